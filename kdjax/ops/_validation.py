@@ -1,0 +1,170 @@
+"""Turns a function's jaxtyping annotations into clear errors.
+
+The annotations of a public function are its contract. Under pytest, beartype
+checks them; for users, :func:`validate` reads the same annotations and raises
+one message that names the argument, what came and what was expected. All of it
+happens on shapes and dtypes, that is at trace time.
+"""
+
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def validate(function: Callable[P, R]) -> Callable[P, R]:
+  """Checks array arguments against their annotations before the call.
+
+  NumPy arrays become JAX arrays. Dimensions of the same name must agree
+  between arguments; a union of annotations is met by any of its members.
+
+  Args:
+    function: a function whose array parameters carry jaxtyping annotations.
+
+  Returns:
+    The function, which raises ValueError for a wrong rank or shape and
+    TypeError for something that is no array or has the wrong dtype.
+  """
+  signature = inspect.signature(function)
+  specs = {
+    name: options
+    for name, parameter in signature.parameters.items()
+    if (options := _array_annotations(parameter.annotation))
+  }
+  name_of_function = getattr(function, "__name__", repr(function))
+
+  @functools.wraps(function)
+  def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    bound = signature.bind(*args, **kwargs)
+    sizes: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for name, options in specs.items():
+      value = bound.arguments.get(name)
+      if value is None:
+        continue
+      if isinstance(value, np.ndarray | np.generic):
+        value = bound.arguments[name] = jnp.asarray(value)
+      try:
+        _match(name, value, options, sizes, owners)
+      except (TypeError, ValueError) as error:
+        raise type(error)(f"{name_of_function}: {error}") from None
+    return function(*bound.args, **bound.kwargs)
+
+  return wrapped
+
+
+def check_positive(name: str, value: Any) -> None:
+  """Raises ValueError unless a static number is finite and above zero."""
+  number = _static_number(value)
+  if number is not None and not (number > 0 and math.isfinite(number)):
+    raise ValueError(f"{name} is {value}; expected a finite number above 0.")
+
+
+def check_range(name: str, value: Any, low: float, high: float) -> None:
+  """Raises ValueError unless a static number lies in [low, high]."""
+  number = _static_number(value)
+  if number is not None and not low <= number <= high:
+    raise ValueError(
+      f"{name} is {value}; expected a number in [{low}, {high}]."
+    )
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+  """Raises ValueError unless a string is one of the choices."""
+  if value not in choices:
+    raise ValueError(f"{name} is {value!r}; expected one of {choices}.")
+
+
+def _static_number(value: Any) -> float | None:
+  """Returns the number if it is known at trace time without a transfer."""
+  if isinstance(value, int | float | np.number):
+    return float(value)
+  return None
+
+
+def _array_annotations(annotation: Any) -> tuple[Any, ...]:
+  """Returns the jaxtyping members of an annotation."""
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    members = typing.get_args(annotation)
+  else:
+    members = (annotation,)
+  return tuple(m for m in members if hasattr(m, "dim_str"))
+
+
+def _match(
+  name: str,
+  value: Any,
+  options: tuple[Any, ...],
+  sizes: dict[str, Any],
+  owners: dict[str, str],
+) -> None:
+  """Binds the dimensions of one argument or raises."""
+  if not isinstance(value, jax.Array):
+    raise TypeError(
+      f"{name} is a {type(value).__name__}; expected a JAX or NumPy array."
+    )
+  typed = [o for o in options if _has_dtype(value, o)]
+  if not typed:
+    kinds = " or ".join(o.__name__.split("[")[0].lower() for o in options)
+    raise TypeError(f"{name} has dtype {value.dtype}; expected {kinds}.")
+  for option in typed:
+    bound = _bind(option.dim_str, value.shape, sizes)
+    if bound is not None:
+      for key in bound.keys() - sizes.keys():
+        owners[key] = name
+      sizes.update(bound)
+      return
+  wanted = " or ".join(_describe(o.dim_str, sizes, owners) for o in typed)
+  raise ValueError(f"{name} has shape {value.shape}; expected {wanted}.")
+
+
+def _has_dtype(value: jax.Array, annotation: Any) -> bool:
+  dtypes = annotation.dtypes
+  return not isinstance(dtypes, list | tuple) or str(value.dtype) in dtypes
+
+
+def _bind(
+  dims: str, shape: tuple[int, ...], sizes: dict[str, Any]
+) -> dict[str, Any] | None:
+  """Returns the sizes that make `dims` fit `shape`, None if none do."""
+  tokens = dims.split()
+  stars = [i for i, t in enumerate(tokens) if t.startswith(("*", "..."))]
+  fixed = len(tokens) - len(stars)
+  if len(shape) < fixed or (not stars and len(shape) > fixed):
+    return None
+  values: list[Any] = list(shape)
+  if stars:
+    start, width = stars[0], len(shape) - fixed
+    values[start : start + width] = [shape[start : start + width]]
+  bound = dict(sizes)
+  for token, size in zip(tokens, values, strict=True):
+    key = token.lstrip("*")
+    if key.isdecimal():
+      if int(key) != size:
+        return None
+    elif key not in ("_", "...") and bound.setdefault(key, size) != size:
+      return None
+  return bound
+
+
+def _describe(dims: str, sizes: dict[str, Any], owners: dict[str, str]) -> str:
+  """Writes the expected shape and which arguments set it."""
+  parts, sources = [], []
+  for token in dims.split():
+    key = token.lstrip("*")
+    size = sizes.get(key, token)
+    parts += [str(s) for s in size] if isinstance(size, tuple) else [str(size)]
+    if key in sizes and owners[key] not in sources:
+      sources.append(owners[key])
+  text = f"[{dims}] = ({', '.join(parts)})"
+  return text + (f", as in {' and '.join(sources)}" if sources else "")

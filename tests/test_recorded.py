@@ -1,0 +1,47 @@
+"""Values and gradients recorded from the methods' published code."""
+
+import importlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+INDEX = json.loads((GOLDEN / "index.json").read_text())
+
+
+def load_arguments(case, arrays):
+  """Returns the positional arguments; a list argument has numbered entries."""
+  arguments = []
+  for name in case["args"]:
+    if name in arrays:
+      arguments.append(jnp.asarray(arrays[name]))
+    else:
+      layers = sorted(k for k in arrays if k.startswith(f"{name}."))
+      arguments.append([jnp.asarray(arrays[k]) for k in layers])
+  return arguments
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_value_and_gradients_equal_the_published_code(name):
+  case = INDEX[name]
+  area, function_name = case["function"].split(".")
+  function = getattr(importlib.import_module(f"kdjax.{area}"), function_name)
+  positions = [case["args"].index(argument) for argument in case["grads"]]
+  with jax.enable_x64(True), np.load(GOLDEN / f"{name}.npz") as arrays:
+    arguments = load_arguments(case, arrays)
+    value, gradients = jax.value_and_grad(
+      lambda *a: jnp.mean(function(*a, **case["kwargs"])), tuple(positions)
+    )(*arguments)
+    np.testing.assert_allclose(value, arrays["value"], rtol=case["tol"])
+    for argument, gradient in zip(case["grads"], gradients, strict=True):
+      expected = arrays[f"grad_{argument}"]
+      np.testing.assert_allclose(
+        gradient,
+        expected,
+        rtol=case["tol"],
+        atol=case["tol"] * np.abs(expected).max(),
+      )
