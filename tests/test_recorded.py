@@ -17,10 +17,10 @@ def load_arguments(case, arrays):
   """Returns the positional arguments; a list argument has numbered entries."""
   arguments = []
   for name in case["args"]:
-    if name in arrays:
-      arguments.append(jnp.asarray(arrays[name]))
+    if f"in:{name}" in arrays:
+      arguments.append(jnp.asarray(arrays[f"in:{name}"]))
     else:
-      layers = sorted(k for k in arrays if k.startswith(f"{name}."))
+      layers = sorted(k for k in arrays if k.startswith(f"in:{name}"))
       arguments.append([jnp.asarray(arrays[k]) for k in layers])
   return arguments
 
@@ -38,7 +38,7 @@ def test_value_and_gradients_equal_the_published_code(name):
     )(*arguments)
     np.testing.assert_allclose(value, arrays["value"], rtol=case["tol"])
     for argument, gradient in zip(case["grads"], gradients, strict=True):
-      expected = arrays[f"grad_{argument}"]
+      expected = arrays[f"grad:{argument}"]
       np.testing.assert_allclose(
         gradient,
         expected,

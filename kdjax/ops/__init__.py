@@ -1,0 +1,23 @@
+"""Numerics that every area shares, each in one place.
+
+Arrays in, arrays out; only JAX is imported.
+"""
+
+from kdjax.ops._checked import checked
+from kdjax.ops._collectives import gather_batch, masked_mean
+from kdjax.ops._distances import pairwise_squared_distances, safe_norm
+from kdjax.ops._divergences import kl_divergence
+from kdjax.ops._gradients import reverse_gradient
+from kdjax.ops._softmax import log_softened_softmax, softened_softmax
+
+__all__ = (
+  "checked",
+  "gather_batch",
+  "kl_divergence",
+  "log_softened_softmax",
+  "masked_mean",
+  "pairwise_squared_distances",
+  "reverse_gradient",
+  "safe_norm",
+  "softened_softmax",
+)

@@ -1,0 +1,96 @@
+"""The reduction over a batch, on one device or over many."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Num, Shaped
+
+from kdjax.ops._validation import validate
+
+
+@validate
+def masked_mean(
+  values: Num[Array, "..."],
+  where: Bool[Array, "..."] | None = None,
+  *,
+  axis_name: str | tuple[str, ...] | None = None,
+) -> Num[Array, ""]:
+  r"""Masked mean: the only reduction of the library.
+
+  .. math::
+    \frac{\sum_d \sum_i m_{di} v_{di}}{\sum_d \sum_i m_{di}}
+
+  over devices d, sums first and the division last: a mean of per-device means
+  is wrong as soon as the masks differ.
+
+  Args:
+    values: any shape, one value an example or more.
+    where: which values count; its shape is that of `values` or of its leading
+      axes (an example mask `[batch]` for values `[batch, ...]`).
+    axis_name: the mapped axis (or axes) that holds the rest of the batch.
+
+  Returns:
+    A scalar in float32 (float64 for float64 values); 0 with gradient 0 if
+    nothing counts.
+
+  Raises:
+    ValueError: if the shape of `where` is not a prefix of that of `values`.
+
+  Examples:
+    >>> values = jnp.array([1.0, 3.0, 100.0])
+    >>> masked_mean(values, jnp.array([True, True, False]))
+    Array(2., dtype=float32)
+
+  References:
+    Scenic's `(sum, normalizer) metrics
+    <https://github.com/google-research/scenic>`_ and the mean over devices of
+    `jax.lax.psum <https://docs.jax.dev/en/latest/_autosummary/jax.lax.psum.html>`_.
+  """
+  values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+  if where is None:
+    where = jnp.ones(values.shape, bool)
+  if where.shape != values.shape[: where.ndim]:
+    raise ValueError(
+      f"masked_mean: where has shape {where.shape}; expected the shape of "
+      f"values, {values.shape}, or its leading axes."
+    )
+  where = jnp.expand_dims(where, range(where.ndim, values.ndim))
+  where = jnp.broadcast_to(where, values.shape)
+  total = jnp.sum(jnp.where(where, values, 0.0))
+  count = jnp.sum(where, dtype=values.dtype)
+  if axis_name is not None:
+    total, count = jax.lax.psum((total, count), axis_name)
+  return total / jnp.maximum(count, 1.0)
+
+
+@validate
+def gather_batch(
+  x: Shaped[Array, "batch ..."], axis_name: str | None
+) -> Shaped[Array, "gathered ..."]:
+  """Batch gathering: concatenates the shards of a batch over a mapped axis.
+
+  Differentiable. A batch-coupled loss computed from gathered arrays is the
+  same on every device; end it with `jax.lax.pmean(loss, axis_name)` so that
+  its gradient, averaged over devices, is that of the whole batch under
+  `jax.vmap`, `jax.pmap` and `jax.shard_map` alike.
+
+  Args:
+    x: this device's part of the batch, `[batch, ...]`.
+    axis_name: the mapped axis, or None for an array that is whole already.
+
+  Returns:
+    `[devices * batch, ...]` in device order, or `x` itself without a name.
+
+  Raises:
+    TypeError: if `x` is no array.
+
+  Examples:
+    >>> gather_batch(jnp.arange(3), None)
+    Array([0, 1, 2], dtype=int32)
+
+  References:
+    `jax.lax.all_gather
+    <https://docs.jax.dev/en/latest/_autosummary/jax.lax.all_gather.html>`_.
+  """
+  if axis_name is None:
+    return x
+  return jax.lax.all_gather(x, axis_name, tiled=True)

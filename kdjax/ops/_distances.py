@@ -1,0 +1,91 @@
+"""Distances and norms that stay accurate and differentiable."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import validate
+
+
+@validate
+def pairwise_squared_distances(
+  a: Float[Array, "n dims"], b: Float[Array, "m dims"]
+) -> Float[Array, "n m"]:
+  r"""Pairwise squared Euclidean distances.
+
+  .. math::
+    D_{ij} = \lVert a_i - b_j \rVert^2
+           = \lVert a_i \rVert^2 + \lVert b_j \rVert^2 - 2 a_i \cdot b_j
+
+  The product form needs no `[n, m, dims]` tensor. Both sets are centred on
+  their common mean first, which keeps an offset from eating the digits; the
+  absolute error is then that of the squared spread of the data.
+
+  Args:
+    a: `[n, dims]`.
+    b: `[m, dims]`.
+
+  Returns:
+    `[n, m]`, nonnegative; float32 for half-precision inputs.
+
+  Raises:
+    ValueError: if the widths differ.
+
+  Examples:
+    >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    >>> pairwise_squared_distances(points, points)
+    Array([[ 0., 25.],
+           [25.,  0.]], dtype=float32)
+
+  References:
+    Higham, `Accuracy and stability of numerical algorithms
+    <https://doi.org/10.1137/1.9780898718027>`_, 2002, chapter 1 (cancellation).
+  """
+  dtype = jnp.promote_types(compute_dtype(a), compute_dtype(b))
+  a, b = a.astype(dtype), b.astype(dtype)
+  center = jax.lax.stop_gradient((jnp.mean(a, 0) + jnp.mean(b, 0)) / 2)
+  a, b = a - center[None], b - center[None]
+  # The default precision on GPU and TPU keeps 10 or 8 bits: too few here.
+  products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+  squares_a, squares_b = jnp.sum(a * a, 1), jnp.sum(b * b, 1)
+  return jnp.maximum(squares_a[:, None] + squares_b[None] - 2 * products, 0.0)
+
+
+@validate
+def safe_norm(
+  x: Float[Array, "..."],
+  *,
+  axis: int | tuple[int, ...] | None = -1,
+  keepdims: bool = False,
+) -> Float[Array, "..."]:
+  r"""Euclidean norm whose gradient at the zero vector is 0, not NaN.
+
+  .. math:: \lVert x \rVert_2 = \sqrt{\textstyle\sum_i x_i^2}
+
+  Args:
+    x: any shape.
+    axis: the axis or axes of the vector; None for all.
+    keepdims: whether the reduced axes stay with size 1.
+
+  Returns:
+    The norms; float32 for half-precision inputs.
+
+  Raises:
+    TypeError: if `x` is not floating-point.
+
+  Examples:
+    >>> safe_norm(jnp.array([3.0, 4.0]))
+    Array(5., dtype=float32)
+    >>> jax.grad(safe_norm)(jnp.zeros(2))
+    Array([0., 0.], dtype=float32)
+
+  References:
+    `The double-where trick
+    <https://docs.jax.dev/en/latest/faq.html#gradients-contain-nan-where-using-where>`_,
+    JAX documentation.
+  """
+  x = x.astype(compute_dtype(x))
+  squares = jnp.sum(jnp.square(x), axis, keepdims=keepdims)
+  positive = squares > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)

@@ -1,0 +1,141 @@
+"""The softened softmax: formula one of the library."""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import checkify
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._validation import check_positive, validate
+
+
+@validate
+def softened_softmax(
+  logits: Float[Array, "..."],
+  *,
+  temperature: ArrayLike = 1.0,
+  axis: int = -1,
+  where: Bool[Array, "..."] | None = None,
+) -> Float[Array, "..."]:
+  r"""Softened softmax: class probabilities at a temperature.
+
+  .. math::
+    q_i = \frac{\exp(z_i / T)}{\sum_j \exp(z_j / T)}
+
+  Args:
+    logits: the scores z, `[..., classes]` for the default axis. A logit of
+      -inf gives probability 0.
+    temperature: T > 0; a number, or one per row (the shape of `logits` without
+      the class axis). May be traced.
+    axis: the class axis.
+    where: which classes take part, broadcastable to `logits`. The others get
+      probability 0; a row with no class at all is 0 throughout.
+
+  Returns:
+    Probabilities in the shape of `logits`; float32 for half-precision logits.
+
+  Raises:
+    ValueError: if a static temperature is not above 0.
+    TypeError: if `logits` are not floating-point.
+
+  Examples:
+    >>> softened_softmax(jnp.array([0.0, 0.0]), temperature=4.0)
+    Array([0.5, 0.5], dtype=float32)
+
+  References:
+    Hinton, Vinyals and Dean, `Distilling the knowledge in a neural network
+    <https://arxiv.org/abs/1503.02531>`_, 2015, equation 1.
+  """
+  return jnp.exp(
+    log_softened_softmax(
+      logits, temperature=temperature, axis=axis, where=where
+    )
+  )
+
+
+@validate
+def log_softened_softmax(
+  logits: Float[Array, "..."],
+  *,
+  temperature: ArrayLike = 1.0,
+  axis: int = -1,
+  where: Bool[Array, "..."] | None = None,
+) -> Float[Array, "..."]:
+  r"""Logarithm of the softened softmax, without ever leaving log space.
+
+  .. math::
+    \log q_i = z_i / T - \log \sum_j \exp(z_j / T)
+
+  Args:
+    logits: the scores z, `[..., classes]` for the default axis.
+    temperature: T > 0; a number, or one per row. May be traced.
+    axis: the class axis.
+    where: which classes take part, broadcastable to `logits`.
+
+  Returns:
+    Log-probabilities in the shape of `logits`, -inf for masked classes, whose
+    gradient is 0.
+
+  Raises:
+    ValueError: if a static temperature is not above 0.
+    TypeError: if `logits` are not floating-point.
+
+  Examples:
+    >>> log_softened_softmax(jnp.array([1e4, 0.0]), temperature=2.0)
+    Array([    0., -5000.], dtype=float32)
+
+  References:
+    Hinton, Vinyals and Dean, `Distilling the knowledge in a neural network
+    <https://arxiv.org/abs/1503.02531>`_, 2015, equation 1.
+  """
+  logits = mask_classes(logits, where)
+  scale = row_temperature(temperature, logits, axis)
+  support = jnp.isfinite(logits)
+  # The shift is exact and comes before the division, which would round it.
+  shift = jax.lax.stop_gradient(
+    jnp.max(logits, axis, keepdims=True, where=support, initial=-jnp.inf)
+  )
+  shifted = jnp.where(support, logits - shift, 0.0) / scale
+  total = jnp.sum(jnp.exp(shifted), axis, keepdims=True, where=support)
+  # A row without classes has total 0; log 1 keeps its gradient finite.
+  log_total = jnp.log(jnp.where(total > 0, total, 1.0))
+  return jnp.where(support, shifted - log_total, -jnp.inf)
+
+
+def compute_dtype(array: Array) -> jnp.dtype:
+  """Returns float32 for half precision and the array's own dtype otherwise."""
+  return jnp.promote_types(array.dtype, jnp.float32)
+
+
+def mask_classes(logits: Array, where: Array | None) -> Array:
+  """Returns the logits at compute precision, -inf where masked."""
+  logits = logits.astype(compute_dtype(logits))
+  if where is None:
+    return logits
+  try:
+    where = jnp.broadcast_to(where, logits.shape)
+  except ValueError:
+    raise ValueError(
+      f"where has shape {where.shape}; expected a shape that broadcasts to "
+      f"the logits' {logits.shape}."
+    ) from None
+  return jnp.where(where, logits, -jnp.inf)
+
+
+def row_temperature(temperature: ArrayLike, logits: Array, axis: int) -> Array:
+  """Returns the temperature ready to divide the logits."""
+  check_positive("temperature", temperature)
+  scale = jnp.asarray(temperature, compute_dtype(logits))
+  checkify.debug_check(
+    jnp.all(scale > 0), "temperature must be above 0; got {}", scale
+  )
+  if scale.ndim == 0:
+    return scale
+  rows = list(logits.shape)
+  del rows[axis]
+  if scale.shape != tuple(rows):
+    raise ValueError(
+      f"temperature has shape {scale.shape}; expected a scalar or one value "
+      f"a row, {tuple(rows)}."
+    )
+  return jnp.expand_dims(scale, axis)
