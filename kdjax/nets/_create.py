@@ -1,0 +1,101 @@
+"""Networks by the names that the papers give them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from kdjax.nets._plain import MLP, ConvNet
+from kdjax.nets._residual import ResNet, WideResNet
+
+
+def create(
+  name: str,
+  *,
+  input_shape: tuple[int, int, int],
+  num_classes: int,
+  rngs: nnx.Rngs,
+  dtype: DTypeLike = jnp.float32,
+  axis_name: str | None = None,
+  **options: Any,
+) -> nnx.Module:
+  """Builds a network by name: what a command-line flag needs.
+
+  Args:
+    name: "mlp", "convnet", "resnet8" to "resnet110", "resnet8x4",
+      "resnet32x4", "wrn-16-1", "wrn-16-2", "wrn-40-1" or "wrn-40-2".
+    input_shape: (height, width, channels) of an image.
+    num_classes: the number of logits.
+    rngs: random streams for the parameters and, if used, for dropout.
+    dtype: what the body computes in.
+    axis_name: the mapped axis over which batch statistics are averaged. The
+      MLP and ConvNet have none.
+    **options: what else the network's class takes, as ``hidden`` or
+      ``dropout``.
+
+  Returns:
+    A module that maps `[batch, height, width, channels]` to
+    :class:`Outputs`.
+
+  Raises:
+    ValueError: if there is no network of that name.
+
+  Examples:
+    >>> student = create(
+    ...   "resnet8", input_shape=(8, 8, 1), num_classes=10, rngs=nnx.Rngs(0)
+    ... )
+    >>> create(
+    ...   "resnet9", input_shape=(8, 8, 1), num_classes=10, rngs=nnx.Rngs(0)
+    ... )  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: name is 'resnet9'; expected one of convnet, mlp, resnet110, ...
+
+  References:
+    The names are those of `RepDistiller
+    <https://github.com/HobbitLong/RepDistiller>`_ and of the papers' tables.
+  """
+  if name not in _NETWORKS:
+    raise ValueError(
+      f"name is {name!r}; expected one of {', '.join(sorted(_NETWORKS))}."
+    )
+  return _NETWORKS[name](
+    num_classes=num_classes,
+    input_shape=input_shape,
+    dtype=dtype,
+    axis_name=axis_name,
+    rngs=rngs,
+    **options,
+  )
+
+
+def _without_statistics(
+  network: Callable[..., nnx.Module],
+) -> Callable[..., nnx.Module]:
+  """Drops the axis name, of which a network without BatchNorm has no use."""
+  return lambda *, axis_name, **options: network(**options)
+
+
+_NETWORKS: dict[str, Callable[..., nnx.Module]] = {
+  "mlp": _without_statistics(MLP),
+  "convnet": _without_statistics(ConvNet),
+  **{
+    f"resnet{depth}": functools.partial(ResNet, depth)
+    for depth in (8, 14, 20, 32, 44, 56, 110)
+  },
+  **{
+    f"resnet{depth}x4": functools.partial(
+      ResNet, depth, channels=(32, 64, 128, 256)
+    )
+    for depth in (8, 32)
+  },
+  **{
+    f"wrn-{depth}-{widen_factor}": functools.partial(
+      WideResNet, depth, widen_factor
+    )
+    for depth in (16, 40)
+    for widen_factor in (1, 2)
+  },
+}

@@ -1,0 +1,113 @@
+"""The layers that the networks share, set as the published models set them."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from kdjax.ops._validation import check_range
+
+# He et al.'s fan-out normal for convolutions and PyTorch's default uniform for
+# the classifier: what the published CIFAR models start from.
+_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+_CLASSIFIER = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def convolution(
+  inputs: int,
+  outputs: int,
+  size: int,
+  *,
+  stride: int = 1,
+  dtype: DTypeLike,
+  rngs: nnx.Rngs,
+) -> nnx.Conv:
+  """A bias-free convolution, padded alike on both sides.
+
+  "SAME" would pad a strided convolution on one side only and sample a grid
+  shifted by a pixel from the published one.
+  """
+  return nnx.Conv(
+    inputs,
+    outputs,
+    (size, size),
+    strides=stride,
+    padding=size // 2,
+    use_bias=False,
+    kernel_init=_FAN_OUT,
+    dtype=dtype,
+    rngs=rngs,
+  )
+
+
+def batch_norm(
+  channels: int, *, dtype: DTypeLike, axis_name: str | None, rngs: nnx.Rngs
+) -> nnx.BatchNorm:
+  """Batch normalization whose statistics stay in float32."""
+  return nnx.BatchNorm(
+    channels,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=dtype,
+    axis_name=axis_name,
+    promote_dtype=_keep_dtypes,
+    rngs=rngs,
+  )
+
+
+def classifier(
+  inputs: int, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.Linear:
+  """The head, never narrower than float32: losses need its digits."""
+  return nnx.Linear(
+    inputs,
+    num_classes,
+    kernel_init=_CLASSIFIER,
+    dtype=at_least_float32(dtype),
+    rngs=rngs,
+  )
+
+
+def dense(
+  inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.Linear:
+  """A dense layer for the ReLU that follows it."""
+  return nnx.Linear(
+    inputs,
+    outputs,
+    kernel_init=nnx.initializers.he_normal(),
+    dtype=dtype,
+    rngs=rngs,
+  )
+
+
+def dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
+  """Dropout that holds a random stream only if it will use one."""
+  check_range("dropout", rate, 0.0, 1.0)
+  return nnx.Dropout(rate, rngs=rngs if rate > 0 else None)
+
+
+def global_mean(features: Array) -> Array:
+  """Averages over height and width, in float32 at least."""
+  return features.mean((1, 2), dtype=at_least_float32(features.dtype))
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+  """The dtype, or float32 where that is wider."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def check_inputs(inputs: Array, input_shape: tuple[int, ...]) -> None:
+  """Raises ValueError unless the images have the size a head was built for."""
+  if inputs.shape[1:] != tuple(input_shape):
+    raise ValueError(
+      f"inputs has shape {inputs.shape}; expected [batch, height, width, "
+      f"channels] = (batch, {', '.join(map(str, input_shape))})."
+    )
+
+
+def _keep_dtypes(arrays: Any, /, **_: Any) -> Any:
+  """Leaves arrays alone: Flax would round running statistics to bfloat16."""
+  return arrays

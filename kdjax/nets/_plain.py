@@ -1,0 +1,167 @@
+"""Small networks without batch statistics."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from kdjax.nets import _layers
+from kdjax.nets._outputs import Outputs, named_features
+from kdjax.ops._validation import validate
+
+
+class MLP(nnx.Module):
+  """Multi-layer perceptron (MLP) on flattened images.
+
+  Features are the activations of the hidden layers, the embedding is the last
+  of them. Parameters are float32; the hidden layers compute in ``dtype``, the
+  embedding and logits in float32 at least.
+
+  Args:
+    num_classes: the number of logits.
+    input_shape: (height, width, channels) of an image.
+    hidden: units of each hidden layer.
+    dropout: the rate after each hidden layer, in training.
+    dtype: what the hidden layers compute in.
+    rngs: random streams for the parameters and, if used, for dropout.
+
+  Raises:
+    ValueError: if the inputs have another shape than ``input_shape``.
+
+  Examples:
+    >>> model = MLP(10, input_shape=(8, 8, 1), hidden=(32,), rngs=nnx.Rngs(0))
+    >>> outputs = model(jnp.zeros((2, 8, 8, 1)))
+    >>> outputs.logits.shape, outputs.embedding.shape
+    ((2, 10), (2, 32))
+
+  References:
+    Hinton et al., `Distilling the knowledge in a neural network
+    <https://arxiv.org/abs/1503.02531>`_, 2015, section 3 (there with two
+    layers of 1200 or 800 units).
+  """
+
+  def __init__(
+    self,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, int, int],
+    hidden: Sequence[int] = (256, 256),
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    widths = (math.prod(input_shape), *hidden)
+    self.input_shape = tuple(input_shape)
+    self.layers = nnx.List(
+      _layers.dense(inputs, outputs, dtype=dtype, rngs=rngs)
+      for inputs, outputs in itertools.pairwise(widths)
+    )
+    self.dropout = _layers.dropout(dropout, rngs)
+    self.head = _layers.classifier(
+      widths[-1], num_classes, dtype=dtype, rngs=rngs
+    )
+
+  @validate
+  def __call__(
+    self, inputs: Float[Array, "batch height width channels"]
+  ) -> Outputs:
+    _layers.check_inputs(inputs, self.input_shape)
+    x = inputs.reshape(len(inputs), -1)
+    features = []
+    for layer in self.layers:
+      x = nnx.relu(layer(x))
+      features.append(x)
+      x = self.dropout(x)
+    embedding = x.astype(_layers.at_least_float32(x.dtype))
+    return Outputs(self.head(embedding), named_features(features), embedding)
+
+
+class ConvNet(nnx.Module):
+  """LeNet-like convolutional network (ConvNet).
+
+  Each stage is a 5x5 convolution, a ReLU and a 2x2 max pooling; a hidden dense
+  layer and the classifier follow. Features are the activations of the
+  convolutions before pooling, the embedding is the hidden layer. Parameters
+  are float32; the body computes in ``dtype``, the embedding and logits are in
+  float32 at least.
+
+  Args:
+    num_classes: the number of logits.
+    input_shape: (height, width, channels) of an image. Each stage halves
+      height and width, rounding down, and something must be left.
+    channels: the channels of each convolution.
+    hidden: units of the hidden dense layer.
+    dropout: the rate after the hidden layer, in training.
+    dtype: what the body computes in.
+    rngs: random streams for the parameters and, if used, for dropout.
+
+  Raises:
+    ValueError: if pooling leaves nothing of the image, or the inputs have
+      another shape than ``input_shape``.
+
+  Examples:
+    >>> model = ConvNet(10, rngs=nnx.Rngs(0))
+    >>> outputs = model(jnp.zeros((2, 28, 28, 1)))
+    >>> {name: f.shape for name, f in outputs.features.items()}
+    {'f0': (2, 28, 28, 16), 'f1': (2, 14, 14, 32)}
+
+  References:
+    LeCun et al., `Gradient-based learning applied to document recognition
+    <https://doi.org/10.1109/5.726791>`_, 1998. Here with padding, ReLU and max
+    pooling, as usual today.
+  """
+
+  def __init__(
+    self,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    channels: Sequence[int] = (16, 32),
+    hidden: int = 64,
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    height, width, inputs = input_shape
+    scale = 2 ** len(channels)
+    if min(height, width) < scale:
+      raise ValueError(
+        f"input_shape is {input_shape}; expected height and width of at least "
+        f"{scale} for {len(channels)} poolings."
+      )
+    self.input_shape = tuple(input_shape)
+    widths = (inputs, *channels)
+    self.convolutions = nnx.List(
+      nnx.Conv(
+        a,
+        b,
+        (5, 5),
+        kernel_init=nnx.initializers.he_normal(),
+        dtype=dtype,
+        rngs=rngs,
+      )
+      for a, b in itertools.pairwise(widths)
+    )
+    flat = (height // scale) * (width // scale) * widths[-1]
+    self.hidden = _layers.dense(flat, hidden, dtype=dtype, rngs=rngs)
+    self.dropout = _layers.dropout(dropout, rngs)
+    self.head = _layers.classifier(hidden, num_classes, dtype=dtype, rngs=rngs)
+
+  @validate
+  def __call__(
+    self, inputs: Float[Array, "batch height width channels"]
+  ) -> Outputs:
+    _layers.check_inputs(inputs, self.input_shape)
+    x = inputs
+    features = []
+    for convolution in self.convolutions:
+      x = nnx.relu(convolution(x))
+      features.append(x)
+      x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+    x = self.dropout(nnx.relu(self.hidden(x.reshape(len(x), -1))))
+    embedding = x.astype(_layers.at_least_float32(x.dtype))
+    return Outputs(self.head(embedding), named_features(features), embedding)

@@ -1,0 +1,275 @@
+"""The residual networks for CIFAR that the distillation papers report."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from kdjax.nets import _layers
+from kdjax.nets._outputs import Outputs, named_features
+from kdjax.ops._validation import validate
+
+
+class ResNet(nnx.Module):
+  """Residual network (ResNet) for CIFAR, of basic blocks.
+
+  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, all after
+  their ReLU; the embedding is the mean of ``f3`` over positions. Parameters
+  and batch statistics are float32; the body computes in ``dtype``, the
+  embedding and logits are in float32 at least. Parameter counts and outputs
+  are those of the published models.
+
+  The running variance averages the biased variance of each batch, as Flax
+  does; PyTorch averages the unbiased one, so that its running variance is
+  n / (n - 1) times larger for n values a channel.
+
+  Args:
+    depth: 6 n + 2 layers: 8, 14, 20, 32, 44, 56, 110.
+    num_classes: the number of logits.
+    input_shape: (height, width, channels) of an image. Only the channels
+      matter: one network takes images of any size.
+    channels: channels of the stem and of the three stages. resnet8x4 and
+      resnet32x4 have (32, 64, 128, 256).
+    dtype: what the body computes in.
+    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
+      the batch, over which batch statistics are averaged.
+    rngs: random streams for the parameters.
+
+  Raises:
+    ValueError: if depth is not 6 n + 2.
+
+  Examples:
+    >>> model = ResNet(8, 10, input_shape=(8, 8, 1), rngs=nnx.Rngs(0))
+    >>> outputs = model(jnp.zeros((2, 8, 8, 1)))
+    >>> outputs.features["f3"].shape, outputs.embedding.shape
+    ((2, 2, 2, 64), (2, 64))
+
+  References:
+    He et al., `Deep residual learning for image recognition
+    <https://arxiv.org/abs/1512.03385>`_, 2016, section 4.2, with projection
+    shortcuts, as in `RepDistiller
+    <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+
+  def __init__(
+    self,
+    depth: int,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, int, int],
+    channels: tuple[int, int, int, int] = (16, 16, 32, 64),
+    dtype: DTypeLike = jnp.float32,
+    axis_name: str | None = None,
+    rngs: nnx.Rngs,
+  ):
+    blocks = _blocks_per_stage(depth, 2)
+    common = {"dtype": dtype, "axis_name": axis_name, "rngs": rngs}
+    self.stem = _ConvNorm(input_shape[-1], channels[0], 3, **common)
+    self.stages = _stages(_BasicBlock, blocks, channels, **common)
+    self.head = _layers.classifier(
+      channels[-1], num_classes, dtype=dtype, rngs=rngs
+    )
+
+  @validate
+  def __call__(
+    self, inputs: Float[Array, "batch height width channels"]
+  ) -> Outputs:
+    x = nnx.relu(self.stem(inputs))
+    features = [x]
+    for stage in self.stages:
+      x = stage(x)
+      features.append(x)
+    embedding = _layers.global_mean(x)
+    return Outputs(self.head(embedding), named_features(features), embedding)
+
+
+class WideResNet(nnx.Module):
+  """Wide residual network (WRN) for CIFAR, of pre-activation blocks.
+
+  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, before
+  the normalization and ReLU that follow them, as published; the embedding is
+  the mean over positions of the last stage after both. Parameters and batch
+  statistics are float32; the body computes in ``dtype``, the embedding and
+  logits are in float32 at least. For the running variance see :class:`ResNet`.
+
+  Args:
+    depth: 6 n + 4 layers: 10, 16, 22, 28, 40.
+    widen_factor: how many times wider than (16, 32, 64) the stages are.
+    num_classes: the number of logits.
+    input_shape: (height, width, channels) of an image. Only the channels
+      matter: one network takes images of any size.
+    dropout: the rate between the two convolutions of a block, in training.
+    dtype: what the body computes in.
+    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
+      the batch, over which batch statistics are averaged.
+    rngs: random streams for the parameters and, if used, for dropout.
+
+  Raises:
+    ValueError: if depth is not 6 n + 4.
+
+  Examples:
+    >>> model = WideResNet(10, 1, 10, input_shape=(8, 8, 1), rngs=nnx.Rngs(0))
+    >>> outputs = model(jnp.zeros((2, 8, 8, 1)))
+    >>> list(outputs.features), outputs.embedding.shape
+    (['f0', 'f1', 'f2', 'f3'], (2, 64))
+
+  References:
+    Zagoruyko and Komodakis, `Wide residual networks
+    <https://arxiv.org/abs/1605.07146>`_, 2016, as in `RepDistiller
+    <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+
+  def __init__(
+    self,
+    depth: int,
+    widen_factor: int,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, int, int],
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+    axis_name: str | None = None,
+    rngs: nnx.Rngs,
+  ):
+    blocks = _blocks_per_stage(depth, 4)
+    channels = (16, *(width * widen_factor for width in (16, 32, 64)))
+    self.stem = _layers.convolution(
+      input_shape[-1], channels[0], 3, dtype=dtype, rngs=rngs
+    )
+    self.stages = _stages(
+      _PreActivationBlock,
+      blocks,
+      channels,
+      dropout=dropout,
+      dtype=dtype,
+      axis_name=axis_name,
+      rngs=rngs,
+    )
+    self.norm = _layers.batch_norm(
+      channels[-1], dtype=dtype, axis_name=axis_name, rngs=rngs
+    )
+    self.head = _layers.classifier(
+      channels[-1], num_classes, dtype=dtype, rngs=rngs
+    )
+
+  @validate
+  def __call__(
+    self, inputs: Float[Array, "batch height width channels"]
+  ) -> Outputs:
+    x = self.stem(inputs)
+    features = [x]
+    for stage in self.stages:
+      x = stage(x)
+      features.append(x)
+    embedding = _layers.global_mean(nnx.relu(self.norm(x)))
+    return Outputs(self.head(embedding), named_features(features), embedding)
+
+
+class _ConvNorm(nnx.Module):
+  """A convolution and its batch normalization."""
+
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    size: int,
+    *,
+    stride: int = 1,
+    dtype: DTypeLike,
+    axis_name: str | None,
+    rngs: nnx.Rngs,
+  ):
+    self.convolution = _layers.convolution(
+      inputs, outputs, size, stride=stride, dtype=dtype, rngs=rngs
+    )
+    self.norm = _layers.batch_norm(
+      outputs, dtype=dtype, axis_name=axis_name, rngs=rngs
+    )
+
+  def __call__(self, x: Array) -> Array:
+    return self.norm(self.convolution(x))
+
+
+class _BasicBlock(nnx.Module):
+  """Two convolutions, added to their input before the last ReLU."""
+
+  def __init__(self, inputs: int, outputs: int, stride: int, **common: Any):
+    self.first = _ConvNorm(inputs, outputs, 3, stride=stride, **common)
+    self.second = _ConvNorm(outputs, outputs, 3, **common)
+    self.shortcut = (
+      _ConvNorm(inputs, outputs, 1, stride=stride, **common)
+      if stride > 1 or inputs != outputs
+      else None
+    )
+
+  def __call__(self, x: Array) -> Array:
+    residual = self.second(nnx.relu(self.first(x)))
+    return nnx.relu(residual + (self.shortcut(x) if self.shortcut else x))
+
+
+class _PreActivationBlock(nnx.Module):
+  """Two convolutions, each after its normalization and ReLU."""
+
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    stride: int,
+    *,
+    dropout: float,
+    dtype: DTypeLike,
+    axis_name: str | None,
+    rngs: nnx.Rngs,
+  ):
+    convolution = functools.partial(_layers.convolution, dtype=dtype, rngs=rngs)
+    norm = functools.partial(
+      _layers.batch_norm, dtype=dtype, axis_name=axis_name, rngs=rngs
+    )
+    self.norm1 = norm(inputs)
+    self.convolution1 = convolution(inputs, outputs, 3, stride=stride)
+    self.norm2 = norm(outputs)
+    self.dropout = _layers.dropout(dropout, rngs)
+    self.convolution2 = convolution(outputs, outputs, 3)
+    self.shortcut = (
+      convolution(inputs, outputs, 1, stride=stride)
+      if inputs != outputs
+      else None
+    )
+
+  def __call__(self, x: Array) -> Array:
+    active = nnx.relu(self.norm1(x))
+    residual = nnx.relu(self.norm2(self.convolution1(active)))
+    residual = self.convolution2(self.dropout(residual))
+    return residual + (self.shortcut(active) if self.shortcut else x)
+
+
+def _stages(
+  block: Callable[..., nnx.Module],
+  blocks: int,
+  channels: tuple[int, ...],
+  **common: Any,
+) -> nnx.List:
+  """Three stages of blocks; the second and third halve height and width."""
+  return nnx.List(
+    nnx.Sequential(
+      block(inputs, outputs, stride, **common),
+      *(block(outputs, outputs, 1, **common) for _ in range(blocks - 1)),
+    )
+    for inputs, outputs, stride in zip(
+      channels[:-1], channels[1:], (1, 2, 2), strict=True
+    )
+  )
+
+
+def _blocks_per_stage(depth: int, outside: int) -> int:
+  """Two layers a block, three stages, and the layers outside them."""
+  blocks, rest = divmod(depth - outside, 6)
+  if blocks < 1 or rest:
+    raise ValueError(
+      f"depth is {depth}; expected 6 n + {outside} with n of at least 1."
+    )
+  return blocks
