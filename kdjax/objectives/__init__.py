@@ -1,0 +1,26 @@
+"""Objectives: methods with parameters or state, as (init, apply) pairs.
+
+A loss becomes an objective by :func:`stateless`, several become one by
+:func:`combine`. Hyper-parameters live in the objective's state, as arrays:
+changing one does not recompile, and a sweep is a vmap over states.
+"""
+
+from kdjax.objectives._objective import Objective
+from kdjax.objectives._objective import combine
+from kdjax.objectives._objective import stateless
+from kdjax.objectives._select import select_embeddings
+from kdjax.objectives._select import select_features
+from kdjax.objectives._select import select_logits
+from kdjax.objectives._select import select_logits_and_labels
+from kdjax.objectives._select import select_supervised
+
+__all__ = (
+  "Objective",
+  "combine",
+  "select_embeddings",
+  "select_features",
+  "select_logits",
+  "select_logits_and_labels",
+  "select_supervised",
+  "stateless",
+)

@@ -1,0 +1,204 @@
+"""What is minimised, as a pair of pure functions.
+
+Parameters (a projector) and state (a memory bank, a step counter, the
+hyper-parameters) are explicit pytrees, so that they are checkpointed, sharded
+and vmapped like everything else.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax.objectives._select import Selector
+from kdjax.objectives._select import select_logits
+from kdjax.ops import masked_mean
+
+Metrics = dict[str, tuple[Array, Array]]
+Schedule = Callable[[Array], ArrayLike]
+
+
+class Objective(NamedTuple):
+  """Objective: a pair of pure functions, in the manner of Optax.
+
+  Attributes:
+    init: `(key, student_spec, teacher_spec) -> params, state`. The specs are
+      `Outputs` of `jax.ShapeDtypeStruct`, so that widths are never typed by
+      hand; `teacher_spec` is None where there is no teacher.
+    apply: `(params, state, student, teacher, batch, key) -> loss, state,
+      metrics`. The loss is that of the whole batch on every device. Metrics
+      are pairs (sum, count) of this device's examples. The key is the same
+      on every device.
+
+  References:
+    `optax.GradientTransformation
+    <https://optax.readthedocs.io/en/latest/api/transformations.html>`_.
+  """
+
+  init: Callable[[Array, Any, Any], tuple[Any, Any]]
+  apply: Callable[[Any, Any, Any, Any, Any, Array], tuple[Array, Any, Metrics]]
+
+
+def stateless(
+  loss: Callable[..., Array],
+  select: Selector = select_logits,
+  *,
+  axis_name: str | None = None,
+  **hyperparameters: ArrayLike,
+) -> Objective:
+  """Objective without parameters: lifts a pure loss.
+
+  The hyper-parameters are the objective's state, as float32 arrays. Inputs in
+  half precision reach the loss in float32.
+
+  Args:
+    loss: `loss(*select(student, teacher, batch), **hyperparameters)` returns
+      one value an example, or one for the batch. A loss with the parameter
+      `axis_name` is batch-coupled and is also given `axis_name` and, as
+      `where`, the batch's mask. An option that is no number (a string, a
+      static integer) is bound beforehand by `functools.partial`.
+    select: which arrays the loss compares.
+    axis_name: the mapped axis that holds the rest of the batch.
+    **hyperparameters: numbers, or arrays, which may be traced.
+
+  Returns:
+    An objective with the metric `"loss"`; its state is the dictionary of the
+    hyper-parameters.
+
+  Raises:
+    TypeError: from `init`, if a hyper-parameter is no number.
+
+  Examples:
+    >>> from kdjax.distillation import soft_target_loss
+    >>> objective = stateless(soft_target_loss, temperature=4.0)
+    >>> params, state = objective.init(jax.random.key(0), None, None)
+    >>> state
+    {'temperature': Array(4., dtype=float32)}
+
+  References:
+    `optax.stateless
+    <https://optax.readthedocs.io/en/latest/api/utilities.html>`_ and
+    `optax.inject_hyperparams`.
+  """
+  coupled = "axis_name" in inspect.signature(loss).parameters
+
+  def init(
+    key: Array, student_spec: Any, teacher_spec: Any
+  ) -> tuple[dict[str, Any], dict[str, Array]]:
+    del key, student_spec, teacher_spec
+    return {}, {k: _number(k, v) for k, v in hyperparameters.items()}
+
+  def apply(
+    params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
+  ) -> tuple[Array, Any, Metrics]:
+    del params, key
+    arguments = jax.tree.map(_widen, select(student, teacher, batch))
+    if coupled:
+      value = loss(
+        *arguments, where=batch["mask"], axis_name=axis_name, **state
+      )
+    else:
+      values = loss(*arguments, **state)
+      value = masked_mean(values, batch["mask"], axis_name=axis_name)
+    return value, state, {"loss": _pair(value, batch)}
+
+  return Objective(init, apply)
+
+
+def combine(
+  objectives: Mapping[str, tuple[ArrayLike | Schedule, Objective]],
+) -> Objective:
+  r"""Weighted sum of objectives, with constant or scheduled weights.
+
+  .. math::
+    \ell = \sum_i w_i(t)\, \ell_i
+
+  where t counts the calls of `apply`. Constant weights and the counter are
+  part of the state: `{"step", "weights", "objectives"}`.
+
+  Args:
+    objectives: name -> (weight, objective). The weight is a number, an array,
+      or a function of the step such as an Optax schedule.
+
+  Returns:
+    An objective with the metric `"loss"`, the weighted sum, and the parts'
+    own, unweighted, under `"name/..."`.
+
+  Raises:
+    TypeError: from `init`, if a weight is neither number nor function.
+
+  Examples:
+    >>> from kdjax.distillation import soft_target_loss
+    >>> objective = combine({"kd": (0.9, stateless(soft_target_loss))})
+    >>> params, state = objective.init(jax.random.key(0), None, None)
+    >>> state["weights"]
+    {'kd': Array(0.9, dtype=float32)}
+
+  References:
+    `optax.chain and optax.named_chain
+    <https://optax.readthedocs.io/en/latest/api/combining_optimizers.html>`_.
+  """
+  objectives = dict(objectives)
+
+  def init(
+    key: Array, student_spec: Any, teacher_spec: Any
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    params, states, weights = {}, {}, {}
+    for i, (name, (weight, objective)) in enumerate(objectives.items()):
+      params[name], states[name] = objective.init(
+        jax.random.fold_in(key, i), student_spec, teacher_spec
+      )
+      if not callable(weight):
+        weights[name] = _number(name, weight)
+    step = jnp.zeros((), jnp.int32)
+    return params, {"step": step, "weights": weights, "objectives": states}
+
+  def apply(
+    params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
+  ) -> tuple[Array, Any, Metrics]:
+    total, states, metrics = jnp.zeros(()), {}, {}
+    for i, (name, (schedule, objective)) in enumerate(objectives.items()):
+      loss, states[name], parts = objective.apply(
+        params[name],
+        state["objectives"][name],
+        student,
+        teacher,
+        batch,
+        jax.random.fold_in(key, i),
+      )
+      if callable(schedule):
+        weight = schedule(state["step"])
+      else:
+        weight = state["weights"][name]
+      total += weight * loss
+      metrics |= {f"{name}/{metric}": pair for metric, pair in parts.items()}
+    state = state | {"step": state["step"] + 1, "objectives": states}
+    return total, state, {"loss": _pair(total, batch), **metrics}
+
+  return Objective(init, apply)
+
+
+def _pair(value: Array, batch: Any) -> tuple[Array, Array]:
+  """Returns the (sum, count) of this device's share of a batch's mean."""
+  count = jnp.sum(batch["mask"], dtype=value.dtype)
+  return value * count, count
+
+
+def _number(name: str, value: Any) -> Array:
+  if isinstance(value, str | bytes) or value is None:
+    raise TypeError(
+      f"{name} is {value!r}; expected a number or an array. Bind an option "
+      "that is none with functools.partial."
+    )
+  return jnp.asarray(value, jnp.float32)
+
+
+def _widen(x: Any) -> Any:
+  """Half precision quantises a loss, and a loss from elsewhere may not care."""
+  if jnp.issubdtype(x.dtype, jnp.floating):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return x

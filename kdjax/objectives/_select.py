@@ -1,0 +1,148 @@
+"""Selectors: which arrays of a student, a teacher and a batch a loss sees.
+
+A selector is any function `(student, teacher, batch) -> arguments`; these are
+the common ones by name.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array
+
+from kdjax.nets import Outputs
+
+Selector = Callable[[Outputs, Any, Any], tuple[Any, ...]]
+
+
+def select_logits(
+  student: Outputs, teacher: Outputs, batch: Any
+) -> tuple[Array, Array]:
+  """Selects the logits of student and teacher.
+
+  Args:
+    student: the student's outputs.
+    teacher: the teacher's outputs.
+    batch: not used.
+
+  Returns:
+    The student's and the teacher's logits, `[batch, classes]` each.
+
+  Examples:
+    >>> student, teacher = Outputs(1, {}, None), Outputs(2, {}, None)
+    >>> select_logits(student, teacher, {})
+    (1, 2)
+
+  References:
+    The argument order of :mod:`kdjax.distillation`.
+  """
+  del batch
+  return student.logits, teacher.logits
+
+
+def select_logits_and_labels(
+  student: Outputs, teacher: Outputs, batch: Any
+) -> tuple[Array, Array, Array]:
+  """Selects the logits of student and teacher and the labels.
+
+  Args:
+    student: the student's outputs.
+    teacher: the teacher's outputs.
+    batch: a mapping with `"label"`.
+
+  Returns:
+    The student's and the teacher's logits, `[batch, classes]` each, and the
+    labels, `[batch]`.
+
+  Examples:
+    >>> student, teacher = Outputs(1, {}, None), Outputs(2, {}, None)
+    >>> select_logits_and_labels(student, teacher, {"label": 3})
+    (1, 2, 3)
+
+  References:
+    The argument order of :mod:`kdjax.distillation`.
+  """
+  return student.logits, teacher.logits, batch["label"]
+
+
+def select_supervised(
+  student: Outputs, teacher: Outputs | None, batch: Any
+) -> tuple[Array, Array]:
+  """Selects the student's logits and the labels; there may be no teacher.
+
+  Args:
+    student: the student's outputs.
+    teacher: not used.
+    batch: a mapping with `"label"`.
+
+  Returns:
+    The student's logits, `[batch, classes]`, and the labels, `[batch]`.
+
+  Examples:
+    >>> select_supervised(Outputs(1, {}, None), None, {"label": 3})
+    (1, 3)
+
+  References:
+    The argument order of `optax.losses
+    <https://optax.readthedocs.io/en/latest/api/losses.html>`_.
+  """
+  del teacher
+  return student.logits, batch["label"]
+
+
+def select_embeddings(
+  student: Outputs, teacher: Outputs, batch: Any
+) -> tuple[Any, Any]:
+  """Selects the embeddings of student and teacher.
+
+  Args:
+    student: the student's outputs.
+    teacher: the teacher's outputs.
+    batch: not used.
+
+  Returns:
+    What the two classifier heads see, `[batch, width]` each.
+
+  Examples:
+    >>> student, teacher = Outputs(1, {}, 4), Outputs(2, {}, 5)
+    >>> select_embeddings(student, teacher, {})
+    (4, 5)
+
+  References:
+    The argument order of :mod:`kdjax.distillation`.
+  """
+  del batch
+  return student.embedding, teacher.embedding
+
+
+def select_features(student: str, teacher: str | None = None) -> Selector:
+  """Builds a selector of one feature map of student and teacher each.
+
+  Args:
+    student: the name of the student's feature map.
+    teacher: the name of the teacher's; the same one without it.
+
+  Returns:
+    A selector that returns the two maps, `[batch, height, width, channels]`.
+
+  Examples:
+    >>> select = select_features("stage1", "stage2")
+    >>> student = Outputs(0, {"stage1": 1}, None)
+    >>> teacher = Outputs(0, {"stage2": 2}, None)
+    >>> select(student, teacher, {})
+    (1, 2)
+
+  References:
+    The argument order of :mod:`kdjax.distillation`.
+  """
+  teacher_name = student if teacher is None else teacher
+
+  def select(
+    student_outputs: Outputs, teacher_outputs: Outputs, batch: Any
+  ) -> tuple[Array, Array]:
+    del batch
+    return (
+      student_outputs.features[student],
+      teacher_outputs.features[teacher_name],
+    )
+
+  return select

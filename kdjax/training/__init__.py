@@ -1,0 +1,50 @@
+"""Training: forward adapters, train states, steps, sweeps and checkpoints.
+
+A network is one pure function, a step is one pure function, and everything a
+run changes is one pytree. The caller compiles: `jax.jit`, `jax.pmap` or
+`jax.shard_map`, on one device or many, for one student or a sweep.
+"""
+
+from kdjax.training._checkpoints import Checkpoints
+from kdjax.training._checkpoints import Restored
+from kdjax.training._ema import parameter_ema
+from kdjax.training._epochs import epoch_plan
+from kdjax.training._epochs import scan_epoch
+from kdjax.training._epochs import scan_evaluation
+from kdjax.training._models import Forward
+from kdjax.training._models import Model
+from kdjax.training._models import Variables
+from kdjax.training._models import from_linen
+from kdjax.training._models import from_nnx
+from kdjax.training._parallel import parallelize
+from kdjax.training._steps import TrainState
+from kdjax.training._steps import distillation_loss
+from kdjax.training._steps import init_train_state
+from kdjax.training._steps import make_eval_step
+from kdjax.training._steps import make_train_step
+from kdjax.training._steps import mean_metrics
+from kdjax.training._sweep import grid
+from kdjax.training._sweep import sweep
+
+__all__ = (
+  "Checkpoints",
+  "Forward",
+  "Model",
+  "Restored",
+  "TrainState",
+  "Variables",
+  "distillation_loss",
+  "epoch_plan",
+  "from_linen",
+  "from_nnx",
+  "grid",
+  "init_train_state",
+  "make_eval_step",
+  "make_train_step",
+  "mean_metrics",
+  "parallelize",
+  "parameter_ema",
+  "scan_epoch",
+  "scan_evaluation",
+  "sweep",
+)

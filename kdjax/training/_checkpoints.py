@@ -1,0 +1,120 @@
+"""Checkpoints of everything that moves."""
+
+import os
+import types
+from typing import Any, NamedTuple
+
+
+class Restored(NamedTuple):
+  """Restored: what a checkpoint holds.
+
+  Attributes:
+    step: the step at which it was saved, where the run resumes.
+    tree: the arrays, in the structure of the template.
+    position: the position in the data, as it was saved.
+
+  References:
+    :class:`Checkpoints`.
+  """
+
+  step: int
+  tree: Any
+  position: Any
+
+
+class Checkpoints:
+  """Checkpoints: a folder of the last few states of a run.
+
+  A checkpoint appears whole or not at all: a run killed while it saves
+  resumes from the one before. Saving goes on in the background; leaving the
+  `with` block, or `close`, waits for it.
+
+  Args:
+    directory: the folder, made if missing.
+    keep: how many of the latest checkpoints stay.
+
+  Raises:
+    ImportError: if orbax-checkpoint is not installed.
+
+  Examples:
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> state = {"params": jnp.arange(3)}
+    >>> with tempfile.TemporaryDirectory() as workdir:
+    ...   with Checkpoints(workdir) as checkpoints:
+    ...     checkpoints.save(7, state, position={"epoch": 2})
+    ...   with Checkpoints(workdir) as checkpoints:
+    ...     step, state, position = checkpoints.restore(state)
+    >>> step, state["params"].tolist(), position
+    (7, [0, 1, 2], {'epoch': 2})
+
+  References:
+    `orbax.checkpoint.CheckpointManager
+    <https://orbax.readthedocs.io/en/latest/guides/checkpoint/orbax_checkpoint_101.html>`_.
+  """
+
+  def __init__(self, directory: str | os.PathLike[str], *, keep: int = 3):
+    try:
+      import orbax.checkpoint as ocp
+    except ImportError as error:
+      raise ImportError(
+        "Checkpoints need orbax-checkpoint: pip install 'kdjax[experiments]'."
+      ) from error
+    self._args = ocp.args
+    self._manager = ocp.CheckpointManager(
+      os.path.abspath(directory),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=True, cleanup_tmp_directories=True
+      ),
+    )
+
+  def save(self, step: int, tree: Any, position: Any = None) -> None:
+    """Saves arrays and the position in the data.
+
+    Args:
+      step: the number of the checkpoint; a later one is larger.
+      tree: a pytree of arrays: the train state, keys, never a teacher.
+      position: anything that JSON holds, such as an epoch or the state of a
+        data iterator.
+    """
+    self._manager.save(
+      step,
+      args=self._args.Composite(
+        tree=self._args.StandardSave(tree),
+        position=self._args.JsonSave({"position": position}),
+      ),
+    )
+
+  def restore(self, template: Any) -> Restored | None:
+    """Returns the latest checkpoint, or None if there is none.
+
+    Args:
+      template: a pytree of the same structure, of arrays or of
+        `jax.ShapeDtypeStruct`. Arrays come back with its shardings.
+    """
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    restored = self._manager.restore(
+      step,
+      args=self._args.Composite(
+        tree=self._args.StandardRestore(template),
+        position=self._args.JsonRestore(),
+      ),
+    )
+    return Restored(step, restored["tree"], restored["position"]["position"])
+
+  def close(self) -> None:
+    """Waits until what was saved is on disk."""
+    self._manager.close()
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: types.TracebackType | None,
+  ) -> None:
+    self.close()

@@ -1,0 +1,132 @@
+"""A whole epoch as one `lax.scan`, for data that fit on the device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.training._models import Variables
+from kdjax.training._steps import Metrics
+from kdjax.training._steps import Step
+
+Epoch = Callable[[Any, Any, Any, Any, Array], tuple[Any, Metrics]]
+
+
+def epoch_plan(
+  num_examples: int, batch_size: int, *, key: Array | None = None
+) -> dict[str, Array]:
+  """Epoch plan: which examples each batch of one pass has.
+
+  Every example counts once. The last batch is padded with examples from the
+  start of the pass whose mask is False.
+
+  Args:
+    num_examples: how many examples there are.
+    batch_size: how many a batch has.
+    key: shuffles; without it the order is that of the data.
+
+  Returns:
+    `{"index": int32, "mask": bool}`, each `[steps, batch_size]`.
+
+  Raises:
+    ValueError: if there is no example or a batch has none.
+
+  Examples:
+    >>> plan = epoch_plan(3, 2)
+    >>> plan["index"].tolist(), plan["mask"].tolist()
+    ([[0, 1], [2, 0]], [[True, True], [True, False]])
+
+  References:
+    Padding and masks instead of dropping, as in `big_vision
+    <https://github.com/google-research/big_vision>`_.
+  """
+  for name, size in (
+    ("num_examples", num_examples),
+    ("batch_size", batch_size),
+  ):
+    if size < 1:
+      raise ValueError(f"epoch_plan: {name} is {size}; expected at least 1.")
+  shape = (-(-num_examples // batch_size), batch_size)
+  order = jnp.arange(num_examples, dtype=jnp.int32)
+  if key is not None:
+    order = jax.random.permutation(key, order)
+  mask = jnp.arange(shape[0] * shape[1]) < num_examples
+  return {"index": jnp.resize(order, shape), "mask": mask.reshape(shape)}
+
+
+def scan_epoch(step: Step) -> Epoch:
+  """Epoch: the same step over all batches of a plan, as one program.
+
+  Args:
+    step: `step(state, frozen, batch, key) -> state, metrics`.
+
+  Returns:
+    `epoch(state, frozen, data, plan, key) -> state, metrics`, where `data` is
+    a dictionary of arrays `[examples, ...]` on the device, `plan` comes from
+    :func:`epoch_plan`, and metrics have a leading axis of steps. A batch has
+    the rows of `data` and the plan's `"index"` and `"mask"`.
+
+  Examples:
+    >>> def step(state, frozen, batch, key):
+    ...   return state + jnp.sum(batch["x"], where=batch["mask"]), {}
+    >>> epoch = jax.jit(scan_epoch(step))
+    >>> data = {"x": jnp.array([1.0, 2.0, 4.0])}
+    >>> key = jax.random.key(0)
+    >>> state, metrics = epoch(0.0, {}, data, epoch_plan(3, 2, key=key), key)
+    >>> state
+    Array(7., dtype=float32)
+
+  References:
+    `jax.lax.scan
+    <https://docs.jax.dev/en/latest/_autosummary/jax.lax.scan.html>`_.
+  """
+
+  def epoch(
+    state: Any, frozen: Any, data: Any, plan: Any, key: Array
+  ) -> tuple[Any, Metrics]:
+    def body(state: Any, rows: Any) -> tuple[Any, Metrics]:
+      return step(state, frozen, _take(data, rows), key)
+
+    return jax.lax.scan(body, state, plan)
+
+  return epoch
+
+
+def scan_evaluation(
+  evaluate: Callable[[Variables, Any, Any], Metrics],
+) -> Callable[[Variables, Any, Any, Any], Metrics]:
+  """Evaluation of a whole data set, as one program.
+
+  Args:
+    evaluate: `evaluate(variables, frozen, batch) -> metrics`.
+
+  Returns:
+    `evaluation(variables, frozen, data, plan) -> metrics`, summed over the
+    batches of the plan.
+
+  Examples:
+    >>> def evaluate(variables, frozen, batch):
+    ...   return {"x": (batch["x"] @ batch["mask"], batch["mask"].sum())}
+    >>> evaluation = jax.jit(scan_evaluation(evaluate))
+    >>> evaluation({}, {}, {"x": jnp.arange(3)}, epoch_plan(3, 2))
+    {'x': (Array(3, dtype=int32), Array(3, dtype=int32))}
+
+  References:
+    `jax.lax.map <https://docs.jax.dev/en/latest/_autosummary/jax.lax.map.html>`_.
+  """
+
+  def evaluation(
+    variables: Variables, frozen: Any, data: Any, plan: Any
+  ) -> Metrics:
+    metrics = jax.lax.map(
+      lambda rows: evaluate(variables, frozen, _take(data, rows)), plan
+    )
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+
+  return evaluation
+
+
+def _take(data: Any, rows: Any) -> dict[str, Array]:
+  return {k: x[rows["index"]] for k, x in data.items()} | rows

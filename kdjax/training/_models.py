@@ -1,0 +1,207 @@
+"""A network as one pure function; the module system ends here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+from flax import nnx
+from jaxtyping import Array
+
+from kdjax.nets import Outputs
+
+
+class Variables(NamedTuple):
+  """Variables: all arrays of a network.
+
+  Attributes:
+    params: what is trained.
+    state: what a forward pass changes, such as batch statistics; a pytree,
+      empty if there is none.
+
+  References:
+    `Flax variable collections
+    <https://flax.readthedocs.io/en/latest/glossary.html>`_.
+  """
+
+  params: Any
+  state: Any
+
+
+@runtime_checkable
+class Forward(Protocol):
+  """Forward: the one function type by which a network is known.
+
+  Attributes:
+    __call__: `forward(variables, inputs, *, train, key) -> Outputs, state`.
+      `train` is a Python bool. Without a key nothing is random. In evaluation
+      the state comes back unchanged.
+
+  References:
+    The `RecurrentFn` of `mctx <https://github.com/google-deepmind/mctx>`_.
+  """
+
+  def __call__(
+    self, variables: Variables, inputs: Any, *, train: bool, key: Array | None
+  ) -> tuple[Outputs, Any]: ...
+
+
+class Model(NamedTuple):
+  """Model: a network's function and its variables.
+
+  A network that is a plain function of a pytree just is one:
+  `Model(forward, Variables(params, {}))`.
+
+  Attributes:
+    forward: a :class:`Forward`.
+    variables: its :class:`Variables`.
+
+  References:
+    The (init, apply) pairs of Haiku and Flax.
+  """
+
+  forward: Forward
+  variables: Variables
+
+
+def from_nnx(model: nnx.Module) -> Model:
+  """Model from a Flax NNX module.
+
+  The variables are nested dictionaries of arrays, and the module itself is
+  never changed. Random streams (dropout) are no part of the variables: each
+  gets a key of its own from the forward's `key`.
+
+  Args:
+    model: a module that maps inputs to `Outputs` or to plain logits. Training
+      and evaluation are what `model.train()` and `model.eval()` set.
+
+  Returns:
+    A :class:`Model`. Its forward raises ValueError for training without a
+    key if the module has random streams.
+
+  Raises:
+    TypeError: if `model` is no NNX module.
+
+  Examples:
+    >>> model = from_nnx(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+    >>> x = jnp.ones((4, 3))
+    >>> outputs, _ = model.forward(model.variables, x, train=False, key=None)
+    >>> outputs.logits.shape
+    (4, 2)
+
+  References:
+    The `functional API of NNX
+    <https://flax.readthedocs.io/en/latest/guides/nnx_basics.html>`_.
+  """
+  if not isinstance(model, nnx.Module):
+    raise TypeError(
+      f"from_nnx: model is a {type(model).__name__}; expected an nnx.Module."
+    )
+  filters = (nnx.Param, nnx.RngState, ...)
+  graph, *parts = nnx.split(model, *filters)
+  params, streams, state = map(nnx.to_pure_dict, parts)
+  # Only the shapes are kept: a key in a closure would be a hidden constant.
+  streams = jax.eval_shape(lambda: streams)
+
+  def forward(
+    variables: Variables, inputs: Any, *, train: bool, key: Array | None
+  ) -> tuple[Outputs, Any]:
+    if train and key is None and jax.tree.leaves(streams):
+      raise ValueError(
+        "forward: key is None; a module with random streams needs one to train."
+      )
+    module = nnx.merge(
+      graph,
+      variables.params,
+      _seed(streams, jax.random.key(0) if key is None else key),
+      variables.state,
+      copy=True,  # a module made in another trace could not be changed here
+    )
+    if not train:
+      module.eval()
+      return _as_outputs(module(inputs)), variables.state
+    module.train()
+    outputs = _as_outputs(module(inputs))
+    _, _, _, state = nnx.split(module, *filters)
+    return outputs, nnx.to_pure_dict(state)
+
+  return Model(forward, Variables(params, state))
+
+
+def from_linen(
+  module: linen.Module,
+  variables: Mapping[str, Any],
+  *,
+  mode: Callable[[bool], dict[str, Any]] = lambda train: {"train": train},
+) -> Model:
+  """Model from a Flax Linen module.
+
+  Args:
+    module: a module that maps inputs to `Outputs` or to plain logits.
+    variables: what `module.init` returned: `"params"` and other collections,
+      which become the state.
+    mode: the keyword arguments of a call, given `train`; for example
+      `lambda train: {"deterministic": not train}`, or `lambda train: {}`.
+
+  Returns:
+    A :class:`Model`. Every random stream, whatever its name, is drawn from
+    the forward's `key`.
+
+  Raises:
+    ValueError: if `variables` has no `"params"`.
+
+  Examples:
+    >>> module = linen.Dense(2)
+    >>> x = jnp.ones((4, 3))
+    >>> variables = module.init(jax.random.key(0), x)
+    >>> model = from_linen(module, variables, mode=lambda train: {})
+    >>> outputs, _ = model.forward(model.variables, x, train=False, key=None)
+    >>> outputs.logits.shape
+    (4, 2)
+
+  References:
+    `flax.linen.Module.apply
+    <https://flax.readthedocs.io/en/latest/api_reference/flax.linen/module.html>`_.
+  """
+  if "params" not in variables:
+    raise ValueError(
+      f"from_linen: variables has the collections {sorted(variables)}; "
+      "expected 'params' among them, as module.init returns."
+    )
+
+  def forward(
+    variables: Variables, inputs: Any, *, train: bool, key: Array | None
+  ) -> tuple[Outputs, Any]:
+    collections = {"params": variables.params, **variables.state}
+    # Linen falls back to the stream "params" for every name that is absent.
+    rngs = None if key is None else {"params": key}
+    result = module.apply(
+      collections,
+      inputs,
+      rngs=rngs,
+      mutable=list(variables.state) if train else False,
+      **mode(train),
+    )
+    if not train:
+      return _as_outputs(result), variables.state
+    outputs, state = result
+    return _as_outputs(outputs), state
+
+  state = {k: v for k, v in variables.items() if k != "params"}
+  return Model(forward, Variables(variables["params"], state))
+
+
+def _seed(streams: Any, key: Array) -> Any:
+  """Gives every random stream its own key and starts its count at 0."""
+  leaves, structure = jax.tree.flatten(streams)
+  return structure.unflatten(
+    jax.random.split(jax.random.fold_in(key, i), leaf.shape)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    else jnp.zeros(leaf.shape, leaf.dtype)
+    for i, leaf in enumerate(leaves)
+  )
+
+
+def _as_outputs(result: Any) -> Outputs:
+  return result if isinstance(result, Outputs) else Outputs(result, {}, None)
