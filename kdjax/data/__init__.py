@@ -1,0 +1,35 @@
+"""Images and labels: sources, batches that resume, augmentation, shifts.
+
+A source is anything with a length and examples; `load` opens one by name.
+`batches` shuffles, pads and resumes on the host; augmentations and domain
+shifts are pure functions on image batches, to be used inside jit. What needs
+scikit-learn, tfds or grain imports it when it is called.
+"""
+
+from kdjax.data._batches import BatchIterator
+from kdjax.data._batches import batches
+from kdjax.data._load import digits
+from kdjax.data._load import load
+from kdjax.data._load import tfds_source
+from kdjax.data._sources import ArraySource
+from kdjax.data._sources import Source
+from kdjax.data._sources import as_arrays
+from kdjax.data._sources import few_per_class
+from kdjax.data._sources import split
+from kdjax.data._sources import subset
+from kdjax.data._sources import without_classes
+
+__all__ = [
+  "ArraySource",
+  "BatchIterator",
+  "Source",
+  "as_arrays",
+  "batches",
+  "digits",
+  "few_per_class",
+  "load",
+  "split",
+  "subset",
+  "tfds_source",
+  "without_classes",
+]

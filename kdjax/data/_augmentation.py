@@ -1,0 +1,261 @@
+"""Augmentation of image batches: pure functions of a key, for use inside jit.
+
+They keep shape and dtype, draw for every image on its own unless the paper
+does not, and never loop in Python.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Num
+
+from kdjax.ops._validation import check_positive, check_range, validate
+
+
+@validate
+def random_crop(
+  key: Array,
+  images: Num[Array, "batch height width channels"],
+  *,
+  padding: int = 4,
+) -> Num[Array, "batch height width channels"]:
+  """Random crop (pad-crop): shifts each image by up to `padding` pixels.
+
+  Args:
+    key: a PRNG key.
+    images: [batch, height, width, channels] of any dtype.
+    padding: zeros added on each side before a crop of the old size is cut; a
+      static number, 0 changes nothing.
+
+  Returns:
+    [batch, height, width, channels].
+
+  Raises:
+    ValueError: if padding is negative or images has another rank.
+
+  Examples:
+    >>> images = jnp.ones((2, 8, 8, 1))
+    >>> random_crop(jax.random.key(0), images, padding=1).shape
+    (2, 8, 8, 1)
+
+  References:
+    He et al., `Deep residual learning <https://arxiv.org/abs/1512.03385>`_,
+    2015, section 4.2.
+  """
+  if padding < 0:
+    raise ValueError(f"padding is {padding}; expected 0 or more.")
+  batch, *shape = images.shape
+  sides = (padding, padding)
+  padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)))
+  offsets = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+
+  def crop(image: Array, offset: Array) -> Array:
+    return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), shape)
+
+  return jax.vmap(crop)(padded, offsets)
+
+
+@validate
+def random_flip(
+  key: Array,
+  images: Num[Array, "batch height width channels"],
+  *,
+  probability: ArrayLike = 0.5,
+) -> Num[Array, "batch height width channels"]:
+  """Random horizontal flip: mirrors each image left to right, or not.
+
+  Args:
+    key: a PRNG key.
+    images: [batch, height, width, channels] of any dtype.
+    probability: of a flip.
+
+  Returns:
+    [batch, height, width, channels].
+
+  Raises:
+    ValueError: if probability is outside [0, 1] or images has another rank.
+
+  Examples:
+    >>> images = jnp.arange(3.0).reshape(1, 1, 3, 1)
+    >>> random_flip(jax.random.key(0), images, probability=1.0).ravel()
+    Array([2., 1., 0.], dtype=float32)
+
+  References:
+    He et al., `Deep residual learning <https://arxiv.org/abs/1512.03385>`_,
+    2015, section 4.2.
+  """
+  check_range("probability", probability, 0, 1)
+  flipped = jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))
+  return jnp.where(flipped, images[:, :, ::-1], images)
+
+
+@validate
+def cutout(
+  key: Array,
+  images: Num[Array, "batch height width channels"],
+  *,
+  size: ArrayLike = 8,
+) -> Num[Array, "batch height width channels"]:
+  """Cutout: blackens a square at a random place of each image.
+
+  As in the authors' code, the centre is uniform over the image, so the square
+  may reach over the border, and it has an even side: 2 * (size // 2).
+
+  Args:
+    key: a PRNG key.
+    images: [batch, height, width, channels] of any dtype. The square is 0, the
+      mean of normalised images.
+    size: the side of the square; 16 on CIFAR-10 and 8 on CIFAR-100 in the
+      paper.
+
+  Returns:
+    [batch, height, width, channels].
+
+  Raises:
+    ValueError: if images has another rank.
+
+  Examples:
+    >>> images = jnp.ones((1, 8, 8, 1))
+    >>> bool((cutout(jax.random.key(0), images, size=4) == 0).any())
+    True
+
+  References:
+    DeVries and Taylor, `Improved regularization of convolutional neural
+    networks with cutout <https://arxiv.org/abs/1708.04552>`_, 2017.
+  """
+  batch, height, width, _ = images.shape
+  row_key, column_key = jax.random.split(key)
+  rows = _span(row_key, batch, height, size)[:, :, None, None]
+  columns = _span(column_key, batch, width, size)[:, None, :, None]
+  return jnp.where(rows & columns, jnp.zeros((), images.dtype), images)
+
+
+def _span(
+  key: Array, batch: int, length: int, size: ArrayLike
+) -> Bool[Array, "batch length"]:
+  """Marks the positions less than size // 2 around a random centre."""
+  centre = jax.random.randint(key, (batch, 1), 0, length)
+  distance = jnp.arange(length)[None, :] - centre
+  half = jnp.asarray(size) // 2
+  return (-half <= distance) & (distance < half)
+
+
+@validate
+def mixup(
+  key: Array,
+  images: Float[Array, "batch height width channels"],
+  labels: Float[Array, "batch classes"],
+  *,
+  alpha: ArrayLike = 1.0,
+) -> tuple[
+  Float[Array, "batch height width channels"], Float[Array, "batch classes"]
+]:
+  r"""Mixup: blends each image and its soft label with those of another.
+
+  .. math::
+    \tilde x_i = \lambda x_i + (1 - \lambda) x_{\pi(i)}, \qquad
+    \tilde y_i = \lambda y_i + (1 - \lambda) y_{\pi(i)}, \qquad
+    \lambda \sim \operatorname{Beta}(\alpha, \alpha)
+
+  One :math:`\lambda` and one permutation :math:`\pi` for the batch, as in the
+  authors' code. A row that only pads the batch may be the partner: it is a
+  real example.
+
+  Args:
+    key: a PRNG key.
+    images: [batch, height, width, channels], floating point: normalise first.
+    labels: [batch, classes], soft or one-hot.
+    alpha: of the Beta distribution; small values blend less.
+
+  Returns:
+    The blended images and the blended labels.
+
+  Raises:
+    ValueError: if alpha is not positive or the batch sizes differ.
+    TypeError: if images or labels are integers.
+
+  Examples:
+    >>> images, labels = jnp.ones((2, 4, 4, 1)), jnp.eye(2)
+    >>> _, soft = mixup(jax.random.key(0), images, labels)
+    >>> soft.sum(-1)
+    Array([1., 1.], dtype=float32)
+
+  References:
+    Zhang et al., `mixup: Beyond empirical risk minimization
+    <https://arxiv.org/abs/1710.09412>`_, 2017.
+  """
+  check_positive("alpha", alpha)
+  ratio_key, order_key = jax.random.split(key)
+  ratio = jax.random.beta(ratio_key, alpha, alpha)
+  order = jax.random.permutation(order_key, images.shape[0])
+
+  def blend(values: Array) -> Array:
+    precise = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    partner = precise[order]
+    return (partner + ratio * (precise - partner)).astype(values.dtype)
+
+  return blend(images), blend(labels)
+
+
+@validate
+def normalize(
+  images: Num[Array, "batch height width channels"],
+  mean: Float[Array, "channels"],
+  std: Float[Array, "channels"],
+) -> Float[Array, "batch height width channels"]:
+  """Normalisation: subtracts the mean and divides by the deviation.
+
+  Args:
+    images: [batch, height, width, channels] of any dtype.
+    mean: [channels], in the images' own scale; see :func:`channel_statistics`.
+    std: [channels], likewise.
+
+  Returns:
+    [batch, height, width, channels], floating point: float32 for integer
+    images, else of the images' dtype.
+
+  Raises:
+    ValueError: if mean or std has another number of channels.
+
+  Examples:
+    >>> images = jnp.full((1, 1, 1, 1), 255, jnp.uint8)
+    >>> normalize(images, jnp.array([5.0]), jnp.array([125.0])).ravel()
+    Array([2.], dtype=float32)
+
+  References:
+    Krizhevsky et al., `ImageNet classification with deep convolutional neural
+    networks <https://dl.acm.org/doi/10.1145/3065386>`_, 2012, section 2.
+  """
+  precise = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+  mean, std = mean[None, None, None, :], std[None, None, None, :]
+  floating = jnp.issubdtype(images.dtype, jnp.floating)
+  return ((precise - mean) / std).astype(
+    images.dtype if floating else precise.dtype
+  )
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation of each channel, in the images' own scale.
+
+  Args:
+    images: [n, height, width, channels]; those of the training set.
+
+  Returns:
+    The mean and the deviation, float32 [channels] each, for
+    :func:`normalize`. A constant channel has the deviation 1, so that it
+    normalises to 0.
+
+  Examples:
+    >>> channel_statistics(np.array([0, 2]).reshape(2, 1, 1, 1))
+    (array([1.], dtype=float32), array([1.], dtype=float32))
+
+  References:
+    Krizhevsky et al., `ImageNet classification with deep convolutional neural
+    networks <https://dl.acm.org/doi/10.1145/3065386>`_, 2012, section 2.
+  """
+  mean = images.mean((0, 1, 2), dtype=np.float64)
+  std = images.std((0, 1, 2), dtype=np.float64)
+  std = np.where(std > 0, std, 1.0)
+  return mean.astype(np.float32), std.astype(np.float32)

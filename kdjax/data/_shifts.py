@@ -1,0 +1,189 @@
+"""Domain shifts: pure functions that turn one image domain into another.
+
+The default scale is that of the library's sources, 0..255. Integer images are
+computed in float32 and rounded back.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.ndimage import map_coordinates
+from jax.typing import ArrayLike
+from jaxtyping import Num
+
+from kdjax.ops._validation import check_range, validate
+
+
+@validate
+def rotate(
+  images: Num[Array, "batch height width channels"], degrees: ArrayLike
+) -> Num[Array, "batch height width channels"]:
+  """Rotates images about their centre, bilinearly, with zeros from outside.
+
+  Args:
+    images: [batch, height, width, channels] of any dtype.
+    degrees: counter-clockwise; one angle, or one an image [batch].
+
+  Returns:
+    [batch, height, width, channels].
+
+  Raises:
+    ValueError: if images has another rank.
+
+  Examples:
+    >>> images = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    >>> rotate(images, 90.0)[0, :, :, 0].round(4)
+    Array([[1., 3.],
+           [0., 2.]], dtype=float32)
+
+  References:
+    Ghifary et al., `Domain generalization for object recognition with
+    multi-task autoencoders <https://arxiv.org/abs/1508.07680>`_, 2015, whose
+    rotated MNIST this makes.
+  """
+  batch, height, width, _ = images.shape
+  angles = jnp.broadcast_to(
+    jnp.deg2rad(jnp.asarray(degrees, jnp.float32)), (batch,)
+  )
+  rows = (jnp.arange(height) - (height - 1) / 2)[:, None]
+  columns = (jnp.arange(width) - (width - 1) / 2)[None, :]
+
+  def turn(image: Array, angle: Array) -> Array:
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    # Where each pixel of the result comes from: rows point down.
+    sources = [
+      cosine * rows + sine * columns + (height - 1) / 2,
+      cosine * columns - sine * rows + (width - 1) / 2,
+    ]
+    sample = lambda channel: map_coordinates(channel, sources, order=1)  # noqa: E731
+    return jax.vmap(sample, -1, -1)(image)
+
+  return _as(jax.vmap(turn)(_precise(images), angles), images)
+
+
+@validate
+def invert(
+  images: Num[Array, "batch height width channels"],
+  *,
+  maximum: ArrayLike = 255,
+) -> Num[Array, "batch height width channels"]:
+  """Inverts images: what was black becomes white.
+
+  Args:
+    images: [batch, height, width, channels] of any dtype.
+    maximum: the value of white; 1 for images in 0..1.
+
+  Returns:
+    [batch, height, width, channels].
+
+  Raises:
+    ValueError: if images has another rank.
+
+  Examples:
+    >>> invert(jnp.array([0, 5, 255], jnp.uint8).reshape(1, 1, 3, 1)).ravel()
+    Array([255, 250,   0], dtype=uint8)
+
+  References:
+    Bousmalis et al., `Domain separation networks
+    <https://arxiv.org/abs/1608.06019>`_, 2016: inverted digits as a domain.
+  """
+  return _as(jnp.asarray(maximum, jnp.float32) - _precise(images), images)
+
+
+@validate
+def blend_noise(
+  key: Array,
+  images: Num[Array, "batch height width channels"],
+  *,
+  strength: ArrayLike = 0.5,
+  maximum: ArrayLike = 255,
+) -> Num[Array, "batch height width channels"]:
+  r"""Blends images with uniform noise, drawn for each pixel.
+
+  .. math::
+    (1 - s) x + s u, \qquad u \sim \operatorname{Uniform}(0, \max)
+
+  Args:
+    key: a PRNG key.
+    images: [batch, height, width, channels] of any dtype.
+    strength: s, from 0 (the images) to 1 (noise alone).
+    maximum: the value of white; 1 for images in 0..1.
+
+  Returns:
+    [batch, height, width, channels].
+
+  Raises:
+    ValueError: if strength is outside [0, 1] or images has another rank.
+
+  Examples:
+    >>> images = jnp.ones((1, 8, 8, 1))
+    >>> noisy = blend_noise(jax.random.key(0), images, strength=0.0)
+    >>> bool((noisy == images).all())
+    True
+
+  References:
+    Ganin et al., `Domain-adversarial training of neural networks
+    <https://arxiv.org/abs/1505.07818>`_, 2016, whose MNIST-M blends digits
+    with patches of photographs.
+  """
+  check_range("strength", strength, 0, 1)
+  precise = _precise(images)
+  noise = jax.random.uniform(key, images.shape, precise.dtype)
+  strength = jnp.asarray(strength, precise.dtype)
+  maximum = jnp.asarray(maximum, precise.dtype)
+  return _as((1 - strength) * precise + strength * maximum * noise, images)
+
+
+@validate
+def resize(
+  images: Num[Array, "batch height width channels"],
+  shape: tuple[int, int],
+  *,
+  crop: int = 0,
+) -> Num[Array, "batch new_height new_width channels"]:
+  """Resizes images bilinearly, averaging over what a pixel covers.
+
+  ``resize(mnist, (8, 8), crop=4)`` gives MNIST the look of the 8x8 digits:
+  these fill their frame, MNIST's lie in the middle 20x20 of 28x28.
+
+  Args:
+    images: [batch, height, width, channels] of any dtype.
+    shape: the new height and width.
+    crop: pixels cut off on each side first.
+
+  Returns:
+    [batch, *shape, channels].
+
+  Raises:
+    ValueError: if crop leaves nothing or images has another rank.
+
+  Examples:
+    >>> resize(jnp.ones((2, 28, 28, 1)), (8, 8), crop=4).shape
+    (2, 8, 8, 1)
+
+  References:
+    `jax.image.resize
+    <https://docs.jax.dev/en/latest/_autosummary/jax.image.resize.html>`_.
+  """
+  batch, height, width, channels = images.shape
+  if not 0 <= 2 * crop < min(height, width):
+    raise ValueError(
+      f"crop is {crop}; expected 0 or more and less than half of "
+      f"{(height, width)}."
+    )
+  inner = _precise(images)[:, crop : height - crop, crop : width - crop]
+  resized = jax.image.resize(inner, (batch, *shape, channels), "linear")
+  return _as(resized, images)
+
+
+def _precise(images: Array) -> Array:
+  """At least float32."""
+  return images.astype(jnp.promote_types(images.dtype, jnp.float32))
+
+
+def _as(values: Array, images: Array) -> Array:
+  """Back to the dtype of the images, rounded and clipped if they are whole."""
+  if jnp.issubdtype(images.dtype, jnp.integer):
+    limits = jnp.iinfo(images.dtype)
+    values = jnp.clip(jnp.round(values), limits.min, limits.max)
+  return values.astype(images.dtype)

@@ -1,0 +1,264 @@
+"""What a data set is here, and how to take a part of one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from kdjax.ops._validation import check_range
+
+
+class Source(Protocol):
+  """A data set: it has a length and gives one example an index.
+
+  An example is ``{"image": [height, width, channels], "label": int}``. Images
+  are uint8 in 0..255, or floating point in a scale of the author's choosing.
+  Anything with these two methods is a source: the data sets of :func:`load`,
+  :class:`ArraySource`, a user's own class.
+
+  Attributes:
+    labels: optional, int [n]: spares the helpers below reading every image
+      just to see its label.
+
+  References:
+    `Grain's RandomAccessDataSource
+    <https://google-grain.readthedocs.io/en/latest/data_sources.html>`_.
+  """
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+  """A source that holds its examples in memory.
+
+  Attributes:
+    images: [n, height, width, channels].
+    labels: int [n].
+
+  References:
+    `Grain's RandomAccessDataSource
+    <https://google-grain.readthedocs.io/en/latest/data_sources.html>`_.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+
+  def __post_init__(self):
+    if self.images.ndim != 4:
+      raise ValueError(
+        f"images has shape {self.images.shape}; expected [n, height, width, "
+        "channels]."
+      )
+    if self.labels.shape != self.images.shape[:1]:
+      raise ValueError(
+        f"labels has shape {self.labels.shape}; expected "
+        f"{self.images.shape[:1]}, as in images."
+      )
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def __getitem__(self, index: int, /) -> dict[str, Any]:
+    return {"image": self.images[index], "label": int(self.labels[index])}
+
+
+class _Subset:
+  """The examples of another source at the given indices, read when asked."""
+
+  def __init__(self, source: Source, indices: np.ndarray):
+    self._source = source
+    self._indices = indices
+
+  @property
+  def labels(self) -> np.ndarray:
+    return _labels(self._source)[self._indices]
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int, /) -> dict[str, Any]:
+    return self._source[int(self._indices[index])]
+
+
+def as_arrays(source: Source) -> dict[str, np.ndarray]:
+  """Reads a whole source into memory.
+
+  Args:
+    source: any source whose images share one shape.
+
+  Returns:
+    ``{"image": [n, height, width, channels], "label": int32 [n]}``; images
+    keep their dtype.
+
+  Raises:
+    ValueError: if the images differ in shape.
+
+  Examples:
+    >>> test = as_arrays(load("digits", "test"))
+    >>> test["image"].shape, test["image"].dtype
+    ((599, 8, 8, 1), dtype('uint8'))
+
+  References:
+    `tfds.as_numpy with batch_size=-1
+    <https://www.tensorflow.org/datasets/api_docs/python/tfds/as_numpy>`_.
+  """
+  return stack_examples([source[i] for i in range(len(source))])
+
+
+def stack_examples(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+  """Makes a batch of single examples, or says which two do not fit."""
+  images = [np.asarray(example["image"]) for example in examples]
+  for image in images:
+    if image.shape != images[0].shape:
+      raise ValueError(
+        f"images of this source differ in shape, {images[0].shape} and "
+        f"{image.shape}; a batch needs one shape, so resize them in the source."
+      )
+  labels = [example["label"] for example in examples]
+  return {"image": np.stack(images), "label": np.asarray(labels, np.int32)}
+
+
+def subset(source: Source, indices: np.ndarray | Sequence[int]) -> Source:
+  """The examples of a source at the given indices, in that order.
+
+  Args:
+    source: any source; nothing is read yet.
+    indices: int [m], each in 0..len(source) - 1.
+
+  Returns:
+    A source of m examples.
+
+  Raises:
+    ValueError: if an index is out of range.
+
+  Examples:
+    >>> len(subset(load("digits", "train"), range(10)))
+    10
+
+  References:
+    `torch.utils.data.Subset
+    <https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.Subset>`_.
+  """
+  indices = np.asarray(indices, np.int64)
+  if indices.size and not 0 <= indices.min() <= indices.max() < len(source):
+    raise ValueError(
+      f"indices span {indices.min()} to {indices.max()}; expected numbers in "
+      f"0..{len(source) - 1}."
+    )
+  return _Subset(source, indices)
+
+
+def split(
+  source: Source, fraction: float, *, seed: int = 0
+) -> tuple[Source, Source]:
+  """Splits a source in two at random, every class in the same proportion.
+
+  Args:
+    source: any labelled source.
+    fraction: the part of each class, rounded, that goes to the second source.
+    seed: the same seed gives the same split, on any machine and any version
+      of NumPy.
+
+  Returns:
+    The two sources, for example for training and for validation; together
+    they hold every example once.
+
+  Raises:
+    ValueError: if fraction is outside [0, 1].
+
+  Examples:
+    >>> train, validation = split(load("digits", "train"), 0.25)
+    >>> len(train), len(validation)
+    (898, 300)
+
+  References:
+    `sklearn.model_selection.StratifiedShuffleSplit
+    <https://scikit-learn.org/stable/modules/cross_validation.html>`_.
+  """
+  check_range("fraction", fraction, 0, 1)
+  second = held_out(_labels(source), fraction, seed=seed)
+  return (
+    _Subset(source, np.flatnonzero(~second)),
+    _Subset(source, np.flatnonzero(second)),
+  )
+
+
+def few_per_class(source: Source, count: int, *, seed: int = 0) -> Source:
+  """Keeps a few random examples of each class.
+
+  Args:
+    source: any labelled source.
+    count: how many of each class; a smaller class is kept whole.
+    seed: the same seed gives the same examples, and a larger count a superset.
+
+  Returns:
+    A source of at most count times the number of classes examples.
+
+  Raises:
+    ValueError: if count is not positive.
+
+  Examples:
+    >>> len(few_per_class(load("digits", "train"), 5))
+    50
+
+  References:
+    Sohn et al., `FixMatch <https://arxiv.org/abs/2001.07685>`_, 2020, whose
+    label sets are drawn this way.
+  """
+  if count < 1:
+    raise ValueError(f"count is {count}; expected a number above 0.")
+  kept = _rank_in_class(_labels(source), seed) < count
+  return _Subset(source, np.flatnonzero(kept))
+
+
+def without_classes(source: Source, classes: Sequence[int]) -> Source:
+  """Leaves out every example of the given classes; labels stay what they were.
+
+  Args:
+    source: any labelled source.
+    classes: the labels that a student never sees.
+
+  Returns:
+    A source of the other examples.
+
+  Examples:
+    >>> train = without_classes(load("digits", "train"), [3])
+    >>> sorted(set(as_arrays(train)["label"].tolist()))
+    [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+  References:
+    Hinton et al., `Distilling the knowledge in a neural network
+    <https://arxiv.org/abs/1503.02531>`_, 2015, section 3: the missing digit.
+  """
+  kept = ~np.isin(_labels(source), np.asarray(classes))
+  return _Subset(source, np.flatnonzero(kept))
+
+
+def held_out(labels: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
+  """Marks a random part of each class, bool [n]."""
+  counts = np.bincount(labels)
+  return _rank_in_class(labels, seed) < np.rint(fraction * counts)[labels]
+
+
+def _labels(source: Source) -> np.ndarray:
+  """All labels of a source, int [n], by the cheapest way it offers."""
+  labels = getattr(source, "labels", None)
+  if labels is None:
+    labels = [source[i]["label"] for i in range(len(source))]
+  return np.asarray(labels, np.int64)
+
+
+def _rank_in_class(labels: np.ndarray, seed: int) -> np.ndarray:
+  """The place of each example in a random order of its own class."""
+  # RandomState, not default_rng: NumPy promises that only the former's stream
+  # never changes, and a test split must not.
+  order = np.random.RandomState(seed).permutation(len(labels))
+  order = order[np.argsort(labels[order], kind="stable")]
+  first = np.searchsorted(labels[order], labels[order])
+  ranks = np.empty(len(labels), np.int64)
+  ranks[order] = np.arange(len(labels)) - first
+  return ranks
