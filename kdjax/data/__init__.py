@@ -6,11 +6,21 @@ shifts are pure functions on image batches, to be used inside jit. What needs
 scikit-learn, tfds or grain imports it when it is called.
 """
 
+from kdjax.data._augmentation import channel_statistics
+from kdjax.data._augmentation import cutout
+from kdjax.data._augmentation import mixup
+from kdjax.data._augmentation import normalize
+from kdjax.data._augmentation import random_crop
+from kdjax.data._augmentation import random_flip
 from kdjax.data._batches import BatchIterator
 from kdjax.data._batches import batches
 from kdjax.data._load import digits
 from kdjax.data._load import load
 from kdjax.data._load import tfds_source
+from kdjax.data._shifts import blend_noise
+from kdjax.data._shifts import invert
+from kdjax.data._shifts import resize
+from kdjax.data._shifts import rotate
 from kdjax.data._sources import ArraySource
 from kdjax.data._sources import Source
 from kdjax.data._sources import as_arrays
@@ -19,17 +29,27 @@ from kdjax.data._sources import split
 from kdjax.data._sources import subset
 from kdjax.data._sources import without_classes
 
-__all__ = [
+__all__ = (
   "ArraySource",
   "BatchIterator",
   "Source",
   "as_arrays",
   "batches",
+  "blend_noise",
+  "channel_statistics",
+  "cutout",
   "digits",
   "few_per_class",
+  "invert",
   "load",
+  "mixup",
+  "normalize",
+  "random_crop",
+  "random_flip",
+  "resize",
+  "rotate",
   "split",
   "subset",
   "tfds_source",
   "without_classes",
-]
+)

@@ -11,7 +11,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Num
 
-from kdjax.ops._validation import check_positive, check_range, validate
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import check_range
+from kdjax.ops._validation import validate
 
 
 @validate
@@ -192,7 +195,7 @@ def mixup(
   order = jax.random.permutation(order_key, images.shape[0])
 
   def blend(values: Array) -> Array:
-    precise = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    precise = values.astype(compute_dtype(values))
     partner = precise[order]
     return (partner + ratio * (precise - partner)).astype(values.dtype)
 
@@ -202,8 +205,8 @@ def mixup(
 @validate
 def normalize(
   images: Num[Array, "batch height width channels"],
-  mean: Float[Array, "channels"],
-  std: Float[Array, "channels"],
+  mean: Float[Array, " channels"],
+  std: Float[Array, " channels"],
 ) -> Float[Array, "batch height width channels"]:
   """Normalisation: subtracts the mean and divides by the deviation.
 
@@ -228,7 +231,7 @@ def normalize(
     Krizhevsky et al., `ImageNet classification with deep convolutional neural
     networks <https://dl.acm.org/doi/10.1145/3065386>`_, 2012, section 2.
   """
-  precise = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+  precise = images.astype(compute_dtype(images))
   mean, std = mean[None, None, None, :], std[None, None, None, :]
   floating = jnp.issubdtype(images.dtype, jnp.floating)
   return ((precise - mean) / std).astype(
@@ -256,6 +259,9 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     networks <https://dl.acm.org/doi/10.1145/3065386>`_, 2012, section 2.
   """
   mean = images.mean((0, 1, 2), dtype=np.float64)
-  std = images.std((0, 1, 2), dtype=np.float64)
+  # In parts: a float64 copy of a whole training set is too much memory.
+  parts = np.array_split(images, -(-len(images) // 1024))
+  squares = sum(np.square(part - mean).sum((0, 1, 2)) for part in parts)
+  std = np.sqrt(squares / np.prod(images.shape[:3]))
   std = np.where(std > 0, std, 1.0)
   return mean.astype(np.float32), std.astype(np.float32)

@@ -5,7 +5,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from kdjax.data._extras import require
-from kdjax.data._sources import Source, stack_examples
+from kdjax.data._sources import Source
+from kdjax.data._sources import stack_examples
 
 
 class BatchIterator(Protocol):
@@ -75,6 +76,7 @@ def batches(
     ImportError: if the extra is not installed.
 
   Examples:
+    >>> from kdjax.data import load
     >>> iterator = batches(load("digits", "train"), 500, epochs=1)
     >>> [int(batch["mask"].sum()) for batch in iterator]
     [500, 500, 198]

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from kdjax.data._extras import require
-from kdjax.data._sources import ArraySource, Source, held_out
+from kdjax.data._sources import ArraySource
+from kdjax.data._sources import Source
+from kdjax.data._sources import held_out
 from kdjax.ops._validation import check_choice
 
 

@@ -4,6 +4,8 @@ The default scale is that of the library's sources, 0..255. Integer images are
 computed in float32 and rounded back.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -11,7 +13,9 @@ from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from kdjax.ops._validation import check_range, validate
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import check_range
+from kdjax.ops._validation import validate
 
 
 @validate
@@ -55,10 +59,12 @@ def rotate(
       cosine * rows + sine * columns + (height - 1) / 2,
       cosine * columns - sine * rows + (width - 1) / 2,
     ]
-    sample = lambda channel: map_coordinates(channel, sources, order=1)  # noqa: E731
+    sample = functools.partial(map_coordinates, coordinates=sources, order=1)
     return jax.vmap(sample, -1, -1)(image)
 
-  return _as(jax.vmap(turn)(_precise(images), angles), images)
+  return _as(
+    jax.vmap(turn)(images.astype(compute_dtype(images)), angles), images
+  )
 
 
 @validate
@@ -87,7 +93,10 @@ def invert(
     Bousmalis et al., `Domain separation networks
     <https://arxiv.org/abs/1608.06019>`_, 2016: inverted digits as a domain.
   """
-  return _as(jnp.asarray(maximum, jnp.float32) - _precise(images), images)
+  return _as(
+    jnp.asarray(maximum, jnp.float32) - images.astype(compute_dtype(images)),
+    images,
+  )
 
 
 @validate
@@ -127,7 +136,7 @@ def blend_noise(
     with patches of photographs.
   """
   check_range("strength", strength, 0, 1)
-  precise = _precise(images)
+  precise = images.astype(compute_dtype(images))
   noise = jax.random.uniform(key, images.shape, precise.dtype)
   strength = jnp.asarray(strength, precise.dtype)
   maximum = jnp.asarray(maximum, precise.dtype)
@@ -171,14 +180,11 @@ def resize(
       f"crop is {crop}; expected 0 or more and less than half of "
       f"{(height, width)}."
     )
-  inner = _precise(images)[:, crop : height - crop, crop : width - crop]
+  inner = images.astype(compute_dtype(images))[
+    :, crop : height - crop, crop : width - crop
+  ]
   resized = jax.image.resize(inner, (batch, *shape, channels), "linear")
   return _as(resized, images)
-
-
-def _precise(images: Array) -> Array:
-  """At least float32."""
-  return images.astype(jnp.promote_types(images.dtype, jnp.float32))
 
 
 def _as(values: Array, images: Array) -> Array:

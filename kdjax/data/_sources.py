@@ -98,6 +98,7 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
     ValueError: if the images differ in shape.
 
   Examples:
+    >>> from kdjax.data import load
     >>> test = as_arrays(load("digits", "test"))
     >>> test["image"].shape, test["image"].dtype
     ((599, 8, 8, 1), dtype('uint8'))
@@ -136,6 +137,7 @@ def subset(source: Source, indices: np.ndarray | Sequence[int]) -> Source:
     ValueError: if an index is out of range.
 
   Examples:
+    >>> from kdjax.data import load
     >>> len(subset(load("digits", "train"), range(10)))
     10
 
@@ -171,6 +173,7 @@ def split(
     ValueError: if fraction is outside [0, 1].
 
   Examples:
+    >>> from kdjax.data import load
     >>> train, validation = split(load("digits", "train"), 0.25)
     >>> len(train), len(validation)
     (898, 300)
@@ -202,6 +205,7 @@ def few_per_class(source: Source, count: int, *, seed: int = 0) -> Source:
     ValueError: if count is not positive.
 
   Examples:
+    >>> from kdjax.data import load
     >>> len(few_per_class(load("digits", "train"), 5))
     50
 
@@ -226,6 +230,7 @@ def without_classes(source: Source, classes: Sequence[int]) -> Source:
     A source of the other examples.
 
   Examples:
+    >>> from kdjax.data import load
     >>> train = without_classes(load("digits", "train"), [3])
     >>> sorted(set(as_arrays(train)["label"].tolist()))
     [0, 1, 2, 4, 5, 6, 7, 8, 9]
