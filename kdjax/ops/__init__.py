@@ -4,11 +4,14 @@ Arrays in, arrays out; only JAX is imported.
 """
 
 from kdjax.ops._checked import checked
-from kdjax.ops._collectives import gather_batch, masked_mean
-from kdjax.ops._distances import pairwise_squared_distances, safe_norm
+from kdjax.ops._collectives import gather_batch
+from kdjax.ops._collectives import masked_mean
+from kdjax.ops._distances import pairwise_squared_distances
+from kdjax.ops._distances import safe_norm
 from kdjax.ops._divergences import kl_divergence
 from kdjax.ops._gradients import reverse_gradient
-from kdjax.ops._softmax import log_softened_softmax, softened_softmax
+from kdjax.ops._softmax import log_softened_softmax
+from kdjax.ops._softmax import softened_softmax
 
 __all__ = (
   "checked",

@@ -19,8 +19,11 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._softmax import compute_dtype, mask_classes, row_temperature
-from kdjax.ops._validation import check_range, validate
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._softmax import mask_classes
+from kdjax.ops._softmax import row_temperature
+from kdjax.ops._validation import check_range
+from kdjax.ops._validation import validate
 
 
 @validate
@@ -196,16 +199,15 @@ def _row_statistics(
     jnp.where(in_both, q_logits, 0.0), jnp.where(in_both, p_logits, 0.0)
   )
   weight = jnp.where(in_both, p, 0.0)
-  total = jnp.sum(weight, -1, keepdims=True)
-  total = jnp.where(total > 0, total, 1.0)
-  mean = lambda x: jnp.sum(weight * x, -1, keepdims=True) / total
   likeliest = in_both & (p == jnp.max(p, -1, keepdims=True))
   center = jax.lax.stop_gradient(
     jnp.max(high, -1, keepdims=True, where=likeliest, initial=-jnp.inf)
   )
   center = jnp.where(jnp.isfinite(center), center, 0.0)
   gap = jnp.where(in_both, (high - center) + low, 0.0) / scale
-  gap = jnp.where(in_both, gap - mean(gap), 0.0)
+  total = jnp.sum(weight, -1, keepdims=True)
+  mean = jnp.sum(weight * gap, -1, keepdims=True)
+  gap = jnp.where(in_both, gap - mean / jnp.where(total > 0, total, 1.0), 0.0)
   # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no cancelling.
   excess = jnp.sum(
     _weighted_exponential_remainder(
@@ -235,7 +237,7 @@ def _row_statistics(
 
 
 def _skew_terms(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
-  """f of KL(p || m), m = skew p + (1 - skew) q; see the module's docstring."""
+  """KL(p || m), m = skew p + (1 - skew) q; see the module's docstring."""
   p, q, difference, ratio = statistics
   keep = 1.0 - skew
   ratio = jnp.where(p > 0, ratio, 0.0)
@@ -243,11 +245,17 @@ def _skew_terms(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
   near = jnp.abs(ratio) < 0.5
   near_ratio = jnp.where(near, ratio, 0.0)
   up, down = jnp.maximum(ratio, 0.0), jnp.minimum(ratio, 0.0)
-  mixed = jnp.where(skew > 0, keep * jnp.exp(down) + skew * jnp.exp(-up), 1.0)
+  # At skew 0 and 1 the mixture is q and p, even where exp underflows.
+  mixed = keep * jnp.exp(down) + skew * jnp.exp(-up)
+  inside = (skew > 0) & (keep > 0)
   log_mixture = jnp.where(
     near,
     jnp.log1p(keep * jnp.expm1(near_ratio)),
-    jnp.where(skew > 0, up + jnp.log(mixed), ratio),
+    jnp.where(
+      inside,
+      up + jnp.log(jnp.where(inside, mixed, 1.0)),
+      jnp.where(keep > 0, ratio, 0.0),
+    ),
   )
   terms = _weighted_exponential_remainder(p, log_mixture, keep * difference)
   terms = jnp.where(p > 0, terms, keep * q)
@@ -260,7 +268,7 @@ def _skew_terms(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
 def _total_variation_terms(
   statistics: _RowStatistics,
 ) -> tuple[Array, Array]:
-  """f(t) = |t - 1| / 2, with slope 0 at the kink."""
+  """Total variation: f(t) = |t - 1| / 2, slope 0 at the kink."""
   _, q, difference, _ = statistics
   return 0.5 * jnp.abs(difference), 0.5 * q * jnp.sign(difference)
 

@@ -36,13 +36,13 @@ def reverse_gradient(tree: Tree, scale: ArrayLike = 1.0) -> Tree:
     Ganin and Lempitsky, `Unsupervised domain adaptation by backpropagation
     <https://arxiv.org/abs/1409.7495>`_, 2015.
   """
-  return jax.tree.map(lambda leaf: _reverse(leaf, scale), tree)
+  return jax.tree.map(lambda leaf: _reverse(jnp.asarray(leaf), scale), tree)
 
 
 @jax.custom_jvp
-def _reverse(x: ArrayLike, scale: ArrayLike) -> jax.Array:
+def _reverse(x: jax.Array, scale: ArrayLike) -> jax.Array:
   del scale
-  return jnp.asarray(x)
+  return x
 
 
 @_reverse.defjvp

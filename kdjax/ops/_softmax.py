@@ -6,7 +6,8 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._validation import check_positive, validate
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
 
 
 @validate

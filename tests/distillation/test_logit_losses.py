@@ -1,0 +1,295 @@
+"""Every loss on logits: oracle, limits, extremes and transformations."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from kdjax import distillation
+from tests import oracles
+
+RNG = np.random.default_rng(0)
+STUDENT = (3 * RNG.normal(size=(16, 6))).astype(np.float32)
+TEACHER = (3 * RNG.normal(size=(16, 6))).astype(np.float32)
+LABELS = RNG.integers(0, 6, 16)
+
+
+def probabilities(temperature):
+  return (
+    np.exp(oracles.log_softmax(TEACHER, temperature)),
+    np.exp(oracles.log_softmax(STUDENT, temperature)),
+  )
+
+
+def oracle_jsd(beta=0.5, temperature=1.0):
+  p, q = probabilities(temperature)
+  if beta in (0, 1):
+    return oracles.kl(p, q) if beta == 0 else oracles.kl(q, p)
+  m = beta * p + (1 - beta) * q
+  return beta * oracles.kl(p, m) + (1 - beta) * oracles.kl(q, m)
+
+
+def oracle_skew(skew=0.1, temperature=1.0):
+  p, q = probabilities(temperature)
+  return oracles.kl(p, skew * p + (1 - skew) * q)
+
+
+def oracle_skew_reverse(skew=0.1, temperature=1.0):
+  p, q = probabilities(temperature)
+  return oracles.kl(q, (1 - skew) * p + skew * q)
+
+
+def oracle_symmetric(reverse_weight=0.5, temperature=1.0):
+  p, q = probabilities(temperature)
+  return (1 - reverse_weight) * oracles.kl(p, q) + reverse_weight * oracles.kl(
+    q, p
+  )
+
+
+def oracle_soft_target(temperature=4.0):
+  return temperature**2 * oracles.kl(*probabilities(temperature))
+
+
+def oracle_kd(temperature=4.0, alpha=0.9):
+  hard = oracles.cross_entropy(STUDENT, LABELS)
+  return alpha * oracle_soft_target(temperature) + (1 - alpha) * hard
+
+
+def oracle_mse():
+  return np.square(np.float64(STUDENT) - TEACHER).mean(-1)
+
+
+def oracle_reverse(temperature=1.0):
+  p, q = probabilities(temperature)
+  return oracles.kl(q, p)
+
+
+def oracle_total_variation(temperature=1.0):
+  p, q = probabilities(temperature)
+  return np.abs(p - q).sum(-1) / 2
+
+
+# name: (oracle, keywords, the keyword that a sweep would trace)
+LOSSES = {
+  "soft_target_loss": (oracle_soft_target, {"temperature": 2.5}),
+  "kd_loss": (oracle_kd, {"temperature": 2.5, "alpha": 0.3}),
+  "logit_mse_loss": (oracle_mse, {}),
+  "reverse_kl_loss": (oracle_reverse, {"temperature": 2.5}),
+  "symmetric_kl_loss": (oracle_symmetric, {"reverse_weight": 0.2}),
+  "generalized_jsd_loss": (oracle_jsd, {"beta": 0.3, "temperature": 2.5}),
+  "skew_kl_loss": (oracle_skew, {"skew": 0.4, "temperature": 2.5}),
+  "skew_reverse_kl_loss": (oracle_skew_reverse, {"skew": 0.4}),
+  "total_variation_loss": (oracle_total_variation, {"temperature": 2.5}),
+}
+
+
+@functools.cache
+def loss(name):
+  """The loss as a function of (student, teacher), with labels bound."""
+  function = getattr(distillation, name)
+  if name == "kd_loss":
+    return lambda s, t, labels=LABELS, **kw: function(s, t, labels, **kw)
+  return function
+
+
+each_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+@each_loss
+def test_equals_the_oracle(name):
+  oracle, keywords = LOSSES[name]
+  for kw in ({}, keywords):
+    np.testing.assert_allclose(
+      loss(name)(STUDENT, TEACHER, **kw),
+      np.float64(oracle(**kw)),
+      rtol=1e-5,
+    )
+
+
+@each_loss
+def test_traced_keywords_do_not_recompile_and_jit_equals_eager(name):
+  _, keywords = LOSSES[name]
+  compiled = jax.jit(lambda s, t, kw: loss(name)(s, t, **kw))
+  for factor in (1.0, 0.5):
+    kw = {k: factor * v for k, v in keywords.items()}
+    np.testing.assert_allclose(
+      compiled(STUDENT, TEACHER, kw),
+      loss(name)(STUDENT, TEACHER, **kw),
+      rtol=2e-6,
+      atol=1e-7,
+    )
+  assert compiled._cache_size() == 1
+
+
+@each_loss
+def test_the_teacher_gets_no_gradient_unless_asked(name):
+  total = lambda t, **kw: jnp.sum(loss(name)(STUDENT, t, **kw))  # noqa: E731
+  assert not jax.grad(total)(jnp.array(TEACHER)).any()
+  open_gradient = jax.grad(lambda t: total(t, stop_teacher_gradient=False))(
+    jnp.array(TEACHER)
+  )
+  assert jnp.abs(open_gradient).max() > 0.01
+
+
+@each_loss
+def test_extremes_are_finite(name):
+  rows = jnp.array(
+    [
+      [1e4, -1e4, 0.0],
+      [-1e4, 1e4, 0.0],
+      [0.0, 0.0, 0.0],
+      [1.0, -jnp.inf, 2.0],
+      [3.0, 3.0, 3.0],
+    ]
+  )
+  teacher = rows[jnp.array([1, 1, 2, 3, 0])]
+  labels = jnp.array([0, 1, 2, 0, 1])
+  function = (
+    functools.partial(loss(name), labels=labels)
+    if name == "kd_loss"
+    else loss(name)
+  )
+  value, gradient = jax.value_and_grad(lambda s: jnp.sum(function(s, teacher)))(
+    rows
+  )
+  assert jnp.isfinite(value)
+  assert jnp.all(jnp.isfinite(gradient))
+  _, tangent = jax.jvp(
+    lambda s: function(s, teacher), (rows,), (jnp.ones_like(rows),)
+  )
+  assert jnp.all(jnp.isfinite(tangent))
+
+
+@each_loss
+def test_bfloat16_is_computed_in_float32(name):
+  student, teacher = (jnp.asarray(z, jnp.bfloat16) for z in (STUDENT, TEACHER))
+  actual = loss(name)(student, teacher)
+  assert actual.dtype == jnp.float32
+  np.testing.assert_array_equal(
+    actual,
+    loss(name)(student.astype(jnp.float32), teacher.astype(jnp.float32)),
+  )
+
+
+@each_loss
+def test_leading_axes_and_vmap_equal_a_loop(name):
+  expected = loss(name)(STUDENT, TEACHER)
+  if name == "kd_loss":
+    mapped = jax.vmap(distillation.kd_loss)(STUDENT, TEACHER, LABELS)
+    shaped = distillation.kd_loss(
+      STUDENT.reshape(2, 8, 6), TEACHER.reshape(2, 8, 6), LABELS.reshape(2, 8)
+    )
+  else:
+    mapped = jax.vmap(loss(name))(STUDENT, TEACHER)
+    shaped = loss(name)(STUDENT.reshape(2, 8, 6), TEACHER.reshape(2, 8, 6))
+  np.testing.assert_allclose(mapped, expected, rtol=1e-6, atol=1e-7)
+  np.testing.assert_allclose(shaped.ravel(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_eight_devices_equal_one():
+  """All losses in one program, under shard_map and under pmap."""
+
+  def every_loss(student, teacher, labels):
+    values = [
+      loss(name)(student, teacher, **extra)
+      for name in LOSSES
+      for extra in [{"labels": labels} if name == "kd_loss" else {}]
+    ]
+    return jnp.stack(values, -1)
+
+  arguments = (STUDENT, TEACHER, LABELS)
+  expected = jax.jit(every_loss)(*arguments)
+  mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
+  data = PartitionSpec("data")
+  sharded = jax.jit(
+    jax.shard_map(every_loss, mesh=mesh, in_specs=(data,) * 3, out_specs=data)
+  )(*arguments)
+  np.testing.assert_allclose(sharded, expected, rtol=1e-6, atol=1e-7)
+  mapped = jax.pmap(every_loss)(
+    *(x.reshape(8, 2, *x.shape[1:]) for x in arguments)
+  )
+  np.testing.assert_allclose(
+    mapped.reshape(expected.shape), expected, rtol=1e-6, atol=1e-7
+  )
+
+
+@each_loss
+def test_shapes_never_broadcast(name):
+  with pytest.raises(ValueError, match=r"teacher_logits has shape \(1, 6\)"):
+    loss(name)(STUDENT, TEACHER[:1])
+
+
+def test_soft_labels_equal_integer_labels():
+  one_hot = np.eye(6, dtype=np.float32)[LABELS]
+  np.testing.assert_allclose(
+    distillation.kd_loss(STUDENT, TEACHER, one_hot),
+    distillation.kd_loss(STUDENT, TEACHER, LABELS),
+    rtol=1e-6,
+  )
+
+
+def test_the_gradient_of_kd_is_the_papers():
+  """(1/T) T^2 (q^S - q^T) for the soft part, q - y for the hard one."""
+  p, q = probabilities(4.0)
+  _, q1 = probabilities(1.0)
+  expected = 0.9 * 4.0 * (q - p) + 0.1 * (q1 - np.eye(6)[LABELS])
+  actual = jax.grad(
+    lambda s: jnp.sum(distillation.kd_loss(s, TEACHER, LABELS))
+  )(jnp.array(STUDENT))
+  np.testing.assert_allclose(actual, np.float64(expected), atol=1e-6)
+
+
+def test_a_high_temperature_matches_centred_logits():
+  """Hinton's limit: T^2 KL tends to |z^S - z^T|^2 / (2 C), centred."""
+  center = lambda z: z - z.mean(-1, keepdims=True)  # noqa: E731
+  expected = np.square(center(STUDENT) - center(TEACHER)).sum(-1) / 12
+  actual = distillation.soft_target_loss(STUDENT, TEACHER, temperature=1e4)
+  np.testing.assert_allclose(actual, expected, rtol=1e-3)
+
+
+def test_one_temperature_an_example():
+  temperature = jnp.linspace(1, 5, 16)
+  actual = distillation.kd_loss(
+    STUDENT, TEACHER, LABELS, temperature=temperature
+  )
+  expected = [
+    distillation.kd_loss(*row[:3], temperature=row[3])
+    for row in zip(STUDENT, TEACHER, LABELS, temperature, strict=True)
+  ]
+  np.testing.assert_allclose(actual, jnp.array(expected), rtol=1e-5)
+
+
+def test_named_ends_of_the_families():
+  forward = distillation.soft_target_loss(STUDENT, TEACHER, temperature=1.0)
+  reverse = distillation.reverse_kl_loss(STUDENT, TEACHER)
+  for actual, expected in (
+    (distillation.generalized_jsd_loss(STUDENT, TEACHER, beta=0.0), forward),
+    (distillation.generalized_jsd_loss(STUDENT, TEACHER, beta=1.0), reverse),
+    (distillation.skew_kl_loss(STUDENT, TEACHER, skew=0.0), forward),
+    (distillation.skew_reverse_kl_loss(STUDENT, TEACHER, skew=0.0), reverse),
+    (distillation.skew_kl_loss(STUDENT, TEACHER, skew=1.0), 0 * forward),
+  ):
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+  ("name", "keywords", "message"),
+  [
+    ("kd_loss", {"alpha": 1.5}, r"alpha is 1.5; expected a number in \[0"),
+    ("kd_loss", {"temperature": -1}, r"temperature is -1; expected a finite"),
+    ("generalized_jsd_loss", {"beta": 2.0}, "beta is 2.0"),
+    ("skew_kl_loss", {"skew": -0.1}, "skew is -0.1"),
+    ("symmetric_kl_loss", {"reverse_weight": 3}, "reverse_weight is 3"),
+  ],
+)
+def test_static_values_out_of_range(name, keywords, message):
+  with pytest.raises(ValueError, match=message):
+    loss(name)(STUDENT, TEACHER, **keywords)
+
+
+def test_labels_of_the_wrong_shape():
+  with pytest.raises(ValueError, match=r"kd_loss: labels has shape \(3,\)"):
+    distillation.kd_loss(STUDENT, TEACHER, LABELS[:3])

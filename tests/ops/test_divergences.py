@@ -1,0 +1,188 @@
+"""The row-divergence core: precision, gradients and extremes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from kdjax.ops import kl_divergence
+from kdjax.ops._divergences import skew_divergence
+from kdjax.ops._divergences import total_variation
+from tests import oracles
+
+INF = jnp.inf
+
+
+def make_logits(seed, rows=16, classes=10, gap=1.0, scale=4.0):
+  rng = np.random.default_rng(seed)
+  teacher = (scale * rng.normal(size=(rows, classes))).astype(np.float32)
+  noise = rng.normal(size=teacher.shape)
+  return (teacher + gap * noise).astype(np.float32), teacher
+
+
+@functools.cache
+def compiled():
+  def value_and_gradients(student, teacher, temperature):
+    return jax.value_and_grad(
+      lambda *a: (
+        jnp.sum(kl_divergence(a[0], a[1], temperature=a[2])),
+        kl_divergence(a[0], a[1], temperature=a[2]),
+      ),
+      (0, 1, 2),
+      has_aux=True,
+    )(student, teacher, temperature)
+
+  return jax.jit(value_and_gradients)
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+@pytest.mark.parametrize("gap", [1e-3, 1e-2, 0.1, 1.0, 5.0, 30.0])
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 100.0])
+def test_five_digits_in_float32(temperature, gap, offset):
+  student, teacher = make_logits(int(1000 * gap), gap=gap)
+  student = student + np.float32(offset)
+  (_, value), gradients = compiled()(student, teacher, temperature)
+  expected = oracles.kl_of_logits(student, teacher, temperature)
+  np.testing.assert_allclose(value, np.float64(expected), rtol=1e-5)
+  p = np.exp(oracles.log_softmax(teacher, temperature))
+  q = np.exp(oracles.log_softmax(student, temperature))
+  ratio = np.log(p) - np.log(q) - expected[:, None]
+  for actual, oracle in zip(gradients[:2], (q - p, p * ratio), strict=True):
+    oracle = np.float64(oracle / temperature)
+    np.testing.assert_allclose(
+      actual, oracle, rtol=1e-5, atol=1e-5 * np.abs(oracle).max()
+    )
+
+
+def test_extreme_and_masked_rows_are_exact():
+  student = jnp.array(
+    [[1, 2, -INF], [1e4, -1e4, 0], [-1e4, 1e4, 0], [-INF] * 3, [3, 3, 3]]
+  )
+  teacher = jnp.array(
+    [[2, 1, -INF], [-1e4, 1e4, 0], [-1e4, 1e4, 0], [-INF] * 3, [7, 7, 7]]
+  )
+  expected = [(np.e - 1) / (np.e + 1), 2e4, 0, 0, 0]
+  np.testing.assert_allclose(
+    kl_divergence(student, teacher), expected, rtol=1e-6
+  )
+  (_, _), gradients = compiled()(student, teacher, 2.0)
+  for gradient in gradients:
+    assert jnp.all(jnp.isfinite(gradient))
+  second = jax.jvp(
+    jax.jit(jax.grad(lambda s: jnp.sum(kl_divergence(s, teacher)))),
+    (student,),
+    (jnp.ones_like(student),),
+  )[1]
+  assert jnp.all(jnp.isfinite(second))
+
+
+def test_a_class_only_the_student_lacks_costs_infinity():
+  student = jnp.array([1.0, -INF, 2.0])
+  teacher = jnp.array([1.0, 1.0, 2.0])
+  assert kl_divergence(student, teacher) == INF
+  gradient = jax.grad(lambda s: kl_divergence(s, teacher))(student)
+  assert jnp.all(jnp.isfinite(gradient))
+
+
+def test_a_mask_equals_a_slice():
+  student, teacher = make_logits(1)
+  where = np.arange(10) % 3 > 0
+  actual = kl_divergence(student, teacher, where=where)
+  expected = kl_divergence(student[:, where], teacher[:, where])
+  np.testing.assert_allclose(actual, expected, rtol=2e-6)
+
+
+def test_differentials_of_every_argument_in_both_modes():
+  with jax.enable_x64(True):
+    p, q = (jnp.asarray(z, jnp.float64) for z in make_logits(2, 2, 4, scale=1))
+
+    @jax.jit
+    def divergences(p, q, temperature, skew):
+      return (
+        skew_divergence(p, q, skew, temperature),
+        skew_divergence(p, q, 0.0, temperature),
+        total_variation(p, q, temperature),
+      )
+
+    check_grads(
+      divergences, (p, q, jnp.asarray(1.7), jnp.asarray(0.3)), order=1
+    )
+
+
+def test_the_hessian_is_the_covariance_of_the_classes():
+  student, teacher = make_logits(3, 1, 4, scale=1)
+  q = np.exp(oracles.log_softmax(student[0], 2.0))
+  expected = (np.diag(q) - np.outer(q, q)) / 4
+  hessian = jax.hessian(
+    lambda s: kl_divergence(s, jnp.array(teacher[0]), temperature=2.0)
+  )
+  np.testing.assert_allclose(
+    hessian(jnp.array(student[0])), np.float64(expected), atol=1e-6
+  )
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.3, 1.0])
+def test_skew_divergence_equals_its_definition_at_any_gap(skew):
+  for gap in (0.1, 3.0, 30.0):
+    q_logits, p_logits = make_logits(4, gap=gap)
+    p = np.exp(oracles.log_softmax(p_logits))
+    q = np.exp(oracles.log_softmax(q_logits))
+    expected = oracles.kl(p, skew * p + (1 - skew) * q)
+    actual = skew_divergence(
+      jnp.array(p_logits), jnp.array(q_logits), skew, 1.0
+    )
+    np.testing.assert_allclose(
+      actual, np.float64(expected), rtol=1e-5, atol=1e-12
+    )
+
+
+def test_disjoint_masks_have_finite_skew_divergence():
+  p, q = jnp.array([0.0, -INF, 0.0]), jnp.array([-INF, 0.0, 0.0])
+  actual = skew_divergence(p, q, 0.5, 1.0)
+  np.testing.assert_allclose(actual, 0.5 * np.log(2), rtol=1e-6)
+  assert jnp.all(
+    jnp.isfinite(jax.grad(skew_divergence, (0, 1))(p, q, 0.5, 1.0)[0])
+  )
+
+
+def test_invariances():
+  student, teacher = make_logits(5)
+  value = kl_divergence(student, teacher, temperature=2.0)
+  shifted = kl_divergence(student + 3, teacher - 2, temperature=2.0)
+  np.testing.assert_allclose(shifted, value, rtol=1e-5)
+  order = np.random.default_rng(0).permutation(10)
+  permuted = kl_divergence(
+    student[:, order], teacher[:, order], temperature=2.0
+  )
+  np.testing.assert_allclose(permuted, value, rtol=1e-5)
+
+
+def test_bfloat16_is_computed_in_float32():
+  student, teacher = (jnp.asarray(z, jnp.bfloat16) for z in make_logits(6))
+  actual = kl_divergence(student, teacher)
+  expected = kl_divergence(
+    student.astype(jnp.float32), teacher.astype(jnp.float32)
+  )
+  assert actual.dtype == jnp.float32
+  np.testing.assert_array_equal(actual, expected)
+
+
+def test_jit_vmap_and_one_compilation():
+  student, teacher = make_logits(7)
+  eager = kl_divergence(student, teacher, temperature=3.0)
+  mapped = jax.jit(
+    jax.vmap(
+      lambda s, t, u: kl_divergence(s, t, temperature=u), in_axes=(0, 0, None)
+    )
+  )
+  np.testing.assert_allclose(mapped(student, teacher, 3.0), eager, rtol=1e-6)
+  mapped(student, teacher, 5.0)
+  assert mapped._cache_size() == 1
+
+
+def test_shapes_never_broadcast():
+  with pytest.raises(ValueError, match=r"teacher_logits has shape \(1, 3\)"):
+    kl_divergence(jnp.ones((2, 3)), jnp.ones((1, 3)))

@@ -1,0 +1,138 @@
+"""The house rules that a person would otherwise have to remember."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+LOSS_AREAS = {"distillation", "adaptation"}
+# What each area may import: other areas of kdjax, then other packages. Names
+# in the last set are imported where they are used, not with the module.
+LOSSES_MAY = {"jax", "jaxtyping", "numpy"}
+MAY_IMPORT = {
+  "ops": (set(), LOSSES_MAY, set()),
+  **{area: ({"ops"}, LOSSES_MAY, set()) for area in LOSS_AREAS},
+  "metrics": ({"ops"}, LOSSES_MAY, set()),
+  "nets": ({"ops"}, LOSSES_MAY | {"flax"}, set()),
+  "objectives": (
+    {"ops", "nets"} | LOSS_AREAS,
+    LOSSES_MAY | {"flax", "optax"},
+    set(),
+  ),
+  "data": (
+    {"ops"},
+    LOSSES_MAY,
+    {"array_record", "etils", "grain", "sklearn", "tensorflow_datasets"},
+  ),
+  "training": (
+    {"ops", "nets", "objectives", "metrics", "data"} | LOSS_AREAS,
+    LOSSES_MAY | {"flax", "optax"},
+    {"orbax"},
+  ),
+}
+AREAS = sorted(path.parent.name for path in ROOT.glob("kdjax/*/__init__.py"))
+PUBLIC = [
+  pytest.param(getattr(module, name), id=f"{area}.{name}")
+  for area in AREAS
+  for module in [importlib.import_module(f"kdjax.{area}")]
+  for name in module.__all__
+]
+
+
+def imports(tree):
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from ((node, alias.name) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield node, node.module or ""
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_imports_follow_the_order_of_the_house(area):
+  areas, packages, lazy = MAY_IMPORT[area]
+  for path in (ROOT / "kdjax" / area).rglob("*.py"):
+    tree = ast.parse(path.read_text())
+    for node, name in imports(tree):
+      package, *rest = name.split(".")
+      where = f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
+      if package == "kdjax":
+        assert rest, where
+        assert rest[0] in areas | {area}, where
+      elif package in lazy:
+        assert node not in tree.body, f"{where} with the module"
+      else:
+        assert package in packages | sys.stdlib_module_names, where
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_each_area_lists_its_names(area):
+  module = importlib.import_module(f"kdjax.{area}")
+  assert list(module.__all__) == sorted(module.__all__)
+  public = {
+    name
+    for name, value in vars(module).items()
+    if not name.startswith("_") and not inspect.ismodule(value)
+  }
+  assert public == set(module.__all__)
+  modules = (ROOT / "kdjax" / area).glob("*.py")
+  assert all(path.name.startswith("_") for path in modules)
+
+
+@pytest.mark.parametrize("value", PUBLIC)
+def test_each_public_name_is_documented(value):
+  if not callable(value) or getattr(value, "__module__", "") == "typing":
+    return  # A type alias is documented where it is assigned.
+  text = inspect.getdoc(value) or ""
+  sections = ["References:"]
+  if inspect.isclass(value):
+    assert "Attributes:" in text or "Args:" in text
+  else:
+    sections += ["Returns:"]
+    if inspect.signature(value).parameters:
+      sections += ["Args:"]
+  for section in sections:
+    assert f"\n{section}\n" in text, f"no {section!r} in the docstring"
+
+
+@pytest.mark.parametrize("value", PUBLIC)
+def test_docstring_examples_run(value):
+  documented = inspect.unwrap(value) if callable(value) else value
+  text = inspect.getdoc(documented) or ""
+  example = doctest.DocTestParser().get_doctest(
+    text,
+    {"jax": jax, "jnp": jnp, getattr(value, "__name__", "_"): value},
+    getattr(value, "__qualname__", repr(value)),
+    None,
+    0,
+  )
+  runner = doctest.DocTestRunner(
+    optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+  )
+  report = []
+  runner.run(example, out=report.append)
+  assert not runner.failures, "".join(report)
+
+
+def test_importing_losses_costs_little_more_than_jax():
+  """Only packages that JAX itself needs, and jaxtyping, are loaded."""
+  program = (
+    "import sys, jax; before = set(sys.modules); import kdjax.distillation;"
+    "print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+  )
+  output = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  third_party = set(output.split()) - sys.stdlib_module_names
+  assert third_party <= {"jax", "jaxtyping", "kdjax", "wadler_lindig"}
