@@ -1,0 +1,1 @@
+"""Timed comparisons that a person runs: `python -m benchmarks.losses`."""
