@@ -7,6 +7,7 @@ in the same process, so that every ratio is of one run on one machine.
 
 import argparse
 import dataclasses
+import importlib
 import json
 import pathlib
 import platform
@@ -288,7 +289,6 @@ def describe_environment() -> dict[str, Any]:
 def import_torch() -> Any:
   """Returns PyTorch, or None where it is not installed."""
   try:
-    import torch
-  except ImportError:
+    return importlib.import_module("torch")
+  except ModuleNotFoundError:
     return None
-  return torch

@@ -239,8 +239,8 @@ def mmd_case(source: np.ndarray, target: np.ndarray) -> _frame.Case:
   def reference(source: np.ndarray, target: np.ndarray) -> Any:
     def kernel(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray]:
       squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
-      k = sum(np.exp(-g * squares) for g in gammas)
-      slope = sum(-2 * g * np.exp(-g * squares) for g in gammas)
+      k = np.sum([np.exp(-g * squares) for g in gammas], 0)
+      slope = np.sum([-2 * g * np.exp(-g * squares) for g in gammas], 0)
       gradient = a * slope.sum(1, keepdims=True) - slope @ b
       return k.mean(), gradient / k.size
 
@@ -264,7 +264,9 @@ def mmd_case(source: np.ndarray, target: np.ndarray) -> _frame.Case:
 
     def kernel(a: Any, b: Any) -> Any:
       squares = torch.cdist(a, b).square()
-      return sum(torch.exp(-g * squares) for g in gammas).mean()
+      return (
+        torch.stack([torch.exp(-g * squares) for g in gammas]).sum(0).mean()
+      )
 
     cross = kernel(source, target)
     return kernel(source, source) + kernel(target, target) - 2 * cross
