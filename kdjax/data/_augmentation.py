@@ -89,7 +89,7 @@ def random_flip(
     He et al., `Deep residual learning <https://arxiv.org/abs/1512.03385>`_,
     2015, section 4.2.
   """
-  check_range("probability", probability, 0, 1)
+  check_range("probability", probability, 0.0, 1.0)
   flipped = jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))
   return jnp.where(flipped, images[:, :, ::-1], images)
 

@@ -1,6 +1,6 @@
 """Shuffled, batched, resumable reading of a source, by grain."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from kdjax.data._sources import Source
 from kdjax.data._sources import stack_examples
 
 
+@runtime_checkable
 class BatchIterator(Protocol):
   """What :func:`batches` returns: an iterator that knows where it is.
 

@@ -153,16 +153,16 @@ class _TfdsSource:
   def __init__(self, records: Any):
     tfds = require("tensorflow_datasets")
     info = records.dataset_info
+    features = dict(info.features)
     expected = {
       "image": tfds.features.Image,
       "label": tfds.features.ClassLabel,
     }
     for name, kind in expected.items():
-      features = dict(info.features)
       if not isinstance(features.get(name), kind):
         raise ValueError(
           f"{info.name} has the features {features}; expected {name!r} to be "
-          f"a {kind.__name__}."
+          f"tfds.features.{kind.__name__}."
         )
     self._records = records
 

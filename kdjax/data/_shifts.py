@@ -135,7 +135,7 @@ def blend_noise(
     <https://arxiv.org/abs/1505.07818>`_, 2016, whose MNIST-M blends digits
     with patches of photographs.
   """
-  check_range("strength", strength, 0, 1)
+  check_range("strength", strength, 0.0, 1.0)
   precise = images.astype(compute_dtype(images))
   noise = jax.random.uniform(key, images.shape, precise.dtype)
   strength = jnp.asarray(strength, precise.dtype)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from kdjax.ops._validation import check_range
 
 
+@runtime_checkable
 class Source(Protocol):
   """A data set: it has a length and gives one example an index.
 
@@ -176,13 +177,13 @@ def split(
     >>> from kdjax.data import load
     >>> train, validation = split(load("digits", "train"), 0.25)
     >>> len(train), len(validation)
-    (898, 300)
+    (899, 299)
 
   References:
     `sklearn.model_selection.StratifiedShuffleSplit
     <https://scikit-learn.org/stable/modules/cross_validation.html>`_.
   """
-  check_range("fraction", fraction, 0, 1)
+  check_range("fraction", fraction, 0.0, 1.0)
   second = held_out(_labels(source), fraction, seed=seed)
   return (
     _Subset(source, np.flatnonzero(~second)),

@@ -6,8 +6,10 @@ Every network maps images `[batch, height, width, channels]` to
 
 from kdjax.nets._create import create
 from kdjax.nets._outputs import Outputs
-from kdjax.nets._plain import MLP, ConvNet
-from kdjax.nets._residual import ResNet, WideResNet
+from kdjax.nets._plain import MLP
+from kdjax.nets._plain import ConvNet
+from kdjax.nets._residual import ResNet
+from kdjax.nets._residual import WideResNet
 
 __all__ = (
   "MLP",

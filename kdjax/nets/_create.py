@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from kdjax.nets._plain import MLP, ConvNet
-from kdjax.nets._residual import ResNet, WideResNet
+from kdjax.nets._plain import MLP
+from kdjax.nets._plain import ConvNet
+from kdjax.nets._residual import ResNet
+from kdjax.nets._residual import WideResNet
 
 
 def create(
@@ -45,7 +47,7 @@ def create(
 
   Examples:
     >>> student = create(
-    ...   "resnet8", input_shape=(8, 8, 1), num_classes=10, rngs=nnx.Rngs(0)
+    ...   "mlp", input_shape=(8, 8, 1), num_classes=10, rngs=nnx.Rngs(0)
     ... )
     >>> create(
     ...   "resnet9", input_shape=(8, 8, 1), num_classes=10, rngs=nnx.Rngs(0)

@@ -99,12 +99,13 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
   return jnp.promote_types(dtype, jnp.float32)
 
 
-def check_inputs(inputs: Array, input_shape: tuple[int, ...]) -> None:
-  """Raises ValueError unless the images have the size a head was built for."""
-  if inputs.shape[1:] != tuple(input_shape):
+def check_inputs(inputs: Array, expected: tuple[int, ...]) -> None:
+  """Raises ValueError unless the images end in the expected sizes."""
+  if inputs.shape[-len(expected) :] != expected:
+    sizes = ", ".join(map(str, expected))
     raise ValueError(
       f"inputs has shape {inputs.shape}; expected [batch, height, width, "
-      f"channels] = (batch, {', '.join(map(str, input_shape))})."
+      f"channels] = (..., {sizes})."
     )
 
 

@@ -21,6 +21,7 @@ class Outputs(NamedTuple):
       the network has none.
 
   Examples:
+    >>> import jax.numpy as jnp
     >>> outputs = Outputs(jnp.zeros((2, 10)), {"f0": jnp.ones((2, 3))}, None)
     >>> list(outputs.features)
     ['f0']

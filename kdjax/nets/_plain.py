@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from kdjax.nets import _layers
-from kdjax.nets._outputs import Outputs, named_features
+from kdjax.nets._outputs import Outputs
+from kdjax.nets._outputs import named_features
 from kdjax.ops._validation import validate
 
 

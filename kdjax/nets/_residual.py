@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from kdjax.nets import _layers
-from kdjax.nets._outputs import Outputs, named_features
+from kdjax.nets._outputs import Outputs
+from kdjax.nets._outputs import named_features
 from kdjax.ops._validation import validate
 
 
@@ -40,7 +41,8 @@ class ResNet(nnx.Module):
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if depth is not 6 n + 2.
+    ValueError: if depth is not 6 n + 2, or the inputs have other channels than
+      ``input_shape``.
 
   Examples:
     >>> model = ResNet(8, 10, input_shape=(8, 8, 1), rngs=nnx.Rngs(0))
@@ -67,9 +69,10 @@ class ResNet(nnx.Module):
     rngs: nnx.Rngs,
   ):
     blocks = _blocks_per_stage(depth, 2)
+    self.input_channels = input_shape[-1]
     common = {"dtype": dtype, "axis_name": axis_name, "rngs": rngs}
     self.stem = _ConvNorm(input_shape[-1], channels[0], 3, **common)
-    self.stages = _stages(_BasicBlock, blocks, channels, **common)
+    self.stages = nnx.List(_stages(_BasicBlock, blocks, channels, **common))
     self.head = _layers.classifier(
       channels[-1], num_classes, dtype=dtype, rngs=rngs
     )
@@ -78,6 +81,7 @@ class ResNet(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
+    _layers.check_inputs(inputs, (self.input_channels,))
     x = nnx.relu(self.stem(inputs))
     features = [x]
     for stage in self.stages:
@@ -109,7 +113,8 @@ class WideResNet(nnx.Module):
     rngs: random streams for the parameters and, if used, for dropout.
 
   Raises:
-    ValueError: if depth is not 6 n + 4.
+    ValueError: if depth is not 6 n + 4, or the inputs have other channels than
+      ``input_shape``.
 
   Examples:
     >>> model = WideResNet(10, 1, 10, input_shape=(8, 8, 1), rngs=nnx.Rngs(0))
@@ -136,18 +141,21 @@ class WideResNet(nnx.Module):
     rngs: nnx.Rngs,
   ):
     blocks = _blocks_per_stage(depth, 4)
+    self.input_channels = input_shape[-1]
     channels = (16, *(width * widen_factor for width in (16, 32, 64)))
     self.stem = _layers.convolution(
       input_shape[-1], channels[0], 3, dtype=dtype, rngs=rngs
     )
-    self.stages = _stages(
-      _PreActivationBlock,
-      blocks,
-      channels,
-      dropout=dropout,
-      dtype=dtype,
-      axis_name=axis_name,
-      rngs=rngs,
+    self.stages = nnx.List(
+      _stages(
+        _PreActivationBlock,
+        blocks,
+        channels,
+        dropout=dropout,
+        dtype=dtype,
+        axis_name=axis_name,
+        rngs=rngs,
+      )
     )
     self.norm = _layers.batch_norm(
       channels[-1], dtype=dtype, axis_name=axis_name, rngs=rngs
@@ -160,6 +168,7 @@ class WideResNet(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
+    _layers.check_inputs(inputs, (self.input_channels,))
     x = self.stem(inputs)
     features = [x]
     for stage in self.stages:
@@ -252,9 +261,9 @@ def _stages(
   blocks: int,
   channels: tuple[int, ...],
   **common: Any,
-) -> nnx.List:
+) -> list[Callable[[Array], Array]]:
   """Three stages of blocks; the second and third halve height and width."""
-  return nnx.List(
+  return [
     nnx.Sequential(
       block(inputs, outputs, stride, **common),
       *(block(outputs, outputs, 1, **common) for _ in range(blocks - 1)),
@@ -262,7 +271,7 @@ def _stages(
     for inputs, outputs, stride in zip(
       channels[:-1], channels[1:], (1, 2, 2), strict=True
     )
-  )
+  ]
 
 
 def _blocks_per_stage(depth: int, outside: int) -> int:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.training._models import Variables
 from kdjax.training._steps import Metrics
 from kdjax.training._steps import Step
 
@@ -95,8 +94,8 @@ def scan_epoch(step: Step) -> Epoch:
 
 
 def scan_evaluation(
-  evaluate: Callable[[Variables, Any, Any], Metrics],
-) -> Callable[[Variables, Any, Any, Any], Metrics]:
+  evaluate: Callable[[Any, Any, Any], Metrics],
+) -> Callable[[Any, Any, Any, Any], Metrics]:
   """Evaluation of a whole data set, as one program.
 
   Args:
@@ -117,9 +116,7 @@ def scan_evaluation(
     `jax.lax.map <https://docs.jax.dev/en/latest/_autosummary/jax.lax.map.html>`_.
   """
 
-  def evaluation(
-    variables: Variables, frozen: Any, data: Any, plan: Any
-  ) -> Metrics:
+  def evaluation(variables: Any, frozen: Any, data: Any, plan: Any) -> Metrics:
     metrics = jax.lax.map(
       lambda rows: evaluate(variables, frozen, _take(data, rows)), plan
     )

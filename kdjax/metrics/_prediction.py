@@ -1,0 +1,114 @@
+"""What a prediction gets right, one value an example."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import validate
+
+
+@validate
+def accuracy(
+  logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+  r"""Top-1 accuracy: 1 where the largest logit is the label's.
+
+  .. math::
+    [\operatorname{argmax}_c z_c = y]
+
+  Args:
+    logits: `[*batch, classes]`. The first of equal logits is taken.
+    labels: `[*batch]`, in [0, classes).
+
+  Returns:
+    0 or 1, one value an example. `masked_mean` gives the rate.
+
+  Raises:
+    ValueError: if logits and labels differ in batch shape.
+    TypeError: if labels are not integers.
+
+  Examples:
+    >>> accuracy(jnp.array([[1.0, 2.0], [3.0, 1.0]]), jnp.array([1, 1]))
+    Array([1., 0.], dtype=float32)
+
+  References:
+    Hinton et al., `Distilling the knowledge in a neural network
+    <https://arxiv.org/abs/1503.02531>`_, 2015, count the errors this way.
+  """
+  hits = jnp.argmax(logits, axis=-1) == labels
+  return hits.astype(compute_dtype(logits))
+
+
+@validate
+def agreement(
+  student_logits: Float[Array, "*batch classes"],
+  teacher_logits: Float[Array, "*batch classes"],
+) -> Float[Array, "*batch"]:
+  r"""Top-1 agreement (fidelity): 1 where student and teacher predict alike.
+
+  .. math::
+    [\operatorname{argmax}_c z^S_c = \operatorname{argmax}_c z^T_c]
+
+  Args:
+    student_logits: `[*batch, classes]`.
+    teacher_logits: `[*batch, classes]`; never broadcast.
+
+  Returns:
+    0 or 1, one value an example. `masked_mean` gives the rate.
+
+  Raises:
+    ValueError: if the shapes differ.
+
+  Examples:
+    >>> student = jnp.array([[1.0, 2.0], [3.0, 1.0]])
+    >>> agreement(student, jnp.array([[0.0, 9.0], [0.0, 9.0]]))
+    Array([1., 0.], dtype=float32)
+
+  References:
+    Stanton et al., `Does knowledge distillation really work?
+    <https://arxiv.org/abs/2106.05945>`_, 2021, equation 5.
+  """
+  same = jnp.argmax(student_logits, -1) == jnp.argmax(teacher_logits, -1)
+  return same.astype(compute_dtype(student_logits))
+
+
+@validate
+def negative_log_likelihood(
+  logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+  r"""Negative log-likelihood (NLL) of the labels, in nats.
+
+  .. math::
+    -\log q_y = \log \Bigl(1 + \sum_{c \ne y} e^{z_c - z_y}\Bigr)
+
+  In this form a confident prediction keeps its digits: a likelihood of
+  1 - 1e-9 gives 1e-9, not 0.
+
+  Args:
+    logits: `[*batch, classes]`. A class of logit -inf has no likelihood.
+    labels: `[*batch]`, in [0, classes).
+
+  Returns:
+    One value an example, infinite if the label's logit alone is -inf.
+
+  Raises:
+    ValueError: if logits and labels differ in batch shape.
+    TypeError: if labels are not integers.
+
+  Examples:
+    >>> negative_log_likelihood(jnp.array([[0.0, 20.0]]), jnp.array([1]))
+    Array([2.0611537e-09], dtype=float32)
+
+  References:
+    Guo et al., `On calibration of modern neural networks
+    <https://arxiv.org/abs/1706.04599>`_, 2017, equation 6.
+  """
+  logits = logits.astype(compute_dtype(logits))
+  # Subtracting first is exact where it matters; logits of 1e4 keep their gaps.
+  top = jnp.max(logits, axis=-1, keepdims=True)
+  logits -= jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
+  own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  is_own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+  others = jax.nn.logsumexp(jnp.where(is_own, -jnp.inf, logits), axis=-1)
+  return jnp.logaddexp(0.0, others - own)

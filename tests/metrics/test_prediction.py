@@ -1,0 +1,93 @@
+"""accuracy, agreement and negative_log_likelihood against NumPy float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.metrics import accuracy
+from kdjax.metrics import agreement
+from kdjax.metrics import negative_log_likelihood
+
+
+def _sample(batch=(64,), classes=7, scale=3.0):
+  rng = np.random.default_rng(0)
+  logits = scale * rng.normal(size=(*batch, classes))
+  return logits.astype(np.float32), rng.integers(classes, size=batch)
+
+
+def _nll(logits, labels):
+  """The definition, in long double where the platform has it."""
+  logits = np.asarray(logits, np.longdouble)
+  gaps = logits - np.take_along_axis(logits, labels[..., None], -1)
+  np.put_along_axis(gaps, labels[..., None], -np.inf, -1)
+  return np.log1p(np.exp(gaps).sum(-1))
+
+
+def test_accuracy_and_agreement_are_what_numpy_counts():
+  logits, labels = _sample((5, 4))
+  teacher, _ = _sample((5, 4), scale=1.0)
+  teacher = teacher[::-1]
+  hits = accuracy(logits, labels)
+  assert hits.dtype == jnp.float32
+  np.testing.assert_array_equal(hits, logits.argmax(-1) == labels)
+  same = agreement(logits, teacher)
+  np.testing.assert_array_equal(same, logits.argmax(-1) == teacher.argmax(-1))
+
+
+def test_masked_classes_never_win():
+  logits = jnp.array([[-jnp.inf, -1e4, -2e4]])
+  assert accuracy(logits, jnp.array([1])) == 1.0
+  assert agreement(logits, jnp.array([[-jnp.inf, 1e4, -jnp.inf]])) == 1.0
+
+
+def test_negative_log_likelihood_is_the_definition():
+  logits, labels = _sample((5, 4))
+  got = negative_log_likelihood(logits, labels)
+  np.testing.assert_allclose(got, _nll(logits, labels), rtol=2e-6)
+
+
+@pytest.mark.parametrize("gap", [-1e4, -30.0, -1.0, 1e-3, 12.0, 30.0, 80.0])
+@pytest.mark.parametrize("offset", [0.0, 4096.0])
+def test_negative_log_likelihood_keeps_its_digits(gap, offset):
+  logits = np.array([[offset, offset + gap]], np.float32)
+  labels = np.array([1])
+  got = negative_log_likelihood(logits, labels)
+  np.testing.assert_allclose(got, _nll(logits, labels), rtol=2e-6)
+
+
+def test_negative_log_likelihood_at_the_extremes():
+  inf = jnp.inf
+  logits = jnp.array([[-inf, 0.0, 1.0], [0.0, -inf, -inf], [0.0, -inf, 0.0]])
+  got = negative_log_likelihood(logits, jnp.array([1, 0, 1]))
+  np.testing.assert_allclose(got, [np.log1p(np.e), 0.0, np.inf], rtol=1e-6)
+  assert negative_log_likelihood(jnp.ones((1, 1)), jnp.array([0])) == 0.0
+
+
+def test_gradient_is_softmax_minus_label():
+  logits, labels = _sample()
+  gradient = jax.grad(lambda z: negative_log_likelihood(z, labels).sum())(
+    jnp.asarray(logits)
+  )
+  expected = jax.nn.softmax(logits) - jax.nn.one_hot(labels, 7)
+  np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", [accuracy, negative_log_likelihood])
+def test_half_precision_vmap_and_batch_axes(metric):
+  logits, labels = _sample((6, 4))
+  half = jnp.asarray(logits, jnp.bfloat16)
+  value = metric(half, labels)
+  assert value.dtype == jnp.float32
+  np.testing.assert_array_equal(value, metric(half.astype(jnp.float32), labels))
+  np.testing.assert_array_equal(value, jax.vmap(metric)(half, labels))
+
+
+def test_errors_name_the_argument():
+  logits, labels = _sample((4,))
+  with pytest.raises(ValueError, match=r"labels has shape \(3,\)"):
+    accuracy(logits, labels[:3])
+  with pytest.raises(TypeError, match="labels has dtype float32"):
+    negative_log_likelihood(logits, labels.astype(np.float32))
+  with pytest.raises(ValueError, match=r"teacher_logits has shape \(1, 7\)"):
+    agreement(logits, logits[:1])
