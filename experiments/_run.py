@@ -1,0 +1,181 @@
+"""Flags, devices and the folder that one run writes."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import tyro
+
+import kdjax
+
+Config = TypeVar("Config")
+
+# Flags that say where and how a run computes, not what.
+FREE_FLAGS = ("data_dir", "devices", "parallel", "resume", "workdir")
+
+
+def parse(config_class: type[Config]) -> Config:
+  """Reads the command line into a frozen dataclass.
+
+  Args:
+    config_class: its fields are the flags, the `Attributes` section of its
+      docstring is their help.
+
+  Returns:
+    The configuration. `--help` prints all flags and exits.
+  """
+  return tyro.cli(config_class, use_underscores=True)
+
+
+def use_devices(count: int) -> tuple[jax.Device, ...]:
+  """The first devices; a CPU pretends to be as many as are wanted.
+
+  Args:
+    count: how many.
+
+  Returns:
+    The devices.
+
+  Raises:
+    ValueError: if there are fewer.
+  """
+  if count > 1:
+    # JAX may run already, as in a test; then it has the devices it has.
+    with contextlib.suppress(RuntimeError):
+      jax.config.update("jax_num_cpu_devices", count)
+  devices = jax.devices()
+  if not 1 <= count <= len(devices):
+    raise ValueError(f"devices is {count}; expected 1 to {len(devices)}.")
+  return tuple(devices[:count])
+
+
+class RunFolder:
+  """Run folder: config.json, metrics.jsonl, report.md, plots and checkpoints.
+
+  Attributes:
+    path: the folder.
+
+  Args:
+    config: a dataclass with the fields `workdir` and `resume`.
+
+  Raises:
+    FileExistsError: if the folder has a run and it is not to be resumed.
+    FileNotFoundError: if there is no run to resume.
+    ValueError: if a run is resumed with flags that change its results.
+  """
+
+  def __init__(self, config: Any):
+    self.path = pathlib.Path(config.workdir)
+    self._metrics = self.path / "metrics.jsonl"
+    flags = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    file = self.path / "config.json"
+    if config.resume:
+      _check_same_flags(file, flags)
+    elif file.exists():
+      raise FileExistsError(
+        f"{self.path} has a run already. Go on with --resume, or give another "
+        "--workdir."
+      )
+    self.path.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(flags, indent=2) + "\n")
+
+  def log(self, **row: Any) -> None:
+    """Appends one row to metrics.jsonl, whole or not at all.
+
+    Args:
+      **row: what JSON holds; arrays become numbers or lists.
+    """
+    row = {
+      key: np.asarray(value).tolist() if hasattr(value, "dtype") else value
+      for key, value in row.items()
+    }
+    with self._metrics.open("a") as file:
+      file.write(json.dumps(row) + "\n")
+
+  def rewind(self, stage: str, step: int) -> None:
+    """Drops the rows of a stage that a resumed run will write again.
+
+    Args:
+      stage: the row's `"stage"`.
+      step: rows with a larger `"step"` go.
+    """
+    if not self._metrics.exists():
+      return
+    rows = self._metrics.read_text().splitlines(keepends=True)
+    kept = [row for row in rows if not _comes_after(row, stage, step)]
+    temporary = self._metrics.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, self._metrics)
+
+  def report(self, *parts: str) -> pathlib.Path:
+    """Writes report.md and ends it with how the run was made.
+
+    Args:
+      *parts: Markdown, paragraph by paragraph.
+
+    Returns:
+      The file.
+    """
+    module = sys.modules["__main__"].__spec__
+    program = f"python -m {module.name}" if module else "python"
+    device = jax.devices()[0]
+    versions = f"kdjax {kdjax.__version__}, jax {jax.__version__}"
+    file = self.path / "report.md"
+    footer = (
+      "## How it was made",
+      f"```\n{program} {shlex.join(sys.argv[1:])}".rstrip() + "\n```",
+      f"{versions}, Python {platform.python_version()}, on {device.platform} "
+      f"({device.device_kind}, {os.cpu_count()} cores).",
+    )
+    file.write_text("\n\n".join((*parts, *footer)) + "\n")
+    return file
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A table in Markdown, the first column to the left, the others right.
+
+  Args:
+    header: the names of the columns.
+    rows: their cells.
+
+  Returns:
+    Its lines.
+  """
+  rule = ["---", *["---:"] * (len(header) - 1)]
+  return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def _check_same_flags(file: pathlib.Path, flags: dict[str, Any]) -> None:
+  if not file.exists():
+    raise FileNotFoundError(
+      f"{file.parent} has no run to resume. Leave out --resume, or give the "
+      "--workdir of one."
+    )
+  before = json.loads(file.read_text())
+  changes = [
+    f"--{name} was {before.get(name)!r} and is {value!r}"
+    for name, value in flags.items()
+    if name not in FREE_FLAGS and before.get(name) != value
+  ]
+  if changes:
+    raise ValueError(
+      f"{file.parent} was made with other flags: {'; '.join(changes)}. Resume "
+      "with the same ones, or give another --workdir."
+    )
+
+
+def _comes_after(line: str, stage: str, step: int) -> bool:
+  try:
+    row = json.loads(line)
+  except json.JSONDecodeError:
+    return True  # The run was killed while it wrote this line.
+  return row["stage"] == stage and row["step"] > step

@@ -1,0 +1,96 @@
+"""What several seeds say, in numbers and in words."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Interval(NamedTuple):
+  """A mean and its confidence interval.
+
+  Attributes:
+    mean: of the sample.
+    low: the lower end.
+    high: the upper end.
+  """
+
+  mean: float
+  low: float
+  high: float
+
+
+def paired_interval(
+  treated: np.ndarray, control: np.ndarray, *, confidence: float = 0.95
+) -> Interval:
+  """Mean difference of pairs with its t interval.
+
+  Pairs that share a seed share what it decides (initial weights, order of the
+  data), so the differences vary less than the groups do.
+
+  Args:
+    treated: `[seeds]`.
+    control: `[seeds]`, in the same order.
+    confidence: the probability that the interval holds the true mean.
+
+  Returns:
+    The interval, without ends if there is only one pair.
+  """
+  differences = np.asarray(treated, float) - np.asarray(control, float)
+  count, mean = len(differences), float(differences.mean())
+  if count < 2:
+    return Interval(mean, float("-inf"), float("inf"))
+  quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
+  half = quantile * float(differences.std(ddof=1)) / count**0.5
+  return Interval(mean, mean - half, mean + half)
+
+
+def mean_std(values: np.ndarray, *, scale: float = 1, digits: int = 2) -> str:
+  """Mean and standard deviation over seeds, as text.
+
+  Args:
+    values: `[seeds]`; one value is shown without a deviation.
+    scale: 100 for percent.
+    digits: after the point.
+
+  Returns:
+    Such as "93.10 ± 0.42".
+  """
+  values = scale * np.atleast_1d(np.asarray(values, float))
+  mean = f"{values.mean():.{digits}f}"
+  if len(values) < 2:
+    return mean
+  return f"{mean} ± {values.std(ddof=1):.{digits}f}"
+
+
+def points(interval: Interval) -> str:
+  """A difference of rates with its interval, as text.
+
+  Args:
+    interval: of rates in [0, 1].
+
+  Returns:
+    Such as "+1.20 points, 95 % interval +0.80 to +1.60".
+  """
+  mean, low, high = (f"{100 * x:+.2f}" for x in interval)
+  return f"{mean} points, 95 % interval {low} to {high}"
+
+
+def verdict(method: str, interval: Interval) -> str:
+  """What an interval of the gain means, in words.
+
+  Args:
+    method: what was tried, such as "Distillation".
+    interval: its gain in accuracy, in [-1, 1].
+
+  Returns:
+    One sentence.
+  """
+  if interval.low > 0:
+    return f"{method} helped: {points(interval)}."
+  if interval.high < 0:
+    return f"{method} did not help, it hurt: {points(interval)}."
+  return (
+    f"{method} did not help: the interval of its gain includes zero "
+    f"({points(interval)})."
+  )
