@@ -1,0 +1,172 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.data import channel_statistics
+from kdjax.data import cutout
+from kdjax.data import mixup
+from kdjax.data import normalize
+from kdjax.data import random_crop
+from kdjax.data import random_flip
+
+KEY = jax.random.key(0)
+DTYPES = [jnp.uint8, jnp.bfloat16, jnp.float32]
+
+
+def images(dtype=jnp.float32, batch=6):
+  """Images of distinct positive pixels that every dtype holds exactly."""
+  pixels = 1 + np.arange(batch * 5 * 4 * 2) % 250
+  return jnp.asarray(pixels.reshape(batch, 5, 4, 2), dtype)
+
+
+AUGMENTATIONS = {
+  "crop": lambda key, x: random_crop(key, x, padding=2),
+  "flip": random_flip,
+  "cutout": lambda key, x: cutout(key, x, size=2),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_shape_dtype_and_key(name, dtype):
+  augment, x = AUGMENTATIONS[name], images(dtype)
+  result = augment(KEY, x)
+  assert (result.shape, result.dtype) == (x.shape, dtype)
+  np.testing.assert_array_equal(result, augment(KEY, x))
+  assert (result != augment(jax.random.key(1), x)).any()
+  # Each image draws for itself: equal images do not stay equal.
+  same = augment(KEY, jnp.broadcast_to(x[:1], x.shape))
+  assert (same != same[:1]).any()
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_jit_equals_eager(name):
+  augment = AUGMENTATIONS[name]
+  np.testing.assert_array_equal(
+    jax.jit(augment)(KEY, images()), augment(KEY, images())
+  )
+
+
+def test_crop_cuts_windows_of_the_padded_image():
+  x = images(batch=64)
+  np.testing.assert_array_equal(random_crop(KEY, x, padding=0), x)
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  seen = set()
+  for window, image in zip(
+    padded, np.asarray(random_crop(KEY, x, padding=1)), strict=True
+  ):
+    seen |= {
+      (i, j)
+      for i in range(3)
+      for j in range(3)
+      if (window[i : i + 5, j : j + 4] == image).all()
+    }
+  assert len(seen) == 9, "every shift occurs"
+  with pytest.raises(ValueError, match="padding is -1"):
+    random_crop(KEY, x, padding=-1)
+
+
+def test_flip_mirrors_left_to_right():
+  x = images(batch=64)
+  np.testing.assert_array_equal(random_flip(KEY, x, probability=0.0), x)
+  mirrored = random_flip(KEY, x, probability=1.0)
+  np.testing.assert_array_equal(mirrored, x[:, :, ::-1])
+  flips = (random_flip(KEY, x) == mirrored).all((1, 2, 3))
+  assert 16 < flips.sum() < 48
+  with pytest.raises(ValueError, match="probability is 2"):
+    random_flip(KEY, x, probability=2)
+
+
+def test_cutout_blackens_one_square():
+  x = images(batch=64)
+  np.testing.assert_array_equal(cutout(KEY, x, size=0), x)
+  result = np.asarray(cutout(KEY, x, size=2))
+  black = (result == 0).all(-1)
+  np.testing.assert_array_equal(result, np.where(black[..., None], 0, x))
+  # A centre on the first row or column leaves a part of the square.
+  assert {1, 2, 4} == set(black.sum((1, 2)).tolist())
+  for mask in black:
+    rows, columns = np.nonzero(mask)
+    assert mask.sum() == len(set(rows)) * len(set(columns))
+
+
+def test_cutout_size_may_be_traced():
+  sizes = jnp.array([0, 4])
+  result = jax.vmap(lambda size: cutout(KEY, images(), size=size))(sizes)
+  np.testing.assert_array_equal(result[0], images())
+  np.testing.assert_array_equal(result[1], cutout(KEY, images(), size=4))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_mixup_blends_images_and_labels_alike(dtype):
+  x = jax.random.uniform(KEY, (6, 5, 4, 2), dtype)
+  labels = jnp.eye(6)
+  mixed, soft = mixup(KEY, x, labels, alpha=1.0)
+  assert (mixed.shape, mixed.dtype) == (x.shape, dtype)
+  np.testing.assert_allclose(soft.sum(-1), 1.0, rtol=1e-6)
+  # The soft labels of an identity are the blending matrix itself.
+  expected = np.einsum("ij,jhwc->ihwc", soft, x.astype(jnp.float32))
+  tolerance = 1e-2 if dtype == jnp.bfloat16 else 1e-6
+  np.testing.assert_allclose(
+    mixed.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance
+  )
+
+
+def test_mixup_takes_a_traced_alpha_under_jit():
+  x, labels = images() / 255, jnp.eye(6)
+  for alpha in (0.2, 1.0):
+    jitted = jax.jit(mixup)(KEY, x, labels, alpha=alpha)
+    for a, b in zip(jitted, mixup(KEY, x, labels, alpha=alpha), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_mixup_ratio_follows_alpha():
+  x, labels = images() / 255, jnp.eye(6)
+
+  def mean_ratio(alpha):
+    # The larger share, in the rows whose partner is not themselves.
+    keys = jax.random.split(KEY, 60)
+    soft = [np.asarray(mixup(k, x, labels, alpha=alpha)[1]) for k in keys]
+    return np.mean([s.max(-1).min() for s in soft])
+
+  # max(r, 1 - r) has the mean 3/4 for a uniform r and nears 1 for small alpha.
+  assert abs(mean_ratio(1.0) - 0.75) < 0.08
+  assert mean_ratio(0.01) > 0.95
+
+
+def test_mixup_errors():
+  labels = jnp.eye(6)
+  with pytest.raises(TypeError, match="images has dtype uint8; expected float"):
+    mixup(KEY, images(jnp.uint8), labels)
+  with pytest.raises(ValueError, match=r"labels has shape \(5, 5\)"):
+    mixup(KEY, images(), jnp.eye(5))
+  with pytest.raises(ValueError, match="alpha is 0"):
+    mixup(KEY, images(), labels, alpha=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_normalize_gives_mean_zero_and_deviation_one(dtype):
+  x = images(dtype)
+  mean, std = channel_statistics(np.asarray(x.astype(jnp.float32)))
+  result = normalize(x, mean, std)
+  assert result.dtype == (dtype if dtype == jnp.bfloat16 else jnp.float32)
+  expected = (np.asarray(x, np.float64) - mean) / std
+  tolerance = 1e-2 if dtype == jnp.bfloat16 else 1e-5
+  np.testing.assert_allclose(
+    result.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance
+  )
+
+
+def test_normalize_rejects_other_channels():
+  with pytest.raises(ValueError, match=r"mean has shape \(3,\)"):
+    normalize(images(), jnp.zeros(3), jnp.ones(3))
+
+
+def test_channel_statistics_equal_numpy_on_more_than_one_part():
+  x = np.random.default_rng(0).integers(0, 256, (2500, 3, 2, 2), np.uint8)
+  x[..., 1] = 7
+  mean, std = channel_statistics(x)
+  assert mean.dtype == std.dtype == np.float32
+  np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-6)
+  np.testing.assert_allclose(std, [x[..., 0].std(), 1.0], rtol=1e-6)
