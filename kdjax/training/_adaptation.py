@@ -1,0 +1,106 @@
+"""The loss of a step that sees two domains."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.nets import Outputs
+from kdjax.objectives import Objective
+from kdjax.training._models import Forward
+from kdjax.training._models import Variables
+from kdjax.training._steps import LossFn
+from kdjax.training._steps import Metrics
+
+
+def adaptation_loss(
+  student: Forward,
+  objective: Objective,
+  *,
+  joint_forward: bool = True,
+  axis_name: str | None = None,
+) -> LossFn:
+  """Adaptation loss: one student sees the source and the target domain.
+
+  The objective gets the student's outputs on the source in the place of the
+  student's, those on the target in the place of the teacher's, both with
+  gradient. Its batch is the source's, so that a supervised objective is the
+  task, with the target's under `"target"`. The domains may differ in size.
+
+  Args:
+    student: the student's forward, called in training mode.
+    objective: compares the two domains' outputs, and the source's with its
+      labels.
+    joint_forward: whether both domains go through the student as one batch,
+      so that they share batch statistics (TLlib); otherwise the source goes
+      first, then the target (Dassl, DeepDA). The same without batch
+      statistics.
+    axis_name: the mapped axis that holds the rest of the batch. Batch
+      statistics are averaged over it, and dropout draws differently on each
+      device.
+
+  Returns:
+    `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`,
+    where `batch` is `{"source": ..., "target": ...}`, each with `"image"`,
+    `"mask"` and what the objective reads.
+
+  Examples:
+    >>> from kdjax.objectives import select_logits, stateless
+    >>> def forward(variables, x, *, train, key):
+    ...   return Outputs(variables.params * x, {}, None), {}
+    >>> objective = stateless(lambda source, target: (source - target) ** 2)
+    >>> loss_fn = adaptation_loss(forward, objective)
+    >>> params = {"student": jnp.array(2.0), "objective": {}}
+    >>> state = {"student": {}, "objective": {}}
+    >>> mask = jnp.array([True, True])
+    >>> source = {"image": jnp.array([1.0, 2.0]), "mask": mask}
+    >>> target = {"image": jnp.array([2.0, 2.0]), "mask": mask}
+    >>> batch = {"source": source, "target": target}
+    >>> loss, _ = loss_fn(params, state, {}, batch, jax.random.key(0))
+    >>> loss
+    Array(2., dtype=float32)
+
+  References:
+    Ganin et al., `Domain-adversarial training of neural networks
+    <https://arxiv.org/abs/1505.07818>`_, 2016.
+  """
+
+  def loss_fn(
+    params: Any, state: Any, frozen: Any, batch: Any, key: Array
+  ) -> tuple[Array, tuple[Any, Metrics]]:
+    del frozen
+    objective_key, key = jax.random.split(key)
+    if axis_name is not None:
+      key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    source_key, target_key = jax.random.split(key)
+
+    def outputs(state: Any, images: Any, key: Array) -> tuple[Outputs, Any]:
+      variables = Variables(params["student"], state)
+      return student(variables, images, train=True, key=key)
+
+    images = batch["source"]["image"], batch["target"]["image"]
+    if joint_forward:
+      both, student_state = outputs(
+        state["student"], jnp.concatenate(images), source_key
+      )
+      size = len(images[0])
+      source = jax.tree.map(lambda x: x[:size], both)
+      target = jax.tree.map(lambda x: x[size:], both)
+    else:
+      source, student_state = outputs(state["student"], images[0], source_key)
+      target, student_state = outputs(student_state, images[1], target_key)
+    if axis_name is not None:
+      student_state = jax.lax.pmean(student_state, axis_name)
+    loss, objective_state, metrics = objective.apply(
+      params["objective"],
+      state["objective"],
+      source,
+      target,
+      batch["source"] | {"target": batch["target"]},
+      objective_key,
+    )
+    state = {"student": student_state, "objective": objective_state}
+    return loss, (state, metrics)
+
+  return loss_fn

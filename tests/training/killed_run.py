@@ -1,0 +1,109 @@
+"""A small training run that may be killed at any moment.
+
+`python killed_run.py DIRECTORY STEPS DIE_AT` resumes from the last checkpoint,
+saves after every step, and kills itself when all of step DIE_AT is written and
+the last thing to do is to give its folder the final name.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kdjax.nets import Outputs
+from kdjax.objectives import combine
+from kdjax.objectives import select_supervised
+from kdjax.objectives import stateless
+from kdjax.ops import kl_divergence
+from kdjax.training import Checkpoints
+from kdjax.training import Model
+from kdjax.training import Variables
+from kdjax.training import distillation_loss
+from kdjax.training import epoch_plan
+from kdjax.training import init_train_state
+from kdjax.training import make_train_step
+from kdjax.training import parameter_ema
+
+EXAMPLES, BATCH, WIDTH = 20, 8, 6
+
+
+def forward(variables, inputs, *, train, key):
+  """A linear model with dropout and a running mean, as a raw pytree."""
+  mean = variables.state["mean"]
+  if train:
+    mean = 0.9 * mean + 0.1 * jnp.mean(inputs, axis=0)
+    inputs = inputs * jax.random.bernoulli(key, 0.8, inputs.shape)
+  logits = (inputs - mean[None]) @ variables.params["w"]
+  return Outputs(logits, {}, None), {"mean": mean}
+
+
+def model(seed):
+  w = jax.random.normal(jax.random.key(seed), (WIDTH, 3))
+  return Model(forward, Variables({"w": w}, {"mean": jnp.zeros(WIDTH)}))
+
+
+def die_at_rename(step):
+  """Kills the process where it would rename a folder to the step's number."""
+  rename = os.rename
+
+  def rename_or_die(source, target, **options):
+    if pathlib.Path(target).name == str(step):
+      os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target, **options)
+
+  os.rename = os.replace = rename_or_die
+
+
+def main(directory, steps, die_at):
+  die_at_rename(die_at)
+  student, teacher = model(0), model(1)
+  ce = stateless(
+    optax.softmax_cross_entropy_with_integer_labels, select_supervised
+  )
+  kd = stateless(kl_divergence, temperature=4.0)
+  ramp = optax.linear_schedule(0.0, 1.0, steps)
+  objective = combine({"ce": (0.5, ce), "kd": (ramp, kd)})
+  optimizer = optax.chain(optax.adam(1e-2), parameter_ema(0.9))
+  data = np.random.default_rng(0).normal(size=(EXAMPLES, WIDTH))
+  data = {"image": data.astype(np.float32), "label": np.arange(EXAMPLES) % 3}
+  state = init_train_state(
+    jax.random.key(0),
+    student,
+    objective,
+    optimizer,
+    data["image"],
+    teacher=teacher,
+  )
+  loss_fn = distillation_loss(student.forward, objective, teacher.forward)
+  step = jax.jit(make_train_step(loss_fn, optimizer))
+  frozen = {"teacher": teacher.variables}
+
+  key, position = jax.random.key(1), {"epoch": 0, "row": 0}
+  with Checkpoints(directory / "checkpoints", keep=2) as checkpoints:
+    restored = checkpoints.restore((state, key))
+    if restored is not None:
+      _, (state, key), position = restored
+    print("resumed at", int(state.step), flush=True)
+    while int(state.step) < steps:
+      plan_key = jax.random.fold_in(jax.random.key(2), position["epoch"])
+      plan = epoch_plan(EXAMPLES, BATCH, key=plan_key)
+      rows = {k: np.asarray(v[position["row"]]) for k, v in plan.items()}
+      batch = {k: v[rows["index"]] for k, v in data.items()} | rows
+      key, step_key = jax.random.split(key)
+      state, _ = step(state, frozen, batch, step_key)
+      position["row"] += 1
+      if position["row"] == len(plan["mask"]):
+        position = {"epoch": position["epoch"] + 1, "row": 0}
+      checkpoints.save(int(state.step), (state, key), position)
+      print("step", int(state.step), flush=True)
+  leaves = jax.tree.leaves((state, jax.random.key_data(key)))
+  np.savez(directory / "final.npz", *leaves)
+
+
+if __name__ == "__main__":
+  main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,66 @@
+"""The average of the parameters against its closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kdjax.training import parameter_ema
+
+GRADIENTS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+
+def run(decay, dtype=jnp.float32):
+  optimizer = optax.chain(optax.sgd(0.1), parameter_ema(decay))
+  params = {"w": jnp.ones(3, dtype)}
+  state, history = optimizer.init(params), [params["w"]]
+  for gradient in GRADIENTS:
+    updates, state = optimizer.update(
+      {"w": jnp.asarray(gradient, dtype)}, state, params
+    )
+    params = optax.apply_updates(params, updates)
+    history.append(params["w"])
+  average = optax.tree.get(state, "parameter_average")["w"]
+  return np.asarray(history, np.float64), average
+
+
+def closed_form(history, decay):
+  powers = decay ** np.arange(len(history))[::-1]
+  weights = powers * np.where(np.arange(len(history)) == 0, 1, 1 - decay)
+  np.testing.assert_allclose(weights.sum(), 1)
+  return weights @ history
+
+
+def test_average_equals_the_closed_form():
+  for decay in (0.0, 0.5, 0.9):
+    history, average = run(decay)
+    np.testing.assert_allclose(average, closed_form(history, decay), rtol=1e-6)
+  plain = 1 - 0.1 * GRADIENTS.sum(0)
+  np.testing.assert_allclose(history[-1], plain, rtol=1e-6)
+
+
+def test_average_of_half_precision_is_in_float32():
+  history, average = run(0.999, jnp.bfloat16)
+  assert average.dtype == jnp.float32
+  np.testing.assert_allclose(average, closed_form(history, 0.999), rtol=1e-6)
+  assert np.all(average != 1)
+
+
+def test_decay_can_be_swept():
+  averages = jax.vmap(lambda decay: run_traced(decay))(jnp.array([0.5, 0.9]))
+  for decay, average in zip((0.5, 0.9), averages, strict=True):
+    np.testing.assert_allclose(average, run(decay)[1], rtol=1e-6)
+
+
+def run_traced(decay):
+  optimizer = optax.chain(optax.sgd(0.1), parameter_ema(decay))
+  params = {"w": jnp.ones(3)}
+  state = optimizer.init(params)
+
+  def body(carry, gradient):
+    params, state = carry
+    updates, state = optimizer.update({"w": gradient}, state, params)
+    return (optax.apply_updates(params, updates), state), None
+
+  (_, state), _ = jax.lax.scan(body, (params, state), GRADIENTS)
+  return optax.tree.get(state, "parameter_average")["w"]
