@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.ops._divergences import forward_kl
 from kdjax.ops._divergences import skew_divergence
 from kdjax.ops._divergences import total_variation
 from kdjax.ops._validation import check_range
@@ -49,7 +50,7 @@ def reverse_kl_loss(
     <https://arxiv.org/abs/2306.08543>`_, 2024.
   """
   teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
-  return skew_divergence(student_logits, teacher_logits, 0.0, temperature)
+  return forward_kl(student_logits, teacher_logits, temperature)
 
 
 @validate
@@ -94,8 +95,8 @@ def symmetric_kl_loss(
   """
   check_range("reverse_weight", reverse_weight, 0.0, 1.0)
   teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
-  forward = skew_divergence(teacher_logits, student_logits, 0.0, temperature)
-  reverse = skew_divergence(student_logits, teacher_logits, 0.0, temperature)
+  forward = forward_kl(teacher_logits, student_logits, temperature)
+  reverse = forward_kl(student_logits, teacher_logits, temperature)
   weight = jnp.asarray(reverse_weight, forward.dtype)
   return (1 - weight) * forward + weight * reverse
 

@@ -68,9 +68,17 @@ def kl_divergence(
     Kullback and Leibler, `On information and sufficiency
     <https://doi.org/10.1214/aoms/1177729694>`_, 1951.
   """
-  return skew_divergence(
-    teacher_logits, student_logits, 0.0, temperature, where
-  )
+  return forward_kl(teacher_logits, student_logits, temperature, where)
+
+
+def forward_kl(
+  p_logits: Array,
+  q_logits: Array,
+  temperature: ArrayLike,
+  where: Array | None = None,
+) -> Array:
+  """Returns KL(p || q) a row."""
+  return _row_divergence(_kl_terms, p_logits, q_logits, temperature, where)
 
 
 def skew_divergence(
@@ -105,7 +113,8 @@ class _RowStatistics(NamedTuple):
   p: Array
   q: Array
   difference: Array  # q - p
-  log_ratio: Array  # log(q / p), +-inf where one of them has no mass
+  log_ratio: Array  # r = log(q / p), +-inf where one of them has no mass
+  remainder: Array  # p (exp r - 1 - r), the terms of KL(p || q)
 
 
 # Maps the statistics and parameters to p f(q/p) and q f'(q/p), elementwise.
@@ -169,7 +178,9 @@ def _f_divergence_jvp(
     if not isinstance(dot, SymbolicZero):
       tangent += jnp.sum(gradient() * (dot / scale), -1)
     if not isinstance(scale_dot, SymbolicZero):
-      shifted = _shifted(logits) / scale
+      support = logits != -jnp.inf
+      shifted = jnp.where(support, logits - _largest(logits, support), 0.0)
+      shifted = shifted / scale
       tangent -= jnp.sum(gradient() * shifted * (scale_dot / scale), -1)
   for i, dot in enumerate(parameters_dot):
     if not isinstance(dot, SymbolicZero):
@@ -187,127 +198,138 @@ def _f_divergence_jvp(
 def _row_statistics(
   p_logits: Array, q_logits: Array, scale: Array
 ) -> _RowStatistics:
-  """Returns probabilities and their log-ratio to full relative precision."""
-  in_p, in_q = jnp.isfinite(p_logits), jnp.isfinite(q_logits)
-  in_both = in_p & in_q
-  log_p, p = _log_and_exp_softmax(p_logits, in_p, scale)
-  log_q, q = _log_and_exp_softmax(q_logits, in_q, scale)
+  """Returns probabilities and their log-ratio to full relative precision.
+
+  Three passes over the rows: their maxima, the sums of p, the sum of q.
+  """
+  in_p, in_q = p_logits != -jnp.inf, q_logits != -jnp.inf
+  both = in_p & in_q
+  p_max, q_max = _largest(p_logits, in_p), _largest(q_logits, in_q)
   # gap = (z_q - z_p) / T - E_p[...]: subtract first, with the rounding error
-  # kept (Knuth's two-sum), since z / T rounds away what the gap lives on. The
-  # likeliest class is the origin: exact where the gaps are close together.
+  # kept (Knuth's two-sum), since z / T rounds away what the gap lives on.
+  center, center_low = _two_difference(q_max, p_max)
   high, low = _two_difference(
-    jnp.where(in_both, q_logits, 0.0), jnp.where(in_both, p_logits, 0.0)
+    jnp.where(both, q_logits, center), jnp.where(both, p_logits, 0.0)
   )
-  weight = jnp.where(in_both, p, 0.0)
-  likeliest = in_both & (p == jnp.max(p, -1, keepdims=True))
-  center = jax.lax.stop_gradient(
-    jnp.max(high, -1, keepdims=True, where=likeliest, initial=-jnp.inf)
-  )
-  center = jnp.where(jnp.isfinite(center), center, 0.0)
-  gap = jnp.where(in_both, (high - center) + low, 0.0) / scale
-  total = jnp.sum(weight, -1, keepdims=True)
-  mean = jnp.sum(weight * gap, -1, keepdims=True)
-  gap = jnp.where(in_both, gap - mean / jnp.where(total > 0, total, 1.0), 0.0)
+  gap = jnp.where(both, (high - center) + low, 0.0) / scale
+  log_p = jnp.where(in_p, p_logits - p_max, 0.0) / scale
+  weight = jnp.where(in_p, jnp.exp(log_p), 0.0)
+  total = _row_sum(weight)
+  shared = _row_sum(jnp.where(both, weight, 0.0))
+  mean = _row_sum(weight * gap) / jnp.where(shared > 0, shared, 1.0)
+  total = jnp.where(total > 0, total, 1.0)
+  p = weight / total
+  gap = jnp.where(both, gap - mean, 0.0)
+  # Unnormalised q in units of p; its largest exponent is known beforehand.
+  exponent = jnp.where(in_q, q_logits - q_max, 0.0) / scale
+  largest = center_low / scale - mean - jnp.log(total)
+  shift = jnp.where(largest < 30.0, 0.0, largest)
+  weight = jnp.where(in_q, jnp.exp(exponent + (largest - shift)), 0.0)
   # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no cancelling.
-  excess = jnp.sum(
-    _weighted_exponential_remainder(
-      weight, gap, jnp.exp(jnp.minimum(log_p + gap, 60.0)) - weight
-    ),
-    -1,
-    keepdims=True,
-    where=in_both,
+  _, remainder = _near(p, gap)
+  excess = _row_sum(
+    jnp.where(
+      both & (jnp.abs(gap) < 0.5),
+      remainder,
+      weight - p - p * gap,
+    )
   )
-  same_support = jnp.all(in_p == in_q, -1, keepdims=True)
-  precise = same_support & (jnp.max(log_p + gap, -1, keepdims=True) < 30.0)
-  log_ratio = jnp.where(
-    precise,
-    gap - jnp.log1p(excess),
-    jnp.where(in_both, log_q, 0.0) - jnp.where(in_both, log_p, 0.0),
+  # Far apart, or on other classes than p, q is no perturbation of p.
+  perturbed = (largest < 30.0) & (excess > -0.5)
+  norm = jnp.where(perturbed, 1.0 + excess, _row_sum(weight))
+  norm = jnp.where(norm > 0, norm, 1.0)
+  log_norm = jnp.where(
+    perturbed,
+    jnp.log1p(jnp.where(perturbed, excess, 0.0)),
+    shift + jnp.log(norm),
   )
-  small = jnp.where(jnp.abs(log_ratio) < 0.5, log_ratio, 0.0)
-  difference = jnp.where(jnp.abs(log_ratio) < 0.5, p * jnp.expm1(small), q - p)
+  q = weight / norm
+  ratio = jnp.where(both, gap - log_norm, 0.0)
+  near = both & (jnp.abs(ratio) < 0.5)
+  difference, remainder = _near(p, ratio)
+  ratio = jnp.where(
+    both, ratio, jnp.where(in_q, jnp.inf, jnp.where(in_p, -jnp.inf, 0.0))
+  )
+  # A product of no mass and an infinite ratio is 0.
+  finite = jnp.where(p > 0, ratio, 0.0)
   return _RowStatistics(
     p,
     q,
-    jnp.where(in_both, difference, q - p),
-    jnp.where(
-      in_both, log_ratio, jnp.where(in_q, jnp.inf, -jnp.inf) * (in_p != in_q)
-    ),
+    jnp.where(near, difference, q - p),
+    ratio,
+    jnp.where(near, remainder, q - p - p * finite),
   )
+
+
+def _kl_terms(statistics: _RowStatistics) -> tuple[Array, Array]:
+  """KL(p || q): f(t) = t - 1 - log t."""
+  return statistics.remainder, statistics.difference
 
 
 def _skew_terms(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
   """KL(p || m), m = skew p + (1 - skew) q; see the module's docstring."""
-  p, q, difference, ratio = statistics
+  p, q, difference, ratio, remainder = statistics
   keep = 1.0 - skew
-  ratio = jnp.where(p > 0, ratio, 0.0)
-  # log(m / p), written so that neither exp overflows nor 1 + tiny rounds.
-  near = jnp.abs(ratio) < 0.5
-  near_ratio = jnp.where(near, ratio, 0.0)
-  up, down = jnp.maximum(ratio, 0.0), jnp.minimum(ratio, 0.0)
-  # At skew 0 and 1 the mixture is q and p, even where exp underflows.
-  mixed = keep * jnp.exp(down) + skew * jnp.exp(-up)
   inside = (skew > 0) & (keep > 0)
+  # log(m / p) = log(skew + keep exp r), so that exp does not overflow.
+  small = jnp.exp(-jnp.abs(ratio))
+  mixed = jnp.where(ratio > 0, keep + skew * small, keep * small + skew)
+  mixed = jnp.where(inside, mixed, 1.0)
+  near = jnp.abs(ratio) < 0.5
+  growth, _ = _near(jnp.ones_like(ratio), ratio)
   log_mixture = jnp.where(
     near,
-    jnp.log1p(keep * jnp.expm1(near_ratio)),
-    jnp.where(
-      inside,
-      up + jnp.log(jnp.where(inside, mixed, 1.0)),
-      jnp.where(keep > 0, ratio, 0.0),
-    ),
+    jnp.log1p(keep * growth),
+    jnp.maximum(jnp.where(p > 0, ratio, 0.0), 0.0) + jnp.log(mixed),
   )
-  terms = _weighted_exponential_remainder(p, log_mixture, keep * difference)
+  _, series = _near(p, log_mixture)
+  terms = jnp.where(
+    jnp.abs(log_mixture) < 0.5, series, keep * difference - p * log_mixture
+  )
   terms = jnp.where(p > 0, terms, keep * q)
-  q_over_mixture = 1.0 / (
-    keep + skew * jnp.exp(-jnp.clip(statistics.log_ratio, -60.0, 60.0))
+  q_over_mixture = jnp.where(ratio > 0, 1.0, small) / mixed
+  # At skew 0 and 1 the mixture is q and p themselves.
+  return (
+    jnp.where(inside, terms, keep * remainder),
+    keep * difference * jnp.where(inside, keep * q_over_mixture, keep),
   )
-  return terms, jnp.square(keep) * q_over_mixture * difference
 
 
 def _total_variation_terms(
   statistics: _RowStatistics,
 ) -> tuple[Array, Array]:
   """Total variation: f(t) = |t - 1| / 2, slope 0 at the kink."""
-  _, q, difference, _ = statistics
-  return 0.5 * jnp.abs(difference), 0.5 * q * jnp.sign(difference)
+  difference = statistics.difference
+  return (
+    0.5 * jnp.abs(difference),
+    0.5 * statistics.q * jnp.sign(difference),
+  )
 
 
-def _weighted_exponential_remainder(
-  weight: Array, x: Array, weighted_expm1: Array
-) -> Array:
-  """Returns weight (exp(x) - 1 - x), by its series where x is small."""
+def _near(weight: Array, x: Array) -> tuple[Array, Array]:
+  """Returns weight (exp x - 1) and weight (exp x - 1 - x) for |x| < 0.5.
+
+  By their series: four products are cheaper than exp, and exact near 0.
+  """
+  x = jnp.clip(x, -0.5, 0.5)
   terms = 8 if jnp.finfo(x.dtype).bits <= 32 else 15
-  small = jnp.where(jnp.abs(x) < 0.5, x, 0.0)
   series = jnp.zeros_like(x)
   for n in reversed(range(terms)):
-    series = series * small + 1.0 / math.factorial(n + 2)
-  # weight = 0 with x = inf is a class without mass: its product is 0.
-  product = jnp.where(weight > 0, weight * jnp.where(weight > 0, x, 0.0), 0.0)
-  return jnp.where(
-    jnp.abs(x) < 0.5,
-    weight * jnp.square(small) * series,
-    weighted_expm1 - product,
-  )
+    series = series * x + 1.0 / math.factorial(n + 2)
+  linear = weight * x
+  remainder = linear * x * series
+  return linear + remainder, remainder
 
 
-def _log_and_exp_softmax(
-  logits: Array, support: Array, scale: Array
-) -> tuple[Array, Array]:
-  """Returns log-probabilities (finite everywhere) and probabilities."""
-  shifted = _shifted(logits) / scale
-  total = jnp.sum(jnp.exp(shifted), -1, keepdims=True, where=support)
-  log_probabilities = shifted - jnp.log(jnp.where(total > 0, total, 1.0))
-  return log_probabilities, jnp.where(support, jnp.exp(log_probabilities), 0.0)
+def _row_sum(x: Array) -> Array:
+  return jnp.sum(x, -1, keepdims=True)
 
 
-def _shifted(logits: Array) -> Array:
-  """Returns the logits less their largest, 0 where masked."""
-  support = jnp.isfinite(logits)
-  largest = jax.lax.stop_gradient(
-    jnp.max(logits, -1, keepdims=True, where=support, initial=-jnp.inf)
-  )
-  return jnp.where(support, logits - largest, 0.0)
+def _largest(logits: Array, support: Array) -> Array:
+  """Returns the largest logit of each row, 0 where all are masked."""
+  largest = jnp.max(logits, -1, keepdims=True)
+  any_class = jnp.any(support, -1, keepdims=True)
+  return jax.lax.stop_gradient(jnp.where(any_class, largest, 0.0))
 
 
 def _two_difference(a: Array, b: Array) -> tuple[Array, Array]:

@@ -91,7 +91,7 @@ def log_softened_softmax(
   """
   logits = mask_classes(logits, where)
   scale = row_temperature(temperature, logits, axis)
-  support = jnp.isfinite(logits)
+  support = logits != -jnp.inf  # NaN is no mask: it must reach the caller
   # The shift is exact and comes before the division, which would round it.
   shift = jax.lax.stop_gradient(
     jnp.max(logits, axis, keepdims=True, where=support, initial=-jnp.inf)

@@ -87,6 +87,12 @@ def test_a_class_only_the_student_lacks_costs_infinity():
   assert jnp.all(jnp.isfinite(gradient))
 
 
+def test_nan_is_no_mask():
+  logits = jnp.array([1.0, jnp.nan, 2.0])
+  assert jnp.isnan(kl_divergence(logits, jnp.array([1.0, 1.0, 2.0])))
+  assert jnp.isnan(kl_divergence(jnp.array([1.0, 1.0, 2.0]), logits))
+
+
 def test_a_mask_equals_a_slice():
   student, teacher = make_logits(1)
   where = np.arange(10) % 3 > 0

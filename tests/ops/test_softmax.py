@@ -55,6 +55,10 @@ def test_extremes_have_finite_values_and_gradients():
     assert jnp.all(jnp.isfinite(gradient))
 
 
+def test_nan_is_no_mask():
+  assert jnp.isnan(softened_softmax(jnp.array([1.0, jnp.nan]))).all()
+
+
 def test_one_temperature_a_row():
   temperature = jnp.array([1.0, 2.0, 4.0, 8.0])
   actual = softened_softmax(LOGITS, temperature=temperature)
