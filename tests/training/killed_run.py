@@ -1,8 +1,9 @@
 """A small training run that may be killed at any moment.
 
-`python killed_run.py DIRECTORY STEPS DIE_AT` resumes from the last checkpoint,
-saves after every step, and kills itself when all of step DIE_AT is written and
-the last thing to do is to give its folder the final name.
+`python killed_run.py DIRECTORY STEPS DIE_AT` resumes from the last checkpoint and
+saves after every step. It takes a step for each line of its standard input, and
+the rest when that is closed. It kills itself when all of step DIE_AT is written
+and the last thing to do is to give its folder the final name.
 """
 
 import os
@@ -90,6 +91,7 @@ def main(directory, steps, die_at):
       _, (state, key), position = restored
     print("resumed at", int(state.step), flush=True)
     while int(state.step) < steps:
+      sys.stdin.readline()
       plan_key = jax.random.fold_in(jax.random.key(2), position["epoch"])
       plan = epoch_plan(EXAMPLES, BATCH, key=plan_key)
       rows = {k: np.asarray(v[position["row"]]) for k, v in plan.items()}

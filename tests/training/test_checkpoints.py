@@ -19,7 +19,7 @@ from kdjax.training import Checkpoints
 from kdjax.training import TrainState
 
 HERE = pathlib.Path(__file__).parent
-STEPS = 30
+STEPS = 20
 
 
 def tree():
@@ -85,7 +85,7 @@ def test_a_missing_orbax_is_named_with_its_extra(tmp_path, monkeypatch):
     Checkpoints(tmp_path)
 
 
-def start(directory, die_at=-1):
+def start(directory, die_at=-1, stdin=subprocess.DEVNULL):
   directory.mkdir(exist_ok=True)
   root = HERE.parents[1]
   return subprocess.Popen(
@@ -96,6 +96,7 @@ def start(directory, die_at=-1):
       str(STEPS),
       str(die_at),
     ],
+    stdin=stdin,
     stdout=subprocess.PIPE,
     text=True,
     cwd=root,
@@ -115,9 +116,11 @@ def test_a_killed_run_resumes_to_bit_identical_parameters(tmp_path):
 
   resumed = []
   for _ in range(2):
-    process = start(killed)
+    process = start(killed, stdin=subprocess.PIPE)
     resumed.append(int(process.stdout.readline().split()[-1]))
-    for _ in range(generator.randint(0, 6)):
+    process.stdin.write(6 * "\n")
+    process.stdin.flush()
+    for _ in range(generator.randint(1, 6)):
       process.stdout.readline()
     time.sleep(generator.uniform(0.0, 0.05))
     process.kill()
