@@ -52,7 +52,7 @@ def stateless(
 ) -> Objective:
   """Objective without parameters: lifts a pure loss.
 
-  The hyper-parameters are the objective's state, as float32 arrays. Inputs in
+  The hyper-parameters are the objective's state, as arrays of floats. Inputs in
   half precision reach the loss in float32.
 
   Args:
@@ -160,7 +160,8 @@ def combine(
   def apply(
     params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
   ) -> tuple[Array, Any, Metrics]:
-    total, states, metrics = jnp.zeros(()), {}, {}
+    total: Any = 0.0
+    states, metrics = {}, {}
     for i, (name, (schedule, objective)) in enumerate(objectives.items()):
       loss, states[name], parts = objective.apply(
         params[name],
@@ -194,7 +195,7 @@ def _number(name: str, value: Any) -> Array:
       f"{name} is {value!r}; expected a number or an array. Bind an option "
       "that is none with functools.partial."
     )
-  return jnp.asarray(value, jnp.float32)
+  return jnp.asarray(value, float)
 
 
 def _widen(x: Any) -> Any:

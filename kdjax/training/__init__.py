@@ -5,6 +5,7 @@ run changes is one pytree. The caller compiles: `jax.jit`, `jax.pmap` or
 `jax.shard_map`, on one device or many, for one student or a sweep.
 """
 
+from kdjax.training._adaptation import adaptation_loss
 from kdjax.training._checkpoints import Checkpoints
 from kdjax.training._checkpoints import Restored
 from kdjax.training._ema import parameter_ema
@@ -33,6 +34,7 @@ __all__ = (
   "Restored",
   "TrainState",
   "Variables",
+  "adaptation_loss",
   "distillation_loss",
   "epoch_plan",
   "from_linen",

@@ -1,5 +1,6 @@
 """Checkpoints of everything that moves."""
 
+import copy
 import os
 import types
 from typing import Any, NamedTuple
@@ -72,25 +73,42 @@ class Checkpoints:
     """Saves arrays and the position in the data.
 
     Args:
-      step: the number of the checkpoint; a later one is larger.
+      step: the number of the checkpoint, above those already saved.
       tree: a pytree of arrays: the train state, keys, never a teacher.
       position: anything that JSON holds, such as an epoch or the state of a
         data iterator.
+
+    Raises:
+      ValueError: if a checkpoint of this or of a later step exists, as when a
+        new run is given an old run's folder.
     """
-    self._manager.save(
+    saved = self._manager.save(
       step,
       args=self._args.Composite(
         tree=self._args.StandardSave(tree),
-        position=self._args.JsonSave({"position": position}),
+        # Written in the background, while the caller's loop may change it.
+        position=self._args.JsonSave({"position": copy.deepcopy(position)}),
       ),
     )
+    if not saved:
+      raise ValueError(
+        f"Checkpoints: step is {step}; expected one above "
+        f"{self._manager.latest_step()}, the latest in "
+        f"{self._manager.directory}."
+      )
 
   def restore(self, template: Any) -> Restored | None:
-    """Returns the latest checkpoint, or None if there is none.
+    """Restores the latest checkpoint.
 
     Args:
       template: a pytree of the same structure, of arrays or of
         `jax.ShapeDtypeStruct`. Arrays come back with its shardings.
+
+    Returns:
+      A :class:`Restored`, or None if there is no checkpoint.
+
+    Raises:
+      ValueError: if structure or shapes differ from what was saved.
     """
     step = self._manager.latest_step()
     if step is None:

@@ -48,7 +48,7 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
   def init(params: Any) -> ParameterEMAState:
     # A copy, since parameters and average may be donated together.
     average = jax.tree.map(lambda x: jnp.array(x, _wide(x)), params)
-    return ParameterEMAState(jnp.asarray(decay, jnp.float32), average)
+    return ParameterEMAState(jnp.asarray(decay, float), average)
 
   def update(
     updates: Any, state: Any, params: Any = None

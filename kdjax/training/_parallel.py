@@ -29,7 +29,7 @@ def parallelize(
   Under `"jit"` the function sees whole arrays, and knows no axis name. Under
   `"pmap"` and `"shard_map"` it sees one device's part and reduces over
   `axis_name`, as do BatchNorm, the objective and the step when they are given
-  that name.
+  that name. `"pmap"` is for the devices of one process.
 
   Args:
     function: called with positional arguments only.

@@ -1,9 +1,9 @@
 """A small training run that may be killed at any moment.
 
-`python killed_run.py DIRECTORY STEPS DIE_AT` resumes from the last checkpoint and
-saves after every step. It takes a step for each line of its standard input, and
-the rest when that is closed. It kills itself when all of step DIE_AT is written
-and the last thing to do is to give its folder the final name.
+`python killed_run.py DIRECTORY STEPS DIE_AT` resumes from the last checkpoint
+and saves after every step. It takes a step for each line of its standard input,
+and the rest when that is closed. It kills itself when all of step DIE_AT is
+written and the last thing to do is to give its folder the final name.
 """
 
 import os
@@ -81,7 +81,7 @@ def main(directory, steps, die_at):
     teacher=teacher,
   )
   loss_fn = distillation_loss(student.forward, objective, teacher.forward)
-  step = jax.jit(make_train_step(loss_fn, optimizer))
+  step = jax.jit(make_train_step(loss_fn, optimizer), donate_argnums=0)
   frozen = {"teacher": teacher.variables}
 
   key, position = jax.random.key(1), {"epoch": 0, "row": 0}

@@ -58,6 +58,19 @@ def test_a_train_state_and_its_key_come_back_as_they_were(tmp_path):
   assert (step, position) == (7, {"epoch": 2, "order": [1, 0]})
 
 
+def test_what_is_saved_may_change_or_be_donated_while_it_is_written(tmp_path):
+  step = jax.jit(lambda x: x + 1, donate_argnums=0)
+  state, position = jnp.zeros((300, 300)), {"row": 0}
+  with Checkpoints(tmp_path, keep=10) as checkpoints:
+    for i in range(10):
+      checkpoints.save(i, {"x": state}, position)
+      state = step(state)
+      position["row"] += 1
+    restored = checkpoints.restore({"x": state})
+  np.testing.assert_array_equal(restored.tree["x"], 9)
+  assert restored.position == {"row": 9}
+
+
 def test_only_the_latest_are_kept(tmp_path):
   with Checkpoints(tmp_path, keep=2) as checkpoints:
     for step in range(5):
@@ -66,6 +79,18 @@ def test_only_the_latest_are_kept(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     step, restored, position = checkpoints.restore({"x": jnp.array(0)})
   assert (step, restored["x"], position) == (4, 4, None)
+
+
+def test_an_old_folder_is_not_mistaken_for_a_new_one(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(5, {"x": jnp.array(0)})
+    for step in (4, 5):
+      with pytest.raises(
+        ValueError, match=f"step is {step}; expected .* above 5"
+      ):
+        checkpoints.save(step, {"x": jnp.array(0)})
+    with pytest.raises(ValueError, match="structures do not match"):
+      checkpoints.restore({"x": jnp.array(0), "y": jnp.array(0)})
 
 
 def test_arrays_come_back_in_the_sharding_of_the_template(tmp_path):

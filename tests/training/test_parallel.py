@@ -67,6 +67,7 @@ def center_gap(student, teacher, *, where, axis_name):
   return jnp.mean(jnp.sum(gap, axis=0) ** 2)
 
 
+@functools.cache
 def make(axis_name, *, local_norm=False):
   norm_axis = None if local_norm else axis_name
   student = from_nnx(Network(4, axis_name=norm_axis, rngs=nnx.Rngs(0)))
@@ -184,20 +185,12 @@ def test_a_sweep_of_epochs_runs_on_eight_devices(mode, reference):
   states = optax.tree.set(states, temperature=jnp.array([4.0, 1.0]))
   keys = jnp.stack([KEY, KEY])
   swept = sweep(scan_epoch(step), shared=("frozen", "data", "plan"))
-  shared, _ = parallelize(swept, mode)(states, frozen, DATA, PLAN, keys)
-  first, second = (jax.tree.map(lambda x, i=i: x[i], shared) for i in (0, 1))
-  assert_trees_close(first, expected)
-  assert not np.allclose(second.params["objective"]["hint"], 0)
-  assert (
-    jnp.max(
-      jnp.abs(
-        second.params["student"]["head"]["bias"]
-        - first.params["student"]["head"]["bias"]
-      )
-    )
-    > 1e-4
-  )
-
+  shared, metrics = parallelize(swept, mode)(states, frozen, DATA, PLAN, keys)
+  assert_trees_close(jax.tree.map(lambda x: x[0], shared), expected)
+  first, second = metrics["kd/loss"][0]
+  assert np.all(first != second)
+  if mode != "shard_map":
+    return  # one more program that differs in its in_axes only
   plans = jax.tree.map(lambda x: jnp.stack([x, x]), PLAN)
   own = parallelize(sweep(scan_epoch(step)), mode, split={"plan": 2})
   assert_trees_close(own(states, frozen, DATA, plans, keys)[0], shared)

@@ -85,7 +85,7 @@ def test_the_teacher_is_frozen_and_nowhere_but_in_its_argument():
   optimizer = optax.adam(1e-3)
   state, frozen, loss_fn = distillation(network(0, 5), optimizer)
   step = make_train_step(loss_fn, optimizer)
-  gradients, _ = jax.grad(loss_fn, argnums=2, has_aux=True)(
+  gradients, _ = jax.jit(jax.grad(loss_fn, argnums=2, has_aux=True))(
     state.params, state.state, frozen, BATCH, KEY
   )
   assert TEACHER_WIDTH in widths(gradients)

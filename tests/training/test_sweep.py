@@ -71,7 +71,8 @@ def test_sweep_equals_the_loop_over_students():
   points = grid(seed=(0, 1), temperature=(1.0, 4.0))
   points["weight"] = jnp.array([0.1, 0.5, 0.9, 1.0])
   points["learning_rate"] = jnp.array([1e-3, 1e-2, 3e-2, 1e-1])
-  states = jax.vmap(lambda point: build(**point)[0])(points)
+  init = jax.jit(lambda point: build(**point)[0])
+  states = jax.jit(jax.vmap(init))(points)
   keys = jax.vmap(jax.random.key)(points["seed"])
   plans = jax.vmap(lambda key: epoch_plan(EXAMPLES, 8, key=key))(keys)
 
@@ -82,7 +83,7 @@ def test_sweep_equals_the_loop_over_students():
   )
   single = jax.jit(epoch)
   for i in range(4):
-    state = build(**{k: v[i] for k, v in points.items()})[0]
+    state = init({k: v[i] for k, v in points.items()})
     plan = jax.tree.map(lambda x, i=i: x[i], plans)
     state, metrics = single(state, frozen, data, plan, keys[i])
     jax.tree.map(
