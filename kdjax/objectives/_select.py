@@ -28,9 +28,10 @@ def select_logits(
     The student's and the teacher's logits, `[batch, classes]` each.
 
   Examples:
-    >>> student, teacher = Outputs(1, {}, None), Outputs(2, {}, None)
+    >>> student = Outputs(jnp.array([1.0]), {}, None)
+    >>> teacher = Outputs(jnp.array([2.0]), {}, None)
     >>> select_logits(student, teacher, {})
-    (1, 2)
+    (Array([1.], dtype=float32), Array([2.], dtype=float32))
 
   References:
     The argument order of :mod:`kdjax.distillation`.
@@ -54,9 +55,11 @@ def select_logits_and_labels(
     labels, `[batch]`.
 
   Examples:
-    >>> student, teacher = Outputs(1, {}, None), Outputs(2, {}, None)
-    >>> select_logits_and_labels(student, teacher, {"label": 3})
-    (1, 2, 3)
+    >>> student = Outputs(jnp.array([1.0]), {}, None)
+    >>> teacher = Outputs(jnp.array([2.0]), {}, None)
+    >>> batch = {"label": jnp.array([3])}
+    >>> [x.item() for x in select_logits_and_labels(student, teacher, batch)]
+    [1.0, 2.0, 3]
 
   References:
     The argument order of :mod:`kdjax.distillation`.
@@ -78,8 +81,9 @@ def select_supervised(
     The student's logits, `[batch, classes]`, and the labels, `[batch]`.
 
   Examples:
-    >>> select_supervised(Outputs(1, {}, None), None, {"label": 3})
-    (1, 3)
+    >>> student = Outputs(jnp.array([1.0]), {}, None)
+    >>> select_supervised(student, None, {"label": jnp.array([3])})
+    (Array([1.], dtype=float32), Array([3], dtype=int32))
 
   References:
     The argument order of `optax.losses
@@ -103,9 +107,10 @@ def select_embeddings(
     What the two classifier heads see, `[batch, width]` each.
 
   Examples:
-    >>> student, teacher = Outputs(1, {}, 4), Outputs(2, {}, 5)
+    >>> student = Outputs(jnp.zeros(2), {}, jnp.array([1.0]))
+    >>> teacher = Outputs(jnp.zeros(2), {}, jnp.array([2.0]))
     >>> select_embeddings(student, teacher, {})
-    (4, 5)
+    (Array([1.], dtype=float32), Array([2.], dtype=float32))
 
   References:
     The argument order of :mod:`kdjax.distillation`.
@@ -126,10 +131,10 @@ def select_features(student: str, teacher: str | None = None) -> Selector:
 
   Examples:
     >>> select = select_features("stage1", "stage2")
-    >>> student = Outputs(0, {"stage1": 1}, None)
-    >>> teacher = Outputs(0, {"stage2": 2}, None)
+    >>> student = Outputs(jnp.zeros(2), {"stage1": jnp.array([1.0])}, None)
+    >>> teacher = Outputs(jnp.zeros(2), {"stage2": jnp.array([2.0])}, None)
     >>> select(student, teacher, {})
-    (1, 2)
+    (Array([1.], dtype=float32), Array([2.], dtype=float32))
 
   References:
     The argument order of :mod:`kdjax.distillation`.
