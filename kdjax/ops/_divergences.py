@@ -78,7 +78,7 @@ def forward_kl(
   where: Array | None = None,
 ) -> Array:
   """Returns KL(p || q) a row."""
-  return _row_divergence(_kl_terms, p_logits, q_logits, temperature, where)
+  return _row_divergence(_kl, p_logits, q_logits, temperature, where)
 
 
 def skew_divergence(
@@ -90,9 +90,7 @@ def skew_divergence(
 ) -> Array:
   """Returns KL(p || skew p + (1 - skew) q) a row; skew = 0 is KL(p || q)."""
   check_range("skew", skew, 0.0, 1.0)
-  return _row_divergence(
-    _skew_terms, p_logits, q_logits, temperature, where, skew
-  )
+  return _row_divergence(_skew, p_logits, q_logits, temperature, where, skew)
 
 
 def total_variation(
@@ -103,7 +101,7 @@ def total_variation(
 ) -> Array:
   """Returns half the L1 distance between two rows of probabilities."""
   return _row_divergence(
-    _total_variation_terms, p_logits, q_logits, temperature, where
+    _total_variation, p_logits, q_logits, temperature, where
   )
 
 
@@ -114,11 +112,19 @@ class _RowStatistics(NamedTuple):
   q: Array
   difference: Array  # q - p
   log_ratio: Array  # r = log(q / p), +-inf where one of them has no mass
-  remainder: Array  # p (exp r - 1 - r), the terms of KL(p || q)
+  divergence: Array  # KL(p || q), one value a row
 
 
-# Maps the statistics and parameters to p f(q/p) and q f'(q/p), elementwise.
-_Generator = Callable[..., tuple[Array, Array]]
+class _Terms(NamedTuple):
+  """A divergence, and what its differential needs."""
+
+  value: Array  # the sum of p f(q / p), one a row
+  terms: Array  # p f(q / p)
+  slopes: Array  # q f'(q / p)
+  slope: Array  # the sum of the slopes, one a row
+
+
+_Generator = Callable[..., _Terms]
 
 
 def _row_divergence(
@@ -151,8 +157,9 @@ def _f_divergence(
   scale: Array,
   parameters: tuple[Array, ...],
 ) -> Array:
-  terms, _ = generator(_row_statistics(p_logits, q_logits, scale), *parameters)
-  return jnp.sum(terms, -1)
+  return generator(
+    _row_statistics(p_logits, q_logits, scale), *parameters
+  ).value
 
 
 @functools.partial(_f_divergence.defjvp, symbolic_zeros=True)
@@ -163,9 +170,8 @@ def _f_divergence_jvp(
   p_logits, q_logits, scale, parameters = primals
   p_dot, q_dot, scale_dot, parameters_dot = tangents
   statistics = _row_statistics(p_logits, q_logits, scale)
-  terms, slopes = generator(statistics, *parameters)
-  value = jnp.sum(terms, -1)
-  slope = jnp.sum(slopes, -1, keepdims=True)
+  value, terms, slopes, slope = generator(statistics, *parameters)
+  slope = slope[..., None]
   tangent = jnp.zeros_like(value)
   for logits, dot, gradient in (
     (q_logits, q_dot, lambda: slopes - statistics.q * slope),
@@ -185,9 +191,8 @@ def _f_divergence_jvp(
   for i, dot in enumerate(parameters_dot):
     if not isinstance(dot, SymbolicZero):
       tangent += jax.jvp(
-        lambda x, i=i: jnp.sum(
-          generator(statistics, *parameters[:i], x, *parameters[i + 1 :])[0],
-          -1,
+        lambda x, i=i: (
+          generator(statistics, *parameters[:i], x, *parameters[i + 1 :]).value
         ),
         (parameters[i],),
         (dot,),
@@ -246,29 +251,31 @@ def _row_statistics(
   q = weight / norm
   ratio = jnp.where(both, gap - log_norm, 0.0)
   near = both & (jnp.abs(ratio) < 0.5)
-  difference, remainder = _near(p, ratio)
+  difference, _ = _near(p, ratio)
   ratio = jnp.where(
     both, ratio, jnp.where(in_q, jnp.inf, jnp.where(in_p, -jnp.inf, 0.0))
   )
-  # A product of no mass and an infinite ratio is 0.
-  finite = jnp.where(p > 0, ratio, 0.0)
+  outside = jnp.any(in_p & ~in_q, -1)
   return _RowStatistics(
     p,
     q,
     jnp.where(near, difference, q - p),
     ratio,
-    jnp.where(near, remainder, q - p - p * finite),
+    # E_p[-r] = log norm, since E_p[gap] = 0.
+    jnp.where(outside, jnp.inf, log_norm[..., 0]),
   )
 
 
-def _kl_terms(statistics: _RowStatistics) -> tuple[Array, Array]:
+def _kl(statistics: _RowStatistics) -> _Terms:
   """KL(p || q): f(t) = t - 1 - log t."""
-  return statistics.remainder, statistics.difference
+  p, _, difference, ratio, value = statistics
+  terms = difference - jnp.where(p > 0, p * jnp.where(p > 0, ratio, 0.0), 0.0)
+  return _Terms(value, terms, difference, jnp.zeros_like(value))
 
 
-def _skew_terms(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
+def _skew(statistics: _RowStatistics, skew: Array) -> _Terms:
   """KL(p || m), m = skew p + (1 - skew) q; see the module's docstring."""
-  p, q, difference, ratio, remainder = statistics
+  p, q, difference, ratio, _ = statistics
   keep = 1.0 - skew
   inside = (skew > 0) & (keep > 0)
   # log(m / p) = log(skew + keep exp r), so that exp does not overflow.
@@ -288,22 +295,22 @@ def _skew_terms(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
   )
   terms = jnp.where(p > 0, terms, keep * q)
   q_over_mixture = jnp.where(ratio > 0, 1.0, small) / mixed
+  slopes = jnp.square(keep) * q_over_mixture * difference
+  value, slope = jnp.sum(terms, -1), jnp.sum(slopes, -1)
   # At skew 0 and 1 the mixture is q and p themselves.
-  return (
-    jnp.where(inside, terms, keep * remainder),
-    keep * difference * jnp.where(inside, keep * q_over_mixture, keep),
+  kl = _kl(statistics)
+  return jax.tree.map(
+    lambda mixed, end: jnp.where(inside, mixed, keep * end),
+    _Terms(value, terms, slopes, slope),
+    kl,
   )
 
 
-def _total_variation_terms(
-  statistics: _RowStatistics,
-) -> tuple[Array, Array]:
+def _total_variation(statistics: _RowStatistics) -> _Terms:
   """Total variation: f(t) = |t - 1| / 2, slope 0 at the kink."""
-  difference = statistics.difference
-  return (
-    0.5 * jnp.abs(difference),
-    0.5 * statistics.q * jnp.sign(difference),
-  )
+  terms = 0.5 * jnp.abs(statistics.difference)
+  slopes = 0.5 * statistics.q * jnp.sign(statistics.difference)
+  return _Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1))
 
 
 def _near(weight: Array, x: Array) -> tuple[Array, Array]:
