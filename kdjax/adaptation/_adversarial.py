@@ -58,6 +58,7 @@ def dann_loss(
       unknown.
 
   Examples:
+    >>> import jax.numpy as jnp
     >>> dann_loss(jnp.zeros(3), jnp.zeros((2, 1)))
     Array(1.3862944, dtype=float32)
     >>> dann_loss(jnp.zeros(3), jnp.zeros((2, 1)), scaling="mean")

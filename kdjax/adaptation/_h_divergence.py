@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -121,7 +120,6 @@ def h_divergence(
     raise ValueError(
       f"h_divergence: ridge has shape {ridge.shape}; expected () or [ridges]."
     )
-  checkify.debug_check(jnp.all(ridge > 0), "ridge must be above 0")
 
   rows = jnp.concatenate([source.astype(dtype), target.astype(dtype)])
   rows, ridge = jax.lax.stop_gradient((rows, ridge))

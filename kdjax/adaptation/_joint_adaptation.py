@@ -37,8 +37,9 @@ def h_divergence_from_errors(
     ValueError: if a static error is outside [0, 1], or the shapes differ.
 
   Examples:
-    >>> h_divergence_from_errors(jnp.array(0.25), jnp.array(0.25))
-    Array(1., dtype=float32)
+    >>> errors = jnp.array([0.0, 0.25, 0.5])
+    >>> h_divergence_from_errors(errors, errors)
+    Array([2., 1., 0.], dtype=float32)
 
   References:
     Ben-David et al., `A theory of learning from different domains
@@ -107,8 +108,8 @@ def soft_h_divergence(
     ValueError: if a mask and its logits differ in length.
 
   Examples:
-    >>> soft_h_divergence(jnp.array([9.0, 9.0, 0.0]), jnp.array([-9.0]))
-    Array(1.6662554, dtype=float32)
+    >>> soft_h_divergence(jnp.array([50.0, 50.0]), jnp.array([0.0]))
+    Array(1., dtype=float32)
 
   References:
     Ben-David et al., `A theory of learning from different domains

@@ -52,7 +52,8 @@ def mmd(
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    estimator: "biased" takes means over all pairs and is never negative;
+    estimator: "biased" takes means over all pairs and is not negative
+      (but for rounding);
       "unbiased" leaves out a sample's pair with itself and may be negative;
       "linear" (DAN) looks at the pairs (i, i + 1 mod n) only: linear time, of
       equal expectation, noisier, signed, and it needs equal sizes.
@@ -76,8 +77,8 @@ def mmd(
 
   Examples:
     >>> points = jnp.array([[0.0], [1.0]])
-    >>> mmd(points, points + 1.0, gammas=1.0)
-    Array(0.49084216, dtype=float32)
+    >>> print(f"{mmd(points, points + 1.0, gammas=1.0):.3f}")
+    0.491
 
   References:
     Gretton et al., `A kernel two-sample test

@@ -8,6 +8,8 @@ from jax.test_util import check_grads
 
 from kdjax.adaptation import coral_loss
 
+CORAL = jax.jit(coral_loss, static_argnames="scaling")
+
 
 def samples(n_source=9, n_target=6, dims=4):
   rng = np.random.default_rng(0)
@@ -28,16 +30,16 @@ def test_equals_numpy(scaling):
   source, target = samples()
   expected = oracle(source, target, scaling)
   with jax.enable_x64(True):
-    value = coral_loss(source, target, scaling=scaling)
+    value = CORAL(source, target, scaling=scaling)
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     check_grads(
-      lambda s, t: coral_loss(s, t, scaling=scaling),
+      lambda s, t: CORAL(s, t, scaling=scaling),
       (jnp.asarray(source), jnp.asarray(target)),
       order=1,
       modes=("fwd", "rev"),
     )
   # A large offset costs digits if the covariance is not centred first.
-  single = jax.jit(coral_loss, static_argnames="scaling")(
+  single = CORAL(
     jnp.float32(source) + 100.0, jnp.float32(target) + 100.0, scaling=scaling
   )
   np.testing.assert_allclose(single, expected, rtol=1e-3)
@@ -50,17 +52,17 @@ def test_masks(scaling):
   spoiled = jnp.where(where[:, None], source, jnp.nan)
 
   def masked(x):
-    return coral_loss(x, target, scaling=scaling, where_source=where)
+    return CORAL(x, target, scaling=scaling, where_source=where)
 
   def sliced(x):
-    return coral_loss(x[where], target, scaling=scaling)
+    return CORAL(x[where], target, scaling=scaling)
 
   value, gradient = jax.value_and_grad(masked)(spoiled)
   expected, wanted = jax.value_and_grad(sliced)(source)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   np.testing.assert_allclose(gradient, wanted, atol=1e-6)
 
-  value, gradients = jax.value_and_grad(coral_loss, (0, 1))(
+  value, gradients = jax.value_and_grad(CORAL, (0, 1))(
     source, target, scaling=scaling, where_source=jnp.zeros(9, bool)
   )
   assert value == 0

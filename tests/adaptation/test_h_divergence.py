@@ -110,8 +110,7 @@ def test_more_dims_than_rows_is_not_taken_for_shift():
 
 
 def test_null_distribution():
-  # Small, so that the null is wide.
-  same, other = gaussians(40, 60, 0.0), gaussians(40, 60, 2.0)
+  same, other = gaussians(60, 90, 0.0), gaussians(60, 90, 2.0)
   key = jax.random.key(0)
   for seed, (source, target) in ((0, same), (1, other)):
     result = DIVERGENCE(source, target, key=key, permutations=60)

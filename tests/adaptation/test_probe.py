@@ -23,6 +23,7 @@ def brute_force(scores, is_source):
   )
 
 
+SCORES = jax.jit(_probe.probe_scores)
 SEARCH = jax.jit(jax.vmap(_probe.best_threshold))
 
 
@@ -81,11 +82,9 @@ def test_scores_equal_scikit_learn(rows, dims):
   features, is_source, training = unbalanced_problem(rows, dims)
   ridges = np.array([1e-3, 1e-1])
   with jax.enable_x64(True):
-    scores = jax.vmap(
-      lambda r: _probe.probe_scores(
-        jnp.asarray(features), jnp.asarray(is_source), jnp.asarray(training), r
-      )
-    )(jnp.asarray(ridges))
+    scores = jax.jit(jax.vmap(SCORES, (None, None, None, 0)))(
+      features, is_source, training, ridges
+    )
   for r, ridge in enumerate(ridges):
     for fold, where in enumerate(training):
       peer = linear_model.LogisticRegression(
@@ -110,12 +109,7 @@ def test_probe_minimises_the_documented_objective():
     (features, is_source, training[0], 1e-2),
     tol=1e-12,
   )
-  scores = _probe.probe_scores(
-    jnp.asarray(features, jnp.float32),
-    jnp.asarray(is_source),
-    jnp.asarray(training),
-    jnp.float32(1e-2),
-  )[0]
+  scores = SCORES(jnp.float32(features), is_source, training, 1e-2)[0]
   np.testing.assert_allclose(
     scores, features @ solved.x[:-1] + solved.x[-1], atol=3e-3
   )
@@ -131,9 +125,7 @@ def test_hard_problems_converge():
   rows[:100] += 3.0 * rows.std(0)
   features = _probe.standardize(jnp.asarray(rows, jnp.float32), is_source)
   training = jnp.ones((1, 400), bool)
-  scores = _probe.probe_scores(
-    features, is_source, training, jnp.float32(1e-6)
-  )[0]
+  scores = SCORES(features, is_source, training, 1e-6)[0]
   assert np.all(np.isfinite(scores))
   assert np.array_equal(scores > 0, is_source)
 
