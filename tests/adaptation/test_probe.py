@@ -34,7 +34,7 @@ def test_threshold_is_the_brute_force_optimum():
   is_source = rng.random((40, 24)) < rng.uniform(0.1, 0.9, (40, 1))
   where = rng.random((40, 24)) < 0.7
   is_source[:, 0], is_source[:, 1], where[:, :2] = True, False, True
-  thresholds, above = SEARCH(scores, is_source, where)
+  thresholds, above = map(np.asarray, SEARCH(scores, is_source, where))
   for row in range(40):
     keep = where[row]
     found = error_sum(
