@@ -184,9 +184,8 @@ def _f_divergence_jvp(
     if not isinstance(dot, SymbolicZero):
       tangent += jnp.sum(gradient() * (dot / scale), -1)
     if not isinstance(scale_dot, SymbolicZero):
-      support = logits != -jnp.inf
-      shifted = jnp.where(support, logits - _largest(logits, support), 0.0)
-      shifted = shifted / scale
+      shifted = (logits - _largest(logits)) / scale
+      shifted = jnp.where(logits == -jnp.inf, 0.0, shifted)
       tangent -= jnp.sum(gradient() * shifted * (scale_dot / scale), -1)
   for i, dot in enumerate(parameters_dot):
     if not isinstance(dot, SymbolicZero):
@@ -209,7 +208,7 @@ def _row_statistics(
   """
   in_p, in_q = p_logits != -jnp.inf, q_logits != -jnp.inf
   both = in_p & in_q
-  p_max, q_max = _largest(p_logits, in_p), _largest(q_logits, in_q)
+  p_max, q_max = _largest(p_logits), _largest(q_logits)
   # gap = (z_q - z_p) / T - E_p[...]: subtract first, with the rounding error
   # kept (Knuth's two-sum), since z / T rounds away what the gap lives on.
   center, center_low = _two_difference(q_max, p_max)
@@ -217,52 +216,45 @@ def _row_statistics(
     jnp.where(both, q_logits, center), jnp.where(both, p_logits, 0.0)
   )
   gap = jnp.where(both, (high - center) + low, 0.0) / scale
-  log_p = jnp.where(in_p, p_logits - p_max, 0.0) / scale
-  weight = jnp.where(in_p, jnp.exp(log_p), 0.0)
-  total = _row_sum(weight)
-  shared = _row_sum(jnp.where(both, weight, 0.0))
-  mean = _row_sum(weight * gap) / jnp.where(shared > 0, shared, 1.0)
-  total = jnp.where(total > 0, total, 1.0)
+  weight = jnp.where(in_p, jnp.exp((p_logits - p_max) / scale), 0.0)
+  total = _nonzero(_row_sum(weight))
+  outside = _row_sum(jnp.where(in_q, 0.0, weight))
+  mean = _row_sum(weight * gap) / _nonzero(total - outside)
   p = weight / total
   gap = jnp.where(both, gap - mean, 0.0)
   # Unnormalised q in units of p; its largest exponent is known beforehand.
-  exponent = jnp.where(in_q, q_logits - q_max, 0.0) / scale
   largest = center_low / scale - mean - jnp.log(total)
-  shift = jnp.where(largest < 30.0, 0.0, largest)
-  weight = jnp.where(in_q, jnp.exp(exponent + (largest - shift)), 0.0)
+  # Far apart, or on other classes than p, q is no perturbation of p.
+  perturbed = (largest < 30.0) & (outside < 0.5 * total)
+  exponent = (q_logits - q_max) / scale
+  weight = jnp.where(
+    in_q, jnp.exp(exponent + jnp.where(perturbed, largest, 0.0)), 0.0
+  )
   # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no cancelling.
   _, remainder = _near(p, gap)
-  excess = _row_sum(
-    jnp.where(
-      both & (jnp.abs(gap) < 0.5),
-      remainder,
-      weight - p - p * gap,
-    )
+  remainder = jnp.where(
+    both & (jnp.abs(gap) < 0.5), remainder, weight - p - p * gap
   )
-  # Far apart, or on other classes than p, q is no perturbation of p.
-  perturbed = (largest < 30.0) & (excess > -0.5)
-  norm = jnp.where(perturbed, 1.0 + excess, _row_sum(weight))
-  norm = jnp.where(norm > 0, norm, 1.0)
+  excess = _row_sum(jnp.where(perturbed, remainder, weight))
+  norm = _nonzero(jnp.where(perturbed, 1.0 + excess, excess))
   log_norm = jnp.where(
     perturbed,
     jnp.log1p(jnp.where(perturbed, excess, 0.0)),
-    shift + jnp.log(norm),
+    largest + jnp.log(norm),
   )
   q = weight / norm
   ratio = jnp.where(both, gap - log_norm, 0.0)
   near = both & (jnp.abs(ratio) < 0.5)
   difference, _ = _near(p, ratio)
-  ratio = jnp.where(
-    both, ratio, jnp.where(in_q, jnp.inf, jnp.where(in_p, -jnp.inf, 0.0))
-  )
-  outside = jnp.any(in_p & ~in_q, -1)
   return _RowStatistics(
     p,
     q,
     jnp.where(near, difference, q - p),
-    ratio,
+    jnp.where(
+      both, ratio, jnp.where(in_q, jnp.inf, jnp.where(in_p, -jnp.inf, 0.0))
+    ),
     # E_p[-r] = log norm, since E_p[gap] = 0.
-    jnp.where(outside, jnp.inf, log_norm[..., 0]),
+    jnp.where(outside > 0, jnp.inf, log_norm)[..., 0],
   )
 
 
@@ -332,11 +324,15 @@ def _row_sum(x: Array) -> Array:
   return jnp.sum(x, -1, keepdims=True)
 
 
-def _largest(logits: Array, support: Array) -> Array:
+def _nonzero(x: Array) -> Array:
+  """Returns x, or 1 where x is 0 and nothing depends on the quotient."""
+  return jnp.where(x == 0, 1.0, x)
+
+
+def _largest(logits: Array) -> Array:
   """Returns the largest logit of each row, 0 where all are masked."""
-  largest = jnp.max(logits, -1, keepdims=True)
-  any_class = jnp.any(support, -1, keepdims=True)
-  return jax.lax.stop_gradient(jnp.where(any_class, largest, 0.0))
+  largest = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
+  return jnp.where(largest == -jnp.inf, 0.0, largest)
 
 
 def _two_difference(a: Array, b: Array) -> tuple[Array, Array]:
