@@ -131,6 +131,7 @@ def heat_map(
   column_label: str,
   title: str,
   chosen: tuple[int, int],
+  apart: int = 0,
 ) -> None:
   """Heat map of rates, with the chosen cell framed.
 
@@ -143,10 +144,11 @@ def heat_map(
     column_label: what the columns are.
     title: the finding.
     chosen: the row and the column of the chosen cell.
+    apart: how many columns at the left stand apart.
   """
   size = {"width": 2.2 + 0.95 * len(columns), "height": 1.6 + 0.6 * len(rows)}
-  with figure(path, **size) as (canvas, axes):
-    image = axes.imshow(values, origin="lower", cmap=BLUES, aspect="auto")
+  with figure(path, **size) as (_, axes):
+    axes.imshow(values, origin="lower", cmap=BLUES, aspect="auto")
     threshold = (values.min() + values.max()) / 2
     for (i, j), value in np.ndenumerate(values):
       axes.text(
@@ -168,14 +170,14 @@ def heat_map(
       clip_on=False,
     )
     axes.add_patch(frame)
+    if apart:
+      axes.axvline(apart - 0.5, color="white", lw=6)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel=column_label, ylabel=row_label, title=title)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    bar = canvas.colorbar(image, ax=axes, format=PercentFormatter(1))
-    bar.outline.set_visible(False)
 
 
 def reliability_diagram(
@@ -196,7 +198,7 @@ def reliability_diagram(
     top.text(0.04, 0.09, "perfect", rotation=45, color="#737373", fontsize=9)
     for name, curve in curves.items():
       # A handful of examples says nothing about a rate.
-      seen = np.asarray(curve.count) >= max(5, 0.002 * np.sum(curve.count))
+      seen = np.asarray(curve.count) >= 10
       label = f"{name} (ECE {errors[name]})"
       top.plot(
         np.asarray(curve.confidence)[seen],
@@ -212,8 +214,16 @@ def reliability_diagram(
     top.set(ylabel="accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
     top.legend(loc="upper left")
     top.tick_params(labelbottom=False)
-    bottom.set(xlabel="confidence", ylabel="share", xlim=(0, 1), ylim=(0, None))
+    bottom.set(
+      xlabel="confidence",
+      ylabel="share",
+      xlim=(0, 1),
+      yscale="log",
+      ylim=(2e-3, 1.2),
+      yticks=(0.01, 0.1, 1),
+    )
     bottom.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bottom.minorticks_off()
     canvas.align_ylabels()
 
 

@@ -47,11 +47,10 @@ def _bar(
     task = bars.add_task(
       title, total=total, completed=start, rate="compiling", note=""
     )
-    begin = time.monotonic()
+    rate = _Rate()
 
     def update(completed: int, note: str) -> None:
-      rate = _rate(completed - start, time.monotonic() - begin)
-      bars.update(task, completed=completed, rate=rate, note=note)
+      bars.update(task, completed=completed, rate=rate(completed)[0], note=note)
 
     yield update
 
@@ -60,20 +59,18 @@ def _bar(
 def _lines(
   console: Console, title: str, total: int, start: int
 ) -> Iterator[Callable[[int, str], None]]:
-  begin = time.monotonic()
-  printed = begin
+  rate, printed = _Rate(), time.monotonic()
 
   def update(completed: int, note: str) -> None:
     nonlocal printed
+    speed, seconds = rate(completed)
     now = time.monotonic()
     if completed < total and now - printed < SECONDS_BETWEEN_LINES:
       return
     printed = now
-    done, seconds = max(completed - start, 1), now - begin
-    left = (total - completed) * seconds / done
+    left = f", {(total - completed) * seconds:.0f} s left" if seconds else ""
     console.print(
-      f"{title}: {completed}/{total} steps, {_rate(done, seconds)}, "
-      f"{left:.0f} s left; {note}",
+      f"{title}: {completed}/{total} steps, {speed}{left}; {note}",
       highlight=False,
       soft_wrap=True,
     )
@@ -81,5 +78,18 @@ def _lines(
   yield update
 
 
-def _rate(steps: int, seconds: float) -> str:
-  return f"{steps / max(seconds, 1e-9):,.0f} steps/s"
+class _Rate:
+  """Steps per second since the first round, which is spent on compiling."""
+
+  def __init__(self):
+    self._begin = time.monotonic()
+    self._first: tuple[int, float] | None = None
+
+  def __call__(self, completed: int) -> tuple[str, float]:
+    """Returns the rate as text, and the seconds of a step, 0 if unknown."""
+    now = time.monotonic()
+    if self._first is None:
+      self._first = (completed, now)
+      return f"first round in {now - self._begin:.1f} s", 0.0
+    steps, seconds = completed - self._first[0], now - self._first[1]
+    return f"{steps / max(seconds, 1e-9):,.0f} steps/s", seconds / steps

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import tyro
+from rich.console import Console
 
 import kdjax
 
@@ -34,6 +35,12 @@ def parse(config_class: type[Config]) -> Config:
     The configuration. `--help` prints all flags and exits.
   """
   return tyro.cli(config_class, use_underscores=True)
+
+
+def console() -> Console:
+  """A console as wide as its terminal, or wide enough for a table in a file."""
+  console = Console()
+  return console if console.is_terminal else Console(width=110)
 
 
 def use_devices(count: int) -> tuple[jax.Device, ...]:

@@ -1,7 +1,11 @@
 """What several seeds say, in numbers and in words."""
 
-from typing import NamedTuple
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from scipy import stats
 
@@ -94,3 +98,21 @@ def verdict(method: str, interval: Interval) -> str:
     f"{method} did not help: the interval of its gain includes zero "
     f"({points(interval)})."
   )
+
+
+def median_milliseconds(call: Callable[[], Any], *, calls: int = 50) -> float:
+  """Times a call to its end, once it is compiled and warm.
+
+  Args:
+    call: returns arrays, which are waited for.
+    calls: how many are timed.
+
+  Returns:
+    The median.
+  """
+  times = []
+  for _ in range(calls + 3):
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    times.append(time.perf_counter() - begin)
+  return 1e3 * statistics.median(times[3:])

@@ -1,0 +1,243 @@
+"""The main job, reduced: files, resumption, devices, refusals."""
+
+import dataclasses
+import json
+import sys
+from typing import get_args, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import _run
+from experiments import distill
+from kdjax.training import Checkpoints
+
+SMALL = distill.Config(
+  examples_per_class=2,
+  missing_digit=3,
+  student_hidden=(8,),
+  temperatures=(1.0, 4.0),
+  alphas=(0.5, 1.0),
+  seeds=4,
+  teacher_steps=12,
+  student_steps=12,
+  evaluate_every=4,
+  batch_size=16,
+  shift=1,
+)
+
+
+def small(workdir, **changes):
+  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+
+
+def rows_of(folder):
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def saved(folder, stage):
+  """The arrays of a stage's last checkpoint."""
+  with Checkpoints(folder / "checkpoints" / stage) as checkpoints:
+    manager = checkpoints._manager
+    tree = manager.restore(manager.latest_step()).tree
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_compilation(tmp_path_factory):
+  """Runs with the same flags compile once."""
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+  )
+  before = [getattr(jax.config, name) for name in names]
+  for name, value in zip(
+    names, (str(tmp_path_factory.mktemp("xla")), 0), strict=True
+  ):
+    jax.config.update(name, value)
+  yield
+  for name, value in zip(names, before, strict=True):
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
+  return folder, distill.main(small(folder))
+
+
+def test_a_run_leaves_a_report(reference):
+  folder, _ = reference
+  report = (folder / "report.md").read_text()
+  for name in ("learning_curves", "heat_map", "reliability", "targets"):
+    assert (folder / f"{name}.png").stat().st_size > 10_000
+    assert f"({name}.png)" in report
+  for text in (
+    "| teacher | scratch | distilled | gain",
+    "test accuracy",
+    "accuracy on class 3",
+    "agreement with teacher",
+    "calibration error",
+    "parameters",
+    "latency",
+    "These 299 validation images trained nobody",
+    "Distillation ",
+    f"jax {jax.__version__}",
+  ):
+    assert text in report
+  config = json.loads((folder / "config.json").read_text())
+  assert config["temperatures"] == [1.0, 4.0]
+  rows = rows_of(folder)
+  assert [row["stage"] for row in rows] == [
+    *["teacher"] * 3,
+    *["students"] * 3,
+    "test",
+  ]
+  assert [row["step"] for row in rows] == [4, 8, 12, 4, 8, 12, 0]
+  assert len(rows[3]["validation_accuracy"]) == 5
+
+
+def test_the_cell_is_chosen_on_validation_data(reference):
+  _, results = reference
+  accuracy = results["student_validation"]
+  assert accuracy.shape == (3, 4, 5)
+  assert results["chosen"] == 1 + accuracy[-1, :, 1:].mean(0).argmax()
+  assert results["scores"]["teacher"]["accuracy"].shape == (1,)
+  assert results["scores"]["scratch"]["accuracy"].shape == (4,)
+  assert results["scores"]["teacher"]["agreement"] == 1
+  gain = (
+    results["scores"]["distilled"]["accuracy"]
+    - results["scores"]["scratch"]["accuracy"]
+  )
+  np.testing.assert_allclose(results["gain"].mean, gain.mean(), rtol=1e-5)
+
+
+def test_pairs_share_everything_but_the_teacher():
+  data = distill.load_data(SMALL)
+  labels = np.asarray(data.train["label"])[data.transfer]
+  assert data.transfer.shape == (4, 18)
+  assert not np.any(labels == 3)
+  assert len({tuple(row) for row in data.transfer}) == 4
+
+
+def test_a_killed_run_resumes_to_the_same_bits(
+  reference, tmp_path, monkeypatch, capsys
+):
+  folder, expected = reference
+  log = _run.RunFolder.log
+
+  def die(self, **row):
+    if (row["stage"], row["step"]) == ("students", 8):
+      with self._metrics.open("a") as file:
+        file.write('{"stage": "stud')
+      raise KeyboardInterrupt
+    log(self, **row)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(_run.RunFolder, "log", die)
+    with pytest.raises(KeyboardInterrupt):
+      distill.main(small(tmp_path))
+  results = distill.main(small(tmp_path, resume=True))
+  output = capsys.readouterr().out
+  assert "resuming teacher at step 12 of 12" in output
+  assert "resuming students at step 8 of 12" in output
+  for stage in ("teacher", "students"):
+    before, after = saved(folder, stage), saved(tmp_path, stage)
+    assert before.keys() == after.keys()
+    for name, leaf in before.items():
+      np.testing.assert_array_equal(leaf, after[name], err_msg=name)
+  np.testing.assert_array_equal(
+    results["student_validation"], expected["student_validation"]
+  )
+  assert results["gain"] == expected["gain"]
+  # The row of step 8 was lost with the run; its checkpoint was not.
+  lost = ("students", 8)
+  assert rows_of(tmp_path) == [
+    row for row in rows_of(folder) if (row["stage"], row["step"]) != lost
+  ]
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
+def test_devices_change_nothing_but_rounding(mode, reference, tmp_path):
+  folder, expected = reference
+  results = distill.main(small(tmp_path, devices=2, parallel=mode))
+  for stage in ("teacher", "students"):
+    before, after = saved(folder, stage), saved(tmp_path, stage)
+    for name, leaf in before.items():
+      np.testing.assert_allclose(
+        after[name], leaf, rtol=1e-3, atol=1e-4, err_msg=name
+      )
+  np.testing.assert_allclose(
+    results["student_validation"], expected["student_validation"], atol=0.01
+  )
+
+
+def test_a_folder_with_a_run_is_not_overwritten(reference, tmp_path):
+  folder, _ = reference
+  with pytest.raises(FileExistsError, match=r"--resume, or .*--workdir"):
+    distill.main(small(folder))
+  with pytest.raises(ValueError, match="--seeds was 4 and is 6"):
+    distill.main(small(folder, resume=True, seeds=6))
+  with pytest.raises(FileNotFoundError, match="no run to resume"):
+    distill.main(small(tmp_path, resume=True))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"student_steps": 13}, "student_steps is 13; expected a multiple of eval"),
+    ({"seeds": 3, "devices": 2}, "seeds is 3; expected a multiple of devices"),
+    ({"alphas": (0.0, 1.0)}, "alphas is"),
+  ],
+)
+def test_flags_that_do_not_go_together(changes, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    distill.main(small(tmp_path / "run", **changes))
+  assert not (tmp_path / "run").exists()
+
+
+def test_every_method_mixes_with_the_labels():
+  assert get_args(get_type_hints(distill.Config)["method"]) == tuple(
+    distill.METHODS
+  )
+  student, teacher = jnp.array([[1.0, 0.0, -2.0]]), jnp.array([[0.0, 2.0, 1.0]])
+  labels = jnp.array([1])
+  hard = optax.softmax_cross_entropy_with_integer_labels(student, labels)
+
+  @jax.jit
+  def losses():
+    return {
+      name: [
+        loss(logits, teacher, labels, temperature=2.0, alpha=alpha)
+        for logits, alpha in ((student, 0.0), (teacher, 1.0), (student, 1.0))
+      ]
+      for name, loss in distill.METHODS.items()
+    }
+
+  for none, same, full in losses().values():
+    np.testing.assert_allclose(none, hard, rtol=1e-6)
+    np.testing.assert_allclose(same, 0.0, atol=1e-6)
+    assert full > 0.1
+
+
+def test_every_flag_is_explained(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["distill", "--help"])
+  with pytest.raises(SystemExit):
+    _run.parse(distill.Config)
+  text = capsys.readouterr().out
+  for field in dataclasses.fields(distill.Config):
+    assert f"--{field.name}" in text
+    assert f"    {field.name}: " in distill.Config.__doc__
+  monkeypatch.setattr(
+    sys, "argv", ["distill", "--temperatures", "1", "3", "--resume"]
+  )
+  config = _run.parse(distill.Config)
+  assert config.temperatures == (1.0, 3.0)
+  assert config.resume
