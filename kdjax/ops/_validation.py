@@ -25,7 +25,7 @@ R = TypeVar("R")
 def validate(function: Callable[P, R]) -> Callable[P, R]:
   """Checks array arguments against their annotations before the call.
 
-  NumPy arrays become JAX arrays. Dimensions of the same name must agree
+  NumPy arrays and Python numbers become JAX arrays. Dimensions of the same name must agree
   between arguments; a union of annotations is met by any of its members.
 
   Args:
@@ -52,7 +52,7 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
       value = bound.arguments.get(name)
       if value is None:
         continue
-      if isinstance(value, np.ndarray | np.generic):
+      if isinstance(value, np.ndarray | np.generic | int | float):
         value = bound.arguments[name] = jnp.asarray(value)
       try:
         _match(name, value, options, sizes, owners)
