@@ -33,9 +33,8 @@ def write(job: Any, results: dict[str, Any]) -> None:
     "of other seeds (weights, images and their order) with this teacher and "
     "these test images.",
     setting(job, results),
-    *(
-      f"![{caption}]({name})\n\n{caption}" for name, caption in figures.items()
-    ),
+    "## Figures",
+    *(f"![]({name})\n\n{caption}" for name, caption in figures.items()),
   )
   table = Table(*header[:1], box=box.SIMPLE_HEAD, title_justify="left")
   for name in header[1:]:
@@ -50,9 +49,9 @@ def write(job: Any, results: dict[str, Any]) -> None:
     stage="test",
     step=0,
     **{
-      f"{k}_{name}": v
-      for k in GROUPS
-      for name, v in results["scores"][k].items()
+      f"{group}_{name}": values
+      for group in GROUPS
+      for name, values in results["scores"][group].items()
     },
   )
 
@@ -113,20 +112,23 @@ def setting(job: Any, results: dict[str, Any]) -> str:
     )
   else:
     images = f"{seen} of them"
+  shifts = " with the same shifts" if config.shift else ""
+  teacher, student = (f"{cost['parameters']:,}" for cost in results["costs"])
   missing = ""
   if config.missing_digit is not None:
     missing = f" No student ever sees an image of class {config.missing_digit}."
   return (
     "## The setting\n\n"
-    f"The teacher ({config.teacher}) was trained on {everything} labelled "
-    f"images. A student ({config.student}) sees {images}, with their labels. "
-    "Seed i from scratch and seed i distilled start from the same weights and "
-    "see the same images in the same order with the same shifts; the "
-    "distilled one also sees the teacher's logits for them, by the method "
-    f"{config.method}.{missing} {chosen_cell(results)} These "
-    f"{len(data.validation['label'])} validation images trained nobody. The "
-    f"{len(data.test['label'])} test images were used once, for the chosen "
-    "cell."
+    f"The teacher ({config.teacher}, {teacher} parameters) was trained on "
+    f"{everything} labelled images. A student ({config.student}, {student} "
+    f"parameters) sees {images}, with their labels.{missing} Seed i from "
+    "scratch and seed i distilled start from the same weights and see the "
+    f"same images in the same order{shifts}; the distilled one also sees the "
+    f"teacher's logits for them, by the method {config.method}.\n\n"
+    f"{chosen_cell(results)} No network was trained on these "
+    f"{len(data.validation['label'])} validation images. The "
+    f"{len(data.test['label'])} test images were used for the chosen cell "
+    "alone."
   )
 
 
@@ -136,14 +138,17 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
   temperature, alpha = results["cells"][chosen].tolist()
   accuracy = results["student_validation"]  # [rounds, seeds, cells]
   pairs = accuracy[:, :, [0, chosen]].transpose(2, 1, 0)
-  gap = 100 * float((pairs[1] - pairs[0])[:, -1].mean())
+  gap = _statistics.paired_interval(pairs[1][:, -1], pairs[0][:, -1])
+  end = "end no higher than"
+  if gap.low > 0 or gap.high < 0:
+    end = f"end {100 * abs(gap.mean):.1f} points "
+    end += "above" if gap.low > 0 else "below"
   _plots.learning_curves(
     path / "learning_curves.png",
     config.evaluate_every * np.arange(1, len(accuracy) + 1),
     dict(zip(GROUPS[1:], pairs, strict=True)),
     levels={"teacher": float(results["teacher_validation"][-1])},
-    title=f"Distilled students end {abs(gap):.1f} points "
-    f"{'above' if gap >= 0 else 'below'} those from scratch",
+    title=f"Distilled students {end} those from scratch",
     ylabel="validation accuracy",
   )
 
@@ -158,14 +163,17 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     columns=["0\nscratch", *(f"{value:g}" for value in columns)],
     row_label="temperature T",
     column_label="alpha, the weight of the teacher",
-    title=f"Validation accuracy (%) peaks at T = {temperature:g}, "
-    f"alpha = {alpha:g}",
+    title=f"T = {temperature:g}, alpha = {alpha:g} distils best "
+    "(validation accuracy, %)",
     chosen=(rows.index(temperature), 1 + columns.index(alpha)),
     apart=1,
   )
 
   errors = {name: results["scores"][name]["ece"].mean() for name in GROUPS}
-  better = "better" if errors["distilled"] < errors["scratch"] else "no better"
+  excess = _statistics.paired_interval(
+    results["scores"]["distilled"]["ece"], results["scores"]["scratch"]["ece"]
+  )
+  better = "better" if excess.high < 0 else "no better"
   _plots.reliability_diagram(
     path / "reliability.png",
     {name: results["curves"][name] for name in GROUPS},
@@ -178,17 +186,20 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
   images = np.asarray(job.data.train["image"])[places]
   labels = np.asarray(job.data.train["label"])[places]
   shown = most_telling(logits, labels, temperature)
+  targets = {
+    value: np.asarray(softened_softmax(logits, temperature=value))
+    for value in sorted({1.0, temperature})
+  }
+  others = [
+    f"{1 - rows[np.arange(len(rows)), labels].mean():.1%} at T = {value:g}"
+    for value, rows in targets.items()
+  ]
   _plots.softened_targets(
     path / "targets.png",
     images[shown],
     labels[shown],
-    {
-      f"T = {value:g}": np.asarray(
-        softened_softmax(logits[shown], temperature=value)
-      )
-      for value in sorted({1.0, temperature})
-    },
-    title="The teacher's targets also say what an image resembles",
+    {f"T = {value:g}": rows[shown] for value, rows in targets.items()},
+    title=f"The teacher gives other classes {', '.join(others)}",
   )
   return {
     "learning_curves.png": "Mean validation accuracy over the seeds, in a band "
@@ -196,18 +207,18 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     "heat_map.png": "Validation accuracy at the end, mean over the seeds. The "
     "frame is the chosen cell; alpha = 0 is the same for every T.",
     "reliability.png": "Test images of all seeds in bins of confidence; bins "
-    "with a handful of images are left out above.",
+    "of fewer than 10 images are left out above.",
     "targets.png": "Of the first seed's images that the teacher gets right, "
     "the least certain one of some classes.",
   }
 
 
 def most_telling(
-  logits: np.ndarray, labels: np.ndarray, temperature: float, count: int = 5
+  logits: Any, labels: np.ndarray, temperature: float, count: int = 5
 ) -> np.ndarray:
   """Places of right but uncertain predictions, at most one of each class."""
-  probabilities = np.asarray(softened_softmax(logits, temperature=temperature))
-  certainty = probabilities.max(-1) + (probabilities.argmax(-1) != labels)
+  rows = np.asarray(softened_softmax(logits, temperature=temperature))
+  certainty = rows.max(-1) + (rows.argmax(-1) != labels)
   order = np.argsort(certainty, kind="stable")
   _, first = np.unique(labels[order], return_index=True)
   return order[np.sort(first)[:count]]

@@ -89,7 +89,7 @@ def learning_curves(
     levels: name -> a rate to compare with, drawn as a dashed line.
   """
   levels = levels or {}
-  with figure(path, width=6.8, height=4.2) as (_, axes):
+  with figure(path, width=6.8, height=4.4) as (canvas, axes):
     for name, level in levels.items():
       axes.axhline(level, color=COLOURS[name], ls="--", lw=1.5, label=name)
     for name, values in curves.items():
@@ -117,8 +117,9 @@ def learning_curves(
       xlim=(0, steps[-1]),
       ylim=(bottom - margin, min(top + margin, 1.0)),
     )
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.legend(loc="lower right")
+    decimals = 0 if top - bottom > 0.04 else 1
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=decimals))
+    canvas.legend(loc="outside lower center", ncols=len(curves) + len(levels))
 
 
 def heat_map(
@@ -168,6 +169,7 @@ def heat_map(
       edgecolor=COLOURS["scratch"],
       lw=3,
       clip_on=False,
+      zorder=3,
     )
     axes.add_patch(frame)
     if apart:
@@ -212,7 +214,9 @@ def reliability_diagram(
       edges = np.linspace(0, 1, len(share) + 1)
       bottom.stairs(share, edges, color=COLOURS[name], lw=1.8)
     top.set(ylabel="accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
-    top.legend(loc="upper left")
+    canvas.legend(
+      loc="outside lower center", ncols=3, fontsize=9, columnspacing=1
+    )
     top.tick_params(labelbottom=False)
     bottom.set(
       xlabel="confidence",
@@ -268,5 +272,6 @@ def softened_targets(
       bars.grid(visible=False, axis="x")
       bars.set_xticks(range(classes), map(str, range(classes)))
       bars.get_xticklabels()[int(label)].set(weight="bold", color=INK)
-    grid[0, 1].legend(loc="upper right", ncols=2, fontsize=9)
+    handles, names = grid[0, 1].get_legend_handles_labels()
+    canvas.legend(handles, names, loc="outside lower center", ncols=2)
     grid[-1, 1].set_xlabel("class, the label in bold")

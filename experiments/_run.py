@@ -8,6 +8,7 @@ import pathlib
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -81,6 +82,7 @@ class RunFolder:
   """
 
   def __init__(self, config: Any):
+    self._begin = time.monotonic()
     self.path = pathlib.Path(config.workdir)
     self._metrics = self.path / "metrics.jsonl"
     flags = json.loads(json.dumps(dataclasses.asdict(config), default=str))
@@ -134,14 +136,18 @@ class RunFolder:
     """
     module = sys.modules["__main__"].__spec__
     program = f"python -m {module.name}" if module else "python"
-    device = jax.devices()[0]
+    device, cores = jax.devices()[0], os.cpu_count()
+    name = device.device_kind
+    if name != device.platform:
+      name = f"{name} ({device.platform})"
     versions = f"kdjax {kdjax.__version__}, jax {jax.__version__}"
     file = self.path / "report.md"
     footer = (
       "## How it was made",
       f"```\n{program} {shlex.join(sys.argv[1:])}".rstrip() + "\n```",
-      f"{versions}, Python {platform.python_version()}, on {device.platform} "
-      f"({device.device_kind}, {os.cpu_count()} cores).",
+      f"{versions}, Python {platform.python_version()}, on {name}, {cores} "
+      f"cores, in {time.monotonic() - self._begin:.0f} s. All flags: "
+      "[config.json](config.json).",
     )
     file.write_text("\n\n".join((*parts, *footer)) + "\n")
     return file

@@ -95,12 +95,12 @@ class Config:
     "total_variation",
     "logit_mse",
   ] = "kd"
-  temperatures: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+  temperatures: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
   alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
   seeds: int = 16
   teacher_steps: int = 600
   student_steps: int = 1000
-  evaluate_every: int = 50
+  evaluate_every: int = 25
   batch_size: int = 40
   teacher_learning_rate: float = 3e-3
   student_learning_rate: float = 1e-2
