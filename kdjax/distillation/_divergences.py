@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.ops._divergences import forward_kl
+from kdjax.ops._divergences import jensen_shannon
 from kdjax.ops._divergences import skew_divergence
 from kdjax.ops._divergences import total_variation
 from kdjax.ops._validation import check_range
@@ -149,17 +150,7 @@ def generalized_jsd_loss(
   """
   check_range("beta", beta, 0.0, 1.0)
   teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
-  dtype = jnp.promote_types(student_logits.dtype, jnp.float32)
-  beta = jnp.asarray(beta, dtype)
-  # At either end one term is the KL of the convention and the other is 0, so
-  # only the weights jump.
-  from_teacher = jnp.where(beta == 0, 1.0, beta)
-  from_student = jnp.where(beta == 1, 1.0, 1 - beta)
-  return from_teacher * skew_divergence(
-    teacher_logits, student_logits, beta, temperature
-  ) + from_student * skew_divergence(
-    student_logits, teacher_logits, 1 - beta, temperature
-  )
+  return jensen_shannon(teacher_logits, student_logits, beta, temperature)
 
 
 @validate

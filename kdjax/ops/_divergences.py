@@ -93,6 +93,22 @@ def skew_divergence(
   return _row_divergence(_skew, p_logits, q_logits, temperature, where, skew)
 
 
+def jensen_shannon(
+  p_logits: Array,
+  q_logits: Array,
+  beta: ArrayLike,
+  temperature: ArrayLike,
+  where: Array | None = None,
+) -> Array:
+  """Returns beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + ..., a row.
+
+  At beta = 0 and 1, where that is 0, it is KL(p || q) and KL(q || p).
+  """
+  return _row_divergence(
+    _jensen_shannon, p_logits, q_logits, temperature, where, beta
+  )
+
+
 def total_variation(
   p_logits: Array,
   q_logits: Array,
@@ -261,41 +277,83 @@ def _row_statistics(
 def _kl(statistics: _RowStatistics) -> _Terms:
   """KL(p || q): f(t) = t - 1 - log t."""
   p, _, difference, ratio, value = statistics
-  terms = difference - jnp.where(p > 0, p * jnp.where(p > 0, ratio, 0.0), 0.0)
+  terms = _remainder(p, ratio, difference)
   return _Terms(value, terms, difference, jnp.zeros_like(value))
 
 
 def _skew(statistics: _RowStatistics, skew: Array) -> _Terms:
-  """KL(p || m), m = skew p + (1 - skew) q; see the module's docstring."""
-  p, q, difference, ratio, _ = statistics
+  """KL(p || m), m = skew p + (1 - skew) q: f(t) = m - 1 - log m, p = 1."""
+  p, q, difference, _, _ = statistics
   keep = 1.0 - skew
   inside = (skew > 0) & (keep > 0)
-  # log(m / p) = log(skew + keep exp r), so that exp does not overflow.
-  small = jnp.exp(-jnp.abs(ratio))
-  mixed = jnp.where(ratio > 0, keep + skew * small, keep * small + skew)
-  mixed = jnp.where(inside, mixed, 1.0)
-  near = jnp.abs(ratio) < 0.5
-  growth, _ = _near(jnp.ones_like(ratio), ratio)
-  log_mixture = jnp.where(
-    near,
-    jnp.log1p(keep * growth),
-    jnp.maximum(jnp.where(p > 0, ratio, 0.0), 0.0) + jnp.log(mixed),
-  )
-  _, series = _near(p, log_mixture)
-  terms = jnp.where(
-    jnp.abs(log_mixture) < 0.5, series, keep * difference - p * log_mixture
-  )
+  log_mixture, q_over_mixture = _mixture(statistics, jnp.where(inside, skew, 1))
+  terms = _remainder(p, log_mixture, keep * difference)
   terms = jnp.where(p > 0, terms, keep * q)
-  q_over_mixture = jnp.where(ratio > 0, 1.0, small) / mixed
   slopes = jnp.square(keep) * q_over_mixture * difference
-  value, slope = jnp.sum(terms, -1), jnp.sum(slopes, -1)
   # At skew 0 and 1 the mixture is q and p themselves.
-  kl = _kl(statistics)
   return jax.tree.map(
     lambda mixed, end: jnp.where(inside, mixed, keep * end),
-    _Terms(value, terms, slopes, slope),
-    kl,
+    _Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
+    _kl(statistics),
   )
+
+
+def _jensen_shannon(statistics: _RowStatistics, beta: Array) -> _Terms:
+  """Both KL to m = beta p + (1 - beta) q: f'(t) = (1 - beta) log(t / m)."""
+  p, q, difference, ratio, _ = statistics
+  keep = 1.0 - beta
+  inside = (beta > 0) & (keep > 0)
+  weight = jnp.where(inside, beta, 0.5)
+  log_mixture, _ = _mixture(statistics, weight)
+  from_p = _remainder(p, log_mixture, (1 - weight) * difference)
+  from_p = jnp.where(p > 0, from_p, (1 - weight) * q)
+  finite = jnp.where((p > 0) & (q > 0), ratio, 0.0)
+  log_mixture_over_q = jnp.where(
+    p > 0, jnp.where(q > 0, log_mixture - finite, 0.0), jnp.log(1 - weight)
+  )
+  from_q = _remainder(q, log_mixture_over_q, -weight * difference)
+  terms = weight * from_p + (1 - weight) * from_q
+  slopes = -(1 - weight) * q * log_mixture_over_q
+  forward = _kl(statistics)
+  reverse_terms = _remainder(q, -ratio, -difference)
+  reverse_slopes = q * jnp.where(q > 0, ratio, 0.0)
+  reverse = _Terms(
+    jnp.sum(reverse_terms, -1),
+    reverse_terms,
+    reverse_slopes,
+    jnp.sum(reverse_slopes, -1),
+  )
+  return jax.tree.map(
+    lambda middle, low, high: jnp.where(
+      inside, middle, jnp.where(beta == 0, low, high)
+    ),
+    _Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
+    forward,
+    reverse,
+  )
+
+
+def _mixture(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
+  """Returns log(m / p) and q / m of m = skew p + (1 - skew) q, 0 < skew."""
+  p, ratio = statistics.p, statistics.log_ratio
+  keep = 1.0 - skew
+  # log(skew + keep exp r), so that exp does not overflow.
+  small = jnp.exp(-jnp.abs(ratio))
+  mixed = jnp.where(ratio > 0, keep + skew * small, keep * small + skew)
+  growth, _ = _near(jnp.ones_like(ratio), ratio)
+  return jnp.where(
+    jnp.abs(ratio) < 0.5,
+    jnp.log1p(keep * growth),
+    jnp.maximum(jnp.where(p > 0, ratio, 0.0), 0.0) + jnp.log(mixed),
+  ), jnp.where(ratio > 0, 1.0, small) / mixed
+
+
+def _remainder(weight: Array, x: Array, weighted_expm1: Array) -> Array:
+  """Returns weight (exp x - 1 - x), given weight (exp x - 1)."""
+  _, series = _near(weight, x)
+  # No mass times an infinite ratio is 0.
+  product = jnp.where(weight > 0, weight * jnp.where(weight > 0, x, 0.0), 0.0)
+  return jnp.where(jnp.abs(x) < 0.5, series, weighted_expm1 - product)
 
 
 def _total_variation(statistics: _RowStatistics) -> _Terms:

@@ -25,8 +25,8 @@ R = TypeVar("R")
 def validate(function: Callable[P, R]) -> Callable[P, R]:
   """Checks array arguments against their annotations before the call.
 
-  NumPy arrays and Python numbers become JAX arrays. Dimensions of the same name must agree
-  between arguments; a union of annotations is met by any of its members.
+  NumPy arrays and Python numbers become JAX arrays. Dimensions of the same
+  name must agree between arguments; a union of annotations is met by any of its members.
 
   Args:
     function: a function whose array parameters carry jaxtyping annotations.

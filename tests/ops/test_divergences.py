@@ -9,6 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from kdjax.ops import kl_divergence
+from kdjax.ops._divergences import jensen_shannon
 from kdjax.ops._divergences import skew_divergence
 from kdjax.ops._divergences import total_variation
 from tests import oracles
@@ -109,7 +110,8 @@ def test_differentials_of_every_argument_in_both_modes():
     def divergences(p, q, temperature, skew):
       return (
         skew_divergence(p, q, skew, temperature),
-        skew_divergence(p, q, 0.0, temperature),
+        kl_divergence(q, p, temperature=temperature),
+        jensen_shannon(p, q, skew, temperature),
         total_variation(p, q, temperature),
       )
 
@@ -145,9 +147,27 @@ def test_skew_divergence_equals_its_definition_at_any_gap(skew):
     )
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.01, 0.5, 1.0])
+def test_jensen_shannon_equals_its_definition_at_any_gap(beta):
+  for gap in (0.1, 3.0, 30.0):
+    q_logits, p_logits = make_logits(5, gap=gap)
+    p = np.exp(oracles.log_softmax(p_logits))
+    q = np.exp(oracles.log_softmax(q_logits))
+    m = beta * p + (1 - beta) * q
+    expected = beta * oracles.kl(p, m) + (1 - beta) * oracles.kl(q, m)
+    if beta in (0, 1):
+      expected = oracles.kl(p, q) if beta == 0 else oracles.kl(q, p)
+    actual = jensen_shannon(jnp.array(p_logits), jnp.array(q_logits), beta, 1.0)
+    np.testing.assert_allclose(
+      actual, np.float64(expected), rtol=1e-5, atol=1e-12
+    )
+
+
 def test_disjoint_masks_have_finite_skew_divergence():
   p, q = jnp.array([0.0, -INF, 0.0]), jnp.array([-INF, 0.0, 0.0])
   actual = skew_divergence(p, q, 0.5, 1.0)
+  np.testing.assert_allclose(actual, 0.5 * np.log(2), rtol=1e-6)
+  actual = jensen_shannon(p, q, 0.5, 1.0)
   np.testing.assert_allclose(actual, 0.5 * np.log(2), rtol=1e-6)
   assert jnp.all(
     jnp.isfinite(jax.grad(skew_divergence, (0, 1))(p, q, 0.5, 1.0)[0])
