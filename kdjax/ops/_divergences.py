@@ -312,6 +312,7 @@ def _jensen_shannon(statistics: _RowStatistics, beta: Array) -> _Terms:
     p > 0, jnp.where(q > 0, log_mixture - finite, 0.0), jnp.log(1 - weight)
   )
   from_q = _remainder(q, log_mixture_over_q, -weight * difference)
+  from_q = jnp.where(q > 0, from_q, weight * p)
   terms = weight * from_p + (1 - weight) * from_q
   slopes = -(1 - weight) * q * log_mixture_over_q
   forward = _kl(statistics)

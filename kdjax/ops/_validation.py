@@ -26,7 +26,8 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
   """Checks array arguments against their annotations before the call.
 
   NumPy arrays and Python numbers become JAX arrays. Dimensions of the same
-  name must agree between arguments; a union of annotations is met by any of its members.
+  name must agree between arguments; a union of annotations is met by any of
+  its members.
 
   Args:
     function: a function whose array parameters carry jaxtyping annotations.
