@@ -1,0 +1,67 @@
+"""The README's code runs, and its commands are ones that exist."""
+
+import importlib
+import pathlib
+import re
+import shlex
+import tomllib
+
+import pytest
+import tyro
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PROGRAMS = [code for language, code in BLOCKS if language == "python"]
+COMMANDS = [
+  command.strip()
+  for language, code in BLOCKS
+  if language == "bash"
+  for line in code.splitlines()
+  for command in line.split("&&")
+]
+
+
+def test_every_block_is_a_program_or_a_command():
+  assert {language for language, _ in BLOCKS} == {"python", "bash"}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_python_blocks_run(program, capsys):
+  exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
+  printed = capsys.readouterr().out.splitlines()
+  shown = re.findall(r"print\(.*\)  # (.*)", program)
+  assert shown == printed[: len(shown)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_exist(command):
+  """Extras are declared, modules importable, and flags accepted."""
+  words = shlex.split(command)
+  if words[1:3] == ["-m", "venv"]:
+    return
+  if words[0].endswith("pip"):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = re.fullmatch(r"\.\[(.*)\]", words[-1]).group(1)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    return
+  assert words[0].endswith("python")
+  assert words[1] == "-m"
+  module = importlib.import_module(words[2])
+  if words[2].startswith("experiments."):
+    tyro.cli(module.Config, args=words[3:], use_underscores=True)
+
+
+def test_ci_runs_the_readme_test_command():
+  script = (ROOT / ".ci" / "run").read_text()
+  pattern = re.search(r"grep -m 1 '(.*)' README.md", script).group(1)
+  commands = [x for x in README.splitlines() if re.match(pattern, x)]
+  assert commands == [
+    'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" '
+    "&& .venv/bin/python -m pytest"
+  ]
+
+
+def test_images_exist():
+  for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
+    assert (ROOT / path).exists(), path
