@@ -1,0 +1,515 @@
+"""Adapts a student from labelled source images to unlabelled target images.
+
+For each method all weights and seeds are trained in one vmapped program. Seed
+i has the same initial weights and the same batches under every method, so that
+a gain over source-only is a paired difference. The weight of a method is
+chosen by a rule that sees no target label, and by the last step, not the best;
+what an oracle with target labels would have chosen is reported beside it.
+
+  python -m experiments.adapt
+  python -m experiments.adapt --shift invert --workdir runs/invert
+  python -m experiments.adapt --source mnist --target digits \
+    --data_dir ~/tensorflow_datasets --workdir runs/mnist
+"""
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+
+from experiments import _adapt_report
+from experiments import _rounds
+from experiments import _run
+from kdjax import adaptation
+from kdjax import data as kdata
+from kdjax import metrics
+from kdjax import nets
+from kdjax import training
+from kdjax.objectives import Objective
+from kdjax.objectives import select_supervised
+from kdjax.objectives import stateless
+from kdjax.ops import masked_mean
+from kdjax.ops import reverse_gradient
+
+
+@dataclass(frozen=True)
+class Config:
+  """Compares ways to adapt to a target domain without labels.
+
+  Attributes:
+    workdir: the run folder, made if missing.
+    resume: go on from the last checkpoint in the run folder.
+    source: digits, or the name of a set that tfds has prepared.
+    target: likewise. If it is the source, each gets half of the images.
+    data_dir: where tfds keeps its prepared sets.
+    shift: what is done to the target's images; auto: rotate if source and
+      target are one set, else none.
+    degrees: of rotate.
+    strength: of blend_noise, from 0 to 1.
+    crop: pixels cut off each side of source images of another size than the
+      target's, before they are resized to it.
+    examples: at most so many images of each set and split.
+    validation_fraction: part of each domain's training images that is kept
+      for the choice of the weight and for d_H.
+    network: a name of kdjax.nets.create.
+    hidden: units of the hidden layers if the network is an mlp.
+    discriminator: units of the hidden layer of the domain discriminator.
+    methods: which are compared with source_only and target_only.
+    weights: the candidates for the weight of each method.
+    select: how a weight is chosen without target labels: source_accuracy, on
+      validation images; information, the mutual information of the target's
+      images and their predicted classes, H(mean p) - mean H(p); guarded, the
+      information among weights within 2 points of the best source accuracy.
+    seeds: students of each method and weight.
+    steps: updates of each student.
+    evaluate_every: steps from one evaluation and checkpoint to the next.
+    batch_size: examples of each domain in a batch.
+    learning_rate: of Adam, at its start; it decays by a cosine.
+    seed: of everything random.
+  """
+
+  workdir: str = "runs/adapt"
+  resume: bool = False
+  source: str = "digits"
+  target: str = "digits"
+  data_dir: str | None = None
+  shift: Literal["auto", "none", "rotate", "invert", "blend_noise"] = "auto"
+  degrees: float = 30.0
+  strength: float = 0.5
+  crop: int = 4
+  examples: int = 2000
+  validation_fraction: float = 0.3
+  network: str = "mlp"
+  hidden: tuple[int, ...] = (128, 64)
+  discriminator: int = 100
+  methods: tuple[Literal["dann", "mmd", "coral", "jda"], ...] = (
+    "dann",
+    "mmd",
+    "coral",
+    "jda",
+  )
+  weights: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+  select: Literal["guarded", "information", "source_accuracy"] = "guarded"
+  seeds: int = 8
+  steps: int = 1000
+  evaluate_every: int = 50
+  batch_size: int = 64
+  learning_rate: float = 1e-3
+  seed: int = 0
+
+
+# A rule sees each weight's scores, means over seeds, without target labels.
+RULES = {
+  "source_accuracy": lambda scores: scores["source_accuracy"],
+  "information": lambda scores: scores["information"],
+  # Information alone rewards confident nonsense, source accuracy alone is
+  # blind to the target; both were decided on before any target label was seen.
+  "guarded": lambda scores: np.where(
+    scores["source_accuracy"] >= scores["source_accuracy"].max() - 0.02,
+    scores["information"],
+    -np.inf,
+  ),
+}
+
+
+class Data(NamedTuple):
+  """Images and labels on the device, those of the source first.
+
+  The target's training labels are there for target_only alone.
+  """
+
+  train: dict[str, Any]
+  validation: dict[str, Any]
+  test: dict[str, Any]  # of the target
+  train_sizes: tuple[int, int]
+  validation_sizes: tuple[int, int]
+
+
+def load_data(config: Config) -> Data:
+  """Reads both domains, of one image size, and shifts the target."""
+
+  def read(name: str, split: str) -> kdata.Source:
+    source = kdata.load(name, split, data_dir=config.data_dir)
+    count = min(len(source), config.examples)
+    arrays = kdata.as_arrays(kdata.subset(source, range(count)))
+    return kdata.ArraySource(arrays["image"], arrays["label"])
+
+  def divide(source: kdata.Source) -> list[dict[str, Any]]:
+    parts = kdata.split(source, config.validation_fraction, seed=config.seed)
+    return [jax.device_put(kdata.as_arrays(part)) for part in parts]
+
+  if config.source == config.target:
+    halves = kdata.split(read(config.source, "train"), 0.5, seed=config.seed)
+  else:
+    halves = read(config.source, "train"), read(config.target, "train")
+  sources, targets = map(divide, halves)
+  targets.append(jax.device_put(kdata.as_arrays(read(config.target, "test"))))
+  size = targets[0]["image"].shape[1:3]
+  for part in sources:
+    if part["image"].shape[1:3] != size:
+      part["image"] = kdata.resize(part["image"], size, crop=config.crop)
+  for i, part in enumerate(targets):
+    key = jax.random.fold_in(jax.random.key(config.seed), i)
+    part["image"] = shift_images(config, key, part["image"])
+  pairs = list(zip(sources, targets[:2], strict=True))
+  train, validation = (
+    {k: jnp.concatenate([a[k], b[k]]) for k in a} for a, b in pairs
+  )
+  train_sizes, validation_sizes = (
+    (len(a["label"]), len(b["label"])) for a, b in pairs
+  )
+  return Data(train, validation, targets[2], train_sizes, validation_sizes)
+
+
+def halves(tree: Any, size: int) -> list[Any]:
+  """The first rows, of the source, and the others, of the target."""
+  parts = slice(size), slice(size, None)
+  return [jax.tree.map(operator.itemgetter(part), tree) for part in parts]
+
+
+def shift_images(config: Config, key: jax.Array, images: jax.Array):
+  """Applies the configured shift."""
+  match config.shift:
+    case "rotate":
+      return kdata.rotate(images, config.degrees)
+    case "invert":
+      return kdata.invert(images)
+    case "blend_noise":
+      return kdata.blend_noise(key, images, strength=config.strength)
+  return images
+
+
+def network(config: Config, data: Data):
+  """The student's forward, which takes uint8 images, and its init."""
+  images = np.asarray(data.train["image"][: data.train_sizes[0]])
+  mean, std = map(jnp.asarray, kdata.channel_statistics(images))
+  classes = int(data.train["label"].max()) + 1
+  options: dict[str, Any] = {}
+  if config.network == "mlp":
+    options["hidden"] = config.hidden
+
+  def build(seed: Any) -> nnx.Module:
+    return nets.create(
+      config.network,
+      input_shape=images.shape[1:],
+      num_classes=classes,
+      rngs=nnx.Rngs(seed),
+      **options,
+    )
+
+  model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
+
+  def forward(variables, inputs, *, train, key):
+    inputs = kdata.normalize(inputs, mean, std)
+    return model.forward(variables, inputs, train=train, key=key)
+
+  return forward, lambda key: training.from_nnx(build(key)).variables
+
+
+def init_discriminator(key: jax.Array, width: int, hidden: int):
+  """The parameters of a discriminator with one hidden layer."""
+  keys = jax.random.split(key)
+  init = jax.nn.initializers.he_normal()
+  return {
+    "hidden": (init(keys[0], (width, hidden)), jnp.zeros(hidden)),
+    "logit": (init(keys[1], (hidden, 1)), jnp.zeros(1)),
+  }
+
+
+def discriminate(params, embeddings):
+  """One logit an example; positive ones say source."""
+  (a, b), (c, d) = params["hidden"], params["logit"]
+  return jax.nn.relu(embeddings @ a + b[None]) @ c + d[None]
+
+
+def transfer_objective(method: str, config: Config, weight=1.0) -> Objective:
+  """The task's loss on the source plus what draws the domains together.
+
+  The discriminator is a parameter of the objective, the weight is in its
+  state: one program trains all weights.
+  """
+
+  def init(key, source, target):
+    del target
+    params = {}
+    if method in ("dann", "jda"):
+      width = source.embedding.shape[-1]
+      params = init_discriminator(key, width, config.discriminator)
+    step = jnp.zeros((), jnp.int32)
+    return params, {"step": step, "weight": jnp.asarray(weight, jnp.float32)}
+
+  def apply(discriminator, state, source, target, batch, key):
+    del key
+    mask, target_mask = batch["mask"], batch["target"]["mask"]
+    masks = {"where_source": mask, "where_target": target_mask}
+    embeddings = source.embedding, target.embedding
+    tasks = optax.softmax_cross_entropy_with_integer_labels(
+      source.logits, batch["label"]
+    )
+    weight = state["weight"]
+    # Adversaries get their say by and by, as in the DANN paper.
+    ramp = 2 / (1 + jnp.exp(-10 * state["step"] / config.steps)) - 1
+    match method:
+      case "dann":
+        # The weight is on the reversed gradient: the discriminator itself
+        # learns at full speed.
+        reversed_ = reverse_gradient(embeddings, weight * ramp)
+        logits = [discriminate(discriminator, x) for x in reversed_]
+        transfer = adaptation.dann_loss(*logits, **masks)
+        loss = masked_mean(tasks, mask) + transfer
+      case "jda":
+        # The same logits for both players; the discriminator's gradient is
+        # reversed, so that it raises the divergence that the student lowers.
+        adversary = reverse_gradient(discriminator)
+        logits = [discriminate(adversary, x) for x in embeddings]
+        transfer = adaptation.soft_h_divergence(*logits, **masks)
+        loss = adaptation.jda_loss(
+          tasks,
+          transfer,
+          num_target=jnp.sum(target_mask),
+          weight=weight * ramp,
+          where=mask,
+        )
+      case _:
+        distance = {"mmd": adaptation.mmd, "coral": adaptation.coral_loss}
+        transfer = distance[method](*embeddings, **masks)
+        loss = masked_mean(tasks, mask) + weight * transfer
+    return loss, state | {"step": state["step"] + 1}, {}
+
+  return Objective(init, apply)
+
+
+def make_loss(method: str, forward, config: Config, weight=1.0):
+  """The objective of a method, and its loss of a batch of both domains."""
+  if method in config.methods:
+    objective = transfer_objective(method, config, weight)
+    # One forward pass for both domains: with BatchNorm they share statistics.
+    both = training.adaptation_loss(forward, objective, joint_forward=True)
+  else:
+    objective = stateless(
+      optax.softmax_cross_entropy_with_integer_labels, select_supervised
+    )
+    one = training.distillation_loss(forward, objective)
+    domain = method.removesuffix("_only")
+
+    def both(params, state, frozen, batch, key):
+      # The other domain is not seen at all: not even its statistics leak.
+      return one(params, state, frozen, batch[domain], key)
+
+  def loss_fn(params, state, frozen, batch, key):
+    source, target = halves(batch, config.batch_size)
+    batch = {"source": source, "target": target}
+    return both(params, state, frozen, batch, key)
+
+  return objective, loss_fn
+
+
+class Job(NamedTuple):
+  """What every part of the run needs.
+
+  What a seed decides is the same under every method: the initial variables
+  `[seeds]`, a key for the rest `[seeds]`, and the order of the images, a plan
+  `[seeds, steps, batch]` whose batches are half source and half target.
+  """
+
+  config: Config
+  run: _run.RunFolder
+  console: Console
+  data: Data
+  forward: training.Forward
+  variables: training.Variables
+  key: jax.Array
+  plan: dict[str, jax.Array]
+  evaluate: Callable[..., dict[str, jax.Array]]
+
+
+def start_seeds(config: Config, data: Data, init):
+  """Returns the initial variables, the keys and the plans of all seeds."""
+
+  def plan_domain(key, size):
+    return _rounds.plan_steps(key, size, config.batch_size, config.steps)
+
+  @jax.jit
+  @jax.vmap
+  def start(seed):
+    key = jax.random.fold_in(jax.random.key(config.seed), seed)
+    init_key, key, *plan_keys = jax.random.split(key, 4)
+    source, target = map(plan_domain, plan_keys, data.train_sizes)
+    target["index"] += data.train_sizes[0]
+    plan = jax.tree.map(lambda *x: jnp.concatenate(x, -1), source, target)
+    return init(init_key), key, plan
+
+  return start(jnp.arange(config.seeds))
+
+
+def make_evaluation(forward, size: int):
+  """Scores of all students on validation images, `size` of the source."""
+
+  def evaluate(variables, validation):
+    outputs, _ = forward(variables, validation["image"], train=False, key=None)
+    hits = metrics.accuracy(outputs.logits, validation["label"])
+    source_hits, target_hits = halves(hits, size)
+    source, target = halves(outputs, size)
+    entropy = jax.scipy.special.entr
+    predicted = jax.nn.softmax(target.logits)
+    certainty = -jnp.mean(jnp.sum(entropy(predicted), -1))
+    return {
+      "source_accuracy": jnp.mean(source_hits),
+      "information": jnp.sum(entropy(jnp.mean(predicted, 0))) + certainty,
+      "divergence": adaptation.h_divergence(
+        source.embedding, target.embedding
+      ).value,
+      "target_accuracy": jnp.mean(target_hits),  # for the oracle alone
+    }
+
+  over_weights = jax.vmap(evaluate, (0, None))
+  return jax.jit(jax.vmap(over_weights, (0, None)))
+
+
+def train(method: str, job: Job):
+  """Trains all weights and seeds of a method as one program.
+
+  Returns the students' variables `[seeds, weights]` and what was seen of them
+  `[rounds, seeds, weights]`.
+  """
+  config = job.config
+  weights = config.weights if method in config.methods else (0.0,)
+  schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+  optimizer = optax.adam(schedule, b1=0.5)  # adversaries need a short memory
+
+  def init_student(variables, key, weight):
+    return training.init_train_state(
+      key,
+      training.Model(job.forward, variables),
+      make_loss(method, job.forward, config, weight)[0],
+      optimizer,
+      job.data.train["image"][:1],
+    )
+
+  setup = jax.vmap(init_student, (None, None, 0))
+  setup = jax.jit(jax.vmap(setup, (0, 0, None)))
+  _, loss_fn = make_loss(method, job.forward, config)
+  epoch = training.scan_epoch(training.make_train_step(loss_fn, optimizer))
+  # The weights of a seed share its batches, the seeds share the data.
+  epoch = training.sweep(epoch, shared=("frozen", "data", "plan", "key"))
+  epoch = jax.jit(training.sweep(epoch, shared=("frozen", "data")))
+
+  def advance(state, frozen, data, plan, key, validation_plan):
+    del validation_plan  # d_H is of all validation images together
+    train, validation = data
+    state, _ = epoch(state, frozen, train, plan, key)
+    return state, job.evaluate(state.student, validation)
+
+  def describe(seen):
+    row = {name: value.mean(0) for name, value in seen.items()}
+    text = (
+      f"source accuracy {row['source_accuracy'].max():.1%}, "
+      f"d_H {row['divergence'].min():.2f}"
+    )
+    return {"weight": list(weights)} | row, text
+
+  state = setup(job.variables, job.key, jnp.array(weights))
+  start = state, job.key, job.plan
+  state, seen = _rounds.train(method, job, advance, {}, start, describe)
+  return state.student, seen
+
+
+class Row(NamedTuple):
+  """What is reported of one method.
+
+  Attributes:
+    weight: the chosen one, None without.
+    validation: scores of the chosen weight, `[rounds, seeds]`.
+    test_accuracy: its accuracy on target test images, `[seeds]`.
+    oracle_weight: the best one by the labels of target validation images.
+    oracle_accuracy: its accuracy on the same images, `[seeds]`.
+    embeddings: of source and target validation images, by the first seed.
+    null: d_H that these stay below in 95 of 100 permutations of the domains.
+  """
+
+  weight: float | None
+  validation: dict[str, np.ndarray]
+  test_accuracy: np.ndarray
+  oracle_weight: float | None
+  oracle_accuracy: np.ndarray
+  embeddings: tuple[np.ndarray, np.ndarray]
+  null: float
+
+
+def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
+  """Chooses the weights; only now are test images looked at."""
+  config = job.config
+
+  def predict(variables, part):
+    return job.forward(variables, part["image"], train=False, key=None)[0]
+
+  @jax.jit
+  def look(variables, validation, test):
+    def accuracy(variables):
+      hits = metrics.accuracy(predict(variables, test).logits, test["label"])
+      return jnp.mean(hits)
+
+    first = jax.tree.map(lambda x: x[0, 0], variables)
+    embeddings = halves(
+      predict(first, validation).embedding, job.data.validation_sizes[0]
+    )
+    key = jax.random.key(config.seed)
+    null = adaptation.h_divergence(*embeddings, key=key).null
+    return jax.vmap(jax.vmap(accuracy))(variables), embeddings, null
+
+  rows = {}
+  for method, (variables, seen) in trained.items():
+    last = {name: values[-1].mean(0) for name, values in seen.items()}
+    chosen = int(np.argmax(RULES[config.select](last)))
+    oracle = int(np.argmax(last["target_accuracy"]))
+    pair = jax.tree.map(
+      lambda x, pair=(chosen, oracle): np.asarray(x)[:, pair], variables
+    )
+    accuracy, embeddings, null = jax.device_get(
+      look(pair, job.data.validation, job.data.test)
+    )
+    weighted = method in config.methods
+    rows[method] = Row(
+      config.weights[chosen] if weighted else None,
+      {name: values[..., chosen] for name, values in seen.items()},
+      accuracy[:, 0],
+      config.weights[oracle] if weighted else None,
+      accuracy[:, 1],
+      embeddings,
+      float(np.quantile(null, 0.95)),
+    )
+  return rows
+
+
+def main(config: Config) -> dict[str, Row]:
+  """Runs the experiment and writes its report; returns a row a method."""
+  if config.steps % config.evaluate_every:
+    raise ValueError(
+      f"steps is {config.steps}; expected a multiple of evaluate_every, which "
+      f"is {config.evaluate_every}."
+    )
+  if config.shift == "auto":
+    shift = "rotate" if config.source == config.target else "none"
+    config = dataclasses.replace(config, shift=shift)
+  console, run = _run.console(), _run.RunFolder(config)
+  data = load_data(config)
+  forward, init = network(config, data)
+  variables, key, plan = start_seeds(config, data, init)
+  evaluate = make_evaluation(forward, data.validation_sizes[0])
+  job = Job(config, run, console, data, forward, variables, key, plan, evaluate)
+  methods = "source_only", *config.methods, "target_only"
+  rows = examine(job, {method: train(method, job) for method in methods})
+  _adapt_report.write(job, rows)
+  return rows
+
+
+if __name__ == "__main__":
+  main(_run.parse(Config))

@@ -1,0 +1,308 @@
+"""The adaptation job, reduced: honesty, objectives, files, resumption."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import _adapt_report
+from experiments import adapt
+from kdjax import adaptation
+from kdjax import data as kdata
+from kdjax import training
+
+SMALL = adapt.Config(
+  shift="rotate",
+  hidden=(12, 8),
+  discriminator=6,
+  methods=("jda",),
+  weights=(0.1, 1.0),
+  seeds=2,
+  steps=12,
+  evaluate_every=4,
+  batch_size=32,
+)
+
+
+def small(workdir, **changes):
+  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_compilation(tmp_path_factory):
+  """Runs with the same flags compile once."""
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+  )
+  before = [getattr(jax.config, name) for name in names]
+  for name, value in zip(
+    names, (str(tmp_path_factory.mktemp("xla")), 0), strict=True
+  ):
+    jax.config.update(name, value)
+  yield
+  for name, value in zip(names, before, strict=True):
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
+  return folder, adapt.main(small(folder))
+
+
+def test_a_run_leaves_a_report(reference):
+  folder, rows = reference
+  report = (folder / "report.md").read_text()
+  for name in ("accuracy", "divergence", "embeddings"):
+    assert (folder / f"{name}.png").stat().st_size > 10_000
+    assert f"({name}.png)" in report
+  for text in ("rotated by 30 degrees", "uses target labels", "JDA ", "d_H"):
+    assert text in report
+  assert list(rows) == ["source_only", "jda", "target_only"]
+  for name in ("source-only", "JDA", "target-only"):
+    assert f"\n| {name} |" in report
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  logged = [json.loads(line) for line in lines]
+  assert [(row["stage"], row["step"]) for row in logged] == [
+    (method, step) for method in rows for step in (4, 8, 12)
+  ]
+  assert logged[3]["weight"] == [0.1, 1.0]
+  for row in rows.values():
+    assert row.test_accuracy.shape == (2,)
+    assert row.validation["divergence"].shape == (3, 2)
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_result(reference, tmp_path):
+  folder, rows = reference
+  workdir = tmp_path / "cut"
+  shutil.copytree(folder, workdir)
+  shutil.rmtree(workdir / "checkpoints" / "jda" / "12")
+  shutil.rmtree(workdir / "checkpoints" / "target_only")
+  again = adapt.main(small(workdir, resume=True))
+  jax.tree.map(np.testing.assert_array_equal, again, rows)
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  assert sorted(lines) == sorted(
+    (folder / "metrics.jsonl").read_text().splitlines()
+  )
+
+
+def test_steps_are_whole_rounds(tmp_path):
+  with pytest.raises(ValueError, match="steps is 10; expected a multiple"):
+    adapt.main(small(tmp_path / "run", steps=10))
+  assert not (tmp_path / "run").exists()
+
+
+def test_no_image_is_in_two_places():
+  config = dataclasses.replace(SMALL, shift="none")
+  data = adapt.load_data(config)
+  parts = [data.train, data.validation, data.test]
+  images = np.concatenate([part["image"] for part in parts])
+  everything = np.concatenate(
+    [kdata.digits(split).images for split in ("train", "test")]
+  )
+  assert sum(data.train_sizes) == len(data.train["label"])
+  assert sum(data.validation_sizes) == len(data.validation["label"])
+  # Equal as multisets.
+  assert sorted(x.tobytes() for x in images) == sorted(
+    x.tobytes() for x in everything
+  )
+
+
+@pytest.mark.parametrize("shift", ["rotate", "invert", "blend_noise"])
+def test_only_the_target_is_shifted(shift):
+  plain = adapt.load_data(dataclasses.replace(SMALL, shift="none"))
+  data = adapt.load_data(dataclasses.replace(SMALL, shift=shift))
+  for name, sizes in (
+    ("train", plain.train_sizes),
+    ("validation", plain.validation_sizes),
+  ):
+    before, after = getattr(plain, name)["image"], getattr(data, name)["image"]
+    same = np.all(before == after, axis=(1, 2, 3))
+    np.testing.assert_array_equal(same, np.arange(sum(sizes)) < sizes[0])
+  assert not np.any(
+    np.all(plain.test["image"] == data.test["image"], axis=(1, 2, 3))
+  )
+
+
+def test_a_larger_source_is_cropped_resized_and_cut_short(monkeypatch):
+  def load(name, split, data_dir):
+    size, count = (16, 60) if name == "large" else (8, 50)
+    images = np.zeros((count, size, size, 1), np.uint8)
+    images[:, 4:-4, 4:-4] = 255
+    return kdata.ArraySource(images, np.arange(count, dtype=np.int32) % 5)
+
+  monkeypatch.setattr(kdata, "load", load)
+  config = dataclasses.replace(
+    SMALL, source="large", shift="none", examples=40, validation_fraction=0.25
+  )
+  data = adapt.load_data(config)
+  assert data.train_sizes == (30, 30)
+  assert data.validation_sizes == (10, 10)
+  assert data.train["image"].shape == (60, 8, 8, 1)
+  # Four pixels less on each side: the white square fills the frame.
+  assert np.all(data.train["image"][:30] == 255)
+  assert not np.any(data.train["image"][30:])
+
+
+@pytest.fixture(scope="module")
+def batch():
+  size = SMALL.batch_size
+  keys = jax.random.split(jax.random.key(0))
+  return {
+    "image": jax.random.randint(keys[0], (2 * size, 8, 8, 1), 0, 256).astype(
+      jnp.uint8
+    ),
+    "label": jnp.arange(2 * size) % 10,
+    "mask": jnp.ones(2 * size, bool),
+  }
+
+
+@pytest.fixture(scope="module")
+def student():
+  data = adapt.load_data(SMALL)
+  forward, init = adapt.network(SMALL, data)
+  return training.Model(forward, jax.jit(init)(jax.random.key(1)))
+
+
+def gradients_of(method, student, batch, step=6, weight=0.5):
+  """Gradients of the parameters, at a step of the ramp."""
+  config = dataclasses.replace(SMALL, methods=("dann", "mmd", "coral", "jda"))
+  objective, loss_fn = adapt.make_loss(method, student.forward, config, weight)
+  image = batch["image"][:1]
+  spec = jax.eval_shape(
+    lambda: student.forward(student.variables, image, train=False, key=None)[0]
+  )
+  params, state = objective.init(jax.random.key(2), spec, None)
+  if "step" in state:
+    state = state | {"step": jnp.array(step)}
+  params = {"student": student.variables.params, "objective": params}
+  state = {"student": student.variables.state, "objective": state}
+
+  @jax.jit
+  def gradient(batch):
+    return jax.grad(
+      lambda p: loss_fn(p, state, {}, batch, jax.random.key(3))[0]
+    )(params)
+
+  return gradient(batch), params, gradient
+
+
+@pytest.mark.parametrize(
+  "method", ["source_only", "dann", "mmd", "coral", "jda", "target_only"]
+)
+def test_target_labels_reach_target_only_alone(method, student, batch):
+  seen, _, gradient = gradients_of(method, student, batch)
+  size = SMALL.batch_size
+  other = batch["label"].at[size:].set((batch["label"][size:] + 1) % 10)
+  changed = gradient(batch | {"label": other})
+  equal = [
+    bool(jnp.all(a == b))
+    for a, b in zip(
+      jax.tree.leaves(seen), jax.tree.leaves(changed), strict=True
+    )
+  ]
+  assert all(equal) == (method != "target_only")
+
+  images = batch["image"].at[size:].set(255 - batch["image"][size:])
+  changed = gradient(batch | {"image": images})
+  same = jax.tree.all(jax.tree.map(lambda a, b: jnp.all(a == b), seen, changed))
+  assert bool(same) == (method == "source_only")
+
+
+def domain_logits(params, student, batch):
+  outputs, _ = student.forward(
+    training.Variables(params["student"], student.variables.state),
+    batch["image"],
+    train=True,
+    key=None,
+  )
+  logits = adapt.discriminate(params["objective"], outputs.embedding)
+  return outputs, *adapt.halves(logits, SMALL.batch_size)
+
+
+def task_losses(outputs, batch):
+  size = SMALL.batch_size
+  chosen = jax.nn.log_softmax(outputs.logits[:size])
+  return -chosen[jnp.arange(size), batch["label"][:size]]
+
+
+RAMP = 2 / (1 + np.exp(-10 * 6 / 12)) - 1
+
+
+def assert_close(a, b):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a, b
+  )
+
+
+def test_dann_plays_the_student_against_the_discriminator(student, batch):
+  seen, params, _ = gradients_of("dann", student, batch)
+
+  @jax.jit
+  def expected(params):
+    task, adversary = (
+      jax.grad(
+        lambda p: task_losses(domain_logits(p, student, batch)[0], batch).mean()
+      )(params),
+      jax.grad(
+        lambda p: adaptation.dann_loss(*domain_logits(p, student, batch)[1:])
+      )(params),
+    )
+    return task["student"], adversary
+
+  task, adversary = expected(params)
+  assert_close(seen["objective"], adversary["objective"])
+  assert_close(
+    seen["student"],
+    jax.tree.map(lambda a, b: a - 0.5 * RAMP * b, task, adversary["student"]),
+  )
+
+
+def test_jda_is_the_documents_objective_and_its_adversary_ascends(
+  student, batch
+):
+  seen, params, _ = gradients_of("jda", student, batch)
+
+  def objective(params):
+    outputs, source, target = domain_logits(params, student, batch)
+    divergence = adaptation.soft_h_divergence(source, target)
+    both = 2 * SMALL.batch_size
+    return task_losses(outputs, batch).sum() / both + 0.5 * RAMP * divergence
+
+  expected = jax.jit(jax.grad(objective))(params)
+  assert_close(seen["student"], expected["student"])
+  assert_close(
+    seen["objective"], jax.tree.map(jnp.negative, expected["objective"])
+  )
+
+
+def test_rules_choose_without_target_labels():
+  scores = {
+    "source_accuracy": np.array([0.95, 0.94, 0.97, 0.10]),
+    "information": np.array([1.0, 1.9, 1.5, 2.2]),
+  }
+  chosen = {
+    name: int(np.argmax(rule(scores))) for name, rule in adapt.RULES.items()
+  }
+  assert chosen == {"source_accuracy": 2, "information": 3, "guarded": 2}
+  assert set(adapt.RULES) == set(_adapt_report.RULES)
+
+
+@pytest.mark.parametrize(
+  ("gains", "words"),
+  [
+    ((0.1, 0.101), "JDA helped: +10.05 points"),
+    ((-0.1, -0.101), "JDA did not help, it hurt: -10.05 points"),
+    ((0.1, -0.1), "JDA did not help: the interval of its gain includes zero"),
+  ],
+)
+def test_help_and_harm_are_said_in_words(reference, gains, words):
+  _, rows = reference
+  accuracy = rows["source_only"].test_accuracy + np.array(gains)
+  rows = rows | {"jda": rows["jda"]._replace(test_accuracy=accuracy)}
+  assert words in " ".join(_adapt_report.conclude(SMALL, rows))
