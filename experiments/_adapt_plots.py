@@ -22,6 +22,7 @@ COLOURS = {
   "JDA": "#e69f00",
   "target-only": "#3d3d3d",
 }
+SHOWN = 200  # points of a domain in a scatter plot; more would hide each other
 
 
 def divergence_curves(
@@ -83,7 +84,10 @@ def accuracy_bars(
     oracles: name -> rates with labels that the others did not have, `[seeds]`.
     title: the finding.
   """
-  with figure(path, width=7.2, height=1.3 + 0.5 * len(rates)) as (_, axes):
+  with figure(path, width=7.2, height=1.5 + 0.5 * len(rates)) as (
+    canvas,
+    axes,
+  ):
     for i, (name, values) in enumerate(rates.items()):
       mean, low, high = paired_interval(values, np.zeros_like(values))
       axes.barh(i, mean, 0.62, color=COLOURS[name], alpha=0.85, lw=0)
@@ -127,7 +131,7 @@ def accuracy_bars(
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     if oracles:
-      axes.legend(loc="upper right")
+      canvas.legend(loc="outside lower right")
 
 
 def embedding_scatter(
@@ -160,9 +164,11 @@ def embedding_scatter(
       pooled = np.concatenate(domains)
       centre = pooled.mean(0)
       _, _, directions = np.linalg.svd(pooled - centre, full_matrices=False)
-      source, target = ((x - centre) @ directions[:2].T for x in domains)
-      axes.scatter(*source.T, s=26, c=colours[0], alpha=0.3, lw=0)
-      axes.scatter(*target.T, s=26, c=colours[1], marker="x", lw=1.3)
+      source, target = (
+        (x - centre)[:SHOWN] @ directions[:2].T for x in domains
+      )
+      axes.scatter(*source.T, s=26, c=colours[0][:SHOWN], alpha=0.3, lw=0)
+      axes.scatter(*target.T, s=26, c=colours[1][:SHOWN], marker="x", lw=1.3)
       axes.set_title(name, fontsize=10.5)
     marks = [
       Line2D(

@@ -110,8 +110,8 @@ class Config:
 RULES = {
   "source_accuracy": lambda scores: scores["source_accuracy"],
   "information": lambda scores: scores["information"],
-  # Information alone rewards confident nonsense, source accuracy alone is
-  # blind to the target; both were decided on before any target label was seen.
+  # Information alone may reward confident nonsense, and source accuracy alone
+  # is blind to the target: the one is the guard of the other.
   "guarded": lambda scores: np.where(
     scores["source_accuracy"] >= scores["source_accuracy"].max() - 0.02,
     scores["information"],
@@ -147,10 +147,10 @@ def load_data(config: Config) -> Data:
     return [jax.device_put(kdata.as_arrays(part)) for part in parts]
 
   if config.source == config.target:
-    halves = kdata.split(read(config.source, "train"), 0.5, seed=config.seed)
+    domains = kdata.split(read(config.source, "train"), 0.5, seed=config.seed)
   else:
-    halves = read(config.source, "train"), read(config.target, "train")
-  sources, targets = map(divide, halves)
+    domains = read(config.source, "train"), read(config.target, "train")
+  sources, targets = map(divide, domains)
   targets.append(jax.device_put(kdata.as_arrays(read(config.target, "test"))))
   size = targets[0]["image"].shape[1:3]
   for part in sources:
