@@ -136,11 +136,10 @@ def h_divergence(
   held_out = jnp.concatenate(fold)[None] == jnp.arange(folds)[:, None]
 
   # The observed labels are the first assignment of one program.
-  with jax.default_matmul_precision("highest"):
-    errors = jax.lax.map(
-      lambda order: _errors(rows[order], sizes, held_out, ridge.ravel()),
-      assignments,
-    )
+  errors = jax.lax.map(
+    lambda order: _errors(rows[order], sizes, held_out, ridge.ravel()),
+    assignments,
+  )
   errors = errors.reshape(errors.shape[:2] + ridge.shape)
   source_error, target_error = errors[0]
   values = h_divergence_from_errors(errors[:, 0], errors[:, 1])

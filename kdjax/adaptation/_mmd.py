@@ -142,6 +142,7 @@ def mmd(
   return jnp.where(present, value, 0.0)
 
 
+@jax.default_matmul_precision("highest")
 def _rates(
   bandwidth_factors: ArrayLike | Sequence[float] | None,
   bandwidths: ArrayLike | Sequence[float] | None,

@@ -30,6 +30,8 @@ def balanced_weights(
   )
 
 
+# TF32, the default for float32 on a GPU, keeps 10 bits: too few for both.
+@jax.default_matmul_precision("highest")
 def standardize(
   rows: Float[Array, "rows dims"], is_source: Bool[Array, " rows"]
 ) -> Float[Array, "rows dims"]:
@@ -41,6 +43,7 @@ def standardize(
   return rows / jnp.sqrt(jnp.where(variance > 0, variance, 1.0))[None]
 
 
+@jax.default_matmul_precision("highest")
 def probe_scores(
   features: Float[Array, "rows dims"],
   is_source: Bool[Array, " rows"],
