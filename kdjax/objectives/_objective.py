@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -57,13 +58,18 @@ def stateless(
 
   Args:
     loss: `loss(*select(student, teacher, batch), **hyperparameters)` returns
-      one value an example, or one for the batch. A loss with the parameter
-      `axis_name` is batch-coupled and is also given `axis_name` and, as
-      `where`, the batch's mask. An option that is no number (a string, a
-      static integer) is bound beforehand by `functools.partial`.
+      one value an example. A loss with the parameter `axis_name` is
+      batch-coupled and returns one value for the batch: it is also given
+      `axis_name` and the batch's mask, as those of `where`, `where_source` and
+      `where_target` that it has. Under :func:`kdjax.training.adaptation_loss`
+      `where_target` is the target's mask. An option that is no number (a
+      string, a bool, a static integer) is bound beforehand by
+      `functools.partial`.
     select: which arrays the loss compares.
     axis_name: the mapped axis that holds the rest of the batch.
-    **hyperparameters: numbers, or arrays, which may be traced.
+    **hyperparameters: numbers, or arrays, which may be traced. The loss checks
+      the range of numbers given here when `apply` is traced; what is traced,
+      or put into the state later, only :func:`kdjax.ops.checked` checks.
 
   Returns:
     An objective with the metric `"loss"`; its state is the dictionary of the
@@ -71,6 +77,8 @@ def stateless(
 
   Raises:
     TypeError: from `init`, if a hyper-parameter is no number.
+    ValueError: from `apply`, if a loss that is not batch-coupled does not
+      return one value an example, or refuses a hyper-parameter.
 
   Examples:
     >>> from kdjax.distillation import soft_target_loss
@@ -84,7 +92,7 @@ def stateless(
     <https://optax.readthedocs.io/en/latest/api/utilities.html>`_ and
     `optax.inject_hyperparams`.
   """
-  coupled = "axis_name" in inspect.signature(loss).parameters
+  parameters = inspect.signature(loss).parameters
 
   def init(
     key: Array, student_spec: Any, teacher_spec: Any
@@ -97,13 +105,35 @@ def stateless(
   ) -> tuple[Array, Any, Metrics]:
     del params, key
     arguments = jax.tree.map(_widen, select(student, teacher, batch))
-    if coupled:
-      value = loss(
-        *arguments, where=batch["mask"], axis_name=axis_name, **state
-      )
-    else:
-      values = loss(*arguments, **state)
-      value = masked_mean(values, batch["mask"], axis_name=axis_name)
+    mask = batch["mask"]
+    options = {}
+    # Without axis_name, `where` is something else: in Optax a mask of classes.
+    if "axis_name" in parameters:
+      options = {
+        "axis_name": axis_name,
+        "where": mask,
+        "where_source": mask,
+        "where_target": batch.get("target", batch)["mask"],
+      }
+      options = {k: v for k, v in options.items() if k in parameters}
+    # Only shapes, for the loss's own checks: in the state all is traced.
+    static = {
+      k: np.float64(v)
+      for k, v in hyperparameters.items()
+      if not isinstance(v, jax.Array)
+    }
+    if static:
+      jax.eval_shape(lambda: loss(*arguments, **options, **(state | static)))
+    value = loss(*arguments, **options, **state)
+    if not options:
+      if jnp.shape(value)[:1] != mask.shape:
+        name = getattr(loss, "__name__", repr(loss))
+        raise ValueError(
+          f"stateless: {name} returned shape {jnp.shape(value)}; expected one "
+          f"value an example, {mask.shape}, of which padding is left out. A "
+          "loss of the whole batch takes where and axis_name."
+        )
+      value = masked_mean(value, mask, axis_name=axis_name)
     return value, state, {"loss": _pair(value, batch)}
 
   return Objective(init, apply)
@@ -190,7 +220,8 @@ def _pair(value: Array, batch: Any) -> tuple[Array, Array]:
 
 
 def _number(name: str, value: Any) -> Array:
-  if isinstance(value, str | bytes) or value is None:
+  kind = getattr(value, "dtype", None)
+  if isinstance(value, str | bytes | bool | None) or kind == jnp.bool_:
     raise TypeError(
       f"{name} is {value!r}; expected a number or an array. Bind an option "
       "that is none with functools.partial."

@@ -9,6 +9,11 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax.adaptation import coral_loss
+from kdjax.adaptation import dann_loss
+from kdjax.adaptation import mmd
+from kdjax.adaptation import soft_h_divergence
+from kdjax.distillation import kd_loss
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
@@ -84,6 +89,50 @@ def test_batch_coupled_loss_is_given_mask_and_axis():
   assert loss == 0.0
 
 
+def select_domain_logits(student, teacher, batch):
+  return student.logits[:, 0], teacher.logits[:, 0]
+
+
+@pytest.mark.parametrize(
+  ("loss", "select"),
+  [
+    (mmd, select_embeddings),
+    (coral_loss, select_embeddings),
+    (dann_loss, select_domain_logits),
+    (soft_h_divergence, select_domain_logits),
+  ],
+)
+@pytest.mark.parametrize("two_domains", [False, True])
+def test_losses_of_two_samples_are_given_the_mask_of_each(
+  loss, select, two_domains
+):
+  batch, target_mask = BATCH, BATCH["mask"]
+  if two_domains:  # As in training.adaptation_loss.
+    target_mask = jnp.array([True, False, False, True])
+    batch = BATCH | {"target": {"mask": target_mask}}
+  value, _, _ = run(stateless(loss, select), batch=batch)
+  source, target = select(STUDENT, TEACHER, batch)
+  expected = loss(source[BATCH["mask"]], target[target_mask])
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_a_loss_without_a_value_an_example_is_refused():
+  def mean_gap(student, teacher):
+    return jnp.mean((student - teacher) ** 2)
+
+  message = r"mean_gap returned shape \(\); expected one value an example"
+  with pytest.raises(ValueError, match=message):
+    run(stateless(mean_gap))
+
+
+def test_the_loss_refuses_static_hyperparameters_out_of_range():
+  for changes in ({"temperature": -1.0}, {"alpha": np.float32(1.5)}):
+    objective = stateless(kd_loss, select_logits_and_labels, **changes)
+    _, state = objective.init(KEY, None, None)
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} is"):
+      jax.eval_shape(objective.apply, {}, state, STUDENT, TEACHER, BATCH, KEY)
+
+
 def test_half_precision_reaches_the_loss_in_float32():
   cross_entropy = optax.softmax_cross_entropy_with_integer_labels
   student = outputs(1, jnp.bfloat16)
@@ -121,6 +170,9 @@ def test_an_option_that_is_no_number_is_refused_and_can_be_bound():
     run(inspect.unwrap(stateless)(loss, kind="squared"))
   value, _, _ = run(stateless(functools.partial(loss, kind="squared")))
   np.testing.assert_allclose(value, run(stateless(squared_gap))[0])
+  for true in (True, np.True_, jnp.array(True)):
+    with pytest.raises(TypeError, match=r"kind is .*True.*functools.partial"):
+      run(stateless(loss, kind=true))
   with pytest.raises(TypeError, match="kd is None"):
     run(inspect.unwrap(combine)({"kd": (None, stateless(squared_gap))}))
 
