@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from kdjax.ops._validation import check_range
+
 
 class ParameterEMAState(NamedTuple):
   """State of :func:`parameter_ema`."""
@@ -26,11 +28,15 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
   part of the optimizer's state, and checkpointed, sharded and vmapped with it.
 
   Args:
-    decay: :math:`\beta`, which may be traced; kept in the state.
+    decay: :math:`\beta` in [0, 1], which may be traced; kept in the state.
 
   Returns:
     An Optax transformation. The average is in float32, or wider where the
     parameters are: in bfloat16 it would stand still.
+
+  Raises:
+    ValueError: if a static decay is outside [0, 1]; from `update`, without
+      the parameters.
 
   Examples:
     >>> optimizer = optax.chain(optax.sgd(1.0), parameter_ema(0.9))
@@ -44,6 +50,7 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
     Polyak and Juditsky, `Acceleration of stochastic approximation by averaging
     <https://doi.org/10.1137/0330046>`_, 1992; `optax.incremental_update`.
   """
+  check_range("parameter_ema: decay", decay, 0.0, 1.0)
 
   def init(params: Any) -> ParameterEMAState:
     # A copy, since parameters and average may be donated together.
@@ -53,6 +60,11 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
   def update(
     updates: Any, state: Any, params: Any = None
   ) -> tuple[Any, ParameterEMAState]:
+    if params is None:
+      raise ValueError(
+        "parameter_ema: params is None; expected the parameters, as in "
+        "update(updates, state, params)."
+      )
     new = optax.apply_updates(params, updates)
     average = optax.incremental_update(
       jax.tree.map(lambda x: x.astype(_wide(x)), new),

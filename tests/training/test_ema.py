@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from kdjax.training import parameter_ema
 
@@ -64,3 +65,13 @@ def run_traced(decay):
 
   (_, state), _ = jax.lax.scan(body, (params, state), GRADIENTS)
   return optax.tree.get(state, "parameter_average")["w"]
+
+
+def test_it_says_what_is_missing_or_out_of_range():
+  optimizer = parameter_ema(0.9)
+  params = {"w": jnp.ones(3)}
+  with pytest.raises(ValueError, match="params is None; expected the parame"):
+    optimizer.update(params, optimizer.init(params), None)
+  for decay in (-0.1, 1.5, float("nan")):
+    with pytest.raises(ValueError, match=f"decay is {decay}; expected"):
+      parameter_ema(decay)
