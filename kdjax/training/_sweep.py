@@ -56,6 +56,9 @@ def grid(**values: Sequence[Any]) -> dict[str, Array]:
   Returns:
     name -> `[students]`; the last hyper-parameter varies fastest.
 
+  Raises:
+    ValueError: if a hyper-parameter has no value.
+
   Examples:
     >>> points = grid(seed=(0, 1), temperature=(1.0, 4.0))
     >>> points["seed"].tolist(), points["temperature"].tolist()
@@ -65,5 +68,10 @@ def grid(**values: Sequence[Any]) -> dict[str, Array]:
     `itertools.product
     <https://docs.python.org/3/library/itertools.html#itertools.product>`_.
   """
+  for name, choices in values.items():
+    if not len(choices):
+      raise ValueError(
+        f"grid: {name} is {choices!r}; expected at least one value."
+      )
   columns = zip(*itertools.product(*values.values()), strict=True)
   return {k: jnp.asarray(v) for k, v in zip(values, columns, strict=True)}

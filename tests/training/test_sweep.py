@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from kdjax.nets import MLP
@@ -114,3 +115,8 @@ def test_grid_has_all_combinations():
   assert {k: v.shape for k, v in points.items()} == dict.fromkeys(points, (6,))
   assert len(set(zip(*(v.tolist() for v in points.values()), strict=True))) == 6
   assert points["seed"].dtype == jnp.int32
+
+
+def test_a_grid_without_values_is_refused():
+  with pytest.raises(ValueError, match=r"seed is \(\); expected at least one"):
+    grid(temperature=(1.0,), seed=())
