@@ -85,12 +85,17 @@ def run(
   )
   parser.add_argument("--only", default="", help="a part of the cases' names")
   parser.add_argument(
-    "--out", type=pathlib.Path, help="a file to which rows are added as JSON"
+    "--out",
+    type=pathlib.Path,
+    default=pathlib.Path("runs/benchmarks.jsonl"),
+    help="the file to which rows are added as JSON",
   )
   flags = parser.parse_args(argv)
   environment = describe_environment()
   bandwidth = measure_bandwidth(tiny=flags.size == "tiny")
   console = Console()
+  if not console.is_terminal:
+    console = Console(width=120)  # a pipe has no width to fit into
   console.print(environment | {"copy_gb_per_s": round(bandwidth / 1e9, 1)})
   rows = []
   for case in make_cases(flags):
@@ -99,12 +104,12 @@ def run(
     measured = measure_case(case, flags, bandwidth)
     console.print(make_table(case, measured))
     rows += measured
-  if flags.out is not None:
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    with flags.out.open("a") as file:
-      for row in rows:
-        record = dataclasses.asdict(row) | environment | {"dtype": flags.dtype}
-        file.write(json.dumps(record) + "\n")
+  flags.out.parent.mkdir(parents=True, exist_ok=True)
+  with flags.out.open("a") as file:
+    for row in rows:
+      record = dataclasses.asdict(row) | environment | {"dtype": flags.dtype}
+      file.write(json.dumps(record) + "\n")
+  console.print(f"{len(rows)} rows added to {flags.out}")
   return rows
 
 

@@ -1,6 +1,6 @@
 """The H-divergence of two samples, estimated by a probe solved exactly."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.adaptation import _probe
 from kdjax.adaptation._joint_adaptation import h_divergence_from_errors
 from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
 
@@ -43,7 +44,7 @@ def h_divergence(
   *,
   ridge: ArrayLike = 1e-2,
   folds: int = 5,
-  key: Array | None = None,
+  key: Any | None = None,
   permutations: int = 100,
 ) -> HDivergence:
   r"""H-divergence between two samples, by an exact linear probe.
@@ -104,19 +105,19 @@ def h_divergence(
     <https://arxiv.org/abs/1703.04599>`_, 2019.
   """
   check_positive("ridge", ridge)
+  check_integer("folds", folds, 1)
+  check_integer("permutations", permutations, 0)
   sizes = source.shape[0], target.shape[0]
-  if not 1 <= folds <= min(sizes):
+  if folds > min(sizes):
     raise ValueError(
       f"h_divergence: folds is {folds}; expected a number from 1 to the rows "
       f"of the smaller domain, {min(sizes)}."
     )
-  if permutations < 0:
-    raise ValueError(
-      f"h_divergence: permutations is {permutations}; expected 0 or more."
-    )
+  if not source.shape[1]:
+    raise ValueError("h_divergence: source has 0 dims; expected at least 1.")
   dtype = jnp.promote_types(compute_dtype(source), compute_dtype(target))
   ridge = jnp.asarray(ridge, dtype)
-  if ridge.ndim > 1:
+  if ridge.ndim > 1 or not ridge.size:
     raise ValueError(
       f"h_divergence: ridge has shape {ridge.shape}; expected () or [ridges]."
     )
@@ -126,6 +127,8 @@ def h_divergence(
   fold = [jnp.arange(size) % folds for size in sizes]
   assignments = jnp.arange(sum(sizes))[None]
   if key is not None:
+    if not isinstance(key, jax.Array):
+      raise TypeError(f"h_divergence: key is {key!r}; expected a PRNG key.")
     fold_key, null_key = jax.random.split(key)
     # One key for both, so that equal samples stay in step.
     fold = [jax.random.permutation(fold_key, f) for f in fold]

@@ -8,6 +8,8 @@ from jaxtyping import Array, Bool, Float
 from kdjax.adaptation._rows import masked_rows
 from kdjax.adaptation._rows import total
 from kdjax.ops import masked_mean
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
@@ -54,6 +56,7 @@ def h_divergence_from_errors(
       f"{target_error.shape}; expected {source_error.shape}, as in "
       "source_error."
     )
+  source_error = source_error.astype(compute_dtype(source_error))
   return jnp.maximum(2.0 * (1.0 - (source_error + target_error)), 0.0)
 
 
@@ -192,11 +195,13 @@ def jda_loss(
   """
   check_choice("normalize", normalize, ("all", "labelled"))
   check_positive("num_target", num_target)
-  check_positive("num_source", num_source)
+  if num_source is not None:
+    check_positive("num_source", num_source)
   task_losses, mask = masked_rows(task_losses, where)
   task, count = total((jnp.sum(task_losses), jnp.sum(mask)), axis_name)
   if num_source is not None:
     count = jnp.asarray(num_source, task.dtype)
   if normalize == "all":
     count = count + jnp.asarray(num_target, task.dtype)
+  weight = as_number("weight", weight, task.dtype)
   return task / jnp.maximum(count, 1.0) + weight * divergence

@@ -54,7 +54,8 @@ def mmd(
     target: `[target, dims]`; the number of rows may differ.
     estimator: "biased" takes means over all pairs and is not negative
       (but for rounding);
-      "unbiased" leaves out a sample's pair with itself and may be negative;
+      "unbiased" leaves out a sample's pair with itself and may be negative
+      (a mask that keeps one row of a domain leaves that domain's term out);
       "linear" (DAN) looks at the pairs (i, i + 1 mod n) only: linear time, of
       equal expectation, noisier, signed, and it needs equal sizes.
     bandwidth_factors: a number or `[kernels]`.
@@ -91,6 +92,12 @@ def mmd(
     raise ValueError(
       f"mmd: target has {target.shape[0]} rows; the linear estimator expected "
       f"as many as source has, {source.shape[0]}."
+    )
+  whole = axis_name is None and where_source is None and where_target is None
+  if estimator == "unbiased" and whole and min(len(source), len(target)) < 2:
+    raise ValueError(
+      f"mmd: source and target have {len(source)} and {len(target)} rows; the "
+      "unbiased estimator expected at least 2 of each."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = masked_rows(source.astype(dtype), where_source)
@@ -163,9 +170,12 @@ def _rates(
   name, value = next(
     iter(given.items()), ("bandwidth_factors", _DEFAULT_FACTORS)
   )
-  for number in value if isinstance(value, Sequence) else (value,):
-    check_positive(name, number)
+  check_positive(name, value)
   value = jnp.atleast_1d(jnp.asarray(value, rows.dtype))
+  if value.ndim > 1 or value.size == 0:
+    raise ValueError(
+      f"mmd: {name} has shape {value.shape}; expected a number or [kernels]."
+    )
   if name == "gammas":
     return value
   if name == "bandwidths":

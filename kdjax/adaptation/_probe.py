@@ -39,6 +39,9 @@ def standardize(
   weights = balanced_weights(is_source, jnp.ones_like(is_source))
   weights = weights.astype(rows.dtype)
   rows = rows - (weights @ rows)[None]
+  # Squares of 1e20 or 1e-25 are no float32; the largest entry sets the unit.
+  largest = jnp.max(jnp.abs(rows), axis=0)
+  rows = rows / jnp.where(largest > 0, largest, 1.0)[None]
   variance = weights @ jnp.square(rows)
   return rows / jnp.sqrt(jnp.where(variance > 0, variance, 1.0))[None]
 

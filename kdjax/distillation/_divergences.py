@@ -4,15 +4,14 @@ P is the teacher's softened softmax and Q the student's.
 """
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.distillation._mixing import mix
 from kdjax.ops._divergences import forward_kl
 from kdjax.ops._divergences import jensen_shannon
 from kdjax.ops._divergences import skew_divergence
 from kdjax.ops._divergences import total_variation
-from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
 
 
@@ -94,12 +93,10 @@ def symmetric_kl_loss(
     problems <https://doi.org/10.1098/rspa.1946.0056>`_, 1946; as a distillation
     loss in Ko et al., `DistiLLM <https://arxiv.org/abs/2402.03898>`_, 2024.
   """
-  check_range("reverse_weight", reverse_weight, 0.0, 1.0)
   teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
   forward = forward_kl(teacher_logits, student_logits, temperature)
   reverse = forward_kl(student_logits, teacher_logits, temperature)
-  weight = jnp.asarray(reverse_weight, forward.dtype)
-  return (1 - weight) * forward + weight * reverse
+  return mix("reverse_weight", reverse_weight, reverse, forward)
 
 
 @validate
@@ -148,7 +145,6 @@ def generalized_jsd_loss(
     Agarwal et al., `On-policy distillation of language models
     <https://arxiv.org/abs/2306.13649>`_, 2024.
   """
-  check_range("beta", beta, 0.0, 1.0)
   teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
   return jensen_shannon(teacher_logits, student_logits, beta, temperature)
 

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
+from kdjax.distillation._mixing import mix
 from kdjax.ops import kl_divergence
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
 
 
@@ -72,7 +72,7 @@ def soft_target_loss(
 def kd_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
-  labels: Int[Array, "*batch"] | Float[Array, "*batch classes"],
+  labels: Integer[Array, "*batch"] | Float[Array, "*batch classes"],
   *,
   temperature: ArrayLike = 4.0,
   alpha: ArrayLike = 0.9,
@@ -92,7 +92,8 @@ def kd_loss(
     labels: class indices `[*batch]`, or probabilities `[*batch, classes]`
       (mixup, label smoothing).
     temperature: T > 0; a number, or one per example. May be traced.
-    alpha: the weight of the teacher, in [0, 1]. May be traced.
+    alpha: the weight of the teacher, in [0, 1]; a number, or one per example.
+      May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -116,7 +117,6 @@ def kd_loss(
     Hinton, Vinyals and Dean, `Distilling the knowledge in a neural network
     <https://arxiv.org/abs/1503.02531>`_, 2015.
   """
-  check_range("alpha", alpha, 0.0, 1.0)
   soft = soft_target_loss(
     student_logits,
     teacher_logits,
@@ -124,8 +124,7 @@ def kd_loss(
     stop_teacher_gradient=stop_teacher_gradient,
   )
   hard = cross_entropy(student_logits, labels)
-  alpha = jnp.asarray(alpha, soft.dtype)
-  return alpha * soft + (1 - alpha) * hard
+  return mix("alpha", alpha, soft, hard)
 
 
 @validate

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.metrics._prediction import accuracy
 from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate
 
 
@@ -40,7 +40,7 @@ class ReliabilityCurve(NamedTuple):
 @validate
 def reliability_curve(
   logits: Float[Array, "*batch classes"],
-  labels: Int[Array, "*batch"],
+  labels: Integer[Array, "*batch"],
   *,
   bins: int = 15,
   where: Bool[Array, "*batch"] | None = None,
@@ -77,7 +77,7 @@ def reliability_curve(
     Guo et al., `On calibration of modern neural networks
     <https://arxiv.org/abs/1706.04599>`_, 2017, section 2.
   """
-  check_positive("bins", bins)
+  check_integer("bins", bins, 1)
   logits = logits.astype(compute_dtype(logits))
   confidence = jnp.max(jax.nn.softmax(logits), axis=-1).reshape(-1, 1)
   hits = accuracy(logits, labels).reshape(-1, 1)
@@ -103,7 +103,7 @@ def reliability_curve(
 @validate
 def expected_calibration_error(
   logits: Float[Array, "*batch classes"],
-  labels: Int[Array, "*batch"],
+  labels: Integer[Array, "*batch"],
   *,
   bins: int = 15,
   where: Bool[Array, "*batch"] | None = None,

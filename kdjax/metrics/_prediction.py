@@ -1,16 +1,17 @@
 """What a prediction gets right, one value an example."""
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
+from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import validate
 
 
 @validate
 def accuracy(
-  logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+  logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
   r"""Top-1 accuracy: 1 where the largest logit is the label's.
 
@@ -18,7 +19,8 @@ def accuracy(
     [\operatorname{argmax}_c z_c = y]
 
   Args:
-    logits: `[*batch, classes]`. The first of equal logits is taken.
+    logits: `[*batch, classes]`. The first of equal logits is taken; a row
+      with NaN is never right.
     labels: `[*batch]`, in [0, classes).
 
   Returns:
@@ -36,7 +38,8 @@ def accuracy(
     Hinton et al., `Distilling the knowledge in a neural network
     <https://arxiv.org/abs/1503.02531>`_, 2015, count the errors this way.
   """
-  hits = jnp.argmax(logits, axis=-1) == labels
+  check_labels(labels, logits.shape[-1])
+  hits = (jnp.argmax(logits, axis=-1) == labels) & ~_is_nan(logits)
   return hits.astype(compute_dtype(logits))
 
 
@@ -70,12 +73,13 @@ def agreement(
     <https://arxiv.org/abs/2106.05945>`_, 2021, equation 5.
   """
   same = jnp.argmax(student_logits, -1) == jnp.argmax(teacher_logits, -1)
+  same &= ~_is_nan(student_logits) & ~_is_nan(teacher_logits)
   return same.astype(compute_dtype(student_logits))
 
 
 @validate
 def negative_log_likelihood(
-  logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+  logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
   r"""Negative log-likelihood (NLL) of the labels, in nats.
 
@@ -104,11 +108,9 @@ def negative_log_likelihood(
     Guo et al., `On calibration of modern neural networks
     <https://arxiv.org/abs/1706.04599>`_, 2017, equation 6.
   """
-  logits = logits.astype(compute_dtype(logits))
-  # Subtracting first is exact where it matters; logits of 1e4 keep their gaps.
-  top = jnp.max(logits, axis=-1, keepdims=True)
-  logits -= jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
-  own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-  is_own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-  others = jax.nn.logsumexp(jnp.where(is_own, -jnp.inf, logits), axis=-1)
-  return jnp.logaddexp(0.0, others - own)
+  return cross_entropy(logits, labels)
+
+
+def _is_nan(logits: Float[Array, "*batch classes"]) -> Bool[Array, "*batch"]:
+  """Marks the rows of a diverged model, whose argmax would be class 0."""
+  return jnp.any(jnp.isnan(logits), -1)

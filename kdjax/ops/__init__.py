@@ -1,6 +1,6 @@
 """Numerics that every area shares, each in one place.
 
-Arrays in, arrays out; only JAX is imported.
+Arrays in, arrays out; only JAX, NumPy and jaxtyping are imported.
 """
 
 from kdjax.ops._checked import checked

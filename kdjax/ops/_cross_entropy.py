@@ -1,9 +1,11 @@
 """Cross-entropy against integer or soft labels."""
 
+import jax
 import jax.numpy as jnp
 from jax.experimental import checkify
 from jaxtyping import Array
 
+from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import log_softened_softmax
 
 
@@ -16,17 +18,30 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     labels: integers `[*batch]` or probabilities `[*batch, classes]`.
 
   Returns:
-    `[*batch]`.
+    `[*batch]`. A likelihood of 1 - 1e-9 gives 1e-9, not 0, for integer labels.
   """
-  log_probabilities = log_softened_softmax(logits)
-  if jnp.issubdtype(labels.dtype, jnp.integer):
-    classes = logits.shape[-1]
-    checkify.debug_check(
-      jnp.all((labels >= 0) & (labels < classes)),
-      f"labels must lie in [0, {classes}); got " + "{}",
-      labels,
-    )
-    chosen = jnp.take_along_axis(log_probabilities, labels[..., None], -1)
-    return -jnp.squeeze(chosen, -1)
-  used = labels > 0
-  return -jnp.sum(labels * jnp.where(used, log_probabilities, 0.0), -1)
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    log_probabilities = log_softened_softmax(logits)
+    used = labels != 0
+    return -jnp.sum(labels * jnp.where(used, log_probabilities, 0.0), -1)
+  check_labels(labels, logits.shape[-1])
+  logits = logits.astype(compute_dtype(logits))
+  # log(1 + sum over others of exp(z_c - z_y)). Subtracting first is exact
+  # where it matters; logits of 1e4 keep their gaps.
+  top = jnp.max(logits, axis=-1, keepdims=True)
+  logits -= jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0.0, top))
+  own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  is_own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+  others = jax.nn.logsumexp(jnp.where(is_own, -jnp.inf, logits), axis=-1)
+  masked = own == -jnp.inf
+  loss = jnp.logaddexp(0.0, others - jnp.where(masked, 0.0, own))
+  return jnp.where(masked, jnp.inf, loss)
+
+
+def check_labels(labels: Array, classes: int) -> None:
+  """Lets :func:`kdjax.ops.checked` find labels out of range."""
+  checkify.debug_check(
+    jnp.all((labels >= 0) & (labels < classes)),
+    f"labels must lie in [0, {classes}); got " + "{}",
+    labels,
+  )

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import mask_classes
 from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import check_range
+from kdjax.ops._validation import as_share
 from kdjax.ops._validation import validate
 
 
@@ -89,8 +89,9 @@ def skew_divergence(
   where: Array | None = None,
 ) -> Array:
   """Returns KL(p || skew p + (1 - skew) q) a row; skew = 0 is KL(p || q)."""
-  check_range("skew", skew, 0.0, 1.0)
-  return _row_divergence(_skew, p_logits, q_logits, temperature, where, skew)
+  return _row_divergence(
+    _skew, p_logits, q_logits, temperature, where, skew=skew
+  )
 
 
 def jensen_shannon(
@@ -105,7 +106,7 @@ def jensen_shannon(
   At beta = 0 and 1, where that is 0, it is KL(p || q) and KL(q || p).
   """
   return _row_divergence(
-    _jensen_shannon, p_logits, q_logits, temperature, where, beta
+    _jensen_shannon, p_logits, q_logits, temperature, where, beta=beta
   )
 
 
@@ -149,7 +150,7 @@ def _row_divergence(
   q_logits: Array,
   temperature: ArrayLike,
   where: Array | None,
-  *parameters: ArrayLike,
+  **shares: ArrayLike,
 ) -> Array:
   """Brings the arguments to one dtype and evaluates the core."""
   dtype = jnp.promote_types(compute_dtype(p_logits), compute_dtype(q_logits))
@@ -161,7 +162,7 @@ def _row_divergence(
     p_logits,
     q_logits,
     scale,
-    tuple(jnp.asarray(x, dtype) for x in parameters),
+    tuple(as_share(name, x, dtype) for name, x in shares.items()),
   )
 
 
@@ -288,11 +289,13 @@ def _skew(statistics: _RowStatistics, skew: Array) -> _Terms:
   inside = (skew > 0) & (keep > 0)
   log_mixture, q_over_mixture = _mixture(statistics, jnp.where(inside, skew, 1))
   terms = _remainder(p, log_mixture, keep * difference)
-  terms = jnp.where(p > 0, terms, keep * q)
+  terms = jnp.where(p != 0, terms, keep * q)
   slopes = jnp.square(keep) * q_over_mixture * difference
   # At skew 0 and 1 the mixture is q and p themselves.
   return jax.tree.map(
-    lambda mixed, end: jnp.where(inside, mixed, keep * end),
+    lambda mixed, end: jnp.where(
+      inside, mixed, keep * jnp.where(inside, 0.0, end)
+    ),
     _Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
     _kl(statistics),
   )
@@ -306,18 +309,18 @@ def _jensen_shannon(statistics: _RowStatistics, beta: Array) -> _Terms:
   weight = jnp.where(inside, beta, 0.5)
   log_mixture, _ = _mixture(statistics, weight)
   from_p = _remainder(p, log_mixture, (1 - weight) * difference)
-  from_p = jnp.where(p > 0, from_p, (1 - weight) * q)
-  finite = jnp.where((p > 0) & (q > 0), ratio, 0.0)
+  from_p = jnp.where(p != 0, from_p, (1 - weight) * q)
+  finite = jnp.where((p != 0) & (q != 0), ratio, 0.0)
   log_mixture_over_q = jnp.where(
-    p > 0, jnp.where(q > 0, log_mixture - finite, 0.0), jnp.log(1 - weight)
+    p != 0, jnp.where(q != 0, log_mixture - finite, 0.0), jnp.log(1 - weight)
   )
   from_q = _remainder(q, log_mixture_over_q, -weight * difference)
-  from_q = jnp.where(q > 0, from_q, weight * p)
+  from_q = jnp.where(q != 0, from_q, weight * p)
   terms = weight * from_p + (1 - weight) * from_q
   slopes = -(1 - weight) * q * log_mixture_over_q
   forward = _kl(statistics)
   reverse_terms = _remainder(q, -ratio, -difference)
-  reverse_slopes = q * jnp.where(q > 0, ratio, 0.0)
+  reverse_slopes = q * jnp.where(q != 0, ratio, 0.0)
   reverse = _Terms(
     jnp.sum(reverse_terms, -1),
     reverse_terms,
@@ -345,7 +348,7 @@ def _mixture(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
   return jnp.where(
     jnp.abs(ratio) < 0.5,
     jnp.log1p(keep * growth),
-    jnp.maximum(jnp.where(p > 0, ratio, 0.0), 0.0) + jnp.log(mixed),
+    jnp.maximum(jnp.where(p != 0, ratio, 0.0), 0.0) + jnp.log(mixed),
   ), jnp.where(ratio > 0, 1.0, small) / mixed
 
 
@@ -353,7 +356,7 @@ def _remainder(weight: Array, x: Array, weighted_expm1: Array) -> Array:
   """Returns weight (exp x - 1 - x), given weight (exp x - 1)."""
   _, series = _near(weight, x)
   # No mass times an infinite ratio is 0.
-  product = jnp.where(weight > 0, weight * jnp.where(weight > 0, x, 0.0), 0.0)
+  product = weight * jnp.where(weight != 0, x, 0.0)
   return jnp.where(jnp.abs(x) < 0.5, series, weighted_expm1 - product)
 
 
@@ -390,7 +393,9 @@ def _nonzero(x: Array) -> Array:
 
 def _largest(logits: Array) -> Array:
   """Returns the largest logit of each row, 0 where all are masked."""
-  largest = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
+  largest = jax.lax.stop_gradient(
+    jnp.max(logits, -1, keepdims=True, initial=-jnp.inf)
+  )
   return jnp.where(largest == -jnp.inf, 0.0, largest)
 
 

@@ -6,6 +6,7 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
 
@@ -126,17 +127,12 @@ def mask_classes(logits: Array, where: Array | None) -> Array:
 def row_temperature(temperature: ArrayLike, logits: Array, axis: int) -> Array:
   """Returns the temperature ready to divide the logits."""
   check_positive("temperature", temperature)
-  scale = jnp.asarray(temperature, compute_dtype(logits))
+  rows = list(logits.shape)
+  del rows[axis]
+  scale = as_number(
+    "temperature", temperature, compute_dtype(logits), shape=tuple(rows)
+  )
   checkify.debug_check(
     jnp.all(scale > 0), "temperature must be above 0; got {}", scale
   )
-  if scale.ndim == 0:
-    return scale
-  rows = list(logits.shape)
-  del rows[axis]
-  if scale.shape != tuple(rows):
-    raise ValueError(
-      f"temperature has shape {scale.shape}; expected a scalar or one value "
-      f"a row, {tuple(rows)}."
-    )
-  return jnp.expand_dims(scale, axis)
+  return jnp.expand_dims(scale, axis) if scale.ndim else scale

@@ -8,7 +8,6 @@ happens on shapes and dtypes, that is at trace time.
 
 import functools
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,7 +54,7 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
       if value is None:
         continue
       if isinstance(value, np.ndarray | np.generic | int | float):
-        value = bound.arguments[name] = jnp.asarray(value)
+        value = bound.arguments[name] = _as_array(value, options)
       try:
         _match(name, value, options, sizes, owners)
       except (TypeError, ValueError) as error:
@@ -65,16 +65,16 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_positive(name: str, value: Any) -> None:
-  """Raises ValueError unless a static number is finite and above zero."""
-  number = _static_number(value)
-  if number is not None and not (number > 0 and math.isfinite(number)):
+  """Raises ValueError unless static numbers are finite and above zero."""
+  numbers = _static_numbers(name, value)
+  if numbers is not None and not np.all((numbers > 0) & np.isfinite(numbers)):
     raise ValueError(f"{name} is {value}; expected a finite number above 0.")
 
 
 def check_range(name: str, value: Any, low: float, high: float) -> None:
-  """Raises ValueError unless a static number lies in [low, high]."""
-  number = _static_number(value)
-  if number is not None and not low <= number <= high:
+  """Raises ValueError unless static numbers lie in [low, high]."""
+  numbers = _static_numbers(name, value)
+  if numbers is not None and not np.all((numbers >= low) & (numbers <= high)):
     raise ValueError(
       f"{name} is {value}; expected a number in [{low}, {high}]."
     )
@@ -86,11 +86,61 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     raise ValueError(f"{name} is {value!r}; expected one of {choices}.")
 
 
-def _static_number(value: Any) -> float | None:
-  """Returns the number if it is known at trace time without a transfer."""
-  if isinstance(value, int | float | np.number):
-    return float(value)
-  return None
+def check_integer(name: str, value: Any, low: int) -> None:
+  """Raises TypeError unless it is an integer, ValueError if it is too small."""
+  if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    raise TypeError(f"{name} is {value!r}; expected an integer.")
+  if value < low:
+    raise ValueError(f"{name} is {value}; expected an integer from {low} on.")
+
+
+def as_number(
+  name: str, value: Any, dtype: Any, *, shape: tuple[int, ...] = ()
+) -> jax.Array:
+  """Returns a hyper-parameter as an array: a scalar, or one value a row."""
+  _static_numbers(name, value)
+  number = jnp.asarray(value, dtype)
+  if number.shape not in ((), shape):
+    wanted = f"a scalar or one value a row, {shape}" if shape else "a scalar"
+    raise ValueError(f"{name} has shape {number.shape}; expected {wanted}.")
+  return number
+
+
+def as_share(
+  name: str, value: Any, dtype: Any, *, shape: tuple[int, ...] = ()
+) -> jax.Array:
+  """Returns a weight in [0, 1] as an array: a scalar, or one value a row."""
+  check_range(name, value, 0.0, 1.0)
+  share = as_number(name, value, dtype, shape=shape)
+  checkify.debug_check(
+    jnp.all((share >= 0) & (share <= 1)),
+    f"{name} must lie in [0, 1]; got " + "{}",
+    share,
+  )
+  return share
+
+
+def _static_numbers(name: str, value: Any) -> np.ndarray | None:
+  """Returns the numbers if they are known at trace time without a transfer."""
+  if isinstance(value, jax.Array):
+    return None
+  if isinstance(value, list | tuple):
+    parts = [_static_numbers(name, x) for x in value]
+    known = [x.ravel() for x in parts if x is not None]
+    return np.concatenate(known) if known else None
+  if isinstance(value, int | float | np.number | np.ndarray):
+    numbers = np.asarray(value)
+    if numbers.dtype.kind in "iuf" or numbers.dtype.name == "bfloat16":
+      return numbers.astype(np.float64)
+  raise TypeError(f"{name} is {value!r}; expected a number or an array.")
+
+
+def _as_array(value: Any, options: tuple[Any, ...]) -> jax.Array:
+  """Returns a JAX array; a Python integer may stand for a float."""
+  array = jnp.asarray(value)
+  if isinstance(value, int) and not any(_has_dtype(array, o) for o in options):
+    return jnp.asarray(float(value))
+  return array
 
 
 def _array_annotations(annotation: Any) -> tuple[Any, ...]:

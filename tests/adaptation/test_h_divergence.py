@@ -226,3 +226,30 @@ def test_ten_thousand_rows_of_256_dimensions_are_quick():
   # Processor time, which other programs on the machine do not touch.
   assert time.process_time() - start < 5.0
   assert result.value == pytest.approx(1.365, abs=0.06)
+
+
+def test_the_unit_of_a_feature_does_not_matter():
+  rng = np.random.default_rng(0)
+  source = rng.normal(size=(200, 4)).astype(np.float32)
+  target = rng.normal(size=(200, 4)).astype(np.float32) + 1
+  estimate = jax.jit(lambda s, t: h_divergence(s, t).value)
+  expected = estimate(source, target)
+  for unit in (np.float32(1e20), np.float32(1e-25)):
+    np.testing.assert_allclose(
+      estimate(source * unit, target * unit), expected, atol=0.03
+    )
+
+
+@pytest.mark.parametrize(
+  ("keywords", "error", "message"),
+  [
+    ({"ridge": np.array([0.1, -1.0])}, ValueError, "ridge is"),
+    ({"ridge": np.zeros(0)}, ValueError, r"ridge has shape \(0,\)"),
+    ({"folds": 9}, ValueError, "folds is 9"),
+    ({"permutations": -1}, ValueError, "permutations is -1"),
+    ({"key": 0}, TypeError, "key is 0; expected a PRNG key"),
+  ],
+)
+def test_static_arguments_are_checked(keywords, error, message):
+  with pytest.raises(error, match=message):
+    h_divergence(jnp.ones((8, 2)), jnp.ones((8, 2)), **keywords)

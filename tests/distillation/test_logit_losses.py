@@ -164,6 +164,38 @@ def test_extremes_are_finite(name):
 
 
 @each_loss
+def test_nan_reaches_the_caller(name):
+  for student, teacher in ((STUDENT, TEACHER), (TEACHER, STUDENT)):
+    bad = student.copy()
+    bad[0] = np.nan
+    assert np.isnan(loss(name)(bad, teacher)[0])
+    assert np.isnan(loss(name)(teacher, bad)[0])
+
+
+def test_a_weight_of_zero_silences_an_infinite_term():
+  masked = STUDENT.copy()
+  masked[:, 2] = -np.inf
+  only = np.full(16, 2)
+  soft = distillation.kd_loss(masked, masked, only, alpha=1.0)
+  np.testing.assert_array_equal(soft, 0)
+  hard = distillation.kd_loss(masked, TEACHER, LABELS * 0, alpha=0.0)
+  assert np.all(np.isfinite(hard))
+  forward = distillation.symmetric_kl_loss(STUDENT, masked, reverse_weight=0.0)
+  assert np.all(np.isfinite(forward))
+
+
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+def test_the_gradient_in_skew_is_finite_under_masks(mode):
+  masked = STUDENT.copy()
+  masked[:, 2] = -np.inf
+  jacobian = jax.jacfwd if mode == "fwd" else jax.jacrev
+  gradient = jacobian(
+    lambda x: jnp.sum(distillation.skew_kl_loss(masked, TEACHER, skew=x))
+  )(0.1)
+  assert np.isfinite(gradient)
+
+
+@each_loss
 def test_bfloat16_is_computed_in_float32(name):
   student, teacher = (jnp.asarray(z, jnp.bfloat16) for z in (STUDENT, TEACHER))
   actual = loss(name)(student, teacher)
@@ -283,11 +315,22 @@ def test_named_ends_of_the_families():
     ("generalized_jsd_loss", {"beta": 2.0}, "beta is 2.0"),
     ("skew_kl_loss", {"skew": -0.1}, "skew is -0.1"),
     ("symmetric_kl_loss", {"reverse_weight": 3}, "reverse_weight is 3"),
+    ("kd_loss", {"alpha": np.array(2.0)}, "alpha is 2.0"),
+    ("kd_loss", {"alpha": np.ones(3)}, r"alpha has shape \(3,\)"),
+    ("skew_kl_loss", {"skew": np.full((4, 1), 0.5)}, r"skew has shape"),
+    ("soft_target_loss", {"temperature": np.array(-1.0)}, "temperature is -1"),
   ],
 )
 def test_static_values_out_of_range(name, keywords, message):
   with pytest.raises(ValueError, match=message):
     loss(name)(STUDENT, TEACHER, **keywords)
+
+
+def test_labels_may_be_unsigned():
+  np.testing.assert_array_equal(
+    distillation.kd_loss(STUDENT, TEACHER, LABELS.astype(np.uint8)),
+    distillation.kd_loss(STUDENT, TEACHER, LABELS),
+  )
 
 
 def test_labels_of_the_wrong_shape():

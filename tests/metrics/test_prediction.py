@@ -91,3 +91,9 @@ def test_errors_name_the_argument():
     negative_log_likelihood(logits, labels.astype(np.float32))
   with pytest.raises(ValueError, match=r"teacher_logits has shape \(1, 7\)"):
     agreement(logits, logits[:1])
+
+
+def test_a_diverged_model_is_never_right():
+  bad = jnp.array([[jnp.nan, 1.0], [2.0, 1.0]])
+  np.testing.assert_array_equal(accuracy(bad, jnp.array([0, 0])), [0, 1])
+  np.testing.assert_array_equal(agreement(bad, bad), [0, 1])

@@ -9,6 +9,7 @@ from kdjax.ops import checked
 from kdjax.ops import softened_softmax
 
 LOGITS = jnp.array([[1.0, 2.0, 3.0]])
+LABELS = jnp.array([1])
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -36,6 +37,17 @@ def test_masked_classes_pass_and_the_value_is_unchanged():
   assert checked(kd_loss)(logits, logits, labels) == kd_loss(
     logits, logits, labels
   )
+
+
+def test_a_traced_weight():
+  loss = checked(lambda alpha: kd_loss(LOGITS, LOGITS, LABELS, alpha=alpha))
+  with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\]"):
+    loss(jnp.float32(3.0))
+
+
+def test_constants_stay_constants():
+  strict = checked(kd_loss)(LOGITS, LOGITS, LABELS, stop_teacher_gradient=False)
+  assert strict == kd_loss(LOGITS, LOGITS, LABELS)
 
 
 def test_an_unchecked_function_compiles_without_checks():

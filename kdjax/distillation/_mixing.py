@@ -1,0 +1,17 @@
+"""Weighted sums of two terms, either of which may be infinite."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax.ops._validation import as_share
+
+
+def mix(name: str, weight: ArrayLike, first: Array, second: Array) -> Array:
+  """Returns weight * first + (1 - weight) * second, with 0 * inf = 0."""
+  share = as_share(name, weight, first.dtype, shape=first.shape)
+
+  def weighed(share: Array, value: Array) -> Array:
+    return share * jnp.where((share == 0) & jnp.isposinf(value), 0.0, value)
+
+  return weighed(share, first) + weighed(1 - share, second)

@@ -1,0 +1,83 @@
+"""Errors name the argument, what came and what was expected."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float, Integer
+
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import as_share
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+
+@validate
+def example(
+  first: Float[Array, "*batch classes"],
+  second: Float[Array, "*batch classes"],
+  labels: Integer[Array, "*batch"] | None = None,
+  scalar: Float[Array, ""] | None = None,
+):
+  return first, second, labels, scalar
+
+
+def test_numpy_arrays_and_python_numbers_become_arrays():
+  x = np.ones((2, 3))
+  result = example(x, x, labels=np.zeros(2, np.uint8), scalar=1)
+  assert all(isinstance(y, Array) for y in result)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "error", "message"),
+  [
+    (
+      (np.ones((2, 3)), np.ones((1, 3))),
+      ValueError,
+      r"example: second has shape \(1, 3\); expected \[\*batch classes\] = "
+      r"\(2, 3\), as in first",
+    ),
+    ((np.ones(()), np.ones(())), ValueError, r"first has shape \(\)"),
+    (([1.0], [1.0]), TypeError, "first is a list; expected a JAX or NumPy"),
+    ((np.arange(3), np.ones(3)), TypeError, "first has dtype int32; expected"),
+    (
+      (np.ones((2, 3)), np.ones((2, 3)), np.zeros(3, int)),
+      ValueError,
+      r"labels has shape \(3,\); expected \[\*batch\] = \(2\)",
+    ),
+  ],
+)
+def test_arrays(arguments, error, message):
+  with pytest.raises(error, match=message):
+    example(*arguments)
+
+
+@pytest.mark.parametrize("value", ["4", None, True])
+def test_what_is_no_number(value):
+  with pytest.raises(TypeError, match=r"T is .*; expected a number"):
+    as_number("T", value, jnp.float32)
+
+
+@pytest.mark.parametrize(
+  "value", [-1, 0.0, np.array([1.0, -2.0]), [1.0, float("inf")], np.float32(0)]
+)
+def test_static_numbers_that_are_not_positive(value):
+  with pytest.raises(ValueError, match=r"T is .*; expected a finite number"):
+    check_positive("T", value)
+
+
+def test_shares_and_shapes():
+  assert as_share("a", 0.5, jnp.float32, shape=(3,)).shape == ()
+  assert as_share("a", np.ones(3), jnp.float32, shape=(3,)).shape == (3,)
+  with pytest.raises(ValueError, match=r"a has shape \(2,\); expected a scal"):
+    as_share("a", np.ones(2), jnp.float32, shape=(3,))
+  with pytest.raises(ValueError, match=r"a is 1.5; expected .* in \[0.0, 1.0"):
+    as_share("a", 1.5, jnp.float32)
+
+
+def test_integers():
+  check_integer("n", np.int64(3), 1)
+  with pytest.raises(TypeError, match="n is True; expected an integer"):
+    check_integer("n", True, 1)
+  with pytest.raises(ValueError, match="n is 0; expected an integer from 1"):
+    check_integer("n", 0, 1)
