@@ -118,7 +118,7 @@ def stateless(
       options = {k: v for k, v in options.items() if k in parameters}
     # Only shapes, for the loss's own checks: in the state all is traced.
     static = {
-      k: np.float64(v)
+      k: np.asarray(v, float)[()]
       for k, v in hyperparameters.items()
       if not isinstance(v, jax.Array)
     }
