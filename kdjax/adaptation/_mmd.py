@@ -55,7 +55,7 @@ def mmd(
     estimator: "biased" takes means over all pairs and is not negative
       (but for rounding);
       "unbiased" leaves out a sample's pair with itself and may be negative
-      (a mask that keeps one row of a domain leaves that domain's term out);
+      (a domain of one row has no such pair, and its term is left out);
       "linear" (DAN) looks at the pairs (i, i + 1 mod n) only: linear time, of
       equal expectation, noisier, signed, and it needs equal sizes.
     bandwidth_factors: a number or `[kernels]`.
@@ -92,12 +92,6 @@ def mmd(
     raise ValueError(
       f"mmd: target has {target.shape[0]} rows; the linear estimator expected "
       f"as many as source has, {source.shape[0]}."
-    )
-  whole = axis_name is None and where_source is None and where_target is None
-  if estimator == "unbiased" and whole and min(len(source), len(target)) < 2:
-    raise ValueError(
-      f"mmd: source and target have {len(source)} and {len(target)} rows; the "
-      "unbiased estimator expected at least 2 of each."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = masked_rows(source.astype(dtype), where_source)
