@@ -75,7 +75,7 @@ def make_table(rows: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     gain, weight, oracle = "", "", ""
     if method != "source_only":
       ends = (100 * x for x in gain_of(method, rows))
-      gain = "{:+.1f} ({:+.1f} to {:+.1f})".format(*ends)
+      gain = _statistics.gain(_statistics.Interval(*ends), 1)
     if row.weight is not None:
       accuracy = 100 * row.oracle_accuracy.mean()
       weight = f"{row.weight:g}"
@@ -123,9 +123,10 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
   """What came out, in words."""
   source, target = (rows[name] for name in ("source_only", "target_only"))
   findings = [
-    f"Accuracy falls from {source.validation['source_accuracy'][-1].mean():.1%}"
-    f" on the source to {source.test_accuracy.mean():.1%} on the target, where "
-    f"training with its labels reaches {target.test_accuracy.mean():.1%}."
+    "Source-only reaches an accuracy of "
+    f"{source.validation['source_accuracy'][-1].mean():.1%} on the source and "
+    f"of {source.test_accuracy.mean():.1%} on the target, where training with "
+    f"its labels reaches {target.test_accuracy.mean():.1%}."
   ]
   findings += [
     _statistics.verdict(NAMES[method], gain_of(method, rows))
@@ -194,8 +195,13 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
   best = max(config.methods, key=lambda method: final[method].mean())
   gain = gain_of(best, rows)
   title = "No method surely beats source-only"
-  if gain.low > 0:
-    title = f"{NAMES[best]} gains most, {100 * gain.mean:+.1f} points"
+  if not _statistics.is_known(gain):
+    title = _statistics.ONE_SEED.capitalize()
+  elif gain.low > 0:
+    title = (
+      f"{NAMES[best]} gains most by test accuracy, "
+      f"{100 * gain.mean:+.1f} points"
+    )
   _adapt_plots.accuracy_bars(
     path / "accuracy.png",
     {NAMES[method]: values for method, values in final.items()},

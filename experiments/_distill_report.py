@@ -77,8 +77,7 @@ def make_table(
       for values in groups
     ]
     gain = _statistics.paired_interval(scale * groups[2], scale * groups[1])
-    mean, low, high = (f"{value:+.{digits}f}" for value in gain)
-    rows.append([label, *texts, f"{mean} ({low} to {high})"])
+    rows.append([label, *texts, _statistics.gain(gain, digits)])
   teacher, student = results["costs"]
   for label, kind, form in (
     ("parameters", "parameters", ",d"),
@@ -143,12 +142,14 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
   if gap.low > 0 or gap.high < 0:
     end = f"end {100 * abs(gap.mean):.1f} points "
     end += "above" if gap.low > 0 else "below"
+  known = _statistics.is_known(gap)
+  unknown = _statistics.ONE_SEED.capitalize()
   _plots.learning_curves(
     path / "learning_curves.png",
     config.evaluate_every * np.arange(1, len(accuracy) + 1),
     dict(zip(GROUPS[1:], pairs, strict=True)),
     levels={"teacher": float(results["teacher_validation"][-1])},
-    title=f"Distilled students {end} those from scratch",
+    title=f"Distilled students {end} those from scratch" if known else unknown,
     ylabel="validation accuracy",
   )
 
@@ -178,7 +179,7 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     path / "reliability.png",
     {name: results["curves"][name] for name in GROUPS},
     {name: f"{error:.1%}" for name, error in errors.items()},
-    title=f"Distilled students are {better} calibrated",
+    title=f"Distilled students are {better} calibrated" if known else unknown,
   )
 
   logits = results["target_logits"]

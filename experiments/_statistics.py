@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from scipy import stats
 
+ONE_SEED = "one seed: nothing can be concluded"
+
 
 class Interval(NamedTuple):
   """A mean and its confidence interval.
@@ -67,6 +69,18 @@ def mean_std(values: np.ndarray, *, scale: float = 1, digits: int = 2) -> str:
   return f"{mean} ± {values.std(ddof=1):.{digits}f}"
 
 
+def is_known(interval: Interval) -> bool:
+  """Whether there were enough seeds for an interval.
+
+  Args:
+    interval: from :func:`paired_interval`.
+
+  Returns:
+    False if there was one seed.
+  """
+  return interval.high < float("inf")
+
+
 def points(interval: Interval) -> str:
   """A difference of rates with its interval, as text.
 
@@ -80,6 +94,20 @@ def points(interval: Interval) -> str:
   return f"{mean} points, 95 % interval {low} to {high}"
 
 
+def gain(interval: Interval, digits: int) -> str:
+  """A difference with its interval, as a cell of a table.
+
+  Args:
+    interval: in the table's unit.
+    digits: after the point.
+
+  Returns:
+    Such as "+1.2 (+0.8 to +1.6)"; of one seed "+1.2 (one seed)".
+  """
+  mean, low, high = (f"{value:+.{digits}f}" for value in interval)
+  return f"{mean} ({f'{low} to {high}' if is_known(interval) else 'one seed'})"
+
+
 def verdict(method: str, interval: Interval) -> str:
   """What an interval of the gain means, in words.
 
@@ -90,6 +118,8 @@ def verdict(method: str, interval: Interval) -> str:
   Returns:
     One sentence.
   """
+  if not is_known(interval):
+    return f"{method} gained {100 * interval.mean:+.2f} points; {ONE_SEED}."
   if interval.low > 0:
     return f"{method} helped: {points(interval)}."
   if interval.high < 0:

@@ -45,6 +45,16 @@ def test_a_verdict_needs_an_interval_without_zero(low, high, words):
   assert _statistics.verdict("Distillation", interval).startswith(words)
 
 
+def test_one_seed_concludes_nothing():
+  interval = _statistics.paired_interval(np.array([0.6]), np.array([0.5]))
+  assert _statistics.verdict("Distillation", interval) == (
+    "Distillation gained +10.00 points; one seed: nothing can be concluded."
+  )
+  assert _statistics.gain(interval, 2) == "+0.10 (one seed)"
+  known = _statistics.Interval(1.0, 0.5, 1.5)
+  assert _statistics.gain(known, 1) == "+1.0 (+0.5 to +1.5)"
+
+
 def test_mean_and_deviation_as_text():
   text = _statistics.mean_std(np.array([0.1, 0.2, 0.3]), scale=100, digits=1)
   assert text == "20.0 ± 10.0"
@@ -102,3 +112,21 @@ def test_planned_steps_are_whole_epochs_in_new_orders():
   for epoch in epochs:
     np.testing.assert_array_equal(np.sort(epoch), np.arange(5))
   assert not np.array_equal(*epochs)
+
+
+@pytest.mark.parametrize(
+  "error", [ValueError, FileExistsError, FileNotFoundError]
+)
+def test_a_mistake_of_the_users_is_one_line_and_status_2(error, capsys):
+  def prepare(config):
+    raise error(f"{config} is wrong.")
+
+  with pytest.raises(SystemExit) as end:
+    _run.set_up(prepare, "seeds")
+  assert end.value.code == 2
+  assert capsys.readouterr().err == "error: seeds is wrong.\n"
+
+
+def test_a_bug_keeps_its_traceback():
+  with pytest.raises(ZeroDivisionError):
+    _run.set_up(lambda config: 1 // config, 0)
