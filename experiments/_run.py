@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -20,6 +20,7 @@ from rich.console import Console
 import kdjax
 
 Config = TypeVar("Config")
+Result = TypeVar("Result")
 
 # Flags that say where and how a run computes, not what.
 FREE_FLAGS = ("data_dir", "devices", "parallel", "resume", "workdir")
@@ -36,6 +37,72 @@ def parse(config_class: type[Config]) -> Config:
     The configuration. `--help` prints all flags and exits.
   """
   return tyro.cli(config_class, use_underscores=True)
+
+
+def expect(config: Any, name: str, met: bool, expected: str) -> None:
+  """Raises ValueError for a flag whose value will not do.
+
+  Args:
+    config: the flags.
+    name: of the flag.
+    met: whether its value will do.
+    expected: what would, in words.
+  """
+  if not met:
+    raise ValueError(
+      f"{name} is {getattr(config, name)!r}; expected {expected}."
+    )
+
+
+def expect_positive(config: Any, *names: str) -> None:
+  """Raises ValueError unless flags are finite and above 0, and all of a tuple.
+
+  Args:
+    config: the flags.
+    *names: of numbers or tuples of different numbers.
+  """
+  for name in names:
+    value = getattr(config, name)
+    many = isinstance(value, tuple)
+    numbers = value if many else (value,)
+    met = all(0 < x < float("inf") for x in numbers)
+    met = met and 0 < len(set(numbers)) == len(numbers)
+    kind = "one or more different numbers" if many else "a number"
+    expect(config, name, met, f"{kind} above 0")
+
+
+def expect_multiple(config: Any, name: str, unit: str) -> None:
+  """Raises ValueError unless a flag is a multiple of another, both above 0.
+
+  Args:
+    config: the flags.
+    name: of the flag.
+    unit: of the other.
+  """
+  expect_positive(config, unit, name)
+  size = getattr(config, unit)
+  met = getattr(config, name) % size == 0
+  expect(config, name, met, f"a multiple of {unit}, which is {size}")
+
+
+def set_up(prepare: Callable[[Config], Result], config: Config) -> Result:
+  """Prepares a run; a mistake of the user's ends the program with one line.
+
+  Only the preparation is guarded: an error in training is a bug and keeps its
+  traceback.
+
+  Args:
+    prepare: what fails for wrong flags, folders, devices and data.
+    config: the flags.
+
+  Returns:
+    What `prepare` returns.
+  """
+  try:
+    return prepare(config)
+  except (ValueError, FileExistsError, FileNotFoundError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def console() -> Console:

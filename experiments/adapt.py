@@ -106,6 +106,31 @@ class Config:
   seed: int = 0
 
 
+def check(config: Config) -> None:
+  """Raises ValueError for flags that will not do."""
+  _run.expect_positive(
+    config,
+    "seeds",
+    "batch_size",
+    "examples",
+    "discriminator",
+    "learning_rate",
+    "weights",
+  )
+  _run.expect_multiple(config, "steps", "evaluate_every")
+  met = 0 < len(set(config.methods)) == len(config.methods)
+  _run.expect(config, "methods", met, "one or more different methods")
+  met = all(units > 0 for units in config.hidden)
+  _run.expect(config, "hidden", met, "numbers above 0")
+  _run.expect(config, "crop", config.crop >= 0, "0 or more")
+  met = 0 <= config.strength <= 1
+  _run.expect(config, "strength", met, "a number from 0 to 1")
+  met = abs(config.degrees) < float("inf")
+  _run.expect(config, "degrees", met, "a finite number")
+  met = 0 < config.validation_fraction < 1
+  _run.expect(config, "validation_fraction", met, "a number between 0 and 1")
+
+
 # A rule sees each weight's scores, means over seeds, without target labels.
 RULES = {
   "source_accuracy": lambda scores: scores["source_accuracy"],
@@ -312,6 +337,17 @@ def make_loss(method: str, forward, config: Config, weight=1.0):
   return objective, loss_fn
 
 
+class Setup(NamedTuple):
+  """What a run needs before anything is computed."""
+
+  config: Config
+  run: _run.RunFolder
+  console: Console
+  data: Data
+  forward: training.Forward
+  init: Callable[[jax.Array], training.Variables]
+
+
 class Job(NamedTuple):
   """What every part of the run needs.
 
@@ -489,19 +525,21 @@ def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
   return rows
 
 
-def main(config: Config) -> dict[str, Row]:
-  """Runs the experiment and writes its report; returns a row a method."""
-  if config.steps % config.evaluate_every:
-    raise ValueError(
-      f"steps is {config.steps}; expected a multiple of evaluate_every, which "
-      f"is {config.evaluate_every}."
-    )
+def prepare(config: Config) -> Setup:
+  """Does all that fails if the user is mistaken; makes the run folder last."""
+  check(config)
   if config.shift == "auto":
     shift = "rotate" if config.source == config.target else "none"
     config = dataclasses.replace(config, shift=shift)
-  console, run = _run.console(), _run.RunFolder(config)
   data = load_data(config)
   forward, init = network(config, data)
+  console, run = _run.console(), _run.RunFolder(config)
+  return Setup(config, run, console, data, forward, init)
+
+
+def execute(setup: Setup) -> dict[str, Row]:
+  """Trains, examines and writes the report; returns a row a method."""
+  config, run, console, data, forward, init = setup
   variables, key, plan = start_seeds(config, data, init)
   evaluate = make_evaluation(forward, data.validation_sizes[0])
   job = Job(config, run, console, data, forward, variables, key, plan, evaluate)
@@ -511,5 +549,10 @@ def main(config: Config) -> dict[str, Row]:
   return rows
 
 
+def main(config: Config) -> dict[str, Row]:
+  """Runs the experiment; raises where the command line would print a line."""
+  return execute(prepare(config))
+
+
 if __name__ == "__main__":
-  main(_run.parse(Config))
+  execute(_run.set_up(prepare, _run.parse(Config)))

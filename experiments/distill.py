@@ -117,22 +117,28 @@ class Config:
 
 def check(config: Config) -> None:
   """Raises ValueError for flags that do not go together."""
-  for name, divisor in (
+  for name, unit in (
     ("teacher_steps", "evaluate_every"),
     ("student_steps", "evaluate_every"),
     ("batch_size", "devices"),
     ("seeds", "devices"),
   ):
-    value, unit = getattr(config, name), getattr(config, divisor)
-    if value < 1 or unit < 1 or value % unit:
-      raise ValueError(
-        f"{name} is {value}; expected a multiple of {divisor}, which is {unit}."
-      )
-  if not all(0 < alpha <= 1 for alpha in config.alphas):
-    raise ValueError(
-      f"alphas is {config.alphas}; expected numbers above 0, which is always "
-      "there, and up to 1."
-    )
+    _run.expect_multiple(config, name, unit)
+  _run.expect_positive(
+    config,
+    "temperatures",
+    "alphas",
+    "teacher_learning_rate",
+    "student_learning_rate",
+  )
+  expected = "numbers up to 1; 0, from scratch, is always there"
+  _run.expect(config, "alphas", max(config.alphas) <= 1, expected)
+  met = all(units > 0 for units in config.student_hidden)
+  _run.expect(config, "student_hidden", met, "numbers above 0")
+  for name in ("examples_per_class", "shift", "weight_decay"):
+    _run.expect(config, name, getattr(config, name) >= 0, "0 or more")
+  met = 0 < config.validation_fraction < 1
+  _run.expect(config, "validation_fraction", met, "a number between 0 and 1")
 
 
 def with_labels(divergence: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,6 +192,10 @@ def load_data(config: Config) -> Data:
     kdata.load(config.dataset, "test", data_dir=config.data_dir)
   )
   labels = train["label"]
+  classes = int(labels.max()) + 1
+  met = config.missing_digit in (None, *range(classes))
+  expected = f"a class of {config.dataset}, 0 to {classes - 1}"
+  _run.expect(config, "missing_digit", met, expected)
   # A source of places instead of images, to draw from as from any other.
   places = kdata.ArraySource(
     np.arange(len(labels)).reshape(-1, 1, 1, 1), labels
@@ -201,7 +211,7 @@ def load_data(config: Config) -> Data:
 
   transfer = np.stack([draw(config.seed + i) for i in range(config.seeds)])
   train, validation, test = jax.device_put((train, validation, test))
-  return Data(train, validation, test, transfer, int(labels.max()) + 1)
+  return Data(train, validation, test, transfer, classes)
 
 
 class Job(NamedTuple):
@@ -212,6 +222,13 @@ class Job(NamedTuple):
   console: Console
   devices: tuple[jax.Device, ...]
   data: Data
+  teacher: tuple[training.Forward, Callable[..., Any]]  # and its init
+  student: tuple[training.Forward, Callable[..., Any]]
+
+
+def batch_axis(config: Config) -> str | None:
+  """The name of the axis over which the teacher's batches are divided."""
+  return None if config.parallel == "jit" else "batch"
 
 
 def network(name: str, data: Data, **options: Any):
@@ -262,8 +279,8 @@ def adamw(learning_rate: float, steps: int, weight_decay: float):
 def train_teacher(job: Job):
   """Trains the teacher, each batch divided among the devices."""
   config, steps = job.config, job.config.teacher_steps
-  axis_name = None if config.parallel == "jit" else "batch"
-  forward, init = network(config.teacher, job.data, axis_name=axis_name)
+  axis_name = batch_axis(config)
+  forward, init = job.teacher
   objective = stateless(
     optax.softmax_cross_entropy_with_integer_labels,
     select_supervised,
@@ -304,8 +321,7 @@ def train_teacher(job: Job):
 def train_students(job: Job, teacher: training.Model, cells: np.ndarray):
   """Trains all cells and seeds as one program, the seeds over the devices."""
   config, steps = job.config, job.config.student_steps
-  options = {"hidden": config.student_hidden} if config.student == "mlp" else {}
-  forward, init = network(config.student, job.data, **options)
+  forward, init = job.student
   optimizer = adamw(config.student_learning_rate, steps, config.weight_decay)
   loss, select = METHODS[config.method], select_logits_and_labels
   temperatures, alphas = cells.T
@@ -371,12 +387,20 @@ def train_students(job: Job, teacher: training.Model, cells: np.ndarray):
   return training.Model(forward, state.student), seen["accuracy"]
 
 
-def main(config: Config) -> dict[str, Any]:
-  """Runs the experiment and writes its report; returns what the report says."""
+def prepare(config: Config) -> Job:
+  """Does all that fails if the user is mistaken; makes the run folder last."""
   check(config)
-  devices = _run.use_devices(config.devices)
+  devices, data = _run.use_devices(config.devices), load_data(config)
+  options = {"hidden": config.student_hidden} if config.student == "mlp" else {}
+  teacher = network(config.teacher, data, axis_name=batch_axis(config))
+  student = network(config.student, data, **options)
   console, run = _run.console(), _run.RunFolder(config)
-  job = Job(config, run, console, devices, load_data(config))
+  return Job(config, run, console, devices, data, teacher, student)
+
+
+def execute(job: Job) -> dict[str, Any]:
+  """Trains, examines and writes the report; returns what the report says."""
+  config = job.config
   softened = config.method != "logit_mse"
   temperatures = config.temperatures if softened else (1.0,)
   grid = list(itertools.product(temperatures, config.alphas))
@@ -413,5 +437,10 @@ def main(config: Config) -> dict[str, Any]:
   return results
 
 
+def main(config: Config) -> dict[str, Any]:
+  """Runs the experiment; raises where the command line would print a line."""
+  return execute(prepare(config))
+
+
 if __name__ == "__main__":
-  main(_run.parse(Config))
+  execute(_run.set_up(prepare, _run.parse(Config)))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -91,9 +92,24 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(reference, tmp_path):
   )
 
 
-def test_steps_are_whole_rounds(tmp_path):
-  with pytest.raises(ValueError, match="steps is 10; expected a multiple"):
-    adapt.main(small(tmp_path / "run", steps=10))
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"steps": 10}, "steps is 10; expected a multiple of evaluate_every"),
+    ({"steps": 0}, "steps is 0; expected a number above 0"),
+    ({"evaluate_every": 0}, "evaluate_every is 0; expected a number above 0"),
+    ({"seeds": 0}, "seeds is 0; expected a number above 0"),
+    ({"methods": ()}, r"methods is \(\); expected one or more"),
+    ({"weights": ()}, r"weights is \(\); expected one or more"),
+    ({"weights": (0.1, -1.0)}, r"weights is \(0.1, -1.0\); expected"),
+    ({"strength": 1.5}, "strength is 1.5; expected a number from 0 to 1"),
+    ({"validation_fraction": 1.0}, "validation_fraction is 1.0; expected"),
+    ({"network": "nothing"}, "'nothing'; expected one of"),
+  ],
+)
+def test_flags_that_will_not_do(changes, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    adapt.main(small(tmp_path / "run", **changes))
   assert not (tmp_path / "run").exists()
 
 
@@ -306,3 +322,61 @@ def test_help_and_harm_are_said_in_words(reference, gains, words):
   accuracy = rows["source_only"].test_accuracy + np.array(gains)
   rows = rows | {"jda": rows["jda"]._replace(test_accuracy=accuracy)}
   assert words in " ".join(_adapt_report.conclude(SMALL, rows))
+
+
+def test_one_seed_concludes_nothing(reference):
+  _, rows = reference
+  rows = {
+    name: row._replace(test_accuracy=row.test_accuracy[:1])
+    for name, row in rows.items()
+  }
+  findings = _adapt_report.conclude(SMALL, rows)
+  assert findings[1].startswith("JDA gained ")
+  assert findings[1].endswith(" points; one seed: nothing can be concluded.")
+  _, cells = _adapt_report.make_table(rows)
+  assert cells[1][2].endswith(" (one seed)")
+
+
+def test_accuracies_of_both_domains_are_given_without_a_direction(reference):
+  _, rows = reference
+  better = np.ones_like(rows["source_only"].test_accuracy)
+  source = rows["source_only"]._replace(test_accuracy=better)
+  finding = _adapt_report.conclude(SMALL, rows | {"source_only": source})[0]
+  assert "100.0% on the target" in finding
+  assert "falls" not in finding
+
+
+@pytest.mark.parametrize(
+  ("gains", "title"),
+  [
+    ((0.1, 0.101), "JDA gains most by test accuracy, +10.1 points"),
+    ((0.1, -0.1), "No method surely beats source-only"),
+    ((0.1,), "One seed: nothing can be concluded"),
+  ],
+)
+def test_the_bars_claim_what_the_seeds_show(
+  reference, monkeypatch, gains, title
+):
+  folder, rows = reference
+  zero = rows["source_only"].test_accuracy[: len(gains)] * 0
+  rows = {
+    name: row._replace(test_accuracy=zero + np.array(gains))
+    for name, row in rows.items()
+  }
+  rows["source_only"] = rows["source_only"]._replace(test_accuracy=zero)
+  titles = {}
+  for name in ("accuracy_bars", "divergence_curves", "embedding_scatter"):
+    monkeypatch.setattr(
+      _adapt_report._adapt_plots,
+      name,
+      lambda *_, name=name, **options: titles.update({name: options["title"]}),
+    )
+  job = types.SimpleNamespace(
+    config=SMALL,
+    run=types.SimpleNamespace(path=folder),
+    data=types.SimpleNamespace(
+      validation={"label": np.zeros(4)}, validation_sizes=(2, 2)
+    ),
+  )
+  _adapt_report.draw(job, rows)
+  assert titles["accuracy_bars"] == title

@@ -198,7 +198,18 @@ def test_a_folder_with_a_run_is_not_overwritten(reference, tmp_path):
   [
     ({"student_steps": 13}, "student_steps is 13; expected a multiple of eval"),
     ({"seeds": 3, "devices": 2}, "seeds is 3; expected a multiple of devices"),
-    ({"alphas": (0.0, 1.0)}, "alphas is"),
+    ({"seeds": 0}, "seeds is 0; expected a number above 0"),
+    ({"devices": 0}, "devices is 0; expected a number above 0"),
+    ({"evaluate_every": 0}, "evaluate_every is 0; expected a number above 0"),
+    ({"alphas": (0.0, 1.0)}, r"alphas is \(0.0, 1.0\); expected"),
+    ({"alphas": (1.5,)}, r"alphas is \(1.5,\); expected numbers up to 1"),
+    ({"alphas": ()}, r"alphas is \(\); expected one or more"),
+    ({"temperatures": ()}, r"temperatures is \(\); expected one or more"),
+    ({"temperatures": (-1.0,)}, r"temperatures is \(-1.0,\); expected"),
+    ({"temperatures": (2.0, 2.0)}, "temperatures is .* different numbers"),
+    ({"examples_per_class": -1}, "examples_per_class is -1; expected 0 or"),
+    ({"missing_digit": 10}, "missing_digit is 10; expected a class of digits"),
+    ({"student": "nothing"}, "'nothing'; expected one of"),
   ],
 )
 def test_flags_that_do_not_go_together(changes, message, tmp_path):
