@@ -13,7 +13,6 @@ what an oracle with target labels would have chosen is reported beside it.
 """
 
 import dataclasses
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -25,6 +24,8 @@ import optax
 from flax import nnx
 from rich.console import Console
 
+from experiments import _adapt_data
+from experiments import _adapt_methods
 from experiments import _adapt_report
 from experiments import _rounds
 from experiments import _run
@@ -33,11 +34,8 @@ from kdjax import data as kdata
 from kdjax import metrics
 from kdjax import nets
 from kdjax import training
-from kdjax.objectives import Objective
 from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
-from kdjax.ops import masked_mean
-from kdjax.ops import reverse_gradient
 
 
 @dataclass(frozen=True)
@@ -145,74 +143,7 @@ RULES = {
 }
 
 
-class Data(NamedTuple):
-  """Images and labels on the device, those of the source first.
-
-  The target's training labels are there for target_only alone.
-  """
-
-  train: dict[str, Any]
-  validation: dict[str, Any]
-  test: dict[str, Any]  # of the target
-  train_sizes: tuple[int, int]
-  validation_sizes: tuple[int, int]
-
-
-def load_data(config: Config) -> Data:
-  """Reads both domains, of one image size, and shifts the target."""
-
-  def read(name: str, split: str) -> kdata.Source:
-    source = kdata.load(name, split, data_dir=config.data_dir)
-    count = min(len(source), config.examples)
-    arrays = kdata.as_arrays(kdata.subset(source, range(count)))
-    return kdata.ArraySource(arrays["image"], arrays["label"])
-
-  def divide(source: kdata.Source) -> list[dict[str, Any]]:
-    parts = kdata.split(source, config.validation_fraction, seed=config.seed)
-    return [jax.device_put(kdata.as_arrays(part)) for part in parts]
-
-  if config.source == config.target:
-    domains = kdata.split(read(config.source, "train"), 0.5, seed=config.seed)
-  else:
-    domains = read(config.source, "train"), read(config.target, "train")
-  sources, targets = map(divide, domains)
-  targets.append(jax.device_put(kdata.as_arrays(read(config.target, "test"))))
-  size = targets[0]["image"].shape[1:3]
-  for part in sources:
-    if part["image"].shape[1:3] != size:
-      part["image"] = kdata.resize(part["image"], size, crop=config.crop)
-  for i, part in enumerate(targets):
-    key = jax.random.fold_in(jax.random.key(config.seed), i)
-    part["image"] = shift_images(config, key, part["image"])
-  pairs = list(zip(sources, targets[:2], strict=True))
-  train, validation = (
-    {k: jnp.concatenate([a[k], b[k]]) for k in a} for a, b in pairs
-  )
-  train_sizes, validation_sizes = (
-    (len(a["label"]), len(b["label"])) for a, b in pairs
-  )
-  return Data(train, validation, targets[2], train_sizes, validation_sizes)
-
-
-def halves(tree: Any, size: int) -> list[Any]:
-  """The first rows, of the source, and the others, of the target."""
-  parts = slice(size), slice(size, None)
-  return [jax.tree.map(operator.itemgetter(part), tree) for part in parts]
-
-
-def shift_images(config: Config, key: jax.Array, images: jax.Array):
-  """Applies the configured shift."""
-  match config.shift:
-    case "rotate":
-      return kdata.rotate(images, config.degrees)
-    case "invert":
-      return kdata.invert(images)
-    case "blend_noise":
-      return kdata.blend_noise(key, images, strength=config.strength)
-  return images
-
-
-def network(config: Config, data: Data):
+def network(config: Config, data: _adapt_data.Data):
   """The student's forward, which takes uint8 images, and its init."""
   images = np.asarray(data.train["image"][: data.train_sizes[0]])
   mean, std = map(jnp.asarray, kdata.channel_statistics(images))
@@ -239,83 +170,10 @@ def network(config: Config, data: Data):
   return forward, lambda key: training.from_nnx(build(key)).variables
 
 
-def init_discriminator(key: jax.Array, width: int, hidden: int):
-  """The parameters of a discriminator with one hidden layer."""
-  keys = jax.random.split(key)
-  init = jax.nn.initializers.he_normal()
-  return {
-    "hidden": (init(keys[0], (width, hidden)), jnp.zeros(hidden)),
-    "logit": (init(keys[1], (hidden, 1)), jnp.zeros(1)),
-  }
-
-
-def discriminate(params, embeddings):
-  """One logit an example; positive ones say source."""
-  (a, b), (c, d) = params["hidden"], params["logit"]
-  return jax.nn.relu(embeddings @ a + b[None]) @ c + d[None]
-
-
-def transfer_objective(method: str, config: Config, weight=1.0) -> Objective:
-  """The task's loss on the source plus what draws the domains together.
-
-  The discriminator is a parameter of the objective, the weight is in its
-  state: one program trains all weights.
-  """
-
-  def init(key, source, target):
-    del target
-    params = {}
-    if method in ("dann", "jda"):
-      width = source.embedding.shape[-1]
-      params = init_discriminator(key, width, config.discriminator)
-    step = jnp.zeros((), jnp.int32)
-    return params, {"step": step, "weight": jnp.asarray(weight, jnp.float32)}
-
-  def apply(discriminator, state, source, target, batch, key):
-    del key
-    mask, target_mask = batch["mask"], batch["target"]["mask"]
-    masks = {"where_source": mask, "where_target": target_mask}
-    embeddings = source.embedding, target.embedding
-    tasks = optax.softmax_cross_entropy_with_integer_labels(
-      source.logits, batch["label"]
-    )
-    weight = state["weight"]
-    # Adversaries get their say by and by, as in the DANN paper.
-    ramp = 2 / (1 + jnp.exp(-10 * state["step"] / config.steps)) - 1
-    match method:
-      case "dann":
-        # The weight is on the reversed gradient: the discriminator itself
-        # learns at full speed.
-        reversed_ = reverse_gradient(embeddings, weight * ramp)
-        logits = [discriminate(discriminator, x) for x in reversed_]
-        transfer = adaptation.dann_loss(*logits, **masks)
-        loss = masked_mean(tasks, mask) + transfer
-      case "jda":
-        # The same logits for both players; the discriminator's gradient is
-        # reversed, so that it raises the divergence that the student lowers.
-        adversary = reverse_gradient(discriminator)
-        logits = [discriminate(adversary, x) for x in embeddings]
-        transfer = adaptation.soft_h_divergence(*logits, **masks)
-        loss = adaptation.jda_loss(
-          tasks,
-          transfer,
-          num_target=jnp.sum(target_mask),
-          weight=weight * ramp,
-          where=mask,
-        )
-      case _:
-        distance = {"mmd": adaptation.mmd, "coral": adaptation.coral_loss}
-        transfer = distance[method](*embeddings, **masks)
-        loss = masked_mean(tasks, mask) + weight * transfer
-    return loss, state | {"step": state["step"] + 1}, {}
-
-  return Objective(init, apply)
-
-
 def make_loss(method: str, forward, config: Config, weight=1.0):
   """The objective of a method, and its loss of a batch of both domains."""
   if method in config.methods:
-    objective = transfer_objective(method, config, weight)
+    objective = _adapt_methods.transfer_objective(method, config, weight)
     # One forward pass for both domains: with BatchNorm they share statistics.
     both = training.adaptation_loss(forward, objective, joint_forward=True)
   else:
@@ -330,7 +188,7 @@ def make_loss(method: str, forward, config: Config, weight=1.0):
       return one(params, state, frozen, batch[domain], key)
 
   def loss_fn(params, state, frozen, batch, key):
-    source, target = halves(batch, config.batch_size)
+    source, target = _adapt_data.halves(batch, config.batch_size)
     batch = {"source": source, "target": target}
     return both(params, state, frozen, batch, key)
 
@@ -343,7 +201,7 @@ class Setup(NamedTuple):
   config: Config
   run: _run.RunFolder
   console: Console
-  data: Data
+  data: _adapt_data.Data
   forward: training.Forward
   init: Callable[[jax.Array], training.Variables]
 
@@ -359,7 +217,7 @@ class Job(NamedTuple):
   config: Config
   run: _run.RunFolder
   console: Console
-  data: Data
+  data: _adapt_data.Data
   forward: training.Forward
   variables: training.Variables
   key: jax.Array
@@ -367,7 +225,7 @@ class Job(NamedTuple):
   evaluate: Callable[..., dict[str, jax.Array]]
 
 
-def start_seeds(config: Config, data: Data, init):
+def start_seeds(config: Config, data: _adapt_data.Data, init):
   """Returns the initial variables, the keys and the plans of all seeds."""
 
   def plan_domain(key, size):
@@ -392,8 +250,8 @@ def make_evaluation(forward, size: int):
   def evaluate(variables, validation):
     outputs, _ = forward(variables, validation["image"], train=False, key=None)
     hits = metrics.accuracy(outputs.logits, validation["label"])
-    source_hits, target_hits = halves(hits, size)
-    source, target = halves(outputs, size)
+    source_hits, target_hits = _adapt_data.halves(hits, size)
+    source, target = _adapt_data.halves(outputs, size)
     entropy = jax.scipy.special.entr
     predicted = jax.nn.softmax(target.logits)
     certainty = -jnp.mean(jnp.sum(entropy(predicted), -1))
@@ -494,7 +352,7 @@ def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
       return jnp.mean(hits)
 
     first = jax.tree.map(lambda x: x[0, 0], variables)
-    embeddings = halves(
+    embeddings = _adapt_data.halves(
       predict(first, validation).embedding, job.data.validation_sizes[0]
     )
     key = jax.random.key(config.seed)
@@ -531,7 +389,7 @@ def prepare(config: Config) -> Setup:
   if config.shift == "auto":
     shift = "rotate" if config.source == config.target else "none"
     config = dataclasses.replace(config, shift=shift)
-  data = load_data(config)
+  data = _adapt_data.load_data(config)
   forward, init = network(config, data)
   console, run = _run.console(), _run.RunFolder(config)
   return Setup(config, run, console, data, forward, init)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import _adapt_data
+from experiments import _adapt_methods
 from experiments import _adapt_report
 from experiments import adapt
 from kdjax import adaptation
@@ -115,7 +117,7 @@ def test_flags_that_will_not_do(changes, message, tmp_path):
 
 def test_no_image_is_in_two_places():
   config = dataclasses.replace(SMALL, shift="none")
-  data = adapt.load_data(config)
+  data = _adapt_data.load_data(config)
   parts = [data.train, data.validation, data.test]
   images = np.concatenate([part["image"] for part in parts])
   everything = np.concatenate(
@@ -131,8 +133,8 @@ def test_no_image_is_in_two_places():
 
 @pytest.mark.parametrize("shift", ["rotate", "invert", "blend_noise"])
 def test_only_the_target_is_shifted(shift):
-  plain = adapt.load_data(dataclasses.replace(SMALL, shift="none"))
-  data = adapt.load_data(dataclasses.replace(SMALL, shift=shift))
+  plain = _adapt_data.load_data(dataclasses.replace(SMALL, shift="none"))
+  data = _adapt_data.load_data(dataclasses.replace(SMALL, shift=shift))
   for name, sizes in (
     ("train", plain.train_sizes),
     ("validation", plain.validation_sizes),
@@ -156,7 +158,7 @@ def test_a_larger_source_is_cropped_resized_and_cut_short(monkeypatch):
   config = dataclasses.replace(
     SMALL, source="large", shift="none", examples=40, validation_fraction=0.25
   )
-  data = adapt.load_data(config)
+  data = _adapt_data.load_data(config)
   assert data.train_sizes == (30, 30)
   assert data.validation_sizes == (10, 10)
   assert data.train["image"].shape == (60, 8, 8, 1)
@@ -180,7 +182,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def student():
-  data = adapt.load_data(SMALL)
+  data = _adapt_data.load_data(SMALL)
   forward, init = adapt.network(SMALL, data)
   return training.Model(forward, jax.jit(init)(jax.random.key(1)))
 
@@ -237,8 +239,8 @@ def domain_logits(params, student, batch):
     train=True,
     key=None,
   )
-  logits = adapt.discriminate(params["objective"], outputs.embedding)
-  return outputs, *adapt.halves(logits, SMALL.batch_size)
+  logits = _adapt_methods.discriminate(params["objective"], outputs.embedding)
+  return outputs, *_adapt_data.halves(logits, SMALL.batch_size)
 
 
 def task_losses(outputs, batch):
