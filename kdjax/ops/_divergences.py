@@ -224,6 +224,8 @@ def _row_statistics(
   Three passes over the rows: their maxima, the sums of p, the sum of q.
   """
   in_p, in_q = p_logits != -jnp.inf, q_logits != -jnp.inf
+  # Without one class in p there is nothing to diverge from.
+  in_q &= jnp.max(p_logits, -1, keepdims=True) != -jnp.inf
   both = in_p & in_q
   p_max, q_max = _largest(p_logits), _largest(q_logits)
   # gap = (z_q - z_p) / T - E_p[...]: subtract first, with the rounding error
@@ -233,7 +235,8 @@ def _row_statistics(
     jnp.where(both, q_logits, center), jnp.where(both, p_logits, 0.0)
   )
   gap = jnp.where(both, (high - center) + low, 0.0) / scale
-  weight = jnp.where(in_p, jnp.exp((p_logits - p_max) / scale), 0.0)
+  p_exponent = jnp.where(in_p, p_logits - p_max, 0.0) / scale
+  weight = jnp.where(in_p, jnp.exp(p_exponent), 0.0)
   total = _nonzero(_row_sum(weight))
   outside = _row_sum(jnp.where(in_q, 0.0, weight))
   mean = _row_sum(weight * gap) / _nonzero(total - outside)
@@ -243,9 +246,9 @@ def _row_statistics(
   largest = center_low / scale - mean - jnp.log(total)
   # Far apart, or on other classes than p, q is no perturbation of p.
   perturbed = (largest < 30.0) & (outside < 0.5 * total)
-  exponent = (q_logits - q_max) / scale
+  q_exponent = jnp.where(in_q, q_logits - q_max, 0.0) / scale
   weight = jnp.where(
-    in_q, jnp.exp(exponent + jnp.where(perturbed, largest, 0.0)), 0.0
+    in_q, jnp.exp(q_exponent + jnp.where(perturbed, largest, 0.0)), 0.0
   )
   # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no cancelling.
   _, remainder = _near(p, gap)
@@ -260,8 +263,14 @@ def _row_statistics(
     largest + jnp.log(norm),
   )
   q = weight / norm
-  ratio = jnp.where(both, gap - log_norm, 0.0)
-  near = both & (jnp.abs(ratio) < 0.5)
+  # A far class makes gap and log norm large, and their difference coarse.
+  ratio = jnp.where(
+    perturbed,
+    gap - log_norm,
+    (q_exponent - jnp.log(norm)) - (p_exponent - jnp.log(total)),
+  )
+  ratio = jnp.where(both, ratio, 0.0)
+  near = both & perturbed & (jnp.abs(ratio) < 0.5)
   difference, _ = _near(p, ratio)
   return _RowStatistics(
     p,
