@@ -76,7 +76,8 @@ def make_table(
       _statistics.mean_std(values, scale=scale, digits=digits)
       for values in groups
     ]
-    gain = _statistics.paired_interval(scale * groups[2], scale * groups[1])
+    ends = _statistics.paired_interval(groups[2], groups[1])
+    gain = _statistics.Interval(*(scale * x for x in ends))
     rows.append([label, *texts, _statistics.gain(gain, digits)])
   teacher, student = results["costs"]
   for label, kind, form in (

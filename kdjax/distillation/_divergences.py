@@ -3,11 +3,11 @@
 P is the teacher's softened softmax and Q the student's.
 """
 
-import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation._mixing import mix
+from kdjax.distillation._teacher import teacher_side
 from kdjax.ops._divergences import forward_kl
 from kdjax.ops._divergences import jensen_shannon
 from kdjax.ops._divergences import skew_divergence
@@ -49,7 +49,7 @@ def reverse_kl_loss(
     Gu et al., `MiniLLM: knowledge distillation of large language models
     <https://arxiv.org/abs/2306.08543>`_, 2024.
   """
-  teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
+  teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   return forward_kl(student_logits, teacher_logits, temperature)
 
 
@@ -93,7 +93,7 @@ def symmetric_kl_loss(
     problems <https://doi.org/10.1098/rspa.1946.0056>`_, 1946; as a distillation
     loss in Ko et al., `DistiLLM <https://arxiv.org/abs/2402.03898>`_, 2024.
   """
-  teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
+  teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   forward = forward_kl(teacher_logits, student_logits, temperature)
   reverse = forward_kl(student_logits, teacher_logits, temperature)
   return mix("reverse_weight", reverse_weight, reverse, forward)
@@ -145,7 +145,7 @@ def generalized_jsd_loss(
     Agarwal et al., `On-policy distillation of language models
     <https://arxiv.org/abs/2306.13649>`_, 2024.
   """
-  teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
+  teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   return jensen_shannon(teacher_logits, student_logits, beta, temperature)
 
 
@@ -189,7 +189,7 @@ def skew_kl_loss(
     Ko et al., `DistiLLM: towards streamlined distillation for large language
     models <https://arxiv.org/abs/2402.03898>`_, 2024.
   """
-  teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
+  teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   return skew_divergence(teacher_logits, student_logits, skew, temperature)
 
 
@@ -233,7 +233,7 @@ def skew_reverse_kl_loss(
     Ko et al., `DistiLLM: towards streamlined distillation for large language
     models <https://arxiv.org/abs/2402.03898>`_, 2024.
   """
-  teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
+  teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   return skew_divergence(student_logits, teacher_logits, skew, temperature)
 
 
@@ -271,9 +271,5 @@ def total_variation_loss(
     Wen et al., `f-divergence minimization for sequence-level knowledge
     distillation <https://arxiv.org/abs/2307.15190>`_, 2023.
   """
-  teacher_logits = _teacher(teacher_logits, stop_teacher_gradient)
+  teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   return total_variation(student_logits, teacher_logits, temperature)
-
-
-def _teacher(logits: Array, stop_gradient: bool) -> Array:
-  return jax.lax.stop_gradient(logits) if stop_gradient else logits

@@ -1,11 +1,11 @@
 """Hinton's distillation and its neighbours."""
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from kdjax.distillation._mixing import mix
+from kdjax.distillation._teacher import teacher_side
 from kdjax.ops import kl_divergence
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._softmax import compute_dtype
@@ -60,9 +60,7 @@ def soft_target_loss(
   """
   divergence = kl_divergence(
     student_logits,
-    jax.lax.stop_gradient(teacher_logits)
-    if stop_teacher_gradient
-    else teacher_logits,
+    teacher_side(teacher_logits, stop_teacher_gradient),
     temperature=temperature,
   )
   return jnp.square(jnp.asarray(temperature, divergence.dtype)) * divergence
@@ -169,9 +167,9 @@ def logit_mse_loss(
     compute_dtype(student_logits), compute_dtype(teacher_logits)
   )
   student_logits = student_logits.astype(dtype)
-  teacher_logits = teacher_logits.astype(dtype)
-  if stop_teacher_gradient:
-    teacher_logits = jax.lax.stop_gradient(teacher_logits)
+  teacher_logits = teacher_side(
+    teacher_logits.astype(dtype), stop_teacher_gradient
+  )
   masked = jnp.isneginf(student_logits) & jnp.isneginf(teacher_logits)
   difference = jnp.where(masked, 0.0, student_logits) - jnp.where(
     masked, 0.0, teacher_logits
