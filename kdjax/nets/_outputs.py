@@ -16,9 +16,21 @@ class Outputs(NamedTuple):
   Attributes:
     logits: `[batch, classes]`.
     features: activations from shallow to deep, `[batch, height, width,
-      channels]`, or `[batch, units]` for an MLP.
+      channels]`, `[batch, units]` for an MLP or `[batch, tokens, width]` for
+      a transformer.
     embedding: `[batch, dimension]`, what the classifier head sees, or None if
       the network has none.
+    preactivations: the features as they were before their activation, by the
+      same names, or None.
+    normalizations: of each feature the (mean, standard deviation), `[channels]`
+      each, that the batch normalization before its activation gives the
+      pre-activations: its bias and the size of its scale; or None.
+    attention: the attention probabilities of each layer, `[batch, heads,
+      queries, keys]`, or None.
+    classifier: the head's kernel `[dimension, classes]` and bias `[classes]`,
+      for methods that apply it elsewhere, or None.
+    views: the outputs for other views of the same images, by the view's name,
+      where a method asks for them; or None.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -34,6 +46,11 @@ class Outputs(NamedTuple):
   logits: Array
   features: dict[str, Array]
   embedding: Array | None
+  preactivations: dict[str, Array] | None = None
+  normalizations: dict[str, tuple[Array, Array]] | None = None
+  attention: dict[str, Array] | None = None
+  classifier: tuple[Array, Array] | None = None
+  views: dict[str, "Outputs"] | None = None
 
 
 def named_features(features: list[Array]) -> dict[str, Array]:
