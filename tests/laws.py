@@ -1,0 +1,376 @@
+"""Laws that hold for every loss, and the programs that show them.
+
+A test module lists its losses as cases and asks all laws of each:
+
+  CASES = {
+    "kd": laws.Case(kd_loss, (STUDENT, TEACHER, LABELS), {"temperature": 4.0}),
+    "sp": laws.Case(sp_loss, (STUDENT, TEACHER), coupled=True),
+  }
+
+  @pytest.mark.parametrize("law", laws.LAWS)
+  @pytest.mark.parametrize("name", CASES)
+  def test_law(name, law):
+    law(CASES[name])
+
+Each case compiles one program for most laws, so put few cases of a method.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from kdjax.ops import masked_mean
+
+DEVICES = 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+  """A loss, and arguments of 16 examples to try it on.
+
+  Attributes:
+    loss: one value an example, or batch-coupled: with `where`, `axis_name`.
+    arguments: NumPy arrays `[16, ...]` in float32 or int, or lists of such;
+      the student's first, then the teacher's, then others.
+    hyper: hyper-parameters that may be traced, at values that matter.
+    coupled: whether it is batch-coupled.
+    options: keywords that are no numbers.
+    extremes: factors by which student and teacher are stretched to ask for
+      finite values and gradients.
+    tolerance: relative, of float32 against float32 in another order.
+    shared: positions of arguments without an axis of examples.
+  """
+
+  loss: Callable[..., Any]
+  arguments: Sequence[Any]
+  hyper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  coupled: bool = False
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  extremes: Sequence[float] = (0.0, 1e-4, 1e4)
+  tolerance: float = 1e-4
+  shared: Sequence[int] = ()
+
+  @property
+  def mask(self):
+    """Uneven over eight devices: the first has none, the last one."""
+    mask = np.ones(16, bool)
+    mask[[0, 1, 4, 15]] = False
+    return mask
+
+  def values(self, arguments, hyper, **options):
+    """Calls the loss; the masks only if it is batch-coupled."""
+    return self.loss(*arguments, **hyper, **self.options, **options)
+
+  def mean(self, arguments, hyper, where, axis_name=None):
+    """The loss of the batch."""
+    if self.coupled:
+      return self.values(arguments, hyper, where=where, axis_name=axis_name)
+    values = self.values(arguments, hyper)
+    return masked_mean(values, where, axis_name=axis_name)
+
+  def step(self, arguments, hyper, where, weights, axis_name=None):
+    """The loss and its gradient by weights that scale the student."""
+
+    def loss(weights):
+      student = jax.tree.map(
+        lambda x, w: x * w.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,)),
+        arguments[0],
+        weights,
+      )
+      return self.mean([student, *arguments[1:]], hyper, where, axis_name)
+
+    value, gradient = jax.value_and_grad(loss)(weights)
+    if axis_name is not None:
+      gradient = jax.lax.pmean(gradient, axis_name)
+    return value, gradient
+
+  @functools.cached_property
+  def weights(self):
+    """One for every channel of the student."""
+    return jax.tree.map(
+      lambda x: np.linspace(0.9, 1.1, x.shape[-1], dtype=np.float32),
+      self.arguments[0],
+    )
+
+  @functools.cached_property
+  def program(self):
+    """Compiled: value, gradients by all float arguments."""
+
+    def program(arguments, hyper, where):
+      floating = [_floating(x) for x in arguments]
+
+      def loss(moving):
+        mixed = [
+          m if f else x
+          for m, f, x in zip(moving, floating, arguments, strict=True)
+        ]
+        return self.mean(mixed, hyper, where)
+
+      moving = [
+        x if f else None for x, f in zip(arguments, floating, strict=True)
+      ]
+      return jax.value_and_grad(loss)(moving)
+
+    return jax.jit(program)
+
+  def run(self, arguments=None, hyper=None, where=None):
+    """The program on these arguments, as NumPy arrays."""
+    arguments = self.arguments if arguments is None else arguments
+    return jax.device_get(
+      self.program(
+        list(arguments),
+        dict(self.hyper if hyper is None else hyper),
+        self.mask if where is None else where,
+      )
+    )
+
+
+def no_recompilation(case):
+  """A hyper-parameter is an argument of the program."""
+  case.run()
+  before = case.program._cache_size()
+  case.run(hyper={k: 0.75 * v + 0.1 for k, v in case.hyper.items()})
+  assert case.program._cache_size() == before
+
+
+def jit_equals_eager(case):
+  value, _ = case.run()
+  eager = case.mean(
+    jax.tree.map(jnp.asarray, list(case.arguments)),
+    dict(case.hyper),
+    jnp.asarray(case.mask),
+  )
+  _close(value, eager, case.tolerance)
+
+
+def teacher_gets_no_gradient(case):
+  _, gradients = case.run()
+  for leaf in jax.tree.leaves(gradients[0]):
+    assert np.any(leaf != 0)
+  for leaf in jax.tree.leaves(gradients[1]):
+    np.testing.assert_array_equal(leaf, 0)
+
+
+def masked_examples_do_not_matter(case):
+  """Whatever they hold, and as if they were not there."""
+  mask = case.mask
+  value, gradients = case.run()
+  changed = [
+    x
+    if i in case.shared
+    else jax.tree.map(
+      lambda a: (
+        np.where(_rows(mask, a), a, a[::-1] * 3).astype(a.dtype)
+        if _floating(a)
+        else np.where(_rows(mask, a), a, a[::-1])
+      ),
+      x,
+    )
+    for i, x in enumerate(case.arguments)
+  ]
+  other, other_gradients = case.run(changed)
+  _close(other, value, case.tolerance)
+  _close(other_gradients[0], gradients[0], case.tolerance)
+  for leaf in jax.tree.leaves(gradients[0]):
+    np.testing.assert_array_equal(leaf[~mask], 0)
+  if case.coupled:
+    kept = [
+      x if i in case.shared else jax.tree.map(lambda a: a[mask], x)
+      for i, x in enumerate(case.arguments)
+    ]
+    alone, _ = case.run(kept, where=mask[mask])
+    _close(alone, value, case.tolerance)
+
+
+def empty_mask_gives_zero(case):
+  value, gradients = case.run(where=np.zeros(16, bool))
+  assert value == 0
+  for leaf in jax.tree.leaves(gradients):
+    np.testing.assert_array_equal(leaf, 0)
+
+
+def one_example_is_finite(case):
+  value, gradients = case.run(where=np.arange(16) == 7)
+  _finite(value, gradients)
+
+
+def extremes_are_finite(case):
+  """Stretched, zero, and equal inputs."""
+  student, teacher, *rest = case.arguments
+  for factor in case.extremes:
+    stretched = [
+      jax.tree.map(lambda a, f=factor: np.float32(f) * a, x)
+      for x in (student, teacher)
+    ]
+    value, gradients = case.run([*stretched, *rest])
+    _finite(value, gradients)
+  shapes = [
+    jax.tree.map(np.shape, x, is_leaf=lambda x: isinstance(x, np.ndarray))
+    for x in (student, teacher)
+  ]
+  if shapes[0] == shapes[1]:
+    _finite(*case.run([teacher, teacher, *rest]))
+
+
+def half_precision_is_computed_in_float32(case):
+  """bfloat16 inputs give what their float32 copies give."""
+
+  def half(x):
+    return jax.tree.map(
+      lambda a: jnp.asarray(a, jnp.bfloat16) if _floating(a) else a, x
+    )
+
+  arguments = half(list(case.arguments))
+  wide = jax.tree.map(
+    lambda a: np.asarray(a, np.float32) if _floating(a) else a, arguments
+  )
+  value, gradients = case.run(arguments)
+  expected, expected_gradients = case.run(wide)
+  assert value.dtype == np.float32
+  _close(value, expected, case.tolerance)
+  for got, want in zip(
+    jax.tree.leaves(gradients[0]),
+    jax.tree.leaves(expected_gradients[0]),
+    strict=True,
+  ):
+    assert got.dtype == jnp.bfloat16
+    _close(got.astype(np.float32), want, 2e-2)
+
+
+def gradients_equal_finite_differences(case):
+  """In float64, which stays float64, in reverse and in forward mode."""
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    wide = jax.tree.map(
+      lambda a: np.float64(a) if _floating(a) else a, list(case.arguments)
+    )
+    student, *rest = wide
+    direction = jax.tree.map(lambda a: rng.normal(size=a.shape), student)
+    hyper = dict(case.hyper)
+
+    @jax.jit
+    def program(step):
+      def along(step):
+        moved = jax.tree.map(lambda a, d: a + step * d, student, direction)
+        return case.mean([moved, *rest], hyper, case.mask)
+
+      return *jax.jvp(along, (step,), (1.0,)), jax.grad(along)(step)
+
+    value, forward, reverse = program(0.0)
+    assert value.dtype == np.float64
+    step = 1e-5
+    difference = (program(step)[0] - program(-step)[0]) / (2 * step)
+    scale = max(abs(difference), 1e-6 * abs(value) / step, 1e-8)
+    assert abs(forward - reverse) <= 1e-7 * max(abs(forward), scale)
+    assert abs(forward - difference) <= 1e-4 * scale
+
+
+def vmap_equals_loop(case):
+  """Over two batches, the second in reverse order and stretched."""
+  arguments = jax.tree.map(
+    lambda a: np.stack([a, (1.5 if _floating(a) else 1) * a[::-1]]).astype(
+      a.dtype
+    ),
+    list(case.arguments),
+  )
+  hyper = {k: np.array([v, 0.75 * v + 0.1]) for k, v in case.hyper.items()}
+  where = np.stack([case.mask, case.mask])
+  values, gradients = jax.vmap(case.program)(arguments, hyper, where)
+  for i in range(2):
+    value, gradient = case.run(
+      jax.tree.map(lambda a, i=i: a[i], arguments),
+      {k: v[i] for k, v in hyper.items()},
+    )
+    _close(values[i], value, case.tolerance)
+    _close(
+      jax.tree.map(lambda a, i=i: a[i], gradients[0]),
+      gradient[0],
+      case.tolerance,
+    )
+
+
+def devices_agree(case):
+  """Eight devices give the value and the gradient of one."""
+  hyper = dict(case.hyper)
+  inputs = [
+    (list(case.arguments), case.mask),
+    [
+      P() if i in case.shared else P("batch")
+      for i in range(len(case.arguments))
+    ],
+  ]
+  (arguments, mask), specs = inputs
+
+  def step(arguments, where, weights, axis_name="batch"):
+    return case.step(arguments, hyper, where, weights, axis_name)
+
+  single = functools.partial(step, axis_name=None)
+  expected = jax.jit(single)(arguments, mask, case.weights)
+  mesh = jax.make_mesh(
+    (DEVICES,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  sharded = jax.shard_map(
+    step, mesh=mesh, in_specs=(specs, P("batch"), P()), out_specs=P()
+  )
+  _close(
+    jax.jit(sharded)(arguments, mask, case.weights), expected, case.tolerance
+  )
+  if case.coupled:
+    split = [
+      x
+      if i in case.shared
+      else jax.tree.map(lambda a: a.reshape(DEVICES, -1, *a.shape[1:]), x)
+      for i, x in enumerate(arguments)
+    ]
+    axes = [None if i in case.shared else 0 for i in range(len(split))]
+    mapped = jax.pmap(step, "batch", in_axes=(axes, 0, None))
+    _close(
+      jax.tree.map(
+        lambda a: a[0],
+        mapped(split, mask.reshape(DEVICES, -1), case.weights),
+      ),
+      expected,
+      case.tolerance,
+    )
+
+
+LAWS = [
+  no_recompilation,
+  jit_equals_eager,
+  teacher_gets_no_gradient,
+  masked_examples_do_not_matter,
+  empty_mask_gives_zero,
+  one_example_is_finite,
+  extremes_are_finite,
+  half_precision_is_computed_in_float32,
+  gradients_equal_finite_differences,
+  vmap_equals_loop,
+  devices_agree,
+]
+
+
+def _floating(x):
+  leaf = jax.tree.leaves(x)[0]
+  return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _rows(mask, x):
+  return mask.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _finite(value, gradients):
+  for leaf in jax.tree.leaves((value, gradients)):
+    assert np.all(np.isfinite(leaf))
+
+
+def _close(got, expected, tolerance):
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    b = np.asarray(b)
+    scale = np.max(np.abs(b), initial=1e-6)
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
