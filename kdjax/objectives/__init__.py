@@ -5,9 +5,13 @@ A loss becomes an objective by :func:`stateless`, several become one by
 changing one does not recompile, and a sweep is a vmap over states.
 """
 
+from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._presets import PRESETS
+from kdjax.objectives._presets import Preset
+from kdjax.objectives._presets import preset
 from kdjax.objectives._select import select_embeddings
 from kdjax.objectives._select import select_features
 from kdjax.objectives._select import select_logits
@@ -15,8 +19,12 @@ from kdjax.objectives._select import select_logits_and_labels
 from kdjax.objectives._select import select_supervised
 
 __all__ = (
+  "PRESETS",
   "Objective",
+  "Preset",
   "combine",
+  "modular",
+  "preset",
   "select_embeddings",
   "select_features",
   "select_logits",

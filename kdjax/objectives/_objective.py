@@ -34,6 +34,9 @@ class Objective(NamedTuple):
       metrics`. The loss is that of the whole batch on every device. Metrics
       are pairs (sum, count) of this device's examples. The key is the same
       on every device.
+    predict: `(params, state, student, teacher) -> logits`, what the trained
+      student answers where that is not its own logits (SimKD's student answers
+      through the teacher's classifier); or None.
 
   References:
     `optax.GradientTransformation
@@ -42,6 +45,7 @@ class Objective(NamedTuple):
 
   init: Callable[[Array, Any, Any], tuple[Any, Any]]
   apply: Callable[[Any, Any, Any, Any, Any, Array], tuple[Array, Any, Metrics]]
+  predict: Callable[[Any, Any, Any, Any], Array] | None = None
 
 
 def stateless(
@@ -98,13 +102,13 @@ def stateless(
     key: Array, student_spec: Any, teacher_spec: Any
   ) -> tuple[dict[str, Any], dict[str, Array]]:
     del key, student_spec, teacher_spec
-    return {}, {k: _number(k, v) for k, v in hyperparameters.items()}
+    return {}, as_hyperparameters(hyperparameters)
 
   def apply(
     params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
   ) -> tuple[Array, Any, Metrics]:
     del params, key
-    arguments = jax.tree.map(_widen, select(student, teacher, batch))
+    arguments = jax.tree.map(widen, select(student, teacher, batch))
     mask = batch["mask"]
     options = {}
     # Without axis_name, `where` is something else: in Optax a mask of classes.
@@ -126,15 +130,8 @@ def stateless(
       jax.eval_shape(lambda: loss(*arguments, **options, **(state | static)))
     value = loss(*arguments, **options, **state)
     if not options:
-      if jnp.shape(value)[:1] != mask.shape:
-        name = getattr(loss, "__name__", repr(loss))
-        raise ValueError(
-          f"stateless: {name} returned shape {jnp.shape(value)}; expected one "
-          f"value an example, {mask.shape}, of which padding is left out. A "
-          "loss of the whole batch takes where and axis_name."
-        )
-      value = masked_mean(value, mask, axis_name=axis_name)
-    return value, state, {"loss": _pair(value, batch)}
+      value = batch_mean(value, batch, axis_name, loss)
+    return value, state, loss_metric(value, batch)
 
   return Objective(init, apply)
 
@@ -160,6 +157,7 @@ def combine(
 
   Raises:
     TypeError: from `init`, if a weight is neither number nor function.
+    ValueError: if several parts answer for the student.
 
   Examples:
     >>> from kdjax.distillation import soft_target_loss
@@ -208,15 +206,49 @@ def combine(
       total += weight * loss
       metrics |= {f"{name}/{metric}": pair for metric, pair in parts.items()}
     state = state | {"step": state["step"] + 1, "objectives": states}
-    return total, state, {"loss": _pair(total, batch), **metrics}
+    return total, state, loss_metric(total, batch) | metrics
 
-  return Objective(init, apply)
+  answering = [k for k, (_, part) in objectives.items() if part.predict]
+  if len(answering) > 1:
+    raise ValueError(
+      f"combine: {', '.join(answering)} answer for the student; expected at "
+      "most one objective that does."
+    )
+
+  def predict(params: Any, state: Any, student: Any, teacher: Any) -> Array:
+    (name,) = answering
+    part = objectives[name][1]
+    assert part.predict is not None
+    parts = state["objectives"]
+    return part.predict(params[name], parts[name], student, teacher)
+
+  return Objective(init, apply, predict if answering else None)
 
 
-def _pair(value: Array, batch: Any) -> tuple[Array, Array]:
-  """Returns the (sum, count) of this device's share of a batch's mean."""
+def loss_metric(value: Array, batch: Any) -> Metrics:
+  """The (sum, count) of this device's share of a batch's mean loss."""
   count = jnp.sum(batch["mask"], dtype=value.dtype)
-  return value * count, count
+  return {"loss": (value * count, count)}
+
+
+def batch_mean(
+  value: Any, batch: Any, axis_name: str | None, loss: Callable[..., Any]
+) -> Array:
+  """Reduces one value an example, without padding, over all devices."""
+  mask = batch["mask"]
+  if jnp.shape(value)[:1] != mask.shape:
+    name = getattr(loss, "__name__", repr(loss))
+    raise ValueError(
+      f"{name} returned shape {jnp.shape(value)}; expected one value an "
+      f"example, {mask.shape}, of which padding is left out. A loss of the "
+      "whole batch takes where and axis_name."
+    )
+  return masked_mean(value, mask, axis_name=axis_name)
+
+
+def as_hyperparameters(values: Mapping[str, Any]) -> dict[str, Array]:
+  """Hyper-parameters as they are kept in a state."""
+  return {k: _number(k, v) for k, v in values.items()}
 
 
 def _number(name: str, value: Any) -> Array:
@@ -229,7 +261,7 @@ def _number(name: str, value: Any) -> Array:
   return jnp.asarray(value, float)
 
 
-def _widen(x: Any) -> Any:
+def widen(x: Any) -> Any:
   """Half precision quantises a loss, and a loss from elsewhere may not care."""
   if jnp.issubdtype(x.dtype, jnp.floating):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
