@@ -6,6 +6,7 @@ its loss over devices, :func:`distillation_loss` averages batch statistics, and
 :func:`make_train_step` gradients and metrics.
 """
 
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.ops import masked_mean
 from kdjax.training._models import Forward
@@ -123,6 +125,7 @@ def distillation_loss(
   teacher: Forward | None = None,
   *,
   augment: Callable[[Array, Any], Any] | None = None,
+  views: Mapping[str, Callable[[Array, Any], Any]] = types.MappingProxyType({}),
   axis_name: str | None = None,
 ) -> LossFn:
   """Distillation loss, or supervised loss where there is no teacher.
@@ -133,6 +136,10 @@ def distillation_loss(
     teacher: the teacher's forward, called in evaluation mode with the
       variables `frozen["teacher"]`. Without it the objective gets None.
     augment: `(key, images) -> images`; student and teacher see the same view.
+    views: name -> `(key, batch) -> images`, other views of each example, for
+      objectives that compare several. Their outputs are in the `views` of the
+      student's and the teacher's outputs. The key is that of `augment`, and
+      batch statistics follow from one view to the next.
     axis_name: the mapped axis that holds the rest of the batch. Batch
       statistics are averaged over it, and augmentation and dropout draw
       differently on each device.
@@ -172,18 +179,33 @@ def distillation_loss(
     images = batch["image"]
     if augment is not None:
       images = augment(augment_key, images)
-    outputs, student_state = student(
-      Variables(params["student"], state["student"]),
-      images,
-      train=True,
-      key=student_key,
-    )
+    others = {name: view(augment_key, batch) for name, view in views.items()}
+
+    def learn(images: Any, key: Array, state: Any) -> tuple[Outputs, Any]:
+      variables = Variables(params["student"], state)
+      return student(variables, images, train=True, key=key)
+
+    outputs, student_state = learn(images, student_key, state["student"])
+    seen = {}
+    for i, (name, view) in enumerate(others.items()):
+      view_key = jax.random.fold_in(student_key, i)
+      seen[name], student_state = learn(view, view_key, student_state)
+    if seen:
+      outputs = outputs._replace(views=seen)
     if axis_name is not None:
       student_state = jax.lax.pmean(student_state, axis_name)
     targets = None
     if teacher is not None:
-      targets, _ = teacher(frozen["teacher"], images, train=False, key=None)
-      targets = jax.lax.stop_gradient(targets)
+
+      def teach(images: Any) -> Outputs:
+        outputs, _ = teacher(frozen["teacher"], images, train=False, key=None)
+        return jax.lax.stop_gradient(outputs)
+
+      targets = teach(images)
+      if others:
+        targets = targets._replace(
+          views={name: teach(view) for name, view in others.items()}
+        )
     loss, objective_state, metrics = objective.apply(
       params["objective"],
       state["objective"],

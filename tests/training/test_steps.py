@@ -11,6 +11,7 @@ from kdjax.metrics import accuracy
 from kdjax.metrics import agreement
 from kdjax.nets import MLP
 from kdjax.nets import Outputs
+from kdjax.objectives import Objective
 from kdjax.objectives import combine
 from kdjax.objectives import select_logits
 from kdjax.objectives import select_supervised
@@ -240,3 +241,45 @@ def test_evaluation_counts_what_the_mask_says():
     "accuracy": 0,
     "agreement": 0,
   }
+
+
+def test_views_reach_student_and_teacher_with_the_key_of_the_augmentation():
+  """A student that counts its calls sees image after image."""
+
+  def student(variables, images, *, train, key):
+    count = variables.state + 1
+    logits = variables.params * images + 0.0 * count
+    return Outputs(logits, {"count": count}, None), count
+
+  def teacher(variables, images, *, train, key):
+    return Outputs(10 * images, {}, None), variables.state
+
+  def apply(params, state, student, teacher, batch, key):
+    seen = {
+      "weak": student.logits,
+      "strong": student.views["strong"].logits,
+      "taught": teacher.views["strong"].logits,
+      "calls": student.views["strong"].features["count"],
+    }
+    return jnp.sum(student.logits), state, seen
+
+  def augment(key, images):
+    return images + jax.random.uniform(key)
+
+  loss_fn = distillation_loss(
+    student,
+    Objective(lambda *_: ({}, {}), apply),
+    teacher,
+    augment=augment,
+    views={"strong": lambda key, batch: -augment(key, batch["image"])},
+  )
+  images = jnp.arange(3.0)
+  params = {"student": jnp.float32(2.0), "objective": {}}
+  state = {"student": jnp.float32(0.0), "objective": {}}
+  frozen = {"teacher": Variables({}, {})}
+  _, (state, seen) = loss_fn(
+    params, state, frozen, {"image": images}, jax.random.key(0)
+  )
+  np.testing.assert_array_equal(seen["strong"], -seen["weak"])
+  np.testing.assert_array_equal(seen["taught"], -5 * seen["weak"])
+  assert seen["calls"] == state["student"] == 2
