@@ -8,6 +8,9 @@ run changes is one pytree. The caller compiles: `jax.jit`, `jax.pmap` or
 from kdjax.training._adaptation import adaptation_loss
 from kdjax.training._checkpoints import Checkpoints
 from kdjax.training._checkpoints import Restored
+from kdjax.training._dot import dot
+from kdjax.training._dot import dot_objective
+from kdjax.training._dot import make_dot_step
 from kdjax.training._ema import parameter_ema
 from kdjax.training._epochs import epoch_plan
 from kdjax.training._epochs import scan_epoch
@@ -36,11 +39,14 @@ __all__ = (
   "Variables",
   "adaptation_loss",
   "distillation_loss",
+  "dot",
+  "dot_objective",
   "epoch_plan",
   "from_linen",
   "from_nnx",
   "grid",
   "init_train_state",
+  "make_dot_step",
   "make_eval_step",
   "make_train_step",
   "mean_metrics",
