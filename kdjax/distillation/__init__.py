@@ -7,6 +7,9 @@ and returns one value an example.
 from kdjax.distillation._activation_boundaries import ab_loss
 from kdjax.distillation._activation_boundaries import ofd_loss
 from kdjax.distillation._activation_boundaries import ofd_margin
+from kdjax.distillation._contrastive import crd_in_batch_loss
+from kdjax.distillation._contrastive import crd_loss
+from kdjax.distillation._contrastive import crd_normalizer
 from kdjax.distillation._correlations import batch_correlation_loss
 from kdjax.distillation._correlations import class_correlation_loss
 from kdjax.distillation._correlations import dist_loss
@@ -24,17 +27,43 @@ from kdjax.distillation._flow import fsp_loss
 from kdjax.distillation._flow import kdsvd_loss
 from kdjax.distillation._hints import hierarchical_context_loss
 from kdjax.distillation._hints import hint_loss
+from kdjax.distillation._information import itrd_correlation_loss
+from kdjax.distillation._information import itrd_loss
+from kdjax.distillation._information import itrd_mutual_loss
+from kdjax.distillation._instance_graph import irg_loss
+from kdjax.distillation._logits import binary_kl_loss
 from kdjax.distillation._logits import kd_loss
 from kdjax.distillation._logits import logit_mse_loss
 from kdjax.distillation._logits import soft_target_loss
 from kdjax.distillation._normalized_maps import at_loss
 from kdjax.distillation._normalized_maps import factor_transfer_loss
 from kdjax.distillation._normalized_maps import nst_loss
+from kdjax.distillation._relations import cc_loss
+from kdjax.distillation._relations import pkt_loss
+from kdjax.distillation._relations import rkd_loss
+from kdjax.distillation._relations import sp_loss
+from kdjax.distillation._scales import regional_logits
+from kdjax.distillation._scales import sdd_loss
+from kdjax.distillation._self import cskd_in_batch_loss
+from kdjax.distillation._self import cskd_loss
+from kdjax.distillation._self import virtual_teacher_loss
+from kdjax.distillation._self_supervised import sskd_pretext_loss
+from kdjax.distillation._self_supervised import sskd_similarity_loss
+from kdjax.distillation._self_supervised import sskd_transformed_loss
 from kdjax.distillation._standardized import lskd_loss
 from kdjax.distillation._standardized import standardize_logits
+from kdjax.distillation._temperatures import ctkd_temperature
+from kdjax.distillation._temperatures import cwsm_temperature
+from kdjax.distillation._temperatures import flsw_temperature
 from kdjax.distillation._transformed import ofa_loss
 from kdjax.distillation._transformed import ttm_loss
 from kdjax.distillation._transformed import wttm_loss
+from kdjax.distillation._transport import wkd_class_cost
+from kdjax.distillation._transport import wkd_feature_loss
+from kdjax.distillation._transport import wkd_logit_loss
+from kdjax.distillation._trust import crld_loss
+from kdjax.distillation._trust import rld_loss
+from kdjax.distillation._trust import wsld_loss
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import softened_softmax
 
@@ -42,14 +71,29 @@ __all__ = (
   "ab_loss",
   "at_loss",
   "batch_correlation_loss",
+  "binary_kl_loss",
+  "cc_loss",
   "class_correlation_loss",
+  "crd_in_batch_loss",
+  "crd_loss",
+  "crd_normalizer",
+  "crld_loss",
+  "cskd_in_batch_loss",
+  "cskd_loss",
+  "ctkd_temperature",
+  "cwsm_temperature",
   "dist_loss",
   "dkd_loss",
   "factor_transfer_loss",
+  "flsw_temperature",
   "fsp_loss",
   "generalized_jsd_loss",
   "hierarchical_context_loss",
   "hint_loss",
+  "irg_loss",
+  "itrd_correlation_loss",
+  "itrd_loss",
+  "itrd_mutual_loss",
   "kd_loss",
   "kdsvd_loss",
   "log_softened_softmax",
@@ -61,15 +105,29 @@ __all__ = (
   "ofa_loss",
   "ofd_loss",
   "ofd_margin",
+  "pkt_loss",
+  "regional_logits",
   "reverse_kl_loss",
+  "rkd_loss",
+  "rld_loss",
+  "sdd_loss",
   "skew_kl_loss",
   "skew_reverse_kl_loss",
   "soft_target_loss",
   "softened_softmax",
+  "sp_loss",
+  "sskd_pretext_loss",
+  "sskd_similarity_loss",
+  "sskd_transformed_loss",
   "standardize_logits",
   "symmetric_kl_loss",
   "total_variation_loss",
   "ttm_loss",
   "uskd_loss",
+  "virtual_teacher_loss",
+  "wkd_class_cost",
+  "wkd_feature_loss",
+  "wkd_logit_loss",
+  "wsld_loss",
   "wttm_loss",
 )

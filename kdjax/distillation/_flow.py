@@ -1,0 +1,265 @@
+"""How a network gets from one stage to the next."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._feature_pairs import unit
+from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops._validation import check_integer
+
+_contract = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+
+def fsp_loss(
+  student_features: Sequence[Array],
+  teacher_features: Sequence[Array],
+  *,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, " batch"]:
+  r"""Flow of solution procedure (FSP): how two stages' channels go together.
+
+  .. math::
+    G_{ij} = \operatorname{mean}_{hw} F^1_i F^2_j, \qquad
+    \ell = \operatorname{mean}_{ij} (G^S_{ij} - G^T_{ij})^2
+
+  for the maps F^1 and F^2 of two consecutive stages.
+
+  Args:
+    student_features: two maps `[batch, height, width, channels]`; the larger
+      is averaged to the size of the smaller.
+    teacher_features: the teacher's two. Batch and channels equal the
+      student's, height and width need not. They receive no gradient.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    One value an example. Published weight: 1 times the mean over the batch,
+    summed over all consecutive stages from the stem on, in a stage of 30
+    epochs of its own before the training on labels (RepDistiller, where the
+    50 of its command line is not used).
+
+  Raises:
+    ValueError: if there are not two maps on each side, or batch or channels
+      differ.
+    TypeError: if the features are not floating-point.
+
+  Published codes disagree: torchdistill pools by the maximum and takes norms,
+  not squares. RepDistiller and Knowledge-Distillation-Zoo average, and differ
+  from the paper (half a sum of squares) only by a constant: the default.
+
+  Examples:
+    >>> maps = [jnp.ones((1, 4, 4, 2)), jnp.ones((1, 2, 2, 3))]
+    >>> fsp_loss(maps, [maps[0], 3 * maps[1]])
+    Array([4.], dtype=float32)
+
+  References:
+    Yim et al., `A gift from knowledge distillation
+    <https://doi.org/10.1109/CVPR.2017.754>`_, 2017.
+  """
+  stages = _stages(
+    "fsp_loss", student_features, teacher_features, stop_teacher_gradient
+  )
+  if len(stages) != 2:
+    raise ValueError(
+      f"fsp_loss: student_features holds {len(stages)} maps; expected 2, those "
+      "of consecutive stages."
+    )
+  student, teacher = (_flow(*maps) for maps in zip(*stages, strict=True))
+  return example_mean(jnp.square(student - teacher))
+
+
+def kdsvd_loss(
+  student_features: Sequence[Array],
+  teacher_features: Sequence[Array],
+  *,
+  k: int = 1,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, " batch"]:
+  r"""Knowledge distillation by singular value decomposition (KD-SVD).
+
+  Each map, a matrix of positions by channels, is described by its k first
+  right singular vectors; a Gaussian of their differences between consecutive
+  stages is compared:
+
+  .. math::
+    R_{ijm} = \exp\bigl(-(v^{(l)}_{im} - v^{(l-1)}_{jm})^2 / 8\bigr), \qquad
+    \ell = \sum_l \sum_{ijm} (R^S_{ijm} - R^T_{ijm})^2
+
+  v_m is the m-th vector times the teacher's m-th singular value, the k
+  values being of norm 1 together. The student's is that of its k + 3 first
+  vectors whose cosine with the teacher's is largest in size, with its sign.
+
+  Args:
+    student_features: maps `[batch, height, width, channels]` of two or more
+      consecutive stages.
+    teacher_features: the teacher's, as many. Batch and channels equal the
+      student's, height and width need not. They receive no gradient.
+    k: how many singular vectors; not above the number of channels or
+      positions of any map.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    One value an example. Published weight: 1 times the mean over the batch
+    (RepDistiller, mdistiller).
+
+  Raises:
+    ValueError: if there are fewer than two maps or not as many on both sides,
+      batch or channels differ, or k is out of range.
+    TypeError: if the features are not floating-point or k is no integer.
+
+  Vectors of equal singular values have no derivative in their common plane,
+  and only there do they get none: the gradient is finite for any map.
+
+  The sign of a teacher's vector is what the decomposition happens to return,
+  here as in the published codes, and the value depends on it: LAPACK in
+  float64 gives the recorded values, other precisions and devices may not.
+
+  Published codes disagree: RepDistiller decomposes positions by channels, the
+  paper's matrix and the default; mdistiller's port takes channels and rows
+  together, by columns, and gives another value.
+
+  Examples:
+    >>> rng = jax.random.key(0)
+    >>> maps = [jax.random.normal(rng, (1, 4, 4, 2))] * 2
+    >>> kdsvd_loss(maps, maps)
+    Array([0.], dtype=float32)
+
+  References:
+    Lee, Kim and Song, `Self-supervised knowledge distillation using singular
+    value decomposition <https://arxiv.org/abs/1807.06819>`_, 2018.
+  """
+  check_integer("k", k, 1)
+  stages = _stages(
+    "kdsvd_loss", student_features, teacher_features, stop_teacher_gradient
+  )
+  if len(stages) < 2:
+    raise ValueError(
+      f"kdsvd_loss: student_features holds {len(stages)} maps; expected 2 or "
+      "more consecutive stages."
+    )
+  kernels = [_aligned_vectors(*stage, k) for stage in stages]
+  loss = jnp.zeros(())
+  for below, above in itertools.pairwise(kernels):
+    student, teacher = (
+      jnp.exp(-jnp.square(a[:, :, None] - b[:, None]) / 8)
+      for a, b in zip(above, below, strict=True)
+    )
+    loss += jnp.sum(jnp.square(student - teacher), (1, 2, 3))
+  return loss
+
+
+def _flow(first: Array, second: Array) -> Float[Array, "batch first second"]:
+  """The Gram matrix of two stages, averaged over positions."""
+  size = tuple(map(min, first.shape[1:3], second.shape[1:3]))
+  first, second = (adaptive_mean_pool(x, size) for x in (first, second))
+  return _contract("bhwi,bhwj->bij", first, second) / (size[0] * size[1])
+
+
+def _aligned_vectors(
+  student: Array, teacher: Array, k: int
+) -> tuple[Array, Array]:
+  """Both sides' `[batch, channels, k]` vectors of one stage."""
+  student, teacher = (
+    x.reshape(x.shape[0], -1, x.shape[-1]) for x in (student, teacher)
+  )
+  most = min(*student.shape[1:], *teacher.shape[1:])
+  if k > most:
+    raise ValueError(
+      f"kdsvd_loss: k is {k}; expected at most {most}, the smallest number of "
+      "channels or positions of a stage."
+    )
+  values, vectors = _singular(teacher)
+  teacher_vectors = vectors[:, :, :k]
+  _, vectors = _singular(student)
+  candidates = vectors[:, :, : k + 3]
+  cosines = _contract("bci,bcj->bij", candidates, teacher_vectors)
+  best = jnp.argmax(jnp.abs(cosines), 1)
+  choice = jax.nn.one_hot(best, cosines.shape[1], axis=1, dtype=cosines.dtype)
+  choice *= jnp.sign(cosines)
+  student_vectors = _contract(
+    "bci,bij->bcj", candidates, jax.lax.stop_gradient(choice)
+  )
+  scale = unit(values[:, :k])[:, None]
+  return student_vectors * scale, teacher_vectors * scale
+
+
+@jax.custom_jvp
+def _singular(
+  x: Float[Array, "batch rows columns"],
+) -> tuple[Float[Array, "batch rank"], Float[Array, "batch columns rank"]]:
+  """Singular values, descending, and right singular vectors."""
+  _, values, vectors = jnp.linalg.svd(x, full_matrices=False)
+  return values, jnp.swapaxes(vectors, 1, 2)
+
+
+@_singular.defjvp
+def _singular_jvp(primals, tangents):
+  """Gaps and values within rounding of 0 get no derivative, not infinity."""
+  (x,), (x_dot,) = primals, tangents
+  values, vectors = _singular(x)
+  tiny = jnp.finfo(x.dtype).eps * max(x.shape[1:]) * values[:, :1]
+
+  def inverse(x, scale):
+    """1 / (x scale), or 0 where x is rounding; all scales are positive."""
+    kept = jnp.abs(x) > jnp.expand_dims(tiny, tuple(range(2, x.ndim)))
+    return jnp.where(kept, 1 / jnp.where(kept, x * scale, 1.0), 0.0)
+
+  # With x = U diag(s) V^T: the left vectors times s, and both times x_dot.
+  scaled_left = _contract("brc,bci->bri", x, vectors)
+  moved = _contract("brc,bci->bri", x_dot, vectors)
+  inner = _contract("bri,brj->bij", scaled_left, moved)
+  values_dot = jnp.diagonal(inner, axis1=1, axis2=2) * inverse(
+    values, jnp.ones_like(values)
+  )
+  gaps = values[:, None] - values[:, :, None]  # column less row
+  sums = values[:, None] + values[:, :, None]
+  turn = (inner + jnp.swapaxes(inner, 1, 2)) * inverse(gaps, sums)
+  vectors_dot = _contract("bci,bij->bcj", vectors, turn)
+  if x.shape[2] > x.shape[1]:
+    # What leaves the span of the vectors: (1 - V V^T) x_dot^T U / s.
+    leaving = _contract("brc,bri->bci", x_dot, scaled_left)
+    overlap = _contract("bcj,bci->bji", vectors, leaving)
+    leaving -= _contract("bcj,bji->bci", vectors, overlap)
+    vectors_dot += leaving * inverse(values, values)[:, None]
+  return (values, vectors), (values_dot, vectors_dot)
+
+
+def _stages(
+  name: str,
+  student: Sequence[Array],
+  teacher: Sequence[Array],
+  stop_teacher_gradient: bool,
+) -> list[tuple[Array, Array]]:
+  """Pairs the maps of each stage, or raises."""
+  if len(student) != len(teacher):
+    raise ValueError(
+      f"{name}: teacher_features holds {len(teacher)} maps; expected "
+      f"{len(student)}, as many as student_features."
+    )
+  pairs = []
+  for i, (ours, theirs) in enumerate(zip(student, teacher, strict=True)):
+    ours, theirs = jnp.asarray(ours), jnp.asarray(theirs)
+    for side, maps in (("student", ours), ("teacher", theirs)):
+      if not jnp.issubdtype(maps.dtype, jnp.floating):
+        raise TypeError(
+          f"{name}: {side}_features[{i}] has dtype {maps.dtype}; expected "
+          "float."
+        )
+      if maps.ndim != 4:
+        raise ValueError(
+          f"{name}: {side}_features[{i}] has shape {maps.shape}; expected "
+          "[batch, height, width, channels]."
+        )
+    if (ours.shape[0], ours.shape[3]) != (theirs.shape[0], theirs.shape[3]):
+      raise ValueError(
+        f"{name}: teacher_features[{i}] has shape {theirs.shape}; expected the "
+        f"batch and channels of student_features[{i}], {ours.shape}."
+      )
+    pairs.append(as_pair(ours, theirs, stop_teacher_gradient))
+  return pairs

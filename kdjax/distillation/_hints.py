@@ -1,0 +1,110 @@
+"""The student's feature map regresses on the teacher's."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._feature_pairs import example_mean
+from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops._validation import validate
+
+
+@validate
+def hint_loss(
+  student_features: Float[Array, " batch *features"],
+  teacher_features: Float[Array, " batch *features"],
+  *,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, " batch"]:
+  r"""Hint loss (FitNets): mean squared difference of two feature maps.
+
+  .. math::
+    \ell = \operatorname{mean}_{hwc} (F^S - F^T)^2
+
+  A student of another shape goes through a regressor first, see
+  :func:`kdjax.objectives.fitnet`.
+
+  Args:
+    student_features: activations of one stage (the guided layer), any rank.
+    teacher_features: the teacher's (the hint), of the same shape; they receive
+      no gradient.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    One value an example. Published weight: 100 times the mean over the batch
+    (RepDistiller, mdistiller).
+
+  Raises:
+    ValueError: if the shapes differ.
+    TypeError: if the features are not floating-point.
+
+  Differs from the paper, which takes half the sum: RepDistiller, mdistiller
+  and torchdistill take the mean over all elements.
+
+  Examples:
+    >>> hint_loss(jnp.zeros((1, 4, 4, 8)), jnp.full((1, 4, 4, 8), 2.0))
+    Array([4.], dtype=float32)
+
+  References:
+    Romero et al., `FitNets: hints for thin deep nets
+    <https://arxiv.org/abs/1412.6550>`_, 2015.
+  """
+  student, teacher = as_pair(
+    student_features, teacher_features, stop_teacher_gradient
+  )
+  return example_mean(jnp.square(student - teacher))
+
+
+@validate
+def hierarchical_context_loss(
+  student_features: Float[Array, "batch height width channels"],
+  teacher_features: Float[Array, "batch height width channels"],
+  *,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, " batch"]:
+  r"""Hierarchical context loss (HCL, ReviewKD): maps compared at four scales.
+
+  .. math::
+    \ell = \frac{\sum_l 2^{-l} \operatorname{mean} \bigl(P_l(F^S) - P_l(F^T)
+      \bigr)^2}{\sum_l 2^{-l}}
+
+  P_0 is the map itself; P_1, P_2 and P_3 average it to 4x4, 2x2 and 1x1. A
+  size that is not below the map's height is left out, and the next ones move
+  up: the 2x2 of a 4x4 map weighs 1/2.
+
+  Args:
+    student_features: one stage of the student, after the fusion with the
+      deeper ones, see :func:`kdjax.objectives.review_kd`.
+    teacher_features: the teacher's stage, before its activation; it receives
+      no gradient.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    One value an example. Published weight: 5 on CIFAR-100 (8 for ShuffleNet
+    V2), 1 on ImageNet, times the mean over the batch, summed over the stages.
+
+  Raises:
+    ValueError: if the shapes differ.
+    TypeError: if the features are not floating-point.
+
+  Examples:
+    >>> maps = jnp.ones((1, 8, 8, 4))
+    >>> hierarchical_context_loss(maps, maps + 2.0)
+    Array([4.], dtype=float32)
+
+  References:
+    Chen et al., `Distilling knowledge via knowledge review
+    <https://arxiv.org/abs/2104.09044>`_, 2021.
+  """
+  student, teacher = as_pair(
+    student_features, teacher_features, stop_teacher_gradient
+  )
+  difference = student - teacher  # pooling is linear
+  loss, weight, weights = example_mean(jnp.square(difference)), 1.0, 1.0
+  for size in (4, 2, 1):
+    if size < difference.shape[1]:
+      pooled = adaptive_mean_pool(difference, (size, size))
+      weight /= 2
+      loss += weight * example_mean(jnp.square(pooled))
+      weights += weight
+  return loss / weights

@@ -1,0 +1,61 @@
+"""Changing the height and width of feature maps, as PyTorch does."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kdjax.ops._softmax import compute_dtype
+
+
+def adaptive_mean_pool(
+  maps: Float[Array, "batch height width channels"], size: tuple[int, int]
+) -> Float[Array, "batch new_height new_width channels"]:
+  """Averages over bins that cover the map, as `adaptive_avg_pool2d` does.
+
+  Bins overlap where the new size does not divide the old one. Half precision
+  is averaged, and returned, in float32.
+  """
+  maps = maps.astype(compute_dtype(maps))
+  if maps.shape[1:3] == tuple(size):
+    return maps
+  rows, columns = (
+    jnp.asarray(_bins(old, new), maps.dtype)
+    for old, new in zip(maps.shape[1:3], size, strict=True)
+  )
+  contract = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  maps = contract("bhwc,vw->bhvc", maps, columns)
+  return contract("bhvc,uh->buvc", maps, rows)
+
+
+def nearest_resize(
+  maps: Float[Array, "batch height width channels"], size: tuple[int, int]
+) -> Float[Array, "batch new_height new_width channels"]:
+  """Picks the position `floor(i old / new)`, as `interpolate` does.
+
+  `jax.image.resize` picks the centre of the source pixels instead, which is
+  another one when a map shrinks.
+  """
+  if maps.shape[1:3] == tuple(size):
+    return maps
+  rows, columns = (
+    _nearest(old, new) for old, new in zip(maps.shape[1:3], size, strict=True)
+  )
+  return maps[:, rows][:, :, columns]
+
+
+def _bins(old: int, new: int) -> np.ndarray:
+  """The `[new, old]` matrix of means over bins."""
+  start = np.arange(new) * old // new
+  end = -(-(np.arange(new) + 1) * old // new)
+  inside = (start[:, None] <= np.arange(old)) & (np.arange(old) < end[:, None])
+  return inside / inside.sum(1, keepdims=True)
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+  """The positions that are picked; PyTorch multiplies in float32."""
+  scale = np.float32(old / new)
+  positions = np.floor(np.arange(new, dtype=np.float32) * scale)
+  return np.minimum(positions.astype(int), old - 1)
