@@ -29,8 +29,11 @@ from kdjax.training._steps import make_train_step
 from kdjax.training._steps import mean_metrics
 from kdjax.training._sweep import grid
 from kdjax.training._sweep import sweep
+from kdjax.training._teachers import CachedTeacher
+from kdjax.training._teachers import ensemble
 
 __all__ = (
+  "CachedTeacher",
   "Checkpoints",
   "Forward",
   "Model",
@@ -41,6 +44,7 @@ __all__ = (
   "distillation_loss",
   "dot",
   "dot_objective",
+  "ensemble",
   "epoch_plan",
   "from_linen",
   "from_nnx",

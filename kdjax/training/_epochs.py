@@ -126,4 +126,4 @@ def scan_evaluation(
 
 
 def _take(data: Any, rows: Any) -> dict[str, Array]:
-  return {k: x[rows["index"]] for k, x in data.items()} | rows
+  return jax.tree.map(lambda x: x[rows["index"]], data) | rows

@@ -21,6 +21,7 @@ from kdjax.ops import masked_mean
 from kdjax.training._models import Forward
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
+from kdjax.training._teachers import CachedTeacher
 
 Metrics = dict[str, tuple[Array, Array]]
 LossFn = Callable[
@@ -62,7 +63,7 @@ def init_train_state(
   optimizer: optax.GradientTransformation,
   inputs: Any,
   *,
-  teacher: Model | None = None,
+  teacher: Model | CachedTeacher | None = None,
 ) -> TrainState:
   """Initial train state.
 
@@ -76,8 +77,8 @@ def init_train_state(
     objective: what is minimised.
     optimizer: an Optax optimizer.
     inputs: a batch of inputs or its `jax.ShapeDtypeStruct`; only shapes count.
-    teacher: the frozen network. It gives the objective its shapes and is not
-      in the state.
+    teacher: the frozen network, or what is cached of it. It gives the
+      objective its shapes and is not in the state.
 
   Returns:
     A :class:`TrainState` at step 0.
@@ -108,8 +109,12 @@ def init_train_state(
       inputs,
     )[0]
 
+  if isinstance(teacher, CachedTeacher):
+    teacher_spec = teacher.spec(inputs)
+  else:
+    teacher_spec = None if teacher is None else spec(teacher)
   objective_params, objective_state = objective.init(
-    key, spec(student), None if teacher is None else spec(teacher)
+    key, spec(student), teacher_spec
   )
   copy = jax.tree.map(jnp.copy, student.variables)
   params = {"student": copy.params, "objective": objective_params}
@@ -122,7 +127,7 @@ def init_train_state(
 def distillation_loss(
   student: Forward,
   objective: Objective,
-  teacher: Forward | None = None,
+  teacher: Forward | CachedTeacher | None = None,
   *,
   augment: Callable[[Array, Any], Any] | None = None,
   views: Mapping[str, Callable[[Array, Any], Any]] = types.MappingProxyType({}),
@@ -134,7 +139,8 @@ def distillation_loss(
     student: the student's forward, called in training mode.
     objective: compares its outputs with the teacher's and the labels.
     teacher: the teacher's forward, called in evaluation mode with the
-      variables `frozen["teacher"]`. Without it the objective gets None.
+      variables `frozen["teacher"]`; or a :class:`CachedTeacher`, whose outputs
+      come with the batch. Without it the objective gets None.
     augment: `(key, images) -> images`; student and teacher see the same view.
     views: name -> `(key, batch) -> images`, other views of each example, for
       objectives that compare several. Their outputs are in the `views` of the
@@ -147,6 +153,9 @@ def distillation_loss(
   Returns:
     `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`,
     where `batch` has `"image"`, `"mask"` and what the objective reads.
+
+  Raises:
+    ValueError: if a cached teacher is to see augmented or other views.
 
   Examples:
     >>> from kdjax.nets import Outputs
@@ -168,6 +177,12 @@ def distillation_loss(
     Beyer et al., `Knowledge distillation: a good teacher is patient and
     consistent <https://arxiv.org/abs/2106.05237>`_, 2021: one view for both.
   """
+  if isinstance(teacher, CachedTeacher) and (augment is not None or views):
+    raise ValueError(
+      "distillation_loss: augment or views is given, but a CachedTeacher saw "
+      "no such view; expected neither. Augment the batch beforehand by "
+      "kdjax.data.augment_examples, as the cache was."
+    )
 
   def loss_fn(
     params: Any, state: Any, frozen: Any, batch: Any, key: Array
@@ -198,7 +213,7 @@ def distillation_loss(
     if teacher is not None:
 
       def teach(images: Any) -> Outputs:
-        outputs, _ = teacher(frozen["teacher"], images, train=False, key=None)
+        outputs = _answer(teacher, frozen, batch, images)
         return jax.lax.stop_gradient(outputs)
 
       targets = teach(images)
@@ -286,7 +301,7 @@ def make_train_step(
 def make_eval_step(
   student: Forward,
   metrics: Mapping[str, tuple[Callable[..., Array], Callable[..., Any]]],
-  teacher: Forward | None = None,
+  teacher: Forward | CachedTeacher | None = None,
   *,
   axis_name: str | None = None,
 ) -> Callable[[Variables, Any, Any], Metrics]:
@@ -297,8 +312,8 @@ def make_eval_step(
     metrics: name -> (function, selector), with the selectors of
       :mod:`kdjax.objectives`; `function(*selector(student, teacher, batch))`
       returns one value an example.
-    teacher: the teacher's forward, with the variables `frozen["teacher"]`, for
-      metrics that compare.
+    teacher: the teacher's forward, with the variables `frozen["teacher"]`, or
+      a :class:`CachedTeacher`; for metrics that compare.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
@@ -330,7 +345,7 @@ def make_eval_step(
     outputs, _ = student(variables, images, train=False, key=None)
     targets = None
     if teacher is not None:
-      targets, _ = teacher(frozen["teacher"], images, train=False, key=None)
+      targets = _answer(teacher, frozen, batch, images)
     count = jnp.sum(batch["mask"], dtype=jnp.float32)
 
     def total(function: Any, select: Any) -> Array:
@@ -369,6 +384,15 @@ def mean_metrics(
   return {
     k: total / jnp.maximum(count, 1) for k, (total, count) in metrics.items()
   }
+
+
+def _answer(
+  teacher: Forward | CachedTeacher, frozen: Any, batch: Any, images: Any
+) -> Outputs:
+  """What the teacher says of these images, now or when it was cached."""
+  if isinstance(teacher, CachedTeacher):
+    return teacher(batch)
+  return teacher(frozen["teacher"], images, train=False, key=None)[0]
 
 
 def _over(
