@@ -272,8 +272,8 @@ def _binary_kl(
   """
   scale = row_temperature(temperature, teacher, -1)
   own = labels[..., None]
-  teacher_row = _target_and_rest(teacher, own, others, scale)
-  student_row = _target_and_rest(student, own, others, scale)
+  teacher_row = target_and_rest(teacher, own, others, scale)
+  student_row = target_and_rest(student, own, others, scale)
   both = jnp.isfinite(student) & jnp.isfinite(teacher)
   gap = jnp.where(both, student, 0.0) - jnp.where(both, teacher, 0.0)
   gap = jnp.where(
@@ -289,7 +289,7 @@ def _binary_kl(
   )
 
 
-def _target_and_rest(
+def target_and_rest(
   logits: Array, own: Array, others: Array, scale: Array
 ) -> Array:
   """Returns the logits of a label and of all others together, `[..., 2]`.

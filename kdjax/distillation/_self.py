@@ -1,0 +1,180 @@
+"""Distillation without a better network: from oneself, or from a design."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Integer
+
+from kdjax.distillation._logits import soft_target_loss
+from kdjax.ops import gather_batch
+from kdjax.ops import kl_divergence
+from kdjax.ops import masked_mean
+from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import check_range
+from kdjax.ops._validation import validate
+
+
+@validate
+def cskd_loss(
+  student_logits: Float[Array, "*batch classes"],
+  partner_logits: Float[Array, "*batch classes"],
+  *,
+  temperature: ArrayLike = 4.0,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, "*batch"]:
+  r"""Class-wise self-distillation (CS-KD): alike for examples of one class.
+
+  .. math:: \ell = T^2 \, \mathrm{KL}(q(x') \Vert q(x)), \quad y' = y
+
+  Args:
+    student_logits: `[*batch, classes]`.
+    partner_logits: the same network's logits of other examples of the same
+      classes; they receive no gradient.
+    temperature: T > 0; a number, or one per example. May be traced.
+    stop_teacher_gradient: False lets gradients reach the partners.
+
+  Returns:
+    One value an example, in nats. Published weight: 1, beside the
+    cross-entropy (3 for fine-grained data).
+
+  Raises:
+    ValueError: if the shapes differ or a static temperature is not above 0.
+    TypeError: if the logits are not floating-point.
+
+  Examples:
+    >>> logits = jnp.array([[1.0, 2.0, 3.0]])
+    >>> cskd_loss(logits, logits)
+    Array([0.], dtype=float32)
+
+  References:
+    Yun et al., `Regularizing class-wise predictions via self-knowledge
+    distillation <https://arxiv.org/abs/2003.13964>`_, 2020; code alinlab/cs-kd.
+  """
+  return soft_target_loss(
+    student_logits,
+    partner_logits,
+    temperature=temperature,
+    stop_teacher_gradient=stop_teacher_gradient,
+  )
+
+
+@validate
+def cskd_in_batch_loss(
+  student_logits: Float[Array, "batch classes"],
+  labels: Integer[Array, " batch"],
+  *,
+  temperature: ArrayLike = 4.0,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Class-wise self-distillation (CS-KD) with partners from the batch.
+
+  .. math:: \ell = \operatorname{mean}_i T^2 \, \mathrm{KL}(q_{j(i)} \Vert q_i)
+
+  where j(i) is the next example of the class of i, round the batch. It needs
+  no sampler of pairs and no second forward pass.
+
+  Args:
+    student_logits: `[batch, classes]`.
+    labels: `[batch]`.
+    temperature: T > 0. May be traced.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch; partners may
+      come from another device.
+
+  Returns:
+    A scalar, in nats: the mean over the examples that have a partner, 0 if
+    none has. Published weight: 1, beside the cross-entropy.
+
+  Raises:
+    ValueError: if shapes differ or a static temperature is not above 0.
+    TypeError: if the logits are not floating-point or labels no integers.
+
+  Differs from the authors' code, whose batches hold a partner for each of
+  their examples; that is :func:`cskd_loss`.
+
+  Examples:
+    >>> logits = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 9.0]])
+    >>> cskd_in_batch_loss(logits, jnp.array([0, 0, 1]))
+    Array(0., dtype=float32)
+
+  References:
+    Yun et al., `Regularizing class-wise predictions via self-knowledge
+    distillation <https://arxiv.org/abs/2003.13964>`_, 2020.
+  """
+  check_labels(labels, student_logits.shape[-1])
+  if where is None:
+    where = jnp.ones(labels.shape, bool)
+  partners = gather_batch(student_logits, axis_name)
+  all_labels = gather_batch(labels, axis_name)
+  counted = gather_batch(where, axis_name)
+  size = len(all_labels)
+  index = jnp.arange(len(labels))
+  if axis_name is not None:
+    index += len(labels) * jax.lax.axis_index(axis_name)
+  steps = (jnp.arange(size)[None] - index[:, None] - 1) % size
+  alike = (all_labels[None] == labels[:, None]) & counted[None]
+  alike &= steps != size - 1  # that is oneself
+  steps = jnp.where(alike, steps, size)
+  partner = jnp.argmin(steps, 1)
+  values = cskd_loss(student_logits, partners[partner], temperature=temperature)
+  return masked_mean(values, where & alike.any(1), axis_name=axis_name)
+
+
+@validate
+def virtual_teacher_loss(
+  student_logits: Float[Array, "*batch classes"],
+  labels: Integer[Array, "*batch"],
+  *,
+  temperature: ArrayLike = 20.0,
+  correct_probability: ArrayLike = 0.99,
+) -> Float[Array, "*batch"]:
+  r"""Teacher-free regularisation (Tf-KD_reg): a teacher made by hand.
+
+  .. math::
+    \ell = \frac{1}{C} \mathrm{KL}(\mathrm{softmax}(u / T) \Vert p^S), \quad
+    u_y = a, \; u_{c \ne y} = \frac{1 - a}{C - 1}
+
+  Args:
+    student_logits: `[*batch, classes]`, read at temperature 1.
+    labels: `[*batch]`.
+    temperature: T > 0 of the virtual teacher. May be traced.
+    correct_probability: a in [0, 1]. May be traced.
+
+  Returns:
+    One value an example, in nats. Published weight for ResNet-18 on CIFAR-100:
+    10 (the authors' alpha 0.1 times their multiplier 100), beside 0.9 times the
+    cross-entropy.
+
+  Raises:
+    ValueError: if shapes differ, a static temperature is not above 0 or a
+      static probability is outside [0, 1].
+    TypeError: if the logits are not floating-point or labels no integers.
+
+  As in the authors' code the mean is over classes too, and the probabilities u
+  pass through a softmax as if they were logits, so that the teacher is close
+  to uniform.
+
+  Examples:
+    >>> loss = virtual_teacher_loss(jnp.zeros((1, 2)), jnp.array([0]))
+    >>> print(f"{loss[0]:.1e}")
+    1.5e-04
+
+  References:
+    Yuan et al., `Revisiting knowledge distillation via label smoothing
+    regularization <https://arxiv.org/abs/1909.11723>`_, 2020; code
+    yuanli2333/Teacher-free-Knowledge-Distillation.
+  """
+  check_positive("temperature", temperature)
+  check_range("correct_probability", correct_probability, 0.0, 1.0)
+  classes = student_logits.shape[-1]
+  check_labels(labels, classes)
+  dtype = compute_dtype(student_logits)
+  correct, temperature = (
+    jnp.asarray(x, dtype) for x in (correct_probability, temperature)
+  )
+  own = jax.nn.one_hot(labels, classes, dtype=bool)
+  teacher = jnp.where(own, correct, (1 - correct) / max(classes - 1, 1))
+  return kl_divergence(student_logits, teacher / temperature) / classes

@@ -1,0 +1,179 @@
+"""Temperatures that follow the training or the example."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops import masked_mean
+from kdjax.ops import reverse_gradient
+from kdjax.ops import safe_norm
+from kdjax.ops import softened_softmax
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+
+@validate
+def ctkd_temperature(
+  parameter: Float[Array, "..."],
+  *,
+  reversal: ArrayLike = 1.0,
+  lowest: ArrayLike = 1.0,
+  span: ArrayLike = 20.0,
+) -> Float[Array, "..."]:
+  r"""Curriculum temperature (CTKD): learnt against the student.
+
+  .. math:: T = T_0 + s \, \sigma(R_\lambda(\theta))
+
+  R is the identity forward; backward it multiplies by minus lambda, so that
+  the temperature rises the loss that the student lowers. Lambda grows from 0,
+  which makes the lessons harder little by little.
+
+  Args:
+    parameter: theta, a scalar, or one per example.
+    reversal: lambda, at least 0; may be traced.
+    lowest: T_0 > 0.
+    span: s > 0.
+
+  Returns:
+    Temperatures in the shape of `parameter`, for :func:`soft_target_loss`,
+    whose factor T^2 takes part in the reversed gradient.
+
+  Raises:
+    ValueError: if a static `lowest` or `span` is not above 0.
+
+  In the authors' code the reversed layer multiplies by a lambda that goes from
+  0 to -1 along half a cosine in 10 epochs; here lambda is positive.
+
+  Examples:
+    >>> ctkd_temperature(jnp.array(0.0))
+    Array(11., dtype=float32)
+    >>> jax.grad(ctkd_temperature)(0.0)
+    Array(-5., dtype=float32, weak_type=True)
+
+  References:
+    Li et al., `Curriculum temperature for knowledge distillation
+    <https://arxiv.org/abs/2211.16231>`_, 2023; code zhengli97/CTKD.
+  """
+  check_positive("lowest", lowest)
+  check_positive("span", span)
+  parameter = parameter.astype(compute_dtype(parameter))
+  return lowest + span * jax.nn.sigmoid(reverse_gradient(parameter, reversal))
+
+
+@validate
+def flsw_temperature(
+  student_logits: Float[Array, "*batch classes"],
+  teacher_logits: Float[Array, "*batch classes"],
+  *,
+  temperature: ArrayLike = 4.0,
+  beta: ArrayLike = 1.0,
+  gamma: ArrayLike = 2.0,
+  where: Bool[Array, "*batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, "*batch"]:
+  r"""Focal-loss style temperature (FLSW): lower where the logits still differ.
+
+  .. math::
+    T_i = T_0 + \beta \, (\operatorname{mean}_j w_j - w_i), \quad
+    w_i = (1 - \cos(z^S_i, z^T_i))^\gamma
+
+  Args:
+    student_logits: `[*batch, classes]`.
+    teacher_logits: `[*batch, classes]`.
+    temperature: the base T_0 > 0. May be traced.
+    beta: how far temperatures spread. May be traced.
+    gamma: how much the far examples stand out. May be traced.
+    where: which examples count in the mean.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    One temperature an example, without gradient. Keep beta well below T_0: w
+    may reach 2^gamma, and nothing else keeps a temperature above 0.
+
+  Raises:
+    ValueError: if the shapes differ or a static base is not above 0.
+
+  As in TextBrewer 1e-4 is added to the norms.
+
+  Examples:
+    >>> student, teacher = jnp.eye(2), jnp.array([[1.0, 0.0], [1.0, 0.0]])
+    >>> print(flsw_temperature(student, teacher).round(2))
+    [4.5 3.5]
+
+  References:
+    Wen, Lai and Qian, `Preparing lessons: improve knowledge distillation with
+    better supervision <https://arxiv.org/abs/1911.07471>`_, 2019; code
+    airaria/TextBrewer, schedulers.py.
+  """
+
+  def direction(logits: Array) -> Array:
+    logits = logits.astype(compute_dtype(logits))
+    return logits / (safe_norm(logits, keepdims=True) + 1e-4)
+
+  cosine = jnp.sum(direction(student_logits) * direction(teacher_logits), -1)
+  # Rounding must not give a negative number a fractional power.
+  weight = jnp.maximum(1 - cosine, 0.0) ** gamma
+  return _spread(weight, temperature, beta, where, axis_name)
+
+
+@validate
+def cwsm_temperature(
+  student_logits: Float[Array, "*batch classes"],
+  *,
+  temperature: ArrayLike = 4.0,
+  beta: ArrayLike = 1.0,
+  where: Bool[Array, "*batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, "*batch"]:
+  r"""Confidence-weighted temperature (CWSM): lower for the unsure student.
+
+  .. math::
+    T_i = T_0 + \beta \, (\operatorname{mean}_j w_j - w_i), \quad
+    w_i = 1 / \max_c p^S_{ic}
+
+  with the softmax p at temperature 1.
+
+  Args:
+    student_logits: `[*batch, classes]`.
+    temperature: the base T_0 > 0. May be traced.
+    beta: how far temperatures spread. May be traced.
+    where: which examples count in the mean.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    One temperature an example, without gradient. Keep beta well below T_0: w
+    may reach the number of classes, and nothing else keeps a temperature above
+    0.
+
+  Raises:
+    ValueError: if a static base is not above 0.
+
+  As in TextBrewer it is the student whose confidence counts, and 1e-3 is added
+  to it.
+
+  Examples:
+    >>> print(cwsm_temperature(jnp.array([[0.0, 0.0], [9.0, 0.0]])).round(2))
+    [3.5 4.5]
+
+  References:
+    Wen, Lai and Qian, `Preparing lessons: improve knowledge distillation with
+    better supervision <https://arxiv.org/abs/1911.07471>`_, 2019; code
+    airaria/TextBrewer, schedulers.py.
+  """
+  weight = 1 / (jnp.max(softened_softmax(student_logits), -1) + 1e-3)
+  return _spread(weight, temperature, beta, where, axis_name)
+
+
+def _spread(
+  weight: Array,
+  temperature: ArrayLike,
+  beta: ArrayLike,
+  where: Array | None,
+  axis_name: str | None,
+) -> Array:
+  """Returns the base temperature, moved by how the weight is below its mean."""
+  check_positive("temperature", temperature)
+  mean = masked_mean(weight, where, axis_name=axis_name)
+  return jax.lax.stop_gradient(temperature + beta * (mean - weight))
