@@ -1,0 +1,191 @@
+"""The instance relationship graph: examples, their distances, their paths."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.distillation._rows import Pairs
+from kdjax.distillation._rows import batch_rows
+from kdjax.distillation._rows import nonzero
+from kdjax.distillation._rows import pairs
+from kdjax.distillation._teacher import teacher_side
+from kdjax.ops import gather_batch
+from kdjax.ops import masked_mean
+from kdjax.ops import pairwise_squared_distances
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import validate
+
+_FLOOR = 1e-12
+
+
+@validate
+def irg_loss(
+  student_embeddings: Float[Array, "batch student_dims"],
+  teacher_embeddings: Float[Array, "batch teacher_dims"],
+  student_maps: tuple[Array, Array] | list[Array] | None = None,
+  teacher_maps: tuple[Array, Array] | list[Array] | None = None,
+  student_logits: Float[Array, "batch classes"] | None = None,
+  teacher_logits: Float[Array, "batch classes"] | None = None,
+  *,
+  vertex_weight: ArrayLike = 0.1,
+  edge_weight: ArrayLike = 5.0,
+  transformation_weight: ArrayLike = 5.0,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, ""]:
+  r"""Instance relationship graph (IRG): equal vertices, edges and paths.
+
+  .. math::
+    \ell = w_V \operatorname{mean} (z^S - z^T)^2
+      + w_E \operatorname*{mean}_l \operatorname*{mean}_{ij}
+        (E^{S, l}_{ij} - E^{T, l}_{ij})^2
+      + w_P \operatorname*{mean}_i (P^S_i - P^T_i)^2
+
+  with the edges :math:`E_{ij} = \lVert f_i - f_j \rVert^2` of the embedding
+  and of two feature maps, and the transformation
+  :math:`P_i = \lVert f^{(1)}_i - f^{(2)}_i \rVert^2` from the first map to the
+  second, each divided by its maximum over the batch. What is not given is left
+  out: two embeddings alone give w_E times their edges' term.
+
+  Args:
+    student_embeddings: `[batch, student_dims]`.
+    teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
+    student_maps: two stages' maps, `[batch, height, width, channels]`. Before
+      the two are subtracted, the first is average-pooled to the second's
+      size, and the second's channels are averaged in adjacent groups, as many
+      as the first has: sizes must be multiples.
+    teacher_maps: the teacher's two, of any size; no gradient.
+    student_logits: `[batch, classes]`.
+    teacher_logits: `[batch, classes]`; no gradient.
+    vertex_weight: the weight of the logits' term. May be traced.
+    edge_weight: the weight of the edges' term. May be traced.
+    transformation_weight: the weight of the paths' term. May be traced.
+    where: `[batch]`, which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    A scalar. Published weight: 1, with the defaults here, on the maps of the
+    last two stages (AberHu's Knowledge-Distillation-Zoo).
+
+  Raises:
+    ValueError: if the batches or the numbers of classes differ, only one side
+      is given, there are not two maps, or their sizes are no multiples.
+    TypeError: if the arrays are not floating-point.
+
+  This is the form of AberHu's code, which has the paper's one-to-one mode; the
+  authors' own is in Caffe.
+
+  Examples:
+    >>> points = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> print(f"{irg_loss(points, 1.0 - 3.0 * points):.6f}")
+    0.000000
+
+  References:
+    Liu et al., `Knowledge distillation via instance relationship graph
+    <https://openaccess.thecvf.com/content_CVPR_2019/html/Liu_Knowledge_Distillation_via_Instance_Relationship_Graph_CVPR_2019_paper.html>`_,
+    2019.
+  """
+  _check_both("logits", student_logits, teacher_logits)
+  _check_both("maps", student_maps, teacher_maps)
+  pair = pairs(student_embeddings, where, axis_name)
+  layers = [(student_embeddings, teacher_embeddings)]
+  if student_maps is not None and teacher_maps is not None:
+    layers += _zip_maps(student_maps, teacher_maps)
+  layers = [(s, teacher_side(t, stop_teacher_gradient)) for s, t in layers]
+
+  def edge_gap(student: Array, teacher: Array) -> Array:
+    edges = [_edges(x, pair, where, axis_name) for x in (student, teacher)]
+    return masked_mean(
+      jnp.square(edges[0] - edges[1]), pair.counted, axis_name=axis_name
+    )
+
+  edge_loss = jnp.mean(jnp.stack([edge_gap(*layer) for layer in layers]))
+  dtype = edge_loss.dtype
+  loss = as_number("edge_weight", edge_weight, dtype) * edge_loss
+  if len(layers) > 1:
+    (student_first, teacher_first), (student_second, teacher_second) = layers[
+      1:
+    ]
+    paths = [
+      _path(student_first, student_second, where, axis_name),
+      _path(teacher_first, teacher_second, where, axis_name),
+    ]
+    loss += as_number(
+      "transformation_weight", transformation_weight, dtype
+    ) * masked_mean(jnp.square(paths[0] - paths[1]), where, axis_name=axis_name)
+  if student_logits is not None and teacher_logits is not None:
+    gaps = student_logits.astype(dtype) - teacher_side(
+      teacher_logits.astype(dtype), stop_teacher_gradient
+    )
+    loss += as_number("vertex_weight", vertex_weight, dtype) * masked_mean(
+      jnp.square(gaps), where, axis_name=axis_name
+    )
+  return loss
+
+
+def _edges(
+  x: Array, pair: Pairs, where: Array | None, axis_name: str | None
+) -> Float[Array, "batch whole"]:
+  """Returns squared distances, the largest of which is 1."""
+  squared = jnp.maximum(
+    pairwise_squared_distances(*batch_rows(x, where, axis_name)), _FLOOR
+  )
+  squared = jnp.where(pair.counted & ~pair.diagonal, squared, 0.0)
+  return squared / _largest(jnp.max(squared, 1), axis_name)
+
+
+def _path(
+  first: Array, second: Array, where: Array | None, axis_name: str | None
+) -> Float[Array, " batch"]:
+  """Returns squared distances between two maps, the largest of which is 1."""
+  first = first.astype(compute_dtype(first))
+  second = second.astype(compute_dtype(second))
+  (_, *size, channels), (_, *small, width) = first.shape, second.shape
+  factors = [a // b for a, b in zip(size, small, strict=True)]
+  if [f * s for f, s in zip(factors, small, strict=True)] != size or (
+    width % channels
+  ):
+    raise ValueError(
+      f"irg_loss: maps have shapes {first.shape} and {second.shape}; expected "
+      "the first's height and width and the second's channels to be multiples "
+      "of the other's."
+    )
+  batch, (height, wide), (down, across) = first.shape[0], small, factors
+  first = first.reshape(batch, height, down, wide, across, channels)
+  first = jnp.mean(first, (2, 4))
+  second = second.reshape(batch, height, wide, channels, width // channels)
+  gaps = first - jnp.mean(second, -1)
+  squared = jnp.maximum(jnp.sum(jnp.square(gaps), (1, 2, 3)), _FLOOR)
+  if where is not None:
+    squared = jnp.where(where, squared, 0.0)
+  return squared / _largest(squared, axis_name)
+
+
+def _largest(values: Array, axis_name: str | None) -> Array:
+  """Returns the largest value of the batch, differentiable over devices."""
+  return nonzero(jnp.max(gather_batch(values, axis_name)))
+
+
+def _check_both(name: str, student: object, teacher: object) -> None:
+  if (student is None) != (teacher is None):
+    missing = "student" if student is None else "teacher"
+    raise ValueError(
+      f"irg_loss: {missing}_{name} is missing; expected {name} of both or none."
+    )
+
+
+def _zip_maps(student: object, teacher: object) -> list[tuple[Array, Array]]:
+  for name, maps in (("student_maps", student), ("teacher_maps", teacher)):
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(maps)]
+    if [len(s) for s in shapes] != [4, 4]:
+      raise ValueError(
+        f"irg_loss: {name} has shapes {shapes}; expected two maps [batch, "
+        "height, width, channels]."
+      )
+  return list(
+    zip(jax.tree.leaves(student), jax.tree.leaves(teacher), strict=True)
+  )
