@@ -1,21 +1,37 @@
 """Teachers and students in Flax NNX.
 
 Every network maps images `[batch, height, width, channels]` to
-:class:`Outputs`: logits, features from shallow to deep, and the embedding.
+:class:`Outputs`: logits, features from shallow to deep, the embedding, and
+what else a method may ask for. :func:`load_torch` fills them with published
+PyTorch weights.
 """
 
 from kdjax.nets._create import create
+from kdjax.nets._imagenet_resnet import ImageNetResNet
+from kdjax.nets._mobile import MobileNetV2
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._plain import MLP
 from kdjax.nets._plain import ConvNet
 from kdjax.nets._residual import ResNet
 from kdjax.nets._residual import WideResNet
+from kdjax.nets._shuffle import ShuffleNetV1
+from kdjax.nets._shuffle import ShuffleNetV2
+from kdjax.nets._torch_weights import load_torch
+from kdjax.nets._vgg import VGG
+from kdjax.nets._vit import ViT
 
 __all__ = (
   "MLP",
+  "VGG",
   "ConvNet",
+  "ImageNetResNet",
+  "MobileNetV2",
   "Outputs",
   "ResNet",
+  "ShuffleNetV1",
+  "ShuffleNetV2",
+  "ViT",
   "WideResNet",
   "create",
+  "load_torch",
 )

@@ -8,10 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from kdjax.nets._imagenet_resnet import ImageNetResNet
+from kdjax.nets._mobile import MobileNetV2
 from kdjax.nets._plain import MLP
 from kdjax.nets._plain import ConvNet
 from kdjax.nets._residual import ResNet
 from kdjax.nets._residual import WideResNet
+from kdjax.nets._shuffle import ShuffleNetV1
+from kdjax.nets._shuffle import ShuffleNetV2
+from kdjax.nets._vgg import VGG
+from kdjax.nets._vit import ViT
 
 
 def create(
@@ -28,15 +34,19 @@ def create(
 
   Args:
     name: "mlp", "convnet", "resnet8" to "resnet110", "resnet8x4",
-      "resnet32x4", "wrn-16-1", "wrn-16-2", "wrn-40-1" or "wrn-40-2".
+      "resnet32x4", "wrn-16-1", "wrn-16-2", "wrn-40-1", "wrn-40-2", "resnet18",
+      "resnet34", "resnet50" (3x3 stem for CIFAR), "imagenet-resnet18",
+      "imagenet-resnet34", "imagenet-resnet50", "vgg8", "vgg11", "vgg13",
+      "vgg16", "vgg19", "mobilenetv2" (half width), "shufflenetv1",
+      "shufflenetv2", "deit-tiny" or "deit-small".
     input_shape: (height, width, channels) of an image.
     num_classes: the number of logits.
     rngs: random streams for the parameters and, if used, for dropout.
     dtype: what the body computes in.
     axis_name: the mapped axis over which batch statistics are averaged. The
-      MLP and ConvNet have none.
-    **options: what else the network's class takes, as ``hidden`` or
-      ``dropout``.
+      MLP, ConvNet and ViT have none.
+    **options: what else the network's class takes, as ``hidden``, ``dropout``
+      or ``patch_size``.
 
   Returns:
     A module that maps `[batch, height, width, channels]` to
@@ -100,4 +110,20 @@ _NETWORKS: dict[str, Callable[..., nnx.Module]] = {
     for depth in (16, 40)
     for widen_factor in (1, 2)
   },
+  **{
+    f"{prefix}resnet{depth}": functools.partial(
+      ImageNetResNet, depth, stem=stem
+    )
+    for depth in (18, 34, 50)
+    for prefix, stem in (("", "cifar"), ("imagenet-", "imagenet"))
+  },
+  **{
+    f"vgg{depth}": functools.partial(VGG, depth)
+    for depth in (8, 11, 13, 16, 19)
+  },
+  "mobilenetv2": MobileNetV2,
+  "shufflenetv1": ShuffleNetV1,
+  "shufflenetv2": ShuffleNetV2,
+  "deit-tiny": _without_statistics(ViT),
+  "deit-small": functools.partial(_without_statistics(ViT), width=384, heads=6),
 }

@@ -1,5 +1,6 @@
 """The layers that the networks share, set as the published models set them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ from jaxtyping import Array
 
 from kdjax.ops._validation import check_range
 
-# He et al.'s fan-out normal for convolutions and PyTorch's default uniform for
-# the classifier: what the published CIFAR models start from.
+# What the published CIFAR models start from: He et al.'s fan-out normal for
+# convolutions, PyTorch's default uniform for the classifier or, where the
+# authors say nothing, for all.
 _FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-_CLASSIFIER = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+TORCH_DEFAULT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def convolution(
@@ -21,10 +23,13 @@ def convolution(
   size: int,
   *,
   stride: int = 1,
+  groups: int = 1,
+  use_bias: bool = False,
+  kernel_init: nnx.Initializer = _FAN_OUT,
   dtype: DTypeLike,
   rngs: nnx.Rngs,
 ) -> nnx.Conv:
-  """A bias-free convolution, padded alike on both sides.
+  """A convolution, padded alike on both sides.
 
   "SAME" would pad a strided convolution on one side only and sample a grid
   shifted by a pixel from the published one.
@@ -35,8 +40,9 @@ def convolution(
     (size, size),
     strides=stride,
     padding=size // 2,
-    use_bias=False,
-    kernel_init=_FAN_OUT,
+    feature_group_count=groups,
+    use_bias=use_bias,
+    kernel_init=kernel_init,
     dtype=dtype,
     rngs=rngs,
   )
@@ -57,14 +63,51 @@ def batch_norm(
   )
 
 
+class ConvNorm(nnx.Module):
+  """A convolution and its batch normalization."""
+
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    size: int,
+    *,
+    dtype: DTypeLike,
+    axis_name: str | None,
+    rngs: nnx.Rngs,
+    **options: Any,
+  ):
+    self.convolution = convolution(
+      inputs, outputs, size, dtype=dtype, rngs=rngs, **options
+    )
+    self.norm = batch_norm(outputs, dtype=dtype, axis_name=axis_name, rngs=rngs)
+
+  def __call__(self, x: Array) -> Array:
+    return self.norm(self.convolution(x))
+
+
+def activate(layers: Iterable[Any], x: Array) -> tuple[Array, Array]:
+  """Applies layers, each before a ReLU; returns the last one's two sides."""
+  before = x
+  for layer in layers:
+    before = layer(x)
+    x = nnx.relu(before)
+  return before, x
+
+
 def classifier(
-  inputs: int, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+  inputs: int,
+  num_classes: int,
+  *,
+  kernel_init: nnx.Initializer = TORCH_DEFAULT,
+  dtype: DTypeLike,
+  rngs: nnx.Rngs,
 ) -> nnx.Linear:
   """The head, never narrower than float32: losses need its digits."""
   return nnx.Linear(
     inputs,
     num_classes,
-    kernel_init=_CLASSIFIER,
+    kernel_init=kernel_init,
     dtype=at_least_float32(dtype),
     rngs=rngs,
   )

@@ -1,7 +1,10 @@
 """What every network returns."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 
@@ -53,7 +56,33 @@ class Outputs(NamedTuple):
   views: dict[str, "Outputs"] | None = None
 
 
-def named_features(features: list[Array]) -> dict[str, Array]:
-  """Names features so that the sorted names keep their order."""
-  width = len(str(len(features) - 1))
-  return {f"f{i:0{width}}": feature for i, feature in enumerate(features)}
+def assemble(
+  head: Any,
+  embedding: Array,
+  features: Sequence[Array],
+  *,
+  preactivations: Sequence[Array] = (),
+  norms: Sequence[Any] = (),
+  attention: Sequence[Array] = (),
+) -> Outputs:
+  """Applies the head and names what the layers gave; the stem has no norm."""
+  named = functools.partial(_named, len(features))
+  return Outputs(
+    logits=head(embedding),
+    features=named(features),
+    embedding=embedding,
+    preactivations=named(preactivations) or None,
+    normalizations=named(
+      [(norm.bias[...], jnp.abs(norm.scale[...])) for norm in norms]
+    )
+    or None,
+    attention=named(attention) or None,
+    classifier=(head.kernel[...], head.bias[...]),
+  )
+
+
+def _named(count: int, values: Sequence[Any]) -> dict[str, Any]:
+  """Names the last of `count` so that the sorted names keep their order."""
+  width = len(str(count - 1))
+  first = count - len(values)
+  return {f"f{i:0{width}}": value for i, value in enumerate(values, first)}

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from kdjax.nets import _layers
 from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import named_features
+from kdjax.nets._outputs import assemble
 from kdjax.ops._validation import validate
 
 
@@ -72,13 +72,16 @@ class MLP(nnx.Module):
   ) -> Outputs:
     _layers.check_inputs(inputs, self.input_shape)
     x = inputs.reshape(len(inputs), -1)
-    features = []
+    features, preactivations = [], []
     for layer in self.layers:
-      x = nnx.relu(layer(x))
+      before, x = _layers.activate([layer], x)
       features.append(x)
+      preactivations.append(before)
       x = self.dropout(x)
     embedding = x.astype(_layers.at_least_float32(x.dtype))
-    return Outputs(self.head(embedding), named_features(features), embedding)
+    return assemble(
+      self.head, embedding, features, preactivations=preactivations
+    )
 
 
 class ConvNet(nnx.Module):
@@ -158,11 +161,14 @@ class ConvNet(nnx.Module):
   ) -> Outputs:
     _layers.check_inputs(inputs, self.input_shape)
     x = inputs
-    features = []
+    features, preactivations = [], []
     for convolution in self.convolutions:
-      x = nnx.relu(convolution(x))
+      before, x = _layers.activate([convolution], x)
       features.append(x)
+      preactivations.append(before)
       x = nnx.max_pool(x, (2, 2), strides=(2, 2))
     x = self.dropout(nnx.relu(self.hidden(x.reshape(len(x), -1))))
     embedding = x.astype(_layers.at_least_float32(x.dtype))
-    return Outputs(self.head(embedding), named_features(features), embedding)
+    return assemble(
+      self.head, embedding, features, preactivations=preactivations
+    )

@@ -1,7 +1,8 @@
 """The residual networks for CIFAR that the distillation papers report."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 
 from kdjax.nets import _layers
 from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import named_features
+from kdjax.nets._outputs import assemble
 from kdjax.ops._validation import validate
 
 
@@ -71,8 +72,10 @@ class ResNet(nnx.Module):
     blocks = _blocks_per_stage(depth, 2)
     self.input_channels = input_shape[-1]
     common = {"dtype": dtype, "axis_name": axis_name, "rngs": rngs}
-    self.stem = _ConvNorm(input_shape[-1], channels[0], 3, **common)
-    self.stages = nnx.List(_stages(_BasicBlock, blocks, channels, **common))
+    self.stem = _layers.ConvNorm(input_shape[-1], channels[0], 3, **common)
+    self.stages = nnx.List(
+      residual_stages(ResidualBlock, [blocks] * 3, channels, **common)
+    )
     self.head = _layers.classifier(
       channels[-1], num_classes, dtype=dtype, rngs=rngs
     )
@@ -82,21 +85,16 @@ class ResNet(nnx.Module):
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
     _layers.check_inputs(inputs, (self.input_channels,))
-    x = nnx.relu(self.stem(inputs))
-    features = [x]
-    for stage in self.stages:
-      x = stage(x)
-      features.append(x)
-    embedding = _layers.global_mean(x)
-    return Outputs(self.head(embedding), named_features(features), embedding)
+    return residual_outputs(self.stem, self.stages, self.head, inputs)
 
 
 class WideResNet(nnx.Module):
   """Wide residual network (WRN) for CIFAR, of pre-activation blocks.
 
   Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, before
-  the normalization and ReLU that follow them, as published; the embedding is
-  the mean over positions of the last stage after both. Parameters and batch
+  the normalization and ReLU that follow them, as published; pre-activations
+  are those of the stages after that normalization; the embedding is the mean
+  over positions of the last stage after both. Parameters and batch
   statistics are float32; the body computes in ``dtype``, the embedding and
   logits are in float32 at least. For the running variance see :class:`ResNet`.
 
@@ -147,9 +145,9 @@ class WideResNet(nnx.Module):
       input_shape[-1], channels[0], 3, dtype=dtype, rngs=rngs
     )
     self.stages = nnx.List(
-      _stages(
+      residual_stages(
         _PreActivationBlock,
-        blocks,
+        [blocks] * 3,
         channels,
         dropout=dropout,
         dtype=dtype,
@@ -170,58 +168,67 @@ class WideResNet(nnx.Module):
   ) -> Outputs:
     _layers.check_inputs(inputs, (self.input_channels,))
     x = self.stem(inputs)
-    features = [x]
-    for stage in self.stages:
-      x = stage(x)
+    features, preactivations = [x], []
+    for blocks in self.stages:
+      for i, block in enumerate(blocks):
+        normalized = block.norm1(x)
+        if i == 0:
+          preactivations.append(normalized)
+        x = block(x, normalized)
       features.append(x)
-    embedding = _layers.global_mean(nnx.relu(self.norm(x)))
-    return Outputs(self.head(embedding), named_features(features), embedding)
+    normalized = self.norm(x)
+    return assemble(
+      self.head,
+      _layers.global_mean(nnx.relu(normalized)),
+      features,
+      preactivations=[features[0], *preactivations[1:], normalized],
+      norms=[*(blocks[0].norm1 for blocks in self.stages[1:]), self.norm],
+    )
 
 
-class _ConvNorm(nnx.Module):
-  """A convolution and its batch normalization."""
+class ResidualBlock(nnx.Module):
+  """Convolutions added to their input; the ReLU that follows is not here."""
 
   def __init__(
     self,
     inputs: int,
     outputs: int,
-    size: int,
+    stride: int,
     *,
-    stride: int = 1,
-    dtype: DTypeLike,
-    axis_name: str | None,
-    rngs: nnx.Rngs,
+    bottleneck: bool = False,
+    **common: Any,
   ):
-    self.convolution = _layers.convolution(
-      inputs, outputs, size, stride=stride, dtype=dtype, rngs=rngs
-    )
-    self.norm = _layers.batch_norm(
-      outputs, dtype=dtype, axis_name=axis_name, rngs=rngs
-    )
-
-  def __call__(self, x: Array) -> Array:
-    return self.norm(self.convolution(x))
-
-
-class _BasicBlock(nnx.Module):
-  """Two convolutions, added to their input before the last ReLU."""
-
-  def __init__(self, inputs: int, outputs: int, stride: int, **common: Any):
-    self.first = _ConvNorm(inputs, outputs, 3, stride=stride, **common)
-    self.second = _ConvNorm(outputs, outputs, 3, **common)
+    layer = functools.partial(_layers.ConvNorm, **common)
+    if bottleneck:
+      middle = outputs // 4
+      body = [
+        layer(inputs, middle, 1),
+        layer(middle, middle, 3, stride=stride),
+        layer(middle, outputs, 1),
+      ]
+    else:
+      body = [
+        layer(inputs, outputs, 3, stride=stride),
+        layer(outputs, outputs, 3),
+      ]
+    self.body = nnx.List(body)
     self.shortcut = (
-      _ConvNorm(inputs, outputs, 1, stride=stride, **common)
+      layer(inputs, outputs, 1, stride=stride)
       if stride > 1 or inputs != outputs
       else None
     )
 
   def __call__(self, x: Array) -> Array:
-    residual = self.second(nnx.relu(self.first(x)))
-    return nnx.relu(residual + (self.shortcut(x) if self.shortcut else x))
+    *inner, last = self.body
+    residual = last(_layers.activate(inner, x)[1])
+    return residual + (self.shortcut(x) if self.shortcut else x)
 
 
 class _PreActivationBlock(nnx.Module):
-  """Two convolutions, each after its normalization and ReLU."""
+  """Two convolutions, each after its normalization and ReLU.
+
+  The network applies ``norm1``: of a stage's end, it is part of the outputs.
+  """
 
   def __init__(
     self,
@@ -249,29 +256,57 @@ class _PreActivationBlock(nnx.Module):
       else None
     )
 
-  def __call__(self, x: Array) -> Array:
-    active = nnx.relu(self.norm1(x))
+  def __call__(self, x: Array, normalized: Array) -> Array:
+    active = nnx.relu(normalized)
     residual = nnx.relu(self.norm2(self.convolution1(active)))
     residual = self.convolution2(self.dropout(residual))
     return residual + (self.shortcut(active) if self.shortcut else x)
 
 
-def _stages(
+def residual_stages(
   block: Callable[..., nnx.Module],
-  blocks: int,
-  channels: tuple[int, ...],
+  counts: Sequence[int],
+  channels: Sequence[int],
   **common: Any,
-) -> list[Callable[[Array], Array]]:
-  """Three stages of blocks; the second and third halve height and width."""
+) -> list[Any]:
+  """Stages of blocks; all but the first halve height and width."""
   return [
-    nnx.Sequential(
-      block(inputs, outputs, stride, **common),
-      *(block(outputs, outputs, 1, **common) for _ in range(blocks - 1)),
+    nnx.List(
+      [
+        block(inputs, outputs, stride, **common),
+        *(block(outputs, outputs, 1, **common) for _ in range(count - 1)),
+      ]
     )
-    for inputs, outputs, stride in zip(
-      channels[:-1], channels[1:], (1, 2, 2), strict=True
+    for count, (inputs, outputs), stride in zip(
+      counts, itertools.pairwise(channels), (1, 2, 2, 2), strict=False
     )
   ]
+
+
+def residual_outputs(
+  stem: nnx.Module,
+  stages: Iterable[Any],
+  head: nnx.Module,
+  inputs: Array,
+  *,
+  pool: bool = False,
+) -> Outputs:
+  """Runs a network of :class:`ResidualBlock` stages."""
+  before, x = _layers.activate([stem], inputs)
+  features, preactivations = [x], [before]
+  if pool:
+    x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+  for blocks in stages:
+    before, x = _layers.activate(blocks, x)
+    features.append(x)
+    preactivations.append(before)
+  return assemble(
+    head,
+    _layers.global_mean(x),
+    features,
+    preactivations=preactivations,
+    norms=[blocks[-1].body[-1].norm for blocks in stages],
+  )
 
 
 def _blocks_per_stage(depth: int, outside: int) -> int:

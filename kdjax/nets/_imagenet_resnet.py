@@ -1,0 +1,119 @@
+"""ResNet-18, 34 and 50, for ImageNet and as the CIFAR toolkits have them."""
+
+import functools
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from kdjax.nets import _layers
+from kdjax.nets._outputs import Outputs
+from kdjax.nets._residual import ResidualBlock
+from kdjax.nets._residual import residual_outputs
+from kdjax.nets._residual import residual_stages
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import validate
+
+# Of each depth, the blocks of the four stages and whether they are bottlenecks.
+_DEPTHS = {
+  18: ((2, 2, 2, 2), False),
+  34: ((3, 4, 6, 3), False),
+  50: ((3, 4, 6, 3), True),
+}
+
+
+class ImageNetResNet(nnx.Module):
+  """Residual network (ResNet) of four stages: ResNet-18, 34, 50.
+
+  Features are the stem ``f0`` before its pooling and the four stages ``f1`` to
+  ``f4``, all after their ReLU; the embedding is the mean of ``f4`` over
+  positions. The stride of a bottleneck is that of its 3x3 convolution, as in
+  torchvision. Parameters and batch statistics are float32; the body computes
+  in ``dtype``, the embedding and logits are in float32 at least. For the
+  running variance see :class:`ResNet`.
+
+  Args:
+    depth: 18, 34 or 50 layers.
+    num_classes: the number of logits.
+    input_shape: (height, width, channels) of an image. Only the channels
+      matter: one network takes images of any size.
+    stem: "imagenet" for a 7x7 convolution of stride 2 and a 3x3 max pooling of
+      stride 2, "cifar" for a 3x3 convolution alone, as RepDistiller and
+      mdistiller use these networks for 32x32 images.
+    width: channels of the stem.
+    dtype: what the body computes in.
+    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
+      the batch, over which batch statistics are averaged.
+    rngs: random streams for the parameters.
+
+  Raises:
+    ValueError: if there is no such depth or stem, or the inputs have other
+      channels than ``input_shape``.
+
+  Examples:
+    >>> build = lambda: ImageNetResNet(
+    ...   18, 10, input_shape=(32, 32, 3), stem="cifar", rngs=nnx.Rngs(0)
+    ... )
+    >>> run = lambda images: build()(images)
+    >>> spec = jax.eval_shape(run, jnp.zeros((2, 32, 32, 3)))
+    >>> spec.features["f4"].shape, spec.embedding.shape
+    ((2, 4, 4, 512), (2, 512))
+
+  References:
+    He et al., `Deep residual learning for image recognition
+    <https://arxiv.org/abs/1512.03385>`_, 2016, table 1, with projection
+    shortcuts, as in `torchvision <https://github.com/pytorch/vision>`_ and
+    `mdistiller <https://github.com/megvii-research/mdistiller>`_.
+  """
+
+  def __init__(
+    self,
+    depth: int,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, int, int],
+    stem: str = "imagenet",
+    width: int = 64,
+    dtype: DTypeLike = jnp.float32,
+    axis_name: str | None = None,
+    rngs: nnx.Rngs,
+  ):
+    if depth not in _DEPTHS:
+      raise ValueError(
+        f"depth is {depth}; expected one of {', '.join(map(str, _DEPTHS))}."
+      )
+    check_choice("stem", stem, ("imagenet", "cifar"))
+    counts, bottleneck = _DEPTHS[depth]
+    self.input_channels = input_shape[-1]
+    self.stem_kind = stem
+    common = {"dtype": dtype, "axis_name": axis_name, "rngs": rngs}
+    layer = functools.partial(_layers.ConvNorm, input_shape[-1], width)
+    self.stem = (
+      layer(7, stride=2, **common) if stem == "imagenet" else layer(3, **common)
+    )
+    growth = 4 if bottleneck else 1
+    self.stages = nnx.List(
+      residual_stages(
+        functools.partial(ResidualBlock, bottleneck=bottleneck),
+        counts,
+        [width, *(growth * scale * width for scale in (1, 2, 4, 8))],
+        **common,
+      )
+    )
+    self.head = _layers.classifier(
+      8 * growth * width, num_classes, dtype=dtype, rngs=rngs
+    )
+
+  @validate
+  def __call__(
+    self, inputs: Float[Array, "batch height width channels"]
+  ) -> Outputs:
+    _layers.check_inputs(inputs, (self.input_channels,))
+    return residual_outputs(
+      self.stem,
+      self.stages,
+      self.head,
+      inputs,
+      pool=self.stem_kind == "imagenet",
+    )

@@ -1,0 +1,270 @@
+"""ShuffleNet V1 and V2 as the CIFAR toolkits use them."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from kdjax.nets import _layers
+from kdjax.nets._outputs import Outputs
+from kdjax.nets._outputs import assemble
+from kdjax.ops._validation import validate
+
+_STEM = 24
+
+
+class ShuffleNetV1(nnx.Module):
+  """ShuffleNet V1 for CIFAR, of three groups, at width 1.
+
+  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, all after
+  their ReLU; the embedding is the mean of ``f3`` over positions. There are no
+  normalizations: a stage ends with several, side by side. Parameters and batch
+  statistics are float32; the body computes in ``dtype``, the embedding and
+  logits are in float32 at least. For the running variance see :class:`ResNet`.
+
+  Args:
+    num_classes: the number of logits.
+    input_shape: (height, width, channels) of an image. Only the channels
+      matter: one network takes images of any size.
+    dtype: what the body computes in.
+    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
+      the batch, over which batch statistics are averaged.
+    rngs: random streams for the parameters.
+
+  Raises:
+    ValueError: if the inputs have other channels than ``input_shape``.
+
+  Examples:
+    >>> run = lambda images: ShuffleNetV1(
+    ...   10, input_shape=(32, 32, 3), rngs=nnx.Rngs(0)
+    ... )(images)
+    >>> spec = jax.eval_shape(run, jnp.zeros((2, 32, 32, 3)))
+    >>> spec.features["f3"].shape, spec.embedding.shape
+    ((2, 4, 4, 960), (2, 960))
+
+  References:
+    Zhang et al., `ShuffleNet: an extremely efficient convolutional neural
+    network for mobile devices <https://arxiv.org/abs/1707.01083>`_, 2018, as
+    in `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_: a 1x1 stem
+    without pooling, and ReLU after the depthwise convolutions too.
+  """
+
+  def __init__(
+    self,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, int, int],
+    dtype: DTypeLike = jnp.float32,
+    axis_name: str | None = None,
+    rngs: nnx.Rngs,
+  ):
+    self.input_channels = input_shape[-1]
+    layer = functools.partial(
+      _layers.ConvNorm,
+      kernel_init=_layers.TORCH_DEFAULT,
+      dtype=dtype,
+      axis_name=axis_name,
+      rngs=rngs,
+    )
+    self.stem = layer(input_shape[-1], _STEM, 1)
+    self.stages = nnx.List(
+      _stages(_GroupedBlock, (4, 8, 4), (240, 480, 960), layer)
+    )
+    self.head = _layers.classifier(960, num_classes, dtype=dtype, rngs=rngs)
+
+  @validate
+  def __call__(
+    self, inputs: Float[Array, "batch height width channels"]
+  ) -> Outputs:
+    _layers.check_inputs(inputs, (self.input_channels,))
+    features, preactivations = _run(self.stem, self.stages, inputs)
+    return assemble(
+      self.head,
+      _layers.global_mean(features[-1]),
+      features,
+      preactivations=preactivations,
+    )
+
+
+class ShuffleNetV2(nnx.Module):
+  """ShuffleNet V2 for CIFAR, at width 1.
+
+  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, all after
+  their ReLU; the embedding is the mean over positions of the 1x1 convolution
+  that follows. There are no normalizations: half of a stage's channels passes
+  its last block unchanged. Parameters and batch statistics are float32; the
+  body computes in ``dtype``, the embedding and logits are in float32 at least.
+  For the running variance see :class:`ResNet`.
+
+  The channels of the pre-activations are in the order of the features'.
+  RepDistiller returns them as they were before the last shuffle.
+
+  Args:
+    num_classes: the number of logits.
+    input_shape: (height, width, channels) of an image. Only the channels
+      matter: one network takes images of any size.
+    dtype: what the body computes in.
+    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
+      the batch, over which batch statistics are averaged.
+    rngs: random streams for the parameters.
+
+  Raises:
+    ValueError: if the inputs have other channels than ``input_shape``.
+
+  Examples:
+    >>> run = lambda images: ShuffleNetV2(
+    ...   10, input_shape=(32, 32, 3), rngs=nnx.Rngs(0)
+    ... )(images)
+    >>> spec = jax.eval_shape(run, jnp.zeros((2, 32, 32, 3)))
+    >>> spec.features["f3"].shape, spec.embedding.shape
+    ((2, 4, 4, 464), (2, 1024))
+
+  References:
+    Ma et al., `ShuffleNet V2: practical guidelines for efficient CNN
+    architecture design <https://arxiv.org/abs/1807.11164>`_, 2018, as in
+    `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_: a 1x1 stem
+    without pooling.
+  """
+
+  def __init__(
+    self,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, int, int],
+    dtype: DTypeLike = jnp.float32,
+    axis_name: str | None = None,
+    rngs: nnx.Rngs,
+  ):
+    self.input_channels = input_shape[-1]
+    layer = functools.partial(
+      _layers.ConvNorm,
+      kernel_init=_layers.TORCH_DEFAULT,
+      dtype=dtype,
+      axis_name=axis_name,
+      rngs=rngs,
+    )
+    self.stem = layer(input_shape[-1], _STEM, 1)
+    self.stages = nnx.List(
+      _stages(_SplitBlock, (4, 8, 4), (116, 232, 464), layer)
+    )
+    self.last = layer(464, 1024, 1)
+    self.head = _layers.classifier(1024, num_classes, dtype=dtype, rngs=rngs)
+
+  @validate
+  def __call__(
+    self, inputs: Float[Array, "batch height width channels"]
+  ) -> Outputs:
+    _layers.check_inputs(inputs, (self.input_channels,))
+    features, preactivations = _run(self.stem, self.stages, inputs)
+    _, last = _layers.activate([self.last], features[-1])
+    return assemble(
+      self.head,
+      _layers.global_mean(last),
+      features,
+      preactivations=preactivations,
+    )
+
+
+class _GroupedBlock(nnx.Module):
+  """V1: grouped convolutions, beside an identity or a pooled input."""
+
+  groups = 3
+
+  def __init__(self, inputs: int, outputs: int, *, layer: Callable[..., Any]):
+    self.halves = inputs != outputs
+    # What is pooled beside them makes up the rest of the channels.
+    outputs -= inputs if self.halves else 0
+    middle = outputs // 4
+    # The stem has too few channels for groups.
+    self.first_groups = 1 if inputs == _STEM else self.groups
+    stride = 2 if self.halves else 1
+    self.layers = nnx.List(
+      [
+        layer(inputs, middle, 1, groups=self.first_groups),
+        layer(middle, middle, 3, stride=stride, groups=middle),
+        layer(middle, outputs, 1, groups=self.groups),
+      ]
+    )
+
+  def __call__(self, x: Array) -> Array:
+    expand, depthwise, project = self.layers
+    inside = _shuffle(nnx.relu(expand(x)), self.first_groups)
+    residual = project(nnx.relu(depthwise(inside)))
+    if not self.halves:
+      return x + residual
+    pooled = nnx.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return jnp.concatenate([residual, pooled], -1)
+
+
+class _SplitBlock(nnx.Module):
+  """V2: convolves half of the channels, or all in two ways at half the size."""
+
+  def __init__(self, inputs: int, outputs: int, *, layer: Callable[..., Any]):
+    self.halves = inputs != outputs
+    middle = outputs // 2
+    stride = 2 if self.halves else 1
+    left = [
+      layer(inputs, inputs, 3, stride=2, groups=inputs),
+      layer(inputs, middle, 1),
+    ]
+    right = [
+      layer(inputs if self.halves else middle, middle, 1),
+      layer(middle, middle, 3, stride=stride, groups=middle),
+      layer(middle, middle, 1),
+    ]
+    self.layers = nnx.List([*left, *right] if self.halves else right)
+
+  def __call__(self, x: Array) -> Array:
+    # There is no ReLU after a depthwise convolution. The half that passes
+    # unchanged is positive: the ReLU that follows the block leaves it alone.
+    left, right = (x, x) if self.halves else jnp.split(x, 2, -1)
+    *aside, expand, depthwise, project = self.layers
+    for layer in aside:
+      left = layer(left)
+    right = project(depthwise(nnx.relu(expand(right))))
+    return _shuffle(jnp.concatenate([left, right], -1), 2)
+
+
+def _stages(
+  block: Callable[..., nnx.Module],
+  counts: tuple[int, ...],
+  channels: tuple[int, ...],
+  layer: Callable[..., Any],
+) -> list[Any]:
+  """Stages of blocks, each halving height and width in its first."""
+  return [
+    nnx.List(
+      [
+        block(inputs, outputs, layer=layer),
+        *(block(outputs, outputs, layer=layer) for _ in range(count - 1)),
+      ]
+    )
+    for count, (inputs, outputs) in zip(
+      counts, itertools.pairwise((_STEM, *channels)), strict=True
+    )
+  ]
+
+
+def _run(
+  stem: nnx.Module, stages: Iterable[Any], inputs: Array
+) -> tuple[list[Array], list[Array]]:
+  """The stem and stages after and before their ReLU."""
+  features, preactivations = [], []
+  x = inputs
+  for blocks in ([stem], *stages):
+    before, x = _layers.activate(blocks, x)
+    features.append(x)
+    preactivations.append(before)
+  return features, preactivations
+
+
+def _shuffle(x: Array, groups: int) -> Array:
+  """Deals the channels of each group out in turn."""
+  *sizes, channels = x.shape
+  split = x.reshape(*sizes, groups, channels // groups)
+  return split.swapaxes(-1, -2).reshape(x.shape)
