@@ -13,7 +13,7 @@ from kdjax.distillation._teacher import teacher_side
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import pairwise_squared_distances
-from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._resizing import adaptive_mean_pool
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import validate
 
@@ -54,9 +54,8 @@ def irg_loss(
     student_embeddings: `[batch, student_dims]`.
     teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
     student_maps: two stages' maps, `[batch, height, width, channels]`. Before
-      the two are subtracted, the first is average-pooled to the second's
-      size, and the second's channels are averaged in adjacent groups, as many
-      as the first has: sizes must be multiples.
+      the two are subtracted, the larger is average-pooled to the other's
+      size, and the channels of the wider are averaged in adjacent groups.
     teacher_maps: the teacher's two, of any size; no gradient.
     student_logits: `[batch, classes]`.
     teacher_logits: `[batch, classes]`; no gradient.
@@ -73,7 +72,7 @@ def irg_loss(
 
   Raises:
     ValueError: if the batches or the numbers of classes differ, only one side
-      is given, there are not two maps, or their sizes are no multiples.
+      is given, or there are not two maps.
     TypeError: if the arrays are not floating-point.
 
   This is the form of AberHu's code, which has the paper's one-to-one mode; the
@@ -142,27 +141,21 @@ def _path(
   first: Array, second: Array, where: Array | None, axis_name: str | None
 ) -> Float[Array, " batch"]:
   """Returns squared distances between two maps, the largest of which is 1."""
-  first = first.astype(compute_dtype(first))
-  second = second.astype(compute_dtype(second))
-  (_, *size, channels), (_, *small, width) = first.shape, second.shape
-  factors = [a // b for a, b in zip(size, small, strict=True)]
-  if [f * s for f, s in zip(factors, small, strict=True)] != size or (
-    width % channels
-  ):
-    raise ValueError(
-      f"irg_loss: maps have shapes {first.shape} and {second.shape}; expected "
-      "the first's height and width and the second's channels to be multiples "
-      "of the other's."
-    )
-  batch, (height, wide), (down, across) = first.shape[0], small, factors
-  first = first.reshape(batch, height, down, wide, across, channels)
-  first = jnp.mean(first, (2, 4))
-  second = second.reshape(batch, height, wide, channels, width // channels)
-  gaps = first - jnp.mean(second, -1)
+  shape = tuple(map(min, first.shape[1:], second.shape[1:]))
+  gaps = _averaged(first, shape) - _averaged(second, shape)
   squared = jnp.maximum(jnp.sum(jnp.square(gaps), (1, 2, 3)), _FLOOR)
   if where is not None:
     squared = jnp.where(where, squared, 0.0)
   return squared / _largest(squared, axis_name)
+
+
+def _averaged(maps: Array, shape: tuple[int, ...]) -> Array:
+  """Averages a map down to a height, a width and a number of channels."""
+  height, width, channels = shape
+  maps = adaptive_mean_pool(maps, (height, width))
+  columns = maps.reshape(maps.shape[0], height * width, -1, 1)
+  columns = adaptive_mean_pool(columns, (height * width, channels))
+  return columns.reshape(-1, *shape)
 
 
 def _largest(values: Array, axis_name: str | None) -> Array:

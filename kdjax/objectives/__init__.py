@@ -5,6 +5,7 @@ A loss becomes an objective by :func:`stateless`, several become one by
 changing one does not recompile, and a sweep is a vmap over states.
 """
 
+from kdjax.objectives._contrastive import crd
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
@@ -12,6 +13,10 @@ from kdjax.objectives._objective import stateless
 from kdjax.objectives._presets import PRESETS
 from kdjax.objectives._presets import Preset
 from kdjax.objectives._presets import preset
+from kdjax.objectives._relations import cc
+from kdjax.objectives._relations import crd_in_batch
+from kdjax.objectives._relations import irg
+from kdjax.objectives._relations import itrd
 from kdjax.objectives._select import select_embeddings
 from kdjax.objectives._select import select_features
 from kdjax.objectives._select import select_logits
@@ -22,7 +27,12 @@ __all__ = (
   "PRESETS",
   "Objective",
   "Preset",
+  "cc",
   "combine",
+  "crd",
+  "crd_in_batch",
+  "irg",
+  "itrd",
   "modular",
   "preset",
   "select_embeddings",

@@ -1,5 +1,6 @@
 """Every method as its authors weigh it, in one table."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,12 +9,22 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax.distillation import pkt_loss
+from kdjax.distillation import rkd_loss
 from kdjax.distillation import soft_target_loss
+from kdjax.distillation import sp_loss
+from kdjax.objectives._contrastive import crd
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._relations import cc
+from kdjax.objectives._relations import crd_in_batch
+from kdjax.objectives._relations import irg
+from kdjax.objectives._relations import itrd
+from kdjax.objectives._relations import select_last_stage
 from kdjax.objectives._select import Selector
+from kdjax.objectives._select import select_embeddings
 from kdjax.objectives._select import select_logits
 from kdjax.objectives._select import select_supervised
 from kdjax.ops._cross_entropy import cross_entropy
@@ -179,4 +190,20 @@ _MDISTILLER = "mdistiller, configs/cifar100"
 PRESETS: dict[str, Preset] = {
   "scratch": Preset(None, source="cross-entropy alone"),
   "kd": Preset(None, cross_entropy=0.1, kd=0.9, source=_REPDISTILLER),
+  "rkd": Preset(
+    lift(rkd_loss, select_embeddings, distance_weight=25.0, angle_weight=50.0),
+    source=_REPDISTILLER,
+  ),
+  "pkt": Preset(
+    lift(pkt_loss, select_embeddings), 30000.0, source=_REPDISTILLER
+  ),
+  "cc": Preset(
+    functools.partial(cc, form="adjacent"), 0.02, source=_REPDISTILLER
+  ),
+  "sp": Preset(lift(sp_loss, select_last_stage), 3000.0, source=_REPDISTILLER),
+  "irg": Preset(irg, source="Knowledge-Distillation-Zoo, train_kd.py"),
+  "itrd": Preset(itrd, source="ITRD, train_student.py"),
+  "crd": Preset(crd, 0.8, source=_REPDISTILLER),
+  "crd+kd": Preset(crd, 0.8, kd=1.0, source=_REPDISTILLER),
+  "crd_in_batch": Preset(crd_in_batch, source="none published"),
 }
