@@ -6,6 +6,7 @@ shifts are pure functions on image batches, to be used inside jit. What needs
 scikit-learn, tfds or grain imports it when it is called.
 """
 
+from kdjax.data._augmentation import augment_examples
 from kdjax.data._augmentation import channel_statistics
 from kdjax.data._augmentation import cutout
 from kdjax.data._augmentation import mixup
@@ -28,18 +29,24 @@ from kdjax.data._sources import few_per_class
 from kdjax.data._sources import split
 from kdjax.data._sources import subset
 from kdjax.data._sources import without_classes
+from kdjax.data._teacher_cache import TeacherCache
+from kdjax.data._teacher_cache import fingerprint
+from kdjax.data._teacher_cache import write_teacher_cache
 
 __all__ = (
   "ArraySource",
   "BatchIterator",
   "Source",
+  "TeacherCache",
   "as_arrays",
+  "augment_examples",
   "batches",
   "blend_noise",
   "channel_statistics",
   "cutout",
   "digits",
   "few_per_class",
+  "fingerprint",
   "invert",
   "load",
   "mixup",
@@ -52,4 +59,5 @@ __all__ = (
   "subset",
   "tfds_source",
   "without_classes",
+  "write_teacher_cache",
 )

@@ -4,6 +4,9 @@ They keep shape and dtype, draw for every image on its own unless the paper
 does not, and never loop in Python.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +18,50 @@ from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
+
+
+def augment_examples(
+  augment: Callable[[Any, Any], Any],
+  images: Any,
+  index: Any,
+  seed: ArrayLike,
+) -> Any:
+  """Augments each example by its index and a seed alone.
+
+  The same example and seed give the same view in any batch, at any place of it
+  and on any number of devices: so a teacher's outputs can be kept and still
+  belong to what the student sees (:func:`write_teacher_cache`). What mixes the
+  examples of a batch, as :func:`mixup` does, cannot be had this way: each is a
+  batch of its own here.
+
+  Args:
+    augment: `(key, images) -> images`, of any batch size.
+    images: [batch, ...].
+    index: int [batch], the example's place in the data set.
+    seed: of the pass over the data, such as the epoch; may be traced.
+
+  Returns:
+    [batch, ...], what `augment` makes of each image.
+
+  Examples:
+    >>> images = jnp.arange(32.0).reshape(2, 4, 4, 1)
+    >>> views = augment_examples(random_crop, images, jnp.array([7, 3]), 0)
+    >>> alone = augment_examples(random_crop, images[1:], jnp.array([3]), 0)
+    >>> bool((views[1:] == alone).all())
+    True
+
+  References:
+    Shen and Xing, `A fast knowledge distillation framework for visual
+    recognition <https://arxiv.org/abs/2112.01528>`_, 2021, which keeps each
+    view's parameters instead; `jax.random.fold_in
+    <https://docs.jax.dev/en/latest/_autosummary/jax.random.fold_in.html>`_.
+  """
+  key = jax.random.key(seed)
+
+  def one(image: Array, place: Array) -> Array:
+    return augment(jax.random.fold_in(key, place), image[None])[0]
+
+  return jax.vmap(one)(jnp.asarray(images), jnp.asarray(index))
 
 
 @validate

@@ -1,0 +1,209 @@
+"""The cache serves the teacher's words on the very views, or refuses."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.data import ArraySource
+from kdjax.data import TeacherCache
+from kdjax.data import augment_examples
+from kdjax.data import fingerprint
+from kdjax.data import random_crop
+from kdjax.data import random_flip
+from kdjax.data import write_teacher_cache
+
+SIZE, CLASSES = 50, 7
+rng = np.random.default_rng(0)
+IMAGES = rng.integers(0, 256, (SIZE, 4, 4, 1)).astype(np.uint8)
+SOURCE = ArraySource(IMAGES, np.arange(SIZE) % CLASSES)
+VARIABLES = {"kernel": jnp.asarray(rng.normal(size=(16, CLASSES)), jnp.float32)}
+
+
+def teacher(variables, images):
+  rows = images.reshape(len(images), -1).astype(jnp.float32) / 100
+  return rows @ variables["kernel"]
+
+
+def augment(key, images):
+  first, second = jax.random.split(key)
+  return random_flip(first, random_crop(second, images, padding=1))
+
+
+@jax.jit
+def see(images, index, seed):
+  return augment_examples(augment, images, index, seed)
+
+
+def write(path, source=SOURCE, variables=VARIABLES, **options):
+  options = {
+    "dataset": "random/train",
+    "augment": augment,
+    "batch_size": 8,
+    "shard_size": 20,
+  } | options
+  return write_teacher_cache(path, source, teacher, variables, **options)
+
+
+def batch(*index):
+  index = np.array(index)
+  return {"index": index, "image": IMAGES[index]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Two seeds, in three shards each; tests must not change it."""
+  path = tmp_path_factory.mktemp("cache")
+  for seed in (0, 3):
+    write(path, seed=seed)
+  return path
+
+
+def test_float32_is_what_the_teacher_says_of_each_view(folder):
+  options = {"dataset": "random/train", "teacher": fingerprint(VARIABLES)}
+  cache = TeacherCache(folder, augment=augment, num_classes=CLASSES, **options)
+  index = np.array([49, 0, 21, 0, 19, 20])
+  said = {}
+  for seed in (0, 3):
+    images = jnp.asarray(IMAGES[index])
+    views = see(images, jnp.asarray(index), seed)
+    said[seed] = cache.attach(batch(*index), seed=seed)["teacher"]["logits"]
+    np.testing.assert_allclose(
+      said[seed], teacher(VARIABLES, views), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_array_equal(
+      said[seed], cache.lookup(index, seed)["logits"]
+    )
+  assert said[0].dtype == np.float32
+  assert np.any(said[0] != said[3])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_likeliest_classes_and_the_rest(tmp_path, dtype):
+  options = {"augment": None, "batch_size": 50, "shard_size": 50}
+  cache = write(tmp_path, k=2, dtype=dtype, **options)
+  top = cache.lookup(np.arange(SIZE), 0)
+  logits = np.asarray(teacher(VARIABLES, jnp.asarray(IMAGES)))
+  order = np.argsort(-logits, -1)
+  np.testing.assert_array_equal(top["ids"], order[:, :2])
+  values = np.take_along_axis(logits, order, -1)
+  kept = values[:, :2].astype(jnp.dtype(dtype))
+  assert top["values"].dtype == kept.dtype
+  error = {"float16": 2e-3, "bfloat16": 1e-2, "float32": 1e-5}[dtype]
+  np.testing.assert_allclose(
+    top["values"].astype(float), kept.astype(float), rtol=error
+  )
+  rest = np.log(np.exp(values[:, 2:].astype(float)).sum(-1))
+  np.testing.assert_allclose(top["rest"], rest, rtol=1e-5, atol=1e-5)
+
+
+def test_a_view_depends_on_index_and_seed_alone():
+  index = jnp.array([5, 9, 5, 2])
+  images = jnp.asarray(IMAGES)[index]
+  views = see(images, index, 1)
+  np.testing.assert_array_equal(views[0], views[2])
+  for i in range(4):
+    row = jnp.array([i, i, i, 3 - i])
+    others = see(images[row], index[row], 1)
+    np.testing.assert_array_equal(views[i], others[0])
+  alone = see(images[1:2], index[1:2], 1)
+  np.testing.assert_array_equal(views[1], alone[0])
+  assert np.any(views != see(images, index, 2))
+
+
+def test_a_killed_write_loses_its_shard_and_says_where_it_resumes(tmp_path):
+  class Dying(ArraySource):
+    last = 30
+
+    def __getitem__(self, index):
+      seen.append(index)
+      if index > self.last:
+        raise RuntimeError("killed")
+      return super().__getitem__(index)
+
+  seen, progress = [], []
+  source = Dying(SOURCE.images, SOURCE.labels)
+  with pytest.raises(RuntimeError, match="killed"):
+    write(tmp_path, source)
+  with pytest.raises(FileNotFoundError, match="1 of 3 shards of augmentation"):
+    TeacherCache(tmp_path, augment=augment).lookup([0], 0)
+  Dying.last, seen = SIZE, []
+  cache = write(tmp_path, source, progress=lambda *pair: progress.append(pair))
+  assert progress == [(20, 50), (40, 50), (50, 50)]
+  assert sorted(set(seen)) == [0, *range(20, 50)]  # 0 tells the shape
+  assert cache.attach(batch(7, 45), seed=0)["teacher"]["logits"].shape == (2, 7)
+  write(tmp_path, source, progress=lambda *pair: progress.append(pair))
+  assert progress[-1] == (50, 50)
+
+
+def test_a_wrong_image_is_refused(folder):
+  cache = TeacherCache(folder, augment=augment)
+  shuffled = batch(4, 5, 6) | {"index": np.array([4, 6, 5])}
+  with pytest.raises(
+    ValueError, match=r"record of example 6.*image 0x.*\(2 of 3"
+  ):
+    cache.attach(shuffled, seed=0)
+  with pytest.raises(
+    ValueError, match=r"\(4, 4, 1\) float32; expected .*uint8"
+  ):
+    cache.attach(
+      {"index": np.arange(1), "image": np.zeros((1, 4, 4, 1), np.float32)},
+      seed=0,
+    )
+
+
+def test_a_record_in_the_wrong_place_is_refused(folder, tmp_path):
+  def swapped(name, source, target):
+    path = tmp_path / name
+    shutil.copytree(folder, path)
+    shutil.copy(source, path / target)
+    return TeacherCache(path, augment=augment)
+
+  shard = "seed0-00000-of-00003.array_record"
+  other_seed = folder / "seed3-00000-of-00003.array_record"
+  with pytest.raises(ValueError, match="seed 0, has seed 3; expected 0"):
+    swapped("seed", other_seed, shard).lookup([5], 0)
+  next_shard = folder / "seed0-00001-of-00003.array_record"
+  with pytest.raises(ValueError, match="has index 25; expected 5"):
+    swapped("index", next_shard, shard).lookup([5], 0)
+  write(tmp_path / "other", variables={"kernel": -VARIABLES["kernel"]})
+  with pytest.raises(ValueError, match="example 5, seed 0, has cache 0x"):
+    swapped("cache", tmp_path / "other" / shard, shard).lookup([5], 0)
+  write(tmp_path / "top", k=2)
+  with pytest.raises(ValueError, match="has 52 bytes; expected 60"):
+    swapped("bytes", tmp_path / "top" / shard, shard).lookup([5], 0)
+
+
+def test_another_cache_is_refused(folder, tmp_path):
+  name = fingerprint(VARIABLES)
+  with pytest.raises(
+    ValueError, match=f"teacher is '{name}', expected 'abc'; num_classes is 7, "
+  ):
+    TeacherCache(folder, augment=augment, teacher="abc", num_classes=10)
+  with pytest.raises(ValueError, match="dataset is 'random/train', expected"):
+    TeacherCache(folder, augment=augment, dataset="random/test")
+  for wrong in (None, lambda key, x: random_crop(key, x, padding=1)):
+    with pytest.raises(ValueError, match="augmentation is not the one given"):
+      TeacherCache(folder, augment=wrong)
+  other = {"kernel": VARIABLES["kernel"].at[0, 0].add(1e-6)}
+  with pytest.raises(ValueError, match="another cache: teacher is"):
+    write(folder, variables=other, seed=1)
+  with pytest.raises(ValueError, match="k is None, expected 3; dtype is"):
+    write(folder, k=3, dtype="float16")
+  with pytest.raises(FileNotFoundError, match=r"no header\.json"):
+    TeacherCache(tmp_path)
+
+
+def test_what_is_not_there_is_said(folder, tmp_path):
+  cache = TeacherCache(folder, augment=augment)
+  with pytest.raises(ValueError, match=r"index spans -1 to 50; .* 0\.\.49"):
+    cache.lookup([-1, 50], 0)
+  with pytest.raises(FileNotFoundError, match=r"0 of 3 shards .* seed 1"):
+    cache.lookup([0], 1)
+  with pytest.raises(ValueError, match="k is 7; expected 1 to 6"):
+    write(tmp_path, k=7)
+  large = {"kernel": 1e6 * VARIABLES["kernel"]}
+  with pytest.raises(ValueError, match="expected numbers that float16 holds"):
+    write(tmp_path, variables=large, dtype="float16")

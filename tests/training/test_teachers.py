@@ -1,0 +1,194 @@
+"""Online, cached and ensembled teachers are interchangeable in a step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from kdjax.data import ArraySource
+from kdjax.data import augment_examples
+from kdjax.data import random_flip
+from kdjax.data import write_teacher_cache
+from kdjax.metrics import agreement
+from kdjax.nets import MLP
+from kdjax.nets import Outputs
+from kdjax.objectives import select_logits
+from kdjax.objectives import stateless
+from kdjax.ops import kl_divergence
+from kdjax.training import CachedTeacher
+from kdjax.training import Model
+from kdjax.training import Variables
+from kdjax.training import distillation_loss
+from kdjax.training import ensemble
+from kdjax.training import epoch_plan
+from kdjax.training import from_nnx
+from kdjax.training import init_train_state
+from kdjax.training import make_eval_step
+from kdjax.training import make_train_step
+from kdjax.training import scan_epoch
+
+KEY = jax.random.key(0)
+SIZE, CLASSES, SHAPE = 12, 5, (4, 4, 1)
+IMAGES = np.asarray(jax.random.normal(jax.random.key(1), (SIZE, *SHAPE)))
+LABELS = np.arange(SIZE, dtype=np.int32) % CLASSES
+BATCH = {
+  "image": IMAGES,
+  "label": LABELS,
+  "index": np.arange(SIZE),
+  "mask": np.arange(SIZE) < 9,
+}
+
+
+def network(seed):
+  rngs = nnx.Rngs(seed)
+  return from_nnx(MLP(CLASSES, input_shape=SHAPE, hidden=(6,), rngs=rngs))
+
+
+def update(teacher, frozen, batch):
+  """What one step does, and what an evaluation says, with a teacher."""
+  objective = stateless(kl_divergence, temperature=2.0)
+  student, optimizer = network(0), optax.sgd(0.1)
+  forward = teacher.forward if isinstance(teacher, Model) else teacher
+  state = init_train_state(
+    KEY, student, objective, optimizer, batch["image"], teacher=teacher
+  )
+  loss_fn = distillation_loss(student.forward, objective, forward)
+  metrics = {"agreement": (agreement, select_logits)}
+  evaluate = make_eval_step(student.forward, metrics, forward)
+  step = make_train_step(loss_fn, optimizer)
+
+  @jax.jit
+  def run(state, frozen, batch):
+    state, metrics = step(state, frozen, batch, KEY)
+    return state.params, metrics, evaluate(state.student, frozen, batch)
+
+  return run(state, frozen, batch)
+
+
+def assert_equal(actual, expected, **tolerance):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected
+  )
+
+
+@pytest.fixture(scope="module")
+def online():
+  teacher = network(1)
+  return update(teacher, {"teacher": teacher.variables}, BATCH)
+
+
+def cache(path, **options):
+  teacher = network(1)
+
+  def answer(variables, images):
+    return teacher.forward(variables, images, train=False, key=None)[0].logits
+
+  return write_teacher_cache(
+    path,
+    ArraySource(IMAGES, LABELS),
+    answer,
+    teacher.variables,
+    dataset="random",
+    batch_size=SIZE,
+    **options,
+  )
+
+
+def test_a_float32_cache_gives_the_same_update(online, tmp_path):
+  batch = cache(tmp_path).attach(BATCH, seed=0)
+  assert_equal(update(CachedTeacher(CLASSES), {}, batch), online, rtol=1e-6)
+
+
+def test_the_same_augmentation_of_both(tmp_path):
+  view = jax.jit(lambda *args: augment_examples(random_flip, *args))
+  cached = cache(tmp_path, augment=random_flip, seed=3).attach(BATCH, seed=3)
+  images = view(IMAGES, BATCH["index"], 3)
+  assert np.any(images != IMAGES)
+  teacher = network(1)
+  assert_equal(
+    update(CachedTeacher(CLASSES), {}, cached | {"image": images}),
+    update(teacher, {"teacher": teacher.variables}, BATCH | {"image": images}),
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_an_ensemble_of_one_gives_the_same_update(online, average):
+  teacher = ensemble([network(1)], average=average, temperature=2.0)
+  actual = update(teacher, {"teacher": teacher.variables}, BATCH)
+  assert_equal(actual, online, rtol=1e-4, atol=1e-7)
+
+
+def test_likeliest_classes_keep_their_probabilities_and_the_rest(tmp_path):
+  batch = cache(tmp_path, k=2, dtype="float32").attach(BATCH, seed=0)
+  teacher = network(1)
+  logits = teacher.forward(teacher.variables, IMAGES, train=False, key=None)
+  exact = np.asarray(jax.nn.softmax(logits[0].logits))
+  spread = np.asarray(jax.nn.softmax(CachedTeacher(CLASSES)(batch).logits))
+  kept = np.take_along_axis(exact, batch["teacher"]["ids"], -1)
+  for row, whole, top in zip(spread, exact, kept, strict=True):
+    expected = np.full(CLASSES, (1 - top.sum()) / 3)
+    expected[np.argsort(-whole)[:2]] = top
+    np.testing.assert_allclose(row, expected, rtol=1e-5)
+  dropped = CachedTeacher(CLASSES, tail="drop")
+  assert (np.isneginf(dropped(batch).logits).sum(-1) == 3).all()
+  for teacher in (CachedTeacher(CLASSES), dropped):
+    params, _, _ = update(teacher, {}, batch)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def constant(logits):
+  def forward(variables, x, *, train, key):
+    return Outputs(variables.params, {"f0": x}, None), variables.state
+
+  return Model(forward, Variables(jnp.log(jnp.array([logits])), {}))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_both_means_in_numpy(temperature):
+  probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+  models = [constant(row) for row in probabilities]
+  soft = probabilities ** (1 / temperature)
+  soft /= soft.sum(-1, keepdims=True)
+  geometric = np.sqrt(soft[0] * soft[1])
+  for average, expected in (
+    ("probabilities", soft.mean(0)),
+    ("logits", geometric / geometric.sum()),
+  ):
+    model = ensemble(models, average=average, temperature=temperature)
+    outputs, _ = model.forward(model.variables, 0.0, train=False, key=None)
+    actual = jax.nn.softmax(outputs.logits[0] / temperature)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_a_cached_teacher_goes_through_an_epoch_on_the_device():
+  def step(state, frozen, batch, key):
+    logits = CachedTeacher(CLASSES)(batch).logits
+    return state + jnp.sum(logits[:, 0] * batch["mask"]), {}
+
+  logits = jnp.arange(SIZE * CLASSES, dtype=jnp.float16).reshape(SIZE, -1)
+  data = {"label": jnp.asarray(LABELS), "teacher": {"logits": logits}}
+  plan = epoch_plan(SIZE, 5, key=KEY)
+  total, _ = jax.jit(scan_epoch(step))(0.0, {}, data, plan, KEY)
+  assert total == logits[:, 0].astype(jnp.float32).sum()
+
+
+def test_errors():
+  forward = network(0).forward
+  for options in ({"augment": random_flip}, {"views": {"weak": random_flip}}):
+    with pytest.raises(ValueError, match=r"augment or views is given, but"):
+      distillation_loss(
+        forward, stateless(kl_divergence), CachedTeacher(5), **options
+      )
+  with pytest.raises(ValueError, match=r"batch has \['image'\]; expected 't"):
+    CachedTeacher(5)({"image": IMAGES})
+  with pytest.raises(ValueError, match=r"shape \(2, 4\); expected num_classes"):
+    CachedTeacher(5)({"teacher": {"logits": jnp.zeros((2, 4))}})
+  with pytest.raises(ValueError, match="tail is 'bucket'; expected one of"):
+    CachedTeacher(5, tail="bucket")
+  with pytest.raises(ValueError, match="models is empty"):
+    ensemble([])
+  with pytest.raises(ValueError, match="average is 'mean'; expected one of"):
+    ensemble([network(0)], average="mean")
