@@ -80,8 +80,10 @@ def hierarchical_context_loss(
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example. Published weight: 5 on CIFAR-100 (8 for ShuffleNet
-    V2), 1 on ImageNet, times the mean over the batch, summed over the stages.
+    One value an example. Published weight, times the mean over the batch and
+    summed over the stages: 5 for most CIFAR-100 pairs (0.6 for resnet56 to
+    20, 1 for resnet110 to 32, 8 for ShuffleNet V2), 1 on ImageNet (8 for
+    MobileNet).
 
   Raises:
     ValueError: if the shapes differ.

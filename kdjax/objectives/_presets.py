@@ -14,19 +14,29 @@ from kdjax.distillation import rkd_loss
 from kdjax.distillation import soft_target_loss
 from kdjax.distillation import sp_loss
 from kdjax.objectives._contrastive import crd
+from kdjax.objectives._factors import factor_transfer
+from kdjax.objectives._factors import factor_transfer_pretraining
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._regressors import ab
+from kdjax.objectives._regressors import fitnet
+from kdjax.objectives._regressors import ofd
 from kdjax.objectives._relations import cc
 from kdjax.objectives._relations import crd_in_batch
 from kdjax.objectives._relations import irg
 from kdjax.objectives._relations import itrd
 from kdjax.objectives._relations import select_last_stage
+from kdjax.objectives._review import review_kd
 from kdjax.objectives._select import Selector
 from kdjax.objectives._select import select_embeddings
 from kdjax.objectives._select import select_logits
 from kdjax.objectives._select import select_supervised
+from kdjax.objectives._stage_maps import at
+from kdjax.objectives._stage_maps import fsp
+from kdjax.objectives._stage_maps import kdsvd
+from kdjax.objectives._stage_maps import nst
 from kdjax.ops._cross_entropy import cross_entropy
 
 
@@ -190,6 +200,31 @@ _MDISTILLER = "mdistiller, configs/cifar100"
 PRESETS: dict[str, Preset] = {
   "scratch": Preset(None, source="cross-entropy alone"),
   "kd": Preset(None, cross_entropy=0.1, kd=0.9, source=_REPDISTILLER),
+  "fitnet": Preset(fitnet, 100.0, source=_REPDISTILLER),
+  "at": Preset(at, 1000.0, source=_REPDISTILLER),
+  "nst": Preset(nst, 50.0, source=_REPDISTILLER),
+  "fsp": Preset(
+    None,
+    initialization=fsp,
+    initialization_epochs=30,
+    source=_REPDISTILLER,
+  ),
+  "ab": Preset(
+    None,
+    initialization=ab,
+    initialization_epochs=30,
+    source=_REPDISTILLER,
+  ),
+  "ft": Preset(
+    functools.partial(factor_transfer, form="attention_maps"),
+    200.0,
+    initialization=factor_transfer_pretraining,
+    initialization_epochs=30,
+    source=_REPDISTILLER,
+  ),
+  "kdsvd": Preset(kdsvd, source=_MDISTILLER),
+  "ofd": Preset(ofd, 1e-3, source=_MDISTILLER),
+  "review_kd": Preset(review_kd, 5.0, warmup_epochs=20, source=_MDISTILLER),
   "rkd": Preset(
     lift(rkd_loss, select_embeddings, distance_weight=25.0, angle_weight=50.0),
     source=_REPDISTILLER,

@@ -11,7 +11,7 @@ from kdjax.ops._softmax import compute_dtype
 
 
 def adaptive_mean_pool(
-  maps: Float[Array, "batch height width channels"], size: tuple[int, int]
+  maps: Float[Array, "batch height width channels"], size: tuple[int, ...]
 ) -> Float[Array, "batch new_height new_width channels"]:
   """Averages over bins that cover the map, as `adaptive_avg_pool2d` does.
 
@@ -31,7 +31,7 @@ def adaptive_mean_pool(
 
 
 def nearest_resize(
-  maps: Float[Array, "batch height width channels"], size: tuple[int, int]
+  maps: Float[Array, "batch height width channels"], size: tuple[int, ...]
 ) -> Float[Array, "batch new_height new_width channels"]:
   """Picks the position `floor(i old / new)`, as `interpolate` does.
 

@@ -1,0 +1,196 @@
+"""Factor transfer: paraphrases of the teacher, translations of the student."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from kdjax.distillation import factor_transfer_loss
+from kdjax.distillation import hint_loss
+from kdjax.nets import Outputs
+from kdjax.nets import _layers
+from kdjax.objectives._modular import modular
+from kdjax.objectives._objective import Objective
+from kdjax.objectives._stage_maps import select_stages
+from kdjax.objectives._stage_maps import to_smaller
+
+
+def factor_transfer(
+  *,
+  rate: float = 0.5,
+  form: str = "factors",
+  axis_name: str | None = None,
+) -> Objective:
+  """Factor transfer (FT): the student's factors follow the teacher's.
+
+  The :func:`kdjax.distillation.factor_transfer_loss` between the paraphraser's
+  factor of the teacher's last stage and the translator's of the student's.
+  Both are three 3x3 convolutions with LeakyReLU(0.1); the translator has
+  batch normalization. The paraphraser is frozen: it is a copy in the state,
+  which :func:`factor_transfer_pretraining` makes.
+
+  Args:
+    rate: channels of the factor for each channel of the teacher.
+    form: "factors", the paper's loss, or "attention_maps", RepDistiller's.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    An objective; its published weight is 200 for RepDistiller's form and 1000
+    for the paper's (torchdistill).
+
+  References:
+    Kim, Park and Kwak, `Paraphrasing complex network: network compression via
+    factor transfer <https://arxiv.org/abs/1802.04977>`_, 2018, as in
+    `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+
+  def loss(
+    factors: Any, student: Outputs, teacher: Outputs, batch: Any
+  ) -> Array:
+    del batch
+    ours, theirs = _last_stage(student, teacher)
+    pair = to_smaller(factors.translator(ours), factors.frozen_factor(theirs))
+    return factor_transfer_loss(*pair, form=form)
+
+  return modular(_build(rate, axis_name), loss, axis_name=axis_name)
+
+
+def factor_transfer_pretraining(
+  *, rate: float = 0.5, axis_name: str | None = None
+) -> Objective:
+  """Stage one of factor transfer: the paraphraser learns to reconstruct.
+
+  The mean squared error of the teacher's last stage after the encoder and a
+  decoder of three transposed 3x3 convolutions. Its parameters and state have
+  the form of :func:`factor_transfer`'s and are that objective's start.
+
+  Args:
+    rate: channels of the factor for each channel of the teacher.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    An objective; RepDistiller runs it for 30 epochs with a learning rate of
+    0.01 for ResNets. The student gets no gradient.
+
+  References:
+    Kim, Park and Kwak, `Paraphrasing complex network: network compression via
+    factor transfer <https://arxiv.org/abs/1802.04977>`_, 2018, as in
+    `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+
+  def loss(
+    factors: Any, student: Outputs, teacher: Outputs, batch: Any
+  ) -> Array:
+    del batch
+    _, theirs = _last_stage(student, teacher)
+    theirs = jax.lax.stop_gradient(theirs)
+    factors.freeze()
+    return hint_loss(factors.paraphraser.reconstruct(theirs), theirs)
+
+  return modular(_build(rate, axis_name), loss, axis_name=axis_name)
+
+
+class _Frozen(nnx.Variable):
+  """A parameter that is no longer trained, and no longer decayed."""
+
+
+class _Factors(nnx.Module):
+  """The translator, the paraphraser and the frozen copy of its encoder."""
+
+  def __init__(
+    self,
+    student_width: int,
+    teacher_width: int,
+    factor_width: int,
+    *,
+    axis_name: str | None,
+    rngs: nnx.Rngs,
+  ):
+    self.translator = _Coder(
+      [student_width, student_width, factor_width, factor_width],
+      axis_name=axis_name,
+      norm=True,
+      rngs=rngs,
+    )
+    self.paraphraser = _Paraphraser(teacher_width, factor_width, rngs=rngs)
+    self.frozen = nnx.List([_Frozen(x) for x in self._encoder()])
+
+  def freeze(self) -> None:
+    """Copies the encoder as it is now."""
+    for frozen, value in zip(self.frozen, self._encoder(), strict=True):
+      frozen[...] = jax.lax.stop_gradient(value)
+
+  def frozen_factor(self, x: Array) -> Array:
+    """The factor by the encoder as it was copied last."""
+    graph, params = nnx.split(self.paraphraser.encoder)
+    treedef = jax.tree.structure(params)
+    values = [frozen[...] for frozen in self.frozen]
+    return nnx.merge(graph, jax.tree.unflatten(treedef, values))(x)
+
+  def _encoder(self) -> list[Array]:
+    return jax.tree.leaves(nnx.state(self.paraphraser.encoder))
+
+
+class _Paraphraser(nnx.Module):
+  """An autoencoder of the teacher's features; the code is the factor."""
+
+  def __init__(self, width: int, factor_width: int, *, rngs: nnx.Rngs):
+    self.encoder = _Coder([width, width, factor_width, factor_width], rngs=rngs)
+    # With stride 1 a transposed convolution is a convolution.
+    self.decoder = _Coder([factor_width, factor_width, width, width], rngs=rngs)
+
+  def reconstruct(self, x: Array) -> Array:
+    return self.decoder(self.encoder(x))
+
+
+class _Coder(nnx.Module):
+  """3x3 convolutions, each with LeakyReLU(0.1) behind it."""
+
+  def __init__(
+    self,
+    widths: Sequence[int],
+    *,
+    rngs: nnx.Rngs,
+    axis_name: str | None = None,
+    norm: bool = False,
+  ):
+    def layer(inputs: int, outputs: int) -> Any:
+      options: dict[str, Any] = {
+        "kernel_init": _layers.TORCH_DEFAULT,
+        "dtype": jnp.float32,
+        "rngs": rngs,
+      }
+      if norm:
+        return _layers.ConvNorm(
+          inputs, outputs, 3, axis_name=axis_name, **options
+        )
+      return _layers.convolution(inputs, outputs, 3, use_bias=True, **options)
+
+    self.layers = nnx.List(map(layer, widths[:-1], widths[1:]))
+
+  def __call__(self, x: Array) -> Array:
+    for layer in self.layers:
+      x = nnx.leaky_relu(layer(x), 0.1)
+    return x
+
+
+def _last_stage(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
+  ours, theirs = select_stages(student, teacher)
+  return ours[-1], theirs[-1]
+
+
+def _build(rate: float, axis_name: str | None) -> Any:
+  def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
+    ours, theirs = jax.eval_shape(_last_stage, student, teacher)
+    return _Factors(
+      ours.shape[-1],
+      theirs.shape[-1],
+      max(1, int(rate * theirs.shape[-1])),
+      axis_name=axis_name,
+      rngs=rngs,
+    )
+
+  return build

@@ -1,0 +1,272 @@
+"""Students whose maps are brought to the teacher's shape by a convolution."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax.distillation import ab_loss
+from kdjax.distillation import hint_loss
+from kdjax.distillation import ofd_loss
+from kdjax.distillation import ofd_margin
+from kdjax.nets import Outputs
+from kdjax.nets import _layers
+from kdjax.objectives._modular import modular
+from kdjax.objectives._objective import Objective
+from kdjax.objectives._stage_maps import field_of
+from kdjax.objectives._stage_maps import maps_of
+from kdjax.objectives._stage_maps import select_stages
+from kdjax.objectives._stages import matched_stages
+from kdjax.ops._resizing import adaptive_mean_pool
+
+_select_preactivations = functools.partial(
+  select_stages, student_side="preactivations", teacher_side="preactivations"
+)
+
+
+def fitnet(
+  *,
+  features: tuple[str, str] | None = None,
+  axis_name: str | None = None,
+) -> Objective:
+  """Hint learning (FitNets): a regressor between two middle layers.
+
+  The :func:`kdjax.distillation.hint_loss` of the teacher's map and the
+  student's, which goes through a convolution to the teacher's size and width,
+  batch normalization and ReLU. The convolution is 3x3 of stride 2 for a
+  student's map of twice the teacher's size, a transposed 4x4 of stride 2 for
+  one of half the size, and otherwise one without padding whose size takes the
+  difference.
+
+  Args:
+    features: the names of the student's and of the teacher's feature; without
+      it the second stage, as in RepDistiller and mdistiller.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    An objective; its published weight is 100. In the paper it prepares the
+    student in a stage of its own; RepDistiller adds it to the cross-entropy.
+
+  Raises:
+    ValueError: from `init`, if the teacher's map is larger than the student's
+      but not twice as large.
+
+  References:
+    Romero et al., `FitNets: hints for thin deep nets
+    <https://arxiv.org/abs/1412.6550>`_, 2015, as in `RepDistiller
+    <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+
+  def select(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
+    stages = matched_stages(student, teacher)
+    ours, theirs = features or stages[min(1, len(stages) - 1)]
+    (hinted,) = maps_of("student", student, "features", [ours])
+    (hint,) = maps_of("teacher", teacher, "features", [theirs])
+    return hinted, hint
+
+  def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
+    hinted, hint = jax.eval_shape(select, student, teacher)
+    return Regressor(hinted.shape, hint.shape, axis_name=axis_name, rngs=rngs)
+
+  def loss(
+    regressor: Any, student: Outputs, teacher: Outputs, batch: Any
+  ) -> Array:
+    del batch
+    hinted, hint = select(student, teacher)
+    return hint_loss(nnx.relu(regressor(hinted)), hint)
+
+  return modular(build, loss, axis_name=axis_name)
+
+
+def ab(*, margin: ArrayLike = 1.0, axis_name: str | None = None) -> Objective:
+  r"""Activation boundaries (AB) over all stages, of pre-activations.
+
+  .. math::
+    \ell = \sum_{i=0}^{n-1} 2^{i - n + 1} \ell_i
+
+  with the :func:`kdjax.distillation.ab_loss` of each stage without the stem.
+  A student's map of another size or width goes through :func:`fitnet`'s
+  convolution and batch normalization, without ReLU. It prepares the student
+  in a stage of its own, before the training on labels.
+
+  Args:
+    margin: how far the student's pre-activations are pushed beyond 0.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    An objective; its published weight is 1, for 30 epochs. RepDistiller keeps
+    the student's batch statistics fixed meanwhile.
+
+  Raises:
+    ValueError: from `init`, if a network returns no pre-activations, or a
+      teacher's map is larger than the student's but not twice as large.
+
+  References:
+    Heo et al., `Knowledge transfer via distillation of activation boundaries
+    formed by hidden neurons <https://arxiv.org/abs/1811.03233>`_, 2019, as in
+    `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+
+  def connect(ours: Any, theirs: Any, rngs: nnx.Rngs) -> Any:
+    if ours.shape == theirs.shape:
+      return _Identity()
+    return Regressor(ours.shape, theirs.shape, axis_name=axis_name, rngs=rngs)
+
+  def loss(
+    connectors: Any,
+    student: Outputs,
+    teacher: Outputs,
+    batch: Any,
+    *,
+    margin: ArrayLike,
+  ) -> Array:
+    del batch
+    stages = _connected(connectors, student, teacher)
+    return _deepest_first(
+      [ab_loss(ours, theirs, margin=margin) for ours, theirs in stages]
+    )
+
+  build = _connectors(connect)
+  return modular(build, loss, axis_name=axis_name, margin=margin)
+
+
+def ofd(*, axis_name: str | None = None) -> Objective:
+  r"""Overhaul of feature distillation (OFD) over all stages.
+
+  .. math::
+    \ell = \sum_{i=0}^{n-1} 2^{i - n + 1} \ell_i
+
+  with the :func:`kdjax.distillation.ofd_loss` of each stage's pre-activations,
+  without the stem. The student's go through a 1x1 convolution and batch
+  normalization; the teacher's are averaged to the student's size; the margins
+  come from the teacher's last batch normalization of each stage.
+
+  Args:
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    An objective; its published weight is 1e-3 on CIFAR-100 and 1e-4 on
+    ImageNet. The authors run the teacher with the statistics of the batch;
+    that is up to the teacher's `forward`.
+
+  Raises:
+    ValueError: if a network returns no pre-activations, or the teacher no
+      normalizations.
+
+  References:
+    Heo et al., `A comprehensive overhaul of feature distillation
+    <https://arxiv.org/abs/1904.01866>`_, 2019, as in `mdistiller
+    <https://github.com/megvii-research/mdistiller>`_.
+  """
+
+  def connect(ours: Any, theirs: Any, rngs: nnx.Rngs) -> Any:
+    return _layers.ConvNorm(
+      ours.shape[-1],
+      theirs.shape[-1],
+      1,
+      dtype=jnp.float32,
+      axis_name=axis_name,
+      rngs=rngs,
+    )
+
+  def loss(
+    connectors: Any, student: Outputs, teacher: Outputs, batch: Any
+  ) -> Array:
+    del batch
+    normalizations = field_of("teacher", teacher, "normalizations")
+    names = [name for _, name in matched_stages(student, teacher)]
+    stages = _connected(connectors, student, teacher)
+    return _deepest_first(
+      [
+        ofd_loss(
+          ours,
+          adaptive_mean_pool(theirs, ours.shape[1:3]),
+          ofd_margin(*normalizations[name]),
+        )
+        for name, (ours, theirs) in zip(names, stages, strict=True)
+      ]
+    )
+
+  return modular(_connectors(connect), loss, axis_name=axis_name)
+
+
+class Regressor(nnx.Module):
+  """A convolution from one map's size and width to another's, and its norm."""
+
+  def __init__(
+    self,
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    *,
+    axis_name: str | None,
+    rngs: nnx.Rngs,
+  ):
+    old, new = inputs[1:3], outputs[1:3]
+    options: dict[str, Any] = {
+      "use_bias": False,  # batch normalization takes it away
+      "kernel_init": _layers.TORCH_DEFAULT,
+      "rngs": rngs,
+    }
+    widths = inputs[-1], outputs[-1]
+    if old == tuple(2 * size for size in new):
+      self.convolution = nnx.Conv(
+        *widths, (3, 3), strides=2, padding=1, **options
+      )
+    elif tuple(2 * size for size in old) == new:
+      self.convolution = nnx.ConvTranspose(
+        *widths, (4, 4), strides=2, **options
+      )
+    elif all(a >= b for a, b in zip(old, new, strict=True)):
+      size = tuple(1 + a - b for a, b in zip(old, new, strict=True))
+      self.convolution = nnx.Conv(*widths, size, padding="VALID", **options)
+    else:
+      raise ValueError(
+        f"student has a map of {old} and teacher one of {new}; expected the "
+        "teacher's to be at most as large, or exactly twice as large."
+      )
+    self.norm = _layers.batch_norm(
+      outputs[-1], dtype=jnp.float32, axis_name=axis_name, rngs=rngs
+    )
+
+  def __call__(self, x: Array) -> Array:
+    return self.norm(self.convolution(x))
+
+
+class _Identity(nnx.Module):
+  """What connects maps of one shape."""
+
+  def __call__(self, x: Array) -> Array:
+    return x
+
+
+def _connectors(connect: Callable[..., Any]) -> Callable[..., nnx.Module]:
+  """A builder of one connector for each stage."""
+
+  def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
+    ours, theirs = jax.eval_shape(_select_preactivations, student, teacher)
+    return nnx.List(
+      [connect(a, b, rngs) for a, b in zip(ours, theirs, strict=True)]
+    )
+
+  return build
+
+
+def _connected(
+  connectors: Any, student: Outputs, teacher: Outputs
+) -> list[tuple[Array, Array]]:
+  """The connected student's and the teacher's pre-activations."""
+  stages = zip(
+    connectors, *_select_preactivations(student, teacher), strict=True
+  )
+  return [(connect(ours), theirs) for connect, ours, theirs in stages]
+
+
+def _deepest_first(losses: list[Array]) -> Any:
+  """The sum over stages, of which each weighs half of the next."""
+  depth = len(losses) - 1
+  return sum(2.0 ** (i - depth) * loss for i, loss in enumerate(losses))

@@ -1,0 +1,193 @@
+"""The maps that two networks are compared by, and losses that need no more."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax.distillation import at_loss
+from kdjax.distillation import fsp_loss
+from kdjax.distillation import kdsvd_loss
+from kdjax.distillation import nst_loss
+from kdjax.nets import Outputs
+from kdjax.objectives._objective import Objective
+from kdjax.objectives._objective import stateless
+from kdjax.objectives._stages import as_map
+from kdjax.objectives._stages import matched_stages
+from kdjax.ops._resizing import adaptive_mean_pool
+
+
+def at(
+  *,
+  power: ArrayLike = 2.0,
+  form: str = "mean",
+  axis_name: str | None = None,
+) -> Objective:
+  """Attention transfer (AT) over all stages.
+
+  Each stage's :func:`kdjax.distillation.at_loss`, summed over the stages
+  without the stem. Of maps of unequal size the larger is averaged to the
+  smaller, over overlapping bins where one does not divide the other.
+
+  Args:
+    power: the exponent of the channel statistics.
+    form: "mean" as in the authors' code, or "norm" as in the paper.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    An objective; its published weight is 1000.
+
+  References:
+    Zagoruyko and Komodakis, `Paying more attention to attention
+    <https://arxiv.org/abs/1612.03928>`_, 2017, as in `RepDistiller
+    <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+  loss = _summed(functools.partial(at_loss, form=form))
+  return stateless(loss, select_stages, axis_name=axis_name, power=power)
+
+
+def nst(*, axis_name: str | None = None) -> Objective:
+  """Neuron selectivity transfer (NST) over all stages.
+
+  Each stage's :func:`kdjax.distillation.nst_loss`, summed over the stages
+  without the stem. Of maps of unequal size the larger is averaged to the
+  smaller.
+
+  Args:
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    An objective; its published weight is 50.
+
+  References:
+    Huang and Wang, `Like what you like: knowledge distill via neuron
+    selectivity transfer <https://arxiv.org/abs/1707.01219>`_, 2017, as in
+    `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+  return stateless(_summed(nst_loss), select_stages, axis_name=axis_name)
+
+
+def fsp(*, axis_name: str | None = None) -> Objective:
+  """Flow of solution procedure (FSP) over all consecutive stages.
+
+  The :func:`kdjax.distillation.fsp_loss` of each stage and the next, from the
+  stem on, summed. It prepares the student in a stage of its own, before the
+  training on labels; the widths of student and teacher must be equal.
+
+  Args:
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    An objective; its published weight is 1, for 30 epochs.
+
+  References:
+    Yim et al., `A gift from knowledge distillation
+    <https://doi.org/10.1109/CVPR.2017.754>`_, 2017, as in `RepDistiller
+    <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+
+  def loss(student: Sequence[Array], teacher: Sequence[Array]) -> Any:
+    if len(student) < 2:
+      raise ValueError(
+        "fsp: student and teacher share one feature; expected two or more."
+      )
+    pairs = zip(
+      itertools.pairwise(student), itertools.pairwise(teacher), strict=True
+    )
+    return sum(fsp_loss(*pair) for pair in pairs)
+
+  select = functools.partial(select_stages, stem=True)
+  return stateless(loss, select, axis_name=axis_name)
+
+
+def kdsvd(*, k: int = 1, axis_name: str | None = None) -> Objective:
+  """Distillation by singular value decomposition (KD-SVD) over all stages.
+
+  The :func:`kdjax.distillation.kdsvd_loss` of the stages without the stem. The
+  widths of student and teacher must be equal.
+
+  Args:
+    k: how many singular vectors.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    An objective; its published weight is 1.
+
+  References:
+    Lee, Kim and Song, `Self-supervised knowledge distillation using singular
+    value decomposition <https://arxiv.org/abs/1807.06819>`_, 2018, as in
+    `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+  loss = functools.partial(kdsvd_loss, k=k)
+  return stateless(loss, select_stages, axis_name=axis_name)
+
+
+def select_stages(
+  student: Outputs,
+  teacher: Outputs,
+  batch: Any = None,
+  *,
+  student_side: str = "features",
+  teacher_side: str = "features",
+  stem: bool = False,
+) -> tuple[list[Array], list[Array]]:
+  """Selects the maps of the stages that belong together, as two lists.
+
+  The sides are names of fields of `Outputs`, such as "preactivations".
+  """
+  del batch
+  names = matched_stages(student, teacher)
+  if stem:
+    first = min(student.features), min(teacher.features)
+    names = names if names[0] == first else [first, *names]
+  ours, theirs = zip(*names, strict=True)
+  return (
+    maps_of("student", student, student_side, ours),
+    maps_of("teacher", teacher, teacher_side, theirs),
+  )
+
+
+def maps_of(
+  role: str, outputs: Outputs, side: str, names: Sequence[str]
+) -> list[Array]:
+  """Some of a network's features or pre-activations, as maps."""
+  return [as_map(field_of(role, outputs, side)[name]) for name in names]
+
+
+def field_of(role: str, outputs: Outputs, side: str) -> Any:
+  """A field of a network's outputs, or a word on why there is none."""
+  values = getattr(outputs, side)
+  if values is None:
+    raise ValueError(
+      f"{role} has no {side}; expected a network that returns some."
+    )
+  return values
+
+
+def to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
+  """Averages the larger of two maps to the size of the smaller."""
+  ours, theirs = student.shape[1:3], teacher.shape[1:3]
+  size = min(ours, theirs, key=lambda size: size[0] * size[1])
+  if any(
+    a < b for maps in (ours, theirs) for a, b in zip(maps, size, strict=True)
+  ):
+    raise ValueError(
+      f"student has a map of {ours} and teacher one of {theirs}; expected one "
+      "to be at most as high and as wide as the other."
+    )
+  return adaptive_mean_pool(student, size), adaptive_mean_pool(teacher, size)
+
+
+def _summed(loss: Callable[..., Array]) -> Callable[..., Any]:
+  """The sum over stages of a loss of two maps of one size."""
+
+  def total(
+    student: Sequence[Array], teacher: Sequence[Array], **options: ArrayLike
+  ) -> Any:
+    pairs = zip(student, teacher, strict=True)
+    return sum(loss(*to_smaller(*pair), **options) for pair in pairs)
+
+  return total
