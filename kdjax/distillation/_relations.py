@@ -91,17 +91,20 @@ def rkd_loss(
 
   # Recomputed in the backward pass: only the distances are kept.
   @jax.checkpoint
-  def at_anchor(anchors: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+  def at_anchor(
+    anchors: tuple[Array, Array, Array],
+  ) -> tuple[Array, Array, Array]:
+    *points, others = anchors
     (student_distances, student_cosines), (teacher_distances, cosines) = (
-      _relations_at(anchor, rows.whole, pair.columns)
-      for anchor, rows in zip(anchors, (student, teacher), strict=True)
+      _relations_at(point, rows.whole, others)
+      for point, rows in zip(points, (student, teacher), strict=True)
     )
     angles = jnp.sum(_huber(student_cosines - cosines))
     return student_distances, teacher_distances, angles
 
   student_distances, teacher_distances, angles = jax.lax.map(
     at_anchor,
-    (student.local, teacher.local),
+    (student.local, teacher.local, pair.counted & ~pair.diagonal),
     batch_size=min(_ANCHORS_AT_ONCE, student.local.shape[0]),
   )
 
@@ -126,10 +129,14 @@ def rkd_loss(
 def _relations_at(
   anchor: Float[Array, " dims"],
   rows: Float[Array, "whole dims"],
-  counted: Bool[Array, " whole"],
+  others: Bool[Array, " whole"],
 ) -> tuple[Float[Array, " whole"], Float[Array, "whole whole"]]:
-  """Returns distances from an anchor and the cosines of angles there."""
-  gaps = jnp.where(counted[:, None], rows - anchor[None], 0.0)
+  """Returns distances from an anchor and the cosines of angles there.
+
+  The anchor itself is told by its place: compiled, its distance may be a
+  rounding error, which has a direction.
+  """
+  gaps = jnp.where(others[:, None], rows - anchor[None], 0.0)
   distances = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(gaps), -1), 1e-12))
   gaps = directions(gaps)
   return distances, jnp.matmul(gaps, gaps.T, precision="highest")

@@ -261,7 +261,8 @@ def test_views_reach_student_and_teacher_with_the_key_of_the_augmentation():
       "taught": teacher.views["strong"].logits,
       "calls": student.views["strong"].features["count"],
     }
-    return jnp.sum(student.logits), state, seen
+    pairs = {name: (value, jnp.ones(3)) for name, value in seen.items()}
+    return jnp.sum(student.logits), state, pairs
 
   def augment(key, images):
     return images + jax.random.uniform(key)
@@ -280,6 +281,7 @@ def test_views_reach_student_and_teacher_with_the_key_of_the_augmentation():
   _, (state, seen) = loss_fn(
     params, state, frozen, {"image": images}, jax.random.key(0)
   )
+  seen = {name: value for name, (value, _) in seen.items()}
   np.testing.assert_array_equal(seen["strong"], -seen["weak"])
   np.testing.assert_array_equal(seen["taught"], -5 * seen["weak"])
   assert seen["calls"] == state["student"] == 2

@@ -1,0 +1,140 @@
+"""Every preset makes an objective that trains, on one device and on eight."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from kdjax.nets import Outputs
+from kdjax.objectives import PRESETS
+from kdjax.objectives import preset
+
+EXAMPLES, CLASSES = 16, 6
+KEY = jax.random.key(0)
+BATCH = {
+  "mask": jnp.arange(EXAMPLES) < 13,
+  "label": jnp.arange(EXAMPLES) % CLASSES,
+  "index": 2 * jnp.arange(EXAMPLES),
+}
+# What it draws depends on how many examples a device has.
+DRAWS = {"mgd", "vitkd", "crd", "crd+kd"}
+
+
+def outputs(widths, seed, views=()):
+  """Outputs of a network with three stages, as a CNN returns them."""
+  rng = np.random.default_rng(seed)
+
+  def draw(*shape):
+    return jnp.float32(rng.normal(size=shape))
+
+  preactivations = {
+    f"f{i}": draw(EXAMPLES, size, size, width)
+    for i, (size, width) in enumerate(zip((8, 8, 4, 2), widths, strict=True))
+  }
+  features = jax.tree.map(jax.nn.relu, preactivations)
+  embedding = features["f3"].mean((1, 2))
+  kernel, bias = draw(widths[-1], CLASSES), draw(CLASSES)
+  return Outputs(
+    logits=3 * embedding @ kernel + bias[None],
+    features=features,
+    embedding=embedding,
+    preactivations=preactivations,
+    normalizations={
+      name: (draw(x.shape[-1]), jnp.abs(draw(x.shape[-1])))
+      for name, x in features.items()
+    },
+    attention={"f0": jax.nn.softmax(draw(EXAMPLES, 2, 5, 5))},
+    classifier=(kernel, bias),
+    views={name: outputs(widths, seed + 10 + i) for i, name in enumerate(views)}
+    or None,
+  )
+
+
+def step(objective, axis_name, params, state, student, teacher, batch):
+  """The value, and gradients by parameters and by weights of the student."""
+
+  def loss(params, scale):
+    def scaled(x):
+      return x * scale if x.shape[:1] == batch["mask"].shape else x
+
+    moved = jax.tree.map(scaled, student)
+    value, moved_state, metrics = objective.apply(
+      params, state, moved, teacher, batch, KEY
+    )
+    return value, (moved_state, metrics)
+
+  (value, aux), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+    params, jnp.float32(1.1)
+  )
+  if axis_name is not None:
+    gradients = jax.lax.pmean(gradients, axis_name)
+    aux = aux[0], jax.lax.psum(aux[1], axis_name)
+  return value, gradients, aux
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_trains(name):
+  row = PRESETS[name]
+  if "token" in row.source:
+    pytest.skip("for transformers")
+  widths = (4, 8, 8, 12)
+  student = outputs(widths, 0, row.views)
+  teacher = outputs(widths if name in {"fsp", "kdsvd"} else (4, 8, 10, 14), 1, row.views)
+  make = functools.partial(
+    preset, name, steps_per_epoch=5, num_examples=2 * EXAMPLES
+  )
+  objective = make()
+  params, state = objective.init(KEY, student, teacher)
+  arguments = params, state, student, teacher
+  expected = jax.jit(functools.partial(step, objective, None))(
+    *arguments, BATCH
+  )
+  _, (by_params, by_scale), (moved, metrics) = expected
+  for leaf in jax.tree.leaves(expected):
+    assert np.all(np.isfinite(leaf))
+  assert by_scale != 0
+  assert jax.tree.structure(moved) == jax.tree.structure(state)
+  assert jax.tree.structure(by_params) == jax.tree.structure(params)
+  for total, count in metrics.values():
+    assert count == 13
+    assert np.isfinite(total)
+  if name in DRAWS:
+    return
+  mesh = jax.make_mesh(
+    (8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+
+  def sharding(tree):
+    return jax.tree.map(
+      lambda x: P("batch") if x.shape[:1] == (EXAMPLES,) else P(), tree
+    )
+
+  sharded = jax.shard_map(
+    functools.partial(step, make(axis_name="batch"), "batch"),
+    mesh=mesh,
+    in_specs=(P(), P(), sharding(student), sharding(teacher), P("batch")),
+    out_specs=P(),
+  )
+  got = jax.jit(sharded)(*arguments, BATCH)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    scale = np.max(np.abs(b), initial=1e-3)
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4 * scale)
+
+
+def test_the_table_says_what_the_authors_weigh():
+  """As RepDistiller's and mdistiller's scripts have it."""
+  for name, (ce, kd, weight) in {
+    "kd": (0.1, 0.9, None),
+  }.items():
+    row = PRESETS[name]
+    assert (row.cross_entropy, row.kd) == (ce, kd)
+    assert weight is None or row.weight == weight
+    assert row.source
+
+
+def test_a_name_that_is_none_is_refused():
+  with pytest.raises(ValueError, match="name is 'kdd'; expected one of"):
+    preset("kdd")
