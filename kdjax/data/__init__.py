@@ -13,6 +13,7 @@ from kdjax.data._augmentation import mixup
 from kdjax.data._augmentation import normalize
 from kdjax.data._augmentation import random_crop
 from kdjax.data._augmentation import random_flip
+from kdjax.data._augmentation import random_resized_crop
 from kdjax.data._batches import BatchIterator
 from kdjax.data._batches import batches
 from kdjax.data._load import digits
@@ -53,6 +54,7 @@ __all__ = (
   "normalize",
   "random_crop",
   "random_flip",
+  "random_resized_crop",
   "resize",
   "rotate",
   "split",

@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Num
 
+from kdjax.data._shifts import as_dtype_of
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
@@ -105,6 +106,83 @@ def random_crop(
     return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), shape)
 
   return jax.vmap(crop)(padded, offsets)
+
+
+@validate
+def random_resized_crop(
+  key: Array,
+  images: Num[Array, "batch height width channels"],
+  shape: tuple[int, int],
+  *,
+  area: tuple[float, float] = (0.05, 1.0),
+  aspect: tuple[float, float] = (0.75, 1.33),
+) -> Num[Array, "batch new_height new_width channels"]:
+  """Inception crop: a random part of each image, resized bilinearly.
+
+  As in TensorFlow, the aspect ratio is uniform, then the height among all that
+  keep area and image; torchvision draws the area and the ratio's logarithm.
+  Heights are not rounded to whole pixels, and nothing is smoothed before it is
+  made smaller.
+
+  Args:
+    key: a PRNG key.
+    images: [batch, height, width, channels] of any dtype.
+    shape: the new height and width.
+    area: the least and the largest part of the image's area.
+    aspect: the least and the largest width over height.
+
+  Returns:
+    [batch, *shape, channels].
+
+  Raises:
+    ValueError: if area or aspect are no increasing positive pair, area exceeds
+      1, or images has another rank.
+
+  Examples:
+    >>> images = jnp.ones((2, 8, 8, 1))
+    >>> random_resized_crop(jax.random.key(0), images, (4, 4)).shape
+    (2, 4, 4, 1)
+
+  References:
+    Szegedy et al., `Going deeper with convolutions
+    <https://arxiv.org/abs/1409.4842>`_, 2014, section 6;
+    `tf.image.sample_distorted_bounding_box
+    <https://www.tensorflow.org/api_docs/python/tf/image/sample_distorted_bounding_box>`_.
+  """
+  for name, (low, high) in (("area", area), ("aspect", aspect)):
+    if not 0 < low <= high or (name == "area" and high > 1):
+      raise ValueError(
+        f"{name} is {(low, high)}; expected an increasing pair above 0"
+        + (", up to 1." if name == "area" else ".")
+      )
+  batch, height, width, channels = images.shape
+  precise = images.astype(compute_dtype(images))
+
+  def crop(key: Array, image: Array) -> Array:
+    keys = jax.random.split(key, 3)
+    ratio = jax.random.uniform(keys[0], (), minval=aspect[0], maxval=aspect[1])
+    whole = jnp.minimum(height, width / ratio)
+    low, high = (
+      jnp.minimum(jnp.sqrt(part * height * width / ratio), whole)
+      for part in area
+    )
+    rows = jax.random.uniform(keys[1], (), minval=low, maxval=high)
+    size = jnp.stack([rows, rows * ratio])
+    spare = jnp.array([height, width]) - size
+    corner = spare * jax.random.uniform(keys[2], (2,))
+    scale = jnp.array(shape) / size
+    return jax.image.scale_and_translate(
+      image,
+      (*shape, channels),
+      (0, 1),
+      scale,
+      -corner * scale,
+      "linear",
+      antialias=False,
+    )
+
+  crops = jax.vmap(crop)(jax.random.split(key, batch), precise)
+  return as_dtype_of(crops, images)
 
 
 @validate

@@ -62,7 +62,7 @@ def rotate(
     sample = functools.partial(map_coordinates, coordinates=sources, order=1)
     return jax.vmap(sample, -1, -1)(image)
 
-  return _as(
+  return as_dtype_of(
     jax.vmap(turn)(images.astype(compute_dtype(images)), angles), images
   )
 
@@ -93,7 +93,7 @@ def invert(
     Bousmalis et al., `Domain separation networks
     <https://arxiv.org/abs/1608.06019>`_, 2016: inverted digits as a domain.
   """
-  return _as(
+  return as_dtype_of(
     jnp.asarray(maximum, jnp.float32) - images.astype(compute_dtype(images)),
     images,
   )
@@ -140,7 +140,9 @@ def blend_noise(
   noise = jax.random.uniform(key, images.shape, precise.dtype)
   strength = jnp.asarray(strength, precise.dtype)
   maximum = jnp.asarray(maximum, precise.dtype)
-  return _as((1 - strength) * precise + strength * maximum * noise, images)
+  return as_dtype_of(
+    (1 - strength) * precise + strength * maximum * noise, images
+  )
 
 
 @validate
@@ -184,10 +186,10 @@ def resize(
     :, crop : height - crop, crop : width - crop
   ]
   resized = jax.image.resize(inner, (batch, *shape, channels), "linear")
-  return _as(resized, images)
+  return as_dtype_of(resized, images)
 
 
-def _as(values: Array, images: Array) -> Array:
+def as_dtype_of(values: Array, images: Array) -> Array:
   """Back to the dtype of the images, rounded and clipped if they are whole."""
   if jnp.issubdtype(images.dtype, jnp.integer):
     limits = jnp.iinfo(images.dtype)

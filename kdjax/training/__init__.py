@@ -21,6 +21,9 @@ from kdjax.training._models import Variables
 from kdjax.training._models import from_linen
 from kdjax.training._models import from_nnx
 from kdjax.training._parallel import parallelize
+from kdjax.training._recipes import Recipe
+from kdjax.training._recipes import cifar100_recipe
+from kdjax.training._recipes import function_matching_recipe
 from kdjax.training._steps import TrainState
 from kdjax.training._steps import distillation_loss
 from kdjax.training._steps import init_train_state
@@ -37,10 +40,12 @@ __all__ = (
   "Checkpoints",
   "Forward",
   "Model",
+  "Recipe",
   "Restored",
   "TrainState",
   "Variables",
   "adaptation_loss",
+  "cifar100_recipe",
   "distillation_loss",
   "dot",
   "dot_objective",
@@ -48,6 +53,7 @@ __all__ = (
   "epoch_plan",
   "from_linen",
   "from_nnx",
+  "function_matching_recipe",
   "grid",
   "init_train_state",
   "make_dot_step",

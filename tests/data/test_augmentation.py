@@ -9,6 +9,7 @@ from kdjax.data import mixup
 from kdjax.data import normalize
 from kdjax.data import random_crop
 from kdjax.data import random_flip
+from kdjax.data import random_resized_crop
 
 KEY = jax.random.key(0)
 DTYPES = [jnp.uint8, jnp.bfloat16, jnp.float32]
@@ -170,3 +171,31 @@ def test_channel_statistics_equal_numpy_on_more_than_one_part():
   assert mean.dtype == std.dtype == np.float32
   np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-6)
   np.testing.assert_allclose(std, [x[..., 0].std(), 1.0], rtol=1e-6)
+
+
+def test_inception_crops_are_parts_of_the_image():
+  rows, columns = np.mgrid[:40, :60].astype(np.float32)
+  ramps = jnp.asarray(np.stack([rows, columns], -1))
+  crop = jax.jit(
+    lambda x: random_resized_crop(
+      KEY, x, (20, 30), area=(0.2, 0.6), aspect=(0.5, 1.5)
+    )
+  )
+  crops = np.asarray(crop(jnp.broadcast_to(ramps, (64, 40, 60, 2))))
+  # A crop of a ramp is a ramp: its slope tells the size, its ends the place.
+  # At the image's own border the ramp is cut, so only inner pixels count.
+  height = 20 * np.diff(crops[:, 5:-5, 10, 0]).mean(-1)
+  width = 30 * np.diff(crops[:, 5, 5:-5, 1]).mean(-1)
+  share, aspect = height * width / 2400, width / height
+  assert 0.2 - 1e-4 < share.min() < 0.25 < 0.5 < share.max() < 0.6 + 1e-4
+  assert 0.5 - 1e-4 < aspect.min() < 0.7 < 1.3 < aspect.max() < 1.5 + 1e-4
+  centre = crops[:, 9:11, 10, 0].mean(-1) + 0.5
+  assert np.all(centre - height / 2 > -1e-3)
+  assert np.all(centre + height / 2 < 40 + 1e-3)
+  whole = images(jnp.uint8)[:, :4]
+  same = random_resized_crop(
+    KEY, whole, (4, 4), area=(1.0, 1.0), aspect=(1.0, 1.0)
+  )
+  np.testing.assert_array_equal(same, whole)
+  with pytest.raises(ValueError, match=r"area is \(0.5, 2.0\); expected an "):
+    random_resized_crop(KEY, whole, (4, 4), area=(0.5, 2.0))
