@@ -1,21 +1,29 @@
-"""What to report of a student: accuracy, fidelity to its teacher, calibration.
+"""What to report: accuracy, fidelity, calibration, similarity, distance.
 
-Pure functions of logits. Those that are sums over examples return one value an
-example, for `kdjax.ops.masked_mean` to reduce.
+Pure functions. Those that are sums over examples return one value an example,
+for `kdjax.ops.masked_mean` to reduce.
 """
 
 from kdjax.metrics._calibration import ReliabilityCurve
 from kdjax.metrics._calibration import expected_calibration_error
 from kdjax.metrics._calibration import reliability_curve
+from kdjax.metrics._domains import proxy_a_distance
 from kdjax.metrics._prediction import accuracy
 from kdjax.metrics._prediction import agreement
+from kdjax.metrics._prediction import entropy
 from kdjax.metrics._prediction import negative_log_likelihood
+from kdjax.metrics._similarity import cka
+from kdjax.metrics._similarity import gradient_cosine
 
 __all__ = (
   "ReliabilityCurve",
   "accuracy",
   "agreement",
+  "cka",
+  "entropy",
   "expected_calibration_error",
+  "gradient_cosine",
   "negative_log_likelihood",
+  "proxy_a_distance",
   "reliability_curve",
 )

@@ -1,8 +1,10 @@
 """What a prediction gets right, one value an example."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
+from kdjax.ops import log_softened_softmax
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._softmax import compute_dtype
@@ -109,6 +111,42 @@ def negative_log_likelihood(
     <https://arxiv.org/abs/1706.04599>`_, 2017, equation 6.
   """
   return cross_entropy(logits, labels)
+
+
+@validate
+def entropy(
+  logits: Float[Array, "*batch classes"], *, temperature: ArrayLike = 1.0
+) -> Float[Array, "*batch"]:
+  r"""Entropy of a prediction, in nats: how much a teacher leaves open.
+
+  .. math::
+    -\sum_c q_c \log q_c, \quad q = \mathrm{softmax}(z / T)
+
+  Near 0, a teacher's soft targets are labels, and distillation at this
+  temperature tells no more than they do.
+
+  Args:
+    logits: `[*batch, classes]`. A class of logit -inf has no share.
+    temperature: T > 0; a number, or one per example.
+
+  Returns:
+    One value an example, in [0, log(classes)].
+
+  Raises:
+    ValueError: if a static temperature is not above 0.
+
+  Examples:
+    >>> print(f"{entropy(jnp.zeros((1, 2)))[0]:.4f}")  # log 2
+    0.6931
+
+  References:
+    Shannon, `A mathematical theory of communication
+    <https://doi.org/10.1002/j.1538-7305.1948.tb01338.x>`_, 1948.
+  """
+  log_q = log_softened_softmax(logits, temperature=temperature)
+  q = jnp.exp(log_q)
+  # A class without mass adds nothing; 0 log 0 would be NaN.
+  return -jnp.sum(q * jnp.where(q == 0, 0.0, log_q), -1)
 
 
 def _is_nan(logits: Float[Array, "*batch classes"]) -> Bool[Array, "*batch"]:

@@ -7,6 +7,7 @@ import pytest
 
 from kdjax.metrics import accuracy
 from kdjax.metrics import agreement
+from kdjax.metrics import entropy
 from kdjax.metrics import negative_log_likelihood
 
 
@@ -97,3 +98,18 @@ def test_a_diverged_model_is_never_right():
   bad = jnp.array([[jnp.nan, 1.0], [2.0, 1.0]])
   np.testing.assert_array_equal(accuracy(bad, jnp.array([0, 0])), [0, 1])
   np.testing.assert_array_equal(agreement(bad, bad), [0, 1])
+
+
+def test_entropy_is_the_definition():
+  logits, _ = _sample((5, 4))
+  scaled = np.float64(logits) / 4.0
+  q = np.exp(scaled) / np.exp(scaled).sum(-1, keepdims=True)
+  got = jax.jit(entropy)(logits, temperature=4.0)
+  np.testing.assert_allclose(got, -(q * np.log(q)).sum(-1), rtol=1e-5)
+  # A class without mass has no entropy, nor a gradient that is NaN.
+  extreme = jnp.array([[0.0, -jnp.inf, 0.0], [1e4, -1e4, 0.0]])
+  value, gradient = jax.jit(jax.value_and_grad(lambda x: entropy(x).sum()))(
+    extreme
+  )
+  np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
+  assert np.all(np.isfinite(gradient))

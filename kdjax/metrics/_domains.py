@@ -1,0 +1,44 @@
+"""How far apart two domains are, by the error of who tells them apart."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import check_range
+
+
+def proxy_a_distance(error: ArrayLike) -> Float[Array, "..."]:
+  r"""Proxy A-distance (PAD) of two domains, from a domain classifier's error.
+
+  .. math::
+    \hat d_{\mathcal A} = \max(0, 2 (1 - 2 \operatorname{err}))
+
+  The error is the share of all held-out rows, of both domains, whose domain
+  was mistaken. With as many rows in each domain, the value is the H-divergence
+  of :func:`kdjax.adaptation.h_divergence_from_errors`, since then err is the
+  mean of both domains' errors. With unequal numbers it is not: a classifier
+  that always says the larger domain has a small error and learned nothing.
+
+  Args:
+    error: in [0, 1], any shape.
+
+  Returns:
+    Values in [0, 2], in the shape of the error; 0 from an error of 1/2 on.
+
+  Raises:
+    ValueError: if a static error is outside [0, 1].
+
+  Examples:
+    >>> proxy_a_distance(jnp.array([0.0, 0.25, 0.5]))
+    Array([2., 1., 0.], dtype=float32)
+
+  References:
+    Ben-David et al., `Analysis of representations for domain adaptation
+    <https://proceedings.neurips.cc/paper/2006/hash/b1b0432ceafb0ce714426e9114852ac7-Abstract.html>`_,
+    2006.
+  """
+  check_range("error", error, 0.0, 1.0)
+  error = jnp.asarray(error)
+  error = error.astype(compute_dtype(error))
+  return jnp.maximum(2.0 * (1.0 - 2.0 * error), 0.0)
