@@ -216,7 +216,8 @@ def _similarities(
 def _rank(scores: Array, chosen: Array) -> Array:
   """How many scores of a row come before the chosen one."""
   own = jnp.take_along_axis(scores, chosen[..., None], -1)
-  earlier = jnp.arange(scores.shape[-1]) < chosen[..., None]
+  index = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+  earlier = index < chosen[..., None]
   return jnp.sum((scores > own) | ((scores == own) & earlier), -1)
 
 

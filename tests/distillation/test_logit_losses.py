@@ -72,11 +72,19 @@ def oracle_total_variation(temperature=1.0):
   return np.abs(p - q).sum(-1) / 2
 
 
+def oracle_binary():
+  p, _ = probabilities(1.0)
+  z = np.longdouble(STUDENT)
+  no, yes = np.log1p(np.exp(z)), np.log1p(np.exp(-z))
+  return (p * yes + (1 - p) * no).mean(-1)
+
+
 # name: (oracle, keywords, the keyword that a sweep would trace)
 LOSSES = {
   "soft_target_loss": (oracle_soft_target, {"temperature": 2.5}),
   "kd_loss": (oracle_kd, {"temperature": 2.5, "alpha": 0.3}),
   "logit_mse_loss": (oracle_mse, {}),
+  "binary_kl_loss": (oracle_binary, {}),
   "reverse_kl_loss": (oracle_reverse, {"temperature": 2.5}),
   "symmetric_kl_loss": (oracle_symmetric, {"reverse_weight": 0.2}),
   "generalized_jsd_loss": (oracle_jsd, {"beta": 0.3, "temperature": 2.5}),

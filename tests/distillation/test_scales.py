@@ -1,0 +1,77 @@
+"""Regional logits and SDD: laws, oracles and limits."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from kdjax.distillation import dkd_loss
+from kdjax.distillation import nkd_loss
+from kdjax.distillation import regional_logits
+from kdjax.distillation import sdd_loss
+from kdjax.distillation import soft_target_loss
+from tests import laws
+
+RNG = np.random.default_rng(3)
+STUDENT, TEACHER = (3 * RNG.normal(size=(2, 16, 5, 6))).astype(np.float32)
+LABELS = RNG.integers(0, 6, 16)
+LABELS[::2] = TEACHER[::2, 0].argmax(-1)
+
+CASES = {
+  "dkd": laws.Case(
+    functools.partial(sdd_loss, inner="dkd"),
+    (STUDENT, TEACHER, LABELS),
+    {"temperature": 3.0, "beta": 2.0, "complementary_weight": 2.0},
+  ),
+}
+
+
+@pytest.mark.parametrize("law", laws.LAWS)
+@pytest.mark.parametrize("name", CASES)
+def test_law(name, law):
+  law(CASES[name])
+
+
+INNER = {
+  "kd": lambda s, t, y: soft_target_loss(s, t),
+  "dkd": dkd_loss,
+  "nkd": nkd_loss,
+}
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_equals_the_weighted_mean_over_regions(inner):
+  expected, region = np.zeros(16), jax.jit(INNER[inner])
+  right = TEACHER.argmax(-1) == LABELS[:, None]
+  assert 0 < (right != right[:, :1]).sum() < right.size
+  for r in range(5):
+    weight = np.where(right[:, r] != right[:, 0], 3.0, 1.0)
+    expected += weight * region(STUDENT[:, r], TEACHER[:, r], LABELS) / 5
+  loss = functools.partial(sdd_loss, inner=inner, complementary_weight=3.0)
+  values = jax.jit(loss)(STUDENT, TEACHER, LABELS)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_regions_of_a_map():
+  maps = RNG.normal(size=(2, 8, 8, 3)).astype(np.float32)
+  kernel, bias = RNG.normal(size=(3, 6)), RNG.normal(size=6)
+  logits = regional_logits(maps, np.float32(kernel), np.float32(bias))
+  assert logits.shape == (2, 21, 6)
+  cells = (maps, maps[:, 4:, :4], maps[:, 6:, 6:])
+  for region, cell in zip((0, 3, 20), cells, strict=True):
+    np.testing.assert_allclose(
+      logits[:, region],
+      cell.mean((1, 2)) @ kernel + bias,
+      rtol=1e-4,
+      atol=1e-5,
+    )
+
+
+def test_errors():
+  with pytest.raises(ValueError, match="inner is 'at'; expected one of"):
+    sdd_loss(STUDENT, TEACHER, LABELS, inner="at")
+  with pytest.raises(ValueError, match="the first to be 1, the whole image"):
+    regional_logits(
+      np.ones((2, 8, 8, 3)), np.ones((3, 6)), np.ones(6), grids=(2, 4)
+    )

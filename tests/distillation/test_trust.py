@@ -1,0 +1,148 @@
+"""RLD, WSLD and CRLD: laws, oracles and what they do to a wrong teacher."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.distillation import crld_loss
+from kdjax.distillation import rld_loss
+from kdjax.distillation import soft_target_loss
+from kdjax.distillation import wsld_loss
+from tests import laws
+from tests import oracles
+
+RNG = np.random.default_rng(2)
+STUDENT, TEACHER, STRONG, TEACHER_STRONG = (
+  3 * RNG.normal(size=(4, 16, 6))
+).astype(np.float32)
+LABELS = RNG.integers(0, 6, 16)
+
+CASES = {
+  "rld": laws.Case(
+    rld_loss,
+    (STUDENT, TEACHER, LABELS),
+    {"temperature": 3.0, "alpha": 0.7, "beta": 2.0},
+  ),
+  "wsld": laws.Case(
+    wsld_loss, (STUDENT, TEACHER, LABELS), {"temperature": 3.0}
+  ),
+  "crld": laws.Case(
+    crld_loss,
+    (STUDENT, TEACHER, STRONG, TEACHER_STRONG),
+    {"temperature": 3.0, "weak_threshold": 0.7, "strong_threshold": 0.6},
+  ),
+}
+
+
+@pytest.mark.parametrize("law", laws.LAWS)
+@pytest.mark.parametrize("name", CASES)
+def test_law(name, law):
+  if (name, law) == ("wsld", laws.gradients_equal_finite_differences):
+    pytest.skip("its weight moves with the student, without gradient")
+  law(CASES[name])
+
+
+def softmax(logits, temperature=1.0):
+  return np.exp(oracles.log_softmax(logits, temperature))
+
+
+def oracle_rld(student, teacher, label, temperature, alpha, beta):
+  p, q = softmax(teacher), softmax(student)
+  value = alpha * oracles.kl(
+    np.array([p.max(), 1 - p.max()]), np.array([q[label], 1 - q[label]])
+  )
+  below = teacher < teacher[label]
+  if below.any():
+    value += (
+      beta
+      * temperature**2
+      * oracles.kl(
+        softmax(teacher[below], temperature),
+        softmax(student[below], temperature),
+      )
+    )
+  return np.float64(value)
+
+
+def test_rld_equals_the_paper():
+  hyper = {"temperature": 3.0, "alpha": 0.7, "beta": 2.0}
+  expected = [
+    oracle_rld(s, t, y, **hyper)
+    for s, t, y in zip(STUDENT, TEACHER, LABELS, strict=True)
+  ]
+  values = jax.jit(rld_loss)(STUDENT, TEACHER, LABELS, **hyper)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_rld_never_argues_against_the_label():
+  """A student that copies a wrong teacher is moved towards the label."""
+  teacher = jnp.array([[5.0, 3.0, 0.0]])
+  label = jnp.array([1])
+  gradient = jax.jit(jax.grad(lambda s: rld_loss(s, teacher, label)[0]))
+  assert gradient(teacher)[0, 1] < -0.1
+  assert soft_target_loss(teacher, teacher) == 0
+
+
+def test_rld_without_a_class_below_the_label():
+  teacher, lowest = TEACHER, np.argmin(TEACHER, -1)
+  values = jax.jit(rld_loss)(STUDENT, teacher, lowest, alpha=0.0)
+  np.testing.assert_array_equal(values, 0.0)
+
+
+def test_wsld_equals_the_paper():
+  p, log_q = softmax(TEACHER, 3.0), oracles.log_softmax(STUDENT, 3.0)
+  ratio = oracles.cross_entropy(STUDENT, LABELS) / oracles.cross_entropy(
+    TEACHER, LABELS
+  )
+  expected = (1 - np.exp(-ratio)) * 9 * -(p * log_q).sum(-1)
+  np.testing.assert_allclose(
+    wsld_loss(STUDENT, TEACHER, LABELS, temperature=3.0),
+    np.float64(expected),
+    rtol=1e-4,
+  )
+
+
+def test_wsld_leaves_out_classes_that_both_mask():
+  masked = [z.copy() for z in (STUDENT, TEACHER)]
+  for z in masked:
+    z[:, -1] = -np.inf
+  labels = np.minimum(LABELS, 4)
+  np.testing.assert_allclose(
+    wsld_loss(*masked, labels),
+    wsld_loss(STUDENT[:, :-1], TEACHER[:, :-1], labels),
+    rtol=1e-6,
+  )
+
+
+def test_crld_equals_the_paper():
+  def soft(student, teacher):
+    return 9 * oracles.kl(softmax(teacher, 3.0), softmax(student, 3.0))
+
+  sure = softmax(TEACHER).max(-1) >= 0.7, softmax(TEACHER_STRONG).max(-1) >= 0.6
+  assert all(0 < s.sum() < 16 for s in sure)
+  within = soft(STUDENT, TEACHER) + soft(STRONG, TEACHER_STRONG)
+  cross = soft(STRONG, TEACHER) + soft(STUDENT, TEACHER_STRONG)
+  values = jax.jit(crld_loss)(
+    STUDENT,
+    TEACHER,
+    STRONG,
+    TEACHER_STRONG,
+    temperature=3.0,
+    weak_threshold=0.7,
+    strong_threshold=0.6,
+    within_weight=1.5,
+    cross_weight=0.3,
+  )
+  expected = 1.5 * sure[0] * within + 0.3 * sure[1] * cross
+  np.testing.assert_allclose(values, np.float64(expected), rtol=1e-5)
+
+
+def test_crld_refuses_an_impossible_threshold():
+  with pytest.raises(ValueError, match=r"weak_threshold is 1\.5; expected"):
+    crld_loss(STUDENT, TEACHER, STRONG, TEACHER_STRONG, weak_threshold=1.5)
+
+
+def test_labels_must_be_integers_for_rld():
+  with pytest.raises(TypeError, match="labels has dtype float32"):
+    rld_loss(STUDENT, TEACHER, TEACHER)
