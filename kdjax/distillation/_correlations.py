@@ -269,15 +269,21 @@ def mlld_loss(
     )
   check_positive("temperatures", temperatures)
   check_range("percentile", percentile, 0.0, 100.0)
-  sure, keep = _confidences(teacher_logits, where)
-  examples = sure.max(-1) <= _percentile(
-    gather_batch(sure.max(-1), axis_name),
+  _, sure, keep = _predictions(teacher_logits, teacher_logits, where, 1.0, True)
+  # Computed once: copies rounded differently would not equal themselves.
+  confidence = jax.lax.optimization_barrier(jnp.max(sure, -1))
+  mass = jnp.sum(sure, 0)
+  if axis_name is not None:
+    mass = jax.lax.psum(mass, axis_name)
+  mass = jax.lax.optimization_barrier(mass)
+  examples = _up_to_percentile(
+    confidence,
+    gather_batch(confidence, axis_name),
     gather_batch(keep, axis_name),
     percentile,
   )
-  mass = jnp.sum(sure, 0, where=keep[:, None])
-  mass = mass if axis_name is None else jax.lax.psum(mass, axis_name)
-  classes = mass <= _percentile(mass, jnp.ones(mass.shape, bool), percentile)
+  every_class = jnp.ones(mass.shape, bool)
+  classes = _up_to_percentile(mass, mass, every_class, percentile)
 
   def levels(
     views: tuple[Array, Array],
@@ -371,17 +377,13 @@ def _batch_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
   return jnp.sum(jnp.square(gram), -1)
 
 
-def _confidences(logits: Array, where: Array | None) -> tuple[Array, Array]:
-  """Returns the teacher's probabilities, without gradient, and the mask."""
-  _, teacher, keep = _predictions(logits, logits, where, 1.0, True)
-  return teacher, keep
+def _up_to_percentile(
+  values: Array, whole: Array, keep: Array, percentile: ArrayLike
+) -> Array:
+  """Returns which values do not exceed a percentile of the whole that counts.
 
-
-def _percentile(values: Array, keep: Array, percentile: ArrayLike) -> Array:
-  """Returns a percentile of what counts, as NumPy interpolates it."""
-  last = jnp.maximum(jnp.sum(keep), 1) - 1
-  ordered = jnp.sort(jnp.where(keep, values, jnp.finfo(values.dtype).max))
-  position = as_number("percentile", percentile, values.dtype) / 100.0 * last
-  low = jnp.floor(position).astype(jnp.int32)
-  below, above = ordered[low], ordered[jnp.minimum(low + 1, last)]
-  return below + (position - low) * (above - below)
+  By counts, which unlike NumPy's interpolated bound have no rounding.
+  """
+  below = jnp.sum(keep[None] & (whole[None] < values[:, None]), -1)
+  percentile = as_number("percentile", percentile, values.dtype)
+  return 100.0 * below <= percentile * (jnp.sum(keep) - 1)

@@ -265,10 +265,10 @@ def _binary_kl(
 ) -> Array:
   """Returns KL of [q_y, 1 - q_y], teacher to student, a row.
 
-  Where student and teacher agree on the others, the change of their log-odds
-  is taken from the differences of the logits, which keeps its digits:
-  with g = ((z^S_c - z^T_c) - (z^S_y - z^T_y)) / T it is, less the sign,
-  log E exp g = KL(others) + E g under the teacher's others.
+  Where they are close, the change of the log-odds is taken from the differences
+  of the logits, which keeps its digits: with g_c = (z^S_c - z^T_c) / T less the
+  same of the label, it is -log E exp g = -(KL(others) + E g) under the
+  teacher's others.
   """
   scale = row_temperature(temperature, teacher, -1)
   own = labels[..., None]
@@ -282,7 +282,7 @@ def _binary_kl(
   weights = softened_softmax(teacher, temperature=temperature, where=others)
   change = among_others + jnp.sum(weights * gap, -1)
   close = jnp.all(jnp.isfinite(teacher_row + student_row), -1)
-  close &= among_others < 1.0
+  close &= (among_others < 1.0) & (jnp.abs(change) < 1.0)
   near_row = jnp.stack([teacher_row[..., 0], change], -1)
   return kl_divergence(
     jnp.where(close[..., None], near_row, student_row), teacher_row

@@ -1,0 +1,166 @@
+"""LSKD, TTM, WTTM and OFA: oracles, limits and extremes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.distillation import lskd_loss
+from kdjax.distillation import ofa_loss
+from kdjax.distillation import soft_target_loss
+from kdjax.distillation import standardize_logits
+from kdjax.distillation import ttm_loss
+from kdjax.distillation import wttm_loss
+from tests import laws
+from tests import oracles
+
+RNG = np.random.default_rng(2)
+STUDENT, TEACHER = (3 * RNG.normal(size=(2, 16, 6))).astype(np.float32)
+LABELS = RNG.integers(0, 6, 16)
+
+
+def both_ttm(student, teacher, **options):
+  """TTM and WTTM in one program."""
+  return ttm_loss(student, teacher, **options) + wttm_loss(
+    student, teacher, **options
+  )
+
+
+def every_loss(student, teacher, labels, *, gamma, eps, temperature):
+  """All of them in one program."""
+  return (
+    both_ttm(student, teacher, gamma=gamma)
+    + ofa_loss(student, teacher, labels, eps=eps)
+    + lskd_loss(student, teacher, temperature=temperature)
+  )
+
+
+CASE = laws.Case(
+  every_loss,
+  (STUDENT, TEACHER, LABELS),
+  {"gamma": 0.3, "eps": 1.5, "temperature": 2.0},
+)
+
+
+@pytest.mark.parametrize("law", laws.LAWS)
+def test_law(law):
+  law(CASE)
+
+
+def standardized(logits):
+  logits = np.asarray(logits, np.longdouble)
+  mean = logits.mean(-1, keepdims=True)
+  return (logits - mean) / (1e-7 + logits.std(-1, ddof=1, keepdims=True))
+
+
+def test_lskd_equals_the_paper():
+  expected = oracles.kl_of_logits(
+    standardized(STUDENT), standardized(TEACHER), 3.0
+  )
+  np.testing.assert_allclose(
+    lskd_loss(STUDENT, TEACHER, temperature=3.0),
+    np.float64(9 * expected),
+    rtol=2e-5,
+  )
+
+
+def test_lskd_sees_neither_location_nor_scale():
+  np.testing.assert_allclose(
+    lskd_loss(7 * STUDENT + 3, 0.1 * TEACHER - 5),
+    lskd_loss(STUDENT, TEACHER),
+    rtol=1e-4,
+  )
+
+
+def test_standardized_logits_leave_masked_classes_out():
+  masked = np.concatenate([STUDENT, np.full((16, 1), -np.inf)], 1)
+  value, gradient = jax.jit(
+    jax.value_and_grad(
+      lambda z: jnp.sum(jnp.square(standardize_logits(z)[:, :3]))
+    )
+  )(jnp.float32(masked))
+  expected = standardized(STUDENT)
+  np.testing.assert_allclose(
+    value, np.float64(np.square(expected[:, :3]).sum()), rtol=1e-5
+  )
+  assert np.all(np.isfinite(gradient))
+  actual = standardize_logits(np.float32(masked))
+  np.testing.assert_allclose(actual[:, :6], np.float64(expected), rtol=1e-5)
+  np.testing.assert_array_equal(actual[:, 6], -np.inf)
+
+
+def test_one_class_and_equal_logits_become_zero():
+  for shape in ((2, 1), (2, 5)):
+    np.testing.assert_array_equal(standardize_logits(np.ones(shape)), 0)
+
+
+def test_ttm_and_wttm_equal_the_paper():
+  gamma = 0.3
+  p = np.exp(oracles.log_softmax(TEACHER)) ** gamma
+  total = p.sum(-1)
+  expected = oracles.kl(
+    p / total[:, None], np.exp(oracles.log_softmax(STUDENT))
+  )
+  np.testing.assert_allclose(
+    ttm_loss(STUDENT, TEACHER, gamma=gamma), np.float64(expected), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    wttm_loss(STUDENT, TEACHER, gamma=gamma),
+    np.float64(total * expected),
+    rtol=1e-5,
+  )
+
+
+def test_ttm_without_transformation_is_kd_at_temperature_one():
+  expected = soft_target_loss(STUDENT, TEACHER, temperature=1.0)
+  for loss in (ttm_loss, wttm_loss):
+    np.testing.assert_allclose(
+      loss(STUDENT, TEACHER, gamma=1.0), expected, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("eps", [0.5, 1.0, 2.0])
+def test_ofa_equals_the_paper(eps):
+  p, target = np.exp(oracles.log_softmax(TEACHER)), np.eye(6)[LABELS]
+  weights = (p + target) ** eps - target
+  expected = -(weights * oracles.log_softmax(STUDENT)).sum(-1)
+  np.testing.assert_allclose(
+    ofa_loss(STUDENT, TEACHER, LABELS, eps=eps),
+    np.float64(expected),
+    rtol=1e-5,
+  )
+
+
+def test_masked_classes_are_as_if_absent():
+  def widened(logits):
+    masked = np.full((16, 1), -np.inf, np.float32)
+    return jnp.concatenate([jnp.asarray(logits), masked], 1)
+
+  def total(student, teacher):
+    return jnp.sum(every_loss(student, teacher, LABELS, **CASE.hyper))
+
+  value, gradient = jax.jit(jax.value_and_grad(total))(
+    widened(STUDENT), widened(TEACHER)
+  )
+  np.testing.assert_allclose(value, total(STUDENT, TEACHER), rtol=1e-6)
+  assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize(
+  ("loss", "keywords", "message"),
+  [
+    (lskd_loss, {"temperature": -1}, r"temperature is -1; expected a finite"),
+    (ttm_loss, {"gamma": 0.0}, r"gamma is 0.0; expected a finite"),
+    (wttm_loss, {"gamma": np.ones(3)}, r"gamma has shape \(3,\)"),
+  ],
+)
+def test_errors_name_the_argument(loss, keywords, message):
+  with pytest.raises(ValueError, match=message):
+    loss(STUDENT, TEACHER, **keywords)
+
+
+def test_errors_of_ofa():
+  with pytest.raises(ValueError, match="eps is -2; expected a finite"):
+    ofa_loss(STUDENT, TEACHER, LABELS, eps=-2)
+  with pytest.raises(ValueError, match=r"labels has shape \(3,\)"):
+    ofa_loss(STUDENT, TEACHER, LABELS[:3])
