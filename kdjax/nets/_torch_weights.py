@@ -109,9 +109,9 @@ def load_torch(
   return model
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
   try:
-    from safetensors.numpy import load_file
+    from safetensors.flax import load_file
   except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
       'reading weights needs safetensors: pip install "kdjax[experiments]".'

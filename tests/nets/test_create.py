@@ -6,9 +6,10 @@ import pytest
 from flax import nnx
 
 from kdjax import nets
+from tests.nets import published
 
-# Counted with PyTorch on RepDistiller's models/resnet.py and models/wrn.py
-# (commit b84f547), num_classes=100, for 32x32x3.
+# Counted with PyTorch on RepDistiller's models (commit b84f547),
+# num_classes=100, for 32x32x3.
 PUBLISHED = {
   "resnet8": 83_892,
   "resnet14": 181_108,
@@ -23,52 +24,113 @@ PUBLISHED = {
   "wrn-16-2": 703_284,
   "wrn-40-1": 569_780,
   "wrn-40-2": 2_255_156,
+  "resnet18": 11_220_132,
+  "resnet34": 21_328_292,
+  "resnet50": 23_705_252,
+  "vgg8": 3_965_028,
+  "vgg11": 9_277_284,
+  "vgg13": 9_462_180,
+  "vgg16": 14_774_436,
+  "vgg19": 20_086_692,
+  "mobilenetv2": 812_836,
+  "shufflenetv1": 949_258,
+  "shufflenetv2": 1_355_528,
+}
+# As torchvision and DeiT publish them, for 1000 classes and 224x224x3.
+IMAGENET = {
+  ("imagenet-resnet18", ()): 11_689_512,
+  ("imagenet-resnet34", ()): 21_797_672,
+  ("imagenet-resnet50", ()): 25_557_032,
+  ("deit-tiny", ()): 5_717_416,
+  ("deit-tiny", (("distillation_token", True),)): 5_910_800,
+  ("deit-small", ()): 22_050_664,
+  ("deit-small", (("distillation_token", True),)): 22_436_432,
 }
 
 
-def _state(name, **options):
-  """The abstract parameters, built without computing them."""
-  return jax.eval_shape(
-    lambda: nnx.state(nets.create(name, rngs=nnx.Rngs(0), **options), nnx.Param)
-  )
+def _parameters(model):
+  return jax.tree.leaves(nnx.state(model, nnx.Param))
+
+
+def _abstract(name, **options):
+  """The network without values."""
+  return nnx.eval_shape(lambda: nets.create(name, rngs=nnx.Rngs(0), **options))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_are_the_published_ones(name):
-  state = _state(name, input_shape=(32, 32, 3), num_classes=100)
-  assert sum(leaf.size for leaf in jax.tree.leaves(state)) == PUBLISHED[name]
+  parameters = _parameters(published.abstract(name))
+  assert sum(leaf.size for leaf in parameters) == PUBLISHED[name]
 
 
-@pytest.mark.parametrize("input_shape", [(8, 8, 1), (33, 28, 3)])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("name", "options"), IMAGENET)
+def test_parameter_counts_for_imagenet_too(name, options):
+  shape = {"input_shape": (224, 224, 3), "num_classes": 1000}
+  parameters = _parameters(_abstract(name, **shape, **dict(options)))
+  assert sum(leaf.size for leaf in parameters) == IMAGENET[name, options]
+
+
 @pytest.mark.parametrize(
-  "name", ["mlp", "convnet", "resnet8", "resnet8x4", "wrn-16-2"]
+  ("name", "dtype", "input_shape"),
+  [
+    ("mlp", jnp.float32, (8, 8, 1)),
+    ("mlp", jnp.bfloat16, (33, 28, 3)),
+    ("convnet", jnp.float32, (33, 28, 3)),
+    ("convnet", jnp.bfloat16, (8, 8, 1)),
+    ("resnet8", jnp.float32, (8, 8, 1)),
+    ("resnet8x4", jnp.bfloat16, (33, 28, 3)),
+    ("wrn-16-2", jnp.float32, (33, 28, 3)),
+    ("wrn-16-2", jnp.bfloat16, (8, 8, 1)),
+    ("resnet18", jnp.bfloat16, (8, 8, 1)),
+    ("imagenet-resnet50", jnp.bfloat16, (33, 28, 3)),
+    ("vgg8", jnp.bfloat16, (8, 8, 1)),
+    ("vgg13", jnp.float32, (33, 28, 3)),
+    ("mobilenetv2", jnp.bfloat16, (8, 8, 1)),
+    ("shufflenetv1", jnp.bfloat16, (33, 28, 3)),
+    ("shufflenetv2", jnp.bfloat16, (8, 8, 1)),
+    ("deit-tiny", jnp.bfloat16, (32, 16, 1)),
+  ],
 )
 def test_any_size_channels_and_dtype(name, dtype, input_shape):
-  options = {"input_shape": input_shape, "num_classes": 7, "dtype": dtype}
+  model = _abstract(name, input_shape=input_shape, num_classes=7, dtype=dtype)
+  graph, state = nnx.split(model)
 
-  def run(inputs):
-    return nets.create(name, rngs=nnx.Rngs(0), **options)(inputs)
+  def run(state, inputs):
+    return nnx.merge(graph, state, copy=True)(inputs)
 
-  outputs = jax.eval_shape(run, jnp.zeros((3, *input_shape)))
+  outputs = jax.eval_shape(run, state, jnp.zeros((3, *input_shape)))
   assert outputs.logits.shape == (3, 7)
   assert outputs.logits.dtype == jnp.float32
-  assert outputs.embedding.shape[0] == 3
   assert outputs.embedding.dtype == jnp.float32
-  assert list(outputs.features) == sorted(outputs.features)
+  kernel, bias = outputs.classifier
+  assert outputs.embedding.shape == (3, kernel.shape[0])
+  assert (kernel.shape[1], bias.shape) == (7, (7,))
+  names = list(outputs.features)
+  assert names == sorted(names)
   assert {f.dtype for f in outputs.features.values()} == {jnp.dtype(dtype)}
-  parameters = jax.tree.leaves(_state(name, **options))
-  assert {leaf.dtype for leaf in parameters} == {jnp.dtype(jnp.float32)}
+  assert {leaf.dtype for leaf in _parameters(model)} == {jnp.dtype("float32")}
+  for before, feature in zip(
+    (outputs.preactivations or {}).values(),
+    outputs.features.values(),
+    strict=outputs.preactivations is not None,
+  ):
+    assert (before.shape, before.dtype) == (feature.shape, feature.dtype)
+  norms = outputs.normalizations or {}
+  assert list(norms) in ([], names[1:])
+  for feature, (mean, scale) in norms.items():
+    channels = outputs.features[feature].shape[-1:]
+    assert mean.shape == scale.shape == channels
+  assert list(outputs.attention or names) == names
 
 
 def test_options_reach_the_network():
   shape = {"input_shape": (8, 8, 1), "num_classes": 10}
-  state = _state("mlp", hidden=(5,), **shape)
-  assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 65 * 5 + 6 * 10
+  parameters = _parameters(_abstract("mlp", hidden=(5,), **shape))
+  assert sum(leaf.size for leaf in parameters) == 65 * 5 + 6 * 10
   with pytest.raises(TypeError, match="depht"):
-    _state("mlp", depht=3, **shape)
+    _abstract("mlp", depht=3, **shape)
 
 
 def test_unknown_name_lists_the_known_ones():
   with pytest.raises(ValueError, match=r"'resnet9'; expected one of convnet, "):
-    _state("resnet9", input_shape=(8, 8, 1), num_classes=10)
+    _abstract("resnet9", input_shape=(8, 8, 1), num_classes=10)
