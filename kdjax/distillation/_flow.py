@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
@@ -18,8 +19,8 @@ _contract = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def fsp_loss(
-  student_features: Sequence[Array],
-  teacher_features: Sequence[Array],
+  student_features: Sequence[ArrayLike],
+  teacher_features: Sequence[ArrayLike],
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
@@ -75,8 +76,8 @@ def fsp_loss(
 
 
 def kdsvd_loss(
-  student_features: Sequence[Array],
-  teacher_features: Sequence[Array],
+  student_features: Sequence[ArrayLike],
+  teacher_features: Sequence[ArrayLike],
   *,
   k: int = 1,
   stop_teacher_gradient: bool = True,
@@ -232,8 +233,8 @@ def _singular_jvp(primals, tangents):
 
 def _stages(
   name: str,
-  student: Sequence[Array],
-  teacher: Sequence[Array],
+  student: Sequence[ArrayLike],
+  teacher: Sequence[ArrayLike],
   stop_teacher_gradient: bool,
 ) -> list[tuple[Array, Array]]:
   """Pairs the maps of each stage, or raises."""

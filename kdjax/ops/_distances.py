@@ -87,5 +87,5 @@ def safe_norm(
   """
   x = x.astype(compute_dtype(x))
   squares = jnp.sum(jnp.square(x), axis, keepdims=keepdims)
-  positive = squares > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+  zero = squares == 0  # NaN is not: it must reach the caller
+  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
