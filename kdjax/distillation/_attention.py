@@ -210,11 +210,10 @@ def minilm_loss(
   loss = _relation_loss(student, teacher, mask)
   if student_values is None or teacher_values is None:
     return loss
-  relations = (
-    _relation(x)
-    for x in as_pair(student_values, teacher_values, stop_teacher_gradient)
+  student, teacher = as_pair(
+    student_values, teacher_values, stop_teacher_gradient
   )
-  return loss + _relation_loss(*relations, mask)
+  return loss + _relation_loss(_relation(student), _relation(teacher), mask)
 
 
 def minilm_v2_loss(
@@ -271,10 +270,7 @@ def minilm_v2_loss(
     <https://arxiv.org/abs/2012.15828>`_, 2021.
   """
   check_integer("relation_heads", relation_heads, 1)
-  students, teachers = (
-    [x] if hasattr(x, "ndim") else list(x)
-    for x in (student_hidden, teacher_hidden)
-  )
+  students, teachers = _listed(student_hidden), _listed(teacher_hidden)
   if len(students) != len(teachers) or not students:
     raise ValueError(
       f"minilm_v2_loss: student_hidden has {len(students)} relations and "
@@ -302,21 +298,31 @@ def _one_relation(
   relation_heads: int,
   stop_teacher_gradient: bool,
 ) -> Float[Array, " batch"]:
-  relations = []
-  for name, x in zip(
-    ("student_hidden", "teacher_hidden"),
-    as_pair(student_hidden, teacher_hidden, stop_teacher_gradient),
-    strict=True,
-  ):
-    batch, tokens, width = x.shape
-    if width % relation_heads:
-      raise ValueError(
-        f"minilm_v2_loss: {name} has width {width}; expected a multiple of "
-        f"relation_heads = {relation_heads}."
-      )
-    heads = x.reshape(batch, tokens, relation_heads, -1)
-    relations.append(_relation(jnp.swapaxes(heads, 1, 2)))
-  return _relation_loss(*relations, mask)
+  student, teacher = as_pair(
+    student_hidden, teacher_hidden, stop_teacher_gradient
+  )
+  return _relation_loss(
+    _relation(_split("student_hidden", student, relation_heads)),
+    _relation(_split("teacher_hidden", teacher, relation_heads)),
+    mask,
+  )
+
+
+def _split(
+  name: str, hidden: Float[Array, "batch tokens width"], heads: int
+) -> Float[Array, "batch heads tokens head_width"]:
+  """Splits concatenated vectors into heads."""
+  batch, tokens, width = hidden.shape
+  if width % heads:
+    raise ValueError(
+      f"minilm_v2_loss: {name} has width {width}; expected a multiple of "
+      f"relation_heads = {heads}."
+    )
+  return jnp.swapaxes(hidden.reshape(batch, tokens, heads, -1), 1, 2)
+
+
+def _listed(hidden: Array | Sequence[Array]) -> list[Array]:
+  return list(hidden) if isinstance(hidden, Sequence) else [hidden]
 
 
 def _relation(
