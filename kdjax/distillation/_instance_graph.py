@@ -1,6 +1,7 @@
 """The instance relationship graph: examples, their distances, their paths."""
 
-import jax
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
@@ -24,8 +25,8 @@ _FLOOR = 1e-12
 def irg_loss(
   student_embeddings: Float[Array, "batch student_dims"],
   teacher_embeddings: Float[Array, "batch teacher_dims"],
-  student_maps: tuple[Array, Array] | list[Array] | None = None,
-  teacher_maps: tuple[Array, Array] | list[Array] | None = None,
+  student_maps: Sequence[ArrayLike] | None = None,
+  teacher_maps: Sequence[ArrayLike] | None = None,
   student_logits: Float[Array, "batch classes"] | None = None,
   teacher_logits: Float[Array, "batch classes"] | None = None,
   *,
@@ -93,7 +94,12 @@ def irg_loss(
   pair = pairs(student_embeddings, where, axis_name)
   layers = [(student_embeddings, teacher_embeddings)]
   if student_maps is not None and teacher_maps is not None:
-    layers += _zip_maps(student_maps, teacher_maps)
+    batch = student_embeddings.shape[0]
+    layers += zip(
+      _as_maps("student_maps", student_maps, batch),
+      _as_maps("teacher_maps", teacher_maps, batch),
+      strict=True,
+    )
   layers = [(s, teacher_side(t, stop_teacher_gradient)) for s, t in layers]
 
   def edge_gap(student: Array, teacher: Array) -> Array:
@@ -171,14 +177,15 @@ def _check_both(name: str, student: object, teacher: object) -> None:
     )
 
 
-def _zip_maps(student: object, teacher: object) -> list[tuple[Array, Array]]:
-  for name, maps in (("student_maps", student), ("teacher_maps", teacher)):
-    shapes = [jnp.shape(x) for x in jax.tree.leaves(maps)]
-    if [len(s) for s in shapes] != [4, 4]:
-      raise ValueError(
-        f"irg_loss: {name} has shapes {shapes}; expected two maps [batch, "
-        "height, width, channels]."
-      )
-  return list(
-    zip(jax.tree.leaves(student), jax.tree.leaves(teacher), strict=True)
-  )
+def _as_maps(name: str, maps: Sequence[ArrayLike], batch: int) -> list[Array]:
+  arrays = [jnp.asarray(x) for x in maps]
+  shapes = [x.shape for x in arrays]
+  if [(len(shape), *shape[:1]) for shape in shapes] != [(4, batch)] * 2:
+    raise ValueError(
+      f"irg_loss: {name} have shapes {shapes}; expected two maps [batch, "
+      f"height, width, channels] of {batch} examples."
+    )
+  for x in arrays:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise TypeError(f"irg_loss: {name} have dtype {x.dtype}; expected float.")
+  return arrays
