@@ -3,12 +3,10 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Float, Integer
 
 from kdjax.distillation._logits import soft_target_loss
-from kdjax.ops import gather_batch
 from kdjax.ops import kl_divergence
-from kdjax.ops import masked_mean
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_positive
@@ -58,69 +56,6 @@ def cskd_loss(
     temperature=temperature,
     stop_teacher_gradient=stop_teacher_gradient,
   )
-
-
-@validate
-def cskd_in_batch_loss(
-  student_logits: Float[Array, "batch classes"],
-  labels: Integer[Array, " batch"],
-  *,
-  temperature: ArrayLike = 4.0,
-  where: Bool[Array, " batch"] | None = None,
-  axis_name: str | None = None,
-) -> Float[Array, ""]:
-  r"""Class-wise self-distillation (CS-KD) with partners from the batch.
-
-  .. math:: \ell = \operatorname{mean}_i T^2 \, \mathrm{KL}(q_{j(i)} \Vert q_i)
-
-  where j(i) is the next example of the class of i, round the batch. It needs
-  no sampler of pairs and no second forward pass.
-
-  Args:
-    student_logits: `[batch, classes]`.
-    labels: `[batch]`.
-    temperature: T > 0. May be traced.
-    where: which examples count.
-    axis_name: the mapped axis that holds the rest of the batch; partners may
-      come from another device.
-
-  Returns:
-    A scalar, in nats: the mean over the examples that have a partner, 0 if
-    none has. Published weight: 1, beside the cross-entropy.
-
-  Raises:
-    ValueError: if shapes differ or a static temperature is not above 0.
-    TypeError: if the logits are not floating-point or labels no integers.
-
-  Differs from the authors' code, whose batches hold a partner for each of
-  their examples; that is :func:`cskd_loss`.
-
-  Examples:
-    >>> logits = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 9.0]])
-    >>> cskd_in_batch_loss(logits, jnp.array([0, 0, 1]))
-    Array(0., dtype=float32)
-
-  References:
-    Yun et al., `Regularizing class-wise predictions via self-knowledge
-    distillation <https://arxiv.org/abs/2003.13964>`_, 2020.
-  """
-  check_labels(labels, student_logits.shape[-1])
-  if where is None:
-    where = jnp.ones(labels.shape, bool)
-  partners = gather_batch(student_logits, axis_name)
-  all_labels = gather_batch(labels, axis_name)
-  counted = gather_batch(where, axis_name)
-  size = len(all_labels)
-  index = jnp.arange(len(labels))
-  if axis_name is not None:
-    index += len(labels) * jax.lax.axis_index(axis_name)
-  steps = (jnp.arange(size)[None] - index[:, None] - 1) % size
-  alike = (all_labels[None] == labels[:, None]) & counted[None]
-  alike &= steps != size - 1  # that is oneself
-  steps = jnp.where(alike, steps, size)
-  partner = jnp.argmin(steps, 1)
-  values = cskd_loss(student_logits, partners[partner], temperature=temperature)
-  return masked_mean(values, where & alike.any(1), axis_name=axis_name)
 
 
 @validate

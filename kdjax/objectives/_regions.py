@@ -1,0 +1,74 @@
+"""Distillation of regional logits."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax.distillation import regional_logits
+from kdjax.distillation import sdd_loss
+from kdjax.nets import Outputs
+from kdjax.objectives._objective import Objective
+from kdjax.objectives._objective import stateless
+from kdjax.objectives._stage_maps import field_of
+from kdjax.objectives._stages import as_map
+
+
+def sdd(
+  *,
+  inner: str = "kd",
+  grids: Sequence[int] = (1, 2, 4),
+  axis_name: str | None = None,
+  **hyperparameters: ArrayLike,
+) -> Objective:
+  """Scale-decoupled distillation (SDD) of the last maps.
+
+  The :func:`kdjax.distillation.sdd_loss` of the
+  :func:`kdjax.distillation.regional_logits` that each network's own classifier
+  makes of its last map.
+
+  Args:
+    inner: the loss of a region: "kd", "dkd" or "nkd".
+    grids: how many rows and columns each map is cut into, each in turn.
+    axis_name: the mapped axis that holds the rest of the batch.
+    **hyperparameters: of the inner loss, and `complementary_weight`.
+
+  Returns:
+    An objective; its published weight is the inner loss's.
+
+  Raises:
+    ValueError: from `apply`, if a network returns no classifier, tokens for
+      maps, or a last map whose mean the classifier does not take.
+
+  References:
+    Wei, Luo and Luo, `Scaled decoupled distillation
+    <https://arxiv.org/abs/2403.13512>`_, 2024.
+  """
+
+  def logits_of(role: str, outputs: Outputs) -> Array:
+    feature = outputs.features[max(outputs.features)]
+    kernel, bias = field_of(role, outputs, "classifier")
+    if feature.ndim == 3 or feature.shape[-1] != kernel.shape[0]:
+      raise ValueError(
+        f"{role} has last features of shape {feature.shape}; expected maps of "
+        f"{kernel.shape[0]} channels, whose mean its classifier sees."
+      )
+    return regional_logits(as_map(feature), kernel, bias, grids=grids)
+
+  def select(
+    student: Outputs, teacher: Outputs, batch: Any
+  ) -> tuple[Array, Array, Array]:
+    return (
+      logits_of("student", student),
+      logits_of("teacher", teacher),
+      batch["label"],
+    )
+
+  return stateless(
+    functools.partial(sdd_loss, inner=inner),
+    select,
+    axis_name=axis_name,
+    **hyperparameters,
+  )
