@@ -142,8 +142,7 @@ def crd(
       log_normalizers[role] = jnp.where(
         state["started"],
         state["log_normalizers"][role],
-        _log_mean_exp(jax.lax.stop_gradient(scores), mask, axis_name)
-        + np.log(num_examples),
+        _log_normalizer(scores, mask, num_examples, axis_name),
       )
       values += nce_loss(
         scores[:, 0], scores[:, 1:], log_normalizers[role], num_examples
@@ -252,18 +251,20 @@ def _scores(
   return jax.lax.map(score, candidates.T, batch_size=size).T
 
 
-def _log_mean_exp(
+def _log_normalizer(
   scores: Float[Array, "batch candidates"],
   mask: Bool[Array, " batch"],
+  num_examples: int,
   axis_name: str | None,
 ) -> Float[Array, ""]:
-  """Returns the logarithm of the mean exponential, 0 if no row counts."""
+  """Returns the logarithm of :func:`crd_normalizer`, 0 if no row counts."""
+  scores = jax.lax.stop_gradient(scores)
   rows = _everywhere(jax.nn.logsumexp(scores, 1), axis_name)
   kept = _everywhere(mask, axis_name)
-  count = jnp.sum(kept, dtype=rows.dtype)
+  count = jnp.sum(kept, dtype=rows.dtype) * scores.shape[1]
   total = jax.nn.logsumexp(rows, where=kept)
-  log_mean = total - jnp.log(jnp.maximum(count, 1) * scores.shape[1])
-  return jnp.where(count > 0, log_mean, 0.0)
+  value = total + jnp.log(num_examples / jnp.maximum(count, 1))
+  return jnp.where(count > 0, value, 0.0)
 
 
 def _everywhere(x: Array, axis_name: str | None) -> Array:
