@@ -305,14 +305,14 @@ def mlld_loss(
     return jnp.sum(columns) + masked_mean(rows, keep, axis_name=axis_name)
 
   views = [((student_logits, teacher_logits), examples, classes)]
-  if student_strong_logits is not None:
+  if student_strong_logits is not None and teacher_strong_logits is not None:
     strong = (student_strong_logits, teacher_strong_logits)
     views.append((strong, jnp.ones_like(examples), jnp.ones_like(classes)))
   pool = jnp.atleast_1d(jnp.asarray(temperatures, sure.dtype))
-  return sum(
-    jnp.sum(jax.vmap(lambda t, view=view: levels(*view, t))(pool))
-    for view in views
-  )
+  total = jnp.zeros((), sure.dtype)
+  for view in views:
+    total += jnp.sum(jax.vmap(lambda t, view=view: levels(*view, t))(pool))
+  return total
 
 
 def _predictions(

@@ -6,15 +6,31 @@ changing one does not recompile, and a sweep is a vmap over states.
 """
 
 from kdjax.objectives._contrastive import crd
+from kdjax.objectives._curriculum import ctkd
 from kdjax.objectives._factors import factor_transfer
 from kdjax.objectives._factors import factor_transfer_pretraining
+from kdjax.objectives._generators import mgd
+from kdjax.objectives._generators import vitkd
+from kdjax.objectives._heads import cat
+from kdjax.objectives._heads import simkd
+from kdjax.objectives._heads import srrl
+from kdjax.objectives._layer_attention import afd
+from kdjax.objectives._layer_attention import semckd
+from kdjax.objectives._logits import mlld
+from kdjax.objectives._logits import uskd
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._one_for_all import ofa
 from kdjax.objectives._presets import PRESETS
 from kdjax.objectives._presets import Preset
 from kdjax.objectives._presets import preset
+from kdjax.objectives._projectors import ickd
+from kdjax.objectives._projectors import ktaad
+from kdjax.objectives._projectors import srd
+from kdjax.objectives._projectors import vkd
+from kdjax.objectives._regions import sdd
 from kdjax.objectives._regressors import ab
 from kdjax.objectives._regressors import fitnet
 from kdjax.objectives._regressors import ofd
@@ -32,33 +48,65 @@ from kdjax.objectives._stage_maps import at
 from kdjax.objectives._stage_maps import fsp
 from kdjax.objectives._stage_maps import kdsvd
 from kdjax.objectives._stage_maps import nst
+from kdjax.objectives._transport import wkd_feature
+from kdjax.objectives._transport import wkd_logit
+from kdjax.objectives._variances import l2
+from kdjax.objectives._variances import pad_l2
+from kdjax.objectives._variances import vid
+from kdjax.objectives._views import crld
+from kdjax.objectives._views import cskd
+from kdjax.objectives._views import sskd
 
 __all__ = (
   "PRESETS",
   "Objective",
   "Preset",
   "ab",
+  "afd",
   "at",
+  "cat",
   "cc",
   "combine",
   "crd",
   "crd_in_batch",
+  "crld",
+  "cskd",
+  "ctkd",
   "factor_transfer",
   "factor_transfer_pretraining",
   "fitnet",
   "fsp",
+  "ickd",
   "irg",
   "itrd",
   "kdsvd",
+  "ktaad",
+  "l2",
+  "mgd",
+  "mlld",
   "modular",
   "nst",
+  "ofa",
   "ofd",
+  "pad_l2",
   "preset",
   "review_kd",
+  "sdd",
   "select_embeddings",
   "select_features",
   "select_logits",
   "select_logits_and_labels",
   "select_supervised",
+  "semckd",
+  "simkd",
+  "srd",
+  "srrl",
+  "sskd",
   "stateless",
+  "uskd",
+  "vid",
+  "vitkd",
+  "vkd",
+  "wkd_feature",
+  "wkd_logit",
 )

@@ -1,0 +1,132 @@
+"""OFA's heads, USKD's weak classifier and MLLD's views."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kdjax.distillation import mlld_loss
+from kdjax.distillation import ofa_loss
+from kdjax.distillation import uskd_loss
+from kdjax.nets import Outputs
+from kdjax.objectives import mlld
+from kdjax.objectives import ofa
+from kdjax.objectives import preset
+from kdjax.objectives import uskd
+from kdjax.objectives._one_for_all import _Merge
+from kdjax.ops import masked_mean
+from kdjax.ops._cross_entropy import cross_entropy
+
+RNG = np.random.default_rng(0)
+KEY = jax.random.key(0)
+BATCH = {"label": jnp.arange(4) % 3, "mask": jnp.arange(4) < 3}
+
+
+def network(*shapes, width=6, views=None):
+  """Outputs for 4 images with features of these shapes."""
+  features = {
+    f"f{i:02}": jnp.float32(RNG.normal(size=(4, *shape)))
+    for i, shape in enumerate(shapes)
+  }
+  logits, embedding = (jnp.float32(RNG.normal(size=(4, n))) for n in (3, width))
+  return Outputs(logits, features, embedding, views=views)
+
+
+def count(params):
+  return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def loss_of(objective, student, teacher):
+  params, state = objective.init(KEY, student, teacher)
+  value, *_ = jax.jit(objective.apply)(
+    params, state, student, teacher, BATCH, KEY
+  )
+  return params, value
+
+
+def test_ofa_sizes_its_heads_as_the_authors_do():
+  """Separable convolutions down to the deepest stage, then a classifier."""
+  student = network((8, 8, 4), (8, 8, 4), (4, 4, 8), (2, 2, 12), width=12)
+  params, _ = jax.eval_shape(ofa().init, KEY, student, network(width=20))
+
+  def separable(inputs, outputs):
+    return 18 * inputs + inputs**2 + inputs * outputs + 2 * (inputs + outputs)
+
+  classifier = 20 * 3 + 3
+  expected = separable(4, 8) + separable(8, 20) + separable(8, 20)
+  expected += 12 * 20 + 20 + 3 * classifier
+  assert count(params) == expected
+
+
+def test_ofa_of_tokens_takes_four_layers_and_deeper_heads_for_shallow_ones():
+  def block(width):
+    return 4 * width + 12 * width**2 + width + 5 * width
+
+  student = network(*[(197, 8)] * 12)
+  params, _ = jax.eval_shape(ofa().init, KEY, student, network())
+  merge = 2 * 32 + 32 * 8
+  classifier = 8 * 3 + 3
+  assert count(params) == 4 * (merge + classifier) + 7 * block(8)
+
+
+@pytest.mark.parametrize("shape", [(16, 8), (17, 8), (7, 8), (5,)])
+def test_ofa_of_tokens_and_units(shape):
+  student, teacher = network(shape, shape), network()
+  params, value = loss_of(ofa(), student, teacher)
+  assert count(params) > 0
+  ends = ofa_loss(student.logits, teacher.logits, BATCH["label"])
+  assert value > masked_mean(ends, BATCH["mask"])
+  assert np.isfinite(value)
+
+
+def test_a_merged_token_sees_its_own_four_patches():
+  merge = _Merge(3, True, nnx.Rngs(0))
+  patches = jnp.float32(RNG.normal(size=(1, 16, 3)))
+  moved = patches.at[0, 6].set(5.0)  # the second row's third patch
+  changed = jnp.any(merge(patches) != merge(moved), -1)
+  np.testing.assert_array_equal(changed[0], [False, True, False, False])
+
+
+def test_ofa_without_features_is_refused():
+  with pytest.raises(ValueError, match="student has no features"):
+    ofa().init(KEY, network(), network((2, 2, 3)))
+
+
+def test_uskd_classifies_the_stage_before_the_last():
+  student = network((4, 4, 5), (4, 4, 7), (2, 2, 9))
+  params, value = loss_of(uskd(mu=2.0), student, None)
+  assert params["kernel"].shape == (7, 3)
+  weak = student.features["f01"].mean((1, 2)) @ params["kernel"]
+  expected = uskd_loss(
+    student.logits,
+    BATCH["label"],
+    weak + params["bias"][None],
+    mu=2.0,
+    where=BATCH["mask"],
+  )
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_mlld_weighs_both_views_as_published():
+  student, teacher = (network(views={"strong": network()}) for _ in range(2))
+  _, value = loss_of(preset("mlld"), student, teacher)
+  strong, teacher_strong = (
+    x.views["strong"].logits for x in (student, teacher)
+  )
+  levels = mlld_loss(
+    student.logits,
+    teacher.logits,
+    strong,
+    teacher_strong,
+    where=BATCH["mask"],
+  )
+  labels = cross_entropy(student.logits, BATCH["label"])
+  labels += cross_entropy(strong, BATCH["label"])
+  expected = 0.9 * levels + 0.1 * masked_mean(labels, BATCH["mask"])
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_mlld_needs_its_strong_view():
+  with pytest.raises(ValueError, match=r"student has the views \[\]; expected"):
+    loss_of(mlld(), network(), network())
