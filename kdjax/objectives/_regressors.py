@@ -40,8 +40,9 @@ def fitnet(
   student's, which goes through a convolution to the teacher's size and width,
   batch normalization and ReLU. The convolution is 3x3 of stride 2 for a
   student's map of twice the teacher's size, a transposed 4x4 of stride 2 for
-  one of half the size, and otherwise one without padding whose size takes the
-  difference.
+  one of half the size (2r x 2r of stride r for other ratios, which the
+  published code refuses), and otherwise one without padding whose size takes
+  the difference.
 
   Args:
     features: the names of the student's and of the teacher's feature; without
@@ -54,7 +55,7 @@ def fitnet(
 
   Raises:
     ValueError: from `init`, if the teacher's map is larger than the student's
-      but not twice as large.
+      but no multiple.
 
   References:
     Romero et al., `FitNets: hints for thin deep nets
@@ -104,7 +105,7 @@ def ab(*, margin: ArrayLike = 1.0, axis_name: str | None = None) -> Objective:
 
   Raises:
     ValueError: from `init`, if a network returns no pre-activations, or a
-      teacher's map is larger than the student's but not twice as large.
+      teacher's map is larger than the student's but no multiple.
 
   References:
     Heo et al., `Knowledge transfer via distillation of activation boundaries
@@ -217,17 +218,19 @@ class Regressor(nnx.Module):
       self.convolution = nnx.Conv(
         *widths, (3, 3), strides=2, padding=1, **options
       )
-    elif tuple(2 * size for size in old) == new:
-      self.convolution = nnx.ConvTranspose(
-        *widths, (4, 4), strides=2, **options
-      )
     elif all(a >= b for a, b in zip(old, new, strict=True)):
       size = tuple(1 + a - b for a, b in zip(old, new, strict=True))
       self.convolution = nnx.Conv(*widths, size, padding="VALID", **options)
+    elif all(b % a == 0 for a, b in zip(old, new, strict=True)):
+      ratio = tuple(b // a for a, b in zip(old, new, strict=True))
+      size = tuple(2 * r for r in ratio)
+      self.convolution = nnx.ConvTranspose(
+        *widths, size, strides=ratio, **options
+      )
     else:
       raise ValueError(
         f"student has a map of {old} and teacher one of {new}; expected the "
-        "teacher's to be at most as large, or exactly twice as large."
+        "teacher's to be at most as large, or a multiple."
       )
     self.norm = _layers.batch_norm(
       outputs[-1], dtype=jnp.float32, axis_name=axis_name, rngs=rngs

@@ -117,6 +117,7 @@ def test_overhaul_connects_normalizes_and_halves():
   [
     (4, 2, (3, 3, 4, 5)),
     (2, 4, (4, 4, 4, 5)),
+    (1, 4, (8, 8, 4, 5)),
     (4, 3, (2, 2, 4, 5)),
     (1, 1, (1, 1, 4, 5)),
   ],
@@ -203,7 +204,7 @@ def test_errors_say_what_is_missing():
   with pytest.raises(ValueError, match="teacher has no normalizations"):
     run(objectives.ofd(), STUDENT, TEACHER._replace(normalizations=None))
   with pytest.raises(ValueError, match="student has a map of"):
-    run(objectives.fitnet(), STUDENT, outputs(1, sizes=(8, 8, 8)))
+    run(objectives.fitnet(), STUDENT, outputs(1, sizes=(8, 8, 3)))
   with pytest.raises(ValueError, match=r"teacher_features\[0\] has shape"):
     run(objectives.kdsvd(), STUDENT, WIDE)
   tall = TEACHER._replace(
