@@ -216,11 +216,10 @@ def minilm_loss(
   return loss + _relation_loss(_relation(student), _relation(teacher), mask)
 
 
+@validate
 def minilm_v2_loss(
-  student_hidden: Float[Array, "batch tokens student_width"]
-  | Sequence[Float[Array, "batch tokens _"]],
-  teacher_hidden: Float[Array, "batch tokens teacher_width"]
-  | Sequence[Float[Array, "batch tokens _"]],
+  student_hidden: ArrayLike | Sequence[ArrayLike],
+  teacher_hidden: ArrayLike | Sequence[ArrayLike],
   mask: TokenMask | None = None,
   *,
   relation_heads: int = 12,
@@ -321,8 +320,9 @@ def _split(
   return jnp.swapaxes(hidden.reshape(batch, tokens, heads, -1), 1, 2)
 
 
-def _listed(hidden: Array | Sequence[Array]) -> list[Array]:
-  return list(hidden) if isinstance(hidden, Sequence) else [hidden]
+def _listed(hidden: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
+  arrays = hidden if isinstance(hidden, Sequence) else [hidden]
+  return [jnp.asarray(x) for x in arrays]
 
 
 def _relation(

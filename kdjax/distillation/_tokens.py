@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
@@ -163,9 +164,10 @@ def pkd_loss(
   return jnp.sum(jnp.square(student - teacher), -1)
 
 
+@validate
 def gram_loss(
-  student_hidden: Sequence[Float[Array, "batch tokens _"]],
-  teacher_hidden: Sequence[Float[Array, "batch tokens _"]],
+  student_hidden: Sequence[ArrayLike],
+  teacher_hidden: Sequence[ArrayLike],
   mask: TokenMask | None = None,
   *,
   stop_teacher_gradient: bool = True,
@@ -209,11 +211,8 @@ def gram_loss(
         f"gram_loss: {name} has {len(layers)} layers; expected 2."
       )
   return _gram_loss(
-    student_hidden[0],
-    student_hidden[1],
-    teacher_hidden[0],
-    teacher_hidden[1],
-    mask,
+    *(jnp.asarray(x) for x in (*student_hidden, *teacher_hidden)),
+    mask=mask,
     stop_teacher_gradient=stop_teacher_gradient,
   )
 
@@ -224,8 +223,8 @@ def _gram_loss(
   student_second: Float[Array, "batch tokens second_width"],
   teacher_first: Float[Array, "batch tokens first_width"],
   teacher_second: Float[Array, "batch tokens second_width"],
-  mask: TokenMask | None,
   *,
+  mask: TokenMask | None,
   stop_teacher_gradient: bool,
 ) -> Float[Array, " batch"]:
   firsts = as_pair(student_first, teacher_first, stop_teacher_gradient)

@@ -1,0 +1,159 @@
+"""Attention of transformers, and MiniLM's relations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.distillation import attention_ce_loss
+from kdjax.distillation import attention_mse_loss
+from kdjax.distillation import minilm_loss
+from kdjax.distillation import minilm_v2_loss
+from tests import laws
+from tests import oracles
+
+RNG = np.random.default_rng(0)
+STUDENT, TEACHER = 2 * RNG.normal(size=(2, 16, 3, 5, 5)).astype(np.float32)
+VALUES = RNG.normal(size=(16, 3, 5, 4)).astype(np.float32)
+TEACHER_VALUES = RNG.normal(size=(16, 3, 5, 6)).astype(np.float32)
+VECTORS = [x.astype(np.float32) for x in RNG.normal(size=(3, 16, 5, 8))]
+TEACHER_VECTORS = [
+  x.astype(np.float32) for x in RNG.normal(size=(3, 16, 5, 12))
+]
+LENGTHS = RNG.integers(0, 6, 16)
+MASK = (np.arange(5) < LENGTHS[:, None]).astype(int)
+
+
+def minilm(student, teacher, mask):
+  return minilm_loss(
+    student[0],
+    teacher[0],
+    mask,
+    student_values=student[1],
+    teacher_values=teacher[1],
+  )
+
+
+def minilm_v2(student, teacher, mask):
+  return minilm_v2_loss(student, teacher, mask, relation_heads=4)
+
+
+CASES = {
+  "mse": laws.Case(attention_mse_loss, (STUDENT, TEACHER, MASK), coupled=True),
+  "ce": laws.Case(attention_ce_loss, (STUDENT, TEACHER, MASK), coupled=True),
+  "minilm": laws.Case(
+    minilm, ([STUDENT, VALUES], [TEACHER, TEACHER_VALUES], MASK)
+  ),
+  "minilm_v2": laws.Case(minilm_v2, (VECTORS[0], TEACHER_VECTORS[0], MASK)),
+}
+
+
+@pytest.mark.parametrize("law", laws.LAWS)
+@pytest.mark.parametrize("name", CASES)
+def test_law(name, law):
+  law(CASES[name])
+
+
+def test_attention_losses_equal_a_loop_over_valid_tokens():
+  squares, entropies = [], []
+  for student, teacher, n in zip(STUDENT, TEACHER, LENGTHS, strict=True):
+    valid = np.s_[:, :n, :n]
+    squares.append(np.square(np.float64(student) - teacher)[valid].ravel())
+    terms = -np.exp(oracles.log_softmax(teacher)) * oracles.log_softmax(student)
+    entropies.append(terms[valid].sum(2).ravel())
+  np.testing.assert_allclose(
+    attention_mse_loss(STUDENT, TEACHER, MASK),
+    np.concatenate(squares).mean(),
+    rtol=1e-5,
+  )
+  np.testing.assert_allclose(
+    attention_ce_loss(STUDENT, TEACHER, MASK),
+    float(np.concatenate(entropies).mean()),
+    rtol=1e-5,
+  )
+
+
+def test_without_a_mask_the_cutoff_keeps_padding_out():
+  padded = np.where(MASK[:, None, None] == 1, STUDENT, -1e4)
+  teacher = np.where(MASK[:, None, None] == 1, TEACHER, -1e4 - 3)
+  kept = np.where(MASK[:, None, None] == 1, np.float64(STUDENT) - TEACHER, 0)
+  np.testing.assert_allclose(
+    attention_mse_loss(padded, teacher), np.square(kept).mean(), rtol=1e-5
+  )
+  positive = np.maximum(np.float64(STUDENT), 0) - np.maximum(TEACHER, 0)
+  np.testing.assert_allclose(
+    attention_mse_loss(STUDENT, TEACHER, cutoff=-1e-3),
+    np.square(positive).mean(),
+    rtol=1e-2,
+  )
+
+
+def divergence(student, teacher, heads=None):
+  """Of relations, with the queries and keys that are valid, an example."""
+  values = []
+  for a, b, n in zip(student, teacher, LENGTHS, strict=True):
+    rows = (
+      oracles.kl_of_logits(a[:, :n, :n], b[:, :n, :n]) if n else np.zeros(1)
+    )
+    values.append(rows.mean())
+  return np.float64(values)
+
+
+def relation(vectors):
+  vectors = np.float64(vectors)
+  return vectors @ np.swapaxes(vectors, 2, 3) / np.sqrt(vectors.shape[-1])
+
+
+def test_minilm_equals_the_paper():
+  attention = divergence(STUDENT, TEACHER)
+  np.testing.assert_allclose(
+    minilm_loss(STUDENT, TEACHER, MASK), attention, rtol=1e-4
+  )
+  values = divergence(relation(VALUES), relation(TEACHER_VALUES))
+  np.testing.assert_allclose(
+    minilm([STUDENT, VALUES], [TEACHER, TEACHER_VALUES], MASK),
+    attention + values,
+    rtol=1e-4,
+  )
+
+
+def test_minilm_v2_equals_the_paper():
+  def split(x):
+    return np.stack(np.split(x, 4, axis=2), 1)
+
+  terms = [
+    divergence(relation(split(a)), relation(split(b)))
+    for a, b in zip(VECTORS, TEACHER_VECTORS, strict=True)
+  ]
+  np.testing.assert_allclose(
+    minilm_v2(VECTORS, TEACHER_VECTORS, MASK), np.mean(terms, 0), rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    minilm_v2(VECTORS[0], TEACHER_VECTORS[0], MASK), terms[0], rtol=1e-4
+  )
+
+
+def test_masked_scores_of_minus_infinity_are_finite():
+  keys = MASK[:, None, None] == 1
+  student, teacher = (np.where(keys, x, -np.inf) for x in (STUDENT, TEACHER))
+  for loss in (attention_mse_loss, attention_ce_loss, minilm_loss):
+
+    def program(x, loss=loss):
+      return jnp.sum(loss(x, teacher, MASK))
+
+    value, gradient = jax.jit(jax.value_and_grad(program))(student)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_errors_name_the_argument():
+  with pytest.raises(ValueError, match="expected both or none"):
+    minilm_loss(STUDENT, TEACHER, student_values=VALUES)
+  with pytest.raises(ValueError, match="student_hidden has width 8"):
+    minilm_v2_loss(VECTORS, TEACHER_VECTORS, relation_heads=3)
+  with pytest.raises(ValueError, match="expected as many"):
+    minilm_v2_loss(VECTORS, TEACHER_VECTORS[:2])
+  with pytest.raises(ValueError, match="4 queries and 5 keys"):
+    attention_mse_loss(STUDENT[:, :, :4], TEACHER[:, :, :4], MASK)
+  with pytest.raises(ValueError, match="teacher_attention has shape"):
+    attention_ce_loss(STUDENT, TEACHER[:, :2])

@@ -1,0 +1,75 @@
+"""VID and PAD: the teacher's features as a Gaussian."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.distillation import pad_l2_loss
+from kdjax.distillation import vid_loss
+from tests import laws
+
+RNG = np.random.default_rng(0)
+MEAN, TEACHER = RNG.normal(size=(2, 16, 3, 4, 5)).astype(np.float32)
+VARIANCE = RNG.uniform(0.1, 6, 5).astype(np.float32)
+ROWS, TEACHER_ROWS, LOG_VARIANCE = RNG.normal(size=(3, 16, 6)).astype(
+  np.float32
+)
+CASES = {
+  "vid": laws.Case(
+    lambda mean, teacher, variance: vid_loss(mean, variance, teacher),
+    (MEAN, TEACHER, VARIANCE),
+    shared=(2,),
+  ),
+  "pad": laws.Case(
+    pad_l2_loss, (ROWS, TEACHER_ROWS, LOG_VARIANCE), {"eps": 1e-3}
+  ),
+}
+
+
+@pytest.mark.parametrize("law", laws.LAWS)
+@pytest.mark.parametrize("name", CASES)
+def test_law(name, law):
+  law(CASES[name])
+
+
+def test_vid_is_the_negative_log_likelihood_less_its_constant():
+  mean, variance, teacher = map(np.float64, (MEAN, VARIANCE, TEACHER))
+  density = np.exp(-((teacher - mean) ** 2) / (2 * variance)) / np.sqrt(
+    2 * np.pi * variance
+  )
+  expected = -np.log(density).mean((1, 2, 3)) - np.log(2 * np.pi) / 2
+  np.testing.assert_allclose(
+    vid_loss(MEAN, VARIANCE, TEACHER), expected, rtol=1e-5
+  )
+  everywhere = np.broadcast_to(VARIANCE, MEAN.shape)
+  np.testing.assert_allclose(
+    vid_loss(MEAN, everywhere, TEACHER), expected, rtol=1e-5
+  )
+
+
+def test_the_best_variance_is_the_squared_error():
+  gradient = jax.grad(
+    lambda v: vid_loss(jnp.zeros((1, 3)), v, jnp.full((1, 3), 2.0))[0]
+  )
+  np.testing.assert_allclose(gradient(jnp.full(3, 4.0)), 0, atol=1e-7)
+
+
+def test_pad_equals_the_paper():
+  gap, log_variance = np.float64(TEACHER_ROWS - ROWS), np.float64(LOG_VARIANCE)
+  terms = gap**2 / (1e-3 + np.exp(log_variance)) + log_variance
+  np.testing.assert_allclose(
+    pad_l2_loss(ROWS, TEACHER_ROWS, LOG_VARIANCE, eps=1e-3),
+    terms.mean(1),
+    rtol=1e-4,
+    atol=1e-5,
+  )
+
+
+def test_errors_name_the_argument():
+  with pytest.raises(ValueError, match="variance has shape"):
+    vid_loss(MEAN, VARIANCE[:4], TEACHER)
+  with pytest.raises(ValueError, match="teacher_features has shape"):
+    vid_loss(MEAN, VARIANCE, TEACHER[:, :2])
+  with pytest.raises(ValueError, match="eps is 0"):
+    pad_l2_loss(ROWS, TEACHER_ROWS, LOG_VARIANCE, eps=0.0)
