@@ -72,8 +72,8 @@ def dist_loss(
 
   Examples:
     >>> logits = jnp.array([[1.0, 2.0, 3.0], [3.0, 1.0, 1.0]])
-    >>> print(f"{dist_loss(logits, logits):.4f}")
-    0.0000
+    >>> print(f"{dist_loss(logits, logits):.3f}")
+    0.000
 
   References:
     Huang et al., `Knowledge distillation from a stronger teacher

@@ -65,7 +65,7 @@ def dkd_loss(
   Examples:
     >>> near, far = jnp.array([[0.0, 0.0]]), jnp.array([[-200.0, 0.0]])
     >>> dkd_loss(far, near, jnp.array([0]), temperature=1.0)
-    Array([99.30685], dtype=float32)
+    Array([99.306854], dtype=float32)
 
   References:
     Zhao et al., `Decoupled knowledge distillation

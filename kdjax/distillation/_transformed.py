@@ -95,8 +95,9 @@ def wttm_loss(
 
   Examples:
     >>> logits = jnp.array([[1.0, 2.0, 3.0]])
-    >>> wttm_loss(0.5 * logits, logits, gamma=0.5)
-    Array([0.], dtype=float32)
+    >>> value = wttm_loss(0.5 * logits, logits, gamma=0.5)
+    >>> print(f"{value[0]:.4f}")
+    0.0000
 
   References:
     Zheng and Yang, `Knowledge distillation based on transformed teacher
