@@ -10,6 +10,7 @@ from kdjax.ops import reverse_gradient
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
 from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
 
@@ -59,6 +60,7 @@ def ctkd_temperature(
   check_positive("lowest", lowest)
   check_positive("span", span)
   parameter = parameter.astype(compute_dtype(parameter))
+  lowest = as_number("lowest", lowest, parameter.dtype)
   return lowest + span * jax.nn.sigmoid(reverse_gradient(parameter, reversal))
 
 
@@ -82,7 +84,7 @@ def flsw_temperature(
   Args:
     student_logits: `[*batch, classes]`.
     teacher_logits: `[*batch, classes]`.
-    temperature: the base T_0 > 0. May be traced.
+    temperature: the base T_0 > 0; a number, or one per example. May be traced.
     beta: how far temperatures spread. May be traced.
     gamma: how much the far examples stand out. May be traced.
     where: which examples count in the mean.
@@ -137,7 +139,7 @@ def cwsm_temperature(
 
   Args:
     student_logits: `[*batch, classes]`.
-    temperature: the base T_0 > 0. May be traced.
+    temperature: the base T_0 > 0; a number, or one per example. May be traced.
     beta: how far temperatures spread. May be traced.
     where: which examples count in the mean.
     axis_name: the mapped axis that holds the rest of the batch.
@@ -175,5 +177,6 @@ def _spread(
 ) -> Array:
   """Returns the base temperature, moved by how the weight is below its mean."""
   check_positive("temperature", temperature)
+  base = as_number("temperature", temperature, weight.dtype, shape=weight.shape)
   mean = masked_mean(weight, where, axis_name=axis_name)
-  return jax.lax.stop_gradient(temperature + beta * (mean - weight))
+  return jax.lax.stop_gradient(base + beta * (mean - weight))

@@ -1,5 +1,7 @@
 """Distillation by Wasserstein distances (WKD)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -52,7 +54,7 @@ def wkd_class_cost(
   cosine = jnp.matmul(
     prototypes.T, prototypes, precision=jax.lax.Precision.HIGHEST
   )
-  return -jnp.expm1(-sharpness * jnp.maximum(1 - cosine, 0.0))
+  return -jnp.expm1(jnp.minimum(cosine - 1, 0.0) * sharpness)
 
 
 @validate
@@ -137,8 +139,8 @@ def wkd_logit_loss(
     total = _matmul(shifted, kernel) + 1e-8 * jnp.exp(-shift)
     return log_mass - shift - jnp.log(total)
 
-  def iterate(scalings: tuple[Array, Array], _: None):
-    log_u, _ = scalings
+  def iterate(scalings: tuple[Array, Array], _: Any) -> tuple[Any, None]:
+    log_u = scalings[0]
     log_v = balance(log_u, kernel, log_teacher)
     return (balance(log_v, kernel.T, log_student), log_v), None
 

@@ -65,7 +65,7 @@ def wkd_logit(
     kernel: Array,
     *,
     sharpness: ArrayLike,
-    **hyperparameters: ArrayLike,
+    **hyperparameters: Any,
   ) -> Array:
     cost = wkd_class_cost(kernel, sharpness=sharpness)
     return wkd_logit_loss(

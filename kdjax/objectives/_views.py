@@ -202,10 +202,11 @@ def sskd(
       ratio=similarity_ratio,
       **coupling,
     )
+    pretext = sskd_pretext_loss(taught, **coupling)
     return (
-      transformed_weight * transformed
+      pretext
+      + transformed_weight * transformed
       + similarity_weight * similarity
-      + sskd_pretext_loss(taught, **coupling)
     )
 
   return modular(

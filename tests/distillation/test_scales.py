@@ -19,10 +19,10 @@ LABELS = RNG.integers(0, 6, 16)
 LABELS[::2] = TEACHER[::2, 0].argmax(-1)
 
 CASES = {
-  "dkd": laws.Case(
-    functools.partial(sdd_loss, inner="dkd"),
+  "sdd": laws.Case(
+    sdd_loss,
     (STUDENT, TEACHER, LABELS),
-    {"temperature": 3.0, "beta": 2.0, "complementary_weight": 2.0},
+    {"temperature": 3.0, "complementary_weight": 2.0},
   ),
 }
 
