@@ -32,10 +32,13 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   logits -= jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0.0, top))
   own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
   is_own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-  others = jax.nn.logsumexp(jnp.where(is_own, -jnp.inf, logits), axis=-1)
+  others = jnp.where(is_own, -jnp.inf, logits)
+  # Nothing else to choose: logsumexp of nothing has no gradient to give.
+  alone = jnp.max(others, axis=-1) == -jnp.inf
+  others = jax.nn.logsumexp(jnp.where(alone[..., None], 0.0, others), axis=-1)
   masked = own == -jnp.inf
   loss = jnp.logaddexp(0.0, others - jnp.where(masked, 0.0, own))
-  return jnp.where(masked, jnp.inf, loss)
+  return jnp.where(masked, jnp.inf, jnp.where(alone, 0.0, loss))
 
 
 def check_labels(labels: Array, classes: int) -> None:

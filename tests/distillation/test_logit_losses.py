@@ -344,3 +344,15 @@ def test_labels_may_be_unsigned():
 def test_labels_of_the_wrong_shape():
   with pytest.raises(ValueError, match=r"kd_loss: labels has shape \(3,\)"):
     distillation.kd_loss(STUDENT, TEACHER, LABELS[:3])
+
+
+def test_a_label_without_alternatives_costs_nothing():
+  """All other classes are masked: value 0, gradient 0."""
+  logits = jnp.array([[2.0, -jnp.inf, -jnp.inf]])
+  value, gradient = jax.jit(
+    jax.value_and_grad(
+      lambda z: distillation.kd_loss(z, logits, jnp.array([0])).sum()
+    )
+  )(logits)
+  assert value == 0
+  np.testing.assert_array_equal(gradient, 0)

@@ -20,7 +20,7 @@ BATCH = {
   "index": 2 * jnp.arange(EXAMPLES),
 }
 # What it draws depends on how many examples a device has.
-DRAWS = {"mgd", "vitkd", "crd", "crd+kd"}
+DRAWS = {"mgd", "vitkd"}
 
 
 def outputs(widths, seed, views=()):
