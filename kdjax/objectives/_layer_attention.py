@@ -234,7 +234,8 @@ class _LinearNorm(nnx.Module):
   def __init__(
     self, inputs: int, outputs: int, axis_name: str | None, rngs: nnx.Rngs
   ):
-    self.linear = nnx.Linear(inputs, outputs, rngs=rngs)
+    # Batch normalization takes a bias away.
+    self.linear = nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs)
     self.norm = _layers.batch_norm(
       outputs, dtype=jnp.float32, axis_name=axis_name, rngs=rngs
     )

@@ -108,7 +108,6 @@ def ktaad(
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(_last_maps, student, teacher)
     options: dict[str, Any] = {
-      "use_bias": True,
       "kernel_init": _layers.TORCH_DEFAULT,
       "dtype": jnp.float32,
       "rngs": rngs,
@@ -116,7 +115,7 @@ def ktaad(
     widths = ours.shape[-1], theirs.shape[-1]
     return nnx.Dict(
       adaptation=_layers.ConvNorm(*widths, 3, axis_name=axis_name, **options),
-      affinity=_layers.convolution(*widths, 3, **options),
+      affinity=_layers.convolution(*widths, 3, use_bias=True, **options),
     )
 
   def loss(
@@ -182,9 +181,9 @@ def srd(
       )
       for role in ("student", "teacher")
     }
-    return nnx.Dict(
-      projector=nnx.Linear(ours.shape[-1], width, rngs=rngs), **norms
-    )
+    # Batch normalization takes a bias away.
+    projector = nnx.Linear(ours.shape[-1], width, use_bias=False, rngs=rngs)
+    return nnx.Dict(projector=projector, **norms)
 
   def loss(
     parts: Any,

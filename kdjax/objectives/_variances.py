@@ -219,7 +219,8 @@ class _VarianceBranch(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.projection = projection
-    self.linear = nnx.Linear(width, width, rngs=rngs)
+    # Batch normalization takes a bias away.
+    self.linear = nnx.Linear(width, width, use_bias=False, rngs=rngs)
     self.norm = _layers.batch_norm(
       width, dtype=jnp.float32, axis_name=axis_name, rngs=rngs
     )
