@@ -16,7 +16,6 @@ from kdjax.objectives._heads import simkd
 from kdjax.objectives._heads import srrl
 from kdjax.objectives._layer_attention import afd
 from kdjax.objectives._layer_attention import semckd
-from kdjax.objectives._logits import mlld
 from kdjax.objectives._logits import uskd
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
@@ -55,6 +54,7 @@ from kdjax.objectives._variances import pad_l2
 from kdjax.objectives._variances import vid
 from kdjax.objectives._views import crld
 from kdjax.objectives._views import cskd
+from kdjax.objectives._views import mlld
 from kdjax.objectives._views import sskd
 
 __all__ = (

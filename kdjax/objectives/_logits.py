@@ -7,17 +7,13 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.distillation import mlld_loss
 from kdjax.distillation import standardize_logits
 from kdjax.distillation import uskd_loss
 from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives._objective import combine
-from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import matched_stages
-from kdjax.ops._cross_entropy import cross_entropy
 
 
 def uskd(
@@ -84,48 +80,6 @@ def uskd(
   )
 
 
-def mlld(
-  *,
-  weight: ArrayLike = 0.9,
-  strong_labels: ArrayLike = 0.1,
-  axis_name: str | None = None,
-  **hyperparameters: ArrayLike,
-) -> Objective:
-  """Multi-level logit distillation (MLLD) of a weak and a strong view.
-
-  The :func:`kdjax.distillation.mlld_loss` of both views, and the cross-entropy
-  of the strong one, which the labels reach by no other way. The outputs are
-  those of the weakly augmented images; their `views["strong"]` are those of
-  the strongly augmented.
-
-  Args:
-    weight: of the three levels.
-    strong_labels: the weight of the strong view's cross-entropy.
-    axis_name: the mapped axis that holds the rest of the batch.
-    **hyperparameters: of the loss.
-
-  Returns:
-    An objective; its published weight is 1, beside 0.1 times the cross-entropy
-    of the weak view.
-
-  Raises:
-    ValueError: from `apply`, if student or teacher have no strong view.
-
-  References:
-    Jin, Wang and Lin, `Multi-level logit distillation
-    <https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html>`_,
-    2023, and its `code
-    <https://github.com/Jin-Ying/Multi-Level-Logit-Distillation>`_.
-  """
-  levels = stateless(
-    mlld_loss, _select_views, axis_name=axis_name, **hyperparameters
-  )
-  labels = stateless(
-    cross_entropy, _select_strong_supervised, axis_name=axis_name
-  )
-  return combine({"levels": (weight, levels), "ce": (strong_labels, labels)})
-
-
 def select_standardized_and_labels(
   student: Outputs, teacher: Outputs, batch: Any
 ) -> tuple[Array, Array, Array]:
@@ -135,32 +89,3 @@ def select_standardized_and_labels(
     standardize_logits(teacher.logits),
     batch["label"],
   )
-
-
-def _select_views(
-  student: Outputs, teacher: Outputs, batch: Any
-) -> tuple[Array, Array, Array, Array]:
-  del batch
-  return (
-    student.logits,
-    teacher.logits,
-    _strong("student", student).logits,
-    _strong("teacher", teacher).logits,
-  )
-
-
-def _select_strong_supervised(
-  student: Outputs, teacher: Outputs, batch: Any
-) -> tuple[Array, Array]:
-  del teacher
-  return _strong("student", student).logits, batch["label"]
-
-
-def _strong(role: str, outputs: Outputs) -> Outputs:
-  views = outputs.views or {}
-  if "strong" not in views:
-    raise ValueError(
-      f"{role} has the views {sorted(views)}; expected 'strong', its outputs "
-      "for the strongly augmented images."
-    )
-  return views["strong"]

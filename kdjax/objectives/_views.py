@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from kdjax.distillation import crld_loss
 from kdjax.distillation import cskd_loss
+from kdjax.distillation import mlld_loss
 from kdjax.distillation import sskd_pretext_loss
 from kdjax.distillation import sskd_similarity_loss
 from kdjax.distillation import sskd_transformed_loss
@@ -47,29 +48,50 @@ def crld(
     Zhang et al., `Cross-view consistency regularisation for knowledge
     distillation <https://arxiv.org/abs/2412.16493>`_, 2024.
   """
+  return _two_views(crld_loss, view, axis_name=axis_name, **hyperparameters)
 
-  def select(
-    student: Outputs, teacher: Outputs, batch: Any
-  ) -> tuple[Array, ...]:
-    del batch
-    return (
-      student.logits,
-      teacher.logits,
-      _view_of("student", student, view).logits,
-      _view_of("teacher", teacher, view).logits,
-    )
 
-  def select_supervised(
-    student: Outputs, teacher: Outputs, batch: Any
-  ) -> tuple[Array, Array]:
-    del teacher
-    return _view_of("student", student, view).logits, batch["label"]
+def mlld(
+  *,
+  weight: ArrayLike = 0.9,
+  strong_labels: ArrayLike = 0.1,
+  view: str = "strong",
+  axis_name: str | None = None,
+  **hyperparameters: ArrayLike,
+) -> Objective:
+  """Multi-level logit distillation (MLLD) of a weak and a strong view.
 
-  consistency = stateless(
-    crld_loss, select, axis_name=axis_name, **hyperparameters
+  The :func:`kdjax.distillation.mlld_loss` of both views, and the cross-entropy
+  of the strong one, which the labels reach by no other way.
+
+  Args:
+    weight: of the three levels.
+    strong_labels: the weight of the strong view's cross-entropy.
+    view: the name of the strongly augmented view; the weak one is the batch.
+    axis_name: the mapped axis that holds the rest of the batch.
+    **hyperparameters: of the loss.
+
+  Returns:
+    An objective; its published weight is 1, beside 0.1 times the cross-entropy
+    of the weak view.
+
+  Raises:
+    ValueError: from `apply`, if there is no such view.
+
+  References:
+    Jin, Wang and Lin, `Multi-level logit distillation
+    <https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html>`_,
+    2023, and its `code
+    <https://github.com/Jin-Ying/Multi-Level-Logit-Distillation>`_.
+  """
+  return _two_views(
+    mlld_loss,
+    view,
+    weight=weight,
+    strong_labels=strong_labels,
+    axis_name=axis_name,
+    **hyperparameters,
   )
-  labels = stateless(cross_entropy, select_supervised, axis_name=axis_name)
-  return combine({"consistency": (1.0, consistency), "ce": (1.0, labels)})
 
 
 def cskd(
@@ -220,6 +242,38 @@ def sskd(
     similarity_ratio=similarity_ratio,
     similarity_weight=similarity_weight,
   )
+
+
+def _two_views(
+  loss: Any,
+  view: str,
+  *,
+  weight: ArrayLike = 1.0,
+  strong_labels: ArrayLike = 1.0,
+  axis_name: str | None,
+  **hyperparameters: ArrayLike,
+) -> Objective:
+  """A loss of the logits of both views, and the other view's cross-entropy."""
+
+  def select(
+    student: Outputs, teacher: Outputs, batch: Any
+  ) -> tuple[Array, ...]:
+    del batch
+    seen = (
+      _view_of(role, outputs, view).logits
+      for role, outputs in (("student", student), ("teacher", teacher))
+    )
+    return student.logits, teacher.logits, *seen
+
+  def select_labels(
+    student: Outputs, teacher: Outputs, batch: Any
+  ) -> tuple[Array, Array]:
+    del teacher
+    return _view_of("student", student, view).logits, batch["label"]
+
+  across = stateless(loss, select, axis_name=axis_name, **hyperparameters)
+  labels = stateless(cross_entropy, select_labels, axis_name=axis_name)
+  return combine({"views": (weight, across), "ce": (strong_labels, labels)})
 
 
 def _view_of(role: str, outputs: Outputs, name: str) -> Outputs:
