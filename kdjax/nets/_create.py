@@ -63,7 +63,7 @@ def create(
     ...   "resnet9", input_shape=(8, 8, 1), num_classes=10, rngs=nnx.Rngs(0)
     ... )  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: name is 'resnet9'; expected one of convnet, mlp, resnet110, ...
+    ValueError: name is 'resnet9'; expected one of convnet, deit-small, ...
 
   References:
     The names are those of `RepDistiller

@@ -86,25 +86,6 @@ def test_outputs_are_the_published_ones(name):
     np.testing.assert_array_equal(outputs.features[key], after)
 
 
-def test_normalizations_are_those_before_the_activations():
-  # Statistics of nothing leave a normalization with its bias. In WRN it is the
-  # first of the next stage, in ResNet the shortcut adds to it.
-  model = nets.WideResNet(10, 1, 3, input_shape=(8, 8, 1), rngs=nnx.Rngs(0))
-  norms = [model.stages[1][0].norm1, model.stages[2][0].norm1, model.norm]
-  rng = np.random.default_rng(0)
-  for norm in norms:
-    norm.bias[...] = jnp.asarray(rng.normal(size=norm.bias.shape), jnp.float32)
-    norm.scale[...] = -norm.scale[...]
-  outputs = _run(model, jnp.asarray(rng.normal(size=(8, 8, 8, 1)), jnp.float32))
-  assert list(outputs.normalizations) == ["f1", "f2", "f3"]
-  for key, (mean, deviation) in outputs.normalizations.items():
-    before = outputs.preactivations[key]
-    np.testing.assert_allclose(before.mean((0, 1, 2)), mean, atol=1e-5)
-    np.testing.assert_allclose(before.std((0, 1, 2)), deviation, atol=1e-3)
-  embedding = np.maximum(outputs.preactivations["f3"], 0).mean((1, 2))
-  np.testing.assert_allclose(outputs.embedding, embedding, atol=1e-5)
-
-
 def test_vit_of_two_tokens():
   options = {"patch_size": 8, "width": 12, "depth": 2, "heads": 3}
   model, outputs = _outputs("deit-tiny", distillation_token=True, **options)

@@ -224,21 +224,43 @@ def test_evaluation_does_not_round_statistics_to_bfloat16():
   np.testing.assert_allclose(centred, np.full((1, 1, 1, 4), -0.5), atol=1e-2)
 
 
+@nnx.jit
+def _built_wide():
+  return WideResNet(
+    10, 1, 3, input_shape=(8, 8, 1), dropout=0.5, rngs=nnx.Rngs(0)
+  )
+
+
 def test_wide_resnet_dropout_only_in_training():
   images, _ = _data()
-
-  @nnx.jit
-  def build():
-    return WideResNet(
-      10, 1, 3, input_shape=(8, 8, 1), dropout=0.5, rngs=nnx.Rngs(0)
-    )
-
-  model = build()
+  model = _built_wide()
   twice = [_run(model, images).logits for _ in range(2)]
   assert not np.array_equal(*twice)
   model.eval()
   twice = [_run(model, images).logits for _ in range(2)]
   np.testing.assert_array_equal(*twice)
+
+
+def test_normalizations_are_what_the_preactivations_have():
+  """In training, a batch leaves with the bias and scale of its layer."""
+  images, _ = _data()
+  model = _built_wide()
+  norms = [model.stages[1][0].norm1, model.stages[2][0].norm1, model.norm]
+  for norm in norms:
+    count = norm.bias.shape[0]
+    norm.bias[...] = jnp.arange(count, dtype=jnp.float32) / count
+    norm.scale[...] = -norm.scale[...]
+  outputs = _run(model, images)
+  assert list(outputs.normalizations) == ["f1", "f2", "f3"]
+  for key, (mean, deviation) in outputs.normalizations.items():
+    before = np.asarray(outputs.preactivations[key])
+    np.testing.assert_allclose(before.mean((0, 1, 2)), mean, atol=1e-4)
+    np.testing.assert_allclose(before.std((0, 1, 2)), deviation, rtol=1e-2)
+  # The next stage goes on from the same numbers; the running mean moves once.
+  embedding = np.maximum(outputs.preactivations["f3"], 0).mean((1, 2))
+  np.testing.assert_allclose(outputs.embedding, embedding, atol=1e-5)
+  mean = 0.1 * outputs.features["f2"].mean((0, 1, 2))
+  np.testing.assert_allclose(norms[1].mean[...], mean, rtol=1e-3, atol=1e-5)
 
 
 def test_wrong_channels_name_the_argument():
