@@ -21,7 +21,7 @@ MAY_IMPORT = {
   "ops": (set(), LOSSES_MAY, set()),
   **{area: ({"ops"}, LOSSES_MAY, set()) for area in LOSS_AREAS},
   "metrics": ({"ops"}, LOSSES_MAY, set()),
-  "nets": ({"ops"}, LOSSES_MAY | {"flax"}, set()),
+  "nets": ({"ops"}, LOSSES_MAY | {"flax"}, {"safetensors"}),
   "objectives": (
     {"ops", "nets"} | LOSS_AREAS,
     LOSSES_MAY | {"flax", "optax"},
