@@ -66,6 +66,7 @@ def cat(
     student: Outputs, teacher: Outputs, batch: Any
   ) -> tuple[Array, Array]:
     del batch
+    _check_pooled("student", student)
     ours, theirs = _last_maps(student, teacher)
     return (
       _classify("student", student, ours, use_bias=False),
@@ -191,16 +192,19 @@ def simkd(*, factor: int = 2, axis_name: str | None = None) -> Objective:
 
 
 def _last_maps(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
-  """The deepest maps of both, whose means the classifiers see."""
-  for role, outputs in (("student", student), ("teacher", teacher)):
-    shape = outputs.features[max(outputs.features)].shape
-    if len(shape) == 3:
-      raise ValueError(
-        f"{role} has tokens of shape {shape} as last features; expected maps "
-        "whose mean its classifier sees."
-      )
+  """The deepest maps of both, of which the teacher's head sees the mean."""
+  _check_pooled("teacher", teacher)
   ours, theirs = select_stages(student, teacher)
   return ours[-1], theirs[-1]
+
+
+def _check_pooled(role: str, outputs: Outputs) -> None:
+  shape = outputs.features[max(outputs.features)].shape
+  if len(shape) == 3:
+    raise ValueError(
+      f"{role} has tokens of shape {shape} as last features; expected maps "
+      "whose mean its classifier sees."
+    )
 
 
 def _classify(
