@@ -1,7 +1,9 @@
-"""From a teacher to a student: losses on logits.
+"""From a teacher to a student: pure losses, arrays in, arrays out.
 
-Every loss takes the student's arrays first, then the teacher's, then labels,
-and returns one value an example.
+On logits, features, relations between examples, contrasts and tokens. The
+student's arrays come first, then the teacher's, then labels. A loss that is a
+sum over examples returns one value an example; one that is not takes `where`
+and `axis_name` and returns the value of the whole batch.
 """
 
 from kdjax.distillation._activation_boundaries import ab_loss

@@ -1,5 +1,6 @@
 """Which features of a student and a teacher belong together."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,9 +40,17 @@ def _stages(role: str, outputs: Any) -> list[str]:
 def as_map(feature: Array) -> Array:
   """Returns a feature as a map `[batch, height, width, channels]`.
 
-  Units `[batch, units]` become a map of one position, tokens `[batch, tokens,
-  width]` a map of one row.
+  Units `[batch, units]` become a map of one position. Tokens `[batch, tokens,
+  width]` become the square grid of the patches, without the one or two tokens
+  (class, distillation) that may precede them; where there is no such grid, a
+  map of one row.
   """
+  if feature.ndim == 3:
+    side = math.isqrt(feature.shape[1])
+    others = feature.shape[1] - side**2
+    if others <= 2:
+      shape = (feature.shape[0], side, side, feature.shape[2])
+      return jnp.reshape(feature[:, others:], shape)
   return jnp.reshape(
     feature, (feature.shape[0], *(1,) * (4 - feature.ndim), *feature.shape[1:])
   )
