@@ -141,6 +141,7 @@ class RunFolder:
 
   Args:
     config: a dataclass with the fields `workdir` and `resume`.
+    free: further flags that may change when a run is resumed.
 
   Raises:
     FileExistsError: if the folder has a run and it is not to be resumed.
@@ -148,14 +149,14 @@ class RunFolder:
     ValueError: if a run is resumed with flags that change its results.
   """
 
-  def __init__(self, config: Any):
+  def __init__(self, config: Any, *, free: Sequence[str] = ()):
     self._begin = time.monotonic()
     self.path = pathlib.Path(config.workdir)
     self._metrics = self.path / "metrics.jsonl"
     flags = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     file = self.path / "config.json"
     if config.resume:
-      _check_same_flags(file, flags)
+      _check_same_flags(file, flags, (*FREE_FLAGS, *free))
     elif file.exists():
       raise FileExistsError(
         f"{self.path} has a run already. Go on with --resume, or give another "
@@ -234,7 +235,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
-def _check_same_flags(file: pathlib.Path, flags: dict[str, Any]) -> None:
+def _check_same_flags(
+  file: pathlib.Path, flags: dict[str, Any], free: Sequence[str]
+) -> None:
   if not file.exists():
     raise FileNotFoundError(
       f"{file.parent} has no run to resume. Leave out --resume, or give the "
@@ -244,7 +247,7 @@ def _check_same_flags(file: pathlib.Path, flags: dict[str, Any]) -> None:
   changes = [
     f"--{name} was {before.get(name)!r} and is {value!r}"
     for name, value in flags.items()
-    if name not in FREE_FLAGS and before.get(name) != value
+    if name not in free and before.get(name) != value
   ]
   if changes:
     raise ValueError(

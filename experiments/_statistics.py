@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +49,41 @@ def paired_interval(
   quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
   half = quantile * float(differences.std(ddof=1)) / count**0.5
   return Interval(mean, mean - half, mean + half)
+
+
+def paired_p_value(treated: np.ndarray, control: np.ndarray) -> float:
+  """The p-value of a two-sided paired t-test.
+
+  Args:
+    treated: `[seeds]`.
+    control: `[seeds]`, in the same order.
+
+  Returns:
+    1 if there is only one pair or no difference at all.
+  """
+  differences = np.asarray(treated, float) - np.asarray(control, float)
+  if len(differences) < 2 or not differences.any():
+    return 1.0
+  if not differences.std():
+    return 0.0
+  return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """P-values after Holm's correction for trying several things at once.
+
+  Args:
+    p_values: one a comparison.
+
+  Returns:
+    In the same order; all below .05 hold together with probability .95.
+  """
+  order = np.argsort(p_values)
+  factors = len(p_values) - np.arange(len(p_values))
+  steps = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
+  result = np.empty(len(p_values))
+  result[order] = np.minimum(steps, 1.0)
+  return result.tolist()
 
 
 def mean_std(values: np.ndarray, *, scale: float = 1, digits: int = 2) -> str:

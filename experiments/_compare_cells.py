@@ -1,0 +1,479 @@
+"""One cell: the students of a method on a pair, and the files it leaves."""
+
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from experiments import _compare_methods
+from experiments import _compare_training
+from experiments._compare_data import Data
+from experiments._compare_training import Lesson
+from experiments._compare_training import Network
+from experiments._compare_training import Teacher
+from experiments._run import RunFolder
+from kdjax import training
+
+SHOWN = 600  # test images whose embeddings are kept for a figure
+
+
+@dataclass
+class Job:
+  """What every cell needs, and what cells share; some run at the same time."""
+
+  config: Any
+  run: RunFolder
+  console: Console
+  data: Data
+  show: Callable[[int, str], None] = lambda done, note: None
+  done: int = 0
+  shared: dict[Any, Any] = field(default_factory=dict)
+  lock: Any = field(default_factory=threading.RLock)
+
+  def once(self, name: Any, make: Callable[[], Any]) -> Any:
+    """Makes what cells share when the first one asks for it."""
+    with self.lock:
+      if name not in self.shared:
+        self.shared[name] = make()
+      return self.shared[name]
+
+  def progress(self, steps: int, note: str) -> None:
+    """Counts the steps of students, for one display of the whole grid."""
+    with self.lock:
+      self.done += steps
+      self.show(self.done, note)
+
+  def log(self, **row: Any) -> None:
+    """Appends a row to metrics.jsonl."""
+    with self.lock:
+      self.run.log(**row)
+
+  def rewind(self, stage: str, step: int) -> None:
+    """Drops what a cell that was killed had logged since its checkpoint."""
+    with self.lock:
+      self.run.rewind(stage, step)
+
+  def recipe(self, name: str, *, teacher: bool) -> training.Recipe:
+    """How a network is trained, as a teacher or as a student."""
+    config, data = self.config, self.data
+    return _compare_methods.make_recipe(
+      config,
+      name,
+      data,
+      examples=len(data.train["label"]) if teacher else data.examples,
+      epochs=config.teacher_epochs if teacher else config.epochs,
+    )
+
+  def network(self, name: str, *, teacher: bool) -> Network:
+    """A network with its own recipe's view of images."""
+    recipe = self.recipe(name, teacher=teacher)
+    return _compare_methods.make_network(
+      name, self.data, recipe, self.config.dtype
+    )
+
+
+def cell_file(job: Job, teacher: str, student: str, method: str):
+  """The file of a finished cell."""
+  folder = job.run.path / "cells" / f"{teacher}_to_{student}"
+  return folder / f"{method}.json"
+
+
+def total_steps(job: Job) -> int:
+  """Steps of all students that are still to be trained, and of teachers."""
+  config, data = job.config, job.data
+  total, names = 0, set()
+  for pair in config.pairs:
+    teacher, student = pair.split(":")
+    names.add(teacher)
+    batch_size = job.recipe(student, teacher=False).batch_size
+    for method in config.methods:
+      if cell_file(job, teacher, student, method).exists():
+        continue
+      if method == "takd":
+        names.add(f"{config.assistant}_from_{teacher}")
+      row = _compare_methods.row_of(method)
+      epochs = config.epochs + row.initialization_epochs
+      total += config.seeds * epochs * -(-data.examples // batch_size)
+  for name in names:
+    if not (job.run.path / "teachers" / name).exists():
+      total += config.teacher_epochs * -(
+        -len(data.train["label"]) // batch_size
+      )
+  return max(total, 1)
+
+
+def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
+  """Trains a cell and writes its file, unless it is there.
+
+  Args:
+    job: the run.
+    teacher: the name of the pair's teacher.
+    student: the name of its student.
+    method: the name of the method.
+  """
+  file = cell_file(job, teacher, student, method)
+  if file.exists():
+    return
+  begin = time.perf_counter()
+  config, data = job.config, job.data
+  guide = job.once(("teacher", teacher), lambda: train_teacher(job, teacher))
+  match _compare_methods.TEACHERS.get(method, "teacher"):
+    case None:
+      source = None
+    case "assistant":
+      name = f"{config.assistant}_from_{teacher}"
+      source = job.once(
+        ("teacher", name), lambda: train_teacher(job, name, guide)
+      )
+    case "scratch":
+      source = scratch_students(job, teacher, student)
+    case _:
+      source = guide
+  network = job.network(student, teacher=False)
+  result: dict[str, Any] = {"pair": f"{teacher}:{student}", "method": method}
+  init_keys, keys = seed_keys(config)
+  targets = job.once(("targets", teacher), lambda: teacher_targets(job, guide))
+  try:
+    course = _compare_methods.make_course(
+      method,
+      network,
+      job.recipe(student, teacher=False),
+      source,
+      epochs=config.epochs,
+      examples=data.examples,
+      patient=config.recipe == "function_matching",
+    )
+    variables = job.once(
+      ("students", student), lambda: jax.jit(jax.vmap(network.init))(init_keys)
+    )
+    begin_main = None
+    if course.initialization:
+      before = Training(
+        job,
+        f"{teacher}:{student}",
+        f"{method} (before)",
+        course.initialization,
+        keys,
+        variables,
+        data.students,
+        data.seeds_axis,
+      )
+      before.finish(None, None)
+      begin_main = before.state
+    cell = Training(
+      job,
+      f"{teacher}:{student}",
+      method,
+      course.lesson,
+      keys,
+      variables,
+      data.students,
+      data.seeds_axis,
+    )
+  except (TypeError, ValueError) as error:
+    reason = " ".join(str(error).split())
+    write_json(file, result | {"not_applicable": reason})
+    return
+  if begin_main is not None:
+    cell.state = _compare_methods.hand_over(method, begin_main, cell.state)
+  folder = job.run.path / "checkpoints" / f"{teacher}_to_{student}" / method
+  history = cell.finish(folder, targets)
+  scores, logits, embedding = cell.evaluate("test", targets)
+  file.parent.mkdir(parents=True, exist_ok=True)
+  classes = np.eye(data.classes)[np.asarray(data.test["label"])]
+  np.savez_compressed(
+    file.with_suffix(".npz"),
+    class_logits=np.einsum("nk,snc->skc", classes, logits)
+    / classes.sum(0)[:, None],
+    embedding=np.asarray(embedding[0, :SHOWN], np.float32),
+  )
+  save_variables(students_folder(job, file), cell.state.student)
+  shutil.rmtree(folder, ignore_errors=True)
+  write_json(
+    file,
+    result
+    | {
+      "history": history,
+      "test": _compare_training.to_lists(scores),
+      "costs": cell.costs(history)
+      | {"seconds": round(time.perf_counter() - begin, 2)},
+    },
+  )
+
+
+class Training:
+  """The training of all seeds by one lesson, round by round."""
+
+  def __init__(
+    self,
+    job: Job,
+    stage: str,
+    name: str,
+    lesson: Lesson,
+    keys: Any,
+    variables: Any,
+    data: Any,
+    data_axis: int | None,
+    *,
+    epochs: int | None = None,
+  ):
+    config = job.config
+    self.job, self.name, self.stage, self.lesson = job, name, stage, lesson
+    self.keys, self.data, self.seeds = keys, data, len(keys)
+    # A stage before the main one is a single round.
+    self.epochs = config.evaluate_every if epochs is None else epochs
+    if lesson.epochs % self.epochs:
+      self.epochs = lesson.epochs
+    # Vmapping one student would only make its convolutions slower.
+    self.together = config.together and self.seeds > 1
+    program = _compare_training.build(
+      lesson,
+      data,
+      data_axis,
+      job.data.classes,
+      epochs=self.epochs,
+      together=self.together,
+    )
+    self.guide = lesson.teacher.variables if lesson.teacher else {}
+    self.state = program.start(keys, variables, self.guide)
+    self.advance = _compare_training.compiled(
+      program.advance, self.state, self.guide, data, keys, jnp.int32(0)
+    )
+    self.cosine = program.cosine
+    self.steps = program.steps
+    self.evaluation = None
+
+  def finish(
+    self, folder: pathlib.Path | None, targets: Any
+  ) -> list[dict[str, Any]]:
+    """Trains to the end, from the last checkpoint on if there is one.
+
+    Args:
+      folder: of the checkpoints; None keeps none.
+      targets: the pair's teacher's answers, None for no evaluation.
+
+    Returns:
+      What was seen in each round.
+    """
+    job, every = self.job, self.epochs
+    rounds, first, history = self.lesson.epochs // every, 0, []
+    checkpoints = None
+    if folder and folder.exists():
+      checkpoints = training.Checkpoints(folder, keep=1)
+      first, self.state, history = checkpoints.restore(self.state) or (
+        0,
+        self.state,
+        [],
+      )
+    stage = f"{self.stage} {self.name}"
+    job.rewind(stage, first * every)
+    if first:
+      job.progress(first * every * self.steps * self.seeds, stage)
+    saved = time.monotonic()
+    for number in range(first, rounds):
+      begin = time.perf_counter()
+      self.state, losses = self.advance.call(
+        self.state, self.guide, self.data, self.keys, jnp.int32(number * every)
+      )
+      losses = jax.device_get(losses)
+      seen: dict[str, Any] = {
+        "seconds": time.perf_counter() - begin,
+        "losses": losses,
+      }
+      note = stage
+      if targets is not None:
+        seen |= self.look(targets)
+        part = "validation" if "validation" in seen else "test"
+        note += f", {part} {np.mean(seen[part]['accuracy']):.1%}"
+      seen = _compare_training.to_lists(seen)
+      history.append(seen)
+      job.log(stage=stage, step=(number + 1) * every, **seen)
+      job.progress(every * self.steps * self.seeds, note)
+      late = time.monotonic() - saved > job.config.checkpoint_seconds
+      if folder and late and number + 1 < rounds:
+        checkpoints = checkpoints or training.Checkpoints(folder, keep=1)
+        checkpoints.save(number + 1, self.state, history)
+        saved = time.monotonic()
+    if checkpoints:
+      checkpoints.close()
+    return history
+
+  def look(self, targets: Any) -> dict[str, Any]:
+    """Tries the students; compares the two gradients on one batch."""
+    parts = ("validation", "test")
+    seen = {
+      part: jax.device_get(self.evaluate(part, targets)[0])
+      for part in parts
+      if len(self.job.data.held_out(part)["label"])
+    }
+    if self.cosine:
+      arguments = self.state, self.guide, self.data, self.keys
+      seen["gradient_cosine"] = jax.device_get(self.cosine(*arguments))
+    return seen
+
+  def evaluate(self, part: str, targets: Any) -> Any:
+    """Scores, logits and embeddings of all seeds on held-out images."""
+    lesson, held = self.lesson, self.job.data.held_out(part)
+
+    def make() -> Any:
+      return _compare_training.make_evaluation(
+        lesson.network,
+        min(500, len(self.job.data.test["label"])),
+        objective=lesson.objective,
+        teacher=lesson.teacher,
+        together=self.together,
+      )
+
+    if self.evaluation is None:
+      # Students that answer for themselves are all tried by one program.
+      own = lesson.objective.predict is None
+      shapes = jax.tree.map(jnp.shape, self.state.params["student"])
+      name = ("evaluation", repr(shapes), self.seeds)
+      self.evaluation = self.job.once(name, make) if own else make()
+    state, own = self.state, lesson.objective.predict is None
+    parts = state.params["objective"], state.state["objective"]
+    return self.evaluation(
+      state.student,
+      {"none": self.keys} if own else parts,
+      {} if own else self.guide,
+      held["image"],
+      held["label"],
+      targets[part],
+    )
+
+  def costs(self, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a step of one student took, and what it needed."""
+    seconds = statistics.median(seen["seconds"] for seen in history)
+    steps = self.epochs * self.steps * self.seeds
+    return {
+      "step_ms": 1e3 * seconds / steps,
+      "bytes": self.advance.bytes // (self.seeds if self.together else 1),
+      "objective_parameters": _compare_training.count_parameters(
+        self.state.params["objective"], self.seeds
+      ),
+      "student_parameters": _compare_training.count_parameters(
+        self.state.params["student"], self.seeds
+      ),
+      "compile_seconds": round(self.advance.seconds, 2),
+    }
+
+
+def seed_keys(config: Any) -> tuple[Any, Any]:
+  """Each seed's keys: of its initial weights, and of its training."""
+  root = jax.random.fold_in(jax.random.key(config.seed), 1)
+  keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(
+    jnp.arange(config.seeds)
+  )
+  return keys[:, 0], keys[:, 1]
+
+
+def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
+  """Trains a teacher, or an assistant by plain KD, unless it is saved.
+
+  Args:
+    job: the run.
+    name: of the network, or network_from_teacher for an assistant.
+    guide: the assistant's teacher.
+
+  Returns:
+    The frozen network.
+  """
+  config, data = job.config, job.data
+  known = name.split("_from_")[0]
+  network = job.network(known, teacher=True)
+  # The same teacher whatever else is in the grid.
+  key = jax.random.fold_in(
+    jax.random.key(config.seed), zlib.crc32(name.encode())
+  )
+  init_key, key = jax.random.split(key)
+  variables = jax.jit(jax.vmap(network.init))(init_key[None])
+  folder = job.run.path / "teachers" / name
+  if not folder.exists():
+    lesson = _compare_methods.make_course(
+      "kd" if guide else "scratch",
+      network,
+      job.recipe(known, teacher=True),
+      guide,
+      epochs=config.teacher_epochs,
+      examples=len(data.train["label"]),
+      patient=config.recipe == "function_matching",
+    ).lesson
+    cell = Training(
+      job, "teacher", name, lesson, key[None], variables, data.train, None
+    )
+    checkpoints = job.run.path / "checkpoints" / "teachers" / name
+    cell.finish(checkpoints, {"validation": None, "test": None})
+    variables = cell.state.student
+    save_variables(folder, variables)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+  variables = load_variables(folder, variables)
+  return Teacher(network.forward, jax.tree.map(lambda x: x[0], variables))
+
+
+def scratch_students(job: Job, teacher: str, student: str) -> Teacher:
+  """The students from scratch as teachers, each of its own seed."""
+  run_cell(job, teacher, student, "scratch")
+  file = cell_file(job, teacher, student, "scratch")
+  network = job.network(student, teacher=False)
+  init_keys, _ = seed_keys(job.config)
+  template = jax.eval_shape(jax.vmap(network.init), init_keys)
+  variables = load_variables(students_folder(job, file), template)
+  return Teacher(network.forward, variables, 0)
+
+
+def teacher_targets(job: Job, teacher: Teacher) -> dict[str, Any]:
+  """A teacher's logits and embeddings of held-out images."""
+
+  @jax.jit
+  def answers(variables: Any, images: Any) -> Any:
+    network = Network(teacher.forward, lambda key: variables)
+    batch_size = min(500, len(images))
+    return _compare_training.predict(network, variables, images, batch_size)
+
+  return {
+    part: answers(teacher.variables, job.data.held_out(part)["image"])
+    for part in ("validation", "test")
+    if len(job.data.held_out(part)["label"])
+  }
+
+
+def students_folder(job: Job, file: pathlib.Path) -> pathlib.Path:
+  """Where the trained students of a cell are."""
+  return job.run.path / "students" / file.parent.name / file.stem
+
+
+def save_variables(folder: pathlib.Path, variables: Any) -> None:
+  """Saves a network, replacing what a killed run may have left."""
+  shutil.rmtree(folder, ignore_errors=True)
+  with training.Checkpoints(folder) as checkpoints:
+    checkpoints.save(0, variables)
+
+
+def load_variables(folder: pathlib.Path, template: Any) -> Any:
+  """Loads a network of the template's shapes."""
+  with training.Checkpoints(folder) as checkpoints:
+    restored = checkpoints.restore(template)
+  if restored is None:
+    raise FileNotFoundError(f"{folder} holds no network; delete the folder.")
+  return restored.tree
+
+
+def write_json(file: pathlib.Path, content: Any) -> None:
+  """Writes a file whole or not at all."""
+  file.parent.mkdir(parents=True, exist_ok=True)
+  temporary = file.with_suffix(".tmp")
+  temporary.write_text(json.dumps(content) + "\n")
+  os.replace(temporary, file)

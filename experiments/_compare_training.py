@@ -1,0 +1,356 @@
+"""Trains the students of one cell, all seeds in one program, and tries them."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from experiments import _compare_data
+from kdjax import metrics
+from kdjax import training
+from kdjax.nets import Outputs
+from kdjax.objectives import Objective
+from kdjax.ops import kl_divergence
+from kdjax.ops import masked_mean
+
+
+class Network(NamedTuple):
+  """A network's forward, which takes uint8 images, and its init."""
+
+  forward: training.Forward
+  init: Callable[[Array], training.Variables]
+
+
+class Teacher(NamedTuple):
+  """A frozen network; `seeds_axis` is 0 if each seed has its own."""
+
+  forward: training.Forward
+  variables: training.Variables
+  seeds_axis: int | None = None
+
+
+class Lesson(NamedTuple):
+  """How a network is trained: by which objective, on what, for how long."""
+
+  network: Network
+  objective: Objective
+  recipe: training.Recipe
+  optimizer: Any
+  epochs: int
+  teacher: Teacher | None = None
+  views: tuple[str, ...] = ()
+  dot: bool = False  # whether both gradients have momenta of their own
+
+
+def over_seeds(
+  function: Callable[..., Any], axes: Sequence[int | None], together: bool
+) -> Callable[..., Any]:
+  """Maps a function over seeds: all at once, or one after the other.
+
+  Args:
+    function: of positional arguments.
+    axes: for each argument 0, or None for what all seeds share.
+    together: vmap; otherwise a loop on the device, which needs the memory of
+      one student only.
+
+  Returns:
+    The mapped function.
+  """
+  if together:
+    return jax.vmap(function, tuple(axes))
+
+  def one_by_one(*args: Any) -> Any:
+    rows = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
+
+    def call(rows: Any) -> Any:
+      row = iter(rows)
+      return function(
+        *(
+          next(row) if axis == 0 else arg
+          for arg, axis in zip(args, axes, strict=True)
+        )
+      )
+
+    return jax.lax.map(call, rows)
+
+  return one_by_one
+
+
+def make_loss(lesson: Lesson, objective: Objective) -> Any:
+  """The loss of a lesson, with the views that its method asks for."""
+  loss_fn = training.distillation_loss(
+    lesson.network.forward,
+    objective,
+    lesson.teacher and lesson.teacher.forward,
+    augment=lesson.recipe.augment,
+    views=_compare_data.make_views(lesson.views, lesson.recipe.augment),
+  )
+  if "partner" in lesson.views:
+    loss_fn = _compare_data.with_partners(loss_fn)
+  return loss_fn
+
+
+class Program(NamedTuple):
+  """The compiled parts of a cell, each for all seeds."""
+
+  start: Callable[..., Any]
+  advance: Any
+  cosine: Callable[..., Any] | None
+  steps: int  # of an epoch
+
+
+def build(
+  lesson: Lesson,
+  data: dict[str, Any],
+  data_axis: int | None,
+  classes: int,
+  *,
+  epochs: int,
+  together: bool,
+) -> Program:
+  """Writes the programs of a cell.
+
+  Args:
+    lesson: what is trained.
+    data: `{"image", "label"}`, for its shapes.
+    data_axis: 0 if each seed has its own images.
+    classes: how many.
+    epochs: of a round.
+    together: whether the seeds are vmapped.
+
+  Returns:
+    `start(keys, variables, teacher) -> state`, `advance(state, teacher, data,
+    keys, epoch) -> state, losses` and `cosine(state, teacher, data, keys)`,
+    not compiled.
+  """
+  examples, batch_size = data["label"].shape[-1], lesson.recipe.batch_size
+  forward, teacher = lesson.network.forward, lesson.teacher
+  teacher_axis = teacher and teacher.seeds_axis
+  loss_fn = make_loss(lesson, lesson.objective)
+  make_step = training.make_dot_step if lesson.dot else training.make_train_step
+  epoch = training.scan_epoch(make_step(loss_fn, lesson.optimizer))
+  image = data["image"]
+  spec = jax.eval_shape(
+    lesson.recipe.augment,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype),
+  )
+
+  def start(key: Array, variables: Any, teacher_variables: Any) -> Any:
+    model = teacher and training.Model(teacher.forward, teacher_variables)
+    return training.init_train_state(
+      jax.random.fold_in(key, 0),
+      training.Model(forward, variables),
+      lesson.objective,
+      lesson.optimizer,
+      spec,
+      teacher=model,
+    )
+
+  def freeze(variables: Any, data: Any) -> dict[str, Any]:
+    frozen = {"teacher": variables}
+    if "partner" in lesson.views:
+      frozen["pool"] = _compare_data.make_pool(data, classes)
+    return frozen
+
+  def advance(
+    state: Any, variables: Any, data: Any, key: Array, first: Array
+  ) -> Any:
+    frozen = freeze(variables, data)
+    order_key, step_key = jax.random.split(key)
+
+    def run(state: Any, number: Array) -> Any:
+      plan = training.epoch_plan(
+        examples, batch_size, key=jax.random.fold_in(order_key, number)
+      )
+      state, seen = epoch(state, frozen, data, plan, step_key)
+      return state, training.mean_metrics(seen, axis=0)
+
+    state, losses = jax.lax.scan(run, state, first + jnp.arange(epochs))
+    return state, jax.tree.map(lambda x: x[-1], losses)
+
+  def cosine(state: Any, variables: Any, data: Any, key: Array) -> Array:
+    plan = training.epoch_plan(examples, batch_size, key=key)
+    rows = {k: v[0] for k, v in plan.items()}
+    batch = {k: v[rows["index"]] for k, v in data.items()} | rows
+    split_loss = make_loss(lesson, _apart(lesson.objective))
+
+    frozen = freeze(variables, data)
+
+    @jax.grad
+    def gradient(student: Any, weights: Array) -> Array:
+      params = state.params | {"student": student}
+      both, _ = split_loss(params, state.state, frozen, batch, key)
+      return weights @ both
+
+    # One loop and one vector each: less to compile than two trees.
+    hard, soft = jax.lax.map(
+      lambda weights: ravel_pytree(gradient(state.params["student"], weights))[
+        0
+      ],
+      jnp.eye(2),
+    )
+    return metrics.gradient_cosine(hard, soft)
+
+  mapped = (0, teacher_axis, data_axis, 0)
+  return Program(
+    jax.jit(over_seeds(start, (0, 0, teacher_axis), together)),
+    jax.jit(over_seeds(advance, (*mapped, None), together), donate_argnums=0),
+    jax.jit(over_seeds(cosine, mapped, together)) if teacher else None,
+    -(-examples // batch_size),
+  )
+
+
+def _apart(objective: Objective) -> Objective:
+  """The cross-entropy of a batch, and all that an objective adds to it."""
+
+  def apply(
+    params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
+  ) -> Any:
+    total, _, _ = objective.apply(params, state, student, teacher, batch, key)
+    if jnp.ndim(total):  # DOT keeps the two apart
+      return total, state, {}
+    hard = optax.softmax_cross_entropy_with_integer_labels(
+      student.logits, batch["label"]
+    )
+    hard = masked_mean(hard, batch["mask"])
+    weight = state["weights"].get("ce", 0.0)
+    return jnp.stack([hard, total - weight * hard]), state, {}
+
+  return objective._replace(apply=apply)
+
+
+def predict(
+  network: Network,
+  variables: Any,
+  images: Any,
+  batch_size: int,
+  answer: Callable[..., Any] | None = None,
+) -> tuple[Array, Array]:
+  """Logits and embeddings of many images, batch by batch.
+
+  Args:
+    network: whose they are.
+    variables: its variables.
+    images: `[n, height, width, channels]`.
+    batch_size: how many at once.
+    answer: `(outputs, images) -> logits`, if they are not the network's own.
+
+  Returns:
+    `[n, classes]` and `[n, d]`.
+  """
+  plan = training.epoch_plan(len(images), batch_size)
+
+  def run(index: Array) -> tuple[Array, Array]:
+    x = images[index]
+    outputs, _ = network.forward(variables, x, train=False, key=None)
+    logits = answer(outputs, x) if answer else outputs.logits
+    return logits, outputs.embedding
+
+  rows = jax.lax.map(run, plan["index"])
+  return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[: len(images)], rows)
+
+
+def score(
+  logits: Array, embedding: Array, labels: Array, targets: Any
+) -> dict[str, Array]:
+  """What one network's answers are worth, and how near the teacher's they are.
+
+  Args:
+    logits: `[n, classes]`.
+    embedding: `[n, d]`.
+    labels: `[n]`.
+    targets: the teacher's logits and embedding; None for a teacher.
+
+  Returns:
+    Name -> a number.
+  """
+  scores = {
+    "accuracy": metrics.accuracy(logits, labels).mean(),
+    "ece": metrics.expected_calibration_error(logits, labels),
+  }
+  if targets is None:
+    return scores | {"entropy": metrics.entropy(logits).mean()}
+  teacher_logits, teacher_embedding = targets
+  return scores | {
+    "agreement": metrics.agreement(logits, teacher_logits).mean(),
+    "kl": kl_divergence(logits, teacher_logits).mean(),
+    "cka": metrics.cka(embedding, teacher_embedding),
+  }
+
+
+def make_evaluation(
+  network: Network,
+  batch_size: int,
+  *,
+  objective: Objective | None,
+  teacher: Teacher | None,
+  together: bool,
+) -> Callable[..., Any]:
+  """Evaluation of all seeds on one set of images, compiled.
+
+  Args:
+    network: the students'.
+    batch_size: how many images at once.
+    objective: one that answers for the student, or None.
+    teacher: who helps it to.
+    together: whether the seeds are vmapped.
+
+  Returns:
+    `evaluate(student, (params, state), teacher, images, labels, targets) ->
+    scores, logits, embeddings`, with a leading axis of seeds.
+  """
+  answering = objective.predict if objective else None
+
+  def evaluate(
+    student: Any, parts: Any, guide: Any, images: Any, labels: Any, targets: Any
+  ) -> Any:
+    def answer(outputs: Outputs, x: Any) -> Array:
+      assert answering is not None
+      assert teacher is not None
+      theirs, _ = teacher.forward(guide, x, train=False, key=None)
+      return answering(*parts, outputs, theirs)
+
+    logits, embedding = predict(
+      network, student, images, batch_size, answer if answering else None
+    )
+    return score(logits, embedding, labels, targets), logits, embedding
+
+  axis = teacher.seeds_axis if teacher else None
+  return jax.jit(over_seeds(evaluate, (0, 0, axis, None, None, None), together))
+
+
+class Timed(NamedTuple):
+  """A compiled program and what it needs."""
+
+  call: Callable[..., Any]
+  bytes: int
+  seconds: float
+
+
+def compiled(function: Any, *args: Any) -> Timed:
+  """Compiles for these arguments; says how much memory and time it took."""
+  begin = time.perf_counter()
+  program = function.lower(*args).compile()
+  seconds = time.perf_counter() - begin
+  memory = program.memory_analysis()
+  size = (
+    memory.temp_size_in_bytes + memory.argument_size_in_bytes if memory else 0
+  )
+  return Timed(program, size, seconds)
+
+
+def count_parameters(tree: Any, seeds: int) -> int:
+  """Parameters of one seed."""
+  return sum(x.size for x in jax.tree.leaves(tree)) // seeds
+
+
+def to_lists(tree: Any) -> Any:
+  """Arrays as JSON holds them."""
+  return jax.tree.map(lambda x: np.asarray(x).tolist(), tree)
