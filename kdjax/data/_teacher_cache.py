@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import os
@@ -17,93 +16,17 @@ import numpy as np
 from kdjax.data._augmentation import augment_examples
 from kdjax.data._extras import require
 from kdjax.data._sources import Source
+from kdjax.data._teacher_records import DTYPES
+from kdjax.data._teacher_records import Augment
+from kdjax.data._teacher_records import TeacherCacheHeader
+from kdjax.data._teacher_records import describe
+from kdjax.data._teacher_records import digests
+from kdjax.data._teacher_records import fingerprint
+from kdjax.data._teacher_records import pack
+from kdjax.data._teacher_records import probe
+from kdjax.data._teacher_records import unpack
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer
-
-DTYPES = ("float32", "bfloat16", "float16")
-Augment = Callable[[Any, Any], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherCacheHeader:
-  """Header of a cache: all that must agree before one record is served.
-
-  Attributes:
-    dataset: the name of the data set and split.
-    teacher: the :func:`fingerprint` of the teacher's variables.
-    num_examples: of the data set.
-    num_classes: of the teacher.
-    k: how many of the likeliest classes are kept; None keeps all.
-    dtype: in which the logits are kept.
-    shard_size: records in a file.
-    image: shape and dtype of an image, such as `"(32, 32, 3) uint8"`.
-    augmentation: a few pixels of fixed images, augmented with fixed seeds:
-      another augmentation shows in them. Empty without one.
-
-  References:
-    The `DatasetInfo of TensorFlow Datasets
-    <https://www.tensorflow.org/datasets/api_docs/python/tfds/core/DatasetInfo>`_.
-  """
-
-  dataset: str
-  teacher: str
-  num_examples: int
-  num_classes: int
-  k: int | None
-  dtype: str
-  shard_size: int
-  image: str
-  augmentation: tuple[float, ...]
-
-  def differences(self, expected: dict[str, Any]) -> list[str]:
-    """What differs from the expected values, in words."""
-    wrong = {
-      k: v for k, v in expected.items() if not _agrees(getattr(self, k), v)
-    }
-    return [
-      "augmentation is not the one given"
-      if name == "augmentation"
-      else f"{name} is {getattr(self, name)!r}, expected {wanted!r}"
-      for name, wanted in wrong.items()
-    ]
-
-  def record(self) -> np.dtype:
-    """The bytes of one record; they hold what it was computed for."""
-    kept = self.num_classes if self.k is None else self.k
-    # NumPy knows no bfloat16, so halves are kept by their bits.
-    logits = ("logits", "<f4" if self.dtype == "float32" else "<u2", kept)
-    top = [] if self.k is None else [("ids", "<i4", kept), ("rest", "<f4")]
-    names = ("cache", "index", "seed", "image")
-    return np.dtype([*((name, "<u8") for name in names), logits, *top])
-
-  def digest(self) -> int:
-    """A number that every record of this cache carries."""
-    return _digest(json.dumps(dataclasses.asdict(self)).encode())
-
-
-def fingerprint(variables: Any) -> str:
-  """Fingerprint of a network: a hash of all its arrays and their names.
-
-  Args:
-    variables: a pytree of arrays, such as a teacher's variables.
-
-  Returns:
-    16 hexadecimal digits; the same on any machine.
-
-  Examples:
-    >>> fingerprint({"kernel": jnp.zeros(2)})
-    '79dab4eec8fef457'
-
-  References:
-    `hashlib.blake2b
-    <https://docs.python.org/3/library/hashlib.html#blake2>`_.
-  """
-  state = hashlib.blake2b(digest_size=8)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-    array = np.asarray(leaf)
-    name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
-    state.update(name.encode() + array.tobytes())
-  return state.hexdigest()
 
 
 def write_teacher_cache(
@@ -198,8 +121,8 @@ def write_teacher_cache(
     k=k,
     dtype=dtype,
     shard_size=shard_size,
-    image=_describe(image),
-    augmentation=_probe(augment, image.shape, image.dtype),
+    image=describe(image),
+    augmentation=probe(augment, image.shape, image.dtype),
   )
   path = pathlib.Path(path)
   path.mkdir(parents=True, exist_ok=True)
@@ -223,9 +146,9 @@ def write_teacher_cache(
       # One shape for all batches, so that the teacher is compiled once.
       padded = np.resize(batch, batch_size).astype(np.int32)
       logits = answer(variables, images[padded - start], padded)
-      records = _pack(header, np.asarray(logits)[: len(batch)])
+      records = pack(header, np.asarray(logits)[: len(batch)])
       records["cache"], records["seed"] = header.digest(), seed
-      records["index"], records["image"] = batch, _digests(images)
+      records["index"], records["image"] = batch, digests(images)
       for record in records:
         file.write(record.tobytes())
     file.close()
@@ -286,7 +209,7 @@ class TeacherCache:
       "dataset": dataset,
       "teacher": teacher,
       "num_classes": num_classes,
-      "augmentation": _probe(augment, shape, dtype),
+      "augmentation": probe(augment, shape, dtype),
     }
     self.header = _check_header(
       self._path, {k: v for k, v in wanted.items() if v is not None}
@@ -308,14 +231,14 @@ class TeacherCache:
       ValueError: as :meth:`lookup`, and if an image is not that of its index.
     """
     index, images = np.asarray(batch["index"]), np.asarray(batch["image"])
-    if len(images) and _describe(images[0]) != self.header.image:
+    if len(images) and describe(images[0]) != self.header.image:
       raise ValueError(
-        f"{self._path}: batch has images {_describe(images[0])}; expected "
+        f"{self._path}: batch has images {describe(images[0])}; expected "
         f"{self.header.image}, not yet augmented."
       )
     records = self._read(index, seed)
-    self._check("image", records["image"], _digests(images), index, seed)
-    return batch | {"teacher": _unpack(self.header, records)}
+    self._check("image", records["image"], digests(images), index, seed)
+    return batch | {"teacher": unpack(self.header, records)}
 
   def lookup(self, index: Any, seed: int) -> dict[str, np.ndarray]:
     """What the teacher says of some examples; :meth:`attach` checks images too.
@@ -334,7 +257,7 @@ class TeacherCache:
         says.
       FileNotFoundError: if not all examples of the seed are written.
     """
-    return _unpack(self.header, self._read(np.asarray(index), seed))
+    return unpack(self.header, self._read(np.asarray(index), seed))
 
   def _read(self, index: np.ndarray, seed: int) -> np.ndarray:
     limit = self.header.num_examples
@@ -412,82 +335,7 @@ def _check_header(
   return header
 
 
-def _agrees(value: Any, wanted: Any) -> bool:
-  if not isinstance(value, tuple):
-    return value == wanted
-  # Pixels of other devices and versions may differ in their last digits.
-  size = max(map(abs, wanted), default=0.0)
-  return len(value) == len(wanted) and np.allclose(
-    value, wanted, rtol=0, atol=1e-3 * size
-  )
-
-
 def _replace(path: pathlib.Path, text: str) -> None:
   partial = path.with_suffix(".partial")
   partial.write_text(text)
   os.replace(partial, path)
-
-
-def _describe(image: np.ndarray) -> str:
-  return f"{image.shape} {image.dtype}"
-
-
-def _digest(data: bytes) -> int:
-  return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def _digests(images: np.ndarray) -> np.ndarray:
-  return np.array([_digest(image.tobytes()) for image in images], np.uint64)
-
-
-def _probe(
-  augment: Augment | None, shape: tuple[int, ...], dtype: Any
-) -> tuple[float, ...]:
-  """A few pixels that tell one augmentation from another."""
-  if augment is None:
-    return ()
-  ramp = np.arange(math.prod(shape)).reshape(shape) * 7 % 251
-  images = jnp.asarray(np.broadcast_to(ramp, (8, *shape)).astype(dtype))
-  views = jax.jit(augment_examples, static_argnums=0)(
-    augment, images, jnp.arange(8), 0
-  )
-  pixels = np.asarray(views, np.float32).reshape(8, -1)
-  # Scattered: those of one column would not show what another one gets.
-  places = np.random.RandomState(0).randint(0, pixels.shape[1], 16)
-  return tuple(pixels[:, places].ravel().tolist())
-
-
-def _pack(header: TeacherCacheHeader, logits: np.ndarray) -> np.ndarray:
-  """Records of a batch of float32 logits."""
-  records = np.zeros(len(logits), header.record())
-  if header.k is not None:
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    ids, others = np.split(order, [header.k], axis=-1)
-    records["ids"] = ids
-    rest = np.take_along_axis(logits, others, -1).astype(np.float64)
-    with np.errstate(divide="ignore"):
-      records["rest"] = np.logaddexp.reduce(rest, axis=-1)
-    logits = np.take_along_axis(logits, ids, -1)
-  with np.errstate(over="ignore"):
-    kept = logits.astype(jnp.dtype(header.dtype))
-  if np.isnan(kept).any() or np.isposinf(kept).any():
-    raise ValueError(
-      f"the teacher's logits reach from {logits.min()} to {logits.max()}; "
-      f"expected numbers that {header.dtype} holds."
-    )
-  records["logits"] = kept.view(records["logits"].dtype)
-  return records
-
-
-def _unpack(
-  header: TeacherCacheHeader, records: np.ndarray
-) -> dict[str, np.ndarray]:
-  logits = np.ascontiguousarray(records["logits"])
-  logits = logits.view(jnp.dtype(header.dtype))
-  if header.k is None:
-    return {"logits": logits}
-  return {
-    "ids": records["ids"].copy(),
-    "values": logits,
-    "rest": records["rest"].copy(),
-  }
