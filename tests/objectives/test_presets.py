@@ -82,7 +82,9 @@ def test_trains(name):
     pytest.skip("for transformers")
   widths = (4, 8, 8, 12)
   student = outputs(widths, 0, row.views)
-  teacher = outputs(widths if name in {"fsp", "kdsvd"} else (4, 8, 10, 14), 1, row.views)
+  teacher = outputs(
+    widths if name in {"fsp", "kdsvd"} else (4, 8, 10, 14), 1, row.views
+  )
   make = functools.partial(
     preset, name, steps_per_epoch=5, num_examples=2 * EXAMPLES
   )
