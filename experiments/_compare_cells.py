@@ -1,118 +1,31 @@
 """One cell: the students of a method on a pair, and the files it leaves."""
 
 import json
-import os
 import pathlib
 import shutil
 import statistics
-import threading
 import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from dataclasses import field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from experiments import _compare_methods
 from experiments import _compare_training
-from experiments._compare_data import Data
+from experiments._compare_job import Job
+from experiments._compare_job import cell_file
+from experiments._compare_job import load_variables
+from experiments._compare_job import save_variables
+from experiments._compare_job import students_folder
+from experiments._compare_job import write_json
 from experiments._compare_training import Lesson
 from experiments._compare_training import Network
 from experiments._compare_training import Teacher
-from experiments._run import RunFolder
 from kdjax import training
 
 SHOWN = 600  # test images whose embeddings are kept for a figure
-
-
-@dataclass
-class Job:
-  """What every cell needs, and what cells share; some run at the same time."""
-
-  config: Any
-  run: RunFolder
-  console: Console
-  data: Data
-  show: Callable[[int, str], None] = lambda done, note: None
-  done: int = 0
-  shared: dict[Any, Any] = field(default_factory=dict)
-  lock: Any = field(default_factory=threading.RLock)
-
-  def once(self, name: Any, make: Callable[[], Any]) -> Any:
-    """Makes what cells share when the first one asks for it."""
-    with self.lock:
-      if name not in self.shared:
-        self.shared[name] = make()
-      return self.shared[name]
-
-  def progress(self, steps: int, note: str) -> None:
-    """Counts the steps of students, for one display of the whole grid."""
-    with self.lock:
-      self.done += steps
-      self.show(self.done, note)
-
-  def log(self, **row: Any) -> None:
-    """Appends a row to metrics.jsonl."""
-    with self.lock:
-      self.run.log(**row)
-
-  def rewind(self, stage: str, step: int) -> None:
-    """Drops what a cell that was killed had logged since its checkpoint."""
-    with self.lock:
-      self.run.rewind(stage, step)
-
-  def recipe(self, name: str, *, teacher: bool) -> training.Recipe:
-    """How a network is trained, as a teacher or as a student."""
-    config, data = self.config, self.data
-    return _compare_methods.make_recipe(
-      config,
-      name,
-      data,
-      examples=len(data.train["label"]) if teacher else data.examples,
-      epochs=config.teacher_epochs if teacher else config.epochs,
-    )
-
-  def network(self, name: str, *, teacher: bool) -> Network:
-    """A network with its own recipe's view of images."""
-    recipe = self.recipe(name, teacher=teacher)
-    return _compare_methods.make_network(
-      name, self.data, recipe, self.config.dtype
-    )
-
-
-def cell_file(job: Job, teacher: str, student: str, method: str):
-  """The file of a finished cell."""
-  folder = job.run.path / "cells" / f"{teacher}_to_{student}"
-  return folder / f"{method}.json"
-
-
-def total_steps(job: Job) -> int:
-  """Steps of all students that are still to be trained, and of teachers."""
-  config, data = job.config, job.data
-  total, names = 0, set()
-  for pair in config.pairs:
-    teacher, student = pair.split(":")
-    names.add(teacher)
-    batch_size = job.recipe(student, teacher=False).batch_size
-    for method in config.methods:
-      if cell_file(job, teacher, student, method).exists():
-        continue
-      if method == "takd":
-        names.add(f"{config.assistant}_from_{teacher}")
-      row = _compare_methods.row_of(method)
-      epochs = config.epochs + row.initialization_epochs
-      total += config.seeds * epochs * -(-data.examples // batch_size)
-  for name in names:
-    if not (job.run.path / "teachers" / name).exists():
-      total += config.teacher_epochs * -(
-        -len(data.train["label"]) // batch_size
-      )
-  return max(total, 1)
 
 
 def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
@@ -190,7 +103,9 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
   if begin_main is not None:
     cell.state = _compare_methods.hand_over(method, begin_main, cell.state)
   folder = job.run.path / "checkpoints" / f"{teacher}_to_{student}" / method
-  history = cell.finish(folder, targets)
+  scratch = cell_file(job, teacher, student, "scratch")
+  known = method != "scratch" and json.loads(scratch.read_text())["history"]
+  history = cell.finish(folder, targets, known)
   scores, logits, embedding = cell.evaluate("test", targets)
   file.parent.mkdir(parents=True, exist_ok=True)
   classes = np.eye(data.classes)[np.asarray(data.test["label"])]
@@ -257,13 +172,14 @@ class Training:
     self.evaluation = None
 
   def finish(
-    self, folder: pathlib.Path | None, targets: Any
+    self, folder: pathlib.Path | None, targets: Any, scratch: Any = None
   ) -> list[dict[str, Any]]:
     """Trains to the end, from the last checkpoint on if there is one.
 
     Args:
       folder: of the checkpoints; None keeps none.
       targets: the pair's teacher's answers, None for no evaluation.
+      scratch: what was seen of the students from scratch, or None.
 
     Returns:
       What was seen in each round.
@@ -298,6 +214,9 @@ class Training:
         seen |= self.look(targets)
         part = "validation" if "validation" in seen else "test"
         note += f", {part} {np.mean(seen[part]['accuracy']):.1%}"
+        if scratch:
+          alone = np.array(scratch[number][part]["accuracy"])
+          seen["gain_over_scratch"] = seen[part]["accuracy"] - alone
       seen = _compare_training.to_lists(seen)
       history.append(seen)
       job.log(stage=stage, step=(number + 1) * every, **seen)
@@ -448,32 +367,3 @@ def teacher_targets(job: Job, teacher: Teacher) -> dict[str, Any]:
     for part in ("validation", "test")
     if len(job.data.held_out(part)["label"])
   }
-
-
-def students_folder(job: Job, file: pathlib.Path) -> pathlib.Path:
-  """Where the trained students of a cell are."""
-  return job.run.path / "students" / file.parent.name / file.stem
-
-
-def save_variables(folder: pathlib.Path, variables: Any) -> None:
-  """Saves a network, replacing what a killed run may have left."""
-  shutil.rmtree(folder, ignore_errors=True)
-  with training.Checkpoints(folder) as checkpoints:
-    checkpoints.save(0, variables)
-
-
-def load_variables(folder: pathlib.Path, template: Any) -> Any:
-  """Loads a network of the template's shapes."""
-  with training.Checkpoints(folder) as checkpoints:
-    restored = checkpoints.restore(template)
-  if restored is None:
-    raise FileNotFoundError(f"{folder} holds no network; delete the folder.")
-  return restored.tree
-
-
-def write_json(file: pathlib.Path, content: Any) -> None:
-  """Writes a file whole or not at all."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  temporary = file.with_suffix(".tmp")
-  temporary.write_text(json.dumps(content) + "\n")
-  os.replace(temporary, file)

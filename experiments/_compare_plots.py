@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.lines import Line2D
 
-from experiments import _compare_cells
+from experiments import _compare_job
 from experiments import _statistics
 from experiments._plots import BLUES
 from experiments._plots import COLOURS
@@ -43,7 +43,7 @@ def draw(
   labels = np.asarray(job.data.test["label"])
   arrays = {
     name: np.load(
-      _compare_cells.cell_file(job, teacher, student, name).with_suffix(".npz")
+      _compare_job.cell_file(job, teacher, student, name).with_suffix(".npz")
     )
     for name in dict.fromkeys(("scratch", "kd", best))
   }
@@ -71,13 +71,14 @@ def draw(
     title="How far the students' mean logits are from the teacher's",
   )
   return {
-    f"{stem}_gains.png": "Gain in test accuracy over scratch at the last epoch, "
-    "paired by seed, with 95 % intervals. The dashed line is plain KD.",
+    f"{stem}_gains.png": "Gain in test accuracy over scratch at the last "
+    "epoch, paired by seed, with 95 % intervals. The dashed line is plain KD.",
     f"{stem}_embeddings.png": "t-SNE of the embeddings of test images, first "
-    f"seed; {best} is best on the "
-    + ("validation images." if has_validation(cells) else "training loss."),
-    f"{stem}_correlations.png": "|student - teacher| of the mean logits of each "
-    "class's test images, mean over the seeds; the diagonal is left out.",
+    "seed: the teacher, scratch and the method that is best on the validation "
+    "images, or plain KD without any.",
+    f"{stem}_correlations.png": "|student - teacher| of the mean logits of "
+    "each class's test images, mean over the seeds, as mdistiller draws it; "
+    "the diagonal is left out.",
   }
 
 
@@ -109,6 +110,9 @@ def gain_bars(
     title: the finding.
   """
   names = sorted(gains, key=lambda name: -gains[name].mean)
+  # A method that fails would hide the differences of the others.
+  top = max(1.0, *(interval.mean for interval in gains.values()))
+  floor = max(-4 * top, min(interval.mean for interval in gains.values()))
   with figure(path, width=7.2, height=1.2 + 0.24 * len(names)) as (_, axes):
     for i, name in enumerate(names):
       mean, low, high = gains[name]
@@ -121,6 +125,9 @@ def gain_bars(
       if np.isfinite(low):
         axes.plot((low, high), (i, i), color=INK, lw=1.3)
         axes.plot((low, high), (i, i), "|", color=INK, ms=5)
+      if mean < floor:
+        text = f"◂ {mean:+.1f}"
+        axes.text(0.99 * floor, i, text, va="center", fontsize=8, color="white")
     if "kd" in gains:
       axes.axvline(gains["kd"].mean, color=INK, ls="--", lw=1)
     axes.axvline(0, color="#8c8c8c", lw=1)
@@ -129,6 +136,7 @@ def gain_bars(
       xlabel="gain over scratch, points of test accuracy",
       title=title,
       ylim=(len(names) - 0.4, -0.6),
+      xlim=(1.05 * min(floor, 0.0) - 0.1 * top, None),
     )
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -159,6 +167,7 @@ def embedding_maps(
     title: the finding.
   """
   from sklearn.manifold import TSNE
+  from threadpoolctl import threadpool_limits
 
   palette = matplotlib.color_sequences["tab10"]
   classes = np.unique(labels)
@@ -171,9 +180,11 @@ def embedding_maps(
       # A network that diverged has no embeddings to show.
       points = np.nan_to_num(points)
       perplexity = min(30.0, (len(points) - 1) / 3)
-      places = TSNE(perplexity=perplexity, init="random", random_state=0)
+      plane = TSNE(perplexity=perplexity, init="random", random_state=0)
+      with threadpool_limits(1):  # several wait for each other, tenfold
+        places = plane.fit_transform(points)
       axes.scatter(
-        *places.fit_transform(points).T,
+        *places.T,
         s=9,
         c=np.array(palette)[labels % len(palette)],
         alpha=0.7,
@@ -213,14 +224,16 @@ def correlation_maps(
   size = {"width": 1.2 + 2.7 * len(off), "height": 3.7}
   with figure(path, columns=len(off), **size) as (canvas, grid):
     canvas.suptitle(title, x=0.015, ha="left")
-    image = None
+    scale = matplotlib.cm.ScalarMappable(
+      matplotlib.colors.Normalize(0, max(finite)), BLUES
+    )
     for axes, (name, values) in zip(np.ravel(grid), off.items(), strict=True):
-      image = axes.imshow(values, cmap=BLUES, vmin=0, vmax=max(finite))
+      axes.imshow(values, cmap=scale.cmap, norm=scale.norm)
       axes.set_title(f"{name}, mean {values.mean():.2f}", fontsize=10.5)
       axes.set(xlabel="logit of class")
       axes.grid(visible=False)
       axes.spines[:].set_visible(False)
       axes.tick_params(length=0)
     np.ravel(grid)[0].set_ylabel("images of class")
-    bar = canvas.colorbar(image, ax=grid, shrink=0.8)
+    bar = canvas.colorbar(scale, ax=grid, shrink=0.8)
     bar.outline.set_edgecolor(FAINT)

@@ -84,7 +84,10 @@ def write(job: Any) -> dict[str, Any]:
     setting(job),
     *parts,
     "## How to read it",
-    LEGEND.format(steps="" if job.config.together else " one after the other"),
+    LEGEND.format(
+      order="together" if job.config.together else "one after the other",
+      workers=f"{job.config.workers} cell(s)",
+    ),
   )
   for pair, rows in tables.items():
     table = Table(box=box.SIMPLE_HEAD, title=pair, title_justify="left")
@@ -103,19 +106,20 @@ def write(job: Any) -> dict[str, Any]:
 
 
 LEGEND = (
-  "Accuracies are of the test images, mean ± standard deviation over the seeds. "
-  "*Best on validation* is the test accuracy at the evaluation that was best "
-  "on the validation images, for each seed. Gains are at the last epoch, paired "
-  "by seed, with their 95 % t intervals; + and - mark those whose paired t-test "
-  "is below .05 after Holm's correction over the methods of the pair. They speak "
-  "of other seeds with this teacher and these test images. Agreement, KL, ECE "
-  "and CKA (of the embeddings) compare the student with the pair's teacher on "
-  "the test images at the last epoch. *Gradient cosine* is that between the "
-  "cross-entropy and all that the method adds to it, on one batch of training "
-  "images at the last epoch. *ms a step* is for one student, of seeds "
-  "trained{steps}; *extra MB* is what the compiled training needs (arguments "
-  "and temporaries) beyond scratch, the teacher included. What each diagnostic "
-  "means: docs/diagnostics.md."
+  "Accuracies are of the test images, mean ± standard deviation over the "
+  "seeds. *Best on validation* is the test accuracy at the evaluation that was "
+  "best on the validation images, for each seed. Gains are at the last epoch, "
+  "paired by seed, with their 95 % t intervals; + and - mark those whose "
+  "paired t-test is below .05 after Holm's correction over the methods of the "
+  "pair. They speak of other seeds with this teacher and these test images. "
+  "Agreement, KL, ECE and CKA (of the embeddings) compare the student with the "
+  "pair's teacher on the test images at the last epoch. *Gradient cosine* is "
+  "that between the cross-entropy and all that the method adds to it, on one "
+  "batch of training images at the last epoch. *ms a step* is for one student; "
+  "the seeds were trained {order}, {workers} at a time. *Extra MB* is what the "
+  "compiled training needs, arguments and temporaries, beyond scratch; the "
+  "teacher's weights are among them. What each diagnostic means: "
+  "docs/diagnostics.md."
 )
 
 
@@ -335,12 +339,12 @@ def describe_teacher(job: Any, pair: str, cells: dict[str, Any]) -> str:
 def setting(job: Any) -> str:
   """Who saw what, in words."""
   config, data = job.config, job.data
-  few = (
-    f"{data.examples} of them, {config.examples_per_class} of each class, drawn "
-    "anew for each seed"
-    if config.examples_per_class
-    else "all of them"
-  )
+  few = "all of them"
+  if config.examples_per_class:
+    few = (
+      f"{data.examples} of them, {config.examples_per_class} of each class, "
+      "drawn anew for each seed"
+    )
   held = len(data.validation["label"])
   recipe = {
     "cifar100": "RepDistiller's protocol",
@@ -349,9 +353,9 @@ def setting(job: Any) -> str:
   return (
     f"Teachers see {len(data.train['label'])} labelled images, students {few}; "
     f"{held or 'no'} images are held out for validation, and "
-    f"{len(data.test['label'])} for the test. {recipe}: {config.epochs} epochs, "
-    f"{config.seeds} seeds, {config.dtype}. Seed i has the same initial weights, "
-    "images, order and shifts under every method. The weights of the methods "
-    "are the published ones (`kdjax.objectives.PRESETS`); nothing was chosen on "
-    "test images, and nothing tuned."
+    f"{len(data.test['label'])} for the test. {recipe}: {config.epochs} "
+    f"epochs, {config.seeds} seeds, {config.dtype}. Seed i has the same "
+    "initial weights, images, order and shifts under every method. The weights "
+    "of the methods are the published ones (`kdjax.objectives.PRESETS`); "
+    "nothing was chosen on test images, and nothing tuned."
   )

@@ -87,7 +87,7 @@ def make_loss(lesson: Lesson, objective: Objective) -> Any:
   loss_fn = training.distillation_loss(
     lesson.network.forward,
     objective,
-    lesson.teacher and lesson.teacher.forward,
+    lesson.teacher.forward if lesson.teacher else None,
     augment=lesson.recipe.augment,
     views=_compare_data.make_views(lesson.views, lesson.recipe.augment),
   )
@@ -131,7 +131,7 @@ def build(
   """
   examples, batch_size = data["label"].shape[-1], lesson.recipe.batch_size
   forward, teacher = lesson.network.forward, lesson.teacher
-  teacher_axis = teacher and teacher.seeds_axis
+  teacher_axis = teacher.seeds_axis if teacher else None
   loss_fn = make_loss(lesson, lesson.objective)
   make_step = training.make_dot_step if lesson.dot else training.make_train_step
   epoch = training.scan_epoch(make_step(loss_fn, lesson.optimizer))
@@ -143,7 +143,9 @@ def build(
   )
 
   def start(key: Array, variables: Any, teacher_variables: Any) -> Any:
-    model = teacher and training.Model(teacher.forward, teacher_variables)
+    model = None
+    if teacher:
+      model = training.Model(teacher.forward, teacher_variables)
     return training.init_train_state(
       jax.random.fold_in(key, 0),
       training.Model(forward, variables),
@@ -232,7 +234,7 @@ def predict(
   images: Any,
   batch_size: int,
   answer: Callable[..., Any] | None = None,
-) -> tuple[Array, Array]:
+) -> Any:
   """Logits and embeddings of many images, batch by batch.
 
   Args:
@@ -247,7 +249,7 @@ def predict(
   """
   plan = training.epoch_plan(len(images), batch_size)
 
-  def run(index: Array) -> tuple[Array, Array]:
+  def run(index: Array) -> Any:
     x = images[index]
     outputs, _ = network.forward(variables, x, train=False, key=None)
     logits = answer(outputs, x) if answer else outputs.logits
@@ -315,7 +317,8 @@ def make_evaluation(
       assert answering is not None
       assert teacher is not None
       theirs, _ = teacher.forward(guide, x, train=False, key=None)
-      return answering(*parts, outputs, theirs)
+      params, state = parts
+      return answering(params, state, outputs, theirs)
 
     logits, embedding = predict(
       network, student, images, batch_size, answer if answering else None

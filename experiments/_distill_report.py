@@ -31,7 +31,7 @@ def write(job: Any, results: dict[str, Any]) -> None:
     "Mean ± standard deviation over the seeds of the students; the gain is "
     "distilled minus scratch, paired by seed, with its t interval. It speaks "
     "of other seeds (weights, images and their order) with this teacher and "
-    "these test images.",
+    "these test images. What the diagnostics mean: docs/diagnostics.md.",
     setting(job, results),
     "## Figures",
     *(f"![]({name})\n\n{caption}" for name, caption in figures.items()),
@@ -64,6 +64,9 @@ def make_table(
     "accuracy": ("test accuracy, %", 100, 2),
     "missing": (f"accuracy on class {config.missing_digit}, %", 100, 2),
     "agreement": ("agreement with teacher, %", 100, 2),
+    "kl": ("KL to the teacher, nats", 1, 3),
+    "cka": ("CKA with the teacher", 1, 3),
+    "entropy": ("entropy of the answers, nats", 1, 3),
     "ece": ("calibration error (ECE), %", 100, 2),
     "nll": ("negative log-likelihood", 1, 3),
   }

@@ -8,21 +8,21 @@ import jax.numpy as jnp
 from experiments import _statistics
 from kdjax import metrics
 from kdjax import training
+from kdjax.ops import kl_divergence
 from kdjax.ops import masked_mean
 
 
-def predict(model: training.Model, images: Any, batch_size: int) -> jax.Array:
-  """The logits of many images, batch by batch."""
+def predict(model: training.Model, images: Any, batch_size: int) -> Any:
+  """The logits and embeddings of many images, batch by batch."""
   plan = training.epoch_plan(len(images), batch_size)
 
-  def logits(index):
+  def answers(index):
     inputs = images[index]
-    return model.forward(model.variables, inputs, train=False, key=None)[
-      0
-    ].logits
+    outputs, _ = model.forward(model.variables, inputs, train=False, key=None)
+    return outputs.logits, outputs.embedding
 
-  rows = jax.lax.map(logits, plan["index"])
-  return rows.reshape(-1, rows.shape[-1])[: len(images)]
+  rows = jax.lax.map(answers, plan["index"])
+  return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[: len(images)], rows)
 
 
 def examine(job: Any, teacher: training.Model, students: training.Model):
@@ -43,11 +43,15 @@ def examine(job: Any, teacher: training.Model, students: training.Model):
 
     targets = outputs(teacher.forward, teacher_variables)
 
-    def score(logits):
+    def score(answers):
+      logits, embedding = answers
       hits = metrics.accuracy(logits, labels)
       result = {
         "accuracy": hits.mean(),
-        "agreement": metrics.agreement(logits, targets).mean(),
+        "agreement": metrics.agreement(logits, targets[0]).mean(),
+        "kl": kl_divergence(logits, targets[0]).mean(),
+        "cka": metrics.cka(embedding, targets[1]),
+        "entropy": metrics.entropy(logits).mean(),
         "nll": metrics.negative_log_likelihood(logits, labels).mean(),
         "ece": metrics.expected_calibration_error(logits, labels),
       }
@@ -55,22 +59,23 @@ def examine(job: Any, teacher: training.Model, students: training.Model):
         result["missing"] = masked_mean(hits, labels == config.missing_digit)
       return result
 
-    def curve(logits):
+    def curve(answers):
+      logits, _ = answers
       spread = jnp.broadcast_to(labels, logits.shape[:-1])
       return metrics.reliability_curve(logits, spread)
 
-    logits = jax.vmap(jax.vmap(lambda x: outputs(students.forward, x)))(
+    answers = jax.vmap(jax.vmap(lambda x: outputs(students.forward, x)))(
       student_variables
     )
     groups = {
-      "teacher": targets[None],
-      "scratch": logits[:, 0],
-      "distilled": logits[:, 1],
+      "teacher": jax.tree.map(lambda x: x[None], targets),
+      "scratch": jax.tree.map(lambda x: x[:, 0], answers),
+      "distilled": jax.tree.map(lambda x: x[:, 1], answers),
     }
     return (
       {name: jax.vmap(score)(group) for name, group in groups.items()},
       {name: curve(group) for name, group in groups.items()},
-      outputs(teacher.forward, teacher_variables, few),
+      outputs(teacher.forward, teacher_variables, few)[0],
     )
 
   few = job.data.train["image"][jnp.asarray(job.data.transfer[0][:256])]

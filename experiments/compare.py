@@ -13,9 +13,9 @@ few minutes; a short one starts again.
 
   python -m experiments.compare
   python -m experiments.compare --methods kd dkd crd --seeds 10
-  python -m experiments.compare --recipe fashion --data_dir ~/tensorflow_datasets
+  python -m experiments.compare --recipe fashion --workdir runs/fashion
   python -m experiments.compare --recipe cifar100 --pairs same different \
-    --dtype bfloat16 --data_dir ~/tensorflow_datasets --workdir runs/cifar100
+    --dtype bfloat16 --workdir runs/cifar100
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from experiments import _compare_cells
 from experiments import _compare_data
+from experiments import _compare_job
 from experiments import _compare_methods
 from experiments import _compare_report
 from experiments import _progress
@@ -43,8 +43,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "assistant": "resnet8",
     "examples_per_class": 12,
     "validation_fraction": 0.25,
-    "epochs": 120,
-    "teacher_epochs": 40,
+    "epochs": 100,
+    "teacher_epochs": 30,
     "evaluate_every": 10,
     "shift": 1,
     "flip": False,
@@ -152,20 +152,26 @@ class Config:
   seed: int = 0
 
 
-def resolve(config: Config) -> Config:
+def resolve(flags: Config) -> Any:
   """Fills in what the recipe says, and spells out groups of names.
+
+  Args:
+    flags: the flags as they were given.
+
+  Returns:
+    The same with a value for each.
 
   Raises:
     ValueError: for flags that do not go together.
   """
-  said = RECIPES[config.recipe]
+  said = RECIPES[flags.recipe]
   known = _compare_methods.method_names()
   changes = {
     name: value
     for name, value in said.items()
-    if getattr(config, name) in (None, ())
+    if getattr(flags, name) in (None, ())
   }
-  config = dataclasses.replace(config, **changes)
+  config: Any = dataclasses.replace(flags, **changes)
   methods = [m for item in config.methods for m in item.split(",")] or known
   # Scratch and plain KD are what the others are compared with.
   methods = tuple(dict.fromkeys(["scratch", "kd", *methods]))
@@ -202,21 +208,21 @@ def resolve(config: Config) -> Config:
   return config
 
 
-def prepare(config: Config) -> _compare_cells.Job:
+def prepare(config: Config) -> _compare_job.Job:
   """Does all that fails if the user is mistaken; makes the run folder last."""
-  config = resolve(config)
-  data = _compare_data.load_data(config)
-  for name in {name for pair in config.pairs for name in pair.split(":")}:
+  settings = resolve(config)
+  data = _compare_data.load_data(settings)
+  for name in {name for pair in settings.pairs for name in pair.split(":")}:
     recipe = _compare_methods.make_recipe(
-      config, name, data, examples=data.examples, epochs=config.epochs
+      settings, name, data, examples=data.examples, epochs=settings.epochs
     )
-    _compare_methods.make_network(name, data, recipe, config.dtype)
+    _compare_methods.make_network(name, data, recipe, settings.dtype)
   free = ("checkpoint_seconds", "methods", "pairs", "together", "workers")
-  console, run = _run.console(), _run.RunFolder(config, free=free)
-  return _compare_cells.Job(config, run, console, data)
+  console, run = _run.console(), _run.RunFolder(settings, free=free)
+  return _compare_job.Job(settings, run, console, data)
 
 
-def execute(job: _compare_cells.Job) -> dict[str, Any]:
+def execute(job: _compare_job.Job) -> dict[str, Any]:
   """Trains the cells that are missing and writes the report.
 
   Returns:
@@ -224,14 +230,17 @@ def execute(job: _compare_cells.Job) -> dict[str, Any]:
   """
   config = job.config
   with _progress.progress(
-    job.console, "grid", _compare_cells.total_steps(job)
+    job.console, "grid", _compare_job.total_steps(job)
   ) as update:
     job.show = update
     for pair in config.pairs:
       # Scratch first: it makes the teacher, and may be one.
+      teacher, student = pair.split(":")
       first, *others = (
-        functools.partial(_compare_cells.run_cell, job, *pair.split(":"), name)
-        for name in config.methods
+        functools.partial(
+          _compare_cells.run_cell, job, teacher, student, method
+        )
+        for method in config.methods
       )
       first()
       with futures.ThreadPoolExecutor(config.workers) as pool:

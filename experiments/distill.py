@@ -39,9 +39,11 @@ from kdjax import distillation
 from kdjax import metrics
 from kdjax import nets
 from kdjax import training
+from kdjax.objectives import select_logits
 from kdjax.objectives import select_logits_and_labels
 from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
+from kdjax.ops import kl_divergence
 
 
 @dataclass(frozen=True)
@@ -260,13 +262,16 @@ def network(name: str, data: Data, **options: Any):
 
 def make_round(config, forward, objective, optimizer, **options):
   """The loss, the step and the evaluation of a round, alike for all."""
-  axis_name = options.get("axis_name")
+  axis_name, teacher = options.get("axis_name"), options.get("teacher")
   loss_fn = training.distillation_loss(forward, objective, **options)
   loss_fn = _rounds.shift_examples(loss_fn, config.shift)
-  measures = {"accuracy": (metrics.accuracy, select_supervised)}
+  measures: dict[str, Any] = {"accuracy": (metrics.accuracy, select_supervised)}
+  if teacher is not None:
+    measures["agreement"] = (metrics.agreement, select_logits)
+    measures["kl"] = (kl_divergence, select_logits)
   return _rounds.make_round(
     training.make_train_step(loss_fn, optimizer, axis_name=axis_name),
-    training.make_eval_step(forward, measures, axis_name=axis_name),
+    training.make_eval_step(forward, measures, teacher, axis_name=axis_name),
   )
 
 
@@ -372,6 +377,9 @@ def train_students(job: Job, teacher: training.Model, cells: np.ndarray):
       "loss": seen["loss"].mean(0),
       "validation_accuracy": accuracy,
       "validation_accuracy_std": seen["accuracy"].std(0),
+      "gain_over_scratch": accuracy - accuracy[0],
+      "agreement": seen["agreement"].mean(0),
+      "kl": seen["kl"].mean(0),
     }
     scratch, best = accuracy[0], accuracy[1:].max()
     return row, f"validation accuracy: scratch {scratch:.1%}, best {best:.1%}"

@@ -1,0 +1,346 @@
+"""The comparison, reduced: files, pairing, resumption, words."""
+
+import csv
+import dataclasses
+import inspect
+import json
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import _compare_data
+from experiments import _compare_job
+from experiments import _compare_methods
+from experiments import _compare_plots
+from experiments import _compare_report
+from experiments import _compare_training
+from experiments import _run
+from experiments import _statistics
+from experiments import compare
+from kdjax.objectives import PRESETS
+from kdjax.objectives import Preset
+
+SMALL = compare.Config(
+  methods=("kd,nothing", "vitkd", "tfkd"),
+  pairs=("mlp:mlp",),
+  assistant="mlp",
+  seeds=2,
+  workers=1,
+  examples_per_class=2,
+  epochs=4,
+  teacher_epochs=2,
+  evaluate_every=2,
+)
+METHODS = ("scratch", "kd", "nothing", "tfkd")
+
+
+def small(workdir, **changes):
+  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+
+
+def rows_of(folder):
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def without_times(cell):
+  return [
+    {k: v for k, v in seen.items() if k != "seconds"}
+    for seen in cell["history"]
+  ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing():
+  """A method whose teacher has no weight."""
+  row = Preset(None, cross_entropy=1.0, kd=1e-30)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(PRESETS, "nothing", row)
+    yield
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("reference") / "made"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(_compare_plots, "SHOWN", 60)
+    return folder, compare.main(small(folder))
+
+
+def test_a_run_leaves_one_table(reference):
+  folder, results = reference
+  cells = results["mlp:mlp"]
+  assert set(cells) == {*METHODS, "vitkd"}
+  report = (folder / "report.md").read_text()
+  for name in ("gains", "embeddings", "correlations"):
+    assert (folder / f"mlp_to_mlp_{name}.png").stat().st_size > 10_000
+    assert f"(mlp_to_mlp_{name}.png)" in report
+  for text in (
+    "| last epoch, % | best on validation, % | gain over scratch",
+    "vitkd | not applicable",
+    "Not applicable: vitkd: ",
+    "methods helped",
+    "**Did not help**, their interval includes zero: ",
+    "plain KD",
+    "Holm's correction",
+    "entropy of its answers",
+    "Teachers see 899 labelled images, students 20 of them",
+    f"jax {jax.__version__}",
+  ):
+    assert text in report
+  records = json.loads((folder / "results.json").read_text())
+  with (folder / "results.csv").open(newline="") as file:
+    table = list(csv.DictReader(file))
+  assert [row["method"] for row in table] == [x["method"] for x in records]
+  for record in records:
+    done = record["method"] != "vitkd"
+    assert bool(record["not_applicable"]) != done
+    assert (record["accuracy_mean"] is not None) == done
+
+
+def test_every_round_is_logged_with_its_diagnostics(reference):
+  folder, _ = reference
+  stage = "mlp:mlp kd"
+  rows = [row for row in rows_of(folder) if row["stage"] == stage]
+  assert [row["step"] for row in rows] == [2, 4]
+  for row in rows:
+    for part in ("validation", "test"):
+      assert set(row[part]) == {"accuracy", "agreement", "kl", "ece", "cka"}
+    assert len(row["gradient_cosine"]) == len(row["gain_over_scratch"]) == 2
+    assert set(row["losses"]) == {"loss", "ce/loss", "kd/loss"}
+  stages = [row["stage"] for row in rows_of(folder)]
+  assert stages.count("teacher mlp") == 1
+
+
+def test_a_method_without_weight_is_scratch(reference):
+  """Initial weights, images, order and shifts are shared."""
+  _, results = reference
+  scratch, same = (results["mlp:mlp"][name] for name in ("scratch", "nothing"))
+  assert same["test"] == scratch["test"]
+  gain = _compare_report.gains_over(results["mlp:mlp"], "scratch")["nothing"]
+  assert (gain.interval.mean, gain.p_value, gain.mark) == (0, 1, "")
+
+
+def test_a_killed_cell_resumes_to_the_same_numbers(
+  reference, tmp_path, monkeypatch
+):
+  folder, results = reference
+  copy = tmp_path / "run"
+  shutil.copytree(folder, copy)
+  (copy / "cells" / "mlp_to_mlp" / "kd.json").unlink()
+  log, logged = _compare_job.Job.log, []
+
+  def die(self, **row):
+    logged.append((row["stage"], row["step"]))
+    if row["step"] == 4:
+      raise KeyboardInterrupt
+    log(self, **row)
+
+  again = small(copy, resume=True, checkpoint_seconds=0)
+  monkeypatch.setattr(_compare_plots, "draw", lambda *_: {})
+  with monkeypatch.context() as patch:
+    patch.setattr(_compare_job.Job, "log", die)
+    with pytest.raises(KeyboardInterrupt):
+      compare.main(again)
+  assert logged == [("mlp:mlp kd", 2), ("mlp:mlp kd", 4)]
+  cell = compare.main(again)["mlp:mlp"]["kd"]
+  expected = results["mlp:mlp"]["kd"]
+  assert cell["test"] == expected["test"]
+  assert without_times(cell) == without_times(expected)
+  steps = [r["step"] for r in rows_of(copy) if r["stage"] == "mlp:mlp kd"]
+  assert sorted(steps) == [2, 4]
+  assert not (copy / "checkpoints" / "mlp_to_mlp" / "kd").exists()
+
+
+def cell_programs(method, **changes):
+  """The programs of a method's lessons, not compiled."""
+  config = compare.resolve(dataclasses.replace(SMALL, **changes))
+  data = _compare_data.load_data(config)
+  recipe = _compare_methods.make_recipe(
+    config, "mlp", data, examples=20, epochs=4
+  )
+  networks = [
+    _compare_methods.make_network(name, data, recipe, "float32")
+    for name in ("resnet8", "resnet8x0.5")
+  ]
+  key = jax.random.key(0)
+  guide = jax.eval_shape(networks[0].init, key)
+  students = jax.eval_shape(jax.vmap(networks[1].init), key[None])
+  course = _compare_methods.make_course(
+    method,
+    networks[1],
+    recipe,
+    _compare_training.Teacher(networks[0].forward, guide),
+    epochs=4,
+    examples=20,
+  )
+  images = {k: v[:1] for k, v in data.students.items()}
+  for lesson in course:
+    if lesson is not None:
+      program = _compare_training.build(
+        lesson, images, 0, 10, epochs=1, together=True
+      )
+      variables = guide if lesson.teacher else {}
+      state = jax.eval_shape(program.start, key[None], students, variables)
+      yield program, (state, variables, images, key[None])
+
+
+def test_dot_keeps_two_momenta():
+  ((program, arguments),) = cell_programs("dot", seeds=1)
+  state, losses = jax.eval_shape(program.advance, *arguments, jnp.int32(0))
+  momenta = jax.tree.leaves(state.optimizer_state)
+  # And a count of steps, for the schedule.
+  assert len(momenta) == 1 + 2 * len(jax.tree.leaves(state.params))
+  assert "distillation/kd/loss" in losses
+  assert jax.eval_shape(program.cosine, *arguments).shape == (1,)
+
+
+def test_a_stage_hands_over_what_it_is_for():
+  for method, trained in (("ft", "objective"), ("ab", "student")):
+    (_, (state, *_)), (_, (before, *_)) = cell_programs(method, seeds=1)
+    before = jax.tree.map(lambda x: ("before", x.shape), before)
+    handed = _compare_methods.hand_over(method, before, state).params
+    parts = handed["objective"].get(method), handed["student"]
+    kept = before if trained == "student" else state
+    assert parts[1] is kept.params["student"]
+    if trained == "objective":
+      assert parts[0] is before.params["objective"]
+
+
+def test_a_partner_is_asked_for():
+  ((program, arguments),) = cell_programs("cskd", seeds=1)
+  _, losses = jax.eval_shape(program.advance, *arguments, jnp.int32(0))
+  assert set(losses) == {"loss", "ce/loss", "cskd/loss"}
+
+
+def test_a_partner_is_another_image_of_the_class():
+  label = jnp.array([0, 1, 1, 0, 1, 2])
+  data = {"image": jnp.arange(6.0), "label": label}
+  frozen = {"pool": _compare_data.make_pool(data, 3)}
+  index = jnp.tile(jnp.arange(6), 20)
+  batch = {"index": index, "label": label[index]}
+  loss_fn = _compare_data.with_partners(lambda *args: args[3])
+  seen = jax.jit(loss_fn)({}, {}, frozen, batch, jax.random.key(0))
+  partner = np.asarray(seen["partner_image"], int)
+  np.testing.assert_array_equal(label[partner], label[index])
+  lonely = np.asarray(index) == 5  # the only one of its class
+  np.testing.assert_array_equal(partner == np.asarray(index), lonely)
+  assert {int(x) for x in partner[np.asarray(index) == 1]} == {2, 4}
+
+
+def test_views_keep_the_shape():
+  config = compare.resolve(SMALL)
+  data = _compare_data.load_data(config)
+  recipe = _compare_methods.make_recipe(
+    config, "mlp", data, examples=20, epochs=4
+  )
+  names = ("strong", "rotated_1", "rotated_2", "rotated_3")
+  views = _compare_data.make_views(names, recipe.augment)
+  batch = {"image": data.train["image"][:4]}
+  key = jax.random.key(0)
+  seen = jax.jit(lambda: {k: v(key, batch) for k, v in views.items()})()
+  assert {(x.shape, x.dtype) for x in seen.values()} == {
+    ((4, 8, 8, 1), jnp.dtype("uint8"))
+  }
+  np.testing.assert_array_equal(
+    np.rot90(seen["rotated_1"], 2, axes=(1, 2)), seen["rotated_3"]
+  )
+  with pytest.raises(ValueError, match="no view other is made"):
+    _compare_data.make_views(("other",), recipe.augment)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_seeds_share_has_no_axis(together):
+  function = _compare_training.over_seeds(
+    lambda a, b, c: a * b + c, (0, None, 0), together
+  )
+  rows = jnp.arange(3.0)
+  values = jax.jit(function)(rows, jnp.float32(2.0), rows)
+  np.testing.assert_array_equal(values, 3 * rows)
+
+
+def test_holms_correction():
+  adjusted = _statistics.holm([0.01, 0.04, 0.03, 0.005])
+  np.testing.assert_allclose(adjusted, [0.03, 0.06, 0.06, 0.02])
+  assert _statistics.holm([]) == []
+  treated, control = np.random.default_rng(0).normal(size=(2, 7))
+  np.testing.assert_allclose(
+    _statistics.paired_p_value(treated, control),
+    stats.ttest_rel(treated, control).pvalue,
+  )
+  assert _statistics.paired_p_value(treated, treated) == 1
+  assert _statistics.paired_p_value(treated[:1], control[:1]) == 1
+
+
+def test_the_report_says_what_hurt():
+  base = np.array([0.8, 0.82, 0.81, 0.79])
+  noise = np.array([0.0, 0.01, -0.01, 0.005])
+  values = {
+    "scratch": base,
+    "kd": base + 0.05 + noise,
+    "at": base - 0.1 + noise,
+    "sp": base + noise,
+  }
+  cells = {k: {"test": {"accuracy": v}} for k, v in values.items()}
+  gains = {
+    over: _compare_report.gains_over(cells, over) for over in ("scratch", "kd")
+  }
+  assert gains["scratch"]["kd"].mark == "+"
+  assert gains["scratch"]["at"].mark == "-"
+  text = "\n".join(_compare_report.verdicts(cells, gains))
+  assert "1 of 3 methods helped" in text
+  assert "**Did not help**, their interval includes zero: sp " in text
+  assert "**Hurt**: at -9.9" in text
+  assert "**Lose to plain KD**: at -15.0" in text
+  one = {k: {"test": {"accuracy": v[:1]}} for k, v in values.items()}
+  gains = {
+    over: _compare_report.gains_over(one, over) for over in ("scratch", "kd")
+  }
+  assert _compare_report.verdicts(one, gains) == [
+    "One seed: nothing can be concluded."
+  ]
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"methods": ("kdd",)}, r"methods is \('kdd',\); expected some of"),
+    ({"pairs": ("mlp",)}, r"pairs is \('mlp',\); expected teacher:student, or"),
+    ({"pairs": ("mlp:nothing",)}, "'nothing'; expected one of"),
+    ({"epochs": 5}, "epochs is 5; expected a multiple of evaluate_every"),
+    ({"seeds": 0}, "seeds is 0; expected a number above 0"),
+    ({"shift": -1}, "shift is -1; expected 0 or more"),
+    ({"validation_fraction": 1.0}, "validation_fraction is 1.0; expected 0"),
+  ],
+)
+def test_flags_that_do_not_go_together(changes, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    compare.prepare(small(tmp_path / "run", **changes))
+  assert not (tmp_path / "run").exists()
+
+
+def test_groups_and_recipes():
+  config = compare.resolve(
+    compare.Config(recipe="cifar100", pairs=("same", "different"))
+  )
+  assert len(config.pairs) == 13
+  assert set(PRESETS) < set(config.methods)
+  assert config.methods[:2] == ("scratch", "kd")
+  assert (config.epochs, config.validation_fraction) == (240, 0)
+  for name in compare.RECIPES:
+    compare.resolve(compare.Config(recipe=name))
+
+
+def test_every_flag_is_explained(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["compare", "--help"])
+  with pytest.raises(SystemExit):
+    _run.parse(compare.Config)
+  text = capsys.readouterr().out
+  for field in dataclasses.fields(compare.Config):
+    assert f"--{field.name}" in text
+    assert f"  {field.name}: " in inspect.getdoc(compare.Config)
