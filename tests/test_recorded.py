@@ -44,9 +44,10 @@ def test_value_and_gradients_equal_the_published_code(name):
   positions = [case["args"].index(argument) for argument in case["grads"]]
   with jax.enable_x64(True), np.load(GOLDEN / f"{name}.npz") as arrays:
     arguments = load_arguments(case, arrays)
-    value, gradients = jax.value_and_grad(
+    program = jax.value_and_grad(
       lambda *a: jnp.mean(function(*a, **case["kwargs"])), tuple(positions)
-    )(*arguments)
+    )
+    value, gradients = jax.jit(program)(*arguments)
     np.testing.assert_allclose(value, arrays["value"], rtol=case["tol"])
     for gradient, expected in zip(
       jax.tree.leaves(gradients), load_gradients(case, arrays), strict=True

@@ -160,12 +160,18 @@ def preset(
     labels = stateless(cross_entropy, select_supervised, axis_name=axis_name)
     parts["ce"] = row.cross_entropy, labels
   if row.kd:
+    temperature = row.temperature
+    if row.method is None:
+      temperature = hyperparameters.pop("temperature", temperature)
     soft = stateless(
-      soft_target_loss,
-      axis_name=axis_name,
-      temperature=row.temperature,
+      soft_target_loss, axis_name=axis_name, temperature=temperature
     )
     parts["kd"] = row.kd, soft
+  if row.method is None and hyperparameters:
+    raise ValueError(
+      f"preset: {name} has no {', '.join(hyperparameters)}; expected "
+      f"{'temperature' if row.kd else 'no hyper-parameter'}."
+    )
   if row.method:
     method = build(
       row.method,
@@ -406,14 +412,20 @@ PRESETS: dict[str, Preset] = {
     source="WKD, configs/cifar100/wkd_f/res32x4_res8x4.yaml",
   ),
   "vid": Preset(vid, source=_REPDISTILLER),
-  "cat": Preset(cat, 15.0, source="CAT-KD, res32x4_res8x4.yaml"),
+  "cat": Preset(
+    functools.partial(cat, normalize=False),
+    15.0,
+    source="CAT-KD, res32x4_res8x4.yaml",
+  ),
   "ickd": Preset(
     functools.partial(ickd, scaling="cifar"), 2.5, source="ICKD, Cifar100"
   ),
   "mgd": Preset(mgd, 1.2e-3, source="cls_KD, res34_distill_res18_cifar.py"),
   "srrl": Preset(srrl, source="KD_SRRL, train_imagenet_distillation.py"),
   "simkd": Preset(simkd, cross_entropy=0.0, source="SimKD, run_distill.sh"),
-  "l2": Preset(l2, source="torchdistill, CSE-L2"),
+  "l2": Preset(
+    l2, 15.0, source="torchdistill, ce_l2-resnet18_from_resnet34.yaml"
+  ),
   "pad_l2": Preset(pad_l2, source="torchdistill, after CSE-L2"),
   "ktaad": Preset(ktaad, source="torchdistill, ktaad"),
   "srd": Preset(srd, kd=1.0, temperature=1.0, source="torchdistill, srd"),
