@@ -101,7 +101,9 @@ def make_network(name: str, data: Data, recipe: Recipe, dtype: str) -> Network:
     inputs = kdata.normalize(inputs, recipe.mean, recipe.std)
     return model.forward(variables, inputs, train=train, key=key)
 
-  return Network(forward, lambda key: training.from_nnx(build(key)).variables)
+  return Network(
+    name, forward, lambda key: training.from_nnx(build(key)).variables
+  )
 
 
 def make_recipe(
@@ -135,7 +137,8 @@ def make_recipe(
 
   def augment(key: Any, images: Any) -> Any:
     crop_key, flip_key = jax.random.split(key)
-    images = kdata.random_crop(crop_key, images, padding=config.shift)
+    if config.shift:
+      images = kdata.random_crop(crop_key, images, padding=config.shift)
     return kdata.random_flip(flip_key, images) if config.flip else images
 
   return recipe._replace(
@@ -211,14 +214,35 @@ def make_course(
   rate = INITIALIZATION_RATES.get(method, recipe.schedule(0))
   first = lesson._replace(
     objective=row.initialization(),
-    optimizer=optax.chain(
-      optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
+    optimizer=_where_it_learns(
+      optax.chain(
+        optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
+      )
     ),
     epochs=row.initialization_epochs,
     teacher=teacher,
     views=(),
   )
   return Course(lesson, first)
+
+
+def _where_it_learns(optimizer: Any) -> optax.GradientTransformation:
+  """Leaves alone what has no gradient, which weight decay would shrink.
+
+  RepDistiller gives the optimizer of a first stage only what that stage trains:
+  not the classifier.
+  """
+
+  def update(gradients: Any, state: Any, params: Any = None) -> Any:
+    updates, state = optimizer.update(gradients, state, params)
+    updates = jax.tree.map(
+      lambda update, gradient: jnp.where(jnp.any(gradient != 0), update, 0),
+      updates,
+      gradients,
+    )
+    return updates, state
+
+  return optax.GradientTransformation(optimizer.init, update)
 
 
 def _blended(recipe: Recipe) -> Callable[..., Any]:
