@@ -21,7 +21,6 @@ from experiments._compare_job import save_variables
 from experiments._compare_job import students_folder
 from experiments._compare_job import write_json
 from experiments._compare_training import Lesson
-from experiments._compare_training import Network
 from experiments._compare_training import Teacher
 from kdjax import training
 
@@ -106,9 +105,10 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
   scratch = cell_file(job, teacher, student, "scratch")
   known = method != "scratch" and json.loads(scratch.read_text())["history"]
   history = cell.finish(folder, targets, known)
-  scores, logits, embedding = cell.evaluate("test", targets)
+  scores, *answers = cell.evaluate(targets)
+  logits, embedding = (x[:, data.parts["test"]] for x in answers)
   file.parent.mkdir(parents=True, exist_ok=True)
-  classes = np.eye(data.classes)[np.asarray(data.test["label"])]
+  classes = np.eye(data.classes)[data.test_labels]
   np.savez_compressed(
     file.with_suffix(".npz"),
     class_logits=np.einsum("nk,snc->skc", classes, logits)
@@ -122,7 +122,7 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
     result
     | {
       "history": history,
-      "test": _compare_training.to_lists(scores),
+      "test": _compare_training.to_lists(scores["test"]),
       "costs": cell.costs(history)
       | {"seconds": round(time.perf_counter() - begin, 2)},
     },
@@ -177,8 +177,8 @@ class Training:
     """Trains to the end, from the last checkpoint on if there is one.
 
     Args:
-      folder: of the checkpoints; None keeps none.
-      targets: the pair's teacher's answers, None for no evaluation.
+      folder: of the checkpoints; None keeps none and evaluates nothing.
+      targets: the pair's teacher's answers; None for a teacher.
       scratch: what was seen of the students from scratch, or None.
 
     Returns:
@@ -210,7 +210,7 @@ class Training:
         "losses": losses,
       }
       note = stage
-      if targets is not None:
+      if folder:
         seen |= self.look(targets)
         part = "validation" if "validation" in seen else "test"
         note += f", {part} {np.mean(seen[part]['accuracy']):.1%}"
@@ -232,45 +232,33 @@ class Training:
 
   def look(self, targets: Any) -> dict[str, Any]:
     """Tries the students; compares the two gradients on one batch."""
-    parts = ("validation", "test")
-    seen = {
-      part: jax.device_get(self.evaluate(part, targets)[0])
-      for part in parts
-      if len(self.job.data.held_out(part)["label"])
-    }
+    seen = self.evaluate(targets)[0]
     if self.cosine:
       arguments = self.state, self.guide, self.data, self.keys
-      seen["gradient_cosine"] = jax.device_get(self.cosine(*arguments))
-    return seen
+      seen["gradient_cosine"] = self.cosine(*arguments)
+    return jax.device_get(seen)
 
-  def evaluate(self, part: str, targets: Any) -> Any:
+  def evaluate(self, targets: Any) -> Any:
     """Scores, logits and embeddings of all seeds on held-out images."""
-    lesson, held = self.lesson, self.job.data.held_out(part)
+    job, lesson, state = self.job, self.lesson, self.state
+    held_out, answers = job.data.held_out, bool(lesson.objective.predict)
 
     def make() -> Any:
       return _compare_training.make_evaluation(
-        lesson.network,
-        min(500, len(self.job.data.test["label"])),
-        objective=lesson.objective,
-        teacher=lesson.teacher,
-        together=self.together,
+        lesson, job.data.parts, together=self.together
       )
 
     if self.evaluation is None:
       # Students that answer for themselves are all tried by one program.
-      own = lesson.objective.predict is None
-      shapes = jax.tree.map(jnp.shape, self.state.params["student"])
-      name = ("evaluation", repr(shapes), self.seeds)
-      self.evaluation = self.job.once(name, make) if own else make()
-    state, own = self.state, lesson.objective.predict is None
-    parts = state.params["objective"], state.state["objective"]
+      name = ("evaluation", self.stage, lesson.network.name)
+      self.evaluation = make() if answers else job.once(name, make)
+    own = state.params["objective"], state.state["objective"]
     return self.evaluation(
       state.student,
-      {"none": self.keys} if own else parts,
-      {} if own else self.guide,
-      held["image"],
-      held["label"],
-      targets[part],
+      own if answers else {},
+      self.guide if answers else {},
+      held_out,
+      targets,
     )
 
   def costs(self, history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -334,7 +322,7 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
       job, "teacher", name, lesson, key[None], variables, data.train, None
     )
     checkpoints = job.run.path / "checkpoints" / "teachers" / name
-    cell.finish(checkpoints, {"validation": None, "test": None})
+    cell.finish(checkpoints, None)
     variables = cell.state.student
     save_variables(folder, variables)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -353,17 +341,11 @@ def scratch_students(job: Job, teacher: str, student: str) -> Teacher:
   return Teacher(network.forward, variables, 0)
 
 
-def teacher_targets(job: Job, teacher: Teacher) -> dict[str, Any]:
+def teacher_targets(job: Job, teacher: Teacher) -> Any:
   """A teacher's logits and embeddings of held-out images."""
 
   @jax.jit
   def answers(variables: Any, images: Any) -> Any:
-    network = Network(teacher.forward, lambda key: variables)
-    batch_size = min(500, len(images))
-    return _compare_training.predict(network, variables, images, batch_size)
+    return _compare_training.predict(teacher.forward, variables, images)
 
-  return {
-    part: answers(teacher.variables, job.data.held_out(part)["image"])
-    for part in ("validation", "test")
-    if len(job.data.held_out(part)["label"])
-  }
+  return answers(teacher.variables, job.data.held_out["image"])

@@ -13,16 +13,16 @@ VIEWS = ("strong", "rotated_1", "rotated_2", "rotated_3", "partner")
 
 
 class Data(NamedTuple):
-  """Images and labels on the device.
+  """Images and labels on the device, each part `{"image", "label"}`.
 
-  Each part is `{"image", "label"}`. Where students see a few images, those of
-  each seed are its own, and `students` has a leading axis of seeds.
+  Where students see a few images, those of each seed are its own, and
+  `students` has a leading axis of seeds.
   """
 
   train: dict[str, Any]  # what teachers see
   students: dict[str, Any]
-  validation: dict[str, Any]  # may be empty
-  test: dict[str, Any]
+  held_out: dict[str, Any]  # first for validation, then for the test
+  validation_size: int
   classes: int
 
   @property
@@ -35,41 +35,52 @@ class Data(NamedTuple):
     """How many images a student sees."""
     return self.students["label"].shape[-1]
 
-  def held_out(self, part: str) -> dict[str, Any]:
-    """The validation or the test images."""
-    return getattr(self, part)
+  @property
+  def parts(self) -> dict[str, slice]:
+    """The held-out images of each kind; there may be none for validation."""
+    size = self.validation_size
+    parts = {"validation": slice(size), "test": slice(size, None)}
+    return parts if size else {"test": parts["test"]}
+
+  @property
+  def test_labels(self) -> np.ndarray:
+    """The labels of the test images."""
+    return np.asarray(self.held_out["label"][self.parts["test"]])
 
 
 def load_data(config: Any) -> Data:
   """Reads the data; images stay uint8 and the networks normalise them."""
   source = kdata.load(config.dataset, "train", data_dir=config.data_dir)
+  test = kdata.load(config.dataset, "test", data_dir=config.data_dir)
   train, validation = kdata.split(source, config.validation_fraction)
-  seen = [train]
-  if config.examples_per_class:
-    seen = [
-      kdata.few_per_class(
-        train, config.examples_per_class, seed=config.seed + i
-      )
-      for i in range(config.seeds)
-    ]
-  held = kdata.load(config.dataset, "test", data_dir=config.data_dir)
-  train, test = map(kdata.as_arrays, (train, held))
-  validation = (
-    kdata.as_arrays(validation)
-    if len(validation)
-    else {k: v[:0] for k, v in test.items()}
+  held_out = [kdata.as_arrays(x) for x in (validation, test) if len(x)]
+  arrays = kdata.as_arrays(train)
+  arrays, held_out = jax.device_put(
+    (arrays, {k: np.concatenate([x[k] for x in held_out]) for k in arrays})
   )
-  students = train
+  students = arrays
   if config.examples_per_class:
-    parts = [kdata.as_arrays(part) for part in seen]
-    students = {k: np.stack([part[k] for part in parts]) for k in parts[0]}
-  classes = int(train["label"].max()) + 1
-  if students is train:
-    train = students = jax.device_put(train)
-  else:
-    train, students = jax.device_put((train, students))
-  validation, test = jax.device_put((validation, test))
-  return Data(train, students, validation, test, classes)
+    count, seeds = config.examples_per_class, range(config.seeds)
+    few = [
+      kdata.as_arrays(kdata.few_per_class(train, count, seed=config.seed + i))
+      for i in seeds
+    ]
+    students = jax.device_put(
+      {k: np.stack([x[k] for x in few]) for k in arrays}
+    )
+  classes = int(arrays["label"].max()) + 1
+  return Data(arrays, students, held_out, len(validation), classes)
+
+
+def resize_held_out(data: Data, shape: tuple[int, int]) -> Data:
+  """Brings held-out images to the size of those that a recipe crops."""
+  images = data.held_out["image"]
+  if images.shape[1:3] == shape:
+    return data
+  images = jax.lax.map(
+    lambda image: kdata.resize(image[None], shape)[0], images, batch_size=100
+  )
+  return data._replace(held_out=data.held_out | {"image": images})
 
 
 def make_views(

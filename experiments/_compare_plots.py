@@ -39,8 +39,8 @@ def draw(
     else _statistics.ONE_SEED.capitalize(),
   )
   best = choose(cells)
-  targets = job.shared[("targets", teacher)]["test"]
-  labels = np.asarray(job.data.test["label"])
+  part, labels = job.data.parts["test"], job.data.test_labels
+  targets = [np.asarray(x[part]) for x in job.shared[("targets", teacher)]]
   arrays = {
     name: np.load(
       _compare_job.cell_file(job, teacher, student, name).with_suffix(".npz")
@@ -50,7 +50,7 @@ def draw(
   embedding_maps(
     path / f"{stem}_embeddings.png",
     {
-      f"teacher, {teacher}": np.asarray(targets[1], np.float32)[:SHOWN],
+      f"teacher, {teacher}": targets[1][:SHOWN],
       **{
         name: arrays[name]["embedding"][:SHOWN]
         for name in dict.fromkeys(("scratch", best))
@@ -60,7 +60,7 @@ def draw(
     title="What the last layer sees of test images",
   )
   answers = np.eye(job.data.classes)[labels]
-  theirs = answers.T @ np.asarray(targets[0]) / answers.sum(0)[:, None]
+  theirs = answers.T @ targets[0] / answers.sum(0)[:, None]
   differences = {
     name: np.abs(arrays[name]["class_logits"] - theirs).mean(0)
     for name in arrays

@@ -319,7 +319,8 @@ def describe_teacher(job: Any, pair: str, cells: dict[str, Any]) -> str:
   targets = job.once(
     ("targets", name), lambda: _compare_cells.teacher_targets(job, guide)
   )
-  logits, labels = map(np.asarray, (targets["test"][0], job.data.test["label"]))
+  logits = np.asarray(targets[0][job.data.parts["test"]])
+  labels = job.data.test_labels
 
   def entropy(temperature: float) -> float:
     q = np.asarray(jax.nn.softmax(logits / temperature))
@@ -345,7 +346,7 @@ def setting(job: Any) -> str:
       f"{data.examples} of them, {config.examples_per_class} of each class, "
       "drawn anew for each seed"
     )
-  held = len(data.validation["label"])
+  held = data.validation_size
   recipe = {
     "cifar100": "RepDistiller's protocol",
     "function_matching": "big_vision's function matching",
@@ -353,7 +354,7 @@ def setting(job: Any) -> str:
   return (
     f"Teachers see {len(data.train['label'])} labelled images, students {few}; "
     f"{held or 'no'} images are held out for validation, and "
-    f"{len(data.test['label'])} for the test. {recipe}: {config.epochs} "
+    f"{len(data.test_labels)} for the test. {recipe}: {config.epochs} "
     f"epochs, {config.seeds} seeds, {config.dtype}. Seed i has the same "
     "initial weights, images, order and shifts under every method. The weights "
     "of the methods are the published ones (`kdjax.objectives.PRESETS`); "

@@ -23,6 +23,7 @@ from kdjax.ops import masked_mean
 class Network(NamedTuple):
   """A network's forward, which takes uint8 images, and its init."""
 
+  name: str
   forward: training.Forward
   init: Callable[[Array], training.Variables]
 
@@ -229,29 +230,27 @@ def _apart(objective: Objective) -> Objective:
 
 
 def predict(
-  network: Network,
+  forward: training.Forward,
   variables: Any,
   images: Any,
-  batch_size: int,
   answer: Callable[..., Any] | None = None,
 ) -> Any:
   """Logits and embeddings of many images, batch by batch.
 
   Args:
-    network: whose they are.
+    forward: the network's.
     variables: its variables.
     images: `[n, height, width, channels]`.
-    batch_size: how many at once.
     answer: `(outputs, images) -> logits`, if they are not the network's own.
 
   Returns:
     `[n, classes]` and `[n, d]`.
   """
-  plan = training.epoch_plan(len(images), batch_size)
+  plan = training.epoch_plan(len(images), min(500, len(images)))
 
   def run(index: Array) -> Any:
     x = images[index]
-    outputs, _ = network.forward(variables, x, train=False, key=None)
+    outputs, _ = forward(variables, x, train=False, key=None)
     logits = answer(outputs, x) if answer else outputs.logits
     return logits, outputs.embedding
 
@@ -260,7 +259,11 @@ def predict(
 
 
 def score(
-  logits: Array, embedding: Array, labels: Array, targets: Any
+  logits: Array,
+  embedding: Array,
+  labels: Array,
+  teacher_logits: Array | None = None,
+  teacher_embedding: Array | None = None,
 ) -> dict[str, Array]:
   """What one network's answers are worth, and how near the teacher's they are.
 
@@ -268,7 +271,8 @@ def score(
     logits: `[n, classes]`.
     embedding: `[n, d]`.
     labels: `[n]`.
-    targets: the teacher's logits and embedding; None for a teacher.
+    teacher_logits: its teacher's, if there is one.
+    teacher_embedding: likewise.
 
   Returns:
     Name -> a number.
@@ -277,9 +281,8 @@ def score(
     "accuracy": metrics.accuracy(logits, labels).mean(),
     "ece": metrics.expected_calibration_error(logits, labels),
   }
-  if targets is None:
+  if teacher_logits is None or teacher_embedding is None:
     return scores | {"entropy": metrics.entropy(logits).mean()}
-  teacher_logits, teacher_embedding = targets
   return scores | {
     "agreement": metrics.agreement(logits, teacher_logits).mean(),
     "kl": kl_divergence(logits, teacher_logits).mean(),
@@ -288,45 +291,47 @@ def score(
 
 
 def make_evaluation(
-  network: Network,
-  batch_size: int,
-  *,
-  objective: Objective | None,
-  teacher: Teacher | None,
-  together: bool,
+  lesson: Lesson, parts: dict[str, slice], *, together: bool
 ) -> Callable[..., Any]:
-  """Evaluation of all seeds on one set of images, compiled.
+  """Evaluation of all seeds on the held-out images, compiled.
 
   Args:
-    network: the students'.
-    batch_size: how many images at once.
-    objective: one that answers for the student, or None.
-    teacher: who helps it to.
+    lesson: how they were trained: its objective may answer for the student,
+      with the teacher's help.
+    parts: the images of each kind.
     together: whether the seeds are vmapped.
 
   Returns:
-    `evaluate(student, (params, state), teacher, images, labels, targets) ->
-    scores, logits, embeddings`, with a leading axis of seeds.
+    `evaluate(student, own, teacher, held_out, targets) -> scores, logits,
+    embeddings`, with a leading axis of seeds; `own` are the objective's
+    parameters and state.
   """
-  answering = objective.predict if objective else None
+  answering, teacher = lesson.objective.predict, lesson.teacher
 
   def evaluate(
-    student: Any, parts: Any, guide: Any, images: Any, labels: Any, targets: Any
+    student: Any, own: Any, guide: Any, held_out: Any, targets: Any
   ) -> Any:
     def answer(outputs: Outputs, x: Any) -> Array:
       assert answering is not None
       assert teacher is not None
       theirs, _ = teacher.forward(guide, x, train=False, key=None)
-      params, state = parts
+      params, state = own
       return answering(params, state, outputs, theirs)
 
     logits, embedding = predict(
-      network, student, images, batch_size, answer if answering else None
+      lesson.network.forward,
+      student,
+      held_out["image"],
+      answer if answering else None,
     )
-    return score(logits, embedding, labels, targets), logits, embedding
+    scores = {}
+    for name, part in parts.items():
+      rows = logits, embedding, held_out["label"], *(targets or ())
+      scores[name] = score(*(x[part] for x in rows))
+    return scores, logits, embedding
 
-  axis = teacher.seeds_axis if teacher else None
-  return jax.jit(over_seeds(evaluate, (0, 0, axis, None, None, None), together))
+  axis = teacher.seeds_axis if teacher and answering else None
+  return jax.jit(over_seeds(evaluate, (0, 0, axis, None, None), together))
 
 
 class Timed(NamedTuple):

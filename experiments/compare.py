@@ -217,6 +217,9 @@ def prepare(config: Config) -> _compare_job.Job:
       settings, name, data, examples=data.examples, epochs=settings.epochs
     )
     _compare_methods.make_network(name, data, recipe, settings.dtype)
+  image = data.train["image"][:1]
+  cropped = jax.eval_shape(recipe.augment, jax.random.key(0), image)
+  data = _compare_data.resize_held_out(data, cropped.shape[1:3])
   free = ("checkpoint_seconds", "methods", "pairs", "together", "workers")
   console, run = _run.console(), _run.RunFolder(settings, free=free)
   return _compare_job.Job(settings, run, console, data)
