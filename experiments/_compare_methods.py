@@ -185,18 +185,17 @@ def make_course(
   row = row_of(method)
   if (method == "function_matching") != patient:
     recipe = recipe._replace(augment=(_sharp if patient else _blended)(recipe))
+  matching = patient and method == "function_matching"
   objective = preset(
     method if method in PRESETS else VARIANTS[method],
     steps_per_epoch=-(-examples // recipe.batch_size),
     num_examples=examples,
+    **({"temperature": recipe.temperature} if matching else {}),
   )
   optimizer = recipe.optimizer
   if method == "dot":
     objective = _dot_objective(row)
     optimizer = training.dot(recipe.schedule, weight_decay=5e-4)
-  if method == "function_matching" and patient:
-    soft = stateless(soft_target_loss, temperature=recipe.temperature)
-    objective = combine({"kd": (1.0, soft)})
   # After a stage that is all the method is, labels alone teach.
   alone = row.method is None and not row.kd
   lesson = Lesson(
@@ -233,14 +232,14 @@ def _where_it_learns(optimizer: Any) -> optax.GradientTransformation:
   not the classifier.
   """
 
-  def update(gradients: Any, state: Any, params: Any = None) -> Any:
-    updates, state = optimizer.update(gradients, state, params)
-    updates = jax.tree.map(
-      lambda update, gradient: jnp.where(jnp.any(gradient != 0), update, 0),
+  def update(updates: Any, state: Any, params: Any = None) -> Any:
+    moves, state = optimizer.update(updates, state, params)
+    moves = jax.tree.map(
+      lambda move, gradient: jnp.where(jnp.any(gradient != 0), move, 0),
+      moves,
       updates,
-      gradients,
     )
-    return updates, state
+    return moves, state
 
   return optax.GradientTransformation(optimizer.init, update)
 
