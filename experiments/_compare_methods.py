@@ -185,12 +185,14 @@ def make_course(
   row = row_of(method)
   if (method == "function_matching") != patient:
     recipe = recipe._replace(augment=(_sharp if patient else _blended)(recipe))
-  matching = patient and method == "function_matching"
+  hyperparameters: dict[str, Any] = {}
+  if patient and method == "function_matching":
+    hyperparameters = {"temperature": recipe.temperature}
   objective = preset(
     method if method in PRESETS else VARIANTS[method],
     steps_per_epoch=-(-examples // recipe.batch_size),
     num_examples=examples,
-    **({"temperature": recipe.temperature} if matching else {}),
+    **hyperparameters,
   )
   optimizer = recipe.optimizer
   if method == "dot":
