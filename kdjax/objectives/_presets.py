@@ -119,8 +119,10 @@ class Preset(NamedTuple):
 def preset(
   name: str,
   *,
+  initialization: bool = False,
   steps_per_epoch: int | None = None,
   num_examples: int | None = None,
+  labels: Any = None,
   axis_name: str | None = None,
   **hyperparameters: ArrayLike,
 ) -> Objective:
@@ -128,8 +130,13 @@ def preset(
 
   Args:
     name: a name of :data:`PRESETS`.
+    initialization: whether it is for the stage before, of those methods that
+      have one (AB, FSP, FT); :func:`kdjax.training.hand_over` goes on
+      from there. AB and FSP are nothing else: afterwards labels alone teach.
     steps_per_epoch: in which warm-ups and curricula count.
     num_examples: how many training examples there are, for memory banks.
+    labels: `[num_examples]`, the labels of all of them, by which CRD draws its
+      negatives from other classes, as published; without, from other examples.
     axis_name: the mapped axis that holds the rest of the batch.
     **hyperparameters: of the method, instead of the published ones.
 
@@ -138,8 +145,9 @@ def preset(
     `"<name>/loss"`, as far as they have a weight.
 
   Raises:
-    ValueError: if there is no preset of that name, or it needs the steps of an
-      epoch or the number of examples and does not get them.
+    ValueError: if there is no preset of that name, it has no stage before or
+      no such hyper-parameter, or needs the steps of an epoch or the number of
+      examples and does not get them.
 
   Examples:
     >>> objective = preset("kd")
@@ -155,10 +163,14 @@ def preset(
       f"preset: name is {name!r}; expected one of {', '.join(sorted(PRESETS))}."
     )
   row = PRESETS[name]
+  if initialization:
+    if row.initialization is None:
+      raise ValueError(f"preset: {name} has no stage before; expected False.")
+    return row.initialization(axis_name=axis_name, **hyperparameters)
   parts: dict[str, tuple[ArrayLike | Schedule, Objective]] = {}
   if row.cross_entropy:
-    labels = stateless(cross_entropy, select_supervised, axis_name=axis_name)
-    parts["ce"] = row.cross_entropy, labels
+    hard = stateless(cross_entropy, select_supervised, axis_name=axis_name)
+    parts["ce"] = row.cross_entropy, hard
   if row.kd:
     temperature = row.temperature
     if row.method is None:
@@ -173,11 +185,12 @@ def preset(
       f"{'temperature' if row.kd else 'no hyper-parameter'}."
     )
   if row.method:
-    method = build(
+    method = _build(
       row.method,
       name,
       num_examples=num_examples,
       steps_per_epoch=steps_per_epoch,
+      labels=labels,
       axis_name=axis_name,
       **hyperparameters,
     )
@@ -185,17 +198,20 @@ def preset(
   return combine(parts)
 
 
-def build(
+def _build(
   factory: Callable[..., Objective],
   name: str,
   *,
   num_examples: int | None = None,
   steps_per_epoch: int | None = None,
+  labels: Any = None,
   axis_name: str | None = None,
   **hyperparameters: Any,
 ) -> Objective:
   """Calls a method's factory with what it has parameters for."""
   parameters = inspect.signature(factory).parameters
+  if "labels" in parameters:
+    hyperparameters["labels"] = labels
   for option, value, need in (
     ("num_examples", num_examples, "keeps a row for each example"),
     ("steps_per_epoch", steps_per_epoch, "counts epochs"),
@@ -404,12 +420,14 @@ PRESETS: dict[str, Preset] = {
     source="SSKD, student.py",
   ),
   "wkd_logit": Preset(
-    wkd_logit, source="WKD, configs/cifar100/wkd_l/res32x4_res8x4.yaml"
+    wkd_logit,
+    source="WKD, configs/cifar100/wkd_l/res32x4_res8x4.yaml, without its decay "
+    "and with the cost of the classifier",
   ),
   "wkd_feature": Preset(
     wkd_feature,
     0.08,
-    source="WKD, configs/cifar100/wkd_f/res32x4_res8x4.yaml",
+    source="WKD, configs/cifar100/wkd_f/res32x4_res8x4.yaml, without its decay",
   ),
   "vid": Preset(vid, source=_REPDISTILLER),
   "cat": Preset(

@@ -24,6 +24,7 @@ from kdjax.training._parallel import parallelize
 from kdjax.training._recipes import Recipe
 from kdjax.training._recipes import cifar100_recipe
 from kdjax.training._recipes import function_matching_recipe
+from kdjax.training._stages import hand_over
 from kdjax.training._steps import TrainState
 from kdjax.training._steps import distillation_loss
 from kdjax.training._steps import init_train_state
@@ -55,6 +56,7 @@ __all__ = (
   "from_nnx",
   "function_matching_recipe",
   "grid",
+  "hand_over",
   "init_train_state",
   "make_dot_step",
   "make_eval_step",

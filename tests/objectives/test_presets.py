@@ -150,3 +150,13 @@ def test_a_hyperparameter_that_a_preset_lacks_is_refused():
     preset("kd", alpha=0.5)
   with pytest.raises(ValueError, match="scratch has no gamma; expected no hyp"):
     preset("scratch", gamma=1.0)
+
+
+def test_a_stage_before_has_an_objective_of_its_own():
+  student = outputs((4, 8, 8, 12), 0)
+  first = preset("ft", initialization=True)
+  params, _ = jax.eval_shape(lambda: first.init(KEY, student, student))
+  after, _ = jax.eval_shape(lambda: preset("ft").init(KEY, student, student))
+  assert jax.tree.structure(params) == jax.tree.structure(after["ft"])
+  with pytest.raises(ValueError, match="kd has no stage before"):
+    preset("kd", initialization=True)
