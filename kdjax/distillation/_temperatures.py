@@ -123,6 +123,7 @@ def flsw_temperature(
 @validate
 def cwsm_temperature(
   student_logits: Float[Array, "*batch classes"],
+  teacher_logits: Float[Array, "*batch classes"] | None = None,
   *,
   temperature: ArrayLike = 4.0,
   beta: ArrayLike = 1.0,
@@ -139,6 +140,7 @@ def cwsm_temperature(
 
   Args:
     student_logits: `[*batch, classes]`.
+    teacher_logits: not used; all temperatures of logits may be called alike.
     temperature: the base T_0 > 0; a number, or one per example. May be traced.
     beta: how far temperatures spread. May be traced.
     where: which examples count in the mean.
@@ -150,7 +152,7 @@ def cwsm_temperature(
     0.
 
   Raises:
-    ValueError: if a static base is not above 0.
+    ValueError: if the shapes differ or a static base is not above 0.
 
   As in TextBrewer it is the student whose confidence counts, and 1e-3 is added
   to it.
@@ -164,6 +166,7 @@ def cwsm_temperature(
     better supervision <https://arxiv.org/abs/1911.07471>`_, 2019; code
     airaria/TextBrewer, schedulers.py.
   """
+  del teacher_logits
   weight = 1 / (jnp.max(softened_softmax(student_logits), -1) + 1e-3)
   return _spread(weight, temperature, beta, where, axis_name)
 

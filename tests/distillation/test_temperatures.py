@@ -33,7 +33,7 @@ def temperatures(student, teacher, where, axis_name=None):
     flsw_temperature(
       student, teacher, gamma=1.5, axis_name=axis_name, **options
     ),
-    cwsm_temperature(student, axis_name=axis_name, **options),
+    cwsm_temperature(student, teacher, axis_name=axis_name, **options),
   )
 
 
