@@ -13,6 +13,8 @@ from kdjax.ops import log_softened_softmax
 from kdjax.ops import softened_softmax
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._softmax import row_temperature
+from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
 
@@ -26,20 +28,22 @@ def rld_loss(
   temperature: ArrayLike = 4.0,
   alpha: ArrayLike = 1.0,
   beta: ArrayLike = 8.0,
+  alpha_temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
   r"""Refined logit distillation (RLD): no lesson contradicts the label.
 
   .. math::
-    \ell = \alpha \, \mathrm{KL}([\max_c p^T_c, 1 - \max_c p^T_c] \Vert
-                                 [p^S_y, 1 - p^S_y])
+    \ell = \alpha T_\alpha^2 \,
+           \mathrm{KL}([\max_c p^T_c, 1 - \max_c p^T_c] \Vert
+                       [p^S_y, 1 - p^S_y])
          + \beta T^2 \, \mathrm{KL}(q^T_M \Vert q^S_M), \quad
     M = \{c : z^T_c < z^T_y\}
 
   The first term (sample confidence) teaches the label as much confidence as
-  the teacher has in its own favourite; p is the softmax at temperature 1. The
-  second (masked correlation) compares only the classes that the teacher ranks
-  below the label, among themselves.
+  the teacher has in its own favourite; p is the softmax at temperature T_alpha.
+  The second (masked correlation) compares only the classes that the teacher
+  ranks below the label, among themselves.
 
   Args:
     student_logits: `[*batch, classes]`.
@@ -49,6 +53,7 @@ def rld_loss(
       traced.
     alpha: the weight of the first term. May be traced.
     beta: the weight of the second term. May be traced.
+    alpha_temperature: T_alpha > 0 of the first term, like `temperature`.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -74,13 +79,16 @@ def rld_loss(
     Sun et al., `Knowledge distillation with refined logits
     <https://arxiv.org/abs/2408.07703>`_, 2024; code zju-SWJ/RLD.
   """
+  check_positive("alpha_temperature", alpha_temperature)
   check_labels(labels, student_logits.shape[-1])
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
   confidence = kl_divergence(
-    _against_rest(student_logits, labels),
-    _against_rest(teacher_logits, jnp.argmax(teacher_logits, -1)),
+    _against_rest(student_logits, labels, alpha_temperature),
+    _against_rest(
+      teacher_logits, jnp.argmax(teacher_logits, -1), alpha_temperature
+    ),
   )
   own = jnp.take_along_axis(teacher_logits, labels[..., None], -1)
   correlation = kl_divergence(
@@ -89,10 +97,11 @@ def rld_loss(
     temperature=temperature,
     where=teacher_logits < own,
   )
-  alpha, beta, temperature = (
-    jnp.asarray(x, confidence.dtype) for x in (alpha, beta, temperature)
-  )
-  return alpha * confidence + beta * jnp.square(temperature) * correlation
+  dtype = confidence.dtype
+  confidence *= jnp.square(jnp.asarray(alpha_temperature, dtype))
+  correlation *= jnp.square(jnp.asarray(temperature, dtype))
+  alpha, beta = (jnp.asarray(x, dtype) for x in (alpha, beta))
+  return alpha * confidence + beta * correlation
 
 
 @validate
@@ -244,8 +253,10 @@ def crld_loss(
   )
 
 
-def _against_rest(logits: Array, classes: Array) -> Array:
+def _against_rest(
+  logits: Array, classes: Array, temperature: ArrayLike
+) -> Array:
   """Two logits a row: of one class and of all others together."""
   others = ~jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
-  scale = jnp.ones((), logits.dtype)
+  scale = row_temperature(temperature, logits, -1)
   return target_and_rest(logits, classes[..., None], others, scale)

@@ -22,7 +22,7 @@ CASES = {
   "rld": laws.Case(
     rld_loss,
     (STUDENT, TEACHER, LABELS),
-    {"temperature": 3.0, "alpha": 0.7, "beta": 2.0},
+    {"temperature": 3.0, "alpha": 0.7, "beta": 2.0, "alpha_temperature": 1.7},
   ),
   "wsld": laws.Case(
     wsld_loss, (STUDENT, TEACHER, LABELS), {"temperature": 3.0}
@@ -47,10 +47,16 @@ def softmax(logits, temperature=1.0):
   return np.exp(oracles.log_softmax(logits, temperature))
 
 
-def oracle_rld(student, teacher, label, temperature, alpha, beta):
-  p, q = softmax(teacher), softmax(student)
-  value = alpha * oracles.kl(
-    np.array([p.max(), 1 - p.max()]), np.array([q[label], 1 - q[label]])
+def oracle_rld(
+  student, teacher, label, temperature, alpha, beta, alpha_temperature
+):
+  p, q = (softmax(z, alpha_temperature) for z in (teacher, student))
+  value = (
+    alpha
+    * alpha_temperature**2
+    * oracles.kl(
+      np.array([p.max(), 1 - p.max()]), np.array([q[label], 1 - q[label]])
+    )
   )
   below = teacher < teacher[label]
   if below.any():
@@ -66,7 +72,7 @@ def oracle_rld(student, teacher, label, temperature, alpha, beta):
 
 
 def test_rld_equals_the_paper():
-  hyper = {"temperature": 3.0, "alpha": 0.7, "beta": 2.0}
+  hyper = CASES["rld"].hyper
   expected = [
     oracle_rld(s, t, y, **hyper)
     for s, t, y in zip(STUDENT, TEACHER, LABELS, strict=True)
