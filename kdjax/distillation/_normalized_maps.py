@@ -1,6 +1,5 @@
 """Where a network looks: maps compared after they are brought to norm 1."""
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -53,7 +52,9 @@ def at_loss(
   Differs from the paper: the default takes the mean of the squares over the
   positions, not the norm, as the authors', RepDistiller's and mdistiller's
   code do, so that their weight carries over. The norm is some hundred times
-  larger (torchdistill has both).
+  larger (torchdistill has both). The codes raise F itself to the power p, the
+  paper its magnitude, as here: they differ only for an odd p on features that
+  may be negative, and not after a ReLU.
 
   Examples:
     >>> maps = jnp.ones((2, 4, 4, 8))
@@ -192,9 +193,7 @@ def nst_loss(
   )
 
   def mean_kernel(a: Array, b: Array) -> Array:
-    products = jnp.einsum(
-      "bpi,bpj->bij", a, b, precision=jax.lax.Precision.HIGHEST
-    )
+    products = jnp.einsum("bpi,bpj->bij", a, b, precision="highest")
     return example_mean(jnp.square(products))
 
   within = mean_kernel(teacher, teacher) + mean_kernel(student, student)
