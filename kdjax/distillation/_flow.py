@@ -15,7 +15,7 @@ from kdjax.distillation._feature_pairs import unit
 from kdjax.ops._resizing import adaptive_mean_pool
 from kdjax.ops._validation import check_integer
 
-_contract = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+_contract = functools.partial(jnp.einsum, precision="highest")
 
 
 def fsp_loss(

@@ -69,7 +69,8 @@ def regional_logits(
   regions = jnp.concatenate(
     [jnp.reshape(x, (len(x), -1, x.shape[-1])) for x in pooled], 1
   )
-  return regions @ kernel + bias[None, None]
+  logits = jnp.matmul(regions, kernel, precision="highest")
+  return logits + bias[None, None]
 
 
 @validate

@@ -51,9 +51,7 @@ def wkd_class_cost(
   """
   check_positive("sharpness", sharpness)
   prototypes = unit(kernel.astype(compute_dtype(kernel)), 0)
-  cosine = jnp.matmul(
-    prototypes.T, prototypes, precision=jax.lax.Precision.HIGHEST
-  )
+  cosine = jnp.matmul(prototypes.T, prototypes, precision="highest")
   return -jnp.expm1(jnp.minimum(cosine - 1, 0.0) * sharpness)
 
 
@@ -136,8 +134,8 @@ def wkd_logit_loss(
 
   def balance(log_scaling: Array, kernel: Array, log_mass: Array) -> Array:
     shifted, shift = _shifted_exp(log_scaling)
-    total = _matmul(shifted, kernel) + 1e-8 * jnp.exp(-shift)
-    return log_mass - shift - jnp.log(total)
+    total = jnp.matmul(shifted, kernel, precision="highest")
+    return log_mass - shift - jnp.log(total + 1e-8 * jnp.exp(-shift))
 
   def iterate(scalings: tuple[Array, Array], _: Any) -> tuple[Any, None]:
     log_u = scalings[0]
@@ -151,9 +149,8 @@ def wkd_logit_loss(
   )
   shifted_u, shift_u = _shifted_exp(log_u)
   shifted_v, shift_v = _shifted_exp(log_v)
-  transport = jnp.exp(shift_u + shift_v)[:, 0] * jnp.sum(
-    shifted_u * _matmul(shifted_v, (kernel * cost).T), -1
-  )
+  moved = jnp.matmul(shifted_v, (kernel * cost).T, precision="highest")
+  transport = jnp.exp(shift_u + shift_v)[:, 0] * jnp.sum(shifted_u * moved, -1)
   return target + jnp.asarray(gamma, target.dtype) * transport
 
 
@@ -236,10 +233,6 @@ def _gaussian(cell: Array, eps: ArrayLike) -> tuple[Array, Array]:
   positions = cell.shape[1] * cell.shape[2]
   variance = jnp.var(cell, (1, 2), ddof=min(1, positions - 1))
   return jnp.mean(cell, (1, 2)), jnp.sqrt(variance + eps)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _shifted_exp(logarithms: Array) -> tuple[Array, Array]:
