@@ -8,6 +8,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation._logits import soft_target_loss
+from kdjax.distillation._rows import counted
+from kdjax.distillation._rows import directions
 from kdjax.distillation._teacher import teacher_side
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
@@ -17,8 +19,6 @@ from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
-
-_EXACT = jax.lax.Precision.HIGHEST
 
 
 @validate
@@ -224,7 +224,7 @@ def mlld_loss(
   confidence :math:`\max_c q^T_{bc}`, and the classes whose mass
   :math:`\sum_b q^T_{bc}`, both at temperature 1, do not exceed the
   percentile over the batch or over the classes. For a strongly augmented view
-  of the same images the same terms are added, unmasked.
+  of the same images the first term is added, unmasked.
 
   Args:
     student_logits: `[batch, classes]`, for the weakly augmented images.
@@ -248,9 +248,10 @@ def mlld_loss(
     TypeError: if the logits are not floating-point.
 
   Differs from the published code, where both masks meet losses that are
-  already means and so act as a factor of about 1/2 on every example; where the
-  strong view's term at T = 2 and 6 is computed from the weak view; and where
-  the strong view's class and batch terms are computed and left out.
+  already means and so act as a factor of about 1/2 on every example; and where
+  the strong view's term at T = 2 and 6 is computed from the weak view. That
+  view's class and batch terms, which the code computes and never adds up, are
+  left out here too.
 
   Examples:
     >>> logits = jnp.array([[1.0, 2.0, 3.0], [3.0, 1.0, 1.0]])
@@ -285,34 +286,31 @@ def mlld_loss(
   every_class = jnp.ones(mass.shape, bool)
   classes = _up_to_percentile(mass, mass, every_class, percentile)
 
-  def levels(
-    views: tuple[Array, Array],
-    examples: Array,
-    classes: Array,
-    temperature: Array,
-  ) -> Array:
-    """Sums the three levels of one view at one temperature."""
-    student, teacher, _ = _predictions(
-      *views, where, temperature, stop_teacher_gradient
-    )
-    rows = _batch_gaps(student, teacher, axis_name) + soft_target_loss(
-      *views,
+  def divergences(student: Array, teacher: Array, temperature: Array) -> Array:
+    return soft_target_loss(
+      counted(student, where),
+      counted(teacher, where),
       temperature=temperature,
       stop_teacher_gradient=stop_teacher_gradient,
     )
+
+  def levels(temperature: Array) -> Array:
+    """Sums the levels of both views at one temperature."""
+    student, teacher, _ = _predictions(
+      student_logits, teacher_logits, where, temperature, stop_teacher_gradient
+    )
     columns = jnp.where(classes, _class_gaps(student, teacher, axis_name), 0.0)
+    rows = _batch_gaps(student, teacher, axis_name)
+    rows += divergences(student_logits, teacher_logits, temperature)
     rows = jnp.where(examples, rows, 0.0)
+    if student_strong_logits is not None and teacher_strong_logits is not None:
+      rows += divergences(
+        student_strong_logits, teacher_strong_logits, temperature
+      )
     return jnp.sum(columns) + masked_mean(rows, keep, axis_name=axis_name)
 
-  views = [((student_logits, teacher_logits), examples, classes)]
-  if student_strong_logits is not None and teacher_strong_logits is not None:
-    strong = (student_strong_logits, teacher_strong_logits)
-    views.append((strong, jnp.ones_like(examples), jnp.ones_like(classes)))
   pool = jnp.atleast_1d(jnp.asarray(temperatures, sure.dtype))
-  total = jnp.zeros((), sure.dtype)
-  for view in views:
-    total += jnp.sum(jax.vmap(lambda t, view=view: levels(*view, t))(pool))
-  return total
+  return jnp.sum(jax.vmap(levels)(pool))
 
 
 def _predictions(
@@ -326,12 +324,8 @@ def _predictions(
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   keep = jnp.ones(len(student_logits), bool) if where is None else where
   student, teacher = (
-    jnp.where(
-      keep[:, None],
-      softened_softmax(
-        jnp.where(keep[:, None], logits, 0.0), temperature=temperature
-      ),
-      0.0,
+    counted(
+      softened_softmax(counted(logits, where), temperature=temperature), where
     )
     for logits in (student_logits, teacher_logits)
   )
@@ -347,14 +341,12 @@ def _correlation_gap(a: Array, b: Array, weight: ArrayLike = 1.0) -> Array:
   weight = jnp.broadcast_to(weight, a.shape)
   count = jnp.maximum(jnp.sum(weight, -1, keepdims=True), 1.0)
 
-  def unit(x: Array) -> tuple[Array, Array]:
-    x = weight * (x - jnp.sum(weight * x, -1, keepdims=True) / count)
-    norm = safe_norm(x, keepdims=True)
-    return x / jnp.where(norm > 0, norm, 1.0), norm[..., 0]
+  def centred(x: Array) -> Array:
+    return weight * (x - jnp.sum(weight * x, -1, keepdims=True) / count)
 
-  (a, norm_a), (b, norm_b) = unit(a), unit(b)
-  product = norm_a * norm_b
-  distance = 0.5 * jnp.sum(jnp.square(a - b), -1)
+  a, b = centred(a), centred(b)
+  product = safe_norm(a) * safe_norm(b)
+  distance = 0.5 * jnp.sum(jnp.square(directions(a) - directions(b)), -1)
   return (product * distance + 1e-8) / (product + 1e-8)
 
 
@@ -362,8 +354,8 @@ def _class_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
   """Returns the class-level term's share of each class, `[classes]`."""
   gap = student - teacher
   # S'S - T'T, as products with S - T that keep its digits.
-  gram = jnp.matmul(student.T, gap, precision=_EXACT)
-  gram += jnp.matmul(gap.T, teacher, precision=_EXACT)
+  gram = jnp.matmul(student.T, gap, precision="highest")
+  gram += jnp.matmul(gap.T, teacher, precision="highest")
   if axis_name is not None:
     gram = jax.lax.psum(gram, axis_name)
   return jnp.sum(jnp.square(gram), 0) / student.shape[-1]
@@ -372,8 +364,12 @@ def _class_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
 def _batch_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
   """Returns the sum over the whole batch for each example of this device."""
   gap = student - teacher
-  gram = jnp.matmul(student, gather_batch(gap, axis_name).T, precision=_EXACT)
-  gram += jnp.matmul(gap, gather_batch(teacher, axis_name).T, precision=_EXACT)
+  gram = jnp.matmul(
+    student, gather_batch(gap, axis_name).T, precision="highest"
+  )
+  gram += jnp.matmul(
+    gap, gather_batch(teacher, axis_name).T, precision="highest"
+  )
   return jnp.sum(jnp.square(gram), -1)
 
 

@@ -27,12 +27,23 @@ class Pairs(NamedTuple):
   diagonal: Bool[Array, "batch whole"]
 
 
+def counted(
+  x: Float[Array, "..."], where: Bool[Array, "..."] | None
+) -> Float[Array, "..."]:
+  """Returns x, 0 where masked: a mask on the loss leaves 0 times NaN behind.
+
+  The mask has x's leading axes. NaN in what counts stays.
+  """
+  if where is None:
+    return x
+  return jnp.where(jnp.expand_dims(where, range(where.ndim, x.ndim)), x, 0.0)
+
+
 def flat_rows(
   x: Float[Array, "batch ..."], where: Bool[Array, " batch"] | None
 ) -> Float[Array, "batch dims"]:
   """Returns the examples as vectors, 0 where masked whatever they held."""
-  x = x.astype(compute_dtype(x)).reshape(x.shape[0], -1)
-  return x if where is None else jnp.where(where[:, None], x, 0.0)
+  return counted(x.astype(compute_dtype(x)).reshape(x.shape[0], -1), where)
 
 
 def batch_rows(
@@ -71,8 +82,8 @@ def directions(
 ) -> Float[Array, "... dims"]:
   """Returns x / (norm + eps); the zero vector is 0, with gradient 0."""
   norm = safe_norm(x, keepdims=True)
-  alive = norm > 0
-  return jnp.where(alive, x, 0.0) / jnp.where(alive, norm + eps, 1.0)
+  dead = norm == 0  # NaN is not: it must reach the caller
+  return jnp.where(dead, 0.0, x) / jnp.where(dead, 1.0, norm + eps)
 
 
 def unit_rows(rows: Rows, eps: float = 0.0) -> Rows:
