@@ -111,7 +111,9 @@ def crd_normalizer(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar without gradient; 0 if nothing counts.
+    A scalar without gradient; 0 if nothing counts. At temperatures below about
+    0.012 it may exceed float32, whatever it is computed from;
+    :func:`kdjax.objectives.crd` keeps its logarithm.
 
   Raises:
     ValueError: if shapes differ or a static number is not above 0.
@@ -128,8 +130,24 @@ def crd_normalizer(
   """
   positive, negative = _scores(anchors, positives, negatives, temperature)
   scores = jnp.concatenate([positive[:, None], negative], 1)
-  mean = masked_mean(jnp.exp(scores), where, axis_name=axis_name)
-  return jax.lax.stop_gradient(mean * _size(num_examples, mean.dtype))
+  return jnp.exp(log_normalizer(scores, num_examples, where, axis_name))
+
+
+def log_normalizer(
+  scores: Float[Array, "batch candidates"],
+  num_examples: ArrayLike,
+  where: Bool[Array, " batch"] | None,
+  axis_name: str | None,
+) -> Float[Array, ""]:
+  """Returns log Z of scores x . y / tau, -inf if nothing counts."""
+  scores = jax.lax.stop_gradient(scores)
+  rows = None if where is None else where[:, None]
+  top = jnp.max(scores, where=rows, initial=-jnp.inf)
+  if axis_name is not None:
+    top = jax.lax.pmax(top, axis_name)
+  top = jnp.where(top == -jnp.inf, 0.0, top)
+  mean = masked_mean(jnp.exp(scores - top), where, axis_name=axis_name)
+  return top + jnp.log(mean * _size(num_examples, mean.dtype))
 
 
 def nce_loss(

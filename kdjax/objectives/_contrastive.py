@@ -9,6 +9,7 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.distillation._contrastive import log_normalizer
 from kdjax.distillation._contrastive import nce_loss
 from kdjax.distillation._rows import directions
 from kdjax.objectives._objective import Metrics
@@ -181,7 +182,8 @@ def _linear(role: str, spec: Any, dim: int, key: Array) -> dict[str, Array]:
 
 def _embed(params: Any, outputs: Any) -> Float[Array, "batch dim"]:
   rows = widen(outputs.embedding)
-  return directions(rows @ params["kernel"] + params["bias"][None])
+  rows = jnp.matmul(rows, params["kernel"], precision="highest")
+  return directions(rows + params["bias"][None])
 
 
 def _by_class(labels: Any, num_examples: int) -> dict[str, np.ndarray]:
@@ -258,13 +260,8 @@ def _log_normalizer(
   axis_name: str | None,
 ) -> Float[Array, ""]:
   """Returns the logarithm of :func:`crd_normalizer`, 0 if no row counts."""
-  scores = jax.lax.stop_gradient(scores)
-  rows = _everywhere(jax.nn.logsumexp(scores, 1), axis_name)
-  kept = _everywhere(mask, axis_name)
-  count = jnp.sum(kept, dtype=rows.dtype) * scores.shape[1]
-  total = jax.nn.logsumexp(rows, where=kept)
-  value = total + jnp.log(num_examples / jnp.maximum(count, 1))
-  return jnp.where(count > 0, value, 0.0)
+  value = log_normalizer(scores, num_examples, mask, axis_name)
+  return jnp.where(value == -jnp.inf, 0.0, value)
 
 
 def _everywhere(x: Array, axis_name: str | None) -> Array:

@@ -89,6 +89,19 @@ def test_normalizer_is_a_mean_over_the_batch():
   np.testing.assert_allclose(mapped(*shards), expected, rtol=1e-5)
 
 
+def test_normalizer_is_exact_where_its_exponentials_are_not():
+  """All scores -120, whose exponentials are 0 in float32, or 89, infinite."""
+  for score, size in ((-120.0, 1e30), (89.0, 1e-3)):
+    value = crd_normalizer(
+      jnp.full((2, 1), score),
+      jnp.ones((2, 1)),
+      jnp.ones((2, 3, 1)),
+      num_examples=size,
+      temperature=1.0,
+    )
+    np.testing.assert_allclose(value, np.exp(score) * size, rtol=1e-4)
+
+
 def test_crd_does_not_overflow():
   """Where a probability in float32 would be infinite or 0."""
   values = crd_loss(
