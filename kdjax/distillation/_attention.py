@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._rows import counted
 from kdjax.distillation._tokens import TokenMask
 from kdjax.distillation._tokens import valid_tokens
 from kdjax.ops import kl_divergence
@@ -74,13 +74,13 @@ def attention_mse_loss(
     student_attention, teacher_attention, stop_teacher_gradient
   )
   valid = _valid_pairs(mask, where, student)
+  # -inf - -inf at a masked key is NaN, and so is its gradient
+  student, teacher = (counted(x, valid) for x in (student, teacher))
   if mask is None:
     cutoff = as_number("cutoff", cutoff, student.dtype)
     student, teacher = (
       jnp.where(x <= cutoff, 0.0, x) for x in (student, teacher)
     )
-  else:  # -inf - -inf at a masked key is NaN, and so is its gradient
-    student, teacher = (jnp.where(valid, x, 0.0) for x in (student, teacher))
   return masked_mean(jnp.square(student - teacher), valid, axis_name=axis_name)
 
 
@@ -134,6 +134,8 @@ def attention_ce_loss(
   student, teacher = as_pair(
     student_attention, teacher_attention, stop_teacher_gradient
   )
+  queries = jnp.any(_valid_pairs(mask, where, student), -1)
+  student, teacher = (counted(x, queries) for x in (student, teacher))
   keys = _valid_pairs(mask, None, student)
   probabilities = softened_softmax(teacher)
   log_probabilities = log_softened_softmax(student)
@@ -141,7 +143,6 @@ def attention_ce_loss(
   values = -jnp.sum(
     probabilities * jnp.where(used, log_probabilities, 0.0), -1, where=used
   )
-  queries = jnp.any(_valid_pairs(mask, where, student), -1)
   return masked_mean(values, queries, axis_name=axis_name)
 
 
@@ -213,7 +214,9 @@ def minilm_loss(
   student, teacher = as_pair(
     student_values, teacher_values, stop_teacher_gradient
   )
-  return loss + _relation_loss(_relation(student), _relation(teacher), mask)
+  return loss + _relation_loss(
+    _relation(student, mask), _relation(teacher, mask), mask
+  )
 
 
 @validate
@@ -301,8 +304,8 @@ def _one_relation(
     student_hidden, teacher_hidden, stop_teacher_gradient
   )
   return _relation_loss(
-    _relation(_split("student_hidden", student, relation_heads)),
-    _relation(_split("teacher_hidden", teacher, relation_heads)),
+    _relation(_split("student_hidden", student, relation_heads), mask),
+    _relation(_split("teacher_hidden", teacher, relation_heads), mask),
     mask,
   )
 
@@ -326,14 +329,13 @@ def _listed(hidden: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
 
 
 def _relation(
-  vectors: Float[Array, "batch heads tokens width"],
+  vectors: Float[Array, "batch heads tokens width"], mask: Array | None
 ) -> Float[Array, "batch heads tokens tokens"]:
   """Returns the scaled dot products of a layer's vectors with themselves."""
+  valid = valid_tokens(mask, None, vectors[:, 0, :, 0])[:, None]
+  vectors = counted(vectors, jnp.broadcast_to(valid, vectors.shape[:-1]))
   products = jnp.einsum(
-    "bhid,bhjd->bhij",
-    vectors,
-    vectors,
-    precision=jax.lax.Precision.HIGHEST,
+    "bhid,bhjd->bhij", vectors, vectors, precision="highest"
   )
   return products / jnp.sqrt(jnp.asarray(vectors.shape[-1], products.dtype))
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
 from kdjax.distillation._feature_pairs import unit
+from kdjax.distillation._rows import counted
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._validation import as_number
@@ -65,7 +66,7 @@ def ickd_loss(
   """
   check_choice("scaling", scaling, ("imagenet", "cifar"))
   student, teacher = (
-    unit(_gram(x))
+    unit(_gram(counted(x, where)))
     for x in as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   values = jnp.sum(jnp.square(student - teacher), (1, 2)) / student.shape[-1]
@@ -193,9 +194,7 @@ def _gram(
   # The rows are normalised next, so this scale is free; it avoids overflow.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), (1, 2), keepdims=True))
   rows = rows / jnp.where(largest > 0, largest, 1.0)
-  return jnp.einsum(
-    "bpi,bpj->bij", rows, rows, precision=jax.lax.Precision.HIGHEST
-  )
+  return jnp.einsum("bpi,bpj->bij", rows, rows, precision="highest")
 
 
 def _over_norm(

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation._rows import Pairs
 from kdjax.distillation._rows import batch_rows
+from kdjax.distillation._rows import counted
 from kdjax.distillation._rows import nonzero
 from kdjax.distillation._rows import pairs
 from kdjax.distillation._teacher import teacher_side
@@ -100,7 +101,10 @@ def irg_loss(
       _as_maps("teacher_maps", teacher_maps, batch),
       strict=True,
     )
-  layers = [(s, teacher_side(t, stop_teacher_gradient)) for s, t in layers]
+  layers = [
+    (counted(s, where), counted(teacher_side(t, stop_teacher_gradient), where))
+    for s, t in layers
+  ]
 
   def edge_gap(student: Array, teacher: Array) -> Array:
     edges = [_edges(x, pair, where, axis_name) for x in (student, teacher)]
@@ -127,7 +131,7 @@ def irg_loss(
       teacher_logits.astype(dtype), stop_teacher_gradient
     )
     loss += as_number("vertex_weight", vertex_weight, dtype) * masked_mean(
-      jnp.square(gaps), where, axis_name=axis_name
+      jnp.square(counted(gaps, where)), where, axis_name=axis_name
     )
   return loss
 

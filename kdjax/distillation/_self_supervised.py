@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import unit
+from kdjax.distillation._rows import counted
 from kdjax.ops import gather_batch
 from kdjax.ops import kl_divergence
 from kdjax.ops import masked_mean
@@ -69,6 +70,8 @@ def sskd_transformed_loss(
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
+  student_logits = counted(student_logits, where)
+  teacher_logits = counted(teacher_logits, where)
   labels = jnp.broadcast_to(labels[:, None], student_logits.shape[:2])
   values = kl_divergence(
     student_logits, teacher_logits, temperature=temperature
@@ -193,7 +196,7 @@ def _similarities(
   `[batch, views - 1, originals]`, -inf at an original that does not count, but
   0 at one's own, so that no row is empty; and its index.
   """
-  unitary = unit(embeddings)
+  unitary = unit(counted(embeddings, where))
   originals = gather_batch(unitary[:, 0], axis_name)
   own = jnp.arange(len(embeddings))
   if axis_name is not None:
@@ -203,14 +206,14 @@ def _similarities(
     "bvd,nd->bvn",
     unitary[:, 1:],
     originals,
-    precision=jax.lax.Precision.HIGHEST,
+    precision="highest",
   )
   if where is None:
     return cosines, own
-  counted = gather_batch(where, axis_name)[None, None]
+  columns = gather_batch(where, axis_name)[None, None]
   is_own = jax.nn.one_hot(own, len(originals), dtype=bool)
   masked = jnp.where(is_own, 0.0, -jnp.inf)
-  return jnp.where(counted, cosines, masked), own
+  return jnp.where(columns, cosines, masked), own
 
 
 def _rank(scores: Array, chosen: Array) -> Array:
@@ -229,8 +232,8 @@ def _best_ranked(
   size = ranks.size
   if where is None:
     where = jnp.ones(ranks.shape[:1], bool)
-  counted = jnp.broadcast_to(where[:, None], ranks.shape)
-  wrong = counted & (ranks > 0)
+  candidates = jnp.broadcast_to(where[:, None], ranks.shape)
+  wrong = candidates & (ranks > 0)
   everywhere = gather_batch(
     jnp.where(wrong, ranks, jnp.iinfo(ranks.dtype).max).ravel(), axis_name
   )
@@ -243,4 +246,4 @@ def _best_ranked(
   # The share of a whole number must not be rounded down to the one before.
   keep = jnp.floor(count * jnp.asarray(ratio, float) * (1 + 1e-6))
   best = order.reshape(ranks.shape) < keep
-  return counted & ((ranks == 0) | (wrong & best))
+  return candidates & ((ranks == 0) | (wrong & best))

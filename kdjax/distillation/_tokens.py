@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
@@ -10,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
 from kdjax.distillation._feature_pairs import unit
+from kdjax.distillation._rows import counted
 from kdjax.ops import masked_mean
 from kdjax.ops._validation import validate
 
@@ -64,8 +64,8 @@ def hidden_mse_loss(
   student, teacher = as_pair(
     student_hidden, teacher_hidden, stop_teacher_gradient
   )
-  values = jnp.mean(jnp.square(student - teacher), -1)
-  valid = valid_tokens(mask, where, values)
+  valid = valid_tokens(mask, where, student[..., 0])
+  values = jnp.mean(jnp.square(counted(student - teacher, valid)), -1)
   return masked_mean(values, valid, axis_name=axis_name)
 
 
@@ -110,12 +110,12 @@ def cosine_embedding_loss(
   References:
     Sanh et al., `DistilBERT <https://arxiv.org/abs/1910.01108>`_, 2019.
   """
+  valid = valid_tokens(mask, where, student_hidden[..., 0])
   student, teacher = (
-    unit(x)
+    unit(counted(x, valid))
     for x in as_pair(student_hidden, teacher_hidden, stop_teacher_gradient)
   )
   values = 1 - jnp.sum(student * teacher, -1)
-  valid = valid_tokens(mask, where, values)
   return masked_mean(values, valid, axis_name=axis_name)
 
 
@@ -234,8 +234,8 @@ def _gram_loss(
   student, teacher = (
     jnp.einsum(
       "bni,bnj->bij",
-      *(jnp.where(valid[..., None], x, 0.0) for x in layers),
-      precision=jax.lax.Precision.HIGHEST,
+      *(counted(x, valid) for x in layers),
+      precision="highest",
     )
     for layers in zip(firsts, seconds, strict=True)
   )

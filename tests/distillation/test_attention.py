@@ -54,6 +54,37 @@ def test_law(name, law):
   law(CASES[name])
 
 
+def without_mask(student, teacher, mask):
+  return attention_mse_loss(student, teacher, where=mask[:, 0] == 1)
+
+
+def minilm_values(student, teacher, mask):
+  return minilm([STUDENT, student], [TEACHER, teacher], mask)
+
+
+VALID = MASK[:, None, :, None] == 1
+
+
+@pytest.mark.parametrize(
+  ("loss", "arguments", "valid"),
+  [
+    (attention_mse_loss, (STUDENT, TEACHER), VALID & VALID.swapaxes(2, 3)),
+    (without_mask, (STUDENT, TEACHER), VALID[:, :, :1]),
+    # Its softmax is over all keys, masked or not.
+    (attention_ce_loss, (STUDENT, TEACHER), VALID),
+    (minilm_values, (VALUES, TEACHER_VALUES), VALID),
+    (minilm_v2, (VECTORS[0], TEACHER_VECTORS[0]), VALID[:, 0]),
+  ],
+)
+def test_padding_does_not_matter(loss, arguments, valid):
+  program = jax.jit(jax.value_and_grad(lambda *a: jnp.sum(loss(*a))))
+  got, expected = (
+    program(*(np.where(valid, x, np.float32(fill)) for x in arguments), MASK)
+    for fill in (np.nan, 1)
+  )
+  jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 def test_attention_losses_equal_a_loop_over_valid_tokens():
   squares, entropies = [], []
   for student, teacher, n in zip(STUDENT, TEACHER, LENGTHS, strict=True):

@@ -39,6 +39,20 @@ def test_law(name, law):
   law(CASES[name])
 
 
+def test_pretext_does_not_see_what_masked_images_hold():
+  mask = CASES["similarity"].mask
+  program = jax.jit(
+    jax.value_and_grad(lambda x: sskd_pretext_loss(x, where=mask))
+  )
+  rows = mask[:, None, None]
+  for got, expected in zip(
+    program(np.where(rows, EMBEDDINGS, np.nan)),
+    program(np.where(rows, EMBEDDINGS, 1)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(got, expected)
+
+
 def kept(ranks, ratio):
   """All of rank 0, and the best of the others."""
   order = np.argsort(ranks, kind="stable")

@@ -35,6 +35,20 @@ def test_law(name, law):
   law(CASES[name])
 
 
+@pytest.mark.parametrize("loss", [hidden_mse_loss, cosine_embedding_loss])
+def test_padding_does_not_matter(loss):
+  program = jax.jit(jax.value_and_grad(loss))
+  valid = MASK[..., None] == 1
+  got, expected = (
+    program(
+      *(np.where(valid, x, fill) for x in (STUDENT, TEACHER)),
+      MASK,
+    )
+    for fill in (np.float32(np.nan), np.float32(1))
+  )
+  jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 def test_token_means_are_over_valid_tokens():
   student, teacher = np.float64(STUDENT), np.float64(TEACHER)
   squares = np.square(student - teacher).mean(2)
