@@ -100,7 +100,7 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
     write_json(file, result | {"not_applicable": reason})
     return
   if begin_main is not None:
-    cell.state = _compare_methods.hand_over(method, begin_main, cell.state)
+    cell.state = training.hand_over(begin_main, cell.state, method)
   folder = job.run.path / "checkpoints" / f"{teacher}_to_{student}" / method
   scratch = cell_file(job, teacher, student, "scratch")
   known = method != "scratch" and json.loads(scratch.read_text())["history"]

@@ -185,12 +185,13 @@ def make_course(
   row = row_of(method)
   if (method == "function_matching") != patient:
     recipe = recipe._replace(augment=(_sharp if patient else _blended)(recipe))
+  steps = -(-examples // recipe.batch_size)
   hyperparameters: dict[str, Any] = {}
   if patient and method == "function_matching":
     hyperparameters = {"temperature": recipe.temperature}
   objective = preset(
     method if method in PRESETS else VARIANTS[method],
-    steps_per_epoch=-(-examples // recipe.batch_size),
+    steps_per_epoch=steps,
     num_examples=examples,
     **hyperparameters,
   )
@@ -214,7 +215,9 @@ def make_course(
     return Course(lesson, None)
   rate = INITIALIZATION_RATES.get(method, recipe.schedule(0))
   first = lesson._replace(
-    objective=row.initialization(),
+    objective=preset(
+      method, initialization=True, num_examples=examples, steps_per_epoch=steps
+    ),
     optimizer=_where_it_learns(
       optax.chain(
         optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
@@ -267,27 +270,6 @@ def _sharp(recipe: Recipe) -> Callable[..., Any]:
     return kdata.random_flip(flip_key, images)
 
   return augment
-
-
-def hand_over(method: str, before: Any, state: Any) -> Any:
-  """Starts a method from the stage before it.
-
-  A stage that is all the method is (AB, FSP) leaves its student; one that
-  prepares the method's parts (FT's paraphraser) leaves these.
-  """
-  if row_of(method).method is None:
-    params = state.params | {"student": before.params["student"]}
-    moved = state.state | {"student": before.state["student"]}
-    return state._replace(params=params, state=moved)
-  params, moved = state.params["objective"], state.state["objective"]
-  params = params | {method: before.params["objective"]}
-  parts = moved["objectives"]
-  part = parts[method] | {"module": before.state["objective"]["module"]}
-  moved = moved | {"objectives": parts | {method: part}}
-  return state._replace(
-    params=state.params | {"objective": params},
-    state=state.state | {"objective": moved},
-  )
 
 
 def _dot_objective(row: Preset) -> Objective:
