@@ -18,7 +18,7 @@ from kdjax.objectives._objective import as_hyperparameters
 from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
-from kdjax.objectives._relations import embedding_width
+from kdjax.objectives._stages import field_of
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
@@ -175,7 +175,7 @@ def crd(
 
 def _linear(role: str, spec: Any, dim: int, key: Array) -> dict[str, Array]:
   kernel = jax.nn.initializers.lecun_normal()(
-    key, (embedding_width("crd", role, spec), dim)
+    key, (field_of(role, spec, "embedding").shape[-1], dim)
   )
   return {"kernel": kernel, "bias": jnp.zeros(dim)}
 

@@ -14,8 +14,8 @@ from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives._stage_maps import select_stages
-from kdjax.objectives._stage_maps import to_smaller
+from kdjax.objectives._stages import last_maps
+from kdjax.objectives._stages import to_smaller
 
 
 def factor_transfer(
@@ -51,7 +51,7 @@ def factor_transfer(
     factors: Any, student: Outputs, teacher: Outputs, batch: Any
   ) -> Array:
     del batch
-    ours, theirs = _last_stage(student, teacher)
+    ours, theirs = last_maps(student, teacher)
     pair = to_smaller(factors.translator(ours), factors.frozen_factor(theirs))
     return factor_transfer_loss(*pair, form=form)
 
@@ -85,7 +85,7 @@ def factor_transfer_pretraining(
     factors: Any, student: Outputs, teacher: Outputs, batch: Any
   ) -> Array:
     del batch
-    _, theirs = _last_stage(student, teacher)
+    _, theirs = last_maps(student, teacher)
     theirs = jax.lax.stop_gradient(theirs)
     factors.freeze()
     return hint_loss(factors.paraphraser.reconstruct(theirs), theirs)
@@ -177,14 +177,9 @@ class _Coder(nnx.Module):
     return x
 
 
-def _last_stage(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
-  ours, theirs = select_stages(student, teacher)
-  return ours[-1], theirs[-1]
-
-
 def _build(rate: float, axis_name: str | None) -> Any:
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
-    ours, theirs = jax.eval_shape(_last_stage, student, teacher)
+    ours, theirs = jax.eval_shape(last_maps, student, teacher)
     return _Factors(
       ours.shape[-1],
       theirs.shape[-1],

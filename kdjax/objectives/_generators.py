@@ -15,8 +15,8 @@ from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives._stage_maps import select_stages
-from kdjax.objectives._stage_maps import to_smaller
+from kdjax.objectives._stages import select_stages
+from kdjax.objectives._stages import to_smaller
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_range
 

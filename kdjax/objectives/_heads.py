@@ -17,9 +17,9 @@ from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
-from kdjax.objectives._stage_maps import field_of
-from kdjax.objectives._stage_maps import select_stages
-from kdjax.objectives._stage_maps import to_smaller
+from kdjax.objectives._stages import field_of
+from kdjax.objectives._stages import last_maps
+from kdjax.objectives._stages import to_smaller
 from kdjax.ops._validation import check_integer
 
 
@@ -196,8 +196,7 @@ def simkd(*, factor: int = 2, axis_name: str | None = None) -> Objective:
 def _last_maps(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
   """The deepest maps of both, of which the teacher's head sees the mean."""
   _check_pooled("teacher", teacher)
-  ours, theirs = select_stages(student, teacher)
-  return ours[-1], theirs[-1]
+  return last_maps(student, teacher)
 
 
 def _check_pooled(role: str, outputs: Outputs) -> None:

@@ -13,9 +13,9 @@ from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives._stage_maps import maps_of
-from kdjax.objectives._stage_maps import to_smaller
+from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
+from kdjax.objectives._stages import to_smaller
 from kdjax.ops import gather_batch
 from kdjax.ops._resizing import adaptive_mean_pool
 from kdjax.ops._validation import check_integer

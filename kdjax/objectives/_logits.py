@@ -7,7 +7,6 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.distillation import standardize_logits
 from kdjax.distillation import uskd_loss
 from kdjax.nets import Outputs
 from kdjax.nets import _layers
@@ -77,15 +76,4 @@ def uskd(
 
   return modular(
     build, loss, axis_name=axis_name, alpha=alpha, beta=beta, mu=mu
-  )
-
-
-def select_standardized_and_labels(
-  student: Outputs, teacher: Outputs, batch: Any
-) -> tuple[Array, Array, Array]:
-  """Selects both sides' logits as LSKD standardizes them, and the labels."""
-  return (
-    standardize_logits(student.logits),
-    standardize_logits(teacher.logits),
-    batch["label"],
   )

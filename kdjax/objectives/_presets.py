@@ -19,10 +19,12 @@ from kdjax.distillation import rkd_loss
 from kdjax.distillation import rld_loss
 from kdjax.distillation import soft_target_loss
 from kdjax.distillation import sp_loss
+from kdjax.distillation import standardize_logits
 from kdjax.distillation import ttm_loss
 from kdjax.distillation import virtual_teacher_loss
 from kdjax.distillation import wsld_loss
 from kdjax.distillation import wttm_loss
+from kdjax.nets import Outputs
 from kdjax.objectives._contrastive import crd
 from kdjax.objectives._curriculum import ctkd
 from kdjax.objectives._factors import factor_transfer
@@ -34,7 +36,6 @@ from kdjax.objectives._heads import simkd
 from kdjax.objectives._heads import srrl
 from kdjax.objectives._layer_attention import afd
 from kdjax.objectives._layer_attention import semckd
-from kdjax.objectives._logits import select_standardized_and_labels
 from kdjax.objectives._logits import uskd
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
@@ -53,7 +54,6 @@ from kdjax.objectives._relations import cc
 from kdjax.objectives._relations import crd_in_batch
 from kdjax.objectives._relations import irg
 from kdjax.objectives._relations import itrd
-from kdjax.objectives._relations import select_last_stage
 from kdjax.objectives._review import review_kd
 from kdjax.objectives._select import Selector
 from kdjax.objectives._select import select_embeddings
@@ -64,6 +64,7 @@ from kdjax.objectives._stage_maps import at
 from kdjax.objectives._stage_maps import fsp
 from kdjax.objectives._stage_maps import kdsvd
 from kdjax.objectives._stage_maps import nst
+from kdjax.objectives._stages import select_last_stage
 from kdjax.objectives._transport import wkd_feature
 from kdjax.objectives._transport import wkd_logit
 from kdjax.objectives._variances import l2
@@ -240,6 +241,17 @@ def lift(
   return factory
 
 
+def _select_standardized_and_labels(
+  student: Outputs, teacher: Outputs, batch: Any
+) -> tuple[Array, Array, Array]:
+  """Selects both sides' logits as LSKD standardizes them, and the labels."""
+  return (
+    standardize_logits(student.logits),
+    standardize_logits(teacher.logits),
+    batch["label"],
+  )
+
+
 def _warmup(
   name: str, row: Preset, steps_per_epoch: int | None
 ) -> ArrayLike | Schedule:
@@ -291,7 +303,7 @@ PRESETS: dict[str, Preset] = {
   "dkd+lskd": Preset(
     lift(
       dkd_loss,
-      select_standardized_and_labels,
+      _select_standardized_and_labels,
       temperature=2.0,
       alpha=9.0,
       beta=72.0,

@@ -17,8 +17,8 @@ from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives._stage_maps import select_stages
-from kdjax.objectives._stage_maps import to_smaller
+from kdjax.objectives._stages import last_maps
+from kdjax.objectives._stages import to_smaller
 from kdjax.ops._validation import check_choice
 
 
@@ -50,7 +50,7 @@ def ickd(
   check_choice("scaling", scaling, tuple(sizes))
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
-    ours, theirs = jax.eval_shape(_last_maps, student, teacher)
+    ours, theirs = jax.eval_shape(last_maps, student, teacher)
     return _layers.ConvNorm(
       ours.shape[-1],
       theirs.shape[-1],
@@ -61,7 +61,7 @@ def ickd(
     )
 
   def loss(embed: Any, student: Outputs, teacher: Outputs, batch: Any) -> Array:
-    ours, theirs = _last_maps(student, teacher)
+    ours, theirs = last_maps(student, teacher)
     return ickd_loss(
       embed(ours),
       theirs,
@@ -106,7 +106,7 @@ def ktaad(
   """
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
-    ours, theirs = jax.eval_shape(_last_maps, student, teacher)
+    ours, theirs = jax.eval_shape(last_maps, student, teacher)
     options: dict[str, Any] = {
       "kernel_init": _layers.TORCH_DEFAULT,
       "dtype": jnp.float32,
@@ -129,7 +129,7 @@ def ktaad(
     power: Array,
   ) -> Array:
     del batch
-    ours, theirs = to_smaller(*_last_maps(student, teacher))
+    ours, theirs = to_smaller(*last_maps(student, teacher))
     adapted = nnx.relu(adapters["adaptation"](ours))
     return adaptation_weight * kta_loss(
       adapted, theirs, power=power
@@ -260,11 +260,6 @@ class Orthogonal(nnx.Module):
     return jnp.matmul(x, self.matrix(), precision=jax.lax.Precision.HIGHEST)
 
 
-def _last_maps(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
-  ours, theirs = select_stages(student, teacher)
-  return ours[-1], theirs[-1]
-
-
 def _pooled(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
-  ours, theirs = _last_maps(student, teacher)
+  ours, theirs = last_maps(student, teacher)
   return _layers.global_mean(ours), _layers.global_mean(theirs)

@@ -12,8 +12,8 @@ from kdjax.distillation import sdd_loss
 from kdjax.nets import Outputs
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
-from kdjax.objectives._stage_maps import field_of
 from kdjax.objectives._stages import as_map
+from kdjax.objectives._stages import field_of
 
 
 def sdd(

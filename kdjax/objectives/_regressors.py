@@ -18,10 +18,10 @@ from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives._stage_maps import field_of
-from kdjax.objectives._stage_maps import maps_of
-from kdjax.objectives._stage_maps import select_stages
+from kdjax.objectives._stages import field_of
+from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
+from kdjax.objectives._stages import select_stages
 from kdjax.ops._resizing import adaptive_mean_pool
 
 _select_preactivations = functools.partial(

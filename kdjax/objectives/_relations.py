@@ -18,6 +18,7 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import as_map
+from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import matched_stages
 from kdjax.ops._validation import check_choice
 
@@ -150,8 +151,8 @@ def itrd(
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(
-      embedding_width("itrd", "student", student),
-      embedding_width("itrd", "teacher", teacher),
+      field_of("student", student, "embedding").shape[-1],
+      field_of("teacher", teacher, "embedding").shape[-1],
       rngs=rngs,
     )
 
@@ -236,15 +237,6 @@ def irg(
   )
 
 
-def embedding_width(method: str, role: str, outputs: Any) -> int:
-  """Returns the width of a network's embedding, which a method needs."""
-  if outputs is None or outputs.embedding is None:
-    raise ValueError(
-      f"{method}: {role} has no embedding; expected a network that returns one."
-    )
-  return outputs.embedding.shape[-1]
-
-
 class _Embeddings(nnx.Module):
   """A linear embedding of each network into one space."""
 
@@ -264,8 +256,8 @@ def _embedded(
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> _Embeddings:
     return _Embeddings(
-      embedding_width(method, "student", student),
-      embedding_width(method, "teacher", teacher),
+      field_of("student", student, "embedding").shape[-1],
+      field_of("teacher", teacher, "embedding").shape[-1],
       dim,
       rngs,
     )
@@ -285,15 +277,6 @@ def _embedded(
   return modular(
     build, compare, predict=None, axis_name=axis_name, **hyperparameters
   )
-
-
-def select_last_stage(
-  student: Outputs, teacher: Outputs, batch: Any
-) -> tuple[Array, Array]:
-  """Selects the deepest features of both, before pooling."""
-  del batch
-  names = matched_stages(student, teacher)[-1]
-  return student.features[names[0]], teacher.features[names[1]]
 
 
 def _graph(student: Outputs, teacher: Outputs, batch: Any) -> tuple[Any, ...]:

@@ -12,9 +12,9 @@ from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives._stage_maps import field_of
-from kdjax.objectives._stage_maps import select_stages
 from kdjax.objectives._stages import as_map
+from kdjax.objectives._stages import field_of
+from kdjax.objectives._stages import select_stages
 from kdjax.ops._resizing import nearest_resize
 
 # PyTorch's kaiming_uniform with a = 1.

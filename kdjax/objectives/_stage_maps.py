@@ -1,4 +1,4 @@
-"""The maps that two networks are compared by, and losses that need no more."""
+"""Losses of the stages' maps that need no parts of their own."""
 
 import functools
 import itertools
@@ -12,12 +12,10 @@ from kdjax.distillation import at_loss
 from kdjax.distillation import fsp_loss
 from kdjax.distillation import kdsvd_loss
 from kdjax.distillation import nst_loss
-from kdjax.nets import Outputs
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
-from kdjax.objectives._stages import as_map
-from kdjax.objectives._stages import matched_stages
-from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.objectives._stages import select_stages
+from kdjax.objectives._stages import to_smaller
 
 
 def at(
@@ -123,62 +121,6 @@ def kdsvd(*, k: int = 1, axis_name: str | None = None) -> Objective:
   """
   loss = functools.partial(kdsvd_loss, k=k)
   return stateless(loss, select_stages, axis_name=axis_name)
-
-
-def select_stages(
-  student: Outputs,
-  teacher: Outputs,
-  batch: Any = None,
-  *,
-  student_side: str = "features",
-  teacher_side: str = "features",
-  stem: bool = False,
-) -> tuple[list[Array], list[Array]]:
-  """Selects the maps of the stages that belong together, as two lists.
-
-  The sides are names of fields of `Outputs`, such as "preactivations".
-  """
-  del batch
-  names = matched_stages(student, teacher)
-  if stem:
-    first = min(student.features), min(teacher.features)
-    names = names if names[0] == first else [first, *names]
-  ours, theirs = zip(*names, strict=True)
-  return (
-    maps_of("student", student, student_side, ours),
-    maps_of("teacher", teacher, teacher_side, theirs),
-  )
-
-
-def maps_of(
-  role: str, outputs: Outputs, side: str, names: Sequence[str]
-) -> list[Array]:
-  """Some of a network's features or pre-activations, as maps."""
-  return [as_map(field_of(role, outputs, side)[name]) for name in names]
-
-
-def field_of(role: str, outputs: Outputs, side: str) -> Any:
-  """A field of a network's outputs, or a word on why there is none."""
-  values = getattr(outputs, side)
-  if values is None:
-    raise ValueError(
-      f"{role} has no {side}; expected a network that returns some."
-    )
-  return values
-
-
-def to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
-  """Averages the larger of two maps to the size of the smaller."""
-  ours, theirs = student.shape[1:3], teacher.shape[1:3]
-  size = min(ours, theirs, key=lambda size: size[0] * size[1])
-  if any(
-    a < b for maps in (ours, theirs) for a, b in zip(maps, size, strict=True)
-  ):
-    raise ValueError(
-      f"student has a map of {ours} and teacher one of {theirs}; expected one "
-      "to be at most as high and as wide as the other."
-    )
-  return adaptive_mean_pool(student, size), adaptive_mean_pool(teacher, size)
 
 
 def _summed(loss: Callable[..., Array]) -> Callable[..., Any]:

@@ -1,10 +1,14 @@
 """Which features of a student and a teacher belong together."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
+
+from kdjax.nets import Outputs
+from kdjax.ops._resizing import adaptive_mean_pool
 
 
 def matched_stages(student: Any, teacher: Any) -> list[tuple[str, str]]:
@@ -35,6 +39,77 @@ def _stages(role: str, outputs: Any) -> list[str]:
       f"{role} has no features; expected a network that returns some."
     )
   return names[1:] or names
+
+
+def select_stages(
+  student: Outputs,
+  teacher: Outputs,
+  batch: Any = None,
+  *,
+  student_side: str = "features",
+  teacher_side: str = "features",
+  stem: bool = False,
+) -> tuple[list[Array], list[Array]]:
+  """Selects the maps of the stages that belong together, as two lists.
+
+  The sides are names of fields of `Outputs`, such as "preactivations".
+  """
+  del batch
+  names = matched_stages(student, teacher)
+  if stem:
+    first = min(student.features), min(teacher.features)
+    names = names if names[0] == first else [first, *names]
+  ours, theirs = zip(*names, strict=True)
+  return (
+    maps_of("student", student, student_side, ours),
+    maps_of("teacher", teacher, teacher_side, theirs),
+  )
+
+
+def maps_of(
+  role: str, outputs: Outputs, side: str, names: Sequence[str]
+) -> list[Array]:
+  """Some of a network's features or pre-activations, as maps."""
+  return [as_map(field_of(role, outputs, side)[name]) for name in names]
+
+
+def field_of(role: str, outputs: Outputs, side: str) -> Any:
+  """A field of a network's outputs, or a word on why there is none."""
+  values = getattr(outputs, side, None)
+  if values is None:
+    raise ValueError(
+      f"{role} has no {side}; expected a network that returns some."
+    )
+  return values
+
+
+def to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
+  """Averages the larger of two maps to the size of the smaller."""
+  ours, theirs = student.shape[1:3], teacher.shape[1:3]
+  size = min(ours, theirs, key=lambda size: size[0] * size[1])
+  if any(
+    a < b for maps in (ours, theirs) for a, b in zip(maps, size, strict=True)
+  ):
+    raise ValueError(
+      f"student has a map of {ours} and teacher one of {theirs}; expected one "
+      "to be at most as high and as wide as the other."
+    )
+  return adaptive_mean_pool(student, size), adaptive_mean_pool(teacher, size)
+
+
+def select_last_stage(
+  student: Outputs, teacher: Outputs, batch: Any
+) -> tuple[Array, Array]:
+  """Selects the deepest features of both, before pooling."""
+  del batch
+  names = matched_stages(student, teacher)[-1]
+  return student.features[names[0]], teacher.features[names[1]]
+
+
+def last_maps(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
+  """Selects the deepest maps of both."""
+  ours, theirs = select_stages(student, teacher)
+  return ours[-1], theirs[-1]
 
 
 def as_map(feature: Array) -> Array:

@@ -17,9 +17,9 @@ from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives._relations import embedding_width
-from kdjax.objectives._stage_maps import select_stages
-from kdjax.objectives._stage_maps import to_smaller
+from kdjax.objectives._stages import field_of
+from kdjax.objectives._stages import select_stages
+from kdjax.objectives._stages import to_smaller
 
 
 def vid(
@@ -116,7 +116,9 @@ def l2(*, axis_name: str | None = None) -> Objective:
     projection: Any, student: Outputs, teacher: Outputs, batch: Any
   ) -> Array:
     del batch
-    return hint_loss(projection(student.embedding), _embedding(teacher))
+    return hint_loss(
+      projection(student.embedding), field_of("teacher", teacher, "embedding")
+    )
 
   return modular(build, loss, axis_name=axis_name)
 
@@ -155,7 +157,12 @@ def pad_l2(*, eps: ArrayLike = 1e-6, axis_name: str | None = None) -> Objective:
   ) -> Array:
     del batch
     embedding, log_variance = branch(student.embedding)
-    return pad_l2_loss(embedding, _embedding(teacher), log_variance, eps=eps)
+    return pad_l2_loss(
+      embedding,
+      field_of("teacher", teacher, "embedding"),
+      log_variance,
+      eps=eps,
+    )
 
   return modular(build, loss, axis_name=axis_name, eps=eps)
 
@@ -198,8 +205,8 @@ class _Projection(nnx.Module):
   """A student's embedding at the teacher's width."""
 
   def __init__(self, method: str, student: Any, teacher: Any, rngs: nnx.Rngs):
-    inputs = embedding_width(method, "student", student)
-    outputs = embedding_width(method, "teacher", teacher)
+    inputs = field_of("student", student, "embedding").shape[-1]
+    outputs = field_of("teacher", teacher, "embedding").shape[-1]
     self.linear = (
       None if inputs == outputs else nnx.Linear(inputs, outputs, rngs=rngs)
     )
@@ -228,8 +235,3 @@ class _VarianceBranch(nnx.Module):
   def __call__(self, x: Array) -> tuple[Array, Array]:
     x = self.projection(x)
     return x, self.norm(self.linear(x))
-
-
-def _embedding(outputs: Outputs) -> Array:
-  assert outputs.embedding is not None  # init has seen it
-  return outputs.embedding

@@ -19,6 +19,7 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._stages import field_of
 from kdjax.ops._cross_entropy import cross_entropy
 
 
@@ -182,7 +183,7 @@ def sskd(
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     return nnx.Dict(
       {
-        role: _projection_head(_embedding(role, x).shape[-1], rngs)
+        role: _projection_head(field_of(role, x, "embedding").shape[-1], rngs)
         for role, x in (("student", student), ("teacher", teacher))
       }
     )
@@ -206,7 +207,7 @@ def sskd(
     }
     ours = [student, *(_view_of("student", student, v) for v in views)]
     theirs = [teacher, *(_view_of("teacher", teacher, v) for v in views)]
-    taught = jnp.stack([_embedding("teacher", x) for x in theirs], 1)
+    taught = jnp.stack([field_of("teacher", x, "embedding") for x in theirs], 1)
     # The pretext task shapes the head, never the teacher.
     taught = heads["teacher"](jax.lax.stop_gradient(taught))
     transformed = sskd_transformed_loss(
@@ -218,7 +219,9 @@ def sskd(
       **coupling,
     )
     similarity = sskd_similarity_loss(
-      heads["student"](jnp.stack([_embedding("student", x) for x in ours], 1)),
+      heads["student"](
+        jnp.stack([field_of("student", x, "embedding") for x in ours], 1)
+      ),
       taught,
       temperature=similarity_temperature,
       ratio=similarity_ratio,
@@ -283,12 +286,6 @@ def _view_of(role: str, outputs: Outputs, name: str) -> Outputs:
       f"{role} has the views {sorted(views)}; expected one called {name!r}."
     )
   return views[name]
-
-
-def _embedding(role: str, outputs: Any) -> Any:
-  if outputs.embedding is None:
-    raise ValueError(f"{role} has no embedding; expected a network with one.")
-  return outputs.embedding
 
 
 def _projection_head(width: int, rngs: nnx.Rngs) -> nnx.Module:

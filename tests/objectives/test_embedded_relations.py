@@ -107,8 +107,8 @@ def test_irg_of_a_single_stage():
 
 def test_errors_say_what_came():
   bare = Outputs(jnp.zeros((8, 3)), {}, None)
-  for name, objective in (("cc", cc()), ("itrd", itrd())):
-    with pytest.raises(ValueError, match=f"{name}: teacher has no embedding"):
+  for objective in (cc(), itrd()):
+    with pytest.raises(ValueError, match="teacher has no embedding"):
       objective.init(KEY, outputs(4), bare)
   with pytest.raises(ValueError, match="form is 'rows'"):
     cc(form="rows")
