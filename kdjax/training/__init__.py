@@ -15,6 +15,7 @@ from kdjax.training._ema import parameter_ema
 from kdjax.training._epochs import epoch_plan
 from kdjax.training._epochs import scan_epoch
 from kdjax.training._epochs import scan_evaluation
+from kdjax.training._hand_over import hand_over
 from kdjax.training._models import Forward
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
@@ -24,7 +25,6 @@ from kdjax.training._parallel import parallelize
 from kdjax.training._recipes import Recipe
 from kdjax.training._recipes import cifar100_recipe
 from kdjax.training._recipes import function_matching_recipe
-from kdjax.training._stages import hand_over
 from kdjax.training._steps import TrainState
 from kdjax.training._steps import distillation_loss
 from kdjax.training._steps import init_train_state

@@ -148,7 +148,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
   ]
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
 def test_devices_change_nothing_but_rounding(
   mode, reference, tmp_path, monkeypatch
 ):
