@@ -203,7 +203,7 @@ def binary_kl_loss(
 
   Returns:
     One value an example, in nats: the mean over classes. Published weight: 1,
-    beside 1 times the binary cross-entropy with the labels.
+    beside 1 times the cross-entropy with the labels, or the binary one.
 
   Raises:
     ValueError: if the shapes differ.

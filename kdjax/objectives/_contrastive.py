@@ -131,7 +131,9 @@ def crd(
     )
     embeddings = {
       role: _embed(params[role], outputs)
-      for role, outputs in zip(_ROLES, (student, teacher), strict=True)
+      for role, outputs in zip(
+        _ROLES, (student, jax.lax.stop_gradient(teacher)), strict=True
+      )
     }
     drawn = _draw(key, index, count, num_examples, state, axis_name)
     candidates = jnp.concatenate([index[:, None], drawn], 1)

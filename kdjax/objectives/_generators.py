@@ -18,6 +18,7 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import select_stages
 from kdjax.objectives._stages import to_smaller
 from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
 
 
@@ -35,7 +36,7 @@ def mgd(
   maps of unequal size the larger is averaged to the smaller.
 
   Args:
-    mask_ratio: the share that is masked, at random.
+    mask_ratio: the share that is masked, at random, in (0, 1].
     mask: "channel" drops whole channels, as the authors do for classification;
       "spatial" drops positions, as they do for detection (ratio 0.65) and
       segmentation (0.75).
@@ -54,6 +55,7 @@ def mgd(
     <https://github.com/yzd-v/cls_KD>`_.
   """
   check_choice("mask", mask, ("channel", "spatial"))
+  check_positive("mask_ratio", mask_ratio)
   check_range("mask_ratio", mask_ratio, 0.0, 1.0)
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -130,6 +132,7 @@ def vitkd(
     distillation <https://arxiv.org/abs/2209.02432>`_, 2022, as in `cls_KD
     <https://github.com/yzd-v/cls_KD>`_.
   """
+  check_positive("mask_ratio", mask_ratio)
   check_range("mask_ratio", mask_ratio, 0.0, 1.0)
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:

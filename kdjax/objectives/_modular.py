@@ -32,7 +32,8 @@ def modular(
   all its other variables (batch statistics, memory banks, a frozen
   normaliser) are its state, under `"module"`, beside the hyper-parameters.
   The module is in training mode; features in half precision reach it in
-  float32.
+  float32. Like a network's own, its batch statistics see padded rows too, which
+  repeat real examples.
 
   Args:
     build: `(student, teacher, rngs) -> nnx.Module`, where student and teacher

@@ -128,7 +128,7 @@ def ab(*, margin: ArrayLike = 1.0, axis_name: str | None = None) -> Objective:
   ) -> Array:
     del batch
     stages = _connected(connectors, student, teacher)
-    return _deepest_first(
+    return _deeper_weigh_more(
       [ab_loss(ours, theirs, margin=margin) for ours, theirs in stages]
     )
 
@@ -182,7 +182,7 @@ def ofd(*, axis_name: str | None = None) -> Objective:
     normalizations = field_of("teacher", teacher, "normalizations")
     names = [name for _, name in matched_stages(student, teacher)]
     stages = _connected(connectors, student, teacher)
-    return _deepest_first(
+    return _deeper_weigh_more(
       [
         ofd_loss(
           ours,
@@ -269,7 +269,7 @@ def _connected(
   return [(connect(ours), theirs) for connect, ours, theirs in stages]
 
 
-def _deepest_first(losses: list[Array]) -> Any:
+def _deeper_weigh_more(losses: list[Array]) -> Any:
   """The sum over stages, of which each weighs half of the next."""
   depth = len(losses) - 1
   return sum(2.0 ** (i - depth) * loss for i, loss in enumerate(losses))

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -68,7 +69,7 @@ def cc(
   check_choice("form", form, ("kernel", "adjacent"))
 
   loss = functools.partial(cc_loss, form=form, order=order)
-  return _embedded("cc", loss, dim, axis_name, gamma=gamma)
+  return _embedded(loss, dim, axis_name, gamma=gamma)
 
 
 def crd_in_batch(
@@ -106,9 +107,7 @@ def crd_in_batch(
     <https://arxiv.org/abs/1910.10699>`_, 2020; see
     :func:`kdjax.distillation.crd_in_batch_loss`.
   """
-  return _embedded(
-    "crd_in_batch", crd_in_batch_loss, dim, axis_name, temperature=temperature
-  )
+  return _embedded(crd_in_batch_loss, dim, axis_name, temperature=temperature)
 
 
 def itrd(
@@ -246,7 +245,6 @@ class _Embeddings(nnx.Module):
 
 
 def _embedded(
-  method: str,
   loss: Callable[..., Array],
   dim: int,
   axis_name: str | None,
@@ -267,16 +265,15 @@ def _embedded(
   ) -> Array:
     return loss(
       module.student(student.embedding),
-      module.teacher(teacher.embedding),
+      # The layer learns; the network behind it does not.
+      module.teacher(jax.lax.stop_gradient(teacher.embedding)),
       where=batch["mask"],
       axis_name=axis_name,
       stop_teacher_gradient=False,
       **hyper,
     )
 
-  return modular(
-    build, compare, predict=None, axis_name=axis_name, **hyperparameters
-  )
+  return modular(build, compare, axis_name=axis_name, **hyperparameters)
 
 
 def _graph(student: Outputs, teacher: Outputs, batch: Any) -> tuple[Any, ...]:

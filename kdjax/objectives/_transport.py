@@ -98,8 +98,8 @@ def wkd_feature(
     An objective; its published weight is 0.08 for resnet32x4 -> resnet8x4.
 
   Raises:
-    ValueError: if the teacher's map is larger than the student's but not
-      twice as large, or the grid is finer than the map.
+    ValueError: if the teacher's map is larger than the student's but no
+      multiple of it, or the grid is finer than the map.
 
   References:
     Lv, Yang and Li, `Wasserstein distance rivals Kullback-Leibler divergence
