@@ -248,7 +248,7 @@ def _embedded(
   loss: Callable[..., Array],
   dim: int,
   axis_name: str | None,
-  **hyperparameters: ArrayLike,
+  **hyperparameters: Any,
 ) -> Objective:
   """Makes the objective of a loss between learned embeddings."""
 
