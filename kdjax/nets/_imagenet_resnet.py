@@ -101,8 +101,13 @@ class ImageNetResNet(nnx.Module):
         **common,
       )
     )
+    last = 8 * growth * width
     self.head = _layers.classifier(
-      8 * growth * width, num_classes, dtype=dtype, rngs=rngs
+      last,
+      num_classes,
+      bias_init=_layers.torch_bias(last),
+      dtype=dtype,
+      rngs=rngs,
     )
 
   @validate

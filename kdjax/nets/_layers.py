@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -12,9 +13,19 @@ from kdjax.ops._validation import check_range
 
 # What the published CIFAR models start from: He et al.'s fan-out normal for
 # convolutions, PyTorch's default uniform for the classifier or, where the
-# authors say nothing, for all.
+# authors say nothing, for all, biases included.
 _FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 TORCH_DEFAULT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias(fan_in: int) -> nnx.Initializer:
+  """PyTorch's default of a bias: uniform, as wide as that of the kernel."""
+
+  def init(key: Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
 
 
 def convolution(
@@ -100,6 +111,7 @@ def classifier(
   num_classes: int,
   *,
   kernel_init: nnx.Initializer = TORCH_DEFAULT,
+  bias_init: nnx.Initializer = nnx.initializers.zeros,
   dtype: DTypeLike,
   rngs: nnx.Rngs,
 ) -> nnx.Linear:
@@ -108,6 +120,7 @@ def classifier(
     inputs,
     num_classes,
     kernel_init=kernel_init,
+    bias_init=bias_init,
     dtype=at_least_float32(dtype),
     rngs=rngs,
   )

@@ -77,7 +77,11 @@ class ResNet(nnx.Module):
       residual_stages(ResidualBlock, [blocks] * 3, channels, **common)
     )
     self.head = _layers.classifier(
-      channels[-1], num_classes, dtype=dtype, rngs=rngs
+      channels[-1],
+      num_classes,
+      bias_init=_layers.torch_bias(channels[-1]),
+      dtype=dtype,
+      rngs=rngs,
     )
 
   @validate

@@ -75,7 +75,13 @@ class ShuffleNetV1(nnx.Module):
     self.stages = nnx.List(
       _stages(_GroupedBlock, (4, 8, 4), (240, 480, 960), layer)
     )
-    self.head = _layers.classifier(960, num_classes, dtype=dtype, rngs=rngs)
+    self.head = _layers.classifier(
+      960,
+      num_classes,
+      bias_init=_layers.torch_bias(960),
+      dtype=dtype,
+      rngs=rngs,
+    )
 
   @validate
   def __call__(
@@ -153,7 +159,13 @@ class ShuffleNetV2(nnx.Module):
       _stages(_SplitBlock, (4, 8, 4), (116, 232, 464), layer)
     )
     self.last = layer(464, 1024, 1)
-    self.head = _layers.classifier(1024, num_classes, dtype=dtype, rngs=rngs)
+    self.head = _layers.classifier(
+      1024,
+      num_classes,
+      bias_init=_layers.torch_bias(1024),
+      dtype=dtype,
+      rngs=rngs,
+    )
 
   @validate
   def __call__(

@@ -95,6 +95,7 @@ class ViT(nnx.Module):
       strides=patch_size,
       padding="VALID",
       kernel_init=_layers.TORCH_DEFAULT,
+      bias_init=_layers.torch_bias(input_shape[-1] * patch_size**2),
       dtype=dtype,
       rngs=rngs,
     )

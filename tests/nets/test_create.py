@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -133,3 +134,35 @@ def test_options_reach_the_network():
 def test_unknown_name_lists_the_known_ones():
   with pytest.raises(ValueError, match=r"'resnet9'; expected one of convnet, "):
     _abstract("resnet9", input_shape=(8, 8, 1), num_classes=10)
+
+
+@pytest.mark.parametrize(
+  ("name", "deviation"),
+  [
+    ("resnet8", 1 / 8),
+    ("resnet18", 512**-0.5),
+    ("shufflenetv1", 960**-0.5),
+    ("shufflenetv2", 1024**-0.5),
+    ("wrn-16-1", 0),
+    ("vgg8", 0),
+    ("mobilenetv2", 0),
+    ("deit-tiny", 0),
+  ],
+)
+def test_classifiers_start_where_the_published_ones_do(name, deviation):
+  """PyTorch's uniform bias, but zeros where the authors say so."""
+
+  def head():
+    model = nets.create(
+      name, input_shape=(32, 32, 3), num_classes=1000, rngs=nnx.Rngs(0)
+    )
+    layer = model.classifiers[0] if name == "deit-tiny" else model.head
+    # The bias of DeiT's patches is PyTorch's, those of its tokens are not.
+    patches = model.patches.bias[...] if name == "deit-tiny" else None
+    return layer.bias[...], patches
+
+  bias, patches = jax.jit(head)()  # the rest is never computed
+  assert jnp.abs(bias).max() <= deviation
+  np.testing.assert_allclose(bias.std(), deviation / 3**0.5, rtol=0.1)
+  if patches is not None:
+    np.testing.assert_allclose(patches.std(), (3 * 768) ** -0.5, rtol=0.15)
