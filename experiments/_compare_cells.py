@@ -65,7 +65,7 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
       job.recipe(student, teacher=False),
       source,
       epochs=config.epochs,
-      examples=data.examples,
+      labels=data.labels,
       patient=config.recipe == "function_matching",
     )
     variables = job.once(
@@ -315,7 +315,7 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
       job.recipe(known, teacher=True),
       guide,
       epochs=config.teacher_epochs,
-      examples=len(data.train["label"]),
+      labels=data.train["label"],
       patient=config.recipe == "function_matching",
     ).lesson
     cell = Training(

@@ -16,7 +16,8 @@ class Data(NamedTuple):
   """Images and labels on the device, each part `{"image", "label"}`.
 
   Where students see a few images, those of each seed are its own, and
-  `students` has a leading axis of seeds.
+  `students` has a leading axis of seeds. They are in the order of their
+  classes, so that all seeds have the same labels.
   """
 
   train: dict[str, Any]  # what teachers see
@@ -34,6 +35,12 @@ class Data(NamedTuple):
   def examples(self) -> int:
     """How many images a student sees."""
     return self.students["label"].shape[-1]
+
+  @property
+  def labels(self) -> np.ndarray:
+    """The labels of the images that a student sees."""
+    labels = self.students["label"]
+    return np.asarray(labels if self.seeds_axis is None else labels[0])
 
   @property
   def parts(self) -> dict[str, slice]:
@@ -64,6 +71,11 @@ def load_data(config: Any) -> Data:
     few = [
       kdata.as_arrays(kdata.few_per_class(train, count, seed=config.seed + i))
       for i in seeds
+    ]
+    orders = [np.argsort(x["label"], kind="stable") for x in few]
+    few = [
+      {k: v[order] for k, v in x.items()}
+      for x, order in zip(few, orders, strict=True)
     ]
     students = jax.device_put(
       {k: np.stack([x[k] for x in few]) for k in arrays}

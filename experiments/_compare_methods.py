@@ -29,8 +29,8 @@ from kdjax.training import Recipe
 VARIANTS = {"dot": "kd"}
 # Whom a method learns from, if not from the pair's teacher.
 TEACHERS = {"scratch": None, "tfkd": "scratch", "takd": "assistant"}
-# RepDistiller trains the paraphraser of ResNets more slowly.
-INITIALIZATION_RATES = {"ft": 0.01}
+# RepDistiller trains the paraphraser for these students more slowly.
+INITIALIZATION_RATES = {"ft": (("resnet", "wrn"), 0.01)}
 # Networks whose published learning rate is .01, not .05.
 SLOW = ("mobilenet", "shufflenet")
 
@@ -165,7 +165,7 @@ def make_course(
   teacher: Teacher | None,
   *,
   epochs: int,
-  examples: int,
+  labels: Any,
   patient: bool = False,
 ) -> Course:
   """Looks up what a method needs.
@@ -176,7 +176,7 @@ def make_course(
     recipe: how it is trained.
     teacher: whom it learns from; None from scratch.
     epochs: of the last lesson.
-    examples: how many images the student sees.
+    labels: of the images that the student sees.
     patient: whether the recipe is that of function matching.
 
   Returns:
@@ -185,6 +185,7 @@ def make_course(
   row = row_of(method)
   if (method == "function_matching") != patient:
     recipe = recipe._replace(augment=(_sharp if patient else _blended)(recipe))
+  examples = len(labels)
   steps = -(-examples // recipe.batch_size)
   hyperparameters: dict[str, Any] = {}
   if patient and method == "function_matching":
@@ -193,6 +194,7 @@ def make_course(
     method if method in PRESETS else VARIANTS[method],
     steps_per_epoch=steps,
     num_examples=examples,
+    labels=labels,
     **hyperparameters,
   )
   optimizer = recipe.optimizer
@@ -213,7 +215,10 @@ def make_course(
   )
   if row.initialization is None:
     return Course(lesson, None)
-  rate = INITIALIZATION_RATES.get(method, recipe.schedule(0))
+  rate = recipe.schedule(0)
+  slow, slow_rate = INITIALIZATION_RATES.get(method, ((), rate))
+  if network.name.startswith(slow):
+    rate = slow_rate
   first = lesson._replace(
     objective=preset(
       method, initialization=True, num_examples=examples, steps_per_epoch=steps

@@ -169,7 +169,7 @@ def cell_programs(method, **changes):
     recipe,
     _compare_training.Teacher(networks[0].forward, guide),
     epochs=4,
-    examples=20,
+    labels=data.labels,
   )
   images = {k: v[:1] for k, v in data.students.items()}
   for lesson in course:
@@ -223,6 +223,37 @@ def test_a_partner_is_another_image_of_the_class():
   lonely = np.asarray(index) == 5  # the only one of its class
   np.testing.assert_array_equal(partner == np.asarray(index), lonely)
   assert {int(x) for x in partner[np.asarray(index) == 1]} == {2, 4}
+
+
+def test_negatives_of_all_seeds_are_of_other_classes():
+  data = _compare_data.load_data(compare.resolve(SMALL))
+  labels = np.asarray(data.students["label"])
+  np.testing.assert_array_equal(labels, [data.labels] * 2)
+  images = np.asarray(data.students["image"])
+  assert (images[0] != images[1]).any()
+  ((_, (state, *_)),) = cell_programs("crd", seeds=1)
+  sizes = state.state["objective"]["objectives"]["crd"]["classes"]["size"]
+  assert sizes.shape == (1, 20)
+
+
+@pytest.mark.parametrize(
+  ("method", "student", "rate"),
+  [("ft", "resnet8", 0.01), ("ft", "vgg8", 0.05), ("ab", "wrn-16-2", 0.05)],
+)
+def test_first_stages_learn_at_the_published_rate(method, student, rate):
+  network = _compare_training.Network(student, None, None)
+  course = _compare_methods.make_course(
+    method,
+    network,
+    training.cifar100_recipe(),
+    None,
+    epochs=1,
+    labels=np.arange(20) % 10,
+  )
+  params = {"x": jnp.array(1.0)}
+  optimizer = course.initialization.optimizer
+  updates, _ = optimizer.update(params, optimizer.init(params), params)
+  np.testing.assert_allclose(updates["x"], -rate * 1.0005, rtol=1e-6)
 
 
 def test_views_keep_the_shape():
