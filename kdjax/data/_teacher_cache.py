@@ -71,8 +71,9 @@ def write_teacher_cache(
     The cache, open.
 
   Raises:
-    ValueError: if the folder has a cache of another teacher, data set or
-      augmentation; if logits are NaN or do not fit into the dtype.
+    ValueError: if the folder has a cache of another teacher, of another
+      function of the same variables, data set or augmentation; if logits are
+      NaN or do not fit into the dtype.
     ImportError: if array_record is not installed.
 
   Examples:
@@ -100,15 +101,17 @@ def write_teacher_cache(
   check_integer("seed", seed, 0)
 
   @jax.jit
-  def answer(variables: Any, images: Any, index: Any) -> Any:
+  def answer(variables: Any, images: Any, index: Any, seed: Any) -> Any:
     if augment is not None:
       images = augment_examples(augment, images, index, seed)
     return teacher(variables, images).astype(jnp.float32)
 
   image = np.asarray(source[0]["image"])
-  spec = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
-  index = jax.ShapeDtypeStruct((1,), jnp.int32)
-  num_classes = jax.eval_shape(answer, variables, spec, index).shape[-1]
+  # What the variables do not tell: what the teacher makes of one image. In a
+  # whole batch, so that the teacher is compiled once.
+  images = np.broadcast_to(image, (batch_size, *image.shape))
+  first = answer(variables, images, np.zeros(batch_size, np.int32), 0)[0]
+  num_classes = first.shape[-1]
   if k is not None and not 1 <= k < num_classes:
     raise ValueError(
       f"k is {k}; expected 1 to {num_classes - 1}, or None for all classes."
@@ -122,6 +125,7 @@ def write_teacher_cache(
     dtype=dtype,
     shard_size=shard_size,
     image=describe(image),
+    answer=tuple(first[:64].tolist()),
     augmentation=probe(augment, image.shape, image.dtype),
   )
   path = pathlib.Path(path)
@@ -143,9 +147,8 @@ def write_teacher_cache(
     for start in rows[::batch_size]:
       batch = np.arange(start, min(start + batch_size, rows.stop))
       images = np.stack([source[int(j)]["image"] for j in batch])
-      # One shape for all batches, so that the teacher is compiled once.
       padded = np.resize(batch, batch_size).astype(np.int32)
-      logits = answer(variables, images[padded - start], padded)
+      logits = answer(variables, images[padded - start], padded, seed)
       records = pack(header, np.asarray(logits)[: len(batch)])
       records["cache"], records["seed"] = header.digest(), seed
       records["index"], records["image"] = batch, digests(images)
@@ -231,6 +234,11 @@ class TeacherCache:
       ValueError: as :meth:`lookup`, and if an image is not that of its index.
     """
     index, images = np.asarray(batch["index"]), np.asarray(batch["image"])
+    if len(index) != len(images):
+      raise ValueError(
+        f"{self._path}: batch has {len(images)} images; expected one for each "
+        f"of {len(index)} indices."
+      )
     if len(images) and describe(images[0]) != self.header.image:
       raise ValueError(
         f"{self._path}: batch has images {describe(images[0])}; expected "
@@ -253,20 +261,34 @@ class TeacherCache:
       their logits and the log-sum-exp of all other logits.
 
     Raises:
-      ValueError: if an index is out of range, or a record is not what its place
-        says.
+      ValueError: if an index is out of range or no integer, a shard is damaged,
+        or a record is not what its place says.
       FileNotFoundError: if not all examples of the seed are written.
     """
     return unpack(self.header, self._read(np.asarray(index), seed))
 
   def _read(self, index: np.ndarray, seed: int) -> np.ndarray:
+    check_integer("seed", seed, 0)
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+      raise ValueError(
+        f"{self._path}: index is {index.dtype} of shape {index.shape}; "
+        "expected integers [b]."
+      )
+    if not index.size:
+      return np.zeros(0, self.header.record())
     limit = self.header.num_examples
-    if index.size and not 0 <= index.min() <= index.max() < limit:
+    if not 0 <= index.min() <= index.max() < limit:
       raise ValueError(
         f"{self._path}: index spans {index.min()} to {index.max()}; expected "
         f"numbers in 0..{limit - 1}."
       )
-    raw = self._open(int(seed)).__getitems__(index.tolist())
+    try:
+      raw = self._open(int(seed)).__getitems__(index.tolist())
+    except RuntimeError as error:  # array_record's, at times without a word
+      raise ValueError(
+        f"{self._path}: a shard of augmentation seed {seed} is damaged; delete "
+        f"it and call write_teacher_cache(..., seed={seed})."
+      ) from error
     kind = self.header.record()
     for record, i in zip(raw, index.tolist(), strict=True):
       if len(record) != kind.itemsize:
@@ -322,7 +344,7 @@ def _shards(
 def _read_header(path: pathlib.Path) -> TeacherCacheHeader:
   fields = json.loads((path / "header.json").read_text())
   return TeacherCacheHeader(
-    **fields | {"augmentation": tuple(fields["augmentation"])}
+    **fields | {k: tuple(fields[k]) for k in ("answer", "augmentation")}
   )
 
 

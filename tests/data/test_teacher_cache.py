@@ -37,14 +37,16 @@ def see(images, index, seed):
   return augment_examples(augment, images, index, seed)
 
 
-def write(path, source=SOURCE, variables=VARIABLES, **options):
+def write(
+  path, source=SOURCE, variables=VARIABLES, function=teacher, **options
+):
   options = {
     "dataset": "random/train",
     "augment": augment,
     "batch_size": 8,
     "shard_size": 20,
   } | options
-  return write_teacher_cache(path, source, teacher, variables, **options)
+  return write_teacher_cache(path, source, function, variables, **options)
 
 
 def batch(*index):
@@ -176,6 +178,32 @@ def test_a_record_in_the_wrong_place_is_refused(folder, tmp_path):
     swapped("bytes", tmp_path / "top" / shard, shard).lookup([5], 0)
 
 
+def test_a_damaged_shard_is_refused(folder, tmp_path):
+  shutil.copytree(folder, tmp_path / "copy")
+  shard = tmp_path / "copy" / "seed0-00001-of-00003.array_record"
+  shard.write_bytes(shard.read_bytes()[:-1000])
+  with pytest.raises(ValueError, match="a shard of augmentation seed 0 is dam"):
+    TeacherCache(tmp_path / "copy", augment=augment).lookup([25], 0)
+
+
+def test_what_is_asked_for_is_one_index_an_image(folder):
+  cache = TeacherCache(folder, augment=augment)
+  for index, words in (
+    (np.arange(3) > 1, r"bool of shape \(3,\); expected integers"),
+    ([[1, 2]], r"int64 of shape \(1, 2\)"),
+    ([1.0], "float64"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      cache.lookup(index, 0)
+  with pytest.raises(ValueError, match="seed is -1; expected an integer from"):
+    cache.lookup([1], -1)
+  with pytest.raises(ValueError, match="has 1 images; expected one for each"):
+    cache.attach({"index": np.ones(3, int), "image": IMAGES[[1]]}, seed=0)
+  none = {"index": np.zeros(0, int), "image": IMAGES[:0]}
+  logits = cache.attach(none, seed=0)["teacher"]["logits"]
+  assert logits.shape == (0, CLASSES)
+
+
 def test_another_cache_is_refused(folder, tmp_path):
   name = fingerprint(VARIABLES)
   with pytest.raises(
@@ -187,6 +215,16 @@ def test_another_cache_is_refused(folder, tmp_path):
   for wrong in (None, lambda key, x: random_crop(key, x, padding=1)):
     with pytest.raises(ValueError, match="augmentation is not the one given"):
       TeacherCache(folder, augment=wrong)
+
+  def likelier(key, images):
+    first, second = jax.random.split(key)
+    images = random_crop(second, images, padding=1)
+    return random_flip(first, images, probability=0.45)
+
+  with pytest.raises(ValueError, match="augmentation is not the one given"):
+    TeacherCache(folder, augment=likelier)
+  with pytest.raises(ValueError, match="teacher does not answer as the one"):
+    write(folder, function=lambda *args: teacher(*args) / 2, seed=1)
   other = {"kernel": VARIABLES["kernel"].at[0, 0].add(1e-6)}
   with pytest.raises(ValueError, match="another cache: teacher is"):
     write(folder, variables=other, seed=1)
