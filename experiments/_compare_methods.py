@@ -34,9 +34,12 @@ INITIALIZATION_RATES = {"ft": (("resnet", "wrn"), 0.01)}
 # Networks whose published learning rate is .01, not .05.
 SLOW = ("mobilenet", "shufflenet")
 
-# Networks for 8x8 images: half of resnet8's channels.
+# Networks for small images: half of resnet8's channels; DeiT with patches of 4
+# pixels, for 28x28 and 32x32; and a quarter of it with patches of 2, for 8x8.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
   "resnet8x0.5": ("resnet8", {"channels": (8, 8, 16, 32)}),
+  "deit-tiny-4": ("deit-tiny", {"patch_size": 4}),
+  "deit-mini-2": ("deit-tiny", {"patch_size": 2, "width": 48, "depth": 6}),
 }
 # The pairs of RepDistiller's two tables.
 PAIRS = {

@@ -102,8 +102,9 @@ class Config:
       /fast, /medium or /long.
     methods: names of kdjax.objectives.PRESETS, and dot; all of them
       if none is given. scratch and kd are always there.
-    pairs: teacher:student, names of kdjax.nets.create or resnet8x0.5; or same
-      and different, the pairs of RepDistiller's tables.
+    pairs: teacher:student, names of kdjax.nets.create or, for small images,
+      resnet8x0.5, deit-tiny-4 and deit-mini-2; or same and different, the pairs
+      of RepDistiller's tables.
     assistant: the network between teacher and student, for takd.
     seeds: students in each cell.
     together: whether the seeds of a cell are vmapped or trained one after the
@@ -190,17 +191,19 @@ def resolve(flags: Config) -> Any:
     groups = ", ".join(_compare_methods.PAIRS)
     _run.expect(config, "pairs", met, f"teacher:student, or {groups}")
   cpu = jax.default_backend() == "cpu"
+  cores = len(os.sched_getaffinity(0)) if cpu else 1
   together, workers = config.together, config.workers
   config = dataclasses.replace(
     config,
     methods=methods,
     pairs=tuple(dict.fromkeys(pairs)),
     together=not cpu if together is None else together,
-    workers=workers or (len(os.sched_getaffinity(0)) if cpu else 1),
+    workers=cores if workers is None else workers,
   )
   for name in ("epochs", "teacher_epochs"):
     _run.expect_multiple(config, name, "evaluate_every")
-  _run.expect_positive(config, "seeds")
+  for name in ("seeds", "workers"):
+    _run.expect_positive(config, name)
   for name in ("examples_per_class", "shift"):
     _run.expect(config, name, getattr(config, name) >= 0, "0 or more")
   met = 0 <= config.validation_fraction < 1
@@ -212,7 +215,10 @@ def prepare(config: Config) -> _compare_job.Job:
   """Does all that fails if the user is mistaken; makes the run folder last."""
   settings = resolve(config)
   data = _compare_data.load_data(settings)
-  for name in {name for pair in settings.pairs for name in pair.split(":")}:
+  names = [name for pair in settings.pairs for name in pair.split(":")]
+  if "takd" in settings.methods:
+    names.append(settings.assistant)
+  for name in dict.fromkeys(names):
     recipe = _compare_methods.make_recipe(
       settings, name, data, examples=data.examples, epochs=settings.epochs
     )

@@ -337,6 +337,8 @@ def test_the_report_says_what_hurt():
     ({"pairs": ("mlp:nothing",)}, "'nothing'; expected one of"),
     ({"epochs": 5}, "epochs is 5; expected a multiple of evaluate_every"),
     ({"seeds": 0}, "seeds is 0; expected a number above 0"),
+    ({"workers": 0}, "workers is 0; expected a number above 0"),
+    ({"assistant": "no", "methods": ("takd",)}, "'no'; expected one of"),
     ({"shift": -1}, "shift is -1; expected 0 or more"),
     ({"validation_fraction": 1.0}, "validation_fraction is 1.0; expected 0"),
   ],
