@@ -142,14 +142,14 @@ def nkd_loss(
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   others = ~_one_hot(labels, student_logits)
   target = jnp.exp(-cross_entropy(teacher_logits, labels))
-  hard = _product(target, cross_entropy(student_logits, labels))
+  hard = product(target, cross_entropy(student_logits, labels))
   weights = softened_softmax(
     teacher_logits, temperature=temperature, where=others
   )
   log_q = log_softened_softmax(
     student_logits, temperature=temperature, where=others
   )
-  soft = jnp.sum(_product(weights, -log_q), -1)
+  soft = jnp.sum(product(weights, -log_q), -1)
   gamma = as_number("gamma", gamma, soft.dtype, shape=soft.shape)
   scale = as_number("temperature", temperature, soft.dtype, shape=soft.shape)
   return hard + gamma * jnp.square(scale) * soft
@@ -182,7 +182,8 @@ def uskd_loss(
   :math:`\tilde y`. Soft labels and ranks receive no gradient.
 
   Args:
-    student_logits: `[batch, classes]`. A class at -inf is masked.
+    student_logits: `[batch, classes]`. A class at -inf is masked, for the weak
+      classifier too.
     labels: class indices `[batch]`.
     weak_logits: the weak classifier's, `[batch, classes]`, see
       :func:`kdjax.objectives.uskd`; without them the student ranks alone.
@@ -202,7 +203,8 @@ def uskd_loss(
 
   Follows the authors' code in what decides the ranks: the weak classifier's
   probabilities and the student's *log*-probabilities, each divided by 1 less
-  that of the labelled class, which keeps its own rank among them.
+  that of the labelled class, which keeps its own rank among them. Of mixed
+  labels that code takes the two largest; here labels are indices.
 
   Examples:
     >>> logits, labels = jnp.array([[0.0, 0.0, 0.0]]), jnp.array([1])
@@ -223,18 +225,21 @@ def uskd_loss(
   shift = 1.0 - masked_mean(square, where, axis_name=axis_name)
   log_q = log_softened_softmax(student_logits)
   scores = _normalized(log_q, is_target)
-  total = as_number("alpha", alpha, hard.dtype) * _product(square + shift, hard)
+  total = as_number("alpha", alpha, hard.dtype) * product(square + shift, hard)
   if weak_logits is not None:
-    log_weak = log_softened_softmax(weak_logits)
+    used = ~jnp.isneginf(log_q)
+    log_weak = log_softened_softmax(weak_logits, where=used)
     scores += _normalized(jnp.exp(log_weak), is_target)
-    smoothed = 0.9 * is_target + 0.1 / is_target.shape[-1]
-    total -= as_number("mu", mu, hard.dtype) * jnp.sum(smoothed * log_weak, -1)
+    count = jnp.sum(used, -1, keepdims=True, dtype=hard.dtype)
+    smoothed = jnp.where(used, 0.9 * is_target + 0.1 / count, 0.0)
+    cost = jnp.sum(product(smoothed, -log_weak), -1)
+    total += as_number("mu", mu, hard.dtype) * cost
   order = jnp.argsort(-jax.lax.stop_gradient(scores), axis=-1)
   ranks = 1.0 + jnp.argsort(order, axis=-1).astype(hard.dtype)
   zipf = jnp.where(is_target | jnp.isneginf(log_q), 0.0, 1.0 / ranks)
   zipf /= jnp.maximum(jnp.sum(zipf, -1, keepdims=True), 1e-30)
   log_others = log_softened_softmax(student_logits, where=~is_target)
-  soft = jnp.sum(_product(zipf, -log_others), -1)
+  soft = jnp.sum(product(zipf, -log_others), -1)
   total += as_number("beta", beta, hard.dtype) * soft
   return masked_mean(total, where, axis_name=axis_name)
 
@@ -245,7 +250,7 @@ def _one_hot(labels: Array, logits: Array) -> Array:
   return jax.nn.one_hot(labels, classes, dtype=bool)
 
 
-def _product(weight: Array, value: Array) -> Array:
+def product(weight: Array, value: Array) -> Array:
   """Returns weight * value, 0 where the weight is."""
   return weight * jnp.where(weight == 0, 0.0, value)
 

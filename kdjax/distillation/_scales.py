@@ -11,6 +11,7 @@ from kdjax.distillation._decoupled import nkd_loss
 from kdjax.distillation._logits import soft_target_loss
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import validate
 
@@ -136,5 +137,5 @@ def sdd_loss(
     **hyperparameters,
   )
   complementary = right != right[:, :1]
-  weight = jnp.where(complementary, complementary_weight, 1.0)
-  return jnp.mean(weight.astype(values.dtype) * values, -1)
+  weight = as_number("complementary_weight", complementary_weight, values.dtype)
+  return jnp.mean(jnp.where(complementary, weight, 1.0) * values, -1)

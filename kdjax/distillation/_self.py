@@ -9,8 +9,8 @@ from kdjax.distillation._logits import soft_target_loss
 from kdjax.ops import kl_divergence
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
+from kdjax.ops._softmax import row_temperature
+from kdjax.ops._validation import as_share
 from kdjax.ops._validation import validate
 
 
@@ -73,10 +73,12 @@ def virtual_teacher_loss(
     u_y = a, \; u_{c \ne y} = \frac{1 - a}{C - 1}
 
   Args:
-    student_logits: `[*batch, classes]`, read at temperature 1.
+    student_logits: `[*batch, classes]`, read at temperature 1. A class at -inf
+      is masked: the virtual teacher does not know it either.
     labels: `[*batch]`.
-    temperature: T > 0 of the virtual teacher. May be traced.
-    correct_probability: a in [0, 1]. May be traced.
+    temperature: T > 0 of the virtual teacher; a number, or one per example.
+      May be traced.
+    correct_probability: a in [0, 1], like `temperature`.
 
   Returns:
     One value an example, in nats. Published weight for ResNet-18 on CIFAR-100:
@@ -102,14 +104,17 @@ def virtual_teacher_loss(
     regularization <https://arxiv.org/abs/1909.11723>`_, 2020; code
     yuanli2333/Teacher-free-Knowledge-Distillation.
   """
-  check_positive("temperature", temperature)
-  check_range("correct_probability", correct_probability, 0.0, 1.0)
-  classes = student_logits.shape[-1]
-  check_labels(labels, classes)
+  check_labels(labels, student_logits.shape[-1])
   dtype = compute_dtype(student_logits)
-  correct, temperature = (
-    jnp.asarray(x, dtype) for x in (correct_probability, temperature)
+  scale = row_temperature(temperature, student_logits, -1)
+  correct = as_share(
+    "correct_probability", correct_probability, dtype, shape=labels.shape
   )
-  own = jax.nn.one_hot(labels, classes, dtype=bool)
-  teacher = jnp.where(own, correct, (1 - correct) / max(classes - 1, 1))
-  return kl_divergence(student_logits, teacher / temperature) / classes
+  correct = jnp.broadcast_to(correct, labels.shape)[..., None]
+  used = student_logits != -jnp.inf
+  classes = jnp.sum(used, -1, dtype=dtype)
+  others = jnp.maximum(classes - 1, 1.0)[..., None]
+  own = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
+  teacher = jnp.where(own, correct, (1 - correct) / others)
+  divergence = kl_divergence(student_logits, teacher / scale, where=used)
+  return divergence / jnp.maximum(classes, 1.0)

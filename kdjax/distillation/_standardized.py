@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from kdjax.distillation._logits import soft_target_loss
 from kdjax.ops import safe_norm
 from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
 from kdjax.ops._validation import validate
 
 
@@ -51,6 +52,7 @@ def standardize_logits(
   centered = jnp.where(used, finite - mean, 0.0)
   deviation = safe_norm(centered, keepdims=True)
   deviation /= jnp.sqrt(jnp.maximum(count - 1.0, 1.0))
+  eps = as_number("eps", eps, logits.dtype)
   return jnp.where(used, centered / (deviation + eps), -jnp.inf)
 
 

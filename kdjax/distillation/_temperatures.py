@@ -61,6 +61,7 @@ def ctkd_temperature(
   check_positive("span", span)
   parameter = parameter.astype(compute_dtype(parameter))
   lowest = as_number("lowest", lowest, parameter.dtype)
+  span = as_number("span", span, parameter.dtype)
   return lowest + span * jax.nn.sigmoid(reverse_gradient(parameter, reversal))
 
 
@@ -82,7 +83,8 @@ def flsw_temperature(
     w_i = (1 - \cos(z^S_i, z^T_i))^\gamma
 
   Args:
-    student_logits: `[*batch, classes]`.
+    student_logits: `[*batch, classes]`. A class at -inf is masked, on the side
+      where it is: it counts as 0.
     teacher_logits: `[*batch, classes]`.
     temperature: the base T_0 > 0; a number, or one per example. May be traced.
     beta: how far temperatures spread. May be traced.
@@ -112,10 +114,12 @@ def flsw_temperature(
 
   def direction(logits: Array) -> Array:
     logits = logits.astype(compute_dtype(logits))
+    logits = jnp.where(jnp.isneginf(logits), 0.0, logits)
     return logits / (safe_norm(logits, keepdims=True) + 1e-4)
 
   cosine = jnp.sum(direction(student_logits) * direction(teacher_logits), -1)
   # Rounding must not give a negative number a fractional power.
+  gamma = as_number("gamma", gamma, cosine.dtype)
   weight = jnp.maximum(1 - cosine, 0.0) ** gamma
   return _spread(weight, temperature, beta, where, axis_name)
 
@@ -181,5 +185,6 @@ def _spread(
   """Returns the base temperature, moved by how the weight is below its mean."""
   check_positive("temperature", temperature)
   base = as_number("temperature", temperature, weight.dtype, shape=weight.shape)
+  beta = as_number("beta", beta, weight.dtype)
   mean = masked_mean(weight, where, axis_name=axis_name)
   return jax.lax.stop_gradient(base + beta * (mean - weight))

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax.distillation._decoupled import product
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import unit
 from kdjax.ops import log_softened_softmax
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
@@ -83,7 +85,8 @@ def wkd_logit_loss(
     labels: `[batch]`.
     class_cost: C, nonnegative, see :func:`wkd_class_cost`; no gradient.
     temperature: T > 0 of the transported probabilities. May be traced.
-    gamma: the weight of the transport. May be traced.
+    gamma: the weight of the transport; a number, or one per example. May be
+      traced.
     regularization: epsilon > 0. May be traced.
     iterations: how many; a static integer.
     stop_teacher_gradient: False lets gradients reach the teacher.
@@ -122,15 +125,17 @@ def wkd_logit_loss(
   classes = student_logits.shape[-1]
   check_labels(labels, classes)
   own = jax.nn.one_hot(labels, classes, dtype=bool)
-  confidence = jnp.sum(jnp.where(own, jax.nn.softmax(teacher_logits), 0.0), -1)
-  target = confidence * cross_entropy(student_logits, labels)
+  confidence = jnp.exp(-cross_entropy(teacher_logits, labels))
+  target = product(confidence, cross_entropy(student_logits, labels))
   log_student, log_teacher = (
     log_softened_softmax(x, temperature=temperature, where=~own)
     for x in (student_logits, teacher_logits)
   )
   cost = jnp.maximum(class_cost.astype(target.dtype), 0.0) + 1e-8
   cost = jax.lax.stop_gradient(cost)
-  kernel = jnp.exp(-cost / regularization)
+  kernel = jnp.exp(
+    -cost / as_number("regularization", regularization, cost.dtype)
+  )
 
   def balance(log_scaling: Array, kernel: Array, log_mass: Array) -> Array:
     shifted, shift = _shifted_exp(log_scaling)
@@ -151,7 +156,8 @@ def wkd_logit_loss(
   shifted_v, shift_v = _shifted_exp(log_v)
   moved = jnp.matmul(shifted_v, (kernel * cost).T, precision="highest")
   transport = jnp.exp(shift_u + shift_v)[:, 0] * jnp.sum(shifted_u * moved, -1)
-  return target + jnp.asarray(gamma, target.dtype) * transport
+  gamma = as_number("gamma", gamma, target.dtype, shape=target.shape)
+  return target + gamma * transport
 
 
 @validate

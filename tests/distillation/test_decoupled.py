@@ -168,6 +168,7 @@ def test_masked_classes_are_as_if_absent():
   for loss, arguments in (
     (nkd_loss, lambda s, t: (s, t, LABELS)),
     (uskd_loss, lambda s, t: (s, LABELS)),
+    (uskd_loss, lambda s, t: (s, LABELS, t)),
   ):
     value, gradient = jax.jit(
       jax.value_and_grad(lambda s, t, f=loss, a=arguments: f(*a(s, t)).sum())

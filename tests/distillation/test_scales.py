@@ -71,6 +71,8 @@ def test_regions_of_a_map():
 def test_errors():
   with pytest.raises(ValueError, match="inner is 'at'; expected one of"):
     sdd_loss(STUDENT, TEACHER, LABELS, inner="at")
+  with pytest.raises(ValueError, match=r"complementary_weight has shape \(21,"):
+    sdd_loss(STUDENT, TEACHER, LABELS, complementary_weight=np.ones(21))
   with pytest.raises(ValueError, match="the first to be 1, the whole image"):
     regional_logits(
       np.ones((2, 8, 8, 3)), np.ones((3, 6)), np.ones(6), grids=(2, 4)

@@ -55,6 +55,29 @@ def test_virtual_teacher_equals_the_formula():
   )
 
 
+def test_classes_that_the_student_masks_are_as_if_absent():
+  masked = np.concatenate([STUDENT, np.full((16, 1), -np.inf, np.float32)], 1)
+  np.testing.assert_allclose(
+    virtual_teacher_loss(masked, LABELS),
+    virtual_teacher_loss(STUDENT, LABELS),
+    rtol=1e-6,
+  )
+
+
+def test_hyper_parameters_are_one_number_or_one_an_example():
+  each = np.linspace(2.0, 9.0, 16, dtype=np.float32)
+  values = virtual_teacher_loss(
+    STUDENT, LABELS, temperature=each, correct_probability=each / 10
+  )
+  last = virtual_teacher_loss(
+    STUDENT[-1:], LABELS[-1:], temperature=9.0, correct_probability=0.9
+  )
+  np.testing.assert_allclose(values[-1:], last, rtol=1e-6)
+  for name in ("temperature", "correct_probability"):
+    with pytest.raises(ValueError, match=rf"{name} has shape \(6,\); expected"):
+      virtual_teacher_loss(STUDENT, LABELS, **{name: each[:6] / 10})
+
+
 def test_a_probability_is_at_most_one():
   with pytest.raises(ValueError, match="correct_probability is 2; expected"):
     virtual_teacher_loss(STUDENT, LABELS, correct_probability=2)

@@ -79,6 +79,19 @@ def test_no_gradient_and_extremes():
     assert np.all(np.isfinite(values))
 
 
+def test_masked_classes_are_as_if_absent():
+  masked = [
+    np.concatenate([z, np.full((16, 1), -np.inf, np.float32)], 1)
+    for z in (STUDENT, TEACHER)
+  ]
+  for got, expected in zip(
+    temperatures(*masked, MASK),
+    temperatures(STUDENT, TEACHER, MASK),
+    strict=True,
+  ):
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 def test_curriculum_temperature_climbs_against_the_student():
   """Its gradient is minus lambda times that of the plain one."""
 
@@ -106,3 +119,5 @@ def test_errors():
     ctkd_temperature(1.0, span=0)
   with pytest.raises(ValueError, match="temperature is -1; expected"):
     cwsm_temperature(STUDENT, temperature=-1)
+  with pytest.raises(ValueError, match=r"gamma has shape \(16,\); expected"):
+    flsw_temperature(STUDENT, TEACHER, gamma=np.ones(16))

@@ -113,6 +113,18 @@ def test_tiny_probabilities_are_not_lost():
   np.testing.assert_allclose(value, target, atol=1e-4)
 
 
+def test_a_label_that_both_exclude_costs_nothing():
+  student, teacher = (
+    np.where(np.eye(6)[LABELS] == 1, np.float32(-np.inf), z)
+    for z in (STUDENT, TEACHER)
+  )
+  values = wkd_logit_loss(student, teacher, LABELS, COST)
+  expected = wkd_logit_loss(STUDENT, TEACHER, LABELS, COST) - wkd_logit_loss(
+    STUDENT, TEACHER, LABELS, COST, gamma=0.0
+  )
+  np.testing.assert_allclose(values, expected, rtol=1e-4)
+
+
 def test_class_cost_equals_the_formula():
   w = np.float64(KERNEL) / np.linalg.norm(np.float64(KERNEL), axis=0)
   expected = 1 - np.exp(-2.0 * (1 - w.T @ w))
@@ -156,3 +168,5 @@ def test_errors():
     wkd_feature_loss(MAPS, TEACHER_MAPS, grid=5)
   with pytest.raises(ValueError, match="iterations is 0; expected"):
     wkd_logit_loss(STUDENT, TEACHER, LABELS, COST, iterations=0)
+  with pytest.raises(ValueError, match=r"regularization has shape \(6,\)"):
+    wkd_logit_loss(STUDENT, TEACHER, LABELS, COST, regularization=np.ones(6))

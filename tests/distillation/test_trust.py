@@ -121,6 +121,17 @@ def test_wsld_leaves_out_classes_that_both_mask():
   )
 
 
+def test_wsld_where_the_teacher_excludes_the_label():
+  excluded = np.where(np.eye(6)[LABELS] == 1, np.float32(-np.inf), TEACHER)
+  program = jax.jit(
+    jax.value_and_grad(lambda s: jnp.sum(wsld_loss(s, excluded, LABELS)))
+  )
+  for student in (STUDENT, excluded):
+    value, gradient = program(student)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
 def test_crld_equals_the_paper():
   def soft(student, teacher):
     return 9 * oracles.kl(softmax(teacher, 3.0), softmax(student, 3.0))
@@ -147,6 +158,14 @@ def test_crld_equals_the_paper():
 def test_crld_refuses_an_impossible_threshold():
   with pytest.raises(ValueError, match=r"weak_threshold is 1\.5; expected"):
     crld_loss(STUDENT, TEACHER, STRONG, TEACHER_STRONG, weak_threshold=1.5)
+
+
+def test_weights_never_broadcast_against_the_batch():
+  with pytest.raises(ValueError, match=r"alpha has shape \(3,\); expected a"):
+    rld_loss(STUDENT[:1], TEACHER[:1], LABELS[:1], alpha=np.ones(3))
+  one = (x[:1] for x in (STUDENT, TEACHER, STRONG, TEACHER_STRONG))
+  with pytest.raises(ValueError, match=r"within_weight has shape \(3,\)"):
+    crld_loss(*one, within_weight=np.ones(3))
 
 
 def test_labels_must_be_integers_for_rld():
