@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
@@ -29,6 +30,8 @@ class Job:
   data: Data
   show: Callable[[int, str], None] = lambda done, note: None
   done: int = 0
+  stopped: bool = False  # asks cells in other threads to end
+  failed: dict[tuple[str, str], str] = field(default_factory=dict)
   shared: dict[Any, Any] = field(default_factory=dict)
   lock: Any = field(default_factory=threading.RLock)
 
@@ -41,6 +44,8 @@ class Job:
 
   def progress(self, steps: int, note: str) -> None:
     """Counts the steps of students, for one display of the whole grid."""
+    if self.stopped:
+      raise futures.CancelledError
     with self.lock:
       self.done += steps
       self.show(self.done, note)

@@ -112,8 +112,11 @@ def gain_bars(
   names = sorted(gains, key=lambda name: -gains[name].mean)
   # A method that fails would hide the differences of the others.
   top = max(1.0, *(interval.mean for interval in gains.values()))
-  floor = max(-4 * top, min(interval.mean for interval in gains.values()))
-  with figure(path, width=7.2, height=1.2 + 0.24 * len(names)) as (_, axes):
+  ends = np.array([interval[1:] for interval in gains.values()])
+  ends = np.append(ends[np.isfinite(ends)], [x.mean for x in gains.values()])
+  floor, ceiling = np.clip([min(ends.min(), 0), ends.max()], -4 * top, 4 * top)
+  size = {"width": 7.2, "height": 1.5 + 0.24 * len(names)}
+  with figure(path, **size) as (canvas, axes):
     for i, name in enumerate(names):
       mean, low, high = gains[name]
       colour = "#8c8c8c"
@@ -136,7 +139,7 @@ def gain_bars(
       xlabel="gain over scratch, points of test accuracy",
       title=title,
       ylim=(len(names) - 0.4, -0.6),
-      xlim=(1.05 * min(floor, 0.0) - 0.1 * top, None),
+      xlim=(1.02 * floor - 0.03 * top, max(1.02 * ceiling, 0) + 0.03 * top),
     )
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -145,12 +148,13 @@ def gain_bars(
       "interval includes zero": "#8c8c8c",
       "hurts": COLOURS["scratch"],
     }
-    axes.legend(
+    canvas.legend(
       handles=[
         Line2D([], [], ls="", marker="s", color=colour, label=name)
         for name, colour in marks.items()
       ],
-      loc="lower right",
+      loc="outside lower center",
+      ncols=len(marks),
       fontsize=8.5,
     )
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from math import isfinite
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +54,8 @@ def write(job: Any) -> dict[str, Any]:
   """Writes report.md, results.json, results.csv and the figures.
 
   Args:
-    job: the run; all finished cells in its folder are reported.
+    job: the run; all finished cells in its folder are reported, of pairs that
+      have scratch and plain KD.
 
   Returns:
     Pair -> method -> what the cell's file holds.
@@ -70,12 +72,21 @@ def write(job: Any) -> dict[str, Any]:
       describe_teacher(job, pair, cells),
       _run.markdown_table(HEADER, rows),
       *verdicts(cells, gains),
+      *failures(job, pair),
       *(f"![]({name})\n\n{caption}" for name, caption in figures.items()),
     ]
     records += [make_record(pair, name, cells, gains) for name in cells]
-  (job.run.path / "results.json").write_text(json.dumps(records) + "\n")
+  parts += [
+    f"## {pair}\n\n" + "\n\n".join(failures(job, pair))
+    for pair in dict.fromkeys(pair for pair, _ in job.failed)
+    if pair not in results
+  ]
+  (job.run.path / "results.json").write_text(
+    json.dumps(to_json(records), allow_nan=False) + "\n"
+  )
   with (job.run.path / "results.csv").open("w", newline="") as file:
-    plain = [name for name, value in records[0].items() if is_plain(value)]
+    first = next(iter(records), {})
+    plain = [name for name, value in first.items() if is_plain(value)]
     writer = csv.DictWriter(file, plain, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(records)
@@ -133,7 +144,17 @@ def read(job: Any) -> dict[str, dict[str, Any]]:
   return {
     pair: dict(sorted(cells.items(), key=lambda item: order[item[0]]))
     for pair, cells in results.items()
+    if {"scratch", "kd"} <= set(cells)
   }
+
+
+def failures(job: Any, pair: str) -> list[str]:
+  """Which cells of a pair were not finished, and why."""
+  return [
+    f"**Failed**, and trained again with --resume: {method}: {error}"
+    for (of, method), error in job.failed.items()
+    if of == pair
+  ]
 
 
 def accuracy(cell: dict[str, Any]) -> np.ndarray:
@@ -245,6 +266,15 @@ def make_record(
   for label in ("step_ms", "bytes", "objective_parameters", "seconds"):
     record[label] = costs.get(label)
   return record | {"test": cell.get("test"), "history": cell.get("history")}
+
+
+def to_json(value: Any) -> Any:
+  """None for numbers that JSON does not have, as an end of one seed's gain."""
+  if isinstance(value, dict):
+    return {name: to_json(item) for name, item in value.items()}
+  if isinstance(value, list):
+    return [to_json(item) for item in value]
+  return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def is_plain(value: Any) -> bool:

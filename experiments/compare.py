@@ -19,7 +19,6 @@ few minutes; a short one starts again.
 """
 
 import dataclasses
-import functools
 import os
 from concurrent import futures
 from dataclasses import dataclass
@@ -234,28 +233,50 @@ def prepare(config: Config) -> _compare_job.Job:
 def execute(job: _compare_job.Job) -> dict[str, Any]:
   """Trains the cells that are missing and writes the report.
 
+  A cell that fails does not keep the others from being trained.
+
   Returns:
     Pair -> method -> what the cell's file holds.
+
+  Raises:
+    ExceptionGroup: after the report, if cells failed.
   """
   config = job.config
+  errors: list[Exception] = []
+
+  def attempt(pair: str, method: str) -> bool:
+    try:
+      _compare_cells.run_cell(job, *pair.split(":"), method)
+    except futures.CancelledError:
+      return False
+    except Exception as error:
+      errors.append(error)
+      job.failed[pair, method] = " ".join(str(error).split())
+      job.console.print(f"{pair} {method} failed: {error!r}", markup=False)
+      return False
+    return True
+
   with _progress.progress(
     job.console, "grid", _compare_job.total_steps(job)
   ) as update:
     job.show = update
     for pair in config.pairs:
       # Scratch first: it makes the teacher, and may be one.
-      teacher, student = pair.split(":")
-      first, *others = (
-        functools.partial(
-          _compare_cells.run_cell, job, teacher, student, method
-        )
-        for method in config.methods
-      )
-      first()
+      first, *others = config.methods
+      if not attempt(pair, first):
+        continue
       with futures.ThreadPoolExecutor(config.workers) as pool:
-        for cell in [pool.submit(cell) for cell in others]:
-          cell.result()
-  return _compare_report.write(job)
+        try:
+          for cell in [pool.submit(attempt, pair, name) for name in others]:
+            cell.result()
+        except BaseException:  # interrupted
+          job.stopped = True
+          pool.shutdown(wait=False, cancel_futures=True)
+          raise
+  results = _compare_report.write(job)
+  if errors:
+    raise ExceptionGroup(f"{len(errors)} cells failed", errors)
+  return results
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import inspect
 import json
+import shutil
 import sys
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments import _compare_cells
 from experiments import _compare_data
 from experiments import _compare_job
 from experiments import _compare_methods
@@ -147,6 +149,41 @@ def test_a_killed_cell_went_on_from_its_checkpoint(reference):
     compare.main(small(folder))
   with pytest.raises(ValueError, match="--seeds was 2 and is 3"):
     compare.main(small(folder, resume=True, seeds=3))
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(
+  reference, tmp_path, monkeypatch
+):
+  run = shutil.copytree(reference[0], tmp_path / "run")
+  cells = run / "cells/mlp_to_mlp"
+  for name in ("nothing", "vitkd"):
+    (cells / f"{name}.json").unlink()
+  # A pair that another run left unfinished has no table.
+  scratch = json.loads((cells / "scratch.json").read_text())
+  other = run / "cells/mlp_to_convnet/scratch.json"
+  _compare_job.write_json(other, scratch | {"pair": "mlp:convnet"})
+  train = _compare_cells.run_cell
+
+  def fail(job, teacher, student, method):
+    if method == "nothing":
+      raise RuntimeError("out of memory\n in a long story")
+    train(job, teacher, student, method)
+
+  monkeypatch.setattr(_compare_cells, "run_cell", fail)
+  monkeypatch.setattr(_compare_plots, "draw", lambda *args: {})
+  with pytest.raises(ExceptionGroup, match="1 cells failed"):
+    compare.main(small(run, resume=True))
+  report = (run / "report.md").read_text()
+  failed = "**Failed**, and trained again with --resume: nothing: out of memory"
+  assert failed + " in a long story" in report
+  assert "| vitkd | not applicable" in report
+  assert "convnet" not in report
+
+
+def test_json_has_no_infinity():
+  value = {"low": float("-inf"), "many": [float("nan"), 1.5], "name": "x"}
+  expected = {"low": None, "many": [None, 1.5], "name": "x"}
+  assert _compare_report.to_json(value) == expected
 
 
 def cell_programs(method, **changes):
