@@ -338,7 +338,7 @@ def _correlation_gap(a: Array, b: Array, weight: ArrayLike = 1.0) -> Array:
 
   As half the squared distance of the unit vectors, which does not cancel.
   """
-  weight = jnp.broadcast_to(weight, a.shape)
+  weight = jnp.broadcast_to(jnp.asarray(weight, a.dtype), a.shape)
   count = jnp.maximum(jnp.sum(weight, -1, keepdims=True), 1.0)
 
   def centred(x: Array) -> Array:

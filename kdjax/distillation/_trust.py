@@ -87,6 +87,10 @@ def rld_loss(
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
+  dtype, rows = student_logits.dtype, labels.shape
+  alpha_temperature = as_number(
+    "alpha_temperature", alpha_temperature, dtype, shape=rows
+  )
   confidence = kl_divergence(
     _against_rest(student_logits, labels, alpha_temperature),
     _against_rest(
@@ -100,11 +104,10 @@ def rld_loss(
     temperature=temperature,
     where=teacher_logits < own,
   )
-  dtype = confidence.dtype
-  confidence *= jnp.square(jnp.asarray(alpha_temperature, dtype))
+  confidence *= jnp.square(alpha_temperature)
   correlation *= jnp.square(jnp.asarray(temperature, dtype))
-  alpha = as_number("alpha", alpha, dtype, shape=labels.shape)
-  beta = as_number("beta", beta, dtype, shape=labels.shape)
+  alpha = as_number("alpha", alpha, dtype, shape=rows)
+  beta = as_number("beta", beta, dtype, shape=rows)
   return alpha * confidence + beta * correlation
 
 

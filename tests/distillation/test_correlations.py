@@ -96,6 +96,11 @@ def test_dist_of_one_example_has_no_relation_between_examples():
   )
 
 
+def test_float32_stays_float32_where_float64_is_enabled():
+  with jax.enable_x64(True):
+    assert dist_loss(STUDENT, TEACHER).dtype == np.float32
+
+
 def levels(student, teacher, temperature, examples=True, classes=True):
   """The three terms of MLLD, masked."""
   q, p = softmax(student, temperature), softmax(teacher, temperature)

@@ -161,8 +161,11 @@ def test_crld_refuses_an_impossible_threshold():
 
 
 def test_weights_never_broadcast_against_the_batch():
-  with pytest.raises(ValueError, match=r"alpha has shape \(3,\); expected a"):
-    rld_loss(STUDENT[:1], TEACHER[:1], LABELS[:1], alpha=np.ones(3))
+  for name in ("alpha", "alpha_temperature"):
+    with pytest.raises(
+      ValueError, match=rf"^{name} has shape \(3,\); expected"
+    ):
+      rld_loss(STUDENT[:1], TEACHER[:1], LABELS[:1], **{name: np.ones(3)})
   one = (x[:1] for x in (STUDENT, TEACHER, STRONG, TEACHER_STRONG))
   with pytest.raises(ValueError, match=r"within_weight has shape \(3,\)"):
     crld_loss(*one, within_weight=np.ones(3))
