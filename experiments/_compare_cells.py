@@ -66,6 +66,7 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
       source,
       epochs=config.epochs,
       labels=data.labels,
+      pair=(teacher, student),
       patient=config.recipe == "function_matching",
     )
     variables = job.once(

@@ -169,6 +169,7 @@ def make_course(
   *,
   epochs: int,
   labels: Any,
+  pair: tuple[str, str] | None = None,
   patient: bool = False,
 ) -> Course:
   """Looks up what a method needs.
@@ -180,6 +181,7 @@ def make_course(
     teacher: whom it learns from; None from scratch.
     epochs: of the last lesson.
     labels: of the images that the student sees.
+    pair: the names of the pair, for weights that are published by pair.
     patient: whether the recipe is that of function matching.
 
   Returns:
@@ -195,6 +197,7 @@ def make_course(
     hyperparameters = {"temperature": recipe.temperature}
   objective = preset(
     method if method in PRESETS else VARIANTS[method],
+    pair=pair,
     steps_per_epoch=steps,
     num_examples=examples,
     labels=labels,

@@ -42,6 +42,7 @@ from kdjax.objectives._objective import Schedule
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._one_for_all import ofa
+from kdjax.objectives._pairs import of_pair
 from kdjax.objectives._projectors import ickd
 from kdjax.objectives._projectors import ktaad
 from kdjax.objectives._projectors import srd
@@ -120,6 +121,7 @@ class Preset(NamedTuple):
 def preset(
   name: str,
   *,
+  pair: tuple[str, str] | None = None,
   initialization: bool = False,
   steps_per_epoch: int | None = None,
   num_examples: int | None = None,
@@ -131,6 +133,9 @@ def preset(
 
   Args:
     name: a name of :data:`PRESETS`.
+    pair: the names of the teacher and of the student. The authors of DKD,
+      CAT-KD, logit standardization and SDD set weights for each pair of the
+      CIFAR-100 tables; other pairs and methods have the row's.
     initialization: whether it is for the stage before, of those methods that
       have one (AB, FSP, FT); :func:`kdjax.training.hand_over` goes on
       from there. AB and FSP are nothing else: afterwards labels alone teach.
@@ -163,7 +168,9 @@ def preset(
     raise ValueError(
       f"preset: name is {name!r}; expected one of {', '.join(sorted(PRESETS))}."
     )
-  row = PRESETS[name]
+  weight, published = of_pair(name, pair, PRESETS[name].weight)
+  row = PRESETS[name]._replace(weight=weight)
+  hyperparameters = published | hyperparameters
   if initialization:
     if row.initialization is None:
       raise ValueError(f"preset: {name} has no stage before; expected False.")

@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from kdjax import nets
 from kdjax.nets import Outputs
 from kdjax.objectives import PRESETS
 from kdjax.objectives import preset
+from kdjax.objectives._pairs import _PAIRS
 from tests.laws import QUICK
 
 EXAMPLES, CLASSES = 16, 6
@@ -162,3 +165,36 @@ def test_a_stage_before_has_an_objective_of_its_own():
   assert jax.tree.structure(params) == jax.tree.structure(after["ft"])
   with pytest.raises(ValueError, match="kd has no stage before"):
     preset("kd", initialization=True)
+
+
+def test_weights_of_a_pair():
+  def state_of(name, pair, **options):
+    objective = preset(name, pair=pair, steps_per_epoch=1, **options)
+    return objective.init(KEY, None, None)[1]
+
+  def number(state, name, hyperparameter):
+    return state["objectives"][name][hyperparameter]
+
+  pair = "resnet110", "resnet20"
+  state = state_of("lskd", pair)
+  assert state["weights"]["lskd"] == 12
+  assert number(state, "lskd", "temperature") == 4
+  warm = state_of("lskd", pair, temperature=1.0)
+  assert number(warm, "lskd", "temperature") == 1
+  assert state_of("lskd", pair[::-1])["weights"]["lskd"] == 9
+  assert number(state_of("dkd", ("vgg13", "vgg8")), "dkd", "beta") == 6
+  assert number(state_of("dkd", None), "dkd", "beta") == 8
+
+
+def test_pairs_name_methods_and_networks():
+  names = set()
+  for method, pairs in _PAIRS.items():
+    for pair in pairs:
+      preset(method, pair=pair, steps_per_epoch=1)
+      names.update(pair)
+  for name in names:
+    nnx.eval_shape(
+      lambda name=name: nets.create(
+        name, input_shape=(32, 32, 3), num_classes=2, rngs=nnx.Rngs(0)
+      )
+    )
