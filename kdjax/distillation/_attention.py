@@ -90,6 +90,7 @@ def attention_ce_loss(
   teacher_attention: Float[Array, "batch heads queries keys"],
   mask: KeyMask | None = None,
   *,
+  cutoff: ArrayLike | None = None,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
@@ -107,6 +108,8 @@ def attention_ce_loss(
     teacher_attention: the teacher's; they receive no gradient.
     mask: which tokens are valid, as queries and as keys; it needs as many of
       the ones as of the others.
+    cutoff: without a mask, keys whose teacher score is at or below it are
+      left out; none without it. May be traced.
     where: which examples count.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
@@ -121,7 +124,7 @@ def attention_ce_loss(
 
   As in TextBrewer, the softmax is over all keys, masked or not, so that the
   scores should carry the padding's -1e4 already. Without a mask TextBrewer
-  drops the keys whose teacher score is at or below -1e-3; this one does not.
+  has a cutoff of -1e-3, which drops valid keys too: it is not the default.
 
   Examples:
     >>> scores = jnp.zeros((1, 1, 2, 2))
@@ -140,6 +143,8 @@ def attention_ce_loss(
   probabilities = softened_softmax(teacher)
   log_probabilities = log_softened_softmax(student)
   used = keys & (probabilities != 0)
+  if mask is None and cutoff is not None:
+    used &= ~(teacher <= as_number("cutoff", cutoff, teacher.dtype))
   values = -jnp.sum(
     probabilities * jnp.where(used, log_probabilities, 0.0), -1, where=used
   )

@@ -119,7 +119,8 @@ def kdsvd_loss(
 
   The sign of a teacher's vector is what the decomposition happens to return,
   here as in the published codes, and the value depends on it: LAPACK in
-  float64 gives the recorded values, other precisions and devices may not.
+  float64, padded to go the way of PyTorch's MKL, gives the recorded values;
+  other precisions and devices may not.
 
   Published codes disagree: RepDistiller decomposes positions by channels, the
   paper's matrix and the default; mdistiller's port takes channels and rows
@@ -166,9 +167,7 @@ def _aligned_vectors(
   student: Array, teacher: Array, k: int
 ) -> tuple[Array, Array]:
   """Both sides' `[batch, channels, k]` vectors of one stage."""
-  student, teacher = (
-    x.reshape(x.shape[0], -1, x.shape[-1]) for x in (student, teacher)
-  )
+  student, teacher = (_without_scale(x) for x in (student, teacher))
   most = min(*student.shape[1:], *teacher.shape[1:])
   if k > most:
     raise ValueError(
@@ -190,13 +189,39 @@ def _aligned_vectors(
   return student_vectors * scale, teacher_vectors * scale
 
 
+def _without_scale(maps: Array) -> Float[Array, "batch positions channels"]:
+  """The vectors do not depend on it; their derivative would underflow."""
+  rows = maps.reshape(maps.shape[0], -1, maps.shape[-1])
+  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), (1, 2), keepdims=True))
+  return rows / jnp.where(largest > 0, largest, 1.0)
+
+
 @jax.custom_jvp
 def _singular(
   x: Float[Array, "batch rows columns"],
 ) -> tuple[Float[Array, "batch rank"], Float[Array, "batch columns rank"]]:
   """Singular values, descending, and right singular vectors."""
+  rows, columns = x.shape[1:]
+  # Rows of zeros change nothing but the vectors' signs, see `_padded_rows`.
+  x = jnp.pad(x, ((0, 0), (0, _padded_rows(rows, columns) - rows), (0, 0)))
   _, values, vectors = jnp.linalg.svd(x, full_matrices=False)
-  return values, jnp.swapaxes(vectors, 1, 2)
+  rank = min(rows, columns)
+  return values[:, :rank], jnp.swapaxes(vectors, 1, 2)[:, :, :rank]
+
+
+def _padded_rows(rows: int, columns: int) -> int:
+  """With how many rows LAPACK returns the signs that PyTorch's MKL returns.
+
+  Either bidiagonalizes the matrix itself or, if it is long, its triangular
+  factor, with vectors of other signs. LAPACK calls 11/6 times as long as wide
+  long; the MKL 3/2 if there are more rows, 20 if there are more columns.
+  """
+  if rows >= columns:
+    return max(rows, columns * 11 // 6) if rows >= columns * 3 // 2 else rows
+  if rows == 1 or columns >= 20 * rows:
+    return rows
+  direct = (n for n in range(rows, columns) if columns < n * 11 // 6)
+  return next(direct, rows)
 
 
 @_singular.defjvp

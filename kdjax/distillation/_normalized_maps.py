@@ -1,5 +1,6 @@
 """Where a network looks: maps compared after they are brought to norm 1."""
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -204,7 +205,10 @@ def _attention_map(
   maps: Float[Array, "batch height width channels"], power: Float[Array, ""]
 ) -> Float[Array, "batch positions"]:
   """The mean over channels of `|F|^p`, as a vector of norm 1."""
-  sizes = jnp.abs(maps)
-  zero = sizes == 0  # where a power below 1 has no finite gradient
-  powers = jnp.where(zero, 0.0, jnp.power(jnp.where(zero, 1.0, sizes), power))
+  sizes = jnp.where(maps < 0, -maps, maps)  # slope 1 at 0, as F itself
+  # A map of norm 1 does not depend on the scale, which avoids overflow here.
+  largest = jnp.max(sizes, (1, 2, 3), keepdims=True)
+  sizes = sizes / jax.lax.stop_gradient(jnp.maximum(largest, 1.0))
+  steep = (sizes == 0) & (power < 1)  # no finite gradient
+  powers = jnp.where(steep, 0.0, jnp.power(jnp.where(steep, 1.0, sizes), power))
   return unit(jnp.mean(powers, -1).reshape(maps.shape[0], -1))

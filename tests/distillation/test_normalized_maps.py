@@ -60,6 +60,16 @@ def test_attention_transfer_equals_the_paper():
   )
 
 
+def test_attention_of_large_maps_does_not_overflow():
+  program = jax.jit(
+    jax.value_and_grad(lambda s, t: jnp.sum(at_loss(s, t, power=4)))
+  )
+  value, gradient = program(STUDENT, WIDE)
+  large, large_gradient = program(1e6 * STUDENT, 1e6 * WIDE)
+  np.testing.assert_allclose(large, value, rtol=1e-4)
+  np.testing.assert_allclose(1e6 * large_gradient, gradient, atol=1e-5)
+
+
 def test_factor_transfer_equals_the_paper_and_repdistiller():
   student, teacher = (
     rows(x) / np.linalg.norm(rows(x), axis=(1, 2), keepdims=True)
