@@ -16,6 +16,7 @@ from kdjax.ops._validation import validate
 def vid_loss(
   mean: Float[Array, "batch *positions channels"],
   variance: Float[Array, " channels"]
+  | Float[Array, "1 1 1 channels"]
   | Float[Array, "batch *positions channels"],
   teacher_features: Float[Array, "batch *positions channels"],
   *,
@@ -32,7 +33,8 @@ def vid_loss(
 
   Args:
     mean: the mean that the student predicts, mu.
-    variance: sigma^2 > 0, one a channel, or one for each feature.
+    variance: sigma^2 > 0, one a channel (`[channels]` or `[1, 1, 1,
+      channels]`), or one for each feature.
     teacher_features: the teacher's activations; they receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -117,5 +119,7 @@ def pad_l2_loss(
     student_embeddings, teacher_embeddings, stop_teacher_gradient
   )
   log_variance = log_variance.astype(compute_dtype(log_variance))
-  variance = as_number("eps", eps, student.dtype) + jnp.exp(log_variance)
-  return example_mean(jnp.square(teacher - student) / variance + log_variance)
+  eps = as_number("eps", eps, student.dtype)
+  # 1 / (eps + exp v) without an exp that overflows
+  precision = jnp.exp(-jnp.logaddexp(jnp.log(eps), log_variance))
+  return example_mean(jnp.square(teacher - student) * precision + log_variance)

@@ -46,6 +46,9 @@ def test_vid_is_the_negative_log_likelihood_less_its_constant():
   np.testing.assert_allclose(
     vid_loss(MEAN, everywhere, TEACHER), expected, rtol=1e-5
   )
+  np.testing.assert_allclose(
+    vid_loss(MEAN, VARIANCE[None, None, None], TEACHER), expected, rtol=1e-5
+  )
 
 
 def test_the_best_variance_is_the_squared_error():
@@ -64,6 +67,17 @@ def test_pad_equals_the_paper():
     rtol=1e-4,
     atol=1e-5,
   )
+
+
+def test_pad_is_finite_at_any_log_variance():
+  extremes = np.float32([[-1e4, -200, -1, 1, 200, 1e4]])
+  program = jax.jit(
+    jax.value_and_grad(lambda v: pad_l2_loss(ROWS[:1], TEACHER_ROWS[:1], v)[0])
+  )
+  value, gradient = program(extremes)
+  assert np.isfinite(value)
+  assert np.all(np.isfinite(gradient))
+  np.testing.assert_allclose(gradient[0, 4:], 1 / 6, rtol=1e-6)
 
 
 def test_errors_name_the_argument():
