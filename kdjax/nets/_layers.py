@@ -37,7 +37,7 @@ def convolution(
   groups: int = 1,
   use_bias: bool = False,
   kernel_init: nnx.Initializer = _FAN_OUT,
-  dtype: DTypeLike,
+  dtype: DTypeLike | None = None,
   rngs: nnx.Rngs,
 ) -> nnx.Conv:
   """A convolution, padded alike on both sides.
@@ -60,7 +60,11 @@ def convolution(
 
 
 def batch_norm(
-  channels: int, *, dtype: DTypeLike, axis_name: str | None, rngs: nnx.Rngs
+  channels: int,
+  *,
+  dtype: DTypeLike | None = None,
+  axis_name: str | None,
+  rngs: nnx.Rngs,
 ) -> nnx.BatchNorm:
   """Batch normalization whose statistics stay in float32."""
   return nnx.BatchNorm(
@@ -83,7 +87,7 @@ class ConvNorm(nnx.Module):
     outputs: int,
     size: int,
     *,
-    dtype: DTypeLike,
+    dtype: DTypeLike | None = None,
     axis_name: str | None,
     rngs: nnx.Rngs,
     **options: Any,
@@ -112,7 +116,7 @@ def classifier(
   *,
   kernel_init: nnx.Initializer = TORCH_DEFAULT,
   bias_init: nnx.Initializer = nnx.initializers.zeros,
-  dtype: DTypeLike,
+  dtype: DTypeLike | None = None,
   rngs: nnx.Rngs,
 ) -> nnx.Linear:
   """The head, never narrower than float32: losses need its digits."""
@@ -121,7 +125,7 @@ def classifier(
     num_classes,
     kernel_init=kernel_init,
     bias_init=bias_init,
-    dtype=at_least_float32(dtype),
+    dtype=None if dtype is None else at_least_float32(dtype),
     rngs=rngs,
   )
 

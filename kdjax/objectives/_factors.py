@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
@@ -160,7 +159,6 @@ class _Coder(nnx.Module):
     def layer(inputs: int, outputs: int) -> Any:
       options: dict[str, Any] = {
         "kernel_init": _layers.TORCH_DEFAULT,
-        "dtype": jnp.float32,
         "rngs": rngs,
       }
       if norm:

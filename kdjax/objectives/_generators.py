@@ -225,7 +225,6 @@ def _convolution(
     size,
     use_bias=True,
     kernel_init=_layers.TORCH_DEFAULT,
-    dtype=jnp.float32,
     rngs=rngs,
   )
 

@@ -235,7 +235,6 @@ def _conv_norm(
     inputs,
     outputs,
     size,
-    dtype=jnp.float32,
     axis_name=axis_name,
     rngs=rngs,
   )

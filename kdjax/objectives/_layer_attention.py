@@ -178,7 +178,7 @@ def afd(*, width: int = 128, axis_name: str | None = None) -> Objective:
     queries = means(parts["queries"], theirs)
     positions = parts["query_positions"][...] @ parts["key_positions"][...].T
     scores = jnp.einsum("bstd,btd->bts", keys, queries) + positions[None]
-    attention = nnx.softmax(scores / jnp.sqrt(jnp.float32(width)), -1)
+    attention = nnx.softmax(scores / width**0.5, -1)
     distances = jnp.stack(
       [
         jnp.stack(
@@ -215,14 +215,13 @@ class _Regressor(nnx.Module):
     self, inputs: int, outputs: int, axis_name: str | None, rngs: nnx.Rngs
   ):
     hidden = 2 * outputs
-    options: dict[str, Any] = {"dtype": jnp.float32, "rngs": rngs}
     self.layers = nnx.List(
       [
-        _layers.ConvNorm(inputs, hidden, 1, axis_name=axis_name, **options),
-        _layers.ConvNorm(hidden, hidden, 3, axis_name=axis_name, **options),
+        _layers.ConvNorm(inputs, hidden, 1, axis_name=axis_name, rngs=rngs),
+        _layers.ConvNorm(hidden, hidden, 3, axis_name=axis_name, rngs=rngs),
       ]
     )
-    self.last = _layers.convolution(hidden, outputs, 1, **options)
+    self.last = _layers.convolution(hidden, outputs, 1, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.last(_layers.activate(self.layers, x)[1])
@@ -236,9 +235,7 @@ class _LinearNorm(nnx.Module):
   ):
     # Batch normalization takes a bias away.
     self.linear = nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs)
-    self.norm = _layers.batch_norm(
-      outputs, dtype=jnp.float32, axis_name=axis_name, rngs=rngs
-    )
+    self.norm = _layers.batch_norm(outputs, axis_name=axis_name, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.linear(x))

@@ -55,7 +55,6 @@ def uskd(
     return _layers.classifier(
       stage(student).shape[-1],
       student.logits.shape[-1],
-      dtype=jnp.float32,
       rngs=rngs,
     )
 

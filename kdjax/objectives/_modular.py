@@ -32,8 +32,9 @@ def modular(
   all its other variables (batch statistics, memory banks, a frozen
   normaliser) are its state, under `"module"`, beside the hyper-parameters.
   The module is in training mode; features in half precision reach it in
-  float32. Like a network's own, its batch statistics see padded rows too, which
-  repeat real examples.
+  float32, and under `jax_enable_x64` its float32 variables are float64. Like a
+  network's own, its batch statistics see padded rows too, which repeat real
+  examples.
 
   Args:
     build: `(student, teacher, rngs) -> nnx.Module`, where student and teacher
@@ -86,7 +87,8 @@ def modular(
 
   def init(key: Array, student: Any, teacher: Any) -> tuple[Any, Any]:
     specs = _specs((student, teacher))
-    params, state = split(build(*specs, nnx.Rngs(key)))
+    variables = split(build(*specs, nnx.Rngs(key)))
+    params, state = jax.tree.map(_default_float, variables)
     hyper = as_hyperparameters(hyperparameters)
     return params, {"module": state, "hyperparameters": hyper}
 
@@ -130,6 +132,11 @@ def modular(
 
 def _specs(tree: Any) -> Any:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _default_float(x: Array) -> Array:
+  """Float32, which Flax takes, becomes what JAX takes: float64 under x64."""
+  return x.astype(float) if x.dtype == jnp.float32 else x
 
 
 def _replicate(x: Array, axis_name: str) -> Array:

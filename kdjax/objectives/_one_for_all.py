@@ -92,14 +92,12 @@ class _MapHead(nnx.Module):
     axis_name: str | None,
     rngs: nnx.Rngs,
   ):
-    options: dict[str, Any] = {"dtype": jnp.float32, "rngs": rngs}
-
     def separable(inputs: int, outputs: int, stride: int) -> list[nnx.Module]:
       return [
         _layers.convolution(
-          inputs, inputs, 3, stride=stride, groups=inputs, **options
+          inputs, inputs, 3, stride=stride, groups=inputs, rngs=rngs
         ),
-        _layers.ConvNorm(inputs, outputs, 1, axis_name=axis_name, **options),
+        _layers.ConvNorm(inputs, outputs, 1, axis_name=axis_name, rngs=rngs),
         _Relu(),
       ]
 
@@ -111,11 +109,11 @@ class _MapHead(nnx.Module):
       channels = outputs
     if not halvings:
       layers.append(
-        _layers.convolution(channels, width, 1, use_bias=True, **options)
+        _layers.convolution(channels, width, 1, use_bias=True, rngs=rngs)
       )
     self.layers = nnx.List(layers)
     self.classifier = _layers.classifier(
-      width, classes, kernel_init=_NARROW, **options
+      width, classes, kernel_init=_NARROW, rngs=rngs
     )
 
   def __call__(self, feature: Array) -> Array:
@@ -151,7 +149,7 @@ class _TokenHead(nnx.Module):
     self.merges = nnx.List(merges)
     self.blocks = nnx.List([_Block(width, rngs) for _ in range(depth)])
     self.classifier = _layers.classifier(
-      width, classes, kernel_init=_NARROW, dtype=jnp.float32, rngs=rngs
+      width, classes, kernel_init=_NARROW, rngs=rngs
     )
 
   def __call__(self, tokens: Array) -> Array:

@@ -55,7 +55,6 @@ def ickd(
       ours.shape[-1],
       theirs.shape[-1],
       sizes[scaling],
-      dtype=jnp.float32,
       axis_name=axis_name,
       rngs=rngs,
     )
@@ -109,7 +108,6 @@ def ktaad(
     ours, theirs = jax.eval_shape(last_maps, student, teacher)
     options: dict[str, Any] = {
       "kernel_init": _layers.TORCH_DEFAULT,
-      "dtype": jnp.float32,
       "rngs": rngs,
     }
     widths = ours.shape[-1], theirs.shape[-1]

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -170,7 +169,6 @@ def ofd(*, axis_name: str | None = None) -> Objective:
       ours.shape[-1],
       theirs.shape[-1],
       1,
-      dtype=jnp.float32,
       axis_name=axis_name,
       rngs=rngs,
     )
@@ -232,9 +230,7 @@ class Regressor(nnx.Module):
         f"student has a map of {old} and teacher one of {new}; expected the "
         "teacher's to be at most as large, or a multiple."
       )
-    self.norm = _layers.batch_norm(
-      outputs[-1], dtype=jnp.float32, axis_name=axis_name, rngs=rngs
-    )
+    self.norm = _layers.batch_norm(outputs[-1], axis_name=axis_name, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.convolution(x))

@@ -114,8 +114,11 @@ class _Fusion(nnx.Module):
     axis_name: str | None,
     rngs: nnx.Rngs,
   ):
-    common: dict[str, Any] = {"dtype": jnp.float32, "rngs": rngs}
-    norm = common | {"axis_name": axis_name, "kernel_init": _UNIFORM}
+    norm: dict[str, Any] = {
+      "axis_name": axis_name,
+      "kernel_init": _UNIFORM,
+      "rngs": rngs,
+    }
     self.reduce = _layers.ConvNorm(inputs, width, 1, **norm)
     self.expand = _layers.ConvNorm(width, outputs, 3, **norm)
     self.attention = (
@@ -127,7 +130,7 @@ class _Fusion(nnx.Module):
         1,
         use_bias=True,
         kernel_init=_layers.TORCH_DEFAULT,
-        **common,
+        rngs=rngs,
       )
     )
 

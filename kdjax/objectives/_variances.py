@@ -186,7 +186,6 @@ class _Gaussian(nnx.Module):
           b,
           1,
           kernel_init=_layers.TORCH_DEFAULT,
-          dtype=jnp.float32,
           rngs=rngs,
         )
         for a, b in itertools.pairwise(widths)
@@ -228,9 +227,7 @@ class _VarianceBranch(nnx.Module):
     self.projection = projection
     # Batch normalization takes a bias away.
     self.linear = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-    self.norm = _layers.batch_norm(
-      width, dtype=jnp.float32, axis_name=axis_name, rngs=rngs
-    )
+    self.norm = _layers.batch_norm(width, axis_name=axis_name, rngs=rngs)
 
   def __call__(self, x: Array) -> tuple[Array, Array]:
     x = self.projection(x)

@@ -181,6 +181,37 @@ def test_review_fuses_with_what_is_deeper():
   np.testing.assert_array_equal(by_student.features["f0"], 0)
 
 
+@pytest.mark.parametrize("name", ("fitnet", "afd"))
+def test_float64_stays_float64(name):
+  """Of features, parameters and batch statistics; else differences are noise."""
+  with jax.enable_x64(True):
+    student, teacher = jax.tree.map(jnp.float64, (STUDENT, WIDE))
+    objective = getattr(objectives, name)()
+    params, state = objective.init(KEY, student, teacher)
+
+    @jax.jit
+    def along(step):
+      def loss(step):
+        features = jax.tree.map(
+          lambda x: x + step * jnp.cos(x), student.features
+        )
+        moved = student._replace(features=features)
+        value, after, _ = objective.apply(
+          params, state, moved, teacher, BATCH, KEY
+        )
+        return value, after
+
+      return jax.jvp(loss, (step,), (1.0,))
+
+    (value, after), (slope, _) = along(0.0)
+    ahead, behind = (float(along(step)[0][0]) for step in (1e-6, -1e-6))
+  assert value.dtype == np.float64
+  np.testing.assert_allclose((ahead - behind) / 2e-6, slope, rtol=1e-6)
+  assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(
+    lambda x: x.dtype, state
+  )
+
+
 @pytest.mark.parametrize("name", [*ALL, "review_kd"])
 def test_units_are_maps_of_one_position(name):
   """Every method takes an MLP, as far as shapes tell."""
