@@ -17,6 +17,8 @@ from experiments import _compare_training
 from experiments._compare_job import Job
 from experiments._compare_job import cell_file
 from experiments._compare_job import load_variables
+from experiments._compare_job import restore
+from experiments._compare_job import save
 from experiments._compare_job import save_variables
 from experiments._compare_job import students_folder
 from experiments._compare_job import write_json
@@ -187,10 +189,8 @@ class Training:
     """
     job, every = self.job, self.epochs
     rounds, first, history = self.lesson.epochs // every, 0, []
-    checkpoints = None
     if folder and folder.exists():
-      checkpoints = training.Checkpoints(folder, keep=1)
-      first, self.state, history = checkpoints.restore(self.state) or (
+      first, self.state, history = restore(folder, self.state) or (
         0,
         self.state,
         [],
@@ -224,11 +224,8 @@ class Training:
       job.progress(every * self.steps * self.seeds, note)
       late = time.monotonic() - saved > job.config.checkpoint_seconds
       if folder and late and number + 1 < rounds:
-        checkpoints = checkpoints or training.Checkpoints(folder, keep=1)
-        checkpoints.save(number + 1, self.state, history)
+        save(folder, number + 1, self.state, history)
         saved = time.monotonic()
-    if checkpoints:
-      checkpoints.close()
     return history
 
   def look(self, targets: Any) -> dict[str, Any]:

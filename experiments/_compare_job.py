@@ -114,17 +114,34 @@ def students_folder(job: Job, file: pathlib.Path) -> pathlib.Path:
   return job.run.path / "students" / file.parent.name / file.stem
 
 
+# Orbax numbers the writes of a process: those of two threads at once wait for
+# each other's directories until they time out.
+_WRITING = threading.Lock()
+
+
+def save(
+  folder: pathlib.Path, step: int, tree: Any, position: Any = None
+) -> None:
+  """Saves a checkpoint, in place of the one before."""
+  with _WRITING, training.Checkpoints(folder, keep=1) as checkpoints:
+    checkpoints.save(step, tree, position)
+
+
+def restore(folder: pathlib.Path, template: Any) -> Any:
+  """The last checkpoint, or None."""
+  with _WRITING, training.Checkpoints(folder, keep=1) as checkpoints:
+    return checkpoints.restore(template)
+
+
 def save_variables(folder: pathlib.Path, variables: Any) -> None:
   """Saves a network, replacing what a killed run may have left."""
   shutil.rmtree(folder, ignore_errors=True)
-  with training.Checkpoints(folder) as checkpoints:
-    checkpoints.save(0, variables)
+  save(folder, 0, variables)
 
 
 def load_variables(folder: pathlib.Path, template: Any) -> Any:
   """Loads a network of the template's shapes."""
-  with training.Checkpoints(folder) as checkpoints:
-    restored = checkpoints.restore(template)
+  restored = restore(folder, template)
   if restored is None:
     raise FileNotFoundError(f"{folder} holds no network; delete the folder.")
   return restored.tree

@@ -6,6 +6,7 @@ import inspect
 import json
 import shutil
 import sys
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,19 @@ def test_a_cell_that_fails_does_not_stop_the_others(
   assert "convnet" not in report
 
 
+def test_cells_that_save_at_the_same_time_wait_for_each_other(tmp_path):
+  def save(number):
+    folder, tree = tmp_path / str(number), {"x": jnp.full(3, number)}
+    for step in range(4):
+      _compare_job.save(folder, step, tree, [step])
+    return _compare_job.restore(folder, tree)
+
+  with futures.ThreadPoolExecutor(4) as pool:
+    for number, restored in enumerate(pool.map(save, range(4))):
+      assert (restored.step, restored.position) == (3, [3])
+      assert restored.tree["x"].tolist() == [number] * 3
+
+
 def test_json_has_no_infinity():
   value = {"low": float("-inf"), "many": [float("nan"), 1.5], "name": "x"}
   expected = {"low": None, "many": [None, 1.5], "name": "x"}
@@ -291,6 +305,18 @@ def test_first_stages_learn_at_the_published_rate(method, student, rate):
   optimizer = course.initialization.optimizer
   updates, _ = optimizer.update(params, optimizer.init(params), params)
   np.testing.assert_allclose(updates["x"], -rate * 1.0005, rtol=1e-6)
+
+
+def test_images_are_resized_everywhere():
+  config = dataclasses.replace(compare.resolve(SMALL), image_size=4)
+  data = _compare_data.load_data(config)
+  for part in (data.train, data.students, data.held_out):
+    assert part["image"].shape[-3:] == (4, 4, 1)
+  whole = _compare_data.load_data(compare.resolve(SMALL)).train["image"]
+  assert data.train["image"].dtype == whole.dtype
+  np.testing.assert_allclose(
+    data.train["image"].mean(), whole.mean(), rtol=0.05
+  )
 
 
 def test_views_keep_the_shape():
