@@ -60,8 +60,16 @@ def load_data(config: Any) -> Data:
   source = kdata.load(config.dataset, "train", data_dir=config.data_dir)
   test = kdata.load(config.dataset, "test", data_dir=config.data_dir)
   train, validation = kdata.split(source, config.validation_fraction)
-  held_out = [kdata.as_arrays(x) for x in (validation, test) if len(x)]
-  arrays = kdata.as_arrays(train)
+
+  def read(source: kdata.Source) -> dict[str, Any]:
+    arrays = kdata.as_arrays(source)
+    if not config.image_size:
+      return arrays
+    shape = config.image_size, config.image_size
+    return arrays | {"image": np.asarray(resize(arrays["image"], shape))}
+
+  held_out = [read(x) for x in (validation, test) if len(x)]
+  arrays = read(train)
   arrays, held_out = jax.device_put(
     (arrays, {k: np.concatenate([x[k] for x in held_out]) for k in arrays})
   )
@@ -69,7 +77,7 @@ def load_data(config: Any) -> Data:
   if config.examples_per_class:
     count, seeds = config.examples_per_class, range(config.seeds)
     few = [
-      kdata.as_arrays(kdata.few_per_class(train, count, seed=config.seed + i))
+      read(kdata.few_per_class(train, count, seed=config.seed + i))
       for i in seeds
     ]
     orders = [np.argsort(x["label"], kind="stable") for x in few]
@@ -84,15 +92,21 @@ def load_data(config: Any) -> Data:
   return Data(arrays, students, held_out, len(validation), classes)
 
 
+def resize(images: Any, shape: tuple[int, int]) -> Any:
+  """Resizes many images, some at a time."""
+  return jax.lax.map(
+    lambda image: kdata.resize(image[None], shape)[0], images, batch_size=100
+  )
+
+
 def resize_held_out(data: Data, shape: tuple[int, int]) -> Data:
   """Brings held-out images to the size of those that a recipe crops."""
   images = data.held_out["image"]
   if images.shape[1:3] == shape:
     return data
-  images = jax.lax.map(
-    lambda image: kdata.resize(image[None], shape)[0], images, batch_size=100
+  return data._replace(
+    held_out=data.held_out | {"image": resize(images, shape)}
   )
-  return data._replace(held_out=data.held_out | {"image": images})
 
 
 def make_views(

@@ -377,6 +377,7 @@ def setting(job: Any) -> str:
       "drawn anew for each seed"
     )
   held = data.validation_size
+  height, width = data.train["image"].shape[1:3]
   recipe = {
     "cifar100": "RepDistiller's protocol",
     "function_matching": "big_vision's function matching",
@@ -384,7 +385,8 @@ def setting(job: Any) -> str:
   return (
     f"Teachers see {len(data.train['label'])} labelled images, students {few}; "
     f"{held or 'no'} images are held out for validation, and "
-    f"{len(data.test_labels)} for the test. {recipe}: {config.epochs} "
+    f"{len(data.test_labels)} for the test, all of {height}x{width} pixels. "
+    f"{recipe}: {config.epochs} "
     f"epochs, {config.seeds} seeds, {config.dtype}. Seed i has the same "
     "initial weights, images, order and shifts under every method. The weights "
     "of the methods are the published ones (`kdjax.objectives.PRESETS`); "

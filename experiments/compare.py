@@ -112,6 +112,8 @@ class Config:
       CPU one for each core, of which a cell uses little more than one.
     dataset: digits, or the name of a set that tfds has prepared.
     data_dir: where tfds keeps its prepared sets.
+    image_size: images are first resized to so many pixels a side; 0: they keep
+      their size.
     examples_per_class: images of each class that a student sees, drawn by its
       seed; 0: all that the teacher saw.
     validation_fraction: part of the training images that is held out; 0: none,
@@ -140,6 +142,7 @@ class Config:
   workers: int | None = None
   dataset: str | None = None
   data_dir: str | None = None
+  image_size: int = 0
   examples_per_class: int | None = None
   validation_fraction: float | None = None
   epochs: int | None = None
@@ -203,7 +206,7 @@ def resolve(flags: Config) -> Any:
     _run.expect_multiple(config, name, "evaluate_every")
   for name in ("seeds", "workers"):
     _run.expect_positive(config, name)
-  for name in ("examples_per_class", "shift"):
+  for name in ("examples_per_class", "image_size", "shift"):
     _run.expect(config, name, getattr(config, name) >= 0, "0 or more")
   met = 0 <= config.validation_fraction < 1
   _run.expect(config, "validation_fraction", met, "0 or more, and less than 1")
