@@ -185,7 +185,7 @@ def wkd_feature_loss(
     teacher_features: of the same shape; they receive no gradient.
     mean_weight: lambda. May be traced.
     grid: how many rows and columns of cells; 1 is the whole map.
-    eps: added to the variances.
+    eps: added to the variances. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -195,7 +195,8 @@ def wkd_feature_loss(
     fall to 0 along half a cosine (after epoch 150 of 240 for CIFAR-100).
 
   Raises:
-    ValueError: if the shapes differ or the grid is finer than the map.
+    ValueError: if the shapes differ, the grid is finer than the map, the
+      weight is no scalar or a static eps not above 0.
 
   The mean over the batch is the authors' value; the variance divides by n - 1.
   A cell of one position, where theirs is NaN, has variance 0.
@@ -216,7 +217,10 @@ def wkd_feature_loss(
     raise ValueError(
       f"wkd_feature_loss: grid is {grid}; expected at most the map's {size}."
     )
+  check_positive("eps", eps)
   pair = as_pair(student_features, teacher_features, stop_teacher_gradient)
+  mean_weight = as_number("mean_weight", mean_weight, pair[0].dtype)
+  eps = as_number("eps", eps, pair[0].dtype)
   rows, columns = (
     [slice(i * n // grid, -(-(i + 1) * n // grid)) for i in range(grid)]
     for n in size

@@ -166,6 +166,10 @@ def test_a_position_has_no_variance():
 def test_errors():
   with pytest.raises(ValueError, match="grid is 5; expected at most"):
     wkd_feature_loss(MAPS, TEACHER_MAPS, grid=5)
+  with pytest.raises(ValueError, match=r"mean_weight has shape \(3,\)"):
+    wkd_feature_loss(MAPS, TEACHER_MAPS, mean_weight=np.ones(3))
+  with pytest.raises(ValueError, match="eps is 0"):
+    wkd_feature_loss(MAPS, TEACHER_MAPS, eps=0)
   with pytest.raises(ValueError, match="iterations is 0; expected"):
     wkd_logit_loss(STUDENT, TEACHER, LABELS, COST, iterations=0)
   with pytest.raises(ValueError, match=r"regularization has shape \(6,\)"):
