@@ -181,9 +181,9 @@ def test_review_fuses_with_what_is_deeper():
   np.testing.assert_array_equal(by_student.features["f0"], 0)
 
 
-@pytest.mark.parametrize("name", ("fitnet", "afd"))
+@pytest.mark.parametrize("name", ["fitnet", "afd"])
 def test_float64_stays_float64(name):
-  """Of features, parameters and batch statistics; else differences are noise."""
+  """Of features, parameters and statistics; else differences are noise."""
   with jax.enable_x64(True):
     student, teacher = jax.tree.map(jnp.float64, (STUDENT, WIDE))
     objective = getattr(objectives, name)()
