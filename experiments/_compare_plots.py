@@ -111,10 +111,12 @@ def gain_bars(
   """
   names = sorted(gains, key=lambda name: -gains[name].mean)
   # A method that fails would hide the differences of the others.
-  top = max(1.0, *(interval.mean for interval in gains.values()))
   ends = np.array([interval[1:] for interval in gains.values()])
   ends = np.append(ends[np.isfinite(ends)], [x.mean for x in gains.values()])
-  floor, ceiling = np.clip([min(ends.min(), 0), ends.max()], -4 * top, 4 * top)
+  scale = max(1.0, np.median(np.abs(ends)), *(x.mean for x in gains.values()))
+  floor = max(-4 * scale, min(ends.min(), 0.0))
+  ceiling = min(2 * scale, max(ends.max(), 0.0))
+  margin = 0.02 * (ceiling - floor)
   size = {"width": 7.2, "height": 1.5 + 0.24 * len(names)}
   with figure(path, **size) as (canvas, axes):
     for i, name in enumerate(names):
@@ -139,7 +141,7 @@ def gain_bars(
       xlabel="gain over scratch, points of test accuracy",
       title=title,
       ylim=(len(names) - 0.4, -0.6),
-      xlim=(1.02 * floor - 0.03 * top, max(1.02 * ceiling, 0) + 0.03 * top),
+      xlim=(floor - margin, ceiling + margin),
     )
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
