@@ -91,9 +91,9 @@ def load_torch(
         shape = tuple(tensor.shape)
         problems.append(f"{key} has shape {shape}; expected {expected}")
       else:
-        values.append((variable, np.asarray(tensor).transpose(axes)))
+        values.append((variable, _as_array(tensor).transpose(axes)))
   problems += [
-    f"{key} is left over, of shape {tuple(tensor.shape)}"
+    f"{key} is left over, {_describe(tensor)}"
     for key, tensor in tensors.items()
     if not key.endswith(".num_batches_tracked")
   ]
@@ -107,6 +107,22 @@ def load_torch(
   for variable, value in values:
     variable.set_value(jnp.asarray(value, variable.dtype))
   return model
+
+
+def _as_array(tensor: Any) -> np.ndarray:
+  """A tensor's numbers, also where NumPy has no such dtype or PyTorch a graph."""
+  if hasattr(tensor, "detach"):
+    tensor = tensor.detach()
+    if "bfloat16" in str(tensor.dtype):
+      tensor = tensor.float()
+  return np.asarray(tensor)
+
+
+def _describe(value: Any) -> str:
+  """A value of a checkpoint, which may have more in it than tensors."""
+  if hasattr(value, "shape"):
+    return f"of shape {tuple(value.shape)}"
+  return f"of type {type(value).__name__}"
 
 
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:

@@ -45,6 +45,7 @@ IMAGENET = {
   ("deit-tiny", ()): 5_717_416,
   ("deit-tiny", (("distillation_token", True),)): 5_910_800,
   ("deit-small", ()): 22_050_664,
+  ("deit-small", (("distillation_token", True),)): 22_436_432,
 }
 
 

@@ -53,6 +53,18 @@ def test_a_file_round_trip(tmp_path):
     assert variable.dtype == jnp.float32
 
 
+def test_parameters_of_any_dtype_in_training_are_tensors_too():
+  torch = pytest.importorskip("torch")
+  model = _resnet()
+  state = {
+    key: torch.nn.Parameter(torch.tensor(value).bfloat16())
+    for key, value in published.state_dict(model).items()
+  }
+  nets.load_torch(model, state)
+  expected = state["fc.weight"].detach().float().numpy().T
+  np.testing.assert_array_equal(model.head.kernel[...], expected)
+
+
 def _resnet():
   return nnx.clone(published.abstract("resnet8"))
 
@@ -71,6 +83,10 @@ def _resnet():
     (
       lambda state: state.update({"layer4.0.bn1.bias": np.zeros(3)}),
       r"  layer4.0.bn1.bias is left over, of shape \(3,\)$",
+    ),
+    (
+      lambda state: state.update({"epoch": 240}),
+      r"  epoch is left over, of type int$",
     ),
     (lambda state: state.clear(), r"bias is missing(.|\n)*\.\.\. and 42 more"),
   ],
