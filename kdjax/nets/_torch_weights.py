@@ -110,7 +110,7 @@ def load_torch(
 
 
 def _as_array(tensor: Any) -> np.ndarray:
-  """A tensor's numbers, also where NumPy has no such dtype or PyTorch a graph."""
+  """A tensor, also of a dtype that NumPy lacks, or with a gradient to come."""
   if hasattr(tensor, "detach"):
     tensor = tensor.detach()
     if "bfloat16" in str(tensor.dtype):
