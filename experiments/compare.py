@@ -249,7 +249,8 @@ def execute(job: _compare_job.Job) -> dict[str, Any]:
 
   def attempt(pair: str, method: str) -> bool:
     try:
-      _compare_cells.run_cell(job, *pair.split(":"), method)
+      teacher, student = pair.split(":")
+      _compare_cells.run_cell(job, teacher, student, method)
     except futures.CancelledError:
       return False
     except Exception as error:
