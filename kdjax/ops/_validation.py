@@ -42,6 +42,11 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
     for name, parameter in signature.parameters.items()
     if (options := _array_annotations(parameter.annotation))
   }
+  optional = {
+    name
+    for name in specs
+    if types.NoneType in typing.get_args(signature.parameters[name].annotation)
+  }
   name_of_function = getattr(function, "__name__", repr(function))
 
   @functools.wraps(function)
@@ -50,8 +55,10 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
     sizes: dict[str, Any] = {}
     owners: dict[str, str] = {}
     for name, options in specs.items():
-      value = bound.arguments.get(name)
-      if value is None:
+      if name not in bound.arguments:
+        continue
+      value = bound.arguments[name]
+      if value is None and name in optional:
         continue
       if isinstance(value, np.ndarray | np.generic | int | float):
         value = bound.arguments[name] = _as_array(value, options)

@@ -39,6 +39,7 @@ def test_numpy_arrays_and_python_numbers_become_arrays():
     ),
     ((np.ones(()), np.ones(())), ValueError, r"first has shape \(\)"),
     (([1.0], [1.0]), TypeError, "first is a list; expected a JAX or NumPy"),
+    ((np.ones(3), None), TypeError, "second is a NoneType; expected a JAX or"),
     ((np.arange(3), np.ones(3)), TypeError, "first has dtype int32; expected"),
     (
       (np.ones((2, 3)), np.ones((2, 3)), np.zeros(3, int)),
