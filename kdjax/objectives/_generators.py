@@ -236,7 +236,7 @@ def _patches(
   sides = []
   for role, outputs in (("student", student), ("teacher", teacher)):
     names = sorted(outputs.features)
-    chosen = [outputs.features[name] for name in [*names[:2], names[-1]]]
+    chosen = [outputs.features[name] for name in [*names[:2], *names[-1:]]]
     if len(names) < 2 or any(x.ndim != 3 for x in chosen):
       shapes = [x.shape for x in chosen]
       raise ValueError(

@@ -18,6 +18,7 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import field_of
+from kdjax.objectives._stages import last_feature
 from kdjax.objectives._stages import last_maps
 from kdjax.objectives._stages import to_smaller
 from kdjax.ops._validation import check_integer
@@ -200,7 +201,7 @@ def _last_maps(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
 
 
 def _check_pooled(role: str, outputs: Outputs) -> None:
-  shape = outputs.features[max(outputs.features)].shape
+  shape = last_feature(role, outputs).shape
   if len(shape) == 3:
     raise ValueError(
       f"{role} has tokens of shape {shape} as last features; expected maps "

@@ -15,6 +15,7 @@ from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import as_map
+from kdjax.objectives._stages import last_feature
 from kdjax.objectives._stages import matched_stages
 
 _FINAL_GRID = 7
@@ -56,8 +57,8 @@ def ofa(*, eps: ArrayLike = 1.5, axis_name: str | None = None) -> Objective:
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     classes = student.logits.shape[-1]
-    width = max(_embedding_width(student), _embedding_width(teacher))
     names = _stage_names(student)
+    width = max(_width(student), _width(teacher))
     heads: list[nnx.Module] = []
     for deeper, name in zip(reversed(range(len(names))), names, strict=True):
       shape = student.features[name].shape
@@ -213,10 +214,13 @@ def _linear(
   return nnx.Linear(inputs, outputs, kernel_init=_NARROW, rngs=rngs, **options)
 
 
-def _embedding_width(outputs: Any) -> int:
+def _width(outputs: Any) -> int:
+  """Of what the classifier sees; 0 if there are logits only, as of a cache."""
   if outputs.embedding is not None:
     return outputs.embedding.shape[-1]
-  return outputs.features[max(outputs.features)].shape[-1]
+  if outputs.features:
+    return last_feature("network", outputs).shape[-1]
+  return 0
 
 
 def _stage_names(student: Any) -> list[str]:

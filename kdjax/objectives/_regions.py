@@ -14,6 +14,7 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import field_of
+from kdjax.objectives._stages import last_feature
 
 
 def sdd(
@@ -39,8 +40,8 @@ def sdd(
     An objective; its published weight is the inner loss's.
 
   Raises:
-    ValueError: from `apply`, if a network returns no classifier, tokens for
-      maps, or a last map whose mean the classifier does not take.
+    ValueError: from `apply`, if a network returns no classifier, no features,
+      tokens for maps, or a last map whose mean the classifier does not take.
 
   References:
     Wei, Luo and Luo, `Scaled decoupled distillation
@@ -48,7 +49,7 @@ def sdd(
   """
 
   def logits_of(role: str, outputs: Outputs) -> Array:
-    feature = outputs.features[max(outputs.features)]
+    feature = last_feature(role, outputs)
     kernel, bias = field_of(role, outputs, "classifier")
     if feature.ndim == 3 or feature.shape[-1] != kernel.shape[0]:
       raise ValueError(

@@ -18,6 +18,7 @@ from kdjax.nets import Outputs
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._select import select_embeddings
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import matched_stages
@@ -207,7 +208,7 @@ def irg(
     stages out. Published weight: 1, with the defaults here.
 
   Raises:
-    ValueError: from `apply`, if a network has no features.
+    ValueError: from `apply`, if a network has no features or no embedding.
 
   Examples:
     >>> objective = irg()
@@ -278,7 +279,6 @@ def _embedded(
 
 def _graph(student: Outputs, teacher: Outputs, batch: Any) -> tuple[Any, ...]:
   """Selects embeddings, the maps of the last two stages, and logits."""
-  del batch
   stages = matched_stages(student, teacher)[-2:]
   maps: list[Any] = [None, None]
   if len(stages) == 2:
@@ -287,4 +287,4 @@ def _graph(student: Outputs, teacher: Outputs, batch: Any) -> tuple[Any, ...]:
       for side, outputs in enumerate((student, teacher))
     ]
   logits = student.logits, teacher.logits
-  return student.embedding, teacher.embedding, *maps, *logits
+  return *select_embeddings(student, teacher, batch), *maps, *logits

@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
+from kdjax.objectives._stages import field_of
 
 Selector = Callable[[Outputs, Any, Any], tuple[Any, ...]]
 
@@ -106,6 +107,9 @@ def select_embeddings(
   Returns:
     What the two classifier heads see, `[batch, width]` each.
 
+  Raises:
+    ValueError: if a network returns no embedding.
+
   Examples:
     >>> student = Outputs(jnp.zeros(2), {}, jnp.array([1.0]))
     >>> teacher = Outputs(jnp.zeros(2), {}, jnp.array([2.0]))
@@ -116,7 +120,10 @@ def select_embeddings(
     The argument order of :mod:`kdjax.distillation`.
   """
   del batch
-  return student.embedding, teacher.embedding
+  return (
+    field_of("student", student, "embedding"),
+    field_of("teacher", teacher, "embedding"),
+  )
 
 
 def select_features(student: str, teacher: str | None = None) -> Selector:

@@ -83,6 +83,11 @@ def field_of(role: str, outputs: Outputs, side: str) -> Any:
   return values
 
 
+def last_feature(role: str, outputs: Outputs) -> Array:
+  """The deepest feature of a network, as it gives it."""
+  return outputs.features[_stages(role, outputs)[-1]]
+
+
 def to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
   """Averages the larger of two maps to the size of the smaller."""
   ours, theirs = student.shape[1:3], teacher.shape[1:3]

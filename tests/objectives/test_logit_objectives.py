@@ -88,6 +88,15 @@ def test_a_merged_token_sees_its_own_four_patches():
   np.testing.assert_array_equal(changed[0], [False, True, False, False])
 
 
+def test_ofa_needs_nothing_of_the_teacher_but_logits():
+  """A cache has no more, and the student's width will do."""
+  student = network((4, 4, 3), (2, 2, 5), width=5)
+  teacher = Outputs(student.logits[::-1], {}, None)
+  params, value = loss_of(ofa(), student, teacher)
+  assert np.isfinite(value)
+  assert params[0]["classifier"]["kernel"].shape == (5, 3)
+
+
 def test_ofa_without_features_is_refused():
   with pytest.raises(ValueError, match="student has no features"):
     ofa().init(KEY, network(), network((2, 2, 3)))

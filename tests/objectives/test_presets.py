@@ -1,6 +1,7 @@
 """Every preset makes an objective that trains, on one device and on eight."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,25 @@ def test_the_table_says_what_the_authors_weigh():
     assert (row.cross_entropy, row.kd) == (ce, kd)
     assert weight is None or row.weight == weight
     assert row.source
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_logits_alone_are_enough_or_what_lacks_is_named(name):
+  bare = Outputs(jnp.zeros((EXAMPLES, CLASSES)), {}, None)
+  for initialization in {False, PRESETS[name].initialization is not None}:
+    objective = preset(
+      name,
+      initialization=initialization,
+      steps_per_epoch=2,
+      num_examples=2 * EXAMPLES,
+    )
+    error = "student has no fault"
+    try:
+      params, state = jax.eval_shape(objective.init, KEY, bare, bare)
+      jax.eval_shape(objective.apply, params, state, bare, bare, BATCH, KEY)
+    except ValueError as caught:
+      error = str(caught)
+    assert re.search("has (no|the views \\[]|features \\[])", error)
 
 
 def test_a_name_that_is_none_is_refused():
