@@ -137,10 +137,13 @@ def vitkd(
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(_patches, student, teacher)
-    inputs, outputs = ours[-1].shape[-1], theirs[-1].shape[-1]
+    pairs = zip(ours, theirs, strict=True)
+    widths = [(a.shape[-1], b.shape[-1]) for a, b in pairs]
+    outputs = widths[-1][1]
     projectors = [
-      nnx.Linear(inputs, outputs, rngs=rngs)
-      for _ in (ours if inputs != outputs else ())
+      nnx.Linear(*pair, rngs=rngs)
+      for pair in widths
+      if any(a != b for a, b in widths)
     ]
     return nnx.Dict(
       projectors=nnx.List(projectors),

@@ -265,9 +265,10 @@ def _similarities(
   counts = gather_batch(mask, axis_name)
   products = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
   products = jnp.sort(jnp.where(counts[None], products, jnp.inf), -1)
-  last = jnp.maximum(jnp.sum(counts) - 1, 0)
+  count = jnp.sum(counts)
+  last = jnp.maximum(count - 1, 0)
   # What is masked is sorted behind the last one, and never looked at.
-  products = jnp.where(jnp.arange(len(counts))[None] <= last, products, 0.0)
+  products = jnp.where(jnp.arange(len(counts))[None] < count, products, 0.0)
   position = jnp.linspace(0.0, 1.0, samples) * last
   below = jnp.floor(position).astype(int)
   share = (position - below)[None]

@@ -193,6 +193,14 @@ def test_vitkd_mimics_low_layers_and_generates_the_last():
     vitkd().init(KEY, VIT, network(40, (4, 6), (4, 6)))
 
 
+def test_vitkd_projects_each_layer_from_its_own_width():
+  student = network(70, (10, 3), (10, 4), (10, 6))
+  params, _ = vitkd().init(KEY, student, WIDE_VIT)
+  assert params["projectors"][0]["kernel"].shape == (3, 6)
+  assert params["projectors"][2]["kernel"].shape == (6, 6)
+  assert np.isfinite(run(vitkd(), student, WIDE_VIT))
+
+
 def test_semckd_takes_any_batch_in_any_order():
   maps, mask = STUDENT.features["f1"], BATCH["mask"]
   describe = jax.jit(_similarities, static_argnums=(1, 3))
@@ -217,6 +225,9 @@ def test_semckd_takes_any_batch_in_any_order():
     rtol=1e-4,
     atol=1e-4,
   )
+  # Of nothing that counts there are finite ones, whose gradient is 0.
+  nothing = describe(maps, 8, jnp.zeros(ROWS, bool), None)
+  np.testing.assert_array_equal(nothing, 0)
 
 
 def test_semckd_trains_all_its_parts():
