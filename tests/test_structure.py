@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-LOSS_AREAS = {"distillation", "adaptation"}
+LOSS_AREAS = {"distillation", "adaptation", "finetuning", "generalization"}
 # What each area may import: other areas of kdjax, then other packages. Names
 # in the last set are imported where they are used, not with the module.
 LOSSES_MAY = {"jax", "jaxtyping", "numpy"}
