@@ -1,0 +1,51 @@
+"""Fine-tuning: from a pretrained network to a task, and from which network.
+
+Penalties and losses that keep what was pretrained, and scores that tell how
+well it will transfer. All are pure: arrays in, arrays out.
+"""
+
+from kdjax.finetuning._bi_tuning import KeyQueue
+from kdjax.finetuning._bi_tuning import categorical_contrastive_loss
+from kdjax.finetuning._bi_tuning import contrastive_cross_entropy_loss
+from kdjax.finetuning._bi_tuning import enqueue_keys
+from kdjax.finetuning._bi_tuning import homogeneous_directions
+from kdjax.finetuning._bi_tuning import key_queue
+from kdjax.finetuning._co_tuning import co_tuning_loss
+from kdjax.finetuning._co_tuning import co_tuning_targets
+from kdjax.finetuning._evidence import logme
+from kdjax.finetuning._label_scores import leep
+from kdjax.finetuning._label_scores import nce
+from kdjax.finetuning._ranking import TeacherRanking
+from kdjax.finetuning._ranking import rank_teachers
+from kdjax.finetuning._scatter_scores import h_score
+from kdjax.finetuning._scatter_scores import transrate
+from kdjax.finetuning._starting_point import bss_loss
+from kdjax.finetuning._starting_point import delta_channel_attention
+from kdjax.finetuning._starting_point import delta_loss
+from kdjax.finetuning._starting_point import l2_sp
+from kdjax.finetuning._stochnorm import StochNorm
+from kdjax.finetuning._stochnorm import stochnorm
+
+__all__ = (
+  "KeyQueue",
+  "StochNorm",
+  "TeacherRanking",
+  "bss_loss",
+  "categorical_contrastive_loss",
+  "co_tuning_loss",
+  "co_tuning_targets",
+  "contrastive_cross_entropy_loss",
+  "delta_channel_attention",
+  "delta_loss",
+  "enqueue_keys",
+  "h_score",
+  "homogeneous_directions",
+  "key_queue",
+  "l2_sp",
+  "leep",
+  "logme",
+  "nce",
+  "rank_teachers",
+  "stochnorm",
+  "transrate",
+)

@@ -1,0 +1,167 @@
+"""Bi-Tuning's losses in NumPy, and its queue as a loop would fill it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.finetuning import KeyQueue
+from kdjax.finetuning import categorical_contrastive_loss
+from kdjax.finetuning import contrastive_cross_entropy_loss
+from kdjax.finetuning import enqueue_keys
+from kdjax.finetuning import homogeneous_directions
+from kdjax.finetuning import key_queue
+from tests import laws
+
+RNG = np.random.default_rng(0)
+CLASSES, SIZE, DIMS = 3, 4, 5
+
+
+def directions(*shape):
+  x = RNG.normal(size=shape)
+  return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+LABELS = RNG.permutation(np.arange(16) % CLASSES)
+QUERIES, KEYS = directions(16, DIMS), directions(16, DIMS)
+QUEUE, HEAD = directions(CLASSES, SIZE, DIMS), directions(CLASSES, DIMS)
+
+
+def classifier_side(features, unused, labels, queue, head, **options):
+  del unused
+  return contrastive_cross_entropy_loss(
+    features, labels, queue, head, **options
+  )
+
+
+CASES = {
+  "projector": laws.Case(
+    categorical_contrastive_loss,
+    (QUERIES, KEYS, LABELS, QUEUE),
+    {"temperature": 0.3},
+    shared=(3,),
+  ),
+  "classifier": laws.Case(
+    classifier_side,
+    (QUERIES, KEYS, LABELS, QUEUE, HEAD),
+    {"temperature": 0.3},
+    shared=(3, 4),
+  ),
+}
+
+
+@pytest.mark.parametrize("law", laws.LAWS)
+@pytest.mark.parametrize("name", CASES)
+def test_law(name, law):
+  law(CASES[name])
+
+
+def oracle(own, anchor, label, temperature):
+  scores = np.float64(QUEUE) @ np.float64(anchor) / temperature
+  every = np.concatenate([[own / temperature], scores.ravel()])
+  log_p = every - np.log(np.exp(every).sum())
+  uniform = np.zeros((CLASSES, SIZE))
+  uniform[label] = 1
+  uniform = np.concatenate([[1.0], uniform.ravel()]) / (SIZE + 1)
+  kept = uniform > 0
+  return np.sum(uniform[kept] * (np.log(uniform[kept]) - log_p[kept]))
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_losses_equal_numpy(temperature):
+  projector, classifier = [], []
+  for x, k, y in zip(QUERIES, KEYS, LABELS, strict=True):
+    projector.append(oracle(np.float64(x) @ k, x, y, temperature))
+    classifier.append(oracle(np.float64(x) @ HEAD[y], HEAD[y], y, temperature))
+  np.testing.assert_allclose(
+    categorical_contrastive_loss(
+      QUERIES, KEYS, LABELS, QUEUE, temperature=temperature
+    ),
+    projector,
+    rtol=2e-5,
+  )
+  np.testing.assert_allclose(
+    contrastive_cross_entropy_loss(
+      QUERIES, LABELS, QUEUE, HEAD, temperature=temperature
+    ),
+    classifier,
+    rtol=2e-5,
+  )
+
+
+def test_what_gets_a_gradient():
+  def loss(head, queue, **options):
+    return jnp.sum(
+      contrastive_cross_entropy_loss(QUERIES, LABELS, queue, head, **options)
+    )
+
+  head, queue = jnp.asarray(HEAD), jnp.asarray(QUEUE)
+  for gradient in jax.grad(loss, (0, 1))(head, queue):
+    assert not np.any(gradient)
+  assert np.any(jax.grad(loss)(head, queue, stop_head_gradient=False))
+
+
+def fill(keys, position, new, labels):
+  keys, position = keys.copy(), position.copy()
+  for key, label in zip(new, labels, strict=True):
+    keys[label, position[label]] = key
+    position[label] = (position[label] + 1) % keys.shape[1]
+  return keys, position
+
+
+def test_queue_equals_a_loop():
+  """With more keys of a class than it holds, and masked ones."""
+  start = KeyQueue(jnp.asarray(QUEUE), jnp.array([3, 0, 2]))
+  labels = np.array([0, 1, 1, 1, 1, 1, 1, 0, 2, 1, 0, 0, 0, 0, 0, 2])
+  where = np.arange(16) != 7
+  run = jax.jit(enqueue_keys)
+  for mask in (None, where):
+    kept = slice(None) if mask is None else mask
+    expected = fill(QUEUE, np.array([3, 0, 2]), KEYS[kept], labels[kept])
+    result = run(start, KEYS, labels, where=mask)
+    for a, b in zip(result, expected, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_queue_is_the_same_on_all_devices():
+  queue = key_queue(jax.random.key(0), CLASSES, DIMS, size=SIZE)
+  expected = enqueue_keys(queue, KEYS, LABELS)
+  split = [x.reshape(8, 2, *x.shape[1:]) for x in (KEYS, LABELS)]
+  results = jax.vmap(
+    lambda k, y: enqueue_keys(queue, k, y, axis_name="batch"),
+    axis_name="batch",
+  )(*split)
+  for a, b in zip(results, expected, strict=True):
+    np.testing.assert_array_equal(a, np.broadcast_to(b, a.shape))
+
+
+def test_a_new_queue_holds_directions():
+  queue = key_queue(jax.random.key(0), 2, 3)
+  assert queue.keys.shape == (2, 40, 3)
+  np.testing.assert_allclose(
+    np.linalg.norm(queue.keys, axis=-1), 1.0, rtol=1e-5
+  )
+
+
+def test_homogeneous_directions():
+  rows, offsets = RNG.normal(size=(4, 3)), RNG.normal(size=4)
+  x = np.concatenate([rows, offsets[:, None]], 1)
+  expected = x / np.linalg.norm(x, axis=1, keepdims=True)
+  result = homogeneous_directions(jnp.float32(rows), jnp.float32(offsets))
+  np.testing.assert_allclose(result, expected, rtol=1e-5)
+  zero = jax.grad(lambda x: jnp.sum(homogeneous_directions(x, jnp.zeros(1))))(
+    jnp.zeros((1, 2))
+  )
+  assert np.all(np.isfinite(zero))
+
+
+def test_errors_name_the_argument():
+  queue = KeyQueue(jnp.asarray(QUEUE), jnp.zeros(CLASSES, jnp.int32))
+  with pytest.raises(ValueError, match=r"keys has shape \(16, 4\); expected 5"):
+    enqueue_keys(queue, KEYS[:, :4], LABELS)
+  with pytest.raises(ValueError, match=r"size is 0; expected an integer"):
+    key_queue(jax.random.key(0), 2, 3, size=0)
+  with pytest.raises(ValueError, match=r"temperature is 0; expected"):
+    categorical_contrastive_loss(QUERIES, KEYS, LABELS, QUEUE, temperature=0)
+  with pytest.raises(ValueError, match=r"queue_keys has shape"):
+    categorical_contrastive_loss(QUERIES, KEYS, LABELS, QUEUE[..., :4])

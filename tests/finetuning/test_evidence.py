@@ -1,0 +1,140 @@
+"""LogME against the evidence itself, maximised by SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import optimize
+from scipy import stats
+
+from kdjax.finetuning import logme
+from tests import laws
+
+
+def problem(n=16, dims=5, classes=3, seed=0):
+  rng = np.random.default_rng(seed)
+  labels = rng.permutation(np.arange(n) % classes)
+  features = (
+    rng.normal(size=(n, dims)) + rng.normal(size=(classes, dims))[labels]
+  )
+  return features, labels
+
+
+FEATURES, LABELS = problem()
+LOGME = jax.jit(logme)
+
+
+def of_features(features, unused, labels, **options):
+  del unused
+  return logme(features, labels, num_classes=3, **options)
+
+
+ROWS = np.float32(FEATURES)
+CASE = laws.Case(of_features, (ROWS, ROWS, LABELS), coupled=True)
+
+
+@pytest.mark.parametrize("law", laws.LAWS)
+def test_law(law):
+  law(CASE)
+
+
+def oracle(features, targets):
+  """The density of y under N(0, I / beta + F F' / alpha), at its best."""
+  kernel = features @ features.T
+
+  def loss(logs, y):
+    alpha, beta = np.exp(logs)
+    covariance = np.eye(len(y)) / beta + kernel / alpha
+    return -stats.multivariate_normal.logpdf(y, cov=covariance)
+
+  best = []
+  for y in targets.T:
+    found = optimize.minimize(
+      loss,
+      [0.0, 0.0],
+      (y,),
+      "Nelder-Mead",
+      options={"xatol": 1e-7, "fatol": 1e-12, "maxiter": 4000},
+    )
+    best.append(-found.fun / len(y))
+  return np.mean(best)
+
+
+@pytest.mark.parametrize("shape", [(30, 4, 3), (12, 20, 2), (15, 15, 4)])
+def test_classes_equal_the_maximised_evidence(shape):
+  """More dims than examples, too."""
+  features, labels = problem(*shape, seed=3)
+  expected = oracle(features, np.eye(shape[2])[labels])
+  with jax.enable_x64(True):
+    value = LOGME(features, labels)
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  single = LOGME(jnp.float32(features), labels)
+  np.testing.assert_allclose(single, expected, rtol=1e-4)
+
+
+def test_regression_equals_the_maximised_evidence():
+  features, _ = problem(25, 4)
+  noise = np.random.default_rng(1).normal(size=(25, 2))
+  targets = features @ np.ones((4, 2)) + noise
+  with jax.enable_x64(True):
+    value = LOGME(features, targets)
+    np.testing.assert_allclose(value, oracle(features, targets), rtol=1e-6)
+    np.testing.assert_allclose(
+      LOGME(features, targets[:, 0]),
+      oracle(features, targets[:, :1]),
+      rtol=1e-6,
+    )
+    check_grads(
+      jax.jit(logme),
+      (jnp.asarray(features), jnp.asarray(targets)),
+      1,
+      rtol=1e-3,
+    )
+
+
+def test_invariances():
+  features, labels = map(jnp.asarray, (FEATURES, LABELS))
+  rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0]
+  value = LOGME(features, labels)
+  for same in (features @ rotation, 30 * features, features[:, ::-1]):
+    np.testing.assert_allclose(LOGME(same, labels), value, rtol=1e-4)
+  np.testing.assert_allclose(LOGME(features, 2 - labels), value, rtol=1e-5)
+  # Equal columns are one direction, of twice the variance.
+  np.testing.assert_allclose(
+    LOGME(jnp.tile(features, 2), labels), value, rtol=1e-4
+  )
+
+
+def test_absent_classes_do_not_take_part():
+  """Known labels, and with them the number of classes."""
+  value = logme(FEATURES, 2 * LABELS)
+  np.testing.assert_allclose(value, LOGME(FEATURES, LABELS), rtol=1e-5)
+
+
+def test_degenerate_features():
+  labels = jnp.asarray(LABELS)
+  n = labels.size
+  for features in (
+    jnp.zeros((n, 3)),
+    jnp.ones((n, 3)),
+    1e4 * jnp.asarray(ROWS),
+    jnp.eye(3)[labels],  # a perfect fit
+    jnp.eye(n),
+  ):
+    value, gradient = jax.jit(jax.value_and_grad(logme))(features, labels)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+  # Nothing is known: each indicator has its own variance about 0.
+  shares = np.bincount(LABELS) / n
+  expected = np.mean(-0.5 * (np.log(2 * np.pi * shares) + 1))
+  np.testing.assert_allclose(
+    LOGME(jnp.zeros((n, 3)), labels), expected, rtol=1e-5
+  )
+
+
+def test_errors_name_the_argument():
+  with pytest.raises(ValueError, match=r"labels has shape \(3,\); expected"):
+    logme(ROWS, LABELS[:3])
+  with pytest.raises(TypeError, match="features has dtype int32"):
+    logme(jnp.ones((3, 2), jnp.int32), LABELS[:3])
