@@ -42,7 +42,7 @@ def logme(
   and nothing overfits. Higher is better.
 
   Args:
-    features: `[batch, dims]` of target examples, in any proportion.
+    features: `[batch, dims]` of target examples.
     labels: integers `[batch]`, or floats `[batch]` or `[batch, targets]`.
     num_classes: how many classes there are, which saves work under jit.
       Otherwise the largest label tells, or, for traced labels, there is room

@@ -42,7 +42,7 @@ def h_score(
   where a is 1, for features that look like noise of equal variances.
 
   Args:
-    features: `[batch, dims]` of target examples, in any proportion.
+    features: `[batch, dims]` of target examples.
     labels: `[batch]`.
     covariance: "empirical", or "ledoit-wolf" for the regularized H-score.
     num_classes: how many classes there are, which saves work under jit.
