@@ -15,6 +15,8 @@ from kdjax.training._ema import parameter_ema
 from kdjax.training._epochs import epoch_plan
 from kdjax.training._epochs import scan_epoch
 from kdjax.training._epochs import scan_evaluation
+from kdjax.training._fine_tuning import gradual_unfreezing
+from kdjax.training._fine_tuning import layerwise_learning_rates
 from kdjax.training._hand_over import hand_over
 from kdjax.training._models import Forward
 from kdjax.training._models import Model
@@ -55,9 +57,11 @@ __all__ = (
   "from_linen",
   "from_nnx",
   "function_matching_recipe",
+  "gradual_unfreezing",
   "grid",
   "hand_over",
   "init_train_state",
+  "layerwise_learning_rates",
   "make_dot_step",
   "make_eval_step",
   "make_train_step",
