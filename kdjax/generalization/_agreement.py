@@ -103,7 +103,8 @@ def andmask(
   """
   check_range("threshold", threshold, 0.0, 1.0)
 
-  def masked(stack: Array) -> Array:
+  def masked(stack: ArrayLike) -> Array:
+    stack = jnp.asarray(stack)
     values, share = _counted_domains(stack, where, axis_name)
     mean, agreement = _agreement(values, share, axis_name)
     limit = as_number("threshold", threshold, values.dtype)
@@ -165,7 +166,8 @@ def sandmask(
   check_range("threshold", threshold, 0.0, 1.0)
   check_positive("sharpness", sharpness)
 
-  def masked(stack: Array) -> Array:
+  def masked(stack: ArrayLike) -> Array:
+    stack = jnp.asarray(stack)
     values, share = _counted_domains(stack, where, axis_name)
     mean, agreement = _agreement(values, share, axis_name)
     count = total(jnp.sum(share > 0, dtype=values.dtype), axis_name)

@@ -90,6 +90,8 @@ def mldg(
   """
   check_positive("step_size", step_size)
 
+  params = jax.tree.map(jnp.asarray, params)
+
   def mean_loss(params: Any, batches: Any) -> Array:
     return jnp.mean(jax.vmap(loss_fn, (None, 0))(params, batches))
 
@@ -187,6 +189,7 @@ def fish(
   """
   check_positive("step_size", step_size)
   check_positive("meta_step_size", meta_step_size)
+  params = jax.tree.map(jnp.asarray, params)
   order = jnp.arange(jax.tree.leaves(batches)[0].shape[0])
   if key is not None:
     order = jax.random.permutation(key, order)

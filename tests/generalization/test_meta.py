@@ -1,0 +1,161 @@
+"""MLDG and Fish: gradients against closed forms, any Optax optimizer inside."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdjax.generalization import fish
+from kdjax.generalization import mldg
+
+RNG = np.random.default_rng(0)
+MATRICES = RNG.normal(size=(4, 3, 3))
+MATRICES = MATRICES @ MATRICES.transpose(0, 2, 1) / 3
+CENTRES = RNG.normal(size=(4, 3))
+PARAMS = RNG.normal(size=3)
+
+
+def loss_fn(params, batch):
+  """A quadratic, whose Hessian is the matrix."""
+  matrix, centre = batch
+  gap = params["w"] - centre
+  return 0.5 * gap @ matrix @ gap
+
+
+def batches(index):
+  return jnp.asarray(MATRICES[index]), jnp.asarray(CENTRES[index])
+
+
+def mean_gradient(w, index):
+  gaps = w - CENTRES[index]
+  return np.mean(np.einsum("dij,dj->di", MATRICES[index], gaps), 0)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_mldg_gradient_on_quadratics(first_order):
+  train, test = [0, 1, 2], [3]
+  with jax.enable_x64(True):
+    value, gradient = jax.jit(
+      jax.value_and_grad(
+        lambda p: mldg(
+          loss_fn,
+          p,
+          batches(train),
+          batches(test),
+          step_size=0.2,
+          beta=0.7,
+          first_order=first_order,
+        )
+      )
+    )({"w": jnp.asarray(PARAMS)})
+  adapted = PARAMS - 0.2 * mean_gradient(PARAMS, train)
+  losses = [
+    np.mean(
+      [0.5 * (w - CENTRES[i]) @ MATRICES[i] @ (w - CENTRES[i]) for i in x]
+    )
+    for w, x in ((PARAMS, train), (adapted, test))
+  ]
+  np.testing.assert_allclose(value, losses[0] + 0.7 * losses[1], rtol=1e-12)
+  through = np.eye(3)
+  if not first_order:
+    through -= 0.2 * MATRICES[train].mean(0)
+  expected = mean_gradient(PARAMS, train)
+  expected = expected + 0.7 * through @ mean_gradient(adapted, test)
+  np.testing.assert_allclose(gradient["w"], expected, rtol=1e-10)
+
+
+def optax_update(optimizer):
+  def inner_update(gradients, state, params):
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state
+
+  return inner_update
+
+
+def test_mldg_takes_an_optax_optimizer():
+  optimizer = optax.sgd(0.2, momentum=0.9)
+  params = {"w": jnp.float32(PARAMS)}
+  as_float32 = functools.partial(jax.tree.map, jnp.float32)
+  program = jax.jit(
+    lambda p, s: mldg(
+      loss_fn,
+      p,
+      as_float32(batches([0, 1])),
+      as_float32(batches([2, 3])),
+      inner_update=optax_update(optimizer),
+      inner_state=s,
+    )
+  )
+  plain = mldg(
+    loss_fn,
+    params,
+    as_float32(batches([0, 1])),
+    as_float32(batches([2, 3])),
+    step_size=0.2,
+  )
+  value = program(params, optimizer.init(params))
+  np.testing.assert_allclose(value, plain, rtol=1e-5)
+
+
+def test_fish_equals_a_loop_with_adam():
+  optimizer = optax.adam(0.05)
+  update = optax_update(optimizer)
+  with jax.enable_x64(True):
+    params = expected = {"w": jnp.asarray(PARAMS)}
+    state = wanted_state = optimizer.init(params)
+    program = jax.jit(functools.partial(fish, loss_fn, inner_update=update))
+    everything = batches(np.arange(4))
+    for _ in range(2):
+      params, state, losses = program(
+        params, everything, inner_state=state, meta_step_size=0.3
+      )
+      inner = expected
+      for d in range(4):
+        gradient = {"w": jnp.asarray(MATRICES[d] @ (inner["w"] - CENTRES[d]))}
+        inner, wanted_state = update(gradient, wanted_state, inner)
+      expected = {"w": expected["w"] + 0.3 * (inner["w"] - expected["w"])}
+    np.testing.assert_allclose(params["w"], expected["w"], rtol=1e-10)
+    assert losses.shape == (4,)
+
+
+def test_fish_raises_the_agreement_of_gradients():
+  """To second order, its step has the gradient of their inner products."""
+  step = 1e-3
+  with jax.enable_x64(True):
+    params = {"w": jnp.asarray(PARAMS)}
+    pair = batches([0, 1])
+    orders = [
+      fish(
+        loss_fn, params, jax.tree.map(lambda x, o=o: x[o], pair), step_size=step
+      )
+      for o in (jnp.array([0, 1]), jnp.array([1, 0]))
+    ]
+  moved = sum(np.asarray(o.params["w"]) for o in orders) / 2 - PARAMS
+  first, second = (MATRICES[d] @ (PARAMS - CENTRES[d]) for d in (0, 1))
+  inner_product = MATRICES[0] @ second + MATRICES[1] @ first
+  expected = 0.5 * (-step * (first + second) + step**2 / 2 * inner_product)
+  np.testing.assert_allclose(moved, expected, rtol=1e-9)
+
+
+def test_fish_draws_the_order():
+  params = {"w": jnp.float32(PARAMS)}
+  data = jax.tree.map(jnp.float32, batches(np.arange(4)))
+  program = jax.jit(functools.partial(fish, loss_fn, step_size=0.3))
+  results = [program(params, data, key=jax.random.key(k)) for k in range(3)]
+  assert len({tuple(np.asarray(r.params["w"])) for r in results}) > 1
+  # The losses stand in the order of the batch: the first to go is unmoved.
+  at_start = jax.vmap(loss_fn, (None, 0))(params, data)
+  for result in results:
+    assert np.isclose(result.losses, at_start, rtol=1e-5).sum() == 1
+
+
+def test_errors():
+  params = {"w": jnp.float32(PARAMS)}
+  data = jax.tree.map(jnp.float32, batches([0, 1]))
+  with pytest.raises(ValueError, match="step_size is 0"):
+    mldg(loss_fn, params, data, data, step_size=0)
+  with pytest.raises(ValueError, match="meta_step_size is -1"):
+    fish(loss_fn, params, data, meta_step_size=-1)

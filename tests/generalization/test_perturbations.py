@@ -1,0 +1,147 @@
+"""CrossGrad, DDAIG and DAEL against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from kdjax.generalization import augmented_loss
+from kdjax.generalization import crossgrad
+from kdjax.generalization import dael_consistency_loss
+from kdjax.generalization import dael_expert_loss
+from kdjax.generalization import ddaig
+from kdjax.generalization import ddaig_generator_loss
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(8, 3)).astype(np.float32)
+
+
+def cubes(x):
+  return jnp.sum(x**3, 1)
+
+
+@pytest.mark.parametrize("scaling", ["mean", "sum"])
+def test_crossgrad_steps_along_the_clipped_gradient(scaling):
+  where = np.arange(8) < 6
+  gradient = 3 * INPUTS**2 * where[:, None] / (6 if scaling == "mean" else 1)
+  expected = INPUTS + 0.5 * np.clip(gradient, -0.4, 0.4)
+  options = {"epsilon": 0.5, "clip": 0.4, "scaling": scaling}
+  np.testing.assert_allclose(
+    crossgrad(cubes, INPUTS, where=where, **options), expected, rtol=1e-5
+  )
+  over_devices = jax.vmap(
+    lambda x, w: crossgrad(cubes, x, where=w, axis_name="d", **options),
+    axis_name="d",
+  )(INPUTS.reshape(4, 2, 3), where.reshape(4, 2))
+  np.testing.assert_allclose(over_devices.reshape(8, 3), expected, rtol=1e-5)
+
+
+def test_crossgrad_details():
+  traced = jax.jit(lambda x, **k: crossgrad(cubes, x, **k))
+  traced(INPUTS, epsilon=0.1, clip=0.2)
+  traced(INPUTS, epsilon=0.3, clip=0.4)
+  assert traced._cache_size() == 1
+  free = crossgrad(cubes, INPUTS, clip=float("inf"), scaling="sum")
+  np.testing.assert_allclose(free, INPUTS + 3 * INPUTS**2, rtol=1e-5)
+  gradient = jax.grad(lambda x: jnp.sum(crossgrad(cubes, x)))(INPUTS)
+  assert not np.any(gradient)
+  assert crossgrad(cubes, jnp.bfloat16(INPUTS)).dtype == jnp.bfloat16
+  nothing = crossgrad(cubes, INPUTS, where=np.zeros(8, bool))
+  np.testing.assert_array_equal(nothing, INPUTS)
+
+
+def test_ddaig():
+  perturbation = np.tanh(RNG.normal(size=(8, 3))).astype(np.float32)
+  moved = INPUTS + 0.7 * perturbation
+  np.testing.assert_allclose(
+    ddaig(INPUTS, perturbation, weight=0.7), moved, rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    ddaig(INPUTS, perturbation, weight=0.7, bounds=(-0.5, 0.5)),
+    np.clip(moved, -0.5, 0.5),
+    rtol=1e-6,
+  )
+  logits, by_domain = RNG.normal(size=(8, 5)), RNG.normal(size=(8, 2))
+  labels, domains = RNG.integers(0, 5, 8), RNG.integers(0, 2, 8)
+  np.testing.assert_allclose(
+    ddaig_generator_loss(
+      np.float32(logits), labels, np.float32(by_domain), domains
+    ),
+    oracles.cross_entropy(logits, labels)
+    - oracles.cross_entropy(by_domain, domains),
+    rtol=1e-4,
+    atol=1e-6,
+  )
+  np.testing.assert_allclose(
+    augmented_loss(INPUTS[:, 0], INPUTS[:, 1], alpha=0.2),
+    0.8 * INPUTS[:, 0] + 0.2 * INPUTS[:, 1],
+    rtol=1e-5,
+  )
+
+
+def softmax(x):
+  return np.exp(oracles.log_softmax(x))
+
+
+def test_dael_consistency_equals_numpy():
+  strong, weak = RNG.normal(size=(3, 3, 4, 5)), RNG.normal(size=(3, 4, 5))
+  q, target = softmax(strong), softmax(weak)
+  expected = [
+    ((q[d, [e for e in range(3) if e != d]].mean(0) - target[d]) ** 2).sum(-1)
+    for d in range(3)
+  ]
+  with jax.enable_x64(True):
+    values, pull = jax.vjp(
+      jax.jit(dael_consistency_loss), jnp.asarray(strong), jnp.asarray(weak)
+    )
+    by_strong, by_weak = pull(jnp.ones_like(values))
+  np.testing.assert_allclose(values, np.float64(expected), rtol=1e-10)
+  assert not np.any(by_weak)
+  np.testing.assert_array_equal(by_strong[np.arange(3), np.arange(3)], 0)
+  assert np.all(np.abs(by_strong[0, 1]).sum(-1) > 0)
+  assert np.any(
+    jax.grad(
+      lambda w: jnp.sum(
+        dael_consistency_loss(
+          jnp.float32(strong), w, stop_teacher_gradient=False
+        )
+      )
+    )(jnp.float32(weak))
+  )
+
+
+def test_dael_limits():
+  weak = jnp.float32(RNG.normal(size=(2, 4, 5)))
+  equal = jnp.broadcast_to(weak[:, None], (2, 2, 4, 5))
+  np.testing.assert_allclose(dael_consistency_loss(equal, weak), 0, atol=1e-12)
+  alone = dael_consistency_loss(equal[:1, :1], weak[:1])
+  np.testing.assert_array_equal(alone, np.zeros((1, 4)))
+  labels = RNG.integers(0, 5, (2, 4))
+  own = np.take_along_axis(softmax(weak), labels[..., None], -1)[..., 0]
+  np.testing.assert_allclose(
+    dael_expert_loss(weak, labels, eps=0.01),
+    -np.log(np.float64(own) + 0.01),
+    rtol=1e-5,
+  )
+  for stretch in (0.0, 1e4):
+    value, gradient = jax.value_and_grad(
+      lambda z, s=stretch: jnp.sum(dael_expert_loss(s * z, labels))
+    )(weak)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_errors():
+  with pytest.raises(ValueError, match="loss_fn returned shape"):
+    crossgrad(lambda x: x, INPUTS)
+  with pytest.raises(ValueError, match="clip is 0"):
+    crossgrad(cubes, INPUTS, clip=0)
+  with pytest.raises(ValueError, match=r"perturbation has shape \(8, 2\)"):
+    ddaig(INPUTS, INPUTS[:, :2])
+  with pytest.raises(ValueError, match="alpha is 2"):
+    augmented_loss(INPUTS[:, 0], INPUTS[:, 0], alpha=2)
+  with pytest.raises(
+    ValueError, match=r"strong_logits has shape \(2, 3, 4, 5\)"
+  ):
+    dael_consistency_loss(jnp.zeros((2, 3, 4, 5)), jnp.zeros((2, 4, 5)))
