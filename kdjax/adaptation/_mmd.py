@@ -1,21 +1,24 @@
-"""Maximum mean discrepancy."""
+"""Maximum mean discrepancy, of one layer or of several together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.adaptation._kernels import Kernel
+from kdjax.adaptation._kernels import Sample
+from kdjax.adaptation._kernels import make_kernel
+from kdjax.adaptation._rows import agreed
 from kdjax.adaptation._rows import masked_rows
 from kdjax.adaptation._rows import total
 from kdjax.ops import gather_batch
-from kdjax.ops import pairwise_squared_distances
 from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
 
-_DEFAULT_FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)
+_ESTIMATORS = ("biased", "unbiased", "linear", "disjoint")
 
 
 @validate
@@ -24,30 +27,36 @@ def mmd(
   target: Float[Array, "target dims"],
   *,
   estimator: str = "biased",
+  kernel: str = "gaussian",
   bandwidth_factors: ArrayLike | Sequence[float] | None = None,
   bandwidths: ArrayLike | Sequence[float] | None = None,
   gammas: ArrayLike | Sequence[float] | None = None,
+  bandwidth_rule: str = "mean",
+  kernel_weights: ArrayLike | Sequence[float] | None = None,
+  offset: ArrayLike = 2.0,
+  degree: int = 2,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Maximum mean discrepancy (MMD), squared, with a sum of Gaussian kernels.
+  r"""Maximum mean discrepancy (MMD), squared, with a sum of kernels.
 
   .. math::
     \operatorname{MMD}^2 = \mathbb E\, k(s, s') + \mathbb E\, k(t, t')
       - 2\, \mathbb E\, k(s, t), \qquad
-    k(x, y) = \sum_m \exp\Bigl(-\frac{\lVert x - y \rVert^2}
+    k(x, y) = \sum_m \beta_m \exp\Bigl(-\frac{\lVert x - y \rVert^2}
                                      {2 \sigma_m^2}\Bigr)
 
-  Kernels are summed, as all published codes but pytorch-adapt do, so a weight
-  that suits five kernels is five times too small for one. Choose their widths
-  by one of three keywords:
+  Kernels are summed (beta = 1), as all published codes but pytorch-adapt do, so
+  a weight that suits five kernels is five times too small for one. Choose
+  their widths by one of three keywords:
 
-  - `bandwidth_factors` (DAN, TLlib): sigma^2 is the factor times the mean of
-    all squared distances of the pooled batch, the zero diagonal included. No
-    gradient flows through it. The default is 2^-3, ..., 2^1, as in TLlib's DAN.
-  - `bandwidths`: fixed sigma.
-  - `gammas` (DomainBed): fixed exp(-gamma ||x - y||^2), gamma = 1/(2 sigma^2).
+  - `bandwidth_factors`: sigma^2 is the factor times a typical squared distance
+    of the batch, by `bandwidth_rule`. No gradient flows through it. The
+    default is 2^-3, ..., 2^1 times the mean, as in TLlib's DAN.
+  - `bandwidths`: fixed sigma (Dassl: 1, 5 and 10, unbiased).
+  - `gammas`: fixed exp(-gamma ||x - y||^2), gamma = 1/(2 sigma^2) (DomainBed
+    and DeepDG: 10^-3, ..., 10^3, biased).
 
   Args:
     source: `[source, dims]`.
@@ -57,29 +66,57 @@ def mmd(
       "unbiased" leaves out a sample's pair with itself and may be negative
       (a domain of one row has no such pair, and its term is left out);
       "linear" (DAN) looks at the pairs (i, i + 1 mod n) only: linear time, of
-      equal expectation, noisier, signed, and it needs equal sizes.
+      equal expectation, noisier, signed, and it needs equal sizes;
+      "disjoint" (Gretton's linear-time estimate, pytorch-adapt's default) at
+      the pairs (2i, 2i + 1), under the same terms.
+    kernel: "gaussian";
+      "laplacian" (skada), exp(-||x - y|| / sigma), exp(-gamma ||x - y||), for
+      which the factors multiply a distance, not its square;
+      "linear", the inner product, with which the biased estimate is
+      ||mean(s) - mean(t)||^2 (jindongwang, DaNN);
+      "polynomial" (Dassl), (gamma x . y + offset)^degree with gamma = 1 unless
+      given. The last two have no width.
     bandwidth_factors: a number or `[kernels]`.
     bandwidths: a number or `[kernels]`.
     gammas: a number or `[kernels]`.
+    bandwidth_rule: the distance that the factors multiply: "mean", over all
+      pairs of the pooled batch, the zero diagonal included (TLlib);
+      "distinct_mean", without the diagonal (jindongwang, DeepDA, whose
+      exp(-||x - y||^2 / b), b / mean = 2^-2, ..., 2^2, are the default
+      factors); "median", the lower one of the source alone, diagonal included
+      (pytorch-adapt, where a kernel scale s is the factor 1 / (2 s); skada,
+      whose default are 33 factors 2^-8, 2^-7.5, ..., 2^8).
+    kernel_weights: beta, a number or `[kernels]`; pytorch-adapt's is one over
+      the number of kernels.
+    offset: of the polynomial kernel.
+    degree: of the polynomial kernel; a static integer.
     where_source: which source rows count.
-    where_target: which target rows count. For "linear" both masks should keep
-      equally many; the surplus is ignored.
+    where_target: which target rows count. For "linear" and "disjoint" both
+      masks should keep equally many; the surplus is ignored.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
       gathered, so pairs across devices count.
 
   Returns:
-    A scalar; 0 with gradient 0 if a domain has no row. TLlib adds
-    2 / (n - 1), which changes no gradient and is left out here. Weight in
-    DAN's code: 1 times the linear estimate.
+    A scalar; 0 with gradient 0 if a domain has no row (or "disjoint" no
+    pair). TLlib adds 2 / (n - 1), which changes no gradient and is left out
+    here. Published weight: 1 times the linear estimate (TLlib), 0.5 times the
+    biased one (DeepDA).
 
   Raises:
     ValueError: if more than one kind of width is given, a static width is not
-      above 0, the estimator is unknown, or "linear" gets unequal sizes.
+      above 0, an option is unknown, or an estimator in linear time gets
+      unequal sizes.
+
+  Where the squared distances are computed from inner products, a Laplacian
+  kernel takes distances below their rounding error (1e-3 of the largest in
+  float32) for 0, with gradient 0.
 
   Examples:
     >>> points = jnp.array([[0.0], [1.0]])
     >>> print(f"{mmd(points, points + 1.0, gammas=1.0):.3f}")
     0.491
+    >>> print(f"{mmd(points, points + 2.0, kernel='linear'):.1f}")
+    4.0
 
   References:
     Gretton et al., `A kernel two-sample test
@@ -87,101 +124,220 @@ def mmd(
     `Learning transferable features with deep adaptation networks
     <https://arxiv.org/abs/1502.02791>`_, 2015.
   """
-  check_choice("estimator", estimator, ("biased", "unbiased", "linear"))
-  if estimator == "linear" and source.shape != target.shape:
-    raise ValueError(
-      f"mmd: target has {target.shape[0]} rows; the linear estimator expected "
-      f"as many as source has, {source.shape[0]}."
-    )
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  source, mask_source = masked_rows(source.astype(dtype), where_source)
-  target, mask_target = masked_rows(target.astype(dtype), where_target)
-  n_source, n_target = total(
-    (jnp.sum(mask_source), jnp.sum(mask_target)), axis_name
+  samples = (
+    Sample(*masked_rows(source.astype(dtype), where_source)),
+    Sample(*masked_rows(target.astype(dtype), where_target)),
   )
-  present = jnp.minimum(n_source, n_target) > 0
-  n_source, n_target = jnp.maximum(n_source, 1), jnp.maximum(n_target, 1)
-
-  pooled = (
-    jnp.concatenate([source, target]),
-    jnp.concatenate([mask_source, mask_target]),
+  chosen = make_kernel(
+    samples[0],
+    samples[1],
+    axis_name,
+    kernel=kernel,
+    bandwidth_factors=bandwidth_factors,
+    bandwidths=bandwidths,
+    gammas=gammas,
+    bandwidth_rule=bandwidth_rule,
+    kernel_weights=kernel_weights,
+    offset=offset,
+    degree=degree,
   )
-  rates = _rates(bandwidth_factors, bandwidths, gammas, *pooled, axis_name)
+  return _estimate("mmd", [chosen], [samples], estimator, axis_name)
 
-  # Recomputed in the backward pass: one matrix is kept, not one a kernel.
-  @jax.checkpoint
-  def kernel(squared_distances: Array) -> Array:
-    values = jnp.zeros_like(squared_distances)
-    for rate in rates:
-      values += jnp.exp(-rate * squared_distances)
-    return values
 
-  def pair_sum(
-    a: Array, mask_a: Array, b: Array, mask_b: Array, *, distinct: bool = False
-  ) -> Array:
-    """Sums k(a, b) over this device's a and every device's b, then over a."""
-    b, mask_b = gather_batch(b, axis_name), gather_batch(mask_b, axis_name)
-    counted = mask_a[:, None] * mask_b[None]
-    if distinct:
-      index = jnp.arange(mask_a.size)
-      if axis_name is not None:
-        index += mask_a.size * jax.lax.axis_index(axis_name)
-      counted *= index[:, None] != jnp.arange(mask_b.size)[None]
-    values = counted * kernel(pairwise_squared_distances(a, b))
-    return total(jnp.sum(values), axis_name)
+def jmmd(
+  source: Sequence[ArrayLike],
+  target: Sequence[ArrayLike],
+  *,
+  estimator: str = "biased",
+  kernel: str = "gaussian",
+  bandwidth_factors: Sequence[Any] | None = None,
+  bandwidths: Sequence[Any] | None = None,
+  gammas: Sequence[Any] | None = None,
+  bandwidth_rule: str = "mean",
+  kernel_weights: Sequence[Any] | None = None,
+  where_source: ArrayLike | None = None,
+  where_target: ArrayLike | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Joint maximum mean discrepancy (JMMD, JAN) of several layers together.
 
-  s, t = (source, mask_source), (target, mask_target)
-  if estimator == "linear":
-    value = _linear(kernel, s, t, jnp.minimum(n_source, n_target), axis_name)
-  else:
-    distinct = estimator == "unbiased"
-    value = (
-      pair_sum(*s, *s, distinct=distinct) / _pairs(n_source, distinct)
-      + pair_sum(*t, *t, distinct=distinct) / _pairs(n_target, distinct)
-      - 2 * pair_sum(*s, *t) / (n_source * n_target)
+  .. math::
+    k(x, y) = \prod_\ell \sum_m
+      k_{\ell m}(x^{(\ell)}, y^{(\ell)})
+
+  in the place of the kernel of :func:`mmd`: the domains' joint distributions
+  of the layers are compared, not each layer's alone.
+
+  Args:
+    source: the layers, `[source, dims]` each, of the same examples.
+    target: as many layers `[target, dims]`, of the source's widths.
+    estimator: as in :func:`mmd`.
+    kernel: as in :func:`mmd`.
+    bandwidth_factors: one entry a layer: a number, `[kernels]`, or None where
+      the layer's width is chosen by another keyword. A layer with no width at
+      all has the default factors of :func:`mmd`.
+    bandwidths: one entry a layer, fixed sigma, or None.
+    gammas: one entry a layer, or None.
+    bandwidth_rule: as in :func:`mmd`.
+    kernel_weights: one entry a layer, or None.
+    where_source: `[source]`, which source examples count.
+    where_target: `[target]`, which target examples count.
+    axis_name: the mapped axis that holds the rest of the batch. Rows are
+      gathered, so pairs across devices count.
+
+  Returns:
+    A scalar; 0 with gradient 0 if a domain has no example. TLlib adds
+    2 / (n - 1), which is left out here. Published weight: 1 times the linear
+    estimate, of the bottleneck with factors 2^-3, ..., 2^1 and of the softmax
+    output with the fixed sigma 0.92. Its adversarial variant puts a
+    :func:`kdjax.ops.reverse_gradient`, a linear layer that starts as the
+    identity, and another reversal before each layer.
+
+  Raises:
+    ValueError: if the layers do not match, or as in :func:`mmd`.
+    TypeError: if a layer is not floating-point.
+
+  Examples:
+    >>> points = jnp.array([[0.0], [1.0]])
+    >>> layers = [points, 2.0 * points]
+    >>> print(f"{jmmd(layers, layers):.3f}")
+    0.000
+    >>> widths = [[0.5, 1.0], None], [None, 0.92]
+    >>> shifted = [points, 2.0 * points + 1.0]
+    >>> value = jmmd(
+    ...   layers, shifted, bandwidth_factors=widths[0], bandwidths=widths[1]
+    ... )
+    >>> print(f"{value:.3f}")
+    0.799
+
+  References:
+    Long et al., `Deep transfer learning with joint adaptation networks
+    <https://arxiv.org/abs/1605.06636>`_, 2017.
+  """
+  if not source or len(source) != len(target):
+    raise ValueError(
+      f"jmmd: source has {len(source)} layers and target {len(target)}; "
+      "expected one or more, and as many."
     )
-  return jnp.where(present, value, 0.0)
-
-
-@jax.default_matmul_precision("highest")
-def _rates(
-  bandwidth_factors: ArrayLike | Sequence[float] | None,
-  bandwidths: ArrayLike | Sequence[float] | None,
-  gammas: ArrayLike | Sequence[float] | None,
-  rows: Float[Array, "pooled dims"],
-  mask: Float[Array, " pooled"],
-  axis_name: str | None,
-) -> Float[Array, " kernels"]:
-  """Returns each kernel's gamma in exp(-gamma ||x - y||^2)."""
-  given = {
+  per_layer = {
     "bandwidth_factors": bandwidth_factors,
     "bandwidths": bandwidths,
     "gammas": gammas,
+    "kernel_weights": kernel_weights,
   }
-  given = {name: value for name, value in given.items() if value is not None}
-  if len(given) > 1:
-    raise ValueError(f"mmd: got {' and '.join(given)}; expected one of them.")
-  name, value = next(
-    iter(given.items()), ("bandwidth_factors", _DEFAULT_FACTORS)
+  for name, entries in per_layer.items():
+    if entries is None:
+      continue
+    if not isinstance(entries, list | tuple) or len(entries) != len(source):
+      raise ValueError(
+        f"jmmd: {name} is {entries!r}; expected a list of {len(source)} "
+        "entries, one a layer."
+      )
+  mask_source, mask_target = (
+    None if where is None else jnp.asarray(where)
+    for where in (where_source, where_target)
   )
-  check_positive(name, value)
-  value = jnp.atleast_1d(jnp.asarray(value, rows.dtype))
-  if value.ndim > 1 or value.size == 0:
-    raise ValueError(
-      f"mmd: {name} has shape {value.shape}; expected a number or [kernels]."
+  kernels, layers = [], []
+  for i, (s, t) in enumerate(zip(source, target, strict=True)):
+    try:
+      layers.append(
+        _layer(jnp.asarray(s), jnp.asarray(t), mask_source, mask_target)
+      )
+    except (TypeError, ValueError) as error:
+      text = str(error).removeprefix("_layer: ")
+      raise type(error)(f"jmmd: in layer {i}, {text}") from None
+    for rows, of_first in zip(layers[i], layers[0], strict=True):
+      if rows.mask.size != of_first.mask.size:
+        raise ValueError(
+          f"jmmd: layer {i} has {rows.mask.size} examples; expected "
+          f"{of_first.mask.size}, as in layer 0."
+        )
+    widths: dict[str, Any] = {
+      name: None if entries is None else entries[i]
+      for name, entries in per_layer.items()
+    }
+    kernels.append(
+      make_kernel(
+        layers[i][0],
+        layers[i][1],
+        axis_name,
+        kernel=kernel,
+        bandwidth_rule=bandwidth_rule,
+        **widths,
+      )
     )
-  if name == "gammas":
-    return value
-  if name == "bandwidths":
-    return 0.5 / jnp.square(value)
-  # Over all ordered pairs, the mean squared distance is twice the mean squared
-  # distance to the centre: no matrix is needed.
-  rows = jax.lax.stop_gradient(rows)
-  count = jnp.maximum(total(jnp.sum(mask), axis_name), 1)
-  center = total(mask @ rows, axis_name) / count
-  squares = jnp.sum(jnp.square(rows - center[None]), 1)
-  mean = 2 * total(mask @ squares, axis_name) / count
-  return 0.5 / (value * jnp.where(mean > 0, mean, 1.0))
+  return _estimate("jmmd", kernels, layers, estimator, axis_name)
+
+
+@validate
+def _layer(
+  source: Float[Array, "source dims"],
+  target: Float[Array, "target dims"],
+  where_source: Bool[Array, " source"] | None,
+  where_target: Bool[Array, " target"] | None,
+) -> tuple[Sample, Sample]:
+  dtype = jnp.promote_types(source.dtype, target.dtype)
+  return (
+    Sample(*masked_rows(source.astype(dtype), where_source)),
+    Sample(*masked_rows(target.astype(dtype), where_target)),
+  )
+
+
+def _estimate(
+  name: str,
+  kernels: Sequence[Kernel],
+  layers: Sequence[tuple[Sample, Sample]],
+  estimator: str,
+  axis_name: str | None,
+) -> Float[Array, ""]:
+  """Returns the estimate with the product of the layers' kernels."""
+  check_choice("estimator", estimator, _ESTIMATORS)
+  source, target = ([pair[i] for pair in layers] for i in range(2))
+  sizes = source[0].mask.size, target[0].mask.size
+  in_linear_time = estimator in ("linear", "disjoint")
+  if in_linear_time and sizes[0] != sizes[1]:
+    raise ValueError(
+      f"{name}: target has {sizes[1]} rows; the {estimator} estimator expected "
+      f"as many as source has, {sizes[0]}."
+    )
+  n_source, n_target = total(
+    (jnp.sum(source[0].mask), jnp.sum(target[0].mask)), axis_name
+  )
+  present = jnp.minimum(n_source, n_target) > 0
+  if in_linear_time:
+    value = _in_linear_time(
+      kernels,
+      source,
+      target,
+      jnp.minimum(n_source, n_target),
+      axis_name,
+      disjoint=estimator == "disjoint",
+    )
+    return jnp.where(present, value, 0.0)
+  n_source, n_target = jnp.maximum(n_source, 1), jnp.maximum(n_target, 1)
+  distinct = estimator == "unbiased"
+
+  def pair_sum(a: Sequence[Sample], b: Sequence[Sample], same: bool) -> Array:
+    """Sums k(a, b) over this device's a and every device's b, then over a."""
+    mask = gather_batch(b[0].mask, axis_name)
+    counted = a[0].mask[:, None] * mask[None]
+    if same and distinct:
+      index = jnp.arange(a[0].mask.size)
+      if axis_name is not None:
+        index += a[0].mask.size * jax.lax.axis_index(axis_name)
+      counted *= index[:, None] != jnp.arange(mask.size)[None]
+    values = counted
+    for kernel, of_a, of_b in zip(kernels, a, b, strict=True):
+      values *= kernel.between(of_a.rows, gather_batch(of_b.rows, axis_name))
+    return total(jnp.sum(values), axis_name)
+
+  value = (
+    pair_sum(source, source, True) / _pairs(n_source, distinct)
+    + pair_sum(target, target, True) / _pairs(n_target, distinct)
+    - 2 * pair_sum(source, target, False) / (n_source * n_target)
+  )
+  return jnp.where(present, value, 0.0)
 
 
 def _pairs(count: Float[Array, ""], distinct: bool) -> Float[Array, ""]:
@@ -189,28 +345,45 @@ def _pairs(count: Float[Array, ""], distinct: bool) -> Float[Array, ""]:
   return jnp.maximum(count * (count - 1), 1) if distinct else count * count
 
 
-def _linear(
-  kernel: Callable[[Array], Array],
-  source: tuple[Array, Array],
-  target: tuple[Array, Array],
+def _in_linear_time(
+  kernels: Sequence[Kernel],
+  source: Sequence[Sample],
+  target: Sequence[Sample],
   count: Float[Array, ""],
   axis_name: str | None,
+  *,
+  disjoint: bool,
 ) -> Float[Array, ""]:
-  """Returns the linear-time estimate over the first `count` kept rows."""
+  """Returns the estimate over the first `count` kept rows."""
 
-  def kept_first(rows: Array, mask: Array) -> Array:
-    rows, mask = gather_batch(rows, axis_name), gather_batch(mask, axis_name)
-    return rows[jnp.argsort(-mask, stable=True)]
+  def kept_first(layers: Sequence[Sample]) -> list[Array]:
+    mask = gather_batch(layers[0].mask, axis_name)
+    order = jnp.argsort(-mask, stable=True)
+    return [gather_batch(layer.rows, axis_name)[order] for layer in layers]
 
-  s, t = kept_first(*source), kept_first(*target)
-  index = jnp.arange(s.shape[0])
-  following = jnp.where(index + 1 < count, index + 1, 0)
+  s, t = kept_first(source), kept_first(target)
+  index = jnp.arange(s[0].shape[0])
+  if disjoint:
+    first, counted = index, (index % 2 == 0) & (index + 1 < count)
+    second = jnp.minimum(index + 1, index.size - 1)
+    terms = count // 2
+  else:
+    first, counted = index, index < count
+    second, terms = jnp.where(index + 1 < count, index + 1, 0), count
+
+  def product(
+    a: Sequence[Array], b: Sequence[Array], of_a: Array, of_b: Array
+  ) -> Array:
+    values = jnp.ones(index.shape, a[0].dtype)
+    for kernel, rows_a, rows_b in zip(kernels, a, b, strict=True):
+      values *= kernel.along(rows_a[of_a], rows_b[of_b])
+    return values
+
   values = (
-    kernel(jnp.sum(jnp.square(s - s[following]), 1))
-    + kernel(jnp.sum(jnp.square(t - t[following]), 1))
-    - kernel(jnp.sum(jnp.square(s - t[following]), 1))
-    - kernel(jnp.sum(jnp.square(s[following] - t), 1))
+    product(s, s, first, second)
+    + product(t, t, first, second)
+    - product(s, t, first, second)
+    - product(s, t, second, first)
   )
-  value = jnp.sum(jnp.where(index < count, values, 0.0)) / count
-  # Equal on every device already; the mean makes its gradient the batch's.
-  return value if axis_name is None else jax.lax.pmean(value, axis_name)
+  value = jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(terms, 1)
+  return agreed(value, axis_name)
