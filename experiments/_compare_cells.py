@@ -43,7 +43,7 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
     return
   begin = time.perf_counter()
   config, data = job.config, job.data
-  guide = job.once(("teacher", teacher), lambda: train_teacher(job, teacher))
+  guide = pair_teacher(job, teacher)
   match _compare_methods.TEACHERS.get(method, "teacher"):
     case None:
       source = None
@@ -59,7 +59,7 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
   network = job.network(student, teacher=False)
   result: dict[str, Any] = {"pair": f"{teacher}:{student}", "method": method}
   init_keys, keys = seed_keys(config)
-  targets = job.once(("targets", teacher), lambda: teacher_targets(job, guide))
+  targets = teacher_targets(job, teacher)
   try:
     course = _compare_methods.make_course(
       method,
@@ -339,11 +339,20 @@ def scratch_students(job: Job, teacher: str, student: str) -> Teacher:
   return Teacher(network.forward, variables, 0)
 
 
-def teacher_targets(job: Job, teacher: Teacher) -> Any:
+def pair_teacher(job: Job, name: str) -> Teacher:
+  """The teacher of that name, trained or loaded when first asked for."""
+  return job.once(("teacher", name), lambda: train_teacher(job, name))
+
+
+def teacher_targets(job: Job, name: str) -> Any:
   """A teacher's logits and embeddings of held-out images."""
+  teacher = pair_teacher(job, name)
 
   @jax.jit
   def answers(variables: Any, images: Any) -> Any:
     return _compare_training.predict(teacher.forward, variables, images)
 
-  return answers(teacher.variables, job.data.held_out["image"])
+  return job.once(
+    ("targets", name),
+    lambda: answers(teacher.variables, job.data.held_out["image"]),
+  )

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.lines import Line2D
 
+from experiments import _compare_cells
 from experiments import _compare_job
 from experiments import _statistics
 from experiments._plots import BLUES
@@ -40,7 +41,9 @@ def draw(
   )
   best = choose(cells)
   part, labels = job.data.parts["test"], job.data.test_labels
-  targets = [np.asarray(x[part]) for x in job.shared[("targets", teacher)]]
+  targets = [
+    np.asarray(x[part]) for x in _compare_cells.teacher_targets(job, teacher)
+  ]
   arrays = {
     name: np.load(
       _compare_job.cell_file(job, teacher, student, name).with_suffix(".npz")

@@ -343,12 +343,8 @@ def verdicts(
 def describe_teacher(job: Any, pair: str, cells: dict[str, Any]) -> str:
   """How good the teacher is, and how much it leaves open."""
   name = pair.split(":")[0]
-  guide = job.once(
-    ("teacher", name), lambda: _compare_cells.train_teacher(job, name)
-  )
-  targets = job.once(
-    ("targets", name), lambda: _compare_cells.teacher_targets(job, guide)
-  )
+  guide = _compare_cells.pair_teacher(job, name)
+  targets = _compare_cells.teacher_targets(job, name)
   logits = np.asarray(targets[0][job.data.parts["test"]])
   labels = job.data.test_labels
 
