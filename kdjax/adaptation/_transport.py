@@ -158,7 +158,7 @@ def sliced_wasserstein(
 
   Examples:
     >>> points = jnp.array([[0.0, 0.0], [1.0, 1.0]])
-    >>> shifted = points + jnp.array([3.0, 0.0])
+    >>> shifted = points + jnp.array([[3.0, 0.0]])
     >>> axes = jnp.eye(2)
     >>> sliced_wasserstein(points, shifted, directions=axes)
     Array(4.5, dtype=float32)
