@@ -13,7 +13,7 @@ from kdjax.generalization import sagnet_adversarial_loss
 from kdjax.generalization import sagnet_randomize
 from kdjax.generalization._partners import sample_partners
 
-PARTNERS = np.array([2, 0, 1, 4, 3])
+PARTNERS = np.array([2, 0, 1, 4, 3], np.int32)
 WEIGHTS = np.array([0.2, 1.0, 0.0, 0.7, 0.5])
 
 
