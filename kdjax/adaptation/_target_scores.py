@@ -1,0 +1,224 @@
+"""Scores of a model from its unlabelled predictions: higher is better."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.adaptation._predictions import entropy_loss
+from kdjax.adaptation._predictions import information_maximization_loss
+from kdjax.adaptation._rows import masked_rows
+from kdjax.adaptation._rows import total
+from kdjax.adaptation._spectral import bnm_loss
+from kdjax.ops import gather_batch
+from kdjax.ops import masked_mean
+from kdjax.ops import safe_norm
+from kdjax.ops._softmax import row_temperature
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import validate
+
+# What `choose a model with no target label` may go by. All are higher for the
+# better model; the name of each is that of its function.
+SCORES = {
+  "entropy": "entropy_score(target_logits): sure predictions",
+  "im": "im_score(target_logits): sure and diverse predictions",
+  "bnm": "bnm_score(target_logits): sure and diverse, by singular values",
+  "snd": "snd_score(target_probabilities): dense neighbourhoods",
+  "importance_weighted": (
+    "importance_weighted_score(source_losses, weights): risk on the source, "
+    "weighted like the target"
+  ),
+  "dev": "dev_score(source_losses, weights): the same with less variance",
+  "reverse": (
+    "reverse_validation(...): accuracy on the source of a model that learned "
+    "this one's labels of the target"
+  ),
+}
+
+
+@validate
+def entropy_score(
+  target_logits: Float[Array, "batch classes"],
+  *,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Entropy score: minus the mean entropy of the predictions.
+
+  .. math:: s = -\operatorname{mean}_i H(p_i)
+
+  A collapsed model, which gives every example one class with certainty, has
+  the best score: :func:`im_score` does not fall for it.
+
+  Args:
+    target_logits: `[batch, classes]`, of unlabelled target examples.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar in [-log C, 0], higher is better. pytorch-adapt's value; skada's
+    is C times smaller, a mean over examples and classes.
+
+  Raises:
+    TypeError: if the logits are not floating-point.
+
+  Examples:
+    >>> print(f"{entropy_score(jnp.zeros((3, 2))):.4f}")
+    -0.6931
+
+  References:
+    Morerio, Cavazza and Murino, `Minimal-entropy correlation alignment
+    <https://arxiv.org/abs/1711.10288>`_, 2018.
+  """
+  logits, _ = masked_rows(target_logits, where)
+  return -masked_mean(entropy_loss(logits), where, axis_name=axis_name)
+
+
+@validate
+def im_score(
+  target_logits: Float[Array, "batch classes"],
+  *,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Information maximization score: diverse predictions, each sure.
+
+  .. math:: s = H(\operatorname{mean}_i p_i) - \operatorname{mean}_i H(p_i)
+
+  Args:
+    target_logits: `[batch, classes]`, of unlabelled target examples.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar in [0, log C], higher is better; minus
+    :func:`information_maximization_loss`.
+
+  Raises:
+    TypeError: if the logits are not floating-point.
+
+  Examples:
+    >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])
+    >>> print(f"{im_score(sure):.4f} {abs(im_score(sure[:1])):.4f}")
+    0.6931 0.0000
+
+  References:
+    Musgrave, Belongie and Lim, `Three new validators and a large-scale
+    benchmark ranking for unsupervised domain adaptation
+    <https://arxiv.org/abs/2208.07360>`_, 2022.
+  """
+  return -information_maximization_loss(
+    target_logits, where=where, axis_name=axis_name
+  )
+
+
+@validate
+def bnm_score(
+  target_logits: Float[Array, "batch classes"],
+  *,
+  scaling: str = "paper",
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Batch nuclear-norm score: the predictions' singular values, summed.
+
+  .. math:: s = \lVert P \rVert_* / B
+
+  Args:
+    target_logits: `[batch, classes]`, of unlabelled target examples; compare
+      models on equally many.
+    scaling: as in :func:`bnm_loss`.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar in [0, 1], higher is better; minus :func:`bnm_loss`.
+
+  Raises:
+    ValueError: if `scaling` is unknown.
+
+  Examples:
+    >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])
+    >>> print(f"{bnm_score(sure):.3f} {bnm_score(0.0 * sure):.3f}")
+    1.000 0.500
+
+  References:
+    Cui et al., `Towards discriminability and diversity: batch nuclear-norm
+    maximization <https://arxiv.org/abs/2003.12237>`_, 2020; as a validator,
+    Musgrave, Belongie and Lim <https://arxiv.org/abs/2208.07360>, 2022.
+  """
+  return -bnm_loss(
+    target_logits, scaling=scaling, where=where, axis_name=axis_name
+  )
+
+
+@validate
+def snd_score(
+  target_features: Float[Array, "batch dims"],
+  *,
+  temperature: ArrayLike = 0.05,
+  chunk_size: int = 1024,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Soft neighbourhood density (SND): many near neighbours for each example.
+
+  .. math::
+    s = \operatorname{mean}_i H(q_i), \qquad
+    q_{ij} = \frac{\exp(\hat z_i \cdot \hat z_j / T)}
+                  {\sum_{k \neq i} \exp(\hat z_i \cdot \hat z_k / T)}, \quad
+    j \neq i, \qquad \hat z = z / \lVert z \rVert
+
+  Args:
+    target_features: `[batch, dims]`, z. As published, the PROBABILITIES of
+      the classes, `softened_softmax(logits)`; they are normalised to length 1
+      here. A row of zeros stays zero.
+    temperature: T > 0. May be traced.
+    chunk_size: how many rows of the similarity matrix are held at a time; a
+      static integer.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch; rows are
+      gathered.
+
+  Returns:
+    A scalar in [0, log(B - 1)], higher is better; compare models on equally
+    many examples. 0 for fewer than three. It can rise when a model collapses.
+
+  Raises:
+    ValueError: if a static temperature is not above 0 or `chunk_size` is not
+      positive.
+
+  skada puts -1 / T in the place of an example's similarity to itself instead
+  of leaving it out, which adds e^(-2 / T) of the closest neighbour's weight.
+
+  Examples:
+    >>> print(f"{snd_score(jnp.ones((5, 3))):.4f}")  # log 4
+    1.3863
+
+  References:
+    Saito et al., `Tune it the right way: unsupervised validation of domain
+    adaptation via soft neighborhood density
+    <https://arxiv.org/abs/2108.10860>`_, 2021.
+  """
+  check_integer("chunk_size", chunk_size, 1)
+  rows, mask = masked_rows(target_features, where)
+  scale = row_temperature(temperature, rows[0], -1)
+  norms = safe_norm(rows, keepdims=True)
+  rows = rows / jnp.where(norms > 0, norms, 1.0)
+  others = gather_batch(rows, axis_name)
+  counted = gather_batch(mask, axis_name) > 0
+  index = jnp.arange(mask.size)
+  if axis_name is not None:
+    index += mask.size * jax.lax.axis_index(axis_name)
+
+  def entropy(row_and_index: tuple[Array, Array]) -> Float[Array, ""]:
+    row, own = row_and_index
+    similarities = jnp.matmul(others, row, precision=jax.lax.Precision.HIGHEST)
+    neighbour = counted & (jnp.arange(counted.size) != own)
+    return entropy_loss(jnp.where(neighbour, similarities / scale, -jnp.inf))
+
+  entropies = jax.lax.map(
+    entropy, (rows, index), batch_size=min(chunk_size, mask.size)
+  )
+  sums, count = total((jnp.sum(mask * entropies), jnp.sum(mask)), axis_name)
+  return sums / jnp.maximum(count, 1)
