@@ -1,0 +1,157 @@
+"""Heads that estimate or repair what self-training gets wrong: DST, STAR."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.adaptation._classifiers import mdd_loss
+from kdjax.adaptation._predictions import entropy_weight
+from kdjax.adaptation._rows import masked_rows
+from kdjax.adaptation._rows import total
+from kdjax.adaptation._self_training import is_confident
+from kdjax.ops import softened_softmax
+from kdjax.ops._softmax import row_temperature
+from kdjax.ops._validation import validate
+
+
+@validate
+def dst_loss(
+  labeled_logits: Float[Array, "labeled classes"],
+  labeled_worst_logits: Float[Array, "labeled classes"],
+  unlabeled_logits: Float[Array, "unlabeled classes"],
+  unlabeled_worst_logits: Float[Array, "unlabeled classes"],
+  *,
+  eta: ArrayLike = 2.0,
+  shift: ArrayLike = 1e-6,
+  where_labeled: Bool[Array, " labeled"] | None = None,
+  where_unlabeled: Bool[Array, " unlabeled"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Worst case of debiased self-training (DST).
+
+  .. math::
+    \ell = -\eta' \operatorname*{mean}_{i \in L} \log p'_{\hat y_i}(x_i)
+      - \operatorname*{mean}_{j \in U}
+        \log \min(1 - p'_{\hat y_j}(x_j) + \epsilon, 1)
+
+  A head p' that is right on labelled data and as wrong as it can be elsewhere
+  shows how far pseudo-labels may lead astray; the features, behind a gradient
+  reversal, learn to leave it no room. It is :func:`mdd_loss` with labelled and
+  unlabelled examples of one domain in the places of source and target.
+
+  Args:
+    labeled_logits: `[labeled, classes]`, the main head's; they only choose the
+      class: no gradient.
+    labeled_worst_logits: `[labeled, classes]`, the worst head's.
+    unlabeled_logits: `[unlabeled, classes]`, the main head's; no gradient.
+    unlabeled_worst_logits: `[unlabeled, classes]`.
+    eta: eta'. May be traced.
+    shift: epsilon >= 0. May be traced.
+    where_labeled: which labelled examples count.
+    where_unlabeled: which unlabelled examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar. Published: weight 1 with eta' = 2 and a reversal that rises from
+    0 to 0.1; :func:`fixmatch_loss` then trains a third, pseudo head with
+    threshold 0.7.
+
+  Raises:
+    ValueError: if shapes disagree.
+    TypeError: if the logits are not floating-point.
+
+  Examples:
+    >>> agree, differ = jnp.array([[1e4, 0.0]]), jnp.array([[0.0, 1e4]])
+    >>> print(f"{dst_loss(agree, agree, agree, differ):.3f}")
+    0.000
+
+  References:
+    Chen et al., `Debiased self-training for semi-supervised learning
+    <https://arxiv.org/abs/2202.07136>`_, 2022.
+  """
+  return mdd_loss(
+    labeled_logits,
+    labeled_worst_logits,
+    unlabeled_logits,
+    unlabeled_worst_logits,
+    margin=eta,
+    shift=shift,
+    where_source=where_labeled,
+    where_target=where_unlabeled,
+    axis_name=axis_name,
+  )
+
+
+@validate
+def confusion_consistency_loss(
+  strong_logits: Float[Array, "batch classes"],
+  logits: Float[Array, "batch classes"],
+  *,
+  temperature: ArrayLike = 2.5,
+  threshold: ArrayLike = 0.95,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Class-confusion consistency (CC): two views are confused alike.
+
+  .. math::
+    \ell = \frac{m}{B} \frac1K \sum_{jk} (C_{jk} - C'_{jk})^2, \qquad
+    C_{jk} = \frac{\sum_i w_i p_{ij} p_{ik}}{\sum_{ij'} w_i p_{ij'} p_{ik}},
+    \quad w_i = 1 + e^{-H(p_i)}
+
+  over the m examples of B whose plain view is confident; C is the confusion
+  matrix of :func:`mcc_loss` at temperature T, C' that of the strong view.
+
+  Args:
+    strong_logits: `[batch, classes]`, of the strong view; they learn.
+    logits: `[batch, classes]`, of the plain view; no gradient.
+    temperature: T > 0. May be traced.
+    threshold: in [0, 1], on the plain view's confidence at temperature T. May
+      be traced. The authors: 0.7 for DomainNet, 0.95 elsewhere.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar; 0 with gradient 0 where nothing is confident. Published weight:
+    1, beside :func:`mcc_loss`.
+
+  Raises:
+    ValueError: if the shapes differ or a static number is out of range.
+
+  The published code divides the columns of C by its row sums; C is symmetric,
+  so these are the column sums. Where nothing is confident it returns Python
+  integers.
+
+  Examples:
+    >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])
+    >>> print(f"{confusion_consistency_loss(sure, sure):.3f}")
+    0.000
+    >>> print(f"{confusion_consistency_loss(0.0 * sure, sure):.3f}")
+    0.500
+
+  References:
+    Jin et al., `Minimum class confusion for versatile domain adaptation
+    <https://arxiv.org/abs/1912.03699>`_, 2020; the consistency is TLlib's
+    `cc_loss <https://github.com/thuml/Transfer-Learning-Library>`_.
+  """
+  strong, mask = masked_rows(strong_logits, where)
+  plain, _ = masked_rows(jax.lax.stop_gradient(logits), where)
+  scale = row_temperature(temperature, plain, -1)
+  confident = is_confident(plain / scale, threshold) & (mask > 0)
+  kept = confident.astype(mask.dtype)
+  matrices = []
+  for rows in (plain, strong):
+    p = softened_softmax(rows / scale)
+    weighted = (kept * entropy_weight(p))[:, None] * p
+    sums = total(
+      jnp.matmul(weighted.T, p, precision=jax.lax.Precision.HIGHEST), axis_name
+    )
+    totals = jnp.sum(sums, 1)
+    present = totals > jnp.finfo(p.dtype).tiny
+    matrices.append(
+      jnp.where(present[None], sums / jnp.where(present, totals, 1.0)[None], 0)
+    )
+  chosen, count = total((jnp.sum(kept), jnp.sum(mask)), axis_name)
+  gap = jnp.sum(jnp.square(matrices[0] - matrices[1])) / strong.shape[1]
+  return chosen / jnp.maximum(count, 1) * gap
