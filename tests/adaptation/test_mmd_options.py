@@ -1,0 +1,342 @@
+"""Kernels and bandwidth rules of MMD, and what is built on them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from kdjax.adaptation import jmmd
+from kdjax.adaptation import lmmd
+from kdjax.adaptation import mmd
+
+
+def samples(n_source=6, n_target=5, dims=3, seed=0):
+  rng = np.random.default_rng(seed)
+  source = rng.normal(size=(n_source, dims))
+  return source, 1.3 * rng.normal(size=(n_target, dims)) + 0.5
+
+
+def squared_distances(a, b):
+  return np.sum((a[:, None] - b[None]) ** 2, -1)
+
+
+def biased(source, target, kernel):
+  return (
+    kernel(source, source).mean()
+    + kernel(target, target).mean()
+    - 2 * kernel(source, target).mean()
+  )
+
+
+def lower_median(values):
+  values = np.sort(values, axis=None)
+  return values[(values.size - 1) // 2]
+
+
+def scale_of(rule, source, target, root):
+  power = 0.5 if root else 1.0
+  if rule == "median":
+    return lower_median(squared_distances(source, source) ** power)
+  pooled = np.concatenate([source, target])
+  n, values = len(pooled), squared_distances(pooled, pooled) ** power
+  return values.sum() / (n * n if rule == "mean" else n * n - n)
+
+
+@pytest.mark.parametrize("rule", ["mean", "distinct_mean", "median"])
+@pytest.mark.parametrize("kind", ["gaussian", "laplacian"])
+def test_rules_equal_numpy(kind, rule):
+  source, target = samples()
+  factors, weights = np.array([0.5, 2.0]), np.array([0.3, 1.1])
+  scale = scale_of(rule, source, target, kind == "laplacian")
+
+  def kernel(a, b):
+    squares = squared_distances(a, b)
+    if kind == "gaussian":
+      terms = [np.exp(-squares / (2 * f * scale)) for f in factors]
+    else:
+      terms = [np.exp(-np.sqrt(squares) / (f * scale)) for f in factors]
+    return sum(w * t for w, t in zip(weights, terms, strict=True))
+
+  run = jax.jit(
+    functools.partial(
+      mmd,
+      kernel=kind,
+      bandwidth_rule=rule,
+      bandwidth_factors=factors,
+      kernel_weights=weights,
+    )
+  )
+  expected = biased(source, target, kernel)
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(run(source, target), expected, rtol=1e-11)
+  single = run(jnp.float32(source), jnp.float32(target))
+  np.testing.assert_allclose(single, expected, atol=1e-4)
+
+
+def test_kernels_without_width_equal_numpy():
+  source, target = samples()
+  gap = source.mean(0) - target.mean(0)
+
+  def polynomial(a, b):
+    return (0.5 * a @ b.T + 1.5) ** 3
+
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(
+      mmd(source, target, kernel="linear"), gap @ gap, rtol=1e-12
+    )
+    np.testing.assert_allclose(
+      mmd(
+        source, target, kernel="polynomial", gammas=0.5, offset=1.5, degree=3
+      ),
+      biased(source, target, polynomial),
+      rtol=1e-12,
+    )
+
+
+def test_disjoint_pairs_equal_numpy():
+  source, target = samples(7, 7)
+
+  def k(a, b):
+    return np.exp(-0.3 * np.sum((a - b) ** 2, -1))
+
+  s, t = source[:6], target[:6]
+  expected = np.mean(
+    k(s[::2], s[1::2])
+    + k(t[::2], t[1::2])
+    - k(s[::2], t[1::2])
+    - k(s[1::2], t[::2])
+  )
+  form = functools.partial(mmd, estimator="disjoint", gammas=0.3)
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(form(source, target), expected, rtol=1e-12)
+  alone = form(jnp.float32(source[:1]), jnp.float32(target[:1]))
+  assert alone == 0
+
+
+@pytest.mark.parametrize("kind", ["laplacian", "polynomial"])
+def test_gradients(kind):
+  with jax.enable_x64(True):
+    check_grads(
+      jax.jit(functools.partial(mmd, kernel=kind, gammas=0.4)),
+      tuple(map(jnp.asarray, samples(4, 3, 2))),
+      order=1,
+      modes=("fwd", "rev"),
+    )
+
+
+def test_equal_points_have_finite_gradients():
+  source, target = map(jnp.float32, samples())
+  run = jax.jit(
+    jax.value_and_grad(
+      functools.partial(mmd, kernel="laplacian", bandwidth_rule="median"),
+      (0, 1),
+    )
+  )
+  same = jnp.broadcast_to(source[:1], target.shape)
+  for a, b in ((source[:5], source[:5]), (same, same), (1e4 * same, -same)):
+    value, gradients = run(a, b)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradients))
+  np.testing.assert_allclose(run(same, same)[0], 0, atol=1e-5)
+
+
+def layers(n_source=6, n_target=6, seed=0):
+  features = samples(n_source, n_target, 3, seed)
+  outputs = samples(n_source, n_target, 2, seed + 1)
+  return [features[0], outputs[0]], [features[1], outputs[1]]
+
+
+def joint_oracle(source, target, estimator):
+  """Two kernels of the first layer, one of fixed width of the second."""
+  pooled = [np.concatenate(pair) for pair in zip(source, target, strict=True)]
+  first, second = (squared_distances(x, x) for x in pooled)
+  mean = first.mean()
+  kernel = sum(np.exp(-first / (2 * f * mean)) for f in (0.5, 2.0))
+  kernel = kernel * np.exp(-second / (2 * 0.7**2))
+  n, m = len(source[0]), len(target[0])
+  ss, tt, st = kernel[:n, :n], kernel[n:, n:], kernel[:n, n:]
+  if estimator == "biased":
+    return ss.mean() + tt.mean() - 2 * st.mean()
+  if estimator == "unbiased":
+    ss, tt = ss[~np.eye(n, dtype=bool)], tt[~np.eye(m, dtype=bool)]
+    return ss.sum() / (n * n - n) + tt.sum() / (m * m - m) - 2 * st.mean()
+  i, j = np.arange(n), np.roll(np.arange(n), -1)
+  return np.mean(ss[i, j] + tt[i, j] - st[i, j] - st[j, i])
+
+
+JOINT = {"bandwidth_factors": [[0.5, 2.0], None], "bandwidths": [None, 0.7]}
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear"])
+def test_joint_equals_numpy(estimator):
+  source, target = layers(6, 6 if estimator == "linear" else 4)
+  run = jax.jit(functools.partial(jmmd, estimator=estimator, **JOINT))
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(
+      run(source, target), joint_oracle(source, target, estimator), rtol=1e-11
+    )
+
+
+def test_joint_masks_and_limits():
+  source, target = jax.tree.map(jnp.float32, layers(6, 5))
+  # One layer is MMD; a constant layer changes nothing.
+  np.testing.assert_allclose(
+    jmmd(source[:1], target[:1]), mmd(source[0], target[0]), rtol=1e-6
+  )
+  ones = jnp.ones((6, 2)), jnp.ones((5, 2))
+  np.testing.assert_allclose(
+    jmmd([source[0], ones[0]], [target[0], ones[1]], gammas=[0.5, 0.5]),
+    mmd(source[0], target[0], gammas=0.5),
+    rtol=1e-5,
+  )
+  where = jnp.array([1, 0, 1, 1, 0, 1], bool)
+
+  @jax.jit
+  def masked(source, where):
+    return jax.value_and_grad(
+      lambda s: jmmd(s, target, where_source=where, **JOINT)
+    )(source)
+
+  spoiled = jax.tree.map(
+    lambda x: jnp.where(where[:, None], x, jnp.nan), source
+  )
+  value, gradients = masked(spoiled, where)
+  expected, wanted = jax.jit(
+    jax.value_and_grad(lambda s: jmmd(s, target, **JOINT))
+  )([x[where] for x in source])
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  for gradient, want in zip(gradients, wanted, strict=True):
+    np.testing.assert_allclose(gradient[where], want, atol=1e-6)
+    np.testing.assert_array_equal(gradient[~where], 0)
+  value, gradients = masked(source, jnp.zeros(6, bool))
+  assert value == 0
+  assert not any(np.any(g) for g in gradients)
+
+
+def local_oracle(source, target, labels, probabilities, gamma):
+  """Class by class, in feature space, as the paper has it."""
+  predicted = probabilities.argmax(1)
+  values = []
+  for c in set(labels) & set(predicted):
+    a = (labels == c) / np.sum(labels == c)
+    b = probabilities[:, c] / probabilities[:, c].sum()
+    ss, tt, st = (
+      np.exp(-gamma * squared_distances(x, y))
+      for x, y in ((source, source), (target, target), (source, target))
+    )
+    values.append(a @ ss @ a + b @ tt @ b - 2 * a @ st @ b)
+  return np.mean(values)
+
+
+def test_local_equals_numpy():
+  source, target = samples(6, 5)
+  labels = np.array([0, 1, 1, 3, 0, 3])
+  rng = np.random.default_rng(2)
+  probabilities = rng.dirichlet(np.ones(5), 5)
+  probabilities[:2] = np.eye(5)[[1, 0]] * 0.9 + 0.02
+  expected = local_oracle(source, target, labels, probabilities, 0.4)
+  with jax.enable_x64(True):
+    run = jax.jit(functools.partial(lmmd, gammas=0.4))
+    np.testing.assert_allclose(
+      run(source, target, labels, probabilities), expected, rtol=1e-12
+    )
+    check_grads(
+      lambda s, t: run(s, t, labels, probabilities),
+      tuple(map(jnp.asarray, (source, target))),
+      order=1,
+      modes=("fwd", "rev"),
+    )
+
+
+def test_local_masks_and_limits():
+  source, target = map(jnp.float32, samples(6, 5))
+  labels = jnp.array([0, 1, 1, 3, 0, 3])
+  probabilities = jax.nn.softmax(5.0 * jnp.eye(5))
+
+  @jax.jit
+  def masked(source, probabilities, where):
+    return jax.value_and_grad(lmmd, (0, 3))(
+      source, target, labels, probabilities, where_source=where
+    )
+
+  where = jnp.array([1, 0, 1, 1, 0, 1], bool)
+  spoiled = jnp.where(where[:, None], source, jnp.nan)
+  value, (gradient, of_weights) = masked(spoiled, probabilities, where)
+  np.testing.assert_allclose(
+    value,
+    lmmd(source[where], target, labels[where], probabilities),
+    rtol=1e-5,
+  )
+  np.testing.assert_array_equal(gradient[~where], 0)
+  assert not np.any(of_weights)
+  # No class in common, or nothing at all.
+  other = jnp.broadcast_to(jnp.eye(5)[4], (5, 5))
+  for p, keep in ((other, where), (probabilities, jnp.zeros(6, bool))):
+    value, (gradient, _) = masked(source, p, keep)
+    assert value == 0
+    assert not np.any(gradient)
+  # One class alone is the biased MMD.
+  np.testing.assert_allclose(
+    lmmd(source, target, 0 * labels, jnp.ones((5, 1))),
+    mmd(source, target, bandwidth_rule="distinct_mean"),
+    rtol=1e-5,
+  )
+
+
+def test_one_program_for_all_widths():
+  source, target = jax.tree.map(jnp.float32, layers())
+  traces = []
+
+  @jax.jit
+  def run(factor, sigma):
+    traces.append(None)
+    return jmmd(
+      source,
+      target,
+      bandwidth_factors=[factor, None],
+      bandwidths=[None, sigma],
+    )
+
+  for factor, sigma in ((0.5, 0.9), (2.0, 0.4)):
+    np.testing.assert_allclose(
+      run(factor, sigma),
+      jmmd(
+        source,
+        target,
+        bandwidth_factors=[factor, None],
+        bandwidths=[None, sigma],
+      ),
+      rtol=1e-5,
+    )
+  assert len(traces) == 1
+
+
+def test_errors_name_the_argument():
+  source, target = jax.tree.map(jnp.float32, layers(4, 3))
+  with pytest.raises(ValueError, match="source has 2 layers and target 1"):
+    jmmd(source, target[:1])
+  with pytest.raises(
+    ValueError, match=r"bandwidths is .*; expected a list of 2"
+  ):
+    jmmd(source, target, bandwidths=[0.9])
+  with pytest.raises(
+    ValueError, match=r"in layer 1, target has shape \(3, 1\)"
+  ):
+    jmmd(source, [target[0], target[1][:, :1]])
+  with pytest.raises(ValueError, match="layer 1 has 2 examples; expected 4"):
+    jmmd([source[0], source[1][:2]], target)
+  with pytest.raises(ValueError, match="target has 3 rows; the disjoint"):
+    mmd(source[0], target[0], estimator="disjoint")
+  with pytest.raises(ValueError, match="kernel is 'cosine'"):
+    mmd(source[0], target[0], kernel="cosine")
+  with pytest.raises(ValueError, match="bandwidth_rule is 'mode'"):
+    mmd(source[0], target[0], bandwidth_rule="mode")
+  with pytest.raises(ValueError, match="bandwidths is given; a linear kernel"):
+    mmd(source[0], target[0], kernel="linear", bandwidths=1.0)
+  with pytest.raises(ValueError, match=r"kernel_weights has shape \(3,\)"):
+    mmd(source[0], target[0], gammas=[1.0, 2.0], kernel_weights=[1.0, 2.0, 3.0])
+  with pytest.raises(ValueError, match=r"source_labels has shape \(2,\)"):
+    lmmd(source[0], target[0], jnp.zeros(2, int), target[1])

@@ -1,0 +1,290 @@
+"""Sinkhorn, sliced Wasserstein and DeepJDOT against exact transport."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+import scipy.stats
+from jax.test_util import check_grads
+
+from kdjax.adaptation import deepjdot_loss
+from kdjax.adaptation import sinkhorn_divergence
+from kdjax.adaptation import sliced_wasserstein
+
+
+def samples(n_source=6, n_target=4, dims=3):
+  rng = np.random.default_rng(0)
+  source = rng.normal(size=(n_source, dims))
+  return source, 1.3 * rng.normal(size=(n_target, dims)) + 0.8
+
+
+def costs_of(a, b, cost):
+  if cost == "cosine":
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    return 1 - a @ b.T
+  squares = np.sum((a[:, None] - b[None]) ** 2, -1)
+  return squares if cost == "squared_euclidean" else np.sqrt(squares)
+
+
+def entropic(costs, epsilon):
+  """The regularised cost, by its definition, from a plan of 5000 steps."""
+  n, m = costs.shape
+  f, g = np.zeros(n), np.zeros(m)
+  for _ in range(5000):
+    f = -epsilon * (
+      scipy.special.logsumexp((g[None] - costs) / epsilon, 1) - np.log(m)
+    )
+    g = -epsilon * (
+      scipy.special.logsumexp((f[:, None] - costs) / epsilon, 0) - np.log(n)
+    )
+  plan = np.exp((f[:, None] + g[None] - costs) / epsilon) / (n * m)
+  return np.sum(plan * costs) + epsilon * np.sum(plan * np.log(plan * n * m))
+
+
+@pytest.mark.parametrize("cost", ["squared_euclidean", "euclidean", "cosine"])
+def test_sinkhorn_equals_numpy(cost):
+  source, target = samples()
+  c = functools.partial(costs_of, cost=cost)
+  epsilon = 0.2 * c(source, target).mean()
+  expected = entropic(c(source, target), epsilon) - 0.5 * (
+    entropic(c(source, source), epsilon) + entropic(c(target, target), epsilon)
+  )
+  run = jax.jit(
+    functools.partial(sinkhorn_divergence, cost=cost, iterations=300)
+  )
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(
+      run(source, target, epsilon=0.2), expected, rtol=1e-8
+    )
+    absolute = functools.partial(
+      sinkhorn_divergence, cost=cost, iterations=300, scale="absolute"
+    )
+    if cost == "squared_euclidean":
+      np.testing.assert_allclose(
+        jax.jit(absolute)(source, target, epsilon=epsilon), expected, rtol=1e-8
+      )
+    # The gradient of the optimum, without one through the iterations.
+    check_grads(
+      lambda s, t: absolute(s, t, epsilon=epsilon),
+      tuple(map(jnp.asarray, (source, target))),
+      order=1,
+      modes=("fwd", "rev"),
+      atol=1e-5,
+      rtol=1e-5,
+    )
+  single = run(jnp.float32(source), jnp.float32(target), epsilon=0.2)
+  np.testing.assert_allclose(single, expected, rtol=1e-3)
+
+
+def test_sinkhorn_limits():
+  source, target = map(jnp.float32, samples(5, 5))
+  run = jax.jit(sinkhorn_divergence, static_argnames="iterations")
+  # Epsilon to infinity: the distance of the means; to 0: optimal transport.
+  gap = jnp.mean(source, 0) - jnp.mean(target, 0)
+  np.testing.assert_allclose(
+    run(source, target, epsilon=1e3), gap @ gap, rtol=1e-2
+  )
+  costs = costs_of(*samples(5, 5), "squared_euclidean")
+  matched = scipy.optimize.linear_sum_assignment(costs)
+  np.testing.assert_allclose(
+    run(source, target, epsilon=1e-3, iterations=2000),
+    costs[matched].mean(),
+    rtol=1e-3,
+  )
+  np.testing.assert_allclose(run(source, source[::-1]), 0, atol=1e-5)
+
+
+def test_sliced_equals_scipy():
+  source, target = samples()
+  rng = np.random.default_rng(1)
+  directions = rng.normal(size=(3, 8))
+  directions /= np.linalg.norm(directions, axis=0)
+  first = np.mean(
+    [
+      scipy.stats.wasserstein_distance(source @ d, target @ d)
+      for d in directions.T
+    ]
+  )
+  # A point of a sample of 6 counts twice, one of 4 thrice.
+  twelve = [
+    np.sort(np.repeat(x @ directions, k, 0), 0)
+    for x, k in ((source, 2), (target, 3))
+  ]
+  with jax.enable_x64(True):
+    run = jax.jit(functools.partial(sliced_wasserstein, directions=directions))
+    np.testing.assert_allclose(run(source, target, power=1), first, rtol=1e-12)
+    np.testing.assert_allclose(
+      run(source, target), np.mean((twelve[0] - twelve[1]) ** 2), rtol=1e-12
+    )
+    check_grads(
+      run, tuple(map(jnp.asarray, (source, target))), 1, ("fwd", "rev")
+    )
+
+
+def test_sliced_directions():
+  source, target = map(jnp.float32, samples())
+  fixed = sliced_wasserstein(source, target, count=16)
+  assert fixed == sliced_wasserstein(source, target, count=16)
+  key = jax.random.key(3)
+  drawn = sliced_wasserstein(source, target, key=key, count=16)
+  assert drawn != fixed
+  # The mean over the sphere of a shift is its square over the dims.
+  shift = jnp.array([[2.0, 0.0, 0.0]])
+  np.testing.assert_allclose(
+    sliced_wasserstein(source, source + shift, key=key, count=4096),
+    4 / 3,
+    rtol=0.05,
+  )
+
+
+def joint(n_source=5, n_target=5):
+  source, target = samples(n_source, n_target)
+  rng = np.random.default_rng(2)
+  labels = rng.integers(0, 3, n_source)
+  return source, target, labels, 2 * rng.normal(size=(n_target, 3))
+
+
+def joint_costs(source, target, labels, logits, alpha, weight):
+  log_p = logits - scipy.special.logsumexp(logits, 1, keepdims=True)
+  gaps = costs_of(source, target, "squared_euclidean")
+  return alpha * gaps - weight * log_p[:, labels].T
+
+
+def test_deepjdot_equals_numpy():
+  data = joint()
+  costs = joint_costs(*data, 0.3, 0.7)
+  rows, columns = scipy.optimize.linear_sum_assignment(costs)
+  plan = np.zeros((5, 5))
+  plan[rows, columns] = 1 / 5
+  weights = {"feature_weight": 0.3, "class_weight": 0.7}
+  with jax.enable_x64(True):
+    exact = jax.jit(functools.partial(deepjdot_loss, plan=plan))
+    np.testing.assert_allclose(
+      exact(*data, **weights), np.sum(plan * costs), rtol=1e-12
+    )
+    solved = functools.partial(deepjdot_loss, epsilon=1e-3, iterations=2000)
+    value, gradients = jax.jit(
+      jax.value_and_grad(
+        lambda s, t, z: solved(s, t, data[2], z, **weights), (0, 1, 2)
+      )
+    )(data[0], data[1], data[3])
+    wanted = jax.grad(
+      lambda s, t, z: exact(s, t, data[2], z, **weights), (0, 1, 2)
+    )(*(jnp.asarray(data[i]) for i in (0, 1, 3)))
+    # Sinkhorn's plan is the assignment up to epsilon and its last iteration.
+    np.testing.assert_allclose(value, np.sum(plan * costs), rtol=1e-4)
+    for got, want in zip(gradients, wanted, strict=True):
+      np.testing.assert_allclose(got, want, atol=1e-3)
+
+
+def jdot(source, target, **options):
+  labels = jnp.arange(source.shape[0]) % 3
+  return deepjdot_loss(
+    source, target, labels, target, class_weight=1.0, **options
+  )
+
+
+LOSSES = {
+  "sinkhorn": sinkhorn_divergence,
+  "sinkhorn euclidean": functools.partial(
+    sinkhorn_divergence, cost="euclidean"
+  ),
+  "sinkhorn cosine": functools.partial(sinkhorn_divergence, cost="cosine"),
+  "sliced": functools.partial(sliced_wasserstein, count=8),
+  "deepjdot": jdot,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_masks_and_extremes(name):
+  loss = LOSSES[name]
+  source, target = map(jnp.float32, samples(6, 4))
+
+  @jax.jit
+  def masked(source, target, where_source, where_target):
+    return jax.value_and_grad(loss, (0, 1))(
+      source, target, where_source=where_source, where_target=where_target
+    )
+
+  # The labels of what is kept are those of the first rows.
+  where, every = jnp.arange(6) < 4, jnp.ones(4, bool)
+  spoiled = jnp.where(where[:, None], source, jnp.nan)
+  value, gradients = masked(spoiled, target, where, every)
+  expected, wanted = jax.jit(jax.value_and_grad(loss, (0, 1)))(
+    source[:4], target
+  )
+  np.testing.assert_allclose(value, expected, rtol=1e-4)
+  np.testing.assert_allclose(gradients[0][:4], wanted[0], atol=2e-3)
+  np.testing.assert_allclose(gradients[1], wanted[1], atol=2e-3)
+  np.testing.assert_array_equal(gradients[0][4:], 0)
+
+  value, gradients = masked(source, target, jnp.zeros(6, bool), every)
+  assert value == 0
+  assert not any(np.any(g) for g in gradients)
+  same, all_of_source = jnp.ones((6, 3)), jnp.ones(6, bool)
+  for a, b, mask in (
+    (1e4 * source, -1e4 * target, all_of_source),
+    (0 * source, 0 * target, all_of_source),
+    (same, same[:4], all_of_source),
+    (source, target, jnp.arange(6) == 2),
+  ):
+    value, gradients = masked(a, b, mask, every)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+  half = loss(source.astype(jnp.bfloat16), target.astype(jnp.bfloat16))
+  assert half.dtype == jnp.float32
+
+
+def test_an_excluded_class_is_finite():
+  source, target, labels, logits = joint()
+  logits = jnp.float32(logits).at[:, 1].set(-jnp.inf)
+  value, gradient = jax.value_and_grad(deepjdot_loss, 3)(
+    jnp.float32(source), jnp.float32(target), labels, logits
+  )
+  assert np.isfinite(value)
+  assert np.all(np.isfinite(gradient))
+
+
+def test_one_program_for_all_hyper_parameters():
+  source, target, labels, logits = joint()
+  source, target, logits = map(jnp.float32, (source, target, logits))
+  traces = []
+
+  @jax.jit
+  def run(x):
+    traces.append(None)
+    return (
+      sinkhorn_divergence(source, target, epsilon=x),
+      sliced_wasserstein(source, target, power=x + 1, count=4),
+      deepjdot_loss(
+        source, target, labels, logits, feature_weight=x, epsilon=x
+      ),
+    )
+
+  first, second = run(0.1), run(0.3)
+  assert len(traces) == 1
+  assert all(a != b for a, b in zip(first, second, strict=True))
+
+
+def test_errors_name_the_argument():
+  source, target, labels, logits = joint()
+  with pytest.raises(ValueError, match="epsilon is 0; expected"):
+    sinkhorn_divergence(source, target, epsilon=0)
+  with pytest.raises(ValueError, match="cost is 'l1'"):
+    sinkhorn_divergence(source, target, cost="l1")
+  with pytest.raises(ValueError, match="scale is 'max'"):
+    sinkhorn_divergence(source, target, scale="max")
+  with pytest.raises(ValueError, match="got key and directions"):
+    sliced_wasserstein(
+      source, target, key=jax.random.key(0), directions=jnp.eye(3)
+    )
+  with pytest.raises(TypeError, match="key is 7; expected a PRNG key"):
+    sliced_wasserstein(source, target, key=7)
+  with pytest.raises(ValueError, match=r"directions has shape \(2, 2\)"):
+    sliced_wasserstein(source, target, directions=jnp.eye(2))
+  with pytest.raises(ValueError, match=r"plan has shape \(5, 4\)"):
+    deepjdot_loss(source, target, labels, logits, plan=jnp.ones((5, 4)))
