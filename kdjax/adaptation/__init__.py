@@ -9,63 +9,157 @@ from kdjax.adaptation._adversarial import dann_loss
 from kdjax.adaptation._classifiers import classifier_discrepancy
 from kdjax.adaptation._classifiers import mdd_loss
 from kdjax.adaptation._classifiers import mdd_regression_loss
+from kdjax.adaptation._clusters import SphericalKMeans
+from kdjax.adaptation._clusters import centroid_pseudo_labels
+from kdjax.adaptation._clusters import spherical_kmeans
 from kdjax.adaptation._conditional import cdan_map
 from kdjax.adaptation._conditional import cdan_matrices
 from kdjax.adaptation._conditional import cdan_weights
+from kdjax.adaptation._consistency import consistency_loss
+from kdjax.adaptation._consistency import linear_ramp_up
+from kdjax.adaptation._consistency import mean_teacher_update
+from kdjax.adaptation._consistency import self_ensembling_balance_loss
+from kdjax.adaptation._consistency import sigmoid_ramp_up
 from kdjax.adaptation._coral import coral_loss
 from kdjax.adaptation._feature_norm import afn_loss
 from kdjax.adaptation._feature_norm import hafn_loss
+from kdjax.adaptation._flexmatch import FlexMatchState
+from kdjax.adaptation._flexmatch import debias_logits
+from kdjax.adaptation._flexmatch import debias_update
+from kdjax.adaptation._flexmatch import flexmatch_init
+from kdjax.adaptation._flexmatch import flexmatch_thresholds
+from kdjax.adaptation._flexmatch import flexmatch_update
+from kdjax.adaptation._gradual import GradualSelfTraining
+from kdjax.adaptation._gradual import PseudoLabels
+from kdjax.adaptation._gradual import confident_pseudo_labels
+from kdjax.adaptation._gradual import gradual_self_training
+from kdjax.adaptation._guarded_weight import GuardedWeight
+from kdjax.adaptation._guarded_weight import GuardedWeightState
+from kdjax.adaptation._guessing import guess_labels
+from kdjax.adaptation._guessing import mixmatch_loss
+from kdjax.adaptation._guessing import sharpen
 from kdjax.adaptation._h_divergence import HDivergence
 from kdjax.adaptation._h_divergence import h_divergence
 from kdjax.adaptation._joint_adaptation import h_divergence_from_errors
 from kdjax.adaptation._joint_adaptation import jda_loss
 from kdjax.adaptation._joint_adaptation import soft_h_divergence
 from kdjax.adaptation._local_mmd import lmmd
+from kdjax.adaptation._minimax import cdac_loss
+from kdjax.adaptation._minimax import mme_loss
+from kdjax.adaptation._minimax import prototype_logits
 from kdjax.adaptation._mmd import jmmd
 from kdjax.adaptation._mmd import mmd
 from kdjax.adaptation._moments import cmd_loss
 from kdjax.adaptation._moments import m3sda_loss
+from kdjax.adaptation._negative_transfer import NegativeTransferTest
+from kdjax.adaptation._negative_transfer import TransferGain
+from kdjax.adaptation._negative_transfer import negative_transfer_test
+from kdjax.adaptation._negative_transfer import transfer_gain
 from kdjax.adaptation._predictions import class_balance_loss
 from kdjax.adaptation._predictions import entropy_loss
 from kdjax.adaptation._predictions import information_maximization_loss
 from kdjax.adaptation._predictions import mcc_loss
+from kdjax.adaptation._self_training import fixmatch_loss
+from kdjax.adaptation._self_training import pseudo_label_loss
+from kdjax.adaptation._self_training import uda_loss
+from kdjax.adaptation._self_tuning import SelfTuningQueue
+from kdjax.adaptation._self_tuning import self_tuning_init
+from kdjax.adaptation._self_tuning import self_tuning_loss
+from kdjax.adaptation._self_tuning import self_tuning_update
+from kdjax.adaptation._source_scores import dev_score
+from kdjax.adaptation._source_scores import importance_weighted_score
+from kdjax.adaptation._source_scores import reverse_validation
 from kdjax.adaptation._spectral import bnm_loss
 from kdjax.adaptation._spectral import bsp_loss
 from kdjax.adaptation._spectral import rsd_loss
+from kdjax.adaptation._target_scores import SCORES
+from kdjax.adaptation._target_scores import bnm_score
+from kdjax.adaptation._target_scores import entropy_score
+from kdjax.adaptation._target_scores import im_score
+from kdjax.adaptation._target_scores import snd_score
 from kdjax.adaptation._transport import deepjdot_loss
 from kdjax.adaptation._transport import sinkhorn_divergence
 from kdjax.adaptation._transport import sliced_wasserstein
+from kdjax.adaptation._worst_case import confusion_consistency_loss
+from kdjax.adaptation._worst_case import dst_loss
 
 __all__ = (
+  "SCORES",
+  "FlexMatchState",
+  "GradualSelfTraining",
+  "GuardedWeight",
+  "GuardedWeightState",
   "HDivergence",
+  "NegativeTransferTest",
+  "PseudoLabels",
+  "SelfTuningQueue",
+  "SphericalKMeans",
+  "TransferGain",
   "adda_loss",
   "afn_loss",
   "bnm_loss",
+  "bnm_score",
   "bsp_loss",
+  "cdac_loss",
   "cdan_map",
   "cdan_matrices",
   "cdan_weights",
+  "centroid_pseudo_labels",
   "class_balance_loss",
   "classifier_discrepancy",
   "cmd_loss",
+  "confident_pseudo_labels",
+  "confusion_consistency_loss",
+  "consistency_loss",
   "coral_loss",
   "dann_loss",
+  "debias_logits",
+  "debias_update",
   "deepjdot_loss",
+  "dev_score",
+  "dst_loss",
   "entropy_loss",
+  "entropy_score",
+  "fixmatch_loss",
+  "flexmatch_init",
+  "flexmatch_thresholds",
+  "flexmatch_update",
+  "gradual_self_training",
+  "guess_labels",
   "h_divergence",
   "h_divergence_from_errors",
   "hafn_loss",
+  "im_score",
+  "importance_weighted_score",
   "information_maximization_loss",
   "jda_loss",
   "jmmd",
+  "linear_ramp_up",
   "lmmd",
   "m3sda_loss",
   "mcc_loss",
   "mdd_loss",
   "mdd_regression_loss",
+  "mean_teacher_update",
+  "mixmatch_loss",
   "mmd",
+  "mme_loss",
+  "negative_transfer_test",
+  "prototype_logits",
+  "pseudo_label_loss",
+  "reverse_validation",
   "rsd_loss",
+  "self_ensembling_balance_loss",
+  "self_tuning_init",
+  "self_tuning_loss",
+  "self_tuning_update",
+  "sharpen",
+  "sigmoid_ramp_up",
   "sinkhorn_divergence",
   "sliced_wasserstein",
+  "snd_score",
   "soft_h_divergence",
+  "spherical_kmeans",
+  "transfer_gain",
+  "uda_loss",
 )

@@ -34,8 +34,8 @@ def sharpen(
   Published: T = 0.5. Dassl's `temperature` is the exponent, 2, not T.
 
   Examples:
-    >>> sharpen(jnp.array([0.75, 0.25]), temperature=0.5)
-    Array([0.9, 0.1], dtype=float32)
+    >>> print(f"{sharpen(jnp.array([0.75, 0.25]), temperature=0.5)[0]:.2f}")
+    0.90
 
   References:
     Berthelot et al., `MixMatch: a holistic approach to semi-supervised

@@ -1,7 +1,7 @@
 """Did adaptation help? Paired comparisons with the source-only model."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_share
 from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
+
+# One score a run; several methods' are rows, or named.
+_Scores = ArrayLike | Sequence[float] | Sequence[Sequence[float]]
 
 
 class TransferGain(NamedTuple):
@@ -145,9 +148,9 @@ def transfer_gain(
 
 
 def negative_transfer_test(
-  adapted: ArrayLike | Mapping[str, ArrayLike] | list,
-  source_only: ArrayLike,
-  target_only: ArrayLike | None = None,
+  adapted: _Scores | Mapping[str, _Scores],
+  source_only: _Scores,
+  target_only: _Scores | None = None,
   *,
   significance: float = 0.05,
 ) -> NegativeTransferTest:
@@ -260,7 +263,7 @@ def negative_transfer_test(
 _PHRASES = {"helped": "helped", "hurt": "hurt", "unclear": "is unclear"}
 
 
-def _floats(x: ArrayLike | list) -> Array:
+def _floats(x: Any) -> Array:
   array = jnp.asarray(x)
   if jnp.issubdtype(array.dtype, jnp.floating):
     return array

