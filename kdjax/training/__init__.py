@@ -27,6 +27,7 @@ from kdjax.training._parallel import parallelize
 from kdjax.training._recipes import Recipe
 from kdjax.training._recipes import cifar100_recipe
 from kdjax.training._recipes import function_matching_recipe
+from kdjax.training._reversal import reversal_schedule
 from kdjax.training._steps import TrainState
 from kdjax.training._steps import distillation_loss
 from kdjax.training._steps import init_train_state
@@ -68,6 +69,7 @@ __all__ = (
   "mean_metrics",
   "parallelize",
   "parameter_ema",
+  "reversal_schedule",
   "scan_epoch",
   "scan_evaluation",
   "sweep",
