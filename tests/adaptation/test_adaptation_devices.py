@@ -8,10 +8,27 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from kdjax.adaptation import bnm_loss
+from kdjax.adaptation import bsp_loss
+from kdjax.adaptation import cdan_weights
+from kdjax.adaptation import class_balance_loss
+from kdjax.adaptation import cmd_loss
 from kdjax.adaptation import coral_loss
 from kdjax.adaptation import dann_loss
+from kdjax.adaptation import deepjdot_loss
+from kdjax.adaptation import hafn_loss
+from kdjax.adaptation import information_maximization_loss
 from kdjax.adaptation import jda_loss
+from kdjax.adaptation import jmmd
+from kdjax.adaptation import lmmd
+from kdjax.adaptation import m3sda_loss
+from kdjax.adaptation import mcc_loss
+from kdjax.adaptation import mdd_loss
+from kdjax.adaptation import mdd_regression_loss
 from kdjax.adaptation import mmd
+from kdjax.adaptation import rsd_loss
+from kdjax.adaptation import sinkhorn_divergence
+from kdjax.adaptation import sliced_wasserstein
 from kdjax.adaptation import soft_h_divergence
 
 DEVICES, LOCAL, DIMS = 8, 3, 4
@@ -63,6 +80,109 @@ def joint(source, target, *, where_source=None, where_target=None, axis_name):
   )
 
 
+def of_target(loss):
+  def loss_of_target(source, target, *, where_source, where_target, axis_name):
+    del source, where_source
+    return loss(target, where=where_target, axis_name=axis_name)
+
+  return loss_of_target
+
+
+def with_labels(loss):
+  """The first columns of an example say its class."""
+
+  def labelled(source, target, **options):
+    labels = jnp.argmax(source, 1)
+    # The label is no function of the weights.
+    return loss(
+      source, target, jax.lax.stop_gradient(labels), target, **options
+    )
+
+  return labelled
+
+
+def local(source, target, labels, logits, **options):
+  return lmmd(source, target, labels, jax.nn.softmax(logits), **options)
+
+
+def layers(source, target, **options):
+  return jmmd(
+    [source, source[:, :2] ** 2], [target, target[:, :2] ** 2], **options
+  )
+
+
+def many(source, target, *, where_source, where_target, axis_name):
+  return m3sda_loss(
+    [source, source**2],
+    target,
+    where_sources=[where_source, where_source],
+    where_target=where_target,
+    axis_name=axis_name,
+  )
+
+
+def margin(loss):
+  def two_heads(source, target, **options):
+    return loss(source, source**2, target, 2 * target**2, **options)
+
+  return two_heads
+
+
+def weighted(source, target, *, where_source, where_target, axis_name):
+  masks = {"where_source": where_source, "where_target": where_target}
+  weights = cdan_weights(
+    jax.nn.softmax(source),
+    jax.nn.softmax(target),
+    axis_name=axis_name,
+    **masks,
+  )
+  return dann_loss(
+    source[:, 0],
+    target[:, 0],
+    scaling="pooled",
+    source_weights=weights[0],
+    target_weights=weights[1],
+    axis_name=axis_name,
+    **masks,
+  )
+
+
+def wide(loss):
+  """More dims than rows, so that subspaces have angles."""
+  waves = jnp.float32(np.random.default_rng(2).normal(size=(DIMS, 64)))
+
+  def of_waves(source, target, **options):
+    return loss(jnp.sin(source @ waves), jnp.sin(target @ waves), **options)
+
+  return of_waves
+
+
+# One of a method each: a program for three ways to map takes seconds.
+NEW = {
+  "mmd laplacian": functools.partial(
+    mmd, kernel="laplacian", bandwidth_rule="distinct_mean"
+  ),
+  "mmd median": functools.partial(mmd, bandwidth_rule="median"),
+  "mmd disjoint": functools.partial(mmd, estimator="disjoint"),
+  "jmmd": layers,
+  "lmmd": with_labels(local),
+  "cmd": functools.partial(cmd_loss, moments=3),
+  "m3sda": many,
+  "bsp": bsp_loss,
+  # Without the mismatch of bases, which close angles make ill-conditioned.
+  "rsd": wide(functools.partial(rsd_loss, mismatch_weight=0.0)),
+  "bnm": of_target(bnm_loss),
+  "im": of_target(information_maximization_loss),
+  "mcc": of_target(mcc_loss),
+  "hafn": of_target(hafn_loss),
+  "balance": of_target(lambda x, **o: class_balance_loss(x**2, **o)),
+  "mdd": margin(mdd_loss),
+  "mdd regression": margin(mdd_regression_loss),
+  "cdan weights": weighted,
+  "sinkhorn": functools.partial(sinkhorn_divergence, iterations=20),
+  "sliced": functools.partial(sliced_wasserstein, count=8),
+  "deepjdot": with_labels(functools.partial(deepjdot_loss, class_weight=0.1)),
+}
 LOSSES = {
   "mmd biased": (feature_loss, mmd),
   "mmd unbiased": (
@@ -73,6 +193,7 @@ LOSSES = {
   "coral": (feature_loss, functools.partial(coral_loss, scaling="mean")),
   "dann": (logit_loss, dann_loss),
   "joint": (logit_loss, joint),
+  **{name: (feature_loss, function) for name, function in NEW.items()},
 }
 
 
