@@ -1,0 +1,188 @@
+"""Weights from a domain discriminator: density ratio and IWAN."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.adaptation import _probe
+from kdjax.adaptation._pairs import as_pair
+from kdjax.adaptation._pairs import mean_one
+from kdjax.adaptation._pairs import own_rows
+from kdjax.adaptation._rows import masked_rows
+from kdjax.adaptation._rows import total
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import check_range
+from kdjax.ops._validation import validate
+
+
+@validate
+def discriminator_weights(
+  source: Float[Array, "source dims"] | Float[Array, " source"],
+  target: Float[Array, "target dims"] | Float[Array, " target"] | None = None,
+  *,
+  ridge: ArrayLike | None = None,
+  where_source: Bool[Array, " source"] | None = None,
+  where_target: Bool[Array, " target"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " source"]:
+  r"""Discriminator density-ratio weights of the source rows.
+
+  .. math::
+    w_i \propto \frac{1 - D(s_i)}{D(s_i)} = \frac{1}{D(s_i)} - 1
+      = e^{-z(s_i)} \propto \frac{p_T(s_i)}{p_S(s_i)}
+
+  where D = sigmoid(z) is the probability of the *source*, as in
+  :func:`dann_loss` and TLlib. Where a code's discriminator says 1 for the
+  target, pass minus its logit. Computed from logits in log space, so a
+  saturated discriminator gives large weights, not infinite ones.
+
+  Two forms of the first arguments:
+
+  - features `[source, dims]` and `[target, dims]`: D is the logistic
+    regression on them, solved exactly, as in adapt's IWC and skada. It
+    minimises the mean over domains of the logistic loss plus ridge / 2 times
+    the squared slope; the intercept is free.
+  - domain logits `[source]` of a discriminator of one's own. Those of the
+    target do not matter.
+
+  Args:
+    source: `[source, dims]`, or logits `[source]`.
+    target: `[target, dims]`, or None (or logits) beside logits.
+    ridge: of the logistic regression. None is 1 / (n_s + n_t), scikit-learn's
+      `C=1` with `class_weight="balanced"`; C is 1 / (ridge * rows).
+    where_source: which source rows count; the others get weight 0.
+    where_target: which target rows count.
+    axis_name: the mapped axis that holds the rest of both samples; the mean
+      is that of all, and features are gathered.
+
+  Returns:
+    `[source]`, not negative, of mean 1, without gradient.
+
+  Raises:
+    ValueError: if features come without target, or a static ridge is not
+      above 0.
+
+  Differs from published code: adapt and skada count all rows alike in the
+  regression, so the shrinkage leans towards the larger domain; their weights
+  for C=1 and equal sizes are those here. skada divides p(source) by p(target)
+  in the version of 2026-01, upside down. adapt leaves the mean as it is.
+
+  Examples:
+    >>> weights = discriminator_weights(jnp.array([0.0, jnp.log(3.0)]))
+    >>> [f"{w:.2f}" for w in weights.tolist()]
+    ['1.50', '0.50']
+
+  References:
+    Bickel et al., `Discriminative learning for differing training and test
+    distributions <https://doi.org/10.1145/1273496.1273507>`_, 2007; Sugiyama
+    et al., Density ratio estimation in machine learning, 2012, section 4.
+  """
+  if source.ndim == 1:
+    logits, mask = masked_rows(source, where_source)
+    return _from_logits(logits, mask, axis_name)
+  if target is None or target.ndim == 1:
+    raise ValueError(
+      "discriminator_weights: target is "
+      f"{'None' if target is None else f'of shape {target.shape}'}; expected "
+      f"[target, dims] = (target, {source.shape[1]}) beside source features."
+    )
+  pair = jax.lax.stop_gradient(
+    as_pair(source, target, where_source, where_target, axis_name)
+  )
+  if axis_name is not None:
+    # Equal on every device already, which the mean tells `jax.shard_map`.
+    pair = jax.lax.pmean(pair, axis_name)
+  dtype = pair.source.dtype
+  mask = jnp.concatenate([pair.source_mask, pair.target_mask])
+  count = jnp.maximum(jnp.sum(mask), 1)
+  if ridge is None:
+    penalty = 1 / count
+  else:
+    check_positive("ridge", ridge)
+    penalty = as_number("ridge", ridge, dtype)
+  rows = jnp.concatenate([pair.source, pair.target])
+  # The free intercept makes the origin irrelevant, but not to rounding.
+  center = jnp.sum(rows, 0) / count
+  rows = mask[:, None] * (rows - center[None])
+  is_source = jnp.arange(mask.size) < pair.source_mask.size
+  # Nor does the unit matter, if the ridge follows; squares of 1e4 would.
+  unit = jnp.max(jnp.abs(rows), initial=0.0)
+  unit = jnp.where(unit > 0, unit, 1.0)
+  scores = _probe.probe_scores(
+    rows / unit, is_source, (mask > 0)[None], penalty / jnp.square(unit)
+  )[0]
+  present = jnp.minimum(jnp.sum(pair.source_mask), jnp.sum(pair.target_mask))
+  scores = jnp.where(present > 0, scores, 0.0)[: pair.source_mask.size]
+  weights = _from_logits(scores, pair.source_mask, None)
+  return own_rows(weights, source.shape[0], axis_name)
+
+
+@validate
+def iwan_weights(
+  source_domain_logits: Float[Array, " source"] | Float[Array, "source 1"],
+  *,
+  eps: ArrayLike = 1e-5,
+  where: Bool[Array, " source"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " source"]:
+  r"""Importance-weighted adversarial nets (IWAN): weights of the source rows.
+
+  .. math::
+    \tilde w_i = 1 - D(s_i), \qquad
+    w_i = \frac{\tilde w_i}{\operatorname{mean}_k \tilde w_k + \epsilon}
+
+  where D = sigmoid(z) is the auxiliary discriminator's probability of the
+  *source*: what it takes for target counts. This is p_T / (p_S + p_T), which
+  is bounded, not the ratio p_T / p_S of :func:`discriminator_weights`.
+
+  Args:
+    source_domain_logits: z, `[source]` or `[source, 1]`; source is positive,
+      as in :func:`dann_loss`.
+    eps: keeps the quotient finite. TLlib: 1e-5.
+    where: which source rows count; the others get weight 0.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    `[source]`, not negative, of mean 1 (less eps' share), without gradient.
+    They weigh the source's term of the second discriminator's loss. If the
+    discriminator is sure of every row, all weights vanish, as published; with
+    eps = 0 they keep their mean of 1.
+
+  Raises:
+    ValueError: if a static eps is negative.
+
+  Examples:
+    >>> weights = iwan_weights(jnp.array([0.0, 20.0]))
+    >>> [f"{w:.2f}" for w in weights.tolist()]
+    ['2.00', '0.00']
+
+  References:
+    Zhang et al., `Importance weighted adversarial nets for partial domain
+    adaptation <https://arxiv.org/abs/1803.09210>`_, 2018, equation 8.
+  """
+  check_range("eps", eps, 0.0, float("inf"))
+  logits, mask = masked_rows(source_domain_logits.reshape(-1), where)
+  eps = as_number("eps", eps, logits.dtype)
+  logits = jax.lax.stop_gradient(logits)
+  values = mask * jax.nn.sigmoid(-logits)
+  sums, count = total((jnp.sum(values), jnp.sum(mask)), axis_name)
+  mean = sums / jnp.maximum(count, 1) + eps
+  # Without eps even weights too small for a number keep their mean of 1.
+  bare = _from_logits(jax.nn.softplus(logits), mask, axis_name)
+  return jnp.where(eps > 0, values / jnp.where(mean > 0, mean, 1.0), bare)
+
+
+def _from_logits(
+  logits: Float[Array, " rows"],
+  mask: Float[Array, " rows"],
+  axis_name: str | None,
+) -> Float[Array, " rows"]:
+  """Returns exp(-logits), scaled to mean 1 over the rows that count."""
+  logits = jax.lax.stop_gradient(jnp.where(mask > 0, logits, jnp.inf))
+  least = jnp.min(logits, initial=jnp.inf)
+  if axis_name is not None:
+    least = jax.lax.pmin(least, axis_name)
+  least = jnp.where(jnp.isfinite(least), least, 0.0)
+  return mean_one(jnp.exp(least - logits), mask, axis_name)
