@@ -6,12 +6,21 @@ differ, and is pure: arrays in, arrays out.
 
 from kdjax.adaptation._adversarial import adda_loss
 from kdjax.adaptation._adversarial import dann_loss
+from kdjax.adaptation._boosting import TrAdaBoost
+from kdjax.adaptation._boosting import TrAdaBoostUpdate
+from kdjax.adaptation._boosting import tradaboost
+from kdjax.adaptation._boosting import tradaboost_update
+from kdjax.adaptation._class_weights import bbse_weights
+from kdjax.adaptation._class_weights import pada_class_weights
 from kdjax.adaptation._classifiers import classifier_discrepancy
 from kdjax.adaptation._classifiers import mdd_loss
 from kdjax.adaptation._classifiers import mdd_regression_loss
 from kdjax.adaptation._clusters import SphericalKMeans
 from kdjax.adaptation._clusters import centroid_pseudo_labels
 from kdjax.adaptation._clusters import spherical_kmeans
+from kdjax.adaptation._component_maps import ComponentMap
+from kdjax.adaptation._components import jda_transform
+from kdjax.adaptation._components import tca
 from kdjax.adaptation._conditional import cdan_map
 from kdjax.adaptation._conditional import cdan_matrices
 from kdjax.adaptation._conditional import cdan_weights
@@ -21,6 +30,10 @@ from kdjax.adaptation._consistency import mean_teacher_update
 from kdjax.adaptation._consistency import self_ensembling_balance_loss
 from kdjax.adaptation._consistency import sigmoid_ramp_up
 from kdjax.adaptation._coral import coral_loss
+from kdjax.adaptation._density_ratios import kliep_weights
+from kdjax.adaptation._density_ratios import ulsif_weights
+from kdjax.adaptation._domain_weights import discriminator_weights
+from kdjax.adaptation._domain_weights import iwan_weights
 from kdjax.adaptation._feature_norm import afn_loss
 from kdjax.adaptation._feature_norm import hafn_loss
 from kdjax.adaptation._flexmatch import FlexMatchState
@@ -40,10 +53,19 @@ from kdjax.adaptation._guessing import mixmatch_loss
 from kdjax.adaptation._guessing import sharpen
 from kdjax.adaptation._h_divergence import HDivergence
 from kdjax.adaptation._h_divergence import h_divergence
+from kdjax.adaptation._inputs import NormStatistics
+from kdjax.adaptation._inputs import adabn_normalize
+from kdjax.adaptation._inputs import adabn_statistics
+from kdjax.adaptation._inputs import fourier_domain_adaptation
 from kdjax.adaptation._joint_adaptation import h_divergence_from_errors
 from kdjax.adaptation._joint_adaptation import jda_loss
 from kdjax.adaptation._joint_adaptation import soft_h_divergence
 from kdjax.adaptation._local_mmd import lmmd
+from kdjax.adaptation._maps import AffineMap
+from kdjax.adaptation._maps import coral_transform
+from kdjax.adaptation._maps import linear_ot
+from kdjax.adaptation._mean_matching import kmm_weights
+from kdjax.adaptation._mean_matching import target_shift_weights
 from kdjax.adaptation._minimax import cdac_loss
 from kdjax.adaptation._minimax import mme_loss
 from kdjax.adaptation._minimax import prototype_logits
@@ -72,6 +94,8 @@ from kdjax.adaptation._source_scores import reverse_validation
 from kdjax.adaptation._spectral import bnm_loss
 from kdjax.adaptation._spectral import bsp_loss
 from kdjax.adaptation._spectral import rsd_loss
+from kdjax.adaptation._subspaces import gfk
+from kdjax.adaptation._subspaces import subspace_alignment
 from kdjax.adaptation._target_scores import SCORES
 from kdjax.adaptation._target_scores import bnm_score
 from kdjax.adaptation._target_scores import entropy_score
@@ -85,18 +109,26 @@ from kdjax.adaptation._worst_case import dst_loss
 
 __all__ = (
   "SCORES",
+  "AffineMap",
+  "ComponentMap",
   "FlexMatchState",
   "GradualSelfTraining",
   "GuardedWeight",
   "GuardedWeightState",
   "HDivergence",
   "NegativeTransferTest",
+  "NormStatistics",
   "PseudoLabels",
   "SelfTuningQueue",
   "SphericalKMeans",
+  "TrAdaBoost",
+  "TrAdaBoostUpdate",
   "TransferGain",
+  "adabn_normalize",
+  "adabn_statistics",
   "adda_loss",
   "afn_loss",
+  "bbse_weights",
   "bnm_loss",
   "bnm_score",
   "bsp_loss",
@@ -112,11 +144,13 @@ __all__ = (
   "confusion_consistency_loss",
   "consistency_loss",
   "coral_loss",
+  "coral_transform",
   "dann_loss",
   "debias_logits",
   "debias_update",
   "deepjdot_loss",
   "dev_score",
+  "discriminator_weights",
   "dst_loss",
   "entropy_loss",
   "entropy_score",
@@ -124,6 +158,8 @@ __all__ = (
   "flexmatch_init",
   "flexmatch_thresholds",
   "flexmatch_update",
+  "fourier_domain_adaptation",
+  "gfk",
   "gradual_self_training",
   "guess_labels",
   "h_divergence",
@@ -132,8 +168,13 @@ __all__ = (
   "im_score",
   "importance_weighted_score",
   "information_maximization_loss",
+  "iwan_weights",
   "jda_loss",
+  "jda_transform",
   "jmmd",
+  "kliep_weights",
+  "kmm_weights",
+  "linear_ot",
   "linear_ramp_up",
   "lmmd",
   "m3sda_loss",
@@ -145,6 +186,7 @@ __all__ = (
   "mmd",
   "mme_loss",
   "negative_transfer_test",
+  "pada_class_weights",
   "prototype_logits",
   "pseudo_label_loss",
   "reverse_validation",
@@ -160,6 +202,12 @@ __all__ = (
   "snd_score",
   "soft_h_divergence",
   "spherical_kmeans",
+  "subspace_alignment",
+  "target_shift_weights",
+  "tca",
+  "tradaboost",
+  "tradaboost_update",
   "transfer_gain",
   "uda_loss",
+  "ulsif_weights",
 )

@@ -62,10 +62,10 @@ def coral_loss(
     Sun and Saenko, `Deep CORAL <https://arxiv.org/abs/1607.01719>`_, 2016.
   """
   check_choice("scaling", scaling, ("paper", "mean"))
-  n_source, mean_source, covariance_source = _moments(
+  n_source, mean_source, covariance_source = moments(
     source, where_source, axis_name
   )
-  n_target, mean_target, covariance_target = _moments(
+  n_target, mean_target, covariance_target = moments(
     target, where_target, axis_name
   )
   value = jnp.mean(jnp.square(covariance_source - covariance_target))
@@ -76,7 +76,7 @@ def coral_loss(
   return jnp.where(jnp.minimum(n_source, n_target) > 0, value, 0.0)
 
 
-def _moments(
+def moments(
   rows: Float[Array, "batch dims"],
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,

@@ -1,0 +1,94 @@
+"""Eigenvectors and square roots of symmetric matrices, with derivatives."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_product = functools.partial(jnp.matmul, precision="highest")
+
+
+@jax.custom_jvp
+def descending_eigh(
+  matrix: Float[Array, "n n"],
+) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+  """Returns eigenvalues, the largest first, and eigenvectors in columns.
+
+  The largest entry of each vector is positive. Vectors of equal values have
+  no derivative in their common plane: there, and only there, they get none.
+  """
+  values, vectors = jnp.linalg.eigh(_symmetric(matrix))
+  return values[::-1], positive_peaks(vectors[:, ::-1])
+
+
+@descending_eigh.defjvp
+def _descending_eigh_jvp(
+  primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+  (matrix,), (change,) = primals, tangents
+  values, vectors = descending_eigh(matrix)
+  moved = _product(vectors.T, _product(_symmetric(change), vectors))
+  gaps = values[None] - values[:, None]
+  apart = jnp.abs(gaps) > _noise(values)
+  turn = jnp.where(apart, 1 / jnp.where(apart, gaps, 1.0), 0.0)
+  return (values, vectors), (
+    jnp.diagonal(moved),
+    _product(vectors, turn * moved),
+  )
+
+
+@jax.custom_jvp
+def square_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+  """Returns the positive semidefinite root of such a matrix.
+
+  Its derivative is exact for equal eigenvalues too; the null space, where
+  there is none, gets none.
+  """
+  values, vectors = descending_eigh(matrix)
+  return _product(vectors * _roots(values)[None], vectors.T)
+
+
+@square_root.defjvp
+def _square_root_jvp(
+  primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+  (matrix,), (change,) = primals, tangents
+  values, vectors = descending_eigh(matrix)
+  roots = _roots(values)
+  moved = _product(vectors.T, _product(_symmetric(change), vectors))
+  sums = roots[:, None] + roots[None]
+  positive = sums > 0
+  moved = jnp.where(positive, moved / jnp.where(positive, sums, 1.0), 0.0)
+  root = _product(vectors * roots[None], vectors.T)
+  return root, _product(vectors, _product(moved, vectors.T))
+
+
+def inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+  """Returns the inverse of a positive definite matrix."""
+  identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+  with jax.default_matmul_precision("highest"):
+    factor = jax.scipy.linalg.cho_factor(_symmetric(matrix))
+    return jax.scipy.linalg.cho_solve(factor, identity)
+
+
+def positive_peaks(columns: Float[Array, "n k"]) -> Float[Array, "n k"]:
+  """Returns the columns with signs that make their largest entry positive."""
+  peaks = jnp.argmax(jnp.abs(columns), 0)
+  signs = jnp.sign(jnp.take_along_axis(columns, peaks[None], 0))
+  return columns * jnp.where(signs == 0, 1.0, jax.lax.stop_gradient(signs))
+
+
+def _symmetric(matrix: Array) -> Array:
+  return (matrix + matrix.T) / 2
+
+
+def _noise(values: Array) -> Array:
+  """What is but rounding next to the largest value."""
+  eps = jnp.finfo(values.dtype).eps
+  return values.size * eps * jnp.max(jnp.abs(values), initial=0.0)
+
+
+def _roots(values: Array) -> Array:
+  zero = values <= _noise(values)  # NaN is not: it must reach the caller
+  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, values)))
