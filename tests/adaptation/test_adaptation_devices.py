@@ -32,6 +32,10 @@ from kdjax.adaptation import sliced_wasserstein
 from kdjax.adaptation import soft_h_divergence
 
 DEVICES, LOCAL, DIMS = 8, 3, 4
+# Programs that are only compared need not be optimized.
+quick = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
 def batch():
@@ -214,10 +218,10 @@ def test_devices_agree(name, masked):
       return value, gradient
     return value, jax.lax.pmean(gradient, axis_name)
 
-  expected = jax.jit(functools.partial(step, axis_name=None))(weights, data)
+  expected = quick(functools.partial(step, axis_name=None))(weights, data)
 
   shards = jax.tree.map(lambda x: x.reshape(DEVICES, LOCAL, *x.shape[1:]), data)
-  mapped = jax.jit(jax.vmap(step, (None, 0), axis_name="batch"))
+  mapped = quick(jax.vmap(step, (None, 0), axis_name="batch"))
   for a, b in zip(mapped(weights, shards), expected, strict=True):
     for on_device in a:
       np.testing.assert_allclose(on_device, b, rtol=1e-4, atol=1e-6)
@@ -225,7 +229,7 @@ def test_devices_agree(name, masked):
   mesh = jax.make_mesh(
     (DEVICES,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
   )
-  sharded = jax.jit(
+  sharded = quick(
     jax.shard_map(
       step, mesh=mesh, in_specs=(P(), P("batch")), out_specs=(P(), P())
     )
