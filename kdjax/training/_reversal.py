@@ -54,6 +54,8 @@ def reversal_schedule(
   def schedule(step: ArrayLike) -> Array:
     progress = jnp.asarray(step, float) / jnp.asarray(steps, float)
     # 2 / (1 + exp(-x)) - 1, without overflow.
-    return low + (high - low) * jnp.tanh(sharpness * progress / 2)
+    risen = jnp.tanh(jnp.asarray(sharpness, float) * progress / 2)
+    first, last = jnp.asarray(low, float), jnp.asarray(high, float)
+    return first + (last - first) * risen
 
   return schedule
