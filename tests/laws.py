@@ -350,6 +350,33 @@ LAWS = [
 ]
 
 
+def slopes_agree(function, arguments, tolerance=1e-5):
+  """Forward, reverse and difference slopes of a scalar, in one program.
+
+  Along a random direction in all arguments, in float64.
+  """
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    arguments = jax.tree.map(np.float64, tuple(arguments))
+    direction = jax.tree.map(lambda a: rng.normal(size=a.shape), arguments)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def program(step):
+      def along(step):
+        return function(
+          *jax.tree.map(lambda a, d: a + step * d, arguments, direction)
+        )
+
+      return *jax.jvp(along, (step,), (1.0,)), jax.grad(along)(step)
+
+    _, forward, reverse = program(0.0)
+    step = 1e-6
+    difference = float(program(step)[0] - program(-step)[0]) / (2 * step)
+  assert abs(difference) > 1e-3
+  np.testing.assert_allclose(reverse, forward, rtol=1e-7)
+  np.testing.assert_allclose(forward, difference, rtol=tolerance)
+
+
 def _floating(x):
   leaf = jax.tree.leaves(x)[0]
   return jnp.issubdtype(leaf.dtype, jnp.floating)

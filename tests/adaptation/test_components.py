@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 from jax.sharding import PartitionSpec as P
-from jax.test_util import check_grads
 
 from kdjax.adaptation import jda_transform
 from kdjax.adaptation import tca
 from tests.laws import QUICK
+from tests.laws import slopes_agree
 
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 DIMS, CLASSES = 5, 3
@@ -122,7 +122,7 @@ def test_tca_equals_scipy(kernel, normalize, scaling):
   assert np.all(peaks > 0)
 
 
-@pytest.mark.parametrize("iterations", [1, 2, 5])
+@pytest.mark.parametrize("iterations", [1, 5])
 @pytest.mark.parametrize(("kernel", "normalize", "scaling"), CASES[1:4:2])
 def test_jda_equals_scipy(kernel, normalize, scaling, iterations):
   source, target, labels = samples(seed=2)
@@ -226,15 +226,7 @@ def loss(name, source, target):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients(name):
-  source, target, _ = samples()
-  with jax.enable_x64(True):
-    check_grads(
-      jax.jit(functools.partial(loss, name)),
-      (source, target),
-      order=1,
-      modes=("fwd", "rev"),
-      rtol=1e-4,
-    )
+  slopes_agree(functools.partial(loss, name), samples()[:2])
 
 
 @pytest.mark.parametrize("name", METHODS)
