@@ -97,7 +97,7 @@ def _spread(
 def mmd(
   features: Float[Array, "domains batch dims"],
   *,
-  gammas: ArrayLike | Sequence[float] = _GAMMAS,
+  gammas: ArrayLike | Sequence[ArrayLike] = _GAMMAS,
   where: Bool[Array, "domains batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:

@@ -16,8 +16,8 @@ from kdjax.generalization import mmd
 CORAL = jax.jit(coral, static_argnames="scaling")
 MMD = jax.jit(mmd)
 GRADIENTS = {
-  function: jax.jit(jax.value_and_grad(function), static_argnames="scaling")
-  for function in (coral, mmd)
+  coral: jax.jit(jax.value_and_grad(coral), static_argnames="scaling"),
+  mmd: jax.jit(jax.value_and_grad(mmd)),
 }
 
 RNG = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def test_coral_is_the_mean_over_pairs(scaling):
 
 
 def test_mmd_is_the_mean_over_pairs():
-  gammas = (0.03, 0.4)
+  gammas = np.array([0.03, 0.4])
   with jax.enable_x64(True):
     features, where, rows = uneven()
     value, gradient = GRADIENTS[mmd](features, where=where, gammas=gammas)
