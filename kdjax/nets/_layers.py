@@ -9,6 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from kdjax.nets._convolution import convolve
 from kdjax.ops._validation import check_range
 
 # What the published CIFAR models start from: He et al.'s fan-out normal for
@@ -54,6 +55,7 @@ def convolution(
     feature_group_count=groups,
     use_bias=use_bias,
     kernel_init=kernel_init,
+    conv_general_dilated=convolve,
     dtype=dtype,
     rngs=rngs,
   )

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from kdjax.nets import _layers
+from kdjax.nets._convolution import convolve
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.ops._validation import validate
@@ -145,6 +146,7 @@ class ConvNet(nnx.Module):
         b,
         (5, 5),
         kernel_init=nnx.initializers.he_normal(),
+        conv_general_dilated=convolve,
         dtype=dtype,
         rngs=rngs,
       )

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from kdjax.nets import _layers
+from kdjax.nets._convolution import convolve
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.ops._validation import validate
@@ -94,6 +95,7 @@ class ViT(nnx.Module):
       (patch_size, patch_size),
       strides=patch_size,
       padding="VALID",
+      conv_general_dilated=convolve,
       kernel_init=_layers.TORCH_DEFAULT,
       bias_init=_layers.torch_bias(input_shape[-1] * patch_size**2),
       dtype=dtype,

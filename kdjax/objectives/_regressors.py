@@ -15,6 +15,7 @@ from kdjax.distillation import ofd_loss
 from kdjax.distillation import ofd_margin
 from kdjax.nets import Outputs
 from kdjax.nets import _layers
+from kdjax.nets._convolution import convolve
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import field_of
@@ -214,11 +215,22 @@ class Regressor(nnx.Module):
     widths = inputs[-1], outputs[-1]
     if old == tuple(2 * size for size in new):
       self.convolution = nnx.Conv(
-        *widths, (3, 3), strides=2, padding=1, **options
+        *widths,
+        (3, 3),
+        strides=2,
+        padding=1,
+        conv_general_dilated=convolve,
+        **options,
       )
     elif all(a >= b for a, b in zip(old, new, strict=True)):
       size = tuple(1 + a - b for a, b in zip(old, new, strict=True))
-      self.convolution = nnx.Conv(*widths, size, padding="VALID", **options)
+      self.convolution = nnx.Conv(
+        *widths,
+        size,
+        padding="VALID",
+        conv_general_dilated=convolve,
+        **options,
+      )
     elif all(b % a == 0 for a, b in zip(old, new, strict=True)):
       ratio = tuple(b // a for a, b in zip(old, new, strict=True))
       size = tuple(2 * r for r in ratio)
