@@ -145,6 +145,20 @@ def dense(
   )
 
 
+def linear(
+  inputs: int, outputs: int, *, use_bias: bool = True, rngs: nnx.Rngs
+) -> nnx.Linear:
+  """A linear layer that starts as PyTorch's, as in the published methods."""
+  return nnx.Linear(
+    inputs,
+    outputs,
+    use_bias=use_bias,
+    kernel_init=TORCH_DEFAULT,
+    bias_init=torch_bias(inputs),
+    rngs=rngs,
+  )
+
+
 def dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
   """Dropout that holds a random stream only if it will use one."""
   check_range("dropout", rate, 0.0, 1.0)

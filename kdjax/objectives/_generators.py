@@ -141,7 +141,7 @@ def vitkd(
     widths = [(a.shape[-1], b.shape[-1]) for a, b in pairs]
     outputs = widths[-1][1]
     projectors = [
-      nnx.Linear(*pair, rngs=rngs)
+      _layers.linear(*pair, rngs=rngs)
       for pair in widths
       if any(a != b for a, b in widths)
     ]

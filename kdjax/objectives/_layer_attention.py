@@ -201,8 +201,8 @@ class _Embedding(nnx.Module):
   """A vector of norm 1 for an example's similarities in a layer."""
 
   def __init__(self, samples: int, rngs: nnx.Rngs):
-    self.first = nnx.Linear(samples, samples // 2, rngs=rngs)
-    self.second = nnx.Linear(samples // 2, samples // 4, rngs=rngs)
+    self.first = _layers.linear(samples, samples // 2, rngs=rngs)
+    self.second = _layers.linear(samples // 2, samples // 4, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return unit(self.second(nnx.relu(self.first(x))))
@@ -215,13 +215,17 @@ class _Regressor(nnx.Module):
     self, inputs: int, outputs: int, axis_name: str | None, rngs: nnx.Rngs
   ):
     hidden = 2 * outputs
+    options: dict[str, Any] = {
+      "kernel_init": _layers.TORCH_DEFAULT,
+      "rngs": rngs,
+    }
     self.layers = nnx.List(
       [
-        _layers.ConvNorm(inputs, hidden, 1, axis_name=axis_name, rngs=rngs),
-        _layers.ConvNorm(hidden, hidden, 3, axis_name=axis_name, rngs=rngs),
+        _layers.ConvNorm(inputs, hidden, 1, axis_name=axis_name, **options),
+        _layers.ConvNorm(hidden, hidden, 3, axis_name=axis_name, **options),
       ]
     )
-    self.last = _layers.convolution(hidden, outputs, 1, rngs=rngs)
+    self.last = _layers.convolution(hidden, outputs, 1, **options)
 
   def __call__(self, x: Array) -> Array:
     return self.last(_layers.activate(self.layers, x)[1])
@@ -234,7 +238,7 @@ class _LinearNorm(nnx.Module):
     self, inputs: int, outputs: int, axis_name: str | None, rngs: nnx.Rngs
   ):
     # Batch normalization takes a bias away.
-    self.linear = nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs)
+    self.linear = _layers.linear(inputs, outputs, use_bias=False, rngs=rngs)
     self.norm = _layers.batch_norm(outputs, axis_name=axis_name, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:

@@ -180,7 +180,7 @@ def srd(
       for role in ("student", "teacher")
     }
     # Batch normalization takes a bias away.
-    projector = nnx.Linear(ours.shape[-1], width, use_bias=False, rngs=rngs)
+    projector = _layers.linear(ours.shape[-1], width, use_bias=False, rngs=rngs)
     return nnx.Dict(projector=projector, **norms)
 
   def loss(

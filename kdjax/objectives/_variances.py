@@ -207,7 +207,7 @@ class _Projection(nnx.Module):
     inputs = field_of("student", student, "embedding").shape[-1]
     outputs = field_of("teacher", teacher, "embedding").shape[-1]
     self.linear = (
-      None if inputs == outputs else nnx.Linear(inputs, outputs, rngs=rngs)
+      None if inputs == outputs else _layers.linear(inputs, outputs, rngs=rngs)
     )
 
   def __call__(self, x: Array) -> Array:
@@ -226,7 +226,7 @@ class _VarianceBranch(nnx.Module):
   ):
     self.projection = projection
     # Batch normalization takes a bias away.
-    self.linear = nnx.Linear(width, width, use_bias=False, rngs=rngs)
+    self.linear = _layers.linear(width, width, use_bias=False, rngs=rngs)
     self.norm = _layers.batch_norm(width, axis_name=axis_name, rngs=rngs)
 
   def __call__(self, x: Array) -> tuple[Array, Array]:

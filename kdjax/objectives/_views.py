@@ -15,6 +15,7 @@ from kdjax.distillation import sskd_pretext_loss
 from kdjax.distillation import sskd_similarity_loss
 from kdjax.distillation import sskd_transformed_loss
 from kdjax.nets import Outputs
+from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
@@ -290,7 +291,7 @@ def _view_of(role: str, outputs: Outputs, name: str) -> Outputs:
 
 def _projection_head(width: int, rngs: nnx.Rngs) -> nnx.Module:
   return nnx.Sequential(
-    nnx.Linear(width, width, rngs=rngs),
+    _layers.linear(width, width, rngs=rngs),
     nnx.relu,
-    nnx.Linear(width, width, rngs=rngs),
+    _layers.linear(width, width, rngs=rngs),
   )

@@ -13,7 +13,11 @@ from kdjax.distillation import vid_loss
 from kdjax.nets import Outputs
 from kdjax.objectives import afd
 from kdjax.objectives import cat
+from kdjax.objectives import cc
+from kdjax.objectives import crd_in_batch
+from kdjax.objectives import itrd
 from kdjax.objectives import mgd
+from kdjax.objectives import pad_l2
 from kdjax.objectives import semckd
 from kdjax.objectives import simkd
 from kdjax.objectives import srrl
@@ -228,6 +232,20 @@ def test_semckd_takes_any_batch_in_any_order():
   # Of nothing that counts there are finite ones, whose gradient is 0.
   nothing = describe(maps, 8, jnp.zeros(ROWS, bool), None)
   np.testing.assert_array_equal(nothing, 0)
+
+
+@pytest.mark.parametrize("method", [semckd, cc, crd_in_batch, itrd, pad_l2])
+def test_parts_start_as_pytorchs_do(method):
+  """Published weights suit losses that begin as large as the authors'."""
+  kernels = [
+    x
+    for x in jax.tree.leaves(method().init(KEY, STUDENT, TEACHER)[0])
+    if x.ndim > 1
+  ]
+  assert kernels
+  for kernel in kernels:
+    bound = np.prod(kernel.shape[:-1]) ** -0.5
+    assert 0.5 * bound < jnp.abs(kernel).max() <= bound
 
 
 def test_semckd_trains_all_its_parts():
