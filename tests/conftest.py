@@ -1,6 +1,17 @@
-"""Strict settings for every test: eight CPU devices, no rank promotion."""
+"""Strict settings for every test: eight CPU devices, no rank promotion.
+
+Most of the suite's time goes into compiling thousands of small programs once,
+so they are compiled without optimizations that only speed up running them.
+"""
+
+import os
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 13):  # XLA ends at flags it does not know.
+  os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
+  )

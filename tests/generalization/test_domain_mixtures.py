@@ -1,5 +1,6 @@
 """Inter-domain mixup and DomainMix."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +34,7 @@ def test_mixup_mixes_pairs_of_domains():
 
 
 def test_mixup_draws_a_circle():
-  program = jax.jit(mixup)
+  program = jax.jit(chex.assert_max_traces(mixup, n=1))
   marks = np.float32(np.arange(3)[:, None, None] + np.zeros((3, 4, 1)))
   for seed in range(5):
     mixed = program(
@@ -48,7 +49,6 @@ def test_mixup_draws_a_circle():
     assert np.all((mixed.weights >= 0) & (mixed.weights <= 1))
     assert len(set(np.asarray(mixed.weights[:, 0]))) == 3
   program(marks, LABELS, jax.random.key(0), alpha=0.1)
-  assert program._cache_size() == 1
 
 
 def test_domainmix_mixes_with_other_domains():
