@@ -11,7 +11,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
-if jax.__version_info__ < (0, 13):  # XLA ends at flags it does not know.
+if jax.__version_info__ < (0, 12):  # XLA dies of flags that it does not know.
   os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
   )
