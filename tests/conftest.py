@@ -7,6 +7,8 @@ so they are compiled without optimizations that only speed up running them.
 import os
 
 import jax
+import jax.numpy as jnp
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -15,3 +17,9 @@ if jax.__version_info__ < (0, 12):  # XLA dies of flags that it does not know.
   os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
   )
+
+
+@pytest.fixture(autouse=True)
+def names_of_examples(doctest_namespace):
+  """What the examples in docstrings take as imported."""
+  doctest_namespace.update(jax=jax, jnp=jnp)
