@@ -15,6 +15,9 @@ from kdjax.finetuning._co_tuning import co_tuning_targets
 from kdjax.finetuning._evidence import logme
 from kdjax.finetuning._label_scores import leep
 from kdjax.finetuning._label_scores import nce
+from kdjax.finetuning._prototypes import class_prototypes
+from kdjax.finetuning._prototypes import prototypical_logits
+from kdjax.finetuning._prototypes import prototypical_loss
 from kdjax.finetuning._ranking import TeacherRanking
 from kdjax.finetuning._ranking import rank_teachers
 from kdjax.finetuning._scatter_scores import h_score
@@ -32,6 +35,7 @@ __all__ = (
   "TeacherRanking",
   "bss_loss",
   "categorical_contrastive_loss",
+  "class_prototypes",
   "co_tuning_loss",
   "co_tuning_targets",
   "contrastive_cross_entropy_loss",
@@ -45,6 +49,8 @@ __all__ = (
   "leep",
   "logme",
   "nce",
+  "prototypical_logits",
+  "prototypical_loss",
   "rank_teachers",
   "stochnorm",
   "transrate",

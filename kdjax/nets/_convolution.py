@@ -16,6 +16,8 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
+from kdjax.ops._collectives import vary_like
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -62,15 +64,8 @@ def convolve(
   pads = tuple((int(low), int(high)) for low, high in padding)
   # The rule below has no place for the sum over devices that a kernel which
   # all of them share needs; this conversion has.
-  inputs, kernel = _vary(inputs, kernel), _vary(kernel, inputs)
+  inputs, kernel = vary_like(inputs, kernel), vary_like(kernel, inputs)
   return _convolve(inputs, kernel, tuple(strides), pads, precision)
-
-
-def _vary(x: Array, other: Array) -> Array:
-  """Lets `x` vary over the mapped axes over which the other does."""
-  here, there = (jax.typeof(a).manual_axis_type.varying for a in (x, other))
-  axes = tuple(there - here)
-  return lax.pcast(x, axes, to="varying") if axes else x
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))

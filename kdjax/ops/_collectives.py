@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Num, Shaped
 
 from kdjax.ops._validation import validate
@@ -94,3 +95,18 @@ def gather_batch(
   if axis_name is None:
     return x
   return jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def vary_like(x: ArrayLike, *others: ArrayLike) -> Array:
+  """Lets `x` vary over the axes of `jax.shard_map` over which the others do.
+
+  The gradient by what all devices share is summed over them, unasked. Where
+  each device needs its own, what is shared is made to vary first.
+  """
+  axes = frozenset().union(*map(_varying, others)) - _varying(x)
+  x = jnp.asarray(x)
+  return jax.lax.pcast(x, tuple(axes), to="varying") if axes else x
+
+
+def _varying(x: ArrayLike) -> frozenset[str]:
+  return jax.typeof(x).manual_axis_type.varying

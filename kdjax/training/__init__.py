@@ -18,6 +18,9 @@ from kdjax.training._epochs import scan_evaluation
 from kdjax.training._fine_tuning import gradual_unfreezing
 from kdjax.training._fine_tuning import layerwise_learning_rates
 from kdjax.training._hand_over import hand_over
+from kdjax.training._meta import adapt_to_task
+from kdjax.training._meta import maml_losses
+from kdjax.training._meta import reptile_gradient
 from kdjax.training._models import Forward
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
@@ -48,6 +51,7 @@ __all__ = (
   "Restored",
   "TrainState",
   "Variables",
+  "adapt_to_task",
   "adaptation_loss",
   "cifar100_recipe",
   "distillation_loss",
@@ -66,9 +70,11 @@ __all__ = (
   "make_dot_step",
   "make_eval_step",
   "make_train_step",
+  "maml_losses",
   "mean_metrics",
   "parallelize",
   "parameter_ema",
+  "reptile_gradient",
   "reversal_schedule",
   "scan_epoch",
   "scan_evaluation",

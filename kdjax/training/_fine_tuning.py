@@ -73,12 +73,12 @@ def layerwise_learning_rates(
     )
 
   def init(params: Any) -> optax.EmptyState:
-    _group_indices(name, groups, params, check=True)
+    group_indices(name, groups, params, check=True)
     return optax.EmptyState()
 
   def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     del params
-    indices = _group_indices(name, groups, updates)
+    indices = group_indices(name, groups, updates)
     scaled = jax.tree.map(
       lambda u, i: u if i < 0 else u * rates[i].astype(u.dtype),
       updates,
@@ -147,14 +147,14 @@ def gradual_unfreezing(
   inner = optax.with_extra_args_support(optimizer)
 
   def init(params: Any) -> GradualUnfreezingState:
-    _group_indices(name, groups, params, check=True)
+    group_indices(name, groups, params, check=True)
     return GradualUnfreezingState(jnp.zeros((), jnp.int32), inner.init(params))
 
   def update(
     updates: Any, state: Any, params: Any = None, **extra: Any
   ) -> tuple[Any, GradualUnfreezingState]:
     open_groups = 1 + state.step // every
-    indices = _group_indices(name, groups, updates)
+    indices = group_indices(name, groups, updates)
 
     def thawed(tree: Any) -> Any:
       return jax.tree.map(
@@ -174,7 +174,7 @@ def gradual_unfreezing(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _group_indices(
+def group_indices(
   name: str, groups: Sequence[str], tree: Any, *, check: bool = False
 ) -> Any:
   """Returns the number of each leaf's group, -1 if it is in none."""

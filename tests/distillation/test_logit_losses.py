@@ -142,7 +142,9 @@ def test_the_teacher_gets_no_gradient_unless_asked(name):
   @jax.jit
   def gradients(teacher):
     return [
-      jax.grad(lambda t: jnp.sum(loss(name)(STUDENT, t, **options)))(teacher)
+      jax.grad(lambda t, kw=options: jnp.sum(loss(name)(STUDENT, t, **kw)))(
+        teacher
+      )
       for options in ({}, {"stop_teacher_gradient": False})
     ]
 
