@@ -2,19 +2,31 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from kdjax.adaptation import mmd
+from tests.laws import slopes_agree
 
-MMD = jax.jit(mmd, static_argnames="estimator")
+ESTIMATORS = ["biased", "unbiased", "linear"]
 
 
-def both_gradients(function):
-  return jax.jit(jax.value_and_grad(function, (0, 1)))
+@jax.jit
+def masked(source, target, where_source, where_target):
+  """The value and both gradients of each estimator."""
+  return {
+    estimator: jax.value_and_grad(mmd, (0, 1))(
+      source,
+      target,
+      estimator=estimator,
+      where_source=where_source,
+      where_target=where_target,
+    )
+    for estimator in ESTIMATORS
+  }
 
 
 def samples(n_source=7, n_target=7, dims=3, seed=0):
@@ -62,128 +74,154 @@ def gammas_of(kind, source, target):
   return 1 / (2 * values * squared_distances(pooled, pooled).mean())
 
 
-@pytest.mark.parametrize("kind", WIDTHS)
-@pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear"])
-def test_equals_numpy(estimator, kind):
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_equals_numpy(estimator):
   source, target = samples(7, 7 if estimator == "linear" else 5)
-  expected = oracle(source, target, estimator, gammas_of(kind, source, target))
-  widths = {kind: WIDTHS[kind]}
-  run = jax.jit(functools.partial(mmd, estimator=estimator, **widths))
+
+  @jax.jit
+  def run(source, target):
+    return {
+      kind: mmd(source, target, estimator=estimator, **{kind: widths})
+      for kind, widths in WIDTHS.items()
+    }
+
   with jax.enable_x64(True):
-    np.testing.assert_allclose(run(source, target), expected, rtol=1e-11)
-  single = run(jnp.float32(source + 50.0), jnp.float32(target + 50.0))
-  np.testing.assert_allclose(single, expected, atol=2e-5)
+    values = run(source, target)
+  singles = run(np.float32(source + 50.0), np.float32(target + 50.0))
+  for kind in WIDTHS:
+    gammas = gammas_of(kind, source, target)
+    expected = oracle(source, target, estimator, gammas)
+    np.testing.assert_allclose(values[kind], expected, 1e-11, err_msg=kind)
+    np.testing.assert_allclose(singles[kind], expected, atol=2e-5, err_msg=kind)
 
 
-@pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_gradients(estimator):
-  with jax.enable_x64(True):
-    check_grads(
-      jax.jit(functools.partial(mmd, estimator=estimator, gammas=[0.1, 1.0])),
-      tuple(map(jnp.asarray, samples(4, 4, 2))),
-      order=1,
-      modes=("fwd", "rev"),
-    )
+  form = functools.partial(mmd, estimator=estimator, gammas=[0.1, 1.0])
+  slopes_agree(form, samples(4, 4, 2, seed=1))
 
 
 def test_no_gradient_through_the_bandwidth():
-  source, target = map(jnp.float32, samples())
-  pooled = jnp.concatenate([source, target])
-  mean = np.mean(squared_distances(np.array(pooled), np.array(pooled)))
-  gradients = jax.jit(jax.grad(mmd, (0, 1)))
-  adaptive = gradients(source, target, bandwidth_factors=0.5)
-  fixed = gradients(source, target, gammas=1.0 / mean)
-  for a, b in zip(adaptive, fixed, strict=True):
+  source, target = map(np.float32, samples())
+  pooled = np.concatenate([source, target])
+  mean = np.mean(squared_distances(pooled, pooled))
+
+  @jax.jit
+  def run(source, target):
+    gradients = jax.grad(mmd, (0, 1))
+    return (
+      gradients(source, target, bandwidth_factors=0.5),
+      gradients(source, target, gammas=1.0 / mean),
+    )
+
+  for a, b in zip(*run(source, target), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_default_is_five_factors():
-  source, target = map(jnp.float32, samples())
-  np.testing.assert_allclose(
-    MMD(source, target),
-    MMD(source, target, bandwidth_factors=2.0 ** jnp.arange(-3, 2)),
-    rtol=1e-6,
-  )
+  @jax.jit
+  def run(source, target):
+    factors = 2.0 ** np.arange(-3, 2)
+    return mmd(source, target), mmd(source, target, bandwidth_factors=factors)
+
+  value, expected = run(*map(np.float32, samples()))
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 def test_equal_samples_and_permutations():
-  source, target = map(jnp.float32, samples(5, 5))
-  assert abs(MMD(source, source)) < 5e-6
-  assert abs(MMD(source, source[::-1])) < 5e-6
-  assert MMD(source, source, estimator="unbiased") < 0
-  np.testing.assert_allclose(
-    MMD(source[::-1], target[::-1]), MMD(source, target), rtol=1e-5
-  )
-  np.testing.assert_allclose(
-    MMD(target, source), MMD(source, target), rtol=1e-5
-  )
-  same = jnp.ones((5, 3))
-  value, gradient = jax.value_and_grad(MMD)(same, same)
-  np.testing.assert_allclose(value, 0, atol=1e-6)
-  np.testing.assert_allclose(gradient, 0, atol=1e-6)
+  source, target = map(np.float32, samples(5, 5))
+
+  @jax.jit
+  def run(source, target):
+    return (
+      *jax.value_and_grad(mmd)(source, target),
+      mmd(source, target, estimator="unbiased"),
+    )
+
+  value, _, _ = run(source, target)
+  itself, _, unbiased = run(source, source)
+  assert abs(itself) < 5e-6
+  assert unbiased < 0
+  assert abs(run(source, source[::-1])[0]) < 5e-6
+  for pair in ((source[::-1], target[::-1]), (target, source)):
+    np.testing.assert_allclose(run(*pair)[0], value, rtol=1e-5)
+  same = np.ones((5, 3), np.float32)
+  for leaf in run(same, same)[:2]:
+    np.testing.assert_allclose(leaf, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear"])
-def test_a_mask_equals_a_slice(estimator):
-  source, target = map(jnp.float32, samples(7, 7))
-  where_source = jnp.array([1, 0, 1, 1, 0, 1, 1], bool)
-  where_target = jnp.array([0, 1, 1, 1, 1, 0, 1], bool)
-  spoiled = jnp.where(where_source[:, None], source, jnp.nan)
+def test_a_mask_equals_a_slice():
+  source, target = map(np.float32, samples(7, 7))
+  where_source = np.array([1, 0, 1, 1, 0, 1, 1], bool)
+  where_target = np.array([0, 1, 1, 1, 1, 0, 1], bool)
+  spoiled = np.where(where_source[:, None], source, np.nan)
 
-  form = functools.partial(mmd, estimator=estimator)
-  masked = functools.partial(
-    form, where_source=where_source, where_target=where_target
-  )
-  kept = np.flatnonzero(where_source), np.flatnonzero(where_target)
+  @jax.jit
+  def sliced(source, target):
+    return {
+      estimator: jax.value_and_grad(
+        functools.partial(mmd, estimator=estimator), (0, 1)
+      )(source, target)
+      for estimator in ESTIMATORS
+    }
 
-  def sliced(s, t):
-    return form(s[kept[0]], t[kept[1]])
+  results = masked(spoiled, target, where_source, where_target)
+  expected = sliced(source[where_source], target[where_target])
+  for name in ESTIMATORS:
+    (value, gradients), (want, slopes) = results[name], expected[name]
+    np.testing.assert_allclose(value, want, rtol=1e-5, err_msg=name)
+    for gradient, slope, where in zip(
+      gradients, slopes, (where_source, where_target), strict=True
+    ):
+      gradient = np.asarray(gradient)
+      np.testing.assert_allclose(
+        gradient[where], slope, atol=1e-6, err_msg=name
+      )
+      np.testing.assert_array_equal(gradient[~where], 0, err_msg=name)
 
-  value, gradients = both_gradients(masked)(spoiled, target)
-  expected, wanted = both_gradients(sliced)(source, target)
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
-  for gradient, want in zip(gradients, wanted, strict=True):
-    np.testing.assert_allclose(gradient, want, atol=1e-6)
 
+def test_an_empty_domain_gives_zero():
+  source, target = map(np.float32, samples())
+  results = masked(source, target, np.ones(7, bool), np.zeros(7, bool))
+  for name, (value, gradients) in results.items():
+    assert value == 0, name
+    assert not np.any(gradients), name
 
-@pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear"])
-def test_an_empty_domain_gives_zero(estimator):
-  source, target = map(jnp.float32, samples(4, 4))
-  form = jax.jit(functools.partial(mmd, estimator=estimator))
-  empty = functools.partial(form, where_target=jnp.zeros(4, bool))
-  value, gradients = both_gradients(empty)(source, target)
-  assert value == 0
-  assert not np.any(gradients)
-  alone = form(source[:1], target[:1])
-  assert np.isfinite(alone)
+  @jax.jit
+  def alone(source, target):
+    return [mmd(source, target, estimator=name) for name in ESTIMATORS]
+
+  assert np.all(np.isfinite(alone(source[:1], target[:1])))
 
 
 def test_half_precision_is_computed_in_float32():
-  source, target = (jnp.asarray(x, jnp.bfloat16) for x in samples())
-  value = mmd(source, target)
+  half = [jnp.asarray(x, jnp.bfloat16) for x in samples()]
+
+  @jax.jit
+  def run(source, target):
+    wide = source.astype(jnp.float32), target.astype(jnp.float32)
+    return mmd(source, target), mmd(*wide)
+
+  value, wide = run(*half)
   assert value.dtype == jnp.float32
-  wide = mmd(source.astype(jnp.float32), target.astype(jnp.float32))
   np.testing.assert_allclose(value, wide, rtol=1e-6)
 
 
 def test_one_program_for_all_widths():
-  source, target = map(jnp.float32, samples())
-  traces = []
-
-  @jax.jit
-  def run(gammas):
-    traces.append(None)
-    return mmd(source, target, gammas=gammas)
-
+  source, target = map(np.float32, samples())
+  run = jax.jit(
+    chex.assert_max_traces(lambda g: mmd(source, target, gammas=g), 1)
+  )
   for gammas in ([0.1, 1.0], [0.3, 2.0]):
     np.testing.assert_allclose(
-      run(jnp.array(gammas)), mmd(source, target, gammas=gammas), rtol=1e-5
+      run(np.float32(gammas)),
+      oracle(*samples(), "biased", gammas),
+      rtol=1e-5,
     )
-  assert len(traces) == 1
 
 
 def test_errors_name_the_argument():
-  source, target = map(jnp.float32, samples(4, 3))
+  source, target = map(np.float32, samples(4, 3))
   with pytest.raises(ValueError, match=r"target has 3 rows; .* source has, 4"):
     mmd(source, target, estimator="linear")
   with pytest.raises(ValueError, match="bandwidths and gammas; expected one"):
