@@ -11,6 +11,15 @@ from kdjax.metrics import expected_calibration_error
 from kdjax.metrics import reliability_curve
 
 
+@functools.partial(jax.jit, static_argnames="bins")
+def _measure(*arguments, **options):
+  """The curve and the error, in one program for all data of a shape."""
+  return (
+    reliability_curve(*arguments, **options),
+    expected_calibration_error(*arguments, **options),
+  )
+
+
 def _sample(size=200, classes=5):
   rng = np.random.default_rng(1)
   logits = rng.normal(size=(size, classes)).astype(np.float32) * 2
@@ -44,16 +53,13 @@ def _oracle(logits, labels, where, bins):
 def test_curve_and_error_are_guo_et_al(bins):
   logits, labels, where = _sample()
   curve, error = _oracle(logits, labels, where, bins)
-  got = reliability_curve(logits, labels, bins=bins, where=where)
-  np.testing.assert_allclose(np.stack(got), curve, rtol=2e-6)
-  got = expected_calibration_error(logits, labels, bins=bins, where=where)
-  np.testing.assert_allclose(got, error, rtol=1e-5)
+  got_curve, got_error = _measure(logits, labels, bins=bins, where=where)
+  np.testing.assert_allclose(np.stack(got_curve), curve, rtol=2e-6)
+  np.testing.assert_allclose(got_error, error, rtol=1e-5)
 
 
 def test_confidence_on_an_edge_falls_below_it():
-  curve = reliability_curve(
-    np.zeros((3, 2), np.float32), np.zeros(3, int), bins=2
-  )
+  curve, _ = _measure(np.zeros((3, 2), np.float32), np.zeros(3, int), bins=2)
   np.testing.assert_array_equal(curve.count, [3, 0])
 
 
@@ -61,8 +67,8 @@ def test_mask_is_slicing_whatever_hides_behind_it():
   logits, labels, where = _sample()
   hidden = np.where(where[:, None], logits, np.nan)
   np.testing.assert_allclose(
-    expected_calibration_error(hidden, labels, where=where),
-    expected_calibration_error(logits[where], labels[where]),
+    _measure(hidden, labels, where=where)[1],
+    _measure(logits[where], labels[where])[1],
     rtol=1e-6,
   )
 
@@ -70,13 +76,15 @@ def test_mask_is_slicing_whatever_hides_behind_it():
 def test_extremes():
   logits, labels, where = _sample()
   nothing = np.zeros_like(where)
-  assert expected_calibration_error(logits, labels, where=nothing) == 0.0
-  sure = jnp.where(jax.nn.one_hot(labels, 5) > 0, 0.0, -jnp.inf)
-  assert expected_calibration_error(sure, labels) == 0.0
-  assert expected_calibration_error(sure, (labels + 1) % 5) == 1.0
-  assert reliability_curve(sure * 1e4, labels).count[-1] == 200
+  assert _measure(logits, labels, where=nothing)[1] == 0.0
+  sure = np.where(labels[:, None] == np.arange(5), np.float32(0), -np.inf)
+  sure = sure.astype(np.float32)
+  assert _measure(sure, labels)[1] == 0.0
+  assert _measure(sure, (labels + 1) % 5)[1] == 1.0
+  large = np.where(np.isfinite(sure), np.float32(1e4), sure)
+  assert _measure(large, labels)[0].count[-1] == 200
   # A model that diverged is not well calibrated.
-  assert jnp.isnan(expected_calibration_error(logits * np.nan, labels))
+  assert np.isnan(_measure(logits * np.float32(np.nan), labels)[1])
 
 
 def test_shards_of_a_batch_give_the_value_of_the_whole():
@@ -92,8 +100,8 @@ def test_shards_of_a_batch_give_the_value_of_the_whole():
   def of_shard(logits, labels, where):
     return metric(logits, labels, where=where)
 
-  whole = expected_calibration_error(logits, labels, where=where)
-  got = jax.vmap(of_shard, axis_name="data")(*shards)
+  _, whole = _measure(logits, labels, where=where)
+  got = jax.jit(jax.vmap(of_shard, axis_name="data"))(*shards)
   np.testing.assert_allclose(got, np.full(4, whole), rtol=1e-6)
 
   mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
@@ -101,19 +109,21 @@ def test_shards_of_a_batch_give_the_value_of_the_whole():
   mapped = jax.shard_map(
     of_shard, mesh=mesh, in_specs=(split,) * 3, out_specs=whole_array
   )
-  np.testing.assert_allclose(mapped(logits, labels, where), whole, rtol=1e-6)
+  np.testing.assert_allclose(
+    jax.jit(mapped)(logits, labels, where), whole, rtol=1e-6
+  )
 
 
 def test_half_precision_vmap_and_batch_axes():
   logits, labels, _ = _sample()
   half = jnp.asarray(logits, jnp.bfloat16)
-  whole = expected_calibration_error(half, labels)
+  _, whole = _measure(half, labels)
   assert whole.dtype == jnp.float32
-  assert whole == expected_calibration_error(half.astype(jnp.float32), labels)
-  axes = half.reshape(4, 50, 5), labels.reshape(4, 50)
-  assert expected_calibration_error(*axes) == whole
-  each = jax.vmap(expected_calibration_error)(*axes)
-  loop = [expected_calibration_error(z, y) for z, y in zip(*axes, strict=True)]
+  assert whole == _measure(np.float32(half), labels)[1]
+  axes = np.asarray(half).reshape(4, 50, 5), labels.reshape(4, 50)
+  assert _measure(*axes)[1] == whole
+  _, each = jax.vmap(_measure)(*axes)
+  loop = [_measure(z, y)[1] for z, y in zip(*axes, strict=True)]
   np.testing.assert_allclose(each, loop, rtol=1e-6)
 
 
