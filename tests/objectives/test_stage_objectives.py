@@ -12,7 +12,8 @@ from kdjax import objectives
 from kdjax.nets import Outputs
 
 KEY = jax.random.key(0)
-BATCH = {"mask": jnp.array([True, True, False, True])}
+MASK = np.array([True, True, False, True])
+BATCH = {"mask": jnp.asarray(MASK)}
 
 
 def outputs(seed, sizes=(4, 4, 2), widths=(3, 4, 6)):
@@ -20,21 +21,24 @@ def outputs(seed, sizes=(4, 4, 2), widths=(3, 4, 6)):
   rng = np.random.default_rng(seed)
 
   def draw(*shape):
-    return jnp.float32(rng.normal(size=shape))
+    return rng.normal(size=shape).astype(np.float32)
 
   preactivations = {
     f"f{i}": draw(4, size, size, width)
     for i, (size, width) in enumerate(zip(sizes, widths, strict=True))
   }
-  return Outputs(
-    logits=draw(4, 3),
-    features=jax.tree.map(jax.nn.relu, preactivations),
-    embedding=draw(4, widths[-1]),
-    preactivations=preactivations,
-    normalizations={
-      name: (draw(x.shape[-1]), draw(x.shape[-1]))
-      for name, x in preactivations.items()
-    },
+  return jax.tree.map(
+    jnp.asarray,
+    Outputs(
+      logits=draw(4, 3),
+      features=jax.tree.map(lambda x: np.maximum(x, 0), preactivations),
+      embedding=draw(4, widths[-1]),
+      preactivations=preactivations,
+      normalizations={
+        name: (draw(x.shape[-1]), draw(x.shape[-1]))
+        for name, x in preactivations.items()
+      },
+    ),
   )
 
 
@@ -45,15 +49,20 @@ ALL = ("fitnet", "at", "nst", "fsp", "ab", "factor_transfer", "kdsvd", "ofd")
 
 def run(objective, student, teacher):
   """The initial parameters and state, and what applying the objective gives."""
-  params, state = objective.init(KEY, student, teacher)
-  loss, state, _ = jax.jit(objective.apply)(
-    params, state, student, teacher, BATCH, KEY
-  )
-  return params, state, loss
+
+  @jax.jit
+  def program(student, teacher):
+    params, state = objective.init(KEY, student, teacher)
+    loss, state, _ = objective.apply(
+      params, state, student, teacher, BATCH, KEY
+    )
+    return params, state, loss
+
+  return program(student, teacher)
 
 
 def mean(values):
-  return np.mean(np.asarray(values)[np.asarray(BATCH["mask"])])
+  return np.mean(np.asarray(values)[MASK])
 
 
 def stages(side, names=("f1", "f2")):
@@ -75,7 +84,8 @@ def stages(side, names=("f1", "f2")):
 )
 def test_stages_without_the_stem_are_summed(objective, loss):
   *_, got = run(objective, STUDENT, TEACHER)
-  expected = mean(sum(map(loss, *stages("features"))))
+  losses = jax.jit(lambda *stages: [*map(loss, *stages)])
+  expected = mean(sum(losses(*stages("features"))))
   np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
@@ -83,7 +93,9 @@ def test_fsp_starts_at_the_stem():
   *_, got = run(objectives.fsp(), STUDENT, TEACHER)
   student, teacher = stages("features", ("f0", "f1", "f2"))
   loss = distillation.fsp_loss
-  expected = loss(student[:2], teacher[:2]) + loss(student[1:], teacher[1:])
+  expected = jax.jit(lambda s, t: loss(s[:2], t[:2]) + loss(s[1:], t[1:]))(
+    student, teacher
+  )
   np.testing.assert_allclose(got, mean(expected), rtol=1e-5)
 
 
@@ -91,23 +103,27 @@ def test_activation_boundaries_weigh_each_stage_half_of_the_next():
   """Maps of one shape need no connector."""
   params, _, got = run(objectives.ab(margin=0.5), STUDENT, TEACHER)
   assert not jax.tree.leaves(params)
-  shallow, deep = map(
-    functools.partial(distillation.ab_loss, margin=0.5),
-    *stages("preactivations"),
-  )
+  loss = functools.partial(distillation.ab_loss, margin=0.5)
+  losses = jax.jit(lambda *stages: [*map(loss, *stages)])
+  shallow, deep = losses(*stages("preactivations"))
   np.testing.assert_allclose(got, mean(shallow / 2 + deep), rtol=1e-5)
 
 
 def test_overhaul_connects_normalizes_and_halves():
   params, _, got = run(objectives.ofd(), STUDENT, WIDE)
+
+  @jax.jit
+  def loss(student, teacher, normalization):
+    margin = distillation.ofd_margin(*normalization)
+    return distillation.ofd_loss(student, teacher, margin)
+
   losses = []
   for i, name in enumerate(("f1", "f2")):
     kernel = params[i]["convolution"]["kernel"][0, 0]
     x = np.float64(STUDENT.preactivations[name]) @ np.float64(kernel)
     x = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
-    margin = distillation.ofd_margin(*WIDE.normalizations[name])
     losses.append(
-      distillation.ofd_loss(jnp.float32(x), WIDE.preactivations[name], margin)
+      loss(np.float32(x), WIDE.preactivations[name], WIDE.normalizations[name])
     )
   np.testing.assert_allclose(got, mean(losses[0] / 2 + losses[1]), rtol=1e-4)
 
@@ -125,8 +141,12 @@ def test_overhaul_connects_normalizes_and_halves():
 def test_the_hint_regressor_fits_the_shapes(old, new, kernel):
   student = outputs(0, sizes=(8, 8, old), widths=(3, 3, 4))
   teacher = outputs(1, sizes=(8, 8, new), widths=(3, 3, 5))
-  params, state, loss = run(objectives.fitnet(), student, teacher)
+  regress = functools.partial(run, objectives.fitnet())
+  params, *_ = jax.eval_shape(regress, student, teacher)
   assert params["convolution"]["kernel"].shape == kernel
+  if old not in (2, 4) or new not in (2, 4):
+    return  # other sizes of the same layers
+  _, state, loss = regress(student, teacher)
   assert np.isfinite(loss)
   moved = state["module"]["norm"]["mean"]
   assert np.any(moved != 0)
@@ -136,7 +156,7 @@ def test_factor_transfer_freezes_what_the_first_stage_has_learned():
   """Both stages have one form; the last keeps the encoder out of params."""
   first = objectives.factor_transfer_pretraining()
   second = objectives.factor_transfer()
-  params, state = first.init(KEY, STUDENT, WIDE)
+  params, state = jax.jit(lambda: first.init(KEY, STUDENT, WIDE))()
   params["paraphraser"] = jax.tree.map(lambda x: -x, params["paraphraser"])
 
   def loss(objective, params, state, student, teacher):
@@ -152,9 +172,10 @@ def test_factor_transfer_freezes_what_the_first_stage_has_learned():
   assert all(map(np.any, jax.tree.leaves(gradients[0]["paraphraser"])))
   for leaf in jax.tree.leaves((gradients[0]["translator"], gradients[1:])):
     np.testing.assert_array_equal(leaf, 0)
-  assert [
-    x.shape for x in jax.tree.leaves(second.init(KEY, STUDENT, WIDE))
-  ] == [x.shape for x in jax.tree.leaves((params, moved))]
+  after = jax.eval_shape(lambda: second.init(KEY, STUDENT, WIDE))
+  assert [x.shape for x in jax.tree.leaves(after)] == [
+    x.shape for x in jax.tree.leaves((params, moved))
+  ]
   (before, _), _ = gradient(second, params, state, STUDENT, WIDE)
   (after, _), gradients = gradient(second, params, moved, STUDENT, WIDE)
   assert after != before
@@ -166,15 +187,21 @@ def test_factor_transfer_freezes_what_the_first_stage_has_learned():
 def test_review_fuses_with_what_is_deeper():
   """The shallowest stage's loss alone depends on the embedding too."""
   objective = objectives.review_kd()
-  params, state = objective.init(KEY, STUDENT, WIDE)
-  assert params[2]["expand"]["convolution"]["kernel"].shape == (3, 3, 6, 8)
-  assert "attention" in params[0]
-  assert "attention" not in params[2]
 
-  def loss(params, student):
-    return objective.apply(params, state, student, WIDE, BATCH, KEY)[0]
+  @jax.jit
+  def gradients(student):
+    params, state = objective.init(KEY, student, WIDE)
 
-  by_params, by_student = jax.jit(jax.grad(loss, (0, 1)))(params, STUDENT)
+    def loss(params, student):
+      return objective.apply(params, state, student, WIDE, BATCH, KEY)[0]
+
+    return jax.grad(loss, (0, 1))(params, student)
+
+  by_params, by_student = gradients(STUDENT)
+  kernel = by_params[2]["expand"]["convolution"]["kernel"]
+  assert kernel.shape == (3, 3, 6, 8)
+  assert "attention" in by_params[0]
+  assert "attention" not in by_params[2]
   for i in range(2):
     assert np.any(by_params[i]["attention"]["kernel"] != 0)
   assert np.any(by_student.embedding != 0)
@@ -187,7 +214,7 @@ def test_float64_stays_float64(name):
   with jax.enable_x64(True):
     student, teacher = jax.tree.map(jnp.float64, (STUDENT, WIDE))
     objective = getattr(objectives, name)()
-    params, state = objective.init(KEY, student, teacher)
+    params, state = jax.jit(lambda: objective.init(KEY, student, teacher))()
 
     @jax.jit
     def along(step):
