@@ -31,8 +31,9 @@ VARIANTS = {"dot": "kd"}
 TEACHERS = {"scratch": None, "tfkd": "scratch", "takd": "assistant"}
 # RepDistiller trains the paraphraser for these students more slowly.
 INITIALIZATION_RATES = {"ft": (("resnet", "wrn"), 0.01)}
-# Networks whose published learning rate is .01, not .05.
-SLOW = ("mobilenet", "shufflenet")
+# Networks whose published learning rate is .01, not .05; and one without
+# BatchNorm, which most methods kill at .05 (docs/comparison.md).
+SLOW = ("mobilenet", "shufflenet", "convnet")
 
 # Networks for small images: half of resnet8's channels; DeiT with patches of 4
 # pixels, for 28x28 and 32x32; and a quarter of it with patches of 2, for 8x8.
