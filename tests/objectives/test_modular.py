@@ -17,18 +17,18 @@ from kdjax.objectives import stateless
 
 RNG = np.random.default_rng(0)
 STUDENT = Outputs(
-  jnp.float32(RNG.normal(size=(16, 3))),
+  RNG.normal(size=(16, 3)).astype(np.float32),
   {},
-  jnp.float32(RNG.normal(size=(16, 5))),
+  RNG.normal(size=(16, 5)).astype(np.float32),
 )
 TEACHER = Outputs(
-  jnp.float32(RNG.normal(size=(16, 3))),
+  RNG.normal(size=(16, 3)).astype(np.float32),
   {},
-  jnp.float32(RNG.normal(size=(16, 7))),
+  RNG.normal(size=(16, 7)).astype(np.float32),
 )
 BATCH = {
-  "mask": jnp.arange(16) < 13,
-  "label": jnp.float32(RNG.normal(size=(16, 3))),
+  "mask": np.arange(16) < 13,
+  "label": RNG.normal(size=(16, 3)).astype(np.float32),
 }
 KEY = jax.random.key(0)
 
@@ -64,6 +64,16 @@ def build(axis_name=None):
   )
 
 
+def initial(objective, *pair):
+  return jax.jit(lambda: objective.init(KEY, *(pair or (STUDENT, TEACHER))))()
+
+
+@pytest.fixture(scope="module")
+def variables():
+  """The parameters and the state that all begin with."""
+  return initial(build())
+
+
 def value_and_gradient(objective, params, state, student, teacher, batch):
   def loss(params):
     value, moved, metrics = objective.apply(
@@ -77,19 +87,24 @@ def value_and_gradient(objective, params, state, student, teacher, batch):
   return value, gradient, moved, metrics
 
 
-def test_parameters_are_apart_from_statistics_banks_and_hyperparameters():
-  params, state = build().init(KEY, STUDENT, TEACHER)
+def test_parameters_are_apart_from_statistics_banks_and_hyperparameters(
+  variables,
+):
+  params, state = variables
   assert params["linear"]["kernel"].shape == (5, 7)
   assert set(params) == {"linear", "norm"}
   assert set(state["module"]) == {"norm", "calls"}
   assert state["hyperparameters"] == {"power": 2.0}
 
 
-def test_a_call_moves_the_state_and_not_the_parameters():
-  objective = build()
-  params, state = objective.init(KEY, STUDENT, TEACHER)
-  step = jax.jit(functools.partial(value_and_gradient, objective))
-  value, gradient, moved, metrics = step(params, state, STUDENT, TEACHER, BATCH)
+@pytest.fixture(scope="module")
+def of_one_device(variables):
+  step = jax.jit(functools.partial(value_and_gradient, build()))
+  return step(*variables, STUDENT, TEACHER, BATCH)
+
+
+def test_a_call_moves_the_state_and_not_the_parameters(of_one_device):
+  value, gradient, moved, metrics = of_one_device
   assert moved["module"]["calls"] == 1
   assert np.any(moved["module"]["norm"]["mean"] != 0)
   assert np.any(gradient["linear"]["kernel"] != 0)
@@ -98,12 +113,7 @@ def test_a_call_moves_the_state_and_not_the_parameters():
   np.testing.assert_allclose(total / count, value, rtol=1e-6)
 
 
-def test_eight_devices_equal_one():
-  params, state = build().init(KEY, STUDENT, TEACHER)
-  expected = jax.jit(functools.partial(value_and_gradient, build()))(
-    params, state, STUDENT, TEACHER, BATCH
-  )
-
+def test_eight_devices_equal_one(variables, of_one_device):
   def step(params, state, student, teacher, batch):
     value, gradient, moved, metrics = value_and_gradient(
       build("batch"), params, state, student, teacher, batch
@@ -118,8 +128,10 @@ def test_eight_devices_equal_one():
   sharded = jax.shard_map(
     step, mesh=mesh, in_specs=(P(), P(), shards, shards, shards), out_specs=P()
   )
-  got = jax.jit(sharded)(params, state, STUDENT, TEACHER, BATCH)
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+  got = jax.jit(sharded)(*variables, STUDENT, TEACHER, BATCH)
+  for a, b in zip(
+    jax.tree.leaves(got), jax.tree.leaves(of_one_device), strict=True
+  ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -131,10 +143,11 @@ def test_a_loss_that_asks_for_a_key_gets_one():
     return nnx.Linear(1, 1, rngs=rngs)
 
   objective = modular(build, loss)
-  params, state = objective.init(KEY, STUDENT, TEACHER)
+  params, state = initial(objective)
+  apply = jax.jit(objective.apply)
   values = [
-    objective.apply(params, state, STUDENT, TEACHER, BATCH, key)[0]
-    for key in jax.random.split(KEY)
+    apply(params, state, STUDENT, TEACHER, BATCH, jax.random.key(i))[0]
+    for i in range(2)
   ]
   assert values[0] != values[1]
 
@@ -144,9 +157,9 @@ def test_a_loss_of_another_shape_is_refused():
     return jnp.zeros(3)
 
   objective = modular(Projector, loss)
-  params, state = objective.init(KEY, STUDENT, TEACHER)
+  arguments = STUDENT, TEACHER, BATCH, KEY
   with pytest.raises(ValueError, match=r"\(3,\); expected one value an exampl"):
-    objective.apply(params, state, STUDENT, TEACHER, BATCH, KEY)
+    jax.eval_shape(objective.apply, *initial(objective), *arguments)
 
 
 def test_half_precision_reaches_the_module_in_float32():
@@ -156,8 +169,8 @@ def test_half_precision_reaches_the_module_in_float32():
 
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (STUDENT, TEACHER))
   objective = modular(Projector, loss)
-  params, state = objective.init(KEY, *half)
-  objective.apply(params, state, *half, BATCH, KEY)
+  variables = jax.eval_shape(lambda: objective.init(KEY, *half))
+  jax.eval_shape(objective.apply, *variables, *half, BATCH, KEY)
 
 
 def test_predictions_pass_through_combine_in_evaluation_mode():
@@ -167,12 +180,13 @@ def test_predictions_pass_through_combine_in_evaluation_mode():
       "projected": (1.0, build()),
     }
   )
-  params, state = objective.init(KEY, STUDENT, TEACHER)
-  first = objective.predict(params, state, STUDENT, TEACHER)
+  params, state = initial(objective)
+  predict = jax.jit(objective.predict)
+  first = np.asarray(predict(params, state, STUDENT, TEACHER))
   assert first.shape == (16, 7)
   # Batch statistics of other examples do not matter.
   part = jax.tree.map(lambda x: x[:1], (STUDENT, TEACHER))
-  alone = objective.predict(params, state, *part)
+  alone = predict(params, state, *part)
   np.testing.assert_allclose(alone, first[:1], rtol=1e-5)
   assert stateless(lambda z, y: z, select_supervised).predict is None
   with pytest.raises(ValueError, match="a, b answer for the student"):

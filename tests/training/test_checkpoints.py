@@ -139,24 +139,21 @@ def test_a_killed_run_resumes_to_bit_identical_parameters(tmp_path):
   process.communicate()
   assert process.returncode == -9
 
-  resumed = []
-  for _ in range(2):
-    process = start(killed, stdin=subprocess.PIPE)
-    resumed.append(int(process.stdout.readline().split()[-1]))
-    process.stdin.write(6 * "\n")
-    process.stdin.flush()
-    for _ in range(generator.randint(1, 6)):
-      process.stdout.readline()
-    time.sleep(generator.uniform(0.0, 0.05))
-    process.kill()
-    process.communicate()
-    assert process.returncode == -9
+  # Killed from outside at a moment of chance, then left alone.
+  process = start(killed, stdin=subprocess.PIPE)
+  assert int(process.stdout.readline().split()[-1]) == 3
+  process.stdin.write(6 * "\n")
+  process.stdin.flush()
+  for _ in range(generator.randint(1, 6)):
+    process.stdout.readline()
+  time.sleep(generator.uniform(0.0, 0.05))
+  process.kill()
+  process.communicate()
+  assert process.returncode == -9
   process = start(killed)
   output, _ = process.communicate()
-  resumed.append(int(output.splitlines()[0].split()[-1]))
   assert process.returncode == 0
-  assert resumed[0] == 3
-  assert 3 <= resumed[1] <= resumed[2] < STEPS
+  assert 3 <= int(output.splitlines()[0].split()[-1]) < STEPS
 
   reference.communicate()
   assert reference.returncode == 0

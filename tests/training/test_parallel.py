@@ -67,11 +67,21 @@ def center_gap(student, teacher, *, where, axis_name):
   return jnp.mean(jnp.sum(gap, axis=0) ** 2)
 
 
+def networks(axis_name):
+  """The student and the teacher, built in one program."""
+  modules = nnx.jit(
+    lambda: (
+      Network(4, axis_name=axis_name, rngs=nnx.Rngs(0)),
+      Network(6, rngs=nnx.Rngs(1)),
+    )
+  )()
+  return map(from_nnx, modules)
+
+
 @functools.cache
 def make(axis_name, *, local_norm=False):
   norm_axis = None if local_norm else axis_name
-  student = from_nnx(Network(4, axis_name=norm_axis, rngs=nnx.Rngs(0)))
-  teacher = from_nnx(Network(6, rngs=nnx.Rngs(1)))
+  student, teacher = networks(norm_axis)
   cross_entropy = optax.softmax_cross_entropy_with_integer_labels
   lift = functools.partial(stateless, axis_name=axis_name)
   objective = combine(
@@ -110,15 +120,15 @@ def make(axis_name, *, local_norm=False):
 def dataset(size):
   generator = np.random.default_rng(0)
   return {
-    "image": jnp.asarray(generator.normal(size=(size, PIXELS)), jnp.float32),
-    "label": jnp.asarray(generator.integers(0, CLASSES, size)),
+    "image": generator.normal(size=(size, PIXELS)).astype(np.float32),
+    "label": generator.integers(0, CLASSES, size),
   }
 
 
 # 2.3 batches: the last has 10 examples, 4 a device, so five devices of eight
 # see only padding and one sees both.
 DATA = dataset(2 * BATCH + 10)
-PLAN = epoch_plan(2 * BATCH + 10, BATCH, key=jax.random.key(3))
+PLAN = jax.device_get(epoch_plan(2 * BATCH + 10, BATCH, key=jax.random.key(3)))
 KEY = jax.random.key(4)
 
 
@@ -142,7 +152,9 @@ def reference():
     history.append(metrics)
   assert not np.all(batch["mask"])
   history = jax.tree.map(lambda *x: np.stack(x), *history)
-  evaluation = scan_evaluation(evaluate)(state.student, frozen, DATA, PLAN)
+  evaluation = jax.jit(scan_evaluation(evaluate))(
+    state.student, frozen, DATA, PLAN
+  )
   return jax.tree.map(np.asarray, (state, history, evaluation))
 
 
@@ -177,11 +189,11 @@ def test_epoch_and_evaluation_equal_the_loop_on_eight_devices(mode, reference):
   assert totals["kl"][1] == len(DATA["label"])
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
+@pytest.mark.parametrize("mode", ["jit", "shard_map"])
 def test_a_sweep_of_epochs_runs_on_eight_devices(mode, reference):
   expected, _, _ = reference
   state, frozen, step, _ = make(None if mode == "jit" else "batch")
-  states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+  states = jax.tree.map(lambda x: np.stack([x, x]), state)
   states = optax.tree.set(states, temperature=jnp.array([4.0, 1.0]))
   keys = jnp.stack([KEY, KEY])
   swept = sweep(scan_epoch(step), shared=("frozen", "data", "plan"))
@@ -191,7 +203,7 @@ def test_a_sweep_of_epochs_runs_on_eight_devices(mode, reference):
   assert np.all(first != second)
   if mode != "shard_map":
     return  # one more program that differs in its in_axes only
-  plans = jax.tree.map(lambda x: jnp.stack([x, x]), PLAN)
+  plans = jax.tree.map(lambda x: np.stack([x, x]), PLAN)
   own = parallelize(sweep(scan_epoch(step)), mode, split={"plan": 2})
   assert_trees_close(own(states, frozen, DATA, plans, keys)[0], shared)
 
@@ -200,9 +212,9 @@ def test_a_sweep_of_epochs_runs_on_eight_devices(mode, reference):
 def test_local_batch_statistics_are_averaged_over_devices(mode):
   state, frozen, step, _ = make("batch", local_norm=True)
   batch = {k: x[:BATCH] for k, x in DATA.items()}
-  batch["mask"] = jnp.ones(BATCH, bool)
+  batch["mask"] = np.ones(BATCH, bool)
   kernel = state.params["student"]["layer"]["kernel"]
-  mean = 0.01 * jnp.mean(batch["image"] @ kernel, axis=0)
+  mean = 0.01 * np.mean(batch["image"] @ np.asarray(kernel), axis=0)
   state, _ = parallelize(step, mode)(state, frozen, batch, KEY)
   np.testing.assert_allclose(
     state.state["student"]["norm"]["mean"], mean, rtol=1e-4, atol=1e-7
@@ -225,7 +237,7 @@ def test_students_of_a_sweep_can_be_split_over_devices(mode):
     devices=jax.devices()[:2],
   )
   actual = split(*args)
-  assert_trees_close(actual, sweep(step)(*args))
+  assert_trees_close(actual, jax.jit(sweep(step))(*args))
   assert split(actual[0], *args[1:])[0].shape == (4,)
 
 
