@@ -2,15 +2,15 @@
 
 import functools
 
+import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from kdjax.adaptation import jmmd
 from kdjax.adaptation import lmmd
 from kdjax.adaptation import mmd
+from tests.laws import slopes_agree
 
 
 def samples(n_source=6, n_target=5, dims=3, seed=0):
@@ -45,35 +45,41 @@ def scale_of(rule, source, target, root):
   return values.sum() / (n * n if rule == "mean" else n * n - n)
 
 
-@pytest.mark.parametrize("rule", ["mean", "distinct_mean", "median"])
+RULES = ["mean", "distinct_mean", "median"]
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "laplacian"])
-def test_rules_equal_numpy(kind, rule):
+def test_rules_equal_numpy(kind):
   source, target = samples()
   factors, weights = np.array([0.5, 2.0]), np.array([0.3, 1.1])
-  scale = scale_of(rule, source, target, kind == "laplacian")
 
-  def kernel(a, b):
-    squares = squared_distances(a, b)
-    if kind == "gaussian":
-      terms = [np.exp(-squares / (2 * f * scale)) for f in factors]
-    else:
-      terms = [np.exp(-np.sqrt(squares) / (f * scale)) for f in factors]
-    return sum(w * t for w, t in zip(weights, terms, strict=True))
+  def expected(rule):
+    scale = scale_of(rule, source, target, kind == "laplacian")
 
-  run = jax.jit(
-    functools.partial(
-      mmd,
-      kernel=kind,
-      bandwidth_rule=rule,
-      bandwidth_factors=factors,
-      kernel_weights=weights,
+    def kernel(a, b):
+      squares = squared_distances(a, b)
+      if kind == "gaussian":
+        terms = [np.exp(-squares / (2 * f * scale)) for f in factors]
+      else:
+        terms = [np.exp(-np.sqrt(squares) / (f * scale)) for f in factors]
+      return sum(w * t for w, t in zip(weights, terms, strict=True))
+
+    return biased(source, target, kernel)
+
+  @jax.jit
+  def run(source, target):
+    form = functools.partial(
+      mmd, kernel=kind, bandwidth_factors=factors, kernel_weights=weights
     )
-  )
-  expected = biased(source, target, kernel)
+    return {rule: form(source, target, bandwidth_rule=rule) for rule in RULES}
+
   with jax.enable_x64(True):
-    np.testing.assert_allclose(run(source, target), expected, rtol=1e-11)
-  single = run(jnp.float32(source), jnp.float32(target))
-  np.testing.assert_allclose(single, expected, atol=1e-4)
+    values = run(source, target)
+  singles = run(np.float32(source), np.float32(target))
+  for rule in RULES:
+    want = expected(rule)
+    np.testing.assert_allclose(values[rule], want, 1e-11, err_msg=rule)
+    np.testing.assert_allclose(singles[rule], want, atol=1e-4, err_msg=rule)
 
 
 def test_kernels_without_width_equal_numpy():
@@ -83,17 +89,15 @@ def test_kernels_without_width_equal_numpy():
   def polynomial(a, b):
     return (0.5 * a @ b.T + 1.5) ** 3
 
+  @jax.jit
+  def run(source, target):
+    cubic = {"kernel": "polynomial", "gammas": 0.5, "offset": 1.5, "degree": 3}
+    return mmd(source, target, kernel="linear"), mmd(source, target, **cubic)
+
   with jax.enable_x64(True):
-    np.testing.assert_allclose(
-      mmd(source, target, kernel="linear"), gap @ gap, rtol=1e-12
-    )
-    np.testing.assert_allclose(
-      mmd(
-        source, target, kernel="polynomial", gammas=0.5, offset=1.5, degree=3
-      ),
-      biased(source, target, polynomial),
-      rtol=1e-12,
-    )
+    values = run(source, target)
+  expected = gap @ gap, biased(source, target, polynomial)
+  np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
 def test_disjoint_pairs_equal_numpy():
@@ -109,33 +113,29 @@ def test_disjoint_pairs_equal_numpy():
     - k(s[::2], t[1::2])
     - k(s[1::2], t[::2])
   )
-  form = functools.partial(mmd, estimator="disjoint", gammas=0.3)
+  form = jax.jit(functools.partial(mmd, estimator="disjoint", gammas=0.3))
   with jax.enable_x64(True):
     np.testing.assert_allclose(form(source, target), expected, rtol=1e-12)
-  alone = form(jnp.float32(source[:1]), jnp.float32(target[:1]))
+  alone = form(np.float32(source[:1]), np.float32(target[:1]))
   assert alone == 0
 
 
 @pytest.mark.parametrize("kind", ["laplacian", "polynomial"])
 def test_gradients(kind):
-  with jax.enable_x64(True):
-    check_grads(
-      jax.jit(functools.partial(mmd, kernel=kind, gammas=0.4)),
-      tuple(map(jnp.asarray, samples(4, 3, 2))),
-      order=1,
-      modes=("fwd", "rev"),
-    )
+  slopes_agree(
+    functools.partial(mmd, kernel=kind, gammas=0.4), samples(4, 3, 2, seed=1)
+  )
 
 
 def test_equal_points_have_finite_gradients():
-  source, target = map(jnp.float32, samples())
+  source, target = map(np.float32, samples())
   run = jax.jit(
     jax.value_and_grad(
       functools.partial(mmd, kernel="laplacian", bandwidth_rule="median"),
       (0, 1),
     )
   )
-  same = jnp.broadcast_to(source[:1], target.shape)
+  same = np.broadcast_to(source[:1], target.shape)
   for a, b in ((source[:5], source[:5]), (same, same), (1e4 * same, -same)):
     value, gradients = run(a, b)
     assert np.isfinite(value)
@@ -149,13 +149,13 @@ def layers(n_source=6, n_target=6, seed=0):
   return [features[0], outputs[0]], [features[1], outputs[1]]
 
 
-def joint_oracle(source, target, estimator):
-  """Two kernels of the first layer, one of fixed width of the second."""
+def joint_oracle(source, target, estimator, factors=(0.5, 2.0), sigma=0.7):
+  """Kernels of the first layer, one of fixed width of the second."""
   pooled = [np.concatenate(pair) for pair in zip(source, target, strict=True)]
   first, second = (squared_distances(x, x) for x in pooled)
   mean = first.mean()
-  kernel = sum(np.exp(-first / (2 * f * mean)) for f in (0.5, 2.0))
-  kernel = kernel * np.exp(-second / (2 * 0.7**2))
+  kernel = sum(np.exp(-first / (2 * f * mean)) for f in factors)
+  kernel = kernel * np.exp(-second / (2 * sigma**2))
   n, m = len(source[0]), len(target[0])
   ss, tt, st = kernel[:n, :n], kernel[n:, n:], kernel[:n, n:]
   if estimator == "biased":
@@ -181,18 +181,24 @@ def test_joint_equals_numpy(estimator):
 
 
 def test_joint_masks_and_limits():
-  source, target = jax.tree.map(jnp.float32, layers(6, 5))
+  source, target = jax.tree.map(np.float32, layers(6, 5))
+  ones = np.ones((6, 2), np.float32), np.ones((5, 2), np.float32)
+
+  @jax.jit
+  def limits(source, target):
+    constant = [source[0], ones[0]], [target[0], ones[1]]
+    return (
+      (jmmd(source[:1], target[:1]), jmmd(*constant, gammas=[0.5, 0.5])),
+      (
+        mmd(source[0], target[0]),
+        mmd(source[0], target[0], gammas=0.5),
+      ),
+    )
+
   # One layer is MMD; a constant layer changes nothing.
-  np.testing.assert_allclose(
-    jmmd(source[:1], target[:1]), mmd(source[0], target[0]), rtol=1e-6
-  )
-  ones = jnp.ones((6, 2)), jnp.ones((5, 2))
-  np.testing.assert_allclose(
-    jmmd([source[0], ones[0]], [target[0], ones[1]], gammas=[0.5, 0.5]),
-    mmd(source[0], target[0], gammas=0.5),
-    rtol=1e-5,
-  )
-  where = jnp.array([1, 0, 1, 1, 0, 1], bool)
+  values, expected = limits(source, target)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+  where = np.array([1, 0, 1, 1, 0, 1], bool)
 
   @jax.jit
   def masked(source, where):
@@ -200,18 +206,17 @@ def test_joint_masks_and_limits():
       lambda s: jmmd(s, target, where_source=where, **JOINT)
     )(source)
 
-  spoiled = jax.tree.map(
-    lambda x: jnp.where(where[:, None], x, jnp.nan), source
-  )
+  spoiled = jax.tree.map(lambda x: np.where(where[:, None], x, np.nan), source)
   value, gradients = masked(spoiled, where)
   expected, wanted = jax.jit(
     jax.value_and_grad(lambda s: jmmd(s, target, **JOINT))
   )([x[where] for x in source])
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   for gradient, want in zip(gradients, wanted, strict=True):
+    gradient = np.asarray(gradient)
     np.testing.assert_allclose(gradient[where], want, atol=1e-6)
     np.testing.assert_array_equal(gradient[~where], 0)
-  value, gradients = masked(source, jnp.zeros(6, bool))
+  value, gradients = masked(source, np.zeros(6, bool))
   assert value == 0
   assert not any(np.any(g) for g in gradients)
 
@@ -232,29 +237,25 @@ def local_oracle(source, target, labels, probabilities, gamma):
 
 
 def test_local_equals_numpy():
-  source, target = samples(6, 5)
+  source, target = samples(6, 5, seed=3)
   labels = np.array([0, 1, 1, 3, 0, 3])
   rng = np.random.default_rng(2)
   probabilities = rng.dirichlet(np.ones(5), 5)
   probabilities[:2] = np.eye(5)[[1, 0]] * 0.9 + 0.02
   expected = local_oracle(source, target, labels, probabilities, 0.4)
+  run = functools.partial(lmmd, gammas=0.4)
   with jax.enable_x64(True):
-    run = jax.jit(functools.partial(lmmd, gammas=0.4))
-    np.testing.assert_allclose(
-      run(source, target, labels, probabilities), expected, rtol=1e-12
-    )
-    check_grads(
-      lambda s, t: run(s, t, labels, probabilities),
-      tuple(map(jnp.asarray, (source, target))),
-      order=1,
-      modes=("fwd", "rev"),
-    )
+    value = jax.jit(run)(source, target, labels, probabilities)
+  np.testing.assert_allclose(value, expected, rtol=1e-12)
+  slopes_agree(lambda s, t: run(s, t, labels, probabilities), (source, target))
 
 
 def test_local_masks_and_limits():
-  source, target = map(jnp.float32, samples(6, 5))
-  labels = jnp.array([0, 1, 1, 3, 0, 3])
-  probabilities = jax.nn.softmax(5.0 * jnp.eye(5))
+  source, target = map(np.float32, samples(6, 5))
+  labels = np.array([0, 1, 1, 3, 0, 3])
+  probabilities = np.full((5, 5), 0.01, np.float32) + 0.95 * np.float32(
+    np.eye(5)
+  )
 
   @jax.jit
   def masked(source, probabilities, where):
@@ -262,60 +263,52 @@ def test_local_masks_and_limits():
       source, target, labels, probabilities, where_source=where
     )
 
-  where = jnp.array([1, 0, 1, 1, 0, 1], bool)
-  spoiled = jnp.where(where[:, None], source, jnp.nan)
+  where = np.array([1, 0, 1, 1, 0, 1], bool)
+  spoiled = np.where(where[:, None], source, np.nan)
   value, (gradient, of_weights) = masked(spoiled, probabilities, where)
-  np.testing.assert_allclose(
-    value,
-    lmmd(source[where], target, labels[where], probabilities),
-    rtol=1e-5,
-  )
-  np.testing.assert_array_equal(gradient[~where], 0)
+
+  @jax.jit
+  def others(source, target):
+    """Of the rows that are kept; of one class alone, and its biased MMD."""
+    return (
+      lmmd(source[where], target, labels[where], probabilities),
+      lmmd(source, target, 0 * labels, np.ones((5, 1), np.float32)),
+      mmd(source, target, bandwidth_rule="distinct_mean"),
+    )
+
+  sliced, one_class, expected = others(source, target)
+  np.testing.assert_allclose(value, sliced, rtol=1e-5)
+  np.testing.assert_allclose(one_class, expected, rtol=1e-5)
+  np.testing.assert_array_equal(np.asarray(gradient)[~where], 0)
   assert not np.any(of_weights)
   # No class in common, or nothing at all.
-  other = jnp.broadcast_to(jnp.eye(5)[4], (5, 5))
-  for p, keep in ((other, where), (probabilities, jnp.zeros(6, bool))):
+  other = np.tile(np.eye(5, dtype=np.float32)[4], (5, 1))
+  for p, keep in ((other, where), (probabilities, np.zeros(6, bool))):
     value, (gradient, _) = masked(source, p, keep)
     assert value == 0
     assert not np.any(gradient)
-  # One class alone is the biased MMD.
-  np.testing.assert_allclose(
-    lmmd(source, target, 0 * labels, jnp.ones((5, 1))),
-    mmd(source, target, bandwidth_rule="distinct_mean"),
-    rtol=1e-5,
-  )
 
 
 def test_one_program_for_all_widths():
-  source, target = jax.tree.map(jnp.float32, layers())
-  traces = []
+  source, target = layers()
+  rows = jax.tree.map(np.float32, (source, target))
 
   @jax.jit
+  @functools.partial(chex.assert_max_traces, n=1)
   def run(factor, sigma):
-    traces.append(None)
     return jmmd(
-      source,
-      target,
+      *rows,
       bandwidth_factors=[factor, None],
       bandwidths=[None, sigma],
     )
 
   for factor, sigma in ((0.5, 0.9), (2.0, 0.4)):
-    np.testing.assert_allclose(
-      run(factor, sigma),
-      jmmd(
-        source,
-        target,
-        bandwidth_factors=[factor, None],
-        bandwidths=[None, sigma],
-      ),
-      rtol=1e-5,
-    )
-  assert len(traces) == 1
+    expected = joint_oracle(source, target, "biased", [factor], sigma)
+    np.testing.assert_allclose(run(factor, sigma), expected, rtol=1e-5)
 
 
 def test_errors_name_the_argument():
-  source, target = jax.tree.map(jnp.float32, layers(4, 3))
+  source, target = jax.tree.map(np.float32, layers(4, 3))
   with pytest.raises(ValueError, match="source has 2 layers and target 1"):
     jmmd(source, target[:1])
   with pytest.raises(
@@ -339,4 +332,4 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match=r"kernel_weights has shape \(3,\)"):
     mmd(source[0], target[0], gammas=[1.0, 2.0], kernel_weights=[1.0, 2.0, 3.0])
   with pytest.raises(ValueError, match=r"source_labels has shape \(2,\)"):
-    lmmd(source[0], target[0], jnp.zeros(2, int), target[1])
+    lmmd(source[0], target[0], np.zeros(2, int), target[1])
