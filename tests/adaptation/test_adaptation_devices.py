@@ -45,10 +45,10 @@ def batch():
     "source": rng.normal(size=(n, DIMS)),
     "target": 1.5 * rng.normal(size=(n, DIMS)) + 0.5,
   }
-  data = {name: jnp.float32(rows) for name, rows in data.items()}
+  data = {name: np.float32(rows) for name, rows in data.items()}
   # As many in each domain, unevenly spread; the first device has no source.
-  data["where_source"] = jnp.arange(n) >= LOCAL + 2
-  data["where_target"] = jnp.arange(n) < n - LOCAL - 2
+  data["where_source"] = np.arange(n) >= LOCAL + 2
+  data["where_target"] = np.arange(n) < n - LOCAL - 2
   return data
 
 
@@ -106,12 +106,16 @@ def with_labels(loss):
 
 
 def local(source, target, labels, logits, **options):
+  options |= {"bandwidth_factors": 1.0}
   return lmmd(source, target, labels, jax.nn.softmax(logits), **options)
 
 
 def layers(source, target, **options):
   return jmmd(
-    [source, source[:, :2] ** 2], [target, target[:, :2] ** 2], **options
+    [source, source[:, :2] ** 2],
+    [target, target[:, :2] ** 2],
+    bandwidth_factors=[1.0, 1.0],
+    **options,
   )
 
 
@@ -153,7 +157,7 @@ def weighted(source, target, *, where_source, where_target, axis_name):
 
 def wide(loss):
   """More dims than rows, so that subspaces have angles."""
-  waves = jnp.float32(np.random.default_rng(2).normal(size=(DIMS, 64)))
+  waves = np.float32(np.random.default_rng(2).normal(size=(DIMS, 64)))
 
   def of_waves(source, target, **options):
     return loss(jnp.sin(source @ waves), jnp.sin(target @ waves), **options)
@@ -161,13 +165,18 @@ def wide(loss):
   return of_waves
 
 
-# One of a method each: a program for three ways to map takes seconds.
+# One of a method each.
 NEW = {
   "mmd laplacian": functools.partial(
-    mmd, kernel="laplacian", bandwidth_rule="distinct_mean"
+    mmd,
+    kernel="laplacian",
+    bandwidth_rule="distinct_mean",
+    bandwidth_factors=1.0,
   ),
-  "mmd median": functools.partial(mmd, bandwidth_rule="median"),
-  "mmd disjoint": functools.partial(mmd, estimator="disjoint"),
+  "mmd median": functools.partial(
+    mmd, bandwidth_rule="median", bandwidth_factors=1.0
+  ),
+  "mmd disjoint": functools.partial(mmd, estimator="disjoint", gammas=0.3),
   "jmmd": layers,
   "lmmd": with_labels(local),
   "cmd": functools.partial(cmd_loss, moments=3),
@@ -193,7 +202,10 @@ LOSSES = {
     feature_loss,
     functools.partial(mmd, estimator="unbiased", gammas=0.3),
   ),
-  "mmd linear": (feature_loss, functools.partial(mmd, estimator="linear")),
+  "mmd linear": (
+    feature_loss,
+    functools.partial(mmd, estimator="linear", gammas=0.3),
+  ),
   "coral": (feature_loss, functools.partial(coral_loss, scaling="mean")),
   "dann": (logit_loss, dann_loss),
   "joint": (logit_loss, joint),
@@ -201,31 +213,53 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize(
-  ("name", "masked"),
-  [(name, True) for name in LOSSES] + [("mmd biased", False), ("coral", False)],
-)
-def test_devices_agree(name, masked):
-  form, function = LOSSES[name]
+# What is compared: a name, and whether its examples are masked.
+COMPARED = [
+  *((name, True) for name in LOSSES),
+  ("mmd biased", False),
+  ("coral", False),
+]
+# Sums, gathers, neighbours and iterations: also compared over `jax.vmap`.
+MAPPED = [
+  ("mmd unbiased", True),
+  ("mmd linear", True),
+  ("coral", True),
+  ("dann", True),
+  ("lmmd", True),
+  ("cmd", True),
+  ("bsp", True),
+  ("im", True),
+  ("mdd", True),
+  ("sinkhorn", True),
+  ("sliced", True),
+]
+
+
+def step(weights, data, axis_name="batch", *, compared=COMPARED):
+  """The value of each loss and its gradient by weights of its own."""
+
+  def total(weights):
+    values = [
+      LOSSES[name][0](LOSSES[name][1], w, data, masked, axis_name)
+      for w, (name, masked) in zip(weights, compared, strict=True)
+    ]
+    return sum(values), values
+
+  (_, values), gradients = jax.value_and_grad(total, has_aux=True)(weights)
+  if axis_name is not None:
+    gradients = jax.lax.pmean(gradients, axis_name)
+  return values, gradients
+
+
+@functools.cache
+def results():
+  """One device's, a mapped axis's and eight devices': a program each."""
   data = batch()
-  weights = jnp.float32(np.random.default_rng(1).normal(size=(DIMS, DIMS)))
-
-  def step(weights, data, axis_name="batch"):
-    value, gradient = jax.value_and_grad(
-      lambda w: form(function, w, data, masked, axis_name)
-    )(weights)
-    if axis_name is None:
-      return value, gradient
-    return value, jax.lax.pmean(gradient, axis_name)
-
-  expected = quick(functools.partial(step, axis_name=None))(weights, data)
-
-  shards = jax.tree.map(lambda x: x.reshape(DEVICES, LOCAL, *x.shape[1:]), data)
-  mapped = quick(jax.vmap(step, (None, 0), axis_name="batch"))
-  for a, b in zip(mapped(weights, shards), expected, strict=True):
-    for on_device in a:
-      np.testing.assert_allclose(on_device, b, rtol=1e-4, atol=1e-6)
-
+  weights = np.random.default_rng(1).normal(size=(DIMS, DIMS))
+  weights = [np.float32(weights)] * len(COMPARED)
+  single = quick(functools.partial(step, axis_name=None))
+  on_axis = functools.partial(step, compared=MAPPED)
+  mapped = quick(jax.vmap(on_axis, (None, 0), axis_name="batch"))
   mesh = jax.make_mesh(
     (DEVICES,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
   )
@@ -234,5 +268,32 @@ def test_devices_agree(name, masked):
       step, mesh=mesh, in_specs=(P(), P("batch")), out_specs=(P(), P())
     )
   )
-  for a, b in zip(sharded(weights, data), expected, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  shards = jax.tree.map(lambda x: x.reshape(DEVICES, LOCAL, *x.shape[1:]), data)
+  return jax.device_get(
+    (
+      single(weights, data),
+      mapped(weights[: len(MAPPED)], shards),
+      sharded(weights, data),
+    )
+  )
+
+
+@pytest.mark.parametrize(("name", "masked"), COMPARED)
+def test_devices_agree(name, masked):
+  expected, mapped, sharded = results()
+
+  def of(results, compared):
+    values, gradients = results
+    position = compared.index((name, masked))
+    return values[position], gradients[position]
+
+  for got, want in zip(
+    of(sharded, COMPARED), of(expected, COMPARED), strict=True
+  ):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+  if (name, masked) in MAPPED:
+    for got, want in zip(
+      of(mapped, MAPPED), of(expected, COMPARED), strict=True
+    ):
+      for each in got:
+        np.testing.assert_allclose(each, want, rtol=1e-4, atol=1e-6)
