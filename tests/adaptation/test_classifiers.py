@@ -1,12 +1,9 @@
 """MCD's and MDD's losses, CDAN's map and weights."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from kdjax.adaptation import adda_loss
 from kdjax.adaptation import cdan_map
@@ -16,6 +13,7 @@ from kdjax.adaptation import classifier_discrepancy
 from kdjax.adaptation import dann_loss
 from kdjax.adaptation import mdd_loss
 from kdjax.adaptation import mdd_regression_loss
+from tests.laws import slopes_agree
 
 
 def arrays(n_source=5, n_target=4, classes=3):
@@ -41,39 +39,51 @@ def margin_disparity(s, s_adversarial, t, t_adversarial, margin, shift):
 def test_equal_numpy():
   data = arrays()
   p, q = softmax(data[0]), softmax(data[1])
-  with jax.enable_x64(True):
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-12)
-    close(classifier_discrepancy(p, q), np.abs(p - q).mean(1))
-    for margin, shift in ((4.0, 1e-6), (1.5, 0.0)):
-      close(
-        mdd_loss(*data, margin=margin, shift=shift),
-        margin_disparity(*data, margin, shift),
-      )
-    close(
+
+  @jax.jit
+  def run(data, p, q):
+    return (
+      classifier_discrepancy(p, q),
+      mdd_loss(*data, margin=4.0, shift=1e-6),
+      mdd_loss(*data, margin=1.5, shift=0.0),
       mdd_regression_loss(*data, margin=2.0),
-      2 * np.abs(data[1] - data[0]).mean() - np.abs(data[3] - data[2]).mean(),
+      adda_loss(data[0][:, 0]),
     )
-    close(adda_loss(data[0][:, 0]), np.log1p(np.exp(-data[0][:, 0])))
+
+  with jax.enable_x64(True):
+    values = run(data, p, q)
+  expected = (
+    np.abs(p - q).mean(1),
+    margin_disparity(*data, 4.0, 1e-6),
+    margin_disparity(*data, 1.5, 0.0),
+    2 * np.abs(data[1] - data[0]).mean() - np.abs(data[3] - data[2]).mean(),
+    np.log1p(np.exp(-data[0][:, 0])),
+  )
+  for got, want in zip(values, expected, strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
 def test_only_the_adversarial_head_has_gradients():
-  data = list(map(jnp.float32, arrays()))
-  for loss in (mdd_loss, mdd_regression_loss):
-    gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*data)
+  data = list(map(np.float32, arrays()))
+
+  @jax.jit
+  def run(data):
+    return [
+      jax.grad(loss, (0, 1, 2, 3))(*data)
+      for loss in (mdd_loss, mdd_regression_loss)
+    ]
+
+  for gradients in run(data):
     assert [bool(np.any(g)) for g in gradients] == [False, True, False, True]
-  with jax.enable_x64(True):
-    wide = arrays()
-    check_grads(
-      jax.jit(lambda s, t: mdd_loss(wide[0], s, wide[2], t, margin=2.0)),
-      (jnp.asarray(wide[1]), jnp.asarray(wide[3])),
-      order=1,
-      modes=("fwd", "rev"),
-    )
+  wide = arrays()
+  slopes_agree(
+    lambda s, t: mdd_loss(wide[0], s, wide[2], t, margin=2.0), wide[1::2]
+  )
 
 
 @pytest.mark.parametrize("loss", [mdd_loss, mdd_regression_loss])
 def test_masks_and_extremes(loss):
-  data = list(map(jnp.float32, arrays()))
+  data = list(map(np.float32, arrays()))
 
   @jax.jit
   def run(data, where_source, where_target):
@@ -81,62 +91,77 @@ def test_masks_and_extremes(loss):
       lambda d: loss(*d, where_source=where_source, where_target=where_target)
     )(data)
 
-  where_s = jnp.array([1, 0, 1, 1, 0], bool)
-  where_t = jnp.array([0, 1, 1, 1], bool)
+  where_s = np.array([1, 0, 1, 1, 0], bool)
+  where_t = np.array([0, 1, 1, 1], bool)
   masks = [where_s, where_s, where_t, where_t]
   spoiled = [
-    jnp.where(m[:, None], x, jnp.nan) for x, m in zip(data, masks, strict=True)
+    np.where(m[:, None], x, np.nan) for x, m in zip(data, masks, strict=True)
   ]
   value, gradients = run(spoiled, where_s, where_t)
   kept = [x[m] for x, m in zip(data, masks, strict=True)]
-  np.testing.assert_allclose(value, loss(*kept), rtol=1e-5)
+  np.testing.assert_allclose(value, jax.jit(loss)(*kept), rtol=1e-5)
   for g, m in zip(gradients, masks, strict=True):
     assert np.all(np.isfinite(g))
-    np.testing.assert_array_equal(g[~m], 0)
-  value, gradients = run(data, jnp.zeros(5, bool), jnp.zeros(4, bool))
+    np.testing.assert_array_equal(np.asarray(g)[~m], 0)
+  value, gradients = run(data, np.zeros(5, bool), np.zeros(4, bool))
   assert value == 0
   assert not any(np.any(g) for g in gradients)
-  every = jnp.ones(5, bool), jnp.ones(4, bool)
-  excluded = [x.at[:, 1].set(-jnp.inf) for x in data]
+  every = np.ones(5, bool), np.ones(4, bool)
+  excluded = [np.where(np.arange(3) == 1, -np.inf, x) for x in data]
   changes = [[1e4 * x for x in data], [0 * x for x in data]]
   for changed in changes + [excluded] * (loss is mdd_loss):
     value, gradients = run(changed, *every)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(g)) for g in gradients)
-  half = loss(*(x.astype(jnp.bfloat16) for x in data))
+  both = jax.jit(lambda half, data: (loss(*half), loss(*data)))
+  half, wide = both([x.astype(jnp.bfloat16) for x in data], data)
   assert half.dtype == jnp.float32
-  np.testing.assert_allclose(half, loss(*data), rtol=0.05)
+  np.testing.assert_allclose(half, wide, rtol=0.05)
 
 
 def test_margin_disparity_keeps_its_digits():
   """1 - p of a sure head is what the other classes leave, not 1 - 1."""
-  agree = jnp.array([[30.0, 0.0, 0.0]])
-  value = mdd_loss(agree, agree, agree, agree, shift=0.0)
+  agree = np.float32([[30.0, 0.0, 0.0]])
+
+  @jax.jit
+  def run(agree):
+    two = agree[:, :2]
+    return mdd_loss(*[agree] * 4, shift=0.0), mdd_loss(*[two] * 4)
+
+  value, two = run(agree)
   np.testing.assert_allclose(value, 30 - np.log(2), rtol=1e-6)
-  two = mdd_loss(agree[:, :2], agree[:, :2], agree[:, :2], agree[:, :2])
   np.testing.assert_allclose(two, -np.log(1e-6), rtol=1e-5)
 
 
 def test_multilinear_map():
-  features, logits, *_ = map(jnp.float32, arrays())
-  probabilities = jax.nn.softmax(logits)
-  mapped = cdan_map(features, probabilities)
+  features, logits, *_ = map(np.float32, arrays())
+  probabilities = softmax(logits)
+  matrices = cdan_matrices(jax.random.key(0), 3, 3, mapped=20000)
+
+  @jax.jit
+  def run(features, probabilities, matrices):
+    def total(f, p, stop):
+      return jnp.sum(cdan_map(f, p, stop_probability_gradient=stop))
+
+    return (
+      cdan_map(features, probabilities),
+      cdan_map(features, probabilities, matrices=matrices),
+      jax.grad(total, (0, 1))(features, probabilities, True),
+      jax.grad(total, 1)(features, probabilities, False),
+    )
+
+  mapped, random, gradients, through = jax.device_get(
+    run(features, probabilities, matrices)
+  )
   expected = np.einsum("nc,nd->ncd", probabilities, features).reshape(5, 9)
   np.testing.assert_allclose(mapped, expected, rtol=1e-6)
-  matrices = cdan_matrices(jax.random.key(0), 3, 3, mapped=20000)
-  random = cdan_map(features, probabilities, matrices=matrices)
   # In expectation, inner products are those of the outer product.
   np.testing.assert_allclose(
     random @ random.T, mapped @ mapped.T, atol=0.1 * np.max(mapped @ mapped.T)
   )
-
-  def total(f, p, stop):
-    return jnp.sum(cdan_map(f, p, stop_probability_gradient=stop))
-
-  gradients = jax.grad(total, (0, 1))(features, probabilities, True)
   np.testing.assert_allclose(gradients[0], 1, rtol=1e-6)
   assert not np.any(gradients[1])
-  assert np.any(jax.grad(total, 1)(features, probabilities, False))
+  assert np.any(through)
   with pytest.raises(ValueError, match=r"matrices\[1\] has shape \(3, 20000\)"):
     cdan_map(features, probabilities[:, :2], matrices=matrices)
   with pytest.raises(ValueError, match=r"probabilities has shape \(2, 3\)"):
@@ -158,39 +183,49 @@ def test_entropy_weights(normalize):
     expected = w_s / mean, w_t / mean
   else:
     expected = w_s / w_s.mean(), w_t / w_t.mean()
-  with jax.enable_x64(True):
+  logits = arrays()[0][:, 0], arrays()[2][:, 0]
+  scalings = "paper", "mean", "pooled"
+
+  @jax.jit
+  def run(source, target, logits):
     weights = cdan_weights(source, target, normalize=normalize)
-    for got, want in zip(weights, expected, strict=True):
-      np.testing.assert_allclose(got, want, rtol=1e-12)
-    logits = arrays()[0][:, 0], arrays()[2][:, 0]
-    terms = [np.log1p(np.exp(-logits[0])), np.log1p(np.exp(logits[1]))]
-    weighted = [w * x for w, x in zip(expected, terms, strict=True)]
     options = {"source_weights": weights[0], "target_weights": weights[1]}
-    for scaling, value in (
-      ("paper", sum(x.mean() for x in weighted)),
-      ("mean", sum(x.mean() for x in weighted) / 2),
-      ("pooled", np.concatenate(weighted).mean()),
-    ):
-      np.testing.assert_allclose(
-        dann_loss(*logits, scaling=scaling, **options), value, rtol=1e-12
-      )
-  single = [jnp.float32(x) for x in (source, target)]
-  where = jnp.array([1, 0, 1, 1, 0], bool)
-  spoiled = jnp.where(where[:, None], single[0], jnp.nan)
-  masked, _ = cdan_weights(
-    spoiled, single[1], normalize=normalize, where_source=where
-  )
-  alone, _ = cdan_weights(single[0][where], single[1], normalize=normalize)
+    return weights, [dann_loss(*logits, scaling=x, **options) for x in scalings]
+
+  with jax.enable_x64(True):
+    weights, values = run(source, target, logits)
+  for got, want in zip(weights, expected, strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+  terms = [np.log1p(np.exp(-logits[0])), np.log1p(np.exp(logits[1]))]
+  weighted = [w * x for w, x in zip(expected, terms, strict=True)]
+  paper = sum(x.mean() for x in weighted)
+  pooled = np.concatenate(weighted).mean()
+  np.testing.assert_allclose(values, [paper, paper / 2, pooled], rtol=1e-12)
+
+  single = [np.float32(x) for x in (source, target)]
+  where = np.array([1, 0, 1, 1, 0], bool)
+  spoiled = np.where(where[:, None], single[0], np.nan)
+
+  @jax.jit
+  def others(source, target):
+    """Of a mask, of the rows that are kept, and a gradient."""
+    slope = jax.grad(
+      lambda p: jnp.sum(cdan_weights(p, target, normalize=normalize)[0])
+    )
+    return (
+      cdan_weights(spoiled, target, normalize=normalize, where_source=where)[0],
+      cdan_weights(source[where], target, normalize=normalize)[0],
+      slope(source),
+    )
+
+  masked, alone, gradient = jax.device_get(others(*single))
   np.testing.assert_allclose(masked[where], alone, rtol=1e-5)
   np.testing.assert_array_equal(masked[~where], 0)
-  gradient = jax.grad(
-    lambda p: jnp.sum(cdan_weights(p, single[1], normalize=normalize)[0])
-  )(single[0])
   assert not np.any(gradient)
 
 
 def test_errors_name_the_argument():
-  data = list(map(jnp.float32, arrays()))
+  data = list(map(np.float32, arrays()))
   with pytest.raises(ValueError, match=r"target_adversarial_logits has shape"):
     mdd_loss(*data[:3], data[3][:2])
   with pytest.raises(ValueError, match=r"probabilities_b has shape \(4, 3\)"):
@@ -198,4 +233,4 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="normalize is 'sum'"):
     cdan_weights(data[0], data[2], normalize="sum")
   with pytest.raises(ValueError, match=r"margin has shape \(2,\)"):
-    mdd_loss(*data, margin=jnp.ones(2))
+    mdd_loss(*data, margin=np.ones(2, np.float32))
