@@ -59,7 +59,7 @@ def numpy_oracle(source, target, folds):
 def test_one_dimension_equals_the_brute_force_search(folds):
   rng = np.random.default_rng(3)
   for shift in (0.3, -1.0):
-    source = rng.normal(size=57).astype(np.float32)
+    source = rng.normal(size=56).astype(np.float32)
     target = rng.normal(size=83).astype(np.float32) + np.float32(shift)
     result = DIVERGENCE(source[:, None], target[:, None], folds=folds)
     expected = numpy_oracle(source, target, folds)
@@ -72,9 +72,10 @@ def test_one_dimension_equals_the_brute_force_search(folds):
 
 
 def test_one_dimension_does_not_need_different_means():
-  source = jnp.tile(jnp.array([-1.0, 1.0]), 10)[:, None]
-  target = jnp.zeros((20, 1))
-  assert DIVERGENCE(source, target).value == pytest.approx(1.0)
+  # Each fold has as many of either sign.
+  source = np.float32([-1, -1, -1, -1, 1, 1, 1, 1] * 7)[:, None]
+  target = np.zeros((83, 1), np.float32)
+  assert DIVERGENCE(source, target, folds=4).value == pytest.approx(1.0)
 
 
 def test_disjoint_supports_are_two_apart():
@@ -126,7 +127,7 @@ def test_null_distribution():
 
 def test_ridges_are_solved_together_and_never_recompile():
   source, target = gaussians(60, 90, 1.0)
-  ridges = jnp.array([1e-3, 1e-1, 10.0])
+  ridges = np.float32([1e-3, 1e-1, 10.0])
   traces = []
 
   @functools.partial(jax.jit, static_argnames="permutations")
@@ -152,14 +153,14 @@ def test_ridges_are_solved_together_and_never_recompile():
 
 def test_no_gradient_and_vmap():
   source, target = gaussians(60, 90, 1.0)
-  batch = jnp.stack([source, source + 1.0])
+  batch = np.stack([source, source + 1.0])
 
   def value(x, ridge):
-    return h_divergence(x, jnp.asarray(target), ridge=ridge).value
+    return h_divergence(x, target, ridge=ridge).value
 
   both = jax.vmap(jax.value_and_grad(value, (0, 1)), (0, None))
-  values, gradients = jax.jit(both)(batch, 0.1)
-  alone = [DIVERGENCE(s, target, ridge=0.1).value for s in batch]
+  values, gradients = jax.jit(both)(batch, 0.01)
+  alone = [DIVERGENCE(s, target).value for s in batch]
   np.testing.assert_allclose(values, alone, atol=1e-6)
   assert not np.any(gradients[0])
   assert not np.any(gradients[1])
@@ -167,10 +168,10 @@ def test_no_gradient_and_vmap():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
 def test_dtypes(dtype):
-  reference = DIVERGENCE(*gaussians(60, 90, 1.0), ridge=0.1)
+  reference = DIVERGENCE(*gaussians(60, 90, 1.0))
   with jax.enable_x64(dtype == jnp.float64):
     source, target = (jnp.asarray(x, dtype) for x in gaussians(60, 90, 1.0))
-    result = DIVERGENCE(source, target, ridge=0.1)
+    result = DIVERGENCE(source, target)
   assert result.value.dtype == jnp.promote_types(dtype, jnp.float32)
   assert result.value == pytest.approx(float(reference.value), abs=0.1)
 
@@ -184,15 +185,17 @@ def test_affine_maps_of_the_features_do_not_matter():
 
 
 def test_constant_features_and_duplicated_rows():
-  source, target = map(jnp.asarray, gaussians(60, 90, 1.5))
+  source, target = gaussians(60, 90, 1.5)
+  first = np.arange(5) == 0
   values = []
   for constant in (0.0, 3.0, -1e4 / 3):
-    replaced = (x.at[:, 0].set(constant) for x in (source, target))
+    replaced = (
+      np.where(first, np.float32(constant), x) for x in (source, target)
+    )
     values.append(float(DIVERGENCE(*replaced).value))
   assert values == pytest.approx([values[0]] * 3)
-  nothing = DIVERGENCE(jnp.ones_like(source), jnp.ones_like(target))
-  assert nothing.value == 0
-  repeated = (jnp.tile(x[: len(x) // 2], (2, 1)) for x in (source, target))
+  assert DIVERGENCE(np.ones_like(source), np.ones_like(target)).value == 0
+  repeated = (np.tile(x[: len(x) // 2], (2, 1)) for x in (source, target))
   assert 0.5 < DIVERGENCE(*repeated).value <= 2
 
 
@@ -205,13 +208,13 @@ def test_a_non_finite_row_does_not_read_as_no_shift():
 
 
 def test_errors_name_the_argument():
-  source, target = map(jnp.asarray, gaussians(6, 4, 1.0))
+  source, target = gaussians(6, 4, 1.0)
   with pytest.raises(ValueError, match=r"folds is 5; expected .* 1 to .* 4"):
     h_divergence(source, target)
   with pytest.raises(ValueError, match="ridge is 0"):
     h_divergence(source, target, folds=2, ridge=0.0)
   with pytest.raises(ValueError, match=r"ridge has shape \(1, 1\)"):
-    h_divergence(source, target, folds=2, ridge=jnp.ones((1, 1)))
+    h_divergence(source, target, folds=2, ridge=np.ones((1, 1)))
   with pytest.raises(ValueError, match="permutations is -1"):
     h_divergence(source, target, folds=2, permutations=-1)
   with pytest.raises(ValueError, match=r"target has shape \(4, 3\)"):
@@ -229,15 +232,11 @@ def test_ten_thousand_rows_of_256_dimensions_are_quick():
 
 
 def test_the_unit_of_a_feature_does_not_matter():
-  rng = np.random.default_rng(0)
-  source = rng.normal(size=(200, 4)).astype(np.float32)
-  target = rng.normal(size=(200, 4)).astype(np.float32) + 1
-  estimate = jax.jit(lambda s, t: h_divergence(s, t).value)
-  expected = estimate(source, target)
+  source, target = gaussians(300, 300, 1.3, dims=40)
+  expected = DIVERGENCE(source, target).value
   for unit in (np.float32(1e20), np.float32(1e-25)):
-    np.testing.assert_allclose(
-      estimate(source * unit, target * unit), expected, atol=0.03
-    )
+    value = DIVERGENCE(source * unit, target * unit).value
+    np.testing.assert_allclose(value, expected, atol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -252,4 +251,4 @@ def test_the_unit_of_a_feature_does_not_matter():
 )
 def test_static_arguments_are_checked(keywords, error, message):
   with pytest.raises(error, match=message):
-    h_divergence(jnp.ones((8, 2)), jnp.ones((8, 2)), **keywords)
+    h_divergence(*np.ones((2, 8, 2), np.float32), **keywords)
