@@ -1,12 +1,9 @@
 """Co-Tuning: the pretrained classes go on teaching the network."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.finetuning._rows import class_count
-from kdjax.finetuning._rows import class_members
-from kdjax.finetuning._rows import masked_rows
+from kdjax.finetuning._rows import class_sums
 from kdjax.finetuning._rows import nonzero
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._softmax import compute_dtype
@@ -63,19 +60,14 @@ def co_tuning_targets(
     <https://proceedings.neurips.cc/paper/2020/hash/c8067ad1937f728f51288b3eb986afaa-Abstract.html>`_,
     2020.
   """
-  classes = class_count("co_tuning_targets", target_labels, num_classes)
-  if classes is None:
-    raise ValueError(
-      "co_tuning_targets: num_classes is None; expected an integer, since "
-      "target_labels are traced and the result has a row for each class."
-    )
-  rows, mask = masked_rows(source_probabilities, where)
-  rows = jax.lax.stop_gradient(rows)
-  members = class_members("co_tuning_targets", target_labels, classes, mask)
-  sums = jnp.matmul(members.T, rows, precision="highest")
-  counts = jnp.sum(members, 0)
-  if axis_name is not None:
-    sums, counts = jax.lax.psum((sums, counts), axis_name)
+  sums, counts = class_sums(
+    "co_tuning_targets",
+    jax.lax.stop_gradient(source_probabilities),
+    target_labels,
+    num_classes,
+    where,
+    axis_name,
+  )
   return sums / nonzero(counts)[:, None]
 
 

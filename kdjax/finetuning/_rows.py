@@ -72,6 +72,30 @@ def class_members(
   return jax.nn.one_hot(labels, classes, dtype=mask.dtype) * mask[:, None]
 
 
+def class_sums(
+  function: str,
+  rows: Float[Array, "batch dims"],
+  labels: Int[Array, " batch"],
+  num_classes: int | None,
+  where: Bool[Array, " batch"] | None,
+  axis_name: str | None,
+) -> tuple[Float[Array, "classes dims"], Float[Array, " classes"]]:
+  """Returns the sum of each class's rows over all devices, and their number."""
+  classes = class_count(function, labels, num_classes)
+  if classes is None:
+    raise ValueError(
+      f"{function}: num_classes is None; expected an integer, since the labels "
+      "are traced and the result has a row for each class."
+    )
+  rows, mask = masked_rows(rows, where)
+  members = class_members(function, labels, classes, mask)
+  sums = jnp.matmul(members.T, rows, precision="highest")
+  counts = jnp.sum(members, 0)
+  if axis_name is not None:
+    sums, counts = jax.lax.psum((sums, counts), axis_name)
+  return sums, counts
+
+
 def nonzero(x: Array) -> Array:
   """Returns x, or 1 where x is 0 and the quotient is 0 anyway."""
   return jnp.where(x == 0, 1.0, x)
