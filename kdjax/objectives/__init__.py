@@ -5,6 +5,12 @@ A loss becomes an objective by :func:`stateless`, several become one by
 changing one does not recompile, and a sweep is a vmap over states.
 """
 
+from kdjax.objectives._adversarial import adda
+from kdjax.objectives._adversarial import cdan
+from kdjax.objectives._adversarial import dann
+from kdjax.objectives._adversarial import jda
+from kdjax.objectives._adversarial import mcd
+from kdjax.objectives._adversarial import mdd
 from kdjax.objectives._contrastive import crd
 from kdjax.objectives._curriculum import ctkd
 from kdjax.objectives._factors import factor_transfer
@@ -49,6 +55,11 @@ from kdjax.objectives._stage_maps import kdsvd
 from kdjax.objectives._stage_maps import nst
 from kdjax.objectives._transport import wkd_feature
 from kdjax.objectives._transport import wkd_logit
+from kdjax.objectives._unlabelled import cdac
+from kdjax.objectives._unlabelled import dst
+from kdjax.objectives._unlabelled import flexmatch
+from kdjax.objectives._unlabelled import mme
+from kdjax.objectives._unlabelled import on_target
 from kdjax.objectives._variances import l2
 from kdjax.objectives._variances import pad_l2
 from kdjax.objectives._variances import vid
@@ -62,32 +73,43 @@ __all__ = (
   "Objective",
   "Preset",
   "ab",
+  "adda",
   "afd",
   "at",
   "cat",
   "cc",
+  "cdac",
+  "cdan",
   "combine",
   "crd",
   "crd_in_batch",
   "crld",
   "cskd",
   "ctkd",
+  "dann",
+  "dst",
   "factor_transfer",
   "factor_transfer_pretraining",
   "fitnet",
+  "flexmatch",
   "fsp",
   "ickd",
   "irg",
   "itrd",
+  "jda",
   "kdsvd",
   "ktaad",
   "l2",
+  "mcd",
+  "mdd",
   "mgd",
   "mlld",
+  "mme",
   "modular",
   "nst",
   "ofa",
   "ofd",
+  "on_target",
   "pad_l2",
   "preset",
   "review_kd",

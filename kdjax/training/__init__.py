@@ -12,6 +12,7 @@ from kdjax.training._dot import dot
 from kdjax.training._dot import dot_objective
 from kdjax.training._dot import make_dot_step
 from kdjax.training._ema import parameter_ema
+from kdjax.training._ema import with_mean_teacher
 from kdjax.training._epochs import epoch_plan
 from kdjax.training._epochs import scan_epoch
 from kdjax.training._epochs import scan_evaluation
@@ -79,4 +80,5 @@ __all__ = (
   "scan_epoch",
   "scan_evaluation",
   "sweep",
+  "with_mean_teacher",
 )

@@ -1,5 +1,7 @@
 """The loss of a step that sees two domains."""
 
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,8 +19,10 @@ from kdjax.training._steps import Metrics
 def adaptation_loss(
   student: Forward,
   objective: Objective,
+  teacher: Forward | None = None,
   *,
   joint_forward: bool = True,
+  views: Mapping[str, Callable[[Array, Any], Any]] = types.MappingProxyType({}),
   axis_name: str | None = None,
 ) -> LossFn:
   """Adaptation loss: one student sees the source and the target domain.
@@ -32,10 +36,18 @@ def adaptation_loss(
     student: the student's forward, called in training mode.
     objective: compares the two domains' outputs, and the source's with its
       labels.
+    teacher: a forward called in evaluation mode with the variables
+      `frozen["teacher"]`: the network as it was on the source (ADDA), or an
+      average of the student (:func:`with_mean_teacher`). Its outputs are under
+      "teacher" in the `views` of both domains' outputs, without gradient.
     joint_forward: whether both domains go through the student as one batch,
       so that they share batch statistics (TLlib); otherwise the source goes
       first, then the target (Dassl, DeepDA). The same without batch
       statistics.
+    views: name -> `(key, batch) -> images`, other views of the target's
+      examples, such as strongly augmented ones; the batch is the target's.
+      They follow the domains through the student, and their outputs are in
+      the `views` of the target's.
     axis_name: the mapped axis that holds the rest of the batch. Batch
       statistics are averaged over it, and dropout draws differently on each
       device.
@@ -44,6 +56,9 @@ def adaptation_loss(
     `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`,
     where `batch` is `{"source": ..., "target": ...}`, each with `"image"`,
     `"mask"` and what the objective reads.
+
+  Raises:
+    ValueError: if a view is called "teacher" and there is one.
 
   Examples:
     >>> from kdjax.objectives import select_logits, stateless
@@ -65,11 +80,15 @@ def adaptation_loss(
     Ganin et al., `Domain-adversarial training of neural networks
     <https://arxiv.org/abs/1505.07818>`_, 2016.
   """
+  if teacher is not None and "teacher" in views:
+    raise ValueError(
+      "adaptation_loss: views has the name 'teacher'; expected another one, as "
+      "that is the teacher's."
+    )
 
   def loss_fn(
     params: Any, state: Any, frozen: Any, batch: Any, key: Array
   ) -> tuple[Array, tuple[Any, Metrics]]:
-    del frozen
     objective_key, key = jax.random.split(key)
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -90,6 +109,21 @@ def adaptation_loss(
     else:
       source, student_state = outputs(state["student"], images[0], source_key)
       target, student_state = outputs(student_state, images[1], target_key)
+    seen = {}
+    for i, (name, view) in enumerate(views.items()):
+      view_key = jax.random.fold_in(target_key, i)
+      image = view(view_key, batch["target"])
+      seen[name], student_state = outputs(student_state, image, view_key)
+    if teacher is not None:
+      told = [
+        teacher(frozen["teacher"], image, train=False, key=None)[0]
+        for image in images
+      ]
+      told = jax.lax.stop_gradient(told)
+      source = source._replace(views={"teacher": told[0]})
+      seen["teacher"] = told[1]
+    if seen:
+      target = target._replace(views=seen)
     if axis_name is not None:
       student_state = jax.lax.pmean(student_state, axis_name)
     loss, objective_state, metrics = objective.apply(

@@ -1,5 +1,6 @@
 """An average of the parameters over time, kept by the optimizer."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import optax
 from jax.typing import ArrayLike
 
 from kdjax.ops._validation import check_range
+from kdjax.training._models import Variables
+from kdjax.training._steps import TrainState
 
 
 class ParameterEMAState(NamedTuple):
@@ -74,6 +77,58 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
     return updates, ParameterEMAState(state.decay, average)
 
   return optax.GradientTransformation(init, update)
+
+
+def with_mean_teacher(step: Callable[..., Any]) -> Callable[..., Any]:
+  """Mean teacher: the teacher of a step is the student's own average.
+
+  The average is that of :func:`parameter_ema`, which must be in the optimizer;
+  what is no parameter, such as batch statistics, is the student's of now.
+
+  Args:
+    step: from :func:`kdjax.training.make_train_step`, of a loss whose teacher
+      is a network of the student's structure.
+
+  Returns:
+    A step of the same arguments; it puts `frozen["teacher"]` in itself.
+
+  Raises:
+    ValueError: from the step, if the optimizer keeps no average.
+
+  Examples:
+    >>> def step(state, frozen, batch, key):
+    ...   return frozen["teacher"].params, {}
+    >>> optimizer = optax.chain(optax.sgd(1.0), parameter_ema(0.9))
+    >>> params = {"student": jnp.array(2.0), "objective": {}}
+    >>> state = {"student": {}, "objective": {}}
+    >>> state = TrainState(
+    ...   jnp.array(0), params, state, optimizer.init(params)
+    ... )
+    >>> with_mean_teacher(step)(state, {}, {}, jax.random.key(0))[0]
+    Array(2., dtype=float32)
+
+  References:
+    Tarvainen and Valpola, `Mean teachers are better role models
+    <https://arxiv.org/abs/1703.01780>`_, 2017.
+  """
+
+  def taught(state: TrainState, frozen: Any, batch: Any, key: Any) -> Any:
+    average = optax.tree.get(state.optimizer_state, "parameter_average")
+    if average is None:
+      raise ValueError(
+        "with_mean_teacher: the optimizer keeps no average; expected "
+        "parameter_ema as its last link."
+      )
+    # The average may be wider than the parameters it stands for.
+    params = jax.tree.map(
+      lambda mean, now: mean.astype(now.dtype),
+      average["student"],
+      state.params["student"],
+    )
+    teacher = Variables(params, state.state["student"])
+    return step(state, {**frozen, "teacher": teacher}, batch, key)
+
+  return taught
 
 
 def _wide(x: Any) -> Any:

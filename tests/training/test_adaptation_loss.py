@@ -14,6 +14,7 @@ from kdjax.objectives import combine
 from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
 from kdjax.ops import gather_batch
+from kdjax.training import Variables
 from kdjax.training import adaptation_loss
 from kdjax.training import from_nnx
 from kdjax.training import init_train_state
@@ -192,3 +193,61 @@ def test_eight_devices_take_the_same_step_as_one(joint):
   np.testing.assert_allclose(
     mean_metrics(metrics_many)["loss"], mean_metrics(metrics)["loss"], rtol=1e-5
   )
+
+
+def test_views_of_the_target_follow_and_the_teacher_sees_both_domains():
+  seen = []
+
+  def forward(variables, inputs, *, train, key):
+    seen.append((len(inputs), train))
+    values = variables.params * inputs[:, 0, 0]
+    count = variables.state["count"] + 1
+    return Outputs(values, {}, values), {"count": count}
+
+  def apply(params, state, source, target, batch, key):
+    assert set(source.views) == {"teacher"}
+    assert set(target.views) == {"darker", "teacher"}
+    parts = (
+      source.views["teacher"].logits,
+      target.views["teacher"].logits,
+      target.views["darker"].logits,
+    )
+    return sum(map(jnp.sum, parts)), state, {}
+
+  objective = Objective(lambda *_: ({}, {}), apply)
+  loss_fn = adaptation_loss(
+    forward,
+    objective,
+    forward,
+    views={"darker": lambda key, batch: batch["image"] - 1},
+  )
+  zero = {"count": jnp.zeros(())}
+  state = {"student": zero, "objective": {}}
+  frozen = {"teacher": Variables(jnp.array(3.0), zero)}
+
+  def loss(student, frozen):
+    params = {"student": student, "objective": {}}
+    return loss_fn(params, state, frozen, BATCH, KEY)
+
+  (value, (moved, _)), gradients = jax.value_and_grad(
+    loss, (0, 1), has_aux=True
+  )(jnp.array(2.0), frozen)
+  source, target = (
+    BATCH[name]["image"][:, 0, 0].sum() for name in ("source", "target")
+  )
+  np.testing.assert_allclose(
+    value, 3 * (source + target) + 2 * (target - 8), rtol=1e-4
+  )
+  np.testing.assert_allclose(gradients[0], target - 8, rtol=1e-4)
+  assert gradients[1]["teacher"].params == 0
+  assert seen == [(24, True), (8, True), (16, False), (8, False)]
+  assert moved["student"]["count"] == 2
+
+
+def test_no_view_takes_the_teachers_name():
+  views = {"teacher": lambda key, batch: batch["image"]}
+  adaptation_loss(mlp().forward, centroid_distance(), views=views)
+  with pytest.raises(ValueError, match="views has the name 'teacher'"):
+    adaptation_loss(
+      mlp().forward, centroid_distance(), mlp().forward, views=views
+    )

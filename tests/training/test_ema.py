@@ -6,7 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax.training import TrainState
+from kdjax.training import make_train_step
 from kdjax.training import parameter_ema
+from kdjax.training import with_mean_teacher
 
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
@@ -75,3 +78,39 @@ def test_it_says_what_is_missing_or_out_of_range():
   for decay in (-0.1, 1.5, float("nan")):
     with pytest.raises(ValueError, match=f"decay is {decay}; expected"):
       parameter_ema(decay)
+
+
+def mean_teacher(*links):
+  """A step that records its teacher while the student runs away."""
+
+  def loss_fn(params, state, frozen, batch, key):
+    told = frozen["teacher"], frozen["other"]
+    return jnp.sum(params["student"]["w"]), ({"told": told} | state, {})
+
+  optimizer = optax.chain(optax.sgd(1.0), *links)
+  params = {"student": {"w": jnp.zeros(2, jnp.bfloat16)}, "objective": {}}
+  state = {"student": {"mean": jnp.array(7.0)}, "objective": {}}
+  start = TrainState(jnp.array(0), params, state, optimizer.init(params))
+  step = with_mean_teacher(make_train_step(loss_fn, optimizer))
+  return step, start
+
+
+def test_the_mean_teacher_is_the_average_before_the_step():
+  step, state = mean_teacher(parameter_ema(0.5))
+  frozen = {"other": jnp.array(1.0)}
+  for expected in (0.0, -0.5, -1.25):
+    state, _ = step(state, frozen, {}, jax.random.key(0))
+    teacher, other = state.state["told"]
+    np.testing.assert_array_equal(teacher.params["w"], np.full(2, expected))
+    assert teacher.params["w"].dtype == jnp.bfloat16
+    assert teacher.state["mean"] == 7
+    assert other == 1
+    state = state._replace(
+      state={k: v for k, v in state.state.items() if k != "told"}
+    )
+
+
+def test_a_mean_teacher_needs_an_average():
+  step, state = mean_teacher()
+  with pytest.raises(ValueError, match="the optimizer keeps no average"):
+    step(state, {}, {}, jax.random.key(0))
