@@ -15,6 +15,9 @@ from kdjax.objectives._contrastive import crd
 from kdjax.objectives._curriculum import ctkd
 from kdjax.objectives._factors import factor_transfer
 from kdjax.objectives._factors import factor_transfer_pretraining
+from kdjax.objectives._fine_tuning import bi_tuning
+from kdjax.objectives._fine_tuning import co_tuning
+from kdjax.objectives._fine_tuning import lwf
 from kdjax.objectives._generators import mgd
 from kdjax.objectives._generators import vitkd
 from kdjax.objectives._heads import cat
@@ -76,10 +79,12 @@ __all__ = (
   "adda",
   "afd",
   "at",
+  "bi_tuning",
   "cat",
   "cc",
   "cdac",
   "cdan",
+  "co_tuning",
   "combine",
   "crd",
   "crd_in_batch",
@@ -100,6 +105,7 @@ __all__ = (
   "kdsvd",
   "ktaad",
   "l2",
+  "lwf",
   "mcd",
   "mdd",
   "mgd",
