@@ -38,6 +38,7 @@ from kdjax.training._steps import init_train_state
 from kdjax.training._steps import make_eval_step
 from kdjax.training._steps import make_train_step
 from kdjax.training._steps import mean_metrics
+from kdjax.training._stochastic_norms import stochastic_norms
 from kdjax.training._sweep import grid
 from kdjax.training._sweep import sweep
 from kdjax.training._teachers import CachedTeacher
@@ -79,6 +80,7 @@ __all__ = (
   "reversal_schedule",
   "scan_epoch",
   "scan_evaluation",
+  "stochastic_norms",
   "sweep",
   "with_mean_teacher",
 )

@@ -1,0 +1,122 @@
+"""A network whose batch normalizations have become stochastic."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kdjax import nets
+from kdjax.finetuning import stochnorm
+from kdjax.training import from_nnx
+from kdjax.training import stochastic_norms
+
+KEY = jax.random.key(0)
+ROWS = np.float32(np.random.default_rng(0).normal(size=(8, 6)) * 3 + 1)
+
+
+class Layer(nnx.Module):
+  def __init__(self, **options):
+    self.norm = nnx.BatchNorm(
+      6, momentum=0.8, epsilon=1e-3, rngs=nnx.Rngs(0), **options
+    )
+
+  def __call__(self, x):
+    return self.norm(jnp.asarray(x))
+
+
+def layer(probability=0.5, **options):
+  return stochastic_norms(
+    Layer(**options), probability=probability, rngs=nnx.Rngs(1)
+  )
+
+
+def test_a_layer_is_the_function_with_its_numbers():
+  model = from_nnx(layer(probability=0.25))
+  outputs, state = model.forward(model.variables, ROWS, train=True, key=KEY)
+  _, other = model.forward(
+    model.variables, ROWS, train=True, key=jax.random.key(1)
+  )
+  jax.tree.map(np.testing.assert_array_equal, state, other)
+  drawn = [
+    stochnorm(
+      jnp.asarray(ROWS),
+      jnp.zeros(6),
+      jnp.ones(6),
+      key=KEY,
+      probability=p,
+      eps=1e-3,
+      momentum=0.2,
+    )
+    for p in (0.0, 1.0)
+  ]
+  moving, batch = (x.outputs for x in drawn)
+  near = [np.abs(outputs.logits - x).max(0) < 1e-5 for x in (moving, batch)]
+  assert np.all(near[0] != near[1])  # each channel has one or the other
+  np.testing.assert_allclose(state["norm"]["mean"], drawn[1].mean, rtol=1e-5)
+  np.testing.assert_allclose(state["norm"]["var"], drawn[1].variance, rtol=1e-5)
+
+
+def test_the_share_of_channels_is_the_probability():
+  model = from_nnx(layer(probability=0.25))
+  gaps = jax.jit(
+    jax.vmap(
+      lambda key: jnp.abs(
+        model.forward(model.variables, ROWS, train=True, key=key)[0].logits
+        - ROWS / np.sqrt(1 + 1e-3)
+      )
+    )
+  )(jax.random.split(KEY, 500))
+  own = np.mean(np.max(gaps, 1) > 1e-3)
+  # Four standard deviations of 3000 draws.
+  assert abs(own - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 3000)
+
+
+def test_layers_of_a_network_draw_on_their_own_and_share_its_variables():
+  build = functools.partial(
+    nets.create, "resnet8", input_shape=(8, 8, 1), num_classes=3
+  )
+  before = from_nnx(build(rngs=nnx.Rngs(0)))
+  after = from_nnx(
+    nnx.eval_shape(
+      lambda: stochastic_norms(build(rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    )
+  )
+  assert jax.tree.structure(before.variables) == jax.tree.structure(
+    after.variables
+  )
+  images = jax.random.normal(KEY, (4, 8, 8, 1))
+
+  @jax.jit
+  def run(variables):
+    evaluated = [
+      model.forward(variables, images, train=False, key=None)[0].logits
+      for model in (before, after)
+    ]
+    trained = [
+      after.forward(variables, images, train=True, key=jax.random.key(i))
+      for i in range(2)
+    ]
+    return evaluated, trained
+
+  evaluated, trained = run(before.variables)
+  np.testing.assert_allclose(*evaluated, rtol=1e-5, atol=1e-6)
+  assert np.abs(trained[0][0].logits - trained[1][0].logits).max() > 1e-3
+  assert jax.tree.structure(trained[0][1]) == jax.tree.structure(
+    before.variables.state
+  )
+
+
+def test_norms_without_scale_or_bias():
+  norm = layer(use_scale=False, use_bias=False)
+  norm.eval()
+  np.testing.assert_allclose(norm(ROWS), ROWS / np.sqrt(1 + 1e-3), rtol=1e-5)
+
+
+def test_a_probability_above_one_will_not_do():
+  with pytest.raises(
+    ValueError, match=r"stochastic_norms: probability is 1\.5"
+  ):
+    layer(probability=1.5)
