@@ -10,6 +10,10 @@ from kdjax.adaptation._boosting import TrAdaBoost
 from kdjax.adaptation._boosting import TrAdaBoostUpdate
 from kdjax.adaptation._boosting import tradaboost
 from kdjax.adaptation._boosting import tradaboost_update
+from kdjax.adaptation._boosting_regression import TrAdaBoostR2
+from kdjax.adaptation._boosting_regression import TwoStageTrAdaBoostR2
+from kdjax.adaptation._boosting_regression import tradaboost_r2
+from kdjax.adaptation._boosting_regression import two_stage_tradaboost_r2
 from kdjax.adaptation._class_weights import bbse_weights
 from kdjax.adaptation._class_weights import pada_class_weights
 from kdjax.adaptation._classifiers import classifier_discrepancy
@@ -30,10 +34,16 @@ from kdjax.adaptation._consistency import mean_teacher_update
 from kdjax.adaptation._consistency import self_ensembling_balance_loss
 from kdjax.adaptation._consistency import sigmoid_ramp_up
 from kdjax.adaptation._coral import coral_loss
+from kdjax.adaptation._dense import KeypointMaps
+from kdjax.adaptation._dense import keypoint_loss
+from kdjax.adaptation._dense import keypoint_maps
+from kdjax.adaptation._dense import minent_loss
+from kdjax.adaptation._dense import self_information
 from kdjax.adaptation._density_ratios import kliep_weights
 from kdjax.adaptation._density_ratios import ulsif_weights
 from kdjax.adaptation._domain_weights import discriminator_weights
 from kdjax.adaptation._domain_weights import iwan_weights
+from kdjax.adaptation._experts import dael_loss
 from kdjax.adaptation._feature_norm import afn_loss
 from kdjax.adaptation._feature_norm import hafn_loss
 from kdjax.adaptation._flexmatch import FlexMatchState
@@ -77,6 +87,7 @@ from kdjax.adaptation._negative_transfer import NegativeTransferTest
 from kdjax.adaptation._negative_transfer import TransferGain
 from kdjax.adaptation._negative_transfer import negative_transfer_test
 from kdjax.adaptation._negative_transfer import transfer_gain
+from kdjax.adaptation._open_set import osbp_loss
 from kdjax.adaptation._predictions import class_balance_loss
 from kdjax.adaptation._predictions import entropy_loss
 from kdjax.adaptation._predictions import information_maximization_loss
@@ -116,14 +127,17 @@ __all__ = (
   "GuardedWeight",
   "GuardedWeightState",
   "HDivergence",
+  "KeypointMaps",
   "NegativeTransferTest",
   "NormStatistics",
   "PseudoLabels",
   "SelfTuningQueue",
   "SphericalKMeans",
   "TrAdaBoost",
+  "TrAdaBoostR2",
   "TrAdaBoostUpdate",
   "TransferGain",
+  "TwoStageTrAdaBoostR2",
   "adabn_normalize",
   "adabn_statistics",
   "adda_loss",
@@ -145,6 +159,7 @@ __all__ = (
   "consistency_loss",
   "coral_loss",
   "coral_transform",
+  "dael_loss",
   "dann_loss",
   "debias_logits",
   "debias_update",
@@ -172,6 +187,8 @@ __all__ = (
   "jda_loss",
   "jda_transform",
   "jmmd",
+  "keypoint_loss",
+  "keypoint_maps",
   "kliep_weights",
   "kmm_weights",
   "linear_ot",
@@ -182,16 +199,19 @@ __all__ = (
   "mdd_loss",
   "mdd_regression_loss",
   "mean_teacher_update",
+  "minent_loss",
   "mixmatch_loss",
   "mmd",
   "mme_loss",
   "negative_transfer_test",
+  "osbp_loss",
   "pada_class_weights",
   "prototype_logits",
   "pseudo_label_loss",
   "reverse_validation",
   "rsd_loss",
   "self_ensembling_balance_loss",
+  "self_information",
   "self_tuning_init",
   "self_tuning_loss",
   "self_tuning_update",
@@ -206,8 +226,10 @@ __all__ = (
   "target_shift_weights",
   "tca",
   "tradaboost",
+  "tradaboost_r2",
   "tradaboost_update",
   "transfer_gain",
+  "two_stage_tradaboost_r2",
   "uda_loss",
   "ulsif_weights",
 )

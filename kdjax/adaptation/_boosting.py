@@ -207,39 +207,78 @@ def tradaboost(
   rows = jnp.concatenate([source, target]).astype(dtype)
   labels = jnp.concatenate([source_labels, target_labels])
   labels = jax.nn.one_hot(labels, num_classes, dtype=dtype)
-  asked = jnp.concatenate([rows, queries.astype(dtype)])
-  n_source, size = source.shape[0], rows.shape[0]
+  rounds = boosting_rounds(
+    learner,
+    rows,
+    labels,
+    jnp.concatenate([rows, queries.astype(dtype)]),
+    lambda predicted: jnp.sum(jnp.abs(predicted - labels), 1) / 2,
+    num_source=source.shape[0],
+    num_rounds=num_rounds,
+    error_floor=error_floor,
+  )
+  shares = vote_shares(last_half(rounds.votes))
+  scores = jnp.sum(shares[:, None, None] * rounds.answers, 0)
+  return TrAdaBoost(
+    scores, rounds.source_weights, rounds.target_weights, rounds.target_errors
+  )
 
-  def one_round(weights: Array, _: None) -> tuple[Array, tuple]:
+
+class Rounds(NamedTuple):
+  """What each round of boosting answered and by which weights."""
+
+  answers: Float[Array, "rounds queries ..."]
+  source_weights: Float[Array, "rounds source"]
+  target_weights: Float[Array, "rounds target"]
+  target_errors: Float[Array, " rounds"]
+  votes: Float[Array, " rounds"]
+
+
+def boosting_rounds(
+  learner: Callable[[Array, Array, Array, Array], Array],
+  rows: Float[Array, "rows dims"],
+  labels: Float[Array, "rows ..."],
+  asked: Float[Array, "asked dims"],
+  errors_of: Callable[[Array], Array],
+  *,
+  num_source: int,
+  num_rounds: int,
+  error_floor: ArrayLike,
+) -> Rounds:
+  """Fits and reweights; `asked` begins with the rows, `errors_of` them."""
+  size = rows.shape[0]
+
+  def one_round(weights: Array, _: None) -> tuple[Array, Rounds]:
     predicted = learner(rows, labels, weights * size, asked)
-    errors = jnp.sum(jnp.abs(predicted[:size] - labels), 1) / 2
+    errors = errors_of(predicted[:size])
+    of_source, of_target = weights[:num_source], weights[num_source:]
     update = tradaboost_update(
-      weights[:n_source],
-      weights[n_source:],
-      errors[:n_source],
-      errors[n_source:],
+      of_source,
+      of_target,
+      errors[:num_source],
+      errors[num_source:],
       num_rounds=num_rounds,
       error_floor=error_floor,
     )
     following = jnp.concatenate([update.source_weights, update.target_weights])
-    return following, (
-      predicted[size:],
-      weights,
-      update.target_error,
-      update.vote,
+    return following, Rounds(
+      predicted[size:], of_source, of_target, update.target_error, update.vote
     )
 
-  start = jnp.full(size, 1 / max(size, 1), dtype)
-  _, (predicted, weights, errors, votes) = jax.lax.scan(
-    one_round, start, None, length=num_rounds
-  )
-  votes = jnp.where(jnp.arange(num_rounds) >= num_rounds // 2, votes, 0.0)
+  start = jnp.full(size, 1 / max(size, 1), rows.dtype)
+  _, rounds = jax.lax.scan(one_round, start, None, length=num_rounds)
+  return rounds
+
+
+def last_half(votes: Float[Array, " rounds"]) -> Float[Array, " rounds"]:
+  """Returns the votes, 0 in the first half."""
+  count = votes.shape[0]
+  return jnp.where(jnp.arange(count) >= count // 2, votes, 0.0)
+
+
+def vote_shares(votes: Float[Array, " rounds"]) -> Float[Array, " rounds"]:
+  """Returns votes of sum 1; without any, all rounds speak alike."""
   voices = jnp.sum(votes)
-  # No round that beats chance: all speak alike.
-  votes = jnp.where(
-    voices > 0, votes / jnp.where(voices > 0, voices, 1.0), 1 / num_rounds
-  )
-  scores = jnp.sum(votes[:, None, None] * predicted, 0)
-  return TrAdaBoost(
-    scores, weights[:, :n_source], weights[:, n_source:], errors
+  return jnp.where(
+    voices > 0, votes / jnp.where(voices > 0, voices, 1.0), 1 / votes.shape[0]
   )

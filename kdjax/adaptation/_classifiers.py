@@ -123,7 +123,7 @@ def mdd_loss(
   target, _ = masked_rows(target_adversarial_logits, where_target)
   agreement = cross_entropy(source, jnp.argmax(source_logits, -1))
   shift = as_number("shift", shift, target.dtype)
-  log_rest = _log_of_others(target, jnp.argmax(target_logits, -1))
+  log_rest = log_of_others(target, jnp.argmax(target_logits, -1))
   disagreement = -jnp.minimum(jnp.logaddexp(log_rest, jnp.log(shift)), 0.0)
   return as_number("margin", margin, agreement.dtype) * masked_mean(
     agreement, where_source, axis_name=axis_name
@@ -192,12 +192,12 @@ def mdd_regression_loss(
   return as_number("margin", margin, source.dtype) * source - target
 
 
-def _log_of_others(
-  logits: Float[Array, "batch classes"], labels: Array
-) -> Float[Array, " batch"]:
+def log_of_others(
+  logits: Float[Array, "*batch classes"], labels: Array
+) -> Float[Array, "*batch"]:
   """Returns log(1 - p_label), with all its digits where p is near 1."""
   own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jnp.where(own, -jnp.inf, log_softened_softmax(logits))
   alone = jnp.max(others, -1) == -jnp.inf
-  others = jax.nn.logsumexp(jnp.where(alone[:, None], 0.0, others), -1)
+  others = jax.nn.logsumexp(jnp.where(alone[..., None], 0.0, others), -1)
   return jnp.where(alone, -jnp.inf, others)

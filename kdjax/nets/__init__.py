@@ -9,6 +9,9 @@ PyTorch weights.
 from kdjax.nets._create import create
 from kdjax.nets._imagenet_resnet import ImageNetResNet
 from kdjax.nets._mobile import MobileNetV2
+from kdjax.nets._normalization import IBN
+from kdjax.nets._normalization import DomainBatchNorm
+from kdjax.nets._normalization import domain_batch_norms
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._plain import MLP
 from kdjax.nets._plain import ConvNet
@@ -21,9 +24,11 @@ from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
 
 __all__ = (
+  "IBN",
   "MLP",
   "VGG",
   "ConvNet",
+  "DomainBatchNorm",
   "ImageNetResNet",
   "MobileNetV2",
   "Outputs",
@@ -33,5 +38,6 @@ __all__ = (
   "ViT",
   "WideResNet",
   "create",
+  "domain_batch_norms",
   "load_torch",
 )

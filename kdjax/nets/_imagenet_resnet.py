@@ -1,6 +1,7 @@
 """ResNet-18, 34 and 50, for ImageNet and as the CIFAR toolkits have them."""
 
 import functools
+import itertools
 
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from kdjax.nets import _layers
+from kdjax.nets._normalization import IBN
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._residual import ResidualBlock
 from kdjax.nets._residual import residual_outputs
@@ -42,14 +44,16 @@ class ImageNetResNet(nnx.Module):
       stride 2, "cifar" for a 3x3 convolution alone, as RepDistiller and
       mdistiller use these networks for 32x32 images.
     width: channels of the stem.
+    norm: "batch", or "ibn-a" for :class:`IBN` after the first convolution of
+      each block but those of the last stage, as in IBN-Net.
     dtype: what the body computes in.
     axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
       the batch, over which batch statistics are averaged.
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if there is no such depth or stem, or the inputs have other
-      channels than ``input_shape``.
+    ValueError: if there is no such depth, stem or norm, or the inputs have
+      other channels than ``input_shape``.
 
   Examples:
     >>> build = lambda: ImageNetResNet(
@@ -64,7 +68,9 @@ class ImageNetResNet(nnx.Module):
     He et al., `Deep residual learning for image recognition
     <https://arxiv.org/abs/1512.03385>`_, 2016, table 1, with projection
     shortcuts, as in `torchvision <https://github.com/pytorch/vision>`_ and
-    `mdistiller <https://github.com/megvii-research/mdistiller>`_.
+    `mdistiller <https://github.com/megvii-research/mdistiller>`_; Pan et al.,
+    `Two at once: enhancing learning and generalization capacities via IBN-Net
+    <https://arxiv.org/abs/1807.09441>`_, 2018.
   """
 
   def __init__(
@@ -75,6 +81,7 @@ class ImageNetResNet(nnx.Module):
     input_shape: tuple[int, int, int],
     stem: str = "imagenet",
     width: int = 64,
+    norm: str = "batch",
     dtype: DTypeLike = jnp.float32,
     axis_name: str | None = None,
     rngs: nnx.Rngs,
@@ -84,6 +91,7 @@ class ImageNetResNet(nnx.Module):
         f"depth is {depth}; expected one of {', '.join(map(str, _DEPTHS))}."
       )
     check_choice("stem", stem, ("imagenet", "cifar"))
+    check_choice("norm", norm, ("batch", "ibn-a"))
     counts, bottleneck = _DEPTHS[depth]
     self.input_channels = input_shape[-1]
     self.stem_kind = stem
@@ -101,6 +109,10 @@ class ImageNetResNet(nnx.Module):
         **common,
       )
     )
+    if norm == "ibn-a":
+      for block in itertools.chain(*self.stages[:-1]):
+        first = block.body[0]
+        first.norm = IBN(first.norm.num_features, **common)
     last = 8 * growth * width
     self.head = _layers.classifier(
       last,

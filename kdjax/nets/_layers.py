@@ -80,6 +80,19 @@ def batch_norm(
   )
 
 
+def instance_norm(
+  channels: int, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
+) -> nnx.InstanceNorm:
+  """Instance normalization with PyTorch's epsilon; it has no statistics."""
+  return nnx.InstanceNorm(
+    channels,
+    epsilon=1e-5,
+    dtype=dtype,
+    promote_dtype=_keep_dtypes,
+    rngs=rngs,
+  )
+
+
 class ConvNorm(nnx.Module):
   """A convolution and its batch normalization."""
 

@@ -11,6 +11,7 @@ from flax import nnx
 from kdjax.nets._imagenet_resnet import ImageNetResNet
 from kdjax.nets._layers import ConvNorm
 from kdjax.nets._mobile import MobileNetV2
+from kdjax.nets._normalization import IBN
 from kdjax.nets._residual import ResNet
 from kdjax.nets._residual import WideResNet
 from kdjax.nets._shuffle import ShuffleNetV1
@@ -35,9 +36,10 @@ def load_torch(
   """Fills a network with the weights of its PyTorch counterpart.
 
   The keys are torchvision's for :class:`ImageNetResNet` with its "imagenet"
-  stem, timm's and DeiT's for :class:`ViT`, and RepDistiller's and mdistiller's
-  for all others. A module made by ``nnx.eval_shape`` will do: nothing of the
-  initial values is kept. Nothing is changed unless all keys and shapes fit.
+  stem, and IBN-Net's if it has IBN besides; timm's and DeiT's for :class:`ViT`;
+  RepDistiller's and mdistiller's for all others. A module made by
+  ``nnx.eval_shape`` will do: nothing of the initial values is kept. Nothing is
+  changed unless all keys and shapes fit.
 
   Args:
     model: any network of this package but the MLP and the ConvNet.
@@ -145,6 +147,10 @@ class _Tensor(NamedTuple):
 
 def _tensors(name: str, layer: Any) -> Iterator[_Tensor]:
   """What PyTorch saves of a layer."""
+  if isinstance(layer, IBN):
+    yield from _tensors(f"{name}.IN", layer.instance)
+    yield from _tensors(f"{name}.BN", layer.batch)
+    return
   if isinstance(layer, nnx.Param):
     yield _Tensor(name, layer, tuple(range(layer.ndim)))
   elif isinstance(layer, nnx.Conv):
