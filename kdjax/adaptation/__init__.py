@@ -67,6 +67,8 @@ from kdjax.adaptation._inputs import NormStatistics
 from kdjax.adaptation._inputs import adabn_normalize
 from kdjax.adaptation._inputs import adabn_statistics
 from kdjax.adaptation._inputs import fourier_domain_adaptation
+from kdjax.adaptation._interpolation import InterpolatedDomains
+from kdjax.adaptation._interpolation import interpolate_domains
 from kdjax.adaptation._joint_adaptation import h_divergence_from_errors
 from kdjax.adaptation._joint_adaptation import jda_loss
 from kdjax.adaptation._joint_adaptation import soft_h_divergence
@@ -119,7 +121,6 @@ from kdjax.adaptation._worst_case import confusion_consistency_loss
 from kdjax.adaptation._worst_case import dst_loss
 
 __all__ = (
-  "SCORES",
   "AffineMap",
   "ComponentMap",
   "FlexMatchState",
@@ -127,10 +128,12 @@ __all__ = (
   "GuardedWeight",
   "GuardedWeightState",
   "HDivergence",
+  "InterpolatedDomains",
   "KeypointMaps",
   "NegativeTransferTest",
   "NormStatistics",
   "PseudoLabels",
+  "SCORES",
   "SelfTuningQueue",
   "SphericalKMeans",
   "TrAdaBoost",
@@ -183,6 +186,7 @@ __all__ = (
   "im_score",
   "importance_weighted_score",
   "information_maximization_loss",
+  "interpolate_domains",
   "iwan_weights",
   "jda_loss",
   "jda_transform",
