@@ -121,6 +121,7 @@ from kdjax.adaptation._worst_case import confusion_consistency_loss
 from kdjax.adaptation._worst_case import dst_loss
 
 __all__ = (
+  "SCORES",
   "AffineMap",
   "ComponentMap",
   "FlexMatchState",
@@ -133,7 +134,6 @@ __all__ = (
   "NegativeTransferTest",
   "NormStatistics",
   "PseudoLabels",
-  "SCORES",
   "SelfTuningQueue",
   "SphericalKMeans",
   "TrAdaBoost",
