@@ -1,11 +1,15 @@
-"""Two domains: reading, dividing and shifting their images."""
+"""Two domains: reading, dividing, shifting, weighing and mapping images."""
 
+import functools
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from kdjax import adaptation
 from kdjax import data as kdata
 
 
@@ -42,9 +46,14 @@ def load_data(config: Any) -> Data:
   sources, targets = map(divide, domains)
   targets.append(jax.device_put(kdata.as_arrays(read(config.target, "test"))))
   size = targets[0]["image"].shape[1:3]
-  for part in sources:
-    if part["image"].shape[1:3] != size:
-      part["image"] = kdata.resize(part["image"], size, crop=config.crop)
+  if config.image_size:
+    size = config.image_size, config.image_size
+  for part in (*sources, *targets):
+    own = part["image"].shape[1:3]
+    if own != size:
+      # The frame around the digits of a larger set.
+      crop = config.crop if own > size else 0
+      part["image"] = kdata.resize(part["image"], size, crop=crop)
   for i, part in enumerate(targets):
     key = jax.random.fold_in(jax.random.key(config.seed), i)
     part["image"] = shift_images(config, key, part["image"])
@@ -74,3 +83,73 @@ def shift_images(config: Any, key: jax.Array, images: jax.Array):
     case "blend_noise":
       return kdata.blend_noise(key, images, strength=config.strength)
   return images
+
+
+def pixels(images: Any) -> jax.Array:
+  """Images as rows, from 0 to 1."""
+  return jnp.asarray(images, jnp.float32).reshape(len(images), -1) / 255
+
+
+def weigh(data: Data, weigh: Callable[..., Any]) -> Data:
+  """Weighs the source's training images, by the pixels of both domains.
+
+  Args:
+    data: of both domains.
+    weigh: `(source_rows, target_rows) -> weights`.
+
+  Returns:
+    The data, with the weight of each training image; 1 for the target's.
+  """
+  rows = halves(pixels(data.train["image"]), data.train_sizes[0])
+  weights = jax.jit(weigh)(*rows)
+  ones = jnp.ones(data.train_sizes[1], weights.dtype)
+  train = data.train | {"weight": jnp.concatenate([weights, ones])}
+  return data._replace(train=train)
+
+
+def transform(data: Data, fit: Callable[..., Any]) -> Data:
+  """Maps the pixels of both domains into a common space.
+
+  Args:
+    data: of both domains.
+    fit: `(source_rows, target_rows) -> map`, on training images.
+
+  Returns:
+    The data, images of one row and column and of as many channels as the
+    common space has dimensions.
+  """
+  rows = halves(pixels(data.train["image"]), data.train_sizes[0])
+  fitted = jax.jit(fit)(*rows)
+
+  @jax.jit
+  def apply(source: jax.Array, target: jax.Array) -> jax.Array:
+    mapped = fitted.apply(source), fitted.apply(target, domain="target")
+    return jnp.concatenate(mapped)[:, None, None]
+
+  def change(part: dict[str, Any], size: int) -> dict[str, Any]:
+    rows = halves(pixels(part["image"]), size)
+    return part | {"image": apply(*rows)}
+
+  return data._replace(
+    train=change(data.train, data.train_sizes[0]),
+    validation=change(data.validation, data.validation_sizes[0]),
+    test=change(data.test, 0),
+  )
+
+
+def transform_jointly(data: Data) -> Data:
+  """Maps the pixels of both domains by JDA, which needs the source's labels.
+
+  Args:
+    data: of both domains.
+
+  Returns:
+    As :func:`transform`.
+  """
+  fit = functools.partial(
+    adaptation.jda_transform,
+    source_labels=data.train["label"][: data.train_sizes[0]],
+    num_classes=int(np.max(data.train["label"])) + 1,
+    num_components=30,
+  )
+  return transform(data, fit)

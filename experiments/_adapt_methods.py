@@ -1,85 +1,403 @@
-"""What each method of adaptation minimises."""
+"""The methods that `experiments.adapt` compares, each with what it needs."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import optax
 
+from experiments import _adapt_data
+from experiments import _adapt_objectives as terms
 from kdjax import adaptation
+from kdjax import data as kdata
+from kdjax import objectives
+from kdjax import training
 from kdjax.objectives import Objective
+from kdjax.objectives import combine
+from kdjax.objectives import on_target
+from kdjax.objectives import select_embeddings
+from kdjax.objectives import stateless
 from kdjax.ops import masked_mean
-from kdjax.ops import reverse_gradient
 
 
-def init_discriminator(key: jax.Array, width: int, hidden: int):
-  """The parameters of a discriminator with one hidden layer."""
-  keys = jax.random.split(key)
-  init = jax.nn.initializers.he_normal()
-  return {
-    "hidden": (init(keys[0], (width, hidden)), jnp.zeros(hidden)),
-    "logit": (init(keys[1], (hidden, 1)), jnp.zeros(1)),
-  }
+class Method(NamedTuple):
+  """A way to adapt.
 
-
-def discriminate(params, embeddings):
-  """One logit an example; positive ones say source."""
-  (a, b), (c, d) = params["hidden"], params["logit"]
-  return jax.nn.relu(embeddings @ a + b[None]) @ c + d[None]
-
-
-def transfer_objective(method: str, config: Any, weight=1.0) -> Objective:
-  """The task's loss on the source plus what draws the domains together.
-
-  The discriminator is a parameter of the objective, the weight is in its
-  state: one program trains all weights.
+  Attributes:
+    name: as it is printed.
+    kind: what it is one of.
+    objective: what is minimised, the task included.
+    domain: which images the student sees.
+    weighted: whether the weight is to be chosen.
+    views: other views of the target's images.
+    teacher: "mean", the student's average, or "source", the student of
+      source-only.
+    pretrained: whether it starts as source-only ended.
+    change: of the data, before anything is trained.
+    remake: of each batch: `(forward, variables, batch, key) -> batch`.
+    renew: of the state, before each round: `(forward, state, images) -> state`.
   """
 
-  def init(key, source, target):
-    del target
-    params = {}
-    if method in ("dann", "jda"):
-      width = source.embedding.shape[-1]
-      params = init_discriminator(key, width, config.discriminator)
-    step = jnp.zeros((), jnp.int32)
-    return params, {"step": step, "weight": jnp.asarray(weight, jnp.float32)}
+  name: str
+  kind: str
+  objective: Callable[[terms.Setting], Objective]
+  domain: Literal["both", "source", "target"] = "both"
+  weighted: bool = True
+  views: tuple[str, ...] = ()
+  teacher: Literal["", "mean", "source"] = ""
+  pretrained: bool = False
+  change: Callable[[_adapt_data.Data], _adapt_data.Data] | None = None
+  remake: Callable[..., Any] | None = None
+  renew: Callable[..., Any] | None = None
 
-  def apply(discriminator, state, source, target, batch, key):
-    del key
-    mask, target_mask = batch["mask"], batch["target"]["mask"]
-    masks = {"where_source": mask, "where_target": target_mask}
-    embeddings = source.embedding, target.embedding
-    tasks = optax.softmax_cross_entropy_with_integer_labels(
-      source.logits, batch["label"]
+
+def strong_view(key: jax.Array, batch: Any) -> Any:
+  """Images moved by up to a pixel, and a square of each blackened."""
+  images = kdata.random_crop(key, batch["image"], padding=1)
+  size = images.shape[1] // 4
+  return kdata.cutout(jax.random.fold_in(key, 1), images, size=size)
+
+
+VIEWS = {"strong": strong_view, "strong_2": strong_view}
+
+
+def discrepancy(
+  name: str,
+  loss: Callable[..., Any],
+  select: Callable[..., Any] = select_embeddings,
+  weight: float = 1.0,
+) -> Method:
+  """A method whose loss compares the outputs on both domains."""
+  part = weight, lambda _: stateless(loss, select)
+  return Method(name, "discrepancy", terms.beside_task(part))
+
+
+def from_target(
+  name: str,
+  loss: Callable[..., Any],
+  *,
+  kind: str = "predictions",
+  select: Callable[..., Any] = lambda target, *_: (target.logits,),
+  weight: float = 1.0,
+  **needs: Any,
+) -> Method:
+  """A method whose loss is of the target's outputs alone."""
+  part = weight, lambda _: on_target(stateless(loss, select))
+  return Method(name, kind, terms.beside_task(part), **needs)
+
+
+def strong_and_weak(target: Any, *_: Any) -> Any:
+  """The logits of the strong view and of the image itself."""
+  return target.views["strong"].logits, target.logits
+
+
+def strong_and_taught(target: Any, teacher: Any, _: Any) -> Any:
+  """The logits of the strong view and the teacher's of the image."""
+  return target.views["strong"].logits, teacher.logits
+
+
+def adversary(
+  name: str, build: Callable[..., Objective], *, high: float = 1.0, **options
+) -> Method:
+  """A player behind a gradient reversal, whose scale is the weight."""
+
+  def objective(setting: terms.Setting) -> Objective:
+    player = build(
+      hidden=setting.hidden,
+      scale=high * setting.weight,
+      schedule=training.reversal_schedule(setting.steps),
+      **options,
     )
-    weight = state["weight"]
-    # Adversaries get their say by and by, as in the DANN paper.
-    ramp = 2 / (1 + jnp.exp(-10 * state["step"] / config.steps)) - 1
-    match method:
-      case "dann":
-        # The weight is on the reversed gradient: the discriminator itself
-        # learns at full speed.
-        reversed_ = reverse_gradient(embeddings, weight * ramp)
-        logits = [discriminate(discriminator, x) for x in reversed_]
-        transfer = adaptation.dann_loss(*logits, **masks)
-        loss = masked_mean(tasks, mask) + transfer
-      case "jda":
-        # The same logits for both players; the discriminator's gradient is
-        # reversed, so that it raises the divergence that the student lowers.
-        adversary = reverse_gradient(discriminator)
-        logits = [discriminate(adversary, x) for x in embeddings]
-        transfer = adaptation.soft_h_divergence(*logits, **masks)
-        loss = adaptation.jda_loss(
-          tasks,
-          transfer,
-          num_target=jnp.sum(target_mask),
-          weight=weight * ramp,
-          where=mask,
-        )
-      case _:
-        distance = {"mmd": adaptation.mmd, "coral": adaptation.coral_loss}
-        transfer = distance[method](*embeddings, **masks)
-        loss = masked_mean(tasks, mask) + weight * transfer
-    return loss, state | {"step": state["step"] + 1}, {}
+    return combine(
+      {"task": (1.0, terms.task(setting)), "transfer": (1.0, player)}
+    )
 
-  return Objective(init, apply)
+  return Method(name, "adversarial", objective)
+
+
+def instance_weights(name: str, weigh: Callable[..., Any]) -> Method:
+  """A method that weighs source images, by their pixels."""
+  return Method(
+    name,
+    "instance weights",
+    terms.weighted_task,
+    domain="source",
+    weighted=False,
+    change=functools.partial(_adapt_data.weigh, weigh=weigh),
+  )
+
+
+def closed_form(name: str, fit: Callable[..., Any]) -> Method:
+  """A method that maps the pixels of both domains before training."""
+  return Method(
+    name,
+    "closed-form maps",
+    terms.task,
+    domain="source",
+    weighted=False,
+    change=functools.partial(_adapt_data.transform, fit=fit),
+  )
+
+
+METHODS = {
+  "source_only": Method(
+    "source-only", "bounds", terms.task, domain="source", weighted=False
+  ),
+  "mmd": discrepancy("MMD", adaptation.mmd),
+  "jmmd": discrepancy("JMMD", terms.joint_mmd, terms.layers),
+  "lmmd": discrepancy(
+    "LMMD",
+    adaptation.lmmd,
+    lambda s, t, batch: (
+      s.embedding,
+      t.embedding,
+      batch["label"],
+      jax.nn.softmax(t.logits),
+    ),
+    0.5,
+  ),
+  "coral": discrepancy("CORAL", adaptation.coral_loss),
+  "cmd": discrepancy("CMD", adaptation.cmd_loss),
+  "m3sda": discrepancy("M3SDA", terms.m3sda, weight=0.5),
+  "afn": discrepancy(
+    "AFN",
+    terms.feature_norms(
+      lambda x, mask: masked_mean(adaptation.afn_loss(x), mask)
+    ),
+    weight=0.05,
+  ),
+  "hafn": discrepancy(
+    "HAFN",
+    terms.feature_norms(lambda x, mask: adaptation.hafn_loss(x, where=mask)),
+    weight=0.05,
+  ),
+  "rsd": discrepancy("RSD", adaptation.rsd_loss, weight=0.001),
+  "sinkhorn": discrepancy("Sinkhorn", adaptation.sinkhorn_divergence),
+  "sliced_wasserstein": Method(
+    "sliced Wasserstein", "discrepancy", terms.beside_task((1.0, terms.sliced))
+  ),
+  "deepjdot": discrepancy(
+    "DeepJDOT",
+    adaptation.deepjdot_loss,
+    lambda s, t, batch: (s.embedding, t.embedding, batch["label"], t.logits),
+  ),
+  "dann": adversary("DANN", objectives.dann),
+  "cdan": adversary("CDAN", objectives.cdan),
+  "cdan_entropy": adversary("CDAN+E", objectives.cdan, entropy=True),
+  "cdan_random": adversary("CDAN, randomised", objectives.cdan, mapped=256),
+  "bsp": Method(
+    "DANN+BSP",
+    "adversarial",
+    terms.beside_task(
+      (1.0, terms.dann),
+      (1e-4, lambda _: stateless(adaptation.bsp_loss, select_embeddings)),
+      fixed=1,
+    ),
+  ),
+  "jda": Method("JDA", "adversarial", terms.joint_adaptation),
+  "adda": Method(
+    "ADDA",
+    "adversarial",
+    lambda setting: objectives.adda(hidden=setting.hidden),
+    weighted=False,
+    teacher="source",
+    pretrained=True,
+  ),
+  "mcd": adversary("MCD", objectives.mcd),
+  "mdd": adversary("MDD", objectives.mdd, high=0.1),
+  "entropy": from_target("entropy", adaptation.entropy_loss, weight=0.1),
+  "bnm": from_target("BNM", adaptation.bnm_loss),
+  "mcc": from_target("MCC", adaptation.mcc_loss),
+  "information": from_target(
+    "information maximisation", adaptation.information_maximization_loss
+  ),
+  "shot": Method(
+    "SHOT",
+    "predictions",
+    terms.shot,
+    domain="target",
+    pretrained=True,
+    renew=terms.renew_labels,
+  ),
+  "mme": Method(
+    "MME",
+    "predictions",
+    lambda setting: objectives.mme(weight=0.1 * setting.weight),
+  ),
+  "cdac": Method(
+    "CDAC",
+    "self-training",
+    lambda setting: objectives.cdac(weight=setting.weight),
+    views=("strong", "strong_2"),
+  ),
+  "pseudo_label": from_target(
+    "pseudo-labels", adaptation.pseudo_label_loss, kind="self-training"
+  ),
+  "fixmatch": from_target(
+    "FixMatch",
+    adaptation.fixmatch_loss,
+    kind="self-training",
+    select=strong_and_weak,
+    views=("strong",),
+  ),
+  "uda": from_target(
+    "UDA",
+    adaptation.uda_loss,
+    kind="self-training",
+    select=strong_and_weak,
+    views=("strong",),
+  ),
+  "flexmatch": Method(
+    "FlexMatch",
+    "self-training",
+    terms.beside_task((1.0, terms.flexmatch)),
+    views=("strong",),
+  ),
+  "mean_teacher": from_target(
+    "mean teacher",
+    adaptation.consistency_loss,
+    kind="self-training",
+    select=strong_and_taught,
+    views=("strong",),
+    teacher="mean",
+  ),
+  "pi_model": from_target(
+    "pi-model",
+    adaptation.consistency_loss,
+    kind="self-training",
+    select=strong_and_weak,
+    views=("strong",),
+  ),
+  "self_ensembling": Method(
+    "self-ensembling",
+    "self-training",
+    terms.beside_task(
+      (
+        3.0,
+        lambda _: on_target(
+          stateless(
+            functools.partial(adaptation.consistency_loss, threshold=0.8),
+            strong_and_taught,
+          )
+        ),
+      ),
+      (
+        0.01,
+        lambda _: on_target(
+          stateless(
+            adaptation.self_ensembling_balance_loss,
+            lambda target, *_: (target.logits,),
+          )
+        ),
+      ),
+    ),
+    views=("strong",),
+    teacher="mean",
+  ),
+  "dst": adversary("DST", objectives.dst, high=0.1)._replace(
+    kind="self-training", views=("strong",)
+  ),
+  "confusion_consistency": from_target(
+    "class-confusion consistency",
+    adaptation.confusion_consistency_loss,
+    kind="self-training",
+    select=strong_and_weak,
+    views=("strong",),
+  ),
+  "mixmatch": Method(
+    "MixMatch", "self-training", terms.mixmatch, remake=terms.mix
+  ),
+  "fda": Method(
+    "FDA", "inputs", terms.task, weighted=False, remake=terms.fourier
+  ),
+  "adabn": Method(
+    "AdaBN",
+    "inputs",
+    terms.nothing,
+    domain="target",
+    weighted=False,
+    pretrained=True,
+  ),
+  "kmm": instance_weights("KMM", adaptation.kmm_weights),
+  "kliep": instance_weights("KLIEP", adaptation.kliep_weights),
+  "ulsif": instance_weights("uLSIF", adaptation.ulsif_weights),
+  "rulsif": instance_weights(
+    "RuLSIF", functools.partial(adaptation.ulsif_weights, alpha=0.1)
+  ),
+  "discriminator_ratio": instance_weights(
+    "discriminator ratio", adaptation.discriminator_weights
+  ),
+  "coral_map": closed_form("CORAL map", adaptation.coral_transform),
+  "linear_ot": closed_form("linear OT map", adaptation.linear_ot),
+  "subspace_alignment": closed_form(
+    "subspace alignment",
+    functools.partial(adaptation.subspace_alignment, num_components=30),
+  ),
+  "gfk": closed_form("GFK", adaptation.gfk),
+  "tca": closed_form(
+    "TCA", functools.partial(adaptation.tca, num_components=30)
+  ),
+  "jda_map": Method(
+    "JDA map",
+    "closed-form maps",
+    terms.task,
+    domain="source",
+    weighted=False,
+    change=_adapt_data.transform_jointly,
+  ),
+  "target_only": Method(
+    "target-only", "bounds", terms.task, domain="target", weighted=False
+  ),
+}
+
+
+BOUNDS = ("source_only", "target_only")
+
+
+CHOICES = tuple(name for name in METHODS if name not in BOUNDS)
+
+
+def make_loss(
+  method: Method, forward: Any, objective: Objective, config: Any, offset: int
+):
+  """The loss of a batch whose first half is source, whose second is target.
+
+  Args:
+    method: of adaptation.
+    forward: the student's.
+    objective: what the method minimises.
+    config: the flags.
+    offset: where the target's images begin.
+
+  Returns:
+    `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`.
+  """
+  if method.domain == "both":
+    # With BatchNorm, a joint forward pass means joint statistics.
+    both = training.adaptation_loss(
+      forward,
+      objective,
+      forward if method.teacher else None,
+      joint_forward=config.joint_forward,
+      views={name: VIEWS[name] for name in method.views},
+    )
+  else:
+    one = training.distillation_loss(forward, objective)
+
+    def both(params, state, frozen, batch, key):
+      # The other domain is not seen at all: not even its statistics leak.
+      return one(params, state, frozen, batch[method.domain], key)
+
+  def loss_fn(params, state, frozen, batch, key):
+    source, target = _adapt_data.halves(batch, config.batch_size)
+    target = target | {"index": target["index"] - offset}
+    if method.kind != "bounds":
+      del target["label"]  # so that no method can see it
+    batch = {"source": source, "target": target}
+    if method.remake is not None:
+      variables = training.Variables(params["student"], state["student"])
+      remake_key = jax.random.fold_in(key, 1)
+      batch = method.remake(forward, variables, batch, remake_key)
+    return both(params, state, frozen, batch, key)
+
+  return loss_fn

@@ -13,15 +13,18 @@ from experiments._plots import Path
 from experiments._plots import figure
 from experiments._statistics import paired_interval
 
-# Okabe and Ito's palette, as in `_plots`: one colour a method in all figures.
+# Okabe and Ito's palette, as in `_plots`: one colour a kind of method.
 COLOURS = {
-  "source-only": "#d55e00",
-  "DANN": "#0072b2",
-  "MMD": "#009e73",
-  "CORAL": "#cc79a7",
-  "JDA": "#e69f00",
-  "target-only": "#3d3d3d",
+  "bounds": "#3d3d3d",
+  "discrepancy": "#009e73",
+  "adversarial": "#0072b2",
+  "predictions": "#e69f00",
+  "self-training": "#cc79a7",
+  "inputs": "#56b4e9",
+  "instance weights": "#a6761d",
+  "closed-form maps": "#8c8c8c",
 }
+CURVES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#3d3d3d")
 SHOWN = 200  # points of a domain in a scatter plot; more would hide each other
 
 
@@ -47,18 +50,18 @@ def divergence_curves(
     axes.text(
       steps[-1], null / 2, "no shift ", ha="right", va="center", color="#737373"
     )
-    for name, values in curves.items():
+    for colour, (name, values) in zip(CURVES, curves.items(), strict=False):
       mean, deviation = values.mean(1), values.std(1)
       axes.fill_between(
         steps,
         mean - deviation,
         np.minimum(mean + deviation, 2),
-        color=COLOURS[name],
+        color=colour,
         alpha=0.18,
         lw=0,
       )
       dashed = "--" if name == "target-only" else "-"
-      axes.plot(steps, mean, color=COLOURS[name], ls=dashed, label=name)
+      axes.plot(steps, mean, color=colour, ls=dashed, label=name)
     axes.set(
       xlabel="training step",
       ylabel="H-divergence of the embeddings",
@@ -74,6 +77,7 @@ def accuracy_bars(
   rates: Mapping[str, np.ndarray],
   oracles: Mapping[str, np.ndarray],
   *,
+  kinds: Mapping[str, str],
   title: str,
 ) -> None:
   """Accuracies as bars with their 95 % intervals, and each seed as a dot.
@@ -82,15 +86,15 @@ def accuracy_bars(
     path: of the PNG.
     rates: name -> rates `[seeds]`, from top to bottom.
     oracles: name -> rates with labels that the others did not have, `[seeds]`.
+    kinds: name -> what it is one of, for its colour.
     title: the finding.
   """
-  with figure(path, width=7.2, height=1.5 + 0.5 * len(rates)) as (
-    canvas,
-    axes,
-  ):
+  height = 1.5 + (0.5 if len(rates) < 12 else 0.26) * len(rates)
+  with figure(path, width=7.2, height=height) as (canvas, axes):
     for i, (name, values) in enumerate(rates.items()):
       mean, low, high = paired_interval(values, np.zeros_like(values))
-      axes.barh(i, mean, 0.62, color=COLOURS[name], alpha=0.85, lw=0)
+      colour = COLOURS[kinds[name]]
+      axes.barh(i, mean, 0.62, color=colour, alpha=0.85, lw=0)
       axes.plot(values, np.full(len(values), i), ".", color=INK, alpha=0.35)
       if np.isfinite(low):
         axes.errorbar(
@@ -119,7 +123,7 @@ def accuracy_bars(
         )
       axes.text(edge + 0.012, i, f"{mean:.1%}", va="center")
     axes.axvline(
-      rates["source-only"].mean(), color=COLOURS["source-only"], ls="--", lw=1.2
+      rates["source-only"].mean(), color=COLOURS["bounds"], ls="--", lw=1.2
     )
     axes.set_yticks(range(len(rates)), rates)
     axes.invert_yaxis()

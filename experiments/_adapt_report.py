@@ -9,15 +9,10 @@ from rich.table import Table
 from experiments import _adapt_plots
 from experiments import _run
 from experiments import _statistics
+from experiments._adapt_methods import METHODS
+from kdjax import adaptation
 
-NAMES = {
-  "source_only": "source-only",
-  "dann": "DANN",
-  "mmd": "MMD",
-  "coral": "CORAL",
-  "jda": "JDA",
-  "target_only": "target-only",
-}
+NAMES = {name: method.name for name, method in METHODS.items()}
 RULES = {
   "source_accuracy": "accuracy on source validation images",
   "information": "mutual information of target validation images and their "
@@ -25,7 +20,16 @@ RULES = {
   "guarded": "mutual information of target validation images and their "
   "predicted classes, among weights whose accuracy on source validation images "
   "is within 2 points of the best",
+  "entropy": "low entropy of the predictions for target validation images",
+  "bnm": "nuclear norm of the predictions for target validation images",
+  "snd": "dense neighbourhoods among the predictions for target validation "
+  "images",
+  "importance_weighted": "risk on source validation images, weighted like the "
+  "target's",
+  "dev": "risk on source validation images, weighted like the target's, with "
+  "a control variate",
 }
+SHOWN = 4  # methods in the curves and scatter plots, the best on test images
 
 
 def write(job: Any, rows: dict[str, Any]) -> None:
@@ -43,6 +47,7 @@ def write(job: Any, rows: dict[str, Any]) -> None:
     "\n".join(f"- {finding}" for finding in findings),
     _run.markdown_table(header, cells),
     read_table(rows),
+    rules_table(job.config, rows),
     setting(job),
     *(
       f"![{caption}]({name})\n\n{caption}" for name, caption in figures.items()
@@ -128,34 +133,83 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
     f"of {source.test_accuracy.mean():.1%} on the target, where training with "
     f"its labels reaches {target.test_accuracy.mean():.1%}."
   ]
-  findings += [
-    _statistics.verdict(NAMES[method], gain_of(method, rows))
-    for method in config.methods
-  ]
-  divergences = {
+  findings += verdicts(config, rows)
+  distances = {
     method: rows[method].validation["divergence"][-1].mean()
     for method in ("source_only", *config.methods)
   }
-  before = divergences.pop("source_only")
-  after = ", ".join(f"{x:.2f} ({NAMES[m]})" for m, x in divergences.items())
-  findings.append(f"d_H of source-only, {before:.2f}, becomes {after}.")
-  lost = {
-    NAMES[method]: float(row.oracle_accuracy.mean() - row.test_accuracy.mean())
-    for method, row in rows.items()
-    if method in config.methods and row.weight != row.oracle_weight
-  }
-  if lost:
-    costs = ", ".join(f"{100 * x:.1f} ({name})" for name, x in lost.items())
-    findings.append(
-      "To choose the weight without target labels cost, in points of target "
-      f"accuracy: {costs}."
+  before = distances.pop("source_only")
+  nearest = min(distances, key=lambda method: distances[method])
+  findings.append(
+    f"d_H of source-only is {before:.2f}; {NAMES[nearest]} makes it "
+    f"{distances[nearest]:.2f}, the least."
+  )
+  weighed = [m for m in config.methods if rows[m].weight is not None]
+  if weighed:
+    lost = np.mean(
+      [
+        rows[m].oracle_accuracy.mean() - rows[m].test_accuracy.mean()
+        for m in weighed
+      ]
     )
-  else:
+    wrong = sum(rows[m].weight != rows[m].oracle_weight for m in weighed)
     findings.append(
-      "The weights chosen without target labels are those that an oracle with "
-      "target labels would have chosen."
+      f"To choose the weight without target labels cost {100 * lost:.1f} "
+      f"points of target accuracy, the mean over {len(weighed)} methods; "
+      f"{wrong} of them were given another weight than by an oracle with "
+      "target labels."
     )
   return findings
+
+
+def verdicts(config: Any, rows: dict[str, Any]) -> list[str]:
+  """Which methods helped and which hurt, after Holm's correction."""
+  if len(rows["source_only"].test_accuracy) < 2:
+    return [f"{_statistics.ONE_SEED.capitalize()}."]
+  test = adaptation.negative_transfer_test(
+    np.stack([rows[m].test_accuracy for m in config.methods]),
+    rows["source_only"].test_accuracy,
+  )
+  verdict = dict(zip(config.methods, test.verdict, strict=True))
+  ranked = sorted(config.methods, key=lambda m: -gain_of(m, rows).mean)
+  words = {
+    "helped": "Helped, after Holm's correction",
+    "hurt": "Hurt, so transfer was negative",
+    "unclear": "Unclear, whether for good or ill",
+  }
+  lines = []
+  for word, text in words.items():
+    gains = [
+      f"{NAMES[m]} {100 * gain_of(m, rows).mean:+.1f}"
+      for m in ranked
+      if verdict[m] == word
+    ]
+    lines.append(f"{text}: {', '.join(gains) or 'none'}.")
+  return lines
+
+
+def rules_table(config: Any, rows: dict[str, Any]) -> str:
+  """What each rule of choice would have reached, had it been used."""
+  weighed = [rows[m] for m in config.methods if rows[m].weight is not None]
+  if not weighed:
+    return ""
+  reached = {
+    rule: np.mean([row.by_rule[rule] for row in weighed]) for rule in RULES
+  }
+  best = np.mean([row.oracle_accuracy.mean() for row in weighed])
+  cells = [
+    [f"**{rule}**" if rule == config.select else rule, f"{100 * mean:.1f}"]
+    for rule, mean in sorted(reached.items(), key=lambda pair: -pair[1])
+  ]
+  table = _run.markdown_table(
+    ["rule", "on target, %"],
+    [["oracle, with target labels", f"{100 * best:.1f}"], *cells],
+  )
+  return (
+    "## Choosing without target labels\n\n"
+    f"Mean accuracy on target over {len(weighed)} methods, had their weights "
+    f"been chosen by another rule. This run's is in bold.\n\n{table}"
+  )
 
 
 def describe_target(config: Any) -> str:
@@ -178,8 +232,9 @@ def setting(job: Any) -> str:
     f"Each student ({config.network}) saw {source} labelled source images and "
     f"{target} unlabelled target images, {config.batch_size} of each in a "
     "batch; no image is in both domains. Seed i starts from the same weights "
-    "and sees the same batches under every method. The weight of the transfer "
-    f"loss is one of {weights} for each method, chosen by this rule: "
+    "and sees the same batches under every method. The published weight of "
+    f"the transfer loss is taken {weights} times, a factor chosen for "
+    "each method by this rule: "
     f"{RULES[config.select]} (means over seeds, at the last step), of "
     "{} source and {} target images that trained nobody. ".format(
       *data.validation_sizes
@@ -192,8 +247,8 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
   """Saves the figures; returns their captions by file name."""
   config, path = job.config, job.run.path
   final = {method: row.test_accuracy for method, row in rows.items()}
-  best = max(config.methods, key=lambda method: final[method].mean())
-  gain = gain_of(best, rows)
+  ranked = sorted(config.methods, key=lambda method: -final[method].mean())
+  best, gain = ranked[0], gain_of(ranked[0], rows)
   title = "No method surely beats source-only"
   if not _statistics.is_known(gain):
     title = _statistics.ONE_SEED.capitalize()
@@ -205,13 +260,24 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
   _adapt_plots.accuracy_bars(
     path / "accuracy.png",
     {NAMES[method]: values for method, values in final.items()},
-    {NAMES[method]: rows[method].oracle_accuracy for method in config.methods},
+    {
+      NAMES[method]: row.oracle_accuracy
+      for method, row in rows.items()
+      if row.weight is not None
+    },
+    kinds={NAMES[method]: METHODS[method].kind for method in rows},
     title=title,
   )
+  shown = {m for m in rows if m not in config.methods} | set(ranked[:SHOWN])
   divergences = {
-    method: row.validation["divergence"] for method, row in rows.items()
+    method: row.validation["divergence"]
+    for method, row in rows.items()
+    if method in shown
   }
-  nearest = min(config.methods, key=lambda x: divergences[x][-1].mean())
+  nearest = min(
+    (m for m in divergences if m in config.methods),
+    key=lambda x: divergences[x][-1].mean(),
+  )
   _adapt_plots.divergence_curves(
     path / "divergence.png",
     config.evaluate_every * np.arange(1, len(divergences[nearest]) + 1),
@@ -223,8 +289,8 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
   _adapt_plots.embedding_scatter(
     path / "embeddings.png",
     {
-      f"{NAMES[method]}, d_H {divergences[method][-1, 0]:.2f}": row.embeddings
-      for method, row in rows.items()
+      f"{NAMES[method]}, d_H {values[-1, 0]:.2f}": rows[method].embeddings
+      for method, values in divergences.items()
     },
     np.split(
       np.asarray(job.data.validation["label"]), job.data.validation_sizes[:1]
@@ -236,7 +302,8 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
     "and each seed as a dot. Diamonds: had the weight been chosen with target "
     "labels.",
     "divergence.png": "H-divergence of the embeddings of validation images: "
-    "mean over seeds in a band of one standard deviation.",
+    "mean over seeds in a band of one standard deviation; of at most "
+    f"{SHOWN} methods, the best on test images.",
     "embeddings.png": "The first seed's embeddings of validation images on "
     "their two principal components, up to "
     f"{_adapt_plots.SHOWN} of each domain. Target labels only give colours.",

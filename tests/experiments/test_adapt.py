@@ -6,17 +6,22 @@ import json
 import shutil
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from experiments import _adapt_choice
 from experiments import _adapt_data
 from experiments import _adapt_methods
 from experiments import _adapt_report
+from experiments import _adapt_training
 from experiments import adapt
-from kdjax import adaptation
+from experiments._adapt_objectives import Setting
 from kdjax import data as kdata
+from kdjax import nets
 from kdjax import training
 
 SMALL = adapt.Config(
@@ -88,7 +93,10 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
     ({"steps": 0}, "steps is 0; expected a number above 0"),
     ({"evaluate_every": 0}, "evaluate_every is 0; expected a number above 0"),
     ({"seeds": 0}, "seeds is 0; expected a number above 0"),
-    ({"methods": ()}, r"methods is \(\); expected one or more"),
+    ({"methods": ()}, r"methods is \(\); expected all, or some of mmd, "),
+    ({"methods": ("dan",)}, r"methods is \('dan',\); expected all, or some"),
+    ({"methods": ("adabn",)}, "expected none with adabn, as the network"),
+    ({"image_size": -1}, "image_size is -1; expected 0 or more"),
     ({"weights": ()}, r"weights is \(\); expected one or more"),
     ({"weights": (0.1, -1.0)}, r"weights is \(0.1, -1.0\); expected"),
     ({"strength": 1.5}, "strength is 1.5; expected a number from 0 to 1"),
@@ -161,6 +169,8 @@ def batch():
   arrays = {
     "image": rng.integers(0, 256, (2 * size, 8, 8, 1)).astype(np.uint8),
     "label": np.arange(2 * size) % 10,
+    "index": np.arange(2 * size),
+    "weight": np.ones(2 * size, np.float32),
     "mask": np.ones(2 * size, bool),
   }
   return jax.tree.map(jnp.asarray, arrays)
@@ -169,45 +179,49 @@ def batch():
 @pytest.fixture(scope="module")
 def student():
   data = _adapt_data.load_data(SMALL)
-  forward, init = adapt.network(SMALL, data)
+  forward, init = _adapt_training.network(SMALL, data)
   return training.Model(forward, jax.jit(init)(jax.random.key(1)))
 
 
-@pytest.fixture(scope="module")
-def gradients_of(student, batch):
-  """What makes the gradients of a method, once for all tests."""
-  return functools.cache(lambda method: make_gradients(method, student, batch))
-
-
-def make_gradients(method, student, batch, step=6, weight=0.5):
-  """Gradients of the parameters, at a step of the ramp."""
-  config = dataclasses.replace(SMALL, methods=("dann", "mmd", "coral", "jda"))
-  objective, loss_fn = adapt.make_loss(method, student.forward, config, weight)
-  image = batch["image"][:1]
-  spec = jax.eval_shape(
-    lambda: student.forward(student.variables, image, train=False, key=None)[0]
+def make_gradient(name, student):
+  """The gradient of a method's loss: `(params, state, frozen, batch)`."""
+  method = _adapt_methods.METHODS[name]
+  size = SMALL.batch_size
+  setting = Setting(0.5, SMALL.steps, (SMALL.discriminator,), size)
+  objective = method.objective(setting)
+  loss_fn = _adapt_methods.make_loss(
+    method, student.forward, objective, SMALL, size
   )
-  init = jax.jit(lambda key: objective.init(key, spec, None))
-  params, state = init(jax.random.key(2))
-  if "step" in state:
-    state = state | {"step": jnp.array(step)}
-  params = {"student": student.variables.params, "objective": params}
-  state = {"student": student.variables.state, "objective": state}
+  state = training.init_train_state(
+    jax.random.key(2),
+    student,
+    objective,
+    optax.sgd(1.0),
+    np.zeros((1, 8, 8, 1), np.uint8),
+  )
 
-  @jax.jit
   def gradient(batch):
+    frozen = {"teacher": student.variables} if method.teacher else {}
     return jax.grad(
-      lambda p: loss_fn(p, state, {}, batch, jax.random.key(3))[0]
-    )(params)
+      lambda params: loss_fn(
+        params, state.state, frozen, batch, jax.random.key(3)
+      )[0]
+    )(state.params)
 
-  return gradient(batch), params, gradient
+  return state.params, gradient
 
 
-@pytest.mark.parametrize(
-  "method", ["source_only", "dann", "mmd", "coral", "jda", "target_only"]
-)
-def test_target_labels_reach_target_only_alone(method, gradients_of, batch):
-  seen, _, gradient = gradients_of(method)
+@pytest.mark.parametrize("name", _adapt_methods.CHOICES)
+def test_every_method_has_a_gradient(name, student, batch):
+  params, gradient = make_gradient(name, student)
+  slopes = jax.eval_shape(gradient, batch)
+  jax.tree.map(lambda x, dx: chex.assert_shape(dx, x.shape), params, slopes)
+
+
+@pytest.mark.parametrize("name", ["source_only", "dann", "target_only"])
+def test_target_labels_reach_target_only_alone(name, student, batch):
+  gradient = jax.jit(make_gradient(name, student)[1])
+  seen = gradient(batch)
   target = np.arange(2 * SMALL.batch_size) >= SMALL.batch_size
 
   def is_seen(**changes):
@@ -216,80 +230,24 @@ def test_target_labels_reach_target_only_alone(method, gradients_of, batch):
 
   old = np.asarray(batch["label"])
   labels = np.where(target, (old + 1) % 10, old)
-  assert is_seen(label=labels) == (method == "target_only")
+  assert is_seen(label=labels) == (name == "target_only")
   rows = target[:, None, None, None]
   old = np.asarray(batch["image"])
   images = np.where(rows, 255 - old, old)
-  assert is_seen(image=images) == (method != "source_only")
+  assert is_seen(image=images) == (name != "source_only")
 
 
-def domain_logits(params, student, batch):
-  outputs, _ = student.forward(
-    training.Variables(params["student"], student.variables.state),
-    batch["image"],
-    train=True,
-    key=None,
+def test_closed_form_maps_and_weights_are_of_training_images_alone():
+  data = _adapt_data.load_data(SMALL)
+  changed = data._replace(
+    validation=data.validation | {"image": 255 - data.validation["image"]},
+    test=data.test | {"image": 255 - data.test["image"]},
   )
-  logits = _adapt_methods.discriminate(params["objective"], outputs.embedding)
-  return outputs, *_adapt_data.halves(logits, SMALL.batch_size)
-
-
-def task_losses(outputs, batch):
-  size = SMALL.batch_size
-  chosen = jax.nn.log_softmax(outputs.logits[:size])
-  return -chosen[jnp.arange(size), batch["label"][:size]]
-
-
-RAMP = 2 / (1 + np.exp(-10 * 6 / 12)) - 1
-
-
-def assert_close(a, b):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a, b
-  )
-
-
-def test_dann_plays_the_student_against_the_discriminator(
-  gradients_of, student, batch
-):
-  seen, params, _ = gradients_of("dann")
-
-  @jax.jit
-  def expected(params):
-    task, adversary = (
-      jax.grad(
-        lambda p: task_losses(domain_logits(p, student, batch)[0], batch).mean()
-      )(params),
-      jax.grad(
-        lambda p: adaptation.dann_loss(*domain_logits(p, student, batch)[1:])
-      )(params),
+  for name in ("coral_map", "discriminator_ratio"):
+    change = _adapt_methods.METHODS[name].change
+    jax.tree.map(
+      np.testing.assert_array_equal, change(data).train, change(changed).train
     )
-    return task["student"], adversary
-
-  task, adversary = expected(params)
-  assert_close(seen["objective"], adversary["objective"])
-  assert_close(
-    seen["student"],
-    jax.tree.map(lambda a, b: a - 0.5 * RAMP * b, task, adversary["student"]),
-  )
-
-
-def test_jda_is_the_documents_objective_and_its_adversary_ascends(
-  gradients_of, student, batch
-):
-  seen, params, _ = gradients_of("jda")
-
-  def objective(params):
-    outputs, source, target = domain_logits(params, student, batch)
-    divergence = adaptation.soft_h_divergence(source, target)
-    both = 2 * SMALL.batch_size
-    return task_losses(outputs, batch).sum() / both + 0.5 * RAMP * divergence
-
-  expected = jax.jit(jax.grad(objective))(params)
-  assert_close(seen["student"], expected["student"])
-  assert_close(
-    seen["objective"], jax.tree.map(jnp.negative, expected["objective"])
-  )
 
 
 def test_rules_choose_without_target_labels():
@@ -297,19 +255,38 @@ def test_rules_choose_without_target_labels():
     "source_accuracy": np.array([0.95, 0.94, 0.97, 0.10]),
     "information": np.array([1.0, 1.9, 1.5, 2.2]),
   }
-  chosen = {
-    name: int(np.argmax(rule(scores))) for name, rule in adapt.RULES.items()
-  }
-  assert chosen == {"source_accuracy": 2, "information": 3, "guarded": 2}
-  assert set(adapt.RULES) == set(_adapt_report.RULES)
+  expected = {"source_accuracy": 2, "information": 3, "guarded": 2}
+  for rule, index in expected.items():
+    assert np.argmax(_adapt_choice.RULES[rule](scores)) == index
+  assert set(_adapt_choice.RULES) == set(_adapt_report.RULES)
+
+
+def test_rules_score_one_student():
+  rng = np.random.default_rng(0)
+  embedding, logits = rng.normal(size=(50, 4)), rng.normal(size=(50, 3))
+  outputs = nets.Outputs(jnp.asarray(logits), {}, jnp.asarray(embedding))
+  labels = jnp.asarray(rng.integers(0, 3, 20))
+  score = functools.partial(_adapt_choice.score, size=20)
+  scores = jax.jit(score)(outputs, labels)
+  assert set(scores) == set(_adapt_choice.RULES) - {"guarded"}
+  source = logits[:20]
+  expected = np.mean(source.argmax(1) == np.asarray(labels))
+  np.testing.assert_allclose(scores["source_accuracy"], expected, rtol=1e-6)
+  # Domains that do not differ have equal weights: the risk is the source's.
+  outputs = jax.tree.map(lambda x: jnp.concatenate([x[:20]] * 2), outputs)
+  same = jax.jit(score)(outputs, labels)
+  chosen = jax.nn.log_softmax(source)[np.arange(20), labels]
+  np.testing.assert_allclose(
+    same["importance_weighted"], np.mean(chosen), rtol=1e-4
+  )
 
 
 @pytest.mark.parametrize(
   ("gains", "words"),
   [
-    ((0.1, 0.101), "JDA helped: +10.05 points"),
-    ((-0.1, -0.101), "JDA did not help, it hurt: -10.05 points"),
-    ((0.1, -0.1), "JDA did not help: the interval of its gain includes zero"),
+    ((0.1, 0.101), "Helped, after Holm's correction: JDA +10.1."),
+    ((-0.1, -0.101), "Hurt, so transfer was negative: JDA -10.1."),
+    ((0.1, -0.1), "Unclear, whether for good or ill: JDA +0.0."),
   ],
 )
 def test_help_and_harm_are_said_in_words(reference, gains, words):
@@ -326,8 +303,7 @@ def test_one_seed_concludes_nothing(reference):
     for name, row in rows.items()
   }
   findings = _adapt_report.conclude(SMALL, rows)
-  assert findings[1].startswith("JDA gained ")
-  assert findings[1].endswith(" points; one seed: nothing can be concluded.")
+  assert findings[1] == "One seed: nothing can be concluded."
   _, cells = _adapt_report.make_table(rows)
   assert cells[1][2].endswith(" (one seed)")
 

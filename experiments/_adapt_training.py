@@ -1,0 +1,273 @@
+"""Trains all weights and seeds of a method as one program, and scores them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+
+from experiments import _adapt_data
+from experiments import _adapt_methods
+from experiments import _adapt_objectives
+from experiments import _rounds
+from experiments import _run
+from kdjax import adaptation
+from kdjax import data as kdata
+from kdjax import metrics
+from kdjax import nets
+from kdjax import training
+
+AVERAGE = 0.99  # of the mean teacher, over runs of some hundred steps
+
+
+class Job(NamedTuple):
+  """What every part of the run needs.
+
+  What a seed decides is the same under every method: the initial variables
+  `[seeds]`, a key for the rest `[seeds]`, and the order of the images, a plan
+  `[seeds, steps, batch]` whose batches are half source and half target.
+  """
+
+  config: Any
+  run: _run.RunFolder
+  console: Console
+  data: _adapt_data.Data
+  forward: training.Forward
+  variables: training.Variables
+  key: jax.Array
+  plan: dict[str, jax.Array]
+
+
+class Trained(NamedTuple):
+  """What became of a method's students.
+
+  Attributes:
+    job: what they were trained for, on the images as the method changes them.
+    state: `[seeds, weights]`, without the optimizer's.
+    answer: `(state, images) -> outputs` of one student.
+    seen: validation scores by name, `[rounds, seeds, weights]`.
+  """
+
+  job: Job
+  state: training.TrainState
+  answer: Callable[..., Any]
+  seen: dict[str, np.ndarray]
+
+
+def network(config: Any, data: _adapt_data.Data):
+  """The student's forward, which takes images as they are, and its init."""
+  images = np.asarray(data.train["image"][: data.train_sizes[0]])
+  mean, std = map(jnp.asarray, kdata.channel_statistics(images))
+  classes = int(data.train["label"].max()) + 1
+  # What a closed-form map returns is no image.
+  name = config.network if images.shape[1] > 1 else "mlp"
+  options = {"hidden": config.hidden} if name == "mlp" else {}
+
+  def build(seed: Any) -> nnx.Module:
+    return nets.create(
+      name,
+      input_shape=images.shape[1:],
+      num_classes=classes,
+      rngs=nnx.Rngs(seed),
+      **options,
+    )
+
+  model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
+
+  def forward(variables, inputs, *, train, key):
+    inputs = kdata.normalize(inputs, mean, std)
+    return model.forward(variables, inputs, train=train, key=key)
+
+  return forward, lambda key: training.from_nnx(build(key)).variables
+
+
+def start_seeds(config: Any, data: _adapt_data.Data, init: Callable[..., Any]):
+  """Returns the initial variables, the keys and the plans of all seeds."""
+
+  def plan_domain(key, size):
+    return _rounds.plan_steps(key, size, config.batch_size, config.steps)
+
+  @jax.jit
+  @jax.vmap
+  def start(seed):
+    key = jax.random.fold_in(jax.random.key(config.seed), seed)
+    init_key, key, *plan_keys = jax.random.split(key, 4)
+    source, target = map(plan_domain, plan_keys, data.train_sizes)
+    target["index"] += data.train_sizes[0]
+    plan = jax.tree.map(lambda *x: jnp.concatenate(x, -1), source, target)
+    return init(init_key), key, plan
+
+  return start(jnp.arange(config.seeds))
+
+
+def start_job(config: Any, run: Any, console: Any, data: Any) -> Job:
+  """What every method starts from."""
+  forward, init = network(config, data)
+  variables, key, plan = start_seeds(config, data, init)
+  return Job(config, run, console, data, forward, variables, key, plan)
+
+
+def job_of(method: _adapt_methods.Method, job: Job, first: Trained | None):
+  """The job as a method changes it: other images, or another start.
+
+  Args:
+    method: of adaptation.
+    job: of all methods.
+    first: the students of source-only, where they are trained already.
+
+  Returns:
+    A job.
+  """
+  if method.change is not None:
+    job = start_job(job.config, job.run, job.console, method.change(job.data))
+  if method.pretrained:
+    assert first is not None
+    one = jax.tree.map(lambda x: x[:, 0], first.state.student)
+    job = job._replace(variables=one)
+  return job
+
+
+def students(state: training.TrainState, predict: Any) -> training.TrainState:
+  """What answers: no optimizer, and an objective only if it predicts.
+
+  So most methods' students have one structure, and their evaluation is
+  compiled once.
+  """
+  if predict is None:
+    state = state._replace(
+      params=state.params | {"objective": {}},
+      state=state.state | {"objective": {}},
+    )
+  return state._replace(optimizer_state=None)
+
+
+@functools.cache
+def make_answer(forward: training.Forward, predict: Any = None):
+  """How one student answers: by itself, or as its method has it.
+
+  Args:
+    forward: the student's.
+    predict: of the objective, if it has one.
+
+  Returns:
+    `(state, images) -> outputs`.
+  """
+
+  def answer(state, images):
+    outputs, _ = forward(state.student, images, train=False, key=None)
+    if predict is not None:
+      own = state.params["objective"], state.state["objective"]
+      outputs = outputs._replace(logits=predict(*own, outputs, None))
+    return outputs
+
+  return answer
+
+
+@functools.cache
+def make_evaluation(answer: Callable[..., Any], size: int):
+  """Scores of all students on validation images, `size` of the source."""
+
+  def evaluate(state, validation):
+    outputs = answer(state, validation["image"])
+    hits = metrics.accuracy(outputs.logits, validation["label"])
+    source_hits, target_hits = _adapt_data.halves(hits, size)
+    source, target = _adapt_data.halves(
+      (outputs.embedding, outputs.logits), size
+    )
+    return {
+      "source_accuracy": jnp.mean(source_hits),
+      "information": adaptation.im_score(target[1]),
+      "divergence": adaptation.h_divergence(source[0], target[0]).value,
+      "target_accuracy": jnp.mean(target_hits),  # for the oracle alone
+    }
+
+  over_weights = jax.vmap(evaluate, (0, None))
+  return jax.jit(jax.vmap(over_weights, (0, None)))
+
+
+def train(name: str, job: Job, first: Trained | None = None) -> Trained:
+  """Trains all weights and seeds of a method as one program.
+
+  Args:
+    name: of the method.
+    job: of all methods.
+    first: the students of source-only, for methods that start there.
+
+  Returns:
+    Its students and what was seen of them.
+  """
+  config, method = job.config, _adapt_methods.METHODS[name]
+  job = job_of(method, job, first)
+  weights = config.weights if method.weighted else (1.0,)
+  optimizer = optax.adam(
+    optax.cosine_decay_schedule(config.learning_rate, config.steps),
+    b1=0.5,  # adversaries need a short memory
+  )
+  if method.teacher == "mean":
+    optimizer = optax.chain(optimizer, training.parameter_ema(AVERAGE))
+  offset, targets = job.data.train_sizes
+
+  def objective_of(weight):
+    hidden = (config.discriminator,)
+    return method.objective(
+      _adapt_objectives.Setting(weight, config.steps, hidden, targets)
+    )
+
+  def init_student(variables, key, weight):
+    return training.init_train_state(
+      key,
+      training.Model(job.forward, variables),
+      objective_of(weight),
+      optimizer,
+      job.data.train["image"][:1],
+    )
+
+  start = jax.vmap(init_student, (None, None, 0))
+  start = jax.jit(jax.vmap(start, (0, 0, None)))
+  objective = objective_of(1.0)
+  loss_fn = _adapt_methods.make_loss(
+    method, job.forward, objective, config, offset
+  )
+  step = training.make_train_step(loss_fn, optimizer)
+  if method.teacher == "mean":
+    step = training.with_mean_teacher(step)
+  epoch = training.scan_epoch(step)
+
+  def run(state, frozen, data, plan, key):
+    if method.renew is not None:
+      images = data["image"][offset:]
+      state = method.renew(job.forward, state, images)
+    return epoch(state, frozen, data, plan, key)[0]
+
+  # The weights of a seed share its batches, the seeds share the images.
+  run = training.sweep(run, shared=("frozen", "data", "plan", "key"))
+  run = jax.jit(training.sweep(run, shared=("data",)))
+
+  answer = make_answer(job.forward, objective.predict)
+  evaluate = make_evaluation(answer, job.data.validation_sizes[0])
+
+  def advance(state, frozen, data, plan, key, validation_plan):
+    del validation_plan  # d_H is of all validation images together
+    images, validation = data
+    state = run(state, frozen, images, plan, key)
+    return state, evaluate(students(state, objective.predict), validation)
+
+  def describe(seen):
+    row = {key: value.mean(0) for key, value in seen.items()}
+    text = (
+      f"source accuracy {row['source_accuracy'].max():.1%}, "
+      f"d_H {row['divergence'].min():.2f}"
+    )
+    return {"weight": list(weights)} | row, text
+
+  frozen = {}
+  if method.teacher == "source":
+    frozen["teacher"] = job.variables
+  begin = start(job.variables, job.key, jnp.array(weights)), job.key, job.plan
+  state, seen = _rounds.train(name, job, advance, frozen, begin, describe)
+  return Trained(job, students(state, objective.predict), answer, seen)
