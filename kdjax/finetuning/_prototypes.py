@@ -148,6 +148,8 @@ def prototypical_loss(
 
   The authors train with more ways than they test with (60 on Omniglot; 30 for
   one shot and 20 for five on miniImageNet, tested with 5), and as many shots.
+  Their loss is the mean over the queries; their encoder sees support and
+  queries in one batch, as its BatchNorm does.
 
   Examples:
     >>> support = jnp.array([[0.0], [2.0], [4.0]])
