@@ -13,6 +13,8 @@ from experiments import _adapt_data
 from experiments import _adapt_training
 from kdjax import adaptation
 from kdjax import metrics
+from kdjax import training
+from kdjax.ops import masked_mean
 
 # A rule sees each weight's scores, means over seeds, without target labels.
 RULES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
@@ -23,6 +25,7 @@ RULES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
   "snd": lambda scores: scores["snd"],
   "importance_weighted": lambda scores: scores["importance_weighted"],
   "dev": lambda scores: scores["dev"],
+  "reverse": lambda scores: scores["reverse"],
   # Information alone may reward confident nonsense, and source accuracy alone
   # is blind to the target: the one is the guard of the other.
   "guarded": lambda scores: np.where(
@@ -31,6 +34,9 @@ RULES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
     -np.inf,
   ),
 }
+
+
+REVERSE_STEPS = 100  # of all images at once; they suffice to learn the labels
 
 
 class Row(NamedTuple):
@@ -85,17 +91,78 @@ def score(outputs: Any, labels: jax.Array, size: int) -> dict[str, jax.Array]:
 
 
 @functools.cache
-def make_look(answer: Callable[..., Any], size: int):
-  """The rules' scores and the accuracy on test images, of all students."""
+def make_reverse(
+  answer: Callable[..., Any], forward: training.Forward, size: int, rate: float
+):
+  """Reverse validation: a new student learns the target from an adapted one.
 
-  def look(state, validation, test):
+  Args:
+    answer: the adapted student's.
+    forward: of the network that starts anew.
+    size: how many validation images are of the source.
+    rate: of Adam.
+
+  Returns:
+    `(state, initial variables, validation) -> accuracy on the source`.
+  """
+  optimizer = optax.adam(rate)
+
+  def fit(variables, images, labels, mask, key):
+    def loss_fn(params, state):
+      start = training.Variables(params, state)
+      outputs, state = forward(start, images, train=True, key=key)
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        outputs.logits, labels
+      )
+      return masked_mean(losses, mask), state
+
+    def step(carry, _):
+      (params, state), moments = carry
+      slopes, state = jax.grad(loss_fn, has_aux=True)(params, state)
+      updates, moments = optimizer.update(slopes, moments, params)
+      params = optax.apply_updates(params, updates)
+      return (training.Variables(params, state), moments), None
+
+    start = variables, optimizer.init(variables.params)
+    return jax.lax.scan(step, start, None, length=REVERSE_STEPS)[0][0]
+
+  def predict(model, images):
+    if isinstance(model, training.Variables):
+      return forward(model, images, train=False, key=None)[0].logits
+    return answer(model, images).logits
+
+  def reverse(state, initial, validation):
+    source, target = _adapt_data.halves(validation["image"], size)
+    return adaptation.reverse_validation(
+      state,
+      source,
+      validation["label"][:size],
+      target,
+      fit,
+      predict,
+      key=jax.random.key(0),
+      initial=initial,
+    )
+
+  return reverse
+
+
+@functools.cache
+def make_look(
+  answer: Callable[..., Any], forward: training.Forward, size: int, rate: float
+):
+  """The rules' scores and the accuracy on test images, of all students."""
+  reverse = make_reverse(answer, forward, size, rate)
+
+  def look(state, initial, validation, test):
     outputs = answer(state, validation["image"])
     scores = score(outputs, validation["label"][:size], size)
+    scores |= {"reverse": reverse(state, initial, validation)}
     logits = answer(state, test["image"]).logits
     return scores, jnp.mean(metrics.accuracy(logits, test["label"]))
 
-  over_weights = jax.vmap(look, (0, None, None))
-  return jax.jit(jax.vmap(over_weights, (0, None, None)))
+  over_weights = jax.vmap(look, (0, None, None, None))
+  return jax.jit(jax.vmap(over_weights, (0, 0, None, None)))
 
 
 @functools.cache
@@ -121,16 +188,17 @@ def examine(trained: _adapt_training.Trained, rule: str) -> Row:
     The row of the report.
   """
   config, data = trained.job.config, trained.job.data
-  parts = trained.answer, data.validation_sizes[0]
+  job, size = trained.job, data.validation_sizes[0]
+  look = make_look(trained.answer, job.forward, size, config.learning_rate)
   scores, accuracy = jax.device_get(
-    make_look(*parts)(trained.state, data.validation, data.test)
+    look(trained.state, job.variables, data.validation, data.test)
   )
   scores = {name: values.mean(0) for name, values in scores.items()}
   choices = {name: int(np.argmax(see(scores))) for name, see in RULES.items()}
   chosen = choices[rule]
   oracle = int(np.argmax(trained.seen["target_accuracy"][-1].mean(0)))
   embeddings, null = jax.device_get(
-    make_embedding(*parts)(
+    make_embedding(trained.answer, size)(
       jax.tree.map(lambda x: x[0, chosen], trained.state),
       data.validation["image"],
       jax.random.key(config.seed),

@@ -112,24 +112,21 @@ def start_job(config: Any, run: Any, console: Any, data: Any) -> Job:
   return Job(config, run, console, data, forward, variables, key, plan)
 
 
-def job_of(method: _adapt_methods.Method, job: Job, first: Trained | None):
-  """The job as a method changes it: other images, or another start.
+def job_of(method: _adapt_methods.Method, job: Job) -> Job:
+  """The job of a method: another one, if it changes the images."""
+  if method.change is None:
+    return job
+  return start_job(job.config, job.run, job.console, method.change(job.data))
 
-  Args:
-    method: of adaptation.
-    job: of all methods.
-    first: the students of source-only, where they are trained already.
 
-  Returns:
-    A job.
-  """
-  if method.change is not None:
-    job = start_job(job.config, job.run, job.console, method.change(job.data))
-  if method.pretrained:
-    assert first is not None
-    one = jax.tree.map(lambda x: x[:, 0], first.state.student)
-    job = job._replace(variables=one)
-  return job
+def origin(
+  method: _adapt_methods.Method, job: Job, first: Trained | None
+) -> training.Variables:
+  """Where the students start `[seeds]`: anew, or as source-only ended."""
+  if not method.pretrained:
+    return job.variables
+  assert first is not None
+  return jax.tree.map(lambda x: x[:, 0], first.state.student)
 
 
 def students(state: training.TrainState, predict: Any) -> training.TrainState:
@@ -202,7 +199,8 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
     Its students and what was seen of them.
   """
   config, method = job.config, _adapt_methods.METHODS[name]
-  job = job_of(method, job, first)
+  job = job_of(method, job)
+  variables = origin(method, job, first)
   weights = config.weights if method.weighted else (1.0,)
   optimizer = optax.adam(
     optax.cosine_decay_schedule(config.learning_rate, config.steps),
@@ -267,7 +265,7 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
 
   frozen = {}
   if method.teacher == "source":
-    frozen["teacher"] = job.variables
-  begin = start(job.variables, job.key, jnp.array(weights)), job.key, job.plan
+    frozen["teacher"] = variables
+  begin = start(variables, job.key, jnp.array(weights)), job.key, job.plan
   state, seen = _rounds.train(name, job, advance, frozen, begin, describe)
   return Trained(job, students(state, objective.predict), answer, seen)

@@ -60,7 +60,8 @@ class Config:
       validation images; information, the mutual information of the target's
       images and their predicted classes, H(mean p) - mean H(p); guarded, the
       information among weights within 2 points of the best source accuracy;
-      entropy, bnm, snd, importance_weighted or dev, of kdjax.adaptation.
+      entropy, bnm, snd, importance_weighted, dev or reverse, of
+      kdjax.adaptation.
     seeds: students of each method and weight.
     steps: updates of each student.
     evaluate_every: steps from one evaluation and checkpoint to the next.
@@ -96,6 +97,7 @@ class Config:
     "snd",
     "importance_weighted",
     "dev",
+    "reverse",
   ] = "guarded"
   seeds: int = 8
   steps: int = 1000
