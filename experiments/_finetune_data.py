@@ -1,0 +1,124 @@
+"""Half of the classes to pretrain on, and a few labels of the other half."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import data as kdata
+
+# What other teachers than that of the source task are pretrained on.
+TEACHERS = (
+  "inverted",
+  "rotated",
+  "noisy",
+  "random labels",
+  "two classes",
+  "two others",
+  "untrained",
+)
+
+
+class Data(NamedTuple):
+  """Images and labels on the device; each half's labels start from 0.
+
+  The labels of `target` that are not in `few`, and those of
+  `target_validation`, are there for the oracle alone.
+
+  Attributes:
+    source: training images of the first half of the classes.
+    source_validation: held out from them.
+    target: training images of the second half.
+    target_validation: held out from them.
+    test: test images of the second half.
+    few: `[seeds, labelled]`, the target images whose labels a seed has.
+    learns: `[1 + folds, labelled]`, which of them are trained on: all, then
+      all but one fold.
+    classes: how many each half has.
+  """
+
+  source: dict[str, Any]
+  source_validation: dict[str, Any]
+  target: dict[str, Any]
+  target_validation: dict[str, Any]
+  test: dict[str, Any]
+  few: np.ndarray
+  learns: np.ndarray
+  classes: int
+
+
+def load_data(config: Any) -> Data:
+  """Reads and divides the images."""
+
+  def halves(split: str) -> tuple[kdata.Source, kdata.Source]:
+    source = kdata.load(config.dataset, split, data_dir=config.data_dir)
+    count = min(len(source), config.examples)
+    arrays = kdata.as_arrays(kdata.subset(source, range(count)))
+    labels = arrays["label"]
+    half = (int(labels.max()) + 1) // 2
+    first, second = (labels // half == i for i in (0, 1))
+    return (
+      kdata.ArraySource(arrays["image"][first], labels[first]),
+      kdata.ArraySource(arrays["image"][second], labels[second] - half),
+    )
+
+  def divide(source: kdata.Source) -> tuple[kdata.Source, kdata.Source]:
+    return kdata.split(source, config.validation_fraction, seed=config.seed)
+
+  source, target = map(divide, halves("train"))
+  parts = *source, *target, halves("test")[1]
+  arrays = [kdata.as_arrays(part) for part in parts]
+  labels = arrays[2]["label"]
+  _, counts = np.unique(labels, return_counts=True)
+  if config.shots > counts.min():
+    raise ValueError(
+      f"shots is {config.shots}; expected at most {counts.min()}, what the "
+      "smallest class has."
+    )
+  # A source of places instead of images, to draw from as from any other.
+  places = kdata.ArraySource(
+    np.arange(len(labels)).reshape(-1, 1, 1, 1), labels
+  )
+  few = []
+  for seed in range(config.seed, config.seed + config.seeds):
+    drawn = kdata.as_arrays(
+      kdata.few_per_class(places, config.shots, seed=seed)
+    )
+    # By class, so that a fold holds out as many of each.
+    few.append(
+      drawn["image"].ravel()[np.argsort(drawn["label"], kind="stable")]
+    )
+  fold = np.tile(np.arange(config.shots), counts.size)
+  # One image of a class cannot be held out and trained on.
+  folds = min(config.folds, config.shots) if config.shots > 1 else 0
+  held_out = fold[None] % max(folds, 1) == np.arange(folds)[:, None]
+  learns = np.concatenate([np.ones((1, fold.size), bool), ~held_out])
+  return Data(
+    **jax.device_put(dict(zip(Data._fields[:5], arrays, strict=True))),
+    few=np.stack(few),
+    learns=learns,
+    classes=counts.size,
+  )
+
+
+def source_of(
+  teacher: str, key: jax.Array, part: dict[str, Any]
+) -> dict[str, Any]:
+  """What a teacher is pretrained on, and which images of it count."""
+  images, labels = part["image"], part["label"]
+  counts = jnp.ones(labels.shape, bool)
+  match teacher:
+    case "inverted":
+      images = kdata.invert(images)
+    case "rotated":
+      images = kdata.rotate(images, 90.0)
+    case "noisy":
+      images = kdata.blend_noise(key, images, strength=0.7)
+    case "random labels":
+      labels = jax.random.permutation(key, labels)
+    case "two classes":
+      counts = labels < 2
+    case "two others":
+      counts = (labels >= 2) & (labels < 4)
+  return {"image": images, "label": labels, "counts": counts}

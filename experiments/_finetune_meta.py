@@ -1,0 +1,129 @@
+"""Meta-learning on the source classes: tasks of few images, drawn anew."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kdjax import finetuning
+from kdjax import training
+
+WAYS = ("maml", "anil", "reptile", "prototypical")
+
+
+def plan_episodes(
+  key: jax.Array, labels: np.ndarray, *, steps: int, tasks: int, images: int
+) -> dict[str, jax.Array]:
+  """Plans episodes: all classes in a random order, some images of each.
+
+  Args:
+    key: of the draw.
+    labels: of the source images.
+    steps: how many batches.
+    tasks: of a batch.
+    images: of a class in a task, all different.
+
+  Returns:
+    `{"index", "mask"}`, each `[steps, tasks * classes * images]`.
+  """
+  _, counts = np.unique(labels, return_counts=True)
+  first = np.cumsum(counts) - counts
+  order = np.argsort(labels, kind="stable")
+  # As many of each class as the smallest has: a table without gaps.
+  table = jnp.asarray(order[first[:, None] + np.arange(counts.min())])
+
+  def draw(key):
+    order_key, key = jax.random.split(key)
+    rows = jax.random.permutation(order_key, table)
+    rows = jax.random.permutation(key, rows, 1, independent=True)
+    return rows[:, :images]
+
+  index = jax.vmap(draw)(jax.random.split(key, steps * tasks))
+  index = index.reshape(steps, -1)
+  return {"index": index, "mask": jnp.ones(index.shape, bool)}
+
+
+def make_optimizer(
+  way: str, rate: float, steps: int
+) -> optax.GradientTransformation:
+  """The optimizer of the outer loop."""
+  if way == "reptile":
+    return optax.sgd(optax.linear_schedule(1.0, 0.0, steps))
+  return optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+
+def make_loss(way: str, forward: training.Forward, config: Any, classes: int):
+  """The loss of a batch of episodes, for `training.make_train_step`."""
+  inner = optax.sgd(config.inner_rate)
+  steps = config.inner_steps
+
+  def look(params: Any, images: Any) -> Any:
+    variables = training.Variables(params, {})
+    return forward(variables, images, train=False, key=None)[0]
+
+  def task_loss(params, task):
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      look(params, task["image"]).logits, task["label"]
+    )
+    return jnp.mean(losses)
+
+  def prototype_losses(params, support, query):
+    def loss(support, query):
+      embeddings = [
+        look(params, x["image"]).embedding for x in (support, query)
+      ]
+      losses = finetuning.prototypical_loss(
+        embeddings[0],
+        support["label"],
+        embeddings[1],
+        query["label"],
+        num_classes=classes,
+      )
+      return jnp.mean(losses)
+
+    return jax.vmap(loss)(support, query)
+
+  def loss_fn(params, state, frozen, batch, key):
+    del frozen, key
+    student = params["student"]
+    support, query = divide(batch["image"], config.tasks, classes)
+    match way:
+      case "reptile":
+        direction = training.reptile_gradient(
+          task_loss, student, support, inner, steps=steps
+        )
+        # Its gradient is the direction.
+        loss = optax.tree.vdot(student, jax.lax.stop_gradient(direction))
+      case "prototypical":
+        loss = jnp.mean(prototype_losses(student, support, query))
+      case _:
+        losses = training.maml_losses(
+          task_loss,
+          student,
+          support,
+          query,
+          inner,
+          steps=steps,
+          adapted=["head"] if way == "anil" else None,
+        )
+        loss = jnp.mean(losses)
+    return loss, (state, {"loss": (loss, jnp.ones(()))})
+
+  return loss_fn
+
+
+def divide(images: jax.Array, tasks: int, classes: int) -> list[dict[str, Any]]:
+  """Support and query of each task; a class's place is its label."""
+  images = images.reshape(tasks, classes, 2, -1, *images.shape[1:])
+  shots = images.shape[3]
+  labels = jnp.repeat(jnp.arange(classes), shots)
+  labels = jnp.broadcast_to(labels, (tasks, labels.size))
+  return [
+    {
+      "image": images[:, :, i].reshape(tasks, -1, *images.shape[4:]),
+      "label": labels,
+    }
+    for i in (0, 1)
+  ]
