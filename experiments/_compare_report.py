@@ -318,6 +318,16 @@ def verdicts(
     )
   if hurt:
     texts.append(f"**Hurt**: {told(hurt, 'scratch')}.")
+  diverged = [
+    f"{name} ({lost} of {len(accuracy(cell))} seeds)"
+    for name, cell in cells.items()
+    if (lost := np.isnan(cell.get("test", {}).get("kl", ())).sum())
+  ]
+  if diverged:
+    texts.append(
+      "**Diverged**, to outputs that are no numbers and count as errors: "
+      f"{', '.join(diverged)}."
+    )
   texts.append(
     f"**Better than plain KD** after Holm's correction: {told(ahead, 'kd')}."
     if ahead

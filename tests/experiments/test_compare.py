@@ -380,6 +380,7 @@ def test_the_report_says_what_hurt():
     "sp": base + noise,
   }
   cells = {k: {"test": {"accuracy": v}} for k, v in values.items()}
+  cells["at"]["test"]["kl"] = [0.1, np.nan, 0.2, np.nan]
   gains = {
     over: _compare_report.gains_over(cells, over) for over in ("scratch", "kd")
   }
@@ -389,6 +390,7 @@ def test_the_report_says_what_hurt():
   assert "1 of 3 methods helped" in text
   assert "**Did not help**, their interval includes zero: sp " in text
   assert "**Hurt**: at -9.9" in text
+  assert "count as errors: at (2 of 4 seeds)." in text
   assert "**Lose to plain KD**: at -15.0" in text
   one = {k: {"test": {"accuracy": v[:1]}} for k, v in values.items()}
   gains = {
