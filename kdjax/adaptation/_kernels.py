@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.adaptation._rows import in_chunks
 from kdjax.adaptation._rows import total
 from kdjax.ops import gather_batch
 from kdjax.ops import pairwise_squared_distances
@@ -103,6 +104,7 @@ def make_kernel(
   kernel_weights: Widths = None,
   offset: ArrayLike = 2.0,
   degree: int = 2,
+  chunk_size: int | None = None,
 ) -> Kernel:
   """Returns the kernel that the keywords of :func:`mmd` describe."""
   check_choice("kernel", kernel, KERNELS)
@@ -127,7 +129,9 @@ def make_kernel(
   check_positive(name, value)
   value = _vector(name, value, dtype)
   if name == "bandwidth_factors":
-    scale = _scale(source, target, axis_name, kernel, bandwidth_rule)
+    scale = _scale(
+      source, target, axis_name, kernel, bandwidth_rule, chunk_size
+    )
     value = value * scale
   elif name == "bandwidths" and kernel == "gaussian":
     value = jnp.square(value)
@@ -164,6 +168,7 @@ def _scale(
   axis_name: str | None,
   kernel: str,
   rule: str,
+  chunk_size: int | None,
 ) -> Float[Array, ""]:
   """Returns the typical (squared) distance that the factors multiply."""
   source, target = jax.lax.stop_gradient((source, target))
@@ -182,9 +187,13 @@ def _scale(
     value = 2 * total(mask @ squares, axis_name) / count
   else:
     others, of_others = (gather_batch(x, axis_name) for x in (rows, mask))
-    squares = pairwise_squared_distances(rows, others)
-    lengths = distances(squares, noise_of(squares))
-    value = total(mask @ lengths @ of_others, axis_name) / jnp.square(count)
+
+    def length_sums(rows: Array) -> Array:
+      squares = pairwise_squared_distances(rows, others)
+      return distances(squares, noise_of(squares)) @ of_others
+
+    sums = in_chunks(length_sums, rows, chunk_size)
+    value = total(mask @ sums, axis_name) / jnp.square(count)
   if rule == "distinct_mean":
     value = value * count / jnp.maximum(count - 1, 1)
   return jnp.where(value > 0, value, 1.0)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.adaptation._kernels import Sample
 from kdjax.adaptation._kernels import make_kernel
+from kdjax.adaptation._rows import in_chunks
 from kdjax.adaptation._rows import masked_rows
 from kdjax.adaptation._rows import total
 from kdjax.ops import gather_batch
@@ -31,6 +32,7 @@ def lmmd(
   kernel_weights: ArrayLike | Sequence[float] | None = None,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
   r"""Local maximum mean discrepancy (LMMD, DSAN): class by class.
@@ -59,6 +61,7 @@ def lmmd(
     kernel_weights: as in :func:`mmd`.
     where_source: which source rows count.
     where_target: which target rows count.
+    chunk_size: as in :func:`mmd`.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
       gathered, so pairs across devices count.
 
@@ -101,6 +104,7 @@ def lmmd(
     gammas=gammas,
     bandwidth_rule=bandwidth_rule,
     kernel_weights=kernel_weights,
+    chunk_size=chunk_size,
   )
   dtype = of_source.rows.dtype
 
@@ -131,8 +135,14 @@ def lmmd(
       gather_batch(b, axis_name),
       gather_batch(weights_b, axis_name),
     )
-    pairs = jnp.matmul(weights_a, weights_b.T, precision="highest")
-    return total(jnp.sum(pairs * chosen.between(a, b)), axis_name)
+
+    def row_sums(part: tuple[Array, Array]) -> Array:
+      rows, weights = part
+      pairs = jnp.matmul(weights, weights_b.T, precision="highest")
+      return jnp.sum(pairs * chosen.between(rows, b), 1)
+
+    sums = in_chunks(row_sums, (a, weights_a), chunk_size)
+    return total(jnp.sum(sums), axis_name)
 
   s = of_source.rows, weights(labelled, source_mass)
   t = of_target.rows, weights(probabilities, target_mass)

@@ -1,5 +1,8 @@
 """Weights that match kernel means: of instances, and of classes."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -11,6 +14,7 @@ from kdjax.adaptation._pairs import kernel_rate
 from kdjax.adaptation._pairs import mean_one
 from kdjax.adaptation._pairs import own_rows
 from kdjax.adaptation._quadratic import solve_box_program
+from kdjax.adaptation._rows import in_chunks
 from kdjax.ops import gather_batch
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._validation import as_number
@@ -32,6 +36,7 @@ def kmm_weights(
   normalize: bool = True,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
   r"""Kernel mean matching (KMM) weights of the source rows.
@@ -60,6 +65,9 @@ def kmm_weights(
     normalize: whether weights are scaled to mean 1; False gives the solution.
     where_source: which source rows count; the others get weight 0.
     where_target: which target rows count.
+    chunk_size: how many rows of the `[source, target]` kernel are held at a
+      time; a static integer. None holds it whole, as `[source, source]` always
+      is.
     axis_name: the mapped axis that holds the rest of both samples; rows are
       gathered, and each device gets the weights of its own.
 
@@ -91,17 +99,20 @@ def kmm_weights(
     as_pair(source, target, where_source, where_target, axis_name)
   )
   rate = kernel_rate(gamma, pair.source)
-  # Without a shift of origin a linear kernel is what the codes compute.
-  if kernel == "rbf":
-    within = gaussian_kernel(pair.source, pair.source, rate)
-    across = gaussian_kernel(pair.source, pair.target, rate)
-  else:
-    within = jnp.matmul(pair.source, pair.source.T, precision="highest")
-    across = jnp.matmul(pair.source, pair.target.T, precision="highest")
+
+  def between(a: Array, b: Array) -> Array:
+    if kernel == "rbf":
+      return gaussian_kernel(a, b, rate)
+    # Without a shift of origin a linear kernel is what the codes compute.
+    return jnp.matmul(a, b.T, precision="highest")
+
+  within = between(pair.source, pair.source)
   mask = pair.source_mask
   count = jnp.sum(mask)
   n_target = jnp.sum(pair.target_mask)
-  across = jnp.matmul(across, pair.target_mask, precision="highest")
+  across = _kernel_sums(
+    between, pair.source, pair.target, pair.target_mask, chunk_size
+  )
   weights = _matched(
     within * mask[:, None] * mask[None],
     across * mask * count / jnp.maximum(n_target, 1),
@@ -130,6 +141,7 @@ def target_shift_weights(
   normalize: bool = True,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
   r"""Label-shift weights by mean matching (MMD target shift) of source rows.
@@ -156,6 +168,8 @@ def target_shift_weights(
     normalize: whether weights are scaled to mean 1; False gives the solution.
     where_source: which source rows count; the others get weight 0.
     where_target: which target rows count.
+    chunk_size: how many rows of both kernels are held at a time; a static
+      integer. None holds them whole.
     axis_name: the mapped axis that holds the rest of both samples; rows are
       gathered, and each device gets the weights of its own.
 
@@ -195,11 +209,14 @@ def target_shift_weights(
   sizes = jnp.sum(members, 0)
   count = jnp.sum(sizes)
   n_target = jnp.sum(pair.target_mask)
+  between = functools.partial(gaussian_kernel, rate=rate)
+  within = _kernel_sums(between, pair.source, pair.source, members, chunk_size)
+  across = _kernel_sums(
+    between, pair.source, pair.target, pair.target_mask, chunk_size
+  )
   with jax.default_matmul_precision("highest"):
-    within = gaussian_kernel(pair.source, pair.source, rate)
-    across = gaussian_kernel(pair.source, pair.target, rate)
-    products = members.T @ (within @ members)
-    pulls = members.T @ (across @ pair.target_mask)
+    products = members.T @ within
+    pulls = members.T @ across
   # A largest weight of 1 keeps float32 away from n_s^2.
   safe = jnp.maximum(count, 1)
   limit = as_number("upper_bound", upper_bound, dtype)
@@ -217,6 +234,21 @@ def target_shift_weights(
   if normalize:
     weights = mean_one(weights, jnp.sum(members, 1))
   return own_rows(weights, source.shape[0], axis_name)
+
+
+def _kernel_sums(
+  kernel: Callable[[Array, Array], Array],
+  rows: Float[Array, "n dims"],
+  others: Float[Array, "m dims"],
+  weights: Float[Array, " m"] | Float[Array, "m columns"],
+  chunk_size: int | None,
+) -> Float[Array, " n"] | Float[Array, "n columns"]:
+  """Returns kernel(rows, others) @ weights."""
+
+  def sums(rows: Array) -> Array:
+    return jnp.matmul(kernel(rows, others), weights, precision="highest")
+
+  return in_chunks(sums, rows, chunk_size)
 
 
 def _matched(

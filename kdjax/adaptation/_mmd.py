@@ -12,6 +12,7 @@ from kdjax.adaptation._kernels import Kernel
 from kdjax.adaptation._kernels import Sample
 from kdjax.adaptation._kernels import make_kernel
 from kdjax.adaptation._rows import agreed
+from kdjax.adaptation._rows import in_chunks
 from kdjax.adaptation._rows import masked_rows
 from kdjax.adaptation._rows import total
 from kdjax.ops import gather_batch
@@ -37,6 +38,7 @@ def mmd(
   degree: int = 2,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
   r"""Maximum mean discrepancy (MMD), squared, with a sum of kernels.
@@ -93,6 +95,10 @@ def mmd(
     where_source: which source rows count.
     where_target: which target rows count. For "linear" and "disjoint" both
       masks should keep equally many; the surplus is ignored.
+    chunk_size: how many rows of the matrices of kernels are held at a time, in
+      the backward pass too; a static integer. None holds them whole. Values
+      differ by rounding only. The rule "median" sorts all of the source's
+      distances whatever it is.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
       gathered, so pairs across devices count.
 
@@ -141,8 +147,9 @@ def mmd(
     kernel_weights=kernel_weights,
     offset=offset,
     degree=degree,
+    chunk_size=chunk_size,
   )
-  return _estimate("mmd", [chosen], [samples], estimator, axis_name)
+  return _estimate("mmd", [chosen], [samples], estimator, chunk_size, axis_name)
 
 
 def jmmd(
@@ -158,6 +165,7 @@ def jmmd(
   kernel_weights: Sequence[Any] | None = None,
   where_source: ArrayLike | None = None,
   where_target: ArrayLike | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
   r"""Joint maximum mean discrepancy (JMMD, JAN) of several layers together.
@@ -183,6 +191,7 @@ def jmmd(
     kernel_weights: one entry a layer, or None.
     where_source: `[source]`, which source examples count.
     where_target: `[target]`, which target examples count.
+    chunk_size: as in :func:`mmd`.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
       gathered, so pairs across devices count.
 
@@ -264,10 +273,11 @@ def jmmd(
         axis_name,
         kernel=kernel,
         bandwidth_rule=bandwidth_rule,
+        chunk_size=chunk_size,
         **widths,
       )
     )
-  return _estimate("jmmd", kernels, layers, estimator, axis_name)
+  return _estimate("jmmd", kernels, layers, estimator, chunk_size, axis_name)
 
 
 @validate
@@ -289,6 +299,7 @@ def _estimate(
   kernels: Sequence[Kernel],
   layers: Sequence[tuple[Sample, Sample]],
   estimator: str,
+  chunk_size: int | None,
   axis_name: str | None,
 ) -> Float[Array, ""]:
   """Returns the estimate with the product of the layers' kernels."""
@@ -321,16 +332,22 @@ def _estimate(
   def pair_sum(a: Sequence[Sample], b: Sequence[Sample], same: bool) -> Array:
     """Sums k(a, b) over this device's a and every device's b, then over a."""
     mask = gather_batch(b[0].mask, axis_name)
-    counted = a[0].mask[:, None] * mask[None]
-    if same and distinct:
-      index = jnp.arange(a[0].mask.size)
-      if axis_name is not None:
-        index += a[0].mask.size * jax.lax.axis_index(axis_name)
-      counted *= index[:, None] != jnp.arange(mask.size)[None]
-    values = counted
-    for kernel, of_a, of_b in zip(kernels, a, b, strict=True):
-      values *= kernel.between(of_a.rows, gather_batch(of_b.rows, axis_name))
-    return total(jnp.sum(values), axis_name)
+    others = [gather_batch(layer.rows, axis_name) for layer in b]
+    index = jnp.arange(a[0].mask.size)
+    if axis_name is not None:
+      index += a[0].mask.size * jax.lax.axis_index(axis_name)
+
+    def row_sums(part: tuple[list[Array], Array, Array]) -> Array:
+      layers, own_mask, own_index = part
+      values = own_mask[:, None] * mask[None]
+      if same and distinct:
+        values *= own_index[:, None] != jnp.arange(mask.size)[None]
+      for kernel, of_a, of_b in zip(kernels, layers, others, strict=True):
+        values *= kernel.between(of_a, of_b)
+      return jnp.sum(values, 1)
+
+    rows = [layer.rows for layer in a], a[0].mask, index
+    return total(jnp.sum(in_chunks(row_sums, rows, chunk_size)), axis_name)
 
   value = (
     pair_sum(source, source, True) / _pairs(n_source, distinct)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation._predictions import entropy_loss
 from kdjax.adaptation._predictions import information_maximization_loss
+from kdjax.adaptation._rows import in_chunks
 from kdjax.adaptation._rows import masked_rows
 from kdjax.adaptation._rows import total
 from kdjax.adaptation._spectral import bnm_loss
@@ -14,7 +15,6 @@ from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate
 
 # What `choose a model with no target label` may go by. All are higher for the
@@ -157,7 +157,7 @@ def snd_score(
   target_features: Float[Array, "batch dims"],
   *,
   temperature: ArrayLike = 0.05,
-  chunk_size: int = 1024,
+  chunk_size: int | None = 1024,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -174,8 +174,8 @@ def snd_score(
       the classes, `softened_softmax(logits)`; they are normalised to length 1
       here. A row of zeros stays zero.
     temperature: T > 0. May be traced.
-    chunk_size: how many rows of the similarity matrix are held at a time; a
-      static integer.
+    chunk_size: how many rows of the similarity matrix are held at a time, in
+      the backward pass too; a static integer. None holds it whole.
     where: which examples count.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
@@ -200,7 +200,6 @@ def snd_score(
     adaptation via soft neighborhood density
     <https://arxiv.org/abs/2108.10860>`_, 2021.
   """
-  check_integer("chunk_size", chunk_size, 1)
   rows, mask = masked_rows(target_features, where)
   scale = row_temperature(temperature, rows[0], -1)
   norms = safe_norm(rows, keepdims=True)
@@ -211,14 +210,13 @@ def snd_score(
   if axis_name is not None:
     index += mask.size * jax.lax.axis_index(axis_name)
 
-  def entropy(row_and_index: tuple[Array, Array]) -> Float[Array, ""]:
-    row, own = row_and_index
-    similarities = jnp.matmul(others, row, precision=jax.lax.Precision.HIGHEST)
-    neighbour = counted & (jnp.arange(counted.size) != own)
-    return entropy_loss(jnp.where(neighbour, similarities / scale, -jnp.inf))
+  def entropy(part: tuple[Array, Array]) -> Float[Array, " rows"]:
+    own, own_index = part
+    similarities = jnp.matmul(own, others.T, precision="highest") / scale
+    neighbour = own_index[:, None] != jnp.arange(counted.size)[None]
+    neighbour &= counted[None]
+    return entropy_loss(jnp.where(neighbour, similarities, -jnp.inf))
 
-  entropies = jax.lax.map(
-    entropy, (rows, index), batch_size=min(chunk_size, mask.size)
-  )
+  entropies = in_chunks(entropy, (rows, index), chunk_size)
   sums, count = total((jnp.sum(mask * entropies), jnp.sum(mask)), axis_name)
   return sums / jnp.maximum(count, 1)
