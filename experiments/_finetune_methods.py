@@ -149,6 +149,8 @@ def make_objective(
       )
       parts[method] = weight, bss
     case "co_tuning":
+      if knowledge is None:
+        knowledge = jnp.zeros((classes, classes))
       parts[method] = weight, objectives.co_tuning(knowledge)
     case "lwf":
       parts[method] = weight, objectives.lwf()

@@ -183,6 +183,13 @@ def read_table(job: Any) -> str:
     if folds
     else "as published, since with one label a class nothing can be held out"
   )
+  normalized = (
+    " StochNorm needs batch normalization: its network has one after each "
+    "layer, as have target-only and fine-tuning *with BN*, over which its "
+    "gains are."
+    if "stochnorm" in config.methods
+    else ""
+  )
   return (
     "Mean ± standard deviation over seeds, on target test images; gains are "
     "in points, paired by seed, with 95 % t intervals; + and - mark those "
@@ -198,9 +205,7 @@ def read_table(job: Any) -> str:
     "without training, and the nearest class mean. MAML, ANIL, Reptile and "
     "prototypical nets are other ways to pretrain on the source; the last "
     f"is used as prototypes are. The {len(data.test['label'])} test images "
-    "chose nothing. StochNorm needs batch normalization: its network has one "
-    "after each layer, as have target-only and fine-tuning *with BN*, "
-    "over which its gains are."
+    f"chose nothing.{normalized}"
   )
 
 
