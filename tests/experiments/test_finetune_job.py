@@ -168,16 +168,18 @@ def test_what_teachers_are_pretrained_on(data):
   labels = part["label"]
   assert set(labels) == set(range(5))
 
+  program = jax.jit(_finetune_data.source_of, static_argnums=0)
+
   def source(name):
-    return _finetune_data.source_of(name, KEY, data.source)
+    return jax.device_get(program(name, KEY, data.source))
 
   for name, kept in (("two classes", (0, 1)), ("two others", (2, 3))):
     np.testing.assert_array_equal(source(name)["counts"], np.isin(labels, kept))
-  other = np.asarray(source("random labels")["label"])
+  other = source("random labels")["label"]
   assert np.mean(other == labels) < 0.5
   np.testing.assert_array_equal(np.bincount(other), np.bincount(labels))
   for name in ("inverted", "rotated", "noisy"):
-    images = np.asarray(source(name)["image"])
+    images = source(name)["image"]
     assert images.shape == part["image"].shape
     assert np.any(images != part["image"])
 
@@ -407,34 +409,30 @@ def test_batch_statistics_know_nothing_of_what_is_held_out(data):
 
 def test_rates_by_method():
   groups = ["^student/layers/0/", "^student/head/"]
-  params = {
-    "student": {
-      "layers": {0: {"kernel": jnp.ones(2)}},
-      "head": {"kernel": jnp.ones(2)},
-    }
+  layer = {"kernel": jnp.ones(2)}
+  params = {"student": {"layers": {0: layer}, "head": layer}}
+  expected = {
+    ("finetune", 0.0): [0.5, 0.5],
+    ("linear_probe", 0.0): [0.0, 0.5],
+    ("anil", 0.0): [0.0, 0.5],
+    ("layerwise", 0.1): [0.05, 0.5],
+    ("unfreezing", 0.25): [0.0, 0.5],
   }
 
-  def moves(method, weight):
-    optimizer = _finetune_methods.make_optimizer(
-      method,
-      {"rate": jnp.float32(0.5), "weight": jnp.float32(weight)},
-      groups,
-      8,
-    )
-    update, _ = optimizer.update(params, optimizer.init(params), params)
-    update = update["student"]
-    return [
-      -float(x["kernel"][0]) for x in (update["layers"][0], update["head"])
-    ]
+  @jax.jit
+  def program(params, rate):
+    moves = []
+    for method, weight in expected:
+      candidate = {"rate": rate, "weight": rate * 2 * weight}
+      optimizer = _finetune_methods.make_optimizer(method, candidate, groups, 8)
+      updates, _ = optimizer.update(params, optimizer.init(params), params)
+      student = updates["student"]
+      for x in (student["layers"][0], student["head"]):
+        moves.append(-x["kernel"][0])
+    return jnp.stack(moves)
 
-  for method, weight, expected in (
-    ("finetune", 0.0, [0.5, 0.5]),
-    ("linear_probe", 0.0, [0.0, 0.5]),
-    ("anil", 0.0, [0.0, 0.5]),
-    ("layerwise", 0.1, [0.05, 0.5]),
-    ("unfreezing", 0.25, [0.0, 0.5]),
-  ):
-    np.testing.assert_allclose(moves(method, weight), expected, rtol=1e-4)
+  moves = program(params, 0.5).reshape(-1, 2)
+  np.testing.assert_allclose(moves, list(expected.values()), rtol=1e-4)
 
 
 def test_a_seed_chooses_the_most_accurate_then_the_surest_then_the_first():
