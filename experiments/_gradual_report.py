@@ -16,7 +16,7 @@ from kdjax import adaptation
 NAMES = {
   "source_only": "source-only",
   "gradual": "gradual",
-  "undropped": "gradual, none dropped",
+  "undropped": "gradual with all labels",
   "pooled": "all at once",
   "target": "target at once",
   "generated": "generated domains",
