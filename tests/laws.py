@@ -30,8 +30,6 @@ from jax.sharding import PartitionSpec as P
 from kdjax.ops import masked_mean
 
 DEVICES = 8
-# Programs that are compared with the optimized one need not be optimized.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -405,3 +403,11 @@ def _close(got, expected, tolerance):
     b = np.asarray(b)
     scale = np.max(np.abs(b), initial=1e-6)
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
+
+
+def trace(function, *arguments, **options):
+  """Traces a call, as compiling it would, and runs nothing.
+
+  Options stay the numbers and words that they are.
+  """
+  return jax.eval_shape(functools.partial(function, **options), *arguments)

@@ -11,9 +11,6 @@ from scipy.optimize import minimize
 
 from kdjax.adaptation import kmm_weights
 from kdjax.adaptation import target_shift_weights
-from tests.laws import QUICK
-
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def samples(n_source=16, n_target=24, dims=3, seed=0):
@@ -78,7 +75,7 @@ def kmm(source, target, gamma, upper, epsilon):
   )
 
 
-KMM = quick(kmm)
+KMM = jax.jit(kmm)
 
 
 def test_kmm_equals_a_general_solver():
@@ -99,7 +96,7 @@ def test_kmm_equals_a_general_solver():
     options={"ftol": 1e-14, "maxiter": 500},
   )
   with jax.enable_x64(True):
-    run = quick(functools.partial(kmm_weights, normalize=False))
+    run = jax.jit(functools.partial(kmm_weights, normalize=False))
     weights = run(source, target, upper_bound=2.5)
   np.testing.assert_allclose(weights, best.x, atol=1e-4)
 
@@ -107,7 +104,7 @@ def test_kmm_equals_a_general_solver():
 def test_kmm_with_a_linear_kernel_matches_means():
   source, target = samples(30, 40, 2)
   with jax.enable_x64(True):
-    weights = quick(functools.partial(kmm_weights, kernel="linear"))(
+    weights = jax.jit(functools.partial(kmm_weights, kernel="linear"))(
       source, target, epsilon=1e-6
     )
   mean = np.mean(np.asarray(weights)[:, None] * source, 0)
@@ -119,7 +116,7 @@ def test_target_shift_is_optimal():
   labels = np.arange(40) % 3
   gamma, upper, epsilon, n = 0.5, 10.0, 0.1, 40
   with jax.enable_x64(True):
-    weights = quick(
+    weights = jax.jit(
       functools.partial(
         target_shift_weights, num_classes=3, epsilon=epsilon, normalize=False
       )
@@ -155,7 +152,7 @@ def test_target_shift_finds_the_classes_of_the_target():
   of_target = np.repeat(np.arange(3), [15, 60, 15])
   source = jnp.float32(centers[of_source] + rng.normal(size=(90, 2)) / 2)
   target = jnp.float32(centers[of_target] + rng.normal(size=(90, 2)) / 2)
-  weights = quick(functools.partial(target_shift_weights, num_classes=3))(
+  weights = jax.jit(functools.partial(target_shift_weights, num_classes=3))(
     source, target, jnp.asarray(of_source)
   )
   np.testing.assert_allclose(weights[::30], [0.5, 2.0, 0.5], atol=0.1)
@@ -163,6 +160,6 @@ def test_target_shift_finds_the_classes_of_the_target():
 
 def test_one_program_for_all_hyper_parameters():
   source, target = map(jnp.float32, samples(40, 30))
-  program = quick(chex.assert_max_traces(kmm, n=1))
+  program = jax.jit(chex.assert_max_traces(kmm, n=1))
   program(source, target, 1.0, 2.0, 0.5)
   program(source, target, 0.3, 5.0, 0.1)

@@ -10,6 +10,8 @@ from kdjax.generalization import andmask
 from kdjax.generalization import domain_gradients
 from kdjax.generalization import sandmask
 
+AND, SAND = jax.jit(andmask), jax.jit(sandmask)
+
 
 def gradients(domains=5):
   rng = np.random.default_rng(domains)
@@ -38,8 +40,8 @@ def sand_oracle(stack, threshold, sharpness):
 def test_andmask_equals_numpy(threshold):
   tree = gradients()
   with jax.enable_x64(True):
-    masked = andmask(tree, threshold=threshold)
-  single = andmask(jax.tree.map(np.float32, tree), threshold=threshold)
+    masked = AND(tree, threshold=threshold)
+  single = AND(jax.tree.map(np.float32, tree), threshold=threshold)
   for name, leaf in tree.items():
     expected = and_oracle(leaf, threshold)
     np.testing.assert_allclose(masked[name], expected, rtol=1e-12)
@@ -50,7 +52,7 @@ def test_andmask_equals_numpy(threshold):
 def test_sandmask_equals_numpy(threshold, sharpness):
   tree = gradients()
   with jax.enable_x64(True):
-    masked = sandmask(tree, threshold=threshold, sharpness=sharpness)
+    masked = SAND(tree, threshold=threshold, sharpness=sharpness)
   for name, leaf in tree.items():
     expected = sand_oracle(leaf, threshold, sharpness)
     np.testing.assert_allclose(masked[name], expected, rtol=1e-10)
@@ -60,20 +62,29 @@ def test_sandmask_equals_numpy(threshold, sharpness):
 def test_absent_domains_and_devices(function):
   tree = jax.tree.map(np.float32, gradients())
   kept = np.array([True, False, True, True, False])
-  expected = function(jax.tree.map(lambda x: x[kept], tree))
   spoiled = jax.tree.map(
     lambda x: np.where(kept.reshape(-1, *[1] * (x.ndim - 1)), x, np.nan), tree
   )
-  got = function(spoiled, where=kept)
-  over_devices = jax.vmap(
-    lambda g, w: function(g, where=w, axis_name="d"), axis_name="d"
-  )(jax.tree.map(lambda x: x[:, None], spoiled), kept[:, None])
+
+  @jax.jit
+  def run(tree, spoiled, where):
+    over_devices = jax.vmap(
+      lambda g, w: function(g, where=w, axis_name="d"), axis_name="d"
+    )
+    shards = jax.tree.map(lambda x: x[:, None], spoiled)
+    return (
+      function(jax.tree.map(lambda x: x[np.flatnonzero(kept)], tree)),
+      function(spoiled, where=where),
+      over_devices(shards, where[:, None]),
+      function(tree, where=where & False),
+    )
+
+  expected, got, over_devices, nothing = run(tree, spoiled, kept)
   for name, want in expected.items():
     np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
       over_devices[name][3], want, rtol=1e-4, atol=1e-6
     )
-  nothing = function(tree, where=np.zeros(5, bool))
   assert not any(np.any(leaf) for leaf in nothing.values())
 
 

@@ -1,5 +1,7 @@
 """CrossGrad, DDAIG and DAEL against NumPy."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from kdjax.generalization import dael_consistency_loss
 from kdjax.generalization import dael_expert_loss
 from kdjax.generalization import ddaig
 from kdjax.generalization import ddaig_generator_loss
+from tests.laws import trace
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(8, 3)).astype(np.float32)
@@ -22,20 +25,27 @@ def cubes(x):
   return jnp.sum(x**3, 1)
 
 
+MOVE = jax.jit(
+  functools.partial(crossgrad, cubes), static_argnames=("scaling", "axis_name")
+)
+
+
 @pytest.mark.parametrize("scaling", ["mean", "sum"])
 def test_crossgrad_steps_along_the_clipped_gradient(scaling):
   where = np.arange(8) < 6
   gradient = 3 * INPUTS**2 * where[:, None] / (6 if scaling == "mean" else 1)
   expected = INPUTS + 0.5 * np.clip(gradient, -0.4, 0.4)
-  options = {"epsilon": 0.5, "clip": 0.4, "scaling": scaling}
-  np.testing.assert_allclose(
-    crossgrad(cubes, INPUTS, where=where, **options), expected, rtol=1e-5
-  )
-  over_devices = jax.vmap(
-    lambda x, w: crossgrad(cubes, x, where=w, axis_name="d", **options),
-    axis_name="d",
+  run = functools.partial(MOVE, epsilon=0.5, clip=0.4, scaling=scaling)
+  np.testing.assert_allclose(run(INPUTS, where=where), expected, rtol=1e-5)
+  over_devices = jax.jit(
+    jax.vmap(
+      lambda x, w: run(x, where=w, axis_name="d"),
+      axis_name="d",
+    )
   )(INPUTS.reshape(4, 2, 3), where.reshape(4, 2))
-  np.testing.assert_allclose(over_devices.reshape(8, 3), expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    np.reshape(over_devices, (8, 3)), expected, rtol=1e-5
+  )
 
 
 def test_crossgrad_details():
@@ -44,41 +54,53 @@ def test_crossgrad_details():
   )
   traced(INPUTS, epsilon=0.1, clip=0.2)
   traced(INPUTS, epsilon=0.3, clip=0.4)
-  free = crossgrad(cubes, INPUTS, clip=float("inf"), scaling="sum")
+
+  @jax.jit
+  def run(x, where):
+    return (
+      crossgrad(cubes, x, clip=float("inf"), scaling="sum"),
+      jax.grad(lambda x: jnp.sum(crossgrad(cubes, x)))(x),
+      crossgrad(cubes, x.astype(jnp.bfloat16)),
+      crossgrad(cubes, x, where=where),
+    )
+
+  free, gradient, half, nothing = run(INPUTS, np.zeros(8, bool))
   np.testing.assert_allclose(free, INPUTS + 3 * INPUTS**2, rtol=1e-5)
-  gradient = jax.grad(lambda x: jnp.sum(crossgrad(cubes, x)))(INPUTS)
   assert not np.any(gradient)
-  assert crossgrad(cubes, jnp.bfloat16(INPUTS)).dtype == jnp.bfloat16
-  nothing = crossgrad(cubes, INPUTS, where=np.zeros(8, bool))
+  assert half.dtype == jnp.bfloat16
   np.testing.assert_array_equal(nothing, INPUTS)
 
 
 def test_ddaig():
   perturbation = np.tanh(RNG.normal(size=(8, 3))).astype(np.float32)
-  moved = INPUTS + 0.7 * perturbation
-  np.testing.assert_allclose(
-    ddaig(INPUTS, perturbation, weight=0.7), moved, rtol=1e-6
-  )
-  np.testing.assert_allclose(
-    ddaig(INPUTS, perturbation, weight=0.7, bounds=(-0.5, 0.5)),
-    np.clip(moved, -0.5, 0.5),
-    rtol=1e-6,
-  )
   logits, by_domain = RNG.normal(size=(8, 5)), RNG.normal(size=(8, 2))
   labels, domains = RNG.integers(0, 5, 8), RNG.integers(0, 2, 8)
+
+  @jax.jit
+  def run(inputs, perturbation, logits, labels, by_domain, domains):
+    return (
+      ddaig(inputs, perturbation, weight=0.7),
+      ddaig(inputs, perturbation, weight=0.7, bounds=(-0.5, 0.5)),
+      ddaig_generator_loss(logits, labels, by_domain, domains),
+      augmented_loss(inputs[:, 0], inputs[:, 1], alpha=0.2),
+    )
+
+  free, bounded, loss, mixed = run(
+    INPUTS, perturbation, np.float32(logits), labels, np.float32(by_domain),
+    domains,
+  )  # fmt: skip
+  moved = INPUTS + 0.7 * perturbation
+  np.testing.assert_allclose(free, moved, rtol=1e-6)
+  np.testing.assert_allclose(bounded, np.clip(moved, -0.5, 0.5), rtol=1e-6)
   np.testing.assert_allclose(
-    ddaig_generator_loss(
-      np.float32(logits), labels, np.float32(by_domain), domains
-    ),
+    loss,
     oracles.cross_entropy(logits, labels)
     - oracles.cross_entropy(by_domain, domains),
     rtol=1e-4,
     atol=1e-6,
   )
   np.testing.assert_allclose(
-    augmented_loss(INPUTS[:, 0], INPUTS[:, 1], alpha=0.2),
-    0.8 * INPUTS[:, 0] + 0.2 * INPUTS[:, 1],
-    rtol=1e-5,
+    mixed, 0.8 * INPUTS[:, 0] + 0.2 * INPUTS[:, 1], rtol=1e-5
   )
 
 
@@ -93,57 +115,66 @@ def test_dael_consistency_equals_numpy():
     ((q[d, [e for e in range(3) if e != d]].mean(0) - target[d]) ** 2).sum(-1)
     for d in range(3)
   ]
+
+  @jax.jit
+  def run(strong, weak):
+    values, pull = jax.vjp(dael_consistency_loss, strong, weak)
+    free = functools.partial(dael_consistency_loss, stop_teacher_gradient=False)
+    by_teacher = jax.grad(lambda w: jnp.sum(free(strong, w)))(weak)
+    return values, *pull(jnp.ones_like(values)), by_teacher
+
   with jax.enable_x64(True):
-    values, pull = jax.vjp(
-      jax.jit(dael_consistency_loss), jnp.asarray(strong), jnp.asarray(weak)
-    )
-    by_strong, by_weak = pull(jnp.ones_like(values))
+    values, by_strong, by_weak, by_teacher = jax.device_get(run(strong, weak))
   np.testing.assert_allclose(values, np.float64(expected), rtol=1e-10)
   assert not np.any(by_weak)
   np.testing.assert_array_equal(by_strong[np.arange(3), np.arange(3)], 0)
   assert np.all(np.abs(by_strong[0, 1]).sum(-1) > 0)
-  assert np.any(
-    jax.grad(
-      lambda w: jnp.sum(
-        dael_consistency_loss(
-          jnp.float32(strong), w, stop_teacher_gradient=False
-        )
-      )
-    )(jnp.float32(weak))
-  )
+  assert np.any(by_teacher)
 
 
 def test_dael_limits():
-  weak = jnp.float32(RNG.normal(size=(2, 4, 5)))
-  equal = jnp.broadcast_to(weak[:, None], (2, 2, 4, 5))
-  np.testing.assert_allclose(dael_consistency_loss(equal, weak), 0, atol=1e-12)
-  alone = dael_consistency_loss(equal[:1, :1], weak[:1])
-  np.testing.assert_array_equal(alone, np.zeros((1, 4)))
+  weak = np.float32(RNG.normal(size=(2, 4, 5)))
   labels = RNG.integers(0, 5, (2, 4))
+
+  @jax.jit
+  def run(weak, labels):
+    equal = jnp.broadcast_to(weak[:, None], (2, 2, 4, 5))
+    return (
+      dael_consistency_loss(equal, weak),
+      dael_consistency_loss(equal[:1, :1], weak[:1]),
+      dael_expert_loss(weak, labels, eps=0.01),
+      [
+        jax.value_and_grad(
+          lambda z, s=stretch: jnp.sum(dael_expert_loss(s * z, labels))
+        )(weak)
+        for stretch in (0.0, 1e4)
+      ],
+    )
+
+  same, alone, expert, stretched = run(weak, labels)
+  np.testing.assert_allclose(same, 0, atol=1e-12)
+  np.testing.assert_array_equal(alone, np.zeros((1, 4)))
   own = np.take_along_axis(softmax(weak), labels[..., None], -1)[..., 0]
-  np.testing.assert_allclose(
-    dael_expert_loss(weak, labels, eps=0.01),
-    -np.log(np.float64(own) + 0.01),
-    rtol=1e-5,
-  )
-  for stretch in (0.0, 1e4):
-    value, gradient = jax.value_and_grad(
-      lambda z, s=stretch: jnp.sum(dael_expert_loss(s * z, labels))
-    )(weak)
+  np.testing.assert_allclose(expert, -np.log(np.float64(own) + 0.01), rtol=1e-5)
+  for value, gradient in stretched:
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
 
 
 def test_errors():
   with pytest.raises(ValueError, match="loss_fn returned shape"):
-    crossgrad(lambda x: x, INPUTS)
+    trace(functools.partial(crossgrad, lambda x: x), INPUTS)
   with pytest.raises(ValueError, match="clip is 0"):
-    crossgrad(cubes, INPUTS, clip=0)
+    trace(functools.partial(crossgrad, cubes), INPUTS, clip=0)
   with pytest.raises(ValueError, match=r"perturbation has shape \(8, 2\)"):
-    ddaig(INPUTS, INPUTS[:, :2])
+    trace(ddaig, INPUTS, INPUTS[:, :2])
   with pytest.raises(ValueError, match="alpha is 2"):
-    augmented_loss(INPUTS[:, 0], INPUTS[:, 0], alpha=2)
+    trace(augmented_loss, INPUTS[:, 0], INPUTS[:, 0], alpha=2)
   with pytest.raises(
     ValueError, match=r"strong_logits has shape \(2, 3, 4, 5\)"
   ):
-    dael_consistency_loss(jnp.zeros((2, 3, 4, 5)), jnp.zeros((2, 4, 5)))
+    trace(
+      dael_consistency_loss,
+      np.zeros((2, 3, 4, 5), np.float32),
+      np.zeros((2, 4, 5), np.float32),
+    )
