@@ -6,6 +6,10 @@ so they are compiled without optimizations that only speed up running them.
 
 import os
 
+# The workers inherit it: two of them, each with threads of LAPACK's own, wait
+# for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import jax.numpy as jnp
 import pytest
