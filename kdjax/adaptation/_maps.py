@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.adaptation._coral import moments
 from kdjax.adaptation._symmetric import inverse
 from kdjax.adaptation._symmetric import square_root
+from kdjax.ops import safe_norm
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
@@ -193,8 +194,10 @@ def _ridged(
 
   def ridged(covariance: Array) -> Array:
     # Where rounding outweighs the ridge no inverse would exist.
-    size = jnp.trace(covariance) * jnp.finfo(dtype).eps
-    return covariance.astype(dtype) + jnp.maximum(ridges, size * identity)
+    covariance = covariance.astype(dtype)
+    size = safe_norm(covariance, axis=None) * jnp.finfo(dtype).eps
+    floor = 2 * len(covariance) * size
+    return covariance + jnp.maximum(ridges, floor * identity)
 
   return ridged(of_source), ridged(of_target)
 

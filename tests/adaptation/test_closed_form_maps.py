@@ -257,6 +257,22 @@ def test_roots_of_equal_eigenvalues_have_a_gradient(form):
   slopes_agree(tilted, (source, 2 * source + 1))
 
 
+@pytest.mark.parametrize("form", [coral_transform, linear_ot])
+def test_pixels_that_never_change(form):
+  """A covariance of low rank, in float32, with next to no ridge."""
+  rng = np.random.default_rng(0)
+  basis = rng.normal(size=(5, 48))
+  source, target = (
+    (rng.normal(size=(80, 5)) @ mixed @ basis).astype(np.float32)
+    for mixed in rng.normal(size=(2, 5, 5))
+  )
+  _, mapped, _ = fitting(form)(source, target, ridge=1e-6)
+  assert np.abs(mapped).max() < 3 * np.abs(target).max()
+  if form is linear_ot:  # its image has the target's covariance
+    got, want = np.cov(mapped.T, bias=True), np.cov(target.T, bias=True)
+    np.testing.assert_allclose(got, want, atol=0.02 * np.abs(want).max())
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_is_computed_in_float32(name):
   source, target = (jnp.asarray(x, jnp.bfloat16) for x in samples())
