@@ -69,7 +69,7 @@ def gain_maps(
           ha="center",
           va="center",
           color="white" if abs(gain) > 0.7 * LIMIT else INK,
-          alpha=1 if sure[i, j] else 0.55,
+          alpha=1 if sure[i, j] else 0.75,
           weight="bold" if sure[i, j] else "normal",
         )
       for end in np.cumsum(list(groups.values()))[:-1]:

@@ -58,7 +58,7 @@ def write(job: Any, results: Results, problems: dict[Any, Any]) -> None:
     "![Gain over source-only](gains.png)",
     "Gain over source-only in points of target accuracy, mean over seeds. Bold "
     "where a paired t-test is below .05 after Holm's correction over the "
-    "methods of a shift. Below each shift is the accuracy of source-only.",
+    "methods of a shift. Below each shift is where source-only starts from.",
     "## Chosen without target labels",
     _run.markdown_table(header, cells),
     "## Chosen by an oracle, with labels of target validation points",
@@ -273,7 +273,7 @@ def draw(
     rows=[*map(name_of, methods), "target-only"],
     groups=groups | {"target labels": 1},
     columns=[
-      f"{shift}\n{rows['source_only'][ORACLE].mean():.1%}"
+      f"{shift}\nfrom {rows['source_only'][ORACLE].mean():.1%}"
       for shift, rows in results.items()
     ],
     title=(
