@@ -197,22 +197,31 @@ def conclude(results: Results) -> list[str]:
 
 def in_words(rows: dict[str, np.ndarray]) -> str:
   """Who helped and who hurt by one rule, the largest gain first."""
-  verdicts = judge(rows)
-  ranked = sorted(verdicts, key=lambda method: -gain_of(method, rows).mean)
   texts = {
     "helped": "helped, after Holm's correction: {}",
-    "hurt": "hurt, worse than ERM: {}",
-    "unclear": "unclear, whether better or worse than ERM: {}",
+    "hurt": "hurt, after it: {}",
+    "better": "better than ERM by their own interval alone: {}",
+    "worse": "worse than ERM by it, so they may well hurt: {}",
+    "unclear": "neither: {}",
   }
-  parts = []
-  for verdict, text in texts.items():
-    gains = [
-      f"{METHODS[method].title} {100 * gain_of(method, rows).mean:+.1f}"
-      for method in ranked
-      if verdicts[method] == verdict
-    ]
-    parts.append(text.format(", ".join(gains) or "none"))
-  return "; ".join(parts) + "."
+  groups: dict[str, list[str]] = {name: [] for name in texts}
+  verdicts = judge(rows)
+  gains = {method: gain_of(method, rows) for method in verdicts}
+  for method in sorted(gains, key=lambda method: -gains[method].mean):
+    gain, group = gains[method], verdicts[method]
+    if group == "unclear" and gain.low > 0:
+      group = "better"
+    elif group == "unclear" and gain.high < 0:
+      group = "worse"
+    title = METHODS[method].title
+    groups[group].append(f"{title} {100 * gain.mean:+.1f}")
+  return (
+    "; ".join(
+      text.format(", ".join(groups[name]) or "none")
+      for name, text in texts.items()
+    )
+    + "."
+  )
 
 
 def draw(job: Any, results: Results) -> str:

@@ -178,6 +178,8 @@ def train(job: Job) -> None:
   done = len(cells) - len(left)
   if done:
     job.console.print(f"resuming: {done} of {len(cells)} cells are done")
+  if not left:
+    return
   seeds = jax.jit(lambda data: make_seeds(config, data))(data)
   own_seeds = seeds._replace(split=split_for_target(seeds.split))
   programs: dict[Any, Any] = {}
