@@ -96,6 +96,14 @@ def strong_and_taught(target: Any, teacher: Any, _: Any) -> Any:
   return target.views["strong"].logits, teacher.logits
 
 
+def confusion(setting: terms.Setting) -> Objective:
+  """MCC with its published weight."""
+  del setting
+  return on_target(
+    stateless(adaptation.mcc_loss, lambda target, *_: (target.logits,))
+  )
+
+
 def adversary(
   name: str, build: Callable[..., Objective], *, high: float = 1.0, **options
 ) -> Method:
@@ -297,11 +305,18 @@ METHODS = {
   "dst": adversary("DST", objectives.dst, high=0.1)._replace(
     kind="self-training", views=("strong",)
   ),
-  "confusion_consistency": from_target(
-    "class-confusion consistency",
-    adaptation.confusion_consistency_loss,
-    kind="self-training",
-    select=strong_and_weak,
+  "confusion_consistency": Method(
+    "MCC with consistency",
+    "self-training",
+    terms.beside_task(
+      (1.0, confusion),
+      (
+        1.0,
+        lambda _: on_target(
+          stateless(adaptation.confusion_consistency_loss, strong_and_weak)
+        ),
+      ),
+    ),
     views=("strong",),
   ),
   "mixmatch": Method(
@@ -355,49 +370,3 @@ BOUNDS = ("source_only", "target_only")
 
 
 CHOICES = tuple(name for name in METHODS if name not in BOUNDS)
-
-
-def make_loss(
-  method: Method, forward: Any, objective: Objective, config: Any, offset: int
-):
-  """The loss of a batch whose first half is source, whose second is target.
-
-  Args:
-    method: of adaptation.
-    forward: the student's.
-    objective: what the method minimises.
-    config: the flags.
-    offset: where the target's images begin.
-
-  Returns:
-    `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`.
-  """
-  if method.domain == "both":
-    # With BatchNorm, a joint forward pass means joint statistics.
-    both = training.adaptation_loss(
-      forward,
-      objective,
-      forward if method.teacher else None,
-      joint_forward=config.joint_forward,
-      views={name: VIEWS[name] for name in method.views},
-    )
-  else:
-    one = training.distillation_loss(forward, objective)
-
-    def both(params, state, frozen, batch, key):
-      # The other domain is not seen at all: not even its statistics leak.
-      return one(params, state, frozen, batch[method.domain], key)
-
-  def loss_fn(params, state, frozen, batch, key):
-    source, target = _adapt_data.halves(batch, config.batch_size)
-    target = target | {"index": target["index"] - offset}
-    if method.kind != "bounds":
-      del target["label"]  # so that no method can see it
-    batch = {"source": source, "target": target}
-    if method.remake is not None:
-      variables = training.Variables(params["student"], state["student"])
-      remake_key = jax.random.fold_in(key, 1)
-      batch = method.remake(forward, variables, batch, remake_key)
-    return both(params, state, frozen, batch, key)
-
-  return loss_fn

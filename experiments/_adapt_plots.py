@@ -121,14 +121,16 @@ def accuracy_bars(
           if name == next(iter(oracles))
           else None,
         )
-      axes.text(edge + 0.012, i, f"{mean:.1%}", va="center")
+      axes.text(edge + 0.02, i, f"{mean:.1%}", va="center")
     axes.axvline(
       rates["source-only"].mean(), color=COLOURS["bounds"], ls="--", lw=1.2
     )
     axes.set_yticks(range(len(rates)), rates)
-    axes.invert_yaxis()
     axes.set(
-      xlabel="accuracy on target test images", title=title, xlim=(0, 1.08)
+      xlabel="accuracy on target test images",
+      title=title,
+      xlim=(0, 1.08),
+      ylim=(len(rates) - 0.4, -0.6),
     )
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

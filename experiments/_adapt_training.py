@@ -21,6 +21,7 @@ from kdjax import data as kdata
 from kdjax import metrics
 from kdjax import nets
 from kdjax import training
+from kdjax.objectives import Objective
 
 AVERAGE = 0.99  # of the mean teacher, over runs of some hundred steps
 
@@ -129,6 +130,56 @@ def origin(
   return jax.tree.map(lambda x: x[:, 0], first.state.student)
 
 
+def make_loss(
+  method: _adapt_methods.Method,
+  forward: training.Forward,
+  objective: Objective,
+  config: Any,
+  offset: int,
+):
+  """The loss of a batch whose first half is source, whose second is target.
+
+  Args:
+    method: of adaptation.
+    forward: the student's.
+    objective: what the method minimises.
+    config: the flags.
+    offset: where the target's images begin.
+
+  Returns:
+    `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`.
+  """
+  if method.domain == "both":
+    # With BatchNorm, a joint forward pass means joint statistics.
+    both = training.adaptation_loss(
+      forward,
+      objective,
+      forward if method.teacher else None,
+      joint_forward=config.joint_forward,
+      views={name: _adapt_methods.VIEWS[name] for name in method.views},
+    )
+  else:
+    one = training.distillation_loss(forward, objective)
+
+    def both(params, state, frozen, batch, key):
+      # The other domain is not seen at all: not even its statistics leak.
+      return one(params, state, frozen, batch[method.domain], key)
+
+  def loss_fn(params, state, frozen, batch, key):
+    source, target = _adapt_data.halves(batch, config.batch_size)
+    target = target | {"index": target["index"] - offset}
+    if method.kind != "bounds":
+      del target["label"]  # so that no method can see it
+    batch = {"source": source, "target": target}
+    if method.remake is not None:
+      variables = training.Variables(params["student"], state["student"])
+      remake_key = jax.random.fold_in(key, 1)
+      batch = method.remake(forward, variables, batch, remake_key)
+    return both(params, state, frozen, batch, key)
+
+  return loss_fn
+
+
 def students(state: training.TrainState, predict: Any) -> training.TrainState:
   """What answers: no optimizer, and an objective only if it predicts.
 
@@ -228,9 +279,7 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
   start = jax.vmap(init_student, (None, None, 0))
   start = jax.jit(jax.vmap(start, (0, 0, None)))
   objective = objective_of(1.0)
-  loss_fn = _adapt_methods.make_loss(
-    method, job.forward, objective, config, offset
-  )
+  loss_fn = make_loss(method, job.forward, objective, config, offset)
   step = training.make_train_step(loss_fn, optimizer)
   if method.teacher == "mean":
     step = training.with_mean_teacher(step)

@@ -189,7 +189,7 @@ def make_gradient(name, student):
   size = SMALL.batch_size
   setting = Setting(0.5, SMALL.steps, (SMALL.discriminator,), size)
   objective = method.objective(setting)
-  loss_fn = _adapt_methods.make_loss(
+  loss_fn = _adapt_training.make_loss(
     method, student.forward, objective, SMALL, size
   )
   state = training.init_train_state(
