@@ -52,7 +52,7 @@ def gain_maps(
     title: the finding.
   """
   size = {
-    "width": 2.6 + 0.85 * len(panels) * len(columns),
+    "width": 2.6 + 0.95 * len(panels) * len(columns),
     "height": 1.9 + 0.33 * len(rows),
   }
   with figure(path, columns=len(panels), **size) as (canvas, grid):
@@ -65,7 +65,7 @@ def gain_maps(
         axes.text(
           j,
           i,
-          f"{gain:+.1f}",
+          f"{round(gain, 1) + 0.0:+.1f}",  # no -0.0
           ha="center",
           va="center",
           color="white" if abs(gain) > 0.7 * LIMIT else INK,
