@@ -124,9 +124,10 @@ def train(
         state, seen = advance(state, frozen, data, part, key, validation_plan)
         seen = jax.device_get(seen)
         history.append({name: value.tolist() for name, value in seen.items()})
-        checkpoints.save(step, tree | {"state": state}, history)
         row, text = describe(seen)
+        # Rows beyond the last checkpoint are taken back, so they come first.
         job.run.log(stage=stage, step=step, **row)
+        checkpoints.save(step, tree | {"state": state}, history)
         update(step, text)
   return state, {
     name: np.array([seen[name] for seen in history]) for name in history[0]
