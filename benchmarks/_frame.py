@@ -47,6 +47,7 @@ class Case:
   jax: Mapping[str, Callable[..., Tree]]
   torch: Mapping[str, Callable[..., Tree]]
   moved_bytes: int
+  operations: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +93,24 @@ def run(
   )
   flags = parser.parse_args(argv)
   environment = describe_environment()
-  bandwidth = measure_bandwidth(tiny=flags.size == "tiny")
+  tiny = flags.size == "tiny"
+  bandwidth = measure_bandwidth(tiny=tiny)
+  rate = measure_products(jnp.dtype(flags.dtype), tiny=tiny)
   console = Console()
   if not console.is_terminal:
     console = Console(width=120)  # a pipe has no width to fit into
-  console.print(environment | {"copy_gb_per_s": round(bandwidth / 1e9, 1)})
+  console.print(
+    environment
+    | {
+      "copy_gb_per_s": round(bandwidth / 1e9, 1),
+      "product_gflop_per_s": round(rate / 1e9, 1),
+    }
+  )
   rows = []
   for case in make_cases(flags):
     if flags.only not in case.name:
       continue
-    measured = measure_case(case, flags, bandwidth)
+    measured = measure_case(case, flags, bandwidth, rate)
     console.print(make_table(case, measured))
     rows += measured
   flags.out.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +123,7 @@ def run(
 
 
 def measure_case(
-  case: Case, flags: argparse.Namespace, bandwidth: float
+  case: Case, flags: argparse.Namespace, bandwidth: float, rate: float
 ) -> list[Row]:
   """Measures every implementation of one case."""
   dtype = jnp.dtype(flags.dtype)
@@ -132,7 +141,9 @@ def measure_case(
     )
   )
   itemsize_ratio = dtype.itemsize / 4
-  floor_ms = 1e3 * case.moved_bytes * itemsize_ratio / bandwidth
+  floor_ms = 1e3 * max(
+    case.moved_bytes * itemsize_ratio / bandwidth, case.operations / rate
+  )
   rows = []
   for name, function in case.jax.items():
     start = time.perf_counter()
@@ -233,6 +244,16 @@ def measure_bandwidth(*, tiny: bool = False) -> float:
   copy = jax.jit(lambda x: x + 1)
   median, _, _ = time_calls(lambda: jax.block_until_ready(copy(x)), 10)
   return 2 * x.nbytes / (median / 1e3)
+
+
+def measure_products(dtype: jnp.dtype, *, tiny: bool = False) -> float:
+  """Returns operations a second of a large product of matrices."""
+  on_cpu = jax.default_backend() == "cpu"
+  size = 128 if tiny else 1024 if on_cpu else 8192
+  x = jnp.ones((size, size), dtype)
+  product = jax.jit(jnp.matmul)
+  median, _, _ = time_calls(lambda: jax.block_until_ready(product(x, x)), 10)
+  return 2 * size**3 / (median / 1e3)
 
 
 def relative_error(actual: Tree, exact: Tree) -> float:

@@ -324,11 +324,17 @@ _values.defvjp(_forward, _backward)
 
 
 def _take(plan: _Plan, inputs: _Inputs, start: Array) -> _Inputs:
-  """Returns a chunk of the rows, with whole heads."""
+  """Returns a chunk of the rows, with whole heads.
+
+  Hidden states that do not count are zeros from here on: NaN times a gradient
+  of 0 would still be NaN.
+  """
+  counted = take_rows(inputs.counted, start, plan.chunk)
 
   def take(side: Any) -> Any:
     if isinstance(side, Linear):
-      return Linear(take_rows(side.hidden, start, plan.chunk), side.head)
+      hidden = take_rows(side.hidden, start, plan.chunk)
+      return Linear(jnp.where(counted[:, None], hidden, 0), side.head)
     return take_rows(side, start, plan.chunk)
 
   return _Inputs(
@@ -336,7 +342,7 @@ def _take(plan: _Plan, inputs: _Inputs, start: Array) -> _Inputs:
     take(inputs.teacher),
     take(inputs.scale),
     inputs.shares,
-    take(inputs.counted),
+    counted,
   )
 
 
