@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,9 +24,7 @@ def choose_chunk(
   chunk_size: int | None,
   rows: int,
   classes: int,
-  *,
-  whole: int,
-  chunk: int,
+  sizes: Mapping[str, tuple[float, int]],
 ) -> int:
   """Returns how many rows are computed at a time.
 
@@ -36,8 +34,8 @@ def choose_chunk(
     chunk_size: the user's choice, or None.
     rows: how many there are.
     classes: their width.
-    whole: up to how many logits all rows are taken at once.
-    chunk: about how many logits make a chunk beyond that.
+    sizes: backend -> up to how many logits all rows are taken at once, and
+      about how many logits make a chunk; "gpu" stands for all others too.
 
   Raises:
     ValueError: if the implementation is unknown or not available, or if
@@ -57,16 +55,18 @@ def choose_chunk(
         f"chunk_size is {chunk_size}; implementation 'xla' has no chunks."
       )
     return min(chunk_size, rows)
+  backend = jax.default_backend()
+  whole, chunk = sizes.get(backend, sizes["gpu"])
   if implementation is None:
     implementation = "xla" if rows * classes <= whole else "chunked"
     _log_once(
       f"{function}: {implementation!r} for [{rows}, {classes}] logits, "
       f"{'at most' if implementation == 'xla' else 'more than'} {whole} in "
-      f"all; there is no kernel for {jax.default_backend()} yet"
+      f"all; there is no kernel for {backend} yet"
     )
   if implementation == "xla":
     return rows
-  return min(rows, max(8, chunk // classes))
+  return min(rows, max(1, chunk // classes))
 
 
 @functools.cache

@@ -5,8 +5,8 @@ mixture or the total variation, once more. What it returns is a few numbers a
 row. From those the second step writes the gradient, element by element, with
 no further sum: it may run much later, in another chunk, or beside a matmul.
 
-KL needs no third reading. With :math:`g_i = \log(v_i / u_i)` of the unnormalised
-rows, :math:`u` of p and :math:`v` of q, it is
+KL needs no third reading. With :math:`g_i = \log(v_i / u_i)` of the rows before
+they are normalised, :math:`u` of p and :math:`v` of q, it is
 
 .. math:: \log(1 + a) - b, \quad a = b + \rho, \quad
           b = E_p[g], \quad \rho = E_p[e^g - 1 - g] \geq 0
@@ -160,9 +160,7 @@ class DenseCriterion(NamedTuple):
     u, v, gap = elements.u, elements.v, elements.gap
     both = elements.in_p & elements.in_q
     _, series = near_zero(u, gap)
-    remainder = jnp.where(
-      both & (jnp.abs(gap) < 0.5), series, v - u - u * gap
-    )
+    remainder = jnp.where(both & (jnp.abs(gap) < 0.5), series, v - u - u * gap)
     p_total = self._sum(u)
     q_total = self._sum(v)
     mean = self._sum(u * gap) / nonzero(p_total)

@@ -32,10 +32,10 @@ class Head(NamedTuple):
     Gemma team, `Gemma 2 <https://arxiv.org/abs/2408.00118>`_, 2024, section 2.
   """
 
-  weight: ArrayLike
-  bias: ArrayLike | None = None
-  scale: ArrayLike | None = None
-  softcap: ArrayLike | None = None
+  weight: Any
+  bias: Any = None
+  scale: Any = None
+  softcap: Any = None
 
 
 class Linear(NamedTuple):

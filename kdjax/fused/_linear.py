@@ -36,10 +36,9 @@ from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate
 
-# Logits: up to 64 MiB in float32 all at once, else 512 MiB at a time. Each
-# chunk reads and writes a float32 gradient of the head: few chunks are better.
-WHOLE = 2**24
-CHUNK = 2**27
+# Each chunk reads and writes a float32 gradient of the head, so few chunks are
+# better: 512 MiB of float32 logits each; on a CPU what its cache holds is.
+SIZES = {"cpu": (2**20, 2**20), "gpu": (2**24, 2**27)}
 
 
 @validate
@@ -87,8 +86,8 @@ def fused_linear_divergence(
     vocab_axis_name: the axis of `jax.shard_map` (with its default checks) over
       which both vocabularies are sharded, in equal parts; hidden states are
       whole on each of its devices. `vocab_size` then counts over all devices.
-    chunk_size: how many tokens are computed at a time, by default so many
-      that their logits take 512 MiB.
+    chunk_size: how many tokens are computed at a time; by default so many
+      that their logits take 512 MiB, on a CPU 4 MiB.
     implementation: "xla" for all tokens at once, which is the dense form,
       "chunked" for a scan over chunks of them; by default by size.
 
@@ -189,8 +188,7 @@ def linear_values(
     chunk_size,
     size,
     student.head.weight.shape[0],
-    whole=WHOLE,
-    chunk=CHUNK,
+    SIZES,
   )
   counted = jnp.ones(size, bool) if where is None else where.reshape(-1)
   if stop_teacher_gradient:
@@ -216,11 +214,13 @@ class _Plan(NamedTuple):
 
 
 class _Inputs(NamedTuple):
+  """The arrays, or the gradients that reach them."""
+
   student: Linear
   teacher: Any  # Linear, logits, or what the criterion takes
-  scale: Array
-  shares: tuple[Array, ...]
-  counted: Array
+  scale: Any
+  shares: Any
+  counted: Any
 
 
 class _Sums(NamedTuple):
@@ -265,9 +265,7 @@ def _forward(plan: _Plan, inputs: _Inputs) -> tuple[Array, Any]:
   rows = functools.partial(
     jax.tree.map, lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype)
   )
-  sums = functools.partial(
-    jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype)
-  )
+  sums = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype))
   carry = _Sums(
     rows(shapes.by_student),
     sums(shapes.by_student_head),
@@ -278,9 +276,7 @@ def _forward(plan: _Plan, inputs: _Inputs) -> tuple[Array, Any]:
   return numbers.value, (inputs, carry, numbers)
 
 
-def _backward(
-  plan: _Plan, residuals: Any, cotangent: Array
-) -> tuple[_Inputs]:
+def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
   inputs, sums, numbers = residuals
   size = cotangent.shape[0]
   cotangent = jnp.where(inputs.counted, cotangent, 0.0)
@@ -315,9 +311,7 @@ def _backward(
     if isinstance(inputs.teacher, Linear):
       teacher = Linear(teacher, teacher_head)
     teacher = _like(teacher, inputs.teacher)
-  return (
-    _Inputs(_like(student, inputs.student), teacher, None, None, None),
-  )
+  return (_Inputs(_like(student, inputs.student), teacher, None, None, None),)
 
 
 _values.defvjp(_forward, _backward)
@@ -391,9 +385,7 @@ def _chunk_gradients(
       return gradient.astype(side.dtype), None
     return linear_gradients(side, gradient, weights)
 
-  student = back(
-    chunk.student, by_student, chunk.student.head.weight.shape[0]
-  )
+  student = back(chunk.student, by_student, chunk.student.head.weight.shape[0])
   if not plan.teacher_gradient:
     return *student, None, None
   if isinstance(chunk.teacher, Linear):

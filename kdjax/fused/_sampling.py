@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Integer, Key
+from jaxtyping import Array, Float, Integer
 
 from kdjax.ops._softmax import log_softened_softmax
 from kdjax.ops._softmax import softened_softmax
@@ -33,7 +33,7 @@ class SampledTeacher(NamedTuple):
 
 @validate
 def sample_teacher(
-  key: Key[Array, ""],
+  key: Array,
   teacher_logits: Float[Array, "*tokens classes"],
   *,
   num_samples: int,
@@ -52,7 +52,7 @@ def sample_teacher(
   all classes, whose tail the most probable classes alone would leave out.
 
   Args:
-    key: a typed random key.
+    key: a PRNG key.
     teacher_logits: `[*tokens, classes]`.
     num_samples: n, drawn with replacement. The paper stores about 12 distinct
       classes a token of 50.

@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.fused._dense import dense_values
 from kdjax.fused._divergences import DenseCriterion
-from kdjax.fused._divergences import Rows
 from kdjax.fused._head import Head
 from kdjax.fused._head import as_linear
 from kdjax.fused._linear import linear_values
@@ -210,7 +209,7 @@ class SparseRows(NamedTuple):
 
   value: Array
   log_total: Array  # of all classes, or of the rest
-  known: Rows | None  # of the known classes as rows of their own
+  known: Any  # Rows of the known classes as rows of their own
 
 
 class SparseCriterion(NamedTuple):

@@ -159,7 +159,9 @@ def test_finite_differences_in_float64():
           jnp.sum(
             w
             * fused_divergence(
-              *pair, divergence=name, temperature=1.7,
+              *pair,
+              divergence=name,
+              temperature=1.7,
               stop_teacher_gradient=False,
             )
           )

@@ -244,8 +244,9 @@ def test_half_precision_keeps_the_gradient():
   )
 
   def dense(hidden, weight, rounded=False):
-    logits = hidden @ weight.T, teacher.astype(jnp.float32) @ head.T.astype(
-      jnp.float32
+    logits = (
+      hidden @ weight.T,
+      teacher.astype(jnp.float32) @ head.T.astype(jnp.float32),
     )
     if rounded:  # to bfloat16
       logits = [jax.lax.reduce_precision(z, 8, 7) for z in logits]
@@ -257,14 +258,15 @@ def test_half_precision_keeps_the_gradient():
   @jax.jit
   def program(hidden, head):
     wide = hidden.astype(jnp.float32), head.astype(jnp.float32)
-    return [
-      jax.grad(lambda h, w: jnp.mean(loss(h, w)), 1)(*arrays)
-      for loss, arrays in (
-        (dense, wide),
-        (ours, (hidden, head)),
-        (functools.partial(dense, rounded=True), wide),
-      )
-    ]
+
+    def gradient(loss, arrays):
+      return jax.grad(lambda h, w: jnp.mean(loss(h, w)), 1)(*arrays)
+
+    return (
+      gradient(dense, wide),
+      gradient(ours, (hidden, head)),
+      gradient(functools.partial(dense, rounded=True), wide),
+    )
 
   exact, fused, rounded = program(hidden, head)
   scale = np.linalg.norm(exact)
@@ -316,9 +318,7 @@ def test_errors_say_what_was_expected(change, words):
 
 def test_integers_are_no_head():
   with pytest.raises(TypeError, match=r"student_head has a weight of dtype"):
-    fused_linear_divergence(
-      make(2, 6), np.ones((7, 6), int), make(2, 7), None
-    )
+    fused_linear_divergence(make(2, 6), np.ones((7, 6), int), make(2, 7), None)
 
 
 def test_all_divergences_have_the_same_names():
