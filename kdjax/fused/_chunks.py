@@ -14,6 +14,7 @@ from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer
 
 IMPLEMENTATIONS = ("xla", "chunked")
+# Names to come; `fused_divergence` knows one of them already.
 KERNELS = ("mosaic_gpu", "mosaic_tpu")
 _LOGGER = logging.getLogger("kdjax.fused")
 

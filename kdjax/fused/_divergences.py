@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax.fused._kernel_tpu import kl_sums_tpu
 from kdjax.ops._divergences import RowStatistics
 from kdjax.ops._divergences import Terms
 from kdjax.ops._divergences import jensen_shannon_terms
@@ -130,10 +131,12 @@ class DenseCriterion(NamedTuple):
   Attributes:
     name: of the divergence.
     axis_name: the mapped axis over which the classes are sharded.
+    kernel: whether KL's sums are a kernel's, on platforms that have one.
   """
 
   name: str
   axis_name: str | None = None
+  kernel: bool = False
 
   def rows(
     self,
@@ -145,29 +148,28 @@ class DenseCriterion(NamedTuple):
     """Returns the numbers of each row.
 
     Args:
-      student: logits `[rows, classes]` in the dtype of the computation.
+      student: logits `[rows, classes]`; the temperatures' dtype is that of
+        the computation.
       teacher: the same.
       scale: temperatures, `[rows]`.
       shares: the parameters of the divergence.
     """
     kind = KINDS[self.name]
     p, q = (teacher, student) if kind.teacher_is_p else (student, teacher)
-    p_max, q_max = self._max(p), self._max(q)
+    if self.kernel:
+      sums = jax.lax.platform_dependent(
+        p, q, scale, tpu=kl_sums_tpu, default=self._sums
+      )
+    else:
+      sums = self._sums(p, q, scale)
+    p_max, q_max, p_total, q_total, gaps, remainder, lost = sums
     alive = p_max != -jnp.inf  # without a class in p nothing diverges
     p_max = jnp.where(alive, p_max, 0.0)
     q_max = jnp.where(q_max == -jnp.inf, 0.0, q_max)
-    elements = _elements(p, q, p_max, q_max, scale)
-    u, v, gap = elements.u, elements.v, elements.gap
-    both = elements.in_p & elements.in_q
-    _, series = near_zero(u, gap)
-    remainder = jnp.where(both & (jnp.abs(gap) < 0.5), series, v - u - u * gap)
-    p_total = self._sum(u)
-    q_total = self._sum(v)
-    mean = self._sum(u * gap) / nonzero(p_total)
-    remainder = self._sum(remainder) / nonzero(p_total)
-    lost = self._sum(jnp.where(elements.in_q, 0.0, u))
+    mean = gaps / nonzero(p_total)
+    remainder = remainder / nonzero(p_total)
     growth = mean + remainder
-    near = jnp.abs(growth) < 0.5
+    near = (jnp.abs(growth) < 0.5) & (lost == 0)
     log_norm = jnp.where(
       near,
       jnp.log1p(jnp.where(near, growth, 0.0)),
@@ -190,6 +192,7 @@ class DenseCriterion(NamedTuple):
     )
     if kind.terms is kl_terms:
       return rows
+    elements = _elements(p, q, p_max, q_max, scale)
     terms = kind.terms(_statistics(elements, rows), *shares)
     return rows._replace(
       value=self._sum(terms.terms), slope=self._sum(terms.slopes)
@@ -214,6 +217,24 @@ class DenseCriterion(NamedTuple):
     by_p = terms.terms - terms.slopes - statistics.p * (value - slope)
     by_p, by_q = by_p / scale[:, None], by_q / scale[:, None]
     return (by_q, by_p) if kind.teacher_is_p else (by_p, by_q)
+
+  def _sums(self, p: Array, q: Array, scale: Array) -> tuple[Array, ...]:
+    """Returns what KL needs: maxima, totals, and the sums of the gaps."""
+    p_max, q_max = (self._max(x.astype(scale.dtype)) for x in (p, q))
+    elements = _elements(
+      p,
+      q,
+      jnp.where(p_max == -jnp.inf, 0.0, p_max),
+      jnp.where(q_max == -jnp.inf, 0.0, q_max),
+      scale,
+    )
+    u, v, gap = elements.u, elements.v, elements.gap
+    close = elements.in_p & elements.in_q & (jnp.abs(gap) < 0.5)
+    _, series = near_zero(u, gap)
+    remainder = jnp.where(close, series, v - u - u * gap)
+    lost = jnp.where(elements.in_q, 0.0, u)
+    sums = (self._sum(x) for x in (u, v, u * gap, remainder, lost))
+    return p_max, q_max, *sums
 
   def _max(self, logits: Array) -> Array:
     largest = jnp.max(logits, -1)
@@ -243,6 +264,7 @@ class _Elements(NamedTuple):
 def _elements(
   p: Array, q: Array, p_max: Array, q_max: Array, scale: Array
 ) -> _Elements:
+  p, q = p.astype(scale.dtype), q.astype(scale.dtype)
   p_max, q_max, scale = p_max[:, None], q_max[:, None], scale[:, None]
   in_p = p != -jnp.inf  # NaN is no mask: it must reach the caller
   in_q = q != -jnp.inf

@@ -227,6 +227,7 @@ class SparseCriterion(NamedTuple):
     shares: tuple[Array, ...],
   ) -> SparseRows:
     """Returns the numbers of each row; see :class:`DenseCriterion`."""
+    student, teacher = _widen(scale.dtype, student, teacher)
     if self._of_known:
       log_total = self._log_rest(student, teacher, scale)
       known = _KL.rows(
@@ -251,6 +252,7 @@ class SparseCriterion(NamedTuple):
     rows: SparseRows,
   ) -> tuple[Array, None]:
     """Returns the gradient of the values by the student's logits."""
+    student, teacher = _widen(scale.dtype, student, teacher)
     column, log_total = scale[:, None], rows.log_total[:, None]
     # A known class may exceed the total of the rest; it is replaced below.
     exponent = jnp.minimum(student / column - log_total, 0.0)
@@ -337,6 +339,16 @@ def _as_sparse(
     lambda x: x.reshape(-1, known), Sparse(ids, log_probs, weights)
   )
   return SparseCriterion(tail, renormalize), teacher
+
+
+def _widen(dtype: Any, student: Array, teacher: Sparse) -> tuple[Array, Sparse]:
+  """Brings all but the ids to the dtype of the computation."""
+  ids, log_probs, weights = teacher
+  return student.astype(dtype), Sparse(
+    ids,
+    log_probs.astype(dtype),
+    None if weights is None else weights.astype(dtype),
+  )
 
 
 def _gather(student: Array, ids: Array) -> Array:

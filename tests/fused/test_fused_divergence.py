@@ -229,7 +229,10 @@ def test_the_choice_is_logged_once(caplog):
     ({"divergence": Divergence("forward_kl", 0.5)}, r"has no share"),
     ({"temperature": 0.0}, r"temperature is 0.0; expected"),
     ({"implementation": "mosaic_gpu"}, r"'mosaic_gpu' is not available"),
-    ({"implementation": "mosaic_tpu"}, r"'mosaic_tpu' is not available"),
+    (
+      {"implementation": "mosaic_tpu", "divergence": "jsd"},
+      r"'mosaic_tpu' has forward_kl and reverse_kl",
+    ),
     ({"implementation": "fast"}, r"implementation is 'fast'; expected one"),
     ({"implementation": "xla", "chunk_size": 2}, r"'xla' has no chunks"),
     ({"chunk_size": 0}, r"chunk_size is 0; expected"),

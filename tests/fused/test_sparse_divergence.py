@@ -236,6 +236,7 @@ def test_sampled_teachers_are_unbiased(power):
   for estimates, exact in zip(
     program(student), (expected, by_student), strict=True
   ):
+    estimates = np.float64(estimates)
     error = np.std(estimates, 0) / np.sqrt(draws)
     assert np.all(np.abs(np.mean(estimates, 0) - exact) < 4.5 * error + 1e-6)
 
