@@ -25,7 +25,7 @@ def choose_chunk(
   chunk_size: int | None,
   rows: int,
   classes: int,
-  sizes: Mapping[str, tuple[float, int]],
+  sizes: Mapping[str, tuple[float | int, int]],
 ) -> int:
   """Returns how many rows are computed at a time.
 
