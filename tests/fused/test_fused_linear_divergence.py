@@ -294,6 +294,22 @@ def test_memory_does_not_grow_with_the_tokens():
   assert large - small < 0.02 * 448 * 2048 * 4
 
 
+def test_it_lowers_for_accelerators():
+  arrays = [
+    jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    for shape in ((64, 8), (300, 8), (64, 8), (300, 8))
+  ]
+  program = jax.jit(
+    jax.grad(lambda *a: jnp.sum(fused_linear_divergence(*a, chunk_size=16)))
+  )
+  exported = jax.export.export(program, platforms=["cuda", "tpu"])(*arrays)
+  # No bfloat16 logits: products are float32 before anything else is.
+  assert "tensor<16x300xbf16>" in exported.mlir_module()  # their gradient
+  assert ", tensor<300x8xbf16>) -> tensor<16x300xbf16>" not in (
+    exported.mlir_module()
+  )
+
+
 @pytest.mark.parametrize(
   ("change", "words"),
   [

@@ -165,7 +165,7 @@ def test_law(law):
   law(CASE)
 
 
-@pytest.mark.parametrize(("tail", "renormalize"), FORMS)
+@pytest.mark.parametrize(("tail", "renormalize"), FORMS[:2])
 def test_from_hidden_states_it_is_the_same(tail, renormalize):
   rng = np.random.default_rng(0)
   hidden = rng.normal(size=(ROWS, 5)).astype(np.float32)
