@@ -25,6 +25,7 @@ from rich.table import Table
 import kdjax
 
 Tree = Any
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Case:
   jax: Mapping[str, Callable[..., Tree]]
   torch: Mapping[str, Callable[..., Tree]]
   moved_bytes: int
+  operations: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,12 @@ def run(
   parser.add_argument(
     "--calls", type=int, default=30, help="timed calls of each implementation"
   )
+  parser.add_argument(
+    "--clock",
+    choices=CLOCKS,
+    default="wall",
+    help="cpu: this process's CPU time, on a machine that others use too",
+  )
   parser.add_argument("--only", default="", help="a part of the cases' names")
   parser.add_argument(
     "--out",
@@ -92,29 +100,42 @@ def run(
   )
   flags = parser.parse_args(argv)
   environment = describe_environment()
-  bandwidth = measure_bandwidth(tiny=flags.size == "tiny")
+  tiny = flags.size == "tiny"
+  clock = CLOCKS[flags.clock]
+  bandwidth = measure_bandwidth(clock, tiny=tiny)
+  rate = measure_products(clock, jnp.dtype(flags.dtype), tiny=tiny)
   console = Console()
   if not console.is_terminal:
     console = Console(width=120)  # a pipe has no width to fit into
-  console.print(environment | {"copy_gb_per_s": round(bandwidth / 1e9, 1)})
+  console.print(
+    environment
+    | {
+      "copy_gb_per_s": round(bandwidth / 1e9, 1),
+      "product_gflop_per_s": round(rate / 1e9, 1),
+    }
+  )
   rows = []
   for case in make_cases(flags):
     if flags.only not in case.name:
       continue
-    measured = measure_case(case, flags, bandwidth)
+    measured = measure_case(case, flags, bandwidth, rate)
     console.print(make_table(case, measured))
     rows += measured
   flags.out.parent.mkdir(parents=True, exist_ok=True)
   with flags.out.open("a") as file:
     for row in rows:
-      record = dataclasses.asdict(row) | environment | {"dtype": flags.dtype}
+      record = (
+        dataclasses.asdict(row)
+        | environment
+        | {"dtype": flags.dtype, "clock": flags.clock}
+      )
       file.write(json.dumps(record) + "\n")
   console.print(f"{len(rows)} rows added to {flags.out}")
   return rows
 
 
 def measure_case(
-  case: Case, flags: argparse.Namespace, bandwidth: float
+  case: Case, flags: argparse.Namespace, bandwidth: float, rate: float
 ) -> list[Row]:
   """Measures every implementation of one case."""
   dtype = jnp.dtype(flags.dtype)
@@ -132,7 +153,9 @@ def measure_case(
     )
   )
   itemsize_ratio = dtype.itemsize / 4
-  floor_ms = 1e3 * case.moved_bytes * itemsize_ratio / bandwidth
+  floor_ms = 1e3 * max(
+    case.moved_bytes * itemsize_ratio / bandwidth, case.operations / rate
+  )
   rows = []
   for name, function in case.jax.items():
     start = time.perf_counter()
@@ -146,7 +169,9 @@ def measure_case(
         name,
         compile_ms,
         *time_calls(
-          lambda c=compiled: jax.block_until_ready(c(*arrays)), flags.calls
+          lambda c=compiled: jax.block_until_ready(c(*arrays)),
+          flags.calls,
+          CLOCKS[flags.clock],
         ),
         floor_ms,
         analysis.temp_size_in_bytes / 2**20 if analysis else None,
@@ -204,7 +229,7 @@ def measure_torch(
     case.name,
     name,
     compile_ms if "compile" in name else None,
-    *time_calls(call, flags.calls),
+    *time_calls(call, flags.calls, CLOCKS[flags.clock]),
     floor_ms,
     temporary,
     relative_error(result, exact),
@@ -212,27 +237,43 @@ def measure_torch(
 
 
 def time_calls(
-  call: Callable[[], Any], calls: int
+  call: Callable[[], Any], calls: int, clock: Callable[[], float]
 ) -> tuple[float, float, float]:
   """Returns the median and the 10th and 90th percentile in milliseconds."""
   for _ in range(3):
     call()
   times = []
   for _ in range(calls):
-    start = time.perf_counter()
+    start = clock()
     call()
-    times.append(1e3 * (time.perf_counter() - start))
+    times.append(1e3 * (clock() - start))
   p10, p90 = np.percentile(times, (10, 90))
   return statistics.median(times), float(p10), float(p90)
 
 
-def measure_bandwidth(*, tiny: bool = False) -> float:
+def measure_bandwidth(
+  clock: Callable[[], float], *, tiny: bool = False
+) -> float:
   """Returns bytes read and written a second by a plain copy."""
   size = 2**20 if tiny else 2**26
   x = jnp.zeros(size, jnp.float32)
   copy = jax.jit(lambda x: x + 1)
-  median, _, _ = time_calls(lambda: jax.block_until_ready(copy(x)), 10)
+  median, _, _ = time_calls(lambda: jax.block_until_ready(copy(x)), 10, clock)
   return 2 * x.nbytes / (median / 1e3)
+
+
+def measure_products(
+  clock: Callable[[], float], dtype: jnp.dtype, *, tiny: bool = False
+) -> float:
+  """Returns operations a second of a large product of matrices."""
+  on_cpu = jax.default_backend() == "cpu"
+  size = 128 if tiny else 1024 if on_cpu else 8192
+  x = jnp.ones((size, size), dtype)
+  product = jax.jit(jnp.matmul)
+  median, _, _ = time_calls(
+    lambda: jax.block_until_ready(product(x, x)), 10, clock
+  )
+  return 2 * size**3 / (median / 1e3)
 
 
 def relative_error(actual: Tree, exact: Tree) -> float:

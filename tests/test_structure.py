@@ -16,11 +16,12 @@ LOSS_AREAS = {"distillation", "adaptation", "finetuning", "generalization"}
 LOSSES_MAY = {"jax", "jaxtyping", "numpy"}
 MAY_IMPORT = {
   "ops": (set(), LOSSES_MAY, set()),
-  **{area: ({"ops"}, LOSSES_MAY, set()) for area in LOSS_AREAS},
+  "fused": ({"ops"}, LOSSES_MAY, set()),
+  **{area: ({"ops", "fused"}, LOSSES_MAY, set()) for area in LOSS_AREAS},
   "metrics": ({"ops"}, LOSSES_MAY, set()),
   "nets": ({"ops"}, LOSSES_MAY | {"flax"}, {"safetensors"}),
   "objectives": (
-    {"ops", "nets"} | LOSS_AREAS,
+    {"ops", "fused", "nets"} | LOSS_AREAS,
     LOSSES_MAY | {"flax", "optax"},
     set(),
   ),
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     {"array_record", "etils", "grain", "sklearn", "tensorflow_datasets"},
   ),
   "training": (
-    {"ops", "nets", "objectives", "metrics", "data"} | LOSS_AREAS,
+    {"ops", "fused", "nets", "objectives", "metrics", "data"} | LOSS_AREAS,
     LOSSES_MAY | {"flax", "optax"},
     {"orbax"},
   ),

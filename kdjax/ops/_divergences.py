@@ -78,7 +78,7 @@ def forward_kl(
   where: Array | None = None,
 ) -> Array:
   """Returns KL(p || q) a row."""
-  return _row_divergence(_kl, p_logits, q_logits, temperature, where)
+  return _row_divergence(kl_terms, p_logits, q_logits, temperature, where)
 
 
 def skew_divergence(
@@ -90,7 +90,7 @@ def skew_divergence(
 ) -> Array:
   """Returns KL(p || skew p + (1 - skew) q) a row; skew = 0 is KL(p || q)."""
   return _row_divergence(
-    _skew, p_logits, q_logits, temperature, where, skew=skew
+    skew_terms, p_logits, q_logits, temperature, where, skew=skew
   )
 
 
@@ -106,7 +106,7 @@ def jensen_shannon(
   At beta = 0 and 1, where that is 0, it is KL(p || q) and KL(q || p).
   """
   return _row_divergence(
-    _jensen_shannon, p_logits, q_logits, temperature, where, beta=beta
+    jensen_shannon_terms, p_logits, q_logits, temperature, where, beta=beta
   )
 
 
@@ -118,11 +118,11 @@ def total_variation(
 ) -> Array:
   """Returns half the L1 distance between two rows of probabilities."""
   return _row_divergence(
-    _total_variation, p_logits, q_logits, temperature, where
+    total_variation_terms, p_logits, q_logits, temperature, where
   )
 
 
-class _RowStatistics(NamedTuple):
+class RowStatistics(NamedTuple):
   """What a divergence needs to know of two rows of logits."""
 
   p: Array
@@ -132,7 +132,7 @@ class _RowStatistics(NamedTuple):
   divergence: Array  # KL(p || q), one value a row
 
 
-class _Terms(NamedTuple):
+class Terms(NamedTuple):
   """A divergence, and what its differential needs."""
 
   value: Array  # the sum of p f(q / p), one a row
@@ -141,7 +141,7 @@ class _Terms(NamedTuple):
   slope: Array  # the sum of the slopes, one a row
 
 
-_Generator = Callable[..., _Terms]
+_Generator = Callable[..., Terms]
 
 
 def _row_divergence(
@@ -218,7 +218,7 @@ def _f_divergence_jvp(
 
 def _row_statistics(
   p_logits: Array, q_logits: Array, scale: Array
-) -> _RowStatistics:
+) -> RowStatistics:
   """Returns probabilities and their log-ratio to full relative precision.
 
   Three passes over the rows: their maxima, the sums of p, the sum of q.
@@ -230,16 +230,16 @@ def _row_statistics(
   p_max, q_max = _largest(p_logits), _largest(q_logits)
   # gap = (z_q - z_p) / T - E_p[...]: subtract first, with the rounding error
   # kept (Knuth's two-sum), since z / T rounds away what the gap lives on.
-  center, center_low = _two_difference(q_max, p_max)
-  high, low = _two_difference(
+  center, center_low = two_difference(q_max, p_max)
+  high, low = two_difference(
     jnp.where(both, q_logits, center), jnp.where(both, p_logits, 0.0)
   )
   gap = jnp.where(both, (high - center) + low, 0.0) / scale
   p_exponent = jnp.where(in_p, p_logits - p_max, 0.0) / scale
   weight = jnp.where(in_p, jnp.exp(p_exponent), 0.0)
-  total = _nonzero(_row_sum(weight))
+  total = nonzero(_row_sum(weight))
   outside = _row_sum(jnp.where(in_q, 0.0, weight))
-  mean = _row_sum(weight * gap) / _nonzero(total - outside)
+  mean = _row_sum(weight * gap) / nonzero(total - outside)
   p = weight / total
   gap = jnp.where(both, gap - mean, 0.0)
   # Unnormalised q in units of p; its largest exponent is known beforehand.
@@ -251,12 +251,12 @@ def _row_statistics(
     in_q, jnp.exp(q_exponent + jnp.where(perturbed, largest, 0.0)), 0.0
   )
   # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no cancelling.
-  _, remainder = _near(p, gap)
+  _, remainder = near_zero(p, gap)
   remainder = jnp.where(
     both & (jnp.abs(gap) < 0.5), remainder, weight - p - p * gap
   )
   excess = _row_sum(jnp.where(perturbed, remainder, weight))
-  norm = _nonzero(jnp.where(perturbed, 1.0 + excess, excess))
+  norm = nonzero(jnp.where(perturbed, 1.0 + excess, excess))
   log_norm = jnp.where(
     perturbed,
     jnp.log1p(jnp.where(perturbed, excess, 0.0)),
@@ -271,8 +271,8 @@ def _row_statistics(
   )
   ratio = jnp.where(both, ratio, 0.0)
   near = both & perturbed & (jnp.abs(ratio) < 0.5)
-  difference, _ = _near(p, ratio)
-  return _RowStatistics(
+  difference, _ = near_zero(p, ratio)
+  return RowStatistics(
     p,
     q,
     jnp.where(near, difference, q - p),
@@ -284,14 +284,14 @@ def _row_statistics(
   )
 
 
-def _kl(statistics: _RowStatistics) -> _Terms:
+def kl_terms(statistics: RowStatistics) -> Terms:
   """KL(p || q): f(t) = t - 1 - log t."""
   p, _, difference, ratio, value = statistics
   terms = _remainder(p, ratio, difference)
-  return _Terms(value, terms, difference, jnp.zeros_like(value))
+  return Terms(value, terms, difference, jnp.zeros_like(value))
 
 
-def _skew(statistics: _RowStatistics, skew: Array) -> _Terms:
+def skew_terms(statistics: RowStatistics, skew: Array) -> Terms:
   """KL(p || m), m = skew p + (1 - skew) q: f(t) = m - 1 - log m, p = 1."""
   p, q, difference, _, _ = statistics
   keep = 1.0 - skew
@@ -305,12 +305,12 @@ def _skew(statistics: _RowStatistics, skew: Array) -> _Terms:
     lambda mixed, end: jnp.where(
       inside, mixed, keep * jnp.where(inside, 0.0, end)
     ),
-    _Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
-    _kl(statistics),
+    Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
+    kl_terms(statistics),
   )
 
 
-def _jensen_shannon(statistics: _RowStatistics, beta: Array) -> _Terms:
+def jensen_shannon_terms(statistics: RowStatistics, beta: Array) -> Terms:
   """Both KL to m = beta p + (1 - beta) q: f'(t) = (1 - beta) log(t / m)."""
   p, q, difference, ratio, _ = statistics
   keep = 1.0 - beta
@@ -327,10 +327,10 @@ def _jensen_shannon(statistics: _RowStatistics, beta: Array) -> _Terms:
   from_q = jnp.where(q != 0, from_q, weight * p)
   terms = weight * from_p + (1 - weight) * from_q
   slopes = -(1 - weight) * q * log_mixture_over_q
-  forward = _kl(statistics)
+  forward = kl_terms(statistics)
   reverse_terms = _remainder(q, -ratio, -difference)
   reverse_slopes = q * jnp.where(q != 0, ratio, 0.0)
-  reverse = _Terms(
+  reverse = Terms(
     jnp.sum(reverse_terms, -1),
     reverse_terms,
     reverse_slopes,
@@ -340,20 +340,20 @@ def _jensen_shannon(statistics: _RowStatistics, beta: Array) -> _Terms:
     lambda middle, low, high: jnp.where(
       inside, middle, jnp.where(beta == 0, low, high)
     ),
-    _Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
+    Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
     forward,
     reverse,
   )
 
 
-def _mixture(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
+def _mixture(statistics: RowStatistics, skew: Array) -> tuple[Array, Array]:
   """Returns log(m / p) and q / m of m = skew p + (1 - skew) q, 0 < skew."""
   p, ratio = statistics.p, statistics.log_ratio
   keep = 1.0 - skew
   # log(skew + keep exp r), so that exp does not overflow.
   small = jnp.exp(-jnp.abs(ratio))
   mixed = jnp.where(ratio > 0, keep + skew * small, keep * small + skew)
-  growth, _ = _near(jnp.ones_like(ratio), ratio)
+  growth, _ = near_zero(jnp.ones_like(ratio), ratio)
   return jnp.where(
     jnp.abs(ratio) < 0.5,
     jnp.log1p(keep * growth),
@@ -363,20 +363,20 @@ def _mixture(statistics: _RowStatistics, skew: Array) -> tuple[Array, Array]:
 
 def _remainder(weight: Array, x: Array, weighted_expm1: Array) -> Array:
   """Returns weight (exp x - 1 - x), given weight (exp x - 1)."""
-  _, series = _near(weight, x)
+  _, series = near_zero(weight, x)
   # No mass times an infinite ratio is 0.
   product = weight * jnp.where(weight != 0, x, 0.0)
   return jnp.where(jnp.abs(x) < 0.5, series, weighted_expm1 - product)
 
 
-def _total_variation(statistics: _RowStatistics) -> _Terms:
+def total_variation_terms(statistics: RowStatistics) -> Terms:
   """Total variation: f(t) = |t - 1| / 2, slope 0 at the kink."""
   terms = 0.5 * jnp.abs(statistics.difference)
   slopes = 0.5 * statistics.q * jnp.sign(statistics.difference)
-  return _Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1))
+  return Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1))
 
 
-def _near(weight: Array, x: Array) -> tuple[Array, Array]:
+def near_zero(weight: Array, x: Array) -> tuple[Array, Array]:
   """Returns weight (exp x - 1) and weight (exp x - 1 - x) for |x| < 0.5.
 
   By their series: four products are cheaper than exp, and exact near 0.
@@ -395,7 +395,7 @@ def _row_sum(x: Array) -> Array:
   return jnp.sum(x, -1, keepdims=True)
 
 
-def _nonzero(x: Array) -> Array:
+def nonzero(x: Array) -> Array:
   """Returns x, or 1 where x is 0 and nothing depends on the quotient."""
   return jnp.where(x == 0, 1.0, x)
 
@@ -408,7 +408,7 @@ def _largest(logits: Array) -> Array:
   return jnp.where(largest == -jnp.inf, 0.0, largest)
 
 
-def _two_difference(a: Array, b: Array) -> tuple[Array, Array]:
+def two_difference(a: Array, b: Array) -> tuple[Array, Array]:
   """Returns a - b rounded, and the rounding error exactly."""
   high = a - b
   back = high - a

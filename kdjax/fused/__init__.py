@@ -1,0 +1,26 @@
+"""Divergences that never hold what they do not need.
+
+Large vocabularies: the loss from hidden states and heads without `[tokens,
+vocabulary]` logits, from cached or sampled classes of a teacher, and over
+sharded classes.
+"""
+
+from kdjax.fused._dense import fused_divergence
+from kdjax.fused._divergences import Divergence
+from kdjax.fused._head import Head
+from kdjax.fused._linear import fused_linear_divergence
+from kdjax.fused._sampling import SampledTeacher
+from kdjax.fused._sampling import sample_teacher
+from kdjax.fused._sparse import sparse_divergence
+from kdjax.fused._sparse import sparse_linear_divergence
+
+__all__ = (
+  "Divergence",
+  "Head",
+  "SampledTeacher",
+  "fused_divergence",
+  "fused_linear_divergence",
+  "sample_teacher",
+  "sparse_divergence",
+  "sparse_linear_divergence",
+)

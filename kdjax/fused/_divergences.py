@@ -1,0 +1,328 @@
+r"""A divergence in two steps: numbers of a row, then gradients by elements.
+
+The first step reads both rows twice (their maxima, then all sums) and, for a
+mixture or the total variation, once more. What it returns is a few numbers a
+row. From those the second step writes the gradient, element by element, with
+no further sum: it may run much later, in another chunk, or beside a matmul.
+
+KL needs no third reading. With :math:`g_i = \log(v_i / u_i)` of the rows before
+they are normalised, :math:`u` of p and :math:`v` of q, it is
+
+.. math:: \log(1 + a) - b, \quad a = b + \rho, \quad
+          b = E_p[g], \quad \rho = E_p[e^g - 1 - g] \geq 0
+
+and :math:`\rho - (a - \log(1 + a))`, each by its series near 0, keeps the
+digits that the sum of :math:`p (\log p - \log q)` loses. The loss of digits
+that remains is of 1 / max p where the gap at p's largest class is far from all
+others; :func:`kdjax.ops.kl_divergence`, which reads once more, has none.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax.fused._kernel_tpu import kl_sums_tpu
+from kdjax.ops._divergences import RowStatistics
+from kdjax.ops._divergences import Terms
+from kdjax.ops._divergences import jensen_shannon_terms
+from kdjax.ops._divergences import kl_terms
+from kdjax.ops._divergences import near_zero
+from kdjax.ops._divergences import nonzero
+from kdjax.ops._divergences import skew_terms
+from kdjax.ops._divergences import total_variation_terms
+from kdjax.ops._divergences import two_difference
+from kdjax.ops._validation import as_share
+from kdjax.ops._validation import check_choice
+
+
+class Divergence(NamedTuple):
+  r"""A row divergence by name, with its share of the mixture.
+
+  With P the teacher's softened softmax and Q the student's:
+
+  =================== ======================================================
+  ``forward_kl``      KL(P || Q)
+  ``reverse_kl``      KL(Q || P)
+  ``jsd``             beta KL(P || M) + (1 - beta) KL(Q || M) with
+                      M = beta P + (1 - beta) Q; at beta = 0 and 1 the
+                      forward and the reverse KL
+  ``skew``            KL(P || share P + (1 - share) Q)
+  ``skew_reverse``    KL(Q || (1 - share) P + share Q)
+  ``total_variation`` sum of |P - Q| / 2
+  =================== ======================================================
+
+  Attributes:
+    name: one of the above.
+    share: beta of ``jsd``, 0.5 without it; lambda of ``skew`` and
+      ``skew_reverse``, 0.1 without it; None for the others. It may be traced
+      and receives no gradient.
+
+  Examples:
+    >>> Divergence("jsd", 0.1)
+    Divergence(name='jsd', share=0.1)
+
+  References:
+    Agarwal et al., `On-policy distillation of language models
+    <https://arxiv.org/abs/2306.13649>`_, 2024, and Ko et al., `DistiLLM
+    <https://arxiv.org/abs/2402.03898>`_, 2024.
+  """
+
+  name: str
+  share: ArrayLike | None = None
+
+
+class Kind(NamedTuple):
+  """What sets one divergence apart; `share` is the default."""
+
+  terms: Callable[..., Terms]
+  teacher_is_p: bool = True
+  share: float | None = None
+
+
+KINDS = {
+  "forward_kl": Kind(kl_terms),
+  "reverse_kl": Kind(kl_terms, teacher_is_p=False),
+  "jsd": Kind(jensen_shannon_terms, share=0.5),
+  "skew": Kind(skew_terms, share=0.1),
+  "skew_reverse": Kind(skew_terms, teacher_is_p=False, share=0.1),
+  "total_variation": Kind(total_variation_terms),
+}
+
+
+def as_divergence(
+  divergence: str | Divergence, dtype: Any
+) -> tuple[str, tuple[Array, ...]]:
+  """Returns the name and the parameters, none or one, of a divergence."""
+  if isinstance(divergence, str):
+    divergence = Divergence(divergence)
+  check_choice("divergence", divergence.name, tuple(KINDS))
+  default = KINDS[divergence.name].share
+  if default is None:
+    if divergence.share is not None:
+      raise ValueError(
+        f"divergence is {divergence}; {divergence.name} has no share."
+      )
+    return divergence.name, ()
+  share = default if divergence.share is None else divergence.share
+  share = as_share("share", share, dtype)
+  return divergence.name, (jax.lax.stop_gradient(share),)
+
+
+class Rows(NamedTuple):
+  """What the gradients of a row need to know, one number a row each."""
+
+  value: Array
+  slope: Array
+  p_max: Array
+  q_max: Array
+  p_total: Array
+  q_total: Array
+  log_norm: Array
+  near: Array
+
+
+class DenseCriterion(NamedTuple):
+  """A divergence between rows of logits; hashable, so that jit can see it.
+
+  Attributes:
+    name: of the divergence.
+    axis_name: the mapped axis over which the classes are sharded.
+    kernel: whether KL's sums are a kernel's, on platforms that have one.
+  """
+
+  name: str
+  axis_name: str | None = None
+  kernel: bool = False
+
+  def rows(
+    self,
+    student: Array,
+    teacher: Array,
+    scale: Array,
+    shares: tuple[Array, ...],
+  ) -> Rows:
+    """Returns the numbers of each row.
+
+    Args:
+      student: logits `[rows, classes]`; the temperatures' dtype is that of
+        the computation.
+      teacher: the same.
+      scale: temperatures, `[rows]`.
+      shares: the parameters of the divergence.
+    """
+    kind = KINDS[self.name]
+    p, q = (teacher, student) if kind.teacher_is_p else (student, teacher)
+    if self.kernel:
+      sums = jax.lax.platform_dependent(
+        p, q, scale, tpu=kl_sums_tpu, default=self._sums
+      )
+    else:
+      sums = self._sums(p, q, scale)
+    p_max, q_max, p_total, q_total, gaps, remainder, lost = sums
+    alive = p_max != -jnp.inf  # without a class in p nothing diverges
+    p_max = jnp.where(alive, p_max, 0.0)
+    q_max = jnp.where(q_max == -jnp.inf, 0.0, q_max)
+    mean = gaps / nonzero(p_total)
+    remainder = remainder / nonzero(p_total)
+    growth = mean + remainder
+    near = (jnp.abs(growth) < 0.5) & (lost == 0)
+    log_norm = jnp.where(
+      near,
+      jnp.log1p(jnp.where(near, growth, 0.0)),
+      jnp.log(nonzero(q_total)) - jnp.log(nonzero(p_total)),
+    )
+    divergence = jnp.where(
+      near, remainder - _minus_log1p(growth), log_norm - mean
+    )
+    divergence = jnp.where(lost > 0, jnp.inf, jnp.maximum(divergence, 0.0))
+    divergence = jnp.where(alive, divergence, 0.0)
+    rows = Rows(
+      divergence,
+      jnp.zeros_like(divergence),
+      p_max,
+      q_max,
+      p_total,
+      q_total,
+      log_norm,
+      near,
+    )
+    if kind.terms is kl_terms:
+      return rows
+    elements = _elements(p, q, p_max, q_max, scale)
+    terms = kind.terms(_statistics(elements, rows), *shares)
+    return rows._replace(
+      value=self._sum(terms.terms), slope=self._sum(terms.slopes)
+    )
+
+  def gradients(
+    self,
+    student: Array,
+    teacher: Array,
+    scale: Array,
+    shares: tuple[Array, ...],
+    rows: Rows,
+  ) -> tuple[Array, Array]:
+    """Returns the gradients of the values by both logits, by elements."""
+    kind = KINDS[self.name]
+    p, q = (teacher, student) if kind.teacher_is_p else (student, teacher)
+    elements = _elements(p, q, rows.p_max, rows.q_max, scale)
+    statistics = _statistics(elements, rows)
+    terms = kind.terms(statistics, *shares)
+    value, slope = rows.value[:, None], rows.slope[:, None]
+    by_q = terms.slopes - statistics.q * slope
+    by_p = terms.terms - terms.slopes - statistics.p * (value - slope)
+    by_p, by_q = by_p / scale[:, None], by_q / scale[:, None]
+    return (by_q, by_p) if kind.teacher_is_p else (by_p, by_q)
+
+  def _sums(self, p: Array, q: Array, scale: Array) -> tuple[Array, ...]:
+    """Returns what KL needs: maxima, totals, and the sums of the gaps."""
+    p_max, q_max = (self._max(x.astype(scale.dtype)) for x in (p, q))
+    elements = _elements(
+      p,
+      q,
+      jnp.where(p_max == -jnp.inf, 0.0, p_max),
+      jnp.where(q_max == -jnp.inf, 0.0, q_max),
+      scale,
+    )
+    u, v, gap = elements.u, elements.v, elements.gap
+    close = elements.in_p & elements.in_q & (jnp.abs(gap) < 0.5)
+    _, series = near_zero(u, gap)
+    remainder = jnp.where(close, series, v - u - u * gap)
+    lost = jnp.where(elements.in_q, 0.0, u)
+    sums = (self._sum(x) for x in (u, v, u * gap, remainder, lost))
+    return p_max, q_max, *sums
+
+  def _max(self, logits: Array) -> Array:
+    largest = jnp.max(logits, -1)
+    if self.axis_name is None:
+      return largest
+    return jax.lax.pmax(largest, self.axis_name)
+
+  def _sum(self, x: Array) -> Array:
+    total = jnp.sum(x, -1)
+    if self.axis_name is None:
+      return total
+    return jax.lax.psum(total, self.axis_name)
+
+
+class _Elements(NamedTuple):
+  """What is known of each class, given the maxima of its rows."""
+
+  in_p: Array
+  in_q: Array
+  p_exponent: Array
+  q_exponent: Array
+  u: Array  # exp of the exponents: unnormalised p
+  v: Array
+  gap: Array  # log(v / u), to full relative precision; 0 where one is masked
+
+
+def _elements(
+  p: Array, q: Array, p_max: Array, q_max: Array, scale: Array
+) -> _Elements:
+  p, q = p.astype(scale.dtype), q.astype(scale.dtype)
+  p_max, q_max, scale = p_max[:, None], q_max[:, None], scale[:, None]
+  in_p = p != -jnp.inf  # NaN is no mask: it must reach the caller
+  in_q = q != -jnp.inf
+  both = in_p & in_q
+  p_exponent, q_exponent = (p - p_max) / scale, (q - q_max) / scale
+  # Subtract first, with the rounding errors kept: z / T rounds away what the
+  # gap lives on.
+  center, center_low = two_difference(q_max, p_max)
+  high, low = two_difference(
+    jnp.where(both, q, center), jnp.where(both, p, 0.0)
+  )
+  gap = ((high - center) + (low - center_low)) / scale
+  return _Elements(
+    in_p,
+    in_q,
+    p_exponent,
+    q_exponent,
+    jnp.exp(p_exponent),
+    jnp.exp(q_exponent),
+    jnp.where(both, gap, 0.0),
+  )
+
+
+def _statistics(elements: _Elements, rows: Rows) -> RowStatistics:
+  """Returns the normalised rows and their log-ratio."""
+  in_p, in_q, p_exponent, q_exponent, u, v, gap = elements
+  in_q &= rows.p_total[:, None] != 0
+  p_total, q_total = nonzero(rows.p_total), nonzero(rows.q_total)
+  both = in_p & in_q
+  p = u / p_total[:, None]
+  q = jnp.where(in_q, v, 0.0) / q_total[:, None]
+  log_norm, near = rows.log_norm[:, None], rows.near[:, None]
+  # Far from each other, gap and log norm are large, their difference coarse.
+  far = (q_exponent - jnp.log(q_total)[:, None]) - (
+    p_exponent - jnp.log(p_total)[:, None]
+  )
+  ratio = jnp.where(near, gap - log_norm, jnp.where(both, far, 0.0))
+  ratio = jnp.where(both, ratio, 0.0)
+  difference, _ = near_zero(p, ratio)
+  return RowStatistics(
+    p,
+    q,
+    jnp.where(both & near & (jnp.abs(ratio) < 0.5), difference, q - p),
+    jnp.where(
+      both, ratio, jnp.where(in_q, jnp.inf, jnp.where(in_p, -jnp.inf, 0.0))
+    ),
+    rows.value,
+  )
+
+
+def _minus_log1p(x: Array) -> Array:
+  """Returns x - log(1 + x) for |x| < 0.5, by its series near 0."""
+  x = jnp.clip(x, -0.5, 0.5)
+  small = jnp.clip(x, -0.1, 0.1)
+  terms = 8 if jnp.finfo(x.dtype).bits <= 32 else 17
+  series = jnp.zeros_like(small)
+  for n in reversed(range(terms)):
+    series = 1.0 / (n + 2) - small * series
+  return jnp.where(
+    jnp.abs(x) < 0.1, jnp.square(small) * series, x - jnp.log1p(x)
+  )

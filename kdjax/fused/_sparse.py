@@ -1,0 +1,363 @@
+"""Divergences from teachers of which only some classes are known."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Integer
+
+from kdjax.fused._dense import dense_values
+from kdjax.fused._divergences import DenseCriterion
+from kdjax.fused._head import Head
+from kdjax.fused._head import as_linear
+from kdjax.fused._linear import linear_values
+from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import validate
+
+TAILS = ("bucket", "drop")
+RENORMALIZE = ("none", "teacher", "both")
+_KL = DenseCriterion("forward_kl")
+
+
+@validate
+def sparse_divergence(
+  student_logits: Float[Array, "*tokens classes"],
+  teacher_ids: Integer[Array, "*tokens known"],
+  teacher_log_probs: Float[Array, "*tokens known"],
+  *,
+  teacher_weights: Float[Array, "*tokens known"] | None = None,
+  tail: str = "bucket",
+  renormalize: str = "none",
+  temperature: ArrayLike = 1.0,
+  where: Bool[Array, "*tokens"] | None = None,
+  chunk_size: int | None = None,
+  implementation: str | None = None,
+) -> Float[Array, "*tokens"]:
+  r"""Sparse divergence: forward KL from a teacher's known classes.
+
+  With I the known classes, P the teacher's probabilities and Q the student's
+  softened softmax over all classes,
+
+  .. math::
+    \ell_{\mathrm{bucket}} = \sum_{i \in I} P_i \log \frac{P_i}{Q_i}
+      + P_R \log \frac{P_R}{Q_R}, \quad
+    \ell_{\mathrm{drop}} = \sum_{i \in I} w_i \log \frac{P_i}{Q_i}
+
+  where R is all the rest as one class. The bucket is a lower bound of the KL of
+  all classes. Beyond the student's logits, cost and memory are in the number
+  of known classes; its gradient by them has their size.
+
+  Args:
+    student_logits: `[*tokens, classes]`.
+    teacher_ids: `[*tokens, known]`, in [0, classes). Distinct in each token,
+      except where `tail` is "drop" and `renormalize` not "both".
+    teacher_log_probs: `[*tokens, known]`, of all classes and at the
+      temperature; -inf for none. They receive no gradient.
+    teacher_weights: w, with which a known class counts, for "drop" without
+      renormalization; its probability by default. See :func:`sample_teacher`.
+    tail: "bucket", or "drop" to leave out the unknown classes.
+    renormalize: for "drop": "teacher" lets the teacher's known probabilities
+      sum to 1, which pushes the student's tail to 0; "both" the student's too
+      (as Tunix and MaxText), which gives the tail no gradient; "none" neither.
+    temperature: T > 0 of the student; a number, or one a token. It may be
+      traced and receives no gradient.
+    where: which tokens count; the others cost 0 and get no gradient.
+    chunk_size: how many tokens are computed at a time.
+    implementation: "xla" or "chunked"; by default by size.
+
+  Returns:
+    One value a token, in nats, without a T^2 factor; float32 for
+    half-precision logits. "drop" without renormalization may be negative.
+
+  Raises:
+    ValueError: if shapes differ, a static temperature is not above 0, there
+      are more known classes than classes, or options do not go together.
+    TypeError: if the ids are not integers or the others not floating-point.
+
+  Examples:
+    >>> logits, ids = jnp.array([[0.0, 0.0, 0.0, 0.0]]), jnp.array([[2, 0]])
+    >>> sparse_divergence(logits, ids, jnp.log(jnp.array([[0.25, 0.25]])))
+    Array([0.], dtype=float32)
+
+  References:
+    Anshumann et al., `Sparse logit sampling: accelerating knowledge
+    distillation in LLMs <https://arxiv.org/abs/2503.16870>`_, 2025, which
+    compares the tails.
+  """
+  criterion, teacher = _as_sparse(
+    teacher_ids,
+    teacher_log_probs,
+    teacher_weights,
+    student_logits.shape[-1],
+    tail,
+    renormalize,
+  )
+  return dense_values(
+    "sparse_divergence",
+    criterion,
+    student_logits,
+    teacher,
+    dtype=compute_dtype(student_logits),
+    temperature=temperature,
+    shares=(),
+    where=where,
+    stop_teacher_gradient=True,
+    chunk_size=chunk_size,
+    implementation=implementation,
+  )
+
+
+@validate
+def sparse_linear_divergence(
+  student_hidden: Float[Array, "*tokens student_width"],
+  student_head: Head | ArrayLike,
+  teacher_ids: Integer[Array, "*tokens known"],
+  teacher_log_probs: Float[Array, "*tokens known"],
+  *,
+  teacher_weights: Float[Array, "*tokens known"] | None = None,
+  tail: str = "bucket",
+  renormalize: str = "none",
+  temperature: ArrayLike = 1.0,
+  where: Bool[Array, "*tokens"] | None = None,
+  vocab_size: int | None = None,
+  chunk_size: int | None = None,
+  implementation: str | None = None,
+) -> Float[Array, "*tokens"]:
+  r"""Sparse linear divergence: the student's logits are never there either.
+
+  :func:`sparse_divergence` of :math:`z = \mathrm{head}(h)`, in chunks of
+  tokens as in :func:`fused_linear_divergence`.
+
+  Args:
+    student_hidden: `[*tokens, student_width]`.
+    student_head: `[vocab, student_width]`, or a :class:`Head`.
+    teacher_ids: `[*tokens, known]`, as for :func:`sparse_divergence`.
+    teacher_log_probs: `[*tokens, known]`.
+    teacher_weights: `[*tokens, known]`, or None.
+    tail: "bucket" or "drop".
+    renormalize: "none", "teacher" or "both".
+    temperature: T > 0; a number, or one a token. It may be traced and
+      receives no gradient.
+    where: which tokens count; prefer it to a mask outside.
+    vocab_size: how many classes there are; the head's further rows are
+      padding. By default all of them.
+    chunk_size: how many tokens are computed at a time.
+    implementation: "xla" or "chunked"; by default by size.
+
+  Returns:
+    One value a token, in nats, without a T^2 factor.
+
+  Raises:
+    ValueError: if shapes differ, a static temperature is not above 0, there
+      are more known classes than classes, or options do not go together.
+    TypeError: if the ids are not integers or the others not floating-point.
+
+  Examples:
+    >>> hidden, ids = jnp.zeros((1, 3)), jnp.array([[2, 0]])
+    >>> log_probs = jnp.log(jnp.array([[0.25, 0.25]]))
+    >>> sparse_linear_divergence(hidden, jnp.ones((4, 3)), ids, log_probs)
+    Array([0.], dtype=float32)
+
+  References:
+    Anshumann et al., `Sparse logit sampling: accelerating knowledge
+    distillation in LLMs <https://arxiv.org/abs/2503.16870>`_, 2025.
+  """
+  student = as_linear("student", student_hidden, student_head)
+  vocab = student.head.weight.shape[0]
+  if vocab_size is not None and not 0 < vocab_size <= vocab:
+    raise ValueError(
+      f"vocab_size is {vocab_size}; expected an integer in [1, {vocab}]."
+    )
+  vocab_size = vocab_size or vocab
+  criterion, teacher = _as_sparse(
+    teacher_ids,
+    teacher_log_probs,
+    teacher_weights,
+    vocab_size,
+    tail,
+    renormalize,
+  )
+  return linear_values(
+    "sparse_linear_divergence",
+    criterion,
+    student,
+    teacher,
+    tokens=student_hidden.shape[:-1],
+    vocab_size=vocab_size,
+    temperature=temperature,
+    shares=(),
+    where=where,
+    stop_teacher_gradient=True,
+    chunk_size=chunk_size,
+    implementation=implementation,
+  )
+
+
+class Sparse(NamedTuple):
+  """The known classes of each row."""
+
+  ids: Array
+  log_probs: Array
+  weights: Array | None
+
+
+class SparseRows(NamedTuple):
+  """What the gradients of a row need to know, one number a row each."""
+
+  value: Array
+  log_total: Array  # of all classes, or of the rest
+  known: Any  # Rows of the known classes as rows of their own
+
+
+class SparseCriterion(NamedTuple):
+  """Forward KL from known classes; hashable, so that jit can see it."""
+
+  tail: str
+  renormalize: str
+  axis_name: None = None
+
+  def rows(
+    self,
+    student: Array,
+    teacher: Sparse,
+    scale: Array,
+    shares: tuple[Array, ...],
+  ) -> SparseRows:
+    """Returns the numbers of each row; see :class:`DenseCriterion`."""
+    student, teacher = _widen(scale.dtype, student, teacher)
+    if self._of_known:
+      log_total = self._log_rest(student, teacher, scale)
+      known = _KL.rows(
+        *self._known(student, teacher, scale, log_total), scale, ()
+      )
+      return SparseRows(known.value, log_total, known)
+    log_total = _log_total(student, scale)
+    weights = self._weights(teacher)
+    log_q = _gather(student, teacher.ids) / scale[:, None] - log_total[:, None]
+    log_p = teacher.log_probs
+    if self.renormalize == "teacher":
+      log_p = jax.nn.log_softmax(log_p)
+    terms = jnp.where(weights == 0, 0.0, weights * (log_p - log_q))
+    return SparseRows(jnp.sum(terms, -1), log_total, None)
+
+  def gradients(
+    self,
+    student: Array,
+    teacher: Sparse,
+    scale: Array,
+    shares: tuple[Array, ...],
+    rows: SparseRows,
+  ) -> tuple[Array, None]:
+    """Returns the gradient of the values by the student's logits."""
+    student, teacher = _widen(scale.dtype, student, teacher)
+    column, log_total = scale[:, None], rows.log_total[:, None]
+    # A known class may exceed the total of the rest; it is replaced below.
+    exponent = jnp.minimum(student / column - log_total, 0.0)
+    inside = jnp.where(student == -jnp.inf, 0.0, jnp.exp(exponent))
+    index = jnp.arange(student.shape[0])[:, None], teacher.ids
+    if not self._of_known:
+      weights = self._weights(teacher) / column
+      inside *= jnp.sum(weights, -1, keepdims=True)
+      return inside.at[index].add(-weights), None
+    gradient, _ = _KL.gradients(
+      *self._known(student, teacher, scale, rows.log_total),
+      scale,
+      (),
+      rows.known,
+    )
+    if self.tail == "drop":
+      return jnp.zeros_like(student).at[index].set(gradient), None
+    return (inside * gradient[:, -1:]).at[index].set(gradient[:, :-1]), None
+
+  @property
+  def _of_known(self) -> bool:
+    """Whether the known classes, and a bucket, are a distribution."""
+    return self.tail == "bucket" or self.renormalize == "both"
+
+  def _weights(self, teacher: Sparse) -> Array:
+    if teacher.weights is not None:
+      return teacher.weights
+    if self.renormalize == "teacher":
+      return jax.nn.softmax(teacher.log_probs)
+    return jnp.exp(teacher.log_probs)
+
+  def _log_rest(self, student: Array, teacher: Sparse, scale: Array) -> Array:
+    """Returns the log-sum-exp of the unknown classes, summed themselves.
+
+    All less the known ones would be 0 or less where the student is sure.
+    """
+    if self.tail == "drop":
+      return jnp.zeros_like(scale)
+    index = jnp.arange(student.shape[0])[:, None], teacher.ids
+    return _log_total(student.at[index].set(-jnp.inf), scale)
+
+  def _known(
+    self, student: Array, teacher: Sparse, scale: Array, log_rest: Array
+  ) -> tuple[Array, Array]:
+    """Returns both sides' known classes, and a bucket, as rows of logits."""
+    log_q, log_p = _gather(student, teacher.ids), teacher.log_probs
+    if self.tail == "bucket":
+      rest = -jnp.expm1(jax.nn.logsumexp(log_p, -1, keepdims=True))
+      # What is left of rounding is no probability.
+      rest = jnp.where(rest > 8 * jnp.finfo(rest.dtype).eps, rest, 0.0)
+      log_p = jnp.concatenate([log_p, jnp.log(rest)], -1)
+      log_q = jnp.concatenate([log_q, (scale * log_rest)[:, None]], -1)
+    return log_q, scale[:, None] * log_p
+
+
+def _as_sparse(
+  ids: Array,
+  log_probs: Array,
+  weights: Array | None,
+  classes: int,
+  tail: str,
+  renormalize: str,
+) -> tuple[SparseCriterion, Sparse]:
+  """Checks what is known of the teacher and brings it into rows."""
+  check_choice("tail", tail, TAILS)
+  check_choice("renormalize", renormalize, RENORMALIZE)
+  if tail == "bucket" and renormalize != "none":
+    raise ValueError(
+      f"renormalize is {renormalize!r}; with tail 'bucket' all probabilities "
+      "sum to 1 already, expected 'none'."
+    )
+  if weights is not None and (tail, renormalize) != ("drop", "none"):
+    raise ValueError(
+      "teacher_weights are given; expected tail 'drop' and renormalize "
+      f"'none', got {tail!r} and {renormalize!r}."
+    )
+  known = ids.shape[-1]
+  if not known or (known > classes and (tail, renormalize) != ("drop", "none")):
+    raise ValueError(
+      f"teacher_ids has {known} known classes; expected 1 to {classes}."
+    )
+  check_labels(ids, classes)
+  teacher = jax.tree.map(
+    lambda x: x.reshape(-1, known), Sparse(ids, log_probs, weights)
+  )
+  return SparseCriterion(tail, renormalize), teacher
+
+
+def _widen(dtype: Any, student: Array, teacher: Sparse) -> tuple[Array, Sparse]:
+  """Brings all but the ids to the dtype of the computation."""
+  ids, log_probs, weights = teacher
+  return student.astype(dtype), Sparse(
+    ids,
+    log_probs.astype(dtype),
+    None if weights is None else weights.astype(dtype),
+  )
+
+
+def _gather(student: Array, ids: Array) -> Array:
+  return jnp.take_along_axis(student, ids, axis=-1)
+
+
+def _log_total(logits: Array, scale: Array) -> Array:
+  """Returns the log-sum-exp of the softened rows, -inf without classes."""
+  largest = jnp.max(logits, -1)
+  largest = jnp.where(largest == -jnp.inf, 0.0, largest)
+  shifted = (logits - largest[:, None]) / scale[:, None]
+  return largest / scale + jnp.log(jnp.sum(jnp.exp(shifted), -1))

@@ -1,0 +1,109 @@
+"""The TPU kernel: interpreted, equal to XLA's sums; and lowered for a TPU."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.fused import _kernel_tpu
+from kdjax.fused import fused_divergence
+from tests.fused import divergences
+
+ROWS, CLASSES = 21, 300
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+  """Three tiles of classes and two of rows, both with a rest."""
+  monkeypatch.setattr(_kernel_tpu, "ROWS", 16)
+  monkeypatch.setattr(_kernel_tpu, "CLASSES", 128)
+
+
+@pytest.fixture
+def interpreted(monkeypatch, small_tiles):
+  """What a TPU would choose, in JAX."""
+
+  def choose(*arrays, tpu, default):
+    return tpu(*arrays, interpret=True)
+
+  monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+
+
+def test_values_and_gradients_are_those_of_xla(interpreted):
+  """Rows that rise to the end move the sums in each tile."""
+  temperature = np.linspace(0.5, 4, ROWS, dtype=np.float32)
+  student, teacher = divergences.make_logits(0, ROWS, CLASSES, 0.01)
+  order = np.argsort(teacher, -1)
+  student, teacher = (
+    np.take_along_axis(x, order, -1) for x in (student, teacher)
+  )
+  student[10:] = divergences.make_logits(1, 11, CLASSES, 5.0)[0]
+  teacher[15, 250:] = -np.inf
+  student[15, 240:260] = -np.inf
+  teacher[16, :200] = student[16, :200] = -np.inf
+  teacher[17] = -np.inf
+  student[18] = teacher[18] = 1e4
+
+  @jax.jit
+  def program(student, teacher):
+    def total(student, implementation):
+      values = fused_divergence(
+        student,
+        teacher,
+        temperature=temperature,
+        implementation=implementation,
+      )
+      return jnp.sum(jnp.where(jnp.isfinite(values), values, 0)), values
+
+    return [
+      jax.value_and_grad(total, has_aux=True)(student, implementation)
+      for implementation in ("mosaic_tpu", "xla")
+    ]
+
+  ((_, values), gradient), ((_, expected), slope) = program(student, teacher)
+  assert np.isinf(expected[15])
+  np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-30)
+  divergences.close(gradient, slope, 1e-5)
+  exact, *_ = divergences.values_and_gradients(
+    "forward_kl", student[:10], teacher[:10], temperature[:10]
+  )
+  divergences.close(values[:10], exact, 1e-5)
+
+
+def test_elsewhere_it_is_xla(small_tiles):
+  pair = divergences.make_logits(0, 5, 7, 1.0)
+
+  @jax.jit
+  def program(student, teacher):
+    return [
+      fused_divergence(
+        student,
+        teacher,
+        divergence="reverse_kl",
+        implementation=implementation,
+      )
+      for implementation in ("mosaic_tpu", "xla")
+    ]
+
+  np.testing.assert_array_equal(*program(*pair))
+
+
+def test_it_lowers_for_a_tpu_and_reads_half_precision():
+  logits = jax.ShapeDtypeStruct((100, 5000), jnp.bfloat16)
+  gradient = jax.grad(
+    lambda s, t: jnp.sum(fused_divergence(s, t, implementation="mosaic_tpu"))
+  )
+  exported = jax.export.export(jax.jit(gradient), platforms=["tpu"])
+  text = exported(logits, logits).mlir_module()
+  (call,) = [line for line in text.splitlines() if "@tpu_custom_call" in line]
+  assert call.count("tensor<100x5000xbf16>") == 2
+
+
+def test_kernels_compute_no_sums_of_float64():
+  with (
+    jax.enable_x64(True),
+    pytest.raises(ValueError, match=r"another one for forward_kl in float64"),
+  ):
+    fused_divergence(
+      np.ones((2, 3)), np.ones((2, 3)), implementation="mosaic_tpu"
+    )
