@@ -46,8 +46,8 @@ def pairwise_squared_distances(
   a, b = a.astype(dtype), b.astype(dtype)
   # Sums of shares, not a multiple of sums: a compiler may subtract a product
   # without rounding it first, in one of the places where it recomputes a row.
-  shares = a / (2 * a.shape[0]), b / (2 * b.shape[0])
-  center = jax.lax.stop_gradient(sum(jnp.sum(rows, 0) for rows in shares))
+  share_a, share_b = a / (2 * a.shape[0]), b / (2 * b.shape[0])
+  center = jax.lax.stop_gradient(jnp.sum(share_a, 0) + jnp.sum(share_b, 0))
   a, b = a - center[None], b - center[None]
   # The default precision on GPU and TPU keeps 10 or 8 bits: too few here.
   products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
