@@ -6,6 +6,8 @@ different widths.
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,24 +110,35 @@ def rkd_loss(
     jnp.where(apart, distances(rows), 0.0) for rows in (student, teacher)
   )
 
-  def scaled(gaps: Array) -> Array:
-    # Equal points are as far apart as in the published codes.
-    gaps = jnp.where(apart, jnp.maximum(gaps, 1e-6), 0.0)
-    return gaps / nonzero(masked_mean(gaps, apart, axis_name=axis_name))
+  def row_sums(function: Callable[[Array, Array], Any]) -> Any:
+    def of_part(part: tuple[Array, Array, Array, Array]) -> Any:
+      *gaps, rows, places = part
+      own = pair._replace(rows=rows, places=places)
+      apart = own.counted & ~own.diagonal
+      # Equal points are as far apart as in the published codes.
+      gaps = [jnp.where(apart, jnp.maximum(x, 1e-6), 0.0) for x in gaps]
+      return jax.tree.map(lambda x: jnp.sum(x, 1), function(*gaps))
 
-  distance_loss = masked_mean(
-    _huber(scaled(student_gaps) - scaled(teacher_gaps)),
-    pair.counted,
-    axis_name=axis_name,
+    parts = student_gaps, teacher_gaps, pair.rows, pair.places
+    return in_chunks(of_part, parts, _ROWS_AT_ONCE)
+
+  count = jnp.sum(pair.columns, dtype=student_gaps.dtype)
+  student_mean, teacher_mean = (
+    nonzero(masked_mean(x / nonzero(count - 1), where, axis_name=axis_name))
+    for x in row_sums(lambda *gaps: gaps)
   )
+  distance_sums = row_sums(
+    lambda student, teacher: _huber(
+      student / student_mean - teacher / teacher_mean
+    )
+  )
+  count = nonzero(count)
+  distance_loss = masked_mean(distance_sums / count, where, axis_name=axis_name)
   angles = angle_gaps(
     pair.places,
-    student_gaps,
     gather_batch(student_gaps, axis_name),
-    teacher_gaps,
     gather_batch(teacher_gaps, axis_name),
   )
-  count = nonzero(jnp.sum(pair.columns, dtype=angles.dtype))
   angle_loss = total(angles / count / jnp.square(count), axis_name)
   return (
     as_number("distance_weight", distance_weight, angles.dtype) * distance_loss

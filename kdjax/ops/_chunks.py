@@ -30,7 +30,8 @@ def in_chunks(
   index = jnp.arange(-(-size // chunk_size) * chunk_size) % size
 
   def split(x: Array) -> Array:
-    return x[index].reshape(-1, chunk_size, *x.shape[1:])
+    x = x if index.size == size else x[index]
+    return x.reshape(-1, chunk_size, *x.shape[1:])
 
   def joined(x: Array) -> Array:
     return x.reshape(-1, *x.shape[2:])[:size]
