@@ -5,7 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.distillation._rows import Pairs
+from kdjax.distillation._rows import Rows
 from kdjax.distillation._rows import batch_rows
+from kdjax.distillation._rows import over_rows
 from kdjax.distillation._rows import pairs
 from kdjax.distillation._rows import unit_rows
 from kdjax.distillation._teacher import teacher_side
@@ -190,6 +193,7 @@ def crd_in_batch_loss(
   *,
   temperature: ArrayLike = 0.07,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
@@ -209,6 +213,8 @@ def crd_in_batch_loss(
     teacher_embeddings: `[batch, dims]`; they receive no gradient.
     temperature: tau. May be traced.
     where: `[batch]`, which examples count.
+    chunk_size: how many rows of both matrices of scores are held at a time, in
+      the backward pass too; a static integer. None holds them whole.
     axis_name: the mapped axis that holds the rest of the batch, whose examples
       are negatives too.
     stop_teacher_gradient: False lets gradients reach the teacher, for a
@@ -242,16 +248,19 @@ def crd_in_batch_loss(
     for x in (student_embeddings, teacher_embeddings)
   )
   pair = pairs(student_embeddings, where, axis_name)
-  # A masked row sees itself, lest its sum be empty.
-  seen = pair.columns[None] | pair.diagonal
   scale = as_number("temperature", temperature, student.local.dtype)
 
-  def search(queries: Array, keys: Array) -> Array:
+  def search(queries: Array, keys: Array, pair: Pairs) -> Array:
     scores = jnp.matmul(queries, keys.T, precision="highest") / scale
     own = jnp.sum(jnp.where(pair.diagonal, scores, 0.0), 1)
+    # A masked row sees itself, lest its sum be empty.
+    seen = pair.columns[None] | pair.diagonal
     return jax.nn.logsumexp(scores, 1, where=seen) - own
 
-  both = search(student.local, teacher.whole) + search(
-    teacher.local, student.whole
-  )
-  return masked_mean(both / 2, pair.rows, axis_name=axis_name)
+  def both(student: Rows, teacher: Rows, pair: Pairs) -> Array:
+    return search(student.local, teacher.whole, pair) + search(
+      teacher.local, student.whole, pair
+    )
+
+  values = over_rows(both, student, teacher, pair=pair, chunk_size=chunk_size)
+  return masked_mean(values / 2, pair.rows, axis_name=axis_name)

@@ -15,6 +15,7 @@ from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
+from kdjax.ops._chunks import in_chunks
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
@@ -156,6 +157,7 @@ def batch_correlation_loss(
   *,
   temperature: ArrayLike = 4.0,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
@@ -170,6 +172,8 @@ def batch_correlation_loss(
     teacher_logits: `[batch, classes]`; they receive no gradient.
     temperature: T > 0. May be traced. There is no T^2 factor.
     where: which examples count; B is their number.
+    chunk_size: how many rows of the matrices of pairs are held at a time, in
+      the backward pass too; a static integer. None holds them whole.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -194,7 +198,7 @@ def batch_correlation_loss(
   student, teacher, keep = _predictions(
     student_logits, teacher_logits, where, temperature, stop_teacher_gradient
   )
-  gaps = _batch_gaps(student, teacher, axis_name)
+  gaps = _batch_gaps(student, teacher, axis_name, chunk_size)
   return masked_mean(gaps, keep, axis_name=axis_name)
 
 
@@ -208,6 +212,7 @@ def mlld_loss(
   temperatures: ArrayLike | Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
   percentile: ArrayLike = 50.0,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
@@ -235,6 +240,7 @@ def mlld_loss(
     temperatures: the pool, each > 0; a number or `[pool]`. May be traced.
     percentile: in [0, 100]; at 100 nothing is masked. May be traced.
     where: which examples count.
+    chunk_size: as in :func:`batch_correlation_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -300,7 +306,7 @@ def mlld_loss(
       student_logits, teacher_logits, where, temperature, stop_teacher_gradient
     )
     columns = jnp.where(classes, _class_gaps(student, teacher, axis_name), 0.0)
-    rows = _batch_gaps(student, teacher, axis_name)
+    rows = _batch_gaps(student, teacher, axis_name, chunk_size)
     rows += divergences(student_logits, teacher_logits, temperature)
     rows = jnp.where(examples, rows, 0.0)
     if student_strong_logits is not None and teacher_strong_logits is not None:
@@ -361,16 +367,21 @@ def _class_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
   return jnp.sum(jnp.square(gram), 0) / student.shape[-1]
 
 
-def _batch_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
+def _batch_gaps(
+  student: Array, teacher: Array, axis_name: str | None, chunk_size: int | None
+) -> Array:
   """Returns the sum over the whole batch for each example of this device."""
   gap = student - teacher
-  gram = jnp.matmul(
-    student, gather_batch(gap, axis_name).T, precision="highest"
-  )
-  gram += jnp.matmul(
-    gap, gather_batch(teacher, axis_name).T, precision="highest"
-  )
-  return jnp.sum(jnp.square(gram), -1)
+  all_gaps = gather_batch(gap, axis_name)
+  all_teachers = gather_batch(teacher, axis_name)
+
+  def row_sums(part: tuple[Array, Array]) -> Array:
+    student, gap = part
+    gram = jnp.matmul(student, all_gaps.T, precision="highest")
+    gram += jnp.matmul(gap, all_teachers.T, precision="highest")
+    return jnp.sum(jnp.square(gram), -1)
+
+  return in_chunks(row_sums, (student, gap), chunk_size)
 
 
 def _up_to_percentile(

@@ -4,9 +4,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.distillation._rows import Pairs
+from kdjax.distillation._rows import Rows
 from kdjax.distillation._rows import batch_rows
 from kdjax.distillation._rows import flat_rows
 from kdjax.distillation._rows import nonzero
+from kdjax.distillation._rows import over_rows
+from kdjax.distillation._rows import pairs
 from kdjax.distillation._rows import products
 from kdjax.distillation._rows import total
 from kdjax.distillation._rows import unit_rows
@@ -25,6 +29,7 @@ def itrd_loss(
   mutual_weight: ArrayLike = 0.05,
   alpha: ArrayLike = 1.5,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
@@ -42,6 +47,7 @@ def itrd_loss(
     mutual_weight: the weight of the second term. May be traced.
     alpha: the order of the first term, above 0. May be traced.
     where: `[batch]`, which examples count.
+    chunk_size: as in :func:`itrd_mutual_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -70,7 +76,9 @@ def itrd_loss(
   correlation = itrd_correlation_loss(
     student_embeddings, teacher_embeddings, alpha=alpha, **rest
   )
-  mutual = itrd_mutual_loss(student_embeddings, teacher_embeddings, **rest)
+  mutual = itrd_mutual_loss(
+    student_embeddings, teacher_embeddings, chunk_size=chunk_size, **rest
+  )
   dtype = correlation.dtype
   return (
     as_number("correlation_weight", correlation_weight, dtype) * correlation
@@ -158,6 +166,7 @@ def itrd_mutual_loss(
   teacher_embeddings: Float[Array, "batch teacher_dims"],
   *,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
@@ -174,6 +183,8 @@ def itrd_mutual_loss(
     student_embeddings: `[batch, student_dims]`.
     teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
     where: `[batch]`, which examples count.
+    chunk_size: how many rows of the matrices of pairs are held at a time, in
+      the backward pass too; a static integer. None holds them whole.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -202,13 +213,23 @@ def itrd_mutual_loss(
     unit_rows(batch_rows(x, where, axis_name))
     for x in (student_embeddings, teacher_embeddings)
   )
-  norms = [jnp.sum(jnp.square(rows.local), 1) for rows in (student, teacher)]
 
-  def spread(similarity: Array, diagonal: Array) -> Array:
-    squares = total(jnp.sum(jnp.square(similarity)), axis_name)
+  def row_sums(student: Rows, teacher: Rows, _: Pairs) -> tuple[Array, Array]:
+    similarity = products(student)
+    joint = similarity * products(teacher)
+    return jnp.sum(jnp.square(similarity), 1), jnp.sum(jnp.square(joint), 1)
+
+  def spread(squares: Array, diagonal: Array) -> Array:
+    squares = total(jnp.sum(squares), axis_name)
     trace = total(jnp.sum(diagonal), axis_name)
     return squares / nonzero(jnp.square(trace))
 
-  similarity = products(student)
-  joint = similarity * products(teacher)
-  return spread(similarity, norms[0]) - spread(joint, norms[0] * norms[1])
+  norms = [jnp.sum(jnp.square(rows.local), 1) for rows in (student, teacher)]
+  alone, joint = over_rows(
+    row_sums,
+    student,
+    teacher,
+    pair=pairs(student_embeddings, where, axis_name),
+    chunk_size=chunk_size,
+  )
+  return spread(alone, norms[0]) - spread(joint, norms[0] * norms[1])

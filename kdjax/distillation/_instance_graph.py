@@ -7,9 +7,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation._rows import Pairs
+from kdjax.distillation._rows import Rows
 from kdjax.distillation._rows import batch_rows
 from kdjax.distillation._rows import counted
 from kdjax.distillation._rows import nonzero
+from kdjax.distillation._rows import over_rows
+from kdjax.distillation._rows import pair_mean
 from kdjax.distillation._rows import pairs
 from kdjax.distillation._teacher import teacher_side
 from kdjax.ops import gather_batch
@@ -35,6 +38,7 @@ def irg_loss(
   edge_weight: ArrayLike = 5.0,
   transformation_weight: ArrayLike = 5.0,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
@@ -65,6 +69,8 @@ def irg_loss(
     edge_weight: the weight of the edges' term. May be traced.
     transformation_weight: the weight of the paths' term. May be traced.
     where: `[batch]`, which examples count.
+    chunk_size: how many rows of the matrices of edges are held at a time, in
+      the backward pass too; a static integer. None holds them whole.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -107,9 +113,20 @@ def irg_loss(
   ]
 
   def edge_gap(student: Array, teacher: Array) -> Array:
-    edges = [_edges(x, pair, where, axis_name) for x in (student, teacher)]
-    return masked_mean(
-      jnp.square(edges[0] - edges[1]), pair.counted, axis_name=axis_name
+    sides = [batch_rows(x, where, axis_name) for x in (student, teacher)]
+    scales = [
+      _largest(
+        over_rows(_longest, rows, pair=pair, chunk_size=chunk_size), axis_name
+      )
+      for rows in sides
+    ]
+
+    def gaps(student: Rows, teacher: Rows, pair: Pairs) -> Array:
+      edges = _squared(student, pair) / scales[0]
+      return jnp.square(edges - _squared(teacher, pair) / scales[1])
+
+    return pair_mean(
+      gaps, *sides, pair=pair, chunk_size=chunk_size, axis_name=axis_name
     )
 
   edge_loss = jnp.mean(jnp.stack([edge_gap(*layer) for layer in layers]))
@@ -136,15 +153,14 @@ def irg_loss(
   return loss
 
 
-def _edges(
-  x: Array, pair: Pairs, where: Array | None, axis_name: str | None
-) -> Float[Array, "batch whole"]:
-  """Returns squared distances, the largest of which is 1."""
-  squared = jnp.maximum(
-    pairwise_squared_distances(*batch_rows(x, where, axis_name)), _FLOOR
-  )
-  squared = jnp.where(pair.counted & ~pair.diagonal, squared, 0.0)
-  return squared / _largest(jnp.max(squared, 1), axis_name)
+def _squared(rows: Rows, pair: Pairs) -> Float[Array, "batch whole"]:
+  """Returns squared distances, 0 of an example from itself."""
+  squared = jnp.maximum(pairwise_squared_distances(*rows), _FLOOR)
+  return jnp.where(pair.counted & ~pair.diagonal, squared, 0.0)
+
+
+def _longest(rows: Rows, pair: Pairs) -> Float[Array, " batch"]:
+  return jnp.max(_squared(rows, pair), 1)
 
 
 def _path(

@@ -4,28 +4,38 @@ What a row means is compared, not where it lies: student and teacher may have
 different widths.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.distillation._angles import angle_gaps
+from kdjax.distillation._rows import Pairs
 from kdjax.distillation._rows import Rows
 from kdjax.distillation._rows import batch_rows
 from kdjax.distillation._rows import directions
 from kdjax.distillation._rows import nonzero
+from kdjax.distillation._rows import pair_mean
 from kdjax.distillation._rows import pairs
 from kdjax.distillation._rows import products
+from kdjax.distillation._rows import total
 from kdjax.distillation._rows import unit_rows
 from kdjax.distillation._teacher import teacher_side
+from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
+from kdjax.ops import safe_norm
+from kdjax.ops._chunks import in_chunks
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate
 
-_ANCHORS_AT_ONCE = 16
+_ROWS_AT_ONCE = 16
 
 
 @validate
@@ -72,8 +82,9 @@ def rkd_loss(
     TypeError: if the embeddings are not floating-point.
 
   Equal points have distance 1e-6 in the published codes, and no gradient; so
-  here. The angles of a few examples at a time are in memory, never those of
-  all triplets, and each device sees to the angles at its own examples.
+  here. A few `[batch, batch]` matrices are in memory, never all triplets, in
+  the backward pass too, and each device sees to the angles at its own examples.
+  Angles are computed from distances.
 
   Examples:
     >>> points = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -89,57 +100,57 @@ def rkd_loss(
   teacher = batch_rows(teacher_embeddings, where, axis_name)
   pair = pairs(student_embeddings, where, axis_name)
 
-  # Recomputed in the backward pass: only the distances are kept.
-  @jax.checkpoint
-  def at_anchor(
-    anchors: tuple[Array, Array, Array],
-  ) -> tuple[Array, Array, Array]:
-    *points, others = anchors
-    (student_distances, student_cosines), (teacher_distances, cosines) = (
-      _relations_at(point, rows.whole, others)
-      for point, rows in zip(points, (student, teacher), strict=True)
+  def distances(rows: Rows) -> Float[Array, "batch whole"]:
+    return in_chunks(
+      functools.partial(_distances, rows.whole), rows.local, _ROWS_AT_ONCE
     )
-    angles = jnp.sum(_huber(student_cosines - cosines))
-    return student_distances, teacher_distances, angles
 
-  student_distances, teacher_distances, angles = jax.lax.map(
-    at_anchor,
-    (student.local, teacher.local, pair.counted & ~pair.diagonal),
-    batch_size=min(_ANCHORS_AT_ONCE, student.local.shape[0]),
+  apart = pair.counted & ~pair.diagonal
+  student_gaps, teacher_gaps = (
+    jnp.where(apart, distances(rows), 0.0) for rows in (student, teacher)
   )
 
-  def scaled(distances: Array) -> Array:
-    apart = pair.counted & ~pair.diagonal
-    mean = masked_mean(distances, apart, axis_name=axis_name)
-    return jnp.where(pair.diagonal, 0.0, distances) / nonzero(mean)
+  def row_sums(function: Callable[[Array, Array], Any]) -> Any:
+    def of_part(part: tuple[Array, Array, Array, Array]) -> Any:
+      *gaps, rows, places = part
+      own = pair._replace(rows=rows, places=places)
+      apart = own.counted & ~own.diagonal
+      # Equal points are as far apart as in the published codes.
+      gaps = [jnp.where(apart, jnp.maximum(x, 1e-6), 0.0) for x in gaps]
+      return jax.tree.map(lambda x: jnp.sum(x, 1), function(*gaps))
 
-  distances = _huber(scaled(student_distances) - scaled(teacher_distances))
-  squared_count = jnp.square(jnp.sum(pair.columns, dtype=angles.dtype))
-  angle_loss = masked_mean(
-    angles / nonzero(squared_count), pair.rows, axis_name=axis_name
+    parts = student_gaps, teacher_gaps, pair.rows, pair.places
+    return in_chunks(of_part, parts, _ROWS_AT_ONCE)
+
+  count = jnp.sum(pair.columns, dtype=student_gaps.dtype)
+  student_mean, teacher_mean = (
+    nonzero(masked_mean(x / nonzero(count - 1), where, axis_name=axis_name))
+    for x in row_sums(lambda *gaps: gaps)
   )
-  distance_loss = masked_mean(distances, pair.counted, axis_name=axis_name)
+  distance_sums = row_sums(
+    lambda student, teacher: _huber(
+      student / student_mean - teacher / teacher_mean
+    )
+  )
+  count = nonzero(count)
+  distance_loss = masked_mean(distance_sums / count, where, axis_name=axis_name)
+  angles = angle_gaps(
+    pair.places,
+    gather_batch(student_gaps, axis_name),
+    gather_batch(teacher_gaps, axis_name),
+  )
+  angle_loss = total(angles / count / jnp.square(count), axis_name)
   return (
-    as_number("distance_weight", distance_weight, distances.dtype)
-    * distance_loss
-    + as_number("angle_weight", angle_weight, distances.dtype) * angle_loss
+    as_number("distance_weight", distance_weight, angles.dtype) * distance_loss
+    + as_number("angle_weight", angle_weight, angles.dtype) * angle_loss
   )
 
 
-def _relations_at(
-  anchor: Float[Array, " dims"],
-  rows: Float[Array, "whole dims"],
-  others: Bool[Array, " whole"],
-) -> tuple[Float[Array, " whole"], Float[Array, "whole whole"]]:
-  """Returns distances from an anchor and the cosines of angles there.
-
-  The anchor itself is told by its place: compiled, its distance may be a
-  rounding error, which has a direction.
-  """
-  gaps = jnp.where(others[:, None], rows - anchor[None], 0.0)
-  distances = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(gaps), -1), 1e-12))
-  gaps = directions(gaps)
-  return distances, jnp.matmul(gaps, gaps.T, precision="highest")
+def _distances(
+  whole: Float[Array, "whole dims"], rows: Float[Array, "rows dims"]
+) -> Float[Array, "rows whole"]:
+  """Returns distances that keep their digits however close the points are."""
+  return safe_norm(rows[:, None] - whole[None])
 
 
 def _huber(x: Array) -> Array:
@@ -153,6 +164,7 @@ def pkt_loss(
   teacher_embeddings: Float[Array, "batch teacher_dims"],
   *,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
@@ -170,6 +182,9 @@ def pkt_loss(
     student_embeddings: `[batch, student_dims]`.
     teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
     where: `[batch]`, which examples count.
+    chunk_size: how many rows of the matrices of pairs are held at a time, in
+      the backward pass too; a static integer. None holds them whole. Values
+      differ by rounding only.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -196,21 +211,25 @@ def pkt_loss(
   """
   eps = 1e-7
   teacher_embeddings = teacher_side(teacher_embeddings, stop_teacher_gradient)
-  pair = pairs(student_embeddings, where, axis_name)
 
-  def neighbours(embeddings: Array) -> Array:
-    rows = unit_rows(batch_rows(embeddings, where, axis_name), eps)
+  def neighbours(rows: Rows, pair: Pairs) -> Array:
     similarity = jnp.where(pair.counted, (1 + products(rows)) / 2, 0.0)
     return similarity / nonzero(jnp.sum(similarity, 1, keepdims=True))
 
-  student = neighbours(student_embeddings)
-  teacher = neighbours(teacher_embeddings)
-  # The rows of `gap` add up to 0, so adding it to each term changes nothing
-  # but the rounding: what is left of a term is second-order small.
-  gap = student - teacher
-  log_ratio = jnp.log1p(gap / (teacher + eps))
-  return masked_mean(
-    gap - teacher * log_ratio, pair.counted, axis_name=axis_name
+  def divergences(student: Rows, teacher: Rows, pair: Pairs) -> Array:
+    near_teacher = neighbours(teacher, pair)
+    # The rows of `gap` add up to 0, so adding it to each term changes nothing
+    # but the rounding: what is left of a term is second-order small.
+    gap = neighbours(student, pair) - near_teacher
+    return gap - near_teacher * jnp.log1p(gap / (near_teacher + eps))
+
+  return pair_mean(
+    divergences,
+    unit_rows(batch_rows(student_embeddings, where, axis_name), eps),
+    unit_rows(batch_rows(teacher_embeddings, where, axis_name), eps),
+    pair=pairs(student_embeddings, where, axis_name),
+    chunk_size=chunk_size,
+    axis_name=axis_name,
   )
 
 
@@ -223,6 +242,7 @@ def cc_loss(
   order: int = 2,
   form: str = "kernel",
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
@@ -249,6 +269,7 @@ def cc_loss(
       which its author has from the paper's authors: products of the gaps of
       consecutive examples, of equal widths, not normalised.
     where: `[batch]`, which examples count; those that do are consecutive.
+    chunk_size: as in :func:`pkt_loss`. "adjacent" has no pairs.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher, as both
       codes do by way of the teacher's embedding layer,
@@ -296,7 +317,7 @@ def cc_loss(
     return value if axis_name is None else jax.lax.pmean(value, axis_name)
 
   def kernel(rows: Rows) -> Array:
-    cosines = products(unit_rows(rows))
+    cosines = products(rows)
     rate = 2 * as_number("gamma", gamma, cosines.dtype)
     # Power 0 is alike for both; without it, fewer digits cancel.
     powers = sum(
@@ -304,8 +325,14 @@ def cc_loss(
     )
     return jnp.exp(-rate) * powers
 
-  gaps = kernel(student) - kernel(teacher)
-  return masked_mean(jnp.square(gaps), pair.counted, axis_name=axis_name)
+  return pair_mean(
+    lambda student, teacher, _: jnp.square(kernel(student) - kernel(teacher)),
+    unit_rows(student),
+    unit_rows(teacher),
+    pair=pair,
+    chunk_size=chunk_size,
+    axis_name=axis_name,
+  )
 
 
 @validate
@@ -314,6 +341,7 @@ def sp_loss(
   teacher_features: Float[Array, "batch ..."],
   *,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
@@ -330,6 +358,7 @@ def sp_loss(
     teacher_features: `[batch, ...]`; they receive no gradient. All axes but
       the batch may differ from the student's.
     where: `[batch]`, which examples count.
+    chunk_size: as in :func:`pkt_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -355,11 +384,17 @@ def sp_loss(
     <https://arxiv.org/abs/1907.09682>`_, 2019.
   """
   teacher_features = teacher_side(teacher_features, stop_teacher_gradient)
-  student, teacher = (
-    directions(products(batch_rows(x, where, axis_name)))
-    for x in (student_features, teacher_features)
-  )
-  counted = pairs(student_features, where, axis_name).counted
-  return masked_mean(
-    jnp.square(student - teacher), counted, axis_name=axis_name
+
+  def gaps(student: Rows, teacher: Rows, pair: Pairs) -> Array:
+    del pair  # what does not count is 0 already
+    student, teacher = (directions(products(x)) for x in (student, teacher))
+    return jnp.square(student - teacher)
+
+  return pair_mean(
+    gaps,
+    batch_rows(student_features, where, axis_name),
+    batch_rows(teacher_features, where, axis_name),
+    pair=pairs(student_features, where, axis_name),
+    chunk_size=chunk_size,
+    axis_name=axis_name,
   )

@@ -1,14 +1,19 @@
 """The examples of a batch as rows, and their pairs, over all devices."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import gather_batch
+from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
+from kdjax.ops._chunks import in_chunks
 from kdjax.ops._softmax import compute_dtype
+
+Values = TypeVar("Values")
 
 
 class Rows(NamedTuple):
@@ -23,8 +28,17 @@ class Pairs(NamedTuple):
 
   rows: Bool[Array, " batch"]
   columns: Bool[Array, " whole"]
-  counted: Bool[Array, "batch whole"]
-  diagonal: Bool[Array, "batch whole"]
+  places: Int[Array, " batch"]
+
+  @property
+  def counted(self) -> Bool[Array, "batch whole"]:
+    """Whether both of a pair count."""
+    return self.rows[:, None] & self.columns[None]
+
+  @property
+  def diagonal(self) -> Bool[Array, "batch whole"]:
+    """Whether a pair is an example and itself."""
+    return self.places[:, None] == jnp.arange(self.columns.size)[None]
 
 
 def counted(
@@ -64,11 +78,49 @@ def pairs(
   """Returns the pairs of a batch."""
   rows = jnp.ones(x.shape[:1], bool) if where is None else where
   columns = gather_batch(rows, axis_name)
-  index = jnp.arange(rows.size)
+  places = jnp.arange(rows.size)
   if axis_name is not None:
-    index += rows.size * jax.lax.axis_index(axis_name)
-  diagonal = index[:, None] == jnp.arange(columns.size)[None]
-  return Pairs(rows, columns, rows[:, None] & columns[None], diagonal)
+    places += rows.size * jax.lax.axis_index(axis_name)
+  return Pairs(rows, columns, places)
+
+
+def over_rows(
+  function: Callable[..., Values],
+  *sides: Rows,
+  pair: Pairs,
+  chunk_size: int | None,
+) -> Values:
+  """Returns `function(*sides, pair)`, values a row, a few rows at a time."""
+
+  def of_part(part: tuple[list[Array], Array, Array]) -> Values:
+    locals_, rows, places = part
+    chunks = [
+      side._replace(local=local)
+      for side, local in zip(sides, locals_, strict=True)
+    ]
+    return function(*chunks, pair._replace(rows=rows, places=places))
+
+  parts = [side.local for side in sides], pair.rows, pair.places
+  return in_chunks(of_part, parts, chunk_size)
+
+
+def pair_mean(
+  function: Callable[[Rows, Rows, Pairs], Float[Array, "chunk whole"]],
+  student: Rows,
+  teacher: Rows,
+  *,
+  pair: Pairs,
+  chunk_size: int | None,
+  axis_name: str | None,
+) -> Float[Array, ""]:
+  """Returns the mean of a function over pairs that count, as `over_rows`."""
+
+  def sums(student: Rows, teacher: Rows, pair: Pairs) -> Float[Array, " chunk"]:
+    return jnp.sum(function(student, teacher, pair), 1, where=pair.counted)
+
+  values = over_rows(sums, student, teacher, pair=pair, chunk_size=chunk_size)
+  count = jnp.sum(pair.columns, dtype=values.dtype)
+  return masked_mean(values / nonzero(count), pair.rows, axis_name=axis_name)
 
 
 def products(rows: Rows) -> Float[Array, "batch whole"]:

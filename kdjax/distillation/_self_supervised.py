@@ -1,9 +1,11 @@
 """Distillation of what a teacher says of transformed images (SSKD)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import unit
@@ -11,6 +13,7 @@ from kdjax.distillation._rows import counted
 from kdjax.ops import gather_batch
 from kdjax.ops import kl_divergence
 from kdjax.ops import masked_mean
+from kdjax.ops._chunks import in_chunks
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_range
@@ -90,6 +93,7 @@ def sskd_similarity_loss(
   ratio: ArrayLike = 0.75,
   stop_teacher_gradient: bool = True,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
   r"""SSKD on similarities: which image is a transformed one most like?
@@ -112,6 +116,8 @@ def sskd_similarity_loss(
     ratio: in [0, 1]. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
     where: which examples count, with all their views.
+    chunk_size: of how many examples the similarities are held at a time, in
+      the backward pass too; a static integer. None holds them whole.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
@@ -136,10 +142,26 @@ def sskd_similarity_loss(
   student_embeddings, teacher_embeddings = as_pair(
     student_embeddings, teacher_embeddings, stop_teacher_gradient
   )
-  student, _ = _similarities(student_embeddings, where, axis_name)
-  teacher, own = _similarities(teacher_embeddings, where, axis_name)
-  values = kl_divergence(student, teacher, temperature=temperature)
-  kept = _best_ranked(_rank(teacher, own), ratio, where, axis_name)
+  student, teacher = (
+    _images(x, where, axis_name)
+    for x in (student_embeddings, teacher_embeddings)
+  )
+
+  def compared(
+    part: tuple[Array, Array, Array],
+  ) -> tuple[Array, Array]:
+    own_student, own_teacher, own = part
+    similar = _similarities(own_teacher, own, teacher)
+    values = kl_divergence(
+      _similarities(own_student, own, student),
+      similar,
+      temperature=temperature,
+    )
+    return values, _rank(similar, own)
+
+  parts = student.transformed, teacher.transformed, student.own
+  values, ranks = in_chunks(compared, parts, chunk_size)
+  kept = _best_ranked(ranks, ratio, where, axis_name)
   scale = jnp.square(jnp.asarray(temperature, values.dtype))
   return scale * masked_mean(values, kept, axis_name=axis_name)
 
@@ -149,6 +171,7 @@ def sskd_pretext_loss(
   embeddings: Float[Array, "batch views dims"],
   *,
   where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
   r"""SSKD's pretext task: find the original of a transformed image.
@@ -163,6 +186,7 @@ def sskd_pretext_loss(
     embeddings: `[batch, views, dims]`; the first view is the original, the
       others transformed.
     where: which examples count, with all their views.
+    chunk_size: as in :func:`sskd_similarity_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
@@ -180,40 +204,64 @@ def sskd_pretext_loss(
     Xu et al., `Knowledge distillation meets self-supervision
     <https://arxiv.org/abs/2006.07114>`_, 2020; code xuguodong03/SSKD.
   """
-  similarities, own = _similarities(
+  images = _images(
     embeddings.astype(compute_dtype(embeddings)), where, axis_name
   )
-  chosen = jnp.take_along_axis(similarities, own[..., None], -1)[..., 0]
-  values = jax.nn.logsumexp(similarities, -1) - chosen
+
+  def surprises(part: tuple[Array, Array]) -> Array:
+    transformed, own = part
+    similarities = _similarities(transformed, own, images)
+    chosen = jnp.take_along_axis(similarities, own[..., None], -1)[..., 0]
+    return jax.nn.logsumexp(similarities, -1) - chosen
+
+  values = in_chunks(surprises, (images.transformed, images.own), chunk_size)
   return masked_mean(values, where, axis_name=axis_name)
 
 
-def _similarities(
-  embeddings: Array, where: Array | None, axis_name: str | None
-) -> tuple[Array, Array]:
-  """Cosines of transformed images with all originals, and the own original.
+class _Images(NamedTuple):
+  """Unit embeddings: this device's transformed images, and all originals."""
 
-  `[batch, views - 1, originals]`, -inf at an original that does not count, but
-  0 at one's own, so that no row is empty; and its index.
-  """
+  transformed: Float[Array, "batch transforms dims"]
+  own: Int[Array, "batch transforms"]
+  originals: Float[Array, "whole dims"]
+  columns: Bool[Array, " whole"] | None
+
+
+def _images(
+  embeddings: Float[Array, "batch views dims"],
+  where: Bool[Array, " batch"] | None,
+  axis_name: str | None,
+) -> _Images:
   unitary = unit(counted(embeddings, where))
-  originals = gather_batch(unitary[:, 0], axis_name)
   own = jnp.arange(len(embeddings))
   if axis_name is not None:
     own += len(embeddings) * jax.lax.axis_index(axis_name)
-  own = jnp.broadcast_to(own[:, None], unitary[:, 1:].shape[:2])
-  cosines = jnp.einsum(
-    "bvd,nd->bvn",
+  return _Images(
     unitary[:, 1:],
-    originals,
-    precision="highest",
+    jnp.broadcast_to(own[:, None], unitary[:, 1:].shape[:2]),
+    gather_batch(unitary[:, 0], axis_name),
+    None if where is None else gather_batch(where, axis_name),
   )
-  if where is None:
-    return cosines, own
-  columns = gather_batch(where, axis_name)[None, None]
-  is_own = jax.nn.one_hot(own, len(originals), dtype=bool)
+
+
+def _similarities(
+  transformed: Float[Array, "rows transforms dims"],
+  own: Int[Array, "rows transforms"],
+  images: _Images,
+) -> Float[Array, "rows transforms whole"]:
+  """Returns the cosines of transformed images with all originals.
+
+  -inf at an original that does not count, but 0 at one's own, so that no row is
+  empty.
+  """
+  cosines = jnp.einsum(
+    "bvd,nd->bvn", transformed, images.originals, precision="highest"
+  )
+  if images.columns is None:
+    return cosines
+  is_own = jax.nn.one_hot(own, len(images.originals), dtype=bool)
   masked = jnp.where(is_own, 0.0, -jnp.inf)
-  return jnp.where(columns, cosines, masked), own
+  return jnp.where(images.columns[None, None], cosines, masked)
 
 
 def _rank(scores: Array, chosen: Array) -> Array:
