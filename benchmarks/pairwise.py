@@ -217,11 +217,8 @@ def torch_sp(student: Any, teacher: Any) -> Any:
 def plain_crd_in_batch(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """The cross-entropy of both rows and columns of one matrix of scores."""
   scores = _dot(unit(student), unit(teacher).T) / TEMPERATURE
-  both = sum(
-    jnp.mean(jax.nn.logsumexp(scores, axis) - jnp.diagonal(scores))
-    for axis in (0, 1)
-  )
-  return both / 2
+  rows, columns = (jax.nn.logsumexp(scores, axis) for axis in (1, 0))
+  return jnp.mean((rows + columns) / 2 - jnp.diagonal(scores))
 
 
 def torch_crd_in_batch(student: Any, teacher: Any) -> Any:
