@@ -132,7 +132,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
   results = distill.main(small(tmp_path, resume=True))
   output = capsys.readouterr().out
   assert "resuming teacher at step 12 of 12" in output
-  assert "resuming students at step 8 of 12" in output
+  assert "resuming students at step 4 of 12" in output
   for stage in ("teacher", "students"):
     before, after = saved(folder, stage), saved(tmp_path, stage)
     assert before.keys() == after.keys()
@@ -142,11 +142,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     results["student_validation"], expected["student_validation"]
   )
   assert results["gain"] == expected["gain"]
-  # The row of step 8 was lost with the run; its checkpoint was not.
-  lost = ("students", 8)
-  assert rows_of(tmp_path) == [
-    row for row in rows_of(folder) if (row["stage"], row["step"]) != lost
-  ]
+  assert rows_of(tmp_path) == rows_of(folder)
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])
