@@ -1,6 +1,5 @@
 """Losses on the singular values and vectors of a batch."""
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
@@ -65,10 +64,13 @@ def bsp_loss(
   """
   check_integer("components", components, 1)
 
-  source, _ = whole_rows(source, where_source, axis_name)
-  target, _ = whole_rows(target, where_target, axis_name)
-  values = jax.vmap(svd)(_stacked(source, target))[1]
-  value = jnp.sum(jnp.square(values[:, :components]))
+  def penalty(
+    rows: Float[Array, "batch dims"], where: Bool[Array, " batch"] | None
+  ) -> Float[Array, ""]:
+    rows, _ = whole_rows(rows, where, axis_name)
+    return jnp.sum(jnp.square(svd(rows)[1][:components]))
+
+  value = penalty(source, where_source) + penalty(target, where_target)
   return agreed(value, axis_name)
 
 
@@ -188,12 +190,17 @@ def rsd_loss(
   """
   source, mask_source = whole_rows(source, where_source, axis_name)
   target, mask_target = whole_rows(target, where_target, axis_name)
-  rows = _stacked(source, target)
-  _, values, vectors = jax.vmap(svd)(rows)
-  used = jax.vmap(nonzero_values)(rows, values) & (values > 0)
-  rank_source, rank_target = jnp.sum(used, -1)
-  # Directions beyond the rank of a domain are 0.
-  source, target = jnp.where(used[:, None], vectors, 0.0)
+  dtype = jnp.promote_types(source.dtype, target.dtype)
+  size = max(source.shape[0], target.shape[0])
+
+  def basis(rows: Array) -> tuple[Array, Array]:
+    """Left singular vectors, 0 beyond the rank, and the rank."""
+    rows = jnp.pad(rows.astype(dtype), ((0, size - rows.shape[0]), (0, 0)))
+    vectors, values, _ = svd(rows.T)
+    used = nonzero_values(rows, values) & (values > 0)
+    return jnp.where(used[None], vectors, 0.0), jnp.sum(used)
+
+  (source, rank_source), (target, rank_target) = basis(source), basis(target)
   # Squares of sines near 0 are differences of squares near 1.
   p_source, cosines, p_target = svd(
     jnp.matmul(source.T, target, precision="highest")
@@ -201,29 +208,11 @@ def rsd_loss(
   counted = jnp.arange(cosines.size) < jnp.minimum(rank_source, rank_target)
   squares = (1 - cosines) * (1 + cosines)
   # NaN is not small: it must reach the caller.
-  small = squares <= 10 * rows.shape[1] * jnp.finfo(rows.dtype).eps
+  small = squares <= 10 * size * jnp.finfo(dtype).eps
   sines = jnp.sqrt(jnp.where(small, 1.0, squares))
   distance = jnp.sum(jnp.where(counted & ~small, sines, 0.0))
   gap = jnp.where(counted[None], jnp.abs(p_source) - jnp.abs(p_target), 0.0)
-  weight = as_number("mismatch_weight", mismatch_weight, rows.dtype)
+  weight = as_number("mismatch_weight", mismatch_weight, dtype)
   value = distance + weight * safe_norm(gap, axis=None)
   present = (jnp.sum(mask_source) > 0) & (jnp.sum(mask_target) > 0)
   return agreed(jnp.where(present, value, 0.0), axis_name)
-
-
-def _stacked(
-  source: Float[Array, "source dims"], target: Float[Array, "target dims"]
-) -> Float[Array, "2 rows dims"]:
-  """Both domains, the smaller one with rows of zeros, to be decomposed as one.
-
-  Two decompositions of batches at a time (a sweep is one) can lock each other
-  out of the threads of a CPU with two cores.
-  """
-  size = max(len(source), len(target))
-  dtype = jnp.promote_types(source.dtype, target.dtype)
-  return jnp.stack(
-    [
-      jnp.pad(rows.astype(dtype), ((0, size - len(rows)), (0, 0)))
-      for rows in (source, target)
-    ]
-  )
