@@ -6,9 +6,11 @@ so they are compiled without optimizations that only speed up running them.
 
 import os
 
-# The workers inherit it: two of them, each with threads of LAPACK's own, wait
-# for one another.
+# The workers inherit both: threads of LAPACK's own wait for one another, and a
+# batched decomposition holds a thread of jaxlib's pool until others have done
+# its matrices; eight devices at a time would hold all of a pool of eight.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("PJRT_NPROC", "32")
 
 import jax
 import jax.numpy as jnp

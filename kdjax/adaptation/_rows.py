@@ -1,6 +1,5 @@
 """Rows that count, and sums over a batch that several devices hold."""
 
-from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -9,7 +8,6 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import gather_batch
 from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_integer
 
 Tree = TypeVar("Tree")
 
@@ -46,26 +44,3 @@ def agreed(value: Array, axis_name: str | None) -> Array:
   It is equal already; the mean makes its gradient the batch's.
   """
   return value if axis_name is None else jax.lax.pmean(value, axis_name)
-
-
-def in_chunks(
-  function: Callable[[Tree], Array], rows: Tree, chunk_size: int | None
-) -> Array:
-  """Returns `function(rows)`, a value a row, from a few rows at a time.
-
-  What the function makes of a chunk, rows of a matrix of pairs say, is dropped
-  before the next one and made again in the backward pass.
-  """
-  size = jax.tree.leaves(rows)[0].shape[0]
-  if chunk_size is not None:
-    check_integer("chunk_size", chunk_size, 1)
-  if chunk_size is None or chunk_size >= size:
-    return function(rows)
-  # Rows of the sample fill the last chunk: distances are computed from the
-  # mean of a chunk, which zeros might move far away.
-  index = jnp.arange(-(-size // chunk_size) * chunk_size) % size
-  chunks = jax.tree.map(
-    lambda x: x[index].reshape(-1, chunk_size, *x.shape[1:]), rows
-  )
-  values = jax.lax.map(jax.checkpoint(function, prevent_cse=False), chunks)
-  return values.reshape(-1, *values.shape[2:])[:size]

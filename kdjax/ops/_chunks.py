@@ -26,7 +26,8 @@ def in_chunks(
     check_integer("chunk_size", chunk_size, 1)
   if chunk_size is None or chunk_size >= size:
     return function(rows)
-  # Rows of the sample fill the last chunk: they are as finite as the others.
+  # Rows of the sample fill the last chunk: distances are computed from the
+  # mean of a chunk, which zeros might move far away.
   index = jnp.arange(-(-size // chunk_size) * chunk_size) % size
 
   def split(x: Array) -> Array:
