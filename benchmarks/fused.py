@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import _frame
+from benchmarks.losses import jsd64
+from benchmarks.losses import naive_jsd
 from benchmarks.losses import softmax64
 from benchmarks.losses import torch_peers
 from benchmarks.losses import with_gradient
@@ -128,32 +130,16 @@ def kl_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
 
 def jsd_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
   """Generalized Jensen-Shannon divergence at beta 0.5."""
-
-  def reference(student: np.ndarray, teacher: np.ndarray) -> Any:
-    p, q = softmax64(teacher), softmax64(student)
-    m = (p + q) / 2
-    value = (p * np.log(p / m) + q * np.log(q / m)).sum(-1).mean() / 2
-    slope = np.log(q / m) / 2
-    gradient = q * (slope - (q * slope).sum(-1, keepdims=True))
-    return value, gradient / len(student)
-
-  def naive(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    log_p = jax.nn.log_softmax(teacher.astype(jnp.float32))
-    log_q = jax.nn.log_softmax(student.astype(jnp.float32))
-    log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
-    terms = jnp.exp(log_p) * (log_p - log_m) + jnp.exp(log_q) * (log_q - log_m)
-    return jnp.sum(terms, -1) / 2
-
   return _frame.Case(
     f"jsd {list(student.shape)}",
     (student, teacher),
-    reference,
+    jsd64,
     {
       "kdjax": with_gradient(
         functools.partial(fused.fused_divergence, divergence="jsd")
       ),
       "kdjax.distillation": with_gradient(distillation.generalized_jsd_loss),
-      "log_softmax": with_gradient(naive),
+      "log_softmax": with_gradient(naive_jsd),
     },
     {},
     3 * student.nbytes,

@@ -190,23 +190,27 @@ def kd_case(
   )
 
 
+def jsd64(student: np.ndarray, teacher: np.ndarray) -> Any:
+  """Generalized Jensen-Shannon divergence at beta 0.5, with its gradient."""
+  p, q = softmax64(teacher), softmax64(student)
+  m = (p + q) / 2
+  value = (p * np.log(p / m) + q * np.log(q / m)).sum(-1).mean() / 2
+  slope = np.log(q / m) / 2
+  gradient = q * (slope - (q * slope).sum(-1, keepdims=True))
+  return value, gradient / len(student)
+
+
+def naive_jsd(student: jax.Array, teacher: jax.Array) -> jax.Array:
+  """Generalized Jensen-Shannon divergence by two log_softmax."""
+  log_p = jax.nn.log_softmax(teacher.astype(jnp.float32))
+  log_q = jax.nn.log_softmax(student.astype(jnp.float32))
+  log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
+  terms = jnp.exp(log_p) * (log_p - log_m) + jnp.exp(log_q) * (log_q - log_m)
+  return jnp.sum(terms, -1) / 2
+
+
 def jsd_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
   """Generalized Jensen-Shannon divergence at beta 0.5."""
-
-  def reference(student: np.ndarray, teacher: np.ndarray) -> Any:
-    p, q = softmax64(teacher), softmax64(student)
-    m = (p + q) / 2
-    value = (p * np.log(p / m) + q * np.log(q / m)).sum(-1).mean() / 2
-    slope = np.log(q / m) / 2
-    gradient = q * (slope - (q * slope).sum(-1, keepdims=True))
-    return value, gradient / len(student)
-
-  def naive(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    log_p = jax.nn.log_softmax(teacher.astype(jnp.float32))
-    log_q = jax.nn.log_softmax(student.astype(jnp.float32))
-    log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
-    terms = jnp.exp(log_p) * (log_p - log_m) + jnp.exp(log_q) * (log_q - log_m)
-    return jnp.sum(terms, -1) / 2
 
   def peer(student: Any, teacher: Any) -> Any:
     torch = _frame.import_torch()
@@ -222,10 +226,10 @@ def jsd_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
   return _frame.Case(
     f"generalized_jsd_loss {list(student.shape)}",
     (student, teacher),
-    reference,
+    jsd64,
     {
       "kdjax": with_gradient(distillation.generalized_jsd_loss),
-      "log_softmax": with_gradient(naive),
+      "log_softmax": with_gradient(naive_jsd),
     },
     torch_peers(peer),
     3 * student.nbytes,

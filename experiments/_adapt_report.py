@@ -3,8 +3,6 @@
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from experiments import _adapt_plots
 from experiments import _run
@@ -55,12 +53,7 @@ def write(job: Any, rows: dict[str, Any]) -> None:
       f"![{caption}]({name})\n\n{caption}" for name, caption in figures.items()
     ),
   )
-  table = Table(*header[:1], box=box.SIMPLE_HEAD)
-  for name in header[1:]:
-    table.add_column(name, justify="right")
-  for row in cells:
-    table.add_row(*row)
-  job.console.print(table)
+  job.console.print(_run.console_table(header, cells))
   for finding in findings:
     job.console.print(f"- {finding}", highlight=False)
   job.console.print(f"Report, plots and checkpoints: {file.parent}")

@@ -3,8 +3,6 @@
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from experiments import _plots
 from experiments import _run
@@ -36,12 +34,7 @@ def write(job: Any, results: dict[str, Any]) -> None:
     "## Figures",
     *(f"![]({name})\n\n{caption}" for name, caption in figures.items()),
   )
-  table = Table(*header[:1], box=box.SIMPLE_HEAD, title_justify="left")
-  for name in header[1:]:
-    table.add_column(name, justify="right")
-  for row in rows:
-    table.add_row(*row)
-  job.console.print(table)
+  job.console.print(_run.console_table(header, rows))
   job.console.print(finding, chosen_cell(results), highlight=False)
   job.console.print(f"Report, plots and checkpoints: {file.parent}")
   job.run.rewind("test", -1)

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from experiments import _finetune_plots
 from experiments import _run
@@ -67,12 +65,7 @@ def write(job: Any, results: dict[str, Any]) -> None:
     ),
   )
   for header, cells in tables:
-    table = Table(*header[:1], box=box.SIMPLE_HEAD)
-    for name in header[1:]:
-      table.add_column(name, justify="right")
-    for row in cells:
-      table.add_row(*row)
-    job.console.print(table)
+    job.console.print(_run.console_table(header, cells))
   for finding in findings + (conclude_teachers(teachers) if teachers else []):
     job.console.print(f"- {finding}", highlight=False)
   job.console.print(f"Report, plots and checkpoints: {file.parent}")

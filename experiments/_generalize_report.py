@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from experiments import _generalize_plots
 from experiments import _run
@@ -111,12 +109,7 @@ def write(job: Any, results: Results) -> None:
     header, cells = make_table(job, rows, results.target_only)
     parts += [f"## {rule}", f"Chosen is {MEANINGS[rule]}."]
     parts.append(_run.markdown_table(header, cells))
-    table = Table(*header[:1], title=rule, box=box.SIMPLE_HEAD)
-    for name in header[1:]:
-      table.add_column(name, justify="right")
-    for row in cells:
-      table.add_row(*row)
-    job.console.print(table)
+    job.console.print(_run.console_table(header, cells, title=rule))
   caption = draw(job, results)
   file = job.run.report(
     f"# Generalization to an unseen domain: {job.config.task} "

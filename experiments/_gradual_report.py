@@ -4,8 +4,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.ticker import PercentFormatter
-from rich import box
-from rich.table import Table
 
 from experiments import _gradual_training
 from experiments import _plots
@@ -63,12 +61,7 @@ def write(job: Any, rows: dict[str, Any]) -> None:
     setting(job),
     f"![{caption}](angles.png)\n\n{caption}",
   )
-  table = Table(*header[:1], box=box.SIMPLE_HEAD)
-  for name in header[1:]:
-    table.add_column(name, justify="right")
-  for row in cells:
-    table.add_row(*row)
-  job.console.print(table)
+  job.console.print(_run.console_table(header, cells))
   for finding in findings:
     job.console.print(f"- {finding}", highlight=False)
   job.console.print(f"Report, plot and checkpoints: {file.parent}")

@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import tyro
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 import kdjax
 
@@ -233,6 +235,29 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   """
   rule = ["---", *["---:"] * (len(header) - 1)]
   return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def console_table(
+  header: Sequence[str],
+  rows: Sequence[Sequence[str]],
+  title: str | None = None,
+) -> Table:
+  """A table for the console, aligned as :func:`markdown_table`.
+
+  Args:
+    header: the names of the columns.
+    rows: their cells.
+    title: what stands above it.
+
+  Returns:
+    What a console prints.
+  """
+  table = Table(*header[:1], box=box.SIMPLE_HEAD, title=title)
+  for name in header[1:]:
+    table.add_column(name, justify="right")
+  for row in rows:
+    table.add_row(*row)
+  return table
 
 
 def _check_same_flags(

@@ -3,8 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from experiments import _run
 from experiments import _shifts_methods
@@ -80,12 +78,7 @@ def write(job: Any, results: Results, problems: dict[Any, Any]) -> None:
     "Training points of the first seed. The shade is where source-only, "
     "trained on the upper row, sees each class.",
   )
-  table = Table(*header[:1], box=box.SIMPLE_HEAD)
-  for name in header[1:]:
-    table.add_column(name, justify="right")
-  for row in cells:
-    table.add_row(*row)
-  job.console.print(table)
+  job.console.print(_run.console_table(header, cells))
   for finding in findings:
     job.console.print(f"- {finding}", highlight=False, soft_wrap=True)
   job.console.print(f"Report and plots: {file.parent}")
