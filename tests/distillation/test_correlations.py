@@ -51,6 +51,9 @@ def test_law(name, law):
   law(CASES[name])
 
 
+DIST, MLLD = jax.jit(dist_loss), jax.jit(mlld_loss)
+
+
 def softmax(logits, temperature):
   return np.exp(oracles.log_softmax(logits, temperature))
 
@@ -75,7 +78,7 @@ def oracle_dist(student, teacher, temperature, beta, gamma):
 def test_dist_equals_the_paper(values):
   names = ("temperature", "beta", "gamma")
   np.testing.assert_allclose(
-    dist_loss(STUDENT, TEACHER, **dict(zip(names, values, strict=True))),
+    DIST(STUDENT, TEACHER, **dict(zip(names, values, strict=True))),
     oracle_dist(STUDENT, TEACHER, *values),
     rtol=1e-5,
   )
@@ -84,7 +87,7 @@ def test_dist_equals_the_paper(values):
 def test_dist_of_close_logits_keeps_digits():
   close = TEACHER + np.float32(0.01) * STUDENT
   np.testing.assert_allclose(
-    dist_loss(close, TEACHER),
+    DIST(close, TEACHER, temperature=4.0, beta=1.0, gamma=1.0),
     oracle_dist(close, TEACHER, 4.0, 1.0, 1.0),
     rtol=1e-3,
   )
@@ -92,13 +95,13 @@ def test_dist_of_close_logits_keeps_digits():
 
 def test_dist_of_one_example_has_no_relation_between_examples():
   np.testing.assert_allclose(
-    dist_loss(STUDENT[:1], TEACHER[:1], beta=0.0), 16.0, rtol=1e-6
+    DIST(STUDENT[:1], TEACHER[:1], beta=0.0), 16.0, rtol=1e-6
   )
 
 
 def test_float32_stays_float32_where_float64_is_enabled():
   with jax.enable_x64(True):
-    assert dist_loss(STUDENT, TEACHER).dtype == np.float32
+    assert laws.trace(dist_loss, STUDENT, TEACHER).dtype == np.float32
 
 
 def levels(student, teacher, temperature, examples=True, classes=True):
@@ -117,15 +120,16 @@ def levels(student, teacher, temperature, examples=True, classes=True):
 
 def test_the_relations_equal_the_paper():
   _, of_class, of_batch = map(float, levels(STUDENT, TEACHER, 3.0))
+
+  @jax.jit
+  def relations(student, teacher):
+    return [
+      loss(student, teacher, temperature=3.0)
+      for loss in (class_correlation_loss, batch_correlation_loss)
+    ]
+
   np.testing.assert_allclose(
-    class_correlation_loss(STUDENT, TEACHER, temperature=3.0),
-    of_class,
-    rtol=1e-5,
-  )
-  np.testing.assert_allclose(
-    batch_correlation_loss(STUDENT, TEACHER, temperature=3.0),
-    of_batch,
-    rtol=1e-5,
+    relations(STUDENT, TEACHER), [of_class, of_batch], rtol=1e-5
   )
 
 
@@ -136,14 +140,13 @@ def test_mlld_equals_the_paper(percentile):
   examples = confidence <= np.percentile(confidence, percentile)
   classes = mass <= np.percentile(mass, percentile)
   pool = (2.0, 3.0, 4.0, 5.0, 6.0)
-  loss = jax.jit(mlld_loss)
   weak = sum(sum(levels(STUDENT, TEACHER, t, examples, classes)) for t in pool)
   np.testing.assert_allclose(
-    loss(STUDENT, TEACHER, percentile=percentile), float(weak), rtol=1e-5
+    MLLD(STUDENT, TEACHER, percentile=percentile), float(weak), rtol=1e-5
   )
   strong = sum(levels(STRONG, TEACHER_STRONG, t)[0] for t in pool)
   np.testing.assert_allclose(
-    mlld_loss(STUDENT, TEACHER, STRONG, TEACHER_STRONG, percentile=percentile),
+    MLLD(STUDENT, TEACHER, STRONG, TEACHER_STRONG, percentile=percentile),
     float(weak + strong),
     rtol=1e-5,
   )
@@ -162,4 +165,4 @@ def test_mlld_equals_the_paper(percentile):
 )
 def test_errors_name_the_argument(loss, keywords, message):
   with pytest.raises(ValueError, match=message):
-    loss(STUDENT, TEACHER, **keywords)
+    laws.trace(loss, STUDENT, TEACHER, **keywords)
