@@ -92,28 +92,24 @@ def test_attention_losses_equal_a_loop_over_valid_tokens():
     squares.append(np.square(np.float64(student) - teacher)[valid].ravel())
     terms = -np.exp(oracles.log_softmax(teacher)) * oracles.log_softmax(student)
     entropies.append(terms[valid].sum(2).ravel())
-  np.testing.assert_allclose(
-    attention_mse_loss(STUDENT, TEACHER, MASK),
-    np.concatenate(squares).mean(),
-    rtol=1e-5,
+  values = jax.jit(lambda *a: (attention_mse_loss(*a), attention_ce_loss(*a)))(
+    STUDENT, TEACHER, MASK
   )
-  np.testing.assert_allclose(
-    attention_ce_loss(STUDENT, TEACHER, MASK),
-    float(np.concatenate(entropies).mean()),
-    rtol=1e-5,
-  )
+  expected = [np.concatenate(x).mean() for x in (squares, entropies)]
+  np.testing.assert_allclose(values, np.float64(expected), rtol=1e-5)
 
 
 def test_without_a_mask_the_cutoff_keeps_padding_out():
   padded = np.where(MASK[:, None, None] == 1, STUDENT, -1e4)
   teacher = np.where(MASK[:, None, None] == 1, TEACHER, -1e4 - 3)
   kept = np.where(MASK[:, None, None] == 1, np.float64(STUDENT) - TEACHER, 0)
+  loss = jax.jit(attention_mse_loss)
   np.testing.assert_allclose(
-    attention_mse_loss(padded, teacher), np.square(kept).mean(), rtol=1e-5
+    loss(padded, teacher), np.square(kept).mean(), rtol=1e-5
   )
   positive = np.maximum(np.float64(STUDENT), 0) - np.maximum(TEACHER, 0)
   np.testing.assert_allclose(
-    attention_mse_loss(STUDENT, TEACHER, cutoff=-1e-3),
+    loss(STUDENT, TEACHER, cutoff=-1e-3),
     np.square(positive).mean(),
     rtol=1e-2,
   )
@@ -136,16 +132,16 @@ def relation(vectors):
 
 
 def test_minilm_equals_the_paper():
+  @jax.jit
+  def program(student, teacher):
+    alone = minilm_loss(student[0], teacher[0], MASK)
+    return alone, minilm(student, teacher, MASK)
+
+  alone, both = program([STUDENT, VALUES], [TEACHER, TEACHER_VALUES])
   attention = divergence(STUDENT, TEACHER)
-  np.testing.assert_allclose(
-    minilm_loss(STUDENT, TEACHER, MASK), attention, rtol=1e-4
-  )
+  np.testing.assert_allclose(alone, attention, rtol=1e-4)
   values = divergence(relation(VALUES), relation(TEACHER_VALUES))
-  np.testing.assert_allclose(
-    minilm([STUDENT, VALUES], [TEACHER, TEACHER_VALUES], MASK),
-    attention + values,
-    rtol=1e-4,
-  )
+  np.testing.assert_allclose(both, attention + values, rtol=1e-4)
 
 
 def test_minilm_v2_equals_the_paper():
@@ -156,35 +152,43 @@ def test_minilm_v2_equals_the_paper():
     divergence(relation(split(a)), relation(split(b)))
     for a, b in zip(VECTORS, TEACHER_VECTORS, strict=True)
   ]
-  np.testing.assert_allclose(
-    minilm_v2(VECTORS, TEACHER_VECTORS, MASK), np.mean(terms, 0), rtol=1e-4
-  )
-  np.testing.assert_allclose(
-    minilm_v2(VECTORS[0], TEACHER_VECTORS[0], MASK), terms[0], rtol=1e-4
-  )
+
+  @jax.jit
+  def program(student, teacher):
+    first = minilm_v2(student[0], teacher[0], MASK)
+    return first, minilm_v2(student, teacher, MASK)
+
+  first, mean = program(VECTORS, TEACHER_VECTORS)
+  np.testing.assert_allclose(mean, np.mean(terms, 0), rtol=1e-4)
+  np.testing.assert_allclose(first, terms[0], rtol=1e-4)
 
 
 def test_masked_scores_of_minus_infinity_are_finite():
   keys = MASK[:, None, None] == 1
   student, teacher = (np.where(keys, x, -np.inf) for x in (STUDENT, TEACHER))
-  for loss in (attention_mse_loss, attention_ce_loss, minilm_loss):
 
-    def program(x, loss=loss):
-      return jnp.sum(loss(x, teacher, MASK))
+  @jax.jit
+  def program(student, teacher):
+    return [
+      jax.value_and_grad(lambda x, f=loss: jnp.sum(f(x, teacher, MASK)))(
+        student
+      )
+      for loss in (attention_mse_loss, attention_ce_loss, minilm_loss)
+    ]
 
-    value, gradient = jax.jit(jax.value_and_grad(program))(student)
+  for value, gradient in program(student, teacher):
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
 
 
 def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="expected both or none"):
-    minilm_loss(STUDENT, TEACHER, student_values=VALUES)
+    laws.trace(minilm_loss, STUDENT, TEACHER, student_values=VALUES)
   with pytest.raises(ValueError, match="student_hidden has width 8"):
-    minilm_v2_loss(VECTORS, TEACHER_VECTORS, relation_heads=3)
+    laws.trace(minilm_v2_loss, VECTORS, TEACHER_VECTORS, relation_heads=3)
   with pytest.raises(ValueError, match="expected as many"):
-    minilm_v2_loss(VECTORS, TEACHER_VECTORS[:2])
+    laws.trace(minilm_v2_loss, VECTORS, TEACHER_VECTORS[:2])
   with pytest.raises(ValueError, match="4 queries and 5 keys"):
-    attention_mse_loss(STUDENT[:, :, :4], TEACHER[:, :, :4], MASK)
+    laws.trace(attention_mse_loss, STUDENT[:, :, :4], TEACHER[:, :, :4], MASK)
   with pytest.raises(ValueError, match="teacher_attention has shape"):
-    attention_ce_loss(STUDENT, TEACHER[:, :2])
+    laws.trace(attention_ce_loss, STUDENT, TEACHER[:, :2])

@@ -1,5 +1,6 @@
 """Every loss on logits: oracle, limits, extremes and transformations."""
 
+import collections
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from kdjax import distillation
+from tests import laws
 from tests import oracles
 
 RNG = np.random.default_rng(0)
@@ -103,38 +105,40 @@ def loss(name):
   return function
 
 
+TRACES = collections.Counter()
+
+
+@functools.cache
+def program(name):
+  """Compiled: values with default, constant and traced keywords."""
+  _, keywords = LOSSES[name]
+
+  @jax.jit
+  def values(student, teacher, traced):
+    TRACES[name] += 1
+    return [loss(name)(student, teacher, **k) for k in ({}, keywords, traced)]
+
+  return values
+
+
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
 
 @each_loss
-def test_equals_the_oracle(name):
+def test_equals_the_oracle_and_traced_keywords_do_not_recompile(name):
   oracle, keywords = LOSSES[name]
-  values = jax.jit(
-    lambda s, t: [loss(name)(s, t, **kw) for kw in ({}, keywords)]
-  )(STUDENT, TEACHER)
-  for value, kw in zip(values, ({}, keywords), strict=True):
+  default, constant, traced = program(name)(STUDENT, TEACHER, keywords)
+  np.testing.assert_allclose(traced, constant, rtol=2e-6, atol=1e-7)
+  halved = {k: 0.5 * v for k, v in keywords.items()}
+  *_, other = program(name)(STUDENT, TEACHER, halved)
+  for value, kw in (
+    (default, {}),
+    (constant, keywords),
+    (traced, keywords),
+    (other, halved),
+  ):
     np.testing.assert_allclose(value, np.float64(oracle(**kw)), rtol=1e-5)
-
-
-@each_loss
-def test_traced_keywords_do_not_recompile_and_jit_equals_eager(name):
-  _, keywords = LOSSES[name]
-  traces = []
-
-  @jax.jit
-  def compiled(student, teacher, keywords):
-    traces.append(name)
-    return loss(name)(student, teacher, **keywords)
-
-  for factor in (1.0, 0.5):
-    kw = {k: factor * v for k, v in keywords.items()}
-    np.testing.assert_allclose(
-      compiled(STUDENT, TEACHER, kw),
-      loss(name)(STUDENT, TEACHER, **kw),
-      rtol=2e-6,
-      atol=1e-7,
-    )
-  assert len(traces) == 1
+  assert TRACES[name] == 1
 
 
 @each_loss
@@ -186,22 +190,31 @@ def test_extremes_are_finite(name):
 
 @each_loss
 def test_nan_reaches_the_caller(name):
+  _, keywords = LOSSES[name]
   for student, teacher in ((STUDENT, TEACHER), (TEACHER, STUDENT)):
     bad = student.copy()
     bad[0] = np.nan
-    assert np.isnan(loss(name)(bad, teacher)[0])
-    assert np.isnan(loss(name)(teacher, bad)[0])
+    for arguments in ((bad, teacher), (teacher, bad)):
+      for values in program(name)(*arguments, keywords):
+        assert np.isnan(values[0])
 
 
 def test_a_weight_of_zero_silences_an_infinite_term():
   masked = STUDENT.copy()
   masked[:, 2] = -np.inf
   only = np.full(16, 2)
-  soft = distillation.kd_loss(masked, masked, only, alpha=1.0)
+
+  @jax.jit
+  def values(student, teacher, masked):
+    return (
+      distillation.kd_loss(masked, masked, only, alpha=1.0),
+      distillation.kd_loss(masked, teacher, LABELS * 0, alpha=0.0),
+      distillation.symmetric_kl_loss(student, masked, reverse_weight=0.0),
+    )
+
+  soft, hard, forward = values(STUDENT, TEACHER, masked)
   np.testing.assert_array_equal(soft, 0)
-  hard = distillation.kd_loss(masked, TEACHER, LABELS * 0, alpha=0.0)
   assert np.all(np.isfinite(hard))
-  forward = distillation.symmetric_kl_loss(STUDENT, masked, reverse_weight=0.0)
   assert np.all(np.isfinite(forward))
 
 
@@ -220,13 +233,13 @@ def test_the_gradient_in_skew_is_finite_under_masks(mode):
 
 @each_loss
 def test_bfloat16_is_computed_in_float32(name):
-  student, teacher = (jnp.asarray(z, jnp.bfloat16) for z in (STUDENT, TEACHER))
-  actual = loss(name)(student, teacher)
+  half = [z.astype(jnp.bfloat16) for z in (STUDENT, TEACHER)]
+  wide = [z.astype(np.float32) for z in half]
+  actual, expected = jax.jit(
+    lambda *pairs: [loss(name)(*pair) for pair in pairs]
+  )(half, wide)
   assert actual.dtype == jnp.float32
-  np.testing.assert_array_equal(
-    actual,
-    loss(name)(student.astype(jnp.float32), teacher.astype(jnp.float32)),
-  )
+  np.testing.assert_array_equal(actual, expected)
 
 
 @each_loss
@@ -260,7 +273,9 @@ def test_eight_devices_equal_one():
     return jnp.stack(values, -1)
 
   arguments = (STUDENT, TEACHER, LABELS)
-  expected = jax.jit(every_loss)(*arguments)
+  expected = np.stack(
+    [program(k)(STUDENT, TEACHER, v)[0] for k, (_, v) in LOSSES.items()], -1
+  )
   mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
   data = PartitionSpec("data")
   sharded = jax.jit(
@@ -283,11 +298,10 @@ def test_shapes_never_broadcast(name):
 
 def test_soft_labels_equal_integer_labels():
   one_hot = np.eye(6, dtype=np.float32)[LABELS]
-  np.testing.assert_allclose(
-    distillation.kd_loss(STUDENT, TEACHER, one_hot),
-    distillation.kd_loss(STUDENT, TEACHER, LABELS),
-    rtol=1e-6,
-  )
+  soft, hard = jax.jit(
+    lambda *labels: [distillation.kd_loss(STUDENT, TEACHER, y) for y in labels]
+  )(one_hot, LABELS)
+  np.testing.assert_allclose(soft, hard, rtol=1e-6)
 
 
 def test_the_gradient_of_kd_is_the_papers():
@@ -305,7 +319,9 @@ def test_a_high_temperature_matches_centred_logits():
   """Hinton's limit: T^2 KL tends to |z^S - z^T|^2 / (2 C), centred."""
   center = lambda z: z - z.mean(-1, keepdims=True)  # noqa: E731
   expected = np.square(center(STUDENT) - center(TEACHER)).sum(-1) / 12
-  actual = distillation.soft_target_loss(STUDENT, TEACHER, temperature=1e4)
+  *_, actual = program("soft_target_loss")(
+    STUDENT, TEACHER, {"temperature": 1e4}
+  )
   np.testing.assert_allclose(actual, expected, rtol=1e-3)
 
 
@@ -319,15 +335,19 @@ def test_one_temperature_an_example():
 
 
 def test_named_ends_of_the_families():
-  forward = distillation.soft_target_loss(STUDENT, TEACHER, temperature=1.0)
-  reverse = distillation.reverse_kl_loss(STUDENT, TEACHER)
-  for actual, expected in (
-    (distillation.generalized_jsd_loss(STUDENT, TEACHER, beta=0.0), forward),
-    (distillation.generalized_jsd_loss(STUDENT, TEACHER, beta=1.0), reverse),
-    (distillation.skew_kl_loss(STUDENT, TEACHER, skew=0.0), forward),
-    (distillation.skew_reverse_kl_loss(STUDENT, TEACHER, skew=0.0), reverse),
-    (distillation.skew_kl_loss(STUDENT, TEACHER, skew=1.0), 0 * forward),
-  ):
+  @jax.jit
+  def pairs(*logits):
+    forward = distillation.soft_target_loss(*logits, temperature=1.0)
+    reverse = distillation.reverse_kl_loss(*logits)
+    return (
+      (distillation.generalized_jsd_loss(*logits, beta=0.0), forward),
+      (distillation.generalized_jsd_loss(*logits, beta=1.0), reverse),
+      (distillation.skew_kl_loss(*logits, skew=0.0), forward),
+      (distillation.skew_reverse_kl_loss(*logits, skew=0.0), reverse),
+      (distillation.skew_kl_loss(*logits, skew=1.0), 0 * forward),
+    )
+
+  for actual, expected in pairs(STUDENT, TEACHER):
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -347,14 +367,14 @@ def test_named_ends_of_the_families():
 )
 def test_static_values_out_of_range(name, keywords, message):
   with pytest.raises(ValueError, match=message):
-    loss(name)(STUDENT, TEACHER, **keywords)
+    laws.trace(loss(name), STUDENT, TEACHER, **keywords)
 
 
 def test_labels_may_be_unsigned():
-  np.testing.assert_array_equal(
-    distillation.kd_loss(STUDENT, TEACHER, LABELS.astype(np.uint8)),
-    distillation.kd_loss(STUDENT, TEACHER, LABELS),
-  )
+  unsigned, signed = jax.jit(
+    lambda *labels: [distillation.kd_loss(STUDENT, TEACHER, y) for y in labels]
+  )(LABELS.astype(np.uint8), LABELS)
+  np.testing.assert_array_equal(unsigned, signed)
 
 
 def test_labels_of_the_wrong_shape():
@@ -364,10 +384,10 @@ def test_labels_of_the_wrong_shape():
 
 def test_a_label_without_alternatives_costs_nothing():
   """All other classes are masked: value 0, gradient 0."""
-  logits = jnp.array([[2.0, -jnp.inf, -jnp.inf]])
+  logits = np.float32([[2.0, -np.inf, -np.inf]])
   value, gradient = jax.jit(
     jax.value_and_grad(
-      lambda z: distillation.kd_loss(z, logits, jnp.array([0])).sum()
+      lambda z: distillation.kd_loss(z, logits, np.array([0])).sum()
     )
   )(logits)
   assert value == 0
