@@ -5,6 +5,9 @@ import os
 import types
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 
 class Restored(NamedTuple):
   """Restored: what a checkpoint holds.
@@ -102,7 +105,9 @@ class Checkpoints:
 
     Args:
       template: a pytree of the same structure, of arrays or of
-        `jax.ShapeDtypeStruct`. Arrays come back with its shardings.
+        `jax.ShapeDtypeStruct`. Arrays come back with its shardings, those of
+        no device in particular as such: a resumed run finds in JAX's
+        compilation cache what the run before it compiled.
 
     Returns:
       A :class:`Restored`, or None if there is no checkpoint.
@@ -120,7 +125,8 @@ class Checkpoints:
         position=self._args.JsonRestore(),
       ),
     )
-    return Restored(step, restored["tree"], restored["position"]["position"])
+    tree = jax.tree.map(_release, restored["tree"], template)
+    return Restored(step, tree, restored["position"]["position"])
 
   def close(self) -> None:
     """Waits until what was saved is on disk."""
@@ -136,3 +142,13 @@ class Checkpoints:
     trace: types.TracebackType | None,
   ) -> None:
     self.close()
+
+
+def _release(restored: Any, template: Any) -> Any:
+  """The array, on no device in particular if the template is on none."""
+  if getattr(template, "committed", True):
+    return restored
+  if jax.dtypes.issubdtype(restored.dtype, jax.dtypes.prng_key):
+    data = np.asarray(jax.random.key_data(restored))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(restored))
+  return jax.numpy.asarray(np.asarray(restored))

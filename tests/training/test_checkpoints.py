@@ -56,6 +56,8 @@ def test_a_train_state_and_its_key_come_back_as_they_were(tmp_path):
   assert_equal(restored, tree())
   assert isinstance(restored[0], TrainState)
   assert (step, position) == (7, {"epoch": 2, "order": [1, 0]})
+  # A program compiled for arrays of no device in particular takes them.
+  assert not any(leaf.committed for leaf in jax.tree.leaves(restored))
 
 
 def test_what_is_saved_may_change_or_be_donated_while_it_is_written(tmp_path):
