@@ -53,24 +53,28 @@ def test_law(law):
   law(CASE)
 
 
-def sample(batch=7, domains=3):
-  rng = np.random.default_rng(batch)
+def sample(batch=7, domains=3, seed=7):
+  rng = np.random.default_rng(seed)
   features = rng.normal(size=(domains, batch, DIMS)) + 1.0
   labels = rng.integers(0, CLASSES, (domains, batch))
   return features, labels
 
 
-def oracle(features, labels, keep, old, decay):
-  """With each example's gradient by autodiff, `[batch, parameters]`."""
-
+@jax.jit
+def single_gradients(params, features, labels):
   def loss(params, feature, label):
     logits = feature @ params[0] + params[1]
     return jax.nn.logsumexp(logits) - logits[label]
 
-  gradients = jax.vmap(jax.vmap(jax.grad(loss), (None, 0, 0)), (None, 0, 0))
-  by_parameter = jax.device_get(
-    jax.jit(gradients)((np.float64(WEIGHT), np.float64(BIAS)), features, labels)
-  )
+  gradient = jax.grad(loss)
+  by_example = jax.vmap(jax.vmap(gradient, (None, 0, 0)), (None, 0, 0))
+  return by_example(params, features, labels)
+
+
+def oracle(features, labels, keep, old, decay):
+  """With each example's gradient by autodiff, `[batch, parameters]`."""
+  params = np.float64(WEIGHT), np.float64(BIAS)
+  by_parameter = jax.device_get(single_gradients(params, features, labels))
   averages, states = [], []
   for *pair, rows, state in zip(*by_parameter, keep, old, strict=True):
     by_weight, by_bias = (x[rows] for x in pair)
@@ -86,11 +90,11 @@ def oracle(features, labels, keep, old, decay):
 def test_equals_single_gradients_over_steps(masked):
   with jax.enable_x64(True):
     state, old = None, np.zeros((3, CLASSES * (DIMS + 1)))
-    for batch in (7, 5):
-      features, labels = sample(batch)
+    for seed in (7, 5):
+      features, labels = sample(seed=seed)
       keep = np.ones(labels.shape, bool)
       if masked:
-        keep = np.arange(batch)[None] < batch - np.arange(3)[:, None]
+        keep = np.arange(7)[None] < seed - np.arange(3)[:, None]
       logits = features @ np.float64(WEIGHT) + np.float64(BIAS)
       value, state = FISHR(
         features, logits, labels, state, decay=0.7, where=keep
@@ -179,6 +183,6 @@ def test_errors():
     fishr_penalty(features, logits, labels, decay=1.0)
   with pytest.raises(ValueError, match=r"logits has shape \(3, 6, 4\)"):
     fishr_penalty(features, logits[:, :6], labels)
-  _, state = fishr_penalty(features, logits, labels)
+  state = FishrState(np.zeros((3, CLASSES, DIMS)), np.zeros((3, CLASSES)))
   with pytest.raises(ValueError, match="state has shapes"):
-    fishr_penalty(features, logits, labels, state, bias=False)
+    laws.trace(fishr_penalty, features, logits, labels, state, bias=False)

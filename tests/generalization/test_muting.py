@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from kdjax.generalization import rsc_mask
+from tests.laws import trace
 
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 5))
 HEAD = np.random.default_rng(1).normal(size=(5, 4))
 
 
 def classify(features):
-  weights, head = (jnp.asarray(w, features.dtype) for w in (WEIGHTS, HEAD))
+  weights, head = (w.astype(features.dtype) for w in (WEIGHTS, HEAD))
   return jnp.tanh(features @ weights) @ head
 
 
@@ -69,11 +70,11 @@ def test_no_recompilation_and_no_gradient():
   )
   program(np.float32(features), labels, feature_drop=0.3, batch_drop=0.5)
   program(np.float32(features), labels, feature_drop=0.4, batch_drop=0.2)
-  gradient = jax.grad(lambda x: jnp.sum(x * rsc_mask(classify, x, labels)))(
-    jnp.float32(features)
-  )
+  gradient = jax.jit(
+    jax.grad(lambda x: jnp.sum(x * rsc_mask(classify, x, labels)))
+  )(np.float32(features))
   assert set(np.unique(gradient)) <= {0.0, 1.0}
-  half = MASK(jnp.bfloat16(features), labels)
+  half = trace(MASK, features.astype(jnp.bfloat16), labels)
   assert half.dtype == jnp.float32
 
 
@@ -95,6 +96,6 @@ def test_devices_agree():
 def test_errors():
   features, labels = sample()
   with pytest.raises(ValueError, match=r"feature_drop is 1\.5"):
-    rsc_mask(classify, jnp.float32(features), labels, feature_drop=1.5)
+    rsc_mask(classify, np.float32(features), labels, feature_drop=1.5)
   with pytest.raises(ValueError, match=r"labels has shape \(4,\)"):
-    rsc_mask(classify, jnp.float32(features), labels[:4])
+    rsc_mask(classify, np.float32(features), labels[:4])
