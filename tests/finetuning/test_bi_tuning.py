@@ -25,6 +25,7 @@ def directions(*shape):
 LABELS = RNG.permutation(np.arange(16) % CLASSES)
 QUERIES, KEYS = directions(16, DIMS), directions(16, DIMS)
 QUEUE, HEAD = directions(CLASSES, SIZE, DIMS), directions(CLASSES, DIMS)
+ENQUEUE = jax.jit(enqueue_keys)
 
 
 def classifier_side(features, unused, labels, queue, head, **options):
@@ -67,26 +68,27 @@ def oracle(own, anchor, label, temperature):
   return np.sum(uniform[kept] * (np.log(uniform[kept]) - log_p[kept]))
 
 
+@jax.jit
+def both_losses(temperature):
+  return (
+    categorical_contrastive_loss(
+      QUERIES, KEYS, LABELS, QUEUE, temperature=temperature
+    ),
+    contrastive_cross_entropy_loss(
+      QUERIES, LABELS, QUEUE, HEAD, temperature=temperature
+    ),
+  )
+
+
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_losses_equal_numpy(temperature):
   projector, classifier = [], []
   for x, k, y in zip(QUERIES, KEYS, LABELS, strict=True):
     projector.append(oracle(np.float64(x) @ k, x, y, temperature))
     classifier.append(oracle(np.float64(x) @ HEAD[y], HEAD[y], y, temperature))
-  np.testing.assert_allclose(
-    categorical_contrastive_loss(
-      QUERIES, KEYS, LABELS, QUEUE, temperature=temperature
-    ),
-    projector,
-    rtol=2e-5,
-  )
-  np.testing.assert_allclose(
-    contrastive_cross_entropy_loss(
-      QUERIES, LABELS, QUEUE, HEAD, temperature=temperature
-    ),
-    classifier,
-    rtol=2e-5,
-  )
+  by_projector, by_classifier = both_losses(temperature)
+  np.testing.assert_allclose(by_projector, projector, rtol=2e-5)
+  np.testing.assert_allclose(by_classifier, classifier, rtol=2e-5)
 
 
 def test_what_gets_a_gradient():
@@ -95,10 +97,15 @@ def test_what_gets_a_gradient():
       contrastive_cross_entropy_loss(QUERIES, LABELS, queue, head, **options)
     )
 
-  head, queue = jnp.asarray(HEAD), jnp.asarray(QUEUE)
-  for gradient in jax.grad(loss, (0, 1))(head, queue):
+  @jax.jit
+  def gradients(head, queue):
+    free = jax.grad(loss)(head, queue, stop_head_gradient=False)
+    return jax.grad(loss, (0, 1))(head, queue), free
+
+  stopped, free = gradients(HEAD, QUEUE)
+  for gradient in stopped:
     assert not np.any(gradient)
-  assert np.any(jax.grad(loss)(head, queue, stop_head_gradient=False))
+  assert np.any(free)
 
 
 def fill(keys, position, new, labels):
@@ -111,33 +118,35 @@ def fill(keys, position, new, labels):
 
 def test_queue_equals_a_loop():
   """With more keys of a class than it holds, and masked ones."""
-  start = KeyQueue(jnp.asarray(QUEUE), jnp.array([3, 0, 2]))
+  start = KeyQueue(QUEUE, np.array([3, 0, 2], np.int32))
   labels = np.array([0, 1, 1, 1, 1, 1, 1, 0, 2, 1, 0, 0, 0, 0, 0, 2])
   where = np.arange(16) != 7
-  run = jax.jit(enqueue_keys)
   for mask in (None, where):
     kept = slice(None) if mask is None else mask
     expected = fill(QUEUE, np.array([3, 0, 2]), KEYS[kept], labels[kept])
-    result = run(start, KEYS, labels, where=mask)
+    result = ENQUEUE(start, KEYS, labels, where=mask)
     for a, b in zip(result, expected, strict=True):
       np.testing.assert_array_equal(a, b)
 
 
 def test_queue_is_the_same_on_all_devices():
-  queue = key_queue(jax.random.key(0), CLASSES, DIMS, size=SIZE)
-  expected = enqueue_keys(queue, KEYS, LABELS)
+  queue = KeyQueue(QUEUE, np.zeros(CLASSES, np.int32))
+  expected = ENQUEUE(queue, KEYS, LABELS)
   split = [x.reshape(8, 2, *x.shape[1:]) for x in (KEYS, LABELS)]
-  results = jax.vmap(
-    lambda k, y: enqueue_keys(queue, k, y, axis_name="batch"),
+  mapped = jax.vmap(
+    lambda queue, k, y: enqueue_keys(queue, k, y, axis_name="batch"),
+    (None, 0, 0),
     axis_name="batch",
-  )(*split)
+  )
+  results = jax.jit(mapped)(queue, *split)
   for a, b in zip(results, expected, strict=True):
     np.testing.assert_array_equal(a, np.broadcast_to(b, a.shape))
 
 
 def test_a_new_queue_holds_directions():
-  queue = key_queue(jax.random.key(0), 2, 3)
+  queue = jax.jit(lambda key: key_queue(key, 2, 3))(jax.random.key(0))
   assert queue.keys.shape == (2, 40, 3)
+  assert not np.any(queue.position)
   np.testing.assert_allclose(
     np.linalg.norm(queue.keys, axis=-1), 1.0, rtol=1e-5
   )
@@ -147,16 +156,19 @@ def test_homogeneous_directions():
   rows, offsets = RNG.normal(size=(4, 3)), RNG.normal(size=4)
   x = np.concatenate([rows, offsets[:, None]], 1)
   expected = x / np.linalg.norm(x, axis=1, keepdims=True)
-  result = homogeneous_directions(jnp.float32(rows), jnp.float32(offsets))
+
+  @jax.jit
+  def run(rows, offsets):
+    slope = jax.grad(lambda x: jnp.sum(homogeneous_directions(x, jnp.zeros(1))))
+    return homogeneous_directions(rows, offsets), slope(jnp.zeros((1, 2)))
+
+  result, zero = run(np.float32(rows), np.float32(offsets))
   np.testing.assert_allclose(result, expected, rtol=1e-5)
-  zero = jax.grad(lambda x: jnp.sum(homogeneous_directions(x, jnp.zeros(1))))(
-    jnp.zeros((1, 2))
-  )
   assert np.all(np.isfinite(zero))
 
 
 def test_errors_name_the_argument():
-  queue = KeyQueue(jnp.asarray(QUEUE), jnp.zeros(CLASSES, jnp.int32))
+  queue = KeyQueue(QUEUE, np.zeros(CLASSES, np.int32))
   with pytest.raises(ValueError, match=r"keys has shape \(16, 4\); expected 5"):
     enqueue_keys(queue, KEYS[:, :4], LABELS)
   with pytest.raises(ValueError, match=r"size is 0; expected an integer"):
