@@ -61,9 +61,7 @@ def test_law(name, law):
 
 
 @jax.jit
-def dkd(student, teacher, labels, temperature=4.0, alpha=1.0, beta=8.0):
-  """DKD and the gradient of its sum by the student."""
-
+def compiled_dkd(student, teacher, labels, temperature, alpha, beta):
   def total(student):
     values = dkd_loss(
       student,
@@ -77,6 +75,16 @@ def dkd(student, teacher, labels, temperature=4.0, alpha=1.0, beta=8.0):
 
   (_, values), gradient = jax.value_and_grad(total, has_aux=True)(student)
   return values, gradient
+
+
+def dkd(student, teacher, labels, temperature=4.0, alpha=1.0, beta=8.0):
+  """DKD and the gradient of its sum by the student, as NumPy arrays."""
+  return jax.device_get(
+    compiled_dkd(student, teacher, labels, temperature, alpha, beta)
+  )
+
+
+NKD, USKD, SOFT = map(jax.jit, (nkd_loss, uskd_loss, soft_target_loss))
 
 
 def split(logits, labels, temperature):
@@ -121,8 +129,10 @@ def test_dkd_of_close_logits_keeps_its_digits(weights):
 def test_dkd_with_the_teachers_own_weight_is_kd():
   target, _ = split(TEACHER, LABELS, 4.0)
   np.testing.assert_allclose(
-    dkd_loss(STUDENT, TEACHER, LABELS, beta=np.float32(np.exp(target[:, 1]))),
-    soft_target_loss(STUDENT, TEACHER),
+    jax.jit(dkd_loss)(
+      STUDENT, TEACHER, LABELS, beta=np.float32(np.exp(target[:, 1]))
+    ),
+    SOFT(STUDENT, TEACHER),
     rtol=1e-5,
   )
 
@@ -150,7 +160,7 @@ def test_two_classes_have_no_others():
     np.testing.assert_array_equal(part, 0)
   np.testing.assert_allclose(
     dkd(student, teacher, labels)[0],
-    soft_target_loss(student, teacher),
+    SOFT(student, teacher),
     rtol=1e-5,
   )
 
@@ -165,18 +175,20 @@ def test_masked_classes_are_as_if_absent():
   np.testing.assert_allclose(values, expected, rtol=1e-6)
   np.testing.assert_allclose(gradient[:, :6], expected_gradient, atol=1e-6)
   np.testing.assert_array_equal(gradient[:, 6], 0)
-  for loss, arguments in (
-    (nkd_loss, lambda s, t: (s, t, LABELS)),
-    (uskd_loss, lambda s, t: (s, LABELS)),
-    (uskd_loss, lambda s, t: (s, LABELS, t)),
-  ):
-    value, gradient = jax.jit(
-      jax.value_and_grad(lambda s, t, f=loss, a=arguments: f(*a(s, t)).sum())
-    )(student, teacher)
-    np.testing.assert_allclose(
-      value, loss(*arguments(STUDENT, TEACHER)).sum(), rtol=1e-6
+
+  def others(student, teacher):
+    values = (
+      nkd_loss(student, teacher, LABELS).sum(),
+      uskd_loss(student, LABELS),
+      uskd_loss(student, LABELS, teacher),
     )
-    assert np.all(np.isfinite(gradient))
+    return sum(values), values
+
+  program = jax.jit(jax.value_and_grad(others, has_aux=True))
+  (_, values), gradient = program(student, teacher)
+  _, expected = jax.jit(others)(STUDENT, TEACHER)
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+  assert np.all(np.isfinite(gradient))
 
 
 @pytest.mark.parametrize("only", [True, False])
@@ -202,7 +214,7 @@ def test_nkd_equals_the_paper():
   expected = p * oracles.cross_entropy(STUDENT, LABELS)
   expected -= 0.7 * 4 * (np.exp(p_rest) * q_rest).sum(-1)
   np.testing.assert_allclose(
-    nkd_loss(STUDENT, TEACHER, LABELS, temperature=2.0, gamma=0.7),
+    NKD(STUDENT, TEACHER, LABELS, temperature=2.0, gamma=0.7),
     np.float64(expected),
     rtol=1e-5,
   )
@@ -234,7 +246,7 @@ def oracle_uskd(student, labels, weak, alpha, beta, mu):
 def test_uskd_equals_the_published_formula():
   for values in ((1.0, 0.1, 0.005), (0.5, 2.0, 0.3)):
     np.testing.assert_allclose(
-      uskd_loss(
+      USKD(
         STUDENT,
         LABELS,
         TEACHER,
@@ -246,8 +258,8 @@ def test_uskd_equals_the_published_formula():
 
 
 def test_uskd_trains_its_weak_classifier_by_the_smoothed_labels():
-  gradient = jax.grad(lambda w: uskd_loss(STUDENT, LABELS, w, mu=2.0))(
-    jnp.array(TEACHER)
+  gradient = jax.jit(jax.grad(lambda w: uskd_loss(STUDENT, LABELS, w, mu=2.0)))(
+    TEACHER
   )
   smooth = 0.9 * np.eye(6)[LABELS] + 0.1 / 6
   w = np.exp(oracles.log_softmax(TEACHER))
@@ -266,6 +278,6 @@ def test_uskd_trains_its_weak_classifier_by_the_smoothed_labels():
 )
 def test_errors_name_the_argument(loss, keywords, message):
   with pytest.raises(ValueError, match=message):
-    loss(STUDENT, TEACHER, LABELS, **keywords)
+    laws.trace(loss, STUDENT, TEACHER, LABELS, **keywords)
   with pytest.raises(ValueError, match=r"labels has shape \(3,\)"):
-    loss(STUDENT, TEACHER, LABELS[:3])
+    laws.trace(loss, STUDENT, TEACHER, LABELS[:3])

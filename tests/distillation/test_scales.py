@@ -47,7 +47,8 @@ def test_equals_the_weighted_mean_over_regions(inner):
   assert 0 < (right != right[:, :1]).sum() < right.size
   for r in range(5):
     weight = np.where(right[:, r] != right[:, 0], 3.0, 1.0)
-    expected += weight * region(STUDENT[:, r], TEACHER[:, r], LABELS) / 5
+    values = region(STUDENT[:, r], TEACHER[:, r], LABELS)
+    expected += weight * np.asarray(values) / 5
   loss = functools.partial(sdd_loss, inner=inner, complementary_weight=3.0)
   values = jax.jit(loss)(STUDENT, TEACHER, LABELS)
   np.testing.assert_allclose(values, expected, rtol=1e-5)
@@ -56,12 +57,12 @@ def test_equals_the_weighted_mean_over_regions(inner):
 def test_regions_of_a_map():
   maps = RNG.normal(size=(2, 8, 8, 3)).astype(np.float32)
   kernel, bias = RNG.normal(size=(3, 6)), RNG.normal(size=6)
-  logits = regional_logits(maps, np.float32(kernel), np.float32(bias))
+  logits = jax.jit(regional_logits)(maps, np.float32(kernel), np.float32(bias))
   assert logits.shape == (2, 21, 6)
   cells = (maps, maps[:, 4:, :4], maps[:, 6:, 6:])
   for region, cell in zip((0, 3, 20), cells, strict=True):
     np.testing.assert_allclose(
-      logits[:, region],
+      np.asarray(logits)[:, region],
       cell.mean((1, 2)) @ kernel + bias,
       rtol=1e-4,
       atol=1e-5,
@@ -70,10 +71,16 @@ def test_regions_of_a_map():
 
 def test_errors():
   with pytest.raises(ValueError, match="inner is 'at'; expected one of"):
-    sdd_loss(STUDENT, TEACHER, LABELS, inner="at")
+    laws.trace(sdd_loss, STUDENT, TEACHER, LABELS, inner="at")
   with pytest.raises(ValueError, match=r"complementary_weight has shape \(21,"):
-    sdd_loss(STUDENT, TEACHER, LABELS, complementary_weight=np.ones(21))
+    laws.trace(
+      sdd_loss, STUDENT, TEACHER, LABELS, complementary_weight=np.ones(21)
+    )
   with pytest.raises(ValueError, match="the first to be 1, the whole image"):
-    regional_logits(
-      np.ones((2, 8, 8, 3)), np.ones((3, 6)), np.ones(6), grids=(2, 4)
+    laws.trace(
+      regional_logits,
+      np.ones((2, 8, 8, 3)),
+      np.ones((3, 6)),
+      np.ones(6),
+      grids=(2, 4),
     )

@@ -1,5 +1,6 @@
 """CS-KD and the virtual teacher: laws and oracles."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +21,8 @@ def without_teacher(student, teacher, labels, **options):
   return virtual_teacher_loss(student, labels, **options)
 
 
+VIRTUAL = jax.jit(virtual_teacher_loss)
+
 CASES = {
   "virtual_teacher": laws.Case(
     without_teacher,
@@ -36,9 +39,10 @@ def test_law(name, law):
 
 
 def test_cskd_is_distillation_from_the_partner():
-  np.testing.assert_array_equal(
-    cskd_loss(STUDENT, PARTNER), soft_target_loss(STUDENT, PARTNER)
-  )
+  values, expected = jax.jit(
+    lambda *logits: (cskd_loss(*logits), soft_target_loss(*logits))
+  )(STUDENT, PARTNER)
+  np.testing.assert_array_equal(values, expected)
 
 
 def test_virtual_teacher_equals_the_formula():
@@ -47,9 +51,7 @@ def test_virtual_teacher_equals_the_formula():
   p = np.exp(oracles.log_softmax(u, 3.0))
   expected = oracles.kl(p, np.exp(oracles.log_softmax(STUDENT))) / 6
   np.testing.assert_allclose(
-    virtual_teacher_loss(
-      STUDENT, LABELS, temperature=3.0, correct_probability=0.9
-    ),
+    VIRTUAL(STUDENT, LABELS, temperature=3.0, correct_probability=0.9),
     np.float64(expected),
     rtol=1e-5,
   )
@@ -58,26 +60,26 @@ def test_virtual_teacher_equals_the_formula():
 def test_classes_that_the_student_masks_are_as_if_absent():
   masked = np.concatenate([STUDENT, np.full((16, 1), -np.inf, np.float32)], 1)
   np.testing.assert_allclose(
-    virtual_teacher_loss(masked, LABELS),
-    virtual_teacher_loss(STUDENT, LABELS),
+    VIRTUAL(masked, LABELS),
+    VIRTUAL(STUDENT, LABELS),
     rtol=1e-6,
   )
 
 
 def test_hyper_parameters_are_one_number_or_one_an_example():
   each = np.linspace(2.0, 9.0, 16, dtype=np.float32)
-  values = virtual_teacher_loss(
+  values = VIRTUAL(
     STUDENT, LABELS, temperature=each, correct_probability=each / 10
   )
-  last = virtual_teacher_loss(
-    STUDENT[-1:], LABELS[-1:], temperature=9.0, correct_probability=0.9
+  one = VIRTUAL(STUDENT, LABELS, temperature=9.0, correct_probability=0.9)
+  np.testing.assert_allclose(
+    np.asarray(values)[-1], np.asarray(one)[-1], rtol=1e-6
   )
-  np.testing.assert_allclose(values[-1:], last, rtol=1e-6)
   for name in ("temperature", "correct_probability"):
     with pytest.raises(ValueError, match=rf"{name} has shape \(6,\); expected"):
-      virtual_teacher_loss(STUDENT, LABELS, **{name: each[:6] / 10})
+      laws.trace(virtual_teacher_loss, STUDENT, LABELS, **{name: each[:6] / 10})
 
 
 def test_a_probability_is_at_most_one():
   with pytest.raises(ValueError, match="correct_probability is 2; expected"):
-    virtual_teacher_loss(STUDENT, LABELS, correct_probability=2)
+    laws.trace(virtual_teacher_loss, STUDENT, LABELS, correct_probability=2)

@@ -17,6 +17,10 @@ TEACHER = RNG.normal(size=(16, 4, 7)).astype(np.float32)
 TEACHER[:, 1:] += 0.7 * TEACHER[:, :1]
 LABELS = RNG.integers(0, 6, 16)
 
+TRANSFORMED, SIMILARITY, PRETEXT = map(
+  jax.jit, (sskd_transformed_loss, sskd_similarity_loss, sskd_pretext_loss)
+)
+
 CASES = {
   "transformed": laws.Case(
     sskd_transformed_loss,
@@ -72,9 +76,7 @@ def test_transformed_equals_the_paper():
   for ratio in (0.0, 0.6, 1.0):
     expected = 9 * oracles.kl(p, q)[kept(ranks, ratio)].mean()
     np.testing.assert_allclose(
-      jax.jit(sskd_transformed_loss)(
-        LOGITS, TEACHER_LOGITS, LABELS, temperature=3.0, ratio=ratio
-      ),
+      TRANSFORMED(LOGITS, TEACHER_LOGITS, LABELS, temperature=3.0, ratio=ratio),
       np.float64(expected),
       rtol=1e-5,
     )
@@ -94,7 +96,7 @@ def test_similarity_equals_the_paper():
   p, q = (np.exp(oracles.log_softmax(z, 0.5)) for z in (teacher, student))
   expected = 0.25 * oracles.kl(p, q)[kept(ranks, 0.75)].mean()
   np.testing.assert_allclose(
-    jax.jit(sskd_similarity_loss)(EMBEDDINGS, TEACHER),
+    SIMILARITY(EMBEDDINGS, TEACHER),
     np.float64(expected),
     rtol=1e-5,
   )
@@ -103,18 +105,16 @@ def test_similarity_equals_the_paper():
 def test_pretext_is_the_cross_entropy_of_finding_the_original():
   own = np.repeat(np.arange(16), 3)
   expected = oracles.cross_entropy(similarities(TEACHER), own).mean()
-  np.testing.assert_allclose(
-    sskd_pretext_loss(TEACHER), np.float64(expected), rtol=1e-5
-  )
+  np.testing.assert_allclose(PRETEXT(TEACHER), np.float64(expected), rtol=1e-5)
   where = np.arange(16) < 9
   changed = np.where(where[:, None, None], TEACHER, np.float32(7.0))
   np.testing.assert_allclose(
-    sskd_pretext_loss(changed, where=where),
-    sskd_pretext_loss(TEACHER[:9]),
+    PRETEXT(changed, where=where),
+    PRETEXT(TEACHER[:9]),
     rtol=1e-5,
   )
 
 
 def test_a_ratio_is_a_share():
   with pytest.raises(ValueError, match=r"ratio is 1\.5; expected a number in"):
-    sskd_similarity_loss(EMBEDDINGS, TEACHER, ratio=1.5)
+    laws.trace(sskd_similarity_loss, EMBEDDINGS, TEACHER, ratio=1.5)

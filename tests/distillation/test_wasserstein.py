@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,7 +16,7 @@ RNG = np.random.default_rng(7)
 STUDENT, TEACHER = (3 * RNG.normal(size=(2, 16, 6))).astype(np.float32)
 LABELS = RNG.integers(0, 6, 16)
 KERNEL = RNG.normal(size=(4, 6)).astype(np.float32)
-COST = np.asarray(wkd_class_cost(KERNEL))
+COST = np.asarray(jax.jit(wkd_class_cost)(KERNEL))
 MAPS, TEACHER_MAPS = RNG.normal(size=(2, 16, 4, 6, 3)).astype(np.float32)
 
 CASES = {
@@ -34,6 +33,12 @@ CASES = {
     options={"grid": 2},
   ),
 }
+
+
+LOGIT, FEATURE = (
+  jax.jit(wkd_logit_loss),
+  jax.jit(wkd_feature_loss, static_argnames="grid"),
+)
 
 
 @pytest.mark.parametrize("law", laws.LAWS)
@@ -61,9 +66,7 @@ def oracle(student, teacher, label, temperature, gamma, epsilon, iterations):
 
 
 def test_logits_equal_the_paper():
-  values = jax.jit(wkd_logit_loss)(
-    STUDENT, TEACHER, LABELS, COST, temperature=3.0, gamma=20.0
-  )
+  values = LOGIT(STUDENT, TEACHER, LABELS, COST, temperature=3.0, gamma=20.0)
   expected = [
     oracle(s, t, y, 3.0, 20.0, 0.05, 10)
     for s, t, y in zip(STUDENT, TEACHER, LABELS, strict=True)
@@ -79,9 +82,11 @@ def test_between_two_other_classes_mass_moves_once():
     np.exp(oracles.log_softmax(z[:, 1:], 2.0)) for z in (teacher, student)
   )
   cost = np.float32(0.4) * (1 - np.eye(3, dtype=np.float32))
-  loss = functools.partial(wkd_logit_loss, temperature=2.0, iterations=500)
+  loss = jax.jit(
+    functools.partial(wkd_logit_loss, temperature=2.0, iterations=500)
+  )
   with_transport, without = (
-    jax.jit(loss)(student, teacher, labels, cost, gamma=gamma)
+    np.asarray(loss(student, teacher, labels, cost, gamma=gamma))
     for gamma in (1.0, 0.0)
   )
   np.testing.assert_allclose(
@@ -98,18 +103,14 @@ def test_tiny_probabilities_are_not_lost():
   gradient = jax.jit(
     jax.grad(
       lambda s: wkd_logit_loss(
-        s, student, jnp.array([0]), cost, temperature=1.0
+        s, student, np.array([0]), cost, temperature=1.0
       )[0]
     )
   )(student)
   assert np.all(np.isfinite(gradient))
   # Two classes leave one other class, which costs nothing to move.
-  value = wkd_logit_loss(
-    STUDENT[:, :2], TEACHER[:, :2], LABELS % 2, cost[:2, :2]
-  )
-  target = wkd_logit_loss(
-    STUDENT[:, :2], TEACHER[:, :2], LABELS % 2, cost[:2, :2], gamma=0.0
-  )
+  two = STUDENT[:, :2], TEACHER[:, :2], LABELS % 2, cost[:2, :2]
+  value, target = (LOGIT(*two, gamma=gamma) for gamma in (600.0, 0.0))
   np.testing.assert_allclose(value, target, atol=1e-4)
 
 
@@ -118,18 +119,22 @@ def test_a_label_that_both_exclude_costs_nothing():
     np.where(np.eye(6)[LABELS] == 1, np.float32(-np.inf), z)
     for z in (STUDENT, TEACHER)
   )
-  values = wkd_logit_loss(student, teacher, LABELS, COST)
-  expected = wkd_logit_loss(STUDENT, TEACHER, LABELS, COST) - wkd_logit_loss(
-    STUDENT, TEACHER, LABELS, COST, gamma=0.0
+  values = LOGIT(student, teacher, LABELS, COST, gamma=600.0)
+  both, target = (
+    np.asarray(LOGIT(STUDENT, TEACHER, LABELS, COST, gamma=gamma))
+    for gamma in (600.0, 0.0)
   )
-  np.testing.assert_allclose(values, expected, rtol=1e-4)
+  np.testing.assert_allclose(values, both - target, rtol=1e-4)
 
 
 def test_class_cost_equals_the_formula():
   w = np.float64(KERNEL) / np.linalg.norm(np.float64(KERNEL), axis=0)
   expected = 1 - np.exp(-2.0 * (1 - w.T @ w))
   np.testing.assert_allclose(
-    wkd_class_cost(KERNEL, sharpness=2.0), expected, rtol=1e-4, atol=1e-6
+    jax.jit(wkd_class_cost)(KERNEL, sharpness=2.0),
+    expected,
+    rtol=1e-4,
+    atol=1e-6,
   )
 
 
@@ -151,26 +156,28 @@ def test_features_equal_the_paper():
     (mean_s, std_s), (mean_t, std_t) = moments
     expected += (3 * (mean_s - mean_t) ** 2 + (std_s - std_t) ** 2).sum(-1) / 4
   np.testing.assert_allclose(
-    wkd_feature_loss(MAPS, TEACHER_MAPS, mean_weight=3.0, grid=2),
+    FEATURE(MAPS, TEACHER_MAPS, mean_weight=3.0, grid=2),
     expected,
     rtol=1e-4,
   )
 
 
 def test_a_position_has_no_variance():
-  values = wkd_feature_loss(MAPS[:, :1, :1], TEACHER_MAPS[:, :1, :1])
+  values = FEATURE(MAPS[:, :1, :1], TEACHER_MAPS[:, :1, :1])
   gap = MAPS[:, 0, 0] - TEACHER_MAPS[:, 0, 0]
   np.testing.assert_allclose(values, 4 * (gap**2).sum(-1), rtol=1e-4)
 
 
 def test_errors():
   with pytest.raises(ValueError, match="grid is 5; expected at most"):
-    wkd_feature_loss(MAPS, TEACHER_MAPS, grid=5)
+    laws.trace(wkd_feature_loss, MAPS, TEACHER_MAPS, grid=5)
   with pytest.raises(ValueError, match=r"mean_weight has shape \(3,\)"):
-    wkd_feature_loss(MAPS, TEACHER_MAPS, mean_weight=np.ones(3))
+    laws.trace(wkd_feature_loss, MAPS, TEACHER_MAPS, mean_weight=np.ones(3))
   with pytest.raises(ValueError, match="eps is 0"):
-    wkd_feature_loss(MAPS, TEACHER_MAPS, eps=0)
+    laws.trace(wkd_feature_loss, MAPS, TEACHER_MAPS, eps=0)
   with pytest.raises(ValueError, match="iterations is 0; expected"):
-    wkd_logit_loss(STUDENT, TEACHER, LABELS, COST, iterations=0)
+    laws.trace(wkd_logit_loss, STUDENT, TEACHER, LABELS, COST, iterations=0)
   with pytest.raises(ValueError, match=r"regularization has shape \(6,\)"):
-    wkd_logit_loss(STUDENT, TEACHER, LABELS, COST, regularization=np.ones(6))
+    laws.trace(
+      wkd_logit_loss, STUDENT, TEACHER, LABELS, COST, regularization=np.ones(6)
+    )
