@@ -14,6 +14,7 @@ from kdjax.adaptation import dann_loss
 from kdjax.adaptation import mdd_loss
 from kdjax.adaptation import mdd_regression_loss
 from tests.laws import slopes_agree
+from tests.laws import trace
 
 
 def arrays(n_source=5, n_target=4, classes=3):
@@ -233,4 +234,4 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="normalize is 'sum'"):
     cdan_weights(data[0], data[2], normalize="sum")
   with pytest.raises(ValueError, match=r"margin has shape \(2,\)"):
-    mdd_loss(*data, margin=np.ones(2, np.float32))
+    trace(mdd_loss, *data, margin=np.ones(2, np.float32))

@@ -1,5 +1,7 @@
 """MixMatch, minimax entropy, CDAC, DST, confusion consistency, self-tuning."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,51 +60,57 @@ def test_mixmatch():
   p = softmax(A)
   power = p ** (1 / 0.4)
   expected = power / power.sum(1, keepdims=True)
-  np.testing.assert_allclose(
-    sharpen(jnp.float32(p), temperature=0.4), expected, rtol=1e-4
-  )
   views = np.stack([A, B])
   mean = softmax(views).mean(0) ** 2
-  guessed = guess_labels(views)
+
+  @jax.jit
+  def run(p, views):
+    guessed = guess_labels(views)
+    sharpened = sharpen(p, temperature=0.4)
+    return sharpened, guessed, mixmatch_loss(views[0], guessed)
+
+  sharpened, guessed, losses = jax.device_get(run(np.float32(p), views))
+  np.testing.assert_allclose(sharpened, expected, rtol=1e-4)
   np.testing.assert_allclose(
     guessed, mean / mean.sum(1, keepdims=True), rtol=1e-4
   )
   np.testing.assert_allclose(
-    mixmatch_loss(A, guessed),
-    np.mean((p - np.asarray(guessed)) ** 2, 1),
-    rtol=1e-4,
-    atol=1e-7,
+    losses, np.mean((p - guessed) ** 2, 1), rtol=1e-4, atol=1e-7
   )
-  gradient = jax.grad(lambda x: jnp.sum(sharpen(x)[..., 0]))
-  for x in (jnp.zeros((2, 3)), jnp.eye(3), jnp.full((1, 3), 1e-30)):
-    assert np.all(np.isfinite(gradient(x)))
-  assert not np.any(sharpen(jnp.zeros((2, 3))))
+  of_first = jax.jit(jax.value_and_grad(lambda x: jnp.sum(sharpen(x)[..., 0])))
+  zeros = np.zeros((3, 3), np.float32)
+  for x in (zeros, np.eye(3, dtype=np.float32), zeros + np.float32(1e-30)):
+    assert np.all(np.isfinite(of_first(x)[1]))
+  assert not np.any(jax.jit(sharpen)(zeros))
 
 
 def test_mme_plays_prototypes_against_features():
-  features, prototypes = jnp.float32(A), jnp.float32(B[:3])
+  features, prototypes = A, B[:3]
   z = unit(np.float64(A)) @ np.float64(B[:3]).T / 0.5
-  np.testing.assert_allclose(
-    prototype_logits(features, prototypes, temperature=0.5),
-    z,
-    rtol=1e-4,
-    atol=1e-5,
-  )
+
+  @jax.jit
+  def run(features, prototypes):
+    arguments = features, prototypes
+    return (
+      prototype_logits(*arguments, temperature=0.5),
+      mme_loss(*arguments, temperature=0.5),
+    )
+
+  logits, losses = run(features, prototypes)
+  np.testing.assert_allclose(logits, z, rtol=1e-4, atol=1e-5)
   p = softmax(z)
-  np.testing.assert_allclose(
-    mme_loss(features, prototypes, temperature=0.5),
-    np.sum(p * np.log(p), 1),
-    rtol=1e-4,
-  )
+  np.testing.assert_allclose(losses, np.sum(p * np.log(p), 1), rtol=1e-4)
 
   def loss(f, w, reversal):
     return jnp.sum(mme_loss(f, w, temperature=0.5, reversal=reversal))
 
   gradient = jax.jit(jax.grad(loss, (0, 1)))
-  forward, reverse = (gradient(features, prototypes, r) for r in (-1.0, 0.5))
+  forward, reverse = (
+    jax.device_get(gradient(features, prototypes, r)) for r in (-1.0, 0.5)
+  )
   np.testing.assert_allclose(reverse[0], -0.5 * forward[0], rtol=1e-5)
   np.testing.assert_allclose(reverse[1], forward[1], rtol=1e-5)
-  for stretch in (0.0, 1e4):
+  for stretch in np.float32([0.0, 1e4]):
     for leaf in gradient(stretch * features, prototypes, 1.0):
       assert np.all(np.isfinite(leaf))
 
@@ -134,7 +142,7 @@ def test_cdac():
   gradient = jax.jit(
     jax.grad(lambda a, b: cdac_loss(features, a, b, top=3), (0, 1))
   )
-  for stretch in (0.0, 1e4):
+  for stretch in np.float32([0.0, 1e4]):
     for leaf in gradient(stretch * A, stretch * B):
       assert np.all(np.isfinite(leaf))
   with pytest.raises(ValueError, match="top is 9; expected at most 8"):
@@ -143,9 +151,13 @@ def test_cdac():
 
 def test_dst_is_mdd_of_one_domain():
   arrays = (A, B, A[::-1], B[3:].repeat(2, 0)[:16])
-  np.testing.assert_allclose(
-    dst_loss(*arrays, eta=1.5), mdd_loss(*arrays, margin=1.5), rtol=1e-6
-  )
+
+  @jax.jit
+  def both(*arrays):
+    return dst_loss(*arrays, eta=1.5), mdd_loss(*arrays, margin=1.5)
+
+  value, expected = both(*arrays)
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
   with pytest.raises(ValueError, match="unlabeled_logits has shape"):
     dst_loss(A, B, A[:, :4], B[:, :4])
 
@@ -163,7 +175,7 @@ def test_confusion_consistency_equals_numpy():
   assert 0 < kept.sum() < 16
   gap = confusion(p, kept) - confusion(q, kept)
   np.testing.assert_allclose(
-    confusion_consistency_loss(A, B, temperature=1.5, threshold=0.5),
+    jax.jit(confusion_consistency_loss)(A, B, temperature=1.5, threshold=0.5),
     kept.mean() * np.sum(gap**2) / 5,
     rtol=1e-4,
   )
@@ -181,7 +193,10 @@ def pgc_oracle(query, key, label, bank, temperature):
 def test_self_tuning():
   queries, keys = unit(A), unit(B)
   labels = rng.integers(0, 3, 16)
-  queue = self_tuning_init(jax.random.key(0), num_classes=3, dims=5, size=4)
+  start = jax.jit(
+    functools.partial(self_tuning_init, num_classes=3, dims=5, size=4)
+  )
+  queue = start(jax.random.key(0))
   np.testing.assert_allclose(np.linalg.norm(queue.keys, axis=-1), 1, rtol=1e-6)
   bank = np.float64(queue.keys)
   run = jax.jit(self_tuning_loss)
@@ -194,10 +209,11 @@ def test_self_tuning():
   for key, label in zip(keys, labels, strict=True):
     bank[label, position[label]] = key
     position[label] = (position[label] + 1) % 4
-  new = jax.jit(self_tuning_update)(queue, keys, labels)
+  update = jax.jit(self_tuning_update)
+  new = update(queue, keys, labels)
   np.testing.assert_allclose(new.keys, bank, rtol=1e-5)
   np.testing.assert_array_equal(new.position, position)
-  left = self_tuning_update(queue, keys, np.full(16, -1))
+  left = update(queue, keys, np.full(16, -1))
   np.testing.assert_array_equal(left.keys, queue.keys)
   gradients = jax.jit(
     jax.grad(
@@ -213,12 +229,12 @@ def test_self_tuning():
 
 
 def test_errors_name_the_argument():
-  queue = self_tuning_init(jax.random.key(0), num_classes=3, dims=4)
+  queue = SelfTuningQueue(np.zeros((3, 32, 4), np.float32), np.zeros(3, int))
   with pytest.raises(ValueError, match="queue has keys of width 4; expected 5"):
-    self_tuning_loss(A, B, jnp.zeros(16, int), queue)
+    laws.trace(self_tuning_loss, A, B, np.zeros(16, int), queue)
   with pytest.raises(ValueError, match="num_classes is 0"):
     self_tuning_init(jax.random.key(0), num_classes=0, dims=4)
   with pytest.raises(ValueError, match="temperature is 0"):
-    sharpen(jnp.ones((2, 2)), temperature=0.0)
+    sharpen(np.ones((2, 2), np.float32), temperature=0.0)
   with pytest.raises(ValueError, match=r"prototypes has shape \(3, 4\)"):
-    mme_loss(A, jnp.ones((3, 4)))
+    laws.trace(mme_loss, A, np.ones((3, 4), np.float32))
