@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import laws
 import numpy as np
 import pytest
@@ -79,7 +78,8 @@ def test_normalizer_is_a_mean_over_the_batch():
   arguments = STUDENT, TEACHER, NEGATIVES
   options = {"num_examples": 40, "temperature": 0.2}
   run = functools.partial(crd_normalizer, **options)
-  np.testing.assert_allclose(run(*arguments, where=where), expected, rtol=1e-5)
+  value = jax.jit(run)(*arguments, where=where)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
   shards = jax.tree.map(
     lambda a: a.reshape(8, 2, *a.shape[1:]), (*arguments, where)
   )
@@ -91,11 +91,13 @@ def test_normalizer_is_a_mean_over_the_batch():
 
 def test_normalizer_is_exact_where_its_exponentials_are_not():
   """All scores -120, whose exponentials are 0 in float32, or 89, infinite."""
+  program = jax.jit(crd_normalizer)
+  ones = np.ones((2, 3, 1), np.float32)
   for score, size in ((-120.0, 1e30), (89.0, 1e-3)):
-    value = crd_normalizer(
-      jnp.full((2, 1), score),
-      jnp.ones((2, 1)),
-      jnp.ones((2, 3, 1)),
+    value = program(
+      np.float32(score) * ones[:, 0],
+      ones[:, 0],
+      ones,
       num_examples=size,
       temperature=1.0,
     )
@@ -104,10 +106,11 @@ def test_normalizer_is_exact_where_its_exponentials_are_not():
 
 def test_crd_does_not_overflow():
   """Where a probability in float32 would be infinite or 0."""
-  values = crd_loss(
-    jnp.array([[1.0], [-1.0]]),
-    jnp.ones((2, 1)),
-    jnp.ones((2, 1, 1)),
+  ones = np.ones((2, 1, 1), np.float32)
+  values = jax.jit(crd_loss)(
+    np.float32([[1.0], [-1.0]]),
+    ones[:, 0],
+    ones,
     num_examples=1,
     normalizer=1.0,
     temperature=1e-3,
@@ -128,8 +131,10 @@ def test_in_batch_tells_nothing_from_alike():
 
 def test_errors_say_what_came():
   with pytest.raises(ValueError, match="negatives has shape"):
-    crd_loss(STUDENT, TEACHER, NEGATIVES[:, :, :3], **HYPER)
+    laws.trace(crd_loss, STUDENT, TEACHER, NEGATIVES[:, :, :3], **HYPER)
   with pytest.raises(ValueError, match="normalizer is -1"):
-    crd_loss(STUDENT, TEACHER, NEGATIVES, **(HYPER | {"normalizer": -1.0}))
+    laws.trace(
+      crd_loss, STUDENT, TEACHER, NEGATIVES, **(HYPER | {"normalizer": -1.0})
+    )
   with pytest.raises(ValueError, match="temperature is 0"):
-    crd_in_batch_loss(STUDENT, TEACHER, temperature=0.0)
+    laws.trace(crd_in_batch_loss, STUDENT, TEACHER, temperature=0.0)

@@ -1,5 +1,6 @@
 """ITRD against NumPy in float64; recorded cases are in test_recorded."""
 
+import jax
 import laws
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_equals_numpy():
 
 
 def test_perfect_correlation_is_the_minimum():
-  value = itrd_correlation_loss(3 * TEACHER + 1, TEACHER, alpha=1.5)
+  value = jax.jit(itrd_correlation_loss)(3 * TEACHER + 1, TEACHER, alpha=1.5)
   np.testing.assert_allclose(value, np.log2(6) - 3 * np.log2(16), rtol=1e-3)
 
 
@@ -63,8 +64,8 @@ def test_dead_features_are_uncorrelated():
 
 
 def test_mutual_term_takes_unequal_widths():
-  assert np.isfinite(itrd_mutual_loss(STUDENT[:, :3], TEACHER))
+  assert np.isfinite(jax.jit(itrd_mutual_loss)(STUDENT[:, :3], TEACHER))
   with pytest.raises(ValueError, match="teacher_embeddings has shape"):
-    itrd_correlation_loss(STUDENT[:, :3], TEACHER)
+    laws.trace(itrd_correlation_loss, STUDENT[:, :3], TEACHER)
   with pytest.raises(ValueError, match="alpha is 0"):
-    itrd_correlation_loss(STUDENT, TEACHER, alpha=0.0)
+    laws.trace(itrd_correlation_loss, STUDENT, TEACHER, alpha=0.0)

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import laws
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_equals_numpy():
 
 def test_two_embeddings_alone_give_their_edges():
   weights = {"vertex_weight": 9.0, "edge_weight": 15.0}
-  alone = functools.partial(irg_loss, **weights)
+  alone = jax.jit(functools.partial(irg_loss, **weights))
   rows = [np.float64(side[0]) for side in (STUDENT, TEACHER)]
   squares = [((x[None] - x[:, None]) ** 2).sum(-1) for x in rows]
   gaps = squares[0] / squares[0].max() - squares[1] / squares[1].max()
@@ -83,6 +84,6 @@ def test_two_embeddings_alone_give_their_edges():
 
 def test_errors_say_what_came():
   with pytest.raises(ValueError, match="teacher_logits is missing"):
-    irg_loss(STUDENT[0], TEACHER[0], student_logits=STUDENT[3])
+    laws.trace(irg_loss, STUDENT[0], TEACHER[0], student_logits=STUDENT[3])
   with pytest.raises(ValueError, match="student_maps have shapes"):
-    irg_loss(STUDENT[0], TEACHER[0], STUDENT[:2], TEACHER[1:3])
+    laws.trace(irg_loss, STUDENT[0], TEACHER[0], STUDENT[:2], TEACHER[1:3])

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from kdjax import distillation
+from tests import laws
 
 RNG = np.random.default_rng(0)
 STUDENT = RNG.normal(size=(16, 6)).astype(np.float32)
 TEACHER = (STUDENT + RNG.normal(size=(16, 6))).astype(np.float32)
-MASK = np.arange(16) != 3
-VIEWS = (16, 3, 2)
 LOSSES = {
   "pkt_loss": {},
   "cc_loss": {},
@@ -26,39 +25,11 @@ LOSSES = {
 }
 
 
-def loss_of(name):
-  return functools.partial(getattr(distillation, name), **LOSSES[name])
-
-
-def arguments_of(name):
-  both = STUDENT, TEACHER
-  return [x.reshape(VIEWS) for x in both] if "sskd" in name else both
-
-
 def temporary(function, *shapes):
   """Bytes of value and gradient, beside arguments and results."""
   rows = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
   program = jax.jit(jax.value_and_grad(function)).lower(*rows)
   return program.compile().memory_analysis().temp_size_in_bytes
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_chunks_change_nothing_but_the_rounding(name):
-  """Five rows at a time of sixteen, so that the last chunk is filled up."""
-
-  @functools.partial(jax.jit, static_argnames="chunk_size")
-  def program(student, teacher, chunk_size=None):
-    return jax.value_and_grad(loss_of(name))(
-      student, teacher, where=MASK, chunk_size=chunk_size
-    )
-
-  student, teacher = arguments_of(name)
-  value, gradient = program(student, teacher)
-  other, other_gradient = program(student, teacher, chunk_size=5)
-  np.testing.assert_allclose(other, value, rtol=1e-5)
-  scale = np.max(np.abs(gradient))
-  assert scale > 0
-  np.testing.assert_allclose(other_gradient, gradient, atol=2e-5 * scale)
 
 
 def test_chunks_on_several_devices():
@@ -69,7 +40,7 @@ def test_chunks_on_several_devices():
     axis_name="batch",
   )
   split = [x.reshape(2, 8, -1) for x in (STUDENT, TEACHER)]
-  value, gradient = jax.jit(mapped)(*split)
+  value, gradient = jax.device_get(jax.jit(mapped)(*split))
   expected, whole = jax.jit(jax.value_and_grad(distillation.pkt_loss))(
     STUDENT, TEACHER
   )
@@ -80,16 +51,38 @@ def test_chunks_on_several_devices():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_no_matrix_of_pairs_is_in_memory(name):
-  """Sixteen rows of 1024 at a time need little more than one whole matrix.
+def test_chunks_change_nothing_but_the_rounding_and_the_memory(name):
+  """Fifteen rows of 1024 at a time, so that the last chunk is filled up.
 
-  MLLD with two temperatures; all others need less than half of one.
+  They need little more than one whole matrix of pairs for MLLD with two
+  temperatures; all others need less than half of one.
   """
   size = 1024
   shape = (size, 3, 2) if "sskd" in name else (size, 6)
-  loss = functools.partial(loss_of(name), chunk_size=16)
+  student = RNG.normal(size=shape).astype(np.float32)
+  teacher = student + RNG.normal(size=shape).astype(np.float32)
+  arguments = student, teacher, np.arange(size) % 16 != 3
+
+  def compiled(**chunks):
+    loss = functools.partial(
+      getattr(distillation, name), **LOSSES[name], **chunks
+    )
+    return (
+      jax.jit(jax.value_and_grad(lambda s, t, m: loss(s, t, where=m)))
+      .lower(*arguments)
+      .compile()
+    )
+
+  whole, chunked = compiled(), compiled(chunk_size=15)
   limit = 1.5 if name == "mlld_loss" else 0.5
-  assert temporary(loss, shape, shape) < limit * 4 * size**2
+  memory = chunked.memory_analysis().temp_size_in_bytes
+  assert memory < limit * 4 * size**2
+  value, gradient = jax.device_get(whole(*arguments))
+  other, other_gradient = chunked(*arguments)
+  np.testing.assert_allclose(other, value, rtol=1e-5)
+  scale = np.max(np.abs(gradient))
+  assert scale > 0
+  np.testing.assert_allclose(other_gradient, gradient, atol=2e-5 * scale)
 
 
 def test_rkd_is_linear_in_the_number_of_pairs():
@@ -140,4 +133,4 @@ def test_nst_by_either_matrix(channels):
 
 def test_errors_say_what_came():
   with pytest.raises(ValueError, match="chunk_size is 0"):
-    distillation.pkt_loss(STUDENT, TEACHER, chunk_size=0)
+    laws.trace(distillation.pkt_loss, STUDENT, TEACHER, chunk_size=0)

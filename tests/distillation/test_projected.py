@@ -1,7 +1,6 @@
 """Projected, generated and mimicked features."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,8 +49,9 @@ def test_srrl_equals_the_paper():
     (1, 2)
   )
   logits = np.float64(ROWS) - TEACHER_ROWS
+  loss = jax.jit(srrl_loss)
   np.testing.assert_allclose(
-    srrl_loss(MAPS, TEACHER_MAPS, ROWS, TEACHER_ROWS, alpha=2.0, beta=3.0),
+    loss(MAPS, TEACHER_MAPS, ROWS, TEACHER_ROWS, alpha=2.0, beta=3.0),
     2 * (features**2).mean(1) + 3 * (logits**2).mean(1),
     rtol=1e-4,
   )
@@ -59,12 +59,10 @@ def test_srrl_equals_the_paper():
 
 def test_srd_equals_the_paper_and_is_finite_for_equal_embeddings():
   total = (np.abs(np.float64(ROWS) - TEACHER_ROWS) ** 3).sum()
-  np.testing.assert_allclose(
-    srd_loss(ROWS, TEACHER_ROWS, exponent=3.0), 2 * np.log(total), rtol=1e-5
-  )
-  value, gradient = jax.value_and_grad(srd_loss)(
-    jnp.asarray(ROWS), jnp.asarray(ROWS)
-  )
+  program = jax.jit(jax.value_and_grad(srd_loss))
+  value, _ = program(ROWS, TEACHER_ROWS, exponent=3.0)
+  np.testing.assert_allclose(value, 2 * np.log(total), rtol=1e-5)
+  value, gradient = program(ROWS, ROWS)
   np.testing.assert_allclose(value, 2 * np.log(1e-12), rtol=1e-5)
   np.testing.assert_array_equal(gradient, 0)
 
@@ -74,33 +72,34 @@ def test_vkd_equals_the_paper():
   mean, variance = teacher.mean(1)[:, None], teacher.var(1)[:, None]
   gap = np.abs(ROWS - (teacher - mean) / np.sqrt(variance + 1e-5))
   terms = np.where(gap < 1, gap**2 / 2, gap - 0.5)
+  loss = jax.jit(vkd_loss)
+  np.testing.assert_allclose(loss(ROWS, TEACHER_ROWS), terms.mean(1), rtol=1e-4)
   np.testing.assert_allclose(
-    vkd_loss(ROWS, TEACHER_ROWS), terms.mean(1), rtol=1e-4
-  )
-  np.testing.assert_allclose(
-    vkd_loss(ROWS, 7 * TEACHER_ROWS + 3), terms.mean(1), rtol=1e-3
+    loss(ROWS, 7 * TEACHER_ROWS + 3), terms.mean(1), rtol=1e-3
   )
 
 
 def test_generated_features_cost_the_sum_of_squares():
   squares = np.square(np.float64(MAPS) - TEACHER_MAPS).sum((1, 2, 3))
-  np.testing.assert_allclose(mgd_loss(MAPS, TEACHER_MAPS), squares, rtol=1e-5)
+  values = jax.jit(mgd_loss)(MAPS, TEACHER_MAPS)
+  np.testing.assert_allclose(values, squares, rtol=1e-5)
   squares = np.square(np.float64(TOKENS) - TEACHER_TOKENS).sum(2)
+  loss = jax.jit(vitkd_loss)
   np.testing.assert_allclose(
-    vitkd_loss(TOKENS, TEACHER_TOKENS, MASK), (squares * MASK).sum(1), rtol=1e-5
+    loss(TOKENS, TEACHER_TOKENS, MASK), (squares * MASK).sum(1), rtol=1e-5
   )
   layers = [np.stack([x, 2 * x], 1) for x in (TOKENS, TEACHER_TOKENS)]
   np.testing.assert_allclose(
-    vitkd_loss(*layers, MASK), 5 * (squares * MASK).sum(1), rtol=1e-5
+    loss(*layers, MASK), 5 * (squares * MASK).sum(1), rtol=1e-5
   )
 
 
 def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="teacher_logits has shape"):
-    srrl_loss(MAPS, TEACHER_MAPS, ROWS, TEACHER_ROWS[:, :2])
+    laws.trace(srrl_loss, MAPS, TEACHER_MAPS, ROWS, TEACHER_ROWS[:, :2])
   with pytest.raises(ValueError, match="exponent is -1"):
-    srd_loss(ROWS, TEACHER_ROWS, exponent=-1.0)
+    laws.trace(srd_loss, ROWS, TEACHER_ROWS, exponent=-1.0)
   with pytest.raises(ValueError, match="mask has shape"):
-    vitkd_loss(TOKENS, TEACHER_TOKENS, MASK[:, :3])
+    laws.trace(vitkd_loss, TOKENS, TEACHER_TOKENS, MASK[:, :3])
   with pytest.raises(ValueError, match="teacher_features has shape"):
-    mgd_loss(MAPS, TEACHER_MAPS[:, :2])
+    laws.trace(mgd_loss, MAPS, TEACHER_MAPS[:, :2])

@@ -1,5 +1,7 @@
 """Temperatures that follow the training or the example."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from kdjax.distillation import ctkd_temperature
 from kdjax.distillation import cwsm_temperature
 from kdjax.distillation import flsw_temperature
 from kdjax.distillation import soft_target_loss
+from tests import laws
 from tests import oracles
 
 RNG = np.random.default_rng(4)
@@ -27,6 +30,7 @@ def weights():
   return (1 - cosine) ** 1.5, np.float64(1 / (confidence + 1e-3))
 
 
+@functools.partial(jax.jit, static_argnames="axis_name")
 def temperatures(student, teacher, where, axis_name=None):
   options = {"temperature": 5.0, "beta": 0.7, "where": where}
   return (
@@ -73,7 +77,7 @@ def test_no_gradient_and_extremes():
     )(student)
 
   np.testing.assert_array_equal(gradient(rows, rows[::-1]), 0.0)
-  for values in temperatures(rows, rows[::-1], None):
+  for values in temperatures(rows, rows[::-1], np.ones(3, bool)):
     assert np.all(np.isfinite(values))
   for values in temperatures(rows, rows, np.zeros(3, bool)):
     assert np.all(np.isfinite(values))
@@ -111,13 +115,15 @@ def test_curriculum_temperature_climbs_against_the_student():
   np.testing.assert_allclose(against, -0.25 * plain, rtol=1e-6)
   np.testing.assert_array_equal(student, same_student)
   expected = 1 + 20 / (1 + np.exp(-1.0))
-  np.testing.assert_allclose(ctkd_temperature(1.0), expected, rtol=1e-6)
+  np.testing.assert_allclose(
+    jax.jit(ctkd_temperature)(1.0), expected, rtol=1e-6
+  )
 
 
 def test_errors():
   with pytest.raises(ValueError, match="span is 0; expected a finite number"):
-    ctkd_temperature(1.0, span=0)
+    laws.trace(ctkd_temperature, 1.0, span=0)
   with pytest.raises(ValueError, match="temperature is -1; expected"):
-    cwsm_temperature(STUDENT, temperature=-1)
+    laws.trace(cwsm_temperature, STUDENT, temperature=-1)
   with pytest.raises(ValueError, match=r"gamma has shape \(16,\); expected"):
-    flsw_temperature(STUDENT, TEACHER, gamma=np.ones(16))
+    laws.trace(flsw_temperature, STUDENT, TEACHER, gamma=np.ones(16))

@@ -45,11 +45,14 @@ def test_token_means_are_over_valid_tokens():
     (hidden_mse_loss, squares),
     (cosine_embedding_loss, 1 - cosine),
   ):
+    program = jax.jit(loss)
     np.testing.assert_allclose(
-      loss(STUDENT, TEACHER, MASK), values[MASK == 1].mean(), rtol=1e-5
+      program(STUDENT, TEACHER, MASK), values[MASK == 1].mean(), rtol=1e-5
     )
-    np.testing.assert_allclose(loss(STUDENT, TEACHER), values.mean(), rtol=1e-5)
-    assert loss(STUDENT, TEACHER, 0 * MASK) == 0
+    np.testing.assert_allclose(
+      program(STUDENT, TEACHER), values.mean(), rtol=1e-5
+    )
+    assert program(STUDENT, TEACHER, 0 * MASK) == 0
 
 
 def test_first_tokens_directions():
@@ -60,7 +63,7 @@ def test_first_tokens_directions():
   )
   for arguments in ((STUDENT, TEACHER), (STUDENT[:, 0], TEACHER[:, 0])):
     np.testing.assert_allclose(
-      pkd_loss(*arguments), 2 * (1 - cosine), rtol=1e-4
+      jax.jit(pkd_loss)(*arguments), 2 * (1 - cosine), rtol=1e-4
     )
 
 
@@ -74,7 +77,7 @@ def test_gram_equals_a_loop_over_examples():
     expected.append(np.square(grams[0] - grams[1]).mean())
   assert 0 in LENGTHS
   np.testing.assert_allclose(
-    gram_loss([STUDENT, SECOND], [TEACHER, TEACHER_SECOND], MASK),
+    jax.jit(gram_loss)([STUDENT, SECOND], [TEACHER, TEACHER_SECOND], MASK),
     expected,
     rtol=1e-4,
   )
@@ -97,16 +100,19 @@ def test_what_padding_holds_does_not_matter():
 
 def test_one_token():
   one = STUDENT[:, :1], TEACHER[:, :1]
-  assert np.isfinite(hidden_mse_loss(*one, MASK[:, :1]))
-  assert np.all(np.isfinite(gram_loss([one[0]] * 2, [one[1]] * 2)))
+  hidden, grams = jax.jit(
+    lambda s, t, m: (hidden_mse_loss(s, t, m), gram_loss([s] * 2, [t] * 2))
+  )(*one, MASK[:, :1])
+  assert np.isfinite(hidden)
+  assert np.all(np.isfinite(grams))
 
 
 def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="mask has shape"):
-    hidden_mse_loss(STUDENT, TEACHER, MASK[:, :4])
+    laws.trace(hidden_mse_loss, STUDENT, TEACHER, MASK[:, :4])
   with pytest.raises(ValueError, match="teacher_hidden has 1 layers"):
-    gram_loss([STUDENT, SECOND], [TEACHER])
+    laws.trace(gram_loss, [STUDENT, SECOND], [TEACHER])
   with pytest.raises(ValueError, match="teacher_first has shape"):
-    gram_loss([STUDENT, SECOND], [TEACHER[..., :3], TEACHER_SECOND])
+    laws.trace(gram_loss, [STUDENT, SECOND], [TEACHER[..., :3], TEACHER_SECOND])
   with pytest.raises(ValueError, match="teacher_hidden has shape"):
-    cosine_embedding_loss(STUDENT, TEACHER[..., :3])
+    laws.trace(cosine_embedding_loss, STUDENT, TEACHER[..., :3])
