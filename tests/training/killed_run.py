@@ -1,8 +1,9 @@
 """A small training run that may be killed at any moment.
 
-`python killed_run.py DIRECTORY STEPS DIE_AT` resumes from the last checkpoint
-and saves after every step. It takes a step for each line of its standard input,
-and the rest when that is closed. It kills itself when all of step DIE_AT is
+`python killed_run.py STEPS DIE_AT DIRECTORY...` resumes from the last
+checkpoint of a directory, one directory after the other, and saves after every
+step. It takes a step for each line of its standard input, and the rest when
+that is closed. In the last directory it kills itself when all of step DIE_AT is
 written and the last thing to do is to give its folder the final name.
 """
 
@@ -60,8 +61,7 @@ def die_at_rename(step):
   os.rename = os.replace = rename_or_die
 
 
-def main(directory, steps, die_at):
-  die_at_rename(die_at)
+def main(directory, steps):
   student, teacher = model(0), model(1)
   ce = stateless(
     optax.softmax_cross_entropy_with_integer_labels, select_supervised
@@ -108,4 +108,8 @@ def main(directory, steps, die_at):
 
 
 if __name__ == "__main__":
-  main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+  _, steps, die_at, *others, last = sys.argv
+  for directory in others:
+    main(pathlib.Path(directory), int(steps))
+  die_at_rename(int(die_at))
+  main(pathlib.Path(last), int(steps))

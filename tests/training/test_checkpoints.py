@@ -112,16 +112,17 @@ def test_a_missing_orbax_is_named_with_its_extra(tmp_path, monkeypatch):
     Checkpoints(tmp_path)
 
 
-def start(directory, die_at=-1, stdin=subprocess.DEVNULL):
-  directory.mkdir(exist_ok=True)
+def start(*directories, die_at=-1, stdin=subprocess.DEVNULL):
+  for directory in directories:
+    directory.mkdir(exist_ok=True)
   root = HERE.parents[1]
   return subprocess.Popen(
     [
       sys.executable,
       HERE / "killed_run.py",
-      directory,
       str(STEPS),
       str(die_at),
+      *directories,
     ],
     stdin=stdin,
     stdout=subprocess.PIPE,
@@ -134,10 +135,10 @@ def start(directory, die_at=-1, stdin=subprocess.DEVNULL):
 def test_a_killed_run_resumes_to_bit_identical_parameters(tmp_path):
   generator = random.Random()
   straight, killed = tmp_path / "straight", tmp_path / "killed"
-  reference = start(straight)
 
-  # Killed by itself in the middle of a save: that step is not there.
-  process = start(killed, die_at=4)
+  # The reference; then killed by itself in the middle of a save: that step is
+  # not there.
+  process = start(straight, killed, die_at=4)
   process.communicate()
   assert process.returncode == -9
 
@@ -157,8 +158,6 @@ def test_a_killed_run_resumes_to_bit_identical_parameters(tmp_path):
   assert process.returncode == 0
   assert 3 <= int(output.splitlines()[0].split()[-1]) < STEPS
 
-  reference.communicate()
-  assert reference.returncode == 0
   with (
     np.load(straight / "final.npz") as expected,
     np.load(killed / "final.npz") as actual,

@@ -35,23 +35,28 @@ def layer(probability=0.5, **options):
 
 def test_a_layer_is_the_function_with_its_numbers():
   model = from_nnx(layer(probability=0.25))
-  outputs, state = model.forward(model.variables, ROWS, train=True, key=KEY)
-  _, other = model.forward(
-    model.variables, ROWS, train=True, key=jax.random.key(1)
-  )
+
+  @jax.jit
+  def forward(key):
+    return model.forward(model.variables, ROWS, train=True, key=key)
+
+  outputs, state = forward(KEY)
+  _, other = forward(jax.random.key(1))
   jax.tree.map(np.testing.assert_array_equal, state, other)
-  drawn = [
-    stochnorm(
+
+  @jax.jit
+  def draw(probability):
+    return stochnorm(
       jnp.asarray(ROWS),
       jnp.zeros(6),
       jnp.ones(6),
       key=KEY,
-      probability=p,
+      probability=probability,
       eps=1e-3,
       momentum=0.2,
     )
-    for p in (0.0, 1.0)
-  ]
+
+  drawn = jax.device_get([draw(0.0), draw(1.0)])
   moving, batch = (x.outputs for x in drawn)
   near = [np.abs(outputs.logits - x).max(0) < 1e-5 for x in (moving, batch)]
   assert np.all(near[0] != near[1])  # each channel has one or the other
@@ -78,7 +83,7 @@ def test_layers_of_a_network_draw_on_their_own_and_share_its_variables():
   build = functools.partial(
     nets.create, "resnet8", input_shape=(8, 8, 1), num_classes=3
   )
-  before = from_nnx(build(rngs=nnx.Rngs(0)))
+  before = from_nnx(nnx.jit(lambda: build(rngs=nnx.Rngs(0)))())
   after = from_nnx(
     nnx.eval_shape(
       lambda: stochastic_norms(build(rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
@@ -95,18 +100,16 @@ def test_layers_of_a_network_draw_on_their_own_and_share_its_variables():
       model.forward(variables, images, train=False, key=None)[0].logits
       for model in (before, after)
     ]
-    trained = [
-      after.forward(variables, images, train=True, key=jax.random.key(i))
-      for i in range(2)
-    ]
+    trained = jax.vmap(
+      lambda key: after.forward(variables, images, train=True, key=key)
+    )(jax.random.split(KEY))
     return evaluated, trained
 
   evaluated, trained = run(before.variables)
   np.testing.assert_allclose(*evaluated, rtol=1e-5, atol=1e-6)
-  assert np.abs(trained[0][0].logits - trained[1][0].logits).max() > 1e-3
-  assert jax.tree.structure(trained[0][1]) == jax.tree.structure(
-    before.variables.state
-  )
+  outputs, state = jax.device_get(trained)
+  assert np.abs(outputs.logits[0] - outputs.logits[1]).max() > 1e-3
+  assert jax.tree.structure(state) == jax.tree.structure(before.variables.state)
 
 
 def test_norms_without_scale_or_bias():
