@@ -116,13 +116,13 @@ def test_shards_of_a_batch_give_the_value_of_the_whole():
 
 def test_half_precision_vmap_and_batch_axes():
   logits, labels, _ = _sample()
-  half = jnp.asarray(logits, jnp.bfloat16)
+  half = logits.astype(jnp.bfloat16)
   _, whole = _measure(half, labels)
   assert whole.dtype == jnp.float32
   assert whole == _measure(np.float32(half), labels)[1]
-  axes = np.asarray(half).reshape(4, 50, 5), labels.reshape(4, 50)
+  axes = half.reshape(4, 50, 5), labels.reshape(4, 50)
   assert _measure(*axes)[1] == whole
-  _, each = jax.vmap(_measure)(*axes)
+  _, each = jax.jit(jax.vmap(_measure))(*axes)
   loop = [_measure(z, y)[1] for z, y in zip(*axes, strict=True)]
   np.testing.assert_allclose(each, loop, rtol=1e-6)
 

@@ -184,16 +184,16 @@ def test_invariances():
 
 
 def test_bfloat16_is_computed_in_float32():
-  student, teacher = (jnp.asarray(z, jnp.bfloat16) for z in make_logits(6))
+  student, teacher = (z.astype(jnp.bfloat16) for z in make_logits(6))
   actual = KL(student, teacher)
   expected = KL(np.float32(student), np.float32(teacher))
   assert actual.dtype == jnp.float32
   np.testing.assert_array_equal(actual, expected)
 
 
-def test_jit_vmap_and_one_compilation():
+def test_vmap_and_one_compilation():
   student, teacher = make_logits(7)
-  eager = kl_divergence(student, teacher, temperature=3.0)
+  expected = KL(student, teacher, temperature=3.0)
   mapped = jax.jit(
     jax.vmap(
       chex.assert_max_traces(
@@ -202,10 +202,10 @@ def test_jit_vmap_and_one_compilation():
       in_axes=(0, 0, None),
     )
   )
-  np.testing.assert_allclose(mapped(student, teacher, 3.0), eager, rtol=1e-6)
+  np.testing.assert_allclose(mapped(student, teacher, 3.0), expected, rtol=1e-6)
   mapped(student, teacher, 5.0)
 
 
 def test_shapes_never_broadcast():
   with pytest.raises(ValueError, match=r"teacher_logits has shape \(1, 3\)"):
-    kl_divergence(jnp.ones((2, 3)), jnp.ones((1, 3)))
+    kl_divergence(np.ones((2, 3)), np.ones((1, 3)))

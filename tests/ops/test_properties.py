@@ -40,13 +40,17 @@ def value_and_gradient(student, teacher, temperature):
 def test_kl_is_not_negative_and_its_gradient_finite(
   student, teacher, temperature
 ):
-  value, gradient = value_and_gradient(student, teacher, temperature)
+  value, gradient = jax.device_get(
+    value_and_gradient(student, teacher, temperature)
+  )
   assert value >= 0
   chex.assert_tree_all_finite(gradient)
   chex.assert_shape(gradient, SHAPE)
   # A common shift of a row's logits changes nothing, so no gradient is along
   # it, and a class that both exclude gets none.
-  np.testing.assert_allclose(gradient.sum(-1), 0, atol=1e-4 / temperature)
+  # Of a student without any class, the value is infinite.
+  some = ~np.isneginf(student).all(-1)
+  np.testing.assert_allclose(gradient.sum(-1)[some], 0, atol=1e-4 / temperature)
   excluded = np.isneginf(student) & np.isneginf(teacher)
   np.testing.assert_array_equal(gradient[excluded], 0)
 
@@ -56,7 +60,7 @@ def test_kl_is_not_negative_and_its_gradient_finite(
 def test_kl_to_itself_is_zero(student, temperature):
   value, gradient = value_and_gradient(student, student, temperature)
   chex.assert_trees_all_equal(
-    (value, gradient), (jnp.zeros(()), jnp.zeros(SHAPE))
+    (value, gradient), (np.zeros(()), np.zeros(SHAPE))
   )
 
 
@@ -66,7 +70,7 @@ soften = jax.jit(lambda z, t, m: softened_softmax(z, temperature=t, where=m))
 @search
 @given(logits, temperatures, masks)
 def test_probabilities_add_up_to_one_where_there_is_a_class(z, t, mask):
-  q = soften(z, t, mask)
+  q = np.asarray(soften(z, t, mask))
   classes = mask & ~np.isneginf(z)
   np.testing.assert_allclose(q.sum(-1), classes.any(-1), rtol=1e-5)
   np.testing.assert_array_equal(q[~classes], 0)
