@@ -184,4 +184,4 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match=r"weak_logits has shape \(16, 2, 4\)"):
     dael_loss(STRONG, WEAK[:, :2])
   with pytest.raises(ValueError, match="threshold is 2"):
-    dael_loss(STRONG, WEAK, threshold=2)
+    laws.trace(dael_loss, STRONG, WEAK, threshold=2)

@@ -9,6 +9,7 @@ import pytest
 
 from kdjax.adaptation import gradual_self_training
 from kdjax.adaptation import interpolate_domains
+from tests.laws import trace
 
 RUN = jax.jit(
   interpolate_domains,
@@ -190,7 +191,7 @@ def test_a_classifier_that_follows_arrives_where_one_step_does_not():
 
 def test_errors_name_the_argument():
   source, target = samples()
-  form = functools.partial(interpolate_domains, source, target)
+  form = functools.partial(trace, interpolate_domains, source, target)
   with pytest.raises(ValueError, match="steps is 0; expected"):
     form(steps=0)
   with pytest.raises(TypeError, match=r"steps is True"):

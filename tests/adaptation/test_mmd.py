@@ -10,6 +10,7 @@ import pytest
 
 from kdjax.adaptation import mmd
 from tests.laws import slopes_agree
+from tests.laws import trace
 
 ESTIMATORS = ["biased", "unbiased", "linear"]
 
@@ -227,7 +228,7 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="bandwidths and gammas; expected one"):
     mmd(source, target, bandwidths=1.0, gammas=1.0)
   with pytest.raises(ValueError, match=r"gammas is \[1.0, -1.0\]; expected"):
-    mmd(source, target, gammas=[1.0, -1.0])
+    trace(mmd, source, target, gammas=[1.0, -1.0])
   with pytest.raises(ValueError, match="estimator is 'v'"):
     mmd(source, target, estimator="v")
   with pytest.raises(ValueError, match=r"target has shape \(3, 2\)"):

@@ -11,6 +11,7 @@ import pytest
 from kdjax.adaptation import cmd_loss
 from kdjax.adaptation import m3sda_loss
 from tests.laws import slopes_agree
+from tests.laws import trace
 
 
 def domains(*sizes, dims=3):
@@ -196,7 +197,7 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="sources is empty"):
     m3sda_loss([], target)
   with pytest.raises(ValueError, match="target has 2 dims; expected 3"):
-    m3sda_loss([source], target[:, :2])
+    trace(m3sda_loss, [source], target[:, :2])
   with pytest.raises(ValueError, match=r"sources\[1\] has shape \(4,\)"):
     m3sda_loss([source, target[:, 0]], target)
   with pytest.raises(ValueError, match="where_sources has 1 masks; expected 2"):

@@ -13,6 +13,7 @@ from kdjax.adaptation import hafn_loss
 from kdjax.adaptation import information_maximization_loss
 from kdjax.adaptation import mcc_loss
 from tests.laws import slopes_agree
+from tests.laws import trace
 
 
 def logits(n=7, classes=4):
@@ -208,4 +209,4 @@ def test_errors_name_the_argument():
   with pytest.raises(TypeError, match="target_logits has dtype int32"):
     entropy_loss(np.ones((2, 2), np.int32))
   with pytest.raises(ValueError, match=r"radius has shape \(2,\)"):
-    hafn_loss(z, radius=np.ones(2, np.float32))
+    trace(hafn_loss, z, radius=np.ones(2, np.float32))

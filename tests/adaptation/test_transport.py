@@ -14,6 +14,7 @@ from kdjax.adaptation import deepjdot_loss
 from kdjax.adaptation import sinkhorn_divergence
 from kdjax.adaptation import sliced_wasserstein
 from tests.laws import slopes_agree
+from tests.laws import trace
 
 
 def samples(n_source=6, n_target=4, dims=3, seed=0):
@@ -261,7 +262,7 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="cost is 'l1'"):
     sinkhorn_divergence(source, target, cost="l1")
   with pytest.raises(ValueError, match="scale is 'max'"):
-    sinkhorn_divergence(source, target, scale="max")
+    trace(sinkhorn_divergence, source, target, scale="max")
   with pytest.raises(ValueError, match="got key and directions"):
     sliced_wasserstein(
       source, target, key=jax.random.key(0), directions=np.eye(3)
@@ -270,5 +271,6 @@ def test_errors_name_the_argument():
     sliced_wasserstein(source, target, key=7)
   with pytest.raises(ValueError, match=r"directions has shape \(2, 2\)"):
     sliced_wasserstein(source, target, directions=np.eye(2))
+  plan = np.ones((5, 4), np.float32)
   with pytest.raises(ValueError, match=r"plan has shape \(5, 4\)"):
-    deepjdot_loss(source, target, labels, logits, plan=np.ones((5, 4)))
+    trace(deepjdot_loss, source, target, labels, logits, plan=plan)

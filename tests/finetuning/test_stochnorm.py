@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from kdjax.finetuning import stochnorm
+from tests.laws import trace
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -17,7 +18,8 @@ MAPS = 2 * RNG.normal(size=(16, 3, 2, 6)) + 1
 MEAN, SCALE, BIAS = RNG.normal(size=(3, 6))
 VARIANCE = RNG.uniform(0.5, 2, 6)
 STATISTICS = MEAN, VARIANCE, SCALE, BIAS
-SINGLE = [jnp.float32(x) for x in STATISTICS]
+SINGLE = [np.float32(x) for x in STATISTICS]
+RUN = jax.jit(stochnorm)
 WHERE = np.arange(16) % 5 != 0
 
 
@@ -49,8 +51,8 @@ def test_equals_numpy(shape):
 
 def test_limits():
   """Batch normalization at 1, moving statistics at 0 and in evaluation."""
-  run = functools.partial(stochnorm, jnp.float32(MAPS), *SINGLE)
-  batch = run(key=KEY, probability=1.0)
+  run = functools.partial(RUN, np.float32(MAPS), *SINGLE)
+  batch = jax.device_get(run(key=KEY, probability=1.0))
   expected = oracle(MAPS, np.ones(6, bool), 0.1, 1e-5)
   for a, b in zip(batch, expected, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -59,7 +61,7 @@ def test_limits():
   np.testing.assert_allclose(moving.mean, batch.mean)
   np.testing.assert_array_equal(evaluation.mean, SINGLE[0])
   np.testing.assert_array_equal(evaluation.variance, SINGLE[1])
-  plain = stochnorm(jnp.float32(MAPS), *SINGLE[:2], key=KEY)
+  plain = RUN(np.float32(MAPS), *SINGLE[:2], key=KEY)
   full = run(key=KEY)
   np.testing.assert_allclose(
     np.asarray(plain.outputs) * SCALE + BIAS, full.outputs, atol=1e-5
@@ -76,8 +78,8 @@ def objective(x, where, scale, axis_name=None):
 
 def test_devices_and_masks():
   """Eight devices give one's, and a mask what a slice gives."""
-  x = jnp.float32(MAPS)
-  spoiled = jnp.where(WHERE[:, None, None, None], x, jnp.nan)
+  x = np.float32(MAPS)
+  spoiled = np.where(WHERE[:, None, None, None], x, np.nan)
 
   def step(x, where, scale, axis_name=None):
     def loss(scale):
@@ -109,7 +111,7 @@ def test_devices_and_masks():
 
 def test_gradients():
   """Through the batch's statistics, not through the moving ones."""
-  x = jnp.float32(MAPS)
+  x = np.float32(MAPS)
 
   def loss(x, mean, variance):
     out = stochnorm(x, mean, variance, *SINGLE[2:], key=KEY)
@@ -118,7 +120,7 @@ def test_gradients():
 
   gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(x, *SINGLE[:2])
   step = 1e-6 * RNG.normal(size=x.shape)
-  own = np.asarray(jax.random.bernoulli(KEY, jnp.float32(0.5), (6,)))
+  own = np.asarray(jax.random.bernoulli(KEY, np.float32(0.5), (6,)))
   ahead, behind = (
     np.tanh(oracle(MAPS + s, own, 0.1, 1e-5)[0]).sum() for s in (step, -step)
   )
@@ -129,26 +131,27 @@ def test_gradients():
 
 def test_extremes():
   run = jax.jit(jax.value_and_grad(lambda x: objective(x, None, SINGLE[2])[0]))
-  for x in (jnp.zeros((4, 6)), jnp.full((4, 6), 1e4), jnp.ones((1, 6))):
-    value, gradient = run(x)
+  for shape, number in (((4, 6), 0), ((4, 6), 1e4), ((1, 6), 1)):
+    value, gradient = run(np.full(shape, number, np.float32))
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
-  nothing = stochnorm(
-    jnp.full((2, 6), jnp.nan), *SINGLE, key=KEY, where=jnp.zeros(2, bool)
+  nothing = RUN(
+    np.full((2, 6), np.nan, np.float32),
+    *SINGLE,
+    key=KEY,
+    where=np.zeros(2, bool),
   )
   np.testing.assert_array_equal(nothing.outputs, 0)
   np.testing.assert_array_equal(nothing.mean, SINGLE[0])
 
 
 def test_half_precision_and_no_recompilation():
-  x = jnp.asarray(MAPS, jnp.bfloat16)
-  half = stochnorm(x, *SINGLE, key=KEY)
-  wide = stochnorm(x.astype(jnp.float32), *SINGLE, key=KEY)
+  x = MAPS.astype(jnp.bfloat16)
+  half = RUN(x, *SINGLE, key=KEY)
+  wide = RUN(x.astype(np.float32), *SINGLE, key=KEY)
   assert half.outputs.dtype == jnp.bfloat16
   assert half.mean.dtype == jnp.float32
-  np.testing.assert_allclose(
-    half.outputs.astype(jnp.float32), wide.outputs, rtol=1e-2
-  )
+  np.testing.assert_allclose(np.float32(half.outputs), wide.outputs, rtol=1e-2)
   run = jax.jit(
     chex.assert_max_traces(
       lambda *args, **options: stochnorm(*args, key=KEY, **options), n=1
@@ -159,10 +162,10 @@ def test_half_precision_and_no_recompilation():
 
 
 def test_errors_name_the_argument():
-  x = jnp.ones((2, 6))
+  x, one = np.ones((2, 6), np.float32), np.ones(6, np.float32)
   with pytest.raises(ValueError, match=r"variance has shape \(5,\)"):
-    stochnorm(x, jnp.ones(6), jnp.ones(5), key=KEY)
+    stochnorm(x, one, one[:5], key=KEY)
   with pytest.raises(ValueError, match=r"probability is 2.0; expected"):
-    stochnorm(x, jnp.ones(6), jnp.ones(6), key=KEY, probability=2.0)
+    stochnorm(x, one, one, key=KEY, probability=2.0)
   with pytest.raises(ValueError, match=r"eps is 0.0; expected"):
-    stochnorm(x, jnp.ones(6), jnp.ones(6), key=KEY, eps=0.0)
+    trace(stochnorm, x, one, one, key=KEY, eps=0.0)

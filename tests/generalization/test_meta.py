@@ -26,7 +26,7 @@ def loss_fn(params, batch):
 
 
 def batches(index):
-  return jnp.asarray(MATRICES[index]), jnp.asarray(CENTRES[index])
+  return MATRICES[index], CENTRES[index]
 
 
 def mean_gradient(w, index):
@@ -77,26 +77,22 @@ def optax_update(optimizer):
 
 def test_mldg_takes_an_optax_optimizer():
   optimizer = optax.sgd(0.2, momentum=0.9)
-  params = {"w": jnp.float32(PARAMS)}
-  as_float32 = functools.partial(jax.tree.map, jnp.float32)
-  program = jax.jit(
-    lambda p, s: mldg(
+  params = {"w": np.float32(PARAMS)}
+  train, test = (jax.tree.map(np.float32, batches(x)) for x in ([0, 1], [2, 3]))
+
+  @jax.jit
+  def program(params, train, test):
+    value = mldg(
       loss_fn,
-      p,
-      as_float32(batches([0, 1])),
-      as_float32(batches([2, 3])),
+      params,
+      train,
+      test,
       inner_update=optax_update(optimizer),
-      inner_state=s,
+      inner_state=optimizer.init(params),
     )
-  )
-  plain = mldg(
-    loss_fn,
-    params,
-    as_float32(batches([0, 1])),
-    as_float32(batches([2, 3])),
-    step_size=0.2,
-  )
-  value = program(params, optimizer.init(params))
+    return value, mldg(loss_fn, params, train, test, step_size=0.2)
+
+  value, plain = program(params, train, test)
   np.testing.assert_allclose(value, plain, rtol=1e-5)
 
 
@@ -125,13 +121,10 @@ def test_fish_raises_the_agreement_of_gradients():
   """To second order, its step has the gradient of their inner products."""
   step = 1e-3
   with jax.enable_x64(True):
-    params = {"w": jnp.asarray(PARAMS)}
-    pair = batches([0, 1])
+    run = jax.jit(functools.partial(fish, loss_fn))
     orders = [
-      fish(
-        loss_fn, params, jax.tree.map(lambda x, o=o: x[o], pair), step_size=step
-      )
-      for o in (jnp.array([0, 1]), jnp.array([1, 0]))
+      run({"w": PARAMS}, batches(order), step_size=step)
+      for order in ([0, 1], [1, 0])
     ]
   moved = sum(np.asarray(o.params["w"]) for o in orders) / 2 - PARAMS
   first, second = (MATRICES[d] @ (PARAMS - CENTRES[d]) for d in (0, 1))
@@ -141,20 +134,20 @@ def test_fish_raises_the_agreement_of_gradients():
 
 
 def test_fish_draws_the_order():
-  params = {"w": jnp.float32(PARAMS)}
-  data = jax.tree.map(jnp.float32, batches(np.arange(4)))
+  params = {"w": np.float32(PARAMS)}
+  data = jax.tree.map(np.float32, batches(np.arange(4)))
   program = jax.jit(functools.partial(fish, loss_fn, step_size=0.3))
   results = [program(params, data, key=jax.random.key(k)) for k in range(3)]
   assert len({tuple(np.asarray(r.params["w"])) for r in results}) > 1
   # The losses stand in the order of the batch: the first to go is unmoved.
-  at_start = jax.vmap(loss_fn, (None, 0))(params, data)
+  at_start = jax.jit(jax.vmap(loss_fn, (None, 0)))(params, data)
   for result in results:
     assert np.isclose(result.losses, at_start, rtol=1e-5).sum() == 1
 
 
 def test_errors():
-  params = {"w": jnp.float32(PARAMS)}
-  data = jax.tree.map(jnp.float32, batches([0, 1]))
+  params = {"w": np.float32(PARAMS)}
+  data = jax.tree.map(np.float32, batches([0, 1]))
   with pytest.raises(ValueError, match="step_size is 0"):
     mldg(loss_fn, params, data, data, step_size=0)
   with pytest.raises(ValueError, match="meta_step_size is -1"):
