@@ -224,12 +224,12 @@ def test_one_program_for_all_widths():
 def test_errors_name_the_argument():
   source, target = map(np.float32, samples(4, 3))
   with pytest.raises(ValueError, match=r"target has 3 rows; .* source has, 4"):
-    mmd(source, target, estimator="linear")
+    trace(mmd, source, target, estimator="linear")
   with pytest.raises(ValueError, match="bandwidths and gammas; expected one"):
-    mmd(source, target, bandwidths=1.0, gammas=1.0)
+    trace(mmd, source, target, bandwidths=1.0, gammas=1.0)
   with pytest.raises(ValueError, match=r"gammas is \[1.0, -1.0\]; expected"):
     trace(mmd, source, target, gammas=[1.0, -1.0])
   with pytest.raises(ValueError, match="estimator is 'v'"):
-    mmd(source, target, estimator="v")
+    trace(mmd, source, target, estimator="v")
   with pytest.raises(ValueError, match=r"target has shape \(3, 2\)"):
-    mmd(source, target[:, :2])
+    trace(mmd, source, target[:, :2])

@@ -11,6 +11,7 @@ from kdjax.adaptation import jmmd
 from kdjax.adaptation import lmmd
 from kdjax.adaptation import mmd
 from tests.laws import slopes_agree
+from tests.laws import trace
 
 
 def samples(n_source=6, n_target=5, dims=3, seed=0):
@@ -310,26 +311,32 @@ def test_one_program_for_all_widths():
 def test_errors_name_the_argument():
   source, target = jax.tree.map(np.float32, layers(4, 3))
   with pytest.raises(ValueError, match="source has 2 layers and target 1"):
-    jmmd(source, target[:1])
+    trace(jmmd, source, target[:1])
   with pytest.raises(
     ValueError, match=r"bandwidths is .*; expected a list of 2"
   ):
-    jmmd(source, target, bandwidths=[0.9])
+    trace(jmmd, source, target, bandwidths=[0.9])
   with pytest.raises(
     ValueError, match=r"in layer 1, target has shape \(3, 1\)"
   ):
-    jmmd(source, [target[0], target[1][:, :1]])
+    trace(jmmd, source, [target[0], target[1][:, :1]])
   with pytest.raises(ValueError, match="layer 1 has 2 examples; expected 4"):
-    jmmd([source[0], source[1][:2]], target)
+    trace(jmmd, [source[0], source[1][:2]], target)
   with pytest.raises(ValueError, match="target has 3 rows; the disjoint"):
-    mmd(source[0], target[0], estimator="disjoint")
+    trace(mmd, source[0], target[0], estimator="disjoint")
   with pytest.raises(ValueError, match="kernel is 'cosine'"):
-    mmd(source[0], target[0], kernel="cosine")
+    trace(mmd, source[0], target[0], kernel="cosine")
   with pytest.raises(ValueError, match="bandwidth_rule is 'mode'"):
-    mmd(source[0], target[0], bandwidth_rule="mode")
+    trace(mmd, source[0], target[0], bandwidth_rule="mode")
   with pytest.raises(ValueError, match="bandwidths is given; a linear kernel"):
-    mmd(source[0], target[0], kernel="linear", bandwidths=1.0)
+    trace(mmd, source[0], target[0], kernel="linear", bandwidths=1.0)
   with pytest.raises(ValueError, match=r"kernel_weights has shape \(3,\)"):
-    mmd(source[0], target[0], gammas=[1.0, 2.0], kernel_weights=[1.0, 2.0, 3.0])
+    trace(
+      mmd,
+      source[0],
+      target[0],
+      gammas=[1.0, 2.0],
+      kernel_weights=[1.0, 2.0, 3.0],
+    )
   with pytest.raises(ValueError, match=r"source_labels has shape \(2,\)"):
-    lmmd(source[0], target[0], np.zeros(2, int), target[1])
+    trace(lmmd, source[0], target[0], np.zeros(2, int), target[1])

@@ -191,16 +191,16 @@ def test_a_missing_source_is_left_out():
 def test_errors_name_the_argument():
   source, target = map(np.float32, domains(5, 4))
   with pytest.raises(ValueError, match="moments is 0"):
-    cmd_loss(source, target, moments=0)
+    trace(cmd_loss, source, target, moments=0)
   with pytest.raises(ValueError, match=r"span is -1\.0; expected"):
-    cmd_loss(source, target, span=-1.0)
+    trace(cmd_loss, source, target, span=-1.0)
   with pytest.raises(ValueError, match="sources is empty"):
-    m3sda_loss([], target)
+    trace(m3sda_loss, [], target)
   with pytest.raises(ValueError, match="target has 2 dims; expected 3"):
     trace(m3sda_loss, [source], target[:, :2])
   with pytest.raises(ValueError, match=r"sources\[1\] has shape \(4,\)"):
-    m3sda_loss([source, target[:, 0]], target)
+    trace(m3sda_loss, [source, target[:, 0]], target)
   with pytest.raises(ValueError, match="where_sources has 1 masks; expected 2"):
-    m3sda_loss([source, source], target, where_sources=[None])
+    trace(m3sda_loss, [source, source], target, where_sources=[None])
   with pytest.raises(ValueError, match="form is 'raw'"):
-    m3sda_loss([source], target, form="raw")
+    trace(m3sda_loss, [source], target, form="raw")

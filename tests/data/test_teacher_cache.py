@@ -129,16 +129,20 @@ def test_a_killed_write_loses_its_shard_and_says_where_it_resumes(tmp_path):
 
   seen, progress = [], []
   source = Dying(SOURCE.images, SOURCE.labels)
+  options = {
+    "augment": None,
+    "progress": lambda *pair: progress.append(pair),
+  }
   with pytest.raises(RuntimeError, match="killed"):
-    write(tmp_path, source)
+    write(tmp_path, source, **options)
   with pytest.raises(FileNotFoundError, match="1 of 3 shards of augmentation"):
-    TeacherCache(tmp_path, augment=augment).lookup([0], 0)
-  Dying.last, seen = SIZE, []
-  cache = write(tmp_path, source, progress=lambda *pair: progress.append(pair))
+    TeacherCache(tmp_path, augment=None).lookup([0], 0)
+  Dying.last, seen, progress = SIZE, [], []
+  cache = write(tmp_path, source, **options)
   assert progress == [(20, 50), (40, 50), (50, 50)]
   assert sorted(set(seen)) == [0, *range(20, 50)]  # 0 tells the shape
   assert cache.attach(batch(7, 45), seed=0)["teacher"]["logits"].shape == (2, 7)
-  write(tmp_path, source, progress=lambda *pair: progress.append(pair))
+  write(tmp_path, source, **options)
   assert progress[-1] == (50, 50)
 
 
@@ -245,7 +249,7 @@ def test_what_is_not_there_is_said(folder, tmp_path):
   with pytest.raises(FileNotFoundError, match=r"0 of 3 shards .* seed 1"):
     cache.lookup([0], 1)
   with pytest.raises(ValueError, match="k is 7; expected 1 to 6"):
-    write(tmp_path, k=7)
+    write(tmp_path, augment=None, k=7)
   large = {"kernel": 1e6 * VARIABLES["kernel"]}
   with pytest.raises(ValueError, match="expected numbers that float16 holds"):
-    write(tmp_path, variables=large, dtype="float16")
+    write(tmp_path, augment=None, variables=large, dtype="float16")
