@@ -85,7 +85,7 @@ def test_extremes_are_those_of_the_exact_form(name):
   pair = np.full((2, ROWS, CLASSES), -np.inf, np.float32)
   pair[:, :, :3] = np.stack(rows, 1)
   ones = np.ones(ROWS, np.float32)
-  results = compiled(name)(*pair, ones, ones)
+  results = jax.device_get(compiled(name)(*pair, ones, ones))
   infinite = {"forward_kl": 1, "reverse_kl": 2}.get(name, 0)
   for (_, values), gradients in results:
     assert np.sum(np.isposinf(values)) == infinite
@@ -93,10 +93,10 @@ def test_extremes_are_those_of_the_exact_form(name):
     finite = np.isfinite(values)
     assert np.all(values[finite] >= 0)
     for gradient in gradients:
-      gradient = np.asarray(gradient)[finite]
+      gradient = gradient[finite]
       assert np.all(np.isfinite(gradient))
       np.testing.assert_array_equal(gradient[:, 3:], 0)
-    np.testing.assert_array_equal(np.asarray(values)[2:5], 0)
+    np.testing.assert_array_equal(values[2:5], 0)
   if name == "forward_kl":
     assert np.all(np.isfinite(gradients[0]))
     expected = jax.jit(kl_divergence)(*pair)
@@ -171,7 +171,8 @@ def test_finite_differences_in_float64():
       value, gradient = jax.value_and_grad(total)(pair + step * direction)
       return value, jnp.sum(gradient * direction)
 
-    difference = (program(1e-6)[0] - program(-1e-6)[0]) / 2e-6
+    values = [float(program(step)[0]) for step in (1e-6, -1e-6)]
+    difference = (values[0] - values[1]) / 2e-6
     np.testing.assert_allclose(program(0.0)[1], difference, rtol=1e-6)
 
 
@@ -212,7 +213,7 @@ def test_temporary_memory_does_not_grow_with_the_tokens():
 
 
 def test_the_choice_is_logged_once(caplog):
-  logits = jnp.ones((3, 7))
+  logits = np.ones((3, 7), np.float32)
   with caplog.at_level(logging.INFO, "kdjax.fused"):
     jax.eval_shape(fused_divergence, logits, logits)
     jax.eval_shape(fused_divergence, logits, logits)
@@ -241,4 +242,4 @@ def test_the_choice_is_logged_once(caplog):
 )
 def test_errors_say_what_was_expected(options, words):
   with pytest.raises(ValueError, match=words):
-    fused_divergence(jnp.ones((2, 3)), jnp.ones((2, 3)), **options)
+    laws.trace(fused_divergence, np.ones((2, 3)), np.ones((2, 3)), **options)

@@ -93,14 +93,19 @@ def test_parameter_counts_for_imagenet_too(name, options):
   ],
 )
 def test_any_size_channels_and_dtype(name, dtype, input_shape):
-  model = _abstract(name, input_shape=input_shape, num_classes=7, dtype=dtype)
-  graph, state = nnx.split(model)
 
-  def run(state, inputs):
-    return nnx.merge(graph, state, copy=True)(inputs)
+  def run(inputs):
+    model = nets.create(
+      name,
+      input_shape=input_shape,
+      num_classes=7,
+      dtype=dtype,
+      rngs=nnx.Rngs(0),
+    )
+    return model(inputs), _parameters(model)
 
   inputs = jax.ShapeDtypeStruct((3, *input_shape), jnp.float32)
-  outputs = jax.eval_shape(run, state, inputs)
+  outputs, parameters = jax.eval_shape(run, inputs)
   assert outputs.logits.shape == (3, 7)
   assert outputs.logits.dtype == jnp.float32
   assert outputs.embedding.dtype == jnp.float32
@@ -110,7 +115,7 @@ def test_any_size_channels_and_dtype(name, dtype, input_shape):
   names = list(outputs.features)
   assert names == sorted(names)
   assert {f.dtype for f in outputs.features.values()} == {jnp.dtype(dtype)}
-  assert {leaf.dtype for leaf in _parameters(model)} == {jnp.dtype("float32")}
+  assert {leaf.dtype for leaf in parameters} == {jnp.dtype("float32")}
   for before, feature in zip(
     (outputs.preactivations or {}).values(),
     outputs.features.values(),

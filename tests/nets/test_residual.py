@@ -61,7 +61,7 @@ def _filled(name):
       value = value * np.sqrt(24 / np.prod([*size, outputs]))
     elif path[-1] in ("scale", "var"):
       value = 1 + value
-    values.append(variable.replace(jnp.asarray(value, jnp.float32)))
+    values.append(variable.replace(jnp.asarray(np.float32(value))))
   paths = [path for path, _ in flat]
   state = nnx.from_flat_state(zip(paths, values, strict=True))
   return nnx.merge(graph, state)
@@ -186,7 +186,7 @@ def test_bfloat16_is_close_to_float32_and_keeps_its_statistics_there():
   full = _built()
   graph, _ = nnx.split(nnx.eval_shape(lambda: _small(dtype=jnp.bfloat16)))
   half = nnx.merge(graph, nnx.state(full), copy=True)
-  expected, got = _run(full, images), _run(half, images)
+  expected, got = jax.device_get((_run(full, images), _run(half, images)))
   assert got.logits.dtype == jnp.float32
   largest = np.max(expected.embedding)
   np.testing.assert_allclose(
@@ -198,7 +198,7 @@ def test_bfloat16_is_close_to_float32_and_keeps_its_statistics_there():
 def test_running_variance_is_the_biased_one():
   images, _ = _data()
   model = _built()
-  activations = model.stem.convolution(images)
+  activations = np.asarray(_run(model.stem.convolution, images))
   _run(model, images)
   np.testing.assert_allclose(
     model.stem.norm.var[...],
@@ -209,9 +209,9 @@ def test_running_variance_is_the_biased_one():
 
 def test_evaluation_does_not_round_statistics_to_bfloat16():
   norm = batch_norm(4, dtype=jnp.bfloat16, axis_name=None, rngs=nnx.Rngs(0))
-  norm.mean[...] = jnp.full(4, 256.5, jnp.float32)
+  norm.mean[...] = jnp.asarray(np.full(4, 256.5, np.float32))
   norm.eval()
-  centred = norm(jnp.full((1, 1, 1, 4), 256.0, jnp.bfloat16))
+  centred = _run(norm, np.full((1, 1, 1, 4), 256.0, jnp.bfloat16))
   np.testing.assert_allclose(centred, np.full((1, 1, 1, 4), -0.5), atol=1e-2)
 
 
@@ -239,12 +239,12 @@ def test_normalizations_are_what_the_preactivations_have():
   norms = [model.stages[1][0].norm1, model.stages[2][0].norm1, model.norm]
   for norm in norms:
     count = norm.bias.shape[0]
-    norm.bias[...] = jnp.arange(count, dtype=jnp.float32) / count
-    norm.scale[...] = -norm.scale[...]
-  outputs = _run(model, images)
+    norm.bias[...] = jnp.asarray(np.arange(count, dtype=np.float32) / count)
+    norm.scale[...] = jnp.asarray(-np.asarray(norm.scale[...]))
+  outputs = jax.device_get(_run(model, images))
   assert list(outputs.normalizations) == ["f1", "f2", "f3"]
   for key, (mean, deviation) in outputs.normalizations.items():
-    before = np.asarray(outputs.preactivations[key])
+    before = outputs.preactivations[key]
     np.testing.assert_allclose(before.mean((0, 1, 2)), mean, atol=1e-4)
     np.testing.assert_allclose(before.std((0, 1, 2)), deviation, rtol=1e-2)
   # The next stage goes on from the same numbers; the running mean moves once.
