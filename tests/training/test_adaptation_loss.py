@@ -1,5 +1,7 @@
 """A step that sees two domains, on one device and on eight."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,12 +100,19 @@ class Normalized(nnx.Module):
     return Outputs(self.head(x), {}, x)
 
 
+@functools.cache
 def normalized(axis_name=None):
-  return from_nnx(Normalized(axis_name, nnx.Rngs(0)))
+  return from_nnx(nnx.jit(lambda: Normalized(axis_name, nnx.Rngs(0)))())
 
 
+@functools.cache
 def mlp():
-  return from_nnx(MLP(3, input_shape=SHAPE, hidden=(8,), rngs=nnx.Rngs(0)))
+
+  @nnx.jit
+  def build():
+    return MLP(3, input_shape=SHAPE, hidden=(8,), rngs=nnx.Rngs(0))
+
+  return from_nnx(build())
 
 
 def test_it_is_the_task_on_the_source_plus_the_gap_between_the_domains():
@@ -151,7 +160,9 @@ def test_only_batch_statistics_tell_a_joint_pass_from_separate_ones():
   losses = {}
   for joint in (True, False):
     state, loss_fn, _ = build(mlp(), joint_forward=joint)
-    losses[joint], _ = loss_fn(state.params, state.state, {}, BATCH, KEY)
+    losses[joint], _ = jax.jit(loss_fn)(
+      state.params, state.state, {}, BATCH, KEY
+    )
   np.testing.assert_allclose(losses[True], losses[False], rtol=1e-6)
 
 
@@ -229,9 +240,9 @@ def test_views_of_the_target_follow_and_the_teacher_sees_both_domains():
     params = {"student": student, "objective": {}}
     return loss_fn(params, state, frozen, BATCH, KEY)
 
-  (value, (moved, _)), gradients = jax.value_and_grad(
-    loss, (0, 1), has_aux=True
-  )(jnp.array(2.0), frozen)
+  (value, (moved, _)), gradients = jax.jit(
+    jax.value_and_grad(loss, (0, 1), has_aux=True)
+  )(np.float32(2.0), frozen)
   source, target = (
     BATCH[name]["image"][:, 0, 0].sum() for name in ("source", "target")
   )

@@ -27,15 +27,17 @@ SHAPE, EXAMPLES = (3, 3, 1), 22
 
 
 def network(key, width, dropout=0.0):
-  return from_nnx(
-    MLP(
+  @nnx.jit
+  def build(key):
+    return MLP(
       3,
       input_shape=SHAPE,
       hidden=(width,),
       dropout=dropout,
       rngs=nnx.Rngs(key),
     )
-  )
+
+  return from_nnx(build(key))
 
 
 def build(seed, temperature, weight, learning_rate):
