@@ -21,7 +21,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 if jax.__version_info__ < (0, 12):  # XLA dies of flags that it does not know.
   os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
+    [
+      os.environ.get("XLA_FLAGS", ""),
+      "--xla_cpu_use_fusion_emitters=false",
+      "--xla_cpu_parallel_codegen_split_count=1",
+    ]
   )
 
 

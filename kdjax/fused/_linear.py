@@ -290,10 +290,13 @@ def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
       (cotangent, inputs.counted, numbers), start, plan.chunk
     )
     weights = jnp.where(counted & fresh, weights - common, 0.0)
+    # Mapped over, `cond` lets all that its branches read vary: by then a branch
+    # may not do so itself.
+    read = jax.tree.map(lambda x: vary_like(x, weights), (inputs, start))
 
     def correct(heads: Any) -> Any:
       _, student, _, teacher = _chunk_gradients(
-        plan, _take(plan, inputs, start), rows, weights
+        plan, _take(plan, *read), rows, weights
       )
       return _add(heads, (student, teacher))
 

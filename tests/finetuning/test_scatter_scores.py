@@ -50,7 +50,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_law(name, law):
   # Scaled channels change no H-score: the regularized one shows that law.
-  if (name, law) != ("h_score", laws.devices_agree):
+  if (name, law) != ("h_score", laws.vmap_and_devices_equal_the_loop):
     law(CASES[name])
 
 
@@ -61,7 +61,7 @@ def test_law(name, law):
     laws.empty_mask_gives_zero,
     laws.one_example_is_finite,
     laws.extremes_are_finite,
-    laws.devices_agree,
+    laws.vmap_and_devices_equal_the_loop,
   ],
 )
 def test_law_regularized(law):
