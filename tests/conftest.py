@@ -4,6 +4,7 @@ Most of the suite's time goes into compiling thousands of small programs once,
 so they are compiled without optimizations that only speed up running them.
 """
 
+import gc
 import os
 
 # The workers inherit both: threads of LAPACK's own wait for one another, and a
@@ -27,6 +28,13 @@ if jax.__version_info__ < (0, 12):  # XLA dies of flags that it does not know.
       "--xla_cpu_parallel_codegen_split_count=1",
     ]
   )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def old_programs_are_not_looked_through():
+  """What JAX has cached lives until the end: the collector need not see it."""
+  yield
+  gc.freeze()
 
 
 @pytest.fixture(autouse=True)
