@@ -149,6 +149,6 @@ def _release(restored: Any, template: Any) -> Any:
   if getattr(template, "committed", True):
     return restored
   if jax.dtypes.issubdtype(restored.dtype, jax.dtypes.prng_key):
-    data = np.asarray(jax.random.key_data(restored))
+    data = _release(jax.random.key_data(restored), template)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(restored))
   return jax.numpy.asarray(np.asarray(restored))
