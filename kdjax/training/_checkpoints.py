@@ -105,9 +105,9 @@ class Checkpoints:
 
     Args:
       template: a pytree of the same structure, of arrays or of
-        `jax.ShapeDtypeStruct`. Arrays come back with its shardings, those of
-        no device in particular as such: a resumed run finds in JAX's
-        compilation cache what the run before it compiled.
+        `jax.ShapeDtypeStruct`. Arrays come back with its shardings; what
+        it commits to no device comes back uncommitted, so that programs
+        compiled for the template take what is restored.
 
     Returns:
       A :class:`Restored`, or None if there is no checkpoint.
@@ -145,7 +145,7 @@ class Checkpoints:
 
 
 def _release(restored: Any, template: Any) -> Any:
-  """The array, on no device in particular if the template is on none."""
+  """The array, uncommitted if the template is: orbax commits all arrays."""
   if getattr(template, "committed", True):
     return restored
   if jax.dtypes.issubdtype(restored.dtype, jax.dtypes.prng_key):
