@@ -13,6 +13,7 @@ from kdjax.nets import _layers
 from kdjax.nets._convolution import convolve
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
+from kdjax.nets._pooling import max_pool
 from kdjax.ops._validation import validate
 
 
@@ -168,7 +169,7 @@ class ConvNet(nnx.Module):
       before, x = _layers.activate([convolution], x)
       features.append(x)
       preactivations.append(before)
-      x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+      x = max_pool(x, (2, 2), (2, 2))
     x = self.dropout(nnx.relu(self.hidden(x.reshape(len(x), -1))))
     embedding = x.astype(_layers.at_least_float32(x.dtype))
     return assemble(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from kdjax.nets import _layers
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
+from kdjax.nets._pooling import max_pool
 from kdjax.ops._validation import validate
 
 
@@ -299,7 +300,7 @@ def residual_outputs(
   before, x = _layers.activate([stem], inputs)
   features, preactivations = [x], [before]
   if pool:
-    x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
   for blocks in stages:
     before, x = _layers.activate(blocks, x)
     features.append(x)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from kdjax.nets import _layers
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
+from kdjax.nets._pooling import max_pool
 from kdjax.ops._validation import validate
 
 # Of each depth, the convolutions of the five stages.
@@ -121,7 +122,7 @@ class VGG(nnx.Module):
       features.append(x)
       preactivations.append(before)
       if i < poolings:
-        x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        x = max_pool(x, (2, 2), (2, 2))
     return assemble(
       self.head,
       _layers.global_mean(x),
