@@ -292,8 +292,11 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
     return epoch(state, frozen, data, plan, key)[0]
 
   # The weights of a seed share its batches, the seeds share the images.
-  run = training.sweep(run, shared=("frozen", "data", "plan", "key"))
-  run = jax.jit(training.sweep(run, shared=("data",)))
+  sweep = functools.partial(
+    training.sweep, chunk_size=_run.students_at_a_time(config.network)
+  )
+  run = sweep(run, shared=("frozen", "data", "plan", "key"))
+  run = jax.jit(sweep(run, shared=("data",)))
 
   answer = make_answer(job.forward, objective.predict)
   evaluate = make_evaluation(answer, job.data.validation_sizes[0])

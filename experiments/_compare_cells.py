@@ -155,15 +155,14 @@ class Training:
     self.epochs = config.evaluate_every if epochs is None else epochs
     if lesson.epochs % self.epochs:
       self.epochs = lesson.epochs
-    # Vmapping one student would only make its convolutions slower.
-    self.together = config.together and self.seeds > 1
+    self.chunk_size = None if config.together and self.seeds > 1 else 1
     program = _compare_training.build(
       lesson,
       data,
       data_axis,
       job.data.classes,
       epochs=self.epochs,
-      together=self.together,
+      chunk_size=self.chunk_size,
     )
     self.guide = lesson.teacher.variables if lesson.teacher else {}
     self.state = program.start(keys, variables, self.guide)
@@ -243,7 +242,7 @@ class Training:
 
     def make() -> Any:
       return _compare_training.make_evaluation(
-        lesson, job.data.parts, together=self.together
+        lesson, job.data.parts, chunk_size=self.chunk_size
       )
 
     if self.evaluation is None:
@@ -265,7 +264,7 @@ class Training:
     steps = self.epochs * self.steps * self.seeds
     return {
       "step_ms": 1e3 * seconds / steps,
-      "bytes": self.advance.bytes // (self.seeds if self.together else 1),
+      "bytes": self.advance.bytes // (self.chunk_size or self.seeds),
       "objective_parameters": _compare_training.count_parameters(
         self.state.params["objective"], self.seeds
       ),

@@ -1,7 +1,8 @@
 """Trains the students of one cell, all seeds in one program, and tries them."""
 
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -49,40 +50,6 @@ class Lesson(NamedTuple):
   dot: bool = False  # whether both gradients have momenta of their own
 
 
-def over_seeds(
-  function: Callable[..., Any], axes: Sequence[int | None], together: bool
-) -> Callable[..., Any]:
-  """Maps a function over seeds: all at once, or one after the other.
-
-  Args:
-    function: of positional arguments.
-    axes: for each argument 0, or None for what all seeds share.
-    together: vmap; otherwise a loop on the device, which needs the memory of
-      one student only.
-
-  Returns:
-    The mapped function.
-  """
-  if together:
-    return jax.vmap(function, tuple(axes))
-
-  def one_by_one(*args: Any) -> Any:
-    rows = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
-
-    def call(rows: Any) -> Any:
-      row = iter(rows)
-      return function(
-        *(
-          next(row) if axis == 0 else arg
-          for arg, axis in zip(args, axes, strict=True)
-        )
-      )
-
-    return jax.lax.map(call, rows)
-
-  return one_by_one
-
-
 def make_loss(lesson: Lesson, objective: Objective) -> Any:
   """The loss of a lesson, with the views that its method asks for."""
   loss_fn = training.distillation_loss(
@@ -113,7 +80,7 @@ def build(
   classes: int,
   *,
   epochs: int,
-  together: bool,
+  chunk_size: int | None,
 ) -> Program:
   """Writes the programs of a cell.
 
@@ -123,7 +90,7 @@ def build(
     data_axis: 0 if each seed has its own images.
     classes: how many.
     epochs: of a round.
-    together: whether the seeds are vmapped.
+    chunk_size: how many seeds are computed at a time, as in training.sweep.
 
   Returns:
     `start(keys, variables, teacher) -> state`, `advance(state, teacher, data,
@@ -132,7 +99,6 @@ def build(
   """
   examples, batch_size = data["label"].shape[-1], lesson.recipe.batch_size
   forward, teacher = lesson.network.forward, lesson.teacher
-  teacher_axis = teacher.seeds_axis if teacher else None
   loss_fn = make_loss(lesson, lesson.objective)
   make_step = training.make_dot_step if lesson.dot else training.make_train_step
   epoch = training.scan_epoch(make_step(loss_fn, lesson.optimizer))
@@ -143,10 +109,8 @@ def build(
     jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype),
   )
 
-  def start(key: Array, variables: Any, teacher_variables: Any) -> Any:
-    model = None
-    if teacher:
-      model = training.Model(teacher.forward, teacher_variables)
+  def start(key: Array, variables: Any, guide: Any) -> Any:
+    model = training.Model(teacher.forward, guide) if teacher else None
     return training.init_train_state(
       jax.random.fold_in(key, 0),
       training.Model(forward, variables),
@@ -156,16 +120,16 @@ def build(
       teacher=model,
     )
 
-  def freeze(variables: Any, data: Any) -> dict[str, Any]:
-    frozen = {"teacher": variables}
+  def freeze(guide: Any, data: Any) -> dict[str, Any]:
+    frozen = {"teacher": guide}
     if "partner" in lesson.views:
       frozen["pool"] = _compare_data.make_pool(data, classes)
     return frozen
 
   def advance(
-    state: Any, variables: Any, data: Any, key: Array, first: Array
+    state: Any, guide: Any, data: Any, key: Array, first: Array
   ) -> Any:
-    frozen = freeze(variables, data)
+    frozen = freeze(guide, data)
     order_key, step_key = jax.random.split(key)
 
     def run(state: Any, number: Array) -> Any:
@@ -178,13 +142,13 @@ def build(
     state, losses = jax.lax.scan(run, state, first + jnp.arange(epochs))
     return state, jax.tree.map(lambda x: x[-1], losses)
 
-  def cosine(state: Any, variables: Any, data: Any, key: Array) -> Array:
+  def cosine(state: Any, guide: Any, data: Any, key: Array) -> Array:
     plan = training.epoch_plan(examples, batch_size, key=key)
     rows = {k: v[0] for k, v in plan.items()}
     batch = {k: v[rows["index"]] for k, v in data.items()} | rows
     split_loss = make_loss(lesson, _apart(lesson.objective))
 
-    frozen = freeze(variables, data)
+    frozen = freeze(guide, data)
 
     @jax.grad
     def gradient(student: Any, weights: Array) -> Array:
@@ -201,11 +165,18 @@ def build(
     )
     return metrics.gradient_cosine(hard, soft)
 
-  mapped = (0, teacher_axis, data_axis, 0)
+  shared = {"first"}
+  if not teacher or teacher.seeds_axis is None:
+    shared.add("guide")
+  if data_axis is None:
+    shared.add("data")
+  over_seeds = functools.partial(
+    training.sweep, shared=shared, chunk_size=chunk_size
+  )
   return Program(
-    jax.jit(over_seeds(start, (0, 0, teacher_axis), together)),
-    jax.jit(over_seeds(advance, (*mapped, None), together), donate_argnums=0),
-    jax.jit(over_seeds(cosine, mapped, together)) if teacher else None,
+    jax.jit(over_seeds(start)),
+    jax.jit(over_seeds(advance), donate_argnums=0),
+    jax.jit(over_seeds(cosine)) if teacher else None,
     -(-examples // batch_size),
   )
 
@@ -291,7 +262,7 @@ def score(
 
 
 def make_evaluation(
-  lesson: Lesson, parts: dict[str, slice], *, together: bool
+  lesson: Lesson, parts: dict[str, slice], *, chunk_size: int | None
 ) -> Callable[..., Any]:
   """Evaluation of all seeds on the held-out images, compiled.
 
@@ -299,7 +270,7 @@ def make_evaluation(
     lesson: how they were trained: its objective may answer for the student,
       with the teacher's help.
     parts: the images of each kind.
-    together: whether the seeds are vmapped.
+    chunk_size: how many seeds are computed at a time, as in training.sweep.
 
   Returns:
     `evaluate(student, own, teacher, held_out, targets) -> scores, logits,
@@ -330,8 +301,10 @@ def make_evaluation(
       scores[name] = score(*(x[part] for x in rows))
     return scores, logits, embedding
 
-  axis = teacher.seeds_axis if teacher and answering else None
-  return jax.jit(over_seeds(evaluate, (0, 0, axis, None, None), together))
+  shared = {"held_out", "targets"}
+  if not (teacher and answering) or teacher.seeds_axis is None:
+    shared.add("guide")
+  return jax.jit(training.sweep(evaluate, shared=shared, chunk_size=chunk_size))
 
 
 class Timed(NamedTuple):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import _generalize_data
+from experiments import _run
 from experiments._generalize_data import Data
 from experiments._generalize_data import Split
 from experiments._generalize_losses import Lesson
@@ -16,6 +17,7 @@ from experiments._generalize_methods import ADAM
 from experiments._generalize_methods import ROWS
 from experiments._generalize_methods import draw_trials
 from experiments._generalize_networks import make_network
+from kdjax.training import sweep
 
 CHUNK = 500  # images that are evaluated at once
 
@@ -132,6 +134,10 @@ def make_program(name: str, config: Any, data: Data, domains: int) -> Program:
       first += labels.size
     return result
 
+  over = functools.partial(
+    sweep, shared=(), chunk_size=_run.students_at_a_time(config.network)
+  )
+
   def advance(
     students: Student,
     seeds: Seed,
@@ -163,20 +169,9 @@ def make_program(name: str, config: Any, data: Data, domains: int) -> Program:
         )
         return student, accuracies(student, parts)
 
-      return over(of_trial, config)(students)
+      return over(of_trial)(students)
 
-    return over(of_seed, config)(students, seeds)
+    return over(of_seed)(students, seeds)
 
   # To start is cheaper than to compile how.
   return Program(jax.vmap(start_seed), jax.jit(advance))
-
-
-def over(function: Callable[..., Any], config: Any) -> Callable[..., Any]:
-  """Maps over a leading axis: at once, or where that is slow, in turn.
-
-  Convolutions of many kernels become convolutions in groups, for which a CPU
-  has no fast program.
-  """
-  if config.network == "mlp" or jax.default_backend() != "cpu":
-    return jax.vmap(function)
-  return lambda *trees: jax.lax.map(lambda args: function(*args), trees)

@@ -135,6 +135,18 @@ def use_devices(count: int) -> tuple[jax.Device, ...]:
   return tuple(devices[:count])
 
 
+def students_at_a_time(network: str) -> int | None:
+  """Returns the `chunk_size` of `training.sweep` that suits a network here.
+
+  Convolutions of many kernels become convolutions in groups, for which a CPU
+  has no fast program.
+
+  Args:
+    network: its name.
+  """
+  return 1 if jax.default_backend() == "cpu" and network != "mlp" else None
+
+
 class RunFolder:
   """Run folder: config.json, metrics.jsonl, report.md, plots and checkpoints.
 

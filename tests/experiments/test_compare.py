@@ -231,7 +231,7 @@ def cell_programs(method, teacher="mlp", student="mlp"):
   for lesson in course:
     if lesson is not None:
       program = _compare_training.build(
-        lesson, images, 0, 10, epochs=1, together=True
+        lesson, images, 0, 10, epochs=1, chunk_size=None
       )
       variables = guide if lesson.teacher else {}
       state = jax.eval_shape(program.start, key[None], students, variables)
@@ -345,16 +345,6 @@ def test_views_keep_the_shape():
   )
   with pytest.raises(ValueError, match="no view other is made"):
     _compare_data.make_views(("other",), recipe.augment)
-
-
-@pytest.mark.parametrize("together", [True, False])
-def test_what_seeds_share_has_no_axis(together):
-  function = _compare_training.over_seeds(
-    lambda a, b, c: a * b + c, (0, None, 0), together
-  )
-  rows = jnp.arange(3.0)
-  values = jax.jit(function)(rows, jnp.float32(2.0), rows)
-  np.testing.assert_array_equal(values, 3 * rows)
 
 
 def test_holms_correction():

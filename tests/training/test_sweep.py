@@ -1,5 +1,7 @@
 """A sweep against the loop over its students."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -110,6 +112,29 @@ def test_shared_arguments_have_no_axis_of_students():
   np.testing.assert_array_equal(seen, keys)
   moved, _ = sweep(step, shared=("frozen", "key"))(states, 2.0, states, 0)
   np.testing.assert_array_equal(moved, 3 * states)
+
+
+def test_students_computed_some_at_a_time_are_the_same():
+  def step(state, frozen, batch, key):
+    return {"state": state * frozen + batch["x"] @ state}, key
+
+  states, x = jax.random.normal(jax.random.key(0), (2, 3, 4, 4))
+  args = states, 2.0, {"x": x[0]}, jnp.arange(3)
+  whole, *parts = jax.jit(
+    lambda *args: [
+      sweep(step, chunk_size=size)(*args) for size in (None, 1, 2, 3, 5)
+    ]
+  )(*args)
+  for part in parts:
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+      part,
+      whole,
+    )
+  one_by_one = str(jax.make_jaxpr(sweep(step, chunk_size=1))(*args))
+  assert "f32[4,4] = dot_general" in one_by_one
+  with pytest.raises(ValueError, match="chunk_size is 0; expected an integer"):
+    sweep(step, chunk_size=0)
 
 
 def test_grid_has_all_combinations():
