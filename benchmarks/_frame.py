@@ -1,69 +1,36 @@
-"""The frame of every benchmark: measure, compare, print, save.
+"""The frame of every benchmark: all cases, side by side, in one run.
 
-A benchmark is a list of cases. A case has inputs, a float64 reference and
-implementations by name, kdjax's first; the frame compiles and times each one
-in the same process, so that every ratio is of one run on one machine.
+A benchmark is a module with cases; the frame measures each implementation in a
+process of its own, so that none of them meets what another left, and sets it
+against the floor and against the best peer of the same run.
 """
 
 import argparse
 import dataclasses
-import importlib
+import functools
 import json
+import os
 import pathlib
-import platform
-import statistics
-import time
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-import kdjax
-
-Tree = Any
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-  """One question: these inputs, these implementations, this right answer.
-
-  Attributes:
-    name: what is computed, and on what shape.
-    inputs: NumPy arrays, the arguments of every implementation.
-    reference: a function of the inputs in NumPy float64 that returns a tree.
-    jax: name -> a function of JAX arrays that returns the same tree.
-    torch: name -> the same for PyTorch tensors, if it is installed.
-    moved_bytes: what any implementation must at least read and write; the
-      floor of its time is this over the device's bandwidth.
-  """
-
-  name: str
-  inputs: tuple[np.ndarray, ...]
-  reference: Callable[..., Tree]
-  jax: Mapping[str, Callable[..., Tree]]
-  torch: Mapping[str, Callable[..., Tree]]
-  moved_bytes: int
-  operations: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One measurement; times in milliseconds, memory in MiB."""
-
-  case: str
-  implementation: str
-  compile_ms: float | None
-  median_ms: float
-  p10_ms: float
-  p90_ms: float
-  floor_ms: float
-  temporary_mib: float | None
-  error: float
+from benchmarks import _report
+from benchmarks._measure import CLOCKS
+from benchmarks._measure import Case
+from benchmarks._measure import Device
+from benchmarks._measure import Row
+from benchmarks._measure import describe_environment
+from benchmarks._measure import import_torch
+from benchmarks._measure import measure
+from benchmarks._measure import measure_device
+from benchmarks._measure import save_reference
 
 
 def run(
@@ -71,7 +38,53 @@ def run(
   description: str,
   argv: list[str] | None = None,
 ) -> list[Row]:
-  """Runs the cases that the flags choose, prints and saves every row."""
+  """Runs the cases that the flags choose; prints, saves and draws every row.
+
+  Args:
+    make_cases: the benchmark's; of the flags.
+    description: what `--help` says.
+    argv: the command line, by default the process's.
+
+  Returns:
+    The rows.
+  """
+  flags = parse(description, argv)
+  if flags.child:
+    run_child(make_cases, flags)
+    return []
+  console = Console()
+  if not console.is_terminal:
+    console = Console(width=120)  # a pipe has no width to fit into
+  environment = describe_environment()
+  clock, dtype = CLOCKS[flags.clock], jnp.dtype(flags.dtype)
+  device = measure_device(clock, dtype, tiny=flags.size == "tiny")
+  console.print(
+    environment
+    | {
+      "copy_gb_per_s": round(device.bandwidth / 1e9, 1),
+      "product_gflop_per_s": round(device.rate / 1e9, 1),
+    }
+  )
+  rows: list[Row] = []
+  for case in make_cases(flags):
+    if flags.only not in case.name:
+      continue
+    measured = measure_case(make_cases, case, flags, device, console)
+    console.print(_report.console_table(case.name, measured))
+    rows += measured
+    save(measured, flags, environment)
+  console.print(f"{len(rows)} rows added to {flags.out}")
+  if flags.markdown:
+    flags.markdown.write_text(_report.markdown(rows) + "\n")
+  if flags.plot:
+    _report.plot(rows, flags.plot)
+  return rows
+
+
+def parse(
+  description: str, argv: list[str] | None = None
+) -> argparse.Namespace:
+  """Reads the command line."""
   parser = argparse.ArgumentParser(description=description)
   parser.add_argument(
     "--size",
@@ -89,252 +102,143 @@ def run(
     "--clock",
     choices=CLOCKS,
     default="wall",
-    help="cpu: this process's CPU time, on a machine that others use too",
+    help="cpu: a process's CPU time, on a machine that others use too",
   )
   parser.add_argument("--only", default="", help="a part of the cases' names")
+  parser.add_argument(
+    "--peers",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="whether others' implementations are measured too",
+  )
+  parser.add_argument(
+    "--isolate",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="a process for each implementation",
+  )
   parser.add_argument(
     "--out",
     type=pathlib.Path,
     default=pathlib.Path("runs/benchmarks.jsonl"),
     help="the file to which rows are added as JSON",
   )
-  flags = parser.parse_args(argv)
-  environment = describe_environment()
-  tiny = flags.size == "tiny"
-  clock = CLOCKS[flags.clock]
-  bandwidth = measure_bandwidth(clock, tiny=tiny)
-  rate = measure_products(clock, jnp.dtype(flags.dtype), tiny=tiny)
-  console = Console()
-  if not console.is_terminal:
-    console = Console(width=120)  # a pipe has no width to fit into
-  console.print(
-    environment
-    | {
-      "copy_gb_per_s": round(bandwidth / 1e9, 1),
-      "product_gflop_per_s": round(rate / 1e9, 1),
-    }
+  parser.add_argument(
+    "--markdown", type=pathlib.Path, help="the file for a Markdown table"
   )
-  rows = []
-  for case in make_cases(flags):
-    if flags.only not in case.name:
-      continue
-    measured = measure_case(case, flags, bandwidth, rate)
-    console.print(make_table(case, measured))
-    rows += measured
-  flags.out.parent.mkdir(parents=True, exist_ok=True)
-  with flags.out.open("a") as file:
-    for row in rows:
-      record = (
-        dataclasses.asdict(row)
-        | environment
-        | {"dtype": flags.dtype, "clock": flags.clock}
-      )
-      file.write(json.dumps(record) + "\n")
-  console.print(f"{len(rows)} rows added to {flags.out}")
-  return rows
+  parser.add_argument("--plot", type=pathlib.Path, help="the file for a plot")
+  parser.add_argument("--child", help=argparse.SUPPRESS)
+  flags = parser.parse_args(argv)
+  flags.argv = sys.argv[1:] if argv is None else argv
+  return flags
+
+
+def names(case: Case, *, peers: bool) -> list[str]:
+  """Returns the implementations that can be measured here."""
+  found = [*case.jax, *(case.torch if import_torch() else ())]
+  return [name for name in found if peers or _report.is_own(name)]
 
 
 def measure_case(
-  case: Case, flags: argparse.Namespace, bandwidth: float, rate: float
+  make_cases: Callable[[argparse.Namespace], list[Case]],
+  case: Case,
+  flags: argparse.Namespace,
+  device: Device,
+  console: Console,
 ) -> list[Row]:
-  """Measures every implementation of one case."""
-  dtype = jnp.dtype(flags.dtype)
-  # All see the same rounded inputs, so the error is the computation's alone.
-  arrays = [
-    jnp.asarray(x, dtype) if x.dtype.kind == "f" else jnp.asarray(x)
-    for x in case.inputs
-  ]
-  exact = case.reference(
-    *(
-      np.asarray(x.astype(jnp.float32), np.float64)
-      if jnp.issubdtype(x.dtype, jnp.floating)
-      else np.asarray(x)
-      for x in arrays
-    )
-  )
-  itemsize_ratio = dtype.itemsize / 4
-  floor_ms = 1e3 * max(
-    case.moved_bytes * itemsize_ratio / bandwidth, case.operations / rate
-  )
+  """Measures every implementation of a case; one that fails is named."""
   rows = []
-  for name, function in case.jax.items():
-    start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arrays).compile()
-    compile_ms = 1e3 * (time.perf_counter() - start)
-    result = compiled(*arrays)
-    analysis = compiled.memory_analysis()
-    rows.append(
-      Row(
-        case.name,
-        name,
-        compile_ms,
-        *time_calls(
-          lambda c=compiled: jax.block_until_ready(c(*arrays)),
-          flags.calls,
-          CLOCKS[flags.clock],
-        ),
-        floor_ms,
-        analysis.temp_size_in_bytes / 2**20 if analysis else None,
-        relative_error(jax.tree.map(np.asarray, result), exact),
-      )
+  with tempfile.TemporaryDirectory() as folder:
+    task = {"case": case.name, "folder": folder, **dataclasses.asdict(device)}
+    call: Callable[[dict[str, Any]], Row | None] = (
+      functools.partial(in_child, module_of(make_cases), flags)
+      if flags.isolate
+      else functools.partial(in_process, case, flags)
     )
-  torch = import_torch()
-  for name, function in case.torch.items() if torch else ():
-    rows.append(
-      measure_torch(torch, case, name, function, arrays, exact, flags, floor_ms)
-    )
+    call(task | {"implementation": None})
+    for name in names(case, peers=flags.peers):
+      try:
+        row = call(task | {"implementation": name})
+      except RuntimeError as error:
+        console.print(f"{case.name}: {name} failed: {error}", style="red")
+        continue
+      assert row is not None
+      rows.append(row)
   return rows
 
 
-def measure_torch(
-  torch: Any,
-  case: Case,
-  name: str,
-  function: Callable[..., Tree],
-  arrays: list[jax.Array],
-  exact: Tree,
+def module_of(make_cases: Callable[..., Any]) -> str:
+  """Returns what `python -m` calls a benchmark."""
+  spec = sys.modules[make_cases.__module__].__spec__
+  assert spec is not None
+  return spec.name
+
+
+def in_child(
+  module: str, flags: argparse.Namespace, task: dict[str, Any]
+) -> Row | None:
+  """Does a task in a process of its own.
+
+  Raises:
+    RuntimeError: with the last line that the process said, if it failed.
+  """
+  command = [sys.executable, "-m", module, *flags.argv]
+  environment = os.environ.copy()
+  if (task["implementation"] or "").startswith("torch"):
+    # JAX draws the inputs; then the memory is PyTorch's.
+    environment["XLA_PYTHON_CLIENT_ALLOCATOR"] = "platform"
+  done = subprocess.run(
+    [*command, "--child", json.dumps(task)],
+    capture_output=True,
+    text=True,
+    env=environment,
+    check=False,
+  )
+  if done.returncode:
+    said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+    raise RuntimeError(said[-1])
+  answer = json.loads(done.stdout.splitlines()[-1])
+  return answer and Row(**answer)
+
+
+def run_child(
+  make_cases: Callable[[argparse.Namespace], list[Case]],
   flags: argparse.Namespace,
-  floor_ms: float,
-) -> Row:
-  """Measures a PyTorch peer on the device that JAX uses."""
-  cuda = jax.default_backend() == "gpu" and torch.cuda.is_available()
-  tensors = []
-  for x in arrays:
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    host = np.array(x.astype(jnp.float32) if floating else x)
-    tensor = torch.from_numpy(host).to("cuda" if cuda else "cpu")
-    if floating:
-      tensor = tensor.to(getattr(torch, flags.dtype))
-    else:
-      tensor = tensor.long()
-    tensors.append(tensor)
-
-  def call() -> Tree:
-    result = function(*tensors)
-    if cuda:
-      torch.cuda.synchronize()
-    return result
-
-  start = time.perf_counter()
-  call()
-  compile_ms = 1e3 * (time.perf_counter() - start)
-  temporary = None
-  if cuda:
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    call()
-    temporary = (torch.cuda.max_memory_allocated() - before) / 2**20
-  result = jax.tree.map(lambda x: x.detach().float().cpu().numpy(), call())
-  return Row(
-    case.name,
-    name,
-    compile_ms if "compile" in name else None,
-    *time_calls(call, flags.calls, CLOCKS[flags.clock]),
-    floor_ms,
-    temporary,
-    relative_error(result, exact),
-  )
+) -> None:
+  """Does a task and prints its row."""
+  task = json.loads(flags.child)
+  case = next(x for x in make_cases(flags) if x.name == task["case"])
+  row = in_process(case, flags, task)
+  print(json.dumps(row and dataclasses.asdict(row)))
 
 
-def time_calls(
-  call: Callable[[], Any], calls: int, clock: Callable[[], float]
-) -> tuple[float, float, float]:
-  """Returns the median and the 10th and 90th percentile in milliseconds."""
-  for _ in range(3):
-    call()
-  times = []
-  for _ in range(calls):
-    start = clock()
-    call()
-    times.append(1e3 * (clock() - start))
-  p10, p90 = np.percentile(times, (10, 90))
-  return statistics.median(times), float(p10), float(p90)
-
-
-def measure_bandwidth(
-  clock: Callable[[], float], *, tiny: bool = False
-) -> float:
-  """Returns bytes read and written a second by a plain copy."""
-  size = 2**20 if tiny else 2**26
-  x = jnp.zeros(size, jnp.float32)
-  copy = jax.jit(lambda x: x + 1)
-  median, _, _ = time_calls(lambda: jax.block_until_ready(copy(x)), 10, clock)
-  return 2 * x.nbytes / (median / 1e3)
-
-
-def measure_products(
-  clock: Callable[[], float], dtype: jnp.dtype, *, tiny: bool = False
-) -> float:
-  """Returns operations a second of a large product of matrices."""
-  on_cpu = jax.default_backend() == "cpu"
-  size = 128 if tiny else 1024 if on_cpu else 8192
-  x = jnp.ones((size, size), dtype)
-  product = jax.jit(jnp.matmul)
-  median, _, _ = time_calls(
-    lambda: jax.block_until_ready(product(x, x)), 10, clock
-  )
-  return 2 * size**3 / (median / 1e3)
-
-
-def relative_error(actual: Tree, exact: Tree) -> float:
-  """Returns the largest error of a leaf, relative to its largest entry."""
-  errors = jax.tree.map(
-    lambda a, e: float(
-      np.max(np.abs(np.asarray(a, np.float64) - e))
-      / max(np.max(np.abs(e)), np.finfo(np.float64).tiny)
-    ),
-    actual,
-    exact,
-  )
-  return max(jax.tree.leaves(errors))
-
-
-def make_table(case: Case, rows: list[Row]) -> Table:
-  """Lays out the rows of one case."""
-  table = Table(title=case.name)
-  for heading in (
-    "implementation",
-    "compile ms",
-    "median ms",
-    "p10..p90",
-    "x kdjax",
-    "x floor",
-    "temporary MiB",
-    "error",
-  ):
-    table.add_column(heading, justify="left" if not table.columns else "right")
-  for row in rows:
-    table.add_row(
-      row.implementation,
-      "-" if row.compile_ms is None else f"{row.compile_ms:.0f}",
-      f"{row.median_ms:.3f}",
-      f"{row.p10_ms:.3f}..{row.p90_ms:.3f}",
-      f"{row.median_ms / rows[0].median_ms:.2f}",
-      f"{row.median_ms / row.floor_ms:.1f}",
-      "-" if row.temporary_mib is None else f"{row.temporary_mib:.1f}",
-      f"{row.error:.1e}",
-    )
-  return table
-
-
-def describe_environment() -> dict[str, Any]:
-  """Returns what a number depends on: the device and the versions."""
-  device = jax.devices()[0]
-  torch = import_torch()
-  return {
-    "device": device.device_kind,
-    "platform": device.platform,
-    "machine": platform.machine(),
-    "python": platform.python_version(),
-    "kdjax": kdjax.__version__,
-    "jax": jax.__version__,
-    "torch": torch.__version__ if torch else None,
-  }
-
-
-def import_torch() -> Any:
-  """Returns PyTorch, or None where it is not installed."""
-  try:
-    return importlib.import_module("torch")
-  except ModuleNotFoundError:
+def in_process(
+  case: Case, flags: argparse.Namespace, task: dict[str, Any]
+) -> Row | None:
+  """Saves the right answer of a case, or measures an implementation."""
+  path = pathlib.Path(task["folder"]) / "exact.npz"
+  dtype = jnp.dtype(flags.dtype)
+  if task["implementation"] is None:
+    save_reference(case, dtype, path)
     return None
+  return measure(
+    case,
+    task["implementation"],
+    Device(task["bandwidth"], task["rate"]),
+    dtype=dtype,
+    calls=flags.calls,
+    clock=CLOCKS[flags.clock],
+    exact=path if path.exists() else None,
+  )
+
+
+def save(
+  rows: list[Row], flags: argparse.Namespace, environment: dict[str, Any]
+) -> None:
+  """Adds rows to the file, with what their numbers depend on."""
+  flags.out.parent.mkdir(parents=True, exist_ok=True)
+  settings = {"dtype": flags.dtype, "clock": flags.clock}
+  with flags.out.open("a") as file:
+    for row in rows:
+      record = dataclasses.asdict(row) | environment | settings
+      file.write(json.dumps(record) + "\n")

@@ -13,14 +13,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks import _frame
-from benchmarks.losses import jsd64
-from benchmarks.losses import naive_jsd
-from benchmarks.losses import softmax64
-from benchmarks.losses import torch_peers
-from benchmarks.losses import with_gradient
+from benchmarks._losses import at_least_float32
+from benchmarks._losses import draw
+from benchmarks._losses import draw_logits
+from benchmarks._losses import exact_jsd
+from benchmarks._losses import naive_jsd
+from benchmarks._losses import softmax
+from benchmarks._losses import torch_peers
+from benchmarks._losses import with_gradient
+from benchmarks._measure import Case
+from benchmarks._measure import import_torch
 from kdjax import distillation
 from kdjax import fused
 
@@ -40,45 +44,34 @@ SHAPES = {
     "known": 64,
   },
 }
-Arrays = tuple[np.ndarray, ...]
 
 
-def make_cases(flags: argparse.Namespace) -> list[_frame.Case]:
+def make_cases(flags: argparse.Namespace) -> list[Case]:
   """Builds the cases of one size."""
   shapes = SHAPES[flags.size]
-  rng = np.random.default_rng(0)
   cases = []
   for tokens, classes in shapes["logits"]:
-    teacher = 3 * rng.normal(size=(tokens, classes)).astype(np.float32)
-    student = teacher + rng.normal(size=teacher.shape).astype(np.float32)
     cases += [
-      kl_case(student, teacher),
-      jsd_case(student, teacher),
-      sparse_case(student, teacher, shapes["known"]),
+      kl_case(tokens, classes),
+      jsd_case(tokens, classes),
+      sparse_case(tokens, classes, shapes["known"]),
     ]
-  for tokens, classes, width, teacher_width in shapes["linear"]:
-    arrays = (
-      rng.normal(size=(tokens, width)),
-      3 * rng.normal(size=(classes, width)) / np.sqrt(width),
-      rng.normal(size=(tokens, teacher_width)),
-      3 * rng.normal(size=(classes, teacher_width)) / np.sqrt(teacher_width),
-    )
-    arrays = tuple(x.astype(np.float32) for x in arrays)
-    cases += [linear_case(arrays, weighted=w) for w in (False, True)]
+  for shape in shapes["linear"]:
+    cases += [linear_case(*shape, weighted=w) for w in (False, True)]
   return cases
 
 
 def kl_of_softmax(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """The form found in most JAX code, a value a token."""
-  log_p = jax.nn.log_softmax(teacher.astype(jnp.float32) / TEMPERATURE)
-  log_q = jax.nn.log_softmax(student.astype(jnp.float32) / TEMPERATURE)
+  log_p = jax.nn.log_softmax(at_least_float32(teacher) / TEMPERATURE)
+  log_q = jax.nn.log_softmax(at_least_float32(student) / TEMPERATURE)
   return jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
 
 
 def kl_of_logsumexp(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """The same with fewer readings: two log-sum-exps and one mean."""
-  teacher = teacher.astype(jnp.float32) / TEMPERATURE
-  student = student.astype(jnp.float32) / TEMPERATURE
+  teacher = at_least_float32(teacher) / TEMPERATURE
+  student = at_least_float32(student) / TEMPERATURE
   log_p, log_q = (jax.nn.logsumexp(z, -1) for z in (teacher, student))
   p = jnp.exp(teacher - log_p[:, None])
   return jnp.sum(p * (teacher - student), -1) - log_p + log_q
@@ -86,7 +79,7 @@ def kl_of_logsumexp(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 def torch_kl(student: Any, teacher: Any) -> Any:
   """The form of TRL and of PyTorch's documentation, float32 inside."""
-  functional = _frame.import_torch().nn.functional
+  functional = import_torch().nn.functional
   terms = functional.kl_div(
     functional.log_softmax(student.float() / TEMPERATURE, -1),
     functional.log_softmax(teacher.float() / TEMPERATURE, -1),
@@ -96,19 +89,21 @@ def torch_kl(student: Any, teacher: Any) -> Any:
   return terms.sum(-1)
 
 
-def kl_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
+def kl_case(tokens: int, classes: int) -> Case:
   """KL of logits."""
 
-  def reference(student: np.ndarray, teacher: np.ndarray) -> Any:
-    p, q = softmax64(teacher, TEMPERATURE), softmax64(student, TEMPERATURE)
-    value = (p * np.log(p / q)).sum(-1).mean()
+  def reference(student: jax.Array, teacher: jax.Array) -> Any:
+    p, q = softmax(teacher, TEMPERATURE), softmax(student, TEMPERATURE)
+    value = (p * jnp.log(p / q)).sum(-1).mean()
     return value, (q - p) / (TEMPERATURE * len(student))
 
   ours = functools.partial(fused.fused_divergence, temperature=TEMPERATURE)
-  return _frame.Case(
-    f"forward_kl {list(student.shape)}",
-    (student, teacher),
-    reference,
+  return Case(
+    "forward_kl",
+    f"[{tokens}, {classes}]",
+    tokens,
+    "tokens",
+    functools.partial(draw_logits, tokens, classes),
     {
       "kdjax": with_gradient(ours),
       "kdjax, whole": with_gradient(
@@ -124,16 +119,19 @@ def kl_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
       "log_softmax": with_gradient(kl_of_softmax),
     },
     torch_peers(lambda s, t: torch_kl(s, t).mean()),
-    3 * student.nbytes,
+    12 * tokens * classes,
+    reference=reference,
   )
 
 
-def jsd_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
+def jsd_case(tokens: int, classes: int) -> Case:
   """Generalized Jensen-Shannon divergence at beta 0.5."""
-  return _frame.Case(
-    f"jsd {list(student.shape)}",
-    (student, teacher),
-    jsd64,
+  return Case(
+    "jsd",
+    f"[{tokens}, {classes}]",
+    tokens,
+    "tokens",
+    functools.partial(draw_logits, tokens, classes),
     {
       "kdjax": with_gradient(
         functools.partial(fused.fused_divergence, divergence="jsd")
@@ -142,35 +140,37 @@ def jsd_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
       "log_softmax": with_gradient(naive_jsd),
     },
     {},
-    3 * student.nbytes,
+    12 * tokens * classes,
+    reference=exact_jsd,
   )
 
 
-def sparse_case(
-  student: np.ndarray, teacher: np.ndarray, known: int
-) -> _frame.Case:
+def sparse_case(tokens: int, classes: int, known: int) -> Case:
   """KL to the teacher's most probable classes, all others as one."""
-  ids = np.argpartition(-teacher, known, -1)[:, :known]
-  log_probs = np.take_along_axis(np.log(softmax64(teacher)), ids, -1)
+
+  def inputs() -> tuple[jax.Array, ...]:
+    student, teacher = draw_logits(tokens, classes)
+    log_probs, ids = jax.lax.top_k(jax.nn.log_softmax(teacher), known)
+    return student, ids, log_probs
 
   def reference(
-    student: np.ndarray, ids: np.ndarray, log_probs: np.ndarray
+    student: jax.Array, ids: jax.Array, log_probs: jax.Array
   ) -> Any:
-    p, q = np.zeros_like(student), softmax64(student)
-    np.put_along_axis(p, ids, np.exp(log_probs), -1)
+    q, row = softmax(student), jnp.arange(tokens)[:, None]
+    p = jnp.zeros_like(q).at[row, ids].set(jnp.exp(log_probs))
     rest_p = 1 - p.sum(-1, keepdims=True)
-    rest_q = np.where(p > 0, 0, q).sum(-1, keepdims=True)
-    terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / q), 0)
-    value = terms.sum(-1) + (rest_p * np.log(rest_p / rest_q))[:, 0]
-    gradient = np.where(p > 0, q - p, q * (1 - rest_p / rest_q))
-    return value.mean(), gradient / len(student)
+    rest_q = jnp.where(p > 0, 0, q).sum(-1, keepdims=True)
+    terms = jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1) / q), 0)
+    value = terms.sum(-1) + (rest_p * jnp.log(rest_p / rest_q))[:, 0]
+    gradient = jnp.where(p > 0, q - p, q * (1 - rest_p / rest_q))
+    return value.mean(), gradient / tokens
 
   def naive(
     student: jax.Array, ids: jax.Array, log_probs: jax.Array
   ) -> jax.Array:
     """As DistillKit and TRL: the rest is 1 less the known classes."""
-    log_q = jax.nn.log_softmax(student.astype(jnp.float32))
-    log_p = log_probs.astype(jnp.float32)
+    log_q = jax.nn.log_softmax(at_least_float32(student))
+    log_p = at_least_float32(log_probs)
     log_q = jnp.take_along_axis(log_q, ids, -1)
     rest_p, rest_q = (
       jnp.log1p(-jnp.sum(jnp.exp(x), -1)) for x in (log_p, log_q)
@@ -178,10 +178,12 @@ def sparse_case(
     known = jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
     return known + jnp.exp(rest_p) * (rest_p - rest_q)
 
-  return _frame.Case(
-    f"sparse, {known} known, {list(student.shape)}",
-    (student, ids, log_probs.astype(np.float32)),
-    reference,
+  return Case(
+    f"sparse, {known} known",
+    f"[{tokens}, {classes}]",
+    tokens,
+    "tokens",
+    inputs,
     {
       "kdjax": with_gradient(fused.sparse_divergence),
       "kdjax, whole": with_gradient(
@@ -190,30 +192,40 @@ def sparse_case(
       "log_softmax": with_gradient(naive),
     },
     {},
-    2 * student.nbytes,
+    8 * tokens * classes,
+    reference=reference,
   )
 
 
-def linear_case(arrays: Arrays, *, weighted: bool) -> _frame.Case:
+def linear_case(
+  tokens: int, classes: int, width: int, teacher_width: int, *, weighted: bool
+) -> Case:
   """KL from hidden states and heads; the floor is that of five products.
 
   Weighted, the tokens count unequally and the loss does not know it.
   """
-  tokens, width = arrays[0].shape
-  classes, teacher_width = arrays[3].shape
-  weights = np.linspace(0.5, 1.5, tokens) if weighted else np.ones(tokens)
 
-  def reference(*arrays: np.ndarray) -> Any:
+  def inputs() -> tuple[jax.Array, ...]:
+    ones = jnp.ones(tokens)
+    return (
+      draw(0, tokens, width),
+      3 * draw(1, classes, width) / width**0.5,
+      draw(2, tokens, teacher_width),
+      3 * draw(3, classes, teacher_width) / teacher_width**0.5,
+      jnp.linspace(0.5, 1.5, tokens) if weighted else ones,
+    )
+
+  def reference(*arrays: jax.Array) -> Any:
     hidden, head, teacher_hidden, teacher_head, weights = arrays
-    q = softmax64(hidden @ head.T, TEMPERATURE)
-    p = softmax64(teacher_hidden @ teacher_head.T, TEMPERATURE)
-    value = (weights * (p * np.log(p / q)).sum(-1)).mean()
-    gradient = weights[:, None] * (q - p) / (TEMPERATURE * len(hidden))
+    q = softmax(hidden @ head.T, TEMPERATURE)
+    p = softmax(teacher_hidden @ teacher_head.T, TEMPERATURE)
+    value = (weights * (p * jnp.log(p / q)).sum(-1)).mean()
+    gradient = weights[:, None] * (q - p) / (TEMPERATURE * tokens)
     return value, (gradient @ head, gradient.T @ hidden)
 
   def both(loss: Callable[..., jax.Array]) -> Callable[..., Any]:
     def mean(*arrays: jax.Array) -> jax.Array:
-      return jnp.mean(arrays[-1].astype(jnp.float32) * loss(*arrays[:-1]))
+      return jnp.mean(at_least_float32(arrays[-1]) * loss(*arrays[:-1]))
 
     return jax.value_and_grad(mean, (0, 1))
 
@@ -245,11 +257,14 @@ def linear_case(arrays: Arrays, *, weighted: bool) -> _frame.Case:
   ours = functools.partial(
     fused.fused_linear_divergence, temperature=TEMPERATURE
   )
-  shape = [tokens, classes, width, teacher_width]
-  return _frame.Case(
-    f"linear forward_kl {shape}{', weighted' if weighted else ''}",
-    (*arrays, weights.astype(np.float32)),
-    reference,
+  heads = classes * (width + teacher_width) + classes * width
+  hidden = tokens * (width + teacher_width) + tokens * width
+  return Case(
+    f"linear forward_kl{', weighted' if weighted else ''}",
+    f"[{tokens}, {classes}, {width}, {teacher_width}]",
+    tokens,
+    "tokens",
+    inputs,
     {
       "kdjax": both(ours),
       "kdjax, whole": both(functools.partial(ours, implementation="xla")),
@@ -257,8 +272,9 @@ def linear_case(arrays: Arrays, *, weighted: bool) -> _frame.Case:
       "scan, checkpoint": both(scanned),
     },
     {"torch eager": peer},
-    sum(x.nbytes for x in (*arrays, *arrays[:2])),
+    4 * (heads + hidden),
     operations=2 * tokens * classes * (3 * width + teacher_width),
+    reference=reference,
   )
 
 

@@ -8,7 +8,6 @@ which is what training asks for.
 
 import argparse
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +16,16 @@ import numpy as np
 import optax
 
 from benchmarks import _frame
+from benchmarks._losses import at_least_float32
+from benchmarks._losses import draw
+from benchmarks._losses import draw_logits
+from benchmarks._losses import exact_jsd
+from benchmarks._losses import naive_jsd
+from benchmarks._losses import softmax
+from benchmarks._losses import torch_peers
+from benchmarks._losses import with_gradient
+from benchmarks._measure import Case
+from benchmarks._measure import import_torch
 from kdjax import adaptation
 from kdjax import distillation
 
@@ -38,81 +47,36 @@ SHAPES = {
 }
 
 
-def make_cases(flags: argparse.Namespace) -> list[_frame.Case]:
+def make_cases(flags: argparse.Namespace) -> list[Case]:
   """Builds the cases of one size."""
   shapes = SHAPES[flags.size]
-  rng = np.random.default_rng(0)
   cases = []
   for rows, classes in shapes["logits"]:
-    teacher = 3 * rng.normal(size=(rows, classes)).astype(np.float32)
-    student = teacher + rng.normal(size=teacher.shape).astype(np.float32)
-    labels = rng.integers(0, classes, rows)
     cases += [
-      soft_target_case(student, teacher),
-      kd_case(student, teacher, labels),
-      jsd_case(student, teacher),
+      make(rows, classes) for make in (soft_target_case, kd_case, jsd_case)
     ]
-  n, width = shapes["embeddings"]
-  source, target = rng.normal(size=(2, n, width)).astype(np.float32)
-  cases += [mmd_case(source, target + 0.1), coral_case(source, 1.1 * target)]
-  n, width = shapes["probe"]
-  source, target = rng.normal(size=(2, n, width)).astype(np.float32)
-  cases.append(probe_case(source, target + 1 / np.sqrt(width)))
-  return cases
-
-
-def with_gradient(loss: Callable[..., jax.Array]) -> Callable[..., Any]:
-  """Returns the mean loss and its gradient in the first argument."""
-  return jax.value_and_grad(
-    lambda first, *rest: jnp.mean(loss(first, *rest).astype(jnp.float32))
-  )
-
-
-def torch_with_gradient(loss: Callable[..., Any]) -> Callable[..., Any]:
-  """The same for PyTorch."""
-
-  def call(first: Any, *rest: Any) -> tuple[Any, Any]:
-    first = first.detach().requires_grad_()
-    value = loss(first, *rest)
-    value.backward()
-    return value, first.grad
-
-  return call
-
-
-def torch_peers(loss: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-  """Eager and, on a GPU, compiled PyTorch."""
-  peers = {"torch eager": torch_with_gradient(loss)}
-  torch = _frame.import_torch()
-  if torch is not None and jax.default_backend() == "gpu":
-    peers["torch.compile"] = torch_with_gradient(torch.compile(loss))
-  return peers
-
-
-def softmax64(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-  """Softened softmax in float64."""
-  z = logits / temperature
-  z = np.exp(z - z.max(-1, keepdims=True))
-  return z / z.sum(-1, keepdims=True)
+  rows, width = shapes["embeddings"]
+  cases += [mmd_case(rows, width), coral_case(rows, width)]
+  return [*cases, probe_case(*shapes["probe"])]
 
 
 def naive_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """The form found in most JAX code: softmax, two log-softmaxes, a sum."""
-  log_p = jax.nn.log_softmax(teacher.astype(jnp.float32) / TEMPERATURE)
-  log_q = jax.nn.log_softmax(student.astype(jnp.float32) / TEMPERATURE)
+  log_p = jax.nn.log_softmax(at_least_float32(teacher) / TEMPERATURE)
+  log_q = jax.nn.log_softmax(at_least_float32(student) / TEMPERATURE)
   return TEMPERATURE**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
 
 
 def optax_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """Optax's divergence of log-probabilities and probabilities."""
-  log_q = jax.nn.log_softmax(student.astype(jnp.float32) / TEMPERATURE)
-  p = jax.nn.softmax(teacher.astype(jnp.float32) / TEMPERATURE)
+  log_q = jax.nn.log_softmax(at_least_float32(student) / TEMPERATURE)
+  p = jax.nn.softmax(at_least_float32(teacher) / TEMPERATURE)
   return TEMPERATURE**2 * optax.losses.kl_divergence(log_q, p)
 
 
 def torch_kl(student: Any, teacher: Any) -> Any:
   """The form of RepDistiller and mdistiller."""
-  functional = _frame.import_torch().nn.functional
+  functional = import_torch().nn.functional
   return TEMPERATURE**2 * functional.kl_div(
     functional.log_softmax(student / TEMPERATURE, dim=1),
     functional.softmax(teacher / TEMPERATURE, dim=1),
@@ -120,18 +84,20 @@ def torch_kl(student: Any, teacher: Any) -> Any:
   )
 
 
-def soft_target_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
+def soft_target_case(rows: int, classes: int) -> Case:
   """T^2 KL of logits."""
 
-  def reference(student: np.ndarray, teacher: np.ndarray) -> Any:
-    p, q = softmax64(teacher, TEMPERATURE), softmax64(student, TEMPERATURE)
-    value = TEMPERATURE**2 * (p * np.log(p / q)).sum(-1).mean()
+  def reference(student: jax.Array, teacher: jax.Array) -> Any:
+    p, q = softmax(teacher, TEMPERATURE), softmax(student, TEMPERATURE)
+    value = TEMPERATURE**2 * (p * jnp.log(p / q)).sum(-1).mean()
     return value, TEMPERATURE * (q - p) / len(student)
 
-  return _frame.Case(
-    f"soft_target_loss {list(student.shape)}",
-    (student, teacher),
-    reference,
+  return Case(
+    "soft_target_loss",
+    f"[{rows}, {classes}]",
+    rows,
+    "examples",
+    functools.partial(draw_logits, rows, classes),
     {
       "kdjax": with_gradient(
         lambda s, t: distillation.soft_target_loss(
@@ -142,41 +108,45 @@ def soft_target_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
       "optax": with_gradient(optax_kl),
     },
     torch_peers(torch_kl),
-    3 * student.nbytes,
+    12 * rows * classes,
+    reference=reference,
   )
 
 
-def kd_case(
-  student: np.ndarray, teacher: np.ndarray, labels: np.ndarray
-) -> _frame.Case:
+def kd_case(rows: int, classes: int) -> Case:
   """The whole distillation loss."""
 
   def reference(
-    student: np.ndarray, teacher: np.ndarray, labels: np.ndarray
+    student: jax.Array, teacher: jax.Array, labels: jax.Array
   ) -> Any:
-    p, q = softmax64(teacher, TEMPERATURE), softmax64(student, TEMPERATURE)
-    hard = softmax64(student)
-    rows = np.arange(len(labels))
-    value = ALPHA * TEMPERATURE**2 * (p * np.log(p / q)).sum(-1).mean()
-    value -= (1 - ALPHA) * np.log(hard[rows, labels]).mean()
-    hard[rows, labels] -= 1
-    gradient = ALPHA * TEMPERATURE * (q - p) + (1 - ALPHA) * hard
-    return value, gradient / len(labels)
+    p, q = softmax(teacher, TEMPERATURE), softmax(student, TEMPERATURE)
+    hard = softmax(student)
+    own = jax.nn.one_hot(labels, classes, dtype=hard.dtype)
+    soft_value = TEMPERATURE**2 * (p * jnp.log(p / q)).sum(-1).mean()
+    hard_value = -jnp.log((hard * own).sum(-1)).mean()
+    gradient = ALPHA * TEMPERATURE * (q - p) + (1 - ALPHA) * (hard - own)
+    return ALPHA * soft_value + (1 - ALPHA) * hard_value, gradient / rows
 
   def naive(student: jax.Array, teacher: jax.Array, labels: jax.Array) -> Any:
     hard = optax.softmax_cross_entropy_with_integer_labels(
-      student.astype(jnp.float32), labels
+      at_least_float32(student), labels
     )
     return ALPHA * naive_kl(student, teacher) + (1 - ALPHA) * hard
 
   def peer(student: Any, teacher: Any, labels: Any) -> Any:
-    hard = _frame.import_torch().nn.functional.cross_entropy(student, labels)
+    hard = import_torch().nn.functional.cross_entropy(student, labels)
     return ALPHA * torch_kl(student, teacher) + (1 - ALPHA) * hard
 
-  return _frame.Case(
-    f"kd_loss {list(student.shape)}",
-    (student, teacher, labels),
-    reference,
+  def inputs() -> tuple[jax.Array, ...]:
+    labels = jax.random.randint(jax.random.key(2), (rows,), 0, classes)
+    return *draw_logits(rows, classes), labels
+
+  return Case(
+    "kd_loss",
+    f"[{rows}, {classes}]",
+    rows,
+    "examples",
+    inputs,
     {
       "kdjax": with_gradient(
         lambda s, t, y: distillation.kd_loss(
@@ -186,34 +156,16 @@ def kd_case(
       "log_softmax": with_gradient(naive),
     },
     torch_peers(peer),
-    3 * student.nbytes,
+    12 * rows * classes,
+    reference=reference,
   )
 
 
-def jsd64(student: np.ndarray, teacher: np.ndarray) -> Any:
-  """Generalized Jensen-Shannon divergence at beta 0.5, with its gradient."""
-  p, q = softmax64(teacher), softmax64(student)
-  m = (p + q) / 2
-  value = (p * np.log(p / m) + q * np.log(q / m)).sum(-1).mean() / 2
-  slope = np.log(q / m) / 2
-  gradient = q * (slope - (q * slope).sum(-1, keepdims=True))
-  return value, gradient / len(student)
-
-
-def naive_jsd(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """Generalized Jensen-Shannon divergence by two log_softmax."""
-  log_p = jax.nn.log_softmax(teacher.astype(jnp.float32))
-  log_q = jax.nn.log_softmax(student.astype(jnp.float32))
-  log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
-  terms = jnp.exp(log_p) * (log_p - log_m) + jnp.exp(log_q) * (log_q - log_m)
-  return jnp.sum(terms, -1) / 2
-
-
-def jsd_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
+def jsd_case(rows: int, classes: int) -> Case:
   """Generalized Jensen-Shannon divergence at beta 0.5."""
 
   def peer(student: Any, teacher: Any) -> Any:
-    torch = _frame.import_torch()
+    torch = import_torch()
     log_p = torch.log_softmax(teacher, -1)
     log_q = torch.log_softmax(student, -1)
     log_m = torch.logaddexp(log_p, log_q) - float(np.log(2))
@@ -223,28 +175,34 @@ def jsd_case(student: np.ndarray, teacher: np.ndarray) -> _frame.Case:
     )
     return both / 2
 
-  return _frame.Case(
-    f"generalized_jsd_loss {list(student.shape)}",
-    (student, teacher),
-    jsd64,
+  return Case(
+    "generalized_jsd_loss",
+    f"[{rows}, {classes}]",
+    rows,
+    "examples",
+    functools.partial(draw_logits, rows, classes),
     {
       "kdjax": with_gradient(distillation.generalized_jsd_loss),
       "log_softmax": with_gradient(naive_jsd),
     },
     torch_peers(peer),
-    3 * student.nbytes,
+    12 * rows * classes,
+    reference=exact_jsd,
   )
 
 
-def mmd_case(source: np.ndarray, target: np.ndarray) -> _frame.Case:
+def mmd_case(rows: int, width: int) -> Case:
   """Biased multi-kernel MMD with fixed gammas, the form of DomainBed."""
   gammas = (0.001, 0.01, 0.1)
 
-  def reference(source: np.ndarray, target: np.ndarray) -> Any:
-    def kernel(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray]:
-      squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
-      k = np.sum([np.exp(-g * squares) for g in gammas], 0)
-      slope = np.sum([-2 * g * np.exp(-g * squares) for g in gammas], 0)
+  def reference(source: jax.Array, target: jax.Array) -> Any:
+    def kernel(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+      squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T
+      terms = [jnp.exp(-g * squares) for g in gammas]
+      k = sum(terms, jnp.zeros(()))
+      slope = sum(
+        (-2 * g * x for g, x in zip(gammas, terms, strict=True)), k * 0
+      )
       gradient = a * slope.sum(1, keepdims=True) - slope @ b
       return k.mean(), gradient / k.size
 
@@ -264,7 +222,7 @@ def mmd_case(source: np.ndarray, target: np.ndarray) -> _frame.Case:
     return kernel(source, source) + kernel(target, target) - 2 * cross
 
   def peer(source: Any, target: Any) -> Any:
-    torch = _frame.import_torch()
+    torch = import_torch()
 
     def kernel(a: Any, b: Any) -> Any:
       squares = torch.cdist(a, b).square()
@@ -275,10 +233,12 @@ def mmd_case(source: np.ndarray, target: np.ndarray) -> _frame.Case:
     cross = kernel(source, target)
     return kernel(source, source) + kernel(target, target) - 2 * cross
 
-  return _frame.Case(
-    f"mmd {list(source.shape)}",
-    (source, target),
-    reference,
+  return Case(
+    "mmd",
+    f"[{rows}, {width}]",
+    rows,
+    "examples",
+    lambda: (draw(0, rows, width), draw(1, rows, width) + 0.1),
     {
       "kdjax": with_gradient(
         lambda s, t: adaptation.mmd(s, t, gammas=jnp.array(gammas))
@@ -286,57 +246,62 @@ def mmd_case(source: np.ndarray, target: np.ndarray) -> _frame.Case:
       "(n, n, d) tensor": with_gradient(naive),
     },
     torch_peers(peer),
-    3 * source.nbytes,
+    12 * rows * width,
+    reference=reference,
   )
 
 
-def coral_case(source: np.ndarray, target: np.ndarray) -> _frame.Case:
+def coral_case(rows: int, width: int) -> Case:
   """Deep CORAL in the paper's scaling."""
 
-  def reference(source: np.ndarray, target: np.ndarray) -> Any:
-    n, width = source.shape
-    difference = np.cov(source.T) - np.cov(target.T)
-    value = np.square(difference).sum() / (4 * width**2)
-    centred = source - source.mean(0)
-    return value, centred @ difference / ((n - 1) * width**2)
+  def reference(source: jax.Array, target: jax.Array) -> Any:
+    difference = jnp.cov(source.T) - jnp.cov(target.T)
+    value = jnp.square(difference).sum() / (4 * width**2)
+    centred = source - source.mean(0, keepdims=True)
+    return value, centred @ difference / ((rows - 1) * width**2)
 
   def naive(source: jax.Array, target: jax.Array) -> jax.Array:
     difference = jnp.cov(source.T) - jnp.cov(target.T)
     return jnp.sum(jnp.square(difference)) / (4 * source.shape[1] ** 2)
 
   def peer(source: Any, target: Any) -> Any:
-    torch = _frame.import_torch()
+    torch = import_torch()
     difference = torch.cov(source.T) - torch.cov(target.T)
     return difference.square().sum() / (4 * source.shape[1] ** 2)
 
-  return _frame.Case(
-    f"coral_loss {list(source.shape)}",
-    (source, target),
-    reference,
+  return Case(
+    "coral_loss",
+    f"[{rows}, {width}]",
+    rows,
+    "examples",
+    lambda: (draw(0, rows, width), 1.1 * draw(1, rows, width)),
     {
       "kdjax": with_gradient(adaptation.coral_loss),
       "jnp.cov": with_gradient(naive),
     },
     torch_peers(peer),
-    3 * source.nbytes,
+    12 * rows * width,
+    reference=reference,
   )
 
 
-def probe_case(source: np.ndarray, target: np.ndarray) -> _frame.Case:
-  """The exact H-divergence, five folds; the reference is itself in float64."""
+def probe_case(rows: int, width: int) -> Case:
+  """The exact H-divergence, five folds, against itself in float64."""
   estimate = functools.partial(adaptation.h_divergence, folds=5)
 
-  def reference(source: np.ndarray, target: np.ndarray) -> Any:
-    with jax.enable_x64(True):
-      return np.asarray(jax.jit(estimate)(source, target).value)
+  def inputs() -> tuple[jax.Array, ...]:
+    return draw(0, rows, width), draw(1, rows, width) + width**-0.5
 
-  return _frame.Case(
-    f"h_divergence {list(source.shape)}",
-    (source, target),
-    reference,
+  return Case(
+    "h_divergence",
+    f"[{rows}, {width}]",
+    rows,
+    "examples",
+    inputs,
     {"kdjax": lambda source, target: estimate(source, target).value},
     {},
-    source.nbytes + target.nbytes,
+    8 * rows * width,
+    reference=lambda source, target: estimate(source, target).value,
   )
 
 

@@ -10,31 +10,40 @@ are timed; the error is that against the plain form in float64.
 
 import argparse
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks import _frame
-from benchmarks.losses import torch_peers
-from benchmarks.losses import with_gradient
+from benchmarks._losses import at_least_float32
+from benchmarks._losses import draw
+from benchmarks._losses import torch_peers
+from benchmarks._losses import with_gradient
+from benchmarks._measure import Case
+from benchmarks._measure import import_torch
 from kdjax import distillation
 
 # examples of triplets and of pairs, widths of student and teacher, and the
 # maps: examples, height and width, channels of student and teacher
 SHAPES = {
-  "tiny": {"triplets": 12, "pairs": 16, "dims": (4, 6), "maps": (4, 2, 3, 5)},
+  "tiny": {
+    "triplets": [12],
+    "pairs": [16],
+    "dims": (4, 6),
+    "maps": (4, 2, 3, 5),
+  },
   "cpu": {
-    "triplets": 256,
-    "pairs": 1024,
+    "triplets": [64, 256],
+    "pairs": [256, 1024],
     "dims": (128, 256),
     "maps": (64, 8, 128, 256),
   },
   "gpu": {
-    "triplets": 1024,
-    "pairs": 8192,
+    "triplets": [256, 1024],
+    "pairs": [1024, 4096, 16_384],
     "dims": (256, 2048),
     "maps": (256, 8, 128, 256),
   },
@@ -44,82 +53,67 @@ ROWS = 256
 _dot = functools.partial(jnp.matmul, precision="highest")
 
 
-def make_cases(flags: argparse.Namespace) -> list[_frame.Case]:
+def make_cases(flags: argparse.Namespace) -> list[Case]:
   """Builds the cases of one size."""
   shapes = SHAPES[flags.size]
-  rng = np.random.default_rng(0)
-
-  def draw(*shape: int) -> np.ndarray:
-    return rng.normal(size=shape).astype(np.float32)
-
-  few, many = shapes["triplets"], shapes["pairs"]
   narrow, wide = shapes["dims"]
-  batch, side, channels, more_channels = shapes["maps"]
-  pairs = draw(many, narrow), draw(many, wide)
-  return [
-    make_case(
-      "rkd",
-      (draw(few, narrow), draw(few, wide)),
-      distillation.rkd_loss,
-      plain_rkd,
-      torch_rkd,
-    ),
-    make_case("pkt", pairs, distillation.pkt_loss, plain_pkt, torch_pkt, ROWS),
-    make_case("sp", pairs, distillation.sp_loss, plain_sp, torch_sp, ROWS),
-    make_case(
-      "crd_in_batch",
-      (draw(many, narrow), draw(many, narrow)),
+  batch, side, *channels = shapes["maps"]
+  losses = {
+    "rkd": (distillation.rkd_loss, plain_rkd, torch_rkd),
+    "pkt": (distillation.pkt_loss, plain_pkt, torch_pkt),
+    "sp": (distillation.sp_loss, plain_sp, torch_sp),
+    "crd_in_batch": (
       distillation.crd_in_batch_loss,
       plain_crd_in_batch,
       torch_crd_in_batch,
-      ROWS,
     ),
-    make_case(
-      "nst",
-      (
-        draw(batch, side, side, channels),
-        draw(batch, side, side, more_channels),
-      ),
-      distillation.nst_loss,
-      plain_nst,
-      torch_nst,
-    ),
+    "nst": (distillation.nst_loss, plain_nst, torch_nst),
+  }
+  cases = [
+    make_case("rkd", *losses["rkd"], [(few, narrow), (few, wide)])
+    for few in shapes["triplets"]
   ]
+  for many in shapes["pairs"]:
+    cases += [
+      make_case(name, *losses[name], [(many, narrow), (many, width)], ROWS)
+      for name, width in (("pkt", wide), ("sp", wide), ("crd_in_batch", narrow))
+    ]
+  maps: list[tuple[int, ...]] = [
+    (batch, side, side, width) for width in channels
+  ]
+  return [*cases, make_case("nst", *losses["nst"], maps)]
 
 
 def make_case(
   name: str,
-  inputs: tuple[np.ndarray, np.ndarray],
   loss: Callable[..., jax.Array],
   plain: Callable[..., jax.Array],
   peer: Callable[..., Any],
+  shapes: list[tuple[int, ...]],
   rows: int | None = None,
-) -> _frame.Case:
+) -> Case:
   """Compares a loss, and a few rows of it at a time, with its peers."""
-
-  def reference(student: np.ndarray, teacher: np.ndarray) -> Any:
-    with jax.enable_x64(True):
-      exact = jax.jit(jax.value_and_grad(plain))(student, teacher)
-      return jax.tree.map(np.asarray, exact)
-
   implementations = {"kdjax": with_gradient(loss)}
   if rows is not None:
     chunked = functools.partial(loss, chunk_size=rows)
     implementations[f"kdjax, {rows} rows at a time"] = with_gradient(chunked)
-  student, teacher = inputs
-  return _frame.Case(
-    f"{name} {list(student.shape)}",
-    inputs,
-    reference,
+  student, teacher = (math.prod(shape) for shape in shapes)
+  return Case(
+    name,
+    str(list(shapes[0])),
+    shapes[0][0],
+    "examples",
+    lambda: tuple(draw(i, *shape) for i, shape in enumerate(shapes)),
     implementations | {"plain JAX": with_gradient(widened(plain))},
     torch_peers(peer),
-    2 * student.nbytes + teacher.nbytes,
+    4 * (2 * student + teacher),
+    reference=jax.value_and_grad(plain),
   )
 
 
 def widened(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Computes in float32 what comes in half precision."""
-  return lambda *arrays: loss(*(x.astype(jnp.float32) for x in arrays))
+  return lambda *arrays: loss(*map(at_least_float32, arrays))
 
 
 def plain_rkd(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -151,7 +145,7 @@ def plain_rkd(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 def torch_rkd(student: Any, teacher: Any) -> Any:
   """The same in PyTorch, with the published smooth L1 loss."""
-  torch = _frame.import_torch()
+  torch = import_torch()
   functional = torch.nn.functional
 
   def distances(x: Any) -> Any:
@@ -190,7 +184,7 @@ def plain_pkt(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 def torch_pkt(student: Any, teacher: Any) -> Any:
   """The same in PyTorch."""
-  torch = _frame.import_torch()
+  torch = import_torch()
 
   def neighbours(x: Any) -> Any:
     x = torch.nn.functional.normalize(x)
@@ -209,7 +203,7 @@ def plain_sp(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 def torch_sp(student: Any, teacher: Any) -> Any:
   """The same in PyTorch."""
-  normalize = _frame.import_torch().nn.functional.normalize
+  normalize = import_torch().nn.functional.normalize
   gap = normalize(student @ student.T) - normalize(teacher @ teacher.T)
   return gap.square().mean()
 
@@ -223,7 +217,7 @@ def plain_crd_in_batch(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 def torch_crd_in_batch(student: Any, teacher: Any) -> Any:
   """The same in PyTorch, in the form of CLIP."""
-  torch = _frame.import_torch()
+  torch = import_torch()
   functional = torch.nn.functional
   scores = functional.normalize(student) @ functional.normalize(teacher).T
   scores = scores / TEMPERATURE
@@ -250,7 +244,7 @@ def plain_nst(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 def torch_nst(student: Any, teacher: Any) -> Any:
   """The same in PyTorch."""
-  torch = _frame.import_torch()
+  torch = import_torch()
   student, teacher = (
     torch.nn.functional.normalize(x.flatten(1, 2), dim=1)
     for x in (student, teacher)
@@ -263,27 +257,5 @@ def torch_nst(student: Any, teacher: Any) -> Any:
   return within - 2 * kernel(student, teacher)
 
 
-def markdown(rows: Sequence[_frame.Row]) -> str:
-  """Lays out all rows as the table of a page, each against the best peer."""
-  lines = [
-    "| case | implementation | ms (10th to 90th percentile) | x best peer "
-    "| temporary MiB | error |",
-    "|---|---|---:|---:|---:|---:|",
-  ]
-  for row in rows:
-    peers = [
-      other.median_ms
-      for other in rows
-      if other.case == row.case and "kdjax" not in other.implementation
-    ]
-    memory = "" if row.temporary_mib is None else f"{row.temporary_mib:.1f}"
-    lines.append(
-      f"| {row.case} | {row.implementation} | {row.median_ms:.2f} "
-      f"({row.p10_ms:.2f} to {row.p90_ms:.2f}) "
-      f"| {row.median_ms / min(peers):.2f} | {memory} | {row.error:.0e} |"
-    )
-  return "\n".join(lines)
-
-
 if __name__ == "__main__":
-  print(markdown(_frame.run(make_cases, __doc__.splitlines()[0])))
+  _frame.run(make_cases, __doc__.splitlines()[0])

@@ -1,0 +1,146 @@
+"""Times a step of many students at once, each with its own T and alpha.
+
+  python -m benchmarks.sweep
+
+ConvNets (5x5x16, 5x5x32, 64, 10) on 28x28 images in batches of 128, distilled
+with Adam from one wider teacher; times are those of one step of all students,
+PyTorch's of a loop over them. The floor is that of the operations, by XLA's
+count, at the rate of a large product.
+"""
+
+import argparse
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks import _frame
+from benchmarks import _torch_training
+from benchmarks._measure import Case
+from benchmarks._measure import Program
+from benchmarks._measure import import_torch
+from benchmarks.steps import draw_batches
+from benchmarks.steps import make_network
+from benchmarks.steps import operations
+from benchmarks.steps import over_batches
+from kdjax import training
+from kdjax.distillation import soft_target_loss
+from kdjax.objectives import Objective
+from kdjax.objectives import combine
+from kdjax.objectives import select_supervised
+from kdjax.objectives import stateless
+
+# students, their batch, the steps of a call, and how many are taken at a time
+SHAPES = {
+  "tiny": {"students": [2], "batch": 4, "steps": 2, "at_a_time": [1]},
+  "cpu": {"students": [1, 8], "batch": 128, "steps": 2, "at_a_time": [1]},
+  "gpu": {
+    "students": [1, 8, 64],
+    "batch": 128,
+    "steps": 20,
+    "at_a_time": [1, 8],
+  },
+}
+SHAPE, CLASSES = (28, 28, 1), 10
+CHANNELS, TEACHER_CHANNELS, HIDDEN = (16, 32), (32, 64), 64
+
+
+def make_cases(flags: argparse.Namespace) -> list[Case]:
+  """Builds the cases of one size."""
+  shapes = SHAPES[flags.size]
+  return [
+    sweep_case(
+      n,
+      shapes["batch"],
+      shapes["steps"],
+      shapes["at_a_time"],
+      jnp.dtype(flags.dtype),
+    )
+    for n in shapes["students"]
+  ]
+
+
+def sweep_case(
+  students: int,
+  batch: int,
+  steps: int,
+  at_a_time: list[int],
+  dtype: jnp.dtype,
+) -> Case:
+  """Students that differ in seed, temperature and weight, on the same data."""
+  student, teacher = (
+    make_network(
+      "convnet", SHAPE, CLASSES, dtype, channels=channels, hidden=HIDDEN
+    )
+    for channels in (CHANNELS, TEACHER_CHANNELS)
+  )
+  optimizer = optax.adam(1e-3)
+  spec = jax.ShapeDtypeStruct((1, *SHAPE), dtype)
+
+  def objective_of(temperature: Any, alpha: Any) -> Objective:
+    hard = stateless(
+      optax.softmax_cross_entropy_with_integer_labels, select_supervised
+    )
+    soft = stateless(soft_target_loss, temperature=temperature)
+    return combine({"ce": (1 - alpha, hard), "kd": (alpha, soft)})
+
+  def start(key: jax.Array, temperature: Any, alpha: Any) -> Any:
+    # Other weights: those of one network, each kernel in an order of its own.
+    params = jax.tree.map(
+      lambda x: jax.random.permutation(key, x.ravel()).reshape(x.shape),
+      student.variables.params,
+    )
+    model = student._replace(
+      variables=training.Variables(params, student.variables.state)
+    )
+    objective = objective_of(temperature, alpha)
+    return training.init_train_state(
+      key, model, objective, optimizer, spec, teacher=teacher
+    )
+
+  states = jax.jit(jax.vmap(start))(
+    jax.random.split(jax.random.key(0), students),
+    jnp.linspace(1.0, 8.0, students),
+    jnp.linspace(0.1, 0.9, students),
+  )
+  step = training.make_train_step(
+    training.distillation_loss(
+      student.forward, objective_of(1.0, 0.5), teacher.forward
+    ),
+    optimizer,
+  )
+  run, shared = over_batches(step), ("frozen", "images", "labels")
+  own = states, {"teacher": teacher.variables}
+  programs = {"kdjax": Program(training.sweep(run, shared=shared), own)}
+  for size in at_a_time:
+    programs[f"kdjax, {size} at a time"] = Program(
+      training.sweep(run, shared=shared, chunk_size=size), own
+    )
+  peers = _torch_training.peers(
+    lambda: _torch_training.convnet(CHANNELS, HIDDEN, CLASSES, SHAPE[0]),
+    lambda parameters: import_torch().optim.Adam(parameters, 1e-3),
+    lambda: _torch_training.convnet(
+      TEACHER_CHANNELS, HIDDEN, CLASSES, SHAPE[0]
+    ),
+    students=students,
+  )
+  if students > 1:
+    del peers["torch.compile"]  # that of one student says what it can do
+  return Case(
+    "sweep of ConvNets",
+    f"{students} students",
+    students,
+    "students",
+    lambda: draw_batches(steps, batch, SHAPE, CLASSES),
+    programs,
+    peers,
+    0,
+    operations=batch
+    * (operations(teacher, SHAPE) + 3 * students * operations(student, SHAPE)),
+    steps=steps,
+  )
+
+
+if __name__ == "__main__":
+  _frame.run(make_cases, __doc__.splitlines()[0])
