@@ -14,7 +14,7 @@ from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer
 
 IMPLEMENTATIONS = ("xla", "chunked")
-# Names to come; `fused_divergence` knows one of them already.
+# Of `fused_divergence` alone, and of its KL.
 KERNELS = ("mosaic_gpu", "mosaic_tpu")
 _LOGGER = logging.getLogger("kdjax.fused")
 
@@ -44,8 +44,8 @@ def choose_chunk(
   """
   if implementation in KERNELS:
     raise ValueError(
-      f"{function}: implementation {implementation!r} is not available in "
-      f"this version; expected None or one of {IMPLEMENTATIONS}."
+      f"{function}: implementation {implementation!r} is not available; "
+      f"expected None or one of {IMPLEMENTATIONS}."
     )
   if implementation is not None:
     check_choice("implementation", implementation, IMPLEMENTATIONS)
@@ -63,11 +63,24 @@ def choose_chunk(
     _log_once(
       f"{function}: {implementation!r} for [{rows}, {classes}] logits, "
       f"{'at most' if implementation == 'xla' else 'more than'} {whole} in "
-      f"all; there is no kernel for {backend} yet"
+      f"all; kernels are chosen by name only"
     )
   if implementation == "xla":
     return rows
   return min(rows, max(1, chunk // classes))
+
+
+def fitting_kernel(
+  function: str, kernel: str, rows: int, classes: int
+) -> str | None:
+  """Returns a kernel's name, or None where XLA takes its place."""
+  if kernel == "mosaic_gpu" and (rows % 8 or classes % 64):
+    _log_once(
+      f"{function}: 'xla' for [{rows}, {classes}] logits; 'mosaic_gpu' copies "
+      "multiples of 8 rows and 64 classes"
+    )
+    return None
+  return kernel
 
 
 @functools.cache

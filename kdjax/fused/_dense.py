@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.fused._chunks import KERNELS
 from kdjax.fused._chunks import choose_chunk
+from kdjax.fused._chunks import fitting_kernel
 from kdjax.fused._chunks import over_chunks
 from kdjax.fused._chunks import put_rows
 from kdjax.fused._chunks import take_rows
@@ -66,9 +68,11 @@ def fused_divergence(
     chunk_size: how many tokens are computed at a time; by default as many as
       a cache holds.
     implementation: "xla" for all tokens at once, "chunked" for a scan over
-      chunks of them; by default by size. "mosaic_tpu" is a kernel that reads
-      the logits once for the sums of a KL, and is "xla" on other platforms;
-      never chosen by itself, for it has not been timed on a TPU.
+      chunks of them; by default by size. "mosaic_tpu" and "mosaic_gpu" (from
+      Hopper on) are kernels that read the logits once for the sums of a KL,
+      and are "xla" on other platforms; "mosaic_gpu" also where the tokens
+      are no multiple of 8 or the classes none of 64. Neither is chosen by
+      itself, for they have not been run or timed on their platforms.
 
   Returns:
     One value a token, in nats, without a T^2 factor; float32 for
@@ -94,14 +98,18 @@ def fused_divergence(
     compute_dtype(student_logits), compute_dtype(teacher_logits)
   )
   name, shares = as_divergence(divergence, dtype)
-  kernel = implementation == "mosaic_tpu"
-  if kernel:
+  kernel = None
+  if implementation in KERNELS:
     if not name.endswith("kl") or vocab_axis_name or dtype != jnp.float32:
       raise ValueError(
-        "fused_divergence: implementation 'mosaic_tpu' has forward_kl and "
-        "reverse_kl of whole rows in float32 or half precision; expected "
+        f"fused_divergence: implementation {implementation!r} has forward_kl "
+        "and reverse_kl of whole rows in float32 or half precision; expected "
         f"another one for {name} in {dtype}."
       )
+    *tokens, classes = student_logits.shape
+    kernel = fitting_kernel(
+      "fused_divergence", implementation, math.prod(tokens), classes
+    )
     implementation = "xla"
   return dense_values(
     "fused_divergence",
@@ -147,12 +155,12 @@ def dense_values(
   scale = scale.reshape(-1)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
-  # What is whole on every device varies like the rest from here on, so that
-  # its gradient is summed over the devices.
+  # What is whole on every device and gets a gradient varies like the rest from
+  # here on, so that the gradient is summed over the devices.
   leaves = jax.tree.leaves((student, teacher, scale, where))
-  student, teacher = jax.tree.map(
-    lambda x: vary_like(x, *leaves), (student, teacher)
-  )
+  vary = functools.partial(jax.tree.map, lambda x: vary_like(x, *leaves))
+  student = vary(student)
+  teacher = teacher if stop_teacher_gradient else vary(teacher)
   plan = _Plan(criterion, chunk, not stop_teacher_gradient)
   values = _values(plan, student, teacher, scale, shares).reshape(tokens)
   return values if where is None else jnp.where(where, values, 0.0)

@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.fused._chunks import weigh
+from kdjax.ops._validation import check_positive
 
 
 class Head(NamedTuple):
@@ -49,7 +50,11 @@ def as_linear(name: str, hidden: Array, head: Head | ArrayLike) -> Linear:
   """Checks a head against its hidden states and makes both arrays."""
   if not isinstance(head, Head):
     head = Head(head)
-  head = Head(*(None if x is None else jnp.asarray(x) for x in head))
+  if head.softcap is not None:
+    check_positive(f"{name}_head's softcap", head.softcap)
+  # A Python integer may stand for a float.
+  numbers = (float(x) if isinstance(x, int) else x for x in head)
+  head = Head(*(None if x is None else jnp.asarray(x) for x in numbers))
   weight = head.weight
   if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
     raise ValueError(
@@ -120,10 +125,12 @@ def linear_gradients(
       ratio = factor * plain / cap
       squashed = jnp.tanh(ratio)
       slope = 1 - jnp.square(squashed)
-      by_softcap = _total(gradient * (squashed - ratio * slope), weights)
+      by_softcap = _total(
+        gradient * (squashed - _product(slope, ratio)), weights
+      )
       gradient *= slope
     if scale is not None:
-      by_scale = _total(gradient * plain, weights)
+      by_scale = _total(_product(gradient, plain), weights)
       gradient *= factor
   if bias is not None:
     by_bias = jnp.sum(weigh(gradient, weights), 0)
@@ -138,6 +145,11 @@ def linear_gradients(
     preferred_element_type=dtype,
   )
   return by_hidden, Head(by_weight, by_bias, by_scale, by_softcap)
+
+
+def _product(a: Array, b: Array) -> Array:
+  """Returns a b, 0 where a is: a class that a bias masks has b = -inf."""
+  return jnp.where(a == 0, 0.0, a * b)
 
 
 def _total(terms: Array, weights: Array) -> Array:

@@ -193,12 +193,12 @@ def linear_values(
   counted = jnp.ones(size, bool) if where is None else where.reshape(-1)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
-  # What is whole on every device varies like the rest from here on, so that
-  # its gradient is summed over the devices.
+  # What is whole on every device and gets a gradient varies like the rest from
+  # here on, so that the gradient is summed over the devices.
   leaves = jax.tree.leaves((student, teacher, scale, counted))
-  student, teacher = jax.tree.map(
-    lambda x: vary_like(x, *leaves), (student, teacher)
-  )
+  vary = functools.partial(jax.tree.map, lambda x: vary_like(x, *leaves))
+  student = vary(student)
+  teacher = teacher if stop_teacher_gradient else vary(teacher)
   plan = _Plan(criterion, chunk, vocab_size, not stop_teacher_gradient)
   inputs = _Inputs(student, teacher, scale, shares, counted)
   return _values(plan, inputs).reshape(tokens)
@@ -280,7 +280,11 @@ def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
   inputs, sums, numbers = residuals
   size = cotangent.shape[0]
   cotangent = jnp.where(inputs.counted, cotangent, 0.0)
-  common = cotangent[jnp.argmax(jnp.abs(cotangent))]
+  # The median of those that count: many may have it, and the difference to it
+  # of a small cotangent is not rounded like the largest one.
+  count = jnp.sum(inputs.counted)
+  order = jnp.sort(jnp.where(inputs.counted, cotangent, jnp.inf))
+  common = jnp.where(count > 0, order[(count - 1) // 2], 0.0)
   heads = jax.tree.map(
     lambda x: common * x, (sums.by_student_head, sums.by_teacher_head)
   )
@@ -407,10 +411,8 @@ def _like(gradients: Any, arrays: Any) -> Any:
 
 
 def _dtype_of(sides: Any) -> Any:
-  """Returns float32, or float64 if any array is."""
+  """Returns float32, or float64 if any array is; numbers are of any dtype."""
   floats = [
-    x.dtype
-    for x in jax.tree.leaves(sides)
-    if jnp.issubdtype(x.dtype, jnp.floating)
+    x for x in jax.tree.leaves(sides) if jnp.issubdtype(x.dtype, jnp.floating)
   ]
-  return functools.reduce(jnp.promote_types, floats, jnp.float32)
+  return jnp.result_type(jnp.float32, *floats)

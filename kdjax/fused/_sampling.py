@@ -1,5 +1,6 @@
 """Some classes of a teacher, drawn at random."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Integer
 from kdjax.ops._softmax import log_softened_softmax
 from kdjax.ops._softmax import softened_softmax
 from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
 
 
@@ -63,7 +65,8 @@ def sample_teacher(
     A :class:`SampledTeacher`, without gradient to the teacher.
 
   Raises:
-    ValueError: if there is no sample or a static temperature is not above 0.
+    ValueError: if there is no sample, a static temperature is not above 0, or
+      a static power is below 0.
     TypeError: if the logits are not floating-point.
 
   Differs from the paper: the weights are not divided by their sum, which would
@@ -81,6 +84,7 @@ def sample_teacher(
     distillation in LLMs <https://arxiv.org/abs/2503.16870>`_, 2025.
   """
   check_integer("num_samples", num_samples, 1)
+  check_range("proposal_power", proposal_power, 0.0, math.inf)
   *tokens, classes = teacher_logits.shape
   log_p = log_softened_softmax(
     jax.lax.stop_gradient(teacher_logits), temperature=temperature
@@ -101,4 +105,6 @@ def sample_teacher(
     jnp.take_along_axis(x, ids, -1) for x in (log_p, log_proposal)
   )
   weights = jnp.exp(chosen - proposed) / num_samples
+  # Without a class there is none to draw.
+  weights = jnp.where(chosen == -jnp.inf, 0.0, weights)
   return SampledTeacher(ids, chosen, weights)

@@ -14,7 +14,10 @@ from kdjax.fused._head import as_linear
 from kdjax.fused._linear import linear_values
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._softmax import log_softened_softmax
+from kdjax.ops._softmax import softened_softmax
 from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate
 
 TAILS = ("bucket", "drop")
@@ -33,6 +36,7 @@ def sparse_divergence(
   renormalize: str = "none",
   temperature: ArrayLike = 1.0,
   where: Bool[Array, "*tokens"] | None = None,
+  vocab_axis_name: str | None = None,
   chunk_size: int | None = None,
   implementation: str | None = None,
 ) -> Float[Array, "*tokens"]:
@@ -65,6 +69,9 @@ def sparse_divergence(
     temperature: T > 0 of the student; a number, or one a token. It may be
       traced and receives no gradient.
     where: which tokens count; the others cost 0 and get no gradient.
+    vocab_axis_name: the axis of `jax.shard_map` (with its default checks) over
+      which the student's classes are sharded, in equal parts; what is known of
+      the teacher is whole on each of its devices, ids count over all of them.
     chunk_size: how many tokens are computed at a time.
     implementation: "xla" or "chunked"; by default by size.
 
@@ -74,7 +81,8 @@ def sparse_divergence(
 
   Raises:
     ValueError: if shapes differ, a static temperature is not above 0, there
-      are more known classes than classes, or options do not go together.
+      are more known classes than classes, the teacher is sharded over
+      `vocab_axis_name`, or options do not go together.
     TypeError: if the ids are not integers or the others not floating-point.
 
   Examples:
@@ -91,9 +99,10 @@ def sparse_divergence(
     teacher_ids,
     teacher_log_probs,
     teacher_weights,
-    student_logits.shape[-1],
+    student_logits.shape[-1] * _devices(vocab_axis_name),
     tail,
     renormalize,
+    vocab_axis_name,
   )
   return dense_values(
     "sparse_divergence",
@@ -123,6 +132,7 @@ def sparse_linear_divergence(
   temperature: ArrayLike = 1.0,
   where: Bool[Array, "*tokens"] | None = None,
   vocab_size: int | None = None,
+  vocab_axis_name: str | None = None,
   chunk_size: int | None = None,
   implementation: str | None = None,
 ) -> Float[Array, "*tokens"]:
@@ -144,6 +154,9 @@ def sparse_linear_divergence(
     where: which tokens count; prefer it to a mask outside.
     vocab_size: how many classes there are; the head's further rows are
       padding. By default all of them.
+    vocab_axis_name: the axis of `jax.shard_map` (with its default checks) over
+      which the head is sharded, in equal parts; all else is whole on each of
+      its devices. `vocab_size` then counts over all of them.
     chunk_size: how many tokens are computed at a time.
     implementation: "xla" or "chunked"; by default by size.
 
@@ -152,7 +165,8 @@ def sparse_linear_divergence(
 
   Raises:
     ValueError: if shapes differ, a static temperature is not above 0, there
-      are more known classes than classes, or options do not go together.
+      are more known classes than classes, the teacher is sharded over
+      `vocab_axis_name`, or options do not go together.
     TypeError: if the ids are not integers or the others not floating-point.
 
   Examples:
@@ -166,12 +180,15 @@ def sparse_linear_divergence(
     distillation in LLMs <https://arxiv.org/abs/2503.16870>`_, 2025.
   """
   student = as_linear("student", student_hidden, student_head)
-  vocab = student.head.weight.shape[0]
-  if vocab_size is not None and not 0 < vocab_size <= vocab:
+  vocab = student.head.weight.shape[0] * _devices(vocab_axis_name)
+  if vocab_size is None:
+    vocab_size = vocab
+  check_integer("vocab_size", vocab_size, 1)
+  if vocab_size > vocab:
     raise ValueError(
-      f"vocab_size is {vocab_size}; expected an integer in [1, {vocab}]."
+      f"vocab_size is {vocab_size}; expected at most {vocab}, the rows of the "
+      "head."
     )
-  vocab_size = vocab_size or vocab
   criterion, teacher = _as_sparse(
     teacher_ids,
     teacher_log_probs,
@@ -179,6 +196,7 @@ def sparse_linear_divergence(
     vocab_size,
     tail,
     renormalize,
+    vocab_axis_name,
   )
   return linear_values(
     "sparse_linear_divergence",
@@ -204,20 +222,39 @@ class Sparse(NamedTuple):
   weights: Array | None
 
 
+class LogTotal(NamedTuple):
+  """The log-sum-exp of a row in two parts, whose sum would round large logits.
+
+  Attributes:
+    largest: the largest logit, 0 without classes.
+    log_sum: the logarithm of the sum of exp((z - largest) / T).
+  """
+
+  largest: Array
+  log_sum: Array
+
+
 class SparseRows(NamedTuple):
   """What the gradients of a row need to know, one number a row each."""
 
   value: Array
-  log_total: Array  # of all classes, or of the rest
+  total: LogTotal  # of all classes, or of the rest
   known: Any  # Rows of the known classes as rows of their own
 
 
 class SparseCriterion(NamedTuple):
-  """Forward KL from known classes; hashable, so that jit can see it."""
+  """Forward KL from known classes; hashable, so that jit can see it.
+
+  Attributes:
+    tail: "bucket" or "drop".
+    renormalize: "none", "teacher" or "both".
+    axis_name: the mapped axis over which the student's classes are sharded;
+      each device then writes the gradient of those that it holds.
+  """
 
   tail: str
   renormalize: str
-  axis_name: None = None
+  axis_name: str | None = None
 
   def rows(
     self,
@@ -228,20 +265,21 @@ class SparseCriterion(NamedTuple):
   ) -> SparseRows:
     """Returns the numbers of each row; see :class:`DenseCriterion`."""
     student, teacher = _widen(scale.dtype, student, teacher)
+    logits = self._gather(student, teacher.ids)
+    if self.axis_name is not None:
+      logits = jax.lax.psum(logits, self.axis_name)
     if self._of_known:
-      log_total = self._log_rest(student, teacher, scale)
-      known = _KL.rows(
-        *self._known(student, teacher, scale, log_total), scale, ()
-      )
-      return SparseRows(known.value, log_total, known)
-    log_total = _log_total(student, scale)
+      rest = self._log_rest(student, teacher, scale)
+      known = _KL.rows(*self._known(logits, teacher, scale, rest), scale, ())
+      return SparseRows(known.value, rest, known)
+    total = self._log_total(student, scale)
     weights = self._weights(teacher)
-    log_q = _gather(student, teacher.ids) / scale[:, None] - log_total[:, None]
+    log_q = _log_softened(logits, total, scale)
     log_p = teacher.log_probs
     if self.renormalize == "teacher":
-      log_p = jax.nn.log_softmax(log_p)
+      log_p = log_softened_softmax(log_p)
     terms = jnp.where(weights == 0, 0.0, weights * (log_p - log_q))
-    return SparseRows(jnp.sum(terms, -1), log_total, None)
+    return SparseRows(jnp.sum(terms, -1), total, None)
 
   def gradients(
     self,
@@ -253,24 +291,27 @@ class SparseCriterion(NamedTuple):
   ) -> tuple[Array, None]:
     """Returns the gradient of the values by the student's logits."""
     student, teacher = _widen(scale.dtype, student, teacher)
-    column, log_total = scale[:, None], rows.log_total[:, None]
     # A known class may exceed the total of the rest; it is replaced below.
-    exponent = jnp.minimum(student / column - log_total, 0.0)
-    inside = jnp.where(student == -jnp.inf, 0.0, jnp.exp(exponent))
-    index = jnp.arange(student.shape[0])[:, None], teacher.ids
+    log_q = jnp.minimum(_log_softened(student, rows.total, scale), 0.0)
+    inside = jnp.exp(log_q)
     if not self._of_known:
-      weights = self._weights(teacher) / column
+      weights = self._weights(teacher) / scale[:, None]
       inside *= jnp.sum(weights, -1, keepdims=True)
-      return inside.at[index].add(-weights), None
+      known = self._at(inside, teacher.ids)
+      return known.add(-weights, mode="drop"), None
+    # By elements: each device's own need no other device's.
+    logits = self._gather(student, teacher.ids)
     gradient, _ = _KL.gradients(
-      *self._known(student, teacher, scale, rows.log_total),
+      *self._known(logits, teacher, scale, rows.total),
       scale,
       (),
       rows.known,
     )
     if self.tail == "drop":
-      return jnp.zeros_like(student).at[index].set(gradient), None
-    return (inside * gradient[:, -1:]).at[index].set(gradient[:, :-1]), None
+      known = self._at(jnp.zeros_like(student), teacher.ids)
+      return known.set(gradient, mode="drop"), None
+    known = self._at(inside * gradient[:, -1:], teacher.ids)
+    return known.set(gradient[:, :-1], mode="drop"), None
 
   @property
   def _of_known(self) -> bool:
@@ -281,31 +322,68 @@ class SparseCriterion(NamedTuple):
     if teacher.weights is not None:
       return teacher.weights
     if self.renormalize == "teacher":
-      return jax.nn.softmax(teacher.log_probs)
+      return softened_softmax(teacher.log_probs)
     return jnp.exp(teacher.log_probs)
 
-  def _log_rest(self, student: Array, teacher: Sparse, scale: Array) -> Array:
+  def _log_rest(
+    self, student: Array, teacher: Sparse, scale: Array
+  ) -> LogTotal:
     """Returns the log-sum-exp of the unknown classes, summed themselves.
 
     All less the known ones would be 0 or less where the student is sure.
     """
     if self.tail == "drop":
-      return jnp.zeros_like(scale)
-    index = jnp.arange(student.shape[0])[:, None], teacher.ids
-    return _log_total(student.at[index].set(-jnp.inf), scale)
+      return LogTotal(jnp.zeros_like(scale), jnp.zeros_like(scale))
+    known = self._at(student, teacher.ids)
+    return self._log_total(known.set(-jnp.inf, mode="drop"), scale)
 
   def _known(
-    self, student: Array, teacher: Sparse, scale: Array, log_rest: Array
+    self, logits: Array, teacher: Sparse, scale: Array, total: LogTotal
   ) -> tuple[Array, Array]:
     """Returns both sides' known classes, and a bucket, as rows of logits."""
-    log_q, log_p = _gather(student, teacher.ids), teacher.log_probs
+    log_p = teacher.log_probs
     if self.tail == "bucket":
       rest = -jnp.expm1(jax.nn.logsumexp(log_p, -1, keepdims=True))
       # What is left of rounding is no probability.
       rest = jnp.where(rest > 8 * jnp.finfo(rest.dtype).eps, rest, 0.0)
       log_p = jnp.concatenate([log_p, jnp.log(rest)], -1)
-      log_q = jnp.concatenate([log_q, (scale * log_rest)[:, None]], -1)
-    return log_q, scale[:, None] * log_p
+      bucket = total.largest + scale * total.log_sum
+      logits = jnp.concatenate([logits, bucket[:, None]], -1)
+    return logits, scale[:, None] * log_p
+
+  def _log_total(self, logits: Array, scale: Array) -> LogTotal:
+    """Returns the log-sum-exp of the softened rows."""
+    largest = jnp.max(logits, -1)
+    if self.axis_name is not None:
+      largest = jax.lax.pmax(largest, self.axis_name)
+    largest = jnp.where(largest == -jnp.inf, 0.0, largest)
+    shifted = (logits - largest[:, None]) / scale[:, None]
+    total = jnp.sum(jnp.exp(shifted), -1)
+    if self.axis_name is not None:
+      total = jax.lax.psum(total, self.axis_name)
+    return LogTotal(largest, jnp.log(total))
+
+  def _gather(self, student: Array, ids: Array) -> Array:
+    """Returns the known classes' logits, 0 for those that others hold."""
+    if self.axis_name is None:
+      return jnp.take_along_axis(student, ids, -1)
+    return jnp.take_along_axis(
+      student, self._columns(student, ids), -1, mode="fill", fill_value=0
+    )
+
+  def _at(self, student: Array, ids: Array) -> Any:
+    """Returns the known classes of an array of all, to be written to."""
+    rows = jnp.arange(student.shape[0])[:, None]
+    return student.at[rows, self._columns(student, ids)]
+
+  def _columns(self, student: Array, ids: Array) -> Array:
+    """Returns where the known classes are, beyond the end if elsewhere."""
+    if self.axis_name is None:
+      return ids
+    classes = student.shape[1]
+    columns = ids - classes * jax.lax.axis_index(self.axis_name)
+    # A negative index would count from the end.
+    return jnp.where(columns < 0, classes, columns)
 
 
 def _as_sparse(
@@ -315,6 +393,7 @@ def _as_sparse(
   classes: int,
   tail: str,
   renormalize: str,
+  axis_name: str | None,
 ) -> tuple[SparseCriterion, Sparse]:
   """Checks what is known of the teacher and brings it into rows."""
   check_choice("tail", tail, TAILS)
@@ -335,10 +414,20 @@ def _as_sparse(
       f"teacher_ids has {known} known classes; expected 1 to {classes}."
     )
   check_labels(ids, classes)
-  teacher = jax.tree.map(
-    lambda x: x.reshape(-1, known), Sparse(ids, log_probs, weights)
-  )
-  return SparseCriterion(tail, renormalize), teacher
+  teacher = Sparse(ids, log_probs, weights)
+  for name, x in zip(teacher._fields, teacher, strict=True):
+    if x is not None and axis_name in jax.typeof(x).manual_axis_type.varying:
+      raise ValueError(
+        f"teacher_{name} vary over {axis_name!r}; expected them whole, and "
+        "known to be equal, on each of its devices."
+      )
+  teacher = jax.tree.map(lambda x: x.reshape(-1, known), teacher)
+  return SparseCriterion(tail, renormalize, axis_name), teacher
+
+
+def _devices(axis_name: str | None) -> int:
+  """Returns over how many devices the classes are sharded."""
+  return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
 def _widen(dtype: Any, student: Array, teacher: Sparse) -> tuple[Array, Sparse]:
@@ -351,13 +440,9 @@ def _widen(dtype: Any, student: Array, teacher: Sparse) -> tuple[Array, Sparse]:
   )
 
 
-def _gather(student: Array, ids: Array) -> Array:
-  return jnp.take_along_axis(student, ids, axis=-1)
-
-
-def _log_total(logits: Array, scale: Array) -> Array:
-  """Returns the log-sum-exp of the softened rows, -inf without classes."""
-  largest = jnp.max(logits, -1)
-  largest = jnp.where(largest == -jnp.inf, 0.0, largest)
-  shifted = (logits - largest[:, None]) / scale[:, None]
-  return largest / scale + jnp.log(jnp.sum(jnp.exp(shifted), -1))
+def _log_softened(logits: Array, total: LogTotal, scale: Array) -> Array:
+  """Returns the softened logits less their log-sum-exp, -inf where masked."""
+  largest, log_sum = total.largest[:, None], total.log_sum[:, None]
+  log_q = (logits - largest) / scale[:, None] - log_sum
+  # Without classes the log-sum-exp is -inf too.
+  return jnp.where(logits == -jnp.inf, -jnp.inf, log_q)

@@ -219,7 +219,7 @@ def test_the_choice_is_logged_once(caplog):
     jax.eval_shape(fused_divergence, logits, logits)
   assert len(caplog.records) == 1
   assert "'xla' for [3, 7] logits" in caplog.text
-  assert "no kernel for cpu" in caplog.text
+  assert "kernels are chosen by name only" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,10 @@ def test_the_choice_is_logged_once(caplog):
     ({"divergence": Divergence("jsd", 1.5)}, r"share is 1.5; expected"),
     ({"divergence": Divergence("forward_kl", 0.5)}, r"has no share"),
     ({"temperature": 0.0}, r"temperature is 0.0; expected"),
-    ({"implementation": "mosaic_gpu"}, r"'mosaic_gpu' is not available"),
+    (
+      {"implementation": "mosaic_gpu", "vocab_axis_name": "model"},
+      r"'mosaic_gpu' has forward_kl and reverse_kl",
+    ),
     (
       {"implementation": "mosaic_tpu", "divergence": "jsd"},
       r"'mosaic_tpu' has forward_kl and reverse_kl",

@@ -233,7 +233,12 @@ def test_a_sharded_vocabulary_equals_one_device(name):
 
 
 def test_half_precision_keeps_the_gradient():
-  """Products are not rounded: rounding the logits costs ten times the error."""
+  """Products are not rounded: rounding the logits costs ten times the error.
+
+  The means of a short and a long sequence: of weights that lie far apart, the
+  differences to the largest one would be rounded like the largest one.
+  """
+  weights = 1 / np.repeat(np.float32([1, 31]), [1, 31])
   hidden, head, teacher = (
     jnp.asarray(x, jnp.bfloat16)
     for x in (
@@ -260,7 +265,7 @@ def test_half_precision_keeps_the_gradient():
     wide = hidden.astype(jnp.float32), head.astype(jnp.float32)
 
     def gradient(loss, arrays):
-      return jax.grad(lambda h, w: jnp.mean(loss(h, w)), 1)(*arrays)
+      return jax.grad(lambda h, w: jnp.sum(weights * loss(h, w)), 1)(*arrays)
 
     return (
       gradient(dense, wide),
@@ -272,6 +277,33 @@ def test_half_precision_keeps_the_gradient():
   scale = np.linalg.norm(exact)
   assert np.linalg.norm(fused.astype(jnp.float32) - exact) < 0.005 * scale
   assert np.linalg.norm(rounded - exact) > 0.02 * scale
+
+
+def test_a_class_that_the_bias_masks_gives_the_head_no_nan():
+  mask = np.float32([0, -np.inf, 0])
+  head = Head(make(3, 4), mask, np.float32(2))
+  teacher = make(2, 3) + mask
+
+  @jax.jit
+  @jax.grad
+  def program(heads):
+    return sum(
+      fused_linear_divergence(make(2, 4), head, teacher, None).sum()
+      for head in heads
+    )
+
+  gradients = program([head, head._replace(softcap=np.float32(9))])
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradients))
+
+
+def test_numbers_of_a_head_are_of_any_dtype():
+  head = Head(make(7, 6), scale=2, softcap=30.0)
+  with jax.enable_x64(True):
+    values = jax.eval_shape(
+      lambda hidden: fused_linear_divergence(hidden, head, hidden, head),
+      make(2, 6),
+    )
+  assert values.dtype == jnp.float32
 
 
 def test_memory_does_not_grow_with_the_tokens():
@@ -316,6 +348,7 @@ def test_it_lowers_for_accelerators():
     ({"student_head": make(7, 5)}, r"student_head has weights of shape"),
     ({"student_head": Head(make(7, 6), make(6))}, r"bias of shape \(6,\)"),
     ({"student_head": Head(make(7, 6), scale=make(1))}, r"scale of shape"),
+    ({"student_head": Head(make(7, 6), softcap=0)}, r"softcap is 0; expected"),
     ({"vocab_size": 8}, r"vocab_size is 8; expected at most 7"),
     ({"teacher_hidden": make(3, 8)}, r"teacher_hidden has shape \(3, 8\)"),
     ({"implementation": "mosaic_gpu"}, r"'mosaic_gpu' is not available"),

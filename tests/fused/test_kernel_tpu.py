@@ -107,3 +107,19 @@ def test_kernels_compute_no_sums_of_float64():
     fused_divergence(
       np.ones((2, 3)), np.ones((2, 3)), implementation="mosaic_tpu"
     )
+
+
+def test_it_lowers_with_sharded_tokens():
+  mesh = jax.make_mesh(
+    (2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  values = jax.shard_map(
+    lambda s, t: fused_divergence(s, t, implementation="mosaic_tpu"),
+    mesh=mesh,
+    in_specs=(jax.P("data"), jax.P()),
+    out_specs=jax.P("data"),
+  )
+  student = jax.ShapeDtypeStruct((64, 256), jnp.float32)
+  teacher = jax.ShapeDtypeStruct((32, 256), jnp.float32)
+  exported = jax.export.export(jax.jit(values), platforms=["tpu"])
+  assert "@tpu_custom_call" in exported(student, teacher).mlir_module()

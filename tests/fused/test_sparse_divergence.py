@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from kdjax.fused import Head
 from kdjax.fused import sample_teacher
@@ -16,7 +17,7 @@ from tests import laws
 from tests import oracles
 from tests.fused import divergences
 
-ROWS, CLASSES, KNOWN = 7, 12, 4
+ROWS, CLASSES, KNOWN = 8, 12, 4
 TEMPERATURE = 1.7
 FORMS = [
   ("bucket", "none"),
@@ -24,6 +25,13 @@ FORMS = [
   ("drop", "teacher"),
   ("drop", "both"),
 ]
+
+
+def make_mesh():
+  """Tokens over two devices, classes over four."""
+  return jax.make_mesh(
+    (2, 4), ("data", "vocab"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+  )
 
 
 def make_teacher(logits, known=KNOWN):
@@ -115,6 +123,36 @@ def test_a_sure_student_has_a_tail_still():
   assert np.all(np.isfinite(gradients))
 
 
+@pytest.mark.parametrize(("tail", "renormalize"), FORMS[1:])
+def test_large_logits_keep_their_gaps(tail, renormalize):
+  student, teacher = divergences.make_logits(4, ROWS, CLASSES, 1.0)
+  student += 1e4
+  ids, log_probs = make_teacher(teacher)
+  expected, slopes = formula(tail, renormalize, student, ids, log_probs)
+  (_, values), gradients = compiled(tail, renormalize)(
+    student, ids, log_probs, np.ones(ROWS, np.float32)
+  )[0]
+  np.testing.assert_allclose(values, np.float64(expected), rtol=1e-5)
+  divergences.close(gradients, slopes)
+
+
+@pytest.mark.parametrize(("tail", "renormalize"), FORMS)
+def test_rows_without_classes(tail, renormalize):
+  """The student excludes all that the teacher allows; none is known; both."""
+  student, teacher = divergences.make_logits(4, ROWS, CLASSES, 1.0)
+  ids, log_probs = make_teacher(teacher)
+  student[[0, 2]] = -np.inf
+  log_probs[1:3] = -np.inf
+  (_, values), gradients = compiled(tail, renormalize)(
+    student, ids, log_probs, np.ones(ROWS, np.float32)
+  )[0]
+  assert values[0] == np.inf
+  assert np.all(np.isfinite(values[3:]))
+  assert np.all(np.isfinite(gradients))
+  if tail == "drop":
+    np.testing.assert_array_equal(values[1:3], 0)
+
+
 def test_all_classes_known_is_the_dense_divergence():
   student, teacher = divergences.make_logits(4, ROWS, CLASSES, 0.1)
 
@@ -165,41 +203,123 @@ def test_law(law):
   law(CASE)
 
 
-@pytest.mark.parametrize(("tail", "renormalize"), FORMS[:2])
-def test_from_hidden_states_it_is_the_same(tail, renormalize):
+def test_from_hidden_states_it_is_the_same():
+  """Whole, and with sharded classes: one device has nothing but padding."""
   rng = np.random.default_rng(0)
   hidden = rng.normal(size=(ROWS, 5)).astype(np.float32)
-  head = Head(
-    rng.normal(size=(CLASSES + 2, 5)).astype(np.float32), softcap=np.float32(4)
-  )
-  teacher = rng.normal(size=(ROWS, CLASSES)).astype(np.float32)
-  ids, log_probs = make_teacher(teacher)
-  weights = rng.normal(size=ROWS).astype(np.float32)
-  options = {"tail": tail, "renormalize": renormalize, "temperature": 2.0}
+  bias = rng.normal(size=CLASSES + 4).astype(np.float32)
+  bias[CLASSES:] = 100.0
+  weight = rng.normal(size=(CLASSES + 4, 5)).astype(np.float32)
+  head = Head(weight, bias, softcap=np.float32(4))
+  teacher = make_teacher(rng.normal(size=(ROWS, CLASSES)))
+  weights = rng.normal(size=(2, ROWS)).astype(np.float32)
 
-  @jax.jit
-  def program(hidden, head):
-    def fused(hidden, head):
-      values = sparse_linear_divergence(
+  def fused(hidden, head, ids, log_probs, axis_name=None):
+    return [
+      sparse_linear_divergence(
         hidden,
         head,
         ids,
         log_probs,
+        tail=tail,
+        temperature=2.0,
         vocab_size=CLASSES,
+        vocab_axis_name=axis_name,
         chunk_size=3,
-        **options,
       )
-      return jnp.sum(weights * values)
+      for tail in ("bucket", "drop")
+    ]
 
-    def dense(hidden, head):
-      logits = (hidden @ head.weight.T)[:, :CLASSES]
-      logits = head.softcap * jnp.tanh(logits / head.softcap)
-      values = sparse_divergence(logits, ids, log_probs, **options)
-      return jnp.sum(weights * values)
+  def dense(hidden, head, ids, log_probs):
+    logits = (hidden @ head.weight.T + head.bias[None])[:, :CLASSES]
+    logits = head.softcap * jnp.tanh(logits / head.softcap)
+    return [
+      sparse_divergence(logits, ids, log_probs, tail=tail, temperature=2.0)
+      for tail in ("bucket", "drop")
+    ]
 
-    return [jax.value_and_grad(f, (0, 1))(hidden, head) for f in (fused, dense)]
+  tokens, by_vocab = P("data"), Head(P("vocab"), P("vocab"), None, P())
+  sharded = jax.shard_map(
+    functools.partial(fused, axis_name="vocab"),
+    mesh=make_mesh(),
+    in_specs=(tokens, by_vocab, tokens, tokens),
+    out_specs=tokens,
+  )
 
-  laws._close(*program(hidden, head), 2e-5)
+  @jax.jit
+  def program(*arrays):
+    def total(f, *arrays):
+      return jnp.sum(weights * jnp.stack(f(*arrays, *teacher)))
+
+    return [
+      jax.value_and_grad(functools.partial(total, f), (0, 1))(*arrays)
+      for f in (dense, fused, sharded)
+    ]
+
+  expected, *results = program(hidden, head)
+  for result in results:
+    laws._close(result, expected, 2e-5)
+
+
+def test_a_sharded_vocabulary_equals_one_device():
+  """Every tail; masked classes, a device without any, classes known twice."""
+  student, teacher = divergences.make_logits(4, ROWS, CLASSES, 1.0)
+  student[1, 9:] = teacher[1, 9:] = -np.inf
+  ids, log_probs = make_teacher(teacher)
+  student[2, np.setdiff1d(np.arange(CLASSES), ids[2])[0]] = -np.inf
+  student[3, ids[3, 0]] = -np.inf  # what the teacher allows
+  weights = np.linspace(-1, 2, ROWS, dtype=np.float32)
+  twice, shares = ids % 3, np.exp(log_probs[::-1])
+
+  @functools.partial(
+    jax.shard_map,
+    mesh=make_mesh(),
+    in_specs=(P("data", "vocab"), *[P("data")] * 4),
+    out_specs=P("data"),
+  )
+  def sharded(student, ids, log_probs, twice, shares):
+    forms = [(ids, None, *form) for form in FORMS]
+    return [
+      sparse_divergence(
+        student,
+        known,
+        log_probs,
+        teacher_weights=teacher_weights,
+        tail=tail,
+        renormalize=renormalize,
+        temperature=TEMPERATURE,
+        vocab_axis_name="vocab",
+        chunk_size=3,
+      )
+      for known, teacher_weights, tail, renormalize in [
+        *forms,
+        (twice, shares, "drop", "none"),
+      ]
+    ]
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def program(student, *teacher):
+    values = sharded(student, *teacher)
+    totals = [jnp.sum(n * weights * v) for n, v in enumerate(values, 1)]
+    return sum(totals), values
+
+  (_, values), gradient = program(student, ids, log_probs, twice, shares)
+  expected = 0.0
+  for n, form in enumerate(FORMS):
+    (_, whole), slopes = compiled(*form)(
+      student, ids, log_probs, np.float32(n + 1) * weights
+    )[0]
+    assert np.sum(np.isinf(whole)) == 1
+    np.testing.assert_allclose(values[n], whole, rtol=1e-5, atol=1e-6)
+    expected += np.asarray(slopes)
+  log_q = oracles.log_softmax(student, TEMPERATURE)
+  terms = shares * (log_probs - np.take_along_axis(log_q, twice, -1))
+  np.testing.assert_allclose(values[-1], np.sum(terms, -1), rtol=1e-5)
+  slopes = np.sum(shares, -1, keepdims=True) * np.exp(log_q)
+  np.subtract.at(slopes, (np.arange(ROWS)[:, None], twice), shares)
+  slopes *= len(values) * weights[:, None] / TEMPERATURE
+  divergences.close(gradient, expected + slopes, 1e-5)
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5])
@@ -242,14 +362,23 @@ def test_sampled_teachers_are_unbiased(power):
 
 
 def test_excluded_classes_are_never_drawn():
-  logits = jnp.array([-jnp.inf, 0.0, -jnp.inf, -9.0, -jnp.inf])
+  some = jnp.array([-jnp.inf, 0.0, -jnp.inf, -9.0, -jnp.inf])
+  logits = jnp.stack([some, jnp.full(5, -jnp.inf)])
   sample = jax.jit(
     lambda key: sample_teacher(key, logits, num_samples=500, proposal_power=0.0)
   )(jax.random.key(0))
-  ids, counts = np.unique(sample.ids, return_counts=True)
+  ids, counts = np.unique(sample.ids[0], return_counts=True)
   np.testing.assert_array_equal(ids, [1, 3])
   assert np.all(counts > 190)
-  assert np.all(np.isfinite(sample.weights))
+  assert np.all(np.isfinite(sample.weights[0]))
+  np.testing.assert_array_equal(sample.weights[1], 0)  # there is none
+
+
+def test_a_proposal_has_no_negative_power():
+  with pytest.raises(ValueError, match=r"proposal_power is -1; expected"):
+    sample_teacher(
+      jax.random.key(0), np.ones(3), num_samples=2, proposal_power=-1
+    )
 
 
 def test_no_array_of_all_logits_is_kept():
@@ -290,8 +419,21 @@ def test_errors_say_what_was_expected(options, words):
     sparse_divergence(**(arguments | options))
 
 
+def test_a_teacher_sharded_like_the_student_is_refused():
+  sharded = jax.shard_map(
+    functools.partial(sparse_divergence, vocab_axis_name="vocab"),
+    mesh=make_mesh(),
+    in_specs=P(None, "vocab"),
+    out_specs=P(),
+  )
+  with pytest.raises(ValueError, match=r"teacher_ids vary over 'vocab'; exp"):
+    jax.eval_shape(
+      sharded, np.ones((2, 8)), np.zeros((2, 4), int), np.zeros((2, 4))
+    )
+
+
 def test_a_vocabulary_beyond_the_head_is_refused():
-  with pytest.raises(ValueError, match=r"vocab_size is 9; expected an integer"):
+  with pytest.raises(ValueError, match=r"vocab_size is 9; expected at most 7"):
     sparse_linear_divergence(
       np.ones((2, 3)),
       np.ones((7, 3)),
