@@ -202,7 +202,7 @@ def linear_case(
 ) -> Case:
   """KL from hidden states and heads; the floor is that of five products.
 
-  Weighted, the tokens count unequally and the loss does not know it.
+  Weighted, the tokens count unequally; outside, the loss does not know it.
   """
 
   def inputs() -> tuple[jax.Array, ...]:
@@ -257,6 +257,11 @@ def linear_case(
   ours = functools.partial(
     fused.fused_linear_divergence, temperature=TEMPERATURE
   )
+
+  def inside(*arrays: jax.Array) -> jax.Array:
+    *arrays, weights = arrays
+    return jnp.mean(ours(*arrays, weights=weights))
+
   heads = classes * (width + teacher_width) + classes * width
   hidden = tokens * (width + teacher_width) + tokens * width
   return Case(
@@ -266,7 +271,8 @@ def linear_case(
     "tokens",
     inputs,
     {
-      "kdjax": both(ours),
+      "kdjax": jax.value_and_grad(inside, (0, 1)),
+      **({"kdjax, weights outside": both(ours)} if weighted else {}),
       "kdjax, whole": both(functools.partial(ours, implementation="xla")),
       "dense": both(dense),
       "scan, checkpoint": both(scanned),

@@ -4,10 +4,10 @@ A scan over chunks of tokens computes logits, values and, where a gradient is
 wanted, at once what the chunk gives to hidden states and heads: the logits'
 gradient of a token is its cotangent times a row that does not depend on it. For
 the hidden states the cotangent is multiplied in later, exactly. For a head,
-which sums over tokens, a cotangent common to all tokens is too; that is the
-mean over the tokens of `where`. Chunks with other cotangents are corrected: the
-backward pass computes them again and adds the difference. A mean therefore
-costs three products more than the forward pass's own, not six.
+which sums over tokens by their `weights`, a cotangent common to all tokens is
+too; that is a mean or a sum of the values. Chunks with other cotangents are
+corrected: the backward pass computes them again and adds the difference. A mean
+therefore costs three products more than the forward pass's own, not six.
 """
 
 import functools
@@ -51,6 +51,7 @@ def fused_linear_divergence(
   divergence: str | Divergence = "forward_kl",
   temperature: ArrayLike = 1.0,
   where: Bool[Array, "*tokens"] | None = None,
+  weights: Float[Array, "*tokens"] | None = None,
   vocab_size: int | None = None,
   stop_teacher_gradient: bool = True,
   vocab_axis_name: str | None = None,
@@ -78,8 +79,11 @@ def fused_linear_divergence(
     temperature: T > 0; a number, or one a token. It may be traced and
       receives no gradient.
     where: which tokens count; the others cost 0 and get no gradient, whatever
-      they hold. Prefer it to a mask outside: the gradient of a mean over the
-      tokens that count needs no second computation of logits.
+      they hold.
+    weights: what the tokens' values are multiplied by; they receive no
+      gradient. Prefer `where` and `weights` to a mask and to factors outside:
+      the gradient of a sum of the values then needs no second computation of
+      logits.
     vocab_size: how many classes there are; rows of a head beyond it are
       padding, cut before the softmax. By default the smaller vocabulary.
     stop_teacher_gradient: False lets gradients reach the teacher.
@@ -153,6 +157,7 @@ def fused_linear_divergence(
     temperature=temperature,
     shares=shares,
     where=where,
+    weights=weights,
     stop_teacher_gradient=stop_teacher_gradient,
     chunk_size=chunk_size,
     implementation=implementation,
@@ -170,6 +175,7 @@ def linear_values(
   temperature: ArrayLike,
   shares: tuple[Array, ...],
   where: Array | None,
+  weights: Array | None,
   stop_teacher_gradient: bool,
   chunk_size: int | None,
   implementation: str | None,
@@ -190,17 +196,21 @@ def linear_values(
     student.head.weight.shape[0],
     SIZES,
   )
-  counted = jnp.ones(size, bool) if where is None else where.reshape(-1)
+  factors = jnp.ones(size, dtype)
+  if weights is not None:
+    factors = jax.lax.stop_gradient(weights.reshape(-1).astype(dtype))
+  if where is not None:
+    factors = jnp.where(where.reshape(-1), factors, 0.0)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   # What is whole on every device and gets a gradient varies like the rest from
   # here on, so that the gradient is summed over the devices.
-  leaves = jax.tree.leaves((student, teacher, scale, counted))
+  leaves = jax.tree.leaves((student, teacher, scale, factors))
   vary = functools.partial(jax.tree.map, lambda x: vary_like(x, *leaves))
   student = vary(student)
   teacher = teacher if stop_teacher_gradient else vary(teacher)
   plan = _Plan(criterion, chunk, vocab_size, not stop_teacher_gradient)
-  inputs = _Inputs(student, teacher, scale, shares, counted)
+  inputs = _Inputs(student, teacher, scale, shares, factors)
   return _values(plan, inputs).reshape(tokens)
 
 
@@ -220,7 +230,7 @@ class _Inputs(NamedTuple):
   teacher: Any  # Linear, logits, or what the criterion takes
   scale: Any
   shares: Any
-  counted: Any
+  weights: Any  # 0 for a token that does not count
 
 
 class _Sums(NamedTuple):
@@ -238,16 +248,17 @@ def _values(plan: _Plan, inputs: _Inputs) -> Array:
   def body(carry: None, start: Array, _: Array) -> tuple[None, Array]:
     return carry, _chunk_rows(plan, _take(plan, inputs, start)).value
 
-  return over_chunks(body, None, inputs.scale.shape[0], plan.chunk)[1]
+  _, values = over_chunks(body, None, inputs.scale.shape[0], plan.chunk)
+  return values * inputs.weights
 
 
 def _forward(plan: _Plan, inputs: _Inputs) -> tuple[Array, Any]:
-  size, dtype = inputs.scale.shape[0], inputs.scale.dtype
+  size = inputs.scale.shape[0]
 
   def of_chunk(start: Array, fresh: Array) -> tuple[_Sums, Any]:
     chunk = _take(plan, inputs, start)
     rows = _chunk_rows(plan, chunk)
-    weights = (fresh & chunk.counted).astype(dtype)
+    weights = jnp.where(fresh, chunk.weights, 0.0)
     return _Sums(*_chunk_gradients(plan, chunk, rows, weights)), rows
 
   def body(carry: _Sums, start: Array, fresh: Array) -> tuple[_Sums, Any]:
@@ -273,27 +284,28 @@ def _forward(plan: _Plan, inputs: _Inputs) -> tuple[Array, Any]:
     sums(shapes.by_teacher_head),
   )
   carry, numbers = over_chunks(body, carry, size, plan.chunk, inputs)
-  return numbers.value, (inputs, carry, numbers)
+  return numbers.value * inputs.weights, (inputs, carry, numbers)
 
 
 def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
   inputs, sums, numbers = residuals
   size = cotangent.shape[0]
-  cotangent = jnp.where(inputs.counted, cotangent, 0.0)
+  counted = inputs.weights != 0
+  cotangent = jnp.where(counted, cotangent, 0.0)
   # The median of those that count: many may have it, and the difference to it
   # of a small cotangent is not rounded like the largest one.
-  count = jnp.sum(inputs.counted)
-  order = jnp.sort(jnp.where(inputs.counted, cotangent, jnp.inf))
+  count = jnp.sum(counted)
+  order = jnp.sort(jnp.where(counted, cotangent, jnp.inf))
   common = jnp.where(count > 0, order[(count - 1) // 2], 0.0)
   heads = jax.tree.map(
     lambda x: common * x, (sums.by_student_head, sums.by_teacher_head)
   )
 
   def body(heads: Any, start: Array, fresh: Array) -> tuple[Any, None]:
-    weights, counted, rows = take_rows(
-      (cotangent, inputs.counted, numbers), start, plan.chunk
+    slopes, weights, rows = take_rows(
+      (cotangent, inputs.weights, numbers), start, plan.chunk
     )
-    weights = jnp.where(counted & fresh, weights - common, 0.0)
+    weights = jnp.where(fresh, (slopes - common) * weights, 0.0)
     # Mapped over, `cond` lets all that its branches read vary: by then a branch
     # may not do so itself.
     read = jax.tree.map(lambda x: vary_like(x, weights), (inputs, start))
@@ -311,6 +323,7 @@ def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
   (student_head, teacher_head), _ = over_chunks(
     body, heads, size, plan.chunk, inputs, cotangent
   )
+  cotangent *= inputs.weights
   student = Linear(weigh(sums.by_student, cotangent), student_head)
   teacher = None
   if plan.teacher_gradient:
@@ -330,12 +343,12 @@ def _take(plan: _Plan, inputs: _Inputs, start: Array) -> _Inputs:
   Hidden states that do not count are zeros from here on: NaN times a gradient
   of 0 would still be NaN.
   """
-  counted = take_rows(inputs.counted, start, plan.chunk)
+  weights = take_rows(inputs.weights, start, plan.chunk)
 
   def take(side: Any) -> Any:
     if isinstance(side, Linear):
       hidden = take_rows(side.hidden, start, plan.chunk)
-      return Linear(jnp.where(counted[:, None], hidden, 0), side.head)
+      return Linear(jnp.where(weights[:, None] != 0, hidden, 0), side.head)
     return take_rows(side, start, plan.chunk)
 
   return _Inputs(
@@ -343,7 +356,7 @@ def _take(plan: _Plan, inputs: _Inputs, start: Array) -> _Inputs:
     take(inputs.teacher),
     take(inputs.scale),
     inputs.shares,
-    counted,
+    weights,
   )
 
 
@@ -373,7 +386,7 @@ def _chunk_rows(plan: _Plan, chunk: _Inputs) -> Any:
   rows = plan.criterion.rows(
     *_chunk_logits(plan, chunk), chunk.scale, chunk.shares
   )
-  return rows._replace(value=jnp.where(chunk.counted, rows.value, 0.0))
+  return rows._replace(value=jnp.where(chunk.weights != 0, rows.value, 0.0))
 
 
 def _chunk_gradients(
@@ -385,7 +398,7 @@ def _chunk_gradients(
   )
 
   def back(side: Any, gradient: Array, vocab: int) -> Any:
-    gradient = weigh(gradient, chunk.counted)
+    gradient = weigh(gradient, chunk.weights != 0)
     padding = vocab - gradient.shape[1]
     gradient = jnp.pad(gradient, ((0, 0), (0, padding)))
     if not isinstance(side, Linear):

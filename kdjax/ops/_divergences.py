@@ -303,7 +303,7 @@ def skew_terms(statistics: RowStatistics, skew: Array) -> Terms:
   # At skew 0 and 1 the mixture is q and p themselves.
   return jax.tree.map(
     lambda mixed, end: jnp.where(
-      inside, mixed, keep * jnp.where(inside, 0.0, end)
+      inside, mixed, jnp.where(skew == 0, end, 0.0)
     ),
     Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
     kl_terms(statistics),

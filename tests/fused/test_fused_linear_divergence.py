@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.fused import Divergence
 from kdjax.fused import Head
+from kdjax.fused import _linear
 from kdjax.fused import fused_divergence
 from kdjax.fused import fused_linear_divergence
 from kdjax.ops import kl_divergence
@@ -109,6 +110,43 @@ def test_where_inside_silences_what_the_others_hold():
   result = program(spoilt, STUDENT_HEAD)
   laws._close(result, (value, gradients[:2]), 2e-5)
   np.testing.assert_array_equal(np.asarray(result[1][0])[~WHERE], 0)
+
+
+def test_weights_inside_need_no_second_computation(monkeypatch):
+  """They give what they give outside, where every chunk is corrected."""
+  computed = []
+  original = _linear._chunk_gradients
+
+  def counting(*args):
+    jax.debug.callback(lambda: computed.append(1))
+    return original(*args)
+
+  monkeypatch.setattr(_linear, "_chunk_gradients", counting)
+  weights = make(TOKENS, seed=6)
+  weights[3] = 0
+
+  def total(arrays, *, inside):
+    values = fused_linear_divergence(
+      *arrays,
+      temperature=2.0,
+      where=WHERE,
+      weights=weights if inside else None,
+      stop_teacher_gradient=False,
+      chunk_size=5,
+    )
+    return jnp.sum(values if inside else weights * values)
+
+  results, counts = [], []
+  for inside in (True, False):
+    program = jax.jit(
+      jax.value_and_grad(functools.partial(total, inside=inside))
+    )
+    results.append(jax.block_until_ready(program(ARRAYS)))
+    jax.effects_barrier()
+    counts.append(len(computed))
+    computed.clear()
+  assert counts == [3, 6]
+  laws._close(*results, 2e-5)
 
 
 def test_a_teacher_of_logits_is_one_of_hidden_states():

@@ -1,0 +1,203 @@
+"""Forward KL from teachers of which only some classes are known, by rows."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.fused._divergences import DenseCriterion
+from kdjax.ops._softmax import log_softened_softmax
+from kdjax.ops._softmax import softened_softmax
+
+_KL = DenseCriterion("forward_kl")
+
+
+class Sparse(NamedTuple):
+  """The known classes of each row."""
+
+  ids: Array
+  log_probs: Array
+  weights: Array | None
+
+
+class LogTotal(NamedTuple):
+  """The log-sum-exp of a row in two parts, whose sum would round large logits.
+
+  Attributes:
+    largest: the largest logit, 0 without classes.
+    log_sum: the logarithm of the sum of exp((z - largest) / T).
+  """
+
+  largest: Array
+  log_sum: Array
+
+
+class SparseRows(NamedTuple):
+  """What the gradients of a row need to know, one number a row each."""
+
+  value: Array
+  total: LogTotal  # of all classes, or of the rest
+  known: Any  # Rows of the known classes as rows of their own
+
+
+class SparseCriterion(NamedTuple):
+  """Forward KL from known classes; hashable, so that jit can see it.
+
+  Attributes:
+    tail: "bucket" or "drop".
+    renormalize: "none", "teacher" or "both".
+    axis_name: the mapped axis over which the student's classes are sharded;
+      each device then writes the gradient of those that it holds.
+  """
+
+  tail: str
+  renormalize: str
+  axis_name: str | None = None
+
+  def rows(
+    self,
+    student: Array,
+    teacher: Sparse,
+    scale: Array,
+    shares: tuple[Array, ...],
+  ) -> SparseRows:
+    """Returns the numbers of each row; see :class:`DenseCriterion`."""
+    student, teacher = _widen(scale.dtype, student, teacher)
+    logits = self._gather(student, teacher.ids)
+    if self.axis_name is not None:
+      logits = jax.lax.psum(logits, self.axis_name)
+    if self._of_known:
+      rest = self._log_rest(student, teacher, scale)
+      known = _KL.rows(*self._known(logits, teacher, scale, rest), scale, ())
+      return SparseRows(known.value, rest, known)
+    total = self._log_total(student, scale)
+    weights = self._weights(teacher)
+    log_q = _log_softened(logits, total, scale)
+    log_p = teacher.log_probs
+    if self.renormalize == "teacher":
+      log_p = log_softened_softmax(log_p)
+    terms = jnp.where(weights == 0, 0.0, weights * (log_p - log_q))
+    return SparseRows(jnp.sum(terms, -1), total, None)
+
+  def gradients(
+    self,
+    student: Array,
+    teacher: Sparse,
+    scale: Array,
+    shares: tuple[Array, ...],
+    rows: SparseRows,
+  ) -> tuple[Array, None]:
+    """Returns the gradient of the values by the student's logits."""
+    student, teacher = _widen(scale.dtype, student, teacher)
+    # A known class may exceed the total of the rest; it is replaced below.
+    log_q = jnp.minimum(_log_softened(student, rows.total, scale), 0.0)
+    inside = jnp.exp(log_q)
+    if not self._of_known:
+      weights = self._weights(teacher) / scale[:, None]
+      inside *= jnp.sum(weights, -1, keepdims=True)
+      known = self._at(inside, teacher.ids)
+      return known.add(-weights, mode="drop"), None
+    # By elements: each device's own need no other device's.
+    logits = self._gather(student, teacher.ids)
+    gradient, _ = _KL.gradients(
+      *self._known(logits, teacher, scale, rows.total),
+      scale,
+      (),
+      rows.known,
+    )
+    if self.tail == "drop":
+      known = self._at(jnp.zeros_like(student), teacher.ids)
+      return known.set(gradient, mode="drop"), None
+    known = self._at(inside * gradient[:, -1:], teacher.ids)
+    return known.set(gradient[:, :-1], mode="drop"), None
+
+  @property
+  def _of_known(self) -> bool:
+    """Whether the known classes, and a bucket, are a distribution."""
+    return self.tail == "bucket" or self.renormalize == "both"
+
+  def _weights(self, teacher: Sparse) -> Array:
+    if teacher.weights is not None:
+      return teacher.weights
+    if self.renormalize == "teacher":
+      return softened_softmax(teacher.log_probs)
+    return jnp.exp(teacher.log_probs)
+
+  def _log_rest(
+    self, student: Array, teacher: Sparse, scale: Array
+  ) -> LogTotal:
+    """Returns the log-sum-exp of the unknown classes, summed themselves.
+
+    All less the known ones would be 0 or less where the student is sure.
+    """
+    if self.tail == "drop":
+      return LogTotal(jnp.zeros_like(scale), jnp.zeros_like(scale))
+    known = self._at(student, teacher.ids)
+    return self._log_total(known.set(-jnp.inf, mode="drop"), scale)
+
+  def _known(
+    self, logits: Array, teacher: Sparse, scale: Array, total: LogTotal
+  ) -> tuple[Array, Array]:
+    """Returns both sides' known classes, and a bucket, as rows of logits."""
+    log_p = teacher.log_probs
+    if self.tail == "bucket":
+      rest = -jnp.expm1(jax.nn.logsumexp(log_p, -1, keepdims=True))
+      # What is left of rounding is no probability.
+      rest = jnp.where(rest > 8 * jnp.finfo(rest.dtype).eps, rest, 0.0)
+      log_p = jnp.concatenate([log_p, jnp.log(rest)], -1)
+      bucket = total.largest + scale * total.log_sum
+      logits = jnp.concatenate([logits, bucket[:, None]], -1)
+    return logits, scale[:, None] * log_p
+
+  def _log_total(self, logits: Array, scale: Array) -> LogTotal:
+    """Returns the log-sum-exp of the softened rows."""
+    largest = jnp.max(logits, -1)
+    if self.axis_name is not None:
+      largest = jax.lax.pmax(largest, self.axis_name)
+    largest = jnp.where(largest == -jnp.inf, 0.0, largest)
+    shifted = (logits - largest[:, None]) / scale[:, None]
+    total = jnp.sum(jnp.exp(shifted), -1)
+    if self.axis_name is not None:
+      total = jax.lax.psum(total, self.axis_name)
+    return LogTotal(largest, jnp.log(total))
+
+  def _gather(self, student: Array, ids: Array) -> Array:
+    """Returns the known classes' logits, 0 for those that others hold."""
+    if self.axis_name is None:
+      return jnp.take_along_axis(student, ids, -1)
+    return jnp.take_along_axis(
+      student, self._columns(student, ids), -1, mode="fill", fill_value=0
+    )
+
+  def _at(self, student: Array, ids: Array) -> Any:
+    """Returns the known classes of an array of all, to be written to."""
+    rows = jnp.arange(student.shape[0])[:, None]
+    return student.at[rows, self._columns(student, ids)]
+
+  def _columns(self, student: Array, ids: Array) -> Array:
+    """Returns where the known classes are, beyond the end if elsewhere."""
+    if self.axis_name is None:
+      return ids
+    classes = student.shape[1]
+    columns = ids - classes * jax.lax.axis_index(self.axis_name)
+    # A negative index would count from the end.
+    return jnp.where(columns < 0, classes, columns)
+
+
+def _widen(dtype: Any, student: Array, teacher: Sparse) -> tuple[Array, Sparse]:
+  """Brings all but the ids to the dtype of the computation."""
+  ids, log_probs, weights = teacher
+  return student.astype(dtype), Sparse(
+    ids,
+    log_probs.astype(dtype),
+    None if weights is None else weights.astype(dtype),
+  )
+
+
+def _log_softened(logits: Array, total: LogTotal, scale: Array) -> Array:
+  """Returns the softened logits less their log-sum-exp, -inf where masked."""
+  largest, log_sum = total.largest[:, None], total.log_sum[:, None]
+  log_q = (logits - largest) / scale[:, None] - log_sum
+  # Without classes the log-sum-exp is -inf too.
+  return jnp.where(logits == -jnp.inf, -jnp.inf, log_q)
