@@ -8,6 +8,7 @@ and its head.
 
 import argparse
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,31 @@ def torch_kl(student: Any, teacher: Any) -> Any:
     log_target=True,
   )
   return terms.sum(-1)
+
+
+def liger_peers() -> dict[str, Callable[..., Any]]:
+  """Liger's chunks of 1024 tokens, where its package can be imported."""
+  try:
+    chunked_loss = importlib.import_module("liger_kernel.chunked_loss.jsd_loss")
+  except ImportError:
+    return {}
+  loss = chunked_loss.LigerFusedLinearJSDLoss(
+    weight_hard_loss=0.0,
+    weight_soft_loss=1.0,
+    beta=0.0,  # the forward KL
+    temperature=TEMPERATURE,
+    compiled=jax.default_backend() == "gpu",
+  )
+
+  def peer(*arrays: Any) -> Any:
+    hidden, head, teacher_hidden, teacher_head, _ = arrays
+    hidden, head = (x.detach().requires_grad_() for x in (hidden, head))
+    labels = hidden.new_zeros(len(hidden)).long()
+    value = loss(hidden, head, teacher_hidden, teacher_head, labels)
+    value.backward()
+    return value, (hidden.grad, head.grad)
+
+  return {"torch, Liger chunked": peer}
 
 
 def kl_case(tokens: int, classes: int) -> Case:
@@ -259,8 +285,7 @@ def linear_case(
   )
 
   def inside(*arrays: jax.Array) -> jax.Array:
-    *arrays, weights = arrays
-    return jnp.mean(ours(*arrays, weights=weights))
+    return jnp.mean(ours(*arrays[:-1], weights=arrays[-1]))
 
   heads = classes * (width + teacher_width) + classes * width
   hidden = tokens * (width + teacher_width) + tokens * width
@@ -277,7 +302,8 @@ def linear_case(
       "dense": both(dense),
       "scan, checkpoint": both(scanned),
     },
-    {"torch eager": peer},
+    # Liger's loss has no weights of tokens.
+    {"torch eager": peer} | ({} if weighted else liger_peers()),
     4 * (heads + hidden),
     operations=2 * tokens * classes * (3 * width + teacher_width),
     reference=reference,
