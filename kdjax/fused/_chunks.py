@@ -157,4 +157,5 @@ def put_rows(tree: Any, part: Any, start: Array) -> Any:
 def weigh(gradient: Array, weights: Array) -> Array:
   """Returns rows times their weights; a weight of 0 silences inf and NaN."""
   weights = weights.reshape(-1, *[1] * (gradient.ndim - 1))
-  return jnp.where(weights == 0, 0.0, gradient * weights)
+  silent = (weights == 0) & ~jnp.isfinite(gradient)
+  return jnp.where(silent, 0.0, gradient) * weights

@@ -306,19 +306,8 @@ def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
       (cotangent, inputs.weights, numbers), start, plan.chunk
     )
     weights = jnp.where(fresh, (slopes - common) * weights, 0.0)
-    # Mapped over, `cond` lets all that its branches read vary: by then a branch
-    # may not do so itself.
-    read = jax.tree.map(lambda x: vary_like(x, weights), (inputs, start))
-
-    def correct(heads: Any) -> Any:
-      _, student, _, teacher = _chunk_gradients(
-        plan, _take(plan, *read), rows, weights
-      )
-      return _add(heads, (student, teacher))
-
-    return jax.lax.cond(
-      jnp.any(weights != 0), correct, lambda heads: heads, heads
-    ), None
+    chunk = _take(plan, inputs, start)
+    return _correct_if_needed(plan, heads, chunk, rows, weights), None
 
   (student_head, teacher_head), _ = over_chunks(
     body, heads, size, plan.chunk, inputs, cotangent
@@ -335,6 +324,38 @@ def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
 
 
 _values.defvjp(_forward, _backward)
+
+
+def _correct(
+  plan: _Plan, heads: Any, chunk: _Inputs, rows: Any, weights: Array
+) -> Any:
+  """Adds what a chunk gives to the heads by these weights."""
+  _, student, _, teacher = _chunk_gradients(plan, chunk, rows, weights)
+  return _add(heads, (student, teacher))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _correct_if_needed(
+  plan: _Plan, heads: Any, chunk: _Inputs, rows: Any, weights: Array
+) -> Any:
+  # Mapped over, `cond` lets all that its branches read vary: by then a branch
+  # may not do so itself.
+  chunk = jax.tree.map(lambda x: vary_like(x, weights), chunk)
+  return jax.lax.cond(
+    jnp.any(weights != 0),
+    lambda heads: _correct(plan, heads, chunk, rows, weights),
+    lambda heads: heads,
+    heads,
+  )
+
+
+@_correct_if_needed.defjvp
+def _(plan: _Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
+  """Where weights are 0 their derivative is not."""
+  correct = functools.partial(_correct, plan)
+  return _correct_if_needed(plan, *primals), jax.jvp(
+    correct, primals, tangents
+  )[1]
 
 
 def _take(plan: _Plan, inputs: _Inputs, start: Array) -> _Inputs:

@@ -149,6 +149,23 @@ def test_weights_inside_need_no_second_computation(monkeypatch):
   laws._close(*results, 2e-5)
 
 
+def test_weights_that_are_learned_may_be_zero():
+  """A gradient's derivative by weights outside, where it needs no product."""
+
+  def slope(loss):
+    def along(weights):
+      def total(hidden, head):
+        return jnp.sum(weights * loss(hidden, head, *ARRAYS[2:]))
+
+      gradients = jax.grad(total, (0, 1))(*ARRAYS[:2])
+      return sum(jnp.sum(x) for x in jax.tree.leaves(gradients))
+
+    return jax.grad(along)(jnp.zeros(TOKENS))
+
+  ours = functools.partial(fused_linear_divergence, chunk_size=5)
+  laws._close(*jax.jit(lambda: (slope(ours), slope(dense)))(), 2e-5)
+
+
 def test_a_teacher_of_logits_is_one_of_hidden_states():
   weights = make(TOKENS)
   logits = np.asarray(dense_logits(TEACHER, TEACHER_HEAD))
