@@ -9,6 +9,7 @@ import pytest
 from benchmarks import _frame
 from benchmarks import _report
 from benchmarks import fused
+from benchmarks import layers
 from benchmarks import losses
 from benchmarks import pairwise
 from benchmarks import steps
@@ -17,7 +18,7 @@ from benchmarks import sweep
 TINY = ["--size", "tiny", "--calls", "1"]
 
 
-@pytest.mark.parametrize("module", [losses, fused, pairwise])
+@pytest.mark.parametrize("module", [losses, fused, pairwise, layers])
 def test_every_implementation_agrees_with_float64(module, tmp_path):
   out, table, plot = (tmp_path / x for x in ("new/rows.jsonl", "a.md", "a.png"))
   rows = _frame.run(
