@@ -10,6 +10,7 @@ import pytest
 
 from kdjax.adaptation import cmd_loss
 from kdjax.adaptation import m3sda_loss
+from tests.laws import computed_in_float32
 from tests.laws import slopes_agree
 from tests.laws import trace
 
@@ -163,14 +164,9 @@ def test_properties():
       rtol=1e-5,
     )
 
-  @jax.jit
-  def others(source, target, half):
-    return cmd_loss(source, source[::-1]), cmd_loss(*half)
-
-  same, half = others(
-    source, target, [x.astype(jnp.bfloat16) for x in (source, target)]
-  )
+  same = jax.jit(cmd_loss)(source, source[::-1])
   np.testing.assert_allclose(same, 0, atol=1e-5)
+  half = computed_in_float32(cmd_loss, source, target)
   assert half.dtype == jnp.float32
 
 

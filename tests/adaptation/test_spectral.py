@@ -11,6 +11,7 @@ from kdjax.adaptation import bnm_loss
 from kdjax.adaptation import bsp_loss
 from kdjax.adaptation import rsd_loss
 from kdjax.adaptation._svd import svd
+from tests.laws import computed_in_float32
 from tests.laws import slopes_agree
 
 
@@ -148,14 +149,7 @@ def test_masks_and_extremes(name):
     value, gradients = masked(changed, mask)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(g)) for g in gradients)
-
-  @jax.jit
-  def both(half, rows):
-    return loss(*half), loss(*rows)
-
-  half, wide = both([r.astype(jnp.bfloat16) for r in rows], rows)
-  assert half.dtype == jnp.float32
-  np.testing.assert_allclose(half, wide, rtol=0.05)
+  assert computed_in_float32(loss, *rows).dtype == jnp.float32
 
 
 def test_a_masked_class_does_not_matter():

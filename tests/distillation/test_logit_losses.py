@@ -141,20 +141,40 @@ def test_equals_the_oracle_and_traced_keywords_do_not_recompile(name):
   assert TRACES[name] == 1
 
 
+@functools.cache
+def differentials(name):
+  """Compiled: value, slope along ones, and gradients, of three classes.
+
+  By the student, by the teacher, and by a teacher who is not stopped.
+  """
+
+  @jax.jit
+  def program(student, teacher):
+    labels = {"labels": np.array([0, 1, 2, 0, 1])} if name == "kd_loss" else {}
+
+    def values(student, teacher, **options):
+      return loss(name)(student, teacher, **labels, **options)
+
+    def total(student, teacher, **options):
+      return jnp.sum(values(student, teacher, **options))
+
+    ones = jnp.ones_like(student)
+    return (
+      *jax.jvp(lambda s: values(s, teacher), (student,), (ones,)),
+      *jax.grad(total, (0, 1))(student, teacher),
+      jax.grad(total, 1)(student, teacher, stop_teacher_gradient=False),
+    )
+
+  return program
+
+
 @each_loss
 def test_the_teacher_gets_no_gradient_unless_asked(name):
-  @jax.jit
-  def gradients(teacher):
-    return [
-      jax.grad(lambda t, kw=options: jnp.sum(loss(name)(STUDENT, t, **kw)))(
-        teacher
-      )
-      for options in ({}, {"stop_teacher_gradient": False})
-    ]
-
-  stopped, open_gradient = gradients(TEACHER)
+  *_, stopped, by_teacher = differentials(name)(
+    STUDENT[:5, :3], TEACHER[:5, :3]
+  )
   np.testing.assert_array_equal(stopped, 0)
-  assert np.max(np.abs(open_gradient)) > 0.01
+  assert np.max(np.abs(by_teacher)) > 0.01
 
 
 @each_loss
@@ -168,23 +188,8 @@ def test_extremes_are_finite(name):
       [3.0, 3.0, 3.0],
     ]
   )
-  teacher = rows[[1, 1, 2, 3, 0]]
-  labels = np.array([0, 1, 2, 0, 1])
-  function = (
-    functools.partial(loss(name), labels=labels)
-    if name == "kd_loss"
-    else loss(name)
-  )
-
-  @jax.jit
-  def differentials(rows):
-    values, tangent = jax.jvp(
-      lambda s: function(s, teacher), (rows,), (jnp.ones_like(rows),)
-    )
-    gradient = jax.grad(lambda s: jnp.sum(function(s, teacher)))(rows)
-    return values, tangent, gradient
-
-  for leaf in differentials(rows):
+  values, slope, gradient, *_ = differentials(name)(rows, rows[[1, 1, 2, 3, 0]])
+  for leaf in (values, slope, gradient):
     assert np.all(np.isfinite(leaf))
 
 
@@ -233,12 +238,8 @@ def test_the_gradient_in_skew_is_finite_under_masks(mode):
 
 @each_loss
 def test_bfloat16_is_computed_in_float32(name):
-  half = [z.astype(jnp.bfloat16) for z in (STUDENT, TEACHER)]
-  wide = [z.astype(np.float32) for z in half]
-  actual = jax.jit(loss(name))(*half)
-  expected, *_ = program(name)(*wide, LOSSES[name][1])
-  assert actual.dtype == jnp.float32
-  np.testing.assert_array_equal(actual, expected)
+  value = laws.computed_in_float32(loss(name), STUDENT, TEACHER)
+  assert value.dtype == jnp.float32
 
 
 @each_loss
@@ -247,15 +248,12 @@ def test_leading_axes_and_vmap_equal_a_loop(name):
   function = getattr(distillation, name)
 
   @jax.jit
-  def program(*arguments):
+  def both(*arguments):
     halves = [x.reshape(2, 8, *x.shape[1:]) for x in arguments]
-    return (
-      function(*arguments),
-      jax.vmap(function)(*arguments),
-      function(*halves).ravel(),
-    )
+    return jax.vmap(function)(*arguments), function(*halves).ravel()
 
-  expected, mapped, shaped = program(*arguments)
+  expected, *_ = program(name)(STUDENT, TEACHER, LOSSES[name][1])
+  mapped, shaped = both(*arguments)
   np.testing.assert_allclose(mapped, expected, rtol=1e-6, atol=1e-7)
   np.testing.assert_allclose(shaped, expected, rtol=1e-6, atol=1e-7)
 

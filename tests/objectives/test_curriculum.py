@@ -30,7 +30,7 @@ def program(objective):
 
 def test_gradient_grows_along_half_a_cosine():
   objective = ctkd(steps_per_epoch=2, ramp_epochs=4)
-  params, state = objective.init(KEY, STUDENT, TEACHER)
+  params, state = jax.jit(objective.init)(KEY, STUDENT, TEACHER)
   assert params == {"parameter": 1.0}
   step = program(objective)
   slopes = []
@@ -38,6 +38,7 @@ def test_gradient_grows_along_half_a_cosine():
     (value, state), (gradient, _) = step(params, state, STUDENT.logits)
     slopes.append(gradient["parameter"])
 
+  @jax.jit
   @jax.value_and_grad
   def plain(parameter):
     temperature = 1 + 20 * jax.nn.sigmoid(parameter)
@@ -56,7 +57,7 @@ def test_gradient_grows_along_half_a_cosine():
 def test_each_example_may_have_its_own():
   """The perceptron resists; the student still sees a plain soft target."""
   objective = ctkd(steps_per_epoch=1, ramp_epochs=1, hidden=4)
-  params, state = objective.init(KEY, STUDENT, TEACHER)
+  params, state = jax.jit(objective.init)(KEY, STUDENT, TEACHER)
   (value, _), (gradient, by_logits) = program(objective)(
     params, state, STUDENT.logits
   )

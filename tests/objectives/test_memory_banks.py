@@ -44,6 +44,13 @@ def make(dtype=jnp.float32, **options):
   return objective, *jax.tree.map(cast, variables), step
 
 
+@functools.cache
+def compiled():
+  """Params, state and the compiled step of one device."""
+  _, params, state, step = make()
+  return params, state, jax.jit(step)
+
+
 def batch_of(index, mask=None):
   mask = np.ones(len(index), bool) if mask is None else mask
   return {"index": jnp.asarray(index), "mask": jnp.asarray(mask)}
@@ -110,13 +117,15 @@ def test_two_steps_equal_numpy():
 
 
 def test_padding_and_repeated_examples():
-  _, params, state, step = make()
-  step = jax.jit(step)
+  params, state, step = compiled()
   features = [np.float32(x) for x in inputs()]
   index = np.arange(BATCH)
   index[3] = index[9] = 7
   mask = np.arange(BATCH) < 12
-  run = functools.partial(step, params, state, key=jax.random.key(0))
+
+  def run(*arguments):
+    return step(params, state, *arguments, jax.random.key(0))
+
   (value, moved), _ = run(*features, batch_of(index, mask))
   for role, rows in zip(("student", "teacher"), features, strict=True):
     before, after = state["banks"][role], moved["banks"][role]
@@ -166,14 +175,14 @@ def test_negatives_are_other_examples_or_other_classes():
 
 
 def test_devices_agree():
-  _, params, state, single = make()
+  params, state, single = compiled()
   _, _, _, several = make(axis_name="batch")
   features = [np.float32(x) for x in inputs()]
   index = RNG.integers(0, 12, BATCH)  # with repetitions over devices
   mask = np.ones(BATCH, bool)
   mask[[0, 1, 4, 15]] = False
   batch, key = batch_of(index, mask), jax.random.key(3)
-  expected = jax.jit(single)(params, state, *features, batch, key)
+  expected = single(params, state, *features, batch, key)
 
   mesh = jax.make_mesh(
     (8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
@@ -203,7 +212,7 @@ def test_devices_agree():
 
 
 def test_sweep_over_temperatures_is_a_vmap():
-  _, params, state, step = make()
+  params, state, step = compiled()
   features = [np.float32(x) for x in inputs()]
   temperatures = jnp.array([0.07, 0.2])
 
@@ -217,8 +226,7 @@ def test_sweep_over_temperatures_is_a_vmap():
       jax.random.key(0),
     )[0][0]
 
-  run = jax.jit(run)
-  values = jax.vmap(run)(temperatures)
+  values = jax.jit(jax.vmap(run))(temperatures)
   for value, temperature in zip(values, temperatures, strict=True):
     np.testing.assert_allclose(value, run(temperature), rtol=1e-5)
 

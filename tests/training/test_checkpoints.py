@@ -116,6 +116,11 @@ def start(*directories, die_at=-1, stdin=subprocess.DEVNULL):
   for directory in directories:
     directory.mkdir(exist_ok=True)
   root = HERE.parents[1]
+  # All runs compile the same programs.
+  cache = {
+    "JAX_COMPILATION_CACHE_DIR": str(directories[-1].parent / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
   return subprocess.Popen(
     [
       sys.executable,
@@ -128,7 +133,7 @@ def start(*directories, die_at=-1, stdin=subprocess.DEVNULL):
     stdout=subprocess.PIPE,
     text=True,
     cwd=root,
-    env=os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"},
+    env=os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"} | cache,
   )
 
 
