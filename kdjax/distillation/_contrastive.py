@@ -250,17 +250,21 @@ def crd_in_batch_loss(
   pair = pairs(student_embeddings, where, axis_name)
   scale = as_number("temperature", temperature, student.local.dtype)
 
-  def search(queries: Array, keys: Array, pair: Pairs) -> Array:
-    scores = jnp.matmul(queries, keys.T, precision="highest") / scale
+  def scores(queries: Array, keys: Array) -> Array:
+    return jnp.matmul(queries, keys.T, precision="highest") / scale
+
+  def search(scores: Array, pair: Pairs) -> Array:
     own = jnp.sum(jnp.where(pair.diagonal, scores, 0.0), 1)
     # A masked row sees itself, lest its sum be empty.
     seen = pair.columns[None] | pair.diagonal
     return jax.nn.logsumexp(scores, 1, where=seen) - own
 
   def both(student: Rows, teacher: Rows, pair: Pairs) -> Array:
-    return search(student.local, teacher.whole, pair) + search(
-      teacher.local, student.whole, pair
-    )
+    forth = scores(student.local, teacher.whole)
+    # One matrix has both, if it is whole.
+    whole = student.local is student.whole
+    back = forth.T if whole else scores(teacher.local, student.whole)
+    return search(forth, pair) + search(back, pair)
 
   values = over_rows(both, student, teacher, pair=pair, chunk_size=chunk_size)
   return masked_mean(values / 2, pair.rows, axis_name=axis_name)

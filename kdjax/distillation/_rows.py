@@ -140,7 +140,9 @@ def directions(
 
 def unit_rows(rows: Rows, eps: float = 0.0) -> Rows:
   """Returns the rows' directions."""
-  return Rows(directions(rows.local, eps), directions(rows.whole, eps))
+  local = directions(rows.local, eps)
+  alone = rows.whole is rows.local
+  return Rows(local, local if alone else directions(rows.whole, eps))
 
 
 def total(x: Array, axis_name: str | None) -> Array:

@@ -154,6 +154,30 @@ def put_rows(tree: Any, part: Any, start: Array) -> Any:
   )
 
 
+def unfused(function: Callable[..., Any], start: Array, *operands: Any) -> Any:
+  """Returns `function(*operands)`, computed before it is put anywhere.
+
+  What XLA's CPU compiler fuses with an update of a carry it computes by single
+  elements: logarithms in it take ten times as long (jax 0.12). The branch of a
+  condition is not fused; that `start` is at least 0 is not known to it.
+  """
+  if jax.default_backend() != "cpu":
+    return function(*operands)
+  leaves = jax.tree.leaves(operands)
+  zeros = jax.tree.map(
+    lambda x: vary_like(jnp.zeros(x.shape, x.dtype), *leaves),
+    jax.eval_shape(function, *operands),
+  )
+  operands = jax.tree.map(lambda x: vary_like(x, *leaves), operands)
+  return jax.lax.cond(
+    start >= 0,
+    lambda zeros, operands: function(*operands),
+    lambda zeros, operands: zeros,
+    zeros,
+    operands,
+  )
+
+
 def weigh(gradient: Array, weights: Array) -> Array:
   """Returns rows times their weights; a weight of 0 silences inf and NaN."""
   weights = weights.reshape(-1, *[1] * (gradient.ndim - 1))

@@ -15,6 +15,7 @@ from kdjax.fused._chunks import fitting_kernel
 from kdjax.fused._chunks import over_chunks
 from kdjax.fused._chunks import put_rows
 from kdjax.fused._chunks import take_rows
+from kdjax.fused._chunks import unfused
 from kdjax.fused._chunks import weigh
 from kdjax.fused._divergences import DenseCriterion
 from kdjax.fused._divergences import Divergence
@@ -222,10 +223,13 @@ def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[Any, ...]:
 
   def body(carry: Any, start: Array, _: Array) -> tuple[Any, None]:
     chunk_rows, weights = take_rows((rows, cotangent), start, plan.chunk)
-    gradients = plan.criterion.gradients(
-      *_chunk(plan, start, *inputs), chunk_rows
-    )
-    gradients = tuple(weigh(g, weights) for g in gradients[: len(carry)])
+    chunk = _chunk(plan, start, *inputs)
+
+    def compute(chunk: Any, rows: Any, weights: Array) -> tuple[Array, ...]:
+      gradients = plan.criterion.gradients(*chunk, rows)
+      return tuple(weigh(g, weights) for g in gradients[: len(carry)])
+
+    gradients = unfused(compute, start, chunk, chunk_rows, weights)
     return put_rows(carry, gradients, start), None
 
   gradients, _ = over_chunks(
