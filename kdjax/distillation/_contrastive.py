@@ -253,18 +253,18 @@ def crd_in_batch_loss(
   def scores(queries: Array, keys: Array) -> Array:
     return jnp.matmul(queries, keys.T, precision="highest") / scale
 
-  def search(scores: Array, pair: Pairs) -> Array:
-    own = jnp.sum(jnp.where(pair.diagonal, scores, 0.0), 1)
+  def among(scores: Array, pair: Pairs) -> Array:
     # A masked row sees itself, lest its sum be empty.
-    seen = pair.columns[None] | pair.diagonal
-    return jax.nn.logsumexp(scores, 1, where=seen) - own
+    seen = None if where is None else pair.columns[None] | pair.diagonal
+    return jax.nn.logsumexp(scores, 1, where=seen)
 
   def both(student: Rows, teacher: Rows, pair: Pairs) -> Array:
     forth = scores(student.local, teacher.whole)
     # One matrix has both, if it is whole.
     whole = student.local is student.whole
     back = forth.T if whole else scores(teacher.local, student.whole)
-    return search(forth, pair) + search(back, pair)
+    own = jnp.sum(student.local * teacher.local, 1) / scale
+    return among(forth, pair) + among(back, pair) - 2 * own
 
   values = over_rows(both, student, teacher, pair=pair, chunk_size=chunk_size)
   return masked_mean(values / 2, pair.rows, axis_name=axis_name)

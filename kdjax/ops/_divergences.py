@@ -302,9 +302,7 @@ def skew_terms(statistics: RowStatistics, skew: Array) -> Terms:
   slopes = jnp.square(keep) * q_over_mixture * difference
   # At skew 0 and 1 the mixture is q and p themselves.
   return jax.tree.map(
-    lambda mixed, end: jnp.where(
-      inside, mixed, jnp.where(skew == 0, end, 0.0)
-    ),
+    lambda mixed, end: jnp.where(inside, mixed, jnp.where(skew == 0, end, 0.0)),
     Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
     kl_terms(statistics),
   )
