@@ -155,6 +155,7 @@ class Training:
     self.epochs = config.evaluate_every if epochs is None else epochs
     if lesson.epochs % self.epochs:
       self.epochs = lesson.epochs
+    # Vmapping one student would only make its convolutions slower.
     self.chunk_size = None if config.together and self.seeds > 1 else 1
     program = _compare_training.build(
       lesson,

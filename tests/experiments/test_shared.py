@@ -55,6 +55,11 @@ def test_one_seed_concludes_nothing():
   assert _statistics.gain(known, 1) == "+1.0 (+0.5 to +1.5)"
 
 
+def test_convolutions_are_swept_one_by_one_on_a_cpu():
+  assert _run.students_at_a_time("mlp") is None
+  assert _run.students_at_a_time("convnet") == 1
+
+
 def test_mean_and_deviation_as_text():
   text = _statistics.mean_std(np.array([0.1, 0.2, 0.3]), scale=100, digits=1)
   assert text == "20.0 ± 10.0"

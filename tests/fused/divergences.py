@@ -1,7 +1,10 @@
 """The divergences as their formulas, in NumPy's long double."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from kdjax.fused import fused_divergence
 from tests import oracles
 
 # A student far from, near to and equal to its teacher, and what may be masked.
@@ -73,3 +76,49 @@ def close(actual, expected, tolerance=1e-5):
   expected = np.asarray(expected, np.float64)
   atol = tolerance * np.max(np.abs(expected)) if expected.ndim > 1 else 1e-30
   np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=atol)
+
+
+def rising_logits(rows, classes):
+  """A pair for the kernels, and temperatures of the rows.
+
+  The first ten rows rise to the end, so that each tile moves the sums; others
+  are far apart, masked, without a class, or equal and large.
+  """
+  student, teacher = make_logits(0, rows, classes, 0.01)
+  order = np.argsort(teacher, -1)
+  student, teacher = (
+    np.take_along_axis(x, order, -1) for x in (student, teacher)
+  )
+  student[10:] = make_logits(1, rows - 10, classes, 5.0)[0]
+  teacher[15, 250:] = -np.inf
+  student[15, 240:260] = -np.inf
+  teacher[16, :200] = student[16, :200] = -np.inf
+  teacher[17] = -np.inf
+  student[18] = teacher[18] = 1e4
+  return student, teacher, np.linspace(0.5, 4, rows, dtype=np.float32)
+
+
+def equals_xla(implementation, student, teacher, temperature):
+  """Asserts a kernel's values and gradients; returns the values."""
+
+  @jax.jit
+  def program(student, teacher):
+    def total(student, implementation):
+      values = fused_divergence(
+        student,
+        teacher,
+        temperature=temperature,
+        implementation=implementation,
+      )
+      return jnp.sum(jnp.where(jnp.isfinite(values), values, 0)), values
+
+    return [
+      jax.value_and_grad(total, has_aux=True)(student, name)
+      for name in (implementation, "xla")
+    ]
+
+  ((_, values), gradient), ((_, expected), slope) = program(student, teacher)
+  assert np.isinf(expected[15])
+  np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-30)
+  close(gradient, slope, 1e-5)
+  return values
