@@ -125,6 +125,7 @@ def pkd_loss(
   | Float[Array, "batch tokens width"],
   teacher_hidden: Float[Array, "batch width"]
   | Float[Array, "batch tokens width"],
+  mask: TokenMask | None = None,
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
@@ -139,11 +140,12 @@ def pkd_loss(
   Args:
     student_hidden: one layer's states, or their first token's.
     teacher_hidden: the teacher's; they receive no gradient.
+    mask: which tokens are valid; all without it. Only the first matters.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example, to be summed over the layers. Published weight: 10 to
-    1000 by task.
+    One value an example, to be summed over the layers; 0 if its first token
+    is not valid. Published weight: 10 to 1000 by task.
 
   Raises:
     ValueError: if shapes differ.
@@ -157,8 +159,9 @@ def pkd_loss(
     Sun, Cheng, Gan and Liu, `Patient knowledge distillation for BERT model
     compression <https://arxiv.org/abs/1908.09355>`_, 2019.
   """
+  where = None if mask is None else mask[:, 0].astype(bool)
   student, teacher = (
-    unit(x if x.ndim == 2 else x[:, 0])
+    unit(counted(x if x.ndim == 2 else x[:, 0], where))
     for x in as_pair(student_hidden, teacher_hidden, stop_teacher_gradient)
   )
   return jnp.sum(jnp.square(student - teacher), -1)

@@ -22,7 +22,7 @@ CASES = {
   "cosine": laws.Case(
     cosine_embedding_loss, (STUDENT, TEACHER, MASK), coupled=True
   ),
-  "pkd": laws.Case(pkd_loss, (STUDENT, TEACHER)),
+  "pkd": laws.Case(pkd_loss, (STUDENT, TEACHER, MASK)),
   "gram": laws.Case(
     gram_loss, ([STUDENT, SECOND], [TEACHER, TEACHER_SECOND], MASK)
   ),
@@ -61,10 +61,15 @@ def test_first_tokens_directions():
   cosine = (student * teacher).sum(1) / (
     np.linalg.norm(student, axis=1) * np.linalg.norm(teacher, axis=1)
   )
-  for arguments in ((STUDENT, TEACHER), (STUDENT[:, 0], TEACHER[:, 0])):
-    np.testing.assert_allclose(
-      jax.jit(pkd_loss)(*arguments), 2 * (1 - cosine), rtol=1e-4
-    )
+  expected = 2 * (1 - cosine)
+  states, firsts = (STUDENT, TEACHER), (STUDENT[:, 0], TEACHER[:, 0])
+  for arguments, values in (
+    (states, expected),
+    (firsts, expected),
+    ((*states, MASK), expected * MASK[:, 0]),
+    ((*firsts, MASK), expected * MASK[:, 0]),
+  ):
+    np.testing.assert_allclose(jax.jit(pkd_loss)(*arguments), values, rtol=1e-4)
 
 
 def test_gram_equals_a_loop_over_examples():
@@ -90,6 +95,7 @@ def test_what_padding_holds_does_not_matter():
   for loss in (
     lambda x: hidden_mse_loss(x, TEACHER, MASK),
     lambda x: cosine_embedding_loss(x, TEACHER, MASK),
+    lambda x: jnp.sum(pkd_loss(x, TEACHER, MASK)),
     lambda x: jnp.sum(gram_loss([x, SECOND], layers, MASK)),
   ):
     program = jax.jit(jax.value_and_grad(loss))
