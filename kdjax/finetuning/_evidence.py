@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.finetuning._rows import class_members
@@ -13,9 +14,10 @@ from kdjax.finetuning._rows import nonzero
 from kdjax.finetuning._rows import whole_rows
 from kdjax.finetuning._rows import with_gradient_of
 from kdjax.ops import gather_batch
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
-
-_STEPS = 1000
 
 
 @validate
@@ -26,6 +28,8 @@ def logme(
   | Float[Array, "batch targets"],
   *,
   num_classes: int | None = None,
+  max_steps: int = 11,
+  tolerance: ArrayLike = 0.01,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -47,6 +51,9 @@ def logme(
     num_classes: how many classes there are, which saves work under jit.
       Otherwise the largest label tells, or, for traced labels, there is room
       for as many classes as examples; the score is the same.
+    max_steps: after how many fixed-point steps alpha and beta stand; static.
+    tolerance: they also stand once alpha / beta moves by no more than this
+      share of it. May be traced.
     where: `[batch]`, which examples count.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
@@ -56,16 +63,18 @@ def logme(
     examples do not take part; in TLlib they make the score NaN.
 
   Raises:
-    ValueError: if the batches differ.
+    ValueError: if the batches differ, there is no step or a static tolerance is
+      below 0.
     TypeError: if dtypes are wrong.
 
-  The published fixed-point iteration of alpha and beta, from alpha / beta = 1,
-  is here run until it stands still; the published code stops after 11 steps
-  or as alpha / beta moves by less than 1 %, and so differs in the third or
-  fourth digit. Singular values of F, not eigenvalues of F'F as in TLlib, keep
-  the digits, for more dims than examples too. The evidence is stationary in
-  what is solved for, which therefore gets no gradient; first derivatives by
-  the features are exact all the same, second derivatives are not.
+  The defaults stop the fixed-point iteration, from alpha / beta = 1, where the
+  authors' code does. With at least twice as many examples as dims that is the
+  maximum to three or four digits. Without, or for features far from unit
+  scale, it may be short of it by a fifth: `max_steps=1000, tolerance=1e-6`
+  finds it, and then the score does not depend on the features' scale. Singular
+  values of F, not eigenvalues of F'F as in TLlib, keep the digits. What is
+  solved for gets no gradient; at the maximum, where the evidence is stationary
+  in it, first derivatives by the features are exact all the same.
 
   Examples:
     >>> features = jnp.array([[0.0], [1.0], [2.0], [5.0]])
@@ -78,6 +87,8 @@ def logme(
     You et al., `LogME: practical assessment of pre-trained models for transfer
     learning <https://arxiv.org/abs/2102.11005>`_, 2021.
   """
+  check_integer("max_steps", max_steps, 1)
+  check_range("tolerance", tolerance, 0.0, math.inf)
   rows, mask = whole_rows(features, where, axis_name)
   if jnp.issubdtype(labels.dtype, jnp.integer):
     labels = gather_batch(labels, axis_name)
@@ -90,8 +101,9 @@ def logme(
   count = jnp.maximum(jnp.sum(mask), 1.0)
   basis = _basis(jax.lax.stop_gradient(rows))
   problem = _problem(basis, jax.lax.stop_gradient(targets), count)
-  ratio = _solve(problem)
-  values, weights, precision = _evidence(problem, ratio)
+  limit = as_number("tolerance", tolerance, rows.dtype)
+  fit = _solve(problem, max_steps, limit)
+  values, weights, precision, ratio = _evidence(problem, fit)
   present = problem.energy > 0
   classes = jnp.maximum(jnp.sum(present, dtype=rows.dtype), 1.0)
 
@@ -157,65 +169,91 @@ def _problem(basis: _Basis, targets: Array, count: Array) -> _Problem:
   )
 
 
-def _solve(problem: _Problem) -> Float[Array, " classes"]:
-  """Returns alpha / beta where the fixed-point iteration stands still."""
-  dtype = problem.spectrum.dtype
-  spectrum, kept = problem.spectrum[:, None], problem.kept[:, None]
-  squares = jnp.square(problem.inside)
-  rank = jnp.sum(problem.kept, dtype=dtype)
+class _Fit(NamedTuple):
+  """Where the fixed-point iteration of each class is."""
+
+  before: Float[Array, " classes"]  # log alpha / beta that gave the weights
+  after: Float[Array, " classes"]  # log alpha / beta that they gave
+  log_beta: Float[Array, " classes"]
+  moving: Bool[Array, " classes"]
+
+
+def _solve(problem: _Problem, max_steps: int, tolerance: Array) -> _Fit:
+  """Runs the fixed-point iteration."""
+  span = 60.0 if jnp.finfo(problem.spectrum.dtype).bits > 32 else 30.0
   # Beyond, nothing changes: all directions are free, or none.
-  span = 60.0 if jnp.finfo(dtype).bits > 32 else 30.0
   middle = jnp.log(nonzero(jnp.max(problem.spectrum, initial=0.0)))
   low, high = middle - span, middle + span
-  close = math.sqrt(jnp.finfo(dtype).eps)
+  rank = jnp.sum(problem.kept, dtype=middle.dtype)
 
-  def update(log_ratio: Array) -> Array:
-    ratio = jnp.exp(log_ratio)[None]
-    free = jnp.where(kept, ratio / (spectrum + ratio), 0.0)
-    fixed = jnp.where(kept, spectrum / (spectrum + ratio), 0.0)
-    residual = jnp.sum(squares * jnp.square(free), 0) + problem.outside
-    size = jnp.sum(squares * fixed / (spectrum + ratio), 0)
+  def advance(state: tuple[Array, _Fit]) -> tuple[Array, _Fit]:
+    step, fit = state
+    free, fixed, residual, size = _terms(problem, fit.after)
     # alpha = gamma / |m|^2, beta = (n - gamma) / residual
-    alpha = jnp.log(jnp.sum(fixed, 0)) - jnp.log(size)
-    beta = jnp.log(problem.count - rank + jnp.sum(free, 0)) - jnp.log(residual)
-    new = jnp.clip(alpha - beta, low, high)
-    return jnp.where(jnp.isnan(new), log_ratio, new)
-
-  def unsettled(state: tuple[Array, Array, Array]) -> Array:
-    step, old, new = state
-    return (step < _STEPS) & (jnp.max(jnp.abs(new - old)) > close)
-
-  def advance(
-    state: tuple[Array, Array, Array],
-  ) -> tuple[Array, Array, Array]:
-    step, _, log_ratio = state
-    return step + 1, log_ratio, update(log_ratio)
+    log_alpha = jnp.log(jnp.sum(fixed, 0)) - jnp.log(size)
+    log_beta = jnp.log(problem.count - rank + jnp.sum(free, 0))
+    log_beta -= jnp.log(nonzero(residual))
+    after = jnp.clip(log_alpha - log_beta, low, high)
+    after = jnp.where(jnp.isnan(after), fit.after, after)
+    new = _Fit(
+      fit.after,
+      after,
+      log_beta,
+      jnp.abs(jnp.expm1(after - fit.after)) > tolerance,
+    )
+    return step + 1, jax.tree.map(
+      lambda x, y: jnp.where(fit.moving, x, y), new, fit
+    )
 
   start = jnp.clip(jnp.zeros_like(problem.energy), low, high)
-  first = jnp.zeros((), jnp.int32), start, update(start)
-  return jnp.exp(jax.lax.while_loop(unsettled, advance, first)[-1])
+  first = _Fit(start, start, start, jnp.ones_like(start, bool))
+  return jax.lax.while_loop(
+    lambda state: (state[0] < max_steps) & jnp.any(state[1].moving),
+    advance,
+    (jnp.zeros((), jnp.int32), first),
+  )[1]
+
+
+def _terms(
+  problem: _Problem, log_ratio: Float[Array, " classes"]
+) -> tuple[Array, Array, Array, Array]:
+  """Returns what a ratio of alpha and beta means.
+
+  The parts of each direction that are free and fixed, `[rank, classes]`, and
+  of each class the squared residual and the squared norm of the weights.
+  """
+  spectrum, kept = problem.spectrum[:, None], problem.kept[:, None]
+  ratio = jnp.exp(log_ratio)[None]
+  free = jnp.where(kept, ratio / (spectrum + ratio), 0.0)
+  fixed = jnp.where(kept, spectrum / (spectrum + ratio), 0.0)
+  squares = jnp.square(problem.inside)
+  residual = jnp.sum(squares * jnp.square(free), 0) + problem.outside
+  return free, fixed, residual, jnp.sum(squares * fixed / (spectrum + ratio), 0)
 
 
 def _evidence(
-  problem: _Problem, ratio: Array
+  problem: _Problem, fit: _Fit
 ) -> tuple[
   Float[Array, " classes"],
   Float[Array, "rank classes"],
   Float[Array, " classes"],
+  Float[Array, " classes"],
 ]:
-  """Returns log evidence, mean weights (rotated) and beta of each class.
-
-  With alpha = ratio beta, the best beta is n / (residual + ratio |m|^2).
-  """
+  """Returns log evidence, mean weights (rotated), beta and alpha / beta."""
   spectrum, kept = problem.spectrum[:, None], problem.kept[:, None]
-  ratio = ratio[None]
-  free = jnp.where(kept, ratio / (spectrum + ratio), 1.0)
-  loss = jnp.sum(jnp.square(problem.inside) * free, 0) + problem.outside
-  beta = problem.count / nonzero(loss)
-  values = 0.5 * jnp.sum(jnp.log(free), 0) + 0.5 * problem.count * (
-    jnp.log(beta) - 1 - math.log(2 * math.pi)
+  _, _, residual, size = _terms(problem, fit.before)
+  ratio, beta = jnp.exp(fit.after), jnp.exp(fit.log_beta)
+  free = jnp.where(kept, ratio[None] / (spectrum + ratio[None]), 1.0)
+  values = 0.5 * (
+    jnp.sum(jnp.log(free), 0)
+    + problem.count * (fit.log_beta - math.log(2 * math.pi))
+    - beta * (residual + ratio * size)
   )
   weights = jnp.where(
-    kept, problem.values[:, None] / (spectrum + ratio) * problem.inside, 0.0
+    kept,
+    problem.values[:, None]
+    / (spectrum + jnp.exp(fit.before)[None])
+    * problem.inside,
+    0.0,
   )
-  return values, weights, beta
+  return values, weights, beta, ratio

@@ -1,4 +1,6 @@
-"""LogME against the evidence itself, maximised by SciPy."""
+"""LogME against the evidence, maximised by SciPy, and the authors' steps."""
+
+import functools
 
 import jax
 import numpy as np
@@ -20,12 +22,15 @@ def problem(n=16, dims=5, classes=3, seed=0):
 
 
 FEATURES, LABELS = problem()
-LOGME = jax.jit(logme)
+PUBLISHED = jax.jit(logme)
+# Until alpha / beta stands still.
+maximised = functools.partial(logme, max_steps=1000, tolerance=1e-6)
+LOGME = jax.jit(maximised)
 
 
 def of_features(features, unused, labels, **options):
   del unused
-  return logme(features, labels, num_classes=3, **options)
+  return maximised(features, labels, num_classes=3, **options)
 
 
 ROWS = np.float32(FEATURES)
@@ -35,6 +40,50 @@ CASE = laws.Case(of_features, (ROWS, ROWS, LABELS), coupled=True)
 @pytest.mark.parametrize("law", laws.LAWS)
 def test_law(law):
   law(CASE)
+
+
+def authors_steps(features, targets):
+  """The mean over columns; with the authors' start, steps and stop."""
+  n, dims = features.shape
+  gram = features.T @ features
+  scores = []
+  for y in targets.T:
+    ratio = 1.0
+    for _ in range(11):
+      inverse = np.linalg.inv(gram + ratio * np.eye(dims))
+      weights = inverse @ features.T @ y
+      gamma = np.trace(gram @ inverse)
+      size = weights @ weights
+      residual = np.sum(np.square(y - features @ weights))
+      alpha, beta = gamma / size, (n - gamma) / residual
+      before, ratio = ratio, alpha / beta
+      if abs(ratio - before) / before < 0.01:
+        break
+    covariance = alpha * np.eye(dims) + beta * gram
+    scores.append(
+      0.5
+      * (
+        dims * np.log(alpha)
+        + n * np.log(beta / (2 * np.pi))
+        - np.linalg.slogdet(covariance)[1]
+        - beta * residual
+        - alpha * size
+      )
+      / n
+    )
+  return np.mean(scores)
+
+
+@pytest.mark.parametrize("shape", [(30, 4, 3), (12, 20, 2), (15, 15, 4)])
+def test_the_defaults_are_the_authors_steps(shape):
+  features, labels = problem(*shape, seed=3)
+  for rows in (features, 20 * features):
+    expected = authors_steps(rows, np.eye(shape[2])[labels])
+    with jax.enable_x64(True):
+      value = PUBLISHED(rows, labels)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    single = PUBLISHED(np.float32(rows), labels)
+    np.testing.assert_allclose(single, expected, rtol=1e-3)
 
 
 def oracle(features, targets):
@@ -83,7 +132,7 @@ def test_regression_equals_the_maximised_evidence():
       oracle(features, targets[:, :1]),
       rtol=1e-6,
     )
-  laws.slopes_agree(logme, (features, targets), tolerance=1e-3)
+  laws.slopes_agree(maximised, (features, targets), tolerance=1e-3)
 
 
 def test_invariances():
@@ -103,7 +152,7 @@ def test_invariances():
 def test_absent_classes_do_not_take_part():
   """Known labels, and with them the number of classes."""
   value = jax.jit(lambda x: logme(x, 2 * LABELS))(ROWS)
-  np.testing.assert_allclose(value, LOGME(ROWS, LABELS), rtol=1e-5)
+  np.testing.assert_allclose(value, PUBLISHED(ROWS, LABELS), rtol=1e-5)
 
 
 def test_degenerate_features():
@@ -132,3 +181,7 @@ def test_errors_name_the_argument():
     logme(ROWS, LABELS[:3])
   with pytest.raises(TypeError, match="features has dtype int32"):
     logme(np.ones((3, 2), np.int32), LABELS[:3])
+  with pytest.raises(ValueError, match="max_steps is 0"):
+    logme(ROWS, LABELS, max_steps=0)
+  with pytest.raises(ValueError, match="tolerance is -1"):
+    logme(ROWS, LABELS, tolerance=-1.0)
