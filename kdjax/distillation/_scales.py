@@ -49,8 +49,8 @@ def regional_logits(
   Raises:
     ValueError: if the widths differ or the first grid is not 1.
 
-  As in the authors' code, every grid is pooled from the finest one, and cells
-  overlap where the finest grid does not divide the map.
+  As in the authors' code, every grid is pooled from that of 4, or a finer one,
+  and cells overlap where it does not divide the map.
 
   Examples:
     >>> maps, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 5))
@@ -65,7 +65,7 @@ def regional_logits(
     raise ValueError(
       f"grids is {grids!r}; expected the first to be 1, the whole image."
     )
-  finest = adaptive_mean_pool(features, (max(grids),) * 2)
+  finest = adaptive_mean_pool(features, (max(4, *grids),) * 2)
   pooled = [adaptive_mean_pool(finest, (grid, grid)) for grid in grids]
   regions = jnp.concatenate(
     [jnp.reshape(x, (len(x), -1, x.shape[-1])) for x in pooled], 1

@@ -396,8 +396,8 @@ PRESETS: dict[str, Preset] = {
   ),
   "sdd_dkd": Preset(
     functools.partial(sdd, inner="dkd", temperature=4.0, alpha=1.0, beta=8.0),
-    warmup_epochs=30,
-    source="SDD-CVPR2024, mdistiller/engine/cfg.py, tools/train_origin.py",
+    warmup_epochs=20,
+    source="SDD-CVPR2024, mdistiller/engine/cfg.py, train_origin.py",
   ),
   "ctkd": Preset(
     ctkd, 0.9, cross_entropy=0.1, source="CTKD, scripts/run_cifar_distill.sh"

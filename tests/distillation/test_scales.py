@@ -69,6 +69,21 @@ def test_regions_of_a_map():
     )
 
 
+def test_coarse_grids_are_pooled_from_four():
+  """Whose cells overlap on a map of 7x7: rows 0-1, 1-3, 3-5 and 5-6."""
+  maps = RNG.normal(size=(2, 7, 7, 3)).astype(np.float32)
+  bins = np.zeros((4, 7))
+  for row, (start, end) in enumerate(((0, 2), (1, 4), (3, 6), (5, 7))):
+    bins[row, start:end] = 1 / (end - start)
+  cells = np.einsum("uh,vw,bhwc->buvc", bins, bins, maps)
+  quarters = cells.reshape(2, 2, 2, 2, 2, 3).mean((2, 4)).reshape(2, 4, 3)
+  expected = np.concatenate([cells.mean((1, 2))[:, None], quarters], 1)
+  logits = jax.jit(functools.partial(regional_logits, grids=(1, 2)))(
+    maps, np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
+  )
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_errors():
   with pytest.raises(ValueError, match="inner is 'at'; expected one of"):
     laws.trace(sdd_loss, STUDENT, TEACHER, LABELS, inner="at")
