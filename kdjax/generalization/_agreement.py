@@ -175,6 +175,8 @@ def sandmask(
     variance = total(_weighted(share, squares), axis_name)
     variance *= count / at_least_one(count - 1)
     excess = agreement - as_number("threshold", threshold, values.dtype)
+    # Shares of domains are rounded, as in the AND-mask.
+    excess = jnp.where(jnp.abs(excess) < 1e-6, 0.0, excess)
     none = variance == 0
     slope = as_number("sharpness", sharpness, values.dtype) * excess
     slope = jnp.where(

@@ -91,6 +91,13 @@ def test_absent_domains_and_devices(function):
   assert not any(np.any(leaf) for leaf in nothing.values())
 
 
+def test_a_threshold_that_no_agreement_exceeds():
+  """Agreement is a rounded share: 4 against 1 domains are 0.6, no more."""
+  stack = np.float32([[1.0], [2.0], [3.0], [4.0], [-1.0]])
+  assert SAND(stack, threshold=0.6) == 0
+  assert SAND(stack, threshold=0.59) > 0
+
+
 def test_limits():
   equal = {"w": np.float32([[1.0, -2.0, 0.0]] * 3)}
 
