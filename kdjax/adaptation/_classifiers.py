@@ -9,6 +9,7 @@ from kdjax.adaptation._rows import masked_rows
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._distances import absolute
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import validate
@@ -54,7 +55,7 @@ def classifier_discrepancy(
     compute_dtype(probabilities_a), compute_dtype(probabilities_b)
   )
   gap = probabilities_a.astype(dtype) - probabilities_b.astype(dtype)
-  return jnp.mean(jnp.abs(gap), -1)
+  return jnp.mean(absolute(gap), -1)
 
 
 @validate
@@ -184,7 +185,7 @@ def mdd_regression_loss(
   ) -> Array:
     main, _ = masked_rows(main, where)
     adversarial, _ = masked_rows(adversarial, where)
-    distance = jnp.abs(adversarial - jax.lax.stop_gradient(main))
+    distance = absolute(adversarial - jax.lax.stop_gradient(main))
     return masked_mean(distance, where, axis_name=axis_name)
 
   source = gap(source_predictions, source_adversarial_predictions, where_source)

@@ -12,9 +12,9 @@ from kdjax.adaptation._component_maps import Problem
 from kdjax.adaptation._component_maps import make_problem
 from kdjax.adaptation._component_maps import unit_rows
 from kdjax.adaptation._pairs import as_pair
-from kdjax.adaptation._pairs import own_rows
 from kdjax.ops import gather_batch
 from kdjax.ops import pairwise_squared_distances
+from kdjax.ops._collectives import own_rows
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate

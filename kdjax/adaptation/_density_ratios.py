@@ -16,8 +16,8 @@ from kdjax.adaptation._pairs import Pair
 from kdjax.adaptation._pairs import as_pair
 from kdjax.adaptation._pairs import kernel_rate
 from kdjax.adaptation._pairs import mean_one
-from kdjax.adaptation._pairs import own_rows
 from kdjax.ops import pairwise_squared_distances
+from kdjax.ops._collectives import own_rows
 from kdjax.ops._validation import as_share
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive

@@ -47,8 +47,7 @@ class Kernel(NamedTuple):
     """Returns k(a_i, b_j) for all pairs."""
     if self.kind in ("linear", "polynomial"):
       return self._of(_product(a, b.T))
-    squares = pairwise_squared_distances(a, b)
-    return self._of(squares, noise_of(squares))
+    return self._of(pairwise_squared_distances(a, b))
 
   def along(
     self, a: Float[Array, "n dims"], b: Float[Array, "n dims"]
@@ -58,10 +57,10 @@ class Kernel(NamedTuple):
       return self._of(jnp.sum(a * b, 1))
     return self._of(jnp.sum(jnp.square(a - b), 1))
 
-  def _of(self, x: Array, noise: ArrayLike = 0.0) -> Array:
+  def _of(self, x: Array) -> Array:
     """Applies the kernels to squared distances, or to inner products."""
     if self.kind == "laplacian":
-      x = distances(x, noise)
+      x = distances(x)
 
     # Recomputed in the backward pass: one matrix is kept, not one a kernel.
     @jax.checkpoint
@@ -79,16 +78,10 @@ class Kernel(NamedTuple):
     return apply(x, self.rates, self.weights, self.offset)
 
 
-def distances(squares: Array, noise: ArrayLike = 0.0) -> Array:
-  """Returns square roots; what is but noise is 0, with gradient 0."""
-  zero = squares <= noise  # NaN is not: it must reach the caller
+def distances(squares: Array) -> Array:
+  """Returns square roots; 0 has gradient 0."""
+  zero = squares == 0
   return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
-
-
-def noise_of(squares: Array) -> Array:
-  """Returns the rounding error of squared distances: differences of squares."""
-  noise = 8 * jnp.finfo(squares.dtype).eps * jnp.max(squares)
-  return jax.lax.stop_gradient(noise)
 
 
 def make_kernel(
@@ -189,8 +182,7 @@ def _scale(
     others, of_others = (gather_batch(x, axis_name) for x in (rows, mask))
 
     def length_sums(rows: Array) -> Array:
-      squares = pairwise_squared_distances(rows, others)
-      return distances(squares, noise_of(squares)) @ of_others
+      return distances(pairwise_squared_distances(rows, others)) @ of_others
 
     sums = in_chunks(length_sums, rows, chunk_size)
     value = total(mask @ sums, axis_name) / jnp.square(count)
@@ -203,7 +195,6 @@ def _median(sample: Sample, axis_name: str | None) -> Float[Array, ""]:
   """Returns the lower median of all squared distances, those of 0 included."""
   rows, mask = (gather_batch(x, axis_name) for x in sample)
   squares = pairwise_squared_distances(rows, rows)
-  squares = jnp.where(jnp.eye(mask.size, dtype=bool), 0.0, squares)
   counted = (mask[:, None] * mask[None]) > 0
   ordered = jnp.sort(jnp.where(counted, squares, jnp.inf), axis=None)
   middle = (jnp.sum(counted, dtype=jnp.int32) - 1) // 2

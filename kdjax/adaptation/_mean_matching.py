@@ -12,10 +12,10 @@ from kdjax.adaptation._pairs import as_pair
 from kdjax.adaptation._pairs import gaussian_kernel
 from kdjax.adaptation._pairs import kernel_rate
 from kdjax.adaptation._pairs import mean_one
-from kdjax.adaptation._pairs import own_rows
 from kdjax.adaptation._quadratic import solve_box_program
 from kdjax.ops import gather_batch
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import own_rows
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice

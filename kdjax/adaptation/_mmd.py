@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
@@ -16,6 +15,7 @@ from kdjax.adaptation._rows import masked_rows
 from kdjax.adaptation._rows import total
 from kdjax.ops import gather_batch
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import batch_places
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import validate
 
@@ -333,20 +333,18 @@ def _estimate(
     """Sums k(a, b) over this device's a and every device's b, then over a."""
     mask = gather_batch(b[0].mask, axis_name)
     others = [gather_batch(layer.rows, axis_name) for layer in b]
-    index = jnp.arange(a[0].mask.size)
-    if axis_name is not None:
-      index += a[0].mask.size * jax.lax.axis_index(axis_name)
 
     def row_sums(part: tuple[list[Array], Array, Array]) -> Array:
-      layers, own_mask, own_index = part
+      layers, own_mask, places = part
       values = own_mask[:, None] * mask[None]
       if same and distinct:
-        values *= own_index[:, None] != jnp.arange(mask.size)[None]
+        values *= places[:, None] != jnp.arange(mask.size)[None]
       for kernel, of_a, of_b in zip(kernels, layers, others, strict=True):
         values *= kernel.between(of_a, of_b)
       return jnp.sum(values, 1)
 
-    rows = [layer.rows for layer in a], a[0].mask, index
+    places = batch_places(a[0].mask.size, axis_name)
+    rows = [layer.rows for layer in a], a[0].mask, places
     return total(jnp.sum(in_chunks(row_sums, rows, chunk_size)), axis_name)
 
   value = (

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation._rows import masked_rows
 from kdjax.adaptation._rows import total
@@ -39,16 +39,6 @@ def as_pair(
     *masked_rows(target.astype(dtype), where_target),
   )
   return Pair(*(gather_batch(x, axis_name) for x in rows))
-
-
-def own_rows(
-  values: Shaped[Array, " whole"], size: int, axis_name: str | None
-) -> Shaped[Array, " own"]:
-  """Returns this device's part of values that all devices hold."""
-  if axis_name is None:
-    return values
-  start = size * jax.lax.axis_index(axis_name)
-  return jax.lax.dynamic_slice_in_dim(values, start, size)
 
 
 def mean_one(

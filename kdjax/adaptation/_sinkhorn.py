@@ -8,7 +8,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.adaptation._kernels import distances
-from kdjax.adaptation._kernels import noise_of
 from kdjax.ops import pairwise_squared_distances
 from kdjax.ops import safe_norm
 from kdjax.ops._validation import check_choice
@@ -30,7 +29,7 @@ def pair_costs(
   squares = pairwise_squared_distances(a, b)
   if cost == "squared_euclidean":
     return squares
-  return distances(squares, noise_of(squares))
+  return distances(squares)
 
 
 def log_shares(mask: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -10,6 +10,7 @@ from kdjax.adaptation._svd import nonzero_values
 from kdjax.adaptation._svd import svd
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
+from kdjax.ops._distances import absolute
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer
@@ -211,7 +212,8 @@ def rsd_loss(
   small = squares <= 10 * size * jnp.finfo(dtype).eps
   sines = jnp.sqrt(jnp.where(small, 1.0, squares))
   distance = jnp.sum(jnp.where(counted & ~small, sines, 0.0))
-  gap = jnp.where(counted[None], jnp.abs(p_source) - jnp.abs(p_target), 0.0)
+  gap = absolute(p_source) - absolute(p_target)
+  gap = jnp.where(counted[None], gap, 0.0)
   weight = as_number("mismatch_weight", mismatch_weight, dtype)
   value = distance + weight * safe_norm(gap, axis=None)
   present = (jnp.sum(mask_source) > 0) & (jnp.sum(mask_target) > 0)

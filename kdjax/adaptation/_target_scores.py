@@ -1,6 +1,5 @@
 """Scores of a model from its unlabelled predictions: higher is better."""
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
@@ -14,6 +13,7 @@ from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import batch_places
 from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import validate
 
@@ -206,17 +206,15 @@ def snd_score(
   rows = rows / jnp.where(norms > 0, norms, 1.0)
   others = gather_batch(rows, axis_name)
   counted = gather_batch(mask, axis_name) > 0
-  index = jnp.arange(mask.size)
-  if axis_name is not None:
-    index += mask.size * jax.lax.axis_index(axis_name)
 
   def entropy(part: tuple[Array, Array]) -> Float[Array, " rows"]:
-    own, own_index = part
+    own, places = part
     similarities = jnp.matmul(own, others.T, precision="highest") / scale
-    neighbour = own_index[:, None] != jnp.arange(counted.size)[None]
+    neighbour = places[:, None] != jnp.arange(counted.size)[None]
     neighbour &= counted[None]
     return entropy_loss(jnp.where(neighbour, similarities, -jnp.inf))
 
-  entropies = in_chunks(entropy, (rows, index), chunk_size)
+  places = batch_places(mask.size, axis_name)
+  entropies = in_chunks(entropy, (rows, places), chunk_size)
   sums, count = total((jnp.sum(mask * entropies), jnp.sum(mask)), axis_name)
   return sums / jnp.maximum(count, 1)

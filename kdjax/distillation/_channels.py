@@ -11,6 +11,7 @@ from kdjax.distillation._feature_pairs import unit
 from kdjax.distillation._rows import counted
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
+from kdjax.ops._distances import absolute
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive
@@ -128,7 +129,7 @@ def kta_loss(
   )
   power = as_number("power", power, student.dtype)
   difference = _over_norm(student, power) - _over_norm(teacher, power)
-  return example_mean(jnp.abs(difference))
+  return example_mean(absolute(difference))
 
 
 @validate

@@ -9,6 +9,8 @@ from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
 from kdjax.distillation._feature_pairs import unit
 from kdjax.ops import safe_norm
+from kdjax.ops._distances import absolute
+from kdjax.ops._resizing import to_smaller
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive
@@ -18,7 +20,7 @@ from kdjax.ops._validation import validate
 @validate
 def at_loss(
   student_features: Float[Array, "batch height width student_channels"],
-  teacher_features: Float[Array, "batch height width teacher_channels"],
+  teacher_features: Float[Array, "batch its_height its_width teacher_channels"],
   *,
   power: ArrayLike = 2.0,
   form: str = "mean",
@@ -33,7 +35,7 @@ def at_loss(
 
   Args:
     student_features: activations of one stage. Channels may differ from the
-      teacher's; height and width may not.
+      teacher's; of maps of two sizes the larger is averaged to the smaller.
     teacher_features: the teacher's activations; they receive no gradient.
     power: the exponent p > 0 of the channel statistics. May be traced.
     form: "mean" is the formula above; "norm" is the paper's, the Euclidean
@@ -46,8 +48,8 @@ def at_loss(
     where it is beta / 2 = 500).
 
   Raises:
-    ValueError: if batch, height or width differ, a static power is not above
-      0 or the form is unknown.
+    ValueError: if batches differ, neither map is the smaller, a static power
+      is not above 0 or the form is unknown.
     TypeError: if the features are not floating-point.
 
   Differs from the paper: the default takes the mean of the squares over the
@@ -68,8 +70,8 @@ def at_loss(
   """
   check_positive("power", power)
   check_choice("form", form, ("mean", "norm"))
-  student, teacher = as_pair(
-    student_features, teacher_features, stop_teacher_gradient
+  student, teacher = to_smaller(
+    *as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   power = as_number("power", power, student.dtype)
   difference = _attention_map(student, power) - _attention_map(teacher, power)
@@ -81,7 +83,7 @@ def at_loss(
 @validate
 def factor_transfer_loss(
   student_features: Float[Array, "batch height width student_channels"],
-  teacher_features: Float[Array, "batch height width teacher_channels"],
+  teacher_features: Float[Array, "batch its_height its_width teacher_channels"],
   *,
   form: str = "factors",
   stop_teacher_gradient: bool = True,
@@ -97,7 +99,8 @@ def factor_transfer_loss(
   The norm is that of an example's whole factor.
 
   Args:
-    student_features: the student's factor.
+    student_features: the student's factor. Of maps of two sizes the larger is
+      averaged to the smaller.
     teacher_features: the teacher's; it receives no gradient.
     form: "factors" is the paper's, above. "attention_maps" is RepDistiller's:
       F is first replaced by the mean over channels of its squares, so that
@@ -109,8 +112,8 @@ def factor_transfer_loss(
     for "attention_maps" (RepDistiller) and 1000 for "factors" (torchdistill).
 
   Raises:
-    ValueError: if batch, height or width differ, for "factors" the channels,
-      or the form is unknown.
+    ValueError: if batches differ, for "factors" the channels, neither map is
+      the smaller, or the form is unknown.
     TypeError: if the features are not floating-point.
 
   Published codes disagree: RepDistiller compares attention maps of the
@@ -127,8 +130,8 @@ def factor_transfer_loss(
     factor transfer <https://arxiv.org/abs/1802.04977>`_, 2018.
   """
   check_choice("form", form, ("factors", "attention_maps"))
-  student, teacher = as_pair(
-    student_features, teacher_features, stop_teacher_gradient
+  student, teacher = to_smaller(
+    *as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   if form == "attention_maps":
     power = jnp.asarray(2.0, student.dtype)
@@ -143,13 +146,13 @@ def factor_transfer_loss(
     difference = unit(student.reshape(batch, -1)) - unit(
       teacher.reshape(batch, -1)
     )
-  return example_mean(jnp.abs(difference))
+  return example_mean(absolute(difference))
 
 
 @validate
 def nst_loss(
   student_features: Float[Array, "batch height width student_channels"],
-  teacher_features: Float[Array, "batch height width teacher_channels"],
+  teacher_features: Float[Array, "batch its_height its_width teacher_channels"],
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
@@ -166,7 +169,7 @@ def nst_loss(
 
   Args:
     student_features: activations of one stage. Channels may differ from the
-      teacher's; height and width may not.
+      teacher's; of maps of two sizes the larger is averaged to the smaller.
     teacher_features: the teacher's activations; they receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -175,7 +178,7 @@ def nst_loss(
     summed over the stages (RepDistiller, mdistiller).
 
   Raises:
-    ValueError: if batch, height or width differ.
+    ValueError: if batches differ or neither map is the smaller.
     TypeError: if the features are not floating-point.
 
   Examples:
@@ -188,9 +191,10 @@ def nst_loss(
     selectivity transfer <https://arxiv.org/abs/1707.01219>`_, 2017, with its
     polynomial kernel.
   """
+  pair = as_pair(student_features, teacher_features, stop_teacher_gradient)
   student, teacher = (
     unit(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
-    for x in as_pair(student_features, teacher_features, stop_teacher_gradient)
+    for x in to_smaller(*pair)
   )
   positions = student.shape[1]
   if positions <= max(student.shape[2], teacher.shape[2]):

@@ -30,6 +30,7 @@ from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._distances import absolute
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer
@@ -309,7 +310,7 @@ def cc_loss(
         f"adjacent form expected {student.local.shape}, as in "
         "student_embeddings."
       )
-    gaps = jnp.abs(student.whole - teacher.whole)
+    gaps = absolute(student.whole - teacher.whole)
     gaps = gaps[jnp.argsort(~pair.columns, stable=True)]
     following = jnp.arange(1, gaps.shape[0]) < jnp.sum(pair.columns)
     value = masked_mean(jnp.sum(gaps[:-1] * gaps[1:], -1), following)

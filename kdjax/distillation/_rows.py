@@ -11,6 +11,7 @@ from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import batch_places
 from kdjax.ops._softmax import compute_dtype
 
 Values = TypeVar("Values")
@@ -78,10 +79,7 @@ def pairs(
   """Returns the pairs of a batch."""
   rows = jnp.ones(x.shape[:1], bool) if where is None else where
   columns = gather_batch(rows, axis_name)
-  places = jnp.arange(rows.size)
-  if axis_name is not None:
-    places += rows.size * jax.lax.axis_index(axis_name)
-  return Pairs(rows, columns, places)
+  return Pairs(rows, columns, batch_places(rows.size, axis_name))
 
 
 def over_rows(

@@ -14,6 +14,8 @@ from kdjax.ops import gather_batch
 from kdjax.ops import kl_divergence
 from kdjax.ops import masked_mean
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import batch_places
+from kdjax.ops._collectives import own_rows
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_range
@@ -233,12 +235,10 @@ def _images(
   axis_name: str | None,
 ) -> _Images:
   unitary = unit(counted(embeddings, where))
-  own = jnp.arange(len(embeddings))
-  if axis_name is not None:
-    own += len(embeddings) * jax.lax.axis_index(axis_name)
+  places = batch_places(len(embeddings), axis_name)
   return _Images(
     unitary[:, 1:],
-    jnp.broadcast_to(own[:, None], unitary[:, 1:].shape[:2]),
+    jnp.broadcast_to(places[:, None], unitary[:, 1:].shape[:2]),
     gather_batch(unitary[:, 0], axis_name),
     None if where is None else gather_batch(where, axis_name),
   )
@@ -286,10 +286,7 @@ def _best_ranked(
     jnp.where(wrong, ranks, jnp.iinfo(ranks.dtype).max).ravel(), axis_name
   )
   order = jnp.argsort(jnp.argsort(everywhere, stable=True))
-  if axis_name is not None:
-    order = jax.lax.dynamic_slice_in_dim(
-      order, jax.lax.axis_index(axis_name) * size, size
-    )
+  order = own_rows(order, size, axis_name)
   count = jnp.sum(gather_batch(wrong, axis_name))
   # The share of a whole number must not be rounded down to the one before.
   keep = jnp.floor(count * jnp.asarray(ratio, float) * (1 + 1e-6))

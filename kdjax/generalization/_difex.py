@@ -10,6 +10,7 @@ from kdjax.generalization._alignment import coral
 from kdjax.generalization._rows import counted
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
+from kdjax.ops._distances import absolute
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import validate
@@ -155,7 +156,7 @@ def difex_loss(
     else:
       internal_side, mutual_side = internal, mutual
     gaps = internal_side - mutual_side
-    size = jnp.abs(gaps) if form == "norm-1-norm" else jnp.square(gaps)
+    size = absolute(gaps) if form == "norm-1-norm" else jnp.square(gaps)
     exploration = -mean(size)
   return Difex(
     mean(jnp.square(internal - teacher)),

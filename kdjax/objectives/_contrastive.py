@@ -19,6 +19,7 @@ from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
 from kdjax.objectives._stages import field_of
+from kdjax.ops._collectives import batch_places
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
@@ -219,9 +220,7 @@ def _draw(
   axis_name: str | None,
 ) -> Int[Array, "batch negatives"]:
   """Draws examples that are not the row's own class, or the row itself."""
-  place = jnp.arange(index.size)
-  if axis_name is not None:
-    place += index.size * jax.lax.axis_index(axis_name)
+  place = batch_places(index.size, axis_name)
   classes = state.get("classes")
   if classes is None:
     start, size = index, jnp.ones_like(index)

@@ -16,7 +16,8 @@ from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import select_stages
-from kdjax.objectives._stages import to_smaller
+from kdjax.ops._collectives import own_rows
+from kdjax.ops._resizing import to_smaller
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
@@ -203,9 +204,7 @@ def batch_uniform(
     return jax.random.uniform(key, shape)
   rows, *rest = shape
   whole = (jax.lax.axis_size(axis_name) * rows, *rest)
-  start = jax.lax.axis_index(axis_name) * rows
-  numbers = jax.random.uniform(key, whole)
-  return jax.lax.dynamic_slice_in_dim(numbers, start, rows)
+  return own_rows(jax.random.uniform(key, whole), rows, axis_name)
 
 
 class _Generation(nnx.Module):

@@ -20,7 +20,7 @@ from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import last_feature
 from kdjax.objectives._stages import last_maps
-from kdjax.objectives._stages import to_smaller
+from kdjax.ops._resizing import to_smaller
 from kdjax.ops._validation import check_integer
 
 

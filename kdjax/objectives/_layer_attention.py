@@ -15,9 +15,9 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
-from kdjax.objectives._stages import to_smaller
 from kdjax.ops import gather_batch
 from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops._resizing import to_smaller
 from kdjax.ops._validation import check_integer
 
 

@@ -18,7 +18,7 @@ from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import last_maps
-from kdjax.objectives._stages import to_smaller
+from kdjax.ops._resizing import to_smaller
 from kdjax.ops._validation import check_choice
 
 

@@ -15,7 +15,7 @@ from kdjax.distillation import nst_loss
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import select_stages
-from kdjax.objectives._stages import to_smaller
+from kdjax.ops._resizing import to_smaller
 
 
 def at(

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
-from kdjax.ops._resizing import adaptive_mean_pool
 
 
 def matched_stages(student: Any, teacher: Any) -> list[tuple[str, str]]:
@@ -86,20 +85,6 @@ def field_of(role: str, outputs: Outputs, side: str) -> Any:
 def last_feature(role: str, outputs: Outputs) -> Array:
   """The deepest feature of a network, as it gives it."""
   return outputs.features[_stages(role, outputs)[-1]]
-
-
-def to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
-  """Averages the larger of two maps to the size of the smaller."""
-  ours, theirs = student.shape[1:3], teacher.shape[1:3]
-  size = min(ours, theirs, key=lambda size: size[0] * size[1])
-  if any(
-    a < b for maps in (ours, theirs) for a, b in zip(maps, size, strict=True)
-  ):
-    raise ValueError(
-      f"student has a map of {ours} and teacher one of {theirs}; expected one "
-      "to be at most as high and as wide as the other."
-    )
-  return adaptive_mean_pool(student, size), adaptive_mean_pool(teacher, size)
 
 
 def select_last_stage(

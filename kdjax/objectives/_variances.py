@@ -19,7 +19,7 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import select_stages
-from kdjax.objectives._stages import to_smaller
+from kdjax.ops._resizing import to_smaller
 
 
 def vid(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Num, Shaped
+from jaxtyping import Array, Bool, Int, Num, Shaped
 
 from kdjax.ops._validation import validate
 
@@ -95,6 +95,24 @@ def gather_batch(
   if axis_name is None:
     return x
   return jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def batch_places(size: int, axis_name: str | None) -> Int[Array, " batch"]:
+  """Returns where this device's rows are in the gathered batch."""
+  places = jnp.arange(size)
+  if axis_name is None:
+    return places
+  return places + size * jax.lax.axis_index(axis_name)
+
+
+def own_rows(
+  whole: Shaped[Array, "gathered ..."], size: int, axis_name: str | None
+) -> Shaped[Array, "batch ..."]:
+  """Returns this device's part of a batch that all devices hold."""
+  if axis_name is None:
+    return whole
+  start = size * jax.lax.axis_index(axis_name)
+  return jax.lax.dynamic_slice_in_dim(whole, start, size)
 
 
 def vary_like(x: ArrayLike, *others: ArrayLike) -> Array:

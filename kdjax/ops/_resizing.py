@@ -30,6 +30,20 @@ def adaptive_mean_pool(
   return contract("bhvc,uh->buvc", maps, rows)
 
 
+def to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
+  """Averages the larger of two maps to the size of the smaller."""
+  ours, theirs = student.shape[1:3], teacher.shape[1:3]
+  size = min(ours, theirs, key=lambda size: size[0] * size[1])
+  if any(
+    a < b for maps in (ours, theirs) for a, b in zip(maps, size, strict=True)
+  ):
+    raise ValueError(
+      f"student has a map of {ours} and teacher one of {theirs}; expected one "
+      "to be at most as high and as wide as the other."
+    )
+  return adaptive_mean_pool(student, size), adaptive_mean_pool(teacher, size)
+
+
 def nearest_resize(
   maps: Float[Array, "batch height width channels"], size: tuple[int, ...]
 ) -> Float[Array, "batch new_height new_width channels"]:

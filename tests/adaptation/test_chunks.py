@@ -158,7 +158,7 @@ def no_matrix_of_all_pairs(function, *sizes, chunk_size):
 def test_weights_hold_no_matrix_of_all_pairs():
   no_matrix_of_all_pairs(of_labels, 2000, 2000, chunk_size=64)
   # The source's own kernel is what the program is about.
-  no_matrix_of_all_pairs(kmm_weights, 64, 2**15, chunk_size=4)
+  no_matrix_of_all_pairs(kmm_weights, 64, 2**15, chunk_size=2)
 
 
 @pytest.mark.parametrize("name", LOSSES | WEIGHTS)

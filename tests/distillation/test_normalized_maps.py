@@ -104,6 +104,17 @@ def test_neuron_selectivity_is_the_distance_of_mean_feature_maps():
   np.testing.assert_allclose(NST(STUDENT, WIDE), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("loss", [AT, FACTOR, NST])
+def test_the_larger_map_is_averaged(loss):
+  large = RNG.normal(size=(16, 6, 8, 5)).astype(np.float32)
+  pooled = large.reshape(16, 3, 2, 4, 2, 5).mean((2, 4))
+  for pair, same in (
+    ((large, TEACHER), (pooled, TEACHER)),
+    ((STUDENT, large), (STUDENT, pooled)),
+  ):
+    np.testing.assert_allclose(loss(*pair), loss(*same), rtol=1e-5)
+
+
 @pytest.mark.parametrize("loss", FORMS)
 def test_dead_channels_and_empty_maps_are_finite(loss):
   maps = np.array(STUDENT[:4])
@@ -130,7 +141,9 @@ def test_not_a_number_reaches_the_caller(loss):
 
 def test_errors_name_the_argument():
   with pytest.raises(ValueError, match=r"at_loss: teacher_features.*as in stu"):
-    laws.trace(at_loss, STUDENT, WIDE[:, :2])
+    laws.trace(at_loss, STUDENT, WIDE[:2])
+  with pytest.raises(ValueError, match=r"map of \(3, 3\) and teacher one of"):
+    laws.trace(nst_loss, STUDENT[:, :, :3], WIDE[:, :2])
   with pytest.raises(ValueError, match="power is 0; expected a finite number"):
     laws.trace(at_loss, STUDENT, WIDE, power=0)
   with pytest.raises(ValueError, match="form is 'sum'"):

@@ -7,6 +7,7 @@ import pytest
 
 from kdjax.ops import pairwise_squared_distances
 from kdjax.ops import safe_norm
+from kdjax.ops._distances import absolute
 from tests import laws
 
 RNG = np.random.default_rng(0)
@@ -24,16 +25,34 @@ def test_distances_equal_the_definition(offset):
 
 
 def test_equal_points_have_distance_and_gradient_zero():
-  def total(x):
-    distances = pairwise_squared_distances(x, x)
-    return jnp.trace(distances), distances
+  points = np.float32(30 * RNG.normal(size=(64, 256)) + 7)
+  others = points[::-1]
 
-  (value, distances), gradient = jax.jit(
+  def total(x):
+    squares = (
+      pairwise_squared_distances(x, x),
+      pairwise_squared_distances(x, others),
+    )
+    return sum(jnp.trace(x) for x in (squares[0], squares[1][::-1])), squares
+
+  (value, (own, other)), gradient = jax.jit(
     jax.value_and_grad(total, has_aux=True)
-  )(A)
-  np.testing.assert_allclose(value, 0, atol=1e-5)
-  np.testing.assert_allclose(gradient, 0, atol=1e-5)
-  assert np.all(distances >= 0)
+  )(points)
+  assert value == 0
+  assert not np.any(gradient)
+  assert np.all(own >= 0)
+  np.testing.assert_allclose(own, other[:, ::-1], rtol=1e-5)
+
+
+def test_close_points_attract_each_other():
+  """What is left of their distance is 0, but not its gradient."""
+  near = A + np.float32(1e-4)
+  squares, pull = jax.jit(jax.vjp, static_argnums=0)(
+    pairwise_squared_distances, near, A
+  )
+  assert not np.any(np.diagonal(squares))
+  (gradient, _) = pull(np.eye(5, dtype=np.float32))
+  np.testing.assert_allclose(gradient, 2 * (near - A), atol=1e-6)
 
 
 def test_distance_differentials():
@@ -48,6 +67,14 @@ def test_distance_differentials():
 def test_widths_must_agree():
   with pytest.raises(ValueError, match=r"b has shape \(7, 3\)"):
     pairwise_squared_distances(A, B[:, :3])
+
+
+def test_absolute_values_have_no_slope_at_zero():
+  x = np.float32([-2.0, -0.0, 0.0, 3.0, np.inf, np.nan])
+  program = jax.jit(jax.vmap(jax.value_and_grad(absolute)))
+  values, slopes = program(x)
+  np.testing.assert_array_equal(values, np.abs(x))
+  np.testing.assert_array_equal(slopes, [-1, 0, 0, 1, 1, np.nan])
 
 
 def test_norms_equal_numpy():
