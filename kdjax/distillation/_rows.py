@@ -133,7 +133,7 @@ def directions(
   """Returns x / (norm + eps); the zero vector is 0, with gradient 0."""
   norm = safe_norm(x, keepdims=True)
   dead = norm == 0  # NaN is not: it must reach the caller
-  return jnp.where(dead, 0.0, x) / jnp.where(dead, 1.0, norm + eps)
+  return x * jnp.where(dead, 0.0, 1 / jnp.where(dead, 1.0, norm + eps))
 
 
 def unit_rows(rows: Rows, eps: float = 0.0) -> Rows:
