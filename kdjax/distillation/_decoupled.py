@@ -12,6 +12,7 @@ from kdjax.ops import masked_mean
 from kdjax.ops import softened_softmax
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._cross_entropy import where_known
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import as_number
@@ -76,6 +77,7 @@ def dkd_loss(
   )
   student = student_logits.astype(dtype)
   teacher = teacher_side(teacher_logits.astype(dtype), stop_teacher_gradient)
+  given, labels = labels, check_labels(labels, student.shape[-1])
   others = ~_one_hot(labels, student)
   among_others = kl_divergence(
     student, teacher, temperature=temperature, where=others
@@ -87,7 +89,8 @@ def dkd_loss(
   alpha = as_number("alpha", alpha, dtype, shape=rows)
   beta = as_number("beta", beta, dtype, shape=rows)
   scale = as_number("temperature", temperature, dtype, shape=rows)
-  return jnp.square(scale) * (alpha * of_target + beta * among_others)
+  values = jnp.square(scale) * (alpha * of_target + beta * among_others)
+  return where_known(values, given, student.shape[-1])
 
 
 @validate
@@ -140,6 +143,7 @@ def nkd_loss(
     <https://arxiv.org/abs/2303.13005>`_, 2023.
   """
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
+  given, labels = labels, check_labels(labels, student_logits.shape[-1])
   others = ~_one_hot(labels, student_logits)
   target = jnp.exp(-cross_entropy(teacher_logits, labels))
   hard = product(target, cross_entropy(student_logits, labels))
@@ -152,7 +156,8 @@ def nkd_loss(
   soft = jnp.sum(product(weights, -log_q), -1)
   gamma = as_number("gamma", gamma, soft.dtype, shape=soft.shape)
   scale = as_number("temperature", temperature, soft.dtype, shape=soft.shape)
-  return hard + gamma * jnp.square(scale) * soft
+  values = hard + gamma * jnp.square(scale) * soft
+  return where_known(values, given, student_logits.shape[-1])
 
 
 @validate
@@ -219,6 +224,7 @@ def uskd_loss(
     student_logits = jnp.where(where[:, None], student_logits, 0.0)
     if weak_logits is not None:
       weak_logits = jnp.where(where[:, None], weak_logits, 0.0)
+  given, labels = labels, check_labels(labels, student_logits.shape[-1])
   is_target = _one_hot(labels, student_logits)
   hard = cross_entropy(student_logits, labels)
   square = jax.lax.stop_gradient(jnp.exp(-2.0 * hard))
@@ -241,13 +247,12 @@ def uskd_loss(
   log_others = log_softened_softmax(student_logits, where=~is_target)
   soft = jnp.sum(product(zipf, -log_others), -1)
   total += as_number("beta", beta, hard.dtype) * soft
+  total = where_known(total, given, student_logits.shape[-1])
   return masked_mean(total, where, axis_name=axis_name)
 
 
 def _one_hot(labels: Array, logits: Array) -> Array:
-  classes = logits.shape[-1]
-  check_labels(labels, classes)
-  return jax.nn.one_hot(labels, classes, dtype=bool)
+  return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
 
 
 def product(weight: Array, value: Array) -> Array:

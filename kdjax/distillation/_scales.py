@@ -10,6 +10,7 @@ from kdjax.distillation._decoupled import dkd_loss
 from kdjax.distillation._decoupled import nkd_loss
 from kdjax.distillation._logits import soft_target_loss
 from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._cross_entropy import where_known
 from kdjax.ops._resizing import adaptive_mean_pool
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
@@ -126,7 +127,7 @@ def sdd_loss(
     <https://arxiv.org/abs/2403.13512>`_, 2024; code shicaiwei123/SDD-CVPR2024.
   """
   check_choice("inner", inner, tuple(_INNER))
-  check_labels(labels, student_logits.shape[-1])
+  given, labels = labels, check_labels(labels, student_logits.shape[-1])
   labels = jnp.broadcast_to(labels[:, None], student_logits.shape[:2])
   right = jnp.argmax(teacher_logits, -1) == labels
   values = _INNER[inner](
@@ -138,4 +139,5 @@ def sdd_loss(
   )
   complementary = right != right[:, :1]
   weight = as_number("complementary_weight", complementary_weight, values.dtype)
-  return jnp.mean(jnp.where(complementary, weight, 1.0) * values, -1)
+  values = jnp.mean(jnp.where(complementary, weight, 1.0) * values, -1)
+  return where_known(values, given, student_logits.shape[-1])

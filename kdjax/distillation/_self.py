@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Integer
 from kdjax.distillation._logits import soft_target_loss
 from kdjax.ops import kl_divergence
 from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._cross_entropy import where_known
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import as_share
@@ -104,7 +105,7 @@ def virtual_teacher_loss(
     regularization <https://arxiv.org/abs/1909.11723>`_, 2020; code
     yuanli2333/Teacher-free-Knowledge-Distillation.
   """
-  check_labels(labels, student_logits.shape[-1])
+  given, labels = labels, check_labels(labels, student_logits.shape[-1])
   dtype = compute_dtype(student_logits)
   scale = row_temperature(temperature, student_logits, -1)
   correct = as_share(
@@ -117,4 +118,5 @@ def virtual_teacher_loss(
   own = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
   teacher = jnp.where(own, correct, (1 - correct) / others)
   divergence = kl_divergence(student_logits, teacher / scale, where=used)
-  return divergence / jnp.maximum(classes, 1.0)
+  values = divergence / jnp.maximum(classes, 1.0)
+  return where_known(values, given, student_logits.shape[-1])

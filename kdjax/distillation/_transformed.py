@@ -10,6 +10,7 @@ from kdjax.ops import kl_divergence
 from kdjax.ops import log_softened_softmax
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._cross_entropy import where_known
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
@@ -159,7 +160,7 @@ def ofa_loss(
   check_positive("eps", eps)
   teacher = teacher_side(teacher_logits, stop_teacher_gradient)
   classes = teacher.shape[-1]
-  check_labels(labels, classes)
+  given, labels = labels, check_labels(labels, classes)
   is_target = jax.nn.one_hot(labels, classes, dtype=bool)
   log_p = log_softened_softmax(teacher)
   eps = _rows(as_number("eps", eps, log_p.dtype, shape=labels.shape))
@@ -176,7 +177,8 @@ def ofa_loss(
     cross_entropy(student_logits, labels)[..., None],
     -log_softened_softmax(student_logits),
   )
-  return jnp.sum(weights * jnp.where(weights == 0, 0.0, costs), -1)
+  values = jnp.sum(weights * jnp.where(weights == 0, 0.0, costs), -1)
+  return where_known(values, given, classes)
 
 
 def _powers(logits: Array, gamma: ArrayLike) -> Array:

@@ -13,6 +13,7 @@ from kdjax.distillation._feature_pairs import unit
 from kdjax.ops import log_softened_softmax
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._cross_entropy import where_known
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_integer
@@ -123,7 +124,7 @@ def wkd_logit_loss(
     student_logits, teacher_logits, stop_teacher_gradient
   )
   classes = student_logits.shape[-1]
-  check_labels(labels, classes)
+  given, labels = labels, check_labels(labels, classes)
   own = jax.nn.one_hot(labels, classes, dtype=bool)
   confidence = jnp.exp(-cross_entropy(teacher_logits, labels))
   target = product(confidence, cross_entropy(student_logits, labels))
@@ -157,7 +158,7 @@ def wkd_logit_loss(
   moved = jnp.matmul(shifted_v, (kernel * cost).T, precision="highest")
   transport = jnp.exp(shift_u + shift_v)[:, 0] * jnp.sum(shifted_u * moved, -1)
   gamma = as_number("gamma", gamma, target.dtype, shape=target.shape)
-  return target + gamma * transport
+  return where_known(target + gamma * transport, given, classes)
 
 
 @validate

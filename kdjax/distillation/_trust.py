@@ -13,6 +13,7 @@ from kdjax.ops import log_softened_softmax
 from kdjax.ops import softened_softmax
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._cross_entropy import where_known
 from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import as_share
@@ -83,7 +84,7 @@ def rld_loss(
     <https://arxiv.org/abs/2408.07703>`_, 2024; code zju-SWJ/RLD.
   """
   check_positive("alpha_temperature", alpha_temperature)
-  check_labels(labels, student_logits.shape[-1])
+  given, labels = labels, check_labels(labels, student_logits.shape[-1])
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
@@ -108,7 +109,8 @@ def rld_loss(
   correlation *= jnp.square(jnp.asarray(temperature, dtype))
   alpha = as_number("alpha", alpha, dtype, shape=rows)
   beta = as_number("beta", beta, dtype, shape=rows)
-  return alpha * confidence + beta * correlation
+  values = alpha * confidence + beta * correlation
+  return where_known(values, given, student_logits.shape[-1])
 
 
 @validate
@@ -161,6 +163,7 @@ def wsld_loss(
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
+  given, labels = labels, check_labels(labels, student_logits.shape[-1])
   of_teacher = cross_entropy(teacher_logits, labels) + 1e-7
   ratio = cross_entropy(student_logits, labels) / of_teacher
   ratio = jnp.where(jnp.isposinf(of_teacher), 0.0, ratio)
@@ -170,7 +173,8 @@ def wsld_loss(
   # A class that the teacher excludes costs nothing, even at log 0.
   terms = target * jnp.where(target != 0, log_student, 0.0)
   scale = jnp.square(jnp.asarray(temperature, terms.dtype))
-  return -weight * scale * jnp.sum(terms, -1)
+  values = -weight * scale * jnp.sum(terms, -1)
+  return where_known(values, given, student_logits.shape[-1])
 
 
 @validate

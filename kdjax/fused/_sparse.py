@@ -240,7 +240,7 @@ def _as_sparse(
     raise ValueError(
       f"teacher_ids has {known} known classes; expected 1 to {classes}."
     )
-  check_labels(ids, classes)
+  check_labels(ids, classes, "teacher_ids")
   teacher = Sparse(ids, log_probs, weights)
   for name, x in zip(teacher._fields, teacher, strict=True):
     if x is not None and axis_name in jax.typeof(x).manual_axis_type.varying:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.ops import softened_softmax
 from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._cross_entropy import where_known
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
@@ -44,10 +45,11 @@ def dael_expert_loss(
     <https://arxiv.org/abs/2003.07325>`_, 2021.
   """
   check_positive("eps", eps)
-  check_labels(labels, logits.shape[-1])
+  given, labels = labels, check_labels(labels, logits.shape[-1])
   probabilities = softened_softmax(logits)
   own = jnp.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0]
-  return -jnp.log(own + as_number("eps", eps, own.dtype))
+  values = -jnp.log(own + as_number("eps", eps, own.dtype))
+  return where_known(values, given, logits.shape[-1])
 
 
 @validate

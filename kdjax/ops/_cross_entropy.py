@@ -18,13 +18,14 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     labels: integers `[*batch]` or probabilities `[*batch, classes]`.
 
   Returns:
-    `[*batch]`. A likelihood of 1 - 1e-9 gives 1e-9, not 0, for integer labels.
+    `[*batch]`. A likelihood of 1 - 1e-9 gives 1e-9, not 0, for integer labels;
+    NaN without gradient for one that is no class.
   """
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     log_probabilities = log_softened_softmax(logits)
     used = labels != 0
     return -jnp.sum(labels * jnp.where(used, log_probabilities, 0.0), -1)
-  check_labels(labels, logits.shape[-1])
+  given, labels = labels, check_labels(labels, logits.shape[-1])
   logits = logits.astype(compute_dtype(logits))
   # log(1 + sum over others of exp(z_c - z_y)). Subtracting first is exact
   # where it matters; logits of 1e4 keep their gaps.
@@ -38,13 +39,33 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   others = jax.nn.logsumexp(jnp.where(alone[..., None], 0.0, others), axis=-1)
   masked = own == -jnp.inf
   loss = jnp.logaddexp(0.0, others - jnp.where(masked, 0.0, own))
-  return jnp.where(masked, jnp.inf, jnp.where(alone, 0.0, loss))
+  loss = jnp.where(masked, jnp.inf, jnp.where(alone, 0.0, loss))
+  return where_known(loss, given, logits.shape[-1])
 
 
-def check_labels(labels: Array, classes: int) -> None:
-  """Lets :func:`kdjax.ops.checked` find labels out of range."""
+def check_labels(labels: Array, classes: int, name: str = "labels") -> Array:
+  """Lets :func:`kdjax.ops.checked` find labels out of range.
+
+  Returns:
+    The labels, 0 in place of these; what becomes of it is not to be used, see
+    :func:`where_known`.
+  """
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    return labels  # soft ones
+  known = (labels >= 0) & (labels < classes)
   checkify.debug_check(
-    jnp.all((labels >= 0) & (labels < classes)),
-    f"labels must lie in [0, {classes}); got " + "{}",
+    jnp.all(known),
+    f"{name} must lie in [0, {classes}); got " + "{}",
     labels,
   )
+  return jnp.where(known, labels, 0)
+
+
+def where_known(values: Array, labels: Array, classes: int) -> Array:
+  """Returns the values of rows, NaN without gradient where a label is no class.
+
+  A row that is masked later gets a gradient of 0, not of 0 times NaN.
+  """
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    return values
+  return jnp.where((labels >= 0) & (labels < classes), values, jnp.nan)
