@@ -56,7 +56,9 @@ def dot(
     distillation_gradients=...)` needs the parameters and both gradients; see
     :func:`make_dot_step`. A parameter of one loss only, such as a projector,
     is None among the other's gradients: its momentum is :math:`\mu` and its
-    own gradient is decayed, as in the authors' code.
+    own gradient is decayed, as in the authors' code. The momentum is so too
+    where the other's gradient is 0 throughout: a classifier, say, that a loss
+    of features does not reach.
 
   Raises:
     ValueError: if static momenta :math:`\mu \pm \Delta` leave [0, 1]; from
@@ -114,6 +116,8 @@ def dot(
         return buffer
       if other is None:
         rate, decay = momentum, weight_decay
+      else:
+        rate = jnp.where(jnp.any(other != 0), rate, momentum)
       return (rate * buffer + own + decay * param).astype(buffer.dtype)
 
     gradients = updates, distillation_gradients

@@ -57,6 +57,23 @@ def test_the_trajectory_equals_the_published_code(tag):
           np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
+def test_what_one_loss_does_not_reach_has_the_plain_momentum():
+  """A gradient of 0 throughout is none, to the task's buffer."""
+  optimizer = dot(0.1)
+  update = jax.jit(optimizer.update)
+  task, params = {"x": np.float32([1.0, -2.0])}, {"x": np.zeros(2, np.float32)}
+  moves = []
+  for other in (None, np.zeros(2, np.float32)):
+    state = optimizer.init(params)
+    for _ in range(3):
+      updates, state = update(
+        task, state, params, distillation_gradients={"x": other}
+      )
+    moves.append(updates["x"])
+  np.testing.assert_array_equal(*moves)
+  np.testing.assert_allclose(moves[0], -0.1 * 2.71 * task["x"], rtol=1e-6)
+
+
 def test_paper_in_numpy():
   rng = np.random.default_rng(0)
   task, distilled = rng.normal(size=(2, 5, 3))
