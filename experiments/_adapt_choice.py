@@ -76,7 +76,9 @@ def score(outputs: Any, labels: jax.Array, size: int) -> dict[str, jax.Array]:
   """
   source, target = _adapt_data.halves((outputs.embedding, outputs.logits), size)
   losses = optax.softmax_cross_entropy_with_integer_labels(source[1], labels)
-  weights = adaptation.discriminator_weights(source[0], target[0])
+  ratios = adaptation.discriminator_weights(
+    source[0], target[0], normalize=False
+  )
   return {
     "source_accuracy": jnp.mean(metrics.accuracy(source[1], labels)),
     "information": adaptation.im_score(target[1]),
@@ -84,9 +86,9 @@ def score(outputs: Any, labels: jax.Array, size: int) -> dict[str, jax.Array]:
     "bnm": adaptation.bnm_score(target[1]),
     "snd": adaptation.snd_score(jax.nn.softmax(target[1])),
     "importance_weighted": adaptation.importance_weighted_score(
-      losses, weights
+      losses, ratios / jnp.mean(ratios)
     ),
-    "dev": adaptation.dev_score(losses, weights),
+    "dev": adaptation.dev_score(losses, ratios),
   }
 
 

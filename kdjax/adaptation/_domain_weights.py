@@ -23,6 +23,7 @@ def discriminator_weights(
   target: Float[Array, "target dims"] | Float[Array, " target"] | None = None,
   *,
   ridge: ArrayLike | None = None,
+  normalize: bool = True,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
@@ -52,13 +53,16 @@ def discriminator_weights(
     target: `[target, dims]`, or None (or logits) beside logits.
     ridge: of the logistic regression. None is 1 / (n_s + n_t), scikit-learn's
       `C=1` with `class_weight="balanced"`; C is 1 / (ridge * rows).
+    normalize: whether weights are scaled to mean 1, as all weights here are;
+      False gives (1 - D) / D, the ratio of the densities if both domains count
+      alike in D.
     where_source: which source rows count; the others get weight 0.
     where_target: which target rows count.
     axis_name: the mapped axis that holds the rest of both samples; the mean
       is that of all, and features are gathered.
 
   Returns:
-    `[source]`, not negative, of mean 1, without gradient.
+    `[source]`, not negative, without gradient.
 
   Raises:
     ValueError: if features come without target, or a static ridge is not
@@ -81,7 +85,7 @@ def discriminator_weights(
   """
   if source.ndim == 1:
     logits, mask = masked_rows(source, where_source)
-    return _from_logits(logits, mask, axis_name)
+    return _from_logits(logits, mask, axis_name, normalize)
   if target is None or target.ndim == 1:
     raise ValueError(
       "discriminator_weights: target is "
@@ -115,7 +119,7 @@ def discriminator_weights(
   )[0]
   present = jnp.minimum(jnp.sum(pair.source_mask), jnp.sum(pair.target_mask))
   scores = jnp.where(present > 0, scores, 0.0)[: pair.source_mask.size]
-  weights = _from_logits(scores, pair.source_mask, None)
+  weights = _from_logits(scores, pair.source_mask, None, normalize)
   return own_rows(weights, source.shape[0], axis_name)
 
 
@@ -178,9 +182,12 @@ def _from_logits(
   logits: Float[Array, " rows"],
   mask: Float[Array, " rows"],
   axis_name: str | None,
+  normalize: bool = True,
 ) -> Float[Array, " rows"]:
-  """Returns exp(-logits), scaled to mean 1 over the rows that count."""
+  """Returns exp(-logits), scaled to mean 1 over the rows that count or not."""
   logits = jax.lax.stop_gradient(jnp.where(mask > 0, logits, jnp.inf))
+  if not normalize:
+    return jnp.exp(-logits)
   least = jnp.min(logits, initial=jnp.inf)
   if axis_name is not None:
     least = jax.lax.pmin(least, axis_name)

@@ -166,7 +166,8 @@ def jda_loss(
   Args:
     task_losses: `[source]`, one loss a labelled example of this device.
     divergence: the divergence of the whole batch, a scalar: the same on
-      every device and never summed over them.
+      every device and never summed over them. To train, one with a gradient,
+      such as :func:`soft_h_divergence`; :func:`h_divergence` has none.
     num_target: n_T, the number of target examples of the global batch.
     num_source: n_S of the global batch; by default it is counted, over
       `where` and `axis_name`.

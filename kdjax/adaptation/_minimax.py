@@ -145,7 +145,8 @@ def cdac_loss(
     A scalar <= 0, minus the binary cross-entropy; 0 with gradient 0 if nothing
     counts. Published weight: 1, beside :func:`fixmatch_loss` of a second
     strong view and 30 times the mean squared difference of both strong views'
-    probabilities with a :func:`sigmoid_ramp_up` of 1,000 steps.
+    probabilities with a :func:`sigmoid_ramp_up` of 1,000 steps (Dassl's; 20,000
+    in the authors' script).
 
   Raises:
     ValueError: if shapes disagree or `top` is no width of the features.

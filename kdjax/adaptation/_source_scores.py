@@ -89,7 +89,8 @@ def dev_score(
     weights: `[batch]`, w = p_T / p_S of the same examples, from a classifier
       of domains on the model's FEATURES that has not seen them:
       (p(target | f) / p(source | f)) (n_source / n_target). Not divided by
-      their mean: that would take the correction away.
+      their mean, which would take the correction away: see `normalize` of
+      :func:`discriminator_weights` and :func:`ulsif_weights`.
     max_weight: weights above it count as it. May be traced. As published,
       none: one weight that explodes then decides the score.
     where: which examples count.

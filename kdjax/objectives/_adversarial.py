@@ -241,8 +241,11 @@ def adda(
   The discriminator tells the embeddings of the frozen teacher on the source
   from the student's on the target, by :func:`kdjax.adaptation.dann_loss`; the
   student minimises :func:`kdjax.adaptation.adda_loss`. Both take one step at a
-  time, as in TLlib. Teacher and student start as the network trained on the
-  source; there is no task besides, and only the encoder should be trained.
+  time. Teacher and student start as the network trained on the source; there is
+  no task besides, and only the encoder should be trained.
+
+  As the paper, by inverted labels; TLlib's script reverses a gradient, which is
+  weak where the discriminator is sure.
 
   Args:
     hidden: units of the discriminator's hidden layers.

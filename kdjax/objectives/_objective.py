@@ -6,7 +6,7 @@ and vmapped like everything else.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -81,8 +81,9 @@ def stateless(
 
   Raises:
     TypeError: from `init`, if a hyper-parameter is no number.
-    ValueError: from `apply`, if a loss that is not batch-coupled does not
-      return one value an example, or refuses a hyper-parameter.
+    ValueError: if the loss has no such hyper-parameter; from `apply`, if a loss
+      that is not batch-coupled does not return one value an example, or refuses
+      a hyper-parameter.
 
   Examples:
     >>> from kdjax.distillation import soft_target_loss
@@ -97,6 +98,13 @@ def stateless(
     `optax.inject_hyperparams`.
   """
   parameters = inspect.signature(loss).parameters
+  if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    unknown = sorted(hyperparameters.keys() - parameters.keys())
+    if unknown:
+      raise ValueError(
+        f"stateless: {', '.join(unknown)} given; expected hyper-parameters of "
+        f"{getattr(loss, '__name__', loss)}, {', '.join(parameters)}."
+      )
 
   def init(
     key: Array, student_spec: Any, teacher_spec: Any
@@ -156,7 +164,8 @@ def combine(
     own, unweighted, under `"name/..."`.
 
   Raises:
-    TypeError: from `init`, if a weight is neither number nor function.
+    TypeError: if a part is no pair of a weight and an objective; from `init`,
+      if a weight is neither number nor function.
     ValueError: if several parts answer for the student.
 
   Examples:
@@ -171,6 +180,16 @@ def combine(
     <https://optax.readthedocs.io/en/latest/api/combining_optimizers.html>`_.
   """
   objectives = dict(objectives)
+  for name, part in objectives.items():
+    if not (
+      isinstance(part, Sequence)
+      and len(part) == 2
+      and isinstance(part[1], Objective)
+    ):
+      raise TypeError(
+        f"combine: {name} is {part!r}; expected (weight, objective). A loss "
+        "becomes an objective by `stateless`."
+      )
 
   def init(
     key: Array, student_spec: Any, teacher_spec: Any
@@ -181,7 +200,7 @@ def combine(
         jax.random.fold_in(key, i), student_spec, teacher_spec
       )
       if not callable(weight):
-        weights[name] = _number(name, weight)
+        weights[name] = _number(f"the weight of {name}", weight)
     step = jnp.zeros((), jnp.int32)
     return params, {"step": step, "weights": weights, "objectives": states}
 

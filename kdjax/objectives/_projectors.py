@@ -219,6 +219,8 @@ def vkd(*, axis_name: str | None = None) -> Objective:
 
   The projection is the orthogonal factor of a trained matrix (QR). PyTorch,
   which the authors use, parametrises the same set by Householder reflections.
+  They pool tokens after the network's last LayerNorm; :class:`kdjax.nets.ViT`
+  returns those before it.
 
   References:
     Miles, Elezi and Deng, `VkD: improving knowledge distillation using

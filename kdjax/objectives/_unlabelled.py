@@ -156,7 +156,7 @@ def dst(
   (:func:`kdjax.adaptation.dst_loss`).
 
   Args:
-    hidden: units of each added head's hidden layers.
+    hidden: units of each added head's hidden layers; TLlib's have 2048.
     eta: of the worst head on the source, kept in the state.
     threshold: of the pseudo-labels, kept in the state.
     scale: of the reversed gradient, kept in the state; TLlib's rises to 0.1.
@@ -299,7 +299,8 @@ def cdac(
     weight: of the clustering, kept in the state.
     threshold: of the pseudo-labels, kept in the state.
     consistency: the weight of the difference, kept in the state.
-    ramp_steps: over which that weight rises, kept in the state.
+    ramp_steps: over which that weight rises, kept in the state; 1,000 in Dassl,
+      20,000 in the authors' script.
     temperature: of the prototypes' logits.
     top: how many of the largest features make two examples alike.
     views: the names of two strongly augmented views.

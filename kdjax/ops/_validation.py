@@ -48,10 +48,16 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
     if types.NoneType in typing.get_args(signature.parameters[name].annotation)
   }
   name_of_function = getattr(function, "__name__", repr(function))
+  signature_text = _call_text(signature)
 
   @functools.wraps(function)
   def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-    bound = signature.bind(*args, **kwargs)
+    try:
+      bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+      raise TypeError(
+        f"{name_of_function}: {error}; expected {signature_text}."
+      ) from None
     sizes: dict[str, Any] = {}
     owners: dict[str, str] = {}
     for name, options in specs.items():
@@ -69,6 +75,15 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
     return function(*bound.args, **bound.kwargs)
 
   return wrapped
+
+
+def _call_text(signature: inspect.Signature) -> str:
+  """Returns the parameters without annotations, as they are called."""
+  bare = [
+    parameter.replace(annotation=inspect.Parameter.empty)
+    for parameter in signature.parameters.values()
+  ]
+  return str(inspect.Signature(bare))
 
 
 def check_positive(name: str, value: Any) -> None:

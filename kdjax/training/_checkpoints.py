@@ -110,7 +110,8 @@ class Checkpoints:
         compiled for the template take what is restored.
 
     Returns:
-      A :class:`Restored`, or None if there is no checkpoint.
+      A :class:`Restored`, or None if there is no checkpoint: look before
+      unpacking it.
 
     Raises:
       ValueError: if structure or shapes differ from what was saved.

@@ -39,8 +39,12 @@ def test_discriminator_takes_logits_too():
     weights = run(np.float32(z))
     np.testing.assert_allclose(np.mean(weights), 1, rtol=1e-5)
   masked = run(np.float32(logits), where_source=MASK)
-  expected = np.where(MASK, np.exp(-logits), 0)
-  np.testing.assert_allclose(masked, expected / expected[MASK].mean(), 1e-5)
+  ratios = np.where(MASK, np.exp(-logits), 0)
+  np.testing.assert_allclose(masked, ratios / ratios[MASK].mean(), 1e-5)
+  bare = jax.jit(functools.partial(discriminator_weights, normalize=False))
+  np.testing.assert_allclose(
+    bare(np.float32(logits), where_source=MASK), ratios, rtol=1e-5
+  )
   nothing = run(np.float32(logits), where_source=np.zeros(16, bool))
   np.testing.assert_array_equal(nothing, 0)
 

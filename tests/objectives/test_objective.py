@@ -188,6 +188,16 @@ def test_an_option_that_is_no_number_is_refused_and_can_be_bound():
     run(inspect.unwrap(combine)({"kd": (None, stateless(squared_gap))}))
 
 
+def test_what_does_not_fit_is_refused_when_it_is_built():
+  # Unwrapped, as above.
+  build, add = inspect.unwrap(stateless), inspect.unwrap(combine)
+  with pytest.raises(ValueError, match=r"temprature given; expected .*alpha"):
+    build(kd_loss, select_logits_and_labels, temprature=4.0)
+  for part in (stateless(squared_gap), (1.0, kd_loss)):
+    with pytest.raises(TypeError, match=r"combine: kd is .*by `stateless`"):
+      add({"kd": part})
+
+
 def test_combine_adds_weighted_losses_and_prefixes_metrics():
   gap = stateless(squared_gap)
   features = stateless(squared_gap, select_features("low", "high"))

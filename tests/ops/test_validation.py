@@ -82,3 +82,11 @@ def test_integers():
     check_integer("n", True, 1)
   with pytest.raises(ValueError, match="n is 0; expected an integer from 1"):
     check_integer("n", 0, 1)
+
+
+def test_a_call_that_does_not_fit_names_the_function():
+  x = np.ones((2, 3))
+  with pytest.raises(TypeError, match=r"example: .*'label'; expected \(fir"):
+    example(x, x, label=1)
+  with pytest.raises(TypeError, match="example: too many positional"):
+    example(x, x, None, None, None)
