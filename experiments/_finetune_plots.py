@@ -117,8 +117,8 @@ def score_scatter(
         style = {"color": TEACHERS[i], "marker": MARKERS[i], "ls": ""}
         axes.plot(values[i], accuracy[i], alpha=0.22, ms=4, mew=0, **style)
         axes.plot(values[i].mean(), accuracy[i].mean(), ms=8, mec="w", **style)
-      axes.set_title(f"{name}: {taus[name]}", fontsize=9.5, weight="normal")
-      axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+      axes.set_title(f"{name}\n{taus[name]}", fontsize=9.5, weight="normal")
+      axes.yaxis.set_major_formatter(PercentFormatter(1))
     canvas.supxlabel("score before fine-tuning", fontsize=10)
     canvas.supylabel("accuracy after fine-tuning", fontsize=10)
     handles = [

@@ -184,7 +184,7 @@ def _from_logits(
   axis_name: str | None,
   normalize: bool = True,
 ) -> Float[Array, " rows"]:
-  """Returns exp(-logits), scaled to mean 1 over the rows that count or not."""
+  """Returns exp(-logits), as they are or of mean 1 over rows that count."""
   logits = jax.lax.stop_gradient(jnp.where(mask > 0, logits, jnp.inf))
   if not normalize:
     return jnp.exp(-logits)

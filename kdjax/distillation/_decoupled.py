@@ -44,7 +44,8 @@ def dkd_loss(
     student_logits: `[*batch, classes]`.
     teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
       -inf on both sides is masked.
-    labels: class indices `[*batch]`.
+    labels: class indices `[*batch]`; what is no class gives NaN, without
+      gradient, so that a masked row may hold anything.
     temperature: T > 0; a number, or one per example. May be traced.
     alpha: the weight of the labelled class; a number, or one per example.
     beta: the weight of the other classes; a number, or one per example.
@@ -117,7 +118,8 @@ def nkd_loss(
     student_logits: `[*batch, classes]`.
     teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
       -inf on both sides is masked.
-    labels: class indices `[*batch]`.
+    labels: class indices `[*batch]`; what is no class gives NaN, without
+      gradient, so that a masked row may hold anything.
     temperature: T > 0; a number, or one per example. May be traced.
     gamma: the weight of the other classes; a number, or one per example.
     stop_teacher_gradient: False lets gradients reach the teacher.

@@ -90,7 +90,8 @@ def kd_loss(
     student_logits: `[*batch, classes]`.
     teacher_logits: `[*batch, classes]`; they receive no gradient.
     labels: class indices `[*batch]`, or probabilities `[*batch, classes]`
-      (mixup, label smoothing).
+      (mixup, label smoothing). An index that is no class gives NaN, without
+      gradient, so that a masked row may hold anything.
     temperature: T > 0; a number, or one per example. May be traced.
     alpha: the weight of the teacher, in [0, 1]; a number, or one per example.
       May be traced.

@@ -272,6 +272,8 @@ def test_rules_score_one_student():
   source = logits[:20]
   expected = np.mean(source.argmax(1) == np.asarray(labels))
   np.testing.assert_allclose(scores["source_accuracy"], expected, rtol=1e-6)
+  # DEV corrects by what the mean of the weights misses: without, they are one.
+  assert abs(scores["dev"] - scores["importance_weighted"]) > 1e-3
   # Domains that do not differ have equal weights: the risk is the source's.
   outputs = jax.tree.map(lambda x: jnp.concatenate([x[:20]] * 2), outputs)
   same = jax.jit(score)(outputs, labels)
