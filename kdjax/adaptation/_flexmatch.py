@@ -94,7 +94,9 @@ def flexmatch_thresholds(
       "concave" log(1 + x) / log 2.
 
   Returns:
-    `[batch]` thresholds: all 0 while no example has a label.
+    `[batch]` thresholds: all 0 while no example has a label. The authors' code
+    returns 0 as well if all examples carry the same label; here the formula
+    holds.
 
   Raises:
     ValueError: if the classes differ, a static threshold is outside [0, 1] or

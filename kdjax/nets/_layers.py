@@ -159,15 +159,28 @@ def dense(
 
 
 def linear(
-  inputs: int, outputs: int, *, use_bias: bool = True, rngs: nnx.Rngs
+  inputs: int,
+  outputs: int,
+  *,
+  use_bias: bool = True,
+  deviation: float | None = None,
+  rngs: nnx.Rngs,
 ) -> nnx.Linear:
-  """A linear layer that starts as PyTorch's, as in the published methods."""
+  """A linear layer that starts as PyTorch's, as in the published methods.
+
+  Or, where their authors give a standard deviation, from normal weights and
+  biases of 0.
+  """
+  kernel_init, bias_init = TORCH_DEFAULT, torch_bias(inputs)
+  if deviation is not None:
+    kernel_init = nnx.initializers.normal(deviation)
+    bias_init = nnx.initializers.zeros
   return nnx.Linear(
     inputs,
     outputs,
     use_bias=use_bias,
-    kernel_init=TORCH_DEFAULT,
-    bias_init=torch_bias(inputs),
+    kernel_init=kernel_init,
+    bias_init=bias_init,
     rngs=rngs,
   )
 

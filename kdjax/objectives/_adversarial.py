@@ -362,7 +362,8 @@ def mdd(
   """Margin disparity discrepancy (MDD): a classifier that turns on the first.
 
   The :func:`kdjax.adaptation.mdd_loss` of the student's own logits, which only
-  choose classes, and of an adversarial classifier behind a gradient reversal.
+  choose classes, and of an adversarial classifier behind a gradient reversal,
+  which starts near 0 (normal weights of deviation 0.01), as TLlib's does.
 
   Args:
     hidden: units of the adversarial classifier's hidden layers.
@@ -386,7 +387,7 @@ def mdd(
   def build(source: Any, target: Any, rngs: nnx.Rngs) -> nnx.Module:
     del target
     widths = width_of(source), *hidden, source.logits.shape[-1]
-    return Game(rngs, adversary=widths)
+    return Game(rngs, deviation=0.01, adversary=widths)
 
   def loss(
     game: Any,

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.distillation._contrastive import log_normalizer
 from kdjax.distillation._contrastive import nce_loss
 from kdjax.distillation._rows import directions
+from kdjax.nets import _layers
 from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import as_hyperparameters
@@ -177,10 +179,9 @@ def crd(
 
 
 def _linear(role: str, spec: Any, dim: int, key: Array) -> dict[str, Array]:
-  kernel = jax.nn.initializers.lecun_normal()(
-    key, (field_of(role, spec, "embedding").shape[-1], dim)
-  )
-  return {"kernel": kernel, "bias": jnp.zeros(dim)}
+  width = field_of(role, spec, "embedding").shape[-1]
+  layer = _layers.linear(width, dim, rngs=nnx.Rngs(key))
+  return {"kernel": layer.kernel[...], "bias": layer.bias[...]}
 
 
 def _embed(params: Any, outputs: Any) -> Float[Array, "batch dim"]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
@@ -28,8 +29,8 @@ def factor_transfer(
   The :func:`kdjax.distillation.factor_transfer_loss` between the paraphraser's
   factor of the teacher's last stage and the translator's of the student's.
   Both are three 3x3 convolutions with LeakyReLU(0.1); the translator has
-  batch normalization. The paraphraser is frozen: it is a copy in the state,
-  which :func:`factor_transfer_pretraining` makes.
+  batch normalization. The paraphraser is frozen: the first step keeps a copy
+  in the state of what :func:`factor_transfer_pretraining` has learned.
 
   Args:
     rate: channels of the factor for each channel of the teacher.
@@ -51,6 +52,7 @@ def factor_transfer(
   ) -> Array:
     del batch
     ours, theirs = last_maps(student, teacher)
+    factors.freeze_once()
     pair = to_smaller(factors.translator(ours), factors.frozen_factor(theirs))
     return factor_transfer_loss(*pair, form=form)
 
@@ -86,7 +88,6 @@ def factor_transfer_pretraining(
     del batch
     _, theirs = last_maps(student, teacher)
     theirs = jax.lax.stop_gradient(theirs)
-    factors.freeze()
     return hint_loss(factors.paraphraser.reconstruct(theirs), theirs)
 
   return modular(_build(rate, axis_name), loss, axis_name=axis_name)
@@ -116,14 +117,17 @@ class _Factors(nnx.Module):
     )
     self.paraphraser = _Paraphraser(teacher_width, factor_width, rngs=rngs)
     self.frozen = nnx.List([_Frozen(x) for x in self._encoder()])
+    self.is_frozen = nnx.Variable(jnp.zeros((), bool))
 
-  def freeze(self) -> None:
-    """Copies the encoder as it is now."""
+  def freeze_once(self) -> None:
+    """Copies the encoder as it is at the first call, and never again."""
     for frozen, value in zip(self.frozen, self._encoder(), strict=True):
-      frozen[...] = jax.lax.stop_gradient(value)
+      value = jax.lax.stop_gradient(value)
+      frozen[...] = jnp.where(self.is_frozen[...], frozen[...], value)
+    self.is_frozen[...] = jnp.ones((), bool)
 
   def frozen_factor(self, x: Array) -> Array:
-    """The factor by the encoder as it was copied last."""
+    """The factor by the encoder as it was copied."""
     graph, params = nnx.split(self.paraphraser.encoder)
     treedef = jax.tree.structure(params)
     values = [frozen[...] for frozen in self.frozen]

@@ -17,6 +17,7 @@ from kdjax.finetuning import enqueue_keys
 from kdjax.finetuning import homogeneous_directions
 from kdjax.finetuning import key_queue
 from kdjax.nets import Outputs
+from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import field_of
@@ -258,11 +259,10 @@ class _Queues(nnx.Module):
   def __init__(
     self, width: int, num_classes: int, dim: int, size: int, rngs: nnx.Rngs
   ):
-    kernel = nnx.initializers.lecun_normal()(rngs.params(), (width, dim))
-    self.kernel = nnx.Param(kernel)
-    self.bias = nnx.Param(jnp.zeros(dim))
-    self.average_kernel = nnx.Variable(kernel)
-    self.average_bias = nnx.Variable(jnp.zeros(dim))
+    projector = _layers.linear(width, dim, rngs=rngs)
+    self.kernel, self.bias = projector.kernel, projector.bias
+    self.average_kernel = nnx.Variable(self.kernel[...])
+    self.average_bias = nnx.Variable(self.bias[...])
     features = key_queue(rngs(), num_classes, width + 1, size=size)
     projections = key_queue(rngs(), num_classes, dim, size=size)
     self.features = nnx.Variable(features.keys)

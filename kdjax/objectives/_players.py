@@ -19,12 +19,19 @@ class Game(nnx.Module):
 
   Args:
     rngs: random streams for the parameters.
+    deviation: of the weights, whose biases are 0; PyTorch's default without.
     **players: name -> the widths of a perceptron, from inputs to logits.
   """
 
-  def __init__(self, rngs: nnx.Rngs, **players: Sequence[int]):
+  def __init__(
+    self,
+    rngs: nnx.Rngs,
+    *,
+    deviation: float | None = None,
+    **players: Sequence[int],
+  ):
     for name, widths in players.items():
-      setattr(self, name, Player(widths, rngs))
+      setattr(self, name, Player(widths, rngs, deviation=deviation))
     self.step = nnx.Variable(jnp.zeros((), jnp.int32))
 
   def turn(self, scale: Array, schedule: Schedule | None) -> Array:
@@ -40,11 +47,18 @@ class Player(nnx.Module):
   Args:
     widths: from inputs to logits.
     rngs: random streams for the parameters.
+    deviation: of the weights, whose biases are 0; PyTorch's default without.
   """
 
-  def __init__(self, widths: Sequence[int], rngs: nnx.Rngs):
+  def __init__(
+    self,
+    widths: Sequence[int],
+    rngs: nnx.Rngs,
+    *,
+    deviation: float | None = None,
+  ):
     self.layers = nnx.List(
-      _layers.dense(*pair, dtype=jnp.float32, rngs=rngs)
+      _layers.linear(*pair, deviation=deviation, rngs=rngs)
       for pair in itertools.pairwise(widths)
     )
 

@@ -179,6 +179,19 @@ def close(a, b, factor=1.0):
   )
 
 
+def test_players_start_as_their_authors_do():
+  """PyTorch's layers are uniform in +-1/sqrt(width); MDD's is normal(0.01)."""
+  params, _ = objectives.dann(hidden=(500,)).init(KEY, SOURCE, None)
+  layer = params["discriminator"]["layers"][0]
+  for name in ("kernel", "bias"):
+    largest = np.abs(layer[name]).max()
+    np.testing.assert_allclose(largest, WIDTH**-0.5, rtol=0.01)
+  params, _ = objectives.mdd(hidden=(500,)).init(KEY, SOURCE, None)
+  layer = params["adversary"]["layers"][0]
+  np.testing.assert_allclose(np.std(layer["kernel"]), 0.01, rtol=0.05)
+  np.testing.assert_array_equal(layer["bias"], 0)
+
+
 def test_dann_reverses_the_gradient_of_the_student_alone():
   _, (value, gradients, moved, _) = of_one_device("dann")
   params, _ = start("dann")

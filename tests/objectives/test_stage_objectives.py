@@ -176,12 +176,18 @@ def test_factor_transfer_freezes_what_the_first_stage_has_learned():
   assert [x.shape for x in jax.tree.leaves(after)] == [
     x.shape for x in jax.tree.leaves((params, moved))
   ]
-  (before, _), _ = gradient(second, params, state, STUDENT, WIDE)
-  (after, _), gradients = gradient(second, params, moved, STUDENT, WIDE)
-  assert after != before
+  (value, kept), gradients = gradient(second, params, moved, STUDENT, WIDE)
   assert np.any(gradients[1].features["f2"] != 0)
   for leaf in jax.tree.leaves((gradients[0]["paraphraser"], gradients[2])):
     np.testing.assert_array_equal(leaf, 0)
+  # What the first step finds counts, its last update included; no later one.
+  decayed = params | {
+    "paraphraser": jax.tree.map(lambda x: 0.9 * x, params["paraphraser"])
+  }
+  (later, _), _ = gradient(second, decayed, kept, STUDENT, WIDE)
+  (other, _), _ = gradient(second, decayed, moved, STUDENT, WIDE)
+  assert later == value
+  assert other != value
 
 
 def test_review_fuses_with_what_is_deeper():
