@@ -6,10 +6,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.adaptation._pairs import mean_one
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
 from kdjax.ops import softened_softmax
+from kdjax.ops._collectives import total
 from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation._predictions import entropy_weight
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import validate
 

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float
 from kdjax.adaptation import _probe
 from kdjax.adaptation._pairs import as_pair
 from kdjax.adaptation._pairs import mean_one
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
 from kdjax.ops._collectives import own_rows
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.adaptation._rows import masked_rows
 from kdjax.ops import softened_softmax
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import as_share
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import validate

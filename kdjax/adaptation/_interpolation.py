@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.adaptation import _sinkhorn
-from kdjax.adaptation._rows import masked_rows
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate

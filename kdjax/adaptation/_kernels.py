@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.adaptation._rows import total
 from kdjax.ops import gather_batch
 from kdjax.ops import pairwise_squared_distances
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import total
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer

@@ -9,11 +9,11 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.adaptation._kernels import Sample
 from kdjax.adaptation._kernels import make_kernel
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
 from kdjax.ops import gather_batch
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import total
 from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import validate
 
 

@@ -6,11 +6,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation._predictions import entropy_loss
-from kdjax.adaptation._rows import total
-from kdjax.adaptation._rows import whole_rows
 from kdjax.ops import reverse_gradient
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import whole_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import as_number

@@ -10,12 +10,12 @@ from jaxtyping import Array, Bool, Float
 from kdjax.adaptation._kernels import Kernel
 from kdjax.adaptation._kernels import Sample
 from kdjax.adaptation._kernels import make_kernel
-from kdjax.adaptation._rows import agreed
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
 from kdjax.ops import gather_batch
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import agreed
 from kdjax.ops._collectives import batch_places
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import validate
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
 from kdjax.ops import gather_batch
 from kdjax.ops import pairwise_squared_distances
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.adaptation._rows import masked_rows
 from kdjax.ops import masked_mean
 from kdjax.ops import softened_softmax
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._divergences import forward_kl
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import as_share

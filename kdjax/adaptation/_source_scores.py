@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
 from kdjax.ops import masked_mean
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate

@@ -4,13 +4,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.adaptation._rows import agreed
-from kdjax.adaptation._rows import whole_rows
 from kdjax.adaptation._svd import nonzero_values
 from kdjax.adaptation._svd import svd
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
+from kdjax.ops._collectives import agreed
 from kdjax.ops._distances import absolute
+from kdjax.ops._rows import whole_rows
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer

@@ -6,14 +6,14 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation._predictions import entropy_loss
 from kdjax.adaptation._predictions import information_maximization_loss
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
 from kdjax.adaptation._spectral import bnm_loss
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._chunks import in_chunks
 from kdjax.ops._collectives import batch_places
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import validate
 

@@ -8,10 +8,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.adaptation import _sinkhorn
-from kdjax.adaptation._rows import agreed
-from kdjax.adaptation._rows import whole_rows
 from kdjax.ops import log_softened_softmax
+from kdjax.ops._collectives import agreed
 from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._rows import whole_rows
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive

@@ -7,10 +7,10 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation._classifiers import mdd_loss
 from kdjax.adaptation._predictions import entropy_weight
-from kdjax.adaptation._rows import masked_rows
-from kdjax.adaptation._rows import total
 from kdjax.adaptation._self_training import is_confident
 from kdjax.ops import log_softened_softmax
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import row_temperature
 from kdjax.ops._validation import validate
 

@@ -7,13 +7,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._rows import counted
 from kdjax.distillation._tokens import TokenMask
 from kdjax.distillation._tokens import valid_tokens
 from kdjax.ops import kl_divergence
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
 from kdjax.ops import softened_softmax
+from kdjax.ops._rows import counted
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate

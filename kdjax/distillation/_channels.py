@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
 from kdjax.distillation._feature_pairs import unit
-from kdjax.distillation._rows import counted
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._distances import absolute
+from kdjax.ops._rows import counted
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive

@@ -8,7 +8,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation._logits import soft_target_loss
-from kdjax.distillation._rows import counted
 from kdjax.distillation._rows import directions
 from kdjax.distillation._teacher import teacher_side
 from kdjax.ops import gather_batch
@@ -16,6 +15,7 @@ from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._rows import counted
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range

@@ -8,13 +8,13 @@ from kdjax.distillation._rows import Pairs
 from kdjax.distillation._rows import Rows
 from kdjax.distillation._rows import batch_rows
 from kdjax.distillation._rows import flat_rows
-from kdjax.distillation._rows import nonzero
 from kdjax.distillation._rows import over_rows
 from kdjax.distillation._rows import pairs
 from kdjax.distillation._rows import products
-from kdjax.distillation._rows import total
 from kdjax.distillation._rows import unit_rows
 from kdjax.distillation._teacher import teacher_side
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import nonzero
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate

@@ -9,8 +9,6 @@ from jaxtyping import Array, Bool, Float
 from kdjax.distillation._rows import Pairs
 from kdjax.distillation._rows import Rows
 from kdjax.distillation._rows import batch_rows
-from kdjax.distillation._rows import counted
-from kdjax.distillation._rows import nonzero
 from kdjax.distillation._rows import over_rows
 from kdjax.distillation._rows import pair_mean
 from kdjax.distillation._rows import pairs
@@ -19,6 +17,8 @@ from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import pairwise_squared_distances
 from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops._rows import counted
+from kdjax.ops._rows import nonzero
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import validate
 

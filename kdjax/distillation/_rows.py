@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -12,6 +11,8 @@ from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._chunks import in_chunks
 from kdjax.ops._collectives import batch_places
+from kdjax.ops._rows import counted
+from kdjax.ops._rows import nonzero
 from kdjax.ops._softmax import compute_dtype
 
 Values = TypeVar("Values")
@@ -40,18 +41,6 @@ class Pairs(NamedTuple):
   def diagonal(self) -> Bool[Array, "batch whole"]:
     """Whether a pair is an example and itself."""
     return self.places[:, None] == jnp.arange(self.columns.size)[None]
-
-
-def counted(
-  x: Float[Array, "..."], where: Bool[Array, "..."] | None
-) -> Float[Array, "..."]:
-  """Returns x, 0 where masked: a mask on the loss leaves 0 times NaN behind.
-
-  The mask has x's leading axes. NaN in what counts stays.
-  """
-  if where is None:
-    return x
-  return jnp.where(jnp.expand_dims(where, range(where.ndim, x.ndim)), x, 0.0)
 
 
 def flat_rows(
@@ -141,13 +130,3 @@ def unit_rows(rows: Rows, eps: float = 0.0) -> Rows:
   local = directions(rows.local, eps)
   alone = rows.whole is rows.local
   return Rows(local, local if alone else directions(rows.whole, eps))
-
-
-def total(x: Array, axis_name: str | None) -> Array:
-  """Returns the sum over the devices of a mapped axis, if there is one."""
-  return x if axis_name is None else jax.lax.psum(x, axis_name)
-
-
-def nonzero(x: Array) -> Array:
-  """Returns x, or 1 where x is 0 and the quotient is 0 anyway."""
-  return jnp.where(x == 0, 1.0, x)

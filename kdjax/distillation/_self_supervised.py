@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import unit
-from kdjax.distillation._rows import counted
 from kdjax.ops import gather_batch
 from kdjax.ops import kl_divergence
 from kdjax.ops import masked_mean
@@ -17,6 +16,7 @@ from kdjax.ops._chunks import in_chunks
 from kdjax.ops._collectives import batch_places
 from kdjax.ops._collectives import own_rows
 from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._rows import counted
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate

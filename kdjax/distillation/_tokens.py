@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Integer
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
 from kdjax.distillation._feature_pairs import unit
-from kdjax.distillation._rows import counted
 from kdjax.ops import masked_mean
+from kdjax.ops._rows import counted
 from kdjax.ops._validation import validate
 
 TokenMask = Bool[Array, "batch tokens"] | Integer[Array, "batch tokens"]

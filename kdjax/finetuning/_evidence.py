@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.finetuning._rows import class_members
-from kdjax.finetuning._rows import everywhere
-from kdjax.finetuning._rows import nonzero
-from kdjax.finetuning._rows import whole_rows
-from kdjax.finetuning._rows import with_gradient_of
+from kdjax.finetuning._classes import class_members
 from kdjax.ops import gather_batch
+from kdjax.ops._collectives import agreed
+from kdjax.ops._gradients import with_gradient_of
+from kdjax.ops._rows import nonzero
+from kdjax.ops._rows import whole_rows
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_range
@@ -122,7 +122,7 @@ def logme(
   gaps = targets - jnp.matmul(images, weights, precision="highest")
   misfit = mean(precision * jnp.sum(jnp.square(gaps), 0))
   surrogate = -0.5 * (volume / (classes * count) + misfit)
-  return everywhere(with_gradient_of(mean(values), surrogate), axis_name)
+  return agreed(with_gradient_of(mean(values), surrogate), axis_name)
 
 
 class _Basis(NamedTuple):

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.finetuning._rows import class_members
-from kdjax.finetuning._rows import everywhere
-from kdjax.finetuning._rows import nonzero
-from kdjax.finetuning._rows import whole_rows
+from kdjax.finetuning._classes import class_members
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
+from kdjax.ops._collectives import agreed
+from kdjax.ops._rows import nonzero
+from kdjax.ops._rows import whole_rows
 from kdjax.ops._validation import validate
 
 
@@ -72,7 +72,7 @@ def leep(
   likelihood = jnp.sum(own * rows, 1)
   tiny = jnp.finfo(rows.dtype).tiny
   values = jnp.log(jnp.maximum(likelihood, tiny))
-  return everywhere(masked_mean(values, mask > 0), axis_name)
+  return agreed(masked_mean(values, mask > 0), axis_name)
 
 
 @validate
@@ -132,7 +132,7 @@ def nce(
     _group_sizes(new, counted) for new in (new_pair, new_source)
   )
   values = jnp.log(pairs / sources)
-  return everywhere(masked_mean(values, counted), axis_name)
+  return agreed(masked_mean(values, counted), axis_name)
 
 
 def _group_sizes(

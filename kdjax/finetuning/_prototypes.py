@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.finetuning._rows import class_sums
-from kdjax.finetuning._rows import nonzero
+from kdjax.finetuning._classes import class_sums
 from kdjax.ops import pairwise_squared_distances
 from kdjax.ops import safe_norm
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._rows import nonzero
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import mask_classes
 from kdjax.ops._validation import check_choice

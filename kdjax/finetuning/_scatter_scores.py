@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.finetuning._rows import class_members
-from kdjax.finetuning._rows import everywhere
-from kdjax.finetuning._rows import nonzero
-from kdjax.finetuning._rows import whole_rows
-from kdjax.finetuning._rows import with_gradient_of
+from kdjax.finetuning._classes import class_members
 from kdjax.ops import gather_batch
+from kdjax.ops._collectives import agreed
+from kdjax.ops._gradients import with_gradient_of
+from kdjax.ops._rows import nonzero
+from kdjax.ops._rows import whole_rows
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive
@@ -121,7 +121,7 @@ def h_score(
     - (1 - share) / scale * jnp.sum(pulled * images)
     - jnp.trace(outer) * share * jnp.mean(jnp.sum(jnp.square(rows), 0)) / count
   )
-  return everywhere(with_gradient_of(value, surrogate), axis_name)
+  return agreed(with_gradient_of(value, surrogate), axis_name)
 
 
 def _ledoit_wolf(
@@ -225,7 +225,7 @@ def transrate(
   weights = sizes if weighting == "frequency" else sizes > 0
   weights = weights.astype(rows.dtype)
   value = whole - jnp.sum(weights * rates) / nonzero(jnp.sum(weights))
-  return everywhere(value, axis_name)
+  return agreed(value, axis_name)
 
 
 def _coding_rate(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
-from kdjax.finetuning._rows import everywhere
-from kdjax.finetuning._rows import whole_rows
+from kdjax.ops._collectives import agreed
+from kdjax.ops._rows import whole_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_integer
@@ -283,4 +283,4 @@ def bss_loss(
   chosen = (place >= 0) & (place < k)
   images = jnp.matmul(x, vectors, precision="highest")
   values = jnp.where(chosen, jnp.sum(jnp.square(images), 0), 0.0)
-  return everywhere(jnp.sum(values), axis_name)
+  return agreed(jnp.sum(values), axis_name)

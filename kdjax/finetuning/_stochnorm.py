@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.finetuning._rows import masked_rows
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import as_share

@@ -32,10 +32,10 @@ from kdjax.ops._divergences import Terms
 from kdjax.ops._divergences import jensen_shannon_terms
 from kdjax.ops._divergences import kl_terms
 from kdjax.ops._divergences import near_zero
-from kdjax.ops._divergences import nonzero
 from kdjax.ops._divergences import skew_terms
 from kdjax.ops._divergences import total_variation_terms
 from kdjax.ops._divergences import two_difference
+from kdjax.ops._rows import nonzero
 from kdjax.ops._validation import as_share
 from kdjax.ops._validation import check_choice
 

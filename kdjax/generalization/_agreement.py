@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.generalization._rows import at_least_one
-from kdjax.generalization._rows import total
+from kdjax.ops._collectives import total
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
@@ -173,7 +172,7 @@ def sandmask(
     count = total(jnp.sum(share > 0, dtype=values.dtype), axis_name)
     squares = jnp.square(values - mean[None])
     variance = total(_weighted(share, squares), axis_name)
-    variance *= count / at_least_one(count - 1)
+    variance *= count / jnp.maximum(count - 1, 1)
     excess = agreement - as_number("threshold", threshold, values.dtype)
     # Shares of domains are rounded, as in the AND-mask.
     excess = jnp.where(jnp.abs(excess) < 1e-6, 0.0, excess)
@@ -203,7 +202,7 @@ def _counted_domains(
       f"{stack.shape[:1]}, as in gradients."
     )
   mask = where.astype(values.dtype)
-  count = at_least_one(total(jnp.sum(mask), axis_name))
+  count = jnp.maximum(total(jnp.sum(mask), axis_name), 1)
   keep = jnp.expand_dims(where, range(1, values.ndim))
   return jnp.where(keep, values, 0.0), mask / count
 

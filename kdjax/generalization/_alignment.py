@@ -7,12 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.generalization._rows import at_least_one
-from kdjax.generalization._rows import counted
-from kdjax.generalization._rows import pair_mean
-from kdjax.generalization._rows import total
 from kdjax.ops import gather_batch
 from kdjax.ops import pairwise_squared_distances
+from kdjax.ops._collectives import total
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
@@ -66,16 +64,16 @@ def coral(
     <https://arxiv.org/abs/2007.01434>`_, 2021.
   """
   check_choice("scaling", scaling, ("mean", "paper"))
-  rows, mask = counted(features, where)
+  rows, mask = masked_rows(features, where, axes=2)
   counts, sums = total((jnp.sum(mask, 1), jnp.sum(rows, 1)), axis_name)
   present = (counts > 0).astype(rows.dtype)
-  means = sums / at_least_one(counts)[:, None]
+  means = sums / jnp.maximum(counts, 1)[:, None]
   centred = mask[:, :, None] * (rows - means[:, None])
   products = jnp.einsum(
     "dbj,dbk->djk", centred, centred, precision=jax.lax.Precision.HIGHEST
   )
   products = total(products, axis_name)
-  covariances = products / at_least_one(counts - 1)[:, None, None]
+  covariances = products / jnp.maximum(counts - 1, 1)[:, None, None]
   value = _spread(covariances, present)
   if scaling == "paper":
     return value / 4
@@ -88,9 +86,9 @@ def _spread(
   """Returns the mean squared difference over pairs of domains that exist."""
   moments = moments.reshape(moments.shape[0], -1)
   count = jnp.sum(present)
-  centre = jnp.sum(present[:, None] * moments, 0) / at_least_one(count)
+  centre = jnp.sum(present[:, None] * moments, 0) / jnp.maximum(count, 1)
   squares = present[:, None] * jnp.square(moments - centre[None])
-  return 2 * jnp.mean(jnp.sum(squares, 0)) / at_least_one(count - 1)
+  return 2 * jnp.mean(jnp.sum(squares, 0)) / jnp.maximum(count - 1, 1)
 
 
 @validate
@@ -144,7 +142,7 @@ def mmd(
     2018.
   """
   check_positive("gammas", gammas)
-  rows, mask = counted(features, where)
+  rows, mask = masked_rows(features, where, axes=2)
   domains, batch, dims = rows.shape
   rates = jnp.atleast_1d(jnp.asarray(gammas, rows.dtype))
   if rates.ndim > 1 or rates.size == 0:
@@ -169,7 +167,16 @@ def mmd(
     return jnp.sum(columns.reshape(-1, domains, batch), (0, 2))
 
   sums = total(jax.lax.map(kernel_sums, (rows, mask)), axis_name)
-  divisors = at_least_one(counts)
+  divisors = jnp.maximum(counts, 1)
   means = sums / (divisors[:, None] * divisors[None])
   own = jnp.diagonal(means)
-  return pair_mean(own[:, None] + own[None] - 2 * means, present)
+  return _pair_mean(own[:, None] + own[None] - 2 * means, present)
+
+
+def _pair_mean(
+  pairs: Float[Array, "domains domains"], present: Float[Array, " domains"]
+) -> Float[Array, ""]:
+  """Returns the mean over unordered pairs of different domains that exist."""
+  both = present[:, None] * present[None]
+  both = both * (1 - jnp.eye(present.size, dtype=both.dtype))
+  return jnp.sum(both * pairs) / jnp.maximum(jnp.sum(both), 1)

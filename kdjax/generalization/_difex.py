@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.generalization._alignment import coral
-from kdjax.generalization._rows import counted
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._distances import absolute
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import validate
@@ -140,8 +140,8 @@ def difex_loss(
     )
   if stop_teacher_gradient:
     teacher_features = jax.lax.stop_gradient(teacher_features)
-  rows, mask = counted(features, where)
-  teacher, _ = counted(teacher_features, where)
+  rows, mask = masked_rows(features, where, axes=2)
+  teacher, _ = masked_rows(teacher_features, where, axes=2)
   internal, mutual = rows[..., :half], rows[..., half:]
 
   def mean(values: Array) -> Float[Array, ""]:

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._rows import at_least_one
-from kdjax.generalization._rows import counted
-from kdjax.generalization._rows import total
 from kdjax.ops import softened_softmax
+from kdjax.ops._collectives import total
 from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
@@ -116,8 +115,8 @@ def fishr_penalty(
   check_range("decay", decay, 0.0, 1.0 - 1e-7)
   check_labels(labels, logits.shape[-1])
   domains, classes = features.shape[0], logits.shape[-1]
-  features, mask = counted(features, where)
-  logits, _ = counted(logits, where)
+  features, mask = masked_rows(features, where, axes=2)
+  logits, _ = masked_rows(logits, where, axes=2)
   onehot = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
   residuals = mask[:, :, None] * (softened_softmax(logits) - onehot)
   counts = total(jnp.sum(mask, 1), axis_name)
@@ -149,7 +148,7 @@ def fishr_penalty(
     )
   ]
   flat = jnp.concatenate([x.reshape(domains, -1) for x, _ in pairs], 1)
-  count = at_least_one(jnp.sum(present, dtype=flat.dtype))
+  count = jnp.maximum(jnp.sum(present, dtype=flat.dtype), 1)
   gaps = flat - (jnp.sum(flat, 0) / count)[None]
   squares = jnp.where(present[:, None], jnp.square(gaps), 0.0)
   penalty = jnp.sum(jnp.mean(squares, 1)) / count
@@ -172,7 +171,7 @@ def _variances(
   r0 f' + f0 r' + r' f', of small terms only: E[x^2] - E[x]^2 would lose the
   digits of a variance that is small beside the mean.
   """
-  counts = at_least_one(counts)[:, None]
+  counts = jnp.maximum(counts, 1)[:, None]
   mean_r, mean_f = (
     x / counts
     for x in total((jnp.sum(residuals, 1), jnp.sum(features, 1)), axis_name)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._rows import at_least_one
 from kdjax.ops import gather_batch
 from kdjax.ops import softened_softmax
 from kdjax.ops._cross_entropy import check_labels
@@ -115,7 +114,7 @@ def _quantile(
 ) -> Float[Array, "*batch"]:
   """Returns the quantile of what is kept, interpolated as NumPy does."""
   ordered = jnp.sort(jnp.where(keep, values, jnp.inf), -1)
-  last = at_least_one(jnp.sum(keep, -1)) - 1
+  last = jnp.maximum(jnp.sum(keep, -1), 1) - 1
   place = share * last.astype(values.dtype)
   # 2/3 of 3 is 2, but not in floating point.
   whole = jnp.round(place)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._rows import at_least_one
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
 
@@ -67,7 +66,7 @@ def sample_partners(
   order = jnp.argsort(jnp.where(others, noise, jnp.inf), 1)
   count = jnp.sum(others, 1)
   place = jnp.sum(mine & (index[None] < index[:, None]), 1)
-  redrawn = jax.random.randint(redraw_key, (batch,), 0, at_least_one(count))
+  redrawn = jax.random.randint(redraw_key, (batch,), 0, jnp.maximum(count, 1))
   place = jnp.where(jnp.sum(mine, 1) > count, redrawn, place)
   crossed = jnp.take_along_axis(order, place[:, None], 1)[:, 0]
   return jnp.where(keep & (count > 0), crossed, partners)

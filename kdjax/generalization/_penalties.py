@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._rows import at_least_one
-from kdjax.generalization._rows import counted
-from kdjax.generalization._rows import total
 from kdjax.ops import log_softened_softmax
+from kdjax.ops._collectives import total
 from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import validate
@@ -51,9 +50,9 @@ def domain_losses(
     1991; Gulrajani and Lopez-Paz, `In search of lost domain generalization
     <https://arxiv.org/abs/2007.01434>`_, 2021.
   """
-  values, mask = counted(losses, where)
+  values, mask = masked_rows(losses, where, axes=2)
   sums, counts = total((jnp.sum(values, 1), jnp.sum(mask, 1)), axis_name)
-  return sums / at_least_one(counts)
+  return sums / jnp.maximum(counts, 1)
 
 
 @validate
@@ -157,7 +156,7 @@ def _mean(
 ) -> Float[Array, " *domains"]:
   sums = jnp.sum(jnp.where(mask > 0, values, 0.0), -1)
   sums, counts = total((sums, jnp.sum(mask, -1)), axis_name)
-  return sums / at_least_one(counts)
+  return sums / jnp.maximum(counts, 1)
 
 
 @validate
@@ -195,9 +194,9 @@ def vrex_penalty(
     Krueger et al., `Out-of-distribution generalization via risk extrapolation
     <https://arxiv.org/abs/2003.00688>`_, 2021.
   """
-  values, mask = counted(losses, where)
+  values, mask = masked_rows(losses, where, axes=2)
   count, losses_sum = total((jnp.sum(mask), jnp.sum(values)), axis_name)
-  count = at_least_one(count)
+  count = jnp.maximum(count, 1)
   squares = mask * jnp.square(values - losses_sum / count)
   return total(jnp.sum(squares), axis_name) / count
 
@@ -231,5 +230,5 @@ def sd_penalty(
   logits = logits.astype(compute_dtype(logits))
   support = logits != -jnp.inf
   squares = jnp.square(jnp.where(support, logits, 0.0))
-  count = at_least_one(jnp.sum(support, -1, dtype=logits.dtype))
+  count = jnp.maximum(jnp.sum(support, -1, dtype=logits.dtype), 1)
   return jnp.sum(squares, -1) / count

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._rows import at_least_one
-from kdjax.generalization._rows import total
+from kdjax.ops._collectives import total
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
@@ -89,7 +88,7 @@ def crossgrad(
   gradients = jax.grad(summed)(inputs).astype(dtype)
   if scaling == "mean":
     count = total(jnp.sum(keep, dtype=dtype), axis_name)
-    gradients = gradients / at_least_one(count)
+    gradients = gradients / jnp.maximum(count, 1)
   limit = as_number("clip", clip, dtype)
   step = as_number("epsilon", epsilon, dtype)
   moved = inputs.astype(dtype) + step * jnp.clip(gradients, -limit, limit)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.generalization._rows import counted
+from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import validate
@@ -73,7 +73,7 @@ def group_dro(
     Sagawa et al., `Distributionally robust neural networks for group shifts
     <https://arxiv.org/abs/1911.08731>`_, 2020, algorithm 1.
   """
-  losses, mask = counted(losses, where)
+  losses, mask = masked_rows(losses, where, axes=2)
   weights = jax.lax.stop_gradient(weights.astype(compute_dtype(weights)))
   rate = as_number("step_size", step_size, losses.dtype)
   positive = weights > 0

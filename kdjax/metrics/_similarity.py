@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import gather_batch
+from kdjax.ops._rows import nonzero
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import validate
 
@@ -77,7 +78,7 @@ def cka(
     x = gather_batch(x.reshape(x.shape[0], -1), axis_name)
     x = jnp.where(mask[:, None], x, 0.0)
     # Representations may be small or large; their squares stay in range.
-    x = x / _nonzero(jnp.max(jnp.abs(x)))
+    x = x / nonzero(jnp.max(jnp.abs(x)))
     x = x - jnp.sum(x, 0, keepdims=True) / jnp.maximum(count, 1)
     x = jnp.where(mask[:, None], x, 0.0)
     noise = x.size * (8 * float(jnp.finfo(x.dtype).eps)) ** 2
@@ -89,11 +90,11 @@ def cka(
   def independence(k: Array, m: Array) -> Float[Array, ""]:
     if not debiased:
       return jnp.sum(k * m)
-    products = jnp.sum(k * m) + jnp.sum(k) * jnp.sum(m) / _nonzero(
+    products = jnp.sum(k * m) + jnp.sum(k) * jnp.sum(m) / nonzero(
       (count - 1) * (count - 2)
     )
     rows = jnp.sum(jnp.sum(k, 0) * jnp.sum(m, 0))
-    return jnp.where(count > 3, products - 2 * rows / _nonzero(count - 2), 0.0)
+    return jnp.where(count > 3, products - 2 * rows / nonzero(count - 2), 0.0)
 
   (gram_a, noise_a), (gram_b, noise_b) = gram(a), gram(b)
   cross = independence(gram_a, gram_b)
@@ -166,9 +167,5 @@ def _scaled(leaves: list[Array]) -> list[Array]:
   """Divides by the largest entry, lest squares of gradients underflow."""
   leaves = [x.astype(compute_dtype(x)) for x in leaves]
   peaks = [jnp.max(jnp.abs(x), initial=0.0) for x in leaves]
-  peak = _nonzero(jnp.max(jnp.stack(peaks), initial=0.0)) if peaks else 1.0
+  peak = nonzero(jnp.max(jnp.stack(peaks), initial=0.0)) if peaks else 1.0
   return [x / peak for x in leaves]
-
-
-def _nonzero(x: Array) -> Array:
-  return jnp.where(x == 0, 1.0, x)

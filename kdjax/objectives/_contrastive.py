@@ -25,6 +25,7 @@ from kdjax.ops._collectives import batch_places
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
+from kdjax.ops._validation import entry
 
 _ROLES = ("student", "teacher")
 _ROWS_AT_ONCE = 2**15
@@ -126,7 +127,7 @@ def crd(
   def apply(
     params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
   ) -> tuple[Array, Any, Metrics]:
-    index, mask = batch["index"], batch["mask"]
+    index, mask = (entry("crd: batch", batch, k) for k in ("index", "mask"))
     checkify.debug_check(
       jnp.all((index >= 0) & (index < num_examples)),
       f"batch['index'] must lie in [0, {num_examples}); got " + "{}",
@@ -181,7 +182,7 @@ def crd(
 def _linear(role: str, spec: Any, dim: int, key: Array) -> dict[str, Array]:
   width = field_of(role, spec, "embedding").shape[-1]
   layer = _layers.linear(width, dim, rngs=nnx.Rngs(key))
-  return {"kernel": layer.kernel[...], "bias": layer.bias[...]}
+  return nnx.to_pure_dict(nnx.state(layer))
 
 
 def _embed(params: Any, outputs: Any) -> Float[Array, "batch dim"]:

@@ -25,6 +25,7 @@ from kdjax.ops import safe_norm
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
+from kdjax.ops._validation import entry
 
 
 def co_tuning(
@@ -70,7 +71,8 @@ def co_tuning(
   def loss(
     head: Any, student: Outputs, teacher: Outputs, batch: Any, *, relationship
   ) -> Array:
-    return co_tuning_loss(head(student, teacher), relationship[batch["label"]])
+    labels = entry("co_tuning: batch", batch, "label")
+    return co_tuning_loss(head(student, teacher), relationship[labels])
 
   return modular(
     _PretrainedHead, loss, axis_name=axis_name, relationship=relationship
@@ -202,7 +204,9 @@ def bi_tuning(
     temperature: Array,
     momentum: Array,
   ) -> Array:
-    labels, mask = batch["label"], batch["mask"]
+    labels, mask = (
+      entry("bi_tuning: batch", batch, k) for k in ("label", "mask")
+    )
     kernel, bias = field_of("student", student, "classifier")
     embeddings = field_of("student", student, "embedding")
     encoded = field_of("teacher", teacher, "embedding")
@@ -259,10 +263,10 @@ class _Queues(nnx.Module):
   def __init__(
     self, width: int, num_classes: int, dim: int, size: int, rngs: nnx.Rngs
   ):
-    projector = _layers.linear(width, dim, rngs=rngs)
-    self.kernel, self.bias = projector.kernel, projector.bias
-    self.average_kernel = nnx.Variable(self.kernel[...])
-    self.average_bias = nnx.Variable(self.bias[...])
+    start = nnx.to_pure_dict(nnx.state(_layers.linear(width, dim, rngs=rngs)))
+    self.kernel, self.bias = map(nnx.Param, (start["kernel"], start["bias"]))
+    self.average_kernel = nnx.Variable(start["kernel"])
+    self.average_bias = nnx.Variable(start["bias"])
     features = key_queue(rngs(), num_classes, width + 1, size=size)
     projections = key_queue(rngs(), num_classes, dim, size=size)
     self.features = nnx.Variable(features.keys)

@@ -1,11 +1,15 @@
 """The reduction over a batch, on one device or over many."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, Num, Shaped
 
 from kdjax.ops._validation import validate
+
+Tree = TypeVar("Tree")
 
 
 @validate
@@ -95,6 +99,19 @@ def gather_batch(
   if axis_name is None:
     return x
   return jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def total(tree: Tree, axis_name: str | None) -> Tree:
+  """Returns the sum over the devices of a mapped axis, if there is one."""
+  return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def agreed(value: Array, axis_name: str | None) -> Array:
+  """Returns a value that all devices have computed from gathered rows.
+
+  It is equal already; the mean makes its gradient the batch's.
+  """
+  return value if axis_name is None else jax.lax.pmean(value, axis_name)
 
 
 def batch_places(size: int, axis_name: str | None) -> Int[Array, " batch"]:

@@ -19,6 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops._rows import nonzero
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import mask_classes
 from kdjax.ops._softmax import row_temperature
@@ -391,11 +392,6 @@ def near_zero(weight: Array, x: Array) -> tuple[Array, Array]:
 
 def _row_sum(x: Array) -> Array:
   return jnp.sum(x, -1, keepdims=True)
-
-
-def nonzero(x: Array) -> Array:
-  """Returns x, or 1 where x is 0 and nothing depends on the quotient."""
-  return jnp.where(x == 0, 1.0, x)
 
 
 def _largest(logits: Array) -> Array:

@@ -1,10 +1,11 @@
-"""Gradient reversal."""
+"""Gradients other than those of the values."""
 
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 Tree = TypeVar("Tree")
 
@@ -52,3 +53,21 @@ def _reverse_jvp(primals, tangents):
   if x_dot.dtype != jax.dtypes.float0:
     x_dot = -jnp.asarray(scale, x_dot.dtype) * x_dot
   return _reverse(x, scale), x_dot
+
+
+@jax.custom_jvp
+def with_gradient_of(value: Array, surrogate: Array) -> Array:
+  """Returns the value, with the first derivatives of the surrogate.
+
+  What a decomposition gives needs no derivative of the decomposition where
+  its parts are stationary; that one is not finite for equal eigenvalues.
+  """
+  del surrogate
+  return value
+
+
+@with_gradient_of.defjvp
+def _with_gradient_of_jvp(
+  primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+  return primals[0], tangents[1]

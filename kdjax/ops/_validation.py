@@ -10,7 +10,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -116,6 +116,31 @@ def check_integer(name: str, value: Any, low: int) -> None:
     raise ValueError(f"{name} is {value}; expected an integer from {low} on.")
 
 
+def check_sizes(name: str, sizes: Any, count: int | None = None) -> None:
+  """Raises ValueError unless it holds (so many) positive integers."""
+  values = tuple(sizes) if isinstance(sizes, Iterable) else ()
+  integers = all(isinstance(x, int | np.integer) and x > 0 for x in values)
+  right = isinstance(sizes, Iterable) if count is None else len(values) == count
+  if not (right and integers):
+    wanted = "a sequence of" if count is None else count
+    raise ValueError(
+      f"{name} is {sizes!r}; expected {wanted} positive integers."
+    )
+
+
+def entry(name: str, values: Any, key: Any) -> Any:
+  """Returns an entry of a batch, or says what is missing and who needs it."""
+  try:
+    return values[key]
+  except (KeyError, IndexError, TypeError):
+    pass
+  if not isinstance(values, Mapping):
+    raise TypeError(
+      f"{name} is a {type(values).__name__}; expected a mapping with {key!r}."
+    )
+  raise ValueError(f"{name} has {list(values)}; expected {key!r} too.")
+
+
 def as_number(
   name: str, value: Any, dtype: Any, *, shape: tuple[int, ...] = ()
 ) -> jax.Array:
@@ -187,9 +212,10 @@ def _match(
       f"{name} is a {type(value).__name__}; expected a JAX or NumPy array."
     )
   typed = [o for o in options if _has_dtype(value, o)]
+  kinds = [o.__name__.split("[")[0].lower() for o in options]
   if not typed:
-    kinds = " or ".join(o.__name__.split("[")[0].lower() for o in options)
-    raise TypeError(f"{name} has dtype {value.dtype}; expected {kinds}.")
+    wanted = " or ".join(kinds)
+    raise TypeError(f"{name} has dtype {value.dtype}; expected {wanted}.")
   for option in typed:
     bound = _bind(option.dim_str, value.shape, sizes)
     if bound is not None:
@@ -197,8 +223,14 @@ def _match(
         owners[key] = name
       sizes.update(bound)
       return
-  wanted = " or ".join(_describe(o.dim_str, sizes, owners) for o in typed)
-  raise ValueError(f"{name} has shape {value.shape}; expected {wanted}.")
+  what, words = f"shape {value.shape}", [""] * len(options)
+  if len(typed) < len(options):  # another dtype would be read otherwise
+    what, words = f"{what} and dtype {value.dtype}", [f"{k} " for k in kinds]
+  wanted = " or ".join(
+    word + _describe(option.dim_str, sizes, owners)
+    for word, option in zip(words, options, strict=True)
+  )
+  raise ValueError(f"{name} has {what}; expected {wanted}.")
 
 
 def _has_dtype(value: jax.Array, annotation: Any) -> bool:
