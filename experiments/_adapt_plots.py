@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from experiments._plots import FAINT
 from experiments._plots import INK
 from experiments._plots import Path
 from experiments._plots import figure
+from experiments._plots import percent
 from experiments._statistics import paired_interval
 
 # Okabe and Ito's palette, as in `_plots`: one colour a kind of method.
@@ -133,7 +133,7 @@ def accuracy_bars(
       ylim=(len(rates) - 0.4, -0.6),
     )
     axes.set_xticks(np.linspace(0, 1, 6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(percent)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     if oracles:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from experiments._plots import INK
 from experiments._plots import Path
 from experiments._plots import figure
+from experiments._plots import percent
 from experiments._statistics import paired_interval
 
 # Okabe and Ito's palette, as in `_plots`.
@@ -72,7 +72,7 @@ def accuracy_bars(
     axes.set(
       xlabel="accuracy on target test images", title=title, xlim=(left, 1.02)
     )
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(percent)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     diamond = Line2D(
@@ -118,7 +118,7 @@ def score_scatter(
         axes.plot(values[i], accuracy[i], alpha=0.22, ms=4, mew=0, **style)
         axes.plot(values[i].mean(), accuracy[i].mean(), ms=8, mec="w", **style)
       axes.set_title(f"{name}\n{taus[name]}", fontsize=9.5, weight="normal")
-      axes.yaxis.set_major_formatter(PercentFormatter(1))
+      axes.yaxis.set_major_formatter(percent)
     canvas.supxlabel("score before fine-tuning", fontsize=10)
     canvas.supylabel("accuracy after fine-tuning", fontsize=10)
     handles = [

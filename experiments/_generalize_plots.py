@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from matplotlib.ticker import PercentFormatter
 
 from experiments._plots import COLOURS
 from experiments._plots import FAINT
 from experiments._plots import Path
 from experiments._plots import figure
+from experiments._plots import percent
 from experiments._statistics import is_known
 from experiments._statistics import paired_interval
 
@@ -66,7 +66,7 @@ def accuracy_grid(
       axes.set_yticks(places, list(first) if i == 0 else [""] * len(first))
       axes.set_ylim(len(first) - 0.4, -0.6)
       axes.set_title(panel, fontsize=10.5)
-      axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+      axes.xaxis.set_major_formatter(percent)
       axes.xaxis.set_major_locator(MaxNLocator(4))
       axes.tick_params(axis="y", length=0)
       axes.grid(color=FAINT, axis="y", lw=0.6)

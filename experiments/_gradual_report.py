@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
 
 from experiments import _gradual_training
 from experiments import _plots
@@ -257,7 +256,7 @@ def draw(job: Any, rows: dict[str, Any]) -> None:
     )
     for axes in (left, right):
       axes.set_ylim(0, 1)
-      axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+      axes.yaxis.set_major_formatter(_plots.percent)
     handles, names = left.get_legend_handles_labels()
     canvas.legend(handles, names, loc="outside lower center", ncols=4)
 

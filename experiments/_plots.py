@@ -9,7 +9,6 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 # Okabe and Ito's palette: told apart by colour-blind readers too. A thing has
 # the same colour in every figure.
@@ -45,6 +44,11 @@ STYLE = {
 }
 
 Path = str | os.PathLike[str]
+
+
+def percent(share: float, _: Any = None) -> str:
+  """A tick of an axis of shares, without a digit too many or too few."""
+  return f"{round(100 * share, 6):g}%"
 
 
 @contextlib.contextmanager
@@ -117,8 +121,7 @@ def learning_curves(
       xlim=(0, steps[-1]),
       ylim=(bottom - margin, min(top + margin, 1.0)),
     )
-    decimals = 0 if top - bottom > 0.04 else 1
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=decimals))
+    axes.yaxis.set_major_formatter(percent)
     canvas.legend(loc="outside lower center", ncols=len(curves) + len(levels))
 
 
@@ -226,7 +229,7 @@ def reliability_diagram(
       ylim=(2e-3, 1.2),
       yticks=(0.01, 0.1, 1),
     )
-    bottom.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bottom.yaxis.set_major_formatter(percent)
     bottom.minorticks_off()
     canvas.align_ylabels()
 
@@ -268,7 +271,7 @@ def softened_targets(
           np.arange(classes) + offset, row, width, color=tints[i], label=name
         )
       bars.set(ylim=(0, 1), yticks=(0, 0.5, 1), xlim=(-0.6, classes - 0.4))
-      bars.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+      bars.yaxis.set_major_formatter(percent)
       bars.grid(visible=False, axis="x")
       bars.set_xticks(range(classes), map(str, range(classes)))
       bars.get_xticklabels()[int(label)].set(weight="bold", color=INK)
