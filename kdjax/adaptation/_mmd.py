@@ -205,7 +205,7 @@ def jmmd(
 
   Raises:
     ValueError: if the layers do not match, or as in :func:`mmd`.
-    TypeError: if a layer is not floating-point.
+    TypeError: if a domain is no sequence, or a layer is not floating-point.
 
   Examples:
     >>> points = jnp.array([[0.0], [1.0]])
@@ -224,6 +224,12 @@ def jmmd(
     Long et al., `Deep transfer learning with joint adaptation networks
     <https://arxiv.org/abs/1605.06636>`_, 2017.
   """
+  for name, layers in (("source", source), ("target", target)):
+    if not isinstance(layers, Sequence):
+      raise TypeError(
+        f"jmmd: {name} is a {type(layers).__name__}; expected a sequence of "
+        "layers, [batch, dims] each."
+      )
   if not source or len(source) != len(target):
     raise ValueError(
       f"jmmd: source has {len(source)} layers and target {len(target)}; "

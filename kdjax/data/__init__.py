@@ -31,8 +31,8 @@ from kdjax.data._sources import split
 from kdjax.data._sources import subset
 from kdjax.data._sources import without_classes
 from kdjax.data._teacher_cache import TeacherCache
-from kdjax.data._teacher_cache import write_teacher_cache
 from kdjax.data._teacher_records import fingerprint
+from kdjax.data._teacher_writing import write_teacher_cache
 
 __all__ = (
   "ArraySource",

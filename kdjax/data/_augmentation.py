@@ -18,6 +18,7 @@ from kdjax.data._shifts import as_dtype_of
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
+from kdjax.ops._validation import check_sizes
 from kdjax.ops._validation import validate
 
 
@@ -135,8 +136,8 @@ def random_resized_crop(
     [batch, *shape, channels].
 
   Raises:
-    ValueError: if area or aspect are no increasing positive pair, area exceeds
-      1, or images has another rank.
+    ValueError: if shape is not two positive integers, area or aspect are no
+      increasing positive pair, area exceeds 1, or images has another rank.
 
   Examples:
     >>> images = jnp.ones((2, 8, 8, 1))
@@ -149,6 +150,7 @@ def random_resized_crop(
     `tf.image.sample_distorted_bounding_box
     <https://www.tensorflow.org/api_docs/python/tf/image/sample_distorted_bounding_box>`_.
   """
+  check_sizes("shape", shape, 2)
   for name, (low, high) in (("area", area), ("aspect", aspect)):
     if not 0 < low <= high or (name == "area" and high > 1):
       raise ValueError(

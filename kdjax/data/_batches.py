@@ -6,7 +6,9 @@ import numpy as np
 
 from kdjax.data._extras import require
 from kdjax.data._sources import Source
+from kdjax.data._sources import check_source
 from kdjax.data._sources import stack_examples
+from kdjax.ops._validation import check_integer
 
 
 @runtime_checkable
@@ -72,6 +74,7 @@ def batches(
     exactly the batches that would have come.
 
   Raises:
+    TypeError: if it is no source or a number is no integer.
     ValueError: if the source is empty, batch_size is not a positive multiple
       of shard_count, or shard_index is not below shard_count.
     ImportError: if the extra is not installed.
@@ -86,9 +89,12 @@ def batches(
     `Grain's MapDataset
     <https://google-grain.readthedocs.io/en/latest/tutorials/dataset_basic_tutorial.html>`_.
   """
+  check_source(source)
   if len(source) == 0:
     raise ValueError("source is empty; expected at least one example.")
-  if batch_size < 1 or batch_size % shard_count:
+  check_integer("batch_size", batch_size, 1)
+  check_integer("shard_count", shard_count, 1)
+  if batch_size % shard_count:
     raise ValueError(
       f"batch_size is {batch_size}; expected a positive multiple of "
       f"shard_count = {shard_count}."

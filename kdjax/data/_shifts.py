@@ -15,6 +15,7 @@ from jaxtyping import Num
 
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_range
+from kdjax.ops._validation import check_sizes
 from kdjax.ops._validation import validate
 
 
@@ -166,7 +167,8 @@ def resize(
     [batch, *shape, channels].
 
   Raises:
-    ValueError: if crop leaves nothing or images has another rank.
+    ValueError: if shape is not two positive integers, crop leaves nothing, or
+      images has another rank.
 
   Examples:
     >>> resize(jnp.ones((2, 28, 28, 1)), (8, 8), crop=4).shape
@@ -176,6 +178,7 @@ def resize(
     `jax.image.resize
     <https://docs.jax.dev/en/latest/_autosummary/jax.image.resize.html>`_.
   """
+  check_sizes("shape", shape, 2)
   batch, height, width, channels = images.shape
   if not 0 <= 2 * crop < min(height, width):
     raise ValueError(

@@ -1,12 +1,13 @@
 """What a data set is here, and how to take a part of one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from kdjax.ops._validation import check_range
+from kdjax.ops._validation import entry
 
 
 @runtime_checkable
@@ -49,6 +50,11 @@ class ArraySource:
   labels: np.ndarray
 
   def __post_init__(self):
+    for name, values in (("images", self.images), ("labels", self.labels)):
+      if not hasattr(values, "shape"):
+        raise TypeError(
+          f"{name} is a {type(values).__name__}; expected an array."
+        )
     if self.images.ndim != 4:
       raise ValueError(
         f"images has shape {self.images.shape}; expected [n, height, width, "
@@ -59,6 +65,7 @@ class ArraySource:
         f"labels has shape {self.labels.shape}; expected "
         f"{self.images.shape[:1]}, as in images."
       )
+    as_integers("labels", self.labels)
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -96,7 +103,8 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
     keep their dtype.
 
   Raises:
-    ValueError: if the images differ in shape.
+    TypeError: if it is no source.
+    ValueError: if it is empty or the images differ in shape.
 
   Examples:
     >>> from kdjax.data import load
@@ -108,19 +116,23 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
     `tfds.as_numpy with batch_size=-1
     <https://www.tensorflow.org/datasets/api_docs/python/tfds/as_numpy>`_.
   """
+  check_source(source)
   return stack_examples([source[i] for i in range(len(source))])
 
 
 def stack_examples(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
   """Makes a batch of single examples, or says which two do not fit."""
-  images = [np.asarray(example["image"]) for example in examples]
+  if not examples:
+    raise ValueError("source is empty; expected at least one example.")
+  what = "an example of the source"
+  images = [np.asarray(entry(what, example, "image")) for example in examples]
   for image in images:
     if image.shape != images[0].shape:
       raise ValueError(
         f"images of this source differ in shape, {images[0].shape} and "
         f"{image.shape}; a batch needs one shape, so resize them in the source."
       )
-  labels = [example["label"] for example in examples]
+  labels = [entry(what, example, "label") for example in examples]
   return {"image": np.stack(images), "label": np.asarray(labels, np.int32)}
 
 
@@ -129,12 +141,14 @@ def subset(source: Source, indices: np.ndarray | Sequence[int]) -> Source:
 
   Args:
     source: any source; nothing is read yet.
-    indices: int [m], each in 0..len(source) - 1.
+    indices: int [m], each in 0..len(source) - 1; of a mask its
+      `np.flatnonzero`.
 
   Returns:
     A source of m examples.
 
   Raises:
+    TypeError: if the indices are no integers, as those of a mask are not.
     ValueError: if an index is out of range.
 
   Examples:
@@ -146,7 +160,7 @@ def subset(source: Source, indices: np.ndarray | Sequence[int]) -> Source:
     `torch.utils.data.Subset
     <https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.Subset>`_.
   """
-  indices = np.asarray(indices, np.int64)
+  indices = as_integers("indices", indices)
   if indices.size and not 0 <= indices.min() <= indices.max() < len(source):
     raise ValueError(
       f"indices span {indices.min()} to {indices.max()}; expected numbers in "
@@ -230,6 +244,9 @@ def without_classes(source: Source, classes: Sequence[int]) -> Source:
   Returns:
     A source of the other examples.
 
+  Raises:
+    TypeError: if the classes are no integers.
+
   Examples:
     >>> from kdjax.data import load
     >>> train = without_classes(load("digits", "train"), [3])
@@ -240,7 +257,9 @@ def without_classes(source: Source, classes: Sequence[int]) -> Source:
     Hinton et al., `Distilling the knowledge in a neural network
     <https://arxiv.org/abs/1503.02531>`_, 2015, section 3: the missing digit.
   """
-  kept = ~np.isin(_labels(source), np.asarray(classes))
+  kept = ~np.isin(
+    _labels(source), as_integers("classes", np.atleast_1d(classes))
+  )
   return _Subset(source, np.flatnonzero(kept))
 
 
@@ -252,10 +271,31 @@ def held_out(labels: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
 
 def _labels(source: Source) -> np.ndarray:
   """All labels of a source, int [n], by the cheapest way it offers."""
+  check_source(source)
   labels = getattr(source, "labels", None)
   if labels is None:
     labels = [source[i]["label"] for i in range(len(source))]
-  return np.asarray(labels, np.int64)
+  return as_integers("the source's labels", labels)
+
+
+def check_source(source: Any) -> None:
+  """Raises TypeError for what has a length and entries, but no examples."""
+  if isinstance(source, Mapping) or hasattr(source, "dtype"):
+    raise TypeError(
+      f"source is a {type(source).__name__}; expected a Source, such as "
+      "ArraySource(images, labels)."
+    )
+
+
+def as_integers(name: str, values: Any) -> np.ndarray:
+  """Returns int64 `[n]`; a mask or a share would become some integers too."""
+  array = np.asarray(values)
+  if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+    raise TypeError(
+      f"{name} has dtype {array.dtype} and shape {array.shape}; expected "
+      "integers, [n]."
+    )
+  return array.astype(np.int64)
 
 
 def _rank_in_class(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""One record of a teacher cache: its bytes, and what it was computed for."""
+"""A record of a teacher cache: what it holds, and what it was computed for."""
 
 import dataclasses
 import hashlib
 import json
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -25,15 +26,19 @@ class TeacherCacheHeader:
     dataset: the name of the data set and split.
     teacher: the :func:`fingerprint` of the teacher's variables.
     num_examples: of the data set.
-    num_classes: of the teacher.
+    num_classes: of the teacher; None if what it returns is no array.
     k: how many of the likeliest classes are kept; None keeps all.
     dtype: in which the logits are kept.
     shard_size: records in a file.
-    image: shape and dtype of an image, such as `"(32, 32, 3) uint8"`.
-    answer: a few logits for the first image, augmented with seed 0: another
-      function of the same variables, or another first image, shows in them.
+    image: shape and dtype of an image, such as `"(32, 32, 3) uint8"`, or of
+      what else the teacher sees of an example.
+    answer: a few logits for the first image, augmented with seed 0, and a few
+      numbers of what `keep` makes of them: another function of the same
+      variables, or another first image, shows in them.
     augmentation: a few pixels of fixed images, augmented with fixed seeds:
       another augmentation shows in them. Empty without one.
+    inputs: the name of what the teacher sees in an example.
+    kept: the arrays of a record, such as `{"ids": "(512, 50) int32"}`.
 
   References:
     The `DatasetInfo of TensorFlow Datasets
@@ -43,13 +48,15 @@ class TeacherCacheHeader:
   dataset: str
   teacher: str
   num_examples: int
-  num_classes: int
+  num_classes: int | None
   k: int | None
   dtype: str
   shard_size: int
   image: str
   answer: tuple[float, ...]
   augmentation: tuple[float, ...]
+  inputs: str
+  kept: dict[str, str]
 
   def differences(self, expected: dict[str, Any]) -> list[str]:
     """What differs from the expected values, in words."""
@@ -69,12 +76,14 @@ class TeacherCacheHeader:
 
   def record(self) -> np.dtype:
     """The bytes of one record; they hold what it was computed for."""
-    kept = self.num_classes if self.k is None else self.k
-    # NumPy knows no bfloat16, so halves are kept by their bits.
-    logits = ("logits", "<f4" if self.dtype == "float32" else "<u2", kept)
-    top = [] if self.k is None else [("ids", "<i4", kept), ("rest", "<f4")]
-    names = ("cache", "index", "seed", "image")
-    return np.dtype([*((name, "<u8") for name in names), logits, *top])
+    names = ("cache", "index", "seed", "inputs")
+    kept = []
+    for name, text in self.kept.items():
+      shape, dtype = parse(text)
+      # NumPy knows no bfloat16, so such numbers are kept by their bits.
+      kind = f"u{dtype.itemsize}" if dtype.kind == "V" else dtype
+      kept.append((name, np.dtype(kind).newbyteorder("<"), shape))
+    return np.dtype([*((name, "<u8") for name in names), ("kept", kept)])
 
   def digest(self) -> int:
     """A number that every record of this cache carries."""
@@ -119,9 +128,15 @@ def _agrees(name: str, value: Any, wanted: Any) -> bool:
   )
 
 
-def describe(image: np.ndarray) -> str:
-  """Shape and dtype of an image, in words."""
-  return f"{image.shape} {image.dtype}"
+def describe(array: Any) -> str:
+  """Shape and dtype of an array, in words."""
+  return f"{array.shape} {array.dtype}"
+
+
+def parse(text: str) -> tuple[tuple[int, ...], np.dtype]:
+  """The shape and dtype that :func:`describe` puts in words."""
+  shape, dtype = text.rsplit(" ", 1)
+  return tuple(json.loads(f"[{shape.strip('(),')}]")), jnp.dtype(dtype)
 
 
 def _digest(data: bytes) -> int:
@@ -151,37 +166,58 @@ def probe(
   return tuple(pixels[:, places].ravel().tolist())
 
 
-def pack(header: TeacherCacheHeader, logits: np.ndarray) -> np.ndarray:
-  """Records of a batch of float32 logits."""
-  records = np.zeros(len(logits), header.record())
-  if header.k is not None:
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    ids, others = np.split(order, [header.k], axis=-1)
-    records["ids"] = ids
-    rest = np.take_along_axis(logits, others, -1).astype(np.float64)
-    with np.errstate(divide="ignore"):
-      records["rest"] = np.logaddexp.reduce(rest, axis=-1)
-    logits = np.take_along_axis(logits, ids, -1)
-  with np.errstate(over="ignore"):
-    kept = logits.astype(jnp.dtype(header.dtype))
-  if np.isnan(kept).any() or np.isposinf(kept).any():
-    raise ValueError(
-      f"the teacher's logits reach from {logits.min()} to {logits.max()}; "
-      f"expected numbers that {header.dtype} holds."
-    )
-  records["logits"] = kept.view(records["logits"].dtype)
+def pack(
+  header: TeacherCacheHeader, kept: dict[str, Any], size: int
+) -> np.ndarray:
+  """Records of what is kept of the first examples of a batch."""
+  records = np.zeros(size, header.record())
+  for name in kept:
+    array = np.asarray(kept[name])[:size]
+    if jnp.issubdtype(array.dtype, jnp.floating) and (
+      np.isnan(array).any() or np.isposinf(array).any()
+    ):
+      raise ValueError(
+        f"the teacher's {name} reach from {array.min()} to {array.max()}; "
+        f"expected numbers that {array.dtype} holds."
+      )
+    field = records["kept"][name]
+    field[...] = array.view(field.dtype)
   return records
 
 
 def unpack(
   header: TeacherCacheHeader, records: np.ndarray
 ) -> dict[str, np.ndarray]:
-  logits = np.ascontiguousarray(records["logits"])
-  logits = logits.view(jnp.dtype(header.dtype))
-  if header.k is None:
-    return {"logits": logits}
+  """What records hold, by name."""
   return {
-    "ids": records["ids"].copy(),
-    "values": logits,
-    "rest": records["rest"].copy(),
+    name: records["kept"][name].copy().view(parse(text)[1])
+    for name, text in header.kept.items()
   }
+
+
+def shard_paths(
+  path: pathlib.Path, header: TeacherCacheHeader, seed: int
+) -> list[pathlib.Path]:
+  """The files of one augmentation seed, whether they are there or not."""
+  count = math.ceil(header.num_examples / header.shard_size)
+  return [
+    path / f"seed{seed}-{i:05}-of-{count:05}.array_record" for i in range(count)
+  ]
+
+
+def read_header(path: pathlib.Path) -> TeacherCacheHeader:
+  """The header of a cache's folder."""
+  fields = json.loads((path / "header.json").read_text())
+  return TeacherCacheHeader(
+    **fields | {k: tuple(fields[k]) for k in ("answer", "augmentation")}
+  )
+
+
+def check_header(
+  path: pathlib.Path, expected: dict[str, Any]
+) -> TeacherCacheHeader:
+  """The header of a cache's folder, which must agree with the one expected."""
+  header = read_header(path)
+  if differences := header.differences(expected):
+    raise ValueError(f"{path} is another cache: {'; '.join(differences)}.")
+  return header

@@ -74,8 +74,9 @@ def rank_teachers(
   Raises:
     ValueError: if there is no candidate, the criterion is unknown, or `where`
       is given to a function.
-    TypeError: if the values are being traced: a ranking has names, so it is
-      made outside of jit. Its scores alone may be traced, by the criteria.
+    TypeError: if candidates is no mapping, or the values are being traced: a
+      ranking has names, so it is made outside of jit. Its scores alone may be
+      traced, by the criteria.
 
   Scores of one criterion compare models on one task, not tasks, and those of
   different criteria do not compare. TransRate depends on the features' scale,
@@ -94,6 +95,11 @@ def rank_teachers(
     You et al., `LogME: practical assessment of pre-trained models for transfer
     learning <https://arxiv.org/abs/2102.11005>`_, 2021.
   """
+  if not isinstance(candidates, Mapping):
+    raise TypeError(
+      f"rank_teachers: candidates is a {type(candidates).__name__}; expected a "
+      "mapping, name -> array."
+    )
   if not candidates:
     raise ValueError(
       "rank_teachers: candidates is empty; expected one or more."

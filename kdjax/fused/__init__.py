@@ -10,6 +10,7 @@ from kdjax.fused._divergences import Divergence
 from kdjax.fused._head import Head
 from kdjax.fused._linear import fused_linear_divergence
 from kdjax.fused._sampling import SampledTeacher
+from kdjax.fused._sampling import known_log_probs
 from kdjax.fused._sampling import sample_teacher
 from kdjax.fused._sparse import sparse_divergence
 from kdjax.fused._sparse import sparse_linear_divergence
@@ -20,6 +21,7 @@ __all__ = (
   "SampledTeacher",
   "fused_divergence",
   "fused_linear_divergence",
+  "known_log_probs",
   "sample_teacher",
   "sparse_divergence",
   "sparse_linear_divergence",

@@ -85,7 +85,8 @@ def fused_linear_divergence(
       the gradient of a sum of the values then needs no second computation of
       logits.
     vocab_size: how many classes there are; rows of a head beyond it are
-      padding, cut before the softmax. By default the smaller vocabulary.
+      padding, cut before the softmax. By default the smaller vocabulary, if
+      the larger one is no more than twice or 1024 classes larger.
     stop_teacher_gradient: False lets gradients reach the teacher.
     vocab_axis_name: the axis of `jax.shard_map` (with its default checks) over
       which both vocabularies are sharded, in equal parts; hidden states are
@@ -101,8 +102,9 @@ def fused_linear_divergence(
 
   Raises:
     ValueError: if shapes differ, a static temperature is not above 0, a static
-      share is outside [0, 1], `vocab_size` exceeds a vocabulary, or there is
-      no such divergence or implementation.
+      share is outside [0, 1], `vocab_size` exceeds a vocabulary or is needed
+      to tell padding from a forgotten head, or there is no such divergence or
+      implementation.
     TypeError: if an array is not floating-point.
 
   Differs from published codes: Liger and TRL round logits to bfloat16 before
@@ -138,6 +140,7 @@ def fused_linear_divergence(
       )
     largest *= jax.lax.axis_size(vocab_axis_name)
   if vocab_size is None:
+    _check_padding(student_vocab, teacher_vocab)
     vocab_size = largest
   check_integer("vocab_size", vocab_size, 1)
   if vocab_size > largest:
@@ -162,6 +165,17 @@ def fused_linear_divergence(
     chunk_size=chunk_size,
     implementation=implementation,
   )
+
+
+def _check_padding(student: int, teacher: int) -> None:
+  """Refuses what no padding explains, such as hidden states without a head."""
+  small, large = sorted((student, teacher))
+  if large > 2 * small and large - small > 1024:
+    raise ValueError(
+      f"fused_linear_divergence: the student has {student} classes and the "
+      f"teacher {teacher}; expected as many but for padding. A teacher's "
+      "hidden states need its head; if the rest is padding, give vocab_size."
+    )
 
 
 def linear_values(

@@ -1,4 +1,4 @@
-"""Some classes of a teacher, drawn at random."""
+"""Some classes of a teacher: drawn at random, or the likeliest of a cache."""
 
 import math
 from typing import NamedTuple
@@ -13,6 +13,44 @@ from kdjax.ops._softmax import softened_softmax
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_range
 from kdjax.ops._validation import validate
+
+
+@validate
+def known_log_probs(
+  values: Float[Array, "*tokens known"], rest: Float[Array, "*tokens"]
+) -> Float[Array, "*tokens known"]:
+  r"""Log-probabilities of the known classes, from logits and what is left.
+
+  .. math::
+    \log P_i = z_i - \log \Big(\sum_{j \in I} \exp(z_j) + \exp(r)\Big)
+
+  They are what :func:`sparse_divergence` takes, of what a
+  `kdjax.data.TeacherCache` of the likeliest classes serves. They are those of
+  all classes at the temperature at which r was summed, and of no other: a
+  cache for temperature T is one of a teacher that returns z / T.
+
+  Args:
+    values: the logits z of the known classes I, `[*tokens, known]`.
+    rest: r, the log-sum-exp of all other logits, `[*tokens]`.
+
+  Returns:
+    Log-probabilities in the shape of `values`; float32 for half precision.
+
+  Raises:
+    ValueError: if the shapes do not fit.
+    TypeError: if either is not floating-point.
+
+  Examples:
+    >>> known_log_probs(jnp.array([0.0, 0.0]), jnp.log(2.0))
+    Array([-1.3862944, -1.3862944], dtype=float32)
+
+  References:
+    Anshumann et al., `Sparse logit sampling: accelerating knowledge
+    distillation in LLMs <https://arxiv.org/abs/2503.16870>`_, 2025, which
+    compares what becomes of the rest.
+  """
+  logits = jnp.concatenate([values, rest[..., None]], -1)
+  return log_softened_softmax(logits)[..., :-1]
 
 
 class SampledTeacher(NamedTuple):

@@ -18,6 +18,8 @@ from kdjax.nets._shuffle import ShuffleNetV1
 from kdjax.nets._shuffle import ShuffleNetV2
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import check_sizes
 
 
 def create(
@@ -53,7 +55,10 @@ def create(
     :class:`Outputs`.
 
   Raises:
-    ValueError: if there is no network of that name.
+    TypeError: if rngs is no `nnx.Rngs`, num_classes no integer, or the network
+      has no such option.
+    ValueError: if there is no network of that name, or input_shape is not three
+      positive integers.
 
   Examples:
     >>> student = create(
@@ -72,6 +77,13 @@ def create(
   if name not in _NETWORKS:
     raise ValueError(
       f"name is {name!r}; expected one of {', '.join(sorted(_NETWORKS))}."
+    )
+  check_sizes("input_shape, (height, width, channels),", input_shape, 3)
+  check_integer("num_classes", num_classes, 1)
+  if not isinstance(rngs, nnx.Rngs):
+    raise TypeError(
+      f"rngs is a {type(rngs).__name__}; expected random streams, such as "
+      "nnx.Rngs(0)."
     )
   return _NETWORKS[name](
     num_classes=num_classes,

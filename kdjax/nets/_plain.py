@@ -14,6 +14,7 @@ from kdjax.nets._convolution import convolve
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
+from kdjax.ops._validation import check_sizes
 from kdjax.ops._validation import validate
 
 
@@ -33,7 +34,8 @@ class MLP(nnx.Module):
     rngs: random streams for the parameters and, if used, for dropout.
 
   Raises:
-    ValueError: if the inputs have another shape than ``input_shape``.
+    ValueError: if hidden is no sequence of positive integers, or the inputs
+      have another shape than ``input_shape``.
 
   Examples:
     >>> model = MLP(10, input_shape=(8, 8, 1), hidden=(32,), rngs=nnx.Rngs(0))
@@ -57,6 +59,7 @@ class MLP(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
+    check_sizes("hidden", hidden)
     widths = (math.prod(input_shape), *hidden)
     self.input_shape = tuple(input_shape)
     self.layers = nnx.List(
@@ -106,8 +109,9 @@ class ConvNet(nnx.Module):
     rngs: random streams for the parameters and, if used, for dropout.
 
   Raises:
-    ValueError: if pooling leaves nothing of the image, or the inputs have
-      another shape than ``input_shape``.
+    ValueError: if channels is no sequence of positive integers, pooling leaves
+      nothing of the image, or the inputs have another shape than
+      ``input_shape``.
 
   Examples:
     >>> model = ConvNet(10, rngs=nnx.Rngs(0))
@@ -132,6 +136,7 @@ class ConvNet(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
+    check_sizes("channels", channels)
     height, width, inputs = input_shape
     scale = 2 ** len(channels)
     if min(height, width) < scale:

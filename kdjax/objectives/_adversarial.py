@@ -35,6 +35,7 @@ from kdjax.objectives._stages import field_of
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._validation import entry
 
 
 def dann(
@@ -208,6 +209,7 @@ def jda(
   def loss(
     game: Any, source: Outputs, target: Outputs, batch: Any, *, weight: Array
   ) -> Array:
+    labels = entry("jda: batch", batch, "label")
     embeddings = embeddings_of(source, target)
     masks = masks_of(batch)
     # Reversed on both sides of the discriminator: once for it, twice for the
@@ -218,7 +220,7 @@ def jda(
     if axis_name is not None:
       counted = jax.lax.psum(counted, axis_name)
     return jda_loss(
-      cross_entropy(source.logits, batch["label"]),
+      cross_entropy(source.logits, labels),
       reverse_gradient(divergence),
       num_target=counted,
       weight=game.turn(weight, schedule),
@@ -332,10 +334,11 @@ def mcd(
   def loss(
     game: Any, source: Outputs, target: Outputs, batch: Any, *, scale: Array
   ) -> Array:
+    labels = entry("mcd: batch", batch, "label")
     own, other = embeddings_of(source, target)
     other = reverse_gradient(other, game.turn(scale, schedule))
     heads = game.first, game.second
-    first, second = (cross_entropy(head(own), batch["label"]) for head in heads)
+    first, second = (cross_entropy(head(own), labels) for head in heads)
     apart = classifier_discrepancy(
       *(jax.nn.softmax(head(other)) for head in heads)
     )

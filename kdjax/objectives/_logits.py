@@ -13,6 +13,7 @@ from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import matched_stages
+from kdjax.ops._validation import entry
 
 
 def uskd(
@@ -66,7 +67,7 @@ def uskd(
     middle = jnp.mean(feature, tuple(range(1, feature.ndim - 1)))
     return uskd_loss(
       student.logits,
-      batch["label"],
+      entry("uskd: batch", batch, "label"),
       classifier(middle),
       where=batch["mask"],
       axis_name=axis_name,

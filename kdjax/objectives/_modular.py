@@ -16,6 +16,7 @@ from kdjax.objectives._objective import as_hyperparameters
 from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
+from kdjax.ops._validation import entry
 
 
 def modular(
@@ -101,6 +102,8 @@ def modular(
   def apply(
     params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
   ) -> tuple[Array, Any, Metrics]:
+    name = getattr(loss, "__qualname__", repr(loss)).partition(".")[0]
+    entry(f"{name}: batch", batch, "mask")
     module = merge(params, state, student, teacher)
     module.train()
     value = loss(

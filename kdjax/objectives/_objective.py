@@ -18,6 +18,7 @@ from jaxtyping import Array
 from kdjax.objectives._select import Selector
 from kdjax.objectives._select import select_logits
 from kdjax.ops import masked_mean
+from kdjax.ops._validation import entry
 
 Metrics = dict[str, tuple[Array, Array]]
 Schedule = Callable[[Array], ArrayLike]
@@ -117,7 +118,7 @@ def stateless(
   ) -> tuple[Array, Any, Metrics]:
     del params, key
     arguments = jax.tree.map(widen, select(student, teacher, batch))
-    mask = batch["mask"]
+    mask = entry("stateless: batch", batch, "mask")
     options = {}
     # Without axis_name, `where` is something else: in Optax a mask of classes.
     if "axis_name" in parameters:
@@ -125,7 +126,9 @@ def stateless(
         "axis_name": axis_name,
         "where": mask,
         "where_source": mask,
-        "where_target": batch.get("target", batch)["mask"],
+        "where_target": entry(
+          "stateless: the target's batch", batch.get("target", batch), "mask"
+        ),
       }
       options = {k: v for k, v in options.items() if k in parameters}
     # Only shapes, for the loss's own checks: in the state all is traced.
@@ -166,7 +169,8 @@ def combine(
   Raises:
     TypeError: if a part is no pair of a weight and an objective; from `init`,
       if a weight is neither number nor function.
-    ValueError: if several parts answer for the student.
+    ValueError: if there is no part, or several answer for the student; from
+      `apply`, if the parameters are another objective's.
 
   Examples:
     >>> from kdjax.distillation import soft_target_loss
@@ -179,6 +183,13 @@ def combine(
     `optax.chain and optax.named_chain
     <https://optax.readthedocs.io/en/latest/api/combining_optimizers.html>`_.
   """
+  if not isinstance(objectives, Mapping):
+    raise TypeError(
+      f"combine: objectives is a {type(objectives).__name__}; expected a "
+      "mapping, name -> (weight, objective)."
+    )
+  if not objectives:
+    raise ValueError("combine: objectives is empty; expected one or more.")
   objectives = dict(objectives)
   for name, part in objectives.items():
     if not (
@@ -211,7 +222,7 @@ def combine(
     states, metrics = {}, {}
     for i, (name, (schedule, objective)) in enumerate(objectives.items()):
       loss, states[name], parts = objective.apply(
-        params[name],
+        entry("combine: the objective's params", params, name),
         state["objectives"][name],
         student,
         teacher,
@@ -246,7 +257,8 @@ def combine(
 
 def loss_metric(value: Array, batch: Any) -> Metrics:
   """The (sum, count) of this device's share of a batch's mean loss."""
-  count = jnp.sum(batch["mask"], dtype=value.dtype)
+  mask = entry("the objective's batch", batch, "mask")
+  count = jnp.sum(mask, dtype=value.dtype)
   return {"loss": (value * count, count)}
 
 
@@ -254,13 +266,18 @@ def batch_mean(
   value: Any, batch: Any, axis_name: str | None, loss: Callable[..., Any]
 ) -> Array:
   """Reduces one value an example, without padding, over all devices."""
-  mask = batch["mask"]
+  name = getattr(loss, "__name__", repr(loss))
+  mask = entry(f"{name}: batch", batch, "mask")
+  if getattr(mask, "dtype", None) != jnp.bool_:
+    kind = getattr(mask, "dtype", type(mask).__name__)
+    raise TypeError(
+      f"{name}: batch['mask'] is of {kind}; expected an array of bool, [batch]."
+    )
   if jnp.shape(value)[:1] != mask.shape:
-    name = getattr(loss, "__name__", repr(loss))
     raise ValueError(
       f"{name} returned shape {jnp.shape(value)}; expected one value an "
-      f"example, {mask.shape}, of which padding is left out. A loss of the "
-      "whole batch takes where and axis_name."
+      f"example, {mask.shape} as in batch['mask'], of which padding is left "
+      "out. A loss of the whole batch takes where and axis_name."
     )
   return masked_mean(value, mask, axis_name=axis_name)
 
@@ -272,7 +289,8 @@ def as_hyperparameters(values: Mapping[str, Any]) -> dict[str, Array]:
 
 def _number(name: str, value: Any) -> Array:
   kind = getattr(value, "dtype", None)
-  if isinstance(value, str | bytes | bool | None) or kind == jnp.bool_:
+  none = isinstance(value, str | bytes | bool | None) or callable(value)
+  if none or kind == jnp.bool_:
     raise TypeError(
       f"{name} is {value!r}; expected a number or an array. Bind an option "
       "that is none with functools.partial."
@@ -282,6 +300,7 @@ def _number(name: str, value: Any) -> Array:
 
 def widen(x: Any) -> Any:
   """Half precision quantises a loss, and a loss from elsewhere may not care."""
-  if jnp.issubdtype(x.dtype, jnp.floating):
+  # What is no array is the loss's own to refuse.
+  if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
   return x

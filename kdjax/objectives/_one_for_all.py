@@ -17,6 +17,7 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import last_feature
 from kdjax.objectives._stages import matched_stages
+from kdjax.ops._validation import entry
 
 _FINAL_GRID = 7
 _HEADS = 4
@@ -72,10 +73,11 @@ def ofa(*, eps: ArrayLike = 1.5, axis_name: str | None = None) -> Objective:
   def loss(
     heads: Any, student: Outputs, teacher: Outputs, batch: Any, *, eps: Array
   ) -> Array:
-    total = ofa_loss(student.logits, teacher.logits, batch["label"], eps=eps)
+    labels = entry("ofa: batch", batch, "label")
+    total = ofa_loss(student.logits, teacher.logits, labels, eps=eps)
     for head, name in zip(heads, _stage_names(student), strict=True):
       logits = head(student.features[name])
-      total += ofa_loss(logits, teacher.logits, batch["label"], eps=eps)
+      total += ofa_loss(logits, teacher.logits, labels, eps=eps)
     return total
 
   return modular(build, loss, axis_name=axis_name, eps=eps)

@@ -76,6 +76,7 @@ from kdjax.objectives._views import cskd
 from kdjax.objectives._views import mlld
 from kdjax.objectives._views import sskd
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._validation import entry
 
 
 class Preset(NamedTuple):
@@ -255,7 +256,7 @@ def _select_standardized_and_labels(
   return (
     standardize_logits(student.logits),
     standardize_logits(teacher.logits),
-    batch["label"],
+    entry("dkd+lskd: batch", batch, "label"),
   )
 
 

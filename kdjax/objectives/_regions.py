@@ -15,6 +15,7 @@ from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import last_feature
+from kdjax.ops._validation import entry
 
 
 def sdd(
@@ -64,7 +65,7 @@ def sdd(
     return (
       logits_of("student", student),
       logits_of("teacher", teacher),
-      batch["label"],
+      entry("sdd: batch", batch, "label"),
     )
 
   return stateless(

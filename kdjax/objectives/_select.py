@@ -10,7 +10,9 @@ from typing import Any
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
+from kdjax.objectives._stages import feature_of
 from kdjax.objectives._stages import field_of
+from kdjax.ops._validation import entry
 
 Selector = Callable[[Outputs, Any, Any], tuple[Any, ...]]
 
@@ -55,6 +57,9 @@ def select_logits_and_labels(
     The student's and the teacher's logits, `[batch, classes]` each, and the
     labels, `[batch]`.
 
+  Raises:
+    ValueError: if the batch has no label.
+
   Examples:
     >>> student = Outputs(jnp.array([1.0]), {}, None)
     >>> teacher = Outputs(jnp.array([2.0]), {}, None)
@@ -65,7 +70,8 @@ def select_logits_and_labels(
   References:
     The argument order of :mod:`kdjax.distillation`.
   """
-  return student.logits, teacher.logits, batch["label"]
+  labels = entry("select_logits_and_labels: batch", batch, "label")
+  return student.logits, teacher.logits, labels
 
 
 def select_supervised(
@@ -81,6 +87,9 @@ def select_supervised(
   Returns:
     The student's logits, `[batch, classes]`, and the labels, `[batch]`.
 
+  Raises:
+    ValueError: if the batch has no label.
+
   Examples:
     >>> student = Outputs(jnp.array([1.0]), {}, None)
     >>> select_supervised(student, None, {"label": jnp.array([3])})
@@ -91,7 +100,7 @@ def select_supervised(
     <https://optax.readthedocs.io/en/latest/api/losses.html>`_.
   """
   del teacher
-  return student.logits, batch["label"]
+  return student.logits, entry("select_supervised: batch", batch, "label")
 
 
 def select_embeddings(
@@ -134,7 +143,8 @@ def select_features(student: str, teacher: str | None = None) -> Selector:
     teacher: the name of the teacher's; the same one without it.
 
   Returns:
-    A selector that returns the two maps, `[batch, height, width, channels]`.
+    A selector that returns the two maps, `[batch, height, width, channels]`;
+    it raises ValueError if a network has none of that name.
 
   Examples:
     >>> select = select_features("stage1", "stage2")
@@ -153,8 +163,8 @@ def select_features(student: str, teacher: str | None = None) -> Selector:
   ) -> tuple[Array, Array]:
     del batch
     return (
-      student_outputs.features[student],
-      teacher_outputs.features[teacher_name],
+      feature_of("student", student_outputs, student),
+      feature_of("teacher", teacher_outputs, teacher_name),
     )
 
   return select

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
+from kdjax.ops._validation import entry
 
 
 def matched_stages(student: Any, teacher: Any) -> list[tuple[str, str]]:
@@ -32,7 +33,7 @@ def matched_stages(student: Any, teacher: Any) -> list[tuple[str, str]]:
 
 
 def _stages(role: str, outputs: Any) -> list[str]:
-  names = sorted(outputs.features)
+  names = sorted(field_of(role, outputs, "features"))
   if not names:
     raise ValueError(
       f"{role} has no features; expected a network that returns some."
@@ -72,14 +73,21 @@ def maps_of(
   return [as_map(field_of(role, outputs, side)[name]) for name in names]
 
 
-def field_of(role: str, outputs: Outputs, side: str) -> Any:
+def field_of(role: str, outputs: Outputs | None, side: str) -> Any:
   """A field of a network's outputs, or a word on why there is none."""
+  if outputs is None:
+    raise ValueError(f"there is no {role}; expected one that gives {side}.")
   values = getattr(outputs, side, None)
   if values is None:
     raise ValueError(
       f"{role} has no {side}; expected a network that returns some."
     )
   return values
+
+
+def feature_of(role: str, outputs: Outputs, name: str) -> Array:
+  """A feature by its name, or a word on which there are."""
+  return entry(f"{role}.features", field_of(role, outputs, "features"), name)
 
 
 def last_feature(role: str, outputs: Outputs) -> Array:

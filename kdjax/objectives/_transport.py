@@ -18,6 +18,7 @@ from kdjax.objectives._regressors import Regressor
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
+from kdjax.ops._validation import entry
 
 
 def wkd_logit(
@@ -56,7 +57,8 @@ def wkd_logit(
     student: Outputs, teacher: Outputs, batch: Any
   ) -> tuple[Array, ...]:
     kernel, _ = field_of("teacher", teacher, "classifier")
-    return student.logits, teacher.logits, batch["label"], kernel
+    labels = entry("wkd_logit: batch", batch, "label")
+    return student.logits, teacher.logits, labels, kernel
 
   def loss(
     student: Array,

@@ -40,6 +40,7 @@ from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._validation import entry
 
 
 def on_target(objective: Objective) -> Objective:
@@ -74,7 +75,8 @@ def on_target(objective: Objective) -> Objective:
   ) -> tuple[Array, Any, Metrics]:
     del source
     teacher = (target.views or {}).get("teacher")
-    return objective.apply(params, state, target, teacher, batch["target"], key)
+    batch = entry("on_target: batch", batch, "target")
+    return objective.apply(params, state, target, teacher, batch, key)
 
   return objective._replace(apply=apply)
 
@@ -119,7 +121,8 @@ def flexmatch(
     params: Any, state: Any, source: Any, target: Any, batch: Any, key: Array
   ) -> tuple[Array, Any, Metrics]:
     del params, source, key
-    batch, least = batch["target"], state["threshold"]
+    batch = entry("flexmatch: batch", batch, "target")
+    least = state["threshold"]
     seen = FlexMatchState(*state["seen"])
     losses = fixmatch_loss(
       _view(target, view).logits,
@@ -127,7 +130,8 @@ def flexmatch(
       threshold=flexmatch_thresholds(target.logits, seen, threshold=least),
     )
     value = masked_mean(losses, batch["mask"], axis_name=axis_name)
-    rows = target.logits, batch["index"], batch["mask"]
+    index = entry("flexmatch: the target's batch", batch, "index")
+    rows = target.logits, index, batch["mask"]
     logits, index, mask = (gather_batch(x, axis_name) for x in rows)
     seen = flexmatch_update(logits, seen, index, threshold=least, where=mask)
     if axis_name is not None:
@@ -261,7 +265,8 @@ def mme(
     weight: Array,
   ) -> Array:
     own, other = embeddings_of(source, target)
-    task = cross_entropy(_classify(game, own, temperature), batch["label"])
+    labels = entry("mme: batch", batch, "label")
+    task = cross_entropy(_classify(game, own, temperature), labels)
     entropy = mme_loss(other, _prototypes(game), temperature=temperature)
     where = batch["target"]["mask"]
     return masked_mean(
@@ -339,7 +344,8 @@ def cdac(
     def mean(values: Array) -> Array:
       return masked_mean(values, where, axis_name=axis_name)
 
-    task = cross_entropy(classify(own), batch["label"])
+    labels = entry("cdac: batch", batch, "label")
+    task = cross_entropy(classify(own), labels)
     clustering = cdac_loss(
       weak,
       *(classify(reverse_gradient(x)) for x in (weak, strong)),

@@ -22,6 +22,7 @@ from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import field_of
 from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._validation import entry
 
 
 def crld(
@@ -214,7 +215,7 @@ def sskd(
     transformed = sskd_transformed_loss(
       jnp.stack([x.logits for x in ours[1:]], 1),
       jnp.stack([x.logits for x in theirs[1:]], 1),
-      batch["label"],
+      entry("sskd: batch", batch, "label"),
       temperature=temperature,
       ratio=ratio,
       **coupling,
@@ -273,7 +274,8 @@ def _two_views(
     student: Outputs, teacher: Outputs, batch: Any
   ) -> tuple[Array, Array]:
     del teacher
-    return _view_of("student", student, view).logits, batch["label"]
+    labels = entry("crld or mlld: batch", batch, "label")
+    return _view_of("student", student, view).logits, labels
 
   across = stateless(loss, select, axis_name=axis_name, **hyperparameters)
   labels = stateless(cross_entropy, select_labels, axis_name=axis_name)

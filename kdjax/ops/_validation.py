@@ -47,8 +47,10 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
     for name in specs
     if types.NoneType in typing.get_args(signature.parameters[name].annotation)
   }
-  name_of_function = getattr(function, "__name__", repr(function))
-  signature_text = _call_text(signature)
+  # Of a method with its class, which says whose `__call__` it is.
+  name_of_function = getattr(function, "__qualname__", repr(function))
+  name_of_function = name_of_function.rpartition("<locals>.")[2]
+  signature_text = call_text(signature)
 
   @functools.wraps(function)
   def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -77,7 +79,7 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
   return wrapped
 
 
-def _call_text(signature: inspect.Signature) -> str:
+def call_text(signature: inspect.Signature) -> str:
   """Returns the parameters without annotations, as they are called."""
   bare = [
     parameter.replace(annotation=inspect.Parameter.empty)

@@ -10,8 +10,13 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
+from kdjax.ops._validation import entry
+from kdjax.training._checks import check_objective
+from kdjax.training._checks import check_views
 from kdjax.training._models import Forward
 from kdjax.training._models import Variables
+from kdjax.training._models import check_forward
+from kdjax.training._models import run_forward
 from kdjax.training._steps import LossFn
 from kdjax.training._steps import Metrics
 
@@ -58,7 +63,11 @@ def adaptation_loss(
     `"mask"` and what the objective reads.
 
   Raises:
-    ValueError: if a view is called "teacher" and there is one.
+    TypeError: if student or teacher is no forward (a :class:`Model` is none),
+      the objective is none, or `views` is no mapping.
+    ValueError: if a view is called "teacher" and there is one; from `loss_fn`,
+      if a batch lacks an entry that is read, or `frozen` the teacher, or if
+      images of the two domains do not fit into one batch.
 
   Examples:
     >>> from kdjax.objectives import select_logits, stateless
@@ -80,6 +89,12 @@ def adaptation_loss(
     Ganin et al., `Domain-adversarial training of neural networks
     <https://arxiv.org/abs/1505.07818>`_, 2016.
   """
+  name = "adaptation_loss"
+  check_forward(f"{name}: student", student)
+  if teacher is not None:
+    check_forward(f"{name}: teacher", teacher)
+  check_objective(name, objective)
+  check_views(name, views)
   if teacher is not None and "teacher" in views:
     raise ValueError(
       "adaptation_loss: views has the name 'teacher'; expected another one, as "
@@ -96,10 +111,17 @@ def adaptation_loss(
 
     def outputs(state: Any, images: Any, key: Array) -> tuple[Outputs, Any]:
       variables = Variables(params["student"], state)
-      return student(variables, images, train=True, key=key)
+      return run_forward(
+        f"{name}: student", student, variables, images, train=True, key=key
+      )
 
-    images = batch["source"]["image"], batch["target"]["image"]
+    parts = [
+      (f"{name}: the {k}'s batch", entry(f"{name}: batch", batch, k))
+      for k in ("source", "target")
+    ]
+    images, _ = ([entry(*part, k) for part in parts] for k in ("image", "mask"))
     if joint_forward:
+      _check_alike(*images)
       both, student_state = outputs(
         state["student"], jnp.concatenate(images), source_key
       )
@@ -110,13 +132,14 @@ def adaptation_loss(
       source, student_state = outputs(state["student"], images[0], source_key)
       target, student_state = outputs(student_state, images[1], target_key)
     seen = {}
-    for i, (name, view) in enumerate(views.items()):
+    for i, (k, view) in enumerate(views.items()):
       view_key = jax.random.fold_in(target_key, i)
       image = view(view_key, batch["target"])
-      seen[name], student_state = outputs(student_state, image, view_key)
+      seen[k], student_state = outputs(student_state, image, view_key)
     if teacher is not None:
+      known = entry(f"{name}: frozen", frozen, "teacher")
       told = [
-        teacher(frozen["teacher"], image, train=False, key=None)[0]
+        run_forward(f"{name}: teacher", teacher, known, image)[0]
         for image in images
       ]
       told = jax.lax.stop_gradient(told)
@@ -138,3 +161,12 @@ def adaptation_loss(
     return loss, (state, metrics)
 
   return loss_fn
+
+
+def _check_alike(source: Any, target: Any) -> None:
+  """Raises ValueError unless both domains fit into one batch."""
+  if source.shape[1:] != target.shape[1:]:
+    raise ValueError(
+      f"adaptation_loss: the target's images have shape {target.shape}; "
+      f"expected that of the source's, {source.shape}, but for the batch."
+    )

@@ -12,6 +12,8 @@ from kdjax.objectives import Objective
 from kdjax.objectives import combine
 from kdjax.objectives._objective import loss_metric
 from kdjax.ops._validation import check_range
+from kdjax.training._checks import check_loss
+from kdjax.training._checks import check_optimizer
 from kdjax.training._steps import LossFn
 from kdjax.training._steps import Metrics
 from kdjax.training._steps import Step
@@ -212,6 +214,11 @@ def make_dot_step(
     `step(state, frozen, batch, key) -> state, metrics`, a pure function, as
     :func:`make_train_step` returns.
 
+  Raises:
+    TypeError: as in :func:`make_train_step`.
+    ValueError: from `step`, if the loss is no pair, or the optimizer has no
+      :func:`dot`: another one would leave the distillation out.
+
   Examples:
     >>> def loss_fn(params, state, frozen, batch, key):
     ...   task_and_distillation = (params["student"] - batch["target"]) ** 2
@@ -229,14 +236,30 @@ def make_dot_step(
     Zhao et al., `DOT: A distillation-oriented trainer
     <https://arxiv.org/abs/2307.08436>`_, 2023, algorithm 1.
   """
+  name = "make_dot_step"
+  check_loss(name, loss_fn)
+  check_optimizer(name, optimizer)
+
+  def is_dot(x: Any) -> bool:
+    return isinstance(x, DOTState)
 
   def step(
     state: TrainState, frozen: Any, batch: Any, key: Array
   ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(key, state.step)
+    if not any(map(is_dot, jax.tree.leaves(state.optimizer_state, is_dot))):
+      raise ValueError(
+        f"{name}: the optimizer's state has no two momenta; expected dot, or a "
+        "chain with it."
+      )
 
     def losses(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
       pair, aux = loss_fn(params, state.state, frozen, batch, key)
+      if jnp.shape(pair) != (2,):
+        raise ValueError(
+          f"{name}: loss_fn returned a loss of shape {jnp.shape(pair)}; "
+          "expected [task, distillation], of a dot_objective."
+        )
       return _over(jax.lax.pmean, pair, axis_name), aux
 
     pair, pullback, (moved, metrics) = jax.vjp(

@@ -126,7 +126,7 @@ def with_mean_teacher(step: Callable[..., Any]) -> Callable[..., Any]:
       state.params["student"],
     )
     teacher = Variables(params, state.state["student"])
-    return step(state, {**frozen, "teacher": teacher}, batch, key)
+    return step(state, {**(frozen or {}), "teacher": teacher}, batch, key)
 
   return taught
 

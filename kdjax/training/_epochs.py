@@ -1,12 +1,14 @@
 """A whole epoch as one `lax.scan`, for data that fit on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import entry
 from kdjax.training._steps import Metrics
 from kdjax.training._steps import Step
 
@@ -30,6 +32,7 @@ def epoch_plan(
     `{"index": int32, "mask": bool}`, each `[steps, batch_size]`.
 
   Raises:
+    TypeError: if one of the numbers is no integer.
     ValueError: if there is no example or a batch has none.
 
   Examples:
@@ -45,8 +48,7 @@ def epoch_plan(
     ("num_examples", num_examples),
     ("batch_size", batch_size),
   ):
-    if size < 1:
-      raise ValueError(f"epoch_plan: {name} is {size}; expected at least 1.")
+    check_integer(f"epoch_plan: {name}", size, 1)
   shape = (-(-num_examples // batch_size), batch_size)
   order = jnp.arange(num_examples, dtype=jnp.int32)
   if key is not None:
@@ -65,7 +67,9 @@ def scan_epoch(step: Step) -> Epoch:
     `epoch(state, frozen, data, plan, key) -> state, metrics`, where `data` is
     a dictionary of arrays `[examples, ...]` on the device, `plan` comes from
     :func:`epoch_plan`, and metrics have a leading axis of steps. A batch has
-    the rows of `data` and the plan's `"index"` and `"mask"`.
+    the rows of `data` and the plan's `"index"` and `"mask"`. It raises
+    TypeError or ValueError if `data` or `plan` is something else, or the arrays
+    of `data` differ in length.
 
   Examples:
     >>> def step(state, frozen, batch, key):
@@ -85,6 +89,8 @@ def scan_epoch(step: Step) -> Epoch:
   def epoch(
     state: Any, frozen: Any, data: Any, plan: Any, key: Array
   ) -> tuple[Any, Metrics]:
+    data = _as_data("scan_epoch", data, plan)
+
     def body(state: Any, rows: Any) -> tuple[Any, Metrics]:
       return step(state, frozen, _take(data, rows), key)
 
@@ -117,12 +123,32 @@ def scan_evaluation(
   """
 
   def evaluation(variables: Any, frozen: Any, data: Any, plan: Any) -> Metrics:
+    data = _as_data("scan_evaluation", data, plan)
     metrics = jax.lax.map(
       lambda rows: evaluate(variables, frozen, _take(data, rows)), plan
     )
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
 
   return evaluation
+
+
+def _as_data(name: str, data: Any, plan: Any) -> Any:
+  """Returns the data as JAX arrays; an index beyond a short one is clipped."""
+  entry(f"{name}: plan", plan, "index")
+  if not isinstance(data, Mapping):
+    raise TypeError(
+      f"{name}: data is a {type(data).__name__}; expected a dictionary of "
+      "arrays, as kdjax.data.as_arrays returns."
+    )
+  data = jax.tree.map(jnp.asarray, data)
+  sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(data)}
+  if len(sizes) > 1 or () in sizes:
+    shapes = jax.tree.map(jnp.shape, data)
+    raise ValueError(
+      f"{name}: data has the shapes {shapes}; expected [examples, ...], of as "
+      "many examples each."
+    )
+  return data
 
 
 def _take(data: Any, rows: Any) -> dict[str, Array]:

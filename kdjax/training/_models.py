@@ -65,6 +65,45 @@ class Model(NamedTuple):
   variables: Variables
 
 
+def check_forward(name: str, value: Any) -> None:
+  """Raises TypeError unless it may be a forward; a module can be called too."""
+  if isinstance(value, nnx.Module | linen.Module) or not callable(value):
+    raise TypeError(
+      f"{name} is a {type(value).__name__}; expected a Model's forward, that "
+      "is forward(variables, inputs, *, train, key)."
+    )
+
+
+def check_model(name: str, value: Any) -> None:
+  """Raises TypeError unless it is a network's function and its variables."""
+  if not isinstance(value, Model):
+    raise TypeError(
+      f"{name} is a {type(value).__name__}; expected a Model, as from_nnx and "
+      "from_linen return."
+    )
+  check_forward(f"{name}.forward", value.forward)
+
+
+def run_forward(
+  name: str,
+  forward: Forward,
+  variables: Any,
+  inputs: Any,
+  *,
+  train: bool = False,
+  key: Array | None = None,
+) -> tuple[Outputs, Any]:
+  """Runs a network, which a user may have written."""
+  result = forward(variables, inputs, train=train, key=key)
+  pair = isinstance(result, tuple) and len(result) == 2
+  if not pair or not isinstance(result[0], Outputs):
+    kinds = ", ".join(type(x).__name__ for x in (result if pair else (result,)))
+    raise TypeError(
+      f"{name} returned {kinds}; expected (Outputs, state), as a Forward does."
+    )
+  return result
+
+
 def from_nnx(model: nnx.Module) -> Model:
   """Model from a Flax NNX module.
 
@@ -78,7 +117,9 @@ def from_nnx(model: nnx.Module) -> Model:
 
   Returns:
     A :class:`Model`. Its forward raises ValueError for training without a
-    key if the module has random streams.
+    key if the module has random streams, and for another network's variables;
+    TypeError if it is given no :class:`Variables`, or if the module returns
+    neither `Outputs` nor an array.
 
   Raises:
     TypeError: if `model` is no NNX module.
@@ -103,10 +144,18 @@ def from_nnx(model: nnx.Module) -> Model:
   params, streams, state = map(nnx.to_pure_dict, parts)
   # Only the shapes are kept: a key in a closure would be a hidden constant.
   streams = jax.eval_shape(lambda: streams)
+  num_arrays = len(jax.tree.leaves(params))
 
   def forward(
     variables: Variables, inputs: Any, *, train: bool, key: Array | None
   ) -> tuple[Outputs, Any]:
+    _check_variables(variables)
+    given = len(jax.tree.leaves(variables.params))
+    if given != num_arrays:
+      raise ValueError(
+        f"forward: variables.params has {given} arrays; expected {num_arrays}, "
+        "those of this very network."
+      )
     if train and key is None and jax.tree.leaves(streams):
       raise ValueError(
         "forward: key is None; a module with random streams needs one to train."
@@ -149,6 +198,7 @@ def from_linen(
     the forward's `key`.
 
   Raises:
+    TypeError: if `module` is no Linen module.
     ValueError: if `variables` has no `"params"`.
 
   Examples:
@@ -164,6 +214,11 @@ def from_linen(
     `flax.linen.Module.apply
     <https://flax.readthedocs.io/en/latest/api_reference/flax.linen/module.html>`_.
   """
+  if not isinstance(module, linen.Module):
+    raise TypeError(
+      f"from_linen: module is a {type(module).__name__}; expected a "
+      "linen.Module."
+    )
   if "params" not in variables:
     raise ValueError(
       f"from_linen: variables has the collections {sorted(variables)}; "
@@ -173,6 +228,7 @@ def from_linen(
   def forward(
     variables: Variables, inputs: Any, *, train: bool, key: Array | None
   ) -> tuple[Outputs, Any]:
+    _check_variables(variables)
     collections = {"params": variables.params, **variables.state}
     # Linen falls back to the stream "params" for every name that is absent.
     rngs = None if key is None else {"params": key}
@@ -203,5 +259,20 @@ def _seed(streams: Any, key: Array) -> Any:
   )
 
 
+def _check_variables(variables: Any) -> None:
+  if not isinstance(variables, Variables):
+    raise TypeError(
+      f"forward: variables is a {type(variables).__name__}; expected "
+      "Variables, as a Model's variables or a TrainState's student."
+    )
+
+
 def _as_outputs(result: Any) -> Outputs:
+  if isinstance(result, tuple | list | Mapping | None) and not isinstance(
+    result, Outputs
+  ):
+    raise TypeError(
+      f"forward: the module returned a {type(result).__name__}; expected "
+      "Outputs or an array of logits."
+    )
   return result if isinstance(result, Outputs) else Outputs(result, {}, None)

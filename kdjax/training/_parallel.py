@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -148,8 +149,9 @@ def _check_divisible(
 ) -> None:
   for name, axis, tree in zip(names, axes, args, strict=True):
     for leaf in jax.tree.leaves(tree) if axis is not None else ():
-      if leaf.ndim <= axis or leaf.shape[axis] % num_devices:
+      shape = np.shape(leaf)
+      if len(shape) <= axis or shape[axis] % num_devices:
         raise ValueError(
-          f"{name} has an array of shape {leaf.shape}; expected axis {axis} to "
+          f"{name} has an array of shape {shape}; expected axis {axis} to "
           f"be divisible by {num_devices} devices."
         )

@@ -17,10 +17,20 @@ from jaxtyping import Array, Int
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.ops import masked_mean
+from kdjax.objectives._objective import batch_mean
+from kdjax.ops._validation import entry
+from kdjax.training._checks import check_loss
+from kdjax.training._checks import check_objective
+from kdjax.training._checks import check_optimizer
+from kdjax.training._checks import check_pairs
+from kdjax.training._checks import check_views
+from kdjax.training._checks import reading_teacher
 from kdjax.training._models import Forward
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
+from kdjax.training._models import check_forward
+from kdjax.training._models import check_model
+from kdjax.training._models import run_forward
 from kdjax.training._teachers import CachedTeacher
 
 Metrics = dict[str, tuple[Array, Array]]
@@ -83,6 +93,11 @@ def init_train_state(
   Returns:
     A :class:`TrainState` at step 0.
 
+  Raises:
+    TypeError: if student or teacher is no model, the objective no objective or
+      the optimizer no optimizer.
+    ValueError: if there is no teacher and the objective reads its outputs.
+
   Examples:
     >>> from flax import nnx
     >>> from kdjax.objectives import select_supervised, stateless
@@ -101,10 +116,16 @@ def init_train_state(
     `jax.eval_shape
     <https://docs.jax.dev/en/latest/_autosummary/jax.eval_shape.html>`_.
   """
+  name = "init_train_state"
+  check_objective(name, objective)
+  check_optimizer(name, optimizer)
 
-  def spec(model: Model) -> Any:
+  def spec(role: str, model: Any) -> Any:
+    check_model(f"{name}: {role}", model)
     return jax.eval_shape(
-      lambda variables, x: model.forward(variables, x, train=False, key=None),
+      lambda *args: run_forward(
+        f"{name}: {role}.forward", model.forward, *args
+      ),
       model.variables,
       inputs,
     )[0]
@@ -112,10 +133,12 @@ def init_train_state(
   if isinstance(teacher, CachedTeacher):
     teacher_spec = teacher.spec(inputs)
   else:
-    teacher_spec = None if teacher is None else spec(teacher)
-  objective_params, objective_state = objective.init(
-    key, spec(student), teacher_spec
-  )
+    teacher_spec = None if teacher is None else spec("teacher", teacher)
+  student_spec = spec("student", student)
+  with reading_teacher(name, teacher):
+    objective_params, objective_state = objective.init(
+      key, student_spec, teacher_spec
+    )
   copy = jax.tree.map(jnp.copy, student.variables)
   params = {"student": copy.params, "objective": objective_params}
   state = {"student": copy.state, "objective": objective_state}
@@ -155,7 +178,11 @@ def distillation_loss(
     where `batch` has `"image"`, `"mask"` and what the objective reads.
 
   Raises:
-    ValueError: if a cached teacher is to see augmented or other views.
+    TypeError: if student or teacher is no forward (a :class:`Model` is none),
+      the objective is none, or `views` is no mapping.
+    ValueError: if a cached teacher is to see augmented or other views; from
+      `loss_fn`, if the batch lacks an entry that is read, `frozen` the teacher,
+      or the objective reads a teacher and there is none.
 
   Examples:
     >>> from kdjax.nets import Outputs
@@ -177,6 +204,10 @@ def distillation_loss(
     Beyer et al., `Knowledge distillation: a good teacher is patient and
     consistent <https://arxiv.org/abs/2106.05237>`_, 2021: one view for both.
   """
+  name = "distillation_loss"
+  _check_parts(name, student, teacher)
+  check_objective(name, objective)
+  check_views(name, views)
   if isinstance(teacher, CachedTeacher) and (augment is not None or views):
     raise ValueError(
       "distillation_loss: augment or views is given, but a CachedTeacher saw "
@@ -191,20 +222,22 @@ def distillation_loss(
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     augment_key, student_key = jax.random.split(key)
-    images = batch["image"]
+    images = entry(f"{name}: batch", batch, "image")
     if augment is not None:
       images = augment(augment_key, images)
-    others = {name: view(augment_key, batch) for name, view in views.items()}
+    others = {k: view(augment_key, batch) for k, view in views.items()}
 
     def learn(images: Any, key: Array, state: Any) -> tuple[Outputs, Any]:
       variables = Variables(params["student"], state)
-      return student(variables, images, train=True, key=key)
+      return run_forward(
+        f"{name}: student", student, variables, images, train=True, key=key
+      )
 
     outputs, student_state = learn(images, student_key, state["student"])
     seen = {}
-    for i, (name, view) in enumerate(others.items()):
+    for i, (k, view) in enumerate(others.items()):
       view_key = jax.random.fold_in(student_key, i)
-      seen[name], student_state = learn(view, view_key, student_state)
+      seen[k], student_state = learn(view, view_key, student_state)
     if seen:
       outputs = outputs._replace(views=seen)
     if axis_name is not None:
@@ -213,22 +246,23 @@ def distillation_loss(
     if teacher is not None:
 
       def teach(images: Any) -> Outputs:
-        outputs = _answer(teacher, frozen, batch, images)
+        outputs = _answer(name, teacher, frozen, batch, images)
         return jax.lax.stop_gradient(outputs)
 
       targets = teach(images)
       if others:
         targets = targets._replace(
-          views={name: teach(view) for name, view in others.items()}
+          views={k: teach(view) for k, view in others.items()}
         )
-    loss, objective_state, metrics = objective.apply(
-      params["objective"],
-      state["objective"],
-      outputs,
-      targets,
-      batch,
-      objective_key,
-    )
+    with reading_teacher(name, teacher):
+      loss, objective_state, metrics = objective.apply(
+        params["objective"],
+        state["objective"],
+        outputs,
+        targets,
+        batch,
+        objective_key,
+      )
     state = {"student": student_state, "objective": objective_state}
     return loss, (state, metrics)
 
@@ -256,6 +290,11 @@ def make_train_step(
     `step(state, frozen, batch, key) -> state, metrics`, a pure function. The
     key may be the same at every step: the step's number is folded in.
 
+  Raises:
+    TypeError: if the loss has other parameters, as a step has, or the optimizer
+      is none.
+    ValueError: from `step`, if the loss is no scalar.
+
   Examples:
     >>> def loss_fn(params, state, frozen, batch, key):
     ...   return (params - batch["target"]) ** 2, (state, {})
@@ -272,9 +311,17 @@ def make_train_step(
     `The training cookbook of JAX
     <https://docs.jax.dev/en/latest/the-training-cookbook.html>`_.
   """
+  name = "make_train_step"
+  check_loss(name, loss_fn)
+  check_optimizer(name, optimizer)
 
   def reduced_loss_fn(*args: Any) -> tuple[Array, tuple[Any, Metrics]]:
     loss, aux = loss_fn(*args)
+    if jnp.shape(loss):
+      raise ValueError(
+        f"{name}: loss_fn returned a loss of shape {loss.shape}; expected a "
+        "scalar. The two of a dot_objective are for make_dot_step."
+      )
     # Averaging the loss inside and the gradients outside is right under vmap,
     # pmap and shard_map alike. Gradients alone are not: shard_map has already
     # summed those of replicated parameters.
@@ -319,6 +366,12 @@ def make_eval_step(
   Returns:
     `evaluate(variables, frozen, batch) -> {name: (sum, count)}`.
 
+  Raises:
+    TypeError: if student or teacher is no forward (a :class:`Model` is none),
+      or `metrics` no mapping to pairs of functions.
+    ValueError: from `evaluate`, if the batch lacks an entry that is read,
+      `frozen` the teacher, or a metric is not one value an example.
+
   Examples:
     >>> from kdjax.metrics import accuracy
     >>> from kdjax.nets import Outputs
@@ -339,20 +392,27 @@ def make_eval_step(
     The (sum, normalizer) metrics of `Scenic
     <https://github.com/google-research/scenic>`_.
   """
+  name = "make_eval_step"
+  _check_parts(name, student, teacher)
+  check_pairs(name, metrics, "(function, selector)")
 
   def evaluate(variables: Variables, frozen: Any, batch: Any) -> Metrics:
-    images = batch["image"]
-    outputs, _ = student(variables, images, train=False, key=None)
+    images, mask = (
+      entry(f"{name}: batch", batch, k) for k in ("image", "mask")
+    )
+    outputs, _ = run_forward(f"{name}: student", student, variables, images)
     targets = None
     if teacher is not None:
-      targets = _answer(teacher, frozen, batch, images)
-    count = jnp.sum(batch["mask"], dtype=jnp.float32)
+      targets = _answer(name, teacher, frozen, batch, images)
+    count = jnp.sum(mask, dtype=jnp.float32)
 
     def total(function: Any, select: Any) -> Array:
-      values = jnp.asarray(function(*select(outputs, targets, batch)))
-      return masked_mean(values.astype(jnp.float32), batch["mask"]) * count
+      with reading_teacher(name, teacher):
+        arguments = select(outputs, targets, batch)
+      values = jnp.asarray(function(*arguments), jnp.float32)
+      return batch_mean(values, batch, None, function) * count
 
-    pairs = {name: (total(*pair), count) for name, pair in metrics.items()}
+    pairs = {metric: (total(*pair), count) for metric, pair in metrics.items()}
     return _over(jax.lax.psum, pairs, axis_name)
 
   return evaluate
@@ -370,6 +430,9 @@ def mean_metrics(
   Returns:
     name -> sum / count; 0 where nothing was counted.
 
+  Raises:
+    TypeError: if `metrics` is no mapping to pairs.
+
   Examples:
     >>> metrics = {"loss": (jnp.array([1.0, 5.0]), jnp.array([1, 2]))}
     >>> mean_metrics(metrics, axis=0)
@@ -379,6 +442,7 @@ def mean_metrics(
     The (sum, normalizer) metrics of `Scenic
     <https://github.com/google-research/scenic>`_.
   """
+  check_pairs("mean_metrics", metrics, "(sum, count)")
   if axis is not None:
     metrics = jax.tree.map(lambda x: jnp.sum(x, axis), metrics)
   return {
@@ -386,13 +450,24 @@ def mean_metrics(
   }
 
 
+def _check_parts(name: str, student: Any, teacher: Any) -> None:
+  check_forward(f"{name}: student", student)
+  if teacher is not None and not isinstance(teacher, CachedTeacher):
+    check_forward(f"{name}: teacher", teacher)
+
+
 def _answer(
-  teacher: Forward | CachedTeacher, frozen: Any, batch: Any, images: Any
+  name: str,
+  teacher: Forward | CachedTeacher,
+  frozen: Any,
+  batch: Any,
+  images: Any,
 ) -> Outputs:
   """What the teacher says of these images, now or when it was cached."""
   if isinstance(teacher, CachedTeacher):
     return teacher(batch)
-  return teacher(frozen["teacher"], images, train=False, key=None)[0]
+  variables = entry(f"{name}: frozen", frozen, "teacher")
+  return run_forward(f"{name}: teacher", teacher, variables, images)[0]
 
 
 def _over(

@@ -33,6 +33,7 @@ def stochastic_norms(
     A copy of the network.
 
   Raises:
+    TypeError: if `model` is no NNX module: a :class:`Model` has no layers.
     ValueError: if the probability is out of range.
 
   The moving variance takes in the batch's over n - 1, as in PyTorch; that of
@@ -50,6 +51,11 @@ def stochastic_norms(
     <https://proceedings.neurips.cc/paper/2020/hash/bc573864331a9e42e4511de6f678aa83-Abstract.html>`_,
     2020.
   """
+  if not isinstance(model, nnx.Module):
+    raise TypeError(
+      f"stochastic_norms: model is a {type(model).__name__}; expected an "
+      "nnx.Module."
+    )
   check_range("stochastic_norms: probability", probability, 0.0, 1.0)
   model = nnx.clone(model)
   for _, module in list(nnx.iter_modules(model)):

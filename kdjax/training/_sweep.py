@@ -1,12 +1,14 @@
 """Many students in one compiled program."""
 
+import functools
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from kdjax.ops._validation import check_integer
@@ -38,8 +40,9 @@ def sweep(
     The mapped function, of the same signature.
 
   Raises:
-    TypeError: if `chunk_size` is no integer.
-    ValueError: if `chunk_size` is below 1.
+    TypeError: if `chunk_size` is no integer or `shared` is one string.
+    ValueError: if `chunk_size` is below 1; from the call, unless all arrays of
+      the arguments that are not shared have as many students.
 
   Examples:
     >>> def step(state, frozen, batch, key):
@@ -55,23 +58,47 @@ def sweep(
     `jax.lax.map
     <https://docs.jax.dev/en/latest/_autosummary/jax.lax.map.html>`_.
   """
-  own = [name not in shared for name in inspect.signature(function).parameters]
-  if chunk_size is None:
-    return jax.vmap(function, tuple(0 if mine else None for mine in own))
-  check_integer("chunk_size", chunk_size, 1)
+  signature = inspect.signature(function)
+  if isinstance(shared, str):
+    raise TypeError(f"sweep: shared is {shared!r}; expected ({shared!r},).")
+  if chunk_size is not None:
+    check_integer("chunk_size", chunk_size, 1)
 
-  def swept(*args: Any) -> Any:
-    def student(rows: list[Any]) -> Any:
-      row = iter(rows)
-      pairs = zip(args, own, strict=True)
-      return function(*(next(row) if mine else arg for arg, mine in pairs))
+  @functools.wraps(function)
+  def swept(*args: Any, **kwargs: Any) -> Any:
+    bound = signature.bind(*args, **kwargs)
+    rows = {k: v for k, v in bound.arguments.items() if k not in shared}
+    _check_students(rows)
 
-    rows = [arg for arg, mine in zip(args, own, strict=True) if mine]
+    def student(row: dict[str, Any]) -> Any:
+      own = inspect.BoundArguments(signature, bound.arguments | row)
+      return function(*own.args, **own.kwargs)
+
+    if chunk_size is None:
+      return jax.vmap(student)(rows)
     # One at a time is no vmap at all, not even of one student.
     at_once = chunk_size if chunk_size > 1 else None
     return jax.lax.map(student, rows, batch_size=at_once)
 
   return swept
+
+
+def _check_students(rows: Mapping[str, Any]) -> None:
+  """Raises ValueError unless all arrays have one leading axis of students."""
+  first = None
+  for name, tree in rows.items():
+    for x in jax.tree.leaves(tree):
+      size = (name, *np.shape(x)[:1])
+      first = first or size
+      if len(size) == 1 or size[1] != first[-1]:
+        wanted = f"{first[1]} of {first[0]}" if len(first) > 1 else "its own"
+        raise ValueError(
+          f"sweep: {name} has an array of shape {np.shape(x)}; expected a "
+          f"leading axis of students, {wanted}. What they have in common is "
+          "named in shared."
+        )
+  if first is None:
+    raise ValueError("sweep: all is shared; expected an argument that is not.")
 
 
 def grid(**values: Sequence[Any]) -> dict[str, Array]:
@@ -84,7 +111,7 @@ def grid(**values: Sequence[Any]) -> dict[str, Array]:
     name -> `[students]`; the last hyper-parameter varies fastest.
 
   Raises:
-    ValueError: if a hyper-parameter has no value.
+    ValueError: if a hyper-parameter has no value or no sequence of them.
 
   Examples:
     >>> points = grid(seed=(0, 1), temperature=(1.0, 4.0))
@@ -96,9 +123,10 @@ def grid(**values: Sequence[Any]) -> dict[str, Array]:
     <https://docs.python.org/3/library/itertools.html#itertools.product>`_.
   """
   for name, choices in values.items():
-    if not len(choices):
+    if np.ndim(choices) == 0 or not len(choices):
       raise ValueError(
-        f"grid: {name} is {choices!r}; expected at least one value."
+        f"grid: {name} is {choices!r}; expected at least one value, in a "
+        "sequence."
       )
   columns = zip(*itertools.product(*values.values()), strict=True)
   return {k: jnp.asarray(v) for k, v in zip(values, columns, strict=True)}

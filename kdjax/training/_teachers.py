@@ -14,6 +14,7 @@ from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
+from kdjax.training._models import check_model
 
 
 def ensemble(
@@ -45,6 +46,7 @@ def ensemble(
     variables hold a tuple of the teachers' parameters and one of their states.
 
   Raises:
+    TypeError: if a model is no :class:`Model`.
     ValueError: if there is no model, for an unknown average, or for a static
       temperature that is not positive.
 
@@ -67,6 +69,10 @@ def ensemble(
   """
   if not models:
     raise ValueError("ensemble: models is empty; expected at least one.")
+  if isinstance(models, Model):
+    raise TypeError("ensemble: models is a Model; expected a sequence of them.")
+  for i, model in enumerate(models):
+    check_model(f"ensemble: models[{i}]", model)
   check_choice("ensemble: average", average, ("logits", "probabilities"))
   check_positive("ensemble: temperature", temperature)
   forwards = [model.forward for model in models]
@@ -109,7 +115,8 @@ class CachedTeacher:
   `{"logits": [b, classes]}` or, of the k classes that the teacher deems
   likeliest, `{"ids": [b, k], "values": [b, k], "rest": [b]}`: their logits, and
   the log-sum-exp of all others'. Of these, full logits are made, so that every
-  loss of logits works.
+  loss of logits works. (Of a large vocabulary they should not be made:
+  `kdjax.fused.sparse_divergence` takes the known classes alone.)
 
   Attributes:
     num_classes: of the teacher.
@@ -119,8 +126,8 @@ class CachedTeacher:
       the logit -inf.
 
   Raises:
-    ValueError: for an unknown tail; when called, if the batch has no teacher
-      or one of another number of classes.
+    ValueError: for an unknown tail; when called, if the batch has no teacher,
+      one of another number of classes or what a cache's `keep` made of one.
 
   Examples:
     >>> teacher = CachedTeacher(3)
@@ -158,14 +165,21 @@ class CachedTeacher:
           f"num_classes = {self.num_classes} at the end."
         )
       return Outputs(logits, {}, None)
-    size, k = cached["ids"].shape
+    if not {"ids", "values", "rest"} <= set(cached):
+      raise ValueError(
+        f"batch['teacher'] has {sorted(cached)}; expected 'logits', or 'ids', "
+        "'values' and 'rest'."
+      )
+    *rows, k = cached["ids"].shape
     values = cached["values"].astype(jnp.float32)
     rest = jnp.full_like(cached["rest"], -jnp.inf)
     if self.tail == "spread":
       rest = cached["rest"] - jnp.log(self.num_classes - k)
-    logits = jnp.broadcast_to(rest[:, None], (size, self.num_classes))
-    rows = jnp.arange(size)[:, None]
-    return Outputs(logits.at[rows, cached["ids"]].set(values), {}, None)
+    logits = jnp.broadcast_to(rest[..., None], (*rows, self.num_classes))
+    logits = jnp.put_along_axis(
+      logits, cached["ids"], values, axis=-1, inplace=False
+    )
+    return Outputs(logits, {}, None)
 
   def spec(self, inputs: Any) -> Outputs:
     """The shapes of the outputs for a batch of inputs."""

@@ -1,6 +1,7 @@
 """Kernels and bandwidth rules of MMD, and what is built on them."""
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -361,3 +362,10 @@ def test_errors_name_the_argument():
     )
   with pytest.raises(ValueError, match=r"source_labels has shape \(2,\)"):
     trace(lmmd, source[0], target[0], np.zeros(2, int), target[1])
+
+
+def test_one_array_is_no_sequence_of_layers():
+  with pytest.raises(
+    TypeError, match=r"source is a \w+; expected a sequence of"
+  ):
+    inspect.unwrap(jmmd)(np.ones((4, 3)), np.ones((4, 3)))

@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from kdjax.data import normalize
 from kdjax.data import random_crop
 from kdjax.data import random_flip
 from kdjax.data import random_resized_crop
+from kdjax.data import resize
 
 KEY = jax.random.key(0)
 DTYPES = [jnp.uint8, jnp.bfloat16, jnp.float32]
@@ -223,3 +226,12 @@ def test_inception_crops_are_parts_of_the_image():
   np.testing.assert_array_equal(same, whole)
   with pytest.raises(ValueError, match=r"area is \(0.5, 2.0\); expected an "):
     random_resized_crop(KEY, whole, (4, 4), area=(0.5, 2.0))
+
+
+@pytest.mark.parametrize("shape", [4, (4, 4, 1), (4.0, 4.0), (0, 4)])
+def test_a_shape_is_two_integers(shape):
+  images = jnp.ones((1, 8, 8, 1))
+  with pytest.raises(ValueError, match=r"shape is .*; expected 2 positive int"):
+    inspect.unwrap(random_resized_crop)(jax.random.key(0), images, shape)
+  with pytest.raises(ValueError, match=r"shape is .*; expected 2 positive int"):
+    inspect.unwrap(resize)(images, shape)

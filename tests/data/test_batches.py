@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import numpy as np
@@ -101,3 +102,19 @@ def test_errors_name_the_argument():
     batches(source, 3, shard_count=2)
   with pytest.raises(ValueError, match=r"shard_index is 2; .* 0\.\.1"):
     batches(source, 4, shard_index=2, shard_count=2)
+
+
+@pytest.mark.parametrize(
+  "source", [{"image": np.ones(3), "label": np.ones(3)}, np.ones((3, 2, 2, 1))]
+)
+def test_arrays_are_no_source(source):
+  with pytest.raises(TypeError, match=r"expected a Source, such as ArraySour"):
+    inspect.unwrap(batches)(source, 2)
+
+
+def test_sizes_are_integers():
+  source = ArraySource(np.ones((3, 2, 2, 1)), np.arange(3))
+  with pytest.raises(TypeError, match=r"batch_size is 2.0; expected an integ"):
+    inspect.unwrap(batches)(source, 2.0)
+  with pytest.raises(ValueError, match=r"shard_count is 0; expected an integ"):
+    batches(source, 2, shard_count=0)

@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -143,3 +144,41 @@ def test_import_brings_in_no_extra():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert done.stdout.strip() == "set()"
+
+
+def test_a_mask_is_no_index():
+  """True would be the example 1, and a share the one below it."""
+  source = numbered([0, 1, 2])
+  for wrong in (np.array([True, False, True]), [0.5], 3):
+    with pytest.raises(TypeError, match=r"indices has dtype .* expected integ"):
+      inspect.unwrap(subset)(source, wrong)
+  assert len(subset(source, [])) == 0
+
+
+def test_a_set_of_classes_is_refused():
+  """NumPy finds nothing in a set, and all classes would stay."""
+  with pytest.raises(TypeError, match=r"classes has dtype object"):
+    inspect.unwrap(without_classes)(numbered([0, 1]), {1})
+  assert members(inspect.unwrap(without_classes)(numbered([0, 1]), 1)) == [0]
+
+
+def test_labels_are_integers():
+  images = np.ones((2, 1, 1, 1))
+  with pytest.raises(TypeError, match=r"labels has dtype float64 .* integers"):
+    ArraySource(images, np.array([0.5, 1.5]))
+  pairs = [{"image": image, "label": np.eye(2)[0]} for image in images]
+  with pytest.raises(TypeError, match=r"source's labels has .* shape \(2, 2\)"):
+    split(pairs, 0.5)
+
+
+def test_examples_have_an_image_and_a_label():
+  with pytest.raises(
+    ValueError, match=r"the source has \['label'\]; .* 'image"
+  ):
+    as_arrays([{"label": 0}])
+  with pytest.raises(
+    ValueError, match=r"source is empty; expected at least one"
+  ):
+    as_arrays(subset(numbered([0]), []))
+  with pytest.raises(TypeError, match=r"source is a dict; expected a Source"):
+    inspect.unwrap(as_arrays)({"image": np.ones(2), "label": np.ones(2)})

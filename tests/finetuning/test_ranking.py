@@ -1,5 +1,7 @@
 """Which teacher: every criterion prefers the one that sees the classes."""
 
+import inspect
+
 import jax
 import numpy as np
 import pytest
@@ -86,3 +88,8 @@ def test_errors_say_what_was_expected():
     rank_teachers(EMBEDDINGS, LABELS, criterion=logme, where=np.ones(60, bool))
   with pytest.raises(TypeError, match="is being traced; expected arrays"):
     jax.jit(lambda x: rank_teachers({"a": x}, LABELS).scores)(NOISE)
+
+
+def test_candidates_have_names():
+  with pytest.raises(TypeError, match=r"candidates is a list; expected a mapp"):
+    inspect.unwrap(rank_teachers)([np.ones((4, 2))], np.arange(4) % 2)

@@ -420,6 +420,27 @@ def test_errors_say_what_was_expected(change, words):
     fused_linear_divergence(**(arguments | change))
 
 
+def test_what_no_padding_explains_is_refused():
+  """Hidden states without their head look like logits of few classes."""
+
+  def shape(*sizes, **options):
+    arrays = [jax.ShapeDtypeStruct((2, size), jnp.float32) for size in sizes]
+    head = jax.ShapeDtypeStruct((3000, 6), jnp.float32)
+    return jax.eval_shape(
+      lambda hidden, teacher, head: fused_linear_divergence(
+        hidden, head, teacher, None, **options
+      ),
+      *arrays,
+      head,
+    ).shape
+
+  with pytest.raises(ValueError, match=r"has 3000 classes and the teacher 768"):
+    shape(6, 768)
+  for classes in (1600, 2048, 3072, 4024):
+    assert shape(6, classes) == (2,)
+  assert shape(6, 768, vocab_size=768) == (2,)
+
+
 def test_integers_are_no_head():
   with pytest.raises(TypeError, match=r"student_head has a weight of dtype"):
     fused_linear_divergence(make(2, 6), np.ones((7, 6), int), make(2, 7), None)

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from kdjax.fused import Head
+from kdjax.fused import known_log_probs
 from kdjax.fused import sample_teacher
 from kdjax.fused import sparse_divergence
 from kdjax.fused import sparse_linear_divergence
@@ -441,3 +442,22 @@ def test_a_vocabulary_beyond_the_head_is_refused():
       np.zeros((2, 1)),
       vocab_size=9,
     )
+
+
+def test_log_probs_from_logits_and_the_rest():
+  logits = 3 * np.random.default_rng(0).normal(size=(5, 2, CLASSES))
+  logits[0, :, 0] = 1e4
+  logits[1, :, KNOWN:] -= 20
+  logits[2, :, KNOWN:] = -np.inf
+  logits[3, :, 1] = -np.inf
+  logits = np.float32(logits)
+  exact = oracles.log_softmax(logits)[..., :KNOWN]
+  with np.errstate(divide="ignore"):
+    rest = np.logaddexp.reduce(np.float64(logits[..., KNOWN:]), -1)
+  known = jnp.asarray(logits[..., :KNOWN]), jnp.asarray(rest, jnp.float32)
+  program = jax.jit(known_log_probs)
+  np.testing.assert_allclose(program(*known), exact, rtol=1e-6, atol=1e-6)
+  nothing = program(jnp.full((1, 2), -jnp.inf), jnp.full(1, -jnp.inf))
+  assert np.isneginf(nothing).all()
+  half = known_log_probs(known[0].astype(jnp.bfloat16), known[1])
+  assert half.dtype == jnp.float32

@@ -1,5 +1,7 @@
 """Every name, its size and what it returns, without compiling anything."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,3 +176,27 @@ def test_classifiers_start_where_the_published_ones_do(name, deviation):
   np.testing.assert_allclose(bias.std(), deviation / 3**0.5, rtol=0.1)
   if patches is not None:
     np.testing.assert_allclose(patches.std(), (3 * 768) ** -0.5, rtol=0.15)
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    ({"input_shape": (8, 8)}, r"channels\), is \(8, 8\); expected 3 positive"),
+    ({"input_shape": 8}, r"input_shape, .*, is 8; expected 3 positive"),
+    ({"input_shape": (1, 8.0, 8)}, r"input_shape, .* expected 3 positive"),
+    ({"num_classes": 0}, r"num_classes is 0; expected an integer from 1"),
+    ({"num_classes": 10.0}, r"num_classes is 10.0; expected an integer"),
+    ({"rngs": 0}, r"rngs is a int; expected random streams"),
+    ({"hidden": (0,)}, r"hidden is \(0,\); expected a sequence of positive"),
+    ({"name": "convnet", "channels": (-1,)}, r"channels is \(-1,\); expected"),
+  ],
+)
+def test_what_is_no_shape_is_refused(change, words):
+  given = {
+    "name": "mlp",
+    "input_shape": (8, 8, 1),
+    "num_classes": 10,
+    "rngs": nnx.Rngs(0),
+  }
+  with pytest.raises((TypeError, ValueError), match=words):
+    inspect.unwrap(nets.create)(**given | change)

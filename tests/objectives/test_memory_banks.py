@@ -262,3 +262,11 @@ def test_errors_say_what_came():
   bare = Outputs(jnp.zeros((2, 3)), {}, None)
   with pytest.raises(ValueError, match="student has no embedding"):
     crd(40).init(jax.random.key(0), bare, bare)
+
+
+def test_a_batch_without_index_is_refused():
+  batch = {"mask": jnp.ones(2, bool)}
+  with pytest.raises(
+    ValueError, match=r"crd: batch has \['mask'\]; .* 'index'"
+  ):
+    crd(9).apply({}, {}, None, None, batch, jax.random.key(0))

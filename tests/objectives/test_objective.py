@@ -270,3 +270,16 @@ def test_selectors_return_the_arguments_of_a_loss(select, expected):
   jax.tree.map(
     np.testing.assert_array_equal, select(STUDENT, TEACHER, BATCH), expected
   )
+
+
+def test_a_combination_is_of_named_parts():
+  with pytest.raises(TypeError, match=r"objectives is a list; expected a mapp"):
+    inspect.unwrap(combine)([(1.0, stateless(squared_gap))])
+  with pytest.raises(ValueError, match=r"objectives is empty; expected one or"):
+    combine({})
+
+
+def test_a_schedule_is_no_hyperparameter():
+  objective = inspect.unwrap(stateless)(squared_gap, scale=lambda step: 1.0)
+  with pytest.raises(TypeError, match=r"scale is <function .*; expected a num"):
+    objective.init(jax.random.key(0), None, None)

@@ -9,6 +9,7 @@ from kdjax.ops._validation import as_number
 from kdjax.ops._validation import as_share
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import entry
 from kdjax.ops._validation import validate
 
 
@@ -90,3 +91,50 @@ def test_a_call_that_does_not_fit_names_the_function():
     example(x, x, label=1)
   with pytest.raises(TypeError, match="example: too many positional"):
     example(x, x, None, None, None)
+
+
+def test_each_dtype_has_its_shape():
+  @validate
+  def loss(
+    logits: Float[Array, "batch classes"],
+    labels: Integer[Array, " batch"] | Float[Array, "batch classes"],
+  ):
+    return logits, labels
+
+  words = (
+    r"labels has shape \(2,\) and dtype float32; expected integer .*\(2\).* or "
+    r"float .*\(2, 3\)"
+  )
+  with pytest.raises(ValueError, match=words):
+    loss(jnp.ones((2, 3)), jnp.ones(2))
+
+
+def test_a_method_is_named_with_its_class():
+  class Net:
+    @validate
+    def __call__(self, inputs: Float[Array, " batch"]):
+      return inputs
+
+  with pytest.raises(TypeError, match=r"^Net.__call__: inputs is a list"):
+    Net()([1.0])
+
+
+@pytest.mark.parametrize(
+  ("values", "error", "words"),
+  [
+    ({"image": 1}, ValueError, r"batch has \['image'\]; expected 'label' too"),
+    ((1, 2), TypeError, r"batch is a tuple; expected a mapping with 'label'"),
+    (None, TypeError, r"batch is a NoneType; expected a mapping"),
+  ],
+)
+def test_an_entry_that_is_not_there(values, error, words):
+  with pytest.raises(error, match=words):
+    entry("batch", values, "label")
+
+
+def test_a_numpy_number_out_of_range_is_refused():
+  for value in (np.float32(-1), np.array(-1.0)):
+    with pytest.raises(
+      ValueError, match=r"temperature is -1.0; expected a fin"
+    ):
+      check_positive("temperature", value)

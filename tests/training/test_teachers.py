@@ -153,6 +153,22 @@ def test_likeliest_classes_keep_their_probabilities_and_the_rest(tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
+def test_likeliest_classes_of_every_token():
+  logits = np.random.default_rng(1).normal(size=(2, 3, CLASSES))
+  ids = np.argsort(-logits, -1)[..., :2]
+  values = np.float32(np.take_along_axis(logits, ids, -1))
+  others = np.sort(logits, -1)[..., :-2]
+  rest = np.float32(np.logaddexp.reduce(others, -1))
+  top = {"ids": ids.astype(np.int32), "values": values, "rest": rest}
+  top = jax.tree.map(jnp.asarray, top)
+  full = CachedTeacher(CLASSES)({"teacher": top}).logits
+  expected = np.broadcast_to(
+    np.log(np.exp(others).mean(-1, keepdims=True)), logits.shape
+  ).copy()
+  np.put_along_axis(expected, ids, values, -1)
+  np.testing.assert_allclose(full, expected, rtol=1e-5, atol=1e-6)
+
+
 def constant(logits):
   def forward(variables, x, *, train, key):
     return Outputs(variables.params, {"f0": x}, None), variables.state
@@ -205,6 +221,8 @@ def test_errors():
     CachedTeacher(5)({"image": IMAGES})
   with pytest.raises(ValueError, match=r"shape \(2, 4\); expected num_classes"):
     CachedTeacher(5)({"teacher": {"logits": jnp.zeros((2, 4))}})
+  with pytest.raises(ValueError, match=r"has \['ids', 'log_probs'\]; expected"):
+    CachedTeacher(5)({"teacher": {"ids": IMAGES, "log_probs": IMAGES}})
   with pytest.raises(ValueError, match="tail is 'bucket'; expected one of"):
     CachedTeacher(5, tail="bucket")
   with pytest.raises(ValueError, match="models is empty"):

@@ -1,0 +1,82 @@
+"""What is told apart by its kind: objectives, optimizers, losses, metrics."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kdjax.nets import Outputs
+from kdjax.objectives import Objective
+from kdjax.ops._validation import call_text
+
+
+def check_objective(name: str, value: Any) -> None:
+  """Raises TypeError unless it is an objective."""
+  if not isinstance(value, Objective):
+    raise TypeError(
+      f"{name}: objective is a {type(value).__name__}; expected an Objective, "
+      "as `stateless` makes of a loss and `combine` of several."
+    )
+
+
+def check_optimizer(name: str, value: Any) -> None:
+  """Raises TypeError unless it has what an Optax transformation has."""
+  if not all(callable(getattr(value, k, None)) for k in ("init", "update")):
+    raise TypeError(
+      f"{name}: optimizer is a {type(value).__name__}; expected an Optax "
+      "transformation, such as optax.adam(1e-3)."
+    )
+
+
+def check_loss(name: str, loss_fn: Any) -> None:
+  """Raises TypeError if it cannot be called as a loss is."""
+  wanted = ("params", "state", "frozen", "batch", "key")
+  what = f"is a {type(loss_fn).__name__}"
+  if callable(loss_fn):
+    signature = inspect.signature(loss_fn)
+    what = f"has the parameters {call_text(signature)}"
+    with contextlib.suppress(TypeError):
+      signature.bind(*wanted)
+      return
+  raise TypeError(
+    f"{name}: loss_fn {what}; expected a function of ({', '.join(wanted)}), as "
+    "distillation_loss returns."
+  )
+
+
+def check_views(name: str, views: Any) -> None:
+  """Raises TypeError unless there is a name for each view."""
+  if not isinstance(views, Mapping):
+    raise TypeError(
+      f"{name}: views is a {type(views).__name__}; expected a mapping, name -> "
+      "(key, batch) -> images."
+    )
+
+
+def check_pairs(name: str, metrics: Any, wanted: str) -> None:
+  """Raises TypeError unless it maps names to pairs."""
+  what = f"is a {type(metrics).__name__}"
+  if isinstance(metrics, Mapping):
+    odd = {
+      k: type(pair).__name__
+      for k, pair in metrics.items()
+      if not isinstance(pair, tuple | list) or len(pair) != 2
+    }
+    if not odd:
+      return
+    what = f"has {odd}"
+  raise TypeError(f"{name}: metrics {what}; expected name -> {wanted}.")
+
+
+@contextlib.contextmanager
+def reading_teacher(name: str, teacher: Any) -> Iterator[None]:
+  """Says that there is no teacher where outputs of None are read."""
+  try:
+    yield
+  except AttributeError as error:
+    if teacher is None and error.obj is None and error.name in Outputs._fields:
+      raise ValueError(
+        f"{name}: teacher is None, whose {error.name} the objective or metric "
+        "reads; expected a teacher."
+      ) from error
+    raise
