@@ -1,4 +1,4 @@
-"""The README's code runs, and its commands are ones that exist."""
+"""The README's and the tutorial's code runs; commands are ones that exist."""
 
 import importlib
 import pathlib
@@ -11,8 +11,18 @@ import tyro
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-PROGRAMS = [code for language, code in BLOCKS if language == "python"]
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+
+
+def blocks(page):
+  return re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def programs(page):
+  return [code for language, code in blocks(page) if language == "python"]
+
+
+BLOCKS = blocks(README)
 COMMANDS = [
   command.strip()
   for language, code in BLOCKS
@@ -26,12 +36,25 @@ def test_every_block_is_a_program_or_a_command():
   assert {language for language, _ in BLOCKS} == {"python", "bash"}
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_python_blocks_run(program, capsys):
-  exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
+def run(program, namespace, capsys):
+  """Runs a program, and compares what it prints with what it shows."""
+  exec(compile(program, namespace["__name__"], "exec"), namespace)
   printed = capsys.readouterr().out.splitlines()
   shown = re.findall(r"print\(.*\)  # (.*)", program)
   assert shown == printed[: len(shown)]
+  return len(printed) == len(shown)
+
+
+@pytest.mark.parametrize("program", programs(README))
+def test_python_blocks_run(program, capsys):
+  run(program, {"__name__": "readme"}, capsys)
+
+
+def test_tutorial_runs(capsys):
+  """Its programs go on from one another, and show all that they print."""
+  namespace = {"__name__": "tutorial"}
+  for program in programs(TUTORIAL):
+    assert run(program, namespace, capsys)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

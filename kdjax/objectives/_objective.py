@@ -102,9 +102,10 @@ def stateless(
   if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
     unknown = sorted(hyperparameters.keys() - parameters.keys())
     if unknown:
+      known = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
       raise ValueError(
         f"stateless: {', '.join(unknown)} given; expected hyper-parameters of "
-        f"{getattr(loss, '__name__', loss)}, {', '.join(parameters)}."
+        f"{getattr(loss, '__name__', loss)}: {', '.join(known or parameters)}."
       )
 
   def init(

@@ -11,6 +11,7 @@ from kdjax.training._checkpoints import Restored
 from kdjax.training._dot import dot
 from kdjax.training._dot import dot_objective
 from kdjax.training._dot import make_dot_step
+from kdjax.training._ema import averaged_student
 from kdjax.training._ema import parameter_ema
 from kdjax.training._ema import with_mean_teacher
 from kdjax.training._epochs import epoch_plan
@@ -55,6 +56,7 @@ __all__ = (
   "Variables",
   "adapt_to_task",
   "adaptation_loss",
+  "averaged_student",
   "cifar100_recipe",
   "distillation_loss",
   "dot",

@@ -60,7 +60,8 @@ def adaptation_loss(
   Returns:
     `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`,
     where `batch` is `{"source": ..., "target": ...}`, each with `"image"`,
-    `"mask"` and what the objective reads.
+    `"mask"` and what the objective reads. What stands beside the two is of
+    both, such as the mask that :func:`scan_epoch` adds to a batch.
 
   Raises:
     TypeError: if student or teacher is no forward (a :class:`Model` is none),
@@ -115,11 +116,8 @@ def adaptation_loss(
         f"{name}: student", student, variables, images, train=True, key=key
       )
 
-    parts = [
-      (f"{name}: the {k}'s batch", entry(f"{name}: batch", batch, k))
-      for k in ("source", "target")
-    ]
-    images, _ = ([entry(*part, k) for part in parts] for k in ("image", "mask"))
+    domains = _domains(name, batch)
+    images = [domain["image"] for domain in domains.values()]
     if joint_forward:
       _check_alike(*images)
       both, student_state = outputs(
@@ -134,7 +132,7 @@ def adaptation_loss(
     seen = {}
     for i, (k, view) in enumerate(views.items()):
       view_key = jax.random.fold_in(target_key, i)
-      image = view(view_key, batch["target"])
+      image = view(view_key, domains["target"])
       seen[k], student_state = outputs(student_state, image, view_key)
     if teacher is not None:
       known = entry(f"{name}: frozen", frozen, "teacher")
@@ -154,13 +152,24 @@ def adaptation_loss(
       state["objective"],
       source,
       target,
-      batch["source"] | {"target": batch["target"]},
+      domains["source"] | {"target": domains["target"]},
       objective_key,
     )
     state = {"student": student_state, "objective": objective_state}
     return loss, (state, metrics)
 
   return loss_fn
+
+
+def _domains(name: str, batch: Any) -> dict[str, dict[str, Any]]:
+  """Both domains' batches, each with what stands beside them for both."""
+  domains = {k: entry(f"{name}: batch", batch, k) for k in ("source", "target")}
+  both = {k: v for k, v in batch.items() if k not in domains}
+  domains = {k: both | dict(domain) for k, domain in domains.items()}
+  for k, domain in domains.items():
+    for needed in ("image", "mask"):
+      entry(f"{name}: the {k}'s batch", domain, needed)
+  return domains
 
 
 def _check_alike(source: Any, target: Any) -> None:

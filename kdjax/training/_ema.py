@@ -79,11 +79,52 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
   return optax.GradientTransformation(init, update)
 
 
+def averaged_student(state: TrainState) -> Variables:
+  """The student with the average of its parameters, to evaluate or to teach.
+
+  What is no parameter, such as batch statistics, is the student's of now.
+
+  Args:
+    state: a train state whose optimizer has :func:`parameter_ema`.
+
+  Returns:
+    Variables for the student's forward, in the dtypes of its parameters.
+
+  Raises:
+    ValueError: if the optimizer keeps no average.
+
+  Examples:
+    >>> optimizer = optax.chain(optax.sgd(1.0), parameter_ema(0.9))
+    >>> params = {"student": jnp.array(2.0), "objective": {}}
+    >>> state = {"student": {}, "objective": {}}
+    >>> state = TrainState(0, params, state, optimizer.init(params))
+    >>> averaged_student(state).params
+    Array(2., dtype=float32)
+
+  References:
+    Polyak and Juditsky, `Acceleration of stochastic approximation by averaging
+    <https://doi.org/10.1137/0330046>`_, 1992.
+  """
+  average = optax.tree.get(state.optimizer_state, "parameter_average")
+  if average is None:
+    raise ValueError(
+      "averaged_student: the optimizer keeps no average; expected "
+      "parameter_ema as its last link."
+    )
+  # The average may be wider than the parameters it stands for.
+  params = jax.tree.map(
+    lambda mean, now: mean.astype(now.dtype),
+    average["student"],
+    state.params["student"],
+  )
+  return Variables(params, state.state["student"])
+
+
 def with_mean_teacher(step: Callable[..., Any]) -> Callable[..., Any]:
   """Mean teacher: the teacher of a step is the student's own average.
 
-  The average is that of :func:`parameter_ema`, which must be in the optimizer;
-  what is no parameter, such as batch statistics, is the student's of now.
+  The average is :func:`averaged_student`, so that :func:`parameter_ema` must be
+  in the optimizer.
 
   Args:
     step: from :func:`kdjax.training.make_train_step`, of a loss whose teacher
@@ -113,19 +154,7 @@ def with_mean_teacher(step: Callable[..., Any]) -> Callable[..., Any]:
   """
 
   def taught(state: TrainState, frozen: Any, batch: Any, key: Any) -> Any:
-    average = optax.tree.get(state.optimizer_state, "parameter_average")
-    if average is None:
-      raise ValueError(
-        "with_mean_teacher: the optimizer keeps no average; expected "
-        "parameter_ema as its last link."
-      )
-    # The average may be wider than the parameters it stands for.
-    params = jax.tree.map(
-      lambda mean, now: mean.astype(now.dtype),
-      average["student"],
-      state.params["student"],
-    )
-    teacher = Variables(params, state.state["student"])
+    teacher = averaged_student(state)
     return step(state, {**(frozen or {}), "teacher": teacher}, batch, key)
 
   return taught

@@ -151,5 +151,5 @@ def _as_data(name: str, data: Any, plan: Any) -> Any:
   return data
 
 
-def _take(data: Any, rows: Any) -> dict[str, Array]:
+def _take(data: Any, rows: Any) -> dict[str, Any]:
   return jax.tree.map(lambda x: x[rows["index"]], data) | rows

@@ -108,7 +108,8 @@ def grid(**values: Sequence[Any]) -> dict[str, Array]:
     **values: the values of each hyper-parameter.
 
   Returns:
-    name -> `[students]`; the last hyper-parameter varies fastest.
+    name -> `[students]`; the last hyper-parameter varies fastest. Under
+    `jax.vmap` a network takes a seed as `nnx.Rngs(jax.random.key(seed))`.
 
   Raises:
     ValueError: if a hyper-parameter has no value or no sequence of them.
