@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.adaptation import _probe
 from kdjax.adaptation._pairs import as_pair
 from kdjax.adaptation._pairs import mean_one
+from kdjax.ops._collectives import agreed
 from kdjax.ops._collectives import own_rows
 from kdjax.ops._collectives import total
 from kdjax.ops._rows import masked_rows
@@ -95,9 +96,8 @@ def discriminator_weights(
   pair = jax.lax.stop_gradient(
     as_pair(source, target, where_source, where_target, axis_name)
   )
-  if axis_name is not None:
-    # Equal on every device already, which the mean tells `jax.shard_map`.
-    pair = jax.lax.pmean(pair, axis_name)
+  # Equal on every device already, which the mean tells `jax.shard_map`.
+  pair = agreed(pair, axis_name)
   dtype = pair.source.dtype
   mask = jnp.concatenate([pair.source_mask, pair.target_mask])
   count = jnp.maximum(jnp.sum(mask), 1)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.ops._collectives import agreed
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
@@ -143,17 +144,15 @@ class GuardedWeight(NamedTuple):
     agreement, running = state.agreement, state.divergence
     bad = jnp.zeros((), bool)
     if task_gradient is not None:
-      if axis_name is not None:
-        task_gradient, transfer_gradient = jax.lax.pmean(
-          (task_gradient, transfer_gradient), axis_name
-        )
+      task_gradient, transfer_gradient = agreed(
+        (task_gradient, transfer_gradient), axis_name
+      )
       cosine = _cosine(task_gradient, transfer_gradient).astype(dtype)
       agreement = keep * agreement + (1 - keep) * cosine
       bad |= agreement < -jnp.asarray(self.tolerance, dtype)
     if divergence is not None:
       value = jax.lax.stop_gradient(jnp.asarray(divergence, dtype))
-      if axis_name is not None:
-        value = jax.lax.pmean(value, axis_name)
+      value = agreed(value, axis_name)
       # A comparison with NaN, before the first, is False.
       bad |= value > running + jnp.asarray(self.divergence_tolerance, dtype)
       mixed = keep * running + (1 - keep) * value

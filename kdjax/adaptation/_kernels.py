@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from kdjax.ops import gather_batch
 from kdjax.ops import pairwise_squared_distances
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import agreed
 from kdjax.ops._collectives import total
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_choice
@@ -200,5 +201,5 @@ def _median(sample: Sample, axis_name: str | None) -> Float[Array, ""]:
   middle = (jnp.sum(counted, dtype=jnp.int32) - 1) // 2
   value = ordered[jnp.maximum(middle, 0)]
   # Equal on every device already, which the mean tells `jax.shard_map`.
-  value = value if axis_name is None else jax.lax.pmean(value, axis_name)
+  value = agreed(value, axis_name)
   return jnp.where(jnp.any(counted), value, 1.0)

@@ -10,6 +10,7 @@ from kdjax.distillation._feature_pairs import example_mean
 from kdjax.distillation._feature_pairs import unit
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
+from kdjax.ops._collectives import total
 from kdjax.ops._distances import absolute
 from kdjax.ops._rows import counted
 from kdjax.ops._validation import as_number
@@ -77,8 +78,7 @@ def ickd_loss(
   if scaling == "cifar":
     return loss
   count = jnp.sum(where, dtype=values.dtype)
-  if axis_name is not None:
-    count = jax.lax.psum(count, axis_name)
+  count = total(count, axis_name)
   return loss / jnp.maximum(count, 1.0)
 
 

@@ -15,6 +15,8 @@ from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import agreed
+from kdjax.ops._collectives import total
 from kdjax.ops._rows import counted
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
@@ -93,8 +95,7 @@ def dist_loss(
     student.T, teacher.T, keep[None].astype(student.dtype)
   )
   between_examples = jnp.where(jnp.any(keep), jnp.mean(columns), 0.0)
-  if axis_name is not None:
-    between_examples = jax.lax.pmean(between_examples, axis_name)
+  between_examples = agreed(between_examples, axis_name)
   tau = as_number("temperature", temperature, student.dtype)
   return jnp.square(tau) * (
     as_number("beta", beta, tau.dtype) * between_classes
@@ -280,8 +281,7 @@ def mlld_loss(
   # Computed once: copies rounded differently would not equal themselves.
   confidence = jax.lax.optimization_barrier(jnp.max(sure, -1))
   mass = jnp.sum(sure, 0)
-  if axis_name is not None:
-    mass = jax.lax.psum(mass, axis_name)
+  mass = total(mass, axis_name)
   mass = jax.lax.optimization_barrier(mass)
   examples = _up_to_percentile(
     confidence,
@@ -362,8 +362,7 @@ def _class_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
   # S'S - T'T, as products with S - T that keep its digits.
   gram = jnp.matmul(student.T, gap, precision="highest")
   gram += jnp.matmul(gap.T, teacher, precision="highest")
-  if axis_name is not None:
-    gram = jax.lax.psum(gram, axis_name)
+  gram = total(gram, axis_name)
   return jnp.sum(jnp.square(gram), 0) / student.shape[-1]
 
 

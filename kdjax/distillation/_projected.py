@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
+from kdjax.ops._collectives import total
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
@@ -136,11 +137,8 @@ def srd_loss(
   powers = jnp.where(
     zero, 0.0, jnp.power(jnp.where(zero, 1.0, sizes), exponent)
   )
-  total, some = jnp.sum(powers), jnp.any(where)
-  if axis_name is not None:
-    total = jax.lax.psum(total, axis_name)
-    some = jax.lax.pmax(some, axis_name)
-  return jnp.where(some, 2 * jnp.log(total + 1e-12), 0.0)
+  summed, counted = total((jnp.sum(powers), jnp.sum(where)), axis_name)
+  return jnp.where(counted > 0, 2 * jnp.log(summed + 1e-12), 0.0)
 
 
 @validate

@@ -28,6 +28,7 @@ from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._chunks import in_chunks
+from kdjax.ops._collectives import agreed
 from kdjax.ops._collectives import total
 from kdjax.ops._distances import absolute
 from kdjax.ops._rows import nonzero
@@ -315,7 +316,7 @@ def cc_loss(
     following = jnp.arange(1, gaps.shape[0]) < jnp.sum(pair.columns)
     value = masked_mean(jnp.sum(gaps[:-1] * gaps[1:], -1), following)
     # Equal on every device already; the mean makes its gradient the batch's.
-    return value if axis_name is None else jax.lax.pmean(value, axis_name)
+    return agreed(value, axis_name)
 
   def kernel(rows: Rows) -> Array:
     cosines = products(rows)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops._collectives import total
 from kdjax.ops._rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
@@ -123,13 +124,11 @@ def stochnorm(
   if key is not None:
     count = flat.shape[1] * jnp.sum(mask)
     sums = jnp.sum(flat, (0, 1))
-    if axis_name is not None:
-      count, sums = jax.lax.psum((count, sums), axis_name)
+    count, sums = total((count, sums), axis_name)
     center = sums / jnp.maximum(count, 1)
     gaps = mask[:, None, None] * (flat - row(center))
     squares = jnp.sum(jnp.square(gaps), (0, 1))
-    if axis_name is not None:
-      squares = jax.lax.psum(squares, axis_name)
+    squares = total(squares, axis_name)
     spread = squares / jnp.maximum(count, 1)
     batch = center, squares / jnp.maximum(count - 1, 1)
     own = jax.random.bernoulli(key, chance, center.shape)

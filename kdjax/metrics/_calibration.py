@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.metrics._prediction import accuracy
+from kdjax.ops._collectives import total
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate
@@ -91,8 +92,7 @@ def reliability_curve(
     jnp.sum(jnp.where(member, value, 0.0), axis=0, dtype=confidence.dtype)
     for value in (confidence, hits, 1.0)
   ]
-  if axis_name is not None:
-    sums = jax.lax.psum(sums, axis_name)
+  sums = total(sums, axis_name)
   total_confidence, total_hits, count = sums
   divisor = jnp.maximum(count, 1.0)
   return ReliabilityCurve(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import gather_batch
+from kdjax.ops._collectives import agreed
 from kdjax.ops._rows import nonzero
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import validate
@@ -105,7 +106,7 @@ def cka(
   )
   value = jnp.where(positive, cross / scale, 0.0)
   # Equal on every device already; the mean tells JAX so.
-  return value if axis_name is None else jax.lax.pmean(value, axis_name)
+  return agreed(value, axis_name)
 
 
 def gradient_cosine(tree_a: Any, tree_b: Any) -> Float[Array, ""]:

@@ -34,6 +34,7 @@ from kdjax.objectives._players import width_of
 from kdjax.objectives._stages import field_of
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient
+from kdjax.ops._collectives import total
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._validation import entry
 
@@ -217,8 +218,7 @@ def jda(
     logits = map(game.discriminator, reverse_gradient(embeddings))
     divergence = soft_h_divergence(*logits, axis_name=axis_name, **masks)
     counted = jnp.sum(batch["target"]["mask"], dtype=divergence.dtype)
-    if axis_name is not None:
-      counted = jax.lax.psum(counted, axis_name)
+    counted = total(counted, axis_name)
     return jda_loss(
       cross_entropy(source.logits, labels),
       reverse_gradient(divergence),

@@ -106,12 +106,13 @@ def total(tree: Tree, axis_name: str | None) -> Tree:
   return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def agreed(value: Array, axis_name: str | None) -> Array:
-  """Returns a value that all devices have computed from gathered rows.
+def agreed(tree: Tree, axis_name: str | None) -> Tree:
+  """Returns the mean over the devices of a mapped axis, if there is one.
 
-  It is equal already; the mean makes its gradient the batch's.
+  Of a value that all have computed from gathered rows: it is equal already,
+  and the mean makes its gradient the batch's.
   """
-  return value if axis_name is None else jax.lax.pmean(value, axis_name)
+  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def batch_places(size: int, axis_name: str | None) -> Int[Array, " batch"]:

@@ -8,6 +8,7 @@ run changes is one pytree. The caller compiles: `jax.jit`, `jax.pmap` or
 from kdjax.training._adaptation import adaptation_loss
 from kdjax.training._checkpoints import Checkpoints
 from kdjax.training._checkpoints import Restored
+from kdjax.training._distillation import distillation_loss
 from kdjax.training._dot import dot
 from kdjax.training._dot import dot_objective
 from kdjax.training._dot import make_dot_step
@@ -17,6 +18,8 @@ from kdjax.training._ema import with_mean_teacher
 from kdjax.training._epochs import epoch_plan
 from kdjax.training._epochs import scan_epoch
 from kdjax.training._epochs import scan_evaluation
+from kdjax.training._evaluation import make_eval_step
+from kdjax.training._evaluation import mean_metrics
 from kdjax.training._fine_tuning import gradual_unfreezing
 from kdjax.training._fine_tuning import layerwise_learning_rates
 from kdjax.training._hand_over import hand_over
@@ -34,11 +37,8 @@ from kdjax.training._recipes import cifar100_recipe
 from kdjax.training._recipes import function_matching_recipe
 from kdjax.training._reversal import reversal_schedule
 from kdjax.training._steps import TrainState
-from kdjax.training._steps import distillation_loss
 from kdjax.training._steps import init_train_state
-from kdjax.training._steps import make_eval_step
 from kdjax.training._steps import make_train_step
-from kdjax.training._steps import mean_metrics
 from kdjax.training._stochastic_norms import stochastic_norms
 from kdjax.training._sweep import grid
 from kdjax.training._sweep import sweep

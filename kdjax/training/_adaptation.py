@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
+from kdjax.ops._collectives import agreed
 from kdjax.ops._validation import entry
 from kdjax.training._checks import check_objective
 from kdjax.training._checks import check_views
@@ -145,8 +146,7 @@ def adaptation_loss(
       seen["teacher"] = told[1]
     if seen:
       target = target._replace(views=seen)
-    if axis_name is not None:
-      student_state = jax.lax.pmean(student_state, axis_name)
+    student_state = agreed(student_state, axis_name)
     loss, objective_state, metrics = objective.apply(
       params["objective"],
       state["objective"],

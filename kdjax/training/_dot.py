@@ -11,6 +11,8 @@ from jaxtyping import Array
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
 from kdjax.objectives._objective import loss_metric
+from kdjax.ops._collectives import agreed
+from kdjax.ops._collectives import total
 from kdjax.ops._validation import check_range
 from kdjax.training._checks import check_loss
 from kdjax.training._checks import check_optimizer
@@ -18,7 +20,6 @@ from kdjax.training._steps import LossFn
 from kdjax.training._steps import Metrics
 from kdjax.training._steps import Step
 from kdjax.training._steps import TrainState
-from kdjax.training._steps import _over
 
 
 class DOTState(NamedTuple):
@@ -260,7 +261,7 @@ def make_dot_step(
           f"{name}: loss_fn returned a loss of shape {jnp.shape(pair)}; "
           "expected [task, distillation], of a dot_objective."
         )
-      return _over(jax.lax.pmean, pair, axis_name), aux
+      return agreed(pair, axis_name), aux
 
     pair, pullback, (moved, metrics) = jax.vjp(
       losses, state.params, has_aux=True
@@ -274,7 +275,7 @@ def make_dot_step(
         for k, v in tree["objective"].items()
       }
       # As in make_train_step: averaged inside, and outside once more.
-      return _over(jax.lax.pmean, tree | {"objective": parts}, axis_name)
+      return agreed(tree | {"objective": parts}, axis_name)
 
     updates, optimizer_state = optimizer.update(
       gradients("task"),
@@ -284,6 +285,6 @@ def make_dot_step(
     )
     params = optax.apply_updates(state.params, updates)
     state = TrainState(state.step + 1, params, moved, optimizer_state)
-    return state, _over(jax.lax.psum, metrics, axis_name)
+    return state, total(metrics, axis_name)
 
   return step

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from kdjax.ops._collectives import agreed
 from kdjax.ops._collectives import vary_like
 from kdjax.ops._validation import check_integer
 from kdjax.training._fine_tuning import group_indices
@@ -234,4 +235,4 @@ def reptile_gradient(
     )
   )(support)
   way = jax.tree.map(lambda p, q: p - jnp.mean(q, 0), params, after)
-  return way if axis_name is None else jax.lax.pmean(way, axis_name)
+  return agreed(way, axis_name)

@@ -12,9 +12,13 @@ from jaxtyping import Array
 from kdjax.nets import Outputs
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import entry
+from kdjax.training._models import Forward
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
+from kdjax.training._models import check_forward
 from kdjax.training._models import check_model
+from kdjax.training._models import run_forward
 
 
 def ensemble(
@@ -186,3 +190,23 @@ class CachedTeacher:
     shape = (inputs.shape[0], self.num_classes)
     logits: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
     return Outputs(logits, {}, None)
+
+
+def check_parts(name: str, student: Any, teacher: Any) -> None:
+  check_forward(f"{name}: student", student)
+  if teacher is not None and not isinstance(teacher, CachedTeacher):
+    check_forward(f"{name}: teacher", teacher)
+
+
+def answer(
+  name: str,
+  teacher: Forward | CachedTeacher,
+  frozen: Any,
+  batch: Any,
+  images: Any,
+) -> Outputs:
+  """What the teacher says of these images, now or when it was cached."""
+  if isinstance(teacher, CachedTeacher):
+    return teacher(batch)
+  variables = entry(f"{name}: frozen", frozen, "teacher")
+  return run_forward(f"{name}: teacher", teacher, variables, images)[0]
