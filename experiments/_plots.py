@@ -48,7 +48,7 @@ Path = str | os.PathLike[str]
 
 def percent(share: float, _: Any = None) -> str:
   """A tick of an axis of shares, without a digit too many or too few."""
-  return f"{round(100 * share, 6):g}%"
+  return f"{round(100 * share, 6) + 0.0:g}%"
 
 
 @contextlib.contextmanager

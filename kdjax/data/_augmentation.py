@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Num
 
 from kdjax.data._shifts import as_dtype_of
 from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_sizes
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
-from kdjax.ops._validation import check_sizes
 from kdjax.ops._validation import validate
 
 
@@ -150,7 +150,7 @@ def random_resized_crop(
     `tf.image.sample_distorted_bounding_box
     <https://www.tensorflow.org/api_docs/python/tf/image/sample_distorted_bounding_box>`_.
   """
-  check_sizes("shape", shape, 2)
+  shape = as_sizes("shape", shape, 2)
   for name, (low, high) in (("area", area), ("aspect", aspect)):
     if not 0 < low <= high or (name == "area" and high > 1):
       raise ValueError(

@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Num
 
 from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_sizes
 from kdjax.ops._validation import check_range
-from kdjax.ops._validation import check_sizes
 from kdjax.ops._validation import validate
 
 
@@ -178,7 +178,7 @@ def resize(
     `jax.image.resize
     <https://docs.jax.dev/en/latest/_autosummary/jax.image.resize.html>`_.
   """
-  check_sizes("shape", shape, 2)
+  shape = as_sizes("shape", shape, 2)
   batch, height, width, channels = images.shape
   if not 0 <= 2 * crop < min(height, width):
     raise ValueError(

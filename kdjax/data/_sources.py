@@ -65,7 +65,7 @@ class ArraySource:
         f"labels has shape {self.labels.shape}; expected "
         f"{self.images.shape[:1]}, as in images."
       )
-    as_integers("labels", self.labels)
+    as_integers("labels", self.labels, kinds="iub")
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -275,22 +275,23 @@ def _labels(source: Source) -> np.ndarray:
   labels = getattr(source, "labels", None)
   if labels is None:
     labels = [source[i]["label"] for i in range(len(source))]
-  return as_integers("the source's labels", labels)
+  return as_integers("the source's labels", labels, kinds="iub")
 
 
 def check_source(source: Any) -> None:
   """Raises TypeError for what has a length and entries, but no examples."""
-  if isinstance(source, Mapping) or hasattr(source, "dtype"):
+  fields = getattr(getattr(source, "dtype", None), "names", None)
+  if isinstance(source, Mapping) or (hasattr(source, "dtype") and not fields):
     raise TypeError(
       f"source is a {type(source).__name__}; expected a Source, such as "
       "ArraySource(images, labels)."
     )
 
 
-def as_integers(name: str, values: Any) -> np.ndarray:
+def as_integers(name: str, values: Any, kinds: str = "iu") -> np.ndarray:
   """Returns int64 `[n]`; a mask or a share would become some integers too."""
   array = np.asarray(values)
-  if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+  if array.ndim != 1 or (array.size and array.dtype.kind not in kinds):
     raise TypeError(
       f"{name} has dtype {array.dtype} and shape {array.shape}; expected "
       "integers, [n]."

@@ -124,7 +124,7 @@ def _agrees(name: str, value: Any, wanted: Any) -> bool:
     return value == wanted
   size = max((abs(x) for x in wanted if math.isfinite(x)), default=0.0)
   return len(value) == len(wanted) and np.allclose(
-    value, wanted, rtol=0, atol=_TOLERANCES[name] * size
+    value, wanted, rtol=0, atol=_TOLERANCES[name] * size, equal_nan=True
   )
 
 
@@ -208,6 +208,12 @@ def shard_paths(
 def read_header(path: pathlib.Path) -> TeacherCacheHeader:
   """The header of a cache's folder."""
   fields = json.loads((path / "header.json").read_text())
+  names = {field.name for field in dataclasses.fields(TeacherCacheHeader)}
+  if fields.keys() != names:
+    raise ValueError(
+      f"{path} was written by another version of kdjax: its header has "
+      f"{sorted(fields)}; expected {sorted(names)}. Write it anew."
+    )
   return TeacherCacheHeader(
     **fields | {k: tuple(fields[k]) for k in ("answer", "augmentation")}
   )

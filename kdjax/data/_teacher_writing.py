@@ -138,11 +138,18 @@ def write_teacher_cache(
   ) -> tuple[dict[str, Any], Any]:
     outputs = ask(variables, images, index, seed)
     if keep is None:
+      if not hasattr(outputs, "astype"):
+        raise TypeError(
+          f"teacher returns {type(outputs).__name__}; expected an array of "
+          "logits, or keep, which says what is kept of it."
+        )
       outputs = outputs.astype(jnp.float32)
       return _likeliest(outputs, k, dtype), _glance(outputs)
     kept = _keep_each(keep, outputs, index, seed)
     return kept, _glance((outputs, kept))
 
+  if not len(source):
+    raise ValueError("source is empty; expected at least one example.")
   first = _example(source, 0, inputs)
   # What the variables do not tell: what the teacher makes of one image. In a
   # whole batch, so that the teacher is compiled once.
@@ -154,7 +161,7 @@ def write_teacher_cache(
     dataset=dataset,
     teacher=fingerprint(variables),
     num_examples=len(source),
-    num_classes=outputs.shape[-1] if hasattr(outputs, "shape") else None,
+    num_classes=outputs.shape[-1] if getattr(outputs, "ndim", 0) > 1 else None,
     k=k,
     dtype=dtype,
     shard_size=shard_size,

@@ -18,8 +18,8 @@ from kdjax.nets._shuffle import ShuffleNetV1
 from kdjax.nets._shuffle import ShuffleNetV2
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
+from kdjax.ops._validation import as_sizes
 from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_sizes
 
 
 def create(
@@ -78,7 +78,9 @@ def create(
     raise ValueError(
       f"name is {name!r}; expected one of {', '.join(sorted(_NETWORKS))}."
     )
-  check_sizes("input_shape, (height, width, channels),", input_shape, 3)
+  input_shape = as_sizes(
+    "input_shape, (height, width, channels),", input_shape, 3
+  )
   check_integer("num_classes", num_classes, 1)
   if not isinstance(rngs, nnx.Rngs):
     raise TypeError(

@@ -14,7 +14,7 @@ from kdjax.nets._convolution import convolve
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
-from kdjax.ops._validation import check_sizes
+from kdjax.ops._validation import as_sizes
 from kdjax.ops._validation import validate
 
 
@@ -59,7 +59,7 @@ class MLP(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
-    check_sizes("hidden", hidden)
+    hidden = as_sizes("hidden", hidden)
     widths = (math.prod(input_shape), *hidden)
     self.input_shape = tuple(input_shape)
     self.layers = nnx.List(
@@ -136,7 +136,7 @@ class ConvNet(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
-    check_sizes("channels", channels)
+    channels = as_sizes("channels", channels)
     height, width, inputs = input_shape
     scale = 2 ** len(channels)
     if min(height, width) < scale:

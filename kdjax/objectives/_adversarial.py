@@ -5,6 +5,7 @@ They play against the features of a student that
 stand in the student's place, the target's in the teacher's.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from kdjax.adaptation import jda_loss
 from kdjax.adaptation import mdd_loss
 from kdjax.adaptation import soft_h_divergence
 from kdjax.nets import Outputs
+from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
@@ -37,6 +39,8 @@ from kdjax.ops import reverse_gradient
 from kdjax.ops._collectives import total
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._validation import entry
+
+_near_zero = functools.partial(_layers.linear, deviation=0.01)
 
 
 def dann(
@@ -390,7 +394,7 @@ def mdd(
   def build(source: Any, target: Any, rngs: nnx.Rngs) -> nnx.Module:
     del target
     widths = width_of(source), *hidden, source.logits.shape[-1]
-    return Game(rngs, deviation=0.01, adversary=widths)
+    return Game(rngs, layer=_near_zero, adversary=widths)
 
   def loss(
     game: Any,

@@ -182,7 +182,10 @@ def crd(
 def _linear(role: str, spec: Any, dim: int, key: Array) -> dict[str, Array]:
   width = field_of(role, spec, "embedding").shape[-1]
   layer = _layers.linear(width, dim, rngs=nnx.Rngs(key))
-  return nnx.to_pure_dict(nnx.state(layer))
+  # Flax's are float32; the banks are float64 under `jax_enable_x64`.
+  return jax.tree.map(
+    lambda x: x.astype(float), nnx.to_pure_dict(nnx.state(layer))
+  )
 
 
 def _embed(params: Any, outputs: Any) -> Float[Array, "batch dim"]:

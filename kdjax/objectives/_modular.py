@@ -102,7 +102,8 @@ def modular(
   def apply(
     params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
   ) -> tuple[Array, Any, Metrics]:
-    name = getattr(loss, "__qualname__", repr(loss)).partition(".")[0]
+    name = getattr(loss, "func", loss)
+    name = getattr(name, "__qualname__", repr(loss)).partition(".")[0]
     entry(f"{name}: batch", batch, "mask")
     module = merge(params, state, student, teacher)
     module.train()

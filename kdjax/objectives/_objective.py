@@ -123,14 +123,12 @@ def stateless(
     options = {}
     # Without axis_name, `where` is something else: in Optax a mask of classes.
     if "axis_name" in parameters:
-      options = {
-        "axis_name": axis_name,
-        "where": mask,
-        "where_source": mask,
-        "where_target": entry(
-          "stateless: the target's batch", batch.get("target", batch), "mask"
-        ),
-      }
+      options = {"axis_name": axis_name, "where": mask, "where_source": mask}
+      if "where_target" in parameters:
+        target = batch.get("target", batch)
+        options["where_target"] = entry(
+          "stateless: the target's batch", target, "mask"
+        )
       options = {k: v for k, v in options.items() if k in parameters}
     # Only shapes, for the loss's own checks: in the state all is traced.
     static = {
@@ -267,7 +265,7 @@ def batch_mean(
   value: Any, batch: Any, axis_name: str | None, loss: Callable[..., Any]
 ) -> Array:
   """Reduces one value an example, without padding, over all devices."""
-  name = getattr(loss, "__name__", repr(loss))
+  name = getattr(getattr(loss, "func", loss), "__name__", repr(loss))
   mask = entry(f"{name}: batch", batch, "mask")
   if getattr(mask, "dtype", None) != jnp.bool_:
     kind = getattr(mask, "dtype", type(mask).__name__)
@@ -290,8 +288,8 @@ def as_hyperparameters(values: Mapping[str, Any]) -> dict[str, Array]:
 
 def _number(name: str, value: Any) -> Array:
   kind = getattr(value, "dtype", None)
-  none = isinstance(value, str | bytes | bool | None) or callable(value)
-  if none or kind == jnp.bool_:
+  none = isinstance(value, str | bytes | bool | None)
+  if none or kind == jnp.bool_ or (kind is None and callable(value)):
     raise TypeError(
       f"{name} is {value!r}; expected a number or an array. Bind an option "
       "that is none with functools.partial."

@@ -1,7 +1,7 @@
 """The players that methods of adaptation add to a student."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ class Game(nnx.Module):
 
   Args:
     rngs: random streams for the parameters.
-    deviation: of the weights, whose biases are 0; PyTorch's default without.
+    layer: makes the layers of all players.
     **players: name -> the widths of a perceptron, from inputs to logits.
   """
 
@@ -27,11 +27,11 @@ class Game(nnx.Module):
     self,
     rngs: nnx.Rngs,
     *,
-    deviation: float | None = None,
+    layer: Callable[..., Any] = _layers.linear,
     **players: Sequence[int],
   ):
     for name, widths in players.items():
-      setattr(self, name, Player(widths, rngs, deviation=deviation))
+      setattr(self, name, Player(widths, rngs, layer=layer))
     self.step = nnx.Variable(jnp.zeros((), jnp.int32))
 
   def turn(self, scale: Array, schedule: Schedule | None) -> Array:
@@ -47,19 +47,14 @@ class Player(nnx.Module):
   Args:
     widths: from inputs to logits.
     rngs: random streams for the parameters.
-    deviation: of the weights, whose biases are 0; PyTorch's default without.
+    layer: `(inputs, outputs, rngs=) -> module`.
   """
 
   def __init__(
-    self,
-    widths: Sequence[int],
-    rngs: nnx.Rngs,
-    *,
-    deviation: float | None = None,
+    self, widths: Sequence[int], rngs: nnx.Rngs, *, layer: Callable[..., Any]
   ):
     self.layers = nnx.List(
-      _layers.linear(*pair, deviation=deviation, rngs=rngs)
-      for pair in itertools.pairwise(widths)
+      layer(*pair, rngs=rngs) for pair in itertools.pairwise(widths)
     )
 
   def __call__(self, x: Array) -> Array:

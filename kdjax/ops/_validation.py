@@ -118,16 +118,18 @@ def check_integer(name: str, value: Any, low: int) -> None:
     raise ValueError(f"{name} is {value}; expected an integer from {low} on.")
 
 
-def check_sizes(name: str, sizes: Any, count: int | None = None) -> None:
-  """Raises ValueError unless it holds (so many) positive integers."""
-  values = tuple(sizes) if isinstance(sizes, Iterable) else ()
+def as_sizes(name: str, sizes: Any, count: int | None = None) -> Any:
+  """Returns a tuple of (so many) positive integers, or raises ValueError."""
+  values: tuple[Any, ...] = (None,)
+  if isinstance(sizes, Iterable):
+    values = tuple(sizes)
   integers = all(isinstance(x, int | np.integer) and x > 0 for x in values)
-  right = isinstance(sizes, Iterable) if count is None else len(values) == count
-  if not (right and integers):
+  if not integers or count not in (None, len(values)):
     wanted = "a sequence of" if count is None else count
     raise ValueError(
       f"{name} is {sizes!r}; expected {wanted} positive integers."
     )
+  return values
 
 
 def entry(name: str, values: Any, key: Any) -> Any:
@@ -135,12 +137,15 @@ def entry(name: str, values: Any, key: Any) -> Any:
   try:
     return values[key]
   except (KeyError, IndexError, TypeError):
-    pass
-  if not isinstance(values, Mapping):
-    raise TypeError(
-      f"{name} is a {type(values).__name__}; expected a mapping with {key!r}."
-    )
-  raise ValueError(f"{name} has {list(values)}; expected {key!r} too.")
+    if not isinstance(values, Mapping):
+      raise TypeError(
+        f"{name} is a {type(values).__name__}; expected a mapping with {key!r}."
+      ) from None
+    if key in values:  # its own error, of an entry that is read when asked for
+      raise
+    raise ValueError(
+      f"{name} has {list(values)}; expected {key!r} too."
+    ) from None
 
 
 def as_number(

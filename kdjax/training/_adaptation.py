@@ -62,7 +62,8 @@ def adaptation_loss(
     `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`,
     where `batch` is `{"source": ..., "target": ...}`, each with `"image"`,
     `"mask"` and what the objective reads. What stands beside the two is of
-    both, such as the mask that :func:`scan_epoch` adds to a batch.
+    both, such as the mask that :func:`scan_epoch` adds to a batch; an example
+    counts if all its masks say so.
 
   Raises:
     TypeError: if student or teacher is no forward (a :class:`Model` is none),
@@ -165,8 +166,11 @@ def _domains(name: str, batch: Any) -> dict[str, dict[str, Any]]:
   """Both domains' batches, each with what stands beside them for both."""
   domains = {k: entry(f"{name}: batch", batch, k) for k in ("source", "target")}
   both = {k: v for k, v in batch.items() if k not in domains}
-  domains = {k: both | dict(domain) for k, domain in domains.items()}
   for k, domain in domains.items():
+    domain = both | dict(domain)
+    if "mask" in both and "mask" in domains[k]:
+      domain["mask"] = both["mask"] & domain["mask"]
+    domains[k] = domain
     for needed in ("image", "mask"):
       entry(f"{name}: the {k}'s batch", domain, needed)
   return domains

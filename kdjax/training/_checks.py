@@ -1,4 +1,4 @@
-"""What is told apart by its kind: objectives, optimizers, losses, metrics."""
+"""Checks of arguments, with errors that name them."""
 
 import contextlib
 import inspect
@@ -33,7 +33,10 @@ def check_loss(name: str, loss_fn: Any) -> None:
   wanted = ("params", "state", "frozen", "batch", "key")
   what = f"is a {type(loss_fn).__name__}"
   if callable(loss_fn):
-    signature = inspect.signature(loss_fn)
+    try:
+      signature = inspect.signature(loss_fn)
+    except (TypeError, ValueError):  # compiled, or built in
+      return
     what = f"has the parameters {call_text(signature)}"
     with contextlib.suppress(TypeError):
       signature.bind(*wanted)

@@ -140,7 +140,7 @@ def _as_data(name: str, data: Any, plan: Any) -> Any:
       f"{name}: data is a {type(data).__name__}; expected a dictionary of "
       "arrays, as kdjax.data.as_arrays returns."
     )
-  data = jax.tree.map(jnp.asarray, data)
+  data = {k: jax.tree.map(jnp.asarray, v) for k, v in data.items()}
   sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(data)}
   if len(sizes) > 1 or () in sizes:
     shapes = jax.tree.map(jnp.shape, data)

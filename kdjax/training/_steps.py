@@ -88,8 +88,8 @@ def init_train_state(
     A :class:`TrainState` at step 0.
 
   Raises:
-    TypeError: if student or teacher is no model, the objective no objective or
-      the optimizer no optimizer.
+    TypeError: if student or teacher is no :class:`Model`, the objective no
+      `Objective` or the optimizer not one of Optax.
     ValueError: if there is no teacher and the objective reads its outputs.
 
   Examples:
@@ -130,12 +130,11 @@ def init_train_state(
     teacher_spec = None if teacher is None else spec("teacher", teacher)
   student_spec = spec("student", student)
   with reading_teacher(name, teacher):
-    objective_params, objective_state = objective.init(
-      key, student_spec, teacher_spec
-    )
-  copy = jax.tree.map(jnp.copy, student.variables)
-  params = {"student": copy.params, "objective": objective_params}
-  state = {"student": copy.state, "objective": objective_state}
+    parts = objective.init(key, student_spec, teacher_spec)
+  # Each array on its own, so that the state may be donated.
+  variables, parts = jax.tree.map(jnp.copy, (student.variables, parts))
+  params = {"student": variables.params, "objective": parts[0]}
+  state = {"student": variables.state, "objective": parts[1]}
   return TrainState(
     jnp.zeros((), jnp.int32), params, state, optimizer.init(params)
   )
@@ -163,8 +162,8 @@ def make_train_step(
     key may be the same at every step: the step's number is folded in.
 
   Raises:
-    TypeError: if the loss has other parameters, as a step has, or the optimizer
-      is none.
+    TypeError: if `loss_fn` takes other arguments, as a step does, or the
+      optimizer is not one of Optax.
     ValueError: from `step`, if the loss is no scalar.
 
   Examples:

@@ -85,20 +85,21 @@ def sweep(
 
 def _check_students(rows: Mapping[str, Any]) -> None:
   """Raises ValueError unless all arrays have one leading axis of students."""
-  first = None
-  for name, tree in rows.items():
-    for x in jax.tree.leaves(tree):
-      size = (name, *np.shape(x)[:1])
-      first = first or size
-      if len(size) == 1 or size[1] != first[-1]:
-        wanted = f"{first[1]} of {first[0]}" if len(first) > 1 else "its own"
-        raise ValueError(
-          f"sweep: {name} has an array of shape {np.shape(x)}; expected a "
-          f"leading axis of students, {wanted}. What they have in common is "
-          "named in shared."
-        )
-  if first is None:
+  shapes = [
+    (name, np.shape(x))
+    for name, tree in rows.items()
+    for x in jax.tree.leaves(tree)
+  ]
+  if not shapes:
     raise ValueError("sweep: all is shared; expected an argument that is not.")
+  first, students = shapes[0][0], shapes[0][1][:1]
+  for name, shape in shapes:
+    if not shape or shape[:1] != students:
+      wanted = f", {students[0]} of {first}" if students else ""
+      raise ValueError(
+        f"sweep: {name} has an array of shape {shape}; expected a leading axis "
+        f"of students{wanted}. What they have in common is named in shared."
+      )
 
 
 def grid(**values: Sequence[Any]) -> dict[str, Array]:
@@ -124,7 +125,11 @@ def grid(**values: Sequence[Any]) -> dict[str, Array]:
     <https://docs.python.org/3/library/itertools.html#itertools.product>`_.
   """
   for name, choices in values.items():
-    if np.ndim(choices) == 0 or not len(choices):
+    try:
+      empty = isinstance(choices, str) or not len(choices)
+    except TypeError:
+      empty = True
+    if empty:
       raise ValueError(
         f"grid: {name} is {choices!r}; expected at least one value, in a "
         "sequence."

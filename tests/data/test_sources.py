@@ -182,3 +182,10 @@ def test_examples_have_an_image_and_a_label():
     as_arrays(subset(numbered([0]), []))
   with pytest.raises(TypeError, match=r"source is a dict; expected a Source"):
     inspect.unwrap(as_arrays)({"image": np.ones(2), "label": np.ones(2)})
+
+
+def test_two_classes_may_be_bool():
+  labels = np.arange(6) % 2 == 0
+  source = ArraySource(np.zeros((6, 4, 4, 1), np.uint8), labels)
+  np.testing.assert_array_equal(as_arrays(source)["label"], labels)
+  assert len(without_classes(source, [0])) == 3

@@ -1,6 +1,7 @@
 """Caches of what a teacher says of every token, and what losses make of it."""
 
 import functools
+import json
 import pathlib
 import re
 
@@ -259,3 +260,28 @@ def test_the_example_of_the_page_runs():
   names = {}
   exec(compile(program, "fused.md", "exec"), names)
   assert names["losses"][-1] < names["losses"][0]
+
+
+def test_what_is_kept_may_be_a_number_and_the_rest_not_finite(tmp_path):
+  """Any batch size resumes, and what is not kept need not be finite."""
+
+  def summed(table, tokens):
+    return {"sum": teacher(table, tokens)[:, 0, 0], "aux": tokens * jnp.nan}
+
+  def keep(key, outputs):
+    return {"sum": outputs["sum"]}
+
+  write(tmp_path, function=summed, keep=keep, batch_size=3)
+  cache = write(tmp_path, function=summed, keep=keep, batch_size=5, seed=1)
+  kept = cache.lookup(np.arange(SIZE), 1)["sum"]
+  np.testing.assert_array_equal(kept, TABLE[TOKENS[:, 0], 0])
+
+
+def test_another_versions_header_is_named(tmp_path):
+  write(tmp_path, k=K)
+  path = tmp_path / "header.json"
+  header = json.loads(path.read_text())
+  del header["kept"]
+  path.write_text(json.dumps(header))
+  with pytest.raises(ValueError, match="another version of kdjax"):
+    TeacherCache(tmp_path)

@@ -270,3 +270,21 @@ def test_a_batch_without_index_is_refused():
     ValueError, match=r"crd: batch has \['mask'\]; .* 'index'"
   ):
     crd(9).apply({}, {}, None, None, batch, jax.random.key(0))
+
+
+def test_embeddings_are_as_wide_as_the_banks():
+  """PyTorch's default in width; float64 where JAX takes it."""
+  with jax.enable_x64(True):
+    spec = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+      outputs(np.zeros((BATCH, 400))),
+    )
+    params, state = jax.jit(
+      lambda: crd(EXAMPLES, negatives=NEGATIVES, dim=DIM).init(
+        jax.random.key(0), spec, spec
+      )
+    )()
+  layer = params["student"]
+  assert layer["kernel"].dtype == state["banks"]["student"].dtype == np.float64
+  for name in ("kernel", "bias"):
+    assert 0.5 < np.abs(layer[name]).max() * 20 <= 1

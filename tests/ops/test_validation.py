@@ -1,5 +1,7 @@
 """Errors name the argument, what came and what was expected."""
 
+import collections.abc
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -138,3 +140,21 @@ def test_a_numpy_number_out_of_range_is_refused():
       ValueError, match=r"temperature is -1.0; expected a fin"
     ):
       check_positive("temperature", value)
+
+
+def test_an_entry_read_when_asked_for_keeps_its_own_error():
+  class Lazy(collections.abc.Mapping):
+    def __getitem__(self, key):
+      raise KeyError("disk/0001.png")
+
+    def __iter__(self):
+      return iter(["image"])
+
+    def __len__(self):
+      return 1
+
+    def __contains__(self, key):
+      return key == "image"
+
+  with pytest.raises(KeyError, match="disk"):
+    entry("batch", Lazy(), "image")

@@ -9,12 +9,14 @@ import optax
 import pytest
 from flax import linen
 from flax import nnx
+from flax.core import FrozenDict
 
 from kdjax.data import ArraySource
 from kdjax.distillation import kd_loss
 from kdjax.metrics import accuracy
 from kdjax.metrics import expected_calibration_error
 from kdjax.nets import MLP
+from kdjax.nets import Outputs
 from kdjax.objectives import combine
 from kdjax.objectives import modular
 from kdjax.objectives import select_logits_and_labels
@@ -445,3 +447,38 @@ def test_a_train_state_is_traced_as_before(model):
   )
   assert isinstance(states, TrainState)
   assert states.step.shape == (3,)
+
+
+def test_what_only_looks_wrong_is_taken(model):
+  """No signature, no shape before the trace, a target that is no domain."""
+  make_train_step(getattr, SGD)
+  points = jax.jit(lambda t: grid(temperature=[t, 2 * t], seed=(0, 1)))(1.0)
+  assert points["temperature"].tolist() == [1.0, 1.0, 2.0, 2.0]
+  assert grid(key=list(jax.random.split(KEY)))["key"].shape == (2,)
+  target = stateless(
+    lambda x, y, *, where=None, axis_name=None: jnp.mean((x - y) ** 2),
+    lambda student, teacher, batch: (student.logits, batch["target"]),
+  )
+  outputs = model.forward(model.variables, BATCH["image"], train=True, key=KEY)
+  batch = BATCH | {"target": outputs[0].logits}
+  assert target.apply({}, {}, outputs[0], None, batch, KEY)[0] == 0
+
+
+def test_an_example_counts_if_all_its_masks_say_so():
+  """A domain's own mask beside that of a plan, whose last batch is padded."""
+
+  def forward(variables, x, *, train, key):
+    return Outputs(variables.params * x[:, None], {}, None), {}
+
+  loss = stateless(lambda source, target: jnp.abs(source[:, 0]))
+  step = make_train_step(adaptation_loss(forward, loss), SGD)
+  state = TrainState(
+    jnp.array(0),
+    {"student": jnp.array(1.0), "objective": {}},
+    {"student": {}, "objective": {}},
+    SGD.init({"student": jnp.array(1.0), "objective": {}}),
+  )
+  domain = {"image": jnp.arange(3.0), "mask": jnp.array([True, False, True])}
+  domains = FrozenDict(source=domain, target=domain)
+  _, metrics = scan_epoch(step)(state, {}, domains, epoch_plan(3, 2), KEY)
+  assert metrics["loss"][1].tolist() == [1, 1]

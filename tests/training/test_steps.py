@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
+from kdjax import objectives
 from kdjax.metrics import accuracy
 from kdjax.metrics import agreement
 from kdjax.nets import MLP
@@ -310,3 +311,30 @@ def test_views_reach_student_and_teacher_with_the_key_of_the_augmentation():
   np.testing.assert_array_equal(seen["strong"], -np.asarray(seen["weak"]))
   np.testing.assert_array_equal(seen["taught"], -5 * np.asarray(seen["weak"]))
   assert seen["calls"] == state["student"] == 2
+
+
+@pytest.mark.parametrize(
+  "objective",
+  [
+    objectives.crd(20, negatives=4, dim=5),
+    objectives.factor_transfer(),
+    objectives.bi_tuning(3, dim=4, size=4),
+  ],
+)
+def test_each_array_of_a_new_state_is_its_own(objective):
+  """Or it would be donated twice."""
+  maps, dim = jnp.ones((4, 4, 4, 2)), 6
+
+  def forward(variables, x, *, train, key):
+    head = variables.params, jnp.zeros(3)
+    embedding = jnp.ones((len(x), dim))
+    logits = embedding @ variables.params
+    return Outputs(logits, {"f": maps}, embedding, classifier=head), {}
+
+  model = Model(forward, Variables(jnp.ones((dim, 3)), {}))
+  state = init_train_state(
+    jax.random.key(0), model, objective, optax.sgd(0.1), maps, teacher=model
+  )
+  leaves = jax.tree.leaves((state.params, state.state))
+  places = {x.unsafe_buffer_pointer() for x in leaves if x.size}
+  assert len(places) == sum(x.size > 0 for x in leaves)
