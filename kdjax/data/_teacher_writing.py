@@ -1,6 +1,7 @@
 """Asks a teacher about every example, and writes what it says."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -94,7 +95,7 @@ def write_teacher_cache(
   Raises:
     ValueError: if the folder has a cache of another teacher, of another
       function of the same variables, data set or augmentation; if logits are
-      NaN or do not fit into the dtype; if examples differ in shape; if `keep`
+      NaN or above what the dtype holds; if examples differ in shape; if `keep`
       is given with `k` or `dtype`, or returns no arrays.
     ImportError: if array_record is not installed.
 
@@ -127,27 +128,8 @@ def write_teacher_cache(
     )
   writer = require("array_record.python.array_record_module").ArrayRecordWriter
 
-  def ask(variables: Any, images: Any, index: Any, seed: Any) -> Any:
-    if augment is not None:
-      images = augment_examples(augment, images, index, seed)
-    return teacher(variables, images)
-
-  @jax.jit
-  def answer(
-    variables: Any, images: Any, index: Any, seed: Any
-  ) -> tuple[dict[str, Any], Any]:
-    outputs = ask(variables, images, index, seed)
-    if keep is None:
-      if not hasattr(outputs, "astype"):
-        raise TypeError(
-          f"teacher returns {type(outputs).__name__}; expected an array of "
-          "logits, or keep, which says what is kept of it."
-        )
-      outputs = outputs.astype(jnp.float32)
-      return _likeliest(outputs, k, dtype), _glance(outputs)
-    kept = _keep_each(keep, outputs, index, seed)
-    return kept, _glance((outputs, kept))
-
+  ask = functools.partial(_ask, teacher, augment)
+  answer = jax.jit(functools.partial(_answer, ask, keep, k, dtype))
   if not len(source):
     raise ValueError("source is empty; expected at least one example.")
   first = _example(source, 0, inputs)
@@ -210,6 +192,44 @@ def write_teacher_cache(
     if progress is not None:
       progress(done, total)
   return TeacherCache(path, augment=augment)
+
+
+def _ask(
+  teacher: Callable[[Any, Any], Any],
+  augment: Augment | None,
+  variables: Any,
+  images: Any,
+  index: Any,
+  seed: Any,
+) -> Any:
+  """What a teacher says of images, as the student will see them."""
+  if augment is not None:
+    images = augment_examples(augment, images, index, seed)
+  return teacher(variables, images)
+
+
+def _answer(
+  ask: Callable[..., Any],
+  keep: Keep | None,
+  k: int | None,
+  dtype: str,
+  variables: Any,
+  images: Any,
+  index: Any,
+  seed: Any,
+) -> tuple[dict[str, Any], Any]:
+  """What is kept of a batch, and a few numbers that tell teachers apart."""
+  outputs = ask(variables, images, index, seed)
+  if keep is not None:
+    kept = _keep_each(keep, outputs, index, seed)
+    return kept, _glance((outputs, kept))
+  if not hasattr(outputs, "astype"):
+    raise TypeError(
+      f"teacher returns {type(outputs).__name__}; expected an array of logits, "
+      "or keep, which says what is kept of it."
+    )
+  outputs = outputs.astype(jnp.float32)
+  return _likeliest(outputs, k, dtype), _glance(outputs)
 
 
 def _example(source: Source, i: int, name: str) -> np.ndarray:

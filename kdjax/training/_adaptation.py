@@ -66,8 +66,8 @@ def adaptation_loss(
     counts if all its masks say so.
 
   Raises:
-    TypeError: if student or teacher is no forward (a :class:`Model` is none),
-      the objective is none, or `views` is no mapping.
+    TypeError: if student or teacher is not a forward but, say, a `Model`,
+      the objective not an `Objective`, or `views` not a mapping.
     ValueError: if a view is called "teacher" and there is one; from `loss_fn`,
       if a batch lacks an entry that is read, or `frozen` the teacher, or if
       images of the two domains do not fit into one batch.

@@ -55,8 +55,8 @@ def distillation_loss(
     where `batch` has `"image"`, `"mask"` and what the objective reads.
 
   Raises:
-    TypeError: if student or teacher is no forward (a :class:`Model` is none),
-      the objective is none, or `views` is no mapping.
+    TypeError: if student or teacher is not a forward but, say, a `Model`,
+      the objective not an `Objective`, or `views` not a mapping.
     ValueError: if a cached teacher is to see augmented or other views; from
       `loss_fn`, if the batch lacks an entry that is read, `frozen` the teacher,
       or the objective reads a teacher and there is none.

@@ -43,8 +43,8 @@ def make_eval_step(
     `evaluate(variables, frozen, batch) -> {name: (sum, count)}`.
 
   Raises:
-    TypeError: if student or teacher is no forward (a :class:`Model` is none),
-      or `metrics` no mapping to pairs of functions.
+    TypeError: if student or teacher is not a forward but, say, a `Model`,
+      or `metrics` not a mapping to pairs of functions.
     ValueError: from `evaluate`, if the batch lacks an entry that is read,
       `frozen` the teacher, or a metric is not one value an example.
 
