@@ -62,6 +62,9 @@ def test_order_is_that_of_the_seed():
 
   assert order(seed=1, epochs=1) == order(seed=1, epochs=1)
   assert order(seed=1, epochs=1) != order(seed=2, epochs=1)
+  first, second = np.reshape(order(epochs=2), (2, 9)).tolist()
+  assert first != second
+  assert np.ravel(order(epochs=2, shuffle=False)).tolist() == 2 * [*range(9)]
 
 
 @pytest.mark.parametrize("position", [0, 2, 3, 5])
@@ -100,6 +103,10 @@ def test_errors_name_the_argument():
     batches(source, 0)
   with pytest.raises(ValueError, match=r"batch_size is 3.*shard_count = 2"):
     batches(source, 3, shard_count=2)
+  with pytest.raises(ValueError, match="epochs is 0"):
+    batches(source, 2, epochs=0)
+  with pytest.raises(ValueError, match="seed is -1"):
+    batches(source, 2, seed=-1)
   with pytest.raises(ValueError, match=r"shard_index is 2; .* 0\.\.1"):
     batches(source, 4, shard_index=2, shard_count=2)
 

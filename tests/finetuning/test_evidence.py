@@ -154,7 +154,7 @@ def test_degenerate_features():
 
 
 def test_errors_name_the_argument():
-  with pytest.raises(ValueError, match=r"labels has shape \(3,\); expected"):
+  with pytest.raises(ValueError, match=r"labels has shape \(3,\) and dtyp"):
     logme(ROWS, LABELS[:3])
   with pytest.raises(TypeError, match="features has dtype int32"):
     logme(np.ones((3, 2), np.int32), LABELS[:3])
