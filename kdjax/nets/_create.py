@@ -29,7 +29,6 @@ def create(
   num_classes: int,
   rngs: nnx.Rngs,
   dtype: DTypeLike = jnp.float32,
-  axis_name: str | None = None,
   **options: Any,
 ) -> nnx.Module:
   """Builds a network by name: what a command-line flag needs.
@@ -45,8 +44,6 @@ def create(
     num_classes: the number of logits.
     rngs: random streams for the parameters and, if used, for dropout.
     dtype: what the body computes in.
-    axis_name: the mapped axis over which batch statistics are averaged. The
-      MLP, ConvNet and ViT have none.
     **options: what else the network's class takes, as ``hidden``, ``dropout``
       or ``patch_size``.
 
@@ -91,22 +88,14 @@ def create(
     num_classes=num_classes,
     input_shape=input_shape,
     dtype=dtype,
-    axis_name=axis_name,
     rngs=rngs,
     **options,
   )
 
 
-def _without_statistics(
-  network: Callable[..., nnx.Module],
-) -> Callable[..., nnx.Module]:
-  """Drops the axis name, of which a network without BatchNorm has no use."""
-  return lambda *, axis_name, **options: network(**options)
-
-
 _NETWORKS: dict[str, Callable[..., nnx.Module]] = {
-  "mlp": _without_statistics(MLP),
-  "convnet": _without_statistics(ConvNet),
+  "mlp": MLP,
+  "convnet": ConvNet,
   **{
     f"resnet{depth}": functools.partial(ResNet, depth)
     for depth in (8, 14, 20, 32, 44, 56, 110)
@@ -138,6 +127,6 @@ _NETWORKS: dict[str, Callable[..., nnx.Module]] = {
   "mobilenetv2": MobileNetV2,
   "shufflenetv1": ShuffleNetV1,
   "shufflenetv2": ShuffleNetV2,
-  "deit-tiny": _without_statistics(ViT),
-  "deit-small": functools.partial(_without_statistics(ViT), width=384, heads=6),
+  "deit-tiny": ViT,
+  "deit-small": functools.partial(ViT, width=384, heads=6),
 }

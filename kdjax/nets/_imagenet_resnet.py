@@ -47,8 +47,6 @@ class ImageNetResNet(nnx.Module):
     norm: "batch", or "ibn-a" for :class:`IBN` after the first convolution of
       each block but those of the last stage, as in IBN-Net.
     dtype: what the body computes in.
-    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
-      the batch, over which batch statistics are averaged.
     rngs: random streams for the parameters.
 
   Raises:
@@ -83,7 +81,6 @@ class ImageNetResNet(nnx.Module):
     width: int = 64,
     norm: str = "batch",
     dtype: DTypeLike = jnp.float32,
-    axis_name: str | None = None,
     rngs: nnx.Rngs,
   ):
     if depth not in _DEPTHS:
@@ -95,7 +92,7 @@ class ImageNetResNet(nnx.Module):
     counts, bottleneck = _DEPTHS[depth]
     self.input_channels = input_shape[-1]
     self.stem_kind = stem
-    common = {"dtype": dtype, "axis_name": axis_name, "rngs": rngs}
+    common = {"dtype": dtype, "rngs": rngs}
     layer = functools.partial(_layers.ConvNorm, input_shape[-1], width)
     self.stem = (
       layer(7, stride=2, **common) if stem == "imagenet" else layer(3, **common)

@@ -65,7 +65,6 @@ def batch_norm(
   channels: int,
   *,
   dtype: DTypeLike | None = None,
-  axis_name: str | None,
   rngs: nnx.Rngs,
 ) -> nnx.BatchNorm:
   """Batch normalization whose statistics stay in float32."""
@@ -74,7 +73,6 @@ def batch_norm(
     momentum=0.9,
     epsilon=1e-5,
     dtype=dtype,
-    axis_name=axis_name,
     promote_dtype=_keep_dtypes,
     rngs=rngs,
   )
@@ -103,14 +101,13 @@ class ConvNorm(nnx.Module):
     size: int,
     *,
     dtype: DTypeLike | None = None,
-    axis_name: str | None,
     rngs: nnx.Rngs,
     **options: Any,
   ):
     self.convolution = convolution(
       inputs, outputs, size, dtype=dtype, rngs=rngs, **options
     )
-    self.norm = batch_norm(outputs, dtype=dtype, axis_name=axis_name, rngs=rngs)
+    self.norm = batch_norm(outputs, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.convolution(x))

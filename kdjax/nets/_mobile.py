@@ -46,8 +46,6 @@ class MobileNetV2(nnx.Module):
       the last convolution are; that one only grows.
     expansion: how many times wider than its input the inside of a block is.
     dtype: what the body computes in.
-    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
-      the batch, over which batch statistics are averaged.
     rngs: random streams for the parameters.
 
   Raises:
@@ -76,13 +74,12 @@ class MobileNetV2(nnx.Module):
     width_multiplier: float = 0.5,
     expansion: int = 6,
     dtype: DTypeLike = jnp.float32,
-    axis_name: str | None = None,
     rngs: nnx.Rngs,
   ):
     check_positive("width_multiplier", width_multiplier)
     check_positive("expansion", expansion)
     self.input_channels = input_shape[-1]
-    common = {"dtype": dtype, "axis_name": axis_name, "rngs": rngs}
+    common = {"dtype": dtype, "rngs": rngs}
     inputs = int(32 * width_multiplier)
     self.stem = _layers.ConvNorm(input_shape[-1], inputs, 3, stride=2, **common)
     groups = []

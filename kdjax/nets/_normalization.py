@@ -25,8 +25,6 @@ class IBN(nnx.Module):
     channels: of the maps `[batch, height, width, channels]`.
     share: of the channels that are normalized image by image.
     dtype: what the result is in; the inputs' by default.
-    axis_name: the mapped axis that holds the rest of the batch, over which
-      batch statistics are averaged.
     rngs: random streams for the parameters.
 
   Raises:
@@ -50,7 +48,6 @@ class IBN(nnx.Module):
     *,
     share: float = 0.5,
     dtype: DTypeLike | None = None,
-    axis_name: str | None = None,
     rngs: nnx.Rngs,
   ):
     self.split = int(channels * share)
@@ -60,7 +57,7 @@ class IBN(nnx.Module):
       )
     self.instance = instance_norm(self.split, dtype=dtype, rngs=rngs)
     self.batch = batch_norm(
-      channels - self.split, dtype=dtype, axis_name=axis_name, rngs=rngs
+      channels - self.split, dtype=dtype, rngs=rngs
     )
 
   def __call__(self, x: Array) -> Array:

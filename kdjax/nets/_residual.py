@@ -38,8 +38,6 @@ class ResNet(nnx.Module):
     channels: channels of the stem and of the three stages. resnet8x4 and
       resnet32x4 have (32, 64, 128, 256).
     dtype: what the body computes in.
-    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
-      the batch, over which batch statistics are averaged.
     rngs: random streams for the parameters.
 
   Raises:
@@ -67,12 +65,11 @@ class ResNet(nnx.Module):
     input_shape: tuple[int, int, int],
     channels: tuple[int, int, int, int] = (16, 16, 32, 64),
     dtype: DTypeLike = jnp.float32,
-    axis_name: str | None = None,
     rngs: nnx.Rngs,
   ):
     blocks = _blocks_per_stage(depth, 2)
     self.input_channels = input_shape[-1]
-    common = {"dtype": dtype, "axis_name": axis_name, "rngs": rngs}
+    common = {"dtype": dtype, "rngs": rngs}
     self.stem = _layers.ConvNorm(input_shape[-1], channels[0], 3, **common)
     self.stages = nnx.List(
       residual_stages(ResidualBlock, [blocks] * 3, channels, **common)
@@ -111,8 +108,6 @@ class WideResNet(nnx.Module):
       matter: one network takes images of any size.
     dropout: the rate between the two convolutions of a block, in training.
     dtype: what the body computes in.
-    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
-      the batch, over which batch statistics are averaged.
     rngs: random streams for the parameters and, if used, for dropout.
 
   Raises:
@@ -140,7 +135,6 @@ class WideResNet(nnx.Module):
     input_shape: tuple[int, int, int],
     dropout: float = 0.0,
     dtype: DTypeLike = jnp.float32,
-    axis_name: str | None = None,
     rngs: nnx.Rngs,
   ):
     blocks = _blocks_per_stage(depth, 4)
@@ -156,12 +150,11 @@ class WideResNet(nnx.Module):
         channels,
         dropout=dropout,
         dtype=dtype,
-        axis_name=axis_name,
         rngs=rngs,
       )
     )
     self.norm = _layers.batch_norm(
-      channels[-1], dtype=dtype, axis_name=axis_name, rngs=rngs
+      channels[-1], dtype=dtype, rngs=rngs
     )
     self.head = _layers.classifier(
       channels[-1], num_classes, dtype=dtype, rngs=rngs
@@ -243,12 +236,11 @@ class _PreActivationBlock(nnx.Module):
     *,
     dropout: float,
     dtype: DTypeLike,
-    axis_name: str | None,
     rngs: nnx.Rngs,
   ):
     convolution = functools.partial(_layers.convolution, dtype=dtype, rngs=rngs)
     norm = functools.partial(
-      _layers.batch_norm, dtype=dtype, axis_name=axis_name, rngs=rngs
+      _layers.batch_norm, dtype=dtype, rngs=rngs
     )
     self.norm1 = norm(inputs)
     self.convolution1 = convolution(inputs, outputs, 3, stride=stride)

@@ -32,8 +32,6 @@ class ShuffleNetV1(nnx.Module):
     input_shape: (height, width, channels) of an image. Only the channels
       matter: one network takes images of any size.
     dtype: what the body computes in.
-    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
-      the batch, over which batch statistics are averaged.
     rngs: random streams for the parameters.
 
   Raises:
@@ -60,7 +58,6 @@ class ShuffleNetV1(nnx.Module):
     *,
     input_shape: tuple[int, int, int],
     dtype: DTypeLike = jnp.float32,
-    axis_name: str | None = None,
     rngs: nnx.Rngs,
   ):
     self.input_channels = input_shape[-1]
@@ -68,7 +65,6 @@ class ShuffleNetV1(nnx.Module):
       _layers.ConvNorm,
       kernel_init=_layers.TORCH_DEFAULT,
       dtype=dtype,
-      axis_name=axis_name,
       rngs=rngs,
     )
     self.stem = layer(input_shape[-1], _STEM, 1)
@@ -115,8 +111,6 @@ class ShuffleNetV2(nnx.Module):
     input_shape: (height, width, channels) of an image. Only the channels
       matter: one network takes images of any size.
     dtype: what the body computes in.
-    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
-      the batch, over which batch statistics are averaged.
     rngs: random streams for the parameters.
 
   Raises:
@@ -143,7 +137,6 @@ class ShuffleNetV2(nnx.Module):
     *,
     input_shape: tuple[int, int, int],
     dtype: DTypeLike = jnp.float32,
-    axis_name: str | None = None,
     rngs: nnx.Rngs,
   ):
     self.input_channels = input_shape[-1]
@@ -151,7 +144,6 @@ class ShuffleNetV2(nnx.Module):
       _layers.ConvNorm,
       kernel_init=_layers.TORCH_DEFAULT,
       dtype=dtype,
-      axis_name=axis_name,
       rngs=rngs,
     )
     self.stem = layer(input_shape[-1], _STEM, 1)

@@ -41,8 +41,6 @@ class VGG(nnx.Module):
     input_shape: (height, width, channels) of an image. Only the channels
       matter: one network takes images of any size from 8x8.
     dtype: what the body computes in.
-    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
-      the batch, over which batch statistics are averaged.
     rngs: random streams for the parameters.
 
   Raises:
@@ -70,7 +68,6 @@ class VGG(nnx.Module):
     *,
     input_shape: tuple[int, int, int],
     dtype: DTypeLike = jnp.float32,
-    axis_name: str | None = None,
     rngs: nnx.Rngs,
   ):
     if depth not in _DEPTHS:
@@ -94,7 +91,6 @@ class VGG(nnx.Module):
             3,
             use_bias=True,
             dtype=dtype,
-            axis_name=axis_name,
             rngs=rngs,
           )
           for i in range(count)

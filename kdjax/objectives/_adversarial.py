@@ -49,7 +49,6 @@ def dann(
   scale: ArrayLike = 1.0,
   schedule: Schedule | None = None,
   scaling: str = "paper",
-  axis_name: str | None = None,
 ) -> Objective:
   """Domain-adversarial training (DANN): features that hide their domain.
 
@@ -64,7 +63,6 @@ def dann(
     schedule: a factor of it by the step, such as
       `training.reversal_schedule(total_steps)`; 1 without.
     scaling: of the loss.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, beside the cross-entropy of the
@@ -105,7 +103,6 @@ def cdan(
   scale: ArrayLike = 1.0,
   schedule: Schedule | None = None,
   scaling: str = "pooled",
-  axis_name: str | None = None,
 ) -> Objective:
   """Conditional adversarial training (CDAN): embeddings times probabilities.
 
@@ -121,7 +118,6 @@ def cdan(
     scale: of the reversed gradient, kept in the state.
     schedule: a factor of it by the step; 1 without.
     scaling: of the loss; "pooled" is TLlib's.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, beside the cross-entropy of the
@@ -181,7 +177,6 @@ def jda(
   weight: ArrayLike = 1.0,
   schedule: Schedule | None = None,
   normalize: str = "all",
-  axis_name: str | None = None,
 ) -> Objective:
   """Joint adaptation: the task and the H-divergence, as one objective.
 
@@ -194,7 +189,6 @@ def jda(
     weight: lambda, kept in the state.
     schedule: a factor of it by the step; 1 without.
     normalize: of the task, "all" or "labelled".
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective which includes the task.
@@ -240,7 +234,6 @@ def adda(
   *,
   hidden: Sequence[int] = (1024, 1024),
   scaling: str = "paper",
-  axis_name: str | None = None,
 ) -> Objective:
   """Adversarial discriminative adaptation (ADDA): the target passes for source.
 
@@ -256,7 +249,6 @@ def adda(
   Args:
     hidden: units of the discriminator's hidden layers.
     scaling: of the discriminator's loss.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1.
@@ -302,7 +294,6 @@ def mcd(
   hidden: Sequence[int] = (),
   scale: ArrayLike = 1.0,
   schedule: Schedule | None = None,
-  axis_name: str | None = None,
 ) -> Objective:
   """Maximum classifier discrepancy (MCD): two classifiers that disagree.
 
@@ -316,7 +307,6 @@ def mcd(
     hidden: units of each classifier's hidden layers.
     scale: of the reversed gradient, kept in the state.
     schedule: a factor of it by the step; 1 without.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective which includes the classifiers' cross-entropies. Its published
@@ -364,7 +354,6 @@ def mdd(
   margin: ArrayLike = 4.0,
   scale: ArrayLike = 0.1,
   schedule: Schedule | None = None,
-  axis_name: str | None = None,
 ) -> Objective:
   """Margin disparity discrepancy (MDD): a classifier that turns on the first.
 
@@ -377,7 +366,6 @@ def mdd(
     margin: gamma, kept in the state.
     scale: of the reversed gradient, kept in the state; TLlib's rises to 0.1.
     schedule: a factor of it by the step; 1 without.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, beside the cross-entropy of the

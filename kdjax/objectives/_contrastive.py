@@ -39,7 +39,6 @@ def crd(
   dim: int = 128,
   temperature: ArrayLike = 0.07,
   momentum: ArrayLike = 0.5,
-  axis_name: str | None = None,
 ) -> Objective:
   """Contrastive representation distillation (CRD), with memory banks.
 
@@ -60,8 +59,6 @@ def crd(
     dim: the width of the embeddings and banks.
     temperature: tau.
     momentum: the share of its old value that a bank's row keeps.
-    axis_name: the mapped axis that holds the rest of the batch. Every device
-      keeps the same banks.
 
   Returns:
     An objective with the metric `"loss"`. Its parameters are both embeddings,

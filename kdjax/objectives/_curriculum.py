@@ -23,7 +23,6 @@ def ctkd(
   lowest: ArrayLike = 1.0,
   span: ArrayLike = 20.0,
   hidden: int | None = None,
-  axis_name: str | None = None,
 ) -> Objective:
   r"""Curriculum temperature (CTKD): KD at a temperature that resists.
 
@@ -42,7 +41,6 @@ def ctkd(
     hidden: None for one temperature for all, as in the authors' code; or the
       hidden units of a perceptron that gives each example its own from the
       logits of student and teacher, the paper's other form.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 0.9, beside 0.1 times the

@@ -22,7 +22,6 @@ def factor_transfer(
   *,
   rate: float = 0.5,
   form: str = "factors",
-  axis_name: str | None = None,
 ) -> Objective:
   """Factor transfer (FT): the student's factors follow the teacher's.
 
@@ -35,7 +34,6 @@ def factor_transfer(
   Args:
     rate: channels of the factor for each channel of the teacher.
     form: "factors", the paper's loss, or "attention_maps", RepDistiller's.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 200 for RepDistiller's form and 1000
@@ -60,7 +58,7 @@ def factor_transfer(
 
 
 def factor_transfer_pretraining(
-  *, rate: float = 0.5, axis_name: str | None = None
+  *, rate: float = 0.5
 ) -> Objective:
   """Stage one of factor transfer: the paraphraser learns to reconstruct.
 
@@ -70,7 +68,6 @@ def factor_transfer_pretraining(
 
   Args:
     rate: channels of the factor for each channel of the teacher.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; RepDistiller runs it for 30 epochs with a learning rate of

@@ -31,7 +31,6 @@ from kdjax.ops._validation import entry
 def co_tuning(
   relationship: Float[Array, "target_classes source_classes"],
   *,
-  axis_name: str | None = None,
 ) -> Objective:
   """Co-Tuning: the pretrained head is trained on, beside the new one.
 
@@ -42,7 +41,6 @@ def co_tuning(
   Args:
     relationship: `[target_classes, source_classes]`, from
       :func:`kdjax.finetuning.co_tuning_targets`.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 2.3, beside the cross-entropy of the
@@ -80,7 +78,7 @@ def co_tuning(
 
 
 def lwf(
-  *, temperature: ArrayLike = 3.0, axis_name: str | None = None
+  *, temperature: ArrayLike = 3.0
 ) -> Objective:
   """Learning without forgetting (LwF): the old task's answers are kept.
 
@@ -90,7 +88,6 @@ def lwf(
 
   Args:
     temperature: T > 0.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective. Published weight: 4 at temperature 3 without the factor T^2
@@ -136,7 +133,6 @@ def bi_tuning(
   size: int = 40,
   temperature: ArrayLike = 0.07,
   momentum: ArrayLike = 0.999,
-  axis_name: str | None = None,
 ) -> Objective:
   r"""Bi-Tuning: contrastive losses on both sides, with queues of keys.
 
@@ -153,8 +149,6 @@ def bi_tuning(
     temperature: tau > 0.
     momentum: the share of its old value that the projector of the keys keeps.
       It moves towards the student's before the keys are computed, as in TLlib.
-    axis_name: the mapped axis that holds the rest of the batch. Every device
-      keeps the same queues.
 
   Returns:
     An objective; its published weight is 1, beside the cross-entropy. Its

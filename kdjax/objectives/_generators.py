@@ -27,7 +27,6 @@ def mgd(
   *,
   mask_ratio: ArrayLike = 0.15,
   mask: str = "channel",
-  axis_name: str | None = None,
 ) -> Objective:
   """Masked generative distillation (MGD) of the last maps.
 
@@ -41,7 +40,6 @@ def mgd(
     mask: "channel" drops whole channels, as the authors do for classification;
       "spatial" drops positions, as they do for detection (ratio 0.65) and
       segmentation (0.75).
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1.2e-3 on CIFAR-100 and 7e-5 on
@@ -95,7 +93,6 @@ def vitkd(
   alpha: ArrayLike = 3e-5,
   beta: ArrayLike = 3e-6,
   mask_ratio: ArrayLike = 0.5,
-  axis_name: str | None = None,
 ) -> Objective:
   r"""ViTKD: mimic the low layers, generate the last one.
 
@@ -115,7 +112,6 @@ def vitkd(
     alpha: the weight of the mimicking.
     beta: the weight of the generation.
     mask_ratio: lambda in (0, 1].
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, with the defaults here.

@@ -28,7 +28,6 @@ def cat(
   *,
   resolution: int = 2,
   normalize: bool = True,
-  axis_name: str | None = None,
 ) -> Objective:
   r"""Class attention transfer (CAT-KD) of class activation maps.
 
@@ -47,7 +46,6 @@ def cat(
   Args:
     resolution: the height and width to which the maps are pooled.
     normalize: whether each map is divided by its norm.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective. Published weights, by pair of networks: without
@@ -83,7 +81,6 @@ def srrl(
   *,
   alpha: ArrayLike = 1.0,
   beta: ArrayLike = 1.0,
-  axis_name: str | None = None,
 ) -> Objective:
   """Softmax regression representation learning (SRRL).
 
@@ -94,7 +91,6 @@ def srrl(
   Args:
     alpha: the weight of the features.
     beta: the weight of the logits.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, with the defaults here (cls_KD's
@@ -133,7 +129,7 @@ def srrl(
   return modular(build, loss, axis_name=axis_name, alpha=alpha, beta=beta)
 
 
-def simkd(*, factor: int = 2, axis_name: str | None = None) -> Objective:
+def simkd(*, factor: int = 2) -> Objective:
   """SimKD: the student reuses the teacher's classifier.
 
   The mean squared difference of the last maps, to which the student's comes by
@@ -146,7 +142,6 @@ def simkd(*, factor: int = 2, axis_name: str | None = None) -> Objective:
 
   Args:
     factor: by how much the projector is narrower than the teacher.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective with `predict`; its published weight is 1, with neither

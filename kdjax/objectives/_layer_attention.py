@@ -21,7 +21,7 @@ from kdjax.ops._resizing import to_smaller
 from kdjax.ops._validation import check_integer
 
 
-def semckd(*, samples: int = 64, axis_name: str | None = None) -> Objective:
+def semckd(*, samples: int = 64) -> Objective:
   r"""Semantic calibration (SemCKD): all pairs of layers, softly weighted.
 
   .. math::
@@ -37,7 +37,6 @@ def semckd(*, samples: int = 64, axis_name: str | None = None) -> Objective:
 
   Args:
     samples: how many numbers describe an example's similarities.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 400 on CIFAR-100 and 50 on ImageNet,
@@ -111,7 +110,7 @@ def semckd(*, samples: int = 64, axis_name: str | None = None) -> Objective:
   return modular(build, loss, axis_name=axis_name)
 
 
-def afd(*, width: int = 128, axis_name: str | None = None) -> Objective:
+def afd(*, width: int = 128) -> Objective:
   r"""Attention-based feature distillation (AFD), of "Show, attend and distill".
 
   .. math::
@@ -127,7 +126,6 @@ def afd(*, width: int = 128, axis_name: str | None = None) -> Objective:
 
   Args:
     width: d, of queries and keys.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 200, beside the cross-entropy and

@@ -21,7 +21,6 @@ def uskd(
   alpha: ArrayLike = 1.0,
   beta: ArrayLike = 0.1,
   mu: ArrayLike = 0.005,
-  axis_name: str | None = None,
 ) -> Objective:
   """Universal self-knowledge distillation (USKD), with its weak classifier.
 
@@ -33,7 +32,6 @@ def uskd(
     alpha: the weight of the labelled class.
     beta: the weight of the other classes.
     mu: the weight of the weak classifier's own loss.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, beside 1 times the cross-entropy.

@@ -10,6 +10,11 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax.objectives._binding import Roles
+from kdjax.objectives._binding import arguments_of
+from kdjax.objectives._binding import learning_role
+from kdjax.objectives._binding import name_of
+from kdjax.objectives._binding import part_of
 from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import as_hyperparameters
@@ -24,32 +29,33 @@ def modular(
   loss: Callable[..., Any],
   *,
   predict: Callable[..., Array] | None = None,
-  axis_name: str | None = None,
   **hyperparameters: ArrayLike,
 ) -> Objective:
   """Objective with learnable parts, which size themselves from the shapes.
 
   The parts are one NNX module. Its `nnx.Param` are the objective's parameters;
   all its other variables (batch statistics, memory banks, a frozen
-  normaliser) are its state, under `"module"`, beside the hyper-parameters.
+  normalizer) are its state, under `"module"`, beside the hyper-parameters.
   The module is in training mode; features in half precision reach it in
   float32, and under `jax_enable_x64` its float32 variables are float64. Like a
   network's own, its batch statistics see padded rows too, which repeat real
-  examples.
+  examples, and are those of the whole batch over all devices.
+
+  The functions' positional parameters are bound by their names: a role
+  (`student`, `teacher`, `source`, `target_strong`) is its `Outputs`,
+  `student_logits` a field of one, `labels` an entry of the batch; `batch` is
+  the whole batch and `outputs` the mapping of all roles.
 
   Args:
-    build: `(student, teacher, rngs) -> nnx.Module`, where student and teacher
-      are `Outputs` whose leaves have shapes and dtypes (never values).
-    loss: `loss(module, student, teacher, batch, **hyperparameters)` returns
-      one value an example, `[batch]`, or a scalar that is already the loss of
-      the whole batch on every device. If it has a parameter `key`, it is given
-      a random key. It may change the module's variables other than its
-      parameters.
-    predict: `predict(module, student, teacher) -> logits`, with the module in
-      evaluation mode: what the trained student answers if not its own logits.
-    axis_name: the mapped axis that holds the rest of the batch, for the mean
-      over examples and the mean of the state over devices. A module with batch
-      statistics needs it too, from `build`.
+    build: returns an `nnx.Module`; beside roles, whose leaves have shapes and
+      dtypes but no values, it may take `rngs`.
+    loss: `loss(module, student, teacher, ..., **hyperparameters)` returns one
+      value an example, `[batch]`, or a scalar that is already the loss of the
+      whole batch on every device. If it has a parameter `key`, it gets a random
+      key; if it has `axis_name`, the mapped axis that holds the rest of the
+      batch. It may change the module's variables other than its parameters.
+    predict: `predict(module, student, ...) -> logits`, with the module in
+      evaluation mode: the answer of the trained student, if not its own.
     **hyperparameters: numbers, which live in the state as arrays.
 
   Returns:
@@ -58,7 +64,8 @@ def modular(
 
   Raises:
     TypeError: from `init`, if a hyper-parameter is no number.
-    ValueError: from `apply`, if the loss is neither a scalar nor one value an
+    ValueError: from `init` or `apply`, if a parameter's name stands for
+      nothing; from `apply`, if the loss is neither a scalar nor one value an
       example.
 
   Examples:
@@ -66,13 +73,15 @@ def modular(
     >>> def build(student, teacher, rngs):
     ...   width = student.embedding.shape[-1], teacher.embedding.shape[-1]
     ...   return nnx.Linear(*width, rngs=rngs)
-    >>> def loss(projector, student, teacher, batch, *, power):
-    ...   gap = projector(student.embedding) - teacher.embedding
+    >>> def loss(projector, student_embedding, teacher_embedding, *, power):
+    ...   gap = projector(student_embedding) - teacher_embedding
     ...   return jnp.mean(jnp.abs(gap) ** power, -1)
     >>> objective = modular(build, loss, power=2.0)
-    >>> student = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
-    >>> teacher = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 16)))
-    >>> params, state = objective.init(jax.random.key(0), student, teacher)
+    >>> outputs = {
+    ...   "student": Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8))),
+    ...   "teacher": Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 16))),
+    ... }
+    >>> params, state = objective.init(jax.random.key(0), outputs)
     >>> params["kernel"].shape, state["hyperparameters"]
     ((8, 16), {'power': Array(2., dtype=float32)})
 
@@ -80,56 +89,71 @@ def modular(
     `The functional API of NNX
     <https://flax.readthedocs.io/en/latest/guides/nnx_basics.html>`_.
   """
-  draws = "key" in inspect.signature(loss).parameters
+  parameters = inspect.signature(loss).parameters
+
+  def make(outputs: Roles, rngs: nnx.Rngs) -> nnx.Module:
+    specs = _specs(dict(outputs))
+    return build(*arguments_of(build, specs, {}, known={"rngs": rngs}))
 
   def split(module: nnx.Module) -> tuple[Any, Any]:
     _, params, state = nnx.split(module, nnx.Param, ...)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
-  def init(key: Array, student: Any, teacher: Any) -> tuple[Any, Any]:
-    specs = _specs((student, teacher))
-    variables = split(build(*specs, nnx.Rngs(key)))
+  def init(key: Array, specs: Any) -> tuple[Any, Any]:
+    variables = split(make(specs, nnx.Rngs(key)))
     params, state = jax.tree.map(_default_float, variables)
     hyper = as_hyperparameters(hyperparameters)
     return params, {"module": state, "hyperparameters": hyper}
 
-  def merge(params: Any, state: Any, student: Any, teacher: Any) -> nnx.Module:
-    specs = _specs((student, teacher))
-    skeleton = nnx.eval_shape(lambda: build(*specs, nnx.Rngs(0)))
+  def merge(params: Any, state: Any, outputs: Roles) -> nnx.Module:
+    skeleton = nnx.eval_shape(lambda: make(outputs, nnx.Rngs(0)))
     graph, _, _ = nnx.split(skeleton, nnx.Param, ...)
     return nnx.merge(graph, params, state["module"], copy=True)
 
+  def call(function: Any, module: Any, outputs: Roles, batch: Any, **options):
+    wide = jax.tree.map(widen, dict(outputs))
+    arguments = arguments_of(
+      function, wide, batch, skip=1, known=options.pop("known", {})
+    )
+    return function(module, *arguments, **options)
+
   def apply(
-    params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
+    params: Any,
+    state: Any,
+    outputs: Roles,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
-    name = getattr(loss, "func", loss)
-    name = getattr(name, "__qualname__", repr(loss)).partition(".")[0]
-    entry(f"{name}: batch", batch, "mask")
-    module = merge(params, state, student, teacher)
+    part = part_of(batch, learning_role(outputs))
+    entry(f"{name_of(loss)}: batch", part, "mask")
+    module = merge(params, state, outputs)
     module.train()
-    value = loss(
+    if axis_name is not None:
+      module.set_attributes(axis_name=axis_name, raise_if_not_found=False)
+    given = {"key": key, "axis_name": axis_name}
+    given = {k: v for k, v in given.items() if k in parameters}
+    value = call(
+      loss,
       module,
-      jax.tree.map(widen, student),
-      jax.tree.map(widen, teacher),
+      outputs,
       batch,
-      **({"key": key} if draws else {}),
+      **given,
       **state["hyperparameters"],
     )
     if jnp.ndim(value):
-      value = batch_mean(value, batch, axis_name, loss)
+      value = batch_mean(value, part, axis_name, loss)
     _, moved = split(module)
     if axis_name is not None:
       # Batch statistics are the same on all devices: this tells JAX so.
       moved = jax.tree.map(lambda x: _replicate(x, axis_name), moved)
-    return value, state | {"module": moved}, loss_metric(value, batch)
+    return value, state | {"module": moved}, loss_metric(value, part)
 
-  def predicted(params: Any, state: Any, student: Any, teacher: Any) -> Array:
-    assert predict is not None
-    module = merge(params, state, student, teacher)
+  def predicted(params: Any, state: Any, outputs: Roles) -> Array:
+    module = merge(params, state, outputs)
     module.eval()
-    return predict(
-      module, jax.tree.map(widen, student), jax.tree.map(widen, teacher)
-    )
+    return call(predict, module, outputs, {})
 
   return Objective(init, apply, predicted if predict else None)
 

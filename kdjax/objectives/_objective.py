@@ -1,4 +1,4 @@
-"""What is minimised, as a pair of pure functions.
+"""Objectives: what is minimized, as a pair of pure functions.
 
 Parameters (a projector) and state (a memory bank, a step counter, the
 hyper-parameters) are explicit pytrees, so that they are checkpointed, sharded
@@ -7,7 +7,7 @@ and vmapped like everything else.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.objectives._select import Selector
-from kdjax.objectives._select import select_logits
+from kdjax.objectives._binding import Roles
+from kdjax.objectives._binding import Select
+from kdjax.objectives._binding import arguments_of
+from kdjax.objectives._binding import first_role
+from kdjax.objectives._binding import learning_role
+from kdjax.objectives._binding import masks_for
+from kdjax.objectives._binding import name_of
+from kdjax.objectives._binding import parameter_names
+from kdjax.objectives._binding import part_of
+from kdjax.objectives._binding import resolve
 from kdjax.ops import masked_mean
 from kdjax.ops._validation import entry
 
@@ -24,19 +32,35 @@ Metrics = dict[str, tuple[Array, Array]]
 Schedule = Callable[[Array], ArrayLike]
 
 
+class Apply(Protocol):
+  """The second function of an :class:`Objective`."""
+
+  def __call__(
+    self,
+    params: Any,
+    state: Any,
+    outputs: Roles,
+    batch: Any,
+    key: Array,
+    /,
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[Array, Any, Metrics]: ...
+
+
 class Objective(NamedTuple):
   """Objective: a pair of pure functions, in the manner of Optax.
 
   Attributes:
-    init: `(key, student_spec, teacher_spec) -> params, state`. The specs are
-      `Outputs` of `jax.ShapeDtypeStruct`, so that widths are never typed by
-      hand; `teacher_spec` is None where there is no teacher.
-    apply: `(params, state, student, teacher, batch, key) -> loss, state,
-      metrics`. The loss is that of the whole batch on every device. Metrics
-      are pairs (sum, count) of this device's examples. The key is the same
-      on every device.
-    predict: `(params, state, student, teacher) -> logits`, what the trained
-      student answers where that is not its own logits (SimKD's student answers
+    init: `(key, specs) -> params, state`. The specs map a role to `Outputs` of
+      `jax.ShapeDtypeStruct`, so that no width is typed by hand.
+    apply: `(params, state, outputs, batch, key, *, axis_name=None) -> loss,
+      state, metrics`. `outputs` maps a role (`"student"`, `"teacher"`,
+      `"source"`, `"target"`, `"past"`, ...) to `Outputs`. The loss is that of
+      the whole batch on every device. Metrics are pairs (sum, count) of this
+      device's examples. The key is the same on every device.
+    predict: `(params, state, outputs) -> logits`, the answer of a trained
+      student that does not answer by its own logits (SimKD's student answers
       through the teacher's classifier); or None.
 
   References:
@@ -44,52 +68,56 @@ class Objective(NamedTuple):
     <https://optax.readthedocs.io/en/latest/api/transformations.html>`_.
   """
 
-  init: Callable[[Array, Any, Any], tuple[Any, Any]]
-  apply: Callable[[Any, Any, Any, Any, Any, Array], tuple[Array, Any, Metrics]]
-  predict: Callable[[Any, Any, Any, Any], Array] | None = None
+  init: Callable[[Array, Any], tuple[Any, Any]]
+  apply: Apply
+  predict: Callable[[Any, Any, Roles], Array] | None = None
 
 
 def stateless(
   loss: Callable[..., Array],
-  select: Selector = select_logits,
-  *,
-  axis_name: str | None = None,
-  **hyperparameters: ArrayLike,
+  select: Select | None = None,
+  **hyperparameters: Any,
 ) -> Objective:
   """Objective without parameters: lifts a pure loss.
 
-  The hyper-parameters are the objective's state, as arrays of floats. Inputs in
-  half precision reach the loss in float32.
+  The loss's arguments are bound by their names: `student_logits`,
+  `teacher_embeddings`, `labels`, `source_labels`, `target_logits`, or any
+  other entry of the batch. Numbers among the hyper-parameters are the
+  objective's state, as arrays of floats. Inputs in half precision reach the
+  loss in float32.
 
   Args:
-    loss: `loss(*select(student, teacher, batch), **hyperparameters)` returns
-      one value an example. A loss with the parameter `axis_name` is
-      batch-coupled and returns one value for the batch: it is also given
-      `axis_name` and the batch's mask, as those of `where`, `where_source` and
-      `where_target` that it has. Under :func:`kdjax.training.adaptation_loss`
-      `where_target` is the target's mask. An option that is no number (a
-      string, a bool, a static integer) is bound beforehand by
+    loss: returns one value an example (or one a token, for a mask of tokens).
+      A loss with the parameter `axis_name` is batch-coupled and returns one
+      value for the batch: it also gets the masks that it has parameters for,
+      `where`, `where_source`, `where_target` and so on. A loss with the
+      parameter `key` gets a random key.
+    select: the names of the arguments, in their order, where the loss's own
+      names say something else: `("target_logits",)`, `("student_features.f1",
+      "teacher_features.f2")`. Or a function that returns the arguments; its
+      own parameters are bound by their names.
+    **hyperparameters: keyword arguments of the loss. Numbers and arrays may
+      be traced. The loss checks the range of numbers given here when `apply`
+      is traced; what is traced, or put into the state later, only
+      :func:`kdjax.ops.checked` checks. Strings, bools, tuples, functions and
+      None are bound once and for all; bind a static integer with
       `functools.partial`.
-    select: which arrays the loss compares.
-    axis_name: the mapped axis that holds the rest of the batch.
-    **hyperparameters: numbers, or arrays, which may be traced. The loss checks
-      the range of numbers given here when `apply` is traced; what is traced,
-      or put into the state later, only :func:`kdjax.ops.checked` checks.
 
   Returns:
     An objective with the metric `"loss"`; its state is the dictionary of the
-    hyper-parameters.
+    numeric hyper-parameters.
 
   Raises:
-    TypeError: from `init`, if a hyper-parameter is no number.
-    ValueError: if the loss has no such hyper-parameter; from `apply`, if a loss
-      that is not batch-coupled does not return one value an example, or refuses
-      a hyper-parameter.
+    TypeError: if the loss is not callable.
+    ValueError: if the loss has no such hyper-parameter, or one has no value;
+      from `apply`, if an argument's name stands for nothing, if a loss that is
+      not batch-coupled does not return one value an example, or refuses a
+      hyper-parameter.
 
   Examples:
     >>> from kdjax.distillation import soft_target_loss
     >>> objective = stateless(soft_target_loss, temperature=4.0)
-    >>> params, state = objective.init(jax.random.key(0), None, None)
+    >>> params, state = objective.init(jax.random.key(0), {})
     >>> state
     {'temperature': Array(4., dtype=float32)}
 
@@ -98,52 +126,113 @@ def stateless(
     <https://optax.readthedocs.io/en/latest/api/utilities.html>`_ and
     `optax.inject_hyperparams`.
   """
+  if not callable(loss):
+    raise TypeError(
+      f"stateless: loss is a {type(loss).__name__}; expected a function."
+    )
   parameters = inspect.signature(loss).parameters
-  if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-    unknown = sorted(hyperparameters.keys() - parameters.keys())
-    if unknown:
-      known = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
-      raise ValueError(
-        f"stateless: {', '.join(unknown)} given; expected hyper-parameters of "
-        f"{getattr(loss, '__name__', loss)}: {', '.join(known or parameters)}."
-      )
+  _check_hyperparameters(loss, parameters, hyperparameters)
+  static = {k: v for k, v in hyperparameters.items() if _is_option(v)}
+  numbers = {k: v for k, v in hyperparameters.items() if k not in static}
+  reader = name_of(loss)
+  if select is None:
+    bound = [name for name in parameter_names(loss) if name not in _GIVEN]
+    select = [name for name in bound if name not in hyperparameters]
+  elif isinstance(select, str):
+    select = (select,)
 
-  def init(
-    key: Array, student_spec: Any, teacher_spec: Any
-  ) -> tuple[dict[str, Any], dict[str, Array]]:
-    del key, student_spec, teacher_spec
-    return {}, as_hyperparameters(hyperparameters)
+  def init(key: Array, specs: Any) -> tuple[dict[str, Any], dict[str, Array]]:
+    del key, specs
+    return {}, as_hyperparameters(numbers)
 
   def apply(
-    params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
+    params: Any,
+    state: Any,
+    outputs: Roles,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
-    del params, key
-    arguments = jax.tree.map(widen, select(student, teacher, batch))
-    mask = entry("stateless: batch", batch, "mask")
-    options = {}
-    # Without axis_name, `where` is something else: in Optax a mask of classes.
-    if "axis_name" in parameters:
-      options = {"axis_name": axis_name, "where": mask, "where_source": mask}
-      if "where_target" in parameters:
-        target = batch.get("target", batch)
-        options["where_target"] = entry(
-          "stateless: the target's batch", target, "mask"
-        )
-      options = {k: v for k, v in options.items() if k in parameters}
+    del params
+    if callable(select):
+      names = parameter_names(select)
+      arguments = select(*arguments_of(select, outputs, batch))
+    else:
+      names = list(select)
+      arguments = [resolve(reader, name, outputs, batch) for name in names]
+    arguments = jax.tree.map(widen, tuple(arguments))
+    part = part_of(batch, first_role(names, outputs))
+    options = dict(static)
+    coupled = "axis_name" in parameters
+    if coupled:
+      role = first_role(names, outputs)
+      options |= masks_for(parameters, role, batch, reader)
+      options["axis_name"] = axis_name
+    if "key" in parameters:
+      options["key"] = key
     # Only shapes, for the loss's own checks: in the state all is traced.
-    static = {
+    checked = {
       k: np.asarray(v, float)[()]
-      for k, v in hyperparameters.items()
+      for k, v in numbers.items()
       if not isinstance(v, jax.Array)
     }
-    if static:
-      jax.eval_shape(lambda: loss(*arguments, **options, **(state | static)))
+    if checked:
+      jax.eval_shape(lambda: loss(*arguments, **options, **(state | checked)))
     value = loss(*arguments, **options, **state)
-    if not options:
-      value = batch_mean(value, batch, axis_name, loss)
-    return value, state, loss_metric(value, batch)
+    if not coupled:
+      value = batch_mean(value, part, axis_name, loss)
+    return value, state, loss_metric(value, part)
 
   return Objective(init, apply)
+
+
+# Parameters that the library fills, beside masks.
+_GIVEN = ("key", "axis_name")
+
+
+def _is_option(value: Any) -> bool:
+  """Whether a hyper-parameter is bound rather than kept in the state."""
+  if isinstance(value, str | bytes | bool | None):
+    return True
+  if isinstance(value, tuple | list):
+    return any(map(_is_option, value)) or isinstance(value, tuple)
+  if getattr(value, "dtype", None) == np.bool_:
+    return True
+  return callable(value) and not hasattr(value, "dtype")
+
+
+def _check_hyperparameters(
+  loss: Callable[..., Any], parameters: Any, given: Mapping[str, Any]
+) -> None:
+  """Raises ValueError unless the loss takes these and needs no others."""
+  kinds = {p.kind for p in parameters.values()}
+  name = name_of(loss)
+  known = [
+    k
+    for k, p in parameters.items()
+    if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and k not in _GIVEN
+  ]
+  keyword_only = [k for k in known if parameters[k].kind.name == "KEYWORD_ONLY"]
+  if inspect.Parameter.VAR_KEYWORD not in kinds:
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+      raise ValueError(
+        f"stateless: {', '.join(unknown)} given; expected hyper-parameters of "
+        f"{name}: {', '.join(keyword_only or known) or 'it has none'}."
+      )
+  missing = [
+    k
+    for k in keyword_only
+    if parameters[k].default is inspect.Parameter.empty
+    and not k.startswith("where")
+    and k not in given
+  ]
+  if missing:
+    raise ValueError(
+      f"stateless: {name} has no value for {', '.join(missing)}; expected "
+      f"them as keyword arguments, {missing[0]}=..."
+    )
 
 
 def combine(
@@ -174,7 +263,7 @@ def combine(
   Examples:
     >>> from kdjax.distillation import soft_target_loss
     >>> objective = combine({"kd": (0.9, stateless(soft_target_loss))})
-    >>> params, state = objective.init(jax.random.key(0), None, None)
+    >>> params, state = objective.init(jax.random.key(0), {})
     >>> state["weights"]
     {'kd': Array(0.9, dtype=float32)}
 
@@ -201,13 +290,11 @@ def combine(
         "becomes an objective by `stateless`."
       )
 
-  def init(
-    key: Array, student_spec: Any, teacher_spec: Any
-  ) -> tuple[dict[str, Any], dict[str, Any]]:
+  def init(key: Array, specs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     params, states, weights = {}, {}, {}
     for i, (name, (weight, objective)) in enumerate(objectives.items()):
       params[name], states[name] = objective.init(
-        jax.random.fold_in(key, i), student_spec, teacher_spec
+        jax.random.fold_in(key, i), specs
       )
       if not callable(weight):
         weights[name] = _number(f"the weight of {name}", weight)
@@ -215,7 +302,13 @@ def combine(
     return params, {"step": step, "weights": weights, "objectives": states}
 
   def apply(
-    params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
+    params: Any,
+    state: Any,
+    outputs: Roles,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
     total: Any = 0.0
     states, metrics = {}, {}
@@ -223,10 +316,10 @@ def combine(
       loss, states[name], parts = objective.apply(
         entry("combine: the objective's params", params, name),
         state["objectives"][name],
-        student,
-        teacher,
+        outputs,
         batch,
         jax.random.fold_in(key, i),
+        axis_name=axis_name,
       )
       if callable(schedule):
         weight = schedule(state["step"])
@@ -235,7 +328,8 @@ def combine(
       total += weight * loss
       metrics |= {f"{name}/{metric}": pair for metric, pair in parts.items()}
     state = state | {"step": state["step"] + 1, "objectives": states}
-    return total, state, loss_metric(total, batch) | metrics
+    part = part_of(batch, learning_role(outputs))
+    return total, state, loss_metric(total, part) | metrics
 
   answering = [k for k, (_, part) in objectives.items() if part.predict]
   if len(answering) > 1:
@@ -244,12 +338,11 @@ def combine(
       "most one objective that does."
     )
 
-  def predict(params: Any, state: Any, student: Any, teacher: Any) -> Array:
+  def predict(params: Any, state: Any, outputs: Roles) -> Array:
     (name,) = answering
     part = objectives[name][1]
     assert part.predict is not None
-    parts = state["objectives"]
-    return part.predict(params[name], parts[name], student, teacher)
+    return part.predict(params[name], state["objectives"][name], outputs)
 
   return Objective(init, apply, predict if answering else None)
 
@@ -264,21 +357,38 @@ def loss_metric(value: Array, batch: Any) -> Metrics:
 def batch_mean(
   value: Any, batch: Any, axis_name: str | None, loss: Callable[..., Any]
 ) -> Array:
-  """Reduces one value an example, without padding, over all devices."""
-  name = getattr(getattr(loss, "func", loss), "__name__", repr(loss))
+  """Reduces one value an example, without padding, over all devices.
+
+  A mask of tokens `[batch, length]` counts tokens where the loss has a value
+  for each, and examples with any token where it has one an example.
+  """
+  name = name_of(loss)
   mask = entry(f"{name}: batch", batch, "mask")
   if getattr(mask, "dtype", None) != jnp.bool_:
     kind = getattr(mask, "dtype", type(mask).__name__)
     raise TypeError(
-      f"{name}: batch['mask'] is of {kind}; expected an array of bool, [batch]."
+      f"{name}: batch['mask'] is of {kind}; expected an array of bool, "
+      "[batch], or [batch, length] for tokens."
     )
-  if jnp.shape(value)[:1] != mask.shape:
-    raise ValueError(
-      f"{name} returned shape {jnp.shape(value)}; expected one value an "
-      f"example, {mask.shape} as in batch['mask'], of which padding is left "
-      "out. A loss of the whole batch takes where and axis_name."
+  shape = jnp.shape(value)
+  if not shape or shape != mask.shape[: len(shape)]:
+    raise ValueError(_unlike_mask(name, shape, mask.shape))
+  where = jnp.any(mask, tuple(range(len(shape), mask.ndim)))
+  return masked_mean(value, where, axis_name=axis_name)
+
+
+def _unlike_mask(name: str, shape: Any, mask: Any) -> str:
+  if shape[: len(mask)] == mask:
+    fix = (
+      f"A loss of tokens needs a mask of tokens: give batch['mask'] the shape "
+      f"{shape}, or sum the values of an example."
     )
-  return masked_mean(value, mask, axis_name=axis_name)
+  else:
+    fix = "A loss of the whole batch takes where and axis_name."
+  return (
+    f"{name} returned shape {shape}; expected one value for each entry of "
+    f"batch['mask'], {mask}. {fix}"
+  )
 
 
 def as_hyperparameters(values: Mapping[str, Any]) -> dict[str, Array]:
@@ -299,7 +409,7 @@ def _number(name: str, value: Any) -> Array:
 
 def widen(x: Any) -> Any:
   """Half precision quantises a loss, and a loss from elsewhere may not care."""
-  # What is no array is the loss's own to refuse.
+  # The loss itself refuses an argument that is no array.
   if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
   return x

@@ -24,7 +24,7 @@ _HEADS = 4
 _NARROW = nnx.initializers.truncated_normal(0.02)
 
 
-def ofa(*, eps: ArrayLike = 1.5, axis_name: str | None = None) -> Objective:
+def ofa(*, eps: ArrayLike = 1.5) -> Objective:
   """One-for-all distillation (OFA) of each stage and of the network itself.
 
   The :func:`kdjax.distillation.ofa_loss` of the student's logits and of the
@@ -42,7 +42,6 @@ def ofa(*, eps: ArrayLike = 1.5, axis_name: str | None = None) -> Objective:
   Args:
     eps: the exponent of the target's enhancement. The authors' code starts from
       1; its example (ResNet-18 from DeiT-Ti) takes 1.5.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, beside 1 times the cross-entropy.

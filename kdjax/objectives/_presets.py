@@ -127,7 +127,6 @@ def preset(
   steps_per_epoch: int | None = None,
   num_examples: int | None = None,
   labels: Any = None,
-  axis_name: str | None = None,
   **hyperparameters: ArrayLike,
 ) -> Objective:
   """Objective of a method with its published weights.
@@ -144,7 +143,6 @@ def preset(
     num_examples: how many training examples there are, for memory banks.
     labels: `[num_examples]`, the labels of all of them, by which CRD draws its
       negatives from other classes, as published; without, from other examples.
-    axis_name: the mapped axis that holds the rest of the batch.
     **hyperparameters: of the method, instead of the published ones.
 
   Returns:
@@ -214,7 +212,6 @@ def _build(
   num_examples: int | None = None,
   steps_per_epoch: int | None = None,
   labels: Any = None,
-  axis_name: str | None = None,
   **hyperparameters: Any,
 ) -> Objective:
   """Calls a method's factory with what it has parameters for."""
@@ -241,7 +238,7 @@ def lift(
   """A factory of a pure loss's objective, with published defaults."""
 
   def factory(
-    *, axis_name: str | None = None, **hyperparameters: ArrayLike
+    *, **hyperparameters: ArrayLike
   ) -> Objective:
     values = defaults | hyperparameters
     return stateless(loss, select, axis_name=axis_name, **values)

@@ -23,7 +23,7 @@ from kdjax.ops._validation import check_choice
 
 
 def ickd(
-  *, scaling: str = "imagenet", axis_name: str | None = None
+  *, scaling: str = "imagenet"
 ) -> Objective:
   """Inter-channel correlation (ICKD) of the last maps.
 
@@ -33,7 +33,6 @@ def ickd(
   Args:
     scaling: as in the loss; "cifar" has a 1x1 convolution, "imagenet" a 3x3
       one.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 2.5 for "cifar" and 500 for
@@ -77,7 +76,6 @@ def ktaad(
   adaptation_weight: ArrayLike = 50.0,
   affinity_weight: ArrayLike = 1.0,
   power: ArrayLike = 2.0,
-  axis_name: str | None = None,
 ) -> Objective:
   """Knowledge translation, adaptation and affinity distillation (KTAAD).
 
@@ -90,7 +88,6 @@ def ktaad(
     adaptation_weight: the weight of the first.
     affinity_weight: the weight of the second.
     power: q of the first's norm.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, with the defaults here.
@@ -144,7 +141,7 @@ def ktaad(
 
 
 def srd(
-  *, exponent: ArrayLike = 4.0, axis_name: str | None = None
+  *, exponent: ArrayLike = 4.0
 ) -> Objective:
   """Simple recipe distillation (SRD) of the pooled last features.
 
@@ -153,7 +150,6 @@ def srd(
 
   Args:
     exponent: of the differences.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, beside the cross-entropy and KD at
@@ -203,7 +199,7 @@ def srd(
   return modular(build, loss, axis_name=axis_name, exponent=exponent)
 
 
-def vkd(*, axis_name: str | None = None) -> Objective:
+def vkd(*) -> Objective:
   """VkD: an orthogonal projection of the pooled last features.
 
   The :func:`kdjax.distillation.vkd_loss` of the student's features, averaged
@@ -211,7 +207,6 @@ def vkd(*, axis_name: str | None = None) -> Objective:
   columns where the teacher is narrower, stay orthonormal.
 
   Args:
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, beside the cross-entropy and KD at

@@ -22,7 +22,6 @@ def sdd(
   *,
   inner: str = "kd",
   grids: Sequence[int] = (1, 2, 4),
-  axis_name: str | None = None,
   **hyperparameters: ArrayLike,
 ) -> Objective:
   """Scale-decoupled distillation (SDD) of the last maps.
@@ -34,7 +33,6 @@ def sdd(
   Args:
     inner: the loss of a region: "kd", "dkd" or "nkd".
     grids: how many rows and columns each map is cut into, each in turn.
-    axis_name: the mapped axis that holds the rest of the batch.
     **hyperparameters: of the inner loss, and `complementary_weight`.
 
   Returns:

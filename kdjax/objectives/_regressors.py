@@ -32,7 +32,6 @@ _select_preactivations = functools.partial(
 def fitnet(
   *,
   features: tuple[str, str] | None = None,
-  axis_name: str | None = None,
 ) -> Objective:
   """Hint learning (FitNets): a regressor between two middle layers.
 
@@ -47,7 +46,6 @@ def fitnet(
   Args:
     features: the names of the student's and of the teacher's feature; without
       it the second stage, as in RepDistiller and mdistiller.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 100. In the paper it prepares the
@@ -84,7 +82,7 @@ def fitnet(
   return modular(build, loss, axis_name=axis_name)
 
 
-def ab(*, margin: ArrayLike = 1.0, axis_name: str | None = None) -> Objective:
+def ab(*, margin: ArrayLike = 1.0) -> Objective:
   r"""Activation boundaries (AB) over all stages, of pre-activations.
 
   .. math::
@@ -97,7 +95,6 @@ def ab(*, margin: ArrayLike = 1.0, axis_name: str | None = None) -> Objective:
 
   Args:
     margin: how far the student's pre-activations are pushed beyond 0.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, for 30 epochs. RepDistiller keeps
@@ -136,7 +133,7 @@ def ab(*, margin: ArrayLike = 1.0, axis_name: str | None = None) -> Objective:
   return modular(build, loss, axis_name=axis_name, margin=margin)
 
 
-def ofd(*, axis_name: str | None = None) -> Objective:
+def ofd(*) -> Objective:
   r"""Overhaul of feature distillation (OFD) over all stages.
 
   .. math::
@@ -148,7 +145,6 @@ def ofd(*, axis_name: str | None = None) -> Objective:
   come from the teacher's last batch normalization of each stage.
 
   Args:
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1e-3 on CIFAR-100 and 1e-4 on

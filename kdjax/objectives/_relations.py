@@ -32,7 +32,6 @@ def cc(
   dim: int = 128,
   gamma: ArrayLike = 0.4,
   order: int = 2,
-  axis_name: str | None = None,
 ) -> Objective:
   """Correlation congruence (CC) of learned embeddings.
 
@@ -44,7 +43,6 @@ def cc(
     dim: the width of the embeddings.
     gamma: the kernel's rate.
     order: the last power of the kernel's expansion.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective with the metric `"loss"`. Published weight: 0.02, for
@@ -78,7 +76,6 @@ def crd_in_batch(
   *,
   dim: int = 128,
   temperature: ArrayLike = 0.07,
-  axis_name: str | None = None,
 ) -> Objective:
   """Contrastive distillation of learned embeddings, within the batch.
 
@@ -89,7 +86,6 @@ def crd_in_batch(
   Args:
     dim: the width of the embeddings.
     temperature: tau.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective with the metric `"loss"`.
@@ -117,7 +113,6 @@ def itrd(
   correlation_weight: ArrayLike = 2.0,
   mutual_weight: ArrayLike = 0.05,
   alpha: ArrayLike = 1.5,
-  axis_name: str | None = None,
 ) -> Objective:
   """Information-theoretic representation distillation (ITRD).
 
@@ -129,7 +124,6 @@ def itrd(
     correlation_weight: the weight of the correlation term.
     mutual_weight: the weight of the mutual term.
     alpha: the order of the correlation term.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective with the metric `"loss"`. Published weight: 1, with the
@@ -193,7 +187,6 @@ def irg(
   vertex_weight: ArrayLike = 0.1,
   edge_weight: ArrayLike = 5.0,
   transformation_weight: ArrayLike = 5.0,
-  axis_name: str | None = None,
 ) -> Objective:
   """Instance relationship graph (IRG) of the last two stages and the head.
 
@@ -201,7 +194,6 @@ def irg(
     vertex_weight: the weight of the logits' term.
     edge_weight: the weight of the distances in the embedding and two stages.
     transformation_weight: the weight of the step from stage to stage.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective with the metric `"loss"`, see

@@ -25,7 +25,6 @@ def review_kd(
   *,
   student_preactivations: bool = False,
   max_width: int = 512,
-  axis_name: str | None = None,
 ) -> Objective:
   """Knowledge review (ReviewKD): fused stages against the teacher's.
 
@@ -40,7 +39,6 @@ def review_kd(
       for some detectors; not for CIFAR-100).
     max_width: the fused maps have the width of the student's embedding or this
       one, whichever is less.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 5 for most CIFAR-100 pairs, see the

@@ -22,7 +22,6 @@ def at(
   *,
   power: ArrayLike = 2.0,
   form: str = "mean",
-  axis_name: str | None = None,
 ) -> Objective:
   """Attention transfer (AT) over all stages.
 
@@ -33,7 +32,6 @@ def at(
   Args:
     power: the exponent of the channel statistics.
     form: "mean" as in the authors' code, or "norm" as in the paper.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1000.
@@ -47,7 +45,7 @@ def at(
   return stateless(loss, select_stages, axis_name=axis_name, power=power)
 
 
-def nst(*, axis_name: str | None = None) -> Objective:
+def nst(*) -> Objective:
   """Neuron selectivity transfer (NST) over all stages.
 
   Each stage's :func:`kdjax.distillation.nst_loss`, summed over the stages
@@ -55,7 +53,6 @@ def nst(*, axis_name: str | None = None) -> Objective:
   smaller.
 
   Args:
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 50.
@@ -68,7 +65,7 @@ def nst(*, axis_name: str | None = None) -> Objective:
   return stateless(_summed(nst_loss), select_stages, axis_name=axis_name)
 
 
-def fsp(*, axis_name: str | None = None) -> Objective:
+def fsp(*) -> Objective:
   """Flow of solution procedure (FSP) over all consecutive stages.
 
   The :func:`kdjax.distillation.fsp_loss` of each stage and the next, from the
@@ -76,7 +73,6 @@ def fsp(*, axis_name: str | None = None) -> Objective:
   training on labels; the widths of student and teacher must be equal.
 
   Args:
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, for 30 epochs.
@@ -101,7 +97,7 @@ def fsp(*, axis_name: str | None = None) -> Objective:
   return stateless(loss, select, axis_name=axis_name)
 
 
-def kdsvd(*, k: int = 1, axis_name: str | None = None) -> Objective:
+def kdsvd(*, k: int = 1) -> Objective:
   """Distillation by singular value decomposition (KD-SVD) over all stages.
 
   The :func:`kdjax.distillation.kdsvd_loss` of the stages without the stem. The
@@ -109,7 +105,6 @@ def kdsvd(*, k: int = 1, axis_name: str | None = None) -> Objective:
 
   Args:
     k: how many singular vectors.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1.

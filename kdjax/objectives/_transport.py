@@ -24,7 +24,6 @@ from kdjax.ops._validation import entry
 def wkd_logit(
   *,
   iterations: int = 10,
-  axis_name: str | None = None,
   sharpness: ArrayLike = 1.0,
   **hyperparameters: ArrayLike,
 ) -> Objective:
@@ -35,7 +34,6 @@ def wkd_logit(
 
   Args:
     iterations: of Sinkhorn's algorithm.
-    axis_name: the mapped axis that holds the rest of the batch.
     sharpness: of the cost.
     **hyperparameters: of the loss.
 
@@ -83,7 +81,6 @@ def wkd_feature(
   *,
   mean_weight: ArrayLike = 4.0,
   grid: int = 1,
-  axis_name: str | None = None,
 ) -> Objective:
   """Wasserstein distillation of features (WKD-F) of the last stage.
 
@@ -94,7 +91,6 @@ def wkd_feature(
   Args:
     mean_weight: of the means, beside the standard deviations.
     grid: how many rows and columns of cells.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 0.08 for resnet32x4 -> resnet8x4.

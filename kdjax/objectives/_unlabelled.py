@@ -86,7 +86,6 @@ def flexmatch(
   *,
   threshold: ArrayLike = 0.95,
   view: str = "strong",
-  axis_name: str | None = None,
 ) -> Objective:
   """FlexMatch: pseudo-labels with a threshold for each class.
 
@@ -97,7 +96,6 @@ def flexmatch(
     num_examples: of the target; an index is below it.
     threshold: of a class that is learned well, kept in the state.
     view: the name of the strongly augmented view; the weak one is the batch.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1.
@@ -150,7 +148,6 @@ def dst(
   scale: ArrayLike = 0.1,
   schedule: Schedule | None = None,
   view: str = "strong",
-  axis_name: str | None = None,
 ) -> Objective:
   """Debiased self-training (DST): a head for pseudo-labels, one for the worst.
 
@@ -166,7 +163,6 @@ def dst(
     scale: of the reversed gradient, kept in the state; TLlib's rises to 0.1.
     schedule: a factor of it by the step; 1 without.
     view: the name of the strongly augmented view; the weak one is the batch.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, beside the cross-entropy of the
@@ -232,7 +228,6 @@ def mme(
   *,
   weight: ArrayLike = 0.1,
   temperature: ArrayLike = 0.05,
-  axis_name: str | None = None,
 ) -> Objective:
   """Minimax entropy (MME) of a classifier by prototypes.
 
@@ -243,7 +238,6 @@ def mme(
   Args:
     weight: of the entropy, kept in the state.
     temperature: of the prototypes' logits.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective which includes the task; its published weight is 1.
@@ -291,7 +285,6 @@ def cdac(
   temperature: ArrayLike = 0.05,
   top: int = 5,
   views: tuple[str, str] = ("strong", "strong_2"),
-  axis_name: str | None = None,
 ) -> Objective:
   """Cross-domain adaptive clustering (CDAC) of a classifier by prototypes.
 
@@ -309,7 +302,6 @@ def cdac(
     temperature: of the prototypes' logits.
     top: how many of the largest features make two examples alike.
     views: the names of two strongly augmented views.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective which includes the task; its published weight is 1.

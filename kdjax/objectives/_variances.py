@@ -27,7 +27,6 @@ def vid(
   hidden: int | None = None,
   init_variance: float = 5.0,
   eps: float = 1e-5,
-  axis_name: str | None = None,
 ) -> Objective:
   r"""Variational information distillation (VID) over all stages.
 
@@ -41,7 +40,6 @@ def vid(
     hidden: channels between the convolutions; the teacher's without it.
     init_variance: the variance at the start.
     eps: the least variance.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1.
@@ -89,14 +87,13 @@ def vid(
   return modular(build, loss, axis_name=axis_name)
 
 
-def l2(*, axis_name: str | None = None) -> Objective:
+def l2(*) -> Objective:
   """L2 distillation (CSE-L2) of the embeddings.
 
   Their mean squared difference. A student's embedding of another width than
   the teacher's goes through a linear layer first.
 
   Args:
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 15, beside the cross-entropy.
@@ -123,7 +120,7 @@ def l2(*, axis_name: str | None = None) -> Objective:
   return modular(build, loss, axis_name=axis_name)
 
 
-def pad_l2(*, eps: ArrayLike = 1e-6, axis_name: str | None = None) -> Objective:
+def pad_l2(*, eps: ArrayLike = 1e-6) -> Objective:
   """Prime-aware adaptive distillation (PAD) of the embeddings.
 
   The :func:`kdjax.distillation.pad_l2_loss`, with the log-variance from the
@@ -132,7 +129,6 @@ def pad_l2(*, eps: ArrayLike = 1e-6, axis_name: str | None = None) -> Objective:
 
   Args:
     eps: added to the variance.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1, in a second stage after training

@@ -28,7 +28,6 @@ from kdjax.ops._validation import entry
 def crld(
   *,
   view: str = "strong",
-  axis_name: str | None = None,
   **hyperparameters: ArrayLike,
 ) -> Objective:
   """Cross-view consistency distillation (CRLD) of two views.
@@ -38,7 +37,6 @@ def crld(
 
   Args:
     view: the name of the strongly augmented view; the weak one is the batch.
-    axis_name: the mapped axis that holds the rest of the batch.
     **hyperparameters: of the loss.
 
   Returns:
@@ -59,7 +57,6 @@ def mlld(
   weight: ArrayLike = 0.9,
   strong_labels: ArrayLike = 0.1,
   view: str = "strong",
-  axis_name: str | None = None,
   **hyperparameters: ArrayLike,
 ) -> Objective:
   """Multi-level logit distillation (MLLD) of a weak and a strong view.
@@ -71,7 +68,6 @@ def mlld(
     weight: of the three levels.
     strong_labels: the weight of the strong view's cross-entropy.
     view: the name of the strongly augmented view; the weak one is the batch.
-    axis_name: the mapped axis that holds the rest of the batch.
     **hyperparameters: of the loss.
 
   Returns:
@@ -101,7 +97,6 @@ def cskd(
   *,
   temperature: ArrayLike = 4.0,
   view: str = "partner",
-  axis_name: str | None = None,
 ) -> Objective:
   """Class-wise self-distillation (CS-KD) from another image of the class.
 
@@ -111,7 +106,6 @@ def cskd(
     temperature: of the softened softmax.
     view: the name of the view that holds, for each image of the batch, another
       one of the same class.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective; its published weight is 1.
@@ -142,7 +136,6 @@ def sskd(
   similarity_ratio: ArrayLike = 0.75,
   similarity_weight: ArrayLike = 10.0,
   views: tuple[str, ...] = ("rotated_1", "rotated_2", "rotated_3"),
-  axis_name: str | None = None,
 ) -> Objective:
   r"""Self-supervised knowledge distillation (SSKD) of rotated images.
 
@@ -165,7 +158,6 @@ def sskd(
       find, but kept.
     similarity_weight: of the similarities.
     views: the names of the transformed views.
-    axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     An objective of weight 1, beside 0.1 times the cross-entropy and 0.9 times

@@ -1,185 +1,142 @@
-"""The loss of a step that sees two domains."""
+"""The front door of domain adaptation."""
 
-import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import optax
 from jaxtyping import Array
 
-from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.ops._collectives import agreed
-from kdjax.ops._validation import entry
-from kdjax.training._checks import check_objective
 from kdjax.training._checks import check_views
-from kdjax.training._models import Forward
-from kdjax.training._models import Variables
-from kdjax.training._models import check_forward
-from kdjax.training._models import run_forward
-from kdjax.training._steps import LossFn
-from kdjax.training._steps import Metrics
+from kdjax.training._distillation import CLASSIFICATION
+from kdjax.training._distillation import NO_VIEWS
+from kdjax.training._distillation import Views
+from kdjax.training._evaluation import Metric
+from kdjax.training._learner import Learner
+from kdjax.training._learner import as_objective
+from kdjax.training._learner import make_learner
+from kdjax.training._passes import Pass
+from kdjax.training._passes import Prepare
+from kdjax.training._passes import views_of
 
 
-def adaptation_loss(
-  student: Forward,
-  objective: Objective,
-  teacher: Forward | None = None,
+def adapt(
+  student: Any,
+  loss: Callable[..., Any] | Objective,
+  optimizer: optax.GradientTransformation,
   *,
-  joint_forward: bool = True,
-  views: Mapping[str, Callable[[Array, Any], Any]] = types.MappingProxyType({}),
+  teacher: Any = None,
+  on: str = "image",
+  joint: bool = True,
+  views: Views = NO_VIEWS,
+  prepare: Prepare | None = None,
+  metrics: Mapping[str, Metric] | None = None,
   axis_name: str | None = None,
-) -> LossFn:
-  """Adaptation loss: one student sees the source and the target domain.
+  **hyperparameters: Any,
+) -> Learner:
+  """Domain adaptation: a learner for a student that sees two domains.
 
-  The objective gets the student's outputs on the source in the place of the
-  student's, those on the target in the place of the teacher's, both with
-  gradient. Its batch is the source's, so that a supervised objective is the
-  task, with the target's under `"target"`. The domains may differ in size.
+  The roles of the objective are `"source"` and `"target"`. A batch has a part
+  for each domain, `{"source": {"image", "label", "mask"}, "target": {"image",
+  "mask"}}`; the domains may differ in size, and what stands beside the parts
+  is of both.
 
   Args:
-    student: the student's forward, called in training mode.
-    objective: compares the two domains' outputs, and the source's with its
-      labels.
-    teacher: a forward called in evaluation mode with the variables
-      `frozen["teacher"]`: the network as it was on the source (ADDA), or an
-      average of the student (:func:`with_mean_teacher`). Its outputs are under
-      "teacher" in the `views` of both domains' outputs, without gradient.
-    joint_forward: whether both domains go through the student as one batch,
-      so that they share batch statistics (TLlib); otherwise the source goes
-      first, then the target (Dassl, DeepDA). The same without batch
-      statistics.
-    views: name -> `(key, batch) -> images`, other views of the target's
-      examples, such as strongly augmented ones; the batch is the target's.
-      They follow the domains through the student, and their outputs are in
-      the `views` of the target's.
-    axis_name: the mapped axis that holds the rest of the batch. Batch
-      statistics are averaged over it, and dropout draws differently on each
-      device.
+    student: the network to train: an NNX module, a `Model` or a `Network`.
+    loss: a function whose argument names say what it reads, such as
+      `mine(source_logits, source_labels, target_embeddings)`; or an
+      `Objective`, such as `objectives.preset("dann", steps=1000)`.
+    optimizer: an Optax optimizer, which may take extra arguments.
+    teacher: a frozen network, such as the student as it was on the source
+      (ADDA); or `"average"`, the average of the student's parameters that
+      :func:`parameter_ema` keeps in the optimizer (mean teacher). Its outputs
+      on both domains are the roles `"source_teacher"` and `"target_teacher"`.
+    on: the entry of each part that the student sees.
+    joint: whether both domains go through the student as one batch, so that
+      they share batch statistics (TLlib); otherwise the source goes first,
+      then the target (Dassl, DeepDA). The same without batch statistics.
+    views: name -> `(key, batch) -> inputs`, other views of the target's
+      examples, such as strongly augmented ones; the batch is the target's. The
+      outputs of a view `"strong"` are the role `"target_strong"`.
+    prepare: `(key, batch, run) -> batch`, before the passes; see
+      :func:`pass_loss`.
+    metrics: name -> function of arrays, for evaluation on batches of one
+      domain; by default accuracy and cross-entropy.
+    axis_name: the mapped axis that holds the rest of the batch, where the
+      caller maps the step; :func:`parallelize` names it itself.
+    **hyperparameters: of the loss; numbers are in the state, as arrays.
 
   Returns:
-    `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`,
-    where `batch` is `{"source": ..., "target": ...}`, each with `"image"`,
-    `"mask"` and what the objective reads. What stands beside the two is of
-    both, such as the mask that :func:`scan_epoch` adds to a batch; an example
-    counts if all its masks say so.
+    A :class:`Learner`.
 
   Raises:
-    TypeError: if student or teacher is not a forward but, say, a `Model`,
-      the objective not an `Objective`, or `views` not a mapping.
-    ValueError: if a view is called "teacher" and there is one; from `loss_fn`,
-      if a batch lacks an entry that is read, or `frozen` the teacher, or if
-      images of the two domains do not fit into one batch.
+    TypeError: if a network is none, or the optimizer not one of Optax.
+    ValueError: if the loss has no such hyper-parameter; from `init` or `step`,
+      if the batch lacks an entry that is read, or the inputs of the two
+      domains do not fit into one batch.
 
   Examples:
-    >>> from kdjax.objectives import select_logits, stateless
-    >>> def forward(variables, x, *, train, key):
-    ...   return Outputs(variables.params * x, {}, None), {}
-    >>> objective = stateless(lambda source, target: (source - target) ** 2)
-    >>> loss_fn = adaptation_loss(forward, objective)
-    >>> params = {"student": jnp.array(2.0), "objective": {}}
-    >>> state = {"student": {}, "objective": {}}
-    >>> mask = jnp.array([True, True])
-    >>> source = {"image": jnp.array([1.0, 2.0]), "mask": mask}
-    >>> target = {"image": jnp.array([2.0, 2.0]), "mask": mask}
-    >>> batch = {"source": source, "target": target}
-    >>> loss, _ = loss_fn(params, state, {}, batch, jax.random.key(0))
-    >>> loss
-    Array(2., dtype=float32)
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> def gap(source_logits, target_logits, *, axis_name=None):
+    ...   return jnp.mean((source_logits.mean(0) - target_logits.mean(0)) ** 2)
+    >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
+    >>> learner = adapt(student, gap, optax.sgd(0.1), on="x")
+    >>> domain = {"x": jnp.ones((4, 3)), "mask": jnp.ones(4, bool)}
+    >>> batch = {"source": domain, "target": domain}
+    >>> state = learner.init(jax.random.key(0), batch)
+    >>> state, seen = learner.step(state, {}, batch, jax.random.key(1))
+    >>> seen["loss"][0]
+    Array(0., dtype=float32)
 
   References:
     Ganin et al., `Domain-adversarial training of neural networks
     <https://arxiv.org/abs/1505.07818>`_, 2016.
   """
-  name = "adaptation_loss"
-  check_forward(f"{name}: student", student)
+  check_views("adapt", views)
+  together = "domains" if joint else None
+  passes = {
+    domain: Pass("student", on=f"{domain}.{on}", train=True, joint=together)
+    for domain in ("source", "target")
+  }
+  passes |= {
+    f"target_{name}": Pass("student", on=f"target.{name}", train=True)
+    for name in views
+  }
+  frozen = {}
   if teacher is not None:
-    check_forward(f"{name}: teacher", teacher)
-  check_objective(name, objective)
-  check_views(name, views)
-  if teacher is not None and "teacher" in views:
-    raise ValueError(
-      "adaptation_loss: views has the name 'teacher'; expected another one, as "
-      "that is the teacher's."
-    )
-
-  def loss_fn(
-    params: Any, state: Any, frozen: Any, batch: Any, key: Array
-  ) -> tuple[Array, tuple[Any, Metrics]]:
-    objective_key, key = jax.random.split(key)
-    if axis_name is not None:
-      key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    source_key, target_key = jax.random.split(key)
-
-    def outputs(state: Any, images: Any, key: Array) -> tuple[Outputs, Any]:
-      variables = Variables(params["student"], state)
-      return run_forward(
-        f"{name}: student", student, variables, images, train=True, key=key
+    network = "average" if isinstance(teacher, str) else "teacher"
+    if network == "teacher":
+      frozen["teacher"] = teacher
+    elif teacher != "average":
+      raise ValueError(
+        f"adapt: teacher is {teacher!r}; expected a network or 'average'."
       )
-
-    domains = _domains(name, batch)
-    images = [domain["image"] for domain in domains.values()]
-    if joint_forward:
-      _check_alike(*images)
-      both, student_state = outputs(
-        state["student"], jnp.concatenate(images), source_key
-      )
-      size = len(images[0])
-      source = jax.tree.map(lambda x: x[:size], both)
-      target = jax.tree.map(lambda x: x[size:], both)
-    else:
-      source, student_state = outputs(state["student"], images[0], source_key)
-      target, student_state = outputs(student_state, images[1], target_key)
-    seen = {}
-    for i, (k, view) in enumerate(views.items()):
-      view_key = jax.random.fold_in(target_key, i)
-      image = view(view_key, domains["target"])
-      seen[k], student_state = outputs(student_state, image, view_key)
-    if teacher is not None:
-      known = entry(f"{name}: frozen", frozen, "teacher")
-      told = [
-        run_forward(f"{name}: teacher", teacher, known, image)[0]
-        for image in images
-      ]
-      told = jax.lax.stop_gradient(told)
-      source = source._replace(views={"teacher": told[0]})
-      seen["teacher"] = told[1]
-    if seen:
-      target = target._replace(views=seen)
-    student_state = agreed(student_state, axis_name)
-    loss, objective_state, metrics = objective.apply(
-      params["objective"],
-      state["objective"],
-      source,
-      target,
-      domains["source"] | {"target": domains["target"]},
-      objective_key,
-    )
-    state = {"student": student_state, "objective": objective_state}
-    return loss, (state, metrics)
-
-  return loss_fn
+    passes |= {
+      f"{domain}_teacher": Pass(network, on=f"{domain}.{on}")
+      for domain in ("source", "target")
+    }
+  return make_learner(
+    {"student": student},
+    frozen,
+    passes,
+    as_objective(loss, **hyperparameters),
+    optimizer,
+    prepare=_in_turn(prepare, views_of(views, of="target", on=on)),
+    metrics=CLASSIFICATION if metrics is None else metrics,
+    evaluation={"student": Pass("student", on=on)},
+    axis_name=axis_name,
+  )
 
 
-def _domains(name: str, batch: Any) -> dict[str, dict[str, Any]]:
-  """Both domains' batches, each with what stands beside them for both."""
-  domains = {k: entry(f"{name}: batch", batch, k) for k in ("source", "target")}
-  both = {k: v for k, v in batch.items() if k not in domains}
-  for k, domain in domains.items():
-    domain = both | dict(domain)
-    if "mask" in both and "mask" in domains[k]:
-      domain["mask"] = both["mask"] & domain["mask"]
-    domains[k] = domain
-    for needed in ("image", "mask"):
-      entry(f"{name}: the {k}'s batch", domain, needed)
-  return domains
+def _in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
+  """Prepares a batch by two functions, the one after the other."""
+  if first is None or then is None:
+    return first or then
+  one, other = first, then
 
+  def prepare(key: Array, batch: Any, run: Any) -> Any:
+    return other(key, one(key, batch, run), run)
 
-def _check_alike(source: Any, target: Any) -> None:
-  """Raises ValueError unless both domains fit into one batch."""
-  if source.shape[1:] != target.shape[1:]:
-    raise ValueError(
-      f"adaptation_loss: the target's images have shape {target.shape}; "
-      f"expected that of the source's, {source.shape}, but for the batch."
-    )
+  return prepare

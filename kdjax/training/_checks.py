@@ -2,10 +2,9 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.ops._validation import call_text
 
@@ -43,7 +42,7 @@ def check_loss(name: str, loss_fn: Any) -> None:
       return
   raise TypeError(
     f"{name}: loss_fn {what}; expected a function of ({', '.join(wanted)}), as "
-    "distillation_loss returns."
+    "pass_loss returns."
   )
 
 
@@ -52,7 +51,7 @@ def check_views(name: str, views: Any) -> None:
   if not isinstance(views, Mapping):
     raise TypeError(
       f"{name}: views is a {type(views).__name__}; expected a mapping, name -> "
-      "(key, batch) -> images."
+      "(key, batch) -> inputs."
     )
 
 
@@ -69,17 +68,3 @@ def check_pairs(name: str, metrics: Any, wanted: str) -> None:
       return
     what = f"has {odd}"
   raise TypeError(f"{name}: metrics {what}; expected name -> {wanted}.")
-
-
-@contextlib.contextmanager
-def reading_teacher(name: str, teacher: Any) -> Iterator[None]:
-  """Says that there is no teacher where outputs of None are read."""
-  try:
-    yield
-  except AttributeError as error:
-    if teacher is None and error.obj is None and error.name in Outputs._fields:
-      raise ValueError(
-        f"{name}: teacher is None, whose {error.name} the objective or metric "
-        "reads; expected a teacher."
-      ) from error
-    raise

@@ -1,145 +1,150 @@
-"""The loss of a student that learns from a teacher."""
+"""The front door of distillation."""
 
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
+import optax
 from jaxtyping import Array
 
-from kdjax.nets import Outputs
+from kdjax import metrics as measures
 from kdjax.objectives import Objective
-from kdjax.ops._collectives import agreed
-from kdjax.ops._validation import entry
-from kdjax.training._checks import check_objective
+from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.training._checks import check_views
-from kdjax.training._checks import reading_teacher
-from kdjax.training._models import Forward
-from kdjax.training._models import Variables
-from kdjax.training._models import run_forward
-from kdjax.training._steps import LossFn
-from kdjax.training._steps import Metrics
+from kdjax.training._evaluation import Metric
+from kdjax.training._learner import Learner
+from kdjax.training._learner import as_objective
+from kdjax.training._learner import make_learner
+from kdjax.training._passes import Pass
+from kdjax.training._passes import views_of
+from kdjax.training._steps import GradientRule
 from kdjax.training._teachers import CachedTeacher
-from kdjax.training._teachers import answer
-from kdjax.training._teachers import check_parts
+
+Views = Mapping[str, Callable[[Array, Any], Any]]
+NO_VIEWS: Views = types.MappingProxyType({})
 
 
-def distillation_loss(
-  student: Forward,
-  objective: Objective,
-  teacher: Forward | CachedTeacher | None = None,
+def distill(
+  student: Any,
+  teacher: Any,
+  loss: Callable[..., Any] | Objective,
+  optimizer: optax.GradientTransformation,
   *,
+  on: str | tuple[str, ...] = "image",
+  teacher_on: str | tuple[str, ...] | None = None,
   augment: Callable[[Array, Any], Any] | None = None,
-  views: Mapping[str, Callable[[Array, Any], Any]] = types.MappingProxyType({}),
+  views: Views = NO_VIEWS,
+  metrics: Mapping[str, Metric] | None = None,
+  rule: GradientRule | None = None,
   axis_name: str | None = None,
-) -> LossFn:
-  """Distillation loss, or supervised loss where there is no teacher.
+  **hyperparameters: Any,
+) -> Learner:
+  """Distillation: a learner for a student that learns from a teacher.
 
   Args:
-    student: the student's forward, called in training mode.
-    objective: compares its outputs with the teacher's and the labels.
-    teacher: the teacher's forward, called in evaluation mode with the
-      variables `frozen["teacher"]`; or a :class:`CachedTeacher`, whose outputs
-      come with the batch. Without it the objective gets None.
-    augment: `(key, images) -> images`; student and teacher see the same view.
-    views: name -> `(key, batch) -> images`, other views of each example, for
-      objectives that compare several. Their outputs are in the `views` of the
-      student's and the teacher's outputs. The key is that of `augment`, and
-      batch statistics follow from one view to the next.
-    axis_name: the mapped axis that holds the rest of the batch. Batch
-      statistics are averaged over it, and augmentation and dropout draw
-      differently on each device.
+    student: the network to train: an NNX module, a `Model` (that of a Linen
+      module is `from_linen(module, variables)`) or a `Network`.
+    teacher: the frozen network, in evaluation mode; a :class:`CachedTeacher`,
+      whose outputs come with the batch; or None to train on labels alone.
+    loss: a function whose argument names say what it reads, such as
+      :func:`kdjax.distillation.kd_loss` or `mine(student_logits,
+      teacher_logits, labels, *, slack)`; or an `Objective`, such as
+      `objectives.preset("dkd")`.
+    optimizer: an Optax optimizer, which may take extra arguments.
+    on: the entry of the batch that the student sees; a tuple of entries for a
+      network of several inputs, which gets their dictionary.
+    teacher_on: the entry that the teacher sees, if another one.
+    augment: `(key, inputs) -> inputs`; student and teacher see the same view.
+    views: name -> `(key, batch) -> inputs`, other views of each example, for
+      objectives that compare several. The outputs of a view `"strong"` are the
+      roles `"student_strong"` and `"teacher_strong"`. The key is that of
+      `augment`, and batch statistics follow from one view to the next.
+    metrics: name -> function of arrays, for evaluation; by default accuracy
+      and cross-entropy, and the agreement with the teacher.
+    rule: another way to the gradient, such as :func:`dot_gradients`.
+    axis_name: the mapped axis that holds the rest of the batch, where the
+      caller maps the step; :func:`parallelize` names it itself.
+    **hyperparameters: of the loss; numbers are in the state, as arrays.
 
   Returns:
-    `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`,
-    where `batch` has `"image"`, `"mask"` and what the objective reads.
+    A :class:`Learner`. Its batches have `on`, `"mask"` and what the loss
+    reads.
 
   Raises:
-    TypeError: if student or teacher is not a forward but, say, a `Model`,
-      the objective not an `Objective`, or `views` not a mapping.
-    ValueError: if a cached teacher is to see augmented or other views; from
-      `loss_fn`, if the batch lacks an entry that is read, `frozen` the teacher,
-      or the objective reads a teacher and there is none.
+    TypeError: if a network is none, or the optimizer not one of Optax.
+    ValueError: if a cached teacher is to see augmented or other views, or the
+      loss has no such hyper-parameter; from `init` or `step`, if the batch
+      lacks an entry that is read, or the loss reads a teacher and there is
+      none.
 
   Examples:
-    >>> from kdjax.nets import Outputs
-    >>> from kdjax.objectives import stateless
-    >>> def forward(variables, x, *, train, key):
-    ...   return Outputs(variables.params * x, {}, None), {}
-    >>> objective = stateless(lambda student, teacher: (student - teacher) ** 2)
-    >>> loss_fn = distillation_loss(forward, objective, forward)
-    >>> params = {"student": jnp.array(1.0), "objective": {}}
-    >>> state = {"student": {}, "objective": {}}
-    >>> frozen = {"teacher": Variables(jnp.array(3.0), {})}
-    >>> images = jnp.array([1.0, 2.0])
-    >>> batch = {"image": images, "mask": jnp.array([True, True])}
-    >>> loss, _ = loss_fn(params, state, frozen, batch, jax.random.key(0))
-    >>> loss
-    Array(10., dtype=float32)
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from kdjax.distillation import kd_loss
+    >>> teacher = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
+    >>> learner = distill(
+    ...   student, teacher, kd_loss, optax.adam(1e-3), temperature=4.0, on="x"
+    ... )
+    >>> batch = {
+    ...   "x": jnp.ones((4, 3)),
+    ...   "label": jnp.zeros(4, int),
+    ...   "mask": jnp.ones(4, bool),
+    ... }
+    >>> state = learner.init(jax.random.key(0), batch)
+    >>> state.state["objective"]["temperature"]
+    Array(4., dtype=float32)
 
   References:
-    Beyer et al., `Knowledge distillation: a good teacher is patient and
-    consistent <https://arxiv.org/abs/2106.05237>`_, 2021: one view for both.
+    Hinton et al., `Distilling the knowledge in a neural network
+    <https://arxiv.org/abs/1503.02531>`_, 2015; Beyer et al., `Knowledge
+    distillation: a good teacher is patient and consistent
+    <https://arxiv.org/abs/2106.05237>`_, 2021: one view for both.
   """
-  name = "distillation_loss"
-  check_parts(name, student, teacher)
-  check_objective(name, objective)
-  check_views(name, views)
+  check_views("distill", views)
   if isinstance(teacher, CachedTeacher) and (augment is not None or views):
     raise ValueError(
-      "distillation_loss: augment or views is given, but a CachedTeacher saw "
-      "no such view; expected neither. Augment the batch beforehand by "
+      "distill: augment or views is given, but a CachedTeacher saw no such "
+      "view; expected neither. Augment the batch beforehand by "
       "kdjax.data.augment_examples, as the cache was."
     )
-
-  def loss_fn(
-    params: Any, state: Any, frozen: Any, batch: Any, key: Array
-  ) -> tuple[Array, tuple[Any, Metrics]]:
-    objective_key, key = jax.random.split(key)
-    if axis_name is not None:
-      key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    augment_key, student_key = jax.random.split(key)
-    images = entry(f"{name}: batch", batch, "image")
-    if augment is not None:
-      images = augment(augment_key, images)
-    others = {k: view(augment_key, batch) for k, view in views.items()}
-
-    def learn(images: Any, key: Array, state: Any) -> tuple[Outputs, Any]:
-      variables = Variables(params["student"], state)
-      return run_forward(
-        f"{name}: student", student, variables, images, train=True, key=key
-      )
-
-    outputs, student_state = learn(images, student_key, state["student"])
-    seen = {}
-    for i, (k, view) in enumerate(others.items()):
-      view_key = jax.random.fold_in(student_key, i)
-      seen[k], student_state = learn(view, view_key, student_state)
-    if seen:
-      outputs = outputs._replace(views=seen)
-    student_state = agreed(student_state, axis_name)
-    targets = None
+  seen = on if teacher_on is None else teacher_on
+  passes = {"student": Pass("student", on=on, train=True)}
+  passes |= {
+    f"student_{name}": Pass("student", on=name, train=True) for name in views
+  }
+  evaluation = {"student": Pass("student", on=on)}
+  frozen = {}
+  if teacher is not None:
+    frozen["teacher"] = teacher
+    told = {"teacher": Pass("teacher", on=seen)}
+    passes |= told
+    evaluation |= told
+    passes |= {f"teacher_{k}": Pass("teacher", on=k) for k in views}
+  if metrics is None:
+    metrics = CLASSIFICATION
     if teacher is not None:
+      metrics = metrics | {"agreement": AGREEMENT}
+  return make_learner(
+    {"student": student},
+    frozen,
+    passes,
+    as_objective(loss, **hyperparameters),
+    optimizer,
+    prepare=views_of(
+      views, augment=augment, on=on if isinstance(on, str) else on[0]
+    ),
+    metrics=metrics,
+    evaluation=evaluation,
+    rule=rule,
+    axis_name=axis_name,
+  )
 
-      def teach(images: Any) -> Outputs:
-        outputs = answer(name, teacher, frozen, batch, images)
-        return jax.lax.stop_gradient(outputs)
 
-      targets = teach(images)
-      if others:
-        targets = targets._replace(
-          views={k: teach(view) for k, view in others.items()}
-        )
-    with reading_teacher(name, teacher):
-      loss, objective_state, metrics = objective.apply(
-        params["objective"],
-        state["objective"],
-        outputs,
-        targets,
-        batch,
-        objective_key,
-      )
-    state = {"student": student_state, "objective": objective_state}
-    return loss, (state, metrics)
-
-  return loss_fn
+# Metrics of a classifier, as names of arrays bind them.
+CLASSIFICATION: dict[str, Metric] = {
+  "accuracy": (measures.accuracy, ("logits", "labels")),
+  "cross_entropy": (cross_entropy, ("logits", "labels")),
+}
+AGREEMENT: Metric = (measures.agreement, ("student_logits", "teacher_logits"))

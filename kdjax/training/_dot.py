@@ -1,6 +1,7 @@
 """Distillation-oriented training: two gradients, two momenta, one student."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +12,12 @@ from jaxtyping import Array
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
 from kdjax.objectives._objective import loss_metric
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import total
 from kdjax.ops._validation import check_range
-from kdjax.training._checks import check_loss
-from kdjax.training._checks import check_optimizer
-from kdjax.training._steps import LossFn
-from kdjax.training._steps import Metrics
-from kdjax.training._steps import Step
-from kdjax.training._steps import TrainState
+from kdjax.training._passes import Metrics
+from kdjax.training._state import TrainState
+from kdjax.training._steps import GradientRule
+from kdjax.training._steps import Loss
+from kdjax.training._steps import make_train_step
 
 
 class DOTState(NamedTuple):
@@ -57,7 +55,7 @@ def dot(
   Returns:
     An Optax transformation whose `update(task_gradients, state, params,
     distillation_gradients=...)` needs the parameters and both gradients; see
-    :func:`make_dot_step`. A parameter of one loss only, such as a projector,
+    :func:`dot_gradients`. A parameter of one loss only, such as a projector,
     is None among the other's gradients: its momentum is :math:`\mu` and its
     own gradient is decayed, as in the authors' code. The momentum is so too
     where the other's gradient is 0 throughout: a classifier, say, that a loss
@@ -109,7 +107,7 @@ def dot(
       if tree is None:
         raise ValueError(
           f"dot: {name} is None; expected update(task_gradients, state, "
-          "params, distillation_gradients=...), as make_dot_step calls it."
+          "params, distillation_gradients=...), as dot_gradients gives them."
         )
 
     def leaf(
@@ -139,7 +137,7 @@ def dot(
 
 
 def dot_objective(task: Objective, distillation: Objective) -> Objective:
-  """Objective of two losses that are not added up, for :func:`make_dot_step`.
+  """Objective of two losses that are not added up, for :func:`dot_gradients`.
 
   Args:
     task: what the labels teach, such as the cross-entropy.
@@ -155,11 +153,10 @@ def dot_objective(task: Objective, distillation: Objective) -> Objective:
 
   Examples:
     >>> from kdjax.distillation import soft_target_loss
-    >>> from kdjax.objectives import select_supervised, stateless
+    >>> from kdjax.objectives import stateless
     >>> cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     >>> objective = dot_objective(
-    ...   stateless(cross_entropy, select_supervised),
-    ...   stateless(soft_target_loss, temperature=4.0),
+    ...   stateless(cross_entropy), stateless(soft_target_loss, temperature=4.0)
     ... )
 
   References:
@@ -169,22 +166,28 @@ def dot_objective(task: Objective, distillation: Objective) -> Objective:
   objectives = {"task": task, "distillation": distillation}
   frame = combine({k: (1.0, v) for k, v in objectives.items()})
 
-  def init(key: Array, student_spec: Any, teacher_spec: Any) -> tuple[Any, Any]:
-    params, state = frame.init(key, student_spec, teacher_spec)
+  def init(key: Array, specs: Any) -> tuple[Any, Any]:
+    params, state = frame.init(key, specs)
     return params, state["objectives"]
 
   def apply(
-    params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
+    params: Any,
+    state: Any,
+    outputs: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
     losses, states, metrics = [], {}, {}
     for i, (name, objective) in enumerate(objectives.items()):
       loss, states[name], parts = objective.apply(
         params[name],
         state[name],
-        student,
-        teacher,
+        outputs,
         batch,
         jax.random.fold_in(key, i),
+        axis_name=axis_name,
       )
       losses.append(loss)
       metrics |= {f"{name}/{metric}": pair for metric, pair in parts.items()}
@@ -194,31 +197,16 @@ def dot_objective(task: Objective, distillation: Objective) -> Objective:
   return frame._replace(init=init, apply=apply)
 
 
-def make_dot_step(
-  loss_fn: LossFn,
-  optimizer: optax.GradientTransformationExtraArgs,
-  *,
-  axis_name: str | None = None,
-) -> Step:
-  """Train step of two gradients: one forward and two backward passes.
+def dot_gradients() -> GradientRule:
+  """Gradient rule of DOT: one forward and two backward passes.
 
-  Args:
-    loss_fn: as :func:`distillation_loss` builds it of a :func:`dot_objective`:
-      its loss is `[task, distillation]`, and the objective's parameters are
-      `{"task": ..., "distillation": ...}`. Otherwise as in
-      :func:`make_train_step`.
-    optimizer: :func:`dot`, or a chain with it.
-    axis_name: the mapped axis that holds the rest of the batch, under
-      `jax.pmap` and `jax.shard_map`; none under `jax.jit`, sharded or not.
+  For a loss `[task, distillation]`, as a :func:`dot_objective` has it, and the
+  optimizer :func:`dot`, or a chain with it.
 
   Returns:
-    `step(state, frozen, batch, key) -> state, metrics`, a pure function, as
-    :func:`make_train_step` returns.
-
-  Raises:
-    TypeError: as in :func:`make_train_step`.
-    ValueError: from `step`, if the loss is no pair, or the optimizer has no
-      :func:`dot`: another one would leave the distillation out.
+    A :class:`GradientRule` for :func:`make_train_step` and :func:`distill`.
+    The step raises ValueError if the loss is no pair, or if the optimizer has
+    no :func:`dot`: another one would leave the distillation out.
 
   Examples:
     >>> def loss_fn(params, state, frozen, batch, key):
@@ -227,9 +215,9 @@ def make_dot_step(
     >>> optimizer = dot(0.25)
     >>> params = {"student": jnp.array(0.0), "objective": {}}
     >>> state = TrainState(jnp.array(0), params, {}, optimizer.init(params))
-    >>> step = jax.jit(make_dot_step(loss_fn, optimizer))
+    >>> step = make_train_step(loss_fn, optimizer, rule=dot_gradients())
     >>> batch = {"target": jnp.array([2.0, 1.0])}
-    >>> state, metrics = step(state, {}, batch, jax.random.key(0))
+    >>> state, metrics = jax.jit(step)(state, {}, batch, jax.random.key(0))
     >>> state.params["student"]
     Array(1.5, dtype=float32)
 
@@ -237,54 +225,45 @@ def make_dot_step(
     Zhao et al., `DOT: A distillation-oriented trainer
     <https://arxiv.org/abs/2307.08436>`_, 2023, algorithm 1.
   """
-  name = "make_dot_step"
-  check_loss(name, loss_fn)
-  check_optimizer(name, optimizer)
 
-  def is_dot(x: Any) -> bool:
-    return isinstance(x, DOTState)
+  def apply(
+    loss: Loss, params: Any, batch: Any, key: Array, state: Any
+  ) -> tuple[tuple[Array, Any], Any, Mapping[str, Any], Any]:
+    del key
 
-  def step(
-    state: TrainState, frozen: Any, batch: Any, key: Array
-  ) -> tuple[TrainState, Metrics]:
-    key = jax.random.fold_in(key, state.step)
-    if not any(map(is_dot, jax.tree.leaves(state.optimizer_state, is_dot))):
-      raise ValueError(
-        f"{name}: the optimizer's state has no two momenta; expected dot, or a "
-        "chain with it."
-      )
-
-    def losses(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
-      pair, aux = loss_fn(params, state.state, frozen, batch, key)
+    def losses(params: Any) -> tuple[Array, Any]:
+      pair, aux = loss(params, batch)
       if jnp.shape(pair) != (2,):
         raise ValueError(
-          f"{name}: loss_fn returned a loss of shape {jnp.shape(pair)}; "
-          "expected [task, distillation], of a dot_objective."
+          f"dot_gradients: the loss has the shape {jnp.shape(pair)}; expected "
+          "[task, distillation], of a dot_objective."
         )
-      return agreed(pair, axis_name), aux
+      return pair, aux
 
-    pair, pullback, (moved, metrics) = jax.vjp(
-      losses, state.params, has_aux=True
-    )
+    pair, pullback, aux = jax.vjp(losses, params, has_aux=True)
 
     def gradients(own: str) -> Any:
       one = jnp.array([k == own for k in ("task", "distillation")], pair.dtype)
       (tree,) = pullback(one)
+      # A part of one loss alone has no gradient of the other.
       parts = {
         k: v if k == own else jax.tree.map(lambda _: None, v)
         for k, v in tree["objective"].items()
       }
-      # As in make_train_step: averaged inside, and outside once more.
-      return agreed(tree | {"objective": parts}, axis_name)
+      return tree | {"objective": parts}
 
-    updates, optimizer_state = optimizer.update(
-      gradients("task"),
-      state.optimizer_state,
-      state.params,
-      distillation_gradients=gradients("distillation"),
+    extra = {"distillation_gradients": gradients("distillation")}
+    return (pair, aux), gradients("task"), extra, state
+
+  return GradientRule(lambda params: (), apply, _check_dot)
+
+
+def _check_dot(optimizer_state: Any) -> None:
+  def is_dot(x: Any) -> bool:
+    return isinstance(x, DOTState)
+
+  if not any(map(is_dot, jax.tree.leaves(optimizer_state, is_dot))):
+    raise ValueError(
+      "dot_gradients: the optimizer's state has no two momenta; expected dot, "
+      "or a chain with it."
     )
-    params = optax.apply_updates(state.params, updates)
-    state = TrainState(state.step + 1, params, moved, optimizer_state)
-    return state, total(metrics, axis_name)
-
-  return step

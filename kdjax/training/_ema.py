@@ -1,6 +1,5 @@
 """An average of the parameters over time, kept by the optimizer."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ from jax.typing import ArrayLike
 
 from kdjax.ops._validation import check_range
 from kdjax.training._models import Variables
-from kdjax.training._steps import TrainState
+from kdjax.training._state import TrainState
 
 
 class ParameterEMAState(NamedTuple):
@@ -82,7 +81,9 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
 def averaged_student(state: TrainState) -> Variables:
   """The student with the average of its parameters, to evaluate or to teach.
 
-  What is no parameter, such as batch statistics, is the student's of now.
+  Its state, such as batch statistics, is the student's current one. A pass of
+  the network `"average"` runs it in a train step (mean teacher, momentum
+  encoder).
 
   Args:
     state: a train state whose optimizer has :func:`parameter_ema`.
@@ -105,12 +106,12 @@ def averaged_student(state: TrainState) -> Variables:
     Polyak and Juditsky, `Acceleration of stochastic approximation by averaging
     <https://doi.org/10.1137/0330046>`_, 1992.
   """
-  average = optax.tree.get(state.optimizer_state, "parameter_average")
-  if average is None:
+  if not has_average(state):
     raise ValueError(
       "averaged_student: the optimizer keeps no average; expected "
       "parameter_ema as its last link."
     )
+  average = optax.tree.get(state.optimizer_state, "parameter_average")
   # The average may be wider than the parameters it stands for.
   params = jax.tree.map(
     lambda mean, now: mean.astype(now.dtype),
@@ -120,44 +121,14 @@ def averaged_student(state: TrainState) -> Variables:
   return Variables(params, state.state["student"])
 
 
-def with_mean_teacher(step: Callable[..., Any]) -> Callable[..., Any]:
-  """Mean teacher: the teacher of a step is the student's own average.
+def has_average(state: TrainState) -> bool:
+  """Whether the optimizer keeps an average of the parameters."""
 
-  The average is :func:`averaged_student`, so that :func:`parameter_ema` must be
-  in the optimizer.
+  def is_average(x: Any) -> bool:
+    return isinstance(x, ParameterEMAState)
 
-  Args:
-    step: from :func:`kdjax.training.make_train_step`, of a loss whose teacher
-      is a network of the student's structure.
-
-  Returns:
-    A step of the same arguments; it puts `frozen["teacher"]` in itself.
-
-  Raises:
-    ValueError: from the step, if the optimizer keeps no average.
-
-  Examples:
-    >>> def step(state, frozen, batch, key):
-    ...   return frozen["teacher"].params, {}
-    >>> optimizer = optax.chain(optax.sgd(1.0), parameter_ema(0.9))
-    >>> params = {"student": jnp.array(2.0), "objective": {}}
-    >>> state = {"student": {}, "objective": {}}
-    >>> state = TrainState(
-    ...   jnp.array(0), params, state, optimizer.init(params)
-    ... )
-    >>> with_mean_teacher(step)(state, {}, {}, jax.random.key(0))[0]
-    Array(2., dtype=float32)
-
-  References:
-    Tarvainen and Valpola, `Mean teachers are better role models
-    <https://arxiv.org/abs/1703.01780>`_, 2017.
-  """
-
-  def taught(state: TrainState, frozen: Any, batch: Any, key: Any) -> Any:
-    teacher = averaged_student(state)
-    return step(state, {**(frozen or {}), "teacher": teacher}, batch, key)
-
-  return taught
+  leaves = jax.tree.leaves(state.optimizer_state, is_leaf=is_average)
+  return any(map(is_average, leaves))
 
 
 def _wide(x: Any) -> Any:

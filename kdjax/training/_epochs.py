@@ -1,5 +1,6 @@
 """A whole epoch as one `lax.scan`, for data that fit on the device."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,10 +10,10 @@ from jaxtyping import Array
 
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import entry
-from kdjax.training._steps import Metrics
-from kdjax.training._steps import Step
+from kdjax.training._models import takes_axis_name
+from kdjax.training._passes import Metrics
 
-Epoch = Callable[[Any, Any, Any, Any, Array], tuple[Any, Metrics]]
+Epoch = Callable[..., tuple[Any, Metrics]]
 
 
 def epoch_plan(
@@ -57,15 +58,15 @@ def epoch_plan(
   return {"index": jnp.resize(order, shape), "mask": mask.reshape(shape)}
 
 
-def scan_epoch(step: Step) -> Epoch:
+def scan_epoch(step: Callable[..., tuple[Any, Metrics]]) -> Epoch:
   """Epoch: the same step over all batches of a plan, as one program.
 
   Args:
     step: `step(state, frozen, batch, key) -> state, metrics`.
 
   Returns:
-    `epoch(state, frozen, data, plan, key) -> state, metrics`, where `data` is
-    a dictionary of arrays `[examples, ...]` on the device, `plan` comes from
+    `epoch(state, frozen, data, plan, key, *, axis_name=...) -> state,
+    metrics`, with the keyword if the step has it. `data` is a dictionary of arrays `[examples, ...]` on the device, `plan` comes from
     :func:`epoch_plan`, and metrics have a leading axis of steps. A batch has
     the rows of `data` and the plan's `"index"` and `"mask"`. It raises
     TypeError or ValueError if `data` or `plan` is something else, or the arrays
@@ -87,32 +88,32 @@ def scan_epoch(step: Step) -> Epoch:
   """
 
   def epoch(
-    state: Any, frozen: Any, data: Any, plan: Any, key: Array
+    state: Any, frozen: Any, data: Any, plan: Any, key: Array, **options: Any
   ) -> tuple[Any, Metrics]:
     data = _as_data("scan_epoch", data, plan)
 
     def body(state: Any, rows: Any) -> tuple[Any, Metrics]:
-      return step(state, frozen, _take(data, rows), key)
+      return step(state, frozen, _take(data, rows), key, **options)
 
     return jax.lax.scan(body, state, plan)
 
-  return epoch
+  return _with_axis_name(epoch, step)
 
 
 def scan_evaluation(
-  evaluate: Callable[[Any, Any, Any], Metrics],
-) -> Callable[[Any, Any, Any, Any], Metrics]:
+  evaluate: Callable[..., Metrics],
+) -> Callable[..., Metrics]:
   """Evaluation of a whole data set, as one program.
 
   Args:
-    evaluate: `evaluate(variables, frozen, batch) -> metrics`.
+    evaluate: `evaluate(state, frozen, batch) -> metrics`.
 
   Returns:
-    `evaluation(variables, frozen, data, plan) -> metrics`, summed over the
-    batches of the plan.
+    `evaluation(state, frozen, data, plan) -> metrics`, summed over the batches
+    of the plan; with the keyword `axis_name` if `evaluate` has it.
 
   Examples:
-    >>> def evaluate(variables, frozen, batch):
+    >>> def evaluate(state, frozen, batch):
     ...   return {"x": (batch["x"] @ batch["mask"], batch["mask"].sum())}
     >>> evaluation = jax.jit(scan_evaluation(evaluate))
     >>> evaluation({}, {}, {"x": jnp.arange(3)}, epoch_plan(3, 2))
@@ -122,14 +123,34 @@ def scan_evaluation(
     `jax.lax.map <https://docs.jax.dev/en/latest/_autosummary/jax.lax.map.html>`_.
   """
 
-  def evaluation(variables: Any, frozen: Any, data: Any, plan: Any) -> Metrics:
+  def evaluation(
+    state: Any, frozen: Any, data: Any, plan: Any, **options: Any
+  ) -> Metrics:
     data = _as_data("scan_evaluation", data, plan)
     metrics = jax.lax.map(
-      lambda rows: evaluate(variables, frozen, _take(data, rows)), plan
+      lambda rows: evaluate(state, frozen, _take(data, rows), **options), plan
     )
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
 
-  return evaluation
+  return _with_axis_name(evaluation, evaluate)
+
+
+def _with_axis_name(
+  function: Callable[..., Any], step: Callable[..., Any]
+) -> Callable[..., Any]:
+  """Gives a function the keyword `axis_name` if that which it calls has it."""
+  signature = inspect.signature(function)
+  *parameters, _ = signature.parameters.values()
+  if takes_axis_name(step):
+    own = inspect.signature(step).parameters.get("axis_name")
+    default = None if own is None else own.default
+    parameters.append(
+      inspect.Parameter(
+        "axis_name", inspect.Parameter.KEYWORD_ONLY, default=default
+      )
+    )
+  function.__signature__ = signature.replace(parameters=parameters)  # ty: ignore
+  return function
 
 
 def _as_data(name: str, data: Any, plan: Any) -> Any:

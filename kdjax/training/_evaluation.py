@@ -1,4 +1,4 @@
-"""What a network is worth on a batch, and the means over many."""
+"""Metrics of a network on a batch, and their means over many."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,91 +7,126 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.objectives._objective import batch_mean
+from kdjax.nets import Outputs
+from kdjax.objectives import Objective
+from kdjax.objectives import stateless
+from kdjax.objectives._objective import loss_metric
 from kdjax.ops._collectives import total
-from kdjax.ops._validation import entry
 from kdjax.training._checks import check_pairs
-from kdjax.training._checks import reading_teacher
-from kdjax.training._models import Forward
-from kdjax.training._models import Variables
-from kdjax.training._models import run_forward
-from kdjax.training._steps import Metrics
-from kdjax.training._teachers import CachedTeacher
-from kdjax.training._teachers import answer
-from kdjax.training._teachers import check_parts
+from kdjax.training._passes import LossFn
+from kdjax.training._passes import Metrics
+
+Metric = Callable[..., Any] | tuple[Callable[..., Any], Any]
 
 
 def make_eval_step(
-  student: Forward,
-  metrics: Mapping[str, tuple[Callable[..., Array], Callable[..., Any]]],
-  teacher: Forward | CachedTeacher | None = None,
+  loss_fn: LossFn,
+  metrics: Mapping[str, Metric],
   *,
   axis_name: str | None = None,
-) -> Callable[[Variables, Any, Any], Metrics]:
+) -> Callable[..., Metrics]:
   """Evaluation step: metrics of one batch, as pairs (sum, count).
 
   Args:
-    student: the forward of the network to evaluate.
-    metrics: name -> (function, selector), with the selectors of
-      :mod:`kdjax.objectives`; `function(*selector(student, teacher, batch))`
-      returns one value an example.
-    teacher: the teacher's forward, with the variables `frozen["teacher"]`, or
-      a :class:`CachedTeacher`; for metrics that compare.
+    loss_fn: the passes, in evaluation mode, from :func:`pass_loss`. If its
+      objective predicts (SimKD), the student's logits are the prediction.
+    metrics: name -> function of arrays, which are bound by their names
+      (`logits`, `labels`, `teacher_logits`) as those of a loss are; or (function,
+      names of its arguments). It returns one value an example, or takes
+      `where` and `axis_name` and returns one for the batch.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    `evaluate(variables, frozen, batch) -> {name: (sum, count)}`.
+    `evaluate(state, frozen, batch, *, axis_name=...) -> {name: (sum, count)}`,
+    of a :class:`TrainState`.
 
   Raises:
-    TypeError: if student or teacher is not a forward but, say, a `Model`,
-      or `metrics` not a mapping to pairs of functions.
+    TypeError: if `metrics` is no mapping to functions.
     ValueError: from `evaluate`, if the batch lacks an entry that is read,
       `frozen` the teacher, or a metric is not one value an example.
 
   Examples:
     >>> from kdjax.metrics import accuracy
-    >>> from kdjax.nets import Outputs
-    >>> from kdjax.objectives import select_supervised
+    >>> from kdjax.training import Pass, TrainState, Variables, pass_loss
     >>> def forward(variables, x, *, train, key):
     ...   return Outputs(x @ variables.params, {}, None), {}
-    >>> metrics = {"accuracy": (accuracy, select_supervised)}
-    >>> evaluate = jax.jit(make_eval_step(forward, metrics))
+    >>> passes = pass_loss(
+    ...   {"student": forward}, {"student": Pass("student", "x")}, NOTHING
+    ... )
+    >>> evaluate = jax.jit(make_eval_step(passes, {"accuracy": accuracy}))
+    >>> params = {"student": jnp.eye(3), "objective": {}}
+    >>> state = TrainState(0, params, {"student": {}, "objective": {}}, ())
     >>> batch = {
-    ...   "image": jnp.eye(3),
+    ...   "x": jnp.eye(3),
     ...   "label": jnp.array([0, 1, 0]),
     ...   "mask": jnp.array([True, True, False]),
     ... }
-    >>> evaluate(Variables(jnp.eye(3), {}), {}, batch)["accuracy"]
+    >>> evaluate(state, {}, batch)["accuracy"]
     (Array(2., dtype=float32), Array(2., dtype=float32))
 
   References:
     The (sum, normalizer) metrics of `Scenic
     <https://github.com/google-research/scenic>`_.
   """
-  name = "make_eval_step"
-  check_parts(name, student, teacher)
-  check_pairs(name, metrics, "(function, selector)")
+  parts = {}
+  for name, metric in _as_mapping(metrics).items():
+    pair = metric if isinstance(metric, tuple) else (metric, None)
+    if len(pair) != 2 or not callable(pair[0]):
+      raise TypeError(
+        f"make_eval_step: the metric {name} is {metric!r}; expected a function "
+        "of arrays, or (function, names of its arguments)."
+      )
+    parts[name] = stateless(*pair)
+  named = axis_name
 
-  def evaluate(variables: Variables, frozen: Any, batch: Any) -> Metrics:
-    images, mask = (
-      entry(f"{name}: batch", batch, k) for k in ("image", "mask")
+  def evaluate(
+    state: Any, frozen: Any, batch: Any, *, axis_name: str | None = named
+  ) -> Metrics:
+    key = jax.random.key(0)  # nothing is random in evaluation
+    outputs, _, batch = loss_fn.run(
+      state.params, state.state, frozen, batch, key
     )
-    outputs, _ = run_forward(f"{name}: student", student, variables, images)
-    targets = None
-    if teacher is not None:
-      targets = answer(name, teacher, frozen, batch, images)
-    count = jnp.sum(mask, dtype=jnp.float32)
+    outputs = _answered(loss_fn.objective, state, outputs)
 
-    def summed(function: Any, select: Any) -> Array:
-      with reading_teacher(name, teacher):
-        arguments = select(outputs, targets, batch)
-      values = jnp.asarray(function(*arguments), jnp.float32)
-      return batch_mean(values, batch, None, function) * count
+    def measure(metric: Objective) -> tuple[Array, Array]:
+      _, _, seen = metric.apply({}, {}, outputs, batch, key, axis_name=axis_name)
+      return seen["loss"]
 
-    pairs = {metric: (summed(*pair), count) for metric, pair in metrics.items()}
+    pairs = {name: measure(metric) for name, metric in parts.items()}
     return total(pairs, axis_name)
 
   return evaluate
+
+
+def _answered(
+  objective: Objective, state: Any, outputs: dict[str, Outputs]
+) -> dict[str, Outputs]:
+  """The outputs with the student's logits as its objective predicts them."""
+  if objective.predict is None or "student" not in outputs:
+    return outputs
+  own = state.params["objective"], state.state["objective"]
+  logits = objective.predict(*own, outputs)
+  return outputs | {"student": outputs["student"]._replace(logits=logits)}
+
+
+def _as_mapping(metrics: Any) -> Mapping[str, Metric]:
+  if not isinstance(metrics, Mapping):
+    raise TypeError(
+      f"make_eval_step: metrics is a {type(metrics).__name__}; expected a "
+      "mapping, name -> function of arrays."
+    )
+  return metrics
+
+
+# An objective for passes whose outputs are only measured.
+NOTHING = Objective(
+  lambda key, specs: ({}, {}),
+  lambda params, state, outputs, batch, key, *, axis_name=None: (
+    jnp.zeros(()),
+    state,
+    loss_metric(jnp.zeros(()), batch),
+  ),
+)
 
 
 def mean_metrics(

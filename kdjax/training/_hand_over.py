@@ -1,6 +1,6 @@
 """From one stage of training to the next."""
 
-from kdjax.training._steps import TrainState
+from kdjax.training._state import TrainState
 
 
 def hand_over(before: TrainState, state: TrainState, name: str) -> TrainState:

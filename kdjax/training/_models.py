@@ -1,5 +1,7 @@
 """A network as one pure function; the module system ends here."""
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -34,9 +36,11 @@ class Forward(Protocol):
   """Forward: the one function type by which a network is known.
 
   Attributes:
-    __call__: `forward(variables, inputs, *, train, key) -> Outputs, state`.
-      `train` is a Python bool. Without a key nothing is random. In evaluation
-      the state comes back unchanged.
+    __call__: `forward(variables, inputs, *, train, key, axis_name=None) ->
+      Outputs, state`. `train` is a Python bool. Without a key nothing is
+      random. In evaluation the state comes back unchanged. `axis_name` is the
+      mapped axis that holds the rest of the batch, over which batch statistics
+      are averaged; a network without state need not have the parameter.
 
   References:
     The `RecurrentFn` of `mctx <https://github.com/google-deepmind/mctx>`_.
@@ -50,7 +54,7 @@ class Forward(Protocol):
 class Model(NamedTuple):
   """Model: a network's function and its variables.
 
-  A network that is a plain function of a pytree just is one:
+  A network that is a plain function of a pytree is one too:
   `Model(forward, Variables(params, {}))`.
 
   Attributes:
@@ -63,6 +67,102 @@ class Model(NamedTuple):
 
   forward: Forward
   variables: Variables
+
+
+class Network(NamedTuple):
+  """Network: a function and its initialization, without weights.
+
+  Attributes:
+    init: `init(key) -> Variables`, which may be traced and mapped over keys.
+    forward: a :class:`Forward`.
+
+  Examples:
+    >>> from kdjax import nets
+    >>> network = Network.of(
+    ...   lambda rngs: nets.create(
+    ...     "mlp", input_shape=(8, 8, 1), num_classes=10, rngs=rngs
+    ...   )
+    ... )
+    >>> variables = jax.vmap(network.init)(jax.random.split(jax.random.key(0)))
+    >>> jax.tree.leaves(variables.params)[0].shape[0]  # of two students
+    2
+
+  References:
+    The (init, apply) pairs of Haiku and Flax.
+  """
+
+  init: Callable[[Array], Variables]
+  forward: Forward
+
+  @classmethod
+  def of(
+    cls,
+    build: Callable[[nnx.Rngs], nnx.Module],
+    *,
+    preprocess: Callable[[Any], Any] | None = None,
+  ) -> "Network":
+    """Network of an NNX module, which is built anew for each key.
+
+    Args:
+      build: `build(rngs) -> nnx.Module`.
+      preprocess: applied to the inputs before the module, such as a
+        normalization of images.
+
+    Returns:
+      A :class:`Network`.
+
+    Raises:
+      TypeError: if `build` returns no NNX module.
+    """
+    forward = from_nnx(nnx.eval_shape(lambda: build(nnx.Rngs(0)))).forward
+    if preprocess is not None:
+      forward = _after(preprocess, forward)
+    return cls(lambda key: from_nnx(build(nnx.Rngs(key))).variables, forward)
+
+
+def _after(preprocess: Callable[[Any], Any], forward: Forward) -> Forward:
+  """The forward of preprocessed inputs."""
+
+  def preprocessed(
+    variables: Variables,
+    inputs: Any,
+    *,
+    train: bool,
+    key: Array | None,
+    axis_name: str | None = None,
+  ) -> tuple[Outputs, Any]:
+    return run_forward(
+      "the network",
+      forward,
+      variables,
+      preprocess(inputs),
+      train=train,
+      key=key,
+      axis_name=axis_name,
+    )
+
+  return preprocessed
+
+
+def as_network(name: str, value: Any) -> Network:
+  """Returns a user's network as a :class:`Network`, or raises TypeError."""
+  if isinstance(value, Network):
+    return value
+  if isinstance(value, nnx.Module):
+    value = from_nnx(value)
+  if isinstance(value, linen.Module):
+    raise TypeError(
+      f"{name} is a Linen module without variables; expected "
+      "training.from_linen(module, module.init(key, inputs))."
+    )
+  if not isinstance(value, Model):
+    raise TypeError(
+      f"{name} is a {type(value).__name__}; expected an nnx.Module, a Model "
+      "(training.from_linen makes one of a Linen module) or a Network."
+    )
+  check_forward(f"{name}.forward", value.forward)
+  variables = value.variables
+  return Network(lambda key: variables, value.forward)
 
 
 def check_forward(name: str, value: Any) -> None:
@@ -92,9 +192,20 @@ def run_forward(
   *,
   train: bool = False,
   key: Array | None = None,
+  axis_name: str | None = None,
 ) -> tuple[Outputs, Any]:
   """Runs a network, which a user may have written."""
-  result = forward(variables, inputs, train=train, key=key)
+  options: dict[str, Any] = {"train": train, "key": key}
+  if axis_name is not None and train:
+    if takes_axis_name(forward):
+      options["axis_name"] = axis_name
+    elif jax.tree.leaves(variables.state):
+      raise ValueError(
+        f"{name} has a state, and its forward takes no axis_name; expected "
+        "forward(variables, inputs, *, train, key, axis_name=None), which "
+        f"averages batch statistics over the axis {axis_name!r}."
+      )
+  result = forward(variables, inputs, **options)
   pair = isinstance(result, tuple) and len(result) == 2
   if not pair or not isinstance(result[0], Outputs):
     kinds = ", ".join(type(x).__name__ for x in (result if pair else (result,)))
@@ -102,6 +213,16 @@ def run_forward(
       f"{name} returned {kinds}; expected (Outputs, state), as a Forward does."
     )
   return result
+
+
+def takes_axis_name(function: Callable[..., Any]) -> bool:
+  """Whether a function has the parameter `axis_name`."""
+  try:
+    parameters = inspect.signature(function).parameters
+  except (TypeError, ValueError):  # compiled, or built in
+    return False
+  kinds = {p.kind for p in parameters.values()}
+  return "axis_name" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def from_nnx(model: nnx.Module) -> Model:
@@ -147,7 +268,12 @@ def from_nnx(model: nnx.Module) -> Model:
   num_arrays = len(jax.tree.leaves(params))
 
   def forward(
-    variables: Variables, inputs: Any, *, train: bool, key: Array | None
+    variables: Variables,
+    inputs: Any,
+    *,
+    train: bool,
+    key: Array | None,
+    axis_name: str | None = None,
   ) -> tuple[Outputs, Any]:
     _check_variables(variables)
     given = len(jax.tree.leaves(variables.params))
@@ -171,6 +297,8 @@ def from_nnx(model: nnx.Module) -> Model:
       module.eval()
       return _as_outputs(module(inputs)), variables.state
     module.train()
+    if axis_name is not None:
+      module.set_attributes(axis_name=axis_name, raise_if_not_found=False)
     outputs = _as_outputs(module(inputs))
     _, _, _, state = nnx.split(module, *filters)
     return outputs, nnx.to_pure_dict(state)
@@ -226,19 +354,25 @@ def from_linen(
     )
 
   def forward(
-    variables: Variables, inputs: Any, *, train: bool, key: Array | None
+    variables: Variables,
+    inputs: Any,
+    *,
+    train: bool,
+    key: Array | None,
+    axis_name: str | None = None,
   ) -> tuple[Outputs, Any]:
     _check_variables(variables)
     collections = {"params": variables.params, **variables.state}
     # Linen falls back to the stream "params" for every name that is absent.
     rngs = None if key is None else {"params": key}
-    result = module.apply(
-      collections,
-      inputs,
-      rngs=rngs,
-      mutable=list(variables.state) if train else False,
-      **mode(train),
-    )
+    with linen.intercept_methods(functools.partial(_over_axis, axis_name)):
+      result = module.apply(
+        collections,
+        inputs,
+        rngs=rngs,
+        mutable=list(variables.state) if train else False,
+        **mode(train),
+      )
     if not train:
       return _as_outputs(result), variables.state
     outputs, state = result
@@ -246,6 +380,26 @@ def from_linen(
 
   state = {k: v for k, v in variables.items() if k != "params"}
   return Model(forward, Variables(variables["params"], state))
+
+
+def _over_axis(
+  axis_name: str | None,
+  method: Callable[..., Any],
+  args: Any,
+  options: Any,
+  context: Any,
+) -> Any:
+  """Lets a Linen batch normalization average its statistics over an axis."""
+  module = context.module
+  if axis_name is None or getattr(module, "axis_name", axis_name) == axis_name:
+    return method(*args, **options)
+  own = module.axis_name
+  # A bound module is frozen; its axis name is an attribute like any other.
+  object.__setattr__(module, "axis_name", axis_name)
+  try:
+    return method(*args, **options)
+  finally:
+    object.__setattr__(module, "axis_name", own)
 
 
 def _seed(streams: Any, key: Array) -> Any:

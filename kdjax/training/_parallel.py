@@ -12,10 +12,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from kdjax.ops._validation import check_choice
+from kdjax.training._learner import Learner
 
 
 def parallelize(
-  function: Callable[..., Any],
+  function: Any,
   mode: str,
   *,
   split: Mapping[str, int] | None = None,
@@ -23,17 +24,20 @@ def parallelize(
   axis_name: str = "batch",
   devices: Sequence[jax.Device] | None = None,
   donate_argnums: int | Sequence[int] = (),
-) -> Callable[..., Any]:
+) -> Any:
   """Parallel form of a step, an epoch or an evaluation, compiled.
 
   Arguments are split over the devices along an axis or copied to all of them.
   Under `"jit"` the function sees whole arrays, and knows no axis name. Under
-  `"pmap"` and `"shard_map"` it sees one device's part and reduces over
-  `axis_name`, as do BatchNorm, the objective and the step when they are given
-  that name. `"pmap"` is for the devices of one process.
+  `"pmap"` and `"shard_map"` it sees one device's part and reduces over the
+  mapped axis: a function with the keyword `axis_name`, as the steps, epochs and
+  evaluations of this module have it, is given the name here and hands it down
+  to the loss, to batch statistics and to the metrics. `"pmap"` is for the
+  devices of one process.
 
   Args:
-    function: called with positional arguments only.
+    function: called with positional arguments only; or a :class:`Learner`,
+      whose `step` and `evaluate` become parallel.
     mode: `"jit"`, `"pmap"` or `"shard_map"`.
     split: parameter name -> the axis that is split over devices, whose size
       the number of devices must divide. By default `"batch"` along axis 0 and
@@ -65,7 +69,23 @@ def parallelize(
     <https://docs.jax.dev/en/latest/sharded-computation.html>`_.
   """
   check_choice("parallelize: mode", mode, ("jit", "pmap", "shard_map"))
-  names = tuple(inspect.signature(function).parameters)
+  if isinstance(function, Learner):
+    options: dict[str, Any] = {"axis_name": axis_name, "devices": devices}
+    return function._replace(
+      step=parallelize(
+        function.step, mode, donate_argnums=donate_argnums, **options
+      ),
+      evaluate=parallelize(function.evaluate, mode, **options),
+    )
+  parameters = inspect.signature(function).parameters
+  if "axis_name" in parameters:
+    # Functions of the whole batch know no axis, and neither do the students
+    # of a sweep that are split over devices.
+    reduces = mode != "jit" and join is None
+    named = axis_name if reduces else None
+    function = functools.partial(function, axis_name=named)
+    parameters = {k: v for k, v in parameters.items() if k != "axis_name"}
+  names = tuple(parameters)
   if split is None:
     split = {k: v for k, v in {"batch": 0, "plan": 1}.items() if k in names}
   if not split or not set(split) <= set(names):

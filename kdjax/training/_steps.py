@@ -1,170 +1,100 @@
 """Train steps: pure functions that the caller compiles.
 
 One step gives the same numbers under `jax.jit`, `jax.pmap` and
-`jax.shard_map`. Each part answers for what it returns: an objective reduces
-its loss over devices, :func:`~kdjax.training.distillation_loss` averages batch
-statistics, and :func:`make_train_step` gradients and metrics.
+`jax.shard_map`. The mapped axis is named where the step is made, and handed
+down: to the networks' batch statistics, to the loss and to the metrics.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
-from kdjax.objectives import Objective
 from kdjax.ops._collectives import agreed
 from kdjax.ops._collectives import total
 from kdjax.training._checks import check_loss
-from kdjax.training._checks import check_objective
-from kdjax.training._checks import check_optimizer
-from kdjax.training._checks import reading_teacher
-from kdjax.training._models import Model
-from kdjax.training._models import Variables
-from kdjax.training._models import check_model
-from kdjax.training._models import run_forward
-from kdjax.training._teachers import CachedTeacher
+from kdjax.training._ema import averaged_student
+from kdjax.training._ema import has_average
+from kdjax.training._models import takes_axis_name
+from kdjax.training._optimizers import as_optimizer
+from kdjax.training._passes import Metrics
+from kdjax.training._state import TrainState
 
-Metrics = dict[str, tuple[Array, Array]]
-LossFn = Callable[
-  [Any, Any, Any, Any, Array], tuple[Array, tuple[Any, Metrics]]
-]
-Step = Callable[[Any, Any, Any, Array], tuple[Any, Metrics]]
+Loss = Callable[[Any, Any], tuple[Array, tuple[Any, Metrics]]]
 
 
-class TrainState(NamedTuple):
-  """Train state: everything that a step changes, in one pytree.
+class Step(Protocol):
+  """A train step: `step(state, frozen, batch, key) -> state, metrics`."""
+
+  def __call__(
+    self,
+    state: Any,
+    frozen: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[Any, Metrics]: ...
+
+
+class GradientRule(NamedTuple):
+  """Gradient rule: how the optimizer's gradient comes from the loss.
 
   Attributes:
-    step: how many steps were taken, int32.
-    params: `{"student": ..., "objective": ...}`, what the optimizer changes.
-    state: `{"student": ..., "objective": ...}`, batch statistics,
-      hyper-parameters, memory banks.
-    optimizer_state: of the Optax optimizer.
+    init: `(params) -> state`, of the rule.
+    apply: `(loss, params, batch, key, state) -> (value, aux), gradients,
+      extra, state`, where `loss(params, batch) -> value, aux` is already that
+      of all devices and `extra` are extra arguments of the optimizer's update.
 
   References:
-    `flax.training.train_state
-    <https://flax.readthedocs.io/en/latest/api_reference/flax.training.html>`_.
+    `jax.value_and_grad
+    <https://docs.jax.dev/en/latest/_autosummary/jax.value_and_grad.html>`_,
+    which is the rule without one.
   """
 
-  step: Int[Array, "*students"]
-  params: Any
-  state: Any
-  optimizer_state: Any
-
-  @property
-  def student(self) -> Variables:
-    """The student's variables."""
-    return Variables(self.params["student"], self.state["student"])
-
-
-def init_train_state(
-  key: Array,
-  student: Model,
-  objective: Objective,
-  optimizer: optax.GradientTransformation,
-  inputs: Any,
-  *,
-  teacher: Model | CachedTeacher | None = None,
-) -> TrainState:
-  """Initial train state.
-
-  A sweep is `jax.vmap` of a function that ends here: give the objective and
-  the optimizer (`optax.inject_hyperparams`) that function's arguments.
-
-  Args:
-    key: initialises the objective's parameters.
-    student: the network to train. Its arrays are copied, so that a caller may
-      donate the state.
-    objective: what is minimised.
-    optimizer: an Optax optimizer.
-    inputs: a batch of inputs or its `jax.ShapeDtypeStruct`; only shapes count.
-    teacher: the frozen network, or what is cached of it. It gives the
-      objective its shapes and is not in the state.
-
-  Returns:
-    A :class:`TrainState` at step 0.
-
-  Raises:
-    TypeError: if student or teacher is no :class:`Model`, the objective no
-      `Objective` or the optimizer not one of Optax.
-    ValueError: if there is no teacher and the objective reads its outputs.
-
-  Examples:
-    >>> from flax import nnx
-    >>> from kdjax.objectives import select_supervised, stateless
-    >>> from kdjax.training import from_nnx
-    >>> cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    >>> objective = stateless(cross_entropy, select_supervised)
-    >>> model = from_nnx(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
-    >>> x = jnp.ones((4, 3))
-    >>> state = init_train_state(
-    ...   jax.random.key(0), model, objective, optax.sgd(0.1), x
-    ... )
-    >>> state.step
-    Array(0, dtype=int32)
-
-  References:
-    `jax.eval_shape
-    <https://docs.jax.dev/en/latest/_autosummary/jax.eval_shape.html>`_.
-  """
-  name = "init_train_state"
-  check_objective(name, objective)
-  check_optimizer(name, optimizer)
-
-  def spec(role: str, model: Any) -> Any:
-    check_model(f"{name}: {role}", model)
-    return jax.eval_shape(
-      lambda *args: run_forward(
-        f"{name}: {role}.forward", model.forward, *args
-      ),
-      model.variables,
-      inputs,
-    )[0]
-
-  if isinstance(teacher, CachedTeacher):
-    teacher_spec = teacher.spec(inputs)
-  else:
-    teacher_spec = None if teacher is None else spec("teacher", teacher)
-  student_spec = spec("student", student)
-  with reading_teacher(name, teacher):
-    parts = objective.init(key, student_spec, teacher_spec)
-  # Each array on its own, so that the state may be donated.
-  variables, parts = jax.tree.map(jnp.copy, (student.variables, parts))
-  params = {"student": variables.params, "objective": parts[0]}
-  state = {"student": variables.state, "objective": parts[1]}
-  return TrainState(
-    jnp.zeros((), jnp.int32), params, state, optimizer.init(params)
-  )
+  init: Callable[[Any], Any]
+  apply: Callable[..., tuple[tuple[Array, Any], Any, Mapping[str, Any], Any]]
+  check: Callable[[Any], None] | None = None
 
 
 def make_train_step(
-  loss_fn: LossFn,
+  loss_fn: Callable[..., Any],
   optimizer: optax.GradientTransformation,
   *,
   axis_name: str | None = None,
+  rule: GradientRule | None = None,
 ) -> Step:
-  """Train step: one update of the student and of the objective's parameters.
+  """Train step: one update of all that is trained.
 
   Args:
-    loss_fn: `(params, state, frozen, batch, key) -> loss, (state, metrics)`,
-      such as :func:`distillation_loss` builds. Over `axis_name` its loss is
-      that of the whole batch, its state the same on every device, and its
-      metrics are pairs (sum, count) of one device's examples.
-    optimizer: an Optax optimizer.
+    loss_fn: `(params, state, frozen, batch, key, *, axis_name=None) -> loss,
+      (state, metrics)`, such as :func:`pass_loss` builds. Over `axis_name` its
+      loss is that of the whole batch, its state the same on every device, and
+      its metrics are pairs (sum, count) of one device's examples. A loss
+      without the parameter `axis_name` is for one device.
+    optimizer: an Optax optimizer. It gets the extra arguments `value`, `grad`
+      and `value_fn`, if it takes them, and `optax.MultiSteps` weighs its
+      mini-steps by their count of examples.
     axis_name: the mapped axis that holds the rest of the batch, under
       `jax.pmap` and `jax.shard_map`; none under `jax.jit`, sharded or not.
+      :func:`parallelize` names it itself.
+    rule: another way to the gradient than that of the loss, such as
+      :func:`dot_gradients`.
 
   Returns:
-    `step(state, frozen, batch, key) -> state, metrics`, a pure function. The
-    key may be the same at every step: the step's number is folded in.
+    `step(state, frozen, batch, key, *, axis_name=...) -> state, metrics`, a
+    pure function. The key may be the same at every step: the step's number is
+    folded in. If the optimizer has :func:`parameter_ema`, `frozen["average"]`
+    is the student with the average of its parameters.
 
   Raises:
     TypeError: if `loss_fn` takes other arguments, as a step does, or the
       optimizer is not one of Optax.
-    ValueError: from `step`, if the loss is no scalar.
+    ValueError: from `step`, if the loss is no scalar, or takes no `axis_name`
+      although there is one.
 
   Examples:
     >>> def loss_fn(params, state, frozen, batch, key):
@@ -184,33 +114,92 @@ def make_train_step(
   """
   name = "make_train_step"
   check_loss(name, loss_fn)
-  check_optimizer(name, optimizer)
-
-  def reduced_loss_fn(*args: Any) -> tuple[Array, tuple[Any, Metrics]]:
-    loss, aux = loss_fn(*args)
-    if jnp.shape(loss):
-      raise ValueError(
-        f"{name}: loss_fn returned a loss of shape {loss.shape}; expected a "
-        "scalar. The two of a dot_objective are for make_dot_step."
-      )
-    # Averaging the loss inside and the gradients outside is right under vmap,
-    # pmap and shard_map alike. Gradients alone are not: shard_map has already
-    # summed those of replicated parameters.
-    return agreed(loss, axis_name), aux
+  transformation = as_optimizer(name, optimizer)
+  rule = _PLAIN if rule is None else rule
+  named = axis_name
 
   def step(
-    state: TrainState, frozen: Any, batch: Any, key: Array
+    state: TrainState,
+    frozen: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = named,
   ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(key, state.step)
-    (_, (moved, metrics)), gradients = jax.value_and_grad(
-      reduced_loss_fn, has_aux=True
-    )(state.params, state.state, frozen, batch, key)
-    gradients = agreed(gradients, axis_name)
-    updates, optimizer_state = optimizer.update(
-      gradients, state.optimizer_state, state.params
+    frozen = _with_average(state, frozen)
+    options = {}
+    if axis_name is not None:
+      if not takes_axis_name(loss_fn):
+        raise ValueError(
+          f"{name}: loss_fn takes no axis_name, and the step is mapped over "
+          f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
+          "*, axis_name=None), which reduces its loss over that axis."
+        )
+      options["axis_name"] = axis_name
+
+    def loss(params: Any, batch: Any) -> tuple[Array, tuple[Any, Metrics]]:
+      value, aux = loss_fn(params, state.state, frozen, batch, key, **options)
+      # Averaging the loss inside and the gradients outside is right under
+      # vmap, pmap and shard_map alike. Gradients alone are not: shard_map has
+      # already summed those of replicated parameters.
+      return agreed(value, axis_name), aux
+
+    if rule.check is not None:
+      rule.check(state.optimizer_state)
+    rule_key = jax.random.fold_in(key, 1)
+    rule_state = state.rule_state
+    (value, (moved, metrics)), gradients, extra, rule_state = rule.apply(
+      loss, state.params, batch, rule_key, rule_state
+    )
+    gradients, extra = agreed((gradients, extra), axis_name)
+    metrics = total(metrics, axis_name)
+    count = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
+    updates, optimizer_state = transformation.update(
+      gradients,
+      state.optimizer_state,
+      state.params,
+      value=jnp.sum(value),
+      grad=gradients,
+      value_fn=lambda params: jnp.sum(loss(params, batch)[0]),
+      count=count,
+      **extra,
     )
     params = optax.apply_updates(state.params, updates)
-    state = TrainState(state.step + 1, params, moved, optimizer_state)
-    return state, total(metrics, axis_name)
+    state = TrainState(
+      state.step + 1, params, moved, optimizer_state, rule_state
+    )
+    return state, metrics
 
   return step
+
+
+def _value_and_gradient(
+  loss: Loss, params: Any, batch: Any, key: Array, state: Any
+) -> tuple[tuple[Array, Any], Any, Mapping[str, Any], Any]:
+  """The loss's own gradient."""
+  del key
+
+  def scalar(params: Any) -> tuple[Array, Any]:
+    value, aux = loss(params, batch)
+    if jnp.shape(value):
+      raise ValueError(
+        f"make_train_step: loss_fn returned a loss of shape {value.shape}; "
+        "expected a scalar. Several losses need a rule, as those of a "
+        "dot_objective need dot_gradients()."
+      )
+    return value, aux
+
+  value, gradients = jax.value_and_grad(scalar, has_aux=True)(params)
+  return value, gradients, {}, state
+
+
+_PLAIN = GradientRule(lambda params: (), _value_and_gradient)
+
+
+def _with_average(state: TrainState, frozen: Any) -> Any:
+  """Puts the average of the student beside the frozen networks."""
+  frozen = frozen or {}
+  if not isinstance(frozen, Mapping) or not has_average(state):
+    return frozen
+  return {**frozen, "average": averaged_student(state)}

@@ -12,21 +12,24 @@ import numpy as np
 from jaxtyping import Array
 
 from kdjax.ops._validation import check_integer
+from kdjax.training._learner import Learner
 
 
 def sweep(
-  function: Callable[..., Any],
+  function: Any,
   *,
   shared: Collection[str] = ("frozen", "data", "batch"),
   chunk_size: int | None = None,
-) -> Callable[..., Any]:
+) -> Any:
   """Sweep: a step, epoch or evaluation of many students, as one program.
 
   The students have one structure, and their own seeds, temperatures, weights
   and learning rates, all of which are arrays in their states.
 
   Args:
-    function: a step, an epoch, an evaluation, or another function of states.
+    function: a step, an epoch, an evaluation, or another function of states;
+      or a :class:`Learner`, all of whose functions become those of many
+      students: `init(keys, batch, temperature=temperatures)`.
     shared: the names of the parameters that all students have in common.
       Every other argument has a leading axis of students. A teacher runs once
       for all that are computed at a time, if what it sees is shared: add
@@ -58,16 +61,24 @@ def sweep(
     `jax.lax.map
     <https://docs.jax.dev/en/latest/_autosummary/jax.lax.map.html>`_.
   """
-  signature = inspect.signature(function)
   if isinstance(shared, str):
     raise TypeError(f"sweep: shared is {shared!r}; expected ({shared!r},).")
+  if isinstance(function, Learner):
+    over = functools.partial(sweep, shared=shared, chunk_size=chunk_size)
+    return function._replace(
+      init=sweep(function.init, shared=shared),
+      step=over(function.step),
+      evaluate=over(function.evaluate),
+    )
+  signature = inspect.signature(function)
   if chunk_size is not None:
     check_integer("chunk_size", chunk_size, 1)
 
   @functools.wraps(function)
   def swept(*args: Any, **kwargs: Any) -> Any:
     bound = signature.bind(*args, **kwargs)
-    rows = {k: v for k, v in bound.arguments.items() if k not in shared}
+    static = {*shared, "axis_name"}
+    rows = {k: v for k, v in bound.arguments.items() if k not in static}
     _check_students(rows)
 
     def student(row: dict[str, Any]) -> Any:

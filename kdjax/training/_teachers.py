@@ -12,11 +12,8 @@ from jaxtyping import Array
 from kdjax.nets import Outputs
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import entry
-from kdjax.training._models import Forward
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
-from kdjax.training._models import check_forward
 from kdjax.training._models import check_model
 from kdjax.training._models import run_forward
 
@@ -82,15 +79,25 @@ def ensemble(
   forwards = [model.forward for model in models]
 
   def forward(
-    variables: Variables, inputs: Any, *, train: bool, key: Array | None
+    variables: Variables,
+    inputs: Any,
+    *,
+    train: bool,
+    key: Array | None,
+    axis_name: str | None = None,
   ) -> tuple[Outputs, Any]:
     rows, states = [], []
     for i, (forward, *parts) in enumerate(
       zip(forwards, variables.params, variables.state, strict=True)
     ):
-      own_key = None if key is None else jax.random.fold_in(key, i)
-      outputs, state = forward(
-        Variables(*parts), inputs, train=train, key=own_key
+      outputs, state = run_forward(
+        f"ensemble: models[{i}]",
+        forward,
+        Variables(*parts),
+        inputs,
+        train=train,
+        key=None if key is None else jax.random.fold_in(key, i),
+        axis_name=axis_name,
       )
       rows.append(outputs.logits)
       states.append(state)
@@ -113,8 +120,7 @@ def ensemble(
 class CachedTeacher:
   """Cached teacher: its logits come with the batch, the network is not there.
 
-  Stands where a teacher's forward or model is expected: in
-  :func:`distillation_loss`, :func:`make_eval_step`, :func:`init_train_state`.
+  Stands where a teacher is expected, in :func:`distill` and :func:`pass_loss`.
   The batch's `"teacher"` is what `kdjax.data.TeacherCache` attached, either
   `{"logits": [b, classes]}` or, of the k classes that the teacher deems
   likeliest, `{"ids": [b, k], "values": [b, k], "rest": [b]}`: their logits, and
@@ -184,29 +190,3 @@ class CachedTeacher:
       logits, cached["ids"], values, axis=-1, inplace=False
     )
     return Outputs(logits, {}, None)
-
-  def spec(self, inputs: Any) -> Outputs:
-    """The shapes of the outputs for a batch of inputs."""
-    shape = (inputs.shape[0], self.num_classes)
-    logits: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return Outputs(logits, {}, None)
-
-
-def check_parts(name: str, student: Any, teacher: Any) -> None:
-  check_forward(f"{name}: student", student)
-  if teacher is not None and not isinstance(teacher, CachedTeacher):
-    check_forward(f"{name}: teacher", teacher)
-
-
-def answer(
-  name: str,
-  teacher: Forward | CachedTeacher,
-  frozen: Any,
-  batch: Any,
-  images: Any,
-) -> Outputs:
-  """What the teacher says of these images, now or when it was cached."""
-  if isinstance(teacher, CachedTeacher):
-    return teacher(batch)
-  variables = entry(f"{name}: frozen", frozen, "teacher")
-  return run_forward(f"{name}: teacher", teacher, variables, images)[0]
