@@ -5,71 +5,65 @@ A loss becomes an objective by :func:`stateless`, several become one by
 changing one does not recompile, and a sweep is a vmap over states.
 """
 
-from kdjax.objectives._adversarial import adda
-from kdjax.objectives._adversarial import cdan
-from kdjax.objectives._adversarial import dann
-from kdjax.objectives._adversarial import jda
-from kdjax.objectives._adversarial import mcd
-from kdjax.objectives._adversarial import mdd
-from kdjax.objectives._contrastive import crd
-from kdjax.objectives._curriculum import ctkd
-from kdjax.objectives._factors import factor_transfer
-from kdjax.objectives._factors import factor_transfer_pretraining
-from kdjax.objectives._fine_tuning import bi_tuning
-from kdjax.objectives._fine_tuning import co_tuning
-from kdjax.objectives._fine_tuning import lwf
-from kdjax.objectives._generators import mgd
-from kdjax.objectives._generators import vitkd
-from kdjax.objectives._heads import cat
-from kdjax.objectives._heads import simkd
-from kdjax.objectives._heads import srrl
-from kdjax.objectives._layer_attention import afd
-from kdjax.objectives._layer_attention import semckd
-from kdjax.objectives._logits import uskd
+from kdjax.objectives.adaptation._adversarial import adda
+from kdjax.objectives.adaptation._adversarial import cdan
+from kdjax.objectives.adaptation._adversarial import dann
+from kdjax.objectives.adaptation._adversarial import jda
+from kdjax.objectives.adaptation._adversarial import mcd
+from kdjax.objectives.adaptation._adversarial import mdd
+from kdjax.objectives.distillation._crd import crd
+from kdjax.objectives.distillation._ctkd import ctkd
+from kdjax.objectives.distillation._factor_transfer import factor_transfer
+from kdjax.objectives.distillation._factor_transfer import factor_transfer_pretraining
+from kdjax.objectives.finetuning._pretrained import bi_tuning
+from kdjax.objectives.finetuning._pretrained import co_tuning
+from kdjax.objectives.finetuning._pretrained import lwf
+from kdjax.objectives.distillation._masked_generation import mgd
+from kdjax.objectives.distillation._masked_generation import vitkd
+from kdjax.objectives.distillation._reused_classifier import cat
+from kdjax.objectives.distillation._reused_classifier import simkd
+from kdjax.objectives.distillation._reused_classifier import srrl
+from kdjax.objectives.distillation._layer_attention import afd
+from kdjax.objectives.distillation._layer_attention import semckd
+from kdjax.objectives.distillation._uskd import uskd
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
-from kdjax.objectives._one_for_all import ofa
-from kdjax.objectives._presets import PRESETS
-from kdjax.objectives._presets import Preset
-from kdjax.objectives._presets import preset
-from kdjax.objectives._projectors import ickd
-from kdjax.objectives._projectors import ktaad
-from kdjax.objectives._projectors import srd
-from kdjax.objectives._projectors import vkd
-from kdjax.objectives._regions import sdd
-from kdjax.objectives._regressors import ab
-from kdjax.objectives._regressors import fitnet
-from kdjax.objectives._regressors import ofd
-from kdjax.objectives._relations import cc
-from kdjax.objectives._relations import crd_in_batch
-from kdjax.objectives._relations import irg
-from kdjax.objectives._relations import itrd
-from kdjax.objectives._review import review_kd
-from kdjax.objectives._select import select_embeddings
-from kdjax.objectives._select import select_features
-from kdjax.objectives._select import select_logits
-from kdjax.objectives._select import select_logits_and_labels
-from kdjax.objectives._select import select_supervised
-from kdjax.objectives._stage_maps import at
-from kdjax.objectives._stage_maps import fsp
-from kdjax.objectives._stage_maps import kdsvd
-from kdjax.objectives._stage_maps import nst
-from kdjax.objectives._transport import wkd_feature
-from kdjax.objectives._transport import wkd_logit
-from kdjax.objectives._unlabelled import cdac
-from kdjax.objectives._unlabelled import dst
-from kdjax.objectives._unlabelled import flexmatch
-from kdjax.objectives._unlabelled import mme
-from kdjax.objectives._unlabelled import on_target
-from kdjax.objectives._variances import l2
-from kdjax.objectives._variances import pad_l2
-from kdjax.objectives._variances import vid
-from kdjax.objectives._views import crld
-from kdjax.objectives._views import cskd
-from kdjax.objectives._views import mlld
-from kdjax.objectives._views import sskd
+from kdjax.objectives.distillation._ofa import ofa
+from kdjax.objectives._table import PRESETS
+from kdjax.objectives._preset import Preset
+from kdjax.objectives._table import preset
+from kdjax.objectives.distillation._projectors import ickd
+from kdjax.objectives.distillation._projectors import ktaad
+from kdjax.objectives.distillation._projectors import srd
+from kdjax.objectives.distillation._projectors import vkd
+from kdjax.objectives.distillation._sdd import sdd
+from kdjax.objectives.distillation._regressors import ab
+from kdjax.objectives.distillation._regressors import fitnet
+from kdjax.objectives.distillation._regressors import ofd
+from kdjax.objectives.distillation._embedding_relations import cc
+from kdjax.objectives.distillation._embedding_relations import crd_in_batch
+from kdjax.objectives.distillation._embedding_relations import irg
+from kdjax.objectives.distillation._embedding_relations import itrd
+from kdjax.objectives.distillation._review_kd import review_kd
+from kdjax.objectives.distillation._stage_maps import at
+from kdjax.objectives.distillation._stage_maps import fsp
+from kdjax.objectives.distillation._stage_maps import kdsvd
+from kdjax.objectives.distillation._stage_maps import nst
+from kdjax.objectives.distillation._wkd import wkd_feature
+from kdjax.objectives.distillation._wkd import wkd_logit
+from kdjax.objectives.adaptation._unlabeled import cdac
+from kdjax.objectives.adaptation._unlabeled import dst
+from kdjax.objectives.adaptation._unlabeled import flexmatch
+from kdjax.objectives.adaptation._unlabeled import mme
+from kdjax.objectives.distillation._variances import l2
+from kdjax.objectives.distillation._variances import pad_l2
+from kdjax.objectives.distillation._variances import vid
+from kdjax.objectives.distillation._views import crld
+from kdjax.objectives.distillation._views import cskd
+from kdjax.objectives.distillation._views import mlld
+from kdjax.objectives.distillation._views import sskd
 
 __all__ = (
   "PRESETS",
@@ -115,16 +109,10 @@ __all__ = (
   "nst",
   "ofa",
   "ofd",
-  "on_target",
   "pad_l2",
   "preset",
   "review_kd",
   "sdd",
-  "select_embeddings",
-  "select_features",
-  "select_logits",
-  "select_logits_and_labels",
-  "select_supervised",
   "semckd",
   "simkd",
   "srd",

@@ -5,7 +5,7 @@ The rows of an area stand beside its objectives; the table is their union.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -16,67 +16,141 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._preset import Preset
+from kdjax.objectives.adaptation import _presets as adaptation_presets
+from kdjax.objectives.distillation import _presets as distillation_presets
+from kdjax.objectives.distillation._published_pairs import of_pair
+from kdjax.objectives.finetuning import _presets as finetuning_presets
+from kdjax.objectives.generalization import _presets as generalization_presets
 from kdjax.ops._cross_entropy import cross_entropy
 
 
-class Preset(NamedTuple):
-  """Preset: a method, and what its authors add to it with which weights.
+PRESETS: dict[str, Preset] = {
+  **distillation_presets.PRESETS,
+  **adaptation_presets.PRESETS,
+  **generalization_presets.PRESETS,
+  **finetuning_presets.PRESETS,
+}
 
-  The loss is `cross_entropy * H(y, q) + kd * T^2 KL + weight * method`.
 
-  Attributes:
-    title: the method's name, as papers write it.
-    summary: one line on what it does.
-    method: makes the method's objective from hyper-parameters, and from the
-      `options` that it has parameters for; None if there is nothing but
-      cross-entropy and KD.
-    area: the room of its losses: "distillation", "adaptation",
-      "generalization", "finetuning", ...
-    weight: of the method.
-    cross_entropy: weight of the cross-entropy with the labels; 0 if the method
-      includes its task.
-    kd: weight of the soft-target loss beside the method.
-    temperature: of that soft-target loss.
-    warmup_epochs: over how many epochs the method's weight grows linearly.
-    first_epoch: the number of the first one: 1 starts at 1 / warmup_epochs,
-      0 at nothing.
-    networks: the networks it reads beside the student: "teacher", "past",
-      "average" (the student's own average), "source" (the student as trained
-      on the source), or the name of one that is trained too.
-    domains: the parts of a batch that it reads, such as ("source", "target").
-    views: the other views of each example that it reads, by name.
-    start: the stage whose weights the student starts with: "" for none,
-      "source" for a student trained on the source, "past" for a pretrained
-      one.
-    prepare: makes the function that prepares a batch (:func:`pass_loss`), from
-      the options that it has parameters for; or None.
-    rule: makes the gradient rule of the train step; or None.
-    initialization: the objective of a stage before, or None. Parts of the same
-      name in both stages keep their variables.
-    initialization_epochs: how long that stage takes.
-    source: where the weights come from.
+def preset(
+  name: str,
+  *,
+  pair: tuple[str, str] | None = None,
+  initialization: bool = False,
+  weight: ArrayLike | None = None,
+  **options: Any,
+) -> Objective:
+  """Objective of a method with its published weights.
+
+  Args:
+    name: a name of :data:`PRESETS`.
+    pair: the names of the teacher and of the student. The authors of DKD,
+      CAT-KD, logit standardization and SDD set weights for each pair of the
+      CIFAR-100 tables; other pairs and methods have the row's.
+    initialization: whether it is for the stage before, of those methods that
+      have one (AB, FSP, FT); :func:`kdjax.training.hand_over` goes on
+      from there. AB and FSP are nothing else: afterwards labels alone teach.
+    weight: of the method, instead of the published one; it may be traced.
+    **options: hyper-parameters of the method instead of the published ones,
+      and what it needs to know of the run, as far as it does: `num_examples`
+      (for memory banks), `labels` `[num_examples]` (CRD draws its negatives
+      from other classes), `steps_per_epoch` (warm-ups and curricula), `steps`
+      of the whole training (ramps of adversaries), `num_classes`. What a
+      method of the table needs may be given to every method.
+
+  Returns:
+    An objective with the metrics `"loss"`, `"ce/loss"`, `"kd/loss"` and
+    `"<name>/loss"`, as far as they have a weight.
+
+  Raises:
+    ValueError: if there is no preset of that name, it has no stage before or
+      no such hyper-parameter, or needs an option and does not get it.
+
+  Examples:
+    >>> objective = preset("kd")
+    >>> params, state = objective.init(jax.random.key(0), {})
+    >>> state["weights"]
+    {'ce': Array(0.1, dtype=float32), 'kd': Array(0.9, dtype=float32)}
 
   References:
-    Tian et al., `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_,
-    whose command line has the three weights.
+    The sources of the weights are in the table.
   """
+  if name not in PRESETS:
+    raise ValueError(
+      f"preset: name is {name!r}; expected one of {', '.join(sorted(PRESETS))}."
+    )
+  row = PRESETS[name]
+  published_weight, published = of_pair(name, pair, row.weight)
+  row = row._replace(weight=published_weight if weight is None else weight)
+  run = {k: options.pop(k, None) for k in RUN_OPTIONS}
+  if initialization:
+    if row.initialization is None:
+      raise ValueError(f"preset: {name} has no stage before; expected False.")
+    return _build(row.initialization, name, run, published | options)
+  parts: dict[str, tuple[ArrayLike | Schedule, Objective]] = {}
+  if row.cross_entropy:
+    parts["ce"] = row.cross_entropy, stateless(cross_entropy, _SUPERVISED)
+  if row.kd:
+    temperature = row.temperature
+    if row.method is None:
+      temperature = options.pop("temperature", temperature)
+    soft = stateless(soft_target_loss, temperature=temperature)
+    parts["kd"] = row.kd, soft
+  if row.method is None and options:
+    raise ValueError(
+      f"preset: {name} has no {', '.join(options)}; expected "
+      f"{'temperature' if row.kd else 'no hyper-parameter'}."
+    )
+  if row.method:
+    method = _build(row.method, name, run, published | options)
+    parts[name] = _warmup(name, row, run["steps_per_epoch"]), method
+  return combine(parts)
 
-  title: str
-  summary: str
-  method: Callable[..., Objective] | None
-  area: str = "distillation"
-  weight: float = 1.0
-  cross_entropy: float = 1.0
-  kd: float = 0.0
-  temperature: float = 4.0
-  warmup_epochs: int = 0
-  first_epoch: int = 1
-  networks: tuple[str, ...] = ()
-  domains: tuple[str, ...] = ()
-  views: tuple[str, ...] = ()
-  start: str = ""
-  prepare: Callable[..., Any] | None = None
-  rule: Callable[..., Any] | None = None
-  initialization: Callable[..., Objective] | None = None
-  initialization_epochs: int = 0
-  source: str = ""
+
+# What a method may need to know of the run, and how an error says so.
+RUN_OPTIONS = {
+  "num_examples": "keeps a row for each example",
+  "num_classes": "keeps a row for each class",
+  "steps_per_epoch": "counts epochs",
+  "steps": "has a ramp over the whole training",
+  "labels": "",
+}
+_SUPERVISED = ("logits", "labels")
+
+
+def _build(
+  factory: Callable[..., Objective],
+  name: str,
+  run: Mapping[str, Any],
+  hyperparameters: Mapping[str, Any],
+) -> Objective:
+  """Calls a method's factory with the options that it has parameters for."""
+  parameters = inspect.signature(factory).parameters
+  options = dict(hyperparameters)
+  for option, need in RUN_OPTIONS.items():
+    if option not in parameters:
+      continue
+    if run[option] is not None:
+      options[option] = run[option]
+    elif parameters[option].default is inspect.Parameter.empty:
+      raise ValueError(f"preset: {name} {need}; expected {option}.")
+  return factory(**options)
+
+
+def _warmup(
+  name: str, row: Preset, steps_per_epoch: int | None
+) -> ArrayLike | Schedule:
+  if not row.warmup_epochs:
+    return row.weight
+  if steps_per_epoch is None:
+    raise ValueError(
+      f"preset: {name} warms up over {row.warmup_epochs} epochs; expected "
+      "steps_per_epoch."
+    )
+
+  def schedule(step: Array) -> Array:
+    epoch = step // steps_per_epoch + row.first_epoch
+    return row.weight * jnp.minimum(epoch / row.warmup_epochs, 1.0)
+
+  return schedule

@@ -24,8 +24,8 @@ from kdjax.objectives import srrl
 from kdjax.objectives import vid
 from kdjax.objectives import vitkd
 from kdjax.objectives import vkd
-from kdjax.objectives._layer_attention import _similarities
-from kdjax.objectives._projectors import Orthogonal
+from kdjax.objectives.distillation._layer_attention import _similarities
+from kdjax.objectives.distillation._projectors import Orthogonal
 
 KEY = jax.random.key(0)
 ROWS = 16

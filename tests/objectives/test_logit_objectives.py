@@ -14,7 +14,7 @@ from kdjax.objectives import mlld
 from kdjax.objectives import ofa
 from kdjax.objectives import preset
 from kdjax.objectives import uskd
-from kdjax.objectives._one_for_all import _Merge
+from kdjax.objectives.distillation._ofa import _Merge
 from kdjax.ops import masked_mean
 from kdjax.ops._cross_entropy import cross_entropy
 

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.nets import Outputs
 from kdjax.objectives import crd
-from kdjax.objectives._contrastive import _draw
+from kdjax.objectives.distillation._crd import _draw
 
 EXAMPLES, BATCH, NEGATIVES, DIM = 40, 16, 9, 8
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from kdjax.nets import Outputs
 from kdjax.nets._create import _NETWORKS
 from kdjax.objectives import PRESETS
 from kdjax.objectives import preset
-from kdjax.objectives._pairs import _PAIRS
+from kdjax.objectives.distillation._published_pairs import _PAIRS
 
 EXAMPLES, CLASSES = 16, 6
 KEY = jax.random.key(0)

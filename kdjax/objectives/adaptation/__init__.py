@@ -1,0 +1,1 @@
+"""Objectives of adaptation: discriminators, second classifiers, pseudo-labels."""

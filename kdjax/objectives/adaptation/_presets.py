@@ -1,0 +1,5 @@
+"""The methods of adaptation, as their authors weigh them."""
+
+from kdjax.objectives._preset import Preset
+
+PRESETS: dict[str, Preset] = {}

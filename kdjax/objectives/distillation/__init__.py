@@ -1,0 +1,1 @@
+"""Objectives of distillation: losses with their projectors, banks and views."""

@@ -1,0 +1,1 @@
+"""Objectives of fine-tuning: heads that stay, projectors, queues."""

@@ -1,0 +1,1 @@
+"""Objectives of generalization: what several domains have in common."""
