@@ -56,9 +56,7 @@ class IBN(nnx.Module):
         f"share is {share}; expected one that splits {channels} channels."
       )
     self.instance = instance_norm(self.split, dtype=dtype, rngs=rngs)
-    self.batch = batch_norm(
-      channels - self.split, dtype=dtype, rngs=rngs
-    )
+    self.batch = batch_norm(channels - self.split, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     instance, batch = jnp.split(x, [self.split], -1)

@@ -153,9 +153,7 @@ class WideResNet(nnx.Module):
         rngs=rngs,
       )
     )
-    self.norm = _layers.batch_norm(
-      channels[-1], dtype=dtype, rngs=rngs
-    )
+    self.norm = _layers.batch_norm(channels[-1], dtype=dtype, rngs=rngs)
     self.head = _layers.classifier(
       channels[-1], num_classes, dtype=dtype, rngs=rngs
     )
@@ -239,9 +237,7 @@ class _PreActivationBlock(nnx.Module):
     rngs: nnx.Rngs,
   ):
     convolution = functools.partial(_layers.convolution, dtype=dtype, rngs=rngs)
-    norm = functools.partial(
-      _layers.batch_norm, dtype=dtype, rngs=rngs
-    )
+    norm = functools.partial(_layers.batch_norm, dtype=dtype, rngs=rngs)
     self.norm1 = norm(inputs)
     self.convolution1 = convolution(inputs, outputs, 3, stride=stride)
     self.norm2 = norm(outputs)

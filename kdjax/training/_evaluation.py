@@ -89,7 +89,9 @@ def make_eval_step(
     outputs = _answered(loss_fn.objective, state, outputs)
 
     def measure(metric: Objective) -> tuple[Array, Array]:
-      _, _, seen = metric.apply({}, {}, outputs, batch, key, axis_name=axis_name)
+      _, _, seen = metric.apply(
+        {}, {}, outputs, batch, key, axis_name=axis_name
+      )
       return seen["loss"]
 
     pairs = {name: measure(metric) for name, metric in parts.items()}

@@ -19,6 +19,7 @@ from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
 from kdjax.training._models import takes_axis_name
+from kdjax.training._optimizers import AccumulationState
 from kdjax.training._optimizers import as_optimizer
 from kdjax.training._passes import Metrics
 from kdjax.training._state import TrainState
@@ -154,7 +155,9 @@ def make_train_step(
     )
     gradients, extra = agreed((gradients, extra), axis_name)
     metrics = total(metrics, axis_name)
-    count = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
+    if isinstance(state.optimizer_state, AccumulationState):
+      counted = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
+      extra = {**extra, "count": counted}
     updates, optimizer_state = transformation.update(
       gradients,
       state.optimizer_state,
@@ -162,7 +165,6 @@ def make_train_step(
       value=jnp.sum(value),
       grad=gradients,
       value_fn=lambda params: jnp.sum(loss(params, batch)[0]),
-      count=count,
       **extra,
     )
     params = optax.apply_updates(state.params, updates)
