@@ -29,11 +29,11 @@ from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
-from kdjax.objectives._stages import field_of
 from kdjax.objectives.adaptation._players import Game
 from kdjax.objectives.adaptation._players import embeddings_of
 from kdjax.objectives.adaptation._players import masks_of
 from kdjax.objectives.adaptation._players import width_of
+from kdjax.objectives._stages import field_of
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient
 from kdjax.ops._collectives import total

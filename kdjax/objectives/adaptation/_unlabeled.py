@@ -31,11 +31,11 @@ from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
 from kdjax.objectives._objective import loss_metric
-from kdjax.objectives._stages import field_of
 from kdjax.objectives.adaptation._players import Game
 from kdjax.objectives.adaptation._players import embeddings_of
 from kdjax.objectives.adaptation._players import masks_of
 from kdjax.objectives.adaptation._players import width_of
+from kdjax.objectives._stages import field_of
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient

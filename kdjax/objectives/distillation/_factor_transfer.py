@@ -57,7 +57,9 @@ def factor_transfer(
   return modular(_build(rate, axis_name), loss, axis_name=axis_name)
 
 
-def factor_transfer_pretraining(*, rate: float = 0.5) -> Objective:
+def factor_transfer_pretraining(
+  *, rate: float = 0.5
+) -> Objective:
   """Stage one of factor transfer: the paraphraser learns to reconstruct.
 
   The mean squared error of the teacher's last stage after the encoder and a

@@ -1,8 +1,12 @@
 """Every method as its authors weigh it, in one table."""
 
 import functools
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.distillation import binary_kl_loss
@@ -13,6 +17,7 @@ from kdjax.distillation import nkd_loss
 from kdjax.distillation import pkt_loss
 from kdjax.distillation import rkd_loss
 from kdjax.distillation import rld_loss
+from kdjax.distillation import soft_target_loss
 from kdjax.distillation import sp_loss
 from kdjax.distillation import standardize_logits
 from kdjax.distillation import ttm_loss
@@ -20,42 +25,49 @@ from kdjax.distillation import virtual_teacher_loss
 from kdjax.distillation import wsld_loss
 from kdjax.distillation import wttm_loss
 from kdjax.nets import Outputs
-from kdjax.objectives._select import select_embeddings
-from kdjax.objectives._select import select_logits_and_labels
-from kdjax.objectives._select import select_supervised
-from kdjax.objectives._stages import select_last_stage
 from kdjax.objectives.distillation._crd import crd
 from kdjax.objectives.distillation._ctkd import ctkd
-from kdjax.objectives.distillation._embedding_relations import cc
-from kdjax.objectives.distillation._embedding_relations import crd_in_batch
-from kdjax.objectives.distillation._embedding_relations import irg
-from kdjax.objectives.distillation._embedding_relations import itrd
 from kdjax.objectives.distillation._factor_transfer import factor_transfer
-from kdjax.objectives.distillation._factor_transfer import (
-  factor_transfer_pretraining,
-)
-from kdjax.objectives.distillation._layer_attention import afd
-from kdjax.objectives.distillation._layer_attention import semckd
+from kdjax.objectives.distillation._factor_transfer import factor_transfer_pretraining
 from kdjax.objectives.distillation._masked_generation import mgd
 from kdjax.objectives.distillation._masked_generation import vitkd
+from kdjax.objectives.distillation._reused_classifier import cat
+from kdjax.objectives.distillation._reused_classifier import simkd
+from kdjax.objectives.distillation._reused_classifier import srrl
+from kdjax.objectives.distillation._layer_attention import afd
+from kdjax.objectives.distillation._layer_attention import semckd
+from kdjax.objectives.distillation._uskd import uskd
+from kdjax.objectives._objective import Objective
+from kdjax.objectives._objective import Schedule
+from kdjax.objectives._objective import combine
+from kdjax.objectives._objective import stateless
 from kdjax.objectives.distillation._ofa import ofa
+from kdjax.objectives.distillation._published_pairs import of_pair
 from kdjax.objectives.distillation._projectors import ickd
 from kdjax.objectives.distillation._projectors import ktaad
 from kdjax.objectives.distillation._projectors import srd
 from kdjax.objectives.distillation._projectors import vkd
+from kdjax.objectives.distillation._sdd import sdd
 from kdjax.objectives.distillation._regressors import ab
 from kdjax.objectives.distillation._regressors import fitnet
 from kdjax.objectives.distillation._regressors import ofd
-from kdjax.objectives.distillation._reused_classifier import cat
-from kdjax.objectives.distillation._reused_classifier import simkd
-from kdjax.objectives.distillation._reused_classifier import srrl
+from kdjax.objectives.distillation._embedding_relations import cc
+from kdjax.objectives.distillation._embedding_relations import crd_in_batch
+from kdjax.objectives.distillation._embedding_relations import irg
+from kdjax.objectives.distillation._embedding_relations import itrd
 from kdjax.objectives.distillation._review_kd import review_kd
-from kdjax.objectives.distillation._sdd import sdd
+from kdjax.objectives._select import Selector
+from kdjax.objectives._select import select_embeddings
+from kdjax.objectives._select import select_logits
+from kdjax.objectives._select import select_logits_and_labels
+from kdjax.objectives._select import select_supervised
 from kdjax.objectives.distillation._stage_maps import at
 from kdjax.objectives.distillation._stage_maps import fsp
 from kdjax.objectives.distillation._stage_maps import kdsvd
 from kdjax.objectives.distillation._stage_maps import nst
-from kdjax.objectives.distillation._uskd import uskd
+from kdjax.objectives._stages import select_last_stage
+from kdjax.objectives.distillation._wkd import wkd_feature
+from kdjax.objectives.distillation._wkd import wkd_logit
 from kdjax.objectives.distillation._variances import l2
 from kdjax.objectives.distillation._variances import pad_l2
 from kdjax.objectives.distillation._variances import vid
@@ -63,8 +75,7 @@ from kdjax.objectives.distillation._views import crld
 from kdjax.objectives.distillation._views import cskd
 from kdjax.objectives.distillation._views import mlld
 from kdjax.objectives.distillation._views import sskd
-from kdjax.objectives.distillation._wkd import wkd_feature
-from kdjax.objectives.distillation._wkd import wkd_logit
+from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._validation import entry
 
 

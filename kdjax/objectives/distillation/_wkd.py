@@ -14,10 +14,10 @@ from kdjax.nets import Outputs
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
+from kdjax.objectives.distillation._regressors import Regressor
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
-from kdjax.objectives.distillation._regressors import Regressor
 from kdjax.ops._validation import entry
 
 
