@@ -24,7 +24,6 @@ from kdjax.objectives.finetuning import _presets as finetuning_presets
 from kdjax.objectives.generalization import _presets as generalization_presets
 from kdjax.ops._cross_entropy import cross_entropy
 
-
 PRESETS: dict[str, Preset] = {
   **distillation_presets.PRESETS,
   **adaptation_presets.PRESETS,
