@@ -213,10 +213,16 @@ def masks_for(
 
 
 def name_of(function: Any) -> str:
-  """The name of a function in an error, `dann` for `dann.<locals>.loss`."""
+  """The name of a function in an error.
+
+  The library's own inner functions have the name of the public function that
+  made them: `dann` for `dann.<locals>.loss`.
+  """
   function = getattr(function, "func", function)
   name = getattr(function, "__qualname__", None) or repr(function)
-  return name.partition(".<locals>")[0]
+  own = str(getattr(function, "__module__", "")).startswith("kdjax.")
+  place = 0 if own else -1
+  return name.split(".<locals>.")[place]
 
 
 def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
