@@ -25,7 +25,7 @@ from kdjax.adaptation import jda_loss
 from kdjax.adaptation import mdd_loss
 from kdjax.adaptation import soft_h_divergence
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
@@ -34,13 +34,13 @@ from kdjax.objectives._players import embeddings_of
 from kdjax.objectives._players import masks_of
 from kdjax.objectives._players import width_of
 from kdjax.objectives._stages import field_of
+from kdjax.ops import cross_entropy
+from kdjax.ops import get_entry
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient
-from kdjax.ops._collectives import total
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._validation import entry
+from kdjax.ops import sum_over_devices
 
-_near_zero = functools.partial(_layers.linear, deviation=0.01)
+_near_zero = functools.partial(layers.linear, deviation=0.01)
 
 
 def dann(
@@ -214,7 +214,7 @@ def jda(
   def loss(
     game: Any, source: Outputs, target: Outputs, batch: Any, *, weight: Array
   ) -> Array:
-    labels = entry("jda: batch", batch, "label")
+    labels = get_entry("jda: batch", batch, "label")
     embeddings = embeddings_of(source, target)
     masks = masks_of(batch)
     # Reversed on both sides of the discriminator: once for it, twice for the
@@ -222,7 +222,7 @@ def jda(
     logits = map(game.discriminator, reverse_gradient(embeddings))
     divergence = soft_h_divergence(*logits, axis_name=axis_name, **masks)
     counted = jnp.sum(batch["target"]["mask"], dtype=divergence.dtype)
-    counted = total(counted, axis_name)
+    counted = sum_over_devices(counted, axis_name)
     return jda_loss(
       cross_entropy(source.logits, labels),
       reverse_gradient(divergence),
@@ -338,7 +338,7 @@ def mcd(
   def loss(
     game: Any, source: Outputs, target: Outputs, batch: Any, *, scale: Array
   ) -> Array:
-    labels = entry("mcd: batch", batch, "label")
+    labels = get_entry("mcd: batch", batch, "label")
     own, other = embeddings_of(source, target)
     other = reverse_gradient(other, game.turn(scale, schedule))
     heads = game.first, game.second

@@ -17,15 +17,15 @@ from kdjax.finetuning import enqueue_keys
 from kdjax.finetuning import homogeneous_directions
 from kdjax.finetuning import key_queue
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import field_of
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import get_entry
 from kdjax.ops import safe_norm
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import entry
 
 
 def co_tuning(
@@ -71,7 +71,7 @@ def co_tuning(
   def loss(
     head: Any, student: Outputs, teacher: Outputs, batch: Any, *, relationship
   ) -> Array:
-    labels = entry("co_tuning: batch", batch, "label")
+    labels = get_entry("co_tuning: batch", batch, "label")
     return co_tuning_loss(head(student, teacher), relationship[labels])
 
   return modular(
@@ -205,7 +205,7 @@ def bi_tuning(
     momentum: Array,
   ) -> Array:
     labels, mask = (
-      entry("bi_tuning: batch", batch, k) for k in ("label", "mask")
+      get_entry("bi_tuning: batch", batch, k) for k in ("label", "mask")
     )
     kernel, bias = field_of("student", student, "classifier")
     embeddings = field_of("student", student, "embedding")
@@ -263,7 +263,7 @@ class _Queues(nnx.Module):
   def __init__(
     self, width: int, num_classes: int, dim: int, size: int, rngs: nnx.Rngs
   ):
-    start = nnx.to_pure_dict(nnx.state(_layers.linear(width, dim, rngs=rngs)))
+    start = nnx.to_pure_dict(nnx.state(layers.linear(width, dim, rngs=rngs)))
     self.kernel, self.bias = map(nnx.Param, (start["kernel"], start["bias"]))
     self.average_kernel = nnx.Variable(start["kernel"])
     self.average_bias = nnx.Variable(start["bias"])

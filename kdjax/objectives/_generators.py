@@ -12,15 +12,15 @@ from jaxtyping import Array
 from kdjax.distillation import mgd_loss
 from kdjax.distillation import vitkd_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import select_stages
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import local_rows
+from kdjax.ops import pool_to_smaller
 
 
 def mgd(
@@ -78,7 +78,7 @@ def mgd(
   ) -> Array:
     del batch
     stages = select_stages(student, teacher)
-    ours, theirs = to_smaller(stages[0][-1], stages[1][-1])
+    ours, theirs = pool_to_smaller(stages[0][-1], stages[1][-1])
     if "align" in parts:
       ours = parts["align"](ours)
     rows, height, width, channels = ours.shape
@@ -142,7 +142,7 @@ def vitkd(
     widths = [(a.shape[-1], b.shape[-1]) for a, b in pairs]
     outputs = widths[-1][1]
     projectors = [
-      _layers.linear(*pair, rngs=rngs)
+      layers.linear(*pair, rngs=rngs)
       for pair in widths
       if any(a != b for a, b in widths)
     ]
@@ -204,7 +204,7 @@ def batch_uniform(
     return jax.random.uniform(key, shape)
   rows, *rest = shape
   whole = (jax.lax.axis_size(axis_name) * rows, *rest)
-  return own_rows(jax.random.uniform(key, whole), rows, axis_name)
+  return local_rows(jax.random.uniform(key, whole), rows, axis_name)
 
 
 class _Generation(nnx.Module):
@@ -221,12 +221,12 @@ class _Generation(nnx.Module):
 def _convolution(
   inputs: int, outputs: int, size: int, rngs: nnx.Rngs
 ) -> nnx.Conv:
-  return _layers.convolution(
+  return layers.convolution(
     inputs,
     outputs,
     size,
     use_bias=True,
-    kernel_init=_layers.TORCH_DEFAULT,
+    kernel_init=layers.TORCH_DEFAULT,
     rngs=rngs,
   )
 

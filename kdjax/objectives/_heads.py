@@ -13,15 +13,15 @@ from kdjax.distillation import cat_loss
 from kdjax.distillation import hint_loss
 from kdjax.distillation import srrl_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import last_feature
 from kdjax.objectives._stages import last_maps
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_integer
+from kdjax.ops import pool_to_smaller
 
 
 def cat(
@@ -125,7 +125,7 @@ def srrl(
     del batch
     ours, theirs = _last_maps(student, teacher)
     ours = nnx.relu(connector(ours))
-    logits = _classify("teacher", teacher, _layers.global_mean(ours))
+    logits = _classify("teacher", teacher, layers.global_mean(ours))
     return srrl_loss(
       ours, theirs, logits, teacher.logits, alpha=alpha, beta=beta
     )
@@ -178,8 +178,8 @@ def simkd(*, factor: int = 2, axis_name: str | None = None) -> Objective:
   def project(
     projector: Any, student: Outputs, teacher: Outputs
   ) -> tuple[Array, Array]:
-    ours, theirs = to_smaller(*_last_maps(student, teacher))
-    return _layers.activate(projector, ours)[1], theirs
+    ours, theirs = pool_to_smaller(*_last_maps(student, teacher))
+    return layers.activate(projector, ours)[1], theirs
 
   def loss(
     projector: Any, student: Outputs, teacher: Outputs, batch: Any
@@ -189,7 +189,7 @@ def simkd(*, factor: int = 2, axis_name: str | None = None) -> Objective:
 
   def predict(projector: Any, student: Outputs, teacher: Outputs) -> Array:
     ours, _ = project(projector, student, teacher)
-    return _classify("teacher", teacher, _layers.global_mean(ours))
+    return _classify("teacher", teacher, layers.global_mean(ours))
 
   return modular(build, loss, predict=predict, axis_name=axis_name)
 
@@ -232,7 +232,7 @@ def _classify(
 def _conv_norm(
   inputs: int, outputs: int, size: int, axis_name: str | None, rngs: nnx.Rngs
 ) -> nnx.Module:
-  return _layers.ConvNorm(
+  return layers.ConvNorm(
     inputs,
     outputs,
     size,

@@ -8,17 +8,17 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.distillation import hint_loss
-from kdjax.distillation._feature_pairs import unit
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import check_integer
 from kdjax.ops import gather_batch
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_integer
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import pool_to_smaller
 
 
 def semckd(*, samples: int = 64, axis_name: str | None = None) -> Objective:
@@ -96,7 +96,7 @@ def semckd(*, samples: int = 64, axis_name: str | None = None) -> Objective:
       [
         jnp.stack(
           [
-            _distance(regressor, *to_smaller(a, b))
+            _distance(regressor, *pool_to_smaller(a, b))
             for regressor, b in zip(regressors, theirs, strict=True)
           ],
           -1,
@@ -201,11 +201,11 @@ class _Embedding(nnx.Module):
   """A vector of norm 1 for an example's similarities in a layer."""
 
   def __init__(self, samples: int, rngs: nnx.Rngs):
-    self.first = _layers.linear(samples, samples // 2, rngs=rngs)
-    self.second = _layers.linear(samples // 2, samples // 4, rngs=rngs)
+    self.first = layers.linear(samples, samples // 2, rngs=rngs)
+    self.second = layers.linear(samples // 2, samples // 4, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
-    return unit(self.second(nnx.relu(self.first(x))))
+    return normalize_as_torch(self.second(nnx.relu(self.first(x))))
 
 
 class _Regressor(nnx.Module):
@@ -216,19 +216,19 @@ class _Regressor(nnx.Module):
   ):
     hidden = 2 * outputs
     options: dict[str, Any] = {
-      "kernel_init": _layers.TORCH_DEFAULT,
+      "kernel_init": layers.TORCH_DEFAULT,
       "rngs": rngs,
     }
     self.layers = nnx.List(
       [
-        _layers.ConvNorm(inputs, hidden, 1, axis_name=axis_name, **options),
-        _layers.ConvNorm(hidden, hidden, 3, axis_name=axis_name, **options),
+        layers.ConvNorm(inputs, hidden, 1, axis_name=axis_name, **options),
+        layers.ConvNorm(hidden, hidden, 3, axis_name=axis_name, **options),
       ]
     )
-    self.last = _layers.convolution(hidden, outputs, 1, **options)
+    self.last = layers.convolution(hidden, outputs, 1, **options)
 
   def __call__(self, x: Array) -> Array:
-    return self.last(_layers.activate(self.layers, x)[1])
+    return self.last(layers.activate(self.layers, x)[1])
 
 
 class _LinearNorm(nnx.Module):
@@ -238,8 +238,8 @@ class _LinearNorm(nnx.Module):
     self, inputs: int, outputs: int, axis_name: str | None, rngs: nnx.Rngs
   ):
     # Batch normalization takes a bias away.
-    self.linear = _layers.linear(inputs, outputs, use_bias=False, rngs=rngs)
-    self.norm = _layers.batch_norm(outputs, axis_name=axis_name, rngs=rngs)
+    self.linear = layers.linear(inputs, outputs, use_bias=False, rngs=rngs)
+    self.norm = layers.batch_norm(outputs, axis_name=axis_name, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.linear(x))
@@ -284,4 +284,4 @@ def _energy(maps: Array, size: tuple[int, ...]) -> Array:
   """The mean of the squares over channels, of a size, of norm 1."""
   energy = jnp.mean(jnp.square(maps), -1, keepdims=True)
   pooled = adaptive_mean_pool(energy, (size[0], size[1]))
-  return unit(pooled.reshape(maps.shape[0], -1))
+  return normalize_as_torch(pooled.reshape(maps.shape[0], -1))

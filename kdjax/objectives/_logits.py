@@ -9,11 +9,11 @@ from jaxtyping import Array
 
 from kdjax.distillation import uskd_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import matched_stages
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 
 def uskd(
@@ -53,7 +53,7 @@ def uskd(
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     del teacher
-    return _layers.classifier(
+    return layers.classifier(
       stage(student).shape[-1],
       student.logits.shape[-1],
       rngs=rngs,
@@ -67,7 +67,7 @@ def uskd(
     middle = jnp.mean(feature, tuple(range(1, feature.ndim - 1)))
     return uskd_loss(
       student.logits,
-      entry("uskd: batch", batch, "label"),
+      get_entry("uskd: batch", batch, "label"),
       classifier(middle),
       where=batch["mask"],
       axis_name=axis_name,

@@ -16,7 +16,7 @@ from kdjax.objectives._objective import as_hyperparameters
 from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 
 def modular(
@@ -104,7 +104,7 @@ def modular(
   ) -> tuple[Array, Any, Metrics]:
     name = getattr(loss, "func", loss)
     name = getattr(name, "__qualname__", repr(loss)).partition(".")[0]
-    entry(f"{name}: batch", batch, "mask")
+    get_entry(f"{name}: batch", batch, "mask")
     module = merge(params, state, student, teacher)
     module.train()
     value = loss(

@@ -17,8 +17,8 @@ from jaxtyping import Array
 
 from kdjax.objectives._select import Selector
 from kdjax.objectives._select import select_logits
+from kdjax.ops import get_entry
 from kdjax.ops import masked_mean
-from kdjax.ops._validation import entry
 
 Metrics = dict[str, tuple[Array, Array]]
 Schedule = Callable[[Array], ArrayLike]
@@ -119,14 +119,14 @@ def stateless(
   ) -> tuple[Array, Any, Metrics]:
     del params, key
     arguments = jax.tree.map(widen, select(student, teacher, batch))
-    mask = entry("stateless: batch", batch, "mask")
+    mask = get_entry("stateless: batch", batch, "mask")
     options = {}
     # Without axis_name, `where` is something else: in Optax a mask of classes.
     if "axis_name" in parameters:
       options = {"axis_name": axis_name, "where": mask, "where_source": mask}
       if "where_target" in parameters:
         target = batch.get("target", batch)
-        options["where_target"] = entry(
+        options["where_target"] = get_entry(
           "stateless: the target's batch", target, "mask"
         )
       options = {k: v for k, v in options.items() if k in parameters}
@@ -221,7 +221,7 @@ def combine(
     states, metrics = {}, {}
     for i, (name, (schedule, objective)) in enumerate(objectives.items()):
       loss, states[name], parts = objective.apply(
-        entry("combine: the objective's params", params, name),
+        get_entry("combine: the objective's params", params, name),
         state["objectives"][name],
         student,
         teacher,
@@ -256,7 +256,7 @@ def combine(
 
 def loss_metric(value: Array, batch: Any) -> Metrics:
   """The (sum, count) of this device's share of a batch's mean loss."""
-  mask = entry("the objective's batch", batch, "mask")
+  mask = get_entry("the objective's batch", batch, "mask")
   count = jnp.sum(mask, dtype=value.dtype)
   return {"loss": (value * count, count)}
 
@@ -266,7 +266,7 @@ def batch_mean(
 ) -> Array:
   """Reduces one value an example, without padding, over all devices."""
   name = getattr(getattr(loss, "func", loss), "__name__", repr(loss))
-  mask = entry(f"{name}: batch", batch, "mask")
+  mask = get_entry(f"{name}: batch", batch, "mask")
   if getattr(mask, "dtype", None) != jnp.bool_:
     kind = getattr(mask, "dtype", type(mask).__name__)
     raise TypeError(

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._objective import Schedule
 from kdjax.objectives._stages import field_of
 
@@ -27,7 +27,7 @@ class Game(nnx.Module):
     self,
     rngs: nnx.Rngs,
     *,
-    layer: Callable[..., Any] = _layers.linear,
+    layer: Callable[..., Any] = layers.linear,
     **players: Sequence[int],
   ):
     for name, widths in players.items():

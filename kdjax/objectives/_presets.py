@@ -75,8 +75,8 @@ from kdjax.objectives._views import crld
 from kdjax.objectives._views import cskd
 from kdjax.objectives._views import mlld
 from kdjax.objectives._views import sskd
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._validation import entry
+from kdjax.ops import cross_entropy
+from kdjax.ops import get_entry
 
 
 class Preset(NamedTuple):
@@ -256,7 +256,7 @@ def _select_standardized_and_labels(
   return (
     standardize_logits(student.logits),
     standardize_logits(teacher.logits),
-    entry("dkd+lskd: batch", batch, "label"),
+    get_entry("dkd+lskd: batch", batch, "label"),
   )
 
 

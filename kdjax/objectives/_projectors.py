@@ -14,12 +14,12 @@ from kdjax.distillation import kta_loss
 from kdjax.distillation import srd_loss
 from kdjax.distillation import vkd_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import last_maps
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
+from kdjax.ops import pool_to_smaller
 
 
 def ickd(
@@ -51,7 +51,7 @@ def ickd(
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(last_maps, student, teacher)
-    return _layers.ConvNorm(
+    return layers.ConvNorm(
       ours.shape[-1],
       theirs.shape[-1],
       sizes[scaling],
@@ -107,13 +107,13 @@ def ktaad(
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(last_maps, student, teacher)
     options: dict[str, Any] = {
-      "kernel_init": _layers.TORCH_DEFAULT,
+      "kernel_init": layers.TORCH_DEFAULT,
       "rngs": rngs,
     }
     widths = ours.shape[-1], theirs.shape[-1]
     return nnx.Dict(
-      adaptation=_layers.ConvNorm(*widths, 3, axis_name=axis_name, **options),
-      affinity=_layers.convolution(*widths, 3, use_bias=True, **options),
+      adaptation=layers.ConvNorm(*widths, 3, axis_name=axis_name, **options),
+      affinity=layers.convolution(*widths, 3, use_bias=True, **options),
     )
 
   def loss(
@@ -127,7 +127,7 @@ def ktaad(
     power: Array,
   ) -> Array:
     del batch
-    ours, theirs = to_smaller(*last_maps(student, teacher))
+    ours, theirs = pool_to_smaller(*last_maps(student, teacher))
     adapted = nnx.relu(adapters["adaptation"](ours))
     return adaptation_weight * kta_loss(
       adapted, theirs, power=power
@@ -180,7 +180,7 @@ def srd(
       for role in ("student", "teacher")
     }
     # Batch normalization takes a bias away.
-    projector = _layers.linear(ours.shape[-1], width, use_bias=False, rngs=rngs)
+    projector = layers.linear(ours.shape[-1], width, use_bias=False, rngs=rngs)
     return nnx.Dict(projector=projector, **norms)
 
   def loss(
@@ -262,4 +262,4 @@ class Orthogonal(nnx.Module):
 
 def _pooled(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
   ours, theirs = last_maps(student, teacher)
-  return _layers.global_mean(ours), _layers.global_mean(theirs)
+  return layers.global_mean(ours), layers.global_mean(theirs)

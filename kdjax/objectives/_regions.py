@@ -15,7 +15,7 @@ from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import last_feature
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 
 def sdd(
@@ -65,7 +65,7 @@ def sdd(
     return (
       logits_of("student", student),
       logits_of("teacher", teacher),
-      entry("sdd: batch", batch, "label"),
+      get_entry("sdd: batch", batch, "label"),
     )
 
   return stateless(

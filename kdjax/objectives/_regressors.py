@@ -14,15 +14,15 @@ from kdjax.distillation import hint_loss
 from kdjax.distillation import ofd_loss
 from kdjax.distillation import ofd_margin
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
-from kdjax.nets._convolution import convolve
+from kdjax.nets import convolve
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
 from kdjax.objectives._stages import select_stages
-from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops import adaptive_mean_pool
 
 _select_preactivations = functools.partial(
   select_stages, student_side="preactivations", teacher_side="preactivations"
@@ -166,7 +166,7 @@ def ofd(*, axis_name: str | None = None) -> Objective:
   """
 
   def connect(ours: Any, theirs: Any, rngs: nnx.Rngs) -> Any:
-    return _layers.ConvNorm(
+    return layers.ConvNorm(
       ours.shape[-1],
       theirs.shape[-1],
       1,
@@ -209,7 +209,7 @@ class Regressor(nnx.Module):
     old, new = inputs[1:3], outputs[1:3]
     options: dict[str, Any] = {
       "use_bias": False,  # batch normalization takes it away
-      "kernel_init": _layers.TORCH_DEFAULT,
+      "kernel_init": layers.TORCH_DEFAULT,
       "rngs": rngs,
     }
     widths = inputs[-1], outputs[-1]
@@ -242,7 +242,7 @@ class Regressor(nnx.Module):
         f"student has a map of {old} and teacher one of {new}; expected the "
         "teacher's to be at most as large, or a multiple."
       )
-    self.norm = _layers.batch_norm(outputs[-1], axis_name=axis_name, rngs=rngs)
+    self.norm = layers.batch_norm(outputs[-1], axis_name=axis_name, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.convolution(x))

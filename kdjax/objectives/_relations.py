@@ -15,7 +15,7 @@ from kdjax.distillation import irg_loss
 from kdjax.distillation import itrd_correlation_loss
 from kdjax.distillation import itrd_mutual_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
@@ -23,7 +23,7 @@ from kdjax.objectives._select import select_embeddings
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import matched_stages
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
 
 
 def cc(
@@ -151,7 +151,7 @@ def itrd(
   """
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Linear:
-    return _layers.linear(
+    return layers.linear(
       field_of("student", student, "embedding").shape[-1],
       field_of("teacher", teacher, "embedding").shape[-1],
       rngs=rngs,
@@ -242,8 +242,8 @@ class _Embeddings(nnx.Module):
   """A linear embedding of each network into one space."""
 
   def __init__(self, student: int, teacher: int, dim: int, rngs: nnx.Rngs):
-    self.student = _layers.linear(student, dim, rngs=rngs)
-    self.teacher = _layers.linear(teacher, dim, rngs=rngs)
+    self.student = layers.linear(student, dim, rngs=rngs)
+    self.teacher = layers.linear(teacher, dim, rngs=rngs)
 
 
 def _embedded(

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from kdjax.nets import Outputs
 from kdjax.objectives._stages import feature_of
 from kdjax.objectives._stages import field_of
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 Selector = Callable[[Outputs, Any, Any], tuple[Any, ...]]
 
@@ -70,7 +70,7 @@ def select_logits_and_labels(
   References:
     The argument order of :mod:`kdjax.distillation`.
   """
-  labels = entry("select_logits_and_labels: batch", batch, "label")
+  labels = get_entry("select_logits_and_labels: batch", batch, "label")
   return student.logits, teacher.logits, labels
 
 
@@ -100,7 +100,7 @@ def select_supervised(
     <https://optax.readthedocs.io/en/latest/api/losses.html>`_.
   """
   del teacher
-  return student.logits, entry("select_supervised: batch", batch, "label")
+  return student.logits, get_entry("select_supervised: batch", batch, "label")
 
 
 def select_embeddings(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 
 def matched_stages(student: Any, teacher: Any) -> list[tuple[str, str]]:
@@ -87,7 +87,9 @@ def field_of(role: str, outputs: Outputs | None, side: str) -> Any:
 
 def feature_of(role: str, outputs: Outputs, name: str) -> Array:
   """A feature by its name, or a word on which there are."""
-  return entry(f"{role}.features", field_of(role, outputs, "features"), name)
+  return get_entry(
+    f"{role}.features", field_of(role, outputs, "features"), name
+  )
 
 
 def last_feature(role: str, outputs: Outputs) -> Array:

@@ -18,7 +18,7 @@ from kdjax.objectives._regressors import Regressor
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 
 def wkd_logit(
@@ -57,7 +57,7 @@ def wkd_logit(
     student: Outputs, teacher: Outputs, batch: Any
   ) -> tuple[Array, ...]:
     kernel, _ = field_of("teacher", teacher, "classifier")
-    labels = entry("wkd_logit: batch", batch, "label")
+    labels = get_entry("wkd_logit: batch", batch, "label")
     return student.logits, teacher.logits, labels, kernel
 
   def loss(

@@ -25,7 +25,7 @@ from kdjax.adaptation import mme_loss
 from kdjax.adaptation import prototype_logits
 from kdjax.adaptation import sigmoid_ramp_up
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective
@@ -36,11 +36,11 @@ from kdjax.objectives._players import embeddings_of
 from kdjax.objectives._players import masks_of
 from kdjax.objectives._players import width_of
 from kdjax.objectives._stages import field_of
+from kdjax.ops import cross_entropy
 from kdjax.ops import gather_batch
+from kdjax.ops import get_entry
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._validation import entry
 
 
 def on_target(objective: Objective) -> Objective:
@@ -75,7 +75,7 @@ def on_target(objective: Objective) -> Objective:
   ) -> tuple[Array, Any, Metrics]:
     del source
     teacher = (target.views or {}).get("teacher")
-    batch = entry("on_target: batch", batch, "target")
+    batch = get_entry("on_target: batch", batch, "target")
     return objective.apply(params, state, target, teacher, batch, key)
 
   return objective._replace(apply=apply)
@@ -121,7 +121,7 @@ def flexmatch(
     params: Any, state: Any, source: Any, target: Any, batch: Any, key: Array
   ) -> tuple[Array, Any, Metrics]:
     del params, source, key
-    batch = entry("flexmatch: batch", batch, "target")
+    batch = get_entry("flexmatch: batch", batch, "target")
     least = state["threshold"]
     seen = FlexMatchState(*state["seen"])
     losses = fixmatch_loss(
@@ -130,7 +130,7 @@ def flexmatch(
       threshold=flexmatch_thresholds(target.logits, seen, threshold=least),
     )
     value = masked_mean(losses, batch["mask"], axis_name=axis_name)
-    index = entry("flexmatch: the target's batch", batch, "index")
+    index = get_entry("flexmatch: the target's batch", batch, "index")
     rows = target.logits, index, batch["mask"]
     logits, index, mask = (gather_batch(x, axis_name) for x in rows)
     seen = flexmatch_update(logits, seen, index, threshold=least, where=mask)
@@ -265,7 +265,7 @@ def mme(
     weight: Array,
   ) -> Array:
     own, other = embeddings_of(source, target)
-    labels = entry("mme: batch", batch, "label")
+    labels = get_entry("mme: batch", batch, "label")
     task = cross_entropy(_classify(game, own, temperature), labels)
     entropy = mme_loss(other, _prototypes(game), temperature=temperature)
     where = batch["target"]["mask"]
@@ -344,7 +344,7 @@ def cdac(
     def mean(values: Array) -> Array:
       return masked_mean(values, where, axis_name=axis_name)
 
-    labels = entry("cdac: batch", batch, "label")
+    labels = get_entry("cdac: batch", batch, "label")
     task = cross_entropy(classify(own), labels)
     clustering = cdac_loss(
       weak,
@@ -385,7 +385,7 @@ class _Prototypes(Game):
     del target
     super().__init__(rngs)
     widths = width_of(source), source.logits.shape[-1]
-    self.head = _layers.linear(*widths, use_bias=False, rngs=rngs)
+    self.head = layers.linear(*widths, use_bias=False, rngs=rngs)
 
 
 def _prototypes(game: Any) -> Array:

@@ -14,12 +14,12 @@ from kdjax.distillation import hint_loss
 from kdjax.distillation import pad_l2_loss
 from kdjax.distillation import vid_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import select_stages
-from kdjax.ops._resizing import to_smaller
+from kdjax.ops import pool_to_smaller
 
 
 def vid(
@@ -81,7 +81,7 @@ def vid(
     total: Any = 0.0
     stages = zip(heads, *select_stages(student, teacher), strict=True)
     for head, *maps in stages:
-      ours, theirs = to_smaller(*maps)
+      ours, theirs = pool_to_smaller(*maps)
       variance = nnx.softplus(head.rho[...]) + eps
       total += vid_loss(head(ours), variance, theirs)
     return total
@@ -181,11 +181,11 @@ class _Gaussian(nnx.Module):
     widths = inputs, hidden or outputs, hidden or outputs, outputs
     self.layers = nnx.List(
       [
-        _layers.convolution(
+        layers.convolution(
           a,
           b,
           1,
-          kernel_init=_layers.TORCH_DEFAULT,
+          kernel_init=layers.TORCH_DEFAULT,
           rngs=rngs,
         )
         for a, b in itertools.pairwise(widths)
@@ -207,7 +207,7 @@ class _Projection(nnx.Module):
     inputs = field_of("student", student, "embedding").shape[-1]
     outputs = field_of("teacher", teacher, "embedding").shape[-1]
     self.linear = (
-      None if inputs == outputs else _layers.linear(inputs, outputs, rngs=rngs)
+      None if inputs == outputs else layers.linear(inputs, outputs, rngs=rngs)
     )
 
   def __call__(self, x: Array) -> Array:
@@ -226,8 +226,8 @@ class _VarianceBranch(nnx.Module):
   ):
     self.projection = projection
     # Batch normalization takes a bias away.
-    self.linear = _layers.linear(width, width, use_bias=False, rngs=rngs)
-    self.norm = _layers.batch_norm(width, axis_name=axis_name, rngs=rngs)
+    self.linear = layers.linear(width, width, use_bias=False, rngs=rngs)
+    self.norm = layers.batch_norm(width, axis_name=axis_name, rngs=rngs)
 
   def __call__(self, x: Array) -> tuple[Array, Array]:
     x = self.projection(x)

@@ -15,14 +15,14 @@ from kdjax.distillation import sskd_pretext_loss
 from kdjax.distillation import sskd_similarity_loss
 from kdjax.distillation import sskd_transformed_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import field_of
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._validation import entry
+from kdjax.ops import cross_entropy
+from kdjax.ops import get_entry
 
 
 def crld(
@@ -215,7 +215,7 @@ def sskd(
     transformed = sskd_transformed_loss(
       jnp.stack([x.logits for x in ours[1:]], 1),
       jnp.stack([x.logits for x in theirs[1:]], 1),
-      entry("sskd: batch", batch, "label"),
+      get_entry("sskd: batch", batch, "label"),
       temperature=temperature,
       ratio=ratio,
       **coupling,
@@ -274,7 +274,7 @@ def _two_views(
     student: Outputs, teacher: Outputs, batch: Any
   ) -> tuple[Array, Array]:
     del teacher
-    labels = entry("crld or mlld: batch", batch, "label")
+    labels = get_entry("crld or mlld: batch", batch, "label")
     return _view_of("student", student, view).logits, labels
 
   across = stateless(loss, select, axis_name=axis_name, **hyperparameters)
@@ -293,7 +293,7 @@ def _view_of(role: str, outputs: Outputs, name: str) -> Outputs:
 
 def _projection_head(width: int, rngs: nnx.Rngs) -> nnx.Module:
   return nnx.Sequential(
-    _layers.linear(width, width, rngs=rngs),
+    layers.linear(width, width, rngs=rngs),
     nnx.relu,
-    _layers.linear(width, width, rngs=rngs),
+    layers.linear(width, width, rngs=rngs),
   )

@@ -10,8 +10,8 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.ops._collectives import agreed
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
+from kdjax.ops import mean_over_devices
 from kdjax.training._checks import check_objective
 from kdjax.training._checks import check_views
 from kdjax.training._models import Forward
@@ -137,7 +137,7 @@ def adaptation_loss(
       image = view(view_key, domains["target"])
       seen[k], student_state = outputs(student_state, image, view_key)
     if teacher is not None:
-      known = entry(f"{name}: frozen", frozen, "teacher")
+      known = get_entry(f"{name}: frozen", frozen, "teacher")
       told = [
         run_forward(f"{name}: teacher", teacher, known, image)[0]
         for image in images
@@ -147,7 +147,7 @@ def adaptation_loss(
       seen["teacher"] = told[1]
     if seen:
       target = target._replace(views=seen)
-    student_state = agreed(student_state, axis_name)
+    student_state = mean_over_devices(student_state, axis_name)
     loss, objective_state, metrics = objective.apply(
       params["objective"],
       state["objective"],
@@ -164,7 +164,9 @@ def adaptation_loss(
 
 def _domains(name: str, batch: Any) -> dict[str, dict[str, Any]]:
   """Both domains' batches, each with what stands beside them for both."""
-  domains = {k: entry(f"{name}: batch", batch, k) for k in ("source", "target")}
+  domains = {
+    k: get_entry(f"{name}: batch", batch, k) for k in ("source", "target")
+  }
   both = {k: v for k, v in batch.items() if k not in domains}
   for k, domain in domains.items():
     domain = both | dict(domain)
@@ -172,7 +174,7 @@ def _domains(name: str, batch: Any) -> dict[str, dict[str, Any]]:
       domain["mask"] = both["mask"] & domain["mask"]
     domains[k] = domain
     for needed in ("image", "mask"):
-      entry(f"{name}: the {k}'s batch", domain, needed)
+      get_entry(f"{name}: the {k}'s batch", domain, needed)
   return domains
 
 

@@ -9,8 +9,8 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.ops._collectives import agreed
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
+from kdjax.ops import mean_over_devices
 from kdjax.training._checks import check_objective
 from kdjax.training._checks import check_views
 from kdjax.training._checks import reading_teacher
@@ -99,7 +99,7 @@ def distillation_loss(
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     augment_key, student_key = jax.random.split(key)
-    images = entry(f"{name}: batch", batch, "image")
+    images = get_entry(f"{name}: batch", batch, "image")
     if augment is not None:
       images = augment(augment_key, images)
     others = {k: view(augment_key, batch) for k, view in views.items()}
@@ -117,7 +117,7 @@ def distillation_loss(
       seen[k], student_state = learn(view, view_key, student_state)
     if seen:
       outputs = outputs._replace(views=seen)
-    student_state = agreed(student_state, axis_name)
+    student_state = mean_over_devices(student_state, axis_name)
     targets = None
     if teacher is not None:
 

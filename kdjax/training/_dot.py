@@ -11,9 +11,9 @@ from jaxtyping import Array
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
 from kdjax.objectives._objective import loss_metric
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import total
-from kdjax.ops._validation import check_range
+from kdjax.ops import check_range
+from kdjax.ops import mean_over_devices
+from kdjax.ops import sum_over_devices
 from kdjax.training._checks import check_loss
 from kdjax.training._checks import check_optimizer
 from kdjax.training._steps import LossFn
@@ -261,7 +261,7 @@ def make_dot_step(
           f"{name}: loss_fn returned a loss of shape {jnp.shape(pair)}; "
           "expected [task, distillation], of a dot_objective."
         )
-      return agreed(pair, axis_name), aux
+      return mean_over_devices(pair, axis_name), aux
 
     pair, pullback, (moved, metrics) = jax.vjp(
       losses, state.params, has_aux=True
@@ -275,7 +275,7 @@ def make_dot_step(
         for k, v in tree["objective"].items()
       }
       # As in make_train_step: averaged inside, and outside once more.
-      return agreed(tree | {"objective": parts}, axis_name)
+      return mean_over_devices(tree | {"objective": parts}, axis_name)
 
     updates, optimizer_state = optimizer.update(
       gradients("task"),
@@ -285,6 +285,6 @@ def make_dot_step(
     )
     params = optax.apply_updates(state.params, updates)
     state = TrainState(state.step + 1, params, moved, optimizer_state)
-    return state, total(metrics, axis_name)
+    return state, sum_over_devices(metrics, axis_name)
 
   return step

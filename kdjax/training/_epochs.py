@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import entry
+from kdjax.ops import check_integer
+from kdjax.ops import get_entry
 from kdjax.training._steps import Metrics
 from kdjax.training._steps import Step
 
@@ -134,7 +134,7 @@ def scan_evaluation(
 
 def _as_data(name: str, data: Any, plan: Any) -> Any:
   """Returns the data as JAX arrays; an index beyond a short one is clipped."""
-  entry(f"{name}: plan", plan, "index")
+  get_entry(f"{name}: plan", plan, "index")
   if not isinstance(data, Mapping):
     raise TypeError(
       f"{name}: data is a {type(data).__name__}; expected a dictionary of "

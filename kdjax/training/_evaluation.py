@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.objectives._objective import batch_mean
-from kdjax.ops._collectives import total
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
+from kdjax.ops import sum_over_devices
 from kdjax.training._checks import check_pairs
 from kdjax.training._checks import reading_teacher
 from kdjax.training._models import Forward
@@ -74,7 +74,7 @@ def make_eval_step(
 
   def evaluate(variables: Variables, frozen: Any, batch: Any) -> Metrics:
     images, mask = (
-      entry(f"{name}: batch", batch, k) for k in ("image", "mask")
+      get_entry(f"{name}: batch", batch, k) for k in ("image", "mask")
     )
     outputs, _ = run_forward(f"{name}: student", student, variables, images)
     targets = None
@@ -89,7 +89,7 @@ def make_eval_step(
       return batch_mean(values, batch, None, function) * count
 
     pairs = {metric: (summed(*pair), count) for metric, pair in metrics.items()}
-    return total(pairs, axis_name)
+    return sum_over_devices(pairs, axis_name)
 
   return evaluate
 

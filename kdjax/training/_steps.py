@@ -15,8 +15,8 @@ import optax
 from jaxtyping import Array, Int
 
 from kdjax.objectives import Objective
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import total
+from kdjax.ops import mean_over_devices
+from kdjax.ops import sum_over_devices
 from kdjax.training._checks import check_loss
 from kdjax.training._checks import check_objective
 from kdjax.training._checks import check_optimizer
@@ -196,7 +196,7 @@ def make_train_step(
     # Averaging the loss inside and the gradients outside is right under vmap,
     # pmap and shard_map alike. Gradients alone are not: shard_map has already
     # summed those of replicated parameters.
-    return agreed(loss, axis_name), aux
+    return mean_over_devices(loss, axis_name), aux
 
   def step(
     state: TrainState, frozen: Any, batch: Any, key: Array
@@ -205,12 +205,12 @@ def make_train_step(
     (_, (moved, metrics)), gradients = jax.value_and_grad(
       reduced_loss_fn, has_aux=True
     )(state.params, state.state, frozen, batch, key)
-    gradients = agreed(gradients, axis_name)
+    gradients = mean_over_devices(gradients, axis_name)
     updates, optimizer_state = optimizer.update(
       gradients, state.optimizer_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
     state = TrainState(state.step + 1, params, moved, optimizer_state)
-    return state, total(metrics, axis_name)
+    return state, sum_over_devices(metrics, axis_name)
 
   return step

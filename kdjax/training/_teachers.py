@@ -10,9 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import entry
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import get_entry
 from kdjax.training._models import Forward
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
@@ -208,5 +208,5 @@ def answer(
   """What the teacher says of these images, now or when it was cached."""
   if isinstance(teacher, CachedTeacher):
     return teacher(batch)
-  variables = entry(f"{name}: frozen", frozen, "teacher")
+  variables = get_entry(f"{name}: frozen", frozen, "teacher")
   return run_forward(f"{name}: teacher", teacher, variables, images)[0]
