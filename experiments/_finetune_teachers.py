@@ -11,6 +11,7 @@ from scipy import stats
 from experiments import _finetune_training
 from experiments._finetune_methods import answer
 from kdjax import selection
+
 # Criterion -> what it looks at.
 CRITERIA = {
   "leep": "probabilities",

@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
-from kdjax.nets._batch_axis import is_of_batch
-from kdjax.nets._batch_axis import set_batch_axis
+from kdjax.nets import is_of_batch
+from kdjax.nets import set_batch_axis
 
 
 class Variables(NamedTuple):

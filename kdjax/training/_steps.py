@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import total
+from kdjax.ops import mean_over_devices
+from kdjax.ops import sum_over_devices
 from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
@@ -145,7 +145,7 @@ def make_train_step(
       # Averaging the loss inside and the gradients outside is right under
       # vmap, pmap and shard_map alike. Gradients alone are not: shard_map has
       # already summed those of replicated parameters.
-      return agreed(value, axis_name), aux
+      return mean_over_devices(value, axis_name), aux
 
     if rule.check is not None:
       rule.check(state.optimizer_state)
@@ -154,8 +154,8 @@ def make_train_step(
     (value, (moved, metrics)), gradients, extra, rule_state = rule.apply(
       loss, state.params, batch, rule_key, rule_state
     )
-    gradients, extra = agreed((gradients, extra), axis_name)
-    metrics = total(metrics, axis_name)
+    gradients, extra = mean_over_devices((gradients, extra), axis_name)
+    metrics = sum_over_devices(metrics, axis_name)
     if isinstance(state.optimizer_state, AccumulationState):
       counted = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
       extra = {**extra, "count": counted}

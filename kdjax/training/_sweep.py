@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_integer
 from kdjax.training._learner import Learner
 
 

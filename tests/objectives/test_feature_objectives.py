@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from kdjax.objectives.distillation._layer_attention import _similarities
+from kdjax.objectives.distillation._projectors import Orthogonal
 
 from kdjax.distillation import vid_loss
 from kdjax.nets import Outputs
@@ -24,8 +26,6 @@ from kdjax.objectives import srrl
 from kdjax.objectives import vid
 from kdjax.objectives import vitkd
 from kdjax.objectives import vkd
-from kdjax.objectives.distillation._layer_attention import _similarities
-from kdjax.objectives.distillation._projectors import Orthogonal
 
 KEY = jax.random.key(0)
 ROWS = 16

@@ -15,8 +15,8 @@ from kdjax.objectives import ofa
 from kdjax.objectives import preset
 from kdjax.objectives import uskd
 from kdjax.objectives.distillation._ofa import _Merge
+from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)

@@ -16,7 +16,7 @@ from kdjax.objectives import cskd
 from kdjax.objectives import sdd
 from kdjax.objectives import sskd
 from kdjax.objectives import wkd_logit
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 
 KEY = jax.random.key(0)
 BATCH = {"mask": jnp.arange(8) < 6, "label": jnp.arange(8) % 5}
