@@ -8,7 +8,6 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.distillation import hint_loss
-from kdjax.distillation._feature_pairs import unit
 from kdjax.nets import Outputs
 from kdjax.nets import layers
 from kdjax.objectives._modular import modular
@@ -16,6 +15,7 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import all_stages
 from kdjax.ops import adaptive_mean_pool
 from kdjax.ops import check_integer
+from kdjax.ops import normalize_as_torch
 
 
 def afd(*, width: int = 128) -> Objective:
@@ -118,4 +118,4 @@ def _energy(maps: Array, size: tuple[int, ...]) -> Array:
   """The mean of the squares over channels, of a size, of norm 1."""
   energy = jnp.mean(jnp.square(maps), -1, keepdims=True)
   pooled = adaptive_mean_pool(energy, (size[0], size[1]))
-  return unit(pooled.reshape(maps.shape[0], -1))
+  return normalize_as_torch(pooled.reshape(maps.shape[0], -1))

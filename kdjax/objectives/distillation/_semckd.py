@@ -8,7 +8,6 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.distillation import hint_loss
-from kdjax.distillation._feature_pairs import unit
 from kdjax.nets import Outputs
 from kdjax.nets import layers
 from kdjax.objectives._modular import modular
@@ -16,6 +15,7 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import all_stages
 from kdjax.ops import check_integer
 from kdjax.ops import gather_batch
+from kdjax.ops import normalize_as_torch
 from kdjax.ops import pool_to_smaller
 
 
@@ -116,7 +116,7 @@ class _Embedding(nnx.Module):
     self.second = layers.linear(samples // 2, samples // 4, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
-    return unit(self.second(nnx.relu(self.first(x))))
+    return normalize_as_torch(self.second(nnx.relu(self.first(x))))
 
 
 class _Regressor(nnx.Module):
