@@ -54,6 +54,7 @@ from kdjax.ops._quadratic_program import solve_quadratic_program
 from kdjax.ops._resizing import adaptive_mean_pool
 from kdjax.ops._resizing import nearest_resize
 from kdjax.ops._resizing import pool_to_smaller
+from kdjax.ops._reversal_ramp import reversal_ramp
 from kdjax.ops._row_chunks import in_chunks
 from kdjax.ops._sample_pairs import SamplePair
 from kdjax.ops._sample_pairs import as_sample_pair
@@ -143,6 +144,7 @@ __all__ = (
   "pairwise_squared_distances",
   "pool_to_smaller",
   "positive_definite_inverse",
+  "reversal_ramp",
   "reverse_gradient",
   "row_temperature",
   "safe_abs",
