@@ -38,6 +38,7 @@ autosummary_generate = False  # one page an area, not one a function
 maximum_signature_line_length = 70
 napoleon_attr_annotations = False  # shape strings are not reStructuredText
 napoleon_use_ivar = True
+smartquotes = False
 python_use_unqualified_type_names = True
 
 html_theme = "furo"

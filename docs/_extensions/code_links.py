@@ -44,7 +44,7 @@ def link(app, doctree, docname):
     if any(isinstance(x, nodes.reference | nodes.title) for x in around):
       continue
     full = target(names, docname, literal.astext().removesuffix("()"))
-    if full is None or any(full in x.get("ids", []) for x in signatures(around)):
+    if full is None or full in described(around):
       continue
     page = objects[full].docname
     uri = "" if page == docname else app.builder.get_relative_uri(docname, page)
@@ -55,11 +55,14 @@ def link(app, doctree, docname):
     reference += literal
 
 
-def signatures(around):
-  """What a node is the description of."""
-  for node in around:
-    if node.tagname == "desc":
-      yield node[0]
+def described(around):
+  """The names whose description a node stands in."""
+  return {
+    name
+    for node in around
+    if node.tagname == "desc"
+    for name in node[0].get("ids", [])
+  }
 
 
 def setup(app):

@@ -8,7 +8,10 @@ from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
 # What Docutils does not know, and what says the same.
-SAME = [(re.compile(r"\\[Bb]igg?(?![a-zA-Z])"), ""), (re.compile(r"\\dots\b"), r"\\ldots")]
+SAME = [
+  (re.compile(r"\\[Bb]igg?(?![a-zA-Z])"), ""),
+  (re.compile(r"\\dots\b"), r"\\ldots"),
+]
 
 
 def write(translator, node, *, as_block):

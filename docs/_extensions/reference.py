@@ -7,6 +7,7 @@ import pathlib
 import pkgutil
 
 import docstrings
+
 import kdjax
 
 
@@ -31,9 +32,8 @@ def homes(module):
 def comment(home, name):
   """The comment above a constant's definition."""
   lines = inspect.getsource(importlib.import_module(home)).splitlines()
-  position = next(
-    i for i, line in enumerate(lines) if line.startswith((name + " ", name + ":"))
-  )
+  starts = (f"{name} =", f"{name}:")
+  position = next(i for i, x in enumerate(lines) if x.startswith(starts))
   found = []
   while position and lines[position - 1].startswith("#"):
     position -= 1
