@@ -13,6 +13,8 @@ from experiments import _adapt_data
 from experiments import _adapt_training
 from kdjax import adaptation
 from kdjax import metrics
+from kdjax import reweighting
+from kdjax import selection
 from kdjax import training
 from kdjax.ops import masked_mean
 
@@ -76,19 +78,19 @@ def score(outputs: Any, labels: jax.Array, size: int) -> dict[str, jax.Array]:
   """
   source, target = _adapt_data.halves((outputs.embedding, outputs.logits), size)
   losses = optax.softmax_cross_entropy_with_integer_labels(source[1], labels)
-  ratios = adaptation.discriminator_weights(
+  ratios = reweighting.discriminator_weights(
     source[0], target[0], normalize=False
   )
   return {
     "source_accuracy": jnp.mean(metrics.accuracy(source[1], labels)),
-    "information": adaptation.im_score(target[1]),
-    "entropy": adaptation.entropy_score(target[1]),
-    "bnm": adaptation.bnm_score(target[1]),
-    "snd": adaptation.snd_score(jax.nn.softmax(target[1])),
-    "importance_weighted": adaptation.importance_weighted_score(
+    "information": selection.im_score(target[1]),
+    "entropy": selection.entropy_score(target[1]),
+    "bnm": selection.bnm_score(target[1]),
+    "snd": selection.snd_score(jax.nn.softmax(target[1])),
+    "importance_weighted": selection.importance_weighted_score(
       losses, ratios / jnp.mean(ratios)
     ),
-    "dev": adaptation.dev_score(losses, ratios),
+    "dev": selection.dev_score(losses, ratios),
   }
 
 
@@ -135,7 +137,7 @@ def make_reverse(
 
   def reverse(state, initial, validation):
     source, target = _adapt_data.halves(validation["image"], size)
-    return adaptation.reverse_validation(
+    return selection.reverse_validation(
       state,
       source,
       validation["label"][:size],

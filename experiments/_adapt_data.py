@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import adaptation
 from kdjax import data as kdata
+from kdjax import transforms
 
 
 class Data(NamedTuple):
@@ -147,7 +147,7 @@ def transform_jointly(data: Data) -> Data:
     As :func:`transform`.
   """
   fit = functools.partial(
-    adaptation.jda_transform,
+    transforms.joint_distribution_adaptation,
     source_labels=data.train["label"][: data.train_sizes[0]],
     num_classes=int(np.max(data.train["label"])) + 1,
     num_components=30,

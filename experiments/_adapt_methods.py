@@ -11,7 +11,9 @@ from experiments import _adapt_objectives as terms
 from kdjax import adaptation
 from kdjax import data as kdata
 from kdjax import objectives
+from kdjax import reweighting
 from kdjax import training
+from kdjax import transforms
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
 from kdjax.objectives import on_target
@@ -333,24 +335,24 @@ METHODS = {
     weighted=False,
     pretrained=True,
   ),
-  "kmm": instance_weights("KMM", adaptation.kmm_weights),
-  "kliep": instance_weights("KLIEP", adaptation.kliep_weights),
-  "ulsif": instance_weights("uLSIF", adaptation.ulsif_weights),
+  "kmm": instance_weights("KMM", reweighting.kmm_weights),
+  "kliep": instance_weights("KLIEP", reweighting.kliep_weights),
+  "ulsif": instance_weights("uLSIF", reweighting.ulsif_weights),
   "rulsif": instance_weights(
-    "RuLSIF", functools.partial(adaptation.ulsif_weights, alpha=0.1)
+    "RuLSIF", functools.partial(reweighting.ulsif_weights, alpha=0.1)
   ),
   "discriminator_ratio": instance_weights(
-    "discriminator ratio", adaptation.discriminator_weights
+    "discriminator ratio", reweighting.discriminator_weights
   ),
-  "coral_map": closed_form("CORAL map", adaptation.coral_transform),
-  "linear_ot": closed_form("linear OT map", adaptation.linear_ot),
+  "coral_map": closed_form("CORAL map", transforms.coral_transform),
+  "linear_ot": closed_form("linear OT map", transforms.linear_ot),
   "subspace_alignment": closed_form(
     "subspace alignment",
-    functools.partial(adaptation.subspace_alignment, num_components=30),
+    functools.partial(transforms.subspace_alignment, num_components=30),
   ),
-  "gfk": closed_form("GFK", adaptation.gfk),
+  "gfk": closed_form("GFK", transforms.gfk),
   "tca": closed_form(
-    "TCA", functools.partial(adaptation.tca, num_components=30)
+    "TCA", functools.partial(transforms.tca, num_components=30)
   ),
   "jda_map": Method(
     "JDA map",

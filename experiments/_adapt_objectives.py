@@ -12,6 +12,7 @@ from kdjax import adaptation
 from kdjax import data as kdata
 from kdjax import objectives
 from kdjax import training
+from kdjax import transforms
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
 from kdjax.objectives import select_supervised
@@ -181,7 +182,7 @@ def fourier(forward, variables, batch, key):
   """FDA: source images with the target's amplitudes of low frequencies."""
   del forward, variables, key
   source, target = (batch[k]["image"] for k in ("source", "target"))
-  images = adaptation.fourier_domain_adaptation(
+  images = transforms.fourier_domain_adaptation(
     source.astype(jnp.float32), target.astype(jnp.float32), half_width=1
   )
   return batch | {"source": batch["source"] | {"image": images}}

@@ -8,7 +8,7 @@ from experiments import _adapt_plots
 from experiments import _run
 from experiments import _statistics
 from experiments._adapt_methods import METHODS
-from kdjax import adaptation
+from kdjax import selection
 
 NAMES = {name: method.name for name, method in METHODS.items()}
 RULES = {
@@ -161,7 +161,7 @@ def verdicts(config: Any, rows: dict[str, Any]) -> list[str]:
   """Which methods helped and which hurt, after Holm's correction."""
   if len(rows["source_only"].test_accuracy) < 2:
     return [f"{_statistics.ONE_SEED.capitalize()}."]
-  test = adaptation.negative_transfer_test(
+  test = selection.negative_transfer_test(
     np.stack([rows[m].test_accuracy for m in config.methods]),
     rows["source_only"].test_accuracy,
   )

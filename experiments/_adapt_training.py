@@ -20,6 +20,7 @@ from kdjax import adaptation
 from kdjax import data as kdata
 from kdjax import metrics
 from kdjax import nets
+from kdjax import selection
 from kdjax import training
 from kdjax.objectives import Objective
 
@@ -229,7 +230,7 @@ def make_evaluation(answer: Callable[..., Any], size: int):
     )
     return {
       "source_accuracy": jnp.mean(source_hits),
-      "information": adaptation.im_score(target[1]),
+      "information": selection.im_score(target[1]),
       "divergence": adaptation.h_divergence(source[0], target[0]).value,
       "target_accuracy": jnp.mean(target_hits),  # for the oracle alone
     }

@@ -11,6 +11,7 @@ from scipy import stats
 from experiments import _finetune_training
 from experiments._finetune_methods import answer
 from kdjax import finetuning
+from kdjax import selection
 
 # Criterion -> what it looks at.
 CRITERIA = {
@@ -113,7 +114,7 @@ def rank(job: Any, teachers: Any, names: tuple[str, ...]):
         candidates = {
           name: seen[view][seed, i][places] for i, name in enumerate(names)
         }
-        ranking = finetuning.rank_teachers(
+        ranking = selection.rank_teachers(
           candidates,
           labels[places],
           criterion=compiled(criterion, job.data.classes),

@@ -12,8 +12,7 @@ from experiments import _statistics
 from experiments._generalize_data import DOMAINS
 from experiments._generalize_methods import METHODS
 from experiments._generalize_methods import TARGET_ONLY
-from kdjax import adaptation
-from kdjax import generalization
+from kdjax import selection
 
 TRAINING, LEFT_OUT, ORACLE = RULES = (
   "Training domains",
@@ -69,15 +68,15 @@ def choose(job: Any, contents: dict[Any, Any]) -> Results:
     outside = accuracies(method, (target,), "outside")
     if method == TARGET_ONLY:
       seen = outside[..., [target]]
-      return generalization.training_domain_selection, seen
+      return selection.training_domain_selection, seen
     if rule == TRAINING:
       seen = np.delete(outside, target, -1)
-      return generalization.training_domain_selection, seen
+      return selection.training_domain_selection, seen
     if rule == ORACLE:
-      return generalization.oracle_selection, outside[..., target]
+      return selection.oracle_selection, outside[..., target]
     others = [i for i in domains if i != target]
     seen = [tested_on_other(method, target, other) for other in others]
-    return generalization.leave_one_domain_out_selection, np.stack(seen, -1)
+    return selection.leave_one_domain_out_selection, np.stack(seen, -1)
 
   def report(rule: str, method: str, target: int) -> np.ndarray:
     selection, seen = select(rule, method, target)
@@ -143,7 +142,7 @@ def judge(rows: dict[str, np.ndarray]) -> dict[str, str]:
   erm = scores.pop("erm")
   if not scores:
     return {}
-  test = adaptation.negative_transfer_test(np.stack(list(scores.values())), erm)
+  test = selection.negative_transfer_test(np.stack(list(scores.values())), erm)
   return dict(zip(scores, test.verdict, strict=True))
 
 

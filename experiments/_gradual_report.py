@@ -8,7 +8,7 @@ from experiments import _gradual_training
 from experiments import _plots
 from experiments import _run
 from experiments import _statistics
-from kdjax import adaptation
+from kdjax import selection
 
 NAMES = {
   "source_only": "source-only",
@@ -154,7 +154,7 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
     for name in methods
   ]
   if config.seeds > 1:
-    test = adaptation.negative_transfer_test(
+    test = selection.negative_transfer_test(
       np.stack([rows[name].accuracy for name in methods]), source.accuracy
     )
     verdict = dict(zip(methods, test.verdict, strict=True))

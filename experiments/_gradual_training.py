@@ -12,7 +12,9 @@ from experiments import _gradual_network
 from experiments import _progress
 from kdjax import adaptation
 from kdjax import metrics
+from kdjax import selection
 from kdjax import training
+from kdjax import transforms
 from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
 
@@ -123,7 +125,7 @@ def make_scores(forward: training.Forward):
       outputs = forward(variables, part["image"], train=False, key=None)[0]
       hits = metrics.accuracy(outputs.logits, part["label"])
       return {
-        "information": adaptation.im_score(outputs.logits),
+        "information": selection.im_score(outputs.logits),
         "accuracy": jnp.mean(hits),
       }
 
@@ -267,7 +269,7 @@ def train_on_generated(
         job.forward(variables, images, train=False, key=None)[0].embedding
         for images in (source_images, target_images)
       )
-      return adaptation.interpolate_domains(
+      return transforms.interpolate_domains(
         *embeddings, steps=config.blocks, pairs=config.block_examples
       ).points
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import adaptation
+from kdjax import selection
 
 
 class Seen(NamedTuple):
@@ -108,14 +108,14 @@ def scores_of(
   errors = 1.0 - source_hits
   return {
     "source_accuracy": jnp.mean(source_hits),
-    "importance_weighted": adaptation.importance_weighted_score(
+    "importance_weighted": selection.importance_weighted_score(
       errors, ratios, normalize=True
     ),
-    "dev": adaptation.dev_score(errors, ratios),
-    "entropy": adaptation.entropy_score(target_logits),
-    "information": adaptation.im_score(target_logits),
-    "bnm": adaptation.bnm_score(target_logits),
-    "snd": adaptation.snd_score(target_logits),
+    "dev": selection.dev_score(errors, ratios),
+    "entropy": selection.entropy_score(target_logits),
+    "information": selection.im_score(target_logits),
+    "bnm": selection.bnm_score(target_logits),
+    "snd": selection.snd_score(target_logits),
   }
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from sklearn.svm import SVC
 
 from kdjax import adaptation
+from kdjax import reweighting
+from kdjax import transforms
 
 # Eigenproblems of kernels take so many rows of each domain.
 ROWS = 150
@@ -136,9 +138,9 @@ def _mapped(fit_map: Callable[[Task, Any], Any]):
   return learn
 
 
-_discriminator_weights = jax.jit(adaptation.discriminator_weights)
-_bbse_weights = jax.jit(adaptation.bbse_weights, static_argnames="soft")
-_pada_weights = jax.jit(adaptation.pada_class_weights)
+_discriminator_weights = jax.jit(reweighting.discriminator_weights)
+_bbse_weights = jax.jit(reweighting.bbse_weights, static_argnames="soft")
+_pada_weights = jax.jit(reweighting.pada_class_weights)
 
 
 def _learn_ratio(task: Task, candidate: str) -> Lesson:
@@ -251,7 +253,7 @@ METHODS = {
     _INSTANCES,
     _RATES,
     _weighted(
-      lambda task, gamma: adaptation.kmm_weights(
+      lambda task, gamma: reweighting.kmm_weights(
         task.source, task.target, gamma=gamma
       )
     ),
@@ -261,7 +263,7 @@ METHODS = {
     _INSTANCES,
     _RATES,
     _weighted(
-      lambda task, gamma: adaptation.kliep_weights(
+      lambda task, gamma: reweighting.kliep_weights(
         task.source, task.target, gamma=gamma
       )
     ),
@@ -271,7 +273,7 @@ METHODS = {
     _INSTANCES,
     _RATES,
     _weighted(
-      lambda task, gamma: adaptation.ulsif_weights(
+      lambda task, gamma: reweighting.ulsif_weights(
         task.source, task.target, gamma=gamma, ridge=0.1, alpha=0.0
       )
     ),
@@ -281,7 +283,7 @@ METHODS = {
     _INSTANCES,
     _RATES,
     _weighted(
-      lambda task, gamma: adaptation.ulsif_weights(
+      lambda task, gamma: reweighting.ulsif_weights(
         task.source, task.target, gamma=gamma, ridge=0.1, alpha=0.1
       )
     ),
@@ -299,7 +301,7 @@ METHODS = {
     _CLASSES,
     _RATES,
     _weighted(
-      lambda task, gamma: adaptation.target_shift_weights(
+      lambda task, gamma: reweighting.target_shift_weights(
         task.source, task.target, task.labels, num_classes=2, gamma=gamma
       )
     ),
@@ -309,7 +311,7 @@ METHODS = {
     _MAPS,
     ((1e-5, False), (1e-5, True), (1.0, False), (1.0, True)),
     _mapped(
-      lambda task, candidate: adaptation.coral_transform(
+      lambda task, candidate: transforms.coral_transform(
         task.source, task.target, ridge=candidate[0], center=candidate[1]
       )
     ),
@@ -319,7 +321,7 @@ METHODS = {
     _MAPS,
     (1e-6, 1.0),
     _mapped(
-      lambda task, ridge: adaptation.linear_ot(
+      lambda task, ridge: transforms.linear_ot(
         task.source, task.target, ridge=ridge
       )
     ),
@@ -329,7 +331,7 @@ METHODS = {
     _MAPS,
     (1, 2),
     _mapped(
-      lambda task, count: adaptation.subspace_alignment(
+      lambda task, count: transforms.subspace_alignment(
         task.source, task.target, num_components=count
       )
     ),
@@ -339,7 +341,7 @@ METHODS = {
     _MAPS,
     (1, 2),
     _mapped(
-      lambda task, count: adaptation.gfk(
+      lambda task, count: transforms.gfk(
         task.source, task.target, num_components=count
       )
     ),
@@ -349,7 +351,7 @@ METHODS = {
     _MAPS,
     (1, 2, 20),
     _mapped(
-      lambda task, count: adaptation.tca(
+      lambda task, count: transforms.tca(
         task.source[:ROWS],
         task.target[:ROWS],
         kernel="rbf",
@@ -362,7 +364,7 @@ METHODS = {
     _MAPS,
     (1, 2, 20),
     _mapped(
-      lambda task, count: adaptation.jda_transform(
+      lambda task, count: transforms.joint_distribution_adaptation(
         task.source[:ROWS],
         task.target[:ROWS],
         task.labels[:ROWS],

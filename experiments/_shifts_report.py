@@ -12,7 +12,7 @@ from experiments._shifts_choice import CHANCE
 from experiments._shifts_choice import ORACLE
 from experiments._shifts_choice import RULES
 from experiments._shifts_data import SHIFTS
-from kdjax import adaptation
+from kdjax import selection
 
 # Shift -> method -> rule -> accuracies on target test points, `[seeds]`.
 Results = dict[str, dict[str, dict[str, np.ndarray]]]
@@ -108,7 +108,7 @@ def judge(rows: dict[str, dict[str, np.ndarray]], rule: str) -> Verdict:
   scores = {method: row[rule] for method, row in rows.items()}
   source, target = scores.pop("source_only"), scores.pop("target_only")
   named = {name_of(method): x for method, x in scores.items()}
-  test = adaptation.negative_transfer_test(named, source, target)
+  test = selection.negative_transfer_test(named, source, target)
   assert isinstance(test.verdict, dict)  # as the methods were
   words = test.verdict.values()
   return Verdict(

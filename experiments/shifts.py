@@ -33,7 +33,7 @@ from experiments import _shifts_methods
 from experiments import _shifts_report
 from experiments._compare_job import write_json
 from experiments._shifts_report import Results
-from kdjax import adaptation
+from kdjax import reweighting
 
 BOUNDS = "source_only", "target_only"
 
@@ -116,7 +116,7 @@ class Job(NamedTuple):
 
 @jax.jit
 def _density_ratios(source: jax.Array, target: jax.Array) -> jax.Array:
-  return adaptation.ulsif_weights(
+  return reweighting.ulsif_weights(
     source, target, gamma=1.0, ridge=0.1, alpha=0.0, normalize=False
   )
 

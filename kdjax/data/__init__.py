@@ -16,13 +16,13 @@ from kdjax.data._augmentation import random_flip
 from kdjax.data._augmentation import random_resized_crop
 from kdjax.data._batches import BatchIterator
 from kdjax.data._batches import batches
+from kdjax.data._domain_shifts import blend_noise
+from kdjax.data._domain_shifts import invert
+from kdjax.data._domain_shifts import resize
+from kdjax.data._domain_shifts import rotate
 from kdjax.data._load import digits
 from kdjax.data._load import load
 from kdjax.data._load import tfds_source
-from kdjax.data._shifts import blend_noise
-from kdjax.data._shifts import invert
-from kdjax.data._shifts import resize
-from kdjax.data._shifts import rotate
 from kdjax.data._sources import ArraySource
 from kdjax.data._sources import Source
 from kdjax.data._sources import as_arrays
@@ -31,8 +31,8 @@ from kdjax.data._sources import split
 from kdjax.data._sources import subset
 from kdjax.data._sources import without_classes
 from kdjax.data._teacher_cache import TeacherCache
-from kdjax.data._teacher_records import fingerprint
-from kdjax.data._teacher_writing import write_teacher_cache
+from kdjax.data._teacher_cache_records import fingerprint
+from kdjax.data._teacher_cache_writing import write_teacher_cache
 
 __all__ = (
   "ArraySource",

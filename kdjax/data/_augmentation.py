@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Num
 
-from kdjax.data._shifts import as_dtype_of
+from kdjax.data._domain_shifts import as_dtype_of
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_sizes
 from kdjax.ops._validation import check_positive

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from kdjax.data._extras import require
+from kdjax.data._optional_packages import require
 from kdjax.data._sources import Source
 from kdjax.data._sources import check_source
 from kdjax.data._sources import stack_examples

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.data._extras import require
+from kdjax.data._optional_packages import require
 from kdjax.data._sources import ArraySource
 from kdjax.data._sources import Source
 from kdjax.data._sources import held_out

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.data._extras import require
-from kdjax.data._teacher_records import Augment
-from kdjax.data._teacher_records import check_header
-from kdjax.data._teacher_records import describe
-from kdjax.data._teacher_records import digests
-from kdjax.data._teacher_records import parse
-from kdjax.data._teacher_records import probe
-from kdjax.data._teacher_records import read_header
-from kdjax.data._teacher_records import shard_paths
-from kdjax.data._teacher_records import unpack
+from kdjax.data._optional_packages import require
+from kdjax.data._teacher_cache_records import Augment
+from kdjax.data._teacher_cache_records import check_header
+from kdjax.data._teacher_cache_records import describe
+from kdjax.data._teacher_cache_records import digests
+from kdjax.data._teacher_cache_records import parse
+from kdjax.data._teacher_cache_records import probe
+from kdjax.data._teacher_cache_records import read_header
+from kdjax.data._teacher_cache_records import shard_paths
+from kdjax.data._teacher_cache_records import unpack
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import entry
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.distillation._teacher import teacher_side
+from kdjax.distillation._teacher_side import teacher_side
 from kdjax.ops._softmax import compute_dtype
 
 

@@ -10,29 +10,21 @@ from kdjax.finetuning._bi_tuning import contrastive_cross_entropy_loss
 from kdjax.finetuning._bi_tuning import enqueue_keys
 from kdjax.finetuning._bi_tuning import homogeneous_directions
 from kdjax.finetuning._bi_tuning import key_queue
+from kdjax.finetuning._bss import bss_loss
 from kdjax.finetuning._co_tuning import co_tuning_loss
 from kdjax.finetuning._co_tuning import co_tuning_targets
-from kdjax.finetuning._evidence import logme
-from kdjax.finetuning._label_scores import leep
-from kdjax.finetuning._label_scores import nce
-from kdjax.finetuning._prototypes import class_prototypes
-from kdjax.finetuning._prototypes import prototypical_logits
-from kdjax.finetuning._prototypes import prototypical_loss
-from kdjax.finetuning._ranking import TeacherRanking
-from kdjax.finetuning._ranking import rank_teachers
-from kdjax.finetuning._scatter_scores import h_score
-from kdjax.finetuning._scatter_scores import transrate
-from kdjax.finetuning._starting_point import bss_loss
-from kdjax.finetuning._starting_point import delta_channel_attention
-from kdjax.finetuning._starting_point import delta_loss
-from kdjax.finetuning._starting_point import l2_sp
+from kdjax.finetuning._delta import delta_channel_attention
+from kdjax.finetuning._delta import delta_loss
+from kdjax.finetuning._l2_sp import l2_sp
+from kdjax.finetuning._prototypical_networks import class_prototypes
+from kdjax.finetuning._prototypical_networks import prototypical_logits
+from kdjax.finetuning._prototypical_networks import prototypical_loss
 from kdjax.finetuning._stochnorm import StochNorm
 from kdjax.finetuning._stochnorm import stochnorm
 
 __all__ = (
   "KeyQueue",
   "StochNorm",
-  "TeacherRanking",
   "bss_loss",
   "categorical_contrastive_loss",
   "class_prototypes",
@@ -42,16 +34,10 @@ __all__ = (
   "delta_channel_attention",
   "delta_loss",
   "enqueue_keys",
-  "h_score",
   "homogeneous_directions",
   "key_queue",
   "l2_sp",
-  "leep",
-  "logme",
-  "nce",
   "prototypical_logits",
   "prototypical_loss",
-  "rank_teachers",
   "stochnorm",
-  "transrate",
 )

@@ -3,9 +3,9 @@
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.finetuning._classes import class_sums
+from kdjax.ops._classes import class_sums
 from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._rows import nonzero
+from kdjax.ops._masked_rows import nonzero
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import validate
 

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops._collectives import total
-from kdjax.ops._rows import masked_rows
+from kdjax.ops._masked_rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import as_share

@@ -5,15 +5,15 @@ vocabulary]` logits, from cached or sampled classes of a teacher, and over
 sharded classes.
 """
 
-from kdjax.fused._dense import fused_divergence
 from kdjax.fused._divergences import Divergence
-from kdjax.fused._head import Head
-from kdjax.fused._linear import fused_linear_divergence
-from kdjax.fused._sampling import SampledTeacher
-from kdjax.fused._sampling import known_log_probs
-from kdjax.fused._sampling import sample_teacher
-from kdjax.fused._sparse import sparse_divergence
-from kdjax.fused._sparse import sparse_linear_divergence
+from kdjax.fused._fused_divergence import fused_divergence
+from kdjax.fused._fused_linear_divergence import fused_linear_divergence
+from kdjax.fused._linear_head import Head
+from kdjax.fused._sparse_divergence import sparse_divergence
+from kdjax.fused._sparse_divergence import sparse_linear_divergence
+from kdjax.fused._teacher_sampling import SampledTeacher
+from kdjax.fused._teacher_sampling import known_log_probs
+from kdjax.fused._teacher_sampling import sample_teacher
 
 __all__ = (
   "Divergence",

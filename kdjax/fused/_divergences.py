@@ -35,7 +35,7 @@ from kdjax.ops._divergences import near_zero
 from kdjax.ops._divergences import skew_terms
 from kdjax.ops._divergences import total_variation_terms
 from kdjax.ops._divergences import two_difference
-from kdjax.ops._rows import nonzero
+from kdjax.ops._masked_rows import nonzero
 from kdjax.ops._validation import as_share
 from kdjax.ops._validation import check_choice
 

@@ -15,10 +15,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
-from kdjax.fused._online import EMPTY
-from kdjax.fused._online import SUMS
-from kdjax.fused._online import add_tile
-from kdjax.fused._online import move
+from kdjax.fused._online_sums import EMPTY
+from kdjax.fused._online_sums import SUMS
+from kdjax.fused._online_sums import add_tile
+from kdjax.fused._online_sums import move
 from kdjax.ops._collectives import vary_like
 
 ROWS, CLASSES, STEPS = 64, 64, 64

@@ -5,45 +5,41 @@ size. Every function is pure: of arrays, or of a loss and its parameters where
 a gradient is needed.
 """
 
-from kdjax.generalization._agreement import andmask
-from kdjax.generalization._agreement import domain_gradients
-from kdjax.generalization._agreement import sandmask
-from kdjax.generalization._alignment import coral
-from kdjax.generalization._alignment import mmd
+from kdjax.generalization._coral import coral
+from kdjax.generalization._crossgrad import augmented_loss
+from kdjax.generalization._crossgrad import crossgrad
+from kdjax.generalization._dael import dael_consistency_loss
+from kdjax.generalization._dael import dael_expert_loss
+from kdjax.generalization._ddaig import ddaig
+from kdjax.generalization._ddaig import ddaig_generator_loss
 from kdjax.generalization._difex import Difex
 from kdjax.generalization._difex import difex_loss
 from kdjax.generalization._difex import fourier_phase
-from kdjax.generalization._experts import dael_consistency_loss
-from kdjax.generalization._experts import dael_expert_loss
-from kdjax.generalization._gradient_variances import Fishr
-from kdjax.generalization._gradient_variances import FishrState
-from kdjax.generalization._gradient_variances import fishr_penalty
-from kdjax.generalization._meta import Fish
-from kdjax.generalization._meta import fish
-from kdjax.generalization._meta import mldg
+from kdjax.generalization._domain_losses import domain_losses
+from kdjax.generalization._fish import Fish
+from kdjax.generalization._fish import fish
+from kdjax.generalization._fishr import Fishr
+from kdjax.generalization._fishr import FishrState
+from kdjax.generalization._fishr import fishr_penalty
+from kdjax.generalization._gradient_masks import andmask
+from kdjax.generalization._gradient_masks import domain_gradients
+from kdjax.generalization._gradient_masks import sandmask
+from kdjax.generalization._group_dro import GroupDRO
+from kdjax.generalization._group_dro import group_dro
+from kdjax.generalization._irm import irm_penalty
+from kdjax.generalization._mixstyle import efdmix
+from kdjax.generalization._mixstyle import mixstyle
 from kdjax.generalization._mixup import Mixed
 from kdjax.generalization._mixup import domainmix
 from kdjax.generalization._mixup import mixed_loss
 from kdjax.generalization._mixup import mixup
-from kdjax.generalization._muting import rsc_mask
-from kdjax.generalization._penalties import domain_losses
-from kdjax.generalization._penalties import irm_penalty
-from kdjax.generalization._penalties import sd_penalty
-from kdjax.generalization._penalties import vrex_penalty
-from kdjax.generalization._perturbations import augmented_loss
-from kdjax.generalization._perturbations import crossgrad
-from kdjax.generalization._perturbations import ddaig
-from kdjax.generalization._perturbations import ddaig_generator_loss
-from kdjax.generalization._selection import Selection
-from kdjax.generalization._selection import leave_one_domain_out_selection
-from kdjax.generalization._selection import oracle_selection
-from kdjax.generalization._selection import training_domain_selection
-from kdjax.generalization._styles import efdmix
-from kdjax.generalization._styles import mixstyle
-from kdjax.generalization._styles import sagnet_adversarial_loss
-from kdjax.generalization._styles import sagnet_randomize
-from kdjax.generalization._worst_domains import GroupDRO
-from kdjax.generalization._worst_domains import group_dro
+from kdjax.generalization._mldg import mldg
+from kdjax.generalization._mmd import mmd
+from kdjax.generalization._rsc import rsc_mask
+from kdjax.generalization._sagnet import sagnet_adversarial_loss
+from kdjax.generalization._sagnet import sagnet_randomize
+from kdjax.generalization._spectral_decoupling import sd_penalty
+from kdjax.generalization._vrex import vrex_penalty
 
 __all__ = (
   "Difex",
@@ -52,7 +48,6 @@ __all__ = (
   "FishrState",
   "GroupDRO",
   "Mixed",
-  "Selection",
   "andmask",
   "augmented_loss",
   "coral",
@@ -71,18 +66,15 @@ __all__ = (
   "fourier_phase",
   "group_dro",
   "irm_penalty",
-  "leave_one_domain_out_selection",
   "mixed_loss",
   "mixstyle",
   "mixup",
   "mldg",
   "mmd",
-  "oracle_selection",
   "rsc_mask",
   "sagnet_adversarial_loss",
   "sagnet_randomize",
   "sandmask",
   "sd_penalty",
-  "training_domain_selection",
   "vrex_penalty",
 )

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.generalization._alignment import coral
+from kdjax.generalization._coral import coral
 from kdjax.ops import masked_mean
 from kdjax.ops import safe_norm
 from kdjax.ops._distances import absolute
-from kdjax.ops._rows import masked_rows
+from kdjax.ops._masked_rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import validate

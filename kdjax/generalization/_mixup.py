@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._partners import expand
-from kdjax.generalization._partners import sample_beta
-from kdjax.generalization._partners import sample_partners
-from kdjax.generalization._partners import split_key
+from kdjax.generalization._mixing_partners import expand
+from kdjax.generalization._mixing_partners import sample_beta
+from kdjax.generalization._mixing_partners import sample_partners
+from kdjax.generalization._mixing_partners import split_key
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import as_share

@@ -7,13 +7,13 @@ for `kdjax.ops.masked_mean` to reduce.
 from kdjax.metrics._calibration import ReliabilityCurve
 from kdjax.metrics._calibration import expected_calibration_error
 from kdjax.metrics._calibration import reliability_curve
-from kdjax.metrics._domains import proxy_a_distance
-from kdjax.metrics._prediction import accuracy
-from kdjax.metrics._prediction import agreement
-from kdjax.metrics._prediction import entropy
-from kdjax.metrics._prediction import negative_log_likelihood
-from kdjax.metrics._similarity import cka
-from kdjax.metrics._similarity import gradient_cosine
+from kdjax.metrics._cka import cka
+from kdjax.metrics._gradient_cosine import gradient_cosine
+from kdjax.metrics._predictions import accuracy
+from kdjax.metrics._predictions import agreement
+from kdjax.metrics._predictions import entropy
+from kdjax.metrics._predictions import negative_log_likelihood
+from kdjax.metrics._proxy_a_distance import proxy_a_distance
 
 __all__ = (
   "ReliabilityCurve",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.metrics._prediction import accuracy
+from kdjax.metrics._predictions import accuracy
 from kdjax.ops._collectives import total
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._validation import check_integer

@@ -6,19 +6,19 @@ what else a method may ask for. :func:`load_torch` fills them with published
 PyTorch weights.
 """
 
+from kdjax.nets._convnet import ConvNet
 from kdjax.nets._create import create
 from kdjax.nets._imagenet_resnet import ImageNetResNet
-from kdjax.nets._mobile import MobileNetV2
+from kdjax.nets._mlp import MLP
+from kdjax.nets._mobilenet import MobileNetV2
 from kdjax.nets._normalization import IBN
 from kdjax.nets._normalization import DomainBatchNorm
 from kdjax.nets._normalization import domain_batch_norms
 from kdjax.nets._outputs import Outputs
-from kdjax.nets._plain import MLP
-from kdjax.nets._plain import ConvNet
-from kdjax.nets._residual import ResNet
-from kdjax.nets._residual import WideResNet
-from kdjax.nets._shuffle import ShuffleNetV1
-from kdjax.nets._shuffle import ShuffleNetV2
+from kdjax.nets._resnet import ResNet
+from kdjax.nets._resnet import WideResNet
+from kdjax.nets._shufflenet import ShuffleNetV1
+from kdjax.nets._shufflenet import ShuffleNetV2
 from kdjax.nets._torch_weights import load_torch
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from kdjax.nets._convnet import ConvNet
 from kdjax.nets._imagenet_resnet import ImageNetResNet
-from kdjax.nets._mobile import MobileNetV2
-from kdjax.nets._plain import MLP
-from kdjax.nets._plain import ConvNet
-from kdjax.nets._residual import ResNet
-from kdjax.nets._residual import WideResNet
-from kdjax.nets._shuffle import ShuffleNetV1
-from kdjax.nets._shuffle import ShuffleNetV2
+from kdjax.nets._mlp import MLP
+from kdjax.nets._mobilenet import MobileNetV2
+from kdjax.nets._resnet import ResNet
+from kdjax.nets._resnet import WideResNet
+from kdjax.nets._shufflenet import ShuffleNetV1
+from kdjax.nets._shufflenet import ShuffleNetV2
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
 from kdjax.ops._validation import as_sizes

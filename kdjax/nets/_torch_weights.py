@@ -10,12 +10,12 @@ from flax import nnx
 
 from kdjax.nets._imagenet_resnet import ImageNetResNet
 from kdjax.nets._layers import ConvNorm
-from kdjax.nets._mobile import MobileNetV2
+from kdjax.nets._mobilenet import MobileNetV2
 from kdjax.nets._normalization import IBN
-from kdjax.nets._residual import ResNet
-from kdjax.nets._residual import WideResNet
-from kdjax.nets._shuffle import ShuffleNetV1
-from kdjax.nets._shuffle import ShuffleNetV2
+from kdjax.nets._resnet import ResNet
+from kdjax.nets._resnet import WideResNet
+from kdjax.nets._shufflenet import ShuffleNetV1
+from kdjax.nets._shufflenet import ShuffleNetV2
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
 

@@ -10,9 +10,9 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.distillation._contrastive import log_normalizer
-from kdjax.distillation._contrastive import nce_loss
-from kdjax.distillation._rows import directions
+from kdjax.distillation._batch_rows import directions
+from kdjax.distillation.relations._crd import log_normalizer
+from kdjax.distillation.relations._crd import nce_loss
 from kdjax.nets import _layers
 from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective

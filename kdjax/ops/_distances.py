@@ -104,3 +104,9 @@ def absolute(x: Array) -> Array:
   A loss of equal things is at its minimum and has nothing to move.
   """
   return x * jnp.sign(x)
+
+
+def safe_sqrt(squares: Array) -> Array:
+  """Returns square roots; 0 has gradient 0."""
+  zero = squares == 0
+  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))

@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._rows import nonzero
+from kdjax.ops._masked_rows import nonzero
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import mask_classes
 from kdjax.ops._softmax import row_temperature

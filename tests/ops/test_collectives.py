@@ -11,8 +11,6 @@ from kdjax.ops import masked_mean
 
 VALUES = np.random.default_rng(0).uniform(1, 2, (16, 3)).astype(np.float32)
 MASK = np.arange(16) % 5 > 1
-
-
 MEAN = jax.jit(jax.value_and_grad(masked_mean))
 
 

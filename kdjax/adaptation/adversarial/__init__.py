@@ -1,0 +1,1 @@
+"""Losses of domain discriminators and of pairs of classifiers."""

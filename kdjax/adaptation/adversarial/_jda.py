@@ -1,0 +1,85 @@
+"""The joint domain adaptation objective (JDA): task and H-divergence."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._collectives import total
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+
+@validate
+def jda_loss(
+  task_losses: Float[Array, " source"],
+  divergence: Float[Array, ""],
+  *,
+  num_target: ArrayLike,
+  num_source: ArrayLike | None = None,
+  weight: ArrayLike = 1.0,
+  normalize: str = "all",
+  where: Bool[Array, " source"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Joint domain adaptation objective: task loss plus domain divergence.
+
+  .. math::
+    L = \frac{1}{n_S + n_T} \sum_{i=1}^{n_S} \ell_i
+        + \lambda \, d_{\mathcal H}(S, T)
+
+  Only source examples have labels, so the sum has n_S terms and 1/(n_S + n_T)
+  is not their mean: it scales the task by n_S / (n_S + n_T). At n_S = n_T the
+  task halves, and a lambda counts twice what it does in the codes that
+  minimise "mean cross-entropy + lambda * transfer" (TLlib, DeepDA, Dassl);
+  halve theirs to get the same minimiser. `normalize="labelled"` divides by
+  n_S and takes their lambda as it is.
+
+  Not to be confused with Joint Distribution Adaptation (Long et al., 2013), a
+  closed-form transform that shares the initials.
+
+  Args:
+    task_losses: `[source]`, one loss a labelled example of this device.
+    divergence: the divergence of the whole batch, a scalar: the same on
+      every device and never summed over them. To train, one with a gradient,
+      such as :func:`soft_h_divergence`; :func:`h_divergence` has none.
+    num_target: n_T, the number of target examples of the global batch.
+    num_source: n_S of the global batch; by default it is counted, over
+      `where` and `axis_name`.
+    weight: lambda.
+    normalize: "all" for 1/(n_S + n_T), the formula above, or "labelled" for
+      1/n_S.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of `task_losses`.
+
+  Returns:
+    A scalar.
+
+  Raises:
+    ValueError: if `normalize` is unknown, or a static count is not above 0.
+
+  Examples:
+    >>> losses, divergence = jnp.array([1.0, 3.0]), jnp.array(0.5)
+    >>> jda_loss(losses, divergence, num_target=2)
+    Array(1.5, dtype=float32)
+    >>> jda_loss(losses, divergence, num_target=2, normalize="labelled")
+    Array(2.5, dtype=float32)
+
+  References:
+    Ben-David et al., `Analysis of representations for domain adaptation
+    <https://papers.nips.cc/paper/2983>`_, 2006, whose bound it minimises.
+  """
+  check_choice("normalize", normalize, ("all", "labelled"))
+  check_positive("num_target", num_target)
+  if num_source is not None:
+    check_positive("num_source", num_source)
+  task_losses, mask = masked_rows(task_losses, where)
+  task, count = total((jnp.sum(task_losses), jnp.sum(mask)), axis_name)
+  if num_source is not None:
+    count = jnp.asarray(num_source, task.dtype)
+  if normalize == "all":
+    count = count + jnp.asarray(num_target, task.dtype)
+  weight = as_number("weight", weight, task.dtype)
+  return task / jnp.maximum(count, 1.0) + weight * divergence

@@ -1,0 +1,70 @@
+"""Open-set adaptation by back-propagation (OSBP)."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from kdjax.adaptation.adversarial._mdd import log_of_others
+from kdjax.ops import log_softened_softmax
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import as_share
+from kdjax.ops._validation import check_range
+from kdjax.ops._validation import validate
+
+
+@validate
+def osbp_loss(
+  target_logits: Float[Array, "*batch classes"],
+  *,
+  unknown_share: ArrayLike = 0.5,
+  eps: ArrayLike = 1e-6,
+) -> Float[Array, "*batch"]:
+  r"""Open-set backpropagation (OSBP): known or unknown, the features decide.
+
+  .. math::
+    \ell = -t \log (p_{K + 1} + \epsilon)
+           - (1 - t) \log (1 - p_{K + 1} + \epsilon)
+
+  with p the softmax over K known classes and, last, the unknown one. The
+  classifier minimises it, and so holds each target example at the boundary
+  p = t; the features, behind `ops.reverse_gradient` of scale 1, maximise it,
+  and so push each example to either side. On the source, the classifier
+  learns from the cross-entropy alone, without a label K + 1.
+
+  Args:
+    target_logits: `[*batch, K + 1]`, of features whose gradient is reversed;
+      the last class is the unknown one. A class at -inf is masked.
+    unknown_share: t in [0, 1]. May be traced.
+    eps: epsilon, at least 0; 0 is the paper's formula, which is not bounded.
+      May be traced.
+
+  Returns:
+    One value an example. Published weight: 1 times the mean over the batch.
+
+  Raises:
+    ValueError: if a static number is out of range.
+    TypeError: if the logits are not floating-point.
+
+  TLlib subtracts p from 1, which leaves no digit where p is near 1; here the
+  known classes are summed.
+
+  Examples:
+    >>> logits = jnp.array([[0.0, 0.0], [1e4, 0.0]])
+    >>> print(*(f"{loss:.4f}" for loss in osbp_loss(logits)))
+    0.6931 6.9078
+
+  References:
+    Saito et al., `Open set domain adaptation by backpropagation
+    <https://arxiv.org/abs/1804.10427>`_, 2018.
+  """
+  check_range("eps", eps, 0.0, float("inf"))
+  dtype = compute_dtype(target_logits)
+  share = as_share("unknown_share", unknown_share, dtype)
+  floor = jnp.log(as_number("eps", eps, dtype))
+  unknown = log_softened_softmax(target_logits)[..., -1]
+  last = jnp.full(unknown.shape, target_logits.shape[-1] - 1)
+  known = log_of_others(target_logits, last)
+  return -share * jnp.logaddexp(unknown, floor) - (1 - share) * jnp.logaddexp(
+    known, floor
+  )

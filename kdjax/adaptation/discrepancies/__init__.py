@@ -1,0 +1,1 @@
+"""Discrepancies between the features of two domains."""

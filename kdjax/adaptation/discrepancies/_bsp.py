@@ -1,0 +1,68 @@
+"""Batch spectral penalization (BSP)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._collectives import agreed
+from kdjax.ops._masked_rows import whole_rows
+from kdjax.ops._svd import svd
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import validate
+
+
+@validate
+def bsp_loss(
+  source: Float[Array, "source dims"],
+  target: Float[Array, "target dims"],
+  *,
+  components: int = 1,
+  where_source: Bool[Array, " source"] | None = None,
+  where_target: Bool[Array, " target"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Batch spectral penalization (BSP): no direction dominates the features.
+
+  .. math::
+    \ell = \sum_{i=1}^{k} \sigma_i(F_S)^2 + \sum_{i=1}^{k} \sigma_i(F_T)^2
+
+  with the singular values in descending order. Adversarial alignment favours
+  the directions of the largest ones, which transfer but do not discriminate;
+  the penalty goes beside :func:`dann_loss` or CDAN.
+
+  Args:
+    source: `[source, dims]`, the features F_S, not centred.
+    target: `[target, dims]`; the number of rows may differ.
+    components: k, how many singular values; a static integer.
+    where_source: which source rows count.
+    where_target: which target rows count.
+    axis_name: the mapped axis that holds the rest of the batch; rows are
+      gathered.
+
+  Returns:
+    A scalar; a domain without row adds 0. It is a sum, not a mean: it grows
+    with the batch. Published weight: 1e-4 for digits, 2e-4 otherwise (TLlib),
+    for batches of 36 rows, with k = 1.
+
+  Raises:
+    ValueError: if the widths differ or `components` is not positive.
+    TypeError: if `components` is no integer.
+
+  Examples:
+    >>> source = jnp.array([[3.0, 0.0], [0.0, 1.0]])
+    >>> print(f"{bsp_loss(source, 2.0 * source):.3f}")
+    45.000
+
+  References:
+    Chen et al., `Transferability vs. discriminability: batch spectral
+    penalization <https://proceedings.mlr.press/v97/chen19i.html>`_, 2019.
+  """
+  check_integer("components", components, 1)
+
+  def penalty(
+    rows: Float[Array, "batch dims"], where: Bool[Array, " batch"] | None
+  ) -> Float[Array, ""]:
+    rows, _ = whole_rows(rows, where, axis_name)
+    return jnp.sum(jnp.square(svd(rows)[1][:components]))
+
+  value = penalty(source, where_source) + penalty(target, where_target)
+  return agreed(value, axis_name)

@@ -1,0 +1,97 @@
+"""Adaptive feature norm (AFN)."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops import masked_mean
+from kdjax.ops import safe_norm
+from kdjax.ops._collectives import total
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import validate
+
+
+@validate
+def afn_loss(
+  features: Float[Array, "*batch dims"], *, delta: ArrayLike = 1.0
+) -> Float[Array, "*batch"]:
+  r"""Stepwise adaptive feature norm (AFN, SAFN): norms grow step by step.
+
+  .. math:: \ell = (\lVert f \rVert - (\lVert f \rVert' + \Delta))^2
+
+  where the primed norm gets no gradient: the value is always Delta^2, and the
+  gradient pulls every norm up at the rate 2 Delta. Watch the mean norm, not
+  this loss.
+
+  Args:
+    features: `[*batch, dims]` of the source or of the target; the sum of both
+      is the method.
+    delta: Delta, the step. May be traced.
+
+  Returns:
+    One value an example. Published weight: 0.05 times the mean over the batch,
+    for each domain, with Delta = 1 (TLlib: 0.01 for DomainNet).
+
+  Raises:
+    TypeError: if the features are not floating-point.
+
+  The authors' features come from a dropout that keeps the norm instead of the
+  mean: the kept activations are divided by sqrt(1 - p). The zero vector has no
+  direction to grow in, and gets none.
+
+  Examples:
+    >>> afn_loss(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
+    Array([1., 1.], dtype=float32)
+    >>> print(jax.grad(lambda x: afn_loss(x))(jnp.array([3.0, 4.0])).round(3))
+    [-1.2 -1.6]
+
+  References:
+    Xu et al., `Larger norm more transferable
+    <https://arxiv.org/abs/1811.07456>`_, 2019.
+  """
+  norms = safe_norm(features)
+  delta = as_number("delta", delta, norms.dtype)
+  return jnp.square(norms - jax.lax.stop_gradient(norms) - delta)
+
+
+@validate
+def hafn_loss(
+  features: Float[Array, "batch dims"],
+  *,
+  radius: ArrayLike = 25.0,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Hard adaptive feature norm (HAFN): the mean norm is a given radius.
+
+  .. math:: \ell = (\operatorname{mean}_i \lVert f_i \rVert - R)^2
+
+  Args:
+    features: `[batch, dims]` of the source or of the target; the sum of both
+      is the method.
+    radius: R. May be traced.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar; 0 with gradient 0 if nothing counts. Published weight: 0.05 for
+    each domain, with R = 25.
+
+  Raises:
+    TypeError: if the features are not floating-point.
+
+  Examples:
+    >>> hafn_loss(jnp.array([[3.0, 4.0], [0.0, 0.0]]), radius=1.5)
+    Array(1., dtype=float32)
+
+  References:
+    Xu et al., `Larger norm more transferable
+    <https://arxiv.org/abs/1811.07456>`_, 2019.
+  """
+  rows, mask = masked_rows(features, where)
+  mean = masked_mean(safe_norm(rows), where, axis_name=axis_name)
+  gap = mean - as_number("radius", radius, mean.dtype)
+  count = total(jnp.sum(mask), axis_name)
+  return jnp.where(count > 0, jnp.square(gap), 0.0)

@@ -1,0 +1,94 @@
+"""Entropy of segmentations: ADVENT and MinEnt."""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.ops import log_softened_softmax
+from kdjax.ops._validation import validate
+
+
+@validate
+def self_information(
+  logits: Float[Array, "*batch classes"],
+) -> Float[Array, "*batch classes"]:
+  r"""Weighted self-information (ADVENT): the entropy, class by class.
+
+  .. math:: I_c = -\frac{p_c \log p_c}{\log C}
+
+  of every pixel. A discriminator of patches sees these maps instead of
+  features, and the segmentation of the target learns to pass for the source's::
+
+    def maps_of(predictions):
+      return discriminate(self_information(predictions)).reshape(-1)
+
+    # The discriminator's; the predictions get no gradient from it.
+    dann_loss(maps_of(source), maps_of(target), scaling="mean")
+    # The segmentation's: 0.001 times its mean.
+    adda_loss(maps_of(target))
+
+  Args:
+    logits: `[batch, height, width, classes]`, or any other axes before the
+      classes. A class at -inf is masked and still counted in C.
+
+  Returns:
+    Maps of that shape, in [0, 1 / (e log C)]; their sum over classes lies in
+    [0, 1]. Published weight: 0.001 for the segmentation's adversarial loss,
+    0.0002 for that of an auxiliary head.
+
+  Raises:
+    ValueError: if there are fewer than two classes.
+    TypeError: if the logits are not floating-point.
+
+  The authors' code adds 1e-30 inside the logarithm, which matters to no digit.
+  Their discriminator has label 0 for the source, TLlib's 1.
+
+  Examples:
+    >>> print(self_information(jnp.array([[0.0, 0.0], [4.0, 0.0]])).round(3))
+    [[0.5   0.5  ]
+     [0.026 0.104]]
+
+  References:
+    Vu et al., `ADVENT: adversarial entropy minimization for domain adaptation
+    in semantic segmentation <https://arxiv.org/abs/1811.12833>`_, 2019.
+  """
+  classes = logits.shape[-1]
+  if classes < 2:
+    raise ValueError(f"logits has {classes} class; expected two at least.")
+  log_probabilities = log_softened_softmax(logits)
+  excluded = log_probabilities == -jnp.inf
+  information = jnp.where(excluded, 0.0, -log_probabilities)
+  return jnp.exp(log_probabilities) * information / math.log(classes)
+
+
+@validate
+def minent_loss(
+  target_logits: Float[Array, "batch height width classes"],
+) -> Float[Array, " batch"]:
+  r"""Entropy minimization of segmentations (MinEnt of ADVENT).
+
+  .. math::
+    \ell = \operatorname*{mean}_{hw} \frac{-\sum_c p_{hwc} \log p_{hwc}}{\log C}
+
+  Args:
+    target_logits: `[batch, height, width, classes]`, scaled up to the size of
+      the image, as published. A class at -inf is masked and still counted in C.
+
+  Returns:
+    One value an example, in [0, 1]. Published weight: 0.001 times the mean over
+    the batch, 0.0002 for an auxiliary head.
+
+  Raises:
+    ValueError: if there are fewer than two classes.
+    TypeError: if the logits are not floating-point.
+
+  Examples:
+    >>> minent_loss(jnp.zeros((1, 2, 2, 4)))
+    Array([1.], dtype=float32)
+
+  References:
+    Vu et al., `ADVENT: adversarial entropy minimization for domain adaptation
+    in semantic segmentation <https://arxiv.org/abs/1811.12833>`_, 2019.
+  """
+  return jnp.mean(jnp.sum(self_information(target_logits), -1), (1, 2))

@@ -1,0 +1,175 @@
+"""Entropy, information maximization and class balance of predictions."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops import log_softened_softmax
+from kdjax.ops import masked_mean
+from kdjax.ops import softened_softmax
+from kdjax.ops._collectives import total
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import validate
+
+
+@validate
+def entropy_loss(
+  target_logits: Float[Array, "*batch classes"],
+  *,
+  temperature: ArrayLike = 1.0,
+) -> Float[Array, "*batch"]:
+  r"""Entropy minimization: predictions on the target should be sure.
+
+  .. math:: \ell = -\sum_c p_c \log p_c, \qquad p = \mathrm{softmax}(z / T)
+
+  Args:
+    target_logits: `[*batch, classes]`; a class at -inf is masked.
+    temperature: T > 0; a number, or one per row. May be traced.
+
+  Returns:
+    One value an example, in nats. Published weight: 0.1 times the mean over
+    the batch (beside AFN and IWAN in TLlib).
+
+  Raises:
+    ValueError: if a static temperature is not above 0.
+    TypeError: if the logits are not floating-point.
+
+  TLlib and SHOT add 1e-5 to the probability inside the logarithm, BNM 1e-8,
+  which changes a value by about the number of classes times that; from logits
+  nothing needs to be added.
+
+  Examples:
+    >>> entropy_loss(jnp.array([[0.0, 0.0], [1e4, 0.0]]))
+    Array([0.6931472, 0.       ], dtype=float32)
+
+  References:
+    Grandvalet and Bengio, `Semi-supervised learning by entropy minimization
+    <https://papers.nips.cc/paper/2740>`_, 2004.
+  """
+  log_probabilities = log_softened_softmax(
+    target_logits, temperature=temperature
+  )
+  excluded = log_probabilities == -jnp.inf
+  information = jnp.where(excluded, 0.0, -log_probabilities)
+  return jnp.sum(jnp.exp(log_probabilities) * information, -1)
+
+
+@validate
+def information_maximization_loss(
+  target_logits: Float[Array, "batch classes"],
+  *,
+  diversity_weight: ArrayLike = 1.0,
+  temperature: ArrayLike = 1.0,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Information maximization (IM, SHOT): each sure, together diverse.
+
+  .. math::
+    \ell = \operatorname{mean}_i H(p_i)
+           - \lambda H(\operatorname{mean}_i p_i), \qquad
+    H(p) = -\sum_c p_c \log p_c
+
+  minus the mutual information between inputs and predictions for lambda = 1.
+
+  Args:
+    target_logits: `[batch, classes]`; a class at -inf is masked.
+    diversity_weight: lambda. May be traced.
+    temperature: T > 0. May be traced.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch; the mean
+      prediction is that of the whole batch.
+
+  Returns:
+    A scalar; 0 with gradient 0 if nothing counts. Published weight: 1, beside
+    0.3 times the cross-entropy with pseudo-labels.
+
+  Raises:
+    ValueError: if a static temperature is not above 0.
+    TypeError: if the logits are not floating-point.
+
+  SHOT adds 1e-5 to each probability inside the logarithms; see
+  :func:`entropy_loss`.
+
+  Examples:
+    >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])
+    >>> information_maximization_loss(sure)
+    Array(-0.6931472, dtype=float32)
+    >>> information_maximization_loss(sure, diversity_weight=0.0)
+    Array(0., dtype=float32)
+
+  References:
+    Liang, Hu and Feng, `Do we really need to access the source data?
+    <https://arxiv.org/abs/2002.08546>`_, 2020.
+  """
+  logits, mask = masked_rows(target_logits, where)
+  entropies = entropy_loss(logits, temperature=temperature)
+  probabilities = softened_softmax(logits, temperature=temperature)
+  sums, count = total(
+    (jnp.sum(mask[:, None] * probabilities, 0), jnp.sum(mask)), axis_name
+  )
+  mean = sums / jnp.maximum(count, 1)
+  # Below, flushed to 0, the logarithm would be -inf.
+  absent = mean < jnp.finfo(mean.dtype).tiny
+  information = -jnp.log(jnp.where(absent, 1.0, mean))
+  weight = as_number("diversity_weight", diversity_weight, mean.dtype)
+  return masked_mean(entropies, where, axis_name=axis_name) - weight * jnp.sum(
+    mean * information
+  )
+
+
+@validate
+def class_balance_loss(
+  probabilities: Float[Array, "batch classes"],
+  *,
+  eps: ArrayLike = 1e-6,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Class balance of MCD: every class gets its share of the batch.
+
+  .. math::
+    \ell = -\operatorname*{mean}_c \log(\operatorname*{mean}_i p_{ic}
+      + \epsilon)
+
+  The authors' code calls it entropy. It is smallest, log C, where the mean
+  prediction is uniform.
+
+  Args:
+    probabilities: `[batch, classes]`, of one of MCD's classifiers.
+    eps: epsilon > 0. May be traced.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar; 0 with gradient 0 if nothing counts. Published weight: 0.01 in
+    MCD's first two steps (TLlib; 0.03 for digits).
+
+  Raises:
+    TypeError: if the probabilities are not floating-point.
+
+  Examples:
+    >>> print(f"{class_balance_loss(jnp.eye(2)):.4f}")
+    0.6931
+
+  References:
+    Saito et al., `Maximum classifier discrepancy
+    <https://arxiv.org/abs/1712.02560>`_, 2018, appendix.
+  """
+  rows, mask = masked_rows(probabilities, where)
+  sums, count = total((jnp.sum(rows, 0), jnp.sum(mask)), axis_name)
+  eps = as_number("eps", eps, rows.dtype)
+  value = -jnp.mean(jnp.log(sums / jnp.maximum(count, 1) + eps))
+  return jnp.where(count > 0, value, 0.0)
+
+
+def entropy_weight(
+  probabilities: Float[Array, "batch classes"],
+) -> Float[Array, " batch"]:
+  """Returns 1 + exp(-H) a row, without gradient, as CDAN's and MCC's codes."""
+  probabilities = probabilities.astype(compute_dtype(probabilities))
+  entropy = -jnp.sum(probabilities * jnp.log(probabilities + 1e-5), -1)
+  return jax.lax.stop_gradient(1 + jnp.exp(-entropy))

@@ -1,0 +1,165 @@
+"""Regressive domain adaptation (RegDA) of keypoints."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._divergences import forward_kl
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import check_range
+from kdjax.ops._validation import validate
+
+
+class KeypointMaps(NamedTuple):
+  """Heat maps that a prediction makes of itself.
+
+  Attributes:
+    true: `[batch, height, width, keypoints]`, a Gaussian of height 1 around
+      the largest score of each keypoint.
+    false: the sum of those of all other keypoints, at most 1.
+
+  References:
+    Jiang et al., `Regressive domain adaptation for unsupervised keypoint
+    detection <https://arxiv.org/abs/2103.06175>`_, 2021.
+  """
+
+  true: Float[Array, "batch height width keypoints"]
+  false: Float[Array, "batch height width keypoints"]
+
+
+@validate
+def keypoint_maps(
+  heatmaps: Float[Array, "batch height width keypoints"],
+  *,
+  sigma: ArrayLike = 2.0,
+) -> KeypointMaps:
+  r"""Pseudo heat maps (RegDA): where a keypoint is, and where it may err to.
+
+  .. math::
+    H_k(x) = \exp\Bigl(-\frac{\lVert x - x_k \rVert^2}{2 \sigma^2}\Bigr), \quad
+    x_k = \operatorname*{argmax}_x y_k(x), \quad
+    \bar H_k = \min\Bigl(\sum_{l \ne k} H_l, 1\Bigr)
+
+  with H cut off at 3 sigma in height or width. The wrong predictions of a
+  keypoint crowd at other keypoints, so a map of those spans the adversarial
+  regressor's space of errors. A step of the method, with a main and an
+  adversarial regressor on features whose gradient from the latter is scaled by
+  a ramp from 0 to 0.1:
+
+  - all minimise, on the source, :func:`keypoint_loss` of the main regressor
+    with the labels plus 4 times that of the adversarial one with `true`;
+  - the adversarial regressor minimises, on the target, that with `false`;
+  - the features minimise, on the target, the adversarial one's with `true`.
+
+  Args:
+    heatmaps: `[batch, height, width, keypoints]`, the main regressor's scores;
+      they get no gradient.
+    sigma: the width of the Gaussian, in pixels of the map. May be traced.
+
+  Returns:
+    :class:`KeypointMaps`.
+
+  Raises:
+    ValueError: if a static `sigma` is not above 0.
+
+  TLlib's main script puts a keypoint whose scores are all at most 0 into the
+  corner; its faster one does not, as here, but cuts H off where it is below
+  0.01 (3.03 sigma, a circle).
+
+  Examples:
+    >>> heatmaps = jnp.zeros((1, 1, 3, 2)).at[0, 0, [0, 2], [0, 1]].set(1.0)
+    >>> maps = keypoint_maps(heatmaps, sigma=0.5)
+    >>> maps.true[0, 0].T
+    Array([[1.        , 0.13533528, 0.        ],
+           [0.        , 0.13533528, 1.        ]], dtype=float32)
+    >>> bool(jnp.all(maps.false[..., 0] == maps.true[..., 1]))
+    True
+
+  References:
+    Jiang et al., `Regressive domain adaptation for unsupervised keypoint
+    detection <https://arxiv.org/abs/2103.06175>`_, 2021.
+  """
+  check_positive("sigma", sigma)
+  batch, height, width, keypoints = heatmaps.shape
+  dtype = compute_dtype(heatmaps)
+  sigma = as_number("sigma", sigma, dtype)
+  place = jnp.argmax(heatmaps.reshape(batch, height * width, keypoints), 1)
+
+  def along(size: int, centres: Array) -> Array:
+    """A Gaussian on one axis, `[batch, size, keypoints]`."""
+    offsets = jnp.arange(size)[None, :, None] - centres[:, None]
+    offsets = offsets.astype(dtype) / sigma
+    bell = jnp.exp(-jnp.square(offsets) / 2)
+    return jnp.where(jnp.abs(offsets) <= 3, bell, 0.0)
+
+  rows, columns = along(height, place // width), along(width, place % width)
+  true = rows[:, :, None] * columns[:, None]
+  false = jnp.clip(jnp.sum(true, -1, keepdims=True) - true, 0.0, 1.0)
+  return KeypointMaps(true, false)
+
+
+@validate
+def keypoint_loss(
+  heatmaps: Float[Array, "batch height width keypoints"],
+  targets: Float[Array, "batch height width keypoints"],
+  *,
+  eps: ArrayLike = 0.0,
+  visible: Bool[Array, "batch keypoints"] | None = None,
+) -> Float[Array, " batch"]:
+  r"""KL divergence between heat maps of keypoints (RegDA).
+
+  .. math::
+    \ell = \operatorname*{mean}_k \mathrm{KL}\Bigl(
+      \frac{t_k + \epsilon}{\sum_x (t_k(x) + \epsilon)} \Big\Vert
+      \operatorname*{softmax}_x y_k \Bigr)
+
+  Args:
+    heatmaps: `[batch, height, width, keypoints]`, scores y.
+    targets: of the same shape, not negative and not normalised: labels, or
+      those of :func:`keypoint_maps`. They get no gradient.
+    eps: epsilon, at least 0. May be traced. TLlib: 0 for labels and 1e-7 for
+      pseudo heat maps.
+    visible: `[batch, keypoints]`; what is not visible adds 0 to a mean that
+      counts it, as published.
+
+  Returns:
+    One value an example. Published weight: 1 times the mean over the batch, see
+    :func:`keypoint_maps`. A target of 0 everywhere costs nothing if epsilon is
+    0, where TLlib's is NaN.
+
+  Raises:
+    ValueError: if the shapes differ or a static `eps` is below 0.
+    TypeError: if the scores are not floating-point.
+
+  TLlib's script passes on the target too which keypoints are visible, which is
+  part of its labels.
+
+  Examples:
+    >>> target = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1.0)
+    >>> keypoint_loss(jnp.zeros((1, 2, 2, 1)), target)  # log 4
+    Array([1.3862944], dtype=float32)
+
+  References:
+    Jiang et al., `Regressive domain adaptation for unsupervised keypoint
+    detection <https://arxiv.org/abs/2103.06175>`_, 2021.
+  """
+  check_range("eps", eps, 0.0, float("inf"))
+  dtype = jnp.result_type(compute_dtype(heatmaps), compute_dtype(targets))
+
+  def flat(maps: Array) -> Array:
+    """`[batch, keypoints, positions]`."""
+    batch, height, width, keypoints = maps.shape
+    maps = maps.astype(dtype).reshape(batch, height * width, keypoints)
+    return jnp.swapaxes(maps, 1, 2)
+
+  eps = as_number("eps", eps, dtype)
+  targets = jnp.log(flat(jax.lax.stop_gradient(targets)) + eps)
+  losses = forward_kl(targets, flat(heatmaps), 1.0)
+  if visible is not None:
+    losses = jnp.where(visible, losses, 0.0)
+  return jnp.mean(losses, -1)

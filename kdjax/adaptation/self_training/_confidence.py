@@ -1,0 +1,34 @@
+"""Confident predictions, and the cross-entropy with them."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops import softened_softmax
+from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_share
+
+
+def confident_cross_entropy(
+  logits: Float[Array, "*batch classes"],
+  pseudo_logits: Float[Array, "*batch classes"],
+  threshold: ArrayLike,
+) -> Float[Array, "*batch"]:
+  """Returns the cross-entropy with confident labels a row, 0 for others."""
+  pseudo_logits = jax.lax.stop_gradient(pseudo_logits)
+  confident = is_confident(pseudo_logits, threshold)
+  losses = cross_entropy(logits, jnp.argmax(pseudo_logits, -1))
+  return jnp.where(confident, losses, 0.0)
+
+
+def is_confident(
+  logits: Float[Array, "*batch classes"], threshold: ArrayLike
+) -> Bool[Array, "*batch"]:
+  """Returns whether the largest probability of a row reaches a threshold."""
+  confidence = jnp.max(softened_softmax(logits), -1)
+  least = as_share(
+    "threshold", threshold, compute_dtype(logits), shape=confidence.shape
+  )
+  return confidence >= least

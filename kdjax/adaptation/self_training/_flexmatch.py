@@ -1,0 +1,185 @@
+"""FlexMatch: a confidence threshold for each class."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.adaptation.self_training._confidence import is_confident
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_share
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import validate
+
+
+class FlexMatchState(NamedTuple):
+  """The last confident label of every unlabelled example.
+
+  Attributes:
+    labels: `[examples]`, -1 for an example that has never been confident.
+    status: `[classes]`, how many examples carry each label now.
+
+  References:
+    Zhang et al., `FlexMatch <https://arxiv.org/abs/2110.08263>`_, 2021.
+  """
+
+  labels: Int[Array, " examples"]
+  status: Int[Array, " classes"]
+
+
+def flexmatch_init(*, num_examples: int, num_classes: int) -> FlexMatchState:
+  """FlexMatch's state at the start: no example has a label.
+
+  Args:
+    num_examples: the size of the unlabelled set.
+    num_classes: the number of classes.
+
+  Returns:
+    The state, a pytree to keep beside the train state.
+
+  Raises:
+    ValueError: if a size is not positive.
+    TypeError: if a size is no integer.
+
+  Examples:
+    >>> flexmatch_init(num_examples=3, num_classes=2).labels
+    Array([-1, -1, -1], dtype=int32)
+
+  References:
+    Zhang et al., `FlexMatch <https://arxiv.org/abs/2110.08263>`_, 2021.
+  """
+  check_integer("num_examples", num_examples, 1)
+  check_integer("num_classes", num_classes, 1)
+  return FlexMatchState(
+    jnp.full(num_examples, -1, jnp.int32), jnp.zeros(num_classes, jnp.int32)
+  )
+
+
+@validate
+def flexmatch_thresholds(
+  weak_logits: Float[Array, "batch classes"],
+  state: FlexMatchState,
+  *,
+  threshold: ArrayLike = 0.95,
+  warmup: bool = True,
+  mapping: str = "convex",
+) -> Float[Array, " batch"]:
+  r"""FlexMatch: a threshold for each class, low for one that is hard to learn.
+
+  .. math::
+    \tau_c = \tau \, M(\beta_c), \qquad
+    \beta_c = \frac{\sigma_c}{\max(\max_{c'} \sigma_{c'},\; \sigma_\emptyset)}
+
+  where sigma_c counts the examples whose last confident label is c and
+  sigma_0 those that have never been confident. Use it as
+  `fixmatch_loss(strong, weak, threshold=flexmatch_thresholds(weak, state))`,
+  and :func:`flexmatch_update` after it.
+
+  Args:
+    weak_logits: `[batch, classes]`, of the weak view; each row gets the
+      threshold of the class it predicts. No gradient.
+    state: from :func:`flexmatch_init` and :func:`flexmatch_update`.
+    threshold: tau in [0, 1]. May be traced.
+    warmup: whether sigma_0 takes part; without, the first label ever given
+      makes its class's threshold tau.
+    mapping: M, "convex" x / (2 - x) (the authors, TLlib), "linear" x, or
+      "concave" log(1 + x) / log 2.
+
+  Returns:
+    `[batch]` thresholds: all 0 while no example has a label. The authors' code
+    returns 0 as well if all examples carry the same label; here the formula
+    holds.
+
+  Raises:
+    ValueError: if the classes differ, a static threshold is outside [0, 1] or
+      the mapping is unknown.
+
+  Examples:
+    >>> state = FlexMatchState(jnp.array([0, 0, 1]), jnp.array([2, 1]))
+    >>> logits = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> flexmatch_thresholds(logits, state, threshold=0.9)
+    Array([0.9, 0.3], dtype=float32)
+
+  References:
+    Zhang et al., `FlexMatch: boosting semi-supervised learning with curriculum
+    pseudo labeling <https://arxiv.org/abs/2110.08263>`_, 2021.
+  """
+  check_choice("mapping", mapping, ("convex", "linear", "concave"))
+  _check_classes("flexmatch_thresholds", state.status, weak_logits)
+  logits = jax.lax.stop_gradient(weak_logits)
+  dtype = compute_dtype(logits)
+  status = state.status.astype(dtype)
+  largest = jnp.max(status)
+  if warmup:
+    unused = state.labels.size - jnp.sum(status)
+    # All unused: the authors take a status of 0, as this quotient is.
+    largest = jnp.maximum(largest, unused)
+  beta = status / jnp.maximum(largest, 1)
+  if mapping == "convex":
+    beta = beta / (2 - beta)
+  elif mapping == "concave":
+    beta = jnp.log1p(beta) / jnp.log(jnp.asarray(2, dtype))
+  least = as_share("threshold", threshold, dtype)
+  return least * beta[jnp.argmax(logits, -1)]
+
+
+@validate
+def flexmatch_update(
+  weak_logits: Float[Array, "batch classes"],
+  state: FlexMatchState,
+  indices: Int[Array, " batch"],
+  *,
+  threshold: ArrayLike = 0.95,
+  where: Bool[Array, " batch"] | None = None,
+) -> FlexMatchState:
+  """FlexMatch's update: confident examples leave their label behind.
+
+  The condition is the fixed threshold, not the flexible one.
+
+  Args:
+    weak_logits: `[batch, classes]`, of the weak view.
+    state: the state so far.
+    indices: `[batch]`, which example of the unlabelled set each row is, no
+      index twice. Several devices gather rows and indices first.
+    threshold: tau in [0, 1]. May be traced.
+    where: which rows count.
+
+  Returns:
+    The new state.
+
+  Raises:
+    ValueError: if shapes disagree or a static threshold is outside [0, 1].
+
+  Examples:
+    >>> state = flexmatch_init(num_examples=3, num_classes=2)
+    >>> logits = jnp.array([[0.0, 9.0], [0.0, 0.1]])
+    >>> flexmatch_update(logits, state, jnp.array([2, 0])).labels
+    Array([-1, -1,  1], dtype=int32)
+
+  References:
+    Zhang et al., `FlexMatch <https://arxiv.org/abs/2110.08263>`_, 2021.
+  """
+  _check_classes("flexmatch_update", state.status, weak_logits)
+  confident = is_confident(weak_logits, threshold)
+  if where is not None:
+    confident &= where
+  predicted = jnp.argmax(weak_logits, -1).astype(state.labels.dtype)
+  # Rows that leave no label write outside, where nothing is.
+  slots = jnp.where(confident, indices, state.labels.size)
+  labels = state.labels.at[slots].set(predicted, mode="drop")
+  classes = jnp.arange(state.status.size)
+  status = jnp.sum(labels[:, None] == classes[None], 0)
+  return FlexMatchState(labels, status.astype(state.status.dtype))
+
+
+def _check_classes(
+  name: str, status: Int[Array, " classes"], logits: Float[Array, "batch k"]
+) -> None:
+  if status.shape != logits.shape[-1:]:
+    raise ValueError(
+      f"{name}: state has {status.size} classes; expected "
+      f"{logits.shape[-1]}, as in weak_logits."
+    )

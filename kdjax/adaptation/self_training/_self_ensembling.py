@@ -1,0 +1,79 @@
+"""Self-ensembling: the class balance of confident predictions."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops import log_softened_softmax
+from kdjax.ops._collectives import total
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._validation import validate
+
+
+@validate
+def self_ensembling_balance_loss(
+  target_logits: Float[Array, "batch classes"],
+  *,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Class balance of self-ensembling: the mean prediction is uniform.
+
+  .. math::
+    \ell = -\operatorname*{mean}_c \Bigl[\tfrac1K \log \bar p_c
+      + \bigl(1 - \tfrac1K\bigr) \log(1 - \bar p_c)\Bigr], \qquad
+    \bar p = \operatorname*{mean}_i p_i
+
+  a binary cross-entropy for each class; not MCD's
+  :func:`class_balance_loss`.
+
+  Args:
+    target_logits: `[batch, classes]`, the student's; a class at -inf counts as
+      one that is never predicted.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar, each logarithm at least -100 as in PyTorch; 0 with gradient 0 if
+    nothing counts. Published weight: 0.005 times the number of classes
+    (French), 0.01 (TLlib), each times the share of confident examples.
+
+  Raises:
+    TypeError: if the logits are not floating-point.
+
+  Examples:
+    >>> self_ensembling_balance_loss(jnp.zeros((3, 2)))
+    Array(0.6931472, dtype=float32)
+
+  References:
+    French et al., `Self-ensembling for visual domain adaptation
+    <https://arxiv.org/abs/1706.05208>`_, 2018.
+  """
+  logits, mask = masked_rows(target_logits, where)
+  log_p = log_softened_softmax(logits)
+  excluded = log_p == -jnp.inf
+  log_p = jnp.where(excluded, 0.0, log_p)
+  p = jnp.where(excluded, 0.0, jnp.exp(log_p))
+  # 1 - p without cancellation where the model is sure.
+  rest = jnp.where(excluded, 1.0, -jnp.expm1(log_p))
+  sums, rests, count = total(
+    (
+      jnp.sum(mask[:, None] * p, 0),
+      jnp.sum(mask[:, None] * rest, 0),
+      jnp.sum(mask),
+    ),
+    axis_name,
+  )
+  count = jnp.maximum(count, 1)
+  share = 1 / logits.shape[-1]
+  value = -jnp.mean(
+    share * _bounded_log(sums / count)
+    + (1 - share) * _bounded_log(rests / count)
+  )
+  return jnp.where(jnp.sum(sums) > 0, value, 0.0)
+
+
+def _bounded_log(x: Float[Array, " classes"]) -> Float[Array, " classes"]:
+  """Returns the logarithm, at least -100, where its gradient is 0."""
+  floor = jnp.exp(jnp.asarray(-100.0, x.dtype))
+  low = x <= jnp.maximum(floor, jnp.finfo(x.dtype).tiny)
+  return jnp.where(low, -100.0, jnp.log(jnp.where(low, 1.0, x)))

@@ -1,0 +1,132 @@
+"""The examples of a batch as rows, and their pairs, over all devices."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.ops import gather_batch
+from kdjax.ops import masked_mean
+from kdjax.ops import safe_norm
+from kdjax.ops._collectives import batch_places
+from kdjax.ops._masked_rows import counted
+from kdjax.ops._masked_rows import nonzero
+from kdjax.ops._row_chunks import in_chunks
+from kdjax.ops._softmax import compute_dtype
+
+Values = TypeVar("Values")
+
+
+class Rows(NamedTuple):
+  """A network's rows: this device's, and those of the whole batch."""
+
+  local: Float[Array, "batch dims"]
+  whole: Float[Array, "whole dims"]
+
+
+class Pairs(NamedTuple):
+  """Which pairs of (this device's row, any row) count."""
+
+  rows: Bool[Array, " batch"]
+  columns: Bool[Array, " whole"]
+  places: Int[Array, " batch"]
+
+  @property
+  def counted(self) -> Bool[Array, "batch whole"]:
+    """Whether both of a pair count."""
+    return self.rows[:, None] & self.columns[None]
+
+  @property
+  def diagonal(self) -> Bool[Array, "batch whole"]:
+    """Whether a pair is an example and itself."""
+    return self.places[:, None] == jnp.arange(self.columns.size)[None]
+
+
+def flat_rows(
+  x: Float[Array, "batch ..."], where: Bool[Array, " batch"] | None
+) -> Float[Array, "batch dims"]:
+  """Returns the examples as vectors, 0 where masked whatever they held."""
+  return counted(x.astype(compute_dtype(x)).reshape(x.shape[0], -1), where)
+
+
+def batch_rows(
+  x: Float[Array, "batch ..."],
+  where: Bool[Array, " batch"] | None,
+  axis_name: str | None,
+) -> Rows:
+  """Returns the examples as vectors, here and everywhere."""
+  rows = flat_rows(x, where)
+  return Rows(rows, gather_batch(rows, axis_name))
+
+
+def pairs(
+  x: Float[Array, "batch ..."],
+  where: Bool[Array, " batch"] | None,
+  axis_name: str | None,
+) -> Pairs:
+  """Returns the pairs of a batch."""
+  rows = jnp.ones(x.shape[:1], bool) if where is None else where
+  columns = gather_batch(rows, axis_name)
+  return Pairs(rows, columns, batch_places(rows.size, axis_name))
+
+
+def over_rows(
+  function: Callable[..., Values],
+  *sides: Rows,
+  pair: Pairs,
+  chunk_size: int | None,
+) -> Values:
+  """Returns `function(*sides, pair)`, values a row, a few rows at a time."""
+
+  def of_part(part: tuple[list[Array], Array, Array]) -> Values:
+    locals_, rows, places = part
+    chunks = [
+      side._replace(local=local)
+      for side, local in zip(sides, locals_, strict=True)
+    ]
+    return function(*chunks, pair._replace(rows=rows, places=places))
+
+  parts = [side.local for side in sides], pair.rows, pair.places
+  return in_chunks(of_part, parts, chunk_size)
+
+
+def pair_mean(
+  function: Callable[[Rows, Rows, Pairs], Float[Array, "chunk whole"]],
+  student: Rows,
+  teacher: Rows,
+  *,
+  pair: Pairs,
+  chunk_size: int | None,
+  axis_name: str | None,
+) -> Float[Array, ""]:
+  """Returns the mean of a function over pairs that count, as `over_rows`."""
+
+  def sums(student: Rows, teacher: Rows, pair: Pairs) -> Float[Array, " chunk"]:
+    return jnp.sum(function(student, teacher, pair), 1, where=pair.counted)
+
+  values = over_rows(sums, student, teacher, pair=pair, chunk_size=chunk_size)
+  count = jnp.sum(pair.columns, dtype=values.dtype)
+  return masked_mean(values / nonzero(count), pair.rows, axis_name=axis_name)
+
+
+def products(rows: Rows) -> Float[Array, "batch whole"]:
+  """Returns the inner products of this device's rows with all."""
+  # The default precision on GPU and TPU keeps 10 or 8 bits: too few here.
+  return jnp.matmul(rows.local, rows.whole.T, precision="highest")
+
+
+def directions(
+  x: Float[Array, "... dims"], eps: float = 0.0
+) -> Float[Array, "... dims"]:
+  """Returns x / (norm + eps); the zero vector is 0, with gradient 0."""
+  norm = safe_norm(x, keepdims=True)
+  dead = norm == 0  # NaN is not: it must reach the caller
+  return x * jnp.where(dead, 0.0, 1 / jnp.where(dead, 1.0, norm + eps))
+
+
+def unit_rows(rows: Rows, eps: float = 0.0) -> Rows:
+  """Returns the rows' directions."""
+  local = directions(rows.local, eps)
+  alone = rows.whole is rows.local
+  return Rows(local, local if alone else directions(rows.whole, eps))

@@ -1,0 +1,82 @@
+"""Factor transfer (FT)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._feature_pairs import unit
+from kdjax.distillation.features._attention_maps import attention_map
+from kdjax.ops._distances import absolute
+from kdjax.ops._resizing import to_smaller
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import validate
+
+
+@validate
+def factor_transfer_loss(
+  student_features: Float[Array, "batch height width student_channels"],
+  teacher_features: Float[Array, "batch its_height its_width teacher_channels"],
+  *,
+  form: str = "factors",
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, " batch"]:
+  r"""Factor transfer (FT): mean absolute difference of normalised factors.
+
+  .. math::
+    \ell = \operatorname{mean} \left| \frac{F^S}{\lVert F^S \rVert_2}
+                                    - \frac{F^T}{\lVert F^T \rVert_2} \right|
+
+  A factor is what a paraphraser makes of the teacher's features and a
+  translator of the student's, see :func:`kdjax.objectives.factor_transfer`.
+  The norm is that of an example's whole factor.
+
+  Args:
+    student_features: the student's factor. Of maps of two sizes the larger is
+      averaged to the smaller.
+    teacher_features: the teacher's; it receives no gradient.
+    form: "factors" is the paper's, above. "attention_maps" is RepDistiller's:
+      F is first replaced by the mean over channels of its squares, so that
+      channels may differ.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    One value an example. Published weight: times the mean over the batch, 200
+    for "attention_maps" (RepDistiller) and 1000 for "factors" (torchdistill).
+
+  Raises:
+    ValueError: if batches differ, for "factors" the channels, neither map is
+      the smaller, or the form is unknown.
+    TypeError: if the features are not floating-point.
+
+  Published codes disagree: RepDistiller compares attention maps of the
+  factors, torchdistill and Knowledge-Distillation-Zoo the factors themselves.
+  The latter is the paper's and the default.
+
+  Examples:
+    >>> factors = jnp.ones((1, 2, 2, 4))
+    >>> factor_transfer_loss(factors, -factors)
+    Array([0.5], dtype=float32)
+
+  References:
+    Kim, Park and Kwak, `Paraphrasing complex network: network compression via
+    factor transfer <https://arxiv.org/abs/1802.04977>`_, 2018.
+  """
+  check_choice("form", form, ("factors", "attention_maps"))
+  student, teacher = to_smaller(
+    *as_pair(student_features, teacher_features, stop_teacher_gradient)
+  )
+  if form == "attention_maps":
+    power = jnp.asarray(2.0, student.dtype)
+    difference = attention_map(student, power) - attention_map(teacher, power)
+  elif student.shape != teacher.shape:
+    raise ValueError(
+      f"factor_transfer_loss: teacher_features has shape {teacher.shape}; "
+      f"expected {student.shape}, as in student_features."
+    )
+  else:
+    batch = student.shape[0]
+    difference = unit(student.reshape(batch, -1)) - unit(
+      teacher.reshape(batch, -1)
+    )
+  return example_mean(absolute(difference))

@@ -1,0 +1,80 @@
+"""Neuron selectivity transfer (NST)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._feature_pairs import unit
+from kdjax.ops._resizing import to_smaller
+from kdjax.ops._validation import validate
+
+
+@validate
+def nst_loss(
+  student_features: Float[Array, "batch height width student_channels"],
+  teacher_features: Float[Array, "batch its_height its_width teacher_channels"],
+  *,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, " batch"]:
+  r"""Neuron selectivity transfer (NST): the squared MMD between channels.
+
+  .. math::
+    \ell = \operatorname{mean}_{ij} k(t_i, t_j)
+         + \operatorname{mean}_{ij} k(s_i, s_j)
+         - 2 \operatorname{mean}_{ij} k(s_i, t_j), \qquad
+    k(x, y) = (x \cdot y)^2
+
+  where s_i and t_j are the channels of one example's maps, each over all
+  positions and of norm 1; a dead channel stays 0 and gets no gradient.
+
+  Args:
+    student_features: activations of one stage. Channels may differ from the
+      teacher's; of maps of two sizes the larger is averaged to the smaller.
+    teacher_features: the teacher's activations; they receive no gradient.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    One value an example. Published weight: 50 times the mean over the batch,
+    summed over the stages (RepDistiller, mdistiller).
+
+  Raises:
+    ValueError: if batches differ or neither map is the smaller.
+    TypeError: if the features are not floating-point.
+
+  Examples:
+    >>> maps = jnp.eye(4).reshape(1, 2, 2, 4)  # four channels, orthogonal
+    >>> nst_loss(maps, maps[..., :1])
+    Array([0.75], dtype=float32)
+
+  References:
+    Huang and Wang, `Like what you like: knowledge distill via neuron
+    selectivity transfer <https://arxiv.org/abs/1707.01219>`_, 2017, with its
+    polynomial kernel.
+  """
+  pair = as_pair(student_features, teacher_features, stop_teacher_gradient)
+  student, teacher = (
+    unit(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
+    for x in to_smaller(*pair)
+  )
+  positions = student.shape[1]
+  if positions <= max(student.shape[2], teacher.shape[2]):
+    # The same sum the other way round: products of positions, the smaller
+    # matrix, whose difference cancels before it is squared.
+    gap = _position_products(student) - _position_products(teacher)
+    return jnp.sum(jnp.square(gap), (1, 2))
+
+  def mean_kernel(a: Array, b: Array) -> Array:
+    products = jnp.einsum("bpi,bpj->bij", a, b, precision="highest")
+    return example_mean(jnp.square(products))
+
+  within = mean_kernel(teacher, teacher) + mean_kernel(student, student)
+  return within - 2 * mean_kernel(student, teacher)
+
+
+def _position_products(
+  channels: Float[Array, "batch positions channels"],
+) -> Float[Array, "batch positions positions"]:
+  """Returns products between positions, the mean over the channels."""
+  products = jnp.einsum("bpi,bqi->bpq", channels, channels, precision="highest")
+  return products / channels.shape[-1]

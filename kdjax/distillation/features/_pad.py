@@ -1,0 +1,66 @@
+"""Prime-aware adaptive distillation (PAD)."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._feature_pairs import example_mean
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+
+@validate
+def pad_l2_loss(
+  student_embeddings: Float[Array, "batch width"],
+  teacher_embeddings: Float[Array, "batch width"],
+  log_variance: Float[Array, "batch width"],
+  *,
+  eps: ArrayLike = 1e-6,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, " batch"]:
+  r"""Prime-aware adaptive distillation (PAD) with the L2 loss.
+
+  .. math::
+    \ell = \operatorname{mean}_d \left[
+      \frac{(t_d - s_d)^2}{\epsilon + e^{v_d}} + v_d \right]
+
+  Examples that the student thinks it can follow (a low log-variance v) weigh
+  more.
+
+  Args:
+    student_embeddings: the student's.
+    teacher_embeddings: the teacher's; they receive no gradient.
+    log_variance: v, predicted from the student's embedding.
+    eps: added to the variance. May be traced.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    One value an example. Published weight: 1 times the mean over the batch
+    (torchdistill), in a second stage after training with :func:`hint_loss` of
+    the embeddings (CSE-L2).
+
+  Raises:
+    ValueError: if the shapes differ or a static `eps` is not above 0.
+    TypeError: if an argument is not floating-point.
+
+  Examples:
+    >>> zeros = jnp.zeros((1, 4))
+    >>> pad_l2_loss(zeros, zeros + 2.0, zeros).round(4)
+    Array([4.], dtype=float32)
+
+  References:
+    Zhang et al., `Prime-aware adaptive distillation
+    <https://arxiv.org/abs/2008.01458>`_, 2020.
+  """
+  check_positive("eps", eps)
+  student, teacher = as_pair(
+    student_embeddings, teacher_embeddings, stop_teacher_gradient
+  )
+  log_variance = log_variance.astype(compute_dtype(log_variance))
+  eps = as_number("eps", eps, student.dtype)
+  # 1 / (eps + exp v) without an exp that overflows
+  precision = jnp.exp(-jnp.logaddexp(jnp.log(eps), log_variance))
+  return example_mean(jnp.square(teacher - student) * precision + log_variance)

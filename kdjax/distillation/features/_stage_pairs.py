@@ -1,0 +1,44 @@
+"""Pairs of stages: feature maps of one size."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax.distillation._feature_pairs import as_pair
+
+
+def stage_pairs(
+  name: str,
+  student: Sequence[ArrayLike],
+  teacher: Sequence[ArrayLike],
+  stop_teacher_gradient: bool,
+) -> list[tuple[Array, Array]]:
+  """Pairs the maps of each stage, or raises."""
+  if len(student) != len(teacher):
+    raise ValueError(
+      f"{name}: teacher_features holds {len(teacher)} maps; expected "
+      f"{len(student)}, as many as student_features."
+    )
+  pairs = []
+  for i, (ours, theirs) in enumerate(zip(student, teacher, strict=True)):
+    ours, theirs = jnp.asarray(ours), jnp.asarray(theirs)
+    for side, maps in (("student", ours), ("teacher", theirs)):
+      if not jnp.issubdtype(maps.dtype, jnp.floating):
+        raise TypeError(
+          f"{name}: {side}_features[{i}] has dtype {maps.dtype}; expected "
+          "float."
+        )
+      if maps.ndim != 4:
+        raise ValueError(
+          f"{name}: {side}_features[{i}] has shape {maps.shape}; expected "
+          "[batch, height, width, channels]."
+        )
+    if (ours.shape[0], ours.shape[3]) != (theirs.shape[0], theirs.shape[3]):
+      raise ValueError(
+        f"{name}: teacher_features[{i}] has shape {theirs.shape}; expected the "
+        f"batch and channels of student_features[{i}], {ours.shape}."
+      )
+    pairs.append(as_pair(ours, theirs, stop_teacher_gradient))
+  return pairs

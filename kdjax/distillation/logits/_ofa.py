@@ -1,0 +1,92 @@
+"""One-for-all distillation (OFA) between unlike architectures."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer
+
+from kdjax.distillation._teacher_side import teacher_side
+from kdjax.ops import log_softened_softmax
+from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._cross_entropy import where_known
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+
+@validate
+def ofa_loss(
+  student_logits: Float[Array, "*batch classes"],
+  teacher_logits: Float[Array, "*batch classes"],
+  labels: Integer[Array, "*batch"],
+  *,
+  eps: ArrayLike = 1.5,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, "*batch"]:
+  r"""One-for-all distillation (OFA): the target's share is enhanced.
+
+  .. math::
+    \ell = - \sum_c \bigl[ (p_c + 1_{c = y})^\epsilon - 1_{c = y} \bigr]
+           \log q_c
+
+  With epsilon = 1 it is the cross-entropy of student and teacher; the larger
+  epsilon, the more the labelled class outweighs what the teacher says of
+  others.
+
+  Args:
+    student_logits: `[*batch, classes]`, those of the network or of a stage, see
+      :func:`kdjax.objectives.ofa`.
+    teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
+      -inf on both sides is masked.
+    labels: class indices `[*batch]`.
+    eps: the exponent epsilon, > 0; a number, or one per example. May be traced.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    One value an example. Published weight: 1 for the network and for each
+    stage, beside 1 times the cross-entropy.
+
+  Raises:
+    ValueError: if shapes differ or a static eps is not above 0.
+    TypeError: if the logits are not floating-point or the labels no integers.
+
+  Agrees with the authors' code, without its logarithm of a rounded softmax,
+  and with its temperature at the 1 that all its recipes use.
+
+  Examples:
+    >>> logits = jnp.array([[0.0, 0.0]])
+    >>> ofa_loss(logits, logits, jnp.array([1]), eps=1.0)
+    Array([0.6931472], dtype=float32)
+
+  References:
+    Hao et al., `One-for-all: bridge the gap between heterogeneous architectures
+    in knowledge distillation <https://arxiv.org/abs/2310.19444>`_, 2023.
+  """
+  check_positive("eps", eps)
+  teacher = teacher_side(teacher_logits, stop_teacher_gradient)
+  classes = teacher.shape[-1]
+  given, labels = labels, check_labels(labels, classes)
+  is_target = jax.nn.one_hot(labels, classes, dtype=bool)
+  log_p = log_softened_softmax(teacher)
+  eps = as_rows(as_number("eps", eps, log_p.dtype, shape=labels.shape))
+  # p^eps, and for the target (1 + p)^eps - 1 = expm1(eps log1p(p)).
+  used = log_p != -jnp.inf
+  weights = jnp.where(
+    is_target,
+    jnp.expm1(eps * jnp.log1p(jnp.exp(log_p))),
+    jnp.where(used, jnp.exp(eps * jnp.where(used, log_p, 0.0)), 0.0),
+  )
+  # The target's cross-entropy keeps its digits where the student is sure.
+  costs = jnp.where(
+    is_target,
+    cross_entropy(student_logits, labels)[..., None],
+    -log_softened_softmax(student_logits),
+  )
+  values = jnp.sum(weights * jnp.where(weights == 0, 0.0, costs), -1)
+  return where_known(values, given, classes)
+
+
+def as_rows(number: Array) -> Array:
+  """Returns a number, or one a row, ready to meet the class axis."""
+  return number[..., None] if number.ndim else number

@@ -1,0 +1,1 @@
+"""Losses on relations and contrasts between the examples of a batch."""

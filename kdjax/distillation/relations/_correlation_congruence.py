@@ -1,0 +1,124 @@
+"""Correlation congruence (CC)."""
+
+import math
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.distillation._batch_rows import Rows
+from kdjax.distillation._batch_rows import batch_rows
+from kdjax.distillation._batch_rows import pair_mean
+from kdjax.distillation._batch_rows import pairs
+from kdjax.distillation._batch_rows import products
+from kdjax.distillation._batch_rows import unit_rows
+from kdjax.distillation._teacher_side import teacher_side
+from kdjax.ops import masked_mean
+from kdjax.ops._collectives import agreed
+from kdjax.ops._distances import absolute
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import validate
+
+
+@validate
+def cc_loss(
+  student_embeddings: Float[Array, "batch student_dims"],
+  teacher_embeddings: Float[Array, "batch teacher_dims"],
+  *,
+  gamma: ArrayLike = 0.4,
+  order: int = 2,
+  form: str = "kernel",
+  where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, ""]:
+  r"""Correlation congruence (CC): equal kernel matrices of the batch.
+
+  .. math::
+    k(x, y) = e^{-2 \gamma} \sum_{p=0}^{P} \frac{(2 \gamma)^p}{p!}
+      \cos(x, y)^p, \qquad
+    \ell_\text{kernel} = \operatorname*{mean}_{ij} (k^S_{ij} - k^T_{ij})^2
+
+  the Gaussian kernel of unit vectors, expanded to order P.
+
+  .. math::
+    \ell_\text{adjacent} = \operatorname*{mean}_i \sum_c
+      \lvert x^S_i - x^T_i \rvert_c \, \lvert x^S_{i+1} - x^T_{i+1} \rvert_c
+
+  Args:
+    student_embeddings: `[batch, student_dims]`.
+    teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
+    gamma: the kernel's rate. May be traced. "adjacent" does not use it.
+    order: the last power P of the expansion, 1 or more.
+    form: "kernel", the paper's, as in AberHu's Knowledge-Distillation-Zoo; it
+      does not depend on the order of the examples. "adjacent", RepDistiller's,
+      which its author has from the paper's authors: products of the gaps of
+      consecutive examples, of equal widths, not normalised.
+    where: `[batch]`, which examples count; those that do are consecutive.
+    chunk_size: as in :func:`pkt_loss`. "adjacent" has no pairs.
+    axis_name: the mapped axis that holds the rest of the batch.
+    stop_teacher_gradient: False lets gradients reach the teacher, as both
+      codes do by way of the teacher's embedding layer,
+      :func:`kdjax.objectives.cc`.
+
+  Returns:
+    A scalar. Published weight: 0.02, for "adjacent" (RepDistiller). Neither
+    form depends on the batch's size.
+
+  Raises:
+    ValueError: if the batches differ, or the widths for "adjacent"; if the
+      form is unknown or the order not positive.
+    TypeError: if the embeddings are not floating-point.
+
+  torchdistill takes the norm of the difference of the kernel matrices, not its
+  square, over batch^2: its weight of 0.003 belongs to that scaling.
+
+  Examples:
+    >>> rows = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> cc_loss(rows, 3.0 * rows)
+    Array(0., dtype=float32)
+
+  References:
+    Peng et al., `Correlation congruence for knowledge distillation
+    <https://arxiv.org/abs/1904.01802>`_, 2019.
+  """
+  check_choice("form", form, ("kernel", "adjacent"))
+  check_integer("order", order, 1)
+  teacher_embeddings = teacher_side(teacher_embeddings, stop_teacher_gradient)
+  student = batch_rows(student_embeddings, where, axis_name)
+  teacher = batch_rows(teacher_embeddings, where, axis_name)
+  pair = pairs(student_embeddings, where, axis_name)
+  if form == "adjacent":
+    if student.local.shape != teacher.local.shape:
+      raise ValueError(
+        f"cc_loss: teacher_embeddings has shape {teacher.local.shape}; the "
+        f"adjacent form expected {student.local.shape}, as in "
+        "student_embeddings."
+      )
+    gaps = absolute(student.whole - teacher.whole)
+    gaps = gaps[jnp.argsort(~pair.columns, stable=True)]
+    following = jnp.arange(1, gaps.shape[0]) < jnp.sum(pair.columns)
+    value = masked_mean(jnp.sum(gaps[:-1] * gaps[1:], -1), following)
+    # Equal on every device already; the mean makes its gradient the batch's.
+    return agreed(value, axis_name)
+
+  def kernel(rows: Rows) -> Array:
+    cosines = products(rows)
+    rate = 2 * as_number("gamma", gamma, cosines.dtype)
+    # Power 0 is alike for both; without it, fewer digits cancel.
+    powers = sum(
+      (rate * cosines) ** p / math.factorial(p) for p in range(1, order + 1)
+    )
+    return jnp.exp(-rate) * powers
+
+  return pair_mean(
+    lambda student, teacher, _: jnp.square(kernel(student) - kernel(teacher)),
+    unit_rows(student),
+    unit_rows(teacher),
+    pair=pair,
+    chunk_size=chunk_size,
+    axis_name=axis_name,
+  )

@@ -1,0 +1,211 @@
+"""The instance relationship graph: examples, their distances, their paths."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.distillation._batch_rows import Pairs
+from kdjax.distillation._batch_rows import Rows
+from kdjax.distillation._batch_rows import batch_rows
+from kdjax.distillation._batch_rows import over_rows
+from kdjax.distillation._batch_rows import pair_mean
+from kdjax.distillation._batch_rows import pairs
+from kdjax.distillation._teacher_side import teacher_side
+from kdjax.ops import gather_batch
+from kdjax.ops import masked_mean
+from kdjax.ops import pairwise_squared_distances
+from kdjax.ops._masked_rows import counted
+from kdjax.ops._masked_rows import nonzero
+from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import validate
+
+_FLOOR = 1e-12
+
+
+@validate
+def irg_loss(
+  student_embeddings: Float[Array, "batch student_dims"],
+  teacher_embeddings: Float[Array, "batch teacher_dims"],
+  student_maps: Sequence[ArrayLike] | None = None,
+  teacher_maps: Sequence[ArrayLike] | None = None,
+  student_logits: Float[Array, "batch classes"] | None = None,
+  teacher_logits: Float[Array, "batch classes"] | None = None,
+  *,
+  vertex_weight: ArrayLike = 0.1,
+  edge_weight: ArrayLike = 5.0,
+  transformation_weight: ArrayLike = 5.0,
+  where: Bool[Array, " batch"] | None = None,
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, ""]:
+  r"""Instance relationship graph (IRG): equal vertices, edges and paths.
+
+  .. math::
+    \ell = w_V \operatorname{mean} (z^S - z^T)^2
+      + w_E \operatorname*{mean}_l \operatorname*{mean}_{ij}
+        (E^{S, l}_{ij} - E^{T, l}_{ij})^2
+      + w_P \operatorname*{mean}_i (P^S_i - P^T_i)^2
+
+  with the edges :math:`E_{ij} = \lVert f_i - f_j \rVert^2` of the embedding
+  and of two feature maps, and the transformation
+  :math:`P_i = \lVert f^{(1)}_i - f^{(2)}_i \rVert^2` from the first map to the
+  second, each divided by its maximum over the batch. What is not given is left
+  out: two embeddings alone give w_E times their edges' term.
+
+  Args:
+    student_embeddings: `[batch, student_dims]`.
+    teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
+    student_maps: two stages' maps, `[batch, height, width, channels]`. Before
+      the two are subtracted, the larger is average-pooled to the other's
+      size, and the channels of the wider are averaged in adjacent groups.
+    teacher_maps: the teacher's two, of any size; no gradient.
+    student_logits: `[batch, classes]`.
+    teacher_logits: `[batch, classes]`; no gradient.
+    vertex_weight: the weight of the logits' term. May be traced.
+    edge_weight: the weight of the edges' term. May be traced.
+    transformation_weight: the weight of the paths' term. May be traced.
+    where: `[batch]`, which examples count.
+    chunk_size: how many rows of the matrices of edges are held at a time, in
+      the backward pass too; a static integer. None holds them whole.
+    axis_name: the mapped axis that holds the rest of the batch.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    A scalar. Published weight: 1, with the defaults here, on the maps of the
+    last two stages (AberHu's Knowledge-Distillation-Zoo).
+
+  Raises:
+    ValueError: if the batches or the numbers of classes differ, only one side
+      is given, or there are not two maps.
+    TypeError: if the arrays are not floating-point.
+
+  This is the form of AberHu's code, which has the paper's one-to-one mode; the
+  authors' own is in Caffe.
+
+  Examples:
+    >>> points = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> print(f"{irg_loss(points, 1.0 - 3.0 * points):.6f}")
+    0.000000
+
+  References:
+    Liu et al., `Knowledge distillation via instance relationship graph
+    <https://openaccess.thecvf.com/content_CVPR_2019/html/Liu_Knowledge_Distillation_via_Instance_Relationship_Graph_CVPR_2019_paper.html>`_,
+    2019.
+  """
+  _check_both("logits", student_logits, teacher_logits)
+  _check_both("maps", student_maps, teacher_maps)
+  pair = pairs(student_embeddings, where, axis_name)
+  layers = [(student_embeddings, teacher_embeddings)]
+  if student_maps is not None and teacher_maps is not None:
+    batch = student_embeddings.shape[0]
+    layers += zip(
+      _as_maps("student_maps", student_maps, batch),
+      _as_maps("teacher_maps", teacher_maps, batch),
+      strict=True,
+    )
+  layers = [
+    (counted(s, where), counted(teacher_side(t, stop_teacher_gradient), where))
+    for s, t in layers
+  ]
+
+  def edge_gap(student: Array, teacher: Array) -> Array:
+    sides = [batch_rows(x, where, axis_name) for x in (student, teacher)]
+    scales = [
+      _largest(
+        over_rows(_longest, rows, pair=pair, chunk_size=chunk_size), axis_name
+      )
+      for rows in sides
+    ]
+
+    def gaps(student: Rows, teacher: Rows, pair: Pairs) -> Array:
+      edges = _squared(student, pair) / scales[0]
+      return jnp.square(edges - _squared(teacher, pair) / scales[1])
+
+    return pair_mean(
+      gaps, *sides, pair=pair, chunk_size=chunk_size, axis_name=axis_name
+    )
+
+  edge_loss = jnp.mean(jnp.stack([edge_gap(*layer) for layer in layers]))
+  dtype = edge_loss.dtype
+  loss = as_number("edge_weight", edge_weight, dtype) * edge_loss
+  if len(layers) > 1:
+    (student_first, teacher_first), (student_second, teacher_second) = layers[
+      1:
+    ]
+    paths = [
+      _path(student_first, student_second, where, axis_name),
+      _path(teacher_first, teacher_second, where, axis_name),
+    ]
+    loss += as_number(
+      "transformation_weight", transformation_weight, dtype
+    ) * masked_mean(jnp.square(paths[0] - paths[1]), where, axis_name=axis_name)
+  if student_logits is not None and teacher_logits is not None:
+    gaps = student_logits.astype(dtype) - teacher_side(
+      teacher_logits.astype(dtype), stop_teacher_gradient
+    )
+    loss += as_number("vertex_weight", vertex_weight, dtype) * masked_mean(
+      jnp.square(counted(gaps, where)), where, axis_name=axis_name
+    )
+  return loss
+
+
+def _squared(rows: Rows, pair: Pairs) -> Float[Array, "batch whole"]:
+  """Returns squared distances, 0 of an example from itself."""
+  squared = jnp.maximum(pairwise_squared_distances(*rows), _FLOOR)
+  return jnp.where(pair.counted & ~pair.diagonal, squared, 0.0)
+
+
+def _longest(rows: Rows, pair: Pairs) -> Float[Array, " batch"]:
+  return jnp.max(_squared(rows, pair), 1)
+
+
+def _path(
+  first: Array, second: Array, where: Array | None, axis_name: str | None
+) -> Float[Array, " batch"]:
+  """Returns squared distances between two maps, the largest of which is 1."""
+  shape = tuple(map(min, first.shape[1:], second.shape[1:]))
+  gaps = _averaged(first, shape) - _averaged(second, shape)
+  squared = jnp.maximum(jnp.sum(jnp.square(gaps), (1, 2, 3)), _FLOOR)
+  if where is not None:
+    squared = jnp.where(where, squared, 0.0)
+  return squared / _largest(squared, axis_name)
+
+
+def _averaged(maps: Array, shape: tuple[int, ...]) -> Array:
+  """Averages a map down to a height, a width and a number of channels."""
+  height, width, channels = shape
+  maps = adaptive_mean_pool(maps, (height, width))
+  columns = maps.reshape(maps.shape[0], height * width, -1, 1)
+  columns = adaptive_mean_pool(columns, (height * width, channels))
+  return columns.reshape(-1, *shape)
+
+
+def _largest(values: Array, axis_name: str | None) -> Array:
+  """Returns the largest value of the batch, differentiable over devices."""
+  return nonzero(jnp.max(gather_batch(values, axis_name)))
+
+
+def _check_both(name: str, student: object, teacher: object) -> None:
+  if (student is None) != (teacher is None):
+    missing = "student" if student is None else "teacher"
+    raise ValueError(
+      f"irg_loss: {missing}_{name} is missing; expected {name} of both or none."
+    )
+
+
+def _as_maps(name: str, maps: Sequence[ArrayLike], batch: int) -> list[Array]:
+  arrays = [jnp.asarray(x) for x in maps]
+  shapes = [x.shape for x in arrays]
+  if [(len(shape), *shape[:1]) for shape in shapes] != [(4, batch)] * 2:
+    raise ValueError(
+      f"irg_loss: {name} have shapes {shapes}; expected two maps [batch, "
+      f"height, width, channels] of {batch} examples."
+    )
+  for x in arrays:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise TypeError(f"irg_loss: {name} have dtype {x.dtype}; expected float.")
+  return arrays

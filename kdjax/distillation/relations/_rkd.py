@@ -1,0 +1,146 @@
+"""Relational knowledge distillation (RKD): distances and angles."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.distillation._batch_rows import Rows
+from kdjax.distillation._batch_rows import batch_rows
+from kdjax.distillation._batch_rows import pairs
+from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation.relations._triplet_angles import angle_gaps
+from kdjax.ops import gather_batch
+from kdjax.ops import masked_mean
+from kdjax.ops import safe_norm
+from kdjax.ops._collectives import total
+from kdjax.ops._masked_rows import nonzero
+from kdjax.ops._row_chunks import in_chunks
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import validate
+
+_ROWS_AT_ONCE = 16
+
+
+@validate
+def rkd_loss(
+  student_embeddings: Float[Array, "batch student_dims"],
+  teacher_embeddings: Float[Array, "batch teacher_dims"],
+  *,
+  distance_weight: ArrayLike = 25.0,
+  angle_weight: ArrayLike = 50.0,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, ""]:
+  r"""Relational knowledge distillation (RKD): equal distances and angles.
+
+  .. math::
+    \ell = w_D \operatorname*{mean}_{ij} h\Bigl(
+        \frac{d^S_{ij}}{\bar d^S} - \frac{d^T_{ij}}{\bar d^T}\Bigr)
+      + w_A \operatorname*{mean}_{ijk} h\bigl(
+        \cos \angle^S_{jik} - \cos \angle^T_{jik}\bigr)
+
+  where d is the Euclidean distance, its mean is over pairs of different
+  examples, the angle is at example i between j and k, and h is the Huber
+  function, x^2 / 2 up to 1 and |x| - 1/2 beyond.
+
+  Args:
+    student_embeddings: `[batch, student_dims]`.
+    teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
+    distance_weight: the weight of distances. May be traced.
+    angle_weight: the weight of angles. May be traced.
+    where: `[batch]`, which examples count.
+    axis_name: the mapped axis that holds the rest of the batch; pairs and
+      triplets across devices count.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    A scalar. Published weight: 1, with the defaults here, on the pooled
+    embedding. The means run over all pairs and triplets, the degenerate ones
+    (value 0) included, as in all published codes, so the value does not depend
+    on the size of the batch.
+
+  Raises:
+    ValueError: if the batches differ.
+    TypeError: if the embeddings are not floating-point.
+
+  Equal points have distance 1e-6 in the published codes, and no gradient; so
+  here. A few `[batch, batch]` matrices are in memory, never all triplets, in
+  the backward pass too, and each device sees to the angles at its own examples.
+  Angles are computed from distances.
+
+  Examples:
+    >>> points = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> print(f"{rkd_loss(points, 7.0 - 3.0 * points):.6f}")
+    0.000000
+
+  References:
+    Park et al., `Relational knowledge distillation
+    <https://arxiv.org/abs/1904.05068>`_, 2019.
+  """
+  teacher_embeddings = teacher_side(teacher_embeddings, stop_teacher_gradient)
+  student = batch_rows(student_embeddings, where, axis_name)
+  teacher = batch_rows(teacher_embeddings, where, axis_name)
+  pair = pairs(student_embeddings, where, axis_name)
+
+  def distances(rows: Rows) -> Float[Array, "batch whole"]:
+    return in_chunks(
+      functools.partial(_distances, rows.whole), rows.local, _ROWS_AT_ONCE
+    )
+
+  apart = pair.counted & ~pair.diagonal
+  student_gaps, teacher_gaps = (
+    jnp.where(apart, distances(rows), 0.0) for rows in (student, teacher)
+  )
+
+  def row_sums(function: Callable[[Array, Array], Any]) -> Any:
+    def of_part(part: tuple[Array, Array, Array, Array]) -> Any:
+      *gaps, rows, places = part
+      own = pair._replace(rows=rows, places=places)
+      apart = own.counted & ~own.diagonal
+      # Equal points are as far apart as in the published codes.
+      gaps = [jnp.where(apart, jnp.maximum(x, 1e-6), 0.0) for x in gaps]
+      return jax.tree.map(lambda x: jnp.sum(x, 1), function(*gaps))
+
+    parts = student_gaps, teacher_gaps, pair.rows, pair.places
+    return in_chunks(of_part, parts, _ROWS_AT_ONCE)
+
+  count = jnp.sum(pair.columns, dtype=student_gaps.dtype)
+  student_mean, teacher_mean = (
+    nonzero(masked_mean(x / nonzero(count - 1), where, axis_name=axis_name))
+    for x in row_sums(lambda *gaps: gaps)
+  )
+  distance_sums = row_sums(
+    lambda student, teacher: _huber(
+      student / student_mean - teacher / teacher_mean
+    )
+  )
+  count = nonzero(count)
+  distance_loss = masked_mean(distance_sums / count, where, axis_name=axis_name)
+  angles = angle_gaps(
+    pair.places,
+    gather_batch(student_gaps, axis_name),
+    gather_batch(teacher_gaps, axis_name),
+  )
+  angle_loss = total(angles / count / jnp.square(count), axis_name)
+  return (
+    as_number("distance_weight", distance_weight, angles.dtype) * distance_loss
+    + as_number("angle_weight", angle_weight, angles.dtype) * angle_loss
+  )
+
+
+def _distances(
+  whole: Float[Array, "whole dims"], rows: Float[Array, "rows dims"]
+) -> Float[Array, "rows whole"]:
+  """Returns distances that keep their digits however close the points are."""
+  return safe_norm(rows[:, None] - whole[None])
+
+
+def _huber(x: Array) -> Array:
+  size = jnp.abs(x)
+  return jnp.where(size < 1, 0.5 * jnp.square(x), size - 0.5)

@@ -1,0 +1,146 @@
+"""Attention of transformers, head by head (TinyBERT, TextBrewer)."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Integer
+
+from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation.tokens._token_masks import valid_pairs
+from kdjax.ops import log_softened_softmax
+from kdjax.ops import masked_mean
+from kdjax.ops import softened_softmax
+from kdjax.ops._masked_rows import counted
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import validate
+
+KeyMask = Bool[Array, "batch keys"] | Integer[Array, "batch keys"]
+
+
+@validate
+def attention_mse_loss(
+  student_attention: Float[Array, "batch heads queries keys"],
+  teacher_attention: Float[Array, "batch heads queries keys"],
+  mask: KeyMask | None = None,
+  *,
+  cutoff: ArrayLike = -100.0,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, ""]:
+  r"""Attention loss: mean squared difference of the attention scores.
+
+  .. math::
+    \ell = \frac{\sum_{bhij} m_{bi} m_{bj} (a^S_{bhij} - a^T_{bhij})^2}
+                {H \sum_b (\sum_i m_{bi})^2}
+
+  Args:
+    student_attention: scores before the softmax, `[batch, heads, queries,
+      keys]`.
+    teacher_attention: the teacher's; they receive no gradient.
+    mask: which tokens are valid, as queries and as keys; it needs as many of
+      the ones as of the others.
+    cutoff: without a mask, scores at or below count as 0 on each side.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    A scalar; 0 with gradient 0 if no token is valid. Published weight: 1.
+
+  Raises:
+    ValueError: if shapes differ.
+    TypeError: if the scores are not floating-point.
+
+  Published codes disagree. With a mask, this is TextBrewer's mean. Without
+  one, the cutoff is what keeps the -1e4 that BERT adds to padding out of the
+  mean: it is -1e2 in TinyBERT and here; TextBrewer's -1e-3 drops every
+  negative score of valid tokens too.
+
+  Examples:
+    >>> scores = jnp.zeros((1, 1, 2, 2))
+    >>> attention_mse_loss(scores, scores + 2.0, jnp.array([[1, 0]]))
+    Array(4., dtype=float32)
+
+  References:
+    Jiao et al., `TinyBERT <https://arxiv.org/abs/1909.10351>`_, 2020, and
+    Yang et al., `TextBrewer <https://arxiv.org/abs/2002.12620>`_, 2020.
+  """
+  student, teacher = as_pair(
+    student_attention, teacher_attention, stop_teacher_gradient
+  )
+  valid = valid_pairs(mask, where, student)
+  # -inf - -inf at a masked key is NaN, and so is its gradient
+  student, teacher = (counted(x, valid) for x in (student, teacher))
+  if mask is None:
+    cutoff = as_number("cutoff", cutoff, student.dtype)
+    student, teacher = (
+      jnp.where(x <= cutoff, 0.0, x) for x in (student, teacher)
+    )
+  return masked_mean(jnp.square(student - teacher), valid, axis_name=axis_name)
+
+
+@validate
+def attention_ce_loss(
+  student_attention: Float[Array, "batch heads queries keys"],
+  teacher_attention: Float[Array, "batch heads queries keys"],
+  mask: KeyMask | None = None,
+  *,
+  cutoff: ArrayLike | None = None,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, ""]:
+  r"""Attention loss: cross-entropy of the attention distributions.
+
+  .. math::
+    \ell = - \frac{\sum_{bhij} m_{bi} m_{bj} \, p^T_{bhij} \log p^S_{bhij}}
+                  {H \sum_{bi} m_{bi}}, \qquad
+    p = \operatorname{softmax}_j(a)
+
+  Args:
+    student_attention: scores before the softmax, `[batch, heads, queries,
+      keys]`; -inf masks a key.
+    teacher_attention: the teacher's; they receive no gradient.
+    mask: which tokens are valid, as queries and as keys; it needs as many of
+      the ones as of the others.
+    cutoff: without a mask, keys whose teacher score is at or below it are
+      left out; none without it. May be traced.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    A scalar, in nats; 0 with gradient 0 if no token is valid. Published
+    weight: 1.
+
+  Raises:
+    ValueError: if shapes differ.
+    TypeError: if the scores are not floating-point.
+
+  As in TextBrewer, the softmax is over all keys, masked or not, so that the
+  scores should carry the padding's -1e4 already. Without a mask TextBrewer
+  has a cutoff of -1e-3, which drops valid keys too: it is not the default.
+
+  Examples:
+    >>> scores = jnp.zeros((1, 1, 2, 2))
+    >>> attention_ce_loss(scores, scores)
+    Array(0.6931472, dtype=float32)
+
+  References:
+    Yang et al., `TextBrewer <https://arxiv.org/abs/2002.12620>`_, 2020.
+  """
+  student, teacher = as_pair(
+    student_attention, teacher_attention, stop_teacher_gradient
+  )
+  queries = jnp.any(valid_pairs(mask, where, student), -1)
+  student, teacher = (counted(x, queries) for x in (student, teacher))
+  keys = valid_pairs(mask, None, student)
+  probabilities = softened_softmax(teacher)
+  log_probabilities = log_softened_softmax(student)
+  used = keys & (probabilities != 0)
+  if mask is None and cutoff is not None:
+    used &= ~(teacher <= as_number("cutoff", cutoff, teacher.dtype))
+  values = -jnp.sum(
+    probabilities * jnp.where(used, log_probabilities, 0.0), -1, where=used
+  )
+  return masked_mean(values, queries, axis_name=axis_name)

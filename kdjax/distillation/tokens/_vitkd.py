@@ -1,0 +1,62 @@
+"""ViTKD's generation of masked tokens."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation.tokens._token_masks import TokenMask
+from kdjax.ops._validation import validate
+
+
+@validate
+def vitkd_loss(
+  student_hidden: Float[Array, "batch *layers tokens width"],
+  teacher_hidden: Float[Array, "batch *layers tokens width"],
+  mask: TokenMask | None = None,
+  *,
+  stop_teacher_gradient: bool = True,
+) -> Float[Array, " batch"]:
+  r"""ViTKD: summed squared difference of tokens, of all or of the masked.
+
+  .. math::
+    \ell = \sum_{n d} m_n \, (h^S_{nd} - h^T_{nd})^2
+
+  Both terms of the method are this distance: the mimicking of the low layers,
+  over all tokens, and the generation of the last one, over those tokens that
+  were masked. :func:`kdjax.objectives.vitkd` puts them together.
+
+  Args:
+    student_hidden: the student's tokens, projected to the teacher's width, or
+      generated; more axes, such as layers, are summed over.
+    teacher_hidden: the teacher's; they receive no gradient.
+    mask: which tokens count (for the generation, those that were masked); all
+      without it.
+    stop_teacher_gradient: False lets gradients reach the teacher.
+
+  Returns:
+    One value an example. Published weights: times the mean over the batch,
+    3e-5 for the mimicking and 3e-6 / 0.5 for the generation.
+
+  Raises:
+    ValueError: if the shapes differ.
+    TypeError: if the tokens are not floating-point.
+
+  Examples:
+    >>> tokens = jnp.zeros((1, 2, 3))
+    >>> vitkd_loss(tokens, tokens + 1.0, jnp.array([[True, False]]))
+    Array([3.], dtype=float32)
+
+  References:
+    Yang et al., `ViTKD: practical guidelines for ViT feature knowledge
+    distillation <https://arxiv.org/abs/2209.02432>`_, 2022.
+  """
+  student, teacher = as_pair(
+    student_hidden, teacher_hidden, stop_teacher_gradient
+  )
+  difference = student - teacher
+  if mask is not None:
+    batch, tokens = mask.shape
+    layers = (1,) * (student.ndim - 3)
+    keep = mask.astype(bool).reshape(batch, *layers, tokens, 1)
+    difference = jnp.where(keep, difference, 0.0)
+  return jnp.sum(jnp.square(difference), tuple(range(1, student.ndim)))

@@ -1,0 +1,105 @@
+"""L2-SP: weight decay towards the pretrained parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
+
+
+def l2_sp(
+  params: PyTree,
+  pretrained_params: PyTree,
+  *,
+  alpha: ArrayLike = 1.0,
+  beta: ArrayLike = 1.0,
+) -> Float[Array, ""]:
+  r"""L2 penalty towards the starting point (L2-SP) of fine-tuning.
+
+  .. math::
+    \ell = \frac\alpha2 \lVert w - w^0 \rVert_2^2
+         + \frac\beta2 \lVert w' \rVert_2^2
+
+  with the parameters w that were pretrained and those w' that are new.
+
+  Args:
+    params: a pytree of floating-point arrays.
+    pretrained_params: a pytree of the same structure; it receives no gradient.
+      None in place of an array or of a whole subtree, such as a new head,
+      marks what is new.
+    alpha: the weight of pretrained parameters. May be traced.
+    beta: the weight of new ones. May be traced.
+
+  Returns:
+    A scalar. Published weights: beta 0.01 and alpha chosen from 1e-3 to 1
+    (paper); 0.01 for both in TLlib, each with no other weight decay.
+
+  Raises:
+    ValueError: if structures or shapes differ; the message names the path.
+    TypeError: if a leaf is not floating-point.
+
+  It is the sum over parameters, as the paper and TLlib have it; adapt takes
+  the mean over them, so its weight does not carry over.
+
+  Examples:
+    >>> params = {"body": jnp.array([1.0, 3.0]), "head": jnp.array([2.0])}
+    >>> l2_sp(params, {"body": jnp.array([1.0, 1.0]), "head": None})
+    Array(4., dtype=float32)
+
+  References:
+    Li, Grandvalet and Davoine, `Explicit inductive bias for transfer learning
+    with convolutional networks <https://arxiv.org/abs/1802.01483>`_, 2018.
+  """
+  pairs = _paired(params, pretrained_params)
+  dtype = jnp.result_type(jnp.float32, *(compute_dtype(x) for x, _ in pairs))
+  sums = {True: jnp.zeros((), dtype), False: jnp.zeros((), dtype)}
+  for x, start in pairs:
+    gap = x.astype(dtype)
+    if start is not None:
+      gap = gap - jax.lax.stop_gradient(start).astype(dtype)
+    sums[start is None] += 0.5 * jnp.sum(jnp.square(gap))
+  return (
+    as_number("alpha", alpha, dtype) * sums[False]
+    + as_number("beta", beta, dtype) * sums[True]
+  )
+
+
+def _paired(params: Any, start: Any) -> list[tuple[Array, Array | None]]:
+  """Returns parameters with their starting points, None for new ones."""
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+  starts = dict(
+    jax.tree_util.tree_flatten_with_path(start, is_leaf=lambda x: x is None)[0]
+  )
+  pairs = []
+  for path, leaf in leaves:
+    name = f"params{jax.tree_util.keystr(path)}"
+    owner = next(
+      (path[:i] for i in range(len(path) + 1) if path[:i] in starts), None
+    )
+    if owner is None or (starts[owner] is not None and owner != path):
+      raise ValueError(
+        f"l2_sp: pretrained_params has no counterpart of {name}; expected the "
+        "same structure, with None for what is new."
+      )
+    other = starts[owner]
+    leaf = jnp.asarray(leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise TypeError(f"l2_sp: {name} has dtype {leaf.dtype}; expected float.")
+    if other is not None and jnp.shape(other) != leaf.shape:
+      raise ValueError(
+        f"l2_sp: pretrained_params{jax.tree_util.keystr(path)} has shape "
+        f"{jnp.shape(other)}; expected {leaf.shape}, as in params."
+      )
+    pairs.append((leaf, None if other is None else jnp.asarray(other)))
+  known = {path for path, _ in leaves}
+  for path, other in starts.items():
+    if other is not None and path not in known:
+      raise ValueError(
+        f"l2_sp: pretrained_params{jax.tree_util.keystr(path)} has no "
+        "counterpart in params; expected the same structure."
+      )
+  return pairs

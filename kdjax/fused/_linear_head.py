@@ -1,0 +1,165 @@
+"""From hidden states to logits, and the way back, one chunk at a time."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax.fused._row_chunks import weigh
+from kdjax.ops._validation import check_positive
+
+
+class Head(NamedTuple):
+  r"""A language model's head, with all that may stand between it and logits.
+
+  .. math::
+    x = \mathrm{scale} \, (h W^\top + b), \quad
+    z = \mathrm{softcap} \, \tanh(x / \mathrm{softcap})
+
+  Gradients reach all four.
+
+  Attributes:
+    weight: `[vocab, hidden]`; the embedding where it is tied.
+    bias: `[vocab]`, or None.
+    scale: a number, as in Cohere's models, or None for 1.
+    softcap: a number above 0, as in Gemma 2's, or None for no cap.
+
+  Examples:
+    >>> Head(jnp.ones((3, 2)), softcap=30.0).weight.shape
+    (3, 2)
+
+  References:
+    Gemma team, `Gemma 2 <https://arxiv.org/abs/2408.00118>`_, 2024, section 2.
+  """
+
+  weight: Any
+  bias: Any = None
+  scale: Any = None
+  softcap: Any = None
+
+
+class Linear(NamedTuple):
+  """Hidden states and a head: logits that are not there yet."""
+
+  hidden: Array
+  head: Head
+
+
+def as_linear(name: str, hidden: Array, head: Head | ArrayLike) -> Linear:
+  """Checks a head against its hidden states and makes both arrays."""
+  if not isinstance(head, Head):
+    head = Head(head)
+  if head.softcap is not None:
+    check_positive(f"{name}_head's softcap", head.softcap)
+  # A Python integer may stand for a float.
+  numbers = (float(x) if isinstance(x, int) else x for x in head)
+  head = Head(*(None if x is None else jnp.asarray(x) for x in numbers))
+  weight = head.weight
+  if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
+    raise ValueError(
+      f"{name}_head has weights of shape {weight.shape}; expected "
+      f"[vocab, hidden] = (vocab, {hidden.shape[-1]}), as in {name}_hidden."
+    )
+  for field, shape in (
+    ("bias", weight.shape[:1]),
+    ("scale", ()),
+    ("softcap", ()),
+  ):
+    value = getattr(head, field)
+    if value is not None and value.shape != shape:
+      raise ValueError(
+        f"{name}_head has a {field} of shape {value.shape}; expected {shape}."
+      )
+  for field, value in zip(Head._fields, head, strict=True):
+    if value is not None and not jnp.issubdtype(value.dtype, jnp.floating):
+      raise TypeError(
+        f"{name}_head has a {field} of dtype {value.dtype}; expected a "
+        "floating-point one."
+      )
+  return Linear(hidden.reshape(-1, hidden.shape[-1]), head)
+
+
+def linear_logits(linear: Linear, dtype: Any) -> Array:
+  """Returns logits in `dtype`: half-precision products are not rounded."""
+  hidden, (weight, bias, scale, softcap) = linear
+  kind = _product_dtype(linear)
+  logits = jnp.einsum(
+    "rh,vh->rv",
+    hidden.astype(kind),
+    weight.astype(kind),
+    preferred_element_type=dtype,
+  )
+  if bias is not None:
+    logits += bias.astype(dtype)[None]
+  if scale is not None:
+    logits *= scale.astype(dtype)
+  if softcap is not None:
+    softcap = softcap.astype(dtype)
+    logits = softcap * jnp.tanh(logits / softcap)
+  return logits
+
+
+def linear_gradients(
+  linear: Linear, gradient: Array, weights: Array
+) -> tuple[Array, Head]:
+  """Returns what reaches the hidden states and the head.
+
+  The products take the dtype of the arrays, as in the forward direction, and
+  are summed in the gradient's.
+
+  Args:
+    linear: a chunk of hidden states, and the head.
+    gradient: of each row's value by its logits.
+    weights: `[rows]`, of the rows in the head's sums; the hidden states' are
+      not weighted: a weight scales them later as well.
+  """
+  hidden, (weight, bias, scale, softcap) = linear
+  dtype, kind = gradient.dtype, _product_dtype(linear)
+  by_bias = by_scale = by_softcap = None
+  if scale is not None or softcap is not None:
+    plain = linear_logits(Linear(hidden, Head(weight, bias)), dtype)
+    factor = jnp.ones((), dtype) if scale is None else scale.astype(dtype)
+    if softcap is not None:
+      cap = softcap.astype(dtype)
+      ratio = factor * plain / cap
+      squashed = jnp.tanh(ratio)
+      slope = 1 - jnp.square(squashed)
+      by_softcap = _total(
+        gradient * (squashed - _product(slope, ratio)), weights
+      )
+      gradient *= slope
+    if scale is not None:
+      by_scale = _total(_product(gradient, plain), weights)
+      gradient *= factor
+  if bias is not None:
+    by_bias = jnp.sum(weigh(gradient, weights), 0)
+  gradient = gradient.astype(kind)
+  by_hidden = jnp.einsum(
+    "rv,vh->rh", gradient, weight.astype(kind), preferred_element_type=dtype
+  )
+  by_weight = jnp.einsum(
+    "rv,rh->vh",
+    gradient,
+    weigh(hidden.astype(dtype), weights).astype(kind),
+    preferred_element_type=dtype,
+  )
+  return by_hidden, Head(by_weight, by_bias, by_scale, by_softcap)
+
+
+def _product(a: Array, b: Array) -> Array:
+  """Returns a b, 0 where a is: a class that a bias masks has b = -inf."""
+  return jnp.where(a == 0, 0.0, a * b)
+
+
+def _total(terms: Array, weights: Array) -> Array:
+  return jnp.sum(weigh(jnp.sum(terms, -1), weights))
+
+
+def _product_dtype(linear: Linear) -> Any:
+  """Returns bfloat16 if both are, else at least float32.
+
+  A gradient's small entries are lost in float16, not in bfloat16.
+  """
+  kind = jnp.promote_types(linear.hidden.dtype, linear.head.weight.dtype)
+  return kind if kind == jnp.bfloat16 else jnp.promote_types(kind, jnp.float32)

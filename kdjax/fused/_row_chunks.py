@@ -1,0 +1,187 @@
+"""Which implementation runs, and rows in chunks without a padded copy."""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.ops._collectives import vary_like
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_integer
+
+IMPLEMENTATIONS = ("xla", "chunked")
+
+
+# Of `fused_divergence` alone, and of its KL.
+KERNELS = ("mosaic_gpu", "mosaic_tpu")
+_LOGGER = logging.getLogger("kdjax.fused")
+
+
+def choose_chunk(
+  function: str,
+  implementation: str | None,
+  chunk_size: int | None,
+  rows: int,
+  classes: int,
+  sizes: Mapping[str, tuple[float | int, int]],
+) -> int:
+  """Returns how many rows are computed at a time.
+
+  Args:
+    function: its name, for messages.
+    implementation: the user's choice, or None.
+    chunk_size: the user's choice, or None.
+    rows: how many there are.
+    classes: their width.
+    sizes: backend -> up to how many logits all rows are taken at once, and
+      about how many logits make a chunk; "gpu" stands for all others too.
+
+  Raises:
+    ValueError: if the implementation is unknown or not available, or if
+      there is a chunk size for one that has no chunks.
+  """
+  if implementation in KERNELS:
+    raise ValueError(
+      f"{function}: implementation {implementation!r} is not available; "
+      f"expected None or one of {IMPLEMENTATIONS}."
+    )
+  if implementation is not None:
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
+  if chunk_size is not None:
+    check_integer("chunk_size", chunk_size, 1)
+    if implementation == "xla":
+      raise ValueError(
+        f"chunk_size is {chunk_size}; implementation 'xla' has no chunks."
+      )
+    return min(chunk_size, rows)
+  backend = jax.default_backend()
+  whole, chunk = sizes.get(backend, sizes["gpu"])
+  if implementation is None:
+    implementation = "xla" if rows * classes <= whole else "chunked"
+    _log_once(
+      f"{function}: {implementation!r} for [{rows}, {classes}] logits, "
+      f"{'at most' if implementation == 'xla' else 'more than'} {whole} in "
+      f"all; kernels are chosen by name only"
+    )
+  if implementation == "xla":
+    return rows
+  return min(rows, max(1, chunk // classes))
+
+
+def fitting_kernel(
+  function: str, kernel: str, rows: int, classes: int
+) -> str | None:
+  """Returns a kernel's name, or None where XLA takes its place."""
+  if kernel == "mosaic_gpu" and (rows % 8 or classes % 64):
+    _log_once(
+      f"{function}: 'xla' for [{rows}, {classes}] logits; 'mosaic_gpu' copies "
+      "multiples of 8 rows and 64 classes"
+    )
+    return None
+  return kernel
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+  _LOGGER.info(message)
+
+
+def over_chunks(
+  body: Callable[[Any, Array, Array], tuple[Any, Any]],
+  carry: Any,
+  rows: int,
+  chunk: int,
+  *operands: Any,
+) -> tuple[Any, Any]:
+  """Runs `body(carry, start, fresh)` over chunks of rows.
+
+  The last chunk overlaps the one before it instead of being padded, which
+  would copy the operands; `fresh` says which of its rows are new. What is
+  written into the carry twice is written equal, what is summed is masked.
+
+  Args:
+    body: returns the next carry and numbers of its rows, `[chunk]` each.
+    carry: arrays; they vary over the mapped axes that the operands vary over.
+    rows: how many there are.
+    chunk: how many are taken at a time, at most `rows`.
+    *operands: the arrays that `body` reads.
+
+  Returns:
+    The last carry and the numbers of all rows.
+  """
+  carry = jax.tree.map(
+    lambda x: vary_like(x, *jax.tree.leaves(operands)), carry
+  )
+  if chunk == rows:
+    return body(carry, jnp.zeros((), jnp.int32), jnp.ones(rows, bool))
+
+  def step(carry: Any, index: Array) -> tuple[Any, Any]:
+    start = jnp.minimum(index * chunk, rows - chunk)
+    return body(carry, start, start + jnp.arange(chunk) >= index * chunk)
+
+  chunks = -(-rows // chunk)
+  carry, numbers = jax.lax.scan(step, carry, jnp.arange(chunks))
+  seen = (chunks - 1) * chunk
+  return carry, jax.tree.map(
+    lambda x: jnp.concatenate([x[:-1].ravel(), x[-1, seen - rows :]]), numbers
+  )
+
+
+def take_rows(tree: Any, start: Array, chunk: int) -> Any:
+  """Returns `chunk` rows of every array of a tree."""
+  return jax.tree.map(
+    lambda x: (
+      x
+      if x.shape[0] == chunk
+      else jax.lax.dynamic_slice_in_dim(x, start, chunk)
+    ),
+    tree,
+  )
+
+
+def put_rows(tree: Any, part: Any, start: Array) -> Any:
+  """Writes the rows of `part` into the arrays of a tree."""
+  return jax.tree.map(
+    lambda x, y: (
+      y.astype(x.dtype)
+      if x.shape == y.shape
+      else jax.lax.dynamic_update_slice_in_dim(x, y.astype(x.dtype), start, 0)
+    ),
+    tree,
+    part,
+  )
+
+
+def unfused(function: Callable[..., Any], start: Array, *operands: Any) -> Any:
+  """Returns `function(*operands)`, computed before it is put anywhere.
+
+  What XLA's CPU compiler fuses with an update of a carry it computes by single
+  elements: logarithms in it take ten times as long (jax 0.12). The branch of a
+  condition is not fused; that `start` is at least 0 is not known to it.
+  """
+  if jax.default_backend() != "cpu":
+    return function(*operands)
+  leaves = jax.tree.leaves(operands)
+  zeros = jax.tree.map(
+    lambda x: vary_like(jnp.zeros(x.shape, x.dtype), *leaves),
+    jax.eval_shape(function, *operands),
+  )
+  operands = jax.tree.map(lambda x: vary_like(x, *leaves), operands)
+  return jax.lax.cond(
+    start >= 0,
+    lambda zeros, operands: function(*operands),
+    lambda zeros, operands: zeros,
+    zeros,
+    operands,
+  )
+
+
+def weigh(gradient: Array, weights: Array) -> Array:
+  """Returns rows times their weights; a weight of 0 silences inf and NaN."""
+  weights = weights.reshape(-1, *[1] * (gradient.ndim - 1))
+  silent = (weights == 0) & ~jnp.isfinite(gradient)
+  return jnp.where(silent, 0.0, gradient) * weights

@@ -1,0 +1,50 @@
+"""The mean loss of each domain."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._collectives import total
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._validation import validate
+
+
+@validate
+def domain_losses(
+  losses: Float[Array, "domains batch"],
+  *,
+  where: Bool[Array, "domains batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " domains"]:
+  r"""Domain losses: the mean over each domain's examples.
+
+  .. math:: \ell_d = \operatorname{mean}_{i \in d} \ell_{di}
+
+  Empirical risk minimisation (ERM) over domains is their mean, which gives
+  domains equal weight; DomainBed's ERM is `ops.masked_mean(losses, where)`, the
+  mean over all examples. They differ where domains have unequal numbers.
+
+  Args:
+    losses: `[domains, batch]`, one value an example. A domain with fewer
+      examples is padded.
+    where: `[domains, batch]`, which examples count.
+    axis_name: the mapped axis that holds the rest of each domain's batch.
+
+  Returns:
+    `[domains]`; 0 with gradient 0 for a domain without example.
+
+  Raises:
+    ValueError: if the shapes of losses and mask differ.
+
+  Examples:
+    >>> domain_losses(jnp.array([[1.0, 3.0], [5.0, 5.0]]))
+    Array([2., 5.], dtype=float32)
+
+  References:
+    Vapnik, `Principles of risk minimization for learning theory
+    <https://proceedings.neurips.cc/paper/1991/hash/ff4d5fbbafdf976cfdc032e3bde78de5-Abstract.html>`_,
+    1991; Gulrajani and Lopez-Paz, `In search of lost domain generalization
+    <https://arxiv.org/abs/2007.01434>`_, 2021.
+  """
+  values, mask = masked_rows(losses, where, axes=2)
+  sums, counts = total((jnp.sum(values, 1), jnp.sum(mask, 1)), axis_name)
+  return sums / jnp.maximum(counts, 1)

@@ -1,0 +1,203 @@
+"""Fishr: equal variances of the classifier's gradients in all domains."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.ops import softened_softmax
+from kdjax.ops._collectives import total
+from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_range
+from kdjax.ops._validation import validate
+
+
+class FishrState(NamedTuple):
+  """Moving averages of the gradients' variances.
+
+  Attributes:
+    weight: `[domains, classes, dims]`, of the classifier's matrix.
+    bias: `[domains, classes]`; None for a classifier without bias.
+
+  References:
+    Rame, Dancette and Cord, `Fishr <https://arxiv.org/abs/2109.02934>`_, 2022.
+  """
+
+  weight: Float[Array, "domains classes dims"]
+  bias: Float[Array, "domains classes"] | None
+
+
+class Fishr(NamedTuple):
+  """The penalty, and the state for the next step.
+
+  Attributes:
+    penalty: a scalar.
+    state: the new moving averages; they have no gradient.
+
+  References:
+    Rame, Dancette and Cord, `Fishr <https://arxiv.org/abs/2109.02934>`_, 2022.
+  """
+
+  penalty: Float[Array, ""]
+  state: FishrState
+
+
+@validate
+def fishr_penalty(
+  features: Float[Array, "domains batch dims"],
+  logits: Float[Array, "domains batch classes"],
+  labels: Int[Array, "domains batch"],
+  state: FishrState | None = None,
+  *,
+  decay: ArrayLike = 0.95,
+  bias: bool = True,
+  where: Bool[Array, "domains batch"] | None = None,
+  axis_name: str | None = None,
+) -> Fishr:
+  r"""Fishr penalty: equal variances of the classifier's gradients.
+
+  For a linear classifier z = W f + b the gradient of an example's
+  cross-entropy is known, with r = softmax(z) - onehot(y):
+
+  .. math::
+    g_i = (r_i f_i^\top,\; r_i), \qquad
+    v_d = \operatorname*{Var}_{i \in d} g_i, \qquad
+    \ell = \operatorname*{mean}_d \operatorname*{mean}_k
+      (\tilde v_d - \bar{\tilde v})_k^2
+
+  over the n of the batch, with the moving average
+  \tilde v_d = v_d + decay / (1 - decay) m_d and the state
+  m_d <- decay m_d + (1 - decay) v_d, so that the gradient does not depend on
+  the decay. Variances come from four matrix products per domain: the gradients
+  of single examples, `[batch, classes, dims]`, are never formed.
+
+  Args:
+    features: `[domains, batch, dims]`, what enters the linear classifier.
+    logits: `[domains, batch, classes]`, what leaves it.
+    labels: `[domains, batch]`, integers.
+    state: of the step before; None begins with zeros, as published.
+    decay: of the moving average, in [0, 1). May be traced.
+    bias: whether the classifier has a bias, whose gradients count too.
+    where: `[domains, batch]`, which examples count. A domain without any keeps
+      its state and is left out of the means.
+    axis_name: the mapped axis that holds the rest of each domain's batch.
+
+  Returns:
+    The penalty, a scalar through which features and logits get their gradient,
+    and the new state. Published weight: 0 for the first 1500 steps, then 1000
+    (DomainBed, which starts a new Adam at that step).
+
+  Raises:
+    ValueError: if shapes do not fit or a static `decay` is not in [0, 1).
+
+  DomainBed takes the gradients of single examples from BackPACK, and also of a
+  classifier with hidden layers; here the classifier is linear, as by default
+  there.
+
+  Examples:
+    >>> features = jnp.array([[[1.0], [3.0]], [[2.0], [2.0]]])
+    >>> logits = jnp.zeros((2, 2, 2))
+    >>> penalty, state = fishr_penalty(
+    ...   features, logits, jnp.zeros((2, 2), int), decay=0.5
+    ... )
+    >>> print(penalty, state.weight[0].ravel())
+    0.0078125 [0.125 0.125]
+
+  References:
+    Rame, Dancette and Cord, `Fishr: invariant gradient variances for
+    out-of-distribution generalization <https://arxiv.org/abs/2109.02934>`_,
+    2022.
+  """
+  check_range("decay", decay, 0.0, 1.0 - 1e-7)
+  check_labels(labels, logits.shape[-1])
+  domains, classes = features.shape[0], logits.shape[-1]
+  features, mask = masked_rows(features, where, axes=2)
+  logits, _ = masked_rows(logits, where, axes=2)
+  onehot = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
+  residuals = mask[:, :, None] * (softened_softmax(logits) - onehot)
+  counts = total(jnp.sum(mask, 1), axis_name)
+  variances = _variances(residuals, features, mask, counts, axis_name)
+  if not bias:
+    variances = FishrState(variances.weight, None)
+  if state is None:
+    state = jax.tree.map(jnp.zeros_like, variances)
+  elif jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, variances):
+    raise ValueError(
+      f"fishr_penalty: state has shapes {jax.tree.map(jnp.shape, state)}; "
+      f"expected {jax.tree.map(jnp.shape, variances)}."
+    )
+  rate = as_number("decay", decay, features.dtype)
+  present = counts > 0
+
+  def averaged(old: Array, new: Array) -> tuple[Array, Array]:
+    """Returns the average in the loss, and the state."""
+    keep = jnp.expand_dims(present, range(1, new.ndim))
+    old = jax.lax.stop_gradient(old.astype(new.dtype))
+    mixed = rate * old + (1 - rate) * jax.lax.stop_gradient(new)
+    average = new + rate / (1 - rate) * old
+    return jnp.where(keep, average, 0.0), jnp.where(keep, mixed, old)
+
+  pairs = [
+    averaged(old, new)
+    for old, new in zip(
+      jax.tree.leaves(state), jax.tree.leaves(variances), strict=True
+    )
+  ]
+  flat = jnp.concatenate([x.reshape(domains, -1) for x, _ in pairs], 1)
+  count = jnp.maximum(jnp.sum(present, dtype=flat.dtype), 1)
+  gaps = flat - (jnp.sum(flat, 0) / count)[None]
+  squares = jnp.where(present[:, None], jnp.square(gaps), 0.0)
+  penalty = jnp.sum(jnp.mean(squares, 1)) / count
+  return Fishr(
+    penalty,
+    jax.tree.unflatten(jax.tree.structure(variances), [x for _, x in pairs]),
+  )
+
+
+def _variances(
+  residuals: Float[Array, "domains batch classes"],
+  features: Float[Array, "domains batch dims"],
+  mask: Float[Array, "domains batch"],
+  counts: Float[Array, " domains"],
+  axis_name: str | None,
+) -> FishrState:
+  """Returns the variances of r f and of r over each domain's examples.
+
+  With r = r0 + r' and f = f0 + f' around their means, r f - r0 f0 is
+  r0 f' + f0 r' + r' f', of small terms only: E[x^2] - E[x]^2 would lose the
+  digits of a variance that is small beside the mean.
+  """
+  counts = jnp.maximum(counts, 1)[:, None]
+  mean_r, mean_f = (
+    x / counts
+    for x in total((jnp.sum(residuals, 1), jnp.sum(features, 1)), axis_name)
+  )
+  r = mask[:, :, None] * (residuals - mean_r[:, None])
+  f = mask[:, :, None] * (features - mean_f[:, None])
+  r2, f2 = jnp.square(r), jnp.square(f)
+  products = jnp.einsum(
+    "dnc,dnf->dcf",
+    jnp.concatenate([r, r2], 2),
+    jnp.concatenate([f, f2], 2),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  products, var_r, var_f = (
+    x / jnp.expand_dims(counts, range(2, x.ndim))
+    for x in total((products, jnp.sum(r2, 1), jnp.sum(f2, 1)), axis_name)
+  )
+  classes, dims = r.shape[-1], f.shape[-1]
+  rf, rf2 = products[:, :classes, :dims], products[:, :classes, dims:]
+  r2f, r2f2 = products[:, classes:, :dims], products[:, classes:, dims:]
+  mean_r, mean_f = mean_r[:, :, None], mean_f[:, None]
+  weight = (
+    jnp.square(mean_r) * var_f[:, None]
+    + jnp.square(mean_f) * var_r[:, :, None]
+    + r2f2
+    - jnp.square(rf)
+    + 2 * (mean_r * mean_f * rf + mean_r * rf2 + mean_f * r2f)
+  )
+  return FishrState(weight, var_r)

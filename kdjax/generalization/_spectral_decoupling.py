@@ -1,0 +1,40 @@
+"""Spectral decoupling (SD)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import validate
+
+
+@validate
+def sd_penalty(
+  logits: Float[Array, "*batch classes"],
+) -> Float[Array, "*batch"]:
+  r"""Spectral decoupling (SD): small logits, so that no feature starves others.
+
+  .. math:: \ell = \operatorname*{mean}_c z_c^2
+
+  Args:
+    logits: `[*batch, classes]`. A class at -inf is masked and not counted.
+
+  Returns:
+    One value an example. Published weight: 0.1 times the mean over the batch
+    (DomainBed); the paper's lambda / 2 weighs the sum over classes.
+
+  Raises:
+    TypeError: if the logits are not floating-point.
+
+  Examples:
+    >>> sd_penalty(jnp.array([[1.0, 3.0]]))
+    Array([5.], dtype=float32)
+
+  References:
+    Pezeshki et al., `Gradient starvation: a learning proclivity in neural
+    networks <https://arxiv.org/abs/2011.09468>`_, 2021, equation 25.
+  """
+  logits = logits.astype(compute_dtype(logits))
+  support = logits != -jnp.inf
+  squares = jnp.square(jnp.where(support, logits, 0.0))
+  count = jnp.maximum(jnp.sum(support, -1, dtype=logits.dtype), 1)
+  return jnp.sum(squares, -1) / count

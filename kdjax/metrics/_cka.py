@@ -1,0 +1,106 @@
+"""Centred kernel alignment (CKA)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops import gather_batch
+from kdjax.ops._collectives import agreed
+from kdjax.ops._masked_rows import nonzero
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import validate
+
+
+@validate
+def cka(
+  a: Float[Array, "batch ..."],
+  b: Float[Array, "batch ..."],
+  *,
+  debiased: bool = False,
+  pool: bool = False,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Linear centred kernel alignment (CKA) of two representations.
+
+  .. math::
+    \operatorname{CKA} = \frac{\lVert A^\top B \rVert_F^2}
+      {\lVert A^\top A \rVert_F \lVert B^\top B \rVert_F}
+      = \frac{\operatorname{HSIC}(A A^\top, B B^\top)}
+      {\sqrt{\operatorname{HSIC}(A A^\top, A A^\top)
+             \operatorname{HSIC}(B B^\top, B B^\top)}}
+
+  of centred columns. It does not change when either representation is rotated,
+  scaled or shifted.
+
+  Args:
+    a: `[batch, ...]`, embeddings or feature maps, which are flattened.
+    b: `[batch, ...]`; all axes but the batch may differ.
+    debiased: whether to take the unbiased estimate of HSIC. With fewer
+      examples than features the biased one is near 1 for any two networks.
+    pool: whether to average over all axes between batch and channels first.
+    where: `[batch]`, which examples count.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar in [0, 1]; debiased it is at most 1 and may be negative. 0 where a
+    representation is the same for all examples, or if there are too few: one,
+    or, debiased, three.
+
+  Raises:
+    ValueError: if the batches differ.
+    TypeError: if the representations are not floating-point.
+
+  A statistic of the whole sample, not a mean over batches, though the mean of
+  debiased HSICs would be one (Nguyen et al., 2021).
+
+  Examples:
+    >>> a = jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    >>> print(f"{cka(a, 3.0 * a[:, ::-1] + 1.0):.4f}")
+    1.0000
+
+  References:
+    Kornblith et al., `Similarity of neural network representations revisited
+    <https://arxiv.org/abs/1905.00414>`_, 2019; Song et al., `Feature selection
+    via dependence maximization
+    <https://jmlr.org/papers/v13/song12a.html>`_, 2012, equation 5.
+  """
+  mask = jnp.ones(a.shape[:1], bool) if where is None else where
+  mask = gather_batch(mask, axis_name)
+  count = jnp.sum(mask, dtype=jnp.promote_types(a.dtype, jnp.float32))
+
+  def gram(x: Array) -> tuple[Float[Array, "whole whole"], float]:
+    """Returns inner products, and what rounding alone makes of their HSIC."""
+    x = x.astype(compute_dtype(x))
+    if pool and x.ndim > 2:
+      x = jnp.mean(x, tuple(range(1, x.ndim - 1)))
+    x = gather_batch(x.reshape(x.shape[0], -1), axis_name)
+    x = jnp.where(mask[:, None], x, 0.0)
+    # Representations may be small or large; their squares stay in range.
+    x = x / nonzero(jnp.max(jnp.abs(x)))
+    x = x - jnp.sum(x, 0, keepdims=True) / jnp.maximum(count, 1)
+    x = jnp.where(mask[:, None], x, 0.0)
+    noise = x.size * (8 * float(jnp.finfo(x.dtype).eps)) ** 2
+    gram = jnp.matmul(x, x.T, precision="highest")
+    if debiased:
+      gram = jnp.where(jnp.eye(mask.size, dtype=bool), 0.0, gram)
+    return gram, noise**2
+
+  def independence(k: Array, m: Array) -> Float[Array, ""]:
+    if not debiased:
+      return jnp.sum(k * m)
+    products = jnp.sum(k * m) + jnp.sum(k) * jnp.sum(m) / nonzero(
+      (count - 1) * (count - 2)
+    )
+    rows = jnp.sum(jnp.sum(k, 0) * jnp.sum(m, 0))
+    return jnp.where(count > 3, products - 2 * rows / nonzero(count - 2), 0.0)
+
+  (gram_a, noise_a), (gram_b, noise_b) = gram(a), gram(b)
+  cross = independence(gram_a, gram_b)
+  own = independence(gram_a, gram_a), independence(gram_b, gram_b)
+  positive = (own[0] > noise_a) & (own[1] > noise_b) & (count > 1)
+  scale = jnp.sqrt(jnp.where(positive, own[0], 1.0)) * jnp.sqrt(
+    jnp.where(positive, own[1], 1.0)
+  )
+  value = jnp.where(positive, cross / scale, 0.0)
+  # Equal on every device already; the mean tells JAX so.
+  return agreed(value, axis_name)

@@ -1,0 +1,150 @@
+"""MobileNetV2 as the CIFAR toolkits use it."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from kdjax.nets import _layers
+from kdjax.nets._outputs import Outputs
+from kdjax.nets._outputs import assemble
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+# Of each group of blocks: whether it expands, channels, blocks, first stride.
+_GROUPS = (
+  (False, 16, 1, 1),
+  (True, 24, 2, 1),
+  (True, 32, 3, 2),
+  (True, 64, 4, 2),
+  (True, 96, 3, 1),
+  (True, 160, 3, 2),
+  (True, 320, 1, 1),
+)
+
+
+# The groups after which f1 to f4 are taken.
+_ENDS = (1, 2, 4, 6)
+
+
+class MobileNetV2(nnx.Module):
+  """MobileNetV2 for CIFAR, of inverted residuals.
+
+  Features are the stem ``f0`` after its ReLU, and four stages ``f1`` to
+  ``f4``, whose ends are linear: they are their own pre-activations. The
+  embedding is the mean over positions of the 1x1 convolution that follows.
+  Activations are ReLU, not ReLU6. Parameters and batch statistics are
+  float32; the body computes in ``dtype``, the embedding and logits are in
+  float32 at least. For the running variance see :class:`ResNet`.
+
+  Args:
+    num_classes: the number of logits.
+    input_shape: (height, width, channels) of an image. Only the channels
+      matter: one network takes images of any size.
+    width_multiplier: how many times wider than published for ImageNet all but
+      the last convolution are; that one only grows.
+    expansion: how many times wider than its input the inside of a block is.
+    dtype: what the body computes in.
+    axis_name: the mapped axis (pmap, shard_map or vmap) that holds the rest of
+      the batch, over which batch statistics are averaged.
+    rngs: random streams for the parameters.
+
+  Raises:
+    ValueError: if ``width_multiplier`` or ``expansion`` is not positive, or
+      the inputs have other channels than ``input_shape``.
+
+  Examples:
+    >>> run = lambda images: MobileNetV2(
+    ...   10, input_shape=(32, 32, 3), rngs=nnx.Rngs(0)
+    ... )(images)
+    >>> spec = jax.eval_shape(run, jnp.zeros((2, 32, 32, 3)))
+    >>> spec.features["f4"].shape, spec.embedding.shape
+    ((2, 2, 2, 160), (2, 1280))
+
+  References:
+    Sandler et al., `MobileNetV2: inverted residuals and linear bottlenecks
+    <https://arxiv.org/abs/1801.04381>`_, 2018, as in `RepDistiller
+    <https://github.com/HobbitLong/RepDistiller>`_.
+  """
+
+  def __init__(
+    self,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, int, int],
+    width_multiplier: float = 0.5,
+    expansion: int = 6,
+    dtype: DTypeLike = jnp.float32,
+    axis_name: str | None = None,
+    rngs: nnx.Rngs,
+  ):
+    check_positive("width_multiplier", width_multiplier)
+    check_positive("expansion", expansion)
+    self.input_channels = input_shape[-1]
+    common = {"dtype": dtype, "axis_name": axis_name, "rngs": rngs}
+    inputs = int(32 * width_multiplier)
+    self.stem = _layers.ConvNorm(input_shape[-1], inputs, 3, stride=2, **common)
+    groups = []
+    for expands, channels, count, first_stride in _GROUPS:
+      outputs = int(channels * width_multiplier)
+      blocks = []
+      for i in range(count):
+        middle = inputs * (expansion if expands else 1)
+        stride = 1 if i else first_stride
+        blocks.append(
+          _InvertedResidual(inputs, middle, outputs, stride, **common)
+        )
+        inputs = outputs
+      groups.append(nnx.List(blocks))
+    self.groups = nnx.List(groups)
+    last = int(1280 * max(width_multiplier, 1.0))
+    self.last = _layers.ConvNorm(inputs, last, 1, **common)
+    self.head = _layers.classifier(
+      last,
+      num_classes,
+      kernel_init=nnx.initializers.normal(0.01),
+      dtype=dtype,
+      rngs=rngs,
+    )
+
+  @validate
+  def __call__(
+    self, inputs: Float[Array, "batch height width channels"]
+  ) -> Outputs:
+    _layers.check_inputs(inputs, (self.input_channels,))
+    before, stem = _layers.activate([self.stem], inputs)
+    x, stages = stem, []
+    for i, group in enumerate(self.groups):
+      for block in group:
+        x = block(x)
+      if i in _ENDS:
+        stages.append(x)
+    _, last = _layers.activate([self.last], x)
+    return assemble(
+      self.head,
+      _layers.global_mean(last),
+      [stem, *stages],
+      preactivations=[before, *stages],
+      norms=[self.groups[i][-1].project.norm for i in _ENDS],
+    )
+
+
+class _InvertedResidual(nnx.Module):
+  """Expands, convolves each channel alone, and projects without activation."""
+
+  def __init__(
+    self, inputs: int, middle: int, outputs: int, stride: int, **common: Any
+  ):
+    layer = functools.partial(_layers.ConvNorm, **common)
+    self.expand = layer(inputs, middle, 1)
+    self.depthwise = layer(middle, middle, 3, stride=stride, groups=middle)
+    self.project = layer(middle, outputs, 1)
+    self.residual = stride == 1 and inputs == outputs
+
+  def __call__(self, x: Array) -> Array:
+    _, inside = _layers.activate([self.expand, self.depthwise], x)
+    projected = self.project(inside)
+    return x + projected if self.residual else projected

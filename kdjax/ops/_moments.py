@@ -1,0 +1,22 @@
+"""Mean and covariance of a sample."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._collectives import total
+from kdjax.ops._masked_rows import masked_rows
+
+
+def moments(
+  rows: Float[Array, "batch dims"],
+  where: Bool[Array, " batch"] | None,
+  axis_name: str | None,
+) -> tuple[Float[Array, ""], Float[Array, " dims"], Float[Array, "dims dims"]]:
+  """Returns count, mean and covariance of the whole batch."""
+  rows, mask = masked_rows(rows, where)
+  count, sums = total((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
+  mean = sums / jnp.maximum(count, 1)
+  centred = mask[:, None] * (rows - mean[None])
+  products = jnp.matmul(centred.T, centred, precision="highest")
+  covariance = total(products, axis_name) / jnp.maximum(count - 1, 1)
+  return count, mean, covariance

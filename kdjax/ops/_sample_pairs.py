@@ -1,0 +1,75 @@
+"""Two whole samples of one dtype, kernels and weights of their rows."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._collectives import gather_batch
+from kdjax.ops._collectives import total
+from kdjax.ops._distances import pairwise_squared_distances
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_positive
+
+
+class Pair(NamedTuple):
+  """Every device's rows, 0 where masked, and the masks as numbers."""
+
+  source: Float[Array, "source dims"]
+  source_mask: Float[Array, " source"]
+  target: Float[Array, "target dims"]
+  target_mask: Float[Array, " target"]
+
+
+def as_pair(
+  source: Float[Array, "source dims"],
+  target: Float[Array, "target dims"],
+  where_source: Bool[Array, " source"] | None,
+  where_target: Bool[Array, " target"] | None,
+  axis_name: str | None,
+) -> Pair:
+  """Returns both samples, whole, in the wider of their dtypes."""
+  dtype = jnp.promote_types(compute_dtype(source), compute_dtype(target))
+  rows = (
+    *masked_rows(source.astype(dtype), where_source),
+    *masked_rows(target.astype(dtype), where_target),
+  )
+  return Pair(*(gather_batch(x, axis_name) for x in rows))
+
+
+def mean_one(
+  values: Float[Array, " rows"],
+  mask: Float[Array, " rows"],
+  axis_name: str | None = None,
+) -> Float[Array, " rows"]:
+  """Returns weights of mean 1 over the rows that count, without gradient.
+
+  Weights that all vanish say nothing, and 1 is what says nothing.
+  """
+  values = jax.lax.stop_gradient(values * mask)
+  sums, count = total((jnp.sum(values), jnp.sum(mask)), axis_name)
+  empty = sums <= 0  # NaN is not: it must reach the caller
+  return jnp.where(empty, mask, values * (count / jnp.where(empty, 1.0, sums)))
+
+
+def kernel_rate(
+  gamma: ArrayLike | None, rows: Float[Array, "rows dims"]
+) -> Float[Array, ""]:
+  """Returns gamma of exp(-gamma d^2); scikit-learn's 1 / dims for None."""
+  if gamma is None:
+    return jnp.asarray(1.0 / max(rows.shape[1], 1), rows.dtype)
+  check_positive("gamma", gamma)
+  return as_number("gamma", gamma, rows.dtype)
+
+
+def gaussian_kernel(
+  a: Float[Array, "n dims"],
+  b: Float[Array, "m dims"],
+  rate: Float[Array, ""],
+) -> Float[Array, "n m"]:
+  """Returns exp(-rate ||a_i - b_j||^2)."""
+  return jnp.exp(-rate * pairwise_squared_distances(a, b))

@@ -1,0 +1,133 @@
+"""Entropic optimal transport between two weighted samples, in log space."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from kdjax.ops._distances import pairwise_squared_distances
+from kdjax.ops._distances import safe_norm
+from kdjax.ops._distances import safe_sqrt
+from kdjax.ops._validation import check_choice
+
+COSTS = ("squared_euclidean", "euclidean", "cosine")
+
+
+def pair_costs(
+  a: Float[Array, "n dims"], b: Float[Array, "m dims"], cost: str
+) -> Float[Array, "n m"]:
+  """Returns what it costs to move a_i to b_j."""
+  check_choice("cost", cost, COSTS)
+  if cost == "cosine":
+    units = []
+    for rows in (a, b):
+      norm = safe_norm(rows, keepdims=True)
+      units.append(rows / jnp.where(norm == 0, 1.0, norm))
+    return 1 - jnp.matmul(units[0], units[1].T, precision="highest")
+  squares = pairwise_squared_distances(a, b)
+  if cost == "squared_euclidean":
+    return squares
+  return safe_sqrt(squares)
+
+
+def log_shares(mask: Float[Array, " n"]) -> Float[Array, " n"]:
+  """Returns the logarithm of equal shares; all, if the mask is empty."""
+  counted = (mask > 0) | ~jnp.any(mask > 0)
+  count = jnp.sum(counted, dtype=mask.dtype)
+  return jnp.where(counted, -jnp.log(count), -jnp.inf)
+
+
+def mean_cost(
+  costs: Float[Array, "n m"],
+  log_a: Float[Array, " n"],
+  log_b: Float[Array, " m"],
+) -> Float[Array, ""]:
+  """Returns the mean over the pairs that count, 1 if it is 0; no gradient."""
+  pairs = jnp.exp(log_a[:, None] + log_b[None])
+  mean = jnp.sum(pairs * jax.lax.stop_gradient(costs))
+  return jnp.where(mean > 0, mean, 1.0)
+
+
+def potentials(
+  costs: Float[Array, "n m"],
+  log_a: Float[Array, " n"],
+  log_b: Float[Array, " m"],
+  epsilon: Float[Array, ""],
+  iterations: int,
+  *,
+  symmetric: bool = False,
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+  """Returns the dual potentials after so many iterations; no gradient.
+
+  Epsilon falls geometrically from the largest cost to its value over the first
+  half of the iterations.
+  """
+  costs, epsilon = jax.lax.stop_gradient((costs, epsilon))
+  steps = jnp.linspace(1, -1, iterations, dtype=costs.dtype)
+  ratio = jnp.maximum(jnp.max(costs) / epsilon, 1)
+  schedule = epsilon * ratio ** jnp.maximum(steps, 0)
+
+  def dual(
+    costs: Array, log_weights: Array, potential: Array, epsilon: Array
+  ) -> Array:
+    gain = (potential[None] - costs) / epsilon
+    return -epsilon * jax.nn.logsumexp(gain + log_weights[None], 1)
+
+  def iterate(pair: tuple[Array, Array], epsilon: Array) -> tuple[Any, None]:
+    f, g = pair
+    f_new = dual(costs, log_b, g, epsilon)
+    if symmetric:
+      f = (f + f_new) / 2
+      return (f, f), None
+    return (f_new, dual(costs.T, log_a, f_new, epsilon)), None
+
+  # Of the costs, so that both know which devices they differ on.
+  start = jnp.zeros_like(costs[:, 0]), jnp.zeros_like(costs[0])
+  pair, _ = jax.lax.scan(iterate, start, schedule)
+  return pair
+
+
+def log_plan(
+  costs: Float[Array, "n m"],
+  log_a: Float[Array, " n"],
+  log_b: Float[Array, " m"],
+  pair: tuple[Float[Array, " n"], Float[Array, " m"]],
+  epsilon: Float[Array, ""],
+) -> Float[Array, "n m"]:
+  """Returns the logarithm of the plan, -inf where a row is masked."""
+  gain = (pair[0][:, None] + pair[1][None] - costs) / epsilon
+  return log_a[:, None] + log_b[None] + gain
+
+
+def entropic_cost(
+  costs: Float[Array, "n m"],
+  log_a: Float[Array, " n"],
+  log_b: Float[Array, " m"],
+  epsilon: Float[Array, ""],
+  iterations: int,
+  *,
+  symmetric: bool = False,
+) -> Float[Array, ""]:
+  """Returns min <P, C> + epsilon KL(P || a b), by its dual.
+
+  At the optimum its derivative by the costs is the plan: the potentials need
+  none.
+  """
+  pair = potentials(
+    costs, log_a, log_b, epsilon, iterations, symmetric=symmetric
+  )
+  plan = jnp.exp(log_plan(costs, log_a, log_b, pair, epsilon))
+  shares = jnp.exp(log_a), jnp.exp(log_b)
+  value = sum(jnp.sum(p * s) for p, s in zip(pair, shares, strict=True))
+  return value - epsilon * (jnp.sum(plan) - 1)
+
+
+def epsilon_of(
+  epsilon: ArrayLike, scale: str, mean: Float[Array, ""]
+) -> Float[Array, ""]:
+  """Returns the absolute epsilon."""
+  check_choice("scale", scale, ("mean", "absolute"))
+  absolute = jnp.asarray(epsilon, mean.dtype)
+  return absolute * mean if scale == "mean" else absolute

@@ -1,0 +1,367 @@
+"""Weights from a model of the density ratio: KLIEP, uLSIF and RuLSIF."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_factor
+from jax.scipy.linalg import cho_solve
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops import pairwise_squared_distances
+from kdjax.ops._collectives import own_rows
+from kdjax.ops._mixture_likelihood import largest_likelihood
+from kdjax.ops._sample_pairs import Pair
+from kdjax.ops._sample_pairs import as_pair
+from kdjax.ops._sample_pairs import kernel_rate
+from kdjax.ops._sample_pairs import mean_one
+from kdjax.ops._validation import as_share
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+Candidates = ArrayLike | Sequence[float] | None
+_LEAST_LOG_MEAN = -36.0  # log 2.3e-16: adapt's bound for centres
+_product = functools.partial(jnp.matmul, precision="highest")
+
+
+class _Distances(NamedTuple):
+  """Squared distances, or logs of kernels, of both samples to the centres."""
+
+  source: Float[Array, "source centers"]
+  target: Float[Array, "target centers"]
+  is_center: Bool[Array, " centers"]
+
+
+class _Splits(NamedTuple):
+  """Which rows each fold holds out."""
+
+  source: Bool[Array, "folds source"]
+  target: Bool[Array, "folds target"]
+
+
+@validate
+def kliep_weights(
+  source: Float[Array, "source dims"],
+  target: Float[Array, "target dims"],
+  *,
+  gamma: Candidates = None,
+  num_centers: int = 100,
+  folds: int = 5,
+  key: Any | None = None,
+  where_source: Bool[Array, " source"] | None = None,
+  where_target: Bool[Array, " target"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " source"]:
+  r"""KLIEP weights: the density ratio of largest target likelihood.
+
+  .. math::
+    w(x) = \sum_l \alpha_l\, k(x, c_l), \qquad
+    \max_{\alpha \ge 0} \sum_j \log w(t_j) \quad \text{with} \quad
+    \operatorname{mean}_i w(s_i) = 1
+
+  The centres c are target rows, k = exp(-gamma d^2). The program is convex;
+  an interior-point method solves it to a relative duality gap of 1e-9 in
+  float64 and 1e-5 in float32. Centres whose mean kernel over the source is
+  below 2.3e-16 are left out, as in adapt; if that is all of them, none is:
+  kernels are normalised in log space, and domains out of each other's sight
+  still get finite weights.
+
+  Args:
+    source: `[source, dims]`, standardised if the features' units differ.
+    target: `[target, dims]`; the number of rows may differ.
+    gamma: the kernel's rate; None is 1 / dims. Of several, `[candidates]`,
+      the one of largest held-out likelihood (the paper's LCV).
+    num_centers: at most so many target rows are centres. The paper, skada and
+      adapt: 100, drawn at random.
+    folds: row j of the target is held out in fold j mod `folds`, to choose
+      among candidates.
+    key: draws the centres and folds; without one they follow the row order.
+    where_source: which source rows count; the others get weight 0.
+    where_target: which target rows count.
+    axis_name: the mapped axis that holds the rest of both samples; rows are
+      gathered, and each device gets the weights of its own.
+
+  Returns:
+    `[source]`, not negative, of mean 1, without gradient; 1 throughout if a
+    domain has no row.
+
+  Raises:
+    ValueError: if the widths differ, a static gamma is not above 0, or folds
+      or centres are too few.
+
+  Differs from published code: skada steps by the machine's epsilon and stays
+  where its projection puts it; adapt's Frank-Wolfe takes 2000 steps of size
+  2 / k, and it raises an error if no source row sees any centre.
+
+  Examples:
+    >>> source = jnp.array([[0.0], [1.0], [2.0]])
+    >>> weights = kliep_weights(source, jnp.array([[1.0], [1.2]]), gamma=4.0)
+    >>> [f"{w:.2f}" for w in weights.tolist()]
+    ['0.01', '2.74', '0.25']
+
+  References:
+    Sugiyama et al., `Direct importance estimation for covariate shift
+    adaptation <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008.
+  """
+  pair = jax.lax.stop_gradient(
+    as_pair(source, target, where_source, where_target, axis_name)
+  )
+  distances, splits = _centered(pair, num_centers, folds, key)
+  rates = _rates(gamma, pair)
+
+  def fit(rate: Array, _: Array, target_mask: Array) -> Array:
+    logs = _log_ratios(rate, distances, pair.source_mask)
+    return largest_likelihood(logs.target, target_mask)
+
+  def score(rate: Array, solution: Array, _: Array, held_out: Array) -> Array:
+    logs = _log_ratios(rate, distances, pair.source_mask).target
+    likelihood = jax.nn.logsumexp(logs, axis=1, b=solution[None])
+    # A row of ratio 0 counts as the least number, not as minus infinity.
+    least = jnp.log(jnp.finfo(likelihood.dtype).tiny)
+    return _mean(jnp.maximum(likelihood, least), held_out)
+
+  rate = rates[0]
+  if rates.size > 1:
+    scores = _cross_validated(fit, score, rates, pair, splits)
+    rate = rates[jnp.argmax(scores)]
+  solution = fit(rate, pair.source_mask, pair.target_mask)
+  logs = _log_ratios(rate, distances, pair.source_mask)
+  weights = _product(jnp.exp(logs.source), solution)
+  weights = jnp.where(jnp.sum(pair.target_mask) > 0, weights, 1.0)
+  weights = mean_one(weights, pair.source_mask)
+  return own_rows(weights, source.shape[0], axis_name)
+
+
+@validate
+def ulsif_weights(
+  source: Float[Array, "source dims"],
+  target: Float[Array, "target dims"],
+  *,
+  gamma: Candidates = None,
+  ridge: Candidates = 1.0,
+  alpha: ArrayLike = 0.0,
+  num_centers: int = 100,
+  folds: int = 5,
+  key: Any | None = None,
+  normalize: bool = True,
+  where_source: Bool[Array, " source"] | None = None,
+  where_target: Bool[Array, " target"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " source"]:
+  r"""Least-squares density-ratio weights (uLSIF; RuLSIF for alpha > 0).
+
+  .. math::
+    \theta = \max\bigl(0, (H + \lambda I)^{-1} h\bigr), \qquad
+    w(x) = \sum_l \theta_l\, k(x, c_l),
+  .. math::
+    H = \alpha \operatorname{mean}_j \phi(t_j) \phi(t_j)^\top
+      + (1 - \alpha) \operatorname{mean}_i \phi(s_i) \phi(s_i)^\top, \qquad
+    h = \operatorname{mean}_j \phi(t_j)
+
+  with phi_l(x) = k(x, c_l) = exp(-gamma d^2) at target rows c. alpha = 0
+  fits p_T / p_S. Above 0 it is the relative ratio p_T / (alpha p_T +
+  (1 - alpha) p_S), which is at most 1 / alpha: flatter, and steadier where
+  the source is thin.
+
+  Args:
+    source: `[source, dims]`, standardised if the features' units differ.
+    target: `[target, dims]`; the number of rows may differ.
+    gamma: the kernel's rate; None is 1 / dims.
+    ridge: lambda > 0. adapt: 1. Of several rates and ridges, `[candidates]`
+      each, the pair of least held-out squared error is taken.
+    alpha: in [0, 1). The RuLSIF paper and adapt: 0.1.
+    num_centers: at most so many target rows are centres. adapt: 100, drawn
+      at random.
+    folds: row i of a domain is held out in fold i mod `folds`, to choose
+      among candidates.
+    key: draws the centres and folds; without one they follow the row order.
+    normalize: whether weights are scaled to mean 1, as all weights here are;
+      False gives the estimate w.
+    where_source: which source rows count; the others get weight 0.
+    where_target: which target rows count.
+    axis_name: the mapped axis that holds the rest of both samples; rows are
+      gathered, and each device gets the weights of its own.
+
+  Returns:
+    `[source]`, not negative, without gradient; 1 throughout if a domain has
+    no row or no source row sees a centre.
+
+  Raises:
+    ValueError: if the widths differ, a static gamma or ridge is not above 0,
+      alpha is outside [0, 1], or folds or centres are too few.
+
+  Differs from published code: candidates are compared by folds, as in the
+  RuLSIF authors' code, where the uLSIF paper leaves out one row at a time;
+  adapt's leave-one-out score adds terms of both domains by a wrong bracket
+  for alpha > 0.
+
+  Examples:
+    >>> source = jnp.array([[0.0], [1.0], [2.0]])
+    >>> target = jnp.array([[1.0], [1.2]])
+    >>> weights = ulsif_weights(source, target, gamma=4.0, ridge=0.1)
+    >>> [f"{w:.2f}" for w in weights.tolist()]
+    ['0.02', '2.79', '0.19']
+
+  References:
+    Kanamori et al., `A least-squares approach to direct importance estimation
+    <https://jmlr.org/papers/v10/kanamori09a.html>`_, 2009; Yamada et al.,
+    `Relative density-ratio estimation for robust distribution comparison
+    <https://arxiv.org/abs/1106.4729>`_, 2011.
+  """
+  pair = jax.lax.stop_gradient(
+    as_pair(source, target, where_source, where_target, axis_name)
+  )
+  distances, splits = _centered(pair, num_centers, folds, key)
+  rates = _rates(gamma, pair)
+  dtype = pair.source.dtype
+  share = as_share("alpha", alpha, dtype)
+  ridges = _candidates("ridge", ridge, dtype)
+  rates, ridges = (x.ravel() for x in jnp.meshgrid(rates, ridges))
+  choices = jnp.stack([rates, ridges], 1)
+
+  def fit(choice: Array, source_mask: Array, target_mask: Array) -> Array:
+    return _ulsif(choice, share, distances, source_mask, target_mask)
+
+  def score(choice: Array, solution: Array, *held_out: Array) -> Array:
+    at_source, at_target = (
+      _product(jnp.exp(-choice[0] * x), solution) for x in distances[:2]
+    )
+    of_source, of_target = held_out
+    return (
+      _mean(at_target, of_target)
+      - share * _mean(jnp.square(at_target), of_target) / 2
+      - (1 - share) * _mean(jnp.square(at_source), of_source) / 2
+    )
+
+  choice = choices[0]
+  if choices.shape[0] > 1:
+    scores = _cross_validated(fit, score, choices, pair, splits)
+    choice = choices[jnp.argmax(scores)]
+  solution = fit(choice, pair.source_mask, pair.target_mask)
+  weights = _product(jnp.exp(-choice[0] * distances.source), solution)
+  weights = jnp.where(jnp.sum(pair.target_mask) > 0, weights, 1.0)
+  weights *= pair.source_mask
+  if normalize:
+    weights = mean_one(weights, pair.source_mask)
+  return own_rows(weights, source.shape[0], axis_name)
+
+
+def _rates(gamma: Candidates, pair: Pair) -> Float[Array, " candidates"]:
+  if gamma is None:
+    return kernel_rate(None, pair.source)[None]
+  return _candidates("gamma", gamma, pair.source.dtype)
+
+
+def _candidates(
+  name: str, value: Candidates, dtype: jnp.dtype
+) -> Float[Array, " candidates"]:
+  check_positive(name, value)
+  values = jnp.atleast_1d(jnp.asarray(value, dtype))
+  if values.ndim > 1 or not values.size:
+    raise ValueError(
+      f"{name} has shape {values.shape}; expected a number or [candidates]."
+    )
+  return values
+
+
+def _centered(
+  pair: Pair, num_centers: int, folds: int, key: Any | None
+) -> tuple[_Distances, _Splits]:
+  """Returns the distances to the centres, and the folds of both samples."""
+  check_integer("num_centers", num_centers, 1)
+  check_integer("folds", folds, 2)
+  keys = (None, None) if key is None else jax.random.split(key)
+
+  def ranks(mask: Array, key: Any | None) -> Array:
+    """The place of each row in a shuffled order that begins with the kept."""
+    order = jnp.arange(mask.size)
+    if key is not None:
+      order = jax.random.permutation(key, order)
+    return jnp.argsort(jnp.argsort(jnp.where(mask > 0, 0, mask.size) + order))
+
+  of_source = ranks(pair.source_mask, keys[0])
+  of_target = ranks(pair.target_mask, keys[1])
+  chosen = jnp.argsort(of_target)[:num_centers]
+  centers = pair.target[chosen]
+  distances = _Distances(
+    pairwise_squared_distances(pair.source, centers),
+    pairwise_squared_distances(pair.target, centers),
+    pair.target_mask[chosen] > 0,
+  )
+  index = jnp.arange(folds)[:, None]
+  return distances, _Splits(
+    of_source[None] % folds == index, of_target[None] % folds == index
+  )
+
+
+def _cross_validated(
+  fit: Callable[[Array, Array, Array], Array],
+  score: Callable[[Array, Array, Array, Array], Array],
+  candidates: Float[Array, "candidates ..."],
+  pair: Pair,
+  splits: _Splits,
+) -> Float[Array, " candidates"]:
+  """Returns the mean score of held-out rows, a candidate."""
+  masks = pair.source_mask, pair.target_mask
+
+  def one(candidate: Array) -> Array:
+    def fold(*held_out: Array) -> Array:
+      kept = [mask * ~out for mask, out in zip(masks, held_out, strict=True)]
+      left = [mask * out for mask, out in zip(masks, held_out, strict=True)]
+      return score(candidate, fit(candidate, *kept), *left)
+
+    return jnp.mean(jax.vmap(fold)(*splits))
+
+  return jax.lax.map(one, candidates)
+
+
+def _mean(values: Array, mask: Array) -> Array:
+  return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def _ulsif(
+  choice: Float[Array, " 2"],
+  share: Float[Array, ""],
+  distances: _Distances,
+  source_mask: Float[Array, " source"],
+  target_mask: Float[Array, " target"],
+) -> Float[Array, " centers"]:
+  """Returns theta for one rate and ridge."""
+  rate, ridge = choice
+  is_center = distances.is_center[None]
+  source, target = (
+    jnp.where(is_center, jnp.exp(-rate * x), 0.0) for x in distances[:2]
+  )
+  of_source = source_mask / jnp.maximum(jnp.sum(source_mask), 1)
+  of_target = target_mask / jnp.maximum(jnp.sum(target_mask), 1)
+  products = share * _product(target.T, of_target[:, None] * target)
+  products += (1 - share) * _product(source.T, of_source[:, None] * source)
+  matrix = products + ridge * jnp.eye(products.shape[0], dtype=products.dtype)
+  with jax.default_matmul_precision("highest"):
+    solution = cho_solve(cho_factor(matrix), of_target @ target)
+  return jnp.maximum(solution, 0.0)
+
+
+def _log_ratios(
+  rate: Float[Array, ""],
+  distances: _Distances,
+  source_mask: Float[Array, " source"],
+) -> _Distances:
+  """Returns the logs of kernels whose mean over the source is 1."""
+  source, target, is_center = distances
+  count = jnp.maximum(jnp.sum(source_mask), 1)
+  means = jax.nn.logsumexp(-rate * source, axis=0, b=source_mask[:, None])
+  means = jnp.where(jnp.isfinite(means), means - jnp.log(count), 0.0)
+  # A centre that no source row sees has a ratio without bound near it, which
+  # would win every comparison of widths.
+  seen = is_center & (means > _LEAST_LOG_MEAN)
+  is_center = jnp.where(jnp.any(seen), seen, is_center)
+
+  def normalized(squares: Array) -> Array:
+    return jnp.where(is_center[None], -rate * squares - means[None], -jnp.inf)
+
+  return _Distances(normalized(source), normalized(target), is_center)

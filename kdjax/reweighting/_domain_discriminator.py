@@ -1,0 +1,138 @@
+"""Importance weights from a domain discriminator."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._collectives import agreed
+from kdjax.ops._collectives import own_rows
+from kdjax.ops._linear_probe import probe_scores
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._sample_pairs import as_pair
+from kdjax.ops._sample_pairs import mean_one
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+
+@validate
+def discriminator_weights(
+  source: Float[Array, "source dims"] | Float[Array, " source"],
+  target: Float[Array, "target dims"] | Float[Array, " target"] | None = None,
+  *,
+  ridge: ArrayLike | None = None,
+  normalize: bool = True,
+  where_source: Bool[Array, " source"] | None = None,
+  where_target: Bool[Array, " target"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " source"]:
+  r"""Discriminator density-ratio weights of the source rows.
+
+  .. math::
+    w_i \propto \frac{1 - D(s_i)}{D(s_i)} = \frac{1}{D(s_i)} - 1
+      = e^{-z(s_i)} \propto \frac{p_T(s_i)}{p_S(s_i)}
+
+  where D = sigmoid(z) is the probability of the *source*, as in
+  :func:`dann_loss` and TLlib. Where a code's discriminator says 1 for the
+  target, pass minus its logit. Computed from logits in log space, so a
+  saturated discriminator gives large weights, not infinite ones.
+
+  Two forms of the first arguments:
+
+  - features `[source, dims]` and `[target, dims]`: D is the logistic
+    regression on them, solved exactly, as in adapt's IWC and skada. It
+    minimises the mean over domains of the logistic loss plus ridge / 2 times
+    the squared slope; the intercept is free.
+  - domain logits `[source]` of a discriminator of one's own. Those of the
+    target do not matter.
+
+  Args:
+    source: `[source, dims]`, or logits `[source]`.
+    target: `[target, dims]`, or None (or logits) beside logits.
+    ridge: of the logistic regression. None is 1 / (n_s + n_t), scikit-learn's
+      `C=1` with `class_weight="balanced"`; C is 1 / (ridge * rows).
+    normalize: whether weights are scaled to mean 1, as all weights here are;
+      False gives (1 - D) / D, the ratio of the densities if both domains count
+      alike in D.
+    where_source: which source rows count; the others get weight 0.
+    where_target: which target rows count.
+    axis_name: the mapped axis that holds the rest of both samples; the mean
+      is that of all, and features are gathered.
+
+  Returns:
+    `[source]`, not negative, without gradient.
+
+  Raises:
+    ValueError: if features come without target, or a static ridge is not
+      above 0.
+
+  Differs from published code: adapt and skada count all rows alike in the
+  regression, so the shrinkage leans towards the larger domain; their weights
+  for C=1 and equal sizes are those here. skada divides p(source) by p(target)
+  in the version of 2026-01, upside down. adapt leaves the mean as it is.
+
+  Examples:
+    >>> weights = discriminator_weights(jnp.array([0.0, jnp.log(3.0)]))
+    >>> [f"{w:.2f}" for w in weights.tolist()]
+    ['1.50', '0.50']
+
+  References:
+    Bickel et al., `Discriminative learning for differing training and test
+    distributions <https://doi.org/10.1145/1273496.1273507>`_, 2007; Sugiyama
+    et al., Density ratio estimation in machine learning, 2012, section 4.
+  """
+  if source.ndim == 1:
+    logits, mask = masked_rows(source, where_source)
+    return weights_from_logits(logits, mask, axis_name, normalize)
+  if target is None or target.ndim == 1:
+    raise ValueError(
+      "discriminator_weights: target is "
+      f"{'None' if target is None else f'of shape {target.shape}'}; expected "
+      f"[target, dims] = (target, {source.shape[1]}) beside source features."
+    )
+  pair = jax.lax.stop_gradient(
+    as_pair(source, target, where_source, where_target, axis_name)
+  )
+  # Equal on every device already, which the mean tells `jax.shard_map`.
+  pair = agreed(pair, axis_name)
+  dtype = pair.source.dtype
+  mask = jnp.concatenate([pair.source_mask, pair.target_mask])
+  count = jnp.maximum(jnp.sum(mask), 1)
+  if ridge is None:
+    penalty = 1 / count
+  else:
+    check_positive("ridge", ridge)
+    penalty = as_number("ridge", ridge, dtype)
+  rows = jnp.concatenate([pair.source, pair.target])
+  # The free intercept makes the origin irrelevant, but not to rounding.
+  center = jnp.sum(rows, 0) / count
+  rows = mask[:, None] * (rows - center[None])
+  is_source = jnp.arange(mask.size) < pair.source_mask.size
+  # Nor does the unit matter, if the ridge follows; squares of 1e4 would.
+  unit = jnp.max(jnp.abs(rows), initial=0.0)
+  unit = jnp.where(unit > 0, unit, 1.0)
+  scores = probe_scores(
+    rows / unit, is_source, (mask > 0)[None], penalty / jnp.square(unit)
+  )[0]
+  present = jnp.minimum(jnp.sum(pair.source_mask), jnp.sum(pair.target_mask))
+  scores = jnp.where(present > 0, scores, 0.0)[: pair.source_mask.size]
+  weights = weights_from_logits(scores, pair.source_mask, None, normalize)
+  return own_rows(weights, source.shape[0], axis_name)
+
+
+def weights_from_logits(
+  logits: Float[Array, " rows"],
+  mask: Float[Array, " rows"],
+  axis_name: str | None,
+  normalize: bool = True,
+) -> Float[Array, " rows"]:
+  """Returns exp(-logits), as they are or of mean 1 over rows that count."""
+  logits = jax.lax.stop_gradient(jnp.where(mask > 0, logits, jnp.inf))
+  if not normalize:
+    return jnp.exp(-logits)
+  least = jnp.min(logits, initial=jnp.inf)
+  if axis_name is not None:
+    least = jax.lax.pmin(least, axis_name)
+  least = jnp.where(jnp.isfinite(least), least, 0.0)
+  return mean_one(jnp.exp(least - logits), mask, axis_name)

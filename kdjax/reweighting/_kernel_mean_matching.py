@@ -1,0 +1,184 @@
+"""Kernel mean matching (KMM)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._collectives import own_rows
+from kdjax.ops._quadratic_program import solve_box_program
+from kdjax.ops._row_chunks import in_chunks
+from kdjax.ops._sample_pairs import as_pair
+from kdjax.ops._sample_pairs import gaussian_kernel
+from kdjax.ops._sample_pairs import kernel_rate
+from kdjax.ops._sample_pairs import mean_one
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+
+@validate
+def kmm_weights(
+  source: Float[Array, "source dims"],
+  target: Float[Array, "target dims"],
+  *,
+  kernel: str = "rbf",
+  gamma: ArrayLike | None = None,
+  upper_bound: ArrayLike = 1000.0,
+  epsilon: ArrayLike | None = None,
+  normalize: bool = True,
+  where_source: Bool[Array, " source"] | None = None,
+  where_target: Bool[Array, " target"] | None = None,
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " source"]:
+  r"""Kernel mean matching (KMM) weights of the source rows.
+
+  .. math::
+    \min_\beta \tfrac12 \beta^\top K \beta - \kappa^\top \beta, \quad
+    \kappa_i = \frac{n_s}{n_t} \sum_j k(s_i, t_j), \quad
+    0 \le \beta_i \le B, \quad
+    \Bigl|\sum_i \beta_i - n_s\Bigr| \le n_s \epsilon
+
+  The weighted source then has the target's mean in the space of the kernel.
+  An interior-point method solves the program to a duality gap of 1e-9 of the
+  objective in float64 and 1e-5 in float32, at one Cholesky factor of
+  `[source, source]` a step, 10 to 25 steps. A wide kernel leaves the weights
+  themselves less certain than the means they match.
+
+  Args:
+    source: `[source, dims]`, standardised if the features' units differ.
+    target: `[target, dims]`; the number of rows may differ.
+    kernel: "rbf", exp(-gamma d^2), or "linear".
+    gamma: the rate of "rbf"; None is 1 / dims.
+    upper_bound: B > 1 - epsilon. The paper and skada, adapt: 1000;
+      transferlearning: 1, which can only lower weights.
+    epsilon: None is (sqrt(n_s) - 1) / sqrt(n_s), the paper's, skada's and
+      adapt's; transferlearning: B / sqrt(n_s).
+    normalize: whether weights are scaled to mean 1; False gives the solution.
+    where_source: which source rows count; the others get weight 0.
+    where_target: which target rows count.
+    chunk_size: how many rows of the `[source, target]` kernel are held at a
+      time; a static integer. None holds it whole, as `[source, source]` always
+      is.
+    axis_name: the mapped axis that holds the rest of both samples; rows are
+      gathered, and each device gets the weights of its own.
+
+  Returns:
+    `[source]`, not negative, without gradient. All 1 if the kernel sees no
+    target row from any source row, or no target row counts.
+
+  Raises:
+    ValueError: if the widths differ, a static hyper-parameter is not above 0,
+      or no weights satisfy the constraints.
+
+  Differs from published code: adapt splits more than 1000 rows into random
+  parts and matches each alone; here the rows are matched together, in
+  O(source^2) memory. skada's Frank-Wolfe ends at a much larger gap.
+
+  Examples:
+    >>> source = jnp.array([[0.0], [1.0], [2.0]])
+    >>> weights = kmm_weights(source, jnp.array([[1.0], [1.2]]))
+    >>> [f"{w:.2f}" for w in weights.tolist()]
+    ['0.00', '2.71', '0.29']
+
+  References:
+    Huang et al., `Correcting sample selection bias by unlabeled data
+    <https://papers.nips.cc/paper/2006/hash/a2186aa7c086b46ad4e8bf81e2a3a19b-Abstract.html>`_,
+    2006; Gretton et al., Covariate shift by kernel mean matching, 2009.
+  """
+  check_choice("kernel", kernel, ("rbf", "linear"))
+  pair = jax.lax.stop_gradient(
+    as_pair(source, target, where_source, where_target, axis_name)
+  )
+  rate = kernel_rate(gamma, pair.source)
+
+  def between(a: Array, b: Array) -> Array:
+    if kernel == "rbf":
+      return gaussian_kernel(a, b, rate)
+    # Without a shift of origin a linear kernel is what the codes compute.
+    return jnp.matmul(a, b.T, precision="highest")
+
+  within = between(pair.source, pair.source)
+  mask = pair.source_mask
+  count = jnp.sum(mask)
+  n_target = jnp.sum(pair.target_mask)
+  across = kernel_sums(
+    between, pair.source, pair.target, pair.target_mask, chunk_size
+  )
+  weights = matched_weights(
+    within * mask[:, None] * mask[None],
+    across * mask * count / jnp.maximum(n_target, 1),
+    mask,
+    count,
+    upper_bound,
+    epsilon,
+    1 - 1 / jnp.sqrt(jnp.maximum(count, 1)),
+  )
+  weights = jnp.where(jnp.any(across * mask != 0), weights, 1.0) * mask
+  if normalize:
+    weights = mean_one(weights, mask)
+  return own_rows(weights, source.shape[0], axis_name)
+
+
+def kernel_sums(
+  kernel: Callable[[Array, Array], Array],
+  rows: Float[Array, "n dims"],
+  others: Float[Array, "m dims"],
+  weights: Float[Array, " m"] | Float[Array, "m columns"],
+  chunk_size: int | None,
+) -> Float[Array, " n"] | Float[Array, "n columns"]:
+  """Returns kernel(rows, others) @ weights."""
+
+  def sums(rows: Array) -> Array:
+    return jnp.matmul(kernel(rows, others), weights, precision="highest")
+
+  return in_chunks(sums, rows, chunk_size)
+
+
+def matched_weights(
+  quadratic: Float[Array, "n n"],
+  linear: Float[Array, " n"],
+  normal: Float[Array, " n"],
+  count: Float[Array, ""],
+  upper_bound: ArrayLike,
+  epsilon: ArrayLike | None,
+  default: Float[Array, ""],
+) -> Float[Array, " n"]:
+  """Solves for weights in [0, B] of mean 1 +- epsilon."""
+  dtype = linear.dtype
+  check_positive("upper_bound", upper_bound)
+  upper = as_number("upper_bound", upper_bound, dtype)
+  if epsilon is None:
+    slack = default
+  else:
+    check_positive("epsilon", epsilon)
+    slack = as_number("epsilon", epsilon, dtype)
+    known = (int, float)
+    if (
+      isinstance(epsilon, known)
+      and isinstance(upper_bound, known)
+      and upper_bound <= 1 - epsilon
+    ):
+      raise ValueError(
+        f"upper_bound is {upper_bound}; expected more than 1 - epsilon = "
+        f"{1 - epsilon}, or no weights have a mean near 1."
+      )
+  # The interior must not vanish: one row has epsilon 0 by default.
+  slack = jnp.maximum(slack, 1e3 * jnp.finfo(dtype).eps)
+  low, high = 1 - slack, 1 + slack
+  start = (jnp.maximum(low, 0.0) + jnp.minimum(high, upper)) / 2
+  scale = jnp.maximum(count, 1)
+  # The sum's slack in units of a mean, so that no entry outgrows float32.
+  return solve_box_program(
+    quadratic,
+    linear,
+    jnp.where(count > 0, normal / scale, 1 / normal.size),
+    upper=upper,
+    low=low,
+    high=high,
+    start=start,
+  )

@@ -1,0 +1,86 @@
+"""Partial adversarial domain adaptation (PADA): weights of classes."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.ops import softened_softmax
+from kdjax.ops._collectives import total
+from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._sample_pairs import mean_one
+from kdjax.ops._validation import validate
+
+
+@validate
+def pada_class_weights(
+  target_logits: Float[Array, "target classes"],
+  source_labels: Int[Array, " source"] | None = None,
+  *,
+  temperature: ArrayLike = 0.1,
+  where_source: Bool[Array, " source"] | None = None,
+  where_target: Bool[Array, " target"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " classes"] | Float[Array, " source"]:
+  r"""Partial adversarial domain adaptation (PADA): weights of the classes.
+
+  .. math::
+    \gamma = \operatorname{mean}_j \operatorname{softmax}(z_j / T), \qquad
+    \gamma \leftarrow \gamma / \max_c \gamma_c, \qquad
+    w_i \propto \gamma_{y_i}
+
+  Classes that no target row is taken for fade from the source.
+
+  Args:
+    target_logits: `[target, classes]`, of the whole target set; TLlib
+      refreshes the weights every 500 steps.
+    source_labels: `[source]`, integers; asks for weights of rows.
+    temperature: T > 0. TLlib: 0.1; the paper has no temperature: 1.
+    where_source: which source rows count; the others get weight 0.
+    where_target: which target rows count.
+    axis_name: the mapped axis that holds the rest of both batches.
+
+  Returns:
+    Without gradient. `[classes]`, the largest 1, which weighs cross-entropies
+    in TLlib; with source_labels `[source]`, of mean 1, for the
+    discriminator's source term, where TLlib weighs both domains by the
+    class's weight and so is smaller by their mean over the batch. All 1
+    without a target row that counts.
+
+  Raises:
+    ValueError: if a static temperature is not above 0.
+
+  Examples:
+    >>> logits = jnp.array([[1.0, 0.0, -jnp.inf]])
+    >>> weights = pada_class_weights(logits, temperature=1.0)
+    >>> [f"{w:.3f}" for w in weights.tolist()]
+    ['1.000', '0.368', '0.000']
+
+  References:
+    Cao et al., `Partial adversarial domain adaptation
+    <https://arxiv.org/abs/1808.04205>`_, 2018.
+  """
+  logits, mask = masked_rows(jax.lax.stop_gradient(target_logits), where_target)
+  probabilities = softened_softmax(logits, temperature=temperature)
+  sums = total(jnp.sum(mask[:, None] * probabilities, 0), axis_name)
+  largest = jnp.max(sums)
+  empty = largest <= 0
+  weights = jnp.where(empty, 1.0, sums / jnp.where(empty, 1.0, largest))
+  if source_labels is None:
+    return weights
+  return weights_of_rows(weights, source_labels, where_source, axis_name)
+
+
+def weights_of_rows(
+  weights: Float[Array, " classes"],
+  labels: Int[Array, " source"],
+  where: Bool[Array, " source"] | None,
+  axis_name: str | None,
+) -> Float[Array, " source"]:
+  """Returns each row's class weight, scaled to mean 1."""
+  check_labels(labels, weights.size)
+  members = jax.nn.one_hot(labels, weights.size, dtype=weights.dtype)
+  _, mask = masked_rows(members, where)
+  rows = jnp.matmul(members, weights, precision="highest")
+  return mean_one(rows, mask, axis_name)

@@ -1,0 +1,143 @@
+"""H-score, and its regularized form."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.ops._collectives import agreed
+from kdjax.ops._gradients import with_gradient_of
+from kdjax.ops._masked_rows import nonzero
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import validate
+from kdjax.selection._class_groups import centred
+from kdjax.selection._class_groups import grouped
+
+
+@validate
+def h_score(
+  features: Float[Array, "batch dims"],
+  labels: Int[Array, " batch"],
+  *,
+  covariance: str = "empirical",
+  num_classes: int | None = None,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""H-score, a transferability score: variance between classes over all.
+
+  .. math::
+    H = \operatorname{tr}\bigl(\operatorname{cov}(f)^{+}
+      \operatorname{cov}(\mathbb E[f \mid y])\bigr), \qquad
+    H_a = (1 - a) \operatorname{tr}\bigl(\operatorname{cov}_a(f)^{-1}
+      \operatorname{cov}(\mathbb E[f \mid y])\bigr)
+
+  with the shrunk covariance cov_a = (1 - a) cov + a tr(cov) / dims I, whose
+  share a is Ledoit and Wolf's. Higher is better; the plain score lies between
+  0 and the number of classes less 1, which it attains as soon as there are
+  more dims than examples: then the shrunk one is the one to ask. That one is 0
+  where a is 1, for features that look like noise of equal variances.
+
+  Args:
+    features: `[batch, dims]` of target examples.
+    labels: `[batch]`.
+    covariance: "empirical", or "ledoit-wolf" for the regularized H-score.
+    num_classes: how many classes there are, which saves work under jit.
+      Otherwise the largest label tells, or, for traced labels, there is room
+      for as many classes as examples; the score is the same.
+    where: `[batch]`, which examples count.
+    axis_name: the mapped axis that holds the rest of the examples, which are
+      gathered.
+
+  Returns:
+    A scalar; 0 with gradient 0 if nothing counts, or all features are equal.
+
+  Raises:
+    ValueError: if the batches differ or the covariance is unknown.
+    TypeError: if dtypes are wrong.
+
+  Computed from singular vectors of the features: no covariance is formed or
+  inverted. Directions that rounding alone has filled are left out; TLlib's
+  pseudo-inverse keeps them (cutoff 1e-15) and is then unstable. As in TLlib,
+  the shrunk covariance is over n, that of the class means over n - 1. First
+  derivatives are exact at a fixed share a, second derivatives are not.
+
+  Examples:
+    >>> features = jnp.array([[0.0], [1.0], [4.0], [5.0]])
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> print(f"{h_score(features, labels):.4f}")  # 4 / 4.25
+    0.9412
+
+  References:
+    Bao et al., `An information-theoretic approach to transferability in task
+    transfer learning <https://doi.org/10.1109/ICIP.2019.8803726>`_, 2019;
+    Ibrahim et al., `Newer is not always better: rethinking transferability
+    metrics, their peculiarities, stability and performance
+    <https://arxiv.org/abs/2110.06893>`_, 2022.
+  """
+  check_choice("covariance", covariance, ("empirical", "ledoit-wolf"))
+  rows, mask, members = grouped(
+    "h_score", features, labels, num_classes, where, axis_name
+  )
+  count = jnp.maximum(jnp.sum(mask), 1.0)
+  rows = centred(rows, mask, count)
+  fixed = jax.lax.stop_gradient(rows)
+  # The score has no scale; squares and fourth powers have.
+  size = nonzero(jnp.sqrt(jnp.sum(jnp.square(fixed)) / count))
+  rows, fixed = rows / size, fixed / size
+  left, values, right = jnp.linalg.svd(fixed, full_matrices=False)
+  floor = values[:1] * jnp.finfo(rows.dtype).eps * max(rows.shape)
+  kept = values > floor
+  spectrum = jnp.where(kept, jnp.square(values), 0.0)
+  degrees = jnp.maximum(count - 1, 1.0)
+  if covariance == "empirical":
+    share, floor, scale = jnp.zeros(()), jnp.zeros(()), degrees
+  else:
+    share, floor = _ledoit_wolf(fixed, spectrum, count)
+    scale = count
+  share, floor = (x.astype(rows.dtype) for x in (share, floor))
+  # 1 / eigenvalues of the covariance, and the score in its eigenvectors.
+  eigenvalues = (1 - share) * spectrum / scale + floor
+  inverse = jnp.where(kept, 1 / nonzero(eigenvalues), 0.0)
+  factor = (1 - share) / degrees
+  sizes = nonzero(jnp.sum(members, 0))
+
+  def class_sums(rows: Array) -> Array:
+    sums = jnp.matmul(members.T, rows, precision="highest")
+    return sums / jnp.sqrt(sizes)[:, None]
+
+  own = class_sums(left)
+  value = factor * jnp.sum(spectrum * inverse * jnp.sum(jnp.square(own), 0))
+  # d tr(A^-1 B) = tr(A^-1 dB) - tr(A^-1 B A^-1 dA)
+  images = jnp.matmul(rows, right.T, precision="highest")
+  between = own * jnp.where(kept, values * inverse, 0.0)[None]
+  outer = jnp.matmul(between.T, between, precision="highest")
+  pulled = jnp.matmul(images, outer, precision="highest")
+  surrogate = factor * (
+    jnp.sum(inverse * jnp.sum(jnp.square(class_sums(images)), 0))
+    - (1 - share) / scale * jnp.sum(pulled * images)
+    - jnp.trace(outer) * share * jnp.mean(jnp.sum(jnp.square(rows), 0)) / count
+  )
+  return agreed(with_gradient_of(value, surrogate), axis_name)
+
+
+def _ledoit_wolf(
+  rows: Float[Array, "batch dims"],
+  spectrum: Float[Array, " rank"],
+  count: Float[Array, ""],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """Returns Ledoit and Wolf's share, and share times mean eigenvalue.
+
+  All means are over dims: of the covariance's squared distance from the
+  identity's multiple (delta), and of its variance (beta).
+  """
+  dims = rows.shape[1]
+  eigenvalues = spectrum / count
+  mean = jnp.sum(eigenvalues) / dims
+  # Eigenvalues that are 0 have no entry if there are fewer rows than dims.
+  rest = dims - eigenvalues.size
+  delta = jnp.sum(jnp.square(eigenvalues - mean)) + rest * jnp.square(mean)
+  fourth = jnp.sum(jnp.square(jnp.sum(jnp.square(rows), 1))) / count
+  beta = (fourth - jnp.sum(jnp.square(eigenvalues))) / count
+  beta = jnp.clip(beta, 0.0, delta)
+  share = beta / nonzero(delta)
+  return share, share * mean

@@ -1,0 +1,80 @@
+"""Negative conditional entropy (NCE)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.ops import gather_batch
+from kdjax.ops import masked_mean
+from kdjax.ops._collectives import agreed
+from kdjax.ops._validation import validate
+
+
+@validate
+def nce(
+  source_labels: Int[Array, " batch"],
+  target_labels: Int[Array, " batch"],
+  *,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Negative conditional entropy (NCE), a transferability score of labels.
+
+  .. math::
+    -H(Y \mid Z) = \sum_{y, z} \hat p(y, z) \log \frac{\hat p(y, z)}{\hat p(z)}
+
+  How well the source labels Z of target examples tell the target labels Y.
+  Higher is better; 0 is perfect.
+
+  Args:
+    source_labels: `[batch]`, the source model's predictions on target
+      examples, or their true source labels where they have some.
+    target_labels: `[batch]`.
+    where: `[batch]`, which examples count.
+    axis_name: the mapped axis that holds the rest of the examples, which are
+      gathered.
+
+  Returns:
+    A scalar in float32, in float64 where JAX's default float is that. At most
+    0; 0 if nothing counts.
+
+  Raises:
+    ValueError: if the batches differ.
+    TypeError: if the labels are not integers.
+
+  Examples are sorted and counted, so that no number of classes is needed and
+  labels may be any integers, under jit too.
+
+  Examples:
+    >>> source, target = jnp.array([5, 5, 7]), jnp.array([0, 1, 2])
+    >>> print(f"{nce(source, target):.4f}")  # 2/3 log 1/2
+    -0.4621
+
+  References:
+    Tran, Nguyen and Hassner, `Transferability and hardness of supervised
+    classification tasks <https://arxiv.org/abs/1908.08142>`_, 2019.
+  """
+  counted = jnp.ones(source_labels.shape, bool) if where is None else where
+  source, target, counted = (
+    gather_batch(x, axis_name) for x in (source_labels, target_labels, counted)
+  )
+  # Sorted by what counts, then source, then target: groups are consecutive.
+  order = jnp.lexsort((target, source, ~counted))
+  source, target, counted = source[order], target[order], counted[order]
+  new_source = jnp.concatenate([jnp.ones(1, bool), source[1:] != source[:-1]])
+  new_pair = new_source.at[1:].set(new_source[1:] | (target[1:] != target[:-1]))
+  pairs, sources = (
+    _group_sizes(new, counted) for new in (new_pair, new_source)
+  )
+  values = jnp.log(pairs / sources)
+  return agreed(masked_mean(values, counted), axis_name)
+
+
+def _group_sizes(
+  new: Bool[Array, " batch"], counted: Bool[Array, " batch"]
+) -> Float[Array, " batch"]:
+  """Returns the size of each example's group, given where groups begin."""
+  group = jnp.cumsum(new) - 1
+  ones = counted.astype(jnp.result_type(float))
+  sizes = jax.ops.segment_sum(ones, group, new.size)[group]
+  return jnp.maximum(sizes, 1.0)

@@ -1,0 +1,94 @@
+"""Reverse validation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.ops import masked_mean
+
+
+def reverse_validation(
+  variables: Any,
+  source: Any,
+  source_labels: Int[Array, " source"],
+  target: Any,
+  fit: Callable[..., Any],
+  predict: Callable[[Any, Any], ArrayLike],
+  *,
+  key: Any,
+  initial: Any = None,
+  where_source: Bool[Array, " source"] | None = None,
+  where_target: Bool[Array, " target"] | None = None,
+) -> Float[Array, ""]:
+  r"""Reverse (circular) validation: learn the target's labels, test on source.
+
+  .. math::
+    s = \operatorname{mean}_{i \in S} \mathbb 1[f'(x_i) = y_i], \qquad
+    f' = \operatorname{fit}\bigl(\{(x, f(x)) : x \in T\}\bigr)
+
+  If the model's labels of the target are right, a model that learns them can
+  be adapted back to the source, whose labels are known.
+
+  Args:
+    variables: the model f to be scored, any pytree.
+    source: labelled inputs `[source, ...]`, held out if possible.
+    source_labels: `[source]`.
+    target: unlabelled inputs `[target, ...]`.
+    fit: `fit(variables, inputs, labels, mask, key) -> variables`, as in
+      :func:`gradual_self_training`: the method under test with its roles
+      exchanged. It may close over the source's inputs as its unlabelled set.
+    predict: `predict(variables, inputs) -> logits`.
+    key: a JAX random key for `fit`.
+    initial: what `fit` starts from; the model itself by default, which makes
+      the test easier (adapt and skada start anew).
+    where_source: which source examples count.
+    where_target: which target examples count.
+
+  Returns:
+    A scalar, accuracy in [0, 1]: higher is better. A model that gives all of
+    the target one label scores that class's share.
+
+  Raises:
+    ValueError: if predictions and labels differ in length.
+
+  Examples:
+    >>> def fit(means, x, labels, mask, key):
+    ...   member = jax.nn.one_hot(labels, 2) * mask[:, None]
+    ...   return member.T @ x / member.sum(0)
+    >>> def predict(means, x):
+    ...   return -((x[:, None] - means[None]) ** 2)
+    >>> source, labels = jnp.array([-1.0, 1.0]), jnp.array([0, 1])
+    >>> target = source + 0.5
+    >>> arguments = source, labels, target, fit, predict
+    >>> key = jax.random.key(0)
+    >>> reverse_validation(jnp.array([-1.0, 1.0]), *arguments, key=key)
+    Array(1., dtype=float32)
+    >>> reverse_validation(jnp.array([1.0, -1.0]), *arguments, key=key)
+    Array(0., dtype=float32)
+
+  References:
+    Bruzzone and Marconcini, `Domain adaptation problems: a DASVM
+    classification technique and a circular validation strategy
+    <https://doi.org/10.1109/TPAMI.2009.57>`_, 2010; Ganin et al.,
+    `Domain-adversarial training of neural networks
+    <https://arxiv.org/abs/1505.07818>`_, 2016.
+  """
+  labels = jnp.argmax(jnp.asarray(predict(variables, target)), -1)
+  if where_target is None:
+    where_target = jnp.ones(labels.shape, bool)
+  start = variables if initial is None else initial
+  learned = fit(
+    start, target, labels.astype(jnp.int32), jnp.asarray(where_target), key
+  )
+  predicted = jnp.argmax(jnp.asarray(predict(learned, source)), -1)
+  known = jnp.asarray(source_labels)
+  if predicted.shape != known.shape:
+    raise ValueError(
+      f"reverse_validation: source_labels has shape {known.shape}; expected "
+      f"{predicted.shape}, one a prediction."
+    )
+  where = None if where_source is None else jnp.asarray(where_source)
+  return masked_mean((predicted == known).astype(float), where)

@@ -1,0 +1,83 @@
+"""Soft neighbourhood density (SND)."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from kdjax.adaptation import entropy_loss
+from kdjax.ops import gather_batch
+from kdjax.ops import safe_norm
+from kdjax.ops._collectives import batch_places
+from kdjax.ops._collectives import total
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._row_chunks import in_chunks
+from kdjax.ops._softmax import row_temperature
+from kdjax.ops._validation import validate
+
+
+@validate
+def snd_score(
+  target_features: Float[Array, "batch dims"],
+  *,
+  temperature: ArrayLike = 0.05,
+  chunk_size: int | None = 1024,
+  where: Bool[Array, " batch"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ""]:
+  r"""Soft neighbourhood density (SND): many near neighbours for each example.
+
+  .. math::
+    s = \operatorname{mean}_i H(q_i), \qquad
+    q_{ij} = \frac{\exp(\hat z_i \cdot \hat z_j / T)}
+                  {\sum_{k \neq i} \exp(\hat z_i \cdot \hat z_k / T)}, \quad
+    j \neq i, \qquad \hat z = z / \lVert z \rVert
+
+  Args:
+    target_features: `[batch, dims]`, z. As published, the PROBABILITIES of
+      the classes, `softened_softmax(logits)`; they are normalised to length 1
+      here. A row of zeros stays zero.
+    temperature: T > 0. May be traced.
+    chunk_size: how many rows of the similarity matrix are held at a time, in
+      the backward pass too; a static integer. None holds it whole.
+    where: which examples count.
+    axis_name: the mapped axis that holds the rest of the batch; rows are
+      gathered.
+
+  Returns:
+    A scalar in [0, log(B - 1)], higher is better; compare models on equally
+    many examples. 0 for fewer than three. It can rise when a model collapses.
+
+  Raises:
+    ValueError: if a static temperature is not above 0 or `chunk_size` is not
+      positive.
+
+  skada puts -1 / T in the place of an example's similarity to itself instead
+  of leaving it out, which adds e^(-2 / T) of the closest neighbour's weight.
+
+  Examples:
+    >>> print(f"{snd_score(jnp.ones((5, 3))):.4f}")  # log 4
+    1.3863
+
+  References:
+    Saito et al., `Tune it the right way: unsupervised validation of domain
+    adaptation via soft neighborhood density
+    <https://arxiv.org/abs/2108.10860>`_, 2021.
+  """
+  rows, mask = masked_rows(target_features, where)
+  scale = row_temperature(temperature, rows[0], -1)
+  norms = safe_norm(rows, keepdims=True)
+  rows = rows / jnp.where(norms > 0, norms, 1.0)
+  others = gather_batch(rows, axis_name)
+  counted = gather_batch(mask, axis_name) > 0
+
+  def entropy(part: tuple[Array, Array]) -> Float[Array, " rows"]:
+    own, places = part
+    similarities = jnp.matmul(own, others.T, precision="highest") / scale
+    neighbour = places[:, None] != jnp.arange(counted.size)[None]
+    neighbour &= counted[None]
+    return entropy_loss(jnp.where(neighbour, similarities, -jnp.inf))
+
+  places = batch_places(mask.size, axis_name)
+  entropies = in_chunks(entropy, (rows, places), chunk_size)
+  sums, count = total((jnp.sum(mask * entropies), jnp.sum(mask)), axis_name)
+  return sums / jnp.maximum(count, 1)

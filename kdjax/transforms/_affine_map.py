@@ -1,0 +1,91 @@
+"""Affine maps of one domain onto the other."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from kdjax.ops import safe_norm
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+DOMAINS = ("source", "target")
+
+
+class AffineMap(NamedTuple):
+  """A fitted map of both domains into a common space; a pytree of arrays.
+
+  `fitted.apply(rows)` maps source rows, and
+  `fitted.apply(rows, domain="target")` target rows, seen or not.
+
+  Attributes:
+    source_center: `[dims]`, taken from source rows first.
+    source_matrix: `[dims, mapped]`, by which they are multiplied then.
+    source_shift: `[mapped]`, added last.
+    target_center: `[dims]`, likewise for target rows.
+    target_matrix: `[dims, mapped]`.
+    target_shift: `[mapped]`.
+
+  References:
+    Sun et al., `Return of frustratingly easy domain adaptation
+    <https://arxiv.org/abs/1511.05547>`_, 2016, is the simplest such map.
+  """
+
+  source_center: Float[Array, " dims"]
+  source_matrix: Float[Array, "dims mapped"]
+  source_shift: Float[Array, " mapped"]
+  target_center: Float[Array, " dims"]
+  target_matrix: Float[Array, "dims mapped"]
+  target_shift: Float[Array, " mapped"]
+
+  @validate
+  def apply(
+    self, rows: Float[Array, "rows dims"], *, domain: str = "source"
+  ) -> Float[Array, "rows mapped"]:
+    """Maps rows of a domain, "source" or "target", to the common space."""
+    check_choice("domain", domain, DOMAINS)
+    center, matrix, shift = self[:3] if domain == "source" else self[3:]
+    rows = rows.astype(jnp.promote_types(compute_dtype(rows), center.dtype))
+    if rows.ndim != 2 or rows.shape[1] != matrix.shape[0]:
+      raise ValueError(
+        f"apply: rows has shape {rows.shape}; expected [rows, dims] = (rows, "
+        f"{matrix.shape[0]}), as fitted."
+      )
+    mapped = jnp.matmul(rows - center[None], matrix, precision="highest")
+    return mapped + shift[None]
+
+
+def ridged(
+  of_source: Float[Array, "dims dims"],
+  of_target: Float[Array, "dims dims"],
+  ridge: ArrayLike,
+) -> tuple[Float[Array, "dims dims"], Float[Array, "dims dims"]]:
+  """Returns both covariances, in one dtype, with the ridge."""
+  check_positive("ridge", ridge)
+  dtype = jnp.promote_types(of_source.dtype, of_target.dtype)
+  identity = jnp.eye(of_source.shape[0], dtype=dtype)
+  ridges = as_number("ridge", ridge, dtype) * identity
+
+  def ridged(covariance: Array) -> Array:
+    # Where rounding outweighs the ridge no inverse would exist.
+    covariance = covariance.astype(dtype)
+    size = safe_norm(covariance, axis=None) * jnp.finfo(dtype).eps
+    floor = 2 * len(covariance) * size
+    return covariance + jnp.maximum(ridges, floor * identity)
+
+  return ridged(of_source), ridged(of_target)
+
+
+def onto_target(
+  center: Float[Array, " dims"],
+  matrix: Float[Array, "dims dims"],
+  shift: Float[Array, " dims"],
+) -> AffineMap:
+  nothing = jnp.zeros_like(shift, matrix.dtype)
+  identity = jnp.eye(shift.size, dtype=matrix.dtype)
+  center, shift = center.astype(matrix.dtype), shift.astype(matrix.dtype)
+  return AffineMap(center, matrix, shift, nothing, identity, nothing)

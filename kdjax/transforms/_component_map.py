@@ -1,0 +1,212 @@
+"""Projections onto components, and the eigenproblem that they solve."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from kdjax.ops import safe_norm
+from kdjax.ops._eigh import descending_eigh
+from kdjax.ops._eigh import positive_peaks
+from kdjax.ops._sample_pairs import Pair
+from kdjax.ops._sample_pairs import gaussian_kernel
+from kdjax.ops._sample_pairs import kernel_rate
+from kdjax.ops._softmax import compute_dtype
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+_product = functools.partial(jnp.matmul, precision="highest")
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=("coefficients", "anchors", "rate", "target_labels"),
+  meta_fields=("normalize",),
+)
+@dataclasses.dataclass(frozen=True)
+class ComponentMap:
+  """A fitted projection onto transfer components, the same for both domains.
+
+  `fitted.apply(rows)` maps rows of either domain, seen or not. A pytree: only
+  `normalize` is static.
+
+  Attributes:
+    coefficients: `[dims, components]` for the kernels "primal" and "linear",
+      `[anchors, components]` for "rbf".
+    anchors: `[source + target, dims]`, the fitted rows, for "rbf", or None.
+    rate: gamma of "rbf", or None.
+    target_labels: `[target]`, the last pseudo-labels of JDA; None for TCA.
+    normalize: whether rows are scaled to length 1 before and after.
+
+  References:
+    Pan et al., `Domain adaptation via transfer component analysis
+    <https://doi.org/10.1109/TNN.2010.2091281>`_, 2011.
+  """
+
+  coefficients: Float[Array, "features components"]
+  anchors: Float[Array, "anchors dims"] | None
+  rate: Float[Array, ""] | None
+  target_labels: Int[Array, " target"] | None
+  normalize: bool
+
+  @validate
+  def apply(
+    self, rows: Float[Array, "rows dims"], *, domain: str = "source"
+  ) -> Float[Array, "rows components"]:
+    """Maps rows; the domain, "source" or "target", does not matter."""
+    check_choice("domain", domain, ("source", "target"))
+    known = self.coefficients if self.anchors is None else self.anchors.T
+    if rows.ndim != 2 or rows.shape[1] != known.shape[0]:
+      raise ValueError(
+        f"apply: rows has shape {rows.shape}; expected [rows, dims] = (rows, "
+        f"{known.shape[0]}), as fitted."
+      )
+    dtype = jnp.promote_types(compute_dtype(rows), self.coefficients.dtype)
+    rows = (
+      unit_rows(rows.astype(dtype)) if self.normalize else rows.astype(dtype)
+    )
+    if self.anchors is not None and self.rate is not None:
+      rows = gaussian_kernel(rows, self.anchors, self.rate)
+    mapped = _product(rows, self.coefficients)
+    return unit_rows(mapped) if self.normalize else mapped
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=("features", "mask", "rows", "rate", "split"),
+  meta_fields=("kernel", "normalize", "scaling", "count"),
+)
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """The eigenproblem of both samples, but for what tells them apart.
+
+  Attributes:
+    features: K transposed, 0 where masked; a row of either sample each.
+    mask: which rows count, as numbers.
+    rows: the rows themselves.
+    rate: gamma of "rbf".
+    split: `[source]`; only its length matters.
+  """
+
+  features: Float[Array, "rows features"]
+  mask: Float[Array, " rows"]
+  rows: Float[Array, "rows dims"]
+  rate: Float[Array, ""] | None
+  split: Float[Array, " source"]
+  kernel: str
+  normalize: bool
+  scaling: str
+  count: int
+
+  def contrast(self) -> Float[Array, " rows"]:
+    """Returns e: what it multiplies becomes the difference of the means."""
+    size = self.split.size
+
+    def share(mask: Array) -> Array:
+      return mask / jnp.maximum(jnp.sum(mask), 1)
+
+    return jnp.concatenate([share(self.mask[:size]), -share(self.mask[size:])])
+
+  @jax.default_matmul_precision("highest")
+  def solve(
+    self, contrasts: Float[Array, "rows contrasts"], ridge: ArrayLike
+  ) -> Float[Array, "features components"]:
+    """Returns A for M = contrasts contrasts'."""
+    check_positive("ridge", ridge)
+    dtype = self.features.dtype
+    ridge = as_number("ridge", ridge, dtype)
+    shifts = self.features.T @ contrasts
+    within = shifts @ shifts.T
+    if self.normalize:
+      size = safe_norm(contrasts.T @ contrasts, axis=None)
+      within /= jnp.where(size > 0, size, 1.0)
+    # Where rounding outweighs the ridge there would be no factor.
+    floor = jnp.trace(within) * jnp.finfo(dtype).eps
+    identity = jnp.eye(within.shape[0], dtype=dtype)
+    factor = jnp.linalg.cholesky(within + jnp.maximum(ridge, floor) * identity)
+    mean = self.mask @ self.features / jnp.maximum(jnp.sum(self.mask), 1)
+    centred = self.mask[:, None] * (self.features - mean[None])
+    white = solve_triangular(factor, centred.T, lower=True)
+    values, vectors = descending_eigh(white @ white.T)
+    values, vectors = values[: self.count], vectors[:, : self.count]
+    columns = solve_triangular(factor.T, vectors, lower=False)
+    if self.scaling == "unit":
+      return unit_rows(columns.T).T
+    noise = values.size * jnp.finfo(dtype).eps * jnp.max(values, initial=0.0)
+    used = values > noise
+    scales = jnp.where(used, 1 / jnp.sqrt(jnp.where(used, values, 1.0)), 0.0)
+    return columns * scales[None]
+
+  def as_map(
+    self,
+    coefficients: Float[Array, "features components"],
+    target_labels: Int[Array, " target"] | None,
+  ) -> ComponentMap:
+    """Returns what maps rows that were not seen."""
+    if self.kernel == "primal":
+      anchors = None
+    else:
+      coefficients = self.mask[:, None] * coefficients
+      anchors = self.rows if self.kernel == "rbf" else None
+    if self.kernel == "linear":
+      coefficients = _product(self.rows.T, coefficients)
+    coefficients = positive_peaks(coefficients)
+    return ComponentMap(
+      coefficients, anchors, self.rate, target_labels, self.normalize
+    )
+
+
+def make_problem(
+  pair: Pair,
+  kernel: str,
+  gamma: ArrayLike | None,
+  normalize: bool,
+  scaling: str,
+  num_components: int | None,
+) -> Problem:
+  check_choice("kernel", kernel, ("primal", "linear", "rbf"))
+  check_choice("scaling", scaling, ("paper", "unit"))
+  rows = jnp.concatenate([pair.source, pair.target])
+  mask = jnp.concatenate([pair.source_mask, pair.target_mask])
+  rows = unit_rows(rows) if normalize else rows
+  rate = None
+  features = rows
+  if kernel == "rbf":
+    rate = kernel_rate(gamma, rows)
+    features = gaussian_kernel(rows, rows, rate)
+    features *= mask[:, None] * mask[None]
+  elif kernel == "linear":
+    features = _product(rows, rows.T)
+  most = features.shape[1]
+  if num_components is None:
+    num_components = min(30, most)
+  check_integer("num_components", num_components, 1)
+  if num_components > most:
+    raise ValueError(
+      f"num_components is {num_components}; expected at most the {most} "
+      f"features of kernel {kernel!r}."
+    )
+  return Problem(
+    features,
+    mask,
+    rows,
+    rate,
+    pair.source_mask,
+    kernel,
+    normalize,
+    scaling,
+    num_components,
+  )
+
+
+def unit_rows(rows: Float[Array, "rows dims"]) -> Float[Array, "rows dims"]:
+  """Returns rows of length 1; a row of zeros stays."""
+  lengths = safe_norm(rows, keepdims=True)
+  return rows / jnp.where(lengths > 0, lengths, 1.0)

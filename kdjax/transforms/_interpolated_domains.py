@@ -1,0 +1,134 @@
+"""Domains between two domains, along a coupling of optimal transport."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._sinkhorn import epsilon_of
+from kdjax.ops._sinkhorn import log_plan
+from kdjax.ops._sinkhorn import log_shares
+from kdjax.ops._sinkhorn import mean_cost
+from kdjax.ops._sinkhorn import pair_costs
+from kdjax.ops._sinkhorn import potentials
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import validate
+
+
+class InterpolatedDomains(NamedTuple):
+  """Domains that lead from a source to a target.
+
+  Attributes:
+    points: `[steps, pairs, dims]`; those of the last step are target points.
+    source: `[pairs]`, the source row of each pair.
+    target: `[pairs]`, its target row.
+    mass: `[pairs]`, its share of the transport plan, the largest first; 0 if
+      it holds a masked row.
+
+  References:
+    He et al., `Gradual domain adaptation: theory and algorithms
+    <https://arxiv.org/abs/2310.13852>`_, 2024.
+  """
+
+  points: Float[Array, "steps pairs dims"]
+  source: Int[Array, " pairs"]
+  target: Int[Array, " pairs"]
+  mass: Float[Array, " pairs"]
+
+
+@validate
+def interpolate_domains(
+  source: Float[Array, "source dims"],
+  target: Float[Array, "target dims"],
+  *,
+  steps: int,
+  pairs: int | None = None,
+  epsilon: ArrayLike = 0.05,
+  scale: str = "mean",
+  cost: str = "squared_euclidean",
+  iterations: int = 100,
+  where_source: Bool[Array, " source"] | None = None,
+  where_target: Bool[Array, " target"] | None = None,
+) -> InterpolatedDomains:
+  r"""Domain interpolation: what lies between domains, where nothing is given.
+
+  .. math::
+    D_k = \bigl\{ (1 - t_k)\, x_i + t_k\, y_j : (i, j) \text{ among the
+      heaviest entries of } P \bigr\}, \qquad t_k = k / K
+
+  for the plan P of entropic optimal transport from the source's points x to
+  the target's points y, all equally heavy. :func:`gradual_self_training`
+  follows the domains in their order. Embeddings interpolate better than
+  pixels: the authors take those of the source model.
+
+  Args:
+    source: `[source, dims]`.
+    target: `[target, dims]`; the number of rows may differ.
+    steps: K, how many domains; the last one lies at the target.
+    pairs: how many entries of the plan are kept (rows of both domains
+      together, as in skada).
+    epsilon: as in :func:`sinkhorn_divergence`. May be traced.
+    scale: likewise.
+    cost: likewise.
+    iterations: likewise.
+    where_source: which source rows count.
+    where_target: which target rows count.
+
+  Returns:
+    The domains, the pairs and their mass. Gradients flow through the points
+    into both domains, not through the plan.
+
+  Raises:
+    ValueError: if widths differ, `steps` or `pairs` is out of range, a static
+      epsilon is not above 0, or an option is unknown.
+    TypeError: if `steps`, `pairs` or `iterations` is no integer.
+
+  Differs from the authors' code: it takes the exact plan and all its entries
+  (at most rows of both domains together less one), and drops target points
+  whose labels, moved along the plan, are unsure.
+
+  Examples:
+    >>> source = jnp.array([[0.0, 0.0], [0.0, 1.0]])
+    >>> target = jnp.array([[2.0, 3.0], [2.0, 2.0]])
+    >>> between = interpolate_domains(source, target, steps=2, pairs=2)
+    >>> print(between.source, between.target)
+    [0 1] [1 0]
+    >>> print(between.points[0])
+    [[1. 1.]
+     [1. 2.]]
+
+  References:
+    He et al., `Gradual domain adaptation: theory and algorithms
+    <https://arxiv.org/abs/2310.13852>`_, 2024.
+  """
+  check_integer("steps", steps, 1)
+  check_integer("iterations", iterations, 2)
+  check_positive("epsilon", epsilon)
+  entries = source.shape[0] * target.shape[0]
+  if pairs is None:
+    pairs = min(source.shape[0] + target.shape[0], entries)
+  check_integer("pairs", pairs, 1)
+  if pairs > entries:
+    raise ValueError(
+      f"pairs is {pairs}; expected at most {entries}, the entries of the plan."
+    )
+  dtype = jnp.promote_types(source.dtype, target.dtype)
+  source, mask_source = masked_rows(source.astype(dtype), where_source)
+  target, mask_target = masked_rows(target.astype(dtype), where_target)
+  log_s, log_t = map(log_shares, (mask_source, mask_target))
+  costs = pair_costs(*jax.lax.stop_gradient((source, target)), cost)
+  mean = mean_cost(costs, log_s, log_t)
+  epsilon = epsilon_of(epsilon, scale, mean)
+  duals = potentials(costs, log_s, log_t, epsilon, iterations)
+  plan = jnp.exp(log_plan(costs, log_s, log_t, duals, epsilon))
+  mass, entry = jax.lax.top_k(plan.ravel(), pairs)
+  start, end = jnp.divmod(entry, target.shape[0])
+  # Where a mask is empty, the plan is that of all rows.
+  mass = jnp.where(mask_source[start] * mask_target[end] > 0, mass, 0.0)
+  share = jnp.arange(1, steps + 1, dtype=source.dtype)[:, None, None] / steps
+  points = (1 - share) * source[start][None] + share * target[end][None]
+  return InterpolatedDomains(points, start, end, mass)

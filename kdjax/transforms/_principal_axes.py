@@ -1,0 +1,33 @@
+"""Principal axes of a sample."""
+
+from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._eigh import descending_eigh
+from kdjax.ops._moments import moments
+from kdjax.ops._validation import check_integer
+
+
+def principal_components(
+  num_components: int | None, source: Array, target: Array
+) -> int:
+  dims = source.shape[1]
+  if num_components is None:
+    return min(dims, source.shape[0], target.shape[0])
+  check_integer("num_components", num_components, 1)
+  if num_components > dims:
+    raise ValueError(
+      f"num_components is {num_components}; expected at most the features' "
+      f"{dims}."
+    )
+  return num_components
+
+
+def principal_axes(
+  rows: Float[Array, "rows dims"],
+  where: Bool[Array, " rows"] | None,
+  axis_name: str | None,
+  count: int,
+) -> tuple[Float[Array, " dims"], Float[Array, "dims count"]]:
+  """Returns the mean and the leading principal axes."""
+  _, mean, covariance = moments(rows, where, axis_name)
+  return mean, descending_eigh(covariance)[1][:, :count]
