@@ -38,7 +38,7 @@ autosummary_generate = False  # one page an area, not one a function
 maximum_signature_line_length = 70
 napoleon_attr_annotations = False  # shape strings are not reStructuredText
 napoleon_use_ivar = True
-smartquotes = False
+smartquotes_action = "D"  # dashes; a quoted value stays as it is typed
 python_use_unqualified_type_names = True
 
 html_theme = "furo"

@@ -5,10 +5,13 @@ import importlib
 import inspect
 import pathlib
 import pkgutil
+import re
 
 import docstrings
 
 import kdjax
+
+ARRAY_LIKE = re.compile(r"[\w.~]*Array( \| [\w.~]+)+ \| complex\b")
 
 
 def areas():
@@ -30,15 +33,17 @@ def homes(module):
 
 
 def comment(home, name):
-  """The comment above a constant's definition."""
-  lines = inspect.getsource(importlib.import_module(home)).splitlines()
+  """The comment above a constant, or what its file says first."""
+  module = importlib.import_module(home)
+  lines = inspect.getsource(module).splitlines()
   starts = (f"{name} =", f"{name}:")
-  position = next(i for i, x in enumerate(lines) if x.startswith(starts))
   found = []
-  while position and lines[position - 1].startswith("#"):
-    position -= 1
-    found.insert(0, lines[position].lstrip("#: "))
-  return docstrings.inline("\n".join(found))
+  for line in lines:
+    if line.startswith(starts):
+      break
+    found = [*found, line.lstrip("# :")] if line.startswith("#") else []
+  text = "\n".join(found) or inspect.getdoc(module).partition("\n\n")[0]
+  return docstrings.inline(text)
 
 
 def heading(text, mark):
@@ -57,25 +62,35 @@ def entry(module, home, name):
   return f".. py:data:: {name}\n\n  {text}\n"
 
 
+def by_room(module, home):
+  """The public names of an area by sub-room; those of no sub-room first."""
+  groups = {}
+  for name in sorted(module.__all__):
+    _, inside, path = home[name].partition(f"{module.__name__}.")
+    room = path.split(".")[0]
+    group = room if inside and not room.startswith("_") else ""
+    groups.setdefault(group, []).append(name)
+  return dict(sorted(groups.items()))
+
+
 def page(area):
   """The page of an area: what it is for, its names at a glance, its names."""
   module = importlib.import_module(f"kdjax.{area}")
   home = homes(module)
-  groups = {}
-  for name in module.__all__:
-    groups.setdefault(home[name], []).append(name)
   parts = [
     heading(f"kdjax.{area}", "="),
     f".. automodule:: kdjax.{area}\n  :no-members:\n",
     f".. currentmodule:: kdjax.{area}\n",
-    ".. autosummary::\n  :nosignatures:\n",
-    "".join(f"  {name}\n" for name in sorted(module.__all__)),
   ]
-  for file, names in sorted(groups.items()):
-    title = file.removeprefix(module.__name__).replace("_", " ")
-    title = ": ".join(x.strip() for x in title.strip(".").split("."))
-    parts.append(heading(title[:1].upper() + title[1:], "-"))
-    parts += [entry(module, file, name) for name in names]
+  for group, names in by_room(module, home).items():
+    if group:
+      room = importlib.import_module(f"kdjax.{area}.{group}")
+      title = group.replace("_", " ")
+      parts.append(heading(title[:1].upper() + title[1:], "-"))
+      parts += [docstrings.inline(inspect.getdoc(room) or ""), ""]
+    parts.append(".. autosummary::\n  :nosignatures:\n")
+    parts.append("".join(f"  {name}\n" for name in names))
+    parts += [entry(module, home[name], name) for name in names]
   return "\n".join(parts)
 
 
@@ -120,9 +135,18 @@ def skip(app, what, name, value, skipped, options):
   return True if type(value).__name__ == "_tuplegetter" else skipped
 
 
+def name_unions(app, what, name, value, options, signature, returns):
+  """Gives the union that `jax.typing.ArrayLike` is its name again."""
+  del app, what, name, value, options
+  if signature:
+    return ARRAY_LIKE.sub("ArrayLike", signature), returns
+  return None
+
+
 def setup(app):
   """Registers the extension."""
   app.setup_extension("docstrings")
   app.connect("builder-inited", generate)
+  app.connect("autodoc-process-signature", name_unions)
   app.connect("autodoc-skip-member", skip)
   return {"parallel_read_safe": True, "parallel_write_safe": True}
