@@ -25,7 +25,9 @@ def inline(text):
     if match["link"]:
       return match["link"] + "_"  # two links of a page may have one name
     if match["code"]:
-      return f"``{' '.join(match['code'].split())}``"
+      after = match.string[match.end() : match.end() + 1]
+      gap = "\\ " if after.isalnum() else ""  # the plural of `Model`s
+      return f"``{' '.join(match['code'].split())}``{gap}"
     if match["mark"]:
       return "\\" + match["mark"]
     return match[0]
