@@ -2,8 +2,6 @@
 
 import functools
 
-from jaxtyping import Array
-
 from kdjax import distillation as losses
 from kdjax.objectives._preset import Preset
 from kdjax.objectives._preset import lift
@@ -26,8 +24,8 @@ _taught = functools.partial(Preset, networks=("teacher",))
 
 
 def _standardized(
-  student_logits: Array, teacher_logits: Array, labels: Array
-) -> tuple[Array, Array, Array]:
+  student_logits: Any, teacher_logits: Any, labels: Any
+) -> tuple[Any, ...]:
   """The logits as logit standardization gives them, and the labels."""
   return (
     losses.standardize_logits(student_logits),
