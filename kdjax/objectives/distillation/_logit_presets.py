@@ -1,6 +1,7 @@
 """Methods on logits, as their authors weigh them."""
 
 import functools
+from typing import Any
 
 from kdjax import distillation as losses
 from kdjax.objectives._preset import Preset

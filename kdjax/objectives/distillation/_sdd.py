@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from jax.typing import ArrayLike
 from jaxtyping import Array
