@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdjax import nets
-from kdjax.nets._convolution import convolve
+from kdjax.nets import convolve
 
 
 class MnistCnn(nnx.Module):

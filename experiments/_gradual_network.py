@@ -10,7 +10,7 @@ from kdjax import nets
 from kdjax import training
 
 # Private to kdjax.nets, but how its networks compute: see there.
-from kdjax.nets._convolution import convolve
+from kdjax.nets import convolve
 
 
 class GradualNet(nnx.Module):

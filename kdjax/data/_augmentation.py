@@ -15,11 +15,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Num
 
 from kdjax.data._domain_shifts import as_dtype_of
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_sizes
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_sizes
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 def augment_examples(

@@ -10,7 +10,7 @@ from kdjax.data._optional_packages import require
 from kdjax.data._sources import Source
 from kdjax.data._sources import check_source
 from kdjax.data._sources import stack_examples
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_integer
 
 
 @runtime_checkable

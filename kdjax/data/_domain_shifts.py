@@ -13,10 +13,10 @@ from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_sizes
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_sizes
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 @validate

@@ -11,7 +11,7 @@ from kdjax.data._optional_packages import require
 from kdjax.data._sources import ArraySource
 from kdjax.data._sources import Source
 from kdjax.data._sources import held_out
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
 
 
 def load(

@@ -6,8 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import entry
+from kdjax.ops import check_range
+from kdjax.ops import get_entry
 
 
 @runtime_checkable
@@ -125,14 +125,16 @@ def stack_examples(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
   if not examples:
     raise ValueError("source is empty; expected at least one example.")
   what = "an example of the source"
-  images = [np.asarray(entry(what, example, "image")) for example in examples]
+  images = [
+    np.asarray(get_entry(what, example, "image")) for example in examples
+  ]
   for image in images:
     if image.shape != images[0].shape:
       raise ValueError(
         f"images of this source differ in shape, {images[0].shape} and "
         f"{image.shape}; a batch needs one shape, so resize them in the source."
       )
-  labels = [entry(what, example, "label") for example in examples]
+  labels = [get_entry(what, example, "label") for example in examples]
   return {"image": np.stack(images), "label": np.asarray(labels, np.int32)}
 
 

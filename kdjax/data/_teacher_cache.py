@@ -17,8 +17,8 @@ from kdjax.data._teacher_cache_records import probe
 from kdjax.data._teacher_cache_records import read_header
 from kdjax.data._teacher_cache_records import shard_paths
 from kdjax.data._teacher_cache_records import unpack
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import entry
+from kdjax.ops import check_integer
+from kdjax.ops import get_entry
 
 
 class TeacherCache:
@@ -93,7 +93,7 @@ class TeacherCache:
     """
     name = self.header.inputs
     index, images = (
-      np.asarray(entry(f"{self._path}: batch", batch, key))
+      np.asarray(get_entry(f"{self._path}: batch", batch, key))
       for key in ("index", name)
     )
     what = "images" if name == "image" else f"rows of {name!r}"

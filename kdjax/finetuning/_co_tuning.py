@@ -3,11 +3,11 @@
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops._classes import class_sums
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import class_sums
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import validate
 
 
 @validate
@@ -68,7 +68,7 @@ def co_tuning_targets(
     where,
     axis_name,
   )
-  return sums / nonzero(counts)[:, None]
+  return sums / nonzero_divisor(counts)[:, None]
 
 
 @validate

@@ -26,18 +26,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.fused._kernel_tpu import kl_sums_tpu
-from kdjax.ops._collectives import vary_like
-from kdjax.ops._divergences import RowStatistics
-from kdjax.ops._divergences import Terms
-from kdjax.ops._divergences import jensen_shannon_terms
-from kdjax.ops._divergences import kl_terms
-from kdjax.ops._divergences import near_zero
-from kdjax.ops._divergences import skew_terms
-from kdjax.ops._divergences import total_variation_terms
-from kdjax.ops._divergences import two_difference
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
+from kdjax.ops import DivergenceTerms
+from kdjax.ops import RowStatistics
+from kdjax.ops import as_fraction
+from kdjax.ops import check_choice
+from kdjax.ops import jensen_shannon_terms
+from kdjax.ops import kl_terms
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import skew_terms
+from kdjax.ops import total_variation_terms
+from kdjax.ops import two_difference
+from kdjax.ops import vary_like
+from kdjax.ops import weighted_expm1
 
 
 class Divergence(NamedTuple):
@@ -79,7 +79,7 @@ class Divergence(NamedTuple):
 class Kind(NamedTuple):
   """What sets one divergence apart; `share` is the default."""
 
-  terms: Callable[..., Terms]
+  terms: Callable[..., DivergenceTerms]
   teacher_is_p: bool = True
   share: float | None = None
 
@@ -109,7 +109,7 @@ def as_divergence(
       )
     return divergence.name, ()
   share = default if divergence.share is None else divergence.share
-  share = as_share("share", share, dtype)
+  share = as_fraction("share", share, dtype)
   return divergence.name, (jax.lax.stop_gradient(share),)
 
 
@@ -169,14 +169,14 @@ class DenseCriterion(NamedTuple):
     alive = p_max != -jnp.inf  # without a class in p nothing diverges
     p_max = jnp.where(alive, p_max, 0.0)
     q_max = jnp.where(q_max == -jnp.inf, 0.0, q_max)
-    mean = gaps / nonzero(p_total)
-    remainder = remainder / nonzero(p_total)
+    mean = gaps / nonzero_divisor(p_total)
+    remainder = remainder / nonzero_divisor(p_total)
     growth = mean + remainder
     near = (jnp.abs(growth) < 0.5) & (lost == 0)
     log_norm = jnp.where(
       near,
       jnp.log1p(jnp.where(near, growth, 0.0)),
-      jnp.log(nonzero(q_total)) - jnp.log(nonzero(p_total)),
+      jnp.log(nonzero_divisor(q_total)) - jnp.log(nonzero_divisor(p_total)),
     )
     divergence = jnp.where(
       near, remainder - _minus_log1p(growth), log_norm - mean
@@ -233,7 +233,7 @@ class DenseCriterion(NamedTuple):
     )
     u, v, gap = elements.u, elements.v, elements.gap
     close = elements.in_p & elements.in_q & (jnp.abs(gap) < 0.5)
-    _, series = near_zero(u, gap)
+    _, series = weighted_expm1(u, gap)
     remainder = jnp.where(close, series, v - u - u * gap)
     lost = jnp.where(elements.in_q, 0.0, u)
     sums = (self._sum(x) for x in (u, v, u * gap, remainder, lost))
@@ -305,7 +305,10 @@ def _statistics(elements: _Elements, rows: Rows) -> RowStatistics:
   """Returns the normalised rows and their log-ratio."""
   in_p, in_q, p_exponent, q_exponent, u, v, gap = elements
   in_q &= rows.p_total[:, None] != 0
-  p_total, q_total = nonzero(rows.p_total), nonzero(rows.q_total)
+  p_total, q_total = (
+    nonzero_divisor(rows.p_total),
+    nonzero_divisor(rows.q_total),
+  )
   both = in_p & in_q
   p = u / p_total[:, None]
   q = jnp.where(in_q, v, 0.0) / q_total[:, None]
@@ -316,7 +319,7 @@ def _statistics(elements: _Elements, rows: Rows) -> RowStatistics:
   )
   ratio = jnp.where(near, gap - log_norm, jnp.where(both, far, 0.0))
   ratio = jnp.where(both, ratio, 0.0)
-  difference, _ = near_zero(p, ratio)
+  difference, _ = weighted_expm1(p, ratio)
   return RowStatistics(
     p,
     q,

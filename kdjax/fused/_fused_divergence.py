@@ -20,10 +20,10 @@ from kdjax.fused._row_chunks import put_rows
 from kdjax.fused._row_chunks import take_rows
 from kdjax.fused._row_chunks import unfused
 from kdjax.fused._row_chunks import weigh
-from kdjax.ops._collectives import vary_like
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import validate
+from kdjax.ops import compute_dtype
+from kdjax.ops import row_temperature
+from kdjax.ops import validate
+from kdjax.ops import vary_like
 
 # Logits that a CPU's cache holds: there, chunks are 2.5 times as fast as whole
 # arrays. An accelerator's compiler fuses them into few readings as they are.

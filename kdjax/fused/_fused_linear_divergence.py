@@ -31,10 +31,10 @@ from kdjax.fused._row_chunks import over_chunks
 from kdjax.fused._row_chunks import put_rows
 from kdjax.fused._row_chunks import take_rows
 from kdjax.fused._row_chunks import weigh
-from kdjax.ops._collectives import vary_like
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_integer
+from kdjax.ops import row_temperature
+from kdjax.ops import validate
+from kdjax.ops import vary_like
 
 # Each chunk reads and writes a float32 gradient of the head, so few chunks are
 # better: 512 MiB of float32 logits each; on a CPU what its cache holds is.

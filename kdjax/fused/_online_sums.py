@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops._divergences import near_zero
+from kdjax.ops import weighted_expm1
 
 # p_max, q_max, p_total, q_total, the sums of u g and of v - u - u g, and the
 # mass of p that q lacks
@@ -72,7 +72,7 @@ def move(
   after, after_low = _difference(q_zero, p_zero)
   delta = ((after - before) + (after_low - before_low)) / scale
   delta = jnp.where(started, delta, 0.0)
-  growth, curvature = near_zero(alpha, -delta)
+  growth, curvature = weighted_expm1(alpha, -delta)
   near = jnp.abs(delta) < 0.5
   growth = jnp.where(near, growth, beta - alpha)
   curvature = jnp.where(near, curvature, beta - alpha + alpha * delta)
@@ -105,7 +105,7 @@ def _terms(
   high, low = _difference(jnp.where(both, q, center), jnp.where(both, p, 0.0))
   gap = ((high - center) + (low - center_low)) * inverse
   gap = jnp.where(both, gap, 0.0)
-  _, series = near_zero(u, gap)
+  _, series = weighted_expm1(u, gap)
   remainder = jnp.where(both & (jnp.abs(gap) < 0.5), series, v - u - u * gap)
   return u, v, u * gap, remainder, jnp.where(in_q, 0.0, u)
 

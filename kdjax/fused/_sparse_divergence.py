@@ -10,11 +10,11 @@ from kdjax.fused._linear_head import Head
 from kdjax.fused._linear_head import as_linear
 from kdjax.fused._sparse_teacher import Sparse
 from kdjax.fused._sparse_teacher import SparseCriterion
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 TAILS = ("bucket", "drop")
 RENORMALIZE = ("none", "teacher", "both")

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.fused._divergences import DenseCriterion
-from kdjax.ops._softmax import log_softened_softmax
-from kdjax.ops._softmax import softened_softmax
+from kdjax.ops import log_softened_softmax
+from kdjax.ops import softened_softmax
 
 _KL = DenseCriterion("forward_kl")
 

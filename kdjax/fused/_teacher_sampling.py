@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.ops._softmax import log_softened_softmax
-from kdjax.ops._softmax import softened_softmax
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import check_integer
+from kdjax.ops import check_range
+from kdjax.ops import log_softened_softmax
+from kdjax.ops import softened_softmax
+from kdjax.ops import validate
 
 
 @validate

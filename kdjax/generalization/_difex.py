@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.generalization._coral import coral
+from kdjax.ops import check_choice
+from kdjax.ops import compute_dtype
 from kdjax.ops import masked_mean
+from kdjax.ops import masked_rows
+from kdjax.ops import safe_abs
 from kdjax.ops import safe_norm
-from kdjax.ops._distances import absolute
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 _FORMS = ("2-norm", "norm-2-norm", "norm-1-norm", "cos")
 
@@ -156,7 +156,7 @@ def difex_loss(
     else:
       internal_side, mutual_side = internal, mutual
     gaps = internal_side - mutual_side
-    size = absolute(gaps) if form == "norm-1-norm" else jnp.square(gaps)
+    size = safe_abs(gaps) if form == "norm-1-norm" else jnp.square(gaps)
     exploration = -mean(size)
   return Difex(
     mean(jnp.square(internal - teacher)),

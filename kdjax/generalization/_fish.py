@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.generalization._inner_step import inner_step
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import check_positive
+from kdjax.ops import validate
 
 
 class Fish(NamedTuple):

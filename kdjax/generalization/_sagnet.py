@@ -11,13 +11,13 @@ from kdjax.generalization._mixing_partners import expand
 from kdjax.generalization._mixing_partners import sample_partners
 from kdjax.generalization._mixing_partners import split_key
 from kdjax.generalization._style_statistics import style_moments
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -96,7 +96,7 @@ def sagnet_randomize(
   if what == "content":
     content = jax.lax.stop_gradient(content[partners])
   else:
-    share = expand(as_share("weights", weights, dtype, shape=(batch,)), x)
+    share = expand(as_fraction("weights", weights, dtype, shape=(batch,)), x)
     mean = share * mean + (1 - share) * mean[partners]
     variance = share * variance + (1 - share) * variance[partners]
   mixed = content * jnp.sqrt(variance + added) + mean

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -44,7 +44,9 @@ def vrex_penalty(
     <https://arxiv.org/abs/2003.00688>`_, 2021.
   """
   values, mask = masked_rows(losses, where, axes=2)
-  count, losses_sum = total((jnp.sum(mask), jnp.sum(values)), axis_name)
+  count, losses_sum = sum_over_devices(
+    (jnp.sum(mask), jnp.sum(values)), axis_name
+  )
   count = jnp.maximum(count, 1)
   squares = mask * jnp.square(values - losses_sum / count)
-  return total(jnp.sum(squares), axis_name) / count
+  return sum_over_devices(jnp.sum(squares), axis_name) / count

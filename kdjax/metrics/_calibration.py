@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.metrics._predictions import accuracy
-from kdjax.ops._collectives import total
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_integer
+from kdjax.ops import compute_dtype
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 class ReliabilityCurve(NamedTuple):
@@ -92,7 +92,7 @@ def reliability_curve(
     jnp.sum(jnp.where(member, value, 0.0), axis=0, dtype=confidence.dtype)
     for value in (confidence, hits, 1.0)
   ]
-  sums = total(sums, axis_name)
+  sums = sum_over_devices(sums, axis_name)
   total_confidence, total_hits, count = sums
   divisor = jnp.maximum(count, 1.0)
   return ReliabilityCurve(

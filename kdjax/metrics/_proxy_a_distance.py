@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_range
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
 
 
 def proxy_a_distance(error: ArrayLike) -> Float[Array, "..."]:

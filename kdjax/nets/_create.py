@@ -18,8 +18,8 @@ from kdjax.nets._shufflenet import ShuffleNetV1
 from kdjax.nets._shufflenet import ShuffleNetV2
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
-from kdjax.ops._validation import as_sizes
-from kdjax.ops._validation import check_integer
+from kdjax.ops import as_sizes
+from kdjax.ops import check_integer
 
 
 def create(

@@ -8,14 +8,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._normalization import IBN
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._resnet import ResidualBlock
 from kdjax.nets._resnet import residual_outputs
 from kdjax.nets._resnet import residual_stages
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import validate
 
 # Of each depth, the blocks of the four stages and whether they are bottlenecks.
 _DEPTHS = {
@@ -93,7 +93,7 @@ class ImageNetResNet(nnx.Module):
     self.input_channels = input_shape[-1]
     self.stem_kind = stem
     common = {"dtype": dtype, "rngs": rngs}
-    layer = functools.partial(_layers.ConvNorm, input_shape[-1], width)
+    layer = functools.partial(layers.ConvNorm, input_shape[-1], width)
     self.stem = (
       layer(7, stride=2, **common) if stem == "imagenet" else layer(3, **common)
     )
@@ -111,10 +111,10 @@ class ImageNetResNet(nnx.Module):
         first = block.body[0]
         first.norm = IBN(first.norm.num_features, **common)
     last = 8 * growth * width
-    self.head = _layers.classifier(
+    self.head = layers.classifier(
       last,
       num_classes,
-      bias_init=_layers.torch_bias(last),
+      bias_init=layers.torch_bias(last),
       dtype=dtype,
       rngs=rngs,
     )
@@ -123,7 +123,7 @@ class ImageNetResNet(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     return residual_outputs(
       self.stem,
       self.stages,

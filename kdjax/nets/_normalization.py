@@ -7,9 +7,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from kdjax.nets._layers import batch_norm
-from kdjax.nets._layers import instance_norm
-from kdjax.ops._validation import check_integer
+from kdjax.nets.layers import batch_norm
+from kdjax.nets.layers import instance_norm
+from kdjax.ops import check_integer
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -56,9 +56,7 @@ class IBN(nnx.Module):
         f"share is {share}; expected one that splits {channels} channels."
       )
     self.instance = instance_norm(self.split, dtype=dtype, rngs=rngs)
-    self.batch = batch_norm(
-      channels - self.split, dtype=dtype, rngs=rngs
-    )
+    self.batch = batch_norm(channels - self.split, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     instance, batch = jnp.split(x, [self.split], -1)

@@ -10,11 +10,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 class ResNet(nnx.Module):
@@ -70,14 +70,14 @@ class ResNet(nnx.Module):
     blocks = _blocks_per_stage(depth, 2)
     self.input_channels = input_shape[-1]
     common = {"dtype": dtype, "rngs": rngs}
-    self.stem = _layers.ConvNorm(input_shape[-1], channels[0], 3, **common)
+    self.stem = layers.ConvNorm(input_shape[-1], channels[0], 3, **common)
     self.stages = nnx.List(
       residual_stages(ResidualBlock, [blocks] * 3, channels, **common)
     )
-    self.head = _layers.classifier(
+    self.head = layers.classifier(
       channels[-1],
       num_classes,
-      bias_init=_layers.torch_bias(channels[-1]),
+      bias_init=layers.torch_bias(channels[-1]),
       dtype=dtype,
       rngs=rngs,
     )
@@ -86,7 +86,7 @@ class ResNet(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     return residual_outputs(self.stem, self.stages, self.head, inputs)
 
 
@@ -140,7 +140,7 @@ class WideResNet(nnx.Module):
     blocks = _blocks_per_stage(depth, 4)
     self.input_channels = input_shape[-1]
     channels = (16, *(width * widen_factor for width in (16, 32, 64)))
-    self.stem = _layers.convolution(
+    self.stem = layers.convolution(
       input_shape[-1], channels[0], 3, dtype=dtype, rngs=rngs
     )
     self.stages = nnx.List(
@@ -153,10 +153,8 @@ class WideResNet(nnx.Module):
         rngs=rngs,
       )
     )
-    self.norm = _layers.batch_norm(
-      channels[-1], dtype=dtype, rngs=rngs
-    )
-    self.head = _layers.classifier(
+    self.norm = layers.batch_norm(channels[-1], dtype=dtype, rngs=rngs)
+    self.head = layers.classifier(
       channels[-1], num_classes, dtype=dtype, rngs=rngs
     )
 
@@ -164,7 +162,7 @@ class WideResNet(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     x = self.stem(inputs)
     features, preactivations = [x], []
     for blocks in self.stages:
@@ -177,7 +175,7 @@ class WideResNet(nnx.Module):
     normalized = self.norm(x)
     return assemble(
       self.head,
-      _layers.global_mean(nnx.relu(normalized)),
+      layers.global_mean(nnx.relu(normalized)),
       features,
       preactivations=[features[0], *preactivations[1:], normalized],
       norms=[*(blocks[0].norm1 for blocks in self.stages[1:]), self.norm],
@@ -196,7 +194,7 @@ class ResidualBlock(nnx.Module):
     bottleneck: bool = False,
     **common: Any,
   ):
-    layer = functools.partial(_layers.ConvNorm, **common)
+    layer = functools.partial(layers.ConvNorm, **common)
     if bottleneck:
       middle = outputs // 4
       body = [
@@ -218,7 +216,7 @@ class ResidualBlock(nnx.Module):
 
   def __call__(self, x: Array) -> Array:
     *inner, last = self.body
-    residual = last(_layers.activate(inner, x)[1])
+    residual = last(layers.activate(inner, x)[1])
     return residual + (self.shortcut(x) if self.shortcut else x)
 
 
@@ -238,14 +236,12 @@ class _PreActivationBlock(nnx.Module):
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
-    convolution = functools.partial(_layers.convolution, dtype=dtype, rngs=rngs)
-    norm = functools.partial(
-      _layers.batch_norm, dtype=dtype, rngs=rngs
-    )
+    convolution = functools.partial(layers.convolution, dtype=dtype, rngs=rngs)
+    norm = functools.partial(layers.batch_norm, dtype=dtype, rngs=rngs)
     self.norm1 = norm(inputs)
     self.convolution1 = convolution(inputs, outputs, 3, stride=stride)
     self.norm2 = norm(outputs)
-    self.dropout = _layers.dropout(dropout, rngs)
+    self.dropout = layers.dropout(dropout, rngs)
     self.convolution2 = convolution(outputs, outputs, 3)
     self.shortcut = (
       convolution(inputs, outputs, 1, stride=stride)
@@ -289,17 +285,17 @@ def residual_outputs(
   pool: bool = False,
 ) -> Outputs:
   """Runs a network of :class:`ResidualBlock` stages."""
-  before, x = _layers.activate([stem], inputs)
+  before, x = layers.activate([stem], inputs)
   features, preactivations = [x], [before]
   if pool:
     x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
   for blocks in stages:
-    before, x = _layers.activate(blocks, x)
+    before, x = layers.activate(blocks, x)
     features.append(x)
     preactivations.append(before)
   return assemble(
     head,
-    _layers.global_mean(x),
+    layers.global_mean(x),
     features,
     preactivations=preactivations,
     norms=[blocks[-1].body[-1].norm for blocks in stages],

@@ -9,7 +9,6 @@ import numpy as np
 from flax import nnx
 
 from kdjax.nets._imagenet_resnet import ImageNetResNet
-from kdjax.nets._layers import ConvNorm
 from kdjax.nets._mobilenet import MobileNetV2
 from kdjax.nets._normalization import IBN
 from kdjax.nets._resnet import ResNet
@@ -18,6 +17,7 @@ from kdjax.nets._shufflenet import ShuffleNetV1
 from kdjax.nets._shufflenet import ShuffleNetV2
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
+from kdjax.nets.layers import ConvNorm
 
 M = TypeVar("M", bound=nnx.Module)
 # A key's beginning and the layer or parameter that it belongs to.

@@ -7,11 +7,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 # Of each depth, the convolutions of the five stages.
 _DEPTHS = {
@@ -85,7 +85,7 @@ class VGG(nnx.Module):
     for count, (inputs, outputs) in zip(_DEPTHS[depth], sizes, strict=True):
       stages.append(
         nnx.List(
-          _layers.ConvNorm(
+          layers.ConvNorm(
             outputs if i else inputs,
             outputs,
             3,
@@ -97,7 +97,7 @@ class VGG(nnx.Module):
         )
       )
     self.stages = nnx.List(stages)
-    self.head = _layers.classifier(
+    self.head = layers.classifier(
       _CHANNELS[-1],
       num_classes,
       kernel_init=nnx.initializers.normal(0.01),
@@ -109,19 +109,19 @@ class VGG(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     poolings = 4 if inputs.shape[1] >= 64 else 3
     x = inputs
     features, preactivations = [], []
-    for i, layers in enumerate(self.stages):
-      before, x = _layers.activate(layers, x)
+    for i, stage in enumerate(self.stages):
+      before, x = layers.activate(stage, x)
       features.append(x)
       preactivations.append(before)
       if i < poolings:
         x = max_pool(x, (2, 2), (2, 2))
     return assemble(
       self.head,
-      _layers.global_mean(x),
+      layers.global_mean(x),
       features,
       preactivations=preactivations,
       norms=[layers[-1].norm for layers in self.stages[1:]],

@@ -9,11 +9,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._convolution import convolve
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 _INIT = nnx.initializers.truncated_normal(0.02)
 
@@ -96,8 +96,8 @@ class ViT(nnx.Module):
       strides=patch_size,
       padding="VALID",
       conv_general_dilated=convolve,
-      kernel_init=_layers.TORCH_DEFAULT,
-      bias_init=_layers.torch_bias(input_shape[-1] * patch_size**2),
+      kernel_init=layers.TORCH_DEFAULT,
+      bias_init=layers.torch_bias(input_shape[-1] * patch_size**2),
       dtype=dtype,
       rngs=rngs,
     )
@@ -112,9 +112,9 @@ class ViT(nnx.Module):
     self.blocks = nnx.List(
       _Block(width, heads, dtype=dtype, rngs=rngs) for _ in range(depth)
     )
-    self.norm = _norm(width, dtype=_layers.at_least_float32(dtype), rngs=rngs)
+    self.norm = _norm(width, dtype=layers.at_least_float32(dtype), rngs=rngs)
     self.classifiers = nnx.List(
-      _layers.classifier(
+      layers.classifier(
         width, num_classes, kernel_init=_INIT, dtype=dtype, rngs=rngs
       )
       for _ in range(count)
@@ -124,7 +124,7 @@ class ViT(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, self.input_shape)
+    layers.check_inputs(inputs, self.input_shape)
     x = self.patches(inputs)
     batch, *_, width = x.shape
     tokens = [
@@ -188,7 +188,7 @@ class _Block(nnx.Module):
       "bqhd,bkhd->bhqk",
       queries,
       keys,
-      preferred_element_type=_layers.at_least_float32(x.dtype),
+      preferred_element_type=layers.at_least_float32(x.dtype),
     )
     attention = jax.nn.softmax(scores / math.sqrt(size))
     mixed = jnp.einsum(

@@ -12,16 +12,17 @@ from kdjax.objectives._objective import stateless
 from kdjax.objectives._preset import Preset
 from kdjax.objectives._table import PRESETS
 from kdjax.objectives._table import preset
-from kdjax.objectives.adaptation._adversarial import adda
-from kdjax.objectives.adaptation._adversarial import cdan
-from kdjax.objectives.adaptation._adversarial import dann
-from kdjax.objectives.adaptation._adversarial import jda
-from kdjax.objectives.adaptation._adversarial import mcd
-from kdjax.objectives.adaptation._adversarial import mdd
-from kdjax.objectives.adaptation._unlabeled import cdac
-from kdjax.objectives.adaptation._unlabeled import dst
-from kdjax.objectives.adaptation._unlabeled import flexmatch
-from kdjax.objectives.adaptation._unlabeled import mme
+from kdjax.objectives.adaptation._adda import adda
+from kdjax.objectives.adaptation._cdac import cdac
+from kdjax.objectives.adaptation._cdan import cdan
+from kdjax.objectives.adaptation._dann import bsp
+from kdjax.objectives.adaptation._dann import dann
+from kdjax.objectives.adaptation._dst import dst
+from kdjax.objectives.adaptation._flexmatch import flexmatch
+from kdjax.objectives.adaptation._jda import jda
+from kdjax.objectives.adaptation._mcd import mcd
+from kdjax.objectives.adaptation._mdd import mdd
+from kdjax.objectives.adaptation._mme import mme
 from kdjax.objectives.distillation._ab_ofd import ab
 from kdjax.objectives.distillation._ab_ofd import ofd
 from kdjax.objectives.distillation._afd import afd
@@ -63,9 +64,9 @@ from kdjax.objectives.distillation._vid import vid
 from kdjax.objectives.distillation._vitkd import vitkd
 from kdjax.objectives.distillation._wkd import wkd_feature
 from kdjax.objectives.distillation._wkd import wkd_logit
-from kdjax.objectives.finetuning._pretrained import bi_tuning
-from kdjax.objectives.finetuning._pretrained import co_tuning
-from kdjax.objectives.finetuning._pretrained import lwf
+from kdjax.objectives.finetuning._bi_tuning import bi_tuning
+from kdjax.objectives.finetuning._co_tuning import co_tuning
+from kdjax.objectives.finetuning._lwf import lwf
 
 __all__ = (
   "PRESETS",
@@ -76,6 +77,7 @@ __all__ = (
   "afd",
   "at",
   "bi_tuning",
+  "bsp",
   "cat",
   "cc",
   "cdac",

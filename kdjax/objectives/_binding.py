@@ -1,7 +1,7 @@
 """Binds the arguments of a loss by their names.
 
 `student_logits` is the field `logits` of the role `student`, `labels` is the
-entry `"label"` of the batch. A role is a name in `outputs`; a view of a role's
+get_entry `"label"` of the batch. A role is a name in `outputs`; a view of a role's
 examples is a role of its own, `student_strong` beside `student`.
 """
 
@@ -17,7 +17,7 @@ from jaxtyping import Array
 from kdjax.nets import Outputs
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import last_feature
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 Roles = Mapping[str, Outputs]
 Select = Callable[..., tuple[Any, ...]] | Sequence[str]
@@ -71,7 +71,7 @@ def arguments_of(
 
   Raises:
     ValueError: if a name is neither known, nor a role or a field of one, nor
-      an entry of the batch.
+      an get_entry of the batch.
   """
   names = parameter_names(function)[skip:]
   known = {"outputs": outputs, "batch": batch, **(known or {})}
@@ -114,13 +114,13 @@ def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
     reader: the name of the loss, for the error.
     name: a role; a role and a field, `teacher_logits`; a feature by its name,
       `student_features.f1`; a field of the learning role alone, `logits`;
-      `labels`, or another entry of the batch, in the plural or not, with the
+      `labels`, or another get_entry of the batch, in the plural or not, with the
       name of its part of the batch before it (`source_labels`) or without.
     outputs: role -> `Outputs`.
     batch: the batch of the step.
 
   Returns:
-    `Outputs`, a field of them, or an entry of the batch.
+    `Outputs`, a field of them, or an get_entry of the batch.
 
   Raises:
     ValueError: if the name stands for nothing that is there.
@@ -132,7 +132,7 @@ def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
   if field in FIELDS and role in outputs:
     values = FIELDS[field](role, outputs[role])
     if feature:
-      return entry(f"{role}.{field}", values, feature)
+      return get_entry(f"{role}.{field}", values, feature)
     return values
   part = part_of(batch, role)
   singular = field[:-1] if field.endswith("s") else field
@@ -190,7 +190,7 @@ def part_of(batch: Any, role: str) -> Any:
 
 def masks_for(
   parameters: Mapping[str, Any], role: str, batch: Any, reader: str
-) -> dict[str, Array]:
+) -> dict[str, Any]:
   """The masks that a batch-coupled loss takes: `where`, `where_target` ...
 
   Args:
@@ -205,25 +205,31 @@ def masks_for(
   masks = {}
   for name in parameters:
     if name == "where":
-      masks[name] = entry(f"{reader}: batch", part_of(batch, role), "mask")
+      masks[name] = get_entry(f"{reader}: batch", part_of(batch, role), "mask")
     elif name.startswith("where_"):
       part = part_of(batch, name.removeprefix("where_"))
-      masks[name] = entry(f"{reader}: batch", part, "mask")
+      masks[name] = get_entry(f"{reader}: batch", part, "mask")
   return masks
 
 
 def name_of(function: Any) -> str:
-  """The name of a function in an error, `dann` for `dann.<locals>.loss`."""
+  """The name of a function in an error.
+
+  The library's own inner functions have the name of the public function that
+  made them: `dann` for `dann.<locals>.loss`.
+  """
   function = getattr(function, "func", function)
   name = getattr(function, "__qualname__", None) or repr(function)
-  return name.partition(".<locals>")[0]
+  own = str(getattr(function, "__module__", "")).startswith("kdjax.")
+  place = 0 if own else -1
+  return name.split(".<locals>.")[place]
 
 
 def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
   entries = sorted(batch) if isinstance(batch, Mapping) else []
   text = (
     f"{reader} reads {name!r}, which is none of the roles {sorted(outputs)} "
-    f"with a field ({', '.join(sorted(FIELDS))}) and no entry of the batch "
+    f"with a field ({', '.join(sorted(FIELDS))}) and no get_entry of the batch "
     f"{entries}."
   )
   role, field = split_name(name, outputs)

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax.nets import set_batch_axis
 from kdjax.objectives._binding import Roles
 from kdjax.objectives._binding import arguments_of
 from kdjax.objectives._binding import learning_role
@@ -21,7 +22,7 @@ from kdjax.objectives._objective import as_hyperparameters
 from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 
 def modular(
@@ -127,11 +128,11 @@ def modular(
     axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
     part = part_of(batch, learning_role(outputs))
-    entry(f"{name_of(loss)}: batch", part, "mask")
+    get_entry(f"{name_of(loss)}: batch", part, "mask")
     module = merge(params, state, outputs)
     module.train()
     if axis_name is not None:
-      module.set_attributes(axis_name=axis_name, raise_if_not_found=False)
+      set_batch_axis(module, axis_name)
     given = {"key": key, "axis_name": axis_name}
     given = {k: v for k, v in given.items() if k in parameters}
     value = call(

@@ -7,7 +7,7 @@ and vmapped like everything else.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,14 @@ from kdjax.objectives._binding import name_of
 from kdjax.objectives._binding import parameter_names
 from kdjax.objectives._binding import part_of
 from kdjax.objectives._binding import resolve
+from kdjax.ops import get_entry
 from kdjax.ops import masked_mean
-from kdjax.ops._validation import entry
 
 Metrics = dict[str, tuple[Array, Array]]
 Schedule = Callable[[Array], ArrayLike]
 
 
+@runtime_checkable
 class Apply(Protocol):
   """The second function of an :class:`Objective`."""
 
@@ -314,7 +315,7 @@ def combine(
     states, metrics = {}, {}
     for i, (name, (schedule, objective)) in enumerate(objectives.items()):
       loss, states[name], parts = objective.apply(
-        entry("combine: the objective's params", params, name),
+        get_entry("combine: the objective's params", params, name),
         state["objectives"][name],
         outputs,
         batch,
@@ -349,7 +350,7 @@ def combine(
 
 def loss_metric(value: Array, batch: Any) -> Metrics:
   """The (sum, count) of this device's share of a batch's mean loss."""
-  mask = entry("the objective's batch", batch, "mask")
+  mask = get_entry("the objective's batch", batch, "mask")
   count = jnp.sum(mask, dtype=value.dtype)
   return {"loss": (value * count, count)}
 
@@ -363,7 +364,7 @@ def batch_mean(
   for each, and examples with any token where it has one an example.
   """
   name = name_of(loss)
-  mask = entry(f"{name}: batch", batch, "mask")
+  mask = get_entry(f"{name}: batch", batch, "mask")
   if getattr(mask, "dtype", None) != jnp.bool_:
     kind = getattr(mask, "dtype", type(mask).__name__)
     raise TypeError(

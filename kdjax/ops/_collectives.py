@@ -101,32 +101,66 @@ def gather_batch(
   return jax.lax.all_gather(x, axis_name, tiled=True)
 
 
-def total(tree: Tree, axis_name: str | None) -> Tree:
-  """Returns the sum over the devices of a mapped axis, if there is one."""
+def sum_over_devices(tree: Tree, axis_name: str | None) -> Tree:
+  """Returns the sum over the devices of a mapped axis, if there is one.
+
+  Args:
+    tree: arrays of any shape.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    The same tree, summed by `jax.lax.psum`.
+  """
   return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def agreed(tree: Tree, axis_name: str | None) -> Tree:
+def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
   """Returns the mean over the devices of a mapped axis, if there is one.
 
   Of a value that all have computed from gathered rows: it is equal already,
   and the mean makes its gradient the batch's.
+
+  Args:
+    tree: arrays of any shape.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    The same tree, averaged by `jax.lax.pmean`.
   """
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
-def batch_places(size: int, axis_name: str | None) -> Int[Array, " batch"]:
-  """Returns where this device's rows are in the gathered batch."""
+def gathered_positions(
+  size: int, axis_name: str | None
+) -> Int[Array, " batch"]:
+  """Returns where this device's rows are in the gathered batch.
+
+  Args:
+    size: rows on this device.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    Indices into the gathered batch, `[size]`.
+  """
   places = jnp.arange(size)
   if axis_name is None:
     return places
   return places + size * jax.lax.axis_index(axis_name)
 
 
-def own_rows(
+def local_rows(
   whole: Shaped[Array, "gathered ..."], size: int, axis_name: str | None
 ) -> Shaped[Array, "batch ..."]:
-  """Returns this device's part of a batch that all devices hold."""
+  """Returns this device's part of a batch that all devices hold.
+
+  Args:
+    whole: the gathered batch, `[devices * size, ...]`.
+    size: rows on this device.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    `[size, ...]`.
+  """
   if axis_name is None:
     return whole
   start = size * jax.lax.axis_index(axis_name)
@@ -138,6 +172,13 @@ def vary_like(x: ArrayLike, *others: ArrayLike) -> Array:
 
   The gradient by what all devices share is summed over them, unasked. Where
   each device needs its own, what is shared is made to vary first.
+
+  Args:
+    x: an array.
+    *others: the arrays whose axes `x` is to vary over.
+
+  Returns:
+    `x`, of equal value.
   """
   axes = frozenset().union(*map(_varying, others)) - _varying(x)
   x = jnp.asarray(x)

@@ -23,7 +23,7 @@ _Carry = tuple[_Iterate, Array, Array, Array, Array]
 
 
 @jax.default_matmul_precision("highest")
-def solve_box_program(
+def solve_quadratic_program(
   quadratic: Float[Array, "n n"],
   linear: Float[Array, " n"],
   normal: Float[Array, " n"],

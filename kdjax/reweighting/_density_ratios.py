@@ -11,17 +11,17 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import SamplePair
+from kdjax.ops import as_fraction
+from kdjax.ops import as_sample_pair
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import gaussian_rate
+from kdjax.ops import local_rows
+from kdjax.ops import maximum_likelihood_mixture
 from kdjax.ops import pairwise_squared_distances
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._mixture_likelihood import largest_likelihood
-from kdjax.ops._sample_pairs import Pair
-from kdjax.ops._sample_pairs import as_pair
-from kdjax.ops._sample_pairs import kernel_rate
-from kdjax.ops._sample_pairs import mean_one
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
+from kdjax.ops import weights_of_mean_one
 
 Candidates = ArrayLike | Sequence[float] | None
 _LEAST_LOG_MEAN = -36.0  # log 2.3e-16: adapt's bound for centres
@@ -108,14 +108,14 @@ def kliep_weights(
     adaptation <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008.
   """
   pair = jax.lax.stop_gradient(
-    as_pair(source, target, where_source, where_target, axis_name)
+    as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   distances, splits = _centered(pair, num_centers, folds, key)
   rates = _rates(gamma, pair)
 
   def fit(rate: Array, _: Array, target_mask: Array) -> Array:
     logs = _log_ratios(rate, distances, pair.source_mask)
-    return largest_likelihood(logs.target, target_mask)
+    return maximum_likelihood_mixture(logs.target, target_mask)
 
   def score(rate: Array, solution: Array, _: Array, held_out: Array) -> Array:
     logs = _log_ratios(rate, distances, pair.source_mask).target
@@ -132,8 +132,8 @@ def kliep_weights(
   logs = _log_ratios(rate, distances, pair.source_mask)
   weights = _product(jnp.exp(logs.source), solution)
   weights = jnp.where(jnp.sum(pair.target_mask) > 0, weights, 1.0)
-  weights = mean_one(weights, pair.source_mask)
-  return own_rows(weights, source.shape[0], axis_name)
+  weights = weights_of_mean_one(weights, pair.source_mask)
+  return local_rows(weights, source.shape[0], axis_name)
 
 
 @validate
@@ -213,12 +213,12 @@ def ulsif_weights(
     <https://arxiv.org/abs/1106.4729>`_, 2011.
   """
   pair = jax.lax.stop_gradient(
-    as_pair(source, target, where_source, where_target, axis_name)
+    as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   distances, splits = _centered(pair, num_centers, folds, key)
   rates = _rates(gamma, pair)
   dtype = pair.source.dtype
-  share = as_share("alpha", alpha, dtype)
+  share = as_fraction("alpha", alpha, dtype)
   ridges = _candidates("ridge", ridge, dtype)
   rates, ridges = (x.ravel() for x in jnp.meshgrid(rates, ridges))
   choices = jnp.stack([rates, ridges], 1)
@@ -246,13 +246,13 @@ def ulsif_weights(
   weights = jnp.where(jnp.sum(pair.target_mask) > 0, weights, 1.0)
   weights *= pair.source_mask
   if normalize:
-    weights = mean_one(weights, pair.source_mask)
-  return own_rows(weights, source.shape[0], axis_name)
+    weights = weights_of_mean_one(weights, pair.source_mask)
+  return local_rows(weights, source.shape[0], axis_name)
 
 
-def _rates(gamma: Candidates, pair: Pair) -> Float[Array, " candidates"]:
+def _rates(gamma: Candidates, pair: SamplePair) -> Float[Array, " candidates"]:
   if gamma is None:
-    return kernel_rate(None, pair.source)[None]
+    return gaussian_rate(None, pair.source)[None]
   return _candidates("gamma", gamma, pair.source.dtype)
 
 
@@ -269,7 +269,7 @@ def _candidates(
 
 
 def _centered(
-  pair: Pair, num_centers: int, folds: int, key: Any | None
+  pair: SamplePair, num_centers: int, folds: int, key: Any | None
 ) -> tuple[_Distances, _Splits]:
   """Returns the distances to the centres, and the folds of both samples."""
   check_integer("num_centers", num_centers, 1)
@@ -302,7 +302,7 @@ def _cross_validated(
   fit: Callable[[Array, Array, Array], Array],
   score: Callable[[Array, Array, Array, Array], Array],
   candidates: Float[Array, "candidates ..."],
-  pair: Pair,
+  pair: SamplePair,
   splits: _Splits,
 ) -> Float[Array, " candidates"]:
   """Returns the mean score of held-out rows, a candidate."""

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_range
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 from kdjax.reweighting._domain_discriminator import weights_from_logits
 
 
@@ -61,7 +61,7 @@ def iwan_weights(
   eps = as_number("eps", eps, logits.dtype)
   logits = jax.lax.stop_gradient(logits)
   values = mask * jax.nn.sigmoid(-logits)
-  sums, count = total((jnp.sum(values), jnp.sum(mask)), axis_name)
+  sums, count = sum_over_devices((jnp.sum(values), jnp.sum(mask)), axis_name)
   mean = sums / jnp.maximum(count, 1) + eps
   # Without eps even weights too small for a number keep their mean of 1.
   bare = weights_from_logits(jax.nn.softplus(logits), mask, axis_name)

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -122,7 +122,7 @@ def dev_score(
   mean_product = masked_mean(products, where, axis_name=axis_name)
   mean = masked_mean(weights, where, axis_name=axis_name)
   spread = mask * (weights - mean)
-  covariance, variance, scale, count = total(
+  covariance, variance, scale, count = sum_over_devices(
     (
       jnp.sum(spread * (products - mean_product)),
       jnp.sum(spread * spread),

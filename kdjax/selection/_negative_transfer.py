@@ -10,10 +10,10 @@ from jax.scipy.special import betainc
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_fraction
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 # One score a run; several methods' are rows, or named.
 _Scores = ArrayLike | Sequence[float] | Sequence[Sequence[float]]
@@ -118,7 +118,7 @@ def transfer_gain(
     )
   dtype = compute_dtype(adapted)
   adapted, source_only = adapted.astype(dtype), source_only.astype(dtype)
-  level = as_share("confidence", confidence, dtype)
+  level = as_fraction("confidence", confidence, dtype)
   lead = (1,) * (adapted.ndim - 1)
   baseline = source_only.reshape(*lead, runs)
   differences = adapted - baseline

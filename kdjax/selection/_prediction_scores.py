@@ -6,8 +6,8 @@ from kdjax.adaptation import bnm_loss
 from kdjax.adaptation import entropy_loss
 from kdjax.adaptation import information_maximization_loss
 from kdjax.ops import masked_mean
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import validate
 
 # What `choose a model with no target label` may go by. All are higher for the
 # better model; the name of each is that of its function.

@@ -6,13 +6,13 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation import entropy_loss
 from kdjax.ops import gather_batch
+from kdjax.ops import gathered_positions
+from kdjax.ops import in_chunks
+from kdjax.ops import masked_rows
+from kdjax.ops import row_temperature
 from kdjax.ops import safe_norm
-from kdjax.ops._collectives import batch_places
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -77,7 +77,9 @@ def snd_score(
     neighbour &= counted[None]
     return entropy_loss(jnp.where(neighbour, similarities, -jnp.inf))
 
-  places = batch_places(mask.size, axis_name)
+  places = gathered_positions(mask.size, axis_name)
   entropies = in_chunks(entropy, (rows, places), chunk_size)
-  sums, count = total((jnp.sum(mask * entropies), jnp.sum(mask)), axis_name)
+  sums, count = sum_over_devices(
+    (jnp.sum(mask * entropies), jnp.sum(mask)), axis_name
+  )
   return sums / jnp.maximum(count, 1)

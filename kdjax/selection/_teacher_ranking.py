@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
 from kdjax.selection._h_score import h_score
 from kdjax.selection._leep import leep
 from kdjax.selection._logme import logme

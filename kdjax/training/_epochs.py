@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import entry
+from kdjax.ops import check_integer
+from kdjax.ops import get_entry
 from kdjax.training._models import takes_axis_name
 from kdjax.training._passes import Metrics
 
@@ -66,7 +66,8 @@ def scan_epoch(step: Callable[..., tuple[Any, Metrics]]) -> Epoch:
 
   Returns:
     `epoch(state, frozen, data, plan, key, *, axis_name=...) -> state,
-    metrics`, with the keyword if the step has it. `data` is a dictionary of arrays `[examples, ...]` on the device, `plan` comes from
+    metrics`, with the keyword if the step has it. `data` is a dictionary
+    of arrays `[examples, ...]` on the device, `plan` comes from
     :func:`epoch_plan`, and metrics have a leading axis of steps. A batch has
     the rows of `data` and the plan's `"index"` and `"mask"`. It raises
     TypeError or ValueError if `data` or `plan` is something else, or the arrays
@@ -155,7 +156,7 @@ def _with_axis_name(
 
 def _as_data(name: str, data: Any, plan: Any) -> Any:
   """Returns the data as JAX arrays; an index beyond a short one is clipped."""
-  entry(f"{name}: plan", plan, "index")
+  get_entry(f"{name}: plan", plan, "index")
   if not isinstance(data, Mapping):
     raise TypeError(
       f"{name}: data is a {type(data).__name__}; expected a dictionary of "

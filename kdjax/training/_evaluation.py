@@ -11,7 +11,7 @@ from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives import stateless
 from kdjax.objectives._objective import loss_metric
-from kdjax.ops._collectives import total
+from kdjax.ops import sum_over_devices
 from kdjax.training._checks import check_pairs
 from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
@@ -89,11 +89,13 @@ def make_eval_step(
     outputs = _answered(loss_fn.objective, state, outputs)
 
     def measure(metric: Objective) -> tuple[Array, Array]:
-      _, _, seen = metric.apply({}, {}, outputs, batch, key, axis_name=axis_name)
+      _, _, seen = metric.apply(
+        {}, {}, outputs, batch, key, axis_name=axis_name
+      )
       return seen["loss"]
 
     pairs = {name: measure(metric) for name, metric in parts.items()}
-    return total(pairs, axis_name)
+    return sum_over_devices(pairs, axis_name)
 
   return evaluate
 
@@ -157,5 +159,6 @@ def mean_metrics(
   if axis is not None:
     metrics = jax.tree.map(lambda x: jnp.sum(x, axis), metrics)
   return {
-    k: total / jnp.maximum(count, 1) for k, (total, count) in metrics.items()
+    k: sum_over_devices / jnp.maximum(count, 1)
+    for k, (sum_over_devices, count) in metrics.items()
   }

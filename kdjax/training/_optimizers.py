@@ -27,10 +27,11 @@ def as_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
   """Returns an optimizer whose update takes any extra arguments.
 
-  A train step gives `value`, `grad`, `value_fn` and `count`; an optimizer
-  takes those it knows (`optax.contrib.reduce_on_plateau`, `optax.lbfgs`,
+  A train step gives `value`, `grad` and `value_fn`; an optimizer takes those
+  it knows (`optax.contrib.reduce_on_plateau`, `optax.lbfgs`,
   `optax.polyak_sgd`). `optax.MultiSteps` averages over mini-steps, which is
-  wrong as soon as their masks differ: its gradients are weighed by the counts.
+  wrong as soon as their masks differ: its gradients are weighed by the `count`
+  of examples or tokens, the second entry of the metric `"loss"`.
   """
   steps = optimizer
   if not isinstance(steps, optax.MultiSteps):

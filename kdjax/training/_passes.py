@@ -15,8 +15,8 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.ops._collectives import agreed
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
+from kdjax.ops import mean_over_devices
 from kdjax.training._checks import check_objective
 from kdjax.training._models import Forward
 from kdjax.training._models import Variables
@@ -29,15 +29,15 @@ Prepare = Callable[..., Any]
 
 
 class Pass(NamedTuple):
-  """Pass: one network on one entry of the batch; its name is the role.
+  """Pass: one network on one get_entry of the batch; its name is the role.
 
   Attributes:
     network: the name of the network: a trained one such as `"student"`, a
       frozen one such as `"teacher"` or `"past"`, or `"average"`, the average
       of the student's parameters that :func:`parameter_ema` keeps.
-    on: the entry of the batch: `"image"`, `"tokens"`, `"source.image"` for an
-      entry of a part; or a tuple of entries, of which the network gets the
-      dictionary. What an entry holds is handed over as it is: an array of any
+    on: the get_entry of the batch: `"image"`, `"tokens"`, `"source.image"` for an
+      get_entry of a part; or a tuple of entries, of which the network gets the
+      dictionary. What an get_entry holds is handed over as it is: an array of any
       shape, or a pytree of several inputs.
     train: whether the network runs in training mode: with dropout, and with
       batch statistics that move. Statistics follow from pass to pass.
@@ -113,7 +113,7 @@ class LossFn(NamedTuple):
 
     def variables(name: str, gradient: bool = True) -> Variables:
       if name not in states:
-        return entry("the loss: frozen", frozen, name)
+        return get_entry("the loss: frozen", frozen, name)
       own = params[name] if gradient else jax.lax.stop_gradient(params[name])
       return Variables(own, states[name])
 
@@ -153,7 +153,7 @@ class LossFn(NamedTuple):
         rows = slice(start, stop) if len(roles) > 1 else slice(None)
         outputs[role] = _rows(both, rows, size)
         start = stop
-    return outputs, agreed(states, axis_name), batch
+    return outputs, mean_over_devices(states, axis_name), batch
 
   def __call__(
     self,
@@ -205,7 +205,7 @@ def pass_loss(
     TypeError: if a forward is not one but, say, a `Model`, a pass no
       :class:`Pass` or the objective no `Objective`.
     ValueError: if a pass names a network that there is not; from the loss, if
-      the batch lacks an entry that is read, or `frozen` a network.
+      the batch lacks an get_entry that is read, or `frozen` a network.
 
   Examples:
     >>> from kdjax.objectives import stateless
@@ -265,7 +265,7 @@ def views_of(
     views: name -> `(key, batch) -> inputs`, entries to add.
     of: the part of the batch whose examples they are, or "" for the batch.
     augment: `(key, inputs) -> inputs`, applied to the inputs first.
-    on: the entry that holds the inputs.
+    on: the get_entry that holds the inputs.
 
   Returns:
     A function for :func:`pass_loss`, or None if there is nothing to do.
@@ -275,11 +275,11 @@ def views_of(
 
   def prepare(key: Array, batch: Any, run: Any) -> Any:
     del run
-    part = dict(entry("the loss: batch", batch, of) if of else batch)
+    part = dict(get_entry("the loss: batch", batch, of) if of else batch)
     # Views are of the examples as they came, by the key of the augmentation.
     seen = {name: view(key, part) for name, view in views.items()}
     if augment is not None:
-      part[on] = augment(key, entry("the loss: batch", part, on))
+      part[on] = augment(key, get_entry("the loss: batch", part, on))
     part |= seen
     return {**batch, of: part} if of else part
 
@@ -294,30 +294,30 @@ def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
     for on in ((row.on,) if isinstance(row.on, str) else row.on)
     if "." in on
   }
-  parts = {k: entry("the loss: batch", batch, k) for k in sorted(names)}
+  parts = {k: get_entry("the loss: batch", batch, k) for k in sorted(names)}
   common = {k: v for k, v in batch.items() if k not in parts}
   for name, own in parts.items():
     part = common | dict(own)
     if "mask" in common and "mask" in own:
       part["mask"] = common["mask"] & own["mask"]
-    entry(f"the loss: batch[{name!r}]", part, "mask")
+    get_entry(f"the loss: batch[{name!r}]", part, "mask")
     parts[name] = part
   if not parts:
-    entry("the loss: batch", batch, "mask")
+    get_entry("the loss: batch", batch, "mask")
   return common | parts
 
 
 def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
-  """The inputs of a pass: an entry, or a dictionary of several."""
+  """The inputs of a pass: an get_entry, or a dictionary of several."""
   if isinstance(on, tuple):
     return {name.rpartition(".")[2]: _inputs(batch, name) for name in on}
   part, _, name = on.rpartition(".")
   where = f"the loss: batch[{part!r}]" if part else "the loss: batch"
-  return entry(where, batch[part] if part else batch, name)
+  return get_entry(where, batch[part] if part else batch, name)
 
 
 def _part(batch: Any, on: str | tuple[str, ...]) -> Any:
-  """The part of the batch that an entry is in."""
+  """The part of the batch that an get_entry is in."""
   first = on if isinstance(on, str) else on[0]
   part, _, _ = first.rpartition(".")
   return batch[part] if part else batch

@@ -5,7 +5,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.ops._validation import check_positive
+from kdjax.ops import check_positive
 
 
 def reversal_schedule(

@@ -6,19 +6,20 @@ down: to the networks' batch statistics, to the loss and to the metrics.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import total
+from kdjax.ops import mean_over_devices
+from kdjax.ops import sum_over_devices
 from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
 from kdjax.training._models import takes_axis_name
+from kdjax.training._optimizers import AccumulationState
 from kdjax.training._optimizers import as_optimizer
 from kdjax.training._passes import Metrics
 from kdjax.training._state import TrainState
@@ -26,6 +27,7 @@ from kdjax.training._state import TrainState
 Loss = Callable[[Any, Any], tuple[Array, tuple[Any, Metrics]]]
 
 
+@runtime_checkable
 class Step(Protocol):
   """A train step: `step(state, frozen, batch, key) -> state, metrics`."""
 
@@ -143,7 +145,7 @@ def make_train_step(
       # Averaging the loss inside and the gradients outside is right under
       # vmap, pmap and shard_map alike. Gradients alone are not: shard_map has
       # already summed those of replicated parameters.
-      return agreed(value, axis_name), aux
+      return mean_over_devices(value, axis_name), aux
 
     if rule.check is not None:
       rule.check(state.optimizer_state)
@@ -152,9 +154,11 @@ def make_train_step(
     (value, (moved, metrics)), gradients, extra, rule_state = rule.apply(
       loss, state.params, batch, rule_key, rule_state
     )
-    gradients, extra = agreed((gradients, extra), axis_name)
-    metrics = total(metrics, axis_name)
-    count = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
+    gradients, extra = mean_over_devices((gradients, extra), axis_name)
+    metrics = sum_over_devices(metrics, axis_name)
+    if isinstance(state.optimizer_state, AccumulationState):
+      counted = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
+      extra = {**extra, "count": counted}
     updates, optimizer_state = transformation.update(
       gradients,
       state.optimizer_state,
@@ -162,7 +166,6 @@ def make_train_step(
       value=jnp.sum(value),
       grad=gradients,
       value_fn=lambda params: jnp.sum(loss(params, batch)[0]),
-      count=count,
       **extra,
     )
     params = optax.apply_updates(state.params, updates)

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 class NormStatistics(NamedTuple):
@@ -88,7 +88,7 @@ def adabn_statistics(
   keep = jnp.ones(x.shape[:1], bool) if where is None else where
   keep = jnp.broadcast_to(jnp.expand_dims(keep, range(1, x.ndim)), x.shape)
   axes = tuple(range(x.ndim - 1))
-  sums, count = total(
+  sums, count = sum_over_devices(
     (
       jnp.sum(jnp.where(keep, x, 0.0), axes),
       jnp.sum(keep[..., 0], dtype=dtype),
@@ -97,7 +97,7 @@ def adabn_statistics(
   )
   mean = sums / jnp.maximum(count, 1)
   centred = x - jnp.reshape(mean, (1,) * (x.ndim - 1) + (channels,))
-  squares = total(
+  squares = sum_over_devices(
     jnp.sum(jnp.where(keep, jnp.square(centred), 0.0), axes), axis_name
   )
   variance = squares / jnp.maximum(count, 1)

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._eigh import square_root
-from kdjax.ops._svd import svd
-from kdjax.ops._validation import validate
+from kdjax.ops import matrix_square_root
+from kdjax.ops import svd
+from kdjax.ops import validate
 from kdjax.transforms._affine_map import AffineMap
 from kdjax.transforms._principal_axes import principal_axes
 from kdjax.transforms._principal_axes import principal_components
@@ -80,7 +80,7 @@ def gfk(
   own, cross = _flow(cosines)
   mixed = product(a * cross[None], b.T)
   kernel = product(a * own[None], a.T) + product(b * own[None], b.T)
-  matrix = square_root(kernel + mixed + mixed.T)
+  matrix = matrix_square_root(kernel + mixed + mixed.T)
   nothing = jnp.zeros_like(mean_source)
   return AffineMap(nothing, matrix, nothing, nothing, matrix, nothing)
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_sample_pair
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
 from kdjax.ops import gather_batch
+from kdjax.ops import local_rows
 from kdjax.ops import pairwise_squared_distances
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._sample_pairs import as_pair
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 from kdjax.transforms._component_map import ComponentMap
 from kdjax.transforms._component_map import Problem
 from kdjax.transforms._component_map import make_problem
@@ -98,7 +98,7 @@ def joint_distribution_adaptation(
   check_integer("num_classes", num_classes, 1)
   check_integer("num_iterations", num_iterations, 1)
   check_labels(source_labels, num_classes)
-  pair = as_pair(source, target, where_source, where_target, axis_name)
+  pair = as_sample_pair(source, target, where_source, where_target, axis_name)
   labels = gather_batch(source_labels, axis_name)
   problem = make_problem(
     pair, kernel, gamma, normalize, scaling, num_components
@@ -141,5 +141,5 @@ def joint_distribution_adaptation(
   coefficients = solve(pseudo, float(num_iterations > 1), problem)
   pseudo = predict(jax.lax.stop_gradient(coefficients), fixed)
   return problem.as_map(
-    coefficients, own_rows(pseudo, target.shape[0], axis_name)
+    coefficients, local_rows(pseudo, target.shape[0], axis_name)
   )

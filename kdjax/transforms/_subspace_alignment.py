@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 from kdjax.transforms._affine_map import AffineMap
 from kdjax.transforms._principal_axes import principal_axes
 from kdjax.transforms._principal_axes import principal_components

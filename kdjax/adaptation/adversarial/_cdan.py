@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation.predictions._entropy import entropy_weight
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -182,7 +182,7 @@ def cdan_weights(
   ):
     rows, mask = masked_rows(probabilities, where)
     weights.append(mask * entropy_weight(rows))
-    moments = total((jnp.sum(weights[-1]), jnp.sum(mask)), axis_name)
+    moments = sum_over_devices((jnp.sum(weights[-1]), jnp.sum(mask)), axis_name)
     sums.append(moments[0])
     counts.append(moments[1])
   if normalize == "joint":

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -90,7 +90,7 @@ def dann_loss(
     if weights is not None:
       weights, _ = masked_rows(jax.lax.stop_gradient(weights), where)
       losses = losses * weights
-    return total((jnp.sum(losses), jnp.sum(mask)), axis_name)
+    return sum_over_devices((jnp.sum(losses), jnp.sum(mask)), axis_name)
 
   source, n_source = sums(source_domain_logits, source_weights, where_source)
   target, n_target = sums(-target_domain_logits, target_weights, where_target)

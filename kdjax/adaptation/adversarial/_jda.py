@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -76,7 +76,9 @@ def jda_loss(
   if num_source is not None:
     check_positive("num_source", num_source)
   task_losses, mask = masked_rows(task_losses, where)
-  task, count = total((jnp.sum(task_losses), jnp.sum(mask)), axis_name)
+  task, count = sum_over_devices(
+    (jnp.sum(task_losses), jnp.sum(mask)), axis_name
+  )
   if num_source is not None:
     count = jnp.asarray(num_source, task.dtype)
   if normalize == "all":

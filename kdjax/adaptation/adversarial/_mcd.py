@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops._distances import absolute
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import compute_dtype
+from kdjax.ops import safe_abs
+from kdjax.ops import validate
 
 
 @validate
@@ -48,4 +48,4 @@ def classifier_discrepancy(
     compute_dtype(probabilities_a), compute_dtype(probabilities_b)
   )
   gap = probabilities_a.astype(dtype) - probabilities_b.astype(dtype)
-  return jnp.mean(absolute(gap), -1)
+  return jnp.mean(safe_abs(gap), -1)

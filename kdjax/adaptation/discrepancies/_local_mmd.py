@@ -9,12 +9,12 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.adaptation.discrepancies._kernels import Sample
 from kdjax.adaptation.discrepancies._kernels import make_kernel
+from kdjax.ops import check_labels
 from kdjax.ops import gather_batch
-from kdjax.ops._collectives import total
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._validation import validate
+from kdjax.ops import in_chunks
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -116,7 +116,7 @@ def lmmd(
   )
   labelled = one_hot(source_labels, of_source.mask)
   predicted = one_hot(jnp.argmax(probabilities, 1), of_target.mask)
-  source_mass, target_mass, predictions = total(
+  source_mass, target_mass, predictions = sum_over_devices(
     tuple(jnp.sum(x, 0) for x in (labelled, probabilities, predicted)),
     axis_name,
   )
@@ -142,7 +142,7 @@ def lmmd(
       return jnp.sum(pairs * chosen.between(rows, b), 1)
 
     sums = in_chunks(row_sums, (a, weights_a), chunk_size)
-    return total(jnp.sum(sums), axis_name)
+    return sum_over_devices(jnp.sum(sums), axis_name)
 
   s = of_source.rows, weights(labelled, source_mass)
   t = of_target.rows, weights(probabilities, target_mass)

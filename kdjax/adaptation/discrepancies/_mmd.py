@@ -10,14 +10,14 @@ from jaxtyping import Array, Bool, Float
 from kdjax.adaptation.discrepancies._kernels import Kernel
 from kdjax.adaptation.discrepancies._kernels import Sample
 from kdjax.adaptation.discrepancies._kernels import make_kernel
+from kdjax.ops import check_choice
 from kdjax.ops import gather_batch
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import batch_places
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import gathered_positions
+from kdjax.ops import in_chunks
+from kdjax.ops import masked_rows
+from kdjax.ops import mean_over_devices
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 _ESTIMATORS = ("biased", "unbiased", "linear", "disjoint")
 
@@ -318,7 +318,7 @@ def _estimate(
       f"{name}: target has {sizes[1]} rows; the {estimator} estimator expected "
       f"as many as source has, {sizes[0]}."
     )
-  n_source, n_target = total(
+  n_source, n_target = sum_over_devices(
     (jnp.sum(source[0].mask), jnp.sum(target[0].mask)), axis_name
   )
   present = jnp.minimum(n_source, n_target) > 0
@@ -349,9 +349,11 @@ def _estimate(
         values *= kernel.between(of_a, of_b)
       return jnp.sum(values, 1)
 
-    places = batch_places(a[0].mask.size, axis_name)
+    places = gathered_positions(a[0].mask.size, axis_name)
     rows = [layer.rows for layer in a], a[0].mask, places
-    return total(jnp.sum(in_chunks(row_sums, rows, chunk_size)), axis_name)
+    return sum_over_devices(
+      jnp.sum(in_chunks(row_sums, rows, chunk_size)), axis_name
+    )
 
   value = (
     pair_sum(source, source, True) / _pairs(n_source, distinct)
@@ -407,4 +409,4 @@ def _in_linear_time(
     - product(s, t, second, first)
   )
   value = jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(terms, 1)
-  return agreed(value, axis_name)
+  return mean_over_devices(value, axis_name)

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -100,7 +100,7 @@ def debias_update(
   """
   check_range("momentum", momentum, 0.0, 1.0)
   rows, mask = masked_rows(jax.lax.stop_gradient(weak_logits), where)
-  sums, count = total(
+  sums, count = sum_over_devices(
     (jnp.sum(mask[:, None] * softened_softmax(rows), 0), jnp.sum(mask)),
     axis_name,
   )

@@ -4,7 +4,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation.adversarial._mdd import mdd_loss
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

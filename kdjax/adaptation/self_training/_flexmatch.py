@@ -8,11 +8,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.adaptation.self_training._confidence import is_confident
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import as_fraction
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 class FlexMatchState(NamedTuple):
@@ -122,7 +122,7 @@ def flexmatch_thresholds(
     beta = beta / (2 - beta)
   elif mapping == "concave":
     beta = jnp.log1p(beta) / jnp.log(jnp.asarray(2, dtype))
-  least = as_share("threshold", threshold, dtype)
+  least = as_fraction("threshold", threshold, dtype)
   return least * beta[jnp.argmax(logits, -1)]
 
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_fraction
+from kdjax.ops import check_choice
+from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 class PseudoLabels(NamedTuple):
@@ -96,7 +96,7 @@ def confident_pseudo_labels(
   values = jnp.max(probabilities, -1)
   if confidence == "range":
     values = values - jnp.min(probabilities, -1)
-  share = as_share("drop", drop, rows.dtype)
+  share = as_fraction("drop", drop, rows.dtype)
   ordered = jnp.sort(jnp.where(mask > 0, values, jnp.inf))
   # NumPy's quantile lies between two values; what counts is the upper one.
   # A product that should be whole may come out a little above.

@@ -6,11 +6,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.adaptation.predictions._entropy import entropy_loss
+from kdjax.ops import compute_dtype
 from kdjax.ops import reverse_gradient
+from kdjax.ops import row_temperature
 from kdjax.ops import safe_norm
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

@@ -8,12 +8,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.adaptation.self_training._shot import unit_directions
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 class SphericalKMeans(NamedTuple):
@@ -102,7 +102,7 @@ def spherical_kmeans(
     member = mask[:, None] * jax.nn.one_hot(
       jnp.argmax(_product(directions, old.T), -1), old.shape[0], dtype=dtype
     )
-    sums, counts = total(
+    sums, counts = sum_over_devices(
       (_product(member.T, rows), jnp.sum(member, 0)), axis_name
     )
     new = unit_directions(jnp.where(counts[:, None] > 0, sums, first))

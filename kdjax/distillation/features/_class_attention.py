@@ -5,10 +5,10 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.distillation._feature_pairs import unit
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import check_integer
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import validate
 
 
 @validate
@@ -67,6 +67,6 @@ def cat_loss(
   if normalize:
     flat = student.shape[0], -1, student.shape[-1]
     student, teacher = (
-      unit(x.reshape(flat), axis=1) for x in (student, teacher)
+      normalize_as_torch(x.reshape(flat), axis=1) for x in (student, teacher)
     )
   return example_mean(jnp.square(student - teacher))

@@ -7,12 +7,12 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.distillation._feature_pairs import unit
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import safe_abs
 from kdjax.ops import safe_norm
-from kdjax.ops._distances import absolute
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -62,7 +62,7 @@ def kta_loss(
   )
   power = as_number("power", power, student.dtype)
   difference = _over_norm(student, power) - _over_norm(teacher, power)
-  return example_mean(absolute(difference))
+  return example_mean(safe_abs(difference))
 
 
 @validate
@@ -107,7 +107,7 @@ def affinity_loss(
     <https://arxiv.org/abs/1903.04688>`_, 2019.
   """
   student, teacher = (
-    unit(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
+    normalize_as_torch(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
     for x in as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   # s s' - t t' = (u v' + v u') / 2 with u = s - t and v = s + t: no digits

@@ -5,8 +5,8 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._validation import validate
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import validate
 
 
 @validate

@@ -5,10 +5,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.ops._collectives import total
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -72,5 +72,7 @@ def srd_loss(
   powers = jnp.where(
     zero, 0.0, jnp.power(jnp.where(zero, 1.0, sizes), exponent)
   )
-  summed, counted = total((jnp.sum(powers), jnp.sum(where)), axis_name)
+  summed, counted = sum_over_devices(
+    (jnp.sum(powers), jnp.sum(where)), axis_name
+  )
   return jnp.where(counted > 0, 2 * jnp.log(summed + 1e-12), 0.0)

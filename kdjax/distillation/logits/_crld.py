@@ -5,10 +5,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation.logits._soft_targets import soft_target_loss
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
 from kdjax.ops import softened_softmax
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -94,8 +94,8 @@ def crld_loss(
   rows, dtype = within.shape, within.dtype
   within *= as_number("within_weight", within_weight, dtype, shape=rows)
   cross *= as_number("cross_weight", cross_weight, dtype, shape=rows)
-  weak = as_share("weak_threshold", weak_threshold, dtype, shape=rows)
-  strong = as_share("strong_threshold", strong_threshold, dtype, shape=rows)
+  weak = as_fraction("weak_threshold", weak_threshold, dtype, shape=rows)
+  strong = as_fraction("strong_threshold", strong_threshold, dtype, shape=rows)
   return jnp.where(confidence(teacher_logits) >= weak, within, 0.0) + jnp.where(
     confidence(teacher_strong_logits) >= strong, cross, 0.0
   )

@@ -4,7 +4,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation.logits._soft_targets import soft_target_loss
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.logits._mixtures import mix
-from kdjax.ops._divergences import forward_kl
-from kdjax.ops._divergences import jensen_shannon
-from kdjax.ops._divergences import skew_divergence
-from kdjax.ops._divergences import total_variation
-from kdjax.ops._validation import validate
+from kdjax.ops import forward_kl
+from kdjax.ops import jensen_shannon
+from kdjax.ops import skew_divergence
+from kdjax.ops import total_variation
+from kdjax.ops import validate
 
 
 @validate

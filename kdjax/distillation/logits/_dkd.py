@@ -7,14 +7,14 @@ from jaxtyping import Array, Float, Integer
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.logits._target_and_rest import one_hot
 from kdjax.distillation.logits._target_and_rest import target_and_rest
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import compute_dtype
 from kdjax.ops import kl_divergence
+from kdjax.ops import mask_unknown_labels
+from kdjax.ops import row_temperature
 from kdjax.ops import softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -89,7 +89,7 @@ def dkd_loss(
   beta = as_number("beta", beta, dtype, shape=rows)
   scale = as_number("temperature", temperature, dtype, shape=rows)
   values = jnp.square(scale) * (alpha * of_target + beta * among_others)
-  return where_known(values, given, student.shape[-1])
+  return mask_unknown_labels(values, given, student.shape[-1])
 
 
 def _binary_kl(

@@ -11,14 +11,14 @@ from kdjax.distillation.logits._prediction_correlations import batch_gaps
 from kdjax.distillation.logits._prediction_correlations import class_gaps
 from kdjax.distillation.logits._prediction_correlations import predictions
 from kdjax.distillation.logits._soft_targets import soft_target_loss
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
+from kdjax.ops import zero_masked
 
 
 @validate
@@ -199,7 +199,7 @@ def mlld_loss(
   # Computed once: copies rounded differently would not equal themselves.
   confidence = jax.lax.optimization_barrier(jnp.max(sure, -1))
   mass = jnp.sum(sure, 0)
-  mass = total(mass, axis_name)
+  mass = sum_over_devices(mass, axis_name)
   mass = jax.lax.optimization_barrier(mass)
   examples = _up_to_percentile(
     confidence,
@@ -212,8 +212,8 @@ def mlld_loss(
 
   def divergences(student: Array, teacher: Array, temperature: Array) -> Array:
     return soft_target_loss(
-      counted(student, where),
-      counted(teacher, where),
+      zero_masked(student, where),
+      zero_masked(teacher, where),
       temperature=temperature,
       stop_teacher_gradient=stop_teacher_gradient,
     )

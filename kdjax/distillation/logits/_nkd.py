@@ -8,14 +8,14 @@ from jaxtyping import Array, Bool, Float, Integer
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.logits._target_and_rest import one_hot
 from kdjax.distillation.logits._target_and_rest import product
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import cross_entropy
 from kdjax.ops import log_softened_softmax
+from kdjax.ops import mask_unknown_labels
 from kdjax.ops import masked_mean
 from kdjax.ops import softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -83,7 +83,7 @@ def nkd_loss(
   gamma = as_number("gamma", gamma, soft.dtype, shape=soft.shape)
   scale = as_number("temperature", temperature, soft.dtype, shape=soft.shape)
   values = hard + gamma * jnp.square(scale) * soft
-  return where_known(values, given, student_logits.shape[-1])
+  return mask_unknown_labels(values, given, student_logits.shape[-1])
 
 
 @validate
@@ -173,7 +173,7 @@ def uskd_loss(
   log_others = log_softened_softmax(student_logits, where=~is_target)
   soft = jnp.sum(product(zipf, -log_others), -1)
   total += as_number("beta", beta, hard.dtype) * soft
-  total = where_known(total, given, student_logits.shape[-1])
+  total = mask_unknown_labels(total, given, student_logits.shape[-1])
   return masked_mean(total, where, axis_name=axis_name)
 
 

@@ -9,12 +9,12 @@ from jaxtyping import Array, Float, Integer
 from kdjax.distillation.logits._dkd import dkd_loss
 from kdjax.distillation.logits._nkd import nkd_loss
 from kdjax.distillation.logits._soft_targets import soft_target_loss
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_labels
+from kdjax.ops import mask_unknown_labels
+from kdjax.ops import validate
 
 _INNER: dict[str, Callable[..., Array]] = {
   "kd": lambda student, teacher, labels, **kw: soft_target_loss(
@@ -140,4 +140,4 @@ def sdd_loss(
   complementary = right != right[:, :1]
   weight = as_number("complementary_weight", complementary_weight, values.dtype)
   values = jnp.mean(jnp.where(complementary, weight, 1.0) * values, -1)
-  return where_known(values, given, student_logits.shape[-1])
+  return mask_unknown_labels(values, given, student_logits.shape[-1])

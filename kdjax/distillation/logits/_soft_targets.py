@@ -6,10 +6,10 @@ from jaxtyping import Array, Float, Integer
 
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.logits._mixtures import mix
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
 from kdjax.ops import kl_divergence
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

@@ -8,17 +8,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import unit
 from kdjax.distillation.logits._target_and_rest import product
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import mask_unknown_labels
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import validate
 
 
 @validate
@@ -53,7 +53,7 @@ def wkd_class_cost(
     for knowledge distillation <https://arxiv.org/abs/2412.08139>`_, 2024.
   """
   check_positive("sharpness", sharpness)
-  prototypes = unit(kernel.astype(compute_dtype(kernel)), 0)
+  prototypes = normalize_as_torch(kernel.astype(compute_dtype(kernel)), 0)
   cosine = jnp.matmul(prototypes.T, prototypes, precision="highest")
   return -jnp.expm1(jnp.minimum(cosine - 1, 0.0) * sharpness)
 
@@ -158,7 +158,7 @@ def wkd_logit_loss(
   moved = jnp.matmul(shifted_v, (kernel * cost).T, precision="highest")
   transport = jnp.exp(shift_u + shift_v)[:, 0] * jnp.sum(shifted_u * moved, -1)
   gamma = as_number("gamma", gamma, target.dtype, shape=target.shape)
-  return where_known(target + gamma * transport, given, classes)
+  return mask_unknown_labels(target + gamma * transport, given, classes)
 
 
 def _shifted_exp(logarithms: Array) -> tuple[Array, Array]:

@@ -12,11 +12,11 @@ from kdjax.distillation._batch_rows import over_rows
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import unit_rows
 from kdjax.distillation._teacher_side import teacher_side
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
 from kdjax.ops import masked_mean
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -82,7 +82,7 @@ def crd_loss(
   )
   positive, negative = _scores(anchors, positives, negatives, temperature)
   log_normalizer = jnp.log(as_number("normalizer", normalizer, positive.dtype))
-  return nce_loss(positive, negative, log_normalizer, num_examples)
+  return crd_nce_loss(positive, negative, log_normalizer, num_examples)
 
 
 @validate
@@ -133,16 +133,30 @@ def crd_normalizer(
   """
   positive, negative = _scores(anchors, positives, negatives, temperature)
   scores = jnp.concatenate([positive[:, None], negative], 1)
-  return jnp.exp(log_normalizer(scores, num_examples, where, axis_name))
+  return jnp.exp(crd_log_normalizer(scores, num_examples, where, axis_name))
 
 
-def log_normalizer(
+def crd_log_normalizer(
   scores: Float[Array, "batch candidates"],
   num_examples: ArrayLike,
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> Float[Array, ""]:
-  """Returns log Z of scores x . y / tau, -inf if nothing counts."""
+  """Logarithm of CRD's normalizer: log Z of scores x . y / tau.
+
+  Args:
+    scores: `[batch, candidates]`.
+    num_examples: the number of training examples.
+    where: which examples count; None for all.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar without gradient, -inf if nothing counts.
+
+  References:
+    Tian, Krishnan and Isola, `Contrastive representation distillation
+    <https://arxiv.org/abs/1910.10699>`_, 2020.
+  """
   scores = jax.lax.stop_gradient(scores)
   rows = None if where is None else where[:, None]
   top = jnp.max(scores, where=rows, initial=-jnp.inf)
@@ -153,13 +167,27 @@ def log_normalizer(
   return top + jnp.log(mean * _size(num_examples, mean.dtype))
 
 
-def nce_loss(
+def crd_nce_loss(
   positive: Float[Array, " batch"],
   negative: Float[Array, "batch negatives"],
   log_normalizer: Float[Array, ""],
   num_examples: ArrayLike,
 ) -> Float[Array, " batch"]:
-  """Returns CRD's loss of scores x . y / tau, one value an example."""
+  """CRD's noise-contrastive loss of scores x . y / tau.
+
+  Args:
+    positive: scores of the positive pairs, `[batch]`.
+    negative: scores of the negative pairs, `[batch, negatives]`.
+    log_normalizer: log Z, from :func:`crd_log_normalizer`.
+    num_examples: the number of training examples.
+
+  Returns:
+    `[batch]`, one value an example.
+
+  References:
+    Tian, Krishnan and Isola, `Contrastive representation distillation
+    <https://arxiv.org/abs/1910.10699>`_, 2020.
+  """
   noise = negative.shape[1] / _size(num_examples, positive.dtype)
   floor = noise + 1e-7
   # -log(P / (P + floor)) and -log(noise / (P + floor)), with P = exp(score).

@@ -13,11 +13,11 @@ from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._batch_rows import unit_rows
 from kdjax.distillation._teacher_side import teacher_side
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -137,13 +137,13 @@ def itrd_correlation_loss(
   mask = (
     jnp.ones(student_embeddings.shape[:1], bool) if where is None else where
   )
-  count = total(jnp.sum(mask), axis_name)
+  count = sum_over_devices(jnp.sum(mask), axis_name)
 
   def standardized(x: Array) -> Array:
     rows = flat_rows(x, where)
-    mean = total(jnp.sum(rows, 0), axis_name) / jnp.maximum(count, 1)
+    mean = sum_over_devices(jnp.sum(rows, 0), axis_name) / jnp.maximum(count, 1)
     rows = jnp.where(mask[:, None], rows - mean[None], 0.0)
-    squares = total(jnp.sum(jnp.square(rows), 0), axis_name)
+    squares = sum_over_devices(jnp.sum(jnp.square(rows), 0), axis_name)
     variance = squares / jnp.maximum(count - 1, 1)
     alive = (variance > 0)[None]
     deviation = jnp.sqrt(jnp.where(alive, variance[None], 1.0))
@@ -153,7 +153,7 @@ def itrd_correlation_loss(
   teacher = standardized(
     teacher_side(teacher_embeddings, stop_teacher_gradient)
   )
-  correlation = total(jnp.sum(student * teacher, 0), axis_name)
+  correlation = sum_over_devices(jnp.sum(student * teacher, 0), axis_name)
   gaps = jnp.square(correlation / jnp.maximum(count, 1) - 1)
   order = as_number("alpha", alpha, gaps.dtype)
   loss = jnp.log2(jnp.sum(jnp.power(gaps, order)))
@@ -220,9 +220,9 @@ def itrd_mutual_loss(
     return jnp.sum(jnp.square(similarity), 1), jnp.sum(jnp.square(joint), 1)
 
   def spread(squares: Array, diagonal: Array) -> Array:
-    squares = total(jnp.sum(squares), axis_name)
-    trace = total(jnp.sum(diagonal), axis_name)
-    return squares / nonzero(jnp.square(trace))
+    squares = sum_over_devices(jnp.sum(squares), axis_name)
+    trace = sum_over_devices(jnp.sum(diagonal), axis_name)
+    return squares / nonzero_divisor(jnp.square(trace))
 
   norms = [jnp.sum(jnp.square(rows.local), 1) for rows in (student, teacher)]
   alone, joint = over_rows(

@@ -6,12 +6,12 @@ from jaxtyping import Array, Bool, Float
 from kdjax.distillation._batch_rows import Pairs
 from kdjax.distillation._batch_rows import Rows
 from kdjax.distillation._batch_rows import batch_rows
-from kdjax.distillation._batch_rows import directions
 from kdjax.distillation._batch_rows import pair_mean
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._teacher_side import teacher_side
-from kdjax.ops._validation import validate
+from kdjax.ops import unit_vectors
+from kdjax.ops import validate
 
 
 @validate
@@ -67,7 +67,7 @@ def sp_loss(
   def gaps(student: Rows, teacher: Rows, pair: Pairs) -> Array:
     del pair  # what does not count is 0 already
     return jnp.square(
-      directions(products(student)) - directions(products(teacher))
+      unit_vectors(products(student)) - unit_vectors(products(teacher))
     )
 
   return pair_mean(

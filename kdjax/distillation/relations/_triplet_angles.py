@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops._collectives import vary_like
+from kdjax.ops import vary_like
 
 # Angles in memory: at several anchors, towards one neighbour and all examples.
 # Of a small batch, towards several neighbours: one at a time, an accelerator

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation.tokens._token_masks import TokenMask
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

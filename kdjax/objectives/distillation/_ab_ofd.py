@@ -13,14 +13,14 @@ from kdjax.distillation import ab_loss
 from kdjax.distillation import ofd_loss
 from kdjax.distillation import ofd_margin
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import matched_stages
 from kdjax.objectives._stages import select_stages
 from kdjax.objectives.distillation._fitnet import Regressor
-from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops import adaptive_mean_pool
 
 _select_preactivations = functools.partial(
   select_stages, student_side="preactivations", teacher_side="preactivations"
@@ -103,7 +103,7 @@ def ofd() -> Objective:
   """
 
   def connect(ours: Any, theirs: Any, rngs: nnx.Rngs) -> Any:
-    return _layers.ConvNorm(
+    return layers.ConvNorm(
       ours.shape[-1],
       theirs.shape[-1],
       1,

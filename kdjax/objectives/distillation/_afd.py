@@ -8,14 +8,14 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.distillation import hint_loss
-from kdjax.distillation._feature_pairs import unit
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import all_stages
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._validation import check_integer
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import check_integer
+from kdjax.ops import normalize_as_torch
 
 
 def afd(*, width: int = 128) -> Objective:
@@ -107,8 +107,8 @@ class _LinearNorm(nnx.Module):
 
   def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
     # Batch normalization takes a bias away.
-    self.linear = _layers.linear(inputs, outputs, use_bias=False, rngs=rngs)
-    self.norm = _layers.batch_norm(outputs, rngs=rngs)
+    self.linear = layers.linear(inputs, outputs, use_bias=False, rngs=rngs)
+    self.norm = layers.batch_norm(outputs, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.linear(x))
@@ -118,4 +118,4 @@ def _energy(maps: Array, size: tuple[int, ...]) -> Array:
   """The mean of the squares over channels, of a size, of norm 1."""
   energy = jnp.mean(jnp.square(maps), -1, keepdims=True)
   pooled = adaptive_mean_pool(energy, (size[0], size[1]))
-  return unit(pooled.reshape(maps.shape[0], -1))
+  return normalize_as_torch(pooled.reshape(maps.shape[0], -1))

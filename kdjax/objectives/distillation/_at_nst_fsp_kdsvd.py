@@ -15,7 +15,7 @@ from kdjax.distillation import nst_loss
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import select_stages
-from kdjax.ops._resizing import to_smaller
+from kdjax.ops import pool_to_smaller
 
 
 def at(
@@ -121,6 +121,6 @@ def _summed(loss: Callable[..., Array]) -> Callable[..., Any]:
     student: Sequence[Array], teacher: Sequence[Array], **options: ArrayLike
   ) -> Any:
     pairs = zip(student, teacher, strict=True)
-    return sum(loss(*to_smaller(*pair), **options) for pair in pairs)
+    return sum(loss(*pool_to_smaller(*pair), **options) for pair in pairs)
 
   return total

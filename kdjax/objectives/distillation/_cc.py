@@ -10,10 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.distillation import cc_loss
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
 
 
 def cc(
@@ -103,5 +103,5 @@ class _Embeddings(nnx.Module):
   """A linear embedding of each network into one space."""
 
   def __init__(self, student: int, teacher: int, dim: int, rngs: nnx.Rngs):
-    self.student = _layers.linear(student, dim, rngs=rngs)
-    self.teacher = _layers.linear(teacher, dim, rngs=rngs)
+    self.student = layers.linear(student, dim, rngs=rngs)
+    self.teacher = layers.linear(teacher, dim, rngs=rngs)

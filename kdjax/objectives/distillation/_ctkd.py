@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from kdjax.distillation import ctkd_temperature
 from kdjax.distillation import soft_target_loss
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 
@@ -99,8 +99,8 @@ class _Curriculum(nnx.Module):
     if hidden is None:
       self.parameter = nnx.Param(jnp.ones(()))
     else:
-      self.inner = _layers.linear(widths, hidden, rngs=rngs)
-      self.outer = _layers.linear(hidden, 1, rngs=rngs)
+      self.inner = layers.linear(widths, hidden, rngs=rngs)
+      self.outer = layers.linear(hidden, 1, rngs=rngs)
 
   def __call__(self, student: Array, teacher: Array) -> Array:
     if self.shared:

@@ -8,8 +8,8 @@ from jaxtyping import Array
 
 from kdjax.distillation import hint_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
-from kdjax.nets._convolution import convolve
+from kdjax.nets import convolve
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import maps_of
@@ -79,7 +79,7 @@ class Regressor(nnx.Module):
     old, new = inputs[1:3], outputs[1:3]
     options: dict[str, Any] = {
       "use_bias": False,  # batch normalization takes it away
-      "kernel_init": _layers.TORCH_DEFAULT,
+      "kernel_init": layers.TORCH_DEFAULT,
       "rngs": rngs,
     }
     widths = inputs[-1], outputs[-1]
@@ -112,7 +112,7 @@ class Regressor(nnx.Module):
         f"student has a map of {old} and teacher one of {new}; expected the "
         "teacher's to be at most as large, or a multiple."
       )
-    self.norm = _layers.batch_norm(outputs[-1], rngs=rngs)
+    self.norm = layers.batch_norm(outputs[-1], rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.convolution(x))

@@ -11,12 +11,12 @@ from kdjax.distillation import affinity_loss
 from kdjax.distillation import ickd_loss
 from kdjax.distillation import kta_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import last_maps
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
+from kdjax.ops import pool_to_smaller
 
 
 def ickd(*, scaling: str = "imagenet") -> Objective:
@@ -45,7 +45,7 @@ def ickd(*, scaling: str = "imagenet") -> Objective:
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(last_maps, student, teacher)
-    return _layers.ConvNorm(
+    return layers.ConvNorm(
       ours.shape[-1],
       theirs.shape[-1],
       sizes[scaling],
@@ -105,13 +105,13 @@ def ktaad(
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(last_maps, student, teacher)
     options: dict[str, Any] = {
-      "kernel_init": _layers.TORCH_DEFAULT,
+      "kernel_init": layers.TORCH_DEFAULT,
       "rngs": rngs,
     }
     widths = ours.shape[-1], theirs.shape[-1]
     return nnx.Dict(
-      adaptation=_layers.ConvNorm(*widths, 3, **options),
-      affinity=_layers.convolution(*widths, 3, use_bias=True, **options),
+      adaptation=layers.ConvNorm(*widths, 3, **options),
+      affinity=layers.convolution(*widths, 3, use_bias=True, **options),
     )
 
   def loss(
@@ -123,7 +123,7 @@ def ktaad(
     affinity_weight: Array,
     power: Array,
   ) -> Array:
-    ours, theirs = to_smaller(*last_maps(student, teacher))
+    ours, theirs = pool_to_smaller(*last_maps(student, teacher))
     adapted = nnx.relu(adapters["adaptation"](ours))
     return adaptation_weight * kta_loss(
       adapted, theirs, power=power

@@ -10,7 +10,7 @@ from kdjax.distillation import irg_loss
 from kdjax.distillation import itrd_correlation_loss
 from kdjax.distillation import itrd_mutual_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
@@ -110,7 +110,7 @@ def itrd(
     student_embeddings: Any, teacher_embeddings: Any, rngs: nnx.Rngs
   ) -> nnx.Linear:
     widths = student_embeddings.shape[-1], teacher_embeddings.shape[-1]
-    return _layers.linear(*widths, rngs=rngs)
+    return layers.linear(*widths, rngs=rngs)
 
   def loss(
     module: nnx.Linear,

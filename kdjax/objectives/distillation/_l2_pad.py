@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from kdjax.distillation import hint_loss
 from kdjax.distillation import pad_l2_loss
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 
@@ -83,7 +83,7 @@ class _Projection(nnx.Module):
     inputs = student_embeddings.shape[-1]
     outputs = teacher_embeddings.shape[-1]
     self.linear = (
-      None if inputs == outputs else _layers.linear(inputs, outputs, rngs=rngs)
+      None if inputs == outputs else layers.linear(inputs, outputs, rngs=rngs)
     )
 
   def __call__(self, x: Array) -> Array:
@@ -99,8 +99,8 @@ class _VarianceBranch(nnx.Module):
     self.projection = _Projection(student_embeddings, teacher_embeddings, rngs)
     width = teacher_embeddings.shape[-1]
     # Batch normalization takes a bias away.
-    self.linear = _layers.linear(width, width, use_bias=False, rngs=rngs)
-    self.norm = _layers.batch_norm(width, rngs=rngs)
+    self.linear = layers.linear(width, width, use_bias=False, rngs=rngs)
+    self.norm = layers.batch_norm(width, rngs=rngs)
 
   def __call__(self, x: Array) -> tuple[Array, Array]:
     x = self.projection(x)

@@ -10,15 +10,15 @@ from jaxtyping import Array
 
 from kdjax.distillation import mgd_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import select_stages
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import local_rows
+from kdjax.ops import pool_to_smaller
 
 
 def mgd(
@@ -73,7 +73,7 @@ def mgd(
     axis_name: str | None,
   ) -> Array:
     stages = select_stages(student, teacher)
-    ours, theirs = to_smaller(stages[0][-1], stages[1][-1])
+    ours, theirs = pool_to_smaller(stages[0][-1], stages[1][-1])
     if "align" in parts:
       ours = parts["align"](ours)
     rows, height, width, channels = ours.shape
@@ -107,17 +107,17 @@ def batch_uniform(
     return jax.random.uniform(key, shape)
   rows, *rest = shape
   whole = (jax.lax.axis_size(axis_name) * rows, *rest)
-  return own_rows(jax.random.uniform(key, whole), rows, axis_name)
+  return local_rows(jax.random.uniform(key, whole), rows, axis_name)
 
 
 def convolution(
   inputs: int, outputs: int, size: int, rngs: nnx.Rngs
 ) -> nnx.Conv:
-  return _layers.convolution(
+  return layers.convolution(
     inputs,
     outputs,
     size,
     use_bias=True,
-    kernel_init=_layers.TORCH_DEFAULT,
+    kernel_init=layers.TORCH_DEFAULT,
     rngs=rngs,
   )

@@ -8,15 +8,15 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.distillation import hint_loss
-from kdjax.distillation._feature_pairs import unit
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import all_stages
+from kdjax.ops import check_integer
 from kdjax.ops import gather_batch
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_integer
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import pool_to_smaller
 
 
 def semckd(*, samples: int = 64) -> Objective:
@@ -93,7 +93,7 @@ def semckd(*, samples: int = 64) -> Objective:
       [
         jnp.stack(
           [
-            _distance(regressor, *to_smaller(a, b))
+            _distance(regressor, *pool_to_smaller(a, b))
             for regressor, b in zip(regressors, theirs, strict=True)
           ],
           -1,
@@ -112,11 +112,11 @@ class _Embedding(nnx.Module):
   """A vector of norm 1 for an example's similarities in a layer."""
 
   def __init__(self, samples: int, rngs: nnx.Rngs):
-    self.first = _layers.linear(samples, samples // 2, rngs=rngs)
-    self.second = _layers.linear(samples // 2, samples // 4, rngs=rngs)
+    self.first = layers.linear(samples, samples // 2, rngs=rngs)
+    self.second = layers.linear(samples // 2, samples // 4, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
-    return unit(self.second(nnx.relu(self.first(x))))
+    return normalize_as_torch(self.second(nnx.relu(self.first(x))))
 
 
 class _Regressor(nnx.Module):
@@ -125,19 +125,19 @@ class _Regressor(nnx.Module):
   def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
     hidden = 2 * outputs
     options: dict[str, Any] = {
-      "kernel_init": _layers.TORCH_DEFAULT,
+      "kernel_init": layers.TORCH_DEFAULT,
       "rngs": rngs,
     }
     self.layers = nnx.List(
       [
-        _layers.ConvNorm(inputs, hidden, 1, **options),
-        _layers.ConvNorm(hidden, hidden, 3, **options),
+        layers.ConvNorm(inputs, hidden, 1, **options),
+        layers.ConvNorm(hidden, hidden, 3, **options),
       ]
     )
-    self.last = _layers.convolution(hidden, outputs, 1, **options)
+    self.last = layers.convolution(hidden, outputs, 1, **options)
 
   def __call__(self, x: Array) -> Array:
-    return self.last(_layers.activate(self.layers, x)[1])
+    return self.last(layers.activate(self.layers, x)[1])
 
 
 def _distance(regressor: Any, ours: Array, theirs: Array) -> Array:

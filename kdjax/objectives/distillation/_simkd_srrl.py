@@ -11,14 +11,14 @@ from jaxtyping import Array
 from kdjax.distillation import hint_loss
 from kdjax.distillation import srrl_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import last_feature
 from kdjax.objectives._stages import last_maps
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_integer
+from kdjax.ops import pool_to_smaller
 
 
 def simkd(*, factor: int = 2) -> Objective:
@@ -56,24 +56,24 @@ def simkd(*, factor: int = 2) -> Objective:
     hidden = max(outputs // factor, 1)
     return nnx.List(
       [
-        _layers.ConvNorm(inputs, hidden, 1, rngs=rngs),
-        _layers.ConvNorm(hidden, hidden, 3, rngs=rngs),
-        _layers.ConvNorm(hidden, outputs, 1, rngs=rngs),
+        layers.ConvNorm(inputs, hidden, 1, rngs=rngs),
+        layers.ConvNorm(hidden, hidden, 3, rngs=rngs),
+        layers.ConvNorm(hidden, outputs, 1, rngs=rngs),
       ]
     )
 
   def project(
     projector: Any, student: Outputs, teacher: Outputs
   ) -> tuple[Array, Array]:
-    ours, theirs = to_smaller(*classified_maps(student, teacher))
-    return _layers.activate(projector, ours)[1], theirs
+    ours, theirs = pool_to_smaller(*classified_maps(student, teacher))
+    return layers.activate(projector, ours)[1], theirs
 
   def loss(projector: Any, student: Outputs, teacher: Outputs) -> Array:
     return hint_loss(*project(projector, student, teacher))
 
   def predict(projector: Any, student: Outputs, teacher: Outputs) -> Array:
     ours, _ = project(projector, student, teacher)
-    return classify("teacher", teacher, _layers.global_mean(ours))
+    return classify("teacher", teacher, layers.global_mean(ours))
 
   return modular(build, loss, predict=predict)
 
@@ -108,7 +108,7 @@ def srrl(
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(classified_maps, student, teacher)
-    return _layers.ConvNorm(ours.shape[-1], theirs.shape[-1], 1, rngs=rngs)
+    return layers.ConvNorm(ours.shape[-1], theirs.shape[-1], 1, rngs=rngs)
 
   def loss(
     connector: Any,
@@ -120,7 +120,7 @@ def srrl(
   ) -> Array:
     ours, theirs = classified_maps(student, teacher)
     ours = nnx.relu(connector(ours))
-    logits = classify("teacher", teacher, _layers.global_mean(ours))
+    logits = classify("teacher", teacher, layers.global_mean(ours))
     return srrl_loss(
       ours, theirs, logits, teacher.logits, alpha=alpha, beta=beta
     )

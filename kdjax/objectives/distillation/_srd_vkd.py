@@ -11,7 +11,7 @@ from jaxtyping import Array
 from kdjax.distillation import srd_loss
 from kdjax.distillation import vkd_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import last_maps
@@ -50,7 +50,7 @@ def srd(*, exponent: ArrayLike = 4.0) -> Objective:
       for role in ("student", "teacher")
     }
     # Batch normalization takes a bias away.
-    projector = _layers.linear(ours.shape[-1], width, use_bias=False, rngs=rngs)
+    projector = layers.linear(ours.shape[-1], width, use_bias=False, rngs=rngs)
     return nnx.Dict(projector=projector, **norms)
 
   def loss(
@@ -127,4 +127,4 @@ class Orthogonal(nnx.Module):
 
 def _pooled(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
   ours, theirs = last_maps(student, teacher)
-  return _layers.global_mean(ours), _layers.global_mean(theirs)
+  return layers.global_mean(ours), layers.global_mean(theirs)

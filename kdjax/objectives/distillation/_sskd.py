@@ -11,7 +11,7 @@ from jaxtyping import Array
 from kdjax.distillation import sskd_pretext_loss
 from kdjax.distillation import sskd_similarity_loss
 from kdjax.distillation import sskd_transformed_loss
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._binding import Roles
 from kdjax.objectives._binding import resolve
 from kdjax.objectives._modular import modular
@@ -136,7 +136,7 @@ def sskd(
 
 def _projection_head(width: int, rngs: nnx.Rngs) -> nnx.Module:
   return nnx.Sequential(
-    _layers.linear(width, width, rngs=rngs),
+    layers.linear(width, width, rngs=rngs),
     nnx.relu,
-    _layers.linear(width, width, rngs=rngs),
+    layers.linear(width, width, rngs=rngs),
   )

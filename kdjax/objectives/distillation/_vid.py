@@ -11,11 +11,11 @@ from jaxtyping import Array
 
 from kdjax.distillation import vid_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import select_stages
-from kdjax.ops._resizing import to_smaller
+from kdjax.ops import pool_to_smaller
 
 
 def vid(
@@ -76,7 +76,7 @@ def vid(
     total: Any = 0.0
     stages = zip(heads, *select_stages(student, teacher), strict=True)
     for head, *maps in stages:
-      ours, theirs = to_smaller(*maps)
+      ours, theirs = pool_to_smaller(*maps)
       variance = nnx.softplus(head.rho[...]) + eps
       total += vid_loss(head(ours), variance, theirs)
     return total
@@ -98,11 +98,11 @@ class _Gaussian(nnx.Module):
     widths = inputs, hidden or outputs, hidden or outputs, outputs
     self.layers = nnx.List(
       [
-        _layers.convolution(
+        layers.convolution(
           a,
           b,
           1,
-          kernel_init=_layers.TORCH_DEFAULT,
+          kernel_init=layers.TORCH_DEFAULT,
           rngs=rngs,
         )
         for a, b in itertools.pairwise(widths)

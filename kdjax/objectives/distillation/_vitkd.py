@@ -11,13 +11,13 @@ from jaxtyping import Array
 
 from kdjax.distillation import vitkd_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives.distillation._mgd import Generation
 from kdjax.objectives.distillation._mgd import batch_uniform
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
 
 
 def vitkd(
@@ -70,7 +70,7 @@ def vitkd(
     widths = [(a.shape[-1], b.shape[-1]) for a, b in pairs]
     outputs = widths[-1][1]
     projectors = [
-      _layers.linear(*pair, rngs=rngs)
+      layers.linear(*pair, rngs=rngs)
       for pair in widths
       if any(a != b for a, b in widths)
     ]

@@ -13,7 +13,7 @@ from kdjax.objectives import cskd
 from kdjax.objectives import mlld
 from kdjax.objectives import preset
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 from tests.objectives.distillation.networks import BATCH
 from tests.objectives.distillation.networks import BOTH
 from tests.objectives.distillation.networks import STUDENT

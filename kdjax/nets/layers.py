@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from kdjax.nets._convolution import convolve
-from kdjax.ops._validation import check_range
+from kdjax.ops import check_range
 
 # What the published CIFAR models start from: He et al.'s fan-out normal for
 # convolutions, PyTorch's default uniform for the classifier or, where the
@@ -110,6 +110,7 @@ class ConvNorm(nnx.Module):
     self.norm = batch_norm(outputs, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
+    """Applies the convolution and its normalization."""
     return self.norm(self.convolution(x))
 
 
