@@ -159,6 +159,5 @@ def mean_metrics(
   if axis is not None:
     metrics = jax.tree.map(lambda x: jnp.sum(x, axis), metrics)
   return {
-    k: sum_over_devices / jnp.maximum(count, 1)
-    for k, (sum_over_devices, count) in metrics.items()
+    k: total / jnp.maximum(count, 1) for k, (total, count) in metrics.items()
   }

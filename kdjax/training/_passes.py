@@ -29,15 +29,15 @@ Prepare = Callable[..., Any]
 
 
 class Pass(NamedTuple):
-  """Pass: one network on one get_entry of the batch; its name is the role.
+  """Pass: one network on one entry of the batch; its name is the role.
 
   Attributes:
     network: the name of the network: a trained one such as `"student"`, a
       frozen one such as `"teacher"` or `"past"`, or `"average"`, the average
       of the student's parameters that :func:`parameter_ema` keeps.
-    on: the get_entry of the batch: `"image"`, `"tokens"`, `"source.image"` for an
-      get_entry of a part; or a tuple of entries, of which the network gets the
-      dictionary. What an get_entry holds is handed over as it is: an array of any
+    on: the entry of the batch: `"image"`, `"tokens"`, `"source.image"` for an
+      entry of a part; or a tuple of entries, of which the network gets the
+      dictionary. What an entry holds is handed over as it is: an array of any
       shape, or a pytree of several inputs.
     train: whether the network runs in training mode: with dropout, and with
       batch statistics that move. Statistics follow from pass to pass.
@@ -205,7 +205,7 @@ def pass_loss(
     TypeError: if a forward is not one but, say, a `Model`, a pass no
       :class:`Pass` or the objective no `Objective`.
     ValueError: if a pass names a network that there is not; from the loss, if
-      the batch lacks an get_entry that is read, or `frozen` a network.
+      the batch lacks an entry that is read, or `frozen` a network.
 
   Examples:
     >>> from kdjax.objectives import stateless
@@ -265,7 +265,7 @@ def views_of(
     views: name -> `(key, batch) -> inputs`, entries to add.
     of: the part of the batch whose examples they are, or "" for the batch.
     augment: `(key, inputs) -> inputs`, applied to the inputs first.
-    on: the get_entry that holds the inputs.
+    on: the entry that holds the inputs.
 
   Returns:
     A function for :func:`pass_loss`, or None if there is nothing to do.
@@ -308,7 +308,7 @@ def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
 
 
 def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
-  """The inputs of a pass: an get_entry, or a dictionary of several."""
+  """The inputs of a pass: an entry, or a dictionary of several."""
   if isinstance(on, tuple):
     return {name.rpartition(".")[2]: _inputs(batch, name) for name in on}
   part, _, name = on.rpartition(".")
@@ -317,7 +317,7 @@ def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
 
 
 def _part(batch: Any, on: str | tuple[str, ...]) -> Any:
-  """The part of the batch that an get_entry is in."""
+  """The part of the batch that an entry is in."""
   first = on if isinstance(on, str) else on[0]
   part, _, _ = first.rpartition(".")
   return batch[part] if part else batch
