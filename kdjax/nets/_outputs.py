@@ -34,6 +34,8 @@ class Outputs(NamedTuple):
       for methods that apply it elsewhere, or None.
     views: the outputs for other views of the same images, by the view's name,
       where a method asks for them; or None.
+    params: the network's parameters, for penalties of them; a learner puts
+      them here, a network need not.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -54,6 +56,7 @@ class Outputs(NamedTuple):
   attention: dict[str, Array] | None = None
   classifier: tuple[Array, Array] | None = None
   views: dict[str, "Outputs"] | None = None
+  params: Any = None
 
 
 def assemble(

@@ -44,6 +44,7 @@ FIELDS: dict[str, Callable[[str, Outputs], Any]] = {
   "normalizations": _field("normalizations"),
   "attention": _field("attention"),
   "classifier": _field("classifier"),
+  "params": _field("params"),
 }
 
 

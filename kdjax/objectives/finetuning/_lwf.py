@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
