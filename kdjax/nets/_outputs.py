@@ -34,6 +34,8 @@ class Outputs(NamedTuple):
       for methods that apply it elsewhere, or None.
     heads: the outputs of each head, by its name, of a network that has
       several; or None.
+    params: the network's parameters, for penalties of them; a learner puts
+      them here, a network need not.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -54,6 +56,7 @@ class Outputs(NamedTuple):
   attention: dict[str, Array] | None = None
   classifier: tuple[Array, Array] | None = None
   heads: dict[str, "Outputs"] | None = None
+  params: Any = None
 
 
 def assemble(

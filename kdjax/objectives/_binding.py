@@ -46,6 +46,7 @@ FIELDS: dict[str, Callable[[str, Outputs], Any]] = {
   "attention": _field("attention"),
   "classifier": _field("classifier"),
   "heads": _field("heads"),
+  "params": _field("params"),
 }
 
 
