@@ -1,10 +1,9 @@
 """The front door of domain adaptation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optax
-from jaxtyping import Array
 
 from kdjax.objectives import Objective
 from kdjax.training._checks import check_views
@@ -17,6 +16,7 @@ from kdjax.training._learner import as_objective
 from kdjax.training._learner import make_learner
 from kdjax.training._passes import Pass
 from kdjax.training._passes import Prepare
+from kdjax.training._passes import in_turn
 from kdjax.training._passes import views_of
 
 
@@ -27,6 +27,7 @@ def adapt(
   *,
   teacher: Any = None,
   on: str = "image",
+  domains: Sequence[str] = ("source", "target"),
   joint: bool = True,
   views: Views = NO_VIEWS,
   prepare: Prepare | None = None,
@@ -52,6 +53,9 @@ def adapt(
       :func:`parameter_ema` keeps in the optimizer (mean teacher). Its outputs
       on both domains are the roles `"source_teacher"` and `"target_teacher"`.
     on: the entry of each part that the student sees.
+    domains: the parts of the batch that the student sees, which are the roles:
+      `("target",)` for a method without the source, such as SHOT; not even
+      batch statistics of another part are seen.
     joint: whether both domains go through the student as one batch, so that
       they share batch statistics (TLlib); otherwise the source goes first,
       then the target (Dassl, DeepDA). The same without batch statistics.
@@ -98,7 +102,7 @@ def adapt(
   together = "domains" if joint else None
   passes = {
     domain: Pass("student", on=f"{domain}.{on}", train=True, joint=together)
-    for domain in ("source", "target")
+    for domain in domains
   }
   passes |= {
     f"target_{name}": Pass("student", on=f"target.{name}", train=True)
@@ -115,7 +119,7 @@ def adapt(
       )
     passes |= {
       f"{domain}_teacher": Pass(network, on=f"{domain}.{on}")
-      for domain in ("source", "target")
+      for domain in domains
     }
   return make_learner(
     {"student": student},
@@ -123,20 +127,8 @@ def adapt(
     passes,
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=_in_turn(prepare, views_of(views, of="target", on=on)),
+    prepare=in_turn(prepare, views_of(views, of="target", on=on)),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     axis_name=axis_name,
   )
-
-
-def _in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
-  """Prepares a batch by two functions, the one after the other."""
-  if first is None or then is None:
-    return first or then
-  one, other = first, then
-
-  def prepare(key: Array, batch: Any, run: Any) -> Any:
-    return other(key, one(key, batch, run), run)
-
-  return prepare

@@ -15,8 +15,9 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.ops import get_entry
-from kdjax.ops import mean_over_devices
+from kdjax.objectives._pass import Pass
+from kdjax.ops._collectives import agreed
+from kdjax.ops._validation import entry
 from kdjax.training._checks import check_objective
 from kdjax.training._models import Forward
 from kdjax.training._models import Variables
@@ -26,38 +27,6 @@ from kdjax.training._teachers import CachedTeacher
 
 Metrics = dict[str, tuple[Array, Array]]
 Prepare = Callable[..., Any]
-
-
-class Pass(NamedTuple):
-  """Pass: one network on one get_entry of the batch; its name is the role.
-
-  Attributes:
-    network: the name of the network: a trained one such as `"student"`, a
-      frozen one such as `"teacher"` or `"past"`, or `"average"`, the average
-      of the student's parameters that :func:`parameter_ema` keeps.
-    on: the get_entry of the batch: `"image"`, `"tokens"`, `"source.image"` for an
-      get_entry of a part; or a tuple of entries, of which the network gets the
-      dictionary. What an get_entry holds is handed over as it is: an array of any
-      shape, or a pytree of several inputs.
-    train: whether the network runs in training mode: with dropout, and with
-      batch statistics that move. Statistics follow from pass to pass.
-    gradient: whether the trained network's parameters get a gradient from
-      this pass. A gradient by the inputs always passes.
-    joint: passes of one network with the same word here run as one batch and
-      so share batch statistics; None runs a pass alone.
-    batch_axes: how many axes of the inputs are batch axes, such as 2 for
-      `[domains, batch, ...]`; the network sees one, the outputs have all.
-
-  References:
-    :func:`pass_loss` runs them.
-  """
-
-  network: str = "student"
-  on: str | tuple[str, ...] = "image"
-  train: bool = False
-  gradient: bool = True
-  joint: str | None = None
-  batch_axes: int = 1
 
 
 class LossFn(NamedTuple):
@@ -136,10 +105,11 @@ class LossFn(NamedTuple):
       folded = [_fold(x, row.batch_axes) for x in inputs]
       # The first pass has the key itself, as if it were the only one.
       pass_key = jax.random.fold_in(key, i - 1) if i else key
+      known = variables(row.network, row.gradient)
       both, moved = run_forward(
         row.network,
         forward,
-        variables(row.network, row.gradient),
+        known,
         _joined(roles, folded),
         train=row.train,
         key=pass_key if row.train else None,
@@ -147,6 +117,8 @@ class LossFn(NamedTuple):
       )
       if row.network in states and row.train:
         states[row.network] = moved
+      # For penalties of the parameters, which a forward does not return.
+      both = both._replace(params=known.params)
       start = 0
       for role, size in zip(roles, sizes, strict=True):
         stop = start + functools.reduce(lambda a, b: a * b, size)
@@ -282,6 +254,18 @@ def views_of(
       part[on] = augment(key, get_entry("the loss: batch", part, on))
     part |= seen
     return {**batch, of: part} if of else part
+
+  return prepare
+
+
+def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
+  """Prepares a batch by two functions, the one after the other."""
+  if first is None or then is None:
+    return first or then
+  one, other = first, then
+
+  def prepare(key: Array, batch: Any, run: Any) -> Any:
+    return other(key, one(key, batch, run), run)
 
   return prepare
 

@@ -6,15 +6,16 @@ down: to the networks' batch statistics, to the loss and to the metrics.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.ops import mean_over_devices
-from kdjax.ops import sum_over_devices
+from kdjax.objectives._gradient_rule import GradientRule
+from kdjax.ops._collectives import agreed
+from kdjax.ops._collectives import total
 from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
@@ -40,26 +41,6 @@ class Step(Protocol):
     *,
     axis_name: str | None = None,
   ) -> tuple[Any, Metrics]: ...
-
-
-class GradientRule(NamedTuple):
-  """Gradient rule: how the optimizer's gradient comes from the loss.
-
-  Attributes:
-    init: `(params) -> state`, of the rule.
-    apply: `(loss, params, batch, key, state) -> (value, aux), gradients,
-      extra, state`, where `loss(params, batch) -> value, aux` is already that
-      of all devices and `extra` are extra arguments of the optimizer's update.
-
-  References:
-    `jax.value_and_grad
-    <https://docs.jax.dev/en/latest/_autosummary/jax.value_and_grad.html>`_,
-    which is the rule without one.
-  """
-
-  init: Callable[[Any], Any]
-  apply: Callable[..., tuple[tuple[Array, Any], Any, Mapping[str, Any], Any]]
-  check: Callable[[Any], None] | None = None
 
 
 def make_train_step(
@@ -151,8 +132,9 @@ def make_train_step(
       rule.check(state.optimizer_state)
     rule_key = jax.random.fold_in(key, 1)
     rule_state = state.rule_state
+    mapped = options if takes_axis_name(rule.apply) else {}
     (value, (moved, metrics)), gradients, extra, rule_state = rule.apply(
-      loss, state.params, batch, rule_key, rule_state
+      loss, state.params, batch, rule_key, rule_state, **mapped
     )
     gradients, extra = mean_over_devices((gradients, extra), axis_name)
     metrics = sum_over_devices(metrics, axis_name)

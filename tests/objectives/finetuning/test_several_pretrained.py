@@ -17,7 +17,7 @@ KEY = jax.random.key(0)
 ROWS, CLASSES, SOURCE_CLASSES, WIDTH, DIM, SIZE = 6, 3, 4, 5, 2, 3
 LABELS = np.array([0, 2, 1, 0, 2, 2])
 MASK = np.array([1, 1, 1, 1, 0, 1], bool)
-BATCH = {"label": LABELS, "mask": MASK}
+BATCH = {"label": jnp.asarray(LABELS), "mask": jnp.asarray(MASK)}
 
 
 def outputs(classes):
@@ -30,6 +30,7 @@ def outputs(classes):
 
 
 STUDENT, TEACHER, AVERAGE = map(outputs, (CLASSES, SOURCE_CLASSES, CLASSES))
+ROLES = {"student": STUDENT, "past": TEACHER}
 
 
 def log_softmax(x):
@@ -44,17 +45,17 @@ def first_loss(objective):
   """The loss at the start, moved by a constant, and the first gradient."""
 
   @jax.jit
-  def program(student, teacher):
-    params, state = objective.init(KEY, student, teacher)
+  def program(roles):
+    params, state = objective.init(KEY, roles)
 
     def loss(params):
-      return objective.apply(params, state, student, teacher, BATCH, KEY)[0]
+      return objective.apply(params, state, roles, BATCH, KEY)[0]
 
     moved = jax.tree.map(lambda x: x + 0.5, params)
     return loss(params), loss(moved), jax.grad(loss)(params)
 
   with jax.enable_x64(True):
-    return jax.device_get(program(STUDENT, TEACHER))
+    return jax.device_get(program(ROLES))
 
 
 def old_logits(move):
@@ -88,19 +89,12 @@ def test_lwf_keeps_the_old_answers():
 
 
 def test_a_head_needs_a_classifier_and_an_embedding():
-  with pytest.raises(ValueError, match="teacher has no classifier"):
-    lwf().init(KEY, STUDENT, TEACHER._replace(classifier=None))
-  params, state = jax.eval_shape(lwf().init, KEY, STUDENT, TEACHER)
+  with pytest.raises(ValueError, match="past has no classifier"):
+    lwf().init(KEY, ROLES | {"past": TEACHER._replace(classifier=None)})
+  params, state = jax.eval_shape(lwf().init, KEY, ROLES)
+  roles = ROLES | {"student": STUDENT._replace(embedding=None)}
   with pytest.raises(ValueError, match="student has no embedding"):
-    jax.eval_shape(
-      lwf().apply,
-      params,
-      state,
-      STUDENT._replace(embedding=None),
-      TEACHER,
-      BATCH,
-      KEY,
-    )
+    jax.eval_shape(lwf().apply, params, state, roles, BATCH, KEY)
 
 
 MAKE = functools.partial(
@@ -109,11 +103,12 @@ MAKE = functools.partial(
 
 
 def two_steps(params, state, axis_name=None):
-  objective = MAKE(axis_name=axis_name)
+  objective = MAKE()
 
-  def step(state, params, student, teacher, batch):
+  def step(state, params, student, average, batch):
+    roles = {"student": student, "average": average}
     loss, state, _ = objective.apply(
-      params, state, student, teacher, batch, KEY
+      params, state, roles, batch, KEY, axis_name=axis_name
     )
     return state, loss
 
@@ -130,7 +125,9 @@ def two_steps(params, state, axis_name=None):
 @pytest.fixture(scope="module")
 def run():
   with jax.enable_x64(True):
-    params, state = jax.jit(MAKE().init)(KEY, STUDENT, AVERAGE)
+    params, state = jax.jit(MAKE().init)(
+      KEY, {"student": STUDENT, "average": AVERAGE}
+    )
     program = jax.jit(two_steps(params, state))
     return params, state, jax.device_get(program(STUDENT, AVERAGE, BATCH))
 

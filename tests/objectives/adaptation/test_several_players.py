@@ -18,28 +18,30 @@ KEY = jax.random.key(0)
 CLASSES, WIDTH = 3, 6
 
 
-def outputs(seed, size, views=()):
+def outputs(seed, size):
   rng = np.random.default_rng(seed)
   logits, embedding = (
     jnp.asarray(2 * rng.normal(size=(size, width)), jnp.float32)
     for width in (CLASSES, WIDTH)
   )
-  return Outputs(
-    logits,
-    {},
-    embedding,
-    views={v: outputs(seed + 10 + i, size) for i, v in enumerate(views)}
-    or None,
-  )
+  return Outputs(logits, {}, embedding)
 
 
-SOURCE = outputs(0, 16, ("teacher",))
-TARGET = outputs(1, 8, ("strong", "strong_2", "teacher"))
+SOURCE, TARGET = outputs(0, 16), outputs(1, 8)
+# Roles that get no gradient in these tests, but for the strong view.
+OTHERS = {
+  "source_teacher": outputs(10, 16),
+  "target_strong": outputs(11, 8),
+  "target_strong_2": outputs(12, 8),
+  "target_teacher": outputs(13, 8),
+}
+STRONG = OTHERS["target_strong"]
+SPECS = {"source": SOURCE, "target": TARGET} | OTHERS
 BATCH = {
-  "mask": jnp.arange(16) < 13,
-  "label": jnp.arange(16) % CLASSES,
+  "source": {"mask": jnp.arange(16) < 13, "label": jnp.arange(16) % CLASSES},
   "target": {"mask": jnp.arange(8) < 7, "index": jnp.arange(8)},
 }
+LABELS = BATCH["source"]["label"]
 OBJECTIVES = {
   "dann": functools.partial(objectives.dann, hidden=(5,), scale=0.3),
   "cdan": functools.partial(objectives.cdan, hidden=(5,), entropy=True),
@@ -61,41 +63,40 @@ OBJECTIVES = {
 }
 
 
-def step(objective, params, state, source, target, batch):
-  """Loss, gradients and what has moved."""
+def step(objective, params, state, source, target, others, batch):
+  """Loss, gradients of parameters and roles, and what has moved."""
 
-  def loss(params, source, target):
-    value, moved, metrics = objective.apply(
-      params, state, source, target, batch, KEY
-    )
+  def loss(params, source, target, others):
+    roles = {"source": source, "target": target} | others
+    value, moved, metrics = objective.apply(params, state, roles, batch, KEY)
     return value, (moved, metrics)
 
-  (value, aux), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(
-    params, source, target
-  )
+  (value, aux), gradients = jax.value_and_grad(
+    loss, (0, 1, 2, 3), has_aux=True
+  )(params, source, target, others)
   return value, gradients, *aux
 
 
 @functools.cache
 def start(name):
   objective = OBJECTIVES[name]()
-  return jax.jit(objective.init)(KEY, SOURCE, None)
+  return jax.jit(objective.init)(KEY, SPECS)
 
 
 @functools.cache
 def of_one_device(name):
   program = jax.jit(functools.partial(step, OBJECTIVES[name]()))
-  return program, program(*start(name), SOURCE, TARGET, BATCH)
+  return program, program(*start(name), SOURCE, TARGET, OTHERS, BATCH)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_eight_devices_equal_one(name):
-  objective = OBJECTIVES[name](axis_name="batch")
+  objective = OBJECTIVES[name]()
 
-  def on_device(params, state, source, target, batch):
+  def on_device(params, state, roles, batch):
     def loss(params):
       value, moved, metrics = objective.apply(
-        params, state, source, target, batch, KEY
+        params, state, roles, batch, KEY, axis_name="batch"
       )
       return jax.lax.pmean(value, "batch"), (moved, metrics)
 
@@ -112,12 +113,10 @@ def test_eight_devices_equal_one(name):
   sharded = jax.shard_map(
     on_device,
     mesh=mesh,
-    in_specs=(P(), P(), shards, shards, shards),
+    in_specs=(P(), P(), shards, shards),
     out_specs=P(),
   )
-  value, gradient, moved, metrics = jax.jit(sharded)(
-    *start(name), SOURCE, TARGET, BATCH
-  )
+  value, gradient, moved, metrics = jax.jit(sharded)(*start(name), SPECS, BATCH)
   _, (expected, gradients, state, pairs) = of_one_device(name)
   total, count = metrics["loss"]
   assert count == pairs["loss"][1]
@@ -136,19 +135,21 @@ def test_padding_does_not_matter(name):
   def spoil(tree, mask):
     return jax.tree.map(lambda x: jnp.where(mask.reshape(-1, 1), x, 7.0), tree)
 
-  source = spoil(SOURCE, BATCH["mask"])
-  target = spoil(TARGET, BATCH["target"]["mask"])
-  again, others, *_ = program(*start(name), source, target, BATCH)
+  masks = {name: part["mask"] for name, part in BATCH.items()}
+  source = spoil(SOURCE, masks["source"])
+  target = spoil(TARGET, masks["target"])
+  views = {k: spoil(v, masks[k.partition("_")[0]]) for k, v in OTHERS.items()}
+  again, others, *_ = program(*start(name), source, target, views, BATCH)
   np.testing.assert_allclose(again, value, rtol=1e-5)
   for a, b in zip(
     jax.tree.leaves(others[0]), jax.tree.leaves(gradients[0]), strict=True
   ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-  for gradient, mask in zip(
-    others[1:], (BATCH["mask"], BATCH["target"]["mask"]), strict=True
-  ):
+  gradients = {"source": others[1], "target": others[2]} | others[3]
+  for role, gradient in gradients.items():
+    padding = ~np.asarray(masks[role.partition("_")[0]])
     for x in jax.tree.leaves(gradient):
-      assert not np.any(np.asarray(x)[~np.asarray(mask)])
+      assert not np.any(np.asarray(x)[padding])
 
 
 def perceptron(player, x):
@@ -159,7 +160,7 @@ def perceptron(player, x):
 
 
 MASKS = {
-  "where_source": BATCH["mask"],
+  "where_source": BATCH["source"]["mask"],
   "where_target": BATCH["target"]["mask"],
 }
 
@@ -181,12 +182,12 @@ def close(a, b, factor=1.0):
 
 def test_players_start_as_their_authors_do():
   """PyTorch's layers are uniform in +-1/sqrt(width); MDD's is normal(0.01)."""
-  params, _ = objectives.dann(hidden=(500,)).init(KEY, SOURCE, None)
+  params, _ = objectives.dann(hidden=(500,)).init(KEY, SPECS)
   layer = params["discriminator"]["layers"][0]
   for name in ("kernel", "bias"):
     largest = np.abs(layer[name]).max()
     np.testing.assert_allclose(largest, WIDTH**-0.5, rtol=0.01)
-  params, _ = objectives.mdd(hidden=(500,)).init(KEY, SOURCE, None)
+  params, _ = objectives.mdd(hidden=(500,)).init(KEY, SPECS)
   layer = params["adversary"]["layers"][0]
   np.testing.assert_allclose(np.std(layer["kernel"]), 0.01, rtol=0.05)
   np.testing.assert_array_equal(layer["bias"], 0)
@@ -209,11 +210,11 @@ def test_a_schedule_scales_the_reversal_and_not_the_loss():
   objective = OBJECTIVES["dann"](schedule=lambda step: 0.25 * step)
   program = jax.jit(functools.partial(step, objective))
   params, state = start("dann")
-  first = program(params, state, SOURCE, TARGET, BATCH)
+  first = program(params, state, SOURCE, TARGET, OTHERS, BATCH)
   assert not np.any(first[1][1].embedding)
   third = first
   for _ in range(2):
-    third = program(params, third[2], SOURCE, TARGET, BATCH)
+    third = program(params, third[2], SOURCE, TARGET, OTHERS, BATCH)
   _, (value, gradients, *_) = of_one_device("dann")
   np.testing.assert_allclose(third[0], value, rtol=1e-6)
   close(third[1][0], gradients[0])
@@ -268,7 +269,7 @@ def test_jda_is_the_formula_and_its_adversary_ascends():
   @functools.partial(jax.value_and_grad, argnums=(0, 1, 2, 3))
   def expected(params, logits, *embeddings):
     domain = [perceptron(params["discriminator"], x) for x in embeddings]
-    tasks = cross_entropy(logits, BATCH["label"])[:13]
+    tasks = cross_entropy(logits, LABELS)[:13]
     divergence = adaptation.soft_h_divergence(*domain, **MASKS)
     return jnp.sum(tasks) / (13 + 7) + 0.7 * divergence
 
@@ -285,7 +286,7 @@ def test_jda_is_the_formula_and_its_adversary_ascends():
 def test_addas_players_learn_from_losses_of_their_own():
   _, (_, gradients, *_) = of_one_device("adda")
   params, _ = start("adda")
-  frozen = SOURCE.views["teacher"].embedding
+  frozen = OTHERS["source_teacher"].embedding
   told = jax.jit(jax.grad(domain_loss))(params, frozen, TARGET.embedding)
   close(gradients[0], told)
 
@@ -308,8 +309,7 @@ def test_mcds_classifiers_disagree_where_the_features_do_not():
   def expected(params, source, target):
     heads = [params["first"], params["second"]]
     task = sum(
-      jnp.mean(cross_entropy(perceptron(h, source), BATCH["label"])[:13])
-      for h in heads
+      jnp.mean(cross_entropy(perceptron(h, source), LABELS)[:13]) for h in heads
     )
     apart = adaptation.classifier_discrepancy(
       *(jax.nn.softmax(perceptron(h, target)) for h in heads)
@@ -321,7 +321,7 @@ def test_mcds_classifiers_disagree_where_the_features_do_not():
   close(gradients[0], slopes[0])
   close(gradients[1].embedding, slopes[1])
   close(gradients[2].embedding, slopes[2], -0.5)
-  answer = objectives.mcd().predict(params, state, TARGET, None)
+  answer = objectives.mcd().predict(params, state, {"student": TARGET})
   both = [perceptron(params[k], TARGET.embedding) for k in ("first", "second")]
   np.testing.assert_allclose(answer, (both[0] + both[1]) / 2, rtol=1e-5)
 
@@ -353,13 +353,12 @@ def test_mdds_student_only_names_the_classes():
 def test_dsts_own_head_never_learns_from_pseudo_labels():
   _, (value, gradients, *_) = of_one_device("dst")
   params, _ = start("dst")
-  strong = TARGET.views["strong"]
 
   @jax.jit
   def expected(params):
     worst = [perceptron(params["worst"], x.embedding) for x in (SOURCE, TARGET)]
     pseudo = adaptation.fixmatch_loss(
-      perceptron(params["pseudo"], strong.embedding),
+      perceptron(params["pseudo"], STRONG.embedding),
       TARGET.logits,
       threshold=0.5,
     )
@@ -368,15 +367,16 @@ def test_dsts_own_head_never_learns_from_pseudo_labels():
       worst[0],
       TARGET.logits,
       worst[1],
-      where_labeled=BATCH["mask"],
+      where_labeled=BATCH["source"]["mask"],
       where_unlabeled=BATCH["target"]["mask"],
     )
 
   np.testing.assert_allclose(value, expected(params), rtol=1e-5)
   close(gradients[0], jax.grad(expected)(params))
-  for x in (gradients[1], gradients[2], gradients[2].views["strong"]):
+  taught = gradients[3]["target_strong"]
+  for x in (gradients[1], gradients[2], taught):
     assert not np.any(x.logits)
-  assert np.any(gradients[2].views["strong"].embedding)
+  assert np.any(taught.embedding)
 
 
 def test_mmes_prototypes_answer_for_the_student():
@@ -390,12 +390,14 @@ def test_mmes_prototypes_answer_for_the_student():
       SOURCE.embedding, prototypes, temperature=0.5
     )
     entropy = adaptation.mme_loss(TARGET.embedding, prototypes, temperature=0.5)
-    task = cross_entropy(logits, BATCH["label"])
+    task = cross_entropy(logits, LABELS)
     return jnp.mean(task[:13]) + 0.1 * jnp.mean(entropy[:7])
 
   np.testing.assert_allclose(value, expected(params), rtol=1e-5)
   close(gradients[0], jax.grad(expected)(params))
-  answer = objectives.mme(temperature=0.5).predict(params, state, TARGET, None)
+  answer = objectives.mme(temperature=0.5).predict(
+    params, state, {"student": TARGET}
+  )
   np.testing.assert_allclose(
     answer,
     adaptation.prototype_logits(
@@ -417,9 +419,9 @@ def test_cdac_adds_up_and_its_consistency_rises():
 
     weak = TARGET.embedding
     strong, other = (
-      TARGET.views[name].embedding for name in ("strong", "strong_2")
+      OTHERS[f"target_{name}"].embedding for name in ("strong", "strong_2")
     )
-    task = cross_entropy(classify(SOURCE.embedding), BATCH["label"])
+    task = cross_entropy(classify(SOURCE.embedding), LABELS)
     clustering = adaptation.cdac_loss(
       weak,
       *map(classify, (weak, strong)),
@@ -436,13 +438,15 @@ def test_cdac_adds_up_and_its_consistency_rises():
   ramp = adaptation.sigmoid_ramp_up(0, length=1000)
   np.testing.assert_allclose(first, parts + 30 * ramp * difference, rtol=1e-5)
   module = moved["module"] | {"step": jnp.array(1000)}
-  last, *_ = program(params, moved | {"module": module}, SOURCE, TARGET, BATCH)
+  last, *_ = program(
+    params, moved | {"module": module}, SOURCE, TARGET, OTHERS, BATCH
+  )
   np.testing.assert_allclose(last, parts + 30 * difference, rtol=1e-5)
 
 
 def test_flexmatch_remembers_who_was_confident():
   program, (value, _, moved, metrics) = of_one_device("flexmatch")
-  weak, strong = TARGET.logits, TARGET.views["strong"].logits
+  weak, strong = TARGET.logits, STRONG.logits
   losses = adaptation.fixmatch_loss(strong, weak, threshold=0.0)
   np.testing.assert_allclose(value, jnp.mean(losses[:7]), rtol=1e-5)
   assert metrics["loss"][1] == 7
@@ -457,46 +461,37 @@ def test_flexmatch_remembers_who_was_confident():
   assert 0 < np.sum(moved["seen"].labels >= 0) < 8
   thresholds = adaptation.flexmatch_thresholds(weak, expected, threshold=0.6)
   losses = adaptation.fixmatch_loss(strong, weak, threshold=thresholds)
-  again, *_ = program({}, moved, SOURCE, TARGET, BATCH)
+  again, *_ = program({}, moved, SOURCE, TARGET, OTHERS, BATCH)
   np.testing.assert_allclose(again, jnp.mean(losses[:7]), rtol=1e-5)
 
 
 def test_the_target_alone_with_its_views_teacher_and_batch():
-  def loss(strong, teacher, index):
-    return jnp.sum(strong * teacher, -1) + index
+  def loss(target_strong_logits, target_teacher_logits, target_index):
+    gap = jnp.sum(target_strong_logits * target_teacher_logits, -1)
+    return gap + target_index
 
-  objective = objectives.on_target(
-    stateless(
-      loss,
-      lambda student, teacher, batch: (
-        student.views["strong"].logits,
-        teacher.logits,
-        batch["index"].astype(float),
-      ),
-    )
+  objective = stateless(loss)
+  value, _, metrics = objective.apply({}, {}, SPECS, BATCH, KEY)
+  strong, teacher = (
+    OTHERS[f"target_{k}"].logits for k in ("strong", "teacher")
   )
-  value, *_ = objective.apply({}, {}, SOURCE, TARGET, BATCH, KEY)
-  strong, teacher = (TARGET.views[k].logits for k in ("strong", "teacher"))
   expected = jnp.mean((jnp.sum(strong * teacher, -1) + jnp.arange(8))[:7])
   np.testing.assert_allclose(value, expected, rtol=1e-5)
+  assert metrics["loss"][1] == 7
   assert objective.predict is None
 
 
 @pytest.mark.parametrize(
-  ("name", "source", "target", "message"),
+  ("name", "changes", "message"),
   [
-    ("dann", SOURCE._replace(embedding=None), TARGET, "has no embedding"),
-    ("adda", SOURCE._replace(views=None), TARGET, "no view 'teacher'"),
-    ("dst", SOURCE, TARGET._replace(views=None), r"views \[\]; expected 's"),
-    (
-      "flexmatch",
-      SOURCE,
-      TARGET._replace(views={"other": TARGET}),
-      r"has the views \['other'\]; expected 'strong'",
-    ),
+    ("dann", {"source": SOURCE._replace(embedding=None)}, "has no embedding"),
+    ("adda", {"source_teacher": None}, "reads 'source_teacher_embedding'"),
+    ("dst", {"target_strong": None}, "reads 'target_strong_embedding'"),
+    ("flexmatch", {"target_strong": None}, "reads 'target_strong_logits'"),
   ],
 )
-def test_what_is_missing_is_named(name, source, target, message):
+def test_what_is_missing_is_named(name, changes, message):
+  roles = {k: v for k, v in (SPECS | changes).items() if v is not None}
   objective = OBJECTIVES[name]()
   with pytest.raises(ValueError, match=message):
-    jax.eval_shape(objective.apply, *start(name), source, target, BATCH, KEY)
+    jax.eval_shape(objective.apply, *start(name), roles, BATCH, KEY)
