@@ -16,8 +16,8 @@ from jaxtyping import Array
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives._pass import Pass
-from kdjax.ops._collectives import agreed
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
+from kdjax.ops import mean_over_devices
 from kdjax.training._checks import check_objective
 from kdjax.training._models import Forward
 from kdjax.training._models import Variables

@@ -14,8 +14,8 @@ import optax
 from jaxtyping import Array
 
 from kdjax.objectives._gradient_rule import GradientRule
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import total
+from kdjax.ops import mean_over_devices
+from kdjax.ops import sum_over_devices
 from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
