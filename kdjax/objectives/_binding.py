@@ -199,7 +199,7 @@ def part_of(batch: Any, role: str) -> Any:
 
 def masks_for(
   parameters: Mapping[str, Any], role: str, batch: Any, reader: str
-) -> dict[str, Array]:
+) -> dict[str, Any]:
   """The masks that a batch-coupled loss takes: `where`, `where_target` ...
 
   Args:

@@ -58,8 +58,8 @@ def uskd(
   def loss(
     classifier: Any,
     student: Outputs,
-    labels: Array,
-    mask: Array,
+    labels: Any,
+    mask: Any,
     *,
     axis_name: str | None,
     **hyper: Array,

@@ -1,4 +1,4 @@
-"""OFA's heads, USKD's weak classifier and MLLD's views."""
+"""OFA: heads on stages and on tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kdjax.distillation import mlld_loss
 from kdjax.distillation import ofa_loss
-from kdjax.distillation import uskd_loss
 from kdjax.nets import Outputs
-from kdjax.objectives import mlld
 from kdjax.objectives import ofa
-from kdjax.objectives import preset
-from kdjax.objectives import uskd
 from kdjax.objectives.distillation._ofa import _Merge
-from kdjax.ops import cross_entropy
-from kdjax.ops import masked_mean
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
@@ -24,7 +17,7 @@ MASK = np.arange(4) < 3
 BATCH = {"label": jnp.asarray(np.arange(4) % 3), "mask": jnp.asarray(MASK)}
 
 
-def network(*shapes, width=6, views=None):
+def network(*shapes, width=6):
   """Outputs for 4 images with features of these shapes."""
   features = {
     f"f{i:02}": RNG.normal(size=(4, *shape)).astype(np.float32)
@@ -33,9 +26,7 @@ def network(*shapes, width=6, views=None):
   logits, embedding = (
     RNG.normal(size=(4, n)).astype(np.float32) for n in (3, width)
   )
-  return jax.tree.map(
-    jnp.asarray, Outputs(logits, features, embedding, views=views)
-  )
+  return jax.tree.map(jnp.asarray, Outputs(logits, features, embedding))
 
 
 OFA_LOSS = jax.jit(ofa_loss)
@@ -45,21 +36,23 @@ def count(params):
   return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def loss_of(objective, student, teacher):
+def loss_of(objective, **outputs):
 
   @jax.jit
-  def program(student, teacher):
-    params, state = objective.init(KEY, student, teacher)
-    value, *_ = objective.apply(params, state, student, teacher, BATCH, KEY)
+  def program(outputs):
+    params, state = objective.init(KEY, outputs)
+    value, *_ = objective.apply(params, state, outputs, BATCH, KEY)
     return params, value
 
-  return program(student, teacher)
+  return program(outputs)
 
 
 def test_ofa_sizes_its_heads_as_the_authors_do():
   """Separable convolutions down to the deepest stage, then a classifier."""
   student = network((8, 8, 4), (8, 8, 4), (4, 4, 8), (2, 2, 12), width=12)
-  params, _ = jax.eval_shape(ofa().init, KEY, student, network(width=20))
+  params, _ = jax.eval_shape(
+    ofa().init, KEY, {"student": student, "teacher": network(width=20)}
+  )
 
   def separable(inputs, outputs):
     return 18 * inputs + inputs**2 + inputs * outputs + 2 * (inputs + outputs)
@@ -75,7 +68,9 @@ def test_ofa_of_tokens_takes_four_layers_and_deeper_heads_for_shallow_ones():
     return 4 * width + 12 * width**2 + width + 5 * width
 
   student = network(*[(197, 8)] * 12)
-  params, _ = jax.eval_shape(ofa().init, KEY, student, network())
+  params, _ = jax.eval_shape(
+    ofa().init, KEY, {"student": student, "teacher": network()}
+  )
   merge = 2 * 32 + 32 * 8
   classifier = 8 * 3 + 3
   assert count(params) == 4 * (merge + classifier) + 7 * block(8)
@@ -84,7 +79,7 @@ def test_ofa_of_tokens_takes_four_layers_and_deeper_heads_for_shallow_ones():
 @pytest.mark.parametrize("shape", [(16, 8), (17, 8), (7, 8), (5,)])
 def test_ofa_of_tokens_and_units(shape):
   student, teacher = network(shape, shape), network()
-  params, value = loss_of(ofa(), student, teacher)
+  params, value = loss_of(ofa(), student=student, teacher=teacher)
   assert count(params) > 0
   ends = OFA_LOSS(student.logits, teacher.logits, BATCH["label"])
   assert value > np.asarray(ends)[MASK].mean()
@@ -110,55 +105,11 @@ def test_ofa_needs_nothing_of_the_teacher_but_logits():
   """A cache has no more, and the student's width will do."""
   student = network((4, 4, 3), (2, 2, 5), width=5)
   teacher = Outputs(student.logits[::-1], {}, None)
-  params, value = loss_of(ofa(), student, teacher)
+  params, value = loss_of(ofa(), student=student, teacher=teacher)
   assert np.isfinite(value)
   assert params[0]["classifier"]["kernel"].shape == (5, 3)
 
 
 def test_ofa_without_features_is_refused():
   with pytest.raises(ValueError, match="student has no features"):
-    ofa().init(KEY, network(), network((2, 2, 3)))
-
-
-def test_uskd_classifies_the_stage_before_the_last():
-  student = network((4, 4, 5), (4, 4, 7), (2, 2, 9))
-  params, value = loss_of(uskd(mu=2.0), student, None)
-  assert params["kernel"].shape == (7, 3)
-  stage = np.asarray(student.features["f01"])
-  weak = stage.mean((1, 2)) @ np.asarray(params["kernel"])
-  expected = jax.jit(uskd_loss)(
-    student.logits,
-    BATCH["label"],
-    weak + np.asarray(params["bias"]),
-    mu=2.0,
-    where=BATCH["mask"],
-  )
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
-
-
-def test_mlld_weighs_both_views_as_published():
-  student, teacher = (network(views={"strong": network()}) for _ in range(2))
-  _, value = loss_of(preset("mlld"), student, teacher)
-  strong, teacher_strong = (
-    x.views["strong"].logits for x in (student, teacher)
-  )
-
-  @jax.jit
-  def expected():
-    levels = mlld_loss(
-      student.logits,
-      teacher.logits,
-      strong,
-      teacher_strong,
-      where=BATCH["mask"],
-    )
-    labels = cross_entropy(student.logits, BATCH["label"])
-    labels += cross_entropy(strong, BATCH["label"])
-    return 0.9 * levels + 0.1 * masked_mean(labels, BATCH["mask"])
-
-  np.testing.assert_allclose(value, expected(), rtol=1e-5)
-
-
-def test_mlld_needs_its_strong_view():
-  with pytest.raises(ValueError, match=r"student has the views \[\]; expected"):
-    loss_of(mlld(), network(), network())
+    loss_of(ofa(), student=network(), teacher=network((2, 2, 3)))

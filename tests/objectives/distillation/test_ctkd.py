@@ -14,15 +14,15 @@ RNG = np.random.default_rng(0)
 STUDENT, TEACHER = (
   Outputs(jnp.float32(3 * RNG.normal(size=(8, 5))), {}, None) for _ in range(2)
 )
+BOTH = {"student": STUDENT, "teacher": TEACHER}
 BATCH = {"mask": jnp.arange(8) < 6}
 KEY = jax.random.key(0)
 
 
 def program(objective):
   def loss(params, state, logits):
-    value, state, _ = objective.apply(
-      params, state, STUDENT._replace(logits=logits), TEACHER, BATCH, KEY
-    )
+    moved = BOTH | {"student": STUDENT._replace(logits=logits)}
+    value, state, _ = objective.apply(params, state, moved, BATCH, KEY)
     return value, state
 
   return jax.jit(jax.value_and_grad(loss, (0, 2), has_aux=True))
@@ -30,7 +30,7 @@ def program(objective):
 
 def test_gradient_grows_along_half_a_cosine():
   objective = ctkd(steps_per_epoch=2, ramp_epochs=4)
-  params, state = jax.jit(objective.init)(KEY, STUDENT, TEACHER)
+  params, state = jax.jit(objective.init)(KEY, BOTH)
   assert params == {"parameter": 1.0}
   step = program(objective)
   slopes = []
@@ -57,7 +57,7 @@ def test_gradient_grows_along_half_a_cosine():
 def test_each_example_may_have_its_own():
   """The perceptron resists; the student still sees a plain soft target."""
   objective = ctkd(steps_per_epoch=1, ramp_epochs=1, hidden=4)
-  params, state = jax.jit(objective.init)(KEY, STUDENT, TEACHER)
+  params, state = jax.jit(objective.init)(KEY, BOTH)
   (value, _), (gradient, by_logits) = program(objective)(
     params, state, STUDENT.logits
   )

@@ -20,25 +20,30 @@ def outputs(x):
   return Outputs(np.zeros((len(x), 3), np.float32), {}, x)
 
 
+def pair(student, teacher):
+  return {"student": outputs(student), "teacher": outputs(teacher)}
+
+
 def make(dtype=jnp.float32, **options):
   """Returns the objective, its params and state, and a compiled step."""
   objective = crd(EXAMPLES, negatives=NEGATIVES, dim=DIM, **options)
-  spec = outputs(np.zeros((BATCH, 5))), outputs(np.zeros((BATCH, 7)))
-  variables = jax.jit(lambda: objective.init(jax.random.key(0), *spec))()
+  spec = pair(np.zeros((BATCH, 5)), np.zeros((BATCH, 7)))
+  variables = jax.jit(lambda: objective.init(jax.random.key(0), spec))()
 
   def cast(x):
     return x.astype(dtype) if x.dtype == jnp.float32 else x
 
-  def step(params, state, student, teacher, batch, key):
+  def step(params, state, student, teacher, batch, key, *, axis_name=None):
     def loss(params):
+      given = pair(student, teacher)
       loss, moved, _ = objective.apply(
-        params, state, outputs(student), outputs(teacher), batch, key
+        params, state, given, batch, key, axis_name=axis_name
       )
       return loss, moved
 
     value, gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    if "axis_name" in options:
-      gradient = jax.lax.pmean(gradient, options["axis_name"])
+    if axis_name is not None:
+      gradient = jax.lax.pmean(gradient, axis_name)
     return value, gradient
 
   return objective, *jax.tree.map(cast, variables), step
@@ -176,7 +181,7 @@ def test_negatives_are_other_examples_or_other_classes():
 
 def test_devices_agree():
   params, state, single = compiled()
-  _, _, _, several = make(axis_name="batch")
+  several = functools.partial(make()[-1], axis_name="batch")
   features = [np.float32(x) for x in inputs()]
   index = RNG.integers(0, 12, BATCH)  # with repetitions over devices
   mask = np.ones(BATCH, bool)
@@ -235,15 +240,13 @@ def test_negatives_are_never_all_in_memory():
   """Their rows would take 64 MiB; their scores take 1/256 of that."""
   count, width = 4096, 256
   objective = crd(8192, negatives=count, dim=width)
-  spec = outputs(jnp.zeros((16, 4)))
+  spec = pair(jnp.zeros((16, 4)), jnp.zeros((16, 4)))
   params, state = jax.eval_shape(
-    lambda: objective.init(jax.random.key(0), spec, spec)
+    lambda: objective.init(jax.random.key(0), spec)
   )
 
   def loss(params, state, batch):
-    return objective.apply(params, state, spec, spec, batch, jax.random.key(0))[
-      0
-    ]
+    return objective.apply(params, state, spec, batch, jax.random.key(0))[0]
 
   program = jax.jit(jax.grad(loss)).lower(
     params, state, batch_of(np.zeros(16, int))
@@ -261,7 +264,7 @@ def test_errors_say_what_came():
     crd(1)
   bare = Outputs(jnp.zeros((2, 3)), {}, None)
   with pytest.raises(ValueError, match="student has no embedding"):
-    crd(40).init(jax.random.key(0), bare, bare)
+    crd(40).init(jax.random.key(0), {"student": bare})
 
 
 def test_a_batch_without_index_is_refused():
@@ -269,7 +272,7 @@ def test_a_batch_without_index_is_refused():
   with pytest.raises(
     ValueError, match=r"crd: batch has \['mask'\]; .* 'index'"
   ):
-    crd(9).apply({}, {}, None, None, batch, jax.random.key(0))
+    crd(9).apply({}, {}, {}, batch, jax.random.key(0))
 
 
 def test_embeddings_are_as_wide_as_the_banks():
@@ -277,11 +280,11 @@ def test_embeddings_are_as_wide_as_the_banks():
   with jax.enable_x64(True):
     spec = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
-      outputs(np.zeros((BATCH, 400))),
+      pair(*np.zeros((2, BATCH, 400))),
     )
     params, state = jax.jit(
       lambda: crd(EXAMPLES, negatives=NEGATIVES, dim=DIM).init(
-        jax.random.key(0), spec, spec
+        jax.random.key(0), spec
       )
     )()
   layer = params["student"]
