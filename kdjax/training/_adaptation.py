@@ -26,7 +26,7 @@ def adapt(
   optimizer: optax.GradientTransformation,
   *,
   teacher: Any = None,
-  on: str = "image",
+  on: str | tuple[str, ...] = "image",
   joint: bool = True,
   views: Views = NO_VIEWS,
   prepare: Prepare | None = None,
@@ -51,7 +51,8 @@ def adapt(
       (ADDA); or `"average"`, the average of the student's parameters that
       :func:`parameter_ema` keeps in the optimizer (mean teacher). Its outputs
       on both domains are the roles `"source_teacher"` and `"target_teacher"`.
-    on: the entry of each part that the student sees.
+    on: the entry of each part that the student sees; a tuple of entries for a
+      network of several inputs, which gets their dictionary.
     joint: whether both domains go through the student as one batch, so that
       they share batch statistics (TLlib); otherwise the source goes first,
       then the target (Dassl, DeepDA). The same without batch statistics.
@@ -97,7 +98,7 @@ def adapt(
   check_views("adapt", views)
   together = "domains" if joint else None
   passes = {
-    domain: Pass("student", on=f"{domain}.{on}", train=True, joint=together)
+    domain: Pass("student", on=_of(domain, on), train=True, joint=together)
     for domain in ("source", "target")
   }
   passes |= {
@@ -114,7 +115,7 @@ def adapt(
         f"adapt: teacher is {teacher!r}; expected a network or 'average'."
       )
     passes |= {
-      f"{domain}_teacher": Pass(network, on=f"{domain}.{on}")
+      f"{domain}_teacher": Pass(network, on=_of(domain, on))
       for domain in ("source", "target")
     }
   return make_learner(
@@ -123,11 +124,18 @@ def adapt(
     passes,
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=_in_turn(prepare, views_of(views, of="target", on=on)),
+    prepare=_in_turn(prepare, views_of(views, of="target")),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     axis_name=axis_name,
   )
+
+
+def _of(domain: str, on: str | tuple[str, ...]) -> str | tuple[str, ...]:
+  """The entries of a domain's part of the batch."""
+  if isinstance(on, str):
+    return f"{domain}.{on}"
+  return tuple(f"{domain}.{name}" for name in on)
 
 
 def _in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:

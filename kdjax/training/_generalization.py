@@ -22,7 +22,7 @@ def generalize(
   optimizer: optax.GradientTransformation,
   *,
   others: Mapping[str, Any] | None = None,
-  on: str = "image",
+  on: str | tuple[str, ...] = "image",
   passes: Mapping[str, Pass] | None = None,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
@@ -43,7 +43,8 @@ def generalize(
     optimizer: an Optax optimizer, which may take extra arguments.
     others: name -> further networks that are trained, such as one that tells
       the domains apart.
-    on: the entry of the batch that the student sees.
+    on: the entry of the batch that the student sees; a tuple of entries for a
+      network of several inputs, which gets their dictionary.
     passes: role -> :class:`Pass`, further passes; one of the role `"student"`
       takes the place of the student's own.
     prepare: `(key, batch, run) -> batch`, before the passes, such as a mixture
