@@ -35,8 +35,8 @@ def make_eval_step(
       objective predicts (SimKD), the student's logits are the prediction.
     metrics: name -> function of arrays, which are bound by their names
       (`logits`, `labels`, `teacher_logits`) as those of a loss are; or
-      (function, names of its arguments). It returns one value an example, or takes
-      `where` and `axis_name` and returns one for the batch.
+      (function, names of its arguments). It returns one value an example, or
+      takes `where` and `axis_name` and returns one for the batch.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:

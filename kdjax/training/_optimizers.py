@@ -36,12 +36,10 @@ def as_optimizer(
   steps = optimizer
   if not isinstance(steps, optax.MultiSteps):
     steps = getattr(getattr(optimizer, "init", None), "__self__", None)
-  if isinstance(steps, optax.MultiSteps) and getattr(
-    steps, "_use_grad_mean", True
-  ):
-    return _weighted(steps)
-  if isinstance(optimizer, optax.MultiSteps):
-    optimizer = optimizer.gradient_transformation()
+  if isinstance(steps, optax.MultiSteps):
+    if getattr(steps, "_use_grad_mean", True):
+      return _weighted(steps)
+    return optax.GradientTransformationExtraArgs(steps.init, steps.update)
   check_optimizer(name, optimizer)
   return _unaccumulated(name, optax.with_extra_args_support(optimizer))
 
@@ -59,8 +57,8 @@ def _unaccumulated(
   ) -> tuple[Any, Any]:
     if any(map(is_steps, jax.tree.leaves(state, is_leaf=is_steps))):
       raise ValueError(
-        f"{name}: the optimizer has optax.MultiSteps inside; expected it around "
-        "all other links, optax.MultiSteps(optax.chain(...), k), where its "
+        f"{name}: the optimizer has optax.MultiSteps inside; expected it "
+        "around all other links, optax.MultiSteps(optax.chain(...), k), where its "
         "mini-steps weigh by what they count."
       )
     return optimizer.update(updates, state, params, **extra)
