@@ -26,8 +26,7 @@ def adapt(
   optimizer: optax.GradientTransformation,
   *,
   teacher: Any = None,
-  on: str = "image",
-  domains: Sequence[str] = ("source", "target"),
+  on: str | tuple[str, ...] = "image",
   joint: bool = True,
   views: Views = NO_VIEWS,
   prepare: Prepare | None = None,
@@ -52,10 +51,8 @@ def adapt(
       (ADDA); or `"average"`, the average of the student's parameters that
       :func:`parameter_ema` keeps in the optimizer (mean teacher). Its outputs
       on both domains are the roles `"source_teacher"` and `"target_teacher"`.
-    on: the entry of each part that the student sees.
-    domains: the parts of the batch that the student sees, which are the roles:
-      `("target",)` for a method without the source, such as SHOT; not even
-      batch statistics of another part are seen.
+    on: the entry of each part that the student sees; a tuple of entries for a
+      network of several inputs, which gets their dictionary.
     joint: whether both domains go through the student as one batch, so that
       they share batch statistics (TLlib); otherwise the source goes first,
       then the target (Dassl, DeepDA). The same without batch statistics.
@@ -101,8 +98,8 @@ def adapt(
   check_views("adapt", views)
   together = "domains" if joint else None
   passes = {
-    domain: Pass("student", on=f"{domain}.{on}", train=True, joint=together)
-    for domain in domains
+    domain: Pass("student", on=_of(domain, on), train=True, joint=together)
+    for domain in ("source", "target")
   }
   passes |= {
     f"target_{name}": Pass("student", on=f"target.{name}", train=True)
@@ -118,8 +115,8 @@ def adapt(
         f"adapt: teacher is {teacher!r}; expected a network or 'average'."
       )
     passes |= {
-      f"{domain}_teacher": Pass(network, on=f"{domain}.{on}")
-      for domain in domains
+      f"{domain}_teacher": Pass(network, on=_of(domain, on))
+      for domain in ("source", "target")
     }
   return make_learner(
     {"student": student},
@@ -127,8 +124,27 @@ def adapt(
     passes,
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=in_turn(prepare, views_of(views, of="target", on=on)),
+    prepare=_in_turn(prepare, views_of(views, of="target")),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     axis_name=axis_name,
   )
+
+
+def _of(domain: str, on: str | tuple[str, ...]) -> str | tuple[str, ...]:
+  """The entries of a domain's part of the batch."""
+  if isinstance(on, str):
+    return f"{domain}.{on}"
+  return tuple(f"{domain}.{name}" for name in on)
+
+
+def _in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
+  """Prepares a batch by two functions, the one after the other."""
+  if first is None or then is None:
+    return first or then
+  one, other = first, then
+
+  def prepare(key: Array, batch: Any, run: Any) -> Any:
+    return other(key, one(key, batch, run), run)
+
+  return prepare

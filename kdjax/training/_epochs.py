@@ -66,8 +66,8 @@ def scan_epoch(step: Callable[..., tuple[Any, Metrics]]) -> Epoch:
 
   Returns:
     `epoch(state, frozen, data, plan, key, *, axis_name=...) -> state,
-    metrics`, with the keyword if the step has it. `data` is a dictionary
-    of arrays `[examples, ...]` on the device, `plan` comes from
+    metrics`, with the keyword if the step has it. `data` is a dictionary of
+    arrays `[examples, ...]` on the device, `plan` comes from
     :func:`epoch_plan`, and metrics have a leading axis of steps. A batch has
     the rows of `data` and the plan's `"index"` and `"mask"`. It raises
     TypeError or ValueError if `data` or `plan` is something else, or the arrays

@@ -27,8 +27,7 @@ def generalize(
   optimizer: optax.GradientTransformation,
   *,
   others: Mapping[str, Any] | None = None,
-  on: str = "image",
-  views: Views = NO_VIEWS,
+  on: str | tuple[str, ...] = "image",
   passes: Mapping[str, Pass] | None = None,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
@@ -49,10 +48,8 @@ def generalize(
     optimizer: an Optax optimizer, which may take extra arguments.
     others: name -> further networks that are trained, such as one that tells
       the domains apart.
-    on: the entry of the batch that the student sees.
-    views: name -> `(key, batch) -> inputs` `[domains, batch, ...]`, other views
-      of the examples. The outputs of a view `"strong"` are the role
-      `"student_strong"`.
+    on: the entry of the batch that the student sees; a tuple of entries for a
+      network of several inputs, which gets their dictionary.
     passes: role -> :class:`Pass`, further passes; one of the role `"student"`
       takes the place of the student's own.
     prepare: `(key, batch, run) -> batch`, before the passes, such as a mixture
