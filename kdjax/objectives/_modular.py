@@ -22,8 +22,8 @@ from kdjax.objectives._objective import as_hyperparameters
 from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
-from kdjax.ops._collectives import same_everywhere
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
+from kdjax.ops import same_everywhere
 
 
 def modular(
@@ -45,7 +45,7 @@ def modular(
 
   The functions' positional parameters are bound by their names: a role
   (`student`, `teacher`, `source`, `target_strong`) is its `Outputs`,
-  `student_logits` a field of one, `labels` an entry of the batch; `batch` is
+  `student_logits` a field of one, `labels` an get_entry of the batch; `batch` is
   the whole batch and `outputs` the mapping of all roles.
 
   Args:

@@ -11,10 +11,10 @@ from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives import stateless
 from kdjax.objectives._objective import loss_metric
-from kdjax.ops._collectives import UNTOLD
-from kdjax.ops._collectives import AxisName
-from kdjax.ops._collectives import told_axis
-from kdjax.ops._collectives import total
+from kdjax.ops import UNTOLD
+from kdjax.ops import AxisName
+from kdjax.ops import sum_over_devices
+from kdjax.ops import told_axis
 from kdjax.training._checks import check_pairs
 from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics

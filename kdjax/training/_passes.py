@@ -15,11 +15,11 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.ops._collectives import UNTOLD
-from kdjax.ops._collectives import AxisName
-from kdjax.ops._collectives import same_everywhere
-from kdjax.ops._collectives import told_axis
-from kdjax.ops._validation import entry
+from kdjax.ops import UNTOLD
+from kdjax.ops import AxisName
+from kdjax.ops import get_entry
+from kdjax.ops import same_everywhere
+from kdjax.ops import told_axis
 from kdjax.training._checks import check_objective
 from kdjax.training._models import Forward
 from kdjax.training._models import Variables
@@ -90,7 +90,7 @@ class LossFn(NamedTuple):
             "the loss: there is no average of the student's parameters; "
             "expected parameter_ema as the last link of the optimizer."
           )
-        return entry("the loss: frozen", frozen, name)
+        return get_entry("the loss: frozen", frozen, name)
       own = params[name] if gradient else jax.lax.stop_gradient(params[name])
       return Variables(own, states[name])
 

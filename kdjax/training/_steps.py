@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.ops._collectives import UNTOLD
-from kdjax.ops._collectives import AxisName
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import told_axis
-from kdjax.ops._collectives import total
+from kdjax.ops import UNTOLD
+from kdjax.ops import AxisName
+from kdjax.ops import mean_over_devices
+from kdjax.ops import sum_over_devices
+from kdjax.ops import told_axis
 from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
