@@ -44,7 +44,6 @@ def _stages(role: str, outputs: Any) -> list[str]:
 def select_stages(
   student: Outputs,
   teacher: Outputs,
-  batch: Any = None,
   *,
   student_side: str = "features",
   teacher_side: str = "features",
@@ -54,7 +53,6 @@ def select_stages(
 
   The sides are names of fields of `Outputs`, such as "preactivations".
   """
-  del batch
   names = matched_stages(student, teacher)
   if stem:
     first = min(student.features), min(teacher.features)
@@ -96,10 +94,9 @@ def last_feature(role: str, outputs: Outputs) -> Array:
 
 
 def select_last_stage(
-  student: Outputs, teacher: Outputs, batch: Any
+  student: Outputs, teacher: Outputs
 ) -> tuple[Array, Array]:
   """Selects the deepest features of both, before pooling."""
-  del batch
   names = matched_stages(student, teacher)[-1]
   return student.features[names[0]], teacher.features[names[1]]
 

@@ -1,21 +1,21 @@
-"""The players that methods of adaptation add to a student."""
+"""The networks that methods of adaptation train beside a student."""
 
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._objective import Schedule
-from kdjax.objectives._stages import field_of
 
 
 class Game(nnx.Module):
-  """Discriminators and classifiers by name, and how many turns they had.
+  """Discriminators and classifiers by name, and the number of the step.
 
   Args:
     rngs: random streams for the parameters.
@@ -34,8 +34,8 @@ class Game(nnx.Module):
       setattr(self, name, Player(widths, rngs, layer=layer))
     self.step = nnx.Variable(jnp.zeros((), jnp.int32))
 
-  def turn(self, scale: Array, schedule: Schedule | None) -> Array:
-    """The scale of this step's reversal; counts the step."""
+  def turn(self, scale: ArrayLike, schedule: Schedule | None) -> Any:
+    """Returns the scale of this step's reversal, and counts the step."""
     step = self.step[...]
     self.step[...] = step + 1
     return scale if schedule is None else scale * schedule(step)
@@ -64,22 +64,20 @@ class Player(nnx.Module):
     return last(x)
 
 
-def width_of(student: Any) -> int:
-  """The width of a student's embedding, from its outputs or their shapes."""
-  return field_of("student", student, "embedding").shape[-1]
+def discriminator_of(
+  hidden: Sequence[int],
+) -> Callable[..., nnx.Module]:
+  """Builds a game whose only player tells the domains of embeddings apart."""
+
+  def build(embedding: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return Game(rngs, discriminator=(embedding.shape[-1], *hidden, 1))
+
+  return build
 
 
-def embeddings_of(source: Outputs, target: Outputs) -> tuple[Array, Array]:
-  """A student's embeddings of both domains."""
-  return (
-    field_of("student", source, "embedding"),
-    field_of("student", target, "embedding"),
-  )
+def frozen(player: nnx.Module) -> Any:
+  """A copy of a player whose parameters get no gradient."""
+  graph, variables = nnx.split(player)
+  return nnx.merge(graph, jax.lax.stop_gradient(variables))
 
 
-def masks_of(batch: Any) -> dict[str, Any]:
-  """Which examples count, as the losses of two domains take it."""
-  return {
-    "where_source": batch["mask"],
-    "where_target": batch["target"]["mask"],
-  }

@@ -14,6 +14,8 @@ from kdjax.distillation._batch_rows import directions
 from kdjax.distillation.relations._crd import log_normalizer
 from kdjax.distillation.relations._crd import nce_loss
 from kdjax.nets import _layers
+from kdjax.objectives._binding import Roles
+from kdjax.objectives._binding import resolve
 from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import as_hyperparameters
@@ -79,7 +81,8 @@ def crd(
     >>> objective = crd(50, negatives=8)
     >>> student = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
     >>> teacher = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 16)))
-    >>> params, state = objective.init(jax.random.key(0), student, teacher)
+    >>> specs = {"student": student, "teacher": teacher}
+    >>> params, state = objective.init(jax.random.key(0), specs)
     >>> state["banks"]["student"].shape
     (50, 128)
 
@@ -95,16 +98,14 @@ def crd(
   classes = None if labels is None else _by_class(labels, num_examples)
   count = min(negatives, num_examples - 1)
 
-  def init(
-    key: Array, student_spec: Any, teacher_spec: Any
-  ) -> tuple[dict[str, Any], dict[str, Any]]:
+  def init(key: Array, specs: Roles) -> tuple[dict[str, Any], dict[str, Any]]:
     params, banks = {}, {}
     bound = (3 / dim) ** 0.5
-    for i, (role, spec) in enumerate(
-      zip(_ROLES, (student_spec, teacher_spec), strict=True)
-    ):
+    for i, role in enumerate(_ROLES):
       weights, rows = jax.random.split(jax.random.fold_in(key, i))
-      params[role] = _linear(role, spec, dim, weights)
+      params[role] = _linear(
+        role, resolve("crd", role, specs, {}), dim, weights
+      )
       banks[role] = jax.random.uniform(
         rows, (num_examples, dim), minval=-bound, maxval=bound
       )
@@ -122,7 +123,13 @@ def crd(
     return params, state
 
   def apply(
-    params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
+    params: Any,
+    state: Any,
+    outputs: Roles,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
     index, mask = (entry("crd: batch", batch, k) for k in ("index", "mask"))
     checkify.debug_check(
@@ -130,12 +137,9 @@ def crd(
       f"batch['index'] must lie in [0, {num_examples}); got " + "{}",
       index,
     )
-    embeddings = {
-      role: _embed(params[role], outputs)
-      for role, outputs in zip(
-        _ROLES, (student, jax.lax.stop_gradient(teacher)), strict=True
-      )
-    }
+    rows = {role: resolve("crd", role, outputs, batch) for role in _ROLES}
+    rows["teacher"] = jax.lax.stop_gradient(rows["teacher"])
+    embeddings = {role: _embed(params[role], rows[role]) for role in _ROLES}
     drawn = _draw(key, index, count, num_examples, state, axis_name)
     candidates = jnp.concatenate([index[:, None], drawn], 1)
     banks = jax.lax.stop_gradient(state["banks"])
@@ -152,7 +156,7 @@ def crd(
         scores[:, 0], scores[:, 1:], log_normalizers[role], num_examples
       )
     loss = batch_mean(values, batch, axis_name, crd)
-    written, kept, *rows = (
+    written, kept, *new_rows = (
       _everywhere(x, axis_name)
       for x in (index, mask, *(embeddings[role] for role in _ROLES))
     )
@@ -164,7 +168,7 @@ def crd(
         kept,
         state["hyperparameters"]["momentum"],
       )
-      for role, new in zip(_ROLES, rows, strict=True)
+      for role, new in zip(_ROLES, new_rows, strict=True)
     }
     state = state | {
       "banks": moved,

@@ -62,13 +62,11 @@ def ctkd(
     curriculum: Any,
     student: Outputs,
     teacher: Outputs,
-    batch: Any,
     *,
     ramp_epochs: ArrayLike,
     lowest: ArrayLike,
     span: ArrayLike,
   ) -> Array:
-    del batch
     epoch = curriculum.step[...] // steps_per_epoch + 1
     curriculum.step[...] += 1
     reversal = (1 - jnp.cos(jnp.pi * jnp.minimum(epoch / ramp_epochs, 1))) / 2
@@ -85,7 +83,6 @@ def ctkd(
   return modular(
     build,
     loss,
-    axis_name=axis_name,
     ramp_epochs=ramp_epochs,
     lowest=lowest,
     span=span,

@@ -19,7 +19,6 @@ from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
-from kdjax.objectives._select import select_embeddings
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import matched_stages
@@ -58,7 +57,8 @@ def cc(
   Examples:
     >>> objective = cc(dim=32)
     >>> student = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
-    >>> params, _ = objective.init(jax.random.key(0), student, student)
+    >>> specs = {"student": student, "teacher": student}
+    >>> params, _ = objective.init(jax.random.key(0), specs)
     >>> params["teacher"]["kernel"].shape
     (8, 32)
 
@@ -69,7 +69,7 @@ def cc(
   check_choice("form", form, ("kernel", "adjacent"))
 
   loss = functools.partial(cc_loss, form=form, order=order)
-  return _embedded(loss, dim, axis_name, gamma=gamma)
+  return _embedded(loss, dim, gamma=gamma)
 
 
 def crd_in_batch(
@@ -96,7 +96,8 @@ def crd_in_batch(
   Examples:
     >>> objective = crd_in_batch(dim=32)
     >>> student = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
-    >>> params, _ = objective.init(jax.random.key(0), student, student)
+    >>> specs = {"student": student, "teacher": student}
+    >>> params, _ = objective.init(jax.random.key(0), specs)
     >>> params["teacher"]["kernel"].shape
     (8, 32)
 
@@ -105,7 +106,7 @@ def crd_in_batch(
     <https://arxiv.org/abs/1910.10699>`_, 2020; see
     :func:`kdjax.distillation.crd_in_batch_loss`.
   """
-  return _embedded(crd_in_batch_loss, dim, axis_name, temperature=temperature)
+  return _embedded(crd_in_batch_loss, dim, temperature=temperature)
 
 
 def itrd(
@@ -135,7 +136,8 @@ def itrd(
   Examples:
     >>> objective = itrd()
     >>> student = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
-    >>> params, _ = objective.init(jax.random.key(0), student, student)
+    >>> specs = {"student": student, "teacher": student}
+    >>> params, _ = objective.init(jax.random.key(0), specs)
     >>> params["kernel"].shape
     (8, 8)
 
@@ -155,13 +157,14 @@ def itrd(
     module: nnx.Linear,
     student: Any,
     teacher: Any,
-    batch: Any,
+    mask: Array,
     *,
     correlation_weight: Array,
     mutual_weight: Array,
     alpha: Array,
+    axis_name: str | None,
   ) -> Array:
-    rest = {"where": batch["mask"], "axis_name": axis_name}
+    rest = {"where": mask, "axis_name": axis_name}
     embedded = module(student.embedding)
     like = module.in_features == module.out_features
     correlation = itrd_correlation_loss(
@@ -175,7 +178,6 @@ def itrd(
   return modular(
     build,
     loss,
-    axis_name=axis_name,
     correlation_weight=correlation_weight,
     mutual_weight=mutual_weight,
     alpha=alpha,
@@ -207,10 +209,11 @@ def irg(
     >>> objective = irg()
     >>> features = {"f0": jnp.ones((4, 6)), "f1": jnp.ones((4, 8))}
     >>> outputs = Outputs(jnp.ones((4, 3)), features, jnp.ones((4, 8)))
-    >>> params, state = objective.init(jax.random.key(0), outputs, outputs)
+    >>> outputs = {"student": outputs, "teacher": outputs}
+    >>> params, state = objective.init(jax.random.key(0), outputs)
     >>> batch = {"mask": jnp.ones(4, bool)}
     >>> loss, _, _ = objective.apply(
-    ...   params, state, outputs, outputs, batch, jax.random.key(0)
+    ...   params, state, outputs, batch, jax.random.key(0)
     ... )
     >>> loss
     Array(0., dtype=float32)
@@ -223,7 +226,6 @@ def irg(
   return stateless(
     irg_loss,
     _graph,
-    axis_name=axis_name,
     vertex_weight=vertex_weight,
     edge_weight=edge_weight,
     transformation_weight=transformation_weight,
@@ -241,7 +243,6 @@ class _Embeddings(nnx.Module):
 def _embedded(
   loss: Callable[..., Array],
   dim: int,
-  axis_name: str | None,
   **hyperparameters: Any,
 ) -> Objective:
   """Makes the objective of a loss between learned embeddings."""
@@ -255,22 +256,28 @@ def _embedded(
     )
 
   def compare(
-    module: _Embeddings, student: Any, teacher: Any, batch: Any, **hyper: Array
+    module: _Embeddings,
+    student: Any,
+    teacher: Any,
+    mask: Array,
+    *,
+    axis_name: str | None,
+    **hyper: Array,
   ) -> Array:
     return loss(
       module.student(student.embedding),
       # The layer learns; the network behind it does not.
       module.teacher(jax.lax.stop_gradient(teacher.embedding)),
-      where=batch["mask"],
+      where=mask,
       axis_name=axis_name,
       stop_teacher_gradient=False,
       **hyper,
     )
 
-  return modular(build, compare, axis_name=axis_name, **hyperparameters)
+  return modular(build, compare, **hyperparameters)
 
 
-def _graph(student: Outputs, teacher: Outputs, batch: Any) -> tuple[Any, ...]:
+def _graph(student: Outputs, teacher: Outputs) -> tuple[Any, ...]:
   """Selects embeddings, the maps of the last two stages, and logits."""
   stages = matched_stages(student, teacher)[-2:]
   maps: list[Any] = [None, None]
@@ -279,5 +286,8 @@ def _graph(student: Outputs, teacher: Outputs, batch: Any) -> tuple[Any, ...]:
       tuple(as_map(outputs.features[pair[side]]) for pair in stages)
       for side, outputs in enumerate((student, teacher))
     ]
-  logits = student.logits, teacher.logits
-  return *select_embeddings(student, teacher, batch), *maps, *logits
+  embeddings = (
+    field_of("student", student, "embedding"),
+    field_of("teacher", teacher, "embedding"),
+  )
+  return *embeddings, *maps, student.logits, teacher.logits

@@ -45,21 +45,16 @@ def factor_transfer(
     `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
   """
 
-  def loss(
-    factors: Any, student: Outputs, teacher: Outputs, batch: Any
-  ) -> Array:
-    del batch
+  def loss(factors: Any, student: Outputs, teacher: Outputs) -> Array:
     ours, theirs = last_maps(student, teacher)
     factors.freeze_once()
     pair = to_smaller(factors.translator(ours), factors.frozen_factor(theirs))
     return factor_transfer_loss(*pair, form=form)
 
-  return modular(_build(rate, axis_name), loss, axis_name=axis_name)
+  return modular(_build(rate), loss)
 
 
-def factor_transfer_pretraining(
-  *, rate: float = 0.5
-) -> Objective:
+def factor_transfer_pretraining(*, rate: float = 0.5) -> Objective:
   """Stage one of factor transfer: the paraphraser learns to reconstruct.
 
   The mean squared error of the teacher's last stage after the encoder and a
@@ -79,15 +74,12 @@ def factor_transfer_pretraining(
     `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
   """
 
-  def loss(
-    factors: Any, student: Outputs, teacher: Outputs, batch: Any
-  ) -> Array:
-    del batch
+  def loss(factors: Any, student: Outputs, teacher: Outputs) -> Array:
     _, theirs = last_maps(student, teacher)
     theirs = jax.lax.stop_gradient(theirs)
     return hint_loss(factors.paraphraser.reconstruct(theirs), theirs)
 
-  return modular(_build(rate, axis_name), loss, axis_name=axis_name)
+  return modular(_build(rate), loss)
 
 
 class _Frozen(nnx.Variable):
@@ -103,12 +95,10 @@ class _Factors(nnx.Module):
     teacher_width: int,
     factor_width: int,
     *,
-    axis_name: str | None,
     rngs: nnx.Rngs,
   ):
     self.translator = _Coder(
       [student_width, student_width, factor_width, factor_width],
-      axis_name=axis_name,
       norm=True,
       rngs=rngs,
     )
@@ -154,7 +144,6 @@ class _Coder(nnx.Module):
     widths: Sequence[int],
     *,
     rngs: nnx.Rngs,
-    axis_name: str | None = None,
     norm: bool = False,
   ):
     def layer(inputs: int, outputs: int) -> Any:
@@ -163,9 +152,7 @@ class _Coder(nnx.Module):
         "rngs": rngs,
       }
       if norm:
-        return _layers.ConvNorm(
-          inputs, outputs, 3, axis_name=axis_name, **options
-        )
+        return _layers.ConvNorm(inputs, outputs, 3, **options)
       return _layers.convolution(inputs, outputs, 3, use_bias=True, **options)
 
     self.layers = nnx.List(map(layer, widths[:-1], widths[1:]))
@@ -176,14 +163,13 @@ class _Coder(nnx.Module):
     return x
 
 
-def _build(rate: float, axis_name: str | None) -> Any:
+def _build(rate: float) -> Any:
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(last_maps, student, teacher)
     return _Factors(
       ours.shape[-1],
       theirs.shape[-1],
       max(1, int(rate * theirs.shape[-1])),
-      axis_name=axis_name,
       rngs=rngs,
     )
 

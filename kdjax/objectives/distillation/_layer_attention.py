@@ -64,25 +64,25 @@ def semckd(*, samples: int = 64) -> Objective:
       keys=nnx.List([_Embedding(samples, rngs) for _ in theirs]),
       regressors=nnx.List(
         [
-          nnx.List(
-            [
-              _Regressor(a.shape[-1], b.shape[-1], axis_name, rngs)
-              for b in theirs
-            ]
-          )
+          nnx.List([_Regressor(a.shape[-1], b.shape[-1], rngs) for b in theirs])
           for a in ours
         ]
       ),
     )
 
-  def loss(parts: Any, student: Outputs, teacher: Outputs, batch: Any) -> Array:
+  def loss(
+    parts: Any,
+    student: Outputs,
+    teacher: Outputs,
+    mask: Array,
+    *,
+    axis_name: str | None,
+  ) -> Array:
     ours, theirs = _all_maps(student, teacher)
     theirs = jax.lax.stop_gradient(theirs)
 
     def embed(embeddings: Any, maps: list[Array]) -> Array:
-      described = [
-        _similarities(x, samples, batch["mask"], axis_name) for x in maps
-      ]
+      described = [_similarities(x, samples, mask, axis_name) for x in maps]
       rows = zip(embeddings, described, strict=True)
       return jnp.stack([embedding(x) for embedding, x in rows], 1)
 
@@ -107,7 +107,7 @@ def semckd(*, samples: int = 64) -> Objective:
     weighted = jnp.sum(nnx.softmax(scores, -1) * distances, -1)
     return jnp.mean(weighted, -1)
 
-  return modular(build, loss, axis_name=axis_name)
+  return modular(build, loss)
 
 
 def afd(*, width: int = 128) -> Objective:
@@ -149,7 +149,7 @@ def afd(*, width: int = 128) -> Objective:
     ours, theirs = jax.eval_shape(_all_maps, student, teacher)
 
     def layer(inputs: int, outputs: int) -> nnx.Module:
-      return _LinearNorm(inputs, outputs, axis_name, rngs)
+      return _LinearNorm(inputs, outputs, rngs)
 
     init = nnx.initializers.glorot_normal()
     return nnx.Dict(
@@ -160,8 +160,7 @@ def afd(*, width: int = 128) -> Objective:
       query_positions=nnx.Param(init(rngs.params(), (len(theirs), width))),
     )
 
-  def loss(parts: Any, student: Outputs, teacher: Outputs, batch: Any) -> Array:
-    del batch
+  def loss(parts: Any, student: Outputs, teacher: Outputs) -> Array:
     ours, theirs = _all_maps(student, teacher)
     theirs = jax.lax.stop_gradient(theirs)
 
@@ -192,7 +191,7 @@ def afd(*, width: int = 128) -> Objective:
     )
     return jnp.sum(attention * distances, (1, 2))
 
-  return modular(build, loss, axis_name=axis_name)
+  return modular(build, loss)
 
 
 class _Embedding(nnx.Module):
@@ -209,9 +208,7 @@ class _Embedding(nnx.Module):
 class _Regressor(nnx.Module):
   """From a student's map to a teacher's channels."""
 
-  def __init__(
-    self, inputs: int, outputs: int, axis_name: str | None, rngs: nnx.Rngs
-  ):
+  def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
     hidden = 2 * outputs
     options: dict[str, Any] = {
       "kernel_init": _layers.TORCH_DEFAULT,
@@ -219,8 +216,8 @@ class _Regressor(nnx.Module):
     }
     self.layers = nnx.List(
       [
-        _layers.ConvNorm(inputs, hidden, 1, axis_name=axis_name, **options),
-        _layers.ConvNorm(hidden, hidden, 3, axis_name=axis_name, **options),
+        _layers.ConvNorm(inputs, hidden, 1, **options),
+        _layers.ConvNorm(hidden, hidden, 3, **options),
       ]
     )
     self.last = _layers.convolution(hidden, outputs, 1, **options)
@@ -232,12 +229,10 @@ class _Regressor(nnx.Module):
 class _LinearNorm(nnx.Module):
   """A linear layer and batch normalization."""
 
-  def __init__(
-    self, inputs: int, outputs: int, axis_name: str | None, rngs: nnx.Rngs
-  ):
+  def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
     # Batch normalization takes a bias away.
     self.linear = _layers.linear(inputs, outputs, use_bias=False, rngs=rngs)
-    self.norm = _layers.batch_norm(outputs, axis_name=axis_name, rngs=rngs)
+    self.norm = _layers.batch_norm(outputs, rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.linear(x))

@@ -69,12 +69,11 @@ def mgd(
     parts: Any,
     student: Outputs,
     teacher: Outputs,
-    batch: Any,
     *,
     mask_ratio: Array,
     key: Array,
+    axis_name: str | None,
   ) -> Array:
-    del batch
     stages = select_stages(student, teacher)
     ours, theirs = to_smaller(stages[0][-1], stages[1][-1])
     if "align" in parts:
@@ -85,7 +84,7 @@ def mgd(
     masked = jnp.where(noise < mask_ratio, 0.0, ours)
     return mgd_loss(parts["generation"](masked), theirs)
 
-  return modular(build, loss, axis_name=axis_name, mask_ratio=mask_ratio)
+  return modular(build, loss, mask_ratio=mask_ratio)
 
 
 def vitkd(
@@ -152,14 +151,13 @@ def vitkd(
     parts: Any,
     student: Outputs,
     teacher: Outputs,
-    batch: Any,
     *,
     alpha: Array,
     beta: Array,
     mask_ratio: Array,
     key: Array,
+    axis_name: str | None,
   ) -> Array:
-    del batch
     ours, theirs = _patches(student, teacher)
     if parts["projectors"]:
       projected = zip(parts["projectors"], ours, strict=True)
@@ -182,7 +180,6 @@ def vitkd(
   return modular(
     build,
     loss,
-    axis_name=axis_name,
     alpha=alpha,
     beta=beta,
     mask_ratio=mask_ratio,

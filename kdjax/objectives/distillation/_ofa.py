@@ -17,7 +17,6 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import last_feature
 from kdjax.objectives._stages import matched_stages
-from kdjax.ops._validation import entry
 
 _FINAL_GRID = 7
 _HEADS = 4
@@ -65,21 +64,25 @@ def ofa(*, eps: ArrayLike = 1.5) -> Objective:
       if len(shape) == 3:
         head = _TokenHead(shape[1], shape[2], max(deeper, 1), classes, rngs)
       else:
-        head = _MapHead(shape[-1], width, deeper, classes, axis_name, rngs)
+        head = _MapHead(shape[-1], width, deeper, classes, rngs)
       heads.append(head)
     return nnx.List(heads)
 
   def loss(
-    heads: Any, student: Outputs, teacher: Outputs, batch: Any, *, eps: Array
+    heads: Any,
+    student: Outputs,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    eps: Array,
   ) -> Array:
-    labels = entry("ofa: batch", batch, "label")
-    total = ofa_loss(student.logits, teacher.logits, labels, eps=eps)
+    total = ofa_loss(student.logits, teacher_logits, labels, eps=eps)
     for head, name in zip(heads, _stage_names(student), strict=True):
       logits = head(student.features[name])
-      total += ofa_loss(logits, teacher.logits, labels, eps=eps)
+      total += ofa_loss(logits, teacher_logits, labels, eps=eps)
     return total
 
-  return modular(build, loss, axis_name=axis_name, eps=eps)
+  return modular(build, loss, eps=eps)
 
 
 class _MapHead(nnx.Module):
@@ -91,7 +94,6 @@ class _MapHead(nnx.Module):
     width: int,
     halvings: int,
     classes: int,
-    axis_name: str | None,
     rngs: nnx.Rngs,
   ):
     def separable(inputs: int, outputs: int, stride: int) -> list[nnx.Module]:
@@ -99,7 +101,7 @@ class _MapHead(nnx.Module):
         _layers.convolution(
           inputs, inputs, 3, stride=stride, groups=inputs, rngs=rngs
         ),
-        _layers.ConvNorm(inputs, outputs, 1, axis_name=axis_name, rngs=rngs),
+        _layers.ConvNorm(inputs, outputs, 1, rngs=rngs),
         _Relu(),
       ]
 

@@ -22,9 +22,7 @@ from kdjax.ops._resizing import to_smaller
 from kdjax.ops._validation import check_choice
 
 
-def ickd(
-  *, scaling: str = "imagenet"
-) -> Objective:
+def ickd(*, scaling: str = "imagenet") -> Objective:
   """Inter-channel correlation (ICKD) of the last maps.
 
   The :func:`kdjax.distillation.ickd_loss`, after a convolution without bias
@@ -54,21 +52,27 @@ def ickd(
       ours.shape[-1],
       theirs.shape[-1],
       sizes[scaling],
-      axis_name=axis_name,
       rngs=rngs,
     )
 
-  def loss(embed: Any, student: Outputs, teacher: Outputs, batch: Any) -> Array:
+  def loss(
+    embed: Any,
+    student: Outputs,
+    teacher: Outputs,
+    mask: Array,
+    *,
+    axis_name: str | None,
+  ) -> Array:
     ours, theirs = last_maps(student, teacher)
     return ickd_loss(
       embed(ours),
       theirs,
       scaling=scaling,
-      where=batch["mask"],
+      where=mask,
       axis_name=axis_name,
     )
 
-  return modular(build, loss, axis_name=axis_name)
+  return modular(build, loss)
 
 
 def ktaad(
@@ -109,7 +113,7 @@ def ktaad(
     }
     widths = ours.shape[-1], theirs.shape[-1]
     return nnx.Dict(
-      adaptation=_layers.ConvNorm(*widths, 3, axis_name=axis_name, **options),
+      adaptation=_layers.ConvNorm(*widths, 3, **options),
       affinity=_layers.convolution(*widths, 3, use_bias=True, **options),
     )
 
@@ -117,13 +121,11 @@ def ktaad(
     adapters: Any,
     student: Outputs,
     teacher: Outputs,
-    batch: Any,
     *,
     adaptation_weight: Array,
     affinity_weight: Array,
     power: Array,
   ) -> Array:
-    del batch
     ours, theirs = to_smaller(*last_maps(student, teacher))
     adapted = nnx.relu(adapters["adaptation"](ours))
     return adaptation_weight * kta_loss(
@@ -133,16 +135,13 @@ def ktaad(
   return modular(
     build,
     loss,
-    axis_name=axis_name,
     adaptation_weight=adaptation_weight,
     affinity_weight=affinity_weight,
     power=power,
   )
 
 
-def srd(
-  *, exponent: ArrayLike = 4.0
-) -> Objective:
+def srd(*, exponent: ArrayLike = 4.0) -> Objective:
   """Simple recipe distillation (SRD) of the pooled last features.
 
   The :func:`kdjax.distillation.srd_loss` of the student's, after a linear
@@ -170,7 +169,6 @@ def srd(
         epsilon=1e-4,
         use_bias=False,
         use_scale=False,
-        axis_name=axis_name,
         rngs=rngs,
       )
       for role in ("student", "teacher")
@@ -183,30 +181,29 @@ def srd(
     parts: Any,
     student: Outputs,
     teacher: Outputs,
-    batch: Any,
+    mask: Array,
     *,
     exponent: Array,
+    axis_name: str | None,
   ) -> Array:
     ours, theirs = _pooled(student, teacher)
     return srd_loss(
       parts["student_norm"](parts["projector"](ours)),
       parts["teacher_norm"](theirs),
       exponent=exponent,
-      where=batch["mask"],
+      where=mask,
       axis_name=axis_name,
     )
 
-  return modular(build, loss, axis_name=axis_name, exponent=exponent)
+  return modular(build, loss, exponent=exponent)
 
 
-def vkd(*) -> Objective:
+def vkd() -> Objective:
   """VkD: an orthogonal projection of the pooled last features.
 
   The :func:`kdjax.distillation.vkd_loss` of the student's features, averaged
   over positions or tokens, after a projection without bias whose rows, or
   columns where the teacher is narrower, stay orthonormal.
-
-  Args:
 
   Returns:
     An objective; its published weight is 1, beside the cross-entropy and KD at
@@ -226,14 +223,11 @@ def vkd(*) -> Objective:
     ours, theirs = jax.eval_shape(_pooled, student, teacher)
     return Orthogonal(ours.shape[-1], theirs.shape[-1], rngs)
 
-  def loss(
-    projector: Any, student: Outputs, teacher: Outputs, batch: Any
-  ) -> Array:
-    del batch
+  def loss(projector: Any, student: Outputs, teacher: Outputs) -> Array:
     ours, theirs = _pooled(student, teacher)
     return vkd_loss(projector(ours), theirs)
 
-  return modular(build, loss, axis_name=axis_name)
+  return modular(build, loss)
 
 
 class Orthogonal(nnx.Module):

@@ -70,16 +70,13 @@ def fitnet(
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     hinted, hint = jax.eval_shape(select, student, teacher)
-    return Regressor(hinted.shape, hint.shape, axis_name=axis_name, rngs=rngs)
+    return Regressor(hinted.shape, hint.shape, rngs=rngs)
 
-  def loss(
-    regressor: Any, student: Outputs, teacher: Outputs, batch: Any
-  ) -> Array:
-    del batch
+  def loss(regressor: Any, student: Outputs, teacher: Outputs) -> Array:
     hinted, hint = select(student, teacher)
     return hint_loss(nnx.relu(regressor(hinted)), hint)
 
-  return modular(build, loss, axis_name=axis_name)
+  return modular(build, loss)
 
 
 def ab(*, margin: ArrayLike = 1.0) -> Objective:
@@ -113,27 +110,25 @@ def ab(*, margin: ArrayLike = 1.0) -> Objective:
   def connect(ours: Any, theirs: Any, rngs: nnx.Rngs) -> Any:
     if ours.shape == theirs.shape:
       return _Identity()
-    return Regressor(ours.shape, theirs.shape, axis_name=axis_name, rngs=rngs)
+    return Regressor(ours.shape, theirs.shape, rngs=rngs)
 
   def loss(
     connectors: Any,
     student: Outputs,
     teacher: Outputs,
-    batch: Any,
     *,
     margin: ArrayLike,
   ) -> Array:
-    del batch
     stages = _connected(connectors, student, teacher)
     return _deeper_weigh_more(
       [ab_loss(ours, theirs, margin=margin) for ours, theirs in stages]
     )
 
   build = _connectors(connect)
-  return modular(build, loss, axis_name=axis_name, margin=margin)
+  return modular(build, loss, margin=margin)
 
 
-def ofd(*) -> Objective:
+def ofd() -> Objective:
   r"""Overhaul of feature distillation (OFD) over all stages.
 
   .. math::
@@ -143,8 +138,6 @@ def ofd(*) -> Objective:
   without the stem. The student's go through a 1x1 convolution and batch
   normalization; the teacher's are averaged to the student's size; the margins
   come from the teacher's last batch normalization of each stage.
-
-  Args:
 
   Returns:
     An objective; its published weight is 1e-3 on CIFAR-100 and 1e-4 on
@@ -166,14 +159,10 @@ def ofd(*) -> Objective:
       ours.shape[-1],
       theirs.shape[-1],
       1,
-      axis_name=axis_name,
       rngs=rngs,
     )
 
-  def loss(
-    connectors: Any, student: Outputs, teacher: Outputs, batch: Any
-  ) -> Array:
-    del batch
+  def loss(connectors: Any, student: Outputs, teacher: Outputs) -> Array:
     normalizations = field_of("teacher", teacher, "normalizations")
     names = [name for _, name in matched_stages(student, teacher)]
     stages = _connected(connectors, student, teacher)
@@ -188,7 +177,7 @@ def ofd(*) -> Objective:
       ]
     )
 
-  return modular(_connectors(connect), loss, axis_name=axis_name)
+  return modular(_connectors(connect), loss)
 
 
 class Regressor(nnx.Module):
@@ -199,7 +188,6 @@ class Regressor(nnx.Module):
     inputs: tuple[int, ...],
     outputs: tuple[int, ...],
     *,
-    axis_name: str | None,
     rngs: nnx.Rngs,
   ):
     old, new = inputs[1:3], outputs[1:3]
@@ -238,7 +226,7 @@ class Regressor(nnx.Module):
         f"student has a map of {old} and teacher one of {new}; expected the "
         "teacher's to be at most as large, or a multiple."
       )
-    self.norm = _layers.batch_norm(outputs[-1], axis_name=axis_name, rngs=rngs)
+    self.norm = _layers.batch_norm(outputs[-1], rngs=rngs)
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.convolution(x))

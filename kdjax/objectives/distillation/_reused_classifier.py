@@ -63,10 +63,7 @@ def cat(
   """
   loss = functools.partial(cat_loss, resolution=resolution, normalize=normalize)
 
-  def select(
-    student: Outputs, teacher: Outputs, batch: Any
-  ) -> tuple[Array, Array]:
-    del batch
+  def select(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
     _check_pooled("student", student)
     ours, theirs = _last_maps(student, teacher)
     return (
@@ -74,7 +71,7 @@ def cat(
       _classify("teacher", teacher, theirs, use_bias=False),
     )
 
-  return stateless(loss, select, axis_name=axis_name)
+  return stateless(loss, select)
 
 
 def srrl(
@@ -107,18 +104,16 @@ def srrl(
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(_last_maps, student, teacher)
-    return _conv_norm(ours.shape[-1], theirs.shape[-1], 1, axis_name, rngs)
+    return _conv_norm(ours.shape[-1], theirs.shape[-1], 1, rngs)
 
   def loss(
     connector: Any,
     student: Outputs,
     teacher: Outputs,
-    batch: Any,
     *,
     alpha: Array,
     beta: Array,
   ) -> Array:
-    del batch
     ours, theirs = _last_maps(student, teacher)
     ours = nnx.relu(connector(ours))
     logits = _classify("teacher", teacher, _layers.global_mean(ours))
@@ -126,7 +121,7 @@ def srrl(
       ours, theirs, logits, teacher.logits, alpha=alpha, beta=beta
     )
 
-  return modular(build, loss, axis_name=axis_name, alpha=alpha, beta=beta)
+  return modular(build, loss, alpha=alpha, beta=beta)
 
 
 def simkd(*, factor: int = 2) -> Objective:
@@ -164,9 +159,9 @@ def simkd(*, factor: int = 2) -> Objective:
     hidden = max(outputs // factor, 1)
     return nnx.List(
       [
-        _conv_norm(inputs, hidden, 1, axis_name, rngs),
-        _conv_norm(hidden, hidden, 3, axis_name, rngs),
-        _conv_norm(hidden, outputs, 1, axis_name, rngs),
+        _conv_norm(inputs, hidden, 1, rngs),
+        _conv_norm(hidden, hidden, 3, rngs),
+        _conv_norm(hidden, outputs, 1, rngs),
       ]
     )
 
@@ -176,17 +171,14 @@ def simkd(*, factor: int = 2) -> Objective:
     ours, theirs = to_smaller(*_last_maps(student, teacher))
     return _layers.activate(projector, ours)[1], theirs
 
-  def loss(
-    projector: Any, student: Outputs, teacher: Outputs, batch: Any
-  ) -> Array:
-    del batch
+  def loss(projector: Any, student: Outputs, teacher: Outputs) -> Array:
     return hint_loss(*project(projector, student, teacher))
 
   def predict(projector: Any, student: Outputs, teacher: Outputs) -> Array:
     ours, _ = project(projector, student, teacher)
     return _classify("teacher", teacher, _layers.global_mean(ours))
 
-  return modular(build, loss, predict=predict, axis_name=axis_name)
+  return modular(build, loss, predict=predict)
 
 
 def _last_maps(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
@@ -225,12 +217,11 @@ def _classify(
 
 
 def _conv_norm(
-  inputs: int, outputs: int, size: int, axis_name: str | None, rngs: nnx.Rngs
+  inputs: int, outputs: int, size: int, rngs: nnx.Rngs
 ) -> nnx.Module:
   return _layers.ConvNorm(
     inputs,
     outputs,
     size,
-    axis_name=axis_name,
     rngs=rngs,
   )

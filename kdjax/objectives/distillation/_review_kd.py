@@ -79,15 +79,13 @@ def review_kd(
           width,
           b.shape[-1],
           deepest=i == len(ours) - 1,
-          axis_name=axis_name,
           rngs=rngs,
         )
         for i, (a, b) in enumerate(zip(ours, theirs, strict=True))
       ]
     )
 
-  def loss(fusions: Any, student: Outputs, teacher: Outputs, batch: Any) -> Any:
-    del batch
+  def loss(fusions: Any, student: Outputs, teacher: Outputs) -> Any:
     total: Any = 0.0
     fused = None
     stages = zip(fusions, *select(student, teacher), strict=True)
@@ -96,7 +94,7 @@ def review_kd(
       total += hierarchical_context_loss(output, theirs)
     return total
 
-  return modular(build, loss, axis_name=axis_name)
+  return modular(build, loss)
 
 
 class _Fusion(nnx.Module):
@@ -109,11 +107,9 @@ class _Fusion(nnx.Module):
     outputs: int,
     *,
     deepest: bool,
-    axis_name: str | None,
     rngs: nnx.Rngs,
   ):
     norm: dict[str, Any] = {
-      "axis_name": axis_name,
       "kernel_init": _UNIFORM,
       "rngs": rngs,
     }

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -15,7 +14,6 @@ from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import last_feature
-from kdjax.ops._validation import entry
 
 
 def sdd(
@@ -58,17 +56,13 @@ def sdd(
     return regional_logits(as_map(feature), kernel, bias, grids=grids)
 
   def select(
-    student: Outputs, teacher: Outputs, batch: Any
+    student: Outputs, teacher: Outputs, labels: Array
   ) -> tuple[Array, Array, Array]:
-    return (
-      logits_of("student", student),
-      logits_of("teacher", teacher),
-      entry("sdd: batch", batch, "label"),
-    )
+    ours, theirs = logits_of("student", student), logits_of("teacher", teacher)
+    return ours, theirs, labels
 
   return stateless(
     functools.partial(sdd_loss, inner=inner),
     select,
-    axis_name=axis_name,
     **hyperparameters,
   )

@@ -42,17 +42,15 @@ def at(
     <https://github.com/HobbitLong/RepDistiller>`_.
   """
   loss = _summed(functools.partial(at_loss, form=form))
-  return stateless(loss, select_stages, axis_name=axis_name, power=power)
+  return stateless(loss, select_stages, power=power)
 
 
-def nst(*) -> Objective:
+def nst() -> Objective:
   """Neuron selectivity transfer (NST) over all stages.
 
   Each stage's :func:`kdjax.distillation.nst_loss`, summed over the stages
   without the stem. Of maps of unequal size the larger is averaged to the
   smaller.
-
-  Args:
 
   Returns:
     An objective; its published weight is 50.
@@ -62,17 +60,15 @@ def nst(*) -> Objective:
     selectivity transfer <https://arxiv.org/abs/1707.01219>`_, 2017, as in
     `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
   """
-  return stateless(_summed(nst_loss), select_stages, axis_name=axis_name)
+  return stateless(_summed(nst_loss), select_stages)
 
 
-def fsp(*) -> Objective:
+def fsp() -> Objective:
   """Flow of solution procedure (FSP) over all consecutive stages.
 
   The :func:`kdjax.distillation.fsp_loss` of each stage and the next, from the
   stem on, summed. It prepares the student in a stage of its own, before the
   training on labels; the widths of student and teacher must be equal.
-
-  Args:
 
   Returns:
     An objective; its published weight is 1, for 30 epochs.
@@ -94,7 +90,7 @@ def fsp(*) -> Objective:
     return sum(fsp_loss(*pair) for pair in pairs)
 
   select = functools.partial(select_stages, stem=True)
-  return stateless(loss, select, axis_name=axis_name)
+  return stateless(loss, select)
 
 
 def kdsvd(*, k: int = 1) -> Objective:
@@ -115,7 +111,7 @@ def kdsvd(*, k: int = 1) -> Objective:
     `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
   """
   loss = functools.partial(kdsvd_loss, k=k)
-  return stateless(loss, select_stages, axis_name=axis_name)
+  return stateless(loss, select_stages)
 
 
 def _summed(loss: Callable[..., Array]) -> Callable[..., Any]:

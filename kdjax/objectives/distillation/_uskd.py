@@ -13,7 +13,6 @@ from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import matched_stages
-from kdjax.ops._validation import entry
 
 
 def uskd(
@@ -49,8 +48,7 @@ def uskd(
     names = [ours for ours, _ in matched_stages(student, student)]
     return student.features[names[max(len(names) - 2, 0)]]
 
-  def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
-    del teacher
+  def build(student: Any, rngs: nnx.Rngs) -> nnx.Module:
     return _layers.classifier(
       stage(student).shape[-1],
       student.logits.shape[-1],
@@ -58,20 +56,23 @@ def uskd(
     )
 
   def loss(
-    classifier: Any, student: Outputs, teacher: Any, batch: Any, **hyper: Array
+    classifier: Any,
+    student: Outputs,
+    labels: Array,
+    mask: Array,
+    *,
+    axis_name: str | None,
+    **hyper: Array,
   ) -> Array:
-    del teacher
     feature = stage(student)
     middle = jnp.mean(feature, tuple(range(1, feature.ndim - 1)))
     return uskd_loss(
       student.logits,
-      entry("uskd: batch", batch, "label"),
+      labels,
       classifier(middle),
-      where=batch["mask"],
+      where=mask,
       axis_name=axis_name,
       **hyper,
     )
 
-  return modular(
-    build, loss, axis_name=axis_name, alpha=alpha, beta=beta, mu=mu
-  )
+  return modular(build, loss, alpha=alpha, beta=beta, mu=mu)

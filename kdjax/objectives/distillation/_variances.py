@@ -74,8 +74,7 @@ def vid(
       ]
     )
 
-  def loss(heads: Any, student: Outputs, teacher: Outputs, batch: Any) -> Any:
-    del batch
+  def loss(heads: Any, student: Outputs, teacher: Outputs) -> Any:
     total: Any = 0.0
     stages = zip(heads, *select_stages(student, teacher), strict=True)
     for head, *maps in stages:
@@ -84,16 +83,14 @@ def vid(
       total += vid_loss(head(ours), variance, theirs)
     return total
 
-  return modular(build, loss, axis_name=axis_name)
+  return modular(build, loss)
 
 
-def l2(*) -> Objective:
+def l2() -> Objective:
   """L2 distillation (CSE-L2) of the embeddings.
 
   Their mean squared difference. A student's embedding of another width than
   the teacher's goes through a linear layer first.
-
-  Args:
 
   Returns:
     An objective; its published weight is 15, beside the cross-entropy.
@@ -109,15 +106,12 @@ def l2(*) -> Objective:
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> _Projection:
     return _Projection("l2", student, teacher, rngs)
 
-  def loss(
-    projection: Any, student: Outputs, teacher: Outputs, batch: Any
-  ) -> Array:
-    del batch
+  def loss(projection: Any, student: Outputs, teacher: Outputs) -> Array:
     return hint_loss(
       projection(student.embedding), field_of("teacher", teacher, "embedding")
     )
 
-  return modular(build, loss, axis_name=axis_name)
+  return modular(build, loss)
 
 
 def pad_l2(*, eps: ArrayLike = 1e-6) -> Objective:
@@ -146,12 +140,11 @@ def pad_l2(*, eps: ArrayLike = 1e-6) -> Objective:
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> _VarianceBranch:
     projection = _Projection("pad_l2", student, teacher, rngs)
     width = teacher.embedding.shape[-1]
-    return _VarianceBranch(projection, width, axis_name, rngs)
+    return _VarianceBranch(projection, width, rngs)
 
   def loss(
-    branch: Any, student: Outputs, teacher: Outputs, batch: Any, *, eps: Array
+    branch: Any, student: Outputs, teacher: Outputs, *, eps: Array
   ) -> Array:
-    del batch
     embedding, log_variance = branch(student.embedding)
     return pad_l2_loss(
       embedding,
@@ -160,7 +153,7 @@ def pad_l2(*, eps: ArrayLike = 1e-6) -> Objective:
       eps=eps,
     )
 
-  return modular(build, loss, axis_name=axis_name, eps=eps)
+  return modular(build, loss, eps=eps)
 
 
 class _Gaussian(nnx.Module):
@@ -217,13 +210,12 @@ class _VarianceBranch(nnx.Module):
     self,
     projection: "_Projection",
     width: int,
-    axis_name: str | None,
     rngs: nnx.Rngs,
   ):
     self.projection = projection
     # Batch normalization takes a bias away.
     self.linear = _layers.linear(width, width, use_bias=False, rngs=rngs)
-    self.norm = _layers.batch_norm(width, axis_name=axis_name, rngs=rngs)
+    self.norm = _layers.batch_norm(width, rngs=rngs)
 
   def __call__(self, x: Array) -> tuple[Array, Array]:
     x = self.projection(x)

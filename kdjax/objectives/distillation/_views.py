@@ -14,15 +14,14 @@ from kdjax.distillation import mlld_loss
 from kdjax.distillation import sskd_pretext_loss
 from kdjax.distillation import sskd_similarity_loss
 from kdjax.distillation import sskd_transformed_loss
-from kdjax.nets import Outputs
 from kdjax.nets import _layers
+from kdjax.objectives._binding import Roles
+from kdjax.objectives._binding import resolve
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
-from kdjax.objectives._stages import field_of
 from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._validation import entry
 
 
 def crld(
@@ -49,7 +48,7 @@ def crld(
     Zhang et al., `Cross-view consistency regularisation for knowledge
     distillation <https://arxiv.org/abs/2412.16493>`_, 2024.
   """
-  return _two_views(crld_loss, view, axis_name=axis_name, **hyperparameters)
+  return _two_views(crld_loss, view, **hyperparameters)
 
 
 def mlld(
@@ -88,7 +87,6 @@ def mlld(
     view,
     weight=weight,
     strong_labels=strong_labels,
-    axis_name=axis_name,
     **hyperparameters,
   )
 
@@ -117,14 +115,8 @@ def cskd(
     Yun et al., `Regularizing class-wise predictions via self-knowledge
     distillation <https://arxiv.org/abs/2003.13964>`_, 2020.
   """
-
-  def select(student: Outputs, teacher: Any, batch: Any) -> tuple[Array, Array]:
-    del teacher, batch
-    return student.logits, _view_of("student", student, view).logits
-
-  return stateless(
-    cskd_loss, select, axis_name=axis_name, temperature=temperature
-  )
+  names = ("student_logits", f"student_{view}_logits")
+  return stateless(cskd_loss, names, temperature=temperature)
 
 
 def sskd(
@@ -174,19 +166,19 @@ def sskd(
     <https://arxiv.org/abs/2006.07114>`_, 2020; code xuguodong03/SSKD.
   """
 
-  def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
+  def build(
+    student_embedding: Any, teacher_embedding: Any, rngs: nnx.Rngs
+  ) -> nnx.Module:
     return nnx.Dict(
-      {
-        role: _projection_head(field_of(role, x, "embedding").shape[-1], rngs)
-        for role, x in (("student", student), ("teacher", teacher))
-      }
+      student=_projection_head(student_embedding.shape[-1], rngs),
+      teacher=_projection_head(teacher_embedding.shape[-1], rngs),
     )
 
   def loss(
     heads: Any,
-    student: Outputs,
-    teacher: Outputs,
-    batch: Any,
+    outputs: Roles,
+    labels: Array,
+    mask: Array,
     *,
     temperature: ArrayLike,
     ratio: ArrayLike,
@@ -194,28 +186,31 @@ def sskd(
     similarity_temperature: ArrayLike,
     similarity_ratio: ArrayLike,
     similarity_weight: ArrayLike,
+    axis_name: str | None,
   ) -> Array:
     coupling: dict[str, Any] = {
-      "where": batch["mask"],
+      "where": mask,
       "axis_name": axis_name,
     }
-    ours = [student, *(_view_of("student", student, v) for v in views)]
-    theirs = [teacher, *(_view_of("teacher", teacher, v) for v in views)]
-    taught = jnp.stack([field_of("teacher", x, "embedding") for x in theirs], 1)
+
+    def seen(role: str, field: str) -> list[Array]:
+      roles = [role, *(f"{role}_{view}" for view in views)]
+      names = [f"{role}_{field}" for role in roles]
+      return [resolve("sskd", name, outputs, {}) for name in names]
+
+    taught = jnp.stack(seen("teacher", "embedding"), 1)
     # The pretext task shapes the head, never the teacher.
     taught = heads["teacher"](jax.lax.stop_gradient(taught))
     transformed = sskd_transformed_loss(
-      jnp.stack([x.logits for x in ours[1:]], 1),
-      jnp.stack([x.logits for x in theirs[1:]], 1),
-      entry("sskd: batch", batch, "label"),
+      jnp.stack(seen("student", "logits")[1:], 1),
+      jnp.stack(seen("teacher", "logits")[1:], 1),
+      labels,
       temperature=temperature,
       ratio=ratio,
       **coupling,
     )
     similarity = sskd_similarity_loss(
-      heads["student"](
-        jnp.stack([field_of("student", x, "embedding") for x in ours], 1)
-      ),
+      heads["student"](jnp.stack(seen("student", "embedding"), 1)),
       taught,
       temperature=similarity_temperature,
       ratio=similarity_ratio,
@@ -231,7 +226,6 @@ def sskd(
   return modular(
     build,
     loss,
-    axis_name=axis_name,
     temperature=temperature,
     ratio=ratio,
     transformed_weight=transformed_weight,
@@ -247,40 +241,14 @@ def _two_views(
   *,
   weight: ArrayLike = 1.0,
   strong_labels: ArrayLike = 1.0,
-  axis_name: str | None,
   **hyperparameters: ArrayLike,
 ) -> Objective:
   """A loss of the logits of both views, and the other view's cross-entropy."""
-
-  def select(
-    student: Outputs, teacher: Outputs, batch: Any
-  ) -> tuple[Array, ...]:
-    del batch
-    seen = (
-      _view_of(role, outputs, view).logits
-      for role, outputs in (("student", student), ("teacher", teacher))
-    )
-    return student.logits, teacher.logits, *seen
-
-  def select_labels(
-    student: Outputs, teacher: Outputs, batch: Any
-  ) -> tuple[Array, Array]:
-    del teacher
-    labels = entry("crld or mlld: batch", batch, "label")
-    return _view_of("student", student, view).logits, labels
-
-  across = stateless(loss, select, axis_name=axis_name, **hyperparameters)
-  labels = stateless(cross_entropy, select_labels, axis_name=axis_name)
+  names = ("student_logits", "teacher_logits")
+  seen = (f"student_{view}_logits", f"teacher_{view}_logits")
+  across = stateless(loss, (*names, *seen), **hyperparameters)
+  labels = stateless(cross_entropy, (seen[0], "labels"))
   return combine({"views": (weight, across), "ce": (strong_labels, labels)})
-
-
-def _view_of(role: str, outputs: Outputs, name: str) -> Outputs:
-  views = outputs.views or {}
-  if name not in views:
-    raise ValueError(
-      f"{role} has the views {sorted(views)}; expected one called {name!r}."
-    )
-  return views[name]
 
 
 def _projection_head(width: int, rngs: nnx.Rngs) -> nnx.Module:

@@ -14,11 +14,9 @@ from kdjax.nets import Outputs
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
-from kdjax.objectives.distillation._regressors import Regressor
-from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
-from kdjax.ops._validation import entry
+from kdjax.objectives.distillation._regressors import Regressor
 
 
 def wkd_logit(
@@ -51,30 +49,27 @@ def wkd_logit(
     for knowledge distillation <https://arxiv.org/abs/2412.08139>`_, 2024.
   """
 
-  def select(
-    student: Outputs, teacher: Outputs, batch: Any
-  ) -> tuple[Array, ...]:
-    kernel, _ = field_of("teacher", teacher, "classifier")
-    labels = entry("wkd_logit: batch", batch, "label")
-    return student.logits, teacher.logits, labels, kernel
-
   def loss(
-    student: Array,
-    teacher: Array,
+    student_logits: Array,
+    teacher_logits: Array,
     labels: Array,
-    kernel: Array,
+    teacher_classifier: tuple[Array, Array],
     *,
     sharpness: ArrayLike,
     **hyperparameters: Any,
   ) -> Array:
+    kernel, _ = teacher_classifier
     cost = wkd_class_cost(kernel, sharpness=sharpness)
     return wkd_logit_loss(
-      student, teacher, labels, cost, iterations=iterations, **hyperparameters
+      student_logits,
+      teacher_logits,
+      labels,
+      cost,
+      iterations=iterations,
+      **hyperparameters,
     )
 
-  return stateless(
-    loss, select, axis_name=axis_name, sharpness=sharpness, **hyperparameters
-  )
+  return stateless(loss, sharpness=sharpness, **hyperparameters)
 
 
 def wkd_feature(
@@ -112,20 +107,18 @@ def wkd_feature(
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
     ours, theirs = jax.eval_shape(select, student, teacher)
-    return Regressor(ours.shape, theirs.shape, axis_name=axis_name, rngs=rngs)
+    return Regressor(ours.shape, theirs.shape, rngs=rngs)
 
   def loss(
     regressor: Any,
     student: Outputs,
     teacher: Outputs,
-    batch: Any,
     *,
     mean_weight: ArrayLike,
   ) -> Array:
-    del batch
     ours, theirs = select(student, teacher)
     return wkd_feature_loss(
       nnx.relu(regressor(ours)), theirs, mean_weight=mean_weight, grid=grid
     )
 
-  return modular(build, loss, axis_name=axis_name, mean_weight=mean_weight)
+  return modular(build, loss, mean_weight=mean_weight)

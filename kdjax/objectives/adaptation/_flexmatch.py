@@ -1,0 +1,95 @@
+"""FlexMatch: pseudo-labels with a threshold for each class."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax.adaptation import FlexMatchState
+from kdjax.adaptation import fixmatch_loss
+from kdjax.adaptation import flexmatch_init
+from kdjax.adaptation import flexmatch_thresholds
+from kdjax.adaptation import flexmatch_update
+from kdjax.objectives._binding import resolve
+from kdjax.objectives._objective import Metrics
+from kdjax.objectives._objective import Objective
+from kdjax.objectives._objective import loss_metric
+from kdjax.objectives._objective import widen
+from kdjax.ops import gather_batch
+from kdjax.ops import masked_mean
+from kdjax.ops._validation import entry
+
+
+def flexmatch(
+  num_examples: int,
+  *,
+  threshold: ArrayLike = 0.95,
+  view: str = "strong",
+) -> Objective:
+  """FlexMatch: pseudo-labels with a threshold for each class.
+
+  The :func:`kdjax.adaptation.fixmatch_loss` of a strong view; which examples
+  were confident, by their `"index"` in the target's batch, is its state.
+
+  Args:
+    num_examples: of the target; an index is below it.
+    threshold: of a class that is learned well, kept in the state.
+    view: the name of the strongly augmented view; the weak one is the batch.
+
+  Returns:
+    An objective of the roles `"target"` and `"target_strong"`; its published
+    weight is 1.
+
+  Raises:
+    ValueError: from `apply`, if there is no such view.
+
+  References:
+    Zhang et al., `FlexMatch: boosting semi-supervised learning with curriculum
+    pseudo labeling <https://arxiv.org/abs/2110.08263>`_, 2021.
+  """
+
+  def init(key: Array, specs: Any) -> tuple[Any, Any]:
+    del key
+    classes = entry("flexmatch: outputs", specs, "target").logits.shape[-1]
+    seen = flexmatch_init(num_examples=num_examples, num_classes=classes)
+    return {}, {"seen": seen, "threshold": jnp.asarray(threshold, float)}
+
+  def apply(
+    params: Any,
+    state: Any,
+    outputs: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[Array, Any, Metrics]:
+    del params, key
+    strong, weak, mask, index = (
+      widen(resolve("flexmatch", name, outputs, batch))
+      for name in (
+        f"target_{view}_logits",
+        "target_logits",
+        "target_mask",
+        "target_index",
+      )
+    )
+    least = state["threshold"]
+    seen = FlexMatchState(*state["seen"])
+    losses = fixmatch_loss(
+      strong,
+      weak,
+      threshold=flexmatch_thresholds(weak, seen, threshold=least),
+    )
+    value = masked_mean(losses, mask, axis_name=axis_name)
+    logits, index, where = (
+      gather_batch(x, axis_name) for x in (weak, index, mask)
+    )
+    seen = flexmatch_update(logits, seen, index, threshold=least, where=where)
+    if axis_name is not None:
+      # The same on all devices: this tells JAX so.
+      seen = jax.tree.map(lambda x: jax.lax.pmax(x, axis_name), seen)
+    return value, state | {"seen": seen}, loss_metric(value, {"mask": mask})
+
+  return Objective(init, apply)
