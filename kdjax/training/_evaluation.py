@@ -31,9 +31,9 @@ def make_eval_step(
     loss_fn: the passes, in evaluation mode, from :func:`pass_loss`. If its
       objective predicts (SimKD), the student's logits are the prediction.
     metrics: name -> function of arrays, which are bound by their names
-      (`logits`, `labels`, `teacher_logits`) as those of a loss are; or (function,
-      names of its arguments). It returns one value an example, or takes
-      `where` and `axis_name` and returns one for the batch.
+      (`logits`, `labels`, `teacher_logits`) as those of a loss are; or
+      (function, names of its arguments). It returns one value an example, or
+      takes `where` and `axis_name` and returns one for the batch.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
