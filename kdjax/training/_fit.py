@@ -5,44 +5,42 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from kdjax.data._any_data import BatchStream
-from kdjax.data._any_data import open_data
 from kdjax.ops._validation import check_choice
 from kdjax.ops._validation import check_integer
 from kdjax.training._diagnostics import gradient_cosine_of
-from kdjax.training._epochs import scan_epoch
-from kdjax.training._epochs import scan_evaluation
-from kdjax.training._feeds import WHOLE
 from kdjax.training._feeds import Feed
-from kdjax.training._feeds import PlannedPart
+from kdjax.training._feeds import in_brackets
+from kdjax.training._feeds import training_feed
+from kdjax.training._feeds import validation_feeds
 from kdjax.training._learner import Learner
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
-from kdjax.training._parallel import parallelize
+from kdjax.training._programs import Sums
+from kdjax.training._programs import add
+from kdjax.training._programs import compile_
+from kdjax.training._programs import devices_of
+from kdjax.training._programs import evaluation
+from kdjax.training._programs import is_scanned
+from kdjax.training._programs import placing
+from kdjax.training._programs import scanned_steps
+from kdjax.training._programs import single_steps
+from kdjax.training._programs import unnamed
 from kdjax.training._progress import Progress
 from kdjax.training._runs import Interruption
 from kdjax.training._runs import RunFolder
 from kdjax.training._state import TrainState
+from kdjax.training._teachers import CachedTeacher
 
-Pairs = dict[str, tuple[float, float]]
-
-# Data up to this size are copied to the device as a whole.
-_MOST_BYTES = 256 * 2**20
 # So many steps are one program: short enough to stop at Ctrl-C soon.
 _STEPS_OF_A_SCAN = 50
-# So many batches may wait on the device.
-_STEPS_AHEAD = 4
 _EVALUATIONS = 10
 
 
@@ -210,30 +208,30 @@ def fit(
       f"fit: steps is {steps} and epochs is {epochs}; expected one of them."
     )
   init_key, order_key, step_key = jax.random.split(key, 3)
-  feed = _training_feed(learner, data, batch_size, order_key, data_dir)
+  feed = training_feed(learner, data, batch_size, order_key, data_dir)
   total = _total_steps(feed, steps, epochs)
   evaluate_every = min(evaluate_every or -(-total // _EVALUATIONS), total)
   checkpoint_every = checkpoint_every or evaluate_every
   first = feed.first()
   size = _check_size(first, batch_size)
-  sets = _validation_feeds(learner, validation, size, data_dir)
-  devices = _devices(mode, devices, size)
-  scanned = _is_scanned("data", feed, scan)
+  sets = validation_feeds(learner, validation, size, data_dir)
+  devices = devices_of(mode, devices, size)
+  scanned = is_scanned("data", feed, scan)
 
   with _explained("data", first):
     state = learner.init(init_key, feed.join(first))
-  compiled = functools.partial(_compiled, mode=mode, devices=devices)
-  place = _placing(mode, devices)
+  compiled = functools.partial(compile_, mode=mode, devices=devices)
+  place = placing(mode, devices)
   frozen = place(dict(learner.frozen))
-  evaluate = _plain(learner.evaluate)
+  evaluate = unnamed(learner.evaluate)
   for name, own in sets.items():
     batch = own.first()
-    with _explained(_dotted("validation", name), batch):
+    with _explained(in_brackets("validation", name), batch):
       jax.eval_shape(evaluate, state, frozen, batch)
-  make = _scanned_steps if scanned else _single_steps
+  make = scanned_steps if scanned else single_steps
   advance = make(compiled, learner, feed, frozen, step_key, place)
   measures = {
-    name: _evaluation(compiled, evaluate, own, frozen, scan, place)
+    name: evaluation(compiled, evaluate, own, frozen, scan, place)
     for name, own in sets.items()
   }
   cosine = None
@@ -288,7 +286,7 @@ def fit(
         state, seen, last = advance(state, batches, step, stop, interruption)
       for pairs in seen:
         step += 1
-        _add(sums, pairs)
+        add(sums, pairs)
         if nan == "stop":
           values = {k: v for k, (v, _) in pairs.items()}
           _check_finite(step, values, saved, workdir)
@@ -350,7 +348,9 @@ def _check_learner(learner: Any) -> None:
 
 def _as_key(key: Any) -> Array:
   """Returns a typed key, also of an old one of two numbers."""
-  if isinstance(key, jax.Array | np.ndarray):
+  if isinstance(key, np.ndarray):
+    key = jax.numpy.asarray(key)
+  if isinstance(key, jax.Array):
     if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
       if not key.shape:
         return key
@@ -361,121 +361,6 @@ def _as_key(key: Any) -> Array:
       "one key, jax.random.key(0)."
     )
   raise TypeError(f"fit: key is {key!r}; expected jax.random.key(0).")
-
-
-def _dotted(name: str, part: str) -> str:
-  return f"{name}[{part!r}]" if part else name
-
-
-def _training_feed(
-  learner: Learner, data: Any, batch_size: int | None, key: Array, data_dir: Any
-) -> Feed:
-  """Opens the training data: of one set, or of one for each domain."""
-  passes = [row for row in learner.loss_fn.passes.values() if row.train]
-  names = [on for row in passes for on in _entries_of(row.on)]
-  parts = sorted({on.partition(".")[0] for on in names if "." in on})
-  axes = max(row.batch_axes for row in passes)
-  options = {"pair": _pair(learner), "data_dir": data_dir}
-  domains = {WHOLE: data}
-  if parts or axes > 1:
-    domains = _domains(data, parts)
-  opened = {
-    name: open_data(
-      _dotted("data", name),
-      own,
-      parts=() if name else parts,
-      batch_axes=1 if name else axes,
-      **options,
-    )
-    for name, own in domains.items()
-  }
-  if (parts or axes > 1) and WHOLE in opened:
-    own = opened[WHOLE]
-    if not isinstance(own, BatchStream):
-      wanted = ", ".join(f"{part!r}: ..." for part in parts) or "domain: data"
-      raise TypeError(
-        f"fit: data is of one domain; expected a mapping {{{wanted}}}, with "
-        "data for each, or an iterable of batches with these parts."
-      )
-  feeds = {}
-  for i, (name, own) in enumerate(sorted(opened.items())):
-    if isinstance(own, BatchStream):
-      feeds[name] = own
-      continue
-    _need_batch_size(batch_size)
-    own_key = jax.random.fold_in(key, i)
-    feeds[name] = PlannedPart(own, batch_size, own_key)
-  # In the order of the user's mapping, which is that of stacked domains.
-  feeds = {name: feeds[name] for name in opened}
-  return Feed(feeds, stacked=axes > 1)
-
-
-def _need_batch_size(batch_size: int | None) -> None:
-  if batch_size is None:
-    raise ValueError(
-      "fit: batch_size is None; expected an integer. Only an iterable of "
-      "batches has a size of its own."
-    )
-
-
-def _domains(data: Any, parts: Sequence[str]) -> Mapping[str, Any]:
-  """The data of each domain; or the whole, if it is a stream of batches."""
-  if not isinstance(data, Mapping):
-    return {WHOLE: data}
-  if parts and sorted(data) != list(parts):
-    raise ValueError(
-      f"fit: data has {sorted(data)}; expected data for each of "
-      f"{', '.join(parts)}."
-    )
-  for name, own in data.items():
-    if hasattr(own, "shape"):
-      raise ValueError(
-        f"fit: data[{name!r}] is an array; expected a mapping, domain -> data, "
-        "such as {'photo': {'image': x, 'label': y}, ...}."
-      )
-  return data
-
-
-def _validation_feeds(
-  learner: Learner, validation: Any, batch_size: int, data_dir: Any
-) -> dict[str, Feed]:
-  """Opens validation data: one set, or several by their names."""
-  if validation is None:
-    return {}
-  sets = {WHOLE: validation}
-  if isinstance(validation, Mapping) and validation:
-    whole = [
-      isinstance(x, list) or hasattr(x, "shape") for x in validation.values()
-    ]
-    sets = sets if any(whole) else validation
-  feeds = {}
-  for name, own in sets.items():
-    dotted = _dotted("validation", name)
-    opened = open_data(
-      dotted, own, pair=_pair(learner), split="test", data_dir=data_dir
-    )
-    if not isinstance(opened, BatchStream):
-      feeds[name] = Feed({WHOLE: PlannedPart(opened, batch_size, None)})
-    elif opened.again:
-      feeds[name] = Feed({WHOLE: opened})
-    else:
-      raise TypeError(
-        f"fit: {dotted} is an iterator, which can be read once; expected "
-        "arrays or an iterable that starts anew, such as a list or a DataLoader."
-      )
-  return feeds
-
-
-def _entries_of(on: str | tuple[str, ...]) -> tuple[str, ...]:
-  return (on,) if isinstance(on, str) else on
-
-
-def _pair(learner: Learner) -> tuple[str, str] | None:
-  """The names of x and y in a pair, if the student has one input."""
-  on = next(row.on for row in learner.loss_fn.passes.values() if row.train)
-  if not isinstance(on, str):
-    return None
-  return on.rpartition(".")[2], "label"
 
 
 def _total_steps(feed: Feed, steps: int | None, epochs: int | None) -> int:
@@ -507,186 +392,6 @@ def _check_size(first: Any, batch_size: int | None) -> int:
   return batch_size or masks[0].shape[0]
 
 
-def _devices(
-  mode: str | None, devices: Sequence[jax.Device] | None, batch_size: int
-) -> tuple[jax.Device, ...] | None:
-  """The devices of a parallel run; None for one device as JAX chooses it."""
-  if mode is not None:
-    check_choice("fit: mode", mode, ("jit", "pmap", "shard_map"))
-  elif devices is None:
-    return None
-  devices = tuple(jax.devices() if devices is None else devices)
-  if not devices:
-    raise ValueError("fit: devices is empty; expected at least one.")
-  if batch_size % len(devices):
-    raise ValueError(
-      f"fit: batch_size is {batch_size}; expected a multiple of the "
-      f"{len(devices)} devices."
-    )
-  return devices
-
-
-def _is_scanned(name: str, feed: Feed, scan: bool | None) -> bool:
-  """Whether all data go to the device; reads sources of data that do."""
-  if scan and not feed.planned:
-    raise ValueError(
-      f"fit: scan is True, and {name} comes in batches; expected arrays or "
-      "another data set that is read by index."
-    )
-  if scan is None:
-    small = feed.nbytes <= _MOST_BYTES
-    if small:
-      feed.load()
-    return small
-  if scan:
-    feed.load()
-  return scan
-
-
-def _plain(evaluate: Callable[..., Any]) -> Callable[..., Any]:
-  """The evaluation with no axis named but by `parallelize`."""
-
-  def plain(
-    state: Any, frozen: Any, batch: Any, *, axis_name: str | None = None
-  ) -> Any:
-    return evaluate(state, frozen, batch, axis_name=axis_name)
-
-  return plain
-
-
-def _compiled(
-  function: Callable[..., Any],
-  *,
-  mode: str | None,
-  devices: Sequence[jax.Device] | None,
-  donate: tuple[int, ...] = (),
-) -> Callable[..., Any]:
-  if devices is None:
-    return jax.jit(function, donate_argnums=donate)
-  return parallelize(
-    function, mode or "jit", devices=devices, donate_argnums=donate
-  )
-
-
-def _placing(
-  mode: str | None, devices: Sequence[jax.Device] | None
-) -> Callable[[Any], Any]:
-  """Copies to all devices once what every step needs."""
-  if devices is None or mode == "pmap":
-    return lambda tree: jax.tree.map(jax.numpy.asarray, tree)
-  mesh = jax.make_mesh(
-    (len(devices),), ("batch",), (AxisType.Auto,), devices=devices
-  )
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  return lambda tree: jax.device_put(tree, everywhere)
-
-
-def _joined_step(learner: Learner, feed: Feed) -> Callable[..., Any]:
-  def step(
-    state: Any,
-    frozen: Any,
-    batch: Any,
-    key: Array,
-    *,
-    axis_name: str | None = None,
-  ) -> Any:
-    batch = feed.join(batch)
-    return learner.step(state, frozen, batch, key, axis_name=axis_name)
-
-  return step
-
-
-def _scanned_steps(
-  compiled: Any,
-  learner: Learner,
-  feed: Feed,
-  frozen: Any,
-  key: Array,
-  place: Any,
-) -> Callable[..., Any]:
-  """Some steps as one program, with all data on the device."""
-  epoch = compiled(scan_epoch(_joined_step(learner, feed)), donate=(0,))
-  data = place(feed.data())
-
-  def advance(
-    state: Any, batches: Any, start: int, stop: int, interruption: Any
-  ) -> Any:
-    del batches, interruption
-    plan = feed.plan(start, stop)
-    state, metrics = epoch(state, frozen, data, plan, key)
-    metrics = jax.device_get(metrics)
-    seen = [
-      {k: (float(v[i]), float(n[i])) for k, (v, n) in metrics.items()}
-      for i in range(stop - start)
-    ]
-    return state, seen, lambda: feed.batch(stop - 1)
-
-  return advance
-
-
-def _single_steps(
-  compiled: Any,
-  learner: Learner,
-  feed: Feed,
-  frozen: Any,
-  key: Array,
-  place: Any,
-) -> Callable[..., Any]:
-  """Steps one by one, of batches that come from the host."""
-  del place
-  call = compiled(_joined_step(learner, feed), donate=(0,))
-
-  def advance(
-    state: Any, batches: Any, start: int, stop: int, interruption: Any
-  ) -> Any:
-    seen, batch = [], None
-    for _ in range(start, stop):
-      batch = next(batches)
-      state, metrics = call(state, frozen, batch, key)
-      seen.append(metrics)
-      if len(seen) > _STEPS_AHEAD:
-        jax.block_until_ready(seen[-_STEPS_AHEAD])
-      if interruption.signal is not None:
-        break
-    pairs = [
-      {k: (float(v), float(n)) for k, (v, n) in metrics.items()}
-      for metrics in jax.device_get(seen)
-    ]
-    return state, pairs, lambda: batch
-
-  return advance
-
-
-def _evaluation(
-  compiled: Any,
-  evaluate: Callable[..., Any],
-  feed: Feed,
-  frozen: Any,
-  scan: bool | None,
-  place: Any,
-) -> Callable[[Any], Pairs]:
-  """Sums and counts of the metrics over a data set."""
-  if feed.planned and _is_scanned("validation", feed, scan):
-    call = compiled(scan_evaluation(evaluate))
-    data, plan = place(feed.data()), feed.plan(0, feed.steps or 0)
-
-    def measure(state: Any) -> Pairs:
-      sums = jax.device_get(call(state, frozen, data, plan))
-      return {k: (float(v), float(n)) for k, (v, n) in sums.items()}
-
-    return measure
-  call = compiled(evaluate)
-
-  def measure_in_turn(state: Any) -> Pairs:
-    sums: Pairs = {}
-    for batch in feed.one_pass():
-      pairs = jax.device_get(call(state, frozen, batch))
-      _add(sums, {k: (float(v), float(n)) for k, (v, n) in pairs.items()})
-    return sums
-
-  return measure_in_turn
-
-
 def _stops(
   start: int, total: int, evaluate_every: int, checkpoint_every: int
 ) -> Iterator[int]:
@@ -708,22 +413,15 @@ def _stops(
     before = after
 
 
-def _add(sums: Pairs, pairs: Mapping[str, tuple[float, float]]) -> None:
-  """Adds step by step, so that the parts of a run do not matter."""
-  for name, (value, count) in pairs.items():
-    old = sums.get(name, (0.0, 0.0))
-    sums[name] = old[0] + value, old[1] + count
-
-
-def _means(sums: Pairs) -> dict[str, float]:
+def _means(sums: Sums) -> dict[str, float]:
   return {k: value / max(count, 1.0) for k, (value, count) in sums.items()}
 
 
-def _sums_to_json(sums: Pairs) -> dict[str, list[str]]:
+def _sums_to_json(sums: Sums) -> dict[str, list[str]]:
   return {k: [x.hex() for x in pair] for k, pair in sums.items()}
 
 
-def _sums_from_json(sums: Mapping[str, Any]) -> Pairs:
+def _sums_from_json(sums: Mapping[str, Any]) -> Sums:
   return {
     k: (float.fromhex(value), float.fromhex(count))
     for k, (value, count) in sums.items()
@@ -753,7 +451,7 @@ def _check_finite(
 
 def _numbers(state: Any) -> dict[str, Any]:
   """The hyper-parameters of an objective, as JSON holds them."""
-  numbers = {}
+  numbers: dict[str, Any] = {}
   for path, x in jax.tree_util.tree_leaves_with_path(state):
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     scalar = getattr(x, "shape", None) == ()
@@ -764,7 +462,7 @@ def _numbers(state: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _explained(name: str, batch: Any) -> Iterator[None]:
+def _explained(name: str, batch: Any) -> Generator[None]:
   """Adds to an error what is odd about the labels, or whose data they are."""
   try:
     yield
@@ -804,7 +502,9 @@ def _result(
   trained = [k for k in state.params if k != "objective"]
   name = "student" if "student" in trained else trained[0]
   variables = _on_one_device(state.network(name))
-  model = Model(learner.loss_fn.forwards[name], variables)
+  forward = learner.loss_fn.forwards[name]
+  assert not isinstance(forward, CachedTeacher)  # it is not trained
+  model = Model(forward, variables)
   given = learner.modules[name]
   module = (
     _with_weights(given, variables) if isinstance(given, nnx.Module) else None
