@@ -10,9 +10,7 @@ from scipy import stats
 
 from experiments import _finetune_training
 from experiments._finetune_methods import answer
-from kdjax import finetuning
 from kdjax import selection
-
 # Criterion -> what it looks at.
 CRITERIA = {
   "leep": "probabilities",
@@ -133,7 +131,7 @@ def compiled(criterion: str, classes: int):
     options = {}
   if criterion == "regularized_h_score":
     criterion, options["covariance"] = "h_score", "ledoit-wolf"
-  return jax.jit(functools.partial(getattr(finetuning, criterion), **options))
+  return jax.jit(functools.partial(getattr(selection, criterion), **options))
 
 
 def correlate(scores: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

@@ -10,7 +10,15 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-LOSS_AREAS = {"distillation", "adaptation", "finetuning", "generalization"}
+LOSS_AREAS = {
+  "adaptation",
+  "distillation",
+  "finetuning",
+  "generalization",
+  "reweighting",
+  "selection",
+  "transforms",
+}
 # What each area may import: other areas of kdjax, then other packages. Names
 # in the last set are imported where they are used, not with the module.
 LOSSES_MAY = {"jax", "jaxtyping", "numpy"}
@@ -18,6 +26,7 @@ MAY_IMPORT = {
   "ops": (set(), LOSSES_MAY, set()),
   "fused": ({"ops"}, LOSSES_MAY, set()),
   **{area: ({"ops", "fused"}, LOSSES_MAY, set()) for area in LOSS_AREAS},
+  "selection": ({"ops", "adaptation"}, LOSSES_MAY, set()),
   "metrics": ({"ops"}, LOSSES_MAY, set()),
   "nets": ({"ops"}, LOSSES_MAY | {"flax"}, {"safetensors"}),
   "objectives": (
@@ -36,6 +45,11 @@ MAY_IMPORT = {
     {"orbax"},
   ),
 }
+TESTS = [
+  path.relative_to(ROOT / "tests")
+  for area in sorted(MAY_IMPORT.keys() - {"objectives", "training"})
+  for path in sorted((ROOT / "tests" / area).rglob("test_*.py"))
+]
 AREAS = sorted(path.parent.name for path in ROOT.glob("kdjax/*/__init__.py"))
 PUBLIC = [
   pytest.param(getattr(module, name), id=f"{area}.{name}")
@@ -79,8 +93,25 @@ def test_each_area_lists_its_names(area):
     if not name.startswith("_") and not inspect.ismodule(value)
   }
   assert public == set(module.__all__)
-  modules = (ROOT / "kdjax" / area).glob("*.py")
-  assert all(path.name.startswith("_") for path in modules)
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_there_is_no_second_way_in(area):
+  """Modules are private, and a sub-package exports nothing."""
+  folder = ROOT / "kdjax" / area
+  for path in folder.rglob("*.py"):
+    assert path.name.startswith("_"), path
+    if path.name == "__init__.py" and path.parent != folder:
+      assert len(ast.parse(path.read_text()).body) == 1, path
+
+
+@pytest.mark.parametrize("path", TESTS, ids=str)
+def test_a_test_file_bears_the_name_of_the_file_it_tests(path):
+  """Tests of several files say so: `test_several_<theme>.py`."""
+  name = path.stem.removeprefix("test")
+  assert name.startswith("_several_") or (
+    (ROOT / "kdjax" / path.parent / f"{name}.py").exists()
+  )
 
 
 @pytest.mark.parametrize("value", PUBLIC)

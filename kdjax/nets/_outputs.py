@@ -32,8 +32,8 @@ class Outputs(NamedTuple):
       queries, keys]`, or None.
     classifier: the head's kernel `[dimension, classes]` and bias `[classes]`,
       for methods that apply it elsewhere, or None.
-    views: the outputs for other views of the same images, by the view's name,
-      where a method asks for them; or None.
+    heads: the outputs of each head, by its name, of a network that has
+      several; or None.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -53,7 +53,7 @@ class Outputs(NamedTuple):
   normalizations: dict[str, tuple[Array, Array]] | None = None
   attention: dict[str, Array] | None = None
   classifier: tuple[Array, Array] | None = None
-  views: dict[str, "Outputs"] | None = None
+  heads: dict[str, "Outputs"] | None = None
 
 
 def assemble(

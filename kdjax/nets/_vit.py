@@ -27,7 +27,7 @@ class ViT(nnx.Module):
   body computes in ``dtype``; attention probabilities, embedding and logits are
   in float32 at least.
 
-  With a distillation token, which follows the class token, ``views`` holds the
+  With a distillation token, which follows the class token, ``heads`` holds the
   ``class`` and ``distillation`` outputs, each of its own token and head: what
   DeiT's loss compares to the labels and to the teacher. The logits are the
   mean of both, as DeiT predicts; the embedding is both tokens, one after the
@@ -143,18 +143,18 @@ class ViT(nnx.Module):
     outputs = assemble(heads[0], x[:, 0], features, attention=attention)
     if len(heads) == 1:
       return outputs
-    views = {
+    tokens = {
       "class": assemble(heads[0], x[:, 0], []),
       "distillation": assemble(heads[1], x[:, 1], []),
     }
     return outputs._replace(
-      logits=(views["class"].logits + views["distillation"].logits) / 2,
+      logits=(tokens["class"].logits + tokens["distillation"].logits) / 2,
       embedding=x.reshape(batch, -1),
       classifier=(
         jnp.concatenate([head.kernel[...] for head in heads]) / 2,
         (heads[0].bias[...] + heads[1].bias[...]) / 2,
       ),
-      views=views,
+      heads=tokens,
     )
 
 

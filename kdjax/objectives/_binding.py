@@ -5,6 +5,7 @@ entry `"label"` of the batch. A role is a name in `outputs`; a view of a role's
 examples is a role of its own, `student_strong` beside `student`.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ FIELDS: dict[str, Callable[[str, Outputs], Any]] = {
   "normalizations": _field("normalizations"),
   "attention": _field("attention"),
   "classifier": _field("classifier"),
+  "heads": _field("heads"),
 }
 
 
@@ -88,9 +90,21 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
   )
   return [
     name
-    for name, parameter in inspect.signature(function).parameters.items()
+    for name, parameter in _signature(function).parameters.items()
     if parameter.kind in positional and parameter.default is parameter.empty
   ]
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+  """The signature of a function, or of what makes an instance of a class."""
+  if isinstance(function, functools.partial):
+    inner, arguments, options = function.func, function.args, function.keywords
+  else:
+    inner, arguments, options = function, (), {}
+  if isinstance(inner, type):
+    # The class of NNX modules itself says (*args, **kwargs).
+    function = functools.partial(inner.__init__, None, *arguments, **options)
+  return inspect.signature(function)
 
 
 def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
@@ -129,7 +143,7 @@ def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
 
 
 def split_name(name: str, outputs: Roles) -> tuple[str, str]:
-  """Returns the role in front of a name and the rest; else the learning role."""
+  """The role in front of a name, or the learning role, and the rest."""
   named = [role for role in outputs if name.startswith(f"{role}_")]
   if named:
     role = max(named, key=len)
@@ -199,10 +213,16 @@ def masks_for(
 
 
 def name_of(function: Any) -> str:
-  """The name of a function in an error, `dann` for `dann.<locals>.loss`."""
+  """The name of a function in an error.
+
+  The library's own inner functions have the name of the public function that
+  made them: `dann` for `dann.<locals>.loss`.
+  """
   function = getattr(function, "func", function)
   name = getattr(function, "__qualname__", None) or repr(function)
-  return name.partition(".<locals>")[0]
+  own = str(getattr(function, "__module__", "")).startswith("kdjax.")
+  place = 0 if own else -1
+  return name.split(".<locals>.")[place]
 
 
 def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
@@ -212,6 +232,13 @@ def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
     f"with a field ({', '.join(sorted(FIELDS))}) and no entry of the batch "
     f"{entries}."
   )
+  role, field = split_name(name, outputs)
+  view, _, last = field.rpartition("_")
+  if name.startswith(f"{role}_{view}_") and view and last in FIELDS:
+    return (
+      f"{text} Expected the view {view!r} of the {role}'s examples: give the "
+      f"learner views={{{view!r}: ...}}."
+    )
   wanted = name.partition("_")[0]
   if wanted in ("teacher", "past", "average") and wanted not in outputs:
     return f"{text} Expected a {wanted}: give the learner one."

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax.nets._batch_axis import set_batch_axis
 from kdjax.objectives._binding import Roles
 from kdjax.objectives._binding import arguments_of
 from kdjax.objectives._binding import learning_role
@@ -131,7 +132,7 @@ def modular(
     module = merge(params, state, outputs)
     module.train()
     if axis_name is not None:
-      module.set_attributes(axis_name=axis_name, raise_if_not_found=False)
+      set_batch_axis(module, axis_name)
     given = {"key": key, "axis_name": axis_name}
     given = {k: v for k, v in given.items() if k in parameters}
     value = call(

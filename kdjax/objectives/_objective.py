@@ -7,7 +7,7 @@ and vmapped like everything else.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ Metrics = dict[str, tuple[Array, Array]]
 Schedule = Callable[[Array], ArrayLike]
 
 
+@runtime_checkable
 class Apply(Protocol):
   """The second function of an :class:`Objective`."""
 

@@ -6,7 +6,7 @@ down: to the networks' batch statistics, to the loss and to the metrics.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from kdjax.training._state import TrainState
 Loss = Callable[[Any, Any], tuple[Array, tuple[Any, Metrics]]]
 
 
+@runtime_checkable
 class Step(Protocol):
   """A train step: `step(state, frozen, batch, key) -> state, metrics`."""
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax import adaptation
+from kdjax import selection
 from kdjax.selection import SCORES
 from kdjax.selection import bnm_score
 from kdjax.selection import dev_score
@@ -189,7 +189,7 @@ def test_clipped_and_normalized_weights():
 def test_each_score_is_explained():
   for name, text in SCORES.items():
     function = text.split("(")[0]
-    assert callable(getattr(adaptation, function))
+    assert callable(getattr(selection, function))
     assert function.startswith(name)
 
 

@@ -79,5 +79,3 @@ def frozen(player: nnx.Module) -> Any:
   """A copy of a player whose parameters get no gradient."""
   graph, variables = nnx.split(player)
   return nnx.merge(graph, jax.lax.stop_gradient(variables))
-
-

@@ -1,4 +1,4 @@
-"""Contrastive distillation: embeddings, memory banks, negatives."""
+"""Contrastive representation distillation (CRD), with banks or in the batch."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.distillation import crd_in_batch_loss
 from kdjax.distillation._batch_rows import directions
 from kdjax.distillation.relations._crd import log_normalizer
 from kdjax.distillation.relations._crd import nce_loss
@@ -23,6 +24,7 @@ from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
 from kdjax.objectives._stages import field_of
+from kdjax.objectives.distillation._cc import learned_embeddings
 from kdjax.ops._collectives import batch_places
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import check_positive
@@ -178,6 +180,44 @@ def crd(
     return loss, state, loss_metric(loss, batch)
 
   return Objective(init, apply)
+
+
+def crd_in_batch(
+  *,
+  dim: int = 128,
+  temperature: ArrayLike = 0.07,
+) -> Objective:
+  """Contrastive distillation of learned embeddings, within the batch.
+
+  As :func:`kdjax.objectives.crd`, both networks are embedded linearly, to unit
+  norm; but the negatives are the other examples of the batch, and there is no
+  memory bank.
+
+  Args:
+    dim: the width of the embeddings.
+    temperature: tau.
+
+  Returns:
+    An objective with the metric `"loss"`.
+
+  Raises:
+    ValueError: from `init`, if a network returns no embedding.
+
+  Examples:
+    >>> from kdjax.nets import Outputs
+    >>> objective = crd_in_batch(dim=32)
+    >>> student = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
+    >>> specs = {"student": student, "teacher": student}
+    >>> params, _ = objective.init(jax.random.key(0), specs)
+    >>> params["teacher"]["kernel"].shape
+    (8, 32)
+
+  References:
+    Tian, Krishnan and Isola, `Contrastive representation distillation
+    <https://arxiv.org/abs/1910.10699>`_, 2020; see
+    :func:`kdjax.distillation.crd_in_batch_loss`.
+  """
+  return learned_embeddings(crd_in_batch_loss, dim, temperature=temperature)
 
 
 def _linear(role: str, spec: Any, dim: int, key: Array) -> dict[str, Array]:

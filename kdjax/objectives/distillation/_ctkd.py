@@ -10,7 +10,6 @@ from jaxtyping import Array
 
 from kdjax.distillation import ctkd_temperature
 from kdjax.distillation import soft_target_loss
-from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
@@ -54,14 +53,16 @@ def ctkd(
     <https://arxiv.org/abs/2211.16231>`_, 2023; code zhengli97/CTKD.
   """
 
-  def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
-    widths = student.logits.shape[-1] + teacher.logits.shape[-1]
+  def build(
+    student_logits: Any, teacher_logits: Any, rngs: nnx.Rngs
+  ) -> nnx.Module:
+    widths = student_logits.shape[-1] + teacher_logits.shape[-1]
     return _Curriculum(widths, hidden, rngs)
 
   def loss(
     curriculum: Any,
-    student: Outputs,
-    teacher: Outputs,
+    student_logits: Array,
+    teacher_logits: Array,
     *,
     ramp_epochs: ArrayLike,
     lowest: ArrayLike,
@@ -71,13 +72,13 @@ def ctkd(
     curriculum.step[...] += 1
     reversal = (1 - jnp.cos(jnp.pi * jnp.minimum(epoch / ramp_epochs, 1))) / 2
     temperature = ctkd_temperature(
-      curriculum(student.logits, teacher.logits),
+      curriculum(student_logits, teacher_logits),
       reversal=reversal,
       lowest=lowest,
       span=span,
     )
     return soft_target_loss(
-      student.logits, teacher.logits, temperature=temperature
+      student_logits, teacher_logits, temperature=temperature
     )
 
   return modular(

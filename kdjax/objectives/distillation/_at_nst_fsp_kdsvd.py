@@ -1,4 +1,4 @@
-"""Losses of the stages' maps that need no parts of their own."""
+"""Methods that compare maps of stages: AT, NST, FSP and KD-SVD."""
 
 import functools
 import itertools

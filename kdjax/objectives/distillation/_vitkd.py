@@ -1,4 +1,4 @@
-"""Students that generate the teacher's features from part of their own."""
+"""ViTKD: tokens of a vision transformer."""
 
 import math
 from typing import Any
@@ -9,82 +9,15 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.distillation import mgd_loss
 from kdjax.distillation import vitkd_loss
 from kdjax.nets import Outputs
 from kdjax.nets import _layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives._stages import select_stages
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_choice
+from kdjax.objectives.distillation._mgd import Generation
+from kdjax.objectives.distillation._mgd import batch_uniform
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import check_range
-
-
-def mgd(
-  *,
-  mask_ratio: ArrayLike = 0.15,
-  mask: str = "channel",
-) -> Objective:
-  """Masked generative distillation (MGD) of the last maps.
-
-  The :func:`kdjax.distillation.mgd_loss` of what two 3x3 convolutions with a
-  ReLU between them make of the student's map, parts of which are 0. A map of
-  other channels than the teacher's goes through a 1x1 convolution first. Of
-  maps of unequal size the larger is averaged to the smaller.
-
-  Args:
-    mask_ratio: the share that is masked, at random, in (0, 1].
-    mask: "channel" drops whole channels, as the authors do for classification;
-      "spatial" drops positions, as they do for detection (ratio 0.65) and
-      segmentation (0.75).
-
-  Returns:
-    An objective; its published weight is 1.2e-3 on CIFAR-100 and 7e-5 on
-    ImageNet.
-
-  Raises:
-    ValueError: if the mask is unknown or a static ratio is outside [0, 1].
-
-  References:
-    Yang et al., `Masked generative distillation
-    <https://arxiv.org/abs/2205.01529>`_, 2022, as in `cls_KD
-    <https://github.com/yzd-v/cls_KD>`_.
-  """
-  check_choice("mask", mask, ("channel", "spatial"))
-  check_positive("mask_ratio", mask_ratio)
-  check_range("mask_ratio", mask_ratio, 0.0, 1.0)
-
-  def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
-    ours, theirs = jax.eval_shape(select_stages, student, teacher)
-    inputs, outputs = ours[-1].shape[-1], theirs[-1].shape[-1]
-    parts: dict[str, Any] = {"generation": _Generation(outputs, rngs)}
-    if inputs != outputs:
-      parts["align"] = _convolution(inputs, outputs, 1, rngs)
-    return nnx.Dict(parts)
-
-  def loss(
-    parts: Any,
-    student: Outputs,
-    teacher: Outputs,
-    *,
-    mask_ratio: Array,
-    key: Array,
-    axis_name: str | None,
-  ) -> Array:
-    stages = select_stages(student, teacher)
-    ours, theirs = to_smaller(stages[0][-1], stages[1][-1])
-    if "align" in parts:
-      ours = parts["align"](ours)
-    rows, height, width, channels = ours.shape
-    sizes = (1, 1, channels) if mask == "channel" else (height, width, 1)
-    noise = batch_uniform(key, (rows, *sizes), axis_name)
-    masked = jnp.where(noise < mask_ratio, 0.0, ours)
-    return mgd_loss(parts["generation"](masked), theirs)
-
-  return modular(build, loss, mask_ratio=mask_ratio)
 
 
 def vitkd(
@@ -144,7 +77,7 @@ def vitkd(
     return nnx.Dict(
       projectors=nnx.List(projectors),
       token=nnx.Param(jnp.zeros((1, 1, outputs))),
-      generation=_Generation(outputs, rngs),
+      generation=Generation(outputs, rngs),
     )
 
   def loss(
@@ -183,44 +116,6 @@ def vitkd(
     alpha=alpha,
     beta=beta,
     mask_ratio=mask_ratio,
-  )
-
-
-def batch_uniform(
-  key: Array, shape: tuple[int, ...], axis_name: str | None
-) -> Array:
-  """Draws for the whole batch and returns this device's rows.
-
-  So an example gets the same numbers however many devices there are.
-  """
-  if axis_name is None:
-    return jax.random.uniform(key, shape)
-  rows, *rest = shape
-  whole = (jax.lax.axis_size(axis_name) * rows, *rest)
-  return own_rows(jax.random.uniform(key, whole), rows, axis_name)
-
-
-class _Generation(nnx.Module):
-  """Two 3x3 convolutions with a ReLU between them."""
-
-  def __init__(self, channels: int, rngs: nnx.Rngs):
-    self.first = _convolution(channels, channels, 3, rngs)
-    self.second = _convolution(channels, channels, 3, rngs)
-
-  def __call__(self, x: Array) -> Array:
-    return self.second(nnx.relu(self.first(x)))
-
-
-def _convolution(
-  inputs: int, outputs: int, size: int, rngs: nnx.Rngs
-) -> nnx.Conv:
-  return _layers.convolution(
-    inputs,
-    outputs,
-    size,
-    use_bias=True,
-    kernel_init=_layers.TORCH_DEFAULT,
-    rngs=rngs,
   )
 
 
