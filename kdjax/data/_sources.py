@@ -283,7 +283,9 @@ def _labels(source: Source) -> np.ndarray:
 def check_source(source: Any) -> None:
   """Raises TypeError for what has a length and entries, but no examples."""
   fields = getattr(getattr(source, "dtype", None), "names", None)
-  if isinstance(source, Mapping) or (hasattr(source, "dtype") and not fields):
+  array = hasattr(source, "dtype") and not fields
+  sized = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+  if isinstance(source, Mapping | tuple | str) or array or not sized:
     raise TypeError(
       f"source is a {type(source).__name__}; expected a Source, such as "
       "ArraySource(images, labels)."

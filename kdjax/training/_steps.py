@@ -117,7 +117,7 @@ def make_train_step(
   ) -> tuple[TrainState, Metrics]:
     axis_name = told_axis("the step", axis_name)
     key = jax.random.fold_in(key, state.step)
-    frozen = _with_average(state, frozen)
+    frozen = with_average(state, frozen)
     options = {}
     if axis_name is not None:
       if not takes_axis_name(loss_fn):
@@ -193,7 +193,7 @@ def _value_and_gradient(
 _PLAIN = GradientRule(lambda params: (), _value_and_gradient)
 
 
-def _with_average(state: TrainState, frozen: Any) -> Any:
+def with_average(state: TrainState, frozen: Any) -> Any:
   """Puts the average of the student beside the frozen networks."""
   frozen = frozen or {}
   if not isinstance(frozen, Mapping) or not has_average(state):
