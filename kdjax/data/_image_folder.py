@@ -8,7 +8,7 @@ import numpy as np
 
 from kdjax.data._optional_packages import require
 from kdjax.data._sources import Source
-from kdjax.ops._validation import as_sizes
+from kdjax.ops import as_sizes
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".webp"}
 

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from kdjax import metrics
 from kdjax.objectives import stateless
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 from kdjax.training._learner import Learner
 from kdjax.training._state import TrainState
 from kdjax.training._steps import with_average

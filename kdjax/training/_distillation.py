@@ -9,8 +9,8 @@ from jaxtyping import Array
 
 from kdjax import metrics as measures
 from kdjax.objectives import Objective
+from kdjax.ops import cross_entropy
 from kdjax.ops import kl_divergence
-from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.training._checks import check_views
 from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner

@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
 from kdjax.training._diagnostics import gradient_cosine_of
 from kdjax.training._feeds import Feed
 from kdjax.training._feeds import in_brackets
