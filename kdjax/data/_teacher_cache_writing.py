@@ -73,7 +73,7 @@ def write_teacher_cache(
       shape, such as `"tokens"`.
     seed: of the augmentation, and of what `keep` draws; a student's epoch has
       one.
-    augment: `(key, images) -> images`, applied by :func:`augment_examples`.
+    augment: `(key, images) -> images`, applied by `augment_examples`.
     k: how many of the likeliest classes are kept, with the log-sum-exp of all
       others; None keeps all.
     dtype: of the logits kept: `"float32"` is exact.

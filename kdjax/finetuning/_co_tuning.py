@@ -19,14 +19,14 @@ def co_tuning_targets(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, "target_classes source_classes"]:
-  r"""Co-Tuning's category relationship p(y_s | y_t), learnt directly.
+  r"""Co-Tuning's category relationship p(y_s | y_t), learned directly.
 
   .. math::
     p(y_s \mid y_t) = \operatorname*{mean}_{i: y_i = y_t} p(y_s \mid x_i)
 
   the pretrained model's average answer to the examples of a target class. Once,
   before fine-tuning, over the whole target set; `targets[labels]` is what
-  :func:`co_tuning_loss` compares with.
+  `co_tuning_loss` compares with.
 
   Args:
     source_probabilities: `[batch, source_classes]`, the softmax of the
@@ -83,7 +83,7 @@ def co_tuning_loss(
   Args:
     source_logits: `[batch, source_classes]`, of the pretrained head, which is
       trained on, on the features being fine-tuned.
-    targets: `[batch, source_classes]`, rows of :func:`co_tuning_targets` at
+    targets: `[batch, source_classes]`, rows of `co_tuning_targets` at
       the examples' labels; no gradient.
 
   Returns:

@@ -73,7 +73,7 @@ def prototypical_logits(
 
   Args:
     embeddings: `[batch, dims]`, of the query examples.
-    prototypes: `[classes, dims]`, as of :func:`class_prototypes`.
+    prototypes: `[classes, dims]`, as of `class_prototypes`.
     distance: "squared_euclidean", or "cosine" for 1 - cosine, with which the
       authors found it to be much worse.
     where: `[classes]`, which classes there are.
@@ -134,7 +134,7 @@ def prototypical_loss(
     num_classes: how many classes there are, the ways of the episode. Without
       it, the largest support label tells, for labels that are known; under jit
       it must be given.
-    distance: "squared_euclidean" or "cosine", see :func:`prototypical_logits`.
+    distance: "squared_euclidean" or "cosine", see `prototypical_logits`.
     where: `[support]`, which support examples count.
     axis_name: the mapped axis that holds the rest of the support examples.
 

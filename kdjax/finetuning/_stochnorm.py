@@ -17,7 +17,7 @@ from kdjax.ops import validate
 
 
 class StochNorm(NamedTuple):
-  """What :func:`stochnorm` returns.
+  """What `stochnorm` returns.
 
   Attributes:
     outputs: the normalized input, in its shape and dtype.
@@ -59,7 +59,7 @@ def stochnorm(
 
   with the batch's own mean and variance where s = 1 and the moving ones, which
   were pretrained and which were not yet updated by this batch, where s = 0:
-  a drop-in for batch normalization that regularises fine-tuning.
+  a drop-in for batch normalization that regularizes fine-tuning.
 
   Args:
     features: `[batch, ..., channels]`.
@@ -78,7 +78,7 @@ def stochnorm(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A :class:`StochNorm`. The moving variance takes in the batch's over n - 1,
+    A `StochNorm`. The moving variance takes in the batch's over n - 1,
     the normalization that over n, as in PyTorch. A batch where nothing counts
     leaves the moving statistics alone.
 

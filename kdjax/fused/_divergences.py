@@ -5,16 +5,16 @@ mixture or the total variation, once more. What it returns is a few numbers a
 row. From those the second step writes the gradient, element by element, with
 no further sum: it may run much later, in another chunk, or beside a matmul.
 
-KL needs no third reading. With :math:`g_i = \log(v_i / u_i)` of the rows before
-they are normalised, :math:`u` of p and :math:`v` of q, it is
+KL needs no third reading. With `g_i = log(v_i / u_i)` of the rows before
+they are normalized, `u` of p and `v` of q, it is
 
 .. math:: \log(1 + a) - b, \quad a = b + \rho, \quad
           b = E_p[g], \quad \rho = E_p[e^g - 1 - g] \geq 0
 
-and :math:`\rho - (a - \log(1 + a))`, each by its series near 0, keeps the
-digits that the sum of :math:`p (\log p - \log q)` loses. The loss of digits
+and `rho - (a - log(1 + a))`, each by its series near 0, keeps the
+digits that the sum of `p (log p - log q)` loses. The loss of digits
 that remains is of 1 / max p where the gap at p's largest class is far from all
-others; :func:`kdjax.ops.kl_divergence`, which reads once more, has none.
+others; `kdjax.ops.kl_divergence`, which reads once more, has none.
 """
 
 from collections.abc import Callable
@@ -46,20 +46,20 @@ class Divergence(NamedTuple):
   With P the teacher's softened softmax and Q the student's:
 
   =================== ======================================================
-  ``forward_kl``      KL(P || Q)
-  ``reverse_kl``      KL(Q || P)
-  ``jsd``             beta KL(P || M) + (1 - beta) KL(Q || M) with
+  `forward_kl`      KL(P || Q)
+  `reverse_kl`      KL(Q || P)
+  `jsd`             beta KL(P || M) + (1 - beta) KL(Q || M) with
                       M = beta P + (1 - beta) Q; at beta = 0 and 1 the
                       forward and the reverse KL
-  ``skew``            KL(P || share P + (1 - share) Q)
-  ``skew_reverse``    KL(Q || (1 - share) P + share Q)
-  ``total_variation`` sum of |P - Q| / 2
+  `skew`            KL(P || share P + (1 - share) Q)
+  `skew_reverse`    KL(Q || (1 - share) P + share Q)
+  `total_variation` sum of |P - Q| / 2
   =================== ======================================================
 
   Attributes:
     name: one of the above.
-    share: beta of ``jsd``, 0.5 without it; lambda of ``skew`` and
-      ``skew_reverse``, 0.1 without it; None for the others. It may be traced
+    share: beta of `jsd`, 0.5 without it; lambda of `skew` and
+      `skew_reverse`, 0.1 without it; None for the others. It may be traced
       and receives no gradient.
 
   Examples:
@@ -269,7 +269,7 @@ class _Elements(NamedTuple):
   in_q: Array
   p_exponent: Array
   q_exponent: Array
-  u: Array  # exp of the exponents: unnormalised p
+  u: Array  # exp of the exponents: unnormalized p
   v: Array
   gap: Array  # log(v / u), to full relative precision; 0 where one is masked
 
@@ -302,7 +302,7 @@ def _elements(
 
 
 def _statistics(elements: _Elements, rows: Rows) -> RowStatistics:
-  """Returns the normalised rows and their log-ratio."""
+  """Returns the normalized rows and their log-ratio."""
   in_p, in_q, p_exponent, q_exponent, u, v, gap = elements
   in_q &= rows.p_total[:, None] != 0
   p_total, q_total = (

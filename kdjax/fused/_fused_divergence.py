@@ -49,7 +49,7 @@ def fused_divergence(
     \ell = D(P, Q), \quad P = \mathrm{softmax}(z^T / T), \;
     Q = \mathrm{softmax}(z^S / T)
 
-  with one of the divergences that :class:`Divergence` lists. Between the
+  with one of the divergences that `Divergence` lists. Between the
   forward and the backward pass only eight numbers a row are kept; the gradient
   is computed from the logits again, by elements, and written once. It has a
   reverse mode only; `kdjax.distillation` has the same divergences in both.
@@ -57,7 +57,7 @@ def fused_divergence(
   Args:
     student_logits: `[*tokens, classes]`; -inf masks a class.
     teacher_logits: `[*tokens, classes]`.
-    divergence: its name, or a :class:`Divergence` with its share.
+    divergence: its name, or a `Divergence` with its share.
     temperature: T > 0; a number, or one a token. It may be traced and
       receives no gradient.
     where: which tokens count; the others cost 0 and get no gradient, whatever

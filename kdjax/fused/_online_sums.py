@@ -1,16 +1,16 @@
 r"""The sums of KL's rows in one reading: what the kernels share.
 
 The maxima of a row are not known before its end. Where a tile of classes
-raises them, the sums so far are moved to the new maxima. With the gaps' centre
-moved by :math:`\delta`, u scaled by :math:`\alpha` and v by :math:`\beta =
-\alpha e^{-\delta}`, the sums Z of u, B of u g and R of v - u - u g become
+raises them, the sums so far are moved to the new maxima. With the gaps' center
+moved by `delta`, u scaled by `alpha` and v by `beta =
+alpha e^-delta`, the sums Z of u, B of u g and R of v - u - u g become
 
 .. math::
   Z' = \alpha Z, \quad B' = \alpha (B - \delta Z), \quad
   R' = \beta R + (\beta - \alpha) B + Z (\beta - \alpha + \alpha \delta)
 
 in which no large numbers cancel: each term is of second order in the gaps, if
-:math:`\beta - \alpha` is computed from :math:`\delta`.
+`beta - alpha` is computed from `delta`.
 """
 
 from collections.abc import Callable, Sequence

@@ -62,7 +62,7 @@ class SparseCriterion(NamedTuple):
     scale: Array,
     shares: tuple[Array, ...],
   ) -> SparseRows:
-    """Returns the numbers of each row; see :class:`DenseCriterion`."""
+    """Returns the numbers of each row; see `DenseCriterion`."""
     student, teacher = _widen(scale.dtype, student, teacher)
     logits = self._gather(student, teacher.ids)
     if self.axis_name is not None:

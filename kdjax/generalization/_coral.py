@@ -32,7 +32,7 @@ def coral(
     features: `[domains, batch, dims]`; a domain with fewer rows is padded.
     scaling: "mean", the formula above, as in DomainBed, TLlib and DeepDG;
       "paper" has no term of means and a quarter of the other, as
-      :func:`kdjax.adaptation.coral_loss` by default.
+      `kdjax.adaptation.coral_loss` by default.
     where: `[domains, batch]`, which rows count. A domain without any is left
       out of the pairs.
     axis_name: the mapped axis that holds the rest of each domain's batch.

@@ -33,7 +33,7 @@ def crossgrad(
     x' = x + \epsilon \operatorname{clip}(\nabla_x \ell(x), -c, c)
 
   The label network learns from inputs moved by the domain network's loss, and
-  the other way round; each weighs old and new by :func:`augmented_loss`::
+  the other way round; each weighs old and new by `augmented_loss`::
 
     moved = crossgrad(lambda x: domain_losses(x, domains), inputs)
     loss = augmented_loss(label_losses(inputs), label_losses(moved))

@@ -75,7 +75,7 @@ def dael_consistency_loss(
 
   Returns:
     One value an example, `[domains, batch]`: a sum over classes. Published
-    weight: 1 times the mean (Dassl), beside :func:`dael_expert_loss`. At test
+    weight: 1 times the mean (Dassl), beside `dael_expert_loss`. At test
     time the experts' probabilities are averaged. 0 for a single domain.
 
   Raises:

@@ -97,7 +97,7 @@ def difex_loss(
   Args:
     features: `[domains, batch, 2 half]`, of the bottleneck.
     teacher_features: `[domains, batch, half]`, of a network trained on
-      :func:`fourier_phase`; they receive no gradient.
+      `fourier_phase`; they receive no gradient.
     form: of the exploration: "2-norm" as above; "norm-2-norm" the same of unit
       vectors; "norm-1-norm" the negative mean absolute difference of unit
       vectors; "cos" the mean cosine of a and b.
@@ -116,7 +116,7 @@ def difex_loss(
       is unknown.
 
   As DeepDG, but: a zero vector has direction 0 (NaN there); the alignment,
-  :func:`coral` with scaling "mean", is 0 for a single domain (there, between
+  `coral` with scaling "mean", is 0 for a single domain (there, between
   the halves of its batch: reshape to two domains for that). "1-norm", which its
   command line offers, has no code there and is not offered here.
 

@@ -19,7 +19,7 @@ def domain_losses(
 
   .. math:: \ell_d = \operatorname{mean}_{i \in d} \ell_{di}
 
-  Empirical risk minimisation (ERM) over domains is their mean, which gives
+  Empirical risk minimization (ERM) over domains is their mean, which gives
   domains equal weight; DomainBed's ERM is `ops.masked_mean(losses, where)`, the
   mean over all examples. They differ where domains have unequal numbers.
 

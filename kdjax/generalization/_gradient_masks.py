@@ -74,7 +74,7 @@ def andmask(
 
   Args:
     gradients: a pytree of arrays with a leading axis of domains
-      (:func:`domain_gradients`).
+      (`domain_gradients`).
     threshold: tau, in [0, 1]; 1 asks all domains to agree. May be traced.
     where: `[domains]`, which domains are in the batch.
     axis_name: the mapped axis that holds other domains, if any.
@@ -135,7 +135,7 @@ def sandmask(
 
   Args:
     gradients: a pytree of arrays with a leading axis of domains
-      (:func:`domain_gradients`).
+      (`domain_gradients`).
     threshold: tau, in [0, 1]. May be traced.
     sharpness: k, above 0. May be traced.
     where: `[domains]`, which domains are in the batch.

@@ -21,7 +21,7 @@ def irm_penalty(
   where: Bool[Array, "*domains batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " *domains"]:
-  r"""Invariant risk minimisation (IRMv1) penalty: no better scale per domain.
+  r"""Invariant risk minimization (IRMv1) penalty: no better scale per domain.
 
   .. math::
     g_i = \frac{\partial}{\partial w} H(y_i, \operatorname{softmax}(w z_i))

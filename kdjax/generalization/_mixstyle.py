@@ -133,7 +133,7 @@ def efdmix(
     key: draws partners and weights; may be absent if both are given.
     alpha: weights are drawn from Beta(alpha, alpha). May be traced.
     probability: that the batch is mixed at all. May be traced.
-    mix: "random" or "crossdomain", as in :func:`mixstyle`.
+    mix: "random" or "crossdomain", as in `mixstyle`.
     domains: `[batch]`, each example's domain, for "crossdomain".
     partners: `[batch]`, the indices \pi(i) instead of drawn ones.
     weights: `[batch]`, \lambda instead of drawn ones.

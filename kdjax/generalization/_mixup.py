@@ -20,7 +20,7 @@ from kdjax.ops import validate
 
 
 class Mixed(NamedTuple):
-  """Mixed examples, and what :func:`mixed_loss` asks of them.
+  """Mixed examples, and what `mixed_loss` asks of them.
 
   Attributes:
     inputs: the mixtures, of the inputs' shape.
@@ -71,8 +71,8 @@ def mixup(
 
   Returns:
     The mixtures, one for each example; `mixed_loss(logits, *mixed[1:4])` is
-    their loss, whose mean DomainBed minimises. Published alpha: 0.2, in its
-    random search up to 10; DeepDG pairs single examples (:func:`domainmix`).
+    their loss, whose mean DomainBed minimizes. Published alpha: 0.2, in its
+    random search up to 10; DeepDG pairs single examples (`domainmix`).
 
   Raises:
     ValueError: if there is something to draw and no key, or shapes do not fit.

@@ -26,7 +26,7 @@ def mldg(
   beta: ArrayLike = 1.0,
   first_order: bool = False,
 ) -> Float[Array, ""]:
-  r"""Meta-learning domain generalisation (MLDG): a step that helps elsewhere.
+  r"""Meta-learning domain generalization (MLDG): a step that helps elsewhere.
 
   .. math::
     \ell(\theta) = F(\theta) + \beta\, G(\theta'), \qquad

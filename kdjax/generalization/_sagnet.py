@@ -47,13 +47,13 @@ def sagnet_randomize(
   with mean and variance (over n - 1) of each channel's positions, or of all
   entries of a vector. A step trains the features and the content network on
   "style", the style network on "content", and then the features alone to make
-  the style network undecided (:func:`sagnet_adversarial_loss`).
+  the style network undecided (`sagnet_adversarial_loss`).
 
   Args:
     features: maps `[batch, height, width, channels]` or `[batch, dims]`.
     key: draws partners, a permutation, and weights, uniform in [0, 1]; may be
       absent if they are given ("content" needs no weights).
-    what: is randomised, "style" or "content".
+    what: is randomized, "style" or "content".
     partners: `[batch]`, the indices \pi(i) instead of drawn ones.
     weights: `[batch]`, \lambda instead of drawn ones.
     eps: added to the variance, above 0.
@@ -116,7 +116,7 @@ def sagnet_adversarial_loss(
 
   Args:
     style_logits: `[*batch, classes]`, of the style network on features whose
-      content is random (:func:`sagnet_randomize`). A class at -inf is masked
+      content is random (`sagnet_randomize`). A class at -inf is masked
       and not counted.
 
   Returns:

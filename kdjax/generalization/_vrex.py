@@ -22,7 +22,7 @@ def vrex_penalty(
     \bar \ell = \operatorname*{mean}_d \ell_d
 
   Args:
-    losses: `[domains]`, each domain's mean loss (:func:`domain_losses`).
+    losses: `[domains]`, each domain's mean loss (`domain_losses`).
     where: `[domains]`, which domains are in the batch.
     axis_name: the mapped axis that holds the other domains, if any.
 

@@ -60,7 +60,7 @@ def reliability_curve(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    :class:`ReliabilityCurve`, three arrays `[bins]`. NaN logits show as NaN in
+    `ReliabilityCurve`, three arrays `[bins]`. NaN logits show as NaN in
     the first bin, so that a diverged model is not taken for a calibrated one.
 
   Raises:
@@ -114,7 +114,7 @@ def expected_calibration_error(
   .. math::
     \sum_m \frac{n_m}{n} \lvert \mathrm{acc}_m - \mathrm{conf}_m \rvert
 
-  over the bins of :func:`reliability_curve`. A statistic of the whole sample:
+  over the bins of `reliability_curve`. A statistic of the whole sample:
   a mean over batches is larger than the value of their union.
 
   Args:

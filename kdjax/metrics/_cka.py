@@ -1,4 +1,4 @@
-"""Centred kernel alignment (CKA)."""
+"""Centered kernel alignment (CKA)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -20,7 +20,7 @@ def cka(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Linear centred kernel alignment (CKA) of two representations.
+  r"""Linear centered kernel alignment (CKA) of two representations.
 
   .. math::
     \operatorname{CKA} = \frac{\lVert A^\top B \rVert_F^2}
@@ -29,7 +29,7 @@ def cka(
       {\sqrt{\operatorname{HSIC}(A A^\top, A A^\top)
              \operatorname{HSIC}(B B^\top, B B^\top)}}
 
-  of centred columns. It does not change when either representation is rotated,
+  of centered columns. It does not change when either representation is rotated,
   scaled or shifted.
 
   Args:

@@ -1,9 +1,9 @@
 """Teachers and students in Flax NNX.
 
 Every network maps images `[batch, height, width, channels]` to
-:class:`Outputs`: logits, features from shallow to deep, the embedding, and
-what else a method may ask for. :func:`load_torch` fills them with published
-PyTorch weights. :mod:`kdjax.nets.layers` holds the layers that they share.
+`Outputs`: logits, features from shallow to deep, the embedding, and
+what else a method may ask for. `load_torch` fills them with published
+PyTorch weights. `kdjax.nets.layers` holds the layers that they share.
 """
 
 from kdjax.nets._batch_axis import is_of_batch

@@ -23,7 +23,7 @@ class ConvNet(nnx.Module):
   Each stage is a 5x5 convolution, a ReLU and a 2x2 max pooling; a hidden dense
   layer and the classifier follow. Features are the activations of the
   convolutions before pooling, the embedding is the hidden layer. Parameters
-  are float32; the body computes in ``dtype``, the embedding and logits are in
+  are float32; the body computes in `dtype`, the embedding and logits are in
   float32 at least.
 
   Args:
@@ -39,7 +39,7 @@ class ConvNet(nnx.Module):
   Raises:
     ValueError: if channels is no sequence of positive integers, pooling leaves
       nothing of the image, or the inputs have another shape than
-      ``input_shape``.
+      `input_shape`.
 
   Examples:
     >>> model = ConvNet(10, rngs=nnx.Rngs(0))

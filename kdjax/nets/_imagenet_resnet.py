@@ -28,12 +28,12 @@ _DEPTHS = {
 class ImageNetResNet(nnx.Module):
   """Residual network (ResNet) of four stages: ResNet-18, 34, 50.
 
-  Features are the stem ``f0`` before its pooling and the four stages ``f1`` to
-  ``f4``, all after their ReLU; the embedding is the mean of ``f4`` over
+  Features are the stem `f0` before its pooling and the four stages `f1` to
+  `f4`, all after their ReLU; the embedding is the mean of `f4` over
   positions. The stride of a bottleneck is that of its 3x3 convolution, as in
   torchvision. Parameters and batch statistics are float32; the body computes
-  in ``dtype``, the embedding and logits are in float32 at least. For the
-  running variance see :class:`ResNet`.
+  in `dtype`, the embedding and logits are in float32 at least. For the
+  running variance see `ResNet`.
 
   Args:
     depth: 18, 34 or 50 layers.
@@ -44,14 +44,14 @@ class ImageNetResNet(nnx.Module):
       stride 2, "cifar" for a 3x3 convolution alone, as RepDistiller and
       mdistiller use these networks for 32x32 images.
     width: channels of the stem.
-    norm: "batch", or "ibn-a" for :class:`IBN` after the first convolution of
+    norm: "batch", or "ibn-a" for `IBN` after the first convolution of
       each block but those of the last stage, as in IBN-Net.
     dtype: what the body computes in.
     rngs: random streams for the parameters.
 
   Raises:
     ValueError: if there is no such depth, stem or norm, or the inputs have
-      other channels than ``input_shape``.
+      other channels than `input_shape`.
 
   Examples:
     >>> build = lambda: ImageNetResNet(

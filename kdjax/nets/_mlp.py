@@ -20,7 +20,7 @@ class MLP(nnx.Module):
   """Multi-layer perceptron (MLP) on flattened images.
 
   Features are the activations of the hidden layers, the embedding is the last
-  of them. Parameters are float32; the hidden layers compute in ``dtype``, the
+  of them. Parameters are float32; the hidden layers compute in `dtype`, the
   embedding and logits in float32 at least.
 
   Args:
@@ -33,7 +33,7 @@ class MLP(nnx.Module):
 
   Raises:
     ValueError: if hidden is no sequence of positive integers, or the inputs
-      have another shape than ``input_shape``.
+      have another shape than `input_shape`.
 
   Examples:
     >>> model = MLP(10, input_shape=(8, 8, 1), hidden=(32,), rngs=nnx.Rngs(0))

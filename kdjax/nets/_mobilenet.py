@@ -33,12 +33,12 @@ _ENDS = (1, 2, 4, 6)
 class MobileNetV2(nnx.Module):
   """MobileNetV2 for CIFAR, of inverted residuals.
 
-  Features are the stem ``f0`` after its ReLU, and four stages ``f1`` to
-  ``f4``, whose ends are linear: they are their own pre-activations. The
+  Features are the stem `f0` after its ReLU, and four stages `f1` to
+  `f4`, whose ends are linear: they are their own pre-activations. The
   embedding is the mean over positions of the 1x1 convolution that follows.
   Activations are ReLU, not ReLU6. Parameters and batch statistics are
-  float32; the body computes in ``dtype``, the embedding and logits are in
-  float32 at least. For the running variance see :class:`ResNet`.
+  float32; the body computes in `dtype`, the embedding and logits are in
+  float32 at least. For the running variance see `ResNet`.
 
   Args:
     num_classes: the number of logits.
@@ -51,8 +51,8 @@ class MobileNetV2(nnx.Module):
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if ``width_multiplier`` or ``expansion`` is not positive, or
-      the inputs have other channels than ``input_shape``.
+    ValueError: if `width_multiplier` or `expansion` is not positive, or
+      the inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: MobileNetV2(

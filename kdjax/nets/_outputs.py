@@ -14,7 +14,7 @@ class Outputs(NamedTuple):
   The features are returned, not hooked: a loss picks what it compares by name.
   JAX rebuilds a dict in the order of its sorted keys whenever it crosses jit,
   vmap or grad, so names must sort from shallow to deep. The networks here call
-  them ``f0``, ``f1``, ..., zero-padded where there are more than ten.
+  them `f0`, `f1`, ..., zero-padded where there are more than ten.
 
   Attributes:
     logits: `[batch, classes]`.

@@ -20,9 +20,9 @@ from kdjax.ops import validate
 class ResNet(nnx.Module):
   """Residual network (ResNet) for CIFAR, of basic blocks.
 
-  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, all after
-  their ReLU; the embedding is the mean of ``f3`` over positions. Parameters
-  and batch statistics are float32; the body computes in ``dtype``, the
+  Features are the stem `f0` and the three stages `f1` to `f3`, all after
+  their ReLU; the embedding is the mean of `f3` over positions. Parameters
+  and batch statistics are float32; the body computes in `dtype`, the
   embedding and logits are in float32 at least. Parameter counts and outputs
   are those of the published models.
 
@@ -42,7 +42,7 @@ class ResNet(nnx.Module):
 
   Raises:
     ValueError: if depth is not 6 n + 2, or the inputs have other channels than
-      ``input_shape``.
+      `input_shape`.
 
   Examples:
     >>> model = ResNet(8, 10, input_shape=(8, 8, 1), rngs=nnx.Rngs(0))
@@ -93,12 +93,12 @@ class ResNet(nnx.Module):
 class WideResNet(nnx.Module):
   """Wide residual network (WRN) for CIFAR, of pre-activation blocks.
 
-  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, before
+  Features are the stem `f0` and the three stages `f1` to `f3`, before
   the normalization and ReLU that follow them, as published; pre-activations
   are those of the stages after that normalization; the embedding is the mean
   over positions of the last stage after both. Parameters and batch
-  statistics are float32; the body computes in ``dtype``, the embedding and
-  logits are in float32 at least. For the running variance see :class:`ResNet`.
+  statistics are float32; the body computes in `dtype`, the embedding and
+  logits are in float32 at least. For the running variance see `ResNet`.
 
   Args:
     depth: 6 n + 4 layers: 10, 16, 22, 28, 40.
@@ -112,7 +112,7 @@ class WideResNet(nnx.Module):
 
   Raises:
     ValueError: if depth is not 6 n + 4, or the inputs have other channels than
-      ``input_shape``.
+      `input_shape`.
 
   Examples:
     >>> model = WideResNet(10, 1, 10, input_shape=(8, 8, 1), rngs=nnx.Rngs(0))
@@ -223,7 +223,7 @@ class ResidualBlock(nnx.Module):
 class _PreActivationBlock(nnx.Module):
   """Two convolutions, each after its normalization and ReLU.
 
-  The network applies ``norm1``: of a stage's end, it is part of the outputs.
+  The network applies `norm1`: of a stage's end, it is part of the outputs.
   """
 
   def __init__(
@@ -284,7 +284,7 @@ def residual_outputs(
   *,
   pool: bool = False,
 ) -> Outputs:
-  """Runs a network of :class:`ResidualBlock` stages."""
+  """Runs a network of `ResidualBlock` stages."""
   before, x = layers.activate([stem], inputs)
   features, preactivations = [x], [before]
   if pool:

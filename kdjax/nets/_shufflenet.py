@@ -21,11 +21,11 @@ _STEM = 24
 class ShuffleNetV1(nnx.Module):
   """ShuffleNet V1 for CIFAR, of three groups, at width 1.
 
-  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, all after
-  their ReLU; the embedding is the mean of ``f3`` over positions. There are no
+  Features are the stem `f0` and the three stages `f1` to `f3`, all after
+  their ReLU; the embedding is the mean of `f3` over positions. There are no
   normalizations: a stage ends with several, side by side. Parameters and batch
-  statistics are float32; the body computes in ``dtype``, the embedding and
-  logits are in float32 at least. For the running variance see :class:`ResNet`.
+  statistics are float32; the body computes in `dtype`, the embedding and
+  logits are in float32 at least. For the running variance see `ResNet`.
 
   Args:
     num_classes: the number of logits.
@@ -35,7 +35,7 @@ class ShuffleNetV1(nnx.Module):
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if the inputs have other channels than ``input_shape``.
+    ValueError: if the inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: ShuffleNetV1(
@@ -96,12 +96,12 @@ class ShuffleNetV1(nnx.Module):
 class ShuffleNetV2(nnx.Module):
   """ShuffleNet V2 for CIFAR, at width 1.
 
-  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, all after
+  Features are the stem `f0` and the three stages `f1` to `f3`, all after
   their ReLU; the embedding is the mean over positions of the 1x1 convolution
   that follows. There are no normalizations: half of a stage's channels passes
   its last block unchanged. Parameters and batch statistics are float32; the
-  body computes in ``dtype``, the embedding and logits are in float32 at least.
-  For the running variance see :class:`ResNet`.
+  body computes in `dtype`, the embedding and logits are in float32 at least.
+  For the running variance see `ResNet`.
 
   The channels of the pre-activations are in the order of the features'.
   RepDistiller returns them as they were before the last shuffle.
@@ -114,7 +114,7 @@ class ShuffleNetV2(nnx.Module):
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if the inputs have other channels than ``input_shape``.
+    ValueError: if the inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: ShuffleNetV2(

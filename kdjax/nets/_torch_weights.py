@@ -35,16 +35,16 @@ def load_torch(
 ) -> M:
   """Fills a network with the weights of its PyTorch counterpart.
 
-  The keys are torchvision's for :class:`ImageNetResNet` with its "imagenet"
-  stem, and IBN-Net's if it has IBN besides; timm's and DeiT's for :class:`ViT`;
+  The keys are torchvision's for `ImageNetResNet` with its "imagenet"
+  stem, and IBN-Net's if it has IBN besides; timm's and DeiT's for `ViT`;
   RepDistiller's and mdistiller's for all others. A module made by
-  ``nnx.eval_shape`` will do: nothing of the initial values is kept. Nothing is
+  `nnx.eval_shape` will do: nothing of the initial values is kept. Nothing is
   changed unless all keys and shapes fit.
 
   Args:
     model: any network of this package but the MLP and the ConvNet.
     weights: the path of a safetensors file (which needs the extra
-      ``kdjax[experiments]``), or a state dict: arrays or CPU tensors by key.
+      `kdjax[experiments]`), or a state dict: arrays or CPU tensors by key.
     head: whether the classifier is filled too. If not, it stays as it is and
       may have another number of classes than the weights.
 

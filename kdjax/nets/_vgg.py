@@ -28,11 +28,11 @@ class VGG(nnx.Module):
   """VGG network for CIFAR, with batch normalization and one dense layer.
 
   Five stages of 3x3 convolutions; a 2x2 max pooling follows each of the first
-  three, and the fourth for images of 64 pixels and more. Features ``f0`` to
-  ``f4`` are the stages after their ReLU, before pooling; the embedding is the
-  mean of ``f4`` over positions. Parameters and batch statistics are float32;
-  the body computes in ``dtype``, the embedding and logits are in float32 at
-  least. For the running variance see :class:`ResNet`.
+  three, and the fourth for images of 64 pixels and more. Features `f0` to
+  `f4` are the stages after their ReLU, before pooling; the embedding is the
+  mean of `f4` over positions. Parameters and batch statistics are float32;
+  the body computes in `dtype`, the embedding and logits are in float32 at
+  least. For the running variance see `ResNet`.
 
   Args:
     depth: 8, 11, 13, 16 or 19 layers, counting the two dense ones of the
@@ -45,7 +45,7 @@ class VGG(nnx.Module):
 
   Raises:
     ValueError: if there is no such depth, pooling leaves nothing of the image,
-      or the inputs have other channels than ``input_shape``.
+      or the inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: VGG(

@@ -24,11 +24,11 @@ class ViT(nnx.Module):
   Features are the tokens after each block, the class token first; the
   attention probabilities of the blocks have the same names. The embedding is
   the class token after the last normalization. Parameters are float32; the
-  body computes in ``dtype``; attention probabilities, embedding and logits are
+  body computes in `dtype`; attention probabilities, embedding and logits are
   in float32 at least.
 
-  With a distillation token, which follows the class token, ``heads`` holds the
-  ``class`` and ``distillation`` outputs, each of its own token and head: what
+  With a distillation token, which follows the class token, `heads` holds the
+  `class` and `distillation` outputs, each of its own token and head: what
   DeiT's loss compares to the labels and to the teacher. The logits are the
   mean of both, as DeiT predicts; the embedding is both tokens, one after the
   other, and the classifier the two heads that make this mean of it.
@@ -47,7 +47,7 @@ class ViT(nnx.Module):
 
   Raises:
     ValueError: if the patches do not fill the image, the heads do not divide
-      the width, or the inputs have another shape than ``input_shape``.
+      the width, or the inputs have another shape than `input_shape`.
 
   Examples:
     >>> run = lambda images: ViT(

@@ -23,6 +23,7 @@ from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
 from kdjax.ops import get_entry
+from kdjax.ops import same_everywhere
 
 
 def modular(
@@ -143,13 +144,14 @@ def modular(
       **given,
       **state["hyperparameters"],
     )
-    if jnp.ndim(value):
+    axes = jnp.ndim(value) or None
+    if axes:
       value = batch_mean(value, part, axis_name, loss)
     _, moved = split(module)
     if axis_name is not None:
       # Batch statistics are the same on all devices: this tells JAX so.
-      moved = jax.tree.map(lambda x: _replicate(x, axis_name), moved)
-    return value, state | {"module": moved}, loss_metric(value, part)
+      moved = same_everywhere(moved, axis_name)
+    return value, state | {"module": moved}, loss_metric(value, part, axes)
 
   def predicted(params: Any, state: Any, outputs: Roles) -> Array:
     module = merge(params, state, outputs)
@@ -166,10 +168,3 @@ def _specs(tree: Any) -> Any:
 def _default_float(x: Array) -> Array:
   """Float32, which Flax takes, becomes what JAX takes: float64 under x64."""
   return x.astype(float) if x.dtype == jnp.float32 else x
-
-
-def _replicate(x: Array, axis_name: str) -> Array:
-  """Averages what is alike everywhere; the average of integers is no mean."""
-  if jnp.issubdtype(x.dtype, jnp.floating):
-    return jax.lax.pmean(x, axis_name)
-  return jax.lax.pmax(x, axis_name)

@@ -181,9 +181,11 @@ def stateless(
     if checked:
       jax.eval_shape(lambda: loss(*arguments, **options, **(state | checked)))
     value = loss(*arguments, **options, **state)
-    if not coupled:
-      value = batch_mean(value, part, axis_name, loss)
-    return value, state, loss_metric(value, part)
+    if coupled:
+      return value, state, loss_metric(value, part)
+    axes = jnp.ndim(value)
+    value = batch_mean(value, part, axis_name, loss)
+    return value, state, loss_metric(value, part, axes)
 
   return Objective(init, apply)
 
@@ -348,9 +350,21 @@ def combine(
   return Objective(init, apply, predict if answering else None)
 
 
-def loss_metric(value: Array, batch: Any) -> Metrics:
-  """The (sum, count) of this device's share of a batch's mean loss."""
+def loss_metric(value: Array, batch: Any, axes: int | None = None) -> Metrics:
+  """The (sum, count) of this device's share of a batch's mean loss.
+
+  Args:
+    value: the loss of the batch.
+    batch: has the mask.
+    axes: how many axes of the mask the loss had values for: one an example
+      counts examples, although the mask may be of tokens.
+
+  Returns:
+    The metric `"loss"`.
+  """
   mask = get_entry("the objective's batch", batch, "mask")
+  if axes is not None:
+    mask = jnp.any(mask, tuple(range(axes, jnp.ndim(mask))))
   count = jnp.sum(mask, dtype=value.dtype)
   return {"loss": (value * count, count)}
 

@@ -44,7 +44,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def check_labels(labels: Array, classes: int, name: str = "labels") -> Array:
-  """Checks integer labels, inside :func:`kdjax.ops.checked`.
+  """Checks integer labels, inside `kdjax.ops.checked`.
 
   Args:
     labels: integers, or probabilities, which pass unchecked.
@@ -53,7 +53,7 @@ def check_labels(labels: Array, classes: int, name: str = "labels") -> Array:
 
   Returns:
     The labels, 0 in place of these; what becomes of it is not to be used, see
-    :func:`mask_unknown_labels`.
+    `mask_unknown_labels`.
   """
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     return labels  # soft ones

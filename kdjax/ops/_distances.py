@@ -18,7 +18,7 @@ def pairwise_squared_distances(
     D_{ij} = \lVert a_i - b_j \rVert^2
            = \lVert a_i \rVert^2 + \lVert b_j \rVert^2 - 2 a_i \cdot b_j
 
-  The product form needs no `[n, m, dims]` tensor. Both sets are centred on
+  The product form needs no `[n, m, dims]` tensor. Both sets are centered on
   their common mean first, which keeps an offset from eating the digits. The
   absolute error is then that of the squares; where no digit is left of their
   difference, as of a point to itself, it is 0, with the gradient that it has.

@@ -1,11 +1,11 @@
 r"""Divergences between rows of logits, on one core.
 
-Every divergence here is an f-divergence :math:`\sum_i p_i f(q_i / p_i)` with f
+Every divergence here is an f-divergence `sum_i p_i f(q_i / p_i)` with f
 convex, f(1) = 0 and f'(1) = 0. Each term is then nonnegative, so no sum
-cancels; what remains is to know :math:`r_i = \log(q_i / p_i)` to full relative
+cancels; what remains is to know `r_i = log(q_i / p_i)` to full relative
 precision even where p and q almost agree. That is what
-:func:`_row_statistics` does, and why KL keeps five digits in float32 at high
-temperature, where :math:`\sum p (\log p - \log q)` loses all of them.
+`_row_statistics` does, and why KL keeps five digits in float32 at high
+temperature, where `sum p (log p - log q)` loses all of them.
 """
 
 import functools
@@ -42,7 +42,7 @@ def kl_divergence(
     p = \mathrm{softmax}(z^T / T), \; q = \mathrm{softmax}(z^S / T)
 
   Differentiable in both arguments and in the temperature, in forward and
-  reverse mode; the losses in :mod:`kdjax.distillation` stop the teacher's
+  reverse mode; the losses in `kdjax.distillation` stop the teacher's
   gradient, this function does not.
 
   Args:
@@ -299,7 +299,7 @@ def _row_statistics(
   mean = _row_sum(weight * gap) / nonzero_divisor(total - outside)
   p = weight / total
   gap = jnp.where(both, gap - mean, 0.0)
-  # Unnormalised q in units of p; its largest exponent is known beforehand.
+  # Unnormalized q in units of p; its largest exponent is known beforehand.
   largest = center_low / scale - mean - jnp.log(total)
   # Far apart, or on other classes than p, q is no perturbation of p.
   perturbed = (largest < 30.0) & (outside < 0.5 * total)
@@ -307,7 +307,7 @@ def _row_statistics(
   weight = jnp.where(
     in_q, jnp.exp(q_exponent + jnp.where(perturbed, largest, 0.0)), 0.0
   )
-  # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no cancelling.
+  # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no canceling.
   _, remainder = weighted_expm1(p, gap)
   remainder = jnp.where(
     both & (jnp.abs(gap) < 0.5), remainder, weight - p - p * gap

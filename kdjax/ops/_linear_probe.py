@@ -63,7 +63,7 @@ def linear_probe_scores(
 ) -> Float[Array, "folds rows"]:
   """Returns every row's score under the probe fitted on each fold.
 
-  The probe minimises the class-balanced mean of the logistic loss plus
+  The probe minimizes the class-balanced mean of the logistic loss plus
   ridge / 2 times the squared norm of the slope; the intercept is free.
 
   Args:
@@ -107,7 +107,7 @@ def _fit(
   penalty: Float[Array, " dims"],
   inverse: Float[Array, "dims dims"],
 ) -> Float[Array, " dims"]:
-  """Minimises the penalised logistic loss by damped Newton steps.
+  """Minimizes the penalized logistic loss by damped Newton steps.
 
   Each step is solved by conjugate gradients: 4 n d operations an iteration
   where the Hessian alone would be 2 n d^2. With rho the largest change of a

@@ -56,7 +56,7 @@ def gathered_rows(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> tuple[Float[Array, "whole ..."], Float[Array, " whole"]]:
-  """Returns :func:`masked_rows` of all devices; end with `mean_over_devices`.
+  """Returns `masked_rows` of all devices; end with `mean_over_devices`.
 
   Args:
     rows: this device's rows, `[batch, ...]`.

@@ -13,9 +13,9 @@ _MAX_STEPS = 100
 def maximum_likelihood_mixture(
   logs: Float[Array, "target centers"], mask: Float[Array, " target"]
 ) -> Float[Array, " centers"]:
-  """Maximises mean log(exp(logs) x) over the x >= 0 that sum to 1.
+  """Maximizes mean log(exp(logs) x) over the x >= 0 that sum to 1.
 
-  With the multiplier of the sum, which is 1, the program is to minimise
+  With the multiplier of the sum, which is 1, the program is to minimize
   sum(x) - mean log(exp(logs) x) over x >= 0: a primal-dual interior-point
   method on one kind of constraint.
 

@@ -64,7 +64,7 @@ def nearest_resize(
 ) -> Float[Array, "batch new_height new_width channels"]:
   """Picks the position `floor(i old / new)`, as `interpolate` does.
 
-  `jax.image.resize` picks the centre of the source pixels instead, which is
+  `jax.image.resize` picks the center of the source pixels instead, which is
   another one when a map shrinks.
 
   Args:

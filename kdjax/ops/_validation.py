@@ -1,7 +1,7 @@
 """Turns a function's jaxtyping annotations into clear errors.
 
 The annotations of a public function are its contract. Under pytest, beartype
-checks them; for users, :func:`validate` reads the same annotations and raises
+checks them; for users, `validate` reads the same annotations and raises
 one message that names the argument, what came and what was expected. All of it
 happens on shapes and dtypes, that is at trace time.
 """

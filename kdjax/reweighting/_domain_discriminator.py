@@ -34,7 +34,7 @@ def discriminator_weights(
       = e^{-z(s_i)} \propto \frac{p_T(s_i)}{p_S(s_i)}
 
   where D = sigmoid(z) is the probability of the *source*, as in
-  :func:`dann_loss` and TLlib. Where a code's discriminator says 1 for the
+  `dann_loss` and TLlib. Where a code's discriminator says 1 for the
   target, pass minus its logit. Computed from logits in log space, so a
   saturated discriminator gives large weights, not infinite ones.
 
@@ -42,7 +42,7 @@ def discriminator_weights(
 
   - features `[source, dims]` and `[target, dims]`: D is the logistic
     regression on them, solved exactly, as in adapt's IWC and skada. It
-    minimises the mean over domains of the logistic loss plus ridge / 2 times
+    minimizes the mean over domains of the logistic loss plus ridge / 2 times
     the squared slope; the intercept is free.
   - domain logits `[source]` of a discriminator of one's own. Those of the
     target do not matter.

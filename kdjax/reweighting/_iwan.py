@@ -29,11 +29,11 @@ def iwan_weights(
 
   where D = sigmoid(z) is the auxiliary discriminator's probability of the
   *source*: what it takes for target counts. This is p_T / (p_S + p_T), which
-  is bounded, not the ratio p_T / p_S of :func:`discriminator_weights`.
+  is bounded, not the ratio p_T / p_S of `discriminator_weights`.
 
   Args:
     source_domain_logits: z, `[source]` or `[source, 1]`; source is positive,
-      as in :func:`dann_loss`.
+      as in `dann_loss`.
     eps: keeps the quotient finite. TLlib: 1e-5.
     where: which source rows count; the others get weight 0.
     axis_name: the mapped axis that holds the rest of the batch.

@@ -50,7 +50,7 @@ def kmm_weights(
   themselves less certain than the means they match.
 
   Args:
-    source: `[source, dims]`, standardised if the features' units differ.
+    source: `[source, dims]`, standardized if the features' units differ.
     target: `[target, dims]`; the number of rows may differ.
     kernel: "rbf", exp(-gamma d^2), or "linear".
     gamma: the rate of "rbf"; None is 1 / dims.

@@ -48,7 +48,7 @@ def target_shift_weights(
 
   with the kernel mean of each class of the source and of the target: p(y)
   may differ between the domains, p(x | y) may not. There is one unknown a
-  class; the solver and its accuracy are those of :func:`kmm_weights`.
+  class; the solver and its accuracy are those of `kmm_weights`.
 
   Args:
     source: `[source, dims]`.
@@ -74,7 +74,7 @@ def target_shift_weights(
       no weights satisfy the constraints.
 
   Differs from skada: the label kernel is the identity, which for classes is
-  what its regularised inverse tends to.
+  what its regularized inverse tends to.
 
   Examples:
     >>> source = jnp.array([[0.0], [0.0], [9.0], [9.0]])

@@ -1,4 +1,4 @@
-"""Examples grouped by class, and centred features."""
+"""Examples grouped by class, and centered features."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -31,9 +31,9 @@ def importance_weighted_score(
   Args:
     source_losses: `[batch]`, of held-out source examples: 0-1 errors or
       cross-entropies.
-    weights: `[batch]`, w >= 0, from :func:`ulsif_weights`,
-      :func:`kliep_weights`, :func:`kmm_weights` or
-      :func:`discriminator_weights`.
+    weights: `[batch]`, w >= 0, from `ulsif_weights`,
+      `kliep_weights`, `kmm_weights` or
+      `discriminator_weights`.
     normalize: whether to divide by the sum of the weights instead of n
       (skada): biased, less noisy, and equal for weights of mean 1.
     where: which examples count.
@@ -87,7 +87,7 @@ def dev_score(
       of domains on the model's FEATURES that has not seen them:
       (p(target | f) / p(source | f)) (n_source / n_target). Not divided by
       their mean, which would take the correction away: see `normalize` of
-      :func:`discriminator_weights` and :func:`ulsif_weights`.
+      `discriminator_weights` and `ulsif_weights`.
     max_weight: weights above it count as it. May be traced. As published,
       none: one weight that explodes then decides the score.
     where: which examples count.

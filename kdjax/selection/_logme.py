@@ -42,7 +42,7 @@ def logme(
     y_c \mid w \sim \mathcal N(F w, \beta^{-1} I)
 
   for the indicators y_c of the classes, or for the targets of a regression.
-  Both variances are integrated over or maximised, so that nothing is fitted
+  Both variances are integrated over or maximized, so that nothing is fitted
   and nothing overfits. Higher is better.
 
   Args:

@@ -46,7 +46,7 @@ class NegativeTransferTest(NamedTuple):
   """The verdict on each method.
 
   Attributes:
-    gain: the :class:`TransferGain` of each method.
+    gain: the `TransferGain` of each method.
     p_value: `[*methods]`, adjusted for the number of methods by Holm.
     verdict: "helped", "hurt" or "unclear": a string for one method, a dict by
       name for a dict of methods, a list for a list or an array.
@@ -88,7 +88,7 @@ def transfer_gain(
     confidence: c in [0, 1]. May be traced.
 
   Returns:
-    A :class:`TransferGain`. One run has an infinite interval. Runs that all
+    A `TransferGain`. One run has an infinite interval. Runs that all
     gain the same have an interval of length 0.
 
   Raises:
@@ -175,7 +175,7 @@ def negative_transfer_test(
     significance: the level of the test, in (0, 1); a number.
 
   Returns:
-    A :class:`NegativeTransferTest`. Not for use under `jax.jit`: it holds
+    A `NegativeTransferTest`. Not for use under `jax.jit`: it holds
     words.
 
   Raises:

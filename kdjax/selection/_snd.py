@@ -1,4 +1,4 @@
-"""Soft neighbourhood density (SND)."""
+"""Soft neighborhood density (SND)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -24,7 +24,7 @@ def snd_score(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Soft neighbourhood density (SND): many near neighbours for each example.
+  r"""Soft neighborhood density (SND): many near neighbors for each example.
 
   .. math::
     s = \operatorname{mean}_i H(q_i), \qquad
@@ -34,7 +34,7 @@ def snd_score(
 
   Args:
     target_features: `[batch, dims]`, z. As published, the PROBABILITIES of
-      the classes, `softened_softmax(logits)`; they are normalised to length 1
+      the classes, `softened_softmax(logits)`; they are normalized to length 1
       here. A row of zeros stays zero.
     temperature: T > 0. May be traced.
     chunk_size: how many rows of the similarity matrix are held at a time, in
@@ -52,7 +52,7 @@ def snd_score(
       positive.
 
   skada puts -1 / T in the place of an example's similarity to itself instead
-  of leaving it out, which adds e^(-2 / T) of the closest neighbour's weight.
+  of leaving it out, which adds e^(-2 / T) of the closest neighbor's weight.
 
   Examples:
     >>> print(f"{snd_score(jnp.ones((5, 3))):.4f}")  # log 4

@@ -19,7 +19,7 @@ class NormStatistics(NamedTuple):
   Attributes:
     mean: `[channels]`.
     variance: `[channels]`, over n (not n - 1).
-    count: how many values of each channel they summarise.
+    count: how many values of each channel they summarize.
 
   References:
     Li et al., `Revisiting batch normalization for practical domain adaptation
@@ -50,7 +50,7 @@ def adabn_statistics(
   whatever the order and the sizes. Put them in the place of the source's.
 
   The inputs of a layer depend on the statistics of those before it. Either
-  normalise each batch by itself on the way (training mode; what Dassl does,
+  normalize each batch by itself on the way (training mode; what Dassl does,
   with a running mean), or go layer by layer, with the layers before done.
 
   Args:
@@ -60,7 +60,7 @@ def adabn_statistics(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    :class:`NormStatistics`; zeros while nothing counts.
+    `NormStatistics`; zeros while nothing counts.
 
   Raises:
     ValueError: if the channels differ.
@@ -133,7 +133,7 @@ def adabn_normalize(
 
   Args:
     activations: `[*batch, channels]`.
-    statistics: from :func:`adabn_statistics`.
+    statistics: from `adabn_statistics`.
     scale: gamma, `[channels]`; 1 by default.
     bias: beta, `[channels]`; 0 by default.
     eps: epsilon > 0. May be traced.

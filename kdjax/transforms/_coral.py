@@ -32,7 +32,7 @@ def coral_transform(
   with covariances over n - 1; the target stays as it is.
 
   Args:
-    source: `[source, dims]`, standardised, as the authors do.
+    source: `[source, dims]`, standardized, as the authors do.
     target: `[target, dims]`; the number of rows may differ.
     ridge: lambda > 0. The authors and transferlearning: 1; adapt: 1e-5, an
       almost full whitening.

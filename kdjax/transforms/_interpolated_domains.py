@@ -61,7 +61,7 @@ def interpolate_domains(
       heaviest entries of } P \bigr\}, \qquad t_k = k / K
 
   for the plan P of entropic optimal transport from the source's points x to
-  the target's points y, all equally heavy. :func:`gradual_self_training`
+  the target's points y, all equally heavy. `gradual_self_training`
   follows the domains in their order. Embeddings interpolate better than
   pixels: the authors take those of the source model.
 
@@ -71,7 +71,7 @@ def interpolate_domains(
     steps: K, how many domains; the last one lies at the target.
     pairs: how many entries of the plan are kept (rows of both domains
       together, as in skada).
-    epsilon: as in :func:`sinkhorn_divergence`. May be traced.
+    epsilon: as in `sinkhorn_divergence`. May be traced.
     scale: likewise.
     cost: likewise.
     iterations: likewise.

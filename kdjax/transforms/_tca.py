@@ -33,7 +33,7 @@ def tca(
 
   whose columns are leading eigenvectors of (K M K + mu I)^{-1} K H K: found
   from the Cholesky factor of the first matrix and the symmetric eigenproblem
-  that it leaves. K holds kernels between all rows, H centres.
+  that it leaves. K holds kernels between all rows, H centers.
 
   Args:
     source: `[source, dims]`.

@@ -81,7 +81,7 @@ def soft_h_divergence(
 
   The sigmoid stands for the 0-1 error of a discriminator whose positive logits
   say "source". The value is a lower bound that the discriminator raises and
-  the features lower. To minimise it over the features with one optimizer while
+  the features lower. To minimize it over the features with one optimizer while
   the value keeps its sign, reverse the gradient of the discriminator's
   parameters::
 
@@ -95,10 +95,10 @@ def soft_h_divergence(
   It is not clipped (a clip would leave a bad discriminator without gradient),
   so early in training it may be negative. A discriminator that separates the
   domains saturates the sigmoids and no gradient is left for the features:
-  train with :func:`dann_loss` there and use this for the value, or keep the
+  train with `dann_loss` there and use this for the value, or keep the
   discriminator weak. It measures the mini-batch it gets, on which a
   discriminator with more dimensions than rows is always right; report
-  :func:`h_divergence` of held-out data.
+  `h_divergence` of held-out data.
 
   Args:
     domain_logits_source: `[source]` or `[source, 1]`, the discriminator's
@@ -188,7 +188,7 @@ def h_divergence(
 
   solved to convergence, gives the direction; an exact search over all
   thresholds and both polarities of the training rows gives the half-space; the
-  held-out rows give the errors. Features are standardised beforehand (each
+  held-out rows give the errors. Features are standardized beforehand (each
   domain counting half; this sets only the metric of the ridge). A
   one-dimensional feature needs no probe and the search alone decides.
 

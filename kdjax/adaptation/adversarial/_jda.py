@@ -33,18 +33,18 @@ def jda_loss(
   Only source examples have labels, so the sum has n_S terms and 1/(n_S + n_T)
   is not their mean: it scales the task by n_S / (n_S + n_T). At n_S = n_T the
   task halves, and a lambda counts twice what it does in the codes that
-  minimise "mean cross-entropy + lambda * transfer" (TLlib, DeepDA, Dassl);
-  halve theirs to get the same minimiser. `normalize="labelled"` divides by
+  minimize "mean cross-entropy + lambda * transfer" (TLlib, DeepDA, Dassl);
+  halve theirs to get the same minimizer. `normalize="labelled"` divides by
   n_S and takes their lambda as it is.
 
   Not to be confused with Joint Distribution Adaptation (Long et al., 2013), a
   closed-form transform that shares the initials.
 
   Args:
-    task_losses: `[source]`, one loss a labelled example of this device.
+    task_losses: `[source]`, one loss a labeled example of this device.
     divergence: the divergence of the whole batch, a scalar: the same on
       every device and never summed over them. To train, one with a gradient,
-      such as :func:`soft_h_divergence`; :func:`h_divergence` has none.
+      such as `soft_h_divergence`; `h_divergence` has none.
     num_target: n_T, the number of target examples of the global batch.
     num_source: n_S of the global batch; by default it is counted, over
       `where` and `axis_name`.
@@ -69,7 +69,7 @@ def jda_loss(
 
   References:
     Ben-David et al., `Analysis of representations for domain adaptation
-    <https://papers.nips.cc/paper/2983>`_, 2006, whose bound it minimises.
+    <https://papers.nips.cc/paper/2983>`_, 2006, whose bound it minimizes.
   """
   check_choice("normalize", normalize, ("all", "labelled"))
   check_positive("num_target", num_target)

@@ -27,7 +27,7 @@ def mdd_loss(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Margin disparity discrepancy (MDD), as the adversarial head minimises it.
+  r"""Margin disparity discrepancy (MDD), as the adversarial head minimizes it.
 
   .. math::
     \ell = -\gamma \operatorname*{mean}_{i \in S}
@@ -106,7 +106,7 @@ def mdd_regression_loss(
       - \operatorname*{mean}_{T} |y' - y|
 
   with y' the adversarial head's predictions: agree on the source, disagree on
-  the target. See :func:`mdd_loss`.
+  the target. See `mdd_loss`.
 
   Args:
     source_predictions: `[source, outputs]`, the main head's; no gradient.

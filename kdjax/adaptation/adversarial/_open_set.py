@@ -27,8 +27,8 @@ def osbp_loss(
            - (1 - t) \log (1 - p_{K + 1} + \epsilon)
 
   with p the softmax over K known classes and, last, the unknown one. The
-  classifier minimises it, and so holds each target example at the boundary
-  p = t; the features, behind `ops.reverse_gradient` of scale 1, maximise it,
+  classifier minimizes it, and so holds each target example at the boundary
+  p = t; the features, behind `ops.reverse_gradient` of scale 1, maximize it,
   and so push each example to either side. On the source, the classifier
   learns from the cross-entropy alone, without a label K + 1.
 

@@ -25,12 +25,12 @@ def bsp_loss(
   .. math::
     \ell = \sum_{i=1}^{k} \sigma_i(F_S)^2 + \sum_{i=1}^{k} \sigma_i(F_T)^2
 
-  with the singular values in descending order. Adversarial alignment favours
+  with the singular values in descending order. Adversarial alignment favors
   the directions of the largest ones, which transfer but do not discriminate;
-  the penalty goes beside :func:`dann_loss` or CDAN.
+  the penalty goes beside `dann_loss` or CDAN.
 
   Args:
-    source: `[source, dims]`, the features F_S, not centred.
+    source: `[source, dims]`, the features F_S, not centered.
     target: `[target, dims]`; the number of rows may differ.
     components: k, how many singular values; a static integer.
     where_source: which source rows count.

@@ -95,7 +95,7 @@ def make_kernel(
   degree: int = 2,
   chunk_size: int | None = None,
 ) -> Kernel:
-  """Returns the kernel that the keywords of :func:`mmd` describe."""
+  """Returns the kernel that the keywords of `mmd` describe."""
   check_choice("kernel", kernel, KERNELS)
   check_choice("bandwidth_rule", bandwidth_rule, RULES)
   check_integer("degree", degree, 1)
@@ -170,7 +170,7 @@ def _scale(
   count = jnp.maximum(sum_over_devices(jnp.sum(mask), axis_name), 1)
   if kernel == "gaussian":
     # Over all ordered pairs, the mean squared distance is twice the mean
-    # squared distance to the centre: no matrix is needed.
+    # squared distance to the center: no matrix is needed.
     center = sum_over_devices(mask @ rows, axis_name) / count
     squares = jnp.sum(jnp.square(rows - center[None]), 1)
     value = 2 * sum_over_devices(mask @ squares, axis_name) / count

@@ -174,24 +174,24 @@ def jmmd(
     k(x, y) = \prod_\ell \sum_m
       k_{\ell m}(x^{(\ell)}, y^{(\ell)})
 
-  in the place of the kernel of :func:`mmd`: the domains' joint distributions
+  in the place of the kernel of `mmd`: the domains' joint distributions
   of the layers are compared, not each layer's alone.
 
   Args:
     source: the layers, `[source, dims]` each, of the same examples.
     target: as many layers `[target, dims]`, of the source's widths.
-    estimator: as in :func:`mmd`.
-    kernel: as in :func:`mmd`.
+    estimator: as in `mmd`.
+    kernel: as in `mmd`.
     bandwidth_factors: one entry a layer: a number, `[kernels]`, or None where
       the layer's width is chosen by another keyword. A layer with no width at
-      all has the default factors of :func:`mmd`.
+      all has the default factors of `mmd`.
     bandwidths: one entry a layer, fixed sigma, or None.
     gammas: one entry a layer, or None.
-    bandwidth_rule: as in :func:`mmd`.
+    bandwidth_rule: as in `mmd`.
     kernel_weights: one entry a layer, or None.
     where_source: `[source]`, which source examples count.
     where_target: `[target]`, which target examples count.
-    chunk_size: as in :func:`mmd`.
+    chunk_size: as in `mmd`.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
       gathered, so pairs across devices count.
 
@@ -200,11 +200,11 @@ def jmmd(
     2 / (n - 1), which is left out here. Published weight: 1 times the linear
     estimate, of the bottleneck with factors 2^-3, ..., 2^1 and of the softmax
     output with the fixed sigma 0.92. Its adversarial variant puts a
-    :func:`kdjax.ops.reverse_gradient`, a linear layer that starts as the
+    `kdjax.ops.reverse_gradient`, a linear layer that starts as the
     identity, and another reversal before each layer.
 
   Raises:
-    ValueError: if the layers do not match, or as in :func:`mmd`.
+    ValueError: if the layers do not match, or as in `mmd`.
     TypeError: if a domain is no sequence, or a layer is not floating-point.
 
   Examples:

@@ -127,7 +127,7 @@ def m3sda_loss(
       may differ in number.
     target: `[rows, dims]`.
     form: "central" (Dassl) or "paper". The authors' digit code does neither:
-      its first term subtracts centred examples, in the order of the batch,
+      its first term subtracts centered examples, in the order of the batch,
       from one another.
     where_sources: which rows count, one mask (or None) a source.
     where_target: which target rows count.
@@ -137,7 +137,7 @@ def m3sda_loss(
   Returns:
     A scalar; pairs with a domain that has no row are left out. Published
     weight: 0.5 (Dassl), beside two classifiers a source whose
-    :func:`classifier_discrepancy` is played as in MCD.
+    `classifier_discrepancy` is played as in MCD.
 
   Raises:
     ValueError: if there is no source, widths or masks disagree, or the form is

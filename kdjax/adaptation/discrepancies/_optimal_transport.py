@@ -54,7 +54,7 @@ def sinkhorn_divergence(
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    epsilon: the regularisation, > 0. May be traced.
+    epsilon: the regularization, > 0. May be traced.
     scale: "mean" multiplies epsilon by the mean cost between the domains (no
       gradient), so that it means the same for features of any scale;
       "absolute" takes it in units of the cost.
@@ -76,7 +76,7 @@ def sinkhorn_divergence(
     TypeError: if `iterations` is no integer.
 
   Gradients are those of the optimum, where the dual potentials need none.
-  Codes disagree: W is the regularised cost in OTT and GeomLoss and here, and
+  Codes disagree: W is the regularized cost in OTT and GeomLoss and here, and
   only its part <P, C> in POT and Dassl. Dassl's value is twice this form, with
   the cosine, an absolute 0.01 and 5 iterations.
 
@@ -266,7 +266,7 @@ def deepjdot_loss(
     plan: `[source, target]`, gamma, if it has been solved elsewhere (the
       authors' is the exact plan of equal masses, from POT). With `axis_name`,
       that of the gathered batch.
-    epsilon: the entropic regularisation of the plan that is solved here, in
+    epsilon: the entropic regularization of the plan that is solved here, in
       units of the mean cost; the plan goes to the exact one as it goes to 0.
       May be traced.
     iterations: how many of Sinkhorn's; a static integer.

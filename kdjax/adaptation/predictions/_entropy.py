@@ -92,7 +92,7 @@ def information_maximization_loss(
     TypeError: if the logits are not floating-point.
 
   SHOT adds 1e-5 to each probability inside the logarithms; see
-  :func:`entropy_loss`.
+  `entropy_loss`.
 
   Examples:
     >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])

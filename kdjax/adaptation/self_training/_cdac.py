@@ -32,8 +32,8 @@ def cdac_loss(
     P_{ij} = p_i \cdot p'_j
 
   where s is 1 if the same k features are the largest in both examples. The
-  classifier minimises it (it pulls clusters apart) and the features, through a
-  gradient reversal before the classifier, maximise it: pass logits of
+  classifier minimizes it (it pulls clusters apart) and the features, through a
+  gradient reversal before the classifier, maximize it: pass logits of
   `prototype_logits(reverse_gradient(features), prototypes)`.
 
   Args:
@@ -49,9 +49,9 @@ def cdac_loss(
 
   Returns:
     A scalar <= 0, minus the binary cross-entropy; 0 with gradient 0 if nothing
-    counts. Published weight: 1, beside :func:`fixmatch_loss` of a second
+    counts. Published weight: 1, beside `fixmatch_loss` of a second
     strong view and 30 times the mean squared difference of both strong views'
-    probabilities with a :func:`sigmoid_ramp_up` of 1,000 steps (Dassl's; 20,000
+    probabilities with a `sigmoid_ramp_up` of 1,000 steps (Dassl's; 20,000
     in the authors' script).
 
   Raises:

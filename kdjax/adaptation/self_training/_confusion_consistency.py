@@ -32,7 +32,7 @@ def confusion_consistency_loss(
     \quad w_i = 1 + e^{-H(p_i)}
 
   over the m examples of B whose plain view is confident; C is the confusion
-  matrix of :func:`mcc_loss` at temperature T, C' that of the strong view.
+  matrix of `mcc_loss` at temperature T, C' that of the strong view.
 
   Args:
     strong_logits: `[batch, classes]`, of the strong view; they learn.
@@ -45,7 +45,7 @@ def confusion_consistency_loss(
 
   Returns:
     A scalar; 0 with gradient 0 where nothing is confident. Published weight:
-    1, beside :func:`mcc_loss`.
+    1, beside `mcc_loss`.
 
   Raises:
     ValueError: if the shapes differ or a static number is out of range.

@@ -36,7 +36,7 @@ def debias_logits(
 
   Args:
     logits: `[*batch, classes]`.
-    prior: q, `[classes]`, from :func:`debias_update`; no gradient.
+    prior: q, `[classes]`, from `debias_update`; no gradient.
     strength: lambda. May be traced.
 
   Returns:
@@ -78,7 +78,7 @@ def debias_update(
   .. math:: \hat q \leftarrow \mu \hat q + (1 - \mu) \operatorname{mean}_i p_i
 
   Args:
-    weak_logits: `[batch, classes]`, of unlabelled examples.
+    weak_logits: `[batch, classes]`, of unlabeled examples.
     prior: q so far; it starts uniform.
     momentum: mu in [0, 1]. May be traced.
     where: which examples count.

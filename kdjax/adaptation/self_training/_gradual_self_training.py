@@ -129,7 +129,7 @@ def gradual_self_training(
       \{(x, \operatorname{argmax} f_{\theta_t}(x)) : x \in D_t
       \text{ confident}\}\bigr)
 
-  for unlabelled domains D_1, ..., D_T that lead from the source to the target.
+  for unlabeled domains D_1, ..., D_T that lead from the source to the target.
   What the authors found to matter is fixed here: labels are hard, the least
   confident 10 % of each block are dropped, the weights are carried on rather
   than started anew, and the blocks keep their order. Self-training on the
@@ -149,8 +149,8 @@ def gradual_self_training(
       evaluation mode.
     key: a JAX random key, split over the blocks for `fit`.
     drop: the share of each block to drop, in [0, 1]. May be traced.
-    confidence: as in :func:`confident_pseudo_labels`.
-    repeats: how often each block is labelled and learned (1).
+    confidence: as in `confident_pseudo_labels`.
+    repeats: how often each block is labeled and learned (1).
     where: one mask `[examples]` a block, for padded examples.
 
   Returns:

@@ -100,7 +100,7 @@ def mean_teacher_update(
   Raises:
     ValueError: if the structures differ or a static decay is outside [0, 1].
 
-  :func:`kdjax.training.parameter_ema` keeps one inside the optimizer.
+  `kdjax.training.parameter_ema` keeps one inside the optimizer.
 
   Examples:
     >>> print(mean_teacher_update(jnp.ones(()), jnp.zeros(()), decay=0.75))

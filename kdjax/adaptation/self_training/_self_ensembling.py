@@ -24,7 +24,7 @@ def self_ensembling_balance_loss(
     \bar p = \operatorname*{mean}_i p_i
 
   a binary cross-entropy for each class; not MCD's
-  :func:`class_balance_loss`.
+  `class_balance_loss`.
 
   Args:
     target_logits: `[batch, classes]`, the student's; a class at -inf counts as

@@ -94,12 +94,12 @@ def self_tuning_loss(
     keys: `[batch, dims]`, of the averaged encoder on another view; no
       gradient.
     labels: `[batch]`, true labels or the query classifier's predictions.
-    queue: from before this batch; follow with :func:`self_tuning_update`.
+    queue: from before this batch; follow with `self_tuning_update`.
     temperature: T > 0. May be traced.
 
   Returns:
-    One value an example. Published weight: 1, once for labelled and once for
-    unlabelled examples.
+    One value an example. Published weight: 1, once for labeled and once for
+    unlabeled examples.
 
   Raises:
     ValueError: if widths disagree or a static temperature is not above 0.

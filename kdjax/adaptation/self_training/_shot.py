@@ -51,7 +51,7 @@ def centroid_pseudo_labels(
   Returns:
     Labels `[batch]`; no gradient. Published: 2 rounds, renewed 15 times in
     training; the cross-entropy with them weighs 0.3, beside
-    :func:`information_maximization_loss`.
+    `information_maximization_loss`.
 
   Raises:
     ValueError: if shapes disagree or an option is unknown.

@@ -29,7 +29,7 @@ def ab_loss(
 
   Args:
     student_features: pre-activations, already of the teacher's shape, see
-      :func:`kdjax.objectives.ab`.
+      `kdjax.objectives.ab`.
     teacher_features: the teacher's pre-activations; they receive no gradient.
     margin: m > 0. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher (it is 0).

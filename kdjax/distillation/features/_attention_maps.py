@@ -1,4 +1,4 @@
-"""Attention transfer (AT): normalised maps of squared activations."""
+"""Attention transfer (AT): normalized maps of squared activations."""
 
 import jax
 import jax.numpy as jnp

@@ -28,7 +28,7 @@ def cat_loss(
                   {\lVert \operatorname{pool}(F_c) \rVert_2}
 
   F are class activation maps: one map a class, whose mean over the positions
-  is the class's logit. :func:`kdjax.objectives.cat` takes them from any
+  is the class's logit. `kdjax.objectives.cat` takes them from any
   network that averages its last features before a linear head.
 
   Args:
@@ -41,7 +41,7 @@ def cat_loss(
 
   Returns:
     One value an example. Published weights, times the mean over the batch, by
-    pair of networks on CIFAR-100: with ``normalize=False`` and resolution 2
+    pair of networks on CIFAR-100: with `normalize=False` and resolution 2
     from 0.7 (resnet56 to resnet20) to 15 (resnet32x4 to resnet8x4); normalized
     from 15 (vgg13 to MobileNetV2, resolution 2) to 600 (resnet32x4 to
     ShuffleNet, resolution 4).

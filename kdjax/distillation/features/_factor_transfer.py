@@ -21,14 +21,14 @@ def factor_transfer_loss(
   form: str = "factors",
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Factor transfer (FT): mean absolute difference of normalised factors.
+  r"""Factor transfer (FT): mean absolute difference of normalized factors.
 
   .. math::
     \ell = \operatorname{mean} \left| \frac{F^S}{\lVert F^S \rVert_2}
                                     - \frac{F^T}{\lVert F^T \rVert_2} \right|
 
   A factor is what a paraphraser makes of the teacher's features and a
-  translator of the student's, see :func:`kdjax.objectives.factor_transfer`.
+  translator of the student's, see `kdjax.objectives.factor_transfer`.
   The norm is that of an example's whole factor.
 
   Args:

@@ -21,7 +21,7 @@ def hint_loss(
     \ell = \operatorname{mean}_{hwc} (F^S - F^T)^2
 
   A student of another shape goes through a regressor first, see
-  :func:`kdjax.objectives.fitnet`.
+  `kdjax.objectives.fitnet`.
 
   Args:
     student_features: activations of one stage (the guided layer), any rank.

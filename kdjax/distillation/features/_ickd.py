@@ -80,7 +80,7 @@ def _gram(
   maps: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch channels channels"]:
   rows = maps.reshape(maps.shape[0], -1, maps.shape[-1])
-  # The rows are normalised next, so this scale is free; it avoids overflow.
+  # The rows are normalized next, so this scale is free; it avoids overflow.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), (1, 2), keepdims=True))
   rows = rows / jnp.where(largest > 0, largest, 1.0)
   return jnp.einsum("bpi,bpj->bij", rows, rows, precision="highest")

@@ -23,7 +23,7 @@ def kta_loss(
   power: ArrayLike = 2.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Knowledge translation and adaptation (KTA): L1 of normalised features.
+  r"""Knowledge translation and adaptation (KTA): L1 of normalized features.
 
   .. math::
     \ell = \operatorname{mean} \left| \frac{F^S}{\lVert F^S \rVert_q}
@@ -39,7 +39,7 @@ def kta_loss(
 
   Returns:
     One value an example. Published weight: 50 times the mean over the batch,
-    beside :func:`affinity_loss` (torchdistill).
+    beside `affinity_loss` (torchdistill).
 
   Raises:
     ValueError: if the shapes differ or a static power is not above 0.
@@ -88,7 +88,7 @@ def affinity_loss(
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch,
-    beside 50 times :func:`kta_loss` (torchdistill).
+    beside 50 times `kta_loss` (torchdistill).
 
   Raises:
     ValueError: if the shapes differ.

@@ -39,7 +39,7 @@ def pad_l2_loss(
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch
-    (torchdistill), in a second stage after training with :func:`hint_loss` of
+    (torchdistill), in a second stage after training with `hint_loss` of
     the embeddings (CSE-L2).
 
   Raises:

@@ -28,7 +28,7 @@ def hierarchical_context_loss(
 
   Args:
     student_features: one stage of the student, after the fusion with the
-      deeper ones, see :func:`kdjax.objectives.review_kd`.
+      deeper ones, see `kdjax.objectives.review_kd`.
     teacher_features: the teacher's stage, before its activation; it receives
       no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.

@@ -27,13 +27,13 @@ def srd_loss(
     \ell = 2 \log \Bigl( \epsilon + \sum_{bd} |s_{bd} - t_{bd}|^p \Bigr),
     \qquad \epsilon = 10^{-12}
 
-  over the whole batch, with no average. Both sides come batch-normalised,
+  over the whole batch, with no average. Both sides come batch-normalized,
   without scale and bias, and the student's linearly projected before:
-  :func:`kdjax.objectives.srd` does so.
+  `kdjax.objectives.srd` does so.
 
   Args:
-    student_embeddings: the student's, projected and normalised.
-    teacher_embeddings: the teacher's, normalised; they receive no gradient.
+    student_embeddings: the student's, projected and normalized.
+    teacher_embeddings: the teacher's, normalized; they receive no gradient.
     exponent: p. May be traced.
     where: which examples count.
     axis_name: the mapped axis that holds the rest of the batch.

@@ -1,4 +1,4 @@
-"""Cross-view consistency regularisation (CRLD)."""
+"""Cross-view consistency regularization (CRLD)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -69,7 +69,7 @@ def crld_loss(
     Array([0.345...], dtype=float32)
 
   References:
-    Zhang et al., `Cross-view consistency regularisation for knowledge
+    Zhang et al., `Cross-view consistency regularization for knowledge
     distillation <https://arxiv.org/abs/2412.16493>`_, 2024; code
     arcaninez/crld.
   """

@@ -36,7 +36,7 @@ def reverse_kl_loss(
   Returns:
     One value an example, in nats, without a T^2 factor; inf, and no finite
     gradient, where the student allows a class that the teacher excludes by
-    -inf. Mask it on both sides, or use :func:`skew_reverse_kl_loss`.
+    -inf. Mask it on both sides, or use `skew_reverse_kl_loss`.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.

@@ -28,7 +28,7 @@ def dkd_loss(
   beta: ArrayLike = 8.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Decoupled knowledge distillation (DKD): labelled class and others apart.
+  r"""Decoupled knowledge distillation (DKD): labeled class and others apart.
 
   .. math::
     \ell = T^2 \bigl[ \alpha \, \mathrm{KL}(b^T \Vert b^S)
@@ -36,7 +36,7 @@ def dkd_loss(
     b = [q_y, 1 - q_y], \quad \hat q_c = \frac{q_c}{1 - q_y}, \; c \ne y
 
   With alpha = 1 and beta = 1 - q_y of the teacher it is
-  :func:`soft_target_loss`. With two classes the second term is exactly 0.
+  `soft_target_loss`. With two classes the second term is exactly 0.
 
   Args:
     student_logits: `[*batch, classes]`.
@@ -45,7 +45,7 @@ def dkd_loss(
     labels: class indices `[*batch]`; what is no class gives NaN, without
       gradient, so that a masked row may hold anything.
     temperature: T > 0; a number, or one per example. May be traced.
-    alpha: the weight of the labelled class; a number, or one per example.
+    alpha: the weight of the labeled class; a number, or one per example.
     beta: the weight of the other classes; a number, or one per example.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -59,7 +59,7 @@ def dkd_loss(
     TypeError: if the logits are not floating-point or the labels no integers.
 
   Differs from published code: mdistiller takes the logarithm of 1 - q_y after
-  rounding, which is infinite from a gap of 104 on, and masks the labelled class
+  rounding, which is infinite from a gap of 104 on, and masks the labeled class
   by -1000. Here nothing leaves log space; elsewhere the values agree.
 
   Examples:

@@ -70,7 +70,7 @@ def lskd_loss(
     \ell = T^2 \, \mathrm{KL}(q^T \Vert q^S), \quad
     q = \mathrm{softmax}(Z(z) / T)
 
-  where Z is :func:`standardize_logits`: the student matches the relations
+  where Z is `standardize_logits`: the student matches the relations
   between the teacher's logits, not their magnitude.
 
   Args:

@@ -31,12 +31,12 @@ def ofa_loss(
            \log q_c
 
   With epsilon = 1 it is the cross-entropy of student and teacher; the larger
-  epsilon, the more the labelled class outweighs what the teacher says of
+  epsilon, the more the labeled class outweighs what the teacher says of
   others.
 
   Args:
     student_logits: `[*batch, classes]`, those of the network or of a stage, see
-      :func:`kdjax.objectives.ofa`.
+      `kdjax.objectives.ofa`.
     teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
       -inf on both sides is masked.
     labels: class indices `[*batch]`.

@@ -36,7 +36,7 @@ def predictions(
 
 
 def correlation_gap(a: Array, b: Array, weight: ArrayLike = 1.0) -> Array:
-  """Returns 1 - a b / (|a| |b| + 1e-8) of centred rows.
+  """Returns 1 - a b / (|a| |b| + 1e-8) of centered rows.
 
   As half the squared distance of the unit vectors, which does not cancel.
   """

@@ -38,7 +38,7 @@ def rld_loss(
     M = \{c : z^T_c < z^T_y\}
 
   The first term (sample confidence) teaches the label as much confidence as
-  the teacher has in its own favourite; p is the softmax at temperature T_alpha.
+  the teacher has in its own favorite; p is the softmax at temperature T_alpha.
   The second (masked correlation) compares only the classes that the teacher
   ranks below the label, among themselves.
 

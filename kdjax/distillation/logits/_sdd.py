@@ -97,12 +97,12 @@ def sdd_loss(
   other way about, is complementary, and weighs more.
 
   Args:
-    student_logits: `[batch, regions, classes]`, see :func:`regional_logits`;
+    student_logits: `[batch, regions, classes]`, see `regional_logits`;
       the first region is the whole image.
     teacher_logits: `[batch, regions, classes]`; they receive no gradient.
     labels: `[batch]`.
-    inner: the loss of a region: "kd" (:func:`soft_target_loss`), "dkd"
-      (:func:`dkd_loss`) or "nkd" (:func:`nkd_loss`).
+    inner: the loss of a region: "kd" (`soft_target_loss`), "dkd"
+      (`dkd_loss`) or "nkd" (`nkd_loss`).
     complementary_weight: of a region that disagrees. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
     **hyperparameters: of the inner loss.

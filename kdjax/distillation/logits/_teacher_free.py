@@ -22,7 +22,7 @@ def virtual_teacher_loss(
   temperature: ArrayLike = 20.0,
   correct_probability: ArrayLike = 0.99,
 ) -> Float[Array, "*batch"]:
-  r"""Teacher-free regularisation (Tf-KD_reg): a teacher made by hand.
+  r"""Teacher-free regularization (Tf-KD_reg): a teacher made by hand.
 
   .. math::
     \ell = \frac{1}{C} \mathrm{KL}(\mathrm{softmax}(u / T) \Vert p^S), \quad

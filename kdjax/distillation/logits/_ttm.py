@@ -73,7 +73,7 @@ def wttm_loss(
     \ell = \Bigl( \sum_k p_k^\gamma \Bigr) \,
            \mathrm{KL}(p^{(\gamma)} \Vert q)
 
-  :func:`ttm_loss`, weighed by the power sum of the teacher's probabilities: the
+  `ttm_loss`, weighed by the power sum of the teacher's probabilities: the
   smoother these are, the more the example counts.
 
   Args:

@@ -34,12 +34,12 @@ def wkd_class_cost(
     sharpness: kappa > 0. May be traced.
 
   Returns:
-    `[classes, classes]`, for :func:`wkd_logit_loss`.
+    `[classes, classes]`, for `wkd_logit_loss`.
 
   Raises:
     ValueError: if a static sharpness is not above 0.
 
-  It is the authors' "fc" cost. Their CIFAR-100 runs read one minus the centred
+  It is the authors' "fc" cost. Their CIFAR-100 runs read one minus the centered
   kernel alignment of the classes' training features from a file instead;
   sharpen that likewise.
 
@@ -84,7 +84,7 @@ def wkd_logit_loss(
     student_logits: `[batch, classes]`.
     teacher_logits: `[batch, classes]`; they receive no gradient.
     labels: `[batch]`.
-    class_cost: C, nonnegative, see :func:`wkd_class_cost`; no gradient.
+    class_cost: C, nonnegative, see `wkd_class_cost`; no gradient.
     temperature: T > 0 of the transported probabilities. May be traced.
     gamma: the weight of the transport; a number, or one per example. May be
       traced.

@@ -56,13 +56,13 @@ def cc_loss(
     form: "kernel", the paper's, as in AberHu's Knowledge-Distillation-Zoo; it
       does not depend on the order of the examples. "adjacent", RepDistiller's,
       which its author has from the paper's authors: products of the gaps of
-      consecutive examples, of equal widths, not normalised.
+      consecutive examples, of equal widths, not normalized.
     where: `[batch]`, which examples count; those that do are consecutive.
-    chunk_size: as in :func:`pkt_loss`. "adjacent" has no pairs.
+    chunk_size: as in `pkt_loss`. "adjacent" has no pairs.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher, as both
       codes do by way of the teacher's embedding layer,
-      :func:`kdjax.objectives.cc`.
+      `kdjax.objectives.cc`.
 
   Returns:
     A scalar. Published weight: 0.02, for "adjacent" (RepDistiller). Neither

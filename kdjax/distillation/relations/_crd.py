@@ -41,7 +41,7 @@ def crd_loss(
   epsilon = 1e-7. The method adds both directions: a student's anchors with the
   teacher's positives and negatives, and the teacher's with the student's. The
   memory banks that they are drawn from, and the embedding of both networks
-  into vectors of unit norm, are :func:`kdjax.objectives.crd`.
+  into vectors of unit norm, are `kdjax.objectives.crd`.
 
   Args:
     anchors: `[batch, dims]`, embeddings of unit norm of one network.
@@ -51,8 +51,8 @@ def crd_loss(
       gradient.
     num_examples: N, how many examples the negatives were drawn from. May be
       traced.
-    normalizer: Z, once and for all the mean of the unnormalised P of the first
-      batch times N, :func:`crd_normalizer`. May be traced.
+    normalizer: Z, once and for all the mean of the unnormalized P of the first
+      batch times N, `crd_normalizer`. May be traced.
     temperature: tau. May be traced.
     stop_teacher_gradient: False lets gradients reach positives and negatives.
 
@@ -96,7 +96,7 @@ def crd_normalizer(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Normaliser of CRD, estimated from a batch.
+  r"""Normalizer of CRD, estimated from a batch.
 
   .. math::
     Z = N \operatorname*{mean}_{i, k} e^{x_i \cdot y_{ik} / \tau}
@@ -116,7 +116,7 @@ def crd_normalizer(
   Returns:
     A scalar without gradient; 0 if nothing counts. At temperatures below about
     0.012 it may exceed float32, whatever it is computed from;
-    :func:`kdjax.objectives.crd` keeps its logarithm.
+    `kdjax.objectives.crd` keeps its logarithm.
 
   Raises:
     ValueError: if shapes differ or a static number is not above 0.
@@ -178,7 +178,7 @@ def crd_nce_loss(
   Args:
     positive: scores of the positive pairs, `[batch]`.
     negative: scores of the negative pairs, `[batch, negatives]`.
-    log_normalizer: log Z, from :func:`crd_log_normalizer`.
+    log_normalizer: log Z, from `crd_log_normalizer`.
     num_examples: the number of training examples.
 
   Returns:
@@ -246,7 +246,7 @@ def crd_in_batch_loss(
     axis_name: the mapped axis that holds the rest of the batch, whose examples
       are negatives too.
     stop_teacher_gradient: False lets gradients reach the teacher, for a
-      learned embedding of it, :func:`kdjax.objectives.crd_in_batch`.
+      learned embedding of it, `kdjax.objectives.crd_in_batch`.
 
   Returns:
     A scalar, log n for embeddings that say nothing.

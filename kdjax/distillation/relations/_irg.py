@@ -50,9 +50,9 @@ def irg_loss(
         (E^{S, l}_{ij} - E^{T, l}_{ij})^2
       + w_P \operatorname*{mean}_i (P^S_i - P^T_i)^2
 
-  with the edges :math:`E_{ij} = \lVert f_i - f_j \rVert^2` of the embedding
+  with the edges `E_ij = | f_i - f_j |^2` of the embedding
   and of two feature maps, and the transformation
-  :math:`P_i = \lVert f^{(1)}_i - f^{(2)}_i \rVert^2` from the first map to the
+  `P_i = | f^(1)_i - f^(2)_i |^2` from the first map to the
   second, each divided by its maximum over the batch. What is not given is left
   out: two embeddings alone give w_E times their edges' term.
 

@@ -38,7 +38,7 @@ def itrd_loss(
   .. math::
     \ell = w_C \, \ell_\text{corr} + w_M \, \ell_\text{mutual}
 
-  of :func:`itrd_correlation_loss` and :func:`itrd_mutual_loss`.
+  of `itrd_correlation_loss` and `itrd_mutual_loss`.
 
   Args:
     student_embeddings: `[batch, dims]`.
@@ -47,7 +47,7 @@ def itrd_loss(
     mutual_weight: the weight of the second term. May be traced.
     alpha: the order of the first term, above 0. May be traced.
     where: `[batch]`, which examples count.
-    chunk_size: as in :func:`itrd_mutual_loss`.
+    chunk_size: as in `itrd_mutual_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -102,7 +102,7 @@ def itrd_correlation_loss(
     \ell_\text{corr} = \log_2 \sum_c \lvert r_c - 1 \rvert^{2 \alpha}, \qquad
     r_c = \frac1n \sum_i \hat x^S_{ic} \hat x^T_{ic}
 
-  with features standardised over the batch by the deviation over n - 1. So r
+  with features standardized over the batch by the deviation over n - 1. So r
   is at most 1 - 1/n, and the loss at least log2(dims) - 2 alpha log2(n).
 
   Args:

@@ -25,7 +25,7 @@ def pkt_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Probabilistic knowledge transfer (PKT): equal neighbour probabilities.
+  r"""Probabilistic knowledge transfer (PKT): equal neighbor probabilities.
 
   .. math::
     p_{ij} = \frac{(1 + \cos(x_i, x_j)) / 2}
@@ -55,7 +55,7 @@ def pkt_loss(
     TypeError: if the embeddings are not floating-point.
 
   Differs from published codes in the gradient of a zero row, NaN there and 0
-  here, and in float32 by fewer cancelled digits.
+  here, and in float32 by fewer canceled digits.
 
   Examples:
     >>> rows = jnp.array([[1.0, 0.0], [0.0, 2.0]])

@@ -37,7 +37,7 @@ def sp_loss(
     teacher_features: `[batch, ...]`; they receive no gradient. All axes but
       the batch may differ from the student's.
     where: `[batch]`, which examples count.
-    chunk_size: as in :func:`pkt_loss`.
+    chunk_size: as in `pkt_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 

@@ -188,7 +188,7 @@ def sskd_pretext_loss(
     embeddings: `[batch, views, dims]`; the first view is the original, the
       others transformed.
     where: which examples count, with all their views.
-    chunk_size: as in :func:`sskd_similarity_loss`.
+    chunk_size: as in `sskd_similarity_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:

@@ -12,8 +12,8 @@ from kdjax.objectives import crld
 from kdjax.objectives import cskd
 from kdjax.objectives import mlld
 from kdjax.objectives import preset
-from kdjax.ops import masked_mean
 from kdjax.ops import cross_entropy
+from kdjax.ops import masked_mean
 from tests.objectives.distillation.networks import BATCH
 from tests.objectives.distillation.networks import BOTH
 from tests.objectives.distillation.networks import STUDENT
