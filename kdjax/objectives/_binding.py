@@ -226,6 +226,14 @@ def name_of(function: Any) -> str:
   return name.split(".<locals>.")[place]
 
 
+# What a role that is missing asks of the caller.
+_MISSING = {
+  "teacher": "a teacher: give the learner one",
+  "past": "a past network: give the learner one",
+  "average": "an average of the student: chain parameter_ema to the optimizer",
+}
+
+
 def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
   entries = sorted(batch) if isinstance(batch, Mapping) else []
   text = (
@@ -241,8 +249,8 @@ def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
       f"learner views={{{view!r}: ...}}."
     )
   wanted = name.partition("_")[0]
-  if wanted in ("teacher", "past", "average") and wanted not in outputs:
-    return f"{text} Expected a {wanted}: give the learner one."
+  if wanted in _MISSING and wanted not in outputs:
+    return f"{text} Expected {_MISSING[wanted]}."
   return (
     f"{text} Rename the argument, or say what it reads: "
     "stateless(loss, ('student_logits', ...))."
