@@ -66,6 +66,8 @@ def imports(tree):
   for node in ast.walk(tree):
     if isinstance(node, ast.Import):
       yield from ((node, alias.name) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module == "kdjax":
+      yield from ((node, f"kdjax.{alias.name}") for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
       yield node, node.module or ""
 

@@ -21,8 +21,8 @@ def cskd_loss(
 
   Args:
     student_logits: `[*batch, classes]`.
-    student_partner_logits: the same network's logits of other examples of the same
-      classes; they receive no gradient.
+    student_partner_logits: the same network's logits of other examples of the
+      same classes; they receive no gradient.
     temperature: T > 0; a number, or one per example. May be traced.
     stop_teacher_gradient: False lets gradients reach the partners.
 
