@@ -13,13 +13,13 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import _adapt_choice
-from experiments import _adapt_data
-from experiments import _adapt_methods
-from experiments import _adapt_report
-from experiments import _adapt_training
-from experiments import adapt
-from experiments._adapt_objectives import Setting
+from experiments.adapt import __main__ as adapt
+from experiments.adapt import choice as adapt_choice
+from experiments.adapt import data as adapt_data
+from experiments.adapt import methods as adapt_methods
+from experiments.adapt import report as adapt_report
+from experiments.adapt import training as adapt_training
+from experiments.adapt.objectives import Setting
 from kdjax import data as kdata
 from kdjax import nets
 from kdjax import training
@@ -72,7 +72,7 @@ def test_a_run_leaves_a_report(reference):
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
   reference, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(_adapt_report, "draw", lambda job, rows: {})
+  monkeypatch.setattr(adapt_report, "draw", lambda job, rows: {})
   folder, rows = reference
   workdir = tmp_path / "cut"
   shutil.copytree(folder, workdir)
@@ -112,7 +112,7 @@ def test_flags_that_will_not_do(changes, message, tmp_path):
 
 def test_no_image_is_in_two_places():
   config = dataclasses.replace(SMALL, shift="none")
-  data = _adapt_data.load_data(config)
+  data = adapt_data.load_data(config)
   parts = [data.train, data.validation, data.test]
   images = np.concatenate([part["image"] for part in parts])
   everything = np.concatenate(
@@ -128,8 +128,8 @@ def test_no_image_is_in_two_places():
 
 @pytest.mark.parametrize("shift", ["rotate", "invert", "blend_noise"])
 def test_only_the_target_is_shifted(shift):
-  plain = _adapt_data.load_data(dataclasses.replace(SMALL, shift="none"))
-  data = _adapt_data.load_data(dataclasses.replace(SMALL, shift=shift))
+  plain = adapt_data.load_data(dataclasses.replace(SMALL, shift="none"))
+  data = adapt_data.load_data(dataclasses.replace(SMALL, shift=shift))
   for name, sizes in (
     ("train", plain.train_sizes),
     ("validation", plain.validation_sizes),
@@ -153,7 +153,7 @@ def test_a_larger_source_is_cropped_resized_and_cut_short(monkeypatch):
   config = dataclasses.replace(
     SMALL, source="large", shift="none", examples=40, validation_fraction=0.25
   )
-  data = _adapt_data.load_data(config)
+  data = adapt_data.load_data(config)
   assert data.train_sizes == (30, 30)
   assert data.validation_sizes == (10, 10)
   assert data.train["image"].shape == (60, 8, 8, 1)
@@ -178,18 +178,18 @@ def batch():
 
 @pytest.fixture(scope="module")
 def student():
-  data = _adapt_data.load_data(SMALL)
-  forward, init = _adapt_training.network(SMALL, data)
+  data = adapt_data.load_data(SMALL)
+  forward, init = adapt_training.network(SMALL, data)
   return training.Model(forward, jax.jit(init)(jax.random.key(1)))
 
 
 def make_gradient(name, student):
   """The gradient of a method's loss: `(params, state, frozen, batch)`."""
-  method = _adapt_methods.METHODS[name]
+  method = adapt_methods.METHODS[name]
   size = SMALL.batch_size
   setting = Setting(0.5, SMALL.steps, (SMALL.discriminator,), size)
   objective = method.objective(setting)
-  loss_fn = _adapt_training.make_loss(
+  loss_fn = adapt_training.make_loss(
     method, student.forward, objective, SMALL, size
   )
   state = training.init_train_state(
@@ -211,7 +211,7 @@ def make_gradient(name, student):
   return state.params, gradient
 
 
-@pytest.mark.parametrize("name", _adapt_methods.CHOICES)
+@pytest.mark.parametrize("name", adapt_methods.CHOICES)
 def test_every_method_has_a_gradient(name, student, batch):
   params, gradient = make_gradient(name, student)
   slopes = jax.eval_shape(gradient, batch)
@@ -238,13 +238,13 @@ def test_target_labels_reach_target_only_alone(name, student, batch):
 
 
 def test_closed_form_maps_and_weights_are_of_training_images_alone():
-  data = _adapt_data.load_data(SMALL)
+  data = adapt_data.load_data(SMALL)
   changed = data._replace(
     validation=data.validation | {"image": 255 - data.validation["image"]},
     test=data.test | {"image": 255 - data.test["image"]},
   )
   for name in ("coral_map", "discriminator_ratio"):
-    change = _adapt_methods.METHODS[name].change
+    change = adapt_methods.METHODS[name].change
     jax.tree.map(
       np.testing.assert_array_equal, change(data).train, change(changed).train
     )
@@ -257,8 +257,8 @@ def test_rules_choose_without_target_labels():
   }
   expected = {"source_accuracy": 2, "information": 3, "guarded": 2}
   for rule, index in expected.items():
-    assert np.argmax(_adapt_choice.RULES[rule](scores)) == index
-  assert set(_adapt_choice.RULES) == set(_adapt_report.RULES)
+    assert np.argmax(adapt_choice.RULES[rule](scores)) == index
+  assert set(adapt_choice.RULES) == set(adapt_report.RULES)
 
 
 def test_rules_score_one_student():
@@ -266,9 +266,9 @@ def test_rules_score_one_student():
   embedding, logits = rng.normal(size=(50, 4)), rng.normal(size=(50, 3))
   outputs = nets.Outputs(jnp.asarray(logits), {}, jnp.asarray(embedding))
   labels = jnp.asarray(rng.integers(0, 3, 20))
-  score = functools.partial(_adapt_choice.score, size=20)
+  score = functools.partial(adapt_choice.score, size=20)
   scores = jax.jit(score)(outputs, labels)
-  assert set(scores) == set(_adapt_choice.RULES) - {"guarded", "reverse"}
+  assert set(scores) == set(adapt_choice.RULES) - {"guarded", "reverse"}
   source = logits[:20]
   expected = np.mean(source.argmax(1) == np.asarray(labels))
   np.testing.assert_allclose(scores["source_accuracy"], expected, rtol=1e-6)
@@ -295,7 +295,7 @@ def test_help_and_harm_are_said_in_words(reference, gains, words):
   _, rows = reference
   accuracy = rows["source_only"].test_accuracy + np.array(gains)
   rows = rows | {"jda": rows["jda"]._replace(test_accuracy=accuracy)}
-  assert words in " ".join(_adapt_report.conclude(SMALL, rows))
+  assert words in " ".join(adapt_report.conclude(SMALL, rows))
 
 
 def test_one_seed_concludes_nothing(reference):
@@ -304,9 +304,9 @@ def test_one_seed_concludes_nothing(reference):
     name: row._replace(test_accuracy=row.test_accuracy[:1])
     for name, row in rows.items()
   }
-  findings = _adapt_report.conclude(SMALL, rows)
+  findings = adapt_report.conclude(SMALL, rows)
   assert findings[1] == "One seed: nothing can be concluded."
-  _, cells = _adapt_report.make_table(rows)
+  _, cells = adapt_report.make_table(rows)
   assert cells[1][2].endswith(" (one seed)")
 
 
@@ -314,7 +314,7 @@ def test_accuracies_of_both_domains_are_given_without_a_direction(reference):
   _, rows = reference
   better = np.ones_like(rows["source_only"].test_accuracy)
   source = rows["source_only"]._replace(test_accuracy=better)
-  finding = _adapt_report.conclude(SMALL, rows | {"source_only": source})[0]
+  finding = adapt_report.conclude(SMALL, rows | {"source_only": source})[0]
   assert "100.0% on the target" in finding
   assert "falls" not in finding
 
@@ -340,7 +340,7 @@ def test_the_bars_claim_what_the_seeds_show(
   titles = {}
   for name in ("accuracy_bars", "divergence_curves", "embedding_scatter"):
     monkeypatch.setattr(
-      _adapt_report._adapt_plots,
+      adapt_report._adapt_plots,
       name,
       lambda *_, name=name, **options: titles.update({name: options["title"]}),
     )
@@ -351,5 +351,5 @@ def test_the_bars_claim_what_the_seeds_show(
       validation={"label": np.zeros(4)}, validation_sizes=(2, 2)
     ),
   )
-  _adapt_report.draw(job, rows)
+  adapt_report.draw(job, rows)
   assert titles["accuracy_bars"] == title

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import _run
-from experiments import distill
+from experiments.distill import __main__ as distill
+from experiments.frame import commands
 from kdjax.training import Checkpoints
 
 SMALL = distill.Config(
@@ -115,7 +115,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
   reference, tmp_path, monkeypatch, capsys
 ):
   folder, expected = reference
-  log = _run.RunFolder.log
+  log = commands.RunFolder.log
 
   def die(self, **row):
     if (row["stage"], row["step"]) == ("students", 8):
@@ -125,7 +125,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     log(self, **row)
 
   with monkeypatch.context() as patch:
-    patch.setattr(_run.RunFolder, "log", die)
+    patch.setattr(commands.RunFolder, "log", die)
     with pytest.raises(KeyboardInterrupt):
       distill.main(small(tmp_path))
   monkeypatch.setattr(distill._distill_report, "draw", lambda job, x: {})
@@ -233,7 +233,7 @@ def test_every_method_mixes_with_the_labels():
 def test_every_flag_is_explained(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["distill", "--help"])
   with pytest.raises(SystemExit):
-    _run.parse(distill.Config)
+    commands.parse(distill.Config)
   text = capsys.readouterr().out
   for field in dataclasses.fields(distill.Config):
     assert f"--{field.name}" in text
@@ -241,6 +241,6 @@ def test_every_flag_is_explained(monkeypatch, capsys):
   monkeypatch.setattr(
     sys, "argv", ["distill", "--temperatures", "1", "3", "--resume"]
   )
-  config = _run.parse(distill.Config)
+  config = commands.parse(distill.Config)
   assert config.temperatures == (1.0, 3.0)
   assert config.resume

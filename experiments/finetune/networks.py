@@ -1,0 +1,84 @@
+"""The network of `experiments.finetune`, without and with normalization."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments.finetune.data import Data
+from kdjax import data as kdata
+from kdjax import nets
+from kdjax import training
+
+BODIES = {"mlp": "layers", "convnet": "convolutions"}
+
+
+class Network(NamedTuple):
+  """A network as the experiment knows it.
+
+  Attributes:
+    forward: takes uint8 images.
+    init: key -> variables.
+  """
+
+  forward: training.Forward
+  init: Callable[[jax.Array], training.Variables]
+
+
+class NormalizedLayer(nnx.Module):
+  """A layer and the batch normalization of what it puts out."""
+
+  def __init__(self, layer: Any, rngs: nnx.Rngs):
+    self.layer = layer
+    self.norm = nnx.BatchNorm(layer.out_features, momentum=0.9, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.norm(self.layer(x))
+
+
+def make_network(config: Any, data: Data, norm: str = "none") -> Network:
+  """The network of the flags.
+
+  Args:
+    config: the flags.
+    data: whose source's mean and standard deviation the images are scaled by.
+    norm: of the body's layers: none, batch, or stochastic, whose variables
+      are those of batch.
+
+  Returns:
+    Its function and where it starts.
+  """
+  images = np.asarray(data.source["image"])
+  mean, std = map(jnp.asarray, kdata.channel_statistics(images))
+  options: dict[str, Any] = {}
+  if config.network == "mlp":
+    options["hidden"] = config.hidden
+
+  def build(seed: Any) -> nnx.Module:
+    rngs = nnx.Rngs(seed)
+    module = nets.create(
+      config.network,
+      input_shape=images.shape[1:],
+      num_classes=data.classes,
+      rngs=rngs,
+      **options,
+    )
+    if norm == "none":
+      return module
+    layers = getattr(module, BODIES[config.network])
+    for i, layer in enumerate(layers):
+      layers[i] = NormalizedLayer(layer, rngs)
+    if norm == "stochastic":
+      return training.stochastic_norms(module, rngs=rngs)
+    return module
+
+  model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
+
+  def forward(variables, inputs, *, train, key):
+    inputs = kdata.normalize(inputs, mean, std)
+    return model.forward(variables, inputs, train=train, key=key)
+
+  return Network(forward, lambda key: training.from_nnx(build(key)).variables)
