@@ -25,57 +25,55 @@ from experiments.adapt.choice import examine
 from experiments.adapt.data import Data
 from experiments.adapt.data import load_data
 from experiments.adapt.methods import CHOICES
+from experiments.adapt.methods import METHODS
 from experiments.adapt.report import write
 from experiments.adapt.training import network
 from experiments.adapt.training import start_job
 from experiments.adapt.training import train
 from experiments.frame import commands
+from experiments.frame import folders
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(commands.Flags):
   """Compares ways to adapt to a target domain without labels.
 
   Attributes:
-    workdir: the run folder, made if missing.
-    resume: go on from the last checkpoint in the run folder.
-    source: digits, or the name of a set that tfds has prepared.
-    target: likewise. If it is the source, each gets half of the images.
-    data_dir: where tfds keeps its prepared sets.
-    shift: what is done to the target's images; auto: rotate if source and
-      target are one set, else none.
-    degrees: of rotate.
-    strength: of blend_noise, from 0 to 1.
-    image_size: to which all images are brought; 0: the target's.
+    source: digits, or the name of a data set that tfds has prepared.
+    target: the same. If it is the source, each gets half of the images.
+    data_dir: the folder of the data sets that tfds has prepared.
+    shift: the change of the target's images; auto: rotate if source and target
+      are one data set, else none.
+    degrees: the angle of the shift rotate.
+    strength: the strength of the shift blend_noise, from 0 to 1.
+    image_size: the side to which all images are resized; 0: the target's.
     crop: pixels cut off each side of larger images, before they are resized.
-    examples: at most so many images of each set and split.
-    validation_fraction: part of each domain's training images that is kept
+    examples: the largest number of images of each data set and split.
+    validation_fraction: share of each domain's training images that is kept
       for the choice of the weight and for d_H.
     network: a name of kdjax.nets.create.
     hidden: units of the hidden layers if the network is an mlp.
     discriminator: units of the hidden layer of the domain discriminator.
     joint_forward: whether both domains pass the network as one batch, and so
       share the statistics of a batch normalization.
-    methods: which are compared with source_only and target_only; all: every
-      one.
-    weights: the candidates for the weight of each method, factors of the
-      published one.
-    select: how a weight is chosen without target labels: source_accuracy, on
+    methods: the methods that are compared with source_only and target_only;
+      all: every method; help: print them.
+    weights: the candidates for the weight of each method, as factors of the
+      published weight.
+    select: the rule that chooses a weight without target labels: source_accuracy, on
       validation images; information, the mutual information of the target's
       images and their predicted classes, H(mean p) - mean H(p); guarded, the
       information among weights within 2 points of the best source accuracy;
       entropy, bnm, snd, importance_weighted, dev or reverse, of
       kdjax.adaptation.
-    seeds: students of each method and weight.
+    seeds: the number of students of each method and weight.
     steps: updates of each student.
     evaluate_every: steps from one evaluation and checkpoint to the next.
-    batch_size: examples of each domain in a batch.
-    learning_rate: of Adam, at its start; it decays by a cosine.
-    seed: of everything random.
+    batch_size: the number of examples of each domain in a batch.
+    learning_rate: Adam's initial learning rate; it decays by a cosine.
   """
 
   workdir: str = "runs/adapt"
-  resume: bool = False
   source: str = "digits"
   target: str = "digits"
   data_dir: str | None = None
@@ -108,7 +106,6 @@ class Config:
   evaluate_every: int = 50
   batch_size: int = 64
   learning_rate: float = 1e-3
-  seed: int = 0
 
 
 def check(config: Config) -> None:
@@ -123,29 +120,22 @@ def check(config: Config) -> None:
     "weights",
   )
   commands.expect_multiple(config, "steps", "evaluate_every")
-  known = set(config.methods) <= set(CHOICES)
-  met = known and 0 < len(set(config.methods)) == len(config.methods)
-  choices = ", ".join(CHOICES)
-  commands.expect(config, "methods", met, f"all, or some of {choices}")
-  commands.expect(config, "image_size", config.image_size >= 0, "0 or more")
+  commands.expect_some(config, "methods", CHOICES, also="all, or ")
+  commands.expect_at_least_zero(config, "image_size", "crop")
+  commands.expect_share(config, "validation_fraction")
   met = all(units > 0 for units in config.hidden)
   commands.expect(config, "hidden", met, "numbers above 0")
-  commands.expect(config, "crop", config.crop >= 0, "0 or more")
   met = 0 <= config.strength <= 1
   commands.expect(config, "strength", met, "a number from 0 to 1")
   met = abs(config.degrees) < float("inf")
   commands.expect(config, "degrees", met, "a finite number")
-  met = 0 < config.validation_fraction < 1
-  commands.expect(
-    config, "validation_fraction", met, "a number between 0 and 1"
-  )
 
 
 class Setup(NamedTuple):
   """What a run needs before anything is computed."""
 
   config: Config
-  run: commands.RunFolder
+  run: folders.RunFolder
   console: Console
   data: Data
 
@@ -167,7 +157,7 @@ def prepare(config: Config) -> Setup:
     expected = "none with adabn, as the network has no batch statistics"
     commands.expect(config, "methods", met, expected)
     config = dataclasses.replace(config, methods=methods)
-  return Setup(config, commands.RunFolder(config), commands.console(), data)
+  return Setup(config, folders.RunFolder(config), commands.console(), data)
 
 
 def execute(setup: Setup) -> dict[str, Row]:
@@ -181,6 +171,11 @@ def execute(setup: Setup) -> dict[str, Row]:
     rows[name] = examine(trained, config.select)
   write(job, rows)
   return rows
+
+
+def describe_methods() -> dict[str, tuple[str, str]]:
+  """Method -> its area and its name, for `--methods help`."""
+  return {name: (METHODS[name].kind, METHODS[name].name) for name in CHOICES}
 
 
 def main(config: Config) -> dict[str, Row]:
@@ -201,4 +196,4 @@ def main(config: Config) -> dict[str, Row]:
 
 
 if __name__ == "__main__":
-  execute(commands.set_up(prepare, commands.parse(Config)))
+  commands.launch(Config, prepare, execute, describe_methods)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from rich.console import Console
 
 from experiments.adapt.data import Data
@@ -18,11 +17,12 @@ from experiments.adapt.methods import VIEWS
 from experiments.adapt.methods import Method
 from experiments.adapt.objectives import Setting
 from experiments.frame import commands
+from experiments.frame import folders
+from experiments.frame import networks
 from experiments.frame import rounds
 from kdjax import adaptation
 from kdjax import data as kdata
 from kdjax import metrics
-from kdjax import nets
 from kdjax import training
 from kdjax.objectives import Objective
 
@@ -38,7 +38,7 @@ class Job(NamedTuple):
   """
 
   config: Any
-  run: commands.RunFolder
+  run: folders.RunFolder
   console: Console
   data: Data
   forward: training.Forward
@@ -66,28 +66,18 @@ class Trained(NamedTuple):
 def network(config: Any, data: Data):
   """The student's forward, which takes images as they are, and its init."""
   images = np.asarray(data.train["image"][: data.train_sizes[0]])
-  mean, std = map(jnp.asarray, kdata.channel_statistics(images))
-  classes = int(data.train["label"].max()) + 1
+  mean, std = kdata.channel_statistics(images)
   # What a closed-form map returns is no image.
   name = config.network if images.shape[1] > 1 else "mlp"
   options = {"hidden": config.hidden} if name == "mlp" else {}
-
-  def build(seed: Any) -> nnx.Module:
-    return nets.create(
-      name,
-      input_shape=images.shape[1:],
-      num_classes=classes,
-      rngs=nnx.Rngs(seed),
-      **options,
-    )
-
-  model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
-
-  def forward(variables, inputs, *, train, key):
-    inputs = kdata.normalize(inputs, mean, std)
-    return model.forward(variables, inputs, train=train, key=key)
-
-  return forward, lambda key: training.from_nnx(build(key)).variables
+  return networks.make_network(
+    name,
+    input_shape=images.shape[1:],
+    classes=int(data.train["label"].max()) + 1,
+    mean=mean,
+    std=std,
+    **options,
+  )
 
 
 def start_seeds(config: Any, data: Data, init: Callable[..., Any]):

@@ -22,7 +22,7 @@ import dataclasses
 import os
 from concurrent import futures
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 
@@ -35,11 +35,14 @@ from experiments.compare.methods import PAIRS
 from experiments.compare.methods import make_network
 from experiments.compare.methods import make_recipe
 from experiments.compare.methods import method_names
+from experiments.compare.methods import row_of
 from experiments.compare.report import write
 from experiments.frame import commands
+from experiments.frame import folders
 from experiments.frame import progress
 
-# What each recipe says where a flag does not.
+OF_RECIPE = "that of the recipe"
+# The defaults that each recipe gives to flags.
 RECIPES: dict[str, dict[str, Any]] = {
   "digits": {
     "dataset": "digits",
@@ -94,70 +97,78 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(commands.Flags):
   """Compares methods on pairs of networks; writes one table.
 
   Attributes:
-    workdir: the run folder, made if missing.
-    resume: keep the cells in the run folder and train what is missing.
-    recipe: the protocol, and what the flags are that are not given; cifar100:
+    recipe: the protocol, which gives the defaults of other flags; cifar100:
       RepDistiller's, function_matching: big_vision's.
-    variant: of function_matching: imagenet, or flowers, pet, food or sun with
-      /fast, /medium or /long.
-    methods: names of kdjax.objectives.PRESETS, and dot; all of them
-      if none is given. scratch and kd are always there.
+    variant: the protocol of the recipe function_matching: imagenet, or flowers,
+      pet, food or sun with /fast, /medium or /long.
+    methods: names of kdjax.objectives.PRESETS, and dot; help: print them.
+      scratch and kd are always compared.
     pairs: teacher:student, names of kdjax.nets.create or, for small images,
       resnet8x0.5, deit-tiny-4 and deit-mini-2; or same and different, the pairs
       of RepDistiller's tables.
     assistant: the network between teacher and student, for takd.
-    seeds: students in each cell.
+    seeds: the number of students in each cell.
     together: whether the seeds of a cell are vmapped or trained one after the
-      other, which is the default on a CPU.
-    workers: cells that are trained at the same time; by default one, and on a
-      CPU one for each core, of which a cell uses little more than one.
-    dataset: digits, or the name of a set that tfds has prepared.
-    data_dir: where tfds keeps its prepared sets.
-    image_size: images are first resized to so many pixels a side; 0: they keep
-      their size.
+      other.
+    workers: the number of cells that are trained at the same time.
+    dataset: digits, or the name of a data set that tfds has prepared.
+    data_dir: the folder of the data sets that tfds has prepared.
+    image_size: the side to which images are resized first; 0: they keep their
+      size.
     examples_per_class: images of each class that a student sees, drawn by its
-      seed; 0: all that the teacher saw.
-    validation_fraction: part of the training images that is held out; 0: none,
+      seed; 0: all images that the teacher saw.
+    validation_fraction: share of the training images that is held out; 0: none,
       and then the last epoch alone counts.
-    epochs: of each student.
-    teacher_epochs: of the teachers and the assistant.
+    epochs: passes over its images of each student.
+    teacher_epochs: passes of the teachers and of the assistant.
     evaluate_every: epochs from one evaluation to the next.
-    shift: of digits and fashion: images are shifted by up to so many pixels.
-    flip: of digits and fashion: images are mirrored at random.
-    dtype: what the networks compute in.
-    checkpoint_seconds: how long a cell runs between two checkpoints.
-    seed: of everything random.
+    shift: images are shifted by up to so many pixels (recipes digits, fashion).
+    flip: images are mirrored at random (recipes digits, fashion).
+    dtype: the number type of the networks' computation.
+    checkpoint_seconds: the time from one checkpoint of a cell to the next.
   """
 
   workdir: str = "runs/compare"
-  resume: bool = False
   recipe: Literal["digits", "fashion", "cifar100", "function_matching"] = (
     "digits"
   )
   variant: str = "imagenet"
-  methods: tuple[str, ...] = ()
-  pairs: tuple[str, ...] = ()
-  assistant: str | None = None
+  methods: Annotated[
+    tuple[str, ...] | None,
+    commands.optional("all; of function_matching that one", "NAME ..."),
+  ] = None
+  pairs: Annotated[
+    tuple[str, ...] | None, commands.optional(OF_RECIPE, "TEACHER:STUDENT ...")
+  ] = None
+  assistant: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
   seeds: int = 5
-  together: bool | None = None
-  workers: int | None = None
-  dataset: str | None = None
+  together: Annotated[
+    bool | None,
+    commands.optional("True, but False on a CPU", "{True,False}"),
+  ] = None
+  workers: Annotated[
+    int | None, commands.optional("1, but one for each core of a CPU")
+  ] = None
+  dataset: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
   data_dir: str | None = None
   image_size: int = 0
-  examples_per_class: int | None = None
-  validation_fraction: float | None = None
-  epochs: int | None = None
-  teacher_epochs: int | None = None
-  evaluate_every: int | None = None
-  shift: int | None = None
-  flip: bool | None = None
+  examples_per_class: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  validation_fraction: Annotated[
+    float | None, commands.optional(OF_RECIPE, "FLOAT")
+  ] = None
+  epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  teacher_epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  evaluate_every: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  shift: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  flip: Annotated[bool | None, commands.optional(OF_RECIPE, "{True,False}")] = (
+    None
+  )
   dtype: Literal["float32", "bfloat16"] = "float32"
   checkpoint_seconds: float = 120.0
-  seed: int = 0
 
 
 def resolve(flags: Config) -> Any:
@@ -175,18 +186,16 @@ def resolve(flags: Config) -> Any:
   said = RECIPES[flags.recipe]
   known = method_names()
   changes = {
-    name: value
-    for name, value in said.items()
-    if getattr(flags, name) in (None, ())
+    name: value for name, value in said.items() if getattr(flags, name) is None
   }
   config: Any = dataclasses.replace(flags, **changes)
-  methods = [m for item in config.methods for m in item.split(",")] or known
-  # Scratch and plain KD are what the others are compared with.
+  given = known if config.methods is None else config.methods
+  methods = [m for item in given for m in item.split(",")]
+  config = dataclasses.replace(config, methods=tuple(dict.fromkeys(methods)))
+  commands.expect_some(config, "methods", known)
+  commands.expect(config, "pairs", len(config.pairs) > 0, "one or more pairs")
+  # Scratch and plain KD are the baselines.
   methods = tuple(dict.fromkeys(["scratch", "kd", *methods]))
-  for method in methods:
-    commands.expect(
-      config, "methods", method in known, f"some of {', '.join(known)}"
-    )
   pairs = [
     pair
     for item in config.pairs
@@ -209,10 +218,10 @@ def resolve(flags: Config) -> Any:
   )
   for name in ("epochs", "teacher_epochs"):
     commands.expect_multiple(config, name, "evaluate_every")
-  for name in ("seeds", "workers"):
-    commands.expect_positive(config, name)
-  for name in ("examples_per_class", "image_size", "shift"):
-    commands.expect(config, name, getattr(config, name) >= 0, "0 or more")
+  commands.expect_positive(config, "seeds", "workers")
+  commands.expect_at_least_zero(
+    config, "examples_per_class", "image_size", "shift"
+  )
   met = 0 <= config.validation_fraction < 1
   commands.expect(
     config, "validation_fraction", met, "0 or more, and less than 1"
@@ -236,7 +245,7 @@ def prepare(config: Config) -> Job:
   cropped = jax.eval_shape(recipe.augment, jax.random.key(0), image)
   data = resize_held_out(data, cropped.shape[1:3])
   free = ("checkpoint_seconds", "methods", "pairs", "together", "workers")
-  console, run = commands.console(), commands.RunFolder(settings, free=free)
+  console, run = commands.console(), folders.RunFolder(settings, free=free)
   return Job(settings, run, console, data)
 
 
@@ -274,18 +283,26 @@ def execute(job: Job) -> dict[str, Any]:
       first, *others = config.methods
       if not attempt(pair, first):
         continue
-      with futures.ThreadPoolExecutor(config.workers) as pool:
-        try:
-          for cell in [pool.submit(attempt, pair, name) for name in others]:
-            cell.result()
-        except BaseException:  # interrupted
-          job.stopped = True
-          pool.shutdown(wait=False, cancel_futures=True)
-          raise
+      pool = futures.ThreadPoolExecutor(config.workers)
+      try:
+        for cell in [pool.submit(attempt, pair, name) for name in others]:
+          cell.result()
+      except BaseException:  # interrupted
+        job.stopped = True
+        raise
+      finally:
+        pool.shutdown(wait=not job.stopped, cancel_futures=True)
   results = write(job)
   if errors:
     raise ExceptionGroup(f"{len(errors)} cells failed", errors)
   return results
+
+
+def describe_methods() -> dict[str, tuple[str, str]]:
+  """Method -> its area and its paper's code, for `--methods help`."""
+  return {
+    name: ("distillation", row_of(name).source) for name in method_names()
+  }
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -294,4 +311,4 @@ def main(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  execute(commands.set_up(prepare, commands.parse(Config)))
+  commands.launch(Config, prepare, execute, describe_methods)

@@ -19,7 +19,6 @@ from experiments.compare.job import restore
 from experiments.compare.job import save
 from experiments.compare.job import save_variables
 from experiments.compare.job import students_folder
-from experiments.compare.job import write_json
 from experiments.compare.methods import TEACHERS
 from experiments.compare.methods import make_course
 from experiments.compare.training import Lesson
@@ -30,9 +29,15 @@ from experiments.compare.training import count_parameters
 from experiments.compare.training import make_evaluation
 from experiments.compare.training import predict
 from experiments.compare.training import to_lists
+from experiments.frame.folders import write_json
 from kdjax import training
 
 SHOWN = 600  # test images whose embeddings are kept for a figure
+
+
+def pair_stem(pair: str) -> str:
+  """The start of the names of a pair's files."""
+  return pair.replace(":", "_to_")
 
 
 def run_cell(job: Job, teacher: str, student: str, method: str) -> None:

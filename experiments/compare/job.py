@@ -1,7 +1,5 @@
 """What the cells of `experiments.compare` share, and their files."""
 
-import json
-import os
 import pathlib
 import shutil
 import threading
@@ -18,7 +16,7 @@ from experiments.compare.methods import make_network
 from experiments.compare.methods import make_recipe
 from experiments.compare.methods import row_of
 from experiments.compare.training import Network
-from experiments.frame.commands import RunFolder
+from experiments.frame.folders import RunFolder
 from kdjax import training
 
 
@@ -145,11 +143,3 @@ def load_variables(folder: pathlib.Path, template: Any) -> Any:
   if restored is None:
     raise FileNotFoundError(f"{folder} holds no network; delete the folder.")
   return restored.tree
-
-
-def write_json(file: pathlib.Path, content: Any) -> None:
-  """Writes a file whole or not at all."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  temporary = file.with_suffix(".tmp")
-  temporary.write_text(json.dumps(content) + "\n")
-  os.replace(temporary, file)

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from experiments.compare.data import Data
 from experiments.compare.training import Lesson
 from experiments.compare.training import Network
 from experiments.compare.training import Teacher
+from experiments.frame import networks
 from kdjax import data as kdata
-from kdjax import nets
 from kdjax import training
 from kdjax.distillation import soft_target_loss
 from kdjax.objectives import PRESETS
@@ -87,27 +86,16 @@ def make_network(name: str, data: Data, recipe: Recipe, dtype: str) -> Network:
     Its forward and its init.
   """
   known, options = NETWORKS.get(name, (name, {}))
-
-  def build(seed: Any) -> nnx.Module:
-    return nets.create(
-      known,
-      input_shape=data.train["image"].shape[1:],
-      num_classes=data.classes,
-      dtype=jnp.dtype(dtype),
-      rngs=nnx.Rngs(seed),
-      **options,
-    )
-
-  # Only its shapes: the arrays are made by init, in one program.
-  model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
-
-  def forward(variables: Any, inputs: Any, *, train: bool, key: Any) -> Any:
-    inputs = kdata.normalize(inputs, recipe.mean, recipe.std)
-    return model.forward(variables, inputs, train=train, key=key)
-
-  return Network(
-    name, forward, lambda key: training.from_nnx(build(key)).variables
+  forward, init = networks.make_network(
+    known,
+    input_shape=data.train["image"].shape[1:],
+    classes=data.classes,
+    mean=recipe.mean,
+    std=recipe.std,
+    dtype=jnp.dtype(dtype),
+    **options,
   )
+  return Network(name, forward, init)
 
 
 def make_recipe(

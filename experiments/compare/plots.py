@@ -5,39 +5,40 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.lines import Line2D
 
+from experiments.compare.cells import pair_stem
 from experiments.compare.cells import teacher_targets
 from experiments.compare.job import cell_file
+from experiments.frame import plots
 from experiments.frame import statistics
-from experiments.frame.plots import BLUES
-from experiments.frame.plots import COLOURS
-from experiments.frame.plots import FAINT
-from experiments.frame.plots import INK
-from experiments.frame.plots import Path
-from experiments.frame.plots import figure
 
 SHOWN = 600  # points in a scatter plot
+LABELS = {
+  "helped": "better than scratch",
+  "unclear": "not clearly different",
+  "hurt": "worse than scratch",
+  "unknown": statistics.TOO_FEW,
+}
 
 
 def draw(
-  job: Any, pair: str, cells: dict[str, Any], gains: Mapping[str, Any]
+  job: Any,
+  pair: str,
+  cells: dict[str, Any],
+  gains: Mapping[str, statistics.Gain],
 ) -> dict[str, str]:
   """Saves the figures of a pair; returns their captions by file name."""
-  teacher, student = pair.split(":")
-  stem = f"{teacher}_to_{student}"
-  path = job.run.path
-  intervals = {name: gain.interval for name, gain in gains.items()}
-  if not intervals:
+  if not gains:
     return {}
-  helped = sum(gain.interval.low > 0 for gain in gains.values())
-  known = statistics.is_known(next(iter(intervals.values())))
+  teacher, student = pair.split(":")
+  stem, path = pair_stem(pair), job.run.path
+  helped = sum(gain.verdict == "helped" for gain in gains.values())
+  known = all(gain.verdict != "unknown" for gain in gains.values())
+  title = f"{helped} of {len(gains)} methods are better than scratch"
   gain_bars(
     path / f"{stem}_gains.png",
-    {name: gain.interval for name, gain in gains.items()},
-    title=f"{helped} of {len(gains)} methods help {student}"
-    if known
-    else statistics.ONE_SEED.capitalize(),
+    gains,
+    title=title if known else statistics.TOO_FEW.capitalize(),
   )
   best = choose(cells)
   part, labels = job.data.parts["test"], job.data.test_labels
@@ -48,26 +49,23 @@ def draw(
   }
   embedding_maps(
     path / f"{stem}_embeddings.png",
-    {
-      f"teacher, {teacher}": targets[1][:SHOWN],
-      **{
-        name: arrays[name]["embedding"][:SHOWN]
-        for name in dict.fromkeys(("scratch", best))
-      },
+    {f"teacher, {teacher}": targets[1][:SHOWN]}
+    | {
+      name: arrays[name]["embedding"][:SHOWN]
+      for name in dict.fromkeys(("scratch", best))
     },
     labels[:SHOWN],
-    title="What the last layer sees of test images",
+    title="Embeddings of test images",
   )
   answers = np.eye(job.data.classes)[labels]
   theirs = answers.T @ targets[0] / answers.sum(0)[:, None]
-  differences = {
-    name: np.abs(arrays[name]["class_logits"] - theirs).mean(0)
-    for name in arrays
-  }
   correlation_maps(
     path / f"{stem}_correlations.png",
-    differences,
-    title="How far the students' mean logits are from the teacher's",
+    {
+      name: np.abs(arrays[name]["class_logits"] - theirs).mean(0)
+      for name in arrays
+    },
+    title="Distance of the students' mean logits from the teacher's",
   )
   return {
     f"{stem}_gains.png": "Gain in test accuracy over scratch at the last "
@@ -76,19 +74,14 @@ def draw(
     "seed: the teacher, scratch and the method that is best on the validation "
     "images, or plain KD without any.",
     f"{stem}_correlations.png": "|student - teacher| of the mean logits of "
-    "each class's test images, mean over the seeds, as mdistiller draws it; "
-    "the diagonal is left out.",
+    "each class's test images, mean over the seeds, as mdistiller draws it. "
+    "The diagonal (grey) is left out of the colours and of the mean.",
   }
-
-
-def has_validation(cells: dict[str, Any]) -> bool:
-  """Whether images were held out to choose by."""
-  return "validation" in cells["scratch"]["history"][0]
 
 
 def choose(cells: dict[str, Any]) -> str:
   """The method that is best on validation images; plain KD without any."""
-  if not has_validation(cells):
+  if "validation" not in cells["scratch"]["history"][0]:
     return "kd"
   scores = {
     name: np.mean(cell["history"][-1]["validation"]["accuracy"])
@@ -99,69 +92,66 @@ def choose(cells: dict[str, Any]) -> str:
 
 
 def gain_bars(
-  path: Path, gains: Mapping[str, statistics.Interval], *, title: str
+  path: plots.Path, gains: Mapping[str, statistics.Gain], *, title: str
 ) -> None:
   """Gains as bars with intervals, the largest on top.
 
   Args:
     path: of the PNG.
-    gains: name -> gain in points.
+    gains: name -> its gain in accuracy.
     title: the finding.
   """
   names = sorted(gains, key=lambda name: -gains[name].mean)
+  means = {name: 100 * gains[name].mean for name in names}
+  ends = {
+    name: (100 * gain.low, 100 * gain.high)
+    for name, gain in gains.items()
+    if gain.low is not None and gain.high is not None
+  }
   # A method that fails would hide the differences of the others.
-  ends = np.array([interval[1:] for interval in gains.values()])
-  ends = np.append(ends[np.isfinite(ends)], [x.mean for x in gains.values()])
-  scale = max(1.0, np.median(np.abs(ends)), *(x.mean for x in gains.values()))
-  floor = max(-4 * scale, min(ends.min(), 0.0))
-  ceiling = min(2 * scale, max(ends.max(), 0.0))
+  drawn = [*means.values(), *(x for pair in ends.values() for x in pair)]
+  scale = max(1.0, np.median(np.abs(drawn)), *means.values())
+  floor = max(-4 * scale, min(*drawn, 0.0))
+  ceiling = min(2 * scale, max(*drawn, 0.0))
   margin = 0.02 * (ceiling - floor)
-  size = {"width": 7.2, "height": 1.5 + 0.24 * len(names)}
-  with figure(path, **size) as (canvas, axes):
+  size = {"width": 7.2, "height": 1.7 + 0.24 * len(names)}
+  with plots.figure(path, title=title, **size) as (canvas, axes):
     for i, name in enumerate(names):
-      mean, low, high = gains[name]
-      colour = "#8c8c8c"
-      if low > 0:
-        colour = COLOURS["distilled"]
-      elif high < 0:
-        colour = COLOURS["scratch"]
-      axes.barh(i, mean, 0.7, color=colour, alpha=0.85, lw=0)
-      if np.isfinite(low):
-        axes.plot((low, high), (i, i), color=INK, lw=1.3)
-        axes.plot((low, high), (i, i), "|", color=INK, ms=5)
-      if mean < floor:
-        text = f"◂ {mean:+.1f}"
+      colour = plots.VERDICTS[gains[name].verdict]
+      axes.barh(i, means[name], 0.7, color=colour, alpha=0.85, lw=0)
+      if name in ends:
+        style = {"color": plots.INK, "lw": 1.3, "marker": "|", "ms": 5}
+        axes.plot(ends[name], (i, i), **style)
+      if means[name] < floor:
+        text = f"◂ {means[name]:+.1f}"
         axes.text(0.99 * floor, i, text, va="center", fontsize=8, color="white")
-    if "kd" in gains:
-      axes.axvline(gains["kd"].mean, color=INK, ls="--", lw=1)
-    axes.axvline(0, color="#8c8c8c", lw=1)
+    axes.axvline(0, color=plots.GREY, lw=1)
     axes.set_yticks(range(len(names)), names, fontsize=8.5)
     axes.set(
       xlabel="gain over scratch, points of test accuracy",
-      title=title,
       ylim=(len(names) - 0.4, -0.6),
       xlim=(floor - margin, ceiling + margin),
     )
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    marks = {
-      "helps": COLOURS["distilled"],
-      "interval includes zero": "#8c8c8c",
-      "hurts": COLOURS["scratch"],
-    }
-    canvas.legend(
-      handles=[
-        Line2D([], [], ls="", marker="s", color=colour, label=name)
-        for name, colour in marks.items()
-      ],
-      loc="outside lower center",
-      ncols=len(marks),
-      fontsize=8.5,
-    )
+    verdicts = {gain.verdict for gain in gains.values()}
+    handles = [
+      plots.mark(label, plots.VERDICTS[verdict])
+      for verdict, label in LABELS.items()
+      if verdict in verdicts
+    ]
+    if "kd" in gains:
+      line = axes.axvline(means["kd"], color=plots.INK, ls="--", lw=1)
+      line.set_label("plain KD")
+      handles.append(line)
+    plots.legend(canvas, handles)
 
 
 def embedding_maps(
-  path: Path, panels: Mapping[str, np.ndarray], labels: np.ndarray, title: str
+  path: plots.Path,
+  panels: Mapping[str, np.ndarray],
+  labels: np.ndarray,
+  title: str,
 ) -> None:
   """Embeddings on a plane by t-SNE, one panel a network.
 
@@ -176,9 +166,11 @@ def embedding_maps(
 
   palette = matplotlib.color_sequences["tab10"]
   classes = np.unique(labels)
-  size = {"width": 3.1 * len(panels), "height": 3.9}
-  with figure(path, columns=len(panels), **size) as (canvas, grid):
-    canvas.suptitle(title, x=0.015, ha="left")
+  size = {"width": 3.1 * len(panels), "height": 4.0}
+  with plots.figure(path, title=title, columns=len(panels), **size) as (
+    canvas,
+    grid,
+  ):
     for axes, (name, points) in zip(
       np.ravel(grid), panels.items(), strict=True
     ):
@@ -188,32 +180,18 @@ def embedding_maps(
       plane = TSNE(perplexity=perplexity, init="random", random_state=0)
       with threadpool_limits(1):  # several wait for each other, tenfold
         places = plane.fit_transform(points)
-      axes.scatter(
-        *places.T,
-        s=9,
-        c=np.array(palette)[labels % len(palette)],
-        alpha=0.7,
-        lw=0,
-      )
+      colours = np.array(palette)[labels % len(palette)]
+      axes.scatter(*places.T, s=9, c=colours, alpha=0.7, lw=0)
       axes.set(xticks=[], yticks=[])
-      axes.set_title(name, fontsize=10.5)
-      axes.spines[:].set_visible(False)
+      axes.set_title(name)
+      plots.blank(axes)
     if len(classes) <= len(palette):
-      marks = [
-        Line2D([], [], ls="", marker="o", color=palette[k], label=str(k))
-        for k in classes
-      ]
-      canvas.legend(
-        handles=marks,
-        loc="outside lower center",
-        ncols=len(marks),
-        columnspacing=1,
-        handletextpad=0.2,
-      )
+      marks = [plots.mark(str(k), palette[k], "o") for k in classes]
+      plots.legend(canvas, marks)
 
 
 def correlation_maps(
-  path: Path, differences: Mapping[str, np.ndarray], title: str
+  path: plots.Path, differences: Mapping[str, np.ndarray], title: str
 ) -> None:
   """Differences of the classes' mean logits from the teacher's.
 
@@ -222,23 +200,27 @@ def correlation_maps(
     differences: name -> `[classes, classes]`, none of them negative.
     title: the finding.
   """
-  off = {name: x.copy() for name, x in differences.items()}
-  for x in off.values():
-    np.fill_diagonal(x, 0)
-  finite = [x[np.isfinite(x)].max(initial=0) for x in off.values()]
-  size = {"width": 1.2 + 2.7 * len(off), "height": 3.7}
-  with figure(path, columns=len(off), **size) as (canvas, grid):
-    canvas.suptitle(title, x=0.015, ha="left")
+  # NaN is drawn in the colour of the axes, not as no difference.
+  off = {
+    name: np.where(np.eye(len(x)), np.nan, x) for name, x in differences.items()
+  }
+  finite = [x[np.isfinite(x)].max(initial=1e-6) for x in off.values()]
+  size = {"width": 1.2 + 2.7 * len(off), "height": 3.9}
+  with plots.figure(path, title=title, columns=len(off), **size) as (
+    canvas,
+    grid,
+  ):
     scale = matplotlib.cm.ScalarMappable(
-      matplotlib.colors.Normalize(0, max(finite)), BLUES
+      matplotlib.colors.Normalize(0, max(finite)), plots.BLUES
     )
     for axes, (name, values) in zip(np.ravel(grid), off.items(), strict=True):
+      axes.set_facecolor(plots.FAINT)
       axes.imshow(values, cmap=scale.cmap, norm=scale.norm)
-      axes.set_title(f"{name}, mean {values.mean():.2f}", fontsize=10.5)
+      seen = values[np.isfinite(values)]
+      mean = f"{seen.mean():.2f}" if seen.size else "diverged"
+      axes.set_title(f"{name}, mean {mean}")
       axes.set(xlabel="logit of class")
-      axes.grid(visible=False)
-      axes.spines[:].set_visible(False)
-      axes.tick_params(length=0)
+      plots.blank(axes)
     np.ravel(grid)[0].set_ylabel("images of class")
     bar = canvas.colorbar(scale, ax=grid, shrink=0.8)
-    bar.outline.set_edgecolor(FAINT)
+    bar.outline.set_edgecolor(plots.FAINT)

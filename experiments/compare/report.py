@@ -3,29 +3,25 @@
 import csv
 import json
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from rich import box
-from rich.table import Table
 
+from experiments.compare import plots
 from experiments.compare.cells import pair_teacher
 from experiments.compare.cells import teacher_targets
 from experiments.compare.methods import method_names
 from experiments.compare.methods import row_of
-from experiments.compare.plots import draw
-from experiments.frame import commands
 from experiments.frame import statistics
+from experiments.frame import tables
 
 HEADER = (
   "method",
   "last epoch, %",
   "best on validation, %",
-  "gain over scratch, points",
-  "",
-  "gain over KD, points",
-  "",
+  "gain over scratch",
+  "gain over KD",
   "agreement, %",
   "KL to teacher",
   "ECE, %",
@@ -35,21 +31,10 @@ HEADER = (
   "extra MB",
   "extra parameters",
 )
-SHOWN = (0, 1, 3, 4, 5, 6, 7, 12)  # columns on the console
+SHOWN = (0, 1, 3, 4, 5, 10)  # columns on the console
 
-
-class Gain(NamedTuple):
-  """A paired difference at the last epoch.
-
-  Attributes:
-    interval: its 95 % interval, in points.
-    p_value: of a paired t-test, after Holm's correction.
-    mark: "+" or "-" if that is below .05.
-  """
-
-  interval: statistics.Interval
-  p_value: float
-  mark: str
+# What methods are compared with -> method -> its gain.
+Gains = dict[str, dict[str, statistics.Gain]]
 
 
 def write(job: Any) -> dict[str, Any]:
@@ -63,75 +48,57 @@ def write(job: Any) -> dict[str, Any]:
     Pair -> method -> what the cell's file holds.
   """
   results = read(job)
-  parts, records, tables = [], [], {}
+  parts, records = [], []
   for pair, cells in results.items():
     gains = {base: gains_over(cells, base) for base in ("scratch", "kd")}
     rows = [make_row(name, cells, gains) for name in ranked(cells)]
-    tables[pair] = rows
-    figures = draw(job, pair, cells, gains["scratch"])
     parts += [
       f"## {pair}",
       describe_teacher(job, pair, cells),
-      commands.markdown_table(HEADER, rows),
-      *verdicts(cells, gains),
-      *failures(job, pair),
-      *(f"![]({name})\n\n{caption}" for name, caption in figures.items()),
+      tables.Table(HEADER, rows, pair, SHOWN),
+      findings(cells, gains) + failures(job, pair),
+      plots.draw(job, pair, cells, gains["scratch"]),
     ]
     records += [make_record(pair, name, cells, gains) for name in cells]
-  parts += [
-    f"## {pair}\n\n" + "\n\n".join(failures(job, pair))
-    for pair in dict.fromkeys(pair for pair, _ in job.failed)
-    if pair not in results
-  ]
+  for pair in dict.fromkeys(pair for pair, _ in job.failed):
+    if pair not in results:
+      parts += [f"## {pair}", failures(job, pair)]
   (job.run.path / "results.json").write_text(
     json.dumps(to_json(records), allow_nan=False) + "\n"
   )
   with (job.run.path / "results.csv").open("w", newline="") as file:
     first = next(iter(records), {})
-    plain = [name for name, value in first.items() if is_plain(value)]
+    plain = [k for k, v in first.items() if not isinstance(v, list | dict)]
     writer = csv.DictWriter(file, plain, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(records)
-  file = job.run.report(
-    f"# Distillation methods on {job.config.dataset}",
+  job.run.publish(
+    job.console,
+    f"Distillation methods on {job.config.dataset}",
     setting(job),
     *parts,
-    "## How to read it",
+    "## How to read the tables",
     LEGEND.format(
       order="together" if job.config.together else "one after the other",
       workers=f"{job.config.workers} cell(s)",
     ),
   )
-  for pair, rows in tables.items():
-    table = Table(box=box.SIMPLE_HEAD, title=pair, title_justify="left")
-    for i in SHOWN:
-      table.add_column(HEADER[i], justify="right" if i else "left")
-    for row in rows:
-      table.add_row(*(row[i] for i in SHOWN))
-    job.console.print(table)
-    for text in verdicts(
-      results[pair],
-      {base: gains_over(results[pair], base) for base in ("scratch", "kd")},
-    ):
-      job.console.print(text, highlight=False)
-  job.console.print(f"Report, plots and students: {file.parent}")
   return results
 
 
 LEGEND = (
   "Accuracies are of the test images, mean ± standard deviation over the "
   "seeds. *Best on validation* is the test accuracy at the evaluation that was "
-  "best on the validation images, for each seed. Gains are at the last epoch, "
-  "paired by seed, with their 95 % t intervals; + and - mark those whose "
-  "paired t-test is below .05 after Holm's correction over the methods of the "
-  "pair. They speak of other seeds with this teacher and these test images. "
+  "best on the validation images, for each seed. Gains are in points at the "
+  f"last epoch. {statistics.LEGEND} They hold for other seeds with this "
+  "teacher and these test images. "
   "Agreement, KL, ECE and CKA (of the embeddings) compare the student with the "
   "pair's teacher on the test images at the last epoch. *Gradient cosine* is "
   "that between the cross-entropy and all that the method adds to it, on one "
   "batch of training images at the last epoch. *ms a step* is for one student; "
-  "the seeds were trained {order}, {workers} at a time. *Extra MB* is what the "
-  "compiled training needs, arguments and temporaries, beyond scratch; the "
-  "teacher's weights are among them. What each diagnostic means: "
+  "the seeds were trained {order}, {workers} at a time. *Extra MB* is the "
+  "memory of the compiled training, arguments and temporaries, beyond scratch; "
+  "the teacher's weights are among them. Each diagnostic is explained in "
   "docs/diagnostics.md."
 )
 
@@ -153,7 +120,7 @@ def read(job: Any) -> dict[str, dict[str, Any]]:
 def failures(job: Any, pair: str) -> list[str]:
   """Which cells of a pair were not finished, and why."""
   return [
-    f"**Failed**, and trained again with --resume: {method}: {error}"
+    f"**Failed**: {method}: {error} It is trained again with --resume."
     for (of, method), error in job.failed.items()
     if of == pair
   ]
@@ -182,47 +149,30 @@ def ranked(cells: dict[str, Any]) -> list[str]:
   return [*done, *(name for name in cells if name not in done)]
 
 
-def gains_over(cells: dict[str, Any], base: str) -> dict[str, Gain]:
+def gains_over(cells: dict[str, Any], base: str) -> dict[str, statistics.Gain]:
   """Each method's gain over scratch or over plain KD."""
-  others = [
-    name
+  others = {
+    name: accuracy(cell)
     for name, cell in cells.items()
     if "test" in cell and name not in ("scratch", base)
-  ]
-  control = accuracy(cells[base])
-  values = {name: accuracy(cells[name]) for name in others}
-  adjusted = statistics.holm(
-    [statistics.paired_p_value(values[name], control) for name in others]
-  )
-  gains = {}
-  for name, p_value in zip(others, adjusted, strict=True):
-    interval = statistics.paired_interval(values[name], control)
-    interval = statistics.Interval(*(100 * x for x in interval))
-    mark = ("+" if interval.mean > 0 else "-") if p_value < 0.05 else ""
-    gains[name] = Gain(interval, p_value, mark)
-  return gains
+  }
+  return statistics.compare(others, accuracy(cells[base]))
 
 
-def make_row(
-  name: str, cells: dict[str, Any], gains: dict[str, dict[str, Gain]]
-) -> list[str]:
+def make_row(name: str, cells: dict[str, Any], gains: Gains) -> list[str]:
   """A row of the table."""
   cell = cells[name]
   if "not_applicable" in cell:
     return [name, "not applicable", *[""] * (len(HEADER) - 2)]
   test, costs, base = cell["test"], cell["costs"], cells["scratch"]["costs"]
   best = best_accuracy(cell)
-  row = [
+  cosine = cell["history"][-1].get("gradient_cosine")
+  over = (gains[base].get(name) for base in ("scratch", "kd"))
+  return [
     name,
     statistics.mean_std(accuracy(cell), scale=100),
     "" if best is None else statistics.mean_std(best, scale=100),
-  ]
-  for over in ("scratch", "kd"):
-    gain = gains[over].get(name)
-    row += [statistics.gain(gain.interval, 2), gain.mark] if gain else ["", ""]
-  cosine = cell["history"][-1].get("gradient_cosine")
-  return [
-    *row,
+    *(gain.cell(digits=2) if gain else "" for gain in over),
     f"{100 * np.mean(test['agreement']):.1f}",
     f"{np.mean(test['kl']):.3f}",
     f"{100 * np.mean(test['ece']):.1f}",
@@ -238,7 +188,7 @@ def make_record(
   pair: str,
   name: str,
   cells: dict[str, Any],
-  gains: dict[str, dict[str, Gain]],
+  gains: Gains,
 ) -> dict[str, Any]:
   """A row of results.json; results.csv has its single values."""
   cell = cells[name]
@@ -257,11 +207,11 @@ def make_record(
     many = known and len(values) > 1
     record[f"{label}_std"] = float(values.std(ddof=1)) if many else None
   for over in ("scratch", "kd"):
-    gain = gains[over].get(name)
-    interval = gain.interval if gain else (None,) * 3
-    for label, value in zip(("", "_low", "_high"), interval, strict=True):
-      record[f"gain_over_{over}{label}"] = value
-    record[f"p_value_over_{over}"] = gain.p_value if gain else None
+    mean, low, high, p_value = gains[over].get(name) or (None,) * 4
+    for label, value in (("", mean), ("_low", low), ("_high", high)):
+      points = None if value is None else 100 * value
+      record[f"gain_over_{over}{label}"] = points
+    record[f"p_value_over_{over}"] = p_value
   for label in ("agreement", "kl", "ece", "cka"):
     record[label] = float(np.mean(cell["test"][label])) if done else None
   costs = cell.get("costs", {})
@@ -279,47 +229,23 @@ def to_json(value: Any) -> Any:
   return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def is_plain(value: Any) -> bool:
-  """Whether a value fits into a column of a CSV file."""
-  return not isinstance(value, list | dict)
-
-
-def verdicts(
-  cells: dict[str, Any], gains: dict[str, dict[str, Gain]]
-) -> list[str]:
-  """What the intervals mean, in words."""
-
-  def told(names: list[str], base: str) -> str:
-    intervals = {name: gains[base][name].interval for name in names}
-    return ", ".join(
-      f"{name} {statistics.gain(interval, 1)}"
-      for name, interval in intervals.items()
-    )
-
-  over = gains["scratch"]
-  if over and not statistics.is_known(next(iter(over.values())).interval):
-    return [f"{statistics.ONE_SEED.capitalize()}."]
-  hurt = [name for name, gain in over.items() if gain.interval.high < 0]
-  unsure = [
-    name
-    for name, gain in over.items()
-    if gain.interval.low <= 0 <= gain.interval.high
+def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
+  """The verdicts, in words."""
+  names = {name: name for name in cells}
+  texts = statistics.findings(gains["scratch"], names, "scratch")
+  if texts and any(x.verdict != "unknown" for x in gains["kd"].values()):
+    texts += statistics.findings(gains["kd"], names, "plain KD")
+  collapsed = [
+    f"{name} ({100 * accuracy(cell).mean():.1f} %)"
+    for name, cell in cells.items()
+    if "test" in cell and name != "scratch" and collapses(cell, cells)
   ]
-  helped = [name for name, gain in over.items() if gain.interval.low > 0]
-  behind = {n: g for n, g in gains["kd"].items() if g.interval.mean < 0}
-  clearly = [name for name, gain in behind.items() if gain.mark]
-  ahead = [name for name, gain in gains["kd"].items() if gain.mark == "+"]
-  texts = [
-    f"{len(helped)} of {len(over)} methods helped: the interval of their gain "
-    "over scratch is above zero."
-  ]
-  if unsure:
+  if collapsed:
     texts.append(
-      "**Did not help**, their interval includes zero: "
-      f"{told(unsure, 'scratch')}."
+      f"**Collapsed**, to less than half of scratch's accuracy: "
+      f"{', '.join(collapsed)}. Published weights suit the published networks "
+      "and images; docs/comparison.md says why some fail here."
     )
-  if hurt:
-    texts.append(f"**Hurt**: {told(hurt, 'scratch')}.")
   diverged = [
     f"{name} ({lost} of {len(accuracy(cell))} seeds)"
     for name, cell in cells.items()
@@ -327,33 +253,23 @@ def verdicts(
   ]
   if diverged:
     texts.append(
-      "**Diverged**, to outputs that are no numbers and count as errors: "
+      "**Diverged**, to logits that are NaN and count as errors: "
       f"{', '.join(diverged)}."
     )
-  texts.append(
-    f"**Better than plain KD** after Holm's correction: {told(ahead, 'kd')}."
-    if ahead
-    else "No method is better than plain KD after Holm's correction."
-  )
-  if behind:
-    texts.append(
-      f"**Lose to plain KD**: {told(list(behind), 'kd')}."
-      + (
-        f" After Holm's correction: {', '.join(clearly)}."
-        if clearly
-        else " None of them after Holm's correction."
-      )
-    )
-  texts += [
+  return texts + [
     f"Not applicable: {name}: {cell['not_applicable']}"
     for name, cell in cells.items()
     if "not_applicable" in cell
   ]
-  return texts
+
+
+def collapses(cell: dict[str, Any], cells: dict[str, Any]) -> bool:
+  """Whether students learned far less than from scratch."""
+  return accuracy(cell).mean() < accuracy(cells["scratch"]).mean() / 2
 
 
 def describe_teacher(job: Any, pair: str, cells: dict[str, Any]) -> str:
-  """How good the teacher is, and how much it leaves open."""
+  """The teacher's accuracy and the entropy of its predictions."""
   name = pair.split(":")[0]
   guide = pair_teacher(job, name)
   targets = teacher_targets(job, name)
@@ -367,22 +283,22 @@ def describe_teacher(job: Any, pair: str, cells: dict[str, Any]) -> str:
   student = cells["scratch"]["costs"]["student_parameters"]
   weights = jax.tree.leaves(guide.variables.params)
   return (
-    f"The teacher, {name} ({sum(x.size for x in weights):,} parameters), reads "
-    f"{(logits.argmax(-1) == labels).mean():.2%} of the test images; the "
-    f"entropy of its answers is {entropy(1.0):.3f} nats, at T = 4 "
+    f"The teacher, {name} ({sum(x.size for x in weights):,} parameters), has a "
+    f"test accuracy of {(logits.argmax(-1) == labels).mean():.2%}; the "
+    f"entropy of its predictions is {entropy(1.0):.3f} nats, at T = 4 "
     f"{entropy(4.0):.3f}, of at most {np.log(job.data.classes):.3f}. The "
     f"student has {student:,} parameters."
   )
 
 
 def setting(job: Any) -> str:
-  """Who saw what, in words."""
+  """The images and the recipe, in words."""
   config, data = job.config, job.data
   few = "all of them"
   if config.examples_per_class:
     few = (
       f"{data.examples} of them, {config.examples_per_class} of each class, "
-      "drawn anew for each seed"
+      "drawn by its seed"
     )
   held = data.validation_size
   height, width = data.train["image"].shape[1:3]
@@ -398,5 +314,5 @@ def setting(job: Any) -> str:
     f"epochs, {config.seeds} seeds, {config.dtype}. Seed i has the same "
     "initial weights, images, order and shifts under every method. The weights "
     "of the methods are the published ones (`kdjax.objectives.PRESETS`); "
-    "nothing was chosen on test images, and nothing tuned."
+    "nothing was tuned or chosen on test images."
   )

@@ -26,19 +26,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from rich.console import Console
 
 from experiments.distill.report import write
 from experiments.distill.scores import cost
 from experiments.distill.scores import examine
 from experiments.frame import commands
+from experiments.frame import folders
+from experiments.frame import networks
 from experiments.frame import rounds
 from experiments.frame import statistics
 from kdjax import data as kdata
 from kdjax import distillation
 from kdjax import metrics
-from kdjax import nets
 from kdjax import training
 from kdjax.objectives import select_logits
 from kdjax.objectives import select_logits_and_labels
@@ -48,42 +48,40 @@ from kdjax.ops import kl_divergence
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(commands.Flags):
   """Trains a teacher, students from scratch and distilled ones; compares them.
 
   Attributes:
-    workdir: the run folder, made if missing.
-    resume: go on from the last checkpoint in the run folder.
-    dataset: digits, or the name of a set that tfds has prepared.
-    data_dir: where tfds keeps its prepared sets.
+    dataset: digits, or the name of a data set that tfds has prepared.
+    data_dir: the folder of the data sets that tfds has prepared.
     examples_per_class: images of each class that a student sees, drawn by its
-      seed; 0: all that the teacher saw.
+      seed; 0: all images that the teacher saw.
     missing_digit: a class of which the students see no image (Hinton's test).
-    validation_fraction: part of the training split that chooses the cell.
+    validation_fraction: share of the training images that chooses the cell.
     teacher: a name of kdjax.nets.create.
     student: a name of kdjax.nets.create.
     student_hidden: units of the hidden layers if the student is an mlp.
-    method: what the student matches: alpha * T^2 * method + (1 - alpha) *
-      cross-entropy.
-    temperatures: the grid's temperatures T (logit_mse has none).
-    alphas: the grid's weights of the teacher; 0 is added: from scratch.
-    seeds: students in each cell of the grid.
+    method: the divergence in the student's loss, alpha * T^2 * divergence +
+      (1 - alpha) * cross-entropy.
+    temperatures: the temperatures T of the grid (logit_mse has none).
+    alphas: the weights of the teacher in the grid; 0, from scratch, is added.
+    seeds: the number of students in each cell of the grid.
     teacher_steps: updates of the teacher.
-    student_steps: updates of each student, whatever the number of examples.
+    student_steps: updates of each student, for any number of examples.
     evaluate_every: steps from one evaluation and checkpoint to the next.
-    batch_size: examples in a batch.
-    teacher_learning_rate: of AdamW, at its start; it decays by a cosine.
-    student_learning_rate: likewise.
-    weight_decay: of AdamW.
-    shift: images are shifted by up to so many pixels in training.
-    seed: of everything random.
-    devices: how many; a CPU pretends to be so many. The teacher's batches and
-      the students' seeds are divided among them.
-    parallel: how they are.
+    batch_size: the number of examples in a batch.
+    teacher_learning_rate: AdamW's initial learning rate for the teacher; it
+      decays by a cosine.
+    student_learning_rate: AdamW's initial learning rate for the students; it
+      decays by a cosine.
+    weight_decay: AdamW's weight decay.
+    shift: training images are shifted by up to so many pixels.
+    devices: the number of devices; the teacher's batches and the students'
+      seeds are divided among them. A CPU is divided into so many devices.
+    parallel: the transformation that divides a program among the devices.
   """
 
   workdir: str = "runs/distill"
-  resume: bool = False
   dataset: str = "digits"
   data_dir: str | None = None
   examples_per_class: int = 8
@@ -113,7 +111,6 @@ class Config:
   student_learning_rate: float = 1e-2
   weight_decay: float = 0.1
   shift: int = 0
-  seed: int = 0
   devices: int = 1
   parallel: Literal["jit", "pmap", "shard_map"] = "jit"
 
@@ -138,12 +135,10 @@ def check(config: Config) -> None:
   commands.expect(config, "alphas", max(config.alphas) <= 1, expected)
   met = all(units > 0 for units in config.student_hidden)
   commands.expect(config, "student_hidden", met, "numbers above 0")
-  for name in ("examples_per_class", "shift", "weight_decay"):
-    commands.expect(config, name, getattr(config, name) >= 0, "0 or more")
-  met = 0 < config.validation_fraction < 1
-  commands.expect(
-    config, "validation_fraction", met, "a number between 0 and 1"
+  commands.expect_at_least_zero(
+    config, "examples_per_class", "shift", "weight_decay"
   )
+  commands.expect_share(config, "validation_fraction")
 
 
 def with_labels(divergence: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,7 +218,7 @@ class Job(NamedTuple):
   """What every part of the run needs."""
 
   config: Config
-  run: commands.RunFolder
+  run: folders.RunFolder
   console: Console
   devices: tuple[jax.Device, ...]
   data: Data
@@ -240,27 +235,14 @@ def network(name: str, data: Data, **options: Any):
   """Returns a network's forward, which takes uint8 images, and its init."""
   images = data.train["image"]
   mean, std = kdata.channel_statistics(np.asarray(images))
-
-  def build(seed: Any) -> nnx.Module:
-    return nets.create(
-      name,
-      input_shape=images.shape[1:],
-      num_classes=data.classes,
-      rngs=nnx.Rngs(seed),
-      **options,
-    )
-
-  def init(key: jax.Array) -> training.Variables:
-    return training.from_nnx(build(key)).variables
-
-  # Only its shapes: the arrays are made by init, in one program.
-  model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
-
-  def forward(variables, inputs, *, train, key):
-    inputs = kdata.normalize(inputs, jnp.asarray(mean), jnp.asarray(std))
-    return model.forward(variables, inputs, train=train, key=key)
-
-  return forward, init
+  return networks.make_network(
+    name,
+    input_shape=images.shape[1:],
+    classes=data.classes,
+    mean=mean,
+    std=std,
+    **options,
+  )
 
 
 def make_round(config, forward, objective, optimizer, **options):
@@ -405,7 +387,7 @@ def prepare(config: Config) -> Job:
   options = {"hidden": config.student_hidden} if config.student == "mlp" else {}
   teacher = network(config.teacher, data, axis_name=batch_axis(config))
   student = network(config.student, data, **options)
-  console, run = commands.console(), commands.RunFolder(config)
+  console, run = commands.console(), folders.RunFolder(config)
   return Job(config, run, console, devices, data, teacher, student)
 
 
@@ -435,7 +417,7 @@ def execute(job: Job) -> dict[str, Any]:
     "teacher_validation": teacher_accuracy,  # [rounds]
     "student_validation": accuracy,  # [rounds, seeds, cells]
     "scores": scores,
-    "gain": statistics.paired_interval(
+    "gain": statistics.gain_of(
       scores["distilled"]["accuracy"], scores["scratch"]["accuracy"]
     ),
     "curves": curves,
@@ -452,4 +434,4 @@ def main(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  execute(commands.set_up(prepare, commands.parse(Config)))
+  commands.launch(Config, prepare, execute)

@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame import commands
-from experiments.frame import plots
+from experiments.distill.plots import grid_map
+from experiments.distill.plots import learning_curves
+from experiments.distill.plots import reliability_diagram
+from experiments.distill.plots import softened_targets
 from experiments.frame import statistics
+from experiments.frame import tables
 from kdjax.distillation import softened_softmax
 
 GROUPS = ("teacher", "scratch", "distilled")
@@ -19,24 +22,20 @@ def write(job: Any, results: dict[str, Any]) -> None:
     job: the `Job` of the experiment.
     results: what its `main` returns.
   """
-  figures = draw(job, results)
-  header, rows = make_table(job.config, results)
-  finding = statistics.verdict("Distillation", results["gain"])
-  file = job.run.report(
-    f"# Distillation on {job.config.dataset}",
-    finding,
-    commands.markdown_table(header, rows),
-    "Mean ± standard deviation over the seeds of the students; the gain is "
-    "distilled minus scratch, paired by seed, with its t interval. It speaks "
-    "of other seeds (weights, images and their order) with this teacher and "
-    "these test images. What the diagnostics mean: docs/diagnostics.md.",
+  job.run.publish(
+    job.console,
+    f"Distillation on {job.config.dataset}",
+    [results["gain"].sentence("Distillation"), chosen_cell(results)],
+    make_table(job.config, results),
+    "Mean ± standard deviation over the seeds of the students. The gain is "
+    "distilled minus scratch. It holds for other seeds (weights, images and "
+    "their order) with this teacher and these test images. "
+    f"{statistics.LEGEND} Each row is a comparison of its own. The "
+    "diagnostics are explained in docs/diagnostics.md.",
     setting(job, results),
     "## Figures",
-    *(f"![]({name})\n\n{caption}" for name, caption in figures.items()),
+    draw(job, results),
   )
-  job.console.print(commands.console_table(header, rows))
-  job.console.print(finding, chosen_cell(results), highlight=False)
-  job.console.print(f"Report, plots and checkpoints: {file.parent}")
   job.run.rewind("test", -1)
   job.run.log(
     stage="test",
@@ -49,17 +48,15 @@ def write(job: Any, results: dict[str, Any]) -> None:
   )
 
 
-def make_table(
-  config: Any, results: dict[str, Any]
-) -> tuple[list[str], list[list[str]]]:
-  """The header and the rows of the final table."""
+def make_table(config: Any, results: dict[str, Any]) -> tables.Table:
+  """Scores and costs of the three groups."""
   kinds = {
     "accuracy": ("test accuracy, %", 100, 2),
     "missing": (f"accuracy on class {config.missing_digit}, %", 100, 2),
     "agreement": ("agreement with teacher, %", 100, 2),
     "kl": ("KL to the teacher, nats", 1, 3),
     "cka": ("CKA with the teacher", 1, 3),
-    "entropy": ("entropy of the answers, nats", 1, 3),
+    "entropy": ("entropy of the predictions, nats", 1, 3),
     "ece": ("calibration error (ECE), %", 100, 2),
     "nll": ("negative log-likelihood", 1, 3),
   }
@@ -72,9 +69,11 @@ def make_table(
       statistics.mean_std(values, scale=scale, digits=digits)
       for values in groups
     ]
-    ends = statistics.paired_interval(groups[2], groups[1])
-    gain = statistics.Interval(*(scale * x for x in ends))
-    rows.append([label, *texts, statistics.gain(gain, digits)])
+    # No verdict: more of a diagnostic is not always better.
+    gain = statistics.gain_of(groups[2], groups[1])
+    if kind not in ("accuracy", "missing"):
+      gain = gain._replace(p_value=None)
+    rows.append([label, *texts, gain.cell(scale=scale, digits=digits)])
   teacher, student = results["costs"]
   for label, kind, form in (
     ("parameters", "parameters", ",d"),
@@ -83,7 +82,7 @@ def make_table(
   ):
     same = format(student[kind], form)
     rows.append([label, format(teacher[kind], form), same, same, ""])
-  return ["", *GROUPS, "gain (95 % interval)"], rows
+  return tables.Table(["", *GROUPS, "gain (95 % interval)"], rows)
 
 
 def chosen_cell(results: dict[str, Any]) -> str:
@@ -98,16 +97,12 @@ def chosen_cell(results: dict[str, Any]) -> str:
 
 
 def setting(job: Any, results: dict[str, Any]) -> str:
-  """Who saw what, in words."""
+  """The images and the networks, in words."""
   config, data = job.config, job.data
   seen, everything = data.transfer.shape[1], len(data.train["label"])
+  images = f"{seen} of them"
   if config.examples_per_class:
-    images = (
-      f"{seen} of them, {config.examples_per_class} of each class, drawn anew "
-      "for each seed"
-    )
-  else:
-    images = f"{seen} of them"
+    images += f", {config.examples_per_class} of each class, drawn by its seed"
   shifts = " with the same shifts" if config.shift else ""
   teacher, student = (f"{cost['parameters']:,}" for cost in results["costs"])
   missing = ""
@@ -121,10 +116,9 @@ def setting(job: Any, results: dict[str, Any]) -> str:
     "scratch and seed i distilled start from the same weights and see the "
     f"same images in the same order{shifts}; the distilled one also sees the "
     f"teacher's logits for them, by the method {config.method}.\n\n"
-    f"{chosen_cell(results)} No network was trained on these "
-    f"{len(data.validation['label'])} validation images. The "
-    f"{len(data.test['label'])} test images were used for the chosen cell "
-    "alone."
+    f"The {len(data.validation['label'])} validation images chose the cell; no "
+    f"network was trained on them. The {len(data.test['label'])} test images "
+    "were used for the chosen cell alone."
   )
 
 
@@ -133,52 +127,50 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
   config, path, chosen = job.config, job.run.path, results["chosen"]
   temperature, alpha = results["cells"][chosen].tolist()
   accuracy = results["student_validation"]  # [rounds, seeds, cells]
-  pairs = accuracy[:, :, [0, chosen]].transpose(2, 1, 0)
-  gap = statistics.paired_interval(pairs[1][:, -1], pairs[0][:, -1])
-  end = "end no higher than"
-  if gap.low > 0 or gap.high < 0:
-    end = f"end {100 * abs(gap.mean):.1f} points "
-    end += "above" if gap.low > 0 else "below"
-  known = statistics.is_known(gap)
-  unknown = statistics.ONE_SEED.capitalize()
-  plots.learning_curves(
+  pairs = dict(
+    zip(GROUPS[1:], accuracy[..., [0, chosen]].transpose(2, 0, 1), strict=True)
+  )
+  gap = statistics.gain_of(pairs["distilled"][-1], pairs["scratch"][-1])
+  learning_curves(
     path / "learning_curves.png",
     config.evaluate_every * np.arange(1, len(accuracy) + 1),
-    dict(zip(GROUPS[1:], pairs, strict=True)),
-    levels={"teacher": float(results["teacher_validation"][-1])},
-    title=f"Distilled students {end} those from scratch" if known else unknown,
-    ylabel="validation accuracy",
+    pairs,
+    teacher=float(results["teacher_validation"][-1]),
+    title={
+      "helped": f"Distilled students end {100 * gap.mean:.1f} points above "
+      "those from scratch",
+      "hurt": f"Distilled students end {-100 * gap.mean:.1f} points below "
+      "those from scratch",
+      "unclear": "Distilled students end no higher than those from scratch",
+      "unknown": statistics.TOO_FEW.capitalize(),
+    }[gap.verdict],
   )
-
   cells = results["cells"][1:]
   rows, columns = (list(dict.fromkeys(column)) for column in cells.T)
   means = accuracy[-1].mean(0)
-  values = means[1:].reshape(len(rows), len(columns))
-  plots.heat_map(
+  grid_map(
     path / "heat_map.png",
-    np.insert(values, 0, means[0], axis=1),
-    rows=[f"{value:g}" for value in rows],
-    columns=["0\nscratch", *(f"{value:g}" for value in columns)],
-    row_label="temperature T",
-    column_label="alpha, the weight of the teacher",
+    means[0],
+    means[1:].reshape(len(rows), len(columns)),
+    temperatures=rows,
+    alphas=columns,
+    chosen=(rows.index(temperature), columns.index(alpha)),
     title=f"T = {temperature:g}, alpha = {alpha:g} distils best "
     "(validation accuracy, %)",
-    chosen=(rows.index(temperature), 1 + columns.index(alpha)),
-    apart=1,
   )
-
-  errors = {name: results["scores"][name]["ece"].mean() for name in GROUPS}
-  excess = statistics.paired_interval(
-    results["scores"]["distilled"]["ece"], results["scores"]["scratch"]["ece"]
-  )
-  better = "better" if excess.high < 0 else "no better"
-  plots.reliability_diagram(
+  ece = {name: results["scores"][name]["ece"] for name in GROUPS}
+  excess = statistics.gain_of(ece["distilled"], ece["scratch"])
+  reliability_diagram(
     path / "reliability.png",
     {name: results["curves"][name] for name in GROUPS},
-    {name: f"{error:.1%}" for name, error in errors.items()},
-    title=f"Distilled students are {better} calibrated" if known else unknown,
+    {name: f"{values.mean():.1%}" for name, values in ece.items()},
+    title={
+      "hurt": "Distilled students are better calibrated",
+      "helped": "Distilled students are worse calibrated",
+      "unclear": "Distilled students are calibrated no better",
+      "unknown": statistics.TOO_FEW.capitalize(),
+    }[excess.verdict],
   )
-
   logits = results["target_logits"]
   places = job.data.transfer[0][: len(logits)]
   images = np.asarray(job.data.train["image"])[places]
@@ -192,7 +184,7 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     f"{1 - rows[np.arange(len(rows)), labels].mean():.1%} at T = {value:g}"
     for value, rows in targets.items()
   ]
-  plots.softened_targets(
+  softened_targets(
     path / "targets.png",
     images[shown],
     labels[shown],
@@ -206,8 +198,8 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     "frame is the chosen cell; alpha = 0 is the same for every T.",
     "reliability.png": "Test images of all seeds in bins of confidence; bins "
     "of fewer than 10 images are left out above.",
-    "targets.png": "Of the first seed's images that the teacher gets right, "
-    "the least certain one of some classes.",
+    "targets.png": "Of the first seed's images that the teacher predicts "
+    "correctly, the least certain one of some classes.",
   }
 
 

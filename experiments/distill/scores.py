@@ -1,11 +1,13 @@
 """What the students of `experiments.distill` are worth, on the test images."""
 
+import statistics
+import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from experiments.frame import statistics
 from kdjax import metrics
 from kdjax import training
 from kdjax.ops import kl_divergence
@@ -90,11 +92,27 @@ def cost(model: training.Model, images: Any) -> dict[str, float]:
     lambda *x: model.forward(*x, train=False, key=None)[0].logits
   )
   leaves = jax.tree.leaves(model.variables.params)
-  latency = statistics.median_milliseconds(
-    lambda: forward(model.variables, images)
-  )
+  latency = median_milliseconds(lambda: forward(model.variables, images))
   return {
     "parameters": sum(x.size for x in leaves),
     "latency": latency,
     "image_latency": 1e3 * latency / len(images),
   }
+
+
+def median_milliseconds(call: Callable[[], Any], *, calls: int = 50) -> float:
+  """Times a call to its end, once it is compiled and warm.
+
+  Args:
+    call: returns arrays, which are waited for.
+    calls: how many are timed.
+
+  Returns:
+    The median.
+  """
+  times = []
+  for _ in range(calls + 3):
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    times.append(time.perf_counter() - begin)
+  return 1e3 * statistics.median(times[3:])

@@ -1,31 +1,56 @@
-"""Flags, devices and the folder that one run writes."""
+"""The command line of an experiment: flags, mistakes, devices, interruption."""
 
 import contextlib
 import dataclasses
-import json
+import itertools
+import logging
 import os
-import pathlib
-import platform
 import shlex
+import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import jax
-import numpy as np
 import tyro
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-import kdjax
+from experiments.frame import tables
 
 Config = TypeVar("Config")
-Result = TypeVar("Result")
+Job = TypeVar("Job")
 
-# Flags that say where and how a run computes, not what.
-FREE_FLAGS = ("data_dir", "devices", "parallel", "resume", "workdir")
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """The flags of every experiment.
+
+  Attributes:
+    workdir: the run folder; it is made if missing.
+    resume: go on with the run in the run folder.
+    overwrite: replace the run in the run folder.
+    seed: the seed of all random numbers.
+  """
+
+  workdir: str = "runs"
+  resume: bool = False
+  overwrite: bool = False
+  seed: int = 0
+
+
+def optional(default: str, metavar: str = "INT") -> Any:
+  """Describes a flag whose default depends on other flags.
+
+  Args:
+    default: the default in words, such as "that of the recipe".
+    metavar: what the value is.
+
+  Returns:
+    For `typing.Annotated`.
+  """
+  return tyro.conf.arg(
+    metavar=metavar, help_behavior_hint=f"(default: {default})"
+  )
 
 
 def parse(config_class: type[Config]) -> Config:
@@ -38,17 +63,130 @@ def parse(config_class: type[Config]) -> Config:
   Returns:
     The configuration. `--help` prints all flags and exits.
   """
-  return tyro.cli(config_class, use_underscores=True)
+  return tyro.cli(config_class, use_underscores=True, prog=_program())
+
+
+def launch(
+  config_class: type[Config],
+  prepare: Callable[[Config], Job],
+  execute: Callable[[Job], Any],
+  methods: Callable[[], Mapping[str, tuple[str, str]]] | None = None,
+) -> None:
+  """Runs an experiment from the command line.
+
+  Args:
+    config_class: the flags.
+    prepare: does all that fails for wrong flags, folders, devices and data.
+    execute: the rest. An error in it is a bug and keeps its traceback.
+    methods: name -> area and description of each value of --methods, which
+      `--methods help` prints.
+  """
+  with stoppable() as started:
+    if methods and _asks_for_methods(sys.argv[1:]):
+      names = methods()
+      rows = [[name, *texts] for name, texts in names.items()]
+      table = tables.Table(("method", "area", "description"), rows)
+      console().print(table.console(left=True))
+      return
+    job = set_up(prepare, parse(config_class))
+    started.append(True)
+    execute(job)
+
+
+def _asks_for_methods(arguments: Sequence[str]) -> bool:
+  pairs = itertools.pairwise(arguments)
+  return ("--methods", "help") in pairs or "--methods=help" in arguments
+
+
+class Terminated(KeyboardInterrupt):
+  """SIGTERM, treated like Ctrl-C."""
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+  del number, frame
+  raise Terminated
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[list[bool]]:
+  """Ends the program with one line at Ctrl-C or SIGTERM.
+
+  Yields:
+    A list, to be filled once there is a run to go on with.
+  """
+  started: list[bool] = []
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  signal.signal(signal.SIGTERM, _terminate)
+  try:
+    yield started
+  except KeyboardInterrupt as stop:
+    code = 143 if isinstance(stop, Terminated) else 130
+    for number in (signal.SIGINT, signal.SIGTERM):
+      signal.signal(number, signal.SIG_IGN)
+    hint = "Nothing was computed yet."
+    if started:
+      hint = f"Go on with: {command_line(resume=True)}"
+    print(f"\nstopped. {hint}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads that compute would be waited for, or crash at the interpreter's
+    # end. All files are written whole or not at all.
+    os._exit(code)
+
+
+def _program() -> str:
+  """Such as "python -m experiments.distill"."""
+  spec = sys.modules["__main__"].__spec__
+  name = spec.name.removesuffix(".__main__") if spec else "experiments"
+  return f"python -m {name}"
+
+
+def command_line(*, resume: bool = False) -> str:
+  """The command that started this run, for a fresh folder or to go on."""
+  switches = {"--resume", "--overwrite", "--no_resume", "--no_overwrite"}
+  words = [word for word in sys.argv[1:] if word not in switches]
+  words += ["--resume"] if resume else []
+  return f"{_program()} {shlex.join(words)}".rstrip()
+
+
+def experiment_of(config: Any) -> str:
+  """The experiment whose flags these are, such as "distill"."""
+  module = type(config).__module__
+  spec = getattr(sys.modules.get(module), "__spec__", None)
+  name = spec.name if spec else module
+  return name.removesuffix(".__main__").rpartition(".")[2]
+
+
+def set_up(prepare: Callable[[Config], Job], config: Config) -> Job:
+  """Prepares a run; a mistake of the user's ends the program with one line.
+
+  Only the preparation is guarded: an error in training is a bug and keeps its
+  traceback.
+
+  Args:
+    prepare: what fails for wrong flags, folders, devices and data.
+    config: the flags.
+
+  Returns:
+    What `prepare` returns.
+  """
+  # tfds warns of a folder without data, which the error says in words.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  try:
+    return prepare(config)
+  except (ValueError, OSError) as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def expect(config: Any, name: str, met: bool, expected: str) -> None:
-  """Raises ValueError for a flag whose value will not do.
+  """Raises ValueError unless a flag has a valid value.
 
   Args:
     config: the flags.
     name: of the flag.
-    met: whether its value will do.
-    expected: what would, in words.
+    met: whether its value is valid.
+    expected: the valid values, in words.
   """
   if not met:
     raise ValueError(
@@ -73,6 +211,19 @@ def expect_positive(config: Any, *names: str) -> None:
     expect(config, name, met, f"{kind} above 0")
 
 
+def expect_at_least_zero(config: Any, *names: str) -> None:
+  """Raises ValueError unless flags are 0 or more."""
+  for name in names:
+    expect(config, name, getattr(config, name) >= 0, "0 or more")
+
+
+def expect_share(config: Any, *names: str) -> None:
+  """Raises ValueError unless flags are between 0 and 1, ends excluded."""
+  for name in names:
+    met = 0 < getattr(config, name) < 1
+    expect(config, name, met, "a number between 0 and 1")
+
+
 def expect_multiple(config: Any, name: str, unit: str) -> None:
   """Raises ValueError unless a flag is a multiple of another, both above 0.
 
@@ -87,24 +238,21 @@ def expect_multiple(config: Any, name: str, unit: str) -> None:
   expect(config, name, met, f"a multiple of {unit}, which is {size}")
 
 
-def set_up(prepare: Callable[[Config], Result], config: Config) -> Result:
-  """Prepares a run; a mistake of the user's ends the program with one line.
-
-  Only the preparation is guarded: an error in training is a bug and keeps its
-  traceback.
+def expect_some(
+  config: Any, name: str, choices: Iterable[str], *, also: str = ""
+) -> None:
+  """Raises ValueError unless a flag has one or more different choices.
 
   Args:
-    prepare: what fails for wrong flags, folders, devices and data.
     config: the flags.
-
-  Returns:
-    What `prepare` returns.
+    name: of the flag.
+    choices: the valid values.
+    also: what else is valid, such as "all, or ".
   """
-  try:
-    return prepare(config)
-  except (ValueError, FileExistsError, FileNotFoundError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
+  value, choices = getattr(config, name), tuple(choices)
+  met = set(value) <= set(choices) and 0 < len(set(value)) == len(value)
+  expected = f"{also}one or more different ones of {', '.join(choices)}"
+  expect(config, name, met, expected)
 
 
 def console() -> Console:
@@ -145,157 +293,3 @@ def students_at_a_time(network: str) -> int | None:
     network: its name.
   """
   return 1 if jax.default_backend() == "cpu" and network != "mlp" else None
-
-
-class RunFolder:
-  """Run folder: config.json, metrics.jsonl, report.md, plots and checkpoints.
-
-  Attributes:
-    path: the folder.
-
-  Args:
-    config: a dataclass with the fields `workdir` and `resume`.
-    free: further flags that may change when a run is resumed.
-
-  Raises:
-    FileExistsError: if the folder has a run and it is not to be resumed.
-    FileNotFoundError: if there is no run to resume.
-    ValueError: if a run is resumed with flags that change its results.
-  """
-
-  def __init__(self, config: Any, *, free: Sequence[str] = ()):
-    self._begin = time.monotonic()
-    self.path = pathlib.Path(config.workdir)
-    self._metrics = self.path / "metrics.jsonl"
-    flags = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    file = self.path / "config.json"
-    if config.resume:
-      _check_same_flags(file, flags, (*FREE_FLAGS, *free))
-    elif file.exists():
-      raise FileExistsError(
-        f"{self.path} has a run already. Go on with --resume, or give another "
-        "--workdir."
-      )
-    self.path.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(flags, indent=2) + "\n")
-
-  def log(self, **row: Any) -> None:
-    """Appends one row to metrics.jsonl, whole or not at all.
-
-    Args:
-      **row: what JSON holds; arrays become numbers or lists.
-    """
-    row = {
-      key: np.asarray(value).tolist() if hasattr(value, "dtype") else value
-      for key, value in row.items()
-    }
-    with self._metrics.open("a") as file:
-      file.write(json.dumps(row) + "\n")
-
-  def rewind(self, stage: str, step: int) -> None:
-    """Drops the rows of a stage that a resumed run will write again.
-
-    Args:
-      stage: the row's `"stage"`.
-      step: rows with a larger `"step"` go.
-    """
-    if not self._metrics.exists():
-      return
-    rows = self._metrics.read_text().splitlines(keepends=True)
-    kept = [row for row in rows if not _comes_after(row, stage, step)]
-    temporary = self._metrics.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, self._metrics)
-
-  def report(self, *parts: str) -> pathlib.Path:
-    """Writes report.md and ends it with how the run was made.
-
-    Args:
-      *parts: Markdown, paragraph by paragraph.
-
-    Returns:
-      The file.
-    """
-    module = sys.modules["__main__"].__spec__
-    program = f"python -m {module.name}" if module else "python"
-    device, cores = jax.devices()[0], os.cpu_count()
-    name = device.device_kind
-    if name != device.platform:
-      name = f"{name} ({device.platform})"
-    versions = f"kdjax {kdjax.__version__}, jax {jax.__version__}"
-    file = self.path / "report.md"
-    footer = (
-      "## How it was made",
-      f"```\n{program} {shlex.join(sys.argv[1:])}".rstrip() + "\n```",
-      f"{versions}, Python {platform.python_version()}, on {name}, {cores} "
-      f"cores, in {time.monotonic() - self._begin:.0f} s. All flags: "
-      "[config.json](config.json).",
-    )
-    file.write_text("\n\n".join((*parts, *footer)) + "\n")
-    return file
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A table in Markdown, the first column to the left, the others right.
-
-  Args:
-    header: the names of the columns.
-    rows: their cells.
-
-  Returns:
-    Its lines.
-  """
-  rule = ["---", *["---:"] * (len(header) - 1)]
-  return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
-
-
-def console_table(
-  header: Sequence[str],
-  rows: Sequence[Sequence[str]],
-  title: str | None = None,
-) -> Table:
-  """A table for the console, aligned as :func:`markdown_table`.
-
-  Args:
-    header: the names of the columns.
-    rows: their cells.
-    title: what stands above it.
-
-  Returns:
-    What a console prints.
-  """
-  table = Table(*header[:1], box=box.SIMPLE_HEAD, title=title)
-  for name in header[1:]:
-    table.add_column(name, justify="right")
-  for row in rows:
-    table.add_row(*row)
-  return table
-
-
-def _check_same_flags(
-  file: pathlib.Path, flags: dict[str, Any], free: Sequence[str]
-) -> None:
-  if not file.exists():
-    raise FileNotFoundError(
-      f"{file.parent} has no run to resume. Leave out --resume, or give the "
-      "--workdir of one."
-    )
-  before = json.loads(file.read_text())
-  changes = [
-    f"--{name} was {before.get(name)!r} and is {value!r}"
-    for name, value in flags.items()
-    if name not in free and before.get(name) != value
-  ]
-  if changes:
-    raise ValueError(
-      f"{file.parent} was made with other flags: {'; '.join(changes)}. Resume "
-      "with the same ones, or give another --workdir."
-    )
-
-
-def _comes_after(line: str, stage: str, step: int) -> bool:
-  try:
-    row = json.loads(line)
-  except json.JSONDecodeError:
-    return True  # The run was killed while it wrote this line.
-  return row["stage"] == stage and row["step"] > step

@@ -1,36 +1,40 @@
-"""Figures in one house style; each function saves one PNG."""
+"""Figures in one house style and one palette; each function saves one PNG."""
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.frame import statistics
 
 # Okabe and Ito's palette: told apart by colour-blind readers too. A thing has
 # the same colour in every figure.
-COLOURS = {
-  "teacher": "#3d3d3d",
-  "scratch": "#d55e00",
-  "distilled": "#0072b2",
-}
-INK, FAINT = "#262626", "#d9d9d9"
+BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
+PINK, RED, BROWN, VIOLET = "#cc79a7", "#d55e00", "#a6761d", "#8c6bb1"
+INK, DARK, GREY, FAINT = "#262626", "#3d3d3d", "#8c8c8c", "#d9d9d9"
+COLOURS = {"teacher": DARK, "scratch": RED, "distilled": BLUE}
+SERIES = (RED, BLUE, GREEN, PINK, ORANGE, SKY, VIOLET, DARK)
+VERDICTS = {"helped": BLUE, "hurt": RED, "unclear": GREY, "unknown": GREY}
 BLUES = LinearSegmentedColormap.from_list(
-  "blues", ("#f4f8fb", "#9cc9e3", COLOURS["distilled"], "#003f66")
+  "blues", ("#f4f8fb", "#9cc9e3", BLUE, "#003f66")
 )
+GAINS = LinearSegmentedColormap.from_list("gains", (RED, "#f7f7f7", BLUE))
 STYLE = {
   "axes.axisbelow": True,
-  "axes.edgecolor": "#8c8c8c",
+  "axes.edgecolor": GREY,
   "axes.grid": True,
   "axes.labelcolor": INK,
   "axes.spines.right": False,
   "axes.spines.top": False,
   "axes.titlelocation": "left",
-  "axes.titlepad": 10.0,
-  "axes.titlesize": 11.5,
+  "axes.titlesize": 10.5,
   "axes.titleweight": "bold",
   "figure.titlesize": 11.5,
   "figure.titleweight": "bold",
@@ -42,6 +46,8 @@ STYLE = {
   "xtick.color": "#595959",
   "ytick.color": "#595959",
 }
+TITLE_CHARACTERS = 10.0  # of a title in an inch, at least
+LEGEND_CHARACTERS = 13.0  # the same of a legend
 
 Path = str | os.PathLike[str]
 
@@ -53,228 +59,198 @@ def percent(share: float, _: Any = None) -> str:
 
 @contextlib.contextmanager
 def figure(
-  path: Path, *, rows: int = 1, columns: int = 1, width: float, height: float
+  path: Path,
+  *,
+  title: str,
+  rows: int = 1,
+  columns: int = 1,
+  width: float,
+  height: float,
 ) -> Iterator[tuple[Figure, Any]]:
   """A figure in the house style, saved on leaving.
 
   Args:
     path: of the PNG.
+    title: the finding; it is wrapped to the figure's width.
     rows: of axes.
     columns: of axes.
     width: in inches.
-    height: in inches.
+    height: in inches, without the title's second line.
 
   Yields:
-    The figure and its axes: one, or an array of them.
+    The figure and its axes: one, or an array `[rows * columns]`.
   """
+  lines = textwrap.wrap(title, max(20, int(TITLE_CHARACTERS * width)))
+  height += 0.2 * (len(lines) - 1)
   with matplotlib.rc_context(STYLE):
     canvas = Figure(figsize=(width, height), layout="constrained")
-    yield canvas, canvas.subplots(rows, columns)
+    canvas.suptitle("\n".join(lines), x=0.015, ha="left")
+    grid = canvas.subplots(rows, columns)
+    yield canvas, grid.ravel() if rows * columns > 1 else grid
     canvas.savefig(path, dpi=160)
 
 
-def learning_curves(
-  path: Path,
-  steps: np.ndarray,
-  curves: Mapping[str, np.ndarray],
+def legend(
+  canvas: Figure,
+  handles: Sequence[Any],
   *,
-  title: str,
-  ylabel: str,
-  levels: Mapping[str, float] | None = None,
+  place: str = "outside lower center",
 ) -> None:
-  """Learning curves: the mean over seeds in a band of one deviation.
+  """A legend of as many columns as the figure is wide enough for.
+
+  Args:
+    canvas: the figure.
+    handles: what it explains, labelled.
+    place: as matplotlib names it.
+  """
+  longest = max(len(str(handle.get_label())) for handle in handles) + 6
+  columns = int(LEGEND_CHARACTERS * canvas.get_figwidth() / longest)
+  canvas.legend(
+    handles=handles,
+    loc=place,
+    ncols=min(max(columns, 1), len(handles)),
+    fontsize=9,
+    columnspacing=1.2,
+    handletextpad=0.5,
+  )
+
+
+def mark(label: str, colour: str, marker: str = "s", **style: Any) -> Line2D:
+  """A marker of a legend."""
+  return Line2D(
+    [], [], ls="", marker=marker, color=colour, label=label, **style
+  )
+
+
+def blank(axes: Any) -> None:
+  """Leaves nothing of an axes but what is drawn in it."""
+  axes.grid(visible=False)
+  axes.spines[:].set_visible(False)
+  axes.tick_params(length=0)
+
+
+def band(
+  axes: Any,
+  x: np.ndarray,
+  values: np.ndarray,
+  label: str,
+  colour: str,
+  **style: Any,
+) -> None:
+  """The mean over seeds in a band of one standard deviation.
+
+  Args:
+    axes: where to draw.
+    x: `[points]`.
+    values: `[points, seeds]`.
+    label: for the legend.
+    colour: of the line and of the band.
+    **style: of the line.
+  """
+  mean, deviation = values.mean(1), values.std(1)
+  ends = mean - deviation, mean + deviation
+  axes.fill_between(x, *ends, color=colour, alpha=0.18, lw=0)
+  axes.plot(x, mean, color=colour, label=label, **style)
+
+
+def accuracy_bars(
+  path: Path,
+  rates: Mapping[str, np.ndarray],
+  *,
+  groups: Mapping[str, str],
+  colours: Mapping[str, str],
+  oracles: Mapping[str, np.ndarray],
+  oracle_label: str,
+  reference: str,
+  title: str,
+) -> None:
+  """Accuracies as bars with their 95 % intervals, and each seed as a dot.
 
   Args:
     path: of the PNG.
-    steps: `[evaluations]`.
-    curves: name -> rates `[seeds, evaluations]`.
+    rates: name -> rates `[seeds]`, from top to bottom.
+    groups: name -> the group of methods that it is one of.
+    colours: group -> its colour.
+    oracles: name -> rates that an oracle would have reached, `[seeds]`.
+    oracle_label: how the oracle chose, for the legend.
+    reference: the name whose mean is drawn as a line.
     title: the finding.
-    ylabel: what the rates are.
-    levels: name -> a rate to compare with, drawn as a dashed line.
   """
-  levels = levels or {}
-  with figure(path, width=6.8, height=4.4) as (canvas, axes):
-    for name, level in levels.items():
-      axes.axhline(level, color=COLOURS[name], ls="--", lw=1.5, label=name)
-    for name, values in curves.items():
-      mean, deviation = values.mean(0), values.std(0)
-      axes.fill_between(
-        steps,
-        mean - deviation,
-        mean + deviation,
-        color=COLOURS[name],
-        alpha=0.18,
-        lw=0,
+  height = 1.9 + (0.45 if len(rates) < 12 else 0.28) * len(rates)
+  with figure(path, title=title, width=7.2, height=height) as (canvas, axes):
+    for i, (name, values) in enumerate(rates.items()):
+      mean, colour = values.mean(), colours[groups[name]]
+      axes.barh(i, mean, 0.64, color=colour, alpha=0.85, lw=0)
+      axes.plot(values, np.full(len(values), i), ".", color=INK, alpha=0.35)
+      if ends := statistics.interval(values):
+        # No accuracy is outside of [0, 1].
+        axes.plot(np.clip(ends, 0, 1), (i, i), color=INK, lw=1.5, marker="|")
+      if name in oracles:
+        place = oracles[name].mean()
+        axes.plot(place, i, "D", mfc="white", mec=INK, ms=5.5, zorder=4)
+      # Beside the axes, where nothing else is drawn.
+      axes.text(
+        1.01,
+        i,
+        f"{mean:.1%}",
+        va="center",
+        fontsize=9,
+        transform=axes.get_yaxis_transform(),
       )
-      axes.plot(steps, mean, color=COLOURS[name], label=name)
-    # The first steps are far below all that matters.
-    late = np.concatenate(
-      [x[:, len(steps) // 8 :].ravel() for x in curves.values()]
-    )
-    top = max([float(late.max()), *levels.values()])
-    bottom = float(np.quantile(late, 0.02))
-    margin = 0.08 * max(top - bottom, 0.01)
+    axes.axvline(rates[reference].mean(), color=DARK, ls="--", lw=1.2)
+    axes.set_yticks(range(len(rates)), rates)
+    lowest = min(values.min() for values in rates.values())
+    left = max(0.0, np.floor(10 * lowest - 0.5) / 10)
     axes.set(
-      xlabel="training step",
-      ylabel=ylabel,
-      title=title,
-      xlim=(0, steps[-1]),
-      ylim=(bottom - margin, min(top + margin, 1.0)),
+      xlabel="accuracy on target test images",
+      xlim=(left, 1),
+      ylim=(len(rates) - 0.4, -0.6),
     )
-    axes.yaxis.set_major_formatter(percent)
-    canvas.legend(loc="outside lower center", ncols=len(curves) + len(levels))
+    axes.xaxis.set_major_formatter(percent)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    used = [group for group in colours if group in groups.values()]
+    handles = [mark(group, colours[group]) for group in used]
+    handles.append(Line2D([], [], color=DARK, ls="--", lw=1.2, label=reference))
+    if oracles:
+      handles.append(mark(oracle_label, INK, "D", mfc="white"))
+    legend(canvas, handles)
 
 
 def heat_map(
-  path: Path,
+  axes: Any,
   values: np.ndarray,
   *,
   rows: Sequence[str],
   columns: Sequence[str],
-  row_label: str,
-  column_label: str,
-  title: str,
-  chosen: tuple[int, int],
-  apart: int = 0,
+  texts: Iterable[str],
+  bold: np.ndarray | None = None,
+  **style: Any,
 ) -> None:
-  """Heat map of rates, with the chosen cell framed.
+  """A map with a text in each cell.
 
   Args:
-    path: of the PNG.
-    values: `[rows, columns]`, rates in [0, 1].
-    rows: their names, drawn from the bottom up.
+    axes: where to draw.
+    values: `[rows, columns]`.
+    rows: their names.
     columns: their names.
-    row_label: what the rows are.
-    column_label: what the columns are.
-    title: the finding.
-    chosen: the row and the column of the chosen cell.
-    apart: how many columns at the left stand apart.
+    texts: of the cells, row by row.
+    bold: `[rows, columns]`, which of the texts are bold.
+    **style: of `imshow`: the colours.
   """
-  size = {"width": 2.2 + 0.95 * len(columns), "height": 1.6 + 0.6 * len(rows)}
-  with figure(path, **size) as (_, axes):
-    axes.imshow(values, origin="lower", cmap=BLUES, aspect="auto")
-    threshold = (values.min() + values.max()) / 2
-    for (i, j), value in np.ndenumerate(values):
-      axes.text(
-        j,
-        i,
-        f"{100 * value:.1f}",
-        ha="center",
-        va="center",
-        color="white" if value > threshold else INK,
-        weight="bold" if (i, j) == chosen else "normal",
-      )
-    frame = matplotlib.patches.Rectangle(
-      (chosen[1] - 0.5, chosen[0] - 0.5),
-      1,
-      1,
-      fill=False,
-      edgecolor=COLOURS["scratch"],
-      lw=3,
-      clip_on=False,
-      zorder=3,
+  image = axes.imshow(values, aspect="auto", **style)
+  for (i, j), text in zip(np.ndindex(values.shape), texts, strict=True):
+    red, green, blue, _ = image.cmap(image.norm(values[i, j]))
+    dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+    axes.text(
+      j,
+      i,
+      text,
+      ha="center",
+      va="center",
+      color="white" if dark else INK,
+      weight="bold" if bold is not None and bold[i, j] else "normal",
     )
-    axes.add_patch(frame)
-    if apart:
-      axes.axvline(apart - 0.5, color="white", lw=6)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set(xlabel=column_label, ylabel=row_label, title=title)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-
-
-def reliability_diagram(
-  path: Path, curves: Mapping[str, Any], errors: Mapping[str, str], title: str
-) -> None:
-  """Reliability diagram: accuracy at each confidence, and how often each is.
-
-  Args:
-    path: of the PNG.
-    curves: name -> `metrics.ReliabilityCurve`.
-    errors: name -> its calibration error, as text.
-    title: the finding.
-  """
-  with figure(path, rows=2, width=5.4, height=5.8) as (canvas, (top, bottom)):
-    grid = top.get_gridspec()
-    grid.set_height_ratios((3.2, 1))
-    top.plot((0, 1), (0, 1), color="#8c8c8c", ls="--", lw=1.2)
-    top.text(0.04, 0.09, "perfect", rotation=45, color="#737373", fontsize=9)
-    for name, curve in curves.items():
-      # A handful of examples says nothing about a rate.
-      seen = np.asarray(curve.count) >= 10
-      label = f"{name} (ECE {errors[name]})"
-      top.plot(
-        np.asarray(curve.confidence)[seen],
-        np.asarray(curve.accuracy)[seen],
-        color=COLOURS[name],
-        marker="o",
-        ms=4.5,
-        label=label,
-      )
-      share = np.asarray(curve.count) / np.sum(curve.count)
-      edges = np.linspace(0, 1, len(share) + 1)
-      bottom.stairs(share, edges, color=COLOURS[name], lw=1.8)
-    top.set(ylabel="accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
-    canvas.legend(
-      loc="outside lower center", ncols=3, fontsize=9, columnspacing=1
-    )
-    top.tick_params(labelbottom=False)
-    bottom.set(
-      xlabel="confidence",
-      ylabel="share",
-      xlim=(0, 1),
-      yscale="log",
-      ylim=(2e-3, 1.2),
-      yticks=(0.01, 0.1, 1),
-    )
-    bottom.yaxis.set_major_formatter(percent)
-    bottom.minorticks_off()
-    canvas.align_ylabels()
-
-
-def softened_targets(
-  path: Path,
-  images: np.ndarray,
-  labels: np.ndarray,
-  targets: Mapping[str, np.ndarray],
-  title: str,
-) -> None:
-  """Softened targets: images beside the teacher's probabilities.
-
-  Args:
-    path: of the PNG.
-    images: `[n, height, width, channels]`, uint8 or in [0, 1].
-    labels: `[n]`.
-    targets: name -> probabilities `[n, classes]`; one or two of them.
-    title: the finding.
-  """
-  count, classes = len(images), next(iter(targets.values())).shape[-1]
-  tints = (FAINT, COLOURS["teacher"])[-len(targets) :]
-  with figure(path, rows=count, columns=2, width=6.4, height=1.15 * count) as (
-    canvas,
-    grid,
-  ):
-    canvas.suptitle(title, x=0.015, ha="left")
-    grid[0, 0].get_gridspec().set_width_ratios((1, 5.2))
-    for (picture, bars), image, label, *rows in zip(
-      grid, images, labels, *targets.values(), strict=True
-    ):
-      picture.imshow(image.squeeze(), cmap="gray_r")
-      picture.set(xticks=[], yticks=[])
-      picture.spines[:].set_visible(False)
-      width = 0.8 / len(rows)
-      for i, (name, row) in enumerate(zip(targets, rows, strict=True)):
-        offset = (i - (len(rows) - 1) / 2) * width
-        bars.bar(
-          np.arange(classes) + offset, row, width, color=tints[i], label=name
-        )
-      bars.set(ylim=(0, 1), yticks=(0, 0.5, 1), xlim=(-0.6, classes - 0.4))
-      bars.yaxis.set_major_formatter(percent)
-      bars.grid(visible=False, axis="x")
-      bars.set_xticks(range(classes), map(str, range(classes)))
-      bars.get_xticklabels()[int(label)].set(weight="bold", color=INK)
-    handles, names = grid[0, 1].get_legend_handles_labels()
-    canvas.legend(handles, names, loc="outside lower center", ncols=2)
-    grid[-1, 1].set_xlabel("class, the label in bold")
+  axes.set_xticks(range(len(columns)), columns)
+  axes.set_yticks(range(len(rows)), rows)
+  blank(axes)

@@ -6,19 +6,23 @@ from collections.abc import Callable, Iterator
 
 from rich import progress as rich_progress
 from rich.console import Console
+from rich.table import Column
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
+TITLE = 16  # characters; a longer title is cut
+Update = Callable[[int, str], None]
 
 
 @contextlib.contextmanager
 def progress(
   console: Console, title: str, total: int, *, start: int = 0
-) -> Iterator[Callable[[int, str], None]]:
+) -> Iterator[Update]:
   """Shows how far a loop is, its rate and the time left.
 
   Args:
     console: where to; it knows if it is a terminal.
-    title: what is going on.
+    title: what is computed.
     total: the number of steps.
     start: where a resumed loop begins.
 
@@ -31,21 +35,51 @@ def progress(
     yield update
 
 
+class _Left(rich_progress.TimeRemainingColumn):
+  """The time left, where it is known."""
+
+  def render(self, task: rich_progress.Task) -> Text:
+    time_left = super().render(task).plain
+    if task.completed >= (task.total or 0) or "-" in time_left:
+      return Text("")
+    return Text(f"{time_left} left", no_wrap=True)
+
+
+class _Note(rich_progress.ProgressColumn):
+  """The note, cut to the width that all else leaves."""
+
+  def render(self, task: rich_progress.Task) -> Text:
+    return Text(
+      task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis"
+    )
+
+
 @contextlib.contextmanager
 def _bar(
   console: Console, title: str, total: int, start: int
-) -> Iterator[Callable[[int, str], None]]:
+) -> Iterator[Update]:
+  width = 28 if console.width >= 120 else 10
+
+  def fixed(cells: int | None = None) -> Column:
+    return Column(no_wrap=True, width=cells)
+
   columns = (
-    rich_progress.TextColumn("{task.description:<9}"),
-    rich_progress.BarColumn(bar_width=28),
-    rich_progress.TextColumn("{task.completed}/{task.total} steps"),
-    rich_progress.TextColumn("{task.fields[rate]}"),
-    rich_progress.TimeRemainingColumn(compact=True),
-    rich_progress.TextColumn("left  {task.fields[note]}", style="dim"),
+    rich_progress.TextColumn("{task.description:<9}", table_column=fixed()),
+    rich_progress.BarColumn(bar_width=width, table_column=fixed(width)),
+    rich_progress.TextColumn(
+      "{task.completed}/{task.total}", table_column=fixed()
+    ),
+    rich_progress.TextColumn("{task.fields[rate]}", table_column=fixed()),
+    _Left(compact=True, table_column=fixed()),
+    _Note(),
   )
   with rich_progress.Progress(*columns, console=console) as bars:
     task = bars.add_task(
-      title, total=total, completed=start, rate="compiling", note=""
+      title[:TITLE],
+      total=total,
+      completed=start,
+      rate="done before" if start >= total else "compiling",
+      note="",
     )
     rate = _Rate()
 
@@ -58,7 +92,7 @@ def _bar(
 @contextlib.contextmanager
 def _lines(
   console: Console, title: str, total: int, start: int
-) -> Iterator[Callable[[int, str], None]]:
+) -> Iterator[Update]:
   rate, printed = _Rate(), time.monotonic()
 
   def update(completed: int, note: str) -> None:
@@ -90,6 +124,6 @@ class _Rate:
     now = time.monotonic()
     if self._first is None:
       self._first = (completed, now)
-      return f"first round in {now - self._begin:.1f} s", 0.0
+      return f"began in {now - self._begin:.0f} s", 0.0
     steps, seconds = completed - self._first[0], now - self._first[1]
     return f"{steps / max(seconds, 1e-9):,.0f} steps/s", seconds / steps

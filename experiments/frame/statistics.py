@@ -1,76 +1,152 @@
-"""What several seeds say, in numbers and in words."""
+"""The one rule by which all reports, plots and titles judge a gain.
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+A method *helped* or *hurt* if a paired t-test of at least three seeds is below
+.05 after Holm's correction over all methods that are compared at once. With
+fewer seeds there is no interval and no verdict.
+"""
 
-import jax
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
 import numpy as np
 from scipy import stats
 
-ONE_SEED = "one seed: nothing can be concluded"
+MIN_SEEDS = 3
+LEVEL = 0.05
+TOO_FEW = f"too few seeds for a verdict; {MIN_SEEDS} or more are needed"
+MARKS = {"helped": " **+**", "hurt": " **-**"}
+# Differences of accuracies that differ by less are equal up to rounding.
+ROUNDING = 1e-6
+
+# How the tables explain their intervals and marks.
+LEGEND = (
+  "Intervals are 95 % t intervals of the difference paired by seed, each for "
+  f"itself. **+** and **-** mark a verdict: p < {LEVEL:g} in a paired t-test "
+  "after Holm's correction over the methods of the table. A verdict needs "
+  f"{MIN_SEEDS} seeds or more."
+)
 
 
-class Interval(NamedTuple):
-  """A mean and its confidence interval.
+class Gain(NamedTuple):
+  """A difference paired by seed.
 
   Attributes:
-    mean: of the sample.
-    low: the lower end.
+    mean: of the differences.
+    low: the lower end of the 95 % interval; None with too few seeds or if all
+      differences are equal, since then their spread is unknown.
     high: the upper end.
+    p_value: after Holm's correction; None with too few seeds.
   """
 
   mean: float
-  low: float
-  high: float
+  low: float | None = None
+  high: float | None = None
+  p_value: float | None = None
+
+  @property
+  def verdict(self) -> str:
+    """One of "helped", "hurt", "unclear" and "unknown" (too few seeds)."""
+    if self.p_value is None:
+      return "unknown"
+    if not self.p_value < LEVEL or not self.mean:
+      return "unclear"
+    return "helped" if self.mean > 0 else "hurt"
+
+  def cell(self, *, scale: float = 100, digits: int = 1) -> str:
+    """A cell of a table, such as "+1.2 (+0.8 to +1.6) **+**"."""
+    mean, mark = f"{scale * self.mean:+.{digits}f}", MARKS.get(self.verdict, "")
+    if self.low is None or self.high is None:
+      return mean + mark
+    low, high = (f"{scale * x:+.{digits}f}" for x in (self.low, self.high))
+    return f"{mean} ({low} to {high}){mark}"
+
+  def sentence(self, method: str) -> str:
+    """What the gain in accuracy of a method means, in words."""
+    text = f"{100 * self.mean:+.2f} points"
+    if self.low is not None and self.high is not None:
+      text += f", 95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}"
+    words = {
+      "helped": f"{method} helped: {text}.",
+      "hurt": f"{method} hurt: {text}.",
+      "unclear": f"{method} had no clear effect: {text}.",
+      "unknown": f"{method}: {text}; {TOO_FEW}.",
+    }
+    return words[self.verdict]
 
 
-def paired_interval(
-  treated: np.ndarray, control: np.ndarray, *, confidence: float = 0.95
-) -> Interval:
-  """Mean difference of pairs with its t interval.
-
-  Pairs that share a seed share what it decides (initial weights, order of the
-  data), so the differences vary less than the groups do.
+def interval(values: np.ndarray) -> tuple[float, float] | None:
+  """The 95 % t interval of a mean; None if its width cannot be known.
 
   Args:
-    treated: `[seeds]`.
-    control: `[seeds]`, in the same order.
-    confidence: the probability that the interval holds the true mean.
+    values: `[seeds]`.
 
   Returns:
-    The interval, without ends if there is only one pair.
+    Its ends, or None of fewer than three seeds or of equal values.
   """
-  differences = np.asarray(treated, float) - np.asarray(control, float)
-  count, mean = len(differences), float(differences.mean())
-  if count < 2:
-    return Interval(mean, float("-inf"), float("inf"))
-  quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
-  half = quantile * float(differences.std(ddof=1)) / count**0.5
-  return Interval(mean, mean - half, mean + half)
+  values = np.asarray(values, float)
+  if len(values) < MIN_SEEDS or np.ptp(values) < ROUNDING:
+    return None
+  half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+  return values.mean() - half, values.mean() + half
 
 
-def paired_p_value(treated: np.ndarray, control: np.ndarray) -> float:
-  """The p-value of a two-sided paired t-test.
+def compare(
+  treated: Mapping[str, np.ndarray],
+  control: np.ndarray | Mapping[str, np.ndarray],
+) -> dict[str, Gain]:
+  """The gains of several methods, judged together.
 
   Args:
-    treated: `[seeds]`.
-    control: `[seeds]`, in the same order.
+    treated: method -> scores `[seeds]`.
+    control: scores `[seeds]` of what they are compared with, in the same order
+      of seeds; or those of each method.
 
   Returns:
-    1 if there is only one pair or no difference at all.
+    Method -> its gain.
   """
-  differences = np.asarray(treated, float) - np.asarray(control, float)
-  if len(differences) < 2 or not differences.any():
+  controls = (
+    control if isinstance(control, Mapping) else dict.fromkeys(treated, control)
+  )
+  differences = {
+    name: np.asarray(values, float) - np.asarray(controls[name], float)
+    for name, values in treated.items()
+  }
+  adjusted = holm([_p_value(x) for x in differences.values()])
+  gains = {}
+  for (name, x), p_value in zip(differences.items(), adjusted, strict=True):
+    low, high = interval(x) or (None, None)
+    known = len(x) >= MIN_SEEDS
+    gains[name] = Gain(float(x.mean()), low, high, p_value if known else None)
+  return gains
+
+
+def gain_of(treated: np.ndarray, control: np.ndarray) -> Gain:
+  """The gain of one method, compared alone.
+
+  Args:
+    treated: scores `[seeds]`.
+    control: scores `[seeds]`, in the same order of seeds.
+
+  Returns:
+    The gain.
+  """
+  return compare({"": treated}, control)[""]
+
+
+def _p_value(differences: np.ndarray) -> float:
+  """Of a two-sided t-test of differences `[seeds]`."""
+  if not np.abs(differences).max(initial=0) >= ROUNDING:
     return 1.0
-  if not differences.std():
-    return 0.0
+  if np.ptp(differences) < ROUNDING:
+    # A t-test of equal differences gives 0: count their signs instead.
+    return 2.0 ** (1 - len(differences))
+  if len(differences) < 2:
+    return 1.0
   return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-  """P-values after Holm's correction for trying several things at once.
+def holm(p_values: Iterable[float]) -> list[float]:
+  """P-values after Holm's correction for comparing several methods at once.
 
   Args:
     p_values: one a comparison.
@@ -78,12 +154,79 @@ def holm(p_values: Sequence[float]) -> list[float]:
   Returns:
     In the same order; all below .05 hold together with probability .95.
   """
-  order = np.argsort(p_values)
-  factors = len(p_values) - np.arange(len(p_values))
-  steps = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
-  result = np.empty(len(p_values))
-  result[order] = np.minimum(steps, 1.0)
-  return result.tolist()
+  values = np.array(list(p_values), float)
+  order = np.argsort(values)
+  raised = values[order] * np.arange(len(values), 0, -1)
+  values[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
+  return values.tolist()
+
+
+def named(
+  gains: Mapping[str, Gain], verdict: str, names: Mapping[str, str]
+) -> str:
+  """The methods of a verdict with their gains in points, the largest first.
+
+  Args:
+    gains: of :func:`compare`.
+    verdict: one of `Gain.verdict`.
+    names: method -> how it is written.
+
+  Returns:
+    Such as "DANN +3.1, MMD +2.0", or "none".
+  """
+  found = [name for name, gain in gains.items() if gain.verdict == verdict]
+  found.sort(key=lambda name: -gains[name].mean)
+  texts = [f"{names[name]} {100 * gains[name].mean:+.1f}" for name in found]
+  return ", ".join(texts) or "none"
+
+
+def findings(
+  gains: Mapping[str, Gain], names: Mapping[str, str], over: str
+) -> list[str]:
+  """Which methods helped and which hurt, a sentence each.
+
+  Args:
+    gains: of :func:`compare`.
+    names: method -> how it is written.
+    over: what the methods are compared with, such as "source-only".
+
+  Returns:
+    Three sentences, or one if there are too few seeds.
+  """
+  if not gains:
+    return []
+  if any(gain.verdict == "unknown" for gain in gains.values()):
+    texts = named(gains, "unknown", names)
+    return [f"Gain over {over}: {texts}; {TOO_FEW}."]
+  return [
+    f"Better than {over} (p < {LEVEL:g} after Holm's correction): "
+    f"{named(gains, 'helped', names)}.",
+    f"Worse than {over} (p < {LEVEL:g} after Holm's correction): "
+    f"{named(gains, 'hurt', names)}.",
+    f"Not clearly different from {over}: {named(gains, 'unclear', names)}.",
+  ]
+
+
+def headline(
+  gains: Mapping[str, Gain], names: Mapping[str, str], over: str
+) -> str:
+  """The title of a plot of these gains.
+
+  Args:
+    gains: of :func:`compare`.
+    names: method -> how it is written.
+    over: what the methods are compared with.
+
+  Returns:
+    The method that gained most, if its gain is no chance.
+  """
+  if any(gain.verdict == "unknown" for gain in gains.values()):
+    return TOO_FEW.capitalize()
+  helped = [name for name, gain in gains.items() if gain.verdict == "helped"]
+  if not helped:
+    return f"No method is clearly better than {over}"
+  best = max(helped, key=lambda name: gains[name].mean)
+  return f"{names[best]}: {100 * gains[best].mean:+.1f} points over {over}"
 
 
 def mean_std(values: np.ndarray, *, scale: float = 1, digits: int = 2) -> str:
@@ -102,82 +245,3 @@ def mean_std(values: np.ndarray, *, scale: float = 1, digits: int = 2) -> str:
   if len(values) < 2:
     return mean
   return f"{mean} ± {values.std(ddof=1):.{digits}f}"
-
-
-def is_known(interval: Interval) -> bool:
-  """Whether there were enough seeds for an interval.
-
-  Args:
-    interval: from :func:`paired_interval`.
-
-  Returns:
-    False if there was one seed.
-  """
-  return interval.high < float("inf")
-
-
-def points(interval: Interval) -> str:
-  """A difference of rates with its interval, as text.
-
-  Args:
-    interval: of rates in [0, 1].
-
-  Returns:
-    Such as "+1.20 points, 95 % interval +0.80 to +1.60".
-  """
-  mean, low, high = (f"{100 * x:+.2f}" for x in interval)
-  return f"{mean} points, 95 % interval {low} to {high}"
-
-
-def gain(interval: Interval, digits: int) -> str:
-  """A difference with its interval, as a cell of a table.
-
-  Args:
-    interval: in the table's unit.
-    digits: after the point.
-
-  Returns:
-    Such as "+1.2 (+0.8 to +1.6)"; of one seed "+1.2 (one seed)".
-  """
-  mean, low, high = (f"{value:+.{digits}f}" for value in interval)
-  return f"{mean} ({f'{low} to {high}' if is_known(interval) else 'one seed'})"
-
-
-def verdict(method: str, interval: Interval) -> str:
-  """What an interval of the gain means, in words.
-
-  Args:
-    method: what was tried, such as "Distillation".
-    interval: its gain in accuracy, in [-1, 1].
-
-  Returns:
-    One sentence.
-  """
-  if not is_known(interval):
-    return f"{method} gained {100 * interval.mean:+.2f} points; {ONE_SEED}."
-  if interval.low > 0:
-    return f"{method} helped: {points(interval)}."
-  if interval.high < 0:
-    return f"{method} did not help, it hurt: {points(interval)}."
-  return (
-    f"{method} did not help: the interval of its gain includes zero "
-    f"({points(interval)})."
-  )
-
-
-def median_milliseconds(call: Callable[[], Any], *, calls: int = 50) -> float:
-  """Times a call to its end, once it is compiled and warm.
-
-  Args:
-    call: returns arrays, which are waited for.
-    calls: how many are timed.
-
-  Returns:
-    The median.
-  """
-  times = []
-  for _ in range(calls + 3):
-    begin = time.perf_counter()
-    jax.block_until_ready(call())
-    times.append(time.perf_counter() - begin)
-  return 1e3 * statistics.median(times[3:])
