@@ -60,11 +60,11 @@ class Config(commands.Flags):
       all: every method; help: print them.
     weights: the candidates for the weight of each method, as factors of the
       published weight.
-    select: the rule that chooses a weight without target labels: source_accuracy, on
-      validation images; information, the mutual information of the target's
-      images and their predicted classes, H(mean p) - mean H(p); guarded, the
-      information among weights within 2 points of the best source accuracy;
-      entropy, bnm, snd, importance_weighted, dev or reverse, of
+    select: the rule that chooses a weight without target labels:
+      source_accuracy, on validation images; information, the mutual information
+      of the target's images and their predicted classes, H(mean p) - mean H(p);
+      guarded, the information among weights within 2 points of the best source
+      accuracy; entropy, bnm, snd, importance_weighted, dev or reverse, of
       kdjax.adaptation.
     seeds: the number of students of each method and weight.
     steps: updates of each student.
@@ -76,7 +76,7 @@ class Config(commands.Flags):
   workdir: str = "runs/adapt"
   source: str = "digits"
   target: str = "digits"
-  data_dir: str | None = None
+  data_dir: commands.DataDir = None
   shift: Literal["auto", "none", "rotate", "invert", "blend_noise"] = "auto"
   degrees: float = 30.0
   strength: float = 0.5

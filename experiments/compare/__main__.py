@@ -154,7 +154,7 @@ class Config(commands.Flags):
     int | None, commands.optional("1, but one for each core of a CPU")
   ] = None
   dataset: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
-  data_dir: str | None = None
+  data_dir: commands.DataDir = None
   image_size: int = 0
   examples_per_class: Annotated[int | None, commands.optional(OF_RECIPE)] = None
   validation_fraction: Annotated[

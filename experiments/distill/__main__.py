@@ -83,7 +83,7 @@ class Config(commands.Flags):
 
   workdir: str = "runs/distill"
   dataset: str = "digits"
-  data_dir: str | None = None
+  data_dir: commands.DataDir = None
   examples_per_class: int = 8
   missing_digit: int | None = None
   validation_fraction: float = 0.25

@@ -87,7 +87,7 @@ class Config:
   workdir: str = "runs/finetune"
   resume: bool = False
   dataset: str = "digits"
-  data_dir: str | None = None
+  data_dir: commands.DataDir = None
   examples: int = 4000
   validation_fraction: float = 0.3
   shots: int = 5

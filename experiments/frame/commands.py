@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import jax
 import tyro
@@ -51,6 +51,9 @@ def optional(default: str, metavar: str = "INT") -> Any:
   return tyro.conf.arg(
     metavar=metavar, help_behavior_hint=f"(default: {default})"
   )
+
+
+DataDir = Annotated[str | None, optional("that of tfds", "FOLDER")]
 
 
 def parse(config_class: type[Config]) -> Config:

@@ -137,7 +137,8 @@ class RunFolder:
     for part in parts:
       if isinstance(part, tables.Table):
         texts.append(part.markdown())
-        console.print(part.console())
+        if part.shown != ():
+          console.print(part.console())
       elif isinstance(part, dict):
         texts += [
           f"![{caption}]({name})\n\n{caption}" for name, caption in part.items()

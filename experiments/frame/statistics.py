@@ -21,9 +21,9 @@ ROUNDING = 1e-6
 # How the tables explain their intervals and marks.
 LEGEND = (
   "Intervals are 95 % t intervals of the difference paired by seed, each for "
-  f"itself. **+** and **-** mark a verdict: p < {LEVEL:g} in a paired t-test "
-  "after Holm's correction over the methods of the table. A verdict needs "
-  f"{MIN_SEEDS} seeds or more."
+  "itself. A method is clearly better (**+**) or clearly worse (**-**) if "
+  f"p < {LEVEL:g} in a paired t-test after Holm's correction over the methods "
+  f"of the table; this needs {MIN_SEEDS} seeds or more."
 )
 
 
@@ -199,11 +199,9 @@ def findings(
     texts = named(gains, "unknown", names)
     return [f"Gain over {over}: {texts}; {TOO_FEW}."]
   return [
-    f"Better than {over} (p < {LEVEL:g} after Holm's correction): "
-    f"{named(gains, 'helped', names)}.",
-    f"Worse than {over} (p < {LEVEL:g} after Holm's correction): "
-    f"{named(gains, 'hurt', names)}.",
-    f"Not clearly different from {over}: {named(gains, 'unclear', names)}.",
+    f"Clearly better than {over}: {named(gains, 'helped', names)}.",
+    f"Clearly worse than {over}: {named(gains, 'hurt', names)}.",
+    f"No clear difference from {over}: {named(gains, 'unclear', names)}.",
   ]
 
 

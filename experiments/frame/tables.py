@@ -14,7 +14,7 @@ class Table(NamedTuple):
     header: the names of the columns.
     rows: their cells.
     title: above it on the console.
-    shown: the columns on the console; None for all.
+    shown: the columns on the console; None for all, () for no table.
   """
 
   header: Sequence[str]

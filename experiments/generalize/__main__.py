@@ -22,19 +22,17 @@ DomainBed's own network, sizes and ranges, for an accelerator:
 """
 
 import itertools
-import json
-import pathlib
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments.compare.job import write_json
+from experiments.frame import cells
 from experiments.frame import commands
-from experiments.frame import progress
+from experiments.frame import folders
 from experiments.generalize.data import DOMAINS
 from experiments.generalize.data import Data
 from experiments.generalize.data import load_data
@@ -51,47 +49,46 @@ from experiments.generalize.training import make_seeds
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(commands.Flags):
   """Compares ways to generalize to a domain that was never seen.
 
   Attributes:
-    workdir: the run folder, made if missing.
-    resume: leave out the cells that the run folder has.
-    task: colored or rotated; the domains of Colored or Rotated MNIST.
-    dataset: digits, or the name of a set that tfds has prepared.
-    data_dir: where tfds keeps its prepared sets.
-    image_size: every so many pixels are left out that this is the images'
-      side; 0 keeps all.
-    examples: at most so many images; 0 for all.
+    task: the domains: of Colored or of Rotated MNIST.
+    dataset: digits, or the name of a data set that tfds has prepared.
+    data_dir: the folder of the data sets that tfds has prepared.
+    image_size: the side to which images are reduced by leaving out pixels; 0
+      keeps all pixels.
+    examples: the largest number of images; 0 for all images.
     network: mlp, or cnn, that of DomainBed.
     hidden: units of the hidden layers of the mlp.
-    channels: of the first convolution of the cnn, 64 in DomainBed.
-    methods: which are compared; erm, the yardstick, is always one of them.
-    targets: the domains that are held out, by number; none for each in turn.
-    leave_one_out: whether to pay for the second rule, which needs a student
-      for every pair of domains held out.
-    seeds: repetitions of everything.
-    trials: hyper-parameters of each method; the first are the defaults.
+    channels: channels of the first convolution of the cnn, 64 in DomainBed.
+    methods: the methods that are compared; help: print them. erm, the baseline,
+      is always one of them.
+    targets: the domains that are held out, by number.
+    leave_one_out: whether to use the rule "leave one domain out", which needs
+      a student for every pair of domains held out.
+    seeds: repetitions of all training.
+    trials: hyper-parameter sets of each method; the first are the defaults.
     steps: updates of each student.
     evaluate_every: steps from one evaluation to the next.
     evaluate_on: images of each part of a domain to evaluate on; 0 for all.
     batch_size: images of each domain in a batch.
-    learning_rates: those of further trials are drawn between these two.
-    seed: of everything random.
+    learning_rates: the range from which further trials draw.
   """
 
   workdir: str = "runs/generalize"
-  resume: bool = False
   task: Literal["colored", "rotated"] = "colored"
   dataset: str = "digits"
-  data_dir: str | None = None
+  data_dir: commands.DataDir = None
   image_size: int = 0
   examples: int = 0
   network: Literal["mlp", "cnn"] = "mlp"
   hidden: tuple[int, ...] = (64,)
   channels: int = 64
   methods: tuple[str, ...] = tuple(METHODS)
-  targets: tuple[int, ...] = ()
+  targets: Annotated[
+    tuple[int, ...] | None, commands.optional("each in turn", "INT ...")
+  ] = None
   leave_one_out: bool = True
   seeds: int = 5
   trials: int = 3
@@ -100,7 +97,6 @@ class Config:
   evaluate_on: int = 2000
   batch_size: int = 32
   learning_rates: tuple[float, float] = (3e-4, 3e-3)
-  seed: int = 0
 
 
 def check(config: Config) -> None:
@@ -109,17 +105,14 @@ def check(config: Config) -> None:
     config, "seeds", "trials", "batch_size", "channels", "hidden"
   )
   commands.expect_multiple(config, "steps", "evaluate_every")
-  for name in ("image_size", "examples", "evaluate_on"):
-    commands.expect(config, name, getattr(config, name) >= 0, "0 or more")
-  met = set(config.methods) <= set(METHODS)
-  met = met and len(set(config.methods)) == len(config.methods)
-  commands.expect(
-    config, "methods", met, f"different ones of {', '.join(METHODS)}"
-  )
-  count = len(DOMAINS[config.task])
-  met = set(config.targets) <= set(range(count))
-  met = met and len(set(config.targets)) == len(config.targets)
-  commands.expect(config, "targets", met, f"different numbers below {count}")
+  commands.expect_at_least_zero(config, "image_size", "examples", "evaluate_on")
+  commands.expect_some(config, "methods", METHODS)
+  count, targets = len(DOMAINS[config.task]), config.targets
+  if targets is not None:
+    met = set(targets) <= set(range(count))
+    met = met and 0 < len(set(targets)) == len(targets)
+    expected = f"one or more different numbers below {count}"
+    commands.expect(config, "targets", met, expected)
   low, high = config.learning_rates
   commands.expect(config, "learning_rates", 0 < low <= high, "0 < low <= high")
 
@@ -139,17 +132,17 @@ class Cell(NamedTuple):
       return self.held_out
     return tuple(i for i in range(domains) if i not in self.held_out)
 
-  def file(self, folder: pathlib.Path) -> pathlib.Path:
-    """Where its accuracies are."""
-    name = "_".join(map(str, self.held_out))
-    return folder / "cells" / self.method / f"{name}.json"
+  @property
+  def path(self) -> tuple[str, str]:
+    """The name of its file."""
+    return self.method, "_".join(map(str, self.held_out))
 
 
 class Job(NamedTuple):
   """What every part of the run needs."""
 
   config: Config
-  run: commands.RunFolder
+  run: folders.RunFolder
   console: Console
   data: Data
 
@@ -170,55 +163,44 @@ def plan(job: Job) -> list[Cell]:
   if job.config.leave_one_out:
     pairs = itertools.combinations(range(len(DOMAINS[job.config.task])), 2)
     sets += [pair for pair in pairs if set(pair) & set(job.targets)]
-  cells = [Cell(*pair) for pair in itertools.product(job.methods, sets)]
-  return cells + [Cell(TARGET_ONLY, (target,)) for target in job.targets]
+  grid = [Cell(*pair) for pair in itertools.product(job.methods, sets)]
+  return grid + [Cell(TARGET_ONLY, (target,)) for target in job.targets]
 
 
 def train(job: Job) -> None:
   """Trains the cells that the run folder has not, and saves each."""
   config, data = job.config, job.data
-  cells, folder = plan(job), job.run.path
-  left = [cell for cell in cells if not cell.file(folder).exists()]
-  done = len(cells) - len(left)
-  if done:
-    job.console.print(f"resuming: {done} of {len(cells)} cells are done")
-  if not left:
-    return
   seeds = jax.jit(lambda data: make_seeds(config, data))(data)
   own_seeds = seeds._replace(split=split_for_target(seeds.split))
   programs: dict[Any, Any] = {}
-  total = len(cells) * config.steps
-  with progress.progress(
-    job.console, "cells", total, start=done * config.steps
-  ) as update:
-    for number, cell in enumerate(left, done):
-      training = jnp.array(cell.training(len(data.label)))
-      held_out = jnp.array(cell.held_out)
-      used = own_seeds if cell.method == TARGET_ONLY else seeds
-      kind = cell.method, len(training)
-      if kind not in programs:
-        program = make_program(cell.method, config, data, len(training))
-        programs[kind] = program, program.start(used)
-      program, students = programs[kind]
-      trials, history = jax.device_get(students.trial), []
-      for first in range(0, config.steps, config.evaluate_every):
-        students, seen = program.advance(
-          students, used, data, training, held_out, jnp.int32(first)
-        )
-        history.append(jax.device_get(seen))
-        update(
-          number * config.steps + first + config.evaluate_every,
-          describe(job, cell, history[-1]),
-        )
-      write_json(
-        cell.file(folder),
-        {k: [seen[k].tolist() for seen in history] for k in history[0]}
-        | {k: values.tolist() for k, values in trials.items()},
+  files = cells.Cells(job.run.path)
+  by_path = {cell.path: cell for cell in plan(job)}
+  for path, update in files.missing(job.console, by_path, config.steps):
+    cell = by_path[path]
+    training = jnp.array(cell.training(len(data.label)))
+    held_out = jnp.array(cell.held_out)
+    used = own_seeds if cell.method == TARGET_ONLY else seeds
+    kind = cell.method, len(training)
+    if kind not in programs:
+      program = make_program(cell.method, config, data, len(training))
+      programs[kind] = program, program.start(used)
+    program, students = programs[kind]
+    trials, history = jax.device_get(students.trial), []
+    for first in range(0, config.steps, config.evaluate_every):
+      students, seen = program.advance(
+        students, used, data, training, held_out, jnp.int32(first)
       )
+      history.append(jax.device_get(seen))
+      update(first + config.evaluate_every, describe(job, cell, history[-1]))
+    files.write(
+      {k: [seen[k].tolist() for seen in history] for k in history[0]}
+      | {k: values.tolist() for k, values in trials.items()},
+      *path,
+    )
 
 
 def describe(job: Job, cell: Cell, seen: dict[str, np.ndarray]) -> str:
-  """What is trained, and its mean accuracy on domains that it sees."""
+  """The cell, and its mean accuracy on the domains that it sees."""
   names = " and ".join(DOMAINS[job.config.task][i] for i in cell.held_out)
   word = "on" if cell.method == TARGET_ONLY else "without"
   training = list(cell.training(len(job.data.label)))
@@ -228,10 +210,8 @@ def describe(job: Job, cell: Cell, seen: dict[str, np.ndarray]) -> str:
 
 def read(job: Job) -> dict[tuple[str, tuple[int, ...]], Any]:
   """The contents of all cells."""
-  return {
-    tuple(cell): json.loads(cell.file(job.run.path).read_text())
-    for cell in plan(job)
-  }
+  files = cells.Cells(job.run.path)
+  return {tuple(cell): files.read(*cell.path) for cell in plan(job)}
 
 
 def prepare(config: Config) -> Job:
@@ -240,7 +220,7 @@ def prepare(config: Config) -> Job:
   data = load_data(config)
   network = make_network(config, data.shape, data.classes)
   jax.eval_shape(network.init, jax.random.key(0))
-  return Job(config, commands.RunFolder(config), commands.console(), data)
+  return Job(config, folders.RunFolder(config), commands.console(), data)
 
 
 def execute(job: Job) -> Results:
@@ -251,10 +231,17 @@ def execute(job: Job) -> Results:
   return results
 
 
+def describe_methods() -> dict[str, tuple[str, str]]:
+  """Method -> its area and its name, for `--methods help`."""
+  return {
+    name: ("generalization", method.title) for name, method in METHODS.items()
+  }
+
+
 def main(config: Config) -> Results:
   """Runs the experiment; raises where the command line would print a line."""
   return execute(prepare(config))
 
 
 if __name__ == "__main__":
-  execute(commands.set_up(prepare, commands.parse(Config)))
+  commands.launch(Config, prepare, execute, describe_methods)

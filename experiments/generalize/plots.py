@@ -1,24 +1,19 @@
 """The figure of `experiments.generalize`."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from experiments.frame.plots import COLOURS
-from experiments.frame.plots import FAINT
-from experiments.frame.plots import Path
-from experiments.frame.plots import figure
-from experiments.frame.plots import percent
-from experiments.frame.statistics import is_known
-from experiments.frame.statistics import paired_interval
+from experiments.frame import plots
+from experiments.frame import statistics
 
-# Okabe and Ito's palette, as in `frame.plots`.
-SHADES = (COLOURS["distilled"], "#009e73", COLOURS["scratch"])
+SHADES = (plots.BLUE, plots.GREEN, plots.RED)
 
 
 def accuracy_grid(
-  path: Path,
+  path: plots.Path,
   accuracies: Mapping[str, Mapping[str, np.ndarray]],
   panels: Sequence[str],
   *,
@@ -41,34 +36,51 @@ def accuracy_grid(
   yardstick = next(iter(first.values())).mean(0)
   places = np.arange(len(first))
   shifts = np.linspace(-0.22, 0.22, len(accuracies))
-  size = {"width": 1.6 + 2.3 * len(panels), "height": 1.6 + 0.3 * len(first)}
-  with figure(path, columns=len(panels), **size) as (canvas, grid):
-    canvas.suptitle(title, x=0.015, ha="left")
+  size = {"width": 1.8 + 2.3 * len(panels), "height": 2.0 + 0.32 * len(first)}
+  with plots.figure(path, title=title, columns=len(panels), **size) as (
+    canvas,
+    grid,
+  ):
     for i, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
-      axes.axvline(yardstick[i], color="#8c8c8c", ls="--", lw=1.2)
-      axes.axvline(target_only[:, i].mean(), color="#8c8c8c", ls=":", lw=1.4)
+      axes.axvline(yardstick[i], color=plots.GREY, ls="--", lw=1.2)
+      bound = target_only[:, i].mean()
+      axes.axvline(bound, color=plots.GREY, ls=":", lw=1.4)
+      ends = [yardstick[i], bound]
       for rule, shade, shift in zip(accuracies, SHADES, shifts, strict=False):
-        values = [rates[:, i] for rates in accuracies[rule].values()]
-        intervals = [paired_interval(x, np.zeros_like(x)) for x in values]
-        means = np.array([x.mean for x in intervals])
-        halves = [x.high - x.mean if is_known(x) else 0.0 for x in intervals]
-        axes.errorbar(
-          means,
-          places + shift,
-          xerr=halves,
-          fmt="D" if rule == oracle else "o",
-          ms=4.5,
-          mfc="white" if rule == oracle else shade,
-          color=shade,
-          lw=1.2,
-          label=rule if i == 0 else None,
-        )
+        style = "D" if rule == oracle else "o"
+        fill = "white" if rule == oracle else shade
+        for place, rates in zip(
+          places + shift, accuracies[rule].values(), strict=True
+        ):
+          mean = rates[:, i].mean()
+          # No accuracy is outside of [0, 1].
+          low, high = np.clip(
+            statistics.interval(rates[:, i]) or (mean, mean), 0, 1
+          )
+          ends += [low, high]
+          axes.plot((low, high), (place, place), color=shade, lw=1.2)
+          axes.plot(mean, place, style, ms=4.5, mfc=fill, color=shade)
       axes.set_yticks(places, list(first) if i == 0 else [""] * len(first))
-      axes.set_ylim(len(first) - 0.4, -0.6)
-      axes.set_title(panel, fontsize=10.5)
-      axes.xaxis.set_major_formatter(percent)
+      margin = 0.05 * max(max(ends) - min(ends), 0.1)
+      axes.set(
+        ylim=(len(first) - 0.4, -0.6),
+        xlim=(max(min(ends) - margin, 0), min(max(ends) + margin, 1)),
+      )
+      axes.set_title(panel)
+      axes.xaxis.set_major_formatter(plots.percent)
       axes.xaxis.set_major_locator(MaxNLocator(4))
       axes.tick_params(axis="y", length=0)
-      axes.grid(color=FAINT, axis="y", lw=0.6)
+      axes.grid(color=plots.FAINT, axis="y", lw=0.6)
     canvas.supxlabel("accuracy on the target", fontsize=10)
-    canvas.legend(loc="outside upper right", ncols=len(accuracies))
+    marks = [
+      plots.mark(
+        rule,
+        shade,
+        "D" if rule == oracle else "o",
+        mfc="white" if rule == oracle else shade,
+      )
+      for rule, shade in zip(accuracies, SHADES, strict=False)
+    ]
+    line = functools.partial(plots.Line2D, [], [], color=plots.GREY)
+    marks += [line(ls="--", label="ERM"), line(ls=":", label="target-only")]
+    plots.legend(canvas, marks)

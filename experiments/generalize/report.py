@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.frame import commands
 from experiments.frame import statistics
+from experiments.frame import tables
 from experiments.generalize.data import DOMAINS
 from experiments.generalize.methods import METHODS
 from experiments.generalize.methods import TARGET_ONLY
 from experiments.generalize.plots import accuracy_grid
-from kdjax import adaptation
 from kdjax import generalization
 
 TRAINING, LEFT_OUT, ORACLE = RULES = (
@@ -21,15 +20,15 @@ TRAINING, LEFT_OUT, ORACLE = RULES = (
   "Oracle",
 )
 MEANINGS = {
-  TRAINING: "the trial and step whose accuracy on images of the training "
-  "domains, which trained nobody, is best",
-  LEFT_OUT: "the trial and step that are best on each training domain, had it "
-  "been held out too",
+  TRAINING: "the trial and step whose accuracy on held-out images of the "
+  "training domains is best",
+  LEFT_OUT: "the trial and step that are best on each training domain where "
+  "it was held out too",
   ORACLE: "the trial whose last step is best on images of the target. **It "
-  "uses target labels**: an upper bound, no estimate",
+  "uses target labels**: an upper bound, not an estimate",
 }
 
-MARKS = {"helped": " **+**", "hurt": " **-**", "unclear": ""}
+NAMES = {name: method.title for name, method in METHODS.items()}
 
 
 class Results(NamedTuple):
@@ -103,158 +102,92 @@ def write(job: Any, results: Results) -> None:
     job: the `Job` of the experiment.
     results: of :func:`choose`.
   """
-  findings = conclude(results)
   parts = []
   for rule, rows in results.chosen.items():
-    header, cells = make_table(job, rows, results.target_only)
-    parts += [f"## {rule}", f"Chosen is {MEANINGS[rule]}."]
-    parts.append(commands.markdown_table(header, cells))
-    job.console.print(commands.console_table(header, cells, title=rule))
-  caption = draw(job, results)
-  file = job.run.report(
-    f"# Generalization to an unseen domain: {job.config.task} "
-    f"{job.config.dataset}",
-    "\n".join(f"- {finding}" for finding in findings),
-    f"![{caption}](accuracy.png)\n\n{caption}",
+    parts += [f"## {rule}", f"This rule chooses {MEANINGS[rule]}."]
+    parts.append(make_table(job, rule, rows, results.target_only))
+  job.run.publish(
+    job.console,
+    "Generalization to an unseen domain: "
+    f"{job.config.task} {job.config.dataset}",
+    conclude(results),
+    draw(job, results),
     *parts,
     setting(job),
     hyper_parameters(job),
   )
-  for finding in findings:
-    job.console.print(f"- {finding}", highlight=False)
-  job.console.print(f"Report, plot and cells: {file.parent}")
 
 
-def gain_of(method: str, rows: dict[str, np.ndarray]) -> statistics.Interval:
-  """The gain over ERM, the mean over targets, paired by seed."""
-  return statistics.paired_interval(rows[method].mean(1), rows["erm"].mean(1))
-
-
-def judge(rows: dict[str, np.ndarray]) -> dict[str, str]:
-  """Whether each method "helped", "hurt" or neither, "unclear".
+def gains_of(rows: dict[str, np.ndarray]) -> dict[str, statistics.Gain]:
+  """The methods' gains over ERM, the mean over targets.
 
   Args:
     rows: method -> accuracies `[seeds, targets]`, by one rule.
-
-  Returns:
-    method -> the verdict against ERM, after Holm's correction.
   """
   scores = {name: values.mean(1) for name, values in rows.items()}
   erm = scores.pop("erm")
-  if not scores:
-    return {}
-  test = adaptation.negative_transfer_test(np.stack(list(scores.values())), erm)
-  return dict(zip(scores, test.verdict, strict=True))
+  return statistics.compare(scores, erm)
 
 
 def make_table(
-  job: Any, rows: dict[str, np.ndarray], target_only: np.ndarray
-) -> tuple[list[str], list[list[str]]]:
-  """The header and the rows of a rule's table, in percent."""
-  verdicts = judge(rows)
+  job: Any, rule: str, rows: dict[str, np.ndarray], target_only: np.ndarray
+) -> tables.Table:
+  """A rule's table, in percent."""
 
   def row(title: str, values: np.ndarray, gain: str = "") -> list[str]:
     columns = [*values.T, values.mean(1)]
     texts = (statistics.mean_std(x, scale=100, digits=1) for x in columns)
     return [title, *texts, gain]
 
-  cells = [row(METHODS["erm"].title, rows["erm"])]
-  for method, verdict in verdicts.items():
-    ends = (100 * x for x in gain_of(method, rows))
-    gain = statistics.gain(statistics.Interval(*ends), 1) + MARKS[verdict]
-    cells.append(row(METHODS[method].title, rows[method], gain))
+  gains = gains_of(rows)
+  cells = [row(NAMES["erm"], rows["erm"])]
+  cells += [row(NAMES[x], rows[x], gain.cell()) for x, gain in gains.items()]
   cells.append(row("Target-only", target_only))
   targets = [DOMAINS[job.config.task][i] for i in job.targets]
-  return ["", *targets, "mean", "gain over ERM (95 % interval)"], cells
+  header = ["", *targets, "mean", "gain over ERM (95 % interval)"]
+  return tables.Table(header, cells, rule)
 
 
 def conclude(results: Results) -> list[str]:
-  """What came out, in words."""
+  """The findings, in words."""
   means = [
     f"{rows['erm'].mean():.1%} ({rule.lower()})"
     for rule, rows in results.chosen.items()
   ]
-  findings = [
+  texts = [
     "Mean accuracy of ERM on targets, by the rule that chose: "
     f"{', '.join(means)}; of students trained on the target: "
     f"{results.target_only.mean():.1%}."
   ]
-  if len(results.target_only) < 2:
-    return [*findings, f"{statistics.ONE_SEED.capitalize()}."]
-  return findings + [
-    f"{rule}: {in_words(rows)}"
-    for rule, rows in results.chosen.items()
-    if len(rows) > 1
-  ]
+  for rule, rows in results.chosen.items():
+    found = statistics.findings(gains_of(rows), NAMES, "ERM")
+    texts += [f"{rule}: {' '.join(found)}"] if found else []
+  return texts
 
 
-def in_words(rows: dict[str, np.ndarray]) -> str:
-  """Who helped and who hurt by one rule, the largest gain first."""
-  texts = {
-    "helped": "helped, after Holm's correction: {}",
-    "hurt": "hurt, after it: {}",
-    "better": "better than ERM by their own interval alone: {}",
-    "worse": "worse than ERM by it, so they may well hurt: {}",
-    "unclear": "neither: {}",
-  }
-  groups: dict[str, list[str]] = {name: [] for name in texts}
-  verdicts = judge(rows)
-  gains = {method: gain_of(method, rows) for method in verdicts}
-  for method in sorted(gains, key=lambda method: -gains[method].mean):
-    gain, group = gains[method], verdicts[method]
-    if group == "unclear" and gain.low > 0:
-      group = "better"
-    elif group == "unclear" and gain.high < 0:
-      group = "worse"
-    title = METHODS[method].title
-    groups[group].append(f"{title} {100 * gain.mean:+.1f}")
-  return (
-    "; ".join(
-      text.format(", ".join(groups[name]) or "none")
-      for name, text in texts.items()
-    )
-    + "."
-  )
-
-
-def draw(job: Any, results: Results) -> str:
+def draw(job: Any, results: Results) -> dict[str, str]:
   """Saves the figure; returns its caption."""
-  rows = results.chosen[TRAINING]
-  verdicts = judge(rows)
-  gains = {
-    method: gain_of(method, rows).mean
-    for method, verdict in verdicts.items()
-    if verdict == "helped"
-  }
-  title = "No method surely beats ERM without target labels"
-  if len(results.target_only) < 2:
-    title = statistics.ONE_SEED.capitalize()
-  elif gains:
-    best = max(gains, key=lambda method: gains[method])
-    title = (
-      f"{METHODS[best].title} gains most over ERM without target labels, "
-      f"{100 * gains[best]:+.1f} points"
-    )
+  headline = statistics.headline(
+    gains_of(results.chosen[TRAINING]), NAMES, "ERM"
+  )
   targets = [DOMAINS[job.config.task][i] for i in job.targets]
   accuracy_grid(
     job.run.path / "accuracy.png",
     {
-      rule: {
-        METHODS[method].title: with_mean(values)
-        for method, values in of_rule.items()
-      }
+      rule: {NAMES[x]: with_mean(values) for x, values in of_rule.items()}
       for rule, of_rule in results.chosen.items()
     },
     [*(f"target {name}" for name in targets), "mean of targets"],
     target_only=with_mean(results.target_only),
     oracle=ORACLE,
-    title=title,
+    title=f"{headline}, by training domains",
   )
-  return (
+  caption = (
     "Accuracy on the target, means with 95 % intervals, by the rule that "
     "chose the student. Open marks: chosen with target labels. Dashed: ERM, "
     "chosen on training domains. Dotted: trained on the target."
   )
+  return {"accuracy.png": caption}
 
 
 def with_mean(values: np.ndarray) -> np.ndarray:
@@ -263,32 +196,30 @@ def with_mean(values: np.ndarray) -> np.ndarray:
 
 
 def setting(job: Any) -> str:
-  """Who saw what, in words."""
+  """The images, the steps and the choices, in words."""
   config, size = job.config, job.data.label.shape[1]
   low, high = config.learning_rates
   return (
     "## The setting\n\n"
     f"Mean ± standard deviation over {config.seeds} seeds. The gain is that of "
-    "the mean over targets, paired by seed, with its t interval, which holds "
-    "by itself with probability .95; + and - mark "
-    "p < .05 after Holm's correction over all methods.\n\n"
-    f"Each domain has {size} images, none is in two. A fifth of each trains "
-    "nobody and is what rules look at; the accuracy on the target is that of "
-    f"its other images (at most {config.evaluate_on or size} of each part). "
+    f"the mean over targets. {statistics.LEGEND}\n\n"
+    f"Each domain has {size} images; no image is in two domains. A fifth of "
+    "each domain is held out for the rules; the accuracy on the target is that "
+    f"of its other images (at most {config.evaluate_on or size} of each part). "
     f"Each student ({config.network}) saw batches of {config.batch_size} "
     f"images of each training domain for {config.steps} steps of Adam and was "
-    f"looked at every {config.evaluate_every}. For each method and seed "
+    f"evaluated every {config.evaluate_every}. For each method and seed "
     f"{config.trials} sets of hyper-parameters were tried: the defaults, then "
     f"learning rates between {low:g} and {high:g} and the method's own as "
     "below. Seed i starts from the same weights and sees the same batches and "
     "learning rates under every method. Target-only is ERM on the target's own "
-    "images; one half of the other fifth chose its student, the other half is "
-    "what it reports."
+    "images; one half of the held-out fifth chose its student, the other half "
+    "gives its accuracy."
   )
 
 
-def hyper_parameters(job: Any) -> str:
-  """The table of what was swept."""
+def hyper_parameters(job: Any) -> tables.Table:
+  """The hyper-parameters that were drawn."""
   cells = []
   for name in job.methods:
     method = METHODS[name]
@@ -312,4 +243,4 @@ def hyper_parameters(job: Any) -> str:
     "drawn from",
     "after this part of the steps",
   ]
-  return commands.markdown_table(header, cells)
+  return tables.Table(header, cells, shown=())

@@ -13,7 +13,7 @@ images and takes as many updates; what differs is which images, in which order.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.frame import commands
+from experiments.frame import folders
 from experiments.gradual.data import Data
 from experiments.gradual.data import load_data
 from experiments.gradual.data import turn
@@ -53,62 +54,66 @@ REDUCED = {
   "validation_examples": 198,
 }
 
-METHODS = ("gradual", "undropped", "pooled", "target", "generated")
+METHODS = {
+  "gradual": "the domains between source and target, in their order",
+  "undropped": "the same; labels of low confidence are learned too",
+  "pooled": "the same images shuffled",
+  "target": "the same images turned as the target",
+  "generated": "points between embeddings of source and target",
+}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(commands.Flags):
   """Compares ways of self-training on images that turn step by step.
 
   Attributes:
-    workdir: the run folder, made if missing.
-    resume: go on from the last checkpoint in the run folder.
-    dataset: digits, or the name of a set that tfds has prepared.
-    data_dir: where tfds keeps its prepared sets.
+    dataset: digits, or the name of a data set that tfds has prepared.
+    data_dir: the folder of the data sets that tfds has prepared.
     degrees: the angle at which the target ends.
     spread: source images are turned by 0 to so many degrees, and the target's
       lie as close to its end.
-    source_examples: labelled images; 5000, or 400 of digits.
-    source_epochs: passes over them; 10, or 60 on digits.
-    blocks: domains between; 21, or 8 of digits.
-    block_examples: images of each; 2000, or 75 of digits.
-    epochs: passes over a block; 10, or 20 on digits.
-    validation_examples: target images that only choose where to stop; 2000, or
-      198 of digits.
-    methods: which are compared with source_only and target_only; a run may be
-      resumed with others. gradual: the domains between in their order;
-      undropped: the same, unsure labels are learned too; pooled: the same
-      images shuffled; target: the same images turned as the target; generated:
-      points between embeddings of source and target, for the classifier alone.
-    drop: the share of each block, the least confident, that is not learned.
-    channels: of each convolution of the network.
-    seeds: networks of each method.
-    batch_size: examples in a batch.
-    learning_rate: of Adam.
-    seed: of everything random.
+    source_examples: labelled images of the source.
+    source_epochs: passes over them.
+    blocks: domains between source and target.
+    block_examples: images of each of these domains.
+    epochs: passes over the images of each of these domains.
+    validation_examples: target images that only choose where to stop.
+    methods: the methods that are compared with source_only and target_only;
+      help: print them. A run may be resumed with other methods.
+    drop: the share of each block, the least confident predictions, that is
+      dropped.
+    channels: channels of each convolution of the network.
+    seeds: the number of networks of each method.
+    batch_size: the number of examples in a batch.
+    learning_rate: Adam's learning rate.
   """
 
   workdir: str = "runs/gradual"
-  resume: bool = False
   dataset: str = "digits"
-  data_dir: str | None = None
+  data_dir: commands.DataDir = None
   degrees: float = 60.0
   spread: float = 5.0
-  source_examples: int | None = None
-  source_epochs: int | None = None
-  blocks: int | None = None
-  block_examples: int | None = None
-  epochs: int | None = None
-  validation_examples: int | None = None
-  methods: tuple[
-    Literal["gradual", "undropped", "pooled", "target", "generated"], ...
-  ] = METHODS
+  source_examples: Annotated[
+    int | None, commands.optional("5000, of digits 400")
+  ] = None
+  source_epochs: Annotated[
+    int | None, commands.optional("10, of digits 60")
+  ] = None
+  blocks: Annotated[int | None, commands.optional("21, of digits 8")] = None
+  block_examples: Annotated[
+    int | None, commands.optional("2000, of digits 75")
+  ] = None
+  epochs: Annotated[int | None, commands.optional("10, of digits 20")] = None
+  validation_examples: Annotated[
+    int | None, commands.optional("2000, of digits 198")
+  ] = None
+  methods: tuple[str, ...] = tuple(METHODS)
   drop: float = 0.1
   channels: int = 32
   seeds: int = 5
   batch_size: int = 32
   learning_rate: float = 1e-3
-  seed: int = 0
 
 
 def check(config: Config) -> None:
@@ -116,8 +121,7 @@ def check(config: Config) -> None:
   commands.expect_positive(
     config, *PUBLISHED, "channels", "seeds", "batch_size", "learning_rate"
   )
-  met = 0 < len(set(config.methods)) == len(config.methods)
-  commands.expect(config, "methods", met, "one or more different methods")
+  commands.expect_some(config, "methods", METHODS)
   commands.expect(config, "drop", 0 <= config.drop < 1, "0 or more, below 1")
   met = config.spread >= 0 and 2 * config.spread < config.degrees <= 180
   commands.expect(config, "degrees", met, "more than twice spread, up to 180")
@@ -127,7 +131,7 @@ class Setup(NamedTuple):
   """What a run needs before anything is computed."""
 
   config: Config
-  run: commands.RunFolder
+  run: folders.RunFolder
   console: Console
   data: Data
 
@@ -140,7 +144,7 @@ class Job(NamedTuple):
   """
 
   config: Config
-  run: commands.RunFolder
+  run: folders.RunFolder
   console: Console
   data: Data
   forward: training.Forward
@@ -270,7 +274,7 @@ def prepare(config: Config) -> Setup:
   check(config)
   data = load_data(config)
   # A method's stage needs no other's but source-only.
-  run = commands.RunFolder(config, free=("methods",))
+  run = folders.RunFolder(config, free=("methods",))
   return Setup(config, run, commands.console(), data)
 
 
@@ -282,10 +286,15 @@ def execute(setup: Setup) -> dict[str, Row]:
   return rows
 
 
+def describe_methods() -> dict[str, tuple[str, str]]:
+  """Method -> its area and its images, for `--methods help`."""
+  return {name: ("self-training", text) for name, text in METHODS.items()}
+
+
 def main(config: Config) -> dict[str, Row]:
   """Runs the experiment; raises where the command line would print a line."""
   return execute(prepare(config))
 
 
 if __name__ == "__main__":
-  execute(commands.set_up(prepare, commands.parse(Config)))
+  commands.launch(Config, prepare, execute, describe_methods)
