@@ -36,6 +36,7 @@ class NormalizedLayer(nnx.Module):
     self.norm = nnx.BatchNorm(layer.out_features, momentum=0.9, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns the normalized output of the layer."""
     return self.norm(self.layer(x))
 
 

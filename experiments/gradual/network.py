@@ -54,6 +54,7 @@ class GradualNet(nnx.Module):
     )
 
   def __call__(self, inputs: Array) -> nets.Outputs:
+    """Returns the logits and the embedding of images in [0, 1]."""
     x = inputs
     for convolution in self.convolutions:
       x = nnx.relu(convolution(x))

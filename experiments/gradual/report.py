@@ -98,7 +98,7 @@ def make_table(rows: dict[str, Any]) -> tables.Table:
     "oracle's (round)",
     "at 0 degrees, %",
   ]
-  return tables.Table(header, cells)
+  return tables.Table(header, cells, shown=(0, 1, 2, 5))
 
 
 def describe_rounds(scores: np.ndarray) -> str:

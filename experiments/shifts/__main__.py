@@ -16,18 +16,17 @@ was cut off goes on with --resume behind the last one.
   python -m experiments.shifts --resume --select importance_weighted
 """
 
-import json
-import pathlib
+import itertools
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from experiments.compare.job import write_json
+from experiments.frame import cells
 from experiments.frame import commands
-from experiments.frame import progress
+from experiments.frame import folders
 from experiments.shifts.choice import Seen
 from experiments.shifts.choice import choose
 from experiments.shifts.choice import scores_of
@@ -48,35 +47,34 @@ BOUNDS = "source_only", "target_only"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(commands.Flags):
   """Compares methods on four shifts of two-dimensional data.
 
   Attributes:
-    workdir: the run folder, made if missing.
-    resume: keep the cells in the run folder and compute what is missing.
-    shifts: which of the four.
-    methods: which are compared with source_only and target_only; all of
-      METHODS if none is given.
-    select: how a hyper-parameter is chosen for each data set without target
-      labels. By validation points of the source: source_accuracy;
-      importance_weighted, the same with points weighted like the target's;
-      dev, that with a control variate; reverse, the accuracy of the way back.
+    shifts: the shifts, some of the four.
+    methods: the methods that are compared with source_only and target_only;
+      help: print them.
+    select: the rule that chooses a hyper-parameter for each data set without
+      target labels. By validation points of the source: source_accuracy;
+      importance_weighted, the same under importance weights;
+      dev, that with a control variate; reverse, the accuracy of a
+      classifier that learns the predictions for the target.
       By predictions of the target's: entropy, information, bnm, snd; guarded,
       the information among candidates within 2 points of the best source
       accuracy. The report compares them all.
-    seeds: data sets of each shift.
-    size: each domain has 8 times so many points to train on, 12 times under
-      the subspace shift, and a quarter as many more for validation.
-    test_size: the same, of target test points.
-    seed: of everything random.
+    seeds: the number of data sets of each shift.
+    size: each domain has 8 times so many training points, 12 times under the
+      subspace shift, and a quarter as many validation points.
+    test_size: the same for target test points.
   """
 
   workdir: str = "runs/shifts"
-  resume: bool = False
   shifts: tuple[Literal["covariate", "target", "concept", "subspace"], ...] = (
     SHIFTS
   )
-  methods: tuple[str, ...] = ()
+  methods: Annotated[
+    tuple[str, ...] | None, commands.optional("all", "NAME ...")
+  ] = None
   select: Literal[
     "source_accuracy",
     "importance_weighted",
@@ -91,7 +89,6 @@ class Config:
   seeds: int = 10
   size: int = 80
   test_size: int = 250
-  seed: int = 0
 
 
 class Problem(NamedTuple):
@@ -118,7 +115,7 @@ class Job(NamedTuple):
   """What every part of the run needs."""
 
   config: Config
-  run: commands.RunFolder
+  run: folders.RunFolder
   console: Console
   methods: tuple[str, ...]
 
@@ -205,29 +202,21 @@ def examine(problem: Problem, method: str, candidate: Any) -> Seen:
   )
 
 
-def cell_file(job: Job, shift: str, method: str) -> pathlib.Path:
-  """The file of a finished cell."""
-  return job.run.path / "cells" / shift / f"{method}.json"
-
-
-def run_cell(
-  job: Job, shift: str, method: str, problems: list[Problem]
-) -> None:
-  """Examines all candidates for all seeds and writes the cell's file."""
+def make_cell(method: str, problems: list[Problem]) -> dict[str, Any]:
+  """Examines all candidates of a method for all seeds of a shift."""
   candidates = candidates_of(method)
   seen = [
     [examine(problem, method, candidate) for candidate in candidates]
     for problem in problems
   ]
-  file = cell_file(job, shift, method)
-  write_json(file, {"candidates": candidates, "seen": seen})
+  return {"candidates": candidates, "seen": seen}
 
 
 def read(job: Job) -> Results:
   """What every rule chose in all cells that were asked for."""
 
   def chosen(shift: str, method: str) -> dict[str, np.ndarray]:
-    cell = json.loads(cell_file(job, shift, method).read_text())
+    cell = cells.Cells(job.run.path).read(shift, method)
     rows = [
       choose([Seen(*x) for x in candidates]) for candidates in cell["seen"]
     ]
@@ -246,10 +235,10 @@ def prepare(config: Config) -> Job:
   met = 0 < len(set(config.shifts)) == len(config.shifts)
   commands.expect(config, "shifts", met, "one or more different shifts")
   known = METHODS
-  met = set(config.methods) <= set(known)
-  commands.expect(config, "methods", met, f"some of {', '.join(known)}")
+  if config.methods is not None:
+    commands.expect_some(config, "methods", known)
   methods = [m for m in known if m in (config.methods or known)]
-  run = commands.RunFolder(config, free=("methods", "select", "shifts"))
+  run = folders.RunFolder(config, free=("methods", "select", "shifts"))
   first, last = BOUNDS
   return Job(config, run, commands.console(), (first, *methods, last))
 
@@ -257,27 +246,25 @@ def prepare(config: Config) -> Job:
 def execute(job: Job) -> Results:
   """Computes the missing cells and writes the report."""
   config, console = job.config, job.console
-  missing = {
-    shift: [x for x in job.methods if not cell_file(job, shift, x).exists()]
-    for shift in config.shifts
-  }
-  total = len(config.shifts) * len(job.methods)
-  done = total - sum(map(len, missing.values()))
-  if done:
-    console.print(f"resuming behind {done} of {total} cells")
-  with progress.progress(console, "cells", total, start=done) as update:
-    for shift, methods in missing.items():
-      if not methods:
-        continue
-      problems = [make_problem(config, shift, i) for i in range(config.seeds)]
-      for method in methods:
-        run_cell(job, shift, method, problems)
-        done += 1
-        update(done, f"{method} on {shift}")
+  files = cells.Cells(job.run.path)
+  names = itertools.product(config.shifts, job.methods)
+  problems: dict[str, list[Problem]] = {}
+  for (shift, method), update in files.missing(console, names):
+    if shift not in problems:
+      problems = {
+        shift: [make_problem(config, shift, i) for i in range(config.seeds)]
+      }
+    files.write(make_cell(method, problems[shift]), shift, method)
+    update(1, f"{method} on {shift}")
   results = read(job)
   first = {shift: make_problem(config, shift, 0) for shift in config.shifts}
   write(job, results, first)
   return results
+
+
+def describe_methods() -> dict[str, tuple[str, str]]:
+  """Method -> its area and its name, for `--methods help`."""
+  return {name: (method.kind, method.name) for name, method in METHODS.items()}
 
 
 def main(config: Config) -> Results:
@@ -286,4 +273,4 @@ def main(config: Config) -> Results:
 
 
 if __name__ == "__main__":
-  execute(commands.set_up(prepare, commands.parse(Config)))
+  commands.launch(Config, prepare, execute, describe_methods)

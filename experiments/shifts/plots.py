@@ -4,20 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.colors import ListedColormap
 
-from experiments.frame.plots import COLOURS
-from experiments.frame.plots import INK
-from experiments.frame.plots import Path
-from experiments.frame.plots import figure
+from experiments.frame import plots
 
-# From what hurts to what helps.
-GAINS = LinearSegmentedColormap.from_list(
-  "gains", (COLOURS["scratch"], "#f7f7f7", COLOURS["distilled"])
-)
 LIMIT = 20.0  # points: where colours end, so that small gains are seen too
-CLASSES = COLOURS["distilled"], COLOURS["scratch"]
+CLASSES = plots.BLUE, plots.RED
 
 
 class Gains(NamedTuple):
@@ -25,15 +17,15 @@ class Gains(NamedTuple):
 
   Attributes:
     points: `[rows, shifts]`, the mean gains over source-only.
-    sure: `[rows, shifts]`, which of them are not chance.
+    clear: `[rows, shifts]`, which of them have a verdict.
   """
 
   points: np.ndarray
-  sure: np.ndarray
+  clear: np.ndarray
 
 
 def gain_maps(
-  path: Path,
+  path: plots.Path,
   panels: Mapping[str, Gains],
   *,
   rows: Sequence[str],
@@ -51,47 +43,43 @@ def gain_maps(
     columns: names of the shifts.
     title: the finding.
   """
+  longest = max(map(len, rows))
   size = {
-    "width": 2.6 + 0.95 * len(panels) * len(columns),
-    "height": 1.9 + 0.33 * len(rows),
+    "width": 1.9 + 0.07 * longest + len(panels) * max(0.95 * len(columns), 2.4),
+    "height": 2.0 + 0.33 * len(rows),
   }
-  with figure(path, columns=len(panels), **size) as (canvas, grid):
-    canvas.suptitle(title, x=0.015, ha="left")
-    for axes, (name, (gains, sure)) in zip(
-      np.ravel(grid), panels.items(), strict=True
-    ):
-      axes.imshow(gains, cmap=GAINS, vmin=-LIMIT, vmax=LIMIT, aspect="auto")
-      for (i, j), gain in np.ndenumerate(gains):
-        axes.text(
-          j,
-          i,
-          f"{round(gain, 1) + 0.0:+.1f}",  # no -0.0
-          ha="center",
-          va="center",
-          color="white" if abs(gain) > 0.7 * LIMIT else INK,
-          alpha=1 if sure[i, j] else 0.75,
-          weight="bold" if sure[i, j] else "normal",
-        )
+  with plots.figure(path, title=title, columns=len(panels), **size) as (
+    _,
+    grid,
+  ):
+    grid = np.ravel(grid)
+    for axes, (name, (gains, clear)) in zip(grid, panels.items(), strict=True):
+      plots.heat_map(
+        axes,
+        gains,
+        rows=rows,
+        columns=columns,
+        texts=[f"{round(x, 1) + 0.0:+.1f}" for x in gains.ravel()],  # no -0.0
+        bold=clear,
+        cmap=plots.GAINS,
+        vmin=-LIMIT,
+        vmax=LIMIT,
+      )
       for end in np.cumsum(list(groups.values()))[:-1]:
         axes.axhline(end - 0.5, color="white", lw=5)
-      axes.set_xticks(range(len(columns)), columns)
-      axes.set_yticks(range(len(rows)), rows)
-      axes.set_title(name, fontsize=10.5)
-      axes.grid(visible=False)
-      axes.spines[:].set_visible(False)
-      axes.tick_params(length=0)
-    for axes in np.ravel(grid)[1:]:
+      axes.set_title(name)
+    for axes in grid[1:]:
       axes.tick_params(labelleft=False)
     start = 0
     for kind, count in groups.items():
-      axes = np.ravel(grid)[-1]
       middle = start + (count - 1) / 2
-      axes.text(len(columns) - 0.4, middle, kind, va="center", color="#595959")
+      place = len(columns) - 0.4
+      grid[-1].text(place, middle, kind, va="center", color="#595959")
       start += count
 
 
 def samples(
-  path: Path,
+  path: plots.Path,
   domains: Mapping[str, Sequence[Any]],
   margins: Mapping[str, Callable[[np.ndarray], np.ndarray]],
   title: str,
@@ -106,8 +94,10 @@ def samples(
   """
   count = len(domains)
   size = {"width": 0.4 + 2.5 * count, "height": 5.4}
-  with figure(path, rows=2, columns=count, **size) as (canvas, grid):
-    canvas.suptitle(title, x=0.015, ha="left")
+  with plots.figure(path, title=title, rows=2, columns=count, **size) as (
+    _,
+    grid,
+  ):
     grid = np.reshape(grid, (2, count))
     for column, (shift, parts) in zip(grid.T, domains.items(), strict=True):
       everything = np.concatenate([points for points, _ in parts])
@@ -129,8 +119,7 @@ def samples(
         colours = np.array(CLASSES)[labels]
         axes.scatter(*points.T, s=6, c=colours, alpha=0.6, lw=0)
         axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        axes.grid(visible=False)
-      column[0].set_title(shift, fontsize=10.5)
+        plots.blank(axes)
+      column[0].set_title(shift)
     for axes, name in zip(grid[:, 0], ("source", "target"), strict=True):
       axes.set_ylabel(name)

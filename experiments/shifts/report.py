@@ -1,11 +1,11 @@
 """The tables, the figures and the words of `experiments.shifts`."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from experiments.frame import commands
 from experiments.frame import statistics
+from experiments.frame import tables
 from experiments.shifts.choice import CHANCE
 from experiments.shifts.choice import ORACLE
 from experiments.shifts.choice import RULES
@@ -17,26 +17,17 @@ from experiments.shifts.methods import source_only
 from experiments.shifts.plots import Gains
 from experiments.shifts.plots import gain_maps
 from experiments.shifts.plots import samples
-from kdjax import adaptation
 
 # Shift -> method -> rule -> accuracies on target test points, `[seeds]`.
 Results = dict[str, dict[str, dict[str, np.ndarray]]]
+# Shift -> method -> its gain over source-only.
+Verdicts = dict[str, dict[str, statistics.Gain]]
 BLIND, BEST = "chosen without target labels", "chosen by an oracle"
-MARKS = {"helped": " +", "hurt": " -", "unclear": ""}
-
-
-class Verdict(NamedTuple):
-  """How methods compare with source-only on one shift.
-
-  Attributes:
-    word: method -> "helped", "hurt" or "unclear".
-    gain: method -> the mean gain in points.
-    sentences: the same with intervals, one a method.
-  """
-
-  word: dict[str, str]
-  gain: dict[str, float]
-  sentences: list[str]
+NAMES = {
+  "source_only": "source-only",
+  "target_only": "target-only",
+  **{name: method.name for name, method in METHODS.items()},
+}
 
 
 def write(job: Any, results: Results, problems: dict[Any, Any]) -> None:
@@ -47,102 +38,75 @@ def write(job: Any, results: Results, problems: dict[Any, Any]) -> None:
     results: of all rules.
     problems: shift -> the `Problem` of its first seed.
   """
+  rule = job.config.select
   blind, oracle = (
     {shift: judge(rows, rule) for shift, rows in results.items()}
-    for rule in (job.config.select, ORACLE)
+    for rule in (rule, ORACLE)
   )
-  draw(job, results, blind, oracle)
-  draw_data(job, problems)
-  header, cells = make_table(results, job.config.select, blind)
-  findings = conclude(results, job.config.select, blind)
-  file = job.run.report(
-    "# Methods against shifts",
-    as_list(findings),
-    "![Gain over source-only](gains.png)",
-    "Gain over source-only in points of target accuracy, mean over seeds. Bold "
-    "where a paired t-test is below .05 after Holm's correction over the "
-    "methods of a shift. Below each shift is where source-only starts from.",
+  job.run.publish(
+    job.console,
+    "Methods against shifts",
+    conclude(results, rule, blind),
+    draw(job, results, blind, oracle),
     "## Chosen without target labels",
-    commands.markdown_table(header, cells),
+    make_table(results, rule, blind),
     "## Chosen by an oracle, with labels of target validation points",
-    commands.markdown_table(*make_table(results, ORACLE, oracle)),
-    "Accuracy on target test points, mean ± standard deviation over seeds; + "
-    "and - mark what helped and what hurt, as in the map. Target-only was "
-    "trained with target labels.",
-    "## What each rule would have chosen",
-    commands.markdown_table(*compare_rules(results)),
+    make_table(results, ORACLE, oracle)._replace(shown=()),
+    "Accuracy on target test points, mean ± standard deviation over seeds, "
+    "compared with source-only. Target-only was trained with target labels. "
+    f"{statistics.LEGEND}",
+    "## The gains of each rule",
+    compare_rules(results),
     "Gain over source-only in points, the mean over all methods, ± standard "
     "deviation over seeds.",
-    "## In words",
-    *(
-      f"### {shift}\n\n{as_list(verdict.sentences)}"
-      for shift, verdict in blind.items()
-    ),
+    "## Gains with intervals",
+    intervals(blind),
     setting(job, problems),
-    "![The data](data.png)",
-    "Training points of the first seed. The shade is where source-only, "
-    "trained on the upper row, sees each class.",
+    draw_data(job, problems),
   )
-  job.console.print(commands.console_table(header, cells))
-  for finding in findings:
-    job.console.print(f"- {finding}", highlight=False, soft_wrap=True)
-  job.console.print(f"Report and plots: {file.parent}")
 
 
-def as_list(lines: list[str]) -> str:
-  """Lines as a list in Markdown."""
-  return "\n".join(f"- {line}" for line in lines)
-
-
-def name_of(method: str) -> str:
-  """A method's name in the report."""
-  known = METHODS.get(method)
-  return known.name if known else method.replace("_", "-")
-
-
-def judge(rows: dict[str, dict[str, np.ndarray]], rule: str) -> Verdict:
-  """Whether each method helped, hurt or neither, on one shift.
+def judge(
+  rows: dict[str, dict[str, np.ndarray]], rule: str
+) -> dict[str, statistics.Gain]:
+  """The gains of all methods over source-only, on one shift.
 
   Args:
     rows: method -> rule -> accuracies.
     rule: which chose.
-
-  Returns:
-    The verdict on all methods but source_only and target_only.
   """
-  scores = {method: row[rule] for method, row in rows.items()}
-  source, target = scores.pop("source_only"), scores.pop("target_only")
-  named = {name_of(method): x for method, x in scores.items()}
-  test = adaptation.negative_transfer_test(named, source, target)
-  assert isinstance(test.verdict, dict)  # as the methods were
-  words = test.verdict.values()
-  return Verdict(
-    dict(zip(scores, words, strict=True)),
-    {method: 100 * float(np.mean(x - source)) for method, x in scores.items()},
-    test.summary.splitlines(),
-  )
+  scores = {name: row[rule] for name, row in rows.items() if name in METHODS}
+  return statistics.compare(scores, rows["source_only"][rule])
 
 
-def make_table(
-  results: Results, rule: str, verdicts: dict[str, Verdict]
-) -> tuple[list[str], list[list[str]]]:
-  """The header and the rows of a table of accuracies."""
+def make_table(results: Results, rule: str, verdicts: Verdicts) -> tables.Table:
+  """Accuracies, a row for each method."""
 
   def cell(shift: str, method: str) -> str:
-    values = results[shift][method][rule]
-    mark = MARKS[verdicts[shift].word.get(method, "unclear")]
-    return statistics.mean_std(values, scale=100, digits=1) + mark
+    text = statistics.mean_std(
+      results[shift][method][rule], scale=100, digits=1
+    )
+    gain = verdicts[shift].get(method)
+    return text + (statistics.MARKS.get(gain.verdict, "") if gain else "")
 
-  methods = next(iter(results.values()))
   cells = [
-    [name_of(method), *(cell(shift, method) for shift in results)]
-    for method in methods
+    [NAMES[method], *(cell(shift, method) for shift in results)]
+    for method in next(iter(results.values()))
   ]
-  return ["", *(f"{shift}, %" for shift in results)], cells
+  return tables.Table(["", *(f"{shift}, %" for shift in results)], cells)
 
 
-def compare_rules(results: Results) -> tuple[list[str], list[list[str]]]:
-  """The header and the rows of a table of rules."""
+def intervals(verdicts: Verdicts) -> tables.Table:
+  """Gains with intervals, a row for each method."""
+  cells = [
+    [NAMES[name], *(gains[name].cell() for gains in verdicts.values())]
+    for name in next(iter(verdicts.values()))
+  ]
+  return tables.Table(["gain in points", *verdicts], cells, shown=())
+
+
+def compare_rules(results: Results) -> tables.Table:
+  """The mean gains of each rule of choice."""
 
   def gains(shift: str, rule: str) -> np.ndarray:
     rows = results[shift]
@@ -159,46 +123,41 @@ def compare_rules(results: Results) -> tuple[list[str], list[list[str]]]:
     CHANCE: "chance: the mean of all candidates",
   }
   cells = [[name, *line(rule)] for rule, name in names.items()]
-  return ["chosen by", *results, "mean"], cells
+  return tables.Table(["chosen by", *results, "mean"], cells, shown=())
 
 
-def conclude(
-  results: Results, rule: str, verdicts: dict[str, Verdict]
-) -> list[str]:
-  """What came out, in words."""
+def conclude(results: Results, rule: str, verdicts: Verdicts) -> list[str]:
+  """The findings, in words."""
   findings = []
-  if len(next(iter(results.values()))["source_only"][rule]) == 1:
-    findings.append(f"{statistics.ONE_SEED.capitalize()}.")
   for shift, rows in results.items():
-    word, gain, _ = verdicts[shift]
     source, target = (
       rows[name][rule].mean() for name in ("source_only", "target_only")
     )
-    parts = [
+    said = statistics.findings(verdicts[shift], NAMES, "source-only")
+    findings.append(
       f"On the {shift} shift source-only reaches {source:.1%} and target-only "
-      f"{target:.1%}"
-    ]
-    for verdict, phrase in (
-      ("helped", "helped"),
-      ("hurt", "transfer hurt with"),
-    ):
-      which = [method for method in word if word[method] == verdict]
-      which.sort(key=lambda method: -abs(gain[method]))
-      named = ", ".join(f"{name_of(x)} ({gain[x]:+.1f})" for x in which)
-      parts.append(f"{phrase} {named or 'none'}")
-    findings.append("; ".join(parts) + ".")
+      f"{target:.1%}. {' '.join(said)}"
+    )
 
   def ever(verdict: str) -> set[str]:
-    words = (x.word for x in verdicts.values())
-    return {method for w in words for method in w if w[method] == verdict}
+    return {
+      name
+      for gains in verdicts.values()
+      for name, gain in gains.items()
+      if gain.verdict == verdict
+    }
 
   helped, hurt = ever("helped"), ever("hurt")
-  for phrase, which in (
-    ("Helped on one shift and hurt on another", helped & hurt),
-    ("Helped somewhere and hurt nowhere", helped - hurt),
-  ):
-    named = [name_of(x) for x in METHODS if x in which]
-    findings.append(f"{phrase}: {', '.join(named) or 'no method'}.")
+  if not ever("unknown"):
+    for phrase, which in (
+      (
+        "Clearly better on one shift and clearly worse on another",
+        helped & hurt,
+      ),
+      ("Clearly better on a shift and clearly worse on none", helped - hurt),
+    ):
+      named = [NAMES[x] for x in METHODS if x in which]
+      findings.append(f"{phrase}: {', '.join(named) or 'no method'}.")
   costs = {
     (shift, method): 100 * float(np.mean(row[ORACLE] - row[rule]))
     for shift, rows in results.items()
@@ -207,15 +166,15 @@ def conclude(
   }
   shift, method = max(costs, key=lambda x: costs[x])
   findings.append(
-    "To choose without target labels cost at most "
-    f"{costs[shift, method]:.1f} points ({name_of(method)} on the {shift} "
+    "Choosing without target labels cost at most "
+    f"{costs[shift, method]:.1f} points ({NAMES[method]} on the {shift} "
     f"shift) and {np.mean(list(costs.values())):.1f} on average."
   )
   return findings
 
 
 def setting(job: Any, problems: dict[Any, Any]) -> str:
-  """Who saw what, in words."""
+  """The data and the classifier, in words."""
   config = job.config
   sizes = "; ".join(
     f"{shift}: {len(x.train.labels)} training, {len(x.source.labels)} "
@@ -234,57 +193,59 @@ def setting(job: Any, problems: dict[Any, Any]) -> str:
 
 
 def draw(
-  job: Any,
-  results: Results,
-  blind: dict[str, Verdict],
-  oracle: dict[str, Verdict],
-) -> None:
-  """Saves the map of gains."""
+  job: Any, results: Results, blind: Verdicts, oracle: Verdicts
+) -> dict[str, str]:
+  """Saves the map of gains; returns its caption."""
   methods = [x for x in job.methods if x in METHODS]
   groups: dict[str, int] = {}
   for method in methods:
     kind = METHODS[method].kind
     groups[kind] = groups.get(kind, 0) + 1
+  starts = {
+    shift: rows["source_only"][ORACLE].mean() for shift, rows in results.items()
+  }
 
-  def panel(verdicts: dict[str, Verdict]) -> Gains:
-    # Nothing is tested of target-only, which no method can be.
+  def panel(verdicts: Verdicts) -> Gains:
+    # No verdict on target-only, which is a bound and not a method.
     bound = [
-      100 * np.mean(rows["target_only"][ORACLE] - rows["source_only"][ORACLE])
-      for rows in results.values()
+      rows["target_only"][ORACLE].mean() - starts[shift]
+      for shift, rows in results.items()
     ]
-    gains = [[x.gain[method] for x in verdicts.values()] for method in methods]
-    sure = [
-      [x.word[method] != "unclear" for x in verdicts.values()]
-      for method in methods
-    ]
+    gains = [[x[name] for x in verdicts.values()] for name in methods]
+    points = [[gain.mean for gain in row] for row in gains]
+    clear = [[gain.verdict in statistics.MARKS for gain in x] for x in gains]
     return Gains(
-      np.array([*gains, bound]), np.array([*sure, [False] * len(bound)])
+      100 * np.array([*points, bound]),
+      np.array([*clear, [False] * len(bound)]),
     )
 
+  gains = [x for of_shift in blind.values() for x in of_shift.values()]
   most = max(
-    sum(x.word[method] == "helped" for x in blind.values())
+    sum(x[method].verdict == "helped" for x in blind.values())
     for method in methods
   )
+  title = "No method is clearly better than source-only"
+  if any(gain.verdict == "unknown" for gain in gains):
+    title = statistics.TOO_FEW.capitalize()
+  elif most:
+    title = f"No method helps on more than {most} of {len(results)} shifts"
   gain_maps(
     job.run.path / "gains.png",
     {BLIND: panel(blind), BEST: panel(oracle)},
-    rows=[*map(name_of, methods), "target-only"],
+    rows=[*(NAMES[name] for name in methods), "target-only"],
     groups=groups | {"target labels": 1},
-    columns=[
-      f"{shift}\nfrom {rows['source_only'][ORACLE].mean():.1%}"
-      for shift, rows in results.items()
-    ],
-    title=(
-      f"No method helps on more than {most} of {len(results)} shifts"
-      if most
-      else "No method surely helps"
-    )
-    + ": gain over source-only, points",
+    columns=[f"{shift}\nfrom {start:.1%}" for shift, start in starts.items()],
+    title=f"{title}: gain over source-only, points",
   )
+  caption = (
+    "Gain over source-only in points of target accuracy, mean over seeds, bold "
+    "where it is clear. Below each shift is the accuracy of source-only."
+  )
+  return {"gains.png": caption}
 
 
-def draw_data(job: Any, problems: dict[Any, Any]) -> None:
-  """Saves the figure of the data."""
+def draw_data(job: Any, problems: dict[Any, Any]) -> dict[str, str]:
+  """Saves the figure of the data; returns its caption."""
   samples(
     job.run.path / "data.png",
     {
@@ -295,7 +256,12 @@ def draw_data(job: Any, problems: dict[Any, Any]) -> None:
       for shift, x in problems.items()
     },
     {shift: fit(source_only(x.train)) for shift, x in problems.items()},
-    title="Four ways to differ, and what source-only makes of them"
+    title="Four shifts and the decisions of source-only"
     if len(problems) == len(SHIFTS)
-    else "How the domains differ, and what source-only makes of it",
+    else "How the domains differ, and the decisions of source-only",
   )
+  caption = (
+    "Training points of the first seed. The shade is the class that "
+    "source-only, trained on the upper row, predicts."
+  )
+  return {"data.png": caption}
