@@ -39,6 +39,7 @@ from experiments.finetune.teachers import compare
 from experiments.finetune.training import first_of
 from experiments.finetune.training import make_row
 from experiments.frame import commands
+from experiments.frame import folders
 from kdjax import training
 
 CHOICES = tuple(
@@ -47,45 +48,39 @@ CHOICES = tuple(
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(commands.Flags):
   """Compares ways to fine-tune a pretrained network on few labels.
 
   Attributes:
-    workdir: the run folder, made if missing.
-    resume: go on from the last checkpoint in the run folder.
-    dataset: digits, or the name of a set that tfds has prepared. The first
+    dataset: digits, or the name of a data set that tfds has prepared. The first
       half of its classes is the source, the second the target.
-    data_dir: where tfds keeps its prepared sets.
-    examples: at most so many images of each split.
-    validation_fraction: part of the training images of each half that is kept
-      for validation; the target's is the oracle's.
+    data_dir: the folder of the data sets that tfds has prepared.
+    examples: the largest number of images of each split.
+    validation_fraction: share of the training images of each half that is kept
+      for validation; the target's is for the oracle alone.
     shots: labelled target images of each class.
-    folds: of the cross-validation within these; at most one a shot. With one
-      shot nothing can be held out, and the first candidate is taken.
+    folds: of the cross-validation within these images; at most one a shot. With
+      one shot no image can be held out, and the first candidate is taken.
     network: mlp or convnet.
     hidden: units of the hidden layers if the network is an mlp.
-    methods: which are compared with target-only, prototypes, a linear probe
-      and plain fine-tuning: some of layerwise, unfreezing, l2_sp, delta,
-      delta_attention, bss, co_tuning, lwf, bi_tuning, maml, anil, reptile,
-      prototypical and stochnorm.
-    teachers: what else is pretrained, to be ranked with the source task's
-      network; none leaves that part out.
+    methods: the methods that are compared with target-only, prototypes, a
+      linear probe and plain fine-tuning; help: print them.
+    teachers: the other pretraining tasks whose networks are ranked with that of
+      the source; none leaves that part out.
     rates: the candidates for Adam's learning rate in fine-tuning, the usual one
       first; it decays by a cosine.
-    seeds: students of each method and candidate.
+    seeds: the number of students of each method and candidate.
     pretrain_steps: updates in pretraining.
     steps: updates in fine-tuning, each of all labelled images.
     evaluate_every: steps from one evaluation and checkpoint to the next.
-    batch_size: examples in a batch in pretraining.
-    learning_rate: of Adam in pretraining, decayed by a cosine.
-    tasks: of a batch in meta-learning.
-    inner_steps: of meta-learning's inner loop.
-    inner_rate: its learning rate.
-    seed: of everything random.
+    batch_size: the number of examples in a batch in pretraining.
+    learning_rate: Adam's learning rate in pretraining, decayed by a cosine.
+    tasks: the number of tasks in a batch in meta-learning.
+    inner_steps: steps of meta-learning's inner loop.
+    inner_rate: the learning rate of the inner loop.
   """
 
   workdir: str = "runs/finetune"
-  resume: bool = False
   dataset: str = "digits"
   data_dir: commands.DataDir = None
   examples: int = 4000
@@ -117,7 +112,6 @@ class Config:
   tasks: int = 4
   inner_steps: int = 3
   inner_rate: float = 0.1
-  seed: int = 0
 
 
 def check(config: Config) -> None:
@@ -137,20 +131,12 @@ def check(config: Config) -> None:
   )
   for name in ("pretrain_steps", "steps"):
     commands.expect_multiple(config, name, "evaluate_every")
-  for name, choices in (
-    ("methods", CHOICES),
-    ("teachers", TEACHERS),
-  ):
-    value = getattr(config, name)
-    met = len(set(value)) == len(value) and set(value) <= set(choices)
-    names = f"different names of {', '.join(choices)}"
-    commands.expect(config, name, met, names)
+  commands.expect_some(config, "methods", CHOICES)
+  if config.teachers:
+    commands.expect_some(config, "teachers", TEACHERS)
+  commands.expect_share(config, "validation_fraction")
   met = len(config.hidden) > 0 and all(units > 0 for units in config.hidden)
   commands.expect(config, "hidden", met, "one or more numbers above 0")
-  met = 0 < config.validation_fraction < 1
-  commands.expect(
-    config, "validation_fraction", met, "a number between 0 and 1"
-  )
 
 
 class Job(NamedTuple):
@@ -161,7 +147,7 @@ class Job(NamedTuple):
   """
 
   config: Config
-  run: commands.RunFolder
+  run: folders.RunFolder
   console: Console
   data: Data
   forward: training.Forward
@@ -173,7 +159,7 @@ class Setup(NamedTuple):
   """What a run needs before anything is computed; networks are by norm."""
 
   config: Config
-  run: commands.RunFolder
+  run: folders.RunFolder
   console: Console
   data: Data
   networks: dict[str, Network]
@@ -187,7 +173,7 @@ def prepare(config: Config) -> Setup:
     norm: make_network(config, data, norm)
     for norm in {METHODS[name].norm for name in with_baselines(config.methods)}
   }
-  console, run = commands.console(), commands.RunFolder(config)
+  console, run = commands.console(), folders.RunFolder(config)
   return Setup(config, run, console, data, networks)
 
 
@@ -239,10 +225,15 @@ def execute(setup: Setup) -> dict[str, Any]:
   return results
 
 
+def describe_methods() -> dict[str, tuple[str, str]]:
+  """Method -> its area and its name, for `--methods help`."""
+  return {name: ("fine-tuning", METHODS[name].title) for name in CHOICES}
+
+
 def main(config: Config) -> dict[str, Any]:
   """Runs the experiment; raises where the command line would print a line."""
   return execute(prepare(config))
 
 
 if __name__ == "__main__":
-  execute(commands.set_up(prepare, commands.parse(Config)))
+  commands.launch(Config, prepare, execute, describe_methods)

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from experiments.finetune.data import Data
+from experiments.frame import networks
 from kdjax import data as kdata
-from kdjax import nets
 from kdjax import training
 
 BODIES = {"mlp": "layers", "convnet": "convolutions"}
@@ -53,22 +52,9 @@ def make_network(config: Any, data: Data, norm: str = "none") -> Network:
     Its function and where it starts.
   """
   images = np.asarray(data.source["image"])
-  mean, std = map(jnp.asarray, kdata.channel_statistics(images))
-  options: dict[str, Any] = {}
-  if config.network == "mlp":
-    options["hidden"] = config.hidden
+  mean, std = kdata.channel_statistics(images)
 
-  def build(seed: Any) -> nnx.Module:
-    rngs = nnx.Rngs(seed)
-    module = nets.create(
-      config.network,
-      input_shape=images.shape[1:],
-      num_classes=data.classes,
-      rngs=rngs,
-      **options,
-    )
-    if norm == "none":
-      return module
+  def normalize(module: Any, rngs: nnx.Rngs) -> nnx.Module:
     layers = getattr(module, BODIES[config.network])
     for i, layer in enumerate(layers):
       layers[i] = NormalizedLayer(layer, rngs)
@@ -76,10 +62,15 @@ def make_network(config: Any, data: Data, norm: str = "none") -> Network:
       return training.stochastic_norms(module, rngs=rngs)
     return module
 
-  model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
-
-  def forward(variables, inputs, *, train, key):
-    inputs = kdata.normalize(inputs, mean, std)
-    return model.forward(variables, inputs, train=train, key=key)
-
-  return Network(forward, lambda key: training.from_nnx(build(key)).variables)
+  options = {"hidden": config.hidden} if config.network == "mlp" else {}
+  return Network(
+    *networks.make_network(
+      config.network,
+      input_shape=images.shape[1:],
+      classes=data.classes,
+      mean=mean,
+      std=std,
+      change=None if norm == "none" else normalize,
+      **options,
+    )
+  )

@@ -1,36 +1,19 @@
 """The tables, the figures and the report of `experiments.finetune`."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.finetune.methods import BASELINES
 from experiments.finetune.methods import METHODS
-from experiments.finetune.plots import BASELINE
-from experiments.finetune.plots import META
-from experiments.finetune.plots import METHOD
-from experiments.finetune.plots import SCRATCH
-from experiments.finetune.plots import accuracy_bars
 from experiments.finetune.plots import score_scatter
 from experiments.finetune.teachers import JUDGES
-from experiments.frame import commands
+from experiments.frame import plots
 from experiments.frame import statistics
+from experiments.frame import tables
 
-# What Holm's correction leaves of the gains over a baseline, by their sign.
-WORDS = {
-  "target_only": {
-    1: "Transfer surely helped, after Holm's correction",
-    -1: "Transfer surely hurt, worse than target-only",
-    0: "Neither sure to help nor to hurt",
-  },
-  "finetune": {
-    1: "Surely better than plain fine-tuning, after Holm's correction",
-    -1: "Surely worse than plain fine-tuning",
-  },
-}
-
+NAMES = {name: method.title for name, method in METHODS.items()}
 CRITERIA = {
   "leep": "LEEP",
   "nce": "NCE",
@@ -38,6 +21,13 @@ CRITERIA = {
   "h_score": "H-score",
   "regularized_h_score": "regularized H-score",
   "transrate": "TransRate",
+}
+# One colour for the origin of a network's initial weights.
+ORIGINS = {
+  "fresh weights": plots.RED,
+  "baselines": plots.DARK,
+  "pretrained": plots.BLUE,
+  "meta-learned": plots.GREEN,
 }
 
 
@@ -49,89 +39,44 @@ def write(job: Any, results: dict[str, Any]) -> None:
     results: what its `main` returns.
   """
   rows, teachers = results["rows"], results.get("teachers")
-  tables = [make_table(rows)]
-  findings = conclude(job.config, rows)
-  parts = [commands.markdown_table(*tables[0]), read_table(job)]
+  parts = [conclude(job.config, rows), make_table(rows), read_table(job)]
   if teachers:
-    tables += [teacher_table(teachers), criterion_table(teachers)]
     parts += [
       "## Which teacher?",
-      "\n".join(f"- {finding}" for finding in conclude_teachers(teachers)),
-      *(commands.markdown_table(*table) for table in tables[1:]),
+      conclude_teachers(teachers),
+      teacher_table(teachers),
+      criterion_table(teachers),
       read_teachers(job),
     ]
-  figures = draw(job, results)
-  file = job.run.report(
-    f"# {job.config.dataset}: from the first half of the classes to the second",
-    "\n".join(f"- {finding}" for finding in findings),
+  job.run.publish(
+    job.console,
+    f"{job.config.dataset}: from the first half of the classes to the second",
     *parts,
-    *(
-      f"![{caption}]({name})\n\n{caption}" for name, caption in figures.items()
-    ),
+    draw(job, results),
   )
-  for header, cells in tables:
-    job.console.print(commands.console_table(header, cells))
-  for finding in findings + (conclude_teachers(teachers) if teachers else []):
-    job.console.print(f"- {finding}", highlight=False)
-  job.console.print(f"Report, plots and checkpoints: {file.parent}")
 
 
-class Gain(NamedTuple):
-  """A gain in accuracy on target test images, paired by seed.
-
-  Attributes:
-    interval: of the gain.
-    p_value: of a paired t-test, after Holm's correction for all gains over
-      the same baseline.
-  """
-
-  interval: statistics.Interval
-  p_value: float
-
-  @property
-  def sign(self) -> int:
-    """Whether it is surely a gain, 1, or a loss, -1, or neither, 0."""
-    return int(np.sign(self.interval.mean)) if self.p_value < 0.05 else 0
-
-  def cell(self) -> str:
-    """As a cell of a table, in points."""
-    points = statistics.Interval(*(100 * x for x in self.interval))
-    mark = {1: " +", 0: "", -1: " -"}[self.sign]
-    return statistics.gain(points, 1) + mark
-
-
-def gains_of(
-  pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-) -> dict[str, Gain]:
-  """Gains of the first over the second of each pair."""
-  adjusted = statistics.holm(
-    [statistics.paired_p_value(*pair) for pair in pairs.values()]
-  )
-  return {
-    name: Gain(statistics.paired_interval(*pair), p_value)
-    for (name, pair), p_value in zip(pairs.items(), adjusted, strict=True)
-  }
-
-
-def gains_over(baseline: str, rows: dict[str, Any]) -> dict[str, Gain]:
+def gains_over(
+  baseline: str, rows: dict[str, Any]
+) -> dict[str, statistics.Gain]:
   """Each method's gain over target_only, or over finetune.
 
   Methods whose network is normalized are compared with the baseline of the
   same network.
   """
-  pairs = {}
+  scores, controls = {}, {}
   for method, row in rows.items():
     normalized = METHODS[method].norm != "none"
     control = f"{baseline}_norm" if normalized else baseline
-    if method != control and method != "target_only":
-      pairs[method] = row.accuracy, rows[control].accuracy
+    if method not in (control, "target_only"):
+      scores[method], controls[method] = row.accuracy, rows[control].accuracy
   if baseline == "finetune":
-    pairs.pop("target_only_norm", None)
-  return gains_of(pairs)
+    scores.pop("target_only_norm", None)
+  return statistics.compare(scores, controls)
 
 
-def make_table(rows: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-  """The header and the rows of the table of methods."""
+def make_table(rows: dict[str, Any]) -> tables.Table:
+  """A row for each method."""
   gains = [gains_over(name, rows) for name in ("target_only", "finetune")]
   cells = []
   for method, row in rows.items():
@@ -141,7 +86,7 @@ def make_table(rows: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
       oracle = statistics.mean_std(accuracy, digits=1)
     cells.append(
       [
-        METHODS[method].title,
+        NAMES[method],
         statistics.mean_std(row.accuracy, scale=100, digits=1),
         *(over[method].cell() if method in over else "" for over in gains),
         describe_choice(row),
@@ -156,7 +101,7 @@ def make_table(rows: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     "chosen most often",
     "oracle's, %",
   ]
-  return header, cells
+  return tables.Table(header, cells, shown=(0, 1, 2, 3, 5))
 
 
 def describe_choice(row: Any) -> str:
@@ -172,7 +117,7 @@ def describe_choice(row: Any) -> str:
 
 
 def read_table(job: Any) -> str:
-  """Who saw what, and how to read the table, in words."""
+  """The images and how to read the table, in words."""
   config, data = job.config, job.data
   folds = len(data.learns) - 1
   rule = (
@@ -190,8 +135,7 @@ def read_table(job: Any) -> str:
   )
   return (
     "Mean ± standard deviation over seeds, on target test images; gains are "
-    "in points, paired by seed, with 95 % t intervals; + and - mark those "
-    "whose paired t-test is below .05 after Holm's correction over the column. "
+    f"in points. {statistics.LEGEND} Each column is corrected by itself. "
     f"Each network ({config.network}) was pretrained on "
     f"{len(data.source['label'])} images of the {data.classes} source classes. "
     f"Each seed has {config.shots} labelled images of each of the "
@@ -208,70 +152,48 @@ def read_table(job: Any) -> str:
 
 
 def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
-  """What came out of the methods, in words."""
+  """The findings on the methods, in words."""
   scratch, tuned = (rows[name].accuracy for name in ("target_only", "finetune"))
   findings = [
     f"With {config.shots} labels a class, target-only reaches "
-    f"{scratch.mean():.1%} and fine-tuning {tuned.mean():.1%}.",
-    statistics.verdict(
-      "Transfer by fine-tuning", statistics.paired_interval(tuned, scratch)
-    ),
+    f"{scratch.mean():.1%} and fine-tuning {tuned.mean():.1%}."
   ]
-  if len(scratch) > 1:
-    for baseline, words in WORDS.items():
-      gains = gains_over(baseline, rows)
-      findings += [
-        f"{text}: {tell(gains, sign)}." for sign, text in words.items()
-      ]
+  for baseline in ("target_only", "finetune"):
+    gains = gains_over(baseline, rows)
+    findings += statistics.findings(gains, NAMES, NAMES[baseline])
   lost = {
-    METHODS[method].title: 100
-    * float(row.oracle_accuracy.mean() - row.accuracy.mean())
+    NAMES[method]: 100 * float(row.oracle_accuracy.mean() - row.accuracy.mean())
     for method, row in rows.items()
     if row.candidates
   }
   worst = max(lost, key=lambda name: lost[name])
   findings.append(
-    "To choose by the few labels and not by the oracle's cost "
+    "Choosing by the few labels and not by the oracle's cost "
     f"{np.mean(list(lost.values())):.1f} points of accuracy on average, "
     f"{lost[worst]:.1f} at most ({worst})."
   )
   return findings
 
 
-def tell(gains: dict[str, Gain], sign: int) -> str:
-  """The methods whose gains have a sign, the largest gain first."""
-  found = [name for name, gain in gains.items() if gain.sign == sign]
-  found.sort(key=lambda name: -gains[name].interval.mean)
-  texts = [
-    f"{METHODS[name].title} {100 * gains[name].interval.mean:+.1f}"
-    for name in found
-  ]
-  return ", ".join(texts) or "none"
-
-
-def teacher_table(teachers: Any) -> tuple[list[str], list[list[str]]]:
-  """What fine-tuning makes of each teacher."""
-  source = teachers.accuracy[0]
-  gains = gains_of(
-    {
-      name: (accuracy, source)
-      for name, accuracy in zip(teachers.names, teachers.accuracy, strict=True)
-      if name != "source"
-    }
-  )
+def teacher_table(teachers: Any) -> tables.Table:
+  """The accuracy of fine-tuning from each teacher."""
+  accuracy = dict(zip(teachers.names, teachers.accuracy, strict=True))
+  others = {name: x for name, x in accuracy.items() if name != "source"}
+  gains = statistics.compare(others, accuracy["source"])
   cells = [
     [
       name,
-      statistics.mean_std(accuracy, scale=100, digits=1),
+      statistics.mean_std(values, scale=100, digits=1),
       gains[name].cell() if name in gains else "",
     ]
-    for name, accuracy in zip(teachers.names, teachers.accuracy, strict=True)
+    for name, values in accuracy.items()
   ]
-  return ["pretrained on", "accuracy, %", "gain over source"], cells
+  header = ["pretrained on", "accuracy, %", "gain over source"]
+  return tables.Table(header, cells)
 
 
-def criterion_table(teachers: Any) -> tuple[list[str], list[list[str]]]:
-  """How well each criterion foretells that."""
+def criterion_table(teachers: Any) -> tables.Table:
+  """How well each criterion predicts that accuracy."""
   cells = [
     [
       title,
@@ -288,7 +210,7 @@ def criterion_table(teachers: Any) -> tuple[list[str], list[list[str]]]:
     *(f"tau, {judge} labels" for judge in JUDGES),
     *(f"its first, {judge} labels, %" for judge in JUDGES),
   ]
-  return header, cells
+  return tables.Table(header, cells)
 
 
 def read_teachers(job: Any) -> str:
@@ -305,7 +227,7 @@ def read_teachers(job: Any) -> str:
 
 
 def conclude_teachers(teachers: Any) -> list[str]:
-  """What came out of the ranking, in words."""
+  """The findings on the ranking, in words."""
   means = teachers.accuracy.mean(1)
   best = int(means.argmax())
   findings = [
@@ -315,16 +237,19 @@ def conclude_teachers(teachers: Any) -> list[str]:
   ]
   for judge, judged in enumerate(JUDGES):
     taus = {name: x[judge] for name, x in teachers.correlations.items()}
-    gains = gains_of({n: (x, np.zeros_like(x)) for n, x in taus.items()})
     first = max(taus, key=lambda name: taus[name].mean())
-    sure = [CRITERIA[name] for name, gain in gains.items() if gain.sign > 0]
-    tau = statistics.gain(gains[first].interval, 2)
-    reached = teachers.picked[first][judge].mean()
+    gains = statistics.compare(taus, np.zeros_like(taus[first]))
+    helped = [
+      CRITERIA[name] for name, gain in gains.items() if gain.verdict == "helped"
+    ]
+    said = f"Clearly better than chance: {', '.join(helped) or 'none'}."
+    if gains[first].verdict == "unknown":
+      said = f"{statistics.TOO_FEW.capitalize()}."
+    tau = gains[first]._replace(p_value=None).cell(scale=1, digits=2)
     findings.append(
       f"With {judged} labels {CRITERIA[first]} ranks best, tau {tau}; the "
-      f"teacher it puts first reaches {reached:.1%}. Surely better than "
-      "chance, after Holm's correction for all criteria: "
-      f"{', '.join(sure) or 'none'}."
+      "teacher that it ranks first reaches "
+      f"{teachers.picked[first][judge].mean():.1%}. {said}"
     )
   return findings
 
@@ -333,26 +258,19 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
   """Saves the figures; returns their captions by file name."""
   rows, path = results["rows"], job.run.path
   gains = gains_over("finetune", rows)
-  best = max(gains, key=lambda method: gains[method].interval.mean)
-  title = "No method surely beats plain fine-tuning"
-  if not statistics.is_known(gains[best].interval):
-    title = statistics.ONE_SEED.capitalize()
-  elif gains[best].sign > 0:
-    title = (
-      f"{METHODS[best].title} gains most over plain fine-tuning, "
-      f"{100 * gains[best].interval.mean:+.1f} points"
-    )
-  accuracy_bars(
+  plots.accuracy_bars(
     path / "accuracy.png",
-    {METHODS[method].title: row.accuracy for method, row in rows.items()},
-    {
-      METHODS[method].title: row.oracle_accuracy
+    {NAMES[method]: row.accuracy for method, row in rows.items()},
+    groups={NAMES[method]: origin_of(method) for method in rows},
+    colours=ORIGINS,
+    oracles={
+      NAMES[method]: row.oracle_accuracy
       for method, row in rows.items()
       if row.candidates
     },
-    {METHODS[method].title: colour_of(method) for method in rows},
-    reference=METHODS["finetune"].title,
-    title=title,
+    oracle_label="chosen with many target labels",
+    reference=NAMES["finetune"],
+    title=statistics.headline(gains, NAMES, "plain fine-tuning"),
   )
   captions = {
     "accuracy.png": "Accuracy on target test images: means with 95 % intervals "
@@ -360,15 +278,14 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     "many target labels. Dashed: plain fine-tuning."
   }
   if teachers := results.get("teachers"):
-    taus = {
-      CRITERIA[name]: f"tau {statistics.mean_std(values[0])}"
-      for name, values in teachers.correlations.items()
-    }
     score_scatter(
       path / "teachers.png",
       {CRITERIA[name]: values[0] for name, values in teachers.scores.items()},
       teachers.accuracy,
-      taus,
+      {
+        CRITERIA[name]: f"tau {statistics.mean_std(values[0])}"
+        for name, values in teachers.correlations.items()
+      },
       teachers=teachers.names,
       title=conclude_teachers(teachers)[1].split(";")[0],
     )
@@ -379,11 +296,11 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
   return captions
 
 
-def colour_of(method: str) -> str:
-  """By where a network comes from."""
+def origin_of(method: str) -> str:
+  """The origin of a network's initial weights."""
   start = METHODS[method].start
   if start == "fresh":
-    return SCRATCH
+    return "fresh weights"
   if method in (*BASELINES, "finetune_norm"):
-    return BASELINE
-  return METHOD if start == "source" else META
+    return "baselines"
+  return "pretrained" if start == "source" else "meta-learned"

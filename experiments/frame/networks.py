@@ -18,6 +18,7 @@ def make_network(
   classes: int,
   mean: Any,
   std: Any,
+  change: Callable[[Any, nnx.Rngs], nnx.Module] | None = None,
   **options: Any,
 ) -> tuple[training.Forward, Callable[[Any], training.Variables]]:
   """A network of `kdjax.nets` that normalises its images.
@@ -28,6 +29,7 @@ def make_network(
     classes: how many.
     mean: of each channel.
     std: of each channel.
+    change: makes another module of the network's.
     **options: of the network.
 
   Returns:
@@ -35,13 +37,15 @@ def make_network(
   """
 
   def build(seed: Any) -> nnx.Module:
-    return nets.create(
+    rngs = nnx.Rngs(seed)
+    module = nets.create(
       name,
       input_shape=input_shape,
       num_classes=classes,
-      rngs=nnx.Rngs(seed),
+      rngs=rngs,
       **options,
     )
+    return change(module, rngs) if change else module
 
   # Only its shapes: the arrays are made by init, in one program.
   model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
