@@ -34,7 +34,7 @@ def draw(
   stem, path = pair_stem(pair), job.run.path
   helped = sum(gain.verdict == "helped" for gain in gains.values())
   known = all(gain.verdict != "unknown" for gain in gains.values())
-  title = f"{helped} of {len(gains)} methods are better than scratch"
+  title = f"{helped} of {len(gains)} methods are clearly better than scratch"
   gain_bars(
     path / f"{stem}_gains.png",
     gains,

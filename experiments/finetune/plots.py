@@ -55,8 +55,10 @@ def score_scatter(
       axes.set_title(f"{name}\n{taus[name]}", fontsize=9.5, weight="normal")
       axes.yaxis.set_major_formatter(plots.percent)
       axes.locator_params("x", nbins=4)
-    canvas.supxlabel("score before fine-tuning", fontsize=10)
-    canvas.supylabel("accuracy after fine-tuning", fontsize=10)
+    for axes in grid[-3:]:
+      axes.set_xlabel("score before fine-tuning")
+    for axes in grid[::3]:
+      axes.set_ylabel("accuracy after")
     plots.legend(
       canvas,
       [plots.mark(x, *look) for x, look in zip(teachers, looks, strict=True)],

@@ -80,7 +80,8 @@ def figure(
   Yields:
     The figure and its axes: one, or an array `[rows * columns]`.
   """
-  lines = textwrap.wrap(title, max(20, int(TITLE_CHARACTERS * width)))
+  room = max(20, int(TITLE_CHARACTERS * width))
+  lines = textwrap.wrap(title, room, break_on_hyphens=False)
   height += 0.2 * (len(lines) - 1)
   with matplotlib.rc_context(STYLE):
     canvas = Figure(figsize=(width, height), layout="constrained")
@@ -103,12 +104,19 @@ def legend(
     handles: what it explains, labelled.
     place: as matplotlib names it.
   """
-  longest = max(len(str(handle.get_label())) for handle in handles) + 6
-  columns = int(LEGEND_CHARACTERS * canvas.get_figwidth() / longest)
+  widths = [len(str(handle.get_label())) + 6 for handle in handles]
+  room = LEGEND_CHARACTERS * canvas.get_figwidth()
+  columns = len(handles)
+  # The legend is filled column by column, each as wide as its longest label.
+  while columns > 1:
+    parts = np.array_split(widths, columns)
+    if sum(int(part.max()) for part in parts) <= room:
+      break
+    columns -= 1
   canvas.legend(
     handles=handles,
     loc=place,
-    ncols=min(max(columns, 1), len(handles)),
+    ncols=columns,
     fontsize=9,
     columnspacing=1.2,
     handletextpad=0.5,

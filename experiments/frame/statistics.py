@@ -84,7 +84,7 @@ def interval(values: np.ndarray) -> tuple[float, float] | None:
     Its ends, or None of fewer than three seeds or of equal values.
   """
   values = np.asarray(values, float)
-  if len(values) < MIN_SEEDS or np.ptp(values) < ROUNDING:
+  if len(values) < MIN_SEEDS or not np.ptp(values) > ROUNDING:
     return None
   half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
   return values.mean() - half, values.mean() + half

@@ -63,6 +63,7 @@ def accuracy_grid(
       axes.set_yticks(places, list(first) if i == 0 else [""] * len(first))
       margin = 0.05 * max(max(ends) - min(ends), 0.1)
       axes.set(
+        xlabel="accuracy",
         ylim=(len(first) - 0.4, -0.6),
         xlim=(max(min(ends) - margin, 0), min(max(ends) + margin, 1)),
       )
@@ -71,7 +72,6 @@ def accuracy_grid(
       axes.xaxis.set_major_locator(MaxNLocator(4))
       axes.tick_params(axis="y", length=0)
       axes.grid(color=plots.FAINT, axis="y", lw=0.6)
-    canvas.supxlabel("accuracy on the target", fontsize=10)
     marks = [
       plots.mark(
         rule,

@@ -1,7 +1,11 @@
-"""Runs of the experiments share their compilations."""
+"""Runs of the experiments share their compilations; all figures are checked."""
+
+import itertools
 
 import jax
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,3 +23,64 @@ def one_compilation(tmp_path_factory):
   yield
   for name, value in zip(names, before, strict=True):
     jax.config.update(name, value)
+
+
+def look_at(figure):
+  """Refuses text outside of the canvas and headings on top of each other."""
+  canvas = figure.bbox.padded(1)
+  drawn = FigureCanvasAgg(figure)
+  drawn.draw()  # not as it was saved, in another resolution
+  renderer = drawn.get_renderer()
+  texts = [x for x in figure.findobj(match=is_text) if x.get_visible()]
+  for text in texts:
+    if not text.get_text().strip() or in_hidden_axes(text):
+      continue
+    box = text.get_window_extent(renderer)
+    inside = canvas.x0 <= box.x0 and box.x1 <= canvas.x1
+    inside = inside and canvas.y0 <= box.y0 and box.y1 <= canvas.y1
+    if box.width and not is_tick_outside(text):
+      assert inside, f"{text.get_text()!r} is outside of the canvas"
+  headings = [figure._suptitle] if figure._suptitle else []
+  for axes in figure.axes:
+    headings += [axes._left_title, axes.title, axes.xaxis.label]
+  headings += [x for part in figure.legends for x in part.get_texts()]
+  headings = [x for x in headings if x.get_text() and x.get_visible()]
+  for one, other in itertools.combinations(headings, 2):
+    boxes = [x.get_window_extent(renderer).padded(-1) for x in (one, other)]
+    message = f"{one.get_text()!r} is on top of {other.get_text()!r}"
+    assert not boxes[0].overlaps(boxes[1]), message
+
+
+def is_text(artist):
+  return hasattr(artist, "get_text") and hasattr(artist, "get_window_extent")
+
+
+def in_hidden_axes(text):
+  return text.axes is not None and not text.axes.get_visible()
+
+
+def is_tick_outside(text):
+  """Ticks beyond an axis's limits have labels that are not drawn."""
+  axes = text.axes
+  if axes is None:
+    return False
+  for axis in (axes.xaxis, axes.yaxis):
+    low, high = sorted(axis.get_view_interval())
+    for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+      if text in (tick.label1, tick.label2):
+        return not low <= tick.get_loc() <= high
+  return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_are_whole():
+  """Every figure that a test saves shows all of its text."""
+  with pytest.MonkeyPatch.context() as patch:
+    save = Figure.savefig
+
+    def checked(figure, *args, **options):
+      save(figure, *args, **options)
+      look_at(figure)
+
+    patch.setattr(Figure, "savefig", checked)
+    yield
