@@ -1,6 +1,8 @@
 """The frame: statistics, progress, folders, commands, figures, rounds."""
 
 import dataclasses
+import importlib
+import inspect
 import io
 import os
 import pathlib
@@ -374,6 +376,23 @@ def test_methods_help_lists_the_methods():
     done.stdout.split()[3],  # the rule
     *("kd", "logits", "KD"),
   ]
+
+
+@pytest.mark.parametrize("name", experiments.summaries())
+def test_every_flag_is_explained(name, monkeypatch, capsys):
+  module = importlib.import_module(f"experiments.{name}.__main__")
+  monkeypatch.setattr(sys, "argv", [name, "--help"])
+  with pytest.raises(SystemExit):
+    commands.parse(module.Config)
+  text = capsys.readouterr().out
+  assert "usage: python -m " in text
+  docs = inspect.getdoc(module.Config) + inspect.getdoc(commands.Flags)
+  for field in dataclasses.fields(module.Config):
+    assert f"--{field.name}" in text
+    assert f"  {field.name}: " in docs
+  # A flag without a value has its default in words.
+  nones = text.count("(default: None)")
+  assert nones == (name == "distill")  # no missing digit
 
 
 def test_the_experiments_are_listed_with_a_line_each():
