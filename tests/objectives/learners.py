@@ -74,7 +74,7 @@ def options_of(factory, **known):
   return {k: v for k, v in known.items() if k in parameters}
 
 
-def learner_of(name, **changes):
+def learner_of(name, optimizer=OPTIMIZER):
   """A learner of a row and a batch for it."""
   row = objectives.PRESETS[name]
   objective = objectives.preset(name, **RUN)
@@ -89,7 +89,7 @@ def learner_of(name, **changes):
     outputs = {"judge": DOMAINS, "generator": int(np.prod(SHAPE))}
     others = {k: network(outputs.get(k, CLASSES)) for k in row.networks}
     learner = training.generalize(
-      network(), objective, OPTIMIZER, others=others, **options, **changes
+      network(), objective, optimizer, others=others, **options
     )
     return learner, part(0, DOMAINS, BATCH)
   if row.area == "finetuning" and not row.domains:
@@ -98,9 +98,8 @@ def learner_of(name, **changes):
       network(),
       past,
       objective,
-      OPTIMIZER,
+      optimizer,
       average="average" in row.networks,
-      **changes,
     )
     return learner, part(0, BATCH)
   if "segmentation" in row.summary:
@@ -115,11 +114,10 @@ def learner_of(name, **changes):
   learner = training.adapt(
     student,
     objective,
-    OPTIMIZER,
+    optimizer,
     teacher=teacher,
     domains=row.domains,
     **options,
-    **changes,
   )
   axes = {"source": (DOMAINS, BATCH)} if name == "dael" else {}
   batch = {
