@@ -6,10 +6,10 @@ what else a method may ask for. `load_torch` fills them with published
 PyTorch weights. `kdjax.nets.layers` holds the layers that they share.
 """
 
-from kdjax.nets import convolve
 from kdjax.nets._batch_axis import is_of_batch
 from kdjax.nets._batch_axis import set_batch_axis
 from kdjax.nets._convnet import ConvNet
+from kdjax.nets._convolution import convolve
 from kdjax.nets._create import create
 from kdjax.nets._imagenet_resnet import ImageNetResNet
 from kdjax.nets._mlp import MLP

@@ -9,8 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import convolve
 from kdjax.nets import layers
+from kdjax.nets._convolution import convolve
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.ops import validate

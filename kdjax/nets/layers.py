@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from kdjax.nets import convolve
+from kdjax.nets._convolution import convolve
 from kdjax.ops import check_range
 
 # What the published CIFAR models start from: He et al.'s fan-out normal for

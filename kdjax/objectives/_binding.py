@@ -71,7 +71,7 @@ def arguments_of(
 
   Raises:
     ValueError: if a name is neither known, nor a role or a field of one, nor
-      an get_entry of the batch.
+      an entry of the batch.
   """
   names = parameter_names(function)[skip:]
   known = {"outputs": outputs, "batch": batch, **(known or {})}
@@ -123,13 +123,13 @@ def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
     reader: the name of the loss, for the error.
     name: a role; a role and a field, `teacher_logits`; a feature by its name,
       `student_features.f1`; a field of the learning role alone, `logits`;
-      `labels`, or another get_entry of the batch, in the plural or not, with the
+      `labels`, or another entry of the batch, in the plural or not, with the
       name of its part of the batch before it (`source_labels`) or without.
     outputs: role -> `Outputs`.
     batch: the batch of the step.
 
   Returns:
-    `Outputs`, a field of them, or an get_entry of the batch.
+    `Outputs`, a field of them, or an entry of the batch.
 
   Raises:
     ValueError: if the name stands for nothing that is there.
@@ -238,7 +238,7 @@ def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
   entries = sorted(batch) if isinstance(batch, Mapping) else []
   text = (
     f"{reader} reads {name!r}, which is none of the roles {sorted(outputs)} "
-    f"with a field ({', '.join(sorted(FIELDS))}) and no get_entry of the batch "
+    f"with a field ({', '.join(sorted(FIELDS))}) and no entry of the batch "
     f"{entries}."
   )
   role, field = split_name(name, outputs)

@@ -45,7 +45,7 @@ def modular(
 
   The functions' positional parameters are bound by their names: a role
   (`student`, `teacher`, `source`, `target_strong`) is its `Outputs`,
-  `student_logits` a field of one, `labels` an get_entry of the batch; `batch` is
+  `student_logits` a field of one, `labels` an entry of the batch; `batch` is
   the whole batch and `outputs` the mapping of all roles.
 
   Args:

@@ -362,7 +362,7 @@ def loss_metric(value: Array, batch: Any, axes: int | None = None) -> Metrics:
   Returns:
     The metric `"loss"`.
   """
-  mask = entry("the objective's batch", batch, "mask")
+  mask = get_entry("the objective's batch", batch, "mask")
   if axes is not None:
     mask = jnp.any(mask, tuple(range(axes, jnp.ndim(mask))))
   count = jnp.sum(mask, dtype=value.dtype)

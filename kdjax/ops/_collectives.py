@@ -184,8 +184,18 @@ def told_axis(name: str, axis_name: AxisName) -> str | None:
   )
 
 
-def batch_places(size: int, axis_name: str | None) -> Int[Array, " batch"]:
-  """Returns where this device's rows are in the gathered batch."""
+def gathered_positions(
+  size: int, axis_name: str | None
+) -> Int[Array, " batch"]:
+  """Returns where this device's rows are in the gathered batch.
+
+  Args:
+    size: rows on this device.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    Indices into the gathered batch, `[size]`.
+  """
   places = jnp.arange(size)
   if axis_name is None:
     return places

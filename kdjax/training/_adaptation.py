@@ -27,6 +27,7 @@ def adapt(
   *,
   teacher: Any = None,
   on: str | tuple[str, ...] = "image",
+  domains: Sequence[str] = ("source", "target"),
   joint: bool = True,
   views: Views = NO_VIEWS,
   prepare: Prepare | None = None,
@@ -53,6 +54,9 @@ def adapt(
       on both domains are the roles `"source_teacher"` and `"target_teacher"`.
     on: the entry of each part that the student sees; a tuple of entries for a
       network of several inputs, which gets their dictionary.
+    domains: the parts of the batch that the student sees, which are the roles:
+      `("target",)` for a method without the source, such as SHOT; not even
+      batch statistics of another part are seen.
     joint: whether both domains go through the student as one batch, so that
       they share batch statistics (TLlib); otherwise the source goes first,
       then the target (Dassl, DeepDA). The same without batch statistics.
@@ -99,7 +103,7 @@ def adapt(
   together = "domains" if joint else None
   passes = {
     domain: Pass("student", on=_of(domain, on), train=True, joint=together)
-    for domain in ("source", "target")
+    for domain in domains
   }
   passes |= {
     f"target_{name}": Pass("student", on=f"target.{name}", train=True)
@@ -116,7 +120,7 @@ def adapt(
       )
     passes |= {
       f"{domain}_teacher": Pass(network, on=_of(domain, on))
-      for domain in ("source", "target")
+      for domain in domains
     }
   return make_learner(
     {"student": student},
@@ -124,7 +128,7 @@ def adapt(
     passes,
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=_in_turn(prepare, views_of(views, of="target")),
+    prepare=in_turn(prepare, views_of(views, of="target")),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     axis_name=axis_name,
@@ -136,15 +140,3 @@ def _of(domain: str, on: str | tuple[str, ...]) -> str | tuple[str, ...]:
   if isinstance(on, str):
     return f"{domain}.{on}"
   return tuple(f"{domain}.{name}" for name in on)
-
-
-def _in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
-  """Prepares a batch by two functions, the one after the other."""
-  if first is None or then is None:
-    return first or then
-  one, other = first, then
-
-  def prepare(key: Array, batch: Any, run: Any) -> Any:
-    return other(key, one(key, batch, run), run)
-
-  return prepare

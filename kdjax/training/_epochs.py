@@ -159,10 +159,10 @@ def _as_data(name: str, data: Any, plan: Any) -> Any:
   """Returns the data as JAX arrays; an index beyond a short one is clipped."""
   if _has_parts(plan):
     return {
-      part: _as_data(name, entry(f"{name}: data", data, part), rows)
+      part: _as_data(name, get_entry(f"{name}: data", data, part), rows)
       for part, rows in plan.items()
     }
-  entry(f"{name}: plan", plan, "index")
+  get_entry(f"{name}: plan", plan, "index")
   if not isinstance(data, Mapping):
     raise TypeError(
       f"{name}: data is a {type(data).__name__}; expected a dictionary of "

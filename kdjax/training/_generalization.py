@@ -28,6 +28,7 @@ def generalize(
   *,
   others: Mapping[str, Any] | None = None,
   on: str | tuple[str, ...] = "image",
+  views: Views = NO_VIEWS,
   passes: Mapping[str, Pass] | None = None,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
@@ -50,6 +51,9 @@ def generalize(
       the domains apart.
     on: the entry of the batch that the student sees; a tuple of entries for a
       network of several inputs, which gets their dictionary.
+    views: name -> `(key, batch) -> inputs` `[domains, batch, ...]`, other views
+      of the examples. The outputs of a view `"strong"` are the role
+      `"student_strong"`.
     passes: role -> :class:`Pass`, further passes; one of the role `"student"`
       takes the place of the student's own.
     prepare: `(key, batch, run) -> batch`, before the passes, such as a mixture
@@ -101,7 +105,7 @@ def generalize(
     {**table, **(passes or {})},
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=in_turn(prepare, views_of(views, on=on)),
+    prepare=in_turn(prepare, views_of(views)),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     rule=rule,

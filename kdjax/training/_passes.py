@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
+from kdjax.objectives._pass import Pass
 from kdjax.ops import UNTOLD
 from kdjax.ops import AxisName
 from kdjax.ops import get_entry
@@ -186,7 +187,7 @@ def pass_loss(
     TypeError: if a forward is not one but, say, a `Model`, a pass no
       :class:`Pass` or the objective no `Objective`.
     ValueError: if a pass names a network that there is not; from the loss, if
-      the batch lacks an get_entry that is read, or `frozen` a network.
+      the batch lacks an entry that is read, or `frozen` a network.
 
   Examples:
     >>> from kdjax.objectives import stateless
@@ -246,7 +247,7 @@ def views_of(
     views: name -> `(key, batch) -> inputs`, entries to add.
     of: the part of the batch whose examples they are, or "" for the batch.
     augment: `(key, inputs) -> inputs`, applied to the inputs first.
-    on: the get_entry that holds the inputs.
+    on: the entry that holds the inputs.
 
   Returns:
     A function for :func:`pass_loss`, or None if there is nothing to do.
@@ -306,7 +307,7 @@ def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
 
 
 def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
-  """The inputs of a pass: an get_entry, or a dictionary of several."""
+  """The inputs of a pass: an entry, or a dictionary of several."""
   if isinstance(on, tuple):
     return {name.rpartition(".")[2]: _inputs(batch, name) for name in on}
   part, _, name = on.rpartition(".")
@@ -315,7 +316,7 @@ def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
 
 
 def _part(batch: Any, on: str | tuple[str, ...]) -> Any:
-  """The part of the batch that an get_entry is in."""
+  """The part of the batch that an entry is in."""
   first = on if isinstance(on, str) else on[0]
   part, _, _ = first.rpartition(".")
   return batch[part] if part else batch
