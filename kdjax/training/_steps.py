@@ -120,14 +120,14 @@ def make_train_step(
     key = jax.random.fold_in(key, state.step)
     frozen = with_average(state, frozen)
     options = {}
-    if axis_name is not None:
-      if not takes_axis_name(loss_fn):
-        raise ValueError(
-          f"{name}: loss_fn takes no axis_name, and the step is mapped over "
-          f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
-          "*, axis_name=None), which reduces its loss over that axis."
-        )
+    if takes_axis_name(loss_fn):
       options["axis_name"] = axis_name
+    elif axis_name is not None:
+      raise ValueError(
+        f"{name}: loss_fn takes no axis_name, and the step is mapped over "
+        f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
+        "*, axis_name=None), which reduces its loss over that axis."
+      )
 
     def loss(params: Any, batch: Any) -> tuple[Array, tuple[Any, Metrics]]:
       value, aux = loss_fn(params, state.state, frozen, batch, key, **options)
