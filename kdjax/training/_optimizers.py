@@ -9,6 +9,9 @@ from jaxtyping import Array
 
 from kdjax.training._checks import check_optimizer
 
+# What a learner takes: `optax.MultiSteps` is no transformation itself.
+Optimizer = optax.GradientTransformation | optax.MultiSteps
+
 
 class AccumulationState(NamedTuple):
   """State of `optax.MultiSteps` whose mini-steps weigh by what they count.

@@ -24,6 +24,7 @@ from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
 from kdjax.training._models import takes_axis_name
 from kdjax.training._optimizers import AccumulationState
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._optimizers import as_optimizer
 from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
@@ -49,7 +50,7 @@ class Step(Protocol):
 
 def make_train_step(
   loss_fn: Callable[..., Any],
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   axis_name: str | None = None,
   rule: GradientRule | None = None,
