@@ -1,7 +1,7 @@
 """Binds the arguments of a loss by their names.
 
 `student_logits` is the field `logits` of the role `student`, `labels` is the
-get_entry `"label"` of the batch. A role is a name in `outputs`; a view of a role's
+entry `"label"` of the batch. A role is a name in `outputs`; a view of a role's
 examples is a role of its own, `student_strong` beside `student`.
 """
 
@@ -250,7 +250,8 @@ def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
     )
   wanted = name.partition("_")[0]
   if wanted in ("teacher", "past", "average") and wanted not in outputs:
-    return f"{text} Expected a {wanted}: give the learner one."
+    article = "an" if wanted == "average" else "a"
+    return f"{text} Expected {article} {wanted}: give the learner one."
   return (
     f"{text} Rename the argument, or say what it reads: "
     "stateless(loss, ('student_logits', ...))."
