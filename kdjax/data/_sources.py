@@ -120,7 +120,7 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
   return stack_examples([source[i] for i in range(len(source))])
 
 
-def stack_examples(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+def stack_examples(examples: Sequence[Any]) -> dict[str, np.ndarray]:
   """Makes a batch of single examples, or says which two do not fit."""
   if not examples:
     raise ValueError("source is empty; expected at least one example.")

@@ -63,6 +63,9 @@ class Objective(NamedTuple):
     predict: `(params, state, outputs) -> logits`, the answer of a trained
       student that does not answer by its own logits (SimKD's student answers
       through the teacher's classifier); or None.
+    renew: `(state, outputs) -> state`, from the outputs of all examples at
+      once, which the caller asks for before each round (SHOT labels the whole
+      target anew); or None.
 
   References:
     `optax.GradientTransformation
@@ -72,6 +75,7 @@ class Objective(NamedTuple):
   init: Callable[[Array, Any], tuple[Any, Any]]
   apply: Apply
   predict: Callable[[Any, Any, Roles], Array] | None = None
+  renew: Callable[[Any, Roles], Any] | None = None
 
 
 def stateless(
@@ -347,7 +351,22 @@ def combine(
     assert part.predict is not None
     return part.predict(params[name], state["objectives"][name], outputs)
 
-  return Objective(init, apply, predict if answering else None)
+  renewing = {
+    k: part.renew for k, (_, part) in objectives.items() if part.renew
+  }
+
+  def renew(state: Any, outputs: Roles) -> Any:
+    parts = dict(state["objectives"])
+    for name, function in renewing.items():
+      parts[name] = function(parts[name], outputs)
+    return state | {"objectives": parts}
+
+  return Objective(
+    init,
+    apply,
+    predict if answering else None,
+    renew if renewing else None,
+  )
 
 
 def loss_metric(value: Array, batch: Any, axes: int | None = None) -> Metrics:

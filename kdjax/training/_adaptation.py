@@ -29,6 +29,7 @@ def adapt(
   domains: Sequence[str] = ("source", "target"),
   joint: bool = True,
   views: Views = NO_VIEWS,
+  passes: Mapping[str, Pass] | None = None,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
   axis_name: str | None = None,
@@ -62,6 +63,8 @@ def adapt(
     views: name -> `(key, batch) -> inputs`, other views of the target's
       examples, such as strongly augmented ones; the batch is the target's. The
       outputs of a view `"strong"` are the role `"target_strong"`.
+    passes: role -> :class:`Pass`, further passes; one of the role `"source"` or
+      `"target"` takes the place of the student's own.
     prepare: `(key, batch, run) -> batch`, before the passes; see
       :func:`pass_loss`.
     metrics: name -> function of arrays, for evaluation on batches of one
@@ -101,11 +104,11 @@ def adapt(
   """
   check_views("adapt", views)
   together = "domains" if joint else None
-  passes = {
-    domain: Pass("student", on=_of(domain, on), train=True, joint=together)
+  table = {
+    domain: Pass("student", on=f"{domain}.{on}", train=True, joint=together)
     for domain in domains
   }
-  passes |= {
+  table |= {
     f"target_{name}": Pass("student", on=f"target.{name}", train=True)
     for name in views
   }
@@ -118,14 +121,14 @@ def adapt(
       raise ValueError(
         f"adapt: teacher is {teacher!r}; expected a network or 'average'."
       )
-    passes |= {
-      f"{domain}_teacher": Pass(network, on=_of(domain, on))
+    table |= {
+      f"{domain}_teacher": Pass(network, on=f"{domain}.{on}")
       for domain in domains
     }
   return make_learner(
     {"student": student},
     frozen,
-    passes,
+    {**table, **(passes or {})},
     as_objective(loss, **hyperparameters),
     optimizer,
     prepare=in_turn(prepare, views_of(views, of="target")),

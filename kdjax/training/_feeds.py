@@ -97,7 +97,7 @@ class Feed:
     """The bytes of all data; infinite if they come as a stream."""
     if not self.planned:
       return float("inf")
-    return sum(part.examples.nbytes for part in self._plans.values())
+    return float(sum(x.examples.nbytes for x in self._plans.values()))
 
   def load(self) -> None:
     """Reads sources into memory."""

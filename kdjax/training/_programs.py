@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
 from kdjax.training._epochs import scan_epoch
 from kdjax.training._epochs import scan_evaluation
 from kdjax.training._feeds import Feed
