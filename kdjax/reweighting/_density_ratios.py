@@ -50,7 +50,7 @@ def kliep_weights(
   *,
   gamma: Candidates = None,
   num_centers: int = 100,
-  folds: int = 5,
+  num_folds: int = 5,
   key: Any | None = None,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
@@ -77,7 +77,7 @@ def kliep_weights(
       the one of largest held-out likelihood (the paper's LCV).
     num_centers: at most so many target rows are centers. The paper, skada and
       adapt: 100, drawn at random.
-    folds: row j of the target is held out in fold j mod `folds`, to choose
+    num_folds: row j of the target is held out in fold j mod `num_folds`, to choose
       among candidates.
     key: draws the centers and folds; without one they follow the row order.
     where_source: which source rows count; the others get weight 0.
@@ -110,7 +110,7 @@ def kliep_weights(
   pair = jax.lax.stop_gradient(
     as_sample_pair(source, target, where_source, where_target, axis_name)
   )
-  distances, splits = _centered(pair, num_centers, folds, key)
+  distances, splits = _centered(pair, num_centers, num_folds, key)
   rates = _rates(gamma, pair)
 
   def fit(rate: Array, _: Array, target_mask: Array) -> Array:
@@ -145,7 +145,7 @@ def ulsif_weights(
   ridge: Candidates = 1.0,
   alpha: ArrayLike = 0.0,
   num_centers: int = 100,
-  folds: int = 5,
+  num_folds: int = 5,
   key: Any | None = None,
   normalize: bool = True,
   where_source: Bool[Array, " source"] | None = None,
@@ -176,7 +176,7 @@ def ulsif_weights(
     alpha: in [0, 1). The RuLSIF paper and adapt: 0.1.
     num_centers: at most so many target rows are centers. adapt: 100, drawn
       at random.
-    folds: row i of a domain is held out in fold i mod `folds`, to choose
+    num_folds: row i of a domain is held out in fold i mod `num_folds`, to choose
       among candidates.
     key: draws the centers and folds; without one they follow the row order.
     normalize: whether weights are scaled to mean 1, as all weights here are;
@@ -215,7 +215,7 @@ def ulsif_weights(
   pair = jax.lax.stop_gradient(
     as_sample_pair(source, target, where_source, where_target, axis_name)
   )
-  distances, splits = _centered(pair, num_centers, folds, key)
+  distances, splits = _centered(pair, num_centers, num_folds, key)
   rates = _rates(gamma, pair)
   dtype = pair.source.dtype
   share = as_fraction("alpha", alpha, dtype)
@@ -269,11 +269,11 @@ def _candidates(
 
 
 def _centered(
-  pair: SamplePair, num_centers: int, folds: int, key: Any | None
+  pair: SamplePair, num_centers: int, num_folds: int, key: Any | None
 ) -> tuple[_Distances, _Splits]:
   """Returns the distances to the centers, and the folds of both samples."""
   check_integer("num_centers", num_centers, 1)
-  check_integer("folds", folds, 2)
+  check_integer("num_folds", num_folds, 2)
   keys = (None, None) if key is None else jax.random.split(key)
 
   def ranks(mask: Array, key: Any | None) -> Array:
@@ -292,9 +292,9 @@ def _centered(
     pairwise_squared_distances(pair.target, centers),
     pair.target_mask[chosen] > 0,
   )
-  index = jnp.arange(folds)[:, None]
+  index = jnp.arange(num_folds)[:, None]
   return distances, _Splits(
-    of_source[None] % folds == index, of_target[None] % folds == index
+    of_source[None] % num_folds == index, of_target[None] % num_folds == index
   )
 
 

@@ -17,7 +17,7 @@ from kdjax.reweighting._domain_discriminator import weights_from_logits
 def iwan_weights(
   source_domain_logits: Float[Array, " source"] | Float[Array, "source 1"],
   *,
-  eps: ArrayLike = 1e-5,
+  epsilon: ArrayLike = 1e-5,
   where: Bool[Array, " source"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
@@ -42,10 +42,10 @@ def iwan_weights(
     `[source]`, not negative, of mean 1 (less eps' share), without gradient.
     They weigh the source's term of the second discriminator's loss. If the
     discriminator is sure of every row, all weights vanish, as published; with
-    eps = 0 they keep their mean of 1.
+    epsilon = 0 they keep their mean of 1.
 
   Raises:
-    ValueError: if a static eps is negative.
+    ValueError: if a static epsilon is negative.
 
   Examples:
     >>> weights = iwan_weights(jnp.array([0.0, 20.0]))
@@ -56,13 +56,13 @@ def iwan_weights(
     Zhang et al., `Importance weighted adversarial nets for partial domain
     adaptation <https://arxiv.org/abs/1803.09210>`_, 2018, equation 8.
   """
-  check_range("eps", eps, 0.0, float("inf"))
+  check_range("epsilon", epsilon, 0.0, float("inf"))
   logits, mask = masked_rows(source_domain_logits.reshape(-1), where)
-  eps = as_number("eps", eps, logits.dtype)
+  epsilon = as_number("epsilon", epsilon, logits.dtype)
   logits = jax.lax.stop_gradient(logits)
   values = mask * jax.nn.sigmoid(-logits)
   sums, count = sum_over_devices((jnp.sum(values), jnp.sum(mask)), axis_name)
-  mean = sums / jnp.maximum(count, 1) + eps
-  # Without eps even weights too small for a number keep their mean of 1.
+  mean = sums / jnp.maximum(count, 1) + epsilon
+  # Without epsilon even weights too small for a number keep their mean of 1.
   bare = weights_from_logits(jax.nn.softplus(logits), mask, axis_name)
-  return jnp.where(eps > 0, values / jnp.where(mean > 0, mean, 1.0), bare)
+  return jnp.where(epsilon > 0, values / jnp.where(mean > 0, mean, 1.0), bare)

@@ -21,7 +21,7 @@ def transrate(
   features: Float[Array, "batch dims"],
   labels: Int[Array, " batch"],
   *,
-  eps: ArrayLike = 1e-4,
+  epsilon: ArrayLike = 1e-4,
   weighting: str = "uniform",
   num_classes: int | None = None,
   where: Bool[Array, " batch"] | None = None,
@@ -57,11 +57,11 @@ def transrate(
     not take part.
 
   Raises:
-    ValueError: if the batches differ, a static eps is not above 0, or the
+    ValueError: if the batches differ, a static epsilon is not above 0, or the
       weighting is unknown.
     TypeError: if dtypes are wrong.
 
-  First derivatives by the features are exact, second derivatives are not; eps
+  First derivatives by the features are exact, second derivatives are not; epsilon
   gets no gradient.
 
   Examples:
@@ -75,14 +75,14 @@ def transrate(
     Huang et al., `Frustratingly easy transferability estimation
     <https://arxiv.org/abs/2106.09362>`_, 2022.
   """
-  check_positive("eps", eps)
+  check_positive("epsilon", epsilon)
   check_choice("weighting", weighting, ("uniform", "frequency"))
   rows, mask, members = grouped(
     "transrate", features, labels, num_classes, where, axis_name
   )
   count = jnp.maximum(jnp.sum(mask), 1.0)
   rows = centred(rows, mask, count)
-  distortion = as_number("eps", eps, rows.dtype)
+  distortion = as_number("epsilon", epsilon, rows.dtype)
   whole = _coding_rate(rows, count, distortion)
 
   def class_rate(member: Float[Array, " batch"]) -> Float[Array, ""]:
@@ -98,7 +98,7 @@ def transrate(
 
 
 def _coding_rate(
-  rows: Float[Array, "batch dims"], count: Array, eps: Array
+  rows: Float[Array, "batch dims"], count: Array, epsilon: Array
 ) -> Float[Array, ""]:
   """Returns half the log-determinant, by the smaller Gram matrix."""
   x = rows if rows.shape[1] <= rows.shape[0] else rows.T
@@ -107,7 +107,7 @@ def _coding_rate(
   spectrum, vectors = jnp.linalg.eigh(gram)
   floor = spectrum[-1:] * jnp.finfo(x.dtype).eps * max(x.shape)
   spectrum = jnp.where(spectrum > floor, spectrum, 0.0)
-  rate = jax.lax.stop_gradient(1 / (count * eps))
+  rate = jax.lax.stop_gradient(1 / (count * epsilon))
   slopes = rate / (1 + rate * spectrum)
   images = jnp.matmul(x, vectors, precision="highest")
   surrogate = jnp.sum(slopes * jnp.sum(jnp.square(images), 0))

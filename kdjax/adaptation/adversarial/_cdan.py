@@ -86,7 +86,12 @@ def cdan_map(
 
 
 def cdan_matrices(
-  key: Array, dims: int, classes: int, *, mapped: int = 1024, dtype: Any = float
+  key: Array,
+  dims: int,
+  num_classes: int,
+  *,
+  mapped_dims: int = 1024,
+  dtype: Any = float,
 ) -> tuple[Float[Array, "dims mapped"], Float[Array, "classes mapped"]]:
   r"""CDAN's random matrices: standard normal, drawn once, never trained.
 
@@ -96,19 +101,19 @@ def cdan_matrices(
   Args:
     key: a PRNG key.
     dims: the width of the features.
-    classes: how many classes.
-    mapped: d, the width of the randomized map.
+    num_classes: how many classes.
+    mapped_dims: d, the width of the randomized map.
     dtype: of the matrices.
 
   Returns:
-    R_f `[dims, mapped]` and R_g `[classes, mapped]` for `cdan_map`.
+    R_f `[dims, mapped_dims]` and R_g `[classes, mapped_dims]` for `cdan_map`.
 
   Raises:
     ValueError: if a size is not positive.
     TypeError: if a size is no integer.
 
   Examples:
-    >>> matrices = cdan_matrices(jax.random.key(0), 2, 3, mapped=5)
+    >>> matrices = cdan_matrices(jax.random.key(0), 2, 3, mapped_dims=5)
     >>> [matrix.shape for matrix in matrices]
     [(2, 5), (3, 5)]
     >>> cdan_map(jnp.ones((4, 2)), jnp.ones((4, 3)), matrices=matrices).shape
@@ -118,12 +123,16 @@ def cdan_matrices(
     Long et al., `Conditional adversarial domain adaptation
     <https://arxiv.org/abs/1705.10667>`_, 2018, section 3.1.
   """
-  for name, size in (("dims", dims), ("classes", classes), ("mapped", mapped)):
+  for name, size in (
+    ("dims", dims),
+    ("num_classes", num_classes),
+    ("mapped_dims", mapped_dims),
+  ):
     check_integer(name, size, 1)
   keys = jax.random.split(key)
   return (
-    jax.random.normal(keys[0], (dims, mapped), dtype),
-    jax.random.normal(keys[1], (classes, mapped), dtype),
+    jax.random.normal(keys[0], (dims, mapped_dims), dtype),
+    jax.random.normal(keys[1], (num_classes, mapped_dims), dtype),
   )
 
 

@@ -169,7 +169,7 @@ def h_divergence(
   ridge: ArrayLike = 1e-2,
   folds: int = 5,
   key: Any | None = None,
-  permutations: int = 100,
+  num_permutations: int = 100,
 ) -> HDivergence:
   r"""H-divergence between two samples, by an exact linear probe.
 
@@ -203,12 +203,12 @@ def h_divergence(
       rows are scored by a probe that has seen them: the in-sample minimum,
       which is too large (2 as soon as dims >= rows).
     key: shuffles the folds, and adds the null distribution.
-    permutations: how many times the domain labels are permuted, if there is a
+    num_permutations: how many times the domain labels are permuted, if there is a
       `key`.
 
   Returns:
     The estimate, in [0, 2], which no gradient leaves. NaN where the input is
-    not finite. Wrap the call in `jax.jit` with `folds` and `permutations`
+    not finite. Wrap the call in `jax.jit` with `folds` and `num_permutations`
     static, or it is compiled each time.
 
   Raises:
@@ -230,7 +230,7 @@ def h_divergence(
   """
   check_positive("ridge", ridge)
   check_integer("folds", folds, 1)
-  check_integer("permutations", permutations, 0)
+  check_integer("num_permutations", num_permutations, 0)
   sizes = source.shape[0], target.shape[0]
   if folds > min(sizes):
     raise ValueError(
@@ -257,7 +257,7 @@ def h_divergence(
     # One key for both, so that equal samples stay in step.
     fold = [jax.random.permutation(fold_key, f) for f in fold]
     permuted = jax.vmap(lambda k: jax.random.permutation(k, assignments[0]))(
-      jax.random.split(null_key, permutations)
+      jax.random.split(null_key, num_permutations)
     )
     assignments = jnp.concatenate([assignments, permuted])
   held_out = jnp.concatenate(fold)[None] == jnp.arange(folds)[:, None]
@@ -270,7 +270,7 @@ def h_divergence(
   errors = errors.reshape(errors.shape[:2] + ridge.shape)
   source_error, target_error = errors[0]
   values = h_divergence_from_errors(errors[:, 0], errors[:, 1])
-  with_null = key is not None and permutations > 0
+  with_null = key is not None and num_permutations > 0
   return HDivergence(
     values[0], source_error, target_error, values[1:] if with_null else None
   )

@@ -22,7 +22,7 @@ def mdd_loss(
   target_adversarial_logits: Float[Array, "target classes"],
   *,
   margin: ArrayLike = 4.0,
-  shift: ArrayLike = 1e-6,
+  epsilon: ArrayLike = 1e-6,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
@@ -47,7 +47,7 @@ def mdd_loss(
     target_logits: `[target, classes]`, the main head's; no gradient.
     target_adversarial_logits: `[target, classes]`.
     margin: gamma, the exponential of the paper's margin rho. May be traced.
-    shift: epsilon >= 0, as in TLlib; it bounds an example's term by 13.8, and
+    epsilon: epsilon >= 0, as in TLlib; it bounds an example's term by 13.8, and
       takes its gradient away where the head is sure. The authors' own code
       takes 1e-15 as the least 1 - p'; 0 is the formula. May be traced.
     where_source: which source examples count.
@@ -79,9 +79,9 @@ def mdd_loss(
   source, _ = masked_rows(source_adversarial_logits, where_source)
   target, _ = masked_rows(target_adversarial_logits, where_target)
   agreement = cross_entropy(source, jnp.argmax(source_logits, -1))
-  shift = as_number("shift", shift, target.dtype)
+  epsilon = as_number("epsilon", epsilon, target.dtype)
   log_rest = log_of_others(target, jnp.argmax(target_logits, -1))
-  disagreement = -jnp.minimum(jnp.logaddexp(log_rest, jnp.log(shift)), 0.0)
+  disagreement = -jnp.minimum(jnp.logaddexp(log_rest, jnp.log(epsilon)), 0.0)
   return as_number("margin", margin, agreement.dtype) * masked_mean(
     agreement, where_source, axis_name=axis_name
   ) + masked_mean(disagreement, where_target, axis_name=axis_name)

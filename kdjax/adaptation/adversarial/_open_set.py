@@ -18,7 +18,7 @@ def osbp_loss(
   target_logits: Float[Array, "*batch classes"],
   *,
   unknown_share: ArrayLike = 0.5,
-  eps: ArrayLike = 1e-6,
+  epsilon: ArrayLike = 1e-6,
 ) -> Float[Array, "*batch"]:
   r"""Open-set backpropagation (OSBP): known or unknown, the features decide.
 
@@ -58,10 +58,10 @@ def osbp_loss(
     Saito et al., `Open set domain adaptation by backpropagation
     <https://arxiv.org/abs/1804.10427>`_, 2018.
   """
-  check_range("eps", eps, 0.0, float("inf"))
+  check_range("epsilon", epsilon, 0.0, float("inf"))
   dtype = compute_dtype(target_logits)
   share = as_fraction("unknown_share", unknown_share, dtype)
-  floor = jnp.log(as_number("eps", eps, dtype))
+  floor = jnp.log(as_number("epsilon", epsilon, dtype))
   unknown = log_softened_softmax(target_logits)[..., -1]
   last = jnp.full(unknown.shape, target_logits.shape[-1] - 1)
   known = log_of_others(target_logits, last)

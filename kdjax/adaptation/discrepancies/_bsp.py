@@ -15,7 +15,7 @@ def bsp_loss(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
-  components: int = 1,
+  num_components: int = 1,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
@@ -32,7 +32,7 @@ def bsp_loss(
   Args:
     source: `[source, dims]`, the features F_S, not centered.
     target: `[target, dims]`; the number of rows may differ.
-    components: k, how many singular values; a static integer.
+    num_components: k, how many singular values; a static integer.
     where_source: which source rows count.
     where_target: which target rows count.
     axis_name: the mapped axis that holds the rest of the batch; rows are
@@ -44,8 +44,8 @@ def bsp_loss(
     for batches of 36 rows, with k = 1.
 
   Raises:
-    ValueError: if the widths differ or `components` is not positive.
-    TypeError: if `components` is no integer.
+    ValueError: if the widths differ or `num_components` is not positive.
+    TypeError: if `num_components` is no integer.
 
   Examples:
     >>> source = jnp.array([[3.0, 0.0], [0.0, 1.0]])
@@ -56,13 +56,13 @@ def bsp_loss(
     Chen et al., `Transferability vs. discriminability: batch spectral
     penalization <https://proceedings.mlr.press/v97/chen19i.html>`_, 2019.
   """
-  check_integer("components", components, 1)
+  check_integer("num_components", num_components, 1)
 
   def penalty(
     rows: Float[Array, "batch dims"], where: Bool[Array, " batch"] | None
   ) -> Float[Array, ""]:
     rows, _ = gathered_rows(rows, where, axis_name)
-    return jnp.sum(jnp.square(svd(rows)[1][:components]))
+    return jnp.sum(jnp.square(svd(rows)[1][:num_components]))
 
   value = penalty(source, where_source) + penalty(target, where_target)
   return mean_over_devices(value, axis_name)

@@ -23,7 +23,7 @@ def cmd_loss(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
-  moments: int = 5,
+  num_moments: int = 5,
   span: ArrayLike = 1.0,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
@@ -41,7 +41,7 @@ def cmd_loss(
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    moments: K, the highest order; a static integer.
+    num_moments: K, the highest order; a static integer.
     span: |b - a|, the width of the interval that holds the features: 1 behind
       a sigmoid, 2 behind tanh. May be traced.
     where_source: which source rows count.
@@ -54,9 +54,9 @@ def cmd_loss(
     with K = 5.
 
   Raises:
-    ValueError: if the widths differ, `moments` is not positive or a static
+    ValueError: if the widths differ, `num_moments` is not positive or a static
       span is not above 0.
-    TypeError: if `moments` is no integer.
+    TypeError: if `num_moments` is no integer.
 
   The authors' code leaves the span out, which is a span of 1: for features
   that no sigmoid bounds, high moments then outweigh all else.
@@ -65,14 +65,14 @@ def cmd_loss(
     >>> source = jnp.array([[0.0], [1.0]])
     >>> cmd_loss(source, source + 0.5)
     Array(0.5, dtype=float32)
-    >>> cmd_loss(source, 2.0 * source, moments=2)
+    >>> cmd_loss(source, 2.0 * source, num_moments=2)
     Array(1.25, dtype=float32)
 
   References:
     Zellinger et al., `Central moment discrepancy
     <https://arxiv.org/abs/1702.08811>`_, 2017.
   """
-  check_integer("moments", moments, 1)
+  check_integer("num_moments", num_moments, 1)
   check_positive("span", span)
   dtype = jnp.promote_types(source.dtype, target.dtype)
   samples = (
@@ -86,7 +86,7 @@ def cmd_loss(
     mean = sums / jnp.maximum(count, 1)
     centred = mask[:, None] * (rows - mean[None]) / width
     powers = jnp.stack(
-      [jnp.sum(centred**k, 0) for k in range(2, moments + 1)]
+      [jnp.sum(centred**k, 0) for k in range(2, num_moments + 1)]
       or [jnp.zeros_like(mean)]
     )
     central = sum_over_devices(powers, axis_name) / jnp.maximum(count, 1)

@@ -35,7 +35,7 @@ def sinkhorn_divergence(
   epsilon: ArrayLike = 0.05,
   scale: str = "mean",
   cost: str = "squared_euclidean",
-  iterations: int = 100,
+  num_iterations: int = 100,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
@@ -60,7 +60,7 @@ def sinkhorn_divergence(
       "absolute" takes it in units of the cost.
     cost: "squared_euclidean", ||x - y||^2 (POT, OTT; GeomLoss halves it),
       "euclidean", or "cosine", 1 - cos (Dassl).
-    iterations: how many; a static integer. Epsilon is annealed over the first
+    num_iterations: how many; a static integer. Epsilon is annealed over the first
       half of them. The smaller it is, the more are needed.
     where_source: which source rows count.
     where_target: which target rows count.
@@ -73,7 +73,7 @@ def sinkhorn_divergence(
   Raises:
     ValueError: if the widths differ, a static epsilon is not above 0, or an
       option is unknown.
-    TypeError: if `iterations` is no integer.
+    TypeError: if `num_iterations` is no integer.
 
   Gradients are those of the optimum, where the dual potentials need none.
   Codes disagree: W is the regularized cost in OTT and GeomLoss and here, and
@@ -94,7 +94,7 @@ def sinkhorn_divergence(
     <https://arxiv.org/abs/1810.08278>`_, 2019.
   """
   check_positive("epsilon", epsilon)
-  check_integer("iterations", iterations, 2)
+  check_integer("num_iterations", num_iterations, 2)
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
@@ -106,11 +106,13 @@ def sinkhorn_divergence(
   between = transport_costs(source, target, cost)
   mean = mean_transport_cost(between, log_s, log_t)
   epsilon = absolute_epsilon(epsilon, scale, mean)
-  value = entropic_transport_cost(between, log_s, log_t, epsilon, iterations)
+  value = entropic_transport_cost(
+    between, log_s, log_t, epsilon, num_iterations
+  )
   for rows, shares in ((source, log_s), (target, log_t)):
     within = transport_costs(rows, rows, cost)
     value -= 0.5 * entropic_transport_cost(
-      within, shares, shares, epsilon, iterations, symmetric=True
+      within, shares, shares, epsilon, num_iterations, symmetric=True
     )
   present = jnp.any(mask_source > 0) & jnp.any(mask_target > 0)
   return mean_over_devices(jnp.where(present, value, 0.0), axis_name)
@@ -118,12 +120,12 @@ def sinkhorn_divergence(
 
 @validate
 def sliced_wasserstein(
+  key: Any,
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
-  key: Any | None = None,
+  num_directions: int = 128,
   directions: Float[Array, "dims directions"] | None = None,
-  count: int = 128,
   power: ArrayLike = 2.0,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
@@ -139,13 +141,12 @@ def sliced_wasserstein(
   the mean power of the gaps of sorted projections. Exact for any two sizes.
 
   Args:
+    key: a JAX random key for directions that are uniform on the sphere: a new
+      key at each step, the same key on all devices. None with `directions`.
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    key: a PRNG key for the directions, uniform on the sphere: a new one each
-      step, the same on every device. Without key and directions they are those
-      of key 0, the same at every call.
-    directions: `[dims, directions]`, columns of norm 1, in their place.
-    count: how many directions a key gives.
+    num_directions: the number of random directions; a static integer.
+    directions: `[dims, directions]`, fixed directions: columns of norm 1.
     power: p >= 1. May be traced.
     where_source: which source rows count.
     where_target: which target rows count.
@@ -154,19 +155,19 @@ def sliced_wasserstein(
 
   Returns:
     A scalar, the p-th power of the distance (POT takes the root); 0 with
-    gradient 0 if a domain has no row. pytorch-adapt has 128 directions
-    whatever it is told, equal sizes only, and p = 2. The sliced discrepancy of
-    two classifiers (SWD) is this of their probabilities.
+    gradient 0 if a domain has no row. pytorch-adapt always has 128 directions,
+    equal sizes and p = 2. The sliced discrepancy of two classifiers (SWD) is
+    this distance between their probabilities.
 
   Raises:
     ValueError: if the widths differ, or both key and directions are given.
-    TypeError: if the key is no PRNG key.
+    TypeError: if the key is not a JAX random key.
 
   Examples:
     >>> points = jnp.array([[0.0, 0.0], [1.0, 1.0]])
     >>> shifted = points + jnp.array([[3.0, 0.0]])
     >>> axes = jnp.eye(2)
-    >>> sliced_wasserstein(points, shifted, directions=axes)
+    >>> sliced_wasserstein(None, points, shifted, directions=axes)
     Array(4.5, dtype=float32)
 
   References:
@@ -174,10 +175,11 @@ def sliced_wasserstein(
     <https://doi.org/10.1007/s10851-014-0506-3>`_, 2015; Lee et al., `Sliced
     Wasserstein discrepancy <https://arxiv.org/abs/1903.04064>`_, 2019.
   """
-  check_integer("count", count, 1)
+  check_integer("num_directions", num_directions, 1)
   if key is not None and directions is not None:
     raise ValueError(
-      "sliced_wasserstein: got key and directions; expected one of them."
+      "sliced_wasserstein: got key and directions; expected one of them. Pass "
+      "None for key to use the directions."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = gathered_rows(
@@ -188,12 +190,13 @@ def sliced_wasserstein(
   )
   dtype = source.dtype
   if directions is None:
-    key = jax.random.key(0) if key is None else key
     if not isinstance(key, jax.Array):
       raise TypeError(
-        f"sliced_wasserstein: key is {key!r}; expected a PRNG key."
+        f"sliced_wasserstein: key is {key!r}; expected a JAX random key, or "
+        "directions."
       )
-    directions = jax.random.normal(key, (source.shape[1], count), dtype)
+    shape = source.shape[1], num_directions
+    directions = jax.random.normal(key, shape, dtype)
     directions /= jnp.linalg.norm(directions, axis=0, keepdims=True)
   power = as_number("power", power, dtype)
   n_source, n_target = (
@@ -240,7 +243,7 @@ def deepjdot_loss(
   class_weight: ArrayLike = 0.0001,
   plan: Float[Array, "rows columns"] | None = None,
   epsilon: ArrayLike = 0.01,
-  iterations: int = 200,
+  num_iterations: int = 200,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
@@ -269,7 +272,7 @@ def deepjdot_loss(
     epsilon: the entropic regularization of the plan that is solved here, in
       units of the mean cost; the plan goes to the exact one as it goes to 0.
       May be traced.
-    iterations: how many of Sinkhorn's; a static integer.
+    num_iterations: how many of Sinkhorn's; a static integer.
     where_source: which source rows count.
     where_target: which target rows count.
     axis_name: the mapped axis that holds the rest of the batch; rows are
@@ -298,7 +301,7 @@ def deepjdot_loss(
     Damodaran et al., `DeepJDOT <https://arxiv.org/abs/1803.10081>`_, 2018.
   """
   check_positive("epsilon", epsilon)
-  check_integer("iterations", iterations, 2)
+  check_integer("num_iterations", num_iterations, 2)
   check_labels(source_labels, target_logits.shape[1])
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = gathered_rows(
@@ -321,7 +324,7 @@ def deepjdot_loss(
     log_s, log_t = map(log_uniform_weights, (mask_source, mask_target))
     mean = mean_transport_cost(costs, log_s, log_t)
     absolute = absolute_epsilon(epsilon, "mean", mean)
-    pair = sinkhorn_potentials(costs, log_s, log_t, absolute, iterations)
+    pair = sinkhorn_potentials(costs, log_s, log_t, absolute, num_iterations)
     plan = jnp.exp(log_transport_plan(costs, log_s, log_t, pair, absolute))
   elif plan.shape != costs.shape:
     raise ValueError(

@@ -123,9 +123,9 @@ def information_maximization_loss(
 
 @validate
 def class_balance_loss(
-  probabilities: Float[Array, "batch classes"],
+  target_probabilities: Float[Array, "batch classes"],
   *,
-  eps: ArrayLike = 1e-6,
+  epsilon: ArrayLike = 1e-6,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -139,7 +139,7 @@ def class_balance_loss(
   prediction is uniform.
 
   Args:
-    probabilities: `[batch, classes]`, of one of MCD's classifiers.
+    target_probabilities: `[batch, classes]`, of one of MCD's classifiers.
     eps: epsilon > 0. May be traced.
     where: which examples count.
     axis_name: the mapped axis that holds the rest of the batch.
@@ -159,10 +159,10 @@ def class_balance_loss(
     Saito et al., `Maximum classifier discrepancy
     <https://arxiv.org/abs/1712.02560>`_, 2018, appendix.
   """
-  rows, mask = masked_rows(probabilities, where)
+  rows, mask = masked_rows(target_probabilities, where)
   sums, count = sum_over_devices((jnp.sum(rows, 0), jnp.sum(mask)), axis_name)
-  eps = as_number("eps", eps, rows.dtype)
-  value = -jnp.mean(jnp.log(sums / jnp.maximum(count, 1) + eps))
+  epsilon = as_number("epsilon", epsilon, rows.dtype)
+  value = -jnp.mean(jnp.log(sums / jnp.maximum(count, 1) + epsilon))
   return jnp.where(count > 0, value, 0.0)
 
 

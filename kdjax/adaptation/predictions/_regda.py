@@ -108,7 +108,7 @@ def keypoint_loss(
   heatmaps: Float[Array, "batch height width keypoints"],
   targets: Float[Array, "batch height width keypoints"],
   *,
-  eps: ArrayLike = 0.0,
+  epsilon: ArrayLike = 0.0,
   visible: Bool[Array, "batch keypoints"] | None = None,
 ) -> Float[Array, " batch"]:
   r"""KL divergence between heat maps of keypoints (RegDA).
@@ -133,7 +133,7 @@ def keypoint_loss(
     0, where TLlib's is NaN.
 
   Raises:
-    ValueError: if the shapes differ or a static `eps` is below 0.
+    ValueError: if the shapes differ or a static `epsilon` is below 0.
     TypeError: if the scores are not floating-point.
 
   TLlib's script passes on the target too which keypoints are visible, which is
@@ -148,7 +148,7 @@ def keypoint_loss(
     Jiang et al., `Regressive domain adaptation for unsupervised keypoint
     detection <https://arxiv.org/abs/2103.06175>`_, 2021.
   """
-  check_range("eps", eps, 0.0, float("inf"))
+  check_range("epsilon", epsilon, 0.0, float("inf"))
   dtype = jnp.result_type(compute_dtype(heatmaps), compute_dtype(targets))
 
   def flat(maps: Array) -> Array:
@@ -157,8 +157,8 @@ def keypoint_loss(
     maps = maps.astype(dtype).reshape(batch, height * width, keypoints)
     return jnp.swapaxes(maps, 1, 2)
 
-  eps = as_number("eps", eps, dtype)
-  targets = jnp.log(flat(jax.lax.stop_gradient(targets)) + eps)
+  epsilon = as_number("epsilon", epsilon, dtype)
+  targets = jnp.log(flat(jax.lax.stop_gradient(targets)) + epsilon)
   losses = forward_kl(targets, flat(heatmaps), 1.0)
   if visible is not None:
     losses = jnp.where(visible, losses, 0.0)

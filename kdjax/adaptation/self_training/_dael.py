@@ -18,7 +18,7 @@ def dael_loss(
   weak_logits: Float[Array, "experts batch classes"],
   *,
   threshold: ArrayLike = 0.95,
-  eps: ArrayLike = 1e-5,
+  epsilon: ArrayLike = 1e-5,
 ) -> Float[Array, " batch"]:
   r"""Domain adaptive ensemble learning (DAEL): the surest expert teaches all.
 
@@ -56,7 +56,7 @@ def dael_loss(
     Zhou et al., `Domain adaptive ensemble learning
     <https://arxiv.org/abs/2003.07325>`_, 2021.
   """
-  check_positive("eps", eps)
+  check_positive("epsilon", epsilon)
   weak = softened_softmax(jax.lax.stop_gradient(weak_logits))
   best = jnp.max(weak, 0)
   # The class in which any expert is surest is the surest expert's own.
@@ -67,5 +67,5 @@ def dael_loss(
   ensemble = jnp.mean(softened_softmax(strong_logits), 0)
   own = jnp.take_along_axis(ensemble, labels[:, None], -1)[:, 0]
   return jnp.where(
-    confident, -jnp.log(own + as_number("eps", eps, own.dtype)), 0
+    confident, -jnp.log(own + as_number("epsilon", epsilon, own.dtype)), 0
   )

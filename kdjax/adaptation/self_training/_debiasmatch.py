@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import check_integer
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import masked_rows
@@ -64,10 +65,35 @@ def debias_logits(
   )
 
 
+def debias_init(num_classes: int) -> Float[Array, " classes"]:
+  """DebiasMatch's mean prediction at the start: uniform.
+
+  Args:
+    num_classes: the number of classes.
+
+  Returns:
+    The state of `debias_update`, `[classes]`.
+
+  Raises:
+    ValueError: if `num_classes` is not positive.
+    TypeError: if `num_classes` is not an integer.
+
+  Examples:
+    >>> debias_init(4)
+    Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+
+  References:
+    Wang et al., `Debiased learning from naturally imbalanced pseudo-labels
+    <https://arxiv.org/abs/2201.01490>`_, 2022.
+  """
+  check_integer("num_classes", num_classes, 1)
+  return jnp.full(num_classes, 1 / num_classes)
+
+
 @validate
 def debias_update(
-  weak_logits: Float[Array, "batch classes"],
   prior: Float[Array, " classes"],
+  weak_logits: Float[Array, "batch classes"],
   *,
   momentum: ArrayLike = 0.999,
   where: Bool[Array, " batch"] | None = None,
@@ -78,8 +104,8 @@ def debias_update(
   .. math:: \hat q \leftarrow \mu \hat q + (1 - \mu) \operatorname{mean}_i p_i
 
   Args:
+    prior: q so far, from `debias_init` and `debias_update`.
     weak_logits: `[batch, classes]`, of unlabeled examples.
-    prior: q so far; it starts uniform.
     momentum: mu in [0, 1]. May be traced.
     where: which examples count.
     axis_name: the mapped axis that holds the rest of the batch.
@@ -91,7 +117,7 @@ def debias_update(
     ValueError: if shapes disagree or a static momentum is outside [0, 1].
 
   Examples:
-    >>> debias_update(jnp.zeros((1, 2)), jnp.array([1.0, 0.0]), momentum=0.5)
+    >>> debias_update(jnp.array([1.0, 0.0]), jnp.zeros((1, 2)), momentum=0.5)
     Array([0.75, 0.25], dtype=float32)
 
   References:

@@ -15,7 +15,7 @@ def dst_loss(
   unlabeled_worst_logits: Float[Array, "unlabeled classes"],
   *,
   eta: ArrayLike = 2.0,
-  shift: ArrayLike = 1e-6,
+  epsilon: ArrayLike = 1e-6,
   where_labeled: Bool[Array, " labeled"] | None = None,
   where_unlabeled: Bool[Array, " unlabeled"] | None = None,
   axis_name: str | None = None,
@@ -39,7 +39,7 @@ def dst_loss(
     unlabeled_logits: `[unlabeled, classes]`, the main head's; no gradient.
     unlabeled_worst_logits: `[unlabeled, classes]`.
     eta: eta'. May be traced.
-    shift: epsilon >= 0. May be traced.
+    epsilon: epsilon >= 0. May be traced.
     where_labeled: which labeled examples count.
     where_unlabeled: which unlabeled examples count.
     axis_name: the mapped axis that holds the rest of the batch.
@@ -68,7 +68,7 @@ def dst_loss(
     unlabeled_logits,
     unlabeled_worst_logits,
     margin=eta,
-    shift=shift,
+    epsilon=epsilon,
     where_source=where_labeled,
     where_target=where_unlabeled,
     axis_name=axis_name,

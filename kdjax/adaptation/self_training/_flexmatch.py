@@ -60,8 +60,8 @@ def flexmatch_init(*, num_examples: int, num_classes: int) -> FlexMatchState:
 
 @validate
 def flexmatch_thresholds(
-  weak_logits: Float[Array, "batch classes"],
   state: FlexMatchState,
+  weak_logits: Float[Array, "batch classes"],
   *,
   threshold: ArrayLike = 0.95,
   warmup: bool = True,
@@ -75,7 +75,7 @@ def flexmatch_thresholds(
 
   where sigma_c counts the examples whose last confident label is c and
   sigma_0 those that have never been confident. Use it as
-  `fixmatch_loss(strong, weak, threshold=flexmatch_thresholds(weak, state))`,
+  `fixmatch_loss(strong, weak, threshold=flexmatch_thresholds(state, weak))`,
   and `flexmatch_update` after it.
 
   Args:
@@ -100,7 +100,7 @@ def flexmatch_thresholds(
   Examples:
     >>> state = FlexMatchState(jnp.array([0, 0, 1]), jnp.array([2, 1]))
     >>> logits = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-    >>> flexmatch_thresholds(logits, state, threshold=0.9)
+    >>> flexmatch_thresholds(state, logits, threshold=0.9)
     Array([0.9, 0.3], dtype=float32)
 
   References:
@@ -128,8 +128,8 @@ def flexmatch_thresholds(
 
 @validate
 def flexmatch_update(
-  weak_logits: Float[Array, "batch classes"],
   state: FlexMatchState,
+  weak_logits: Float[Array, "batch classes"],
   indices: Int[Array, " batch"],
   *,
   threshold: ArrayLike = 0.95,
@@ -156,7 +156,7 @@ def flexmatch_update(
   Examples:
     >>> state = flexmatch_init(num_examples=3, num_classes=2)
     >>> logits = jnp.array([[0.0, 9.0], [0.0, 0.1]])
-    >>> flexmatch_update(logits, state, jnp.array([2, 0])).labels
+    >>> flexmatch_update(state, logits, jnp.array([2, 0])).labels
     Array([-1, -1,  1], dtype=int32)
 
   References:

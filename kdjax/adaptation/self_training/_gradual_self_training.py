@@ -111,15 +111,15 @@ def confident_pseudo_labels(
 
 
 def gradual_self_training(
+  key: Any,
   variables: Any,
   blocks: Sequence[Any] | Array,
   fit: Callable[..., Any],
   predict: Callable[[Any, Any], ArrayLike],
   *,
-  key: Any,
   drop: ArrayLike = 0.1,
   confidence: str = "range",
-  repeats: int = 1,
+  num_repeats: int = 1,
   where: Sequence[ArrayLike] | Array | None = None,
 ) -> GradualSelfTraining:
   r"""Gradual self-training: learn each domain's pseudo-labels in turn.
@@ -136,6 +136,7 @@ def gradual_self_training(
   target at once, or on all blocks pooled, does not do it.
 
   Args:
+    key: a JAX random key, split over the blocks for `fit`.
     variables: the model trained on the source, any pytree (it may hold the
       optimizer's state, which then is carried on too).
     blocks: the domains in order: a list of arrays `[examples, ...]` (or of
@@ -147,10 +148,9 @@ def gradual_self_training(
       decay) belongs here, and is needed.
     predict: `predict(variables, inputs) -> logits`, `[examples, classes]`, in
       evaluation mode.
-    key: a JAX random key, split over the blocks for `fit`.
     drop: the share of each block to drop, in [0, 1]. May be traced.
     confidence: as in `confident_pseudo_labels`.
-    repeats: how often each block is labeled and learned (1).
+    num_repeats: how often each block is labeled and learned (1).
     where: one mask `[examples]` a block, for padded examples.
 
   Returns:
@@ -175,7 +175,7 @@ def gradual_self_training(
     >>> base = jnp.array([-1.2, -1.0, 1.0, 1.2])
     >>> blocks = [base + shift for shift in (0.5, 1.0, 1.5, 2.0, 2.5)]
     >>> result = gradual_self_training(
-    ...   jnp.array([-1.1, 1.1]), blocks, fit, predict, key=jax.random.key(0)
+    ...   jax.random.key(0), jnp.array([-1.1, 1.1]), blocks, fit, predict
     ... )
     >>> print(jnp.argmax(predict(result.variables, blocks[-1]), -1))
     [0 0 1 1]
@@ -191,18 +191,20 @@ def gradual_self_training(
     raise ValueError(
       "gradual_self_training: blocks is empty; expected one block or more."
     )
-  if repeats < 1:
-    raise ValueError(f"repeats is {repeats}; expected an integer from 1 on.")
+  if num_repeats < 1:
+    raise ValueError(
+      f"num_repeats is {num_repeats}; expected an integer from 1 on."
+    )
   if where is not None and len(where) != count:
     raise ValueError(
       f"gradual_self_training: where has {len(where)} masks; expected "
       f"{count}, one a block."
     )
   kept, confidences = [], []
-  keys = jax.random.split(key, count * repeats)
+  keys = jax.random.split(key, count * num_repeats)
   for i in range(count):
     counts = None if where is None else jnp.asarray(where[i])
-    for j in range(repeats):
+    for j in range(num_repeats):
       logits = jnp.asarray(predict(variables, blocks[i]))
       pseudo = confident_pseudo_labels(
         logits, drop=drop, confidence=confidence, where=counts
@@ -219,6 +221,6 @@ def gradual_self_training(
         blocks[i],
         pseudo.labels,
         pseudo.mask,
-        keys[i * repeats + j],
+        keys[i * num_repeats + j],
       )
   return GradualSelfTraining(variables, jnp.stack(kept), jnp.stack(confidences))

@@ -18,10 +18,10 @@ from kdjax.ops import validate
 
 @validate
 def centroid_pseudo_labels(
-  features: Float[Array, "batch dims"],
-  logits: Float[Array, "batch classes"],
+  target_features: Float[Array, "batch dims"],
+  target_logits: Float[Array, "batch classes"],
   *,
-  rounds: int = 2,
+  num_rounds: int = 2,
   distance: str = "cosine",
   min_count: ArrayLike = 0,
   where: Bool[Array, " batch"] | None = None,
@@ -38,9 +38,9 @@ def centroid_pseudo_labels(
   classifier, which knows the source alone.
 
   Args:
-    features: `[batch, dims]`, of ALL target examples in evaluation mode.
-    logits: `[batch, classes]`, of the same.
-    rounds: how many rounds; a static integer.
+    target_features: `[batch, dims]`, of ALL target examples in evaluation mode.
+    target_logits: `[batch, classes]`, of the same.
+    num_rounds: how many rounds; a static integer.
     distance: "cosine", to which end a 1 is appended to each row, which is then
       scaled to length 1 (the authors), or "euclidean".
     min_count: a class that no more examples than this are given is no
@@ -66,10 +66,10 @@ def centroid_pseudo_labels(
     Liang, Hu and Feng, `Do we really need to access the source data?
     <https://arxiv.org/abs/2002.08546>`_, 2020.
   """
-  check_integer("rounds", rounds, 1)
+  check_integer("num_rounds", num_rounds, 1)
   check_choice("distance", distance, ("cosine", "euclidean"))
-  rows, mask = masked_rows(jax.lax.stop_gradient(features), where)
-  scores, _ = masked_rows(jax.lax.stop_gradient(logits), where)
+  rows, mask = masked_rows(jax.lax.stop_gradient(target_features), where)
+  scores, _ = masked_rows(jax.lax.stop_gradient(target_logits), where)
   classes = scores.shape[1]
   if distance == "cosine":
     rows = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], 1)
@@ -77,7 +77,7 @@ def centroid_pseudo_labels(
   member = softened_softmax(scores)
   labels = jnp.argmax(scores, -1)
   least = as_number("min_count", min_count, rows.dtype)
-  for _ in range(rounds):
+  for _ in range(num_rounds):
     hard = jax.nn.one_hot(labels, classes, dtype=rows.dtype)
     sums, weights, counts = sum_over_devices(
       (

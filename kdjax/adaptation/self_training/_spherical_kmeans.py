@@ -40,7 +40,7 @@ def spherical_kmeans(
   target: Float[Array, "target dims"],
   centers: Float[Array, "classes dims"],
   *,
-  iterations: int = 100,
+  num_iterations: int = 100,
   tolerance: ArrayLike = 0.005,
   normalize: bool = True,
   where: Bool[Array, " target"] | None = None,
@@ -59,7 +59,7 @@ def spherical_kmeans(
     target: `[target, dims]`, features.
     centers: `[classes, dims]`, the classes' sums or means of source features;
       only directions matter. Cluster c keeps the label c.
-    iterations: at most as many updates; a static integer.
+    num_iterations: at most as many updates; a static integer.
     tolerance: on the mean (1 - cosine) / 2 between old and new centers. May be
       traced; 0 runs all iterations.
     normalize: whether rows count by direction (the paper); the authors' code
@@ -72,7 +72,7 @@ def spherical_kmeans(
     `SphericalKMeans`, without gradient. Published tolerance: 0.005.
 
   Raises:
-    ValueError: if the widths differ or `iterations` is not positive.
+    ValueError: if the widths differ or `num_iterations` is not positive.
 
   The authors then match clusters to classes by the Hungarian method; as each
   cluster starts at its class, that changes nothing unless centers cross over.
@@ -86,7 +86,7 @@ def spherical_kmeans(
     Kang et al., `Contrastive adaptation network for unsupervised domain
     adaptation <https://arxiv.org/abs/1901.00976>`_, 2019.
   """
-  check_integer("iterations", iterations, 1)
+  check_integer("num_iterations", num_iterations, 1)
   dtype = jnp.promote_types(compute_dtype(target), compute_dtype(centers))
   rows, mask = masked_rows(jax.lax.stop_gradient(target).astype(dtype), where)
   first = unit_directions(jax.lax.stop_gradient(centers).astype(dtype))
@@ -113,7 +113,7 @@ def spherical_kmeans(
 
   # A mask that varies over devices does not make the centers vary.
   (found, _), _ = jax.lax.scan(
-    step, (first, jnp.zeros((), bool)), None, length=iterations
+    step, (first, jnp.zeros((), bool)), None, length=num_iterations
   )
   similarities = _product(directions, found.T)
   return SphericalKMeans(
