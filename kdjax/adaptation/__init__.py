@@ -1,7 +1,7 @@
-"""Domain adaptation: how far apart two domains are, and how to close the gap.
+"""Domain adaptation: distances between two domains, and losses that reduce them.
 
-Every function compares a `source` with a `target` sample, whose sizes may
-differ, and is pure: arrays in, arrays out.
+Every function is pure: arrays in, arrays out. The `source` and the `target` may
+differ in size.
 """
 
 from kdjax.adaptation.adversarial._cdan import cdan_map

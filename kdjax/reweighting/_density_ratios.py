@@ -77,11 +77,11 @@ def kliep_weights(
       the one of largest held-out likelihood (the paper's LCV).
     num_centers: at most so many target rows are centers. The paper, skada and
       adapt: 100, drawn at random.
-    num_folds: row j of the target is held out in fold j mod `num_folds`, to choose
-      among candidates.
+    num_folds: row j of the target is held out in fold j mod `num_folds`, to
+      choose among candidates.
     key: draws the centers and folds; without one they follow the row order.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples; rows are
       gathered, and each device gets the weights of its own.
 
@@ -176,13 +176,13 @@ def ulsif_weights(
     alpha: in [0, 1). The RuLSIF paper and adapt: 0.1.
     num_centers: at most so many target rows are centers. adapt: 100, drawn
       at random.
-    num_folds: row i of a domain is held out in fold i mod `num_folds`, to choose
-      among candidates.
+    num_folds: row i of a domain is held out in fold i mod `num_folds`, to
+      choose among candidates.
     key: draws the centers and folds; without one they follow the row order.
     normalize: whether weights are scaled to mean 1, as all weights here are;
       False gives the estimate w.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples; rows are
       gathered, and each device gets the weights of its own.
 

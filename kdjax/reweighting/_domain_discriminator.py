@@ -55,8 +55,8 @@ def discriminator_weights(
     normalize: whether weights are scaled to mean 1, as all weights here are;
       False gives (1 - D) / D, the ratio of the densities if both domains count
       alike in D.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples; the mean
       is that of all, and features are gathered.
 

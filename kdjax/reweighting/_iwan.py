@@ -35,7 +35,7 @@ def iwan_weights(
     source_domain_logits: z, `[source]` or `[source, 1]`; source is positive,
       as in `dann_loss`.
     eps: keeps the quotient finite. TLlib: 1e-5.
-    where: which source rows count; the others get weight 0.
+    where: mask of the source rows; masked rows get weight 0.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:

@@ -59,8 +59,8 @@ def kmm_weights(
     epsilon: None is (sqrt(n_s) - 1) / sqrt(n_s), the paper's, skada's and
       adapt's; transferlearning: B / sqrt(n_s).
     normalize: whether weights are scaled to mean 1; False gives the solution.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
     chunk_size: how many rows of the `[source, target]` kernel are held at a
       time; a static integer. None holds it whole, as `[source, source]` always
       is.

@@ -46,8 +46,8 @@ def bbse_weights(
     ridge: lambda >= 0 of the least squares ||C omega - mu||^2 + lambda
       ||omega - 1||^2, which pulls the weights to 1 (RLLS, with squares);
       0 is BBSE.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both batches.
 
   Returns:

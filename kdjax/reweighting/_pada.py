@@ -37,8 +37,8 @@ def pada_class_weights(
       refreshes the weights every 500 steps.
     source_labels: `[source]`, integers; asks for weights of rows.
     temperature: T > 0. TLlib: 0.1; the paper has no temperature: 1.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both batches.
 
   Returns:

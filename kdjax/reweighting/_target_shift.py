@@ -59,8 +59,8 @@ def target_shift_weights(
     upper_bound: B; the paper and skada: 10.
     epsilon: None is the paper's and skada's B / (4 sqrt(n_s)).
     normalize: whether weights are scaled to mean 1; False gives the solution.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
     chunk_size: how many rows of both kernels are held at a time; a static
       integer. None holds them whole.
     axis_name: the mapped axis that holds the rest of both samples; rows are

@@ -51,16 +51,17 @@ def logme(
     num_classes: how many classes there are, which saves work under jit.
       Otherwise the largest label tells, or, for traced labels, there is room
       for as many classes as examples; the score is the same.
-    num_iterations: after how many fixed-point steps alpha and beta stand; static.
+    num_iterations: after how many fixed-point steps alpha and beta stand;
+      static.
     tolerance: they also stand once alpha / beta moves by no more than this
       share of it. May be traced.
-    where: `[batch]`, which examples count.
+    where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
 
   Returns:
-    A scalar, of any sign; 0 with gradient 0 if nothing counts. Classes without
-    examples do not take part; in TLlib they make the score NaN.
+    A scalar, of any sign; 0 with gradient 0 if all examples are masked. Classes
+    without examples do not take part; in TLlib they make the score NaN.
 
   Raises:
     ValueError: if the batches differ, there is no step or a static tolerance is

@@ -44,8 +44,8 @@ def reverse_validation(
     predict: `predict(variables, inputs) -> logits`.
     initial: what `fit` starts from; the model itself by default, which makes
       the test easier (adapt and skada start anew).
-    where_source: which source examples count.
-    where_target: which target examples count.
+    where_source: mask of the source examples.
+    where_target: mask of the target examples.
 
   Returns:
     A scalar, accuracy in [0, 1]: higher is better. A model that gives all of

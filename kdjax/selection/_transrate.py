@@ -12,7 +12,7 @@ from kdjax.ops import mean_over_devices
 from kdjax.ops import nonzero_divisor
 from kdjax.ops import validate
 from kdjax.ops import with_gradient_of
-from kdjax.selection._class_groups import centred
+from kdjax.selection._class_groups import centered
 from kdjax.selection._class_groups import grouped
 
 
@@ -48,21 +48,21 @@ def transrate(
     num_classes: how many classes there are; their rates are computed one after
       the other. Otherwise the largest label tells, or, for traced labels,
       there is room for as many classes as examples, which costs time.
-    where: `[batch]`, which examples count.
+    where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts. Classes without examples do
-    not take part.
+    A scalar; 0 with gradient 0 if all examples are masked. Classes without
+    examples do not take part.
 
   Raises:
     ValueError: if the batches differ, a static epsilon is not above 0, or the
       weighting is unknown.
     TypeError: if dtypes are wrong.
 
-  First derivatives by the features are exact, second derivatives are not; epsilon
-  gets no gradient.
+  First derivatives by the features are exact, second derivatives are not;
+  epsilon gets no gradient.
 
   Examples:
     >>> features = jnp.concatenate([jnp.eye(3), jnp.eye(3)])
@@ -81,7 +81,7 @@ def transrate(
     "transrate", features, labels, num_classes, where, axis_name
   )
   count = jnp.maximum(jnp.sum(mask), 1.0)
-  rows = centred(rows, mask, count)
+  rows = centered(rows, mask, count)
   distortion = as_number("epsilon", epsilon, rows.dtype)
   whole = _coding_rate(rows, count, distortion)
 

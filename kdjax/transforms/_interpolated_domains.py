@@ -75,17 +75,18 @@ def interpolate_domains(
     scale: likewise.
     cost: likewise.
     num_iterations: likewise.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
 
   Returns:
     The domains, the pairs and their mass. Gradients flow through the points
     into both domains, not through the plan.
 
   Raises:
-    ValueError: if widths differ, `num_steps` or `num_pairs` is out of range, a static
-      epsilon is not above 0, or an option is unknown.
-    TypeError: if `num_steps`, `num_pairs` or `num_iterations` is no integer.
+    ValueError: if widths differ, `num_steps` or `num_pairs` is out of range, a
+      static epsilon is not above 0, or an option is unknown.
+    TypeError: if `num_steps`, `num_pairs` or `num_iterations` is not an
+      integer.
 
   Differs from the authors' code: it takes the exact plan and all its entries
   (at most rows of both domains together less one), and drops target points

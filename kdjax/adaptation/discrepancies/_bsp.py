@@ -33,8 +33,8 @@ def bsp_loss(
     source: `[source, dims]`, the features F_S, not centered.
     target: `[target, dims]`; the number of rows may differ.
     num_components: k, how many singular values; a static integer.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
@@ -45,7 +45,7 @@ def bsp_loss(
 
   Raises:
     ValueError: if the widths differ or `num_components` is not positive.
-    TypeError: if `num_components` is no integer.
+    TypeError: if `num_components` is not an integer.
 
   Examples:
     >>> source = jnp.array([[3.0, 0.0], [0.0, 1.0]])

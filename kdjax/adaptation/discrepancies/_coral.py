@@ -39,8 +39,8 @@ def coral_loss(
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
     scaling: "paper" or "mean".
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; moments are
       those of the whole batch.
 

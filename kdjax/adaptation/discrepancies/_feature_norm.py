@@ -72,12 +72,12 @@ def hafn_loss(
     features: `[batch, dims]` of the source or of the target; the sum of both
       is the method.
     radius: R. May be traced.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts. Published weight: 0.05 for
-    each domain, with R = 25.
+    A scalar; 0 with gradient 0 if all examples are masked. Published weight:
+    0.05 for each domain, with R = 25.
 
   Raises:
     TypeError: if the features are not floating-point.

@@ -315,7 +315,7 @@ def _typical_distance(
 
 
 def _median(sample: Sample, axis_name: str | None) -> Float[Array, ""]:
-  """Returns the lower median of all squared distances, the diagonal included."""
+  """Returns the lower median of squared distances, diagonal included."""
   rows, mask = (gather_batch(x, axis_name) for x in sample)
   squares = pairwise_squared_distances(rows, rows)
   counted = (mask[:, None] * mask[None]) > 0

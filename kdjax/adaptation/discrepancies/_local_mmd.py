@@ -1,14 +1,12 @@
 """Local maximum mean discrepancy (LMMD), class by class."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.adaptation.discrepancies._kernels import Kernel
 from kdjax.adaptation.discrepancies._kernels import Sample
+from kdjax.adaptation.discrepancies._kernels import Widths
 from kdjax.adaptation.discrepancies._kernels import choose_kernel
 from kdjax.adaptation.discrepancies._kernels import fit_kernel
 from kdjax.ops import check_labels
@@ -27,9 +25,9 @@ def lmmd(
   target_probabilities: Float[Array, "target classes"],
   *,
   kernel: Kernel | None = None,
-  bandwidth_factors: ArrayLike | Sequence[float] | None = None,
-  bandwidths: ArrayLike | Sequence[float] | None = None,
-  gammas: ArrayLike | Sequence[float] | None = None,
+  bandwidth_factors: Widths = None,
+  bandwidths: Widths = None,
+  gammas: Widths = None,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   chunk_size: int | None = None,

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.adaptation.discrepancies._kernels import FittedKernel
 from kdjax.adaptation.discrepancies._kernels import Kernel
 from kdjax.adaptation.discrepancies._kernels import Sample
+from kdjax.adaptation.discrepancies._kernels import Widths
 from kdjax.adaptation.discrepancies._kernels import choose_kernel
 from kdjax.adaptation.discrepancies._kernels import fit_kernel
 from kdjax.ops import check_choice
@@ -31,9 +32,9 @@ def mmd(
   *,
   kernel: Kernel | None = None,
   estimator: str = "biased",
-  bandwidth_factors: ArrayLike | Sequence[float] | None = None,
-  bandwidths: ArrayLike | Sequence[float] | None = None,
-  gammas: ArrayLike | Sequence[float] | None = None,
+  bandwidth_factors: Widths = None,
+  bandwidths: Widths = None,
+  gammas: Widths = None,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   chunk_size: int | None = None,
@@ -104,16 +105,16 @@ def mmd(
     `Learning transferable features with deep adaptation networks
     <https://arxiv.org/abs/1502.02791>`_, 2015.
   """
-  dtype = jnp.promote_types(source.dtype, target.dtype)
-  samples = (
-    Sample(*masked_rows(source.astype(dtype), where_source)),
-    Sample(*masked_rows(target.astype(dtype), where_target)),
-  )
   kernel = choose_kernel(
     kernel,
     bandwidth_factors=bandwidth_factors,
     bandwidths=bandwidths,
     gammas=gammas,
+  )
+  dtype = jnp.promote_types(source.dtype, target.dtype)
+  samples = (
+    Sample(*masked_rows(source.astype(dtype), where_source)),
+    Sample(*masked_rows(target.astype(dtype), where_target)),
   )
   fitted = fit_kernel(kernel, *samples, axis_name, chunk_size)
   return _estimate("mmd", [fitted], [samples], estimator, chunk_size, axis_name)

@@ -44,8 +44,8 @@ def cmd_loss(
     num_moments: K, the highest order; a static integer.
     span: |b - a|, the width of the interval that holds the features: 1 behind
       a sigmoid, 2 behind tanh. May be traced.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; moments are
       those of the whole batch.
 
@@ -56,7 +56,7 @@ def cmd_loss(
   Raises:
     ValueError: if the widths differ, `num_moments` is not positive or a static
       span is not above 0.
-    TypeError: if `num_moments` is no integer.
+    TypeError: if `num_moments` is not an integer.
 
   The authors' code leaves the span out, which is a span of 1: for features
   that no sigmoid bounds, high moments then outweigh all else.
@@ -84,9 +84,9 @@ def cmd_loss(
   def statistics(rows: Array, mask: Array) -> tuple[Array, Array]:
     count, sums = sum_over_devices((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
     mean = sums / jnp.maximum(count, 1)
-    centred = mask[:, None] * (rows - mean[None]) / width
+    centered = mask[:, None] * (rows - mean[None]) / width
     powers = jnp.stack(
-      [jnp.sum(centred**k, 0) for k in range(2, num_moments + 1)]
+      [jnp.sum(centered**k, 0) for k in range(2, num_moments + 1)]
       or [jnp.zeros_like(mean)]
     )
     central = sum_over_devices(powers, axis_name) / jnp.maximum(count, 1)
@@ -129,8 +129,8 @@ def m3sda_loss(
     form: "central" (Dassl) or "paper". The authors' digit code does neither:
       its first term subtracts centered examples, in the order of the batch,
       from one another.
-    where_sources: which rows count, one mask (or None) a source.
-    where_target: which target rows count.
+    where_sources: mask of the rows, one mask (or None) a source.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; moments are
       those of the whole batch.
 

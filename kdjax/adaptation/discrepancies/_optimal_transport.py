@@ -60,10 +60,10 @@ def sinkhorn_divergence(
       "absolute" takes it in units of the cost.
     cost: "squared_euclidean", ||x - y||^2 (POT, OTT; GeomLoss halves it),
       "euclidean", or "cosine", 1 - cos (Dassl).
-    num_iterations: how many; a static integer. Epsilon is annealed over the first
-      half of them. The smaller it is, the more are needed.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    num_iterations: how many; a static integer. Epsilon is annealed over the
+      first half of them. The smaller it is, the more are needed.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
@@ -73,7 +73,7 @@ def sinkhorn_divergence(
   Raises:
     ValueError: if the widths differ, a static epsilon is not above 0, or an
       option is unknown.
-    TypeError: if `num_iterations` is no integer.
+    TypeError: if `num_iterations` is not an integer.
 
   Gradients are those of the optimum, where the dual potentials need none.
   Codes disagree: W is the regularized cost in OTT and GeomLoss and here, and
@@ -148,8 +148,8 @@ def sliced_wasserstein(
     num_directions: the number of random directions; a static integer.
     directions: `[dims, directions]`, fixed directions: columns of norm 1.
     power: p >= 1. May be traced.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
@@ -273,8 +273,8 @@ def deepjdot_loss(
       units of the mean cost; the plan goes to the exact one as it goes to 0.
       May be traced.
     num_iterations: how many of Sinkhorn's; a static integer.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
@@ -285,7 +285,7 @@ def deepjdot_loss(
 
   Raises:
     ValueError: if shapes disagree or a static epsilon is not above 0.
-    TypeError: if the labels are no integers.
+    TypeError: if the labels are not integers.
 
   skada differentiates the exact cost, which has the same gradient, and
   repeats or cuts the target to the source's size.

@@ -41,8 +41,8 @@ def rsd_loss(
       batches span the whole space all angles are 0.
     target: `[target, dims]`; the number of rows may differ.
     mismatch_weight: beta >= 0. May be traced.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 

@@ -34,7 +34,7 @@ def bnm_loss(
     scaling: "paper" (also pytorch-adapt and the authors' open-set code) or
       "mean", the mean of the singular values (the authors' adaptation code,
       DeepDA). A weight of one is B / min(B, C) times too small for the other.
-    where: which rows count.
+    where: mask of the rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 

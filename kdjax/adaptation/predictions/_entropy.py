@@ -79,13 +79,13 @@ def information_maximization_loss(
     target_logits: `[batch, classes]`; a class at -inf is masked.
     diversity_weight: lambda. May be traced.
     temperature: T > 0. May be traced.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch; the mean
       prediction is that of the whole batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts. Published weight: 1, beside
-    0.3 times the cross-entropy with pseudo-labels.
+    A scalar; 0 with gradient 0 if all examples are masked. Published weight: 1,
+    beside 0.3 times the cross-entropy with pseudo-labels.
 
   Raises:
     ValueError: if a static temperature is not above 0.
@@ -141,12 +141,12 @@ def class_balance_loss(
   Args:
     target_probabilities: `[batch, classes]`, of one of MCD's classifiers.
     eps: epsilon > 0. May be traced.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts. Published weight: 0.01 in
-    MCD's first two steps (TLlib; 0.03 for digits).
+    A scalar; 0 with gradient 0 if all examples are masked. Published weight:
+    0.01 in MCD's first two steps (TLlib; 0.03 for digits).
 
   Raises:
     TypeError: if the probabilities are not floating-point.

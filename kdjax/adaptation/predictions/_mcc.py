@@ -34,12 +34,12 @@ def mcc_loss(
     target_logits: `[batch, classes]`; a class at -inf in every row is left
       out.
     temperature: T > 0. May be traced. TLlib: 2.5, and 2 for DomainNet.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar in [0, 1]; 0 with gradient 0 if nothing counts. Published weight:
-    1 (10 for DomainNet).
+    A scalar in [0, 1]; 0 with gradient 0 if all examples are masked. Published
+    weight: 1 (10 for DomainNet).
 
   Raises:
     ValueError: if a static temperature is not above 0.

@@ -90,9 +90,9 @@ def keypoint_maps(
   sigma = as_number("sigma", sigma, dtype)
   place = jnp.argmax(heatmaps.reshape(batch, height * width, keypoints), 1)
 
-  def along(size: int, centres: Array) -> Array:
+  def along(size: int, centers: Array) -> Array:
     """A Gaussian on one axis, `[batch, size, keypoints]`."""
-    offsets = jnp.arange(size)[None, :, None] - centres[:, None]
+    offsets = jnp.arange(size)[None, :, None] - centers[:, None]
     offsets = offsets.astype(dtype) / sigma
     bell = jnp.exp(-jnp.square(offsets) / 2)
     return jnp.where(jnp.abs(offsets) <= 3, bell, 0.0)

@@ -38,12 +38,13 @@ def cdac_loss(
 
   Args:
     target_features: `[batch, dims]`, which only say who is alike: no gradient.
-    target_logits: `[batch, classes]`, of the target examples, behind a reversal.
+    target_logits: `[batch, classes]`, of the target examples, behind a
+      reversal.
     strong_logits: `[batch, classes]`, of their strongly augmented views,
       behind a reversal.
     num_largest: k; a static integer.
     eps: epsilon > 0. May be traced.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
@@ -56,7 +57,7 @@ def cdac_loss(
 
   Raises:
     ValueError: if shapes disagree or `num_largest` is no width of the features.
-    TypeError: if `num_largest` is no integer.
+    TypeError: if `num_largest` is not an integer.
 
   Examples:
     >>> features, sure = jnp.eye(2), 1e4 * jnp.eye(2)

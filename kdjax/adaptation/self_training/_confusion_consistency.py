@@ -40,7 +40,7 @@ def confusion_consistency_loss(
     temperature: T > 0. May be traced.
     threshold: in [0, 1], on the plain view's confidence at temperature T. May
       be traced. The authors: 0.7 for DomainNet, 0.95 elsewhere.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:

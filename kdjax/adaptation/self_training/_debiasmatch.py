@@ -107,11 +107,11 @@ def debias_update(
     prior: q so far, from `debias_init` and `debias_update`.
     weak_logits: `[batch, classes]`, of unlabeled examples.
     momentum: mu in [0, 1]. May be traced.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    The new q, without gradient; the old one if nothing counts.
+    The new q, without gradient; the old one if all examples are masked.
 
   Raises:
     ValueError: if shapes disagree or a static momentum is outside [0, 1].

@@ -40,8 +40,8 @@ def dst_loss(
     unlabeled_worst_logits: `[unlabeled, classes]`.
     eta: eta'. May be traced.
     epsilon: epsilon >= 0. May be traced.
-    where_labeled: which labeled examples count.
-    where_unlabeled: which unlabeled examples count.
+    where_labeled: mask of the labeled examples.
+    where_unlabeled: mask of the unlabeled examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:

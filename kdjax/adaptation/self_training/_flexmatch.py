@@ -42,7 +42,7 @@ def flexmatch_init(*, num_examples: int, num_classes: int) -> FlexMatchState:
 
   Raises:
     ValueError: if a size is not positive.
-    TypeError: if a size is no integer.
+    TypeError: if a size is not an integer.
 
   Examples:
     >>> flexmatch_init(num_examples=3, num_classes=2).labels
@@ -145,7 +145,7 @@ def flexmatch_update(
     indices: `[batch]`, which example of the unlabeled set each row is, no
       index twice. Several devices gather rows and indices first.
     threshold: tau in [0, 1]. May be traced.
-    where: which rows count.
+    where: mask of the rows.
 
   Returns:
     The new state.

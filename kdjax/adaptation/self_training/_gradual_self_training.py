@@ -71,7 +71,7 @@ def confident_pseudo_labels(
     drop: q in [0, 1], the share to leave out. May be traced.
     confidence: "range", max - min of the probabilities (the authors), or
       "max".
-    where: which examples count; the quantile is theirs.
+    where: mask of the examples; the quantile is theirs.
 
   Returns:
     Labels, the mask of those to learn, and the confidence. Examples as

@@ -29,7 +29,7 @@ def self_ensembling_balance_loss(
   Args:
     target_logits: `[batch, classes]`, the student's; a class at -inf counts as
       one that is never predicted.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:

@@ -47,7 +47,7 @@ def self_tuning_init(
 
   Raises:
     ValueError: if a size is not positive.
-    TypeError: if a size is no integer.
+    TypeError: if a size is not an integer.
 
   Examples:
     >>> queue = self_tuning_init(jax.random.key(0), num_classes=3, dims=4)

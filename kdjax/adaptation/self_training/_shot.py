@@ -45,7 +45,7 @@ def centroid_pseudo_labels(
       scaled to length 1 (the authors), or "euclidean".
     min_count: a class that no more examples than this are given is no
       candidate. May be traced.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples.
 
   Returns:

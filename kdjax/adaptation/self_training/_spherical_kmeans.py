@@ -64,7 +64,7 @@ def spherical_kmeans(
       traced; 0 runs all iterations.
     normalize: whether rows count by direction (the paper); the authors' code
       sums the features themselves, so that long ones weigh more.
-    where: which rows count.
+    where: mask of the rows.
     axis_name: the mapped axis that holds the rest of the rows; the centers are
       those of all, labels are this device's.
 

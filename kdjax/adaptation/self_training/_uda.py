@@ -48,11 +48,12 @@ def uda_loss(
     sharpen: "student" or "teacher".
     average: "confident" divides by the number of confident examples (TLlib),
       "all" by the number of all examples (the authors' code).
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts or nothing is confident.
+    A scalar; 0 with gradient 0 if all examples are masked or nothing is
+    confident.
     Published: weight 1, with threshold 0.7 and temperature 0.85 (TLlib);
     threshold 0.8 and temperature 0.4 on the teacher's side with "all" (the
     authors, for CIFAR-10).

@@ -249,7 +249,7 @@ def test_the_unit_of_a_feature_does_not_matter():
     ({"ridge": np.zeros(0)}, ValueError, r"ridge has shape \(0,\)"),
     ({"folds": 9}, ValueError, "folds is 9"),
     ({"num_permutations": -1}, ValueError, "permutations is -1"),
-    ({"key": 0}, TypeError, "key is 0; expected a PRNG key"),
+    ({"key": 0}, TypeError, "key is 0; expected a JAX random key"),
   ],
 )
 def test_static_arguments_are_checked(keywords, error, message):

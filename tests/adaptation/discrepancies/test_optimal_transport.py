@@ -168,6 +168,12 @@ def test_deepjdot_equals_numpy():
     np.testing.assert_allclose(got, want, atol=1e-3)
 
 
+def sliced(source, target, **options):
+  return sliced_wasserstein(
+    jax.random.key(0), source, target, num_directions=8, **options
+  )
+
+
 def jdot(source, target, **options):
   labels = jnp.arange(source.shape[0]) % 3
   return deepjdot_loss(
@@ -181,9 +187,7 @@ LOSSES = {
     sinkhorn_divergence, cost="euclidean"
   ),
   "sinkhorn cosine": functools.partial(sinkhorn_divergence, cost="cosine"),
-  "sliced": functools.partial(
-    sliced_wasserstein, jax.random.key(0), num_directions=8
-  ),
+  "sliced": sliced,
   "deepjdot": jdot,
 }
 
