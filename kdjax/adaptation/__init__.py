@@ -1,4 +1,4 @@
-"""Domain adaptation: distances between two domains, and losses that reduce them.
+"""Domain adaptation: distances between domains, and losses that reduce them.
 
 Every function is pure: arrays in, arrays out. The `source` and the `target` may
 differ in size.

@@ -1,4 +1,4 @@
-"""Moment matching: CMD between two domains, M3SDA between many."""
+"""Moment matching: CMD for two domains, M3SDA for several sources."""
 
 import itertools
 from collections.abc import Sequence
@@ -29,25 +29,25 @@ def cmd_loss(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Central moment discrepancy (CMD): equal moments in every dimension.
+  r"""Central moment discrepancy (CMD): distance between central moments.
 
   .. math::
     \ell = \frac{\lVert \mu_S - \mu_T \rVert_2}{|b - a|}
       + \sum_{k=2}^{K} \frac{\lVert c_k(S) - c_k(T) \rVert_2}{|b - a|^k},
     \qquad c_k(X) = \operatorname*{mean}_i (x_i - \mu_X)^k
 
-  with the power taken in each dimension.
+  with elementwise powers.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
     num_moments: K, the highest order; a static integer.
-    span: |b - a|, the width of the interval that holds the features: 1 behind
-      a sigmoid, 2 behind tanh. May be traced.
+    span: |b - a|, the width of the interval of the feature values: 1 for the
+      output of a sigmoid, 2 for tanh. May be traced.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
-    axis_name: the mapped axis that holds the rest of the batch; moments are
-      those of the whole batch.
+    axis_name: the mapped axis that holds the rest of the batch; the moments
+      are computed over the whole batch.
 
   Returns:
     A scalar; 0 with gradient 0 if a domain has no row. Published weight: 1
@@ -58,8 +58,8 @@ def cmd_loss(
       span is not above 0.
     TypeError: if `num_moments` is not an integer.
 
-  The authors' code leaves the span out, which is a span of 1: for features
-  that no sigmoid bounds, high moments then outweigh all else.
+  The authors' code has no span, which equals a span of 1. For unbounded
+  features the high moments then dominate the loss.
 
   Examples:
     >>> source = jnp.array([[0.0], [1.0]])
@@ -106,15 +106,15 @@ def m3sda_loss(
   where_target: ArrayLike | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Moment matching for multi-source adaptation (M3SDA).
+  r"""Moment matching for multi-source domain adaptation (M3SDA).
 
   .. math::
     \ell_\text{central} = \frac12 \sum_{k=1}^{2}
       \operatorname*{mean}_{\text{pairs } A, B}
       \lVert m_k(A) - m_k(B) \rVert_2
 
-  over all pairs of the domains, the target one of them, with the mean m_1 and
-  the variance m_2 (over n - 1) of each dimension.
+  over all pairs of domains, including the target, with the mean m_1 and the
+  variance m_2 (over n - 1) of each dimension.
 
   .. math::
     \ell_\text{paper} = \sum_{k=1}^{2} \Bigl(
@@ -131,16 +131,16 @@ def m3sda_loss(
       from one another.
     where_sources: mask of the rows, one mask (or None) a source.
     where_target: mask of the target rows.
-    axis_name: the mapped axis that holds the rest of the batch; moments are
-      those of the whole batch.
+    axis_name: the mapped axis that holds the rest of the batch; the moments
+      are computed over the whole batch.
 
   Returns:
-    A scalar; pairs with a domain that has no row are left out. Published
-    weight: 0.5 (Dassl), beside two classifiers a source whose
-    `classifier_discrepancy` is played as in MCD.
+    A scalar; pairs with a domain without rows are left out. Published weight:
+    0.5 (Dassl), together with two classifiers for each source, trained with
+    `classifier_discrepancy` as in MCD.
 
   Raises:
-    ValueError: if there is no source, widths or masks disagree, or the form is
+    ValueError: if there is no source, widths or masks differ, or the form is
       unknown.
     TypeError: if an array is not floating-point.
 
@@ -157,13 +157,15 @@ def m3sda_loss(
   """
   check_choice("form", form, ("central", "paper"))
   if not sources:
-    raise ValueError("m3sda_loss: sources is empty; expected at least one.")
+    raise ValueError(
+      "m3sda_loss: sources is empty; expected one or more arrays."
+    )
   if where_sources is None:
     where_sources = [None] * len(sources)
   if len(where_sources) != len(sources):
     raise ValueError(
       f"m3sda_loss: where_sources has {len(where_sources)} masks; expected "
-      f"{len(sources)}, one a source."
+      f"{len(sources)}, one for each source."
     )
   domains = []
   for i, (rows, where) in enumerate(
@@ -228,7 +230,7 @@ def _first_two(
 
 
 def _scaled_norm(x: Float[Array, " dims"]) -> Float[Array, ""]:
-  """Euclidean norm; powers of large features have no square in float32."""
+  """Euclidean norm, scaled: squares of high moments overflow float32."""
   top = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
   top = jnp.where(top > 0, top, 1.0)
   return top * safe_norm(x / top)

@@ -1,4 +1,4 @@
-"""Distances of optimal transport between two domains."""
+"""Optimal transport distances between two domains."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from kdjax.ops import sinkhorn_potentials
 from kdjax.ops import transport_costs
 from kdjax.ops import validate
 
-# What an excluded class costs at most, in nats.
+# The largest cost of a class, in nats: of a class at -inf.
 _LEAST_LOG_PROBABILITY = -1e5
 
 
@@ -40,45 +40,46 @@ def sinkhorn_divergence(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Sinkhorn divergence: entropic optimal transport without its bias.
+  r"""Sinkhorn divergence: entropic optimal transport without entropic bias.
 
   .. math::
     S = W(S, T) - \tfrac12 W(S, S) - \tfrac12 W(T, T), \qquad
     W(A, B) = \min_P \langle P, C \rangle
       + \epsilon \operatorname{KL}(P \Vert a \otimes b)
 
-  for samples of equally heavy points. It is 0 for equal samples and not
-  negative, and goes from optimal transport (epsilon to 0) to a kernel distance
-  (epsilon to infinity: the squared distance of the means, for squared costs).
+  for points of equal mass. It is not negative and 0 for equal samples. For
+  epsilon to 0 it tends to optimal transport, for epsilon to infinity to a
+  kernel distance (the squared distance of the means, for squared costs).
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    epsilon: the regularization, > 0. May be traced.
-    scale: "mean" multiplies epsilon by the mean cost between the domains (no
-      gradient), so that it means the same for features of any scale;
-      "absolute" takes it in units of the cost.
+    epsilon: the strength of the entropic regularization, > 0. May be traced.
+    scale: "mean" multiplies epsilon by the mean cost between the domains
+      (without gradient), so that epsilon does not depend on the scale of the
+      features. With "absolute" epsilon is in units of the cost.
     cost: "squared_euclidean", ||x - y||^2 (POT, OTT; GeomLoss halves it),
       "euclidean", or "cosine", 1 - cos (Dassl).
-    num_iterations: how many; a static integer. Epsilon is annealed over the
-      first half of them. The smaller it is, the more are needed.
+    num_iterations: the number of Sinkhorn iterations; a static integer. Epsilon
+      is annealed over the first half of them. The smaller it is, the more are
+      needed.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
   Returns:
-    A scalar; 0 with gradient 0 if a domain has no row.
+    A scalar; 0 with gradient 0 if a domain has no rows.
 
   Raises:
     ValueError: if the widths differ, a static epsilon is not above 0, or an
       option is unknown.
     TypeError: if `num_iterations` is not an integer.
 
-  Gradients are those of the optimum, where the dual potentials need none.
-  Codes disagree: W is the regularized cost in OTT and GeomLoss and here, and
-  only its part <P, C> in POT and Dassl. Dassl's value is twice this form, with
-  the cosine, an absolute 0.01 and 5 iterations.
+  The gradient is that of the optimum, where the dual potentials need no
+  gradient. Published codes differ: W is the regularized cost in OTT, GeomLoss
+  and here, and only the part <P, C> in POT and Dassl. Dassl's value is twice
+  this form, with cosine costs, an absolute epsilon of 0.01 and 5 iterations.
 
   Examples:
     >>> points = jnp.array([[0.0], [1.0]])
@@ -131,14 +132,15 @@ def sliced_wasserstein(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Sliced Wasserstein distance: optimal transport along random lines.
+  r"""Sliced Wasserstein distance: optimal transport of random projections.
 
   .. math::
     \ell = \operatorname*{mean}_r \int_0^1
       \bigl| Q_{S \theta_r}(u) - Q_{T \theta_r}(u) \bigr|^p \, du
 
-  with Q the quantile function of a projected sample: for equally many points,
-  the mean power of the gaps of sorted projections. Exact for any two sizes.
+  with Q the quantile function of a projected sample. For samples of equal size
+  it is the mean power of the gaps between sorted projections. It is exact for
+  all sizes.
 
   Args:
     key: a JAX random key for directions that are uniform on the sphere: a new
@@ -204,9 +206,9 @@ def sliced_wasserstein(
   )
 
   def ordered(rows: Array, mask: Array, other: Array) -> tuple[Array, Array]:
-    """Projections in order, and where each one's share of [0, 1] ends.
+    """Returns sorted projections, and the end of each quantile interval.
 
-    Ends are whole numbers, in units of 1 / (n_source * n_target).
+    Ends are integers, in units of 1 / (n_source * n_target).
     """
     values = jnp.matmul(rows, directions.astype(dtype), precision="highest")
     keys = jnp.where(mask[:, None] > 0, values, jnp.inf)
@@ -216,7 +218,7 @@ def sliced_wasserstein(
 
   values_s, ends_s = ordered(source, mask_source, n_target)
   values_t, ends_t = ordered(target, mask_target, n_source)
-  # Between two ends that follow each other both quantiles are constant.
+  # Between two consecutive ends both quantile functions are constant.
   ends = jnp.sort(jnp.concatenate([ends_s, ends_t]))
   widths = jnp.diff(ends, prepend=jnp.zeros(1, ends.dtype))
   at_s, at_t = (
@@ -248,7 +250,7 @@ def deepjdot_loss(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""DeepJDOT: transport of features and labels together.
+  r"""Deep joint distribution optimal transport (DeepJDOT).
 
   .. math::
     C_{ij} = \alpha \lVert s_i - t_j \rVert^2
@@ -256,39 +258,39 @@ def deepjdot_loss(
     \ell = \sum_{ij} \gamma_{ij} C_{ij}, \qquad
     \gamma = \operatorname*{arg\,min}_{\gamma \in \Pi} \langle \gamma, C \rangle
 
-  The plan is held fixed: it gets no gradient.
+  The transport plan gamma couples features and labels; it gets no gradient.
 
   Args:
     source: `[source, dims]`, the features.
     target: `[target, dims]`; the number of rows may differ.
     source_labels: `[source]`.
-    target_logits: `[target, classes]`, the classifier's. A class at -inf
-      costs 10^5 nats.
+    target_logits: `[target, classes]`, of the classifier. The cost of a class
+      at -inf is 10^5 nats.
     feature_weight: alpha. May be traced.
     class_weight: lambda. May be traced.
-    plan: `[source, target]`, gamma, if it has been solved elsewhere (the
-      authors' is the exact plan of equal masses, from POT). With `axis_name`,
-      that of the gathered batch.
-    epsilon: the entropic regularization of the plan that is solved here, in
-      units of the mean cost; the plan goes to the exact one as it goes to 0.
-      May be traced.
-    num_iterations: how many of Sinkhorn's; a static integer.
+    plan: `[source, target]`, gamma from another solver (the authors: the exact
+      plan for equal masses, from POT). With `axis_name`, the plan of the
+      gathered batch.
+    epsilon: the entropic regularization of the plan, in units of the mean cost,
+      without `plan`. For epsilon to 0 the plan tends to the exact plan. May be
+      traced.
+    num_iterations: the number of Sinkhorn iterations; a static integer.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
   Returns:
-    A scalar; 0 with gradient 0 if a domain has no row. Published weight: 1,
-    beside the cross-entropy on the source, with alpha = 0.001 and lambda =
+    A scalar; 0 with gradient 0 if a domain has no rows. Published weight: 1,
+    added to the cross-entropy on the source, with alpha = 0.001 and lambda =
     0.0001, in batches of 500.
 
   Raises:
-    ValueError: if shapes disagree or a static epsilon is not above 0.
+    ValueError: if shapes differ or a static epsilon is not above 0.
     TypeError: if the labels are not integers.
 
-  skada differentiates the exact cost, which has the same gradient, and
-  repeats or cuts the target to the source's size.
+  skada differentiates the exact cost, which has the same gradient, and repeats
+  or cuts the target batch to the size of the source batch.
 
   Examples:
     >>> points, labels = jnp.array([[0.0], [1.0]]), jnp.array([0, 1])
@@ -328,7 +330,8 @@ def deepjdot_loss(
     plan = jnp.exp(log_transport_plan(costs, log_s, log_t, pair, absolute))
   elif plan.shape != costs.shape:
     raise ValueError(
-      f"deepjdot_loss: plan has shape {plan.shape}; expected {costs.shape}."
+      f"deepjdot_loss: plan has shape {plan.shape}; expected {costs.shape}, "
+      "[source, target] of the whole batch."
     )
   plan = jax.lax.stop_gradient(plan.astype(costs.dtype))
   counted = (mask_source[:, None] * mask_target[None]) > 0
