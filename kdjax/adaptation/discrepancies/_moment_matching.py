@@ -123,13 +123,13 @@ def m3sda_loss(
         \lVert \mathbb E S_i^k - \mathbb E S_j^k \rVert_2 \Bigr)
 
   Args:
-    sources: one or more arrays `[rows, dims]`, one a source domain; their rows
-      may differ in number.
+    sources: one or more arrays `[rows, dims]`, one for each source domain.
+      The numbers of rows may differ.
     target: `[rows, dims]`.
-    form: "central" (Dassl) or "paper". The authors' digit code does neither:
-      its first term subtracts centered examples, in the order of the batch,
-      from one another.
-    where_sources: mask of the rows, one mask (or None) a source.
+    form: "central" (Dassl) or "paper". The authors' digit code computes neither
+      form: its first term subtracts centered examples of two domains, paired by
+      their order in the batch.
+    where_sources: a mask of the rows, or None, for each source.
     where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; the moments
       are computed over the whole batch.

@@ -61,8 +61,8 @@ def sinkhorn_divergence(
     cost: "squared_euclidean", ||x - y||^2 (POT, OTT; GeomLoss halves it),
       "euclidean", or "cosine", 1 - cos (Dassl).
     num_iterations: the number of Sinkhorn iterations; a static integer. Epsilon
-      is annealed over the first half of them. The smaller it is, the more are
-      needed.
+      is annealed over the first half of them. A smaller epsilon
+      needs more iterations.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are

@@ -24,39 +24,40 @@ def cdac_loss(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Adversarial adaptive clustering (CDAC): like features, like predictions.
+  r"""Adversarial adaptive clustering (CDAC): equal predictions within clusters.
 
   .. math::
     \ell = \operatorname*{mean}_{ij} \bigl[s_{ij} \log(P_{ij} + \epsilon)
       + (1 - s_{ij}) \log(1 - P_{ij} + \epsilon)\bigr], \qquad
     P_{ij} = p_i \cdot p'_j
 
-  where s is 1 if the same k features are the largest in both examples. The
-  classifier minimizes it (it pulls clusters apart) and the features, through a
-  gradient reversal before the classifier, maximize it: pass logits of
-  `prototype_logits(reverse_gradient(features), prototypes)`.
+  where s is 1 if the same k features are the largest in both examples, else 0.
+  The classifier minimizes the loss, which separates clusters. The features
+  maximize it, through a gradient reversal before the classifier: pass the
+  logits of `prototype_logits(reverse_gradient(features), prototypes)`.
 
   Args:
-    target_features: `[batch, dims]`, which only say who is alike: no gradient.
-    target_logits: `[batch, classes]`, of the target examples, behind a
+    target_features: `[batch, dims]`, which only give s; no gradient.
+    target_logits: `[batch, classes]`, of the target examples, after a gradient
       reversal.
     strong_logits: `[batch, classes]`, of their strongly augmented views,
-      behind a reversal.
-    num_largest: k; a static integer.
-    eps: epsilon > 0. May be traced.
+      after a gradient reversal.
+    num_largest: k, the number of largest features; a static integer.
+    epsilon: > 0. May be traced.
     where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
   Returns:
     A scalar <= 0, minus the binary cross-entropy; 0 with gradient 0 if nothing
-    counts. Published weight: 1, beside `fixmatch_loss` of a second
-    strong view and 30 times the mean squared difference of both strong views'
-    probabilities with a `sigmoid_ramp_up` of 1,000 steps (Dassl's; 20,000
-    in the authors' script).
+    counts. Published weight: 1, added to `fixmatch_loss` of a second
+    strong view and 30 times the mean squared difference between the
+    probabilities of both strong views, with a `sigmoid_ramp_up` of 1,000 steps
+    (Dassl's; 20,000 in the authors' script).
 
   Raises:
-    ValueError: if shapes disagree or `num_largest` is no width of the features.
+    ValueError: if shapes differ or `num_largest` is larger than the width of
+      the features.
     TypeError: if `num_largest` is not an integer.
 
   Examples:
@@ -73,8 +74,8 @@ def cdac_loss(
   check_integer("num_largest", num_largest, 1)
   if num_largest > target_features.shape[-1]:
     raise ValueError(
-      f"num_largest is {num_largest}; expected at most {target_features.shape[-1]}, the features' "
-      "width."
+      f"num_largest is {num_largest}; expected at most "
+      f"{target_features.shape[-1]}, the width of target_features."
     )
   own, mask = gathered_rows(jax.lax.stop_gradient(target_features), where, None)
   chosen = jnp.sort(jax.lax.top_k(own, num_largest)[1], -1)
@@ -82,16 +83,21 @@ def cdac_loss(
   p = softened_softmax(rows)
   others, counted = gathered_rows(strong_logits, where, axis_name)
   q = softened_softmax(others)
-  theirs, _ = gathered_rows(chosen.astype(mask.dtype), None, axis_name)
-  theirs = theirs.astype(chosen.dtype)
-  # The same set of k: as many of one's own are among theirs.
+  other_chosen, _ = gathered_rows(chosen.astype(mask.dtype), None, axis_name)
+  other_chosen = other_chosen.astype(chosen.dtype)
+  # Two examples have the same k features if their indicators share k ones.
   dims = target_features.shape[-1]
-  mine = jnp.sum(jax.nn.one_hot(chosen, dims, dtype=mask.dtype), 1)
-  their = jnp.sum(jax.nn.one_hot(theirs, dims, dtype=mask.dtype), 1)
+  own_largest = jnp.sum(jax.nn.one_hot(chosen, dims, dtype=mask.dtype), 1)
+  other_largest = jnp.sum(
+    jax.nn.one_hot(other_chosen, dims, dtype=mask.dtype), 1
+  )
   highest = jax.lax.Precision.HIGHEST
-  alike = jnp.matmul(mine, their.T, precision=highest) > num_largest - 0.5
+  alike = (
+    jnp.matmul(own_largest, other_largest.T, precision=highest)
+    > num_largest - 0.5
+  )
   together = jnp.matmul(p, q.T, precision=highest)
-  # 1 - P without cancellation where both are sure of one class.
+  # 1 - P without cancellation where P is near 1.
   apart = jnp.matmul(p, 1 - q.T, precision=highest)
   small = as_number("epsilon", epsilon, p.dtype)
   terms = jnp.log(jnp.where(alike, together, apart) + small)

@@ -22,13 +22,14 @@ def debias_logits(
   *,
   strength: ArrayLike = -1.0,
 ) -> Float[Array, "*batch classes"]:
-  r"""DebiasMatch: logits moved by the logarithm of the mean prediction.
+  r"""DebiasMatch: logits corrected by the logarithm of the mean prediction.
 
   .. math:: z'_c = z_c + \lambda \log \hat q_c
 
-  The pseudo-labels come from `debias_logits(weak, prior)`, which takes the
-  classes that are predicted too often back; the strong view gets the opposite,
-  `debias_logits(strong, prior, strength=1.0)`, an adaptive margin::
+  The pseudo-labels come from `debias_logits(weak, prior)`, which lowers the
+  logits of classes that are predicted too often. The strong view gets the
+  opposite correction, `debias_logits(strong, prior, strength=1.0)`, an adaptive
+  margin::
 
     loss = fixmatch_loss(
       debias_logits(strong, prior, strength=tau),
@@ -37,7 +38,7 @@ def debias_logits(
 
   Args:
     logits: `[*batch, classes]`.
-    prior: q, `[classes]`, from `debias_update`; no gradient.
+    prior: q, `[classes]`, from `debias_init` and `debias_update`; no gradient.
     strength: lambda. May be traced.
 
   Returns:
@@ -45,7 +46,7 @@ def debias_logits(
     authors for CIFAR).
 
   Raises:
-    ValueError: if the classes differ.
+    ValueError: if the numbers of classes differ.
 
   Examples:
     >>> prior = jnp.array([0.5, 0.25])
@@ -66,7 +67,7 @@ def debias_logits(
 
 
 def debias_init(num_classes: int) -> Float[Array, " classes"]:
-  """DebiasMatch's mean prediction at the start: uniform.
+  """DebiasMatch: the uniform mean prediction before training.
 
   Args:
     num_classes: the number of classes.
@@ -99,7 +100,7 @@ def debias_update(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " classes"]:
-  r"""DebiasMatch's update of the mean prediction.
+  r"""DebiasMatch: moving average of the mean prediction.
 
   .. math:: \hat q \leftarrow \mu \hat q + (1 - \mu) \operatorname{mean}_i p_i
 
@@ -114,7 +115,7 @@ def debias_update(
     The new q, without gradient; the old one if all examples are masked.
 
   Raises:
-    ValueError: if shapes disagree or a static momentum is outside [0, 1].
+    ValueError: if shapes differ or a static momentum is outside [0, 1].
 
   Examples:
     >>> debias_update(jnp.array([1.0, 0.0]), jnp.zeros((1, 2)), momentum=0.5)

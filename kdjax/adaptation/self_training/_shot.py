@@ -1,4 +1,4 @@
-"""SHOT: pseudo-labels from the centroids of target features."""
+"""Source hypothesis transfer (SHOT): centroid pseudo-labels."""
 
 import jax
 import jax.numpy as jnp
@@ -27,34 +27,35 @@ def centroid_pseudo_labels(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Int[Array, " batch"]:
-  r"""Centroid pseudo-labels of SHOT: the nearest class mean of the target.
+  r"""Centroid pseudo-labels (SHOT): class of the nearest target centroid.
 
   .. math::
     \hat y_i = \operatorname*{argmin}_c d(f_i, \mu_c), \qquad
     \mu_c = \frac{\sum_i p_{ic} f_i}{\sum_i p_{ic}}
 
-  with p the softmax of the logits in the first round and the labels of the
-  round before, one-hot, afterwards. They are right more often than the
-  classifier, which knows the source alone.
+  with p the softmax of the logits in the first round and the one-hot labels of
+  the last round in later rounds. These labels are usually more accurate than
+  the predictions of the source classifier.
 
   Args:
-    target_features: `[batch, dims]`, of ALL target examples in evaluation mode.
-    target_logits: `[batch, classes]`, of the same.
-    num_rounds: how many rounds; a static integer.
-    distance: "cosine", to which end a 1 is appended to each row, which is then
-      scaled to length 1 (the authors), or "euclidean".
-    min_count: a class that no more examples than this are given is no
-      candidate. May be traced.
+    target_features: `[batch, dims]`, of ALL target examples, in evaluation
+      mode.
+    target_logits: `[batch, classes]`, of the same examples.
+    num_rounds: the number of rounds; a static integer.
+    distance: "cosine" or "euclidean". For "cosine" a 1 is appended to each row,
+      and rows are scaled to length 1 (the authors).
+    min_count: only classes with more examples than this are candidates. May be
+      traced.
     where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples.
 
   Returns:
-    Labels `[batch]`; no gradient. Published: 2 rounds, renewed 15 times in
-    training; the cross-entropy with them weighs 0.3, beside
+    Labels `[batch]`, without gradient. Published: 2 rounds, computed 15 times
+    during training; their cross-entropy has weight 0.3 and is added to
     `information_maximization_loss`.
 
   Raises:
-    ValueError: if shapes disagree or an option is unknown.
+    ValueError: if shapes differ or an option is unknown.
 
   Examples:
     >>> features = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
