@@ -1,7 +1,7 @@
-"""Importance weights: how much each source example or class counts.
+"""Importance weights of source examples and classes.
 
-Density ratios, label shift, partial classes and boosting. Weights of rows are
-not negative, have mean 1 over the rows that count, and carry no gradient.
+Density ratios, label shift, partial domain adaptation and boosting. Weights of
+rows are not negative, have mean 1 over the unmasked rows, and get no gradient.
 """
 
 from kdjax.reweighting._density_ratios import kliep_weights

@@ -21,28 +21,29 @@ def iwan_weights(
   where: Bool[Array, " source"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
-  r"""Importance-weighted adversarial nets (IWAN): weights of the source rows.
+  r"""Importance-weighted adversarial nets (IWAN): weights of source rows.
 
   .. math::
     \tilde w_i = 1 - D(s_i), \qquad
     w_i = \frac{\tilde w_i}{\operatorname{mean}_k \tilde w_k + \epsilon}
 
   where D = sigmoid(z) is the auxiliary discriminator's probability of the
-  *source*: what it takes for target counts. This is p_T / (p_S + p_T), which
-  is bounded, not the ratio p_T / p_S of `discriminator_weights`.
+  *source*. Source rows that look like target rows get large weights. 1 - D
+  estimates p_T / (p_S + p_T), which is bounded, instead of the ratio p_T / p_S
+  of `discriminator_weights`.
 
   Args:
-    source_domain_logits: z, `[source]` or `[source, 1]`; source is positive,
-      as in `dann_loss`.
-    eps: keeps the quotient finite. TLlib: 1e-5.
+    source_domain_logits: z, `[source]` or `[source, 1]`, positive for the
+      source, as in `dann_loss`.
+    epsilon: >= 0; keeps the quotient finite. TLlib: 1e-5.
     where: mask of the source rows; masked rows get weight 0.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    `[source]`, not negative, of mean 1 (less eps' share), without gradient.
-    They weigh the source's term of the second discriminator's loss. If the
-    discriminator is sure of every row, all weights vanish, as published; with
-    epsilon = 0 they keep their mean of 1.
+    `[source]`, not negative, of mean 1 (slightly below by epsilon), without
+    gradient. They are the weights of the source term in the loss of the second
+    discriminator. If D is 1 for all rows, all weights are 0, as published; with
+    epsilon = 0 their mean stays 1.
 
   Raises:
     ValueError: if a static epsilon is negative.
@@ -63,6 +64,6 @@ def iwan_weights(
   values = mask * jax.nn.sigmoid(-logits)
   sums, count = sum_over_devices((jnp.sum(values), jnp.sum(mask)), axis_name)
   mean = sums / jnp.maximum(count, 1) + epsilon
-  # Without epsilon even weights too small for a number keep their mean of 1.
+  # For epsilon = 0, weights below the least number keep their mean of 1.
   bare = weights_from_logits(jax.nn.softplus(logits), mask, axis_name)
   return jnp.where(epsilon > 0, values / jnp.where(mean > 0, mean, 1.0), bare)

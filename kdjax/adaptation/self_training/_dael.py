@@ -52,7 +52,7 @@ def dael_loss(
     TypeError: if the logits are not floating-point.
 
   Examples:
-    >>> weak = jnp.array([[[4.0, 0.0]], [[0.0, 1.0]]])  # The first is confident.
+    >>> weak = jnp.array([[[4.0, 0.0]], [[0.0, 1.0]]])  # First expert: 0.98.
     >>> print(f"{dael_loss(0 * weak, weak)[0]:.4f}")
     0.6931
 

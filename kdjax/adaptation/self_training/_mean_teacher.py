@@ -1,4 +1,4 @@
-"""Consistency of the mean teacher and the pi-model, and the averaged teacher."""
+"""Mean teacher and pi-model: consistency loss and averaged teacher."""
 
 from typing import TypeVar
 

@@ -53,8 +53,7 @@ def uda_loss(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if all examples are masked or nothing is
-    confident.
+    A scalar; 0 with gradient 0 if no unmasked example is confident.
     Published: weight 1, with threshold 0.7 and temperature 0.85 (TLlib);
     threshold 0.8, temperature 0.4 and `sharpen="teacher"` with "all" (the
     authors, for CIFAR-10).
