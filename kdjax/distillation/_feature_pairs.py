@@ -1,4 +1,4 @@
-"""What the losses on feature maps share."""
+"""Student and teacher features in one dtype."""
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -10,7 +10,7 @@ from kdjax.ops import compute_dtype
 def as_pair(
   student: Array, teacher: Array, stop_teacher_gradient: bool
 ) -> tuple[Array, Array]:
-  """Student and teacher in one dtype, float32 at least."""
+  """Returns student and teacher in one dtype, at least float32."""
   dtype = jnp.promote_types(compute_dtype(student), compute_dtype(teacher))
   return (
     student.astype(dtype),
@@ -19,5 +19,5 @@ def as_pair(
 
 
 def example_mean(x: Array) -> Array:
-  """The mean over all axes but the first."""
+  """Returns the mean over all axes but the first."""
   return jnp.mean(x, tuple(range(1, x.ndim)))
