@@ -1,13 +1,15 @@
-r"""Divergences from hidden states: `[tokens, vocab]` logits are never there.
+r"""Divergences from hidden states, without `[tokens, vocab]` logits in memory.
 
-A scan over chunks of tokens computes logits, values and, where a gradient is
-wanted, at once what the chunk gives to hidden states and heads: the logits'
-gradient of a token is its cotangent times a row that does not depend on it. For
-the hidden states the cotangent is multiplied in later, exactly. For a head,
-which sums over tokens by their `weights`, a cotangent common to all tokens is
-too; that is a mean or a sum of the values. Chunks with other cotangents are
-corrected: the backward pass computes them again and adds the difference. A mean
-therefore costs three products more than the forward pass's own, not six.
+A scan over chunks of tokens computes logits and values. For a gradient, the
+same scan computes the chunk's gradients by hidden states and heads. This is
+possible because the gradient by a token's logits is its cotangent times a row
+that does not depend on the cotangent. The backward pass multiplies the gradient
+by hidden states by the cotangents, exactly. The gradient by a head is a sum
+over tokens, weighted by `weights`; a cotangent common to all tokens, as for a
+mean or a sum of the values, multiplies the sum. A chunk with other cotangents
+is corrected: the backward pass computes it again and adds the difference. The
+gradient of a mean therefore costs three matrix products beyond the forward
+pass, not six.
 """
 
 import functools
@@ -37,7 +39,8 @@ from kdjax.ops import validate
 from kdjax.ops import vary_like
 
 # Each chunk reads and writes a float32 gradient of the head, so few chunks are
-# better: 512 MiB of float32 logits each; on a CPU what its cache holds is.
+# better: 512 MiB of float32 logits each. On a CPU, a chunk that fits the cache
+# is better.
 SIZES = {"cpu": (2**20, 2**20), "gpu": (2**24, 2**27)}
 
 
@@ -58,16 +61,16 @@ def fused_linear_divergence(
   chunk_size: int | None = None,
   implementation: str | None = None,
 ) -> Float[Array, "*tokens"]:
-  r"""Fused linear divergence: from hidden states and heads, without logits.
+  r"""Fused linear divergence: from hidden states and heads.
 
   .. math::
     \ell = D(P, Q), \quad P = \mathrm{softmax}(z^T / T), \;
     Q = \mathrm{softmax}(z^S / T), \quad z = \mathrm{head}(h)
 
-  with one of the divergences that `Divergence` lists. Memory beyond the
-  arguments and their gradients does not grow with the number of tokens. Logits
-  are float32 even where hidden states and heads are bfloat16. It has a reverse
-  mode only.
+  where D is one of the divergences in `Divergence`. The logits are never in
+  memory for all tokens. Memory beyond the arguments and their gradients does
+  not grow with the number of tokens. Logits are float32 even if hidden states
+  and heads are bfloat16. The function has reverse-mode derivatives only.
 
   Args:
     student_hidden: `[*tokens, student_width]`.
@@ -78,23 +81,23 @@ def fused_linear_divergence(
     divergence: its name, or a `Divergence` with its share.
     temperature: T > 0; a number, or one a token. It may be traced and
       receives no gradient.
-    where: which tokens count; the others cost 0 and get no gradient, whatever
-      they hold.
-    weights: what the tokens' values are multiplied by; they receive no
-      gradient. Prefer `where` and `weights` to a mask and to factors outside:
-      the gradient of a sum of the values then needs no second computation of
-      logits.
-    vocab_size: how many classes there are; rows of a head beyond it are
-      padding, cut before the softmax. By default the smaller vocabulary, if
-      the larger one is no more than twice or 1024 classes larger.
+    where: `[*tokens]`, True for the tokens in the loss; None takes all. Other
+      tokens have value 0 and gradient 0, even with NaN hidden states.
+    weights: `[*tokens]`, factors of the tokens' values; they receive no
+      gradient. Prefer `where` and `weights` to a mask and factors applied to
+      the result: the gradient of a sum of the values then computes the logits
+      only once.
+    vocab_size: the number of classes; further rows of a head are padding, cut
+      before the softmax. By default the smaller vocabulary, if the larger one
+      is at most twice as large or at most 1024 classes larger.
     stop_teacher_gradient: False lets gradients reach the teacher.
     vocab_axis_name: the axis of `jax.shard_map` (with its default checks) over
-      which both vocabularies are sharded, in equal parts; hidden states are
-      whole on each of its devices. `vocab_size` then counts over all devices.
-    chunk_size: how many tokens are computed at a time; by default so many
-      that their logits take 512 MiB, on a CPU 4 MiB.
-    implementation: "xla" for all tokens at once, which is the dense form,
-      "chunked" for a scan over chunks of them; by default by size.
+      which both vocabularies are sharded, in equal parts. Hidden states are
+      replicated over the axis. `vocab_size` is the number for all devices.
+    chunk_size: the number of tokens computed at a time; by default as many as
+      take 512 MiB of logits, on a CPU 4 MiB.
+    implementation: "xla" for all tokens at once (the dense form), "chunked" for
+      a scan over chunks of tokens; by default chosen by size.
 
   Returns:
     One value a token, in nats, without a T^2 factor; float32 for
@@ -102,14 +105,14 @@ def fused_linear_divergence(
 
   Raises:
     ValueError: if shapes differ, a static temperature is not above 0, a static
-      share is outside [0, 1], `vocab_size` exceeds a vocabulary or is needed
-      to tell padding from a forgotten head, or there is no such divergence or
-      implementation.
+      share is outside [0, 1], `vocab_size` exceeds a vocabulary or is missing
+      for vocabularies of very different sizes, or the divergence or the
+      implementation is unknown.
     TypeError: if an array is not floating-point.
 
-  Differs from published codes: Liger and TRL round logits to bfloat16 before
-  the softmax, which costs 5 to 10 % of the gradient, and Liger pads the smaller
-  vocabulary's logits with zeros.
+  Liger and TRL round logits to bfloat16 before the softmax, an error of 5 to 10
+  % of the gradient, and Liger pads the smaller vocabulary's logits with zeros;
+  this function does neither.
 
   Examples:
     >>> hidden, head = jnp.ones((2, 3)), jnp.eye(3)
@@ -134,8 +137,8 @@ def fused_linear_divergence(
   if vocab_axis_name is not None:
     if student_vocab != teacher_vocab:
       raise ValueError(
-        f"fused_linear_divergence: the vocabularies' parts have "
-        f"{student_vocab} and {teacher_vocab} rows; expected equal parts over "
+        f"fused_linear_divergence: the shards of the vocabularies have "
+        f"{student_vocab} and {teacher_vocab} rows; expected equal shards over "
         f"{vocab_axis_name!r}."
       )
     largest *= jax.lax.axis_size(vocab_axis_name)
@@ -168,13 +171,13 @@ def fused_linear_divergence(
 
 
 def _check_padding(student: int, teacher: int) -> None:
-  """Refuses what no padding explains, such as hidden states without a head."""
+  """Raises an error if padding cannot explain the difference in classes."""
   small, large = sorted((student, teacher))
   if large > 2 * small and large - small > 1024:
     raise ValueError(
       f"fused_linear_divergence: the student has {student} classes and the "
-      f"teacher {teacher}; expected as many but for padding. A teacher's "
-      "hidden states need its head; if the rest is padding, give vocab_size."
+      f"teacher {teacher}; expected equal numbers, except for padding. Pass "
+      "teacher_head for a teacher's hidden states, or vocab_size for padding."
     )
 
 
@@ -194,7 +197,7 @@ def linear_values(
   chunk_size: int | None,
   implementation: str | None,
 ) -> Array:
-  """Returns a criterion of a student's head and a teacher in rows."""
+  """Returns the values of a criterion for a student's head and a teacher."""
   dtype = _dtype_of((student, teacher))
   scale = row_temperature(temperature, jnp.zeros((*tokens, 1), dtype), -1)
   scale = jnp.broadcast_to(scale, (*tokens, 1)).reshape(-1)
@@ -217,8 +220,8 @@ def linear_values(
     factors = jnp.where(where.reshape(-1), factors, 0.0)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
-  # What is whole on every device and gets a gradient varies like the rest from
-  # here on, so that the gradient is summed over the devices.
+  # Mark replicated arrays with a gradient as varying like the other arrays, so
+  # that their gradient is summed over the devices.
   leaves = jax.tree.leaves((student, teacher, scale, factors))
   vary = functools.partial(jax.tree.map, lambda x: vary_like(x, *leaves))
   student = vary(student)
@@ -229,7 +232,7 @@ def linear_values(
 
 
 class _Plan(NamedTuple):
-  """What is known at trace time."""
+  """Static arguments."""
 
   criterion: Any
   chunk: int
@@ -238,17 +241,17 @@ class _Plan(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-  """The arrays, or the gradients that reach them."""
+  """The differentiable arrays, or their gradients."""
 
   student: Linear
-  teacher: Any  # Linear, logits, or what the criterion takes
+  teacher: Any  # Linear, logits, or another teacher of the criterion
   scale: Any
   shares: Any
-  weights: Any  # 0 for a token that does not count
+  weights: Any  # 0 for a masked token
 
 
 class _Sums(NamedTuple):
-  """Gradients of hidden states, a row each, and of heads, summed."""
+  """Gradients by hidden states, one row a token, and by heads, summed."""
 
   by_student: Array
   by_student_head: Head
@@ -306,8 +309,8 @@ def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
   size = cotangent.shape[0]
   counted = inputs.weights != 0
   cotangent = jnp.where(counted, cotangent, 0.0)
-  # The median of those that count: many may have it, and the difference to it
-  # of a small cotangent is not rounded like the largest one.
+  # The median of the unmasked cotangents: many tokens may share it, and the
+  # difference of a small cotangent to it keeps more digits than to the largest.
   count = jnp.sum(counted)
   order = jnp.sort(jnp.where(counted, cotangent, jnp.inf))
   common = jnp.where(count > 0, order[(count - 1) // 2], 0.0)
@@ -343,7 +346,7 @@ _values.defvjp(_forward, _backward)
 def _correct(
   plan: _Plan, heads: Any, chunk: _Inputs, rows: Any, weights: Array
 ) -> Any:
-  """Adds what a chunk gives to the heads by these weights."""
+  """Adds the gradients of a chunk by the heads, with these weights."""
   _, student, _, teacher = _chunk_gradients(plan, chunk, rows, weights)
   return _add(heads, (student, teacher))
 
@@ -352,8 +355,8 @@ def _correct(
 def _correct_if_needed(
   plan: _Plan, heads: Any, chunk: _Inputs, rows: Any, weights: Array
 ) -> Any:
-  # Mapped over, `cond` lets all that its branches read vary: by then a branch
-  # may not do so itself.
+  # Under vmap, `cond` marks all operands of its branches as varying; a branch
+  # may not do so itself, so they are marked here.
   chunk = jax.tree.map(lambda x: vary_like(x, weights), chunk)
   return jax.lax.cond(
     jnp.any(weights != 0),
@@ -365,7 +368,7 @@ def _correct_if_needed(
 
 @_correct_if_needed.defjvp
 def _(plan: _Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
-  """Where weights are 0 their derivative is not."""
+  """The derivative by weights of 0 is not 0, so it needs `_correct`."""
   correct = functools.partial(_correct, plan)
   return _correct_if_needed(plan, *primals), jax.jvp(
     correct, primals, tangents
@@ -373,10 +376,9 @@ def _(plan: _Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
 
 
 def _take(plan: _Plan, inputs: _Inputs, start: Array) -> _Inputs:
-  """Returns a chunk of the rows, with whole heads.
+  """Returns one chunk of the rows, with whole heads.
 
-  Hidden states that do not count are zeros from here on: NaN times a gradient
-  of 0 would still be NaN.
+  Masked hidden states become 0: NaN times a gradient of 0 would be NaN.
   """
   weights = take_rows(inputs.weights, start, plan.chunk)
 
@@ -396,7 +398,7 @@ def _take(plan: _Plan, inputs: _Inputs, start: Array) -> _Inputs:
 
 
 def _chunk_logits(plan: _Plan, chunk: _Inputs) -> tuple[Array, Any]:
-  """Returns the student's and the teacher's logits, padding cut."""
+  """Returns the student's and the teacher's logits, without padding."""
   dtype = chunk.scale.dtype
 
   def cut(logits: Array) -> Array:
@@ -417,7 +419,7 @@ def _chunk_logits(plan: _Plan, chunk: _Inputs) -> tuple[Array, Any]:
 
 
 def _chunk_rows(plan: _Plan, chunk: _Inputs) -> Any:
-  """Returns the numbers of a chunk's rows, with 0 as value of masked ones."""
+  """Returns the statistics of a chunk's rows; masked rows have value 0."""
   rows = plan.criterion.rows(
     *_chunk_logits(plan, chunk), chunk.scale, chunk.shares
   )
@@ -427,7 +429,7 @@ def _chunk_rows(plan: _Plan, chunk: _Inputs) -> Any:
 def _chunk_gradients(
   plan: _Plan, chunk: _Inputs, rows: Any, weights: Array
 ) -> tuple[Array, Head, Array | None, Head | None]:
-  """Returns gradients of inputs, a row each, and of heads, summed by weight."""
+  """Returns gradients by inputs, one a row, and by heads, weighted sums."""
   by_student, by_teacher = plan.criterion.gradients(
     *_chunk_logits(plan, chunk), chunk.scale, chunk.shares, rows
   )
@@ -459,7 +461,7 @@ def _like(gradients: Any, arrays: Any) -> Any:
 
 
 def _dtype_of(sides: Any) -> Any:
-  """Returns float32, or float64 if any array is; numbers are of any dtype."""
+  """Returns float64 if any floating-point array is float64, else float32."""
   floats = [
     x for x in jax.tree.leaves(sides) if jnp.issubdtype(x.dtype, jnp.floating)
   ]

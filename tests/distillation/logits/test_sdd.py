@@ -91,7 +91,9 @@ def test_errors():
     laws.trace(
       sdd_loss, STUDENT, TEACHER, LABELS, complementary_weight=np.ones(21)
     )
-  with pytest.raises(ValueError, match="the first to be 1, the whole image"):
+  with pytest.raises(
+    ValueError, match="expected 1, the whole image, as the first"
+  ):
     laws.trace(
       regional_logits,
       np.ones((2, 8, 8, 3)),
