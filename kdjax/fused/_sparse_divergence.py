@@ -5,9 +5,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.fused._fused_divergence import dense_values
-from kdjax.fused._fused_linear_divergence import linear_values
 from kdjax.fused._linear_head import Head
 from kdjax.fused._linear_head import as_linear
+from kdjax.fused._linear_values import linear_values
 from kdjax.fused._sparse_teacher import Sparse
 from kdjax.fused._sparse_teacher import SparseCriterion
 from kdjax.ops import check_choice

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import example_mean
 from kdjax.distillation.features._stage_pairs import stage_pairs
 from kdjax.ops import adaptive_mean_pool
 

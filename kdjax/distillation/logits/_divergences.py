@@ -6,7 +6,7 @@ P is the teacher's softened softmax and Q the student's.
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.logits._mixtures import mix
 from kdjax.ops import forward_kl
 from kdjax.ops import jensen_shannon

@@ -12,7 +12,7 @@ from kdjax.distillation._batch_rows import pair_mean
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._batch_rows import unit_rows
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import as_number
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer

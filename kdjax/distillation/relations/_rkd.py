@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.distillation._batch_rows import Rows
 from kdjax.distillation._batch_rows import batch_rows
 from kdjax.distillation._batch_rows import pairs
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.relations._triplet_angles import angle_gaps
 from kdjax.ops import as_number
 from kdjax.ops import gather_batch

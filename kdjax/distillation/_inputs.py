@@ -1,10 +1,15 @@
-"""Student and teacher features in one dtype."""
+"""Student and teacher arrays as a loss needs them: dtype and gradient."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.distillation._teacher_side import teacher_side
 from kdjax.ops import compute_dtype
+
+
+def teacher_side(array: Array, stop_gradient: bool) -> Array:
+  """Returns the teacher's array, without gradient if `stop_gradient`."""
+  return jax.lax.stop_gradient(array) if stop_gradient else array
 
 
 def as_pair(
