@@ -25,9 +25,9 @@ def ofd_loss(
       (s - \hat t)^2 & \text{otherwise} \end{cases}, \qquad
     \hat t = \max(t, m_c)
 
-  Where the teacher's pre-activation is negative, a smaller student's costs
-  nothing. The margin is a lower bound of the teacher's values, so that the
-  student does not imitate very negative ones.
+  Where the teacher's pre-activation is negative, a student's pre-activation
+  below it adds 0. The margin is a lower bound of the teacher's values, so that
+  the student does not imitate very negative ones.
 
   Args:
     student_features: pre-activations, projected to the teacher's width, see
