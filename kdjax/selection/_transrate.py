@@ -41,7 +41,7 @@ def transrate(
     features: `[batch, dims]` of target examples. The score depends on their
       scale.
     labels: `[batch]`.
-    eps: epsilon > 0, the distortion. May be traced.
+    epsilon: epsilon > 0, the distortion. May be traced.
     weighting: "uniform", w = 1 / classes, as in the authors' listing and
       TLlib; "frequency", w = n_c / n, as in the formula of the paper. They are
       alike for classes of equal size.

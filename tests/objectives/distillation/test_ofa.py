@@ -112,48 +112,4 @@ def test_ofa_needs_nothing_of_the_teacher_but_logits():
 
 def test_ofa_without_features_is_refused():
   with pytest.raises(ValueError, match="student has no features"):
-    ofa().init(KEY, network(), network((2, 2, 3)))
-
-
-def test_uskd_classifies_the_stage_before_the_last():
-  student = network((4, 4, 5), (4, 4, 7), (2, 2, 9))
-  params, value = loss_of(uskd(weak_weight=2.0), student, None)
-  assert params["kernel"].shape == (7, 3)
-  stage = np.asarray(student.features["f01"])
-  weak = stage.mean((1, 2)) @ np.asarray(params["kernel"])
-  expected = jax.jit(uskd_loss)(
-    student.logits,
-    BATCH["label"],
-    weak + np.asarray(params["bias"]),
-    weak_weight=2.0,
-    where=BATCH["mask"],
-  )
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
-
-
-def test_mlld_weighs_both_views_as_published():
-  student, teacher = (network(views={"strong": network()}) for _ in range(2))
-  _, value = loss_of(preset("mlld"), student, teacher)
-  strong, teacher_strong = (
-    x.views["strong"].logits for x in (student, teacher)
-  )
-
-  @jax.jit
-  def expected():
-    levels = mlld_loss(
-      student.logits,
-      teacher.logits,
-      strong,
-      teacher_strong,
-      where=BATCH["mask"],
-    )
-    labels = cross_entropy(student.logits, BATCH["label"])
-    labels += cross_entropy(strong, BATCH["label"])
-    return 0.9 * levels + 0.1 * masked_mean(labels, BATCH["mask"])
-
-  np.testing.assert_allclose(value, expected(), rtol=1e-5)
-
-
-def test_mlld_needs_its_strong_view():
-  with pytest.raises(ValueError, match=r"student has the views \[\]; expected"):
-    loss_of(mlld(), network(), network())
+    loss_of(ofa(), student=network(), teacher=network((2, 2, 3)))
