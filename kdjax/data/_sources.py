@@ -120,7 +120,7 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
   return stack_examples([source[i] for i in range(len(source))])
 
 
-def stack_examples(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+def stack_examples(examples: Sequence[Any]) -> dict[str, np.ndarray]:
   """Stacks examples to a batch, or raises an error for different shapes."""
   if not examples:
     raise ValueError("source is empty; expected at least one example.")
@@ -283,9 +283,11 @@ def _labels(source: Source) -> np.ndarray:
 
 
 def check_source(source: Any) -> None:
-  """Raises TypeError for a mapping or an array, which is not a source."""
+  """Raises TypeError unless a value has a length and examples by index."""
   fields = getattr(getattr(source, "dtype", None), "names", None)
-  if isinstance(source, Mapping) or (hasattr(source, "dtype") and not fields):
+  array = hasattr(source, "dtype") and not fields
+  sized = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+  if isinstance(source, Mapping | tuple | str) or array or not sized:
     raise TypeError(
       f"source is a {type(source).__name__}; expected a Source, such as "
       "ArraySource(images, labels)."

@@ -54,6 +54,7 @@ class Outputs(NamedTuple):
   attention: dict[str, Array] | None = None
   classifier: tuple[Array, Array] | None = None
   heads: dict[str, "Outputs"] | None = None
+  params: Any = None
 
 
 def assemble(

@@ -10,28 +10,35 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._preset import Preset
+from kdjax.objectives._preset import Search
 from kdjax.objectives._table import PRESETS
 from kdjax.objectives._table import preset
 from kdjax.objectives.adaptation._adda import adda
+from kdjax.objectives.adaptation._advent import advent
 from kdjax.objectives.adaptation._cdac import cdac
 from kdjax.objectives.adaptation._cdan import cdan
+from kdjax.objectives.adaptation._dael import dael
 from kdjax.objectives.adaptation._dann import bsp
 from kdjax.objectives.adaptation._dann import dann
+from kdjax.objectives.adaptation._debiasmatch import debiasmatch
 from kdjax.objectives.adaptation._dst import dst
+from kdjax.objectives.adaptation._fda import fda_batch
 from kdjax.objectives.adaptation._flexmatch import flexmatch
+from kdjax.objectives.adaptation._gradual_self_training import (
+  gradual_self_training,
+)
+from kdjax.objectives.adaptation._iwan import iwan
 from kdjax.objectives.adaptation._jda import jda
 from kdjax.objectives.adaptation._mcd import mcd
 from kdjax.objectives.adaptation._mdd import mdd
+from kdjax.objectives.adaptation._mixmatch import mixmatch
+from kdjax.objectives.adaptation._mixmatch import mixmatch_batch
 from kdjax.objectives.adaptation._mme import mme
-from kdjax.objectives.distillation._ab_ofd import ab
-from kdjax.objectives.distillation._ab_ofd import ofd
-from kdjax.objectives.distillation._afd import afd
-from kdjax.objectives.distillation._at_nst_fsp_kdsvd import at
-from kdjax.objectives.distillation._at_nst_fsp_kdsvd import fsp
-from kdjax.objectives.distillation._at_nst_fsp_kdsvd import kdsvd
-from kdjax.objectives.distillation._at_nst_fsp_kdsvd import nst
-from kdjax.objectives.distillation._cat import cat
-from kdjax.objectives.distillation._cc import cc
+from kdjax.objectives.adaptation._osbp import osbp
+from kdjax.objectives.adaptation._pada import pada
+from kdjax.objectives.adaptation._self_tuning import self_tuning
+from kdjax.objectives.adaptation._shot import shot
+from kdjax.objectives.adaptation._views import domain_views
 from kdjax.objectives.distillation._crd import crd
 from kdjax.objectives.distillation._crd import crd_in_batch
 from kdjax.objectives.distillation._crld_cskd_mlld import crld
@@ -66,15 +73,41 @@ from kdjax.objectives.distillation._wkd import wkd_feature
 from kdjax.objectives.distillation._wkd import wkd_logit
 from kdjax.objectives.finetuning._bi_tuning import bi_tuning
 from kdjax.objectives.finetuning._co_tuning import co_tuning
+from kdjax.objectives.finetuning._delta import delta
+from kdjax.objectives.finetuning._l2_sp import l2_sp
 from kdjax.objectives.finetuning._lwf import lwf
+from kdjax.objectives.finetuning._prototypical import prototypical
+from kdjax.objectives.generalization._andmask import andmask_gradients
+from kdjax.objectives.generalization._andmask import sandmask_gradients
+from kdjax.objectives.generalization._crossgrad import crossgrad
+from kdjax.objectives.generalization._crossgrad import crossgrad_batch
+from kdjax.objectives.generalization._dael import dael_dg
+from kdjax.objectives.generalization._ddaig import ddaig
+from kdjax.objectives.generalization._ddaig import ddaig_batch
+from kdjax.objectives.generalization._difex import difex
+from kdjax.objectives.generalization._difex import difex_batch
+from kdjax.objectives.generalization._fish import fish_gradients
+from kdjax.objectives.generalization._fishr import fishr
+from kdjax.objectives.generalization._group_dro import group_dro
+from kdjax.objectives.generalization._irm import irm
+from kdjax.objectives.generalization._mixup import domainmix_batch
+from kdjax.objectives.generalization._mixup import mixed
+from kdjax.objectives.generalization._mixup import mixup_batch
+from kdjax.objectives.generalization._mldg import mldg_gradients
+from kdjax.objectives.generalization._rsc import rsc
+from kdjax.objectives.generalization._sagnet import sagnet
+from kdjax.objectives.generalization._vrex import vrex
 
 __all__ = (
   "PRESETS",
   "Objective",
   "Preset",
+  "Search",
   "ab",
   "adda",
+  "advent",
   "afd",
+  "andmask_gradients",
   "at",
   "bi_tuning",
   "bsp",
@@ -87,37 +120,70 @@ __all__ = (
   "crd",
   "crd_in_batch",
   "crld",
+  "crossgrad",
+  "crossgrad_batch",
   "cskd",
   "ctkd",
+  "dael",
+  "dael_dg",
   "dann",
+  "ddaig",
+  "ddaig_batch",
+  "debiasmatch",
+  "delta",
+  "difex",
+  "difex_batch",
+  "domain_views",
+  "domainmix_batch",
   "dst",
   "factor_transfer",
   "factor_transfer_pretraining",
+  "fda_batch",
+  "fish_gradients",
+  "fishr",
   "fitnet",
   "flexmatch",
   "fsp",
+  "gradual_self_training",
+  "group_dro",
   "ickd",
   "irg",
+  "irm",
   "itrd",
+  "iwan",
   "jda",
   "kdsvd",
   "ktaad",
   "l2",
+  "l2_sp",
   "lwf",
   "mcd",
   "mdd",
   "mgd",
+  "mixed",
+  "mixmatch",
+  "mixmatch_batch",
+  "mixup_batch",
+  "mldg_gradients",
   "mlld",
   "mme",
   "modular",
   "nst",
   "ofa",
   "ofd",
+  "osbp",
   "pad_l2",
+  "pada",
   "preset",
+  "prototypical",
   "review_kd",
+  "rsc",
+  "sagnet",
+  "sandmask_gradients",
   "sdd",
+  "self_tuning",
   "semckd",
+  "shot",
   "simkd",
   "srd",
   "srrl",
@@ -127,6 +193,7 @@ __all__ = (
   "vid",
   "vitkd",
   "vkd",
+  "vrex",
   "wkd_feature",
   "wkd_logit",
 )

@@ -1,7 +1,7 @@
 """Binds the arguments of a loss by their names.
 
 `student_logits` is the field `logits` of the role `student`, `labels` is the
-get_entry `"label"` of the batch. A role is a name in `outputs`; a view of a role's
+entry `"label"` of the batch. A role is a name in `outputs`; a view of a role's
 examples is a role of its own, `student_strong` beside `student`.
 """
 
@@ -46,6 +46,7 @@ FIELDS: dict[str, Callable[[str, Outputs], Any]] = {
   "attention": _field("attention"),
   "classifier": _field("classifier"),
   "heads": _field("heads"),
+  "params": _field("params"),
 }
 
 
@@ -71,7 +72,7 @@ def arguments_of(
 
   Raises:
     ValueError: if a name is neither known, nor a role or a field of one, nor
-      an get_entry of the batch.
+      an entry of the batch.
   """
   names = parameter_names(function)[skip:]
   known = {"outputs": outputs, "batch": batch, **(known or {})}
@@ -114,13 +115,13 @@ def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
     reader: the name of the loss, for the error.
     name: a role; a role and a field, `teacher_logits`; a feature by its name,
       `student_features.f1`; a field of the learning role alone, `logits`;
-      `labels`, or another get_entry of the batch, in the plural or not, with the
+      `labels`, or another entry of the batch, in the plural or not, with the
       name of its part of the batch before it (`source_labels`) or without.
     outputs: role -> `Outputs`.
     batch: the batch of the step.
 
   Returns:
-    `Outputs`, a field of them, or an get_entry of the batch.
+    `Outputs`, a field of them, or an entry of the batch.
 
   Raises:
     ValueError: if the name stands for nothing that is there.
@@ -190,7 +191,7 @@ def part_of(batch: Any, role: str) -> Any:
 
 def masks_for(
   parameters: Mapping[str, Any], role: str, batch: Any, reader: str
-) -> dict[str, Array]:
+) -> dict[str, Any]:
   """The masks that a batch-coupled loss takes: `where`, `where_target` ...
 
   Args:
@@ -225,11 +226,19 @@ def name_of(function: Any) -> str:
   return name.split(".<locals>.")[place]
 
 
+# What a role that is missing asks of the caller.
+_MISSING = {
+  "teacher": "a teacher: give the learner one",
+  "past": "a past network: give the learner one",
+  "average": "an average of the student: chain parameter_ema to the optimizer",
+}
+
+
 def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
   entries = sorted(batch) if isinstance(batch, Mapping) else []
   text = (
     f"{reader} reads {name!r}, which is none of the roles {sorted(outputs)} "
-    f"with a field ({', '.join(sorted(FIELDS))}) and no get_entry of the batch "
+    f"with a field ({', '.join(sorted(FIELDS))}) and no entry of the batch "
     f"{entries}."
   )
   role, field = split_name(name, outputs)
@@ -241,7 +250,8 @@ def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
     )
   wanted = name.partition("_")[0]
   if wanted in ("teacher", "past", "average") and wanted not in outputs:
-    return f"{text} Expected a {wanted}: give the learner one."
+    article = "an" if wanted == "average" else "a"
+    return f"{text} Expected {article} {wanted}: give the learner one."
   return (
     f"{text} Rename the argument, or say what it reads: "
     "stateless(loss, ('student_logits', ...))."

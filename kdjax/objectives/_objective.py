@@ -63,6 +63,9 @@ class Objective(NamedTuple):
     predict: `(params, state, outputs) -> logits`, the answer of a trained
       student that does not answer by its own logits (SimKD's student answers
       through the teacher's classifier); or None.
+    renew: `(state, outputs) -> state`, from the outputs of all examples at
+      once, which the caller asks for before each round (SHOT labels the whole
+      target anew); or None.
 
   References:
     `optax.GradientTransformation
@@ -72,6 +75,7 @@ class Objective(NamedTuple):
   init: Callable[[Array, Any], tuple[Any, Any]]
   apply: Apply
   predict: Callable[[Any, Any, Roles], Array] | None = None
+  renew: Callable[[Any, Roles], Any] | None = None
 
 
 def stateless(
@@ -136,8 +140,10 @@ def stateless(
   static = {k: v for k, v in hyperparameters.items() if _is_option(v)}
   numbers = {k: v for k, v in hyperparameters.items() if k not in static}
   reader = name_of(loss)
+  positional = parameter_names(loss)
+  key_first = positional[:1] == ["key"]
   if select is None:
-    bound = [name for name in parameter_names(loss) if name not in _GIVEN]
+    bound = [name for name in positional if name not in _GIVEN]
     select = [name for name in bound if name not in hyperparameters]
   elif isinstance(select, str):
     select = (select,)
@@ -170,7 +176,9 @@ def stateless(
       role = first_role(names, outputs)
       options |= masks_for(parameters, role, batch, reader)
       options["axis_name"] = axis_name
-    if "key" in parameters:
+    if key_first:
+      arguments = (key, *arguments)
+    elif "key" in parameters:
       options["key"] = key
     # Only shapes, for the loss's own checks: in the state all is traced.
     checked = {
@@ -181,9 +189,11 @@ def stateless(
     if checked:
       jax.eval_shape(lambda: loss(*arguments, **options, **(state | checked)))
     value = loss(*arguments, **options, **state)
-    if not coupled:
-      value = batch_mean(value, part, axis_name, loss)
-    return value, state, loss_metric(value, part)
+    if coupled:
+      return value, state, loss_metric(value, part)
+    axes = jnp.ndim(value)
+    value = batch_mean(value, part, axis_name, loss)
+    return value, state, loss_metric(value, part, axes)
 
   return Objective(init, apply)
 
@@ -345,12 +355,39 @@ def combine(
     assert part.predict is not None
     return part.predict(params[name], state["objectives"][name], outputs)
 
-  return Objective(init, apply, predict if answering else None)
+  renewing = {
+    k: part.renew for k, (_, part) in objectives.items() if part.renew
+  }
+
+  def renew(state: Any, outputs: Roles) -> Any:
+    parts = dict(state["objectives"])
+    for name, function in renewing.items():
+      parts[name] = function(parts[name], outputs)
+    return state | {"objectives": parts}
+
+  return Objective(
+    init,
+    apply,
+    predict if answering else None,
+    renew if renewing else None,
+  )
 
 
-def loss_metric(value: Array, batch: Any) -> Metrics:
-  """The (sum, count) of this device's share of a batch's mean loss."""
+def loss_metric(value: Array, batch: Any, axes: int | None = None) -> Metrics:
+  """The (sum, count) of this device's share of a batch's mean loss.
+
+  Args:
+    value: the loss of the batch.
+    batch: has the mask.
+    axes: how many axes of the mask the loss had values for: one an example
+      counts examples, although the mask may be of tokens.
+
+  Returns:
+    The metric `"loss"`.
+  """
   mask = get_entry("the objective's batch", batch, "mask")
+  if axes is not None:
+    mask = jnp.any(mask, tuple(range(axes, jnp.ndim(mask))))
   count = jnp.sum(mask, dtype=value.dtype)
   return {"loss": (value * count, count)}
 

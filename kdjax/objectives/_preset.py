@@ -1,10 +1,33 @@
 """A row of the table of methods."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._pass import Pass
+
+
+class Search(NamedTuple):
+  """Search: the default of a hyper-parameter and its published range.
+
+  Attributes:
+    default: the published value.
+    low: the least value that its authors search, or None.
+    high: the largest one, or None.
+    linear: whether the values in between are uniform; else their logarithms
+      are.
+
+  References:
+    Gulrajani and Lopez-Paz, `In search of lost domain generalization
+    <https://arxiv.org/abs/2007.01434>`_, 2021, appendix D.
+  """
+
+  default: float
+  low: float | None = None
+  high: float | None = None
+  linear: bool = False
 
 
 class Preset(NamedTuple):
@@ -20,7 +43,8 @@ class Preset(NamedTuple):
       cross-entropy and KD.
     area: the room of its losses: "distillation", "adaptation",
       "generalization", "finetuning", ...
-    weight: of the method.
+    weight: of the method. A method that has a hyper-parameter `weight` of its
+      own, beside parts that keep theirs, gets it there.
     cross_entropy: weight of the cross-entropy with the labels; 0 if the method
       includes its task.
     kd: weight of the soft-target loss beside the method.
@@ -30,15 +54,33 @@ class Preset(NamedTuple):
       0 at nothing.
     networks: the networks it reads beside the student: "teacher", "past",
       "average" (the student's own average), "source" (the student as trained
-      on the source), or the name of one that is trained too.
+      on the source, which is the teacher), or the name of one that is trained
+      too.
     domains: the parts of a batch that it reads, such as ("source", "target").
     views: the other views of each example that it reads, by name.
     start: the stage whose weights the student starts with: "" for none,
       "source" for a student trained on the source, "past" for a pretrained
-      one.
-    prepare: makes the function that prepares a batch (:func:`pass_loss`), from
-      the options that it has parameters for; or None.
-    rule: makes the gradient rule of the train step; or None.
+      one, or the name of the function of :mod:`kdjax.training` that pretrains.
+    passes: role -> `Pass`, beside those of the student and of the views.
+    prepare: makes the function that prepares a batch
+      (:func:`kdjax.training.pass_loss`), from hyper-parameters; or None.
+    rule: makes the gradient rule of the train step, from hyper-parameters; or
+      None.
+    reweight: weights the source's examples before training; the source's part
+      of the batch has them as `"weight"`. A function of
+      :mod:`kdjax.reweighting`, whose first parameters say what it reads:
+      `source` and `target` (rows), `source_labels`, `source_logits`,
+      `target_logits` (of a network trained on the source). Or None.
+    transform: fits a map of the rows of both domains before training, as
+      `reweight` reads them; a function of :mod:`kdjax.transforms`. Or None.
+    training: the function of :mod:`kdjax.training` that it needs besides, by
+      name: of the student's network ("stochastic_norms"), of the optimizer
+      ("gradual_unfreezing"), or of the step ("maml_losses"); or "".
+    tuned: the hyper-parameter that is tuned first: "weight", or one of the
+      method's, of `prepare` or of `rule`, by name; or "" for none.
+    search: its published default and range, where other than `weight`.
+    anneal: of those whose weight counts after some steps only, the share of
+      the training that comes before.
     initialization: the objective of a stage before, or None. Parts of the same
       name in both stages keep their variables.
     initialization_epochs: how long that stage takes.
@@ -63,8 +105,15 @@ class Preset(NamedTuple):
   domains: tuple[str, ...] = ()
   views: tuple[str, ...] = ()
   start: str = ""
+  passes: Mapping[str, Pass] = types.MappingProxyType({})
   prepare: Callable[..., Any] | None = None
   rule: Callable[..., Any] | None = None
+  reweight: Callable[..., Any] | None = None
+  transform: Callable[..., Any] | None = None
+  training: str = ""
+  tuned: str = "weight"
+  search: Search | None = None
+  anneal: Search | None = None
   initialization: Callable[..., Objective] | None = None
   initialization_epochs: int = 0
   source: str = ""

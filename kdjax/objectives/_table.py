@@ -24,12 +24,25 @@ from kdjax.objectives.finetuning import _presets as finetuning_presets
 from kdjax.objectives.generalization import _presets as generalization_presets
 from kdjax.ops import cross_entropy
 
-PRESETS: dict[str, Preset] = {
-  **distillation_presets.PRESETS,
-  **adaptation_presets.PRESETS,
-  **generalization_presets.PRESETS,
-  **finetuning_presets.PRESETS,
-}
+
+def _union(*tables: Mapping[str, Preset]) -> dict[str, Preset]:
+  rows: dict[str, Preset] = {}
+  for table in tables:
+    twice = rows.keys() & table.keys()
+    if twice:
+      raise ValueError(f"PRESETS: {sorted(twice)} in two areas; expected one.")
+    rows |= table
+  return rows
+
+
+# Names are unique over the areas. Where two areas have a method of the same
+# name, that of generalization has `dg_` before it: `dg_coral` beside `coral`.
+PRESETS: dict[str, Preset] = _union(
+  distillation_presets.PRESETS,
+  adaptation_presets.PRESETS,
+  generalization_presets.PRESETS,
+  finetuning_presets.PRESETS,
+)
 
 
 def preset(
@@ -50,13 +63,16 @@ def preset(
     initialization: whether it is for the stage before, of those methods that
       have one (AB, FSP, FT); :func:`kdjax.training.hand_over` goes on
       from there. AB and FSP are nothing else: afterwards labels alone teach.
-    weight: of the method, instead of the published one; it may be traced.
+    weight: of the method, instead of the published one; it may be traced. Of
+      a method that includes its task it is the weight beside that task.
     **options: hyper-parameters of the method instead of the published ones,
       and what it needs to know of the run, as far as it does: `num_examples`
       (for memory banks), `labels` `[num_examples]` (CRD draws its negatives
       from other classes), `steps_per_epoch` (warm-ups and curricula), `steps`
-      of the whole training (ramps of adversaries), `num_classes`. What a
-      method of the table needs may be given to every method.
+      of the whole training (ramps of adversaries), `num_classes`, `hidden`
+      (units of the hidden layers of the perceptrons that a method adds),
+      `relationship` (of classes, Co-Tuning), `attention` (to channels, DELTA).
+      What a method of the table needs may be given to every method.
 
   Returns:
     An objective with the metrics `"loss"`, `"ce/loss"`, `"kd/loss"` and
@@ -102,7 +118,11 @@ def preset(
       f"{'temperature' if row.kd else 'no hyper-parameter'}."
     )
   if row.method:
-    method = _build(row.method, name, run, published | options)
+    options = published | options
+    if "weight" in inspect.signature(row.method).parameters:
+      options["weight"] = row.weight
+      row = row._replace(weight=1.0)
+    method = _build(row.method, name, run, options)
     parts[name] = _warmup(name, row, run["steps_per_epoch"]), method
   return combine(parts)
 
@@ -114,6 +134,9 @@ RUN_OPTIONS = {
   "steps_per_epoch": "counts epochs",
   "steps": "has a ramp over the whole training",
   "labels": "",
+  "hidden": "",
+  "relationship": "relates the classes of both tasks",
+  "attention": "weighs channels",
 }
 _SUPERVISED = ("logits", "labels")
 

@@ -7,12 +7,16 @@ jaxtyping.
 from kdjax.ops._checked import checked
 from kdjax.ops._classes import class_one_hot
 from kdjax.ops._classes import class_sums
+from kdjax.ops._collectives import UNTOLD
+from kdjax.ops._collectives import AxisName
 from kdjax.ops._collectives import gather_batch
 from kdjax.ops._collectives import gathered_positions
 from kdjax.ops._collectives import local_rows
 from kdjax.ops._collectives import masked_mean
 from kdjax.ops._collectives import mean_over_devices
+from kdjax.ops._collectives import same_everywhere
 from kdjax.ops._collectives import sum_over_devices
+from kdjax.ops._collectives import told_axis
 from kdjax.ops._collectives import vary_like
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
@@ -88,6 +92,8 @@ from kdjax.ops._validation import get_entry
 from kdjax.ops._validation import validate
 
 __all__ = (
+  "UNTOLD",
+  "AxisName",
   "DivergenceTerms",
   "RowStatistics",
   "SamplePair",
@@ -151,6 +157,7 @@ __all__ = (
   "safe_abs",
   "safe_norm",
   "safe_sqrt",
+  "same_everywhere",
   "sinkhorn_potentials",
   "skew_divergence",
   "skew_terms",
@@ -159,6 +166,7 @@ __all__ = (
   "standardize_domains",
   "sum_over_devices",
   "svd",
+  "told_axis",
   "total_variation",
   "total_variation_terms",
   "transport_costs",

@@ -1,9 +1,12 @@
 """Masked means, sums and gathers over the devices of a mapped axis."""
 
+import types
+from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import unsafe_get_axis_names_DO_NOT_USE as _axis_names
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, Num, Shaped
 
@@ -120,6 +123,57 @@ def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
     The same tree, averaged by `jax.lax.pmean`.
   """
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def same_everywhere(tree: Tree, axis_name: str | None) -> Tree:
+  """Returns what every device has alike, or means of what differs.
+
+  Means of floating-point numbers, such as batch statistics, and the largest of
+  others, such as counts, whose mean is no integer.
+  """
+  if axis_name is None:
+    return tree
+
+  def leaf(x: ArrayLike) -> Array:
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+      return jax.lax.pmean(x, axis_name)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      data = jax.lax.pmax(jax.random.key_data(x), axis_name)
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    if x.dtype == jnp.bool_:
+      return jax.lax.pmax(x.astype(jnp.int32), axis_name).astype(bool)
+    return jax.lax.pmax(x, axis_name)
+
+  return jax.tree.map(leaf, tree)
+
+
+# The default of a function that is told its axis where it is made or called.
+UNTOLD = ...
+AxisName = str | None | types.EllipsisType
+
+
+def told_axis(name: str, axis_name: AxisName) -> str | None:
+  """Returns the mapped axis, or raises ValueError if there is one untold.
+
+  A function that does not know that it sees one device's part of a batch would
+  compute other numbers than on the whole batch, without a word.
+  """
+  if not isinstance(axis_name, types.EllipsisType):
+    return axis_name
+  mapped: Sequence[object] = _axis_names()
+  if not mapped:
+    return None
+  axis = mapped[-1]
+  if not isinstance(axis, str) or axis.startswith("_"):
+    fix = "axis_name=... in jax.pmap and here"
+  else:
+    fix = f"axis_name={axis!r}"
+  raise ValueError(
+    f"{name} is mapped over the axis {axis!r} and got no axis_name; expected "
+    f"{fix}, if the batch is split over that axis, or axis_name=None, if each "
+    "part of it is a student of its own."
+  )
 
 
 def gathered_positions(

@@ -24,6 +24,8 @@ from kdjax.training._evaluation import mean_metrics
 from kdjax.training._fine_tuning import gradual_unfreezing
 from kdjax.training._fine_tuning import layerwise_learning_rates
 from kdjax.training._finetuning import finetune
+from kdjax.training._fit import FitResult
+from kdjax.training._fit import fit
 from kdjax.training._generalization import generalize
 from kdjax.training._hand_over import hand_over
 from kdjax.training._learner import Learner
@@ -31,6 +33,7 @@ from kdjax.training._learner import make_learner
 from kdjax.training._meta import adapt_to_task
 from kdjax.training._meta import maml_losses
 from kdjax.training._meta import reptile_gradient
+from kdjax.training._mixed_styles import mixed_styles
 from kdjax.training._models import Forward
 from kdjax.training._models import Model
 from kdjax.training._models import Network
@@ -44,6 +47,7 @@ from kdjax.training._passes import pass_loss
 from kdjax.training._recipes import Recipe
 from kdjax.training._recipes import cifar100_recipe
 from kdjax.training._recipes import function_matching_recipe
+from kdjax.training._restart_at import restart_at
 from kdjax.training._reversal import reversal_schedule
 from kdjax.training._state import TrainState
 from kdjax.training._steps import GradientRule
@@ -57,6 +61,7 @@ from kdjax.training._teachers import ensemble
 __all__ = (
   "CachedTeacher",
   "Checkpoints",
+  "FitResult",
   "Forward",
   "GradientRule",
   "Learner",
@@ -79,6 +84,7 @@ __all__ = (
   "ensemble",
   "epoch_plan",
   "finetune",
+  "fit",
   "from_linen",
   "from_nnx",
   "function_matching_recipe",
@@ -92,10 +98,12 @@ __all__ = (
   "make_train_step",
   "maml_losses",
   "mean_metrics",
+  "mixed_styles",
   "parallelize",
   "parameter_ema",
   "pass_loss",
   "reptile_gradient",
+  "restart_at",
   "reversal_schedule",
   "scan_epoch",
   "scan_evaluation",

@@ -1,10 +1,7 @@
 """The front door of domain adaptation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import optax
-from jaxtyping import Array
 
 from kdjax.objectives import Objective
 from kdjax.training._checks import check_views
@@ -15,20 +12,24 @@ from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner
 from kdjax.training._learner import as_objective
 from kdjax.training._learner import make_learner
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._passes import Pass
 from kdjax.training._passes import Prepare
+from kdjax.training._passes import in_turn
 from kdjax.training._passes import views_of
 
 
 def adapt(
   student: Any,
   loss: Callable[..., Any] | Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   teacher: Any = None,
-  on: str = "image",
+  on: str | tuple[str, ...] = "image",
+  domains: Sequence[str] = ("source", "target"),
   joint: bool = True,
   views: Views = NO_VIEWS,
+  passes: Mapping[str, Pass] | None = None,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
   axis_name: str | None = None,
@@ -51,13 +52,19 @@ def adapt(
       (ADDA); or `"average"`, the average of the student's parameters that
       :func:`parameter_ema` keeps in the optimizer (mean teacher). Its outputs
       on both domains are the roles `"source_teacher"` and `"target_teacher"`.
-    on: the entry of each part that the student sees.
+    on: the entry of each part that the student sees; a tuple of entries for a
+      network of several inputs, which gets their dictionary.
+    domains: the parts of the batch that the student sees, which are the roles:
+      `("target",)` for a method without the source, such as SHOT; not even
+      batch statistics of another part are seen.
     joint: whether both domains go through the student as one batch, so that
       they share batch statistics (TLlib); otherwise the source goes first,
       then the target (Dassl, DeepDA). The same without batch statistics.
     views: name -> `(key, batch) -> inputs`, other views of the target's
       examples, such as strongly augmented ones; the batch is the target's. The
       outputs of a view `"strong"` are the role `"target_strong"`.
+    passes: role -> :class:`Pass`, further passes; one of the role `"source"` or
+      `"target"` takes the place of the student's own.
     prepare: `(key, batch, run) -> batch`, before the passes; see
       :func:`pass_loss`.
     metrics: name -> function of arrays, for evaluation on batches of one
@@ -78,6 +85,7 @@ def adapt(
   Examples:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import optax
     >>> from flax import nnx
     >>> def gap(source_logits, target_logits, *, axis_name=None):
     ...   return jnp.mean((source_logits.mean(0) - target_logits.mean(0)) ** 2)
@@ -96,11 +104,11 @@ def adapt(
   """
   check_views("adapt", views)
   together = "domains" if joint else None
-  passes = {
+  table = {
     domain: Pass("student", on=f"{domain}.{on}", train=True, joint=together)
-    for domain in ("source", "target")
+    for domain in domains
   }
-  passes |= {
+  table |= {
     f"target_{name}": Pass("student", on=f"target.{name}", train=True)
     for name in views
   }
@@ -113,30 +121,25 @@ def adapt(
       raise ValueError(
         f"adapt: teacher is {teacher!r}; expected a network or 'average'."
       )
-    passes |= {
+    table |= {
       f"{domain}_teacher": Pass(network, on=f"{domain}.{on}")
-      for domain in ("source", "target")
+      for domain in domains
     }
   return make_learner(
     {"student": student},
     frozen,
-    passes,
+    {**table, **(passes or {})},
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=_in_turn(prepare, views_of(views, of="target", on=on)),
+    prepare=in_turn(prepare, views_of(views, of="target")),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     axis_name=axis_name,
   )
 
 
-def _in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
-  """Prepares a batch by two functions, the one after the other."""
-  if first is None or then is None:
-    return first or then
-  one, other = first, then
-
-  def prepare(key: Array, batch: Any, run: Any) -> Any:
-    return other(key, one(key, batch, run), run)
-
-  return prepare
+def _of(domain: str, on: str | tuple[str, ...]) -> str | tuple[str, ...]:
+  """The entries of a domain's part of the batch."""
+  if isinstance(on, str):
+    return f"{domain}.{on}"
+  return tuple(f"{domain}.{name}" for name in on)

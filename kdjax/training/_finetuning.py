@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import optax
 from jaxtyping import Array
 
 from kdjax.objectives import Objective
@@ -12,6 +11,7 @@ from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner
 from kdjax.training._learner import as_objective
 from kdjax.training._learner import make_learner
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._passes import Pass
 from kdjax.training._passes import Prepare
 from kdjax.training._passes import views_of
@@ -21,10 +21,10 @@ def finetune(
   student: Any,
   past: Any,
   loss: Callable[..., Any] | Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   average: bool = False,
-  on: str = "image",
+  on: str | tuple[str, ...] = "image",
   augment: Callable[[Array, Any], Any] | None = None,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
@@ -48,7 +48,8 @@ def finetune(
     average: whether the average of the student's parameters, which
       :func:`parameter_ema` keeps in the optimizer, runs too: the role
       `"average"`, the momentum encoder of Bi-Tuning.
-    on: the entry of the batch that the networks see.
+    on: the entry of the batch that the networks see; a tuple of entries for
+      networks of several inputs, which get their dictionary.
     augment: `(key, inputs) -> inputs`; both networks see the same view.
     prepare: `(key, batch, run) -> batch`, before the passes; see
       :func:`pass_loss`.
@@ -69,6 +70,7 @@ def finetune(
   Examples:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import optax
     >>> from flax import nnx
     >>> def gap(student_logits, past_logits):
     ...   return jnp.sum((student_logits - past_logits) ** 2, -1)
@@ -90,7 +92,9 @@ def finetune(
   if average:
     passes["average"] = Pass("average", on=on)
   if prepare is None:
-    prepare = views_of({}, augment=augment, on=on)
+    prepare = views_of(
+      {}, augment=augment, on=on if isinstance(on, str) else on[0]
+    )
   elif augment is not None:
     raise ValueError(
       "finetune: augment and prepare are given; expected one of them: prepare "

@@ -3,26 +3,31 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import optax
-
 from kdjax.objectives import Objective
+from kdjax.training._checks import check_views
 from kdjax.training._distillation import CLASSIFICATION
+from kdjax.training._distillation import NO_VIEWS
+from kdjax.training._distillation import Views
 from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner
 from kdjax.training._learner import as_objective
 from kdjax.training._learner import make_learner
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._passes import Pass
 from kdjax.training._passes import Prepare
+from kdjax.training._passes import in_turn
+from kdjax.training._passes import views_of
 from kdjax.training._steps import GradientRule
 
 
 def generalize(
   student: Any,
   loss: Callable[..., Any] | Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   others: Mapping[str, Any] | None = None,
-  on: str = "image",
+  on: str | tuple[str, ...] = "image",
+  views: Views = NO_VIEWS,
   passes: Mapping[str, Pass] | None = None,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
@@ -43,7 +48,11 @@ def generalize(
     optimizer: an Optax optimizer, which may take extra arguments.
     others: name -> further networks that are trained, such as one that tells
       the domains apart.
-    on: the entry of the batch that the student sees.
+    on: the entry of the batch that the student sees; a tuple of entries for a
+      network of several inputs, which gets their dictionary.
+    views: name -> `(key, batch) -> inputs` `[domains, batch, ...]`, other views
+      of the examples. The outputs of a view `"strong"` are the role
+      `"student_strong"`.
     passes: role -> :class:`Pass`, further passes; one of the role `"student"`
       takes the place of the student's own.
     prepare: `(key, batch, run) -> batch`, before the passes, such as a mixture
@@ -67,6 +76,7 @@ def generalize(
   Examples:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import optax
     >>> from flax import nnx
     >>> from kdjax.ops import masked_mean
     >>> def spread(student_logits, *, where, axis_name):
@@ -83,14 +93,19 @@ def generalize(
     Gulrajani and Lopez-Paz, `In search of lost domain generalization
     <https://arxiv.org/abs/2007.01434>`_, 2021.
   """
+  check_views("generalize", views)
   table = {"student": Pass("student", on=on, train=True, batch_axes=2)}
+  table |= {
+    f"student_{name}": Pass("student", on=name, train=True, batch_axes=2)
+    for name in views
+  }
   return make_learner(
     {"student": student, **(others or {})},
     {},
     {**table, **(passes or {})},
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=prepare,
+    prepare=in_turn(prepare, views_of(views)),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     rule=rule,

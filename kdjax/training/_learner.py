@@ -1,11 +1,11 @@
 """Learners: networks, passes, an objective and an optimizer, made to train."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array
 
 from kdjax.objectives import Objective
@@ -14,6 +14,7 @@ from kdjax.training._evaluation import Metric
 from kdjax.training._evaluation import make_eval_step
 from kdjax.training._models import Variables
 from kdjax.training._models import as_network
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._optimizers import as_optimizer
 from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
@@ -44,6 +45,7 @@ class Learner(NamedTuple):
     modules: the trained networks as they were given, by name.
 
   Examples:
+    >>> import optax
     >>> from flax import nnx
     >>> from kdjax import training
     >>> from kdjax.distillation import kd_loss
@@ -83,7 +85,7 @@ def make_learner(
   frozen: Mapping[str, Any],
   passes: Mapping[str, Pass],
   objective: Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
@@ -123,6 +125,7 @@ def make_learner(
       entry that is read, or there is no such hyper-parameter.
 
   Examples:
+    >>> import optax
     >>> from flax import nnx
     >>> from kdjax.objectives import preset
     >>> learner = make_learner(
@@ -164,8 +167,10 @@ def make_learner(
     known = dict(fixed)
     if "student" in variables:
       known.setdefault("average", variables["student"])
+    # Only shapes: an axis that this is mapped over does not matter.
+    run = functools.partial(loss_fn.run, axis_name=None)
     specs, _, _ = jax.eval_shape(
-      loss_fn.run, params, state, known, batch, jax.random.key(0)
+      run, params, state, known, batch, jax.random.key(0)
     )
     parts = objective.init(key, specs)
     own = with_hyperparameters(parts[1], hyperparameters)

@@ -15,8 +15,12 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
+from kdjax.objectives._pass import Pass
+from kdjax.ops import UNTOLD
+from kdjax.ops import AxisName
 from kdjax.ops import get_entry
-from kdjax.ops import mean_over_devices
+from kdjax.ops import same_everywhere
+from kdjax.ops import told_axis
 from kdjax.training._checks import check_objective
 from kdjax.training._models import Forward
 from kdjax.training._models import Variables
@@ -26,38 +30,6 @@ from kdjax.training._teachers import CachedTeacher
 
 Metrics = dict[str, tuple[Array, Array]]
 Prepare = Callable[..., Any]
-
-
-class Pass(NamedTuple):
-  """Pass: one network on one get_entry of the batch; its name is the role.
-
-  Attributes:
-    network: the name of the network: a trained one such as `"student"`, a
-      frozen one such as `"teacher"` or `"past"`, or `"average"`, the average
-      of the student's parameters that :func:`parameter_ema` keeps.
-    on: the get_entry of the batch: `"image"`, `"tokens"`, `"source.image"` for an
-      get_entry of a part; or a tuple of entries, of which the network gets the
-      dictionary. What an get_entry holds is handed over as it is: an array of any
-      shape, or a pytree of several inputs.
-    train: whether the network runs in training mode: with dropout, and with
-      batch statistics that move. Statistics follow from pass to pass.
-    gradient: whether the trained network's parameters get a gradient from
-      this pass. A gradient by the inputs always passes.
-    joint: passes of one network with the same word here run as one batch and
-      so share batch statistics; None runs a pass alone.
-    batch_axes: how many axes of the inputs are batch axes, such as 2 for
-      `[domains, batch, ...]`; the network sees one, the outputs have all.
-
-  References:
-    :func:`pass_loss` runs them.
-  """
-
-  network: str = "student"
-  on: str | tuple[str, ...] = "image"
-  train: bool = False
-  gradient: bool = True
-  joint: str | None = None
-  batch_axes: int = 1
 
 
 class LossFn(NamedTuple):
@@ -89,7 +61,7 @@ class LossFn(NamedTuple):
     batch: Any,
     key: Array,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName = UNTOLD,
   ) -> tuple[dict[str, Outputs], Any, Any]:
     """Runs the passes.
 
@@ -105,6 +77,7 @@ class LossFn(NamedTuple):
       The outputs by role, the networks' new states, and the batch as it was
       prepared.
     """
+    axis_name = told_axis("the passes", axis_name)
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     prepare_key, key = jax.random.split(key)
@@ -113,6 +86,11 @@ class LossFn(NamedTuple):
 
     def variables(name: str, gradient: bool = True) -> Variables:
       if name not in states:
+        if name == "average" and name not in frozen:
+          raise ValueError(
+            "the loss: there is no average of the student's parameters; "
+            "expected parameter_ema as the last link of the optimizer."
+          )
         return get_entry("the loss: frozen", frozen, name)
       own = params[name] if gradient else jax.lax.stop_gradient(params[name])
       return Variables(own, states[name])
@@ -136,10 +114,11 @@ class LossFn(NamedTuple):
       folded = [_fold(x, row.batch_axes) for x in inputs]
       # The first pass has the key itself, as if it were the only one.
       pass_key = jax.random.fold_in(key, i - 1) if i else key
+      known = variables(row.network, row.gradient)
       both, moved = run_forward(
         row.network,
         forward,
-        variables(row.network, row.gradient),
+        known,
         _joined(roles, folded),
         train=row.train,
         key=pass_key if row.train else None,
@@ -147,13 +126,15 @@ class LossFn(NamedTuple):
       )
       if row.network in states and row.train:
         states[row.network] = moved
+      # For penalties of the parameters, which a forward does not return.
+      both = both._replace(params=known.params)
       start = 0
       for role, size in zip(roles, sizes, strict=True):
         stop = start + functools.reduce(lambda a, b: a * b, size)
         rows = slice(start, stop) if len(roles) > 1 else slice(None)
         outputs[role] = _rows(both, rows, size)
         start = stop
-    return outputs, mean_over_devices(states, axis_name), batch
+    return outputs, same_everywhere(states, axis_name), batch
 
   def __call__(
     self,
@@ -163,9 +144,10 @@ class LossFn(NamedTuple):
     batch: Any,
     key: Array,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName = UNTOLD,
   ) -> tuple[Array, tuple[Any, Metrics]]:
     """The loss, and the new state and the metrics."""
+    axis_name = told_axis("the loss", axis_name)
     objective_key, key = jax.random.split(key)
     outputs, states, batch = self.run(
       params, state, frozen, batch, key, axis_name=axis_name
@@ -205,7 +187,7 @@ def pass_loss(
     TypeError: if a forward is not one but, say, a `Model`, a pass no
       :class:`Pass` or the objective no `Objective`.
     ValueError: if a pass names a network that there is not; from the loss, if
-      the batch lacks an get_entry that is read, or `frozen` a network.
+      the batch lacks an entry that is read, or `frozen` a network.
 
   Examples:
     >>> from kdjax.objectives import stateless
@@ -265,7 +247,7 @@ def views_of(
     views: name -> `(key, batch) -> inputs`, entries to add.
     of: the part of the batch whose examples they are, or "" for the batch.
     augment: `(key, inputs) -> inputs`, applied to the inputs first.
-    on: the get_entry that holds the inputs.
+    on: the entry that holds the inputs.
 
   Returns:
     A function for :func:`pass_loss`, or None if there is nothing to do.
@@ -286,8 +268,25 @@ def views_of(
   return prepare
 
 
+def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
+  """Prepares a batch by two functions, the one after the other."""
+  if first is None or then is None:
+    return first or then
+  one, other = first, then
+
+  def prepare(key: Array, batch: Any, run: Any) -> Any:
+    return other(key, one(key, batch, run), run)
+
+  return prepare
+
+
 def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
   """Gives each part of the batch what stands beside it for all parts."""
+  if not isinstance(batch, Mapping):
+    raise TypeError(
+      f"the loss: batch is a {type(batch).__name__}; expected a mapping, with "
+      "'mask'."
+    )
   names = {
     on.partition(".")[0]
     for row in passes.values()
@@ -308,7 +307,7 @@ def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
 
 
 def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
-  """The inputs of a pass: an get_entry, or a dictionary of several."""
+  """The inputs of a pass: an entry, or a dictionary of several."""
   if isinstance(on, tuple):
     return {name.rpartition(".")[2]: _inputs(batch, name) for name in on}
   part, _, name = on.rpartition(".")
@@ -317,7 +316,7 @@ def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
 
 
 def _part(batch: Any, on: str | tuple[str, ...]) -> Any:
-  """The part of the batch that an get_entry is in."""
+  """The part of the batch that an entry is in."""
   first = on if isinstance(on, str) else on[0]
   part, _, _ = first.rpartition(".")
   return batch[part] if part else batch

@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.ops import check_positive
+from kdjax.ops import reversal_ramp
 
 
 def reversal_schedule(
@@ -53,8 +54,7 @@ def reversal_schedule(
 
   def schedule(step: ArrayLike) -> Array:
     progress = jnp.asarray(step, float) / jnp.asarray(steps, float)
-    # 2 / (1 + exp(-x)) - 1, without overflow.
-    risen = jnp.tanh(jnp.asarray(sharpness, float) * progress / 2)
+    risen = reversal_ramp(progress, sharpness)
     first, last = jnp.asarray(low, float), jnp.asarray(high, float)
     return first + (last - first) * risen
 

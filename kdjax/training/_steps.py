@@ -6,21 +6,27 @@ down: to the networks' batch statistics, to the loss and to the metrics.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from kdjax.objectives._gradient_rule import GradientRule
+from kdjax.ops import UNTOLD
+from kdjax.ops import AxisName
 from kdjax.ops import mean_over_devices
 from kdjax.ops import sum_over_devices
+from kdjax.ops import told_axis
 from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
 from kdjax.training._models import takes_axis_name
 from kdjax.training._optimizers import AccumulationState
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._optimizers import as_optimizer
+from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
 from kdjax.training._state import TrainState
 
@@ -38,33 +44,13 @@ class Step(Protocol):
     batch: Any,
     key: Array,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName = UNTOLD,
   ) -> tuple[Any, Metrics]: ...
-
-
-class GradientRule(NamedTuple):
-  """Gradient rule: how the optimizer's gradient comes from the loss.
-
-  Attributes:
-    init: `(params) -> state`, of the rule.
-    apply: `(loss, params, batch, key, state) -> (value, aux), gradients,
-      extra, state`, where `loss(params, batch) -> value, aux` is already that
-      of all devices and `extra` are extra arguments of the optimizer's update.
-
-  References:
-    `jax.value_and_grad
-    <https://docs.jax.dev/en/latest/_autosummary/jax.value_and_grad.html>`_,
-    which is the rule without one.
-  """
-
-  init: Callable[[Any], Any]
-  apply: Callable[..., tuple[tuple[Array, Any], Any, Mapping[str, Any], Any]]
-  check: Callable[[Any], None] | None = None
 
 
 def make_train_step(
   loss_fn: Callable[..., Any],
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   axis_name: str | None = None,
   rule: GradientRule | None = None,
@@ -82,7 +68,9 @@ def make_train_step(
       mini-steps by their count of examples.
     axis_name: the mapped axis that holds the rest of the batch, under
       `jax.pmap` and `jax.shard_map`; none under `jax.jit`, sharded or not.
-      :func:`parallelize` names it itself.
+      :func:`parallelize` names it itself. A step that is mapped over a named
+      axis without being told raises, unless it is called with
+      `axis_name=None`: each part of the axis is then a student of its own.
     rule: another way to the gradient than that of the loss, such as
       :func:`dot_gradients`.
 
@@ -96,7 +84,8 @@ def make_train_step(
     TypeError: if `loss_fn` takes other arguments, as a step does, or the
       optimizer is not one of Optax.
     ValueError: from `step`, if the loss is no scalar, or takes no `axis_name`
-      although there is one.
+      although there is one, or if the step is mapped over an axis that it was
+      not told.
 
   Examples:
     >>> def loss_fn(params, state, frozen, batch, key):
@@ -118,7 +107,7 @@ def make_train_step(
   check_loss(name, loss_fn)
   transformation = as_optimizer(name, optimizer)
   rule = _PLAIN if rule is None else rule
-  named = axis_name
+  named: AxisName = UNTOLD if axis_name is None else axis_name
 
   def step(
     state: TrainState,
@@ -126,19 +115,20 @@ def make_train_step(
     batch: Any,
     key: Array,
     *,
-    axis_name: str | None = named,
+    axis_name: AxisName = named,
   ) -> tuple[TrainState, Metrics]:
+    axis_name = told_axis("the step", axis_name)
     key = jax.random.fold_in(key, state.step)
-    frozen = _with_average(state, frozen)
+    frozen = with_average(state, frozen)
     options = {}
-    if axis_name is not None:
-      if not takes_axis_name(loss_fn):
-        raise ValueError(
-          f"{name}: loss_fn takes no axis_name, and the step is mapped over "
-          f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
-          "*, axis_name=None), which reduces its loss over that axis."
-        )
+    if takes_axis_name(loss_fn):
       options["axis_name"] = axis_name
+    elif axis_name is not None:
+      raise ValueError(
+        f"{name}: loss_fn takes no axis_name, and the step is mapped over "
+        f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
+        "*, axis_name=None), which reduces its loss over that axis."
+      )
 
     def loss(params: Any, batch: Any) -> tuple[Array, tuple[Any, Metrics]]:
       value, aux = loss_fn(params, state.state, frozen, batch, key, **options)
@@ -151,8 +141,9 @@ def make_train_step(
       rule.check(state.optimizer_state)
     rule_key = jax.random.fold_in(key, 1)
     rule_state = state.rule_state
+    mapped = options if takes_axis_name(rule.apply) else {}
     (value, (moved, metrics)), gradients, extra, rule_state = rule.apply(
-      loss, state.params, batch, rule_key, rule_state
+      loss, state.params, batch, rule_key, rule_state, **mapped
     )
     gradients, extra = mean_over_devices((gradients, extra), axis_name)
     metrics = sum_over_devices(metrics, axis_name)
@@ -174,6 +165,10 @@ def make_train_step(
     )
     return state, metrics
 
+  if isinstance(loss_fn, LossFn):
+    # What `parallelize` splits: not the domains, which a loss compares.
+    axes = [row.batch_axes for row in loss_fn.passes.values()]
+    vars(step)["batch_axis"] = max(axes, default=1) - 1
   return step
 
 
@@ -200,7 +195,7 @@ def _value_and_gradient(
 _PLAIN = GradientRule(lambda params: (), _value_and_gradient)
 
 
-def _with_average(state: TrainState, frozen: Any) -> Any:
+def with_average(state: TrainState, frozen: Any) -> Any:
   """Puts the average of the student beside the frozen networks."""
   frozen = frozen or {}
   if not isinstance(frozen, Mapping) or not has_average(state):

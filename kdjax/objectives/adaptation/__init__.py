@@ -1,1 +1,1 @@
-"""Objectives of adaptation: discriminators, classifiers, pseudo-labels."""
+"""Objectives of adaptation: adversaries, pseudo-labels, prepared batches."""

@@ -79,9 +79,9 @@ def learned_embeddings(
 
   def compare(
     module: _Embeddings,
-    student_embeddings: Array,
-    teacher_embeddings: Array,
-    mask: Array,
+    student_embeddings: Any,
+    teacher_embeddings: Any,
+    mask: Any,
     *,
     axis_name: str | None,
     **hyper: Array,

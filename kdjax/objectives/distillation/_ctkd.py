@@ -61,8 +61,8 @@ def ctkd(
 
   def loss(
     curriculum: Any,
-    student_logits: Array,
-    teacher_logits: Array,
+    student_logits: Any,
+    teacher_logits: Any,
     *,
     ramp_epochs: ArrayLike,
     lowest: ArrayLike,

@@ -56,7 +56,7 @@ def ickd(*, scaling: str = "imagenet") -> Objective:
     embed: Any,
     student: Outputs,
     teacher: Outputs,
-    mask: Array,
+    mask: Any,
     *,
     axis_name: str | None,
   ) -> Array:

@@ -114,9 +114,9 @@ def itrd(
 
   def loss(
     module: nnx.Linear,
-    student_embeddings: Array,
-    teacher_embeddings: Array,
-    mask: Array,
+    student_embeddings: Any,
+    teacher_embeddings: Any,
+    mask: Any,
     *,
     correlation_weight: Array,
     mutual_weight: Array,

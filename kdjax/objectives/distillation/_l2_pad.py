@@ -31,7 +31,7 @@ def l2() -> Objective:
   """
 
   def loss(
-    projection: Any, student_embeddings: Array, teacher_embeddings: Array
+    projection: Any, student_embeddings: Any, teacher_embeddings: Any
   ) -> Array:
     return hint_loss(projection(student_embeddings), teacher_embeddings)
 
@@ -63,8 +63,8 @@ def pad_l2(*, eps: ArrayLike = 1e-6) -> Objective:
 
   def loss(
     branch: Any,
-    student_embeddings: Array,
-    teacher_embeddings: Array,
+    student_embeddings: Any,
+    teacher_embeddings: Any,
     *,
     eps: Array,
   ) -> Array:

@@ -1,8 +1,7 @@
 """Methods on logits, as their authors weigh them."""
 
 import functools
-
-from jaxtyping import Array
+from typing import Any
 
 from kdjax import distillation as losses
 from kdjax.objectives._preset import Preset
@@ -26,8 +25,8 @@ _taught = functools.partial(Preset, networks=("teacher",))
 
 
 def _standardized(
-  student_logits: Array, teacher_logits: Array, labels: Array
-) -> tuple[Array, Array, Array]:
+  student_logits: Any, teacher_logits: Any, labels: Any
+) -> tuple[Any, ...]:
   """The logits as logit standardization gives them, and the labels."""
   return (
     losses.standardize_logits(student_logits),

@@ -71,8 +71,8 @@ def ofa(*, eps: ArrayLike = 1.5) -> Objective:
   def loss(
     heads: Any,
     student: Outputs,
-    teacher_logits: Array,
-    labels: Array,
+    teacher_logits: Any,
+    labels: Any,
     *,
     eps: Array,
   ) -> Array:

@@ -72,7 +72,7 @@ def semckd(*, samples: int = 64) -> Objective:
     parts: Any,
     student: Outputs,
     teacher: Outputs,
-    mask: Array,
+    mask: Any,
     *,
     axis_name: str | None,
   ) -> Array:
@@ -145,7 +145,7 @@ def _distance(regressor: Any, ours: Array, theirs: Array) -> Array:
 
 
 def _similarities(
-  maps: Array, samples: int, mask: Array, axis_name: str | None
+  maps: Array, samples: int, mask: Any, axis_name: str | None
 ) -> Array:
   """Quantiles of each example's inner products with those that count."""
   rows = maps.reshape(maps.shape[0], -1)

@@ -57,7 +57,7 @@ def srd(*, exponent: ArrayLike = 4.0) -> Objective:
     parts: Any,
     student: Outputs,
     teacher: Outputs,
-    mask: Array,
+    mask: Any,
     *,
     exponent: Array,
     axis_name: str | None,

@@ -76,8 +76,8 @@ def sskd(
   def loss(
     heads: Any,
     outputs: Roles,
-    labels: Array,
-    mask: Array,
+    labels: Any,
+    mask: Any,
     *,
     temperature: ArrayLike,
     ratio: ArrayLike,

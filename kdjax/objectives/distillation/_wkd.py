@@ -50,9 +50,9 @@ def wkd_logit(
   """
 
   def loss(
-    student_logits: Array,
-    teacher_logits: Array,
-    labels: Array,
+    student_logits: Any,
+    teacher_logits: Any,
+    labels: Any,
     teacher_classifier: tuple[Array, Array],
     *,
     sharpness: ArrayLike,

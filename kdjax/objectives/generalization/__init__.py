@@ -1,1 +1,1 @@
-"""Objectives of generalization: what several domains have in common."""
+"""Objectives of generalization, their batches and their gradient rules."""

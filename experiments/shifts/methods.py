@@ -1,0 +1,381 @@
+"""What `experiments.shifts` compares: ways to train one classifier.
+
+A method sees the source's points and labels and the target's points, and
+gives a lesson: what the classifier is trained on, and how points of each
+domain reach it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.svm import SVC
+
+from kdjax import adaptation
+from kdjax import reweighting
+from kdjax import transforms
+
+# Eigenproblems of kernels take so many rows of each domain.
+ROWS = 150
+SINKHORN_ITERATIONS = 100
+JOINT_ROUNDS = 2
+FOLDS = 5
+
+PointMap = Callable[[np.ndarray], Any]
+
+
+class Task(NamedTuple):
+  """What a method may see; target labels are not there.
+
+  Arrays of NumPy, or of JAX where a method is traced.
+
+  Attributes:
+    source: `[rows, 2]`.
+    labels: `[rows]`, of the source.
+    target: `[rows, 2]`.
+  """
+
+  source: Any
+  labels: Any
+  target: Any
+
+
+class Lesson(NamedTuple):
+  """What the classifier is trained on.
+
+  Attributes:
+    points: `[rows, dims]`.
+    labels: `[rows]`.
+    weights: `[rows]` or None, not negative.
+    map_source: takes source points to where the classifier is at home.
+    map_target: takes target points there.
+  """
+
+  points: np.ndarray
+  labels: np.ndarray
+  weights: np.ndarray | None = None
+  map_source: PointMap = np.asarray
+  map_target: PointMap = np.asarray
+
+
+class Method(NamedTuple):
+  """A method and its candidates.
+
+  Attributes:
+    name: in tables and figures.
+    kind: the heading of its group.
+    candidates: hyper-parameters, one of which is chosen.
+    learn: `(task, candidate) -> Lesson`.
+  """
+
+  name: str
+  kind: str
+  candidates: Sequence[Any]
+  learn: Callable[[Task, Any], Lesson]
+
+
+def fit(lesson: Lesson) -> Callable[[np.ndarray], np.ndarray]:
+  """Trains skada-bench's classifier: scikit-learn's SVC with its defaults.
+
+  Args:
+    lesson: what it is trained on.
+
+  Returns:
+    Margins of points, above 0 for class 1.
+  """
+  points, labels, weights = lesson[:3]
+  classes = np.unique(labels if weights is None else labels[weights > 0])
+  if len(classes) == 1:  # the SVC wants two
+    return lambda points: np.full(len(points), 2.0 * classes[0] - 1)
+  return SVC().fit(points, labels, sample_weight=weights).decision_function
+
+
+def logits(margins: np.ndarray) -> np.ndarray:
+  """Logits `[rows, 2]` whose probabilities are the sigmoid of two margins."""
+  return np.stack([-margins, margins], 1).astype(np.float32)
+
+
+def source_only(task: Task, candidate: Any = None) -> Lesson:
+  """The lesson without any adaptation."""
+  del candidate
+  return Lesson(task.source, task.labels)
+
+
+def _weighted(estimate: Callable[[Task, Any], jax.Array]):
+  """A method that weights the rows of the source."""
+  estimate = jax.jit(estimate)
+
+  def learn(task: Task, candidate: Any) -> Lesson:
+    weights = np.asarray(estimate(task, candidate))
+    return Lesson(task.source, task.labels, weights)
+
+  return learn
+
+
+def _mapped(fit_map: Callable[[Task, Any], Any]):
+  """A method that maps both domains into one space."""
+  fit_map = jax.jit(fit_map, static_argnums=1)
+
+  @jax.jit(static_argnames="domain")
+  def apply(fitted: Any, points: jax.Array, domain: str) -> jax.Array:
+    return fitted.apply(points, domain=domain)
+
+  def learn(task: Task, candidate: Any) -> Lesson:
+    fitted = fit_map(task, candidate)
+
+    def place(points: np.ndarray, domain: str) -> np.ndarray:
+      return np.asarray(apply(fitted, points, domain=domain))
+
+    return Lesson(
+      place(task.source, "source"),
+      task.labels,
+      map_source=lambda points: place(points, "source"),
+      map_target=lambda points: place(points, "target"),
+    )
+
+  return learn
+
+
+_discriminator_weights = jax.jit(reweighting.discriminator_weights)
+_bbse_weights = jax.jit(reweighting.bbse_weights, static_argnames="soft")
+_pada_weights = jax.jit(reweighting.pada_class_weights)
+
+
+def _learn_ratio(task: Task, candidate: str) -> Lesson:
+  """Weights of a logistic regression that tells the domains apart."""
+
+  def features(points: np.ndarray) -> np.ndarray:
+    if candidate == "linear":
+      return points
+    # The log ratio of two normal densities is quadratic.
+    product = points.prod(1, keepdims=True)
+    return np.concatenate([points, np.square(points), product], 1)
+
+  weights = _discriminator_weights(features(task.source), features(task.target))
+  return Lesson(task.source, task.labels, np.asarray(weights))
+
+
+def _learn_shares(task: Task, candidate: str) -> Lesson:
+  """Weights of classes, from what the classifier says of both domains."""
+  # The confusion must be that of rows the classifier was not trained on.
+  margins = np.zeros(len(task.labels))
+  folds = np.arange(len(margins)) % FOLDS
+  for fold in range(FOLDS):
+    out = folds == fold
+    lesson = Lesson(task.source[~out], task.labels[~out])
+    margins[out] = fit(lesson)(task.source[out])
+  target = fit(source_only(task))(task.target)
+  weights = _bbse_weights(
+    logits(margins), logits(target), task.labels, soft=candidate == "soft"
+  )
+  return Lesson(task.source, task.labels, np.asarray(weights))
+
+
+def _learn_present(task: Task, temperature: float) -> Lesson:
+  """Weights of classes, from how often the target seems to have them."""
+  target = fit(source_only(task))(task.target)
+  weights = _pada_weights(logits(target), task.labels, temperature=temperature)
+  return Lesson(task.source, task.labels, np.asarray(weights))
+
+
+@jax.jit
+def _transport(
+  task: Task, target_logits: jax.Array, epsilon: Any, class_weight: Any
+) -> tuple[jax.Array, jax.Array]:
+  """Where a transport plan sends the source's points, and its labels.
+
+  Both are read off the gradients of DeepJDOT's loss, where the plan is held
+  fixed: by a source point twice its mass times what separates it from the
+  mean of the points it is sent to; by a target point's logits what its mass
+  of each class has too much, times the weight of the classes.
+  """
+  of_points, of_logits = jax.grad(adaptation.deepjdot_loss, (0, 3))(
+    task.source,
+    task.target,
+    task.labels,
+    target_logits,
+    feature_weight=1.0,
+    class_weight=class_weight,
+    epsilon=epsilon,
+    num_iterations=SINKHORN_ITERATIONS,
+  )
+  images = task.source - of_points * (len(task.source) / 2)
+  excess = of_logits * (len(task.target) / class_weight)
+  return images, jax.nn.softmax(target_logits) - excess
+
+
+def _send(task: Task, epsilon: float) -> Lesson:
+  """Source points where an entropic plan sends them."""
+  undecided = jnp.zeros((len(task.target), 2))
+  images = np.asarray(_transport(task, undecided, epsilon, 1.0)[0])
+
+  def map_source(points: np.ndarray) -> np.ndarray:
+    # A point that was not there goes with the nearest one that was.
+    squares = np.square(points[:, None] - task.source[None]).sum(-1)
+    nearest = squares.argmin(1)
+    return points + (images - task.source)[nearest]
+
+  return Lesson(images, task.labels, map_source=map_source)
+
+
+def _send_labels(task: Task, class_weight: float) -> Lesson:
+  """Target points with the labels that a joint plan sends to them."""
+  # What no class is preferred by leaves the plan to the points.
+  target_logits = np.zeros((len(task.target), 2), np.float32)
+  lesson = source_only(task)
+  for _ in range(JOINT_ROUNDS):
+    shares = _transport(task, target_logits, 0.05, class_weight)[1]
+    labels = np.asarray(shares[:, 1] > 0.5, np.int32)
+    lesson = Lesson(task.target, labels)
+    target_logits = logits(fit(lesson)(task.target))
+  return lesson
+
+
+_pseudo_labels = jax.jit(adaptation.confident_pseudo_labels)
+
+
+def _teach_itself(task: Task, drop: float) -> Lesson:
+  """Target points with the labels that source-only is sure of."""
+  predicted = logits(fit(source_only(task))(task.target))
+  labels, kept, _ = jax.device_get(_pseudo_labels(predicted, drop=drop))
+  return Lesson(task.target[kept], labels[kept])
+
+
+_RATES = (0.1, 1.0, 10.0)  # of kernels
+_INSTANCES, _CLASSES = "instance weights", "class weights"
+_MAPS, _TRANSPORT, _ITSELF = "maps", "transport", "self-training"
+
+METHODS = {
+  "kmm": Method(
+    "KMM",
+    _INSTANCES,
+    _RATES,
+    _weighted(
+      lambda task, gamma: reweighting.kmm_weights(
+        task.source, task.target, gamma=gamma
+      )
+    ),
+  ),
+  "kliep": Method(
+    "KLIEP",
+    _INSTANCES,
+    _RATES,
+    _weighted(
+      lambda task, gamma: reweighting.kliep_weights(
+        task.source, task.target, gamma=gamma
+      )
+    ),
+  ),
+  "ulsif": Method(
+    "uLSIF",
+    _INSTANCES,
+    _RATES,
+    _weighted(
+      lambda task, gamma: reweighting.ulsif_weights(
+        task.source, task.target, gamma=gamma, ridge=0.1, alpha=0.0
+      )
+    ),
+  ),
+  "rulsif": Method(
+    "RuLSIF",
+    _INSTANCES,
+    _RATES,
+    _weighted(
+      lambda task, gamma: reweighting.ulsif_weights(
+        task.source, task.target, gamma=gamma, ridge=0.1, alpha=0.1
+      )
+    ),
+  ),
+  "discriminator": Method(
+    "discriminator",
+    _INSTANCES,
+    ("linear", "quadratic"),
+    _learn_ratio,
+  ),
+  "bbse": Method("BBSE", _CLASSES, ("hard", "soft"), _learn_shares),
+  "pada": Method("PADA", _CLASSES, (0.1, 1.0), _learn_present),
+  "tars": Method(
+    "MMD target shift",
+    _CLASSES,
+    _RATES,
+    _weighted(
+      lambda task, gamma: reweighting.target_shift_weights(
+        task.source, task.target, task.labels, num_classes=2, gamma=gamma
+      )
+    ),
+  ),
+  "coral": Method(
+    "CORAL",
+    _MAPS,
+    ((1e-5, False), (1e-5, True), (1.0, False), (1.0, True)),
+    _mapped(
+      lambda task, candidate: transforms.coral_transform(
+        task.source, task.target, ridge=candidate[0], center=candidate[1]
+      )
+    ),
+  ),
+  "linear_ot": Method(
+    "linear OT",
+    _MAPS,
+    (1e-6, 1.0),
+    _mapped(
+      lambda task, ridge: transforms.linear_ot(
+        task.source, task.target, ridge=ridge
+      )
+    ),
+  ),
+  "subspace": Method(
+    "subspace alignment",
+    _MAPS,
+    (1, 2),
+    _mapped(
+      lambda task, count: transforms.subspace_alignment(
+        task.source, task.target, num_components=count
+      )
+    ),
+  ),
+  "gfk": Method(
+    "GFK",
+    _MAPS,
+    (1, 2),
+    _mapped(
+      lambda task, count: transforms.gfk(
+        task.source, task.target, num_components=count
+      )
+    ),
+  ),
+  "tca": Method(
+    "TCA",
+    _MAPS,
+    (1, 2, 20),
+    _mapped(
+      lambda task, count: transforms.tca(
+        task.source[:ROWS],
+        task.target[:ROWS],
+        kernel="rbf",
+        num_components=count,
+      )
+    ),
+  ),
+  "jda": Method(
+    "JDA (Long)",
+    _MAPS,
+    (1, 2, 20),
+    _mapped(
+      lambda task, count: transforms.joint_distribution_adaptation(
+        task.source[:ROWS],
+        task.target[:ROWS],
+        task.labels[:ROWS],
+        num_classes=2,
+        kernel="rbf",
+        normalize=False,
+        num_components=count,
+      )
+    ),
+  ),
+  "ot": Method("entropic OT", _TRANSPORT, (0.02, 0.1, 0.5), _send),
+  "joint_ot": Method("joint OT", _TRANSPORT, (1.0, 10.0), _send_labels),
+  "self_training": Method("self-training", _ITSELF, (0.1, 0.5), _teach_itself),
+}

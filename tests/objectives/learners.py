@@ -1,0 +1,135 @@
+"""Learners of rows of the table of methods, on tiny arrays."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from kdjax import nets
+from kdjax import objectives
+from kdjax import training
+
+KEY = jax.random.key(0)
+BATCH, DOMAINS, CLASSES = 4, 2, 3
+SHAPE = (4, 4, 1)
+# What a method may need to know of the run.
+RUN = {
+  "steps": 10,
+  "steps_per_epoch": 5,
+  "num_examples": BATCH,
+  "num_classes": CLASSES,
+  "hidden": (5,),
+  "relationship": jnp.ones((CLASSES, CLASSES)) / CLASSES,
+  "attention": {"f0": jnp.ones(6)},
+}
+OPTIMIZER = optax.chain(optax.adam(1e-2), training.parameter_ema(0.9))
+
+
+def network(outputs=CLASSES):
+  return training.Network.of(
+    lambda rngs: nets.MLP(outputs, input_shape=SHAPE, hidden=(6,), rngs=rngs)
+  )
+
+
+class Segmenter(nnx.Module):
+  """A classifier of pixels."""
+
+  def __init__(self, rngs):
+    self.layer = nnx.Conv(1, CLASSES, (3, 3), rngs=rngs)
+
+  def __call__(self, images):
+    return nets.Outputs(self.layer(images), {}, None)
+
+
+def images(seed, *axes):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.normal(size=(*axes, *SHAPE)), jnp.float32)
+
+
+def part(seed, *axes):
+  size = int(np.prod(axes))
+  return {
+    "image": images(seed, *axes),
+    "label": (jnp.arange(size) % CLASSES).reshape(axes),
+    "mask": jnp.ones(axes, bool),
+    "index": jnp.arange(size).reshape(axes),
+    "weight": jnp.ones(axes),
+  }
+
+
+def noise(key, inputs):
+  return inputs + 0.1 * jax.random.normal(key, inputs.shape)
+
+
+def view(key, batch):
+  return noise(key, batch["image"])
+
+
+def options_of(factory, **known):
+  """Those of the known options that a factory has parameters for."""
+  parameters = inspect.signature(factory).parameters
+  return {k: v for k, v in known.items() if k in parameters}
+
+
+def learner_of(name, optimizer=OPTIMIZER):
+  """A learner of a row and a batch for it."""
+  row = objectives.PRESETS[name]
+  objective = objectives.preset(name, **RUN)
+  options = {"views": dict.fromkeys(row.views, view), "passes": row.passes}
+  if row.prepare is not None:
+    known = options_of(row.prepare, augment=noise, half_width=1)
+    options["prepare"] = row.prepare(**known)
+  if row.rule is not None:
+    known = options_of(row.rule, inner=optax.adam(1e-2))
+    options["rule"] = row.rule(**known)
+  if row.area == "generalization":
+    outputs = {"judge": DOMAINS, "generator": int(np.prod(SHAPE))}
+    others = {k: network(outputs.get(k, CLASSES)) for k in row.networks}
+    learner = training.generalize(
+      network(), objective, optimizer, others=others, **options
+    )
+    return learner, part(0, DOMAINS, BATCH)
+  if row.area == "finetuning" and not row.domains:
+    past = model_of(network()) if "past" in row.networks else None
+    learner = training.finetune(
+      network(),
+      past,
+      objective,
+      optimizer,
+      average="average" in row.networks,
+    )
+    return learner, part(0, BATCH)
+  if "segmentation" in row.summary:
+    student = training.Network.of(Segmenter)
+  else:
+    student = network()
+  teacher = None
+  if "average" in row.networks and not row.passes:
+    teacher = "average"
+  elif "source" in row.networks:
+    teacher = model_of(student)
+  learner = training.adapt(
+    student,
+    objective,
+    optimizer,
+    teacher=teacher,
+    domains=row.domains,
+    **options,
+  )
+  axes = {"source": (DOMAINS, BATCH)} if name == "dael" else {}
+  batch = {
+    domain: part(i, *axes.get(domain, (BATCH,)))
+    for i, domain in enumerate(row.domains)
+  }
+  if "segmentation" in row.summary:
+    for domain in batch.values():
+      maps = jnp.broadcast_to(domain["label"][:, None, None], (BATCH, 4, 4))
+      domain["label"], domain["mask"] = maps, jnp.ones_like(maps, bool)
+  return learner, batch
+
+
+def model_of(made):
+  return training.Model(made.forward, made.init(jax.random.key(7)))
