@@ -211,7 +211,7 @@ def test_running_variance_is_the_biased_one():
 
 
 def test_evaluation_does_not_round_statistics_to_bfloat16():
-  norm = batch_norm(4, dtype=jnp.bfloat16, axis_name=None, rngs=nnx.Rngs(0))
+  norm = batch_norm(4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
   norm.mean[...] = jnp.asarray(np.full(4, 256.5, np.float32))
   norm.eval()
   centred = _run(norm, np.full((1, 1, 1, 4), 256.0, jnp.bfloat16))
