@@ -43,10 +43,10 @@ def correlation_gap(a: Array, b: Array, weight: ArrayLike = 1.0) -> Array:
   weight = jnp.broadcast_to(jnp.asarray(weight, a.dtype), a.shape)
   count = jnp.maximum(jnp.sum(weight, -1, keepdims=True), 1.0)
 
-  def centred(x: Array) -> Array:
+  def centered(x: Array) -> Array:
     return weight * (x - jnp.sum(weight * x, -1, keepdims=True) / count)
 
-  a, b = centred(a), centred(b)
+  a, b = centered(a), centered(b)
   product = safe_norm(a) * safe_norm(b)
   distance = 0.5 * jnp.sum(jnp.square(unit_vectors(a) - unit_vectors(b)), -1)
   return (product * distance + 1e-8) / (product + 1e-8)

@@ -101,7 +101,7 @@ def _over_anchors(
     # neighbors, and kept: several matrices.
     *rows, places = jax.lax.optimization_barrier((*sides, places))
     far = [jnp.where(counted[:, None], side[places], 0.0) for side in rows]
-    terms = _over_neighbours(places, far, rows, moving)
+    terms = _over_neighbors(places, far, rows, moving)
     return jax.tree.map(jnp.add, sums, terms), None
 
   zeros = (
@@ -115,7 +115,7 @@ def _over_anchors(
   return jax.lax.scan(add, zeros, blocks)[0]
 
 
-def _over_neighbours(
+def _over_neighbors(
   places: Int[Array, " anchors"],
   far: Sequence[Float[Array, "anchors whole"]],
   sides: Sequence[Float[Array, "whole whole"]],
