@@ -19,8 +19,8 @@ from benchmarks import _frame
 from benchmarks._losses import draw
 from benchmarks._measure import Case
 from benchmarks._measure import import_torch
-from kdjax.nets._convolution import convolve
-from kdjax.nets._pooling import max_pool
+from kdjax.nets import convolve
+from kdjax.nets import max_pool
 
 STEPS = 2
 # batch, side, inputs, outputs and size of a kernel; batch, side and channels

@@ -20,6 +20,7 @@ from kdjax.data._domain_shifts import blend_noise
 from kdjax.data._domain_shifts import invert
 from kdjax.data._domain_shifts import resize
 from kdjax.data._domain_shifts import rotate
+from kdjax.data._image_folder import image_folder
 from kdjax.data._load import digits
 from kdjax.data._load import load
 from kdjax.data._load import tfds_source
@@ -48,6 +49,7 @@ __all__ = (
   "digits",
   "few_per_class",
   "fingerprint",
+  "image_folder",
   "invert",
   "load",
   "mixup",

@@ -15,11 +15,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Num
 
 from kdjax.data._domain_shifts import as_dtype_of
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_sizes
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_sizes
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 def augment_examples(
@@ -32,8 +32,8 @@ def augment_examples(
 
   The same example and seed give the same view in any batch, at any place of it
   and on any number of devices: so a teacher's outputs can be kept and still
-  belong to what the student sees (:func:`write_teacher_cache`). What mixes the
-  examples of a batch, as :func:`mixup` does, cannot be had this way: each is a
+  belong to what the student sees (`write_teacher_cache`). What mixes the
+  examples of a batch, as `mixup` does, cannot be had this way: each is a
   batch of its own here.
 
   Args:
@@ -230,13 +230,13 @@ def cutout(
 ) -> Num[Array, "batch height width channels"]:
   """Cutout: blackens a square at a random place of each image.
 
-  As in the authors' code, the centre is uniform over the image, so the square
+  As in the authors' code, the center is uniform over the image, so the square
   may reach over the border, and it has an even side: 2 * (size // 2).
 
   Args:
     key: a PRNG key.
     images: [batch, height, width, channels] of any dtype. The square is 0, the
-      mean of normalised images.
+      mean of normalized images.
     size: the side of the square; 16 on CIFAR-10 and 8 on CIFAR-100 in the
       paper.
 
@@ -265,7 +265,7 @@ def cutout(
 def _span(
   key: Array, batch: int, length: int, size: ArrayLike
 ) -> Bool[Array, "batch length"]:
-  """Marks the positions less than size // 2 around a random centre."""
+  """Marks the positions less than size // 2 around a random center."""
   centre = jax.random.randint(key, (batch, 1), 0, length)
   distance = jnp.arange(length)[None, :] - centre
   half = jnp.asarray(size) // 2
@@ -289,13 +289,13 @@ def mixup(
     \tilde y_i = \lambda y_i + (1 - \lambda) y_{\pi(i)}, \qquad
     \lambda \sim \operatorname{Beta}(\alpha, \alpha)
 
-  One :math:`\lambda` and one permutation :math:`\pi` for the batch, as in the
+  One `lambda` and one permutation `pi` for the batch, as in the
   authors' code. A row that only pads the batch may be the partner: it is a
   real example.
 
   Args:
     key: a PRNG key.
-    images: [batch, height, width, channels], floating point: normalise first.
+    images: [batch, height, width, channels], floating point: normalize first.
     labels: [batch, classes], soft or one-hot.
     alpha: of the Beta distribution; small values blend less.
 
@@ -335,11 +335,11 @@ def normalize(
   mean: Float[Array, " channels"],
   std: Float[Array, " channels"],
 ) -> Float[Array, "batch height width channels"]:
-  """Normalisation: subtracts the mean and divides by the deviation.
+  """Normalization: subtracts the mean and divides by the deviation.
 
   Args:
     images: [batch, height, width, channels] of any dtype.
-    mean: [channels], in the images' own scale; see :func:`channel_statistics`.
+    mean: [channels], in the images' own scale; see `channel_statistics`.
     std: [channels], likewise.
 
   Returns:
@@ -374,8 +374,8 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
   Returns:
     The mean and the deviation, float32 [channels] each, for
-    :func:`normalize`. A constant channel has the deviation 1, so that it
-    normalises to 0.
+    `normalize`. A constant channel has the deviation 1, so that it
+    normalizes to 0.
 
   Examples:
     >>> channel_statistics(np.array([0, 2]).reshape(2, 1, 1, 1))

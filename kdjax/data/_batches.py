@@ -10,12 +10,12 @@ from kdjax.data._optional_packages import require
 from kdjax.data._sources import Source
 from kdjax.data._sources import check_source
 from kdjax.data._sources import stack_examples
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_integer
 
 
 @runtime_checkable
 class BatchIterator(Protocol):
-  """What :func:`batches` returns: an iterator that knows where it is.
+  """What `batches` returns: an iterator that knows where it is.
 
   Attributes:
     get_state: returns the position as a small dict that JSON can hold.
@@ -54,9 +54,9 @@ def batches(
   ceil(len(source) / batch_size) batches and ends where its last batch ends.
 
   On several hosts every process calls this with the same arguments and its
-  own ``shard_index=jax.process_index()``, ``shard_count=jax.process_count()``;
+  own `shard_index=jax.process_index()`, `shard_count=jax.process_count()`;
   it reads only its rows of each global batch, to be joined by
-  ``jax.make_array_from_process_local_data``. The global batches do not depend
+  `jax.make_array_from_process_local_data`. The global batches do not depend
   on the number of hosts.
 
   Args:
@@ -95,6 +95,7 @@ def batches(
   check_source(source)
   if len(source) == 0:
     raise ValueError("source is empty; expected at least one example.")
+  stack_examples([source[0]])  # what is no example fails here, not in a thread
   check_integer("batch_size", batch_size, 1)
   check_integer("shard_count", shard_count, 1)
   check_integer("seed", seed, 0)
@@ -126,8 +127,8 @@ def batches(
     epoch, i = divmod(step, steps)
     indices = order(epoch)[i * batch_size : (i + 1) * batch_size]
     missing = batch_size - len(indices)
-    # Neighbours of the last example, not copies of the few that are left:
-    # these would spoil the statistics of a batch normalisation.
+    # Neighbors of the last example, not copies of the few that are left:
+    # these would spoil the statistics of a batch normalization.
     padding = (indices[-1] + 1 + np.arange(missing)) % len(source)
     padded = np.concatenate([indices, padding])[mine].astype(np.int32)
     batch = stack_examples([source[int(i)] for i in padded])

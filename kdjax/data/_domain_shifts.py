@@ -13,17 +13,17 @@ from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_sizes
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_sizes
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 @validate
 def rotate(
   images: Num[Array, "batch height width channels"], degrees: ArrayLike
 ) -> Num[Array, "batch height width channels"]:
-  """Rotates images about their centre, bilinearly, with zeros from outside.
+  """Rotates images about their center, bilinearly, with zeros from outside.
 
   Args:
     images: [batch, height, width, channels] of any dtype.
@@ -155,7 +155,7 @@ def resize(
 ) -> Num[Array, "batch new_height new_width channels"]:
   """Resizes images bilinearly, averaging over what a pixel covers.
 
-  ``resize(mnist, (8, 8), crop=4)`` gives MNIST the look of the 8x8 digits:
+  `resize(mnist, (8, 8), crop=4)` gives MNIST the look of the 8x8 digits:
   these fill their frame, MNIST's lie in the middle 20x20 of 28x28.
 
   Args:

@@ -11,7 +11,7 @@ from kdjax.data._optional_packages import require
 from kdjax.data._sources import ArraySource
 from kdjax.data._sources import Source
 from kdjax.data._sources import held_out
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
 
 
 def load(
@@ -20,12 +20,12 @@ def load(
   """Opens one split of a data set by its name.
 
   Args:
-    name: "digits" for :func:`digits`; any other name, such as "mnist",
+    name: "digits" for `digits`; any other name, such as "mnist",
       "fashion_mnist", "cifar10", "cifar100" or "svhn_cropped", is read by
-      :func:`tfds_source`.
+      `tfds_source`.
     split: "train" or "test"; a tfds set also takes tfds's own syntax, such as
       "train[:80%]".
-    data_dir: where tfds keeps its prepared sets; see :func:`tfds_source`.
+    data_dir: where tfds keeps its prepared sets; see `tfds_source`.
 
   Returns:
     A source of {"image": uint8 [height, width, channels], "label": int}.

@@ -6,18 +6,18 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import entry
+from kdjax.ops import check_range
+from kdjax.ops import get_entry
 
 
 @runtime_checkable
 class Source(Protocol):
   """A data set: it has a length and gives one example an index.
 
-  An example is ``{"image": [height, width, channels], "label": int}``. Images
+  An example is `{"image": [height, width, channels], "label": int}`. Images
   are uint8 in 0..255, or floating point in a scale of the author's choosing.
-  Anything with these two methods is a source: the data sets of :func:`load`,
-  :class:`ArraySource`, a user's own class.
+  Anything with these two methods is a source: the data sets of `load`,
+  `ArraySource`, a user's own class.
 
   Attributes:
     labels: optional, int [n]: spares the helpers below reading every image
@@ -99,7 +99,7 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
     source: any source whose images share one shape.
 
   Returns:
-    ``{"image": [n, height, width, channels], "label": int32 [n]}``; images
+    `{"image": [n, height, width, channels], "label": int32 [n]}`; images
     keep their dtype.
 
   Raises:
@@ -120,19 +120,21 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
   return stack_examples([source[i] for i in range(len(source))])
 
 
-def stack_examples(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+def stack_examples(examples: Sequence[Any]) -> dict[str, np.ndarray]:
   """Makes a batch of single examples, or says which two do not fit."""
   if not examples:
     raise ValueError("source is empty; expected at least one example.")
   what = "an example of the source"
-  images = [np.asarray(entry(what, example, "image")) for example in examples]
+  images = [
+    np.asarray(get_entry(what, example, "image")) for example in examples
+  ]
   for image in images:
     if image.shape != images[0].shape:
       raise ValueError(
         f"images of this source differ in shape, {images[0].shape} and "
         f"{image.shape}; a batch needs one shape, so resize them in the source."
       )
-  labels = [entry(what, example, "label") for example in examples]
+  labels = [get_entry(what, example, "label") for example in examples]
   return {"image": np.stack(images), "label": np.asarray(labels, np.int32)}
 
 
@@ -175,7 +177,7 @@ def split(
   """Splits a source in two at random, every class in the same proportion.
 
   Args:
-    source: any labelled source.
+    source: any labeled source.
     fraction: the part of each class, rounded, that goes to the second source.
     seed: the same seed gives the same split, on any machine and any version
       of NumPy.
@@ -209,7 +211,7 @@ def few_per_class(source: Source, count: int, *, seed: int = 0) -> Source:
   """Keeps a few random examples of each class.
 
   Args:
-    source: any labelled source.
+    source: any labeled source.
     count: how many of each class; a smaller class is kept whole.
     seed: the same seed gives the same examples, and a larger count a superset.
 
@@ -238,7 +240,7 @@ def without_classes(source: Source, classes: Sequence[int]) -> Source:
   """Leaves out every example of the given classes; labels stay what they were.
 
   Args:
-    source: any labelled source.
+    source: any labeled source.
     classes: the labels that a student never sees.
 
   Returns:
@@ -281,7 +283,9 @@ def _labels(source: Source) -> np.ndarray:
 def check_source(source: Any) -> None:
   """Raises TypeError for what has a length and entries, but no examples."""
   fields = getattr(getattr(source, "dtype", None), "names", None)
-  if isinstance(source, Mapping) or (hasattr(source, "dtype") and not fields):
+  array = hasattr(source, "dtype") and not fields
+  sized = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+  if isinstance(source, Mapping | tuple | str) or array or not sized:
     raise TypeError(
       f"source is a {type(source).__name__}; expected a Source, such as "
       "ArraySource(images, labels)."

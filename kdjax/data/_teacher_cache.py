@@ -17,8 +17,8 @@ from kdjax.data._teacher_cache_records import probe
 from kdjax.data._teacher_cache_records import read_header
 from kdjax.data._teacher_cache_records import shard_paths
 from kdjax.data._teacher_cache_records import unpack
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import entry
+from kdjax.ops import check_integer
+from kdjax.ops import get_entry
 
 
 class TeacherCache:
@@ -29,14 +29,14 @@ class TeacherCache:
   cache's header, and all are compared with what is asked for.
 
   Attributes:
-    header: the :class:`TeacherCacheHeader`.
+    header: the `TeacherCacheHeader`.
 
   Args:
-    path: the folder that :func:`write_teacher_cache` wrote.
+    path: the folder that `write_teacher_cache` wrote.
     augment: the augmentation that the student's images get, by
-      :func:`augment_examples`; None if none.
+      `augment_examples`; None if none.
     dataset: the expected name of the data set.
-    teacher: the expected :func:`fingerprint`.
+    teacher: the expected `fingerprint`.
     num_classes: the expected number of classes.
 
   Raises:
@@ -85,15 +85,15 @@ class TeacherCache:
       seed: of the augmentation.
 
     Returns:
-      The batch with `"teacher"`, as :meth:`lookup` returns it; for a
+      The batch with `"teacher"`, as `lookup` returns it; for a
       `kdjax.training.CachedTeacher`.
 
     Raises:
-      ValueError: as :meth:`lookup`, and if an image is not that of its index.
+      ValueError: as `lookup`, and if an image is not that of its index.
     """
     name = self.header.inputs
     index, images = (
-      np.asarray(entry(f"{self._path}: batch", batch, key))
+      np.asarray(get_entry(f"{self._path}: batch", batch, key))
       for key in ("index", name)
     )
     what = "images" if name == "image" else f"rows of {name!r}"
@@ -112,7 +112,7 @@ class TeacherCache:
     return batch | {"teacher": unpack(self.header, records)}
 
   def lookup(self, index: Any, seed: int) -> dict[str, np.ndarray]:
-    """What the teacher says of some examples; :meth:`attach` checks images too.
+    """What the teacher says of some examples; `attach` checks images too.
 
     Args:
       index: int `[b]`, places in the data set.

@@ -24,7 +24,7 @@ class TeacherCacheHeader:
 
   Attributes:
     dataset: the name of the data set and split.
-    teacher: the :func:`fingerprint` of the teacher's variables.
+    teacher: the `fingerprint` of the teacher's variables.
     num_examples: of the data set.
     num_classes: of the teacher; None if what it returns is no array.
     k: how many of the likeliest classes are kept; None keeps all.
@@ -134,7 +134,7 @@ def describe(array: Any) -> str:
 
 
 def parse(text: str) -> tuple[tuple[int, ...], np.dtype]:
-  """The shape and dtype that :func:`describe` puts in words."""
+  """The shape and dtype that `describe` puts in words."""
   shape, dtype = text.rsplit(" ", 1)
   return tuple(json.loads(f"[{shape.strip('(),')}]")), jnp.dtype(dtype)
 

@@ -26,9 +26,9 @@ from kdjax.data._teacher_cache_records import fingerprint
 from kdjax.data._teacher_cache_records import pack
 from kdjax.data._teacher_cache_records import probe
 from kdjax.data._teacher_cache_records import shard_paths
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import entry
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import get_entry
 
 Keep = Callable[[Any, Any], Any]
 
@@ -73,7 +73,7 @@ def write_teacher_cache(
       shape, such as `"tokens"`.
     seed: of the augmentation, and of what `keep` draws; a student's epoch has
       one.
-    augment: `(key, images) -> images`, applied by :func:`augment_examples`.
+    augment: `(key, images) -> images`, applied by `augment_examples`.
     k: how many of the likeliest classes are kept, with the log-sum-exp of all
       others; None keeps all.
     dtype: of the logits kept: `"float32"` is exact.
@@ -234,7 +234,7 @@ def _answer(
 
 def _example(source: Source, i: int, name: str) -> np.ndarray:
   """What the teacher sees of one example."""
-  return np.asarray(entry(f"example {i} of the source", source[i], name))
+  return np.asarray(get_entry(f"example {i} of the source", source[i], name))
 
 
 def _stack(

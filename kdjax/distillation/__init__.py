@@ -63,7 +63,9 @@ from kdjax.distillation.logits._wkd import wkd_logit_loss
 from kdjax.distillation.logits._wsld import wsld_loss
 from kdjax.distillation.relations._correlation_congruence import cc_loss
 from kdjax.distillation.relations._crd import crd_in_batch_loss
+from kdjax.distillation.relations._crd import crd_log_normalizer
 from kdjax.distillation.relations._crd import crd_loss
+from kdjax.distillation.relations._crd import crd_nce_loss
 from kdjax.distillation.relations._crd import crd_normalizer
 from kdjax.distillation.relations._irg import irg_loss
 from kdjax.distillation.relations._itrd import itrd_correlation_loss
@@ -100,7 +102,9 @@ __all__ = (
   "class_correlation_loss",
   "cosine_embedding_loss",
   "crd_in_batch_loss",
+  "crd_log_normalizer",
   "crd_loss",
+  "crd_nce_loss",
   "crd_normalizer",
   "crld_loss",
   "cskd_loss",

@@ -6,14 +6,14 @@ from typing import NamedTuple, TypeVar
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import compute_dtype
 from kdjax.ops import gather_batch
+from kdjax.ops import gathered_positions
+from kdjax.ops import in_chunks
 from kdjax.ops import masked_mean
-from kdjax.ops import safe_norm
-from kdjax.ops._collectives import batch_places
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._softmax import compute_dtype
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import unit_vectors
+from kdjax.ops import zero_masked
 
 Values = TypeVar("Values")
 
@@ -47,7 +47,7 @@ def flat_rows(
   x: Float[Array, "batch ..."], where: Bool[Array, " batch"] | None
 ) -> Float[Array, "batch dims"]:
   """Returns the examples as vectors, 0 where masked whatever they held."""
-  return counted(x.astype(compute_dtype(x)).reshape(x.shape[0], -1), where)
+  return zero_masked(x.astype(compute_dtype(x)).reshape(x.shape[0], -1), where)
 
 
 def batch_rows(
@@ -68,7 +68,7 @@ def pairs(
   """Returns the pairs of a batch."""
   rows = jnp.ones(x.shape[:1], bool) if where is None else where
   columns = gather_batch(rows, axis_name)
-  return Pairs(rows, columns, batch_places(rows.size, axis_name))
+  return Pairs(rows, columns, gathered_positions(rows.size, axis_name))
 
 
 def over_rows(
@@ -107,7 +107,9 @@ def pair_mean(
 
   values = over_rows(sums, student, teacher, pair=pair, chunk_size=chunk_size)
   count = jnp.sum(pair.columns, dtype=values.dtype)
-  return masked_mean(values / nonzero(count), pair.rows, axis_name=axis_name)
+  return masked_mean(
+    values / nonzero_divisor(count), pair.rows, axis_name=axis_name
+  )
 
 
 def products(rows: Rows) -> Float[Array, "batch whole"]:
@@ -116,17 +118,8 @@ def products(rows: Rows) -> Float[Array, "batch whole"]:
   return jnp.matmul(rows.local, rows.whole.T, precision="highest")
 
 
-def directions(
-  x: Float[Array, "... dims"], eps: float = 0.0
-) -> Float[Array, "... dims"]:
-  """Returns x / (norm + eps); the zero vector is 0, with gradient 0."""
-  norm = safe_norm(x, keepdims=True)
-  dead = norm == 0  # NaN is not: it must reach the caller
-  return x * jnp.where(dead, 0.0, 1 / jnp.where(dead, 1.0, norm + eps))
-
-
 def unit_rows(rows: Rows, eps: float = 0.0) -> Rows:
   """Returns the rows' directions."""
-  local = directions(rows.local, eps)
+  local = unit_vectors(rows.local, eps)
   alone = rows.whole is rows.local
-  return Rows(local, local if alone else directions(rows.whole, eps))
+  return Rows(local, local if alone else unit_vectors(rows.whole, eps))

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
 from kdjax.ops import gather_batch
 from kdjax.ops import safe_norm
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 class KeyQueue(NamedTuple):
@@ -47,11 +47,11 @@ def key_queue(
     key: draws the directions.
     num_classes: how many classes there are.
     dims: the width of the keys: that of the projector, or that of the features
-      and 1 more for :func:`homogeneous_directions`.
+      and 1 more for `homogeneous_directions`.
     size: how many keys of each class are kept.
 
   Returns:
-    A :class:`KeyQueue`; its `keys` are what the losses take.
+    A `KeyQueue`; its `keys` are what the losses take.
 
   Raises:
     ValueError: if a number is below 1.
@@ -205,13 +205,13 @@ def categorical_contrastive_loss(
     keys: `[batch, dims]`, the momentum encoder's projections of other views of
       the same examples, of unit norm; no gradient.
     labels: `[batch]`.
-    queue_keys: `[classes, size, dims]`, :class:`KeyQueue`'s; no gradient. In
+    queue_keys: `[classes, size, dims]`, `KeyQueue`'s; no gradient. In
       TLlib without this batch's keys.
     temperature: tau > 0. May be traced.
 
   Returns:
     One value an example. Published weight: 1 times the mean, beside that of
-    :func:`contrastive_cross_entropy_loss` and the cross-entropy, with K = 40
+    `contrastive_cross_entropy_loss` and the cross-entropy, with K = 40
     and momentum 0.999.
 
   Raises:
@@ -263,9 +263,9 @@ def contrastive_cross_entropy_loss(
   of that class among those of all classes.
 
   Args:
-    features: `[batch, dims]`, of unit norm, by :func:`homogeneous_directions`.
+    features: `[batch, dims]`, of unit norm, by `homogeneous_directions`.
     labels: `[batch]`.
-    queue_keys: `[classes, size, dims]`, :class:`KeyQueue`'s, such directions of
+    queue_keys: `[classes, size, dims]`, `KeyQueue`'s, such directions of
       the momentum encoder's features; no gradient. In TLlib with this batch's
       keys.
     head: `[classes, dims]`, the head's weights and biases as directions.

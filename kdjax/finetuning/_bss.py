@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import agreed
-from kdjax.ops._masked_rows import whole_rows
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_integer
+from kdjax.ops import gathered_rows
+from kdjax.ops import mean_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -55,7 +55,7 @@ def bss_loss(
     <https://proceedings.neurips.cc/paper/2019/hash/c6bff625bdb0393992c9d4db0c6bbe45-Abstract.html>`_,
     2019.
   """
-  rows, mask = whole_rows(features, where, axis_name)
+  rows, mask = gathered_rows(features, where, axis_name)
   size = min(rows.shape)
   if not isinstance(k, jax.Array):
     check_integer("bss_loss: k", k, 1)
@@ -73,4 +73,4 @@ def bss_loss(
   chosen = (place >= 0) & (place < k)
   images = jnp.matmul(x, vectors, precision="highest")
   values = jnp.where(chosen, jnp.sum(jnp.square(images), 0), 0.0)
-  return agreed(jnp.sum(values), axis_name)
+  return mean_over_devices(jnp.sum(values), axis_name)

@@ -3,11 +3,11 @@
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops._classes import class_sums
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import class_sums
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import validate
 
 
 @validate
@@ -19,14 +19,14 @@ def co_tuning_targets(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, "target_classes source_classes"]:
-  r"""Co-Tuning's category relationship p(y_s | y_t), learnt directly.
+  r"""Co-Tuning's category relationship p(y_s | y_t), learned directly.
 
   .. math::
     p(y_s \mid y_t) = \operatorname*{mean}_{i: y_i = y_t} p(y_s \mid x_i)
 
   the pretrained model's average answer to the examples of a target class. Once,
   before fine-tuning, over the whole target set; `targets[labels]` is what
-  :func:`co_tuning_loss` compares with.
+  `co_tuning_loss` compares with.
 
   Args:
     source_probabilities: `[batch, source_classes]`, the softmax of the
@@ -68,7 +68,7 @@ def co_tuning_targets(
     where,
     axis_name,
   )
-  return sums / nonzero(counts)[:, None]
+  return sums / nonzero_divisor(counts)[:, None]
 
 
 @validate
@@ -83,7 +83,7 @@ def co_tuning_loss(
   Args:
     source_logits: `[batch, source_classes]`, of the pretrained head, which is
       trained on, on the features being fine-tuned.
-    targets: `[batch, source_classes]`, rows of :func:`co_tuning_targets` at
+    targets: `[batch, source_classes]`, rows of `co_tuning_targets` at
       the examples' labels; no gradient.
 
   Returns:

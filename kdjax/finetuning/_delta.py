@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 @validate
@@ -26,15 +26,15 @@ def delta_loss(
     \ell_\text{attention} = \frac{C}{2 H W}
       \sum_c a_c \sum_{hw} (F_{hwc} - F^0_{hwc})^2
 
-  the behavioural penalty, and the one that weighs channels by how much the
+  the behavioral penalty, and the one that weighs channels by how much the
   target task needs them. A network's penalty is the sum over its layers.
 
   Args:
     student_features: `[batch, ..., channels]`, of the network being tuned.
     teacher_features: the same layer of the pretrained network, which stays as
       it was; no gradient.
-    channel_attention: `[channels]`, from :func:`delta_channel_attention`; no
-      gradient. None for the behavioural penalty.
+    channel_attention: `[channels]`, from `delta_channel_attention`; no
+      gradient. None for the behavioral penalty.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:

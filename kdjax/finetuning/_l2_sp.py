@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
+from kdjax.ops import as_number
+from kdjax.ops import compute_dtype
 
 
 def l2_sp(

@@ -3,15 +3,15 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import check_choice
+from kdjax.ops import class_sums
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
+from kdjax.ops import mask_classes
+from kdjax.ops import nonzero_divisor
 from kdjax.ops import pairwise_squared_distances
 from kdjax.ops import safe_norm
-from kdjax.ops._classes import class_sums
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import mask_classes
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -56,7 +56,7 @@ def class_prototypes(
   sums, counts = class_sums(
     "class_prototypes", embeddings, labels, num_classes, where, axis_name
   )
-  return sums / nonzero(counts)[:, None]
+  return sums / nonzero_divisor(counts)[:, None]
 
 
 @validate
@@ -73,7 +73,7 @@ def prototypical_logits(
 
   Args:
     embeddings: `[batch, dims]`, of the query examples.
-    prototypes: `[classes, dims]`, as of :func:`class_prototypes`.
+    prototypes: `[classes, dims]`, as of `class_prototypes`.
     distance: "squared_euclidean", or "cosine" for 1 - cosine, with which the
       authors found it to be much worse.
     where: `[classes]`, which classes there are.
@@ -134,7 +134,7 @@ def prototypical_loss(
     num_classes: how many classes there are, the ways of the episode. Without
       it, the largest support label tells, for labels that are known; under jit
       it must be given.
-    distance: "squared_euclidean" or "cosine", see :func:`prototypical_logits`.
+    distance: "squared_euclidean" or "cosine", see `prototypical_logits`.
     where: `[support]`, which support examples count.
     axis_name: the mapped axis that holds the rest of the support examples.
 
@@ -173,7 +173,7 @@ def prototypical_loss(
   )
   logits = prototypical_logits(
     query_embeddings,
-    sums / nonzero(counts)[:, None],
+    sums / nonzero_divisor(counts)[:, None],
     distance=distance,
     where=counts > 0,
   )
@@ -183,4 +183,4 @@ def prototypical_loss(
 def _directions(rows: Array) -> Array:
   """Returns rows of length 1, and 0 for those of length 0."""
   rows = rows.astype(compute_dtype(rows))
-  return rows / nonzero(safe_norm(rows, keepdims=True))
+  return rows / nonzero_divisor(safe_norm(rows, keepdims=True))

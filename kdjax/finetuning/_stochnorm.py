@@ -7,17 +7,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 class StochNorm(NamedTuple):
-  """What :func:`stochnorm` returns.
+  """What `stochnorm` returns.
 
   Attributes:
     outputs: the normalized input, in its shape and dtype.
@@ -59,7 +59,7 @@ def stochnorm(
 
   with the batch's own mean and variance where s = 1 and the moving ones, which
   were pretrained and which were not yet updated by this batch, where s = 0:
-  a drop-in for batch normalization that regularises fine-tuning.
+  a drop-in for batch normalization that regularizes fine-tuning.
 
   Args:
     features: `[batch, ..., channels]`.
@@ -78,7 +78,7 @@ def stochnorm(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A :class:`StochNorm`. The moving variance takes in the batch's over n - 1,
+    A `StochNorm`. The moving variance takes in the batch's over n - 1,
     the normalization that over n, as in PyTorch. A batch where nothing counts
     leaves the moving statistics alone.
 
@@ -107,8 +107,8 @@ def stochnorm(
   x, mask = masked_rows(features, where)
   flat = x.reshape(x.shape[0], -1, x.shape[-1])
   epsilon = as_number("eps", eps, dtype)
-  share = as_share("momentum", momentum, dtype)
-  chance = as_share("probability", probability, dtype)
+  share = as_fraction("momentum", momentum, dtype)
+  chance = as_fraction("probability", probability, dtype)
   moving = tuple(
     jax.lax.stop_gradient(s.astype(dtype)) for s in (mean, variance)
   )
@@ -124,11 +124,11 @@ def stochnorm(
   if key is not None:
     count = flat.shape[1] * jnp.sum(mask)
     sums = jnp.sum(flat, (0, 1))
-    count, sums = total((count, sums), axis_name)
+    count, sums = sum_over_devices((count, sums), axis_name)
     center = sums / jnp.maximum(count, 1)
     gaps = mask[:, None, None] * (flat - row(center))
     squares = jnp.sum(jnp.square(gaps), (0, 1))
-    squares = total(squares, axis_name)
+    squares = sum_over_devices(squares, axis_name)
     spread = squares / jnp.maximum(count, 1)
     batch = center, squares / jnp.maximum(count - 1, 1)
     own = jax.random.bernoulli(key, chance, center.shape)

@@ -5,16 +5,16 @@ mixture or the total variation, once more. What it returns is a few numbers a
 row. From those the second step writes the gradient, element by element, with
 no further sum: it may run much later, in another chunk, or beside a matmul.
 
-KL needs no third reading. With :math:`g_i = \log(v_i / u_i)` of the rows before
-they are normalised, :math:`u` of p and :math:`v` of q, it is
+KL needs no third reading. With `g_i = log(v_i / u_i)` of the rows before
+they are normalized, `u` of p and `v` of q, it is
 
 .. math:: \log(1 + a) - b, \quad a = b + \rho, \quad
           b = E_p[g], \quad \rho = E_p[e^g - 1 - g] \geq 0
 
-and :math:`\rho - (a - \log(1 + a))`, each by its series near 0, keeps the
-digits that the sum of :math:`p (\log p - \log q)` loses. The loss of digits
+and `rho - (a - log(1 + a))`, each by its series near 0, keeps the
+digits that the sum of `p (log p - log q)` loses. The loss of digits
 that remains is of 1 / max p where the gap at p's largest class is far from all
-others; :func:`kdjax.ops.kl_divergence`, which reads once more, has none.
+others; `kdjax.ops.kl_divergence`, which reads once more, has none.
 """
 
 from collections.abc import Callable
@@ -26,18 +26,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.fused._kernel_tpu import kl_sums_tpu
-from kdjax.ops._collectives import vary_like
-from kdjax.ops._divergences import RowStatistics
-from kdjax.ops._divergences import Terms
-from kdjax.ops._divergences import jensen_shannon_terms
-from kdjax.ops._divergences import kl_terms
-from kdjax.ops._divergences import near_zero
-from kdjax.ops._divergences import skew_terms
-from kdjax.ops._divergences import total_variation_terms
-from kdjax.ops._divergences import two_difference
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
+from kdjax.ops import DivergenceTerms
+from kdjax.ops import RowStatistics
+from kdjax.ops import as_fraction
+from kdjax.ops import check_choice
+from kdjax.ops import jensen_shannon_terms
+from kdjax.ops import kl_terms
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import skew_terms
+from kdjax.ops import total_variation_terms
+from kdjax.ops import two_difference
+from kdjax.ops import vary_like
+from kdjax.ops import weighted_expm1
 
 
 class Divergence(NamedTuple):
@@ -46,20 +46,20 @@ class Divergence(NamedTuple):
   With P the teacher's softened softmax and Q the student's:
 
   =================== ======================================================
-  ``forward_kl``      KL(P || Q)
-  ``reverse_kl``      KL(Q || P)
-  ``jsd``             beta KL(P || M) + (1 - beta) KL(Q || M) with
+  `forward_kl`      KL(P || Q)
+  `reverse_kl`      KL(Q || P)
+  `jsd`             beta KL(P || M) + (1 - beta) KL(Q || M) with
                       M = beta P + (1 - beta) Q; at beta = 0 and 1 the
                       forward and the reverse KL
-  ``skew``            KL(P || share P + (1 - share) Q)
-  ``skew_reverse``    KL(Q || (1 - share) P + share Q)
-  ``total_variation`` sum of |P - Q| / 2
+  `skew`            KL(P || share P + (1 - share) Q)
+  `skew_reverse`    KL(Q || (1 - share) P + share Q)
+  `total_variation` sum of |P - Q| / 2
   =================== ======================================================
 
   Attributes:
     name: one of the above.
-    share: beta of ``jsd``, 0.5 without it; lambda of ``skew`` and
-      ``skew_reverse``, 0.1 without it; None for the others. It may be traced
+    share: beta of `jsd`, 0.5 without it; lambda of `skew` and
+      `skew_reverse`, 0.1 without it; None for the others. It may be traced
       and receives no gradient.
 
   Examples:
@@ -79,7 +79,7 @@ class Divergence(NamedTuple):
 class Kind(NamedTuple):
   """What sets one divergence apart; `share` is the default."""
 
-  terms: Callable[..., Terms]
+  terms: Callable[..., DivergenceTerms]
   teacher_is_p: bool = True
   share: float | None = None
 
@@ -109,7 +109,7 @@ def as_divergence(
       )
     return divergence.name, ()
   share = default if divergence.share is None else divergence.share
-  share = as_share("share", share, dtype)
+  share = as_fraction("share", share, dtype)
   return divergence.name, (jax.lax.stop_gradient(share),)
 
 
@@ -169,14 +169,14 @@ class DenseCriterion(NamedTuple):
     alive = p_max != -jnp.inf  # without a class in p nothing diverges
     p_max = jnp.where(alive, p_max, 0.0)
     q_max = jnp.where(q_max == -jnp.inf, 0.0, q_max)
-    mean = gaps / nonzero(p_total)
-    remainder = remainder / nonzero(p_total)
+    mean = gaps / nonzero_divisor(p_total)
+    remainder = remainder / nonzero_divisor(p_total)
     growth = mean + remainder
     near = (jnp.abs(growth) < 0.5) & (lost == 0)
     log_norm = jnp.where(
       near,
       jnp.log1p(jnp.where(near, growth, 0.0)),
-      jnp.log(nonzero(q_total)) - jnp.log(nonzero(p_total)),
+      jnp.log(nonzero_divisor(q_total)) - jnp.log(nonzero_divisor(p_total)),
     )
     divergence = jnp.where(
       near, remainder - _minus_log1p(growth), log_norm - mean
@@ -233,7 +233,7 @@ class DenseCriterion(NamedTuple):
     )
     u, v, gap = elements.u, elements.v, elements.gap
     close = elements.in_p & elements.in_q & (jnp.abs(gap) < 0.5)
-    _, series = near_zero(u, gap)
+    _, series = weighted_expm1(u, gap)
     remainder = jnp.where(close, series, v - u - u * gap)
     lost = jnp.where(elements.in_q, 0.0, u)
     sums = (self._sum(x) for x in (u, v, u * gap, remainder, lost))
@@ -269,7 +269,7 @@ class _Elements(NamedTuple):
   in_q: Array
   p_exponent: Array
   q_exponent: Array
-  u: Array  # exp of the exponents: unnormalised p
+  u: Array  # exp of the exponents: unnormalized p
   v: Array
   gap: Array  # log(v / u), to full relative precision; 0 where one is masked
 
@@ -302,10 +302,13 @@ def _elements(
 
 
 def _statistics(elements: _Elements, rows: Rows) -> RowStatistics:
-  """Returns the normalised rows and their log-ratio."""
+  """Returns the normalized rows and their log-ratio."""
   in_p, in_q, p_exponent, q_exponent, u, v, gap = elements
   in_q &= rows.p_total[:, None] != 0
-  p_total, q_total = nonzero(rows.p_total), nonzero(rows.q_total)
+  p_total, q_total = (
+    nonzero_divisor(rows.p_total),
+    nonzero_divisor(rows.q_total),
+  )
   both = in_p & in_q
   p = u / p_total[:, None]
   q = jnp.where(in_q, v, 0.0) / q_total[:, None]
@@ -316,7 +319,7 @@ def _statistics(elements: _Elements, rows: Rows) -> RowStatistics:
   )
   ratio = jnp.where(near, gap - log_norm, jnp.where(both, far, 0.0))
   ratio = jnp.where(both, ratio, 0.0)
-  difference, _ = near_zero(p, ratio)
+  difference, _ = weighted_expm1(p, ratio)
   return RowStatistics(
     p,
     q,

@@ -20,10 +20,10 @@ from kdjax.fused._row_chunks import put_rows
 from kdjax.fused._row_chunks import take_rows
 from kdjax.fused._row_chunks import unfused
 from kdjax.fused._row_chunks import weigh
-from kdjax.ops._collectives import vary_like
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import validate
+from kdjax.ops import compute_dtype
+from kdjax.ops import row_temperature
+from kdjax.ops import validate
+from kdjax.ops import vary_like
 
 # Logits that a CPU's cache holds: there, chunks are 2.5 times as fast as whole
 # arrays. An accelerator's compiler fuses them into few readings as they are.
@@ -49,7 +49,7 @@ def fused_divergence(
     \ell = D(P, Q), \quad P = \mathrm{softmax}(z^T / T), \;
     Q = \mathrm{softmax}(z^S / T)
 
-  with one of the divergences that :class:`Divergence` lists. Between the
+  with one of the divergences that `Divergence` lists. Between the
   forward and the backward pass only eight numbers a row are kept; the gradient
   is computed from the logits again, by elements, and written once. It has a
   reverse mode only; `kdjax.distillation` has the same divergences in both.
@@ -57,7 +57,7 @@ def fused_divergence(
   Args:
     student_logits: `[*tokens, classes]`; -inf masks a class.
     teacher_logits: `[*tokens, classes]`.
-    divergence: its name, or a :class:`Divergence` with its share.
+    divergence: its name, or a `Divergence` with its share.
     temperature: T > 0; a number, or one a token. It may be traced and
       receives no gradient.
     where: which tokens count; the others cost 0 and get no gradient, whatever

@@ -31,10 +31,10 @@ from kdjax.fused._row_chunks import over_chunks
 from kdjax.fused._row_chunks import put_rows
 from kdjax.fused._row_chunks import take_rows
 from kdjax.fused._row_chunks import weigh
-from kdjax.ops._collectives import vary_like
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_integer
+from kdjax.ops import row_temperature
+from kdjax.ops import validate
+from kdjax.ops import vary_like
 
 # Each chunk reads and writes a float32 gradient of the head, so few chunks are
 # better: 512 MiB of float32 logits each; on a CPU what its cache holds is.
@@ -64,18 +64,18 @@ def fused_linear_divergence(
     \ell = D(P, Q), \quad P = \mathrm{softmax}(z^T / T), \;
     Q = \mathrm{softmax}(z^S / T), \quad z = \mathrm{head}(h)
 
-  with one of the divergences that :class:`Divergence` lists. Memory beyond the
+  with one of the divergences that `Divergence` lists. Memory beyond the
   arguments and their gradients does not grow with the number of tokens. Logits
   are float32 even where hidden states and heads are bfloat16. It has a reverse
   mode only.
 
   Args:
     student_hidden: `[*tokens, student_width]`.
-    student_head: `[vocab, student_width]`, or a :class:`Head`.
+    student_head: `[vocab, student_width]`, or a `Head`.
     teacher_hidden: `[*tokens, teacher_width]`, or the teacher's logits
       `[*tokens, vocab]` if its head is None.
-    teacher_head: `[vocab, teacher_width]`, a :class:`Head`, or None.
-    divergence: its name, or a :class:`Divergence` with its share.
+    teacher_head: `[vocab, teacher_width]`, a `Head`, or None.
+    divergence: its name, or a `Divergence` with its share.
     temperature: T > 0; a number, or one a token. It may be traced and
       receives no gradient.
     where: which tokens count; the others cost 0 and get no gradient, whatever

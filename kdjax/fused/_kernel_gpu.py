@@ -19,7 +19,7 @@ from kdjax.fused._online_sums import EMPTY
 from kdjax.fused._online_sums import SUMS
 from kdjax.fused._online_sums import add_tile
 from kdjax.fused._online_sums import move
-from kdjax.ops._collectives import vary_like
+from kdjax.ops import vary_like
 
 ROWS, CLASSES, STEPS = 64, 64, 64
 # Bytes of tiles on their way to a block; two blocks fit a multiprocessor.

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.fused._row_chunks import weigh
-from kdjax.ops._validation import check_positive
+from kdjax.ops import check_positive
 
 
 class Head(NamedTuple):

@@ -1,16 +1,16 @@
 r"""The sums of KL's rows in one reading: what the kernels share.
 
 The maxima of a row are not known before its end. Where a tile of classes
-raises them, the sums so far are moved to the new maxima. With the gaps' centre
-moved by :math:`\delta`, u scaled by :math:`\alpha` and v by :math:`\beta =
-\alpha e^{-\delta}`, the sums Z of u, B of u g and R of v - u - u g become
+raises them, the sums so far are moved to the new maxima. With the gaps' center
+moved by `delta`, u scaled by `alpha` and v by `beta =
+alpha e^-delta`, the sums Z of u, B of u g and R of v - u - u g become
 
 .. math::
   Z' = \alpha Z, \quad B' = \alpha (B - \delta Z), \quad
   R' = \beta R + (\beta - \alpha) B + Z (\beta - \alpha + \alpha \delta)
 
 in which no large numbers cancel: each term is of second order in the gaps, if
-:math:`\beta - \alpha` is computed from :math:`\delta`.
+`beta - alpha` is computed from `delta`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops._divergences import near_zero
+from kdjax.ops import weighted_expm1
 
 # p_max, q_max, p_total, q_total, the sums of u g and of v - u - u g, and the
 # mass of p that q lacks
@@ -72,7 +72,7 @@ def move(
   after, after_low = _difference(q_zero, p_zero)
   delta = ((after - before) + (after_low - before_low)) / scale
   delta = jnp.where(started, delta, 0.0)
-  growth, curvature = near_zero(alpha, -delta)
+  growth, curvature = weighted_expm1(alpha, -delta)
   near = jnp.abs(delta) < 0.5
   growth = jnp.where(near, growth, beta - alpha)
   curvature = jnp.where(near, curvature, beta - alpha + alpha * delta)
@@ -105,7 +105,7 @@ def _terms(
   high, low = _difference(jnp.where(both, q, center), jnp.where(both, p, 0.0))
   gap = ((high - center) + (low - center_low)) * inverse
   gap = jnp.where(both, gap, 0.0)
-  _, series = near_zero(u, gap)
+  _, series = weighted_expm1(u, gap)
   remainder = jnp.where(both & (jnp.abs(gap) < 0.5), series, v - u - u * gap)
   return u, v, u * gap, remainder, jnp.where(in_q, 0.0, u)
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops._collectives import vary_like
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import vary_like
 
 IMPLEMENTATIONS = ("xla", "chunked")
 

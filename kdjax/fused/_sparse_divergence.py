@@ -10,11 +10,11 @@ from kdjax.fused._linear_head import Head
 from kdjax.fused._linear_head import as_linear
 from kdjax.fused._sparse_teacher import Sparse
 from kdjax.fused._sparse_teacher import SparseCriterion
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 TAILS = ("bucket", "drop")
 RENORMALIZE = ("none", "teacher", "both")
@@ -56,7 +56,7 @@ def sparse_divergence(
     teacher_log_probs: `[*tokens, known]`, of all classes and at the
       temperature; -inf for none. They receive no gradient.
     teacher_weights: w, with which a known class counts, for "drop" without
-      renormalization; its probability by default. See :func:`sample_teacher`.
+      renormalization; its probability by default. See `sample_teacher`.
     tail: "bucket", or "drop" to leave out the unknown classes.
     renormalize: for "drop": "teacher" lets the teacher's known probabilities
       sum to 1, which pushes the student's tail to 0; "both" the student's too
@@ -134,13 +134,13 @@ def sparse_linear_divergence(
 ) -> Float[Array, "*tokens"]:
   r"""Sparse linear divergence: the student's logits are never there either.
 
-  :func:`sparse_divergence` of :math:`z = \mathrm{head}(h)`, in chunks of
-  tokens as in :func:`fused_linear_divergence`.
+  `sparse_divergence` of `z = head(h)`, in chunks of
+  tokens as in `fused_linear_divergence`.
 
   Args:
     student_hidden: `[*tokens, student_width]`.
-    student_head: `[vocab, student_width]`, or a :class:`Head`.
-    teacher_ids: `[*tokens, known]`, as for :func:`sparse_divergence`.
+    student_head: `[vocab, student_width]`, or a `Head`.
+    teacher_ids: `[*tokens, known]`, as for `sparse_divergence`.
     teacher_log_probs: `[*tokens, known]`.
     teacher_weights: `[*tokens, known]`, or None.
     tail: "bucket" or "drop".

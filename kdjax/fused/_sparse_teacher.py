@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.fused._divergences import DenseCriterion
-from kdjax.ops._softmax import log_softened_softmax
-from kdjax.ops._softmax import softened_softmax
+from kdjax.ops import log_softened_softmax
+from kdjax.ops import softened_softmax
 
 _KL = DenseCriterion("forward_kl")
 
@@ -62,7 +62,7 @@ class SparseCriterion(NamedTuple):
     scale: Array,
     shares: tuple[Array, ...],
   ) -> SparseRows:
-    """Returns the numbers of each row; see :class:`DenseCriterion`."""
+    """Returns the numbers of each row; see `DenseCriterion`."""
     student, teacher = _widen(scale.dtype, student, teacher)
     logits = self._gather(student, teacher.ids)
     if self.axis_name is not None:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.ops._softmax import log_softened_softmax
-from kdjax.ops._softmax import softened_softmax
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import check_integer
+from kdjax.ops import check_range
+from kdjax.ops import log_softened_softmax
+from kdjax.ops import softened_softmax
+from kdjax.ops import validate
 
 
 @validate
@@ -24,7 +24,7 @@ def known_log_probs(
   .. math::
     \log P_i = z_i - \log \Big(\sum_{j \in I} \exp(z_j) + \exp(r)\Big)
 
-  They are what :func:`sparse_divergence` takes, of what a
+  They are what `sparse_divergence` takes, of what a
   `kdjax.data.TeacherCache` of the likeliest classes serves. They are those of
   all classes at the temperature at which r was summed, and of no other: a
   cache for temperature T is one of a teacher that returns z / T.
@@ -54,7 +54,7 @@ def known_log_probs(
 
 
 class SampledTeacher(NamedTuple):
-  """What :func:`sample_teacher` knows of each token.
+  """What `sample_teacher` knows of each token.
 
   Attributes:
     ids: the classes drawn, `[*tokens, samples]`; one may be there twice.
@@ -100,7 +100,7 @@ def sample_teacher(
     proposal_power: t >= 0; 1 draws from P, with equal weights, 0 evenly.
 
   Returns:
-    A :class:`SampledTeacher`, without gradient to the teacher.
+    A `SampledTeacher`, without gradient to the teacher.
 
   Raises:
     ValueError: if there is no sample, a static temperature is not above 0, or

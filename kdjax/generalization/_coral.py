@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -32,7 +32,7 @@ def coral(
     features: `[domains, batch, dims]`; a domain with fewer rows is padded.
     scaling: "mean", the formula above, as in DomainBed, TLlib and DeepDG;
       "paper" has no term of means and a quarter of the other, as
-      :func:`kdjax.adaptation.coral_loss` by default.
+      `kdjax.adaptation.coral_loss` by default.
     where: `[domains, batch]`, which rows count. A domain without any is left
       out of the pairs.
     axis_name: the mapped axis that holds the rest of each domain's batch.
@@ -57,14 +57,16 @@ def coral(
   """
   check_choice("scaling", scaling, ("mean", "paper"))
   rows, mask = masked_rows(features, where, axes=2)
-  counts, sums = total((jnp.sum(mask, 1), jnp.sum(rows, 1)), axis_name)
+  counts, sums = sum_over_devices(
+    (jnp.sum(mask, 1), jnp.sum(rows, 1)), axis_name
+  )
   present = (counts > 0).astype(rows.dtype)
   means = sums / jnp.maximum(counts, 1)[:, None]
   centred = mask[:, :, None] * (rows - means[:, None])
   products = jnp.einsum(
     "dbj,dbk->djk", centred, centred, precision=jax.lax.Precision.HIGHEST
   )
-  products = total(products, axis_name)
+  products = sum_over_devices(products, axis_name)
   covariances = products / jnp.maximum(counts - 1, 1)[:, None, None]
   value = _spread(covariances, present)
   if scaling == "paper":

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -33,7 +33,7 @@ def crossgrad(
     x' = x + \epsilon \operatorname{clip}(\nabla_x \ell(x), -c, c)
 
   The label network learns from inputs moved by the domain network's loss, and
-  the other way round; each weighs old and new by :func:`augmented_loss`::
+  the other way round; each weighs old and new by `augmented_loss`::
 
     moved = crossgrad(lambda x: domain_losses(x, domains), inputs)
     loss = augmented_loss(label_losses(inputs), label_losses(moved))
@@ -86,7 +86,7 @@ def crossgrad(
   dtype = compute_dtype(inputs)
   gradients = jax.grad(summed)(inputs).astype(dtype)
   if scaling == "mean":
-    count = total(jnp.sum(keep, dtype=dtype), axis_name)
+    count = sum_over_devices(jnp.sum(keep, dtype=dtype), axis_name)
     gradients = gradients / jnp.maximum(count, 1)
   limit = as_number("clip", clip, dtype)
   step = as_number("epsilon", epsilon, dtype)
@@ -129,7 +129,7 @@ def augmented_loss(
   dtype = jnp.promote_types(
     compute_dtype(losses), compute_dtype(augmented_losses)
   )
-  share = as_share("alpha", alpha, dtype)
+  share = as_fraction("alpha", alpha, dtype)
   return (1 - share) * losses.astype(dtype) + share * augmented_losses.astype(
     dtype
   )

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import check_positive
+from kdjax.ops import mask_unknown_labels
 from kdjax.ops import softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -49,7 +49,7 @@ def dael_expert_loss(
   probabilities = softened_softmax(logits)
   own = jnp.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0]
   values = -jnp.log(own + as_number("eps", eps, own.dtype))
-  return where_known(values, given, logits.shape[-1])
+  return mask_unknown_labels(values, given, logits.shape[-1])
 
 
 @validate
@@ -75,7 +75,7 @@ def dael_consistency_loss(
 
   Returns:
     One value an example, `[domains, batch]`: a sum over classes. Published
-    weight: 1 times the mean (Dassl), beside :func:`dael_expert_loss`. At test
+    weight: 1 times the mean (Dassl), beside `dael_expert_loss`. At test
     time the experts' probabilities are averaged. 0 for a single domain.
 
   Raises:

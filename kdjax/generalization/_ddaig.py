@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
+from kdjax.ops import validate
 
 
 @validate
@@ -25,13 +25,13 @@ def ddaig(
   Args:
     inputs: `[batch, ...]`.
     perturbation: G(x), of the same shape: a generator's output in [-1, 1]
-      (tanh), trained by :func:`ddaig_generator_loss`.
+      (tanh), trained by `ddaig_generator_loss`.
     weight: \lambda. May be traced.
     bounds: the lowest and the highest value of an input; None for no bounds.
 
   Returns:
     Perturbed inputs, of the same shape and dtype. For the label network's step
-    stop their gradient and weigh them by :func:`augmented_loss`; the domain
+    stop their gradient and weigh them by `augmented_loss`; the domain
     network learns from `inputs` alone. Published: weight 0.3, no bounds
     (Dassl).
 
@@ -44,7 +44,7 @@ def ddaig(
 
   References:
     Zhou et al., `Deep domain-adversarial image generation for domain
-    generalisation <https://arxiv.org/abs/2003.06054>`_, 2020.
+    generalization <https://arxiv.org/abs/2003.06054>`_, 2020.
   """
   if inputs.shape != perturbation.shape:
     raise ValueError(
@@ -93,7 +93,7 @@ def ddaig_generator_loss(
 
   References:
     Zhou et al., `Deep domain-adversarial image generation for domain
-    generalisation <https://arxiv.org/abs/2003.06054>`_, 2020.
+    generalization <https://arxiv.org/abs/2003.06054>`_, 2020.
   """
   return cross_entropy(label_logits, labels) - cross_entropy(
     domain_logits, domains

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.generalization._coral import coral
+from kdjax.ops import check_choice
+from kdjax.ops import compute_dtype
 from kdjax.ops import masked_mean
+from kdjax.ops import masked_rows
+from kdjax.ops import safe_abs
 from kdjax.ops import safe_norm
-from kdjax.ops._distances import absolute
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 _FORMS = ("2-norm", "norm-2-norm", "norm-1-norm", "cos")
 
@@ -97,7 +97,7 @@ def difex_loss(
   Args:
     features: `[domains, batch, 2 half]`, of the bottleneck.
     teacher_features: `[domains, batch, half]`, of a network trained on
-      :func:`fourier_phase`; they receive no gradient.
+      `fourier_phase`; they receive no gradient.
     form: of the exploration: "2-norm" as above; "norm-2-norm" the same of unit
       vectors; "norm-1-norm" the negative mean absolute difference of unit
       vectors; "cos" the mean cosine of a and b.
@@ -116,7 +116,7 @@ def difex_loss(
       is unknown.
 
   As DeepDG, but: a zero vector has direction 0 (NaN there); the alignment,
-  :func:`coral` with scaling "mean", is 0 for a single domain (there, between
+  `coral` with scaling "mean", is 0 for a single domain (there, between
   the halves of its batch: reshape to two domains for that). "1-norm", which its
   command line offers, has no code there and is not offered here.
 
@@ -156,7 +156,7 @@ def difex_loss(
     else:
       internal_side, mutual_side = internal, mutual
     gaps = internal_side - mutual_side
-    size = absolute(gaps) if form == "norm-1-norm" else jnp.square(gaps)
+    size = safe_abs(gaps) if form == "norm-1-norm" else jnp.square(gaps)
     exploration = -mean(size)
   return Difex(
     mean(jnp.square(internal - teacher)),

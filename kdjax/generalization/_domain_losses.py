@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -19,7 +19,7 @@ def domain_losses(
 
   .. math:: \ell_d = \operatorname{mean}_{i \in d} \ell_{di}
 
-  Empirical risk minimisation (ERM) over domains is their mean, which gives
+  Empirical risk minimization (ERM) over domains is their mean, which gives
   domains equal weight; DomainBed's ERM is `ops.masked_mean(losses, where)`, the
   mean over all examples. They differ where domains have unequal numbers.
 
@@ -46,5 +46,7 @@ def domain_losses(
     <https://arxiv.org/abs/2007.01434>`_, 2021.
   """
   values, mask = masked_rows(losses, where, axes=2)
-  sums, counts = total((jnp.sum(values, 1), jnp.sum(mask, 1)), axis_name)
+  sums, counts = sum_over_devices(
+    (jnp.sum(values, 1), jnp.sum(mask, 1)), axis_name
+  )
   return sums / jnp.maximum(counts, 1)

@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.generalization._inner_step import inner_step
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import check_positive
+from kdjax.ops import validate
 
 
 class Fish(NamedTuple):
@@ -58,7 +58,7 @@ def fish(
     params: a pytree of arrays.
     batches: a pytree of arrays with a leading axis of domains.
     inner_update: `inner_update(gradients, state, params) -> params, state`,
-      which any Optax optimizer gives, as :func:`mldg` shows; None for a step of
+      which any Optax optimizer gives, as `mldg` shows; None for a step of
       gradient descent.
     inner_state: the state of `inner_update`; pass on the one returned.
     step_size: alpha, of gradient descent. May be traced.

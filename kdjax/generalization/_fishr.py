@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import check_range
+from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 class FishrState(NamedTuple):
@@ -119,7 +119,7 @@ def fishr_penalty(
   logits, _ = masked_rows(logits, where, axes=2)
   onehot = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
   residuals = mask[:, :, None] * (softened_softmax(logits) - onehot)
-  counts = total(jnp.sum(mask, 1), axis_name)
+  counts = sum_over_devices(jnp.sum(mask, 1), axis_name)
   variances = _variances(residuals, features, mask, counts, axis_name)
   if not bias:
     variances = FishrState(variances.weight, None)
@@ -174,7 +174,9 @@ def _variances(
   counts = jnp.maximum(counts, 1)[:, None]
   mean_r, mean_f = (
     x / counts
-    for x in total((jnp.sum(residuals, 1), jnp.sum(features, 1)), axis_name)
+    for x in sum_over_devices(
+      (jnp.sum(residuals, 1), jnp.sum(features, 1)), axis_name
+    )
   )
   r = mask[:, :, None] * (residuals - mean_r[:, None])
   f = mask[:, :, None] * (features - mean_f[:, None])
@@ -187,7 +189,9 @@ def _variances(
   )
   products, var_r, var_f = (
     x / jnp.expand_dims(counts, range(2, x.ndim))
-    for x in total((products, jnp.sum(r2, 1), jnp.sum(f2, 1)), axis_name)
+    for x in sum_over_devices(
+      (products, jnp.sum(r2, 1), jnp.sum(f2, 1)), axis_name
+    )
   )
   classes, dims = r.shape[-1], f.shape[-1]
   rf, rf2 = products[:, :classes, :dims], products[:, :classes, dims:]

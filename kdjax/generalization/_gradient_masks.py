@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 def domain_gradients(
@@ -74,7 +74,7 @@ def andmask(
 
   Args:
     gradients: a pytree of arrays with a leading axis of domains
-      (:func:`domain_gradients`).
+      (`domain_gradients`).
     threshold: tau, in [0, 1]; 1 asks all domains to agree. May be traced.
     where: `[domains]`, which domains are in the batch.
     axis_name: the mapped axis that holds other domains, if any.
@@ -135,7 +135,7 @@ def sandmask(
 
   Args:
     gradients: a pytree of arrays with a leading axis of domains
-      (:func:`domain_gradients`).
+      (`domain_gradients`).
     threshold: tau, in [0, 1]. May be traced.
     sharpness: k, above 0. May be traced.
     where: `[domains]`, which domains are in the batch.
@@ -169,9 +169,9 @@ def sandmask(
     stack = jnp.asarray(stack)
     values, share = _counted_domains(stack, where, axis_name)
     mean, agreement = _agreement(values, share, axis_name)
-    count = total(jnp.sum(share > 0, dtype=values.dtype), axis_name)
+    count = sum_over_devices(jnp.sum(share > 0, dtype=values.dtype), axis_name)
     squares = jnp.square(values - mean[None])
-    variance = total(_weighted(share, squares), axis_name)
+    variance = sum_over_devices(_weighted(share, squares), axis_name)
     variance *= count / jnp.maximum(count - 1, 1)
     excess = agreement - as_number("threshold", threshold, values.dtype)
     # Shares of domains are rounded, as in the AND-mask.
@@ -202,7 +202,7 @@ def _counted_domains(
       f"{stack.shape[:1]}, as in gradients."
     )
   mask = where.astype(values.dtype)
-  count = jnp.maximum(total(jnp.sum(mask), axis_name), 1)
+  count = jnp.maximum(sum_over_devices(jnp.sum(mask), axis_name), 1)
   keep = jnp.expand_dims(where, range(1, values.ndim))
   return jnp.where(keep, values, 0.0), mask / count
 
@@ -216,7 +216,7 @@ def _agreement(
   values: Array, share: Array, axis_name: str | None
 ) -> tuple[Array, Array]:
   """Returns the mean gradient, and the size of its mean sign."""
-  mean, signs = total(
+  mean, signs = sum_over_devices(
     (_weighted(share, values), _weighted(share, jnp.sign(values))), axis_name
   )
   return mean, jnp.abs(signs)

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
+from kdjax.ops import validate
 
 
 class GroupDRO(NamedTuple):
   """The weighted loss, and the weights for the next step.
 
   Attributes:
-    loss: a scalar, to be minimised.
+    loss: a scalar, to be minimized.
     weights: `[domains]`, the state; they add up to 1 and have no gradient.
 
   References:
@@ -37,7 +37,7 @@ def group_dro(
   *,
   where: Bool[Array, " domains"] | None = None,
 ) -> GroupDRO:
-  r"""Group distributionally robust optimisation (Group DRO): the worst domain.
+  r"""Group distributionally robust optimization (Group DRO): the worst domain.
 
   .. math::
     q_d \leftarrow \frac{q_d\, e^{\eta \ell_d}}{\sum_k q_k e^{\eta \ell_k}},
@@ -46,17 +46,17 @@ def group_dro(
   The weights rise first, then weigh the loss, as in the paper's algorithm 1.
 
   Args:
-    losses: `[domains]`, each domain's mean loss (:func:`domain_losses`).
+    losses: `[domains]`, each domain's mean loss (`domain_losses`).
     weights: `[domains]`, q of the step before, of any positive sum; begin with
       `jnp.ones(domains) / domains`. A weight of 0 stays 0.
     step_size: eta. May be traced.
     where: `[domains]`, which domains are in the batch. The others keep their
-      weight (up to the normalisation), and the loss is that of those present,
-      with weights normalised among them, as in TLlib.
+      weight (up to the normalization), and the loss is that of those present,
+      with weights normalized among them, as in TLlib.
 
   Returns:
-    The loss and the new weights, normalised (TLlib stores the product and
-    normalises on reading, which overflows in the long run and is the same
+    The loss and the new weights, normalized (TLlib stores the product and
+    normalizes on reading, which overflows in the long run and is the same
     until then). Published step size: 0.01 (DomainBed, TLlib); 1 in DeepDG's
     command line.
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import check_choice
+from kdjax.ops import check_labels
+from kdjax.ops import compute_dtype
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -21,7 +21,7 @@ def irm_penalty(
   where: Bool[Array, "*domains batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " *domains"]:
-  r"""Invariant risk minimisation (IRMv1) penalty: no better scale per domain.
+  r"""Invariant risk minimization (IRMv1) penalty: no better scale per domain.
 
   .. math::
     g_i = \frac{\partial}{\partial w} H(y_i, \operatorname{softmax}(w z_i))
@@ -112,5 +112,5 @@ def _mean(
   axis_name: str | None,
 ) -> Float[Array, " *domains"]:
   sums = jnp.sum(jnp.where(mask > 0, values, 0.0), -1)
-  sums, counts = total((sums, jnp.sum(mask, -1)), axis_name)
+  sums, counts = sum_over_devices((sums, jnp.sum(mask, -1)), axis_name)
   return sums / jnp.maximum(counts, 1)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
 
 
 def split_key(name: str, key: Any | None, needed: bool) -> tuple[Any, Any, Any]:

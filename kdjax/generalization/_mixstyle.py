@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.generalization._mixing_partners import expand
 from kdjax.generalization._style_statistics import drawn_partners
 from kdjax.generalization._style_statistics import style_moments
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 @validate
@@ -133,7 +133,7 @@ def efdmix(
     key: draws partners and weights; may be absent if both are given.
     alpha: weights are drawn from Beta(alpha, alpha). May be traced.
     probability: that the batch is mixed at all. May be traced.
-    mix: "random" or "crossdomain", as in :func:`mixstyle`.
+    mix: "random" or "crossdomain", as in `mixstyle`.
     domains: `[batch]`, each example's domain, for "crossdomain".
     partners: `[batch]`, the indices \pi(i) instead of drawn ones.
     weights: `[batch]`, \lambda instead of drawn ones.

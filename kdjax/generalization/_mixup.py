@@ -11,16 +11,16 @@ from kdjax.generalization._mixing_partners import expand
 from kdjax.generalization._mixing_partners import sample_beta
 from kdjax.generalization._mixing_partners import sample_partners
 from kdjax.generalization._mixing_partners import split_key
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_fraction
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
+from kdjax.ops import validate
 
 
 class Mixed(NamedTuple):
-  """Mixed examples, and what :func:`mixed_loss` asks of them.
+  """Mixed examples, and what `mixed_loss` asks of them.
 
   Attributes:
     inputs: the mixtures, of the inputs' shape.
@@ -71,8 +71,8 @@ def mixup(
 
   Returns:
     The mixtures, one for each example; `mixed_loss(logits, *mixed[1:4])` is
-    their loss, whose mean DomainBed minimises. Published alpha: 0.2, in its
-    random search up to 10; DeepDG pairs single examples (:func:`domainmix`).
+    their loss, whose mean DomainBed minimizes. Published alpha: 0.2, in its
+    random search up to 10; DeepDG pairs single examples (`domainmix`).
 
   Raises:
     ValueError: if there is something to draw and no key, or shapes do not fit.
@@ -103,7 +103,7 @@ def mixup(
     partners = jnp.zeros_like(order).at[order].set(jnp.roll(order, -1))
   if weights is None:
     weights = sample_beta(weight_key, (domains,), alpha, alpha, dtype)
-  share = as_share("weights", weights, dtype, shape=(domains,))
+  share = as_fraction("weights", weights, dtype, shape=(domains,))
   share = jnp.broadcast_to(share[:, None], labels.shape)
   return _mixed(inputs, labels, partners, share, where)
 
@@ -179,7 +179,7 @@ def domainmix(
     )
   if weights is None:
     weights = sample_beta(weight_key, (), alpha, beta, dtype)
-  share = as_share("weights", weights, dtype, shape=(batch,))
+  share = as_fraction("weights", weights, dtype, shape=(batch,))
   share = jnp.broadcast_to(share, labels.shape)
   return _mixed(inputs, labels, partners, share, where)
 

@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.generalization._inner_step import inner_step
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import check_positive
+from kdjax.ops import validate
 
 
 @validate
@@ -26,7 +26,7 @@ def mldg(
   beta: ArrayLike = 1.0,
   first_order: bool = False,
 ) -> Float[Array, ""]:
-  r"""Meta-learning domain generalisation (MLDG): a step that helps elsewhere.
+  r"""Meta-learning domain generalization (MLDG): a step that helps elsewhere.
 
   .. math::
     \ell(\theta) = F(\theta) + \beta\, G(\theta'), \qquad

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import check_positive
 from kdjax.ops import gather_batch
+from kdjax.ops import masked_rows
 from kdjax.ops import pairwise_squared_distances
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 _GAMMAS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -75,7 +75,7 @@ def mmd(
     raise ValueError(
       f"mmd: gammas has shape {rates.shape}; expected a number or [kernels]."
     )
-  counts = total(jnp.sum(mask, 1), axis_name)
+  counts = sum_over_devices(jnp.sum(mask, 1), axis_name)
   present = (counts > 0).astype(rows.dtype)
   whole = gather_batch(rows.reshape(domains * batch, dims), axis_name)
   whole_mask = gather_batch(mask.reshape(-1), axis_name)
@@ -92,7 +92,7 @@ def mmd(
     columns = whole_mask * columns
     return jnp.sum(columns.reshape(-1, domains, batch), (0, 2))
 
-  sums = total(jax.lax.map(kernel_sums, (rows, mask)), axis_name)
+  sums = sum_over_devices(jax.lax.map(kernel_sums, (rows, mask)), axis_name)
   divisors = jnp.maximum(counts, 1)
   means = sums / (divisors[:, None] * divisors[None])
   own = jnp.diagonal(means)

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
 from kdjax.ops import gather_batch
 from kdjax.ops import softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

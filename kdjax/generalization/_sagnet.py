@@ -11,13 +11,13 @@ from kdjax.generalization._mixing_partners import expand
 from kdjax.generalization._mixing_partners import sample_partners
 from kdjax.generalization._mixing_partners import split_key
 from kdjax.generalization._style_statistics import style_moments
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -47,13 +47,13 @@ def sagnet_randomize(
   with mean and variance (over n - 1) of each channel's positions, or of all
   entries of a vector. A step trains the features and the content network on
   "style", the style network on "content", and then the features alone to make
-  the style network undecided (:func:`sagnet_adversarial_loss`).
+  the style network undecided (`sagnet_adversarial_loss`).
 
   Args:
     features: maps `[batch, height, width, channels]` or `[batch, dims]`.
     key: draws partners, a permutation, and weights, uniform in [0, 1]; may be
       absent if they are given ("content" needs no weights).
-    what: is randomised, "style" or "content".
+    what: is randomized, "style" or "content".
     partners: `[batch]`, the indices \pi(i) instead of drawn ones.
     weights: `[batch]`, \lambda instead of drawn ones.
     eps: added to the variance, above 0.
@@ -96,7 +96,7 @@ def sagnet_randomize(
   if what == "content":
     content = jax.lax.stop_gradient(content[partners])
   else:
-    share = expand(as_share("weights", weights, dtype, shape=(batch,)), x)
+    share = expand(as_fraction("weights", weights, dtype, shape=(batch,)), x)
     mean = share * mean + (1 - share) * mean[partners]
     variance = share * variance + (1 - share) * variance[partners]
   mixed = content * jnp.sqrt(variance + added) + mean
@@ -116,7 +116,7 @@ def sagnet_adversarial_loss(
 
   Args:
     style_logits: `[*batch, classes]`, of the style network on features whose
-      content is random (:func:`sagnet_randomize`). A class at -inf is masked
+      content is random (`sagnet_randomize`). A class at -inf is masked
       and not counted.
 
   Returns:

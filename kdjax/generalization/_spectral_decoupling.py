@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 @validate

@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int
 from kdjax.generalization._mixing_partners import sample_beta
 from kdjax.generalization._mixing_partners import sample_partners
 from kdjax.generalization._mixing_partners import split_key
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
 
 
 def style_moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -53,5 +53,5 @@ def drawn_partners(
     chance = as_number("probability", probability, dtype)
     mixed = jax.random.uniform(keys[2], (), dtype) < chance
     weights = jnp.where(mixed, weights, 1.0)
-  weights = as_share("weights", weights, dtype, shape=(batch,))
+  weights = as_fraction("weights", weights, dtype, shape=(batch,))
   return partners, jax.lax.stop_gradient(weights)

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -22,7 +22,7 @@ def vrex_penalty(
     \bar \ell = \operatorname*{mean}_d \ell_d
 
   Args:
-    losses: `[domains]`, each domain's mean loss (:func:`domain_losses`).
+    losses: `[domains]`, each domain's mean loss (`domain_losses`).
     where: `[domains]`, which domains are in the batch.
     axis_name: the mapped axis that holds the other domains, if any.
 
@@ -44,7 +44,9 @@ def vrex_penalty(
     <https://arxiv.org/abs/2003.00688>`_, 2021.
   """
   values, mask = masked_rows(losses, where, axes=2)
-  count, losses_sum = total((jnp.sum(mask), jnp.sum(values)), axis_name)
+  count, losses_sum = sum_over_devices(
+    (jnp.sum(mask), jnp.sum(values)), axis_name
+  )
   count = jnp.maximum(count, 1)
   squares = mask * jnp.square(values - losses_sum / count)
-  return total(jnp.sum(squares), axis_name) / count
+  return sum_over_devices(jnp.sum(squares), axis_name) / count

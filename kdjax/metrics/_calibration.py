@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.metrics._predictions import accuracy
-from kdjax.ops._collectives import total
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_integer
+from kdjax.ops import compute_dtype
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 class ReliabilityCurve(NamedTuple):
@@ -60,7 +60,7 @@ def reliability_curve(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    :class:`ReliabilityCurve`, three arrays `[bins]`. NaN logits show as NaN in
+    `ReliabilityCurve`, three arrays `[bins]`. NaN logits show as NaN in
     the first bin, so that a diverged model is not taken for a calibrated one.
 
   Raises:
@@ -92,7 +92,7 @@ def reliability_curve(
     jnp.sum(jnp.where(member, value, 0.0), axis=0, dtype=confidence.dtype)
     for value in (confidence, hits, 1.0)
   ]
-  sums = total(sums, axis_name)
+  sums = sum_over_devices(sums, axis_name)
   total_confidence, total_hits, count = sums
   divisor = jnp.maximum(count, 1.0)
   return ReliabilityCurve(
@@ -114,7 +114,7 @@ def expected_calibration_error(
   .. math::
     \sum_m \frac{n_m}{n} \lvert \mathrm{acc}_m - \mathrm{conf}_m \rvert
 
-  over the bins of :func:`reliability_curve`. A statistic of the whole sample:
+  over the bins of `reliability_curve`. A statistic of the whole sample:
   a mean over batches is larger than the value of their union.
 
   Args:

@@ -1,13 +1,13 @@
-"""Centred kernel alignment (CKA)."""
+"""Centered kernel alignment (CKA)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import compute_dtype
 from kdjax.ops import gather_batch
-from kdjax.ops._collectives import agreed
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import mean_over_devices
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import validate
 
 
 @validate
@@ -20,7 +20,7 @@ def cka(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Linear centred kernel alignment (CKA) of two representations.
+  r"""Linear centered kernel alignment (CKA) of two representations.
 
   .. math::
     \operatorname{CKA} = \frac{\lVert A^\top B \rVert_F^2}
@@ -29,7 +29,7 @@ def cka(
       {\sqrt{\operatorname{HSIC}(A A^\top, A A^\top)
              \operatorname{HSIC}(B B^\top, B B^\top)}}
 
-  of centred columns. It does not change when either representation is rotated,
+  of centered columns. It does not change when either representation is rotated,
   scaled or shifted.
 
   Args:
@@ -76,7 +76,7 @@ def cka(
     x = gather_batch(x.reshape(x.shape[0], -1), axis_name)
     x = jnp.where(mask[:, None], x, 0.0)
     # Representations may be small or large; their squares stay in range.
-    x = x / nonzero(jnp.max(jnp.abs(x)))
+    x = x / nonzero_divisor(jnp.max(jnp.abs(x)))
     x = x - jnp.sum(x, 0, keepdims=True) / jnp.maximum(count, 1)
     x = jnp.where(mask[:, None], x, 0.0)
     noise = x.size * (8 * float(jnp.finfo(x.dtype).eps)) ** 2
@@ -88,11 +88,13 @@ def cka(
   def independence(k: Array, m: Array) -> Float[Array, ""]:
     if not debiased:
       return jnp.sum(k * m)
-    products = jnp.sum(k * m) + jnp.sum(k) * jnp.sum(m) / nonzero(
+    products = jnp.sum(k * m) + jnp.sum(k) * jnp.sum(m) / nonzero_divisor(
       (count - 1) * (count - 2)
     )
     rows = jnp.sum(jnp.sum(k, 0) * jnp.sum(m, 0))
-    return jnp.where(count > 3, products - 2 * rows / nonzero(count - 2), 0.0)
+    return jnp.where(
+      count > 3, products - 2 * rows / nonzero_divisor(count - 2), 0.0
+    )
 
   (gram_a, noise_a), (gram_b, noise_b) = gram(a), gram(b)
   cross = independence(gram_a, gram_b)
@@ -103,4 +105,4 @@ def cka(
   )
   value = jnp.where(positive, cross / scale, 0.0)
   # Equal on every device already; the mean tells JAX so.
-  return agreed(value, axis_name)
+  return mean_over_devices(value, axis_name)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._softmax import compute_dtype
+from kdjax.ops import compute_dtype
+from kdjax.ops import nonzero_divisor
 
 
 def gradient_cosine(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
@@ -69,5 +69,7 @@ def _scaled(leaves: list[Array]) -> list[Array]:
   """Divides by the largest entry, lest squares of gradients underflow."""
   leaves = [x.astype(compute_dtype(x)) for x in leaves]
   peaks = [jnp.max(jnp.abs(x), initial=0.0) for x in leaves]
-  peak = nonzero(jnp.max(jnp.stack(peaks), initial=0.0)) if peaks else 1.0
+  peak = (
+    nonzero_divisor(jnp.max(jnp.stack(peaks), initial=0.0)) if peaks else 1.0
+  )
   return [x / peak for x in leaves]

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
+from kdjax.ops import check_labels
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

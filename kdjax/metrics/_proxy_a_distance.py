@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_range
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
 
 
 def proxy_a_distance(error: ArrayLike) -> Float[Array, "..."]:
@@ -16,7 +16,7 @@ def proxy_a_distance(error: ArrayLike) -> Float[Array, "..."]:
 
   The error is the share of all held-out rows, of both domains, whose domain
   was mistaken. With as many rows in each domain, the value is the H-divergence
-  of :func:`kdjax.adaptation.h_divergence_from_errors`, since then err is the
+  of `kdjax.adaptation.h_divergence_from_errors`, since then err is the
   mean of both domains' errors. With unequal numbers it is not: a classifier
   that always says the larger domain has a small error and learned nothing.
 

@@ -1,12 +1,15 @@
 """Teachers and students in Flax NNX.
 
 Every network maps images `[batch, height, width, channels]` to
-:class:`Outputs`: logits, features from shallow to deep, the embedding, and
-what else a method may ask for. :func:`load_torch` fills them with published
-PyTorch weights.
+`Outputs`: logits, features from shallow to deep, the embedding, and
+what else a method may ask for. `load_torch` fills them with published
+PyTorch weights. `kdjax.nets.layers` holds the layers that they share.
 """
 
+from kdjax.nets._batch_axis import is_of_batch
+from kdjax.nets._batch_axis import set_batch_axis
 from kdjax.nets._convnet import ConvNet
+from kdjax.nets._convolution import convolve
 from kdjax.nets._create import create
 from kdjax.nets._imagenet_resnet import ImageNetResNet
 from kdjax.nets._mlp import MLP
@@ -15,6 +18,7 @@ from kdjax.nets._normalization import IBN
 from kdjax.nets._normalization import DomainBatchNorm
 from kdjax.nets._normalization import domain_batch_norms
 from kdjax.nets._outputs import Outputs
+from kdjax.nets._pooling import max_pool
 from kdjax.nets._resnet import ResNet
 from kdjax.nets._resnet import WideResNet
 from kdjax.nets._shufflenet import ShuffleNetV1
@@ -37,7 +41,11 @@ __all__ = (
   "ShuffleNetV2",
   "ViT",
   "WideResNet",
+  "convolve",
   "create",
   "domain_batch_norms",
+  "is_of_batch",
   "load_torch",
+  "max_pool",
+  "set_batch_axis",
 )

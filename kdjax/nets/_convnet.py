@@ -8,13 +8,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._convolution import convolve
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
-from kdjax.ops._validation import as_sizes
-from kdjax.ops._validation import validate
+from kdjax.ops import as_sizes
+from kdjax.ops import validate
 
 
 class ConvNet(nnx.Module):
@@ -23,7 +23,7 @@ class ConvNet(nnx.Module):
   Each stage is a 5x5 convolution, a ReLU and a 2x2 max pooling; a hidden dense
   layer and the classifier follow. Features are the activations of the
   convolutions before pooling, the embedding is the hidden layer. Parameters
-  are float32; the body computes in ``dtype``, the embedding and logits are in
+  are float32; the body computes in `dtype`, the embedding and logits are in
   float32 at least.
 
   Args:
@@ -39,7 +39,7 @@ class ConvNet(nnx.Module):
   Raises:
     ValueError: if channels is no sequence of positive integers, pooling leaves
       nothing of the image, or the inputs have another shape than
-      ``input_shape``.
+      `input_shape`.
 
   Examples:
     >>> model = ConvNet(10, rngs=nnx.Rngs(0))
@@ -87,24 +87,24 @@ class ConvNet(nnx.Module):
       for a, b in itertools.pairwise(widths)
     )
     flat = (height // scale) * (width // scale) * widths[-1]
-    self.hidden = _layers.dense(flat, hidden, dtype=dtype, rngs=rngs)
-    self.dropout = _layers.dropout(dropout, rngs)
-    self.head = _layers.classifier(hidden, num_classes, dtype=dtype, rngs=rngs)
+    self.hidden = layers.dense(flat, hidden, dtype=dtype, rngs=rngs)
+    self.dropout = layers.dropout(dropout, rngs)
+    self.head = layers.classifier(hidden, num_classes, dtype=dtype, rngs=rngs)
 
   @validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, self.input_shape)
+    layers.check_inputs(inputs, self.input_shape)
     x = inputs
     features, preactivations = [], []
     for convolution in self.convolutions:
-      before, x = _layers.activate([convolution], x)
+      before, x = layers.activate([convolution], x)
       features.append(x)
       preactivations.append(before)
       x = max_pool(x, (2, 2), (2, 2))
     x = self.dropout(nnx.relu(self.hidden(x.reshape(len(x), -1))))
-    embedding = x.astype(_layers.at_least_float32(x.dtype))
+    embedding = x.astype(layers.at_least_float32(x.dtype))
     return assemble(
       self.head, embedding, features, preactivations=preactivations
     )

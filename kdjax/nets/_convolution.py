@@ -16,7 +16,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
-from kdjax.ops._collectives import vary_like
+from kdjax.ops import vary_like
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 

@@ -18,8 +18,8 @@ from kdjax.nets._shufflenet import ShuffleNetV1
 from kdjax.nets._shufflenet import ShuffleNetV2
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
-from kdjax.ops._validation import as_sizes
-from kdjax.ops._validation import check_integer
+from kdjax.ops import as_sizes
+from kdjax.ops import check_integer
 
 
 def create(
@@ -44,12 +44,12 @@ def create(
     num_classes: the number of logits.
     rngs: random streams for the parameters and, if used, for dropout.
     dtype: what the body computes in.
-    **options: what else the network's class takes, as ``hidden``, ``dropout``
-      or ``patch_size``.
+    **options: what else the network's class takes, as `hidden`, `dropout`
+      or `patch_size`.
 
   Returns:
     A module that maps `[batch, height, width, channels]` to
-    :class:`Outputs`.
+    `Outputs`.
 
   Raises:
     TypeError: if rngs is no `nnx.Rngs`, num_classes no integer, or the network

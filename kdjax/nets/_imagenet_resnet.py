@@ -8,14 +8,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._normalization import IBN
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._resnet import ResidualBlock
 from kdjax.nets._resnet import residual_outputs
 from kdjax.nets._resnet import residual_stages
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import validate
 
 # Of each depth, the blocks of the four stages and whether they are bottlenecks.
 _DEPTHS = {
@@ -28,12 +28,12 @@ _DEPTHS = {
 class ImageNetResNet(nnx.Module):
   """Residual network (ResNet) of four stages: ResNet-18, 34, 50.
 
-  Features are the stem ``f0`` before its pooling and the four stages ``f1`` to
-  ``f4``, all after their ReLU; the embedding is the mean of ``f4`` over
+  Features are the stem `f0` before its pooling and the four stages `f1` to
+  `f4`, all after their ReLU; the embedding is the mean of `f4` over
   positions. The stride of a bottleneck is that of its 3x3 convolution, as in
   torchvision. Parameters and batch statistics are float32; the body computes
-  in ``dtype``, the embedding and logits are in float32 at least. For the
-  running variance see :class:`ResNet`.
+  in `dtype`, the embedding and logits are in float32 at least. For the
+  running variance see `ResNet`.
 
   Args:
     depth: 18, 34 or 50 layers.
@@ -44,14 +44,14 @@ class ImageNetResNet(nnx.Module):
       stride 2, "cifar" for a 3x3 convolution alone, as RepDistiller and
       mdistiller use these networks for 32x32 images.
     width: channels of the stem.
-    norm: "batch", or "ibn-a" for :class:`IBN` after the first convolution of
+    norm: "batch", or "ibn-a" for `IBN` after the first convolution of
       each block but those of the last stage, as in IBN-Net.
     dtype: what the body computes in.
     rngs: random streams for the parameters.
 
   Raises:
     ValueError: if there is no such depth, stem or norm, or the inputs have
-      other channels than ``input_shape``.
+      other channels than `input_shape`.
 
   Examples:
     >>> build = lambda: ImageNetResNet(
@@ -93,7 +93,7 @@ class ImageNetResNet(nnx.Module):
     self.input_channels = input_shape[-1]
     self.stem_kind = stem
     common = {"dtype": dtype, "rngs": rngs}
-    layer = functools.partial(_layers.ConvNorm, input_shape[-1], width)
+    layer = functools.partial(layers.ConvNorm, input_shape[-1], width)
     self.stem = (
       layer(7, stride=2, **common) if stem == "imagenet" else layer(3, **common)
     )
@@ -111,10 +111,10 @@ class ImageNetResNet(nnx.Module):
         first = block.body[0]
         first.norm = IBN(first.norm.num_features, **common)
     last = 8 * growth * width
-    self.head = _layers.classifier(
+    self.head = layers.classifier(
       last,
       num_classes,
-      bias_init=_layers.torch_bias(last),
+      bias_init=layers.torch_bias(last),
       dtype=dtype,
       rngs=rngs,
     )
@@ -123,7 +123,7 @@ class ImageNetResNet(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     return residual_outputs(
       self.stem,
       self.stages,

@@ -9,18 +9,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
-from kdjax.ops._validation import as_sizes
-from kdjax.ops._validation import validate
+from kdjax.ops import as_sizes
+from kdjax.ops import validate
 
 
 class MLP(nnx.Module):
   """Multi-layer perceptron (MLP) on flattened images.
 
   Features are the activations of the hidden layers, the embedding is the last
-  of them. Parameters are float32; the hidden layers compute in ``dtype``, the
+  of them. Parameters are float32; the hidden layers compute in `dtype`, the
   embedding and logits in float32 at least.
 
   Args:
@@ -33,7 +33,7 @@ class MLP(nnx.Module):
 
   Raises:
     ValueError: if hidden is no sequence of positive integers, or the inputs
-      have another shape than ``input_shape``.
+      have another shape than `input_shape`.
 
   Examples:
     >>> model = MLP(10, input_shape=(8, 8, 1), hidden=(32,), rngs=nnx.Rngs(0))
@@ -61,11 +61,11 @@ class MLP(nnx.Module):
     widths = (math.prod(input_shape), *hidden)
     self.input_shape = tuple(input_shape)
     self.layers = nnx.List(
-      _layers.dense(inputs, outputs, dtype=dtype, rngs=rngs)
+      layers.dense(inputs, outputs, dtype=dtype, rngs=rngs)
       for inputs, outputs in itertools.pairwise(widths)
     )
-    self.dropout = _layers.dropout(dropout, rngs)
-    self.head = _layers.classifier(
+    self.dropout = layers.dropout(dropout, rngs)
+    self.head = layers.classifier(
       widths[-1], num_classes, dtype=dtype, rngs=rngs
     )
 
@@ -73,15 +73,15 @@ class MLP(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, self.input_shape)
+    layers.check_inputs(inputs, self.input_shape)
     x = inputs.reshape(len(inputs), -1)
     features, preactivations = [], []
     for layer in self.layers:
-      before, x = _layers.activate([layer], x)
+      before, x = layers.activate([layer], x)
       features.append(x)
       preactivations.append(before)
       x = self.dropout(x)
-    embedding = x.astype(_layers.at_least_float32(x.dtype))
+    embedding = x.astype(layers.at_least_float32(x.dtype))
     return assemble(
       self.head, embedding, features, preactivations=preactivations
     )

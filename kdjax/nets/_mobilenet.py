@@ -8,11 +8,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import check_positive
+from kdjax.ops import validate
 
 # Of each group of blocks: whether it expands, channels, blocks, first stride.
 _GROUPS = (
@@ -33,12 +33,12 @@ _ENDS = (1, 2, 4, 6)
 class MobileNetV2(nnx.Module):
   """MobileNetV2 for CIFAR, of inverted residuals.
 
-  Features are the stem ``f0`` after its ReLU, and four stages ``f1`` to
-  ``f4``, whose ends are linear: they are their own pre-activations. The
+  Features are the stem `f0` after its ReLU, and four stages `f1` to
+  `f4`, whose ends are linear: they are their own pre-activations. The
   embedding is the mean over positions of the 1x1 convolution that follows.
   Activations are ReLU, not ReLU6. Parameters and batch statistics are
-  float32; the body computes in ``dtype``, the embedding and logits are in
-  float32 at least. For the running variance see :class:`ResNet`.
+  float32; the body computes in `dtype`, the embedding and logits are in
+  float32 at least. For the running variance see `ResNet`.
 
   Args:
     num_classes: the number of logits.
@@ -51,8 +51,8 @@ class MobileNetV2(nnx.Module):
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if ``width_multiplier`` or ``expansion`` is not positive, or
-      the inputs have other channels than ``input_shape``.
+    ValueError: if `width_multiplier` or `expansion` is not positive, or
+      the inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: MobileNetV2(
@@ -83,7 +83,7 @@ class MobileNetV2(nnx.Module):
     self.input_channels = input_shape[-1]
     common = {"dtype": dtype, "rngs": rngs}
     inputs = int(32 * width_multiplier)
-    self.stem = _layers.ConvNorm(input_shape[-1], inputs, 3, stride=2, **common)
+    self.stem = layers.ConvNorm(input_shape[-1], inputs, 3, stride=2, **common)
     groups = []
     for expands, channels, count, first_stride in _GROUPS:
       outputs = int(channels * width_multiplier)
@@ -98,8 +98,8 @@ class MobileNetV2(nnx.Module):
       groups.append(nnx.List(blocks))
     self.groups = nnx.List(groups)
     last = int(1280 * max(width_multiplier, 1.0))
-    self.last = _layers.ConvNorm(inputs, last, 1, **common)
-    self.head = _layers.classifier(
+    self.last = layers.ConvNorm(inputs, last, 1, **common)
+    self.head = layers.classifier(
       last,
       num_classes,
       kernel_init=nnx.initializers.normal(0.01),
@@ -111,18 +111,18 @@ class MobileNetV2(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
-    before, stem = _layers.activate([self.stem], inputs)
+    layers.check_inputs(inputs, (self.input_channels,))
+    before, stem = layers.activate([self.stem], inputs)
     x, stages = stem, []
     for i, group in enumerate(self.groups):
       for block in group:
         x = block(x)
       if i in _ENDS:
         stages.append(x)
-    _, last = _layers.activate([self.last], x)
+    _, last = layers.activate([self.last], x)
     return assemble(
       self.head,
-      _layers.global_mean(last),
+      layers.global_mean(last),
       [stem, *stages],
       preactivations=[before, *stages],
       norms=[self.groups[i][-1].project.norm for i in _ENDS],
@@ -135,13 +135,13 @@ class _InvertedResidual(nnx.Module):
   def __init__(
     self, inputs: int, middle: int, outputs: int, stride: int, **common: Any
   ):
-    layer = functools.partial(_layers.ConvNorm, **common)
+    layer = functools.partial(layers.ConvNorm, **common)
     self.expand = layer(inputs, middle, 1)
     self.depthwise = layer(middle, middle, 3, stride=stride, groups=middle)
     self.project = layer(middle, outputs, 1)
     self.residual = stride == 1 and inputs == outputs
 
   def __call__(self, x: Array) -> Array:
-    _, inside = _layers.activate([self.expand, self.depthwise], x)
+    _, inside = layers.activate([self.expand, self.depthwise], x)
     projected = self.project(inside)
     return x + projected if self.residual else projected

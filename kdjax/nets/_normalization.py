@@ -7,9 +7,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from kdjax.nets._layers import batch_norm
-from kdjax.nets._layers import instance_norm
-from kdjax.ops._validation import check_integer
+from kdjax.nets.layers import batch_norm
+from kdjax.nets.layers import instance_norm
+from kdjax.ops import check_integer
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -18,8 +18,8 @@ class IBN(nnx.Module):
   """Instance-batch normalization (IBN): part of the channels lose their style.
 
   The first channels are normalized image by image, which takes contrast and
-  colour away, the others over the batch, which keeps them. ``norm="ibn-a"`` of
-  :class:`ImageNetResNet` has it where the paper has.
+  color away, the others over the batch, which keeps them. `norm="ibn-a"` of
+  `ImageNetResNet` has it where the paper has.
 
   Args:
     channels: of the maps `[batch, height, width, channels]`.
@@ -67,8 +67,8 @@ class DomainBatchNorm(nnx.Module):
   """Domain-specific batch normalization (DSBN): statistics for each domain.
 
   And scale and bias for each. The domain is an attribute, as training and
-  evaluation are: ``model.set_attributes(domain=1)`` sets it in all layers, and
-  ``training.from_nnx(model)`` then gives the forward of that domain, for the
+  evaluation are: `model.set_attributes(domain=1)` sets it in all layers, and
+  `training.from_nnx(model)` then gives the forward of that domain, for the
   variables of all. Only that domain's statistics move and only its parameters
   get a gradient.
 
@@ -119,7 +119,7 @@ def domain_batch_norms(model: M, domains: int) -> M:
     domains: how many there are.
 
   Returns:
-    A copy with a :class:`DomainBatchNorm` for each batch normalization; all
+    A copy with a `DomainBatchNorm` for each batch normalization; all
     domains start alike, as published.
 
   Raises:

@@ -14,7 +14,7 @@ class Outputs(NamedTuple):
   The features are returned, not hooked: a loss picks what it compares by name.
   JAX rebuilds a dict in the order of its sorted keys whenever it crosses jit,
   vmap or grad, so names must sort from shallow to deep. The networks here call
-  them ``f0``, ``f1``, ..., zero-padded where there are more than ten.
+  them `f0`, `f1`, ..., zero-padded where there are more than ten.
 
   Attributes:
     logits: `[batch, classes]`.
@@ -32,8 +32,8 @@ class Outputs(NamedTuple):
       queries, keys]`, or None.
     classifier: the head's kernel `[dimension, classes]` and bias `[classes]`,
       for methods that apply it elsewhere, or None.
-    views: the outputs for other views of the same images, by the view's name,
-      where a method asks for them; or None.
+    heads: the outputs of each head, by its name, of a network that has
+      several; or None.
     params: the network's parameters, for penalties of them; a learner puts
       them here, a network need not.
 
@@ -55,7 +55,7 @@ class Outputs(NamedTuple):
   normalizations: dict[str, tuple[Array, Array]] | None = None
   attention: dict[str, Array] | None = None
   classifier: tuple[Array, Array] | None = None
-  views: dict[str, "Outputs"] | None = None
+  heads: dict[str, "Outputs"] | None = None
   params: Any = None
 
 

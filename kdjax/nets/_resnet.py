@@ -10,19 +10,19 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 class ResNet(nnx.Module):
   """Residual network (ResNet) for CIFAR, of basic blocks.
 
-  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, all after
-  their ReLU; the embedding is the mean of ``f3`` over positions. Parameters
-  and batch statistics are float32; the body computes in ``dtype``, the
+  Features are the stem `f0` and the three stages `f1` to `f3`, all after
+  their ReLU; the embedding is the mean of `f3` over positions. Parameters
+  and batch statistics are float32; the body computes in `dtype`, the
   embedding and logits are in float32 at least. Parameter counts and outputs
   are those of the published models.
 
@@ -42,7 +42,7 @@ class ResNet(nnx.Module):
 
   Raises:
     ValueError: if depth is not 6 n + 2, or the inputs have other channels than
-      ``input_shape``.
+      `input_shape`.
 
   Examples:
     >>> model = ResNet(8, 10, input_shape=(8, 8, 1), rngs=nnx.Rngs(0))
@@ -70,14 +70,14 @@ class ResNet(nnx.Module):
     blocks = _blocks_per_stage(depth, 2)
     self.input_channels = input_shape[-1]
     common = {"dtype": dtype, "rngs": rngs}
-    self.stem = _layers.ConvNorm(input_shape[-1], channels[0], 3, **common)
+    self.stem = layers.ConvNorm(input_shape[-1], channels[0], 3, **common)
     self.stages = nnx.List(
       residual_stages(ResidualBlock, [blocks] * 3, channels, **common)
     )
-    self.head = _layers.classifier(
+    self.head = layers.classifier(
       channels[-1],
       num_classes,
-      bias_init=_layers.torch_bias(channels[-1]),
+      bias_init=layers.torch_bias(channels[-1]),
       dtype=dtype,
       rngs=rngs,
     )
@@ -86,19 +86,19 @@ class ResNet(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     return residual_outputs(self.stem, self.stages, self.head, inputs)
 
 
 class WideResNet(nnx.Module):
   """Wide residual network (WRN) for CIFAR, of pre-activation blocks.
 
-  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, before
+  Features are the stem `f0` and the three stages `f1` to `f3`, before
   the normalization and ReLU that follow them, as published; pre-activations
   are those of the stages after that normalization; the embedding is the mean
   over positions of the last stage after both. Parameters and batch
-  statistics are float32; the body computes in ``dtype``, the embedding and
-  logits are in float32 at least. For the running variance see :class:`ResNet`.
+  statistics are float32; the body computes in `dtype`, the embedding and
+  logits are in float32 at least. For the running variance see `ResNet`.
 
   Args:
     depth: 6 n + 4 layers: 10, 16, 22, 28, 40.
@@ -112,7 +112,7 @@ class WideResNet(nnx.Module):
 
   Raises:
     ValueError: if depth is not 6 n + 4, or the inputs have other channels than
-      ``input_shape``.
+      `input_shape`.
 
   Examples:
     >>> model = WideResNet(10, 1, 10, input_shape=(8, 8, 1), rngs=nnx.Rngs(0))
@@ -140,7 +140,7 @@ class WideResNet(nnx.Module):
     blocks = _blocks_per_stage(depth, 4)
     self.input_channels = input_shape[-1]
     channels = (16, *(width * widen_factor for width in (16, 32, 64)))
-    self.stem = _layers.convolution(
+    self.stem = layers.convolution(
       input_shape[-1], channels[0], 3, dtype=dtype, rngs=rngs
     )
     self.stages = nnx.List(
@@ -153,8 +153,8 @@ class WideResNet(nnx.Module):
         rngs=rngs,
       )
     )
-    self.norm = _layers.batch_norm(channels[-1], dtype=dtype, rngs=rngs)
-    self.head = _layers.classifier(
+    self.norm = layers.batch_norm(channels[-1], dtype=dtype, rngs=rngs)
+    self.head = layers.classifier(
       channels[-1], num_classes, dtype=dtype, rngs=rngs
     )
 
@@ -162,7 +162,7 @@ class WideResNet(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     x = self.stem(inputs)
     features, preactivations = [x], []
     for blocks in self.stages:
@@ -175,7 +175,7 @@ class WideResNet(nnx.Module):
     normalized = self.norm(x)
     return assemble(
       self.head,
-      _layers.global_mean(nnx.relu(normalized)),
+      layers.global_mean(nnx.relu(normalized)),
       features,
       preactivations=[features[0], *preactivations[1:], normalized],
       norms=[*(blocks[0].norm1 for blocks in self.stages[1:]), self.norm],
@@ -194,7 +194,7 @@ class ResidualBlock(nnx.Module):
     bottleneck: bool = False,
     **common: Any,
   ):
-    layer = functools.partial(_layers.ConvNorm, **common)
+    layer = functools.partial(layers.ConvNorm, **common)
     if bottleneck:
       middle = outputs // 4
       body = [
@@ -216,14 +216,14 @@ class ResidualBlock(nnx.Module):
 
   def __call__(self, x: Array) -> Array:
     *inner, last = self.body
-    residual = last(_layers.activate(inner, x)[1])
+    residual = last(layers.activate(inner, x)[1])
     return residual + (self.shortcut(x) if self.shortcut else x)
 
 
 class _PreActivationBlock(nnx.Module):
   """Two convolutions, each after its normalization and ReLU.
 
-  The network applies ``norm1``: of a stage's end, it is part of the outputs.
+  The network applies `norm1`: of a stage's end, it is part of the outputs.
   """
 
   def __init__(
@@ -236,12 +236,12 @@ class _PreActivationBlock(nnx.Module):
     dtype: DTypeLike,
     rngs: nnx.Rngs,
   ):
-    convolution = functools.partial(_layers.convolution, dtype=dtype, rngs=rngs)
-    norm = functools.partial(_layers.batch_norm, dtype=dtype, rngs=rngs)
+    convolution = functools.partial(layers.convolution, dtype=dtype, rngs=rngs)
+    norm = functools.partial(layers.batch_norm, dtype=dtype, rngs=rngs)
     self.norm1 = norm(inputs)
     self.convolution1 = convolution(inputs, outputs, 3, stride=stride)
     self.norm2 = norm(outputs)
-    self.dropout = _layers.dropout(dropout, rngs)
+    self.dropout = layers.dropout(dropout, rngs)
     self.convolution2 = convolution(outputs, outputs, 3)
     self.shortcut = (
       convolution(inputs, outputs, 1, stride=stride)
@@ -284,18 +284,18 @@ def residual_outputs(
   *,
   pool: bool = False,
 ) -> Outputs:
-  """Runs a network of :class:`ResidualBlock` stages."""
-  before, x = _layers.activate([stem], inputs)
+  """Runs a network of `ResidualBlock` stages."""
+  before, x = layers.activate([stem], inputs)
   features, preactivations = [x], [before]
   if pool:
     x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
   for blocks in stages:
-    before, x = _layers.activate(blocks, x)
+    before, x = layers.activate(blocks, x)
     features.append(x)
     preactivations.append(before)
   return assemble(
     head,
-    _layers.global_mean(x),
+    layers.global_mean(x),
     features,
     preactivations=preactivations,
     norms=[blocks[-1].body[-1].norm for blocks in stages],

@@ -10,10 +10,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 _STEM = 24
 
@@ -21,11 +21,11 @@ _STEM = 24
 class ShuffleNetV1(nnx.Module):
   """ShuffleNet V1 for CIFAR, of three groups, at width 1.
 
-  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, all after
-  their ReLU; the embedding is the mean of ``f3`` over positions. There are no
+  Features are the stem `f0` and the three stages `f1` to `f3`, all after
+  their ReLU; the embedding is the mean of `f3` over positions. There are no
   normalizations: a stage ends with several, side by side. Parameters and batch
-  statistics are float32; the body computes in ``dtype``, the embedding and
-  logits are in float32 at least. For the running variance see :class:`ResNet`.
+  statistics are float32; the body computes in `dtype`, the embedding and
+  logits are in float32 at least. For the running variance see `ResNet`.
 
   Args:
     num_classes: the number of logits.
@@ -35,7 +35,7 @@ class ShuffleNetV1(nnx.Module):
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if the inputs have other channels than ``input_shape``.
+    ValueError: if the inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: ShuffleNetV1(
@@ -62,8 +62,8 @@ class ShuffleNetV1(nnx.Module):
   ):
     self.input_channels = input_shape[-1]
     layer = functools.partial(
-      _layers.ConvNorm,
-      kernel_init=_layers.TORCH_DEFAULT,
+      layers.ConvNorm,
+      kernel_init=layers.TORCH_DEFAULT,
       dtype=dtype,
       rngs=rngs,
     )
@@ -71,10 +71,10 @@ class ShuffleNetV1(nnx.Module):
     self.stages = nnx.List(
       _stages(_GroupedBlock, (4, 8, 4), (240, 480, 960), layer)
     )
-    self.head = _layers.classifier(
+    self.head = layers.classifier(
       960,
       num_classes,
-      bias_init=_layers.torch_bias(960),
+      bias_init=layers.torch_bias(960),
       dtype=dtype,
       rngs=rngs,
     )
@@ -83,11 +83,11 @@ class ShuffleNetV1(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     features, preactivations = _run(self.stem, self.stages, inputs)
     return assemble(
       self.head,
-      _layers.global_mean(features[-1]),
+      layers.global_mean(features[-1]),
       features,
       preactivations=preactivations,
     )
@@ -96,12 +96,12 @@ class ShuffleNetV1(nnx.Module):
 class ShuffleNetV2(nnx.Module):
   """ShuffleNet V2 for CIFAR, at width 1.
 
-  Features are the stem ``f0`` and the three stages ``f1`` to ``f3``, all after
+  Features are the stem `f0` and the three stages `f1` to `f3`, all after
   their ReLU; the embedding is the mean over positions of the 1x1 convolution
   that follows. There are no normalizations: half of a stage's channels passes
   its last block unchanged. Parameters and batch statistics are float32; the
-  body computes in ``dtype``, the embedding and logits are in float32 at least.
-  For the running variance see :class:`ResNet`.
+  body computes in `dtype`, the embedding and logits are in float32 at least.
+  For the running variance see `ResNet`.
 
   The channels of the pre-activations are in the order of the features'.
   RepDistiller returns them as they were before the last shuffle.
@@ -114,7 +114,7 @@ class ShuffleNetV2(nnx.Module):
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if the inputs have other channels than ``input_shape``.
+    ValueError: if the inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: ShuffleNetV2(
@@ -141,8 +141,8 @@ class ShuffleNetV2(nnx.Module):
   ):
     self.input_channels = input_shape[-1]
     layer = functools.partial(
-      _layers.ConvNorm,
-      kernel_init=_layers.TORCH_DEFAULT,
+      layers.ConvNorm,
+      kernel_init=layers.TORCH_DEFAULT,
       dtype=dtype,
       rngs=rngs,
     )
@@ -151,10 +151,10 @@ class ShuffleNetV2(nnx.Module):
       _stages(_SplitBlock, (4, 8, 4), (116, 232, 464), layer)
     )
     self.last = layer(464, 1024, 1)
-    self.head = _layers.classifier(
+    self.head = layers.classifier(
       1024,
       num_classes,
-      bias_init=_layers.torch_bias(1024),
+      bias_init=layers.torch_bias(1024),
       dtype=dtype,
       rngs=rngs,
     )
@@ -163,12 +163,12 @@ class ShuffleNetV2(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     features, preactivations = _run(self.stem, self.stages, inputs)
-    _, last = _layers.activate([self.last], features[-1])
+    _, last = layers.activate([self.last], features[-1])
     return assemble(
       self.head,
-      _layers.global_mean(last),
+      layers.global_mean(last),
       features,
       preactivations=preactivations,
     )
@@ -261,7 +261,7 @@ def _run(
   features, preactivations = [], []
   x = inputs
   for blocks in ([stem], *stages):
-    before, x = _layers.activate(blocks, x)
+    before, x = layers.activate(blocks, x)
     features.append(x)
     preactivations.append(before)
   return features, preactivations

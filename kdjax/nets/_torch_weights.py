@@ -9,7 +9,6 @@ import numpy as np
 from flax import nnx
 
 from kdjax.nets._imagenet_resnet import ImageNetResNet
-from kdjax.nets._layers import ConvNorm
 from kdjax.nets._mobilenet import MobileNetV2
 from kdjax.nets._normalization import IBN
 from kdjax.nets._resnet import ResNet
@@ -18,6 +17,7 @@ from kdjax.nets._shufflenet import ShuffleNetV1
 from kdjax.nets._shufflenet import ShuffleNetV2
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
+from kdjax.nets.layers import ConvNorm
 
 M = TypeVar("M", bound=nnx.Module)
 # A key's beginning and the layer or parameter that it belongs to.
@@ -35,16 +35,16 @@ def load_torch(
 ) -> M:
   """Fills a network with the weights of its PyTorch counterpart.
 
-  The keys are torchvision's for :class:`ImageNetResNet` with its "imagenet"
-  stem, and IBN-Net's if it has IBN besides; timm's and DeiT's for :class:`ViT`;
+  The keys are torchvision's for `ImageNetResNet` with its "imagenet"
+  stem, and IBN-Net's if it has IBN besides; timm's and DeiT's for `ViT`;
   RepDistiller's and mdistiller's for all others. A module made by
-  ``nnx.eval_shape`` will do: nothing of the initial values is kept. Nothing is
+  `nnx.eval_shape` will do: nothing of the initial values is kept. Nothing is
   changed unless all keys and shapes fit.
 
   Args:
     model: any network of this package but the MLP and the ConvNet.
     weights: the path of a safetensors file (which needs the extra
-      ``kdjax[experiments]``), or a state dict: arrays or CPU tensors by key.
+      `kdjax[experiments]`), or a state dict: arrays or CPU tensors by key.
     head: whether the classifier is filled too. If not, it stays as it is and
       may have another number of classes than the weights.
 

@@ -7,11 +7,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 # Of each depth, the convolutions of the five stages.
 _DEPTHS = {
@@ -28,11 +28,11 @@ class VGG(nnx.Module):
   """VGG network for CIFAR, with batch normalization and one dense layer.
 
   Five stages of 3x3 convolutions; a 2x2 max pooling follows each of the first
-  three, and the fourth for images of 64 pixels and more. Features ``f0`` to
-  ``f4`` are the stages after their ReLU, before pooling; the embedding is the
-  mean of ``f4`` over positions. Parameters and batch statistics are float32;
-  the body computes in ``dtype``, the embedding and logits are in float32 at
-  least. For the running variance see :class:`ResNet`.
+  three, and the fourth for images of 64 pixels and more. Features `f0` to
+  `f4` are the stages after their ReLU, before pooling; the embedding is the
+  mean of `f4` over positions. Parameters and batch statistics are float32;
+  the body computes in `dtype`, the embedding and logits are in float32 at
+  least. For the running variance see `ResNet`.
 
   Args:
     depth: 8, 11, 13, 16 or 19 layers, counting the two dense ones of the
@@ -45,7 +45,7 @@ class VGG(nnx.Module):
 
   Raises:
     ValueError: if there is no such depth, pooling leaves nothing of the image,
-      or the inputs have other channels than ``input_shape``.
+      or the inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: VGG(
@@ -85,7 +85,7 @@ class VGG(nnx.Module):
     for count, (inputs, outputs) in zip(_DEPTHS[depth], sizes, strict=True):
       stages.append(
         nnx.List(
-          _layers.ConvNorm(
+          layers.ConvNorm(
             outputs if i else inputs,
             outputs,
             3,
@@ -97,7 +97,7 @@ class VGG(nnx.Module):
         )
       )
     self.stages = nnx.List(stages)
-    self.head = _layers.classifier(
+    self.head = layers.classifier(
       _CHANNELS[-1],
       num_classes,
       kernel_init=nnx.initializers.normal(0.01),
@@ -109,19 +109,19 @@ class VGG(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, (self.input_channels,))
+    layers.check_inputs(inputs, (self.input_channels,))
     poolings = 4 if inputs.shape[1] >= 64 else 3
     x = inputs
     features, preactivations = [], []
-    for i, layers in enumerate(self.stages):
-      before, x = _layers.activate(layers, x)
+    for i, stage in enumerate(self.stages):
+      before, x = layers.activate(stage, x)
       features.append(x)
       preactivations.append(before)
       if i < poolings:
         x = max_pool(x, (2, 2), (2, 2))
     return assemble(
       self.head,
-      _layers.global_mean(x),
+      layers.global_mean(x),
       features,
       preactivations=preactivations,
       norms=[layers[-1].norm for layers in self.stages[1:]],

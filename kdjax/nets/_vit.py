@@ -9,11 +9,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.nets._convolution import convolve
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 _INIT = nnx.initializers.truncated_normal(0.02)
 
@@ -24,11 +24,11 @@ class ViT(nnx.Module):
   Features are the tokens after each block, the class token first; the
   attention probabilities of the blocks have the same names. The embedding is
   the class token after the last normalization. Parameters are float32; the
-  body computes in ``dtype``; attention probabilities, embedding and logits are
+  body computes in `dtype`; attention probabilities, embedding and logits are
   in float32 at least.
 
-  With a distillation token, which follows the class token, ``views`` holds the
-  ``class`` and ``distillation`` outputs, each of its own token and head: what
+  With a distillation token, which follows the class token, `heads` holds the
+  `class` and `distillation` outputs, each of its own token and head: what
   DeiT's loss compares to the labels and to the teacher. The logits are the
   mean of both, as DeiT predicts; the embedding is both tokens, one after the
   other, and the classifier the two heads that make this mean of it.
@@ -47,7 +47,7 @@ class ViT(nnx.Module):
 
   Raises:
     ValueError: if the patches do not fill the image, the heads do not divide
-      the width, or the inputs have another shape than ``input_shape``.
+      the width, or the inputs have another shape than `input_shape`.
 
   Examples:
     >>> run = lambda images: ViT(
@@ -96,8 +96,8 @@ class ViT(nnx.Module):
       strides=patch_size,
       padding="VALID",
       conv_general_dilated=convolve,
-      kernel_init=_layers.TORCH_DEFAULT,
-      bias_init=_layers.torch_bias(input_shape[-1] * patch_size**2),
+      kernel_init=layers.TORCH_DEFAULT,
+      bias_init=layers.torch_bias(input_shape[-1] * patch_size**2),
       dtype=dtype,
       rngs=rngs,
     )
@@ -112,9 +112,9 @@ class ViT(nnx.Module):
     self.blocks = nnx.List(
       _Block(width, heads, dtype=dtype, rngs=rngs) for _ in range(depth)
     )
-    self.norm = _norm(width, dtype=_layers.at_least_float32(dtype), rngs=rngs)
+    self.norm = _norm(width, dtype=layers.at_least_float32(dtype), rngs=rngs)
     self.classifiers = nnx.List(
-      _layers.classifier(
+      layers.classifier(
         width, num_classes, kernel_init=_INIT, dtype=dtype, rngs=rngs
       )
       for _ in range(count)
@@ -124,7 +124,7 @@ class ViT(nnx.Module):
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
-    _layers.check_inputs(inputs, self.input_shape)
+    layers.check_inputs(inputs, self.input_shape)
     x = self.patches(inputs)
     batch, *_, width = x.shape
     tokens = [
@@ -143,18 +143,18 @@ class ViT(nnx.Module):
     outputs = assemble(heads[0], x[:, 0], features, attention=attention)
     if len(heads) == 1:
       return outputs
-    views = {
+    tokens = {
       "class": assemble(heads[0], x[:, 0], []),
       "distillation": assemble(heads[1], x[:, 1], []),
     }
     return outputs._replace(
-      logits=(views["class"].logits + views["distillation"].logits) / 2,
+      logits=(tokens["class"].logits + tokens["distillation"].logits) / 2,
       embedding=x.reshape(batch, -1),
       classifier=(
         jnp.concatenate([head.kernel[...] for head in heads]) / 2,
         (heads[0].bias[...] + heads[1].bias[...]) / 2,
       ),
-      views=views,
+      heads=tokens,
     )
 
 
@@ -188,7 +188,7 @@ class _Block(nnx.Module):
       "bqhd,bkhd->bhqk",
       queries,
       keys,
-      preferred_element_type=_layers.at_least_float32(x.dtype),
+      preferred_element_type=layers.at_least_float32(x.dtype),
     )
     attention = jax.nn.softmax(scores / math.sqrt(size))
     mixed = jnp.einsum(

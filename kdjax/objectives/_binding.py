@@ -5,6 +5,7 @@ entry `"label"` of the batch. A role is a name in `outputs`; a view of a role's
 examples is a role of its own, `student_strong` beside `student`.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from jaxtyping import Array
 from kdjax.nets import Outputs
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import last_feature
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 Roles = Mapping[str, Outputs]
 Select = Callable[..., tuple[Any, ...]] | Sequence[str]
@@ -44,6 +45,7 @@ FIELDS: dict[str, Callable[[str, Outputs], Any]] = {
   "normalizations": _field("normalizations"),
   "attention": _field("attention"),
   "classifier": _field("classifier"),
+  "heads": _field("heads"),
   "params": _field("params"),
 }
 
@@ -87,20 +89,23 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
   )
-  names = [
+  return [
     name
-    for name, parameter in inspect.signature(
-      _called(function)
-    ).parameters.items()
+    for name, parameter in _signature(function).parameters.items()
     if parameter.kind in positional and parameter.default is parameter.empty
   ]
-  # The first parameter of `__init__` is the object.
-  return names[1:] if inspect.isclass(function) else names
 
 
-def _called(function: Callable[..., Any]) -> Callable[..., Any]:
-  # The signature of an NNX class is that of its metaclass.
-  return function.__init__ if inspect.isclass(function) else function
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+  """The signature of a function, or of what makes an instance of a class."""
+  if isinstance(function, functools.partial):
+    inner, arguments, options = function.func, function.args, function.keywords
+  else:
+    inner, arguments, options = function, (), {}
+  if isinstance(inner, type):
+    # The class of NNX modules itself says (*args, **kwargs).
+    function = functools.partial(inner.__init__, None, *arguments, **options)
+  return inspect.signature(function)
 
 
 def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
@@ -128,7 +133,7 @@ def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
   if field in FIELDS and role in outputs:
     values = FIELDS[field](role, outputs[role])
     if feature:
-      return entry(f"{role}.{field}", values, feature)
+      return get_entry(f"{role}.{field}", values, feature)
     return values
   part = part_of(batch, role)
   singular = field[:-1] if field.endswith("s") else field
@@ -139,7 +144,7 @@ def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
 
 
 def split_name(name: str, outputs: Roles) -> tuple[str, str]:
-  """Returns the role in front of a name and the rest; else the learning role."""
+  """The role in front of a name, or the learning role, and the rest."""
   named = [role for role in outputs if name.startswith(f"{role}_")]
   if named:
     role = max(named, key=len)
@@ -186,7 +191,7 @@ def part_of(batch: Any, role: str) -> Any:
 
 def masks_for(
   parameters: Mapping[str, Any], role: str, batch: Any, reader: str
-) -> dict[str, Array]:
+) -> dict[str, Any]:
   """The masks that a batch-coupled loss takes: `where`, `where_target` ...
 
   Args:
@@ -201,18 +206,32 @@ def masks_for(
   masks = {}
   for name in parameters:
     if name == "where":
-      masks[name] = entry(f"{reader}: batch", part_of(batch, role), "mask")
+      masks[name] = get_entry(f"{reader}: batch", part_of(batch, role), "mask")
     elif name.startswith("where_"):
       part = part_of(batch, name.removeprefix("where_"))
-      masks[name] = entry(f"{reader}: batch", part, "mask")
+      masks[name] = get_entry(f"{reader}: batch", part, "mask")
   return masks
 
 
 def name_of(function: Any) -> str:
-  """The name of a function in an error, `dann` for `dann.<locals>.loss`."""
+  """The name of a function in an error.
+
+  The library's own inner functions have the name of the public function that
+  made them: `dann` for `dann.<locals>.loss`.
+  """
   function = getattr(function, "func", function)
   name = getattr(function, "__qualname__", None) or repr(function)
-  return name.partition(".<locals>")[0]
+  own = str(getattr(function, "__module__", "")).startswith("kdjax.")
+  place = 0 if own else -1
+  return name.split(".<locals>.")[place]
+
+
+# What a role that is missing asks of the caller.
+_MISSING = {
+  "teacher": "a teacher: give the learner one",
+  "past": "a past network: give the learner one",
+  "average": "an average of the student: chain parameter_ema to the optimizer",
+}
 
 
 def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
@@ -222,9 +241,16 @@ def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
     f"with a field ({', '.join(sorted(FIELDS))}) and no entry of the batch "
     f"{entries}."
   )
+  role, field = split_name(name, outputs)
+  view, _, last = field.rpartition("_")
+  if name.startswith(f"{role}_{view}_") and view and last in FIELDS:
+    return (
+      f"{text} Expected the view {view!r} of the {role}'s examples: give the "
+      f"learner views={{{view!r}: ...}}."
+    )
   wanted = name.partition("_")[0]
-  if wanted in ("teacher", "past", "average") and wanted not in outputs:
-    return f"{text} Expected a {wanted}: give the learner one."
+  if wanted in _MISSING and wanted not in outputs:
+    return f"{text} Expected {_MISSING[wanted]}."
   return (
     f"{text} Rename the argument, or say what it reads: "
     "stateless(loss, ('student_logits', ...))."

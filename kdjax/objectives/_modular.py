@@ -1,7 +1,7 @@
 """Objectives whose learnable parts are Flax NNX modules."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,10 +10,12 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax.nets import set_batch_axis
 from kdjax.objectives._binding import Roles
 from kdjax.objectives._binding import arguments_of
 from kdjax.objectives._binding import learning_role
 from kdjax.objectives._binding import name_of
+from kdjax.objectives._binding import parameter_names
 from kdjax.objectives._binding import part_of
 from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective
@@ -21,7 +23,8 @@ from kdjax.objectives._objective import as_hyperparameters
 from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
+from kdjax.ops import same_everywhere
 
 
 def modular(
@@ -110,11 +113,16 @@ def modular(
     graph, _, _ = nnx.split(skeleton, nnx.Param, ...)
     return nnx.merge(graph, params, state["module"], copy=True)
 
-  def call(function: Any, module: Any, outputs: Roles, batch: Any, **options):
+  def call(
+    function: Any,
+    module: Any,
+    outputs: Roles,
+    batch: Any,
+    known: Mapping[str, Any],
+    options: Mapping[str, Any],
+  ) -> Any:
     wide = jax.tree.map(widen, dict(outputs))
-    arguments = arguments_of(
-      function, wide, batch, skip=1, known=options.pop("known", {})
-    )
+    arguments = arguments_of(function, wide, batch, skip=1, known=known)
     return function(module, *arguments, **options)
 
   def apply(
@@ -127,33 +135,29 @@ def modular(
     axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
     part = part_of(batch, learning_role(outputs))
-    entry(f"{name_of(loss)}: batch", part, "mask")
+    get_entry(f"{name_of(loss)}: batch", part, "mask")
     module = merge(params, state, outputs)
     module.train()
     if axis_name is not None:
-      module.set_attributes(axis_name=axis_name, raise_if_not_found=False)
+      set_batch_axis(module, axis_name)
     given = {"key": key, "axis_name": axis_name}
-    given = {k: v for k, v in given.items() if k in parameters}
-    value = call(
-      loss,
-      module,
-      outputs,
-      batch,
-      **given,
-      **state["hyperparameters"],
-    )
-    if jnp.ndim(value):
+    positional = parameter_names(loss)
+    keywords = [k for k in given if k in parameters and k not in positional]
+    options = {k: given[k] for k in keywords} | state["hyperparameters"]
+    value = call(loss, module, outputs, batch, given, options)
+    axes = jnp.ndim(value) or None
+    if axes:
       value = batch_mean(value, part, axis_name, loss)
     _, moved = split(module)
     if axis_name is not None:
       # Batch statistics are the same on all devices: this tells JAX so.
-      moved = jax.tree.map(lambda x: _replicate(x, axis_name), moved)
-    return value, state | {"module": moved}, loss_metric(value, part)
+      moved = same_everywhere(moved, axis_name)
+    return value, state | {"module": moved}, loss_metric(value, part, axes)
 
   def predicted(params: Any, state: Any, outputs: Roles) -> Array:
     module = merge(params, state, outputs)
     module.eval()
-    return call(predict, module, outputs, {})
+    return call(predict, module, outputs, {}, {}, {})
 
   return Objective(init, apply, predicted if predict else None)
 
@@ -165,10 +169,3 @@ def _specs(tree: Any) -> Any:
 def _default_float(x: Array) -> Array:
   """Float32, which Flax takes, becomes what JAX takes: float64 under x64."""
   return x.astype(float) if x.dtype == jnp.float32 else x
-
-
-def _replicate(x: Array, axis_name: str) -> Array:
-  """Averages what is alike everywhere; the average of integers is no mean."""
-  if jnp.issubdtype(x.dtype, jnp.floating):
-    return jax.lax.pmean(x, axis_name)
-  return jax.lax.pmax(x, axis_name)

@@ -25,8 +25,8 @@ from kdjax.objectives._binding import name_of
 from kdjax.objectives._binding import parameter_names
 from kdjax.objectives._binding import part_of
 from kdjax.objectives._binding import resolve
+from kdjax.ops import get_entry
 from kdjax.ops import masked_mean
-from kdjax.ops._validation import entry
 
 Metrics = dict[str, tuple[Array, Array]]
 Schedule = Callable[[Array], ArrayLike]
@@ -140,8 +140,10 @@ def stateless(
   static = {k: v for k, v in hyperparameters.items() if _is_option(v)}
   numbers = {k: v for k, v in hyperparameters.items() if k not in static}
   reader = name_of(loss)
+  positional = parameter_names(loss)
+  key_first = positional[:1] == ["key"]
   if select is None:
-    bound = [name for name in parameter_names(loss) if name not in _GIVEN]
+    bound = [name for name in positional if name not in _GIVEN]
     select = [name for name in bound if name not in hyperparameters]
   elif isinstance(select, str):
     select = (select,)
@@ -174,7 +176,9 @@ def stateless(
       role = first_role(names, outputs)
       options |= masks_for(parameters, role, batch, reader)
       options["axis_name"] = axis_name
-    if "key" in parameters:
+    if key_first:
+      arguments = (key, *arguments)
+    elif "key" in parameters:
       options["key"] = key
     # Only shapes, for the loss's own checks: in the state all is traced.
     checked = {
@@ -185,9 +189,11 @@ def stateless(
     if checked:
       jax.eval_shape(lambda: loss(*arguments, **options, **(state | checked)))
     value = loss(*arguments, **options, **state)
-    if not coupled:
-      value = batch_mean(value, part, axis_name, loss)
-    return value, state, loss_metric(value, part)
+    if coupled:
+      return value, state, loss_metric(value, part)
+    axes = jnp.ndim(value)
+    value = batch_mean(value, part, axis_name, loss)
+    return value, state, loss_metric(value, part, axes)
 
   return Objective(init, apply)
 
@@ -319,7 +325,7 @@ def combine(
     states, metrics = {}, {}
     for i, (name, (schedule, objective)) in enumerate(objectives.items()):
       loss, states[name], parts = objective.apply(
-        entry("combine: the objective's params", params, name),
+        get_entry("combine: the objective's params", params, name),
         state["objectives"][name],
         outputs,
         batch,
@@ -367,9 +373,21 @@ def combine(
   )
 
 
-def loss_metric(value: Array, batch: Any) -> Metrics:
-  """The (sum, count) of this device's share of a batch's mean loss."""
-  mask = entry("the objective's batch", batch, "mask")
+def loss_metric(value: Array, batch: Any, axes: int | None = None) -> Metrics:
+  """The (sum, count) of this device's share of a batch's mean loss.
+
+  Args:
+    value: the loss of the batch.
+    batch: has the mask.
+    axes: how many axes of the mask the loss had values for: one an example
+      counts examples, although the mask may be of tokens.
+
+  Returns:
+    The metric `"loss"`.
+  """
+  mask = get_entry("the objective's batch", batch, "mask")
+  if axes is not None:
+    mask = jnp.any(mask, tuple(range(axes, jnp.ndim(mask))))
   count = jnp.sum(mask, dtype=value.dtype)
   return {"loss": (value * count, count)}
 
@@ -383,7 +401,7 @@ def batch_mean(
   for each, and examples with any token where it has one an example.
   """
   name = name_of(loss)
-  mask = entry(f"{name}: batch", batch, "mask")
+  mask = get_entry(f"{name}: batch", batch, "mask")
   if getattr(mask, "dtype", None) != jnp.bool_:
     kind = getattr(mask, "dtype", type(mask).__name__)
     raise TypeError(

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
-from kdjax.ops._validation import entry
 
 
 def matched_stages(student: Any, teacher: Any) -> list[tuple[str, str]]:
@@ -83,11 +82,6 @@ def field_of(role: str, outputs: Outputs | None, side: str) -> Any:
   return values
 
 
-def feature_of(role: str, outputs: Outputs, name: str) -> Array:
-  """A feature by its name, or a word on which there are."""
-  return entry(f"{role}.features", field_of(role, outputs, "features"), name)
-
-
 def last_feature(role: str, outputs: Outputs) -> Array:
   """The deepest feature of a network, as it gives it."""
   return outputs.features[_stages(role, outputs)[-1]]
@@ -105,6 +99,17 @@ def last_maps(student: Outputs, teacher: Outputs) -> tuple[Array, Array]:
   """Selects the deepest maps of both."""
   ours, theirs = select_stages(student, teacher)
   return ours[-1], theirs[-1]
+
+
+def all_stages(
+  student: Outputs, teacher: Outputs
+) -> tuple[list[Array], list[Array]]:
+  """All stages of each network, of which there may be unequally many."""
+  ours, theirs = (
+    maps_of(role, x, "features", [name for name, _ in matched_stages(x, x)])
+    for role, x in (("student", student), ("teacher", teacher))
+  )
+  return ours, theirs
 
 
 def as_map(feature: Array) -> Array:

@@ -22,7 +22,7 @@ from kdjax.objectives.distillation import _presets as distillation_presets
 from kdjax.objectives.distillation._published_pairs import of_pair
 from kdjax.objectives.finetuning import _presets as finetuning_presets
 from kdjax.objectives.generalization import _presets as generalization_presets
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 
 
 def _union(*tables: Mapping[str, Preset]) -> dict[str, Preset]:

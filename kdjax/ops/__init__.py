@@ -4,23 +4,177 @@ Arrays in, arrays out; only JAX, NumPy and jaxtyping are imported.
 """
 
 from kdjax.ops._checked import checked
+from kdjax.ops._classes import class_one_hot
+from kdjax.ops._classes import class_sums
+from kdjax.ops._collectives import UNTOLD
+from kdjax.ops._collectives import AxisName
 from kdjax.ops._collectives import gather_batch
+from kdjax.ops._collectives import gathered_positions
+from kdjax.ops._collectives import local_rows
 from kdjax.ops._collectives import masked_mean
+from kdjax.ops._collectives import mean_over_devices
+from kdjax.ops._collectives import same_everywhere
+from kdjax.ops._collectives import sum_over_devices
+from kdjax.ops._collectives import told_axis
+from kdjax.ops._collectives import vary_like
+from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops._cross_entropy import mask_unknown_labels
+from kdjax.ops._distances import normalize_as_torch
 from kdjax.ops._distances import pairwise_squared_distances
+from kdjax.ops._distances import safe_abs
 from kdjax.ops._distances import safe_norm
+from kdjax.ops._distances import safe_sqrt
+from kdjax.ops._distances import unit_vectors
+from kdjax.ops._divergences import DivergenceTerms
+from kdjax.ops._divergences import RowStatistics
+from kdjax.ops._divergences import forward_kl
+from kdjax.ops._divergences import jensen_shannon
+from kdjax.ops._divergences import jensen_shannon_terms
 from kdjax.ops._divergences import kl_divergence
+from kdjax.ops._divergences import kl_terms
+from kdjax.ops._divergences import skew_divergence
+from kdjax.ops._divergences import skew_terms
+from kdjax.ops._divergences import total_variation
+from kdjax.ops._divergences import total_variation_terms
+from kdjax.ops._divergences import two_difference
+from kdjax.ops._divergences import weighted_expm1
+from kdjax.ops._eigh import descending_eigh
+from kdjax.ops._eigh import fix_signs
+from kdjax.ops._eigh import matrix_square_root
+from kdjax.ops._eigh import positive_definite_inverse
 from kdjax.ops._gradients import reverse_gradient
+from kdjax.ops._gradients import with_gradient_of
+from kdjax.ops._linear_probe import best_threshold
+from kdjax.ops._linear_probe import linear_probe_scores
+from kdjax.ops._linear_probe import standardize_domains
+from kdjax.ops._masked_rows import gathered_rows
+from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._masked_rows import nonzero_divisor
+from kdjax.ops._masked_rows import zero_masked
+from kdjax.ops._mixture_likelihood import maximum_likelihood_mixture
+from kdjax.ops._moments import mean_and_covariance
+from kdjax.ops._quadratic_program import solve_quadratic_program
+from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops._resizing import nearest_resize
+from kdjax.ops._resizing import pool_to_smaller
+from kdjax.ops._reversal_ramp import reversal_ramp
+from kdjax.ops._row_chunks import in_chunks
+from kdjax.ops._sample_pairs import SamplePair
+from kdjax.ops._sample_pairs import as_sample_pair
+from kdjax.ops._sample_pairs import gaussian_kernel
+from kdjax.ops._sample_pairs import gaussian_rate
+from kdjax.ops._sample_pairs import weights_of_mean_one
+from kdjax.ops._sinkhorn import absolute_epsilon
+from kdjax.ops._sinkhorn import entropic_transport_cost
+from kdjax.ops._sinkhorn import log_transport_plan
+from kdjax.ops._sinkhorn import log_uniform_weights
+from kdjax.ops._sinkhorn import mean_transport_cost
+from kdjax.ops._sinkhorn import sinkhorn_potentials
+from kdjax.ops._sinkhorn import transport_costs
+from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import log_softened_softmax
+from kdjax.ops._softmax import mask_classes
+from kdjax.ops._softmax import row_temperature
 from kdjax.ops._softmax import softened_softmax
+from kdjax.ops._svd import nonzero_singular_values
+from kdjax.ops._svd import svd
+from kdjax.ops._validation import as_fraction
+from kdjax.ops._validation import as_number
+from kdjax.ops._validation import as_sizes
+from kdjax.ops._validation import call_signature
+from kdjax.ops._validation import check_choice
+from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import check_positive
+from kdjax.ops._validation import check_range
+from kdjax.ops._validation import get_entry
+from kdjax.ops._validation import validate
 
 __all__ = (
+  "UNTOLD",
+  "AxisName",
+  "DivergenceTerms",
+  "RowStatistics",
+  "SamplePair",
+  "absolute_epsilon",
+  "adaptive_mean_pool",
+  "as_fraction",
+  "as_number",
+  "as_sample_pair",
+  "as_sizes",
+  "best_threshold",
+  "call_signature",
+  "check_choice",
+  "check_integer",
+  "check_labels",
+  "check_positive",
+  "check_range",
   "checked",
+  "class_one_hot",
+  "class_sums",
+  "compute_dtype",
+  "cross_entropy",
+  "descending_eigh",
+  "entropic_transport_cost",
+  "fix_signs",
+  "forward_kl",
   "gather_batch",
+  "gathered_positions",
+  "gathered_rows",
+  "gaussian_kernel",
+  "gaussian_rate",
+  "get_entry",
+  "in_chunks",
+  "jensen_shannon",
+  "jensen_shannon_terms",
   "kl_divergence",
+  "kl_terms",
+  "linear_probe_scores",
+  "local_rows",
   "log_softened_softmax",
+  "log_transport_plan",
+  "log_uniform_weights",
+  "mask_classes",
+  "mask_unknown_labels",
   "masked_mean",
+  "masked_rows",
+  "matrix_square_root",
+  "maximum_likelihood_mixture",
+  "mean_and_covariance",
+  "mean_over_devices",
+  "mean_transport_cost",
+  "nearest_resize",
+  "nonzero_divisor",
+  "nonzero_singular_values",
+  "normalize_as_torch",
   "pairwise_squared_distances",
+  "pool_to_smaller",
+  "positive_definite_inverse",
+  "reversal_ramp",
   "reverse_gradient",
+  "row_temperature",
+  "safe_abs",
   "safe_norm",
+  "safe_sqrt",
+  "same_everywhere",
+  "sinkhorn_potentials",
+  "skew_divergence",
+  "skew_terms",
   "softened_softmax",
+  "solve_quadratic_program",
+  "standardize_domains",
+  "sum_over_devices",
+  "svd",
+  "told_axis",
+  "total_variation",
+  "total_variation_terms",
+  "transport_costs",
+  "two_difference",
+  "unit_vectors",
+  "validate",
+  "vary_like",
+  "weighted_expm1",
+  "weights_of_mean_one",
+  "with_gradient_of",
+  "zero_masked",
 )

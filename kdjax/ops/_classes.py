@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops._collectives import total
+from kdjax.ops._collectives import sum_over_devices
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._masked_rows import masked_rows
 from kdjax.ops._validation import check_integer
@@ -24,7 +24,7 @@ def class_count(
   return max(int(np.max(np.asarray(labels), initial=0)), 0) + 1
 
 
-def class_members(
+def class_one_hot(
   function: str,
   labels: Int[Array, " batch"],
   num_classes: int | None,
@@ -34,6 +34,15 @@ def class_members(
 
   Without a number of classes, labels that are being traced are replaced by
   their rank: there cannot be more classes than examples.
+
+  Args:
+    function: the name of the caller, for the message.
+    labels: integers, `[batch]`.
+    num_classes: the number of classes; None to count them.
+    mask: 1 for examples that count, `[batch]`.
+
+  Returns:
+    `[batch, classes]`.
   """
   classes = class_count(function, labels, num_classes)
   if classes is None:
@@ -52,7 +61,19 @@ def class_sums(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> tuple[Float[Array, "classes dims"], Float[Array, " classes"]]:
-  """Returns the sum of each class's rows over all devices, and their number."""
+  """Returns the sum of each class's rows over all devices, and their number.
+
+  Args:
+    function: the name of the caller, for the message.
+    rows: `[batch, dims]`.
+    labels: integers, `[batch]`.
+    num_classes: the number of classes; None to count them.
+    where: which examples count; None for all.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    The sums `[classes, dims]` and the counts `[classes]`.
+  """
   classes = class_count(function, labels, num_classes)
   if classes is None:
     raise ValueError(
@@ -60,6 +81,6 @@ def class_sums(
       "are traced and the result has a row for each class."
     )
   rows, mask = masked_rows(rows, where)
-  members = class_members(function, labels, classes, mask)
+  members = class_one_hot(function, labels, classes, mask)
   sums = jnp.matmul(members.T, rows, precision="highest")
-  return total((sums, jnp.sum(members, 0)), axis_name)
+  return sum_over_devices((sums, jnp.sum(members, 0)), axis_name)

@@ -1,9 +1,12 @@
 """The reduction over a batch, on one device or over many."""
 
+import types
+from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import unsafe_get_axis_names_DO_NOT_USE as _axis_names
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, Num, Shaped
 
@@ -101,32 +104,117 @@ def gather_batch(
   return jax.lax.all_gather(x, axis_name, tiled=True)
 
 
-def total(tree: Tree, axis_name: str | None) -> Tree:
-  """Returns the sum over the devices of a mapped axis, if there is one."""
+def sum_over_devices(tree: Tree, axis_name: str | None) -> Tree:
+  """Returns the sum over the devices of a mapped axis, if there is one.
+
+  Args:
+    tree: arrays of any shape.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    The same tree, summed by `jax.lax.psum`.
+  """
   return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def agreed(tree: Tree, axis_name: str | None) -> Tree:
+def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
   """Returns the mean over the devices of a mapped axis, if there is one.
 
   Of a value that all have computed from gathered rows: it is equal already,
   and the mean makes its gradient the batch's.
+
+  Args:
+    tree: arrays of any shape.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    The same tree, averaged by `jax.lax.pmean`.
   """
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
-def batch_places(size: int, axis_name: str | None) -> Int[Array, " batch"]:
-  """Returns where this device's rows are in the gathered batch."""
+def same_everywhere(tree: Tree, axis_name: str | None) -> Tree:
+  """Returns what every device has alike, or means of what differs.
+
+  Means of floating-point numbers, such as batch statistics, and the largest of
+  others, such as counts, whose mean is no integer.
+  """
+  if axis_name is None:
+    return tree
+
+  def leaf(x: ArrayLike) -> Array:
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+      return jax.lax.pmean(x, axis_name)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      data = jax.lax.pmax(jax.random.key_data(x), axis_name)
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    if x.dtype == jnp.bool_:
+      return jax.lax.pmax(x.astype(jnp.int32), axis_name).astype(bool)
+    return jax.lax.pmax(x, axis_name)
+
+  return jax.tree.map(leaf, tree)
+
+
+# The default of a function that is told its axis where it is made or called.
+UNTOLD = ...
+AxisName = str | None | types.EllipsisType
+
+
+def told_axis(name: str, axis_name: AxisName) -> str | None:
+  """Returns the mapped axis, or raises ValueError if there is one untold.
+
+  A function that does not know that it sees one device's part of a batch would
+  compute other numbers than on the whole batch, without a word.
+  """
+  if not isinstance(axis_name, types.EllipsisType):
+    return axis_name
+  mapped: Sequence[object] = _axis_names()
+  if not mapped:
+    return None
+  axis = mapped[-1]
+  if not isinstance(axis, str) or axis.startswith("_"):
+    fix = "axis_name=... in jax.pmap and here"
+  else:
+    fix = f"axis_name={axis!r}"
+  raise ValueError(
+    f"{name} is mapped over the axis {axis!r} and got no axis_name; expected "
+    f"{fix}, if the batch is split over that axis, or axis_name=None, if each "
+    "part of it is a student of its own."
+  )
+
+
+def gathered_positions(
+  size: int, axis_name: str | None
+) -> Int[Array, " batch"]:
+  """Returns where this device's rows are in the gathered batch.
+
+  Args:
+    size: rows on this device.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    Indices into the gathered batch, `[size]`.
+  """
   places = jnp.arange(size)
   if axis_name is None:
     return places
   return places + size * jax.lax.axis_index(axis_name)
 
 
-def own_rows(
+def local_rows(
   whole: Shaped[Array, "gathered ..."], size: int, axis_name: str | None
 ) -> Shaped[Array, "batch ..."]:
-  """Returns this device's part of a batch that all devices hold."""
+  """Returns this device's part of a batch that all devices hold.
+
+  Args:
+    whole: the gathered batch, `[devices * size, ...]`.
+    size: rows on this device.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    `[size, ...]`.
+  """
   if axis_name is None:
     return whole
   start = size * jax.lax.axis_index(axis_name)
@@ -138,6 +226,13 @@ def vary_like(x: ArrayLike, *others: ArrayLike) -> Array:
 
   The gradient by what all devices share is summed over them, unasked. Where
   each device needs its own, what is shared is made to vary first.
+
+  Args:
+    x: an array.
+    *others: the arrays whose axes `x` is to vary over.
+
+  Returns:
+    `x`, of equal value.
   """
   axes = frozenset().union(*map(_varying, others)) - _varying(x)
   x = jnp.asarray(x)

@@ -40,15 +40,20 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   masked = own == -jnp.inf
   loss = jnp.logaddexp(0.0, others - jnp.where(masked, 0.0, own))
   loss = jnp.where(masked, jnp.inf, jnp.where(alone, 0.0, loss))
-  return where_known(loss, given, logits.shape[-1])
+  return mask_unknown_labels(loss, given, logits.shape[-1])
 
 
 def check_labels(labels: Array, classes: int, name: str = "labels") -> Array:
-  """Lets :func:`kdjax.ops.checked` find labels out of range.
+  """Checks integer labels, inside `kdjax.ops.checked`.
+
+  Args:
+    labels: integers, or probabilities, which pass unchecked.
+    classes: the number of classes.
+    name: of the argument, for the message.
 
   Returns:
     The labels, 0 in place of these; what becomes of it is not to be used, see
-    :func:`where_known`.
+    `mask_unknown_labels`.
   """
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     return labels  # soft ones
@@ -61,10 +66,18 @@ def check_labels(labels: Array, classes: int, name: str = "labels") -> Array:
   return jnp.where(known, labels, 0)
 
 
-def where_known(values: Array, labels: Array, classes: int) -> Array:
+def mask_unknown_labels(values: Array, labels: Array, classes: int) -> Array:
   """Returns the values of rows, NaN without gradient where a label is no class.
 
   A row that is masked later gets a gradient of 0, not of 0 times NaN.
+
+  Args:
+    values: one value a row, `[*batch]`.
+    labels: integers `[*batch]`, or probabilities, which mask nothing.
+    classes: the number of classes.
+
+  Returns:
+    `[*batch]`.
   """
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     return values

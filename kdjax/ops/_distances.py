@@ -18,7 +18,7 @@ def pairwise_squared_distances(
     D_{ij} = \lVert a_i - b_j \rVert^2
            = \lVert a_i \rVert^2 + \lVert b_j \rVert^2 - 2 a_i \cdot b_j
 
-  The product form needs no `[n, m, dims]` tensor. Both sets are centred on
+  The product form needs no `[n, m, dims]` tensor. Both sets are centered on
   their common mean first, which keeps an offset from eating the digits. The
   absolute error is then that of the squares; where no digit is left of their
   difference, as of a point to itself, it is 0, with the gradient that it has.
@@ -98,15 +98,64 @@ def safe_norm(
   return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
-def absolute(x: Array) -> Array:
+def safe_abs(x: Array) -> Array:
   """Returns |x| with slope 0 at 0, where `jnp.abs` has 1.
 
   A loss of equal things is at its minimum and has nothing to move.
+
+  Args:
+    x: any shape.
+
+  Returns:
+    The same shape.
   """
   return x * jnp.sign(x)
 
 
 def safe_sqrt(squares: Array) -> Array:
-  """Returns square roots; 0 has gradient 0."""
+  """Returns square roots; 0 has gradient 0.
+
+  Args:
+    squares: not negative, any shape.
+
+  Returns:
+    The same shape.
+  """
   zero = squares == 0
   return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
+
+
+def unit_vectors(
+  x: Float[Array, "... dims"], eps: float = 0.0
+) -> Float[Array, "... dims"]:
+  """Returns x / (norm + eps); the zero vector is 0, with gradient 0.
+
+  Args:
+    x: `[..., dims]`.
+    eps: is added to the norm.
+
+  Returns:
+    `[..., dims]`.
+  """
+  norm = safe_norm(x, keepdims=True)
+  dead = norm == 0  # NaN is not: it must reach the caller
+  return x * jnp.where(dead, 0.0, 1 / jnp.where(dead, 1.0, norm + eps))
+
+
+def normalize_as_torch(x: Array, axis: int = -1) -> Array:
+  """Divides by the Euclidean norm; the zero vector stays, without gradient.
+
+  A norm below 1e-12 counts as 1e-12, as in PyTorch's `normalize`, whose
+  gradient at the zero vector, 1e12, is that of no dead channel.
+
+  Args:
+    x: any shape.
+    axis: the axis of the vector.
+
+  Returns:
+    The same shape.
+  """
+  squares = jnp.sum(jnp.square(x), axis, keepdims=True)
+  zero = squares == 0  # NaN is not: it must reach the caller
+  norm = jnp.sqrt(jnp.where(zero, 1.0, squares))
+  return jnp.where(zero, 0.0, x / jnp.maximum(norm, 1e-12))

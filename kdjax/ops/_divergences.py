@@ -1,11 +1,11 @@
 r"""Divergences between rows of logits, on one core.
 
-Every divergence here is an f-divergence :math:`\sum_i p_i f(q_i / p_i)` with f
+Every divergence here is an f-divergence `sum_i p_i f(q_i / p_i)` with f
 convex, f(1) = 0 and f'(1) = 0. Each term is then nonnegative, so no sum
-cancels; what remains is to know :math:`r_i = \log(q_i / p_i)` to full relative
+cancels; what remains is to know `r_i = log(q_i / p_i)` to full relative
 precision even where p and q almost agree. That is what
-:func:`_row_statistics` does, and why KL keeps five digits in float32 at high
-temperature, where :math:`\sum p (\log p - \log q)` loses all of them.
+`_row_statistics` does, and why KL keeps five digits in float32 at high
+temperature, where `sum p (log p - log q)` loses all of them.
 """
 
 import functools
@@ -19,11 +19,11 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._masked_rows import nonzero
+from kdjax.ops._masked_rows import nonzero_divisor
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import mask_classes
 from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import as_share
+from kdjax.ops._validation import as_fraction
 from kdjax.ops._validation import validate
 
 
@@ -42,7 +42,7 @@ def kl_divergence(
     p = \mathrm{softmax}(z^T / T), \; q = \mathrm{softmax}(z^S / T)
 
   Differentiable in both arguments and in the temperature, in forward and
-  reverse mode; the losses in :mod:`kdjax.distillation` stop the teacher's
+  reverse mode; the losses in `kdjax.distillation` stop the teacher's
   gradient, this function does not.
 
   Args:
@@ -78,7 +78,17 @@ def forward_kl(
   temperature: ArrayLike,
   where: Array | None = None,
 ) -> Array:
-  """Returns KL(p || q) a row."""
+  """Returns KL(p || q) a row.
+
+  Args:
+    p_logits: `[*batch, classes]`.
+    q_logits: `[*batch, classes]`.
+    temperature: above 0, a scalar or one value a row.
+    where: which classes count, broadcast to the logits.
+
+  Returns:
+    One value a row, `[*batch]`.
+  """
   return _row_divergence(kl_terms, p_logits, q_logits, temperature, where)
 
 
@@ -89,7 +99,18 @@ def skew_divergence(
   temperature: ArrayLike,
   where: Array | None = None,
 ) -> Array:
-  """Returns KL(p || skew p + (1 - skew) q) a row; skew = 0 is KL(p || q)."""
+  """Returns KL(p || skew p + (1 - skew) q) a row; skew = 0 is KL(p || q).
+
+  Args:
+    p_logits: `[*batch, classes]`.
+    q_logits: `[*batch, classes]`.
+    skew: the share of p in the mixture, in [0, 1].
+    temperature: above 0, a scalar or one value a row.
+    where: which classes count, broadcast to the logits.
+
+  Returns:
+    One value a row, `[*batch]`.
+  """
   return _row_divergence(
     skew_terms, p_logits, q_logits, temperature, where, skew=skew
   )
@@ -105,6 +126,16 @@ def jensen_shannon(
   """Returns beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + ..., a row.
 
   At beta = 0 and 1, where that is 0, it is KL(p || q) and KL(q || p).
+
+  Args:
+    p_logits: `[*batch, classes]`.
+    q_logits: `[*batch, classes]`.
+    beta: the weight of p, in [0, 1].
+    temperature: above 0, a scalar or one value a row.
+    where: which classes count, broadcast to the logits.
+
+  Returns:
+    One value a row, `[*batch]`.
   """
   return _row_divergence(
     jensen_shannon_terms, p_logits, q_logits, temperature, where, beta=beta
@@ -117,14 +148,32 @@ def total_variation(
   temperature: ArrayLike,
   where: Array | None = None,
 ) -> Array:
-  """Returns half the L1 distance between two rows of probabilities."""
+  """Returns half the L1 distance between two rows of probabilities.
+
+  Args:
+    p_logits: `[*batch, classes]`.
+    q_logits: `[*batch, classes]`.
+    temperature: above 0, a scalar or one value a row.
+    where: which classes count, broadcast to the logits.
+
+  Returns:
+    One value a row, `[*batch]`.
+  """
   return _row_divergence(
     total_variation_terms, p_logits, q_logits, temperature, where
   )
 
 
 class RowStatistics(NamedTuple):
-  """What a divergence needs to know of two rows of logits."""
+  """What a divergence needs to know of two rows of logits.
+
+  Attributes:
+    p: probabilities of the first row.
+    q: probabilities of the second row.
+    difference: q - p.
+    log_ratio: log(q / p), infinite where one of them has no mass.
+    divergence: KL(p || q), one value a row.
+  """
 
   p: Array
   q: Array
@@ -133,8 +182,15 @@ class RowStatistics(NamedTuple):
   divergence: Array  # KL(p || q), one value a row
 
 
-class Terms(NamedTuple):
-  """A divergence, and what its differential needs."""
+class DivergenceTerms(NamedTuple):
+  """A divergence, and what its differential needs.
+
+  Attributes:
+    value: the divergence, one value a row.
+    terms: p f(q / p), one value a class.
+    slopes: q f'(q / p), one value a class.
+    slope: the sum of the slopes, one value a row.
+  """
 
   value: Array  # the sum of p f(q / p), one a row
   terms: Array  # p f(q / p)
@@ -142,7 +198,7 @@ class Terms(NamedTuple):
   slope: Array  # the sum of the slopes, one a row
 
 
-_Generator = Callable[..., Terms]
+_Generator = Callable[..., DivergenceTerms]
 
 
 def _row_divergence(
@@ -163,7 +219,7 @@ def _row_divergence(
     p_logits,
     q_logits,
     scale,
-    tuple(as_share(name, x, dtype) for name, x in shares.items()),
+    tuple(as_fraction(name, x, dtype) for name, x in shares.items()),
   )
 
 
@@ -238,12 +294,12 @@ def _row_statistics(
   gap = jnp.where(both, (high - center) + low, 0.0) / scale
   p_exponent = jnp.where(in_p, p_logits - p_max, 0.0) / scale
   weight = jnp.where(in_p, jnp.exp(p_exponent), 0.0)
-  total = nonzero(_row_sum(weight))
+  total = nonzero_divisor(_row_sum(weight))
   outside = _row_sum(jnp.where(in_q, 0.0, weight))
-  mean = _row_sum(weight * gap) / nonzero(total - outside)
+  mean = _row_sum(weight * gap) / nonzero_divisor(total - outside)
   p = weight / total
   gap = jnp.where(both, gap - mean, 0.0)
-  # Unnormalised q in units of p; its largest exponent is known beforehand.
+  # Unnormalized q in units of p; its largest exponent is known beforehand.
   largest = center_low / scale - mean - jnp.log(total)
   # Far apart, or on other classes than p, q is no perturbation of p.
   perturbed = (largest < 30.0) & (outside < 0.5 * total)
@@ -251,13 +307,13 @@ def _row_statistics(
   weight = jnp.where(
     in_q, jnp.exp(q_exponent + jnp.where(perturbed, largest, 0.0)), 0.0
   )
-  # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no cancelling.
-  _, remainder = near_zero(p, gap)
+  # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no canceling.
+  _, remainder = weighted_expm1(p, gap)
   remainder = jnp.where(
     both & (jnp.abs(gap) < 0.5), remainder, weight - p - p * gap
   )
   excess = _row_sum(jnp.where(perturbed, remainder, weight))
-  norm = nonzero(jnp.where(perturbed, 1.0 + excess, excess))
+  norm = nonzero_divisor(jnp.where(perturbed, 1.0 + excess, excess))
   log_norm = jnp.where(
     perturbed,
     jnp.log1p(jnp.where(perturbed, excess, 0.0)),
@@ -272,7 +328,7 @@ def _row_statistics(
   )
   ratio = jnp.where(both, ratio, 0.0)
   near = both & perturbed & (jnp.abs(ratio) < 0.5)
-  difference, _ = near_zero(p, ratio)
+  difference, _ = weighted_expm1(p, ratio)
   return RowStatistics(
     p,
     q,
@@ -285,15 +341,30 @@ def _row_statistics(
   )
 
 
-def kl_terms(statistics: RowStatistics) -> Terms:
-  """KL(p || q): f(t) = t - 1 - log t."""
+def kl_terms(statistics: RowStatistics) -> DivergenceTerms:
+  """KL(p || q): f(t) = t - 1 - log t.
+
+  Args:
+    statistics: of two rows of logits.
+
+  Returns:
+    The divergence's terms.
+  """
   p, _, difference, ratio, value = statistics
   terms = _remainder(p, ratio, difference)
-  return Terms(value, terms, difference, jnp.zeros_like(value))
+  return DivergenceTerms(value, terms, difference, jnp.zeros_like(value))
 
 
-def skew_terms(statistics: RowStatistics, skew: Array) -> Terms:
-  """KL(p || m), m = skew p + (1 - skew) q: f(t) = m - 1 - log m, p = 1."""
+def skew_terms(statistics: RowStatistics, skew: Array) -> DivergenceTerms:
+  """KL(p || m), m = skew p + (1 - skew) q: f(t) = m - 1 - log m, p = 1.
+
+  Args:
+    statistics: of two rows of logits.
+    skew: the share of p in the mixture.
+
+  Returns:
+    The divergence's terms.
+  """
   p, q, difference, _, _ = statistics
   keep = 1.0 - skew
   inside = (skew > 0) & (keep > 0)
@@ -304,13 +375,23 @@ def skew_terms(statistics: RowStatistics, skew: Array) -> Terms:
   # At skew 0 and 1 the mixture is q and p themselves.
   return jax.tree.map(
     lambda mixed, end: jnp.where(inside, mixed, jnp.where(skew == 0, end, 0.0)),
-    Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
+    DivergenceTerms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
     kl_terms(statistics),
   )
 
 
-def jensen_shannon_terms(statistics: RowStatistics, beta: Array) -> Terms:
-  """Both KL to m = beta p + (1 - beta) q: f'(t) = (1 - beta) log(t / m)."""
+def jensen_shannon_terms(
+  statistics: RowStatistics, beta: Array
+) -> DivergenceTerms:
+  """Both KL to m = beta p + (1 - beta) q: f'(t) = (1 - beta) log(t / m).
+
+  Args:
+    statistics: of two rows of logits.
+    beta: the weight of p.
+
+  Returns:
+    The divergence's terms.
+  """
   p, q, difference, ratio, _ = statistics
   keep = 1.0 - beta
   inside = (beta > 0) & (keep > 0)
@@ -329,7 +410,7 @@ def jensen_shannon_terms(statistics: RowStatistics, beta: Array) -> Terms:
   forward = kl_terms(statistics)
   reverse_terms = _remainder(q, -ratio, -difference)
   reverse_slopes = q * jnp.where(q != 0, ratio, 0.0)
-  reverse = Terms(
+  reverse = DivergenceTerms(
     jnp.sum(reverse_terms, -1),
     reverse_terms,
     reverse_slopes,
@@ -339,7 +420,7 @@ def jensen_shannon_terms(statistics: RowStatistics, beta: Array) -> Terms:
     lambda middle, low, high: jnp.where(
       inside, middle, jnp.where(beta == 0, low, high)
     ),
-    Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
+    DivergenceTerms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
     forward,
     reverse,
   )
@@ -352,7 +433,7 @@ def _mixture(statistics: RowStatistics, skew: Array) -> tuple[Array, Array]:
   # log(skew + keep exp r), so that exp does not overflow.
   small = jnp.exp(-jnp.abs(ratio))
   mixed = jnp.where(ratio > 0, keep + skew * small, keep * small + skew)
-  growth, _ = near_zero(jnp.ones_like(ratio), ratio)
+  growth, _ = weighted_expm1(jnp.ones_like(ratio), ratio)
   return jnp.where(
     jnp.abs(ratio) < 0.5,
     jnp.log1p(keep * growth),
@@ -360,25 +441,39 @@ def _mixture(statistics: RowStatistics, skew: Array) -> tuple[Array, Array]:
   ), jnp.where(ratio > 0, 1.0, small) / mixed
 
 
-def _remainder(weight: Array, x: Array, weighted_expm1: Array) -> Array:
-  """Returns weight (exp x - 1 - x), given weight (exp x - 1)."""
-  _, series = near_zero(weight, x)
+def _remainder(weight: Array, x: Array, expm1: Array) -> Array:
+  """Returns weight (exp x - 1 - x), given expm1, weight (exp x - 1)."""
+  _, series = weighted_expm1(weight, x)
   # No mass times an infinite ratio is 0.
   product = weight * jnp.where(weight != 0, x, 0.0)
-  return jnp.where(jnp.abs(x) < 0.5, series, weighted_expm1 - product)
+  return jnp.where(jnp.abs(x) < 0.5, series, expm1 - product)
 
 
-def total_variation_terms(statistics: RowStatistics) -> Terms:
-  """Total variation: f(t) = |t - 1| / 2, slope 0 at the kink."""
+def total_variation_terms(statistics: RowStatistics) -> DivergenceTerms:
+  """Total variation: f(t) = |t - 1| / 2, slope 0 at the kink.
+
+  Args:
+    statistics: of two rows of logits.
+
+  Returns:
+    The divergence's terms.
+  """
   terms = 0.5 * jnp.abs(statistics.difference)
   slopes = 0.5 * statistics.q * jnp.sign(statistics.difference)
-  return Terms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1))
+  return DivergenceTerms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1))
 
 
-def near_zero(weight: Array, x: Array) -> tuple[Array, Array]:
+def weighted_expm1(weight: Array, x: Array) -> tuple[Array, Array]:
   """Returns weight (exp x - 1) and weight (exp x - 1 - x) for |x| < 0.5.
 
   By their series: four products are cheaper than exp, and exact near 0.
+
+  Args:
+    weight: any shape.
+    x: the exponent; clipped to [-0.5, 0.5].
+
+  Returns:
+    Both products.
   """
   x = jnp.clip(x, -0.5, 0.5)
   terms = 8 if jnp.finfo(x.dtype).bits <= 32 else 15
@@ -403,7 +498,15 @@ def _largest(logits: Array) -> Array:
 
 
 def two_difference(a: Array, b: Array) -> tuple[Array, Array]:
-  """Returns a - b rounded, and the rounding error exactly."""
+  """Returns a - b rounded, and the rounding error exactly.
+
+  Args:
+    a: any shape.
+    b: the same shape.
+
+  Returns:
+    The difference, and its rounding error without gradient.
+  """
   high = a - b
   back = high - a
   low = (a - (high - back)) - (b + back)

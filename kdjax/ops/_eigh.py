@@ -17,9 +17,15 @@ def descending_eigh(
 
   The largest entry of each vector is positive. Vectors of equal values have
   no derivative in their common plane: there, and only there, they get none.
+
+  Args:
+    matrix: symmetric, `[n, n]`.
+
+  Returns:
+    Values `[n]` and vectors `[n, n]`.
   """
   values, vectors = jnp.linalg.eigh(_symmetric(matrix))
-  return values[::-1], positive_peaks(vectors[:, ::-1])
+  return values[::-1], fix_signs(vectors[:, ::-1])
 
 
 @descending_eigh.defjvp
@@ -39,17 +45,23 @@ def _descending_eigh_jvp(
 
 
 @jax.custom_jvp
-def square_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def matrix_square_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
   """Returns the positive semidefinite root of such a matrix.
 
   Its derivative is exact for equal eigenvalues too; the null space, where
   there is none, gets none.
+
+  Args:
+    matrix: positive semidefinite, `[n, n]`.
+
+  Returns:
+    `[n, n]`.
   """
   values, vectors = descending_eigh(matrix)
   return _product(vectors * _roots(values)[None], vectors.T)
 
 
-@square_root.defjvp
+@matrix_square_root.defjvp
 def _square_root_jvp(
   primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
@@ -64,16 +76,32 @@ def _square_root_jvp(
   return root, _product(vectors, _product(moved, vectors.T))
 
 
-def inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-  """Returns the inverse of a positive definite matrix."""
+def positive_definite_inverse(
+  matrix: Float[Array, "n n"],
+) -> Float[Array, "n n"]:
+  """Returns the inverse of a positive definite matrix.
+
+  Args:
+    matrix: positive definite, `[n, n]`.
+
+  Returns:
+    `[n, n]`.
+  """
   identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
   with jax.default_matmul_precision("highest"):
     factor = jax.scipy.linalg.cho_factor(_symmetric(matrix))
     return jax.scipy.linalg.cho_solve(factor, identity)
 
 
-def positive_peaks(columns: Float[Array, "n k"]) -> Float[Array, "n k"]:
-  """Returns the columns with signs that make their largest entry positive."""
+def fix_signs(columns: Float[Array, "n k"]) -> Float[Array, "n k"]:
+  """Returns the columns with signs that make their largest entry positive.
+
+  Args:
+    columns: vectors in columns, `[n, k]`.
+
+  Returns:
+    `[n, k]`.
+  """
   peaks = jnp.argmax(jnp.abs(columns), 0)
   signs = jnp.sign(jnp.take_along_axis(columns, peaks[None], 0))
   return columns * jnp.where(signs == 0, 1.0, jax.lax.stop_gradient(signs))

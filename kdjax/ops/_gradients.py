@@ -61,6 +61,13 @@ def with_gradient_of(value: Array, surrogate: Array) -> Array:
 
   What a decomposition gives needs no derivative of the decomposition where
   its parts are stationary; that one is not finite for equal eigenvalues.
+
+  Args:
+    value: what is returned.
+    surrogate: the same shape; its derivatives are used.
+
+  Returns:
+    `value`.
   """
   del surrogate
   return value

@@ -32,10 +32,18 @@ def balanced_weights(
 
 # TF32, the default for float32 on a GPU, keeps 10 bits: too few for both.
 @jax.default_matmul_precision("highest")
-def standardize(
+def standardize_domains(
   rows: Float[Array, "rows dims"], is_source: Bool[Array, " rows"]
 ) -> Float[Array, "rows dims"]:
-  """Returns features of mean 0 and variance 1, each domain counting half."""
+  """Returns features of mean 0 and variance 1, each domain counting half.
+
+  Args:
+    rows: `[rows, dims]`.
+    is_source: the domain of each row.
+
+  Returns:
+    `[rows, dims]`; a constant feature is 0.
+  """
   weights = balanced_weights(is_source, jnp.ones_like(is_source))
   weights = weights.astype(rows.dtype)
   rows = rows - (weights @ rows)[None]
@@ -47,7 +55,7 @@ def standardize(
 
 
 @jax.default_matmul_precision("highest")
-def probe_scores(
+def linear_probe_scores(
   features: Float[Array, "rows dims"],
   is_source: Bool[Array, " rows"],
   training: Bool[Array, "folds rows"],
@@ -55,8 +63,17 @@ def probe_scores(
 ) -> Float[Array, "folds rows"]:
   """Returns every row's score under the probe fitted on each fold.
 
-  The probe minimises the class-balanced mean of the logistic loss plus
+  The probe minimizes the class-balanced mean of the logistic loss plus
   ridge / 2 times the squared norm of the slope; the intercept is free.
+
+  Args:
+    features: `[rows, dims]`.
+    is_source: the domain of each row.
+    training: the rows that each fold is fitted on.
+    ridge: the weight of the penalty, above 0.
+
+  Returns:
+    `[folds, rows]`; a positive score speaks for the source.
   """
   rows, dims = features.shape
   if dims > rows:
@@ -90,7 +107,7 @@ def _fit(
   penalty: Float[Array, " dims"],
   inverse: Float[Array, "dims dims"],
 ) -> Float[Array, " dims"]:
-  """Minimises the penalised logistic loss by damped Newton steps.
+  """Minimizes the penalized logistic loss by damped Newton steps.
 
   Each step is solved by conjugate gradients: 4 n d operations an iteration
   where the Hessian alone would be 2 n d^2. With rho the largest change of a

@@ -10,14 +10,21 @@ _MAX_STEPS = 100
 
 
 @jax.default_matmul_precision("highest")
-def largest_likelihood(
+def maximum_likelihood_mixture(
   logs: Float[Array, "target centers"], mask: Float[Array, " target"]
 ) -> Float[Array, " centers"]:
-  """Maximises mean log(exp(logs) x) over the x >= 0 that sum to 1.
+  """Maximizes mean log(exp(logs) x) over the x >= 0 that sum to 1.
 
-  With the multiplier of the sum, which is 1, the program is to minimise
+  With the multiplier of the sum, which is 1, the program is to minimize
   sum(x) - mean log(exp(logs) x) over x >= 0: a primal-dual interior-point
   method on one kind of constraint.
+
+  Args:
+    logs: logarithms of the components at each point, `[target, centers]`.
+    mask: 1 for points that count, `[target]`.
+
+  Returns:
+    The weights x of the components, `[centers]`.
   """
   dtype = logs.dtype
   tolerance = 1e-9 if dtype == jnp.float64 else 1e-5

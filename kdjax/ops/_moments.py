@@ -3,20 +3,29 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
+from kdjax.ops._collectives import sum_over_devices
 from kdjax.ops._masked_rows import masked_rows
 
 
-def moments(
+def mean_and_covariance(
   rows: Float[Array, "batch dims"],
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> tuple[Float[Array, ""], Float[Array, " dims"], Float[Array, "dims dims"]]:
-  """Returns count, mean and covariance of the whole batch."""
+  """Returns count, mean and covariance of the whole batch.
+
+  Args:
+    rows: `[batch, dims]`.
+    where: which rows count; None for all.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    The count, the mean `[dims]` and the covariance `[dims, dims]` over n - 1.
+  """
   rows, mask = masked_rows(rows, where)
-  count, sums = total((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
+  count, sums = sum_over_devices((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
   mean = sums / jnp.maximum(count, 1)
   centred = mask[:, None] * (rows - mean[None])
   products = jnp.matmul(centred.T, centred, precision="highest")
-  covariance = total(products, axis_name) / jnp.maximum(count - 1, 1)
+  covariance = sum_over_devices(products, axis_name) / jnp.maximum(count - 1, 1)
   return count, mean, covariance

@@ -23,7 +23,7 @@ _Carry = tuple[_Iterate, Array, Array, Array, Array]
 
 
 @jax.default_matmul_precision("highest")
-def solve_box_program(
+def solve_quadratic_program(
   quadratic: Float[Array, "n n"],
   linear: Float[Array, " n"],
   normal: Float[Array, " n"],
@@ -33,7 +33,7 @@ def solve_box_program(
   high: Float[Array, ""],
   start: Float[Array, ""],
 ) -> Float[Array, " n"]:
-  """Minimises x'Qx / 2 - b'x over 0 <= x <= upper, low <= a'x <= high.
+  """Minimizes x'Qx / 2 - b'x over 0 <= x <= upper, low <= a'x <= high.
 
   Mehrotra's predictor-corrector interior-point method: one Cholesky factor of
   Q plus a diagonal a step, whatever the condition of Q, where projected
@@ -51,7 +51,7 @@ def solve_box_program(
     start: x = start in every entry must satisfy all constraints strictly.
 
   Returns:
-    The minimiser x, on the bounds up to the stated accuracy.
+    The minimizer x, on the bounds up to the stated accuracy.
   """
   dtype = linear.dtype
   eps = jnp.finfo(dtype).eps

@@ -17,6 +17,13 @@ def adaptive_mean_pool(
 
   Bins overlap where the new size does not divide the old one. Half precision
   is averaged, and returned, in float32.
+
+  Args:
+    maps: `[batch, height, width, channels]`.
+    size: the new height and width.
+
+  Returns:
+    `[batch, new_height, new_width, channels]`.
   """
   maps = maps.astype(compute_dtype(maps))
   if maps.shape[1:3] == tuple(size):
@@ -30,8 +37,16 @@ def adaptive_mean_pool(
   return contract("bhvc,uh->buvc", maps, rows)
 
 
-def to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
-  """Averages the larger of two maps to the size of the smaller."""
+def pool_to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
+  """Averages the larger of two maps to the size of the smaller.
+
+  Args:
+    student: `[batch, height, width, channels]`.
+    teacher: `[batch, height, width, channels]`, of another size perhaps.
+
+  Returns:
+    Both maps, of one height and width.
+  """
   ours, theirs = student.shape[1:3], teacher.shape[1:3]
   size = min(ours, theirs, key=lambda size: size[0] * size[1])
   if any(
@@ -49,8 +64,15 @@ def nearest_resize(
 ) -> Float[Array, "batch new_height new_width channels"]:
   """Picks the position `floor(i old / new)`, as `interpolate` does.
 
-  `jax.image.resize` picks the centre of the source pixels instead, which is
+  `jax.image.resize` picks the center of the source pixels instead, which is
   another one when a map shrinks.
+
+  Args:
+    maps: `[batch, height, width, channels]`.
+    size: the new height and width.
+
+  Returns:
+    `[batch, new_height, new_width, channels]`.
   """
   if maps.shape[1:3] == tuple(size):
     return maps

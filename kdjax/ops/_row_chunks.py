@@ -20,6 +20,14 @@ def in_chunks(
 
   What the function makes of a chunk, rows of a matrix of pairs say, is dropped
   before the next one and made again in the backward pass.
+
+  Args:
+    function: from rows to values, one or more a row.
+    rows: a tree of arrays `[rows, ...]`.
+    chunk_size: rows at a time; None for all at once.
+
+  Returns:
+    The values of all rows.
   """
   size = jax.tree.leaves(rows)[0].shape[0]
   if chunk_size is not None:

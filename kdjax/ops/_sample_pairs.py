@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops._collectives import gather_batch
-from kdjax.ops._collectives import total
+from kdjax.ops._collectives import sum_over_devices
 from kdjax.ops._distances import pairwise_squared_distances
 from kdjax.ops._masked_rows import masked_rows
 from kdjax.ops._softmax import compute_dtype
@@ -16,8 +16,15 @@ from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 
 
-class Pair(NamedTuple):
-  """Every device's rows, 0 where masked, and the masks as numbers."""
+class SamplePair(NamedTuple):
+  """Every device's rows, 0 where masked, and the masks as numbers.
+
+  Attributes:
+    source: `[source, dims]`.
+    source_mask: 1 for rows that count.
+    target: `[target, dims]`.
+    target_mask: 1 for rows that count.
+  """
 
   source: Float[Array, "source dims"]
   source_mask: Float[Array, " source"]
@@ -25,23 +32,34 @@ class Pair(NamedTuple):
   target_mask: Float[Array, " target"]
 
 
-def as_pair(
+def as_sample_pair(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   where_source: Bool[Array, " source"] | None,
   where_target: Bool[Array, " target"] | None,
   axis_name: str | None,
-) -> Pair:
-  """Returns both samples, whole, in the wider of their dtypes."""
+) -> SamplePair:
+  """Returns both samples, whole, in the wider of their dtypes.
+
+  Args:
+    source: `[source, dims]`.
+    target: `[target, dims]`.
+    where_source: which source rows count.
+    where_target: which target rows count.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    Both samples, gathered over the devices.
+  """
   dtype = jnp.promote_types(compute_dtype(source), compute_dtype(target))
   rows = (
     *masked_rows(source.astype(dtype), where_source),
     *masked_rows(target.astype(dtype), where_target),
   )
-  return Pair(*(gather_batch(x, axis_name) for x in rows))
+  return SamplePair(*(gather_batch(x, axis_name) for x in rows))
 
 
-def mean_one(
+def weights_of_mean_one(
   values: Float[Array, " rows"],
   mask: Float[Array, " rows"],
   axis_name: str | None = None,
@@ -49,17 +67,33 @@ def mean_one(
   """Returns weights of mean 1 over the rows that count, without gradient.
 
   Weights that all vanish say nothing, and 1 is what says nothing.
+
+  Args:
+    values: not negative, `[rows]`.
+    mask: 1 for rows that count, `[rows]`.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    `[rows]`, 0 where masked.
   """
   values = jax.lax.stop_gradient(values * mask)
-  sums, count = total((jnp.sum(values), jnp.sum(mask)), axis_name)
+  sums, count = sum_over_devices((jnp.sum(values), jnp.sum(mask)), axis_name)
   empty = sums <= 0  # NaN is not: it must reach the caller
   return jnp.where(empty, mask, values * (count / jnp.where(empty, 1.0, sums)))
 
 
-def kernel_rate(
+def gaussian_rate(
   gamma: ArrayLike | None, rows: Float[Array, "rows dims"]
 ) -> Float[Array, ""]:
-  """Returns gamma of exp(-gamma d^2); scikit-learn's 1 / dims for None."""
+  """Returns gamma of exp(-gamma d^2); scikit-learn's 1 / dims for None.
+
+  Args:
+    gamma: above 0, or None.
+    rows: the sample, `[rows, dims]`.
+
+  Returns:
+    A scalar.
+  """
   if gamma is None:
     return jnp.asarray(1.0 / max(rows.shape[1], 1), rows.dtype)
   check_positive("gamma", gamma)
@@ -71,5 +105,14 @@ def gaussian_kernel(
   b: Float[Array, "m dims"],
   rate: Float[Array, ""],
 ) -> Float[Array, "n m"]:
-  """Returns exp(-rate ||a_i - b_j||^2)."""
+  """Returns exp(-rate ||a_i - b_j||^2).
+
+  Args:
+    a: `[n, dims]`.
+    b: `[m, dims]`.
+    rate: gamma.
+
+  Returns:
+    `[n, m]`.
+  """
   return jnp.exp(-rate * pairwise_squared_distances(a, b))

@@ -15,10 +15,19 @@ from kdjax.ops._validation import check_choice
 COSTS = ("squared_euclidean", "euclidean", "cosine")
 
 
-def pair_costs(
+def transport_costs(
   a: Float[Array, "n dims"], b: Float[Array, "m dims"], cost: str
 ) -> Float[Array, "n m"]:
-  """Returns what it costs to move a_i to b_j."""
+  """Returns what it costs to move a_i to b_j.
+
+  Args:
+    a: `[n, dims]`.
+    b: `[m, dims]`.
+    cost: `squared_euclidean`, `euclidean` or `cosine`.
+
+  Returns:
+    `[n, m]`.
+  """
   check_choice("cost", cost, COSTS)
   if cost == "cosine":
     units = []
@@ -32,25 +41,41 @@ def pair_costs(
   return safe_sqrt(squares)
 
 
-def log_shares(mask: Float[Array, " n"]) -> Float[Array, " n"]:
-  """Returns the logarithm of equal shares; all, if the mask is empty."""
+def log_uniform_weights(mask: Float[Array, " n"]) -> Float[Array, " n"]:
+  """Returns the logarithm of equal shares; all, if the mask is empty.
+
+  Args:
+    mask: above 0 for rows that count, `[n]`.
+
+  Returns:
+    `[n]`, -inf where masked.
+  """
   counted = (mask > 0) | ~jnp.any(mask > 0)
   count = jnp.sum(counted, dtype=mask.dtype)
   return jnp.where(counted, -jnp.log(count), -jnp.inf)
 
 
-def mean_cost(
+def mean_transport_cost(
   costs: Float[Array, "n m"],
   log_a: Float[Array, " n"],
   log_b: Float[Array, " m"],
 ) -> Float[Array, ""]:
-  """Returns the mean over the pairs that count, 1 if it is 0; no gradient."""
+  """Returns the mean over the pairs that count, 1 if it is 0; no gradient.
+
+  Args:
+    costs: `[n, m]`.
+    log_a: logarithms of the first sample's weights, `[n]`.
+    log_b: logarithms of the second sample's weights, `[m]`.
+
+  Returns:
+    A scalar.
+  """
   pairs = jnp.exp(log_a[:, None] + log_b[None])
   mean = jnp.sum(pairs * jax.lax.stop_gradient(costs))
   return jnp.where(mean > 0, mean, 1.0)
 
 
-def potentials(
+def sinkhorn_potentials(
   costs: Float[Array, "n m"],
   log_a: Float[Array, " n"],
   log_b: Float[Array, " m"],
@@ -63,6 +88,17 @@ def potentials(
 
   Epsilon falls geometrically from the largest cost to its value over the first
   half of the iterations.
+
+  Args:
+    costs: `[n, m]`.
+    log_a: logarithms of the first sample's weights, `[n]`.
+    log_b: logarithms of the second sample's weights, `[m]`.
+    epsilon: the weight of the entropy, above 0.
+    iterations: of Sinkhorn's algorithm.
+    symmetric: whether both samples are one, which halves the work.
+
+  Returns:
+    The potentials of both samples, `[n]` and `[m]`.
   """
   costs, epsilon = jax.lax.stop_gradient((costs, epsilon))
   steps = jnp.linspace(1, -1, iterations, dtype=costs.dtype)
@@ -89,19 +125,30 @@ def potentials(
   return pair
 
 
-def log_plan(
+def log_transport_plan(
   costs: Float[Array, "n m"],
   log_a: Float[Array, " n"],
   log_b: Float[Array, " m"],
   pair: tuple[Float[Array, " n"], Float[Array, " m"]],
   epsilon: Float[Array, ""],
 ) -> Float[Array, "n m"]:
-  """Returns the logarithm of the plan, -inf where a row is masked."""
+  """Returns the logarithm of the plan, -inf where a row is masked.
+
+  Args:
+    costs: `[n, m]`.
+    log_a: logarithms of the first sample's weights, `[n]`.
+    log_b: logarithms of the second sample's weights, `[m]`.
+    pair: the potentials of both samples.
+    epsilon: the weight of the entropy, above 0.
+
+  Returns:
+    `[n, m]`.
+  """
   gain = (pair[0][:, None] + pair[1][None] - costs) / epsilon
   return log_a[:, None] + log_b[None] + gain
 
 
-def entropic_cost(
+def entropic_transport_cost(
   costs: Float[Array, "n m"],
   log_a: Float[Array, " n"],
   log_b: Float[Array, " m"],
@@ -114,20 +161,40 @@ def entropic_cost(
 
   At the optimum its derivative by the costs is the plan: the potentials need
   none.
+
+  Args:
+    costs: `[n, m]`.
+    log_a: logarithms of the first sample's weights, `[n]`.
+    log_b: logarithms of the second sample's weights, `[m]`.
+    epsilon: the weight of the entropy, above 0.
+    iterations: of Sinkhorn's algorithm.
+    symmetric: whether both samples are one.
+
+  Returns:
+    A scalar.
   """
-  pair = potentials(
+  pair = sinkhorn_potentials(
     costs, log_a, log_b, epsilon, iterations, symmetric=symmetric
   )
-  plan = jnp.exp(log_plan(costs, log_a, log_b, pair, epsilon))
+  plan = jnp.exp(log_transport_plan(costs, log_a, log_b, pair, epsilon))
   shares = jnp.exp(log_a), jnp.exp(log_b)
   value = sum(jnp.sum(p * s) for p, s in zip(pair, shares, strict=True))
   return value - epsilon * (jnp.sum(plan) - 1)
 
 
-def epsilon_of(
+def absolute_epsilon(
   epsilon: ArrayLike, scale: str, mean: Float[Array, ""]
 ) -> Float[Array, ""]:
-  """Returns the absolute epsilon."""
+  """Returns the absolute epsilon.
+
+  Args:
+    epsilon: above 0.
+    scale: `mean` if it counts in mean costs, or `absolute`.
+    mean: the mean cost.
+
+  Returns:
+    A scalar.
+  """
   check_choice("scale", scale, ("mean", "absolute"))
   absolute = jnp.asarray(epsilon, mean.dtype)
   return absolute * mean if scale == "mean" else absolute

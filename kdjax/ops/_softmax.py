@@ -105,12 +105,27 @@ def log_softened_softmax(
 
 
 def compute_dtype(array: Array) -> jnp.dtype:
-  """Returns float32 for half precision and the array's own dtype otherwise."""
+  """Returns float32 for half precision and the array's own dtype otherwise.
+
+  Args:
+    array: of a floating dtype.
+
+  Returns:
+    The dtype to compute in.
+  """
   return jnp.promote_types(array.dtype, jnp.float32)
 
 
 def mask_classes(logits: Array, where: Array | None) -> Array:
-  """Returns the logits at compute precision, -inf where masked."""
+  """Returns the logits at compute precision, -inf where masked.
+
+  Args:
+    logits: `[*batch, classes]`.
+    where: which classes count, broadcast to the logits; None for all.
+
+  Returns:
+    `[*batch, classes]`, in float32 at least.
+  """
   logits = logits.astype(compute_dtype(logits))
   if where is None:
     return logits
@@ -125,7 +140,16 @@ def mask_classes(logits: Array, where: Array | None) -> Array:
 
 
 def row_temperature(temperature: ArrayLike, logits: Array, axis: int) -> Array:
-  """Returns the temperature ready to divide the logits."""
+  """Returns the temperature ready to divide the logits.
+
+  Args:
+    temperature: above 0, a scalar or one value a row.
+    logits: the logits that it divides.
+    axis: the axis of the classes.
+
+  Returns:
+    A scalar, or an array that broadcasts to the logits.
+  """
   check_positive("temperature", temperature)
   rows = list(logits.shape)
   del rows[axis]

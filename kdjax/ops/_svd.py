@@ -17,6 +17,12 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
   of the value 0 none at all: there, and only there, they get none. A value of
   0 gets none either, which makes that of a sum of values its smallest
   subgradient.
+
+  Args:
+    matrix: `[m, n]`.
+
+  Returns:
+    u, the values and v.
   """
   left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
   return left, values, right.T
@@ -28,7 +34,7 @@ def _svd_jvp(
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
   (matrix,), (change,) = primals, tangents
   u, s, v = svd(matrix)
-  used = nonzero_values(matrix, s)
+  used = nonzero_singular_values(matrix, s)
   moved = _product(_product(u.T, change), v)
   gaps = (s[None] - s[:, None]) * (s[None] + s[:, None])
   apart = jnp.abs(gaps) > _tolerance(matrix) * jnp.square(s[:1])[None]
@@ -48,10 +54,18 @@ def _svd_jvp(
   )
 
 
-def nonzero_values(
+def nonzero_singular_values(
   matrix: Float[Array, "m n"], values: Float[Array, " k"]
 ) -> Bool[Array, " k"]:
-  """Returns which singular values are no rounding errors of 0."""
+  """Returns which singular values are no rounding errors of 0.
+
+  Args:
+    matrix: `[m, n]`.
+    values: its singular values, in descending order.
+
+  Returns:
+    `[k]`.
+  """
   # NaN is no 0: it must reach the caller.
   return ~(values <= _tolerance(matrix) * values[:1])
 

@@ -1,7 +1,7 @@
 """Turns a function's jaxtyping annotations into clear errors.
 
 The annotations of a public function are its contract. Under pytest, beartype
-checks them; for users, :func:`validate` reads the same annotations and raises
+checks them; for users, `validate` reads the same annotations and raises
 one message that names the argument, what came and what was expected. All of it
 happens on shapes and dtypes, that is at trace time.
 """
@@ -50,7 +50,7 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
   # Of a method with its class, which says whose `__call__` it is.
   name_of_function = getattr(function, "__qualname__", repr(function))
   name_of_function = name_of_function.rpartition("<locals>.")[2]
-  signature_text = call_text(signature)
+  signature_text = call_signature(signature)
 
   @functools.wraps(function)
   def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -79,8 +79,15 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
   return wrapped
 
 
-def call_text(signature: inspect.Signature) -> str:
-  """Returns the parameters without annotations, as they are called."""
+def call_signature(signature: inspect.Signature) -> str:
+  """Returns the parameters without annotations, as they are called.
+
+  Args:
+    signature: of a function.
+
+  Returns:
+    The text, such as `(logits, *, temperature=1.0)`.
+  """
   bare = [
     parameter.replace(annotation=inspect.Parameter.empty)
     for parameter in signature.parameters.values()
@@ -89,14 +96,32 @@ def call_text(signature: inspect.Signature) -> str:
 
 
 def check_positive(name: str, value: Any) -> None:
-  """Raises ValueError unless static numbers are finite and above zero."""
+  """Raises ValueError unless static numbers are finite and above zero.
+
+  Args:
+    name: of the argument, for the message.
+    value: a number, an array or a sequence of them; traced values pass.
+
+  Returns:
+    None.
+  """
   numbers = _static_numbers(name, value)
   if numbers is not None and not np.all((numbers > 0) & np.isfinite(numbers)):
     raise ValueError(f"{name} is {value}; expected a finite number above 0.")
 
 
 def check_range(name: str, value: Any, low: float, high: float) -> None:
-  """Raises ValueError unless static numbers lie in [low, high]."""
+  """Raises ValueError unless static numbers lie in [low, high].
+
+  Args:
+    name: of the argument, for the message.
+    value: a number, an array or a sequence of them; traced values pass.
+    low: the smallest allowed number.
+    high: the largest allowed number.
+
+  Returns:
+    None.
+  """
   numbers = _static_numbers(name, value)
   if numbers is not None and not np.all((numbers >= low) & (numbers <= high)):
     raise ValueError(
@@ -105,13 +130,31 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-  """Raises ValueError unless a string is one of the choices."""
+  """Raises ValueError unless a string is one of the choices.
+
+  Args:
+    name: of the argument, for the message.
+    value: the string that came.
+    choices: the allowed strings.
+
+  Returns:
+    None.
+  """
   if value not in choices:
     raise ValueError(f"{name} is {value!r}; expected one of {choices}.")
 
 
 def check_integer(name: str, value: Any, low: int) -> None:
-  """Raises TypeError unless it is an integer, ValueError if it is too small."""
+  """Raises TypeError unless it is an integer, ValueError if it is too small.
+
+  Args:
+    name: of the argument, for the message.
+    value: the number that came.
+    low: the smallest allowed integer.
+
+  Returns:
+    None.
+  """
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
     raise TypeError(f"{name} is {value!r}; expected an integer.")
   if value < low:
@@ -119,7 +162,16 @@ def check_integer(name: str, value: Any, low: int) -> None:
 
 
 def as_sizes(name: str, sizes: Any, count: int | None = None) -> Any:
-  """Returns a tuple of (so many) positive integers, or raises ValueError."""
+  """Returns a tuple of (so many) positive integers, or raises ValueError.
+
+  Args:
+    name: of the argument, for the message.
+    sizes: the sequence that came.
+    count: how many integers are expected; None for any number.
+
+  Returns:
+    The tuple.
+  """
   values: tuple[Any, ...] = (None,)
   if isinstance(sizes, Iterable):
     values = tuple(sizes)
@@ -132,8 +184,17 @@ def as_sizes(name: str, sizes: Any, count: int | None = None) -> Any:
   return values
 
 
-def entry(name: str, values: Any, key: Any) -> Any:
-  """Returns an entry of a batch, or says what is missing and who needs it."""
+def get_entry(name: str, values: Any, key: Any) -> Any:
+  """Returns an entry of a batch, or says what is missing and who needs it.
+
+  Args:
+    name: of the argument, for the message.
+    values: a mapping, or a sequence for integer keys.
+    key: of the entry.
+
+  Returns:
+    The entry.
+  """
   try:
     return values[key]
   except (KeyError, IndexError, TypeError):
@@ -151,7 +212,17 @@ def entry(name: str, values: Any, key: Any) -> Any:
 def as_number(
   name: str, value: Any, dtype: Any, *, shape: tuple[int, ...] = ()
 ) -> jax.Array:
-  """Returns a hyper-parameter as an array: a scalar, or one value a row."""
+  """Returns a hyper-parameter as an array: a scalar, or one value a row.
+
+  Args:
+    name: of the argument, for the message.
+    value: a number or an array, possibly traced.
+    dtype: of the result.
+    shape: that of one value a row; a scalar is always allowed.
+
+  Returns:
+    An array of shape `()` or `shape`.
+  """
   _static_numbers(name, value)
   number = jnp.asarray(value, dtype)
   if number.shape not in ((), shape):
@@ -160,10 +231,20 @@ def as_number(
   return number
 
 
-def as_share(
+def as_fraction(
   name: str, value: Any, dtype: Any, *, shape: tuple[int, ...] = ()
 ) -> jax.Array:
-  """Returns a weight in [0, 1] as an array: a scalar, or one value a row."""
+  """Returns a weight in [0, 1] as an array: a scalar, or one value a row.
+
+  Args:
+    name: of the argument, for the message.
+    value: a number or an array, possibly traced.
+    dtype: of the result.
+    shape: that of one value a row; a scalar is always allowed.
+
+  Returns:
+    An array of shape `()` or `shape`.
+  """
   check_range(name, value, 0.0, 1.0)
   share = as_number(name, value, dtype, shape=shape)
   checkify.debug_check(

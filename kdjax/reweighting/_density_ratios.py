@@ -11,25 +11,25 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import SamplePair
+from kdjax.ops import as_fraction
+from kdjax.ops import as_sample_pair
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import gaussian_rate
+from kdjax.ops import local_rows
+from kdjax.ops import maximum_likelihood_mixture
 from kdjax.ops import pairwise_squared_distances
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._mixture_likelihood import largest_likelihood
-from kdjax.ops._sample_pairs import Pair
-from kdjax.ops._sample_pairs import as_pair
-from kdjax.ops._sample_pairs import kernel_rate
-from kdjax.ops._sample_pairs import mean_one
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
+from kdjax.ops import weights_of_mean_one
 
 Candidates = ArrayLike | Sequence[float] | None
-_LEAST_LOG_MEAN = -36.0  # log 2.3e-16: adapt's bound for centres
+_LEAST_LOG_MEAN = -36.0  # log 2.3e-16: adapt's bound for centers
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
 class _Distances(NamedTuple):
-  """Squared distances, or logs of kernels, of both samples to the centres."""
+  """Squared distances, or logs of kernels, of both samples to the centers."""
 
   source: Float[Array, "source centers"]
   target: Float[Array, "target centers"]
@@ -63,23 +63,23 @@ def kliep_weights(
     \max_{\alpha \ge 0} \sum_j \log w(t_j) \quad \text{with} \quad
     \operatorname{mean}_i w(s_i) = 1
 
-  The centres c are target rows, k = exp(-gamma d^2). The program is convex;
+  The centers c are target rows, k = exp(-gamma d^2). The program is convex;
   an interior-point method solves it to a relative duality gap of 1e-9 in
-  float64 and 1e-5 in float32. Centres whose mean kernel over the source is
+  float64 and 1e-5 in float32. Centers whose mean kernel over the source is
   below 2.3e-16 are left out, as in adapt; if that is all of them, none is:
-  kernels are normalised in log space, and domains out of each other's sight
+  kernels are normalized in log space, and domains out of each other's sight
   still get finite weights.
 
   Args:
-    source: `[source, dims]`, standardised if the features' units differ.
+    source: `[source, dims]`, standardized if the features' units differ.
     target: `[target, dims]`; the number of rows may differ.
     gamma: the kernel's rate; None is 1 / dims. Of several, `[candidates]`,
       the one of largest held-out likelihood (the paper's LCV).
-    num_centers: at most so many target rows are centres. The paper, skada and
+    num_centers: at most so many target rows are centers. The paper, skada and
       adapt: 100, drawn at random.
     folds: row j of the target is held out in fold j mod `folds`, to choose
       among candidates.
-    key: draws the centres and folds; without one they follow the row order.
+    key: draws the centers and folds; without one they follow the row order.
     where_source: which source rows count; the others get weight 0.
     where_target: which target rows count.
     axis_name: the mapped axis that holds the rest of both samples; rows are
@@ -91,11 +91,11 @@ def kliep_weights(
 
   Raises:
     ValueError: if the widths differ, a static gamma is not above 0, or folds
-      or centres are too few.
+      or centers are too few.
 
   Differs from published code: skada steps by the machine's epsilon and stays
   where its projection puts it; adapt's Frank-Wolfe takes 2000 steps of size
-  2 / k, and it raises an error if no source row sees any centre.
+  2 / k, and it raises an error if no source row sees any center.
 
   Examples:
     >>> source = jnp.array([[0.0], [1.0], [2.0]])
@@ -108,14 +108,14 @@ def kliep_weights(
     adaptation <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008.
   """
   pair = jax.lax.stop_gradient(
-    as_pair(source, target, where_source, where_target, axis_name)
+    as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   distances, splits = _centered(pair, num_centers, folds, key)
   rates = _rates(gamma, pair)
 
   def fit(rate: Array, _: Array, target_mask: Array) -> Array:
     logs = _log_ratios(rate, distances, pair.source_mask)
-    return largest_likelihood(logs.target, target_mask)
+    return maximum_likelihood_mixture(logs.target, target_mask)
 
   def score(rate: Array, solution: Array, _: Array, held_out: Array) -> Array:
     logs = _log_ratios(rate, distances, pair.source_mask).target
@@ -132,8 +132,8 @@ def kliep_weights(
   logs = _log_ratios(rate, distances, pair.source_mask)
   weights = _product(jnp.exp(logs.source), solution)
   weights = jnp.where(jnp.sum(pair.target_mask) > 0, weights, 1.0)
-  weights = mean_one(weights, pair.source_mask)
-  return own_rows(weights, source.shape[0], axis_name)
+  weights = weights_of_mean_one(weights, pair.source_mask)
+  return local_rows(weights, source.shape[0], axis_name)
 
 
 @validate
@@ -168,17 +168,17 @@ def ulsif_weights(
   the source is thin.
 
   Args:
-    source: `[source, dims]`, standardised if the features' units differ.
+    source: `[source, dims]`, standardized if the features' units differ.
     target: `[target, dims]`; the number of rows may differ.
     gamma: the kernel's rate; None is 1 / dims.
     ridge: lambda > 0. adapt: 1. Of several rates and ridges, `[candidates]`
       each, the pair of least held-out squared error is taken.
     alpha: in [0, 1). The RuLSIF paper and adapt: 0.1.
-    num_centers: at most so many target rows are centres. adapt: 100, drawn
+    num_centers: at most so many target rows are centers. adapt: 100, drawn
       at random.
     folds: row i of a domain is held out in fold i mod `folds`, to choose
       among candidates.
-    key: draws the centres and folds; without one they follow the row order.
+    key: draws the centers and folds; without one they follow the row order.
     normalize: whether weights are scaled to mean 1, as all weights here are;
       False gives the estimate w.
     where_source: which source rows count; the others get weight 0.
@@ -188,11 +188,11 @@ def ulsif_weights(
 
   Returns:
     `[source]`, not negative, without gradient; 1 throughout if a domain has
-    no row or no source row sees a centre.
+    no row or no source row sees a center.
 
   Raises:
     ValueError: if the widths differ, a static gamma or ridge is not above 0,
-      alpha is outside [0, 1], or folds or centres are too few.
+      alpha is outside [0, 1], or folds or centers are too few.
 
   Differs from published code: candidates are compared by folds, as in the
   RuLSIF authors' code, where the uLSIF paper leaves out one row at a time;
@@ -213,12 +213,12 @@ def ulsif_weights(
     <https://arxiv.org/abs/1106.4729>`_, 2011.
   """
   pair = jax.lax.stop_gradient(
-    as_pair(source, target, where_source, where_target, axis_name)
+    as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   distances, splits = _centered(pair, num_centers, folds, key)
   rates = _rates(gamma, pair)
   dtype = pair.source.dtype
-  share = as_share("alpha", alpha, dtype)
+  share = as_fraction("alpha", alpha, dtype)
   ridges = _candidates("ridge", ridge, dtype)
   rates, ridges = (x.ravel() for x in jnp.meshgrid(rates, ridges))
   choices = jnp.stack([rates, ridges], 1)
@@ -246,13 +246,13 @@ def ulsif_weights(
   weights = jnp.where(jnp.sum(pair.target_mask) > 0, weights, 1.0)
   weights *= pair.source_mask
   if normalize:
-    weights = mean_one(weights, pair.source_mask)
-  return own_rows(weights, source.shape[0], axis_name)
+    weights = weights_of_mean_one(weights, pair.source_mask)
+  return local_rows(weights, source.shape[0], axis_name)
 
 
-def _rates(gamma: Candidates, pair: Pair) -> Float[Array, " candidates"]:
+def _rates(gamma: Candidates, pair: SamplePair) -> Float[Array, " candidates"]:
   if gamma is None:
-    return kernel_rate(None, pair.source)[None]
+    return gaussian_rate(None, pair.source)[None]
   return _candidates("gamma", gamma, pair.source.dtype)
 
 
@@ -269,9 +269,9 @@ def _candidates(
 
 
 def _centered(
-  pair: Pair, num_centers: int, folds: int, key: Any | None
+  pair: SamplePair, num_centers: int, folds: int, key: Any | None
 ) -> tuple[_Distances, _Splits]:
-  """Returns the distances to the centres, and the folds of both samples."""
+  """Returns the distances to the centers, and the folds of both samples."""
   check_integer("num_centers", num_centers, 1)
   check_integer("folds", folds, 2)
   keys = (None, None) if key is None else jax.random.split(key)
@@ -302,7 +302,7 @@ def _cross_validated(
   fit: Callable[[Array, Array, Array], Array],
   score: Callable[[Array, Array, Array, Array], Array],
   candidates: Float[Array, "candidates ..."],
-  pair: Pair,
+  pair: SamplePair,
   splits: _Splits,
 ) -> Float[Array, " candidates"]:
   """Returns the mean score of held-out rows, a candidate."""
@@ -356,7 +356,7 @@ def _log_ratios(
   count = jnp.maximum(jnp.sum(source_mask), 1)
   means = jax.nn.logsumexp(-rate * source, axis=0, b=source_mask[:, None])
   means = jnp.where(jnp.isfinite(means), means - jnp.log(count), 0.0)
-  # A centre that no source row sees has a ratio without bound near it, which
+  # A center that no source row sees has a ratio without bound near it, which
   # would win every comparison of widths.
   seen = is_center & (means > _LEAST_LOG_MEAN)
   is_center = jnp.where(jnp.any(seen), seen, is_center)

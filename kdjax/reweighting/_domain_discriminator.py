@@ -5,15 +5,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._linear_probe import probe_scores
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._sample_pairs import as_pair
-from kdjax.ops._sample_pairs import mean_one
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import as_sample_pair
+from kdjax.ops import check_positive
+from kdjax.ops import linear_probe_scores
+from kdjax.ops import local_rows
+from kdjax.ops import masked_rows
+from kdjax.ops import mean_over_devices
+from kdjax.ops import validate
+from kdjax.ops import weights_of_mean_one
 
 
 @validate
@@ -34,7 +34,7 @@ def discriminator_weights(
       = e^{-z(s_i)} \propto \frac{p_T(s_i)}{p_S(s_i)}
 
   where D = sigmoid(z) is the probability of the *source*, as in
-  :func:`dann_loss` and TLlib. Where a code's discriminator says 1 for the
+  `dann_loss` and TLlib. Where a code's discriminator says 1 for the
   target, pass minus its logit. Computed from logits in log space, so a
   saturated discriminator gives large weights, not infinite ones.
 
@@ -42,7 +42,7 @@ def discriminator_weights(
 
   - features `[source, dims]` and `[target, dims]`: D is the logistic
     regression on them, solved exactly, as in adapt's IWC and skada. It
-    minimises the mean over domains of the logistic loss plus ridge / 2 times
+    minimizes the mean over domains of the logistic loss plus ridge / 2 times
     the squared slope; the intercept is free.
   - domain logits `[source]` of a discriminator of one's own. Those of the
     target do not matter.
@@ -92,10 +92,10 @@ def discriminator_weights(
       f"[target, dims] = (target, {source.shape[1]}) beside source features."
     )
   pair = jax.lax.stop_gradient(
-    as_pair(source, target, where_source, where_target, axis_name)
+    as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   # Equal on every device already, which the mean tells `jax.shard_map`.
-  pair = agreed(pair, axis_name)
+  pair = mean_over_devices(pair, axis_name)
   dtype = pair.source.dtype
   mask = jnp.concatenate([pair.source_mask, pair.target_mask])
   count = jnp.maximum(jnp.sum(mask), 1)
@@ -112,13 +112,13 @@ def discriminator_weights(
   # Nor does the unit matter, if the ridge follows; squares of 1e4 would.
   unit = jnp.max(jnp.abs(rows), initial=0.0)
   unit = jnp.where(unit > 0, unit, 1.0)
-  scores = probe_scores(
+  scores = linear_probe_scores(
     rows / unit, is_source, (mask > 0)[None], penalty / jnp.square(unit)
   )[0]
   present = jnp.minimum(jnp.sum(pair.source_mask), jnp.sum(pair.target_mask))
   scores = jnp.where(present > 0, scores, 0.0)[: pair.source_mask.size]
   weights = weights_from_logits(scores, pair.source_mask, None, normalize)
-  return own_rows(weights, source.shape[0], axis_name)
+  return local_rows(weights, source.shape[0], axis_name)
 
 
 def weights_from_logits(
@@ -135,4 +135,4 @@ def weights_from_logits(
   if axis_name is not None:
     least = jax.lax.pmin(least, axis_name)
   least = jnp.where(jnp.isfinite(least), least, 0.0)
-  return mean_one(jnp.exp(least - logits), mask, axis_name)
+  return weights_of_mean_one(jnp.exp(least - logits), mask, axis_name)

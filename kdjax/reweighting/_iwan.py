@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_range
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 from kdjax.reweighting._domain_discriminator import weights_from_logits
 
 
@@ -29,11 +29,11 @@ def iwan_weights(
 
   where D = sigmoid(z) is the auxiliary discriminator's probability of the
   *source*: what it takes for target counts. This is p_T / (p_S + p_T), which
-  is bounded, not the ratio p_T / p_S of :func:`discriminator_weights`.
+  is bounded, not the ratio p_T / p_S of `discriminator_weights`.
 
   Args:
     source_domain_logits: z, `[source]` or `[source, 1]`; source is positive,
-      as in :func:`dann_loss`.
+      as in `dann_loss`.
     eps: keeps the quotient finite. TLlib: 1e-5.
     where: which source rows count; the others get weight 0.
     axis_name: the mapped axis that holds the rest of the batch.
@@ -61,7 +61,7 @@ def iwan_weights(
   eps = as_number("eps", eps, logits.dtype)
   logits = jax.lax.stop_gradient(logits)
   values = mask * jax.nn.sigmoid(-logits)
-  sums, count = total((jnp.sum(values), jnp.sum(mask)), axis_name)
+  sums, count = sum_over_devices((jnp.sum(values), jnp.sum(mask)), axis_name)
   mean = sums / jnp.maximum(count, 1) + eps
   # Without eps even weights too small for a number keep their mean of 1.
   bare = weights_from_logits(jax.nn.softplus(logits), mask, axis_name)

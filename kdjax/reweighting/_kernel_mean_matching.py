@@ -7,17 +7,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._quadratic_program import solve_box_program
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._sample_pairs import as_pair
-from kdjax.ops._sample_pairs import gaussian_kernel
-from kdjax.ops._sample_pairs import kernel_rate
-from kdjax.ops._sample_pairs import mean_one
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import as_sample_pair
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import gaussian_kernel
+from kdjax.ops import gaussian_rate
+from kdjax.ops import in_chunks
+from kdjax.ops import local_rows
+from kdjax.ops import solve_quadratic_program
+from kdjax.ops import validate
+from kdjax.ops import weights_of_mean_one
 
 
 @validate
@@ -50,7 +50,7 @@ def kmm_weights(
   themselves less certain than the means they match.
 
   Args:
-    source: `[source, dims]`, standardised if the features' units differ.
+    source: `[source, dims]`, standardized if the features' units differ.
     target: `[target, dims]`; the number of rows may differ.
     kernel: "rbf", exp(-gamma d^2), or "linear".
     gamma: the rate of "rbf"; None is 1 / dims.
@@ -92,9 +92,9 @@ def kmm_weights(
   """
   check_choice("kernel", kernel, ("rbf", "linear"))
   pair = jax.lax.stop_gradient(
-    as_pair(source, target, where_source, where_target, axis_name)
+    as_sample_pair(source, target, where_source, where_target, axis_name)
   )
-  rate = kernel_rate(gamma, pair.source)
+  rate = gaussian_rate(gamma, pair.source)
 
   def between(a: Array, b: Array) -> Array:
     if kernel == "rbf":
@@ -120,8 +120,8 @@ def kmm_weights(
   )
   weights = jnp.where(jnp.any(across * mask != 0), weights, 1.0) * mask
   if normalize:
-    weights = mean_one(weights, mask)
-  return own_rows(weights, source.shape[0], axis_name)
+    weights = weights_of_mean_one(weights, mask)
+  return local_rows(weights, source.shape[0], axis_name)
 
 
 def kernel_sums(
@@ -173,7 +173,7 @@ def matched_weights(
   start = (jnp.maximum(low, 0.0) + jnp.minimum(high, upper)) / 2
   scale = jnp.maximum(count, 1)
   # The sum's slack in units of a mean, so that no entry outgrows float32.
-  return solve_box_program(
+  return solve_quadratic_program(
     quadratic,
     linear,
     jnp.where(count > 0, normal / scale, 1 / normal.size),

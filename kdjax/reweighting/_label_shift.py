@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import check_range
+from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 from kdjax.reweighting._pada import weights_of_rows
 
 
@@ -91,7 +91,7 @@ def bbse_weights(
   of_source, source_mask = predicted(source_logits, where_source)
   of_target, target_mask = predicted(target_logits, where_target)
   labels = jax.nn.one_hot(source_labels, classes, dtype=of_source.dtype)
-  joint, marginal, n_source, n_target = total(
+  joint, marginal, n_source, n_target = sum_over_devices(
     (
       jnp.matmul(of_source.T, labels, precision="highest"),
       jnp.sum(of_target, 0),

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import check_labels
+from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._sample_pairs import mean_one
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
+from kdjax.ops import weights_of_mean_one
 
 
 @validate
@@ -63,7 +63,7 @@ def pada_class_weights(
   """
   logits, mask = masked_rows(jax.lax.stop_gradient(target_logits), where_target)
   probabilities = softened_softmax(logits, temperature=temperature)
-  sums = total(jnp.sum(mask[:, None] * probabilities, 0), axis_name)
+  sums = sum_over_devices(jnp.sum(mask[:, None] * probabilities, 0), axis_name)
   largest = jnp.max(sums)
   empty = largest <= 0
   weights = jnp.where(empty, 1.0, sums / jnp.where(empty, 1.0, largest))
@@ -83,4 +83,4 @@ def weights_of_rows(
   members = jax.nn.one_hot(labels, weights.size, dtype=weights.dtype)
   _, mask = masked_rows(members, where)
   rows = jnp.matmul(members, weights, precision="highest")
-  return mean_one(rows, mask, axis_name)
+  return weights_of_mean_one(rows, mask, axis_name)

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_number
+from kdjax.ops import as_sample_pair
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
 from kdjax.ops import gather_batch
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._sample_pairs import as_pair
-from kdjax.ops._sample_pairs import gaussian_kernel
-from kdjax.ops._sample_pairs import kernel_rate
-from kdjax.ops._sample_pairs import mean_one
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import gaussian_kernel
+from kdjax.ops import gaussian_rate
+from kdjax.ops import local_rows
+from kdjax.ops import validate
+from kdjax.ops import weights_of_mean_one
 from kdjax.reweighting._kernel_mean_matching import kernel_sums
 from kdjax.reweighting._kernel_mean_matching import matched_weights
 
@@ -48,7 +48,7 @@ def target_shift_weights(
 
   with the kernel mean of each class of the source and of the target: p(y)
   may differ between the domains, p(x | y) may not. There is one unknown a
-  class; the solver and its accuracy are those of :func:`kmm_weights`.
+  class; the solver and its accuracy are those of `kmm_weights`.
 
   Args:
     source: `[source, dims]`.
@@ -74,7 +74,7 @@ def target_shift_weights(
       no weights satisfy the constraints.
 
   Differs from skada: the label kernel is the identity, which for classes is
-  what its regularised inverse tends to.
+  what its regularized inverse tends to.
 
   Examples:
     >>> source = jnp.array([[0.0], [0.0], [9.0], [9.0]])
@@ -92,11 +92,11 @@ def target_shift_weights(
   check_integer("num_classes", num_classes, 1)
   check_labels(source_labels, num_classes)
   pair = jax.lax.stop_gradient(
-    as_pair(source, target, where_source, where_target, axis_name)
+    as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   labels = gather_batch(source_labels, axis_name)
   dtype = pair.source.dtype
-  rate = kernel_rate(gamma, pair.source)
+  rate = gaussian_rate(gamma, pair.source)
   members = jax.nn.one_hot(labels, num_classes, dtype=dtype)
   members *= pair.source_mask[:, None]
   sizes = jnp.sum(members, 0)
@@ -125,5 +125,5 @@ def target_shift_weights(
   classes = jnp.where(jnp.any(pulls > 0), classes, 1.0)
   weights = jnp.matmul(members, classes, precision="highest")
   if normalize:
-    weights = mean_one(weights, jnp.sum(members, 1))
-  return own_rows(weights, source.shape[0], axis_name)
+    weights = weights_of_mean_one(weights, jnp.sum(members, 1))
+  return local_rows(weights, source.shape[0], axis_name)

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 class TrAdaBoost(NamedTuple):
@@ -85,7 +85,7 @@ def tradaboost_update(
     target_errors: `[target]`.
     num_rounds: N, the number of rounds.
     error_floor: the target's error is taken within [error_floor, 1/2]: at 0
-      the paper's beta_t is 0 and the update ends; above 1/2 it would favour
+      the paper's beta_t is 0 and the update ends; above 1/2 it would favor
       what the learner gets right.
 
   Returns:
@@ -148,18 +148,18 @@ def tradaboost(
   num_rounds: int = 10,
   error_floor: ArrayLike = 1e-3,
 ) -> TrAdaBoost:
-  r"""TrAdaBoost: many source rows help few labelled target rows.
+  r"""TrAdaBoost: many source rows help few labeled target rows.
 
   .. math::
     h(x) = \arg\max_c \sum_{t > N / 2} \ln \frac1{\beta_t}\, h_t(x)_c
 
   Each round a learner is fitted on both domains with the weights of
-  :func:`tradaboost_update`; the last half of the rounds vote. The rounds are
+  `tradaboost_update`; the last half of the rounds vote. The rounds are
   a `jax.lax.scan`.
 
   Args:
     source: `[source, dims]`.
-    target: `[target, dims]`, the few labelled rows of the target.
+    target: `[target, dims]`, the few labeled rows of the target.
     source_labels: `[source]`, integers in [0, num_classes).
     target_labels: `[target]`.
     queries: `[queries, dims]`, the rows to classify.
@@ -168,7 +168,7 @@ def tradaboost(
       `[queries, num_classes]` probabilities, or one-hot decisions.
     num_classes: the number of classes; static.
     num_rounds: N. transferlearning, adapt: 10; the paper: 100.
-    error_floor: see :func:`tradaboost_update`.
+    error_floor: see `tradaboost_update`.
 
   Returns:
     Scores of the queries, and the weights and target errors of each round.

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 from kdjax.reweighting._tradaboost import boosting_rounds
 from kdjax.reweighting._tradaboost import last_half
 from kdjax.reweighting._tradaboost import vote_shares
@@ -88,13 +88,13 @@ def tradaboost_r2(
     h(x) = \operatorname*{median}_{t > N / 2}
       \Bigl(h_t(x); \ln \frac1{\beta_t}\Bigr)
 
-  :func:`tradaboost` with the adjusted error of AdaBoost.R2 and a weighted
+  `tradaboost` with the adjusted error of AdaBoost.R2 and a weighted
   median: the least prediction at which the votes reach half of their sum. The
   rounds are a `jax.lax.scan`.
 
   Args:
     source: `[source, dims]`.
-    target: `[target, dims]`, the few labelled rows of the target.
+    target: `[target, dims]`, the few labeled rows of the target.
     source_values: `[source]`.
     target_values: `[target]`.
     queries: `[queries, dims]`, the rows to predict.
@@ -102,7 +102,7 @@ def tradaboost_r2(
       with `[n]` values and `[n]` weights of mean 1, and returns `[queries]`
       predictions.
     num_rounds: N. adapt: 10.
-    error_floor: see :func:`tradaboost_update`.
+    error_floor: see `tradaboost_update`.
 
   Returns:
     Predictions of the queries, and the weights and target errors of each round.
@@ -181,16 +181,16 @@ def two_stage_tradaboost_r2(
 
   Args:
     source: `[source, dims]`.
-    target: `[target, dims]`, the few labelled rows of the target.
+    target: `[target, dims]`, the few labeled rows of the target.
     source_values: `[source]`.
     target_values: `[target]`.
     queries: `[queries, dims]`, the rows to predict.
-    learner: as of :func:`tradaboost_r2`; rows of weight 0 must not count.
+    learner: as of `tradaboost_r2`; rows of weight 0 must not count.
     num_steps: S, at least 2. adapt: 10.
     num_rounds: of AdaBoost.R2. adapt: 10.
     num_folds: row j of the target is held out in fold j modulo it, so its rows
       should be in random order. adapt: 5.
-    error_floor: see :func:`tradaboost_update`.
+    error_floor: see `tradaboost_update`.
 
   Returns:
     Predictions of the queries, and the weights and errors of each step.

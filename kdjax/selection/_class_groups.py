@@ -1,11 +1,11 @@
-"""Examples grouped by class, and centred features."""
+"""Examples grouped by class, and centered features."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax.ops import class_one_hot
 from kdjax.ops import gather_batch
-from kdjax.ops._classes import class_members
-from kdjax.ops._masked_rows import whole_rows
+from kdjax.ops import gathered_rows
 
 
 def grouped(
@@ -21,9 +21,9 @@ def grouped(
   Float[Array, "whole classes"],
 ]:
   """Returns all rows, their mask, and who belongs to which class."""
-  rows, mask = whole_rows(features, where, axis_name)
+  rows, mask = gathered_rows(features, where, axis_name)
   labels = gather_batch(labels, axis_name)
-  return rows, mask, class_members(function, labels, num_classes, mask)
+  return rows, mask, class_one_hot(function, labels, num_classes, mask)
 
 
 def centred(rows: Array, mask: Array, count: Array) -> Array:

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops._collectives import agreed
-from kdjax.ops._gradients import with_gradient_of
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import mean_over_devices
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import validate
+from kdjax.ops import with_gradient_of
 from kdjax.selection._class_groups import centred
 from kdjax.selection._class_groups import grouped
 
@@ -82,7 +82,7 @@ def h_score(
   rows = centred(rows, mask, count)
   fixed = jax.lax.stop_gradient(rows)
   # The score has no scale; squares and fourth powers have.
-  size = nonzero(jnp.sqrt(jnp.sum(jnp.square(fixed)) / count))
+  size = nonzero_divisor(jnp.sqrt(jnp.sum(jnp.square(fixed)) / count))
   rows, fixed = rows / size, fixed / size
   left, values, right = jnp.linalg.svd(fixed, full_matrices=False)
   floor = values[:1] * jnp.finfo(rows.dtype).eps * max(rows.shape)
@@ -97,9 +97,9 @@ def h_score(
   share, floor = (x.astype(rows.dtype) for x in (share, floor))
   # 1 / eigenvalues of the covariance, and the score in its eigenvectors.
   eigenvalues = (1 - share) * spectrum / scale + floor
-  inverse = jnp.where(kept, 1 / nonzero(eigenvalues), 0.0)
+  inverse = jnp.where(kept, 1 / nonzero_divisor(eigenvalues), 0.0)
   factor = (1 - share) / degrees
-  sizes = nonzero(jnp.sum(members, 0))
+  sizes = nonzero_divisor(jnp.sum(members, 0))
 
   def class_sums(rows: Array) -> Array:
     sums = jnp.matmul(members.T, rows, precision="highest")
@@ -117,7 +117,7 @@ def h_score(
     - (1 - share) / scale * jnp.sum(pulled * images)
     - jnp.trace(outer) * share * jnp.mean(jnp.sum(jnp.square(rows), 0)) / count
   )
-  return agreed(with_gradient_of(value, surrogate), axis_name)
+  return mean_over_devices(with_gradient_of(value, surrogate), axis_name)
 
 
 def _ledoit_wolf(
@@ -139,5 +139,5 @@ def _ledoit_wolf(
   fourth = jnp.sum(jnp.square(jnp.sum(jnp.square(rows), 1))) / count
   beta = (fourth - jnp.sum(jnp.square(eigenvalues))) / count
   beta = jnp.clip(beta, 0.0, delta)
-  share = beta / nonzero(delta)
+  share = beta / nonzero_divisor(delta)
   return share, share * mean

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -31,9 +31,9 @@ def importance_weighted_score(
   Args:
     source_losses: `[batch]`, of held-out source examples: 0-1 errors or
       cross-entropies.
-    weights: `[batch]`, w >= 0, from :func:`ulsif_weights`,
-      :func:`kliep_weights`, :func:`kmm_weights` or
-      :func:`discriminator_weights`.
+    weights: `[batch]`, w >= 0, from `ulsif_weights`,
+      `kliep_weights`, `kmm_weights` or
+      `discriminator_weights`.
     normalize: whether to divide by the sum of the weights instead of n
       (skada): biased, less noisy, and equal for weights of mean 1.
     where: which examples count.
@@ -87,7 +87,7 @@ def dev_score(
       of domains on the model's FEATURES that has not seen them:
       (p(target | f) / p(source | f)) (n_source / n_target). Not divided by
       their mean, which would take the correction away: see `normalize` of
-      :func:`discriminator_weights` and :func:`ulsif_weights`.
+      `discriminator_weights` and `ulsif_weights`.
     max_weight: weights above it count as it. May be traced. As published,
       none: one weight that explodes then decides the score.
     where: which examples count.
@@ -122,7 +122,7 @@ def dev_score(
   mean_product = masked_mean(products, where, axis_name=axis_name)
   mean = masked_mean(weights, where, axis_name=axis_name)
   spread = mask * (weights - mean)
-  covariance, variance, scale, count = total(
+  covariance, variance, scale, count = sum_over_devices(
     (
       jnp.sum(spread * (products - mean_product)),
       jnp.sum(spread * spread),

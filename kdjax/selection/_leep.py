@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import class_one_hot
 from kdjax.ops import gather_batch
+from kdjax.ops import gathered_rows
 from kdjax.ops import masked_mean
-from kdjax.ops._classes import class_members
-from kdjax.ops._collectives import agreed
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._masked_rows import whole_rows
-from kdjax.ops._validation import validate
+from kdjax.ops import mean_over_devices
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import validate
 
 
 @validate
@@ -61,14 +61,14 @@ def leep(
     Nguyen et al., `LEEP: a new measure to evaluate transferability of learned
     representations <https://arxiv.org/abs/2002.12462>`_, 2020.
   """
-  rows, mask = whole_rows(source_probabilities, where, axis_name)
+  rows, mask = gathered_rows(source_probabilities, where, axis_name)
   labels = gather_batch(target_labels, axis_name)
-  members = class_members("leep", labels, num_classes, mask)
+  members = class_one_hot("leep", labels, num_classes, mask)
   joint = jnp.matmul(members.T, rows, precision="highest")
   # Mass of a source class in all; given it, that of the target classes.
-  conditional = joint / nonzero(jnp.sum(joint, 0))[None]
+  conditional = joint / nonzero_divisor(jnp.sum(joint, 0))[None]
   own = jnp.matmul(members, conditional, precision="highest")
   likelihood = jnp.sum(own * rows, 1)
   tiny = jnp.finfo(rows.dtype).tiny
   values = jnp.log(jnp.maximum(likelihood, tiny))
-  return agreed(masked_mean(values, mask > 0), axis_name)
+  return mean_over_devices(masked_mean(values, mask > 0), axis_name)

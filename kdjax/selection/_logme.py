@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_range
+from kdjax.ops import class_one_hot
 from kdjax.ops import gather_batch
-from kdjax.ops._classes import class_members
-from kdjax.ops._collectives import agreed
-from kdjax.ops._gradients import with_gradient_of
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._masked_rows import whole_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import gathered_rows
+from kdjax.ops import mean_over_devices
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import validate
+from kdjax.ops import with_gradient_of
 
 
 @validate
@@ -42,7 +42,7 @@ def logme(
     y_c \mid w \sim \mathcal N(F w, \beta^{-1} I)
 
   for the indicators y_c of the classes, or for the targets of a regression.
-  Both variances are integrated over or maximised, so that nothing is fitted
+  Both variances are integrated over or maximized, so that nothing is fitted
   and nothing overfits. Higher is better.
 
   Args:
@@ -89,13 +89,13 @@ def logme(
   """
   check_integer("max_steps", max_steps, 1)
   check_range("tolerance", tolerance, 0.0, math.inf)
-  rows, mask = whole_rows(features, where, axis_name)
+  rows, mask = gathered_rows(features, where, axis_name)
   if jnp.issubdtype(labels.dtype, jnp.integer):
     labels = gather_batch(labels, axis_name)
-    targets = class_members("logme", labels, num_classes, mask)
+    targets = class_one_hot("logme", labels, num_classes, mask)
   else:
     columns = labels.reshape(labels.shape[0], -1)
-    targets, _ = whole_rows(columns, where, axis_name)
+    targets, _ = gathered_rows(columns, where, axis_name)
     targets = targets.astype(jnp.promote_types(targets.dtype, rows.dtype))
     rows, mask = rows.astype(targets.dtype), mask.astype(targets.dtype)
   count = jnp.maximum(jnp.sum(mask), 1.0)
@@ -122,7 +122,7 @@ def logme(
   gaps = targets - jnp.matmul(images, weights, precision="highest")
   misfit = mean(precision * jnp.sum(jnp.square(gaps), 0))
   surrogate = -0.5 * (volume / (classes * count) + misfit)
-  return agreed(with_gradient_of(mean(values), surrogate), axis_name)
+  return mean_over_devices(with_gradient_of(mean(values), surrogate), axis_name)
 
 
 class _Basis(NamedTuple):
@@ -182,7 +182,7 @@ def _solve(problem: _Problem, max_steps: int, tolerance: Array) -> _Fit:
   """Runs the fixed-point iteration."""
   span = 60.0 if jnp.finfo(problem.spectrum.dtype).bits > 32 else 30.0
   # Beyond, nothing changes: all directions are free, or none.
-  middle = jnp.log(nonzero(jnp.max(problem.spectrum, initial=0.0)))
+  middle = jnp.log(nonzero_divisor(jnp.max(problem.spectrum, initial=0.0)))
   low, high = middle - span, middle + span
   rank = jnp.sum(problem.kept, dtype=middle.dtype)
 
@@ -192,7 +192,7 @@ def _solve(problem: _Problem, max_steps: int, tolerance: Array) -> _Fit:
     # alpha = gamma / |m|^2, beta = (n - gamma) / residual
     log_alpha = jnp.log(jnp.sum(fixed, 0)) - jnp.log(size)
     log_beta = jnp.log(problem.count - rank + jnp.sum(free, 0))
-    log_beta -= jnp.log(nonzero(residual))
+    log_beta -= jnp.log(nonzero_divisor(residual))
     after = jnp.clip(log_alpha - log_beta, low, high)
     after = jnp.where(jnp.isnan(after), fit.after, after)
     new = _Fit(

@@ -6,8 +6,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import agreed
-from kdjax.ops._validation import validate
+from kdjax.ops import mean_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -67,7 +67,7 @@ def nce(
     _group_sizes(new, counted) for new in (new_pair, new_source)
   )
   values = jnp.log(pairs / sources)
-  return agreed(masked_mean(values, counted), axis_name)
+  return mean_over_devices(masked_mean(values, counted), axis_name)
 
 
 def _group_sizes(

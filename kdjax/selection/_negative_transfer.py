@@ -10,10 +10,10 @@ from jax.scipy.special import betainc
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_fraction
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 # One score a run; several methods' are rows, or named.
 _Scores = ArrayLike | Sequence[float] | Sequence[Sequence[float]]
@@ -46,7 +46,7 @@ class NegativeTransferTest(NamedTuple):
   """The verdict on each method.
 
   Attributes:
-    gain: the :class:`TransferGain` of each method.
+    gain: the `TransferGain` of each method.
     p_value: `[*methods]`, adjusted for the number of methods by Holm.
     verdict: "helped", "hurt" or "unclear": a string for one method, a dict by
       name for a dict of methods, a list for a list or an array.
@@ -88,7 +88,7 @@ def transfer_gain(
     confidence: c in [0, 1]. May be traced.
 
   Returns:
-    A :class:`TransferGain`. One run has an infinite interval. Runs that all
+    A `TransferGain`. One run has an infinite interval. Runs that all
     gain the same have an interval of length 0.
 
   Raises:
@@ -118,7 +118,7 @@ def transfer_gain(
     )
   dtype = compute_dtype(adapted)
   adapted, source_only = adapted.astype(dtype), source_only.astype(dtype)
-  level = as_share("confidence", confidence, dtype)
+  level = as_fraction("confidence", confidence, dtype)
   lead = (1,) * (adapted.ndim - 1)
   baseline = source_only.reshape(*lead, runs)
   differences = adapted - baseline
@@ -175,7 +175,7 @@ def negative_transfer_test(
     significance: the level of the test, in (0, 1); a number.
 
   Returns:
-    A :class:`NegativeTransferTest`. Not for use under `jax.jit`: it holds
+    A `NegativeTransferTest`. Not for use under `jax.jit`: it holds
     words.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Scores of unlabelled predictions: entropy, information and BNM."""
+"""Scores of unlabeled predictions: entropy, information and BNM."""
 
 from jaxtyping import Array, Bool, Float
 
@@ -6,8 +6,8 @@ from kdjax.adaptation import bnm_loss
 from kdjax.adaptation import entropy_loss
 from kdjax.adaptation import information_maximization_loss
 from kdjax.ops import masked_mean
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import validate
 
 # What `choose a model with no target label` may go by. All are higher for the
 # better model; the name of each is that of its function.
@@ -40,10 +40,10 @@ def entropy_score(
   .. math:: s = -\operatorname{mean}_i H(p_i)
 
   A collapsed model, which gives every example one class with certainty, has
-  the best score: :func:`im_score` does not fall for it.
+  the best score: `im_score` does not fall for it.
 
   Args:
-    target_logits: `[batch, classes]`, of unlabelled target examples.
+    target_logits: `[batch, classes]`, of unlabeled target examples.
     where: which examples count.
     axis_name: the mapped axis that holds the rest of the batch.
 
@@ -78,13 +78,13 @@ def im_score(
   .. math:: s = H(\operatorname{mean}_i p_i) - \operatorname{mean}_i H(p_i)
 
   Args:
-    target_logits: `[batch, classes]`, of unlabelled target examples.
+    target_logits: `[batch, classes]`, of unlabeled target examples.
     where: which examples count.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     A scalar in [0, log C], higher is better; minus
-    :func:`information_maximization_loss`.
+    `information_maximization_loss`.
 
   Raises:
     TypeError: if the logits are not floating-point.
@@ -117,14 +117,14 @@ def bnm_score(
   .. math:: s = \lVert P \rVert_* / B
 
   Args:
-    target_logits: `[batch, classes]`, of unlabelled target examples; compare
+    target_logits: `[batch, classes]`, of unlabeled target examples; compare
       models on equally many.
-    scaling: as in :func:`bnm_loss`.
+    scaling: as in `bnm_loss`.
     where: which examples count.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar in [0, 1], higher is better; minus :func:`bnm_loss`.
+    A scalar in [0, 1], higher is better; minus `bnm_loss`.
 
   Raises:
     ValueError: if `scaling` is unknown.

@@ -34,12 +34,12 @@ def reverse_validation(
 
   Args:
     variables: the model f to be scored, any pytree.
-    source: labelled inputs `[source, ...]`, held out if possible.
+    source: labeled inputs `[source, ...]`, held out if possible.
     source_labels: `[source]`.
-    target: unlabelled inputs `[target, ...]`.
+    target: unlabeled inputs `[target, ...]`.
     fit: `fit(variables, inputs, labels, mask, key) -> variables`, as in
-      :func:`gradual_self_training`: the method under test with its roles
-      exchanged. It may close over the source's inputs as its unlabelled set.
+      `gradual_self_training`: the method under test with its roles
+      exchanged. It may close over the source's inputs as its unlabeled set.
     predict: `predict(variables, inputs) -> logits`.
     key: a JAX random key for `fit`.
     initial: what `fit` starts from; the model itself by default, which makes

@@ -1,4 +1,4 @@
-"""Soft neighbourhood density (SND)."""
+"""Soft neighborhood density (SND)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -6,13 +6,13 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation import entropy_loss
 from kdjax.ops import gather_batch
+from kdjax.ops import gathered_positions
+from kdjax.ops import in_chunks
+from kdjax.ops import masked_rows
+from kdjax.ops import row_temperature
 from kdjax.ops import safe_norm
-from kdjax.ops._collectives import batch_places
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -24,7 +24,7 @@ def snd_score(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Soft neighbourhood density (SND): many near neighbours for each example.
+  r"""Soft neighborhood density (SND): many near neighbors for each example.
 
   .. math::
     s = \operatorname{mean}_i H(q_i), \qquad
@@ -34,7 +34,7 @@ def snd_score(
 
   Args:
     target_features: `[batch, dims]`, z. As published, the PROBABILITIES of
-      the classes, `softened_softmax(logits)`; they are normalised to length 1
+      the classes, `softened_softmax(logits)`; they are normalized to length 1
       here. A row of zeros stays zero.
     temperature: T > 0. May be traced.
     chunk_size: how many rows of the similarity matrix are held at a time, in
@@ -52,7 +52,7 @@ def snd_score(
       positive.
 
   skada puts -1 / T in the place of an example's similarity to itself instead
-  of leaving it out, which adds e^(-2 / T) of the closest neighbour's weight.
+  of leaving it out, which adds e^(-2 / T) of the closest neighbor's weight.
 
   Examples:
     >>> print(f"{snd_score(jnp.ones((5, 3))):.4f}")  # log 4
@@ -77,7 +77,9 @@ def snd_score(
     neighbour &= counted[None]
     return entropy_loss(jnp.where(neighbour, similarities, -jnp.inf))
 
-  places = batch_places(mask.size, axis_name)
+  places = gathered_positions(mask.size, axis_name)
   entropies = in_chunks(entropy, (rows, places), chunk_size)
-  sums, count = total((jnp.sum(mask * entropies), jnp.sum(mask)), axis_name)
+  sums, count = sum_over_devices(
+    (jnp.sum(mask * entropies), jnp.sum(mask)), axis_name
+  )
   return sums / jnp.maximum(count, 1)

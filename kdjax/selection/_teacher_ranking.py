@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
 from kdjax.selection._h_score import h_score
 from kdjax.selection._leep import leep
 from kdjax.selection._logme import logme
@@ -52,7 +52,7 @@ def rank_teachers(
 ) -> TeacherRanking:
   """Ranking of teachers: which pretrained model suits the task, untrained.
 
-  Every candidate has seen the same labelled target examples once, in
+  Every candidate has seen the same labeled target examples once, in
   evaluation mode; nothing is fine-tuned. Widths may differ.
 
   Args:
@@ -64,11 +64,11 @@ def rank_teachers(
       `[batch, targets]` for a regression, by "logme".
     criterion: one of these names, or a function `(candidate, labels) -> score`
       that is higher for what is better, such as a `functools.partial` of
-      :func:`transrate` with another distortion.
+      `transrate` with another distortion.
     where: `[batch]`, which examples count, for the criteria named above.
 
   Returns:
-    A :class:`TeacherRanking`. A score that is NaN ranks last; candidates of
+    A `TeacherRanking`. A score that is NaN ranks last; candidates of
     equal score stay in the order in which they came.
 
   Raises:

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops._collectives import agreed
-from kdjax.ops._gradients import with_gradient_of
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import mean_over_devices
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import validate
+from kdjax.ops import with_gradient_of
 from kdjax.selection._class_groups import centred
 from kdjax.selection._class_groups import grouped
 
@@ -93,8 +93,8 @@ def transrate(
   rates = jax.lax.map(class_rate, members.T)
   weights = sizes if weighting == "frequency" else sizes > 0
   weights = weights.astype(rows.dtype)
-  value = whole - jnp.sum(weights * rates) / nonzero(jnp.sum(weights))
-  return agreed(value, axis_name)
+  value = whole - jnp.sum(weights * rates) / nonzero_divisor(jnp.sum(weights))
+  return mean_over_devices(value, axis_name)
 
 
 def _coding_rate(

@@ -24,6 +24,8 @@ from kdjax.training._evaluation import mean_metrics
 from kdjax.training._fine_tuning import gradual_unfreezing
 from kdjax.training._fine_tuning import layerwise_learning_rates
 from kdjax.training._finetuning import finetune
+from kdjax.training._fit import FitResult
+from kdjax.training._fit import fit
 from kdjax.training._generalization import generalize
 from kdjax.training._hand_over import hand_over
 from kdjax.training._learner import Learner
@@ -59,6 +61,7 @@ from kdjax.training._teachers import ensemble
 __all__ = (
   "CachedTeacher",
   "Checkpoints",
+  "FitResult",
   "Forward",
   "GradientRule",
   "Learner",
@@ -81,6 +84,7 @@ __all__ = (
   "ensemble",
   "epoch_plan",
   "finetune",
+  "fit",
   "from_linen",
   "from_nnx",
   "function_matching_recipe",

@@ -26,7 +26,7 @@ def adapt(
   optimizer: optax.GradientTransformation,
   *,
   teacher: Any = None,
-  on: str = "image",
+  on: str | tuple[str, ...] = "image",
   domains: Sequence[str] = ("source", "target"),
   joint: bool = True,
   views: Views = NO_VIEWS,
@@ -53,7 +53,8 @@ def adapt(
       (ADDA); or `"average"`, the average of the student's parameters that
       :func:`parameter_ema` keeps in the optimizer (mean teacher). Its outputs
       on both domains are the roles `"source_teacher"` and `"target_teacher"`.
-    on: the entry of each part that the student sees.
+    on: the entry of each part that the student sees; a tuple of entries for a
+      network of several inputs, which gets their dictionary.
     domains: the parts of the batch that the student sees, which are the roles:
       `("target",)` for a method without the source, such as SHOT; not even
       batch statistics of another part are seen.
@@ -130,8 +131,15 @@ def adapt(
     {**table, **(passes or {})},
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=in_turn(prepare, views_of(views, of="target", on=on)),
+    prepare=in_turn(prepare, views_of(views, of="target")),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     axis_name=axis_name,
   )
+
+
+def _of(domain: str, on: str | tuple[str, ...]) -> str | tuple[str, ...]:
+  """The entries of a domain's part of the batch."""
+  if isinstance(on, str):
+    return f"{domain}.{on}"
+  return tuple(f"{domain}.{name}" for name in on)

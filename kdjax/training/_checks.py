@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdjax.objectives import Objective
-from kdjax.ops._validation import call_text
+from kdjax.ops import call_signature
 
 
 def check_objective(name: str, value: Any) -> None:
@@ -36,7 +36,7 @@ def check_loss(name: str, loss_fn: Any) -> None:
       signature = inspect.signature(loss_fn)
     except (TypeError, ValueError):  # compiled, or built in
       return
-    what = f"has the parameters {call_text(signature)}"
+    what = f"has the parameters {call_signature(signature)}"
     with contextlib.suppress(TypeError):
       signature.bind(*wanted)
       return

@@ -9,7 +9,8 @@ from jaxtyping import Array
 
 from kdjax import metrics as measures
 from kdjax.objectives import Objective
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
+from kdjax.ops import kl_divergence
 from kdjax.training._checks import check_views
 from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner
@@ -59,8 +60,10 @@ def distill(
       objectives that compare several. The outputs of a view `"strong"` are the
       roles `"student_strong"` and `"teacher_strong"`. The key is that of
       `augment`, and batch statistics follow from one view to the next.
-    metrics: name -> function of arrays, for evaluation; by default accuracy
-      and cross-entropy, and the agreement with the teacher.
+    metrics: name -> function of arrays, for evaluation. By default `accuracy`
+      and `cross_entropy`; with a teacher also `agreement`, `kl` (of the teacher
+      to the student, at temperature 1), `teacher_accuracy` and
+      `teacher_entropy`.
     rule: another way to the gradient, such as :func:`dot_gradients`.
     axis_name: the mapped axis that holds the rest of the batch, where the
       caller maps the step; :func:`parallelize` names it itself.
@@ -125,7 +128,7 @@ def distill(
   if metrics is None:
     metrics = CLASSIFICATION
     if teacher is not None:
-      metrics = metrics | {"agreement": AGREEMENT}
+      metrics = metrics | FIDELITY
   return make_learner(
     {"student": student},
     frozen,
@@ -147,4 +150,10 @@ CLASSIFICATION: dict[str, Metric] = {
   "accuracy": (measures.accuracy, ("logits", "labels")),
   "cross_entropy": (cross_entropy, ("logits", "labels")),
 }
-AGREEMENT: Metric = (measures.agreement, ("student_logits", "teacher_logits"))
+# What says whether distillation helps: docs/diagnostics.md.
+FIDELITY: dict[str, Metric] = {
+  "agreement": (measures.agreement, ("student_logits", "teacher_logits")),
+  "kl": (kl_divergence, ("student_logits", "teacher_logits")),
+  "teacher_accuracy": (measures.accuracy, ("teacher_logits", "labels")),
+  "teacher_entropy": (measures.entropy, ("teacher_logits",)),
+}

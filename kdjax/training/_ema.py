@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from kdjax.ops._validation import check_range
+from kdjax.ops import check_range
 from kdjax.training._models import Variables
 from kdjax.training._state import TrainState
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import entry
+from kdjax.ops import check_integer
+from kdjax.ops import get_entry
 from kdjax.training._models import takes_axis_name
 from kdjax.training._passes import Metrics
 
@@ -66,11 +66,13 @@ def scan_epoch(step: Callable[..., tuple[Any, Metrics]]) -> Epoch:
 
   Returns:
     `epoch(state, frozen, data, plan, key, *, axis_name=...) -> state,
-    metrics`, with the keyword if the step has it. `data` is a dictionary of arrays `[examples, ...]` on the device, `plan` comes from
+    metrics`, with the keyword if the step has it. `data` is a dictionary of
+    arrays `[examples, ...]` on the device, `plan` comes from
     :func:`epoch_plan`, and metrics have a leading axis of steps. A batch has
-    the rows of `data` and the plan's `"index"` and `"mask"`. It raises
-    TypeError or ValueError if `data` or `plan` is something else, or the arrays
-    of `data` differ in length.
+    the rows of `data` and the plan's `"index"` and `"mask"`; a mask of tokens
+    in `data` counts too. Of several domains `data` and `plan` have a part each,
+    and so has a batch. It raises TypeError or ValueError if `data` or `plan` is
+    something else, or the arrays of `data` differ in length.
 
   Examples:
     >>> def step(state, frozen, batch, key):
@@ -155,7 +157,12 @@ def _with_axis_name(
 
 def _as_data(name: str, data: Any, plan: Any) -> Any:
   """Returns the data as JAX arrays; an index beyond a short one is clipped."""
-  entry(f"{name}: plan", plan, "index")
+  if _has_parts(plan):
+    return {
+      part: _as_data(name, get_entry(f"{name}: data", data, part), rows)
+      for part, rows in plan.items()
+    }
+  get_entry(f"{name}: plan", plan, "index")
   if not isinstance(data, Mapping):
     raise TypeError(
       f"{name}: data is a {type(data).__name__}; expected a dictionary of "
@@ -172,5 +179,26 @@ def _as_data(name: str, data: Any, plan: Any) -> Any:
   return data
 
 
+def _has_parts(plan: Any) -> bool:
+  """Whether a plan is one of several domains, by their names."""
+  return (
+    isinstance(plan, Mapping)
+    and bool(plan)
+    and all(isinstance(rows, Mapping) for rows in plan.values())
+  )
+
+
 def _take(data: Any, rows: Any) -> dict[str, Any]:
-  return jax.tree.map(lambda x: x[rows["index"]], data) | rows
+  if _has_parts(rows):
+    return {part: _take(data[part], own) for part, own in rows.items()}
+  return with_rows(jax.tree.map(lambda x: x[rows["index"]], data), rows)
+
+
+def with_rows(batch: Any, rows: Any) -> dict[str, Any]:
+  """A batch with its rows of a plan; its own mask (of tokens) counts too."""
+  rows = dict(rows)
+  if "mask" in batch:
+    own = batch["mask"]
+    real = rows["mask"].reshape(-1, *[1] * (own.ndim - 1))
+    rows["mask"] = own.astype(bool) & real
+  return batch | rows

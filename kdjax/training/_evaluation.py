@@ -11,7 +11,10 @@ from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives import stateless
 from kdjax.objectives._objective import loss_metric
-from kdjax.ops._collectives import total
+from kdjax.ops import UNTOLD
+from kdjax.ops import AxisName
+from kdjax.ops import sum_over_devices
+from kdjax.ops import told_axis
 from kdjax.training._checks import check_pairs
 from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
@@ -31,9 +34,9 @@ def make_eval_step(
     loss_fn: the passes, in evaluation mode, from :func:`pass_loss`. If its
       objective predicts (SimKD), the student's logits are the prediction.
     metrics: name -> function of arrays, which are bound by their names
-      (`logits`, `labels`, `teacher_logits`) as those of a loss are; or (function,
-      names of its arguments). It returns one value an example, or takes
-      `where` and `axis_name` and returns one for the batch.
+      (`logits`, `labels`, `teacher_logits`) as those of a loss are; or
+      (function, names of its arguments). It returns one value an example, or
+      takes `where` and `axis_name` and returns one for the batch.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
@@ -77,14 +80,15 @@ def make_eval_step(
         "of arrays, or (function, names of its arguments)."
       )
     parts[name] = stateless(*pair)
-  named = axis_name
+  named: AxisName = UNTOLD if axis_name is None else axis_name
 
   def evaluate(
-    state: Any, frozen: Any, batch: Any, *, axis_name: str | None = named
+    state: Any, frozen: Any, batch: Any, *, axis_name: AxisName = named
   ) -> Metrics:
+    axis_name = told_axis("the evaluation", axis_name)
     key = jax.random.key(0)  # nothing is random in evaluation
     outputs, _, batch = loss_fn.run(
-      state.params, state.state, frozen, batch, key
+      state.params, state.state, frozen, batch, key, axis_name=axis_name
     )
     outputs = _answered(loss_fn.objective, state, outputs)
 
@@ -95,7 +99,7 @@ def make_eval_step(
       return seen["loss"]
 
     pairs = {name: measure(metric) for name, metric in parts.items()}
-    return total(pairs, axis_name)
+    return sum_over_devices(pairs, axis_name)
 
   return evaluate
 

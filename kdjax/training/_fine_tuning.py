@@ -10,8 +10,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
 
 
 def layerwise_learning_rates(

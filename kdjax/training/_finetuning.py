@@ -24,7 +24,7 @@ def finetune(
   optimizer: optax.GradientTransformation,
   *,
   average: bool = False,
-  on: str = "image",
+  on: str | tuple[str, ...] = "image",
   augment: Callable[[Array, Any], Any] | None = None,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
@@ -48,7 +48,8 @@ def finetune(
     average: whether the average of the student's parameters, which
       :func:`parameter_ema` keeps in the optimizer, runs too: the role
       `"average"`, the momentum encoder of Bi-Tuning.
-    on: the entry of the batch that the networks see.
+    on: the entry of the batch that the networks see; a tuple of entries for
+      networks of several inputs, which get their dictionary.
     augment: `(key, inputs) -> inputs`; both networks see the same view.
     prepare: `(key, batch, run) -> batch`, before the passes; see
       :func:`pass_loss`.
@@ -90,7 +91,9 @@ def finetune(
   if average:
     passes["average"] = Pass("average", on=on)
   if prepare is None:
-    prepare = views_of({}, augment=augment, on=on)
+    prepare = views_of(
+      {}, augment=augment, on=on if isinstance(on, str) else on[0]
+    )
   elif augment is not None:
     raise ValueError(
       "finetune: augment and prepare are given; expected one of them: prepare "

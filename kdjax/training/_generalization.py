@@ -27,7 +27,7 @@ def generalize(
   optimizer: optax.GradientTransformation,
   *,
   others: Mapping[str, Any] | None = None,
-  on: str = "image",
+  on: str | tuple[str, ...] = "image",
   views: Views = NO_VIEWS,
   passes: Mapping[str, Pass] | None = None,
   prepare: Prepare | None = None,
@@ -49,7 +49,8 @@ def generalize(
     optimizer: an Optax optimizer, which may take extra arguments.
     others: name -> further networks that are trained, such as one that tells
       the domains apart.
-    on: the entry of the batch that the student sees.
+    on: the entry of the batch that the student sees; a tuple of entries for a
+      network of several inputs, which gets their dictionary.
     views: name -> `(key, batch) -> inputs` `[domains, batch, ...]`, other views
       of the examples. The outputs of a view `"strong"` are the role
       `"student_strong"`.
@@ -104,7 +105,7 @@ def generalize(
     {**table, **(passes or {})},
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=in_turn(prepare, views_of(views, on=on)),
+    prepare=in_turn(prepare, views_of(views)),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     rule=rule,

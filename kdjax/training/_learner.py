@@ -1,5 +1,6 @@
 """Learners: networks, passes, an objective and an optimizer, made to train."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -164,8 +165,10 @@ def make_learner(
     known = dict(fixed)
     if "student" in variables:
       known.setdefault("average", variables["student"])
+    # Only shapes: an axis that this is mapped over does not matter.
+    run = functools.partial(loss_fn.run, axis_name=None)
     specs, _, _ = jax.eval_shape(
-      loss_fn.run, params, state, known, batch, jax.random.key(0)
+      run, params, state, known, batch, jax.random.key(0)
     )
     parts = objective.init(key, specs)
     own = with_hyperparameters(parts[1], hyperparameters)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import vary_like
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_integer
+from kdjax.ops import mean_over_devices
+from kdjax.ops import vary_like
 from kdjax.training._fine_tuning import group_indices
 
 # (params, batch) -> scalar.
@@ -235,4 +235,4 @@ def reptile_gradient(
     )
   )(support)
   way = jax.tree.map(lambda p, q: p - jnp.mean(q, 0), params, after)
-  return agreed(way, axis_name)
+  return mean_over_devices(way, axis_name)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import generalization
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
 
 M = TypeVar("M", bound=nnx.Module)
 _WAYS: dict[str, Callable[..., Array]] = {

@@ -12,6 +12,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
+from kdjax.nets import is_of_batch
+from kdjax.nets import set_batch_axis
 
 
 class Variables(NamedTuple):
@@ -298,7 +300,7 @@ def from_nnx(model: nnx.Module) -> Model:
       return _as_outputs(module(inputs)), variables.state
     module.train()
     if axis_name is not None:
-      module.set_attributes(axis_name=axis_name, raise_if_not_found=False)
+      set_batch_axis(module, axis_name)
     outputs = _as_outputs(module(inputs))
     _, _, _, state = nnx.split(module, *filters)
     return outputs, nnx.to_pure_dict(state)
@@ -391,7 +393,7 @@ def _over_axis(
 ) -> Any:
   """Lets a Linen batch normalization average its statistics over an axis."""
   module = context.module
-  if axis_name is None or getattr(module, "axis_name", axis_name) == axis_name:
+  if axis_name is None or not is_of_batch(module):
     return method(*args, **options)
   own = module.axis_name
   # A bound module is frozen; its axis name is an attribute like any other.

@@ -36,12 +36,34 @@ def as_optimizer(
   steps = optimizer
   if not isinstance(steps, optax.MultiSteps):
     steps = getattr(getattr(optimizer, "init", None), "__self__", None)
-  if isinstance(steps, optax.MultiSteps) and steps._use_grad_mean:
-    return _weighted(steps)
-  if isinstance(optimizer, optax.MultiSteps):
-    optimizer = optimizer.gradient_transformation()
+  if isinstance(steps, optax.MultiSteps):
+    if getattr(steps, "_use_grad_mean", True):
+      return _weighted(steps)
+    return optax.GradientTransformationExtraArgs(steps.init, steps.update)
   check_optimizer(name, optimizer)
-  return optax.with_extra_args_support(optimizer)
+  return _unaccumulated(name, optax.with_extra_args_support(optimizer))
+
+
+def _unaccumulated(
+  name: str, optimizer: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+  """Refuses a chain with MultiSteps, which does not know what it counts."""
+
+  def is_steps(x: Any) -> bool:
+    return isinstance(x, optax.MultiStepsState)
+
+  def update(
+    updates: Any, state: Any, params: Any = None, **extra: Any
+  ) -> tuple[Any, Any]:
+    if any(map(is_steps, jax.tree.leaves(state, is_leaf=is_steps))):
+      raise ValueError(
+        f"{name}: the optimizer has optax.MultiSteps inside; expected it "
+        "around all other links, optax.MultiSteps(optax.chain(...), k), where its "
+        "mini-steps weigh by what they count."
+      )
+    return optimizer.update(updates, state, params, **extra)
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def _weighted(
@@ -60,6 +82,11 @@ def _weighted(
     count: Any = 1.0,
     **extra: Any,
   ) -> tuple[Any, AccumulationState]:
+    if not isinstance(state, AccumulationState):
+      raise ValueError(
+        f"the optimizer's state is a {type(state).__name__}; expected that of "
+        "a learner's init, which also counts the examples of mini-steps."
+      )
     before = state.steps
     total = state.count + count
     share = count / jnp.maximum(total, 1e-30)

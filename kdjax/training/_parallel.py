@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-from kdjax.ops._validation import check_choice
+from kdjax.ops import check_choice
 from kdjax.training._learner import Learner
 
 
@@ -41,7 +41,8 @@ def parallelize(
     mode: `"jit"`, `"pmap"` or `"shard_map"`.
     split: parameter name -> the axis that is split over devices, whose size
       the number of devices must divide. By default `"batch"` along axis 0 and
-      an epoch's `"plan"` along axis 1. To give each device some students of a
+      an epoch's `"plan"` along axis 1; a batch of several domains, `[domains,
+      batch, ...]`, along axis 1. To give each device some students of a
       sweep, and no axis name: `{"state": 0, "key": 0}` with `join=0`.
     join: the axis along which outputs are joined; by default they are the same
       on every device.
@@ -73,11 +74,17 @@ def parallelize(
     options: dict[str, Any] = {"axis_name": axis_name, "devices": devices}
     return function._replace(
       step=parallelize(
-        function.step, mode, donate_argnums=donate_argnums, **options
+        function.step,
+        mode,
+        split=split,
+        donate_argnums=donate_argnums,
+        **options,
       ),
       evaluate=parallelize(function.evaluate, mode, **options),
     )
   parameters = inspect.signature(function).parameters
+  # A step of several domains says that its batch axis is behind theirs.
+  batch_axis = getattr(function, "batch_axis", 0)
   if "axis_name" in parameters:
     # Functions of the whole batch know no axis, and neither do the students
     # of a sweep that are split over devices.
@@ -87,7 +94,8 @@ def parallelize(
     parameters = {k: v for k, v in parameters.items() if k != "axis_name"}
   names = tuple(parameters)
   if split is None:
-    split = {k: v for k, v in {"batch": 0, "plan": 1}.items() if k in names}
+    known = {"batch": batch_axis, "plan": 1}
+    split = {k: v for k, v in known.items() if k in names}
   if not split or not set(split) <= set(names):
     raise ValueError(
       f"parallelize: split is {dict(split)}; expected some of the "
@@ -111,6 +119,7 @@ def parallelize(
       folded = tuple(map(functools.partial(_fold, len(devices)), args, axes))
       return _unfold(mapped(*folded), join)
 
+    call.made_by = "parallelize"  # ty: ignore
     return call
 
   # Explicit axes, the default of make_mesh, would ask every loss for shardings.
@@ -136,6 +145,7 @@ def parallelize(
     # Arrays that are in place already are not copied.
     return compiled(*jax.device_put(args, shardings))
 
+  call.made_by = "parallelize"  # ty: ignore
   return call
 
 

@@ -16,8 +16,11 @@ from jaxtyping import Array
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives._pass import Pass
-from kdjax.ops._collectives import agreed
-from kdjax.ops._validation import entry
+from kdjax.ops import UNTOLD
+from kdjax.ops import AxisName
+from kdjax.ops import get_entry
+from kdjax.ops import same_everywhere
+from kdjax.ops import told_axis
 from kdjax.training._checks import check_objective
 from kdjax.training._models import Forward
 from kdjax.training._models import Variables
@@ -58,7 +61,7 @@ class LossFn(NamedTuple):
     batch: Any,
     key: Array,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName = UNTOLD,
   ) -> tuple[dict[str, Outputs], Any, Any]:
     """Runs the passes.
 
@@ -74,6 +77,7 @@ class LossFn(NamedTuple):
       The outputs by role, the networks' new states, and the batch as it was
       prepared.
     """
+    axis_name = told_axis("the passes", axis_name)
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     prepare_key, key = jax.random.split(key)
@@ -82,7 +86,12 @@ class LossFn(NamedTuple):
 
     def variables(name: str, gradient: bool = True) -> Variables:
       if name not in states:
-        return entry("the loss: frozen", frozen, name)
+        if name == "average" and name not in frozen:
+          raise ValueError(
+            "the loss: there is no average of the student's parameters; "
+            "expected parameter_ema as the last link of the optimizer."
+          )
+        return get_entry("the loss: frozen", frozen, name)
       own = params[name] if gradient else jax.lax.stop_gradient(params[name])
       return Variables(own, states[name])
 
@@ -125,7 +134,7 @@ class LossFn(NamedTuple):
         rows = slice(start, stop) if len(roles) > 1 else slice(None)
         outputs[role] = _rows(both, rows, size)
         start = stop
-    return outputs, agreed(states, axis_name), batch
+    return outputs, same_everywhere(states, axis_name), batch
 
   def __call__(
     self,
@@ -135,9 +144,10 @@ class LossFn(NamedTuple):
     batch: Any,
     key: Array,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName = UNTOLD,
   ) -> tuple[Array, tuple[Any, Metrics]]:
     """The loss, and the new state and the metrics."""
+    axis_name = told_axis("the loss", axis_name)
     objective_key, key = jax.random.split(key)
     outputs, states, batch = self.run(
       params, state, frozen, batch, key, axis_name=axis_name
@@ -247,11 +257,11 @@ def views_of(
 
   def prepare(key: Array, batch: Any, run: Any) -> Any:
     del run
-    part = dict(entry("the loss: batch", batch, of) if of else batch)
+    part = dict(get_entry("the loss: batch", batch, of) if of else batch)
     # Views are of the examples as they came, by the key of the augmentation.
     seen = {name: view(key, part) for name, view in views.items()}
     if augment is not None:
-      part[on] = augment(key, entry("the loss: batch", part, on))
+      part[on] = augment(key, get_entry("the loss: batch", part, on))
     part |= seen
     return {**batch, of: part} if of else part
 
@@ -272,22 +282,27 @@ def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
 
 def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
   """Gives each part of the batch what stands beside it for all parts."""
+  if not isinstance(batch, Mapping):
+    raise TypeError(
+      f"the loss: batch is a {type(batch).__name__}; expected a mapping, with "
+      "'mask'."
+    )
   names = {
     on.partition(".")[0]
     for row in passes.values()
     for on in ((row.on,) if isinstance(row.on, str) else row.on)
     if "." in on
   }
-  parts = {k: entry("the loss: batch", batch, k) for k in sorted(names)}
+  parts = {k: get_entry("the loss: batch", batch, k) for k in sorted(names)}
   common = {k: v for k, v in batch.items() if k not in parts}
   for name, own in parts.items():
     part = common | dict(own)
     if "mask" in common and "mask" in own:
       part["mask"] = common["mask"] & own["mask"]
-    entry(f"the loss: batch[{name!r}]", part, "mask")
+    get_entry(f"the loss: batch[{name!r}]", part, "mask")
     parts[name] = part
   if not parts:
-    entry("the loss: batch", batch, "mask")
+    get_entry("the loss: batch", batch, "mask")
   return common | parts
 
 
@@ -297,7 +312,7 @@ def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
     return {name.rpartition(".")[2]: _inputs(batch, name) for name in on}
   part, _, name = on.rpartition(".")
   where = f"the loss: batch[{part!r}]" if part else "the loss: batch"
-  return entry(where, batch[part] if part else batch, name)
+  return get_entry(where, batch[part] if part else batch, name)
 
 
 def _part(batch: Any, on: str | tuple[str, ...]) -> Any:

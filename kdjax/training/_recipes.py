@@ -12,8 +12,8 @@ from kdjax.data import mixup
 from kdjax.data import random_crop
 from kdjax.data import random_flip
 from kdjax.data import random_resized_crop
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
 
 
 class Recipe(NamedTuple):

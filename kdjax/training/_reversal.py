@@ -5,8 +5,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.ops._reversal_ramp import reversal_ramp
-from kdjax.ops._validation import check_positive
+from kdjax.ops import check_positive
+from kdjax.ops import reversal_ramp
 
 
 def reversal_schedule(

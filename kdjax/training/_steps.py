@@ -14,14 +14,18 @@ import optax
 from jaxtyping import Array
 
 from kdjax.objectives._gradient_rule import GradientRule
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import total
+from kdjax.ops import UNTOLD
+from kdjax.ops import AxisName
+from kdjax.ops import mean_over_devices
+from kdjax.ops import sum_over_devices
+from kdjax.ops import told_axis
 from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
 from kdjax.training._models import takes_axis_name
 from kdjax.training._optimizers import AccumulationState
 from kdjax.training._optimizers import as_optimizer
+from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
 from kdjax.training._state import TrainState
 
@@ -39,7 +43,7 @@ class Step(Protocol):
     batch: Any,
     key: Array,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName = UNTOLD,
   ) -> tuple[Any, Metrics]: ...
 
 
@@ -63,7 +67,9 @@ def make_train_step(
       mini-steps by their count of examples.
     axis_name: the mapped axis that holds the rest of the batch, under
       `jax.pmap` and `jax.shard_map`; none under `jax.jit`, sharded or not.
-      :func:`parallelize` names it itself.
+      :func:`parallelize` names it itself. A step that is mapped over a named
+      axis without being told raises, unless it is called with
+      `axis_name=None`: each part of the axis is then a student of its own.
     rule: another way to the gradient than that of the loss, such as
       :func:`dot_gradients`.
 
@@ -77,7 +83,8 @@ def make_train_step(
     TypeError: if `loss_fn` takes other arguments, as a step does, or the
       optimizer is not one of Optax.
     ValueError: from `step`, if the loss is no scalar, or takes no `axis_name`
-      although there is one.
+      although there is one, or if the step is mapped over an axis that it was
+      not told.
 
   Examples:
     >>> def loss_fn(params, state, frozen, batch, key):
@@ -99,7 +106,7 @@ def make_train_step(
   check_loss(name, loss_fn)
   transformation = as_optimizer(name, optimizer)
   rule = _PLAIN if rule is None else rule
-  named = axis_name
+  named: AxisName = UNTOLD if axis_name is None else axis_name
 
   def step(
     state: TrainState,
@@ -107,10 +114,11 @@ def make_train_step(
     batch: Any,
     key: Array,
     *,
-    axis_name: str | None = named,
+    axis_name: AxisName = named,
   ) -> tuple[TrainState, Metrics]:
+    axis_name = told_axis("the step", axis_name)
     key = jax.random.fold_in(key, state.step)
-    frozen = _with_average(state, frozen)
+    frozen = with_average(state, frozen)
     options = {}
     if axis_name is not None:
       if not takes_axis_name(loss_fn):
@@ -126,7 +134,7 @@ def make_train_step(
       # Averaging the loss inside and the gradients outside is right under
       # vmap, pmap and shard_map alike. Gradients alone are not: shard_map has
       # already summed those of replicated parameters.
-      return agreed(value, axis_name), aux
+      return mean_over_devices(value, axis_name), aux
 
     if rule.check is not None:
       rule.check(state.optimizer_state)
@@ -136,8 +144,8 @@ def make_train_step(
     (value, (moved, metrics)), gradients, extra, rule_state = rule.apply(
       loss, state.params, batch, rule_key, rule_state, **mapped
     )
-    gradients, extra = agreed((gradients, extra), axis_name)
-    metrics = total(metrics, axis_name)
+    gradients, extra = mean_over_devices((gradients, extra), axis_name)
+    metrics = sum_over_devices(metrics, axis_name)
     if isinstance(state.optimizer_state, AccumulationState):
       counted = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
       extra = {**extra, "count": counted}
@@ -156,6 +164,10 @@ def make_train_step(
     )
     return state, metrics
 
+  if isinstance(loss_fn, LossFn):
+    # What `parallelize` splits: not the domains, which a loss compares.
+    axes = [row.batch_axes for row in loss_fn.passes.values()]
+    vars(step)["batch_axis"] = max(axes, default=1) - 1
   return step
 
 
@@ -182,7 +194,7 @@ def _value_and_gradient(
 _PLAIN = GradientRule(lambda params: (), _value_and_gradient)
 
 
-def _with_average(state: TrainState, frozen: Any) -> Any:
+def with_average(state: TrainState, frozen: Any) -> Any:
   """Puts the average of the student beside the frozen networks."""
   frozen = frozen or {}
   if not isinstance(frozen, Mapping) or not has_average(state):

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from kdjax.finetuning import stochnorm
-from kdjax.ops._validation import check_range
+from kdjax.ops import check_range
 
 M = TypeVar("M", bound=nnx.Module)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_integer
 from kdjax.training._learner import Learner
 
 
@@ -91,6 +91,7 @@ def sweep(
     at_once = chunk_size if chunk_size > 1 else None
     return jax.lax.map(student, rows, batch_size=at_once)
 
+  swept.made_by = "sweep"  # ty: ignore
   return swept
 
 

@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
 from kdjax.training._models import Model
 from kdjax.training._models import Variables
 from kdjax.training._models import check_model

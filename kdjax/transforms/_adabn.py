@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 class NormStatistics(NamedTuple):
@@ -19,7 +19,7 @@ class NormStatistics(NamedTuple):
   Attributes:
     mean: `[channels]`.
     variance: `[channels]`, over n (not n - 1).
-    count: how many values of each channel they summarise.
+    count: how many values of each channel they summarize.
 
   References:
     Li et al., `Revisiting batch normalization for practical domain adaptation
@@ -50,7 +50,7 @@ def adabn_statistics(
   whatever the order and the sizes. Put them in the place of the source's.
 
   The inputs of a layer depend on the statistics of those before it. Either
-  normalise each batch by itself on the way (training mode; what Dassl does,
+  normalize each batch by itself on the way (training mode; what Dassl does,
   with a running mean), or go layer by layer, with the layers before done.
 
   Args:
@@ -60,7 +60,7 @@ def adabn_statistics(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    :class:`NormStatistics`; zeros while nothing counts.
+    `NormStatistics`; zeros while nothing counts.
 
   Raises:
     ValueError: if the channels differ.
@@ -88,7 +88,7 @@ def adabn_statistics(
   keep = jnp.ones(x.shape[:1], bool) if where is None else where
   keep = jnp.broadcast_to(jnp.expand_dims(keep, range(1, x.ndim)), x.shape)
   axes = tuple(range(x.ndim - 1))
-  sums, count = total(
+  sums, count = sum_over_devices(
     (
       jnp.sum(jnp.where(keep, x, 0.0), axes),
       jnp.sum(keep[..., 0], dtype=dtype),
@@ -97,7 +97,7 @@ def adabn_statistics(
   )
   mean = sums / jnp.maximum(count, 1)
   centred = x - jnp.reshape(mean, (1,) * (x.ndim - 1) + (channels,))
-  squares = total(
+  squares = sum_over_devices(
     jnp.sum(jnp.where(keep, jnp.square(centred), 0.0), axes), axis_name
   )
   variance = squares / jnp.maximum(count, 1)
@@ -133,7 +133,7 @@ def adabn_normalize(
 
   Args:
     activations: `[*batch, channels]`.
-    statistics: from :func:`adabn_statistics`.
+    statistics: from `adabn_statistics`.
     scale: gamma, `[channels]`; 1 by default.
     bias: beta, `[channels]`; 0 by default.
     eps: epsilon > 0. May be traced.

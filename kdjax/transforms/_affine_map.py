@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
 from kdjax.ops import safe_norm
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 DOMAINS = ("source", "target")
 
@@ -59,7 +59,7 @@ class AffineMap(NamedTuple):
     return mapped + shift[None]
 
 
-def ridged(
+def add_ridge(
   of_source: Float[Array, "dims dims"],
   of_target: Float[Array, "dims dims"],
   ridge: ArrayLike,

@@ -9,18 +9,18 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from kdjax.ops import SamplePair
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import descending_eigh
+from kdjax.ops import fix_signs
+from kdjax.ops import gaussian_kernel
+from kdjax.ops import gaussian_rate
 from kdjax.ops import safe_norm
-from kdjax.ops._eigh import descending_eigh
-from kdjax.ops._eigh import positive_peaks
-from kdjax.ops._sample_pairs import Pair
-from kdjax.ops._sample_pairs import gaussian_kernel
-from kdjax.ops._sample_pairs import kernel_rate
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 _product = functools.partial(jnp.matmul, precision="highest")
 
@@ -157,14 +157,14 @@ class Problem:
       anchors = self.rows if self.kernel == "rbf" else None
     if self.kernel == "linear":
       coefficients = _product(self.rows.T, coefficients)
-    coefficients = positive_peaks(coefficients)
+    coefficients = fix_signs(coefficients)
     return ComponentMap(
       coefficients, anchors, self.rate, target_labels, self.normalize
     )
 
 
 def make_problem(
-  pair: Pair,
+  pair: SamplePair,
   kernel: str,
   gamma: ArrayLike | None,
   normalize: bool,
@@ -179,7 +179,7 @@ def make_problem(
   rate = None
   features = rows
   if kernel == "rbf":
-    rate = kernel_rate(gamma, rows)
+    rate = gaussian_rate(gamma, rows)
     features = gaussian_kernel(rows, rows, rate)
     features *= mask[:, None] * mask[None]
   elif kernel == "linear":

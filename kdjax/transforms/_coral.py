@@ -4,13 +4,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._eigh import inverse
-from kdjax.ops._eigh import square_root
-from kdjax.ops._moments import moments
-from kdjax.ops._validation import validate
+from kdjax.ops import matrix_square_root
+from kdjax.ops import mean_and_covariance
+from kdjax.ops import positive_definite_inverse
+from kdjax.ops import validate
 from kdjax.transforms._affine_map import AffineMap
+from kdjax.transforms._affine_map import add_ridge
 from kdjax.transforms._affine_map import onto_target
-from kdjax.transforms._affine_map import ridged
 
 
 @validate
@@ -32,7 +32,7 @@ def coral_transform(
   with covariances over n - 1; the target stays as it is.
 
   Args:
-    source: `[source, dims]`, standardised, as the authors do.
+    source: `[source, dims]`, standardized, as the authors do.
     target: `[target, dims]`; the number of rows may differ.
     ridge: lambda > 0. The authors and transferlearning: 1; adapt: 1e-5, an
       almost full whitening.
@@ -58,11 +58,17 @@ def coral_transform(
     Sun et al., `Return of frustratingly easy domain adaptation
     <https://arxiv.org/abs/1511.05547>`_, 2016, algorithm 1.
   """
-  _, mean_source, of_source = moments(source, where_source, axis_name)
-  _, mean_target, of_target = moments(target, where_target, axis_name)
-  of_source, of_target = ridged(of_source, of_target, ridge)
+  _, mean_source, of_source = mean_and_covariance(
+    source, where_source, axis_name
+  )
+  _, mean_target, of_target = mean_and_covariance(
+    target, where_target, axis_name
+  )
+  of_source, of_target = add_ridge(of_source, of_target, ridge)
   matrix = jnp.matmul(
-    inverse(square_root(of_source)), square_root(of_target), precision="highest"
+    positive_definite_inverse(matrix_square_root(of_source)),
+    matrix_square_root(of_target),
+    precision="highest",
   )
   if center:
     return onto_target(mean_source, matrix, mean_target)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 @validate

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._eigh import square_root
-from kdjax.ops._svd import svd
-from kdjax.ops._validation import validate
+from kdjax.ops import matrix_square_root
+from kdjax.ops import svd
+from kdjax.ops import validate
 from kdjax.transforms._affine_map import AffineMap
 from kdjax.transforms._principal_axes import principal_axes
 from kdjax.transforms._principal_axes import principal_components
@@ -36,10 +36,10 @@ def gfk(
     f = \frac{2 \theta - \sin 2 \theta}{4 \theta \sin^2 \theta}, \quad
     g = \frac{\sin \theta - \theta \cos \theta}{2 \theta \sin^2 \theta}
 
-  which needs no generalised singular values and no orthogonal complement.
+  which needs no generalized singular values and no orthogonal complement.
 
   Args:
-    source: `[source, dims]`, standardised, as the authors do.
+    source: `[source, dims]`, standardized, as the authors do.
     target: `[target, dims]`; the number of rows may differ.
     num_components: the dimension of both subspaces, at most dims. The authors
       choose it by a measure of disagreement, at most dims / 2 (no need here);
@@ -50,7 +50,7 @@ def gfk(
 
   Returns:
     The map, the same for both domains; its symmetric matrix M has M M = G.
-    Rows are not centred, as published. Differentiable in both samples while
+    Rows are not centered, as published. Differentiable in both samples while
     the kept axes differ in variance from the dropped ones and no angle is
     0, where the limit of the derivative is left out.
 
@@ -80,7 +80,7 @@ def gfk(
   own, cross = _flow(cosines)
   mixed = product(a * cross[None], b.T)
   kernel = product(a * own[None], a.T) + product(b * own[None], b.T)
-  matrix = square_root(kernel + mixed + mixed.T)
+  matrix = matrix_square_root(kernel + mixed + mixed.T)
   nothing = jnp.zeros_like(mean_source)
   return AffineMap(nothing, matrix, nothing, nothing, matrix, nothing)
 

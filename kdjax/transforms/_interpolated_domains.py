@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._sinkhorn import epsilon_of
-from kdjax.ops._sinkhorn import log_plan
-from kdjax.ops._sinkhorn import log_shares
-from kdjax.ops._sinkhorn import mean_cost
-from kdjax.ops._sinkhorn import pair_costs
-from kdjax.ops._sinkhorn import potentials
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import absolute_epsilon
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import log_transport_plan
+from kdjax.ops import log_uniform_weights
+from kdjax.ops import masked_rows
+from kdjax.ops import mean_transport_cost
+from kdjax.ops import sinkhorn_potentials
+from kdjax.ops import transport_costs
+from kdjax.ops import validate
 
 
 class InterpolatedDomains(NamedTuple):
@@ -61,7 +61,7 @@ def interpolate_domains(
       heaviest entries of } P \bigr\}, \qquad t_k = k / K
 
   for the plan P of entropic optimal transport from the source's points x to
-  the target's points y, all equally heavy. :func:`gradual_self_training`
+  the target's points y, all equally heavy. `gradual_self_training`
   follows the domains in their order. Embeddings interpolate better than
   pixels: the authors take those of the source model.
 
@@ -71,7 +71,7 @@ def interpolate_domains(
     steps: K, how many domains; the last one lies at the target.
     pairs: how many entries of the plan are kept (rows of both domains
       together, as in skada).
-    epsilon: as in :func:`sinkhorn_divergence`. May be traced.
+    epsilon: as in `sinkhorn_divergence`. May be traced.
     scale: likewise.
     cost: likewise.
     iterations: likewise.
@@ -119,12 +119,12 @@ def interpolate_domains(
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = masked_rows(source.astype(dtype), where_source)
   target, mask_target = masked_rows(target.astype(dtype), where_target)
-  log_s, log_t = map(log_shares, (mask_source, mask_target))
-  costs = pair_costs(*jax.lax.stop_gradient((source, target)), cost)
-  mean = mean_cost(costs, log_s, log_t)
-  epsilon = epsilon_of(epsilon, scale, mean)
-  duals = potentials(costs, log_s, log_t, epsilon, iterations)
-  plan = jnp.exp(log_plan(costs, log_s, log_t, duals, epsilon))
+  log_s, log_t = map(log_uniform_weights, (mask_source, mask_target))
+  costs = transport_costs(*jax.lax.stop_gradient((source, target)), cost)
+  mean = mean_transport_cost(costs, log_s, log_t)
+  epsilon = absolute_epsilon(epsilon, scale, mean)
+  duals = sinkhorn_potentials(costs, log_s, log_t, epsilon, iterations)
+  plan = jnp.exp(log_transport_plan(costs, log_s, log_t, duals, epsilon))
   mass, entry = jax.lax.top_k(plan.ravel(), pairs)
   start, end = jnp.divmod(entry, target.shape[0])
   # Where a mask is empty, the plan is that of all rows.

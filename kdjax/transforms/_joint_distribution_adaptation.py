@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_sample_pair
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
 from kdjax.ops import gather_batch
+from kdjax.ops import local_rows
 from kdjax.ops import pairwise_squared_distances
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._sample_pairs import as_pair
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 from kdjax.transforms._component_map import ComponentMap
 from kdjax.transforms._component_map import Problem
 from kdjax.transforms._component_map import make_problem
@@ -46,23 +46,23 @@ def joint_distribution_adaptation(
     M \propto C\, e e^\top + \sum_c e_c e_c^\top, \qquad
     (e_c)_i = 1 / n_s^c \text{ or } -1 / n_t^c \text{ in class } c
 
-  in the problem of :func:`tca`. The target's classes are those of the nearest
+  in the problem of `tca`. The target's classes are those of the nearest
   source row among the components of the iteration before; the first has none
-  and is TCA. Not the objective :func:`jda_loss`, nor JAN.
+  and is TCA. Not the objective `jda_loss`, nor JAN.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
     source_labels: `[source]`, integers in [0, num_classes).
     num_classes: C; static.
-    num_components: see :func:`tca`. The authors: 100; transferlearning: 30.
+    num_components: see `tca`. The authors: 100; transferlearning: 30.
     ridge: lambda > 0. The authors: 1 for faces and digits, 0.1 for objects.
     num_iterations: T. The authors: 10.
-    kernel: "primal", "linear" or "rbf", see :func:`tca`.
+    kernel: "primal", "linear" or "rbf", see `tca`.
     gamma: of "rbf"; None is 1 / dims. transferlearning: 1.
     normalize: rows scaled to length 1 before and after, and M divided by its
       Frobenius norm, as the authors and transferlearning do.
-    scaling: "paper", A' K H K A = I, or "unit", see :func:`tca`.
+    scaling: "paper", A' K H K A = I, or "unit", see `tca`.
     where_source: which source rows count.
     where_target: which target rows count.
     axis_name: the mapped axis that holds the rest of both samples; rows are
@@ -98,7 +98,7 @@ def joint_distribution_adaptation(
   check_integer("num_classes", num_classes, 1)
   check_integer("num_iterations", num_iterations, 1)
   check_labels(source_labels, num_classes)
-  pair = as_pair(source, target, where_source, where_target, axis_name)
+  pair = as_sample_pair(source, target, where_source, where_target, axis_name)
   labels = gather_batch(source_labels, axis_name)
   problem = make_problem(
     pair, kernel, gamma, normalize, scaling, num_components
@@ -141,5 +141,5 @@ def joint_distribution_adaptation(
   coefficients = solve(pseudo, float(num_iterations > 1), problem)
   pseudo = predict(jax.lax.stop_gradient(coefficients), fixed)
   return problem.as_map(
-    coefficients, own_rows(pseudo, target.shape[0], axis_name)
+    coefficients, local_rows(pseudo, target.shape[0], axis_name)
   )

@@ -2,9 +2,9 @@
 
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._eigh import descending_eigh
-from kdjax.ops._moments import moments
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_integer
+from kdjax.ops import descending_eigh
+from kdjax.ops import mean_and_covariance
 
 
 def principal_components(
@@ -29,5 +29,5 @@ def principal_axes(
   count: int,
 ) -> tuple[Float[Array, " dims"], Float[Array, "dims count"]]:
   """Returns the mean and the leading principal axes."""
-  _, mean, covariance = moments(rows, where, axis_name)
+  _, mean, covariance = mean_and_covariance(rows, where, axis_name)
   return mean, descending_eigh(covariance)[1][:, :count]

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 from kdjax.transforms._affine_map import AffineMap
 from kdjax.transforms._principal_axes import principal_axes
 from kdjax.transforms._principal_axes import principal_components
@@ -27,11 +27,11 @@ def subspace_alignment(
   with the leading principal axes P, in columns, of each domain.
 
   Args:
-    source: `[source, dims]`, standardised per domain, as the authors do.
+    source: `[source, dims]`, standardized per domain, as the authors do.
     target: `[target, dims]`; the number of rows may differ.
     num_components: the number of axes, at most dims; None is the least of
       dims and the numbers of rows. With all dims the map does nothing but
-      turn and centre. The authors choose it by a bound on the stability of
+      turn and center. The authors choose it by a bound on the stability of
       the axes, 10 to 80.
     where_source: which source rows count.
     where_target: which target rows count.

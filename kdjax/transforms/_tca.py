@@ -3,8 +3,8 @@
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._sample_pairs import as_pair
-from kdjax.ops._validation import validate
+from kdjax.ops import as_sample_pair
+from kdjax.ops import validate
 from kdjax.transforms._component_map import ComponentMap
 from kdjax.transforms._component_map import make_problem
 
@@ -33,7 +33,7 @@ def tca(
 
   whose columns are leading eigenvectors of (K M K + mu I)^{-1} K H K: found
   from the Cholesky factor of the first matrix and the symmetric eigenproblem
-  that it leaves. K holds kernels between all rows, H centres.
+  that it leaves. K holds kernels between all rows, H centers.
 
   Args:
     source: `[source, dims]`.
@@ -80,7 +80,7 @@ def tca(
     Pan et al., `Domain adaptation via transfer component analysis
     <https://doi.org/10.1109/TNN.2010.2091281>`_, 2011.
   """
-  pair = as_pair(source, target, where_source, where_target, axis_name)
+  pair = as_sample_pair(source, target, where_source, where_target, axis_name)
   problem = make_problem(
     pair, kernel, gamma, normalize, scaling, num_components
   )

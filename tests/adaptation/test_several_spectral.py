@@ -10,7 +10,7 @@ import pytest
 from kdjax.adaptation import bnm_loss
 from kdjax.adaptation import bsp_loss
 from kdjax.adaptation import rsd_loss
-from kdjax.ops._svd import svd
+from kdjax.ops import svd
 from tests.laws import computed_in_float32
 from tests.laws import slopes_agree
 

@@ -125,3 +125,16 @@ def test_sizes_are_integers():
     inspect.unwrap(batches)(source, 2.0)
   with pytest.raises(ValueError, match=r"shard_count is 0; expected an integ"):
     batches(source, 2, shard_count=0)
+
+
+@pytest.mark.parametrize(
+  "source",
+  [
+    (np.zeros((8, 2, 2, 1)), np.arange(8)),
+    [np.zeros((2, 2, 1))] * 8,
+    {"image": np.zeros((8, 2, 2, 1))},
+  ],
+)
+def test_what_is_no_source_fails_at_once(source):
+  with pytest.raises(TypeError, match=r"expected a (Source|mapping)"):
+    batches(source, 4)

@@ -11,8 +11,8 @@ from flax import nnx
 from jax import lax
 from jax.test_util import check_grads
 
-from kdjax.nets import _layers
-from kdjax.nets._convolution import convolve
+from kdjax.nets import convolve
+from kdjax.nets import layers
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Height, width, kernel, stride, padding.
@@ -80,7 +80,7 @@ def test_vmap_of_a_gradient_equals_a_loop():
 
 
 def test_layers_take_it_and_loops_keep_the_axes():
-  layer = _layers.convolution(2, 3, 3, stride=2, rngs=nnx.Rngs(0))
+  layer = layers.convolution(2, 3, 3, stride=2, rngs=nnx.Rngs(0))
   graph, kernel = nnx.split(layer)
   x = np.float32(draw(4, 6, 6, 2))
 
@@ -99,7 +99,7 @@ def test_layers_take_it_and_loops_keep_the_axes():
 
 
 def test_groups_are_left_to_jax():
-  layer = _layers.convolution(4, 4, 3, groups=4, rngs=nnx.Rngs(0))
+  layer = layers.convolution(4, 4, 3, groups=4, rngs=nnx.Rngs(0))
   x = np.float32(draw(2, 5, 5, 4))
   kernel = layer.kernel[...]
   pads = [(1, 1), (1, 1)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kdjax.nets._pooling import max_pool
+from kdjax.nets import max_pool
 
 # Height, width, window, strides, padding.
 CASES = [

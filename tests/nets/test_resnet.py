@@ -11,7 +11,7 @@ from flax import nnx
 from kdjax import nets
 from kdjax.nets import ResNet
 from kdjax.nets import WideResNet
-from kdjax.nets._layers import batch_norm
+from kdjax.nets.layers import batch_norm
 
 # RepDistiller's models (commit b84f547) in PyTorch, float64, num_classes=3,
 # filled and fed by `_noise` as below: logits of two images, then the mean of

@@ -93,7 +93,7 @@ def test_vit_of_two_tokens():
   logits = [[2.667077, -0.257214, 1.70952], [2.239852, 0.182918, 1.63704]]
   np.testing.assert_allclose(outputs.logits[:, :3], logits, atol=1e-5)
   _head_fits(outputs)
-  heads = [outputs.views["class"], outputs.views["distillation"]]
+  heads = [outputs.heads["class"], outputs.heads["distillation"]]
   for i, head in enumerate(heads):
     _head_fits(head)
     token = _run(model.norm, outputs.features["f1"][:, i])

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdjax.ops import jensen_shannon
 from kdjax.ops import kl_divergence
-from kdjax.ops._divergences import jensen_shannon
-from kdjax.ops._divergences import skew_divergence
-from kdjax.ops._divergences import total_variation
+from kdjax.ops import skew_divergence
+from kdjax.ops import total_variation
 from tests import laws
 from tests import oracles
 

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.ops._linear_probe import best_threshold
-from kdjax.ops._linear_probe import probe_scores
-from kdjax.ops._linear_probe import standardize
+from kdjax.ops import best_threshold
+from kdjax.ops import linear_probe_scores
+from kdjax.ops import standardize_domains
 
 
 def error_sum(scores, is_source, threshold, source_above):
@@ -24,8 +24,8 @@ def brute_force(scores, is_source):
   )
 
 
-SCORES = jax.jit(probe_scores)
-STANDARDIZE = jax.jit(standardize)
+SCORES = jax.jit(linear_probe_scores)
+STANDARDIZE = jax.jit(standardize_domains)
 SEARCH = jax.jit(jax.vmap(best_threshold))
 
 

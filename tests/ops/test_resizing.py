@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._resizing import nearest_resize
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import nearest_resize
 
 POOL, RESIZE = (
   jax.jit(function, static_argnums=1)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float, Integer
 
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import entry
-from kdjax.ops._validation import validate
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import get_entry
+from kdjax.ops import validate
 
 
 @validate
@@ -71,12 +71,12 @@ def test_static_numbers_that_are_not_positive(value):
 
 
 def test_shares_and_shapes():
-  assert as_share("a", 0.5, jnp.float32, shape=(3,)).shape == ()
-  assert as_share("a", np.ones(3), jnp.float32, shape=(3,)).shape == (3,)
+  assert as_fraction("a", 0.5, jnp.float32, shape=(3,)).shape == ()
+  assert as_fraction("a", np.ones(3), jnp.float32, shape=(3,)).shape == (3,)
   with pytest.raises(ValueError, match=r"a has shape \(2,\); expected a scal"):
-    as_share("a", np.ones(2), jnp.float32, shape=(3,))
+    as_fraction("a", np.ones(2), jnp.float32, shape=(3,))
   with pytest.raises(ValueError, match=r"a is 1.5; expected .* in \[0.0, 1.0"):
-    as_share("a", 1.5, jnp.float32)
+    as_fraction("a", 1.5, jnp.float32)
 
 
 def test_integers():
@@ -131,7 +131,7 @@ def test_a_method_is_named_with_its_class():
 )
 def test_an_entry_that_is_not_there(values, error, words):
   with pytest.raises(error, match=words):
-    entry("batch", values, "label")
+    get_entry("batch", values, "label")
 
 
 def test_a_numpy_number_out_of_range_is_refused():
@@ -157,4 +157,4 @@ def test_an_entry_read_when_asked_for_keeps_its_own_error():
       return key == "image"
 
   with pytest.raises(KeyError, match="disk"):
-    entry("batch", Lazy(), "image")
+    get_entry("batch", Lazy(), "image")

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation.predictions._entropy import entropy_weight
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -36,14 +36,14 @@ def cdan_map(
     features: f, `[batch, dims]`.
     probabilities: g, `[batch, classes]`, the classifier's.
     matrices: R_f `[dims, d]` and R_g `[classes, d]` of
-      :func:`cdan_matrices`, for the randomised map. They get no gradient.
+      `cdan_matrices`, for the randomized map. They get no gradient.
     stop_probability_gradient: False lets gradients reach the probabilities;
       all published codes stop them.
 
   Returns:
     `[batch, classes * dims]`, class by class, or `[batch, d]`. Reverse its
     gradient, apply the discriminator, and give its logits to
-    :func:`dann_loss`.
+    `dann_loss`.
 
   Raises:
     ValueError: if shapes disagree.
@@ -90,18 +90,18 @@ def cdan_matrices(
 ) -> tuple[Float[Array, "dims mapped"], Float[Array, "classes mapped"]]:
   r"""CDAN's random matrices: standard normal, drawn once, never trained.
 
-  They belong to the checkpoint, as the discriminator has learnt to read what
+  They belong to the checkpoint, as the discriminator has learned to read what
   they map (TLlib and the authors lose them).
 
   Args:
     key: a PRNG key.
     dims: the width of the features.
     classes: how many classes.
-    mapped: d, the width of the randomised map.
+    mapped: d, the width of the randomized map.
     dtype: of the matrices.
 
   Returns:
-    R_f `[dims, mapped]` and R_g `[classes, mapped]` for :func:`cdan_map`.
+    R_f `[dims, mapped]` and R_g `[classes, mapped]` for `cdan_map`.
 
   Raises:
     ValueError: if a size is not positive.
@@ -154,7 +154,7 @@ def cdan_weights(
 
   Returns:
     `[source]` and `[target]`, the `source_weights` and `target_weights` of
-    :func:`dann_loss`, with `scaling="pooled"` for TLlib's loss of equally
+    `dann_loss`, with `scaling="pooled"` for TLlib's loss of equally
     large domains and "mean" for the authors'.
 
   Raises:
@@ -182,7 +182,7 @@ def cdan_weights(
   ):
     rows, mask = masked_rows(probabilities, where)
     weights.append(mask * entropy_weight(rows))
-    moments = total((jnp.sum(weights[-1]), jnp.sum(mask)), axis_name)
+    moments = sum_over_devices((jnp.sum(weights[-1]), jnp.sum(mask)), axis_name)
     sums.append(moments[0])
     counts.append(moments[1])
   if normalize == "joint":

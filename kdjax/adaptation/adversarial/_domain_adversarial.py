@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -45,7 +45,7 @@ def dann_loss(
   computed from the step. (TLlib's and DeepDA's slower ramps reach .46.) At a
   discriminator that cannot tell, the loss is 2 log 2.
 
-  CDAN is this loss of the discriminator's logits for :func:`cdan_map`.
+  CDAN is this loss of the discriminator's logits for `cdan_map`.
 
   Args:
     source_domain_logits: `[source]` or `[source, 1]`, one logit an example.
@@ -54,7 +54,7 @@ def dann_loss(
       the mean over domains (TLlib, DeepDA); "pooled" is the mean over the
       examples of both together (CDAN in TLlib), the same for equally many.
     source_weights: `[source]`, one weight an example: those of
-      :func:`cdan_weights`, or of instances (PADA, IWAN). They get no gradient
+      `cdan_weights`, or of instances (PADA, IWAN). They get no gradient
       and multiply the terms of a mean that divides by the number of examples,
       not by their sum, so weights of mean 1 change no scale.
     target_weights: `[target]`.
@@ -90,7 +90,7 @@ def dann_loss(
     if weights is not None:
       weights, _ = masked_rows(jax.lax.stop_gradient(weights), where)
       losses = losses * weights
-    return total((jnp.sum(losses), jnp.sum(mask)), axis_name)
+    return sum_over_devices((jnp.sum(losses), jnp.sum(mask)), axis_name)
 
   source, n_source = sums(source_domain_logits, source_weights, where_source)
   target, n_target = sums(-target_domain_logits, target_weights, where_target)
@@ -110,7 +110,7 @@ def adda_loss(
 
   The target passes for source: inverted labels instead of a reversed gradient,
   which stays strong where the discriminator is sure. The encoder, a copy of
-  the source's, minimises this; the discriminator minimises :func:`dann_loss`
+  the source's, minimizes this; the discriminator minimizes `dann_loss`
   in turn, on features without gradient.
 
   Args:

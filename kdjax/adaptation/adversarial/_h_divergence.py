@@ -7,17 +7,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import best_threshold
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import linear_probe_scores
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import total
-from kdjax.ops._linear_probe import best_threshold
-from kdjax.ops._linear_probe import probe_scores
-from kdjax.ops._linear_probe import standardize
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import standardize_domains
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 def h_divergence_from_errors(
@@ -81,7 +81,7 @@ def soft_h_divergence(
 
   The sigmoid stands for the 0-1 error of a discriminator whose positive logits
   say "source". The value is a lower bound that the discriminator raises and
-  the features lower. To minimise it over the features with one optimizer while
+  the features lower. To minimize it over the features with one optimizer while
   the value keeps its sign, reverse the gradient of the discriminator's
   parameters::
 
@@ -95,10 +95,10 @@ def soft_h_divergence(
   It is not clipped (a clip would leave a bad discriminator without gradient),
   so early in training it may be negative. A discriminator that separates the
   domains saturates the sigmoids and no gradient is left for the features:
-  train with :func:`dann_loss` there and use this for the value, or keep the
+  train with `dann_loss` there and use this for the value, or keep the
   discriminator weak. It measures the mini-batch it gets, on which a
   discriminator with more dimensions than rows is always right; report
-  :func:`h_divergence` of held-out data.
+  `h_divergence` of held-out data.
 
   Args:
     domain_logits_source: `[source]` or `[source, 1]`, the discriminator's
@@ -133,7 +133,7 @@ def soft_h_divergence(
     means.append(
       masked_mean(jax.nn.sigmoid(logits), where, axis_name=axis_name)
     )
-    counts.append(total(jnp.sum(mask), axis_name))
+    counts.append(sum_over_devices(jnp.sum(mask), axis_name))
   # sigma(-z) = 1 - sigma(z), and the ones cancel.
   value = 2.0 * (means[0] - means[1])
   return jnp.where((counts[0] > 0) & (counts[1] > 0), value, 0.0)
@@ -188,7 +188,7 @@ def h_divergence(
 
   solved to convergence, gives the direction; an exact search over all
   thresholds and both polarities of the training rows gives the half-space; the
-  held-out rows give the errors. Features are standardised beforehand (each
+  held-out rows give the errors. Features are standardized beforehand (each
   domain counting half; this sets only the metric of the ridge). A
   one-dimensional feature needs no probe and the search alone decides.
 
@@ -288,9 +288,9 @@ def _errors(
   if rows.shape[1] == 1:
     scores = jnp.broadcast_to(rows[:, 0], (ridges.size, *held_out.shape))
   else:
-    features = standardize(rows, is_source)
+    features = standardize_domains(rows, is_source)
     scores = jax.vmap(
-      lambda ridge: probe_scores(features, is_source, training, ridge)
+      lambda ridge: linear_probe_scores(features, is_source, training, ridge)
     )(ridges)
 
   def mistakes(

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -33,18 +33,18 @@ def jda_loss(
   Only source examples have labels, so the sum has n_S terms and 1/(n_S + n_T)
   is not their mean: it scales the task by n_S / (n_S + n_T). At n_S = n_T the
   task halves, and a lambda counts twice what it does in the codes that
-  minimise "mean cross-entropy + lambda * transfer" (TLlib, DeepDA, Dassl);
-  halve theirs to get the same minimiser. `normalize="labelled"` divides by
+  minimize "mean cross-entropy + lambda * transfer" (TLlib, DeepDA, Dassl);
+  halve theirs to get the same minimizer. `normalize="labelled"` divides by
   n_S and takes their lambda as it is.
 
   Not to be confused with Joint Distribution Adaptation (Long et al., 2013), a
   closed-form transform that shares the initials.
 
   Args:
-    task_losses: `[source]`, one loss a labelled example of this device.
+    task_losses: `[source]`, one loss a labeled example of this device.
     divergence: the divergence of the whole batch, a scalar: the same on
       every device and never summed over them. To train, one with a gradient,
-      such as :func:`soft_h_divergence`; :func:`h_divergence` has none.
+      such as `soft_h_divergence`; `h_divergence` has none.
     num_target: n_T, the number of target examples of the global batch.
     num_source: n_S of the global batch; by default it is counted, over
       `where` and `axis_name`.
@@ -69,14 +69,16 @@ def jda_loss(
 
   References:
     Ben-David et al., `Analysis of representations for domain adaptation
-    <https://papers.nips.cc/paper/2983>`_, 2006, whose bound it minimises.
+    <https://papers.nips.cc/paper/2983>`_, 2006, whose bound it minimizes.
   """
   check_choice("normalize", normalize, ("all", "labelled"))
   check_positive("num_target", num_target)
   if num_source is not None:
     check_positive("num_source", num_source)
   task_losses, mask = masked_rows(task_losses, where)
-  task, count = total((jnp.sum(task_losses), jnp.sum(mask)), axis_name)
+  task, count = sum_over_devices(
+    (jnp.sum(task_losses), jnp.sum(mask)), axis_name
+  )
   if num_source is not None:
     count = jnp.asarray(num_source, task.dtype)
   if normalize == "all":

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops._distances import absolute
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import compute_dtype
+from kdjax.ops import safe_abs
+from kdjax.ops import validate
 
 
 @validate
@@ -17,9 +17,9 @@ def classifier_discrepancy(
 
   .. math:: d = \operatorname*{mean}_c |p^A_c - p^B_c|
 
-  Each step of the method has three updates: (A) everything minimises the
-  cross-entropy of both classifiers on the source; (B) the classifiers minimise
-  it minus this discrepancy on the target; (C) the features minimise the
+  Each step of the method has three updates: (A) everything minimizes the
+  cross-entropy of both classifiers on the source; (B) the classifiers minimize
+  it minus this discrepancy on the target; (C) the features minimize the
   discrepancy, several times (4).
 
   Args:
@@ -30,7 +30,7 @@ def classifier_discrepancy(
     One value an example: the mean, not the sum, over classes, so the weight
     of the mean over the batch grows with their number. Published: 1 for digits
     and VisDA, 10 for Office-31, 30 for Office-Home, 120 for DomainNet (TLlib).
-    With it comes :func:`class_balance_loss` in steps A and B.
+    With it comes `class_balance_loss` in steps A and B.
 
   Raises:
     ValueError: if the shapes differ.
@@ -48,4 +48,4 @@ def classifier_discrepancy(
     compute_dtype(probabilities_a), compute_dtype(probabilities_b)
   )
   gap = probabilities_a.astype(dtype) - probabilities_b.astype(dtype)
-  return jnp.mean(absolute(gap), -1)
+  return jnp.mean(safe_abs(gap), -1)

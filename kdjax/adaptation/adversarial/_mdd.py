@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import cross_entropy
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._distances import absolute
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import safe_abs
+from kdjax.ops import validate
 
 
 @validate
@@ -27,7 +27,7 @@ def mdd_loss(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Margin disparity discrepancy (MDD), as the adversarial head minimises it.
+  r"""Margin disparity discrepancy (MDD), as the adversarial head minimizes it.
 
   .. math::
     \ell = -\gamma \operatorname*{mean}_{i \in S}
@@ -106,7 +106,7 @@ def mdd_regression_loss(
       - \operatorname*{mean}_{T} |y' - y|
 
   with y' the adversarial head's predictions: agree on the source, disagree on
-  the target. See :func:`mdd_loss`.
+  the target. See `mdd_loss`.
 
   Args:
     source_predictions: `[source, outputs]`, the main head's; no gradient.
@@ -141,7 +141,7 @@ def mdd_regression_loss(
   ) -> Array:
     main, _ = masked_rows(main, where)
     adversarial, _ = masked_rows(adversarial, where)
-    distance = absolute(adversarial - jax.lax.stop_gradient(main))
+    distance = safe_abs(adversarial - jax.lax.stop_gradient(main))
     return masked_mean(distance, where, axis_name=axis_name)
 
   source = gap(source_predictions, source_adversarial_predictions, where_source)

@@ -5,12 +5,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.adaptation.adversarial._mdd import log_of_others
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -27,8 +27,8 @@ def osbp_loss(
            - (1 - t) \log (1 - p_{K + 1} + \epsilon)
 
   with p the softmax over K known classes and, last, the unknown one. The
-  classifier minimises it, and so holds each target example at the boundary
-  p = t; the features, behind `ops.reverse_gradient` of scale 1, maximise it,
+  classifier minimizes it, and so holds each target example at the boundary
+  p = t; the features, behind `ops.reverse_gradient` of scale 1, maximize it,
   and so push each example to either side. On the source, the classifier
   learns from the cross-entropy alone, without a label K + 1.
 
@@ -60,7 +60,7 @@ def osbp_loss(
   """
   check_range("eps", eps, 0.0, float("inf"))
   dtype = compute_dtype(target_logits)
-  share = as_share("unknown_share", unknown_share, dtype)
+  share = as_fraction("unknown_share", unknown_share, dtype)
   floor = jnp.log(as_number("eps", eps, dtype))
   unknown = log_softened_softmax(target_logits)[..., -1]
   last = jnp.full(unknown.shape, target_logits.shape[-1] - 1)

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import agreed
-from kdjax.ops._masked_rows import whole_rows
-from kdjax.ops._svd import svd
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import check_integer
+from kdjax.ops import gathered_rows
+from kdjax.ops import mean_over_devices
+from kdjax.ops import svd
+from kdjax.ops import validate
 
 
 @validate
@@ -25,12 +25,12 @@ def bsp_loss(
   .. math::
     \ell = \sum_{i=1}^{k} \sigma_i(F_S)^2 + \sum_{i=1}^{k} \sigma_i(F_T)^2
 
-  with the singular values in descending order. Adversarial alignment favours
+  with the singular values in descending order. Adversarial alignment favors
   the directions of the largest ones, which transfer but do not discriminate;
-  the penalty goes beside :func:`dann_loss` or CDAN.
+  the penalty goes beside `dann_loss` or CDAN.
 
   Args:
-    source: `[source, dims]`, the features F_S, not centred.
+    source: `[source, dims]`, the features F_S, not centered.
     target: `[target, dims]`; the number of rows may differ.
     components: k, how many singular values; a static integer.
     where_source: which source rows count.
@@ -61,8 +61,8 @@ def bsp_loss(
   def penalty(
     rows: Float[Array, "batch dims"], where: Bool[Array, " batch"] | None
   ) -> Float[Array, ""]:
-    rows, _ = whole_rows(rows, where, axis_name)
+    rows, _ = gathered_rows(rows, where, axis_name)
     return jnp.sum(jnp.square(svd(rows)[1][:components]))
 
   value = penalty(source, where_source) + penalty(target, where_target)
-  return agreed(value, axis_name)
+  return mean_over_devices(value, axis_name)

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._moments import moments
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import mean_and_covariance
+from kdjax.ops import validate
 
 
 @validate
@@ -61,10 +61,10 @@ def coral_loss(
     Sun and Saenko, `Deep CORAL <https://arxiv.org/abs/1607.01719>`_, 2016.
   """
   check_choice("scaling", scaling, ("paper", "mean"))
-  n_source, mean_source, covariance_source = moments(
+  n_source, mean_source, covariance_source = mean_and_covariance(
     source, where_source, axis_name
   )
-  n_target, mean_target, covariance_target = moments(
+  n_target, mean_target, covariance_target = mean_and_covariance(
     target, where_target, axis_name
   )
   value = jnp.mean(jnp.square(covariance_source - covariance_target))

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
 from kdjax.ops import masked_mean
+from kdjax.ops import masked_rows
 from kdjax.ops import safe_norm
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -93,5 +93,5 @@ def hafn_loss(
   rows, mask = masked_rows(features, where)
   mean = masked_mean(safe_norm(rows), where, axis_name=axis_name)
   gap = mean - as_number("radius", radius, mean.dtype)
-  count = total(jnp.sum(mask), axis_name)
+  count = sum_over_devices(jnp.sum(mask), axis_name)
   return jnp.where(count > 0, jnp.square(gap), 0.0)

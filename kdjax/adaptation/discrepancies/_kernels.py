@@ -9,16 +9,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
 from kdjax.ops import gather_batch
+from kdjax.ops import in_chunks
+from kdjax.ops import mean_over_devices
 from kdjax.ops import pairwise_squared_distances
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import total
-from kdjax.ops._distances import safe_sqrt
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
+from kdjax.ops import safe_sqrt
+from kdjax.ops import sum_over_devices
 
 KERNELS = ("gaussian", "laplacian", "linear", "polynomial")
 RULES = ("mean", "distinct_mean", "median")
@@ -95,7 +95,7 @@ def make_kernel(
   degree: int = 2,
   chunk_size: int | None = None,
 ) -> Kernel:
-  """Returns the kernel that the keywords of :func:`mmd` describe."""
+  """Returns the kernel that the keywords of `mmd` describe."""
   check_choice("kernel", kernel, KERNELS)
   check_choice("bandwidth_rule", bandwidth_rule, RULES)
   check_integer("degree", degree, 1)
@@ -167,13 +167,13 @@ def _scale(
     return jnp.where(value > 0, value, 1.0)
   rows = jnp.concatenate([source.rows, target.rows])
   mask = jnp.concatenate([source.mask, target.mask])
-  count = jnp.maximum(total(jnp.sum(mask), axis_name), 1)
+  count = jnp.maximum(sum_over_devices(jnp.sum(mask), axis_name), 1)
   if kernel == "gaussian":
     # Over all ordered pairs, the mean squared distance is twice the mean
-    # squared distance to the centre: no matrix is needed.
-    center = total(mask @ rows, axis_name) / count
+    # squared distance to the center: no matrix is needed.
+    center = sum_over_devices(mask @ rows, axis_name) / count
     squares = jnp.sum(jnp.square(rows - center[None]), 1)
-    value = 2 * total(mask @ squares, axis_name) / count
+    value = 2 * sum_over_devices(mask @ squares, axis_name) / count
   else:
     others, of_others = (gather_batch(x, axis_name) for x in (rows, mask))
 
@@ -181,7 +181,7 @@ def _scale(
       return safe_sqrt(pairwise_squared_distances(rows, others)) @ of_others
 
     sums = in_chunks(length_sums, rows, chunk_size)
-    value = total(mask @ sums, axis_name) / jnp.square(count)
+    value = sum_over_devices(mask @ sums, axis_name) / jnp.square(count)
   if rule == "distinct_mean":
     value = value * count / jnp.maximum(count - 1, 1)
   return jnp.where(value > 0, value, 1.0)
@@ -196,5 +196,5 @@ def _median(sample: Sample, axis_name: str | None) -> Float[Array, ""]:
   middle = (jnp.sum(counted, dtype=jnp.int32) - 1) // 2
   value = ordered[jnp.maximum(middle, 0)]
   # Equal on every device already, which the mean tells `jax.shard_map`.
-  value = agreed(value, axis_name)
+  value = mean_over_devices(value, axis_name)
   return jnp.where(jnp.any(counted), value, 1.0)

@@ -9,12 +9,12 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.adaptation.discrepancies._kernels import Sample
 from kdjax.adaptation.discrepancies._kernels import make_kernel
+from kdjax.ops import check_labels
 from kdjax.ops import gather_batch
-from kdjax.ops._collectives import total
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._validation import validate
+from kdjax.ops import in_chunks
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -45,23 +45,23 @@ def lmmd(
     \omega^T_{jc} = \frac{p_{jc}}{\sum_j p_{jc}}
 
   in the kernel's feature space, over the classes C that some source example
-  is labelled with and some target example is predicted as.
+  is labeled with and some target example is predicted as.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
     source_labels: `[source]`.
     target_probabilities: `[target, classes]`, the classifier's; no gradient.
-    kernel: as in :func:`mmd`.
-    bandwidth_factors: as in :func:`mmd`.
-    bandwidths: as in :func:`mmd`.
-    gammas: as in :func:`mmd`.
-    bandwidth_rule: as in :func:`mmd`; the default is the authors', with the
+    kernel: as in `mmd`.
+    bandwidth_factors: as in `mmd`.
+    bandwidths: as in `mmd`.
+    gammas: as in `mmd`.
+    bandwidth_rule: as in `mmd`; the default is the authors', with the
       default factors.
-    kernel_weights: as in :func:`mmd`.
+    kernel_weights: as in `mmd`.
     where_source: which source rows count.
     where_target: which target rows count.
-    chunk_size: as in :func:`mmd`.
+    chunk_size: as in `mmd`.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
       gathered, so pairs across devices count.
 
@@ -71,7 +71,7 @@ def lmmd(
     from 0 by 2 / (1 + exp(-progress)) - 1 and is not part of this value.
 
   Raises:
-    ValueError: if shapes disagree, or as in :func:`mmd`.
+    ValueError: if shapes disagree, or as in `mmd`.
     TypeError: if the labels are no integers.
 
   Differs from the published code, which needs equally many rows in both
@@ -116,7 +116,7 @@ def lmmd(
   )
   labelled = one_hot(source_labels, of_source.mask)
   predicted = one_hot(jnp.argmax(probabilities, 1), of_target.mask)
-  source_mass, target_mass, predictions = total(
+  source_mass, target_mass, predictions = sum_over_devices(
     tuple(jnp.sum(x, 0) for x in (labelled, probabilities, predicted)),
     axis_name,
   )
@@ -142,7 +142,7 @@ def lmmd(
       return jnp.sum(pairs * chosen.between(rows, b), 1)
 
     sums = in_chunks(row_sums, (a, weights_a), chunk_size)
-    return total(jnp.sum(sums), axis_name)
+    return sum_over_devices(jnp.sum(sums), axis_name)
 
   s = of_source.rows, weights(labelled, source_mass)
   t = of_target.rows, weights(probabilities, target_mass)

@@ -10,14 +10,14 @@ from jaxtyping import Array, Bool, Float
 from kdjax.adaptation.discrepancies._kernels import Kernel
 from kdjax.adaptation.discrepancies._kernels import Sample
 from kdjax.adaptation.discrepancies._kernels import make_kernel
+from kdjax.ops import check_choice
 from kdjax.ops import gather_batch
-from kdjax.ops._collectives import agreed
-from kdjax.ops._collectives import batch_places
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import gathered_positions
+from kdjax.ops import in_chunks
+from kdjax.ops import masked_rows
+from kdjax.ops import mean_over_devices
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 _ESTIMATORS = ("biased", "unbiased", "linear", "disjoint")
 
@@ -174,24 +174,24 @@ def jmmd(
     k(x, y) = \prod_\ell \sum_m
       k_{\ell m}(x^{(\ell)}, y^{(\ell)})
 
-  in the place of the kernel of :func:`mmd`: the domains' joint distributions
+  in the place of the kernel of `mmd`: the domains' joint distributions
   of the layers are compared, not each layer's alone.
 
   Args:
     source: the layers, `[source, dims]` each, of the same examples.
     target: as many layers `[target, dims]`, of the source's widths.
-    estimator: as in :func:`mmd`.
-    kernel: as in :func:`mmd`.
+    estimator: as in `mmd`.
+    kernel: as in `mmd`.
     bandwidth_factors: one entry a layer: a number, `[kernels]`, or None where
       the layer's width is chosen by another keyword. A layer with no width at
-      all has the default factors of :func:`mmd`.
+      all has the default factors of `mmd`.
     bandwidths: one entry a layer, fixed sigma, or None.
     gammas: one entry a layer, or None.
-    bandwidth_rule: as in :func:`mmd`.
+    bandwidth_rule: as in `mmd`.
     kernel_weights: one entry a layer, or None.
     where_source: `[source]`, which source examples count.
     where_target: `[target]`, which target examples count.
-    chunk_size: as in :func:`mmd`.
+    chunk_size: as in `mmd`.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
       gathered, so pairs across devices count.
 
@@ -200,11 +200,11 @@ def jmmd(
     2 / (n - 1), which is left out here. Published weight: 1 times the linear
     estimate, of the bottleneck with factors 2^-3, ..., 2^1 and of the softmax
     output with the fixed sigma 0.92. Its adversarial variant puts a
-    :func:`kdjax.ops.reverse_gradient`, a linear layer that starts as the
+    `kdjax.ops.reverse_gradient`, a linear layer that starts as the
     identity, and another reversal before each layer.
 
   Raises:
-    ValueError: if the layers do not match, or as in :func:`mmd`.
+    ValueError: if the layers do not match, or as in `mmd`.
     TypeError: if a domain is no sequence, or a layer is not floating-point.
 
   Examples:
@@ -318,7 +318,7 @@ def _estimate(
       f"{name}: target has {sizes[1]} rows; the {estimator} estimator expected "
       f"as many as source has, {sizes[0]}."
     )
-  n_source, n_target = total(
+  n_source, n_target = sum_over_devices(
     (jnp.sum(source[0].mask), jnp.sum(target[0].mask)), axis_name
   )
   present = jnp.minimum(n_source, n_target) > 0
@@ -349,9 +349,11 @@ def _estimate(
         values *= kernel.between(of_a, of_b)
       return jnp.sum(values, 1)
 
-    places = batch_places(a[0].mask.size, axis_name)
+    places = gathered_positions(a[0].mask.size, axis_name)
     rows = [layer.rows for layer in a], a[0].mask, places
-    return total(jnp.sum(in_chunks(row_sums, rows, chunk_size)), axis_name)
+    return sum_over_devices(
+      jnp.sum(in_chunks(row_sums, rows, chunk_size)), axis_name
+    )
 
   value = (
     pair_sum(source, source, True) / _pairs(n_source, distinct)
@@ -407,4 +409,4 @@ def _in_linear_time(
     - product(s, t, second, first)
   )
   value = jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(terms, 1)
-  return agreed(value, axis_name)
+  return mean_over_devices(value, axis_name)

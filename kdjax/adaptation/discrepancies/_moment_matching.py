@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import masked_rows
 from kdjax.ops import safe_norm
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -82,14 +82,14 @@ def cmd_loss(
   width = as_number("span", span, samples[0][0].dtype)
 
   def statistics(rows: Array, mask: Array) -> tuple[Array, Array]:
-    count, sums = total((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
+    count, sums = sum_over_devices((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
     mean = sums / jnp.maximum(count, 1)
     centred = mask[:, None] * (rows - mean[None]) / width
     powers = jnp.stack(
       [jnp.sum(centred**k, 0) for k in range(2, moments + 1)]
       or [jnp.zeros_like(mean)]
     )
-    central = total(powers, axis_name) / jnp.maximum(count, 1)
+    central = sum_over_devices(powers, axis_name) / jnp.maximum(count, 1)
     return count, jnp.concatenate([mean[None] / width, central])
 
   (n_source, source), (n_target, target) = (statistics(*s) for s in samples)
@@ -127,7 +127,7 @@ def m3sda_loss(
       may differ in number.
     target: `[rows, dims]`.
     form: "central" (Dassl) or "paper". The authors' digit code does neither:
-      its first term subtracts centred examples, in the order of the batch,
+      its first term subtracts centered examples, in the order of the batch,
       from one another.
     where_sources: which rows count, one mask (or None) a source.
     where_target: which target rows count.
@@ -137,7 +137,7 @@ def m3sda_loss(
   Returns:
     A scalar; pairs with a domain that has no row are left out. Published
     weight: 0.5 (Dassl), beside two classifiers a source whose
-    :func:`classifier_discrepancy` is played as in MCD.
+    `classifier_discrepancy` is played as in MCD.
 
   Raises:
     ValueError: if there is no source, widths or masks disagree, or the form is
@@ -217,13 +217,13 @@ def _first_two(
 ) -> tuple[Float[Array, ""], Float[Array, "2 dims"]]:
   """Returns the number of rows, and the moments of order 1 and 2."""
   rows, mask = masked_rows(rows, where)
-  count, sums = total((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
+  count, sums = sum_over_devices((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
   mean = sums / jnp.maximum(count, 1)
   degrees = count
   if form == "central":
     rows = mask[:, None] * (rows - mean[None])
     degrees = count - 1
-  squares = total(jnp.sum(jnp.square(rows), 0), axis_name)
+  squares = sum_over_devices(jnp.sum(jnp.square(rows), 0), axis_name)
   return count, jnp.stack([mean, squares / jnp.maximum(degrees, 1)])
 
 

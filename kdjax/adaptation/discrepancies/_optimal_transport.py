@@ -7,21 +7,21 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
+from kdjax.ops import absolute_epsilon
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
+from kdjax.ops import check_positive
+from kdjax.ops import entropic_transport_cost
+from kdjax.ops import gathered_rows
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._collectives import agreed
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._masked_rows import whole_rows
-from kdjax.ops._sinkhorn import entropic_cost
-from kdjax.ops._sinkhorn import epsilon_of
-from kdjax.ops._sinkhorn import log_plan
-from kdjax.ops._sinkhorn import log_shares
-from kdjax.ops._sinkhorn import mean_cost
-from kdjax.ops._sinkhorn import pair_costs
-from kdjax.ops._sinkhorn import potentials
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import log_transport_plan
+from kdjax.ops import log_uniform_weights
+from kdjax.ops import mean_over_devices
+from kdjax.ops import mean_transport_cost
+from kdjax.ops import sinkhorn_potentials
+from kdjax.ops import transport_costs
+from kdjax.ops import validate
 
 # What an excluded class costs at most, in nats.
 _LEAST_LOG_PROBABILITY = -1e5
@@ -54,7 +54,7 @@ def sinkhorn_divergence(
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    epsilon: the regularisation, > 0. May be traced.
+    epsilon: the regularization, > 0. May be traced.
     scale: "mean" multiplies epsilon by the mean cost between the domains (no
       gradient), so that it means the same for features of any scale;
       "absolute" takes it in units of the cost.
@@ -76,7 +76,7 @@ def sinkhorn_divergence(
     TypeError: if `iterations` is no integer.
 
   Gradients are those of the optimum, where the dual potentials need none.
-  Codes disagree: W is the regularised cost in OTT and GeomLoss and here, and
+  Codes disagree: W is the regularized cost in OTT and GeomLoss and here, and
   only its part <P, C> in POT and Dassl. Dassl's value is twice this form, with
   the cosine, an absolute 0.01 and 5 iterations.
 
@@ -96,24 +96,24 @@ def sinkhorn_divergence(
   check_positive("epsilon", epsilon)
   check_integer("iterations", iterations, 2)
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  source, mask_source = whole_rows(
+  source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
   )
-  target, mask_target = whole_rows(
+  target, mask_target = gathered_rows(
     target.astype(dtype), where_target, axis_name
   )
-  log_s, log_t = map(log_shares, (mask_source, mask_target))
-  between = pair_costs(source, target, cost)
-  mean = mean_cost(between, log_s, log_t)
-  epsilon = epsilon_of(epsilon, scale, mean)
-  value = entropic_cost(between, log_s, log_t, epsilon, iterations)
+  log_s, log_t = map(log_uniform_weights, (mask_source, mask_target))
+  between = transport_costs(source, target, cost)
+  mean = mean_transport_cost(between, log_s, log_t)
+  epsilon = absolute_epsilon(epsilon, scale, mean)
+  value = entropic_transport_cost(between, log_s, log_t, epsilon, iterations)
   for rows, shares in ((source, log_s), (target, log_t)):
-    within = pair_costs(rows, rows, cost)
-    value -= 0.5 * entropic_cost(
+    within = transport_costs(rows, rows, cost)
+    value -= 0.5 * entropic_transport_cost(
       within, shares, shares, epsilon, iterations, symmetric=True
     )
   present = jnp.any(mask_source > 0) & jnp.any(mask_target > 0)
-  return agreed(jnp.where(present, value, 0.0), axis_name)
+  return mean_over_devices(jnp.where(present, value, 0.0), axis_name)
 
 
 @validate
@@ -180,10 +180,10 @@ def sliced_wasserstein(
       "sliced_wasserstein: got key and directions; expected one of them."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  source, mask_source = whole_rows(
+  source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
   )
-  target, mask_target = whole_rows(
+  target, mask_target = gathered_rows(
     target.astype(dtype), where_target, axis_name
   )
   dtype = source.dtype
@@ -226,7 +226,7 @@ def sliced_wasserstein(
   units = jnp.maximum((n_source * n_target).astype(dtype), 1)
   shares = widths.astype(dtype) / units
   value = jnp.sum(shares[:, None] * powers) / directions.shape[1]
-  return agreed(value, axis_name)
+  return mean_over_devices(value, axis_name)
 
 
 @validate
@@ -266,7 +266,7 @@ def deepjdot_loss(
     plan: `[source, target]`, gamma, if it has been solved elsewhere (the
       authors' is the exact plan of equal masses, from POT). With `axis_name`,
       that of the gathered batch.
-    epsilon: the entropic regularisation of the plan that is solved here, in
+    epsilon: the entropic regularization of the plan that is solved here, in
       units of the mean cost; the plan goes to the exact one as it goes to 0.
       May be traced.
     iterations: how many of Sinkhorn's; a static integer.
@@ -301,32 +301,34 @@ def deepjdot_loss(
   check_integer("iterations", iterations, 2)
   check_labels(source_labels, target_logits.shape[1])
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  source, mask_source = whole_rows(
+  source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
   )
-  target, mask_target = whole_rows(
+  target, mask_target = gathered_rows(
     target.astype(dtype), where_target, axis_name
   )
-  logits, _ = whole_rows(target_logits, where_target, axis_name)
+  logits, _ = gathered_rows(target_logits, where_target, axis_name)
   one_hot = jax.nn.one_hot(source_labels, logits.shape[1], dtype=source.dtype)
-  one_hot, _ = whole_rows(one_hot, where_source, axis_name)
+  one_hot, _ = gathered_rows(one_hot, where_source, axis_name)
   log_p = jnp.maximum(log_softened_softmax(logits), _LEAST_LOG_PROBABILITY)
   confusion = jnp.matmul(one_hot, -log_p.T, precision="highest")
-  gaps = pair_costs(source, target, "squared_euclidean")
+  gaps = transport_costs(source, target, "squared_euclidean")
   costs = (
     as_number("feature_weight", feature_weight, gaps.dtype) * gaps
     + as_number("class_weight", class_weight, gaps.dtype) * confusion
   )
   if plan is None:
-    log_s, log_t = map(log_shares, (mask_source, mask_target))
-    mean = mean_cost(costs, log_s, log_t)
-    absolute = epsilon_of(epsilon, "mean", mean)
-    pair = potentials(costs, log_s, log_t, absolute, iterations)
-    plan = jnp.exp(log_plan(costs, log_s, log_t, pair, absolute))
+    log_s, log_t = map(log_uniform_weights, (mask_source, mask_target))
+    mean = mean_transport_cost(costs, log_s, log_t)
+    absolute = absolute_epsilon(epsilon, "mean", mean)
+    pair = sinkhorn_potentials(costs, log_s, log_t, absolute, iterations)
+    plan = jnp.exp(log_transport_plan(costs, log_s, log_t, pair, absolute))
   elif plan.shape != costs.shape:
     raise ValueError(
       f"deepjdot_loss: plan has shape {plan.shape}; expected {costs.shape}."
     )
   plan = jax.lax.stop_gradient(plan.astype(costs.dtype))
   counted = (mask_source[:, None] * mask_target[None]) > 0
-  return agreed(jnp.sum(jnp.where(counted, plan * costs, 0.0)), axis_name)
+  return mean_over_devices(
+    jnp.sum(jnp.where(counted, plan * costs, 0.0)), axis_name
+  )

@@ -4,14 +4,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import gathered_rows
+from kdjax.ops import mean_over_devices
+from kdjax.ops import nonzero_singular_values
+from kdjax.ops import safe_abs
 from kdjax.ops import safe_norm
-from kdjax.ops._collectives import agreed
-from kdjax.ops._distances import absolute
-from kdjax.ops._masked_rows import whole_rows
-from kdjax.ops._svd import nonzero_values
-from kdjax.ops._svd import svd
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import svd
+from kdjax.ops import validate
 
 
 @validate
@@ -69,8 +69,8 @@ def rsd_loss(
     Chen et al., `Representation subspace distance for domain adaptation
     regression <https://proceedings.mlr.press/v139/chen21u.html>`_, 2021.
   """
-  source, mask_source = whole_rows(source, where_source, axis_name)
-  target, mask_target = whole_rows(target, where_target, axis_name)
+  source, mask_source = gathered_rows(source, where_source, axis_name)
+  target, mask_target = gathered_rows(target, where_target, axis_name)
   dtype = jnp.promote_types(source.dtype, target.dtype)
   size = max(source.shape[0], target.shape[0])
 
@@ -78,7 +78,7 @@ def rsd_loss(
     """Left singular vectors, 0 beyond the rank, and the rank."""
     rows = jnp.pad(rows.astype(dtype), ((0, size - rows.shape[0]), (0, 0)))
     vectors, values, _ = svd(rows.T)
-    used = nonzero_values(rows, values) & (values > 0)
+    used = nonzero_singular_values(rows, values) & (values > 0)
     return jnp.where(used[None], vectors, 0.0), jnp.sum(used)
 
   (source, rank_source), (target, rank_target) = basis(source), basis(target)
@@ -92,9 +92,9 @@ def rsd_loss(
   small = squares <= 10 * size * jnp.finfo(dtype).eps
   sines = jnp.sqrt(jnp.where(small, 1.0, squares))
   distance = jnp.sum(jnp.where(counted & ~small, sines, 0.0))
-  gap = absolute(p_source) - absolute(p_target)
+  gap = safe_abs(p_source) - safe_abs(p_target)
   gap = jnp.where(counted[None], gap, 0.0)
   weight = as_number("mismatch_weight", mismatch_weight, dtype)
   value = distance + weight * safe_norm(gap, axis=None)
   present = (jnp.sum(mask_source) > 0) & (jnp.sum(mask_target) > 0)
-  return agreed(jnp.where(present, value, 0.0), axis_name)
+  return mean_over_devices(jnp.where(present, value, 0.0), axis_name)

@@ -1,1 +1,1 @@
-"""Losses on unlabelled predictions."""
+"""Losses on unlabeled predictions."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import check_choice
+from kdjax.ops import gathered_rows
+from kdjax.ops import mean_over_devices
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import agreed
-from kdjax.ops._masked_rows import whole_rows
-from kdjax.ops._svd import svd
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import svd
+from kdjax.ops import validate
 
 
 @validate
@@ -61,10 +61,10 @@ def bnm_loss(
     maximization <https://arxiv.org/abs/2003.12237>`_, 2020.
   """
   check_choice("scaling", scaling, ("paper", "mean"))
-  logits, mask = whole_rows(target_logits, where, axis_name)
+  logits, mask = gathered_rows(target_logits, where, axis_name)
   probabilities = mask[:, None] * softened_softmax(logits)
   norm = jnp.sum(svd(probabilities)[1])
   count = jnp.sum(mask)
   if scaling == "mean":
     count = jnp.minimum(count, logits.shape[1])
-  return agreed(-norm / jnp.maximum(count, 1), axis_name)
+  return mean_over_devices(-norm / jnp.maximum(count, 1), axis_name)

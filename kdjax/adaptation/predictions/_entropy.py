@@ -5,14 +5,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import compute_dtype
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
+from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -92,7 +92,7 @@ def information_maximization_loss(
     TypeError: if the logits are not floating-point.
 
   SHOT adds 1e-5 to each probability inside the logarithms; see
-  :func:`entropy_loss`.
+  `entropy_loss`.
 
   Examples:
     >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])
@@ -108,7 +108,7 @@ def information_maximization_loss(
   logits, mask = masked_rows(target_logits, where)
   entropies = entropy_loss(logits, temperature=temperature)
   probabilities = softened_softmax(logits, temperature=temperature)
-  sums, count = total(
+  sums, count = sum_over_devices(
     (jnp.sum(mask[:, None] * probabilities, 0), jnp.sum(mask)), axis_name
   )
   mean = sums / jnp.maximum(count, 1)
@@ -160,7 +160,7 @@ def class_balance_loss(
     <https://arxiv.org/abs/1712.02560>`_, 2018, appendix.
   """
   rows, mask = masked_rows(probabilities, where)
-  sums, count = total((jnp.sum(rows, 0), jnp.sum(mask)), axis_name)
+  sums, count = sum_over_devices((jnp.sum(rows, 0), jnp.sum(mask)), axis_name)
   eps = as_number("eps", eps, rows.dtype)
   value = -jnp.mean(jnp.log(sums / jnp.maximum(count, 1) + eps))
   return jnp.where(count > 0, value, 0.0)

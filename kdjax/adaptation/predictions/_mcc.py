@@ -7,9 +7,9 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation.predictions._entropy import entropy_weight
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -72,7 +72,7 @@ def mcc_loss(
   present = top != -jnp.inf
   top = jnp.where(present, top, 0.0)
   joint = jnp.where(counted, jnp.exp(log_joint - top[None]), 0.0)
-  confused, everything = total(
+  confused, everything = sum_over_devices(
     (jnp.sum(-jnp.expm1(log_p) * joint, 0), jnp.sum(joint, 0)), axis_name
   )
   shares = jnp.where(present, confused / jnp.where(present, everything, 1), 0.0)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._divergences import forward_kl
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import forward_kl
+from kdjax.ops import validate
 
 
 class KeypointMaps(NamedTuple):
@@ -51,10 +51,10 @@ def keypoint_maps(
   adversarial regressor on features whose gradient from the latter is scaled by
   a ramp from 0 to 0.1:
 
-  - all minimise, on the source, :func:`keypoint_loss` of the main regressor
+  - all minimize, on the source, `keypoint_loss` of the main regressor
     with the labels plus 4 times that of the adversarial one with `true`;
-  - the adversarial regressor minimises, on the target, that with `false`;
-  - the features minimise, on the target, the adversarial one's with `true`.
+  - the adversarial regressor minimizes, on the target, that with `false`;
+  - the features minimize, on the target, the adversarial one's with `true`.
 
   Args:
     heatmaps: `[batch, height, width, keypoints]`, the main regressor's scores;
@@ -62,7 +62,7 @@ def keypoint_maps(
     sigma: the width of the Gaussian, in pixels of the map. May be traced.
 
   Returns:
-    :class:`KeypointMaps`.
+    `KeypointMaps`.
 
   Raises:
     ValueError: if a static `sigma` is not above 0.
@@ -120,8 +120,8 @@ def keypoint_loss(
 
   Args:
     heatmaps: `[batch, height, width, keypoints]`, scores y.
-    targets: of the same shape, not negative and not normalised: labels, or
-      those of :func:`keypoint_maps`. They get no gradient.
+    targets: of the same shape, not negative and not normalized: labels, or
+      those of `keypoint_maps`. They get no gradient.
     eps: epsilon, at least 0. May be traced. TLlib: 0 for labels and 1e-7 for
       pseudo heat maps.
     visible: `[batch, keypoints]`; what is not visible adds 0 to a mean that
@@ -129,7 +129,7 @@ def keypoint_loss(
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch, see
-    :func:`keypoint_maps`. A target of 0 everywhere costs nothing if epsilon is
+    `keypoint_maps`. A target of 0 everywhere costs nothing if epsilon is
     0, where TLlib's is NaN.
 
   Raises:

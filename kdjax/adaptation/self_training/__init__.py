@@ -1,1 +1,1 @@
-"""Self-training on unlabelled target examples."""
+"""Self-training on unlabeled target examples."""

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import gathered_rows
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import whole_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -32,8 +32,8 @@ def cdac_loss(
     P_{ij} = p_i \cdot p'_j
 
   where s is 1 if the same k features are the largest in both examples. The
-  classifier minimises it (it pulls clusters apart) and the features, through a
-  gradient reversal before the classifier, maximise it: pass logits of
+  classifier minimizes it (it pulls clusters apart) and the features, through a
+  gradient reversal before the classifier, maximize it: pass logits of
   `prototype_logits(reverse_gradient(features), prototypes)`.
 
   Args:
@@ -49,9 +49,9 @@ def cdac_loss(
 
   Returns:
     A scalar <= 0, minus the binary cross-entropy; 0 with gradient 0 if nothing
-    counts. Published weight: 1, beside :func:`fixmatch_loss` of a second
+    counts. Published weight: 1, beside `fixmatch_loss` of a second
     strong view and 30 times the mean squared difference of both strong views'
-    probabilities with a :func:`sigmoid_ramp_up` of 1,000 steps (Dassl's; 20,000
+    probabilities with a `sigmoid_ramp_up` of 1,000 steps (Dassl's; 20,000
     in the authors' script).
 
   Raises:
@@ -75,13 +75,13 @@ def cdac_loss(
       f"top is {top}; expected at most {features.shape[-1]}, the features' "
       "width."
     )
-  own, mask = whole_rows(jax.lax.stop_gradient(features), where, None)
+  own, mask = gathered_rows(jax.lax.stop_gradient(features), where, None)
   chosen = jnp.sort(jax.lax.top_k(own, top)[1], -1)
-  rows, _ = whole_rows(logits, where, None)
+  rows, _ = gathered_rows(logits, where, None)
   p = softened_softmax(rows)
-  others, counted = whole_rows(strong_logits, where, axis_name)
+  others, counted = gathered_rows(strong_logits, where, axis_name)
   q = softened_softmax(others)
-  theirs, _ = whole_rows(chosen.astype(mask.dtype), None, axis_name)
+  theirs, _ = gathered_rows(chosen.astype(mask.dtype), None, axis_name)
   theirs = theirs.astype(chosen.dtype)
   # The same set of k: as many of one's own are among theirs.
   dims = features.shape[-1]
@@ -95,5 +95,7 @@ def cdac_loss(
   small = as_number("eps", eps, p.dtype)
   terms = jnp.log(jnp.where(alike, together, apart) + small)
   pairs = mask[:, None] * counted[None]
-  sums, count = total((jnp.sum(pairs * terms), jnp.sum(pairs)), axis_name)
+  sums, count = sum_over_devices(
+    (jnp.sum(pairs * terms), jnp.sum(pairs)), axis_name
+  )
   return sums / jnp.maximum(count, 1)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_fraction
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
 from kdjax.ops import softened_softmax
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_share
 
 
 def confident_cross_entropy(
@@ -28,7 +28,7 @@ def is_confident(
 ) -> Bool[Array, "*batch"]:
   """Returns whether the largest probability of a row reaches a threshold."""
   confidence = jnp.max(softened_softmax(logits), -1)
-  least = as_share(
+  least = as_fraction(
     "threshold", threshold, compute_dtype(logits), shape=confidence.shape
   )
   return confidence >= least

@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float
 from kdjax.adaptation.predictions._entropy import entropy_weight
 from kdjax.adaptation.self_training._confidence import is_confident
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import row_temperature
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -32,7 +32,7 @@ def confusion_consistency_loss(
     \quad w_i = 1 + e^{-H(p_i)}
 
   over the m examples of B whose plain view is confident; C is the confusion
-  matrix of :func:`mcc_loss` at temperature T, C' that of the strong view.
+  matrix of `mcc_loss` at temperature T, C' that of the strong view.
 
   Args:
     strong_logits: `[batch, classes]`, of the strong view; they learn.
@@ -45,7 +45,7 @@ def confusion_consistency_loss(
 
   Returns:
     A scalar; 0 with gradient 0 where nothing is confident. Published weight:
-    1, beside :func:`mcc_loss`.
+    1, beside `mcc_loss`.
 
   Raises:
     ValueError: if the shapes differ or a static number is out of range.
@@ -73,7 +73,7 @@ def confusion_consistency_loss(
   gap = _confusion(plain, scale, confident, axis_name) - _confusion(
     strong, scale, confident, axis_name
   )
-  chosen, count = total(
+  chosen, count = sum_over_devices(
     (jnp.sum(confident, dtype=mask.dtype), jnp.sum(mask)), axis_name
   )
   value = jnp.sum(jnp.square(gap)) / strong.shape[1]
@@ -102,7 +102,7 @@ def _confusion(
   present = top != -jnp.inf
   top = jnp.where(present, top, 0.0)
   joint = jnp.where(counted, jnp.exp(log_joint - top[None]), 0.0)
-  sums, totals = total(
+  sums, totals = sum_over_devices(
     (
       jnp.matmul(jnp.exp(log_p).T, joint, precision=jax.lax.Precision.HIGHEST),
       jnp.sum(joint, 0),

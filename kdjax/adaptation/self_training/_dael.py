@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
 from kdjax.ops import softened_softmax
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -61,7 +61,9 @@ def dael_loss(
   best = jnp.max(weak, 0)
   # The class in which any expert is surest is the surest expert's own.
   labels = jnp.argmax(best, -1)
-  confident = jnp.max(best, -1) >= as_share("threshold", threshold, best.dtype)
+  confident = jnp.max(best, -1) >= as_fraction(
+    "threshold", threshold, best.dtype
+  )
   ensemble = jnp.mean(softened_softmax(strong_logits), 0)
   own = jnp.take_along_axis(ensemble, labels[:, None], -1)[:, 0]
   return jnp.where(

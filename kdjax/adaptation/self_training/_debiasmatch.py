@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -36,7 +36,7 @@ def debias_logits(
 
   Args:
     logits: `[*batch, classes]`.
-    prior: q, `[classes]`, from :func:`debias_update`; no gradient.
+    prior: q, `[classes]`, from `debias_update`; no gradient.
     strength: lambda. May be traced.
 
   Returns:
@@ -78,7 +78,7 @@ def debias_update(
   .. math:: \hat q \leftarrow \mu \hat q + (1 - \mu) \operatorname{mean}_i p_i
 
   Args:
-    weak_logits: `[batch, classes]`, of unlabelled examples.
+    weak_logits: `[batch, classes]`, of unlabeled examples.
     prior: q so far; it starts uniform.
     momentum: mu in [0, 1]. May be traced.
     where: which examples count.
@@ -100,7 +100,7 @@ def debias_update(
   """
   check_range("momentum", momentum, 0.0, 1.0)
   rows, mask = masked_rows(jax.lax.stop_gradient(weak_logits), where)
-  sums, count = total(
+  sums, count = sum_over_devices(
     (jnp.sum(mask[:, None] * softened_softmax(rows), 0), jnp.sum(mask)),
     axis_name,
   )

@@ -4,7 +4,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation.adversarial._mdd import mdd_loss
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -27,10 +27,10 @@ def dst_loss(
       - \operatorname*{mean}_{j \in U}
         \log \min(1 - p'_{\hat y_j}(x_j) + \epsilon, 1)
 
-  A head p' that is right on labelled data and as wrong as it can be elsewhere
+  A head p' that is right on labeled data and as wrong as it can be elsewhere
   shows how far pseudo-labels may lead astray; the features, behind a gradient
-  reversal, learn to leave it no room. It is :func:`mdd_loss` with labelled and
-  unlabelled examples of one domain in the places of source and target.
+  reversal, learn to leave it no room. It is `mdd_loss` with labeled and
+  unlabeled examples of one domain in the places of source and target.
 
   Args:
     labeled_logits: `[labeled, classes]`, the main head's; they only choose the
@@ -40,13 +40,13 @@ def dst_loss(
     unlabeled_worst_logits: `[unlabeled, classes]`.
     eta: eta'. May be traced.
     shift: epsilon >= 0. May be traced.
-    where_labeled: which labelled examples count.
-    where_unlabeled: which unlabelled examples count.
+    where_labeled: which labeled examples count.
+    where_unlabeled: which unlabeled examples count.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     A scalar. Published: weight 1 with eta' = 2 and a reversal that rises from
-    0 to 0.1; :func:`fixmatch_loss` then trains a third, pseudo head with
+    0 to 0.1; `fixmatch_loss` then trains a third, pseudo head with
     threshold 0.7.
 
   Raises:

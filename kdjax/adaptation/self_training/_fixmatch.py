@@ -4,7 +4,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.adaptation.self_training._confidence import confident_cross_entropy
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -27,7 +27,7 @@ def fixmatch_loss(
     strong_logits: `[*batch, classes]`, of the strong view; they learn.
     weak_logits: `[*batch, classes]`, of the weak view; no gradient.
     threshold: tau in [0, 1]: a scalar, or one per row, as
-      :func:`flexmatch_thresholds` gives. May be traced.
+      `flexmatch_thresholds` gives. May be traced.
 
   Returns:
     One value an example, 0 for an unsure one. The published loss is the mean
@@ -40,7 +40,7 @@ def fixmatch_loss(
     TypeError: if the logits are not floating-point.
 
   TLlib keeps a confidence above the threshold, the paper and Dassl one that
-  equals it too, as here. Dassl runs the labelled batch through it as well.
+  equals it too, as here. Dassl runs the labeled batch through it as well.
 
   Examples:
     >>> strong = jnp.zeros((2, 2))

@@ -8,15 +8,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.adaptation.self_training._confidence import is_confident
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import as_fraction
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 class FlexMatchState(NamedTuple):
-  """The last confident label of every unlabelled example.
+  """The last confident label of every unlabeled example.
 
   Attributes:
     labels: `[examples]`, -1 for an example that has never been confident.
@@ -34,7 +34,7 @@ def flexmatch_init(*, num_examples: int, num_classes: int) -> FlexMatchState:
   """FlexMatch's state at the start: no example has a label.
 
   Args:
-    num_examples: the size of the unlabelled set.
+    num_examples: the size of the unlabeled set.
     num_classes: the number of classes.
 
   Returns:
@@ -76,12 +76,12 @@ def flexmatch_thresholds(
   where sigma_c counts the examples whose last confident label is c and
   sigma_0 those that have never been confident. Use it as
   `fixmatch_loss(strong, weak, threshold=flexmatch_thresholds(weak, state))`,
-  and :func:`flexmatch_update` after it.
+  and `flexmatch_update` after it.
 
   Args:
     weak_logits: `[batch, classes]`, of the weak view; each row gets the
       threshold of the class it predicts. No gradient.
-    state: from :func:`flexmatch_init` and :func:`flexmatch_update`.
+    state: from `flexmatch_init` and `flexmatch_update`.
     threshold: tau in [0, 1]. May be traced.
     warmup: whether sigma_0 takes part; without, the first label ever given
       makes its class's threshold tau.
@@ -122,7 +122,7 @@ def flexmatch_thresholds(
     beta = beta / (2 - beta)
   elif mapping == "concave":
     beta = jnp.log1p(beta) / jnp.log(jnp.asarray(2, dtype))
-  least = as_share("threshold", threshold, dtype)
+  least = as_fraction("threshold", threshold, dtype)
   return least * beta[jnp.argmax(logits, -1)]
 
 
@@ -142,7 +142,7 @@ def flexmatch_update(
   Args:
     weak_logits: `[batch, classes]`, of the weak view.
     state: the state so far.
-    indices: `[batch]`, which example of the unlabelled set each row is, no
+    indices: `[batch]`, which example of the unlabeled set each row is, no
       index twice. Several devices gather rows and indices first.
     threshold: tau in [0, 1]. May be traced.
     where: which rows count.

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_fraction
+from kdjax.ops import check_choice
+from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 class PseudoLabels(NamedTuple):
@@ -96,7 +96,7 @@ def confident_pseudo_labels(
   values = jnp.max(probabilities, -1)
   if confidence == "range":
     values = values - jnp.min(probabilities, -1)
-  share = as_share("drop", drop, rows.dtype)
+  share = as_fraction("drop", drop, rows.dtype)
   ordered = jnp.sort(jnp.where(mask > 0, values, jnp.inf))
   # NumPy's quantile lies between two values; what counts is the upper one.
   # A product that should be whole may come out a little above.
@@ -129,7 +129,7 @@ def gradual_self_training(
       \{(x, \operatorname{argmax} f_{\theta_t}(x)) : x \in D_t
       \text{ confident}\}\bigr)
 
-  for unlabelled domains D_1, ..., D_T that lead from the source to the target.
+  for unlabeled domains D_1, ..., D_T that lead from the source to the target.
   What the authors found to matter is fixed here: labels are hard, the least
   confident 10 % of each block are dropped, the weights are carried on rather
   than started anew, and the blocks keep their order. Self-training on the
@@ -149,8 +149,8 @@ def gradual_self_training(
       evaluation mode.
     key: a JAX random key, split over the blocks for `fit`.
     drop: the share of each block to drop, in [0, 1]. May be traced.
-    confidence: as in :func:`confident_pseudo_labels`.
-    repeats: how often each block is labelled and learned (1).
+    confidence: as in `confident_pseudo_labels`.
+    repeats: how often each block is labeled and learned (1).
     where: one mask `[examples]` a block, for padded examples.
 
   Returns:

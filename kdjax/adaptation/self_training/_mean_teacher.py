@@ -8,11 +8,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.adaptation.self_training._confidence import is_confident
+from kdjax.ops import as_number
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
 from kdjax.ops import softened_softmax
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 Tree = TypeVar("Tree")
 
@@ -100,7 +100,7 @@ def mean_teacher_update(
   Raises:
     ValueError: if the structures differ or a static decay is outside [0, 1].
 
-  :func:`kdjax.training.parameter_ema` keeps one inside the optimizer.
+  `kdjax.training.parameter_ema` keeps one inside the optimizer.
 
   Examples:
     >>> print(mean_teacher_update(jnp.ones(()), jnp.zeros(()), decay=0.75))

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.ops import compute_dtype
 from kdjax.ops import softened_softmax
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -16,7 +16,7 @@ def sharpen(
   *,
   temperature: ArrayLike = 0.5,
 ) -> Float[Array, "*batch classes"]:
-  r"""Sharpening of MixMatch: probabilities to the power 1 / T, renormalised.
+  r"""Sharpening of MixMatch: probabilities to the power 1 / T, renormalized.
 
   .. math:: q_c = p_c^{1 / T} \Big/ \sum_k p_k^{1 / T}
 
@@ -71,8 +71,8 @@ def guess_labels(
     ValueError: if a static temperature is not above 0.
 
   Inputs and these labels are then mixed by MixUp with weights
-  max(lambda, 1 - lambda), lambda from Beta(0.75, 0.75), over the labelled and
-  unlabelled examples shuffled together.
+  max(lambda, 1 - lambda), lambda from Beta(0.75, 0.75), over the labeled and
+  unlabeled examples shuffled together.
 
   Examples:
     >>> guess_labels(jnp.array([[[1e4, 0.0]], [[1e4, 0.0]]]))
@@ -91,7 +91,7 @@ def mixmatch_loss(
   logits: Float[Array, "*batch classes"],
   targets: Float[Array, "*batch classes"],
 ) -> Float[Array, "*batch"]:
-  r"""MixMatch's loss on unlabelled examples: the Brier score.
+  r"""MixMatch's loss on unlabeled examples: the Brier score.
 
   .. math:: \ell = \operatorname*{mean}_c (p_c - q_c)^2
 
@@ -101,7 +101,7 @@ def mixmatch_loss(
 
   Returns:
     One value an example, the mean over classes. Published weight: 75 for
-    CIFAR-10, 250 for SVHN, times a :func:`linear_ramp_up` (Dassl: 100).
+    CIFAR-10, 250 for SVHN, times a `linear_ramp_up` (Dassl: 100).
 
   Raises:
     ValueError: if the shapes differ.

@@ -6,11 +6,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.adaptation.predictions._entropy import entropy_loss
+from kdjax.ops import compute_dtype
 from kdjax.ops import reverse_gradient
+from kdjax.ops import row_temperature
 from kdjax.ops import safe_norm
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -27,7 +27,7 @@ def prototype_logits(
   Args:
     features: `[*batch, dims]`; a zero vector gives logits of 0.
     prototypes: `[classes, dims]`, the weights of the last layer. As published
-      they are not normalised.
+      they are not normalized.
     temperature: T > 0. May be traced.
 
   Returns:
@@ -67,12 +67,12 @@ def mme_loss(
   .. math::
     \ell = -H\bigl(\mathrm{softmax}(C(R(f)))\bigr)
 
-  with C the :func:`prototype_logits` and R a gradient reversal. Minimising it
+  with C the `prototype_logits` and R a gradient reversal. Minimizing it
   by everything at once moves the prototypes towards the target (more entropy)
   and gathers the target's features around them (less).
 
   Args:
-    target_features: `[*batch, dims]`, of unlabelled target examples.
+    target_features: `[*batch, dims]`, of unlabeled target examples.
     prototypes: `[classes, dims]`.
     temperature: T > 0. May be traced.
     reversal: the factor of the reversed gradient. May be traced.
@@ -84,7 +84,7 @@ def mme_loss(
   Raises:
     ValueError: if the widths differ or a static temperature is not above 0.
 
-  Dassl adds 1e-5 inside the logarithm; see :func:`entropy_loss`.
+  Dassl adds 1e-5 inside the logarithm; see `entropy_loss`.
 
   Examples:
     >>> mme_loss(jnp.array([[1.0, 1.0]]), jnp.eye(2))

@@ -4,7 +4,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.adaptation.self_training._confidence import confident_cross_entropy
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -24,7 +24,7 @@ def self_ensembling_balance_loss(
     \bar p = \operatorname*{mean}_i p_i
 
   a binary cross-entropy for each class; not MCD's
-  :func:`class_balance_loss`.
+  `class_balance_loss`.
 
   Args:
     target_logits: `[batch, classes]`, the student's; a class at -inf counts as
@@ -55,7 +55,7 @@ def self_ensembling_balance_loss(
   p = jnp.where(excluded, 0.0, jnp.exp(log_p))
   # 1 - p without cancellation where the model is sure.
   rest = jnp.where(excluded, 1.0, -jnp.expm1(log_p))
-  sums, rests, count = total(
+  sums, rests, count = sum_over_devices(
     (
       jnp.sum(mask[:, None] * p, 0),
       jnp.sum(mask[:, None] * rest, 0),

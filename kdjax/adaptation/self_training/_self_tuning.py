@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
 from kdjax.ops import safe_norm
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 class SelfTuningQueue(NamedTuple):
@@ -94,12 +94,12 @@ def self_tuning_loss(
     keys: `[batch, dims]`, of the averaged encoder on another view; no
       gradient.
     labels: `[batch]`, true labels or the query classifier's predictions.
-    queue: from before this batch; follow with :func:`self_tuning_update`.
+    queue: from before this batch; follow with `self_tuning_update`.
     temperature: T > 0. May be traced.
 
   Returns:
-    One value an example. Published weight: 1, once for labelled and once for
-    unlabelled examples.
+    One value an example. Published weight: 1, once for labeled and once for
+    unlabeled examples.
 
   Raises:
     ValueError: if widths disagree or a static temperature is not above 0.

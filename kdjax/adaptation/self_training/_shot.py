@@ -5,15 +5,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
+from kdjax.ops import masked_rows
 from kdjax.ops import pairwise_squared_distances
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -51,7 +51,7 @@ def centroid_pseudo_labels(
   Returns:
     Labels `[batch]`; no gradient. Published: 2 rounds, renewed 15 times in
     training; the cross-entropy with them weighs 0.3, beside
-    :func:`information_maximization_loss`.
+    `information_maximization_loss`.
 
   Raises:
     ValueError: if shapes disagree or an option is unknown.
@@ -79,7 +79,7 @@ def centroid_pseudo_labels(
   least = as_number("min_count", min_count, rows.dtype)
   for _ in range(rounds):
     hard = jax.nn.one_hot(labels, classes, dtype=rows.dtype)
-    sums, weights, counts = total(
+    sums, weights, counts = sum_over_devices(
       (
         _product((mask[:, None] * member).T, rows),
         jnp.sum(mask[:, None] * member, 0),

@@ -8,12 +8,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.adaptation.self_training._shot import unit_directions
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import compute_dtype
+from kdjax.ops import masked_rows
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 class SphericalKMeans(NamedTuple):
@@ -21,7 +21,7 @@ class SphericalKMeans(NamedTuple):
 
   Attributes:
     centers: `[classes, dims]`, of length 1 (0 for a class without direction).
-    labels: `[target]`, the nearest centre of each row.
+    labels: `[target]`, the nearest center of each row.
     distances: `[target]`, (1 - cosine) / 2 to it, in [0, 1]. CAN learns from
       rows nearer than 0.05, of classes with three such rows or more.
 
@@ -52,30 +52,30 @@ def spherical_kmeans(
     \hat y_i = \operatorname*{argmin}_c \tfrac12 (1 - \cos(f_i, o_c)), \qquad
     o_c \leftarrow \sum_{i : \hat y_i = c} \frac{f_i}{\lVert f_i \rVert}
 
-  until the centres move by less than the tolerance on average. An empty
-  cluster goes back to its first centre.
+  until the centers move by less than the tolerance on average. An empty
+  cluster goes back to its first center.
 
   Args:
     target: `[target, dims]`, features.
     centers: `[classes, dims]`, the classes' sums or means of source features;
       only directions matter. Cluster c keeps the label c.
     iterations: at most as many updates; a static integer.
-    tolerance: on the mean (1 - cosine) / 2 between old and new centres. May be
+    tolerance: on the mean (1 - cosine) / 2 between old and new centers. May be
       traced; 0 runs all iterations.
     normalize: whether rows count by direction (the paper); the authors' code
       sums the features themselves, so that long ones weigh more.
     where: which rows count.
-    axis_name: the mapped axis that holds the rest of the rows; the centres are
+    axis_name: the mapped axis that holds the rest of the rows; the centers are
       those of all, labels are this device's.
 
   Returns:
-    :class:`SphericalKMeans`, without gradient. Published tolerance: 0.005.
+    `SphericalKMeans`, without gradient. Published tolerance: 0.005.
 
   Raises:
     ValueError: if the widths differ or `iterations` is not positive.
 
   The authors then match clusters to classes by the Hungarian method; as each
-  cluster starts at its class, that changes nothing unless centres cross over.
+  cluster starts at its class, that changes nothing unless centers cross over.
 
   Examples:
     >>> target = jnp.array([[5.0, 1.0], [4.0, 0.0], [0.0, 2.0]])
@@ -102,16 +102,16 @@ def spherical_kmeans(
     member = mask[:, None] * jax.nn.one_hot(
       jnp.argmax(_product(directions, old.T), -1), old.shape[0], dtype=dtype
     )
-    sums, counts = total(
+    sums, counts = sum_over_devices(
       (_product(member.T, rows), jnp.sum(member, 0)), axis_name
     )
     new = unit_directions(jnp.where(counts[:, None] > 0, sums, first))
     moved = jnp.mean(0.5 * (1 - jnp.sum(new * old, -1)))
-    # The centres of the update that moved too little are still taken.
+    # The centers of the update that moved too little are still taken.
     kept = jnp.where(settled, old, new)
     return (kept, settled | (moved < least)), None
 
-  # A mask that varies over devices does not make the centres vary.
+  # A mask that varies over devices does not make the centers vary.
   (found, _), _ = jax.lax.scan(
     step, (first, jnp.zeros((), bool)), None, length=iterations
   )

@@ -6,12 +6,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation.self_training._confidence import is_confident
+from kdjax.ops import check_choice
+from kdjax.ops import forward_kl
 from kdjax.ops import masked_mean
-from kdjax.ops._divergences import forward_kl
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import masked_rows
+from kdjax.ops import row_temperature
+from kdjax.ops import validate
 
 
 @validate

@@ -5,9 +5,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import validate
 
 
 @validate
@@ -29,7 +29,7 @@ def ab_loss(
 
   Args:
     student_features: pre-activations, already of the teacher's shape, see
-      :func:`kdjax.objectives.ab`.
+      `kdjax.objectives.ab`.
     teacher_features: the teacher's pre-activations; they receive no gradient.
     margin: m > 0. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher (it is 0).

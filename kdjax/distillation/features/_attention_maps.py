@@ -1,4 +1,4 @@
-"""Attention transfer (AT): normalised maps of squared activations."""
+"""Attention transfer (AT): normalized maps of squared activations."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,13 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.distillation._feature_pairs import unit
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import pool_to_smaller
 from kdjax.ops import safe_norm
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -69,7 +69,7 @@ def at_loss(
   """
   check_positive("power", power)
   check_choice("form", form, ("mean", "norm"))
-  student, teacher = to_smaller(
+  student, teacher = pool_to_smaller(
     *as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   power = as_number("power", power, student.dtype)
@@ -89,4 +89,4 @@ def attention_map(
   sizes = sizes / jax.lax.stop_gradient(jnp.maximum(largest, 1.0))
   steep = (sizes == 0) & (power < 1)  # no finite gradient
   powers = jnp.where(steep, 0.0, jnp.power(jnp.where(steep, 1.0, sizes), power))
-  return unit(jnp.mean(powers, -1).reshape(maps.shape[0], -1))
+  return normalize_as_torch(jnp.mean(powers, -1).reshape(maps.shape[0], -1))

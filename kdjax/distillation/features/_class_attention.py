@@ -5,10 +5,10 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.distillation._feature_pairs import unit
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import check_integer
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import validate
 
 
 @validate
@@ -28,7 +28,7 @@ def cat_loss(
                   {\lVert \operatorname{pool}(F_c) \rVert_2}
 
   F are class activation maps: one map a class, whose mean over the positions
-  is the class's logit. :func:`kdjax.objectives.cat` takes them from any
+  is the class's logit. `kdjax.objectives.cat` takes them from any
   network that averages its last features before a linear head.
 
   Args:
@@ -41,7 +41,7 @@ def cat_loss(
 
   Returns:
     One value an example. Published weights, times the mean over the batch, by
-    pair of networks on CIFAR-100: with ``normalize=False`` and resolution 2
+    pair of networks on CIFAR-100: with `normalize=False` and resolution 2
     from 0.7 (resnet56 to resnet20) to 15 (resnet32x4 to resnet8x4); normalized
     from 15 (vgg13 to MobileNetV2, resolution 2) to 600 (resnet32x4 to
     ShuffleNet, resolution 4).
@@ -67,6 +67,6 @@ def cat_loss(
   if normalize:
     flat = student.shape[0], -1, student.shape[-1]
     student, teacher = (
-      unit(x.reshape(flat), axis=1) for x in (student, teacher)
+      normalize_as_torch(x.reshape(flat), axis=1) for x in (student, teacher)
     )
   return example_mean(jnp.square(student - teacher))

@@ -5,12 +5,12 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.distillation._feature_pairs import unit
 from kdjax.distillation.features._attention_maps import attention_map
-from kdjax.ops._distances import absolute
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import check_choice
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import pool_to_smaller
+from kdjax.ops import safe_abs
+from kdjax.ops import validate
 
 
 @validate
@@ -21,14 +21,14 @@ def factor_transfer_loss(
   form: str = "factors",
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Factor transfer (FT): mean absolute difference of normalised factors.
+  r"""Factor transfer (FT): mean absolute difference of normalized factors.
 
   .. math::
     \ell = \operatorname{mean} \left| \frac{F^S}{\lVert F^S \rVert_2}
                                     - \frac{F^T}{\lVert F^T \rVert_2} \right|
 
   A factor is what a paraphraser makes of the teacher's features and a
-  translator of the student's, see :func:`kdjax.objectives.factor_transfer`.
+  translator of the student's, see `kdjax.objectives.factor_transfer`.
   The norm is that of an example's whole factor.
 
   Args:
@@ -63,7 +63,7 @@ def factor_transfer_loss(
     factor transfer <https://arxiv.org/abs/1802.04977>`_, 2018.
   """
   check_choice("form", form, ("factors", "attention_maps"))
-  student, teacher = to_smaller(
+  student, teacher = pool_to_smaller(
     *as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   if form == "attention_maps":
@@ -76,7 +76,7 @@ def factor_transfer_loss(
     )
   else:
     batch = student.shape[0]
-    difference = unit(student.reshape(batch, -1)) - unit(
-      teacher.reshape(batch, -1)
-    )
-  return example_mean(absolute(difference))
+    difference = normalize_as_torch(
+      student.reshape(batch, -1)
+    ) - normalize_as_torch(teacher.reshape(batch, -1))
+  return example_mean(safe_abs(difference))

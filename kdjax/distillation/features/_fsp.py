@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import example_mean
 from kdjax.distillation.features._stage_pairs import stage_pairs
-from kdjax.ops._resizing import adaptive_mean_pool
+from kdjax.ops import adaptive_mean_pool
 
 _contract = functools.partial(jnp.einsum, precision="highest")
 

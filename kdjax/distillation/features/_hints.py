@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -21,7 +21,7 @@ def hint_loss(
     \ell = \operatorname{mean}_{hwc} (F^S - F^T)^2
 
   A student of another shape goes through a regressor first, see
-  :func:`kdjax.objectives.fitnet`.
+  `kdjax.objectives.fitnet`.
 
   Args:
     student_features: activations of one stage (the guided layer), any rank.

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import unit
+from kdjax.ops import check_choice
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
+from kdjax.ops import zero_masked
 
 
 @validate
@@ -62,7 +62,7 @@ def ickd_loss(
   """
   check_choice("scaling", scaling, ("imagenet", "cifar"))
   student, teacher = (
-    unit(_gram(counted(x, where)))
+    normalize_as_torch(_gram(zero_masked(x, where)))
     for x in as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   values = jnp.sum(jnp.square(student - teacher), (1, 2)) / student.shape[-1]
@@ -72,7 +72,7 @@ def ickd_loss(
   if scaling == "cifar":
     return loss
   count = jnp.sum(where, dtype=values.dtype)
-  count = total(count, axis_name)
+  count = sum_over_devices(count, axis_name)
   return loss / jnp.maximum(count, 1.0)
 
 
@@ -80,7 +80,7 @@ def _gram(
   maps: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch channels channels"]:
   rows = maps.reshape(maps.shape[0], -1, maps.shape[-1])
-  # The rows are normalised next, so this scale is free; it avoids overflow.
+  # The rows are normalized next, so this scale is free; it avoids overflow.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), (1, 2), keepdims=True))
   rows = rows / jnp.where(largest > 0, largest, 1.0)
   return jnp.einsum("bpi,bpj->bij", rows, rows, precision="highest")

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import unit
 from kdjax.distillation.features._stage_pairs import stage_pairs
-from kdjax.ops._validation import check_integer
+from kdjax.ops import check_integer
+from kdjax.ops import normalize_as_torch
 
 _contract = functools.partial(jnp.einsum, precision="highest")
 
@@ -119,7 +119,7 @@ def _aligned_vectors(
   student_vectors = _contract(
     "bci,bij->bcj", candidates, jax.lax.stop_gradient(choice)
   )
-  scale = unit(values[:, :k])[:, None]
+  scale = normalize_as_torch(values[:, :k])[:, None]
   return student_vectors * scale, teacher_vectors * scale
 
 

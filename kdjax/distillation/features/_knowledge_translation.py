@@ -7,12 +7,12 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.distillation._feature_pairs import unit
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import safe_abs
 from kdjax.ops import safe_norm
-from kdjax.ops._distances import absolute
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -23,7 +23,7 @@ def kta_loss(
   power: ArrayLike = 2.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Knowledge translation and adaptation (KTA): L1 of normalised features.
+  r"""Knowledge translation and adaptation (KTA): L1 of normalized features.
 
   .. math::
     \ell = \operatorname{mean} \left| \frac{F^S}{\lVert F^S \rVert_q}
@@ -39,7 +39,7 @@ def kta_loss(
 
   Returns:
     One value an example. Published weight: 50 times the mean over the batch,
-    beside :func:`affinity_loss` (torchdistill).
+    beside `affinity_loss` (torchdistill).
 
   Raises:
     ValueError: if the shapes differ or a static power is not above 0.
@@ -62,7 +62,7 @@ def kta_loss(
   )
   power = as_number("power", power, student.dtype)
   difference = _over_norm(student, power) - _over_norm(teacher, power)
-  return example_mean(absolute(difference))
+  return example_mean(safe_abs(difference))
 
 
 @validate
@@ -88,7 +88,7 @@ def affinity_loss(
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch,
-    beside 50 times :func:`kta_loss` (torchdistill).
+    beside 50 times `kta_loss` (torchdistill).
 
   Raises:
     ValueError: if the shapes differ.
@@ -107,7 +107,7 @@ def affinity_loss(
     <https://arxiv.org/abs/1903.04688>`_, 2019.
   """
   student, teacher = (
-    unit(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
+    normalize_as_torch(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
     for x in as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   # s s' - t t' = (u v' + v u') / 2 with u = s - t and v = s + t: no digits

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -20,7 +20,7 @@ def mgd_loss(
     \ell = \sum_{hwc} (G(M \odot F^S) - F^T)_{hwc}^2
 
   The mask M and the generation block G are those of
-  :func:`kdjax.objectives.mgd`; this is the distance.
+  `kdjax.objectives.mgd`; this is the distance.
 
   Args:
     student_features: what the block generates from the student's masked map.

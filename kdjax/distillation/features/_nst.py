@@ -5,9 +5,9 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.distillation._feature_pairs import unit
-from kdjax.ops._resizing import to_smaller
-from kdjax.ops._validation import validate
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import pool_to_smaller
+from kdjax.ops import validate
 
 
 @validate
@@ -54,8 +54,8 @@ def nst_loss(
   """
   pair = as_pair(student_features, teacher_features, stop_teacher_gradient)
   student, teacher = (
-    unit(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
-    for x in to_smaller(*pair)
+    normalize_as_torch(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
+    for x in pool_to_smaller(*pair)
   )
   positions = student.shape[1]
   if positions <= max(student.shape[2], teacher.shape[2]):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 @validate
@@ -30,9 +30,9 @@ def ofd_loss(
 
   Args:
     student_features: pre-activations, already of the teacher's width, see
-      :func:`kdjax.objectives.ofd`.
+      `kdjax.objectives.ofd`.
     teacher_features: the teacher's pre-activations; they receive no gradient.
-    margin: the negative margin of each channel, see :func:`ofd_margin`; it
+    margin: the negative margin of each channel, see `ofd_margin`; it
       receives no gradient either.
     stop_teacher_gradient: False lets gradients reach the teacher.
 

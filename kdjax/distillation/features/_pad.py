@@ -6,10 +6,10 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import validate
 
 
 @validate
@@ -39,7 +39,7 @@ def pad_l2_loss(
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch
-    (torchdistill), in a second stage after training with :func:`hint_loss` of
+    (torchdistill), in a second stage after training with `hint_loss` of
     the embeddings (CSE-L2).
 
   Raises:

@@ -5,8 +5,8 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._validation import validate
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import validate
 
 
 @validate
@@ -28,7 +28,7 @@ def hierarchical_context_loss(
 
   Args:
     student_features: one stage of the student, after the fusion with the
-      deeper ones, see :func:`kdjax.objectives.review_kd`.
+      deeper ones, see `kdjax.objectives.review_kd`.
     teacher_features: the teacher's stage, before its activation; it receives
       no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.

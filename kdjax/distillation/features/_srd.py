@@ -5,10 +5,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.ops._collectives import total
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -27,13 +27,13 @@ def srd_loss(
     \ell = 2 \log \Bigl( \epsilon + \sum_{bd} |s_{bd} - t_{bd}|^p \Bigr),
     \qquad \epsilon = 10^{-12}
 
-  over the whole batch, with no average. Both sides come batch-normalised,
+  over the whole batch, with no average. Both sides come batch-normalized,
   without scale and bias, and the student's linearly projected before:
-  :func:`kdjax.objectives.srd` does so.
+  `kdjax.objectives.srd` does so.
 
   Args:
-    student_embeddings: the student's, projected and normalised.
-    teacher_embeddings: the teacher's, normalised; they receive no gradient.
+    student_embeddings: the student's, projected and normalized.
+    teacher_embeddings: the teacher's, normalized; they receive no gradient.
     exponent: p. May be traced.
     where: which examples count.
     axis_name: the mapped axis that holds the rest of the batch.
@@ -72,5 +72,7 @@ def srd_loss(
   powers = jnp.where(
     zero, 0.0, jnp.power(jnp.where(zero, 1.0, sizes), exponent)
   )
-  summed, counted = total((jnp.sum(powers), jnp.sum(where)), axis_name)
+  summed, counted = sum_over_devices(
+    (jnp.sum(powers), jnp.sum(where)), axis_name
+  )
   return jnp.where(counted > 0, 2 * jnp.log(summed + 1e-12), 0.0)

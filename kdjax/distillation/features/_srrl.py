@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import validate
 
 
 @validate

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -44,7 +44,7 @@ def vid_loss(
 
   Published codes disagree on sigma: the paper and RepDistiller train it, the
   softplus of one number a channel plus 1e-5, and so does
-  :func:`kdjax.objectives.vid`; mdistiller keeps it out of the optimizer, so
+  `kdjax.objectives.vid`; mdistiller keeps it out of the optimizer, so
   that it stays 5. The mean over positions and channels is the authors' code;
   the paper sums over them.
 

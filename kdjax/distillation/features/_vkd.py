@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -16,7 +16,7 @@ def vkd_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""VkD: smooth L1 between projected and layer-normalised embeddings.
+  r"""VkD: smooth L1 between projected and layer-normalized embeddings.
 
   .. math::
     \ell = \operatorname{mean}_d \operatorname{smooth}_{L_1} \left(
@@ -24,8 +24,8 @@ def vkd_loss(
 
   Args:
     student_embeddings: the student's pooled features under an orthogonal
-      projection, see :func:`kdjax.objectives.vkd`.
-    teacher_embeddings: the teacher's pooled features; they are normalised
+      projection, see `kdjax.objectives.vkd`.
+    teacher_embeddings: the teacher's pooled features; they are normalized
       here and receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 

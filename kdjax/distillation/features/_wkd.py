@@ -5,10 +5,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import validate
 
 
 @validate

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.distillation._teacher_side import teacher_side
+from kdjax.ops import compute_dtype
 from kdjax.ops import softened_softmax
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate

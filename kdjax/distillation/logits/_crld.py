@@ -1,22 +1,22 @@
-"""Cross-view consistency regularisation (CRLD)."""
+"""Cross-view consistency regularization (CRLD)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation.logits._soft_targets import soft_target_loss
+from kdjax.ops import as_fraction
+from kdjax.ops import as_number
 from kdjax.ops import softened_softmax
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
 def crld_loss(
-  student_weak: Float[Array, "*batch classes"],
-  teacher_weak: Float[Array, "*batch classes"],
-  student_strong: Float[Array, "*batch classes"],
-  teacher_strong: Float[Array, "*batch classes"],
+  student_logits: Float[Array, "*batch classes"],
+  teacher_logits: Float[Array, "*batch classes"],
+  student_strong_logits: Float[Array, "*batch classes"],
+  teacher_strong_logits: Float[Array, "*batch classes"],
   *,
   temperature: ArrayLike = 4.0,
   weak_threshold: ArrayLike = 0.9,
@@ -38,10 +38,10 @@ def crld_loss(
   the softmax at temperature 1. Comparisons count where the teacher is sure.
 
   Args:
-    student_weak: the student's logits of the weak view, `[*batch, classes]`.
-    teacher_weak: the teacher's, which receive no gradient.
-    student_strong: the student's logits of the strong view.
-    teacher_strong: the teacher's, which receive no gradient.
+    student_logits: the student's logits of the weak view, `[*batch, classes]`.
+    teacher_logits: the teacher's, which receive no gradient.
+    student_strong_logits: the student's logits of the strong view.
+    teacher_strong_logits: the teacher's, which receive no gradient.
     temperature: T > 0; a number, or one per example. May be traced.
     weak_threshold: the least confidence in the weak view that lets the
       comparisons within a view count, in [0, 1]. May be traced.
@@ -69,7 +69,7 @@ def crld_loss(
     Array([0.345...], dtype=float32)
 
   References:
-    Zhang et al., `Cross-view consistency regularisation for knowledge
+    Zhang et al., `Cross-view consistency regularization for knowledge
     distillation <https://arxiv.org/abs/2412.16493>`_, 2024; code
     arcaninez/crld.
   """
@@ -85,17 +85,17 @@ def crld_loss(
       stop_teacher_gradient=stop_teacher_gradient,
     )
 
-  within = soft(student_weak, teacher_weak) + soft(
-    student_strong, teacher_strong
+  within = soft(student_logits, teacher_logits) + soft(
+    student_strong_logits, teacher_strong_logits
   )
-  cross = soft(student_strong, teacher_weak) + soft(
-    student_weak, teacher_strong
+  cross = soft(student_strong_logits, teacher_logits) + soft(
+    student_logits, teacher_strong_logits
   )
   rows, dtype = within.shape, within.dtype
   within *= as_number("within_weight", within_weight, dtype, shape=rows)
   cross *= as_number("cross_weight", cross_weight, dtype, shape=rows)
-  weak = as_share("weak_threshold", weak_threshold, dtype, shape=rows)
-  strong = as_share("strong_threshold", strong_threshold, dtype, shape=rows)
-  return jnp.where(confidence(teacher_weak) >= weak, within, 0.0) + jnp.where(
-    confidence(teacher_strong) >= strong, cross, 0.0
+  weak = as_fraction("weak_threshold", weak_threshold, dtype, shape=rows)
+  strong = as_fraction("strong_threshold", strong_threshold, dtype, shape=rows)
+  return jnp.where(confidence(teacher_logits) >= weak, within, 0.0) + jnp.where(
+    confidence(teacher_strong_logits) >= strong, cross, 0.0
   )

@@ -4,13 +4,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation.logits._soft_targets import soft_target_loss
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
 def cskd_loss(
   student_logits: Float[Array, "*batch classes"],
-  partner_logits: Float[Array, "*batch classes"],
+  student_partner_logits: Float[Array, "*batch classes"],
   *,
   temperature: ArrayLike = 4.0,
   stop_teacher_gradient: bool = True,
@@ -21,8 +21,8 @@ def cskd_loss(
 
   Args:
     student_logits: `[*batch, classes]`.
-    partner_logits: the same network's logits of other examples of the same
-      classes; they receive no gradient.
+    student_partner_logits: the same network's logits of other examples of the
+      same classes; they receive no gradient.
     temperature: T > 0; a number, or one per example. May be traced.
     stop_teacher_gradient: False lets gradients reach the partners.
 
@@ -45,7 +45,7 @@ def cskd_loss(
   """
   return soft_target_loss(
     student_logits,
-    partner_logits,
+    student_partner_logits,
     temperature=temperature,
     stop_teacher_gradient=stop_teacher_gradient,
   )

@@ -6,11 +6,11 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation.logits._prediction_correlations import correlation_gap
 from kdjax.distillation.logits._prediction_correlations import predictions
+from kdjax.ops import as_number
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import agreed
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import mean_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -84,7 +84,7 @@ def dist_loss(
     student.T, teacher.T, keep[None].astype(student.dtype)
   )
   between_examples = jnp.where(jnp.any(keep), jnp.mean(columns), 0.0)
-  between_examples = agreed(between_examples, axis_name)
+  between_examples = mean_over_devices(between_examples, axis_name)
   tau = as_number("temperature", temperature, student.dtype)
   return jnp.square(tau) * (
     as_number("beta", beta, tau.dtype) * between_classes

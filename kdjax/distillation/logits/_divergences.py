@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.logits._mixtures import mix
-from kdjax.ops._divergences import forward_kl
-from kdjax.ops._divergences import jensen_shannon
-from kdjax.ops._divergences import skew_divergence
-from kdjax.ops._divergences import total_variation
-from kdjax.ops._validation import validate
+from kdjax.ops import forward_kl
+from kdjax.ops import jensen_shannon
+from kdjax.ops import skew_divergence
+from kdjax.ops import total_variation
+from kdjax.ops import validate
 
 
 @validate
@@ -36,7 +36,7 @@ def reverse_kl_loss(
   Returns:
     One value an example, in nats, without a T^2 factor; inf, and no finite
     gradient, where the student allows a class that the teacher excludes by
-    -inf. Mask it on both sides, or use :func:`skew_reverse_kl_loss`.
+    -inf. Mask it on both sides, or use `skew_reverse_kl_loss`.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.

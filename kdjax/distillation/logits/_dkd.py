@@ -7,14 +7,14 @@ from jaxtyping import Array, Float, Integer
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.logits._target_and_rest import one_hot
 from kdjax.distillation.logits._target_and_rest import target_and_rest
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import compute_dtype
 from kdjax.ops import kl_divergence
+from kdjax.ops import mask_unknown_labels
+from kdjax.ops import row_temperature
 from kdjax.ops import softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -28,7 +28,7 @@ def dkd_loss(
   beta: ArrayLike = 8.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Decoupled knowledge distillation (DKD): labelled class and others apart.
+  r"""Decoupled knowledge distillation (DKD): labeled class and others apart.
 
   .. math::
     \ell = T^2 \bigl[ \alpha \, \mathrm{KL}(b^T \Vert b^S)
@@ -36,7 +36,7 @@ def dkd_loss(
     b = [q_y, 1 - q_y], \quad \hat q_c = \frac{q_c}{1 - q_y}, \; c \ne y
 
   With alpha = 1 and beta = 1 - q_y of the teacher it is
-  :func:`soft_target_loss`. With two classes the second term is exactly 0.
+  `soft_target_loss`. With two classes the second term is exactly 0.
 
   Args:
     student_logits: `[*batch, classes]`.
@@ -45,7 +45,7 @@ def dkd_loss(
     labels: class indices `[*batch]`; what is no class gives NaN, without
       gradient, so that a masked row may hold anything.
     temperature: T > 0; a number, or one per example. May be traced.
-    alpha: the weight of the labelled class; a number, or one per example.
+    alpha: the weight of the labeled class; a number, or one per example.
     beta: the weight of the other classes; a number, or one per example.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -59,7 +59,7 @@ def dkd_loss(
     TypeError: if the logits are not floating-point or the labels no integers.
 
   Differs from published code: mdistiller takes the logarithm of 1 - q_y after
-  rounding, which is infinite from a gap of 104 on, and masks the labelled class
+  rounding, which is infinite from a gap of 104 on, and masks the labeled class
   by -1000. Here nothing leaves log space; elsewhere the values agree.
 
   Examples:
@@ -89,7 +89,7 @@ def dkd_loss(
   beta = as_number("beta", beta, dtype, shape=rows)
   scale = as_number("temperature", temperature, dtype, shape=rows)
   values = jnp.square(scale) * (alpha * of_target + beta * among_others)
-  return where_known(values, given, student.shape[-1])
+  return mask_unknown_labels(values, given, student.shape[-1])
 
 
 def _binary_kl(

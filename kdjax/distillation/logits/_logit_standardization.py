@@ -5,10 +5,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation.logits._soft_targets import soft_target_loss
+from kdjax.ops import as_number
+from kdjax.ops import compute_dtype
 from kdjax.ops import safe_norm
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -70,7 +70,7 @@ def lskd_loss(
     \ell = T^2 \, \mathrm{KL}(q^T \Vert q^S), \quad
     q = \mathrm{softmax}(Z(z) / T)
 
-  where Z is :func:`standardize_logits`: the student matches the relations
+  where Z is `standardize_logits`: the student matches the relations
   between the teacher's logits, not their magnitude.
 
   Args:

@@ -11,14 +11,14 @@ from kdjax.distillation.logits._prediction_correlations import batch_gaps
 from kdjax.distillation.logits._prediction_correlations import class_gaps
 from kdjax.distillation.logits._prediction_correlations import predictions
 from kdjax.distillation.logits._soft_targets import soft_target_loss
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
+from kdjax.ops import zero_masked
 
 
 @validate
@@ -47,7 +47,7 @@ def class_correlation_loss(
 
   Returns:
     A scalar. As in the paper and the authors' code it grows with the square of
-    the batch size; see :func:`mlld_loss` for the weight.
+    the batch size; see `mlld_loss` for the weight.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.
@@ -98,7 +98,7 @@ def batch_correlation_loss(
 
   Returns:
     A scalar; 0 if no example counts. As in the paper and the authors' code it
-    grows with the batch size; see :func:`mlld_loss` for the weight.
+    grows with the batch size; see `mlld_loss` for the weight.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.
@@ -143,10 +143,10 @@ def mlld_loss(
       + \frac{1}{C} \sum_{c,k} n_c \, (\Delta Q^\top Q)_{ck}^2
       + \frac{1}{B} \sum_{b,i} m_b \, (\Delta Q Q^\top)_{bi}^2 \Bigr]
 
-  summed over a pool of temperatures, where :math:`\Delta` is student less
+  summed over a pool of temperatures, where `Delta` is student less
   teacher. The masks keep what the teacher is unsure of: the examples whose
-  confidence :math:`\max_c q^T_{bc}`, and the classes whose mass
-  :math:`\sum_b q^T_{bc}`, both at temperature 1, do not exceed the
+  confidence `max_c q^T_bc`, and the classes whose mass
+  `sum_b q^T_bc`, both at temperature 1, do not exceed the
   percentile over the batch or over the classes. For a strongly augmented view
   of the same images the first term is added, unmasked.
 
@@ -159,7 +159,7 @@ def mlld_loss(
     temperatures: the pool, each > 0; a number or `[pool]`. May be traced.
     percentile: in [0, 100]; at 100 nothing is masked. May be traced.
     where: which examples count.
-    chunk_size: as in :func:`batch_correlation_loss`.
+    chunk_size: as in `batch_correlation_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -199,7 +199,7 @@ def mlld_loss(
   # Computed once: copies rounded differently would not equal themselves.
   confidence = jax.lax.optimization_barrier(jnp.max(sure, -1))
   mass = jnp.sum(sure, 0)
-  mass = total(mass, axis_name)
+  mass = sum_over_devices(mass, axis_name)
   mass = jax.lax.optimization_barrier(mass)
   examples = _up_to_percentile(
     confidence,
@@ -212,8 +212,8 @@ def mlld_loss(
 
   def divergences(student: Array, teacher: Array, temperature: Array) -> Array:
     return soft_target_loss(
-      counted(student, where),
-      counted(teacher, where),
+      zero_masked(student, where),
+      zero_masked(teacher, where),
       temperature=temperature,
       stop_teacher_gradient=stop_teacher_gradient,
     )

@@ -8,14 +8,14 @@ from jaxtyping import Array, Bool, Float, Integer
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.logits._target_and_rest import one_hot
 from kdjax.distillation.logits._target_and_rest import product
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import cross_entropy
 from kdjax.ops import log_softened_softmax
+from kdjax.ops import mask_unknown_labels
 from kdjax.ops import masked_mean
 from kdjax.ops import softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -34,7 +34,7 @@ def nkd_loss(
     \ell = - q^T_y \log q^S_y
            - \gamma T^2 \sum_{c \ne y} \hat q^T_c \log \hat q^S_c
 
-  where q takes temperature 1 and :math:`\hat q` is the softmax of the other
+  where q takes temperature 1 and `q-hat` is the softmax of the other
   classes at temperature T. Both terms are cross-entropies: the loss of equal
   logits is not 0.
 
@@ -57,7 +57,7 @@ def nkd_loss(
     TypeError: if the logits are not floating-point or the labels no integers.
 
   Agrees with the authors' code; of soft labels that takes the largest class.
-  SDD's copy keeps the labelled class among the others by mistake.
+  SDD's copy keeps the labeled class among the others by mistake.
 
   Examples:
     >>> logits = jnp.array([[0.0, 0.0, 0.0]])
@@ -83,7 +83,7 @@ def nkd_loss(
   gamma = as_number("gamma", gamma, soft.dtype, shape=soft.shape)
   scale = as_number("temperature", temperature, soft.dtype, shape=soft.shape)
   values = hard + gamma * jnp.square(scale) * soft
-  return where_known(values, given, student_logits.shape[-1])
+  return mask_unknown_labels(values, given, student_logits.shape[-1])
 
 
 @validate
@@ -106,19 +106,19 @@ def uskd_loss(
       - \beta \sum_{c \ne y} \frac{1 / r_c}{\sum_{k \ne y} 1 / r_k}
         \log \hat q_c + \mu \, H(\tilde y, w) \Bigr]
 
-  The soft label of the labelled class is the student's own squared confidence,
+  The soft label of the labeled class is the student's own squared confidence,
   shifted to the mean 1; those of the others follow Zipf's law in the rank r of
   the class, which adds the student's scores to those of a weak classifier w on
   an earlier feature. That one learns from the smoothed labels
-  :math:`\tilde y`. Soft labels and ranks receive no gradient.
+  `y-tilde`. Soft labels and ranks receive no gradient.
 
   Args:
     student_logits: `[batch, classes]`. A class at -inf is masked, for the weak
       classifier too.
     labels: class indices `[batch]`.
     weak_logits: the weak classifier's, `[batch, classes]`, see
-      :func:`kdjax.objectives.uskd`; without them the student ranks alone.
-    alpha: the weight of the labelled class.
+      `kdjax.objectives.uskd`; without them the student ranks alone.
+    alpha: the weight of the labeled class.
     beta: the weight of the other classes.
     mu: the weight of the weak classifier's own loss.
     where: which examples count.
@@ -134,7 +134,7 @@ def uskd_loss(
 
   Follows the authors' code in what decides the ranks: the weak classifier's
   probabilities and the student's *log*-probabilities, each divided by 1 less
-  that of the labelled class, which keeps its own rank among them. Of mixed
+  that of the labeled class, which keeps its own rank among them. Of mixed
   labels that code takes the two largest; here labels are indices.
 
   Examples:
@@ -173,7 +173,7 @@ def uskd_loss(
   log_others = log_softened_softmax(student_logits, where=~is_target)
   soft = jnp.sum(product(zipf, -log_others), -1)
   total += as_number("beta", beta, hard.dtype) * soft
-  total = where_known(total, given, student_logits.shape[-1])
+  total = mask_unknown_labels(total, given, student_logits.shape[-1])
   return masked_mean(total, where, axis_name=axis_name)
 
 

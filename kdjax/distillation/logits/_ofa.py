@@ -6,13 +6,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from kdjax.distillation._teacher_side import teacher_side
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import check_positive
+from kdjax.ops import cross_entropy
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import mask_unknown_labels
+from kdjax.ops import validate
 
 
 @validate
@@ -31,12 +31,12 @@ def ofa_loss(
            \log q_c
 
   With epsilon = 1 it is the cross-entropy of student and teacher; the larger
-  epsilon, the more the labelled class outweighs what the teacher says of
+  epsilon, the more the labeled class outweighs what the teacher says of
   others.
 
   Args:
     student_logits: `[*batch, classes]`, those of the network or of a stage, see
-      :func:`kdjax.objectives.ofa`.
+      `kdjax.objectives.ofa`.
     teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
       -inf on both sides is masked.
     labels: class indices `[*batch]`.
@@ -84,7 +84,7 @@ def ofa_loss(
     -log_softened_softmax(student_logits),
   )
   values = jnp.sum(weights * jnp.where(weights == 0, 0.0, costs), -1)
-  return where_known(values, given, classes)
+  return mask_unknown_labels(values, given, classes)
 
 
 def as_rows(number: Array) -> Array:

@@ -4,14 +4,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.distillation._batch_rows import directions
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.ops import gather_batch
+from kdjax.ops import in_chunks
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._row_chunks import in_chunks
+from kdjax.ops import sum_over_devices
+from kdjax.ops import unit_vectors
+from kdjax.ops import zero_masked
 
 
 def predictions(
@@ -25,8 +25,9 @@ def predictions(
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   keep = jnp.ones(len(student_logits), bool) if where is None else where
   student, teacher = (
-    counted(
-      softened_softmax(counted(logits, where), temperature=temperature), where
+    zero_masked(
+      softened_softmax(zero_masked(logits, where), temperature=temperature),
+      where,
     )
     for logits in (student_logits, teacher_logits)
   )
@@ -35,7 +36,7 @@ def predictions(
 
 
 def correlation_gap(a: Array, b: Array, weight: ArrayLike = 1.0) -> Array:
-  """Returns 1 - a b / (|a| |b| + 1e-8) of centred rows.
+  """Returns 1 - a b / (|a| |b| + 1e-8) of centered rows.
 
   As half the squared distance of the unit vectors, which does not cancel.
   """
@@ -47,7 +48,7 @@ def correlation_gap(a: Array, b: Array, weight: ArrayLike = 1.0) -> Array:
 
   a, b = centred(a), centred(b)
   product = safe_norm(a) * safe_norm(b)
-  distance = 0.5 * jnp.sum(jnp.square(directions(a) - directions(b)), -1)
+  distance = 0.5 * jnp.sum(jnp.square(unit_vectors(a) - unit_vectors(b)), -1)
   return (product * distance + 1e-8) / (product + 1e-8)
 
 
@@ -57,7 +58,7 @@ def class_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
   # S'S - T'T, as products with S - T that keep its digits.
   gram = jnp.matmul(student.T, gap, precision="highest")
   gram += jnp.matmul(gap.T, teacher, precision="highest")
-  gram = total(gram, axis_name)
+  gram = sum_over_devices(gram, axis_name)
   return jnp.sum(jnp.square(gram), 0) / student.shape[-1]
 
 

@@ -7,13 +7,13 @@ from jaxtyping import Array, Float, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation.logits._target_and_rest import target_and_rest
+from kdjax.ops import as_number
+from kdjax.ops import check_labels
+from kdjax.ops import check_positive
 from kdjax.ops import kl_divergence
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import mask_unknown_labels
+from kdjax.ops import row_temperature
+from kdjax.ops import validate
 
 
 @validate
@@ -38,7 +38,7 @@ def rld_loss(
     M = \{c : z^T_c < z^T_y\}
 
   The first term (sample confidence) teaches the label as much confidence as
-  the teacher has in its own favourite; p is the softmax at temperature T_alpha.
+  the teacher has in its own favorite; p is the softmax at temperature T_alpha.
   The second (masked correlation) compares only the classes that the teacher
   ranks below the label, among themselves.
 
@@ -105,7 +105,7 @@ def rld_loss(
   alpha = as_number("alpha", alpha, dtype, shape=rows)
   beta = as_number("beta", beta, dtype, shape=rows)
   values = alpha * confidence + beta * correlation
-  return where_known(values, given, student_logits.shape[-1])
+  return mask_unknown_labels(values, given, student_logits.shape[-1])
 
 
 def _against_rest(

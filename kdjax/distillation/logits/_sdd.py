@@ -9,12 +9,12 @@ from jaxtyping import Array, Float, Integer
 from kdjax.distillation.logits._dkd import dkd_loss
 from kdjax.distillation.logits._nkd import nkd_loss
 from kdjax.distillation.logits._soft_targets import soft_target_loss
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import validate
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_labels
+from kdjax.ops import mask_unknown_labels
+from kdjax.ops import validate
 
 _INNER: dict[str, Callable[..., Array]] = {
   "kd": lambda student, teacher, labels, **kw: soft_target_loss(
@@ -97,12 +97,12 @@ def sdd_loss(
   other way about, is complementary, and weighs more.
 
   Args:
-    student_logits: `[batch, regions, classes]`, see :func:`regional_logits`;
+    student_logits: `[batch, regions, classes]`, see `regional_logits`;
       the first region is the whole image.
     teacher_logits: `[batch, regions, classes]`; they receive no gradient.
     labels: `[batch]`.
-    inner: the loss of a region: "kd" (:func:`soft_target_loss`), "dkd"
-      (:func:`dkd_loss`) or "nkd" (:func:`nkd_loss`).
+    inner: the loss of a region: "kd" (`soft_target_loss`), "dkd"
+      (`dkd_loss`) or "nkd" (`nkd_loss`).
     complementary_weight: of a region that disagrees. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
     **hyperparameters: of the inner loss.
@@ -140,4 +140,4 @@ def sdd_loss(
   complementary = right != right[:, :1]
   weight = as_number("complementary_weight", complementary_weight, values.dtype)
   values = jnp.mean(jnp.where(complementary, weight, 1.0) * values, -1)
-  return where_known(values, given, student_logits.shape[-1])
+  return mask_unknown_labels(values, given, student_logits.shape[-1])

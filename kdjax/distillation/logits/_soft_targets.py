@@ -6,10 +6,10 @@ from jaxtyping import Array, Float, Integer
 
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.logits._mixtures import mix
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
 from kdjax.ops import kl_divergence
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -28,7 +28,7 @@ def soft_target_loss(
 
   The factor T^2 keeps the gradient's size when the temperature changes; as T
   grows, the gradient tends to that of half the squared distance between the
-  centred logits, divided by the number of classes.
+  centered logits, divided by the number of classes.
 
   Args:
     student_logits: `[*batch, classes]`.
@@ -39,7 +39,7 @@ def soft_target_loss(
 
   Returns:
     One value an example, in nats. Published weight: 0.9, beside 0.1 times the
-    cross-entropy (RepDistiller), see :func:`kd_loss`.
+    cross-entropy (RepDistiller), see `kd_loss`.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.
@@ -138,7 +138,7 @@ def logit_mse_loss(
   .. math::
     \ell = \frac{1}{C} \sum_c (z^S_c - z^T_c)^2
 
-  Unlike the limit of :func:`soft_target_loss` for a high temperature, it also
+  Unlike the limit of `soft_target_loss` for a high temperature, it also
   matches the common offset of the logits.
 
   Args:

@@ -1,4 +1,4 @@
-"""Probabilities of the labelled class and of the other classes."""
+"""Probabilities of the labeled class and of the other classes."""
 
 import jax
 import jax.numpy as jnp

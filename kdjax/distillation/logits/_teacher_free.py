@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax.ops import as_fraction
+from kdjax.ops import check_labels
+from kdjax.ops import compute_dtype
 from kdjax.ops import kl_divergence
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import as_share
-from kdjax.ops._validation import validate
+from kdjax.ops import mask_unknown_labels
+from kdjax.ops import row_temperature
+from kdjax.ops import validate
 
 
 @validate
@@ -22,7 +22,7 @@ def virtual_teacher_loss(
   temperature: ArrayLike = 20.0,
   correct_probability: ArrayLike = 0.99,
 ) -> Float[Array, "*batch"]:
-  r"""Teacher-free regularisation (Tf-KD_reg): a teacher made by hand.
+  r"""Teacher-free regularization (Tf-KD_reg): a teacher made by hand.
 
   .. math::
     \ell = \frac{1}{C} \mathrm{KL}(\mathrm{softmax}(u / T) \Vert p^S), \quad
@@ -63,7 +63,7 @@ def virtual_teacher_loss(
   given, labels = labels, check_labels(labels, student_logits.shape[-1])
   dtype = compute_dtype(student_logits)
   scale = row_temperature(temperature, student_logits, -1)
-  correct = as_share(
+  correct = as_fraction(
     "correct_probability", correct_probability, dtype, shape=labels.shape
   )
   correct = jnp.broadcast_to(correct, labels.shape)[..., None]
@@ -74,4 +74,4 @@ def virtual_teacher_loss(
   teacher = jnp.where(own, correct, (1 - correct) / others)
   divergence = kl_divergence(student_logits, teacher / scale, where=used)
   values = divergence / jnp.maximum(classes, 1.0)
-  return where_known(values, given, student_logits.shape[-1])
+  return mask_unknown_labels(values, given, student_logits.shape[-1])

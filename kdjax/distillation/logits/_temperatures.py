@@ -5,14 +5,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient
 from kdjax.ops import safe_norm
 from kdjax.ops import softened_softmax
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -23,7 +23,7 @@ def ctkd_temperature(
   lowest: ArrayLike = 1.0,
   span: ArrayLike = 20.0,
 ) -> Float[Array, "..."]:
-  r"""Curriculum temperature (CTKD): learnt against the student.
+  r"""Curriculum temperature (CTKD): learned against the student.
 
   .. math:: T = T_0 + s \, \sigma(R_\lambda(\theta))
 
@@ -38,7 +38,7 @@ def ctkd_temperature(
     span: s > 0.
 
   Returns:
-    Temperatures in the shape of `parameter`, for :func:`soft_target_loss`,
+    Temperatures in the shape of `parameter`, for `soft_target_loss`,
     whose factor T^2 takes part in the reversed gradient.
 
   Raises:

@@ -6,12 +6,12 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.logits._ofa import as_rows
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
 from kdjax.ops import kl_divergence
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -73,7 +73,7 @@ def wttm_loss(
     \ell = \Bigl( \sum_k p_k^\gamma \Bigr) \,
            \mathrm{KL}(p^{(\gamma)} \Vert q)
 
-  :func:`ttm_loss`, weighed by the power sum of the teacher's probabilities: the
+  `ttm_loss`, weighed by the power sum of the teacher's probabilities: the
   smoother these are, the more the example counts.
 
   Args:

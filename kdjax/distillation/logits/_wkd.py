@@ -8,17 +8,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import unit
 from kdjax.distillation.logits._target_and_rest import product
+from kdjax.ops import as_number
+from kdjax.ops import check_integer
+from kdjax.ops import check_labels
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
+from kdjax.ops import cross_entropy
 from kdjax.ops import log_softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import mask_unknown_labels
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import validate
 
 
 @validate
@@ -34,12 +34,12 @@ def wkd_class_cost(
     sharpness: kappa > 0. May be traced.
 
   Returns:
-    `[classes, classes]`, for :func:`wkd_logit_loss`.
+    `[classes, classes]`, for `wkd_logit_loss`.
 
   Raises:
     ValueError: if a static sharpness is not above 0.
 
-  It is the authors' "fc" cost. Their CIFAR-100 runs read one minus the centred
+  It is the authors' "fc" cost. Their CIFAR-100 runs read one minus the centered
   kernel alignment of the classes' training features from a file instead;
   sharpen that likewise.
 
@@ -53,7 +53,7 @@ def wkd_class_cost(
     for knowledge distillation <https://arxiv.org/abs/2412.08139>`_, 2024.
   """
   check_positive("sharpness", sharpness)
-  prototypes = unit(kernel.astype(compute_dtype(kernel)), 0)
+  prototypes = normalize_as_torch(kernel.astype(compute_dtype(kernel)), 0)
   cosine = jnp.matmul(prototypes.T, prototypes, precision="highest")
   return -jnp.expm1(jnp.minimum(cosine - 1, 0.0) * sharpness)
 
@@ -84,7 +84,7 @@ def wkd_logit_loss(
     student_logits: `[batch, classes]`.
     teacher_logits: `[batch, classes]`; they receive no gradient.
     labels: `[batch]`.
-    class_cost: C, nonnegative, see :func:`wkd_class_cost`; no gradient.
+    class_cost: C, nonnegative, see `wkd_class_cost`; no gradient.
     temperature: T > 0 of the transported probabilities. May be traced.
     gamma: the weight of the transport; a number, or one per example. May be
       traced.
@@ -158,7 +158,7 @@ def wkd_logit_loss(
   moved = jnp.matmul(shifted_v, (kernel * cost).T, precision="highest")
   transport = jnp.exp(shift_u + shift_v)[:, 0] * jnp.sum(shifted_u * moved, -1)
   gamma = as_number("gamma", gamma, target.dtype, shape=target.shape)
-  return where_known(target + gamma * transport, given, classes)
+  return mask_unknown_labels(target + gamma * transport, given, classes)
 
 
 def _shifted_exp(logarithms: Array) -> tuple[Array, Array]:

@@ -6,12 +6,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
+from kdjax.ops import check_labels
+from kdjax.ops import cross_entropy
 from kdjax.ops import log_softened_softmax
+from kdjax.ops import mask_unknown_labels
 from kdjax.ops import softened_softmax
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._cross_entropy import where_known
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -75,4 +75,4 @@ def wsld_loss(
   terms = target * jnp.where(target != 0, log_student, 0.0)
   scale = jnp.square(jnp.asarray(temperature, terms.dtype))
   values = -weight * scale * jnp.sum(terms, -1)
-  return where_known(values, given, student_logits.shape[-1])
+  return mask_unknown_labels(values, given, student_logits.shape[-1])

@@ -13,13 +13,13 @@ from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._batch_rows import unit_rows
 from kdjax.distillation._teacher_side import teacher_side
+from kdjax.ops import as_number
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import agreed
-from kdjax.ops._distances import absolute
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import mean_over_devices
+from kdjax.ops import safe_abs
+from kdjax.ops import validate
 
 
 @validate
@@ -56,13 +56,13 @@ def cc_loss(
     form: "kernel", the paper's, as in AberHu's Knowledge-Distillation-Zoo; it
       does not depend on the order of the examples. "adjacent", RepDistiller's,
       which its author has from the paper's authors: products of the gaps of
-      consecutive examples, of equal widths, not normalised.
+      consecutive examples, of equal widths, not normalized.
     where: `[batch]`, which examples count; those that do are consecutive.
-    chunk_size: as in :func:`pkt_loss`. "adjacent" has no pairs.
+    chunk_size: as in `pkt_loss`. "adjacent" has no pairs.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher, as both
       codes do by way of the teacher's embedding layer,
-      :func:`kdjax.objectives.cc`.
+      `kdjax.objectives.cc`.
 
   Returns:
     A scalar. Published weight: 0.02, for "adjacent" (RepDistiller). Neither
@@ -98,12 +98,12 @@ def cc_loss(
         f"adjacent form expected {student.local.shape}, as in "
         "student_embeddings."
       )
-    gaps = absolute(student.whole - teacher.whole)
+    gaps = safe_abs(student.whole - teacher.whole)
     gaps = gaps[jnp.argsort(~pair.columns, stable=True)]
     following = jnp.arange(1, gaps.shape[0]) < jnp.sum(pair.columns)
     value = masked_mean(jnp.sum(gaps[:-1] * gaps[1:], -1), following)
     # Equal on every device already; the mean makes its gradient the batch's.
-    return agreed(value, axis_name)
+    return mean_over_devices(value, axis_name)
 
   def kernel(rows: Rows) -> Array:
     cosines = products(rows)

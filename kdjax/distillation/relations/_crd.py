@@ -12,11 +12,11 @@ from kdjax.distillation._batch_rows import over_rows
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import unit_rows
 from kdjax.distillation._teacher_side import teacher_side
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import compute_dtype
 from kdjax.ops import masked_mean
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -41,7 +41,7 @@ def crd_loss(
   epsilon = 1e-7. The method adds both directions: a student's anchors with the
   teacher's positives and negatives, and the teacher's with the student's. The
   memory banks that they are drawn from, and the embedding of both networks
-  into vectors of unit norm, are :func:`kdjax.objectives.crd`.
+  into vectors of unit norm, are `kdjax.objectives.crd`.
 
   Args:
     anchors: `[batch, dims]`, embeddings of unit norm of one network.
@@ -51,8 +51,8 @@ def crd_loss(
       gradient.
     num_examples: N, how many examples the negatives were drawn from. May be
       traced.
-    normalizer: Z, once and for all the mean of the unnormalised P of the first
-      batch times N, :func:`crd_normalizer`. May be traced.
+    normalizer: Z, once and for all the mean of the unnormalized P of the first
+      batch times N, `crd_normalizer`. May be traced.
     temperature: tau. May be traced.
     stop_teacher_gradient: False lets gradients reach positives and negatives.
 
@@ -82,7 +82,7 @@ def crd_loss(
   )
   positive, negative = _scores(anchors, positives, negatives, temperature)
   log_normalizer = jnp.log(as_number("normalizer", normalizer, positive.dtype))
-  return nce_loss(positive, negative, log_normalizer, num_examples)
+  return crd_nce_loss(positive, negative, log_normalizer, num_examples)
 
 
 @validate
@@ -96,7 +96,7 @@ def crd_normalizer(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Normaliser of CRD, estimated from a batch.
+  r"""Normalizer of CRD, estimated from a batch.
 
   .. math::
     Z = N \operatorname*{mean}_{i, k} e^{x_i \cdot y_{ik} / \tau}
@@ -116,7 +116,7 @@ def crd_normalizer(
   Returns:
     A scalar without gradient; 0 if nothing counts. At temperatures below about
     0.012 it may exceed float32, whatever it is computed from;
-    :func:`kdjax.objectives.crd` keeps its logarithm.
+    `kdjax.objectives.crd` keeps its logarithm.
 
   Raises:
     ValueError: if shapes differ or a static number is not above 0.
@@ -133,16 +133,30 @@ def crd_normalizer(
   """
   positive, negative = _scores(anchors, positives, negatives, temperature)
   scores = jnp.concatenate([positive[:, None], negative], 1)
-  return jnp.exp(log_normalizer(scores, num_examples, where, axis_name))
+  return jnp.exp(crd_log_normalizer(scores, num_examples, where, axis_name))
 
 
-def log_normalizer(
+def crd_log_normalizer(
   scores: Float[Array, "batch candidates"],
   num_examples: ArrayLike,
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> Float[Array, ""]:
-  """Returns log Z of scores x . y / tau, -inf if nothing counts."""
+  """Logarithm of CRD's normalizer: log Z of scores x . y / tau.
+
+  Args:
+    scores: `[batch, candidates]`.
+    num_examples: the number of training examples.
+    where: which examples count; None for all.
+    axis_name: the mapped axis that holds the rest of the batch.
+
+  Returns:
+    A scalar without gradient, -inf if nothing counts.
+
+  References:
+    Tian, Krishnan and Isola, `Contrastive representation distillation
+    <https://arxiv.org/abs/1910.10699>`_, 2020.
+  """
   scores = jax.lax.stop_gradient(scores)
   rows = None if where is None else where[:, None]
   top = jnp.max(scores, where=rows, initial=-jnp.inf)
@@ -153,13 +167,27 @@ def log_normalizer(
   return top + jnp.log(mean * _size(num_examples, mean.dtype))
 
 
-def nce_loss(
+def crd_nce_loss(
   positive: Float[Array, " batch"],
   negative: Float[Array, "batch negatives"],
   log_normalizer: Float[Array, ""],
   num_examples: ArrayLike,
 ) -> Float[Array, " batch"]:
-  """Returns CRD's loss of scores x . y / tau, one value an example."""
+  """CRD's noise-contrastive loss of scores x . y / tau.
+
+  Args:
+    positive: scores of the positive pairs, `[batch]`.
+    negative: scores of the negative pairs, `[batch, negatives]`.
+    log_normalizer: log Z, from `crd_log_normalizer`.
+    num_examples: the number of training examples.
+
+  Returns:
+    `[batch]`, one value an example.
+
+  References:
+    Tian, Krishnan and Isola, `Contrastive representation distillation
+    <https://arxiv.org/abs/1910.10699>`_, 2020.
+  """
   noise = negative.shape[1] / _size(num_examples, positive.dtype)
   floor = noise + 1e-7
   # -log(P / (P + floor)) and -log(noise / (P + floor)), with P = exp(score).
@@ -218,7 +246,7 @@ def crd_in_batch_loss(
     axis_name: the mapped axis that holds the rest of the batch, whose examples
       are negatives too.
     stop_teacher_gradient: False lets gradients reach the teacher, for a
-      learned embedding of it, :func:`kdjax.objectives.crd_in_batch`.
+      learned embedding of it, `kdjax.objectives.crd_in_batch`.
 
   Returns:
     A scalar, log n for embeddings that say nothing.

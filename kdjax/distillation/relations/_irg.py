@@ -13,14 +13,14 @@ from kdjax.distillation._batch_rows import over_rows
 from kdjax.distillation._batch_rows import pair_mean
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._teacher_side import teacher_side
+from kdjax.ops import adaptive_mean_pool
+from kdjax.ops import as_number
 from kdjax.ops import gather_batch
 from kdjax.ops import masked_mean
+from kdjax.ops import nonzero_divisor
 from kdjax.ops import pairwise_squared_distances
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._resizing import adaptive_mean_pool
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
+from kdjax.ops import zero_masked
 
 _FLOOR = 1e-12
 
@@ -50,9 +50,9 @@ def irg_loss(
         (E^{S, l}_{ij} - E^{T, l}_{ij})^2
       + w_P \operatorname*{mean}_i (P^S_i - P^T_i)^2
 
-  with the edges :math:`E_{ij} = \lVert f_i - f_j \rVert^2` of the embedding
+  with the edges `E_ij = | f_i - f_j |^2` of the embedding
   and of two feature maps, and the transformation
-  :math:`P_i = \lVert f^{(1)}_i - f^{(2)}_i \rVert^2` from the first map to the
+  `P_i = | f^(1)_i - f^(2)_i |^2` from the first map to the
   second, each divided by its maximum over the batch. What is not given is left
   out: two embeddings alone give w_E times their edges' term.
 
@@ -108,7 +108,10 @@ def irg_loss(
       strict=True,
     )
   layers = [
-    (counted(s, where), counted(teacher_side(t, stop_teacher_gradient), where))
+    (
+      zero_masked(s, where),
+      zero_masked(teacher_side(t, stop_teacher_gradient), where),
+    )
     for s, t in layers
   ]
 
@@ -148,7 +151,7 @@ def irg_loss(
       teacher_logits.astype(dtype), stop_teacher_gradient
     )
     loss += as_number("vertex_weight", vertex_weight, dtype) * masked_mean(
-      jnp.square(counted(gaps, where)), where, axis_name=axis_name
+      jnp.square(zero_masked(gaps, where)), where, axis_name=axis_name
     )
   return loss
 
@@ -186,7 +189,7 @@ def _averaged(maps: Array, shape: tuple[int, ...]) -> Array:
 
 def _largest(values: Array, axis_name: str | None) -> Array:
   """Returns the largest value of the batch, differentiable over devices."""
-  return nonzero(jnp.max(gather_batch(values, axis_name)))
+  return nonzero_divisor(jnp.max(gather_batch(values, axis_name)))
 
 
 def _check_both(name: str, student: object, teacher: object) -> None:

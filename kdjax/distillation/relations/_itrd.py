@@ -13,11 +13,11 @@ from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._batch_rows import unit_rows
 from kdjax.distillation._teacher_side import teacher_side
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import validate
+from kdjax.ops import as_number
+from kdjax.ops import check_positive
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 
 @validate
@@ -38,7 +38,7 @@ def itrd_loss(
   .. math::
     \ell = w_C \, \ell_\text{corr} + w_M \, \ell_\text{mutual}
 
-  of :func:`itrd_correlation_loss` and :func:`itrd_mutual_loss`.
+  of `itrd_correlation_loss` and `itrd_mutual_loss`.
 
   Args:
     student_embeddings: `[batch, dims]`.
@@ -47,7 +47,7 @@ def itrd_loss(
     mutual_weight: the weight of the second term. May be traced.
     alpha: the order of the first term, above 0. May be traced.
     where: `[batch]`, which examples count.
-    chunk_size: as in :func:`itrd_mutual_loss`.
+    chunk_size: as in `itrd_mutual_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -102,7 +102,7 @@ def itrd_correlation_loss(
     \ell_\text{corr} = \log_2 \sum_c \lvert r_c - 1 \rvert^{2 \alpha}, \qquad
     r_c = \frac1n \sum_i \hat x^S_{ic} \hat x^T_{ic}
 
-  with features standardised over the batch by the deviation over n - 1. So r
+  with features standardized over the batch by the deviation over n - 1. So r
   is at most 1 - 1/n, and the loss at least log2(dims) - 2 alpha log2(n).
 
   Args:
@@ -137,13 +137,13 @@ def itrd_correlation_loss(
   mask = (
     jnp.ones(student_embeddings.shape[:1], bool) if where is None else where
   )
-  count = total(jnp.sum(mask), axis_name)
+  count = sum_over_devices(jnp.sum(mask), axis_name)
 
   def standardized(x: Array) -> Array:
     rows = flat_rows(x, where)
-    mean = total(jnp.sum(rows, 0), axis_name) / jnp.maximum(count, 1)
+    mean = sum_over_devices(jnp.sum(rows, 0), axis_name) / jnp.maximum(count, 1)
     rows = jnp.where(mask[:, None], rows - mean[None], 0.0)
-    squares = total(jnp.sum(jnp.square(rows), 0), axis_name)
+    squares = sum_over_devices(jnp.sum(jnp.square(rows), 0), axis_name)
     variance = squares / jnp.maximum(count - 1, 1)
     alive = (variance > 0)[None]
     deviation = jnp.sqrt(jnp.where(alive, variance[None], 1.0))
@@ -153,7 +153,7 @@ def itrd_correlation_loss(
   teacher = standardized(
     teacher_side(teacher_embeddings, stop_teacher_gradient)
   )
-  correlation = total(jnp.sum(student * teacher, 0), axis_name)
+  correlation = sum_over_devices(jnp.sum(student * teacher, 0), axis_name)
   gaps = jnp.square(correlation / jnp.maximum(count, 1) - 1)
   order = as_number("alpha", alpha, gaps.dtype)
   loss = jnp.log2(jnp.sum(jnp.power(gaps, order)))
@@ -220,9 +220,9 @@ def itrd_mutual_loss(
     return jnp.sum(jnp.square(similarity), 1), jnp.sum(jnp.square(joint), 1)
 
   def spread(squares: Array, diagonal: Array) -> Array:
-    squares = total(jnp.sum(squares), axis_name)
-    trace = total(jnp.sum(diagonal), axis_name)
-    return squares / nonzero(jnp.square(trace))
+    squares = sum_over_devices(jnp.sum(squares), axis_name)
+    trace = sum_over_devices(jnp.sum(diagonal), axis_name)
+    return squares / nonzero_divisor(jnp.square(trace))
 
   norms = [jnp.sum(jnp.square(rows.local), 1) for rows in (student, teacher)]
   alone, joint = over_rows(

@@ -11,8 +11,8 @@ from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._batch_rows import unit_rows
 from kdjax.distillation._teacher_side import teacher_side
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._validation import validate
+from kdjax.ops import nonzero_divisor
+from kdjax.ops import validate
 
 
 @validate
@@ -25,7 +25,7 @@ def pkt_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Probabilistic knowledge transfer (PKT): equal neighbour probabilities.
+  r"""Probabilistic knowledge transfer (PKT): equal neighbor probabilities.
 
   .. math::
     p_{ij} = \frac{(1 + \cos(x_i, x_j)) / 2}
@@ -55,7 +55,7 @@ def pkt_loss(
     TypeError: if the embeddings are not floating-point.
 
   Differs from published codes in the gradient of a zero row, NaN there and 0
-  here, and in float32 by fewer cancelled digits.
+  here, and in float32 by fewer canceled digits.
 
   Examples:
     >>> rows = jnp.array([[1.0, 0.0], [0.0, 2.0]])
@@ -71,7 +71,7 @@ def pkt_loss(
 
   def neighbours(rows: Rows, pair: Pairs) -> Array:
     similarity = jnp.where(pair.counted, (1 + products(rows)) / 2, 0.0)
-    return similarity / nonzero(jnp.sum(similarity, 1, keepdims=True))
+    return similarity / nonzero_divisor(jnp.sum(similarity, 1, keepdims=True))
 
   def divergences(student: Rows, teacher: Rows, pair: Pairs) -> Array:
     near_teacher = neighbours(teacher, pair)

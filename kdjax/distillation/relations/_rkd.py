@@ -14,14 +14,14 @@ from kdjax.distillation._batch_rows import batch_rows
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._teacher_side import teacher_side
 from kdjax.distillation.relations._triplet_angles import angle_gaps
+from kdjax.ops import as_number
 from kdjax.ops import gather_batch
+from kdjax.ops import in_chunks
 from kdjax.ops import masked_mean
+from kdjax.ops import nonzero_divisor
 from kdjax.ops import safe_norm
-from kdjax.ops._collectives import total
-from kdjax.ops._masked_rows import nonzero
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import sum_over_devices
+from kdjax.ops import validate
 
 _ROWS_AT_ONCE = 16
 
@@ -112,7 +112,9 @@ def rkd_loss(
 
   count = jnp.sum(pair.columns, dtype=student_gaps.dtype)
   student_mean, teacher_mean = (
-    nonzero(masked_mean(x / nonzero(count - 1), where, axis_name=axis_name))
+    nonzero_divisor(
+      masked_mean(x / nonzero_divisor(count - 1), where, axis_name=axis_name)
+    )
     for x in row_sums(lambda *gaps: gaps)
   )
   distance_sums = row_sums(
@@ -120,14 +122,14 @@ def rkd_loss(
       student / student_mean - teacher / teacher_mean
     )
   )
-  count = nonzero(count)
+  count = nonzero_divisor(count)
   distance_loss = masked_mean(distance_sums / count, where, axis_name=axis_name)
   angles = angle_gaps(
     pair.places,
     gather_batch(student_gaps, axis_name),
     gather_batch(teacher_gaps, axis_name),
   )
-  angle_loss = total(angles / count / jnp.square(count), axis_name)
+  angle_loss = sum_over_devices(angles / count / jnp.square(count), axis_name)
   return (
     as_number("distance_weight", distance_weight, angles.dtype) * distance_loss
     + as_number("angle_weight", angle_weight, angles.dtype) * angle_loss

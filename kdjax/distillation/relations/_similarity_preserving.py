@@ -6,12 +6,12 @@ from jaxtyping import Array, Bool, Float
 from kdjax.distillation._batch_rows import Pairs
 from kdjax.distillation._batch_rows import Rows
 from kdjax.distillation._batch_rows import batch_rows
-from kdjax.distillation._batch_rows import directions
 from kdjax.distillation._batch_rows import pair_mean
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._teacher_side import teacher_side
-from kdjax.ops._validation import validate
+from kdjax.ops import unit_vectors
+from kdjax.ops import validate
 
 
 @validate
@@ -37,7 +37,7 @@ def sp_loss(
     teacher_features: `[batch, ...]`; they receive no gradient. All axes but
       the batch may differ from the student's.
     where: `[batch]`, which examples count.
-    chunk_size: as in :func:`pkt_loss`.
+    chunk_size: as in `pkt_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -67,7 +67,7 @@ def sp_loss(
   def gaps(student: Rows, teacher: Rows, pair: Pairs) -> Array:
     del pair  # what does not count is 0 already
     return jnp.square(
-      directions(products(student)) - directions(products(teacher))
+      unit_vectors(products(student)) - unit_vectors(products(teacher))
     )
 
   return pair_mean(

@@ -8,18 +8,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import unit
+from kdjax.ops import check_labels
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
 from kdjax.ops import gather_batch
+from kdjax.ops import gathered_positions
+from kdjax.ops import in_chunks
 from kdjax.ops import kl_divergence
+from kdjax.ops import local_rows
 from kdjax.ops import masked_mean
-from kdjax.ops._collectives import batch_places
-from kdjax.ops._collectives import own_rows
-from kdjax.ops._cross_entropy import check_labels
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._row_chunks import in_chunks
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import validate
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import validate
+from kdjax.ops import zero_masked
 
 
 @validate
@@ -75,8 +75,8 @@ def sskd_transformed_loss(
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
-  student_logits = counted(student_logits, where)
-  teacher_logits = counted(teacher_logits, where)
+  student_logits = zero_masked(student_logits, where)
+  teacher_logits = zero_masked(teacher_logits, where)
   labels = jnp.broadcast_to(labels[:, None], student_logits.shape[:2])
   values = kl_divergence(
     student_logits, teacher_logits, temperature=temperature
@@ -188,7 +188,7 @@ def sskd_pretext_loss(
     embeddings: `[batch, views, dims]`; the first view is the original, the
       others transformed.
     where: which examples count, with all their views.
-    chunk_size: as in :func:`sskd_similarity_loss`.
+    chunk_size: as in `sskd_similarity_loss`.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
@@ -234,8 +234,8 @@ def _images(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> _Images:
-  unitary = unit(counted(embeddings, where))
-  places = batch_places(len(embeddings), axis_name)
+  unitary = normalize_as_torch(zero_masked(embeddings, where))
+  places = gathered_positions(len(embeddings), axis_name)
   return _Images(
     unitary[:, 1:],
     jnp.broadcast_to(places[:, None], unitary[:, 1:].shape[:2]),
@@ -286,7 +286,7 @@ def _best_ranked(
     jnp.where(wrong, ranks, jnp.iinfo(ranks.dtype).max).ravel(), axis_name
   )
   order = jnp.argsort(jnp.argsort(everywhere, stable=True))
-  order = own_rows(order, size, axis_name)
+  order = local_rows(order, size, axis_name)
   count = jnp.sum(gather_batch(wrong, axis_name))
   # The share of a whole number must not be rounded down to the one before.
   keep = jnp.floor(count * jnp.asarray(ratio, float) * (1 + 1e-6))

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops._collectives import vary_like
+from kdjax.ops import vary_like
 
-# Angles in memory: at several anchors, towards one neighbour and all examples.
-# Of a small batch, towards several neighbours: one at a time, an accelerator
+# Angles in memory: at several anchors, towards one neighbor and all examples.
+# Of a small batch, towards several neighbors: one at a time, an accelerator
 # would wait for the next.
 _ANGLES_AT_ONCE = 2**18
 _FEW_ANGLES = 2**16
 
 
 class _Triangles(NamedTuple):
-  """All triangles of an anchor, one neighbour and any far example."""
+  """All triangles of an anchor, one neighbor and any far example."""
 
   near: Float[Array, "anchors 1"]
   far: Float[Array, "anchors whole"]
@@ -38,9 +38,9 @@ class _Triangles(NamedTuple):
   def slopes(
     self, slope: Float[Array, "anchors whole"], places: Int[Array, " anchors"]
   ) -> Float[Array, " whole"]:
-    """Returns slopes by the neighbour's distances from those by the cosines.
+    """Returns slopes by the neighbor's distances from those by the cosines.
 
-    Near stands for far too: neighbour and far example change places.
+    Near stands for far too: neighbor and far example change places.
     """
     near = self.inverse_far - jnp.square(self.inverse_near) * self.rest()
     across = jnp.sum(slope * self.inverse_near * self.inverse_far, 0)
@@ -98,7 +98,7 @@ def _over_anchors(
   def add(sums: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
     places, counted = block
     # Or else what no anchor enters would be made ahead of the loop for all
-    # neighbours, and kept: several matrices.
+    # neighbors, and kept: several matrices.
     *rows, places = jax.lax.optimization_barrier((*sides, places))
     far = [jnp.where(counted[:, None], side[places], 0.0) for side in rows]
     terms = _over_neighbours(places, far, rows, moving)

@@ -6,12 +6,12 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation.tokens._token_masks import valid_pairs
+from kdjax.ops import as_number
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
 from kdjax.ops import softened_softmax
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
+from kdjax.ops import zero_masked
 
 KeyMask = Bool[Array, "batch keys"] | Integer[Array, "batch keys"]
 
@@ -70,7 +70,7 @@ def attention_mse_loss(
   )
   valid = valid_pairs(mask, where, student)
   # -inf - -inf at a masked key is NaN, and so is its gradient
-  student, teacher = (counted(x, valid) for x in (student, teacher))
+  student, teacher = (zero_masked(x, valid) for x in (student, teacher))
   if mask is None:
     cutoff = as_number("cutoff", cutoff, student.dtype)
     student, teacher = (
@@ -133,7 +133,7 @@ def attention_ce_loss(
     student_attention, teacher_attention, stop_teacher_gradient
   )
   queries = jnp.any(valid_pairs(mask, where, student), -1)
-  student, teacher = (counted(x, queries) for x in (student, teacher))
+  student, teacher = (zero_masked(x, queries) for x in (student, teacher))
   keys = valid_pairs(mask, None, student)
   probabilities = softened_softmax(teacher)
   log_probabilities = log_softened_softmax(student)

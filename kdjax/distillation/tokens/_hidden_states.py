@@ -8,12 +8,12 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation._feature_pairs import example_mean
-from kdjax.distillation._feature_pairs import unit
 from kdjax.distillation.tokens._token_masks import TokenMask
 from kdjax.distillation.tokens._token_masks import valid_tokens
 from kdjax.ops import masked_mean
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._validation import validate
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import validate
+from kdjax.ops import zero_masked
 
 
 @validate
@@ -65,7 +65,7 @@ def hidden_mse_loss(
     student_hidden, teacher_hidden, stop_teacher_gradient
   )
   valid = valid_tokens(mask, where, student[..., 0])
-  values = jnp.mean(jnp.square(counted(student - teacher, valid)), -1)
+  values = jnp.mean(jnp.square(zero_masked(student - teacher, valid)), -1)
   return masked_mean(values, valid, axis_name=axis_name)
 
 
@@ -112,7 +112,7 @@ def cosine_embedding_loss(
   """
   valid = valid_tokens(mask, where, student_hidden[..., 0])
   student, teacher = (
-    unit(counted(x, valid))
+    normalize_as_torch(zero_masked(x, valid))
     for x in as_pair(student_hidden, teacher_hidden, stop_teacher_gradient)
   )
   values = 1 - jnp.sum(student * teacher, -1)
@@ -189,7 +189,7 @@ def _gram_loss(
   student, teacher = (
     jnp.einsum(
       "bni,bnj->bij",
-      *(counted(x, valid) for x in layers),
+      *(zero_masked(x, valid) for x in layers),
       precision="highest",
     )
     for layers in zip(firsts, seconds, strict=True)

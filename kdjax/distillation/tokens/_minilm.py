@@ -10,10 +10,10 @@ from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation.tokens._token_masks import TokenMask
 from kdjax.distillation.tokens._token_masks import valid_pairs
 from kdjax.distillation.tokens._token_masks import valid_tokens
+from kdjax.ops import check_integer
 from kdjax.ops import kl_divergence
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
+from kdjax.ops import zero_masked
 
 
 @validate
@@ -203,7 +203,7 @@ def _relation(
 ) -> Float[Array, "batch heads tokens tokens"]:
   """Returns the scaled dot products of a layer's vectors with themselves."""
   valid = valid_tokens(mask, None, vectors[:, 0, :, 0])[:, None]
-  vectors = counted(vectors, jnp.broadcast_to(valid, vectors.shape[:-1]))
+  vectors = zero_masked(vectors, jnp.broadcast_to(valid, vectors.shape[:-1]))
   products = jnp.einsum(
     "bhid,bhjd->bhij", vectors, vectors, precision="highest"
   )

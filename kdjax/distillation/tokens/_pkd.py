@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import unit
 from kdjax.distillation.tokens._token_masks import TokenMask
-from kdjax.ops._masked_rows import counted
-from kdjax.ops._validation import validate
+from kdjax.ops import normalize_as_torch
+from kdjax.ops import validate
+from kdjax.ops import zero_masked
 
 
 @validate
@@ -52,7 +52,7 @@ def pkd_loss(
   """
   where = None if mask is None else mask[:, 0].astype(bool)
   student, teacher = (
-    unit(counted(x if x.ndim == 2 else x[:, 0], where))
+    normalize_as_torch(zero_masked(x if x.ndim == 2 else x[:, 0], where))
     for x in as_pair(student_hidden, teacher_hidden, stop_teacher_gradient)
   )
   return jnp.sum(jnp.square(student - teacher), -1)

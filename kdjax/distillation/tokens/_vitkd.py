@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._feature_pairs import as_pair
 from kdjax.distillation.tokens._token_masks import TokenMask
-from kdjax.ops._validation import validate
+from kdjax.ops import validate
 
 
 @validate
@@ -23,7 +23,7 @@ def vitkd_loss(
 
   Both terms of the method are this distance: the mimicking of the low layers,
   over all tokens, and the generation of the last one, over those tokens that
-  were masked. :func:`kdjax.objectives.vitkd` puts them together.
+  were masked. `kdjax.objectives.vitkd` puts them together.
 
   Args:
     student_hidden: the student's tokens, projected to the teacher's width, or

@@ -10,8 +10,8 @@ from kdjax import adaptation
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
+from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
 
 
 def joint_mmd(

@@ -16,8 +16,8 @@ from kdjax.objectives._objective import Schedule
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
 from kdjax.objectives.adaptation._players import discriminator_of
+from kdjax.ops import reversal_ramp
 from kdjax.ops import reverse_gradient
-from kdjax.ops._reversal_ramp import reversal_ramp
 
 
 def dann(

@@ -14,9 +14,9 @@ from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
+from kdjax.ops import cross_entropy
+from kdjax.ops import get_entry
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
-from kdjax.ops._validation import entry
 
 
 def debiasmatch(
@@ -64,7 +64,9 @@ def debiasmatch(
 
   def init(key: Array, specs: Any) -> tuple[Any, Any]:
     del key
-    classes = entry("debiasmatch: outputs", specs, "target").logits.shape[-1]
+    classes = get_entry("debiasmatch: outputs", specs, "target").logits.shape[
+      -1
+    ]
     state = {k: jnp.asarray(v, float) for k, v in numbers.items()}
     return {}, state | {"prior": jnp.ones(classes) / classes}
 

@@ -18,8 +18,8 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
 from kdjax.ops import gather_batch
+from kdjax.ops import get_entry
 from kdjax.ops import masked_mean
-from kdjax.ops._validation import entry
 
 
 def flexmatch(
@@ -52,7 +52,7 @@ def flexmatch(
 
   def init(key: Array, specs: Any) -> tuple[Any, Any]:
     del key
-    classes = entry("flexmatch: outputs", specs, "target").logits.shape[-1]
+    classes = get_entry("flexmatch: outputs", specs, "target").logits.shape[-1]
     seen = flexmatch_init(num_examples=num_examples, num_classes=classes)
     return {}, {"seen": seen, "threshold": jnp.asarray(threshold, float)}
 

@@ -13,9 +13,9 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
 from kdjax.objectives.adaptation._players import discriminator_of
+from kdjax.ops import cross_entropy
 from kdjax.ops import reverse_gradient
-from kdjax.ops._collectives import total
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import sum_over_devices
 
 
 def jda(
@@ -73,7 +73,7 @@ def jda(
     return jda_loss(
       cross_entropy(source_logits, source_labels),
       reverse_gradient(divergence),
-      num_target=total(counted, axis_name),
+      num_target=sum_over_devices(counted, axis_name),
       weight=game.turn(weight, schedule),
       normalize=normalize,
       where=source_mask,

@@ -13,9 +13,9 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
 from kdjax.objectives.adaptation._players import Game
+from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient
-from kdjax.ops._cross_entropy import cross_entropy
 
 
 def mcd(

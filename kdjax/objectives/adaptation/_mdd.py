@@ -9,14 +9,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.adaptation import mdd_loss
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
 from kdjax.objectives.adaptation._players import Game
 from kdjax.ops import reverse_gradient
 
-_near_zero = functools.partial(_layers.linear, deviation=0.01)
+_near_zero = functools.partial(layers.linear, deviation=0.01)
 
 
 def mdd(

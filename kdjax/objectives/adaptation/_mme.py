@@ -10,8 +10,8 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives.adaptation._prototypes import Prototypes
 from kdjax.objectives.adaptation._prototypes import by_prototypes
+from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
 
 
 def mme(

@@ -14,9 +14,9 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import Schedule
 from kdjax.objectives._objective import widen
 from kdjax.objectives.adaptation._players import Game
+from kdjax.ops import cross_entropy
 from kdjax.ops import reverse_gradient
-from kdjax.ops._collectives import total
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import sum_over_devices
 from kdjax.reweighting import pada_class_weights
 
 
@@ -73,9 +73,13 @@ def pada(
     axis_name: str | None,
   ) -> Array:
     weights = game.class_weights[...][source_labels] * source_mask
-    mass, count = total((weights.sum(), source_mask.sum()), axis_name)
+    mass, count = sum_over_devices(
+      (weights.sum(), source_mask.sum()), axis_name
+    )
     losses = weights * cross_entropy(source_logits, source_labels)
-    task = total(losses.sum(), axis_name) / jnp.where(mass > 0, mass, 1.0)
+    task = sum_over_devices(losses.sum(), axis_name) / jnp.where(
+      mass > 0, mass, 1.0
+    )
     embeddings = source_embedding, target_embedding
     rivals = reverse_gradient(embeddings, game.turn(scale, schedule))
     return task + weight * dann_loss(

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._objective import Schedule
 
 
@@ -27,7 +27,7 @@ class Game(nnx.Module):
     self,
     rngs: nnx.Rngs,
     *,
-    layer: Callable[..., Any] = _layers.linear,
+    layer: Callable[..., Any] = layers.linear,
     **players: Sequence[int],
   ):
     for name, widths in players.items():

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax.adaptation import prototype_logits
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives.adaptation._players import Game
 
 
@@ -17,7 +17,7 @@ class Prototypes(Game):
   def __init__(self, embedding: Any, logits: Any, rngs: nnx.Rngs):
     super().__init__(rngs)
     widths = embedding.shape[-1], logits.shape[-1]
-    self.head = _layers.linear(*widths, use_bias=False, rngs=rngs)
+    self.head = layers.linear(*widths, use_bias=False, rngs=rngs)
 
   @property
   def rows(self) -> Array:

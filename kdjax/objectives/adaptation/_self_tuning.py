@@ -12,7 +12,7 @@ from kdjax.adaptation import SelfTuningQueue
 from kdjax.adaptation import self_tuning_init
 from kdjax.adaptation import self_tuning_loss
 from kdjax.adaptation import self_tuning_update
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.ops import gather_batch
@@ -103,7 +103,7 @@ class _Projectors(nnx.Module):
   def __init__(
     self, width: int, num_classes: int, dims: int, size: int, rngs: nnx.Rngs
   ):
-    start = nnx.to_pure_dict(nnx.state(_layers.linear(width, dims, rngs=rngs)))
+    start = nnx.to_pure_dict(nnx.state(layers.linear(width, dims, rngs=rngs)))
     self.kernel, self.bias = map(nnx.Param, (start["kernel"], start["bias"]))
     self.average_kernel = nnx.Variable(start["kernel"])
     self.average_bias = nnx.Variable(start["bias"])

@@ -14,8 +14,8 @@ from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
+from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
 
 
 def shot(num_examples: int, *, weight: ArrayLike = 0.3) -> Objective:

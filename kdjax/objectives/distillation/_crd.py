@@ -1,4 +1,4 @@
-"""Contrastive distillation: embeddings, memory banks, negatives."""
+"""Contrastive representation distillation (CRD), with banks or in the batch."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.distillation._batch_rows import directions
-from kdjax.distillation.relations._crd import log_normalizer
-from kdjax.distillation.relations._crd import nce_loss
-from kdjax.nets import _layers
+from kdjax.distillation import crd_in_batch_loss
+from kdjax.distillation import crd_log_normalizer
+from kdjax.distillation import crd_nce_loss
+from kdjax.nets import layers
 from kdjax.objectives._binding import Roles
 from kdjax.objectives._binding import resolve
 from kdjax.objectives._objective import Metrics
@@ -23,11 +23,13 @@ from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
 from kdjax.objectives._stages import field_of
-from kdjax.ops._collectives import batch_places
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import entry
+from kdjax.objectives.distillation._cc import learned_embeddings
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import gathered_positions
+from kdjax.ops import get_entry
+from kdjax.ops import unit_vectors
 
 _ROLES = ("student", "teacher")
 _ROWS_AT_ONCE = 2**15
@@ -131,7 +133,7 @@ def crd(
     *,
     axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
-    index, mask = (entry("crd: batch", batch, k) for k in ("index", "mask"))
+    index, mask = (get_entry("crd: batch", batch, k) for k in ("index", "mask"))
     checkify.debug_check(
       jnp.all((index >= 0) & (index < num_examples)),
       f"batch['index'] must lie in [0, {num_examples}); got " + "{}",
@@ -152,7 +154,7 @@ def crd(
         state["log_normalizers"][role],
         _log_normalizer(scores, mask, num_examples, axis_name),
       )
-      values += nce_loss(
+      values += crd_nce_loss(
         scores[:, 0], scores[:, 1:], log_normalizers[role], num_examples
       )
     loss = batch_mean(values, batch, axis_name, crd)
@@ -180,9 +182,47 @@ def crd(
   return Objective(init, apply)
 
 
+def crd_in_batch(
+  *,
+  dim: int = 128,
+  temperature: ArrayLike = 0.07,
+) -> Objective:
+  """Contrastive distillation of learned embeddings, within the batch.
+
+  As :func:`kdjax.objectives.crd`, both networks are embedded linearly, to unit
+  norm; but the negatives are the other examples of the batch, and there is no
+  memory bank.
+
+  Args:
+    dim: the width of the embeddings.
+    temperature: tau.
+
+  Returns:
+    An objective with the metric `"loss"`.
+
+  Raises:
+    ValueError: from `init`, if a network returns no embedding.
+
+  Examples:
+    >>> from kdjax.nets import Outputs
+    >>> objective = crd_in_batch(dim=32)
+    >>> student = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
+    >>> specs = {"student": student, "teacher": student}
+    >>> params, _ = objective.init(jax.random.key(0), specs)
+    >>> params["teacher"]["kernel"].shape
+    (8, 32)
+
+  References:
+    Tian, Krishnan and Isola, `Contrastive representation distillation
+    <https://arxiv.org/abs/1910.10699>`_, 2020; see
+    :func:`kdjax.distillation.crd_in_batch_loss`.
+  """
+  return learned_embeddings(crd_in_batch_loss, dim, temperature=temperature)
+
+
 def _linear(role: str, spec: Any, dim: int, key: Array) -> dict[str, Array]:
   width = field_of(role, spec, "embedding").shape[-1]
-  layer = _layers.linear(width, dim, rngs=nnx.Rngs(key))
+  layer = layers.linear(width, dim, rngs=nnx.Rngs(key))
   # Flax's are float32; the banks are float64 under `jax_enable_x64`.
   return jax.tree.map(
     lambda x: x.astype(float), nnx.to_pure_dict(nnx.state(layer))
@@ -192,7 +232,7 @@ def _linear(role: str, spec: Any, dim: int, key: Array) -> dict[str, Array]:
 def _embed(params: Any, outputs: Any) -> Float[Array, "batch dim"]:
   rows = widen(outputs.embedding)
   rows = jnp.matmul(rows, params["kernel"], precision="highest")
-  return directions(rows + params["bias"][None])
+  return unit_vectors(rows + params["bias"][None])
 
 
 def _by_class(labels: Any, num_examples: int) -> dict[str, np.ndarray]:
@@ -226,7 +266,7 @@ def _draw(
   axis_name: str | None,
 ) -> Int[Array, "batch negatives"]:
   """Draws examples that are not the row's own class, or the row itself."""
-  place = batch_places(index.size, axis_name)
+  place = gathered_positions(index.size, axis_name)
   classes = state.get("classes")
   if classes is None:
     start, size = index, jnp.ones_like(index)
@@ -267,7 +307,7 @@ def _log_normalizer(
   axis_name: str | None,
 ) -> Float[Array, ""]:
   """Returns the logarithm of :func:`crd_normalizer`, 0 if no row counts."""
-  value = log_normalizer(scores, num_examples, mask, axis_name)
+  value = crd_log_normalizer(scores, num_examples, mask, axis_name)
   return jnp.where(value == -jnp.inf, 0.0, value)
 
 
@@ -293,6 +333,6 @@ def _move(
   same = (index[:, None] == index[None]) & kept[None]
   place = jnp.arange(index.size)
   overwritten = jnp.any(same & (place[:, None] < place[None]), 1)
-  moved = directions(momentum * bank[index] + (1 - momentum) * rows)
+  moved = unit_vectors(momentum * bank[index] + (1 - momentum) * rows)
   target = jnp.where(kept & ~overwritten, index, bank.shape[0])
   return bank.at[target].set(moved.astype(bank.dtype), mode="drop")

@@ -10,8 +10,7 @@ from jaxtyping import Array
 
 from kdjax.distillation import ctkd_temperature
 from kdjax.distillation import soft_target_loss
-from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 
@@ -54,14 +53,16 @@ def ctkd(
     <https://arxiv.org/abs/2211.16231>`_, 2023; code zhengli97/CTKD.
   """
 
-  def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
-    widths = student.logits.shape[-1] + teacher.logits.shape[-1]
+  def build(
+    student_logits: Any, teacher_logits: Any, rngs: nnx.Rngs
+  ) -> nnx.Module:
+    widths = student_logits.shape[-1] + teacher_logits.shape[-1]
     return _Curriculum(widths, hidden, rngs)
 
   def loss(
     curriculum: Any,
-    student: Outputs,
-    teacher: Outputs,
+    student_logits: Any,
+    teacher_logits: Any,
     *,
     ramp_epochs: ArrayLike,
     lowest: ArrayLike,
@@ -71,13 +72,13 @@ def ctkd(
     curriculum.step[...] += 1
     reversal = (1 - jnp.cos(jnp.pi * jnp.minimum(epoch / ramp_epochs, 1))) / 2
     temperature = ctkd_temperature(
-      curriculum(student.logits, teacher.logits),
+      curriculum(student_logits, teacher_logits),
       reversal=reversal,
       lowest=lowest,
       span=span,
     )
     return soft_target_loss(
-      student.logits, teacher.logits, temperature=temperature
+      student_logits, teacher_logits, temperature=temperature
     )
 
   return modular(
@@ -98,8 +99,8 @@ class _Curriculum(nnx.Module):
     if hidden is None:
       self.parameter = nnx.Param(jnp.ones(()))
     else:
-      self.inner = _layers.linear(widths, hidden, rngs=rngs)
-      self.outer = _layers.linear(hidden, 1, rngs=rngs)
+      self.inner = layers.linear(widths, hidden, rngs=rngs)
+      self.outer = layers.linear(hidden, 1, rngs=rngs)
 
   def __call__(self, student: Array, teacher: Array) -> Array:
     if self.shared:

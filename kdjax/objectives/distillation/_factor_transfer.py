@@ -11,11 +11,11 @@ from jaxtyping import Array
 from kdjax.distillation import factor_transfer_loss
 from kdjax.distillation import hint_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import last_maps
-from kdjax.ops._resizing import to_smaller
+from kdjax.ops import pool_to_smaller
 
 
 def factor_transfer(
@@ -48,7 +48,9 @@ def factor_transfer(
   def loss(factors: Any, student: Outputs, teacher: Outputs) -> Array:
     ours, theirs = last_maps(student, teacher)
     factors.freeze_once()
-    pair = to_smaller(factors.translator(ours), factors.frozen_factor(theirs))
+    pair = pool_to_smaller(
+      factors.translator(ours), factors.frozen_factor(theirs)
+    )
     return factor_transfer_loss(*pair, form=form)
 
   return modular(_build(rate), loss)
@@ -148,12 +150,12 @@ class _Coder(nnx.Module):
   ):
     def layer(inputs: int, outputs: int) -> Any:
       options: dict[str, Any] = {
-        "kernel_init": _layers.TORCH_DEFAULT,
+        "kernel_init": layers.TORCH_DEFAULT,
         "rngs": rngs,
       }
       if norm:
-        return _layers.ConvNorm(inputs, outputs, 3, **options)
-      return _layers.convolution(inputs, outputs, 3, use_bias=True, **options)
+        return layers.ConvNorm(inputs, outputs, 3, **options)
+      return layers.convolution(inputs, outputs, 3, use_bias=True, **options)
 
     self.layers = nnx.List(map(layer, widths[:-1], widths[1:]))
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from kdjax.distillation import ofa_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import as_map
@@ -71,8 +71,8 @@ def ofa(*, eps: ArrayLike = 1.5) -> Objective:
   def loss(
     heads: Any,
     student: Outputs,
-    teacher_logits: Array,
-    labels: Array,
+    teacher_logits: Any,
+    labels: Any,
     *,
     eps: Array,
   ) -> Array:
@@ -98,25 +98,25 @@ class _MapHead(nnx.Module):
   ):
     def separable(inputs: int, outputs: int, stride: int) -> list[nnx.Module]:
       return [
-        _layers.convolution(
+        layers.convolution(
           inputs, inputs, 3, stride=stride, groups=inputs, rngs=rngs
         ),
-        _layers.ConvNorm(inputs, outputs, 1, rngs=rngs),
+        layers.ConvNorm(inputs, outputs, 1, rngs=rngs),
         _Relu(),
       ]
 
-    layers: list[nnx.Module] = []
+    steps: list[nnx.Module] = []
     for i in range(halvings):
-      layers += separable(channels, channels, 2)
+      steps += separable(channels, channels, 2)
       outputs = width if i == halvings - 1 else 2 * channels
-      layers += separable(channels, outputs, 1)
+      steps += separable(channels, outputs, 1)
       channels = outputs
     if not halvings:
-      layers.append(
-        _layers.convolution(channels, width, 1, use_bias=True, rngs=rngs)
+      steps.append(
+        layers.convolution(channels, width, 1, use_bias=True, rngs=rngs)
       )
-    self.layers = nnx.List(layers)
-    self.classifier = _layers.classifier(
+    self.layers = nnx.List(steps)
+    self.classifier = layers.classifier(
       width, classes, kernel_init=_NARROW, rngs=rngs
     )
 
@@ -124,7 +124,7 @@ class _MapHead(nnx.Module):
     x = as_map(feature)
     for layer in self.layers:
       x = layer(x)
-    return self.classifier(_layers.global_mean(x))
+    return self.classifier(layers.global_mean(x))
 
 
 class _Relu(nnx.Module):
@@ -152,7 +152,7 @@ class _TokenHead(nnx.Module):
       merges.append(_Merge(width, activated, rngs))
     self.merges = nnx.List(merges)
     self.blocks = nnx.List([_Block(width, rngs) for _ in range(depth)])
-    self.classifier = _layers.classifier(
+    self.classifier = layers.classifier(
       width, classes, kernel_init=_NARROW, rngs=rngs
     )
 

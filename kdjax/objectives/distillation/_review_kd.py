@@ -9,13 +9,13 @@ from jaxtyping import Array
 
 from kdjax.distillation import hierarchical_context_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import as_map
 from kdjax.objectives._stages import field_of
 from kdjax.objectives._stages import select_stages
-from kdjax.ops._resizing import nearest_resize
+from kdjax.ops import nearest_resize
 
 # PyTorch's kaiming_uniform with a = 1.
 _UNIFORM = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -113,17 +113,17 @@ class _Fusion(nnx.Module):
       "kernel_init": _UNIFORM,
       "rngs": rngs,
     }
-    self.reduce = _layers.ConvNorm(inputs, width, 1, **norm)
-    self.expand = _layers.ConvNorm(width, outputs, 3, **norm)
+    self.reduce = layers.ConvNorm(inputs, width, 1, **norm)
+    self.expand = layers.ConvNorm(width, outputs, 3, **norm)
     self.attention = (
       None
       if deepest
-      else _layers.convolution(
+      else layers.convolution(
         2 * width,
         2,
         1,
         use_bias=True,
-        kernel_init=_layers.TORCH_DEFAULT,
+        kernel_init=layers.TORCH_DEFAULT,
         rngs=rngs,
       )
     )

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -56,8 +57,8 @@ def sdd(
     return regional_logits(as_map(feature), kernel, bias, grids=grids)
 
   def select(
-    student: Outputs, teacher: Outputs, labels: Array
-  ) -> tuple[Array, Array, Array]:
+    student: Outputs, teacher: Outputs, labels: Any
+  ) -> tuple[Any, ...]:
     ours, theirs = logits_of("student", student), logits_of("teacher", teacher)
     return ours, theirs, labels
 

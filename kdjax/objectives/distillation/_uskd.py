@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from kdjax.distillation import uskd_loss
 from kdjax.nets import Outputs
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import matched_stages
@@ -49,7 +49,7 @@ def uskd(
     return student.features[names[max(len(names) - 2, 0)]]
 
   def build(student: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return _layers.classifier(
+    return layers.classifier(
       stage(student).shape[-1],
       student.logits.shape[-1],
       rngs=rngs,
@@ -58,8 +58,8 @@ def uskd(
   def loss(
     classifier: Any,
     student: Outputs,
-    labels: Array,
-    mask: Array,
+    labels: Any,
+    mask: Any,
     *,
     axis_name: str | None,
     **hyper: Array,

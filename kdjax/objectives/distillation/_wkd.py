@@ -16,7 +16,7 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._stages import maps_of
 from kdjax.objectives._stages import matched_stages
-from kdjax.objectives.distillation._regressors import Regressor
+from kdjax.objectives.distillation._fitnet import Regressor
 
 
 def wkd_logit(
@@ -50,9 +50,9 @@ def wkd_logit(
   """
 
   def loss(
-    student_logits: Array,
-    teacher_logits: Array,
-    labels: Array,
+    student_logits: Any,
+    teacher_logits: Any,
+    labels: Any,
     teacher_classifier: tuple[Array, Array],
     *,
     sharpness: ArrayLike,

@@ -14,13 +14,13 @@ from kdjax.finetuning import contrastive_cross_entropy_loss
 from kdjax.finetuning import enqueue_keys
 from kdjax.finetuning import homogeneous_directions
 from kdjax.finetuning import key_queue
-from kdjax.nets import _layers
+from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
+from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
 from kdjax.ops import safe_norm
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
 
 
 def bi_tuning(
@@ -131,7 +131,7 @@ class _Queues(nnx.Module):
   def __init__(
     self, width: int, num_classes: int, dim: int, size: int, rngs: nnx.Rngs
   ):
-    start = nnx.to_pure_dict(nnx.state(_layers.linear(width, dim, rngs=rngs)))
+    start = nnx.to_pure_dict(nnx.state(layers.linear(width, dim, rngs=rngs)))
     self.kernel, self.bias = map(nnx.Param, (start["kernel"], start["bias"]))
     self.average_kernel = nnx.Variable(start["kernel"])
     self.average_bias = nnx.Variable(start["bias"])

@@ -16,7 +16,7 @@ from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
 from kdjax.objectives._stages import field_of
 from kdjax.objectives.finetuning._l2_sp import l2_sp
-from kdjax.ops._validation import entry
+from kdjax.ops import get_entry
 
 
 def delta(
@@ -68,13 +68,13 @@ def delta(
   ) -> tuple[Array, Any, Metrics]:
     del params, key
     ours, theirs = (
-      field_of(role, entry("delta: outputs", outputs, role), "features")
+      field_of(role, get_entry("delta: outputs", outputs, role), "features")
       for role in ("student", "past")
     )
     losses = [
       finetuning.delta_loss(
         widen(feature),
-        widen(entry("delta: the features of past", theirs, name)),
+        widen(get_entry("delta: the features of past", theirs, name)),
         channel_attention=state["attention"].get(name),
       )
       for name, feature in ours.items()

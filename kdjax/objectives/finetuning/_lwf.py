@@ -9,7 +9,7 @@ from kdjax.distillation import soft_target_loss
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives.finetuning._pretrained_head import PretrainedHead
-from kdjax.ops._validation import check_positive
+from kdjax.ops import check_positive
 
 
 def lwf(*, temperature: ArrayLike = 3.0) -> Objective:

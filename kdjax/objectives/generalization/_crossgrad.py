@@ -12,7 +12,7 @@ from kdjax.objectives._objective import stateless
 from kdjax.objectives._pass import Pass
 from kdjax.objectives.generalization._flat import domain_ids
 from kdjax.objectives.generalization._flat import flat
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 
 
 def crossgrad(*, alpha: ArrayLike = 0.5) -> Objective:

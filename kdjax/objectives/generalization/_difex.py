@@ -12,8 +12,8 @@ from kdjax.generalization import fourier_phase
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._pass import Pass
+from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
 
 
 def difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Objective:

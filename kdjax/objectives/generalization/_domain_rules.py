@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops._collectives import agreed
+from kdjax.ops import mean_over_devices
 
 Loss = Callable[[Any, Any], tuple[Array, Any]]
 
@@ -37,7 +37,7 @@ def by_domain(
   )(params, batch)
   moved = jax.tree.map(_mean, moved)
   metrics = jax.tree.map(lambda x: jnp.sum(x, 0), metrics)
-  gradients = agreed(gradients, axis_name)
+  gradients = mean_over_devices(gradients, axis_name)
   return (jnp.mean(values), (moved, metrics)), gradients
 
 
@@ -47,7 +47,7 @@ def optax_update(
   """An optimizer's step, on gradients of all devices."""
 
   def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
-    gradients = agreed(gradients, axis_name)
+    gradients = mean_over_devices(gradients, axis_name)
     updates, state = optimizer.update(gradients, state, params)
     moved = jax.tree.map(lambda x, u: (x + u).astype(x.dtype), params, updates)
     return moved, state

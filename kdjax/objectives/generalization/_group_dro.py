@@ -10,7 +10,7 @@ from jaxtyping import Array
 from kdjax import generalization
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 
 
 def group_dro(*, step_size: ArrayLike = 0.01) -> Objective:

@@ -9,8 +9,8 @@ from kdjax.generalization import rsc_mask
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives.generalization._flat import flat
+from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
 
 
 def rsc(*, drop: ArrayLike = 1 / 3) -> Objective:

@@ -12,8 +12,8 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives.adaptation._players import frozen
 from kdjax.objectives.generalization._flat import flat
+from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
-from kdjax.ops._cross_entropy import cross_entropy
 
 
 def sagnet(*, weight: ArrayLike = 0.1) -> Objective:

@@ -8,7 +8,7 @@ from kdjax.generalization import vrex_penalty
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives.generalization._annealed import annealed
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 
 
 def vrex(

@@ -12,7 +12,7 @@ from kdjax import adaptation
 from kdjax import objectives
 from kdjax.nets import Outputs
 from kdjax.objectives import stateless
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 
 KEY = jax.random.key(0)
 CLASSES, WIDTH = 3, 6

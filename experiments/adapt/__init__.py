@@ -1,0 +1,1 @@
+"""Adapts a classifier from labelled source to unlabelled target images."""

@@ -1,0 +1,199 @@
+"""Adapts a student from labelled source images to unlabelled target images.
+
+For each method all weights and seeds are trained in one vmapped program. Seed
+i has the same initial weights and the same batches under every method, so that
+a gain over source-only is a paired difference. The weight of a method is
+chosen by a rule that sees no target label, and by the last step, not the best;
+what an oracle with target labels would have chosen is reported beside it.
+
+  python -m experiments.adapt
+  python -m experiments.adapt --shift invert --workdir runs/invert
+  python -m experiments.adapt --methods all --weights 0.1 1 10
+  python -m experiments.adapt --source mnist --target digits \
+    --data_dir ~/tensorflow_datasets --workdir runs/mnist
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+from rich.console import Console
+
+from experiments.adapt.choice import Row
+from experiments.adapt.choice import examine
+from experiments.adapt.data import Data
+from experiments.adapt.data import load_data
+from experiments.adapt.methods import CHOICES
+from experiments.adapt.methods import METHODS
+from experiments.adapt.report import write
+from experiments.adapt.training import network
+from experiments.adapt.training import start_job
+from experiments.adapt.training import train
+from experiments.frame import commands
+from experiments.frame import folders
+
+
+@dataclass(frozen=True)
+class Config(commands.Flags):
+  """Compares ways to adapt to a target domain without labels.
+
+  Attributes:
+    source: digits, or the name of a data set that tfds has prepared.
+    target: the same. If it is the source, each gets half of the images.
+    data_dir: the folder of the data sets that tfds has prepared.
+    shift: the change of the target's images; auto: rotate if source and target
+      are one data set, else none.
+    degrees: the angle of the shift rotate.
+    strength: the strength of the shift blend_noise, from 0 to 1.
+    image_size: the side to which all images are resized; 0: the target's.
+    crop: pixels cut off each side of larger images, before they are resized.
+    examples: the largest number of images of each data set and split.
+    validation_fraction: share of each domain's training images that is kept
+      for the choice of the weight and for d_H.
+    network: a name of kdjax.nets.create.
+    hidden: units of the hidden layers if the network is an mlp.
+    discriminator: units of the hidden layer of the domain discriminator.
+    joint_forward: whether both domains pass the network as one batch, and so
+      share the statistics of a batch normalization.
+    methods: the methods that are compared with source_only and target_only;
+      all: every method; help: print them.
+    weights: the candidates for the weight of each method, as factors of the
+      published weight.
+    select: the rule that chooses a weight without target labels:
+      source_accuracy, on validation images; information, the mutual information
+      of the target's images and their predicted classes, H(mean p) - mean H(p);
+      guarded, the information among weights within 2 points of the best source
+      accuracy; entropy, bnm, snd, importance_weighted, dev or reverse, of
+      kdjax.adaptation.
+    seeds: the number of students of each method and weight.
+    steps: updates of each student.
+    evaluate_every: steps from one evaluation and checkpoint to the next.
+    batch_size: the number of examples of each domain in a batch.
+    learning_rate: Adam's initial learning rate; it decays by a cosine.
+  """
+
+  workdir: str = "runs/adapt"
+  source: str = "digits"
+  target: str = "digits"
+  data_dir: commands.DataDir = None
+  shift: Literal["auto", "none", "rotate", "invert", "blend_noise"] = "auto"
+  degrees: float = 30.0
+  strength: float = 0.5
+  image_size: int = 0
+  crop: int = 4
+  examples: int = 2000
+  validation_fraction: float = 0.3
+  network: str = "mlp"
+  hidden: tuple[int, ...] = (128, 64)
+  discriminator: int = 100
+  joint_forward: bool = True
+  methods: tuple[str, ...] = ("dann", "mmd", "coral", "jda")
+  weights: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+  select: Literal[
+    "guarded",
+    "information",
+    "source_accuracy",
+    "entropy",
+    "bnm",
+    "snd",
+    "importance_weighted",
+    "dev",
+    "reverse",
+  ] = "guarded"
+  seeds: int = 8
+  steps: int = 1000
+  evaluate_every: int = 50
+  batch_size: int = 64
+  learning_rate: float = 1e-3
+
+
+def check(config: Config) -> None:
+  """Raises ValueError for flags that will not do."""
+  commands.expect_positive(
+    config,
+    "seeds",
+    "batch_size",
+    "examples",
+    "discriminator",
+    "learning_rate",
+    "weights",
+  )
+  commands.expect_multiple(config, "steps", "evaluate_every")
+  commands.expect_some(config, "methods", CHOICES, also="all, or ")
+  commands.expect_at_least_zero(config, "image_size", "crop")
+  commands.expect_share(config, "validation_fraction")
+  met = all(units > 0 for units in config.hidden)
+  commands.expect(config, "hidden", met, "numbers above 0")
+  met = 0 <= config.strength <= 1
+  commands.expect(config, "strength", met, "a number from 0 to 1")
+  met = abs(config.degrees) < float("inf")
+  commands.expect(config, "degrees", met, "a finite number")
+
+
+class Setup(NamedTuple):
+  """What a run needs before anything is computed."""
+
+  config: Config
+  run: folders.RunFolder
+  console: Console
+  data: Data
+
+
+def prepare(config: Config) -> Setup:
+  """Does all that fails if the user is mistaken; makes the run folder last."""
+  every = config.methods == ("all",)
+  if every:
+    config = dataclasses.replace(config, methods=CHOICES)
+  if config.shift == "auto":
+    shift = "rotate" if config.source == config.target else "none"
+    config = dataclasses.replace(config, shift=shift)
+  check(config)
+  data = load_data(config)
+  _, init = network(config, data)
+  if not jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)).state):
+    methods = tuple(name for name in config.methods if name != "adabn")
+    met = every or methods == config.methods
+    expected = "none with adabn, as the network has no batch statistics"
+    commands.expect(config, "methods", met, expected)
+    config = dataclasses.replace(config, methods=methods)
+  return Setup(config, folders.RunFolder(config), commands.console(), data)
+
+
+def execute(setup: Setup) -> dict[str, Row]:
+  """Trains, chooses and writes the report; returns a row a method."""
+  config = setup.config
+  job = start_job(*setup)
+  rows, first = {}, None
+  for name in ("source_only", *config.methods, "target_only"):
+    trained = train(name, job, first)
+    first = first or trained
+    rows[name] = examine(trained, config.select)
+  write(job, rows)
+  return rows
+
+
+def describe_methods() -> dict[str, tuple[str, str]]:
+  """Method -> its area and its name, for `--methods help`."""
+  return {name: (METHODS[name].kind, METHODS[name].name) for name in CHOICES}
+
+
+def main(config: Config) -> dict[str, Row]:
+  """Runs the experiment.
+
+  Args:
+    config: the flags.
+
+  Returns:
+    What is reported of each method.
+
+  Raises:
+    ValueError: if a flag will not do.
+    FileExistsError: if the run folder has a run and it is not to be resumed.
+    FileNotFoundError: if there is no run to resume, or no data.
+  """
+  return execute(prepare(config))
+
+
+if __name__ == "__main__":
+  commands.launch(Config, prepare, execute, describe_methods)

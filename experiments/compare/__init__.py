@@ -1,0 +1,1 @@
+"""Compares distillation methods on pairs of networks, with several seeds."""

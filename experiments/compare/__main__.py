@@ -1,0 +1,314 @@
+"""Compares distillation methods on pairs of networks, with several seeds.
+
+A cell is a method on a pair. Its students, one a seed, are trained in one
+program, whole epochs on the device. Seed i has the same initial weights, the
+same images in the same order and the same shifts under every method, so that a
+gain over scratch, or over plain KD, is a paired difference. The weights of a
+method are those that its authors published; nothing is chosen on test images.
+
+A finished cell is a file in the run folder: run again with --resume, and with
+other --methods or --pairs if you like, and it is not trained again. A cell
+that was killed goes on from its last checkpoint, which a long cell writes every
+few minutes; a short one starts again.
+
+  python -m experiments.compare
+  python -m experiments.compare --methods kd dkd crd --seeds 10
+  python -m experiments.compare --recipe fashion --workdir runs/fashion
+  python -m experiments.compare --recipe cifar100 --pairs same different \
+    --dtype bfloat16 --workdir runs/cifar100
+"""
+
+import dataclasses
+import os
+from concurrent import futures
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import jax
+
+from experiments.compare.cells import run_cell
+from experiments.compare.data import load_data
+from experiments.compare.data import resize_held_out
+from experiments.compare.job import Job
+from experiments.compare.job import total_steps
+from experiments.compare.methods import PAIRS
+from experiments.compare.methods import make_network
+from experiments.compare.methods import make_recipe
+from experiments.compare.methods import method_names
+from experiments.compare.methods import row_of
+from experiments.compare.report import write
+from experiments.frame import commands
+from experiments.frame import folders
+from experiments.frame import progress
+
+OF_RECIPE = "that of the recipe"
+# The defaults that each recipe gives to flags.
+RECIPES: dict[str, dict[str, Any]] = {
+  "digits": {
+    "dataset": "digits",
+    "pairs": ("resnet20:resnet8x0.5",),
+    "assistant": "resnet8",
+    "examples_per_class": 12,
+    "validation_fraction": 0.25,
+    "epochs": 100,
+    "teacher_epochs": 30,
+    "evaluate_every": 10,
+    "shift": 1,
+    "flip": False,
+  },
+  "fashion": {
+    "dataset": "fashion_mnist",
+    "pairs": ("resnet32x4:resnet8x4", "resnet32x4:shufflenetv2"),
+    "assistant": "resnet14",
+    "examples_per_class": 100,
+    "validation_fraction": 0.1,
+    "epochs": 120,
+    "teacher_epochs": 30,
+    "evaluate_every": 10,
+    "shift": 4,
+    "flip": True,
+  },
+  "cifar100": {
+    "dataset": "cifar100",
+    "pairs": ("same",),
+    "assistant": "resnet20",
+    "examples_per_class": 0,
+    "validation_fraction": 0.0,
+    "epochs": 240,
+    "teacher_epochs": 240,
+    "evaluate_every": 5,
+    "shift": 4,
+    "flip": True,
+  },
+  "function_matching": {
+    "dataset": "cifar100",
+    "pairs": ("imagenet-resnet50:imagenet-resnet18",),
+    "assistant": "imagenet-resnet34",
+    "methods": ("function_matching",),
+    "examples_per_class": 0,
+    "validation_fraction": 0.0,
+    "epochs": 1200,
+    "teacher_epochs": 1200,
+    "evaluate_every": 10,
+    "shift": 4,
+    "flip": True,
+  },
+}
+
+
+@dataclass(frozen=True)
+class Config(commands.Flags):
+  """Compares methods on pairs of networks; writes one table.
+
+  Attributes:
+    recipe: the protocol, which gives the defaults of other flags; cifar100:
+      RepDistiller's, function_matching: big_vision's.
+    variant: the protocol of the recipe function_matching: imagenet, or flowers,
+      pet, food or sun with /fast, /medium or /long.
+    methods: names of kdjax.objectives.PRESETS, and dot; help: print them.
+      scratch and kd are always compared.
+    pairs: teacher:student, names of kdjax.nets.create or, for small images,
+      resnet8x0.5, deit-tiny-4 and deit-mini-2; or same and different, the pairs
+      of RepDistiller's tables.
+    assistant: the network between teacher and student, for takd.
+    seeds: the number of students in each cell.
+    together: whether the seeds of a cell are vmapped or trained one after the
+      other.
+    workers: the number of cells that are trained at the same time.
+    dataset: digits, or the name of a data set that tfds has prepared.
+    data_dir: the folder of the data sets that tfds has prepared.
+    image_size: the side to which images are resized first; 0: they keep their
+      size.
+    examples_per_class: images of each class that a student sees, drawn by its
+      seed; 0: all images that the teacher saw.
+    validation_fraction: share of the training images that is held out; 0: none,
+      and then the last epoch alone counts.
+    epochs: passes over its images of each student.
+    teacher_epochs: passes of the teachers and of the assistant.
+    evaluate_every: epochs from one evaluation to the next.
+    shift: images are shifted by up to so many pixels (recipes digits, fashion).
+    flip: images are mirrored at random (recipes digits, fashion).
+    dtype: the number type of the networks' computation.
+    checkpoint_seconds: the time from one checkpoint of a cell to the next.
+  """
+
+  workdir: str = "runs/compare"
+  recipe: Literal["digits", "fashion", "cifar100", "function_matching"] = (
+    "digits"
+  )
+  variant: str = "imagenet"
+  methods: Annotated[
+    tuple[str, ...] | None,
+    commands.optional("all; of function_matching that one", "NAME ..."),
+  ] = None
+  pairs: Annotated[
+    tuple[str, ...] | None, commands.optional(OF_RECIPE, "TEACHER:STUDENT ...")
+  ] = None
+  assistant: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
+  seeds: int = 5
+  together: Annotated[
+    bool | None,
+    commands.optional("True, but False on a CPU", "{True,False}"),
+  ] = None
+  workers: Annotated[
+    int | None, commands.optional("1, but one for each core of a CPU")
+  ] = None
+  dataset: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
+  data_dir: commands.DataDir = None
+  image_size: int = 0
+  examples_per_class: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  validation_fraction: Annotated[
+    float | None, commands.optional(OF_RECIPE, "FLOAT")
+  ] = None
+  epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  teacher_epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  evaluate_every: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  shift: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  flip: Annotated[bool | None, commands.optional(OF_RECIPE, "{True,False}")] = (
+    None
+  )
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  checkpoint_seconds: float = 120.0
+
+
+def resolve(flags: Config) -> Any:
+  """Fills in what the recipe says, and spells out groups of names.
+
+  Args:
+    flags: the flags as they were given.
+
+  Returns:
+    The same with a value for each.
+
+  Raises:
+    ValueError: for flags that do not go together.
+  """
+  said = RECIPES[flags.recipe]
+  known = method_names()
+  changes = {
+    name: value for name, value in said.items() if getattr(flags, name) is None
+  }
+  config: Any = dataclasses.replace(flags, **changes)
+  given = known if config.methods is None else config.methods
+  methods = [m for item in given for m in item.split(",")]
+  config = dataclasses.replace(config, methods=tuple(dict.fromkeys(methods)))
+  commands.expect_some(config, "methods", known)
+  commands.expect(config, "pairs", len(config.pairs) > 0, "one or more pairs")
+  # Scratch and plain KD are the baselines.
+  methods = tuple(dict.fromkeys(["scratch", "kd", *methods]))
+  pairs = [
+    pair
+    for item in config.pairs
+    for name in item.split(",")
+    for pair in PAIRS.get(name, (name,))
+  ]
+  for pair in pairs:
+    met = len(pair.split(":")) == 2
+    groups = ", ".join(PAIRS)
+    commands.expect(config, "pairs", met, f"teacher:student, or {groups}")
+  cpu = jax.default_backend() == "cpu"
+  cores = len(os.sched_getaffinity(0)) if cpu else 1
+  together, workers = config.together, config.workers
+  config = dataclasses.replace(
+    config,
+    methods=methods,
+    pairs=tuple(dict.fromkeys(pairs)),
+    together=not cpu if together is None else together,
+    workers=cores if workers is None else workers,
+  )
+  for name in ("epochs", "teacher_epochs"):
+    commands.expect_multiple(config, name, "evaluate_every")
+  commands.expect_positive(config, "seeds", "workers")
+  commands.expect_at_least_zero(
+    config, "examples_per_class", "image_size", "shift"
+  )
+  met = 0 <= config.validation_fraction < 1
+  commands.expect(
+    config, "validation_fraction", met, "0 or more, and less than 1"
+  )
+  return config
+
+
+def prepare(config: Config) -> Job:
+  """Does all that fails if the user is mistaken; makes the run folder last."""
+  settings = resolve(config)
+  data = load_data(settings)
+  names = [name for pair in settings.pairs for name in pair.split(":")]
+  if "takd" in settings.methods:
+    names.append(settings.assistant)
+  for name in dict.fromkeys(names):
+    recipe = make_recipe(
+      settings, name, data, examples=data.examples, epochs=settings.epochs
+    )
+    make_network(name, data, recipe, settings.dtype)
+  image = data.train["image"][:1]
+  cropped = jax.eval_shape(recipe.augment, jax.random.key(0), image)
+  data = resize_held_out(data, cropped.shape[1:3])
+  free = ("checkpoint_seconds", "methods", "pairs", "together", "workers")
+  console, run = commands.console(), folders.RunFolder(settings, free=free)
+  return Job(settings, run, console, data)
+
+
+def execute(job: Job) -> dict[str, Any]:
+  """Trains the cells that are missing and writes the report.
+
+  A cell that fails does not keep the others from being trained.
+
+  Returns:
+    Pair -> method -> what the cell's file holds.
+
+  Raises:
+    ExceptionGroup: after the report, if cells failed.
+  """
+  config = job.config
+  errors: list[Exception] = []
+
+  def attempt(pair: str, method: str) -> bool:
+    try:
+      teacher, student = pair.split(":")
+      run_cell(job, teacher, student, method)
+    except futures.CancelledError:
+      return False
+    except Exception as error:
+      errors.append(error)
+      job.failed[pair, method] = " ".join(str(error).split())
+      job.console.print(f"{pair} {method} failed: {error!r}", markup=False)
+      return False
+    return True
+
+  with progress.progress(job.console, "grid", total_steps(job)) as update:
+    job.show = update
+    for pair in config.pairs:
+      # Scratch first: it makes the teacher, and may be one.
+      first, *others = config.methods
+      if not attempt(pair, first):
+        continue
+      pool = futures.ThreadPoolExecutor(config.workers)
+      try:
+        for cell in [pool.submit(attempt, pair, name) for name in others]:
+          cell.result()
+      except BaseException:  # interrupted
+        job.stopped = True
+        raise
+      finally:
+        pool.shutdown(wait=not job.stopped, cancel_futures=True)
+  results = write(job)
+  if errors:
+    raise ExceptionGroup(f"{len(errors)} cells failed", errors)
+  return results
+
+
+def describe_methods() -> dict[str, tuple[str, str]]:
+  """Method -> its area and its paper's code, for `--methods help`."""
+  return {
+    name: ("distillation", row_of(name).source) for name in method_names()
+  }
+
+
+def main(config: Config) -> dict[str, Any]:
+  """Runs the comparison; raises where the command line would print a line."""
+  return execute(prepare(config))
+
+
+if __name__ == "__main__":
+  commands.launch(Config, prepare, execute, describe_methods)

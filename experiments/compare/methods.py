@@ -1,0 +1,281 @@
+"""What each method needs besides its loss: a teacher, views, a stage before."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.compare.data import Data
+from experiments.compare.training import Lesson
+from experiments.compare.training import Network
+from experiments.compare.training import Teacher
+from experiments.frame import networks
+from kdjax import data as kdata
+from kdjax import training
+from kdjax.distillation import soft_target_loss
+from kdjax.objectives import PRESETS
+from kdjax.objectives import Objective
+from kdjax.objectives import Preset
+from kdjax.objectives import combine
+from kdjax.objectives import preset
+from kdjax.objectives import select_supervised
+from kdjax.objectives import stateless
+from kdjax.training import Recipe
+
+# Methods that are another's objective with another optimizer.
+VARIANTS = {"dot": "kd"}
+# Whom a method learns from, if not from the pair's teacher.
+TEACHERS = {"scratch": None, "tfkd": "scratch", "takd": "assistant"}
+# RepDistiller trains the paraphraser for these students more slowly.
+INITIALIZATION_RATES = {"ft": (("resnet", "wrn"), 0.01)}
+# Networks whose published learning rate is .01, not .05; and one without
+# BatchNorm, which most methods kill at .05 (docs/comparison.md).
+SLOW = ("mobilenet", "shufflenet", "convnet")
+
+# Networks for small images: half of resnet8's channels; DeiT with patches of 4
+# pixels, for 28x28 and 32x32; and a quarter of it with patches of 2, for 8x8.
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+  "resnet8x0.5": ("resnet8", {"channels": (8, 8, 16, 32)}),
+  "deit-tiny-4": ("deit-tiny", {"patch_size": 4}),
+  "deit-mini-2": ("deit-tiny", {"patch_size": 2, "width": 48, "depth": 6}),
+}
+# The pairs of RepDistiller's two tables.
+PAIRS = {
+  "same": (
+    "wrn-40-2:wrn-16-2",
+    "wrn-40-2:wrn-40-1",
+    "resnet56:resnet20",
+    "resnet110:resnet20",
+    "resnet110:resnet32",
+    "resnet32x4:resnet8x4",
+    "vgg13:vgg8",
+  ),
+  "different": (
+    "vgg13:mobilenetv2",
+    "resnet50:mobilenetv2",
+    "resnet50:vgg8",
+    "resnet32x4:shufflenetv1",
+    "resnet32x4:shufflenetv2",
+    "wrn-40-2:shufflenetv1",
+  ),
+}
+
+
+def method_names() -> tuple[str, ...]:
+  """All methods, scratch and plain KD first."""
+  return tuple(dict.fromkeys([*PRESETS, *VARIANTS]))
+
+
+def row_of(method: str) -> Preset:
+  """The published weights of a method."""
+  return PRESETS[method if method in PRESETS else VARIANTS[method]]
+
+
+def make_network(name: str, data: Data, recipe: Recipe, dtype: str) -> Network:
+  """A network by name, normalising images as its recipe does.
+
+  Args:
+    name: of kdjax.nets.create, or of `NETWORKS`.
+    data: what it is for.
+    recipe: has the mean and the deviation.
+    dtype: what its body computes in.
+
+  Returns:
+    Its forward and its init.
+  """
+  known, options = NETWORKS.get(name, (name, {}))
+  forward, init = networks.make_network(
+    known,
+    input_shape=data.train["image"].shape[1:],
+    classes=data.classes,
+    mean=recipe.mean,
+    std=recipe.std,
+    dtype=jnp.dtype(dtype),
+    **options,
+  )
+  return Network(name, forward, init)
+
+
+def make_recipe(
+  config: Any, student: str, data: Data, *, examples: int, epochs: int
+) -> Recipe:
+  """The protocol by which a network is trained.
+
+  Args:
+    config: the flags.
+    student: the name of the network.
+    data: what it is for.
+    examples: how many images it sees.
+    epochs: how often.
+
+  Returns:
+    The recipe.
+  """
+  images = data.train["image"]
+  if config.recipe == "function_matching":
+    return training.function_matching_recipe(
+      config.variant, num_examples=examples, epochs=epochs
+    )
+  recipe = training.cifar100_recipe(
+    learning_rate=0.01 if student.startswith(SLOW) else 0.05,
+    epochs=epochs,
+    num_examples=examples,
+  )
+  if config.recipe == "cifar100":
+    return recipe
+  mean, std = kdata.channel_statistics(jax.device_get(images))
+
+  def augment(key: Any, images: Any) -> Any:
+    crop_key, flip_key = jax.random.split(key)
+    if config.shift:
+      images = kdata.random_crop(crop_key, images, padding=config.shift)
+    return kdata.random_flip(flip_key, images) if config.flip else images
+
+  return recipe._replace(
+    augment=augment, mean=jnp.asarray(mean), std=jnp.asarray(std)
+  )
+
+
+class Course(NamedTuple):
+  """The lessons of a method, one after the other.
+
+  Attributes:
+    lesson: the last one, which is measured.
+    initialization: the one before, or None.
+  """
+
+  lesson: Lesson
+  initialization: Lesson | None
+
+
+def make_course(
+  method: str,
+  network: Network,
+  recipe: Recipe,
+  teacher: Teacher | None,
+  *,
+  epochs: int,
+  labels: Any,
+  pair: tuple[str, str] | None = None,
+  patient: bool = False,
+) -> Course:
+  """Looks up what a method needs.
+
+  Args:
+    method: its name.
+    network: the student.
+    recipe: how it is trained.
+    teacher: whom it learns from; None from scratch.
+    epochs: of the last lesson.
+    labels: of the images that the student sees.
+    pair: the names of the pair, for weights that are published by pair.
+    patient: whether the recipe is that of function matching.
+
+  Returns:
+    Its lessons.
+  """
+  row = row_of(method)
+  if (method == "function_matching") != patient:
+    recipe = recipe._replace(augment=(_sharp if patient else _blended)(recipe))
+  examples = len(labels)
+  steps = -(-examples // recipe.batch_size)
+  hyperparameters: dict[str, Any] = {}
+  if patient and method == "function_matching":
+    hyperparameters = {"temperature": recipe.temperature}
+  objective = preset(
+    method if method in PRESETS else VARIANTS[method],
+    pair=pair,
+    steps_per_epoch=steps,
+    num_examples=examples,
+    labels=labels,
+    **hyperparameters,
+  )
+  optimizer = recipe.optimizer
+  if method == "dot":
+    objective = _dot_objective(row)
+    optimizer = training.dot(recipe.schedule, weight_decay=5e-4)
+  # After a stage that is all the method is, labels alone teach.
+  alone = row.method is None and not row.kd
+  lesson = Lesson(
+    network,
+    objective,
+    recipe,
+    optimizer,
+    epochs,
+    None if alone else teacher,
+    row.views,
+    dot=method == "dot",
+  )
+  if row.initialization is None:
+    return Course(lesson, None)
+  rate = recipe.schedule(0)
+  slow, slow_rate = INITIALIZATION_RATES.get(method, ((), rate))
+  if network.name.startswith(slow):
+    rate = slow_rate
+  first = lesson._replace(
+    objective=preset(
+      method, initialization=True, num_examples=examples, steps_per_epoch=steps
+    ),
+    optimizer=_where_it_learns(
+      optax.chain(
+        optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
+      )
+    ),
+    epochs=row.initialization_epochs,
+    teacher=teacher,
+    views=(),
+  )
+  return Course(lesson, first)
+
+
+def _where_it_learns(optimizer: Any) -> optax.GradientTransformation:
+  """Leaves alone what has no gradient, which weight decay would shrink.
+
+  RepDistiller gives the optimizer of a first stage only what that stage trains:
+  not the classifier.
+  """
+
+  def update(updates: Any, state: Any, params: Any = None) -> Any:
+    moves, state = optimizer.update(updates, state, params)
+    moves = jax.tree.map(
+      lambda move, gradient: jnp.where(jnp.any(gradient != 0), move, 0),
+      moves,
+      updates,
+    )
+    return moves, state
+
+  return optax.GradientTransformation(optimizer.init, update)
+
+
+def _blended(recipe: Recipe) -> Callable[..., Any]:
+  """Function matching blends images; it reads no label."""
+
+  def augment(key: Any, images: Any) -> Any:
+    images = recipe.augment(key, images).astype(jnp.float32)
+    key = jax.random.fold_in(key, 0)
+    return kdata.mixup(key, images, jnp.zeros((len(images), 1)))[0]
+
+  return augment
+
+
+def _sharp(recipe: Recipe) -> Callable[..., Any]:
+  """The same crops and flips, not blended, for methods that read labels."""
+
+  def augment(key: Any, images: Any) -> Any:
+    shape = jax.eval_shape(recipe.augment, key, images).shape
+    crop_key, flip_key, _ = jax.random.split(key, 3)
+    images = kdata.random_resized_crop(crop_key, images, shape[1:3])
+    return kdata.random_flip(flip_key, images)
+
+  return augment
+
+
+def _dot_objective(row: Preset) -> Objective:
+  hard: Callable[..., Any] = optax.softmax_cross_entropy_with_integer_labels
+  soft = stateless(soft_target_loss, temperature=row.temperature)
+  return training.dot_objective(
+    combine({"ce": (row.cross_entropy, stateless(hard, select_supervised))}),
+    combine({"kd": (row.kd, soft)}),
+  )

@@ -1,0 +1,318 @@
+"""The tables, the figures and the words of `experiments.compare`."""
+
+import csv
+import json
+from math import isfinite
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.compare import plots
+from experiments.compare.cells import pair_teacher
+from experiments.compare.cells import teacher_targets
+from experiments.compare.methods import method_names
+from experiments.compare.methods import row_of
+from experiments.frame import statistics
+from experiments.frame import tables
+
+HEADER = (
+  "method",
+  "last epoch, %",
+  "best on validation, %",
+  "gain over scratch",
+  "gain over KD",
+  "agreement, %",
+  "KL to teacher",
+  "ECE, %",
+  "CKA",
+  "gradient cosine",
+  "ms a step",
+  "extra MB",
+  "extra parameters",
+)
+SHOWN = (0, 1, 3, 4, 5, 10)  # columns on the console
+
+# What methods are compared with -> method -> its gain.
+Gains = dict[str, dict[str, statistics.Gain]]
+
+
+def write(job: Any) -> dict[str, Any]:
+  """Writes report.md, results.json, results.csv and the figures.
+
+  Args:
+    job: the run; all finished cells in its folder are reported, of pairs that
+      have scratch and plain KD.
+
+  Returns:
+    Pair -> method -> what the cell's file holds.
+  """
+  results = read(job)
+  parts, records = [], []
+  for pair, cells in results.items():
+    gains = {base: gains_over(cells, base) for base in ("scratch", "kd")}
+    rows = [make_row(name, cells, gains) for name in ranked(cells)]
+    parts += [
+      f"## {pair}",
+      describe_teacher(job, pair, cells),
+      tables.Table(HEADER, rows, pair, SHOWN),
+      findings(cells, gains) + failures(job, pair),
+      plots.draw(job, pair, cells, gains["scratch"]),
+    ]
+    records += [make_record(pair, name, cells, gains) for name in cells]
+  for pair in dict.fromkeys(pair for pair, _ in job.failed):
+    if pair not in results:
+      parts += [f"## {pair}", failures(job, pair)]
+  (job.run.path / "results.json").write_text(
+    json.dumps(to_json(records), allow_nan=False) + "\n"
+  )
+  with (job.run.path / "results.csv").open("w", newline="") as file:
+    first = next(iter(records), {})
+    plain = [k for k, v in first.items() if not isinstance(v, list | dict)]
+    writer = csv.DictWriter(file, plain, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(records)
+  job.run.publish(
+    job.console,
+    f"Distillation methods on {job.config.dataset}",
+    setting(job),
+    *parts,
+    "## How to read the tables",
+    LEGEND.format(
+      order="together" if job.config.together else "one after the other",
+      workers=f"{job.config.workers} cell(s)",
+    ),
+  )
+  return results
+
+
+LEGEND = (
+  "Accuracies are of the test images, mean ± standard deviation over the "
+  "seeds. *Best on validation* is the test accuracy at the evaluation that was "
+  "best on the validation images, for each seed. Gains are in points at the "
+  f"last epoch. {statistics.LEGEND} They hold for other seeds with this "
+  "teacher and these test images. "
+  "Agreement, KL, ECE and CKA (of the embeddings) compare the student with the "
+  "pair's teacher on the test images at the last epoch. *Gradient cosine* is "
+  "that between the cross-entropy and all that the method adds to it, on one "
+  "batch of training images at the last epoch. *ms a step* is for one student; "
+  "the seeds were trained {order}, {workers} at a time. *Extra MB* is the "
+  "memory of the compiled training, arguments and temporaries, beyond scratch; "
+  "the teacher's weights are among them. Each diagnostic is explained in "
+  "docs/diagnostics.md."
+)
+
+
+def read(job: Any) -> dict[str, dict[str, Any]]:
+  """All finished cells, in the order of the table of methods."""
+  order = {name: i for i, name in enumerate(method_names())}
+  results: dict[str, dict[str, Any]] = {}
+  for file in sorted((job.run.path / "cells").glob("*/*.json")):
+    cell = json.loads(file.read_text())
+    results.setdefault(cell["pair"], {})[cell["method"]] = cell
+  return {
+    pair: dict(sorted(cells.items(), key=lambda item: order[item[0]]))
+    for pair, cells in results.items()
+    if {"scratch", "kd"} <= set(cells)
+  }
+
+
+def failures(job: Any, pair: str) -> list[str]:
+  """Which cells of a pair were not finished, and why."""
+  return [
+    f"**Failed**: {method}: {error} It is trained again with --resume."
+    for (of, method), error in job.failed.items()
+    if of == pair
+  ]
+
+
+def accuracy(cell: dict[str, Any]) -> np.ndarray:
+  """Test accuracy at the last epoch, `[seeds]`."""
+  return np.array(cell["test"]["accuracy"])
+
+
+def best_accuracy(cell: dict[str, Any]) -> np.ndarray | None:
+  """Test accuracy where the validation accuracy was best, `[seeds]`."""
+  if "validation" not in cell["history"][0]:
+    return None
+  validation, test = (
+    np.array([seen[part]["accuracy"] for seen in cell["history"]])
+    for part in ("validation", "test")
+  )
+  return np.take_along_axis(test, validation.argmax(0)[None], 0)[0]
+
+
+def ranked(cells: dict[str, Any]) -> list[str]:
+  """Methods from the best to the worst, then those that do not apply."""
+  done = [name for name, cell in cells.items() if "test" in cell]
+  done.sort(key=lambda name: -accuracy(cells[name]).mean())
+  return [*done, *(name for name in cells if name not in done)]
+
+
+def gains_over(cells: dict[str, Any], base: str) -> dict[str, statistics.Gain]:
+  """Each method's gain over scratch or over plain KD."""
+  others = {
+    name: accuracy(cell)
+    for name, cell in cells.items()
+    if "test" in cell and name not in ("scratch", base)
+  }
+  return statistics.compare(others, accuracy(cells[base]))
+
+
+def make_row(name: str, cells: dict[str, Any], gains: Gains) -> list[str]:
+  """A row of the table."""
+  cell = cells[name]
+  if "not_applicable" in cell:
+    return [name, "not applicable", *[""] * (len(HEADER) - 2)]
+  test, costs, base = cell["test"], cell["costs"], cells["scratch"]["costs"]
+  best = best_accuracy(cell)
+  cosine = cell["history"][-1].get("gradient_cosine")
+  over = (gains[base].get(name) for base in ("scratch", "kd"))
+  return [
+    name,
+    statistics.mean_std(accuracy(cell), scale=100),
+    "" if best is None else statistics.mean_std(best, scale=100),
+    *(gain.cell(digits=2) if gain else "" for gain in over),
+    f"{100 * np.mean(test['agreement']):.1f}",
+    f"{np.mean(test['kl']):.3f}",
+    f"{100 * np.mean(test['ece']):.1f}",
+    f"{np.mean(test['cka']):.3f}",
+    "" if cosine is None else f"{np.mean(cosine):+.2f}",
+    f"{costs['step_ms']:.2f}",
+    f"{(costs['bytes'] - base['bytes']) / 1e6:+.1f}",
+    f"{costs['objective_parameters']:,}",
+  ]
+
+
+def make_record(
+  pair: str,
+  name: str,
+  cells: dict[str, Any],
+  gains: Gains,
+) -> dict[str, Any]:
+  """A row of results.json; results.csv has its single values."""
+  cell = cells[name]
+  record: dict[str, Any] = {
+    "pair": pair,
+    "method": name,
+    "source": row_of(name).source,
+    "not_applicable": cell.get("not_applicable", ""),
+  }
+  done = "test" in cell
+  best = best_accuracy(cell) if done else None
+  columns = {"accuracy": accuracy(cell) if done else None, "best": best}
+  for label, values in columns.items():
+    known = values is not None
+    record[f"{label}_mean"] = float(values.mean()) if known else None
+    many = known and len(values) > 1
+    record[f"{label}_std"] = float(values.std(ddof=1)) if many else None
+  for over in ("scratch", "kd"):
+    mean, low, high, p_value = gains[over].get(name) or (None,) * 4
+    for label, value in (("", mean), ("_low", low), ("_high", high)):
+      points = None if value is None else 100 * value
+      record[f"gain_over_{over}{label}"] = points
+    record[f"p_value_over_{over}"] = p_value
+  for label in ("agreement", "kl", "ece", "cka"):
+    record[label] = float(np.mean(cell["test"][label])) if done else None
+  costs = cell.get("costs", {})
+  for label in ("step_ms", "bytes", "objective_parameters", "seconds"):
+    record[label] = costs.get(label)
+  return record | {"test": cell.get("test"), "history": cell.get("history")}
+
+
+def to_json(value: Any) -> Any:
+  """None for numbers that JSON does not have, as an end of one seed's gain."""
+  if isinstance(value, dict):
+    return {name: to_json(item) for name, item in value.items()}
+  if isinstance(value, list):
+    return [to_json(item) for item in value]
+  return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
+  """The verdicts, in words."""
+  names = {name: name for name in cells}
+  texts = statistics.findings(gains["scratch"], names, "scratch")
+  if texts and any(x.verdict != "unknown" for x in gains["kd"].values()):
+    texts += statistics.findings(gains["kd"], names, "plain KD")
+  collapsed = [
+    f"{name} ({100 * accuracy(cell).mean():.1f} %)"
+    for name, cell in cells.items()
+    if "test" in cell and name != "scratch" and collapses(cell, cells)
+  ]
+  if collapsed:
+    texts.append(
+      f"**Collapsed**, to less than half of scratch's accuracy: "
+      f"{', '.join(collapsed)}. Published weights suit the published networks "
+      "and images; docs/comparison.md says why some fail here."
+    )
+  diverged = [
+    f"{name} ({lost} of {len(accuracy(cell))} seeds)"
+    for name, cell in cells.items()
+    if (lost := np.isnan(cell.get("test", {}).get("kl", ())).sum())
+  ]
+  if diverged:
+    texts.append(
+      "**Diverged**, to logits that are NaN and count as errors: "
+      f"{', '.join(diverged)}."
+    )
+  return texts + [
+    f"Not applicable: {name}: {cell['not_applicable']}"
+    for name, cell in cells.items()
+    if "not_applicable" in cell
+  ]
+
+
+def collapses(cell: dict[str, Any], cells: dict[str, Any]) -> bool:
+  """Whether students learned far less than from scratch."""
+  return accuracy(cell).mean() < accuracy(cells["scratch"]).mean() / 2
+
+
+def describe_teacher(job: Any, pair: str, cells: dict[str, Any]) -> str:
+  """The teacher's accuracy and the entropy of its predictions."""
+  name = pair.split(":")[0]
+  guide = pair_teacher(job, name)
+  targets = teacher_targets(job, name)
+  logits = np.asarray(targets[0][job.data.parts["test"]])
+  labels = job.data.test_labels
+
+  def entropy(temperature: float) -> float:
+    q = np.asarray(jax.nn.softmax(logits / temperature))
+    return float(-(q * np.log(np.maximum(q, 1e-30))).sum(-1).mean())
+
+  student = cells["scratch"]["costs"]["student_parameters"]
+  weights = jax.tree.leaves(guide.variables.params)
+  return (
+    f"The teacher, {name} ({sum(x.size for x in weights):,} parameters), has a "
+    f"test accuracy of {(logits.argmax(-1) == labels).mean():.2%}; the "
+    f"entropy of its predictions is {entropy(1.0):.3f} nats, at T = 4 "
+    f"{entropy(4.0):.3f}, of at most {np.log(job.data.classes):.3f}. The "
+    f"student has {student:,} parameters."
+  )
+
+
+def setting(job: Any) -> str:
+  """The images and the recipe, in words."""
+  config, data = job.config, job.data
+  few = "all of them"
+  if config.examples_per_class:
+    few = (
+      f"{data.examples} of them, {config.examples_per_class} of each class, "
+      "drawn by its seed"
+    )
+  held = data.validation_size
+  height, width = data.train["image"].shape[1:3]
+  recipe = {
+    "cifar100": "RepDistiller's protocol",
+    "function_matching": "big_vision's function matching",
+  }.get(config.recipe, "RepDistiller's protocol with other images and epochs")
+  return (
+    f"Teachers see {len(data.train['label'])} labelled images, students {few}; "
+    f"{held or 'no'} images are held out for validation, and "
+    f"{len(data.test_labels)} for the test, all of {height}x{width} pixels. "
+    f"{recipe}: {config.epochs} "
+    f"epochs, {config.seeds} seeds, {config.dtype}. Seed i has the same "
+    "initial weights, images, order and shifts under every method. The weights "
+    "of the methods are the published ones (`kdjax.objectives.PRESETS`); "
+    "nothing was tuned or chosen on test images."
+  )

@@ -1,0 +1,1 @@
+"""Distils a teacher into small students that see few examples."""

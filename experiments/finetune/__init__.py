@@ -1,0 +1,1 @@
+"""Fine-tunes a pretrained network on a few labels, and ranks teachers."""

@@ -1,0 +1,239 @@
+"""Pretrains on half of the classes and fine-tunes on a few labels of the rest.
+
+Digits 0-4 are the source, 5-9 the target. Seed i has the same pretrained
+network, the same few labels and the same new head under every method, so that
+gains are paired differences. For each method all seeds, candidates of the
+hyper-parameters and folds are trained in one vmapped program: a seed chooses
+by cross-validation within its few labels; what an oracle with many target
+labels would have chosen is reported beside it. A second part asks
+`rank_teachers` which of several pretrained networks to take, and compares its
+scores with what fine-tuning reaches.
+
+  python -m experiments.finetune
+  python -m experiments.finetune --shots 1 --workdir runs/one_shot
+  python -m experiments.finetune --dataset mnist \
+    --data_dir ~/tensorflow_datasets --workdir runs/finetune_mnist
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from experiments.finetune.data import TEACHERS
+from experiments.finetune.data import Data
+from experiments.finetune.data import load_data
+from experiments.finetune.meta import WAYS
+from experiments.finetune.methods import BASELINES
+from experiments.finetune.methods import METHODS
+from experiments.finetune.methods import NORM_BASELINES
+from experiments.finetune.methods import with_baselines
+from experiments.finetune.networks import Network
+from experiments.finetune.networks import make_network
+from experiments.finetune.pretraining import meta_learn
+from experiments.finetune.pretraining import pretrain
+from experiments.finetune.report import write
+from experiments.finetune.teachers import compare
+from experiments.finetune.training import first_of
+from experiments.finetune.training import make_row
+from experiments.frame import commands
+from experiments.frame import folders
+from kdjax import training
+
+CHOICES = tuple(
+  name for name in METHODS if name not in (*BASELINES, *NORM_BASELINES)
+)
+
+
+@dataclass(frozen=True)
+class Config(commands.Flags):
+  """Compares ways to fine-tune a pretrained network on few labels.
+
+  Attributes:
+    dataset: digits, or the name of a data set that tfds has prepared. The first
+      half of its classes is the source, the second the target.
+    data_dir: the folder of the data sets that tfds has prepared.
+    examples: the largest number of images of each split.
+    validation_fraction: share of the training images of each half that is kept
+      for validation; the target's is for the oracle alone.
+    shots: labelled target images of each class.
+    folds: of the cross-validation within these images; at most one a shot. With
+      one shot no image can be held out, and the first candidate is taken.
+    network: mlp or convnet.
+    hidden: units of the hidden layers if the network is an mlp.
+    methods: the methods that are compared with target-only, prototypes, a
+      linear probe and plain fine-tuning; help: print them.
+    teachers: the other pretraining tasks whose networks are ranked with that of
+      the source; none leaves that part out.
+    rates: the candidates for Adam's learning rate in fine-tuning, the usual one
+      first; it decays by a cosine.
+    seeds: the number of students of each method and candidate.
+    pretrain_steps: updates in pretraining.
+    steps: updates in fine-tuning, each of all labelled images.
+    evaluate_every: steps from one evaluation and checkpoint to the next.
+    batch_size: the number of examples in a batch in pretraining.
+    learning_rate: Adam's learning rate in pretraining, decayed by a cosine.
+    tasks: the number of tasks in a batch in meta-learning.
+    inner_steps: steps of meta-learning's inner loop.
+    inner_rate: the learning rate of the inner loop.
+  """
+
+  workdir: str = "runs/finetune"
+  dataset: str = "digits"
+  data_dir: commands.DataDir = None
+  examples: int = 4000
+  validation_fraction: float = 0.3
+  shots: int = 5
+  folds: int = 5
+  network: Literal["mlp", "convnet"] = "mlp"
+  hidden: tuple[int, ...] = (64, 32)
+  methods: tuple[str, ...] = CHOICES
+  teachers: tuple[
+    Literal[
+      "inverted",
+      "rotated",
+      "noisy",
+      "random labels",
+      "two classes",
+      "two others",
+      "untrained",
+    ],
+    ...,
+  ] = TEACHERS
+  rates: tuple[float, ...] = (3e-3, 1e-2)
+  seeds: int = 10
+  pretrain_steps: int = 400
+  steps: int = 200
+  evaluate_every: int = 100
+  batch_size: int = 64
+  learning_rate: float = 3e-3
+  tasks: int = 4
+  inner_steps: int = 3
+  inner_rate: float = 0.1
+
+
+def check(config: Config) -> None:
+  """Raises ValueError for flags that will not do."""
+  commands.expect_positive(
+    config,
+    "examples",
+    "shots",
+    "folds",
+    "rates",
+    "seeds",
+    "batch_size",
+    "learning_rate",
+    "tasks",
+    "inner_steps",
+    "inner_rate",
+  )
+  for name in ("pretrain_steps", "steps"):
+    commands.expect_multiple(config, name, "evaluate_every")
+  commands.expect_some(config, "methods", CHOICES)
+  if config.teachers:
+    commands.expect_some(config, "teachers", TEACHERS)
+  commands.expect_share(config, "validation_fraction")
+  met = len(config.hidden) > 0 and all(units > 0 for units in config.hidden)
+  commands.expect(config, "hidden", met, "one or more numbers above 0")
+
+
+class Job(NamedTuple):
+  """What every part of the run needs.
+
+  What a seed decides is the same under every method: the fresh network
+  `[seeds]` and a key for the rest `[seeds]`.
+  """
+
+  config: Config
+  run: folders.RunFolder
+  console: Console
+  data: Data
+  forward: training.Forward
+  fresh: training.Variables
+  key: jax.Array
+
+
+class Setup(NamedTuple):
+  """What a run needs before anything is computed; networks are by norm."""
+
+  config: Config
+  run: folders.RunFolder
+  console: Console
+  data: Data
+  networks: dict[str, Network]
+
+
+def prepare(config: Config) -> Setup:
+  """Does all that fails if the user is mistaken; makes the run folder last."""
+  check(config)
+  data = load_data(config)
+  networks = {
+    norm: make_network(config, data, norm)
+    for norm in {METHODS[name].norm for name in with_baselines(config.methods)}
+  }
+  console, run = commands.console(), folders.RunFolder(config)
+  return Setup(config, run, console, data, networks)
+
+
+def start_job(setup: Setup, norm: str = "none") -> Job:
+  """Makes what the seeds decide."""
+  config, network = setup.config, setup.networks[norm]
+
+  @jax.jit
+  @jax.vmap
+  def start(seed):
+    key = jax.random.fold_in(jax.random.key(config.seed), seed)
+    init_key, key = jax.random.split(key)
+    return network.init(init_key), key
+
+  fresh, key = start(jnp.arange(config.seeds))
+  return Job(*setup[:-1], network.forward, fresh, key)
+
+
+def execute(setup: Setup) -> dict[str, Any]:
+  """Trains, examines and writes the report; returns what the report says."""
+  config = setup.config
+  jobs = {norm: start_job(setup, norm) for norm in setup.networks}
+  job = jobs["none"]
+  teachers = pretrain("pretrain", job, config.teachers)
+  starts = {
+    "none": {
+      "fresh": job.fresh,
+      "source": first_of(teachers),
+    }
+  }
+  for way in WAYS:
+    if way in config.methods:
+      starts["none"][way] = meta_learn(way, job)
+  if "batch" in jobs:
+    source = pretrain("pretrain_norm", jobs["batch"], ())
+    starts["batch"] = {
+      "fresh": jobs["batch"].fresh,
+      "source": first_of(source),
+    }
+    starts["stochastic"] = starts["batch"]
+  rows = {}
+  for method in with_baselines(config.methods):
+    norm = METHODS[method].norm
+    rows[method] = make_row(method, jobs[norm], starts[norm])
+  results: dict[str, Any] = {"rows": rows}
+  if config.teachers:
+    results["teachers"] = compare(job, teachers)
+  write(job, results)
+  return results
+
+
+def describe_methods() -> dict[str, tuple[str, str]]:
+  """Method -> its area and its name, for `--methods help`."""
+  return {name: ("fine-tuning", METHODS[name].title) for name in CHOICES}
+
+
+def main(config: Config) -> dict[str, Any]:
+  """Runs the experiment; raises where the command line would print a line."""
+  return execute(prepare(config))
+
+
+if __name__ == "__main__":
+  commands.launch(Config, prepare, execute, describe_methods)

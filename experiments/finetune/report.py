@@ -1,0 +1,306 @@
+"""The tables, the figures and the report of `experiments.finetune`."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from experiments.finetune.methods import BASELINES
+from experiments.finetune.methods import METHODS
+from experiments.finetune.plots import score_scatter
+from experiments.finetune.teachers import JUDGES
+from experiments.frame import plots
+from experiments.frame import statistics
+from experiments.frame import tables
+
+NAMES = {name: method.title for name, method in METHODS.items()}
+CRITERIA = {
+  "leep": "LEEP",
+  "nce": "NCE",
+  "logme": "LogME",
+  "h_score": "H-score",
+  "regularized_h_score": "regularized H-score",
+  "transrate": "TransRate",
+}
+# One colour for the origin of a network's initial weights.
+ORIGINS = {
+  "fresh weights": plots.RED,
+  "baselines": plots.DARK,
+  "pretrained": plots.BLUE,
+  "meta-learned": plots.GREEN,
+}
+
+
+def write(job: Any, results: dict[str, Any]) -> None:
+  """Draws the figures, writes report.md and prints the tables.
+
+  Args:
+    job: the `Job` of the experiment.
+    results: what its `main` returns.
+  """
+  rows, teachers = results["rows"], results.get("teachers")
+  parts = [conclude(job.config, rows), make_table(rows), read_table(job)]
+  if teachers:
+    parts += [
+      "## Which teacher?",
+      conclude_teachers(teachers),
+      teacher_table(teachers),
+      criterion_table(teachers),
+      read_teachers(job),
+    ]
+  job.run.publish(
+    job.console,
+    f"{job.config.dataset}: from the first half of the classes to the second",
+    *parts,
+    draw(job, results),
+  )
+
+
+def gains_over(
+  baseline: str, rows: dict[str, Any]
+) -> dict[str, statistics.Gain]:
+  """Each method's gain over target_only, or over finetune.
+
+  Methods whose network is normalized are compared with the baseline of the
+  same network.
+  """
+  scores, controls = {}, {}
+  for method, row in rows.items():
+    normalized = METHODS[method].norm != "none"
+    control = f"{baseline}_norm" if normalized else baseline
+    if method not in (control, "target_only"):
+      scores[method], controls[method] = row.accuracy, rows[control].accuracy
+  if baseline == "finetune":
+    scores.pop("target_only_norm", None)
+  return statistics.compare(scores, controls)
+
+
+def make_table(rows: dict[str, Any]) -> tables.Table:
+  """A row for each method."""
+  gains = [gains_over(name, rows) for name in ("target_only", "finetune")]
+  cells = []
+  for method, row in rows.items():
+    oracle = ""
+    if row.candidates:
+      accuracy = 100 * row.oracle_accuracy
+      oracle = statistics.mean_std(accuracy, digits=1)
+    cells.append(
+      [
+        NAMES[method],
+        statistics.mean_std(row.accuracy, scale=100, digits=1),
+        *(over[method].cell() if method in over else "" for over in gains),
+        describe_choice(row),
+        oracle,
+      ]
+    )
+  header = [
+    "",
+    "accuracy, %",
+    "gain over target-only",
+    "gain over fine-tuning",
+    "chosen most often",
+    "oracle's, %",
+  ]
+  return tables.Table(header, cells, shown=(0, 1, 2, 3, 5))
+
+
+def describe_choice(row: Any) -> str:
+  """The candidate that most seeds chose, and how many did."""
+  if not row.candidates:
+    return ""
+  choice, count = Counter(row.chosen.tolist()).most_common(1)[0]
+  weights = row.candidates["weight"]
+  text = f"rate {row.candidates['rate'][choice]:g}"
+  if len(set(weights.tolist())) > 1:
+    text = f"{weights[choice]:.2g}, {text}"
+  return f"{text} ({count} of {len(row.chosen)})"
+
+
+def read_table(job: Any) -> str:
+  """The images and how to read the table, in words."""
+  config, data = job.config, job.data
+  folds = len(data.learns) - 1
+  rule = (
+    f"by {folds}-fold cross-validation within them (accuracy, then cross-"
+    "entropy)"
+    if folds
+    else "as published, since with one label a class nothing can be held out"
+  )
+  normalized = (
+    " StochNorm needs batch normalization: its network has one after each "
+    "layer, as have target-only and fine-tuning *with BN*, over which its "
+    "gains are."
+    if "stochnorm" in config.methods
+    else ""
+  )
+  return (
+    "Mean ± standard deviation over seeds, on target test images; gains are "
+    f"in points. {statistics.LEGEND} Each column is corrected by itself. "
+    f"Each network ({config.network}) was pretrained on "
+    f"{len(data.source['label'])} images of the {data.classes} source classes. "
+    f"Each seed has {config.shots} labelled images of each of the "
+    f"{data.classes} target classes, its own draw, and chooses its learning "
+    f"rate and weight {rule}. The last column **uses "
+    f"{len(data.target_validation['label'])} more target labels**: the "
+    "candidate that an oracle would have chosen. Target-only starts from "
+    "fresh weights; prototypes take the source's features as they are, "
+    "without training, and the nearest class mean. MAML, ANIL, Reptile and "
+    "prototypical nets are other ways to pretrain on the source; the last "
+    f"is used as prototypes are. The {len(data.test['label'])} test images "
+    f"chose nothing.{normalized}"
+  )
+
+
+def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
+  """The findings on the methods, in words."""
+  scratch, tuned = (rows[name].accuracy for name in ("target_only", "finetune"))
+  findings = [
+    f"With {config.shots} labels a class, target-only reaches "
+    f"{scratch.mean():.1%} and fine-tuning {tuned.mean():.1%}."
+  ]
+  for baseline in ("target_only", "finetune"):
+    gains = gains_over(baseline, rows)
+    findings += statistics.findings(gains, NAMES, NAMES[baseline])
+  lost = {
+    NAMES[method]: 100 * float(row.oracle_accuracy.mean() - row.accuracy.mean())
+    for method, row in rows.items()
+    if row.candidates
+  }
+  worst = max(lost, key=lambda name: lost[name])
+  findings.append(
+    "Choosing by the few labels and not by the oracle's cost "
+    f"{np.mean(list(lost.values())):.1f} points of accuracy on average, "
+    f"{lost[worst]:.1f} at most ({worst})."
+  )
+  return findings
+
+
+def teacher_table(teachers: Any) -> tables.Table:
+  """The accuracy of fine-tuning from each teacher."""
+  accuracy = dict(zip(teachers.names, teachers.accuracy, strict=True))
+  others = {name: x for name, x in accuracy.items() if name != "source"}
+  gains = statistics.compare(others, accuracy["source"])
+  cells = [
+    [
+      name,
+      statistics.mean_std(values, scale=100, digits=1),
+      gains[name].cell() if name in gains else "",
+    ]
+    for name, values in accuracy.items()
+  ]
+  header = ["pretrained on", "accuracy, %", "gain over source"]
+  return tables.Table(header, cells)
+
+
+def criterion_table(teachers: Any) -> tables.Table:
+  """How well each criterion predicts that accuracy."""
+  cells = [
+    [
+      title,
+      *(statistics.mean_std(x) for x in teachers.correlations[name]),
+      *(
+        statistics.mean_std(x, scale=100, digits=1)
+        for x in teachers.picked[name]
+      ),
+    ]
+    for name, title in CRITERIA.items()
+  ]
+  header = [
+    "criterion",
+    *(f"tau, {judge} labels" for judge in JUDGES),
+    *(f"its first, {judge} labels, %" for judge in JUDGES),
+  ]
+  return tables.Table(header, cells)
+
+
+def read_teachers(job: Any) -> str:
+  """How to read the tables of teachers, in words."""
+  return (
+    "All teachers have one architecture and, by seed, one initial network; "
+    "each is fine-tuned plainly on the seed's few labels. Tau is Kendall's "
+    "rank correlation, over teachers, of a score given before fine-tuning and "
+    "the test accuracy after it; 0 where all scores are alike. Its first: the "
+    "accuracy of the teacher that is ranked first. Scores see the few labels "
+    f"or, as an oracle would, all {len(job.data.target['label'])} labels of "
+    "the target's training images."
+  )
+
+
+def conclude_teachers(teachers: Any) -> list[str]:
+  """The findings on the ranking, in words."""
+  means = teachers.accuracy.mean(1)
+  best = int(means.argmax())
+  findings = [
+    f"The best teacher on average is {teachers.names[best]!r}, with "
+    f"{means[best]:.1%}; a teacher taken at random gives {means.mean():.1%}, "
+    f"the best of each seed {teachers.accuracy.max(0).mean():.1%}."
+  ]
+  for judge, judged in enumerate(JUDGES):
+    taus = {name: x[judge] for name, x in teachers.correlations.items()}
+    first = max(taus, key=lambda name: taus[name].mean())
+    gains = statistics.compare(taus, np.zeros_like(taus[first]))
+    helped = [
+      CRITERIA[name] for name, gain in gains.items() if gain.verdict == "helped"
+    ]
+    said = f"Clearly better than chance: {', '.join(helped) or 'none'}."
+    if gains[first].verdict == "unknown":
+      said = f"{statistics.TOO_FEW.capitalize()}."
+    tau = gains[first]._replace(p_value=None).cell(scale=1, digits=2)
+    findings.append(
+      f"With {judged} labels {CRITERIA[first]} ranks best, tau {tau}; the "
+      "teacher that it ranks first reaches "
+      f"{teachers.picked[first][judge].mean():.1%}. {said}"
+    )
+  return findings
+
+
+def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
+  """Saves the figures; returns their captions by file name."""
+  rows, path = results["rows"], job.run.path
+  gains = gains_over("finetune", rows)
+  plots.accuracy_bars(
+    path / "accuracy.png",
+    {NAMES[method]: row.accuracy for method, row in rows.items()},
+    groups={NAMES[method]: origin_of(method) for method in rows},
+    colours=ORIGINS,
+    oracles={
+      NAMES[method]: row.oracle_accuracy
+      for method, row in rows.items()
+      if row.candidates
+    },
+    oracle_label="chosen with many target labels",
+    reference=NAMES["finetune"],
+    title=statistics.headline(gains, NAMES, "plain fine-tuning"),
+  )
+  captions = {
+    "accuracy.png": "Accuracy on target test images: means with 95 % intervals "
+    "and each seed as a dot. Diamonds: had the candidates been chosen with "
+    "many target labels. Dashed: plain fine-tuning."
+  }
+  if teachers := results.get("teachers"):
+    score_scatter(
+      path / "teachers.png",
+      {CRITERIA[name]: values[0] for name, values in teachers.scores.items()},
+      teachers.accuracy,
+      {
+        CRITERIA[name]: f"tau {statistics.mean_std(values[0])}"
+        for name, values in teachers.correlations.items()
+      },
+      teachers=teachers.names,
+      title=conclude_teachers(teachers)[1].split(";")[0],
+    )
+    captions["teachers.png"] = (
+      "Scores by the few labels against the accuracy after fine-tuning: means "
+      "over seeds, and each seed faintly."
+    )
+  return captions
+
+
+def origin_of(method: str) -> str:
+  """The origin of a network's initial weights."""
+  start = METHODS[method].start
+  if start == "fresh":
+    return "fresh weights"
+  if method in (*BASELINES, "finetune_norm"):
+    return "baselines"
+  return "pretrained" if start == "source" else "meta-learned"

@@ -1,0 +1,146 @@
+"""Which teacher for this task? Scores of transferability and the truth."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from experiments.finetune.methods import answer
+from experiments.finetune.training import choose
+from experiments.finetune.training import fine_tune
+from experiments.finetune.training import test_accuracy
+from experiments.finetune.training import with_new_head
+from kdjax import selection
+
+# Criterion -> what it looks at.
+CRITERIA = {
+  "leep": "probabilities",
+  "nce": "predictions",
+  "logme": "embeddings",
+  "h_score": "embeddings",
+  "regularized_h_score": "embeddings",
+  "transrate": "embeddings",
+}
+JUDGES = "few", "many"
+
+
+class Teachers(NamedTuple):
+  """What is reported of the teachers.
+
+  Attributes:
+    names: of the teachers.
+    accuracy: `[teachers, seeds]`, on test images after fine-tuning.
+    scores: criterion -> `[2, teachers, seeds]`, by the few labels of a seed and
+      by all labels of the target's training images.
+    correlations: criterion -> Kendall's tau of scores and accuracy over
+      teachers, `[2, seeds]`.
+    picked: criterion -> `[2, seeds]`, the accuracy of the teacher that is
+      ranked first.
+  """
+
+  names: tuple[str, ...]
+  accuracy: np.ndarray
+  scores: dict[str, np.ndarray]
+  correlations: dict[str, np.ndarray]
+  picked: dict[str, np.ndarray]
+
+
+def compare(job: Any, teachers: Any) -> Teachers:
+  """Fine-tunes all teachers `[seeds, teachers]` and ranks them beforehand."""
+  names = "source", *job.config.teachers
+  scores, picks = rank(job, teachers, names)
+  accuracy = truth(job, teachers, len(names))
+  seeds = np.arange(job.config.seeds)
+  return Teachers(
+    names,
+    accuracy,
+    scores,
+    {name: correlate(values, accuracy) for name, values in scores.items()},
+    {name: accuracy[first, seeds] for name, first in picks.items()},
+  )
+
+
+def truth(job: Any, teachers: Any, count: int) -> np.ndarray:
+  """Accuracy that plain fine-tuning reaches, `[teachers, seeds]`."""
+
+  def flatten(tree):  # a teacher of a seed is as good as another seed
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+  def repeat(tree):
+    return jax.tree.map(lambda x: jnp.repeat(x, count, 0), tree)
+
+  few = np.repeat(job.data.few, count, 0)
+  many = job._replace(data=job.data._replace(few=few), key=repeat(job.key))
+  networks = flatten(teachers)
+  student = with_new_head(networks, repeat(job.fresh))
+  trained, seen = fine_tune("teachers", "finetune", many, student, networks)
+  accuracy = test_accuracy(many, trained, choose(seen))
+  return accuracy.reshape(-1, count).T
+
+
+def rank(job: Any, teachers: Any, names: tuple[str, ...]):
+  """Ranks the teachers of each seed, by its few labels and by all.
+
+  Returns the scores `[2, teachers, seeds]` and who is first, `[2, seeds]`, of
+  each criterion.
+  """
+
+  @jax.jit
+  def look(teachers, images):
+    def views(variables):
+      outputs = answer(job.forward, variables, images)
+      return {
+        "embeddings": outputs.embedding,
+        "probabilities": jax.nn.softmax(outputs.logits),
+        "predictions": jnp.argmax(outputs.logits, -1),
+      }
+
+    return jax.vmap(jax.vmap(views))(teachers)
+
+  # Of all images: the few are among them.
+  seen = jax.device_get(look(teachers, job.data.target["image"]))
+  labels = np.asarray(job.data.target["label"])
+  shape = len(JUDGES), len(names), job.config.seeds
+  scores = {name: np.zeros(shape) for name in CRITERIA}
+  first = {name: np.zeros(shape[::2], int) for name in CRITERIA}
+  for criterion, view in CRITERIA.items():
+    for seed, few in enumerate(job.data.few):
+      for judge, places in enumerate((few, slice(None))):
+        candidates = {
+          name: seen[view][seed, i][places] for i, name in enumerate(names)
+        }
+        ranking = selection.rank_teachers(
+          candidates,
+          labels[places],
+          criterion=compiled(criterion, job.data.classes),
+        )
+        order = [names.index(name) for name in ranking.names]
+        scores[criterion][judge, order, seed] = ranking.scores
+        first[criterion][judge, seed] = order[0]
+  return scores, first
+
+
+@functools.cache
+def compiled(criterion: str, classes: int):
+  """The criterion as one program: `rank_teachers` takes a function too."""
+  options: dict[str, Any] = {"num_classes": classes}
+  if criterion == "nce":
+    options = {}
+  if criterion == "regularized_h_score":
+    criterion, options["covariance"] = "h_score", "ledoit-wolf"
+  return jax.jit(functools.partial(getattr(selection, criterion), **options))
+
+
+def correlate(scores: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+  """Kendall's tau over teachers, `[2, seeds]`; 0 where all scores are alike."""
+  taus = [
+    [
+      stats.kendalltau(ours, theirs).statistic
+      for ours, theirs in zip(judged.T, accuracy.T, strict=True)
+    ]
+    for judged in scores
+  ]
+  return np.nan_to_num(np.array(taus))

@@ -1,0 +1,249 @@
+"""Fine-tuning: all seeds, folds and candidates of a method as one program."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.finetune.methods import METHODS
+from experiments.finetune.methods import accuracy_of
+from experiments.finetune.methods import answer
+from experiments.finetune.methods import ask_teacher
+from experiments.finetune.methods import candidates as candidates_of
+from experiments.finetune.methods import cross_entropy
+from experiments.finetune.methods import layer_groups
+from experiments.finetune.methods import make_loss
+from experiments.finetune.methods import make_objective
+from experiments.finetune.methods import make_optimizer
+from experiments.finetune.networks import BODIES
+from experiments.finetune.pretraining import Images
+from experiments.frame import rounds
+from kdjax import finetuning
+from kdjax import metrics
+from kdjax import training
+
+
+class Row(NamedTuple):
+  """What is reported of one method.
+
+  Attributes:
+    candidates: of its hyper-parameters, name -> `[candidates]`; or None.
+    chosen: `[seeds]`, the candidate that a seed's few labels chose.
+    accuracy: `[seeds]`, its accuracy on target test images.
+    oracle: `[seeds]`, the best one by the labels of target validation images.
+    oracle_accuracy: `[seeds]`, its accuracy on the same test images.
+  """
+
+  candidates: dict[str, np.ndarray] | None
+  chosen: np.ndarray
+  accuracy: np.ndarray
+  oracle: np.ndarray
+  oracle_accuracy: np.ndarray
+
+
+def with_new_head(
+  body: training.Variables, head: training.Variables
+) -> training.Variables:
+  """The one network with the head of the other."""
+  params = body.params | {"head": head.params["head"]}
+  return body._replace(params=params)
+
+
+def fine_tune(
+  stage: str,
+  method: str,
+  job: Any,
+  student: training.Variables,
+  teacher: training.Variables,
+) -> tuple[training.Variables, dict[str, np.ndarray]]:
+  """Fine-tunes all seeds, folds and candidates as one program.
+
+  Args:
+    stage: the name of its checkpoints.
+    method: a name of `METHODS`.
+    job: the `Job` of the experiment; its keys and labels may be repeated for
+      several networks a seed.
+    student: where each seed starts, `[seeds]`.
+    teacher: the pretrained network, `[seeds]`.
+
+  Returns:
+    The students who had all labels, `[seeds, candidates]`, and what was seen,
+    `[rounds, seeds, candidates]`.
+  """
+  config, data, forward = job.config, job.data, job.forward
+  body = BODIES[config.network]
+  groups = layer_groups(body, student.params)
+  candidates = candidates_of(method, config.rates)
+  labelled = data.few.shape[1]
+  plan = {
+    "index": jnp.repeat(jnp.asarray(data.few)[:, None], config.steps, 1),
+    "mask": jnp.repeat(jnp.asarray(data.learns)[:, None], config.steps, 1),
+  }
+
+  def optimizer_of(candidate):
+    return make_optimizer(method, candidate, groups, config.steps)
+
+  def init_student(student, teacher, key, images, rows, candidate):
+    batch = jax.tree.map(lambda x: x[rows["index"][0]], images)
+    knowledge = ask_teacher(
+      method,
+      forward,
+      teacher,
+      batch | {"mask": rows["mask"][0]},
+      body=body,
+      classes=data.classes,
+    )
+    state = training.init_train_state(
+      key,
+      training.Model(forward, student),
+      make_objective(method, data.classes, candidate["weight"], knowledge),
+      optimizer_of(candidate),
+      batch["image"][:1],
+      teacher=training.Model(forward, teacher),
+    )
+    if method == "bi_tuning":
+      state = state._replace(state=state.state | {"average": student.params})
+    return state
+
+  loss_fn = make_loss(method, forward, data.classes)
+
+  def learn(state, teacher, candidate, images, plan, key):
+    step = training.make_train_step(loss_fn, optimizer_of(candidate))
+    frozen = {"teacher": teacher, "weight": candidate["weight"]}
+    state, _ = training.scan_epoch(step)(state, frozen, images, plan, key)
+    rows = jax.tree.map(lambda x: x[0], plan)
+    batch = jax.tree.map(lambda x: x[rows["index"]], images)
+    logits = answer(forward, state.student, batch["image"]).logits
+    left_out = ~rows["mask"]
+    losses = cross_entropy(logits, batch["label"])
+    hits = metrics.accuracy(logits, batch["label"])
+    return state, {
+      "held_out_accuracy": jnp.sum(hits * left_out),
+      "held_out_loss": jnp.sum(losses * left_out),
+    }
+
+  # The candidates of a fold share all but the weight and the rate, the folds of
+  # a seed all but which labels count.
+  fold_plan = {"index": None, "mask": 0}
+  seed_plan = {"index": 0, "mask": None}
+  setup: Any = jax.vmap(init_student, (None, None, None, None, None, 0))
+  setup = jax.vmap(setup, (None, None, None, None, fold_plan, None))
+  setup = jax.jit(jax.vmap(setup, (0, 0, 0, None, seed_plan, None)))
+  learn_all: Any = jax.vmap(learn, (0, None, 0, None, None, None))
+  learn_all = jax.vmap(learn_all, (0, None, None, None, fold_plan, None))
+  learn_all = jax.vmap(learn_all, (0, 0, None, None, seed_plan, 0))
+  accuracy = jax.vmap(accuracy_of, (None, 0, None))
+  accuracy = jax.vmap(accuracy, (None, 0, None))
+
+  @jax.jit
+  def advance(state, frozen, images, plan, key, validation_plan):
+    del validation_plan
+    train, validation = images
+    state, seen = learn_all(state, *frozen, train, plan, key)
+    seen = {name: jnp.sum(x, 1) / labelled for name, x in seen.items()}
+    # The first fold holds nothing out.
+    hits = accuracy(forward, first_of(state.student), validation)
+    return state, seen | {"oracle_accuracy": jnp.mean(hits, -1)}
+
+  def describe(seen):
+    row = {name: x.mean(0) for name, x in seen.items()}
+    best = row["held_out_accuracy"].max()
+    text = f"accuracy on labels held out {best:.1%}"
+    return {name: x.tolist() for name, x in candidates.items()} | row, text
+
+  images = Images(data.target, data.target_validation)
+  first = jax.tree.map(lambda x: x[..., :1, :], plan)
+  state = setup(student, teacher, job.key, data.target, first, candidates)
+  state, seen = rounds.train(
+    stage,
+    job._replace(data=images),
+    advance,
+    (teacher, candidates),
+    (state, job.key, plan),
+    describe,
+  )
+  return first_of(state.student), seen
+
+
+def first_of(variables: Any) -> Any:
+  """The first network of each seed."""
+  return jax.tree.map(lambda x: x[:, 0], variables)
+
+
+def choose(seen: dict[str, np.ndarray]) -> np.ndarray:
+  """Each seed's candidate by its held-out labels, at the last step.
+
+  The most accurate one; among equals the one of the lowest cross-entropy, and
+  then the first.
+  """
+  accuracy, loss = (
+    seen[f"held_out_{name}"][-1] for name in ("accuracy", "loss")
+  )
+  return np.lexsort((loss, -accuracy), axis=-1)[:, 0]
+
+
+def make_row(
+  method: str, job: Any, starts: dict[str, training.Variables]
+) -> Row:
+  """Fine-tunes by a method and chooses; only then looks at test images."""
+  origin = METHODS[method].start
+  if not METHODS[method].tuned:
+    accuracy = prototype_accuracy(job, starts[origin])
+    none = np.zeros(len(accuracy), int)
+    return Row(None, none, accuracy, none, accuracy)
+  student = starts[origin]
+  if origin == "source":
+    student = with_new_head(student, job.fresh)
+  trained, seen = fine_tune(method, method, job, student, starts["source"])
+  chosen = choose(seen)
+  oracle = seen["oracle_accuracy"][-1].argmax(-1)
+  accuracy, best = (
+    test_accuracy(job, trained, picks) for picks in (chosen, oracle)
+  )
+  candidates = candidates_of(method, job.config.rates)
+  return Row(jax.device_get(candidates), chosen, accuracy, oracle, best)
+
+
+def test_accuracy(
+  job: Any, trained: training.Variables, picks: np.ndarray
+) -> np.ndarray:
+  """Test accuracy of one candidate a seed, `[seeds]`."""
+  picked = jax.tree.map(
+    lambda x: np.asarray(x)[np.arange(len(picks)), picks], trained
+  )
+  return np.asarray(
+    jax.device_get(_accuracies(job.forward, picked, job.data.test))
+  )
+
+
+def prototype_accuracy(job: Any, networks: training.Variables) -> np.ndarray:
+  """Test accuracy of the nearest prototype of the few labels, `[seeds]`."""
+  data, forward = job.data, job.forward
+
+  @jax.jit
+  def accuracies(networks, few, target, test):
+    def accuracy(variables, few):
+      shots = jax.tree.map(lambda x: x[few], target)
+      prototypes = finetuning.class_prototypes(
+        answer(forward, variables, shots["image"]).embedding,
+        shots["label"],
+        num_classes=data.classes,
+      )
+      logits = finetuning.prototypical_logits(
+        answer(forward, variables, test["image"]).embedding, prototypes
+      )
+      return jnp.mean(metrics.accuracy(logits, test["label"]))
+
+    return jax.vmap(accuracy)(networks, few)
+
+  few = jnp.asarray(data.few)
+  return np.asarray(accuracies(networks, few, data.target, data.test))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _accuracies(forward, networks, part):
+  return jax.vmap(
+    lambda variables: jnp.mean(accuracy_of(forward, variables, part))
+  )(networks)

@@ -1,0 +1,1 @@
+"""What all experiments share: flags, run folder, progress, tables, plots."""

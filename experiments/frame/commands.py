@@ -1,0 +1,298 @@
+"""The command line of an experiment: flags, mistakes, devices, interruption."""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import jax
+import tyro
+from rich.console import Console
+
+from experiments.frame import tables
+
+Config = TypeVar("Config")
+Job = TypeVar("Job")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """The flags of every experiment.
+
+  Attributes:
+    workdir: the run folder; it is made if missing.
+    resume: go on with the run in the run folder.
+    overwrite: replace the run in the run folder.
+    seed: the seed of all random numbers.
+  """
+
+  workdir: str = "runs"
+  resume: bool = False
+  overwrite: bool = False
+  seed: int = 0
+
+
+def optional(default: str, metavar: str = "INT") -> Any:
+  """Describes a flag whose default depends on other flags.
+
+  Args:
+    default: the default in words, such as "that of the recipe".
+    metavar: what the value is.
+
+  Returns:
+    For `typing.Annotated`.
+  """
+  return tyro.conf.arg(
+    metavar=metavar, help_behavior_hint=f"(default: {default})"
+  )
+
+
+DataDir = Annotated[str | None, optional("that of tfds", "FOLDER")]
+
+
+def parse(config_class: type[Config]) -> Config:
+  """Reads the command line into a frozen dataclass.
+
+  Args:
+    config_class: its fields are the flags, the `Attributes` section of its
+      docstring is their help.
+
+  Returns:
+    The configuration. `--help` prints all flags and exits.
+  """
+  return tyro.cli(config_class, use_underscores=True, prog=_program())
+
+
+def launch(
+  config_class: type[Config],
+  prepare: Callable[[Config], Job],
+  execute: Callable[[Job], Any],
+  methods: Callable[[], Mapping[str, tuple[str, str]]] | None = None,
+) -> None:
+  """Runs an experiment from the command line.
+
+  Args:
+    config_class: the flags.
+    prepare: does all that fails for wrong flags, folders, devices and data.
+    execute: the rest. An error in it is a bug and keeps its traceback.
+    methods: name -> area and description of each value of --methods, which
+      `--methods help` prints.
+  """
+  with stoppable() as started:
+    if methods and _asks_for_methods(sys.argv[1:]):
+      names = methods()
+      rows = [[name, *texts] for name, texts in names.items()]
+      table = tables.Table(("method", "area", "description"), rows)
+      console().print(table.console(left=True))
+      return
+    job = set_up(prepare, parse(config_class))
+    started.append(True)
+    execute(job)
+
+
+def _asks_for_methods(arguments: Sequence[str]) -> bool:
+  pairs = itertools.pairwise(arguments)
+  return ("--methods", "help") in pairs or "--methods=help" in arguments
+
+
+class Terminated(KeyboardInterrupt):
+  """SIGTERM, treated like Ctrl-C."""
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+  del number, frame
+  raise Terminated
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[list[bool]]:
+  """Ends the program with one line at Ctrl-C or SIGTERM.
+
+  Yields:
+    A list, to be filled once there is a run to go on with.
+  """
+  started: list[bool] = []
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  signal.signal(signal.SIGTERM, _terminate)
+  try:
+    yield started
+  except KeyboardInterrupt as stop:
+    code = 143 if isinstance(stop, Terminated) else 130
+    for number in (signal.SIGINT, signal.SIGTERM):
+      signal.signal(number, signal.SIG_IGN)
+    hint = "Nothing was computed yet."
+    if started:
+      hint = f"Go on with: {command_line(resume=True)}"
+    print(f"\nstopped. {hint}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads that compute would be waited for, or crash at the interpreter's
+    # end. All files are written whole or not at all.
+    os._exit(code)
+
+
+def _program() -> str:
+  """Such as "python -m experiments.distill"."""
+  spec = sys.modules["__main__"].__spec__
+  name = spec.name.removesuffix(".__main__") if spec else "experiments"
+  return f"python -m {name}"
+
+
+def command_line(*, resume: bool = False) -> str:
+  """The command that started this run, for a fresh folder or to go on."""
+  switches = {"--resume", "--overwrite", "--no_resume", "--no_overwrite"}
+  words = [word for word in sys.argv[1:] if word not in switches]
+  words += ["--resume"] if resume else []
+  return f"{_program()} {shlex.join(words)}".rstrip()
+
+
+def experiment_of(config: Any) -> str:
+  """The experiment whose flags these are, such as "distill"."""
+  module = type(config).__module__
+  spec = getattr(sys.modules.get(module), "__spec__", None)
+  name = spec.name if spec else module
+  return name.removesuffix(".__main__").rpartition(".")[2]
+
+
+def set_up(prepare: Callable[[Config], Job], config: Config) -> Job:
+  """Prepares a run; a mistake of the user's ends the program with one line.
+
+  Only the preparation is guarded: an error in training is a bug and keeps its
+  traceback.
+
+  Args:
+    prepare: what fails for wrong flags, folders, devices and data.
+    config: the flags.
+
+  Returns:
+    What `prepare` returns.
+  """
+  # tfds warns of a folder without data, which the error says in words.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  try:
+    return prepare(config)
+  except (ValueError, OSError) as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def expect(config: Any, name: str, met: bool, expected: str) -> None:
+  """Raises ValueError unless a flag has a valid value.
+
+  Args:
+    config: the flags.
+    name: of the flag.
+    met: whether its value is valid.
+    expected: the valid values, in words.
+  """
+  if not met:
+    raise ValueError(
+      f"{name} is {getattr(config, name)!r}; expected {expected}."
+    )
+
+
+def expect_positive(config: Any, *names: str) -> None:
+  """Raises ValueError unless flags are finite and above 0, and all of a tuple.
+
+  Args:
+    config: the flags.
+    *names: of numbers or tuples of different numbers.
+  """
+  for name in names:
+    value = getattr(config, name)
+    many = isinstance(value, tuple)
+    numbers = value if many else (value,)
+    met = all(0 < x < float("inf") for x in numbers)
+    met = met and 0 < len(set(numbers)) == len(numbers)
+    kind = "one or more different numbers" if many else "a number"
+    expect(config, name, met, f"{kind} above 0")
+
+
+def expect_at_least_zero(config: Any, *names: str) -> None:
+  """Raises ValueError unless flags are 0 or more."""
+  for name in names:
+    expect(config, name, getattr(config, name) >= 0, "0 or more")
+
+
+def expect_share(config: Any, *names: str) -> None:
+  """Raises ValueError unless flags are between 0 and 1, ends excluded."""
+  for name in names:
+    met = 0 < getattr(config, name) < 1
+    expect(config, name, met, "a number between 0 and 1")
+
+
+def expect_multiple(config: Any, name: str, unit: str) -> None:
+  """Raises ValueError unless a flag is a multiple of another, both above 0.
+
+  Args:
+    config: the flags.
+    name: of the flag.
+    unit: of the other.
+  """
+  expect_positive(config, unit, name)
+  size = getattr(config, unit)
+  met = getattr(config, name) % size == 0
+  expect(config, name, met, f"a multiple of {unit}, which is {size}")
+
+
+def expect_some(
+  config: Any, name: str, choices: Iterable[str], *, also: str = ""
+) -> None:
+  """Raises ValueError unless a flag has one or more different choices.
+
+  Args:
+    config: the flags.
+    name: of the flag.
+    choices: the valid values.
+    also: what else is valid, such as "all, or ".
+  """
+  value, choices = getattr(config, name), tuple(choices)
+  met = set(value) <= set(choices) and 0 < len(set(value)) == len(value)
+  expected = f"{also}one or more different ones of {', '.join(choices)}"
+  expect(config, name, met, expected)
+
+
+def console() -> Console:
+  """A console as wide as its terminal, or wide enough for a table in a file."""
+  console = Console()
+  return console if console.is_terminal else Console(width=110)
+
+
+def use_devices(count: int) -> tuple[jax.Device, ...]:
+  """The first devices; a CPU pretends to be as many as are wanted.
+
+  Args:
+    count: how many.
+
+  Returns:
+    The devices.
+
+  Raises:
+    ValueError: if there are fewer.
+  """
+  if count > 1:
+    # JAX may run already, as in a test; then it has the devices it has.
+    with contextlib.suppress(RuntimeError):
+      jax.config.update("jax_num_cpu_devices", count)
+  devices = jax.devices()
+  if not 1 <= count <= len(devices):
+    raise ValueError(f"devices is {count}; expected 1 to {len(devices)}.")
+  return tuple(devices[:count])
+
+
+def students_at_a_time(network: str) -> int | None:
+  """Returns the `chunk_size` of `training.sweep` that suits a network here.
+
+  Convolutions of many kernels become convolutions in groups, for which a CPU
+  has no fast program.
+
+  Args:
+    network: its name.
+  """
+  return 1 if jax.default_backend() == "cpu" and network != "mlp" else None

@@ -1,0 +1,264 @@
+"""Figures in one house style and one palette; each function saves one PNG."""
+
+import contextlib
+import os
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.frame import statistics
+
+# Okabe and Ito's palette: told apart by colour-blind readers too. A thing has
+# the same colour in every figure.
+BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
+PINK, RED, BROWN, VIOLET = "#cc79a7", "#d55e00", "#a6761d", "#8c6bb1"
+INK, DARK, GREY, FAINT = "#262626", "#3d3d3d", "#8c8c8c", "#d9d9d9"
+COLOURS = {"teacher": DARK, "scratch": RED, "distilled": BLUE}
+SERIES = (RED, BLUE, GREEN, PINK, ORANGE, SKY, VIOLET, DARK)
+VERDICTS = {"helped": BLUE, "hurt": RED, "unclear": GREY, "unknown": GREY}
+BLUES = LinearSegmentedColormap.from_list(
+  "blues", ("#f4f8fb", "#9cc9e3", BLUE, "#003f66")
+)
+GAINS = LinearSegmentedColormap.from_list("gains", (RED, "#f7f7f7", BLUE))
+STYLE = {
+  "axes.axisbelow": True,
+  "axes.edgecolor": GREY,
+  "axes.grid": True,
+  "axes.labelcolor": INK,
+  "axes.spines.right": False,
+  "axes.spines.top": False,
+  "axes.titlelocation": "left",
+  "axes.titlesize": 10.5,
+  "axes.titleweight": "bold",
+  "figure.titlesize": 11.5,
+  "figure.titleweight": "bold",
+  "font.size": 10.0,
+  "grid.color": "#e6e6e6",
+  "legend.frameon": False,
+  "lines.linewidth": 2.0,
+  "text.color": INK,
+  "xtick.color": "#595959",
+  "ytick.color": "#595959",
+}
+TITLE_CHARACTERS = 10.0  # of a title in an inch, at least
+LEGEND_CHARACTERS = 13.0  # the same of a legend
+
+Path = str | os.PathLike[str]
+
+
+def percent(share: float, _: Any = None) -> str:
+  """A tick of an axis of shares, without a digit too many or too few."""
+  return f"{round(100 * share, 6) + 0.0:g}%"
+
+
+@contextlib.contextmanager
+def figure(
+  path: Path,
+  *,
+  title: str,
+  rows: int = 1,
+  columns: int = 1,
+  width: float,
+  height: float,
+) -> Iterator[tuple[Figure, Any]]:
+  """A figure in the house style, saved on leaving.
+
+  Args:
+    path: of the PNG.
+    title: the finding; it is wrapped to the figure's width.
+    rows: of axes.
+    columns: of axes.
+    width: in inches.
+    height: in inches, without the title's second line.
+
+  Yields:
+    The figure and its axes: one, or an array `[rows * columns]`.
+  """
+  room = max(20, int(TITLE_CHARACTERS * width))
+  lines = textwrap.wrap(title, room, break_on_hyphens=False)
+  height += 0.2 * (len(lines) - 1)
+  with matplotlib.rc_context(STYLE):
+    canvas = Figure(figsize=(width, height), layout="constrained")
+    canvas.suptitle("\n".join(lines), x=0.015, ha="left")
+    grid = canvas.subplots(rows, columns)
+    yield canvas, grid.ravel() if rows * columns > 1 else grid
+    canvas.savefig(path, dpi=160)
+
+
+def legend(
+  canvas: Figure,
+  handles: Sequence[Any],
+  *,
+  place: str = "outside lower center",
+) -> None:
+  """A legend of as many columns as the figure is wide enough for.
+
+  Args:
+    canvas: the figure.
+    handles: what it explains, labelled.
+    place: as matplotlib names it.
+  """
+  widths = [len(str(handle.get_label())) + 6 for handle in handles]
+  room = LEGEND_CHARACTERS * canvas.get_figwidth()
+  columns = len(handles)
+  # The legend is filled column by column, each as wide as its longest label.
+  while columns > 1:
+    parts = np.array_split(widths, columns)
+    if sum(int(part.max()) for part in parts) <= room:
+      break
+    columns -= 1
+  canvas.legend(
+    handles=handles,
+    loc=place,
+    ncols=columns,
+    fontsize=9,
+    columnspacing=1.2,
+    handletextpad=0.5,
+  )
+
+
+def mark(label: str, colour: str, marker: str = "s", **style: Any) -> Line2D:
+  """A marker of a legend."""
+  return Line2D(
+    [], [], ls="", marker=marker, color=colour, label=label, **style
+  )
+
+
+def blank(axes: Any) -> None:
+  """Leaves nothing of an axes but what is drawn in it."""
+  axes.grid(visible=False)
+  axes.spines[:].set_visible(False)
+  axes.tick_params(length=0)
+
+
+def band(
+  axes: Any,
+  x: np.ndarray,
+  values: np.ndarray,
+  label: str,
+  colour: str,
+  **style: Any,
+) -> None:
+  """The mean over seeds in a band of one standard deviation.
+
+  Args:
+    axes: where to draw.
+    x: `[points]`.
+    values: `[points, seeds]`.
+    label: for the legend.
+    colour: of the line and of the band.
+    **style: of the line.
+  """
+  mean, deviation = values.mean(1), values.std(1)
+  ends = mean - deviation, mean + deviation
+  axes.fill_between(x, *ends, color=colour, alpha=0.18, lw=0)
+  axes.plot(x, mean, color=colour, label=label, **style)
+
+
+def accuracy_bars(
+  path: Path,
+  rates: Mapping[str, np.ndarray],
+  *,
+  groups: Mapping[str, str],
+  colours: Mapping[str, str],
+  oracles: Mapping[str, np.ndarray],
+  oracle_label: str,
+  reference: str,
+  title: str,
+) -> None:
+  """Accuracies as bars with their 95 % intervals, and each seed as a dot.
+
+  Args:
+    path: of the PNG.
+    rates: name -> rates `[seeds]`, from top to bottom.
+    groups: name -> the group of methods that it is one of.
+    colours: group -> its colour.
+    oracles: name -> rates that an oracle would have reached, `[seeds]`.
+    oracle_label: how the oracle chose, for the legend.
+    reference: the name whose mean is drawn as a line.
+    title: the finding.
+  """
+  height = 1.9 + (0.45 if len(rates) < 12 else 0.28) * len(rates)
+  with figure(path, title=title, width=7.2, height=height) as (canvas, axes):
+    for i, (name, values) in enumerate(rates.items()):
+      mean, colour = values.mean(), colours[groups[name]]
+      axes.barh(i, mean, 0.64, color=colour, alpha=0.85, lw=0)
+      axes.plot(values, np.full(len(values), i), ".", color=INK, alpha=0.35)
+      if ends := statistics.interval(values):
+        # No accuracy is outside of [0, 1].
+        axes.plot(np.clip(ends, 0, 1), (i, i), color=INK, lw=1.5, marker="|")
+      if name in oracles:
+        place = oracles[name].mean()
+        axes.plot(place, i, "D", mfc="white", mec=INK, ms=5.5, zorder=4)
+      # Beside the axes, where nothing else is drawn.
+      axes.text(
+        1.01,
+        i,
+        f"{mean:.1%}",
+        va="center",
+        fontsize=9,
+        transform=axes.get_yaxis_transform(),
+      )
+    axes.axvline(rates[reference].mean(), color=DARK, ls="--", lw=1.2)
+    axes.set_yticks(range(len(rates)), rates)
+    lowest = min(values.min() for values in rates.values())
+    left = max(0.0, np.floor(10 * lowest - 0.5) / 10)
+    axes.set(
+      xlabel="accuracy on target test images",
+      xlim=(left, 1),
+      ylim=(len(rates) - 0.4, -0.6),
+    )
+    axes.xaxis.set_major_formatter(percent)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    used = [group for group in colours if group in groups.values()]
+    handles = [mark(group, colours[group]) for group in used]
+    handles.append(Line2D([], [], color=DARK, ls="--", lw=1.2, label=reference))
+    if oracles:
+      handles.append(mark(oracle_label, INK, "D", mfc="white"))
+    legend(canvas, handles)
+
+
+def heat_map(
+  axes: Any,
+  values: np.ndarray,
+  *,
+  rows: Sequence[str],
+  columns: Sequence[str],
+  texts: Iterable[str],
+  bold: np.ndarray | None = None,
+  **style: Any,
+) -> None:
+  """A map with a text in each cell.
+
+  Args:
+    axes: where to draw.
+    values: `[rows, columns]`.
+    rows: their names.
+    columns: their names.
+    texts: of the cells, row by row.
+    bold: `[rows, columns]`, which of the texts are bold.
+    **style: of `imshow`: the colours.
+  """
+  image = axes.imshow(values, aspect="auto", **style)
+  for (i, j), text in zip(np.ndindex(values.shape), texts, strict=True):
+    red, green, blue, _ = image.cmap(image.norm(values[i, j]))
+    dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+    axes.text(
+      j,
+      i,
+      text,
+      ha="center",
+      va="center",
+      color="white" if dark else INK,
+      weight="bold" if bold is not None and bold[i, j] else "normal",
+    )
+  axes.set_xticks(range(len(columns)), columns)
+  axes.set_yticks(range(len(rows)), rows)
+  blank(axes)

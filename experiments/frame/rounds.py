@@ -1,0 +1,134 @@
+"""Training in rounds: some steps as one program, evaluate, save, go on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.frame import progress
+from kdjax import data
+from kdjax import training
+
+
+def shift_examples(loss_fn: Callable[..., Any], shift: int):
+  """Shifts the images of a batch before a loss sees them.
+
+  Every image has a key of its own, so the shifts are the same however a batch
+  is divided among devices.
+
+  Args:
+    loss_fn: `(params, state, frozen, batch, key) -> loss, (state, metrics)`.
+    shift: by up to how many pixels.
+
+  Returns:
+    A function of the same arguments.
+  """
+  if not shift:
+    return loss_fn
+
+  def shifted(params, state, frozen, batch, key):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
+    images = jax.vmap(
+      lambda key, image: data.random_crop(key, image[None], padding=shift)[0]
+    )(keys, batch["image"])
+    return loss_fn(params, state, frozen, batch | {"image": images}, key)
+
+  return shifted
+
+
+def plan_steps(key: Any, examples: int, batch_size: int, steps: int) -> Any:
+  """Plans the epochs that so many steps take, one after the other.
+
+  Args:
+    key: of their orders.
+    examples: how many there are.
+    batch_size: how many a batch has.
+    steps: how many batches.
+
+  Returns:
+    `{"index": int32, "mask": bool}`, each `[steps, batch_size]`.
+  """
+  epochs = -(-steps // -(-examples // batch_size))
+  plans = jax.vmap(
+    lambda key: training.epoch_plan(examples, batch_size, key=key)
+  )(jax.random.split(key, epochs))
+  return jax.tree.map(lambda x: x.reshape(-1, batch_size)[:steps], plans)
+
+
+def make_round(step: Callable[..., Any], evaluate: Callable[..., Any]):
+  """A round: some steps of training and an evaluation, as one program.
+
+  Args:
+    step: from `training.make_train_step`, with the metric `"loss"`.
+    evaluate: from `training.make_eval_step`.
+
+  Returns:
+    `advance(state, frozen, data, plan, key, validation_plan) -> state, seen`,
+    where `data` is the pair of training and validation data, and `seen` has
+    the mean loss and the means that `evaluate` measures.
+  """
+  epoch = training.scan_epoch(step)
+  evaluation = training.scan_evaluation(evaluate)
+
+  def advance(state, frozen, data, plan, key, validation_plan):
+    train, validation = data
+    state, moved = epoch(state, frozen, train, plan, key)
+    seen = evaluation(state.student, frozen, validation, validation_plan)
+    loss = training.mean_metrics(moved, axis=0)["loss"]
+    return state, {"loss": loss, **training.mean_metrics(seen)}
+
+  return advance
+
+
+def train(
+  stage: str,
+  job: Any,
+  advance: Callable[..., Any],
+  frozen: Any,
+  start: tuple[Any, Any, Any],
+  describe: Callable[[Any], tuple[dict[str, Any], str]],
+) -> tuple[Any, dict[str, np.ndarray]]:
+  """Trains round by round, from the last checkpoint on if there is one.
+
+  Args:
+    stage: its name: of its checkpoints, of its rows in metrics.jsonl.
+    job: has `run`, `console`, `data` (its `train` and `validation`) and
+      `config` (its `batch_size` and `evaluate_every`).
+    advance: from :func:`make_round`, compiled.
+    frozen: the teacher, if there is one.
+    start: the state, the key and the plan `[..., steps, batch]` of all steps.
+    describe: what a round has seen, as a row of metrics and as a text.
+
+  Returns:
+    The state at the end, and all that was seen, `[rounds, ...]`.
+  """
+  state, key, plan = start
+  plan = jax.device_get(plan)  # to slice it is no program there
+  steps, every = plan["index"].shape[-2], job.config.evaluate_every
+  data = job.data.train, job.data.validation
+  validation_plan = training.epoch_plan(
+    len(data[1]["label"]), job.config.batch_size
+  )
+  tree = {"state": state, "key": jax.random.key_data(key)}
+  folder = job.run.path / "checkpoints" / stage
+  with training.Checkpoints(folder) as checkpoints:
+    first, tree, history = checkpoints.restore(tree) or (0, tree, [])
+    if first:
+      job.console.print(f"resuming {stage} at step {first} of {steps}")
+    job.run.rewind(stage, first)
+    state, key = tree["state"], jax.random.wrap_key_data(tree["key"])
+    with progress.progress(job.console, stage, steps, start=first) as update:
+      for step in range(first + every, steps + 1, every):
+        part = jax.tree.map(lambda x, i=step: x[..., i - every : i, :], plan)
+        state, seen = advance(state, frozen, data, part, key, validation_plan)
+        seen = jax.device_get(seen)
+        history.append({name: value.tolist() for name, value in seen.items()})
+        row, text = describe(seen)
+        # Rows beyond the last checkpoint are taken back, so they come first.
+        job.run.log(stage=stage, step=step, **row)
+        checkpoints.save(step, tree | {"state": state}, history)
+        update(step, text)
+  return state, {
+    name: np.array([seen[name] for seen in history]) for name in history[0]
+  }

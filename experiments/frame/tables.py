@@ -1,0 +1,43 @@
+"""Tables that look the same in the report and on the console."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table as ConsoleTable
+
+
+class Table(NamedTuple):
+  """A table, its first column to the left and the others to the right.
+
+  Attributes:
+    header: the names of the columns.
+    rows: their cells.
+    title: above it on the console.
+    shown: the columns on the console; None for all, () for no table.
+  """
+
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  title: str | None = None
+  shown: Sequence[int] | None = None
+
+  def markdown(self) -> str:
+    """Its lines in Markdown."""
+    rule = ["---", *["---:"] * (len(self.header) - 1)]
+    lines = (self.header, rule, *self.rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+  def console(self, *, left: bool = False) -> ConsoleTable:
+    """The same for the console; `left` aligns all columns to the left."""
+    table = ConsoleTable(
+      box=box.SIMPLE_HEAD, title=self.title, title_justify="left"
+    )
+    columns = range(len(self.header)) if self.shown is None else self.shown
+    for i in columns:
+      table.add_column(
+        self.header[i], justify="right" if i and not left else "left"
+      )
+    for row in self.rows:
+      table.add_row(*(row[i].replace("**", "") for i in columns))
+    return table

@@ -1,0 +1,1 @@
+"""Trains on several domains and tests on a domain that was never seen."""

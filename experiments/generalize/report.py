@@ -1,0 +1,246 @@
+"""The choices, the tables and the report of `experiments.generalize`."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.frame import statistics
+from experiments.frame import tables
+from experiments.generalize.data import DOMAINS
+from experiments.generalize.methods import METHODS
+from experiments.generalize.methods import TARGET_ONLY
+from experiments.generalize.plots import accuracy_grid
+from kdjax import selection
+
+TRAINING, LEFT_OUT, ORACLE = RULES = (
+  "Training domains",
+  "Leave one domain out",
+  "Oracle",
+)
+MEANINGS = {
+  TRAINING: "the trial and step whose accuracy on held-out images of the "
+  "training domains is best",
+  LEFT_OUT: "the trial and step that are best on each training domain where "
+  "it was held out too",
+  ORACLE: "the trial whose last step is best on images of the target. **It "
+  "uses target labels**: an upper bound, not an estimate",
+}
+
+NAMES = {name: method.title for name, method in METHODS.items()}
+
+
+class Results(NamedTuple):
+  """Accuracies on targets, `[seeds, targets]`.
+
+  Attributes:
+    chosen: rule -> method -> those of the students that the rule chose.
+    target_only: of students that were trained on the target.
+  """
+
+  chosen: dict[str, dict[str, np.ndarray]]
+  target_only: np.ndarray
+
+
+def choose(job: Any, contents: dict[Any, Any]) -> Results:
+  """Lets each rule choose a student for each method, seed and target.
+
+  Args:
+    job: the `Job` of the experiment.
+    contents: of the cells, by method and domains held out.
+
+  Returns:
+    The accuracies of the chosen students on images of the target.
+  """
+  rules = RULES if job.config.leave_one_out else (TRAINING, ORACLE)
+  domains = range(len(DOMAINS[job.config.task]))
+
+  def accuracies(method: str, held_out: tuple[int, ...], part: str) -> Any:
+    """`[seeds, trials, steps, domains]`."""
+    return np.moveaxis(np.array(contents[method, held_out][part]), 0, 2)
+
+  def tested_on_other(method: str, target: int, other: int) -> np.ndarray:
+    pair = tuple(sorted((target, other)))
+    return accuracies(method, pair, "tested")[..., pair.index(other)]
+
+  def select(rule: str, method: str, target: int) -> Any:
+    outside = accuracies(method, (target,), "outside")
+    if method == TARGET_ONLY:
+      seen = outside[..., [target]]
+      return selection.training_domain_selection, seen
+    if rule == TRAINING:
+      seen = np.delete(outside, target, -1)
+      return selection.training_domain_selection, seen
+    if rule == ORACLE:
+      return selection.oracle_selection, outside[..., target]
+    others = [i for i in domains if i != target]
+    seen = [tested_on_other(method, target, other) for other in others]
+    return selection.leave_one_domain_out_selection, np.stack(seen, -1)
+
+  def report(rule: str, method: str, target: int) -> np.ndarray:
+    selection, seen = select(rule, method, target)
+    chosen = jax.vmap(selection)(jnp.asarray(seen, jnp.float32))
+    tested = accuracies(method, (target,), "tested")[..., 0]
+    run, step = np.asarray(chosen.run), np.asarray(chosen.step)
+    return tested[np.arange(len(tested)), run, step]
+
+  def all_targets(rule: str, method: str) -> np.ndarray:
+    return np.stack([report(rule, method, t) for t in job.targets], -1)
+
+  chosen = {
+    rule: {method: all_targets(rule, method) for method in job.methods}
+    for rule in rules
+  }
+  return Results(chosen, all_targets(TRAINING, TARGET_ONLY))
+
+
+def write(job: Any, results: Results) -> None:
+  """Draws the figure, writes report.md and prints the tables.
+
+  Args:
+    job: the `Job` of the experiment.
+    results: of :func:`choose`.
+  """
+  parts = []
+  for rule, rows in results.chosen.items():
+    parts += [f"## {rule}", f"This rule chooses {MEANINGS[rule]}."]
+    parts.append(make_table(job, rule, rows, results.target_only))
+  job.run.publish(
+    job.console,
+    "Generalization to an unseen domain: "
+    f"{job.config.task} {job.config.dataset}",
+    conclude(results),
+    draw(job, results),
+    *parts,
+    setting(job),
+    hyper_parameters(job),
+  )
+
+
+def gains_of(rows: dict[str, np.ndarray]) -> dict[str, statistics.Gain]:
+  """The methods' gains over ERM, the mean over targets.
+
+  Args:
+    rows: method -> accuracies `[seeds, targets]`, by one rule.
+  """
+  scores = {name: values.mean(1) for name, values in rows.items()}
+  erm = scores.pop("erm")
+  return statistics.compare(scores, erm)
+
+
+def make_table(
+  job: Any, rule: str, rows: dict[str, np.ndarray], target_only: np.ndarray
+) -> tables.Table:
+  """A rule's table, in percent."""
+
+  def row(title: str, values: np.ndarray, gain: str = "") -> list[str]:
+    columns = [*values.T, values.mean(1)]
+    texts = (statistics.mean_std(x, scale=100, digits=1) for x in columns)
+    return [title, *texts, gain]
+
+  gains = gains_of(rows)
+  cells = [row(NAMES["erm"], rows["erm"])]
+  cells += [row(NAMES[x], rows[x], gain.cell()) for x, gain in gains.items()]
+  cells.append(row("Target-only", target_only))
+  targets = [DOMAINS[job.config.task][i] for i in job.targets]
+  header = ["", *targets, "mean", "gain over ERM (95 % interval)"]
+  return tables.Table(header, cells, rule)
+
+
+def conclude(results: Results) -> list[str]:
+  """The findings, in words."""
+  means = [
+    f"{rows['erm'].mean():.1%} ({rule.lower()})"
+    for rule, rows in results.chosen.items()
+  ]
+  texts = [
+    "Mean accuracy of ERM on targets, by the rule that chose: "
+    f"{', '.join(means)}; of students trained on the target: "
+    f"{results.target_only.mean():.1%}."
+  ]
+  for rule, rows in results.chosen.items():
+    found = statistics.findings(gains_of(rows), NAMES, "ERM")
+    texts += [f"{rule}: {' '.join(found)}"] if found else []
+  return texts
+
+
+def draw(job: Any, results: Results) -> dict[str, str]:
+  """Saves the figure; returns its caption."""
+  headline = statistics.headline(
+    gains_of(results.chosen[TRAINING]), NAMES, "ERM"
+  )
+  targets = [DOMAINS[job.config.task][i] for i in job.targets]
+  accuracy_grid(
+    job.run.path / "accuracy.png",
+    {
+      rule: {NAMES[x]: with_mean(values) for x, values in of_rule.items()}
+      for rule, of_rule in results.chosen.items()
+    },
+    [*(f"target {name}" for name in targets), "mean of targets"],
+    target_only=with_mean(results.target_only),
+    oracle=ORACLE,
+    title=f"{headline}, by training domains",
+  )
+  caption = (
+    "Accuracy on the target, means with 95 % intervals, by the rule that "
+    "chose the student. Open marks: chosen with target labels. Dashed: ERM, "
+    "chosen on training domains. Dotted: trained on the target."
+  )
+  return {"accuracy.png": caption}
+
+
+def with_mean(values: np.ndarray) -> np.ndarray:
+  """Appends the mean over targets, `[seeds, targets + 1]`."""
+  return np.column_stack([values, values.mean(1)])
+
+
+def setting(job: Any) -> str:
+  """The images, the steps and the choices, in words."""
+  config, size = job.config, job.data.label.shape[1]
+  low, high = config.learning_rates
+  return (
+    "## The setting\n\n"
+    f"Mean ± standard deviation over {config.seeds} seeds. The gain is that of "
+    f"the mean over targets. {statistics.LEGEND}\n\n"
+    f"Each domain has {size} images; no image is in two domains. A fifth of "
+    "each domain is held out for the rules; the accuracy on the target is that "
+    f"of its other images (at most {config.evaluate_on or size} of each part). "
+    f"Each student ({config.network}) saw batches of {config.batch_size} "
+    f"images of each training domain for {config.steps} steps of Adam and was "
+    f"evaluated every {config.evaluate_every}. For each method and seed "
+    f"{config.trials} sets of hyper-parameters were tried: the defaults, then "
+    f"learning rates between {low:g} and {high:g} and the method's own as "
+    "below. Seed i starts from the same weights and sees the same batches and "
+    "learning rates under every method. Target-only is ERM on the target's own "
+    "images; one half of the held-out fifth chose its student, the other half "
+    "gives its accuracy."
+  )
+
+
+def hyper_parameters(job: Any) -> tables.Table:
+  """The hyper-parameters that were drawn."""
+  cells = []
+  for name in job.methods:
+    method = METHODS[name]
+    search, anneal = method.search, method.anneal
+    scale = "" if search.linear else ", logarithmic"
+    cells.append(
+      [
+        method.title,
+        method.swept or "none",
+        f"{search.default:.3g}" if method.swept else "",
+        f"{search.low:g} to {search.high:g}{scale}" if method.swept else "",
+        f"{anneal.default:g} ({anneal.low:g} to {anneal.high:g})"
+        if anneal
+        else "",
+      ]
+    )
+  header = [
+    "",
+    "swept",
+    "default",
+    "drawn from",
+    "after this part of the steps",
+  ]
+  return tables.Table(header, cells, shown=())

@@ -1,0 +1,1 @@
+"""Follows images that rotate step by step from a source to a target."""

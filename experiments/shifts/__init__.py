@@ -1,0 +1,1 @@
+"""Compares adaptation methods without networks on four shifts of 2-D data."""
