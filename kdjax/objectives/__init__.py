@@ -39,6 +39,15 @@ from kdjax.objectives.adaptation._pada import pada
 from kdjax.objectives.adaptation._self_tuning import self_tuning
 from kdjax.objectives.adaptation._shot import shot
 from kdjax.objectives.adaptation._views import domain_views
+from kdjax.objectives.distillation._ab_ofd import ab
+from kdjax.objectives.distillation._ab_ofd import ofd
+from kdjax.objectives.distillation._afd import afd
+from kdjax.objectives.distillation._at_nst_fsp_kdsvd import at
+from kdjax.objectives.distillation._at_nst_fsp_kdsvd import fsp
+from kdjax.objectives.distillation._at_nst_fsp_kdsvd import kdsvd
+from kdjax.objectives.distillation._at_nst_fsp_kdsvd import nst
+from kdjax.objectives.distillation._cat import cat
+from kdjax.objectives.distillation._cc import cc
 from kdjax.objectives.distillation._crd import crd
 from kdjax.objectives.distillation._crd import crd_in_batch
 from kdjax.objectives.distillation._crld_cskd_mlld import crld
