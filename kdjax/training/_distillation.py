@@ -4,7 +4,6 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import optax
 from jaxtyping import Array
 
 from kdjax import metrics as measures
@@ -16,6 +15,7 @@ from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner
 from kdjax.training._learner import as_objective
 from kdjax.training._learner import make_learner
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._passes import Pass
 from kdjax.training._passes import views_of
 from kdjax.training._steps import GradientRule
@@ -29,7 +29,7 @@ def distill(
   student: Any,
   teacher: Any,
   loss: Callable[..., Any] | Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   on: str | tuple[str, ...] = "image",
   teacher_on: str | tuple[str, ...] | None = None,
@@ -83,6 +83,7 @@ def distill(
   Examples:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import optax
     >>> from flax import nnx
     >>> from kdjax.distillation import kd_loss
     >>> teacher = nnx.Linear(3, 2, rngs=nnx.Rngs(0))

@@ -24,6 +24,7 @@ from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
 from kdjax.training._models import takes_axis_name
 from kdjax.training._optimizers import AccumulationState
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._optimizers import as_optimizer
 from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
@@ -49,7 +50,7 @@ class Step(Protocol):
 
 def make_train_step(
   loss_fn: Callable[..., Any],
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   axis_name: str | None = None,
   rule: GradientRule | None = None,
@@ -120,14 +121,14 @@ def make_train_step(
     key = jax.random.fold_in(key, state.step)
     frozen = with_average(state, frozen)
     options = {}
-    if axis_name is not None:
-      if not takes_axis_name(loss_fn):
-        raise ValueError(
-          f"{name}: loss_fn takes no axis_name, and the step is mapped over "
-          f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
-          "*, axis_name=None), which reduces its loss over that axis."
-        )
+    if takes_axis_name(loss_fn):
       options["axis_name"] = axis_name
+    elif axis_name is not None:
+      raise ValueError(
+        f"{name}: loss_fn takes no axis_name, and the step is mapped over "
+        f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
+        "*, axis_name=None), which reduces its loss over that axis."
+      )
 
     def loss(params: Any, batch: Any) -> tuple[Array, tuple[Any, Metrics]]:
       value, aux = loss_fn(params, state.state, frozen, batch, key, **options)
