@@ -5,10 +5,12 @@ A loss becomes an objective by :func:`stateless`, several become one by
 changing one does not recompile, and a sweep is a vmap over states.
 """
 
+from kdjax.objectives._gradient_rule import GradientRule
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._pass import Pass
 from kdjax.objectives._preset import Preset
 from kdjax.objectives._preset import Search
 from kdjax.objectives._table import PRESETS
@@ -109,7 +111,9 @@ from kdjax.objectives.generalization._vrex import vrex
 
 __all__ = (
   "PRESETS",
+  "GradientRule",
   "Objective",
+  "Pass",
   "Preset",
   "Search",
   "ab",
