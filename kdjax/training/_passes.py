@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.objectives._pass import Pass
+from kdjax.objectives import Pass
 from kdjax.ops import UNTOLD
 from kdjax.ops import AxisName
 from kdjax.ops import get_entry
