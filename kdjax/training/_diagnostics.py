@@ -1,5 +1,6 @@
 """Whether labels and teacher pull the same way, for any learner."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ def gradient_cosine_of(
   if not jnp.issubdtype(label.dtype, jnp.integer):
     return None
   labels = stateless(cross_entropy, ("student_logits", "labels"))
-  of_labels = learner.loss_fn._replace(objective=labels)
+  of_labels = dataclasses.replace(learner.loss_fn, objective=labels)
 
   def cosine(state: TrainState, frozen: Any, batch: Any, key: Array) -> Array:
     key = jax.random.fold_in(key, state.step)
