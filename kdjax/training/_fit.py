@@ -53,8 +53,11 @@ class FitResult(NamedTuple):
       the student was given as something else.
     metrics: name -> values by evaluation, and `"step"`. Names as in
       `metrics.jsonl`; NaN where a value is missing.
-    state: the :class:`TrainState` at the end, on whose averages and other
-      networks :func:`averaged_student` and `state.network(name)` report.
+    state: the :class:`TrainState` at the end: `averaged_student(state)` has the
+      average of the student, `state.network(name)` another trained network.
+
+  References:
+    :func:`fit`.
   """
 
   model: Model
