@@ -138,13 +138,13 @@ def make_reverse(
   def reverse(state, initial, validation):
     source, target = halves(validation["image"], size)
     return selection.reverse_validation(
+      jax.random.key(0),
       state,
       source,
       validation["label"][:size],
       target,
       fit,
       predict,
-      key=jax.random.key(0),
       initial=initial,
     )
 

@@ -131,9 +131,9 @@ def sliced(setting: Setting) -> Objective:
   def apply(params, state, source, target, batch, key):
     del params
     value = adaptation.sliced_wasserstein(
+      key,
       source.embedding,
       target.embedding,
-      key=key,
       where_source=batch["mask"],
       where_target=batch["target"]["mask"],
     )

@@ -199,7 +199,7 @@ def _transport(
     feature_weight=1.0,
     class_weight=class_weight,
     epsilon=epsilon,
-    iterations=SINKHORN_ITERATIONS,
+    num_iterations=SINKHORN_ITERATIONS,
   )
   images = task.source - of_points * (len(task.source) / 2)
   excess = of_logits * (len(task.target) / class_weight)

@@ -1,6 +1,7 @@
-"""Numerics that every area shares, each in one place.
+"""Numerics for all areas: softmax, divergences, distances, masks, solvers.
 
-Arrays in, arrays out; only JAX, NumPy and jaxtyping are imported.
+Every function takes and returns arrays. The room imports only JAX, NumPy and
+jaxtyping.
 """
 
 from kdjax.ops._checked import checked

@@ -26,7 +26,7 @@ def grouped(
   return rows, mask, class_one_hot(function, labels, num_classes, mask)
 
 
-def centred(rows: Array, mask: Array, count: Array) -> Array:
+def centered(rows: Array, mask: Array, count: Array) -> Array:
   """Returns the rows less their mean, 0 where masked."""
   mean = jnp.sum(rows, 0) / count
   return mask[:, None] * (rows - mean[None])

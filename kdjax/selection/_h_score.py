@@ -9,7 +9,7 @@ from kdjax.ops import mean_over_devices
 from kdjax.ops import nonzero_divisor
 from kdjax.ops import validate
 from kdjax.ops import with_gradient_of
-from kdjax.selection._class_groups import centred
+from kdjax.selection._class_groups import centered
 from kdjax.selection._class_groups import grouped
 
 
@@ -44,12 +44,13 @@ def h_score(
     num_classes: how many classes there are, which saves work under jit.
       Otherwise the largest label tells, or, for traced labels, there is room
       for as many classes as examples; the score is the same.
-    where: `[batch]`, which examples count.
+    where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts, or all features are equal.
+    A scalar; 0 with gradient 0 if all examples are masked, or all features are
+    equal.
 
   Raises:
     ValueError: if the batches differ or the covariance is unknown.
@@ -79,7 +80,7 @@ def h_score(
     "h_score", features, labels, num_classes, where, axis_name
   )
   count = jnp.maximum(jnp.sum(mask), 1.0)
-  rows = centred(rows, mask, count)
+  rows = centered(rows, mask, count)
   fixed = jax.lax.stop_gradient(rows)
   # The score has no scale; squares and fourth powers have.
   size = nonzero_divisor(jnp.sqrt(jnp.sum(jnp.square(fixed)) / count))

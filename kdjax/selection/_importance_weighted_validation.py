@@ -36,11 +36,12 @@ def importance_weighted_score(
       `discriminator_weights`.
     normalize: whether to divide by the sum of the weights instead of n
       (skada): biased, less noisy, and equal for weights of mean 1.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar, minus the estimated risk: higher is better; 0 if nothing counts.
+    A scalar, minus the estimated risk: higher is better; 0 if all examples are
+    masked.
 
   Raises:
     ValueError: if the lengths differ.
@@ -90,12 +91,12 @@ def dev_score(
       `discriminator_weights` and `ulsif_weights`.
     max_weight: weights above it count as it. May be traced. As published,
       none: one weight that explodes then decides the score.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     A scalar, minus the estimated risk: higher is better. Even with losses >= 0
-    the risk may come out negative. 0 if nothing counts.
+    the risk may come out negative. 0 if all examples are masked.
 
   Raises:
     ValueError: if the lengths differ or a static `max_weight` is not above 0.

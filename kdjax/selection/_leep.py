@@ -38,12 +38,12 @@ def leep(
     num_classes: how many target classes there are, which saves work under jit.
       Otherwise the largest label tells, or, for traced labels, there is room
       for as many classes as examples; the score is the same.
-    where: `[batch]`, which examples count.
+    where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
 
   Returns:
-    A scalar, at most 0; 0 with gradient 0 if nothing counts.
+    A scalar, at most 0; 0 with gradient 0 if all examples are masked.
 
   Raises:
     ValueError: if the batches differ.

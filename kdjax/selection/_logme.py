@@ -28,7 +28,7 @@ def logme(
   | Float[Array, "batch targets"],
   *,
   num_classes: int | None = None,
-  max_steps: int = 11,
+  num_iterations: int = 11,
   tolerance: ArrayLike = 0.01,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
@@ -51,16 +51,17 @@ def logme(
     num_classes: how many classes there are, which saves work under jit.
       Otherwise the largest label tells, or, for traced labels, there is room
       for as many classes as examples; the score is the same.
-    max_steps: after how many fixed-point steps alpha and beta stand; static.
+    num_iterations: after how many fixed-point steps alpha and beta stand;
+      static.
     tolerance: they also stand once alpha / beta moves by no more than this
       share of it. May be traced.
-    where: `[batch]`, which examples count.
+    where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
 
   Returns:
-    A scalar, of any sign; 0 with gradient 0 if nothing counts. Classes without
-    examples do not take part; in TLlib they make the score NaN.
+    A scalar, of any sign; 0 with gradient 0 if all examples are masked. Classes
+    without examples do not take part; in TLlib they make the score NaN.
 
   Raises:
     ValueError: if the batches differ, there is no step or a static tolerance is
@@ -70,7 +71,7 @@ def logme(
   The defaults stop the fixed-point iteration, from alpha / beta = 1, where the
   authors' code does. With at least twice as many examples as dims that is the
   maximum to three or four digits. Without, or for features far from unit
-  scale, it may be short of it by a fifth: `max_steps=1000, tolerance=1e-6`
+  scale, it may be short of it by a fifth: `num_iterations=1000, tolerance=1e-6`
   finds it, and then the score does not depend on the features' scale. Singular
   values of F, not eigenvalues of F'F as in TLlib, keep the digits. What is
   solved for gets no gradient; at the maximum, where the evidence is stationary
@@ -87,7 +88,7 @@ def logme(
     You et al., `LogME: practical assessment of pre-trained models for transfer
     learning <https://arxiv.org/abs/2102.11005>`_, 2021.
   """
-  check_integer("max_steps", max_steps, 1)
+  check_integer("num_iterations", num_iterations, 1)
   check_range("tolerance", tolerance, 0.0, math.inf)
   rows, mask = gathered_rows(features, where, axis_name)
   if jnp.issubdtype(labels.dtype, jnp.integer):
@@ -102,7 +103,7 @@ def logme(
   basis = _basis(jax.lax.stop_gradient(rows))
   problem = _problem(basis, jax.lax.stop_gradient(targets), count)
   limit = as_number("tolerance", tolerance, rows.dtype)
-  fit = _solve(problem, max_steps, limit)
+  fit = _solve(problem, num_iterations, limit)
   values, weights, precision, ratio = _evidence(problem, fit)
   present = problem.energy > 0
   classes = jnp.maximum(jnp.sum(present, dtype=rows.dtype), 1.0)
@@ -178,7 +179,7 @@ class _Fit(NamedTuple):
   moving: Bool[Array, " classes"]
 
 
-def _solve(problem: _Problem, max_steps: int, tolerance: Array) -> _Fit:
+def _solve(problem: _Problem, num_iterations: int, tolerance: Array) -> _Fit:
   """Runs the fixed-point iteration."""
   span = 60.0 if jnp.finfo(problem.spectrum.dtype).bits > 32 else 30.0
   # Beyond, nothing changes: all directions are free, or none.
@@ -208,7 +209,7 @@ def _solve(problem: _Problem, max_steps: int, tolerance: Array) -> _Fit:
   start = jnp.clip(jnp.zeros_like(problem.energy), low, high)
   first = _Fit(start, start, start, jnp.ones_like(start, bool))
   return jax.lax.while_loop(
-    lambda state: (state[0] < max_steps) & jnp.any(state[1].moving),
+    lambda state: (state[0] < num_iterations) & jnp.any(state[1].moving),
     advance,
     (jnp.zeros((), jnp.int32), first),
   )[1]

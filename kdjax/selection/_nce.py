@@ -30,13 +30,13 @@ def nce(
     source_labels: `[batch]`, the source model's predictions on target
       examples, or their true source labels where they have some.
     target_labels: `[batch]`.
-    where: `[batch]`, which examples count.
+    where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
 
   Returns:
     A scalar in float32, in float64 where JAX's default float is that. At most
-    0; 0 if nothing counts.
+    0; 0 if all examples are masked.
 
   Raises:
     ValueError: if the batches differ.

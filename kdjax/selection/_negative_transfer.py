@@ -130,8 +130,8 @@ def transfer_gain(
   if runs == 1:
     low, high = jnp.full_like(mean, -jnp.inf), jnp.full_like(mean, jnp.inf)
     return TransferGain(mean, low, high, jnp.ones_like(mean), closed)
-  centred = differences - mean[..., None]
-  error = jnp.sqrt(jnp.sum(jnp.square(centred), -1) / (runs * (runs - 1)))
+  centered = differences - mean[..., None]
+  error = jnp.sqrt(jnp.sum(jnp.square(centered), -1) / (runs * (runs - 1)))
   # Equal gains differ by the rounding of the scores.
   scale = jnp.max(jnp.abs(adapted), -1) + jnp.max(jnp.abs(source_only))
   error = jnp.where(error > jnp.finfo(dtype).eps * scale, error, 0.0)

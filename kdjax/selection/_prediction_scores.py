@@ -15,7 +15,7 @@ SCORES = {
   "entropy": "entropy_score(target_logits): sure predictions",
   "im": "im_score(target_logits): sure and diverse predictions",
   "bnm": "bnm_score(target_logits): sure and diverse, by singular values",
-  "snd": "snd_score(target_probabilities): dense neighbourhoods",
+  "snd": "snd_score(target_probabilities): dense neighborhoods",
   "importance_weighted": (
     "importance_weighted_score(source_losses, weights): risk on the source, "
     "weighted like the target"
@@ -44,7 +44,7 @@ def entropy_score(
 
   Args:
     target_logits: `[batch, classes]`, of unlabeled target examples.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
@@ -79,7 +79,7 @@ def im_score(
 
   Args:
     target_logits: `[batch, classes]`, of unlabeled target examples.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
@@ -120,7 +120,7 @@ def bnm_score(
     target_logits: `[batch, classes]`, of unlabeled target examples; compare
       models on equally many.
     scaling: as in `bnm_loss`.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:

@@ -11,6 +11,7 @@ from kdjax.ops import masked_mean
 
 
 def reverse_validation(
+  key: Any,
   variables: Any,
   source: Any,
   source_labels: Int[Array, " source"],
@@ -18,7 +19,6 @@ def reverse_validation(
   fit: Callable[..., Any],
   predict: Callable[[Any, Any], ArrayLike],
   *,
-  key: Any,
   initial: Any = None,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
@@ -33,6 +33,7 @@ def reverse_validation(
   be adapted back to the source, whose labels are known.
 
   Args:
+    key: a JAX random key for `fit`.
     variables: the model f to be scored, any pytree.
     source: labeled inputs `[source, ...]`, held out if possible.
     source_labels: `[source]`.
@@ -41,11 +42,10 @@ def reverse_validation(
       `gradual_self_training`: the method under test with its roles
       exchanged. It may close over the source's inputs as its unlabeled set.
     predict: `predict(variables, inputs) -> logits`.
-    key: a JAX random key for `fit`.
     initial: what `fit` starts from; the model itself by default, which makes
       the test easier (adapt and skada start anew).
-    where_source: which source examples count.
-    where_target: which target examples count.
+    where_source: mask of the source examples.
+    where_target: mask of the target examples.
 
   Returns:
     A scalar, accuracy in [0, 1]: higher is better. A model that gives all of
@@ -64,9 +64,9 @@ def reverse_validation(
     >>> target = source + 0.5
     >>> arguments = source, labels, target, fit, predict
     >>> key = jax.random.key(0)
-    >>> reverse_validation(jnp.array([-1.0, 1.0]), *arguments, key=key)
+    >>> reverse_validation(key, jnp.array([-1.0, 1.0]), *arguments)
     Array(1., dtype=float32)
-    >>> reverse_validation(jnp.array([1.0, -1.0]), *arguments, key=key)
+    >>> reverse_validation(key, jnp.array([1.0, -1.0]), *arguments)
     Array(0., dtype=float32)
 
   References:

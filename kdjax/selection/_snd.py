@@ -39,7 +39,7 @@ def snd_score(
     temperature: T > 0. May be traced.
     chunk_size: how many rows of the similarity matrix are held at a time, in
       the backward pass too; a static integer. None holds it whole.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
@@ -73,9 +73,9 @@ def snd_score(
   def entropy(part: tuple[Array, Array]) -> Float[Array, " rows"]:
     own, places = part
     similarities = jnp.matmul(own, others.T, precision="highest") / scale
-    neighbour = places[:, None] != jnp.arange(counted.size)[None]
-    neighbour &= counted[None]
-    return entropy_loss(jnp.where(neighbour, similarities, -jnp.inf))
+    neighbor = places[:, None] != jnp.arange(counted.size)[None]
+    neighbor &= counted[None]
+    return entropy_loss(jnp.where(neighbor, similarities, -jnp.inf))
 
   places = gathered_positions(mask.size, axis_name)
   entropies = in_chunks(entropy, (rows, places), chunk_size)

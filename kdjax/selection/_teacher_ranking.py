@@ -65,7 +65,7 @@ def rank_teachers(
     criterion: one of these names, or a function `(candidate, labels) -> score`
       that is higher for what is better, such as a `functools.partial` of
       `transrate` with another distortion.
-    where: `[batch]`, which examples count, for the criteria named above.
+    where: `[batch]`, mask of the examples, for the criteria named above.
 
   Returns:
     A `TeacherRanking`. A score that is NaN ranks last; candidates of

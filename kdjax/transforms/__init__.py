@@ -5,8 +5,9 @@ were seen or not. Images and batch statistics have maps of their own.
 """
 
 from kdjax.transforms._adabn import NormStatistics
+from kdjax.transforms._adabn import adabn_init
 from kdjax.transforms._adabn import adabn_normalize
-from kdjax.transforms._adabn import adabn_statistics
+from kdjax.transforms._adabn import adabn_update
 from kdjax.transforms._affine_map import AffineMap
 from kdjax.transforms._component_map import ComponentMap
 from kdjax.transforms._coral import coral_transform
@@ -28,8 +29,9 @@ __all__ = (
   "ComponentMap",
   "InterpolatedDomains",
   "NormStatistics",
+  "adabn_init",
   "adabn_normalize",
-  "adabn_statistics",
+  "adabn_update",
   "coral_transform",
   "fourier_domain_adaptation",
   "gfk",

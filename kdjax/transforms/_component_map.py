@@ -132,8 +132,8 @@ class Problem:
     identity = jnp.eye(within.shape[0], dtype=dtype)
     factor = jnp.linalg.cholesky(within + jnp.maximum(ridge, floor) * identity)
     mean = self.mask @ self.features / jnp.maximum(jnp.sum(self.mask), 1)
-    centred = self.mask[:, None] * (self.features - mean[None])
-    white = solve_triangular(factor, centred.T, lower=True)
+    centered = self.mask[:, None] * (self.features - mean[None])
+    white = solve_triangular(factor, centered.T, lower=True)
     values, vectors = descending_eigh(white @ white.T)
     values, vectors = values[: self.count], vectors[:, : self.count]
     columns = solve_triangular(factor.T, vectors, lower=False)

@@ -38,8 +38,8 @@ def coral_transform(
       almost full whitening.
     center: whether the mean moves to the target's as well. skada's map is
       that, less the target's mean in both domains.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples.
 
   Returns:

@@ -44,8 +44,8 @@ def gfk(
     num_components: the dimension of both subspaces, at most dims. The authors
       choose it by a measure of disagreement, at most dims / 2 (no need here);
       transferlearning: 20.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples.
 
   Returns:

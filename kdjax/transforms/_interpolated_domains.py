@@ -45,12 +45,12 @@ def interpolate_domains(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
-  steps: int,
-  pairs: int | None = None,
+  num_steps: int,
+  num_pairs: int | None = None,
   epsilon: ArrayLike = 0.05,
   scale: str = "mean",
   cost: str = "squared_euclidean",
-  iterations: int = 100,
+  num_iterations: int = 100,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
 ) -> InterpolatedDomains:
@@ -68,24 +68,25 @@ def interpolate_domains(
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    steps: K, how many domains; the last one lies at the target.
-    pairs: how many entries of the plan are kept (rows of both domains
+    num_steps: K, how many domains; the last one lies at the target.
+    num_pairs: how many entries of the plan are kept (rows of both domains
       together, as in skada).
     epsilon: as in `sinkhorn_divergence`. May be traced.
     scale: likewise.
     cost: likewise.
-    iterations: likewise.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    num_iterations: likewise.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
 
   Returns:
     The domains, the pairs and their mass. Gradients flow through the points
     into both domains, not through the plan.
 
   Raises:
-    ValueError: if widths differ, `steps` or `pairs` is out of range, a static
-      epsilon is not above 0, or an option is unknown.
-    TypeError: if `steps`, `pairs` or `iterations` is no integer.
+    ValueError: if widths differ, `num_steps` or `num_pairs` is out of range, a
+      static epsilon is not above 0, or an option is unknown.
+    TypeError: if `num_steps`, `num_pairs` or `num_iterations` is not an
+      integer.
 
   Differs from the authors' code: it takes the exact plan and all its entries
   (at most rows of both domains together less one), and drops target points
@@ -94,7 +95,7 @@ def interpolate_domains(
   Examples:
     >>> source = jnp.array([[0.0, 0.0], [0.0, 1.0]])
     >>> target = jnp.array([[2.0, 3.0], [2.0, 2.0]])
-    >>> between = interpolate_domains(source, target, steps=2, pairs=2)
+    >>> between = interpolate_domains(source, target, num_steps=2, num_pairs=2)
     >>> print(between.source, between.target)
     [0 1] [1 0]
     >>> print(between.points[0])
@@ -105,16 +106,16 @@ def interpolate_domains(
     He et al., `Gradual domain adaptation: theory and algorithms
     <https://arxiv.org/abs/2310.13852>`_, 2024.
   """
-  check_integer("steps", steps, 1)
-  check_integer("iterations", iterations, 2)
+  check_integer("num_steps", num_steps, 1)
+  check_integer("num_iterations", num_iterations, 2)
   check_positive("epsilon", epsilon)
   entries = source.shape[0] * target.shape[0]
-  if pairs is None:
-    pairs = min(source.shape[0] + target.shape[0], entries)
-  check_integer("pairs", pairs, 1)
-  if pairs > entries:
+  if num_pairs is None:
+    num_pairs = min(source.shape[0] + target.shape[0], entries)
+  check_integer("num_pairs", num_pairs, 1)
+  if num_pairs > entries:
     raise ValueError(
-      f"pairs is {pairs}; expected at most {entries}, the entries of the plan."
+      f"num_pairs is {num_pairs}; expected at most {entries}, the entries of the plan."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = masked_rows(source.astype(dtype), where_source)
@@ -123,12 +124,14 @@ def interpolate_domains(
   costs = transport_costs(*jax.lax.stop_gradient((source, target)), cost)
   mean = mean_transport_cost(costs, log_s, log_t)
   epsilon = absolute_epsilon(epsilon, scale, mean)
-  duals = sinkhorn_potentials(costs, log_s, log_t, epsilon, iterations)
+  duals = sinkhorn_potentials(costs, log_s, log_t, epsilon, num_iterations)
   plan = jnp.exp(log_transport_plan(costs, log_s, log_t, duals, epsilon))
-  mass, entry = jax.lax.top_k(plan.ravel(), pairs)
+  mass, entry = jax.lax.top_k(plan.ravel(), num_pairs)
   start, end = jnp.divmod(entry, target.shape[0])
   # Where a mask is empty, the plan is that of all rows.
   mass = jnp.where(mask_source[start] * mask_target[end] > 0, mass, 0.0)
-  share = jnp.arange(1, steps + 1, dtype=source.dtype)[:, None, None] / steps
+  share = (
+    jnp.arange(1, num_steps + 1, dtype=source.dtype)[:, None, None] / num_steps
+  )
   points = (1 - share) * source[start][None] + share * target[end][None]
   return InterpolatedDomains(points, start, end, mass)

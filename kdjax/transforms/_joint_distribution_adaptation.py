@@ -63,8 +63,8 @@ def joint_distribution_adaptation(
     normalize: rows scaled to length 1 before and after, and M divided by its
       Frobenius norm, as the authors and transferlearning do.
     scaling: "paper", A' K H K A = I, or "unit", see `tca`.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples; rows are
       gathered, and `target_labels` are this device's.
 

@@ -39,8 +39,8 @@ def linear_ot(
     target: `[target, dims]`; the number of rows may differ.
     ridge: added to the diagonal of both covariances, over n. POT: 1e-6, which
       float32 feels for features of variance 1; skada: 1e-8.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples.
 
   Returns:

@@ -33,8 +33,8 @@ def subspace_alignment(
       dims and the numbers of rows. With all dims the map does nothing but
       turn and center. The authors choose it by a bound on the stability of
       the axes, 10 to 80.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples.
 
   Returns:

@@ -51,8 +51,8 @@ def tca(
       Frobenius norm, as transferlearning does; the paper does not.
     scaling: "paper" gives each component a total variance of 1 (A' K H K A =
       I); "unit" gives each column of A length 1, as transferlearning does.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples; rows are
       gathered.
 

@@ -171,7 +171,7 @@ def test_a_network_with_a_normalization_for_each_domain():
 
 def test_impossible_options_name_the_argument():
   rngs = nnx.Rngs(0)
-  with pytest.raises(ValueError, match=r"share is 0.1; expected one that"):
+  with pytest.raises(ValueError, match=r"share is 0.1; expected a fraction"):
     IBN(5, share=0.1, rngs=rngs)
   with pytest.raises(ValueError, match="norm is 'ibn-b'"):
     nets.create(
