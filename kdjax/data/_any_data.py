@@ -270,7 +270,7 @@ def open_data(
     :class:`ArrayExamples`, :class:`SourceExamples` or :class:`BatchStream`.
 
   Raises:
-    TypeError: if it is none of these.
+    TypeError: if it is of another kind.
     ValueError: if it is empty, or its arrays do not fit together.
     FileNotFoundError: if there is no such folder or prepared set.
   """
@@ -325,7 +325,7 @@ def _is_source(name: str, value: Any, pair: Sequence[str] | None) -> bool:
     return False
   if not len(value):
     raise ValueError(f"{name} is empty; expected at least one example.")
-  if len(value) > _MOST_EXAMPLES:  # a data set that repeats for ever
+  if len(value) > _MOST_EXAMPLES:  # a data set that repeats without end
     return False
   element = _entries(f"{name}[0]", value[0], pair)
   scalar = any(np.ndim(x) == 0 for x in jax.tree.leaves(element))
@@ -370,7 +370,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
   array = np.asarray(value)
   if array.dtype.kind in "OSUMm":
     raise TypeError(
-      f"{name} has the dtype {array.dtype}; expected numbers. Leave out what "
-      "is no array of numbers."
+      f"{name} has the dtype {array.dtype}; expected numbers. Leave this entry "
+      "out, or turn it into numbers."
     )
   return array

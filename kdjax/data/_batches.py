@@ -95,7 +95,7 @@ def batches(
   check_source(source)
   if len(source) == 0:
     raise ValueError("source is empty; expected at least one example.")
-  stack_examples([source[0]])  # what is no example fails here, not in a thread
+  stack_examples([source[0]])  # a bad example fails here, not in a thread
   check_integer("batch_size", batch_size, 1)
   check_integer("shard_count", shard_count, 1)
   check_integer("seed", seed, 0)
