@@ -70,8 +70,9 @@ def test_commands_exist(command):
     return
   assert words[0].endswith("python")
   assert words[1] == "-m"
-  module = importlib.import_module(words[2])
+  importlib.import_module(words[2])
   if words[2].startswith("experiments."):
+    module = importlib.import_module(f"{words[2]}.__main__")
     tyro.cli(module.Config, args=words[3:], use_underscores=True)
 
 
