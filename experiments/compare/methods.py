@@ -1,4 +1,4 @@
-"""What each method needs besides its loss: a teacher, views, a stage before."""
+"""The requirements of each method: a teacher, views, a stage before."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -119,7 +119,7 @@ def read(job: Any) -> dict[str, dict[str, Any]]:
 
 
 def failures(job: Any, pair: str) -> list[str]:
-  """Which cells of a pair were not finished, and why."""
+  """The cells of a pair that failed, with their errors."""
   return [
     f"**Failed**: {method}: {error} It is trained again with --resume."
     for (of, method), error in job.failed.items()
@@ -270,7 +270,7 @@ def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
 
 
 def collapses(cell: dict[str, Any], cells: dict[str, Any]) -> bool:
-  """Whether students learned far less than from scratch."""
+  """Whether the accuracy is less than half of that from scratch."""
   return accuracy(cell).mean() < accuracy(cells["scratch"]).mean() / 2
 
 
