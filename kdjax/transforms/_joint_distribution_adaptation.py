@@ -40,7 +40,7 @@ def joint_distribution_adaptation(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> ComponentMap:
-  r"""Joint distribution adaptation (JDA), by Long: marginals and class means.
+  r"""Joint distribution adaptation (JDA): aligns marginals and class means.
 
   .. math::
     M \propto C\, e e^\top + \sum_c e_c e_c^\top, \qquad
