@@ -183,7 +183,7 @@ class _Fit(NamedTuple):
 def _solve(problem: _Problem, num_iterations: int, tolerance: Array) -> _Fit:
   """Runs the fixed-point iteration for all classes."""
   span = 60.0 if jnp.finfo(problem.spectrum.dtype).bits > 32 else 30.0
-  # Outside of these bounds the evidence is constant to rounding.
+  # Outside these bounds the evidence is constant up to rounding.
   middle = jnp.log(nonzero_divisor(jnp.max(problem.spectrum, initial=0.0)))
   low, high = middle - span, middle + span
   rank = jnp.sum(problem.kept, dtype=middle.dtype)
