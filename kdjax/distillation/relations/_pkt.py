@@ -70,15 +70,15 @@ def pkt_loss(
   teacher_embeddings = teacher_side(teacher_embeddings, stop_teacher_gradient)
 
   def neighbors(rows: Rows, pair: Pairs) -> Array:
-    similarity = jnp.where(pair.counted, (1 + products(rows)) / 2, 0.0)
+    similarity = jnp.where(pair.valid, (1 + products(rows)) / 2, 0.0)
     return similarity / nonzero_divisor(jnp.sum(similarity, 1, keepdims=True))
 
   def divergences(student: Rows, teacher: Rows, pair: Pairs) -> Array:
     near_teacher = neighbors(teacher, pair)
-    # The rows of `gap` add up to 0, so adding it to each term changes nothing
-    # but the rounding: what is left of a term is second-order small.
+    # The rows of `gap` add up to 0, so adding `gap` does not change the sum;
+    # each term becomes small of second order, with less rounding error.
     gap = neighbors(student, pair) - near_teacher
-    return gap - near_teacher * jnp.log1p(gap / (near_teacher + eps))
+    return gap - near_teacher * jnp.log1p(gap / (near_teacher + epsilon))
 
   return pair_mean(
     divergences,

@@ -101,12 +101,12 @@ def _over_anchors(
   blocks = positions[index % count], index < count
 
   def add(sums: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
-    places, counted = block
-    # Or else what no anchor enters would be made ahead of the loop for all
-    # neighbors, and kept: several matrices.
-    *rows, places = jax.lax.optimization_barrier((*sides, places))
-    far = [jnp.where(counted[:, None], side[places], 0.0) for side in rows]
-    terms = _over_neighbors(places, far, rows, moving)
+    positions, counted = block
+    # Without the barrier, XLA computes terms without an anchor before the loop,
+    # for all neighbors, and keeps several matrices in memory.
+    *rows, positions = jax.lax.optimization_barrier((*sides, positions))
+    far = [jnp.where(counted[:, None], side[positions], 0.0) for side in rows]
+    terms = _over_neighbors(positions, far, rows, wanted)
     return jax.tree.map(jnp.add, sums, terms), None
 
   zeros = (
@@ -121,7 +121,7 @@ def _over_anchors(
 
 
 def _over_neighbors(
-  places: Int[Array, " anchors"],
+  positions: Int[Array, " anchors"],
   far: Sequence[Float[Array, "anchors whole"]],
   sides: Sequence[Float[Array, "whole whole"]],
   wanted: Sequence[bool],
