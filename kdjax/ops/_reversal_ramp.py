@@ -1,22 +1,30 @@
-"""The schedule of the gradient reversal (DANN)."""
+"""The rise of an adversary's weight (DANN)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
 
-def reversal_ramp(progress: Array, sharpness: ArrayLike = 10.0) -> Array:
-  """Returns 2 / (1 + exp(-sharpness progress)) - 1, without overflow.
+def reversal_ramp(progress: ArrayLike, *, sharpness: ArrayLike = 10.0) -> Array:
+  r"""Reversal ramp (DANN): from 0 to 1, steeply at first.
+
+  .. math:: \frac{2}{1 + e^{-a p}} - 1
 
   Args:
-    progress: the fraction of the training that is done, in [0, 1].
-    sharpness: above 0. May be traced.
+    progress: p, from 0 at the start of the training to 1 at its end.
+    sharpness: a.
 
   Returns:
-    The factor of the gradient reversal, in [0, 1), of the shape of `progress`.
+    An array of the shape of `progress`.
+
+  Examples:
+    >>> print(reversal_ramp(jnp.array([0.0, 0.1, 1.0])).round(3))
+    [0.    0.462 1.   ]
 
   References:
-    Ganin and Lempitsky, `Unsupervised domain adaptation by backpropagation
-    <https://arxiv.org/abs/1409.7495>`_, 2015.
+    Ganin et al., `Domain-adversarial training of neural networks
+    <https://arxiv.org/abs/1505.07818>`_, 2016, section 5.2.2.
   """
+  # By a hyperbolic tangent, which does not overflow.
+  progress = jnp.asarray(progress, float)
   return jnp.tanh(jnp.asarray(sharpness, float) * progress / 2)

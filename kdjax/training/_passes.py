@@ -5,9 +5,10 @@ A method of any area is a table of passes and an objective. One builder,
 to the objective.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ Metrics = dict[str, tuple[Array, Array]]
 Prepare = Callable[..., Any]
 
 
-class LossFn(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossFn:
   """Loss of a step: a table of passes and an objective, as a pure function.
 
   Call it as `loss_fn(params, state, frozen, batch, key, axis_name=None)`; it
@@ -91,7 +93,8 @@ class LossFn(NamedTuple):
             "the loss: there is no average of the student's parameters; "
             "expected parameter_ema as the last link of the optimizer."
           )
-        return get_entry("the loss: frozen", frozen, name)
+        fixed = get_entry("the loss: frozen", frozen, name)
+        return jax.lax.stop_gradient(fixed)
       own = params[name] if gradient else jax.lax.stop_gradient(params[name])
       return Variables(own, states[name])
 

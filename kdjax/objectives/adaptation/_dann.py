@@ -123,6 +123,6 @@ def over_training(steps: ArrayLike, *, sharpness: float = 10.0) -> Schedule:
 
   def schedule(step: Array) -> Array:
     progress = jnp.asarray(step, float) / jnp.asarray(steps, float)
-    return reversal_ramp(progress, sharpness)
+    return reversal_ramp(progress, sharpness=sharpness)
 
   return schedule
