@@ -169,7 +169,7 @@ def test_errors_name_the_argument():
     h_score(ROWS, LABELS, covariance="x")
   with pytest.raises(ValueError, match="weighting is 'x'; expected one of"):
     transrate(ROWS, LABELS, weighting="x")
-  with pytest.raises(ValueError, match=r"eps is 0.0; expected"):
+  with pytest.raises(ValueError, match=r"epsilon is 0.0; expected"):
     transrate(ROWS, LABELS, epsilon=0.0)
   with pytest.raises(ValueError, match=r"labels has shape \(3,\)"):
     h_score(ROWS, LABELS[:3])

@@ -158,7 +158,7 @@ def test_errors_name_the_argument():
     logme(ROWS, LABELS[:3])
   with pytest.raises(TypeError, match="features has dtype int32"):
     logme(np.ones((3, 2), np.int32), LABELS[:3])
-  with pytest.raises(ValueError, match="max_steps is 0"):
+  with pytest.raises(ValueError, match="num_iterations is 0"):
     logme(ROWS, LABELS, num_iterations=0)
   with pytest.raises(ValueError, match="tolerance is -1"):
     logme(ROWS, LABELS, tolerance=-1.0)

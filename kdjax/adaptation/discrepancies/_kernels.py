@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -183,7 +184,7 @@ class FittedKernel(NamedTuple):
 
 
 def choose_kernel(
-  kernel: Kernel | None,
+  kernel: Any,
   *,
   bandwidth_factors: Widths = None,
   bandwidths: Widths = None,

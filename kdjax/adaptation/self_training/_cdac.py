@@ -49,9 +49,9 @@ def cdac_loss(
       gathered.
 
   Returns:
-    A scalar <= 0, minus the binary cross-entropy; 0 with gradient 0 if nothing
-    counts. Published weight: 1, added to `fixmatch_loss` of a second
-    strong view and 30 times the mean squared difference between the
+    A scalar <= 0, minus the binary cross-entropy; 0 with gradient 0 if all
+    examples are masked. Published weight: 1, added to `fixmatch_loss` of a
+    second strong view and 30 times the mean squared difference between the
     probabilities of both strong views, with a `sigmoid_ramp_up` of 1,000 steps
     (Dassl's; 20,000 in the authors' script).
 

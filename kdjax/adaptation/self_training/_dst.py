@@ -28,8 +28,8 @@ def dst_loss(
         \log \min(1 - p'_{\hat y_j}(x_j) + \epsilon, 1)
 
   The worst-case head p' agrees with the main head on labeled data and disagrees
-  as much as possible on unlabeled data: it bounds the error that pseudo-labels
-  may cause. The features minimize this disagreement, through a gradient
+  as much as possible on unlabeled data: it estimates the largest error
+  of pseudo-labels. The features minimize this disagreement, through a gradient
   reversal before the head. The loss is `mdd_loss` with labeled and unlabeled
   examples of one domain as source and target.
 

@@ -33,7 +33,8 @@ def self_ensembling_balance_loss(
 
   Returns:
     A scalar; each logarithm is at least -100, as in PyTorch; 0 with gradient 0
-    if nothing counts. Published weight: 0.005 times the number of classes
+    if all examples
+    are masked. Published weight: 0.005 times the number of classes
     (French), 0.01 (TLlib), each times the share of confident examples.
 
   Raises:

@@ -58,7 +58,7 @@ def test_multilinear_map():
     cdan_map(features, probabilities[:, :2], matrices=matrices)
   with pytest.raises(ValueError, match=r"probabilities has shape \(2, 3\)"):
     cdan_map(features, probabilities[:2])
-  with pytest.raises(ValueError, match="mapped is 0"):
+  with pytest.raises(ValueError, match="mapped_dims is 0"):
     cdan_matrices(jax.random.key(0), 3, 3, mapped_dims=0)
 
 

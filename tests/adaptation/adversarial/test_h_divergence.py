@@ -218,7 +218,7 @@ def test_errors_name_the_argument():
     h_divergence(source, target, folds=2, ridge=0.0)
   with pytest.raises(ValueError, match=r"ridge has shape \(1, 1\)"):
     h_divergence(source, target, folds=2, ridge=np.ones((1, 1)))
-  with pytest.raises(ValueError, match="permutations is -1"):
+  with pytest.raises(ValueError, match="num_permutations is -1"):
     h_divergence(source, target, folds=2, num_permutations=-1)
   with pytest.raises(ValueError, match=r"target has shape \(4, 3\)"):
     h_divergence(source, target[:, :3])
@@ -248,7 +248,7 @@ def test_the_unit_of_a_feature_does_not_matter():
     ({"ridge": np.array([0.1, -1.0])}, ValueError, "ridge is"),
     ({"ridge": np.zeros(0)}, ValueError, r"ridge has shape \(0,\)"),
     ({"folds": 9}, ValueError, "folds is 9"),
-    ({"num_permutations": -1}, ValueError, "permutations is -1"),
+    ({"num_permutations": -1}, ValueError, "num_permutations is -1"),
     ({"key": 0}, TypeError, "key is 0; expected a JAX random key"),
   ],
 )

@@ -94,7 +94,7 @@ def test_errors_name_the_argument():
   z = np.float32(logits())
   with pytest.raises(ValueError, match=r"unknown_share is 1\.5"):
     osbp_loss(z, unknown_share=1.5)
-  with pytest.raises(ValueError, match="eps is -1"):
+  with pytest.raises(ValueError, match="epsilon is -1"):
     osbp_loss(z, epsilon=-1)
   with pytest.raises(TypeError, match="target_logits has dtype int32"):
     osbp_loss(np.ones((2, 2), np.int32))

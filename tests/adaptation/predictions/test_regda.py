@@ -125,7 +125,7 @@ def test_errors_name_the_argument():
     self_information(SCORES[..., :1])
   with pytest.raises(ValueError, match="sigma is 0"):
     keypoint_maps(SCORES, sigma=0)
-  with pytest.raises(ValueError, match="eps is -1"):
+  with pytest.raises(ValueError, match="epsilon is -1"):
     keypoint_loss(SCORES, TARGETS, epsilon=-1)
   with pytest.raises(ValueError, match=r"targets has shape \(16, 4, 3, 1\)"):
     keypoint_loss(SCORES, TARGETS[..., :1])

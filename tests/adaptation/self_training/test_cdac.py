@@ -48,5 +48,5 @@ def test_cdac():
   for stretch in np.float32([0.0, 1e4]):
     for leaf in gradient(stretch * A, stretch * B):
       assert np.all(np.isfinite(leaf))
-  with pytest.raises(ValueError, match="top is 9; expected at most 8"):
+  with pytest.raises(ValueError, match="num_largest is 9; expected at most 8"):
     cdac_loss(features, A, B, num_largest=9)
