@@ -29,7 +29,7 @@ CASES = {
   "feature": laws.Case(
     wkd_feature_loss,
     (MAPS, TEACHER_MAPS),
-    {"mean_weight": 3.0, "eps": 1e-5},
+    {"mean_weight": 3.0, "epsilon": 1e-5},
     options={"grid": 2},
   ),
 }
