@@ -56,7 +56,6 @@ def test_line_searches_and_polyaks_step_get_the_value_and_its_function():
   for optimizer in (
     optax.lbfgs(),
     optax.polyak_sgd(),
-    optax.chain(optax.scale(1.0), optax.polyak_sgd()),
     optax.chain(
       optax.sgd(1.0),
       optax.scale_by_backtracking_linesearch(max_backtracking_steps=5),
@@ -66,6 +65,7 @@ def test_line_searches_and_polyaks_step_get_the_value_and_its_function():
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.slow
 def test_lbfgs_takes_the_steps_of_optax_by_hand():
   """The value is the masked loss of the batch, and its function too."""
   optimizer = optax.lbfgs()
@@ -106,7 +106,9 @@ def test_a_plateau_lowers_the_rate():
   assert optax.tree.get(state.optimizer_state, "scale") == 1
 
 
-@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+@pytest.mark.parametrize(
+  "mode", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)]
+)
 def test_extra_arguments_are_those_of_all_devices(mode):
   learner = learner_with(optax.lbfgs())
   state = learner.init(KEY, BATCH)
