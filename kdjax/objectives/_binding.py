@@ -45,6 +45,7 @@ FIELDS: dict[str, Callable[[str, Outputs], Any]] = {
   "normalizations": _field("normalizations"),
   "attention": _field("attention"),
   "classifier": _field("classifier"),
+  "heads": _field("heads"),
   "params": _field("params"),
 }
 
@@ -88,20 +89,11 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
   )
-  names = [
+  return [
     name
-    for name, parameter in inspect.signature(
-      _called(function)
-    ).parameters.items()
+    for name, parameter in _signature(function).parameters.items()
     if parameter.kind in positional and parameter.default is parameter.empty
   ]
-  # The first parameter of `__init__` is the object.
-  return names[1:] if inspect.isclass(function) else names
-
-
-def _called(function: Callable[..., Any]) -> Callable[..., Any]:
-  # The signature of an NNX class is that of its metaclass.
-  return function.__init__ if inspect.isclass(function) else function
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -232,6 +224,14 @@ def name_of(function: Any) -> str:
   own = str(getattr(function, "__module__", "")).startswith("kdjax.")
   place = 0 if own else -1
   return name.split(".<locals>.")[place]
+
+
+# What a role that is missing asks of the caller.
+_MISSING = {
+  "teacher": "a teacher: give the learner one",
+  "past": "a past network: give the learner one",
+  "average": "an average of the student: chain parameter_ema to the optimizer",
+}
 
 
 def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:

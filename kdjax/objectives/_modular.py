@@ -1,7 +1,7 @@
 """Objectives whose learnable parts are Flax NNX modules."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from kdjax.objectives._binding import Roles
 from kdjax.objectives._binding import arguments_of
 from kdjax.objectives._binding import learning_role
 from kdjax.objectives._binding import name_of
+from kdjax.objectives._binding import parameter_names
 from kdjax.objectives._binding import part_of
 from kdjax.objectives._objective import Metrics
 from kdjax.objectives._objective import Objective
@@ -23,7 +24,7 @@ from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
 from kdjax.ops import get_entry
-from kdjax.ops import same_everywhere
+from kdjax.ops import replicate_over_devices
 
 
 def modular(
@@ -112,11 +113,16 @@ def modular(
     graph, _, _ = nnx.split(skeleton, nnx.Param, ...)
     return nnx.merge(graph, params, state["module"], copy=True)
 
-  def call(function: Any, module: Any, outputs: Roles, batch: Any, **options):
+  def call(
+    function: Any,
+    module: Any,
+    outputs: Roles,
+    batch: Any,
+    known: Mapping[str, Any],
+    options: Mapping[str, Any],
+  ) -> Any:
     wide = jax.tree.map(widen, dict(outputs))
-    arguments = arguments_of(
-      function, wide, batch, skip=1, known=options.pop("known", {})
-    )
+    arguments = arguments_of(function, wide, batch, skip=1, known=known)
     return function(module, *arguments, **options)
 
   def apply(
@@ -135,28 +141,23 @@ def modular(
     if axis_name is not None:
       set_batch_axis(module, axis_name)
     given = {"key": key, "axis_name": axis_name}
-    given = {k: v for k, v in given.items() if k in parameters}
-    value = call(
-      loss,
-      module,
-      outputs,
-      batch,
-      **given,
-      **state["hyperparameters"],
-    )
+    positional = parameter_names(loss)
+    keywords = [k for k in given if k in parameters and k not in positional]
+    options = {k: given[k] for k in keywords} | state["hyperparameters"]
+    value = call(loss, module, outputs, batch, given, options)
     axes = jnp.ndim(value) or None
     if axes:
       value = batch_mean(value, part, axis_name, loss)
     _, moved = split(module)
     if axis_name is not None:
       # Batch statistics are the same on all devices: this tells JAX so.
-      moved = same_everywhere(moved, axis_name)
+      moved = replicate_over_devices(moved, axis_name)
     return value, state | {"module": moved}, loss_metric(value, part, axes)
 
   def predicted(params: Any, state: Any, outputs: Roles) -> Array:
     module = merge(params, state, outputs)
     module.eval()
-    return call(predict, module, outputs, {})
+    return call(predict, module, outputs, {}, {}, {})
 
   return Objective(init, apply, predicted if predict else None)
 

@@ -140,8 +140,10 @@ def stateless(
   static = {k: v for k, v in hyperparameters.items() if _is_option(v)}
   numbers = {k: v for k, v in hyperparameters.items() if k not in static}
   reader = name_of(loss)
+  positional = parameter_names(loss)
+  key_first = positional[:1] == ["key"]
   if select is None:
-    bound = [name for name in parameter_names(loss) if name not in _GIVEN]
+    bound = [name for name in positional if name not in _GIVEN]
     select = [name for name in bound if name not in hyperparameters]
   elif isinstance(select, str):
     select = (select,)
@@ -174,7 +176,9 @@ def stateless(
       role = first_role(names, outputs)
       options |= masks_for(parameters, role, batch, reader)
       options["axis_name"] = axis_name
-    if "key" in parameters:
+    if key_first:
+      arguments = (key, *arguments)
+    elif "key" in parameters:
       options["key"] = key
     # Only shapes, for the loss's own checks: in the state all is traced.
     checked = {
@@ -442,7 +446,7 @@ def _number(name: str, value: Any) -> Array:
 
 
 def widen(x: Any) -> Any:
-  """Half precision quantises a loss, and a loss from elsewhere may not care."""
+  """Half precision quantizes a loss, and a loss from elsewhere may not care."""
   # The loss itself refuses an argument that is no array.
   if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax import metrics
+from kdjax.metrics import gradient_cosine
 from kdjax.objectives import stateless
 from kdjax.ops import cross_entropy
 from kdjax.training._learner import Learner
@@ -57,7 +57,7 @@ def gradient_cosine_of(
       return jax.grad(loss)(state.params["student"])
 
     whole = state.params["objective"], _without_labels(state.state["objective"])
-    return metrics.gradient_cosine(
+    return gradient_cosine(
       gradient(of_labels, ({}, {})), gradient(learner.loss_fn, whole)
     )
 

@@ -1,6 +1,5 @@
 """Objectives: what is in their state, how they reduce, how they add up."""
 
-import functools
 import inspect
 
 import chex
@@ -18,11 +17,6 @@ from kdjax.distillation import kd_loss
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
-from kdjax.objectives import select_embeddings
-from kdjax.objectives import select_features
-from kdjax.objectives import select_logits
-from kdjax.objectives import select_logits_and_labels
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
 
 KEY = jax.random.key(0)
@@ -34,29 +28,29 @@ def outputs(seed, dtype=jnp.float32):
 
 
 STUDENT, TEACHER = outputs(1), outputs(2)
+BOTH = {"student": STUDENT, "teacher": TEACHER}
 BATCH = {
   "label": jnp.array([0, 4, 2, 1]),
   "mask": jnp.array([True, True, False, True]),
 }
 
 
-def squared_gap(student, teacher, *, scale=1.0):
-  return scale * jnp.sum((student - teacher) ** 2, axis=-1)
+def squared_gap(student_logits, teacher_logits, *, scale=1.0):
+  return scale * jnp.sum((student_logits - teacher_logits) ** 2, axis=-1)
 
 
-def run(objective, student=STUDENT, teacher=TEACHER, batch=BATCH, steps=1):
+def run(objective, roles=None, batch=BATCH, steps=1):
   """From the start, in one program."""
+  roles = BOTH if roles is None else roles
 
   @jax.jit
-  def program(student, teacher, batch):
-    params, state = objective.init(KEY, student, teacher)
+  def program(roles, batch):
+    params, state = objective.init(KEY, roles)
     for _ in range(steps):
-      loss, state, metrics = objective.apply(
-        params, state, student, teacher, batch, KEY
-      )
+      loss, state, metrics = objective.apply(params, state, roles, batch, KEY)
     return loss, state, metrics
 
-  return program(student, teacher, batch)
+  return program(roles, batch)
 
 
 def test_stateless_averages_the_examples_that_count():
@@ -70,11 +64,28 @@ def test_stateless_averages_the_examples_that_count():
   assert state == {"scale": 2.0}
 
 
+def test_a_loss_of_a_users_own_needs_no_selector():
+  """Arguments by their names, hyper-parameters by keyword."""
+
+  def mine(student_logits, teacher_logits, labels, *, slack):
+    agree = jnp.argmax(teacher_logits, -1) == labels
+    gap = jnp.abs(student_logits - teacher_logits).sum(-1)
+    return jnp.where(agree, gap, slack)
+
+  loss, state, _ = run(stateless(mine, slack=0.5))
+  values = jax.jit(lambda *x: mine(*x, slack=0.5))(
+    STUDENT.logits, TEACHER.logits, BATCH["label"]
+  )
+  np.testing.assert_allclose(
+    loss, np.asarray(values)[[0, 1, 3]].mean(), rtol=1e-6
+  )
+  assert state == {"slack": 0.5}
+
+
 def test_padding_reaches_neither_value_nor_gradient():
   def loss_fn(logits, batch):
-    return run(
-      stateless(squared_gap), STUDENT._replace(logits=logits), batch=batch
-    )[0]
+    student = STUDENT._replace(logits=logits)
+    return run(stateless(squared_gap), BOTH | {"student": student}, batch)[0]
 
   program = jax.jit(jax.value_and_grad(loss_fn))
   value, gradient = program(STUDENT.logits, BATCH)
@@ -88,38 +99,41 @@ def test_padding_reaches_neither_value_nor_gradient():
 
 
 def test_batch_coupled_loss_is_given_mask_and_axis():
-  def coupled(student, teacher, *, where, axis_name, scale):
+  def coupled(student_logits, *, where, axis_name, scale):
     return scale * jnp.sum(where) * (1.0 if axis_name is None else 0.0)
 
-  loss, _, metrics = run(stateless(coupled, scale=2.0))
+  objective = stateless(coupled, scale=2.0)
+  loss, state, metrics = run(objective)
   assert (loss, metrics["loss"]) == (6.0, (18.0, 3.0))
-  loss, _, _ = run(stateless(coupled, axis_name="batch", scale=2.0))
+  loss, *_ = objective.apply({}, state, BOTH, BATCH, KEY, axis_name="batch")
   assert loss == 0.0
 
 
-def select_domain_logits(student, teacher, batch):
-  return student.logits[:, 0], teacher.logits[:, 0]
-
-
 @pytest.mark.parametrize(
-  ("loss", "select"),
+  ("loss", "column"),
   [
-    (mmd, select_embeddings),
-    (coral_loss, select_embeddings),
-    (dann_loss, select_domain_logits),
-    (soft_h_divergence, select_domain_logits),
+    (mmd, None),
+    (coral_loss, None),
+    (dann_loss, 0),
+    (soft_h_divergence, 0),
   ],
 )
 @pytest.mark.parametrize("two_domains", [False, True])
 def test_losses_of_two_samples_are_given_the_mask_of_each(
-  loss, select, two_domains
+  loss, column, two_domains
 ):
+  def select(source, target):
+    if column is None:
+      return source.embedding, target.embedding
+    return source.logits[:, column], target.logits[:, column]
+
   batch, target_mask = BATCH, BATCH["mask"]
-  if two_domains:  # As in training.adaptation_loss.
+  if two_domains:  # As in training.adapt.
     target_mask = jnp.array([True, False, False, True])
-    batch = BATCH | {"target": {"mask": target_mask}}
-  value, _, _ = run(stateless(loss, select), batch=batch)
-  source, target = select(STUDENT, TEACHER, batch)
+    batch = {"source": BATCH, "target": {"mask": target_mask}}
+  roles = {"source": STUDENT, "target": TEACHER}
+  value, _, _ = run(stateless(loss, select), roles, batch)
+  source, target = select(STUDENT, TEACHER)
   expected = jax.jit(loss)(
     np.asarray(source)[BATCH["mask"]], np.asarray(target)[target_mask]
   )
@@ -127,26 +141,74 @@ def test_losses_of_two_samples_are_given_the_mask_of_each(
 
 
 def test_a_loss_without_a_value_an_example_is_refused():
-  def mean_gap(student, teacher):
-    return jnp.mean((student - teacher) ** 2)
+  def mean_gap(student_logits, teacher_logits):
+    return jnp.mean((student_logits - teacher_logits) ** 2)
 
-  message = r"mean_gap returned shape \(\); expected one value an example"
+  message = r"mean_gap returned shape \(\); expected one value for each entry"
   with pytest.raises(ValueError, match=message):
     run(stateless(mean_gap))
 
 
+LENGTH = 3
+TOKENS = Outputs(
+  jnp.float32(np.random.default_rng(0).normal(size=(4, LENGTH, 5))), {}, None
+)
+TOKEN_MASK = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]], bool)
+
+
+def test_a_value_for_each_token_counts_tokens():
+  roles = {"student": TOKENS, "teacher": TOKENS._replace(logits=0 * TOKENS[0])}
+  batch = {"mask": jnp.asarray(TOKEN_MASK)}
+  loss, _, metrics = run(stateless(squared_gap), roles, batch)
+  values = np.sum(np.square(TOKENS.logits), -1)
+  np.testing.assert_allclose(loss, values[TOKEN_MASK].mean(), rtol=1e-6)
+  total, count = metrics["loss"]
+  assert count == TOKEN_MASK.sum() == 6
+  np.testing.assert_allclose(total, values[TOKEN_MASK].sum(), rtol=1e-6)
+
+
+def test_a_value_for_each_example_counts_examples_with_any_token():
+  def of_sequences(student_logits):
+    return jnp.sum(jnp.square(student_logits), (-2, -1))
+
+  batch = {"mask": jnp.asarray(TOKEN_MASK)}
+  loss, _, metrics = run(stateless(of_sequences), {"student": TOKENS}, batch)
+  values = np.sum(np.square(TOKENS.logits), (-2, -1))
+  np.testing.assert_allclose(loss, values[[0, 1, 3]].mean(), rtol=1e-6)
+  assert metrics["loss"][1] == 3
+
+
+def test_a_value_for_each_token_asks_for_a_mask_of_tokens():
+  roles = {"student": TOKENS, "teacher": TOKENS}
+  message = (
+    r"squared_gap returned shape \(4, 3\); expected one value for each entry "
+    r"of batch\['mask'\], \(4,\). A loss of tokens needs a mask of tokens: "
+    r"give batch\['mask'\] the shape \(4, 3\), or sum"
+  )
+  with pytest.raises(ValueError, match=message):
+    run(stateless(squared_gap), roles)
+
+
+def test_a_mask_that_is_not_of_bools_is_refused():
+  batch = BATCH | {"mask": jnp.ones(4)}
+  with pytest.raises(
+    TypeError, match=r"squared_gap: batch\['mask'\] is of flo"
+  ):
+    run(stateless(squared_gap), batch=batch)
+
+
 def test_the_loss_refuses_static_hyperparameters_out_of_range():
   for changes in ({"temperature": -1.0}, {"alpha": np.float32(1.5)}):
-    objective = stateless(kd_loss, select_logits_and_labels, **changes)
-    _, state = objective.init(KEY, None, None)
+    objective = stateless(kd_loss, **changes)
+    _, state = objective.init(KEY, {})
     with pytest.raises(ValueError, match=f"{next(iter(changes))} is"):
-      jax.eval_shape(objective.apply, {}, state, STUDENT, TEACHER, BATCH, KEY)
+      jax.eval_shape(objective.apply, {}, state, BOTH, BATCH, KEY)
 
 
 def test_half_precision_reaches_the_loss_in_float32():
   cross_entropy = optax.softmax_cross_entropy_with_integer_labels
   student = outputs(1, jnp.bfloat16)
-  loss, _, metrics = run(stateless(cross_entropy, select_supervised), student)
+  loss, _, metrics = run(stateless(cross_entropy), {"student": student})
   exact = jax.jit(cross_entropy)(
     student.logits.astype(jnp.float32), BATCH["label"]
   )
@@ -160,39 +222,61 @@ def test_hyperparameters_do_not_recompile_and_are_vmapped():
   objective = stateless(squared_gap, scale=1.0)
   apply = jax.jit(chex.assert_max_traces(objective.apply, n=1))
   losses = [
-    apply({}, {"scale": jnp.float32(s)}, STUDENT, TEACHER, BATCH, KEY)[0]
+    apply({}, {"scale": jnp.float32(s)}, BOTH, BATCH, KEY)[0]
     for s in (1.0, 2.0, 3.0)
   ]
   states = jax.vmap(
-    lambda scale: stateless(squared_gap, scale=scale).init(KEY, None, None)[1]
+    lambda scale: stateless(squared_gap, scale=scale).init(KEY, {})[1]
   )(jnp.arange(1.0, 4.0))
-  swept = jax.vmap(objective.apply, (None, 0, None, None, None, None))(
-    {}, states, STUDENT, TEACHER, BATCH, KEY
+  swept = jax.vmap(objective.apply, (None, 0, None, None, None))(
+    {}, states, BOTH, BATCH, KEY
   )[0]
   np.testing.assert_allclose(swept, losses, rtol=1e-6)
 
 
-def test_an_option_that_is_no_number_is_refused_and_can_be_bound():
-  def loss(student, teacher, *, kind):
-    return squared_gap(student, teacher) if kind == "squared" else None
+def test_options_are_bound_and_numbers_are_kept():
+  """Words, bools, tuples and functions are no leaves of a state."""
 
+  def loss(student_logits, teacher_logits, *, kind, double, sizes, map_, scale):
+    assert (kind, double, sizes) == ("squared", True, (1, 2))
+    return map_(squared_gap(student_logits, teacher_logits, scale=scale))
+
+  options = {"kind": "squared", "double": True, "sizes": (1, 2)}
+  objective = stateless(loss, map_=jnp.sqrt, scale=4.0, **options)
+  value, state, _ = run(objective)
+  assert state == {"scale": 4.0}
+  plain = np.asarray(squared_gap(STUDENT.logits, TEACHER.logits))
+  np.testing.assert_allclose(
+    value, 2 * np.sqrt(plain)[[0, 1, 3]].mean(), rtol=1e-6
+  )
   # Unwrapped: beartype, which users do not run, would be first to complain.
-  with pytest.raises(TypeError, match="kind is 'squared'; expected a number"):
-    run(inspect.unwrap(stateless)(loss, kind="squared"))
-  value, _, _ = run(stateless(functools.partial(loss, kind="squared")))
-  np.testing.assert_allclose(value, run(stateless(squared_gap))[0])
-  for true in (True, np.True_, jnp.array(True)):
-    with pytest.raises(TypeError, match=r"kind is .*True.*functools.partial"):
-      run(stateless(loss, kind=true))
   with pytest.raises(TypeError, match="kd is None"):
     run(inspect.unwrap(combine)({"kd": (None, stateless(squared_gap))}))
+
+
+@pytest.mark.parametrize("selected", [False, True])
+def test_a_random_loss_gets_the_key_by_place_or_by_name(selected):
+  def first(key, student_logits):
+    return jax.random.uniform(key, student_logits.shape[:1])
+
+  def last(student_logits, *, key):
+    return first(key, student_logits)
+
+  select = ("teacher_logits",) if selected else None
+  value, by_name = (run(stateless(x, select))[0] for x in (first, last))
+  expected = jax.random.uniform(KEY, (4,))[jnp.array([0, 1, 3])].mean()
+  np.testing.assert_allclose([value, by_name], expected, rtol=1e-6)
 
 
 def test_what_does_not_fit_is_refused_when_it_is_built():
   # Unwrapped, as above.
   build, add = inspect.unwrap(stateless), inspect.unwrap(combine)
   with pytest.raises(ValueError, match=r"temprature given; expected .*alpha"):
-    build(kd_loss, select_logits_and_labels, temprature=4.0)
+    build(kd_loss, temprature=4.0)
+  with pytest.raises(ValueError, match="has no value for slack; expected them"):
+    build(lambda student_logits, *, slack: student_logits)
+  with pytest.raises(TypeError, match="loss is a float; expected a function"):
+    build(1.0)
   for part in (stateless(squared_gap), (1.0, kd_loss)):
     with pytest.raises(TypeError, match=r"combine: kd is .*by `stateless`"):
       add({"kd": part})
@@ -200,7 +284,9 @@ def test_what_does_not_fit_is_refused_when_it_is_built():
 
 def test_combine_adds_weighted_losses_and_prefixes_metrics():
   gap = stateless(squared_gap)
-  features = stateless(squared_gap, select_features("low", "high"))
+  features = stateless(
+    squared_gap, ("student_features.low", "teacher_features.high")
+  )
   both = combine({"a": (0.5, gap), "b": (2.0, combine({"c": (1, features)}))})
   loss, state, metrics = run(both)
   a, b = run(gap)[0], run(features)[0]
@@ -212,8 +298,7 @@ def test_combine_adds_weighted_losses_and_prefixes_metrics():
   assert state["weights"] == {"a": 0.5, "b": 2.0}
 
   def in_order():  # which compiled programs do not keep
-    variables = both.init(KEY, STUDENT, TEACHER)
-    metrics = both.apply(*variables, STUDENT, TEACHER, BATCH, KEY)[2]
+    metrics = both.apply(*both.init(KEY, BOTH), BOTH, BATCH, KEY)[2]
     assert list(metrics) == names
 
   jax.eval_shape(in_order)
@@ -231,45 +316,17 @@ def test_a_schedule_is_evaluated_at_the_step_in_the_state():
 
 
 def test_parts_get_keys_and_states_of_their_own():
+  def apply(params, state, outputs, batch, key, *, axis_name=None):
+    return params * 0, state + jax.random.normal(key), {}
+
   noisy = Objective(
-    lambda key, *_: (jax.random.normal(key), jnp.zeros(())),
-    lambda params, state, student, teacher, batch, key: (
-      params * 0,
-      state + jax.random.normal(key),
-      {},
-    ),
+    lambda key, specs: (jax.random.normal(key), jnp.zeros(())), apply
   )
   both = combine({"a": (1, noisy), "b": (1, noisy)})
-  params, _ = both.init(KEY, None, None)
+  params, _ = both.init(KEY, {})
   assert params["a"] != params["b"]
   _, state, _ = run(both)
   assert state["objectives"]["a"] != state["objectives"]["b"] != 0
-
-
-@pytest.mark.parametrize(
-  ("select", "expected"),
-  [
-    (select_logits, (STUDENT.logits, TEACHER.logits)),
-    (
-      select_logits_and_labels,
-      (STUDENT.logits, TEACHER.logits, BATCH["label"]),
-    ),
-    (select_supervised, (STUDENT.logits, BATCH["label"])),
-    (select_embeddings, (STUDENT.embedding, TEACHER.embedding)),
-    (
-      select_features("low"),
-      (STUDENT.features["low"], TEACHER.features["low"]),
-    ),
-    (
-      select_features("low", "high"),
-      (STUDENT.features["low"], TEACHER.features["high"]),
-    ),
-  ],
-)
-def test_selectors_return_the_arguments_of_a_loss(select, expected):
-  jax.tree.map(
-    np.testing.assert_array_equal, select(STUDENT, TEACHER, BATCH), expected
-  )
 
 
 def test_a_combination_is_of_named_parts():
@@ -277,9 +334,3 @@ def test_a_combination_is_of_named_parts():
     inspect.unwrap(combine)([(1.0, stateless(squared_gap))])
   with pytest.raises(ValueError, match=r"objectives is empty; expected one or"):
     combine({})
-
-
-def test_a_schedule_is_no_hyperparameter():
-  objective = inspect.unwrap(stateless)(squared_gap, scale=lambda step: 1.0)
-  with pytest.raises(TypeError, match=r"scale is <function .*; expected a num"):
-    objective.init(jax.random.key(0), None, None)

@@ -6,7 +6,6 @@ import pytest
 
 from kdjax.nets import Outputs
 from kdjax.objectives import _stages
-from kdjax.objectives import select_features
 
 
 def outputs(*names):
@@ -42,12 +41,8 @@ def test_units_and_tokens_as_maps(shape, expected):
   assert as_map[-1, -1, -1, -1] == feature[-1].reshape(-1)[-1]
 
 
-def test_a_feature_or_a_teacher_that_is_not_there():
+def test_a_teacher_that_is_not_there():
   outputs = Outputs(jnp.ones((2, 3)), {"f0": jnp.ones((2, 4))}, None)
-  with pytest.raises(
-    ValueError, match=r"student.features has \['f0'\]; .* 'f9"
-  ):
-    select_features("f9")(outputs, outputs, {})
   with pytest.raises(
     ValueError, match=r"there is no teacher; expected one tha"
   ):

@@ -61,14 +61,14 @@ PRESETS: dict[str, Preset] = {
   ),
   "dkd": _taught(
     "Decoupled KD, Zhao 2022",
-    "weighs the labelled class and the other classes apart",
+    "weighs the labeled class and the other classes apart",
     lift(losses.dkd_loss, temperature=4.0, alpha=1.0, beta=8.0),
     warmup_epochs=20,
     source=_MDISTILLER,
   ),
   "nkd": _taught(
     "Normalized KD, Yang 2023",
-    "normalizes the probabilities of the classes other than the labelled one",
+    "normalizes the probabilities of the classes other than the labeled one",
     lift(losses.nkd_loss, temperature=3.0, gamma=3.5),
     source=_CLS_KD,
   ),
@@ -210,7 +210,7 @@ PRESETS: dict[str, Preset] = {
   "uskd": Preset(
     "Universal self-KD, Yang 2023",
     "makes soft labels from the student and a weak classifier on a stage",
-    functools.partial(uskd, alpha=0.1, beta=0.1, mu=0.1),
+    functools.partial(uskd, alpha=0.1, beta=0.1, weak_weight=0.1),
     source=_CLS_KD,
   ),
   "cskd": Preset(
