@@ -26,7 +26,6 @@ from benchmarks._measure import import_torch
 from kdjax import nets
 from kdjax import training
 from kdjax.objectives import preset
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
 
 # batches of the pair and of the CNN, and steps of a call
@@ -37,7 +36,8 @@ SHAPES = {
 }
 CHANNELS, HIDDEN = (32, 64, 128), 64
 LABELS = stateless(
-  optax.softmax_cross_entropy_with_integer_labels, select_supervised
+  optax.softmax_cross_entropy_with_integer_labels,
+  ("student_logits", "labels"),
 )
 
 
@@ -68,26 +68,13 @@ def pair_case(
       parameters, lr=0.05, momentum=0.9, weight_decay=5e-4
     )
 
-  objective, spec = preset("kd"), jax.ShapeDtypeStruct((1, *shape), dtype)
-  state = training.init_train_state(
-    jax.random.key(0),
-    student,
-    objective,
-    recipe.optimizer,
-    spec,
-    teacher=teacher,
+  learner = training.distill(student, teacher, preset("kd"), recipe.optimizer)
+  supervised = training.distill(student, None, LABELS, recipe.optimizer)
+  example = example_of(shape, dtype)
+  state, labelled = (
+    x.init(jax.random.key(0), example) for x in (learner, supervised)
   )
-  labelled = training.init_train_state(
-    jax.random.key(0), student, LABELS, recipe.optimizer, spec
-  )
-  frozen = {"teacher": teacher.variables}
-  step = training.make_train_step(
-    training.distillation_loss(student.forward, objective, teacher.forward),
-    recipe.optimizer,
-  )
-  student_step = training.make_train_step(
-    training.distillation_loss(student.forward, LABELS), recipe.optimizer
-  )
+  frozen = learner.frozen
 
   def teach(frozen: Any, images: Any) -> Any:
     outputs, _ = teacher.forward(
@@ -97,7 +84,7 @@ def pair_case(
 
   def apart(state: Any, frozen: Any, images: Any, labels: Any) -> Any:
     answers = jax.lax.map(lambda x: teach(frozen, x), images)
-    return answers, over_batches(student_step)(state, {}, images, labels)
+    return answers, over_batches(supervised.step)(state, {}, images, labels)
 
   def by_hand(state: Any, frozen: Any, images: Any, labels: Any) -> Any:
     """The formulas written out, without the library's losses and steps."""
@@ -134,7 +121,7 @@ def pair_case(
     "batch",
     lambda: draw_batches(steps, batch, shape, classes),
     {
-      "kdjax": Program(over_batches(step), (state, frozen)),
+      "kdjax": Program(over_batches(learner.step), (state, frozen)),
       "kdjax, apart": Program(apart, (labelled, frozen)),
       "by hand, same networks": Program(
         by_hand, ((params, batch_state, zeros), frozen)
@@ -158,24 +145,15 @@ def cnn_case(batch: int, steps: int, dtype: jnp.dtype) -> Case:
   model = make_network(
     "convnet", shape, classes, dtype, channels=CHANNELS, hidden=HIDDEN
   )
-  optimizer = optax.adam(1e-3)
-  state = training.init_train_state(
-    jax.random.key(0),
-    model,
-    LABELS,
-    optimizer,
-    jax.ShapeDtypeStruct((1, *shape), dtype),
-  )
-  step = training.make_train_step(
-    training.distillation_loss(model.forward, LABELS), optimizer
-  )
+  learner = training.distill(model, None, LABELS, optax.adam(1e-3))
+  state = learner.init(jax.random.key(0), example_of(shape, dtype))
   return Case(
     "CNN 32-64-128, Adam",
     f"batch {batch}",
     batch,
     "batch",
     lambda: draw_batches(steps, batch, shape, classes),
-    {"kdjax": Program(over_batches(step), (state, {}))},
+    {"kdjax": Program(over_batches(learner.step), (state, {}))},
     _torch_training.peers(
       lambda: _torch_training.convnet(CHANNELS, HIDDEN, classes, shape[0]),
       lambda parameters: import_torch().optim.Adam(parameters, 1e-3),
@@ -207,6 +185,15 @@ def make_network(
     )
 
   return training.from_nnx(build())
+
+
+def example_of(shape: tuple[int, ...], dtype: jnp.dtype) -> dict[str, Any]:
+  """Returns the shapes of a batch."""
+  return {
+    "image": jax.ShapeDtypeStruct((1, *shape), dtype),
+    "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+    "mask": jax.ShapeDtypeStruct((1,), jnp.bool_),
+  }
 
 
 def draw_batches(

@@ -9,7 +9,6 @@ count, at the rate of a large product.
 """
 
 import argparse
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +19,15 @@ from benchmarks import _torch_training
 from benchmarks._measure import Case
 from benchmarks._measure import Program
 from benchmarks._measure import import_torch
+from benchmarks.steps import LABELS
 from benchmarks.steps import draw_batches
+from benchmarks.steps import example_of
 from benchmarks.steps import make_network
 from benchmarks.steps import operations
 from benchmarks.steps import over_batches
 from kdjax import training
 from kdjax.distillation import soft_target_loss
-from kdjax.objectives import Objective
 from kdjax.objectives import combine
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
 
 # students, their batch, the steps of a call, and how many are taken at a time
@@ -75,43 +74,40 @@ def sweep_case(
     )
     for channels in (CHANNELS, TEACHER_CHANNELS)
   )
-  optimizer = optax.adam(1e-3)
-  spec = jax.ShapeDtypeStruct((1, *SHAPE), dtype)
+  objective = combine(
+    {
+      "ce": (0.5, LABELS),
+      "kd": (0.5, stateless(soft_target_loss, temperature=1.0)),
+    }
+  )
 
-  def objective_of(temperature: Any, alpha: Any) -> Objective:
-    hard = stateless(
-      optax.softmax_cross_entropy_with_integer_labels, select_supervised
-    )
-    soft = stateless(soft_target_loss, temperature=temperature)
-    return combine({"ce": (1 - alpha, hard), "kd": (alpha, soft)})
-
-  def start(key: jax.Array, temperature: Any, alpha: Any) -> Any:
+  def start(key: jax.Array) -> training.Variables:
     # Other weights: those of one network, each kernel in an order of its own.
     params = jax.tree.map(
       lambda x: jax.random.permutation(key, x.ravel()).reshape(x.shape),
       student.variables.params,
     )
-    model = student._replace(
-      variables=training.Variables(params, student.variables.state)
-    )
-    objective = objective_of(temperature, alpha)
-    return training.init_train_state(
-      key, model, objective, optimizer, spec, teacher=teacher
-    )
+    return training.Variables(params, student.variables.state)
 
-  states = jax.jit(jax.vmap(start))(
+  learner = training.distill(
+    training.Network(start, student.forward),
+    teacher,
+    objective,
+    optax.adam(1e-3),
+  )
+  alphas = jnp.linspace(0.1, 0.9, students)
+  states = jax.jit(
+    lambda keys, **values: training.sweep(learner).init(
+      keys, example_of(SHAPE, dtype), **values
+    )
+  )(
     jax.random.split(jax.random.key(0), students),
-    jnp.linspace(1.0, 8.0, students),
-    jnp.linspace(0.1, 0.9, students),
+    temperature=jnp.linspace(1.0, 8.0, students),
+    ce=1 - alphas,
+    kd=alphas,
   )
-  step = training.make_train_step(
-    training.distillation_loss(
-      student.forward, objective_of(1.0, 0.5), teacher.forward
-    ),
-    optimizer,
-  )
-  run, shared = over_batches(step), ("frozen", "images", "labels")
-  own = states, {"teacher": teacher.variables}
+  run, shared = over_batches(learner.step), ("frozen", "images", "labels")
+  own = states, learner.frozen
   programs = {"kdjax": Program(training.sweep(run, shared=shared), own)}
   for size in at_a_time:
     programs[f"kdjax, {size} at a time"] = Program(

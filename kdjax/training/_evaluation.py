@@ -115,7 +115,7 @@ def _answered(
   return outputs | {"student": outputs["student"]._replace(logits=logits)}
 
 
-def _as_mapping(metrics: Any) -> Mapping[str, Metric]:
+def _as_mapping(metrics: Any) -> Mapping[str, Any]:
   if not isinstance(metrics, Mapping):
     raise TypeError(
       f"make_eval_step: metrics is a {type(metrics).__name__}; expected a "

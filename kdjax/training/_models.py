@@ -71,6 +71,15 @@ class Model(NamedTuple):
   variables: Variables
 
 
+# Its function is no array: where variables are expected, a model passes through
+# `jax.jit`, and the library says what is wrong.
+jax.tree_util.register_pytree_node(
+  Model,
+  lambda model: ((model.variables,), model.forward),
+  lambda forward, children: Model(forward, *children),
+)
+
+
 class Network(NamedTuple):
   """Network: a function and its initialization, without weights.
 

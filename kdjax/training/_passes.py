@@ -94,6 +94,11 @@ class LossFn:
             "expected parameter_ema as the last link of the optimizer."
           )
         fixed = get_entry("the loss: frozen", frozen, name)
+        if not isinstance(fixed, Variables):
+          raise TypeError(
+            f"the loss: frozen[{name!r}] is a {type(fixed).__name__}; expected "
+            "Variables, as a learner's `frozen` has, or a Model's `variables`."
+          )
         return jax.lax.stop_gradient(fixed)
       own = params[name] if gradient else jax.lax.stop_gradient(params[name])
       return Variables(own, states[name])

@@ -156,7 +156,9 @@ def make_train_step(
       state.params,
       value=jnp.sum(value),
       grad=gradients,
-      value_fn=lambda params: jnp.sum(loss(params, batch)[0]),
+      value_fn=lambda params: jnp.sum(
+        loss(_with_mean_gradient(params, axis_name), batch)[0]
+      ),
       **extra,
     )
     params = optax.apply_updates(state.params, updates)
@@ -170,6 +172,26 @@ def make_train_step(
     axes = [row.batch_axes for row in loss_fn.passes.values()]
     vars(step)["batch_axis"] = max(axes, default=1) - 1
   return step
+
+
+def _with_mean_gradient(params: Any, axis_name: str | None) -> Any:
+  """The parameters, whose gradient is averaged over the devices.
+
+  A line search takes gradients itself. Were they those of one device's part,
+  the devices would search on for unequally long, and wait for each other.
+  """
+  if axis_name is None:
+    return params
+
+  @jax.custom_vjp
+  def identity(params: Any) -> Any:
+    return params
+
+  identity.defvjp(
+    lambda params: (params, None),
+    lambda _, slopes: (mean_over_devices(slopes, axis_name),),
+  )
+  return identity(params)
 
 
 def _value_and_gradient(

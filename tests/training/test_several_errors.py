@@ -9,37 +9,31 @@ import optax
 import pytest
 from flax import linen
 from flax import nnx
-from flax.core import FrozenDict
 
 from kdjax.data import ArraySource
 from kdjax.distillation import kd_loss
 from kdjax.metrics import accuracy
-from kdjax.metrics import expected_calibration_error
 from kdjax.nets import MLP
-from kdjax.nets import Outputs
 from kdjax.objectives import combine
 from kdjax.objectives import modular
-from kdjax.objectives import select_logits_and_labels
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
 from kdjax.training import Model
+from kdjax.training import Pass
 from kdjax.training import TrainState
 from kdjax.training import Variables
-from kdjax.training import adaptation_loss
-from kdjax.training import distillation_loss
-from kdjax.training import dot
-from kdjax.training import dot_objective
+from kdjax.training import adapt
+from kdjax.training import distill
 from kdjax.training import ensemble
 from kdjax.training import epoch_plan
+from kdjax.training import finetune
 from kdjax.training import from_linen
 from kdjax.training import from_nnx
+from kdjax.training import generalize
 from kdjax.training import grid
-from kdjax.training import init_train_state
-from kdjax.training import make_dot_step
 from kdjax.training import make_eval_step
 from kdjax.training import make_train_step
-from kdjax.training import mean_metrics
 from kdjax.training import parallelize
+from kdjax.training import pass_loss
 from kdjax.training import scan_epoch
 from kdjax.training import scan_evaluation
 from kdjax.training import stochastic_norms
@@ -47,7 +41,7 @@ from kdjax.training import sweep
 
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.1)
-OBJECTIVE = stateless(kd_loss, select_logits_and_labels)
+OBJECTIVE = stateless(kd_loss)
 BATCH = {
   "image": jnp.ones((4, 2, 2, 1)),
   "label": jnp.zeros(4, int),
@@ -70,43 +64,41 @@ def without(key, batch=BATCH):
   return {k: v for k, v in batch.items() if k != key}
 
 
-def both_and_labels(student, teacher, batch):
-  return student.logits, teacher.logits, batch["label"]
-
-
-def start(model, objective=OBJECTIVE, optimizer=SGD, **options):
-  return inspect.unwrap(init_train_state)(
-    KEY, model, objective, optimizer, BATCH["image"], **options
-  )
-
-
-def loss(model, batch=BATCH, objective=OBJECTIVE, frozen=None, taught=True):
-  """Traces a distillation loss."""
-  teacher = model.forward if taught else None
-  loss_fn = inspect.unwrap(distillation_loss)(model.forward, objective, teacher)
-  state = start(model, objective, teacher=model)
-  frozen = {"teacher": model.variables} if frozen is None else frozen
+def traced(learner, batch=BATCH, frozen=None, start=BATCH):
+  """Traces a step from a state that a right batch has made."""
+  state = jax.eval_shape(lambda: learner.init(KEY, start))
+  frozen = learner.frozen if frozen is None else frozen
   return jax.eval_shape(
-    lambda: loss_fn(state.params, state.state, frozen, batch, KEY)
+    lambda state: learner.step(state, frozen, batch, KEY), state
   )
+
+
+def distillation(model, loss=OBJECTIVE, **options):
+  return distill(model, model, loss, SGD, **options)
 
 
 @pytest.mark.parametrize(
   ("batch", "words"),
   [
-    (without("image"), r"^distillation_loss: batch has \['label', 'mask'\]; "),
-    (without("mask"), r"^stateless: batch has .*; expected 'mask' too"),
-    (without("label"), r"^select_logits_and_labels: batch has .* 'label' too"),
+    (
+      without("image"),
+      r"^the loss: batch has \['label', 'mask'\]; expected 'i",
+    ),
+    (without("mask"), r"^the loss: batch has .*; expected 'mask' too"),
+    (
+      without("label"),
+      r"^kd_loss reads 'labels', .* no entry of the batch \['",
+    ),
   ],
 )
 def test_a_batch_says_what_it_lacks(model, batch, words):
   with pytest.raises(ValueError, match=words):
-    loss(model, batch)
+    traced(distillation(model), batch)
 
 
 def test_a_pair_is_no_batch(model):
   with pytest.raises(TypeError, match="batch is a tuple; expected a mapping"):
-    loss(model, (BATCH["image"], BATCH["label"]))
+    traced(distillation(model), (BATCH["image"], BATCH["label"]))
 
 
 @pytest.mark.parametrize(
@@ -121,61 +113,81 @@ def test_a_pair_is_no_batch(model):
 )
 def test_a_mask_is_an_array_of_bool(model, mask, words):
   with pytest.raises(TypeError, match=words):
-    loss(model, BATCH | {"mask": mask})
+    traced(distillation(model), BATCH | {"mask": mask})
 
 
 def test_the_teacher_is_frozen_under_its_name(model):
+  learner = distillation(model)
   with pytest.raises(ValueError, match=r"loss: frozen has \[\]; .* 'teacher'"):
-    loss(model, frozen={})
-  with pytest.raises(TypeError, match=r"variables is a dict; expected Variab"):
-    loss(model, frozen={"teacher": model.variables.params})
+    traced(learner, frozen={})
+  with pytest.raises(TypeError, match=r"'teacher'\] is a dict; expected Var"):
+    traced(learner, frozen={"teacher": model.variables.params})
   other = from_nnx(module((3, 3))).variables
   with pytest.raises(ValueError, match=r"params has 6 arrays; expected 4"):
-    loss(model, frozen={"teacher": other})
+    traced(learner, frozen={"teacher": other})
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_whole_model_is_no_teachers_variables(model, compiled):
+  """Compiled too, where JAX would be the first to look at it."""
+  learner = distillation(model)
+  state = learner.init(KEY, BATCH)
+  step = jax.jit(learner.step) if compiled else learner.step
+  with pytest.raises(
+    TypeError, match=r"'teacher'\] is a Model; expected Va"
+  ):
+    step(state, {"teacher": model}, BATCH, KEY)
 
 
 def test_an_objective_that_reads_a_teacher_needs_one(model):
-  objective = stateless(kd_loss, both_and_labels)
-  with pytest.raises(ValueError, match=r"loss: teacher is None, whose logits "):
-    loss(model, objective=objective, taught=False)
-  shaped = modular(lambda student, teacher, rngs: teacher.logits, kd_loss)
-  with pytest.raises(ValueError, match=r"state: teacher is None, whose logits"):
-    start(model, shaped)
+  learner = distill(model, None, OBJECTIVE, SGD)
+  words = r"kd_loss reads 'teacher_logits', .* Expected a teacher: give the le"
+  with pytest.raises(ValueError, match=words):
+    traced(learner)
+
+  def build(teacher, rngs):
+    return nnx.Linear(3, teacher.logits.shape[-1], rngs=rngs)
+
+  shaped = modular(build, lambda part, student_logits: student_logits)
+  with pytest.raises(ValueError, match=r"reads 'teacher', .* Expected a teach"):
+    distill(model, None, shaped, SGD).init(KEY, BATCH)
 
 
-@pytest.mark.parametrize("build", [distillation_loss, adaptation_loss])
-def test_a_loss_is_built_of_forwards(model, build):
-  name, build = build.__name__, inspect.unwrap(build)
-  for wrong in (model, module(), model.variables):
+FRONT_DOORS = {
+  "distill": lambda student, optimizer: distill(
+    student, None, OBJECTIVE, optimizer
+  ),
+  "adapt": lambda student, optimizer: adapt(student, OBJECTIVE, optimizer),
+  "finetune": lambda student, optimizer: finetune(
+    student, None, OBJECTIVE, optimizer
+  ),
+  "generalize": lambda student, optimizer: generalize(
+    student, OBJECTIVE, optimizer
+  ),
+}
+
+
+@pytest.mark.parametrize("door", FRONT_DOORS)
+def test_a_learner_is_made_of_networks(model, door):
+  make = FRONT_DOORS[door]
+  for wrong in (model.forward, model.variables.params, 3):
     kind = type(wrong).__name__
-    with pytest.raises(TypeError, match=f"{name}: student is a {kind}; expect"):
-      build(wrong, OBJECTIVE)
-    with pytest.raises(TypeError, match=f"{name}: teacher is a {kind}; expect"):
-      build(model.forward, OBJECTIVE, wrong)
-  with pytest.raises(TypeError, match=r"objective is a function; expected an"):
-    build(model.forward, kd_loss)
-  with pytest.raises(TypeError, match=r"views is a function; expected a mapp"):
-    build(model.forward, OBJECTIVE, views=lambda key, batch: batch["image"])
+    with pytest.raises(
+      TypeError, match=rf"'student'\] is a {kind}; expected an"
+    ):
+      make(wrong, SGD)
+  with pytest.raises(TypeError, match=r"a Linen module without variables; exp"):
+    make(linen.Dense(3), SGD)
 
 
-def test_a_state_is_made_of_models(model):
-  for wrong in (module(), model.forward, model.variables.params):
+def test_a_forward_is_no_network_with_its_variables(model):
+  """Modules can be called too, and so would pass for a forward."""
+  for wrong in (module(), linen.Dense(3), None):
     kind = type(wrong).__name__
     with pytest.raises(
-      TypeError, match=f"student is a {kind}; expected a Mode"
+      TypeError, match=rf"forward is a {kind}; expected a Mod"
     ):
-      start(wrong)
-    with pytest.raises(
-      TypeError, match=f"teacher is a {kind}; expected a Mode"
-    ):
-      start(model, teacher=wrong)
-  with pytest.raises(TypeError, match=r"objective is a dict; expected an Obje"):
-    start(model, {"kd": (1.0, OBJECTIVE)})
-  for wrong, kind in ((1e-3, "float"), (optax.adam, "function")):
-    with pytest.raises(
-      TypeError, match=f"optimizer is a {kind}; expected an O"
-    ):
-      start(model, optimizer=wrong)
+      distill(model._replace(forward=wrong), None, OBJECTIVE, SGD)
 
 
 def test_a_forward_returns_outputs_and_a_state(model):
@@ -186,8 +198,9 @@ def test_a_forward_returns_outputs_and_a_state(model):
     return inputs.sum((1, 2)), {}
 
   for forward, kinds in ((logits_alone, r"\w+"), (no_outputs, r"\w+, dict")):
+    learner = distill(Model(forward, Variables({}, {})), None, OBJECTIVE, SGD)
     with pytest.raises(TypeError, match=rf"returned {kinds}; expected \(Outp"):
-      start(Model(forward, Variables({}, {})))
+      learner.init(KEY, BATCH)
 
 
 def test_a_module_returns_outputs_or_an_array():
@@ -217,131 +230,79 @@ def test_stochastic_norms_are_of_a_module(model):
     inspect.unwrap(stochastic_norms)(model, rngs=nnx.Rngs(0))
 
 
-def domains(**changes):
-  target = {"image": jnp.ones((3, 2, 2, 1)), "mask": jnp.ones(3, bool)}
-  return {"source": BATCH, "target": target | changes}
-
-
-@pytest.mark.parametrize(
-  ("batch", "words"),
-  [
-    (BATCH, r"batch has \['image', 'label', 'mask'\]; expected 'source' too"),
-    ({"source": BATCH}, r"batch has \['source'\]; expected 'target' too"),
-    (
-      {"source": BATCH, "target": without("mask")},
-      r"the target's batch has .* 'mask'",
-    ),
-    (domains(image=jnp.ones((3, 4, 4, 1))), r"but for the batch"),
-  ],
-)
-def test_two_domains_say_what_they_lack(model, batch, words):
-  objective = stateless(accuracy, select_supervised)
-  loss_fn = adaptation_loss(model.forward, objective)
-  state = start(model, objective)
-  with pytest.raises(ValueError, match=f"adaptation_loss: .*{words}"):
-    jax.eval_shape(lambda: loss_fn(state.params, state.state, {}, batch, KEY))
-
-
-def evaluate(model, metrics, batch=BATCH, variables=None, teacher=None):
-  evaluate = inspect.unwrap(make_eval_step)(model.forward, metrics, teacher)
-  evaluate = inspect.unwrap(evaluate)
-  variables = model.variables if variables is None else variables
-  return jax.eval_shape(lambda: evaluate(variables, {}, batch))
+def evaluated(model, metrics, batch=BATCH, teacher=True, state=None):
+  learner = distill(
+    model, model if teacher else None, OBJECTIVE, SGD, metrics={}
+  )
+  passes = {"student": Pass("student")}
+  if teacher:
+    passes["teacher"] = Pass("teacher")
+  loss_fn = pass_loss(
+    {"student": model.forward, "teacher": model.forward}, passes, OBJECTIVE
+  )
+  evaluate = inspect.unwrap(make_eval_step)(loss_fn, metrics)
+  if state is None:
+    state = TrainState(
+      jnp.array(0),
+      {"student": model.variables.params, "objective": {}},
+      {"student": model.variables.state, "objective": {}},
+      (),
+    )
+  return jax.eval_shape(
+    lambda: evaluate(state, learner.frozen if teacher else {}, batch)
+  )
 
 
 def test_an_evaluation_names_what_it_was_given(model):
-  right = {"accuracy": (accuracy, select_supervised)}
-  for wrong in (start(model, teacher=model), model, model.variables.params):
-    kind = type(wrong).__name__
-    with pytest.raises(
-      TypeError, match=f"variables is a {kind}; expected Vari"
-    ):
-      evaluate(model, right, variables=wrong)
-  with pytest.raises(
-    TypeError, match=r"student is a Model; expected a Model's"
+  right = {"accuracy": accuracy}
+  assert set(evaluated(model, {"a": (accuracy, ("logits", "labels"))})) == {"a"}
+  for wrong, words in (
+    ({"a": 3}, r"the metric a is 3; expected a function of arrays, or \(func"),
+    ({"a": (accuracy,)}, r"the metric a is \(<.*; expected a function of arr"),
+    ([accuracy], r"metrics is a list; expected a mapping, name -> function"),
   ):
-    inspect.unwrap(make_eval_step)(model, right)
+    with pytest.raises(TypeError, match=words):
+      evaluated(model, wrong)
+  with pytest.raises(ValueError, match=r"batch has .* 'mask' too"):
+    evaluated(model, right, without("mask"))
   with pytest.raises(
-    TypeError, match=r"has \{'a': 'function'\}; expected name"
+    ValueError, match=r"reads 'teacher_logits', .* Expected a"
   ):
-    evaluate(model, {"a": accuracy})
-  with pytest.raises(TypeError, match=r"metrics is a list; expected name -> "):
-    evaluate(model, [accuracy])
-  with pytest.raises(ValueError, match=r"step: batch has .* 'mask' too"):
-    evaluate(model, right, without("mask"))
-  with pytest.raises(
-    ValueError, match=r"step: frozen has \[\]; expected 'teac"
-  ):
-    evaluate(model, right, teacher=model.forward)
-  with pytest.raises(
-    ValueError, match=r"teacher is None, whose logits the obj"
-  ):
-    evaluate(model, {"kd": (kd_loss, both_and_labels)})
+    evaluated(model, {"kd": kd_loss}, teacher=False)
 
 
 def test_a_metric_is_one_value_an_example(model):
-  metrics = {"ece": (expected_calibration_error, select_supervised)}
-  with pytest.raises(ValueError, match=r"^expected_cal\w+ returned shape \(\)"):
-    evaluate(model, metrics)
+  def best(logits):
+    return jnp.max(logits)
+
+  with pytest.raises(ValueError, match=r"^best returned shape \(\); expected"):
+    evaluated(model, {"best": best})
 
 
-@pytest.mark.parametrize("metrics", [{"loss": jnp.ones(2)}, [], ({}, {})])
-def test_means_are_of_pairs(metrics):
-  with pytest.raises(TypeError, match=r"expected name -> \(sum, count\)"):
-    inspect.unwrap(mean_metrics)(metrics)
-
-
-@pytest.mark.parametrize("make", [make_train_step, make_dot_step])
-def test_a_step_is_made_of_a_loss_and_an_optimizer(model, make):
-  make = inspect.unwrap(make)
-  loss_fn = distillation_loss(model.forward, OBJECTIVE, model.forward)
+def test_a_step_is_made_of_a_loss_and_an_optimizer(model):
+  make = inspect.unwrap(make_train_step)
+  learner = distillation(model)
   words = (
-    r"parameters \(state, frozen, batch, key\); expected a function of \(p"
+    r"parameters \(state, frozen, batch, key.*\); expected a function of \(p"
   )
   with pytest.raises(TypeError, match=words):
-    make(make_train_step(loss_fn, SGD), SGD)
+    make(learner.step, SGD)
   with pytest.raises(
     TypeError, match=r"loss_fn is a Gradient\w+; expected a f"
   ):
-    make(SGD, loss_fn)
-  with pytest.raises(
-    TypeError, match=r"optimizer is a float; expected an Opta"
-  ):
-    make(loss_fn, 0.1)
-
-
-def step(model, make, objective, optimizer):
-  loss_fn = distillation_loss(model.forward, objective, model.forward)
-  state = start(model, objective, optimizer, teacher=model)
-  frozen = {"teacher": model.variables}
-  step = make(loss_fn, optimizer)
-  return jax.eval_shape(lambda: step(state, frozen, BATCH, KEY))
-
-
-def test_two_gradients_need_dot(model):
-  """Another optimizer would leave the distillation out without a word."""
-  both = dot_objective(OBJECTIVE, OBJECTIVE)
-  with pytest.raises(ValueError, match=r"no two momenta; expected dot"):
-    step(model, make_dot_step, both, optax.adam(0.1))
-  with pytest.raises(
-    ValueError, match=r"shape \(\); expected \[task, distilla"
-  ):
-    step(model, make_dot_step, OBJECTIVE, dot(0.1))
-  with pytest.raises(
-    ValueError, match=r"\(2,\); expected a scalar. The two of"
-  ):
-    step(model, make_train_step, both, SGD)
+    make(SGD, learner.loss_fn)
+  for wrong, kind in ((0.1, "float"), (optax.adam, "function")):
+    with pytest.raises(
+      TypeError, match=f"optimizer is a {kind}; expected an Opta"
+    ):
+      make(learner.loss_fn, wrong)
 
 
 def test_a_state_is_of_the_objective(model):
-  state, objective = (
-    start(model, teacher=model),
-    combine({"kd": (1, OBJECTIVE)}),
-  )
-  loss_fn = distillation_loss(model.forward, objective, model.forward)
-  frozen = {"teacher": model.variables}
+  other = distillation(model, combine({"kd": (1, OBJECTIVE)}))
+  state = distillation(model).init(KEY, BATCH)
   with pytest.raises(ValueError, match=r"params has \[\]; expected 'kd' too"):
-    loss_fn(state.params, state.state, frozen, BATCH, KEY)
+    other.step(state, other.frozen, BATCH, KEY)
 
 
 def count(state, frozen, batch, key):
@@ -430,55 +391,20 @@ def test_a_number_cannot_be_split_over_devices():
     parallelize(lambda batch: batch, "jit")({"n": 3})
 
 
-def test_a_train_state_is_traced_as_before(model):
-  """Specs, and states that are batched, pass all these checks."""
-  states = jax.eval_shape(
-    jax.vmap(
-      lambda key: init_train_state(
-        key,
-        model,
-        OBJECTIVE,
-        SGD,
-        jax.ShapeDtypeStruct((4, 2, 2, 1), jnp.float32),
-        teacher=model,
-      )
-    ),
-    jax.random.split(KEY, 3),
-  )
-  assert isinstance(states, TrainState)
-  assert states.step.shape == (3,)
-
-
 def test_what_only_looks_wrong_is_taken(model):
   """No signature, no shape before the trace, a target that is no domain."""
   make_train_step(getattr, SGD)
   points = jax.jit(lambda t: grid(temperature=[t, 2 * t], seed=(0, 1)))(1.0)
   assert points["temperature"].tolist() == [1.0, 1.0, 2.0, 2.0]
   assert grid(key=list(jax.random.split(KEY)))["key"].shape == (2,)
-  target = stateless(
-    lambda x, y, *, where=None, axis_name=None: jnp.mean((x - y) ** 2),
-    lambda student, teacher, batch: (student.logits, batch["target"]),
+
+  def squares(student_logits, target, *, where=None, axis_name=None):
+    return jnp.mean((student_logits - target) ** 2)
+
+  outputs, _ = model.forward(
+    model.variables, BATCH["image"], train=True, key=KEY
   )
-  outputs = model.forward(model.variables, BATCH["image"], train=True, key=KEY)
-  batch = BATCH | {"target": outputs[0].logits}
-  assert target.apply({}, {}, outputs[0], None, batch, KEY)[0] == 0
-
-
-def test_an_example_counts_if_all_its_masks_say_so():
-  """A domain's own mask beside that of a plan, whose last batch is padded."""
-
-  def forward(variables, x, *, train, key):
-    return Outputs(variables.params * x[:, None], {}, None), {}
-
-  loss = stateless(lambda source, target: jnp.abs(source[:, 0]))
-  step = make_train_step(adaptation_loss(forward, loss), SGD)
-  state = TrainState(
-    jnp.array(0),
-    {"student": jnp.array(1.0), "objective": {}},
-    {"student": {}, "objective": {}},
-    SGD.init({"student": jnp.array(1.0), "objective": {}}),
-  )
-  domain = {"image": jnp.arange(3.0), "mask": jnp.array([True, False, True])}
-  domains = FrozenDict(source=domain, target=domain)
-  _, metrics = scan_epoch(step)(state, {}, domains, epoch_plan(3, 2), KEY)
-  assert metrics["loss"][1].tolist() == [1, 1]
+  batch = BATCH | {"target": outputs.logits}
+  objective = stateless(squares)
+  loss, _, _ = objective.apply({}, {}, {"student": outputs}, batch, KEY)
+  assert loss == 0
