@@ -131,7 +131,7 @@ def test_sinkhorn_divergence_of_pot():
     expected -= regularized(target, target, epsilon) / 2
     value = double(
       functools.partial(
-        adaptation.sinkhorn_divergence, scale="absolute", iterations=1000
+        adaptation.sinkhorn_divergence, scale="absolute", num_iterations=1000
       ),
       source,
       target,
@@ -144,7 +144,7 @@ def transported(source, target, epsilon, iterations):
   """<P, C> of the plan of `deepjdot_loss`, for squared distances alone."""
   labels, logits = np.zeros(len(source), int), np.zeros((len(target), 1))
   form = functools.partial(
-    adaptation.deepjdot_loss, class_weight=0.0, iterations=iterations
+    adaptation.deepjdot_loss, class_weight=0.0, num_iterations=iterations
   )
   return double(
     form, source, target, labels, logits, feature_weight=1.0, epsilon=epsilon
@@ -174,7 +174,7 @@ def test_sliced_wasserstein_of_pot(power):
   )
   value = double(
     lambda s, t, d: adaptation.sliced_wasserstein(
-      s, t, directions=d, power=power
+      None, s, t, directions=d, power=power
     ),
     source,
     target,

@@ -50,12 +50,16 @@ def value_and_gradient(loss, *arrays):
 def test_losses_of_skada():
   losses = package("skada.deep.losses")
   pair = [np.float32(x) for x in samples()]
-  mmd = functools.partial(adaptation.mmd, kernel="laplacian")
+
+  def laplacian(**options):
+    kernel = adaptation.Laplacian(**options)
+    return functools.partial(adaptation.mmd, kernel=kernel)
+
   widths = [0.5, 1.0, 2.0]
   for ours, theirs in (
     (adaptation.coral_loss, losses.deepcoral_loss),
     (
-      functools.partial(mmd, bandwidths=widths),
+      laplacian(bandwidths=widths),
       functools.partial(losses.dan_loss, sigmas=widths),
     ),
   ):
@@ -65,9 +69,7 @@ def test_losses_of_skada():
     agree(got[1], gradient, 1e-4)
   # It has a gradient through the pair of rows whose distance is the median.
   factors = 2.0 ** np.arange(-8, 8.5, 0.5)
-  mmd = functools.partial(
-    mmd, bandwidth_rule="median", bandwidth_factors=factors
-  )
+  mmd = laplacian(bandwidth_rule="median", bandwidth_factors=factors)
   agree(jax.jit(mmd)(*pair), of_torch(losses.dan_loss, *pair)[0], 1e-5)
   # Its entropy has 1e-7 in the logarithm, TLlib's and ours 1e-5; it has no
   # stop-gradient on the weights.
@@ -332,7 +334,7 @@ def test_reverse_validation_of_skada():
     everything = jnp.ones(labels.shape, bool)
     means = fit(None, source, labels, everything, None)
     return selection.reverse_validation(
-      means, source, labels, target, fit, predict, key=jax.random.key(0)
+      jax.random.key(0), means, source, labels, target, fit, predict
     )
 
   got = double(run, source, target, labels)

@@ -23,7 +23,7 @@ cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
 class Setting(NamedTuple):
-  """What an objective may depend on.
+  """The numbers that an objective may depend on.
 
   Attributes:
     weight: a factor of the published weight; it ends up in the state, so one
@@ -131,9 +131,9 @@ def sliced(setting: Setting) -> Objective:
   def apply(params, state, source, target, batch, key):
     del params
     value = adaptation.sliced_wasserstein(
+      key,
       source.embedding,
       target.embedding,
-      key=key,
       where_source=batch["mask"],
       where_target=batch["target"]["mask"],
     )

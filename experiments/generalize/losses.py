@@ -1,4 +1,4 @@
-"""What the methods of generalization minimise."""
+"""The losses of the methods of generalization."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ held = jax.lax.stop_gradient
 
 
 class Setting(NamedTuple):
-  """What the parameters and the state of a method depend on."""
+  """The sizes that a method's parameters and state depend on."""
 
   network: Network
   judge: Network  # the same, to tell the domains apart
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
 
 
 class Lesson(NamedTuple):
-  """What a step sees besides the parameters."""
+  """The inputs of a step besides the parameters."""
 
   network: Network
   judge: Network
@@ -43,7 +43,7 @@ class Lesson(NamedTuple):
 
 
 class Seen(NamedTuple):
-  """What the network makes of a batch, `[domains, batch, ...]`."""
+  """The network's outputs for a batch, `[domains, batch, ...]`."""
 
   embeddings: jax.Array
   logits: jax.Array
@@ -143,7 +143,7 @@ def init_fishr(key: jax.Array, setting: Setting) -> tuple[Any, Any]:
   """Moving averages of 0."""
   del key
   shape = setting.domains, setting.classes, setting.width
-  return {}, generalization.FishrState(jnp.zeros(shape), jnp.zeros(shape[:2]))
+  return {}, generalization.fishr_init(*shape)
 
 
 def rsc(params: Any, lesson: Lesson) -> tuple[jax.Array, Any]:
@@ -167,7 +167,7 @@ def rsc(params: Any, lesson: Lesson) -> tuple[jax.Array, Any]:
 def mixup(params: Any, lesson: Lesson) -> tuple[jax.Array, Any]:
   """Whole domains are mixed in pairs."""
   mixed = generalization.mixup(
-    lesson.images, lesson.labels, lesson.key, alpha=lesson.weight
+    lesson.key, lesson.images, lesson.labels, alpha=lesson.weight
   )
   seen = look(params, lesson._replace(images=mixed.inputs))
   return jnp.mean(generalization.mixed_loss(seen.logits, *mixed[1:4])), (
@@ -178,10 +178,10 @@ def mixup(params: Any, lesson: Lesson) -> tuple[jax.Array, Any]:
 def domainmix(params: Any, lesson: Lesson) -> tuple[jax.Array, Any]:
   """Images are mixed with images of other domains."""
   mixed = generalization.domainmix(
+    lesson.key,
     flat(lesson.images),
     flat(lesson.labels),
     ids(lesson),
-    lesson.key,
     alpha=lesson.weight,
     beta=lesson.weight,
   )
@@ -198,8 +198,8 @@ def mixed_styles(mix: Callable[..., jax.Array]):
   def loss(params: Any, lesson: Lesson) -> tuple[jax.Array, Any]:
     network, inner = lesson.network, params["network"]
     maps = mix(
-      network.stem(inner, flat(lesson.images)),
       lesson.key,
+      network.stem(inner, flat(lesson.images)),
       alpha=lesson.weight,
       mix="crossdomain",
       domains=ids(lesson),
@@ -218,10 +218,10 @@ def sagnet(params: Any, lesson: Lesson) -> tuple[jax.Array, Any]:
   features, labels = flat(look(params, lesson).embeddings), flat(lesson.labels)
   keys = jax.random.split(lesson.key, 3)
   swap = generalization.sagnet_randomize
-  content = linear(params["network"]["head"], swap(features, keys[0]))
-  style = linear(params["style"], swap(held(features), keys[1], what="content"))
+  content = linear(params["network"]["head"], swap(keys[0], features))
+  style = linear(params["style"], swap(keys[1], held(features), part="content"))
   fooled = linear(
-    held(params["style"]), swap(features, keys[2], what="content")
+    held(params["style"]), swap(keys[2], features, part="content")
   )
   adversary = jnp.mean(generalization.sagnet_adversarial_loss(fooled))
   losses = cross_entropy(content, labels) + cross_entropy(style, labels)

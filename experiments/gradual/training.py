@@ -29,7 +29,7 @@ EPSILON = 1e-7
 
 
 class Trained(NamedTuple):
-  """What a method ends with.
+  """The result of a method.
 
   Attributes:
     final: the variables after the last round, `[seeds, ...]`.
@@ -105,7 +105,7 @@ def make_round(forward: training.Forward, config: Any):
     def follow(inputs):
       state, key, images = inputs
       return adaptation.gradual_self_training(
-        state, [images], fit, predict, key=key, drop=drop
+        key, state, [images], fit, predict, drop=drop
       )
 
     # Not vmapped: convolutions of several kernels at once are slow on a CPU.
@@ -270,7 +270,9 @@ def train_on_generated(
         for images in (source_images, target_images)
       )
       return transforms.interpolate_domains(
-        *embeddings, steps=config.blocks, pairs=config.block_examples
+        *embeddings,
+        num_steps=config.blocks,
+        num_pairs=config.block_examples,
       ).points
 
     return jax.lax.map(one, source)

@@ -1,7 +1,7 @@
-"""Domain adaptation: how far apart two domains are, and how to close the gap.
+"""Domain adaptation: distances between domains, and losses that reduce them.
 
-Every function compares a `source` with a `target` sample, whose sizes may
-differ, and is pure: arrays in, arrays out.
+Every function is pure: arrays in, arrays out. The `source` and the `target` may
+differ in size.
 """
 
 from kdjax.adaptation.adversarial._cdan import cdan_map
@@ -22,6 +22,10 @@ from kdjax.adaptation.discrepancies._bsp import bsp_loss
 from kdjax.adaptation.discrepancies._coral import coral_loss
 from kdjax.adaptation.discrepancies._feature_norm import afn_loss
 from kdjax.adaptation.discrepancies._feature_norm import hafn_loss
+from kdjax.adaptation.discrepancies._kernels import Gaussian
+from kdjax.adaptation.discrepancies._kernels import Laplacian
+from kdjax.adaptation.discrepancies._kernels import Linear
+from kdjax.adaptation.discrepancies._kernels import Polynomial
 from kdjax.adaptation.discrepancies._local_mmd import lmmd
 from kdjax.adaptation.discrepancies._mmd import jmmd
 from kdjax.adaptation.discrepancies._mmd import mmd
@@ -48,6 +52,7 @@ from kdjax.adaptation.self_training._confusion_consistency import (
   confusion_consistency_loss,
 )
 from kdjax.adaptation.self_training._dael import dael_loss
+from kdjax.adaptation.self_training._debiasmatch import debias_init
 from kdjax.adaptation.self_training._debiasmatch import debias_logits
 from kdjax.adaptation.self_training._debiasmatch import debias_update
 from kdjax.adaptation.self_training._dst import dst_loss
@@ -90,9 +95,13 @@ from kdjax.adaptation.self_training._uda import uda_loss
 
 __all__ = (
   "FlexMatchState",
+  "Gaussian",
   "GradualSelfTraining",
   "HDivergence",
   "KeypointMaps",
+  "Laplacian",
+  "Linear",
+  "Polynomial",
   "PseudoLabels",
   "SelfTuningQueue",
   "SphericalKMeans",
@@ -114,6 +123,7 @@ __all__ = (
   "coral_loss",
   "dael_loss",
   "dann_loss",
+  "debias_init",
   "debias_logits",
   "debias_update",
   "deepjdot_loss",

@@ -1,9 +1,9 @@
-"""From a teacher to a student: pure losses, arrays in, arrays out.
+"""Distillation losses from a teacher to a student: pure functions of arrays.
 
-On logits, features, relations between examples, contrasts and tokens. The
+The losses compare logits, features, relations between examples, and tokens. The
 student's arrays come first, then the teacher's, then labels. A loss that is a
-sum over examples returns one value an example; one that is not takes `where`
-and `axis_name` and returns the value of the whole batch.
+sum over examples returns one value an example. A batch-coupled loss takes
+`where` and `axis_name` and returns one value for the whole batch.
 """
 
 from kdjax.distillation.features._activation_boundaries import ab_loss

@@ -1,4 +1,4 @@
-"""The examples of a batch as rows, and their pairs, over all devices."""
+"""Rows and pairs of the examples of a batch, over all devices."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -19,34 +19,34 @@ Values = TypeVar("Values")
 
 
 class Rows(NamedTuple):
-  """A network's rows: this device's, and those of the whole batch."""
+  """One network's embeddings: of this device, and of the whole batch."""
 
   local: Float[Array, "batch dims"]
   whole: Float[Array, "whole dims"]
 
 
 class Pairs(NamedTuple):
-  """Which pairs of (this device's row, any row) count."""
+  """The masks of the pairs (row of this device, row of the whole batch)."""
 
   rows: Bool[Array, " batch"]
   columns: Bool[Array, " whole"]
-  places: Int[Array, " batch"]
+  positions: Int[Array, " batch"]
 
   @property
-  def counted(self) -> Bool[Array, "batch whole"]:
-    """Whether both of a pair count."""
+  def valid(self) -> Bool[Array, "batch whole"]:
+    """Returns True for a pair of two unmasked rows."""
     return self.rows[:, None] & self.columns[None]
 
   @property
   def diagonal(self) -> Bool[Array, "batch whole"]:
-    """Whether a pair is an example and itself."""
-    return self.places[:, None] == jnp.arange(self.columns.size)[None]
+    """Returns True for the pair of a row with itself."""
+    return self.positions[:, None] == jnp.arange(self.columns.size)[None]
 
 
 def flat_rows(
   x: Float[Array, "batch ..."], where: Bool[Array, " batch"] | None
 ) -> Float[Array, "batch dims"]:
-  """Returns the examples as vectors, 0 where masked whatever they held."""
+  """Returns the examples as vectors, 0 in masked rows."""
   return zero_masked(x.astype(compute_dtype(x)).reshape(x.shape[0], -1), where)
 
 
@@ -55,7 +55,7 @@ def batch_rows(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> Rows:
-  """Returns the examples as vectors, here and everywhere."""
+  """Returns the examples as vectors, of this device and of all devices."""
   rows = flat_rows(x, where)
   return Rows(rows, gather_batch(rows, axis_name))
 
@@ -65,7 +65,7 @@ def pairs(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> Pairs:
-  """Returns the pairs of a batch."""
+  """Returns the masks of the pairs of a batch."""
   rows = jnp.ones(x.shape[:1], bool) if where is None else where
   columns = gather_batch(rows, axis_name)
   return Pairs(rows, columns, gathered_positions(rows.size, axis_name))
@@ -77,17 +77,17 @@ def over_rows(
   pair: Pairs,
   chunk_size: int | None,
 ) -> Values:
-  """Returns `function(*sides, pair)`, values a row, a few rows at a time."""
+  """Returns `function(*sides, pair)`, for `chunk_size` rows at a time."""
 
   def of_part(part: tuple[list[Array], Array, Array]) -> Values:
-    locals_, rows, places = part
+    locals_, rows, positions = part
     chunks = [
       side._replace(local=local)
       for side, local in zip(sides, locals_, strict=True)
     ]
-    return function(*chunks, pair._replace(rows=rows, places=places))
+    return function(*chunks, pair._replace(rows=rows, positions=positions))
 
-  parts = [side.local for side in sides], pair.rows, pair.places
+  parts = [side.local for side in sides], pair.rows, pair.positions
   return in_chunks(of_part, parts, chunk_size)
 
 
@@ -100,10 +100,10 @@ def pair_mean(
   chunk_size: int | None,
   axis_name: str | None,
 ) -> Float[Array, ""]:
-  """Returns the mean of a function over pairs that count, as `over_rows`."""
+  """Returns the mean of a function over the unmasked pairs, by `over_rows`."""
 
   def sums(student: Rows, teacher: Rows, pair: Pairs) -> Float[Array, " chunk"]:
-    return jnp.sum(function(student, teacher, pair), 1, where=pair.counted)
+    return jnp.sum(function(student, teacher, pair), 1, where=pair.valid)
 
   values = over_rows(sums, student, teacher, pair=pair, chunk_size=chunk_size)
   count = jnp.sum(pair.columns, dtype=values.dtype)
@@ -113,13 +113,14 @@ def pair_mean(
 
 
 def products(rows: Rows) -> Float[Array, "batch whole"]:
-  """Returns the inner products of this device's rows with all."""
-  # The default precision on GPU and TPU keeps 10 or 8 bits: too few here.
+  """Returns the inner products of this device's rows with all rows."""
+  # The default precision on GPU and TPU keeps 10 or 8 bits, too few for
+  # differences of similarities.
   return jnp.matmul(rows.local, rows.whole.T, precision="highest")
 
 
-def unit_rows(rows: Rows, eps: float = 0.0) -> Rows:
-  """Returns the rows' directions."""
-  local = unit_vectors(rows.local, eps)
+def unit_rows(rows: Rows, epsilon: float = 0.0) -> Rows:
+  """Returns the rows divided by their norms."""
+  local = unit_vectors(rows.local, epsilon)
   alone = rows.whole is rows.local
-  return Rows(local, local if alone else unit_vectors(rows.whole, eps))
+  return Rows(local, local if alone else unit_vectors(rows.whole, epsilon))

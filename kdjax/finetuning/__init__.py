@@ -1,15 +1,15 @@
-"""Fine-tuning: from a pretrained network to a task, and from which network.
+"""Fine-tuning: from a pretrained network to a task.
 
-Penalties and losses that keep what was pretrained, and scores that tell how
-well it will transfer. All are pure: arrays in, arrays out.
+Penalties, losses and normalizations that use the knowledge of the pretrained
+network. Every function is pure: arrays in, arrays out.
 """
 
 from kdjax.finetuning._bi_tuning import KeyQueue
 from kdjax.finetuning._bi_tuning import categorical_contrastive_loss
 from kdjax.finetuning._bi_tuning import contrastive_cross_entropy_loss
-from kdjax.finetuning._bi_tuning import enqueue_keys
 from kdjax.finetuning._bi_tuning import homogeneous_directions
-from kdjax.finetuning._bi_tuning import key_queue
+from kdjax.finetuning._bi_tuning import key_queue_init
+from kdjax.finetuning._bi_tuning import key_queue_update
 from kdjax.finetuning._bss import bss_loss
 from kdjax.finetuning._co_tuning import co_tuning_loss
 from kdjax.finetuning._co_tuning import co_tuning_targets
@@ -33,9 +33,9 @@ __all__ = (
   "contrastive_cross_entropy_loss",
   "delta_channel_attention",
   "delta_loss",
-  "enqueue_keys",
   "homogeneous_directions",
-  "key_queue",
+  "key_queue_init",
+  "key_queue_update",
   "l2_sp",
   "prototypical_logits",
   "prototypical_loss",

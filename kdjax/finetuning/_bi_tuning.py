@@ -1,4 +1,4 @@
-"""Bi-Tuning: contrastive losses on the classifier's and a projector's side."""
+"""Bi-Tuning: contrastive losses for the classifier and for a projector."""
 
 from typing import NamedTuple
 
@@ -18,11 +18,11 @@ from kdjax.ops import validate
 
 
 class KeyQueue(NamedTuple):
-  """Keys of past examples, by class: the state of Bi-Tuning.
+  """Key queues of Bi-Tuning, one for each class.
 
   Attributes:
     keys: `[classes, size, dims]`, vectors of unit norm.
-    position: `[classes]`, where the next key of a class goes.
+    position: `[classes]`, the index that the next key of a class replaces.
 
   References:
     Zhong et al., `Bi-tuning of pre-trained representations
@@ -34,31 +34,31 @@ class KeyQueue(NamedTuple):
 
 
 @validate
-def key_queue(
+def key_queue_init(
   key: Array,
   num_classes: int,
   dims: int,
   *,
   size: int = 40,
 ) -> KeyQueue:
-  """Key queue of Bi-Tuning, filled with random directions.
+  """Bi-Tuning's initial key queues: random unit vectors.
 
   Args:
-    key: draws the directions.
-    num_classes: how many classes there are.
-    dims: the width of the keys: that of the projector, or that of the features
-      and 1 more for `homogeneous_directions`.
-    size: how many keys of each class are kept.
+    key: draws the vectors.
+    num_classes: the number of classes.
+    dims: the width of the keys: the width of the projector's outputs, or the
+      width of the features plus 1 for `homogeneous_directions`.
+    size: the number of keys of each class.
 
   Returns:
-    A `KeyQueue`; its `keys` are what the losses take.
+    A `KeyQueue`. Pass its `keys` to the losses.
 
   Raises:
     ValueError: if a number is below 1.
-    TypeError: if a number is no integer.
+    TypeError: if a number is not an integer.
 
   Examples:
-    >>> key_queue(jax.random.key(0), 3, 4, size=2).keys.shape
+    >>> key_queue_init(jax.random.key(0), 3, 4, size=2).keys.shape
     (3, 2, 4)
 
   References:
@@ -70,42 +70,44 @@ def key_queue(
     ("dims", dims),
     ("size", size),
   ):
-    check_integer(f"key_queue: {name}", value, 1)
-  keys = _directions(jax.random.normal(key, (num_classes, size, dims)))
+    check_integer(f"key_queue_init: {name}", value, 1)
+  keys = _unit_vectors(jax.random.normal(key, (num_classes, size, dims)))
   return KeyQueue(keys, jnp.zeros(num_classes, jnp.int32))
 
 
 @validate
-def enqueue_keys(
-  queue: KeyQueue,
+def key_queue_update(
+  state: KeyQueue,
   keys: Float[Array, "batch dims"],
   labels: Int[Array, " batch"],
   *,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> KeyQueue:
-  """Enqueueing of Bi-Tuning: new keys replace the oldest of their class.
+  """Bi-Tuning's key queues: new keys replace the oldest keys of their class.
 
   Args:
-    queue: the state.
+    state: the key queues.
     keys: `[batch, dims]`, of unit norm, from the momentum encoder; no gradient.
     labels: `[batch]`, the classes of the keys.
-    where: `[batch]`, which keys count.
-    axis_name: the mapped axis that holds the rest of the batch, in whose order
-      all devices enqueue all keys: the queue stays the same on each.
+    where: `[batch]`, True for the keys to add.
+    axis_name: the mapped axis that holds the rest of the batch. Every device
+      adds the keys of all devices in the same order, so that their queues stay
+      equal.
 
   Returns:
-    The new state. Of more keys of a class than the queue holds, the last stay.
+    The new state. If a batch has more keys of a class than the queue holds, the
+    last keys remain.
 
   Raises:
     ValueError: if shapes do not fit.
     TypeError: if dtypes are wrong.
 
   Examples:
-    >>> queue = KeyQueue(jnp.zeros((2, 2, 1)), jnp.zeros(2, jnp.int32))
+    >>> state = KeyQueue(jnp.zeros((2, 2, 1)), jnp.zeros(2, jnp.int32))
     >>> keys = jnp.array([[1.0], [2.0], [3.0]])
-    >>> queue = enqueue_keys(queue, keys, jnp.array([1, 0, 1]))
-    >>> print(queue.keys[..., 0], queue.position)
+    >>> state = key_queue_update(state, keys, jnp.array([1, 0, 1]))
+    >>> print(state.keys[..., 0], state.position)
     [[2. 0.]
      [1. 3.]] [1 0]
 
@@ -113,33 +115,33 @@ def enqueue_keys(
     Zhong et al., `Bi-tuning of pre-trained representations
     <https://arxiv.org/abs/2011.06182>`_, 2020.
   """
-  classes, size, dims = queue.keys.shape
+  classes, size, dims = state.keys.shape
   if keys.shape[1] != dims:
     raise ValueError(
-      f"enqueue_keys: keys has shape {keys.shape}; expected {dims} dims, as in "
-      "queue."
+      f"key_queue_update: keys has shape {keys.shape}; expected {dims} dims, "
+      "the width of the keys in state."
     )
   check_labels(labels, classes)
-  counted = jnp.ones(labels.shape, bool) if where is None else where
-  keys, labels, counted = (
+  keep = jnp.ones(labels.shape, bool) if where is None else where
+  keys, labels, keep = (
     gather_batch(x, axis_name)
-    for x in (jax.lax.stop_gradient(keys), labels, counted)
+    for x in (jax.lax.stop_gradient(keys), labels, keep)
   )
-  same = (labels[:, None] == labels[None]) & counted[None]
+  same = (labels[:, None] == labels[None]) & keep[None]
   order = jnp.arange(labels.size)
   before = jnp.sum(same & (order[None] < order[:, None]), 1)
   after = jnp.sum(same & (order[None] > order[:, None]), 1)
-  slot = (queue.position[labels] + before) % size
-  # Out of range, and so dropped: a place is written once.
-  slot = jnp.where(counted & (after < size), slot, size)
+  slot = (state.position[labels] + before) % size
+  # An index out of range drops a key: each index is written at most once.
+  slot = jnp.where(keep & (after < size), slot, size)
   added = (
-    jnp.zeros_like(queue.position)
+    jnp.zeros_like(state.position)
     .at[labels]
-    .add(counted.astype(queue.position.dtype))
+    .add(keep.astype(state.position.dtype))
   )
   return KeyQueue(
-    queue.keys.at[labels, slot].set(keys.astype(queue.keys.dtype), mode="drop"),
-    (queue.position + added) % size,
+    state.keys.at[labels, slot].set(keys.astype(state.keys.dtype), mode="drop"),
+    (state.position + added) % size,
   )
 
 
@@ -148,19 +150,20 @@ def homogeneous_directions(
   rows: Float[Array, "batch dims"],
   offsets: Float[Array, " batch"] | None = None,
 ) -> Float[Array, "batch dims_and_1"]:
-  r"""Homogeneous directions: rows with an offset appended, of unit norm.
+  r"""Homogeneous directions: appends an offset to rows and normalizes them.
 
   .. math:: \hat x = (x, b) / \lVert (x, b) \rVert_2
 
-  With offsets 1, of features; with the biases, of a head's weights. Their
-  inner product is then a cosine that knows the bias.
+  Features get the offset 1; the weights of a head get its biases. The inner
+  product of the two is a cosine similarity that includes the bias.
 
   Args:
-    rows: `[batch, dims]`: features, or a head's weights, a class a row.
-    offsets: `[batch]`, 1 without it.
+    rows: `[batch, dims]`: features, or the weights of a head, one row for each
+      class.
+    offsets: `[batch]`; None for 1.
 
   Returns:
-    `[batch, dims + 1]`; 0 for a row that is 0 with its offset.
+    `[batch, dims + 1]`; 0 if a row and its offset are 0.
 
   Raises:
     ValueError: if shapes do not fit.
@@ -178,7 +181,7 @@ def homogeneous_directions(
   if offsets is None:
     offsets = jnp.ones(rows.shape[0], rows.dtype)
   offsets = offsets.astype(rows.dtype)
-  return _directions(jnp.concatenate([rows, offsets[:, None]], 1))
+  return _unit_vectors(jnp.concatenate([rows, offsets[:, None]], 1))
 
 
 @validate
@@ -190,36 +193,36 @@ def categorical_contrastive_loss(
   *,
   temperature: ArrayLike = 0.07,
 ) -> Float[Array, " batch"]:
-  r"""Categorical contrastive loss (CCL) of Bi-Tuning, on the projector's side.
+  r"""Categorical contrastive loss (CCL) of Bi-Tuning: for the projector.
 
   .. math::
     \ell = \operatorname{KL}(u \,\Vert\, p), \qquad
     p = \operatorname{softmax}(z \cdot z_k / \tau), \qquad
     u_k = \frac{[k \in \{z^+\} \cup Q_y]}{1 + K}
 
-  The query z finds its own key and the K keys of its class among those of all
-  classes.
+  The positives of the query z are its own key z+ and the K queued keys Q_y of
+  its class; the queued keys of all other classes are negatives.
 
   Args:
     queries: `[batch, dims]`, projections of unit norm.
-    keys: `[batch, dims]`, the momentum encoder's projections of other views of
-      the same examples, of unit norm; no gradient.
+    keys: `[batch, dims]`, projections of other views of the same examples by
+      the momentum encoder, of unit norm; no gradient.
     labels: `[batch]`.
-    queue_keys: `[classes, size, dims]`, `KeyQueue`'s; no gradient. In
-      TLlib without this batch's keys.
+    queue_keys: `[classes, size, dims]`, the keys of a `KeyQueue`; no gradient.
+      In TLlib they do not contain the keys of this batch.
     temperature: tau > 0. May be traced.
 
   Returns:
-    One value an example. Published weight: 1 times the mean, beside that of
-    `contrastive_cross_entropy_loss` and the cross-entropy, with K = 40
+    One value an example. Published weight: 1 times the mean, added to the means
+    of `contrastive_cross_entropy_loss` and of the cross-entropy, with K = 40
     and momentum 0.999.
 
   Raises:
     ValueError: if shapes differ or a static temperature is not above 0.
     TypeError: if dtypes are wrong.
 
-  A divergence, as in TLlib; the paper has the cross-entropy, more by the
-  constant log(1 + K).
+  As in TLlib, the loss is a divergence. The paper's cross-entropy is larger by
+  the constant log(1 + K).
 
   Examples:
     >>> x = jnp.array([[1.0, 0.0]])
@@ -238,7 +241,7 @@ def categorical_contrastive_loss(
   queries = queries.astype(dtype)
   own = jax.lax.stop_gradient(keys).astype(dtype)
   own = jnp.sum(queries * own, 1)
-  return _contrast(own, queries, labels, queue_keys, temperature)
+  return _contrastive_divergence(own, queries, labels, queue_keys, temperature)
 
 
 @validate
@@ -251,26 +254,27 @@ def contrastive_cross_entropy_loss(
   temperature: ArrayLike = 0.07,
   stop_head_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Contrastive cross-entropy (CCE) of Bi-Tuning, on the classifier's side.
+  r"""Contrastive cross-entropy (CCE) of Bi-Tuning: for the classifier.
 
   .. math::
     \ell = \operatorname{KL}(u \,\Vert\, p), \qquad
     p = \operatorname{softmax}(h_k \cdot w_y / \tau), \qquad
     u_k = \frac{[k \in \{h\} \cup Q_y]}{1 + K}
 
-  A class finds its examples, as in the cross-entropy an example finds its
-  class: the weights of the example's class find its features and the K keys
-  of that class among those of all classes.
+  The anchor is the head's weight vector w_y of the example's class. Its
+  positives are the example's features h and the K queued keys Q_y of the class;
+  the queued keys of all other classes are negatives.
 
   Args:
     features: `[batch, dims]`, of unit norm, by `homogeneous_directions`.
     labels: `[batch]`.
-    queue_keys: `[classes, size, dims]`, `KeyQueue`'s, such directions of
-      the momentum encoder's features; no gradient. In TLlib with this batch's
-      keys.
-    head: `[classes, dims]`, the head's weights and biases as directions.
+    queue_keys: `[classes, size, dims]`, the keys of a `KeyQueue`: homogeneous
+      directions of the momentum encoder's features; no gradient. In TLlib they
+      contain the keys of this batch.
+    head: `[classes, dims]`, the homogeneous directions of the head's weights
+      and biases.
     temperature: tau > 0. May be traced.
-    stop_head_gradient: False lets gradients reach the head. In TLlib none do.
+    stop_head_gradient: False lets gradients reach the head; TLlib stops them.
 
   Returns:
     One value an example. Published weight: 1 times the mean.
@@ -279,8 +283,8 @@ def contrastive_cross_entropy_loss(
     ValueError: if shapes differ or a static temperature is not above 0.
     TypeError: if dtypes are wrong.
 
-  A divergence, as in TLlib; the paper has the cross-entropy, more by the
-  constant log(1 + K).
+  As in TLlib, the loss is a divergence. The paper's cross-entropy is larger by
+  the constant log(1 + K).
 
   Examples:
     >>> head = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
@@ -302,17 +306,17 @@ def contrastive_cross_entropy_loss(
     head = jax.lax.stop_gradient(head)
   anchors = head[labels]
   own = jnp.sum(features.astype(dtype) * anchors, 1)
-  return _contrast(own, anchors, labels, queue_keys, temperature)
+  return _contrastive_divergence(own, anchors, labels, queue_keys, temperature)
 
 
-def _contrast(
+def _contrastive_divergence(
   own: Float[Array, " batch"],
   anchors: Float[Array, "batch dims"],
   labels: Int[Array, " batch"],
   queue_keys: Float[Array, "classes size dims"],
   temperature: ArrayLike,
 ) -> Float[Array, " batch"]:
-  """Returns KL(u || p) of an anchor's own score and those of the queue."""
+  """Returns KL(u || p) over an anchor's own score and its queue scores."""
   check_positive("temperature", temperature)
   classes, size, _ = queue_keys.shape
   check_labels(labels, classes)
@@ -320,15 +324,15 @@ def _contrast(
   queue = jax.lax.stop_gradient(queue_keys).astype(own.dtype)
   scores = jnp.einsum("bd,ckd->bck", anchors, queue, precision="highest")
   scores, own = scores / scale, own / scale
-  everything = jnp.concatenate([own[:, None], scores.reshape(own.size, -1)], 1)
+  all_scores = jnp.concatenate([own[:, None], scores.reshape(own.size, -1)], 1)
   positives = jnp.sum(
     scores * jax.nn.one_hot(labels, classes, dtype=own.dtype)[..., None], (1, 2)
   )
   mean = (own + positives) / (size + 1)
-  return jax.nn.logsumexp(everything, 1) - mean - jnp.log(size + 1.0)
+  return jax.nn.logsumexp(all_scores, 1) - mean - jnp.log(size + 1.0)
 
 
-def _directions(x: Float[Array, "... dims"]) -> Float[Array, "... dims"]:
-  """Returns unit vectors; the zero vector is 0, with gradient 0."""
+def _unit_vectors(x: Float[Array, "... dims"]) -> Float[Array, "... dims"]:
+  """Returns unit vectors; 0, with gradient 0, for the zero vector."""
   norm = safe_norm(x, keepdims=True)
   return x / jnp.where(norm == 0, 1.0, norm)

@@ -14,39 +14,41 @@ from kdjax.ops import validate
 def bss_loss(
   features: Float[Array, "batch dims"],
   *,
-  k: int | Array = 1,
+  num_singular_values: int | Array = 1,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Batch spectral shrinkage (BSS): the smallest singular values go to 0.
+  r"""Batch spectral shrinkage (BSS): penalizes the smallest singular values.
 
   .. math:: \ell = \sum_{i=1}^{k} \sigma_{-i}^2(F)
 
-  with the k smallest of the min(batch, dims) singular values of the batch's
-  features: what transfers badly lies in those directions.
+  with the k smallest of the min(batch, dims) singular values of the feature
+  matrix F. According to the paper, these directions transfer badly.
 
   Args:
     features: `[batch, dims]`.
-    k: how many singular values are shrunk. May be traced.
-    where: `[batch]`, which examples count; the others are no zero rows, they
-      are not there.
+    num_singular_values: k, the number of penalized singular values. May be
+      traced.
+    where: `[batch]`, True for the examples to use. Masked examples are left out
+      of the matrix, not set to 0 rows.
     axis_name: the mapped axis that holds the rest of the batch, whose rows are
       gathered.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts. Published weight: 0.001,
-    with k = 1 and batches of 48.
+    A scalar; 0 with gradient 0 if all examples are masked. Published weight:
+    0.001, with k = 1 and batches of 48.
 
   Raises:
     ValueError: if a static k is below 1 or above min(batch, dims).
-    TypeError: if the features are not floating-point, or k is no integer.
+    TypeError: if the features are not floating-point or k is not an integer.
 
-  The singular vectors come from the smaller Gram matrix and get no gradient,
-  which changes no first derivative; equal singular values, where that of an
-  SVD is infinite, are no exception. Second derivatives are not those of BSS.
+  The singular vectors are eigenvectors of the smaller Gram matrix and get no
+  gradient. First derivatives stay exact, and finite for equal singular values,
+  where the derivative of an SVD is infinite. Second derivatives are not exact.
 
   Examples:
-    >>> print(f"{bss_loss(jnp.diag(jnp.array([3.0, 2.0, 1.0])), k=2):.4f}")
+    >>> features = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
+    >>> print(f"{bss_loss(features, num_singular_values=2):.4f}")
     5.0000
 
   References:
@@ -57,20 +59,21 @@ def bss_loss(
   """
   rows, mask = gathered_rows(features, where, axis_name)
   size = min(rows.shape)
-  if not isinstance(k, jax.Array):
-    check_integer("bss_loss: k", k, 1)
-    if k > size:
+  if not isinstance(num_singular_values, jax.Array):
+    check_integer("bss_loss: num_singular_values", num_singular_values, 1)
+    if num_singular_values > size:
       raise ValueError(
-        f"bss_loss: k is {k}; expected at most min(batch, dims) = {size}."
+        f"bss_loss: num_singular_values is {num_singular_values}; expected at "
+        f"most min(batch, dims) = {size}."
       )
   x = rows.T if rows.shape[0] < rows.shape[1] else rows
   fixed = jax.lax.stop_gradient(x)
   gram = jnp.matmul(fixed.T, fixed, precision="highest")
   _, vectors = jnp.linalg.eigh(gram)
-  # In ascending order; masked rows have brought zeros, which come first.
+  # Eigenvalues ascend. Each masked row adds a zero eigenvalue: skip those.
   count = jnp.minimum(jnp.sum(mask), rows.shape[1])
-  place = jnp.arange(size) - (size - count)
-  chosen = (place >= 0) & (place < k)
+  rank = jnp.arange(size) - (size - count)
+  chosen = (rank >= 0) & (rank < num_singular_values)
   images = jnp.matmul(x, vectors, precision="highest")
   values = jnp.where(chosen, jnp.sum(jnp.square(images), 0), 0.0)
   return mean_over_devices(jnp.sum(values), axis_name)

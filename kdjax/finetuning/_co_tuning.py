@@ -1,4 +1,4 @@
-"""Co-Tuning: the pretrained classes go on teaching the network."""
+"""Co-Tuning: fine-tuning with the pretrained head."""
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
@@ -19,39 +19,39 @@ def co_tuning_targets(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, "target_classes source_classes"]:
-  r"""Co-Tuning's category relationship p(y_s | y_t), learned directly.
+  r"""Co-Tuning's category relationship: estimates p(y_s | y_t) directly.
 
   .. math::
     p(y_s \mid y_t) = \operatorname*{mean}_{i: y_i = y_t} p(y_s \mid x_i)
 
-  the pretrained model's average answer to the examples of a target class. Once,
-  before fine-tuning, over the whole target set; `targets[labels]` is what
-  `co_tuning_loss` compares with.
+  the mean prediction of the pretrained network on the examples of a target
+  class. Compute it once before fine-tuning, on the whole target data set, and
+  pass `targets[labels]` to `co_tuning_loss`.
 
   Args:
     source_probabilities: `[batch, source_classes]`, the softmax of the
       pretrained head on target examples; no gradient.
     target_labels: `[batch]`.
-    num_classes: how many target classes there are. Without it, the largest
-      label tells, for labels that are known; under jit it must be given.
-    where: `[batch]`, which examples count.
+    num_classes: the number of target classes; None for the largest label plus
+      1. Under `jax.jit` it must be given.
+    where: `[batch]`, True for the examples to use.
     axis_name: the mapped axis that holds the rest of the examples.
 
   Returns:
     `[target_classes, source_classes]`, without gradient. The row of a class
-    without examples is 0, so that its loss is 0; it is NaN in published code.
+    without examples is 0, and so is its loss; the published code returns NaN.
 
   Raises:
-    ValueError: if the batches differ, or if the number of classes is not known
-      at trace time.
+    ValueError: if the batches differ in size, or `num_classes` is None under
+      `jax.jit`.
     TypeError: if dtypes are wrong.
 
-  The paper's second way, by Bayes' rule from a classifier of p(y_t | y_s)
-  fitted on calibrated probabilities, is not part of TLlib, nor of this.
+  The paper's second estimate, by Bayes' rule from a classifier of p(y_t | y_s)
+  on calibrated probabilities, is implemented neither in TLlib nor here.
 
   Examples:
-    >>> answers = jnp.array([[0.75, 0.25], [0.25, 0.75], [0, 1]])
-    >>> print(co_tuning_targets(answers, jnp.array([0, 0, 1])))
+    >>> probabilities = jnp.array([[0.75, 0.25], [0.25, 0.75], [0, 1]])
+    >>> print(co_tuning_targets(probabilities, jnp.array([0, 0, 1])))
     [[0.5 0.5]
      [0.  1. ]]
 
@@ -76,19 +76,19 @@ def co_tuning_loss(
   source_logits: Float[Array, "batch source_classes"],
   targets: Float[Array, "batch source_classes"],
 ) -> Float[Array, " batch"]:
-  r"""Co-Tuning loss: the pretrained head keeps answering as it did on average.
+  r"""Co-Tuning loss: the cross-entropy of the pretrained head with its targets.
 
   .. math:: \ell = -\sum_{y_s} p(y_s \mid y_t) \log q(y_s \mid x)
 
   Args:
-    source_logits: `[batch, source_classes]`, of the pretrained head, which is
-      trained on, on the features being fine-tuned.
-    targets: `[batch, source_classes]`, rows of `co_tuning_targets` at
-      the examples' labels; no gradient.
+    source_logits: `[batch, source_classes]`, of the pretrained head on the
+      fine-tuned features. The head is trained too.
+    targets: `[batch, source_classes]`, the rows of `co_tuning_targets` that the
+      labels select; no gradient.
 
   Returns:
-    One value an example, the entropy of the targets at best. Published weight:
-    2.3 times the mean, beside the cross-entropy of the new head.
+    One value an example, at least the entropy of the targets. Published weight:
+    2.3 times the mean, added to the cross-entropy of the new head.
 
   Raises:
     ValueError: if the shapes differ.

@@ -1,4 +1,4 @@
-"""DELTA: features kept near those of the pretrained network."""
+"""DELTA: penalizes changes of pretrained feature maps."""
 
 import jax
 import jax.numpy as jnp
@@ -19,34 +19,35 @@ def delta_loss(
   channel_attention: Float[Array, " channels"] | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""DELTA: fine-tuned feature maps stay near the pretrained ones.
+  r"""Deep learning transfer with attention (DELTA): a penalty on feature maps.
 
   .. math::
     \ell = \frac12 \sum_{hwc} (F_{hwc} - F^0_{hwc})^2, \qquad
     \ell_\text{attention} = \frac{C}{2 H W}
       \sum_c a_c \sum_{hw} (F_{hwc} - F^0_{hwc})^2
 
-  the behavioral penalty, and the one that weighs channels by how much the
-  target task needs them. A network's penalty is the sum over its layers.
+  The behavioral penalty has equal weights for channels. The second penalty
+  weighs channels by their importance a for the target task. Add the penalties
+  of several layers.
 
   Args:
-    student_features: `[batch, ..., channels]`, of the network being tuned.
-    teacher_features: the same layer of the pretrained network, which stays as
-      it was; no gradient.
+    student_features: `[batch, ..., channels]`, of the fine-tuned network.
+    teacher_features: the same layer of the frozen pretrained network; no
+      gradient.
     channel_attention: `[channels]`, from `delta_channel_attention`; no
       gradient. None for the behavioral penalty.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example. Published weight: 0.01 times the sum over the batch
-    of 48 and over the last layer of each of the four stages (TLlib), that is
-    0.48 times the mean; L2 of weight 0.01 on the new head.
+    One value an example. Published weight (TLlib): 0.01 times the sum over a
+    batch of 48 and over the last layers of the four stages, that is 0.48 times
+    the mean over the batch; L2 of weight 0.01 on the new head.
 
   Raises:
     ValueError: if shapes differ.
     TypeError: if an array is not floating-point.
 
-  The paper has no 1/2 and no C / (H W); the factors are those of TLlib.
+  The factors 1/2 and C / (H W) are those of TLlib; the paper has neither.
 
   Examples:
     >>> maps = jnp.ones((1, 2, 2, 3))
@@ -80,7 +81,7 @@ def delta_loss(
 def delta_channel_attention(
   loss_increases: Float[Array, " channels"], *, temperature: ArrayLike = 5.0
 ) -> Float[Array, " channels"]:
-  r"""DELTA's channel attention: which channels the target task would miss.
+  r"""DELTA's channel attention: the importance of channels for the target task.
 
   .. math::
     a = \operatorname{softmax}\Bigl(\frac{1}{T}
@@ -88,14 +89,14 @@ def delta_channel_attention(
       \Bigr)
 
   Args:
-    loss_increases: `[channels]`, by how much the loss on the target's examples
-      rises when the filter of a channel is set to 0, in the pretrained network
-      with a head fitted to the target; averaged over batches.
+    loss_increases: `[channels]`, the increase of the target loss if the filter
+      of a channel is set to 0, in the pretrained network with a head fitted to
+      the target task; the mean over batches.
     temperature: T > 0. May be traced.
 
   Returns:
-    Attention `[channels]`, of sum 1, without gradient; uniform if all channels
-    matter alike.
+    Attention `[channels]`, of sum 1, without gradient; uniform if all increases
+    are equal.
 
   Raises:
     ValueError: if a static temperature is not above 0.
@@ -115,7 +116,9 @@ def delta_channel_attention(
     loss_increases.astype(compute_dtype(loss_increases))
   )
   scale = as_number("temperature", temperature, increases.dtype)
-  centred = increases - jnp.mean(increases)
-  deviation = jnp.sqrt(jnp.mean(jnp.square(centred)))
-  alike = deviation == 0
-  return jax.nn.softmax(centred / (jnp.where(alike, 1.0, deviation) * scale))
+  centered = increases - jnp.mean(increases)
+  deviation = jnp.sqrt(jnp.mean(jnp.square(centered)))
+  constant = deviation == 0
+  return jax.nn.softmax(
+    centered / (jnp.where(constant, 1.0, deviation) * scale)
+  )

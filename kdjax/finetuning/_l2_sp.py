@@ -18,32 +18,33 @@ def l2_sp(
   alpha: ArrayLike = 1.0,
   beta: ArrayLike = 1.0,
 ) -> Float[Array, ""]:
-  r"""L2 penalty towards the starting point (L2-SP) of fine-tuning.
+  r"""L2 starting point (L2-SP): a penalty towards pretrained parameters.
 
   .. math::
     \ell = \frac\alpha2 \lVert w - w^0 \rVert_2^2
          + \frac\beta2 \lVert w' \rVert_2^2
 
-  with the parameters w that were pretrained and those w' that are new.
+  with the pretrained parameters w, their pretrained values w^0 and the new
+  parameters w'.
 
   Args:
     params: a pytree of floating-point arrays.
     pretrained_params: a pytree of the same structure; it receives no gradient.
-      None in place of an array or of a whole subtree, such as a new head,
-      marks what is new.
+      None instead of an array or a subtree marks new parameters, such as those
+      of a new head.
     alpha: the weight of pretrained parameters. May be traced.
-    beta: the weight of new ones. May be traced.
+    beta: the weight of new parameters. May be traced.
 
   Returns:
-    A scalar. Published weights: beta 0.01 and alpha chosen from 1e-3 to 1
-    (paper); 0.01 for both in TLlib, each with no other weight decay.
+    A scalar. Published weights: beta 0.01 and alpha between 1e-3 and 1 (paper),
+    0.01 for both (TLlib). Use no further weight decay.
 
   Raises:
     ValueError: if structures or shapes differ; the message names the path.
     TypeError: if a leaf is not floating-point.
 
-  It is the sum over parameters, as the paper and TLlib have it; adapt takes
-  the mean over them, so its weight does not carry over.
+  The penalty is a sum over parameters, as in the paper and in TLlib. The
+  package ADAPT uses the mean, with other weights.
 
   Examples:
     >>> params = {"body": jnp.array([1.0, 3.0]), "head": jnp.array([2.0])}
@@ -54,7 +55,7 @@ def l2_sp(
     Li, Grandvalet and Davoine, `Explicit inductive bias for transfer learning
     with convolutional networks <https://arxiv.org/abs/1802.01483>`_, 2018.
   """
-  pairs = _paired(params, pretrained_params)
+  pairs = _pairs(params, pretrained_params)
   dtype = jnp.result_type(jnp.float32, *(compute_dtype(x) for x, _ in pairs))
   sums = {True: jnp.zeros((), dtype), False: jnp.zeros((), dtype)}
   for x, start in pairs:
@@ -68,11 +69,13 @@ def l2_sp(
   )
 
 
-def _paired(params: Any, start: Any) -> list[tuple[Array, Array | None]]:
-  """Returns parameters with their starting points, None for new ones."""
+def _pairs(params: Any, pretrained: Any) -> list[tuple[Array, Array | None]]:
+  """Returns pairs of parameters and pretrained values, None for new ones."""
   leaves = jax.tree_util.tree_flatten_with_path(params)[0]
   starts = dict(
-    jax.tree_util.tree_flatten_with_path(start, is_leaf=lambda x: x is None)[0]
+    jax.tree_util.tree_flatten_with_path(
+      pretrained, is_leaf=lambda x: x is None
+    )[0]
   )
   pairs = []
   for path, leaf in leaves:
@@ -83,7 +86,7 @@ def _paired(params: Any, start: Any) -> list[tuple[Array, Array | None]]:
     if owner is None or (starts[owner] is not None and owner != path):
       raise ValueError(
         f"l2_sp: pretrained_params has no counterpart of {name}; expected the "
-        "same structure, with None for what is new."
+        "same structure, with None for new parameters."
       )
     other = starts[owner]
     leaf = jnp.asarray(leaf)
@@ -92,7 +95,7 @@ def _paired(params: Any, start: Any) -> list[tuple[Array, Array | None]]:
     if other is not None and jnp.shape(other) != leaf.shape:
       raise ValueError(
         f"l2_sp: pretrained_params{jax.tree_util.keystr(path)} has shape "
-        f"{jnp.shape(other)}; expected {leaf.shape}, as in params."
+        f"{jnp.shape(other)}; expected {leaf.shape}, the shape in params."
       )
     pairs.append((leaf, None if other is None else jnp.asarray(other)))
   known = {path for path, _ in leaves}
@@ -100,6 +103,6 @@ def _paired(params: Any, start: Any) -> list[tuple[Array, Array | None]]:
     if other is not None and path not in known:
       raise ValueError(
         f"l2_sp: pretrained_params{jax.tree_util.keystr(path)} has no "
-        "counterpart in params; expected the same structure."
+        "counterpart in params; expected the same structure. Remove it."
       )
   return pairs

@@ -1,4 +1,4 @@
-"""Few-shot classification by prototypes: a class is the mean of its shots."""
+"""Prototypical networks: few-shot classification by class means."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -23,24 +23,24 @@ def class_prototypes(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, "classes dims"]:
-  r"""Prototypes of classes: the mean embedding of each.
+  r"""Class prototypes: the mean embedding of each class.
 
   .. math:: c_k = \operatorname*{mean}_{i: y_i = k} f(x_i)
 
   Args:
     embeddings: `[batch, dims]`, of the support examples.
     labels: `[batch]`.
-    num_classes: how many classes there are. Without it, the largest label
-      tells, for labels that are known; under jit it must be given.
-    where: `[batch]`, which examples count.
+    num_classes: the number of classes; None for the largest label plus 1. Under
+      `jax.jit` it must be given.
+    where: `[batch]`, True for the examples to use.
     axis_name: the mapped axis that holds the rest of the examples.
 
   Returns:
     `[classes, dims]`; 0 for a class without examples.
 
   Raises:
-    ValueError: if the batches differ, or if the number of classes is not known
-      at trace time.
+    ValueError: if the batches differ in size, or `num_classes` is None under
+      `jax.jit`.
     TypeError: if dtypes are wrong.
 
   Examples:
@@ -67,19 +67,19 @@ def prototypical_logits(
   distance: str = "squared_euclidean",
   where: Bool[Array, " classes"] | None = None,
 ) -> Float[Array, "batch classes"]:
-  r"""Logits of prototypical networks: the nearer, the likelier.
+  r"""Prototypical logits: negative distances to the prototypes.
 
   .. math:: z_{ik} = -\lVert f(x_i) - c_k \rVert^2
 
   Args:
     embeddings: `[batch, dims]`, of the query examples.
-    prototypes: `[classes, dims]`, as of `class_prototypes`.
-    distance: "squared_euclidean", or "cosine" for 1 - cosine, with which the
-      authors found it to be much worse.
-    where: `[classes]`, which classes there are.
+    prototypes: `[classes, dims]`, for example from `class_prototypes`.
+    distance: "squared_euclidean", or "cosine" for 1 - cosine, which was much
+      less accurate in the paper.
+    where: `[classes]`, True for the classes of the episode.
 
   Returns:
-    `[batch, classes]`, at most 0; -inf for a class that is not there.
+    `[batch, classes]`, at most 0; -inf for a masked class.
 
   Raises:
     ValueError: if the widths differ, or if the distance is unknown.
@@ -98,8 +98,8 @@ def prototypical_logits(
     "prototypical_logits: distance", distance, ("squared_euclidean", "cosine")
   )
   if distance == "cosine":
-    a, b = map(_directions, (embeddings, prototypes))
-    logits = jnp.matmul(a, b.T, precision="highest") - 1.0
+    queries, means = map(_unit_vectors, (embeddings, prototypes))
+    logits = jnp.matmul(queries, means.T, precision="highest") - 1.0
   else:
     logits = -pairwise_squared_distances(embeddings, prototypes)
   mask = None if where is None else where[None]
@@ -118,45 +118,45 @@ def prototypical_loss(
   where: Bool[Array, " support"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " query"]:
-  r"""Prototypical networks: queries are told by the nearest mean of the shots.
+  r"""Prototypical networks: the cross-entropy of queries by their distances.
 
   .. math:: \ell_i = -\log \frac{\exp(-d(f(x_i), c_{y_i}))}
                                {\sum_k \exp(-d(f(x_i), c_k))}
 
-  for one episode; `jax.vmap` runs over episodes. Support and query may differ
-  in size; gradients reach both.
+  with the prototypes c of the support examples, for one episode. For several
+  episodes, use `jax.vmap`. Support and query may differ in size; gradients
+  reach both.
 
   Args:
     support_embeddings: `[support, dims]`.
     support_labels: `[support]`.
     query_embeddings: `[query, dims]`.
     query_labels: `[query]`.
-    num_classes: how many classes there are, the ways of the episode. Without
-      it, the largest support label tells, for labels that are known; under jit
-      it must be given.
+    num_classes: the number of classes (ways) of the episode; None for the
+      largest support label plus 1. Under `jax.jit` it must be given.
     distance: "squared_euclidean" or "cosine", see `prototypical_logits`.
-    where: `[support]`, which support examples count.
+    where: `[support]`, True for the support examples to use.
     axis_name: the mapped axis that holds the rest of the support examples.
 
   Returns:
-    One value a query; infinite if its class has no support.
+    One value a query; infinite if its class has no support example.
 
   Raises:
-    ValueError: if shapes differ, if the number of classes is not known at
-      trace time, or if the distance is unknown.
+    ValueError: if shapes differ, `num_classes` is None under `jax.jit`, or the
+      distance is unknown.
     TypeError: if dtypes are wrong.
 
-  The authors train with more ways than they test with (60 on Omniglot; 30 for
-  one shot and 20 for five on miniImageNet, tested with 5), and as many shots.
-  Their loss is the mean over the queries; their encoder sees support and
-  queries in one batch, as its BatchNorm does.
+  The authors train with more ways than they test with: 60 ways on Omniglot, 30
+  (one shot) and 20 (five shots) on miniImageNet, tested with 5 ways. The
+  numbers of shots are equal. The loss is the mean over queries. Support and
+  queries are one batch of the encoder and of its batch normalization.
 
   Examples:
     >>> support = jnp.array([[0.0], [2.0], [4.0]])
     >>> loss = prototypical_loss(
     ...   support, jnp.array([0, 0, 1]), jnp.array([[2.5]]), jnp.array([1])
     ... )
-    >>> print(loss)  # As far from 1 as from 4.
+    >>> print(loss)  # 2.5 is equally far from the prototypes 1 and 4.
     [0.6931472]
 
   References:
@@ -180,7 +180,7 @@ def prototypical_loss(
   return cross_entropy(logits, query_labels)
 
 
-def _directions(rows: Array) -> Array:
-  """Returns rows of length 1, and 0 for those of length 0."""
+def _unit_vectors(rows: Array) -> Array:
+  """Returns rows of unit norm; 0 for a zero row."""
   rows = rows.astype(compute_dtype(rows))
   return rows / nonzero_divisor(safe_norm(rows, keepdims=True))

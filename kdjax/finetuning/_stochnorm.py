@@ -1,4 +1,4 @@
-"""Stochastic normalization."""
+"""Stochastic normalization (StochNorm)."""
 
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ from kdjax.ops import validate
 
 
 class StochNorm(NamedTuple):
-  """What `stochnorm` returns.
+  """The result of `stochnorm`.
 
   Attributes:
-    outputs: the normalized input, in its shape and dtype.
-    mean: the moving mean `[channels]` after this batch.
-    variance: the moving variance `[channels]` after this batch.
+    outputs: the normalized features, of the same shape and dtype.
+    mean: the new moving mean `[channels]`.
+    variance: the new moving variance `[channels]`.
 
   References:
     Kou et al., `Stochastic normalization
@@ -37,62 +37,63 @@ class StochNorm(NamedTuple):
 
 @validate
 def stochnorm(
+  key: Array | None,
   features: Float[Array, "batch *positions channels"],
   mean: Float[Array, " channels"],
   variance: Float[Array, " channels"],
   scale: Float[Array, " channels"] | None = None,
   bias: Float[Array, " channels"] | None = None,
   *,
-  key: Array | None,
   probability: ArrayLike = 0.5,
   momentum: ArrayLike = 0.1,
-  eps: ArrayLike = 1e-5,
+  epsilon: ArrayLike = 1e-5,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> StochNorm:
-  r"""Stochastic normalization (StochNorm): each channel picks its statistics.
+  r"""Stochastic normalization (StochNorm): random statistics for each channel.
 
   .. math::
     y = \gamma \Bigl[ (1 - s) \frac{x - \tilde\mu}{\sqrt{\tilde v + \epsilon}}
       + s \frac{x - \mu}{\sqrt{v + \epsilon}} \Bigr] + \beta, \qquad
     s \sim \text{Bernoulli}(p)
 
-  with the batch's own mean and variance where s = 1 and the moving ones, which
-  were pretrained and which were not yet updated by this batch, where s = 0:
-  a drop-in for batch normalization that regularizes fine-tuning.
+  with the mean and variance of the batch for s = 1, and the moving mean and
+  variance before this batch (marked by a tilde) for s = 0. It replaces batch
+  normalization and regularizes fine-tuning.
 
   Args:
+    key: draws s for each channel, equal for all examples. Pass the same key on
+      all devices of `axis_name`. None for evaluation: all channels use the
+      moving statistics, which do not change.
     features: `[batch, ..., channels]`.
     mean: the moving mean; no gradient.
     variance: the moving variance; no gradient.
-    scale: gamma, 1 without it.
-    bias: beta, 0 without it.
-    key: picks the branch of each channel, the same one for all examples; over
-      `axis_name`, give all devices the same key. None for evaluation: moving
-      statistics everywhere, which stay as they are.
+    scale: gamma; None for 1.
+    bias: beta; None for 0.
     probability: p in [0, 1]; 1 is batch normalization. May be traced.
-    momentum: the share of the batch in the new moving statistics, as in
-      PyTorch (Flax's momentum is 1 minus it). May be traced.
-    eps: epsilon. May be traced.
-    where: `[batch]`, which examples count; outputs of the others are 0.
+    momentum: the weight of the batch in the new moving statistics, as in
+      PyTorch (1 minus Flax's momentum). May be traced.
+    epsilon: above 0. May be traced.
+    where: `[batch]`, True for the examples to use; the outputs of the others
+      are 0.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A `StochNorm`. The moving variance takes in the batch's over n - 1,
-    the normalization that over n, as in PyTorch. A batch where nothing counts
-    leaves the moving statistics alone.
+    A `StochNorm`. As in PyTorch, the variance divides by n in the normalization
+    and by n - 1 in the moving variance. A batch without examples to use does
+    not change the moving statistics.
 
   Raises:
     ValueError: if shapes differ, or a static number is out of range.
     TypeError: if an array is not floating-point.
 
-  Statistics are float32 for half-precision features. TLlib draws s on the
-  host, from NumPy's global state; the published default of p is 0.5.
+  Statistics are float32 for half-precision features. TLlib draws s on the host
+  from NumPy's global state. The published default of p is 0.5.
 
   Examples:
     >>> x = jnp.array([[1.0], [3.0]])
     >>> out = stochnorm(
-    ...   x, jnp.zeros(1), jnp.ones(1), key=jax.random.key(0), probability=1.0
+    ...   jax.random.key(0), x, jnp.zeros(1), jnp.ones(1), probability=1.0
     ... )
     >>> print(f"{out.outputs[1, 0]:.3f} {out.mean[0]:.1f}")
     1.000 0.2
@@ -102,11 +103,11 @@ def stochnorm(
     <https://proceedings.neurips.cc/paper/2020/hash/bc573864331a9e42e4511de6f678aa83-Abstract.html>`_,
     2020.
   """
-  check_positive("eps", eps)
+  check_positive("epsilon", epsilon)
   dtype = compute_dtype(features)
   x, mask = masked_rows(features, where)
   flat = x.reshape(x.shape[0], -1, x.shape[-1])
-  epsilon = as_number("eps", eps, dtype)
+  added = as_number("epsilon", epsilon, dtype)
   share = as_fraction("momentum", momentum, dtype)
   chance = as_fraction("probability", probability, dtype)
   moving = tuple(
@@ -114,7 +115,7 @@ def stochnorm(
   )
 
   def normalized(center: Array, spread: Array) -> Array:
-    return (flat - center) * jax.lax.rsqrt(spread + epsilon)
+    return (flat - center) * jax.lax.rsqrt(spread + added)
 
   def row(channels: Array) -> Array:
     return channels[None, None]

@@ -1,8 +1,8 @@
-"""Divergences that never hold what they do not need.
+"""Fused divergences for large vocabularies, with little memory.
 
-Large vocabularies: the loss from hidden states and heads without `[tokens,
-vocabulary]` logits, from cached or sampled classes of a teacher, and over
-sharded classes.
+The losses are computed from hidden states and heads without `[tokens,
+vocabulary]` logits in memory, from cached or sampled classes of a teacher, and
+with classes sharded over devices.
 """
 
 from kdjax.fused._divergences import Divergence

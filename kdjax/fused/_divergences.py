@@ -1,20 +1,22 @@
-r"""A divergence in two steps: numbers of a row, then gradients by elements.
+r"""Row divergences in two steps: statistics of a row, then its gradient.
 
-The first step reads both rows twice (their maxima, then all sums) and, for a
-mixture or the total variation, once more. What it returns is a few numbers a
-row. From those the second step writes the gradient, element by element, with
-no further sum: it may run much later, in another chunk, or beside a matmul.
+The first step reads both rows twice (for their maxima, then for all sums) and,
+for a mixture or the total variation, a third time. It returns a few numbers a
+row. The second step computes the gradient from these numbers element by
+element, without a sum; it may run much later, in another chunk, or beside a
+matrix product.
 
-KL needs no third reading. With `g_i = log(v_i / u_i)` of the rows before
-they are normalized, `u` of p and `v` of q, it is
+KL needs no third reading. Let `u` and `v` be the unnormalized rows p and q, and
+`g_i = log(v_i / u_i)`. The KL divergence is
 
 .. math:: \log(1 + a) - b, \quad a = b + \rho, \quad
           b = E_p[g], \quad \rho = E_p[e^g - 1 - g] \geq 0
 
-and `rho - (a - log(1 + a))`, each by its series near 0, keeps the
-digits that the sum of `p (log p - log q)` loses. The loss of digits
-that remains is of 1 / max p where the gap at p's largest class is far from all
-others; `kdjax.ops.kl_divergence`, which reads once more, has none.
+and `rho - (a - log(1 + a))`, with a series for each term near 0, keeps the
+digits that the sum of `p (log p - log q)` loses. Where the gap at p's largest
+class is far from all other gaps, a relative error of 1 / max p roundings
+remains; `kdjax.ops.kl_divergence`, with one more reading, does not have this
+error.
 """
 
 from collections.abc import Callable
@@ -58,9 +60,9 @@ class Divergence(NamedTuple):
 
   Attributes:
     name: one of the above.
-    share: beta of `jsd`, 0.5 without it; lambda of `skew` and
-      `skew_reverse`, 0.1 without it; None for the others. It may be traced
-      and receives no gradient.
+    share: beta of `jsd`, by default 0.5; lambda of `skew` and `skew_reverse`,
+      by default 0.1; None for the other divergences. It may be traced and
+      receives no gradient.
 
   Examples:
     >>> Divergence("jsd", 0.1)
@@ -77,7 +79,7 @@ class Divergence(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """What sets one divergence apart; `share` is the default."""
+  """The formula of a divergence, and the default of its `share`."""
 
   terms: Callable[..., DivergenceTerms]
   teacher_is_p: bool = True
@@ -97,7 +99,7 @@ KINDS = {
 def as_divergence(
   divergence: str | Divergence, dtype: Any
 ) -> tuple[str, tuple[Array, ...]]:
-  """Returns the name and the parameters, none or one, of a divergence."""
+  """Returns the name of a divergence and its parameters, none or one."""
   if isinstance(divergence, str):
     divergence = Divergence(divergence)
   check_choice("divergence", divergence.name, tuple(KINDS))
@@ -105,7 +107,8 @@ def as_divergence(
   if default is None:
     if divergence.share is not None:
       raise ValueError(
-        f"divergence is {divergence}; {divergence.name} has no share."
+        f"divergence is {divergence}; expected share None, since "
+        f"{divergence.name} has no share."
       )
     return divergence.name, ()
   share = default if divergence.share is None else divergence.share
@@ -114,7 +117,7 @@ def as_divergence(
 
 
 class Rows(NamedTuple):
-  """What the gradients of a row need to know, one number a row each."""
+  """Statistics that the gradient of a row needs, one number a row each."""
 
   value: Array
   slope: Array
@@ -127,12 +130,12 @@ class Rows(NamedTuple):
 
 
 class DenseCriterion(NamedTuple):
-  """A divergence between rows of logits; hashable, so that jit can see it.
+  """A divergence between rows of logits; hashable, for a static argument.
 
   Attributes:
-    name: of the divergence.
+    name: the name of the divergence.
     axis_name: the mapped axis over which the classes are sharded.
-    kernel: whose sums a KL's are, on the platform that has it.
+    kernel: the kernel that computes the sums of a KL, on its platform; or None.
   """
 
   name: str
@@ -146,19 +149,19 @@ class DenseCriterion(NamedTuple):
     scale: Array,
     shares: tuple[Array, ...],
   ) -> Rows:
-    """Returns the numbers of each row.
+    """Returns the statistics of each row.
 
     Args:
-      student: logits `[rows, classes]`; the temperatures' dtype is that of
-        the computation.
-      teacher: the same.
+      student: logits `[rows, classes]`. The computation has the dtype of
+        `scale`.
+      teacher: logits `[rows, classes]`.
       scale: temperatures, `[rows]`.
       shares: the parameters of the divergence.
     """
     kind = KINDS[self.name]
     p, q = (teacher, student) if kind.teacher_is_p else (student, teacher)
     if self.kernel:
-      # The kernels' numbers vary together over the axes of a mesh.
+      # A kernel's operands must vary over the same axes of a mesh.
       p, q, scale = (vary_like(x, p, q, scale) for x in (p, q, scale))
       sums = jax.lax.platform_dependent(
         p, q, scale, default=self._sums, **_kernel(self.kernel)
@@ -166,7 +169,7 @@ class DenseCriterion(NamedTuple):
     else:
       sums = self._sums(p, q, scale)
     p_max, q_max, p_total, q_total, gaps, remainder, lost = sums
-    alive = p_max != -jnp.inf  # without a class in p nothing diverges
+    alive = p_max != -jnp.inf  # a row p without classes has divergence 0
     p_max = jnp.where(alive, p_max, 0.0)
     q_max = jnp.where(q_max == -jnp.inf, 0.0, q_max)
     mean = gaps / nonzero_divisor(p_total)
@@ -209,7 +212,7 @@ class DenseCriterion(NamedTuple):
     shares: tuple[Array, ...],
     rows: Rows,
   ) -> tuple[Array, Array]:
-    """Returns the gradients of the values by both logits, by elements."""
+    """Returns the gradients of the values by student and teacher logits."""
     kind = KINDS[self.name]
     p, q = (teacher, student) if kind.teacher_is_p else (student, teacher)
     elements = _elements(p, q, rows.p_max, rows.q_max, scale)
@@ -222,7 +225,7 @@ class DenseCriterion(NamedTuple):
     return (by_q, by_p) if kind.teacher_is_p else (by_p, by_q)
 
   def _sums(self, p: Array, q: Array, scale: Array) -> tuple[Array, ...]:
-    """Returns what KL needs: maxima, totals, and the sums of the gaps."""
+    """Returns the maxima, totals and gap sums that KL needs."""
     p_max, q_max = (self._max(x.astype(scale.dtype)) for x in (p, q))
     elements = _elements(
       p,
@@ -253,17 +256,17 @@ class DenseCriterion(NamedTuple):
 
 
 def _kernel(name: str) -> dict[str, Callable[..., tuple[Array, ...]]]:
-  """Returns a kernel, by its platform."""
+  """Returns the function of a kernel by its platform."""
   if name == "mosaic_tpu":
     return {"tpu": kl_sums_tpu}
-  # Mosaic GPU takes a quarter of the time of `import jax`: only on demand.
+  # Imported on demand: Mosaic GPU takes a quarter of the time of `import jax`.
   from kdjax.fused._kernel_gpu import kl_sums_gpu
 
   return {"cuda": kl_sums_gpu}
 
 
 class _Elements(NamedTuple):
-  """What is known of each class, given the maxima of its rows."""
+  """Values of each class, given the maxima of its rows."""
 
   in_p: Array
   in_q: Array
@@ -279,12 +282,12 @@ def _elements(
 ) -> _Elements:
   p, q = p.astype(scale.dtype), q.astype(scale.dtype)
   p_max, q_max, scale = p_max[:, None], q_max[:, None], scale[:, None]
-  in_p = p != -jnp.inf  # NaN is no mask: it must reach the caller
+  in_p = p != -jnp.inf  # NaN is not masked: it must reach the caller
   in_q = q != -jnp.inf
   both = in_p & in_q
   p_exponent, q_exponent = (p - p_max) / scale, (q - q_max) / scale
-  # Subtract first, with the rounding errors kept: z / T rounds away what the
-  # gap lives on.
+  # Subtract before dividing by T and keep the rounding errors: rounding z / T
+  # loses the digits of the gap.
   center, center_low = two_difference(q_max, p_max)
   high, low = two_difference(
     jnp.where(both, q, center), jnp.where(both, p, 0.0)
@@ -313,7 +316,8 @@ def _statistics(elements: _Elements, rows: Rows) -> RowStatistics:
   p = u / p_total[:, None]
   q = jnp.where(in_q, v, 0.0) / q_total[:, None]
   log_norm, near = rows.log_norm[:, None], rows.near[:, None]
-  # Far from each other, gap and log norm are large, their difference coarse.
+  # Far from each other, gap and log norm are large, and their difference has
+  # few digits.
   far = (q_exponent - jnp.log(q_total)[:, None]) - (
     p_exponent - jnp.log(p_total)[:, None]
   )

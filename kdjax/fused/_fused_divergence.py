@@ -1,4 +1,4 @@
-"""Divergences of logits that are already there."""
+"""Divergences of student and teacher logits in memory."""
 
 import functools
 import math
@@ -25,8 +25,8 @@ from kdjax.ops import row_temperature
 from kdjax.ops import validate
 from kdjax.ops import vary_like
 
-# Logits that a CPU's cache holds: there, chunks are 2.5 times as fast as whole
-# arrays. An accelerator's compiler fuses them into few readings as they are.
+# A CPU chunk fits the cache, which is 2.5 times as fast as whole arrays. An
+# accelerator's compiler fuses whole arrays into few readings.
 SIZES = {"cpu": (2**17, 2**17), "gpu": (math.inf, 2**27)}
 
 
@@ -43,16 +43,17 @@ def fused_divergence(
   chunk_size: int | None = None,
   implementation: str | None = None,
 ) -> Float[Array, "*tokens"]:
-  r"""Fused divergence: rows of logits, read few times, kept nowhere else.
+  r"""Fused divergence: few readings of the logits and no copies of them.
 
   .. math::
     \ell = D(P, Q), \quad P = \mathrm{softmax}(z^T / T), \;
     Q = \mathrm{softmax}(z^S / T)
 
-  with one of the divergences that `Divergence` lists. Between the
-  forward and the backward pass only eight numbers a row are kept; the gradient
-  is computed from the logits again, by elements, and written once. It has a
-  reverse mode only; `kdjax.distillation` has the same divergences in both.
+  where D is one of the divergences in `Divergence`. The forward pass keeps
+  eight numbers a row; the backward pass computes the gradient from the logits
+  again, element by element, and writes it once. The function has reverse-mode
+  derivatives only; `kdjax.distillation` has the same divergences with forward
+  mode too.
 
   Args:
     student_logits: `[*tokens, classes]`; -inf masks a class.
@@ -60,30 +61,31 @@ def fused_divergence(
     divergence: its name, or a `Divergence` with its share.
     temperature: T > 0; a number, or one a token. It may be traced and
       receives no gradient.
-    where: which tokens count; the others cost 0 and get no gradient, whatever
-      their logits hold.
+    where: `[*tokens]`, True for the tokens in the loss; None takes all. Other
+      tokens have value 0 and gradient 0, even with NaN logits.
     stop_teacher_gradient: False lets gradients reach the teacher.
     vocab_axis_name: the axis of `jax.shard_map` (with its default checks) over
-      which the classes are sharded; each device then holds some classes of
-      all its tokens, and the values are those of all classes.
-    chunk_size: how many tokens are computed at a time; by default as many as
-      a cache holds.
+      which the classes are sharded. Each device holds a part of the classes for
+      all its tokens; the values are those of all classes.
+    chunk_size: the number of tokens computed at a time; by default as many as
+      fit a cache.
     implementation: "xla" for all tokens at once, "chunked" for a scan over
-      chunks of them; by default by size. "mosaic_tpu" and "mosaic_gpu" (from
-      Hopper on) are kernels that read the logits once for the sums of a KL,
-      and are "xla" on other platforms; "mosaic_gpu" also where the tokens
-      are no multiple of 8 or the classes none of 64. Neither is chosen by
-      itself, for they have not been run or timed on their platforms.
+      chunks of tokens; by default chosen by size. "mosaic_tpu" and "mosaic_gpu"
+      (Hopper or newer) are kernels that read the logits once for the sums of a
+      KL; on other platforms "xla" runs instead, and also for "mosaic_gpu" if
+      the tokens are not a multiple of 8 or the classes not a multiple of 64.
+      The default never chooses a kernel, because the kernels have not been run
+      or timed on their platforms.
 
   Returns:
-    One value a token, in nats, without a T^2 factor; float32 for
-    half-precision logits. Forward KL is inf where the student excludes a class
-    that the teacher allows, reverse KL where the teacher excludes one.
+    One value a token, in nats, without a T^2 factor; float32 for half-precision
+    logits. Forward KL is inf if a class has -inf on the student's side only,
+    reverse KL if on the teacher's side only.
 
   Raises:
     ValueError: if shapes differ, a static temperature is not above 0, a static
-      share is outside [0, 1], or there is no such divergence or
-      implementation.
+      share is outside [0, 1], or the divergence or the implementation is
+      unknown.
     TypeError: if the logits are not floating-point.
 
   Examples:
@@ -103,9 +105,9 @@ def fused_divergence(
   if implementation in KERNELS:
     if not name.endswith("kl") or vocab_axis_name or dtype != jnp.float32:
       raise ValueError(
-        f"fused_divergence: implementation {implementation!r} has forward_kl "
-        "and reverse_kl of whole rows in float32 or half precision; expected "
-        f"another one for {name} in {dtype}."
+        f"fused_divergence: implementation is {implementation!r}, which has "
+        "forward_kl and reverse_kl of unsharded rows in float32 or half "
+        f"precision; expected None, 'xla' or 'chunked' for {name} in {dtype}."
       )
     *tokens, classes = student_logits.shape
     kernel = fitting_kernel(
@@ -141,7 +143,7 @@ def dense_values(
   chunk_size: int | None,
   implementation: str | None,
 ) -> Array:
-  """Returns a criterion of student logits and a teacher in rows."""
+  """Returns the values of a criterion for student logits and a teacher."""
   *tokens, classes = student_logits.shape
   scale = row_temperature(temperature, student_logits, -1)
   scale = jnp.broadcast_to(scale, (*tokens, 1)).astype(dtype)
@@ -156,8 +158,8 @@ def dense_values(
   scale = scale.reshape(-1)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
-  # What is whole on every device and gets a gradient varies like the rest from
-  # here on, so that the gradient is summed over the devices.
+  # Mark replicated arrays with a gradient as varying like the other arrays, so
+  # that their gradient is summed over the devices.
   leaves = jax.tree.leaves((student, teacher, scale, where))
   vary = functools.partial(jax.tree.map, lambda x: vary_like(x, *leaves))
   student = vary(student)
@@ -168,7 +170,7 @@ def dense_values(
 
 
 class _Plan(NamedTuple):
-  """What is known at trace time."""
+  """Static arguments."""
 
   criterion: Any
   chunk: int
@@ -187,7 +189,7 @@ def _values(
 
 
 def _rows(plan: _Plan, student: Array, teacher: Any, *parameters: Any) -> Any:
-  """Returns the numbers of all rows."""
+  """Returns the statistics of all rows."""
 
   def body(carry: None, start: Array, _: Array) -> tuple[None, Any]:
     s, t, scale, shares = _chunk(plan, start, student, teacher, *parameters)
@@ -204,7 +206,7 @@ def _chunk(
   scale: Array,
   shares: tuple[Array, ...],
 ) -> tuple[Array, Any, Array, tuple[Array, ...]]:
-  """Returns a chunk of the arguments."""
+  """Returns one chunk of the arguments."""
   student, teacher, scale = take_rows(
     (student, teacher, scale), start, plan.chunk
   )

@@ -1,9 +1,9 @@
-"""A Mosaic GPU kernel: the sums of KL's rows in one reading of the logits.
+"""Mosaic GPU kernel: the row sums of KL in one reading of the logits.
 
-A block is one warpgroup. It takes `ROWS` rows and a share of their classes,
-`STEPS` tiles, which are copied to shared memory some steps ahead of the
-arithmetic. Shares give every multiprocessor a block where rows are few, and
-even the work out where they are many; XLA puts their sums together, which are
+A block is one warpgroup. It reduces `ROWS` rows over a share of their classes,
+`STEPS` tiles, which are copied to shared memory some steps before the
+arithmetic. Several shares a row give every multiprocessor a block if rows are
+few, and balance the work if rows are many. XLA combines the sums of the shares,
 seven numbers for 4096 classes.
 """
 
@@ -22,10 +22,11 @@ from kdjax.fused._online_sums import move
 from kdjax.ops import vary_like
 
 ROWS, CLASSES, STEPS = 64, 64, 64
-# Bytes of tiles on their way to a block; two blocks fit a multiprocessor.
+# Bytes of tiles in flight to a block; two blocks fit a multiprocessor.
 AHEAD = 2**16
-# A tile in the registers of a warpgroup, each row in those of four threads, so
-# that its sum needs two shuffles; and one number a row.
+# TILE is the layout of a tile in the registers of a warpgroup: four threads
+# have one row, so a row sum needs two shuffles. ROW is the layout of one number
+# a row.
 TILE = plgpu.Layout.WGMMA
 ROW = TILE.reduce(1)
 
@@ -33,14 +34,15 @@ ROW = TILE.reduce(1)
 def kl_sums_gpu(
   p: Array, q: Array, scale: Array, *, interpret: Any = None
 ) -> tuple[Array, ...]:
-  """Returns the sums of each row, `[rows]` each, in the order of `SUMS`.
+  """Returns the seven sums of each row, `[rows]` each, as `SUMS` lists them.
 
   Args:
     p: logits `[rows, classes]` in float32 or half precision; multiples of 8
       rows and 64 classes.
-    q: the same.
+    q: logits of the same shape and kind.
     scale: temperatures `[rows]` in float32.
-    interpret: how to run it in JAX, on any device, as `plgpu.kernel` takes it.
+    interpret: the argument `interpret` of `plgpu.kernel`, which runs the kernel
+      in JAX on any device.
   """
   rows, classes = p.shape
   blocks, shares = pl.cdiv(rows, ROWS), pl.cdiv(classes, CLASSES * STEPS)
@@ -59,7 +61,7 @@ def kl_sums_gpu(
     interpret=interpret,
   )
   padded = jnp.pad(scale, (0, whole - rows), constant_values=1.0)
-  with jax.enable_x64(False):  # JAX 0.10's pipeline counts in int32 only
+  with jax.enable_x64(False):  # the pipeline of JAX 0.10 needs int32
     sums = vary_like(run(padded, p, q), p)
   parts = [sums[:, i, :rows] for i in range(SUMS)]
   p_max, q_max = (jnp.max(x, 0, keepdims=True) for x in parts[:2])
@@ -76,7 +78,7 @@ def _kernel(
   sums_tile: Any,
   arrived: Any,
 ) -> None:
-  """Sums a share of some rows. Rows past the end read zeros."""
+  """Sums one share of `ROWS` rows. Rows past the end read zeros."""
   block, share = jax.lax.axis_index("block"), jax.lax.axis_index("share")
   here = pl.ds(block * ROWS, ROWS)
   plgpu.copy_gmem_to_smem(scale_ref.at[here], scale_tile, arrived)
@@ -95,7 +97,7 @@ def _kernel(
     )
 
   def spec(ref: Any) -> Any:
-    # Lines of 128 bytes, swizzled, are free of bank conflicts.
+    # Swizzled lines of 128 bytes have no bank conflicts.
     line = 128 // ref.dtype.itemsize
     return plgpu.BlockSpec(
       (ROWS, CLASSES),

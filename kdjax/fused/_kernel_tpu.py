@@ -1,4 +1,4 @@
-"""A Mosaic TPU kernel: the sums of KL's rows in one reading of the logits."""
+"""Mosaic TPU kernel: the row sums of KL in one reading of the logits."""
 
 import functools
 from typing import Any
@@ -18,13 +18,13 @@ ROWS, CLASSES, LANES = 32, 2048, 128
 def kl_sums_tpu(
   p: Array, q: Array, scale: Array, *, interpret: bool = False
 ) -> tuple[Array, ...]:
-  """Returns the sums of each row, `[rows]` each, in the order of `SUMS`.
+  """Returns the seven sums of each row, `[rows]` each, as `SUMS` lists them.
 
   Args:
     p: logits `[rows, classes]` in float32 or half precision.
-    q: the same.
+    q: logits of the same shape and kind.
     scale: temperatures `[rows]` in float32.
-    interpret: whether to run it in JAX, on any device.
+    interpret: True runs the kernel in JAX, on any device.
   """
   rows, classes = p.shape
   tile = pl.BlockSpec((ROWS, CLASSES), lambda i, j: (i, j))
@@ -49,7 +49,7 @@ def kl_sums_tpu(
 def _kernel(
   scale_ref: Any, p_ref: Any, q_ref: Any, sums_ref: Any, *, classes: int
 ) -> None:
-  """Adds a tile to the sums, which stay in the output's block."""
+  """Adds a tile to the sums, which stay in the output block."""
   tile = pl.program_id(1)
   lanes = jax.lax.broadcasted_iota(jnp.int32, (ROWS, LANES), 1)
 

@@ -1,4 +1,4 @@
-"""From hidden states to logits, and the way back, one chunk at a time."""
+"""Logits from hidden states and a head, and their gradients, by chunk."""
 
 from typing import Any, NamedTuple
 
@@ -11,16 +11,17 @@ from kdjax.ops import check_positive
 
 
 class Head(NamedTuple):
-  r"""A language model's head, with all that may stand between it and logits.
+  r"""Head of a language model: weight, bias, scale and softcap.
 
   .. math::
     x = \mathrm{scale} \, (h W^\top + b), \quad
     z = \mathrm{softcap} \, \tanh(x / \mathrm{softcap})
 
-  Gradients reach all four.
+  All four receive gradients.
 
   Attributes:
-    weight: `[vocab, hidden]`; the embedding where it is tied.
+    weight: `[vocab, hidden]`; the embedding matrix in a model with tied
+      weights.
     bias: `[vocab]`, or None.
     scale: a number, as in Cohere's models, or None for 1.
     softcap: a number above 0, as in Gemma 2's, or None for no cap.
@@ -40,19 +41,19 @@ class Head(NamedTuple):
 
 
 class Linear(NamedTuple):
-  """Hidden states and a head: logits that are not there yet."""
+  """Hidden states and a head, in place of their logits."""
 
   hidden: Array
   head: Head
 
 
 def as_linear(name: str, hidden: Array, head: Head | ArrayLike) -> Linear:
-  """Checks a head against its hidden states and makes both arrays."""
+  """Checks a head against its hidden states; returns both as arrays."""
   if not isinstance(head, Head):
     head = Head(head)
   if head.softcap is not None:
     check_positive(f"{name}_head's softcap", head.softcap)
-  # A Python integer may stand for a float.
+  # A Python integer is accepted for a float.
   numbers = (float(x) if isinstance(x, int) else x for x in head)
   head = Head(*(None if x is None else jnp.asarray(x) for x in numbers))
   weight = head.weight
@@ -74,14 +75,14 @@ def as_linear(name: str, hidden: Array, head: Head | ArrayLike) -> Linear:
   for field, value in zip(Head._fields, head, strict=True):
     if value is not None and not jnp.issubdtype(value.dtype, jnp.floating):
       raise TypeError(
-        f"{name}_head has a {field} of dtype {value.dtype}; expected a "
-        "floating-point one."
+        f"{name}_head has a {field} of dtype {value.dtype}; expected "
+        "floating-point."
       )
   return Linear(hidden.reshape(-1, hidden.shape[-1]), head)
 
 
 def linear_logits(linear: Linear, dtype: Any) -> Array:
-  """Returns logits in `dtype`: half-precision products are not rounded."""
+  """Returns logits in `dtype`, without rounding half-precision products."""
   hidden, (weight, bias, scale, softcap) = linear
   kind = _product_dtype(linear)
   logits = jnp.einsum(
@@ -103,16 +104,16 @@ def linear_logits(linear: Linear, dtype: Any) -> Array:
 def linear_gradients(
   linear: Linear, gradient: Array, weights: Array
 ) -> tuple[Array, Head]:
-  """Returns what reaches the hidden states and the head.
+  """Returns the gradients by the hidden states and the head.
 
-  The products take the dtype of the arrays, as in the forward direction, and
-  are summed in the gradient's.
+  The operands of the matrix products have the dtype of the arrays, as in the
+  forward pass; the sums have the dtype of the gradient.
 
   Args:
     linear: a chunk of hidden states, and the head.
-    gradient: of each row's value by its logits.
-    weights: `[rows]`, of the rows in the head's sums; the hidden states' are
-      not weighted: a weight scales them later as well.
+    gradient: the gradient of each row's value by its logits.
+    weights: `[rows]`, the weights of the rows in the sums over rows for the
+      head. The gradient by the hidden states is not weighted here.
   """
   hidden, (weight, bias, scale, softcap) = linear
   dtype, kind = gradient.dtype, _product_dtype(linear)
@@ -148,7 +149,7 @@ def linear_gradients(
 
 
 def _product(a: Array, b: Array) -> Array:
-  """Returns a b, 0 where a is: a class that a bias masks has b = -inf."""
+  """Returns a b, 0 where a = 0: a class masked by its bias has b = -inf."""
   return jnp.where(a == 0, 0.0, a * b)
 
 
@@ -157,9 +158,9 @@ def _total(terms: Array, weights: Array) -> Array:
 
 
 def _product_dtype(linear: Linear) -> Any:
-  """Returns bfloat16 if both are, else at least float32.
+  """Returns bfloat16 if both arrays are bfloat16, else at least float32.
 
-  A gradient's small entries are lost in float16, not in bfloat16.
+  The small entries of a gradient underflow in float16, not in bfloat16.
   """
   kind = jnp.promote_types(linear.hidden.dtype, linear.head.weight.dtype)
   return kind if kind == jnp.bfloat16 else jnp.promote_types(kind, jnp.float32)

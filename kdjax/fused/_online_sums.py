@@ -1,16 +1,17 @@
-r"""The sums of KL's rows in one reading: what the kernels share.
+r"""The row sums of KL in one reading of the logits, for both kernels.
 
-The maxima of a row are not known before its end. Where a tile of classes
-raises them, the sums so far are moved to the new maxima. With the gaps' center
-moved by `delta`, u scaled by `alpha` and v by `beta =
-alpha e^-delta`, the sums Z of u, B of u g and R of v - u - u g become
+The maxima of a row are not known before its last class. If a tile of classes
+raises them, the sums of the earlier classes are updated to the new maxima. The
+update shifts the center of the gaps by `delta`, and scales u by `alpha` and v
+by `beta = alpha e^-delta`. The sums Z of u, B of u g and R of v - u - u g
+become
 
 .. math::
   Z' = \alpha Z, \quad B' = \alpha (B - \delta Z), \quad
   R' = \beta R + (\beta - \alpha) B + Z (\beta - \alpha + \alpha \delta)
 
-in which no large numbers cancel: each term is of second order in the gaps, if
-`beta - alpha` is computed from `delta`.
+With `beta - alpha` computed from `delta`, each term of R' is of second order in
+the gaps, and no large numbers cancel.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +22,11 @@ from jaxtyping import Array
 from kdjax.ops import weighted_expm1
 
 # p_max, q_max, p_total, q_total, the sums of u g and of v - u - u g, and the
-# mass of p that q lacks
+# sum of u over the classes that q masks.
 SUMS = 7
 
 
-# What they are before the first class.
+# The sums before the first class.
 EMPTY = (-jnp.inf, -jnp.inf, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -38,15 +39,15 @@ def add_tile(
   over: Callable[[Callable[..., Array], Array], Array],
   wide: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, ...]:
-  """Returns the sums of the classes so far and of a tile.
+  """Returns the sums over the earlier classes and a tile.
 
   Args:
-    sums: of the classes before, one number a row each.
+    sums: the sums over the earlier classes, one number a row each.
     p: a tile of logits in float32.
-    q: the same.
+    q: a tile of logits in float32.
     scale: the rows' temperatures.
     over: reduces a tile to one number a row, with `jnp.max` or `jnp.sum`.
-    wide: spreads numbers of rows over a tile, where they don't by themselves.
+    wide: broadcasts one number a row to a tile, where JAX does not.
   """
   p_max, q_max = sums[:2]
   new_p = jnp.maximum(p_max, over(jnp.max, p))
@@ -60,7 +61,7 @@ def add_tile(
 def move(
   sums: Sequence[Array], new_p: Array, new_q: Array, scale: Array
 ) -> tuple[Array, ...]:
-  """Returns all sums but the maxima, as seen from new maxima."""
+  """Returns all sums but the maxima, updated to new maxima."""
   p_max, q_max, p_total, q_total, gaps, remainder, lost = sums
   p_zero, q_zero = _finite(new_p), _finite(new_q)
   alpha, beta = (
@@ -93,10 +94,10 @@ def _terms(
   scale: Array,
   wide: Callable[[Array], Array],
 ) -> tuple[Array, ...]:
-  """Returns what is summed, as `DenseCriterion.rows` defines it."""
+  """Returns the terms of the sums of `DenseCriterion.rows`."""
   p_max, q_max = _finite(p_max), _finite(q_max)
   center, center_low = map(wide, _difference(q_max, p_max))
-  # A division an element costs more than all the rest.
+  # One division an element would cost more than all other operations.
   inverse = wide(1.0 / scale)
   in_p, in_q = p != -jnp.inf, q != -jnp.inf
   both = in_p & in_q
@@ -111,7 +112,7 @@ def _terms(
 
 
 def _difference(a: Array, b: Array) -> tuple[Array, Array]:
-  """Returns `ops`' `two_difference`; Mosaic GPU has no `stop_gradient`."""
+  """As `kdjax.ops.two_difference`; Mosaic GPU has no `stop_gradient`."""
   high = a - b
   back = high - a
   return high, (a - (high - back)) - (b + back)

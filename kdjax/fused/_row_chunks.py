@@ -1,4 +1,4 @@
-"""Which implementation runs, and rows in chunks without a padded copy."""
+"""Choice of the implementation, and loops over chunks of rows."""
 
 import functools
 import logging
@@ -16,7 +16,7 @@ from kdjax.ops import vary_like
 IMPLEMENTATIONS = ("xla", "chunked")
 
 
-# Of `fused_divergence` alone, and of its KL.
+# Only `fused_divergence` has kernels, for KL.
 KERNELS = ("mosaic_gpu", "mosaic_tpu")
 _LOGGER = logging.getLogger("kdjax.fused")
 
@@ -29,20 +29,21 @@ def choose_chunk(
   classes: int,
   sizes: Mapping[str, tuple[float | int, int]],
 ) -> int:
-  """Returns how many rows are computed at a time.
+  """Returns the number of rows computed at a time.
 
   Args:
-    function: its name, for messages.
+    function: the name of the calling function, for messages.
     implementation: the user's choice, or None.
     chunk_size: the user's choice, or None.
-    rows: how many there are.
-    classes: their width.
-    sizes: backend -> up to how many logits all rows are taken at once, and
-      about how many logits make a chunk; "gpu" stands for all others too.
+    rows: the number of rows.
+    classes: the number of classes.
+    sizes: backend -> (the largest number of logits computed at once, the
+      approximate number of logits a chunk). Other backends use the sizes of
+      "gpu".
 
   Raises:
     ValueError: if the implementation is unknown or not available, or if
-      there is a chunk size for one that has no chunks.
+      `chunk_size` is given for an implementation without chunks.
   """
   if implementation in KERNELS:
     raise ValueError(
@@ -55,7 +56,8 @@ def choose_chunk(
     check_integer("chunk_size", chunk_size, 1)
     if implementation == "xla":
       raise ValueError(
-        f"chunk_size is {chunk_size}; implementation 'xla' has no chunks."
+        f"chunk_size is {chunk_size}; expected None for implementation 'xla', "
+        "which has no chunks, or implementation 'chunked'."
       )
     return min(chunk_size, rows)
   backend = jax.default_backend()
@@ -75,7 +77,7 @@ def choose_chunk(
 def fitting_kernel(
   function: str, kernel: str, rows: int, classes: int
 ) -> str | None:
-  """Returns a kernel's name, or None where XLA takes its place."""
+  """Returns the name of the kernel, or None if the shape needs XLA."""
   if kernel == "mosaic_gpu" and (rows % 8 or classes % 64):
     _log_once(
       f"{function}: 'xla' for [{rows}, {classes}] logits; 'mosaic_gpu' copies "
@@ -99,19 +101,19 @@ def over_chunks(
 ) -> tuple[Any, Any]:
   """Runs `body(carry, start, fresh)` over chunks of rows.
 
-  The last chunk overlaps the one before it instead of being padded, which
-  would copy the operands; `fresh` says which of its rows are new. What is
-  written into the carry twice is written equal, what is summed is masked.
+  The last chunk overlaps the chunk before it; padding would copy the operands.
+  `fresh` is True for the rows that no earlier chunk has. A row of the overlap
+  is written twice with equal values; `body` must mask it in a sum.
 
   Args:
-    body: returns the next carry and numbers of its rows, `[chunk]` each.
-    carry: arrays; they vary over the mapped axes that the operands vary over.
-    rows: how many there are.
-    chunk: how many are taken at a time, at most `rows`.
+    body: returns the next carry and arrays `[chunk]` of its rows.
+    carry: arrays; they are marked as varying over the operands' mapped axes.
+    rows: the number of rows.
+    chunk: the number of rows a chunk, at most `rows`.
     *operands: the arrays that `body` reads.
 
   Returns:
-    The last carry and the numbers of all rows.
+    The last carry and the arrays for all rows.
   """
   carry = jax.tree.map(
     lambda x: vary_like(x, *jax.tree.leaves(operands)), carry
@@ -157,11 +159,12 @@ def put_rows(tree: Any, part: Any, start: Array) -> Any:
 
 
 def unfused(function: Callable[..., Any], start: Array, *operands: Any) -> Any:
-  """Returns `function(*operands)`, computed before it is put anywhere.
+  """Returns `function(*operands)`, without fusion with later operations.
 
-  What XLA's CPU compiler fuses with an update of a carry it computes by single
-  elements: logarithms in it take ten times as long (jax 0.12). The branch of a
-  condition is not fused; that `start` is at least 0 is not known to it.
+  XLA's CPU compiler computes operations fused with the update of a carry one
+  element at a time: logarithms take ten times as long (jax 0.12). The compiler
+  does not fuse the branch of a condition, and it cannot know that `start` is at
+  least 0.
   """
   if jax.default_backend() != "cpu":
     return function(*operands)
@@ -181,7 +184,7 @@ def unfused(function: Callable[..., Any], start: Array, *operands: Any) -> Any:
 
 
 def weigh(gradient: Array, weights: Array) -> Array:
-  """Returns rows times their weights; a weight of 0 silences inf and NaN."""
+  """Returns rows times their weights; weight 0 gives 0, even for NaN."""
   weights = weights.reshape(-1, *[1] * (gradient.ndim - 1))
-  silent = (weights == 0) & ~jnp.isfinite(gradient)
-  return jnp.where(silent, 0.0, gradient) * weights
+  masked = (weights == 0) & ~jnp.isfinite(gradient)
+  return jnp.where(masked, 0.0, gradient) * weights

@@ -1,13 +1,13 @@
-"""Divergences from teachers of which only some classes are known."""
+"""Divergences from teachers with some known classes a token."""
 
 import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.fused._fused_divergence import dense_values
-from kdjax.fused._fused_linear_divergence import linear_values
 from kdjax.fused._linear_head import Head
 from kdjax.fused._linear_head import as_linear
+from kdjax.fused._linear_values import linear_values
 from kdjax.fused._sparse_teacher import Sparse
 from kdjax.fused._sparse_teacher import SparseCriterion
 from kdjax.ops import check_choice
@@ -45,40 +45,46 @@ def sparse_divergence(
       + P_R \log \frac{P_R}{Q_R}, \quad
     \ell_{\mathrm{drop}} = \sum_{i \in I} w_i \log \frac{P_i}{Q_i}
 
-  where R is all the rest as one class. The bucket is a lower bound of the KL of
-  all classes. Beyond the student's logits, cost and memory are in the number
-  of known classes; its gradient by them has their size.
+  where the class R (the bucket) combines all unknown classes. The bucket form
+  is a lower bound of the KL over all classes. Beyond the student's logits and
+  their gradient, cost and memory are proportional to the number of known
+  classes.
 
   Args:
     student_logits: `[*tokens, classes]`.
     teacher_ids: `[*tokens, known]`, in [0, classes). Distinct in each token,
       except where `tail` is "drop" and `renormalize` not "both".
-    teacher_log_probs: `[*tokens, known]`, of all classes and at the
-      temperature; -inf for none. They receive no gradient.
-    teacher_weights: w, with which a known class counts, for "drop" without
-      renormalization; its probability by default. See `sample_teacher`.
-    tail: "bucket", or "drop" to leave out the unknown classes.
-    renormalize: for "drop": "teacher" lets the teacher's known probabilities
-      sum to 1, which pushes the student's tail to 0; "both" the student's too
-      (as Tunix and MaxText), which gives the tail no gradient; "none" neither.
-    temperature: T > 0 of the student; a number, or one a token. It may be
+    teacher_log_probs: `[*tokens, known]`, log-probabilities normalized over all
+      classes, at the temperature; -inf for probability 0. They receive no
+      gradient.
+    teacher_weights: w, the weights of the known classes for "drop" without
+      renormalization; by default their probabilities. See `sample_teacher`.
+    tail: "bucket" for one class R of all unknown classes, "drop" to leave out
+      the unknown classes.
+    renormalize: for "drop": "teacher" normalizes the teacher's known
+      probabilities to sum 1, which pushes the student's unknown classes to 0;
+      "both" also normalizes the student's (as Tunix and MaxText), which gives
+      the unknown classes no gradient; "none" normalizes neither.
+    temperature: T > 0, of the student; a number, or one a token. It may be
       traced and receives no gradient.
-    where: which tokens count; the others cost 0 and get no gradient.
+    where: `[*tokens]`, True for the tokens in the loss; None takes all. Other
+      tokens have value 0 and gradient 0.
     vocab_axis_name: the axis of `jax.shard_map` (with its default checks) over
-      which the student's classes are sharded, in equal parts; what is known of
-      the teacher is whole on each of its devices, ids count over all of them.
-    chunk_size: how many tokens are computed at a time.
-    implementation: "xla" or "chunked"; by default by size.
+      which the student's classes are sharded, in equal parts. The teacher's
+      arrays are replicated over the axis; ids are those of the whole
+      vocabulary.
+    chunk_size: the number of tokens computed at a time.
+    implementation: "xla" or "chunked"; by default chosen by size.
 
   Returns:
     One value a token, in nats, without a T^2 factor; float32 for
     half-precision logits. "drop" without renormalization may be negative.
 
   Raises:
-    ValueError: if shapes differ, a static temperature is not above 0, there
-      are more known classes than classes, the teacher is sharded over
-      `vocab_axis_name`, or options do not go together.
-    TypeError: if the ids are not integers or the others not floating-point.
+    ValueError: if shapes differ, a static temperature is not above 0, there are
+      more known classes than classes, the teacher is sharded over
+      `vocab_axis_name`, or options contradict each other.
+    TypeError: if the ids are not integers or other arrays not floating-point.
 
   Examples:
     >>> logits, ids = jnp.array([[0.0, 0.0, 0.0, 0.0]]), jnp.array([[2, 0]])
@@ -132,10 +138,11 @@ def sparse_linear_divergence(
   chunk_size: int | None = None,
   implementation: str | None = None,
 ) -> Float[Array, "*tokens"]:
-  r"""Sparse linear divergence: the student's logits are never there either.
+  r"""Sparse linear divergence: from a student's hidden states and head.
 
-  `sparse_divergence` of `z = head(h)`, in chunks of
-  tokens as in `fused_linear_divergence`.
+  The function is `sparse_divergence` of `z = head(h)`, in chunks of tokens as
+  in `fused_linear_divergence`, so that the logits of all tokens are never in
+  memory.
 
   Args:
     student_hidden: `[*tokens, student_width]`.
@@ -147,25 +154,26 @@ def sparse_linear_divergence(
     renormalize: "none", "teacher" or "both".
     temperature: T > 0; a number, or one a token. It may be traced and
       receives no gradient.
-    where: which tokens count.
-    weights: what the tokens' values are multiplied by; they receive no
-      gradient. Prefer both to a mask and to factors outside.
-    vocab_size: how many classes there are; the head's further rows are
-      padding. By default all of them.
+    where: `[*tokens]`, True for the tokens in the loss; None takes all.
+    weights: `[*tokens]`, factors of the tokens' values; they receive no
+      gradient. Prefer `where` and `weights` to a mask and factors applied to
+      the result.
+    vocab_size: the number of classes; further rows of the head are padding. By
+      default all rows are classes.
     vocab_axis_name: the axis of `jax.shard_map` (with its default checks) over
-      which the head is sharded, in equal parts; all else is whole on each of
-      its devices. `vocab_size` then counts over all of them.
-    chunk_size: how many tokens are computed at a time.
-    implementation: "xla" or "chunked"; by default by size.
+      which the head is sharded, in equal parts. All other arrays are replicated
+      over the axis. `vocab_size` is the number for all devices.
+    chunk_size: the number of tokens computed at a time.
+    implementation: "xla" or "chunked"; by default chosen by size.
 
   Returns:
     One value a token, in nats, without a T^2 factor.
 
   Raises:
-    ValueError: if shapes differ, a static temperature is not above 0, there
-      are more known classes than classes, the teacher is sharded over
-      `vocab_axis_name`, or options do not go together.
-    TypeError: if the ids are not integers or the others not floating-point.
+    ValueError: if shapes differ, a static temperature is not above 0, there are
+      more known classes than classes, the teacher is sharded over
+      `vocab_axis_name`, or options contradict each other.
+    TypeError: if the ids are not integers or other arrays not floating-point.
 
   Examples:
     >>> hidden, ids = jnp.zeros((1, 3)), jnp.array([[2, 0]])
@@ -222,18 +230,18 @@ def _as_sparse(
   renormalize: str,
   axis_name: str | None,
 ) -> tuple[SparseCriterion, Sparse]:
-  """Checks what is known of the teacher and brings it into rows."""
+  """Checks the teacher's arrays and reshapes them to `[rows, known]`."""
   check_choice("tail", tail, TAILS)
   check_choice("renormalize", renormalize, RENORMALIZE)
   if tail == "bucket" and renormalize != "none":
     raise ValueError(
-      f"renormalize is {renormalize!r}; with tail 'bucket' all probabilities "
-      "sum to 1 already, expected 'none'."
+      f"renormalize is {renormalize!r}; expected 'none' for tail 'bucket', "
+      "whose probabilities sum to 1 already."
     )
   if weights is not None and (tail, renormalize) != ("drop", "none"):
     raise ValueError(
-      "teacher_weights are given; expected tail 'drop' and renormalize "
-      f"'none', got {tail!r} and {renormalize!r}."
+      f"teacher_weights are given with tail {tail!r} and renormalize "
+      f"{renormalize!r}; expected tail 'drop' and renormalize 'none'."
     )
   known = ids.shape[-1]
   if not known or (known > classes and (tail, renormalize) != ("drop", "none")):
@@ -245,13 +253,13 @@ def _as_sparse(
   for name, x in zip(teacher._fields, teacher, strict=True):
     if x is not None and axis_name in jax.typeof(x).manual_axis_type.varying:
       raise ValueError(
-        f"teacher_{name} vary over {axis_name!r}; expected them whole, and "
-        "known to be equal, on each of its devices."
+        f"teacher_{name} varies over {axis_name!r}; expected an array that "
+        "`jax.shard_map` knows to be replicated over this axis."
       )
   teacher = jax.tree.map(lambda x: x.reshape(-1, known), teacher)
   return SparseCriterion(tail, renormalize, axis_name), teacher
 
 
 def _devices(axis_name: str | None) -> int:
-  """Returns over how many devices the classes are sharded."""
+  """Returns the number of devices over which the classes are sharded."""
   return 1 if axis_name is None else jax.lax.axis_size(axis_name)

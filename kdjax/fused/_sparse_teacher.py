@@ -1,4 +1,4 @@
-"""Forward KL from teachers of which only some classes are known, by rows."""
+"""Forward KL from teachers with some known classes, row by row."""
 
 from typing import Any, NamedTuple
 
@@ -22,10 +22,10 @@ class Sparse(NamedTuple):
 
 
 class LogTotal(NamedTuple):
-  """The log-sum-exp of a row in two parts, whose sum would round large logits.
+  """The log-sum-exp of a row in two parts: their sum would lose digits.
 
   Attributes:
-    largest: the largest logit, 0 without classes.
+    largest: the largest logit, or 0 for a row without classes.
     log_sum: the logarithm of the sum of exp((z - largest) / T).
   """
 
@@ -34,21 +34,21 @@ class LogTotal(NamedTuple):
 
 
 class SparseRows(NamedTuple):
-  """What the gradients of a row need to know, one number a row each."""
+  """Statistics that the gradient of a row needs, one number a row each."""
 
   value: Array
-  total: LogTotal  # of all classes, or of the rest
-  known: Any  # Rows of the known classes as rows of their own
+  total: LogTotal  # of all classes, or of the unknown classes
+  known: Any  # statistics of the rows of known classes
 
 
 class SparseCriterion(NamedTuple):
-  """Forward KL from known classes; hashable, so that jit can see it.
+  """Forward KL from known classes; hashable, for a static argument.
 
   Attributes:
     tail: "bucket" or "drop".
     renormalize: "none", "teacher" or "both".
     axis_name: the mapped axis over which the student's classes are sharded;
-      each device then writes the gradient of those that it holds.
+      each device computes the gradient by its own classes.
   """
 
   tail: str
@@ -62,12 +62,12 @@ class SparseCriterion(NamedTuple):
     scale: Array,
     shares: tuple[Array, ...],
   ) -> SparseRows:
-    """Returns the numbers of each row; see `DenseCriterion`."""
+    """Returns the statistics of each row; see `DenseCriterion`."""
     student, teacher = _widen(scale.dtype, student, teacher)
     logits = self._gather(student, teacher.ids)
     if self.axis_name is not None:
       logits = jax.lax.psum(logits, self.axis_name)
-    if self._of_known:
+    if self._is_distribution:
       rest = self._log_rest(student, teacher, scale)
       known = _KL.rows(*self._known(logits, teacher, scale, rest), scale, ())
       return SparseRows(known.value, rest, known)
@@ -90,15 +90,16 @@ class SparseCriterion(NamedTuple):
   ) -> tuple[Array, None]:
     """Returns the gradient of the values by the student's logits."""
     student, teacher = _widen(scale.dtype, student, teacher)
-    # A known class may exceed the total of the rest; it is replaced below.
+    # A known class may exceed the total of the unknown classes; its gradient is
+    # replaced below.
     log_q = jnp.minimum(_log_softened(student, rows.total, scale), 0.0)
     inside = jnp.exp(log_q)
-    if not self._of_known:
+    if not self._is_distribution:
       weights = self._weights(teacher) / scale[:, None]
       inside *= jnp.sum(weights, -1, keepdims=True)
       known = self._at(inside, teacher.ids)
       return known.add(-weights, mode="drop"), None
-    # By elements: each device's own need no other device's.
+    # The gradient is elementwise, so a device needs no data of other devices.
     logits = self._gather(student, teacher.ids)
     gradient, _ = _KL.gradients(
       *self._known(logits, teacher, scale, rows.total),
@@ -113,8 +114,8 @@ class SparseCriterion(NamedTuple):
     return known.set(gradient[:, :-1], mode="drop"), None
 
   @property
-  def _of_known(self) -> bool:
-    """Whether the known classes, and a bucket, are a distribution."""
+  def _is_distribution(self) -> bool:
+    """Returns True if the known classes, or with a bucket, sum to 1."""
     return self.tail == "bucket" or self.renormalize == "both"
 
   def _weights(self, teacher: Sparse) -> Array:
@@ -127,9 +128,10 @@ class SparseCriterion(NamedTuple):
   def _log_rest(
     self, student: Array, teacher: Sparse, scale: Array
   ) -> LogTotal:
-    """Returns the log-sum-exp of the unknown classes, summed themselves.
+    """Returns the log-sum-exp of the unknown classes.
 
-    All less the known ones would be 0 or less where the student is sure.
+    The sum is over the unknown classes: the total minus the known classes would
+    round to 0 or less for a confident student.
     """
     if self.tail == "drop":
       return LogTotal(jnp.zeros_like(scale), jnp.zeros_like(scale))
@@ -139,11 +141,11 @@ class SparseCriterion(NamedTuple):
   def _known(
     self, logits: Array, teacher: Sparse, scale: Array, total: LogTotal
   ) -> tuple[Array, Array]:
-    """Returns both sides' known classes, and a bucket, as rows of logits."""
+    """Returns both sides' known classes, and the bucket, as rows of logits."""
     log_p = teacher.log_probs
     if self.tail == "bucket":
       rest = -jnp.expm1(jax.nn.logsumexp(log_p, -1, keepdims=True))
-      # What is left of rounding is no probability.
+      # A rest within rounding of 0 is 0.
       rest = jnp.where(rest > 8 * jnp.finfo(rest.dtype).eps, rest, 0.0)
       log_p = jnp.concatenate([log_p, jnp.log(rest)], -1)
       bucket = total.largest + scale * total.log_sum
@@ -151,7 +153,7 @@ class SparseCriterion(NamedTuple):
     return logits, scale[:, None] * log_p
 
   def _log_total(self, logits: Array, scale: Array) -> LogTotal:
-    """Returns the log-sum-exp of the softened rows."""
+    """Returns the log-sum-exp of the softened logits."""
     largest = jnp.max(logits, -1)
     if self.axis_name is not None:
       largest = jax.lax.pmax(largest, self.axis_name)
@@ -163,7 +165,7 @@ class SparseCriterion(NamedTuple):
     return LogTotal(largest, jnp.log(total))
 
   def _gather(self, student: Array, ids: Array) -> Array:
-    """Returns the known classes' logits, 0 for those that others hold."""
+    """Returns the known classes' logits; 0 for classes of other devices."""
     if self.axis_name is None:
       return jnp.take_along_axis(student, ids, -1)
     return jnp.take_along_axis(
@@ -171,12 +173,12 @@ class SparseCriterion(NamedTuple):
     )
 
   def _at(self, student: Array, ids: Array) -> Any:
-    """Returns the known classes of an array of all, to be written to."""
+    """Returns the known classes of an array of all classes, for an update."""
     rows = jnp.arange(student.shape[0])[:, None]
     return student.at[rows, self._columns(student, ids)]
 
   def _columns(self, student: Array, ids: Array) -> Array:
-    """Returns where the known classes are, beyond the end if elsewhere."""
+    """Returns the columns of the known classes; past the end if not here."""
     if self.axis_name is None:
       return ids
     classes = student.shape[1]
@@ -186,7 +188,7 @@ class SparseCriterion(NamedTuple):
 
 
 def _widen(dtype: Any, student: Array, teacher: Sparse) -> tuple[Array, Sparse]:
-  """Brings all but the ids to the dtype of the computation."""
+  """Casts all arrays but the ids to the dtype of the computation."""
   ids, log_probs, weights = teacher
   return student.astype(dtype), Sparse(
     ids,
@@ -196,8 +198,8 @@ def _widen(dtype: Any, student: Array, teacher: Sparse) -> tuple[Array, Sparse]:
 
 
 def _log_softened(logits: Array, total: LogTotal, scale: Array) -> Array:
-  """Returns the softened logits less their log-sum-exp, -inf where masked."""
+  """Returns log-probabilities of the softened logits; -inf where masked."""
   largest, log_sum = total.largest[:, None], total.log_sum[:, None]
   log_q = (logits - largest) / scale[:, None] - log_sum
-  # Without classes the log-sum-exp is -inf too.
+  # Of a row without classes, the log-sum-exp is -inf too.
   return jnp.where(logits == -jnp.inf, -jnp.inf, log_q)

@@ -1,4 +1,4 @@
-"""Some classes of a teacher: drawn at random, or the likeliest of a cache."""
+"""Sparse teachers: sampled classes, or the top classes of a cache."""
 
 import math
 from typing import NamedTuple
@@ -19,15 +19,15 @@ from kdjax.ops import validate
 def known_log_probs(
   values: Float[Array, "*tokens known"], rest: Float[Array, "*tokens"]
 ) -> Float[Array, "*tokens known"]:
-  r"""Log-probabilities of the known classes, from logits and what is left.
+  r"""Log-probabilities of known classes, from their logits and the rest.
 
   .. math::
     \log P_i = z_i - \log \Big(\sum_{j \in I} \exp(z_j) + \exp(r)\Big)
 
-  They are what `sparse_divergence` takes, of what a
-  `kdjax.data.TeacherCache` of the likeliest classes serves. They are those of
-  all classes at the temperature at which r was summed, and of no other: a
-  cache for temperature T is one of a teacher that returns z / T.
+  The function converts the output of a `kdjax.data.TeacherCache` of the top
+  classes to the input of `sparse_divergence`. The log-probabilities are valid
+  at the temperature of r only. For another temperature T, cache a teacher that
+  returns z / T.
 
   Args:
     values: the logits z of the known classes I, `[*tokens, known]`.
@@ -37,7 +37,7 @@ def known_log_probs(
     Log-probabilities in the shape of `values`; float32 for half precision.
 
   Raises:
-    ValueError: if the shapes do not fit.
+    ValueError: if the token axes differ.
     TypeError: if either is not floating-point.
 
   Examples:
@@ -47,19 +47,19 @@ def known_log_probs(
   References:
     Anshumann et al., `Sparse logit sampling: accelerating knowledge
     distillation in LLMs <https://arxiv.org/abs/2503.16870>`_, 2025, which
-    compares what becomes of the rest.
+    compares treatments of the unknown classes.
   """
   logits = jnp.concatenate([values, rest[..., None]], -1)
   return log_softened_softmax(logits)[..., :-1]
 
 
 class SampledTeacher(NamedTuple):
-  """What `sample_teacher` knows of each token.
+  """The sampled classes of each token, from `sample_teacher`.
 
   Attributes:
-    ids: the classes drawn, `[*tokens, samples]`; one may be there twice.
-    log_probs: their log-probabilities.
-    weights: their importance weights, probability / (proposal samples).
+    ids: the sampled classes, `[*tokens, samples]`; a class may occur twice.
+    log_probs: the log-probabilities of the sampled classes.
+    weights: their importance weights, P / (num_samples * proposal).
 
   References:
     Anshumann et al., `Sparse logit sampling: accelerating knowledge
@@ -87,28 +87,29 @@ def sample_teacher(
     w_j = \frac{P_{x_j}}{n \, \pi_{x_j}}, \quad
     \mathrm{E} \sum_j w_j f(x_j) = \sum_i P_i f(i)
 
-  Feed it to `sparse_divergence(logits, ids, log_probs, teacher_weights=weights,
-  tail="drop")`: value and gradient have the expectation of the forward KL of
-  all classes, whose tail the most probable classes alone would leave out.
+  With `sparse_divergence(logits, ids, log_probs, teacher_weights=weights,
+  tail="drop")`, value and gradient are unbiased estimates of the forward KL
+  over all classes. A teacher of the most probable classes alone is biased.
 
   Args:
     key: a PRNG key.
     teacher_logits: `[*tokens, classes]`.
-    num_samples: n, drawn with replacement. The paper stores about 12 distinct
-      classes a token of 50.
+    num_samples: n, drawn with replacement. The paper draws 50 and stores about
+      12 distinct classes a token.
     temperature: T > 0; a number, or one a token.
-    proposal_power: t >= 0; 1 draws from P, with equal weights, 0 evenly.
+    proposal_power: t >= 0; 1 samples from P, with equal weights; 0 samples
+      uniformly.
 
   Returns:
-    A `SampledTeacher`, without gradient to the teacher.
+    A `SampledTeacher`; the teacher receives no gradient.
 
   Raises:
-    ValueError: if there is no sample, a static temperature is not above 0, or
-      a static power is below 0.
+    ValueError: if num_samples is not above 0, a static temperature is not above
+      0, or a static power is below 0.
     TypeError: if the logits are not floating-point.
 
-  Differs from the paper: the weights are not divided by their sum, which would
-  bias them.
+  The paper divides the weights by their sum, which biases the estimate; this
+  function does not.
 
   Examples:
     >>> logits = jnp.array([0.0, 100.0, 0.0])
@@ -127,7 +128,7 @@ def sample_teacher(
   log_p = log_softened_softmax(
     jax.lax.stop_gradient(teacher_logits), temperature=temperature
   )
-  # A power of 0 keeps excluded classes excluded.
+  # Keep masked classes masked: 0 * -inf would be NaN at power 0.
   powered = jnp.where(log_p == -jnp.inf, log_p, proposal_power * log_p)
   log_proposal = log_softened_softmax(powered)
   reached = jnp.cumsum(softened_softmax(powered), -1)
@@ -143,6 +144,6 @@ def sample_teacher(
     jnp.take_along_axis(x, ids, -1) for x in (log_p, log_proposal)
   )
   weights = jnp.exp(chosen - proposed) / num_samples
-  # Without a class there is none to draw.
+  # A row without classes gets weights 0.
   weights = jnp.where(chosen == -jnp.inf, 0.0, weights)
   return SampledTeacher(ids, chosen, weights)

@@ -1,8 +1,8 @@
-"""Domain generalization: many source domains, one that was never seen.
+"""Domain generalization: from several source domains to an unseen domain.
 
-Domains are a leading axis, padded and masked where their batches differ in
-size. Every function is pure: of arrays, or of a loss and its parameters where
-a gradient is needed.
+The leading axis of an array holds the domains; batches of different sizes are
+padded and masked. Every function is pure. It takes arrays, or a loss function
+and its parameters where it needs a gradient.
 """
 
 from kdjax.generalization._coral import coral
@@ -20,6 +20,7 @@ from kdjax.generalization._fish import Fish
 from kdjax.generalization._fish import fish
 from kdjax.generalization._fishr import Fishr
 from kdjax.generalization._fishr import FishrState
+from kdjax.generalization._fishr import fishr_init
 from kdjax.generalization._fishr import fishr_penalty
 from kdjax.generalization._gradient_masks import andmask
 from kdjax.generalization._gradient_masks import domain_gradients
@@ -62,6 +63,7 @@ __all__ = (
   "domainmix",
   "efdmix",
   "fish",
+  "fishr_init",
   "fishr_penalty",
   "fourier_phase",
   "group_dro",

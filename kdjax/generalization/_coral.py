@@ -1,4 +1,4 @@
-"""CORAL over all pairs of domains."""
+"""Correlation alignment (CORAL) over all pairs of domains."""
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +18,31 @@ def coral(
   where: Bool[Array, "domains batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Correlation alignment (CORAL) over all pairs of domains.
+  r"""Correlation alignment (CORAL): aligns the moments of all pairs of domains.
 
   .. math::
     \operatorname*{mean}_{d < e} \Bigl[
       \operatorname*{mean}_{jk} (C_d - C_e)_{jk}^2
       + \operatorname*{mean}_j (\mu_d - \mu_e)_j^2 \Bigr]
 
-  with covariances over n - 1. The mean over pairs is twice the variance over
-  domains, so the cost does not grow with the square of their number.
+  with means \mu and covariances C, which divide by n - 1. The mean over pairs
+  is twice the variance over domains, which costs time linear in their number.
 
   Args:
-    features: `[domains, batch, dims]`; a domain with fewer rows is padded.
-    scaling: "mean", the formula above, as in DomainBed, TLlib and DeepDG;
-      "paper" has no term of means and a quarter of the other, as
-      `kdjax.adaptation.coral_loss` by default.
-    where: `[domains, batch]`, which rows count. A domain without any is left
-      out of the pairs.
+    features: `[domains, batch, dims]`. Pad a domain that has fewer rows.
+    scaling: "mean" is the formula above, as in DomainBed, TLlib and DeepDG.
+      "paper" has no term of the means and a quarter of the covariance term, as
+      the default of `kdjax.adaptation.coral_loss`.
+    where: `[domains, batch]`, True for the rows to use. A domain without such
+      rows is in no pair.
     axis_name: the mapped axis that holds the rest of each domain's batch.
 
   Returns:
-    A scalar; 0 for fewer than two domains. The covariance of a single row is
-    taken as 0, where published codes divide by 0. Published weight: 1.
+    A scalar; 0 for fewer than two domains. The covariance of a single row is 0;
+    published implementations divide by 0 there. Published weight: 1.
 
   Raises:
-    ValueError: if the mask's shape is not that of the rows, or `scaling` is
+    ValueError: if the mask and the features differ in shape, or `scaling` is
       unknown.
 
   Examples:
@@ -62,24 +62,24 @@ def coral(
   )
   present = (counts > 0).astype(rows.dtype)
   means = sums / jnp.maximum(counts, 1)[:, None]
-  centred = mask[:, :, None] * (rows - means[:, None])
+  centered = mask[:, :, None] * (rows - means[:, None])
   products = jnp.einsum(
-    "dbj,dbk->djk", centred, centred, precision=jax.lax.Precision.HIGHEST
+    "dbj,dbk->djk", centered, centered, precision=jax.lax.Precision.HIGHEST
   )
   products = sum_over_devices(products, axis_name)
   covariances = products / jnp.maximum(counts - 1, 1)[:, None, None]
-  value = _spread(covariances, present)
+  value = _mean_pair_difference(covariances, present)
   if scaling == "paper":
     return value / 4
-  return value + _spread(means, present)
+  return value + _mean_pair_difference(means, present)
 
 
-def _spread(
+def _mean_pair_difference(
   moments: Float[Array, "domains ..."], present: Float[Array, " domains"]
 ) -> Float[Array, ""]:
-  """Returns the mean squared difference over pairs of domains that exist."""
+  """Returns the mean squared difference over all pairs of present domains."""
   moments = moments.reshape(moments.shape[0], -1)
   count = jnp.sum(present)
-  centre = jnp.sum(present[:, None] * moments, 0) / jnp.maximum(count, 1)
-  squares = present[:, None] * jnp.square(moments - centre[None])
+  center = jnp.sum(present[:, None] * moments, 0) / jnp.maximum(count, 1)
+  squares = present[:, None] * jnp.square(moments - center[None])
   return 2 * jnp.mean(jnp.sum(squares, 0)) / jnp.maximum(count - 1, 1)

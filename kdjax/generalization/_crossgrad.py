@@ -1,4 +1,4 @@
-"""CrossGrad: inputs perturbed towards other domains."""
+"""Cross-gradient training (CrossGrad): inputs perturbed across domains."""
 
 from collections.abc import Callable
 
@@ -27,37 +27,39 @@ def crossgrad(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, "batch ..."]:
-  r"""CrossGrad: inputs moved along the gradient of another task's loss.
+  r"""Cross-gradient training (CrossGrad): perturbs inputs by a loss's gradient.
 
   .. math::
     x' = x + \epsilon \operatorname{clip}(\nabla_x \ell(x), -c, c)
 
-  The label network learns from inputs moved by the domain network's loss, and
-  the other way round; each weighs old and new by `augmented_loss`::
+  The label network is trained on inputs that the domain network's loss
+  perturbs; the domain network on inputs that the label network's loss perturbs.
+  Both combine clean and perturbed inputs by `augmented_loss`::
 
-    moved = crossgrad(lambda x: domain_losses(x, domains), inputs)
-    loss = augmented_loss(label_losses(inputs), label_losses(moved))
+    perturbed = crossgrad(lambda x: domain_losses(x, domains), inputs)
+    loss = augmented_loss(label_losses(inputs), label_losses(perturbed))
 
   Args:
     loss_fn: the loss of each example, `[batch, ...] -> [batch]`.
     inputs: `[batch, ...]`.
-    epsilon: the length of the step. May be traced.
+    epsilon: the step size. May be traced.
     clip: c, above 0; infinite for the paper's formula. May be traced.
-    scaling: whose gradient is clipped: of the "mean" over the batch (Dassl), so
-      that epsilon grows with the batch until the clip binds, or of the "sum",
-      each example's own loss (the paper).
-    where: `[batch]`, which examples count, of the mean.
+    scaling: the loss that is differentiated. "mean": the mean over the
+      batch, whose gradients shrink as the batch grows (Dassl). "sum": the loss
+      of each example (the paper).
+    where: `[batch]`, True for the examples in the mean.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    Moved inputs, of the same shape and dtype, without gradient. Published:
-    epsilon 1 and clip 0.1 for both networks (Dassl).
+    The perturbed inputs, of the same shape and dtype, without gradient.
+    Published: epsilon 1 and clip 0.1 for both networks (Dassl).
 
   Raises:
-    ValueError: if `scaling` is unknown or a static clip is not above 0.
+    ValueError: if `scaling` is unknown, a static clip is not above 0 or
+      `loss_fn` does not return one value an example.
 
-  Dassl's names are by the network that learns: `EPS_F` scales the domain
-  network's gradient.
+  Dassl names each step size after the network that is trained: `EPS_F`, of the
+  label network F, scales the gradient of the domain network.
 
   Examples:
     >>> inputs = jnp.array([[1.0], [2.0]])
@@ -74,24 +76,24 @@ def crossgrad(
     check_positive("clip", clip)
   keep = jnp.ones(inputs.shape[:1], bool) if where is None else where
 
-  def summed(inputs: Array) -> Float[Array, ""]:
+  def total_loss(inputs: Array) -> Float[Array, ""]:
     losses = loss_fn(inputs)
     if losses.shape != keep.shape:
       raise ValueError(
         f"crossgrad: loss_fn returned shape {losses.shape}; expected one value "
-        f"an example, {keep.shape}."
+        f"an example, {keep.shape}. Remove the reduction over the batch."
       )
     return jnp.sum(jnp.where(keep, losses, 0.0))
 
   dtype = compute_dtype(inputs)
-  gradients = jax.grad(summed)(inputs).astype(dtype)
+  gradients = jax.grad(total_loss)(inputs).astype(dtype)
   if scaling == "mean":
     count = sum_over_devices(jnp.sum(keep, dtype=dtype), axis_name)
     gradients = gradients / jnp.maximum(count, 1)
   limit = as_number("clip", clip, dtype)
   step = as_number("epsilon", epsilon, dtype)
-  moved = inputs.astype(dtype) + step * jnp.clip(gradients, -limit, limit)
-  return jax.lax.stop_gradient(moved.astype(inputs.dtype))
+  perturbed = inputs.astype(dtype) + step * jnp.clip(gradients, -limit, limit)
+  return jax.lax.stop_gradient(perturbed.astype(inputs.dtype))
 
 
 @validate
@@ -101,19 +103,20 @@ def augmented_loss(
   *,
   alpha: ArrayLike = 0.5,
 ) -> Float[Array, "*batch"]:
-  r"""Augmented loss: of an example and of its perturbed copy.
+  r"""Augmented loss: averages the losses of clean and perturbed inputs.
 
   .. math:: (1 - \alpha)\, \ell(x) + \alpha\, \ell(x')
 
   Args:
-    losses: `[*batch]`, of the inputs as they are.
-    augmented_losses: `[*batch]`, of the perturbed inputs.
-    alpha: in [0, 1]; 0 while a generator warms up. May be traced.
+    losses: `[*batch]`, the losses of the clean inputs.
+    augmented_losses: `[*batch]`, the losses of the perturbed inputs.
+    alpha: the weight of the perturbed inputs, in [0, 1]; 0 while a generator is
+      warmed up. May be traced.
 
   Returns:
-    One value an example. Published alpha: 0.5, for both networks of CrossGrad
-    and for DDAIG's label network (Dassl), there after 3 epochs at 0 on PACS and
-    Office-Home.
+    One value an example. Published alpha (Dassl): 0.5 for both networks of
+    CrossGrad and for the label network of DDAIG. On PACS and Office-Home, DDAIG
+    uses 0 for the first 3 epochs.
 
   Raises:
     ValueError: if the shapes differ or a static alpha is outside [0, 1].

@@ -1,4 +1,4 @@
-"""DAEL: an expert a domain, and their agreement."""
+"""Domain adaptive ensemble learning (DAEL): one classifier for each domain."""
 
 import jax
 import jax.numpy as jnp
@@ -18,23 +18,23 @@ def dael_expert_loss(
   logits: Float[Array, "*batch classes"],
   labels: Int[Array, "*batch"],
   *,
-  eps: ArrayLike = 1e-5,
+  epsilon: ArrayLike = 1e-5,
 ) -> Float[Array, "*batch"]:
-  r"""DAEL's expert loss: the cross-entropy of a domain's own expert.
+  r"""Domain adaptive ensemble learning (DAEL): the experts' cross-entropy.
 
   .. math:: \ell = -\log(q_y + \epsilon)
 
   Args:
-    logits: `[*batch, classes]`, of the expert of the example's domain on its
-      weakly augmented view.
+    logits: `[*batch, classes]`. The expert of an example's domain computes them
+      from the weakly augmented example.
     labels: `[*batch]`, integers.
-    eps: bounds the loss, at 11.5. May be traced.
+    epsilon: bounds the loss, at 11.5 for 1e-5. May be traced.
 
   Returns:
     One value an example. Published weight: 1.
 
   Raises:
-    ValueError: if shapes do not fit or a static `eps` is not above 0.
+    ValueError: if shapes do not fit or a static `epsilon` is not above 0.
 
   Examples:
     >>> dael_expert_loss(jnp.array([[-1e4, 0.0]]), jnp.array([0]))
@@ -44,11 +44,15 @@ def dael_expert_loss(
     Zhou et al., `Domain adaptive ensemble learning
     <https://arxiv.org/abs/2003.07325>`_, 2021.
   """
-  check_positive("eps", eps)
+  check_positive("epsilon", epsilon)
   given, labels = labels, check_labels(labels, logits.shape[-1])
   probabilities = softened_softmax(logits)
-  own = jnp.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0]
-  values = -jnp.log(own + as_number("eps", eps, own.dtype))
+  label_probabilities = jnp.take_along_axis(
+    probabilities, labels[..., None], axis=-1
+  )[..., 0]
+  values = -jnp.log(
+    label_probabilities + as_number("epsilon", epsilon, probabilities.dtype)
+  )
   return mask_unknown_labels(values, given, logits.shape[-1])
 
 
@@ -59,27 +63,29 @@ def dael_consistency_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "domains batch"]:
-  r"""DAEL-DG's consistency loss: non-experts together equal the expert.
+  r"""Domain adaptive ensemble learning (DAEL-DG): the experts' consistency.
 
   .. math::
     \ell_{di} = \Bigl\lVert \operatorname*{mean}_{e \ne d}
       q^e(x^\text{strong}_{di})
       - \operatorname{sg}\bigl[q^d(x^\text{weak}_{di})\bigr] \Bigr\rVert_2^2
 
+  The experts of the other domains, averaged, match the expert of the domain.
+
   Args:
-    strong_logits: `[domains, experts, batch, classes]`, all experts (as many as
-      domains) on each domain's strongly augmented examples.
-    weak_logits: `[domains, batch, classes]`, of each domain's own expert on its
-      weakly augmented examples; the target, without gradient.
+    strong_logits: `[domains, experts, batch, classes]`: every expert on the
+      strongly augmented examples of every domain, one expert for each domain.
+    weak_logits: `[domains, batch, classes]`: each domain's own expert on the
+      weakly augmented examples. They are the target and get no gradient.
     stop_teacher_gradient: False lets gradients reach the target.
 
   Returns:
-    One value an example, `[domains, batch]`: a sum over classes. Published
-    weight: 1 times the mean (Dassl), beside `dael_expert_loss`. At test
-    time the experts' probabilities are averaged. 0 for a single domain.
+    One value an example, `[domains, batch]`, a sum over classes; 0 for a single
+    domain. Published weight: 1 times the mean (Dassl), added to
+    `dael_expert_loss`. At test time, average the experts' probabilities.
 
   Raises:
-    ValueError: if there are not as many experts as domains, or shapes do not
+    ValueError: if the numbers of experts and domains differ, or shapes do not
       fit.
 
   Examples:

@@ -18,22 +18,22 @@ def ddaig(
   weight: ArrayLike = 0.3,
   bounds: tuple[float, float] | None = None,
 ) -> Float[Array, "batch ..."]:
-  r"""Domain-adversarial image generation (DDAIG): the perturbed inputs.
+  r"""Deep domain-adversarial image generation (DDAIG): perturbs the inputs.
 
   .. math:: x' = x + \lambda G(x)
 
   Args:
     inputs: `[batch, ...]`.
-    perturbation: G(x), of the same shape: a generator's output in [-1, 1]
-      (tanh), trained by `ddaig_generator_loss`.
+    perturbation: G(x), of the same shape: the output of a generator, in [-1, 1]
+      (tanh). `ddaig_generator_loss` trains the generator.
     weight: \lambda. May be traced.
-    bounds: the lowest and the highest value of an input; None for no bounds.
+    bounds: the lowest and the highest value of an input, to which results are
+      clipped; None does not clip.
 
   Returns:
-    Perturbed inputs, of the same shape and dtype. For the label network's step
-    stop their gradient and weigh them by `augmented_loss`; the domain
-    network learns from `inputs` alone. Published: weight 0.3, no bounds
-    (Dassl).
+    The perturbed inputs, of the same shape and dtype. To train the label
+    network, stop their gradient and use `augmented_loss`. Train the domain
+    network on `inputs` alone. Published: weight 0.3, no bounds (Dassl).
 
   Raises:
     ValueError: if the shapes differ.
@@ -49,14 +49,14 @@ def ddaig(
   if inputs.shape != perturbation.shape:
     raise ValueError(
       f"ddaig: perturbation has shape {perturbation.shape}; expected "
-      f"{inputs.shape}, as in inputs."
+      f"{inputs.shape}, the shape of inputs."
     )
   x = inputs.astype(compute_dtype(inputs))
-  share = as_number("weight", weight, x.dtype)
-  moved = x + share * perturbation.astype(x.dtype)
+  scale = as_number("weight", weight, x.dtype)
+  perturbed = x + scale * perturbation.astype(x.dtype)
   if bounds is not None:
-    moved = jnp.clip(moved, *bounds)
-  return moved.astype(inputs.dtype)
+    perturbed = jnp.clip(perturbed, *bounds)
+  return perturbed.astype(inputs.dtype)
 
 
 @validate
@@ -66,25 +66,28 @@ def ddaig_generator_loss(
   domain_logits: Float[Array, "*batch domains"],
   domains: Int[Array, "*batch"],
 ) -> Float[Array, "*batch"]:
-  r"""DDAIG's generator loss: the class stays, the domain is lost.
+  r"""Deep domain-adversarial image generation (DDAIG): the generator's loss.
 
   .. math::
     \ell = H(y, \operatorname{softmax}(F(x')))
          - H(d, \operatorname{softmax}(D(x')))
 
+  The label network F still recognizes a perturbed input x'; the domain network
+  D does not.
+
   Args:
-    label_logits: `[*batch, classes]`, F of the perturbed inputs.
+    label_logits: `[*batch, classes]`, the logits of F.
     labels: `[*batch]`, integers.
-    domain_logits: `[*batch, domains]`, D of the perturbed inputs.
-    domains: `[*batch]`, integers.
+    domain_logits: `[*batch, domains]`, the logits of D.
+    domains: `[*batch]`, the domain of each example, integers.
 
   Returns:
-    One value an example; not bounded below. It trains the generator only.
-    Published weights: 1 and -1.
+    One value an example, without lower bound. Use its gradient for the
+    generator only. Published weights: 1 and -1.
 
   Raises:
     ValueError: if shapes do not fit.
-    TypeError: if logits are not floating-point or labels no integers.
+    TypeError: if logits are not floating-point or labels are not integers.
 
   Examples:
     >>> zero = jnp.zeros(1, int)

@@ -1,4 +1,4 @@
-"""DIFEX: domain-invariant features, internally and mutually so."""
+"""Domain-invariant feature exploration (DIFEX)."""
 
 from typing import NamedTuple
 
@@ -22,21 +22,22 @@ _FORMS = ("2-norm", "norm-2-norm", "norm-1-norm", "cos")
 def fourier_phase(
   images: Float[Array, "*batch height width channels"],
 ) -> Float[Array, "*batch height width channels"]:
-  r"""Fourier phase of images: what is left of them without their style.
+  r"""Fourier phase of images: removes the style, which is in the amplitudes.
 
   .. math::
     \phi_{uv} = \arg \sum_{hw} x_{hw}
       e^{-2 \pi i (u h / H + v w / W)} \in [-\pi, \pi]
 
-  for each channel. DIFEX trains its teacher on it.
+  for each channel. Domain-invariant feature exploration (DIFEX) trains its
+  teacher on the phase.
 
   Args:
     images: `[*batch, height, width, channels]`.
 
   Returns:
-    Angles, of the same shape; float32 for half precision. The phase of a
-    coefficient of 0 is 0, with gradient 0. At a negative real coefficient
-    rounding decides between pi and -pi, here and in any FFT.
+    Angles of the same shape; float32 for half precision. The phase of a zero
+    coefficient is 0, with gradient 0. For a negative real coefficient, rounding
+    decides between pi and -pi, as with any FFT.
 
   Raises:
     ValueError: if there are fewer than three axes.
@@ -58,12 +59,12 @@ def fourier_phase(
 
 
 class Difex(NamedTuple):
-  """The terms of DIFEX, each for its own weight.
+  """The terms of `difex_loss`, each to be multiplied by its own weight.
 
   Attributes:
-    distillation: the internal half equals the teacher's features.
-    exploration: the two halves differ; negative.
-    alignment: the mutual half is alike in all domains.
+    distillation: compares the internal half with the teacher's features.
+    exploration: a negative distance: it drives the two halves apart.
+    alignment: aligns the mutual half across domains.
 
   References:
     Lu et al., `Domain-invariant feature exploration
@@ -77,7 +78,7 @@ class Difex(NamedTuple):
 
 @validate
 def difex_loss(
-  features: Float[Array, "domains batch dims"],
+  student_features: Float[Array, "domains batch dims"],
   teacher_features: Float[Array, "domains batch half"],
   *,
   form: str = "2-norm",
@@ -85,9 +86,10 @@ def difex_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Difex:
-  r"""Domain-invariant feature exploration (DIFEX): its three terms.
+  r"""Domain-invariant feature exploration (DIFEX): computes its three terms.
 
-  With f = (a, b) the halves of the bottleneck's features and t the teacher's:
+  The features of the student's bottleneck have two halves, f = (a, b): the
+  internal half a and the mutual half b. With the teacher's features t:
 
   .. math::
     \ell_\text{distillation} = \operatorname{mean} (a - t)^2, \qquad
@@ -95,30 +97,31 @@ def difex_loss(
     \ell_\text{alignment} = \text{CORAL}(b)
 
   Args:
-    features: `[domains, batch, 2 half]`, of the bottleneck.
+    student_features: `[domains, batch, 2 half]`, of the bottleneck.
     teacher_features: `[domains, batch, half]`, of a network trained on
       `fourier_phase`; they receive no gradient.
-    form: of the exploration: "2-norm" as above; "norm-2-norm" the same of unit
-      vectors; "norm-1-norm" the negative mean absolute difference of unit
-      vectors; "cos" the mean cosine of a and b.
-    where: `[domains, batch]`, which examples count.
+    form: the form of the exploration. "2-norm": as above. "norm-2-norm": as
+      above, for unit vectors. "norm-1-norm": the negative mean absolute
+      difference of unit vectors. "cos": the mean cosine of a and b.
+    where: `[domains, batch]`, True for the examples to use.
     axis_name: the mapped axis that holds the rest of each domain's batch.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    Three scalars, to be weighed and added to the cross-entropy. Published
-    weights, chosen for each target (PACS, "2-norm"): distillation 0.001 to 0.1,
-    exploration 0 to 1, alignment 0 to 0.1. The "2-norm" exploration is not
-    bounded below.
+    A `Difex` of three scalars. Multiply them by their weights and add them to
+    the cross-entropy. Published weights, tuned for each target domain (PACS,
+    "2-norm"): distillation 0.001 to 0.1, exploration 0 to 1, alignment 0 to
+    0.1. The "2-norm" exploration has no lower bound.
 
   Raises:
-    ValueError: if `features` are not twice as wide as the teacher's or the form
-      is unknown.
+    ValueError: if `student_features` are not twice as wide as
+      `teacher_features`, or the form is unknown.
 
-  As DeepDG, but: a zero vector has direction 0 (NaN there); the alignment,
-  `coral` with scaling "mean", is 0 for a single domain (there, between
-  the halves of its batch: reshape to two domains for that). "1-norm", which its
-  command line offers, has no code there and is not offered here.
+  It follows DeepDG with three differences. The unit vector of a zero vector is
+  0 (DeepDG: NaN). The alignment, `coral` with scaling "mean", is 0 for a single
+  domain; DeepDG aligns the two halves of its batch, for which one reshapes the
+  batch to two domains. DeepDG's command line accepts a form "1-norm" that its
+  code does not implement; here it is an error.
 
   Examples:
     >>> features = jnp.array([[[1.0, 3.0]], [[2.0, 3.0]]])
@@ -133,16 +136,16 @@ def difex_loss(
   """
   check_choice("form", form, _FORMS)
   half = teacher_features.shape[-1]
-  if features.shape[-1] != 2 * half:
+  if student_features.shape[-1] != 2 * half:
     raise ValueError(
-      f"difex_loss: features has width {features.shape[-1]}; expected "
-      f"{2 * half}, twice that of teacher_features."
+      f"difex_loss: student_features has width {student_features.shape[-1]}; "
+      f"expected {2 * half}, twice the width of teacher_features."
     )
   if stop_teacher_gradient:
     teacher_features = jax.lax.stop_gradient(teacher_features)
-  rows, mask = masked_rows(features, where, axes=2)
+  student, mask = masked_rows(student_features, where, axes=2)
   teacher, _ = masked_rows(teacher_features, where, axes=2)
-  internal, mutual = rows[..., :half], rows[..., half:]
+  internal, mutual = student[..., :half], student[..., half:]
 
   def mean(values: Array) -> Float[Array, ""]:
     return masked_mean(values, mask > 0, axis_name=axis_name)
@@ -152,7 +155,10 @@ def difex_loss(
     exploration = mean(cosine)
   else:
     if form != "2-norm":
-      internal_side, mutual_side = _unit(internal), _unit(mutual)
+      internal_side, mutual_side = (
+        _unit(internal),
+        _unit(mutual),
+      )
     else:
       internal_side, mutual_side = internal, mutual
     gaps = internal_side - mutual_side
@@ -165,9 +171,9 @@ def difex_loss(
   )
 
 
-def _unit(x: Array, least: float = 0.0) -> Array:
-  """Returns directions; the zero vector is 0, with gradient 0."""
+def _unit(x: Array, smallest_norm: float = 0.0) -> Array:
+  """Returns unit vectors; 0, with gradient 0, for the zero vector."""
   norm = safe_norm(x, keepdims=True)
   zero = norm == 0
-  norm = jnp.maximum(jnp.where(zero, 1.0, norm), least)
+  norm = jnp.maximum(jnp.where(zero, 1.0, norm), smallest_norm)
   return jnp.where(zero, 0.0, x) / norm

@@ -15,25 +15,26 @@ def domain_losses(
   where: Bool[Array, "domains batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " domains"]:
-  r"""Domain losses: the mean over each domain's examples.
+  r"""Domain losses: averages the losses of each domain.
 
   .. math:: \ell_d = \operatorname{mean}_{i \in d} \ell_{di}
 
-  Empirical risk minimization (ERM) over domains is their mean, which gives
-  domains equal weight; DomainBed's ERM is `ops.masked_mean(losses, where)`, the
-  mean over all examples. They differ where domains have unequal numbers.
+  The mean of these is empirical risk minimization (ERM) with equal weights for
+  domains. DomainBed's ERM is the mean over all examples,
+  `ops.masked_mean(losses, where)`. The two differ if domains have different
+  numbers of examples.
 
   Args:
-    losses: `[domains, batch]`, one value an example. A domain with fewer
-      examples is padded.
-    where: `[domains, batch]`, which examples count.
+    losses: `[domains, batch]`, one value an example. Pad a domain that has
+      fewer examples.
+    where: `[domains, batch]`, True for the examples to use.
     axis_name: the mapped axis that holds the rest of each domain's batch.
 
   Returns:
-    `[domains]`; 0 with gradient 0 for a domain without example.
+    `[domains]`; 0 with gradient 0 for a domain without examples.
 
   Raises:
-    ValueError: if the shapes of losses and mask differ.
+    ValueError: if losses and mask differ in shape.
 
   Examples:
     >>> domain_losses(jnp.array([[1.0, 3.0], [5.0, 5.0]]))

@@ -1,4 +1,4 @@
-"""Fish: inter-domain gradient matching."""
+"""Fish: gradient matching between domains."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,12 +14,12 @@ from kdjax.ops import validate
 
 
 class Fish(NamedTuple):
-  """The result of one round over the domains.
+  """The result of `fish`.
 
   Attributes:
     params: the new parameters.
     state: the inner optimizer's state, for the next round.
-    losses: `[domains]`, each domain's loss before its inner step.
+    losses: `[domains]`, the loss of each domain before its inner step.
 
   References:
     Shi et al., `Gradient matching for domain generalization
@@ -43,34 +43,35 @@ def fish(
   meta_step_size: ArrayLike = 0.5,
   key: Any | None = None,
 ) -> Fish:
-  r"""Fish: inner steps domain by domain, then part of the way there.
+  r"""Inter-domain gradient matching (Fish): one round over the domains.
 
   .. math::
     \theta_0 = \theta, \quad
     \theta_d = \theta_{d-1} - \alpha \nabla \ell_d(\theta_{d-1}), \qquad
     \theta \leftarrow \theta + \epsilon (\theta_D - \theta)
 
-  To second order this adds to the gradient of the summed losses that of the
-  inner products of the domains' gradients: it raises their agreement.
+  The round makes an inner step on each domain in turn, then a meta step towards
+  the final inner parameters. To second order, it also increases the inner
+  products of the domains' gradients.
 
   Args:
-    loss_fn: `loss_fn(params, batch) -> loss`, a domain's mean loss.
+    loss_fn: `loss_fn(params, batch) -> loss`, the mean loss of one domain.
     params: a pytree of arrays.
     batches: a pytree of arrays with a leading axis of domains.
     inner_update: `inner_update(gradients, state, params) -> params, state`,
-      which any Optax optimizer gives, as `mldg` shows; None for a step of
-      gradient descent.
-    inner_state: the state of `inner_update`; pass on the one returned.
-    step_size: alpha, of gradient descent. May be traced.
+      made from an Optax optimizer as `mldg` shows; None for gradient descent.
+    inner_state: the state of `inner_update`, at first that of a new optimizer,
+      then the one that the previous round returned.
+    step_size: alpha, the inner step size of gradient descent. May be traced.
     meta_step_size: epsilon. May be traced.
-    key: draws the order of the domains, as the paper does; None keeps the order
-      of the batch, as DomainBed does.
+    key: draws the order of the domains, as in the paper; None keeps the order
+      of the batch, as in DomainBed.
 
   Returns:
-    New parameters (no further optimizer is needed), state and losses.
-    Published: epsilon 0.5 and Adam inside, whose moments are carried on from
-    round to round (DomainBed). There, BatchNorm's statistics move by epsilon
-    as well: put them into `params` to have it so.
+    A `Fish`; its parameters need no further optimizer. Published: epsilon 0.5
+    and Adam for the inner steps, with moments that continue from round to round
+    (DomainBed). DomainBed also moves the statistics of batch normalization by
+    epsilon: for that, put them into `params`.
 
   Raises:
     ValueError: if a static step size is not above 0.
@@ -103,9 +104,9 @@ def fish(
     return update(gradients, state, inner), loss
 
   (inner, state), losses = jax.lax.scan(step, (params, inner_state), batches)
-  moved = jax.tree.map(
+  updated = jax.tree.map(
     lambda old, new: old + jnp.asarray(meta_step_size, old.dtype) * (new - old),
     params,
     inner,
   )
-  return Fish(moved, state, losses[jnp.argsort(order)])
+  return Fish(updated, state, losses[jnp.argsort(order)])

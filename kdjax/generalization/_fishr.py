@@ -1,4 +1,4 @@
-"""Fishr: equal variances of the classifier's gradients in all domains."""
+"""Fishr: invariant variances of the gradients across domains."""
 
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import as_number
+from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import check_range
 from kdjax.ops import masked_rows
@@ -17,11 +18,11 @@ from kdjax.ops import validate
 
 
 class FishrState(NamedTuple):
-  """Moving averages of the gradients' variances.
+  """Moving averages of the variances of the gradients.
 
   Attributes:
-    weight: `[domains, classes, dims]`, of the classifier's matrix.
-    bias: `[domains, classes]`; None for a classifier without bias.
+    weight: `[domains, classes, dims]`, for the weights of the classifier.
+    bias: `[domains, classes]`, for its bias; None without a bias.
 
   References:
     Rame, Dancette and Cord, `Fishr <https://arxiv.org/abs/2109.02934>`_, 2022.
@@ -32,11 +33,11 @@ class FishrState(NamedTuple):
 
 
 class Fishr(NamedTuple):
-  """The penalty, and the state for the next step.
+  """The result of `fishr_penalty`.
 
   Attributes:
     penalty: a scalar.
-    state: the new moving averages; they have no gradient.
+    state: the new moving averages, without gradient.
 
   References:
     Rame, Dancette and Cord, `Fishr <https://arxiv.org/abs/2109.02934>`_, 2022.
@@ -44,6 +45,41 @@ class Fishr(NamedTuple):
 
   penalty: Float[Array, ""]
   state: FishrState
+
+
+def fishr_init(
+  num_domains: int, num_classes: int, width: int, *, bias: bool = True
+) -> FishrState:
+  """Fishr's initial state: moving averages of 0, as published.
+
+  Args:
+    num_domains: how many domains a batch has.
+    num_classes: how many logits the classifier has.
+    width: the number of features that enter the classifier.
+    bias: whether the classifier has a bias.
+
+  Returns:
+    A `FishrState` of float32 zeros.
+
+  Raises:
+    ValueError: if a number is below 1.
+    TypeError: if a number is not an integer.
+
+  Examples:
+    >>> fishr_init(3, 10, 64).weight.shape
+    (3, 10, 64)
+
+  References:
+    Rame, Dancette and Cord, `Fishr <https://arxiv.org/abs/2109.02934>`_, 2022.
+  """
+  for name, value in (
+    ("num_domains", num_domains),
+    ("num_classes", num_classes),
+    ("width", width),
+  ):
+    check_integer(f"fishr_init: {name}", value, 1)
+  weight = jnp.zeros((num_domains, num_classes, width))
+  return FishrState(weight, weight[:, :, 0] if bias else None)
 
 
 @validate
@@ -58,10 +94,10 @@ def fishr_penalty(
   where: Bool[Array, "domains batch"] | None = None,
   axis_name: str | None = None,
 ) -> Fishr:
-  r"""Fishr penalty: equal variances of the classifier's gradients.
+  r"""Fishr: penalizes differences of the domains' gradient variances.
 
-  For a linear classifier z = W f + b the gradient of an example's
-  cross-entropy is known, with r = softmax(z) - onehot(y):
+  For a linear classifier z = W f + b and r = softmax(z) - onehot(y), the
+  cross-entropy of example i has the gradient g_i:
 
   .. math::
     g_i = (r_i f_i^\top,\; r_i), \qquad
@@ -69,34 +105,35 @@ def fishr_penalty(
     \ell = \operatorname*{mean}_d \operatorname*{mean}_k
       (\tilde v_d - \bar{\tilde v})_k^2
 
-  over the n of the batch, with the moving average
-  \tilde v_d = v_d + decay / (1 - decay) m_d and the state
-  m_d <- decay m_d + (1 - decay) v_d, so that the gradient does not depend on
-  the decay. Variances come from four matrix products per domain: the gradients
-  of single examples, `[batch, classes, dims]`, are never formed.
+  Variances divide by n. The moving average is
+  \tilde v_d = v_d + decay / (1 - decay) m_d with the state
+  m_d <- decay m_d + (1 - decay) v_d, so the scale of the penalty's gradient
+  does not depend on the decay. Four matrix products per domain give the
+  variances; the gradients of single examples, `[batch, classes, dims]`, are
+  never stored.
 
   Args:
-    features: `[domains, batch, dims]`, what enters the linear classifier.
-    logits: `[domains, batch, classes]`, what leaves it.
+    features: `[domains, batch, dims]`, the inputs of the linear classifier.
+    logits: `[domains, batch, classes]`, its outputs.
     labels: `[domains, batch]`, integers.
-    state: of the step before; None begins with zeros, as published.
-    decay: of the moving average, in [0, 1). May be traced.
-    bias: whether the classifier has a bias, whose gradients count too.
-    where: `[domains, batch]`, which examples count. A domain without any keeps
-      its state and is left out of the means.
+    state: the state of the previous step, at first `fishr_init`; None for 0.
+    decay: the decay of the moving average, in [0, 1). May be traced.
+    bias: whether the classifier has a bias; its gradients are then included.
+    where: `[domains, batch]`, True for the examples to use. A domain without
+      such examples keeps its state and is not in the means over domains.
     axis_name: the mapped axis that holds the rest of each domain's batch.
 
   Returns:
-    The penalty, a scalar through which features and logits get their gradient,
-    and the new state. Published weight: 0 for the first 1500 steps, then 1000
-    (DomainBed, which starts a new Adam at that step).
+    A `Fishr`: the penalty, with gradients for features and logits, and the new
+    state. Published weight: 0 for the first 1500 steps, then 1000 with a newly
+    initialized Adam (DomainBed).
 
   Raises:
     ValueError: if shapes do not fit or a static `decay` is not in [0, 1).
 
-  DomainBed takes the gradients of single examples from BackPACK, and also of a
-  classifier with hidden layers; here the classifier is linear, as by default
-  there.
+  DomainBed computes the gradients of single examples by BackPACK, also for a
+  classifier with hidden layers. Here the classifier must be linear, which is
+  DomainBed's default.
 
   Examples:
     >>> features = jnp.array([[[1.0], [3.0]], [[2.0], [2.0]]])
@@ -120,7 +157,7 @@ def fishr_penalty(
   onehot = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
   residuals = mask[:, :, None] * (softened_softmax(logits) - onehot)
   counts = sum_over_devices(jnp.sum(mask, 1), axis_name)
-  variances = _variances(residuals, features, mask, counts, axis_name)
+  variances = _gradient_variances(residuals, features, mask, counts, axis_name)
   if not bias:
     variances = FishrState(variances.weight, None)
   if state is None:
@@ -128,13 +165,14 @@ def fishr_penalty(
   elif jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, variances):
     raise ValueError(
       f"fishr_penalty: state has shapes {jax.tree.map(jnp.shape, state)}; "
-      f"expected {jax.tree.map(jnp.shape, variances)}."
+      f"expected {jax.tree.map(jnp.shape, variances)}. Make it by fishr_init "
+      "with the domains, classes and features of the batch."
     )
   rate = as_number("decay", decay, features.dtype)
   present = counts > 0
 
   def averaged(old: Array, new: Array) -> tuple[Array, Array]:
-    """Returns the average in the loss, and the state."""
+    """Returns the average in the penalty, and the new state."""
     keep = jnp.expand_dims(present, range(1, new.ndim))
     old = jax.lax.stop_gradient(old.astype(new.dtype))
     mixed = rate * old + (1 - rate) * jax.lax.stop_gradient(new)
@@ -158,7 +196,7 @@ def fishr_penalty(
   )
 
 
-def _variances(
+def _gradient_variances(
   residuals: Float[Array, "domains batch classes"],
   features: Float[Array, "domains batch dims"],
   mask: Float[Array, "domains batch"],
@@ -167,9 +205,9 @@ def _variances(
 ) -> FishrState:
   """Returns the variances of r f and of r over each domain's examples.
 
-  With r = r0 + r' and f = f0 + f' around their means, r f - r0 f0 is
-  r0 f' + f0 r' + r' f', of small terms only: E[x^2] - E[x]^2 would lose the
-  digits of a variance that is small beside the mean.
+  With the means r0 and f0, r = r0 + r' and f = f0 + f', the difference
+  r f - r0 f0 is r0 f' + f0 r' + r' f': all terms are small. E[x^2] - E[x]^2
+  would lose the digits of a variance that is small next to the mean.
   """
   counts = jnp.maximum(counts, 1)[:, None]
   mean_r, mean_f = (

@@ -1,4 +1,4 @@
-"""Masks of gradients that domains agree on: AND-mask and SAND-mask."""
+"""Gradient masks of agreeing signs: AND-mask and SAND-mask."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,23 +19,23 @@ from kdjax.ops import validate
 def domain_gradients(
   loss_fn: Callable[[Any, Any], Array], params: Any, batches: Any
 ) -> tuple[Float[Array, " domains"], Any]:
-  r"""Domain gradients: each domain's loss and its gradient, in one program.
+  r"""Domain gradients: computes the loss and the gradient of each domain.
 
   .. math:: \ell_d(\theta), \quad \nabla_\theta \ell_d(\theta)
 
   Args:
-    loss_fn: `loss_fn(params, batch) -> loss`, a domain's mean loss.
+    loss_fn: `loss_fn(params, batch) -> loss`, the mean loss of one domain.
     params: a pytree of arrays.
     batches: a pytree of arrays with a leading axis of domains.
 
   Returns:
-    Losses `[domains]`, and gradients as `params` with a leading axis of
-    domains. If a domain's batch is spread over devices, average both over them
-    (`jax.lax.pmean`) before what follows: signs of parts are not the signs of
-    the whole.
+    Losses `[domains]`, and gradients shaped as `params` with a leading axis of
+    domains. If the batch of a domain is spread over devices, average both over
+    devices (`jax.lax.pmean`) before `andmask` and `sandmask`: the signs of one
+    device's gradients are not the signs of the mean gradients.
 
   Raises:
-    TypeError: if the loss is no scalar.
+    TypeError: if the loss is not a scalar.
 
   Examples:
     >>> def loss_fn(params, batch):
@@ -61,7 +61,7 @@ def andmask(
   where: Bool[Array, " domains"] | None = None,
   axis_name: str | None = None,
 ) -> Any:
-  r"""AND-mask: the mean gradient where the domains agree on its sign.
+  r"""AND-mask: keeps gradient entries on whose sign the domains agree.
 
   .. math::
     m = \bigl[\, \lvert \operatorname*{mean}_d \operatorname{sign} g_d \rvert
@@ -69,27 +69,27 @@ def andmask(
     g = \frac{m \odot \operatorname*{mean}_d g_d}
              {10^{-10} + \operatorname{mean} m}
 
-  for each array of parameters by itself: the fewer entries are left of it, the
-  longer their step.
+  for each parameter array separately. The division by the mean of m enlarges
+  the remaining entries if few remain.
 
   Args:
     gradients: a pytree of arrays with a leading axis of domains
       (`domain_gradients`).
-    threshold: tau, in [0, 1]; 1 asks all domains to agree. May be traced.
-    where: `[domains]`, which domains are in the batch.
+    threshold: tau, in [0, 1]; at 1, all domains must agree. May be traced.
+    where: `[domains]`, True for the domains to use.
     axis_name: the mapped axis that holds other domains, if any.
 
   Returns:
-    The masked gradient, without the axis of domains. Give it to the optimizer
-    in place of the gradient of the mean loss. Published threshold: 1
+    The masked mean gradient, without the axis of domains. Pass it to the
+    optimizer instead of the gradient of the mean loss. Published threshold: 1
     (DomainBed), 0.5 or 0.82 in DeepDG's tables.
 
   Raises:
     ValueError: if a static threshold is outside [0, 1].
 
-  Weight decay belongs after the mask, as in all published codes. A mean of
-  signs that misses the threshold by rounding alone counts as reaching it
-  (four domains of five at 0.6).
+  Apply weight decay after the mask, as all published implementations do. The
+  comparison has a tolerance of 1e-6: the mean sign of four against one domain
+  reaches a threshold of 0.6 in spite of rounding.
 
   Examples:
     >>> gradients = {"w": jnp.array([[1.0, 2.0], [3.0, -2.0]])}
@@ -104,8 +104,8 @@ def andmask(
 
   def masked(stack: ArrayLike) -> Array:
     stack = jnp.asarray(stack)
-    values, share = _counted_domains(stack, where, axis_name)
-    mean, agreement = _agreement(values, share, axis_name)
+    values, share = _masked_domains(stack, where, axis_name)
+    mean, agreement = _mean_and_agreement(values, share, axis_name)
     limit = as_number("threshold", threshold, values.dtype)
     mask = (agreement >= limit - 1e-6).astype(values.dtype)
     return (mask * mean / (1e-10 + jnp.mean(mask))).astype(stack.dtype)
@@ -122,7 +122,7 @@ def sandmask(
   where: Bool[Array, " domains"] | None = None,
   axis_name: str | None = None,
 ) -> Any:
-  r"""SAND-mask: a smooth AND-mask that also asks for gradients of equal size.
+  r"""SAND-mask: a smooth AND-mask that also prefers gradients of equal size.
 
   .. math::
     m = \max\Bigl(0, \tanh\Bigl[\frac{k}{\operatorname*{Var}_d g_d}
@@ -131,28 +131,29 @@ def sandmask(
     g = \frac{m \odot \operatorname*{mean}_d g_d}
              {10^{-10} + \operatorname{mean} m}
 
-  with the variance over one less than the number of domains.
+  for each parameter array separately. The variance divides by the number of
+  domains minus 1.
 
   Args:
     gradients: a pytree of arrays with a leading axis of domains
       (`domain_gradients`).
     threshold: tau, in [0, 1]. May be traced.
     sharpness: k, above 0. May be traced.
-    where: `[domains]`, which domains are in the batch.
+    where: `[domains]`, True for the domains to use.
     axis_name: the mapped axis that holds other domains, if any.
 
   Returns:
-    The masked gradient, without the axis of domains. Published sharpness: 10.
-    DomainBed's default threshold is 1, which no agreement exceeds: its masks
-    are 0 and nothing is learned; its random search draws from [0, 1]. Here the
-    default is that range's middle.
+    The masked mean gradient, without the axis of domains. Published sharpness:
+    10. DomainBed's default threshold is 1, with which all masks are 0 and the
+    parameters never change; its random search draws from [0, 1]. The default
+    here is the middle of that range.
 
   Raises:
     ValueError: if a static threshold is outside [0, 1] or the sharpness is not
       above 0.
 
-  Equal gradients have no variance: their mask is 1 above the threshold and 0
-  elsewhere (1e-17 instead of 0 in DomainBed).
+  Where all gradients are equal, the variance is 0 and the mask is 1 above the
+  threshold, else 0 (DomainBed: 1e-17).
 
   Examples:
     >>> gradients = {"w": jnp.array([[1.0, 2.0], [1.0, -2.0]])}
@@ -167,21 +168,21 @@ def sandmask(
 
   def masked(stack: ArrayLike) -> Array:
     stack = jnp.asarray(stack)
-    values, share = _counted_domains(stack, where, axis_name)
-    mean, agreement = _agreement(values, share, axis_name)
+    values, share = _masked_domains(stack, where, axis_name)
+    mean, agreement = _mean_and_agreement(values, share, axis_name)
     count = sum_over_devices(jnp.sum(share > 0, dtype=values.dtype), axis_name)
     squares = jnp.square(values - mean[None])
-    variance = sum_over_devices(_weighted(share, squares), axis_name)
+    variance = sum_over_devices(_weighted_sum(share, squares), axis_name)
     variance *= count / jnp.maximum(count - 1, 1)
     excess = agreement - as_number("threshold", threshold, values.dtype)
-    # Shares of domains are rounded, as in the AND-mask.
+    # The mean sign is rounded: see the tolerance of the AND-mask.
     excess = jnp.where(jnp.abs(excess) < 1e-6, 0.0, excess)
-    none = variance == 0
+    constant = variance == 0
     slope = as_number("sharpness", sharpness, values.dtype) * excess
     slope = jnp.where(
-      none,
+      constant,
       jnp.where(excess > 0, jnp.inf, 0.0),
-      slope / jnp.where(none, 1.0, variance),
+      slope / jnp.where(constant, 1.0, variance),
     )
     mask = jnp.maximum(jnp.tanh(slope), 0.0)
     return (mask * mean / (1e-10 + jnp.mean(mask))).astype(stack.dtype)
@@ -189,17 +190,17 @@ def sandmask(
   return jax.tree.map(masked, gradients)
 
 
-def _counted_domains(
+def _masked_domains(
   stack: Array, where: Array | None, axis_name: str | None
 ) -> tuple[Array, Array]:
-  """Returns the values, 0 where masked, and each domain's share in a mean."""
+  """Returns values, 0 where masked, and each domain's weight in a mean."""
   values = stack.astype(compute_dtype(stack))
   if where is None:
     where = jnp.ones(stack.shape[:1], bool)
   elif where.shape != stack.shape[:1]:
     raise ValueError(
       f"where has shape {where.shape}; expected one value a domain, "
-      f"{stack.shape[:1]}, as in gradients."
+      f"{stack.shape[:1]}, the leading axis of gradients."
     )
   mask = where.astype(values.dtype)
   count = jnp.maximum(sum_over_devices(jnp.sum(mask), axis_name), 1)
@@ -207,16 +208,17 @@ def _counted_domains(
   return jnp.where(keep, values, 0.0), mask / count
 
 
-def _weighted(share: Array, values: Array) -> Array:
+def _weighted_sum(share: Array, values: Array) -> Array:
   share = jnp.expand_dims(share, range(1, values.ndim))
   return jnp.sum(share * values, 0)
 
 
-def _agreement(
+def _mean_and_agreement(
   values: Array, share: Array, axis_name: str | None
 ) -> tuple[Array, Array]:
-  """Returns the mean gradient, and the size of its mean sign."""
+  """Returns the mean gradient and the absolute value of the mean sign."""
   mean, signs = sum_over_devices(
-    (_weighted(share, values), _weighted(share, jnp.sign(values))), axis_name
+    (_weighted_sum(share, values), _weighted_sum(share, jnp.sign(values))),
+    axis_name,
   )
   return mean, jnp.abs(signs)

@@ -1,4 +1,4 @@
-"""Weights that follow the worst domain."""
+"""Group distributionally robust optimization (Group DRO)."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,12 @@ from kdjax.ops import validate
 
 
 class GroupDRO(NamedTuple):
-  """The weighted loss, and the weights for the next step.
+  """The result of `group_dro`.
 
   Attributes:
-    loss: a scalar, to be minimized.
-    weights: `[domains]`, the state; they add up to 1 and have no gradient.
+    loss: a scalar to minimize.
+    weights: `[domains]`, the state for the next step, of sum 1 and without
+      gradient.
 
   References:
     Sagawa et al., `Distributionally robust neural networks
@@ -37,31 +38,32 @@ def group_dro(
   *,
   where: Bool[Array, " domains"] | None = None,
 ) -> GroupDRO:
-  r"""Group distributionally robust optimization (Group DRO): the worst domain.
+  r"""Group distributionally robust optimization (Group DRO): weighted losses.
 
   .. math::
     q_d \leftarrow \frac{q_d\, e^{\eta \ell_d}}{\sum_k q_k e^{\eta \ell_k}},
     \qquad \ell = \sum_d q_d \ell_d
 
-  The weights rise first, then weigh the loss, as in the paper's algorithm 1.
+  Domains with a high loss gain weight. The weights are updated before they
+  weigh the losses, as in the paper's algorithm 1.
 
   Args:
-    losses: `[domains]`, each domain's mean loss (`domain_losses`).
-    weights: `[domains]`, q of the step before, of any positive sum; begin with
-      `jnp.ones(domains) / domains`. A weight of 0 stays 0.
+    losses: `[domains]`, the mean loss of each domain (`domain_losses`).
+    weights: `[domains]`, q of the previous step, at first
+      `jnp.ones(domains) / domains`. Any positive sum will do; a weight of 0
+      stays 0.
     step_size: eta. May be traced.
-    where: `[domains]`, which domains are in the batch. The others keep their
-      weight (up to the normalization), and the loss is that of those present,
-      with weights normalized among them, as in TLlib.
+    where: `[domains]`, True for the domains in the batch. Other domains keep
+      their weights, except for the normalization. The loss normalizes the
+      weights of the domains in the batch, as in TLlib.
 
   Returns:
-    The loss and the new weights, normalized (TLlib stores the product and
-    normalizes on reading, which overflows in the long run and is the same
-    until then). Published step size: 0.01 (DomainBed, TLlib); 1 in DeepDG's
-    command line.
+    A `GroupDRO`: the loss and the new, normalized weights. TLlib stores weights
+    without normalization: equal results until they overflow. Published step
+    size: 0.01 (DomainBed, TLlib); 1 in DeepDG's command line.
 
   Raises:
-    ValueError: if losses and weights differ in length or `step_size` is no
+    ValueError: if losses and weights differ in length or `step_size` is not a
       scalar.
 
   Examples:

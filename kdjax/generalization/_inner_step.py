@@ -13,7 +13,7 @@ def inner_step(
   inner_update: Callable[[Any, Any, Any], tuple[Any, Any]] | None,
   step_size: ArrayLike,
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-  """Returns the inner step, by default one of gradient descent."""
+  """Returns `inner_update`, or gradient descent if it is None."""
   if inner_update is not None:
     return inner_update
 

@@ -21,7 +21,7 @@ def irm_penalty(
   where: Bool[Array, "*domains batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " *domains"]:
-  r"""Invariant risk minimization (IRMv1) penalty: no better scale per domain.
+  r"""Invariant risk minimization (IRMv1): penalizes gradients of a logit scale.
 
   .. math::
     g_i = \frac{\partial}{\partial w} H(y_i, \operatorname{softmax}(w z_i))
@@ -36,22 +36,22 @@ def irm_penalty(
     logits: `[*domains, batch, classes]`. A class at -inf is masked.
     labels: `[*domains, batch]`, integers.
     form: "halves", as in DomainBed and TLlib, an unbiased estimate of the
-      squared gradient, which **may be negative**; it depends on the order of
-      the examples, and is 0 for a single one. "squared", the paper's formula
-      on the batch, is never negative, and its noise adds to it.
-    where: `[*domains, batch]`, which examples count; even and odd are counted
-      among them.
+      squared gradient that **may be negative**. It depends on the order of the
+      examples and is 0 for a single example. "squared", the paper's formula on
+      the batch, is never negative; the noise of the batch increases it.
+    where: `[*domains, batch]`, True for the examples to use. Even and odd
+      positions are those among the used examples.
     axis_name: the mapped axis that holds the rest of each domain's batch.
 
   Returns:
     One value a domain, `[*domains]`: a scalar for logits of one domain.
-    Published weight of their mean: 1 for the first 500 steps, then 100
-    (DomainBed, which starts a new Adam at that step) or 1 (TLlib).
+    Published weight of the mean over domains: 1 for the first 500 steps, then
+    100 with a newly initialized Adam (DomainBed) or 1 (TLlib).
 
   Raises:
     ValueError: if the shapes of logits and labels do not fit or the form is
       unknown.
-    TypeError: if logits are not floating-point or labels no integers.
+    TypeError: if logits are not floating-point or labels are not integers.
 
   Examples:
     >>> logits = jnp.array([[0.0, 2.0], [1.0, 0.0]])
@@ -60,7 +60,7 @@ def irm_penalty(
 
   References:
     Arjovsky et al., `Invariant risk minimization
-    <https://arxiv.org/abs/1907.02893>`_, 2019, appendix D for the halves.
+    <https://arxiv.org/abs/1907.02893>`_, 2019, "halves" in appendix D.
   """
   check_choice("form", form, ("halves", "squared"))
   keep = jnp.ones(labels.shape, bool) if where is None else where
@@ -72,7 +72,8 @@ def irm_penalty(
     odd = _positions(keep, axis_name) % 2 == 1
     parts = [keep & ~odd, keep & odd]
   first, second = (
-    _mean(slopes, part.astype(slopes.dtype), axis_name) for part in parts
+    _masked_domain_means(slopes, part.astype(slopes.dtype), axis_name)
+    for part in parts
   )
   return first * second
 
@@ -80,12 +81,12 @@ def irm_penalty(
 def _scale_gradients(
   logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-  """Returns each example's gradient of the cross-entropy by a dummy scale."""
+  """Returns the derivative of each example's cross-entropy by a logit scale."""
   check_labels(labels, logits.shape[-1])
   logits = logits.astype(compute_dtype(logits))
   probabilities = jnp.exp(log_softened_softmax(logits))
   own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
-  # The gaps to the label's logit: no offset of the logits eats their digits.
+  # Subtract the label's logit first: a large common offset would lose digits.
   masked = (logits == -jnp.inf) | (own == -jnp.inf)
   gaps = jnp.where(masked, 0.0, logits - jnp.where(masked, 0.0, own))
   slopes = jnp.sum(probabilities * gaps, -1)
@@ -95,7 +96,7 @@ def _scale_gradients(
 def _positions(
   keep: Bool[Array, "*domains batch"], axis_name: str | None
 ) -> Int[Array, "*domains batch"]:
-  """Returns each kept example's place among those of all devices."""
+  """Returns the position of each used example among those of all devices."""
   position = jnp.cumsum(keep, -1) - 1
   if axis_name is None:
     return position
@@ -106,7 +107,7 @@ def _positions(
   return position + jnp.sum(jnp.where(before, counts, 0), 0)[..., None]
 
 
-def _mean(
+def _masked_domain_means(
   values: Float[Array, "*domains batch"],
   mask: Float[Array, "*domains batch"],
   axis_name: str | None,

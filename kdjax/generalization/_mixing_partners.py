@@ -1,4 +1,4 @@
-"""Partners of examples, and the shares of a mixture."""
+"""Mixing partners of examples and mixing weights."""
 
 from typing import Any
 
@@ -7,16 +7,21 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import as_fraction
 from kdjax.ops import as_number
 from kdjax.ops import check_choice
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
+from kdjax.ops import compute_dtype
 
 
 def split_key(name: str, key: Any | None, needed: bool) -> tuple[Any, Any, Any]:
-  """Returns three keys, or Nones if there is nothing to draw."""
+  """Returns three keys, or three times None if nothing is drawn."""
   if key is None:
     if needed:
       raise ValueError(
-        f"{name}: key is None; expected a PRNG key, or partners and weights."
+        f"{name}: key is None; expected a PRNG key. Only if partners and "
+        "weights are given may it be None."
       )
     return None, None, None
   first, second, third = jax.random.split(key, 3)
@@ -31,15 +36,17 @@ def sample_partners(
   domains: Int[Array, " batch"] | None = None,
   where: Bool[Array, " batch"] | None = None,
 ) -> Int[Array, " batch"]:
-  """Draws each example's partner among those that count.
+  """Draws a partner for each example.
 
   Args:
     key: a PRNG key.
     batch: the number of examples.
-    mix: "random" permutes the batch. "crossdomain" takes examples of another
-      domain, each once if there are enough; of any if there is no other.
-    domains: each example's domain; None makes one of each half of the batch.
-    where: which examples count; the others are their own partners.
+    mix: "random" permutes the batch. "crossdomain" draws partners from the
+      other domains, without replacement if there are enough; in a batch of one
+      domain it permutes the batch.
+    domains: the domain of each example; None makes each half of the batch a
+      domain.
+    where: True for the examples to use; the others are their own partners.
 
   Returns:
     `[batch]`, indices.
@@ -59,17 +66,49 @@ def sample_partners(
     half = (jnp.sum(keep) + 1) // 2
     domains = (jnp.cumsum(keep) > half).astype(jnp.int32)
   same = domains[:, None] == domains[None]
-  mine, others = same & keep[None], ~same & keep[None]
-  # The examples of a domain share one order of all others.
+  own, others = same & keep[None], ~same & keep[None]
+  # The examples of a domain share one random order of the other domains, so
+  # that no partner is drawn twice.
   noise = jax.random.uniform(noise_key, (batch, batch))
   noise = noise[jnp.argmax(same, 1)]
   order = jnp.argsort(jnp.where(others, noise, jnp.inf), 1)
   count = jnp.sum(others, 1)
-  place = jnp.sum(mine & (index[None] < index[:, None]), 1)
+  place = jnp.sum(own & (index[None] < index[:, None]), 1)
   redrawn = jax.random.randint(redraw_key, (batch,), 0, jnp.maximum(count, 1))
-  place = jnp.where(jnp.sum(mine, 1) > count, redrawn, place)
+  place = jnp.where(jnp.sum(own, 1) > count, redrawn, place)
   crossed = jnp.take_along_axis(order, place[:, None], 1)[:, 0]
   return jnp.where(keep & (count > 0), crossed, partners)
+
+
+def partners_and_weights(
+  name: str,
+  key: Any | None,
+  features: Array,
+  alpha: ArrayLike,
+  probability: ArrayLike,
+  mix: str,
+  domains: Array | None,
+  where: Array | None,
+  partners: Array | None,
+  weights: Array | None,
+) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
+  """Returns the given partners and mixing weights; draws those not given."""
+  check_choice("mix", mix, ("random", "crossdomain"))
+  check_positive("alpha", alpha)
+  check_range("probability", probability, 0.0, 1.0)
+  batch, dtype = features.shape[0], compute_dtype(features)
+  keys = split_key(name, key, partners is None or weights is None)
+  if partners is None:
+    partners = sample_partners(
+      keys[0], batch, mix=mix, domains=domains, where=where
+    )
+  if weights is None:
+    weights = sample_beta(keys[1], (batch,), alpha, alpha, dtype)
+    chance = as_number("probability", probability, dtype)
+    mixed = jax.random.uniform(keys[2], (), dtype) < chance
+    weights = jnp.where(mixed, weights, 1.0)
+  weights = as_fraction("weights", weights, dtype, shape=(batch,))
+  return partners, jax.lax.stop_gradient(weights)
 
 
 def sample_beta(
@@ -79,11 +118,11 @@ def sample_beta(
   beta: ArrayLike,
   dtype: Any,
 ) -> Float[Array, "..."]:
-  """Draws weights from a Beta distribution."""
+  """Draws mixing weights from a Beta distribution."""
   a, b = as_number("alpha", alpha, dtype), as_number("beta", beta, dtype)
   return jax.random.beta(key, a, b, shape, dtype)
 
 
-def expand(values: Array, like: Array) -> Array:
+def add_trailing_axes(values: Array, like: Array) -> Array:
   """Returns values with trailing axes of size 1, up to the rank of `like`."""
   return jnp.expand_dims(values, range(values.ndim, like.ndim))

@@ -1,4 +1,4 @@
-"""MixStyle, and exact feature distributions: EFDMix."""
+"""MixStyle and exact feature distribution mixing (EFDMix)."""
 
 from typing import Any
 
@@ -7,19 +7,28 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._mixing_partners import expand
-from kdjax.generalization._style_statistics import drawn_partners
-from kdjax.generalization._style_statistics import style_moments
+from kdjax.generalization._mixing_partners import add_trailing_axes
+from kdjax.generalization._mixing_partners import partners_and_weights
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
 from kdjax.ops import validate
 
 
+def style_moments(
+  features: Array, axes: tuple[int, ...]
+) -> tuple[Array, Array]:
+  """Returns mean and variance, which divides by n - 1 (0 for one value)."""
+  mean = jnp.mean(features, axes, keepdims=True)
+  count = features.size // mean.size
+  squares = jnp.sum(jnp.square(features - mean), axes, keepdims=True)
+  return mean, squares / max(count - 1, 1)
+
+
 @validate
 def mixstyle(
+  key: Any | None,
   features: Float[Array, "batch height width channels"],
-  key: Any | None = None,
   *,
   alpha: ArrayLike = 0.1,
   probability: ArrayLike = 0.5,
@@ -27,51 +36,52 @@ def mixstyle(
   domains: Int[Array, " batch"] | None = None,
   partners: Int[Array, " batch"] | None = None,
   weights: Float[Array, " batch"] | None = None,
-  eps: ArrayLike = 1e-6,
+  epsilon: ArrayLike = 1e-6,
   where: Bool[Array, " batch"] | None = None,
 ) -> Float[Array, "batch height width channels"]:
-  r"""MixStyle: the mean and deviation of channels, mixed between examples.
+  r"""MixStyle: mixes channel means and standard deviations between examples.
 
   .. math::
     y_i = \frac{x_i - \mu_i}{\sigma_i}
       \bigl(\lambda_i \sigma_i + (1 - \lambda_i) \sigma_{\pi(i)}\bigr)
       + \lambda_i \mu_i + (1 - \lambda_i) \mu_{\pi(i)}
 
-  with mean and standard deviation over the positions of an example's channel,
-  \sigma^2 the variance over n - 1, plus eps. The statistics have no gradient.
+  with the mean and the standard deviation over the positions of a channel.
+  \sigma^2 is the variance, which divides by n - 1, plus epsilon. The statistics
+  have no gradient.
 
   Args:
+    key: draws partners and weights; None if both are given.
     features: `[batch, height, width, channels]`, after an early stage; in
       training only.
-    key: draws partners and weights; may be absent if both are given.
     alpha: weights are drawn from Beta(alpha, alpha). May be traced.
-    probability: that the batch is mixed at all; in a batch that is not, all
-      weights are 1. May be traced.
-    mix: "random" permutes the batch; "crossdomain" takes the partner from
-      another domain.
-    domains: `[batch]`, each example's domain, for "crossdomain"; None makes
-      one of each half of the batch, as published.
-    partners: `[batch]`, the indices \pi(i) instead of drawn ones.
-    weights: `[batch]`, \lambda instead of drawn ones; the probability then
-      plays no part.
-    eps: added to the variance, above 0.
-    where: `[batch]`, which examples count; no other becomes a partner.
+    probability: the probability that the batch is mixed; otherwise all weights
+      are 1. May be traced.
+    mix: "random" permutes the batch; "crossdomain" draws partners from other
+      domains.
+    domains: `[batch]`, the domain of each example, for "crossdomain"; None
+      makes each half of the batch a domain, as published.
+    partners: `[batch]`, indices \pi(i) to use instead of drawn ones.
+    weights: `[batch]`, \lambda to use instead of drawn ones; `probability` is
+      then ignored.
+    epsilon: added to the variance, above 0. May be traced.
+    where: `[batch]`, True for the examples to use; only they become partners.
 
   Returns:
-    Mixed features, of the features' shape and dtype. Published: alpha 0.1,
-    after the first two or three stages of a ResNet.
+    Mixed features of the same shape and dtype. Published: alpha 0.1, after the
+    first two or three stages of a ResNet.
 
   Raises:
-    ValueError: if there is something to draw and no key, `mix` is unknown, or
-      a static hyper-parameter is out of range.
+    ValueError: if the key is None and partners or weights are not given, `mix`
+      is unknown, or a static hyper-parameter is out of range.
 
-  As Dassl ("random" is its default) and TLlib ("crossdomain" alone). A single
-  position has no variance (NaN there, 0 here).
+  Dassl's default is "random"; TLlib has "crossdomain" only. The variance of a
+  single position is 0 here, NaN in both.
 
   Examples:
     >>> maps = jnp.array([[0.0, 2.0], [10.0, 30.0]]).reshape(2, 2, 1, 1)
     >>> mixed = mixstyle(
-    ...   maps, partners=jnp.array([1, 0]), weights=jnp.array([0.0, 1.0])
+    ...   None, maps, partners=jnp.array([1, 0]), weights=jnp.array([0.0, 1.0])
     ... )
     >>> print(mixed.reshape(2, 2).round().astype(int))
     [[10 30]
@@ -81,11 +91,11 @@ def mixstyle(
     Zhou et al., `Domain generalization with MixStyle
     <https://arxiv.org/abs/2104.02008>`_, 2021.
   """
-  check_positive("eps", eps)
-  partners, weights = drawn_partners(
+  check_positive("epsilon", epsilon)
+  partners, weights = partners_and_weights(
     "mixstyle",
-    features,
     key,
+    features,
     alpha,
     probability,
     mix,
@@ -96,9 +106,9 @@ def mixstyle(
   )
   x = features.astype(compute_dtype(features))
   mean, variance = style_moments(jax.lax.stop_gradient(x), (1, 2))
-  deviation = jnp.sqrt(variance + as_number("eps", eps, x.dtype))
-  rest = expand(1 - weights, x)
-  # In this form a weight of 1 changes no digit.
+  deviation = jnp.sqrt(variance + as_number("epsilon", epsilon, x.dtype))
+  rest = add_trailing_axes(1 - weights, x)
+  # This form returns x exactly for a weight of 1.
   stretch = rest * (deviation[partners] - deviation) / deviation
   mixed = x + (x - mean) * stretch + rest * (mean[partners] - mean)
   return mixed.astype(features.dtype)
@@ -106,8 +116,8 @@ def mixstyle(
 
 @validate
 def efdmix(
+  key: Any | None,
   features: Float[Array, "batch height width channels"],
-  key: Any | None = None,
   *,
   alpha: ArrayLike = 0.1,
   probability: ArrayLike = 0.5,
@@ -117,42 +127,43 @@ def efdmix(
   weights: Float[Array, " batch"] | None = None,
   where: Bool[Array, " batch"] | None = None,
 ) -> Float[Array, "batch height width channels"]:
-  r"""Exact feature distribution mixing (EFDMix): sorted values, mixed by rank.
+  r"""Exact feature distribution mixing (EFDMix): mixes values of equal rank.
 
   .. math::
     y_{ij} = x_{ij} + (1 - \lambda_i)
       \bigl(x_{\pi(i), (r_{ij})} - \operatorname{sg}[x_{ij}]\bigr)
 
-  where r is the rank of a position among those of its channel and (r) the
-  partner's value of that rank: the partner's whole distribution at the own
-  arrangement, not only its mean and deviation.
+  where r is the rank of a value among the positions of its channel, and the
+  subscript (r) means the partner's value of rank r. All values of the partner
+  are matched, not only their mean and standard deviation as in MixStyle.
 
   Args:
+    key: draws partners and weights; None if both are given.
     features: `[batch, height, width, channels]`, after an early stage; in
       training only.
-    key: draws partners and weights; may be absent if both are given.
     alpha: weights are drawn from Beta(alpha, alpha). May be traced.
-    probability: that the batch is mixed at all. May be traced.
+    probability: the probability that the batch is mixed. May be traced.
     mix: "random" or "crossdomain", as in `mixstyle`.
-    domains: `[batch]`, each example's domain, for "crossdomain".
-    partners: `[batch]`, the indices \pi(i) instead of drawn ones.
-    weights: `[batch]`, \lambda instead of drawn ones.
-    where: `[batch]`, which examples count; no other becomes a partner.
+    domains: `[batch]`, the domain of each example, for "crossdomain".
+    partners: `[batch]`, indices \pi(i) to use instead of drawn ones.
+    weights: `[batch]`, \lambda to use instead of drawn ones.
+    where: `[batch]`, True for the examples to use; only they become partners.
 
   Returns:
-    Mixed features, of the features' shape and dtype. The own values have
-    gradient 1, whatever the weight, and the partner's 1 - \lambda, as in the
-    authors' code. Published: alpha 0.1.
+    Mixed features of the same shape and dtype. As in the authors' code, the
+    gradient is 1 for an example's own values and 1 - \lambda for the values of
+    its partner. Published: alpha 0.1.
 
   Raises:
-    ValueError: if there is something to draw and no key, or `mix` is unknown.
+    ValueError: if the key is None and partners or weights are not given, or
+      `mix` is unknown.
 
   Equal values are ranked by position.
 
   Examples:
     >>> maps = jnp.array([[3.0, 1.0], [10.0, 20.0]]).reshape(2, 2, 1, 1)
     >>> mixed = efdmix(
-    ...   maps, partners=jnp.array([1, 0]), weights=jnp.array([0.0, 1.0])
+    ...   None, maps, partners=jnp.array([1, 0]), weights=jnp.array([0.0, 1.0])
     ... )
     >>> print(mixed.reshape(2, 2))
     [[20. 10.]
@@ -163,10 +174,10 @@ def efdmix(
     transfer and domain generalization <https://arxiv.org/abs/2203.07740>`_,
     2022.
   """
-  partners, weights = drawn_partners(
+  partners, weights = partners_and_weights(
     "efdmix",
-    features,
     key,
+    features,
     alpha,
     probability,
     mix,
@@ -180,5 +191,7 @@ def efdmix(
   x = x.reshape(batch, height * width, channels)
   ranks = jnp.argsort(jnp.argsort(jax.lax.stop_gradient(x), 1), 1)
   matched = jnp.take_along_axis(jnp.sort(x, 1)[partners], ranks, 1)
-  mixed = x + expand(1 - weights, x) * (matched - jax.lax.stop_gradient(x))
+  mixed = x + add_trailing_axes(1 - weights, x) * (
+    matched - jax.lax.stop_gradient(x)
+  )
   return mixed.reshape(features.shape).astype(features.dtype)

@@ -1,4 +1,4 @@
-"""Convex mixtures of examples of different domains."""
+"""Mixup between domains: convex combinations of examples."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._mixing_partners import expand
+from kdjax.generalization._mixing_partners import add_trailing_axes
 from kdjax.generalization._mixing_partners import sample_beta
 from kdjax.generalization._mixing_partners import sample_partners
 from kdjax.generalization._mixing_partners import split_key
@@ -20,14 +20,14 @@ from kdjax.ops import validate
 
 
 class Mixed(NamedTuple):
-  """Mixed examples, and what `mixed_loss` asks of them.
+  """Mixed examples and the arguments of `mixed_loss`.
 
   Attributes:
-    inputs: the mixtures, of the inputs' shape.
-    labels: each example's own labels.
-    partner_labels: those of its partner.
-    weights: one value an example, the own share.
-    where: which mixtures count: those of two examples that do. None if all.
+    inputs: the mixtures, shaped as the inputs.
+    labels: the label of each example.
+    partner_labels: the label of its partner.
+    weights: one value an example, the weight of its own input and label.
+    where: True for mixtures of two examples to use; None without a mask.
 
   References:
     Zhang et al., `mixup <https://arxiv.org/abs/1710.09412>`_, 2018.
@@ -42,44 +42,47 @@ class Mixed(NamedTuple):
 
 @validate
 def mixup(
+  key: Any | None,
   inputs: Float[Array, "domains batch ..."],
   labels: Int[Array, "domains batch"],
-  key: Any | None = None,
   *,
   alpha: ArrayLike = 0.2,
   partners: Int[Array, " domains"] | None = None,
   weights: Float[Array, " domains"] | None = None,
   where: Bool[Array, "domains batch"] | None = None,
 ) -> Mixed:
-  r"""Inter-domain mixup: whole domains, mixed in pairs.
+  r"""Inter-domain mixup: mixes the batches of pairs of domains.
 
   .. math::
     x'_{di} = \lambda_d\, x_{di} + (1 - \lambda_d)\, x_{\pi(d), i}, \qquad
     \lambda_d \sim \operatorname{Beta}(\alpha, \alpha)
 
-  The domains stand in a circle in random order and each is mixed with the
-  next; its weight is one for its whole batch, as in DomainBed.
+  A random cyclic permutation gives each domain its partner. All examples of a
+  domain have the same weight, as in DomainBed.
 
   Args:
+    key: draws partners and weights; None if both are given.
     inputs: `[domains, batch, ...]`.
     labels: `[domains, batch]`, integers.
-    key: draws partners and weights; may be absent if both are given.
     alpha: above 0. May be traced.
-    partners: `[domains]`, \pi(d) instead of a drawn one.
-    weights: `[domains]`, \lambda instead of drawn ones.
-    where: `[domains, batch]`, which examples count.
+    partners: `[domains]`, \pi(d) to use instead of drawn ones.
+    weights: `[domains]`, \lambda to use instead of drawn ones.
+    where: `[domains, batch]`, True for the examples to use.
 
   Returns:
-    The mixtures, one for each example; `mixed_loss(logits, *mixed[1:4])` is
-    their loss, whose mean DomainBed minimizes. Published alpha: 0.2, in its
-    random search up to 10; DeepDG pairs single examples (`domainmix`).
+    A `Mixed`, one mixture for each example. Minimize the mean of
+    `mixed_loss(logits, *mixed[1:4])`, as DomainBed does. Published alpha: 0.2;
+    up to 10 in DomainBed's random search. DeepDG pairs single examples
+    (`domainmix`).
 
   Raises:
-    ValueError: if there is something to draw and no key, or shapes do not fit.
+    ValueError: if the key is None and partners or weights are not given, or
+      shapes do not fit.
 
   Examples:
     >>> inputs = jnp.array([[[0.0]], [[8.0]]])
     >>> mixed = mixup(
+    ...   None,
     ...   inputs,
     ...   jnp.array([[0], [1]]),
     ...   partners=jnp.array([1, 0]),
@@ -110,10 +113,10 @@ def mixup(
 
 @validate
 def domainmix(
+  key: Any | None,
   inputs: Float[Array, "batch ..."],
   labels: Int[Array, " batch"],
   domains: Int[Array, " batch"],
-  key: Any | None = None,
   *,
   alpha: ArrayLike = 1.0,
   beta: ArrayLike = 1.0,
@@ -122,42 +125,42 @@ def domainmix(
   weights: Float[Array, " batch"] | None = None,
   where: Bool[Array, " batch"] | None = None,
 ) -> Mixed:
-  r"""DomainMix: examples mixed with examples of other domains.
+  r"""DomainMix: mixes examples with examples of other domains.
 
   .. math::
     x'_i = \lambda x_i + (1 - \lambda) x_{\pi(i)}, \qquad
     \lambda \sim \operatorname{Beta}(\alpha, \beta)
 
-  with one weight for the batch. Partners are drawn from the other domains,
-  each once for a domain if there are enough.
+  with one weight for the batch. The partners of a domain's examples are drawn
+  from the other domains, without replacement if there are enough.
 
   Args:
+    key: draws partners and the weight; None if both are given.
     inputs: `[batch, ...]`.
     labels: `[batch]`, integers.
-    domains: `[batch]`, each example's domain, integers.
-    key: draws partners and the weight; may be absent if both are given.
+    domains: `[batch]`, the domain of each example, integers.
     alpha: above 0. May be traced.
     beta: above 0. May be traced.
-    mix: "crossdomain", or "random" for a permutation of the batch. With a
-      single domain they are the same.
-    partners: `[batch]`, \pi(i) instead of drawn ones.
-    weights: `[batch]`, \lambda of each example instead of one drawn for all.
-    where: `[batch]`, which examples count; no other becomes a partner.
+    mix: "crossdomain", or "random" for a permutation of the batch. Both permute
+      a batch of one domain.
+    partners: `[batch]`, \pi(i) to use instead of drawn ones.
+    weights: `[batch]`, \lambda of each example, instead of one drawn weight.
+    where: `[batch]`, True for the examples to use; only they become partners.
 
   Returns:
-    The mixtures; `mixed_loss(logits, *mixed[1:4])` is their loss. Published:
+    A `Mixed`, with the loss `mixed_loss(logits, *mixed[1:4])`. Published:
     alpha = beta = 1 (Dassl), a uniform weight.
 
   Raises:
-    ValueError: if there is something to draw and no key, `mix` is unknown or
-      shapes do not fit.
+    ValueError: if the key is None and partners or weights are not given, `mix`
+      is unknown or shapes do not fit.
 
   Examples:
     >>> mixed = domainmix(
+    ...   jax.random.key(0),
     ...   jnp.array([[0.0], [8.0]]),
     ...   jnp.array([0, 1]),
     ...   jnp.array([0, 1]),
-    ...   jax.random.key(0),
     ...   weights=jnp.array([0.75, 1.0]),
     ... )
     >>> print(mixed.inputs.ravel(), mixed.partner_labels)
@@ -191,7 +194,7 @@ def mixed_loss(
   partner_labels: Int[Array, "*batch"],
   weights: Float[Array, "*batch"],
 ) -> Float[Array, "*batch"]:
-  r"""Mixup's loss: the cross-entropy with both labels, by their shares.
+  r"""Mixup loss: the cross-entropies with both labels, weighted.
 
   .. math::
     \ell = \lambda H(y, q) + (1 - \lambda) H(y', q), \qquad
@@ -199,8 +202,8 @@ def mixed_loss(
 
   Args:
     logits: `[*batch, classes]`, of the mixtures.
-    labels: `[*batch]`, integers, the example's own.
-    partner_labels: `[*batch]`, integers.
+    labels: `[*batch]`, integers, y.
+    partner_labels: `[*batch]`, integers, y'.
     weights: `[*batch]`, \lambda; no gradient.
 
   Returns:
@@ -208,7 +211,7 @@ def mixed_loss(
 
   Raises:
     ValueError: if shapes do not fit.
-    TypeError: if logits are not floating-point or labels no integers.
+    TypeError: if logits are not floating-point or labels are not integers.
 
   Examples:
     >>> print(
@@ -223,10 +226,10 @@ def mixed_loss(
     <https://arxiv.org/abs/1710.09412>`_, 2018.
   """
   own, partner = (
-    cross_entropy(logits, which) for which in (labels, partner_labels)
+    cross_entropy(logits, values) for values in (labels, partner_labels)
   )
   weights = jax.lax.stop_gradient(weights.astype(own.dtype))
-  # A share of 0 of a masked class, whose loss is infinite, is nothing.
+  # The loss of a masked class is infinite, and 0 times infinity is NaN.
   own = jnp.where(weights == 0, 0.0, own)
   partner = jnp.where(weights == 1, 0.0, partner)
   return weights * own + (1 - weights) * partner
@@ -240,7 +243,7 @@ def _mixed(
   where: Array | None,
 ) -> Mixed:
   values = inputs.astype(compute_dtype(inputs))
-  weight = expand(share, values)
+  weight = add_trailing_axes(share, values)
   mixed = weight * values + (1 - weight) * values[partners]
   if where is not None:
     where = where & where[partners]

@@ -26,22 +26,23 @@ def mldg(
   beta: ArrayLike = 1.0,
   first_order: bool = False,
 ) -> Float[Array, ""]:
-  r"""Meta-learning domain generalization (MLDG): a step that helps elsewhere.
+  r"""Meta-learning for domain generalization (MLDG): adds meta-test losses.
 
   .. math::
     \ell(\theta) = F(\theta) + \beta\, G(\theta'), \qquad
     \theta' = \theta - \alpha \nabla F(\theta)
 
-  with F the mean loss of the domains in `train_batches` and G that of those in
-  `test_batches`, which the caller splits anew each step, here two of four::
+  with the mean loss F of the domains in `train_batches` and the mean loss G of
+  the domains in `test_batches`. The caller splits the domains anew each step,
+  here four domains into two and two::
 
     order = jax.random.permutation(key, 4)
     train, test = (
       jax.tree.map(lambda x, i=i: x[i], batches) for i in (order[:2], order[2:])
     )
 
-  It is a loss like any other: take its gradient by `params`. Any Optax
-  optimizer makes the inner step::
+  Differentiate the result by `params`. Any Optax optimizer can make the inner
+  step::
 
     def inner_update(gradients, state, params):
       updates, state = optimizer.update(gradients, state, params)
@@ -50,30 +51,31 @@ def mldg(
   with `inner_state=optimizer.init(params)`.
 
   Args:
-    loss_fn: `loss_fn(params, batch) -> loss`, a domain's mean loss.
+    loss_fn: `loss_fn(params, batch) -> loss`, the mean loss of one domain.
     params: a pytree of arrays.
     train_batches: a pytree of arrays with a leading axis of domains.
-    test_batches: the same, of other domains; their number may differ.
+    test_batches: the same for other domains; the numbers of domains may differ.
     inner_update: `inner_update(gradients, state, params) -> params, state`;
-      None for a step of gradient descent.
+      None for gradient descent.
     inner_state: the state of `inner_update`.
-    step_size: alpha, of gradient descent. May be traced.
+    step_size: alpha, the inner step size of gradient descent. May be traced.
     beta: the weight of G. May be traced.
-    first_order: whether \theta' counts as \theta plus a constant: no second
+    first_order: True treats \theta' - \theta as a constant, without second
       derivatives, as in DomainBed and DeepDG.
 
   Returns:
-    A scalar. Published: beta 1; TLlib takes 2 domains of 3 to train, the
-    optimizer's own rate inside and both orders; DeepDG an inner rate of 0.01.
+    A scalar. Published: beta 1. TLlib trains on 2 of 3 domains, uses the
+    optimizer's learning rate for the inner step and offers both orders. DeepDG
+    uses an inner step size of 0.01.
 
   Raises:
     ValueError: if a static step size is not above 0.
 
-  DomainBed pairs each of m training domains with one test domain, makes an
-  inner step for each pair and divides the sum by the number n of all domains,
-  not of pairs: `m / n` times the mean of `jax.vmap`-ed episodes of one domain
-  each, of first order. The authors' code adds the losses of training domains
-  where the paper, and this, takes their mean.
+  DomainBed pairs each of m training domains with one test domain and makes an
+  inner step for each pair. It divides the sum over pairs by the number n of all
+  domains: `m / n` times the mean of first-order episodes of one domain each
+  (`jax.vmap` over this function). The authors' code sums the losses of the
+  training domains; this function averages them, as the paper does.
 
   Examples:
     >>> def loss_fn(params, batch):
@@ -103,7 +105,7 @@ def mldg(
     gradients, inner_state, params
   )
   if first_order:
-    # The value of the adapted parameters, to the bit, and their own gradient.
+    # The adapted parameters, with the gradient of the original parameters.
     adapted = jax.tree.map(
       lambda new, old: (
         jax.lax.stop_gradient(new) + (old - jax.lax.stop_gradient(old))

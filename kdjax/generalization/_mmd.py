@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy over all pairs of domains."""
+"""Maximum mean discrepancy (MMD) over all pairs of domains."""
 
 from collections.abc import Sequence
 
@@ -25,35 +25,36 @@ def mmd(
   where: Bool[Array, "domains batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Maximum mean discrepancy (MMD), squared, over all pairs of domains.
+  r"""Maximum mean discrepancy (MMD): compares all pairs of domains, squared.
 
   .. math::
     \operatorname*{mean}_{d < e} \bigl[ \bar k_{dd} + \bar k_{ee}
       - 2 \bar k_{de} \bigr], \qquad
     k(x, y) = \sum_m e^{-\gamma_m \lVert x - y \rVert^2}
 
-  where the bar is the mean over all pairs of rows, a row with itself included
-  (the biased estimate). For two domains this is
-  `kdjax.adaptation.mmd(features[0], features[1], gammas=...)`, which has the
-  other estimators and rules for the width.
+  where \bar k is the mean over all pairs of rows, pairs of a row with itself
+  included (the biased estimate). For two domains this equals
+  `kdjax.adaptation.mmd(features[0], features[1], gammas=...)`, which offers
+  further estimators and bandwidth rules.
 
   Args:
-    features: `[domains, batch, dims]`; a domain with fewer rows is padded.
+    features: `[domains, batch, dims]`. Pad a domain that has fewer rows.
     gammas: a number or `[kernels]`. May be traced.
-    where: `[domains, batch]`, which rows count. A domain without any is left
-      out of the pairs.
-    axis_name: the mapped axis that holds the rest of each domain's batch; pairs
-      across devices count.
+    where: `[domains, batch]`, True for the rows to use. A domain without such
+      rows is in no pair.
+    axis_name: the mapped axis that holds the rest of each domain's batch. Pairs
+      of rows on different devices are included.
 
   Returns:
-    A scalar, not negative but for rounding; 0 for fewer than two domains.
-    Published weight: 1 (DomainBed, DeepDG). Its seven widths, fixed, belong to
-    features of a norm around 1.
+    A scalar, at least 0 up to rounding; 0 for fewer than two domains. Published
+    weight: 1 (DomainBed, DeepDG). The seven default gammas suit features of
+    norm around 1.
 
   Raises:
     ValueError: if a static gamma is not above 0 or the mask does not fit.
 
-  DomainBed raises squared distances to 1e-30 at least: nothing in float32.
+  DomainBed clips squared distances to at least 1e-30, which changes no float32
+  result.
 
   Examples:
     >>> features = jnp.array([[[0.0], [1.0]], [[1.0], [2.0]]])
@@ -73,15 +74,16 @@ def mmd(
   rates = jnp.atleast_1d(jnp.asarray(gammas, rows.dtype))
   if rates.ndim > 1 or rates.size == 0:
     raise ValueError(
-      f"mmd: gammas has shape {rates.shape}; expected a number or [kernels]."
+      f"mmd: gammas has shape {rates.shape}; expected a number or a vector of "
+      "at least one number."
     )
   counts = sum_over_devices(jnp.sum(mask, 1), axis_name)
   present = (counts > 0).astype(rows.dtype)
   whole = gather_batch(rows.reshape(domains * batch, dims), axis_name)
   whole_mask = gather_batch(mask.reshape(-1), axis_name)
 
-  # One domain's rows against all at a time, and recomputed in the backward
-  # pass: in memory is one matrix, not one for each domain and width.
+  # Compare the rows of one domain with all rows at a time, and recompute in the
+  # backward pass: memory holds one matrix, not one for each domain and gamma.
   @jax.checkpoint
   def kernel_sums(domain: tuple[Array, Array]) -> Float[Array, " domains"]:
     distances = pairwise_squared_distances(domain[0], whole)
@@ -102,7 +104,7 @@ def mmd(
 def _pair_mean(
   pairs: Float[Array, "domains domains"], present: Float[Array, " domains"]
 ) -> Float[Array, ""]:
-  """Returns the mean over unordered pairs of different domains that exist."""
+  """Returns the mean over unordered pairs of different, present domains."""
   both = present[:, None] * present[None]
   both = both * (1 - jnp.eye(present.size, dtype=both.dtype))
   return jnp.sum(both * pairs) / jnp.maximum(jnp.sum(both), 1)

@@ -1,4 +1,4 @@
-"""RSC: mutes the features that the classifier leans on most."""
+"""Representation self-challenging (RSC)."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def rsc_mask(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, "batch dims"]:
-  r"""Representation self-challenging (RSC): a mask that mutes the top features.
+  r"""Representation self-challenging (RSC): masks the most predictive features.
 
   .. math::
     g_i = \nabla_f\, z_{y_i}(f_i), \qquad
@@ -37,31 +37,32 @@ def rsc_mask(
     \delta_i = q_{y_i}(f_i) - q_{y_i}(m^F_i f_i), \qquad
     m_{ij} = m^F_{ij} \lor [\delta_i < Q_{1 - b}(\delta)]
 
-  with quantiles Q interpolated linearly: the share p of an example's features
-  whose gradient is largest is muted, in the share b of examples whose
-  probability that costs most. The loss is the cross-entropy of
+  with linearly interpolated quantiles Q. The mask is 0 for the fraction p of an
+  example's features with the largest gradients, in the fraction b of examples
+  whose label loses the most probability. The loss is the cross-entropy of
   `classify(features * mask)`.
 
   Args:
-    classify: the head, from features `[batch, dims]` to logits
-      `[batch, classes]`, row by row.
+    classify: the head; it maps features `[batch, dims]` to logits
+      `[batch, classes]`, each row independently.
     features: `[batch, dims]`, pooled.
     labels: `[batch]`, integers.
     feature_drop: p, in [0, 1]. May be traced.
     batch_drop: b, in [0, 1]. May be traced.
-    where: `[batch]`, which examples count; the others' mask is 1.
+    where: `[batch]`, True for the examples to use; the mask of the others is 1.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     `[batch, dims]`, 0 or 1, without gradient. Comparisons are strict, as
-    published: a drop of 0 still mutes the largest, and an example whose
-    gradients are all equal is muted whole.
+    published: a `feature_drop` of 0 still masks the largest gradient, and equal
+    gradients of an example mask all its features.
 
   Raises:
-    ValueError: if a static share is outside [0, 1] or shapes do not fit.
+    ValueError: if a static fraction is outside [0, 1] or shapes do not fit.
 
-  As DomainBed and DeepDG, on pooled features by the signed gradient; the
-  authors' network also mutes positions of the last feature map, in turns.
+  It masks pooled features by the signed gradient, as DomainBed and DeepDG do.
+  The authors' network alternates between channels and positions of the last
+  feature map.
 
   Examples:
     >>> weights = jnp.array([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
@@ -81,42 +82,44 @@ def rsc_mask(
   rows = jnp.where(keep[:, None], features, jnp.zeros_like(features))
   rows = jax.lax.stop_gradient(rows)
 
-  def own(values: Array) -> Float[Array, " batch"]:
+  def of_labels(values: Array) -> Float[Array, " batch"]:
     check_labels(labels, values.shape[-1])
     return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
 
   def label_logits(rows: Array) -> tuple[Array, Array]:
     logits = classify(rows)
-    return jnp.sum(own(logits).astype(dtype)), logits
+    return jnp.sum(of_labels(logits).astype(dtype)), logits
 
   gradients, logits = jax.grad(label_logits, has_aux=True)(rows)
   gradients = gradients.astype(dtype)
-  share = 1 - as_number("feature_drop", feature_drop, dtype)
-  everything = jnp.ones(gradients.shape, bool)
-  unmuted = gradients < _quantile(gradients, everything, share)[:, None]
+  level = 1 - as_number("feature_drop", feature_drop, dtype)
+  all_features = jnp.ones(gradients.shape, bool)
+  kept = gradients < _quantile(gradients, all_features, level)[:, None]
 
-  muted_logits = classify(jnp.where(unmuted, rows, jnp.zeros_like(rows)))
-  changes = own(softened_softmax(logits)) - own(softened_softmax(muted_logits))
-  changes = changes.astype(dtype)
-  share = 1 - as_number("batch_drop", batch_drop, dtype)
-  limit = _quantile(
-    gather_batch(changes, axis_name), gather_batch(keep, axis_name), share
+  masked_logits = classify(jnp.where(kept, rows, jnp.zeros_like(rows)))
+  losses = of_labels(softened_softmax(logits)) - of_labels(
+    softened_softmax(masked_logits)
   )
-  spared = (changes < limit) | ~keep
-  mask = (unmuted | spared[:, None]).astype(dtype)
+  losses = losses.astype(dtype)
+  level = 1 - as_number("batch_drop", batch_drop, dtype)
+  limit = _quantile(
+    gather_batch(losses, axis_name), gather_batch(keep, axis_name), level
+  )
+  unmasked = (losses < limit) | ~keep
+  mask = (kept | unmasked[:, None]).astype(dtype)
   return jax.lax.stop_gradient(mask)
 
 
 def _quantile(
   values: Float[Array, "*batch n"],
   keep: Bool[Array, "*batch n"],
-  share: Float[Array, ""],
+  level: Float[Array, ""],
 ) -> Float[Array, "*batch"]:
-  """Returns the quantile of what is kept, interpolated as NumPy does."""
+  """Returns the quantile of the kept values, interpolated as in NumPy."""
   ordered = jnp.sort(jnp.where(keep, values, jnp.inf), -1)
   last = jnp.maximum(jnp.sum(keep, -1), 1) - 1
-  place = share * last.astype(values.dtype)
-  # 2/3 of 3 is 2, but not in floating point.
+  place = level * last.astype(values.dtype)
+  # Round a position that is whole except for rounding, as 2/3 of 3.
   whole = jnp.round(place)
   place = jnp.where(jnp.abs(place - whole) < 1e-5 * (1 + whole), whole, place)
   low = jnp.floor(place)

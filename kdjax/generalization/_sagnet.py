@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._mixing_partners import expand
+from kdjax.generalization._mixing_partners import add_trailing_axes
 from kdjax.generalization._mixing_partners import sample_partners
 from kdjax.generalization._mixing_partners import split_key
-from kdjax.generalization._style_statistics import style_moments
+from kdjax.generalization._mixstyle import style_moments
 from kdjax.ops import as_fraction
 from kdjax.ops import as_number
 from kdjax.ops import check_choice
@@ -22,17 +22,17 @@ from kdjax.ops import validate
 
 @validate
 def sagnet_randomize(
+  key: Any | None,
   features: Float[Array, "batch height width channels"]
   | Float[Array, "batch dims"],
-  key: Any | None = None,
   *,
-  what: str = "style",
+  part: str = "style",
   partners: Int[Array, " batch"] | None = None,
   weights: Float[Array, " batch"] | None = None,
-  eps: ArrayLike = 1e-5,
+  epsilon: ArrayLike = 1e-5,
   where: Bool[Array, " batch"] | None = None,
 ) -> Float[Array, "batch height width channels"] | Float[Array, "batch dims"]:
-  r"""Style-agnostic network (SagNet): style or content at random, by AdaIN.
+  r"""Style-agnostic network (SagNet): randomizes the style or the content.
 
   .. math::
     \text{style:}\quad y_i = \sqrt{v'_i + \epsilon}\, \hat x_i + \mu'_i,
@@ -44,32 +44,33 @@ def sagnet_randomize(
       \operatorname{sg}[\hat x_{\pi(i)}] + \mu_i, \qquad
     \hat x = (x - \mu) / \sqrt{v + \epsilon}
 
-  with mean and variance (over n - 1) of each channel's positions, or of all
-  entries of a vector. A step trains the features and the content network on
-  "style", the style network on "content", and then the features alone to make
-  the style network undecided (`sagnet_adversarial_loss`).
+  with the mean and the variance (over n - 1) of a channel's positions, or of
+  all entries of a vector. A step trains the features and the content network
+  with random "style", the style network with random "content", and then the
+  features alone by `sagnet_adversarial_loss`.
 
   Args:
+    key: draws partners, a permutation, and weights, uniform in [0, 1]; None if
+      they are given ("content" needs no weights).
     features: maps `[batch, height, width, channels]` or `[batch, dims]`.
-    key: draws partners, a permutation, and weights, uniform in [0, 1]; may be
-      absent if they are given ("content" needs no weights).
-    what: is randomized, "style" or "content".
-    partners: `[batch]`, the indices \pi(i) instead of drawn ones.
-    weights: `[batch]`, \lambda instead of drawn ones.
-    eps: added to the variance, above 0.
-    where: `[batch]`, which examples count; no other becomes a partner.
+    part: the part to randomize, "style" or "content".
+    partners: `[batch]`, indices \pi(i) to use instead of drawn ones.
+    weights: `[batch]`, \lambda to use instead of drawn ones.
+    epsilon: added to the variance, above 0. May be traced.
+    where: `[batch]`, True for the examples to use; only they become partners.
 
   Returns:
-    Features of the same shape and dtype. Statistics have a gradient, unlike
-    MixStyle's.
+    Features of the same shape and dtype. The statistics have a gradient, unlike
+    those of `mixstyle`.
 
   Raises:
-    ValueError: if there is something to draw and no key, or `what` is unknown.
+    ValueError: if the key is None and partners or weights are not given, or
+      `part` is unknown.
 
   Examples:
     >>> features = jnp.array([[0.0, 2.0], [10.0, 30.0]])
     >>> swapped = sagnet_randomize(
-    ...   features, partners=jnp.array([1, 0]), weights=jnp.zeros(2)
+    ...   None, features, partners=jnp.array([1, 0]), weights=jnp.zeros(2)
     ... )
     >>> print(swapped.round().astype(int))
     [[10 30]
@@ -79,24 +80,26 @@ def sagnet_randomize(
     Nam et al., `Reducing domain gap by reducing style bias
     <https://arxiv.org/abs/1910.11645>`_, 2021.
   """
-  check_choice("what", what, ("style", "content"))
-  check_positive("eps", eps)
+  check_choice("part", part, ("style", "content"))
+  check_positive("epsilon", epsilon)
   batch = features.shape[0]
   dtype = compute_dtype(features)
-  drawn = partners is None or (weights is None and what == "style")
+  drawn = partners is None or (weights is None and part == "style")
   keys = split_key("sagnet_randomize", key, drawn)
   if partners is None:
     partners = sample_partners(keys[0], batch, mix="random", where=where)
-  if weights is None and what == "style":
+  if weights is None and part == "style":
     weights = jax.random.uniform(keys[1], (batch,), dtype)
   x = features.astype(dtype)
-  added = as_number("eps", eps, dtype)
+  added = as_number("epsilon", epsilon, dtype)
   mean, variance = style_moments(x, (1, 2) if x.ndim == 4 else (1,))
   content = (x - mean) / jnp.sqrt(variance + added)
-  if what == "content":
+  if part == "content":
     content = jax.lax.stop_gradient(content[partners])
   else:
-    share = expand(as_fraction("weights", weights, dtype, shape=(batch,)), x)
+    share = add_trailing_axes(
+      as_fraction("weights", weights, dtype, shape=(batch,)), x
+    )
     mean = share * mean + (1 - share) * mean[partners]
     variance = share * variance + (1 - share) * variance[partners]
   mixed = content * jnp.sqrt(variance + added) + mean
@@ -107,17 +110,18 @@ def sagnet_randomize(
 def sagnet_adversarial_loss(
   style_logits: Float[Array, "*batch classes"],
 ) -> Float[Array, "*batch"]:
-  r"""SagNet's adversarial loss: features whose style tells no class.
+  r"""Style-agnostic network (SagNet): the adversarial loss of the features.
 
   .. math:: \ell = -\operatorname*{mean}_c \log \operatorname{softmax}(z)_c
 
-  the cross-entropy of the style network with uniform targets. It trains the
-  features only; the style network is held.
+  the cross-entropy of the style network with uniform targets, so that the style
+  of the features predicts no class. It trains the features only; freeze the
+  style network.
 
   Args:
-    style_logits: `[*batch, classes]`, of the style network on features whose
-      content is random (`sagnet_randomize`). A class at -inf is masked
-      and not counted.
+    style_logits: `[*batch, classes]`, of the style network on features with
+      random content (`sagnet_randomize`). A class at -inf is masked and is not
+      in the mean.
 
   Returns:
     One value an example. Published weight: 0.1 times the mean over the batch

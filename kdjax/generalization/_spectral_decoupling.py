@@ -11,16 +11,17 @@ from kdjax.ops import validate
 def sd_penalty(
   logits: Float[Array, "*batch classes"],
 ) -> Float[Array, "*batch"]:
-  r"""Spectral decoupling (SD): small logits, so that no feature starves others.
+  r"""Spectral decoupling (SD): penalizes the squares of the logits.
 
   .. math:: \ell = \operatorname*{mean}_c z_c^2
 
   Args:
-    logits: `[*batch, classes]`. A class at -inf is masked and not counted.
+    logits: `[*batch, classes]`. A class at -inf is masked and is not
+      in the mean.
 
   Returns:
     One value an example. Published weight: 0.1 times the mean over the batch
-    (DomainBed); the paper's lambda / 2 weighs the sum over classes.
+    (DomainBed). The paper multiplies the sum over classes by lambda / 2.
 
   Raises:
     TypeError: if the logits are not floating-point.

@@ -1,4 +1,4 @@
-"""Variance of risks (V-REx)."""
+"""Variance risk extrapolation (V-REx)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -15,22 +15,22 @@ def vrex_penalty(
   where: Bool[Array, " domains"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Variance risk extrapolation (V-REx) penalty: equal losses everywhere.
+  r"""Variance risk extrapolation (V-REx): the variance of the domains' losses.
 
   .. math::
     \operatorname*{mean}_d (\ell_d - \bar \ell)^2, \qquad
     \bar \ell = \operatorname*{mean}_d \ell_d
 
   Args:
-    losses: `[domains]`, each domain's mean loss (`domain_losses`).
-    where: `[domains]`, which domains are in the batch.
+    losses: `[domains]`, the mean loss of each domain (`domain_losses`).
+    where: `[domains]`, True for the domains to use.
     axis_name: the mapped axis that holds the other domains, if any.
 
   Returns:
-    A scalar, the variance over the number of domains, not one less, as in all
-    published codes. Published weight beside the mean of the losses: 1 for the
-    first 500 steps, then 10 (DomainBed, which starts a new Adam at that step)
-    or 3 (TLlib).
+    A scalar. The variance divides by the number of domains, not by one less, as
+    in all published implementations. Published weight, next to the mean of the
+    losses: 1 for the first 500 steps, then 10 with a newly initialized Adam
+    (DomainBed) or 3 (TLlib).
 
   Raises:
     ValueError: if `losses` is not a vector.

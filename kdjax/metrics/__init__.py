@@ -1,7 +1,7 @@
-"""What to report: accuracy, fidelity, calibration, similarity, distance.
+"""Metrics: accuracy, fidelity, calibration, similarity and domain distance.
 
-Pure functions. Those that are sums over examples return one value an example,
-for `kdjax.ops.masked_mean` to reduce.
+All are pure functions. A metric that is a sum over examples returns one value
+an example; `kdjax.ops.masked_mean` gives its mean.
 """
 
 from kdjax.metrics._calibration import ReliabilityCurve

@@ -1,4 +1,4 @@
-"""Whether confidence is what accuracy turns out to be."""
+"""Reliability curve and expected calibration error (ECE)."""
 
 from typing import NamedTuple
 
@@ -14,16 +14,16 @@ from kdjax.ops import validate
 
 
 class ReliabilityCurve(NamedTuple):
-  """What a reliability diagram draws, one value a bin.
+  """The values of a reliability diagram, one a bin.
 
   Attributes:
     confidence: mean confidence in each bin, 0 where the bin is empty.
     accuracy: mean accuracy in each bin, 0 where the bin is empty.
-    count: examples in each bin.
+    count: the number of examples in each bin.
 
   Examples:
     >>> curve = reliability_curve(
-    ...   jnp.array([[0.0, 9.0]]), jnp.array([1]), bins=2
+    ...   jnp.array([[0.0, 9.0]]), jnp.array([1]), num_bins=2
     ... )
     >>> curve.count
     Array([0., 1.], dtype=float32)
@@ -43,7 +43,7 @@ def reliability_curve(
   logits: Float[Array, "*batch classes"],
   labels: Integer[Array, "*batch"],
   *,
-  bins: int = 15,
+  num_bins: int = 15,
   where: Bool[Array, "*batch"] | None = None,
   axis_name: str | None = None,
 ) -> ReliabilityCurve:
@@ -55,21 +55,21 @@ def reliability_curve(
   Args:
     logits: `[*batch, classes]`.
     labels: `[*batch]`, in [0, classes).
-    bins: how many bins of equal width [0, 1] is cut into.
-    where: `[*batch]`, which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    num_bins: the number of bins of equal width in [0, 1].
+    where: `[*batch]`, True for the examples that count; None takes all.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
-    `ReliabilityCurve`, three arrays `[bins]`. NaN logits show as NaN in
-    the first bin, so that a diverged model is not taken for a calibrated one.
+    `ReliabilityCurve`, three arrays `[bins]`. NaN logits give NaN in the first
+    bin, so that a diverged model does not appear calibrated.
 
   Raises:
-    ValueError: if shapes differ or bins is not above 0.
+    ValueError: if shapes differ or num_bins is not above 0.
     TypeError: if labels are not integers.
 
   Examples:
     >>> curve = reliability_curve(
-    ...   jnp.array([[0.0, 0.0], [0.0, 9.0]]), jnp.array([1, 1]), bins=2
+    ...   jnp.array([[0.0, 0.0], [0.0, 9.0]]), jnp.array([1, 1]), num_bins=2
     ... )
     >>> curve.accuracy, curve.count
     (Array([0., 1.], dtype=float32), Array([1., 1.], dtype=float32))
@@ -78,16 +78,16 @@ def reliability_curve(
     Guo et al., `On calibration of modern neural networks
     <https://arxiv.org/abs/1706.04599>`_, 2017, section 2.
   """
-  check_integer("bins", bins, 1)
+  check_integer("num_bins", num_bins, 1)
   logits = logits.astype(compute_dtype(logits))
   confidence = jnp.max(jax.nn.softmax(logits), axis=-1).reshape(-1, 1)
   hits = accuracy(logits, labels).reshape(-1, 1)
-  inner_edges = jnp.arange(1, bins, dtype=confidence.dtype)[None] / bins
+  inner_edges = jnp.arange(1, num_bins, dtype=confidence.dtype)[None] / num_bins
   index = jnp.sum(confidence > inner_edges, axis=-1, keepdims=True)
-  member = index == jnp.arange(bins)[None]
+  member = index == jnp.arange(num_bins)[None]
   if where is not None:
     member &= where.reshape(-1, 1)
-  # Sums, not a product of matrices: accelerators would round its operands.
+  # Sums, not a matrix product: accelerators round the operands of a product.
   sums = [
     jnp.sum(jnp.where(member, value, 0.0), axis=0, dtype=confidence.dtype)
     for value in (confidence, hits, 1.0)
@@ -105,7 +105,7 @@ def expected_calibration_error(
   logits: Float[Array, "*batch classes"],
   labels: Integer[Array, "*batch"],
   *,
-  bins: int = 15,
+  num_bins: int = 15,
   where: Bool[Array, "*batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -114,21 +114,21 @@ def expected_calibration_error(
   .. math::
     \sum_m \frac{n_m}{n} \lvert \mathrm{acc}_m - \mathrm{conf}_m \rvert
 
-  over the bins of `reliability_curve`. A statistic of the whole sample:
-  a mean over batches is larger than the value of their union.
+  over the bins of `reliability_curve`. The error is a statistic of the whole
+  sample: the mean over batches is larger.
 
   Args:
     logits: `[*batch, classes]`.
     labels: `[*batch]`, in [0, classes).
-    bins: how many bins of equal width [0, 1] is cut into.
-    where: `[*batch]`, which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    num_bins: the number of bins of equal width in [0, 1].
+    where: `[*batch]`, True for the examples that count; None takes all.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
-    A scalar in [0, 1]; 0 if no example counts.
+    A scalar in [0, 1]; 0 if `where` is all False.
 
   Raises:
-    ValueError: if shapes differ or bins is not above 0.
+    ValueError: if shapes differ or num_bins is not above 0.
     TypeError: if labels are not integers.
 
   Examples:
@@ -141,7 +141,7 @@ def expected_calibration_error(
     <https://arxiv.org/abs/1706.04599>`_, 2017, equation 3.
   """
   curve = reliability_curve(
-    logits, labels, bins=bins, where=where, axis_name=axis_name
+    logits, labels, num_bins=num_bins, where=where, axis_name=axis_name
   )
   gap = jnp.abs(curve.accuracy - curve.confidence)
   return jnp.sum(curve.count * gap) / jnp.maximum(jnp.sum(curve.count), 1.0)

@@ -12,8 +12,8 @@ from kdjax.ops import validate
 
 @validate
 def cka(
-  a: Float[Array, "batch ..."],
-  b: Float[Array, "batch ..."],
+  features_a: Float[Array, "batch ..."],
+  features_b: Float[Array, "batch ..."],
   *,
   debiased: bool = False,
   pool: bool = False,
@@ -29,29 +29,29 @@ def cka(
       {\sqrt{\operatorname{HSIC}(A A^\top, A A^\top)
              \operatorname{HSIC}(B B^\top, B B^\top)}}
 
-  of centered columns. It does not change when either representation is rotated,
-  scaled or shifted.
+  with centered columns of A and B. The value does not change when either
+  representation is rotated, scaled or shifted.
 
   Args:
-    a: `[batch, ...]`, embeddings or feature maps, which are flattened.
-    b: `[batch, ...]`; all axes but the batch may differ.
-    debiased: whether to take the unbiased estimate of HSIC. With fewer
-      examples than features the biased one is near 1 for any two networks.
-    pool: whether to average over all axes between batch and channels first.
-    where: `[batch]`, which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    features_a: `[batch, ...]`, embeddings or feature maps, which are flattened.
+    features_b: `[batch, ...]`; all axes but the batch may differ.
+    debiased: True for the unbiased estimate of HSIC. With fewer examples than
+      features, the biased estimate is near 1 for any two networks.
+    pool: True to average over all axes between batch and channels first.
+    where: `[batch]`, True for the examples in the sample; None takes all.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
-    A scalar in [0, 1]; debiased it is at most 1 and may be negative. 0 where a
-    representation is the same for all examples, or if there are too few: one,
-    or, debiased, three.
+    A scalar in [0, 1]; the debiased value is at most 1 and may be negative. The
+    value is 0 if all examples have the same representation, or for one example
+    (for three or fewer if debiased).
 
   Raises:
-    ValueError: if the batches differ.
+    ValueError: if the batch sizes differ.
     TypeError: if the representations are not floating-point.
 
-  A statistic of the whole sample, not a mean over batches, though the mean of
-  debiased HSICs would be one (Nguyen et al., 2021).
+  CKA is a statistic of the whole sample, not a mean over batches; a mean of
+  debiased HSICs over batches would be valid too (Nguyen et al., 2021).
 
   Examples:
     >>> a = jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
@@ -64,18 +64,18 @@ def cka(
     via dependence maximization
     <https://jmlr.org/papers/v13/song12a.html>`_, 2012, equation 5.
   """
-  mask = jnp.ones(a.shape[:1], bool) if where is None else where
+  mask = jnp.ones(features_a.shape[:1], bool) if where is None else where
   mask = gather_batch(mask, axis_name)
-  count = jnp.sum(mask, dtype=jnp.promote_types(a.dtype, jnp.float32))
+  count = jnp.sum(mask, dtype=jnp.promote_types(features_a.dtype, jnp.float32))
 
   def gram(x: Array) -> tuple[Float[Array, "whole whole"], float]:
-    """Returns inner products, and what rounding alone makes of their HSIC."""
+    """Returns inner products, and the rounding error of their HSIC."""
     x = x.astype(compute_dtype(x))
     if pool and x.ndim > 2:
       x = jnp.mean(x, tuple(range(1, x.ndim - 1)))
     x = gather_batch(x.reshape(x.shape[0], -1), axis_name)
     x = jnp.where(mask[:, None], x, 0.0)
-    # Representations may be small or large; their squares stay in range.
+    # Dividing by the largest entry keeps the squares in range.
     x = x / nonzero_divisor(jnp.max(jnp.abs(x)))
     x = x - jnp.sum(x, 0, keepdims=True) / jnp.maximum(count, 1)
     x = jnp.where(mask[:, None], x, 0.0)
@@ -96,7 +96,7 @@ def cka(
       count > 3, products - 2 * rows / nonzero_divisor(count - 2), 0.0
     )
 
-  (gram_a, noise_a), (gram_b, noise_b) = gram(a), gram(b)
+  (gram_a, noise_a), (gram_b, noise_b) = gram(features_a), gram(features_b)
   cross = independence(gram_a, gram_b)
   own = independence(gram_a, gram_a), independence(gram_b, gram_b)
   positive = (own[0] > noise_a) & (own[1] > noise_b) & (count > 1)
@@ -104,5 +104,5 @@ def cka(
     jnp.where(positive, own[1], 1.0)
   )
   value = jnp.where(positive, cross / scale, 0.0)
-  # Equal on every device already; the mean tells JAX so.
+  # The value is equal on every device already; the mean tells JAX so.
   return mean_over_devices(value, axis_name)

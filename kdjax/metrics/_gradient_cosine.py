@@ -1,4 +1,4 @@
-"""The cosine between gradients of two losses."""
+"""Cosine similarity of the gradients of two losses."""
 
 from typing import Any
 
@@ -11,19 +11,21 @@ from kdjax.ops import nonzero_divisor
 
 
 def gradient_cosine(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
-  r"""Cosine between two gradients: do two losses pull the same way?
+  r"""Cosine between two gradients: how far two losses agree.
 
   .. math::
     \frac{\sum_p g_p \cdot h_p}
          {\sqrt{\sum_p \lVert g_p \rVert^2} \sqrt{\sum_p \lVert h_p \rVert^2}}
 
-  over all parameters p. Near 1, distillation repeats what the labels say; near
-  0, it adds something else; below 0, it works against them.
+  over all parameters p. For the gradients of distillation and cross-entropy:
+  near 1, distillation repeats the signal of the labels; near 0, it adds an
+  independent signal; below 0, it opposes the labels.
 
   Args:
     tree_a: a pytree of arrays, such as the gradient of the cross-entropy.
     tree_b: a pytree of the same structure and shapes, such as the gradient of
-      the distillation loss. Both are of the whole batch already.
+      the distillation loss. Both are gradients of the whole batch, already
+      averaged over devices.
 
   Returns:
     A scalar in [-1, 1]; 0 if a gradient is 0.
@@ -66,7 +68,7 @@ def gradient_cosine(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
 
 
 def _scaled(leaves: list[Array]) -> list[Array]:
-  """Divides by the largest entry, lest squares of gradients underflow."""
+  """Divides by the largest entry, so that squares do not underflow."""
   leaves = [x.astype(compute_dtype(x)) for x in leaves]
   peaks = [jnp.max(jnp.abs(x), initial=0.0) for x in leaves]
   peak = (

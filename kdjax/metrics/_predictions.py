@@ -1,4 +1,4 @@
-"""What a prediction gets right, one value an example."""
+"""Accuracy, agreement, likelihood and entropy, one value an example."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -21,12 +21,12 @@ def accuracy(
     [\operatorname{argmax}_c z_c = y]
 
   Args:
-    logits: `[*batch, classes]`. The first of equal logits is taken; a row
-      with NaN is never right.
-    labels: `[*batch]`, in [0, classes).
+    logits: `[*batch, classes]`. Of equal logits the first class is predicted; a
+      row with NaN is never correct.
+    labels: class indices `[*batch]`, in [0, classes).
 
   Returns:
-    0 or 1, one value an example. `masked_mean` gives the rate.
+    0 or 1, one value an example. `masked_mean` gives the mean.
 
   Raises:
     ValueError: if logits and labels differ in batch shape.
@@ -57,10 +57,10 @@ def agreement(
 
   Args:
     student_logits: `[*batch, classes]`.
-    teacher_logits: `[*batch, classes]`; never broadcast.
+    teacher_logits: `[*batch, classes]`, of the same shape.
 
   Returns:
-    0 or 1, one value an example. `masked_mean` gives the rate.
+    0 or 1, one value an example. `masked_mean` gives the mean.
 
   Raises:
     ValueError: if the shapes differ.
@@ -88,15 +88,15 @@ def negative_log_likelihood(
   .. math::
     -\log q_y = \log \Bigl(1 + \sum_{c \ne y} e^{z_c - z_y}\Bigr)
 
-  In this form a confident prediction keeps its digits: a likelihood of
-  1 - 1e-9 gives 1e-9, not 0.
+  This form keeps the digits of a confident prediction: a likelihood of 1 - 1e-9
+  gives 1e-9, not 0.
 
   Args:
-    logits: `[*batch, classes]`. A class of logit -inf has no likelihood.
-    labels: `[*batch]`, in [0, classes).
+    logits: `[*batch, classes]`. A class with logit -inf has likelihood 0.
+    labels: class indices `[*batch]`, in [0, classes).
 
   Returns:
-    One value an example, infinite if the label's logit alone is -inf.
+    One value an example; inf if the label's logit is -inf and another is not.
 
   Raises:
     ValueError: if logits and labels differ in batch shape.
@@ -117,16 +117,16 @@ def negative_log_likelihood(
 def entropy(
   logits: Float[Array, "*batch classes"], *, temperature: ArrayLike = 1.0
 ) -> Float[Array, "*batch"]:
-  r"""Entropy of a prediction, in nats: how much a teacher leaves open.
+  r"""Entropy of a prediction, in nats.
 
   .. math::
     -\sum_c q_c \log q_c, \quad q = \mathrm{softmax}(z / T)
 
-  Near 0, a teacher's soft targets are labels, and distillation at this
-  temperature tells no more than they do.
+  Near 0, a teacher's soft targets are one-hot, and distillation at this
+  temperature adds no information to the labels.
 
   Args:
-    logits: `[*batch, classes]`. A class of logit -inf has no share.
+    logits: `[*batch, classes]`. A class with logit -inf has probability 0.
     temperature: T > 0; a number, or one per example.
 
   Returns:
@@ -145,10 +145,10 @@ def entropy(
   """
   log_q = log_softened_softmax(logits, temperature=temperature)
   q = jnp.exp(log_q)
-  # A class without mass adds nothing; 0 log 0 would be NaN.
+  # A class with probability 0 adds 0; 0 log 0 would be NaN.
   return -jnp.sum(q * jnp.where(q == 0, 0.0, log_q), -1)
 
 
 def _is_nan(logits: Float[Array, "*batch classes"]) -> Bool[Array, "*batch"]:
-  """Marks the rows of a diverged model, whose argmax would be class 0."""
+  """Returns True for rows with NaN, whose argmax would be class 0."""
   return jnp.any(jnp.isnan(logits), -1)

@@ -1,4 +1,4 @@
-"""How far apart two domains are, by the error of who tells them apart."""
+"""Proxy A-distance (PAD) between two domains."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -14,17 +14,17 @@ def proxy_a_distance(error: ArrayLike) -> Float[Array, "..."]:
   .. math::
     \hat d_{\mathcal A} = \max(0, 2 (1 - 2 \operatorname{err}))
 
-  The error is the share of all held-out rows, of both domains, whose domain
-  was mistaken. With as many rows in each domain, the value is the H-divergence
-  of `kdjax.adaptation.h_divergence_from_errors`, since then err is the
-  mean of both domains' errors. With unequal numbers it is not: a classifier
-  that always says the larger domain has a small error and learned nothing.
+  The error is the share of wrong domain predictions among the held-out examples
+  of both domains. With equal numbers of examples in both domains, the error is
+  the mean of both domains' errors, and the value equals the H-divergence of
+  `kdjax.adaptation.h_divergence_from_errors`. With unequal numbers the values
+  differ: a classifier that always predicts the larger domain has a small error.
 
   Args:
-    error: in [0, 1], any shape.
+    error: the domain classifier's error, in [0, 1], of any shape.
 
   Returns:
-    Values in [0, 2], in the shape of the error; 0 from an error of 1/2 on.
+    Values in [0, 2], in the shape of the error; 0 for an error of 1/2 or more.
 
   Raises:
     ValueError: if a static error is outside [0, 1].

@@ -1,9 +1,9 @@
-"""Teachers and students in Flax NNX.
+"""Teacher and student networks in Flax NNX.
 
-Every network maps images `[batch, height, width, channels]` to
-`Outputs`: logits, features from shallow to deep, the embedding, and
-what else a method may ask for. `load_torch` fills them with published
-PyTorch weights. `kdjax.nets.layers` holds the layers that they share.
+Every network maps images `[batch, height, width, channels]` to `Outputs`:
+logits, features from shallow to deep, the embedding and further arrays for
+methods that need them. `load_torch` loads published PyTorch weights into a
+network. `kdjax.nets.layers` contains the layers of all networks.
 """
 
 from kdjax.nets._batch_axis import is_of_batch

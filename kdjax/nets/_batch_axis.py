@@ -1,10 +1,10 @@
-"""The mapped axis that holds the rest of a batch, as normalizations know it."""
+"""Batch statistics over a mapped axis."""
 
 from flax import linen
 from flax import nnx
 
-# Flax gives these an axis name too, but their statistics are of one example:
-# averaged over devices they would mix examples that have nothing in common.
+# These layers of Flax have an axis name too, but compute statistics of single
+# examples. Means over devices would mix unrelated examples.
 _OF_ONE_EXAMPLE = (
   linen.GroupNorm,
   linen.InstanceNorm,
@@ -18,14 +18,14 @@ _OF_ONE_EXAMPLE = (
 
 
 def is_of_batch(module: object) -> bool:
-  """Whether a module has statistics of the whole batch.
+  """Tells whether a module computes statistics of the whole batch.
 
   Args:
     module: a layer of Flax, NNX or Linen.
 
   Returns:
     True for a batch normalization, which has an axis name; False for layers
-    whose statistics are of one example.
+    with statistics of single examples.
   """
   return hasattr(module, "axis_name") and not isinstance(
     module, _OF_ONE_EXAMPLE
@@ -33,17 +33,17 @@ def is_of_batch(module: object) -> bool:
 
 
 def set_batch_axis(module: nnx.Module, axis_name: str) -> None:
-  """Lets batch statistics be averaged over a mapped axis.
+  """Averages batch statistics over a mapped axis.
 
-  Train steps do so themselves; it is for a network under a mapped function of
-  one's own.
+  The train steps of kdjax do this. Call it for a network that you run inside a
+  mapped function of your own.
 
   Args:
     module: an NNX module, changed in place.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    Nothing.
+    None.
   """
   for _, part in nnx.iter_modules(module):
     if is_of_batch(part):

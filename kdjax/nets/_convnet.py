@@ -18,27 +18,27 @@ from kdjax.ops import validate
 
 
 class ConvNet(nnx.Module):
-  """LeNet-like convolutional network (ConvNet).
+  """Convolutional network (ConvNet): similar to LeNet.
 
-  Each stage is a 5x5 convolution, a ReLU and a 2x2 max pooling; a hidden dense
+  Each stage has a 5x5 convolution, a ReLU and a 2x2 max pooling. A hidden dense
   layer and the classifier follow. Features are the activations of the
-  convolutions before pooling, the embedding is the hidden layer. Parameters
-  are float32; the body computes in `dtype`, the embedding and logits are in
-  float32 at least.
+  convolutions before pooling; the embedding is the hidden layer. Parameters are
+  float32; the body computes in `dtype`; the embedding and logits are float32 or
+  wider.
 
   Args:
     num_classes: the number of logits.
     input_shape: (height, width, channels) of an image. Each stage halves
-      height and width, rounding down, and something must be left.
+      height and width, rounded down; the last must be at least 1.
     channels: the channels of each convolution.
-    hidden: units of the hidden dense layer.
-    dropout: the rate after the hidden layer, in training.
-    dtype: what the body computes in.
+    hidden: the units of the hidden dense layer.
+    dropout: the dropout rate after the hidden layer, in training.
+    dtype: the dtype in which the body computes.
     rngs: random streams for the parameters and, if used, for dropout.
 
   Raises:
-    ValueError: if channels is no sequence of positive integers, pooling leaves
-      nothing of the image, or the inputs have another shape than
+    ValueError: if channels is not a sequence of positive integers, the image is
+      too small for the poolings, or the inputs do not have the shape
       `input_shape`.
 
   Examples:
@@ -49,8 +49,8 @@ class ConvNet(nnx.Module):
 
   References:
     LeCun et al., `Gradient-based learning applied to document recognition
-    <https://doi.org/10.1109/5.726791>`_, 1998. Here with padding, ReLU and max
-    pooling, as usual today.
+    <https://doi.org/10.1109/5.726791>`_, 1998. This network uses
+    padding, ReLU and max pooling instead.
   """
 
   def __init__(

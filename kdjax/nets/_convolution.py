@@ -1,9 +1,9 @@
-"""Convolutions whose gradients a CPU computes as fast as their values.
+"""Convolutions with fast gradients on a CPU.
 
-Inside a loop, and the steps of an epoch are one, XLA's CPU compiler gives only
-convolutions of batch, positions, channels by positions, inputs, outputs to its
-fast kernels. The gradients that JAX derives have their axes permuted instead of
-their arrays, and run 10 to 20 times slower there.
+Inside a loop, such as over the steps of an epoch, XLA's CPU compiler uses its
+fast kernels only for convolutions in the layouts NHWC and HWIO. JAX derives
+gradients with permuted axes, which run 10 to 20 times slower; this module
+transposes the arrays instead.
 """
 
 import functools
@@ -31,16 +31,16 @@ def convolve(
   precision: Any = None,
   **options: Any,
 ) -> Array:
-  """As `jax.lax.conv_general_dilated`, for `nnx.Conv`; equal but for speed.
+  """Computes `jax.lax.conv_general_dilated` for `nnx.Conv`, faster on a CPU.
 
   Args:
     inputs: `[batch, height, width, inputs]`.
     kernel: `[height, width, inputs, outputs]`.
-    strides: of both axes.
-    padding: of both axes.
-    feature_group_count: more than one group is left to JAX.
-    precision: of the products.
-    **options: dilations and axes, as `nnx.Conv` gives them.
+    strides: the strides of both axes.
+    padding: the padding of both axes.
+    feature_group_count: the number of groups; JAX handles more than one.
+    precision: the precision of the products.
+    **options: dilations and axes that `nnx.Conv` passes.
 
   Returns:
     `[batch, height, width, outputs]`.
@@ -62,8 +62,8 @@ def convolve(
       inputs.shape[1:3], kernel.shape[:2], strides, padding
     )
   pads = tuple((int(low), int(high)) for low, high in padding)
-  # The rule below has no place for the sum over devices that a kernel which
-  # all of them share needs; this conversion has.
+  # The gradient of a kernel that all devices share is a sum over devices. The
+  # rule below cannot add that sum; the transpose of this conversion does.
   inputs, kernel = vary_like(inputs, kernel), vary_like(kernel, inputs)
   return _convolve(inputs, kernel, tuple(strides), pads, precision)
 
@@ -85,10 +85,10 @@ def _convolve(
 def _tangent(
   strides: Any, pads: Any, precision: Any, primals: Any, tangents: Any
 ) -> tuple[Array, Array]:
-  """The tangent is written as the transpose of the gradient that is wanted.
+  """Computes the tangent as the transpose of the fast gradient.
 
-  Reverse mode transposes it again and arrives at that gradient; forward mode
-  takes it as it is.
+  Reverse mode transposes it again, which gives the fast gradient. Forward mode
+  uses the tangent itself.
   """
   inputs, kernel = primals
   outputs = _convolve(inputs, kernel, strides, pads, precision)
@@ -114,7 +114,7 @@ def _inputs_gradient(
   pads: Any,
   precision: Any,
 ) -> Array:
-  """Spreads the outputs' gradient by the kernel, turned around."""
+  """Convolves the gradient of the outputs with the flipped kernel."""
   around = [
     (size - 1 - low, old - 1 + low - stride * (new - 1))
     for size, old, new, stride, (low, _) in zip(
@@ -145,7 +145,7 @@ def _kernel_gradient(
   pads: Any,
   precision: Any,
 ) -> Array:
-  """Correlates inputs with the outputs' gradient, over batch and positions."""
+  """Correlates the inputs with the gradient of the outputs."""
   around = [
     (low, size - low - old + stride * (new - 1))
     for size, old, new, stride, (low, _) in zip(

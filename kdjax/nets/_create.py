@@ -1,4 +1,4 @@
-"""Networks by the names that the papers give them."""
+"""Networks by their names in the papers."""
 
 import functools
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def create(
   dtype: DTypeLike = jnp.float32,
   **options: Any,
 ) -> nnx.Module:
-  """Builds a network by name: what a command-line flag needs.
+  """Builds a network by its name.
 
   Args:
     name: "mlp", "convnet", "resnet8" to "resnet110", "resnet8x4",
@@ -43,19 +43,18 @@ def create(
     input_shape: (height, width, channels) of an image.
     num_classes: the number of logits.
     rngs: random streams for the parameters and, if used, for dropout.
-    dtype: what the body computes in.
-    **options: what else the network's class takes, as `hidden`, `dropout`
-      or `patch_size`.
+    dtype: the dtype in which the body computes.
+    **options: further arguments of the network's class, such as `hidden`,
+      `dropout` or `patch_size`.
 
   Returns:
-    A module that maps `[batch, height, width, channels]` to
-    `Outputs`.
+    A module that maps images `[batch, height, width, channels]` to `Outputs`.
 
   Raises:
-    TypeError: if rngs is no `nnx.Rngs`, num_classes no integer, or the network
-      has no such option.
-    ValueError: if there is no network of that name, or input_shape is not three
-      positive integers.
+    TypeError: if rngs is not an `nnx.Rngs`, num_classes is not an integer, or
+      the network does not have an option.
+    ValueError: if the name is unknown, or input_shape is not three positive
+      integers.
 
   Examples:
     >>> student = create(
@@ -128,5 +127,5 @@ _NETWORKS: dict[str, Callable[..., nnx.Module]] = {
   "shufflenetv1": ShuffleNetV1,
   "shufflenetv2": ShuffleNetV2,
   "deit-tiny": ViT,
-  "deit-small": functools.partial(ViT, width=384, heads=6),
+  "deit-small": functools.partial(ViT, width=384, num_heads=6),
 }

@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50, for ImageNet and as the CIFAR toolkits have them."""
+"""ResNet-18, 34 and 50, with the stem for ImageNet or for CIFAR."""
 
 import functools
 import itertools
@@ -17,7 +17,7 @@ from kdjax.nets._resnet import residual_stages
 from kdjax.ops import check_choice
 from kdjax.ops import validate
 
-# Of each depth, the blocks of the four stages and whether they are bottlenecks.
+# For each depth: the blocks of the four stages; whether they are bottlenecks.
 _DEPTHS = {
   18: ((2, 2, 2, 2), False),
   34: ((3, 4, 6, 3), False),
@@ -26,32 +26,32 @@ _DEPTHS = {
 
 
 class ImageNetResNet(nnx.Module):
-  """Residual network (ResNet) of four stages: ResNet-18, 34, 50.
+  """Residual network (ResNet): ResNet-18, 34 and 50, of four stages.
 
   Features are the stem `f0` before its pooling and the four stages `f1` to
-  `f4`, all after their ReLU; the embedding is the mean of `f4` over
-  positions. The stride of a bottleneck is that of its 3x3 convolution, as in
-  torchvision. Parameters and batch statistics are float32; the body computes
-  in `dtype`, the embedding and logits are in float32 at least. For the
-  running variance see `ResNet`.
+  `f4`, all after their ReLU; the embedding is the mean of `f4` over positions.
+  In a bottleneck, the 3x3 convolution has the stride, as in torchvision.
+  Parameters and batch statistics are float32; the body computes in `dtype`; the
+  embedding and logits are float32 or wider. For the running variance see
+  `ResNet`.
 
   Args:
     depth: 18, 34 or 50 layers.
     num_classes: the number of logits.
-    input_shape: (height, width, channels) of an image. Only the channels
-      matter: one network takes images of any size.
-    stem: "imagenet" for a 7x7 convolution of stride 2 and a 3x3 max pooling of
-      stride 2, "cifar" for a 3x3 convolution alone, as RepDistiller and
-      mdistiller use these networks for 32x32 images.
-    width: channels of the stem.
-    norm: "batch", or "ibn-a" for `IBN` after the first convolution of
-      each block but those of the last stage, as in IBN-Net.
-    dtype: what the body computes in.
+    input_shape: (height, width, channels) of an image. The network uses only
+      the channels and accepts images of any height and width.
+    stem: "imagenet" for a 7x7 convolution and a 3x3 max pooling, both of stride
+      2; "cifar" for a 3x3 convolution, as in RepDistiller and mdistiller for
+      32x32 images.
+    width: the channels of the stem.
+    norm: "batch", or "ibn-a" for `IBN` after the first convolution of each
+      block except in the last stage, as in IBN-Net.
+    dtype: the dtype in which the body computes.
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if there is no such depth, stem or norm, or the inputs have
-      other channels than `input_shape`.
+    ValueError: if depth, stem or norm is unknown, or the inputs have other
+      channels than `input_shape`.
 
   Examples:
     >>> build = lambda: ImageNetResNet(

@@ -1,4 +1,4 @@
-"""A multilayer perceptron."""
+"""Multi-layer perceptron (MLP)."""
 
 import itertools
 import math
@@ -17,23 +17,23 @@ from kdjax.ops import validate
 
 
 class MLP(nnx.Module):
-  """Multi-layer perceptron (MLP) on flattened images.
+  """Multi-layer perceptron (MLP): on flattened images.
 
-  Features are the activations of the hidden layers, the embedding is the last
-  of them. Parameters are float32; the hidden layers compute in `dtype`, the
-  embedding and logits in float32 at least.
+  Features are the activations of the hidden layers; the embedding is the last
+  of them. Parameters are float32; the hidden layers compute in `dtype`; the
+  embedding and logits are float32 or wider.
 
   Args:
     num_classes: the number of logits.
     input_shape: (height, width, channels) of an image.
-    hidden: units of each hidden layer.
-    dropout: the rate after each hidden layer, in training.
-    dtype: what the hidden layers compute in.
+    hidden: the units of each hidden layer.
+    dropout: the dropout rate after each hidden layer, in training.
+    dtype: the dtype in which the hidden layers compute.
     rngs: random streams for the parameters and, if used, for dropout.
 
   Raises:
-    ValueError: if hidden is no sequence of positive integers, or the inputs
-      have another shape than `input_shape`.
+    ValueError: if hidden is not a sequence of positive integers, or the inputs
+      do not have the shape `input_shape`.
 
   Examples:
     >>> model = MLP(10, input_shape=(8, 8, 1), hidden=(32,), rngs=nnx.Rngs(0))
@@ -43,8 +43,8 @@ class MLP(nnx.Module):
 
   References:
     Hinton et al., `Distilling the knowledge in a neural network
-    <https://arxiv.org/abs/1503.02531>`_, 2015, section 3 (there with two
-    layers of 1200 or 800 units).
+    <https://arxiv.org/abs/1503.02531>`_, 2015, section 3, with two
+    layers of 1200 or 800 units.
   """
 
   def __init__(

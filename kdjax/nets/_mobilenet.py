@@ -1,4 +1,4 @@
-"""MobileNetV2 as the CIFAR toolkits use it."""
+"""MobileNetV2 for CIFAR, as in RepDistiller."""
 
 import functools
 from typing import Any
@@ -14,7 +14,7 @@ from kdjax.nets._outputs import assemble
 from kdjax.ops import check_positive
 from kdjax.ops import validate
 
-# Of each group of blocks: whether it expands, channels, blocks, first stride.
+# For each group of blocks: whether it expands, channels, blocks, first stride.
 _GROUPS = (
   (False, 16, 1, 1),
   (True, 24, 2, 1),
@@ -26,33 +26,33 @@ _GROUPS = (
 )
 
 
-# The groups after which f1 to f4 are taken.
+# The outputs of these groups are the features f1 to f4.
 _ENDS = (1, 2, 4, 6)
 
 
 class MobileNetV2(nnx.Module):
-  """MobileNetV2 for CIFAR, of inverted residuals.
+  """MobileNetV2 for CIFAR: a network of inverted residual blocks.
 
-  Features are the stem `f0` after its ReLU, and four stages `f1` to
-  `f4`, whose ends are linear: they are their own pre-activations. The
-  embedding is the mean over positions of the 1x1 convolution that follows.
-  Activations are ReLU, not ReLU6. Parameters and batch statistics are
-  float32; the body computes in `dtype`, the embedding and logits are in
-  float32 at least. For the running variance see `ResNet`.
+  Features are the stem `f0` after its ReLU and four stages `f1` to `f4`. The
+  stages end without an activation, so these features are also the
+  pre-activations. The embedding is the mean over positions of the last 1x1
+  convolution. Activations are ReLU, not ReLU6. Parameters and batch statistics
+  are float32; the body computes in `dtype`; the embedding and logits are
+  float32 or wider. For the running variance see `ResNet`.
 
   Args:
     num_classes: the number of logits.
-    input_shape: (height, width, channels) of an image. Only the channels
-      matter: one network takes images of any size.
-    width_multiplier: how many times wider than published for ImageNet all but
-      the last convolution are; that one only grows.
-    expansion: how many times wider than its input the inside of a block is.
-    dtype: what the body computes in.
+    input_shape: (height, width, channels) of an image. The network uses only
+      the channels and accepts images of any height and width.
+    width_multiplier: multiplies the widths of the ImageNet network. The last
+      convolution is never narrower than published.
+    expansion: the ratio of the widths inside of a block and at its input.
+    dtype: the dtype in which the body computes.
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if `width_multiplier` or `expansion` is not positive, or
-      the inputs have other channels than `input_shape`.
+    ValueError: if `width_multiplier` or `expansion` is not positive, or the
+      inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: MobileNetV2(
@@ -130,7 +130,7 @@ class MobileNetV2(nnx.Module):
 
 
 class _InvertedResidual(nnx.Module):
-  """Expands, convolves each channel alone, and projects without activation."""
+  """Expansion, depthwise convolution and projection without activation."""
 
   def __init__(
     self, inputs: int, middle: int, outputs: int, stride: int, **common: Any

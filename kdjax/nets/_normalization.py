@@ -1,4 +1,4 @@
-"""Normalization that tells domains apart: IBN and domain-specific BN."""
+"""Normalization for several domains: IBN and domain-specific BN."""
 
 from typing import TypeVar
 
@@ -15,20 +15,21 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 class IBN(nnx.Module):
-  """Instance-batch normalization (IBN): part of the channels lose their style.
+  """Instance-batch normalization (IBN): instance norm for some channels.
 
-  The first channels are normalized image by image, which takes contrast and
-  color away, the others over the batch, which keeps them. `norm="ibn-a"` of
-  `ImageNetResNet` has it where the paper has.
+  The first channels have instance normalization, which removes contrast and
+  color of an image. The other channels have batch normalization, which keeps
+  them. `ImageNetResNet(norm="ibn-a")` has these layers at the places of the
+  paper.
 
   Args:
-    channels: of the maps `[batch, height, width, channels]`.
-    share: of the channels that are normalized image by image.
-    dtype: what the result is in; the inputs' by default.
+    channels: the channels of the maps `[batch, height, width, channels]`.
+    share: the fraction of channels with instance normalization.
+    dtype: the dtype of the result; None for that of the inputs.
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if one of the two parts has no channel.
+    ValueError: if one of the two parts has no channels.
 
   Examples:
     >>> from flax import nnx
@@ -53,7 +54,8 @@ class IBN(nnx.Module):
     self.split = int(channels * share)
     if not 0 < self.split < channels:
       raise ValueError(
-        f"share is {share}; expected one that splits {channels} channels."
+        f"share is {share}; expected a fraction that leaves at least one of "
+        f"{channels} channels to each part."
       )
     self.instance = instance_norm(self.split, dtype=dtype, rngs=rngs)
     self.batch = batch_norm(channels - self.split, dtype=dtype, rngs=rngs)
@@ -64,21 +66,22 @@ class IBN(nnx.Module):
 
 
 class DomainBatchNorm(nnx.Module):
-  """Domain-specific batch normalization (DSBN): statistics for each domain.
+  """Domain-specific batch normalization (DSBN): one layer for each domain.
 
-  And scale and bias for each. The domain is an attribute, as training and
-  evaluation are: `model.set_attributes(domain=1)` sets it in all layers, and
-  `training.from_nnx(model)` then gives the forward of that domain, for the
-  variables of all. Only that domain's statistics move and only its parameters
-  get a gradient.
+  Every domain has its own statistics, scale and bias. The current domain is an
+  attribute: `model.set_attributes(domain=1)` sets it in all layers. After that,
+  `training.from_nnx(model)` returns the forward function of that domain and the
+  variables of all domains. A forward pass updates only the statistics of its
+  domain, and only the parameters of its domain get a gradient.
 
   Args:
-    norm: a normalization to copy for each domain, trained or not.
-    domains: how many there are.
+    norm: a batch normalization, which is copied for each domain. It may be
+      trained.
+    num_domains: the number of domains.
 
   Raises:
-    TypeError: if `domains` is no integer.
-    ValueError: if it is below 1.
+    TypeError: if `num_domains` is not an integer.
+    ValueError: if `num_domains` is below 1.
 
   Examples:
     >>> from flax import nnx
@@ -94,10 +97,10 @@ class DomainBatchNorm(nnx.Module):
     adaptation <https://arxiv.org/abs/1906.03950>`_, 2019.
   """
 
-  def __init__(self, norm: nnx.BatchNorm, domains: int):
-    check_integer("domains", domains, 1)
+  def __init__(self, norm: nnx.BatchNorm, num_domains: int):
+    check_integer("num_domains", num_domains, 1)
     self.domain = 0
-    self.norms = nnx.List([nnx.clone(norm) for _ in range(domains)])
+    self.norms = nnx.List([nnx.clone(norm) for _ in range(num_domains)])
 
   def __call__(self, x: Array) -> Array:
     return self.norms[self.domain](x)
@@ -111,20 +114,20 @@ class DomainBatchNorm(nnx.Module):
     return self.norms[self.domain].bias
 
 
-def domain_batch_norms(model: M, domains: int) -> M:
-  """Domain-specific batch normalization (DSBN) throughout a network.
+def domain_batch_norms(model: M, num_domains: int) -> M:
+  """Domain-specific batch normalization (DSBN): in all layers of a network.
 
   Args:
-    model: a network, trained or not; it stays as it is.
-    domains: how many there are.
+    model: a network, which does not change. It may be trained.
+    num_domains: the number of domains.
 
   Returns:
-    A copy with a `DomainBatchNorm` for each batch normalization; all
-    domains start alike, as published.
+    A copy of the network with a `DomainBatchNorm` instead of each batch
+    normalization. All domains have equal initial values, as published.
 
   Raises:
-    TypeError: if `domains` is no integer.
-    ValueError: if it is below 1.
+    TypeError: if `num_domains` is not an integer.
+    ValueError: if `num_domains` is below 1.
 
   Examples:
     >>> from flax import nnx
@@ -142,5 +145,5 @@ def domain_batch_norms(model: M, domains: int) -> M:
   for _, module in list(nnx.iter_modules(model)):
     for name, child in list(vars(module).items()):
       if isinstance(child, nnx.BatchNorm):
-        setattr(module, name, DomainBatchNorm(child, domains))
+        setattr(module, name, DomainBatchNorm(child, num_domains))
   return model

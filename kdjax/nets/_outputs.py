@@ -1,4 +1,4 @@
-"""What every network returns."""
+"""The outputs of a network."""
 
 import functools
 from collections.abc import Sequence
@@ -9,33 +9,33 @@ from jaxtyping import Array
 
 
 class Outputs(NamedTuple):
-  """What a teacher or student returns for a batch of images.
+  """The outputs of a network for a batch of images.
 
-  The features are returned, not hooked: a loss picks what it compares by name.
-  JAX rebuilds a dict in the order of its sorted keys whenever it crosses jit,
-  vmap or grad, so names must sort from shallow to deep. The networks here call
-  them `f0`, `f1`, ..., zero-padded where there are more than ten.
+  A loss selects features by name. JAX sorts the keys of a dict at every jit,
+  vmap and grad, so the sorted names must be in the order from shallow to deep.
+  The names of kdjax's networks are `f0`, `f1`, and so on, padded with zeros for
+  more than ten features.
 
   Attributes:
     logits: `[batch, classes]`.
-    features: activations from shallow to deep, `[batch, height, width,
-      channels]`, `[batch, units]` for an MLP or `[batch, tokens, width]` for
-      a transformer.
-    embedding: `[batch, dimension]`, what the classifier head sees, or None if
-      the network has none.
-    preactivations: the features as they were before their activation, by the
-      same names, or None.
-    normalizations: of each feature the (mean, standard deviation), `[channels]`
-      each, that the batch normalization before its activation gives the
-      pre-activations: its bias and the size of its scale; or None.
+    features: the activations from shallow to deep: `[batch, height, width,
+      channels]`, `[batch, units]` for an MLP or `[batch, tokens, width]` for a
+      transformer.
+    embedding: `[batch, dims]`, the input of the classifier; None if the network
+      does not return it.
+    preactivations: the features before their activation, by the same names, or
+      None.
+    normalizations: the mean and the standard deviation of each pre-activation,
+      `[channels]` each, that its batch normalization sets: the bias and the
+      absolute value of the scale. Or None.
     attention: the attention probabilities of each layer, `[batch, heads,
       queries, keys]`, or None.
-    classifier: the head's kernel `[dimension, classes]` and bias `[classes]`,
-      for methods that apply it elsewhere, or None.
-    heads: the outputs of each head, by its name, of a network that has
-      several; or None.
-    params: the network's parameters, for penalties of them; a learner puts
-      them here, a network need not.
+    classifier: the kernel `[dims, classes]` and the bias `[classes]` of the
+      classifier, for methods that apply it to other embeddings, or None.
+    heads: the outputs of each head by its name, for a network with several
+      heads, or None.
+    params: the parameters of the network, for methods that compare them, or
+      None.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -45,7 +45,7 @@ class Outputs(NamedTuple):
 
   References:
     Tian et al., `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_,
-    whose models return the same list of features when asked to.
+    whose models return the same list of features.
   """
 
   logits: Array
@@ -68,7 +68,7 @@ def assemble(
   norms: Sequence[Any] = (),
   attention: Sequence[Array] = (),
 ) -> Outputs:
-  """Applies the head and names what the layers gave; the stem has no norm."""
+  """Applies the head and names the features; the stem has no norm."""
   named = functools.partial(_named, len(features))
   return Outputs(
     logits=head(embedding),
@@ -85,7 +85,7 @@ def assemble(
 
 
 def _named(count: int, values: Sequence[Any]) -> dict[str, Any]:
-  """Names the last of `count` so that the sorted names keep their order."""
+  """Names the last of `count` values so that sorted names are in order."""
   width = len(str(count - 1))
   first = count - len(values)
   return {f"f{i:0{width}}": value for i, value in enumerate(values, first)}

@@ -1,7 +1,7 @@
-"""Pooling whose gradient a CPU computes as fast as its values.
+"""Max pooling with a fast gradient on a CPU.
 
-XLA's CPU compiler visits the windows of a maximum's gradient one by one, at 20
-to 30 times the cost of the comparisons that find it.
+For the gradient of a max pooling, XLA's CPU compiler visits the windows one by
+one, which costs 20 to 30 times as much as comparisons of whole arrays.
 """
 
 import functools
@@ -21,13 +21,13 @@ def max_pool(
   strides: Sequence[int],
   padding: Sequence[tuple[int, int]] = ((0, 0), (0, 0)),
 ) -> Array:
-  """As `nnx.max_pool`; equal but for speed.
+  """Computes `nnx.max_pool`, faster on a CPU.
 
   Args:
     inputs: `[batch, height, width, channels]`.
-    window: height and width.
-    strides: of both axes.
-    padding: of both axes, never the maximum.
+    window: the height and width of a window.
+    strides: the strides of both axes.
+    padding: the padding of both axes, with -inf.
 
   Returns:
     `[batch, height, width, channels]`. The first of equal maxima gets the
@@ -39,7 +39,7 @@ def max_pool(
   batch, height, width, channels = padded.shape
 
   def at(top: int, left: int) -> Array:
-    """Returns one position of every window."""
+    """Returns the values at one position of every window."""
     bottom = height - window[0] + top + 1
     right = width - window[1] + left + 1
     return lax.slice(

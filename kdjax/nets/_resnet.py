@@ -1,4 +1,4 @@
-"""The residual networks for CIFAR that the distillation papers report."""
+"""Residual networks for CIFAR: ResNet and WideResNet."""
 
 import functools
 import itertools
@@ -18,26 +18,26 @@ from kdjax.ops import validate
 
 
 class ResNet(nnx.Module):
-  """Residual network (ResNet) for CIFAR, of basic blocks.
+  """Residual network (ResNet) for CIFAR: a network of basic blocks.
 
-  Features are the stem `f0` and the three stages `f1` to `f3`, all after
-  their ReLU; the embedding is the mean of `f3` over positions. Parameters
-  and batch statistics are float32; the body computes in `dtype`, the
-  embedding and logits are in float32 at least. Parameter counts and outputs
-  are those of the published models.
+  Features are the stem `f0` and the three stages `f1` to `f3`, all after their
+  ReLU; the embedding is the mean of `f3` over positions. Parameters and batch
+  statistics are float32; the body computes in `dtype`; the embedding and logits
+  are float32 or wider. Parameter counts and outputs equal those of the
+  published models.
 
-  The running variance averages the biased variance of each batch, as Flax
-  does; PyTorch averages the unbiased one, so that its running variance is
-  n / (n - 1) times larger for n values a channel.
+  As in Flax, the running variance averages the biased variances of batches.
+  PyTorch averages unbiased variances: its running variance is n / (n - 1) times
+  larger for n values a channel.
 
   Args:
     depth: 6 n + 2 layers: 8, 14, 20, 32, 44, 56, 110.
     num_classes: the number of logits.
-    input_shape: (height, width, channels) of an image. Only the channels
-      matter: one network takes images of any size.
-    channels: channels of the stem and of the three stages. resnet8x4 and
-      resnet32x4 have (32, 64, 128, 256).
-    dtype: what the body computes in.
+    input_shape: (height, width, channels) of an image. The network uses only
+      the channels and accepts images of any height and width.
+    channels: the channels of the stem and of the three stages; (32, 64, 128,
+      256) for resnet8x4 and resnet32x4.
+    dtype: the dtype in which the body computes.
     rngs: random streams for the parameters.
 
   Raises:
@@ -91,23 +91,24 @@ class ResNet(nnx.Module):
 
 
 class WideResNet(nnx.Module):
-  """Wide residual network (WRN) for CIFAR, of pre-activation blocks.
+  """Wide residual network (WRN) for CIFAR: of pre-activation blocks.
 
-  Features are the stem `f0` and the three stages `f1` to `f3`, before
-  the normalization and ReLU that follow them, as published; pre-activations
-  are those of the stages after that normalization; the embedding is the mean
-  over positions of the last stage after both. Parameters and batch
-  statistics are float32; the body computes in `dtype`, the embedding and
-  logits are in float32 at least. For the running variance see `ResNet`.
+  Features are the stem `f0` and the three stages `f1` to `f3` before the next
+  normalization and ReLU, as published. Pre-activations are the stages after
+  that normalization. The embedding is the mean over positions of the last stage
+  after normalization and ReLU. Parameters and batch statistics are float32; the
+  body computes in `dtype`; the embedding and logits are float32 or wider. For
+  the running variance see `ResNet`.
 
   Args:
     depth: 6 n + 4 layers: 10, 16, 22, 28, 40.
-    widen_factor: how many times wider than (16, 32, 64) the stages are.
+    widen_factor: multiplies the widths (16, 32, 64) of the stages.
     num_classes: the number of logits.
-    input_shape: (height, width, channels) of an image. Only the channels
-      matter: one network takes images of any size.
-    dropout: the rate between the two convolutions of a block, in training.
-    dtype: what the body computes in.
+    input_shape: (height, width, channels) of an image. The network uses only
+      the channels and accepts images of any height and width.
+    dropout: the dropout rate between the two convolutions of a block, in
+      training.
+    dtype: the dtype in which the body computes.
     rngs: random streams for the parameters and, if used, for dropout.
 
   Raises:
@@ -183,7 +184,7 @@ class WideResNet(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-  """Convolutions added to their input; the ReLU that follows is not here."""
+  """Convolutions added to their input, without the final ReLU."""
 
   def __init__(
     self,
@@ -223,7 +224,8 @@ class ResidualBlock(nnx.Module):
 class _PreActivationBlock(nnx.Module):
   """Two convolutions, each after its normalization and ReLU.
 
-  The network applies `norm1`: of a stage's end, it is part of the outputs.
+  The network applies `norm1`, because its result at the end of a stage is a
+  pre-activation of the outputs.
   """
 
   def __init__(
@@ -262,7 +264,7 @@ def residual_stages(
   channels: Sequence[int],
   **common: Any,
 ) -> list[Any]:
-  """Stages of blocks; all but the first halve height and width."""
+  """Returns stages of blocks; all but the first halve height and width."""
   return [
     nnx.List(
       [
@@ -303,7 +305,7 @@ def residual_outputs(
 
 
 def _blocks_per_stage(depth: int, outside: int) -> int:
-  """Two layers a block, three stages, and the layers outside them."""
+  """Returns the blocks of one of three stages, for two layers a block."""
   blocks, rest = divmod(depth - outside, 6)
   if blocks < 1 or rest:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""ShuffleNet V1 and V2 as the CIFAR toolkits use them."""
+"""ShuffleNet V1 and V2 for CIFAR, as in RepDistiller."""
 
 import functools
 import itertools
@@ -19,19 +19,19 @@ _STEM = 24
 
 
 class ShuffleNetV1(nnx.Module):
-  """ShuffleNet V1 for CIFAR, of three groups, at width 1.
+  """ShuffleNet V1 for CIFAR: with three groups and width 1.
 
-  Features are the stem `f0` and the three stages `f1` to `f3`, all after
-  their ReLU; the embedding is the mean of `f3` over positions. There are no
-  normalizations: a stage ends with several, side by side. Parameters and batch
-  statistics are float32; the body computes in `dtype`, the embedding and
-  logits are in float32 at least. For the running variance see `ResNet`.
+  Features are the stem `f0` and the three stages `f1` to `f3`, all after their
+  ReLU; the embedding is the mean of `f3` over positions. `Outputs` has no
+  normalizations, because a stage ends with several parallel ones. Parameters
+  and batch statistics are float32; the body computes in `dtype`; the embedding
+  and logits are float32 or wider. For the running variance see `ResNet`.
 
   Args:
     num_classes: the number of logits.
-    input_shape: (height, width, channels) of an image. Only the channels
-      matter: one network takes images of any size.
-    dtype: what the body computes in.
+    input_shape: (height, width, channels) of an image. The network uses only
+      the channels and accepts images of any height and width.
+    dtype: the dtype in which the body computes.
     rngs: random streams for the parameters.
 
   Raises:
@@ -49,7 +49,7 @@ class ShuffleNetV1(nnx.Module):
     Zhang et al., `ShuffleNet: an extremely efficient convolutional neural
     network for mobile devices <https://arxiv.org/abs/1707.01083>`_, 2018, as
     in `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_: a 1x1 stem
-    without pooling, and ReLU after the depthwise convolutions too.
+    without pooling, and ReLU also after the depthwise convolutions.
   """
 
   def __init__(
@@ -94,23 +94,23 @@ class ShuffleNetV1(nnx.Module):
 
 
 class ShuffleNetV2(nnx.Module):
-  """ShuffleNet V2 for CIFAR, at width 1.
+  """ShuffleNet V2 for CIFAR: with width 1.
 
-  Features are the stem `f0` and the three stages `f1` to `f3`, all after
-  their ReLU; the embedding is the mean over positions of the 1x1 convolution
-  that follows. There are no normalizations: half of a stage's channels passes
+  Features are the stem `f0` and the three stages `f1` to `f3`, all after their
+  ReLU; the embedding is the mean over positions of the last 1x1 convolution.
+  `Outputs` has no normalizations, because half of the channels of a stage pass
   its last block unchanged. Parameters and batch statistics are float32; the
-  body computes in `dtype`, the embedding and logits are in float32 at least.
-  For the running variance see `ResNet`.
+  body computes in `dtype`; the embedding and logits are float32 or wider. For
+  the running variance see `ResNet`.
 
-  The channels of the pre-activations are in the order of the features'.
-  RepDistiller returns them as they were before the last shuffle.
+  Pre-activations have the same order of channels as features. RepDistiller
+  returns pre-activations in the order before the last shuffle.
 
   Args:
     num_classes: the number of logits.
-    input_shape: (height, width, channels) of an image. Only the channels
-      matter: one network takes images of any size.
-    dtype: what the body computes in.
+    input_shape: (height, width, channels) of an image. The network uses only
+      the channels and accepts images of any height and width.
+    dtype: the dtype in which the body computes.
     rngs: random streams for the parameters.
 
   Raises:
@@ -175,13 +175,13 @@ class ShuffleNetV2(nnx.Module):
 
 
 class _GroupedBlock(nnx.Module):
-  """V1: grouped convolutions, beside an identity or a pooled input."""
+  """ShuffleNet V1: grouped convolutions next to the input or its pooling."""
 
   groups = 3
 
   def __init__(self, inputs: int, outputs: int, *, layer: Callable[..., Any]):
     self.halves = inputs != outputs
-    # What is pooled beside them makes up the rest of the channels.
+    # The pooled input makes up the remaining output channels.
     outputs -= inputs if self.halves else 0
     middle = outputs // 4
     # The stem has too few channels for groups.
@@ -206,7 +206,7 @@ class _GroupedBlock(nnx.Module):
 
 
 class _SplitBlock(nnx.Module):
-  """V2: convolves half of the channels, or all in two ways at half the size."""
+  """ShuffleNet V2: convolves half of the channels, or all with stride 2."""
 
   def __init__(self, inputs: int, outputs: int, *, layer: Callable[..., Any]):
     self.halves = inputs != outputs
@@ -224,11 +224,11 @@ class _SplitBlock(nnx.Module):
     self.layers = nnx.List([*left, *right] if self.halves else right)
 
   def __call__(self, x: Array) -> Array:
-    # There is no ReLU after a depthwise convolution. The half that passes
-    # unchanged is positive: the ReLU that follows the block leaves it alone.
+    # No ReLU follows a depthwise convolution. The unchanged half is positive,
+    # so the ReLU after the block does not change it.
     left, right = (x, x) if self.halves else jnp.split(x, 2, -1)
-    *aside, expand, depthwise, project = self.layers
-    for layer in aside:
+    *left_layers, expand, depthwise, project = self.layers
+    for layer in left_layers:
       left = layer(left)
     right = project(depthwise(nnx.relu(expand(right))))
     return _shuffle(jnp.concatenate([left, right], -1), 2)
@@ -240,7 +240,7 @@ def _stages(
   channels: tuple[int, ...],
   layer: Callable[..., Any],
 ) -> list[Any]:
-  """Stages of blocks, each halving height and width in its first."""
+  """Returns stages of blocks; the first block halves height and width."""
   return [
     nnx.List(
       [
@@ -257,7 +257,7 @@ def _stages(
 def _run(
   stem: nnx.Module, stages: Iterable[Any], inputs: Array
 ) -> tuple[list[Array], list[Array]]:
-  """The stem and stages after and before their ReLU."""
+  """Returns the outputs of stem and stages after and before their ReLU."""
   features, preactivations = [], []
   x = inputs
   for blocks in ([stem], *stages):
@@ -268,7 +268,7 @@ def _run(
 
 
 def _shuffle(x: Array, groups: int) -> Array:
-  """Deals the channels of each group out in turn."""
+  """Interleaves the channels of the groups."""
   *sizes, channels = x.shape
   split = x.reshape(*sizes, groups, channels // groups)
   return split.swapaxes(-1, -2).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""Published PyTorch weights, layer by layer, by an explicit map of keys."""
+"""Published PyTorch weights, loaded by an explicit map of keys."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -20,10 +20,10 @@ from kdjax.nets._vit import ViT
 from kdjax.nets.layers import ConvNorm
 
 M = TypeVar("M", bound=nnx.Module)
-# A key's beginning and the layer or parameter that it belongs to.
+# The prefix of a key and its layer or parameter.
 _Pairs = Iterator[tuple[str, Any]]
 _HEADS = {"classifier", "classifier.0", "fc", "head", "head_dist", "linear"}
-# More lines would tell no more about the weights of another network.
+# An error about the weights of another network lists only so many keys.
 _SHOWN = 5
 
 
@@ -33,29 +33,29 @@ def load_torch(
   *,
   head: bool = True,
 ) -> M:
-  """Fills a network with the weights of its PyTorch counterpart.
+  """Loads published PyTorch weights into a network.
 
-  The keys are torchvision's for `ImageNetResNet` with its "imagenet"
-  stem, and IBN-Net's if it has IBN besides; timm's and DeiT's for `ViT`;
-  RepDistiller's and mdistiller's for all others. A module made by
-  `nnx.eval_shape` will do: nothing of the initial values is kept. Nothing is
-  changed unless all keys and shapes fit.
+  The keys are those of torchvision for `ImageNetResNet` with the "imagenet"
+  stem, of IBN-Net if it also has IBN, of timm and DeiT for `ViT`, and of
+  RepDistiller and mdistiller for all other networks. The model may come from
+  `nnx.eval_shape`, because all values are replaced. The model does not change
+  unless all keys and shapes fit.
 
   Args:
-    model: any network of this package but the MLP and the ConvNet.
+    model: any network of this package except the MLP and the ConvNet.
     weights: the path of a safetensors file (which needs the extra
       `kdjax[experiments]`), or a state dict: arrays or CPU tensors by key.
-    head: whether the classifier is filled too. If not, it stays as it is and
-      may have another number of classes than the weights.
+    head: whether to load the classifier too. If not, the classifier does not
+      change and may have another number of classes than the weights.
 
   Returns:
     The same model.
 
   Raises:
-    TypeError: if there is no map of keys for such a model.
+    TypeError: if no map of keys exists for the model.
     ValueError: if keys are missing or left over, or a tensor has another shape
-      than the model's.
-    ModuleNotFoundError: if safetensors is needed and not installed.
+      than the model's variable.
+    ModuleNotFoundError: if safetensors is needed but not installed.
 
   Examples:
     >>> from flax import nnx
@@ -68,7 +68,6 @@ def load_torch(
       ...
 
   References:
-    `safetensors <https://github.com/huggingface/safetensors>`_;
     `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_,
     `torchvision <https://github.com/pytorch/vision>`_ and `timm
     <https://github.com/huggingface/pytorch-image-models>`_ name the keys.
@@ -112,7 +111,7 @@ def load_torch(
 
 
 def _as_array(tensor: Any) -> np.ndarray:
-  """A tensor, also of a dtype that NumPy lacks, or with a gradient to come."""
+  """Returns a NumPy array of a tensor, also of one that requires a gradient."""
   if hasattr(tensor, "detach"):
     tensor = tensor.detach()
     if "bfloat16" in str(tensor.dtype):
@@ -121,7 +120,7 @@ def _as_array(tensor: Any) -> np.ndarray:
 
 
 def _describe(value: Any) -> str:
-  """A value of a checkpoint, which may have more in it than tensors."""
+  """Describes a value of a checkpoint, which may not be a tensor."""
   if hasattr(value, "shape"):
     return f"of shape {tuple(value.shape)}"
   return f"of type {type(value).__name__}"
@@ -138,7 +137,7 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 class _Tensor(NamedTuple):
-  """A tensor's key, where it goes, and the order of its axes there."""
+  """The key of a tensor, its variable, and the order of its axes there."""
 
   key: str
   variable: nnx.Variable
@@ -146,7 +145,7 @@ class _Tensor(NamedTuple):
 
 
 def _tensors(name: str, layer: Any) -> Iterator[_Tensor]:
-  """What PyTorch saves of a layer."""
+  """Returns the tensors that PyTorch saves for a layer."""
   if isinstance(layer, IBN):
     yield from _tensors(f"{name}.IN", layer.instance)
     yield from _tensors(f"{name}.BN", layer.batch)
@@ -177,7 +176,7 @@ def _numbered(prefix: str, *layers: ConvNorm) -> _Pairs:
 
 
 def _blocks(model: Any, prefix: str) -> _Pairs:
-  """The blocks of all stages."""
+  """Returns names and blocks of all stages."""
   for i, stage in enumerate(model.stages, 1):
     for j, block in enumerate(stage):
       yield prefix.format(i, j), block

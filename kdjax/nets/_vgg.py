@@ -1,4 +1,4 @@
-"""The VGG networks that the CIFAR toolkits use."""
+"""VGG networks for CIFAR, as in RepDistiller."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
 from kdjax.ops import validate
 
-# Of each depth, the convolutions of the five stages.
+# For each depth: the convolutions of the five stages.
 _DEPTHS = {
   8: (1, 1, 1, 1, 1),
   11: (1, 1, 2, 2, 2),
@@ -25,27 +25,27 @@ _CHANNELS = (64, 128, 256, 512, 512)
 
 
 class VGG(nnx.Module):
-  """VGG network for CIFAR, with batch normalization and one dense layer.
+  """VGG network for CIFAR: with batch normalization and one dense layer.
 
-  Five stages of 3x3 convolutions; a 2x2 max pooling follows each of the first
-  three, and the fourth for images of 64 pixels and more. Features `f0` to
-  `f4` are the stages after their ReLU, before pooling; the embedding is the
-  mean of `f4` over positions. Parameters and batch statistics are float32;
-  the body computes in `dtype`, the embedding and logits are in float32 at
-  least. For the running variance see `ResNet`.
+  The network has five stages of 3x3 convolutions. A 2x2 max pooling follows
+  each of the first three stages, and the fourth for images of 64 pixels and
+  more. Features `f0` to `f4` are the stages after their ReLU, before pooling;
+  the embedding is the mean of `f4` over positions. Parameters and batch
+  statistics are float32; the body computes in `dtype`; the embedding and logits
+  are float32 or wider. For the running variance see `ResNet`.
 
   Args:
-    depth: 8, 11, 13, 16 or 19 layers, counting the two dense ones of the
-      original that are left out here.
+    depth: 8, 11, 13, 16 or 19 layers, including two dense layers of the
+      original that this network does not have.
     num_classes: the number of logits.
-    input_shape: (height, width, channels) of an image. Only the channels
-      matter: one network takes images of any size from 8x8.
-    dtype: what the body computes in.
+    input_shape: (height, width, channels) of an image. The network uses only
+      the channels and accepts images of at least 8x8.
+    dtype: the dtype in which the body computes.
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if there is no such depth, pooling leaves nothing of the image,
-      or the inputs have other channels than `input_shape`.
+    ValueError: if the depth is unknown, the image is smaller than 8x8, or the
+      inputs have other channels than `input_shape`.
 
   Examples:
     >>> run = lambda images: VGG(

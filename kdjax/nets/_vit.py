@@ -1,4 +1,4 @@
-"""The vision transformer (ViT) that DeiT trains."""
+"""Vision transformer (ViT), as in DeiT."""
 
 import math
 from typing import Any
@@ -19,35 +19,37 @@ _INIT = nnx.initializers.truncated_normal(0.02)
 
 
 class ViT(nnx.Module):
-  """Vision transformer (ViT), as DeiT trains it.
+  """Vision transformer (ViT): with the settings of DeiT.
 
-  Features are the tokens after each block, the class token first; the
-  attention probabilities of the blocks have the same names. The embedding is
-  the class token after the last normalization. Parameters are float32; the
-  body computes in `dtype`; attention probabilities, embedding and logits are
-  in float32 at least.
+  Features are the tokens after each block, the class token first; the attention
+  probabilities of the blocks have the same names. The embedding is the class
+  token after the last normalization. Parameters are float32; the body computes
+  in `dtype`; attention probabilities, embedding and logits are float32 or
+  wider.
 
-  With a distillation token, which follows the class token, `heads` holds the
-  `class` and `distillation` outputs, each of its own token and head: what
-  DeiT's loss compares to the labels and to the teacher. The logits are the
-  mean of both, as DeiT predicts; the embedding is both tokens, one after the
-  other, and the classifier the two heads that make this mean of it.
+  With a distillation token, after the class token, `heads` contains the
+  `"class"` and the `"distillation"` outputs, each computed by its own head from
+  its own token. DeiT's loss compares the former with the labels and the latter
+  with the teacher. The logits are the mean of both heads, as in DeiT; the
+  embedding is the concatenation of both tokens, and the classifier combines the
+  two heads accordingly.
 
   Args:
     num_classes: the number of logits.
-    input_shape: (height, width, channels) of an image, whole numbers of
-      patches high and wide.
-    patch_size: height and width of a patch: 16 for 224x224, 4 for 32x32.
-    width: units of a token: 192 of DeiT-Ti, 384 of DeiT-S.
+    input_shape: (height, width, channels) of an image. Height and width are
+      multiples of `patch_size`.
+    patch_size: the height and width of a patch: 16 for 224x224, 4 for 32x32.
+    width: the units of a token: 192 in DeiT-Ti, 384 in DeiT-S.
     depth: the number of blocks.
-    heads: heads of the attention.
-    distillation_token: whether there is one.
-    dtype: what the body computes in.
+    num_heads: the number of attention heads.
+    distillation_token: whether to add a distillation token.
+    dtype: the dtype in which the body computes.
     rngs: random streams for the parameters.
 
   Raises:
-    ValueError: if the patches do not fill the image, the heads do not divide
-      the width, or the inputs have another shape than `input_shape`.
+    ValueError: if height or width is not a multiple of `patch_size`, the width
+      is not a multiple of `num_heads`, or the inputs do not have the shape
+      `input_shape`.
 
   Examples:
     >>> run = lambda images: ViT(
@@ -72,7 +74,7 @@ class ViT(nnx.Module):
     patch_size: int = 16,
     width: int = 192,
     depth: int = 12,
-    heads: int = 3,
+    num_heads: int = 3,
     distillation_token: bool = False,
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
@@ -84,9 +86,9 @@ class ViT(nnx.Module):
         f"input_shape is {input_shape}; expected height and width to be "
         f"multiples of patch_size, {patch_size}."
       )
-    if width % heads:
+    if width % num_heads:
       raise ValueError(
-        f"width is {width}; expected a multiple of heads, {heads}."
+        f"width is {width}; expected a multiple of num_heads, {num_heads}."
       )
     self.input_shape = tuple(input_shape)
     self.patches = nnx.Conv(
@@ -102,7 +104,7 @@ class ViT(nnx.Module):
       rngs=rngs,
     )
     count = 2 if distillation_token else 1
-    # Of the class and, if there is one, the distillation token, as the heads.
+    # The class token and, if wanted, the distillation token; heads as well.
     self.tokens = nnx.List(
       nnx.Param(_INIT(rngs.params(), (1, 1, width))) for _ in range(count)
     )
@@ -110,7 +112,7 @@ class ViT(nnx.Module):
       _INIT(rngs.params(), (1, count + rows * columns, width))
     )
     self.blocks = nnx.List(
-      _Block(width, heads, dtype=dtype, rngs=rngs) for _ in range(depth)
+      _Block(width, num_heads, dtype=dtype, rngs=rngs) for _ in range(depth)
     )
     self.norm = _norm(width, dtype=layers.at_least_float32(dtype), rngs=rngs)
     self.classifiers = nnx.List(
@@ -159,17 +161,17 @@ class ViT(nnx.Module):
 
 
 class _Block(nnx.Module):
-  """Attention and a two-layer perceptron, each after its normalization."""
+  """Attention and a two-layer perceptron, each after a layer normalization."""
 
   def __init__(
-    self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    self, width: int, num_heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs
   ):
     def linear(inputs, outputs):
       return nnx.Linear(
         inputs, outputs, kernel_init=_INIT, dtype=dtype, rngs=rngs
       )
 
-    self.heads = heads
+    self.num_heads = num_heads
     self.norm1 = _norm(width, dtype=dtype, rngs=rngs)
     self.qkv = linear(width, 3 * width)
     self.project = linear(width, width)
@@ -179,10 +181,10 @@ class _Block(nnx.Module):
 
   def __call__(self, x: Array) -> tuple[Array, Array]:
     batch, tokens, width = x.shape
-    size = width // self.heads
+    size = width // self.num_heads
     qkv = self.qkv(self.norm1(x))
     queries, keys, values = jnp.moveaxis(
-      qkv.reshape(batch, tokens, 3, self.heads, size), 2, 0
+      qkv.reshape(batch, tokens, 3, self.num_heads, size), 2, 0
     )
     scores = jnp.einsum(
       "bqhd,bkhd->bhqk",
@@ -200,7 +202,7 @@ class _Block(nnx.Module):
 
 
 def _norm(width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  """The layer normalization of the published models."""
+  """Returns the layer normalization of the published models."""
   return nnx.LayerNorm(
     width, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs
   )

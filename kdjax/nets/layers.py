@@ -1,4 +1,4 @@
-"""The layers that the networks share, set as the published models set them."""
+"""Layers of the networks, with the settings of the published models."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,15 +12,22 @@ from jaxtyping import Array
 from kdjax.nets._convolution import convolve
 from kdjax.ops import check_range
 
-# What the published CIFAR models start from: He et al.'s fan-out normal for
-# convolutions, PyTorch's default uniform for the classifier or, where the
-# authors say nothing, for all, biases included.
+# The initial values of the published CIFAR models: He et al.'s fan-out normal
+# for convolutions and PyTorch's default uniform for the classifier. Networks
+# whose authors set none have PyTorch's default in all layers, biases included.
 _FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 TORCH_DEFAULT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def torch_bias(fan_in: int) -> nnx.Initializer:
-  """PyTorch's default of a bias: uniform, as wide as that of the kernel."""
+  """PyTorch's default initializer of a bias: uniform, within 1 / sqrt(fan_in).
+
+  Args:
+    fan_in: the number of inputs of a unit.
+
+  Returns:
+    An initializer.
+  """
 
   def init(key: Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
     bound = fan_in**-0.5
@@ -41,10 +48,10 @@ def convolution(
   dtype: DTypeLike | None = None,
   rngs: nnx.Rngs,
 ) -> nnx.Conv:
-  """A convolution, padded alike on both sides.
+  """A convolution with equal padding on both sides.
 
-  "SAME" would pad a strided convolution on one side only and sample a grid
-  shifted by a pixel from the published one.
+  With the padding "SAME", a strided convolution would be padded on one side
+  only and shifted by a pixel from the published one.
   """
   return nnx.Conv(
     inputs,
@@ -67,7 +74,7 @@ def batch_norm(
   dtype: DTypeLike | None = None,
   rngs: nnx.Rngs,
 ) -> nnx.BatchNorm:
-  """Batch normalization whose statistics stay in float32."""
+  """Batch normalization with statistics in float32."""
   return nnx.BatchNorm(
     channels,
     momentum=0.9,
@@ -81,7 +88,7 @@ def batch_norm(
 def instance_norm(
   channels: int, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
 ) -> nnx.InstanceNorm:
-  """Instance normalization with PyTorch's epsilon; it has no statistics."""
+  """Instance normalization with PyTorch's epsilon and no moving statistics."""
   return nnx.InstanceNorm(
     channels,
     epsilon=1e-5,
@@ -115,7 +122,15 @@ class ConvNorm(nnx.Module):
 
 
 def activate(layers: Iterable[Any], x: Array) -> tuple[Array, Array]:
-  """Applies layers, each before a ReLU; returns the last one's two sides."""
+  """Applies layers with a ReLU after each.
+
+  Args:
+    layers: the layers.
+    x: the inputs of the first layer.
+
+  Returns:
+    The outputs of the last layer before and after its ReLU.
+  """
   before = x
   for layer in layers:
     before = layer(x)
@@ -132,7 +147,7 @@ def classifier(
   dtype: DTypeLike | None = None,
   rngs: nnx.Rngs,
 ) -> nnx.Linear:
-  """The head, never narrower than float32: losses need its digits."""
+  """The classifier, in float32 or wider, because losses need its precision."""
   return nnx.Linear(
     inputs,
     num_classes,
@@ -146,7 +161,7 @@ def classifier(
 def dense(
   inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.Linear:
-  """A dense layer for the ReLU that follows it."""
+  """A dense layer with He et al.'s initial values, for a ReLU after it."""
   return nnx.Linear(
     inputs,
     outputs,
@@ -164,10 +179,10 @@ def linear(
   deviation: float | None = None,
   rngs: nnx.Rngs,
 ) -> nnx.Linear:
-  """A linear layer that starts as PyTorch's, as in the published methods.
+  """A linear layer with PyTorch's initial values, as in published methods.
 
-  Or, where their authors give a standard deviation, from normal weights and
-  biases of 0.
+  With `deviation`, weights are normal with that standard deviation and biases
+  are 0.
   """
   kernel_init, bias_init = TORCH_DEFAULT, torch_bias(inputs)
   if deviation is not None:
@@ -184,23 +199,23 @@ def linear(
 
 
 def dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
-  """Dropout that holds a random stream only if it will use one."""
+  """Dropout, with a random stream only if the rate is above 0."""
   check_range("dropout", rate, 0.0, 1.0)
   return nnx.Dropout(rate, rngs=rngs if rate > 0 else None)
 
 
 def global_mean(features: Array) -> Array:
-  """Averages over height and width, in float32 at least."""
+  """Averages over height and width, in float32 or wider."""
   return features.mean((1, 2), dtype=at_least_float32(features.dtype))
 
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
-  """The dtype, or float32 where that is wider."""
+  """Returns the wider of the dtype and float32."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
 def check_inputs(inputs: Array, expected: tuple[int, ...]) -> None:
-  """Raises ValueError unless the images end in the expected sizes."""
+  """Raises ValueError unless the last axes of images have expected sizes."""
   if inputs.shape[-len(expected) :] != expected:
     sizes = ", ".join(map(str, expected))
     raise ValueError(
@@ -210,5 +225,5 @@ def check_inputs(inputs: Array, expected: tuple[int, ...]) -> None:
 
 
 def _keep_dtypes(arrays: Any, /, **_: Any) -> Any:
-  """Leaves arrays alone: Flax would round running statistics to bfloat16."""
+  """Returns arrays unchanged; Flax would round statistics to bfloat16."""
   return arrays

@@ -5,10 +5,12 @@ A loss becomes an objective by :func:`stateless`, several become one by
 changing one does not recompile, and a sweep is a vmap over states.
 """
 
+from kdjax.objectives._gradient_rule import GradientRule
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
+from kdjax.objectives._pass import Pass
 from kdjax.objectives._preset import Preset
 from kdjax.objectives._preset import Search
 from kdjax.objectives._table import PRESETS
@@ -39,6 +41,15 @@ from kdjax.objectives.adaptation._pada import pada
 from kdjax.objectives.adaptation._self_tuning import self_tuning
 from kdjax.objectives.adaptation._shot import shot
 from kdjax.objectives.adaptation._views import domain_views
+from kdjax.objectives.distillation._ab_ofd import ab
+from kdjax.objectives.distillation._ab_ofd import ofd
+from kdjax.objectives.distillation._afd import afd
+from kdjax.objectives.distillation._at_nst_fsp_kdsvd import at
+from kdjax.objectives.distillation._at_nst_fsp_kdsvd import fsp
+from kdjax.objectives.distillation._at_nst_fsp_kdsvd import kdsvd
+from kdjax.objectives.distillation._at_nst_fsp_kdsvd import nst
+from kdjax.objectives.distillation._cat import cat
+from kdjax.objectives.distillation._cc import cc
 from kdjax.objectives.distillation._crd import crd
 from kdjax.objectives.distillation._crd import crd_in_batch
 from kdjax.objectives.distillation._crld_cskd_mlld import crld
@@ -100,7 +111,9 @@ from kdjax.objectives.generalization._vrex import vrex
 
 __all__ = (
   "PRESETS",
+  "GradientRule",
   "Objective",
+  "Pass",
   "Preset",
   "Search",
   "ab",

@@ -35,14 +35,19 @@ def _union(*tables: Mapping[str, Preset]) -> dict[str, Preset]:
   return rows
 
 
-# Names are unique over the areas. Where two areas have a method of the same
-# name, that of generalization has `dg_` before it: `dg_coral` beside `coral`.
 PRESETS: dict[str, Preset] = _union(
   distillation_presets.PRESETS,
   adaptation_presets.PRESETS,
   generalization_presets.PRESETS,
   finetuning_presets.PRESETS,
 )
+"""Every method of every area by its name, as rows of :class:`Preset`.
+
+Names are unique over the areas. Where two areas have a method of one name, that
+of domain generalization begins with `dg_`: `dg_coral` beside `coral`, `dg_mmd`
+beside `mmd`, `dg_dael` beside `dael`. The closed-form maps end with `_map`
+where a trained method has the name: `coral_map`, `jda_map`.
+"""
 
 
 def preset(

@@ -1,4 +1,4 @@
-"""Run-time checks for values that shapes cannot show."""
+"""Run-time checks of array values."""
 
 import functools
 from collections.abc import Callable
@@ -14,35 +14,31 @@ R = TypeVar("R")
 
 
 def checked(fn: Callable[P, R]) -> Callable[P, R]:
-  """Checked evaluation: raises on values that a compiled loss cannot refuse.
+  """Checked evaluation: makes a loss raise an error for invalid values.
 
-  A loss under `jax.jit` sees shapes, not values. Wrapped in `checked`, it also
-  reports labels out of range, a traced temperature that is not above 0, a
-  traced weight outside [0, 1], and inputs that are NaN or +inf (-inf is a
-  masked class). The checks cost nothing in a function that is not wrapped.
+  Under `jax.jit`, a loss can check shapes but not values. Wrapped in `checked`,
+  it also raises an error for labels out of range, a traced temperature that is
+  not above 0, a traced weight outside [0, 1], and inputs that are NaN or +inf
+  (-inf is a masked class). Without the wrapper, the checks cost nothing.
 
   Args:
-    fn: a function. Its arguments that are JAX or NumPy arrays are traced, all
-      others (numbers, strings, booleans) are constants. A function with a
-      solver inside, such as `h_divergence`, cannot be checked: JAX's checkify
-      has no rule for its loop.
+    fn: a function. Arguments that are JAX or NumPy arrays are traced; all other
+      arguments (numbers, strings, booleans) are constants. A function that
+      contains a solver, such as `h_divergence`, cannot be checked: JAX's
+      checkify does not support its loop.
 
   Returns:
-    The function, compiled, which raises `jax.errors.JaxRuntimeError`, a
-    `ValueError`, with the first failed check.
+    The compiled function. It raises `jax.errors.JaxRuntimeError`, a
+    `ValueError`, with the message of the first failed check.
 
   Raises:
-    jax.errors.JaxRuntimeError: by the returned function, on a bad value.
+    jax.errors.JaxRuntimeError: by the returned function, for an invalid value.
 
   Examples:
     >>> from kdjax.ops import softened_softmax
     >>> soften = checked(softened_softmax)
     >>> soften(jnp.array([0.0, 0.0]))
     Array([0.5, 0.5], dtype=float32)
-
-  References:
-    `JAX's checkify
-    <https://docs.jax.dev/en/latest/debugging/checkify_guide.html>`_.
   """
 
   @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -54,7 +50,8 @@ def checked(fn: Callable[P, R]) -> Callable[P, R]:
         if _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
           checkify.check(
             ~jnp.any(jnp.isnan(leaf) | jnp.isposinf(leaf)),
-            f"input {jax.tree_util.keystr(path)} holds NaN or +inf",
+            f"input {jax.tree_util.keystr(path)} holds NaN or +inf; "
+            "expected finite values, or -inf for a masked class",
           )
       return fn(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Examples and their classes, in static shapes."""
+"""One-hot rows and sums of classes, in static shapes."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ from kdjax.ops._validation import check_integer
 def class_count(
   function: str, labels: Int[Array, "..."], num_classes: int | None
 ) -> int | None:
-  """Returns how many classes there are, None if that is not known."""
+  """Returns the number of classes, None if the labels are traced."""
   if num_classes is not None:
     check_integer(f"{function}: num_classes", num_classes, 1)
     return int(num_classes)
   if isinstance(labels, jax.core.Tracer):
     return None
-  # In NumPy: JAX would stage even known labels within a jitted function.
+  # NumPy, because JAX would trace even known labels in a jitted function.
   return max(int(np.max(np.asarray(labels), initial=0)), 0) + 1
 
 
@@ -30,16 +30,16 @@ def class_one_hot(
   num_classes: int | None,
   mask: Float[Array, " batch"],
 ) -> Float[Array, "batch classes"]:
-  """Returns who belongs to which class: one-hot rows, 0 where masked.
+  """Returns one-hot rows of the labels, 0 where masked.
 
-  Without a number of classes, labels that are being traced are replaced by
-  their rank: there cannot be more classes than examples.
+  If `num_classes` is None and the labels are traced, the ranks of the labels
+  replace the labels: there are at most as many classes as examples.
 
   Args:
-    function: the name of the caller, for the message.
+    function: the name of the caller, for error messages.
     labels: integers, `[batch]`.
-    num_classes: the number of classes; None to count them.
-    mask: 1 for examples that count, `[batch]`.
+    num_classes: the number of classes; None for the largest label plus 1.
+    mask: 1 for the examples to use, else 0, `[batch]`.
 
   Returns:
     `[batch, classes]`.
@@ -61,14 +61,14 @@ def class_sums(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> tuple[Float[Array, "classes dims"], Float[Array, " classes"]]:
-  """Returns the sum of each class's rows over all devices, and their number.
+  """Returns the sums and the numbers of rows of each class over all devices.
 
   Args:
-    function: the name of the caller, for the message.
+    function: the name of the caller, for error messages.
     rows: `[batch, dims]`.
     labels: integers, `[batch]`.
-    num_classes: the number of classes; None to count them.
-    where: which examples count; None for all.
+    num_classes: the number of classes; None for the largest label plus 1.
+    where: True for the examples to use; None for all.
     axis_name: the mapped axis, or None on one device.
 
   Returns:
@@ -77,8 +77,8 @@ def class_sums(
   classes = class_count(function, labels, num_classes)
   if classes is None:
     raise ValueError(
-      f"{function}: num_classes is None; expected an integer, since the labels "
-      "are traced and the result has a row for each class."
+      f"{function}: num_classes is None; expected an integer, because the "
+      "labels are traced and the result has one row for each class."
     )
   rows, mask = masked_rows(rows, where)
   members = class_one_hot(function, labels, classes, mask)

@@ -1,4 +1,4 @@
-"""The reduction over a batch, on one device or over many."""
+"""Masked means, sums and gathers over the devices of a mapped axis."""
 
 import types
 from collections.abc import Sequence
@@ -22,36 +22,32 @@ def masked_mean(
   *,
   axis_name: str | tuple[str, ...] | None = None,
 ) -> Num[Array, ""]:
-  r"""Masked mean: the only reduction of the library.
+  r"""Masked mean: averages values over a batch and over devices.
 
   .. math::
     \frac{\sum_d \sum_i m_{di} v_{di}}{\sum_d \sum_i m_{di}}
 
-  over devices d, sums first and the division last: a mean of per-device means
-  is wrong as soon as the masks differ.
+  over devices d. Numerator and denominator are summed over devices before the
+  division: a mean of the devices' means is wrong if their masks differ.
 
   Args:
-    values: any shape, one value an example or more.
-    where: which values count; its shape is that of `values` or of its leading
-      axes (an example mask `[batch]` for values `[batch, ...]`).
+    values: any shape, one or more values an example.
+    where: True for the values to use. Its shape is that of `values` or of the
+      leading axes (an example mask `[batch]` for values `[batch, ...]`).
     axis_name: the mapped axis (or axes) that holds the rest of the batch.
 
   Returns:
     A scalar in float32 (float64 for float64 values); 0 with gradient 0 if
-    nothing counts.
+    all values are masked.
 
   Raises:
-    ValueError: if the shape of `where` is not a prefix of that of `values`.
+    ValueError: if the shape of `where` is not a prefix of the shape of
+      `values`.
 
   Examples:
     >>> values = jnp.array([1.0, 3.0, 100.0])
     >>> masked_mean(values, jnp.array([True, True, False]))
     Array(2., dtype=float32)
-
-  References:
-    Scenic's `(sum, normalizer) metrics
-    <https://github.com/google-research/scenic>`_ and the mean over devices of
-    `jax.lax.psum <https://docs.jax.dev/en/latest/_autosummary/jax.lax.psum.html>`_.
   """
   values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
   if where is None:
@@ -76,28 +72,24 @@ def gather_batch(
 ) -> Shaped[Array, "gathered ..."]:
   """Batch gathering: concatenates the shards of a batch over a mapped axis.
 
-  Differentiable. A batch-coupled loss computed from gathered arrays is the
-  same on every device; end it with `jax.lax.pmean(loss, axis_name)` so that
-  its gradient, averaged over devices, is that of the whole batch under
-  `jax.vmap`, `jax.pmap` and `jax.shard_map` alike.
+  The function is differentiable. Every device computes the same batch-coupled
+  loss from gathered arrays. Apply `jax.lax.pmean(loss, axis_name)` to it: then
+  the gradient, averaged over devices, is the gradient of the whole batch under
+  `jax.vmap`, `jax.pmap` and `jax.shard_map`.
 
   Args:
     x: this device's part of the batch, `[batch, ...]`.
-    axis_name: the mapped axis, or None for an array that is whole already.
+    axis_name: the mapped axis; None on one device.
 
   Returns:
-    `[devices * batch, ...]` in device order, or `x` itself without a name.
+    `[devices * batch, ...]` in device order, or `x` if `axis_name` is None.
 
   Raises:
-    TypeError: if `x` is no array.
+    TypeError: if `x` is not an array.
 
   Examples:
     >>> gather_batch(jnp.arange(3), None)
     Array([0, 1, 2], dtype=int32)
-
-  References:
-    `jax.lax.all_gather
-    <https://docs.jax.dev/en/latest/_autosummary/jax.lax.all_gather.html>`_.
   """
   if axis_name is None:
     return x
@@ -120,8 +112,8 @@ def sum_over_devices(tree: Tree, axis_name: str | None) -> Tree:
 def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
   """Returns the mean over the devices of a mapped axis, if there is one.
 
-  Of a value that all have computed from gathered rows: it is equal already,
-  and the mean makes its gradient the batch's.
+  Apply it to a value that every device has computed from gathered rows. The
+  value does not change; its gradient becomes that of the whole batch.
 
   Args:
     tree: arrays of any shape.
@@ -133,11 +125,16 @@ def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
-def same_everywhere(tree: Tree, axis_name: str | None) -> Tree:
-  """Returns what every device has alike, or means of what differs.
+def replicate_over_devices(tree: Tree, axis_name: str | None) -> Tree:
+  """Returns arrays with equal values on all devices.
 
-  Means of floating-point numbers, such as batch statistics, and the largest of
-  others, such as counts, whose mean is no integer.
+  Args:
+    tree: arrays of any shape.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    The same tree: the mean over devices of floating-point arrays, such as batch
+    statistics, and the maximum of other arrays, such as counts.
   """
   if axis_name is None:
     return tree
@@ -156,16 +153,27 @@ def same_everywhere(tree: Tree, axis_name: str | None) -> Tree:
   return jax.tree.map(leaf, tree)
 
 
-# The default of a function that is told its axis where it is made or called.
-UNTOLD = ...
+# The default of an `axis_name` that a function may also get where it is made.
+UNKNOWN_AXIS = ...
 AxisName = str | None | types.EllipsisType
 
 
-def told_axis(name: str, axis_name: AxisName) -> str | None:
-  """Returns the mapped axis, or raises ValueError if there is one untold.
+def resolve_axis_name(name: str, axis_name: AxisName) -> str | None:
+  """Returns the mapped axis, or raises if a mapped axis was not named.
 
-  A function that does not know that it sees one device's part of a batch would
-  compute other numbers than on the whole batch, without a word.
+  Without the name of the axis, a function on one device's part of a batch would
+  compute other values than on the whole batch, without an error.
+
+  Args:
+    name: the name of the function, for the error message.
+    axis_name: the mapped axis; None for one device; `UNKNOWN_AXIS` if the
+      caller did not set it.
+
+  Returns:
+    The mapped axis, or None on one device.
+
+  Raises:
+    ValueError: if `axis_name` is unknown inside of a mapped function.
   """
   if not isinstance(axis_name, types.EllipsisType):
     return axis_name
@@ -187,29 +195,29 @@ def told_axis(name: str, axis_name: AxisName) -> str | None:
 def gathered_positions(
   size: int, axis_name: str | None
 ) -> Int[Array, " batch"]:
-  """Returns where this device's rows are in the gathered batch.
+  """Returns the positions of this device's rows in the gathered batch.
 
   Args:
-    size: rows on this device.
+    size: the number of rows on this device.
     axis_name: the mapped axis, or None on one device.
 
   Returns:
     Indices into the gathered batch, `[size]`.
   """
-  places = jnp.arange(size)
+  positions = jnp.arange(size)
   if axis_name is None:
-    return places
-  return places + size * jax.lax.axis_index(axis_name)
+    return positions
+  return positions + size * jax.lax.axis_index(axis_name)
 
 
 def local_rows(
   whole: Shaped[Array, "gathered ..."], size: int, axis_name: str | None
 ) -> Shaped[Array, "batch ..."]:
-  """Returns this device's part of a batch that all devices hold.
+  """Returns this device's rows of a gathered batch.
 
   Args:
     whole: the gathered batch, `[devices * size, ...]`.
-    size: rows on this device.
+    size: the number of rows on this device.
     axis_name: the mapped axis, or None on one device.
 
   Returns:
@@ -222,17 +230,17 @@ def local_rows(
 
 
 def vary_like(x: ArrayLike, *others: ArrayLike) -> Array:
-  """Lets `x` vary over the axes of `jax.shard_map` over which the others do.
+  """Marks `x` as varying over the `jax.shard_map` axes of other arrays.
 
-  The gradient by what all devices share is summed over them, unasked. Where
-  each device needs its own, what is shared is made to vary first.
+  `jax.shard_map` sums the gradient by an array that all devices share. Mark the
+  array as varying first if each device needs a gradient of its own.
 
   Args:
     x: an array.
-    *others: the arrays whose axes `x` is to vary over.
+    *others: arrays; `x` is to vary over their axes.
 
   Returns:
-    `x`, of equal value.
+    `x`, with the same values.
   """
   axes = frozenset().union(*map(_varying, others)) - _varying(x)
   x = jnp.asarray(x)

@@ -1,11 +1,10 @@
-r"""Divergences between rows of logits, on one core.
+r"""Divergences between rows of logits.
 
 Every divergence here is an f-divergence `sum_i p_i f(q_i / p_i)` with f
-convex, f(1) = 0 and f'(1) = 0. Each term is then nonnegative, so no sum
-cancels; what remains is to know `r_i = log(q_i / p_i)` to full relative
-precision even where p and q almost agree. That is what
-`_row_statistics` does, and why KL keeps five digits in float32 at high
-temperature, where `sum p (log p - log q)` loses all of them.
+convex, f(1) = 0 and f'(1) = 0. All terms are nonnegative, so their sum does not
+cancel. It remains to compute `r_i = log(q_i / p_i)` to full relative precision,
+even if p and q are almost equal: `_row_statistics` does that. KL then keeps
+five digits in float32 at high temperature; `sum p (log p - log q)` loses all.
 """
 
 import functools
@@ -35,26 +34,26 @@ def kl_divergence(
   temperature: ArrayLike = 1.0,
   where: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "*batch"]:
-  r"""Kullback-Leibler divergence KL(teacher || student) of two rows of logits.
+  r"""Kullback-Leibler divergence KL(teacher || student): of rows of logits.
 
   .. math::
     \mathrm{KL}(p \Vert q) = \sum_i p_i (\log p_i - \log q_i), \quad
     p = \mathrm{softmax}(z^T / T), \; q = \mathrm{softmax}(z^S / T)
 
-  Differentiable in both arguments and in the temperature, in forward and
-  reverse mode; the losses in `kdjax.distillation` stop the teacher's
-  gradient, this function does not.
+  It is differentiable by both arguments and by the temperature, in forward and
+  reverse mode. The losses in `kdjax.distillation` stop the teacher's gradient;
+  this function does not.
 
   Args:
-    student_logits: scores of the approximating distribution q.
-    teacher_logits: scores of the reference distribution p.
-    temperature: T > 0; a number, or one per row. May be traced. There is no
-      T^2 factor here.
-    where: which classes take part, broadcastable to the logits.
+    student_logits: the logits of the approximating distribution q.
+    teacher_logits: the logits of the reference distribution p.
+    temperature: T > 0, a number or one value a row. May be traced. The result
+      has no factor T^2.
+    where: True for the classes to use, broadcastable to the logits.
 
   Returns:
-    One value a row, in nats; 0 for a row with every class masked, inf where
-    the student excludes a class that the teacher allows.
+    One value a row, in nats. It is 0 if all classes are masked, and infinite if
+    only the student masks a class (logit -inf).
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.
@@ -78,13 +77,13 @@ def forward_kl(
   temperature: ArrayLike,
   where: Array | None = None,
 ) -> Array:
-  """Returns KL(p || q) a row.
+  """Returns KL(p || q) for each row.
 
   Args:
     p_logits: `[*batch, classes]`.
     q_logits: `[*batch, classes]`.
     temperature: above 0, a scalar or one value a row.
-    where: which classes count, broadcast to the logits.
+    where: True for the classes to use, broadcastable to the logits.
 
   Returns:
     One value a row, `[*batch]`.
@@ -99,14 +98,14 @@ def skew_divergence(
   temperature: ArrayLike,
   where: Array | None = None,
 ) -> Array:
-  """Returns KL(p || skew p + (1 - skew) q) a row; skew = 0 is KL(p || q).
+  """Returns KL(p || skew p + (1 - skew) q) for each row.
 
   Args:
     p_logits: `[*batch, classes]`.
     q_logits: `[*batch, classes]`.
-    skew: the share of p in the mixture, in [0, 1].
+    skew: the weight of p in the mixture, in [0, 1]; 0 gives KL(p || q).
     temperature: above 0, a scalar or one value a row.
-    where: which classes count, broadcast to the logits.
+    where: True for the classes to use, broadcastable to the logits.
 
   Returns:
     One value a row, `[*batch]`.
@@ -123,16 +122,17 @@ def jensen_shannon(
   temperature: ArrayLike,
   where: Array | None = None,
 ) -> Array:
-  """Returns beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + ..., a row.
+  """Returns beta KL(p || m) + (1 - beta) KL(q || m) for each row.
 
-  At beta = 0 and 1, where that is 0, it is KL(p || q) and KL(q || p).
+  The mixture is m = beta p + (1 - beta) q. For beta = 0 and 1, where the
+  formula is 0, the result is KL(p || q) and KL(q || p).
 
   Args:
     p_logits: `[*batch, classes]`.
     q_logits: `[*batch, classes]`.
     beta: the weight of p, in [0, 1].
     temperature: above 0, a scalar or one value a row.
-    where: which classes count, broadcast to the logits.
+    where: True for the classes to use, broadcastable to the logits.
 
   Returns:
     One value a row, `[*batch]`.
@@ -154,7 +154,7 @@ def total_variation(
     p_logits: `[*batch, classes]`.
     q_logits: `[*batch, classes]`.
     temperature: above 0, a scalar or one value a row.
-    where: which classes count, broadcast to the logits.
+    where: True for the classes to use, broadcastable to the logits.
 
   Returns:
     One value a row, `[*batch]`.
@@ -165,25 +165,25 @@ def total_variation(
 
 
 class RowStatistics(NamedTuple):
-  """What a divergence needs to know of two rows of logits.
+  """Probabilities of two rows of logits and their exact differences.
 
   Attributes:
-    p: probabilities of the first row.
-    q: probabilities of the second row.
+    p: the probabilities of the first row.
+    q: the probabilities of the second row.
     difference: q - p.
-    log_ratio: log(q / p), infinite where one of them has no mass.
+    log_ratio: log(q / p), infinite where only one of them is 0.
     divergence: KL(p || q), one value a row.
   """
 
   p: Array
   q: Array
-  difference: Array  # q - p
-  log_ratio: Array  # r = log(q / p), +-inf where one of them has no mass
-  divergence: Array  # KL(p || q), one value a row
+  difference: Array
+  log_ratio: Array
+  divergence: Array
 
 
 class DivergenceTerms(NamedTuple):
-  """A divergence, and what its differential needs.
+  """A divergence and the terms of its differential.
 
   Attributes:
     value: the divergence, one value a row.
@@ -192,10 +192,10 @@ class DivergenceTerms(NamedTuple):
     slope: the sum of the slopes, one value a row.
   """
 
-  value: Array  # the sum of p f(q / p), one a row
-  terms: Array  # p f(q / p)
-  slopes: Array  # q f'(q / p)
-  slope: Array  # the sum of the slopes, one a row
+  value: Array
+  terms: Array
+  slopes: Array
+  slope: Array
 
 
 _Generator = Callable[..., DivergenceTerms]
@@ -207,9 +207,9 @@ def _row_divergence(
   q_logits: Array,
   temperature: ArrayLike,
   where: Array | None,
-  **shares: ArrayLike,
+  **weights: ArrayLike,
 ) -> Array:
-  """Brings the arguments to one dtype and evaluates the core."""
+  """Converts the arguments to one dtype and evaluates a divergence."""
   dtype = jnp.promote_types(compute_dtype(p_logits), compute_dtype(q_logits))
   p_logits = mask_classes(p_logits, where).astype(dtype)
   q_logits = mask_classes(q_logits, where).astype(dtype)
@@ -219,7 +219,7 @@ def _row_divergence(
     p_logits,
     q_logits,
     scale,
-    tuple(as_fraction(name, x, dtype) for name, x in shares.items()),
+    tuple(as_fraction(name, x, dtype) for name, x in weights.items()),
   )
 
 
@@ -240,7 +240,7 @@ def _f_divergence(
 def _f_divergence_jvp(
   generator: _Generator, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Array | SymbolicZero]:
-  """The closed-form differential, by f' and the softmax's Jacobian."""
+  """Computes the differential from f' and the Jacobian of the softmax."""
   p_logits, q_logits, scale, parameters = primals
   p_dot, q_dot, scale_dot, parameters_dot = tangents
   statistics = _row_statistics(p_logits, q_logits, scale)
@@ -278,15 +278,15 @@ def _row_statistics(
 ) -> RowStatistics:
   """Returns probabilities and their log-ratio to full relative precision.
 
-  Three passes over the rows: their maxima, the sums of p, the sum of q.
+  It passes over the rows three times: for maxima, for sums of p, for sums of q.
   """
   in_p, in_q = p_logits != -jnp.inf, q_logits != -jnp.inf
-  # Without one class in p there is nothing to diverge from.
+  # If p has no unmasked class, the divergence is 0.
   in_q &= jnp.max(p_logits, -1, keepdims=True) != -jnp.inf
   both = in_p & in_q
   p_max, q_max = _largest(p_logits), _largest(q_logits)
-  # gap = (z_q - z_p) / T - E_p[...]: subtract first, with the rounding error
-  # kept (Knuth's two-sum), since z / T rounds away what the gap lives on.
+  # gap = (z_q - z_p) / T - E_p[...]. Subtract before the division and keep the
+  # rounding error (Knuth's two-sum): rounding z / T would lose small gaps.
   center, center_low = two_difference(q_max, p_max)
   high, low = two_difference(
     jnp.where(both, q_logits, center), jnp.where(both, p_logits, 0.0)
@@ -299,15 +299,15 @@ def _row_statistics(
   mean = _row_sum(weight * gap) / nonzero_divisor(total - outside)
   p = weight / total
   gap = jnp.where(both, gap - mean, 0.0)
-  # Unnormalized q in units of p; its largest exponent is known beforehand.
+  # Compute q relative to p; this is the largest exponent.
   largest = center_low / scale - mean - jnp.log(total)
-  # Far apart, or on other classes than p, q is no perturbation of p.
+  # If q is far from p or has other classes, compute q on its own.
   perturbed = (largest < 30.0) & (outside < 0.5 * total)
   q_exponent = jnp.where(in_q, q_logits - q_max, 0.0) / scale
   weight = jnp.where(
     in_q, jnp.exp(q_exponent + jnp.where(perturbed, largest, 0.0)), 0.0
   )
-  # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap]: no canceling.
+  # E_p[gap] = 0, so E_p[exp gap] = 1 + E_p[exp gap - 1 - gap], all terms >= 0.
   _, remainder = weighted_expm1(p, gap)
   remainder = jnp.where(
     both & (jnp.abs(gap) < 0.5), remainder, weight - p - p * gap
@@ -320,7 +320,7 @@ def _row_statistics(
     largest + jnp.log(norm),
   )
   q = weight / norm
-  # A far class makes gap and log norm large, and their difference coarse.
+  # A distant class makes gap and log norm large: their difference loses digits.
   ratio = jnp.where(
     perturbed,
     gap - log_norm,
@@ -360,7 +360,7 @@ def skew_terms(statistics: RowStatistics, skew: Array) -> DivergenceTerms:
 
   Args:
     statistics: of two rows of logits.
-    skew: the share of p in the mixture.
+    skew: the weight of p in the mixture.
 
   Returns:
     The divergence's terms.
@@ -372,7 +372,7 @@ def skew_terms(statistics: RowStatistics, skew: Array) -> DivergenceTerms:
   terms = _remainder(p, log_mixture, keep * difference)
   terms = jnp.where(p != 0, terms, keep * q)
   slopes = jnp.square(keep) * q_over_mixture * difference
-  # At skew 0 and 1 the mixture is q and p themselves.
+  # For skew 0 and 1, the mixture is q and p.
   return jax.tree.map(
     lambda mixed, end: jnp.where(inside, mixed, jnp.where(skew == 0, end, 0.0)),
     DivergenceTerms(jnp.sum(terms, -1), terms, slopes, jnp.sum(slopes, -1)),
@@ -383,7 +383,7 @@ def skew_terms(statistics: RowStatistics, skew: Array) -> DivergenceTerms:
 def jensen_shannon_terms(
   statistics: RowStatistics, beta: Array
 ) -> DivergenceTerms:
-  """Both KL to m = beta p + (1 - beta) q: f'(t) = (1 - beta) log(t / m).
+  """Weighted KL to m = beta p + (1 - beta) q: f'(t) = (1 - beta) log(t / m).
 
   Args:
     statistics: of two rows of logits.
@@ -430,7 +430,7 @@ def _mixture(statistics: RowStatistics, skew: Array) -> tuple[Array, Array]:
   """Returns log(m / p) and q / m of m = skew p + (1 - skew) q, 0 < skew."""
   p, ratio = statistics.p, statistics.log_ratio
   keep = 1.0 - skew
-  # log(skew + keep exp r), so that exp does not overflow.
+  # log(skew + keep exp r), written so that exp does not overflow.
   small = jnp.exp(-jnp.abs(ratio))
   mixed = jnp.where(ratio > 0, keep + skew * small, keep * small + skew)
   growth, _ = weighted_expm1(jnp.ones_like(ratio), ratio)
@@ -444,13 +444,13 @@ def _mixture(statistics: RowStatistics, skew: Array) -> tuple[Array, Array]:
 def _remainder(weight: Array, x: Array, expm1: Array) -> Array:
   """Returns weight (exp x - 1 - x), given expm1, weight (exp x - 1)."""
   _, series = weighted_expm1(weight, x)
-  # No mass times an infinite ratio is 0.
+  # A weight of 0 times an infinite ratio is 0, not NaN.
   product = weight * jnp.where(weight != 0, x, 0.0)
   return jnp.where(jnp.abs(x) < 0.5, series, expm1 - product)
 
 
 def total_variation_terms(statistics: RowStatistics) -> DivergenceTerms:
-  """Total variation: f(t) = |t - 1| / 2, slope 0 at the kink.
+  """Total variation: f(t) = |t - 1| / 2, with derivative 0 at t = 1.
 
   Args:
     statistics: of two rows of logits.
@@ -466,7 +466,7 @@ def total_variation_terms(statistics: RowStatistics) -> DivergenceTerms:
 def weighted_expm1(weight: Array, x: Array) -> tuple[Array, Array]:
   """Returns weight (exp x - 1) and weight (exp x - 1 - x) for |x| < 0.5.
 
-  By their series: four products are cheaper than exp, and exact near 0.
+  The power series is cheaper than exp and exact near 0.
 
   Args:
     weight: any shape.
@@ -498,14 +498,14 @@ def _largest(logits: Array) -> Array:
 
 
 def two_difference(a: Array, b: Array) -> tuple[Array, Array]:
-  """Returns a - b rounded, and the rounding error exactly.
+  """Returns a - b rounded, and its exact rounding error.
 
   Args:
     a: any shape.
     b: the same shape.
 
   Returns:
-    The difference, and its rounding error without gradient.
+    The difference and its rounding error, the latter without gradient.
   """
   high = a - b
   back = high - a

@@ -15,14 +15,15 @@ def descending_eigh(
 ) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
   """Returns eigenvalues, the largest first, and eigenvectors in columns.
 
-  The largest entry of each vector is positive. Vectors of equal values have
-  no derivative in their common plane: there, and only there, they get none.
+  The largest entry of each eigenvector is positive. Eigenvectors of equal
+  eigenvalues are not differentiable within their common subspace; that part of
+  the derivative is 0.
 
   Args:
     matrix: symmetric, `[n, n]`.
 
   Returns:
-    Values `[n]` and vectors `[n, n]`.
+    Eigenvalues `[n]` and eigenvectors `[n, n]`.
   """
   values, vectors = jnp.linalg.eigh(_symmetric(matrix))
   return values[::-1], fix_signs(vectors[:, ::-1])
@@ -36,20 +37,20 @@ def _descending_eigh_jvp(
   values, vectors = descending_eigh(matrix)
   moved = _product(vectors.T, _product(_symmetric(change), vectors))
   gaps = values[None] - values[:, None]
-  apart = jnp.abs(gaps) > _noise(values)
-  turn = jnp.where(apart, 1 / jnp.where(apart, gaps, 1.0), 0.0)
+  apart = jnp.abs(gaps) > _rounding_error(values)
+  rotation = jnp.where(apart, 1 / jnp.where(apart, gaps, 1.0), 0.0)
   return (values, vectors), (
     jnp.diagonal(moved),
-    _product(vectors, turn * moved),
+    _product(vectors, rotation * moved),
   )
 
 
 @jax.custom_jvp
 def matrix_square_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-  """Returns the positive semidefinite root of such a matrix.
+  """Returns the square root of a positive semidefinite matrix.
 
-  Its derivative is exact for equal eigenvalues too; the null space, where
-  there is none, gets none.
+  Its derivative is exact for equal eigenvalues too. On the null space, where it
+  does not exist, the derivative is 0.
 
   Args:
     matrix: positive semidefinite, `[n, n]`.
@@ -94,10 +95,10 @@ def positive_definite_inverse(
 
 
 def fix_signs(columns: Float[Array, "n k"]) -> Float[Array, "n k"]:
-  """Returns the columns with signs that make their largest entry positive.
+  """Returns columns with signs that make their largest entries positive.
 
   Args:
-    columns: vectors in columns, `[n, k]`.
+    columns: `[n, k]`.
 
   Returns:
     `[n, k]`.
@@ -111,12 +112,14 @@ def _symmetric(matrix: Array) -> Array:
   return (matrix + matrix.T) / 2
 
 
-def _noise(values: Array) -> Array:
-  """What is but rounding next to the largest value."""
+def _rounding_error(values: Array) -> Array:
+  """Returns the rounding error of eigenvalues."""
   eps = jnp.finfo(values.dtype).eps
   return values.size * eps * jnp.max(jnp.abs(values), initial=0.0)
 
 
 def _roots(values: Array) -> Array:
-  zero = values <= _noise(values)  # NaN is not: it must reach the caller
+  zero = values <= _rounding_error(
+    values
+  )  # False for NaN, which must reach the caller
   return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, values)))

@@ -1,4 +1,4 @@
-"""Gradients other than those of the values."""
+"""Replaced gradients: reversal, and the gradient of another function."""
 
 from typing import TypeVar
 
@@ -11,23 +11,23 @@ Tree = TypeVar("Tree")
 
 
 def reverse_gradient(tree: Tree, scale: ArrayLike = 1.0) -> Tree:
-  r"""Gradient reversal: the identity forward, minus `scale` backward.
+  r"""Gradient reversal: the identity, with the gradient times `-scale`.
 
   .. math:: R(x) = x, \qquad \frac{\partial R}{\partial x} = -\lambda I
 
-  Works in forward and reverse mode, on any pytree of arrays, and with a traced
-  scale. Put it on features to train an encoder against a discriminator, or on
-  the discriminator's parameters to keep the sign of the loss.
+  It works in forward and reverse mode. Apply it to features to train an encoder
+  against a discriminator, or to the parameters of the discriminator to keep the
+  sign of the loss.
 
   Args:
-    tree: arrays of any shape; integer leaves pass through.
-    scale: the factor lambda; may be traced. It receives no gradient.
+    tree: a pytree of arrays of any shape; integer leaves do not change.
+    scale: the factor lambda. May be traced; it receives no gradient.
 
   Returns:
     The same tree.
 
   Raises:
-    TypeError: if a leaf is no array.
+    TypeError: if a leaf is not an array.
 
   Examples:
     >>> jax.grad(lambda x: reverse_gradient(x, 0.5) ** 2)(3.0)
@@ -59,12 +59,13 @@ def _reverse_jvp(primals, tangents):
 def with_gradient_of(value: Array, surrogate: Array) -> Array:
   """Returns the value, with the first derivatives of the surrogate.
 
-  What a decomposition gives needs no derivative of the decomposition where
-  its parts are stationary; that one is not finite for equal eigenvalues.
+  Use it where a value of a matrix decomposition is stationary in the factors:
+  the derivative of the decomposition is then not needed, and it is infinite for
+  equal eigenvalues.
 
   Args:
-    value: what is returned.
-    surrogate: the same shape; its derivatives are used.
+    value: the result.
+    surrogate: the same shape; its derivatives become those of the result.
 
   Returns:
     `value`.

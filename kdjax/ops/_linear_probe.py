@@ -1,8 +1,8 @@
-"""The exact linear probe behind the H-divergence.
+"""The exact linear probe of the H-divergence.
 
-A logistic regression gives the direction, an exact search the threshold. Both
-work on fixed shapes, so folds, ridges and label permutations are `jax.vmap`
-and `jax.lax.map` away.
+A logistic regression finds the direction and an exact search the threshold.
+Both have static shapes, so `jax.vmap` and `jax.lax.map` run over folds, ridges
+and permutations of labels.
 """
 
 import jax
@@ -12,8 +12,8 @@ from jax.scipy.linalg import cho_solve
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool, Float
 
-# 5 to 25 steps were enough for ridges down to 1e-4. Separable rows need one for
-# every unit of their margin, which grows as the ridge vanishes: 80 at 1e-6.
+# 5 to 25 steps suffice for ridges down to 1e-4. Separable rows need one step
+# for each unit of their margin, which grows as the ridge falls: 80 at 1e-6.
 _MAX_STEPS = 1000
 _MAX_CG_STEPS = 200
 
@@ -30,16 +30,16 @@ def balanced_weights(
   )
 
 
-# TF32, the default for float32 on a GPU, keeps 10 bits: too few for both.
+# The default precision of float32 products on a GPU, TF32, is too low.
 @jax.default_matmul_precision("highest")
 def standardize_domains(
   rows: Float[Array, "rows dims"], is_source: Bool[Array, " rows"]
 ) -> Float[Array, "rows dims"]:
-  """Returns features of mean 0 and variance 1, each domain counting half.
+  """Returns features of mean 0 and variance 1, with equal weights of domains.
 
   Args:
     rows: `[rows, dims]`.
-    is_source: the domain of each row.
+    is_source: True for source rows, False for target rows.
 
   Returns:
     `[rows, dims]`; a constant feature is 0.
@@ -47,7 +47,8 @@ def standardize_domains(
   weights = balanced_weights(is_source, jnp.ones_like(is_source))
   weights = weights.astype(rows.dtype)
   rows = rows - (weights @ rows)[None]
-  # Squares of 1e20 or 1e-25 are no float32; the largest entry sets the unit.
+  # Divide by the largest entry first: squares of 1e20 and 1e-25 are infinite
+  # and 0 in float32.
   largest = jnp.max(jnp.abs(rows), axis=0)
   rows = rows / jnp.where(largest > 0, largest, 1.0)[None]
   variance = weights @ jnp.square(rows)
@@ -61,30 +62,30 @@ def linear_probe_scores(
   training: Bool[Array, "folds rows"],
   ridge: Float[Array, ""],
 ) -> Float[Array, "folds rows"]:
-  """Returns every row's score under the probe fitted on each fold.
+  """Returns the scores of all rows by the probes of all folds.
 
-  The probe minimizes the class-balanced mean of the logistic loss plus
-  ridge / 2 times the squared norm of the slope; the intercept is free.
+  A probe minimizes the class-balanced mean of the logistic loss plus ridge / 2
+  times the squared norm of the weights; the intercept is not penalized.
 
   Args:
     features: `[rows, dims]`.
-    is_source: the domain of each row.
-    training: the rows that each fold is fitted on.
+    is_source: True for source rows, False for target rows.
+    training: True for the rows on which the probe of a fold is fitted.
     ridge: the weight of the penalty, above 0.
 
   Returns:
-    `[folds, rows]`; a positive score speaks for the source.
+    `[folds, rows]`; a positive score predicts the source.
   """
   rows, dims = features.shape
   if dims > rows:
-    # The ridge is blind to rotations, so n coordinates hold all there is.
+    # The penalty is invariant to rotations: n coordinates represent n rows.
     features = jnp.linalg.qr(features.T, mode="r").T
   features = jnp.append(features, jnp.ones_like(features[:, :1]), axis=1)
   penalty = jnp.full(features.shape[1:], ridge).at[-1].set(0.0)
 
-  # One Gram of all rows bounds the Hessian of every fold, up to the few rows
-  # held out: the preconditioner that all folds share. The floor on the ridge
-  # keeps its Cholesky factor real in float32 and does not move the solution.
+  # All folds share a preconditioner: the Gram matrix of all rows bounds their
+  # Hessians up to the rows held out. The smallest ridge keeps the Cholesky
+  # factor finite in float32 and does not change the solution.
   dtype = features.dtype
   size = features.shape[1]
   weights = balanced_weights(is_source, jnp.ones_like(is_source)).astype(dtype)
@@ -109,11 +110,12 @@ def _fit(
 ) -> Float[Array, " dims"]:
   """Minimizes the penalized logistic loss by damped Newton steps.
 
-  Each step is solved by conjugate gradients: 4 n d operations an iteration
-  where the Hessian alone would be 2 n d^2. With rho the largest change of a
-  score, a step of log(1 + rho) / rho lowers the loss for certain, because the
-  third derivative of the logistic loss is at most its second (Sun and
-  Tran-Dinh, 2019); it tends to 1, the full Newton step. No line search.
+  Conjugate gradients solve for each step: 4 n d operations an iteration, where
+  the Hessian alone would cost 2 n d^2. With the largest change rho of a score,
+  a step of log(1 + rho) / rho always lowers the loss, because the third
+  derivative of the logistic loss is at most its second derivative (Sun and
+  Tran-Dinh, 2019). The step tends to 1, the full Newton step, and needs no line
+  search.
   """
   tolerance = jnp.finfo(features.dtype).eps / 10
 
@@ -143,7 +145,7 @@ def _fit(
     tiny = change < 1e-3
     change = jnp.where(tiny, 1.0, change)
     damping = jnp.where(tiny, 1.0, jnp.log1p(change) / change)
-    # The last step is not taken: from equal samples the slope stays exactly 0.
+    # Skip the last step, so that the slope of equal samples stays exactly 0.
     taken = jnp.where(decrement > tolerance, damping, 0.0)
     return slope + taken * step, decrement, steps + 1
 
@@ -160,29 +162,29 @@ def best_threshold(
   is_source: Bool[Array, " rows"],
   where: Bool[Array, " rows"],
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-  """Returns the threshold of least balanced error, and the side of the source.
+  """Returns the threshold with the smallest balanced error, and its direction.
 
-  Of all classifiers `score > threshold` and `score <= threshold`, constant
-  ones included, none has a smaller sum of the two error rates on the selected
-  rows. That sum is 1 minus the largest gap between the two empirical
-  distribution functions (the Kolmogorov-Smirnov statistic).
+  No classifier `score > threshold` or `score <= threshold`, constant ones
+  included, has a smaller sum of the two domains' error rates on the used rows.
+  The sum is 1 minus the largest difference between the empirical distribution
+  functions (the Kolmogorov-Smirnov statistic).
 
   Args:
     scores: one number a row.
-    is_source: the row's domain.
-    where: the rows to look at.
+    is_source: True for source rows, False for target rows.
+    where: True for the rows to use.
 
   Returns:
-    The threshold, and whether the source lies above it.
+    The threshold, and whether scores above it predict the source.
   """
   scores = jnp.where(where, scores, jnp.inf)
   order = jnp.argsort(scores)
   scores, is_source, where = scores[order], is_source[order], where[order]
-  # Whole numbers, so that equal samples have a gap of exactly 0.
+  # Integers, so that the difference of equal samples is exactly 0.
   source = jnp.cumsum(where & is_source)
   target = jnp.cumsum(where & ~is_source)
   gap = source / source[-1] - target / target[-1]
-  # A threshold cannot fall between equal scores. The last gap is always 0.
+  # No threshold separates equal scores. The last difference is always 0.
   splits = jnp.append(scores[1:] > scores[:-1], False)
   gap = jnp.where(splits, gap, 0.0)
   best = jnp.argmax(jnp.abs(gap))

@@ -1,4 +1,4 @@
-"""Rows that count, whatever the masked ones hold, and safe divisors."""
+"""Masked rows and divisors that are not 0."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -10,13 +10,15 @@ from kdjax.ops._softmax import compute_dtype
 def zero_masked(
   x: Float[Array, "..."], where: Bool[Array, "..."] | None
 ) -> Float[Array, "..."]:
-  """Returns x, 0 where masked: a mask on the loss leaves 0 times NaN behind.
+  """Returns x with 0 for masked entries.
 
-  The mask has x's leading axes. NaN in what counts stays.
+  Zero masked entries before the computation: masking the loss afterwards gives
+  NaN gradients if a masked entry is NaN. NaN in other entries remains.
 
   Args:
     x: any shape.
-    where: which entries count; None for all.
+    where: True for the entries to use, of the shape of the leading axes of `x`;
+      None for all.
 
   Returns:
     The shape of `x`.
@@ -32,18 +34,17 @@ def masked_rows(
   *,
   axes: int = 1,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-  """Returns the rows, 0 where masked, and the mask as numbers.
-
-  The mask has the rows' leading axes; without one all of the first `axes`
-  count: examples, or domains and their examples.
+  """Returns the rows, 0 where masked, and the mask as 0 and 1.
 
   Args:
     rows: any shape.
-    where: which rows count; None for all.
-    axes: how many leading axes the mask has if it is None.
+    where: True for the rows to use, of the shape of the leading axes; None for
+      all.
+    axes: the number of leading axes of the returned mask if `where` is None: 1
+      for examples, 2 for domains and examples.
 
   Returns:
-    The rows in float32 at least, and the mask in their dtype.
+    The rows, in float32 or wider, and the mask in the same dtype.
   """
   rows = rows.astype(compute_dtype(rows))
   if where is None:
@@ -56,11 +57,13 @@ def gathered_rows(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> tuple[Float[Array, "whole ..."], Float[Array, " whole"]]:
-  """Returns `masked_rows` of all devices; end with `mean_over_devices`.
+  """Returns `masked_rows` of all devices.
+
+  Apply `mean_over_devices` to a loss computed from these rows.
 
   Args:
     rows: this device's rows, `[batch, ...]`.
-    where: which of them count; None for all.
+    where: True for the rows to use; None for all.
     axis_name: the mapped axis, or None on one device.
 
   Returns:
@@ -71,7 +74,7 @@ def gathered_rows(
 
 
 def nonzero_divisor(x: Array) -> Array:
-  """Returns x, or 1 where x is 0 and nothing depends on the quotient.
+  """Returns x with 1 instead of 0, for quotients that are not used there.
 
   Args:
     x: any shape.

@@ -1,4 +1,4 @@
-"""The mixture of largest likelihood, solved exactly."""
+"""Maximum-likelihood weights of a mixture, by an interior-point method."""
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,16 @@ _MAX_STEPS = 100
 def maximum_likelihood_mixture(
   logs: Float[Array, "target centers"], mask: Float[Array, " target"]
 ) -> Float[Array, " centers"]:
-  """Maximizes mean log(exp(logs) x) over the x >= 0 that sum to 1.
+  """Maximizes mean log(exp(logs) x) over x >= 0 with sum(x) = 1.
 
-  With the multiplier of the sum, which is 1, the program is to minimize
-  sum(x) - mean log(exp(logs) x) over x >= 0: a primal-dual interior-point
-  method on one kind of constraint.
+  The multiplier of the sum is 1, so it is equivalent to minimize
+  sum(x) - mean log(exp(logs) x) over x >= 0, here by a primal-dual
+  interior-point method.
 
   Args:
-    logs: logarithms of the components at each point, `[target, centers]`.
-    mask: 1 for points that count, `[target]`.
+    logs: the log-densities of the components at each point,
+      `[target, centers]`.
+    mask: 1 for the points to use, else 0, `[target]`.
 
   Returns:
     The weights x of the components, `[centers]`.
@@ -29,18 +30,18 @@ def maximum_likelihood_mixture(
   dtype = logs.dtype
   tolerance = 1e-9 if dtype == jnp.float64 else 1e-5
   size = logs.shape[1]
-  # A row's scale changes its logarithm by a constant, and no solution.
+  # Scaling a row adds a constant to the objective and keeps the solution.
   top = jnp.max(logs, 1, keepdims=True)
   features = jnp.exp(logs - jnp.where(jnp.isfinite(top), top, 0.0))
-  share = mask / jnp.maximum(jnp.sum(mask), 1)
-  used = share > 0
+  weights = mask / jnp.maximum(jnp.sum(mask), 1)
+  used = weights > 0
 
   def model(x: Array) -> Array:
-    """The ratio at each row that counts, 1 at the others."""
+    """Returns the mixture density at each used row, 1 at masked rows."""
     return jnp.where(used, features @ x, 1.0)
 
   def error_of(x: Array, z: Array) -> tuple[Array, Array]:
-    gradient = 1 - (share / model(x)) @ features - z
+    gradient = 1 - (weights / model(x)) @ features - z
     gap = x @ z
     return gradient, jnp.maximum(gap, jnp.max(jnp.abs(gradient)))
 
@@ -52,7 +53,7 @@ def maximum_likelihood_mixture(
   def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
     x, z, best, error, steps = carry
     gradient, _ = error_of(x, z)
-    scaled = features * (jnp.sqrt(share) / model(x))[:, None]
+    scaled = features * (jnp.sqrt(weights) / model(x))[:, None]
     matrix = scaled.T @ scaled
     floor = 4 * jnp.finfo(dtype).eps * jnp.max(jnp.diagonal(matrix))
     factor = cho_factor(matrix + jnp.diag(z / x + floor))
@@ -79,7 +80,7 @@ def maximum_likelihood_mixture(
     sound = jnp.all(jnp.isfinite(x))
     return (error > tolerance) & (steps < _MAX_STEPS) & sound
 
-  start = 0 * share[0] + jnp.full(size, 1 / size, dtype)
+  start = 0 * weights[0] + jnp.full(size, 1 / size, dtype)
   state = (
     start,
     jnp.ones_like(start) + 0 * start,

@@ -12,20 +12,21 @@ def mean_and_covariance(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> tuple[Float[Array, ""], Float[Array, " dims"], Float[Array, "dims dims"]]:
-  """Returns count, mean and covariance of the whole batch.
+  """Returns count, mean and covariance of a batch over all devices.
 
   Args:
     rows: `[batch, dims]`.
-    where: which rows count; None for all.
+    where: True for the rows to use; None for all.
     axis_name: the mapped axis, or None on one device.
 
   Returns:
-    The count, the mean `[dims]` and the covariance `[dims, dims]` over n - 1.
+    The count, the mean `[dims]` and the covariance `[dims, dims]`, which
+    divides by n - 1.
   """
   rows, mask = masked_rows(rows, where)
   count, sums = sum_over_devices((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
   mean = sums / jnp.maximum(count, 1)
-  centred = mask[:, None] * (rows - mean[None])
-  products = jnp.matmul(centred.T, centred, precision="highest")
+  centered = mask[:, None] * (rows - mean[None])
+  products = jnp.matmul(centered.T, centered, precision="highest")
   covariance = sum_over_devices(products, axis_name) / jnp.maximum(count - 1, 1)
   return count, mean, covariance

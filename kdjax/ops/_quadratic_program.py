@@ -1,4 +1,4 @@
-"""A convex quadratic program with box and sum constraints, solved exactly."""
+"""A solver for convex quadratic programs with box and sum constraints."""
 
 from typing import NamedTuple
 
@@ -35,29 +35,31 @@ def solve_quadratic_program(
 ) -> Float[Array, " n"]:
   """Minimizes x'Qx / 2 - b'x over 0 <= x <= upper, low <= a'x <= high.
 
-  Mehrotra's predictor-corrector interior-point method: one Cholesky factor of
-  Q plus a diagonal a step, whatever the condition of Q, where projected
-  gradients take thousands of steps. It ends when the duality gap and the
-  largest entry of the gradient's residual, relative to the objective and to
-  b, are below 1e-9 in float64 and 1e-5 in float32.
+  The solver is Mehrotra's predictor-corrector interior-point method. Each step
+  computes one Cholesky factor of Q plus a diagonal matrix; the number of steps
+  hardly depends on the condition of Q, unlike that of projected gradients. It
+  stops when the duality gap relative to the objective, and the largest entry of
+  the gradient's residual relative to b, are below 1e-9 in float64 and 1e-5 in
+  float32.
 
   Args:
     quadratic: Q, positive semidefinite.
     linear: b.
-    normal: a, not negative.
-    upper: the largest entry.
-    low: the least a'x.
-    high: the largest a'x.
-    start: x = start in every entry must satisfy all constraints strictly.
+    normal: a, at least 0.
+    upper: the upper bound of all entries of x.
+    low: the lower bound of a'x.
+    high: the upper bound of a'x.
+    start: the initial value of all entries of x. It must satisfy all
+      constraints strictly.
 
   Returns:
-    The minimizer x, on the bounds up to the stated accuracy.
+    The minimizer x.
   """
   dtype = linear.dtype
   eps = jnp.finfo(dtype).eps
   tolerance = 1e-9 if dtype == jnp.float64 else 1e-5
   size = linear.size
-  # Lets the factor exist in spite of rounding; it moves no solution.
+  # Makes the Cholesky factor finite in spite of rounding; the solution stays.
   floor = 4 * eps * (jnp.max(jnp.diagonal(quadratic), initial=0.0) + 1)
   constraints = 2 * size + 2
 
@@ -94,7 +96,7 @@ def solve_quadratic_program(
     gradient = residual(iterate)
 
     def direction(goals: tuple[Array, ...]) -> _Iterate:
-      """The step towards products `goals` of slack and multiplier."""
+      """Returns the step to products `goals` of slacks and multipliers."""
       pushes = jax.tree.map(
         lambda goal, slack, multiplier: goal / slack - multiplier,
         goals,
@@ -113,7 +115,7 @@ def solve_quadratic_program(
       return _Iterate(moves, turns)
 
     def longest(change: _Iterate) -> Array:
-      """The largest step, at most 1, that leaves nothing negative."""
+      """Returns the largest step, at most 1, that keeps all values >= 0."""
       ratios = jax.tree.map(
         lambda now, d: jnp.min(
           jnp.where(d < 0, -now / jnp.where(d < 0, d, -1.0), jnp.inf),
@@ -128,13 +130,13 @@ def solve_quadratic_program(
     affine = direction(jax.tree.map(jnp.zeros_like, slacks))
     length = longest(affine)
     ahead = gap(jax.tree.map(lambda a, d: a + length * d, iterate, affine))
-    centring = mean * (ahead / (constraints * mean)) ** 3
-    change = direction(jax.tree.map(lambda s, m: centring - s * m, *affine))
+    centering = mean * (ahead / (constraints * mean)) ** 3
+    change = direction(jax.tree.map(lambda s, m: centering - s * m, *affine))
     length = 0.995 * longest(change)
     iterate = jax.tree.map(lambda a, d: a + length * d, iterate, change)
     after = unsolved(iterate)
-    # Early steps may look worse, and rounding spoils late ones (to NaN even):
-    # the best iterate is the answer.
+    # Return the best iterate: the error may rise in early steps, and rounding
+    # may make late iterates worse or NaN.
     better = after < error
     best = jnp.where(better, iterate.slacks[0], best)
     idle = jnp.where(better, 0, idle + 1)
@@ -145,7 +147,7 @@ def solve_quadratic_program(
     return (error > tolerance) & (steps < _MAX_STEPS) & (idle < _MAX_IDLE)
 
   zero = jnp.zeros((), jnp.int32)
-  # Of one type with what the loop computes, on every device of a mesh.
+  # Has the type that the loop computes, also over the devices of a mesh.
   idle = zero + jnp.isnan(pull)
   state = (iterate, x, unsolved(iterate), zero, idle)
   return jax.lax.while_loop(keep_going, step, state)[1]

@@ -1,4 +1,4 @@
-"""Changing the height and width of feature maps, as PyTorch does."""
+"""Pooling and resizing of feature maps, as in PyTorch."""
 
 import functools
 
@@ -15,8 +15,8 @@ def adaptive_mean_pool(
 ) -> Float[Array, "batch new_height new_width channels"]:
   """Averages over bins that cover the map, as `adaptive_avg_pool2d` does.
 
-  Bins overlap where the new size does not divide the old one. Half precision
-  is averaged, and returned, in float32.
+  Bins overlap if the new size does not divide the old size. The result is
+  float32 for half-precision maps.
 
   Args:
     maps: `[batch, height, width, channels]`.
@@ -38,23 +38,26 @@ def adaptive_mean_pool(
 
 
 def pool_to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
-  """Averages the larger of two maps to the size of the smaller.
+  """Pools the larger of two maps to the size of the smaller map.
 
   Args:
     student: `[batch, height, width, channels]`.
-    teacher: `[batch, height, width, channels]`, of another size perhaps.
+    teacher: `[batch, height, width, channels]`; height and width may differ.
 
   Returns:
-    Both maps, of one height and width.
+    Both maps, with equal heights and widths.
   """
-  ours, theirs = student.shape[1:3], teacher.shape[1:3]
-  size = min(ours, theirs, key=lambda size: size[0] * size[1])
+  student_size, teacher_size = student.shape[1:3], teacher.shape[1:3]
+  size = min(student_size, teacher_size, key=lambda size: size[0] * size[1])
   if any(
-    a < b for maps in (ours, theirs) for a, b in zip(maps, size, strict=True)
+    a < b
+    for maps in (student_size, teacher_size)
+    for a, b in zip(maps, size, strict=True)
   ):
     raise ValueError(
-      f"student has a map of {ours} and teacher one of {theirs}; expected one "
-      "to be at most as high and as wide as the other."
+      f"student has a map of {student_size} and teacher a map of "
+      f"{teacher_size}; expected one of them to be at most as high and at most "
+      "as wide as the other."
     )
   return adaptive_mean_pool(student, size), adaptive_mean_pool(teacher, size)
 
@@ -62,10 +65,10 @@ def pool_to_smaller(student: Array, teacher: Array) -> tuple[Array, Array]:
 def nearest_resize(
   maps: Float[Array, "batch height width channels"], size: tuple[int, ...]
 ) -> Float[Array, "batch new_height new_width channels"]:
-  """Picks the position `floor(i old / new)`, as `interpolate` does.
+  """Takes the pixel `floor(i old / new)`, as PyTorch's `interpolate` does.
 
-  `jax.image.resize` picks the center of the source pixels instead, which is
-  another one when a map shrinks.
+  `jax.image.resize` takes the pixel at the center of the source pixels, which
+  differs if the map becomes smaller.
 
   Args:
     maps: `[batch, height, width, channels]`.
@@ -83,7 +86,7 @@ def nearest_resize(
 
 
 def _bins(old: int, new: int) -> np.ndarray:
-  """The `[new, old]` matrix of means over bins."""
+  """Returns the matrix `[new, old]` that averages over bins."""
   start = np.arange(new) * old // new
   end = -(-(np.arange(new) + 1) * old // new)
   inside = (start[:, None] <= np.arange(old)) & (np.arange(old) < end[:, None])
@@ -91,7 +94,7 @@ def _bins(old: int, new: int) -> np.ndarray:
 
 
 def _nearest(old: int, new: int) -> np.ndarray:
-  """The positions that are picked; PyTorch multiplies in float32."""
+  """Returns the positions of the pixels; PyTorch multiplies in float32."""
   scale = np.float32(old / new)
   positions = np.floor(np.arange(new, dtype=np.float32) * scale)
   return np.minimum(positions.astype(int), old - 1)

@@ -5,14 +5,26 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 
-def reversal_ramp(progress: Array, sharpness: ArrayLike = 10.0) -> Array:
-  """The rise of an adversary's weight over the training.
+def reversal_ramp(progress: ArrayLike, *, sharpness: ArrayLike = 10.0) -> Array:
+  r"""Reversal ramp (DANN): from 0 to 1, steeply at first.
+
+  .. math:: \frac{2}{1 + e^{-a p}} - 1
 
   Args:
-    progress: of the training, in [0, 1].
-    sharpness: of the rise.
+    progress: p, from 0 at the start of the training to 1 at its end.
+    sharpness: a.
 
   Returns:
-    `2 / (1 + exp(-sharpness progress)) - 1`, without overflow.
+    An array of the shape of `progress`.
+
+  Examples:
+    >>> print(reversal_ramp(jnp.array([0.0, 0.1, 1.0])).round(3))
+    [0.    0.462 1.   ]
+
+  References:
+    Ganin et al., `Domain-adversarial training of neural networks
+    <https://arxiv.org/abs/1505.07818>`_, 2016, section 5.2.2.
   """
+  # By a hyperbolic tangent, which does not overflow.
+  progress = jnp.asarray(progress, float)
   return jnp.tanh(jnp.asarray(sharpness, float) * progress / 2)

@@ -1,4 +1,4 @@
-"""A function of rows, from a few rows at a time."""
+"""Evaluation of a function of rows in chunks."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,15 +16,15 @@ Values = TypeVar("Values")
 def in_chunks(
   function: Callable[[Tree], Values], rows: Tree, chunk_size: int | None
 ) -> Values:
-  """Returns `function(rows)`, values a row, from a few rows at a time.
+  """Returns `function(rows)`, evaluated on chunks of the rows.
 
-  What the function makes of a chunk, rows of a matrix of pairs say, is dropped
-  before the next one and made again in the backward pass.
+  The intermediate results of a chunk, for example rows of a matrix of pairs,
+  are not stored; the backward pass computes them again.
 
   Args:
-    function: from rows to values, one or more a row.
-    rows: a tree of arrays `[rows, ...]`.
-    chunk_size: rows at a time; None for all at once.
+    function: maps rows to arrays with a leading axis of rows.
+    rows: a pytree of arrays `[rows, ...]`.
+    chunk_size: the number of rows of a chunk; None for all rows at once.
 
   Returns:
     The values of all rows.
@@ -34,17 +34,17 @@ def in_chunks(
     check_integer("chunk_size", chunk_size, 1)
   if chunk_size is None or chunk_size >= size:
     return function(rows)
-  # Rows of the sample fill the last chunk: distances are computed from the
-  # mean of a chunk, which zeros might move far away.
+  # Fill the last chunk with rows of the sample: rows of zeros could move the
+  # mean of the chunk, from which distances are computed, far away.
   index = jnp.arange(-(-size // chunk_size) * chunk_size) % size
 
   def split(x: Array) -> Array:
     x = x if index.size == size else x[index]
     return x.reshape(-1, chunk_size, *x.shape[1:])
 
-  def joined(x: Array) -> Array:
+  def join(x: Array) -> Array:
     return x.reshape(-1, *x.shape[2:])[:size]
 
   chunks = jax.tree.map(split, rows)
   values = jax.lax.map(jax.checkpoint(function, prevent_cse=False), chunks)
-  return jax.tree.map(joined, values)
+  return jax.tree.map(join, values)

@@ -1,4 +1,4 @@
-"""Two whole samples of one dtype, kernels and weights of their rows."""
+"""Pairs of gathered samples, Gaussian kernels and normalized weights."""
 
 from typing import NamedTuple
 
@@ -17,13 +17,13 @@ from kdjax.ops._validation import check_positive
 
 
 class SamplePair(NamedTuple):
-  """Every device's rows, 0 where masked, and the masks as numbers.
+  """The rows of all devices, 0 where masked, and the masks as 0 and 1.
 
   Attributes:
     source: `[source, dims]`.
-    source_mask: 1 for rows that count.
+    source_mask: `[source]`, 1 for the rows to use.
     target: `[target, dims]`.
-    target_mask: 1 for rows that count.
+    target_mask: `[target]`, 1 for the rows to use.
   """
 
   source: Float[Array, "source dims"]
@@ -39,17 +39,17 @@ def as_sample_pair(
   where_target: Bool[Array, " target"] | None,
   axis_name: str | None,
 ) -> SamplePair:
-  """Returns both samples, whole, in the wider of their dtypes.
+  """Returns both samples, gathered over devices, in the wider of their dtypes.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: True for the source rows to use; None for all.
+    where_target: True for the target rows to use; None for all.
     axis_name: the mapped axis, or None on one device.
 
   Returns:
-    Both samples, gathered over the devices.
+    A `SamplePair`.
   """
   dtype = jnp.promote_types(compute_dtype(source), compute_dtype(target))
   rows = (
@@ -64,13 +64,13 @@ def weights_of_mean_one(
   mask: Float[Array, " rows"],
   axis_name: str | None = None,
 ) -> Float[Array, " rows"]:
-  """Returns weights of mean 1 over the rows that count, without gradient.
+  """Returns weights scaled to mean 1 over the used rows, without gradient.
 
-  Weights that all vanish say nothing, and 1 is what says nothing.
+  If all weights are 0, all results are 1.
 
   Args:
-    values: not negative, `[rows]`.
-    mask: 1 for rows that count, `[rows]`.
+    values: at least 0, `[rows]`.
+    mask: 1 for the rows to use, else 0, `[rows]`.
     axis_name: the mapped axis, or None on one device.
 
   Returns:
@@ -78,14 +78,14 @@ def weights_of_mean_one(
   """
   values = jax.lax.stop_gradient(values * mask)
   sums, count = sum_over_devices((jnp.sum(values), jnp.sum(mask)), axis_name)
-  empty = sums <= 0  # NaN is not: it must reach the caller
+  empty = sums <= 0  # False for NaN, which must reach the caller
   return jnp.where(empty, mask, values * (count / jnp.where(empty, 1.0, sums)))
 
 
 def gaussian_rate(
   gamma: ArrayLike | None, rows: Float[Array, "rows dims"]
 ) -> Float[Array, ""]:
-  """Returns gamma of exp(-gamma d^2); scikit-learn's 1 / dims for None.
+  """Returns gamma of exp(-gamma d^2); 1 / dims, as in scikit-learn, for None.
 
   Args:
     gamma: above 0, or None.

@@ -1,4 +1,4 @@
-"""Entropic optimal transport between two weighted samples, in log space."""
+"""Entropic optimal transport between two weighted samples (Sinkhorn)."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ COSTS = ("squared_euclidean", "euclidean", "cosine")
 def transport_costs(
   a: Float[Array, "n dims"], b: Float[Array, "m dims"], cost: str
 ) -> Float[Array, "n m"]:
-  """Returns what it costs to move a_i to b_j.
+  """Returns the costs of transport from a_i to b_j.
 
   Args:
     a: `[n, dims]`.
     b: `[m, dims]`.
-    cost: `squared_euclidean`, `euclidean` or `cosine`.
+    cost: "squared_euclidean", "euclidean" or "cosine".
 
   Returns:
     `[n, m]`.
@@ -42,10 +42,10 @@ def transport_costs(
 
 
 def log_uniform_weights(mask: Float[Array, " n"]) -> Float[Array, " n"]:
-  """Returns the logarithm of equal shares; all, if the mask is empty.
+  """Returns the logarithms of equal weights of sum 1.
 
   Args:
-    mask: above 0 for rows that count, `[n]`.
+    mask: above 0 for the rows to use, `[n]`. If no entry is, all rows are used.
 
   Returns:
     `[n]`, -inf where masked.
@@ -60,7 +60,7 @@ def mean_transport_cost(
   log_a: Float[Array, " n"],
   log_b: Float[Array, " m"],
 ) -> Float[Array, ""]:
-  """Returns the mean over the pairs that count, 1 if it is 0; no gradient.
+  """Returns the weighted mean cost, 1 if it is 0, without gradient.
 
   Args:
     costs: `[n, m]`.
@@ -80,28 +80,28 @@ def sinkhorn_potentials(
   log_a: Float[Array, " n"],
   log_b: Float[Array, " m"],
   epsilon: Float[Array, ""],
-  iterations: int,
+  num_iterations: int,
   *,
   symmetric: bool = False,
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-  """Returns the dual potentials after so many iterations; no gradient.
+  """Returns the dual potentials of Sinkhorn's algorithm, without gradient.
 
-  Epsilon falls geometrically from the largest cost to its value over the first
-  half of the iterations.
+  In the first half of the iterations, epsilon falls geometrically from the
+  largest cost to its final value.
 
   Args:
     costs: `[n, m]`.
     log_a: logarithms of the first sample's weights, `[n]`.
     log_b: logarithms of the second sample's weights, `[m]`.
     epsilon: the weight of the entropy, above 0.
-    iterations: of Sinkhorn's algorithm.
-    symmetric: whether both samples are one, which halves the work.
+    num_iterations: the number of iterations.
+    symmetric: whether both samples are equal, which halves the cost.
 
   Returns:
     The potentials of both samples, `[n]` and `[m]`.
   """
   costs, epsilon = jax.lax.stop_gradient((costs, epsilon))
-  steps = jnp.linspace(1, -1, iterations, dtype=costs.dtype)
+  steps = jnp.linspace(1, -1, num_iterations, dtype=costs.dtype)
   ratio = jnp.maximum(jnp.max(costs) / epsilon, 1)
   schedule = epsilon * ratio ** jnp.maximum(steps, 0)
 
@@ -119,7 +119,7 @@ def sinkhorn_potentials(
       return (f, f), None
     return (f_new, dual(costs.T, log_a, f_new, epsilon)), None
 
-  # Of the costs, so that both know which devices they differ on.
+  # Made from the costs, so that both vary over the same devices.
   start = jnp.zeros_like(costs[:, 0]), jnp.zeros_like(costs[0])
   pair, _ = jax.lax.scan(iterate, start, schedule)
   return pair
@@ -132,7 +132,7 @@ def log_transport_plan(
   pair: tuple[Float[Array, " n"], Float[Array, " m"]],
   epsilon: Float[Array, ""],
 ) -> Float[Array, "n m"]:
-  """Returns the logarithm of the plan, -inf where a row is masked.
+  """Returns the logarithm of the transport plan, -inf for masked rows.
 
   Args:
     costs: `[n, m]`.
@@ -153,43 +153,43 @@ def entropic_transport_cost(
   log_a: Float[Array, " n"],
   log_b: Float[Array, " m"],
   epsilon: Float[Array, ""],
-  iterations: int,
+  num_iterations: int,
   *,
   symmetric: bool = False,
 ) -> Float[Array, ""]:
-  """Returns min <P, C> + epsilon KL(P || a b), by its dual.
+  """Returns min <P, C> + epsilon KL(P || a b), computed from its dual.
 
-  At the optimum its derivative by the costs is the plan: the potentials need
-  none.
+  At the optimum, the derivative by the costs is the plan P, so the potentials
+  need no gradient.
 
   Args:
     costs: `[n, m]`.
     log_a: logarithms of the first sample's weights, `[n]`.
     log_b: logarithms of the second sample's weights, `[m]`.
     epsilon: the weight of the entropy, above 0.
-    iterations: of Sinkhorn's algorithm.
-    symmetric: whether both samples are one.
+    num_iterations: the number of iterations.
+    symmetric: whether both samples are equal.
 
   Returns:
     A scalar.
   """
   pair = sinkhorn_potentials(
-    costs, log_a, log_b, epsilon, iterations, symmetric=symmetric
+    costs, log_a, log_b, epsilon, num_iterations, symmetric=symmetric
   )
   plan = jnp.exp(log_transport_plan(costs, log_a, log_b, pair, epsilon))
-  shares = jnp.exp(log_a), jnp.exp(log_b)
-  value = sum(jnp.sum(p * s) for p, s in zip(pair, shares, strict=True))
+  weights = jnp.exp(log_a), jnp.exp(log_b)
+  value = sum(jnp.sum(p * w) for p, w in zip(pair, weights, strict=True))
   return value - epsilon * (jnp.sum(plan) - 1)
 
 
 def absolute_epsilon(
   epsilon: ArrayLike, scale: str, mean: Float[Array, ""]
 ) -> Float[Array, ""]:
-  """Returns the absolute epsilon.
+  """Returns epsilon in the unit of the costs.
 
   Args:
     epsilon: above 0.
-    scale: `mean` if it counts in mean costs, or `absolute`.
+    scale: "mean" if epsilon is a multiple of the mean cost, or "absolute".
     mean: the mean cost.
 
   Returns:

@@ -1,4 +1,4 @@
-"""The softened softmax: formula one of the library."""
+"""Softmax with a temperature, and masks of classes."""
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,13 @@ def softened_softmax(
     q_i = \frac{\exp(z_i / T)}{\sum_j \exp(z_j / T)}
 
   Args:
-    logits: the scores z, `[..., classes]` for the default axis. A logit of
-      -inf gives probability 0.
-    temperature: T > 0; a number, or one per row (the shape of `logits` without
-      the class axis). May be traced.
+    logits: z, `[..., classes]` for the default axis. A logit of -inf has
+      probability 0.
+    temperature: T > 0, a number or one value a row (the shape of `logits`
+      without the class axis). May be traced.
     axis: the class axis.
-    where: which classes take part, broadcastable to `logits`. The others get
-      probability 0; a row with no class at all is 0 throughout.
+    where: True for the classes to use, broadcastable to `logits`. The other
+      classes have probability 0; a row without classes is 0.
 
   Returns:
     Probabilities in the shape of `logits`; float32 for half-precision logits.
@@ -63,20 +63,20 @@ def log_softened_softmax(
   axis: int = -1,
   where: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
-  r"""Logarithm of the softened softmax, without ever leaving log space.
+  r"""Logarithm of the softened softmax: log-probabilities at a temperature.
 
   .. math::
     \log q_i = z_i / T - \log \sum_j \exp(z_j / T)
 
   Args:
-    logits: the scores z, `[..., classes]` for the default axis.
-    temperature: T > 0; a number, or one per row. May be traced.
+    logits: z, `[..., classes]` for the default axis.
+    temperature: T > 0, a number or one value a row. May be traced.
     axis: the class axis.
-    where: which classes take part, broadcastable to `logits`.
+    where: True for the classes to use, broadcastable to `logits`.
 
   Returns:
-    Log-probabilities in the shape of `logits`, -inf for masked classes, whose
-    gradient is 0.
+    Log-probabilities in the shape of `logits`; -inf, with gradient 0, for
+    masked classes.
 
   Raises:
     ValueError: if a static temperature is not above 0.
@@ -92,14 +92,14 @@ def log_softened_softmax(
   """
   logits = mask_classes(logits, where)
   scale = row_temperature(temperature, logits, axis)
-  support = logits != -jnp.inf  # NaN is no mask: it must reach the caller
-  # The shift is exact and comes before the division, which would round it.
+  support = logits != -jnp.inf  # True for NaN, which must reach the caller
+  # Subtract the maximum before the division, which would round it.
   shift = jax.lax.stop_gradient(
     jnp.max(logits, axis, keepdims=True, where=support, initial=-jnp.inf)
   )
   shifted = jnp.where(support, logits - shift, 0.0) / scale
   total = jnp.sum(jnp.exp(shifted), axis, keepdims=True, where=support)
-  # A row without classes has total 0; log 1 keeps its gradient finite.
+  # A row without classes has the total 0; log 1 keeps its gradient finite.
   log_total = jnp.log(jnp.where(total > 0, total, 1.0))
   return jnp.where(support, shifted - log_total, -jnp.inf)
 
@@ -108,7 +108,7 @@ def compute_dtype(array: Array) -> jnp.dtype:
   """Returns float32 for half precision and the array's own dtype otherwise.
 
   Args:
-    array: of a floating dtype.
+    array: a floating-point array.
 
   Returns:
     The dtype to compute in.
@@ -117,14 +117,15 @@ def compute_dtype(array: Array) -> jnp.dtype:
 
 
 def mask_classes(logits: Array, where: Array | None) -> Array:
-  """Returns the logits at compute precision, -inf where masked.
+  """Returns the logits in float32 or wider, -inf where masked.
 
   Args:
     logits: `[*batch, classes]`.
-    where: which classes count, broadcast to the logits; None for all.
+    where: True for the classes to use, broadcastable to the logits; None for
+      all.
 
   Returns:
-    `[*batch, classes]`, in float32 at least.
+    `[*batch, classes]`.
   """
   logits = logits.astype(compute_dtype(logits))
   if where is None:
@@ -134,18 +135,18 @@ def mask_classes(logits: Array, where: Array | None) -> Array:
   except ValueError:
     raise ValueError(
       f"where has shape {where.shape}; expected a shape that broadcasts to "
-      f"the logits' {logits.shape}."
+      f"{logits.shape}, the shape of the logits."
     ) from None
   return jnp.where(where, logits, -jnp.inf)
 
 
 def row_temperature(temperature: ArrayLike, logits: Array, axis: int) -> Array:
-  """Returns the temperature ready to divide the logits.
+  """Returns the temperature in a shape that divides the logits.
 
   Args:
     temperature: above 0, a scalar or one value a row.
-    logits: the logits that it divides.
-    axis: the axis of the classes.
+    logits: the logits to divide.
+    axis: the class axis.
 
   Returns:
     A scalar, or an array that broadcasts to the logits.

@@ -1,4 +1,4 @@
-"""A singular value decomposition whose derivative is finite."""
+"""Singular value decomposition with a finite derivative."""
 
 import functools
 
@@ -11,18 +11,18 @@ _product = functools.partial(jnp.matmul, precision="highest")
 
 @jax.custom_jvp
 def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
-  """Returns u `[m, k]`, the k values in descending order, and v `[n, k]`.
+  """Returns u `[m, k]`, k singular values in descending order, and v `[n, k]`.
 
-  Vectors of equal values have no derivative in their common plane, and vectors
-  of the value 0 none at all: there, and only there, they get none. A value of
-  0 gets none either, which makes that of a sum of values its smallest
-  subgradient.
+  Singular vectors of equal singular values are not differentiable within their
+  common subspace; that part of their derivative is 0. The derivatives of a
+  singular value of 0 and of its vectors are 0 too. The derivative of a sum of
+  singular values is then its smallest subgradient.
 
   Args:
     matrix: `[m, n]`.
 
   Returns:
-    u, the values and v.
+    u, the singular values and v.
   """
   left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
   return left, values, right.T
@@ -38,15 +38,15 @@ def _svd_jvp(
   moved = _product(_product(u.T, change), v)
   gaps = (s[None] - s[:, None]) * (s[None] + s[:, None])
   apart = jnp.abs(gaps) > _tolerance(matrix) * jnp.square(s[:1])[None]
-  turn = jnp.where(apart, 1 / jnp.where(apart, gaps, 1.0), 0.0)
+  rotation = jnp.where(apart, 1 / jnp.where(apart, gaps, 1.0), 0.0)
   inverse = jnp.where(used, 1 / jnp.where(used, s, 1.0), 0.0)[None]
 
   def outside(basis: Array, change: Array) -> Array:
-    """What leaves the span of the vectors."""
+    """Returns the part of a change outside of the span of the basis."""
     return (change - _product(basis, _product(basis.T, change))) * inverse
 
-  left = _product(u, turn * (moved * s[None] + s[:, None] * moved.T))
-  right = _product(v, turn * (s[:, None] * moved + moved.T * s[None]))
+  left = _product(u, rotation * (moved * s[None] + s[:, None] * moved.T))
+  right = _product(v, rotation * (s[:, None] * moved + moved.T * s[None]))
   return (u, s, v), (
     left + outside(u, _product(change, v)),
     jnp.where(used, jnp.diagonal(moved), 0.0),
@@ -57,7 +57,7 @@ def _svd_jvp(
 def nonzero_singular_values(
   matrix: Float[Array, "m n"], values: Float[Array, " k"]
 ) -> Bool[Array, " k"]:
-  """Returns which singular values are no rounding errors of 0.
+  """Returns which singular values exceed the rounding error of 0.
 
   Args:
     matrix: `[m, n]`.
@@ -66,7 +66,7 @@ def nonzero_singular_values(
   Returns:
     `[k]`.
   """
-  # NaN is no 0: it must reach the caller.
+  # True for NaN, which must reach the caller.
   return ~(values <= _tolerance(matrix) * values[:1])
 
 

@@ -1,9 +1,8 @@
-"""Turns a function's jaxtyping annotations into clear errors.
+"""Checks of arguments by the jaxtyping annotations of a function.
 
-The annotations of a public function are its contract. Under pytest, beartype
-checks them; for users, `validate` reads the same annotations and raises
-one message that names the argument, what came and what was expected. All of it
-happens on shapes and dtypes, that is at trace time.
+Under pytest, beartype checks the annotations. For users, `validate` reads the
+same annotations and raises an error that names the argument, its value and the
+expectation. It checks shapes and dtypes, so it runs at trace time only.
 """
 
 import functools
@@ -25,16 +24,15 @@ R = TypeVar("R")
 def validate(function: Callable[P, R]) -> Callable[P, R]:
   """Checks array arguments against their annotations before the call.
 
-  NumPy arrays and Python numbers become JAX arrays. Dimensions of the same
-  name must agree between arguments; a union of annotations is met by any of
-  its members.
+  NumPy arrays and Python numbers become JAX arrays. Dimensions of the same name
+  must be equal in all arguments. An argument must fit one member of a union.
 
   Args:
-    function: a function whose array parameters carry jaxtyping annotations.
+    function: a function whose array parameters have jaxtyping annotations.
 
   Returns:
-    The function, which raises ValueError for a wrong rank or shape and
-    TypeError for something that is no array or has the wrong dtype.
+    The function. It raises ValueError for a wrong shape, and TypeError for a
+    wrong dtype or an argument that is not an array.
   """
   signature = inspect.signature(function)
   specs = {
@@ -47,7 +45,7 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
     for name in specs
     if types.NoneType in typing.get_args(signature.parameters[name].annotation)
   }
-  # Of a method with its class, which says whose `__call__` it is.
+  # The qualified name tells the class of a `__call__`.
   name_of_function = getattr(function, "__qualname__", repr(function))
   name_of_function = name_of_function.rpartition("<locals>.")[2]
   signature_text = call_signature(signature)
@@ -80,13 +78,13 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def call_signature(signature: inspect.Signature) -> str:
-  """Returns the parameters without annotations, as they are called.
+  """Returns the parameters and defaults of a function without annotations.
 
   Args:
-    signature: of a function.
+    signature: the signature of the function.
 
   Returns:
-    The text, such as `(logits, *, temperature=1.0)`.
+    A string such as `(logits, *, temperature=1.0)`.
   """
   bare = [
     parameter.replace(annotation=inspect.Parameter.empty)
@@ -96,10 +94,10 @@ def call_signature(signature: inspect.Signature) -> str:
 
 
 def check_positive(name: str, value: Any) -> None:
-  """Raises ValueError unless static numbers are finite and above zero.
+  """Raises ValueError unless static numbers are finite and above 0.
 
   Args:
-    name: of the argument, for the message.
+    name: the name of the argument, for the error message.
     value: a number, an array or a sequence of them; traced values pass.
 
   Returns:
@@ -111,10 +109,10 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def check_range(name: str, value: Any, low: float, high: float) -> None:
-  """Raises ValueError unless static numbers lie in [low, high].
+  """Raises ValueError unless static numbers are in [low, high].
 
   Args:
-    name: of the argument, for the message.
+    name: the name of the argument, for the error message.
     value: a number, an array or a sequence of them; traced values pass.
     low: the smallest allowed number.
     high: the largest allowed number.
@@ -133,8 +131,8 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
   """Raises ValueError unless a string is one of the choices.
 
   Args:
-    name: of the argument, for the message.
-    value: the string that came.
+    name: the name of the argument, for the error message.
+    value: the string.
     choices: the allowed strings.
 
   Returns:
@@ -145,11 +143,11 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def check_integer(name: str, value: Any, low: int) -> None:
-  """Raises TypeError unless it is an integer, ValueError if it is too small.
+  """Raises TypeError unless a number is an integer, ValueError if below `low`.
 
   Args:
-    name: of the argument, for the message.
-    value: the number that came.
+    name: the name of the argument, for the error message.
+    value: the number.
     low: the smallest allowed integer.
 
   Returns:
@@ -162,12 +160,12 @@ def check_integer(name: str, value: Any, low: int) -> None:
 
 
 def as_sizes(name: str, sizes: Any, count: int | None = None) -> Any:
-  """Returns a tuple of (so many) positive integers, or raises ValueError.
+  """Returns a tuple of positive integers, or raises ValueError.
 
   Args:
-    name: of the argument, for the message.
-    sizes: the sequence that came.
-    count: how many integers are expected; None for any number.
+    name: the name of the argument, for the error message.
+    sizes: the sequence of integers.
+    count: the expected number of integers; None for any number.
 
   Returns:
     The tuple.
@@ -185,12 +183,12 @@ def as_sizes(name: str, sizes: Any, count: int | None = None) -> Any:
 
 
 def get_entry(name: str, values: Any, key: Any) -> Any:
-  """Returns an entry of a batch, or says what is missing and who needs it.
+  """Returns an entry of a batch, or raises an error that names the key.
 
   Args:
-    name: of the argument, for the message.
+    name: the name of the argument, for the error message.
     values: a mapping, or a sequence for integer keys.
-    key: of the entry.
+    key: the key of the entry.
 
   Returns:
     The entry.
@@ -202,7 +200,7 @@ def get_entry(name: str, values: Any, key: Any) -> Any:
       raise TypeError(
         f"{name} is a {type(values).__name__}; expected a mapping with {key!r}."
       ) from None
-    if key in values:  # its own error, of an entry that is read when asked for
+    if key in values:  # The entry exists: reading it raised the error.
       raise
     raise ValueError(
       f"{name} has {list(values)}; expected {key!r} too."
@@ -215,10 +213,10 @@ def as_number(
   """Returns a hyper-parameter as an array: a scalar, or one value a row.
 
   Args:
-    name: of the argument, for the message.
-    value: a number or an array, possibly traced.
-    dtype: of the result.
-    shape: that of one value a row; a scalar is always allowed.
+    name: the name of the argument, for the error message.
+    value: a number or an array. May be traced.
+    dtype: the dtype of the result.
+    shape: the shape of one value a row; a scalar is always allowed.
 
   Returns:
     An array of shape `()` or `shape`.
@@ -237,26 +235,26 @@ def as_fraction(
   """Returns a weight in [0, 1] as an array: a scalar, or one value a row.
 
   Args:
-    name: of the argument, for the message.
-    value: a number or an array, possibly traced.
-    dtype: of the result.
-    shape: that of one value a row; a scalar is always allowed.
+    name: the name of the argument, for the error message.
+    value: a number or an array. May be traced.
+    dtype: the dtype of the result.
+    shape: the shape of one value a row; a scalar is always allowed.
 
   Returns:
     An array of shape `()` or `shape`.
   """
   check_range(name, value, 0.0, 1.0)
-  share = as_number(name, value, dtype, shape=shape)
+  fraction = as_number(name, value, dtype, shape=shape)
   checkify.debug_check(
-    jnp.all((share >= 0) & (share <= 1)),
+    jnp.all((fraction >= 0) & (fraction <= 1)),
     f"{name} must lie in [0, 1]; got " + "{}",
-    share,
+    fraction,
   )
-  return share
+  return fraction
 
 
 def _static_numbers(name: str, value: Any) -> np.ndarray | None:
-  """Returns the numbers if they are known at trace time without a transfer."""
+  """Returns numbers that are known at trace time, else None."""
   if isinstance(value, jax.Array):
     return None
   if isinstance(value, list | tuple):
@@ -271,7 +269,7 @@ def _static_numbers(name: str, value: Any) -> np.ndarray | None:
 
 
 def _as_array(value: Any, options: tuple[Any, ...]) -> jax.Array:
-  """Returns a JAX array; a Python integer may stand for a float."""
+  """Returns a JAX array, of floats for a Python integer if no option is int."""
   array = jnp.asarray(value)
   if isinstance(value, int) and not any(_has_dtype(array, o) for o in options):
     return jnp.asarray(float(value))
@@ -279,7 +277,7 @@ def _as_array(value: Any, options: tuple[Any, ...]) -> jax.Array:
 
 
 def _array_annotations(annotation: Any) -> tuple[Any, ...]:
-  """Returns the jaxtyping members of an annotation."""
+  """Returns the jaxtyping annotations of a union, or the single one."""
   if typing.get_origin(annotation) in (typing.Union, types.UnionType):
     members = typing.get_args(annotation)
   else:
@@ -294,7 +292,7 @@ def _match(
   sizes: dict[str, Any],
   owners: dict[str, str],
 ) -> None:
-  """Binds the dimensions of one argument or raises."""
+  """Checks one argument and records the sizes of its dimensions."""
   if not isinstance(value, jax.Array):
     raise TypeError(
       f"{name} is a {type(value).__name__}; expected a JAX or NumPy array."
@@ -311,14 +309,14 @@ def _match(
         owners[key] = name
       sizes.update(bound)
       return
-  what, words = f"shape {value.shape}", [""] * len(options)
-  if len(typed) < len(options):  # another dtype would be read otherwise
-    what, words = f"{what} and dtype {value.dtype}", [f"{k} " for k in kinds]
+  got, prefixes = f"shape {value.shape}", [""] * len(options)
+  if len(typed) < len(options):  # The expected shape depends on the dtype.
+    got, prefixes = f"{got} and dtype {value.dtype}", [f"{k} " for k in kinds]
   wanted = " or ".join(
-    word + _describe(option.dim_str, sizes, owners)
-    for word, option in zip(words, options, strict=True)
+    prefix + _describe(option.dim_str, sizes, owners)
+    for prefix, option in zip(prefixes, options, strict=True)
   )
-  raise ValueError(f"{name} has {what}; expected {wanted}.")
+  raise ValueError(f"{name} has {got}; expected {wanted}.")
 
 
 def _has_dtype(value: jax.Array, annotation: Any) -> bool:
@@ -329,7 +327,7 @@ def _has_dtype(value: jax.Array, annotation: Any) -> bool:
 def _bind(
   dims: str, shape: tuple[int, ...], sizes: dict[str, Any]
 ) -> dict[str, Any] | None:
-  """Returns the sizes that make `dims` fit `shape`, None if none do."""
+  """Returns the sizes with which `dims` fits `shape`, else None."""
   tokens = dims.split()
   stars = [i for i, t in enumerate(tokens) if t.startswith(("*", "..."))]
   fixed = len(tokens) - len(stars)
@@ -351,7 +349,7 @@ def _bind(
 
 
 def _describe(dims: str, sizes: dict[str, Any], owners: dict[str, str]) -> str:
-  """Writes the expected shape and which arguments set it."""
+  """Returns a text of the expected shape and the arguments that set it."""
   parts, sources = [], []
   for token in dims.split():
     key = token.lstrip("*")

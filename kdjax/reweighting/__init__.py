@@ -1,7 +1,7 @@
-"""Importance weights: how much each source example or class counts.
+"""Importance weights of source examples and classes.
 
-Density ratios, label shift, partial classes and boosting. Weights of rows are
-not negative, have mean 1 over the rows that count, and carry no gradient.
+Density ratios, label shift, partial domain adaptation and boosting. Weights of
+rows are not negative, have mean 1 over the unmasked rows, and get no gradient.
 """
 
 from kdjax.reweighting._density_ratios import kliep_weights
@@ -13,8 +13,9 @@ from kdjax.reweighting._label_shift import bbse_weights
 from kdjax.reweighting._pada import pada_class_weights
 from kdjax.reweighting._target_shift import target_shift_weights
 from kdjax.reweighting._tradaboost import TrAdaBoost
-from kdjax.reweighting._tradaboost import TrAdaBoostUpdate
+from kdjax.reweighting._tradaboost import TrAdaBoostState
 from kdjax.reweighting._tradaboost import tradaboost
+from kdjax.reweighting._tradaboost import tradaboost_init
 from kdjax.reweighting._tradaboost import tradaboost_update
 from kdjax.reweighting._tradaboost_r2 import TrAdaBoostR2
 from kdjax.reweighting._tradaboost_r2 import TwoStageTrAdaBoostR2
@@ -24,7 +25,7 @@ from kdjax.reweighting._tradaboost_r2 import two_stage_tradaboost_r2
 __all__ = (
   "TrAdaBoost",
   "TrAdaBoostR2",
-  "TrAdaBoostUpdate",
+  "TrAdaBoostState",
   "TwoStageTrAdaBoostR2",
   "bbse_weights",
   "discriminator_weights",
@@ -34,6 +35,7 @@ __all__ = (
   "pada_class_weights",
   "target_shift_weights",
   "tradaboost",
+  "tradaboost_init",
   "tradaboost_r2",
   "tradaboost_update",
   "two_stage_tradaboost_r2",

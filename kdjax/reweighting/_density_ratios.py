@@ -1,4 +1,4 @@
-"""Weights from a model of the density ratio: KLIEP, uLSIF and RuLSIF."""
+"""Importance weights from density-ratio models: KLIEP, uLSIF and RuLSIF."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ from kdjax.ops import validate
 from kdjax.ops import weights_of_mean_one
 
 Candidates = ArrayLike | Sequence[float] | None
-_LEAST_LOG_MEAN = -36.0  # log 2.3e-16: adapt's bound for centers
+_LEAST_LOG_MEAN = -36.0  # log 2.3e-16, adapt's bound for centers
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
 class _Distances(NamedTuple):
-  """Squared distances, or logs of kernels, of both samples to the centers."""
+  """Squared distances of both samples to the centers, or logs of kernels."""
 
   source: Float[Array, "source centers"]
   target: Float[Array, "target centers"]
@@ -37,7 +37,7 @@ class _Distances(NamedTuple):
 
 
 class _Splits(NamedTuple):
-  """Which rows each fold holds out."""
+  """Masks of the rows that each fold holds out."""
 
   source: Bool[Array, "folds source"]
   target: Bool[Array, "folds target"]
@@ -50,52 +50,54 @@ def kliep_weights(
   *,
   gamma: Candidates = None,
   num_centers: int = 100,
-  folds: int = 5,
+  num_folds: int = 5,
   key: Any | None = None,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
-  r"""KLIEP weights: the density ratio of largest target likelihood.
+  r"""Kullback-Leibler importance estimation (KLIEP): weights of source rows.
 
   .. math::
     w(x) = \sum_l \alpha_l\, k(x, c_l), \qquad
     \max_{\alpha \ge 0} \sum_j \log w(t_j) \quad \text{with} \quad
     \operatorname{mean}_i w(s_i) = 1
 
-  The centers c are target rows, k = exp(-gamma d^2). The program is convex;
-  an interior-point method solves it to a relative duality gap of 1e-9 in
-  float64 and 1e-5 in float32. Centers whose mean kernel over the source is
-  below 2.3e-16 are left out, as in adapt; if that is all of them, none is:
-  kernels are normalized in log space, and domains out of each other's sight
-  still get finite weights.
+  The centers c are target rows, and k = exp(-gamma d^2). An interior-point
+  method solves the convex program to a relative duality gap of 1e-9 in float64
+  and 1e-5 in float32. Centers with a mean kernel over the source below 2.3e-16
+  are left out, as in adapt, unless all centers are below. The kernels are
+  normalized in log space, so distant domains also get finite weights.
 
   Args:
-    source: `[source, dims]`, standardized if the features' units differ.
+    source: `[source, dims]`, standardized if the units of the features differ.
     target: `[target, dims]`; the number of rows may differ.
-    gamma: the kernel's rate; None is 1 / dims. Of several, `[candidates]`,
-      the one of largest held-out likelihood (the paper's LCV).
-    num_centers: at most so many target rows are centers. The paper, skada and
-      adapt: 100, drawn at random.
-    folds: row j of the target is held out in fold j mod `folds`, to choose
-      among candidates.
-    key: draws the centers and folds; without one they follow the row order.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
-    axis_name: the mapped axis that holds the rest of both samples; rows are
-      gathered, and each device gets the weights of its own.
+    gamma: the rate of the kernel; None is 1 / dims. Of several candidates,
+      `[candidates]`, the one with the largest held-out likelihood is used (the
+      paper's LCV).
+    num_centers: the largest number of centers. The paper, skada and adapt: 100,
+      drawn at random.
+    num_folds: the number of folds to choose among candidates. Row j of the
+      target is held out in fold j mod `num_folds`.
+    key: a JAX random key that draws the centers and folds. None: they follow
+      the order of the rows.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
+    axis_name: the mapped axis that holds the rest of both samples. Rows are
+      gathered; each device returns the weights of its own rows.
 
   Returns:
-    `[source]`, not negative, of mean 1, without gradient; 1 throughout if a
-    domain has no row.
+    `[source]`, not negative, of mean 1, without gradient. All weights are 1 if
+    a domain has no rows.
 
   Raises:
-    ValueError: if the widths differ, a static gamma is not above 0, or folds
-      or centers are too few.
+    ValueError: if the widths differ, a static gamma is not above 0, or there
+      are too few folds or centers.
 
-  Differs from published code: skada steps by the machine's epsilon and stays
-  where its projection puts it; adapt's Frank-Wolfe takes 2000 steps of size
-  2 / k, and it raises an error if no source row sees any center.
+  Differs from published code: skada's step size is the machine epsilon, so its
+  solution stays at the first projection. adapt's Frank-Wolfe method has 2000
+  steps of size 2 / k and raises an error if all kernels between source rows
+  and centers are 0.
 
   Examples:
     >>> source = jnp.array([[0.0], [1.0], [2.0]])
@@ -110,7 +112,7 @@ def kliep_weights(
   pair = jax.lax.stop_gradient(
     as_sample_pair(source, target, where_source, where_target, axis_name)
   )
-  distances, splits = _centered(pair, num_centers, folds, key)
+  distances, splits = _centered(pair, num_centers, num_folds, key)
   rates = _rates(gamma, pair)
 
   def fit(rate: Array, _: Array, target_mask: Array) -> Array:
@@ -120,7 +122,7 @@ def kliep_weights(
   def score(rate: Array, solution: Array, _: Array, held_out: Array) -> Array:
     logs = _log_ratios(rate, distances, pair.source_mask).target
     likelihood = jax.nn.logsumexp(logs, axis=1, b=solution[None])
-    # A row of ratio 0 counts as the least number, not as minus infinity.
+    # The log of a ratio of 0 is that of the least number, not -inf.
     least = jnp.log(jnp.finfo(likelihood.dtype).tiny)
     return _mean(jnp.maximum(likelihood, least), held_out)
 
@@ -145,14 +147,14 @@ def ulsif_weights(
   ridge: Candidates = 1.0,
   alpha: ArrayLike = 0.0,
   num_centers: int = 100,
-  folds: int = 5,
+  num_folds: int = 5,
   key: Any | None = None,
   normalize: bool = True,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
-  r"""Least-squares density-ratio weights (uLSIF; RuLSIF for alpha > 0).
+  r"""Least-squares importance fitting (uLSIF; RuLSIF for alpha > 0).
 
   .. math::
     \theta = \max\bigl(0, (H + \lambda I)^{-1} h\bigr), \qquad
@@ -162,42 +164,42 @@ def ulsif_weights(
       + (1 - \alpha) \operatorname{mean}_i \phi(s_i) \phi(s_i)^\top, \qquad
     h = \operatorname{mean}_j \phi(t_j)
 
-  with phi_l(x) = k(x, c_l) = exp(-gamma d^2) at target rows c. alpha = 0
-  fits p_T / p_S. Above 0 it is the relative ratio p_T / (alpha p_T +
-  (1 - alpha) p_S), which is at most 1 / alpha: flatter, and steadier where
-  the source is thin.
+  with phi_l(x) = k(x, c_l) = exp(-gamma d^2) at target rows c. alpha = 0 fits
+  p_T / p_S. alpha > 0 fits the relative ratio
+  p_T / (alpha p_T + (1 - alpha) p_S), which is at most 1 / alpha and has less
+  variance where the source density is small.
 
   Args:
-    source: `[source, dims]`, standardized if the features' units differ.
+    source: `[source, dims]`, standardized if the units of the features differ.
     target: `[target, dims]`; the number of rows may differ.
-    gamma: the kernel's rate; None is 1 / dims.
+    gamma: the rate of the kernel; None is 1 / dims.
     ridge: lambda > 0. adapt: 1. Of several rates and ridges, `[candidates]`
-      each, the pair of least held-out squared error is taken.
+      each, the pair with the least held-out squared error is used.
     alpha: in [0, 1). The RuLSIF paper and adapt: 0.1.
-    num_centers: at most so many target rows are centers. adapt: 100, drawn
-      at random.
-    folds: row i of a domain is held out in fold i mod `folds`, to choose
-      among candidates.
-    key: draws the centers and folds; without one they follow the row order.
-    normalize: whether weights are scaled to mean 1, as all weights here are;
-      False gives the estimate w.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
-    axis_name: the mapped axis that holds the rest of both samples; rows are
-      gathered, and each device gets the weights of its own.
+    num_centers: the largest number of centers. adapt: 100, drawn at random.
+    num_folds: the number of folds to choose among candidates. Row i of a domain
+      is held out in fold i mod `num_folds`.
+    key: a JAX random key that draws the centers and folds. None: they follow
+      the order of the rows.
+    normalize: whether weights are scaled to mean 1. False returns the estimate
+      w.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
+    axis_name: the mapped axis that holds the rest of both samples. Rows are
+      gathered; each device returns the weights of its own rows.
 
   Returns:
-    `[source]`, not negative, without gradient; 1 throughout if a domain has
-    no row or no source row sees a center.
+    `[source]`, not negative, without gradient. All weights are 1 if a domain
+    has no rows or all kernels between source rows and centers are 0.
 
   Raises:
     ValueError: if the widths differ, a static gamma or ridge is not above 0,
-      alpha is outside [0, 1], or folds or centers are too few.
+      alpha is outside [0, 1], or there are too few folds or centers.
 
-  Differs from published code: candidates are compared by folds, as in the
-  RuLSIF authors' code, where the uLSIF paper leaves out one row at a time;
-  adapt's leave-one-out score adds terms of both domains by a wrong bracket
-  for alpha > 0.
+  Differs from published code: candidates are compared by folds, as in the code
+  of the RuLSIF authors; the uLSIF paper leaves out one row at a time. A wrong
+  bracket in adapt's leave-one-out score adds terms of both domains for
+  alpha > 0.
 
   Examples:
     >>> source = jnp.array([[0.0], [1.0], [2.0]])
@@ -215,7 +217,7 @@ def ulsif_weights(
   pair = jax.lax.stop_gradient(
     as_sample_pair(source, target, where_source, where_target, axis_name)
   )
-  distances, splits = _centered(pair, num_centers, folds, key)
+  distances, splits = _centered(pair, num_centers, num_folds, key)
   rates = _rates(gamma, pair)
   dtype = pair.source.dtype
   share = as_fraction("alpha", alpha, dtype)
@@ -269,15 +271,15 @@ def _candidates(
 
 
 def _centered(
-  pair: SamplePair, num_centers: int, folds: int, key: Any | None
+  pair: SamplePair, num_centers: int, num_folds: int, key: Any | None
 ) -> tuple[_Distances, _Splits]:
   """Returns the distances to the centers, and the folds of both samples."""
   check_integer("num_centers", num_centers, 1)
-  check_integer("folds", folds, 2)
+  check_integer("num_folds", num_folds, 2)
   keys = (None, None) if key is None else jax.random.split(key)
 
   def ranks(mask: Array, key: Any | None) -> Array:
-    """The place of each row in a shuffled order that begins with the kept."""
+    """Returns ranks in a shuffled order that starts with the unmasked rows."""
     order = jnp.arange(mask.size)
     if key is not None:
       order = jax.random.permutation(key, order)
@@ -292,9 +294,9 @@ def _centered(
     pairwise_squared_distances(pair.target, centers),
     pair.target_mask[chosen] > 0,
   )
-  index = jnp.arange(folds)[:, None]
+  index = jnp.arange(num_folds)[:, None]
   return distances, _Splits(
-    of_source[None] % folds == index, of_target[None] % folds == index
+    of_source[None] % num_folds == index, of_target[None] % num_folds == index
   )
 
 
@@ -305,7 +307,7 @@ def _cross_validated(
   pair: SamplePair,
   splits: _Splits,
 ) -> Float[Array, " candidates"]:
-  """Returns the mean score of held-out rows, a candidate."""
+  """Returns the mean score of held-out rows for each candidate."""
   masks = pair.source_mask, pair.target_mask
 
   def one(candidate: Array) -> Array:
@@ -330,7 +332,7 @@ def _ulsif(
   source_mask: Float[Array, " source"],
   target_mask: Float[Array, " target"],
 ) -> Float[Array, " centers"]:
-  """Returns theta for one rate and ridge."""
+  """Returns theta for a rate and a ridge."""
   rate, ridge = choice
   is_center = distances.is_center[None]
   source, target = (
@@ -356,10 +358,10 @@ def _log_ratios(
   count = jnp.maximum(jnp.sum(source_mask), 1)
   means = jax.nn.logsumexp(-rate * source, axis=0, b=source_mask[:, None])
   means = jnp.where(jnp.isfinite(means), means - jnp.log(count), 0.0)
-  # A center that no source row sees has a ratio without bound near it, which
-  # would win every comparison of widths.
-  seen = is_center & (means > _LEAST_LOG_MEAN)
-  is_center = jnp.where(jnp.any(seen), seen, is_center)
+  # Near a center whose kernels over the source vanish the ratio is unbounded,
+  # and its rate would have the largest held-out likelihood.
+  bounded = is_center & (means > _LEAST_LOG_MEAN)
+  is_center = jnp.where(jnp.any(bounded), bounded, is_center)
 
   def normalized(squares: Array) -> Array:
     return jnp.where(is_center[None], -rate * squares - means[None], -jnp.inf)

@@ -27,50 +27,51 @@ def discriminator_weights(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
-  r"""Discriminator density-ratio weights of the source rows.
+  r"""Discriminator weights: density ratios from a domain classifier.
 
   .. math::
     w_i \propto \frac{1 - D(s_i)}{D(s_i)} = \frac{1}{D(s_i)} - 1
       = e^{-z(s_i)} \propto \frac{p_T(s_i)}{p_S(s_i)}
 
-  where D = sigmoid(z) is the probability of the *source*, as in
-  `dann_loss` and TLlib. Where a code's discriminator says 1 for the
-  target, pass minus its logit. Computed from logits in log space, so a
-  saturated discriminator gives large weights, not infinite ones.
+  where D = sigmoid(z) is the probability of the *source*, as in `dann_loss` and
+  TLlib. For a discriminator with label 1 for the target, pass minus its logits.
+  The weights are computed from logits in log space, so a saturated
+  discriminator gives large, finite weights.
 
-  Two forms of the first arguments:
+  The first arguments have two forms:
 
-  - features `[source, dims]` and `[target, dims]`: D is the logistic
-    regression on them, solved exactly, as in adapt's IWC and skada. It
-    minimizes the mean over domains of the logistic loss plus ridge / 2 times
-    the squared slope; the intercept is free.
-  - domain logits `[source]` of a discriminator of one's own. Those of the
-    target do not matter.
+  - features `[source, dims]` and `[target, dims]`: D is a logistic regression
+    on the features, solved exactly, as in adapt's IWC and skada. It minimizes
+    the mean over domains of the logistic loss plus ridge / 2 times the squared
+    slope, without a penalty on the intercept.
+  - domain logits `[source]` of another discriminator. The logits of the target
+    are not used.
 
   Args:
     source: `[source, dims]`, or logits `[source]`.
-    target: `[target, dims]`, or None (or logits) beside logits.
-    ridge: of the logistic regression. None is 1 / (n_s + n_t), scikit-learn's
-      `C=1` with `class_weight="balanced"`; C is 1 / (ridge * rows).
-    normalize: whether weights are scaled to mean 1, as all weights here are;
-      False gives (1 - D) / D, the ratio of the densities if both domains count
-      alike in D.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
-    axis_name: the mapped axis that holds the rest of both samples; the mean
-      is that of all, and features are gathered.
+    target: `[target, dims]`; with logits, None or logits.
+    ridge: the ridge of the logistic regression. None is 1 / (n_s + n_t),
+      scikit-learn's `C=1` with `class_weight="balanced"`; C is
+      1 / (ridge * rows).
+    normalize: whether weights are scaled to mean 1. False returns (1 - D) / D,
+      the ratio of the densities if both domains have equal weight in D.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
+    axis_name: the mapped axis that holds the rest of both samples. The mean is
+      computed over all devices, and features are gathered.
 
   Returns:
     `[source]`, not negative, without gradient.
 
   Raises:
-    ValueError: if features come without target, or a static ridge is not
-      above 0.
+    ValueError: if `source` holds features and `target` does not, or a static
+      ridge is not above 0.
 
-  Differs from published code: adapt and skada count all rows alike in the
-  regression, so the shrinkage leans towards the larger domain; their weights
-  for C=1 and equal sizes are those here. skada divides p(source) by p(target)
-  in the version of 2026-01, upside down. adapt leaves the mean as it is.
+  Differs from published code: the regressions of adapt and skada give all rows
+  equal weight, so their shrinkage favors the larger domain; for C=1 and domains
+  of equal size the weights are equal to these. skada (version of 2026-01)
+  divides p(source) by p(target), which inverts the weights. adapt does not
+  normalize the mean.
 
   Examples:
     >>> weights = discriminator_weights(jnp.array([0.0, jnp.log(3.0)]))
@@ -89,12 +90,12 @@ def discriminator_weights(
     raise ValueError(
       "discriminator_weights: target is "
       f"{'None' if target is None else f'of shape {target.shape}'}; expected "
-      f"[target, dims] = (target, {source.shape[1]}) beside source features."
+      f"[target, dims] = (target, {source.shape[1]}) with source features."
     )
   pair = jax.lax.stop_gradient(
     as_sample_pair(source, target, where_source, where_target, axis_name)
   )
-  # Equal on every device already, which the mean tells `jax.shard_map`.
+  # Equal on all devices already; the mean tells `jax.shard_map` so.
   pair = mean_over_devices(pair, axis_name)
   dtype = pair.source.dtype
   mask = jnp.concatenate([pair.source_mask, pair.target_mask])
@@ -105,11 +106,11 @@ def discriminator_weights(
     check_positive("ridge", ridge)
     penalty = as_number("ridge", ridge, dtype)
   rows = jnp.concatenate([pair.source, pair.target])
-  # The free intercept makes the origin irrelevant, but not to rounding.
+  # With the intercept the origin does not matter; a central one rounds less.
   center = jnp.sum(rows, 0) / count
   rows = mask[:, None] * (rows - center[None])
   is_source = jnp.arange(mask.size) < pair.source_mask.size
-  # Nor does the unit matter, if the ridge follows; squares of 1e4 would.
+  # Nor does the unit, with a scaled ridge; it keeps squares of 1e4 small.
   unit = jnp.max(jnp.abs(rows), initial=0.0)
   unit = jnp.where(unit > 0, unit, 1.0)
   scores = linear_probe_scores(
@@ -127,7 +128,7 @@ def weights_from_logits(
   axis_name: str | None,
   normalize: bool = True,
 ) -> Float[Array, " rows"]:
-  """Returns exp(-logits), as they are or of mean 1 over rows that count."""
+  """Returns exp(-logits), optionally scaled to mean 1 over unmasked rows."""
   logits = jax.lax.stop_gradient(jnp.where(mask > 0, logits, jnp.inf))
   if not normalize:
     return jnp.exp(-logits)

@@ -35,7 +35,7 @@ def kmm_weights(
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
-  r"""Kernel mean matching (KMM) weights of the source rows.
+  r"""Kernel mean matching (KMM): weights of source rows.
 
   .. math::
     \min_\beta \tfrac12 \beta^\top K \beta - \kappa^\top \beta, \quad
@@ -43,41 +43,42 @@ def kmm_weights(
     0 \le \beta_i \le B, \quad
     \Bigl|\sum_i \beta_i - n_s\Bigr| \le n_s \epsilon
 
-  The weighted source then has the target's mean in the space of the kernel.
-  An interior-point method solves the program to a duality gap of 1e-9 of the
-  objective in float64 and 1e-5 in float32, at one Cholesky factor of
-  `[source, source]` a step, 10 to 25 steps. A wide kernel leaves the weights
-  themselves less certain than the means they match.
+  The weighted source and the target then have equal means in the feature space
+  of the kernel. An interior-point method solves the program to a duality gap of
+  1e-9 of the objective in float64 and 1e-5 in float32. It takes 10 to 25 steps
+  with one Cholesky factorization of `[source, source]` each. With a wide kernel
+  the means are matched more exactly than the weights are determined.
 
   Args:
-    source: `[source, dims]`, standardized if the features' units differ.
+    source: `[source, dims]`, standardized if the units of the features differ.
     target: `[target, dims]`; the number of rows may differ.
     kernel: "rbf", exp(-gamma d^2), or "linear".
     gamma: the rate of "rbf"; None is 1 / dims.
-    upper_bound: B > 1 - epsilon. The paper and skada, adapt: 1000;
-      transferlearning: 1, which can only lower weights.
-    epsilon: None is (sqrt(n_s) - 1) / sqrt(n_s), the paper's, skada's and
-      adapt's; transferlearning: B / sqrt(n_s).
-    normalize: whether weights are scaled to mean 1; False gives the solution.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
-    chunk_size: how many rows of the `[source, target]` kernel are held at a
-      time; a static integer. None holds it whole, as `[source, source]` always
-      is.
-    axis_name: the mapped axis that holds the rest of both samples; rows are
-      gathered, and each device gets the weights of its own.
+    upper_bound: B > 1 - epsilon. The paper, skada and adapt: 1000;
+      transferlearning: 1, with which no weight is above 1.
+    epsilon: None is (sqrt(n_s) - 1) / sqrt(n_s), as in the paper, skada and
+      adapt; transferlearning: B / sqrt(n_s).
+    normalize: whether weights are scaled to mean 1. False returns the solution.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
+    chunk_size: the number of rows of the `[source, target]` kernel matrix that
+      are in memory at a time; a static integer. None keeps the whole matrix.
+      The `[source, source]` matrix is always whole.
+    axis_name: the mapped axis that holds the rest of both samples. Rows are
+      gathered; each device returns the weights of its own rows.
 
   Returns:
-    `[source]`, not negative, without gradient. All 1 if the kernel sees no
-    target row from any source row, or no target row counts.
+    `[source]`, not negative, without gradient. All weights are 1 if all kernels
+    between source and target rows are 0, or all target rows are masked.
 
   Raises:
     ValueError: if the widths differ, a static hyper-parameter is not above 0,
       or no weights satisfy the constraints.
 
   Differs from published code: adapt splits more than 1000 rows into random
-  parts and matches each alone; here the rows are matched together, in
-  O(source^2) memory. skada's Frank-Wolfe ends at a much larger gap.
+  parts and solves each part alone; here all rows are in one program, with
+  O(source^2) memory. skada's Frank-Wolfe method stops at a much larger duality
+  gap.
 
   Examples:
     >>> source = jnp.array([[0.0], [1.0], [2.0]])
@@ -99,7 +100,7 @@ def kmm_weights(
   def between(a: Array, b: Array) -> Array:
     if kernel == "rbf":
       return gaussian_kernel(a, b, rate)
-    # Without a shift of origin a linear kernel is what the codes compute.
+    # A linear kernel depends on the origin; published codes do not center.
     return jnp.matmul(a, b.T, precision="highest")
 
   within = between(pair.source, pair.source)
@@ -148,7 +149,7 @@ def matched_weights(
   epsilon: ArrayLike | None,
   default: Float[Array, ""],
 ) -> Float[Array, " n"]:
-  """Solves for weights in [0, B] of mean 1 +- epsilon."""
+  """Returns weights in [0, B] of mean 1 +- epsilon that match the means."""
   dtype = linear.dtype
   check_positive("upper_bound", upper_bound)
   upper = as_number("upper_bound", upper_bound, dtype)
@@ -165,14 +166,14 @@ def matched_weights(
     ):
       raise ValueError(
         f"upper_bound is {upper_bound}; expected more than 1 - epsilon = "
-        f"{1 - epsilon}, or no weights have a mean near 1."
+        f"{1 - epsilon}: otherwise no weights have a mean near 1."
       )
-  # The interior must not vanish: one row has epsilon 0 by default.
+  # The method needs an interior, and the default epsilon of one row is 0.
   slack = jnp.maximum(slack, 1e3 * jnp.finfo(dtype).eps)
   low, high = 1 - slack, 1 + slack
   start = (jnp.maximum(low, 0.0) + jnp.minimum(high, upper)) / 2
   scale = jnp.maximum(count, 1)
-  # The sum's slack in units of a mean, so that no entry outgrows float32.
+  # The constraint is on the mean, not the sum, to keep entries in float32.
   return solve_quadratic_program(
     quadratic,
     linear,

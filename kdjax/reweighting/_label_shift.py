@@ -1,4 +1,4 @@
-"""Label shift from a confusion matrix: BBSE and RLLS."""
+"""Black-box shift estimation (BBSE, RLLS): label shift from confusions."""
 
 import jax
 import jax.numpy as jnp
@@ -27,38 +27,38 @@ def bbse_weights(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
-  r"""Black-box shift estimation (BBSE): label-shift weights of source rows.
+  r"""Black-box shift estimation (BBSE): weights of source rows, label shift.
 
   .. math::
     C_{kc} = \hat p_S(\hat y = k, y = c), \qquad
     \mu_k = \hat p_T(\hat y = k), \qquad
     C \omega = \mu, \qquad w_i = \max(0, \omega_{y_i})
 
-  If only p(y) differs between the domains, omega is p_T(y) / p_S(y), whatever
-  the classifier, as long as it confuses the classes regularly.
+  If only p(y) differs between the domains, omega is p_T(y) / p_S(y) for every
+  classifier with an invertible confusion matrix C.
 
   Args:
-    source_logits: `[source, classes]` of source rows that the classifier was
-      not trained on.
+    source_logits: `[source, classes]`, of source rows outside the training set
+      of the classifier.
     target_logits: `[target, classes]`.
     source_labels: `[source]`, integers in [0, classes).
     soft: whether y-hat is the softmax (BBSE-soft) instead of the arg max.
-    ridge: lambda >= 0 of the least squares ||C omega - mu||^2 + lambda
-      ||omega - 1||^2, which pulls the weights to 1 (RLLS, with squares);
-      0 is BBSE.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
+    ridge: lambda >= 0 in ||C omega - mu||^2 + lambda ||omega - 1||^2, which
+      shrinks the weights towards 1 (RLLS, with squares); 0 is BBSE.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both batches.
 
   Returns:
-    `[source]`, not negative, without gradient, scaled to mean 1 (which the
-    solution has unless it was clipped at 0). All 1 if a domain has no row.
+    `[source]`, not negative, without gradient, scaled to mean 1 (a solution
+    without clipping at 0 has mean 1 already). All weights are 1 if a domain has
+    no rows.
 
   Raises:
     ValueError: if shapes differ or a static ridge is negative.
 
-  Differs from the paper: where C is singular (a class that is never
-  predicted, say), the solution nearest to weights of 1 is taken.
+  Differs from the paper: for a singular C (for example with a class that is
+  never predicted), the result is the solution nearest to weights of 1.
 
   Examples:
     >>> source = 9.0 * jnp.eye(2)[jnp.array([0, 0, 1, 1])]

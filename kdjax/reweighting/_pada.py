@@ -1,4 +1,4 @@
-"""Partial adversarial domain adaptation (PADA): weights of classes."""
+"""Partial adversarial domain adaptation (PADA): class weights."""
 
 import jax
 import jax.numpy as jnp
@@ -23,30 +23,31 @@ def pada_class_weights(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " classes"] | Float[Array, " source"]:
-  r"""Partial adversarial domain adaptation (PADA): weights of the classes.
+  r"""Partial adversarial domain adaptation (PADA): class weights.
 
   .. math::
     \gamma = \operatorname{mean}_j \operatorname{softmax}(z_j / T), \qquad
     \gamma \leftarrow \gamma / \max_c \gamma_c, \qquad
     w_i \propto \gamma_{y_i}
 
-  Classes that no target row is taken for fade from the source.
+  Classes with a small mean probability on the target get small weights.
 
   Args:
-    target_logits: `[target, classes]`, of the whole target set; TLlib
-      refreshes the weights every 500 steps.
-    source_labels: `[source]`, integers; asks for weights of rows.
-    temperature: T > 0. TLlib: 0.1; the paper has no temperature: 1.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
+    target_logits: `[target, classes]`, of the whole target set. TLlib computes
+      the weights every 500 steps.
+    source_labels: `[source]`, integers. With labels the result is one weight a
+      row.
+    temperature: T > 0. TLlib: 0.1; the paper has no temperature (1).
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both batches.
 
   Returns:
-    Without gradient. `[classes]`, the largest 1, which weighs cross-entropies
-    in TLlib; with source_labels `[source]`, of mean 1, for the
-    discriminator's source term, where TLlib weighs both domains by the
-    class's weight and so is smaller by their mean over the batch. All 1
-    without a target row that counts.
+    Weights without gradient; all 1 if all target rows are masked. Without
+    `source_labels`: `[classes]`, of maximum 1, the weights of the cross-entropy
+    in TLlib. With `source_labels`: `[source]`, of mean 1, for the source term
+    of the discriminator's loss. There TLlib has the class weights for both
+    domains, and so a loss that is smaller by their mean over the batch.
 
   Raises:
     ValueError: if a static temperature is not above 0.
@@ -78,7 +79,7 @@ def weights_of_rows(
   where: Bool[Array, " source"] | None,
   axis_name: str | None,
 ) -> Float[Array, " source"]:
-  """Returns each row's class weight, scaled to mean 1."""
+  """Returns the class weight of each row, scaled to mean 1."""
   check_labels(labels, weights.size)
   members = jax.nn.one_hot(labels, weights.size, dtype=weights.dtype)
   _, mask = masked_rows(members, where)

@@ -1,4 +1,4 @@
-"""Target shift (Zhang 2013): class weights that match kernel means."""
+"""Target shift (Zhang 2013): class weights by kernel mean matching."""
 
 import functools
 
@@ -37,7 +37,7 @@ def target_shift_weights(
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " source"]:
-  r"""Label-shift weights by mean matching (MMD target shift) of source rows.
+  r"""Target shift by kernel mean matching: weights of source rows.
 
   .. math::
     \min_\alpha \Bigl\lVert \sum_c \frac{n_c}{n_s} \alpha_c \hat\mu_c
@@ -46,9 +46,9 @@ def target_shift_weights(
     \Bigl|\sum_c n_c \alpha_c - n_s\Bigr| \le n_s \epsilon, \quad
     w_i = \alpha_{y_i}
 
-  with the kernel mean of each class of the source and of the target: p(y)
-  may differ between the domains, p(x | y) may not. There is one unknown a
-  class; the solver and its accuracy are those of `kmm_weights`.
+  with the kernel means mu of each source class and of the target. p(y) may
+  differ between the domains, p(x | y) may not. The program has one unknown for
+  each class; the solver and its accuracy are those of `kmm_weights`.
 
   Args:
     source: `[source, dims]`.
@@ -57,14 +57,14 @@ def target_shift_weights(
     num_classes: the number of classes; static.
     gamma: the rate of k = exp(-gamma d^2); None is 1 / dims. skada: 1.
     upper_bound: B; the paper and skada: 10.
-    epsilon: None is the paper's and skada's B / (4 sqrt(n_s)).
-    normalize: whether weights are scaled to mean 1; False gives the solution.
-    where_source: which source rows count; the others get weight 0.
-    where_target: which target rows count.
-    chunk_size: how many rows of both kernels are held at a time; a static
-      integer. None holds them whole.
-    axis_name: the mapped axis that holds the rest of both samples; rows are
-      gathered, and each device gets the weights of its own.
+    epsilon: None is B / (4 sqrt(n_s)), as in the paper and skada.
+    normalize: whether weights are scaled to mean 1. False returns the solution.
+    where_source: mask of the source rows; masked rows get weight 0.
+    where_target: mask of the target rows.
+    chunk_size: the number of rows of both kernel matrices that are in memory at
+      a time; a static integer. None keeps the whole matrices.
+    axis_name: the mapped axis that holds the rest of both samples. Rows are
+      gathered; each device returns the weights of its own rows.
 
   Returns:
     `[source]`, not negative, without gradient.
@@ -73,8 +73,8 @@ def target_shift_weights(
     ValueError: if shapes differ, a static hyper-parameter is not above 0, or
       no weights satisfy the constraints.
 
-  Differs from skada: the label kernel is the identity, which for classes is
-  what its regularized inverse tends to.
+  Differs from skada: the label kernel is the identity, the limit of skada's
+  regularized inverse for classes.
 
   Examples:
     >>> source = jnp.array([[0.0], [0.0], [9.0], [9.0]])
@@ -110,7 +110,7 @@ def target_shift_weights(
   with jax.default_matmul_precision("highest"):
     products = members.T @ within
     pulls = members.T @ across
-  # A largest weight of 1 keeps float32 away from n_s^2.
+  # Divided by n_s: entries of order n_s^2 would lose digits in float32.
   safe = jnp.maximum(count, 1)
   limit = as_number("upper_bound", upper_bound, dtype)
   classes = matched_weights(

@@ -1,4 +1,4 @@
-"""TrAdaBoost: boosting that learns which source rows to forget."""
+"""TrAdaBoost: boosting with decreasing weights of misclassified source rows."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,19 +17,15 @@ from kdjax.ops import validate
 
 
 class TrAdaBoost(NamedTuple):
-  """What boosting ends with.
+  """Result of `tradaboost`.
 
   Attributes:
-    scores: `[queries, classes]`, the share of the votes of the last half of
-      the rounds; the class is the arg max.
-    source_weights: `[rounds, source]`, the weights each round learned with;
-      those of a round sum to 1 over both domains.
+    scores: `[queries, classes]`, the share of the votes for each class, over
+      the last half of the rounds. The predicted class is the arg max.
+    source_weights: `[rounds, source]`, the weights with which each round
+      learned. The weights of a round sum to 1 over both domains.
     target_weights: `[rounds, target]`.
     target_errors: `[rounds]`, the weighted error on the target.
-
-  References:
-    Dai et al., `Boosting for transfer learning
-    <https://doi.org/10.1145/1273496.1273521>`_, 2007.
   """
 
   scores: Float[Array, "queries classes"]
@@ -38,18 +34,17 @@ class TrAdaBoost(NamedTuple):
   target_errors: Float[Array, " rounds"]
 
 
-class TrAdaBoostUpdate(NamedTuple):
-  """One round's outcome.
+class TrAdaBoostState(NamedTuple):
+  """Weights of TrAdaBoost after a round.
 
   Attributes:
-    source_weights: `[source]`, those of the next round.
-    target_weights: `[target]`; both together sum to 1.
-    target_error: the weighted error on the target, before it is limited.
-    vote: log(1 / beta_t), this round's voice in the final vote.
-
-  References:
-    Dai et al., `Boosting for transfer learning
-    <https://doi.org/10.1145/1273496.1273521>`_, 2007.
+    source_weights: `[source]`, for the next round.
+    target_weights: `[target]`, for the next round. The weights of both domains
+      together sum to 1.
+    target_error: the weighted error on the target in the last round, before it
+      is clipped; 1/2 before the first round.
+    vote: log(1 / beta_t), the weight of the last round in the final vote; 0
+      before the first round.
   """
 
   source_weights: Float[Array, " source"]
@@ -58,17 +53,48 @@ class TrAdaBoostUpdate(NamedTuple):
   vote: Float[Array, ""]
 
 
+def tradaboost_init(num_source: int, num_target: int) -> TrAdaBoostState:
+  """TrAdaBoost's weights before the first round: equal for all rows.
+
+  Args:
+    num_source: the number of source rows.
+    num_target: the number of target rows.
+
+  Returns:
+    The state of `tradaboost_update`.
+
+  Raises:
+    ValueError: if a number is negative.
+    TypeError: if a number is not an integer.
+
+  Examples:
+    >>> tradaboost_init(2, 2).target_weights
+    Array([0.25, 0.25], dtype=float32)
+
+  References:
+    Dai et al., `Boosting for transfer learning
+    <https://doi.org/10.1145/1273496.1273521>`_, 2007.
+  """
+  check_integer("num_source", num_source, 0)
+  check_integer("num_target", num_target, 0)
+  size = num_source + num_target
+  weights = jnp.full(size, 1 / max(size, 1), float)
+  half = jnp.full((), 0.5, float)
+  return TrAdaBoostState(
+    weights[:num_source], weights[num_source:], half, 0 * half
+  )
+
+
 @validate
 def tradaboost_update(
-  source_weights: Float[Array, " source"],
-  target_weights: Float[Array, " target"],
+  state: TrAdaBoostState,
   source_errors: Float[Array, " source"],
   target_errors: Float[Array, " target"],
   *,
   num_rounds: ArrayLike,
   error_floor: ArrayLike = 1e-3,
-) -> TrAdaBoostUpdate:
-  r"""TrAdaBoost weight update: forget wrong source rows, boost target ones.
+) -> TrAdaBoostState:
+  r"""TrAdaBoost update: wrong source rows lose weight, wrong target rows gain.
 
   .. math::
     \epsilon_t = \frac{\sum_j w_j e_j}{\sum_j w_j}, \quad
@@ -78,34 +104,34 @@ def tradaboost_update(
     w_j \leftarrow w_j\, \beta_t^{-e_j}
 
   Args:
-    source_weights: `[source]`, not negative, at any scale common to both.
-    target_weights: `[target]`.
-    source_errors: `[source]`, in [0, 1]: 1 where the round's learner errs, or
-      half the L1 distance between the predicted and the true distribution.
-    target_errors: `[target]`.
+    state: from `tradaboost_init` or the last update. Its weights are not
+      negative; their sum may be any number above 0.
+    source_errors: `[source]`, in [0, 1]: 1 for a row that this round's learner
+      misclassifies, or half the L1 distance between the predicted and the true
+      distribution.
+    target_errors: `[target]`, in [0, 1].
     num_rounds: N, the number of rounds.
-    error_floor: the target's error is taken within [error_floor, 1/2]: at 0
-      the paper's beta_t is 0 and the update ends; above 1/2 it would favor
-      what the learner gets right.
+    error_floor: the target error is clipped to [error_floor, 1/2]. At 0 the
+      paper's beta_t is 0 and the update is undefined; above 1/2 the update
+      would raise the weights of correctly classified target rows.
 
   Returns:
-    The next weights, the error and the vote, without gradient.
+    The next state, without gradient.
 
   Raises:
     ValueError: if lengths differ or a static number is not above 0.
 
-  Differs from published code: transferlearning takes the logarithm of n_s / N
-  for 2 ln(n_s) / N, which is NaN for n_s < N, and stops at an error of 0;
+  Differs from published code: transferlearning computes ln(n_s / N) in the
+  place of 2 ln(n_s) / N, which is NaN for n_s < N, and stops at an error of 0;
   adapt has beta_t = error / (2 - error).
 
   Examples:
-    >>> update = tradaboost_update(
-    ...   jnp.ones(2), jnp.ones(2), jnp.array([0.0, 1.0]),
-    ...   jnp.array([0.0, 1.0]), num_rounds=2,
-    ... )
-    >>> [f"{w:.3f}" for w in update.source_weights.tolist()]
+    >>> errors = jnp.array([0.0, 1.0])
+    >>> state = tradaboost_init(2, 2)
+    >>> state = tradaboost_update(state, errors, errors, num_rounds=2)
+    >>> [f"{w:.3f}" for w in state.source_weights.tolist()]
     ['0.282', '0.154']
-    >>> [f"{w:.3f}" for w in update.target_weights.tolist()]
+    >>> [f"{w:.3f}" for w in state.target_weights.tolist()]
     ['0.282', '0.282']
 
   References:
@@ -114,7 +140,16 @@ def tradaboost_update(
   """
   check_positive("num_rounds", num_rounds)
   check_positive("error_floor", error_floor)
-  arrays = source_weights, target_weights, source_errors, target_errors
+  for name, errors, weights in (
+    ("source_errors", source_errors, state.source_weights),
+    ("target_errors", target_errors, state.target_weights),
+  ):
+    if errors.shape != weights.shape:
+      raise ValueError(
+        f"tradaboost_update: {name} has shape {errors.shape}; expected "
+        f"{weights.shape}, one error for each weight of the state."
+      )
+  arrays = *state[:2], source_errors, target_errors
   dtype = jnp.result_type(*(compute_dtype(x) for x in arrays))
   of_source, of_target, source_errors, target_errors = (
     jax.lax.stop_gradient(x.astype(dtype)) for x in arrays
@@ -125,14 +160,14 @@ def tradaboost_update(
   error = jnp.sum(of_target * target_errors) / jnp.where(whole > 0, whole, 1.0)
   limited = jnp.clip(error, jnp.minimum(floor, 0.5), 0.5)
   vote = jnp.log((1 - limited) / limited)
-  # log(1) = 0: a single row is neither kept longer nor forgotten.
+  # log(1) = 0: a single source row keeps its weight.
   size = jnp.asarray(max(of_source.size, 1), dtype)
   forget = jnp.log1p(jnp.sqrt(2 * jnp.log(size) / rounds))
   of_source = of_source * jnp.exp(-forget * source_errors)
   of_target = of_target * jnp.exp(vote * target_errors)
   scale = jnp.sum(of_source) + jnp.sum(of_target)
   scale = jnp.where(scale > 0, scale, 1.0)
-  return TrAdaBoostUpdate(of_source / scale, of_target / scale, error, vote)
+  return TrAdaBoostState(of_source / scale, of_target / scale, error, vote)
 
 
 @validate
@@ -148,14 +183,14 @@ def tradaboost(
   num_rounds: int = 10,
   error_floor: ArrayLike = 1e-3,
 ) -> TrAdaBoost:
-  r"""TrAdaBoost: many source rows help few labeled target rows.
+  r"""TrAdaBoost: boosting on many source rows and few labeled target rows.
 
   .. math::
     h(x) = \arg\max_c \sum_{t > N / 2} \ln \frac1{\beta_t}\, h_t(x)_c
 
-  Each round a learner is fitted on both domains with the weights of
-  `tradaboost_update`; the last half of the rounds vote. The rounds are
-  a `jax.lax.scan`.
+  Each round fits a learner to both domains with the weights of
+  `tradaboost_update`. The last half of the rounds vote. The rounds run in a
+  `jax.lax.scan`.
 
   Args:
     source: `[source, dims]`.
@@ -164,8 +199,8 @@ def tradaboost(
     target_labels: `[target]`.
     queries: `[queries, dims]`, the rows to classify.
     learner: `learner(rows, one_hot, weights, queries)` fits `[n, dims]` rows
-      with `[n, num_classes]` labels and `[n]` weights of mean 1, and returns
-      `[queries, num_classes]` probabilities, or one-hot decisions.
+      to `[n, num_classes]` labels with `[n]` weights of mean 1, and returns
+      `[queries, num_classes]` probabilities or one-hot decisions.
     num_classes: the number of classes; static.
     num_rounds: N. transferlearning, adapt: 10; the paper: 100.
     error_floor: see `tradaboost_update`.
@@ -176,8 +211,8 @@ def tradaboost(
   Raises:
     ValueError: if shapes differ or a static number is too small.
 
-  Differs from the paper, whose classes are two: a vote is spread over the
-  classes as the learner's probabilities are (adapt does so too).
+  Differs from the paper, which has two classes: here a round splits its vote
+  over the classes in proportion to the learner's probabilities, as in adapt.
 
   Examples:
     >>> def nearest_mean(rows, one_hot, weights, queries):
@@ -218,16 +253,16 @@ def tradaboost(
     error_floor=error_floor,
   )
   shares = vote_shares(last_half(rounds.votes))
-  scores = jnp.sum(shares[:, None, None] * rounds.answers, 0)
+  scores = jnp.sum(shares[:, None, None] * rounds.predictions, 0)
   return TrAdaBoost(
     scores, rounds.source_weights, rounds.target_weights, rounds.target_errors
   )
 
 
 class Rounds(NamedTuple):
-  """What each round of boosting answered and by which weights."""
+  """Predictions, weights, errors and votes of all rounds of boosting."""
 
-  answers: Float[Array, "rounds queries ..."]
+  predictions: Float[Array, "rounds queries ..."]
   source_weights: Float[Array, "rounds source"]
   target_weights: Float[Array, "rounds target"]
   target_errors: Float[Array, " rounds"]
@@ -245,40 +280,49 @@ def boosting_rounds(
   num_rounds: int,
   error_floor: ArrayLike,
 ) -> Rounds:
-  """Fits and reweights; `asked` begins with the rows, `errors_of` them."""
+  """Fits a learner and updates the weights, round by round.
+
+  `asked` holds the training rows and, after them, the queries; `errors_of`
+  maps predictions of the training rows to errors.
+  """
   size = rows.shape[0]
 
-  def one_round(weights: Array, _: None) -> tuple[Array, Rounds]:
+  def one_round(
+    state: TrAdaBoostState, _: None
+  ) -> tuple[TrAdaBoostState, Rounds]:
+    weights = jnp.concatenate([state.source_weights, state.target_weights])
     predicted = learner(rows, labels, weights * size, asked)
     errors = errors_of(predicted[:size])
-    of_source, of_target = weights[:num_source], weights[num_source:]
-    update = tradaboost_update(
-      of_source,
-      of_target,
+    following = tradaboost_update(
+      state,
       errors[:num_source],
       errors[num_source:],
       num_rounds=num_rounds,
       error_floor=error_floor,
     )
-    following = jnp.concatenate([update.source_weights, update.target_weights])
     return following, Rounds(
-      predicted[size:], of_source, of_target, update.target_error, update.vote
+      predicted[size:],
+      state.source_weights,
+      state.target_weights,
+      following.target_error,
+      following.vote,
     )
 
-  start = jnp.full(size, 1 / max(size, 1), rows.dtype)
+  start = tradaboost_init(num_source, size - num_source)
+  start = jax.tree.map(lambda x: x.astype(rows.dtype), start)
   _, rounds = jax.lax.scan(one_round, start, None, length=num_rounds)
   return rounds
 
 
 def last_half(votes: Float[Array, " rounds"]) -> Float[Array, " rounds"]:
-  """Returns the votes, 0 in the first half."""
+  """Returns the votes of the last half of the rounds, 0 for the others."""
   count = votes.shape[0]
   return jnp.where(jnp.arange(count) >= count // 2, votes, 0.0)
 
 
 def vote_shares(votes: Float[Array, " rounds"]) -> Float[Array, " rounds"]:
-  """Returns votes of sum 1; without any, all rounds speak alike."""
-  voices = jnp.sum(votes)
+  """Returns votes of sum 1: equal votes if all votes are 0."""
+  total = jnp.sum(votes)
   return jnp.where(
-    voices > 0, votes / jnp.where(voices > 0, voices, 1.0), 1 / votes.shape[0]
+    total > 0, votes / jnp.where(total > 0, total, 1.0), 1 / votes.shape[0]
   )

@@ -1,4 +1,4 @@
-"""TrAdaBoost for regression, in one stage and in two."""
+"""TrAdaBoost.R2: boosting for regression, in one and in two stages."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,24 +21,20 @@ from kdjax.reweighting._tradaboost import vote_shares
 Learner = Callable[[Array, Array, Array, Array], Array]
 
 
-# Halvings of an interval of length 1: float64 has 52 digits.
-_HALVINGS = 60
+# Bisection steps on an interval of length 1: float64 has 52 binary digits.
+_NUM_BISECTIONS = 60
 
 
 class TrAdaBoostR2(NamedTuple):
-  """What boosting for regression ends with.
+  """Result of `tradaboost_r2`.
 
   Attributes:
-    predictions: `[queries]`, the weighted median of the last half of the
+    predictions: `[queries]`, the weighted median over the last half of the
       rounds.
-    source_weights: `[rounds, source]`, the weights each round learned with;
-      those of a round sum to 1 over both domains.
+    source_weights: `[rounds, source]`, the weights with which each round
+      learned. The weights of a round sum to 1 over both domains.
     target_weights: `[rounds, target]`.
     target_errors: `[rounds]`, the weighted adjusted error on the target.
-
-  References:
-    Pardoe and Stone, `Boosting for regression transfer
-    <https://www.cs.utexas.edu/~dpardoe/papers/ICML10.pdf>`_, 2010.
   """
 
   predictions: Float[Array, " queries"]
@@ -48,19 +44,15 @@ class TrAdaBoostR2(NamedTuple):
 
 
 class TwoStageTrAdaBoostR2(NamedTuple):
-  """What boosting in two stages ends with.
+  """Result of `two_stage_tradaboost_r2`.
 
   Attributes:
-    predictions: `[queries]`, those of the step with the least error.
-    source_weights: `[steps, source]`, the weights each step began with; those
-      of a step sum to 1 over both domains.
+    predictions: `[queries]`, of the step with the least error.
+    source_weights: `[steps, source]`, the weights at the start of each step.
+      The weights of a step sum to 1 over both domains.
     target_weights: `[steps, target]`.
     target_errors: `[steps]`, the cross-validated mean absolute error on the
       target.
-
-  References:
-    Pardoe and Stone, `Boosting for regression transfer
-    <https://www.cs.utexas.edu/~dpardoe/papers/ICML10.pdf>`_, 2010.
   """
 
   predictions: Float[Array, " queries"]
@@ -81,16 +73,16 @@ def tradaboost_r2(
   num_rounds: int = 10,
   error_floor: ArrayLike = 1e-3,
 ) -> TrAdaBoostR2:
-  r"""TrAdaBoost.R2: many source rows help few target rows, for regression.
+  r"""TrAdaBoost.R2: boosting on both domains, for regression.
 
   .. math::
     e_i = \frac{|y_i - h_t(x_i)|}{\max_j |y_j - h_t(x_j)|}, \qquad
     h(x) = \operatorname*{median}_{t > N / 2}
       \Bigl(h_t(x); \ln \frac1{\beta_t}\Bigr)
 
-  `tradaboost` with the adjusted error of AdaBoost.R2 and a weighted
-  median: the least prediction at which the votes reach half of their sum. The
-  rounds are a `jax.lax.scan`.
+  `tradaboost` with the adjusted error of AdaBoost.R2 and a weighted median: the
+  least prediction at which the sorted votes reach half of their sum. The rounds
+  run in a `jax.lax.scan`.
 
   Args:
     source: `[source, dims]`.
@@ -98,8 +90,8 @@ def tradaboost_r2(
     source_values: `[source]`.
     target_values: `[target]`.
     queries: `[queries, dims]`, the rows to predict.
-    learner: `learner(rows, values, weights, queries)` fits `[n, dims]` rows
-      with `[n]` values and `[n]` weights of mean 1, and returns `[queries]`
+    learner: `learner(rows, values, weights, queries)` fits `[n, dims]` rows to
+      `[n]` values with `[n]` weights of mean 1, and returns `[queries]`
       predictions.
     num_rounds: N. adapt: 10.
     error_floor: see `tradaboost_update`.
@@ -110,9 +102,9 @@ def tradaboost_r2(
   Raises:
     ValueError: if shapes differ or a static number is too small.
 
-  Differs from the paper, which stops at a weighted error of 1/2: such a round
-  has no vote and raises no target row here. In adapt beta_t is
-  error / (2 - error), so the target's weights grow faster.
+  Differs from the paper, which stops at a weighted error of 1/2: here such a
+  round has vote 0 and changes no target weight. In adapt beta_t is
+  error / (2 - error), so the target weights grow faster.
 
   Examples:
     >>> def mean(rows, values, weights, queries):
@@ -120,7 +112,7 @@ def tradaboost_r2(
     >>> rows, values = jnp.zeros((4, 1)), jnp.array([0.0, 0.0, 0.0, 4.0])
     >>> result = tradaboost_r2(
     ...   rows, rows[:2], values, values[:2], rows, learner=mean, num_rounds=5
-    ... )  # The source's outlier is forgotten.
+    ... )  # The weight of the outlier.
     >>> print(*(f"{weight:.3f}" for weight in result.source_weights[:, 3]))
     0.167 0.097 0.053 0.029 0.016
 
@@ -145,7 +137,7 @@ def tradaboost_r2(
   )
   shares = vote_shares(last_half(rounds.votes))
   return TrAdaBoostR2(
-    _weighted_median(rounds.answers, shares),
+    _weighted_median(rounds.predictions, shares),
     rounds.source_weights,
     rounds.target_weights,
     rounds.target_errors,
@@ -166,18 +158,18 @@ def two_stage_tradaboost_r2(
   num_folds: int = 5,
   error_floor: ArrayLike = 1e-3,
 ) -> TwoStageTrAdaBoostR2:
-  r"""Two-stage TrAdaBoost.R2: how much source helps, by cross-validation.
+  r"""Two-stage TrAdaBoost.R2: source weight chosen by cross-validation.
 
   .. math::
     w_i \leftarrow w_i\, \beta_t^{e_i} / Z, \quad w_j \leftarrow w_j / Z, \quad
     \sum_j w_j = \frac{m}{n + m} + \frac{t}{S - 1} \frac{n}{n + m}
 
-  for source rows i and target rows j: step by step the n source rows give way
-  to the m target rows, those first that one learner predicts worst. In each
-  step AdaBoost.R2 is boosted on both domains, its own updates leaving the
-  source's weights alone, and judged by cross-validation on the target; the best
-  step's weighted median is the answer. Steps and rounds are scans, the folds
-  are vmapped.
+  for n source rows i and m target rows j. In each step the total weight of the
+  source decreases; source rows with large errors of one learner decrease most.
+  Each step runs AdaBoost.R2 on both domains, with fixed source weights, and
+  measures its error by cross-validation on the target. The result is the
+  weighted median of the step with the least error. Steps and rounds run in
+  scans, the folds under vmap.
 
   Args:
     source: `[source, dims]`.
@@ -185,11 +177,11 @@ def two_stage_tradaboost_r2(
     source_values: `[source]`.
     target_values: `[target]`.
     queries: `[queries, dims]`, the rows to predict.
-    learner: as of `tradaboost_r2`; rows of weight 0 must not count.
+    learner: as in `tradaboost_r2`. It must ignore rows of weight 0.
     num_steps: S, at least 2. adapt: 10.
-    num_rounds: of AdaBoost.R2. adapt: 10.
-    num_folds: row j of the target is held out in fold j modulo it, so its rows
-      should be in random order. adapt: 5.
+    num_rounds: the number of rounds of AdaBoost.R2. adapt: 10.
+    num_folds: the number of folds. Row j of the target is held out in fold j
+      mod `num_folds`, so the rows should be in random order. adapt: 5.
     error_floor: see `tradaboost_update`.
 
   Returns:
@@ -198,11 +190,12 @@ def two_stage_tradaboost_r2(
   Raises:
     ValueError: if shapes differ or a static number is too small.
 
-  In adapt and in jay15summer's code the first update has t = 0, so that two
-  steps have the same weights and none is without the source. adapt besides
-  judges a step by one learner instead of AdaBoost.R2, and takes the errors of
-  an update from AdaBoost.R2 instead of one learner; jay15summer's code fits
-  learners to bootstrap samples and judges a step by squared errors.
+  Differs from published code: in adapt and in jay15summer's code the first
+  update has t = 0, so two steps have equal weights and no step is without
+  source. adapt also measures the error of a step with one learner instead of
+  AdaBoost.R2, and the errors of an update with AdaBoost.R2 instead of one
+  learner. jay15summer's code fits learners to bootstrap samples and measures
+  squared errors.
 
   Examples:
     >>> def mean(rows, values, weights, queries):
@@ -232,24 +225,24 @@ def two_stage_tradaboost_r2(
   fold_of = jnp.where(
     is_target, (jnp.arange(size) - num_source) % num_folds, -1
   )
-  # The last row holds nothing out.
+  # The last fold holds out no row.
   held_out = fold_of[None] == jnp.arange(num_folds + 1)[:, None]
 
   def fit(weights: Array, queries: Array) -> Array:
     return learner(rows, values, weights * size, queries)
 
   def boosted(weights: Array) -> Array:
-    """AdaBoost.R2, which leaves the source's weights alone."""
+    """Runs AdaBoost.R2 with fixed source weights."""
 
     def one_round(weights: Array, _: None) -> tuple[Array, tuple]:
       predicted = fit(weights, asked)
-      # What is held out, or a source that has gone, is no worst prediction.
+      # Held-out rows and rows of weight 0 do not set the largest error.
       gaps = jnp.where(weights > 0, jnp.abs(values - predicted[:size]), 0.0)
       errors = _adjusted(gaps)
       error = jnp.clip(jnp.sum(weights * errors), jnp.minimum(floor, 0.5), 0.5)
       vote = jnp.log((1 - error) / error)
       raised = weights * jnp.exp(-vote * (1 - errors))
-      following = _of_total(raised, is_target, jnp.sum(weights * is_target))
+      following = _scaled_to(raised, is_target, jnp.sum(weights * is_target))
       return jnp.where(is_target, following, weights), (predicted, vote)
 
     _, (predicted, votes) = jax.lax.scan(
@@ -262,7 +255,7 @@ def two_stage_tradaboost_r2(
 
     def of_fold(held_out: Array) -> Array:
       kept = jnp.where(held_out, 0.0, weights)
-      scaled = _of_total(kept, is_target, of_target)
+      scaled = _scaled_to(kept, is_target, of_target)
       return boosted(jnp.where(is_target, scaled, weights))
 
     predicted = jax.vmap(of_fold)(held_out)
@@ -273,16 +266,16 @@ def two_stage_tradaboost_r2(
     total = of_target * (1 - share) / share
     lowered = _lowered(jnp.where(is_target, 0.0, weights), errors, total)
     following = jnp.where(is_target, weights, lowered)
-    answers = predicted[-1, size:]
-    return following / jnp.sum(following), (answers, weights, error)
+    found = predicted[-1, size:]
+    return following / jnp.sum(following), (found, weights, error)
 
   shares = jnp.linspace(1 - num_source / size, 1.0, num_steps, dtype=rows.dtype)
   start = jnp.full(size, 1 / size, rows.dtype)
-  # The last step's update has no next step.
+  # The weights after the last step are not used.
   shares = jnp.append(shares[1:], 1.0)
-  _, (answers, weights, errors) = jax.lax.scan(one_step, start, shares)
+  _, (found, weights, errors) = jax.lax.scan(one_step, start, shares)
   return TwoStageTrAdaBoostR2(
-    answers[jnp.argmin(errors)],
+    found[jnp.argmin(errors)],
     weights[:, :num_source],
     weights[:, num_source:],
     errors,
@@ -296,7 +289,7 @@ def _together(
   target_values: Array,
   queries: Array,
 ) -> tuple[Array, Array, Array]:
-  """Returns the rows of both domains, their values, and rows with queries."""
+  """Returns the rows of both domains, their values, and rows plus queries."""
   parts = source, target, source_values, target_values, queries
   dtype = jnp.result_type(*(compute_dtype(x) for x in parts))
   rows = jnp.concatenate([source, target]).astype(dtype)
@@ -305,7 +298,7 @@ def _together(
 
 
 def _adjusted(gaps: Float[Array, " rows"]) -> Float[Array, " rows"]:
-  """Returns errors of AdaBoost.R2: 1 for the row that is predicted worst."""
+  """Returns the adjusted errors of AdaBoost.R2: the largest error is 1."""
   gaps = jax.lax.stop_gradient(gaps)
   worst = jnp.max(gaps, initial=0.0)
   return gaps / jnp.where(worst > 0, worst, 1.0)
@@ -314,18 +307,18 @@ def _adjusted(gaps: Float[Array, " rows"]) -> Float[Array, " rows"]:
 def _weighted_median(
   predictions: Float[Array, "rounds queries"], shares: Float[Array, " rounds"]
 ) -> Float[Array, " queries"]:
-  """Returns the least prediction at which the votes reach a half."""
+  """Returns the least prediction at which the sorted votes reach a half."""
   order = jnp.argsort(predictions, 0)
-  heard = jnp.cumsum(shares[order], 0)
-  place = jnp.argmax(heard >= heard[-1:] / 2, 0)[None]
-  voice = jnp.take_along_axis(order, place, 0)
-  return jnp.take_along_axis(predictions, voice, 0)[0]
+  cumulative = jnp.cumsum(shares[order], 0)
+  place = jnp.argmax(cumulative >= cumulative[-1:] / 2, 0)[None]
+  chosen = jnp.take_along_axis(order, place, 0)
+  return jnp.take_along_axis(predictions, chosen, 0)[0]
 
 
-def _of_total(
+def _scaled_to(
   weights: Float[Array, " rows"], which: Array, total: Array
 ) -> Float[Array, " rows"]:
-  """Returns the weights scaled so that those of `which` have that sum."""
+  """Returns the weights, scaled so that the rows of `which` sum to `total`."""
   whole = jnp.sum(weights * which)
   return weights * (total / jnp.where(whole > 0, whole, 1.0))
 
@@ -333,9 +326,9 @@ def _of_total(
 def _lowered(
   weights: Float[Array, " rows"], errors: Float[Array, " rows"], total: Array
 ) -> Float[Array, " rows"]:
-  """Returns weights times beta^errors of that sum, with beta in [0, 1].
+  """Returns weights times beta^errors that sum to `total`, beta in [0, 1].
 
-  By halving u in [0, 1], where log(beta) = -u / (1 - u).
+  By bisection of u in [0, 1], where log(beta) = -u / (1 - u).
   """
 
   def at(u: Array) -> Array:
@@ -348,6 +341,6 @@ def _lowered(
     return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
   bounds = jnp.zeros_like(total), jnp.ones_like(total)
-  _, high = jax.lax.fori_loop(0, _HALVINGS, halve, bounds)
-  # What halving leaves, and rows without error that no beta lowers.
-  return _of_total(at(high), jnp.ones_like(weights), total)
+  _, high = jax.lax.fori_loop(0, _NUM_BISECTIONS, halve, bounds)
+  # Corrects the rest of the bisection; rows of error 0 need this scaling.
+  return _scaled_to(at(high), jnp.ones_like(weights), total)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import optax
-
 from kdjax.objectives import Objective
 from kdjax.training._checks import check_views
 from kdjax.training._distillation import CLASSIFICATION
@@ -14,6 +12,7 @@ from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner
 from kdjax.training._learner import as_objective
 from kdjax.training._learner import make_learner
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._passes import Pass
 from kdjax.training._passes import Prepare
 from kdjax.training._passes import in_turn
@@ -23,7 +22,7 @@ from kdjax.training._passes import views_of
 def adapt(
   student: Any,
   loss: Callable[..., Any] | Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   teacher: Any = None,
   on: str | tuple[str, ...] = "image",
@@ -86,6 +85,7 @@ def adapt(
   Examples:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import optax
     >>> from flax import nnx
     >>> def gap(source_logits, target_logits, *, axis_name=None):
     ...   return jnp.mean((source_logits.mean(0) - target_logits.mean(0)) ** 2)
@@ -105,7 +105,7 @@ def adapt(
   check_views("adapt", views)
   together = "domains" if joint else None
   table = {
-    domain: Pass("student", on=f"{domain}.{on}", train=True, joint=together)
+    domain: Pass("student", on=_of(domain, on), train=True, joint=together)
     for domain in domains
   }
   table |= {
@@ -122,7 +122,7 @@ def adapt(
         f"adapt: teacher is {teacher!r}; expected a network or 'average'."
       )
     table |= {
-      f"{domain}_teacher": Pass(network, on=f"{domain}.{on}")
+      f"{domain}_teacher": Pass(network, on=_of(domain, on))
       for domain in domains
     }
   return make_learner(

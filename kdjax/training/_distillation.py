@@ -4,10 +4,11 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import optax
 from jaxtyping import Array
 
-from kdjax import metrics as measures
+from kdjax.metrics import accuracy
+from kdjax.metrics import agreement
+from kdjax.metrics import entropy
 from kdjax.objectives import Objective
 from kdjax.ops import cross_entropy
 from kdjax.ops import kl_divergence
@@ -16,6 +17,7 @@ from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner
 from kdjax.training._learner import as_objective
 from kdjax.training._learner import make_learner
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._passes import Pass
 from kdjax.training._passes import views_of
 from kdjax.training._steps import GradientRule
@@ -29,7 +31,7 @@ def distill(
   student: Any,
   teacher: Any,
   loss: Callable[..., Any] | Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   on: str | tuple[str, ...] = "image",
   teacher_on: str | tuple[str, ...] | None = None,
@@ -83,6 +85,7 @@ def distill(
   Examples:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import optax
     >>> from flax import nnx
     >>> from kdjax.distillation import kd_loss
     >>> teacher = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
@@ -147,13 +150,13 @@ def distill(
 
 # Metrics of a classifier, as names of arrays bind them.
 CLASSIFICATION: dict[str, Metric] = {
-  "accuracy": (measures.accuracy, ("logits", "labels")),
+  "accuracy": (accuracy, ("logits", "labels")),
   "cross_entropy": (cross_entropy, ("logits", "labels")),
 }
 # What says whether distillation helps: docs/diagnostics.md.
 FIDELITY: dict[str, Metric] = {
-  "agreement": (measures.agreement, ("student_logits", "teacher_logits")),
+  "agreement": (agreement, ("student_logits", "teacher_logits")),
   "kl": (kl_divergence, ("student_logits", "teacher_logits")),
-  "teacher_accuracy": (measures.accuracy, ("teacher_logits", "labels")),
-  "teacher_entropy": (measures.entropy, ("teacher_logits",)),
+  "teacher_accuracy": (accuracy, ("teacher_logits", "labels")),
+  "teacher_entropy": (entropy, ("teacher_logits",)),
 }

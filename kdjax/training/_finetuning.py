@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import optax
 from jaxtyping import Array
 
 from kdjax.objectives import Objective
@@ -12,6 +11,7 @@ from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner
 from kdjax.training._learner import as_objective
 from kdjax.training._learner import make_learner
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._passes import Pass
 from kdjax.training._passes import Prepare
 from kdjax.training._passes import views_of
@@ -21,7 +21,7 @@ def finetune(
   student: Any,
   past: Any,
   loss: Callable[..., Any] | Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   average: bool = False,
   on: str | tuple[str, ...] = "image",
@@ -70,6 +70,7 @@ def finetune(
   Examples:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import optax
     >>> from flax import nnx
     >>> def gap(student_logits, past_logits):
     ...   return jnp.sum((student_logits - past_logits) ** 2, -1)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import optax
-
 from kdjax.objectives import Objective
 from kdjax.training._checks import check_views
 from kdjax.training._distillation import CLASSIFICATION
@@ -14,6 +12,7 @@ from kdjax.training._evaluation import Metric
 from kdjax.training._learner import Learner
 from kdjax.training._learner import as_objective
 from kdjax.training._learner import make_learner
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._passes import Pass
 from kdjax.training._passes import Prepare
 from kdjax.training._passes import in_turn
@@ -24,7 +23,7 @@ from kdjax.training._steps import GradientRule
 def generalize(
   student: Any,
   loss: Callable[..., Any] | Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   others: Mapping[str, Any] | None = None,
   on: str | tuple[str, ...] = "image",
@@ -77,6 +76,7 @@ def generalize(
   Examples:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import optax
     >>> from flax import nnx
     >>> from kdjax.ops import masked_mean
     >>> def spread(student_logits, *, where, axis_name):

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array
 
 from kdjax.objectives import Objective
@@ -15,6 +14,7 @@ from kdjax.training._evaluation import Metric
 from kdjax.training._evaluation import make_eval_step
 from kdjax.training._models import Variables
 from kdjax.training._models import as_network
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._optimizers import as_optimizer
 from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
@@ -45,6 +45,7 @@ class Learner(NamedTuple):
     modules: the trained networks as they were given, by name.
 
   Examples:
+    >>> import optax
     >>> from flax import nnx
     >>> from kdjax import training
     >>> from kdjax.distillation import kd_loss
@@ -84,7 +85,7 @@ def make_learner(
   frozen: Mapping[str, Any],
   passes: Mapping[str, Pass],
   objective: Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   prepare: Prepare | None = None,
   metrics: Mapping[str, Metric] | None = None,
@@ -124,6 +125,7 @@ def make_learner(
       entry that is read, or there is no such hyper-parameter.
 
   Examples:
+    >>> import optax
     >>> from flax import nnx
     >>> from kdjax.objectives import preset
     >>> learner = make_learner(

@@ -9,6 +9,9 @@ from jaxtyping import Array
 
 from kdjax.training._checks import check_optimizer
 
+# What a learner takes: `optax.MultiSteps` is no transformation itself.
+Optimizer = optax.GradientTransformation | optax.MultiSteps
+
 
 class AccumulationState(NamedTuple):
   """State of `optax.MultiSteps` whose mini-steps weigh by what they count.
@@ -58,8 +61,8 @@ def _unaccumulated(
     if any(map(is_steps, jax.tree.leaves(state, is_leaf=is_steps))):
       raise ValueError(
         f"{name}: the optimizer has optax.MultiSteps inside; expected it "
-        "around all other links, optax.MultiSteps(optax.chain(...), k), where its "
-        "mini-steps weigh by what they count."
+        "around all other links, optax.MultiSteps(optax.chain(...), k), where "
+        "its mini-steps weigh by what they count."
       )
     return optimizer.update(updates, state, params, **extra)
 

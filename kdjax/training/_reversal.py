@@ -54,7 +54,7 @@ def reversal_schedule(
 
   def schedule(step: ArrayLike) -> Array:
     progress = jnp.asarray(step, float) / jnp.asarray(steps, float)
-    risen = reversal_ramp(progress, sharpness)
+    risen = reversal_ramp(progress, sharpness=sharpness)
     first, last = jnp.asarray(low, float), jnp.asarray(high, float)
     return first + (last - first) * risen
 

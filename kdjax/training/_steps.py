@@ -14,16 +14,17 @@ import optax
 from jaxtyping import Array
 
 from kdjax.objectives._gradient_rule import GradientRule
-from kdjax.ops import UNTOLD
+from kdjax.ops import UNKNOWN_AXIS
 from kdjax.ops import AxisName
 from kdjax.ops import mean_over_devices
+from kdjax.ops import resolve_axis_name
 from kdjax.ops import sum_over_devices
-from kdjax.ops import told_axis
 from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
 from kdjax.training._models import takes_axis_name
 from kdjax.training._optimizers import AccumulationState
+from kdjax.training._optimizers import Optimizer
 from kdjax.training._optimizers import as_optimizer
 from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
@@ -43,13 +44,13 @@ class Step(Protocol):
     batch: Any,
     key: Array,
     *,
-    axis_name: AxisName = UNTOLD,
+    axis_name: AxisName = UNKNOWN_AXIS,
   ) -> tuple[Any, Metrics]: ...
 
 
 def make_train_step(
   loss_fn: Callable[..., Any],
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   *,
   axis_name: str | None = None,
   rule: GradientRule | None = None,
@@ -106,7 +107,7 @@ def make_train_step(
   check_loss(name, loss_fn)
   transformation = as_optimizer(name, optimizer)
   rule = _PLAIN if rule is None else rule
-  named: AxisName = UNTOLD if axis_name is None else axis_name
+  named: AxisName = UNKNOWN_AXIS if axis_name is None else axis_name
 
   def step(
     state: TrainState,
@@ -116,18 +117,18 @@ def make_train_step(
     *,
     axis_name: AxisName = named,
   ) -> tuple[TrainState, Metrics]:
-    axis_name = told_axis("the step", axis_name)
+    axis_name = resolve_axis_name("the step", axis_name)
     key = jax.random.fold_in(key, state.step)
     frozen = with_average(state, frozen)
     options = {}
-    if axis_name is not None:
-      if not takes_axis_name(loss_fn):
-        raise ValueError(
-          f"{name}: loss_fn takes no axis_name, and the step is mapped over "
-          f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
-          "*, axis_name=None), which reduces its loss over that axis."
-        )
+    if takes_axis_name(loss_fn):
       options["axis_name"] = axis_name
+    elif axis_name is not None:
+      raise ValueError(
+        f"{name}: loss_fn takes no axis_name, and the step is mapped over "
+        f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
+        "*, axis_name=None), which reduces its loss over that axis."
+      )
 
     def loss(params: Any, batch: Any) -> tuple[Array, tuple[Any, Metrics]]:
       value, aux = loss_fn(params, state.state, frozen, batch, key, **options)

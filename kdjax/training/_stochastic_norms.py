@@ -84,15 +84,15 @@ class _StochasticNorm(nnx.Module):
       for part in (self.scale, self.bias)
     )
     result = stochnorm(
+      None if self.use_running_average else self.stream(),
       x,
       self.mean[...],
       self.var[...],
       scale,
       bias,
-      key=None if self.use_running_average else self.stream(),
       probability=self.probability,
       momentum=self.momentum,
-      eps=self.epsilon,
+      epsilon=self.epsilon,
       axis_name=self.axis_name,
     )
     if not self.use_running_average:

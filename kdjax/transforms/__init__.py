@@ -1,12 +1,13 @@
 """Closed-form maps between domains: fitted on arrays, applied to arrays.
 
-A fitted map is a pytree whose `apply(rows, domain="source")` maps rows that
-were seen or not. Images and batch statistics have maps of their own.
+A fitted map is a pytree whose `apply(rows, domain="source")` maps rows inside
+or outside the fitted sample. Images and batch statistics have separate maps.
 """
 
 from kdjax.transforms._adabn import NormStatistics
+from kdjax.transforms._adabn import adabn_init
 from kdjax.transforms._adabn import adabn_normalize
-from kdjax.transforms._adabn import adabn_statistics
+from kdjax.transforms._adabn import adabn_update
 from kdjax.transforms._affine_map import AffineMap
 from kdjax.transforms._component_map import ComponentMap
 from kdjax.transforms._coral import coral_transform
@@ -28,8 +29,9 @@ __all__ = (
   "ComponentMap",
   "InterpolatedDomains",
   "NormStatistics",
+  "adabn_init",
   "adabn_normalize",
-  "adabn_statistics",
+  "adabn_update",
   "coral_transform",
   "fourier_domain_adaptation",
   "gfk",

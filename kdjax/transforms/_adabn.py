@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
 from kdjax.ops import sum_over_devices
@@ -14,16 +15,12 @@ from kdjax.ops import validate
 
 
 class NormStatistics(NamedTuple):
-  """Mean and variance of activations, a channel.
+  """Mean and variance of activations, for each channel.
 
   Attributes:
     mean: `[channels]`.
-    variance: `[channels]`, over n (not n - 1).
-    count: how many values of each channel they summarize.
-
-  References:
-    Li et al., `Revisiting batch normalization for practical domain adaptation
-    <https://arxiv.org/abs/1603.04779>`_, 2016.
+    variance: `[channels]`, divided by n (not n - 1).
+    count: the number of values a channel.
   """
 
   mean: Float[Array, " channels"]
@@ -31,44 +28,71 @@ class NormStatistics(NamedTuple):
   count: Float[Array, ""]
 
 
+def adabn_init(num_channels: int) -> NormStatistics:
+  """Statistics of no data, the start of `adabn_update`.
+
+  Args:
+    num_channels: the number of channels of the layer.
+
+  Returns:
+    `NormStatistics` of zeros.
+
+  Raises:
+    ValueError: if `num_channels` is not positive.
+    TypeError: if `num_channels` is not an integer.
+
+  Examples:
+    >>> adabn_init(2).count
+    Array(0., dtype=float32)
+
+  References:
+    Li et al., `Revisiting batch normalization for practical domain adaptation
+    <https://arxiv.org/abs/1603.04779>`_, 2016.
+  """
+  check_integer("num_channels", num_channels, 1)
+  zeros = jnp.zeros(num_channels, jnp.float32)
+  return NormStatistics(zeros, zeros, zeros[0])
+
+
 @validate
-def adabn_statistics(
+def adabn_update(
+  statistics: NormStatistics,
   activations: Float[Array, "batch ... channels"],
-  statistics: NormStatistics | None = None,
   *,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> NormStatistics:
-  r"""Adaptive batch normalization (AdaBN): the target's own statistics.
+  r"""Adaptive batch normalization (AdaBN): statistics of the target domain.
 
   .. math::
     \mu = \operatorname{mean} x, \qquad
     \sigma^2 = \operatorname{mean} (x - \mu)^2
 
-  of the inputs of a normalization layer over all target data, batch by batch:
-  the old statistics are merged with the new batch's exactly (Chan et al.),
-  whatever the order and the sizes. Put them in the place of the source's.
+  over the inputs of a normalization layer, for all target data. Each call adds
+  one batch; the merged statistics are exact for batches of any size and order
+  (Chan et al.). They replace the source statistics of the layer.
 
-  The inputs of a layer depend on the statistics of those before it. Either
-  normalize each batch by itself on the way (training mode; what Dassl does,
-  with a running mean), or go layer by layer, with the layers before done.
+  The inputs of a layer depend on the statistics of earlier layers. Either run
+  the network in training mode, which normalizes each batch by its own
+  statistics (Dassl, with a running mean), or update layer by layer, from the
+  first layer to the last.
 
   Args:
+    statistics: of the batches so far, from `adabn_init` and `adabn_update`.
     activations: `[batch, ..., channels]`, the inputs of one layer.
-    statistics: of the batches before; None for the first.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    `NormStatistics`; zeros while nothing counts.
+    The new `NormStatistics`; the old ones if no example is unmasked.
 
   Raises:
     ValueError: if the channels differ.
     TypeError: if the activations are not floating-point.
 
   Examples:
-    >>> first = adabn_statistics(jnp.array([[1.0], [3.0]]))
-    >>> adabn_statistics(jnp.array([[5.0]]), first).mean
+    >>> first = adabn_update(adabn_init(1), jnp.array([[1.0], [3.0]]))
+    >>> adabn_update(first, jnp.array([[5.0]])).mean
     Array([3.], dtype=float32)
 
   References:
@@ -80,9 +104,9 @@ def adabn_statistics(
   dtype = compute_dtype(activations)
   x = activations.astype(dtype)
   channels = x.shape[-1]
-  if statistics is not None and statistics.mean.shape != (channels,):
+  if statistics.mean.shape != (channels,):
     raise ValueError(
-      f"adabn_statistics: statistics has {statistics.mean.shape} channels; "
+      f"adabn_update: statistics has {statistics.mean.shape} channels; "
       f"expected {(channels,)}, as in activations."
     )
   keep = jnp.ones(x.shape[:1], bool) if where is None else where
@@ -96,13 +120,11 @@ def adabn_statistics(
     axis_name,
   )
   mean = sums / jnp.maximum(count, 1)
-  centred = x - jnp.reshape(mean, (1,) * (x.ndim - 1) + (channels,))
+  centered = x - jnp.reshape(mean, (1,) * (x.ndim - 1) + (channels,))
   squares = sum_over_devices(
-    jnp.sum(jnp.where(keep, jnp.square(centred), 0.0), axes), axis_name
+    jnp.sum(jnp.where(keep, jnp.square(centered), 0.0), axes), axis_name
   )
   variance = squares / jnp.maximum(count, 1)
-  if statistics is None:
-    return NormStatistics(mean, variance, count)
   whole = jnp.maximum(statistics.count + count, 1)
   share = count / whole
   gap = mean - statistics.mean
@@ -122,39 +144,39 @@ def adabn_normalize(
   scale: Float[Array, " channels"] | None = None,
   bias: Float[Array, " channels"] | None = None,
   *,
-  eps: ArrayLike = 1e-5,
+  epsilon: ArrayLike = 1e-5,
 ) -> Float[Array, "*batch channels"]:
   r"""Normalization by the statistics of one domain (AdaBN, domain-specific BN).
 
   .. math:: y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
 
-  Domain-specific batch normalization keeps one set of statistics, and of scale
-  and bias, a domain, and picks by the domain of the batch.
+  Domain-specific batch normalization keeps statistics, scale and bias of each
+  domain and uses those of the batch's domain.
 
   Args:
     activations: `[*batch, channels]`.
-    statistics: from `adabn_statistics`.
+    statistics: from `adabn_update`.
     scale: gamma, `[channels]`; 1 by default.
     bias: beta, `[channels]`; 0 by default.
-    eps: epsilon > 0. May be traced.
+    epsilon: > 0. May be traced.
 
   Returns:
-    An array of that shape; float32 for half-precision activations.
+    An array of the shape of `activations`; float32 for half precision.
 
   Raises:
-    ValueError: if the channels differ or a static `eps` is not above 0.
+    ValueError: if the channels differ or a static `epsilon` is not above 0.
 
   Examples:
     >>> x = jnp.array([[1.0], [3.0]])
-    >>> adabn_normalize(x, adabn_statistics(x), eps=1e-9).ravel()
-    Array([-1.,  1.], dtype=float32)
+    >>> adabn_normalize(x, adabn_update(adabn_init(1), x), epsilon=1e-9).T
+    Array([[-1.,  1.]], dtype=float32)
 
   References:
     Li et al., `Revisiting batch normalization for practical domain adaptation
     <https://arxiv.org/abs/1603.04779>`_, 2016; Chang et al., `Domain-specific
     batch normalization <https://arxiv.org/abs/1906.03950>`_, 2019.
   """
-  check_positive("eps", eps)
+  check_positive("epsilon", epsilon)
   x = activations.astype(compute_dtype(activations))
   channels = x.shape[-1:]
   if statistics.mean.shape != channels:
@@ -162,11 +184,11 @@ def adabn_normalize(
       f"adabn_normalize: statistics has {statistics.mean.shape} channels; "
       f"expected {channels}, as in activations."
     )
-  small = as_number("eps", eps, x.dtype)
+  small = as_number("epsilon", epsilon, x.dtype)
   slope = 1 / jnp.sqrt(statistics.variance.astype(x.dtype) + small)
   if scale is not None:
     slope = slope * scale.astype(x.dtype)
   lead = (1,) * (x.ndim - 1) + channels
-  centred = x - statistics.mean.astype(x.dtype).reshape(lead)
-  y = centred * slope.reshape(lead)
+  centered = x - statistics.mean.astype(x.dtype).reshape(lead)
+  y = centered * slope.reshape(lead)
   return y if bias is None else y + bias.astype(x.dtype).reshape(lead)

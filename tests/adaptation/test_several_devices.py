@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from kdjax.adaptation import Gaussian
+from kdjax.adaptation import Laplacian
 from kdjax.adaptation import bnm_loss
 from kdjax.adaptation import bsp_loss
 from kdjax.adaptation import cdan_weights
@@ -169,17 +171,15 @@ def wide(loss):
 NEW = {
   "mmd laplacian": functools.partial(
     mmd,
-    kernel="laplacian",
-    bandwidth_rule="distinct_mean",
-    bandwidth_factors=1.0,
+    kernel=Laplacian(bandwidth_factors=1.0, bandwidth_rule="distinct_mean"),
   ),
   "mmd median": functools.partial(
-    mmd, bandwidth_rule="median", bandwidth_factors=1.0
+    mmd, kernel=Gaussian(bandwidth_factors=1.0, bandwidth_rule="median")
   ),
   "mmd disjoint": functools.partial(mmd, estimator="disjoint", gammas=0.3),
   "jmmd": layers,
   "lmmd": with_labels(local),
-  "cmd": functools.partial(cmd_loss, moments=3),
+  "cmd": functools.partial(cmd_loss, num_moments=3),
   "m3sda": many,
   "bsp": bsp_loss,
   # Without the mismatch of bases, which close angles make ill-conditioned.
@@ -192,8 +192,10 @@ NEW = {
   "mdd": margin(mdd_loss),
   "mdd regression": margin(mdd_regression_loss),
   "cdan weights": weighted,
-  "sinkhorn": functools.partial(sinkhorn_divergence, iterations=20),
-  "sliced": functools.partial(sliced_wasserstein, count=8),
+  "sinkhorn": functools.partial(sinkhorn_divergence, num_iterations=20),
+  "sliced": functools.partial(
+    sliced_wasserstein, jax.random.key(0), num_directions=8
+  ),
   "deepjdot": with_labels(functools.partial(deepjdot_loss, class_weight=0.1)),
 }
 LOSSES = {

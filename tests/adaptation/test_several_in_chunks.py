@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from kdjax.adaptation import Laplacian
 from kdjax.adaptation import jmmd
 from kdjax.adaptation import lmmd
 from kdjax.adaptation import mmd
@@ -39,7 +40,7 @@ def of_labels(source, target, **options):
 
 LOSSES = {
   "mmd": functools.partial(mmd, estimator="unbiased"),
-  "laplacian mmd": functools.partial(mmd, kernel="laplacian"),
+  "laplacian mmd": functools.partial(mmd, kernel=Laplacian()),
   "jmmd": of_layers,
   "lmmd": of_classes,
   "snd": of_neighbours,

@@ -42,7 +42,7 @@ def test_equal_numpy():
   @jax.jit
   def run(source, target, logits, equal):
     return {
-      "bsp": [bsp_loss(source, target, components=k) for k in (1, 2, 9)],
+      "bsp": [bsp_loss(source, target, num_components=k) for k in (1, 2, 9)],
       "bnm": [bnm_loss(logits), bnm_loss(logits, scaling="mean")],
       "bnm of three": [
         bnm_loss(logits[:, :3], scaling="mean") * 3,
@@ -102,7 +102,7 @@ def test_known_values():
 
 LOSSES = {
   "bsp": (bsp_loss, 2),
-  "bsp 3": (functools.partial(bsp_loss, components=3), 2),
+  "bsp 3": (functools.partial(bsp_loss, num_components=3), 2),
   "rsd": (rsd_loss, 2),
   "bnm": (bnm_loss, 1),
   "bnm mean": (functools.partial(bnm_loss, scaling="mean"), 1),
@@ -164,7 +164,7 @@ def test_a_masked_class_does_not_matter():
 def test_errors_name_the_argument():
   source, target = map(np.float32, samples())
   with pytest.raises(ValueError, match="components is 0; expected"):
-    bsp_loss(source, target, components=0)
+    bsp_loss(source, target, num_components=0)
   with pytest.raises(ValueError, match=r"target has shape \(4, 3\)"):
     rsd_loss(source, target[:, :3])
   with pytest.raises(ValueError, match="scaling is 'sum'"):

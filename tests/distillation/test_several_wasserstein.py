@@ -171,8 +171,8 @@ def test_errors():
     laws.trace(wkd_feature_loss, MAPS, TEACHER_MAPS, grid=5)
   with pytest.raises(ValueError, match=r"mean_weight has shape \(3,\)"):
     laws.trace(wkd_feature_loss, MAPS, TEACHER_MAPS, mean_weight=np.ones(3))
-  with pytest.raises(ValueError, match="eps is 0"):
-    laws.trace(wkd_feature_loss, MAPS, TEACHER_MAPS, eps=0)
+  with pytest.raises(ValueError, match="epsilon is 0"):
+    laws.trace(wkd_feature_loss, MAPS, TEACHER_MAPS, epsilon=0)
   with pytest.raises(ValueError, match="iterations is 0; expected"):
     laws.trace(wkd_logit_loss, STUDENT, TEACHER, LABELS, COST, iterations=0)
   with pytest.raises(ValueError, match=r"regularization has shape \(6,\)"):

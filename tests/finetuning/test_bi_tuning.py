@@ -8,9 +8,9 @@ import pytest
 from kdjax.finetuning import KeyQueue
 from kdjax.finetuning import categorical_contrastive_loss
 from kdjax.finetuning import contrastive_cross_entropy_loss
-from kdjax.finetuning import enqueue_keys
 from kdjax.finetuning import homogeneous_directions
-from kdjax.finetuning import key_queue
+from kdjax.finetuning import key_queue_init
+from kdjax.finetuning import key_queue_update
 from tests import laws
 
 RNG = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def directions(*shape):
 LABELS = RNG.permutation(np.arange(16) % CLASSES)
 QUERIES, KEYS = directions(16, DIMS), directions(16, DIMS)
 QUEUE, HEAD = directions(CLASSES, SIZE, DIMS), directions(CLASSES, DIMS)
-ENQUEUE = jax.jit(enqueue_keys)
+ENQUEUE = jax.jit(key_queue_update)
 
 
 def classifier_side(features, unused, labels, queue, head, **options):
@@ -134,7 +134,7 @@ def test_queue_is_the_same_on_all_devices():
   expected = ENQUEUE(queue, KEYS, LABELS)
   split = [x.reshape(8, 2, *x.shape[1:]) for x in (KEYS, LABELS)]
   mapped = jax.vmap(
-    lambda queue, k, y: enqueue_keys(queue, k, y, axis_name="batch"),
+    lambda queue, k, y: key_queue_update(queue, k, y, axis_name="batch"),
     (None, 0, 0),
     axis_name="batch",
   )
@@ -144,7 +144,7 @@ def test_queue_is_the_same_on_all_devices():
 
 
 def test_a_new_queue_holds_directions():
-  queue = jax.jit(lambda key: key_queue(key, 2, 3))(jax.random.key(0))
+  queue = jax.jit(lambda key: key_queue_init(key, 2, 3))(jax.random.key(0))
   assert queue.keys.shape == (2, 40, 3)
   assert not np.any(queue.position)
   np.testing.assert_allclose(
@@ -170,9 +170,9 @@ def test_homogeneous_directions():
 def test_errors_name_the_argument():
   queue = KeyQueue(QUEUE, np.zeros(CLASSES, np.int32))
   with pytest.raises(ValueError, match=r"keys has shape \(16, 4\); expected 5"):
-    enqueue_keys(queue, KEYS[:, :4], LABELS)
+    key_queue_update(queue, KEYS[:, :4], LABELS)
   with pytest.raises(ValueError, match=r"size is 0; expected an integer"):
-    key_queue(jax.random.key(0), 2, 3, size=0)
+    key_queue_init(jax.random.key(0), 2, 3, size=0)
   with pytest.raises(ValueError, match=r"temperature is 0; expected"):
     categorical_contrastive_loss(QUERIES, KEYS, LABELS, QUEUE, temperature=0)
   with pytest.raises(ValueError, match=r"queue_keys has shape"):

@@ -11,7 +11,9 @@ from tests import laws
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(16, 5)).astype(np.float32)
-BSS = jax.jit(bss_loss)
+BSS = jax.jit(
+  lambda rows, k, where=None: bss_loss(rows, num_singular_values=k, where=where)
+)
 
 
 @pytest.mark.parametrize("shape", [(9, 5), (4, 7), (5, 5), (1, 3)])
@@ -21,7 +23,7 @@ def test_bss_in_numpy(shape):
   expected = np.sum(np.sort(np.linalg.svd(rows)[1])[:k] ** 2)
   with jax.enable_x64(True):
     np.testing.assert_allclose(BSS(rows, k=k), expected, rtol=1e-12)
-  laws.slopes_agree(functools.partial(bss_loss, k=k), (rows,))
+  laws.slopes_agree(functools.partial(bss_loss, num_singular_values=k), (rows,))
   np.testing.assert_allclose(BSS(np.float32(rows), k=k), expected, rtol=1e-5)
 
 
@@ -35,7 +37,9 @@ def test_bss_with_a_mask_equals_a_slice():
 
 
 def test_bss_of_equal_singular_values_has_a_finite_gradient():
-  run = jax.jit(jax.value_and_grad(functools.partial(bss_loss, k=2)))
+  run = jax.jit(
+    jax.value_and_grad(functools.partial(bss_loss, num_singular_values=2))
+  )
   value, gradient = run(3 * np.eye(4, dtype=np.float32))
   np.testing.assert_allclose(value, 18.0, rtol=1e-6)
   assert np.all(np.isfinite(gradient))
@@ -47,9 +51,9 @@ def test_bss_of_equal_singular_values_has_a_finite_gradient():
 
 def test_bss_traced_number_and_errors():
   rows = ROWS
-  known = jax.jit(functools.partial(bss_loss, k=3))
+  known = jax.jit(functools.partial(bss_loss, num_singular_values=3))
   np.testing.assert_allclose(BSS(rows, k=3), known(rows), rtol=1e-5)
-  with pytest.raises(ValueError, match=r"k is 6; expected at most .* = 5"):
-    bss_loss(rows, k=6)
-  with pytest.raises(ValueError, match="k is 0; expected an integer from 1"):
-    bss_loss(rows, k=0)
+  with pytest.raises(ValueError, match=r"values is 6; expected at most .* = 5"):
+    bss_loss(rows, num_singular_values=6)
+  with pytest.raises(ValueError, match="values is 0; expected an integer"):
+    bss_loss(rows, num_singular_values=0)

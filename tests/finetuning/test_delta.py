@@ -25,7 +25,9 @@ CASES = {
   "delta_attention": laws.Case(
     delta_loss, tuple(MAPS), options={"channel_attention": ATTENTION}
   ),
-  "bss": laws.Case(of_features, (ROWS, ROWS), coupled=True, options={"k": 2}),
+  "bss": laws.Case(
+    of_features, (ROWS, ROWS), coupled=True, options={"num_singular_values": 2}
+  ),
 }
 
 

@@ -41,7 +41,7 @@ def test_equals_numpy(shape):
   x = MAPS.reshape(shape)
   with jax.enable_x64(True):
     out = jax.jit(stochnorm)(
-      x, *STATISTICS, key=KEY, probability=0.4, momentum=0.3, eps=1e-3
+      KEY, x, *STATISTICS, probability=0.4, momentum=0.3, epsilon=1e-3
     )
     own = np.asarray(jax.random.bernoulli(KEY, 0.4, (6,)))
     assert 0 < own.sum() < 6
@@ -51,18 +51,19 @@ def test_equals_numpy(shape):
 
 def test_limits():
   """Batch normalization at 1, moving statistics at 0 and in evaluation."""
-  run = functools.partial(RUN, np.float32(MAPS), *SINGLE)
-  batch = jax.device_get(run(key=KEY, probability=1.0))
+  run = functools.partial(RUN, KEY, np.float32(MAPS), *SINGLE)
+  batch = jax.device_get(run(probability=1.0))
   expected = oracle(MAPS, np.ones(6, bool), 0.1, 1e-5)
   for a, b in zip(batch, expected, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-  moving, evaluation = run(key=KEY, probability=0.0), run(key=None)
+  moving = run(probability=0.0)
+  evaluation = RUN(None, np.float32(MAPS), *SINGLE)
   np.testing.assert_allclose(moving.outputs, evaluation.outputs)
   np.testing.assert_allclose(moving.mean, batch.mean)
   np.testing.assert_array_equal(evaluation.mean, SINGLE[0])
   np.testing.assert_array_equal(evaluation.variance, SINGLE[1])
-  plain = RUN(np.float32(MAPS), *SINGLE[:2], key=KEY)
-  full = run(key=KEY)
+  plain = RUN(KEY, np.float32(MAPS), *SINGLE[:2])
+  full = run()
   np.testing.assert_allclose(
     np.asarray(plain.outputs) * SCALE + BIAS, full.outputs, atol=1e-5
   )
@@ -70,7 +71,7 @@ def test_limits():
 
 def objective(x, where, scale, axis_name=None):
   out = stochnorm(
-    x, *SINGLE[:2], scale, SINGLE[3], key=KEY, where=where, axis_name=axis_name
+    KEY, x, *SINGLE[:2], scale, SINGLE[3], where=where, axis_name=axis_name
   )
   total = jnp.sum(jnp.square(out.outputs)), out.mean, out.variance
   return total if axis_name is None else jax.lax.pmean(total, axis_name)
@@ -114,7 +115,7 @@ def test_gradients():
   x = np.float32(MAPS)
 
   def loss(x, mean, variance):
-    out = stochnorm(x, mean, variance, *SINGLE[2:], key=KEY)
+    out = stochnorm(KEY, x, mean, variance, *SINGLE[2:])
     # A nonlinear function: a normalized batch has constant moments.
     return jnp.sum(jnp.tanh(out.outputs)) + jnp.sum(out.mean + out.variance)
 
@@ -136,9 +137,9 @@ def test_extremes():
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
   nothing = RUN(
+    KEY,
     np.full((2, 6), np.nan, np.float32),
     *SINGLE,
-    key=KEY,
     where=np.zeros(2, bool),
   )
   np.testing.assert_array_equal(nothing.outputs, 0)
@@ -147,14 +148,14 @@ def test_extremes():
 
 def test_half_precision_and_no_recompilation():
   x = MAPS.astype(jnp.bfloat16)
-  half = RUN(x, *SINGLE, key=KEY)
-  wide = RUN(x.astype(np.float32), *SINGLE, key=KEY)
+  half = RUN(KEY, x, *SINGLE)
+  wide = RUN(KEY, x.astype(np.float32), *SINGLE)
   assert half.outputs.dtype == jnp.bfloat16
   assert half.mean.dtype == jnp.float32
   np.testing.assert_allclose(np.float32(half.outputs), wide.outputs, rtol=1e-2)
   run = jax.jit(
     chex.assert_max_traces(
-      lambda *args, **options: stochnorm(*args, key=KEY, **options), n=1
+      lambda *args, **options: stochnorm(KEY, *args, **options), n=1
     )
   )
   for probability, momentum in ((0.5, 0.1), (0.25, 0.2)):
@@ -164,8 +165,8 @@ def test_half_precision_and_no_recompilation():
 def test_errors_name_the_argument():
   x, one = np.ones((2, 6), np.float32), np.ones(6, np.float32)
   with pytest.raises(ValueError, match=r"variance has shape \(5,\)"):
-    stochnorm(x, one, one[:5], key=KEY)
+    stochnorm(KEY, x, one, one[:5])
   with pytest.raises(ValueError, match=r"probability is 2.0; expected"):
-    stochnorm(x, one, one, key=KEY, probability=2.0)
-  with pytest.raises(ValueError, match=r"eps is 0.0; expected"):
-    trace(stochnorm, x, one, one, key=KEY, eps=0.0)
+    stochnorm(KEY, x, one, one, probability=2.0)
+  with pytest.raises(ValueError, match=r"epsilon is 0.0; expected"):
+    trace(stochnorm, KEY, x, one, one, epsilon=0.0)

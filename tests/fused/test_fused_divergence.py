@@ -231,14 +231,17 @@ def test_the_choice_is_logged_once(caplog):
     ({"temperature": 0.0}, r"temperature is 0.0; expected"),
     (
       {"implementation": "mosaic_gpu", "vocab_axis_name": "model"},
-      r"'mosaic_gpu' has forward_kl and reverse_kl",
+      r"'mosaic_gpu', which has forward_kl and reverse_kl",
     ),
     (
       {"implementation": "mosaic_tpu", "divergence": "jsd"},
-      r"'mosaic_tpu' has forward_kl and reverse_kl",
+      r"'mosaic_tpu', which has forward_kl and reverse_kl",
     ),
     ({"implementation": "fast"}, r"implementation is 'fast'; expected one"),
-    ({"implementation": "xla", "chunk_size": 2}, r"'xla' has no chunks"),
+    (
+      {"implementation": "xla", "chunk_size": 2},
+      r"expected None for impl",
+    ),
     ({"chunk_size": 0}, r"chunk_size is 0; expected"),
     ({"where": np.ones(3, bool)}, r"where has shape \(3,\); expected"),
   ],

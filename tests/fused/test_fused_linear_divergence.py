@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.fused import Divergence
 from kdjax.fused import Head
-from kdjax.fused import _fused_linear_divergence
+from kdjax.fused import _linear_values
 from kdjax.fused import fused_divergence
 from kdjax.fused import fused_linear_divergence
 from kdjax.ops import kl_divergence
@@ -115,13 +115,13 @@ def test_where_inside_silences_what_the_others_hold():
 def test_weights_inside_need_no_second_computation(monkeypatch):
   """They give what they give outside, where every chunk is corrected."""
   computed = []
-  original = _fused_linear_divergence._chunk_gradients
+  original = _linear_values._chunk_gradients
 
   def counting(*args):
     jax.debug.callback(lambda: computed.append(1))
     return original(*args)
 
-  monkeypatch.setattr(_fused_linear_divergence, "_chunk_gradients", counting)
+  monkeypatch.setattr(_linear_values, "_chunk_gradients", counting)
   weights = make(TOKENS, seed=6)
   weights[3] = 0
 

@@ -70,7 +70,7 @@ def test_it_lowers_for_a_tpu_and_reads_half_precision():
 def test_kernels_compute_no_sums_of_float64():
   with (
     jax.enable_x64(True),
-    pytest.raises(ValueError, match=r"another one for forward_kl in float64"),
+    pytest.raises(ValueError, match=r"'chunked' for forward_kl in float64"),
   ):
     fused_divergence(
       np.ones((2, 3)), np.ones((2, 3)), implementation="mosaic_tpu"

@@ -61,7 +61,7 @@ def test_dael_limits():
     return (
       dael_consistency_loss(equal, weak),
       dael_consistency_loss(equal[:1, :1], weak[:1]),
-      dael_expert_loss(weak, labels, eps=0.01),
+      dael_expert_loss(weak, labels, epsilon=0.01),
       [
         jax.value_and_grad(
           lambda z, s=stretch: jnp.sum(dael_expert_loss(s * z, labels))

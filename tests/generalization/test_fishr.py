@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdjax.generalization import FishrState
+from kdjax.generalization import fishr_init
 from kdjax.generalization import fishr_penalty
 from tests import laws
 from tests import oracles
@@ -122,7 +123,7 @@ def test_gradient_does_not_depend_on_the_decay_and_spares_the_state():
     )
     return gradients, state, through_state
 
-  start = FishrState(np.zeros((3, CLASSES, DIMS)), np.zeros((3, CLASSES)))
+  start = fishr_init(3, CLASSES, DIMS)
   start = jax.tree.map(np.float32, start)
   (at_half, _), state, _ = program(features, start, 0.5)
   (later, _), _, _ = program(features, start, 0.95)
@@ -183,6 +184,6 @@ def test_errors():
     fishr_penalty(features, logits, labels, decay=1.0)
   with pytest.raises(ValueError, match=r"logits has shape \(3, 6, 4\)"):
     fishr_penalty(features, logits[:, :6], labels)
-  state = FishrState(np.zeros((3, CLASSES, DIMS)), np.zeros((3, CLASSES)))
+  state = fishr_init(3, CLASSES, DIMS)
   with pytest.raises(ValueError, match="state has shapes"):
     laws.trace(fishr_penalty, features, logits, labels, state, bias=False)

@@ -21,7 +21,7 @@ def test_mixup_mixes_pairs_of_domains():
   where[1, 3] = False
   partners, weights = np.array([1, 2, 0]), np.float32([0.2, 1.0, 0.6])
   mixed = jax.jit(mixup)(
-    INPUTS, LABELS, partners=partners, weights=weights, where=where
+    None, INPUTS, LABELS, partners=partners, weights=weights, where=where
   )
   w = weights[:, None, None, None]
   np.testing.assert_allclose(
@@ -40,9 +40,9 @@ def test_mixup_draws_a_circle():
   marks = np.float32(np.arange(3)[:, None, None] + np.zeros((3, 4, 1)))
   for seed in range(5):
     mixed = program(
+      jax.random.key(seed),
       marks,
       np.repeat(np.arange(3)[:, None], 4, 1),
-      jax.random.key(seed),
       alpha=0.5,
     )
     partners = np.asarray(mixed.partner_labels)[:, 0]
@@ -51,14 +51,14 @@ def test_mixup_draws_a_circle():
     weights = np.asarray(mixed.weights)
     assert np.all((weights >= 0) & (weights <= 1))
     assert len(set(weights[:, 0])) == 3
-  program(marks, LABELS, jax.random.key(0), alpha=0.1)
+  program(jax.random.key(0), marks, LABELS, alpha=0.1)
 
 
 def test_domainmix_mixes_with_other_domains():
   domains = np.array([0, 0, 1, 1, 2, 2])
   inputs = np.float32(domains[:, None])
   program = jax.jit(domainmix, static_argnames="mix")
-  mixed = jax.device_get(program(inputs, domains, domains, jax.random.key(0)))
+  mixed = jax.device_get(program(jax.random.key(0), inputs, domains, domains))
   assert np.all(mixed.partner_labels != domains)
   assert len(set(np.asarray(mixed.weights))) == 1
   expected = mixed.weights * domains + (1 - mixed.weights) * (
@@ -66,6 +66,7 @@ def test_domainmix_mixes_with_other_domains():
   )
   np.testing.assert_allclose(mixed.inputs[:, 0], expected, rtol=1e-6)
   given = program(
+    None,
     inputs.astype(jnp.bfloat16),
     domains,
     domains,
@@ -100,10 +101,10 @@ def test_mixed_loss_is_the_weighted_cross_entropy():
 
 def test_errors():
   with pytest.raises(ValueError, match="mixup: key is None"):
-    mixup(INPUTS, LABELS)
+    mixup(None, INPUTS, LABELS)
   with pytest.raises(ValueError, match="alpha is 0"):
-    mixup(INPUTS, LABELS, jax.random.key(0), alpha=0)
+    mixup(jax.random.key(0), INPUTS, LABELS, alpha=0)
   with pytest.raises(ValueError, match="mix is 'all'"):
-    domainmix(INPUTS[0], LABELS[0], LABELS[0], jax.random.key(0), mix="all")
+    domainmix(jax.random.key(0), INPUTS[0], LABELS[0], LABELS[0], mix="all")
   with pytest.raises(ValueError, match=r"weights has shape \(2,\)"):
-    mixup(INPUTS, LABELS, partners=np.arange(3), weights=np.ones(2))
+    mixup(None, INPUTS, LABELS, partners=np.arange(3), weights=np.ones(2))

@@ -68,22 +68,22 @@ def with_gradient(function):
   """The outputs, and the gradient of their sum, in one program."""
 
   def total(x, **options):
-    mixed = function(x, partners=PARTNERS, weights=WEIGHTS, **options)
+    mixed = function(None, x, partners=PARTNERS, weights=WEIGHTS, **options)
     return jnp.sum(mixed), mixed
 
   program = jax.value_and_grad(total, has_aux=True)
-  return jax.jit(program, static_argnames="what")
+  return jax.jit(program, static_argnames="part")
 
 
 MIXSTYLE, SAGNET = map(with_gradient, (mixstyle, sagnet_randomize))
 
 
-@pytest.mark.parametrize("eps", [1e-6, 0.3])
-def test_mixstyle_equals_numpy(eps):
+@pytest.mark.parametrize("epsilon", [1e-6, 0.3])
+def test_mixstyle_equals_numpy(epsilon):
   x = maps()
   with jax.enable_x64(True):
-    (_, mixed), gradient = MIXSTYLE(x, eps=eps)
-  expected, slope = mixstyle_oracle(x, eps)
+    (_, mixed), gradient = MIXSTYLE(x, epsilon=epsilon)
+  expected, slope = mixstyle_oracle(x, epsilon)
   np.testing.assert_allclose(mixed, expected, rtol=1e-12)
   # Statistics have no gradient.
   np.testing.assert_allclose(gradient, np.broadcast_to(slope, x.shape))
@@ -100,16 +100,16 @@ def test_efdmix_equals_numpy():
   np.testing.assert_allclose(gradient, expected)
 
 
-@pytest.mark.parametrize("what", ["style", "content"])
+@pytest.mark.parametrize("part", ["style", "content"])
 @pytest.mark.parametrize("flat", [False, True])
-def test_sagnet_equals_numpy(what, flat):
+def test_sagnet_equals_numpy(part, flat):
   x = maps().reshape(5, -1) if flat else maps()
   with jax.enable_x64(True):
-    (_, mixed), gradient = SAGNET(x, what=what, eps=0.1)
-  np.testing.assert_allclose(mixed, sagnet_oracle(x, what, 0.1), rtol=1e-12)
+    (_, mixed), gradient = SAGNET(x, part=part, epsilon=0.1)
+  np.testing.assert_allclose(mixed, sagnet_oracle(x, part, 0.1), rtol=1e-12)
   # The mean passes a shift of the style's owner on, the content has none.
   owner = np.ones(5)
-  if what == "style":
+  if part == "style":
     owner = WEIGHTS.copy()
     owner[PARTNERS] += 1 - WEIGHTS
   total = np.asarray(gradient).reshape(5, -1).sum(1)
@@ -136,17 +136,19 @@ def test_adversarial_loss_is_the_cross_entropy_with_uniform_targets():
 def test_a_weight_of_one_changes_nothing_and_extremes_are_finite(function):
   x = np.float32(maps())
   given = {"partners": PARTNERS, "weights": np.ones(5, np.float32)}
-  program = jax.jit(functools.partial(function, **given))
+  program = jax.jit(functools.partial(function, None, **given))
   exact = function is not sagnet_randomize
   np.testing.assert_allclose(program(x), x, rtol=0 if exact else 1e-4)
   given["weights"] = np.float32(WEIGHTS)
-  program = jax.jit(jax.value_and_grad(lambda x: jnp.sum(function(x, **given))))
+  program = jax.jit(
+    jax.value_and_grad(lambda x: jnp.sum(function(None, x, **given)))
+  )
   for extreme in (0 * x, 1e4 * x, np.ones_like(x)):
     value, gradient = program(extreme)
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
   assert np.all(np.isfinite(program(x[:, :1, :1])[0]))
-  half = trace(function, x.astype(jnp.bfloat16), **given)
+  half = trace(function, None, x.astype(jnp.bfloat16), **given)
   assert half.dtype == jnp.bfloat16
 
 
@@ -156,12 +158,12 @@ def test_draws_come_from_the_key(function):
   program = jax.jit(chex.assert_max_traces(function, n=1))
   options = {} if function is sagnet_randomize else {"probability": 1.0}
   first, again, other = (
-    program(x, jax.random.key(seed), **options) for seed in (0, 0, 1)
+    program(jax.random.key(seed), x, **options) for seed in (0, 0, 1)
   )
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
   if options:
-    kept = program(x, jax.random.key(0), probability=0.0)
+    kept = program(jax.random.key(0), x, probability=0.0)
     np.testing.assert_array_equal(kept, x)
 
 
@@ -216,12 +218,12 @@ def test_a_large_domain_draws_again_and_halves_are_domains():
 def test_errors():
   x = np.float32(maps())
   with pytest.raises(ValueError, match="mixstyle: key is None"):
-    mixstyle(x, weights=np.ones(5))
+    mixstyle(None, x, weights=np.ones(5))
   with pytest.raises(ValueError, match="mix is 'across'"):
-    efdmix(x, jax.random.key(0), mix="across")
-  with pytest.raises(ValueError, match="what is 'both'"):
-    sagnet_randomize(x, jax.random.key(0), what="both")
+    efdmix(jax.random.key(0), x, mix="across")
+  with pytest.raises(ValueError, match="part is 'both'"):
+    sagnet_randomize(jax.random.key(0), x, part="both")
   with pytest.raises(ValueError, match="probability is 2"):
-    mixstyle(x, jax.random.key(0), probability=2)
+    mixstyle(jax.random.key(0), x, probability=2)
   with pytest.raises(ValueError, match=r"partners has shape \(4,\)"):
-    mixstyle(x, partners=PARTNERS[:4], weights=np.ones(5))
+    mixstyle(None, x, partners=PARTNERS[:4], weights=np.ones(5))

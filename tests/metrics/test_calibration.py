@@ -11,7 +11,7 @@ from kdjax.metrics import expected_calibration_error
 from kdjax.metrics import reliability_curve
 
 
-@functools.partial(jax.jit, static_argnames="bins")
+@functools.partial(jax.jit, static_argnames="num_bins")
 def _measure(*arguments, **options):
   """The curve and the error, in one program for all data of a shape."""
   return (
@@ -53,13 +53,15 @@ def _oracle(logits, labels, where, bins):
 def test_curve_and_error_are_guo_et_al(bins):
   logits, labels, where = _sample()
   curve, error = _oracle(logits, labels, where, bins)
-  got_curve, got_error = _measure(logits, labels, bins=bins, where=where)
+  got_curve, got_error = _measure(logits, labels, num_bins=bins, where=where)
   np.testing.assert_allclose(np.stack(got_curve), curve, rtol=2e-6)
   np.testing.assert_allclose(got_error, error, rtol=1e-5)
 
 
 def test_confidence_on_an_edge_falls_below_it():
-  curve, _ = _measure(np.zeros((3, 2), np.float32), np.zeros(3, int), bins=2)
+  curve, _ = _measure(
+    np.zeros((3, 2), np.float32), np.zeros(3, int), num_bins=2
+  )
   np.testing.assert_array_equal(curve.count, [3, 0])
 
 
@@ -131,5 +133,5 @@ def test_errors_name_the_argument():
   logits, labels, where = _sample()
   with pytest.raises(ValueError, match=r"where has shape \(3,\)"):
     expected_calibration_error(logits, labels, where=where[:3])
-  with pytest.raises(ValueError, match="bins is 0"):
-    reliability_curve(logits, labels, bins=0)
+  with pytest.raises(ValueError, match="num_bins is 0"):
+    reliability_curve(logits, labels, num_bins=0)

@@ -66,7 +66,9 @@ def test_ibn_equals_numpy():
 
 
 def test_ibn_over_an_axis_is_that_of_the_whole_batch():
-  graph, state = nnx.split(ibn(axis_name="data"))
+  norm = ibn()
+  nets.set_batch_axis(norm, "data")
+  graph, state = nnx.split(norm)
 
   @jax.jit
   @functools.partial(jax.vmap, axis_name="data")
@@ -171,7 +173,7 @@ def test_a_network_with_a_normalization_for_each_domain():
 
 def test_impossible_options_name_the_argument():
   rngs = nnx.Rngs(0)
-  with pytest.raises(ValueError, match=r"share is 0.1; expected one that"):
+  with pytest.raises(ValueError, match=r"share is 0.1; expected a fraction"):
     IBN(5, share=0.1, rngs=rngs)
   with pytest.raises(ValueError, match="norm is 'ibn-b'"):
     nets.create(

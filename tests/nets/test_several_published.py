@@ -87,7 +87,7 @@ def test_outputs_are_the_published_ones(name):
 
 
 def test_vit_of_two_tokens():
-  options = {"patch_size": 8, "width": 12, "depth": 2, "heads": 3}
+  options = {"patch_size": 8, "width": 12, "depth": 2, "num_heads": 3}
   model, outputs = _outputs("deit-tiny", distillation_token=True, **options)
   # timm's and DeiT's modules in PyTorch, as above.
   logits = [[2.667077, -0.257214, 1.70952], [2.239852, 0.182918, 1.63704]]
@@ -110,7 +110,7 @@ def test_sizes_that_cannot_be():
   options = {"num_classes": 3, "rngs": nnx.Rngs(0)}
   with pytest.raises(ValueError, match=r"multiples of patch_size, 16"):
     nets.ViT(input_shape=(32, 24, 3), **options)
-  with pytest.raises(ValueError, match=r"width is 10; .* of heads, 3"):
+  with pytest.raises(ValueError, match=r"width is 10; .* of num_heads, 3"):
     nets.ViT(input_shape=(32, 32, 3), width=10, **options)
   with pytest.raises(ValueError, match=r"at least 8 for 3 poolings"):
     nets.VGG(8, input_shape=(32, 7, 3), **options)

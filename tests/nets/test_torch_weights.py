@@ -29,7 +29,7 @@ KEYS = {
   "imagenet-resnet50": "a11354f66d867f08",
 }
 
-VIT = {"patch_size": 8, "width": 12, "depth": 2, "heads": 3}
+VIT = {"patch_size": 8, "width": 12, "depth": 2, "num_heads": 3}
 
 
 @pytest.mark.parametrize("name", KEYS)
@@ -215,7 +215,7 @@ def _torch_resnet50(width):
   return Net()
 
 
-def _torch_deit(patch_size, width, depth, heads, distilled):
+def _torch_deit(patch_size, width, depth, num_heads, distilled):
   """As timm and DeiT name their modules."""
   import torch
   from torch import nn
@@ -228,7 +228,7 @@ def _torch_deit(patch_size, width, depth, heads, distilled):
 
     def forward(self, x):
       b, n, _ = x.shape
-      qkv = self.qkv(x).reshape(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
+      qkv = self.qkv(x).reshape(b, n, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
       mixed = nn.functional.scaled_dot_product_attention(*qkv)
       return self.proj(mixed.transpose(1, 2).reshape(b, n, width))
 

@@ -114,7 +114,7 @@ def test_ulsif_chooses_by_held_out_error():
         )
       scores[gamma, ridge] = np.mean(errors)
   gamma, ridge = min(scores, key=scores.get)
-  form = jax.jit(functools.partial(ulsif_weights, folds=3))
+  form = jax.jit(functools.partial(ulsif_weights, num_folds=3))
   with jax.enable_x64(True):
     several = jnp.array(gammas), jnp.array(ridges)
     chosen = form(source, target, gamma=several[0], ridge=several[1])
@@ -124,7 +124,7 @@ def test_ulsif_chooses_by_held_out_error():
 
 def test_kliep_chooses_a_width_that_is_neither_least_nor_largest():
   source, target = map(jnp.float32, samples(60, 60, 1))
-  form = jax.jit(functools.partial(kliep_weights, num_centers=30, folds=2))
+  form = jax.jit(functools.partial(kliep_weights, num_centers=30, num_folds=2))
   gammas = jnp.array([1e-4, 1.0, 1e4])
   key = jax.random.key(0)
   chosen = form(source, target, gamma=gammas, key=key)

@@ -13,6 +13,7 @@ from kdjax.reweighting import discriminator_weights
 from kdjax.reweighting import iwan_weights
 from kdjax.reweighting import pada_class_weights
 from kdjax.reweighting import tradaboost
+from kdjax.reweighting import tradaboost_init
 from kdjax.reweighting import tradaboost_update
 from tests.laws import trace
 
@@ -90,14 +91,16 @@ def test_errors_name_the_argument():
   logits, labels, ones = np.float32(LOGITS), LABELS, np.ones(4, np.float32)
   with pytest.raises(ValueError, match=r"temperature is 0.0"):
     trace(pada_class_weights, logits, temperature=0.0)
-  with pytest.raises(ValueError, match=r"eps is -1.0"):
-    trace(iwan_weights, logits[:, 0], eps=-1.0)
+  with pytest.raises(ValueError, match=r"epsilon is -1.0"):
+    trace(iwan_weights, logits[:, 0], epsilon=-1.0)
   with pytest.raises(ValueError, match=r"target_logits has shape \(16, 3\)"):
     trace(bbse_weights, logits, logits[:, :3], labels)
   with pytest.raises(ValueError, match=r"ridge is -0.1"):
     trace(bbse_weights, logits, logits, labels, ridge=-0.1)
   with pytest.raises(ValueError, match=r"source_errors has shape \(3,\)"):
-    trace(tradaboost_update, ones, ones, ones[:3], ones, num_rounds=3)
+    trace(
+      tradaboost_update, tradaboost_init(4, 4), ones[:3], ones, num_rounds=3
+    )
   with pytest.raises(ValueError, match="num_rounds is 0"):
     trace(
       tradaboost, logits, logits, labels, labels, logits,

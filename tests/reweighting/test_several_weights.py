@@ -212,7 +212,7 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match=r"alpha is 1.5; expected a number in"):
     trace(ulsif_weights, source, target, alpha=1.5)
   with pytest.raises(ValueError, match="folds is 1"):
-    trace(kliep_weights, source, target, gamma=[1.0, 2.0], folds=1)
+    trace(kliep_weights, source, target, gamma=[1.0, 2.0], num_folds=1)
   with pytest.raises(TypeError, match="source_labels has dtype float32"):
     trace(
       target_shift_weights,

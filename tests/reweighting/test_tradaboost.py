@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.reweighting import tradaboost
+from kdjax.reweighting import tradaboost_init
 from kdjax.reweighting import tradaboost_update
 
 RNG = np.random.default_rng(0)
@@ -33,9 +34,10 @@ def test_tradaboost_update_equals_the_paper():
       of_source, of_target, wrong_source, wrong_target, rounds
     )
     with jax.enable_x64(True):
-      update = run(
-        of_source, of_target, wrong_source, wrong_target, num_rounds=rounds
+      state = tradaboost_init(20, 8)._replace(
+        source_weights=of_source, target_weights=of_target
       )
+      update = run(state, wrong_source, wrong_target, num_rounds=rounds)
     for got, want in zip(update, expected, strict=True):
       np.testing.assert_allclose(got, want, rtol=1e-12)
 
@@ -92,11 +94,13 @@ def test_tradaboost_equals_a_loop():
 def test_tradaboost_forgets_and_stays_finite():
   ones = np.ones(4, np.float32)
   run = jax.jit(tradaboost_update)
-  update = run(ones, ones, ones * 0, ones, num_rounds=3)  # all target wrong
+  state = tradaboost_init(4, 4)
+  update = run(state, ones * 0, ones, num_rounds=3)  # all target wrong
   np.testing.assert_allclose(update.vote, 0, atol=1e-6)
   np.testing.assert_allclose(np.sum(update.source_weights), 0.5, rtol=1e-6)
   for zeros in (0 * ones, ones):
-    update = run(0 * ones, zeros * 0, zeros, zeros, num_rounds=3)
+    nothing = jax.tree.map(jnp.zeros_like, state)
+    update = run(nothing, zeros, zeros, num_rounds=3)
     assert all(np.all(np.isfinite(x)) for x in update)
-  single = run(ones[:1], ones[:1], ones[:1], ones[:1], num_rounds=3)
+  single = run(tradaboost_init(1, 1), ones[:1], ones[:1], num_rounds=3)
   np.testing.assert_allclose(single.source_weights, 0.5, rtol=1e-6)

@@ -42,7 +42,7 @@ def case(score, hyper=None, **options):
 
 CASES = {
   "h_score": case(h_score),
-  "transrate": case(transrate, {"eps": 0.01}),
+  "transrate": case(transrate, {"epsilon": 0.01}),
 }
 
 
@@ -170,6 +170,6 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="weighting is 'x'; expected one of"):
     transrate(ROWS, LABELS, weighting="x")
   with pytest.raises(ValueError, match=r"eps is 0.0; expected"):
-    transrate(ROWS, LABELS, eps=0.0)
+    transrate(ROWS, LABELS, epsilon=0.0)
   with pytest.raises(ValueError, match=r"labels has shape \(3,\)"):
     h_score(ROWS, LABELS[:3])

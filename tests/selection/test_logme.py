@@ -24,7 +24,7 @@ def problem(n=16, dims=5, classes=3, seed=0):
 FEATURES, LABELS = problem()
 PUBLISHED = jax.jit(logme)
 # Until alpha / beta stands still.
-maximised = functools.partial(logme, max_steps=1000, tolerance=1e-6)
+maximised = functools.partial(logme, num_iterations=1000, tolerance=1e-6)
 LOGME = jax.jit(maximised)
 
 
@@ -159,6 +159,6 @@ def test_errors_name_the_argument():
   with pytest.raises(TypeError, match="features has dtype int32"):
     logme(np.ones((3, 2), np.int32), LABELS[:3])
   with pytest.raises(ValueError, match="max_steps is 0"):
-    logme(ROWS, LABELS, max_steps=0)
+    logme(ROWS, LABELS, num_iterations=0)
   with pytest.raises(ValueError, match="tolerance is -1"):
     logme(ROWS, LABELS, tolerance=-1.0)

@@ -27,13 +27,13 @@ def test_reverse_validation_prefers_right_labels():
   @jax.jit
   def run(start, source, known):
     return reverse_validation(
+      jax.random.key(0),
       start,
       source,
       known,
       source + 0.2,
       means_of,
       distances,
-      key=jax.random.key(0),
       initial=right,
       where_source=jnp.ones(4, bool),
     )
@@ -42,11 +42,11 @@ def test_reverse_validation_prefers_right_labels():
     assert run(start, source, known) == score
   with pytest.raises(ValueError, match=r"source_labels has shape \(3,\)"):
     reverse_validation(
+      None,
       right,
       source,
       jnp.asarray(known[:3]),
       source,
       means_of,
       distances,
-      key=None,
     )

@@ -17,18 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kdjax.distillation import soft_target_loss
 from kdjax.nets import Outputs
 from kdjax.objectives import combine
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
-from kdjax.ops import kl_divergence
 from kdjax.training import Checkpoints
 from kdjax.training import Model
 from kdjax.training import Variables
-from kdjax.training import distillation_loss
+from kdjax.training import distill
 from kdjax.training import epoch_plan
-from kdjax.training import init_train_state
-from kdjax.training import make_train_step
 from kdjax.training import parameter_ema
 
 EXAMPLES, BATCH, WIDTH = 20, 8, 6
@@ -64,25 +61,19 @@ def die_at_rename(step):
 def main(directory, steps):
   student, teacher = model(0), model(1)
   ce = stateless(
-    optax.softmax_cross_entropy_with_integer_labels, select_supervised
+    optax.softmax_cross_entropy_with_integer_labels,
+    ("student_logits", "labels"),
   )
-  kd = stateless(kl_divergence, temperature=4.0)
+  kd = stateless(soft_target_loss, temperature=4.0)
   ramp = optax.linear_schedule(0.0, 1.0, steps)
   objective = combine({"ce": (0.5, ce), "kd": (ramp, kd)})
   optimizer = optax.chain(optax.adam(1e-2), parameter_ema(0.9))
   data = np.random.default_rng(0).normal(size=(EXAMPLES, WIDTH))
   data = {"image": data.astype(np.float32), "label": np.arange(EXAMPLES) % 3}
-  state = init_train_state(
-    jax.random.key(0),
-    student,
-    objective,
-    optimizer,
-    data["image"],
-    teacher=teacher,
-  )
-  loss_fn = distillation_loss(student.forward, objective, teacher.forward)
-  step = jax.jit(make_train_step(loss_fn, optimizer), donate_argnums=0)
-  frozen = {"teacher": teacher.variables}
+  learner = distill(student, teacher, objective, optimizer)
+  example = data | {"mask": np.ones(EXAMPLES, bool)}
+  state = learner.init(jax.random.key(0), example)
+  step = jax.jit(learner.step, donate_argnums=0)
 
   key, position = jax.random.key(1), {"epoch": 0, "row": 0}
   with Checkpoints(directory / "checkpoints", keep=2) as checkpoints:
@@ -97,7 +88,7 @@ def main(directory, steps):
       rows = {k: np.asarray(v[position["row"]]) for k, v in plan.items()}
       batch = {k: v[rows["index"]] for k, v in data.items()} | rows
       key, step_key = jax.random.split(key)
-      state, _ = step(state, frozen, batch, step_key)
+      state, _ = step(state, learner.frozen, batch, step_key)
       position["row"] += 1
       if position["row"] == len(plan["mask"]):
         position = {"epoch": position["epoch"] + 1, "row": 0}

@@ -11,15 +11,14 @@ import pytest
 from kdjax.distillation import soft_target_loss
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
 from kdjax.training import Model
 from kdjax.training import Variables
-from kdjax.training import distillation_loss
+from kdjax.training import distill
 from kdjax.training import dot
+from kdjax.training import dot_gradients
 from kdjax.training import dot_objective
-from kdjax.training import init_train_state
-from kdjax.training import make_dot_step
+from kdjax.training import make_train_step
 from kdjax.training import parallelize
 
 KEY = jax.random.key(0)
@@ -137,51 +136,53 @@ def linear(variables, x, *, train, key):
   return Outputs(x @ variables.params, {}, None), variables.state
 
 
-def scaled(axis_name):
+def scaled():
   """A distillation with a parameter of its own."""
-  kd = stateless(soft_target_loss, axis_name=axis_name)
+  kd = stateless(soft_target_loss)
 
-  def apply(params, state, student, teacher, *rest):
+  def apply(params, state, outputs, *rest, axis_name=None):
+    student = outputs["student"]
     student = student._replace(logits=params * student.logits)
-    return kd.apply({}, state, student, teacher, *rest)
+    outputs = {**outputs, "student": student}
+    return kd.apply({}, state, outputs, *rest, axis_name=axis_name)
 
   return Objective(
     lambda *specs: (jnp.array(1.5), kd.init(*specs)[1]), apply, None
   )
 
 
-def training(axis_name):
-  objective = dot_objective(
-    stateless(
-      optax.softmax_cross_entropy_with_integer_labels,
-      select_supervised,
-      axis_name=axis_name,
-    ),
-    scaled(axis_name),
-  )
+def supervised(logits, labels):
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+BATCH = {
+  "image": jax.random.normal(jax.random.key(3), (16, 5)),
+  "label": jnp.arange(16) % 3,
+  "mask": jnp.arange(16) < 11,
+}
+
+
+def training(optimizer, objective=None, **options):
   student, teacher = (
     Model(linear, Variables(jax.random.normal(jax.random.key(i), (5, 3)), {}))
     for i in (1, 2)
   )
+  if objective is None:
+    objective = dot_objective(stateless(supervised), scaled())
+  return distill(student, teacher, objective, optimizer, **options)
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
+def test_step_takes_both_gradients_on_any_number_of_devices(mode):
   optimizer = dot(0.1, weight_decay=0.1)
-  batch = {
-    "image": jax.random.normal(jax.random.key(3), (16, 5)),
-    "label": jnp.arange(16) % 3,
-    "mask": jnp.arange(16) < 11,
-  }
-  state = init_train_state(
-    KEY, student, objective, optimizer, batch["image"], teacher=teacher
-  )
-  loss_fn = distillation_loss(linear, objective, linear, axis_name=axis_name)
-  return optimizer, state, loss_fn, {"teacher": teacher.variables}, batch
-
-
-def test_step_takes_both_gradients_on_any_number_of_devices():
-  optimizer, state, loss_fn, frozen, batch = training(None)
+  learner = training(optimizer, rule=dot_gradients())
+  state = learner.init(KEY, BATCH)
 
   def gradient(params, position):
     return jax.grad(
-      lambda p: loss_fn(p, state.state, frozen, batch, KEY)[0][position]
+      lambda p: learner.loss_fn(p, state.state, learner.frozen, BATCH, KEY)[0][
+        position
+      ]
     )(params)
 
   @jax.jit
@@ -194,16 +195,47 @@ def test_step_takes_both_gradients_on_any_number_of_devices():
     return optax.apply_updates(params, updates), moved
 
   expected = expected(state.params)
-  for mode in ("jit", "pmap", "shard_map"):
-    axis_name = None if mode == "jit" else "batch"
-    optimizer, state, loss_fn, frozen, batch = training(axis_name)
-    step = make_dot_step(loss_fn, optimizer, axis_name=axis_name)
-    moved, metrics = parallelize(step, mode)(state, frozen, batch, KEY)
-    actual = moved.params, moved.optimizer_state
-    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    total, count = metrics["loss"]
-    parts = metrics["task/loss"][0] + metrics["distillation/loss"][0]
-    np.testing.assert_allclose(total, parts, rtol=1e-5)
-    assert count == 11
-    assert moved.step == 1
+  step = parallelize(learner, mode).step
+  moved, metrics = step(state, learner.frozen, BATCH, KEY)
+  actual = moved.params, moved.optimizer_state
+  for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  total, count = metrics["loss"]
+  parts = metrics["task/loss"][0] + metrics["distillation/loss"][0]
+  np.testing.assert_allclose(total, parts, rtol=1e-5)
+  assert count == 11
+  assert moved.step == 1
+
+
+def test_two_gradients_need_dot():
+  """Another optimizer would leave the distillation out without a word."""
+  one = stateless(supervised)
+  rule = dot_gradients()
+  for learner, words in (
+    (training(optax.adam(0.1), rule=rule), "no two momenta; expected dot"),
+    (
+      training(dot(0.1), one, rule=rule),
+      r"shape \(\); expected \[task, distilla",
+    ),
+    (training(dot(0.1)), r"\(2,\); expected a scalar. Several losses need a r"),
+  ):
+    state = learner.init(KEY, BATCH)
+    with pytest.raises(ValueError, match=words):
+      jax.eval_shape(learner.step, state, learner.frozen, BATCH, KEY)
+
+
+def test_a_chain_with_dot_will_do():
+  optimizer = optax.chain(optax.clip(1e3), dot(0.1))
+  plain = training(dot(0.1), rule=dot_gradients())
+  chained = training(optimizer, rule=dot_gradients())
+  by_hand = make_train_step(chained.loss_fn, optimizer, rule=dot_gradients())
+  moved = [
+    step(learner.init(KEY, BATCH), learner.frozen, BATCH, KEY)[0].params
+    for learner, step in (
+      (plain, plain.step),
+      (chained, chained.step),
+      (chained, by_hand),
+    )
+  ]
+  for other in moved[1:]:
+    jax.tree.map(np.testing.assert_array_equal, other, moved[0])

@@ -6,10 +6,17 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax.nets import Outputs
+from kdjax.objectives import Objective
+from kdjax.training import Model
+from kdjax.training import Pass
 from kdjax.training import TrainState
+from kdjax.training import Variables
+from kdjax.training import adapt
+from kdjax.training import averaged_student
+from kdjax.training import make_learner
 from kdjax.training import make_train_step
 from kdjax.training import parameter_ema
-from kdjax.training import with_mean_teacher
 
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
@@ -84,15 +91,14 @@ def mean_teacher(*links):
   """A step that records its teacher while the student runs away."""
 
   def loss_fn(params, state, frozen, batch, key):
-    told = frozen["teacher"], frozen["other"]
+    told = frozen["average"], frozen["other"]
     return jnp.sum(params["student"]["w"]), ({"told": told} | state, {})
 
   optimizer = optax.chain(optax.sgd(1.0), *links)
   params = {"student": {"w": jnp.zeros(2, jnp.bfloat16)}, "objective": {}}
   state = {"student": {"mean": jnp.array(7.0)}, "objective": {}}
   start = TrainState(jnp.array(0), params, state, optimizer.init(params))
-  step = with_mean_teacher(make_train_step(loss_fn, optimizer))
-  return step, start
+  return make_train_step(loss_fn, optimizer), start
 
 
 def test_the_mean_teacher_is_the_average_before_the_step():
@@ -110,7 +116,72 @@ def test_the_mean_teacher_is_the_average_before_the_step():
     )
 
 
-def test_a_mean_teacher_needs_an_average():
+def test_an_average_that_nobody_keeps():
   step, state = mean_teacher()
+  with pytest.raises(KeyError, match="average"):
+    step(state, {"other": jnp.array(1.0)}, {}, jax.random.key(0))
   with pytest.raises(ValueError, match="the optimizer keeps no average"):
-    step(state, {}, {}, jax.random.key(0))
+    averaged_student(state)
+
+
+def scaled(variables, x, *, train, key):
+  return Outputs(variables.params * x, {}, x), variables.state
+
+
+def test_a_pass_of_the_average_is_the_mean_teacher():
+  """It runs without gradient and follows at its own pace."""
+
+  def apply(params, state, outputs, batch, key, *, axis_name=None):
+    student, average = (outputs[k].logits for k in ("student", "average"))
+    seen = {"average": (jnp.sum(average), jnp.float32(1.0))}
+    return jnp.sum(student * average), state, seen
+
+  optimizer = optax.chain(optax.sgd(1.0), parameter_ema(0.5))
+  learner = make_learner(
+    {"student": Model(scaled, Variables(jnp.array(1.0), {}))},
+    {},
+    {
+      "student": Pass("student", "x", train=True),
+      "average": Pass("average", "x"),
+    },
+    Objective(lambda *_: ({}, {}), apply),
+    optimizer,
+  )
+  batch = {"x": jnp.array([1.0]), "mask": jnp.array([True])}
+  key = jax.random.key(0)
+  state = learner.init(key, batch)
+  assert learner.frozen == {}
+  student, average = 1.0, 1.0
+  step = jax.jit(learner.step, donate_argnums=0)
+  for _ in range(3):
+    state, metrics = step(state, {}, batch, key)
+    np.testing.assert_allclose(metrics["average"][0], average, rtol=1e-6)
+    # The slope is the average alone: it is no function of the student.
+    student -= average
+    average = (average + student) / 2
+    np.testing.assert_allclose(state.params["student"], student, atol=1e-6)
+
+
+def test_an_average_teaches_both_domains():
+  def gap(source_teacher_logits, target_teacher_logits, source_logits):
+    return (source_teacher_logits + 10 * target_teacher_logits) * source_logits
+
+  learner = adapt(
+    Model(scaled, Variables(jnp.array(2.0), {})),
+    gap,
+    optax.chain(optax.sgd(0.0), parameter_ema(0.5)),
+    teacher="average",
+    on="x",
+  )
+  domain = {"x": jnp.array([1.0, 3.0]), "mask": jnp.array([True, False])}
+  batch = {"source": domain, "target": domain | {"x": jnp.array([5.0, 0.0])}}
+  state = learner.init(jax.random.key(0), batch)
+  _, metrics = learner.step(state, {}, batch, jax.random.key(0))
+  assert metrics["loss"] == ((2 + 100) * 2, 1)
+  with pytest.raises(ValueError, match=r"teacher is 'mean'; expected a netw"):
+    adapt(
+      Model(scaled, Variables(jnp.array(2.0), {})),
+      gap,
+      optax.sgd(0.1),
+      teacher="mean",
+    )

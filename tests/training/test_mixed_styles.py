@@ -79,7 +79,7 @@ def test_what_will_not_do_is_named():
     training.mixed_styles(convnet(), ["stem"], rngs=nnx.Rngs(0))
   with pytest.raises(ValueError, match="way"):
     models(way="swap")
-  with pytest.raises(TypeError, match="model is a Model|parameter 'model'"):
+  with pytest.raises(TypeError, match=r"model is a Model|parameter 'model'"):
     training.mixed_styles(
       training.from_nnx(convnet()), ["convolutions/0"], rngs=nnx.Rngs(0)
     )

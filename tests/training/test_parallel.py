@@ -9,34 +9,38 @@ import optax
 import pytest
 from flax import nnx
 
+from kdjax.distillation import soft_target_loss
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
-from kdjax.objectives import select_logits
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
+from kdjax.ops import gather_batch
 from kdjax.ops import kl_divergence
 from kdjax.ops import masked_mean
 from kdjax.training import TrainState
-from kdjax.training import distillation_loss
+from kdjax.training import distill
 from kdjax.training import epoch_plan
 from kdjax.training import from_nnx
-from kdjax.training import init_train_state
-from kdjax.training import make_eval_step
-from kdjax.training import make_train_step
+from kdjax.training import generalize
 from kdjax.training import parallelize
 from kdjax.training import scan_epoch
 from kdjax.training import scan_evaluation
 from kdjax.training import sweep
 
 CLASSES, PIXELS, BATCH, STEPS = 3, 10, 32, 3
+# The steps themselves are asked in all modes.
+OTHERS_SLOW = [
+  pytest.param("pmap", marks=pytest.mark.slow),
+  pytest.param("jit", marks=pytest.mark.slow),
+  "shard_map",
+]
 
 
 class Network(nnx.Module):
-  def __init__(self, width, *, axis_name=None, rngs):
+  def __init__(self, width, *, rngs):
     # A bias before BatchNorm has no gradient: Adam would blow up its rounding.
     self.layer = nnx.Linear(PIXELS, width, use_bias=False, rngs=rngs)
-    self.norm = nnx.BatchNorm(width, axis_name=axis_name, rngs=rngs)
+    self.norm = nnx.BatchNorm(width, rngs=rngs)
     self.head = nnx.Linear(width, CLASSES, rngs=rngs)
 
   def __call__(self, x):
@@ -44,77 +48,72 @@ class Network(nnx.Module):
     return Outputs(self.head(embedding), {}, embedding)
 
 
-def projected_mse(axis_name=None):
+def projected_mse():
   """A learnable objective: the student's embedding in the teacher's width."""
 
-  def init(key, student, teacher):
-    shape = student.embedding.shape[-1], teacher.embedding.shape[-1]
-    return jax.random.normal(key, shape), {}
+  def init(key, specs):
+    student, teacher = (specs[k].embedding for k in ("student", "teacher"))
+    return jax.random.normal(key, (student.shape[-1], teacher.shape[-1])), {}
 
-  def apply(params, state, student, teacher, batch, key):
-    error = (student.embedding @ params - teacher.embedding) ** 2
-    loss = masked_mean(jnp.mean(error, -1), batch["mask"], axis_name=axis_name)
+  def apply(params, state, outputs, batch, key, *, axis_name=None):
+    student, teacher = (outputs[k].embedding for k in ("student", "teacher"))
+    error = jnp.mean((student @ params - teacher) ** 2, -1)
+    loss = masked_mean(error, batch["mask"], axis_name=axis_name)
     return loss, state, {}
 
   return Objective(init, apply)
 
 
-def center_gap(student, teacher, *, where, axis_name):
+def center_gap(student_logits, teacher_logits, *, where, axis_name):
   """A batch-coupled loss: the gap between mean logits."""
-  gap = (student - teacher) * where[:, None]
-  if axis_name is not None:
-    gap = jax.lax.all_gather(gap, axis_name, tiled=True)
+  gap = (student_logits - teacher_logits) * where[:, None]
+  gap = gather_batch(gap, axis_name)
   return jnp.mean(jnp.sum(gap, axis=0) ** 2)
 
 
-def networks(axis_name):
-  """The student and the teacher, built in one program."""
-  modules = nnx.jit(
-    lambda: (
-      Network(4, axis_name=axis_name, rngs=nnx.Rngs(0)),
-      Network(6, rngs=nnx.Rngs(1)),
-    )
-  )()
-  return map(from_nnx, modules)
+def supervised(logits, labels):
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def divergence(student_logits, teacher_logits):
+  return kl_divergence(student_logits, teacher_logits)
 
 
 @functools.cache
-def make(axis_name, *, local_norm=False):
-  norm_axis = None if local_norm else axis_name
-  student, teacher = networks(norm_axis)
-  cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-  lift = functools.partial(stateless, axis_name=axis_name)
+def make():
+  """A learner and its first state."""
+  student, teacher = map(
+    from_nnx,
+    nnx.jit(
+      lambda: (
+        Network(4, rngs=nnx.Rngs(0)),
+        Network(6, rngs=nnx.Rngs(1)),
+      )
+    )(),
+  )
+  ramp = optax.linear_schedule(0.5, 1.0, STEPS)
   objective = combine(
     {
-      "ce": (0.3, lift(cross_entropy, select_supervised)),
-      "kd": (
-        optax.linear_schedule(0.5, 1.0, STEPS),
-        lift(kl_divergence, temperature=4.0),
-      ),
-      "hint": (2.0, projected_mse(axis_name)),
-      "center": (0.01, lift(center_gap)),
+      "ce": (0.3, stateless(supervised)),
+      "kd": (ramp, stateless(soft_target_loss, temperature=4.0)),
+      "hint": (2.0, projected_mse()),
+      "center": (0.01, stateless(center_gap)),
     }
   )
-  optimizer = optax.adam(1e-2)
-  state = init_train_state(
-    jax.random.key(2),
+  learner = distill(
     student,
+    teacher,
     objective,
-    optimizer,
-    jax.ShapeDtypeStruct((BATCH, PIXELS), jnp.float32),
-    teacher=teacher,
+    optax.adam(1e-2),
+    metrics={"kl": divergence},
   )
-  loss_fn = distillation_loss(
-    student.forward, objective, teacher.forward, axis_name=axis_name
-  )
-  step = make_train_step(loss_fn, optimizer, axis_name=axis_name)
-  evaluate = make_eval_step(
-    student.forward,
-    {"kl": (kl_divergence, select_logits)},
-    teacher.forward,
-    axis_name=axis_name,
-  )
-  return state, {"teacher": teacher.variables}, step, evaluate
+  specs = {
+    "image": jax.ShapeDtypeStruct((BATCH, PIXELS), jnp.float32),
+    "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+    "mask": jax.ShapeDtypeStruct((BATCH,), jnp.bool_),
+  }
+  state = jax.jit(lambda key: learner.init(key, specs))(jax.random.key(2))
+  return learner, state
 
 
 def dataset(size):
@@ -143,8 +142,9 @@ def assert_trees_close(actual, expected, tolerance=2e-6):
 @pytest.fixture(scope="module")
 def reference():
   """The steps one by one, on one device."""
-  state, frozen, step, evaluate = make(None)
-  step, history = jax.jit(step), []
+  learner, state = make()
+  frozen = learner.frozen
+  step, history = jax.jit(learner.step), []
   for i in range(STEPS):
     rows = jax.tree.map(lambda x, i=i: x[i], PLAN)
     batch = {k: x[rows["index"]] for k, x in DATA.items()} | rows
@@ -152,8 +152,8 @@ def reference():
     history.append(metrics)
   assert not np.all(batch["mask"])
   history = jax.tree.map(lambda *x: np.stack(x), *history)
-  evaluation = jax.jit(scan_evaluation(evaluate))(
-    state.student, frozen, DATA, PLAN
+  evaluation = jax.jit(scan_evaluation(learner.evaluate))(
+    state, frozen, DATA, PLAN
   )
   return jax.tree.map(np.asarray, (state, history, evaluation))
 
@@ -161,12 +161,12 @@ def reference():
 @pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
 def test_steps_give_the_same_parameters_on_eight_devices(mode, reference):
   expected, history, _ = reference
-  state, frozen, step, _ = make(None if mode == "jit" else "batch")
-  step = parallelize(step, mode)
+  learner, state = make()
+  step = parallelize(learner, mode).step
   for i in range(STEPS):
     rows = jax.tree.map(lambda x, i=i: x[i], PLAN)
     batch = {k: np.asarray(x[rows["index"]]) for k, x in DATA.items()} | rows
-    state, metrics = step(state, frozen, batch, KEY)
+    state, metrics = step(state, learner.frozen, batch, KEY)
     assert_trees_close(
       metrics, jax.tree.map(lambda x, i=i: x[i], history), 1e-5
     )
@@ -175,24 +175,25 @@ def test_steps_give_the_same_parameters_on_eight_devices(mode, reference):
   assert_trees_close(state, expected)
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
+@pytest.mark.parametrize("mode", OTHERS_SLOW)
 def test_epoch_and_evaluation_equal_the_loop_on_eight_devices(mode, reference):
   expected, history, evaluation = reference
-  state, frozen, step, evaluate = make(None if mode == "jit" else "batch")
-  epoch = parallelize(scan_epoch(step), mode)
-  state, metrics = epoch(state, frozen, DATA, PLAN, KEY)
+  learner, state = make()
+  epoch = parallelize(scan_epoch(learner.step), mode)
+  state, metrics = epoch(state, learner.frozen, DATA, PLAN, KEY)
   assert_trees_close(state, expected)
   assert_trees_close(metrics, history, 1e-5)
-  evaluate = parallelize(scan_evaluation(evaluate), mode)
-  totals = evaluate(state.student, frozen, DATA, PLAN)
+  evaluate = parallelize(scan_evaluation(learner.evaluate), mode)
+  totals = evaluate(state, learner.frozen, DATA, PLAN)
   assert_trees_close(totals, evaluation, 1e-5)
   assert totals["kl"][1] == len(DATA["label"])
 
 
-@pytest.mark.parametrize("mode", ["jit", "shard_map"])
+@pytest.mark.parametrize("mode", OTHERS_SLOW[1:])
 def test_a_sweep_of_epochs_runs_on_eight_devices(mode, reference):
   expected, _, _ = reference
-  state, frozen, step, _ = make(None if mode == "jit" else "batch")
+  learner, state = make()
+  frozen, step = learner.frozen, learner.step
   states = jax.tree.map(lambda x: np.stack([x, x]), state)
   states = optax.tree.set(states, temperature=jnp.array([4.0, 1.0]))
   keys = jnp.stack([KEY, KEY])
@@ -208,17 +209,33 @@ def test_a_sweep_of_epochs_runs_on_eight_devices(mode, reference):
   assert_trees_close(own(states, frozen, DATA, plans, keys)[0], shared)
 
 
-@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
-def test_local_batch_statistics_are_averaged_over_devices(mode):
-  state, frozen, step, _ = make("batch", local_norm=True)
-  batch = {k: x[:BATCH] for k, x in DATA.items()}
-  batch["mask"] = np.ones(BATCH, bool)
-  kernel = state.params["student"]["layer"]["kernel"]
-  mean = 0.01 * np.mean(batch["image"] @ np.asarray(kernel), axis=0)
-  state, _ = parallelize(step, mode)(state, frozen, batch, KEY)
-  np.testing.assert_allclose(
-    state.state["student"]["norm"]["mean"], mean, rtol=1e-4, atol=1e-7
-  )
+def test_the_batch_of_several_domains_is_split_within_each():
+  """By the learner and by its step alone: a loss compares the domains."""
+
+  def spread(student_logits, labels, *, where, axis_name):
+    values = supervised(student_logits, labels)
+    risks = [
+      masked_mean(v, w, axis_name=axis_name)
+      for v, w in zip(values, where, strict=True)
+    ]
+    return jnp.var(jnp.stack(risks))
+
+  linear = from_nnx(nnx.Linear(PIXELS, CLASSES, rngs=nnx.Rngs(0)))
+  learner = generalize(linear, spread, optax.sgd(1.0))
+  images = DATA["image"][:BATCH].reshape(2, -1, PIXELS)
+  batch = {
+    "image": images,
+    "label": DATA["label"][:BATCH].reshape(2, -1),
+    "mask": np.stack([np.arange(16) < n for n in (16, 3)]),
+  }
+  state = learner.init(KEY, batch)
+  expected = jax.jit(learner.step)(state, {}, batch, KEY)
+  two = jax.devices()[:2]
+  for step in (
+    parallelize(learner, "shard_map", devices=two).step,
+    parallelize(learner.step, "pmap", devices=two),
+  ):
+    assert_trees_close(step(state, {}, batch, KEY), expected, 1e-5)
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
@@ -250,19 +267,18 @@ def test_dropout_differs_between_devices_and_not_between_steps_of_one_key():
     def __call__(self, x):
       return Outputs(self.dropout(x) * self.scale[...], {}, None)
 
-  def apply(params, state, student, teacher, batch, key):
-    seen = jax.lax.all_gather(student.logits, "batch", tiled=True)
-    return jnp.mean(student.logits), jax.lax.pmean(seen, "batch"), {}
+  def apply(params, state, outputs, batch, key, *, axis_name=None):
+    logits = outputs["student"].logits
+    seen = gather_batch(logits, axis_name)
+    if axis_name is not None:
+      seen = jax.lax.pmean(seen, axis_name)
+    return jnp.mean(logits), seen, {}
 
-  student = from_nnx(Noise())
   objective = Objective(lambda *_: ({}, jnp.zeros((16, 50))), apply)
-  state = init_train_state(
-    KEY, student, objective, optax.sgd(0.0), jnp.ones((16, 50))
-  )
-  loss_fn = distillation_loss(student.forward, objective, axis_name="batch")
-  step = make_train_step(loss_fn, optax.sgd(0.0), axis_name="batch")
-  step = parallelize(step, "shard_map")
-  batch = {"image": np.ones((16, 50), np.float32)}
+  learner = distill(Noise(), None, objective, optax.sgd(0.0))
+  batch = {"image": np.ones((16, 50), np.float32), "mask": np.ones(16, bool)}
+  state = learner.init(KEY, batch)
+  step = parallelize(learner, "shard_map").step
   first, _ = step(state, {}, batch, KEY)
   second, _ = step(first, {}, batch, KEY)
   again, _ = step(state, {}, batch, KEY)

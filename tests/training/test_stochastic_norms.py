@@ -47,12 +47,12 @@ def test_a_layer_is_the_function_with_its_numbers():
   @jax.jit
   def draw(probability):
     return stochnorm(
+      KEY,
       jnp.asarray(ROWS),
       jnp.zeros(6),
       jnp.ones(6),
-      key=KEY,
       probability=probability,
-      eps=1e-3,
+      epsilon=1e-3,
       momentum=0.2,
     )
 

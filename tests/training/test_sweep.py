@@ -8,19 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
+from kdjax.distillation import soft_target_loss
 from kdjax.nets import MLP
 from kdjax.objectives import combine
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
-from kdjax.ops import kl_divergence
-from kdjax.training import distillation_loss
+from kdjax.training import Model
+from kdjax.training import Network
+from kdjax.training import distill
 from kdjax.training import epoch_plan
-from kdjax.training import from_nnx
 from kdjax.training import grid
-from kdjax.training import init_train_state
-from kdjax.training import make_train_step
 from kdjax.training import parameter_ema
 from kdjax.training import scan_epoch
 from kdjax.training import sweep
@@ -28,78 +25,121 @@ from kdjax.training import sweep
 SHAPE, EXAMPLES = (3, 3, 1), 22
 
 
-def network(key, width, dropout=0.0):
-  @nnx.jit
-  def build(key):
-    return MLP(
-      3,
-      input_shape=SHAPE,
-      hidden=(width,),
-      dropout=dropout,
-      rngs=nnx.Rngs(key),
+def network(width, dropout=0.0):
+  return Network.of(
+    lambda rngs: MLP(
+      3, input_shape=SHAPE, hidden=(width,), dropout=dropout, rngs=rngs
     )
-
-  return from_nnx(build(key))
-
-
-def build(seed, temperature, weight, learning_rate):
-  """One student with its own seed and hyper-parameters, traced or not."""
-  key = jax.random.key(seed)
-  student = network(key, 4, dropout=0.2)
-  teacher = network(jax.random.key(100), 7)
-  ce = stateless(
-    optax.softmax_cross_entropy_with_integer_labels, select_supervised
   )
-  kd = stateless(kl_divergence, temperature=temperature)
-  objective = combine({"ce": (1 - weight, ce), "kd": (weight, kd)})
+
+
+def supervised(logits, labels):
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+BATCH = {
+  "image": jax.ShapeDtypeStruct((8, *SHAPE), jnp.float32),
+  "label": jax.ShapeDtypeStruct((8,), jnp.int32),
+  "mask": jax.ShapeDtypeStruct((8,), jnp.bool_),
+}
+DATA = {
+  "image": jax.random.normal(jax.random.key(1), (EXAMPLES, *SHAPE)),
+  "label": jnp.arange(EXAMPLES) % 3,
+}
+
+
+@functools.cache
+def learner_of_all():
+  """One program for all students, whatever their hyper-parameters."""
+  teacher = network(7)
+  variables = jax.jit(teacher.init)(jax.random.key(100))
+  objective = combine(
+    {
+      "ce": (0.5, stateless(supervised)),
+      "kd": (0.5, stateless(soft_target_loss, temperature=2.0)),
+    }
+  )
   optimizer = optax.chain(
-    optax.inject_hyperparams(optax.adam)(learning_rate=learning_rate),
+    optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
     parameter_ema(0.9),
   )
-  state = init_train_state(
-    key,
-    student,
+  return distill(
+    network(4, dropout=0.2),
+    Model(teacher.forward, variables),
     objective,
     optimizer,
-    jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32),
-    teacher=teacher,
   )
-  loss_fn = distillation_loss(student.forward, objective, teacher.forward)
-  frozen = {"teacher": teacher.variables}
-  return state, frozen, make_train_step(loss_fn, optimizer)
 
 
-def test_sweep_equals_the_loop_over_students():
-  data = {
-    "image": jax.random.normal(jax.random.key(1), (EXAMPLES, *SHAPE)),
-    "label": jnp.arange(EXAMPLES) % 3,
-  }
+def start(point):
+  """A student with its own seed and hyper-parameters, traced or not."""
+  state = learner_of_all().init(
+    jax.random.key(point["seed"]),
+    BATCH,
+    temperature=point["temperature"],
+    ce=1 - point["weight"],
+    kd=point["weight"],
+  )
+  return optax.tree.set(state, learning_rate=point["learning_rate"])
+
+
+def points_of_four():
   points = grid(seed=(0, 1), temperature=(1.0, 4.0))
   points["weight"] = jnp.array([0.1, 0.5, 0.9, 1.0])
   points["learning_rate"] = jnp.array([1e-3, 1e-2, 3e-2, 1e-1])
-  init = jax.jit(lambda point: build(**point)[0])
-  states = jax.jit(jax.vmap(init))(points)
+  return points
+
+
+def assert_rows_equal(swept, single, i):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=2e-6),
+    swept,
+    single,
+  )
+
+
+def test_sweep_equals_the_loop_over_students():
+  points, frozen = points_of_four(), learner_of_all().frozen
+  init = jax.jit(start)
+  states = jax.jit(jax.vmap(start))(points)
   keys = jax.vmap(jax.random.key)(points["seed"])
   plans = jax.vmap(lambda key: epoch_plan(EXAMPLES, 8, key=key))(keys)
-
-  _, frozen, step = build(0, 2.0, 0.5, 0.1)
-  epoch = scan_epoch(step)
-  swept, swept_metrics = jax.jit(sweep(epoch))(
-    states, frozen, data, plans, keys
-  )
+  epoch = scan_epoch(learner_of_all().step)
+  swept = jax.jit(sweep(epoch))(states, frozen, DATA, plans, keys)
   single = jax.jit(chex.assert_max_traces(epoch, n=1))
   for i in range(4):
     state = init({k: v[i] for k, v in points.items()})
     plan = jax.tree.map(lambda x, i=i: x[i], plans)
-    state, metrics = single(state, frozen, data, plan, keys[i])
-    jax.tree.map(
-      lambda a, b, i=i: np.testing.assert_allclose(
-        a[i], b, rtol=1e-5, atol=2e-6
-      ),
-      (swept, swept_metrics),
-      (state, metrics),
-    )
-  assert swept_metrics["loss"][0].shape == (4, 3)
+    assert_rows_equal(swept, single(state, frozen, DATA, plan, keys[i]), i)
+  assert swept[1]["loss"][0].shape == (4, 3)
+
+
+def test_a_swept_learner_equals_the_loop():
+  """Its three functions are those of many students."""
+  learner = learner_of_all()
+  swept = sweep(learner)
+  keys = jax.random.split(jax.random.key(5), 2)
+  hyper = {"temperature": jnp.array([1.0, 4.0]), "kd": jnp.array([0.3, 0.7])}
+  batch = {k: v[:8] for k, v in DATA.items()} | {"mask": jnp.arange(8) < 6}
+  assert swept.frozen is learner.frozen
+
+  def run(learner, keys, hyper):
+    states = learner.init(keys, batch, **hyper)
+    states, metrics = learner.step(states, learner.frozen, batch, keys)
+    return states, metrics, learner.evaluate(states, learner.frozen, batch)
+
+  many = jax.jit(functools.partial(run, swept))(keys, hyper)
+  assert many[0].state["objective"]["weights"]["kd"].tolist() == [
+    np.float32(0.3),
+    np.float32(0.7),
+  ]
+  one = jax.jit(functools.partial(run, learner))
+  for i in range(2):
+    own = {k: v[i] for k, v in hyper.items()}
+    assert_rows_equal(many, one(keys[i], own), i)
+  # The students differ from the first step on.
+  kernels = [x for x in jax.tree.leaves(many[0].params) if x.ndim == 3]
+  assert all(np.all(x[0] != x[1]) for x in kernels)
 
 
 def test_shared_arguments_have_no_axis_of_students():

@@ -13,22 +13,16 @@ from kdjax.data import ArraySource
 from kdjax.data import augment_examples
 from kdjax.data import random_flip
 from kdjax.data import write_teacher_cache
-from kdjax.metrics import agreement
+from kdjax.distillation import soft_target_loss
 from kdjax.nets import MLP
 from kdjax.nets import Outputs
-from kdjax.objectives import select_logits
-from kdjax.objectives import stateless
-from kdjax.ops import kl_divergence
 from kdjax.training import CachedTeacher
 from kdjax.training import Model
 from kdjax.training import Variables
-from kdjax.training import distillation_loss
+from kdjax.training import distill
 from kdjax.training import ensemble
 from kdjax.training import epoch_plan
 from kdjax.training import from_nnx
-from kdjax.training import init_train_state
-from kdjax.training import make_eval_step
-from kdjax.training import make_train_step
 from kdjax.training import scan_epoch
 
 KEY = jax.random.key(0)
@@ -54,25 +48,20 @@ def network(seed):
   return from_nnx(build())
 
 
-def update(teacher, frozen, batch):
+def update(teacher, batch):
   """What one step does, and what an evaluation says, with a teacher."""
-  objective = stateless(kl_divergence, temperature=2.0)
-  student, optimizer = network(0), optax.sgd(0.1)
-  forward = teacher.forward if isinstance(teacher, Model) else teacher
-  state = init_train_state(
-    KEY, student, objective, optimizer, batch["image"], teacher=teacher
+  learner = distill(
+    network(0), teacher, soft_target_loss, optax.sgd(0.1), temperature=2.0
   )
-  loss_fn = distillation_loss(student.forward, objective, forward)
-  metrics = {"agreement": (agreement, select_logits)}
-  evaluate = make_eval_step(student.forward, metrics, forward)
-  step = make_train_step(loss_fn, optimizer)
+  state = learner.init(KEY, batch)
+  assert bool(learner.frozen) == isinstance(teacher, Model)
 
   @jax.jit
   def run(state, frozen, batch):
-    state, metrics = step(state, frozen, batch, KEY)
-    return state.params, metrics, evaluate(state.student, frozen, batch)
+    state, metrics = learner.step(state, frozen, batch, KEY)
+    return state.params, metrics, learner.evaluate(state, frozen, batch)
 
-  return run(state, frozen, batch)
+  return run(state, learner.frozen, batch)
 
 
 def assert_equal(actual, expected, **tolerance):
@@ -83,8 +72,7 @@ def assert_equal(actual, expected, **tolerance):
 
 @pytest.fixture(scope="module")
 def online():
-  teacher = network(1)
-  return update(teacher, {"teacher": teacher.variables}, BATCH)
+  return update(network(1), BATCH)
 
 
 def cache(path, **options):
@@ -106,7 +94,7 @@ def cache(path, **options):
 
 def test_a_float32_cache_gives_the_same_update(online, tmp_path):
   batch = cache(tmp_path).attach(BATCH, seed=0)
-  assert_equal(update(CachedTeacher(CLASSES), {}, batch), online, rtol=1e-6)
+  assert_equal(update(CachedTeacher(CLASSES), batch), online, rtol=1e-6)
 
 
 def test_the_same_augmentation_of_both(tmp_path):
@@ -114,10 +102,9 @@ def test_the_same_augmentation_of_both(tmp_path):
   cached = cache(tmp_path, augment=random_flip, seed=3).attach(BATCH, seed=3)
   images = view(IMAGES, BATCH["index"], 3)
   assert np.any(images != IMAGES)
-  teacher = network(1)
   assert_equal(
-    update(CachedTeacher(CLASSES), {}, cached | {"image": images}),
-    update(teacher, {"teacher": teacher.variables}, BATCH | {"image": images}),
+    update(CachedTeacher(CLASSES), cached | {"image": images}),
+    update(network(1), BATCH | {"image": images}),
     rtol=1e-6,
   )
 
@@ -125,12 +112,12 @@ def test_the_same_augmentation_of_both(tmp_path):
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_an_ensemble_of_one_gives_the_same_update(online, average):
   teacher = ensemble([network(1)], average=average, temperature=2.0)
-  actual = update(teacher, {"teacher": teacher.variables}, BATCH)
+  actual = update(teacher, BATCH)
   assert_equal(actual, online, rtol=1e-4, atol=1e-7)
 
 
 def test_likeliest_classes_keep_their_probabilities_and_the_rest(tmp_path):
-  batch = cache(tmp_path, k=2, dtype="float32").attach(BATCH, seed=0)
+  batch = cache(tmp_path, top_k=2, dtype="float32").attach(BATCH, seed=0)
   teacher = network(1)
   dropped = CachedTeacher(CLASSES, tail="drop")
 
@@ -149,7 +136,7 @@ def test_likeliest_classes_keep_their_probabilities_and_the_rest(tmp_path):
     np.testing.assert_allclose(row, expected, rtol=1e-5)
   assert (np.isneginf(logits).sum(-1) == 3).all()
   for teacher in (CachedTeacher(CLASSES), dropped):
-    params, _, _ = update(teacher, {}, batch)
+    params, _, _ = update(teacher, batch)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
@@ -211,11 +198,14 @@ def test_a_cached_teacher_goes_through_an_epoch_on_the_device():
 
 
 def test_errors():
-  forward = network(0).forward
   for options in ({"augment": random_flip}, {"views": {"weak": random_flip}}):
     with pytest.raises(ValueError, match=r"augment or views is given, but"):
-      distillation_loss(
-        forward, stateless(kl_divergence), CachedTeacher(5), **options
+      distill(
+        network(0),
+        CachedTeacher(5),
+        soft_target_loss,
+        optax.sgd(0.1),
+        **options,
       )
   with pytest.raises(ValueError, match=r"batch has \['image'\]; expected 't"):
     CachedTeacher(5)({"image": IMAGES})

@@ -59,7 +59,7 @@ def test_points_lie_on_the_heaviest_pairs_of_the_plan():
 def test_epsilon_is_a_share_of_the_mean_cost():
   source, target = samples()
   mean = np.mean(np.sum((source[:, None] - target[None]) ** 2, -1))
-  form = functools.partial(RUN, source, target, steps=1, iterations=300)
+  form = functools.partial(RUN, source, target, num_steps=1, num_iterations=300)
   with jax.enable_x64(True):
     relative = form(epsilon=0.1)
     absolute = form(epsilon=0.1 * mean, scale="absolute")
@@ -74,8 +74,8 @@ def test_a_shifted_sample_moves_along_its_shift():
     found = RUN(
       source,
       (source + shift)[turned],
-      steps=5,
-      pairs=8,
+      num_steps=5,
+      num_pairs=8,
       epsilon=1e-3,
       iterations=2000,
     )
@@ -98,8 +98,8 @@ def masked():
       found = interpolate_domains(
         source,
         target,
-        steps=2,
-        pairs=6,
+        num_steps=2,
+        num_pairs=6,
         where_source=where_source,
         where_target=where_target,
       )
@@ -115,7 +115,7 @@ def test_masked_rows_are_in_no_pair_with_mass(masked):
   keep, every = np.arange(6) < 3, np.ones(4, bool)
   spoiled = np.where(keep[:, None], source, np.nan)
   (_, found), gradients = masked(spoiled, target, keep, every)
-  alone = RUN(source[:3], target, steps=2, pairs=6)
+  alone = RUN(source[:3], target, num_steps=2, num_pairs=6)
   np.testing.assert_allclose(found.mass, alone.mass, rtol=1e-4)
   np.testing.assert_allclose(found.points, alone.points, rtol=1e-5)
   np.testing.assert_array_equal(gradients[0][3:], 0)
@@ -148,10 +148,12 @@ def test_gradients_take_the_pairs_as_given(masked):
 def test_half_precision_and_traced_epsilon():
   source, target = samples()
   half = (jnp.asarray(x, jnp.bfloat16) for x in (source, target))
-  assert RUN(*half, steps=2).points.dtype == jnp.float32
+  assert RUN(*half, num_steps=2).points.dtype == jnp.float32
   before = RUN._cache_size()
   source, target = np.float32(source), np.float32(target)
-  masses = [RUN(source, target, steps=2, epsilon=x).mass for x in (0.05, 0.5)]
+  masses = [
+    RUN(source, target, num_steps=2, epsilon=x).mass for x in (0.05, 0.5)
+  ]
   assert RUN._cache_size() == before + 1
   assert masses[0][0] > masses[1][0]
 
@@ -176,12 +178,12 @@ def test_a_classifier_that_follows_arrives_where_one_step_does_not():
   def follow(means, blocks):
     return predict(
       gradual_self_training(
-        means, blocks, fit, predict, key=jax.random.key(0)
+        jax.random.key(0), means, blocks, fit, predict
       ).variables,
       target,
     )
 
-  found = RUN(source, target, steps=5, pairs=40)
+  found = RUN(source, target, num_steps=5, num_pairs=40)
   start = jnp.float32(means)
   steps = np.argmax(follow(start, found.points), -1)
   at_once = np.argmax(follow(start, target[None]), -1)
@@ -192,17 +194,17 @@ def test_a_classifier_that_follows_arrives_where_one_step_does_not():
 def test_errors_name_the_argument():
   source, target = samples()
   form = functools.partial(trace, interpolate_domains, source, target)
-  with pytest.raises(ValueError, match="steps is 0; expected"):
-    form(steps=0)
-  with pytest.raises(TypeError, match=r"steps is True"):
-    form(steps=True)
-  with pytest.raises(ValueError, match="pairs is 21; expected at most 20"):
-    form(steps=2, pairs=21)
+  with pytest.raises(ValueError, match="num_steps is 0; expected"):
+    form(num_steps=0)
+  with pytest.raises(TypeError, match=r"num_steps is True"):
+    form(num_steps=True)
+  with pytest.raises(ValueError, match="num_pairs is 21; expected at most 20"):
+    form(num_steps=2, num_pairs=21)
   with pytest.raises(ValueError, match="epsilon is 0; expected"):
-    form(steps=2, epsilon=0)
+    form(num_steps=2, epsilon=0)
   with pytest.raises(ValueError, match="cost is 'l1'"):
-    form(steps=2, cost="l1")
+    form(num_steps=2, cost="l1")
   with pytest.raises(ValueError, match="scale is 'max'"):
-    form(steps=2, scale="max")
+    form(num_steps=2, scale="max")
   with pytest.raises(ValueError, match=r"target"):
-    interpolate_domains(source, target[:, :2], steps=2)
+    interpolate_domains(source, target[:, :2], num_steps=2)

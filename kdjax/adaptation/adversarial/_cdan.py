@@ -23,27 +23,26 @@ def cdan_map(
   matrices: tuple[Array, Array] | None = None,
   stop_probability_gradient: bool = True,
 ) -> Float[Array, "batch mapped"]:
-  r"""CDAN's multilinear map: what the conditional discriminator sees.
+  r"""Multilinear map (CDAN): the input of the conditional discriminator.
 
   .. math::
     h = g \otimes f, \qquad
     h = \frac{(f R_f) \odot (g R_g)}{\sqrt{d}}
 
-  the second, of d dims, where classes times dims are too many (above 4096 in
-  the authors' code).
+  The first map has classes times dims entries. The second, randomized map has d
+  entries; the authors' code uses it for classes times dims above 4096.
 
   Args:
     features: f, `[batch, dims]`.
-    probabilities: g, `[batch, classes]`, the classifier's.
-    matrices: R_f `[dims, d]` and R_g `[classes, d]` of
-      `cdan_matrices`, for the randomized map. They get no gradient.
-    stop_probability_gradient: False lets gradients reach the probabilities;
-      all published codes stop them.
+    probabilities: g, `[batch, classes]`, of the classifier.
+    matrices: R_f `[dims, d]` and R_g `[classes, d]` from `cdan_matrices`, for
+      the randomized map. They get no gradient.
+    stop_probability_gradient: whether the probabilities get no gradient. True
+      in all published codes.
 
   Returns:
     `[batch, classes * dims]`, class by class, or `[batch, d]`. Reverse its
-    gradient, apply the discriminator, and give its logits to
-    `dann_loss`.
+    gradient, apply the discriminator, and pass the logits to `dann_loss`.
 
   Raises:
     ValueError: if shapes disagree.
@@ -86,29 +85,34 @@ def cdan_map(
 
 
 def cdan_matrices(
-  key: Array, dims: int, classes: int, *, mapped: int = 1024, dtype: Any = float
+  key: Array,
+  dims: int,
+  num_classes: int,
+  *,
+  mapped_dims: int = 1024,
+  dtype: Any = float,
 ) -> tuple[Float[Array, "dims mapped"], Float[Array, "classes mapped"]]:
-  r"""CDAN's random matrices: standard normal, drawn once, never trained.
+  r"""Random matrices of CDAN: standard normal, drawn once, never trained.
 
-  They belong to the checkpoint, as the discriminator has learned to read what
-  they map (TLlib and the authors lose them).
+  Save them in the checkpoint, because the discriminator learns on their output
+  (TLlib and the authors do not save them).
 
   Args:
-    key: a PRNG key.
+    key: a JAX random key.
     dims: the width of the features.
-    classes: how many classes.
-    mapped: d, the width of the randomized map.
-    dtype: of the matrices.
+    num_classes: the number of classes.
+    mapped_dims: d, the width of the randomized map.
+    dtype: the dtype of the matrices.
 
   Returns:
-    R_f `[dims, mapped]` and R_g `[classes, mapped]` for `cdan_map`.
+    R_f `[dims, mapped_dims]` and R_g `[classes, mapped_dims]` for `cdan_map`.
 
   Raises:
     ValueError: if a size is not positive.
-    TypeError: if a size is no integer.
+    TypeError: if a size is not an integer.
 
   Examples:
-    >>> matrices = cdan_matrices(jax.random.key(0), 2, 3, mapped=5)
+    >>> matrices = cdan_matrices(jax.random.key(0), 2, 3, mapped_dims=5)
     >>> [matrix.shape for matrix in matrices]
     [(2, 5), (3, 5)]
     >>> cdan_map(jnp.ones((4, 2)), jnp.ones((4, 3)), matrices=matrices).shape
@@ -118,12 +122,16 @@ def cdan_matrices(
     Long et al., `Conditional adversarial domain adaptation
     <https://arxiv.org/abs/1705.10667>`_, 2018, section 3.1.
   """
-  for name, size in (("dims", dims), ("classes", classes), ("mapped", mapped)):
+  for name, size in (
+    ("dims", dims),
+    ("num_classes", num_classes),
+    ("mapped_dims", mapped_dims),
+  ):
     check_integer(name, size, 1)
   keys = jax.random.split(key)
   return (
-    jax.random.normal(keys[0], (dims, mapped), dtype),
-    jax.random.normal(keys[1], (classes, mapped), dtype),
+    jax.random.normal(keys[0], (dims, mapped_dims), dtype),
+    jax.random.normal(keys[1], (num_classes, mapped_dims), dtype),
   )
 
 
@@ -137,32 +145,32 @@ def cdan_weights(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, " source"], Float[Array, " target"]]:
-  r"""Entropy conditioning (CDAN+E): sure examples teach the discriminator.
+  r"""Entropy conditioning (CDAN+E): larger weights for confident examples.
 
   .. math::
     w_i \propto 1 + e^{-H(p_i)}, \qquad
     H(p) = -\sum_c p_c \log(p_c + 10^{-5})
 
   Args:
-    source_probabilities: `[source, classes]`, the classifier's.
+    source_probabilities: `[source, classes]`, of the classifier.
     target_probabilities: `[target, classes]`.
-    normalize: "joint", mean 1 over both domains together (TLlib), or "domain",
-      mean 1 over each (the authors' PyTorch code).
-    where_source: which source examples count; the others weigh 0.
-    where_target: which target examples count.
+    normalize: "joint" scales to mean 1 over both domains together (TLlib),
+      "domain" to mean 1 over each domain (the authors' PyTorch code).
+    where_source: mask of the source examples; masked examples get weight 0.
+    where_target: mask of the target examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
     `[source]` and `[target]`, the `source_weights` and `target_weights` of
-    `dann_loss`, with `scaling="pooled"` for TLlib's loss of equally
-    large domains and "mean" for the authors'.
+    `dann_loss`. Use `scaling="pooled"` there for TLlib's loss of domains of
+    equal size, and "mean" for the authors' loss.
 
   Raises:
     ValueError: if the numbers of classes differ or `normalize` is unknown.
     TypeError: if the probabilities are not floating-point.
 
-  No gradient flows through the weights. In the authors' code one does, through
-  the entropy and a second reversal; TLlib stops it.
+  The weights get no gradient, as in TLlib. In the authors' code a gradient
+  flows through the entropy and a second reversal.
 
   Examples:
     >>> sure, unsure = jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.5]])

@@ -23,15 +23,15 @@ def dann_loss(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Domain-adversarial (DANN) loss: the discriminator's cross-entropy.
+  r"""Domain-adversarial training (DANN): cross-entropy of the discriminator.
 
   .. math::
     \ell = -\operatorname{mean}_{i \in S} \log \sigma(z_i)
            - \operatorname{mean}_{j \in T} \log (1 - \sigma(z_j))
 
-  The source has label 1. Discriminator and features share this one loss: the
-  gradient is reversed between them, where lambda belongs (times the loss it
-  would slow the discriminator down as well)::
+  The source has label 1. The discriminator and the features share this loss,
+  with a reversed gradient between them. Scale the reversal, not the loss, by
+  lambda: lambda times the loss would also slow the discriminator down::
 
     def domain_loss(discriminator, features_source, features_target, scale):
       reverse = functools.partial(reverse_gradient, scale=scale)
@@ -41,29 +41,30 @@ def dann_loss(
       )
 
   The paper raises lambda from 0 to 1 over training by
-  `2 / (1 + exp(-10 * progress)) - 1`, progress in [0, 1]; pass it as `scale`,
-  computed from the step. (TLlib's and DeepDA's slower ramps reach .46.) At a
-  discriminator that cannot tell, the loss is 2 log 2.
+  `2 / (1 + exp(-10 * progress)) - 1`, with progress in [0, 1]. Compute it from
+  the step and pass it as `scale`. (The slower ramps of TLlib and DeepDA reach
+  0.46.) A discriminator with probability 1/2 everywhere has loss 2 log 2.
 
-  CDAN is this loss of the discriminator's logits for `cdan_map`.
+  CDAN applies this loss to the discriminator's logits of `cdan_map`.
 
   Args:
     source_domain_logits: `[source]` or `[source, 1]`, one logit an example.
     target_domain_logits: `[target]` or `[target, 1]`.
-    scaling: "paper" adds the two means (also Dassl); "mean" is half of that,
-      the mean over domains (TLlib, DeepDA); "pooled" is the mean over the
-      examples of both together (CDAN in TLlib), the same for equally many.
-    source_weights: `[source]`, one weight an example: those of
-      `cdan_weights`, or of instances (PADA, IWAN). They get no gradient
-      and multiply the terms of a mean that divides by the number of examples,
-      not by their sum, so weights of mean 1 change no scale.
+    scaling: "paper" adds the means of both domains (also Dassl). "mean" is half
+      of the sum (TLlib, DeepDA). "pooled" is the mean over the examples of both
+      domains together (CDAN in TLlib); for domains of equal size it equals
+      "mean".
+    source_weights: `[source]`, one weight an example, from `cdan_weights`, PADA
+      or IWAN. They get no gradient. The weighted mean divides by the number of
+      examples, not by the sum of the weights, so weights of mean 1 keep the
+      scale of the loss.
     target_weights: `[target]`.
-    where_source: which source examples count.
-    where_target: which target examples count.
+    where_source: mask of the source examples.
+    where_target: mask of the target examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; a domain without example adds 0 with gradient 0.
+    A scalar; a domain without examples adds 0 with gradient 0.
 
   Raises:
     ValueError: if a mask and its logits differ in length, or `scaling` is
@@ -104,24 +105,24 @@ def dann_loss(
 def adda_loss(
   target_domain_logits: Float[Array, " target"] | Float[Array, "target 1"],
 ) -> Float[Array, " target"]:
-  r"""Adversarial discriminative adaptation (ADDA): the target encoder's loss.
+  r"""Adversarial discriminative adaptation (ADDA): loss of the target encoder.
 
   .. math:: \ell_j = -\log \sigma(z_j)
 
-  The target passes for source: inverted labels instead of a reversed gradient,
-  which stays strong where the discriminator is sure. The encoder, a copy of
-  the source's, minimizes this; the discriminator minimizes `dann_loss`
-  in turn, on features without gradient.
+  The loss has inverted domain labels instead of a reversed gradient, and so a
+  large gradient where the discriminator is confident. The target encoder starts
+  as a copy of the source encoder and minimizes this loss. In turn the
+  discriminator minimizes `dann_loss` on features without gradient.
 
   Args:
-    target_domain_logits: `[target]` or `[target, 1]`; positive says source.
+    target_domain_logits: `[target]` or `[target, 1]`; positive for the source.
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch.
 
   Raises:
     ValueError: if the logits have another shape.
-    TypeError: if they are not floating-point.
+    TypeError: if the logits are not floating-point.
 
   Examples:
     >>> adda_loss(jnp.zeros(2))

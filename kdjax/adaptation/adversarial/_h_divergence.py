@@ -29,12 +29,14 @@ def h_divergence_from_errors(
     d_{\mathcal H} = \max\bigl(0,
       2 (1 - (\operatorname{err}_S + \operatorname{err}_T))\bigr)
 
-  The clip is no repair: H holds the constant classifiers, whose two errors add
-  up to 1, so a larger sum was not the minimum.
+  The clip follows from the definition: H contains the constant classifiers,
+  whose errors sum to 1, so a larger sum is not the minimum over H.
 
   Args:
-    source_error: share of source rows taken for target, in [0, 1], any shape.
-    target_error: share of target rows taken for source, of the same shape.
+    source_error: share of source rows that are classified as target, in [0, 1],
+      of any shape.
+    target_error: share of target rows that are classified as source, of the
+      same shape.
 
   Returns:
     Values in [0, 2], in the shape of the errors.
@@ -73,43 +75,43 @@ def soft_h_divergence(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Soft H-divergence: the differentiable surrogate, for training.
+  r"""Soft H-divergence: a differentiable surrogate for training.
 
   .. math::
     \tilde d = 2 \Bigl(1 - \bigl[\operatorname{mean}_{i \in S} \sigma(-z_i)
       + \operatorname{mean}_{j \in T} \sigma(z_j)\bigr]\Bigr)
 
-  The sigmoid stands for the 0-1 error of a discriminator whose positive logits
-  say "source". The value is a lower bound that the discriminator raises and
-  the features lower. To minimize it over the features with one optimizer while
-  the value keeps its sign, reverse the gradient of the discriminator's
-  parameters::
+  The sigmoid replaces the 0-1 error of a discriminator; positive logits mean
+  "source". The value is a lower bound of the divergence: the discriminator
+  maximizes it, the features minimize it. To train both with one optimizer,
+  reverse the gradient of the discriminator's parameters::
 
     def transfer(features_source, features_target, discriminator):
-      discriminator = reverse_gradient(discriminator)  # it ascends
+      discriminator = reverse_gradient(discriminator)  # maximizes
       return soft_h_divergence(
         apply(discriminator, features_source),
         apply(discriminator, features_target),
       )
 
-  It is not clipped (a clip would leave a bad discriminator without gradient),
-  so early in training it may be negative. A discriminator that separates the
-  domains saturates the sigmoids and no gradient is left for the features:
-  train with `dann_loss` there and use this for the value, or keep the
-  discriminator weak. It measures the mini-batch it gets, on which a
-  discriminator with more dimensions than rows is always right; report
-  `h_divergence` of held-out data.
+  The value is not clipped, because a clipped value would give a poor
+  discriminator no gradient. Early in training it may be negative. A
+  discriminator that separates the domains saturates the sigmoids, and the
+  features get no gradient: then train with `dann_loss` and report this value,
+  or use a weaker discriminator. The value describes one mini-batch, which a
+  discriminator with more dimensions than rows always separates. Report
+  `h_divergence` of held-out data instead.
 
   Args:
     domain_logits_source: `[source]` or `[source, 1]`, the discriminator's
       logits of source examples.
-    domain_logits_target: `[target]` or `[target, 1]`, of target examples.
-    where_source: which source examples count.
-    where_target: which target examples count.
+    domain_logits_target: `[target]` or `[target, 1]`, its logits of target
+      examples.
+    where_source: mask of the source examples.
+    where_target: mask of the target examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar in [-2, 2]; 0 with gradient 0 if a domain has no example.
+    A scalar in [-2, 2]; 0 with gradient 0 if a domain has no examples.
 
   Raises:
     ValueError: if a mask and its logits differ in length.
@@ -134,25 +136,23 @@ def soft_h_divergence(
       masked_mean(jax.nn.sigmoid(logits), where, axis_name=axis_name)
     )
     counts.append(sum_over_devices(jnp.sum(mask), axis_name))
-  # sigma(-z) = 1 - sigma(z), and the ones cancel.
+  # sigma(-z) = 1 - sigma(z), so the constants cancel.
   value = 2.0 * (means[0] - means[1])
   return jnp.where((counts[0] > 0) & (counts[1] > 0), value, 0.0)
 
 
 class HDivergence(NamedTuple):
-  """An estimate of the H-divergence; `ridges` is `ridge`'s own shape.
+  """An estimate of the H-divergence; `ridges` is the shape of `ridge`.
 
   Attributes:
     value: `[*ridges]`, 2 (1 - (source_error + target_error)) clipped at 0.
-    source_error: `[*ridges]`, share of held-out source rows taken for target.
-    target_error: `[*ridges]`, share of held-out target rows taken for source.
-    null: `[permutations, *ridges]`, the value under permuted domain labels;
-      None without permutations. The p-value of "the domains are equal" is
-      (1 + the number of null values >= value) / (1 + permutations).
-
-  References:
-    Ben-David et al., `A theory of learning from different domains
-    <https://doi.org/10.1007/s10994-009-5152-4>`_, 2010.
+    source_error: `[*ridges]`, share of held-out source rows that are classified
+      as target.
+    target_error: `[*ridges]`, share of held-out target rows that are classified
+      as source.
+    null: `[permutations, *ridges]`, the value for permuted domain labels; None
+      without permutations. The p-value of the hypothesis that the domains are
+      equal is (1 + number of null values >= value) / (1 + permutations).
   """
 
   value: Float[Array, " *ridges"]
@@ -169,47 +169,49 @@ def h_divergence(
   ridge: ArrayLike = 1e-2,
   folds: int = 5,
   key: Any | None = None,
-  permutations: int = 100,
+  num_permutations: int = 100,
 ) -> HDivergence:
-  r"""H-divergence between two samples, by an exact linear probe.
+  r"""H-divergence between two samples, estimated by an exact linear probe.
 
   .. math::
     d_{\mathcal H} = 2 \Bigl(1 - \min_{\eta \in \mathcal H}
       \bigl[\operatorname{err}_S(\eta) + \operatorname{err}_T(\eta)\bigr]\Bigr)
 
   Each domain has its own error rate, so the ratio of the sample sizes does not
-  matter; the usual proxy A-distance pools them and calls equal samples of size
-  1 : 9 far apart (1.6). H is the half-spaces. Per fold, a logistic regression,
+  matter. The usual proxy A-distance pools the errors and gives 1.6 for equal
+  distributions with samples of sizes 1 : 9. H is the set of half-spaces. In
+  each fold a logistic regression,
 
   .. math::
     \min_{w, b} \frac12 \sum_{D \in \{S, T\}} \operatorname{mean}_{i \in D}
       \log\bigl(1 + e^{-y_i (w \cdot x_i + b)}\bigr)
       + \frac{\rho}{2} \lVert w \rVert^2,
 
-  solved to convergence, gives the direction; an exact search over all
-  thresholds and both polarities of the training rows gives the half-space; the
-  held-out rows give the errors. Features are standardized beforehand (each
-  domain counting half; this sets only the metric of the ridge). A
-  one-dimensional feature needs no probe and the search alone decides.
+  solved to convergence, gives the direction. An exact search over all
+  thresholds and both signs on the training rows gives the half-space. The
+  held-out rows give the errors. Features are standardized first, with equal
+  weight of both domains; the standardization only sets the metric of the ridge.
+  A one-dimensional feature needs the search only.
 
   Args:
     source: `[source_rows, dims]`.
     target: `[target_rows, dims]`; the number of rows may differ.
-    ridge: rho > 0, or `[ridges]` of them, solved together; may be traced. In
-      units of the mean loss, so its meaning does not change with the number
-      of rows: scikit-learn's `C` is 1 / (rho * number of training rows), with
-      `class_weight="balanced"`.
-    folds: row i of a domain is held out in fold i mod `folds`. With 1 the
-      rows are scored by a probe that has seen them: the in-sample minimum,
-      which is too large (2 as soon as dims >= rows).
-    key: shuffles the folds, and adds the null distribution.
-    permutations: how many times the domain labels are permuted, if there is a
-      `key`.
+    ridge: rho > 0, or several values `[ridges]`, solved together. May be
+      traced. It is in units of the mean loss, so its meaning does not depend on
+      the number of rows: scikit-learn's `C` is 1 / (rho * number of training
+      rows), with `class_weight="balanced"`.
+    folds: the number of folds. Row i of a domain is held out in fold i mod
+      `folds`. With 1 fold the training rows are also the test rows, and the
+      estimate is too large (2 for dims >= rows).
+    key: a JAX random key, which shuffles the folds and asks for the null
+      distribution.
+    num_permutations: the number of permutations of the domain labels for the
+      null distribution, with a `key` only.
 
   Returns:
-    The estimate, in [0, 2], which no gradient leaves. NaN where the input is
-    not finite. Wrap the call in `jax.jit` with `folds` and `permutations`
-    static, or it is compiled each time.
+    The estimate, in [0, 2], without gradient; NaN if the input is not finite.
+    Call it inside `jax.jit`, with `folds` and `num_permutations` static:
+    outside it is compiled at each call.
 
   Raises:
     ValueError: if a domain has fewer rows than folds, or `ridge` is not above
@@ -230,7 +232,7 @@ def h_divergence(
   """
   check_positive("ridge", ridge)
   check_integer("folds", folds, 1)
-  check_integer("permutations", permutations, 0)
+  check_integer("num_permutations", num_permutations, 0)
   sizes = source.shape[0], target.shape[0]
   if folds > min(sizes):
     raise ValueError(
@@ -252,12 +254,14 @@ def h_divergence(
   assignments = jnp.arange(sum(sizes))[None]
   if key is not None:
     if not isinstance(key, jax.Array):
-      raise TypeError(f"h_divergence: key is {key!r}; expected a PRNG key.")
+      raise TypeError(
+        f"h_divergence: key is {key!r}; expected a JAX random key."
+      )
     fold_key, null_key = jax.random.split(key)
-    # One key for both, so that equal samples stay in step.
+    # One key for both domains, so that equal samples have equal folds.
     fold = [jax.random.permutation(fold_key, f) for f in fold]
     permuted = jax.vmap(lambda k: jax.random.permutation(k, assignments[0]))(
-      jax.random.split(null_key, permutations)
+      jax.random.split(null_key, num_permutations)
     )
     assignments = jnp.concatenate([assignments, permuted])
   held_out = jnp.concatenate(fold)[None] == jnp.arange(folds)[:, None]
@@ -270,7 +274,7 @@ def h_divergence(
   errors = errors.reshape(errors.shape[:2] + ridge.shape)
   source_error, target_error = errors[0]
   values = h_divergence_from_errors(errors[:, 0], errors[:, 1])
-  with_null = key is not None and permutations > 0
+  with_null = key is not None and num_permutations > 0
   return HDivergence(
     values[0], source_error, target_error, values[1:] if with_null else None
   )
@@ -305,5 +309,5 @@ def _errors(
   over_folds = jax.vmap(mistakes)
   counts = jax.vmap(over_folds, (0, None, None))(scores, training, held_out)
   errors = jnp.sum(counts, 1).T / jnp.array(sizes, rows.dtype)[:, None]
-  # Comparisons with NaN are False, which would read as "no shift".
+  # Comparisons with NaN are False and would give the errors of no shift.
   return jnp.where(jnp.all(jnp.isfinite(scores)), errors, jnp.nan)

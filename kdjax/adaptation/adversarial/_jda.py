@@ -30,28 +30,28 @@ def jda_loss(
     L = \frac{1}{n_S + n_T} \sum_{i=1}^{n_S} \ell_i
         + \lambda \, d_{\mathcal H}(S, T)
 
-  Only source examples have labels, so the sum has n_S terms and 1/(n_S + n_T)
-  is not their mean: it scales the task by n_S / (n_S + n_T). At n_S = n_T the
-  task halves, and a lambda counts twice what it does in the codes that
-  minimize "mean cross-entropy + lambda * transfer" (TLlib, DeepDA, Dassl);
-  halve theirs to get the same minimizer. `normalize="labelled"` divides by
-  n_S and takes their lambda as it is.
+  Only source examples have labels. The sum therefore has n_S terms, and the
+  factor 1/(n_S + n_T) scales their mean by n_S / (n_S + n_T). For n_S = n_T the
+  task loss is halved, and lambda has twice the effect that it has in codes with
+  "mean cross-entropy + lambda * transfer" (TLlib, DeepDA, Dassl): halve their
+  lambda for the same minimizer. `normalize="labelled"` divides by n_S, and
+  their lambda applies unchanged.
 
-  Not to be confused with Joint Distribution Adaptation (Long et al., 2013), a
-  closed-form transform that shares the initials.
+  Joint Distribution Adaptation (Long et al., 2013), a closed-form transform,
+  has the same initials; see `transforms.joint_distribution_adaptation`.
 
   Args:
-    task_losses: `[source]`, one loss a labeled example of this device.
-    divergence: the divergence of the whole batch, a scalar: the same on
-      every device and never summed over them. To train, one with a gradient,
-      such as `soft_h_divergence`; `h_divergence` has none.
-    num_target: n_T, the number of target examples of the global batch.
-    num_source: n_S of the global batch; by default it is counted, over
-      `where` and `axis_name`.
-    weight: lambda.
+    task_losses: `[source]`, the losses of the labeled examples of this device.
+    divergence: the divergence of the whole batch, a scalar that is equal on all
+      devices and is not summed over them. Training needs a divergence with a
+      gradient, such as `soft_h_divergence`; `h_divergence` has none.
+    num_target: n_T, the number of target examples in the global batch.
+    num_source: n_S of the global batch. By default the number of unmasked
+      examples over all devices.
+    weight: lambda. May be traced.
     normalize: "all" for 1/(n_S + n_T), the formula above, or "labelled" for
       1/n_S.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of `task_losses`.
 
   Returns:

@@ -13,24 +13,24 @@ def classifier_discrepancy(
   probabilities_a: Float[Array, "*batch classes"],
   probabilities_b: Float[Array, "*batch classes"],
 ) -> Float[Array, "*batch"]:
-  r"""Classifier discrepancy (MCD): how far two classifiers disagree.
+  r"""Maximum classifier discrepancy (MCD): disagreement of two classifiers.
 
   .. math:: d = \operatorname*{mean}_c |p^A_c - p^B_c|
 
-  Each step of the method has three updates: (A) everything minimizes the
-  cross-entropy of both classifiers on the source; (B) the classifiers minimize
-  it minus this discrepancy on the target; (C) the features minimize the
-  discrepancy, several times (4).
+  Each step of the method has three updates. (A) Features and classifiers
+  minimize the cross-entropy of both classifiers on the source. (B) The
+  classifiers minimize that cross-entropy minus the discrepancy on the target.
+  (C) The features minimize the discrepancy; this update is repeated (4 times).
 
   Args:
-    probabilities_a: `[*batch, classes]`, the first classifier's.
-    probabilities_b: the second's, of the same shape.
+    probabilities_a: `[*batch, classes]`, of the first classifier.
+    probabilities_b: of the second classifier, of the same shape.
 
   Returns:
-    One value an example: the mean, not the sum, over classes, so the weight
-    of the mean over the batch grows with their number. Published: 1 for digits
-    and VisDA, 10 for Office-31, 30 for Office-Home, 120 for DomainNet (TLlib).
-    With it comes `class_balance_loss` in steps A and B.
+    One value an example: the mean, not the sum, over classes. The published
+    weight of the mean over the batch therefore grows with the number of
+    classes: 1 for digits and VisDA, 10 for Office-31, 30 for Office-Home, 120
+    for DomainNet (TLlib). Updates A and B also include `class_balance_loss`.
 
   Raises:
     ValueError: if the shapes differ.

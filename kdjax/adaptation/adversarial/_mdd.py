@@ -22,12 +22,12 @@ def mdd_loss(
   target_adversarial_logits: Float[Array, "target classes"],
   *,
   margin: ArrayLike = 4.0,
-  shift: ArrayLike = 1e-6,
+  epsilon: ArrayLike = 1e-6,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Margin disparity discrepancy (MDD), as the adversarial head minimizes it.
+  r"""Margin disparity discrepancy (MDD): loss of the adversarial head.
 
   .. math::
     \ell = -\gamma \operatorname*{mean}_{i \in S}
@@ -35,35 +35,37 @@ def mdd_loss(
       - \operatorname*{mean}_{j \in T}
         \log \min(1 - p'_{\hat y_j}(x_j) + \epsilon, 1)
 
-  with p' the adversarial head's probabilities and y-hat the main head's
-  prediction: agree on the source, disagree on the target. Add it to the
-  classification loss and reverse the gradient between the features and the
-  adversarial head, so that the features lessen the disagreement.
+  with p' the probabilities of the adversarial head and y-hat the class that the
+  main head predicts. The adversarial head learns to agree with the main head on
+  the source and to disagree on the target. Add this loss to the classification
+  loss and reverse the gradient between the features and the adversarial head,
+  so that the features reduce the disagreement.
 
   Args:
-    source_logits: `[source, classes]`, the main head's. They only choose the
-      class: no gradient.
-    source_adversarial_logits: `[source, classes]`, the adversarial head's.
-    target_logits: `[target, classes]`, the main head's; no gradient.
-    target_adversarial_logits: `[target, classes]`.
+    source_logits: `[source, classes]`, of the main head. Only their arg max is
+      used; no gradient.
+    source_adversarial_logits: `[source, classes]`, of the adversarial head.
+    target_logits: `[target, classes]`, of the main head; no gradient.
+    target_adversarial_logits: `[target, classes]`, of the adversarial head.
     margin: gamma, the exponential of the paper's margin rho. May be traced.
-    shift: epsilon >= 0, as in TLlib; it bounds an example's term by 13.8, and
-      takes its gradient away where the head is sure. The authors' own code
-      takes 1e-15 as the least 1 - p'; 0 is the formula. May be traced.
-    where_source: which source examples count.
-    where_target: which target examples count.
+    epsilon: >= 0; 0 is the paper's formula. The default is TLlib's, which
+      bounds the term of an example by 13.8 and removes its gradient where the
+      head is confident. The authors' code has at least 1e-15 for 1 - p'. May be
+      traced.
+    where_source: mask of the source examples.
+    where_target: mask of the target examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; a domain without example adds 0 with gradient 0. Published
+    A scalar; a domain without examples adds 0 with gradient 0. Published
     weight: 1, with gamma = 4, and a reversal that rises from 0 to 0.1. TLlib's
-    module returns minus this value, and its training script negates that.
+    module returns minus this value, and its training script negates it again.
 
   Raises:
     ValueError: if shapes disagree.
     TypeError: if the logits are not floating-point.
 
-  skada's target term gathers an N x N matrix by mistake; not so here.
+  In skada's code the target term is an N x N matrix by mistake.
 
   Examples:
     >>> agree, differ = jnp.array([[1e4, 0.0]]), jnp.array([[0.0, 1e4]])
@@ -79,9 +81,9 @@ def mdd_loss(
   source, _ = masked_rows(source_adversarial_logits, where_source)
   target, _ = masked_rows(target_adversarial_logits, where_target)
   agreement = cross_entropy(source, jnp.argmax(source_logits, -1))
-  shift = as_number("shift", shift, target.dtype)
+  epsilon = as_number("epsilon", epsilon, target.dtype)
   log_rest = log_of_others(target, jnp.argmax(target_logits, -1))
-  disagreement = -jnp.minimum(jnp.logaddexp(log_rest, jnp.log(shift)), 0.0)
+  disagreement = -jnp.minimum(jnp.logaddexp(log_rest, jnp.log(epsilon)), 0.0)
   return as_number("margin", margin, agreement.dtype) * masked_mean(
     agreement, where_source, axis_name=axis_name
   ) + masked_mean(disagreement, where_target, axis_name=axis_name)
@@ -105,22 +107,23 @@ def mdd_regression_loss(
     \ell = \gamma \operatorname*{mean}_{S} |y' - y|
       - \operatorname*{mean}_{T} |y' - y|
 
-  with y' the adversarial head's predictions: agree on the source, disagree on
-  the target. See `mdd_loss`.
+  with y' the predictions of the adversarial head. See `mdd_loss`.
 
   Args:
-    source_predictions: `[source, outputs]`, the main head's; no gradient.
-    source_adversarial_predictions: of the same shape.
-    target_predictions: `[target, outputs]`; no gradient.
-    target_adversarial_predictions: of the same shape.
+    source_predictions: `[source, outputs]`, of the main head; no gradient.
+    source_adversarial_predictions: `[source, outputs]`, of the adversarial
+      head.
+    target_predictions: `[target, outputs]`, of the main head; no gradient.
+    target_adversarial_predictions: `[target, outputs]`, of the adversarial
+      head.
     margin: gamma. May be traced.
-    where_source: which source examples count.
-    where_target: which target examples count.
+    where_source: mask of the source examples.
+    where_target: mask of the target examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar, signed. Published weight: 1 with gamma = 1 (TLlib, which negates
-    its module's value).
+    A scalar of either sign. Published weight: 1 with gamma = 1 (TLlib, whose
+    module returns minus this value).
 
   Raises:
     ValueError: if shapes disagree.
@@ -152,7 +155,7 @@ def mdd_regression_loss(
 def log_of_others(
   logits: Float[Array, "*batch classes"], labels: Array
 ) -> Float[Array, "*batch"]:
-  """Returns log(1 - p_label), with all its digits where p is near 1."""
+  """Returns log(1 - p_label), exact also where p is near 1."""
   own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jnp.where(own, -jnp.inf, log_softened_softmax(logits))
   alone = jnp.max(others, -1) == -jnp.inf

@@ -18,26 +18,25 @@ def osbp_loss(
   target_logits: Float[Array, "*batch classes"],
   *,
   unknown_share: ArrayLike = 0.5,
-  eps: ArrayLike = 1e-6,
+  epsilon: ArrayLike = 1e-6,
 ) -> Float[Array, "*batch"]:
-  r"""Open-set backpropagation (OSBP): known or unknown, the features decide.
+  r"""Open-set adaptation by backpropagation (OSBP): rejects unknown classes.
 
   .. math::
     \ell = -t \log (p_{K + 1} + \epsilon)
            - (1 - t) \log (1 - p_{K + 1} + \epsilon)
 
-  with p the softmax over K known classes and, last, the unknown one. The
-  classifier minimizes it, and so holds each target example at the boundary
-  p = t; the features, behind `ops.reverse_gradient` of scale 1, maximize it,
-  and so push each example to either side. On the source, the classifier
-  learns from the cross-entropy alone, without a label K + 1.
+  with p the softmax over K known classes and one unknown class, the last one.
+  The classifier minimizes the loss, which moves the unknown probability of each
+  target example to t. The features maximize it, through `ops.reverse_gradient`
+  of scale 1, which moves that probability away from t, up or down. On the
+  source the classifier minimizes the cross-entropy, without labels K + 1.
 
   Args:
     target_logits: `[*batch, K + 1]`, of features whose gradient is reversed;
       the last class is the unknown one. A class at -inf is masked.
     unknown_share: t in [0, 1]. May be traced.
-    eps: epsilon, at least 0; 0 is the paper's formula, which is not bounded.
-      May be traced.
+    epsilon: >= 0. May be traced. 0 is the paper's formula, which is unbounded.
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch.
@@ -46,8 +45,8 @@ def osbp_loss(
     ValueError: if a static number is out of range.
     TypeError: if the logits are not floating-point.
 
-  TLlib subtracts p from 1, which leaves no digit where p is near 1; here the
-  known classes are summed.
+  TLlib computes 1 - p, which has no correct digit where p is near 1; here it is
+  the sum over the known classes.
 
   Examples:
     >>> logits = jnp.array([[0.0, 0.0], [1e4, 0.0]])
@@ -58,10 +57,10 @@ def osbp_loss(
     Saito et al., `Open set domain adaptation by backpropagation
     <https://arxiv.org/abs/1804.10427>`_, 2018.
   """
-  check_range("eps", eps, 0.0, float("inf"))
+  check_range("epsilon", epsilon, 0.0, float("inf"))
   dtype = compute_dtype(target_logits)
   share = as_fraction("unknown_share", unknown_share, dtype)
-  floor = jnp.log(as_number("eps", eps, dtype))
+  floor = jnp.log(as_number("epsilon", epsilon, dtype))
   unknown = log_softened_softmax(target_logits)[..., -1]
   last = jnp.full(unknown.shape, target_logits.shape[-1] - 1)
   known = log_of_others(target_logits, last)

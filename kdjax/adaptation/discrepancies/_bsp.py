@@ -15,37 +15,37 @@ def bsp_loss(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
-  components: int = 1,
+  num_components: int = 1,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Batch spectral penalization (BSP): no direction dominates the features.
+  r"""Batch spectral penalization (BSP): penalty on the largest singular values.
 
   .. math::
     \ell = \sum_{i=1}^{k} \sigma_i(F_S)^2 + \sum_{i=1}^{k} \sigma_i(F_T)^2
 
-  with the singular values in descending order. Adversarial alignment favors
-  the directions of the largest ones, which transfer but do not discriminate;
-  the penalty goes beside `dann_loss` or CDAN.
+  with the singular values in descending order. Adversarial alignment favors the
+  directions of the largest singular values, which transfer but do not
+  discriminate. Add the penalty to `dann_loss` or CDAN.
 
   Args:
     source: `[source, dims]`, the features F_S, not centered.
     target: `[target, dims]`; the number of rows may differ.
-    components: k, how many singular values; a static integer.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    num_components: k, the number of singular values; a static integer.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
   Returns:
-    A scalar; a domain without row adds 0. It is a sum, not a mean: it grows
-    with the batch. Published weight: 1e-4 for digits, 2e-4 otherwise (TLlib),
-    for batches of 36 rows, with k = 1.
+    A scalar; a domain without rows adds 0. The value is a sum, not a mean, and
+    grows with the batch. Published weight: 1e-4 for digits, 2e-4 otherwise
+    (TLlib), for batches of 36 rows, with k = 1.
 
   Raises:
-    ValueError: if the widths differ or `components` is not positive.
-    TypeError: if `components` is no integer.
+    ValueError: if the widths differ or `num_components` is not positive.
+    TypeError: if `num_components` is not an integer.
 
   Examples:
     >>> source = jnp.array([[3.0, 0.0], [0.0, 1.0]])
@@ -56,13 +56,13 @@ def bsp_loss(
     Chen et al., `Transferability vs. discriminability: batch spectral
     penalization <https://proceedings.mlr.press/v97/chen19i.html>`_, 2019.
   """
-  check_integer("components", components, 1)
+  check_integer("num_components", num_components, 1)
 
   def penalty(
     rows: Float[Array, "batch dims"], where: Bool[Array, " batch"] | None
   ) -> Float[Array, ""]:
     rows, _ = gathered_rows(rows, where, axis_name)
-    return jnp.sum(jnp.square(svd(rows)[1][:components]))
+    return jnp.sum(jnp.square(svd(rows)[1][:num_components]))
 
   value = penalty(source, where_source) + penalty(target, where_target)
   return mean_over_devices(value, axis_name)

@@ -1,4 +1,4 @@
-"""Deep CORAL: aligned second moments."""
+"""Correlation alignment (CORAL) as a loss."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -18,36 +18,36 @@ def coral_loss(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Correlation alignment (CORAL) loss: equal covariances in both domains.
+  r"""Correlation alignment (CORAL): distance between the covariances.
 
   .. math::
     \ell_{\text{paper}} = \frac{\lVert C_S - C_T \rVert_F^2}{4 d^2}, \qquad
     \ell_{\text{mean}} = \operatorname{mean}_{jk} (C_S - C_T)_{jk}^2
       + \operatorname{mean}_j (\mu_S - \mu_T)_j^2
 
-  with covariances over n - 1. Four scalings are in use, so a weight from one
-  code does not suit another:
+  with covariances over n - 1. Published codes scale the loss in four ways, so a
+  weight of one code does not fit another:
 
-  - the paper, transferlearning's CORAL, DeepDA, pytorch-adapt, skada: "paper";
-  - DomainBed, TLlib, DeepDG: "mean" (4 times the covariance term, and the
-    means are aligned too);
-  - adapt: the mean of (C_S - C_T)^2 / 4, equal to "paper", with the mean term
-    as an option;
-  - DomainBed and TLlib over several domains: the average over their pairs.
+  - "paper": the paper, transferlearning's CORAL, DeepDA, pytorch-adapt, skada;
+  - "mean": DomainBed, TLlib, DeepDG (4 times the covariance term, plus the
+    distance between the means);
+  - adapt: the mean of (C_S - C_T)^2 / 4, equal to "paper", with the distance
+    between the means as an option;
+  - DomainBed and TLlib for several domains: the average over pairs of domains.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
     scaling: "paper" or "mean".
-    where_source: which source rows count.
-    where_target: which target rows count.
-    axis_name: the mapped axis that holds the rest of the batch; moments are
-      those of the whole batch.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
+    axis_name: the mapped axis that holds the rest of the batch; the moments
+      are computed over the whole batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if a domain has no row. The covariance of a
-    single row is taken as 0. Published weight: 1, set so that the loss is
-    about as large as the classification loss at the end of training.
+    A scalar; 0 with gradient 0 if a domain has no rows. The covariance of a
+    single row is 0. Published weight: 1, chosen so that this loss and the
+    classification loss are about equal at the end of training.
 
   Raises:
     ValueError: if the widths differ or `scaling` is unknown.

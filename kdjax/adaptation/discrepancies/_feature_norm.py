@@ -17,18 +17,18 @@ from kdjax.ops import validate
 def afn_loss(
   features: Float[Array, "*batch dims"], *, delta: ArrayLike = 1.0
 ) -> Float[Array, "*batch"]:
-  r"""Stepwise adaptive feature norm (AFN, SAFN): norms grow step by step.
+  r"""Stepwise adaptive feature norm (AFN, SAFN): increases the feature norms.
 
   .. math:: \ell = (\lVert f \rVert - (\lVert f \rVert' + \Delta))^2
 
-  where the primed norm gets no gradient: the value is always Delta^2, and the
-  gradient pulls every norm up at the rate 2 Delta. Watch the mean norm, not
-  this loss.
+  where the primed norm gets no gradient. The value is always Delta^2; the
+  gradient increases each norm at the rate 2 Delta. To follow training, report
+  the mean norm instead of this loss.
 
   Args:
-    features: `[*batch, dims]` of the source or of the target; the sum of both
-      is the method.
-    delta: Delta, the step. May be traced.
+    features: `[*batch, dims]`, of the source or of the target. The method adds
+      the losses of both domains.
+    delta: Delta, the step of the norm. May be traced.
 
   Returns:
     One value an example. Published weight: 0.05 times the mean over the batch,
@@ -37,9 +37,9 @@ def afn_loss(
   Raises:
     TypeError: if the features are not floating-point.
 
-  The authors' features come from a dropout that keeps the norm instead of the
-  mean: the kept activations are divided by sqrt(1 - p). The zero vector has no
-  direction to grow in, and gets none.
+  The authors' dropout keeps the norm of the features instead of their mean: it
+  divides the remaining activations by sqrt(1 - p). A zero vector has no
+  direction and gets gradient 0.
 
   Examples:
     >>> afn_loss(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
@@ -64,20 +64,20 @@ def hafn_loss(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Hard adaptive feature norm (HAFN): the mean norm is a given radius.
+  r"""Hard adaptive feature norm (HAFN): moves the mean norm to a radius.
 
   .. math:: \ell = (\operatorname{mean}_i \lVert f_i \rVert - R)^2
 
   Args:
-    features: `[batch, dims]` of the source or of the target; the sum of both
-      is the method.
+    features: `[batch, dims]`, of the source or of the target. The method adds
+      the losses of both domains.
     radius: R. May be traced.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts. Published weight: 0.05 for
-    each domain, with R = 25.
+    A scalar; 0 with gradient 0 if all examples are masked. Published weight:
+    0.05 for each domain, with R = 25.
 
   Raises:
     TypeError: if the features are not floating-point.

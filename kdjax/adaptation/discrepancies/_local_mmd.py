@@ -1,14 +1,14 @@
-"""Maximum mean discrepancy class by class."""
-
-from collections.abc import Sequence
+"""Local maximum mean discrepancy (LMMD), class by class."""
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
+from kdjax.adaptation.discrepancies._kernels import Kernel
 from kdjax.adaptation.discrepancies._kernels import Sample
-from kdjax.adaptation.discrepancies._kernels import make_kernel
+from kdjax.adaptation.discrepancies._kernels import Widths
+from kdjax.adaptation.discrepancies._kernels import choose_kernel
+from kdjax.adaptation.discrepancies._kernels import fit_kernel
 from kdjax.ops import check_labels
 from kdjax.ops import gather_batch
 from kdjax.ops import in_chunks
@@ -24,12 +24,10 @@ def lmmd(
   source_labels: Integer[Array, " source"],
   target_probabilities: Float[Array, "target classes"],
   *,
-  kernel: str = "gaussian",
-  bandwidth_factors: ArrayLike | Sequence[float] | None = None,
-  bandwidths: ArrayLike | Sequence[float] | None = None,
-  gammas: ArrayLike | Sequence[float] | None = None,
-  bandwidth_rule: str = "distinct_mean",
-  kernel_weights: ArrayLike | Sequence[float] | None = None,
+  kernel: Kernel | None = None,
+  bandwidth_factors: Widths = None,
+  bandwidths: Widths = None,
+  gammas: Widths = None,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   chunk_size: int | None = None,
@@ -44,35 +42,34 @@ def lmmd(
     \omega^S_{ic} = \frac{[y_i = c]}{\sum_i [y_i = c]}, \quad
     \omega^T_{jc} = \frac{p_{jc}}{\sum_j p_{jc}}
 
-  in the kernel's feature space, over the classes C that some source example
-  is labeled with and some target example is predicted as.
+  in the kernel's feature space. C holds the classes that occur among the source
+  labels and among the predicted classes of the target.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
     source_labels: `[source]`.
-    target_probabilities: `[target, classes]`, the classifier's; no gradient.
-    kernel: as in `mmd`.
-    bandwidth_factors: as in `mmd`.
-    bandwidths: as in `mmd`.
-    gammas: as in `mmd`.
-    bandwidth_rule: as in `mmd`; the default is the authors', with the
-      default factors.
-    kernel_weights: as in `mmd`.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    target_probabilities: `[target, classes]`, of the classifier. They get no
+      gradient.
+    kernel: as in `mmd`. The default is the authors',
+      `Gaussian(bandwidth_rule="distinct_mean")`.
+    bandwidth_factors: short for a Gaussian kernel with the authors' rule.
+    bandwidths: short for `kernel=Gaussian(bandwidths=...)`.
+    gammas: short for `kernel=Gaussian(gammas=...)`.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     chunk_size: as in `mmd`.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
-      gathered, so pairs across devices count.
+      gathered, so pairs of rows of different devices are included.
 
   Returns:
-    A scalar, not negative (but for rounding); 0 with gradient 0 if the domains
+    A scalar, not negative (up to rounding); 0 with gradient 0 if the domains
     share no class. Published weight: 0.5 (DeepDA), times a factor that rises
     from 0 by 2 / (1 + exp(-progress)) - 1 and is not part of this value.
 
   Raises:
     ValueError: if shapes disagree, or as in `mmd`.
-    TypeError: if the labels are no integers.
+    TypeError: if the labels are not integers.
 
   Differs from the published code, which needs equally many rows in both
   domains and returns 0 where a kernel is NaN.
@@ -94,18 +91,14 @@ def lmmd(
   dtype = jnp.promote_types(source.dtype, target.dtype)
   of_source = Sample(*masked_rows(source.astype(dtype), where_source))
   of_target = Sample(*masked_rows(target.astype(dtype), where_target))
-  chosen = make_kernel(
-    of_source,
-    of_target,
-    axis_name,
-    kernel=kernel,
+  kernel = choose_kernel(
+    kernel,
     bandwidth_factors=bandwidth_factors,
     bandwidths=bandwidths,
     gammas=gammas,
-    bandwidth_rule=bandwidth_rule,
-    kernel_weights=kernel_weights,
-    chunk_size=chunk_size,
+    bandwidth_rule="distinct_mean",
   )
+  fitted = fit_kernel(kernel, of_source, of_target, axis_name, chunk_size)
   dtype = of_source.rows.dtype
 
   def one_hot(labels: Array, mask: Array) -> Array:
@@ -114,14 +107,14 @@ def lmmd(
   probabilities, _ = masked_rows(
     jax.lax.stop_gradient(target_probabilities.astype(dtype)), where_target
   )
-  labelled = one_hot(source_labels, of_source.mask)
+  labeled = one_hot(source_labels, of_source.mask)
   predicted = one_hot(jnp.argmax(probabilities, 1), of_target.mask)
   source_mass, target_mass, predictions = sum_over_devices(
-    tuple(jnp.sum(x, 0) for x in (labelled, probabilities, predicted)),
+    tuple(jnp.sum(x, 0) for x in (labeled, probabilities, predicted)),
     axis_name,
   )
   shared = (source_mass > 0) & (predictions > 0) & (target_mass > 0)
-  # The weights of a pair are products of these.
+  # The weight of a pair is a product of two of these weights.
   scale = 1 / jnp.sqrt(jnp.maximum(jnp.sum(shared, dtype=dtype), 1))
 
   def weights(members: Array, mass: Array) -> Array:
@@ -139,11 +132,11 @@ def lmmd(
     def row_sums(part: tuple[Array, Array]) -> Array:
       rows, weights = part
       pairs = jnp.matmul(weights, weights_b.T, precision="highest")
-      return jnp.sum(pairs * chosen.between(rows, b), 1)
+      return jnp.sum(pairs * fitted.between(rows, b), 1)
 
     sums = in_chunks(row_sums, (a, weights_a), chunk_size)
     return sum_over_devices(jnp.sum(sums), axis_name)
 
-  s = of_source.rows, weights(labelled, source_mass)
+  s = of_source.rows, weights(labeled, source_mass)
   t = of_target.rows, weights(probabilities, target_mass)
   return pair_sum(*s, *s) + pair_sum(*t, *t) - 2 * pair_sum(*s, *t)

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.adaptation.discrepancies._kernels import FittedKernel
 from kdjax.adaptation.discrepancies._kernels import Kernel
 from kdjax.adaptation.discrepancies._kernels import Sample
-from kdjax.adaptation.discrepancies._kernels import make_kernel
+from kdjax.adaptation.discrepancies._kernels import Widths
+from kdjax.adaptation.discrepancies._kernels import choose_kernel
+from kdjax.adaptation.discrepancies._kernels import fit_kernel
 from kdjax.ops import check_choice
 from kdjax.ops import gather_batch
 from kdjax.ops import gathered_positions
@@ -27,15 +30,11 @@ def mmd(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
+  kernel: Kernel | None = None,
   estimator: str = "biased",
-  kernel: str = "gaussian",
-  bandwidth_factors: ArrayLike | Sequence[float] | None = None,
-  bandwidths: ArrayLike | Sequence[float] | None = None,
-  gammas: ArrayLike | Sequence[float] | None = None,
-  bandwidth_rule: str = "mean",
-  kernel_weights: ArrayLike | Sequence[float] | None = None,
-  offset: ArrayLike = 2.0,
-  degree: int = 2,
+  bandwidth_factors: Widths = None,
+  bandwidths: Widths = None,
+  gammas: Widths = None,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   chunk_size: int | None = None,
@@ -49,61 +48,39 @@ def mmd(
     k(x, y) = \sum_m \beta_m \exp\Bigl(-\frac{\lVert x - y \rVert^2}
                                      {2 \sigma_m^2}\Bigr)
 
-  Kernels are summed (beta = 1), as all published codes but pytorch-adapt do, so
-  a weight that suits five kernels is five times too small for one. Choose
-  their widths by one of three keywords:
-
-  - `bandwidth_factors`: sigma^2 is the factor times a typical squared distance
-    of the batch, by `bandwidth_rule`. No gradient flows through it. The
-    default is 2^-3, ..., 2^1 times the mean, as in TLlib's DAN.
-  - `bandwidths`: fixed sigma (Dassl: 1, 5 and 10, unbiased).
-  - `gammas`: fixed exp(-gamma ||x - y||^2), gamma = 1/(2 sigma^2) (DomainBed
-    and DeepDG: 10^-3, ..., 10^3, biased).
+  The kernels are summed (beta = 1), as in all published codes but
+  pytorch-adapt. A loss weight for five kernels is therefore five times too
+  small for one kernel.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    estimator: "biased" takes means over all pairs and is not negative
-      (but for rounding);
-      "unbiased" leaves out a sample's pair with itself and may be negative
-      (a domain of one row has no such pair, and its term is left out);
-      "linear" (DAN) looks at the pairs (i, i + 1 mod n) only: linear time, of
-      equal expectation, noisier, signed, and it needs equal sizes;
-      "disjoint" (Gretton's linear-time estimate, pytorch-adapt's default) at
-      the pairs (2i, 2i + 1), under the same terms.
-    kernel: "gaussian";
-      "laplacian" (skada), exp(-||x - y|| / sigma), exp(-gamma ||x - y||), for
-      which the factors multiply a distance, not its square;
-      "linear", the inner product, with which the biased estimate is
-      ||mean(s) - mean(t)||^2 (jindongwang, DaNN);
-      "polynomial" (Dassl), (gamma x . y + offset)^degree with gamma = 1 unless
-      given. The last two have no width.
-    bandwidth_factors: a number or `[kernels]`.
-    bandwidths: a number or `[kernels]`.
-    gammas: a number or `[kernels]`.
-    bandwidth_rule: the distance that the factors multiply: "mean", over all
-      pairs of the pooled batch, the zero diagonal included (TLlib);
-      "distinct_mean", without the diagonal (jindongwang, DeepDA, whose
-      exp(-||x - y||^2 / b), b / mean = 2^-2, ..., 2^2, are the default
-      factors); "median", the lower one of the source alone, diagonal included
-      (pytorch-adapt, where a kernel scale s is the factor 1 / (2 s); skada,
-      whose default are 33 factors 2^-8, 2^-7.5, ..., 2^8).
-    kernel_weights: beta, a number or `[kernels]`; pytorch-adapt's is one over
-      the number of kernels.
-    offset: of the polynomial kernel.
-    degree: of the polynomial kernel; a static integer.
-    where_source: which source rows count.
-    where_target: which target rows count. For "linear" and "disjoint" both
-      masks should keep equally many; the surplus is ignored.
-    chunk_size: how many rows of the matrices of kernels are held at a time, in
-      the backward pass too; a static integer. None holds them whole. Values
-      differ by rounding only. The rule "median" sorts all of the source's
-      distances whatever it is.
+    kernel: `Gaussian(...)`, `Laplacian(...)`, `Linear()` or `Polynomial(...)`.
+      The default is `Gaussian()`, five widths around the mean distance.
+    estimator: "biased" averages over all pairs and is not negative (up to
+      rounding).
+      "unbiased" leaves out the pair of a row with itself and may be negative.
+      A domain of one row has no other pair; its term is 0.
+      "linear" (DAN) averages over the pairs (i, i + 1 mod n) only. It takes
+      linear time, has the same expectation, more variance and either sign, and
+      needs domains of equal size.
+      "disjoint" (Gretton's linear-time estimate, pytorch-adapt's default)
+      averages over the pairs (2i, 2i + 1), with the same properties.
+    bandwidth_factors: short for `kernel=Gaussian(bandwidth_factors=...)`.
+    bandwidths: short for `kernel=Gaussian(bandwidths=...)`.
+    gammas: short for `kernel=Gaussian(gammas=...)`.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows. For "linear" and "disjoint" both
+      masks should keep equally many rows; further rows are ignored.
+    chunk_size: the number of rows of a kernel matrix that are in memory at a
+      time, in the backward pass too; a static integer. None keeps the whole
+      matrix. Values differ by rounding only. The rule "median" sorts all
+      distances of the source for any `chunk_size`.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
-      gathered, so pairs across devices count.
+      gathered, so pairs of rows of different devices are included.
 
   Returns:
-    A scalar; 0 with gradient 0 if a domain has no row (or "disjoint" no
+    A scalar; 0 with gradient 0 if a domain has no row (for "disjoint", no
     pair). TLlib adds 2 / (n - 1), which changes no gradient and is left out
     here. Published weight: 1 times the linear estimate (TLlib), 0.5 times the
     biased one (DeepDA).
@@ -111,17 +88,15 @@ def mmd(
   Raises:
     ValueError: if more than one kind of width is given, a static width is not
       above 0, an option is unknown, or an estimator in linear time gets
-      unequal sizes.
-
-  Where the squared distances are computed from inner products, a Laplacian
-  kernel takes distances below their rounding error (1e-3 of the largest in
-  float32) for 0, with gradient 0.
+      domains of unequal size.
+    TypeError: if `kernel` is not a kernel.
 
   Examples:
+    >>> from kdjax.adaptation import Linear
     >>> points = jnp.array([[0.0], [1.0]])
     >>> print(f"{mmd(points, points + 1.0, gammas=1.0):.3f}")
     0.491
-    >>> print(f"{mmd(points, points + 2.0, kernel='linear'):.1f}")
+    >>> print(f"{mmd(points, points + 2.0, kernel=Linear()):.1f}")
     4.0
 
   References:
@@ -130,39 +105,30 @@ def mmd(
     `Learning transferable features with deep adaptation networks
     <https://arxiv.org/abs/1502.02791>`_, 2015.
   """
+  kernel = choose_kernel(
+    kernel,
+    bandwidth_factors=bandwidth_factors,
+    bandwidths=bandwidths,
+    gammas=gammas,
+  )
   dtype = jnp.promote_types(source.dtype, target.dtype)
   samples = (
     Sample(*masked_rows(source.astype(dtype), where_source)),
     Sample(*masked_rows(target.astype(dtype), where_target)),
   )
-  chosen = make_kernel(
-    samples[0],
-    samples[1],
-    axis_name,
-    kernel=kernel,
-    bandwidth_factors=bandwidth_factors,
-    bandwidths=bandwidths,
-    gammas=gammas,
-    bandwidth_rule=bandwidth_rule,
-    kernel_weights=kernel_weights,
-    offset=offset,
-    degree=degree,
-    chunk_size=chunk_size,
-  )
-  return _estimate("mmd", [chosen], [samples], estimator, chunk_size, axis_name)
+  fitted = fit_kernel(kernel, *samples, axis_name, chunk_size)
+  return _estimate("mmd", [fitted], [samples], estimator, chunk_size, axis_name)
 
 
 def jmmd(
   source: Sequence[ArrayLike],
   target: Sequence[ArrayLike],
   *,
+  kernel: Kernel | Sequence[Kernel] | None = None,
   estimator: str = "biased",
-  kernel: str = "gaussian",
   bandwidth_factors: Sequence[Any] | None = None,
   bandwidths: Sequence[Any] | None = None,
   gammas: Sequence[Any] | None = None,
-  bandwidth_rule: str = "mean",
-  kernel_weights: Sequence[Any] | None = None,
   where_source: ArrayLike | None = None,
   where_target: ArrayLike | None = None,
   chunk_size: int | None = None,
@@ -174,50 +140,49 @@ def jmmd(
     k(x, y) = \prod_\ell \sum_m
       k_{\ell m}(x^{(\ell)}, y^{(\ell)})
 
-  in the place of the kernel of `mmd`: the domains' joint distributions
-  of the layers are compared, not each layer's alone.
+  takes the place of the kernel of `mmd`. The loss compares the joint
+  distributions of all layers, not the distribution of each layer alone.
 
   Args:
     source: the layers, `[source, dims]` each, of the same examples.
     target: as many layers `[target, dims]`, of the source's widths.
+    kernel: one kernel a layer, or one kernel for all layers. The default is
+      `Gaussian()` for all layers. TLlib:
+      `[Gaussian(), Gaussian(bandwidths=0.92)]`.
     estimator: as in `mmd`.
-    kernel: as in `mmd`.
-    bandwidth_factors: one entry a layer: a number, `[kernels]`, or None where
-      the layer's width is chosen by another keyword. A layer with no width at
-      all has the default factors of `mmd`.
-    bandwidths: one entry a layer, fixed sigma, or None.
-    gammas: one entry a layer, or None.
-    bandwidth_rule: as in `mmd`.
-    kernel_weights: one entry a layer, or None.
-    where_source: `[source]`, which source examples count.
-    where_target: `[target]`, which target examples count.
+    bandwidth_factors: short for Gaussian kernels: one entry a layer, a number,
+      `[kernels]`, or None for a layer whose width another keyword gives.
+    bandwidths: one entry a layer, or None, as `bandwidth_factors`.
+    gammas: one entry a layer, or None, as `bandwidth_factors`.
+    where_source: mask of the source examples, `[source]`.
+    where_target: mask of the target examples, `[target]`.
     chunk_size: as in `mmd`.
     axis_name: the mapped axis that holds the rest of the batch. Rows are
-      gathered, so pairs across devices count.
+      gathered, so pairs of rows of different devices are included.
 
   Returns:
     A scalar; 0 with gradient 0 if a domain has no example. TLlib adds
     2 / (n - 1), which is left out here. Published weight: 1 times the linear
     estimate, of the bottleneck with factors 2^-3, ..., 2^1 and of the softmax
-    output with the fixed sigma 0.92. Its adversarial variant puts a
-    `kdjax.ops.reverse_gradient`, a linear layer that starts as the
-    identity, and another reversal before each layer.
+    output with the fixed sigma 0.92. The adversarial variant (JAN-A) inserts
+    before each layer a `kdjax.ops.reverse_gradient`, a linear layer that
+    starts as the identity, and a second reversal.
 
   Raises:
     ValueError: if the layers do not match, or as in `mmd`.
-    TypeError: if a domain is no sequence, or a layer is not floating-point.
+    TypeError: if a domain is not a sequence, or a layer is not floating-point.
 
   Examples:
+    >>> from kdjax.adaptation import Gaussian
     >>> points = jnp.array([[0.0], [1.0]])
     >>> layers = [points, 2.0 * points]
     >>> print(f"{jmmd(layers, layers):.3f}")
     0.000
-    >>> widths = [[0.5, 1.0], None], [None, 0.92]
+    >>> kernels = [
+    ...   Gaussian(bandwidth_factors=[0.5, 1.0]), Gaussian(bandwidths=0.92)
+    ... ]
     >>> shifted = [points, 2.0 * points + 1.0]
-    >>> value = jmmd(
-    ...   layers, shifted, bandwidth_factors=widths[0], bandwidths=widths[1]
-    ... )
-    >>> print(f"{value:.3f}")
+    >>> print(f"{jmmd(layers, shifted, kernel=kernels):.3f}")
     0.799
 
   References:
@@ -233,13 +198,15 @@ def jmmd(
   if not source or len(source) != len(target):
     raise ValueError(
       f"jmmd: source has {len(source)} layers and target {len(target)}; "
-      "expected one or more, and as many."
+      "expected the same number of layers, at least 1."
     )
+  if isinstance(kernel, Kernel):
+    kernel = [kernel] * len(source)
   per_layer = {
+    "kernel": kernel,
     "bandwidth_factors": bandwidth_factors,
     "bandwidths": bandwidths,
     "gammas": gammas,
-    "kernel_weights": kernel_weights,
   }
   for name, entries in per_layer.items():
     if entries is None:
@@ -268,20 +235,12 @@ def jmmd(
           f"jmmd: layer {i} has {rows.mask.size} examples; expected "
           f"{of_first.mask.size}, as in layer 0."
         )
-    widths: dict[str, Any] = {
+    options: dict[str, Any] = {
       name: None if entries is None else entries[i]
       for name, entries in per_layer.items()
     }
     kernels.append(
-      make_kernel(
-        layers[i][0],
-        layers[i][1],
-        axis_name,
-        kernel=kernel,
-        bandwidth_rule=bandwidth_rule,
-        chunk_size=chunk_size,
-        **widths,
-      )
+      fit_kernel(choose_kernel(**options), *layers[i], axis_name, chunk_size)
     )
   return _estimate("jmmd", kernels, layers, estimator, chunk_size, axis_name)
 
@@ -302,7 +261,7 @@ def _layer(
 
 def _estimate(
   name: str,
-  kernels: Sequence[Kernel],
+  kernels: Sequence[FittedKernel],
   layers: Sequence[tuple[Sample, Sample]],
   estimator: str,
   chunk_size: int | None,
@@ -316,7 +275,7 @@ def _estimate(
   if in_linear_time and sizes[0] != sizes[1]:
     raise ValueError(
       f"{name}: target has {sizes[1]} rows; the {estimator} estimator expected "
-      f"as many as source has, {sizes[0]}."
+      f"{sizes[0]}, as in source."
     )
   n_source, n_target = sum_over_devices(
     (jnp.sum(source[0].mask), jnp.sum(target[0].mask)), axis_name
@@ -336,7 +295,7 @@ def _estimate(
   distinct = estimator == "unbiased"
 
   def pair_sum(a: Sequence[Sample], b: Sequence[Sample], same: bool) -> Array:
-    """Sums k(a, b) over this device's a and every device's b, then over a."""
+    """Sums k over the pairs of a row of a and a row of b, on all devices."""
     mask = gather_batch(b[0].mask, axis_name)
     others = [gather_batch(layer.rows, axis_name) for layer in b]
 
@@ -369,7 +328,7 @@ def _pairs(count: Float[Array, ""], distinct: bool) -> Float[Array, ""]:
 
 
 def _in_linear_time(
-  kernels: Sequence[Kernel],
+  kernels: Sequence[FittedKernel],
   source: Sequence[Sample],
   target: Sequence[Sample],
   count: Float[Array, ""],
@@ -377,7 +336,7 @@ def _in_linear_time(
   *,
   disjoint: bool,
 ) -> Float[Array, ""]:
-  """Returns the estimate over the first `count` kept rows."""
+  """Returns the linear-time estimate over the first `count` rows of a mask."""
 
   def kept_first(layers: Sequence[Sample]) -> list[Array]:
     mask = gather_batch(layers[0].mask, axis_name)

@@ -1,4 +1,4 @@
-"""Moment matching: CMD between two domains, M3SDA between many."""
+"""Moment matching: CMD for two domains, M3SDA for several sources."""
 
 import itertools
 from collections.abc import Sequence
@@ -23,56 +23,56 @@ def cmd_loss(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
-  moments: int = 5,
+  num_moments: int = 5,
   span: ArrayLike = 1.0,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Central moment discrepancy (CMD): equal moments in every dimension.
+  r"""Central moment discrepancy (CMD): distance between central moments.
 
   .. math::
     \ell = \frac{\lVert \mu_S - \mu_T \rVert_2}{|b - a|}
       + \sum_{k=2}^{K} \frac{\lVert c_k(S) - c_k(T) \rVert_2}{|b - a|^k},
     \qquad c_k(X) = \operatorname*{mean}_i (x_i - \mu_X)^k
 
-  with the power taken in each dimension.
+  with elementwise powers.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    moments: K, the highest order; a static integer.
-    span: |b - a|, the width of the interval that holds the features: 1 behind
-      a sigmoid, 2 behind tanh. May be traced.
-    where_source: which source rows count.
-    where_target: which target rows count.
-    axis_name: the mapped axis that holds the rest of the batch; moments are
-      those of the whole batch.
+    num_moments: K, the highest order; a static integer.
+    span: |b - a|, the width of the interval of the feature values: 1 for the
+      output of a sigmoid, 2 for tanh. May be traced.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
+    axis_name: the mapped axis that holds the rest of the batch; the moments
+      are computed over the whole batch.
 
   Returns:
     A scalar; 0 with gradient 0 if a domain has no row. Published weight: 1
     with K = 5.
 
   Raises:
-    ValueError: if the widths differ, `moments` is not positive or a static
+    ValueError: if the widths differ, `num_moments` is not positive or a static
       span is not above 0.
-    TypeError: if `moments` is no integer.
+    TypeError: if `num_moments` is not an integer.
 
-  The authors' code leaves the span out, which is a span of 1: for features
-  that no sigmoid bounds, high moments then outweigh all else.
+  The authors' code has no span, which equals a span of 1. For unbounded
+  features the high moments then dominate the loss.
 
   Examples:
     >>> source = jnp.array([[0.0], [1.0]])
     >>> cmd_loss(source, source + 0.5)
     Array(0.5, dtype=float32)
-    >>> cmd_loss(source, 2.0 * source, moments=2)
+    >>> cmd_loss(source, 2.0 * source, num_moments=2)
     Array(1.25, dtype=float32)
 
   References:
     Zellinger et al., `Central moment discrepancy
     <https://arxiv.org/abs/1702.08811>`_, 2017.
   """
-  check_integer("moments", moments, 1)
+  check_integer("num_moments", num_moments, 1)
   check_positive("span", span)
   dtype = jnp.promote_types(source.dtype, target.dtype)
   samples = (
@@ -84,9 +84,9 @@ def cmd_loss(
   def statistics(rows: Array, mask: Array) -> tuple[Array, Array]:
     count, sums = sum_over_devices((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
     mean = sums / jnp.maximum(count, 1)
-    centred = mask[:, None] * (rows - mean[None]) / width
+    centered = mask[:, None] * (rows - mean[None]) / width
     powers = jnp.stack(
-      [jnp.sum(centred**k, 0) for k in range(2, moments + 1)]
+      [jnp.sum(centered**k, 0) for k in range(2, num_moments + 1)]
       or [jnp.zeros_like(mean)]
     )
     central = sum_over_devices(powers, axis_name) / jnp.maximum(count, 1)
@@ -106,15 +106,15 @@ def m3sda_loss(
   where_target: ArrayLike | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Moment matching for multi-source adaptation (M3SDA).
+  r"""Moment matching for multi-source domain adaptation (M3SDA).
 
   .. math::
     \ell_\text{central} = \frac12 \sum_{k=1}^{2}
       \operatorname*{mean}_{\text{pairs } A, B}
       \lVert m_k(A) - m_k(B) \rVert_2
 
-  over all pairs of the domains, the target one of them, with the mean m_1 and
-  the variance m_2 (over n - 1) of each dimension.
+  over all pairs of domains, including the target, with the mean m_1 and the
+  variance m_2 (over n - 1) of each dimension.
 
   .. math::
     \ell_\text{paper} = \sum_{k=1}^{2} \Bigl(
@@ -123,24 +123,24 @@ def m3sda_loss(
         \lVert \mathbb E S_i^k - \mathbb E S_j^k \rVert_2 \Bigr)
 
   Args:
-    sources: one or more arrays `[rows, dims]`, one a source domain; their rows
-      may differ in number.
+    sources: one or more arrays `[rows, dims]`, one for each source domain.
+      The numbers of rows may differ.
     target: `[rows, dims]`.
-    form: "central" (Dassl) or "paper". The authors' digit code does neither:
-      its first term subtracts centered examples, in the order of the batch,
-      from one another.
-    where_sources: which rows count, one mask (or None) a source.
-    where_target: which target rows count.
-    axis_name: the mapped axis that holds the rest of the batch; moments are
-      those of the whole batch.
+    form: "central" (Dassl) or "paper". The authors' digit code computes neither
+      form: its first term subtracts centered examples of two domains, paired by
+      their order in the batch.
+    where_sources: a mask of the rows, or None, for each source.
+    where_target: mask of the target rows.
+    axis_name: the mapped axis that holds the rest of the batch; the moments
+      are computed over the whole batch.
 
   Returns:
-    A scalar; pairs with a domain that has no row are left out. Published
-    weight: 0.5 (Dassl), beside two classifiers a source whose
-    `classifier_discrepancy` is played as in MCD.
+    A scalar; pairs with a domain without rows are left out. Published weight:
+    0.5 (Dassl), together with two classifiers for each source, trained with
+    `classifier_discrepancy` as in MCD.
 
   Raises:
-    ValueError: if there is no source, widths or masks disagree, or the form is
+    ValueError: if there is no source, widths or masks differ, or the form is
       unknown.
     TypeError: if an array is not floating-point.
 
@@ -157,13 +157,15 @@ def m3sda_loss(
   """
   check_choice("form", form, ("central", "paper"))
   if not sources:
-    raise ValueError("m3sda_loss: sources is empty; expected at least one.")
+    raise ValueError(
+      "m3sda_loss: sources is empty; expected one or more arrays."
+    )
   if where_sources is None:
     where_sources = [None] * len(sources)
   if len(where_sources) != len(sources):
     raise ValueError(
       f"m3sda_loss: where_sources has {len(where_sources)} masks; expected "
-      f"{len(sources)}, one a source."
+      f"{len(sources)}, one for each source."
     )
   domains = []
   for i, (rows, where) in enumerate(
@@ -228,7 +230,7 @@ def _first_two(
 
 
 def _scaled_norm(x: Float[Array, " dims"]) -> Float[Array, ""]:
-  """Euclidean norm; powers of large features have no square in float32."""
+  """Euclidean norm, scaled: squares of high moments overflow float32."""
   top = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
   top = jnp.where(top > 0, top, 1.0)
   return top * safe_norm(x / top)

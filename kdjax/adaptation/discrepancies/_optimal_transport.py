@@ -1,4 +1,4 @@
-"""Distances of optimal transport between two domains."""
+"""Optimal transport distances between two domains."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from kdjax.ops import sinkhorn_potentials
 from kdjax.ops import transport_costs
 from kdjax.ops import validate
 
-# What an excluded class costs at most, in nats.
+# The largest cost of a class, in nats: of a class at -inf.
 _LEAST_LOG_PROBABILITY = -1e5
 
 
@@ -35,50 +35,51 @@ def sinkhorn_divergence(
   epsilon: ArrayLike = 0.05,
   scale: str = "mean",
   cost: str = "squared_euclidean",
-  iterations: int = 100,
+  num_iterations: int = 100,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Sinkhorn divergence: entropic optimal transport without its bias.
+  r"""Sinkhorn divergence: entropic optimal transport without entropic bias.
 
   .. math::
     S = W(S, T) - \tfrac12 W(S, S) - \tfrac12 W(T, T), \qquad
     W(A, B) = \min_P \langle P, C \rangle
       + \epsilon \operatorname{KL}(P \Vert a \otimes b)
 
-  for samples of equally heavy points. It is 0 for equal samples and not
-  negative, and goes from optimal transport (epsilon to 0) to a kernel distance
-  (epsilon to infinity: the squared distance of the means, for squared costs).
+  for points of equal mass. It is not negative and 0 for equal samples. For
+  epsilon to 0 it tends to optimal transport, for epsilon to infinity to a
+  kernel distance (the squared distance of the means, for squared costs).
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    epsilon: the regularization, > 0. May be traced.
-    scale: "mean" multiplies epsilon by the mean cost between the domains (no
-      gradient), so that it means the same for features of any scale;
-      "absolute" takes it in units of the cost.
+    epsilon: the strength of the entropic regularization, > 0. May be traced.
+    scale: "mean" multiplies epsilon by the mean cost between the domains
+      (without gradient), so that epsilon does not depend on the scale of the
+      features. With "absolute" epsilon is in units of the cost.
     cost: "squared_euclidean", ||x - y||^2 (POT, OTT; GeomLoss halves it),
       "euclidean", or "cosine", 1 - cos (Dassl).
-    iterations: how many; a static integer. Epsilon is annealed over the first
-      half of them. The smaller it is, the more are needed.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    num_iterations: the number of Sinkhorn iterations; a static integer. Epsilon
+      is annealed over the first half of them. A smaller epsilon
+      needs more iterations.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
   Returns:
-    A scalar; 0 with gradient 0 if a domain has no row.
+    A scalar; 0 with gradient 0 if a domain has no rows.
 
   Raises:
     ValueError: if the widths differ, a static epsilon is not above 0, or an
       option is unknown.
-    TypeError: if `iterations` is no integer.
+    TypeError: if `num_iterations` is not an integer.
 
-  Gradients are those of the optimum, where the dual potentials need none.
-  Codes disagree: W is the regularized cost in OTT and GeomLoss and here, and
-  only its part <P, C> in POT and Dassl. Dassl's value is twice this form, with
-  the cosine, an absolute 0.01 and 5 iterations.
+  The gradient is that of the optimum, where the dual potentials need no
+  gradient. Published codes differ: W is the regularized cost in OTT, GeomLoss
+  and here, and only the part <P, C> in POT and Dassl. Dassl's value is twice
+  this form, with cosine costs, an absolute epsilon of 0.01 and 5 iterations.
 
   Examples:
     >>> points = jnp.array([[0.0], [1.0]])
@@ -94,7 +95,7 @@ def sinkhorn_divergence(
     <https://arxiv.org/abs/1810.08278>`_, 2019.
   """
   check_positive("epsilon", epsilon)
-  check_integer("iterations", iterations, 2)
+  check_integer("num_iterations", num_iterations, 2)
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
@@ -106,11 +107,13 @@ def sinkhorn_divergence(
   between = transport_costs(source, target, cost)
   mean = mean_transport_cost(between, log_s, log_t)
   epsilon = absolute_epsilon(epsilon, scale, mean)
-  value = entropic_transport_cost(between, log_s, log_t, epsilon, iterations)
+  value = entropic_transport_cost(
+    between, log_s, log_t, epsilon, num_iterations
+  )
   for rows, shares in ((source, log_s), (target, log_t)):
     within = transport_costs(rows, rows, cost)
     value -= 0.5 * entropic_transport_cost(
-      within, shares, shares, epsilon, iterations, symmetric=True
+      within, shares, shares, epsilon, num_iterations, symmetric=True
     )
   present = jnp.any(mask_source > 0) & jnp.any(mask_target > 0)
   return mean_over_devices(jnp.where(present, value, 0.0), axis_name)
@@ -118,55 +121,55 @@ def sinkhorn_divergence(
 
 @validate
 def sliced_wasserstein(
+  key: Any,
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
-  key: Any | None = None,
+  num_directions: int = 128,
   directions: Float[Array, "dims directions"] | None = None,
-  count: int = 128,
   power: ArrayLike = 2.0,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Sliced Wasserstein distance: optimal transport along random lines.
+  r"""Sliced Wasserstein distance: optimal transport of random projections.
 
   .. math::
     \ell = \operatorname*{mean}_r \int_0^1
       \bigl| Q_{S \theta_r}(u) - Q_{T \theta_r}(u) \bigr|^p \, du
 
-  with Q the quantile function of a projected sample: for equally many points,
-  the mean power of the gaps of sorted projections. Exact for any two sizes.
+  with Q the quantile function of a projected sample. For samples of equal size
+  it is the mean power of the gaps between sorted projections. It is exact for
+  all sizes.
 
   Args:
+    key: a JAX random key for directions that are uniform on the sphere: a new
+      key at each step, the same key on all devices. None with `directions`.
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    key: a PRNG key for the directions, uniform on the sphere: a new one each
-      step, the same on every device. Without key and directions they are those
-      of key 0, the same at every call.
-    directions: `[dims, directions]`, columns of norm 1, in their place.
-    count: how many directions a key gives.
+    num_directions: the number of random directions; a static integer.
+    directions: `[dims, directions]`, fixed directions: columns of norm 1.
     power: p >= 1. May be traced.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
   Returns:
     A scalar, the p-th power of the distance (POT takes the root); 0 with
-    gradient 0 if a domain has no row. pytorch-adapt has 128 directions
-    whatever it is told, equal sizes only, and p = 2. The sliced discrepancy of
-    two classifiers (SWD) is this of their probabilities.
+    gradient 0 if a domain has no row. pytorch-adapt always has 128 directions,
+    equal sizes and p = 2. The sliced discrepancy of two classifiers (SWD) is
+    this distance between their probabilities.
 
   Raises:
     ValueError: if the widths differ, or both key and directions are given.
-    TypeError: if the key is no PRNG key.
+    TypeError: if the key is not a JAX random key.
 
   Examples:
     >>> points = jnp.array([[0.0, 0.0], [1.0, 1.0]])
     >>> shifted = points + jnp.array([[3.0, 0.0]])
     >>> axes = jnp.eye(2)
-    >>> sliced_wasserstein(points, shifted, directions=axes)
+    >>> sliced_wasserstein(None, points, shifted, directions=axes)
     Array(4.5, dtype=float32)
 
   References:
@@ -174,10 +177,11 @@ def sliced_wasserstein(
     <https://doi.org/10.1007/s10851-014-0506-3>`_, 2015; Lee et al., `Sliced
     Wasserstein discrepancy <https://arxiv.org/abs/1903.04064>`_, 2019.
   """
-  check_integer("count", count, 1)
+  check_integer("num_directions", num_directions, 1)
   if key is not None and directions is not None:
     raise ValueError(
-      "sliced_wasserstein: got key and directions; expected one of them."
+      "sliced_wasserstein: got key and directions; expected one of them. Pass "
+      "None for key to use the directions."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = gathered_rows(
@@ -188,12 +192,13 @@ def sliced_wasserstein(
   )
   dtype = source.dtype
   if directions is None:
-    key = jax.random.key(0) if key is None else key
     if not isinstance(key, jax.Array):
       raise TypeError(
-        f"sliced_wasserstein: key is {key!r}; expected a PRNG key."
+        f"sliced_wasserstein: key is {key!r}; expected a JAX random key, or "
+        "directions."
       )
-    directions = jax.random.normal(key, (source.shape[1], count), dtype)
+    shape = source.shape[1], num_directions
+    directions = jax.random.normal(key, shape, dtype)
     directions /= jnp.linalg.norm(directions, axis=0, keepdims=True)
   power = as_number("power", power, dtype)
   n_source, n_target = (
@@ -201,9 +206,9 @@ def sliced_wasserstein(
   )
 
   def ordered(rows: Array, mask: Array, other: Array) -> tuple[Array, Array]:
-    """Projections in order, and where each one's share of [0, 1] ends.
+    """Returns sorted projections, and the end of each quantile interval.
 
-    Ends are whole numbers, in units of 1 / (n_source * n_target).
+    Ends are integers, in units of 1 / (n_source * n_target).
     """
     values = jnp.matmul(rows, directions.astype(dtype), precision="highest")
     keys = jnp.where(mask[:, None] > 0, values, jnp.inf)
@@ -213,7 +218,7 @@ def sliced_wasserstein(
 
   values_s, ends_s = ordered(source, mask_source, n_target)
   values_t, ends_t = ordered(target, mask_target, n_source)
-  # Between two ends that follow each other both quantiles are constant.
+  # Between two consecutive ends both quantile functions are constant.
   ends = jnp.sort(jnp.concatenate([ends_s, ends_t]))
   widths = jnp.diff(ends, prepend=jnp.zeros(1, ends.dtype))
   at_s, at_t = (
@@ -240,12 +245,12 @@ def deepjdot_loss(
   class_weight: ArrayLike = 0.0001,
   plan: Float[Array, "rows columns"] | None = None,
   epsilon: ArrayLike = 0.01,
-  iterations: int = 200,
+  num_iterations: int = 200,
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""DeepJDOT: transport of features and labels together.
+  r"""Deep joint distribution optimal transport (DeepJDOT).
 
   .. math::
     C_{ij} = \alpha \lVert s_i - t_j \rVert^2
@@ -253,39 +258,39 @@ def deepjdot_loss(
     \ell = \sum_{ij} \gamma_{ij} C_{ij}, \qquad
     \gamma = \operatorname*{arg\,min}_{\gamma \in \Pi} \langle \gamma, C \rangle
 
-  The plan is held fixed: it gets no gradient.
+  The transport plan gamma couples features and labels; it gets no gradient.
 
   Args:
     source: `[source, dims]`, the features.
     target: `[target, dims]`; the number of rows may differ.
     source_labels: `[source]`.
-    target_logits: `[target, classes]`, the classifier's. A class at -inf
-      costs 10^5 nats.
+    target_logits: `[target, classes]`, of the classifier. The cost of a class
+      at -inf is 10^5 nats.
     feature_weight: alpha. May be traced.
     class_weight: lambda. May be traced.
-    plan: `[source, target]`, gamma, if it has been solved elsewhere (the
-      authors' is the exact plan of equal masses, from POT). With `axis_name`,
-      that of the gathered batch.
-    epsilon: the entropic regularization of the plan that is solved here, in
-      units of the mean cost; the plan goes to the exact one as it goes to 0.
-      May be traced.
-    iterations: how many of Sinkhorn's; a static integer.
-    where_source: which source rows count.
-    where_target: which target rows count.
+    plan: `[source, target]`, gamma from another solver (the authors: the exact
+      plan for equal masses, from POT). With `axis_name`, the plan of the
+      gathered batch.
+    epsilon: the entropic regularization of the plan, in units of the mean cost,
+      without `plan`. For epsilon to 0 the plan tends to the exact plan. May be
+      traced.
+    num_iterations: the number of Sinkhorn iterations; a static integer.
+    where_source: mask of the source rows.
+    where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
   Returns:
-    A scalar; 0 with gradient 0 if a domain has no row. Published weight: 1,
-    beside the cross-entropy on the source, with alpha = 0.001 and lambda =
+    A scalar; 0 with gradient 0 if a domain has no rows. Published weight: 1,
+    added to the cross-entropy on the source, with alpha = 0.001 and lambda =
     0.0001, in batches of 500.
 
   Raises:
-    ValueError: if shapes disagree or a static epsilon is not above 0.
-    TypeError: if the labels are no integers.
+    ValueError: if shapes differ or a static epsilon is not above 0.
+    TypeError: if the labels are not integers.
 
-  skada differentiates the exact cost, which has the same gradient, and
-  repeats or cuts the target to the source's size.
+  skada differentiates the exact cost, which has the same gradient, and repeats
+  or cuts the target batch to the size of the source batch.
 
   Examples:
     >>> points, labels = jnp.array([[0.0], [1.0]]), jnp.array([0, 1])
@@ -298,7 +303,7 @@ def deepjdot_loss(
     Damodaran et al., `DeepJDOT <https://arxiv.org/abs/1803.10081>`_, 2018.
   """
   check_positive("epsilon", epsilon)
-  check_integer("iterations", iterations, 2)
+  check_integer("num_iterations", num_iterations, 2)
   check_labels(source_labels, target_logits.shape[1])
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = gathered_rows(
@@ -321,11 +326,12 @@ def deepjdot_loss(
     log_s, log_t = map(log_uniform_weights, (mask_source, mask_target))
     mean = mean_transport_cost(costs, log_s, log_t)
     absolute = absolute_epsilon(epsilon, "mean", mean)
-    pair = sinkhorn_potentials(costs, log_s, log_t, absolute, iterations)
+    pair = sinkhorn_potentials(costs, log_s, log_t, absolute, num_iterations)
     plan = jnp.exp(log_transport_plan(costs, log_s, log_t, pair, absolute))
   elif plan.shape != costs.shape:
     raise ValueError(
-      f"deepjdot_loss: plan has shape {plan.shape}; expected {costs.shape}."
+      f"deepjdot_loss: plan has shape {plan.shape}; expected {costs.shape}, "
+      "[source, target] of the whole batch."
     )
   plan = jax.lax.stop_gradient(plan.astype(costs.dtype))
   counted = (mask_source[:, None] * mask_target[None]) > 0

@@ -1,4 +1,4 @@
-"""Entropy of segmentations: ADVENT and MinEnt."""
+"""Adversarial and direct entropy minimization (ADVENT, MinEnt)."""
 
 import math
 
@@ -13,36 +13,37 @@ from kdjax.ops import validate
 def self_information(
   logits: Float[Array, "*batch classes"],
 ) -> Float[Array, "*batch classes"]:
-  r"""Weighted self-information (ADVENT): the entropy, class by class.
+  r"""Weighted self-information maps (ADVENT): entropy of each pixel and class.
 
   .. math:: I_c = -\frac{p_c \log p_c}{\log C}
 
-  of every pixel. A discriminator of patches sees these maps instead of
-  features, and the segmentation of the target learns to pass for the source's::
+  A discriminator of patches classifies the domain of these maps. The
+  segmentation network learns target maps that the discriminator classifies as
+  source::
 
     def maps_of(predictions):
       return discriminate(self_information(predictions)).reshape(-1)
 
-    # The discriminator's; the predictions get no gradient from it.
+    # Loss of the discriminator; the predictions get no gradient from it.
     dann_loss(maps_of(source), maps_of(target), scaling="mean")
-    # The segmentation's: 0.001 times its mean.
+    # Loss of the segmentation network: 0.001 times its mean.
     adda_loss(maps_of(target))
 
   Args:
     logits: `[batch, height, width, classes]`, or any other axes before the
-      classes. A class at -inf is masked and still counted in C.
+      classes. A class at -inf is masked; C includes it.
 
   Returns:
-    Maps of that shape, in [0, 1 / (e log C)]; their sum over classes lies in
-    [0, 1]. Published weight: 0.001 for the segmentation's adversarial loss,
-    0.0002 for that of an auxiliary head.
+    Maps of the same shape, in [0, 1 / (e log C)]; their sum over classes is in
+    [0, 1]. Published weight: 0.001 for the adversarial loss of the
+    segmentation, 0.0002 for an auxiliary head.
 
   Raises:
     ValueError: if there are fewer than two classes.
     TypeError: if the logits are not floating-point.
 
-  The authors' code adds 1e-30 inside the logarithm, which matters to no digit.
-  Their discriminator has label 0 for the source, TLlib's 1.
+  The authors' code adds 1e-30 inside the logarithm, which changes no digit.
+  Their discriminator has label 0 for the source, TLlib's has label 1.
 
   Examples:
     >>> print(self_information(jnp.array([[0.0, 0.0], [4.0, 0.0]])).round(3))
@@ -55,7 +56,9 @@ def self_information(
   """
   classes = logits.shape[-1]
   if classes < 2:
-    raise ValueError(f"logits has {classes} class; expected two at least.")
+    raise ValueError(
+      f"logits has {classes} class; expected at least 2 classes."
+    )
   log_probabilities = log_softened_softmax(logits)
   excluded = log_probabilities == -jnp.inf
   information = jnp.where(excluded, 0.0, -log_probabilities)
@@ -66,14 +69,14 @@ def self_information(
 def minent_loss(
   target_logits: Float[Array, "batch height width classes"],
 ) -> Float[Array, " batch"]:
-  r"""Entropy minimization of segmentations (MinEnt of ADVENT).
+  r"""Direct entropy minimization for segmentation (MinEnt, of ADVENT).
 
   .. math::
     \ell = \operatorname*{mean}_{hw} \frac{-\sum_c p_{hwc} \log p_{hwc}}{\log C}
 
   Args:
-    target_logits: `[batch, height, width, classes]`, scaled up to the size of
-      the image, as published. A class at -inf is masked and still counted in C.
+    target_logits: `[batch, height, width, classes]`, resized to the size of the
+      image, as published. A class at -inf is masked; C includes it.
 
   Returns:
     One value an example, in [0, 1]. Published weight: 0.001 times the mean over

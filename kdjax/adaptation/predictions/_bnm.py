@@ -19,22 +19,22 @@ def bnm_loss(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Batch nuclear-norm maximization (BNM): sure and diverse predictions.
+  r"""Batch nuclear-norm maximization (BNM): confident, diverse predictions.
 
   .. math::
     \ell_{\text{paper}} = -\frac{\lVert P \rVert_*}{B}, \qquad
     \ell_{\text{mean}} = -\frac{\lVert P \rVert_*}{\min(B, C)}
 
-  with P the `[B, C]` matrix of probabilities and its nuclear norm the sum of
-  its singular values: large where the rows are one-hot (discriminability) and
-  of many different classes (diversity).
+  with P the `[B, C]` matrix of probabilities. Its nuclear norm, the sum of its
+  singular values, is large if the rows are one-hot (discriminability) and of
+  many classes (diversity).
 
   Args:
     target_logits: `[batch, classes]`.
     scaling: "paper" (also pytorch-adapt and the authors' open-set code) or
       "mean", the mean of the singular values (the authors' adaptation code,
-      DeepDA). A weight of one is B / min(B, C) times too small for the other.
-    where: which rows count.
+      DeepDA). "mean" is B / min(B, C) times "paper".
+    where: mask of the rows.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
@@ -45,9 +45,9 @@ def bnm_loss(
   Raises:
     ValueError: if `scaling` is unknown.
 
-  A class or a row that the others already span adds a singular value of 0,
-  where the norm has a kink; there the smallest subgradient is taken, so that
-  equal rows get a finite gradient.
+  Linearly dependent rows or classes give singular values of 0, where the norm
+  is not differentiable. The gradient there is the smallest subgradient, so
+  equal rows have a finite gradient.
 
   Examples:
     >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])

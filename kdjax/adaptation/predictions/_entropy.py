@@ -21,25 +21,25 @@ def entropy_loss(
   *,
   temperature: ArrayLike = 1.0,
 ) -> Float[Array, "*batch"]:
-  r"""Entropy minimization: predictions on the target should be sure.
+  r"""Entropy minimization: entropy of the predictions on the target.
 
   .. math:: \ell = -\sum_c p_c \log p_c, \qquad p = \mathrm{softmax}(z / T)
 
   Args:
     target_logits: `[*batch, classes]`; a class at -inf is masked.
-    temperature: T > 0; a number, or one per row. May be traced.
+    temperature: T > 0, a scalar or one per row. May be traced.
 
   Returns:
     One value an example, in nats. Published weight: 0.1 times the mean over
-    the batch (beside AFN and IWAN in TLlib).
+    the batch (with AFN and IWAN in TLlib).
 
   Raises:
     ValueError: if a static temperature is not above 0.
     TypeError: if the logits are not floating-point.
 
-  TLlib and SHOT add 1e-5 to the probability inside the logarithm, BNM 1e-8,
-  which changes a value by about the number of classes times that; from logits
-  nothing needs to be added.
+  TLlib and SHOT add 1e-5 to the probability inside the logarithm, BNM adds
+  1e-8. Each changes the value by about that constant times the number of
+  classes. Computed from logits, the logarithm needs no constant.
 
   Examples:
     >>> entropy_loss(jnp.array([[0.0, 0.0], [1e4, 0.0]]))
@@ -66,33 +66,32 @@ def information_maximization_loss(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Information maximization (IM, SHOT): each sure, together diverse.
+  r"""Information maximization (IM, SHOT): confident and diverse predictions.
 
   .. math::
     \ell = \operatorname{mean}_i H(p_i)
            - \lambda H(\operatorname{mean}_i p_i), \qquad
     H(p) = -\sum_c p_c \log p_c
 
-  minus the mutual information between inputs and predictions for lambda = 1.
+  For lambda = 1 it is minus the mutual information of inputs and predictions.
 
   Args:
     target_logits: `[batch, classes]`; a class at -inf is masked.
     diversity_weight: lambda. May be traced.
     temperature: T > 0. May be traced.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch; the mean
-      prediction is that of the whole batch.
+      prediction is computed over the whole batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts. Published weight: 1, beside
-    0.3 times the cross-entropy with pseudo-labels.
+    A scalar; 0 with gradient 0 if all examples are masked. Published weight: 1,
+    beside 0.3 times the cross-entropy with pseudo-labels.
 
   Raises:
     ValueError: if a static temperature is not above 0.
     TypeError: if the logits are not floating-point.
 
-  SHOT adds 1e-5 to each probability inside the logarithms; see
-  `entropy_loss`.
+  SHOT adds 1e-5 to each probability inside the logarithms; see `entropy_loss`.
 
   Examples:
     >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])
@@ -112,7 +111,7 @@ def information_maximization_loss(
     (jnp.sum(mask[:, None] * probabilities, 0), jnp.sum(mask)), axis_name
   )
   mean = sums / jnp.maximum(count, 1)
-  # Below, flushed to 0, the logarithm would be -inf.
+  # Subnormal means are flushed to 0, where the logarithm is -inf.
   absent = mean < jnp.finfo(mean.dtype).tiny
   information = -jnp.log(jnp.where(absent, 1.0, mean))
   weight = as_number("diversity_weight", diversity_weight, mean.dtype)
@@ -123,30 +122,30 @@ def information_maximization_loss(
 
 @validate
 def class_balance_loss(
-  probabilities: Float[Array, "batch classes"],
+  target_probabilities: Float[Array, "batch classes"],
   *,
-  eps: ArrayLike = 1e-6,
+  epsilon: ArrayLike = 1e-6,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Class balance of MCD: every class gets its share of the batch.
+  r"""Class balance (MCD): moves the mean prediction to the uniform one.
 
   .. math::
     \ell = -\operatorname*{mean}_c \log(\operatorname*{mean}_i p_{ic}
       + \epsilon)
 
-  The authors' code calls it entropy. It is smallest, log C, where the mean
-  prediction is uniform.
+  The authors' code calls it entropy. Its minimum is log C, at a uniform mean
+  prediction.
 
   Args:
-    probabilities: `[batch, classes]`, of one of MCD's classifiers.
-    eps: epsilon > 0. May be traced.
-    where: which examples count.
+    target_probabilities: `[batch, classes]`, of one of MCD's classifiers.
+    epsilon: > 0. May be traced.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts. Published weight: 0.01 in
-    MCD's first two steps (TLlib; 0.03 for digits).
+    A scalar; 0 with gradient 0 if all examples are masked. Published weight:
+    0.01 in MCD's first two steps (TLlib; 0.03 for digits).
 
   Raises:
     TypeError: if the probabilities are not floating-point.
@@ -159,17 +158,17 @@ def class_balance_loss(
     Saito et al., `Maximum classifier discrepancy
     <https://arxiv.org/abs/1712.02560>`_, 2018, appendix.
   """
-  rows, mask = masked_rows(probabilities, where)
+  rows, mask = masked_rows(target_probabilities, where)
   sums, count = sum_over_devices((jnp.sum(rows, 0), jnp.sum(mask)), axis_name)
-  eps = as_number("eps", eps, rows.dtype)
-  value = -jnp.mean(jnp.log(sums / jnp.maximum(count, 1) + eps))
+  epsilon = as_number("epsilon", epsilon, rows.dtype)
+  value = -jnp.mean(jnp.log(sums / jnp.maximum(count, 1) + epsilon))
   return jnp.where(count > 0, value, 0.0)
 
 
 def entropy_weight(
   probabilities: Float[Array, "batch classes"],
 ) -> Float[Array, " batch"]:
-  """Returns 1 + exp(-H) a row, without gradient, as CDAN's and MCC's codes."""
+  """Returns 1 + exp(-H) for each row, without gradient, as in CDAN and MCC."""
   probabilities = probabilities.astype(compute_dtype(probabilities))
   entropy = -jnp.sum(probabilities * jnp.log(probabilities + 1e-5), -1)
   return jax.lax.stop_gradient(1 + jnp.exp(-entropy))

@@ -20,35 +20,34 @@ def mcc_loss(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Minimum class confusion (MCC): no example between two classes.
+  r"""Minimum class confusion (MCC): share of confusion between classes.
 
   .. math::
     C_{jk} = \sum_i w_i p_{ij} p_{ik}, \qquad
     \ell = \frac1K \sum_j \frac{\sum_{k \neq j} C_{jk}}{\sum_k C_{jk}}, \qquad
     w_i \propto 1 + e^{-H(p_i)}
 
-  with p = softmax(z / T); sure examples count more, and the weights get no
-  gradient.
+  with p = softmax(z / T). Confident examples have larger weights w, which get
+  no gradient.
 
   Args:
-    target_logits: `[batch, classes]`; a class at -inf in every row is left
-      out.
+    target_logits: `[batch, classes]`; a class at -inf in all rows is left out.
     temperature: T > 0. May be traced. TLlib: 2.5, and 2 for DomainNet.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar in [0, 1]; 0 with gradient 0 if nothing counts. Published weight:
-    1 (10 for DomainNet).
+    A scalar in [0, 1]; 0 with gradient 0 if all examples are masked. Published
+    weight: 1 (10 for DomainNet).
 
   Raises:
     ValueError: if a static temperature is not above 0.
     TypeError: if the logits are not floating-point.
 
-  Since a row of p adds up to 1, the share of class j is the mean of 1 - p_ij
-  under weights w_i p_ij: no K x K matrix is needed, and a class that no
-  example comes near keeps its share of confusion instead of 0 / 0. The
-  entropy is that of the authors' code, with 1e-5 inside the logarithm.
+  The probabilities of an example sum to 1, so the share of class j is the mean
+  of 1 - p_ij with weights w_i p_ij. It needs no K x K matrix and is finite for
+  a class of vanishing probability, where the matrix gives 0 / 0. The entropy
+  has 1e-5 inside the logarithm, as in the authors' code.
 
   Examples:
     >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])

@@ -1,4 +1,4 @@
-"""Regressive domain adaptation (RegDA) of keypoints."""
+"""Regressive domain adaptation (RegDA) for keypoints."""
 
 from typing import NamedTuple
 
@@ -16,16 +16,13 @@ from kdjax.ops import validate
 
 
 class KeypointMaps(NamedTuple):
-  """Heat maps that a prediction makes of itself.
+  """Pseudo heat maps of predicted keypoints.
 
   Attributes:
     true: `[batch, height, width, keypoints]`, a Gaussian of height 1 around
       the largest score of each keypoint.
-    false: the sum of those of all other keypoints, at most 1.
-
-  References:
-    Jiang et al., `Regressive domain adaptation for unsupervised keypoint
-    detection <https://arxiv.org/abs/2103.06175>`_, 2021.
+    false: of the same shape, the sum of `true` over all other keypoints,
+      clipped at 1.
   """
 
   true: Float[Array, "batch height width keypoints"]
@@ -38,27 +35,27 @@ def keypoint_maps(
   *,
   sigma: ArrayLike = 2.0,
 ) -> KeypointMaps:
-  r"""Pseudo heat maps (RegDA): where a keypoint is, and where it may err to.
+  r"""Pseudo heat maps (RegDA): of a keypoint, and of all other keypoints.
 
   .. math::
     H_k(x) = \exp\Bigl(-\frac{\lVert x - x_k \rVert^2}{2 \sigma^2}\Bigr), \quad
     x_k = \operatorname*{argmax}_x y_k(x), \quad
     \bar H_k = \min\Bigl(\sum_{l \ne k} H_l, 1\Bigr)
 
-  with H cut off at 3 sigma in height or width. The wrong predictions of a
-  keypoint crowd at other keypoints, so a map of those spans the adversarial
-  regressor's space of errors. A step of the method, with a main and an
-  adversarial regressor on features whose gradient from the latter is scaled by
-  a ramp from 0 to 0.1:
+  with H cut off at 3 sigma in height or width. Wrong predictions of a keypoint
+  are usually at other keypoints, so the map of all other keypoints describes
+  the likely errors. The method has a main and an adversarial regressor; the
+  gradient from the adversarial regressor to the features is scaled by a ramp
+  from 0 to 0.1. A step has three losses:
 
-  - all minimize, on the source, `keypoint_loss` of the main regressor
-    with the labels plus 4 times that of the adversarial one with `true`;
-  - the adversarial regressor minimizes, on the target, that with `false`;
-  - the features minimize, on the target, the adversarial one's with `true`.
+  - source, all parameters: `keypoint_loss` of the main regressor with the
+    labels plus 4 times that of the adversarial regressor with `true`;
+  - target, adversarial regressor: its `keypoint_loss` with `false`;
+  - target, features: `keypoint_loss` of the adversarial regressor with `true`.
 
   Args:
-    heatmaps: `[batch, height, width, keypoints]`, the main regressor's scores;
-      they get no gradient.
+    heatmaps: `[batch, height, width, keypoints]`, the scores of the main
+      regressor. They get no gradient.
     sigma: the width of the Gaussian, in pixels of the map. May be traced.
 
   Returns:
@@ -67,9 +64,9 @@ def keypoint_maps(
   Raises:
     ValueError: if a static `sigma` is not above 0.
 
-  TLlib's main script puts a keypoint whose scores are all at most 0 into the
-  corner; its faster one does not, as here, but cuts H off where it is below
-  0.01 (3.03 sigma, a circle).
+  TLlib's main script puts a keypoint without a positive score into the corner.
+  TLlib's faster script does not, as here, but cuts H off where it is below 0.01
+  (a circle of radius 3.03 sigma).
 
   Examples:
     >>> heatmaps = jnp.zeros((1, 1, 3, 2)).at[0, 0, [0, 2], [0, 1]].set(1.0)
@@ -90,9 +87,9 @@ def keypoint_maps(
   sigma = as_number("sigma", sigma, dtype)
   place = jnp.argmax(heatmaps.reshape(batch, height * width, keypoints), 1)
 
-  def along(size: int, centres: Array) -> Array:
-    """A Gaussian on one axis, `[batch, size, keypoints]`."""
-    offsets = jnp.arange(size)[None, :, None] - centres[:, None]
+  def along(size: int, centers: Array) -> Array:
+    """Returns a Gaussian on one axis, `[batch, size, keypoints]`."""
+    offsets = jnp.arange(size)[None, :, None] - centers[:, None]
     offsets = offsets.astype(dtype) / sigma
     bell = jnp.exp(-jnp.square(offsets) / 2)
     return jnp.where(jnp.abs(offsets) <= 3, bell, 0.0)
@@ -108,10 +105,10 @@ def keypoint_loss(
   heatmaps: Float[Array, "batch height width keypoints"],
   targets: Float[Array, "batch height width keypoints"],
   *,
-  eps: ArrayLike = 0.0,
+  epsilon: ArrayLike = 0.0,
   visible: Bool[Array, "batch keypoints"] | None = None,
 ) -> Float[Array, " batch"]:
-  r"""KL divergence between heat maps of keypoints (RegDA).
+  r"""Keypoint loss (RegDA): KL divergence between heat maps.
 
   .. math::
     \ell = \operatorname*{mean}_k \mathrm{KL}\Bigl(
@@ -120,24 +117,24 @@ def keypoint_loss(
 
   Args:
     heatmaps: `[batch, height, width, keypoints]`, scores y.
-    targets: of the same shape, not negative and not normalized: labels, or
-      those of `keypoint_maps`. They get no gradient.
-    eps: epsilon, at least 0. May be traced. TLlib: 0 for labels and 1e-7 for
-      pseudo heat maps.
-    visible: `[batch, keypoints]`; what is not visible adds 0 to a mean that
-      counts it, as published.
+    targets: of the same shape, not negative, not normalized: labels, or maps of
+      `keypoint_maps`. They get no gradient.
+    epsilon: >= 0. May be traced. TLlib: 0 for labels and 1e-7 for pseudo heat
+      maps.
+    visible: `[batch, keypoints]`, mask of the visible keypoints. The term of an
+      invisible keypoint is 0, and the mean includes it, as published.
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch, see
-    `keypoint_maps`. A target of 0 everywhere costs nothing if epsilon is
-    0, where TLlib's is NaN.
+    `keypoint_maps`. A target of 0 everywhere has loss 0 if epsilon is 0; in
+    TLlib it is NaN.
 
   Raises:
-    ValueError: if the shapes differ or a static `eps` is below 0.
+    ValueError: if the shapes differ or a static `epsilon` is below 0.
     TypeError: if the scores are not floating-point.
 
-  TLlib's script passes on the target too which keypoints are visible, which is
-  part of its labels.
+  On the target, TLlib's script also passes the visible keypoints, which belong
+  to the target labels.
 
   Examples:
     >>> target = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1.0)
@@ -148,17 +145,17 @@ def keypoint_loss(
     Jiang et al., `Regressive domain adaptation for unsupervised keypoint
     detection <https://arxiv.org/abs/2103.06175>`_, 2021.
   """
-  check_range("eps", eps, 0.0, float("inf"))
+  check_range("epsilon", epsilon, 0.0, float("inf"))
   dtype = jnp.result_type(compute_dtype(heatmaps), compute_dtype(targets))
 
   def flat(maps: Array) -> Array:
-    """`[batch, keypoints, positions]`."""
+    """Returns `[batch, keypoints, positions]`."""
     batch, height, width, keypoints = maps.shape
     maps = maps.astype(dtype).reshape(batch, height * width, keypoints)
     return jnp.swapaxes(maps, 1, 2)
 
-  eps = as_number("eps", eps, dtype)
-  targets = jnp.log(flat(jax.lax.stop_gradient(targets)) + eps)
+  epsilon = as_number("epsilon", epsilon, dtype)
+  targets = jnp.log(flat(jax.lax.stop_gradient(targets)) + epsilon)
   losses = forward_kl(targets, flat(heatmaps), 1.0)
   if visible is not None:
     losses = jnp.where(visible, losses, 0.0)

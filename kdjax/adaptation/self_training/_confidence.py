@@ -1,4 +1,4 @@
-"""Confident predictions, and the cross-entropy with them."""
+"""Confidence of predictions, and cross-entropy with confident pseudo-labels."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def confident_cross_entropy(
   pseudo_logits: Float[Array, "*batch classes"],
   threshold: ArrayLike,
 ) -> Float[Array, "*batch"]:
-  """Returns the cross-entropy with confident labels a row, 0 for others."""
+  """Returns the cross-entropy with confident pseudo-labels, 0 for others."""
   pseudo_logits = jax.lax.stop_gradient(pseudo_logits)
   confident = is_confident(pseudo_logits, threshold)
   losses = cross_entropy(logits, jnp.argmax(pseudo_logits, -1))
@@ -26,7 +26,7 @@ def confident_cross_entropy(
 def is_confident(
   logits: Float[Array, "*batch classes"], threshold: ArrayLike
 ) -> Bool[Array, "*batch"]:
-  """Returns whether the largest probability of a row reaches a threshold."""
+  """Returns whether the largest probability of a row reaches the threshold."""
   confidence = jnp.max(softened_softmax(logits), -1)
   least = as_fraction(
     "threshold", threshold, compute_dtype(logits), shape=confidence.shape

@@ -1,4 +1,4 @@
-"""Consistency of class confusion between two views (TLlib)."""
+"""Consistency of class confusion (CC) between two views (TLlib)."""
 
 import jax
 import jax.numpy as jnp
@@ -24,35 +24,36 @@ def confusion_consistency_loss(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Class-confusion consistency (CC): two views are confused alike.
+  r"""Class-confusion consistency (CC): equal confusion matrices of two views.
 
   .. math::
     \ell = \frac{m}{B} \frac1K \sum_{jk} (C_{jk} - C'_{jk})^2, \qquad
     C_{jk} = \frac{\sum_i w_i p_{ij} p_{ik}}{\sum_{ij'} w_i p_{ij'} p_{ik}},
     \quad w_i = 1 + e^{-H(p_i)}
 
-  over the m examples of B whose plain view is confident; C is the confusion
-  matrix of `mcc_loss` at temperature T, C' that of the strong view.
+  over the m of B examples whose plain view is confident. C is the confusion
+  matrix of `mcc_loss` at temperature T for the plain view, C' for the strong
+  view.
 
   Args:
-    strong_logits: `[batch, classes]`, of the strong view; they learn.
+    strong_logits: `[batch, classes]`, of the strong view; they get gradient.
     logits: `[batch, classes]`, of the plain view; no gradient.
     temperature: T > 0. May be traced.
     threshold: in [0, 1], on the plain view's confidence at temperature T. May
       be traced. The authors: 0.7 for DomainNet, 0.95 elsewhere.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; 0 with gradient 0 where nothing is confident. Published weight:
-    1, beside `mcc_loss`.
+    A scalar; 0 with gradient 0 if no example is confident. Published weight: 1,
+    added to `mcc_loss`.
 
   Raises:
     ValueError: if the shapes differ or a static number is out of range.
 
-  The published code divides the columns of C by its row sums; C is symmetric,
-  so these are the column sums. Where nothing is confident it returns Python
-  integers.
+  The published code divides the columns of the symmetric matrix by its row
+  sums, which equal its column sums. If no example is confident, it returns
+  Python integers.
 
   Examples:
     >>> sure = jnp.array([[1e4, 0.0], [0.0, 1e4]])
@@ -83,16 +84,16 @@ def confusion_consistency_loss(
 def _confusion(
   logits: Float[Array, "batch classes"],
   scale: Array,
-  kept: Bool[Array, " batch"],
+  confident: Bool[Array, " batch"],
   axis_name: str | None,
 ) -> Float[Array, "classes classes"]:
   """Returns C: for each class k, the mean of p_ij under weights w_i p_ik.
 
-  In logarithms, so that a class that no example comes near has a column too.
+  Computed in logarithms, so that a class of vanishing probability has a column.
   """
   log_p = log_softened_softmax(logits / scale)
   log_weight = jnp.log(entropy_weight(jnp.exp(log_p)))[:, None]
-  counted = kept[:, None] & (log_p != -jnp.inf)
+  counted = confident[:, None] & (log_p != -jnp.inf)
   log_joint = jnp.where(counted, log_p + log_weight, 0.0)
   top = jax.lax.stop_gradient(
     jnp.max(log_joint, 0, where=counted, initial=-jnp.inf)

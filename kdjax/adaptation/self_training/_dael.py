@@ -1,4 +1,4 @@
-"""DAEL: what the experts of many sources teach each other on a target."""
+"""Domain adaptive ensemble learning (DAEL): the loss on the target."""
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,9 @@ def dael_loss(
   weak_logits: Float[Array, "experts batch classes"],
   *,
   threshold: ArrayLike = 0.95,
-  eps: ArrayLike = 1e-5,
+  epsilon: ArrayLike = 1e-5,
 ) -> Float[Array, " batch"]:
-  r"""Domain adaptive ensemble learning (DAEL): the surest expert teaches all.
+  r"""Domain adaptive ensemble learning (DAEL): loss on the target.
 
   .. math::
     \ell_i = -\mathbb 1[\max_c q^{e}_{ic} \ge \tau]
@@ -28,27 +28,31 @@ def dael_loss(
     (e, \hat y) = \operatorname*{argmax}_{k, c} q^k_{ic}
 
   with p and q the experts' predictions for the strongly and the weakly
-  augmented view of a target example, one expert a source domain. On the sources
-  it stands beside `generalization.dael_expert_loss` and
-  `generalization.dael_consistency_loss`; at test time the experts'
-  probabilities are averaged.
+  augmented view of a target example, and one expert for each source domain. The
+  most confident expert gives the pseudo-label of the ensemble. Add the source
+  losses `generalization.dael_expert_loss` and
+  `generalization.dael_consistency_loss`. At test time, average the
+  probabilities of the experts.
 
   Args:
-    strong_logits: `[experts, batch, classes]`, of the strong view; they learn.
+    strong_logits: `[experts, batch, classes]`, of the strong view; they get
+      gradient.
     weak_logits: `[experts, batch, classes]`, of the weak view; no gradient.
-    threshold: tau in [0, 1], the least probability that counts. May be traced.
-    eps: bounds the loss, at 11.5. May be traced.
+    threshold: tau in [0, 1], the least confidence of a pseudo-label. May be
+      traced.
+    epsilon: > 0; bounds the loss, at 11.5 by default. May be traced.
 
   Returns:
-    One value an example, 0 for an unsure one: the published loss is the mean
-    over the WHOLE batch, times 0.5, beside the other two times 1 (Dassl).
+    One value an example, 0 without a confident expert. The published loss is
+    the mean over the WHOLE batch, times 0.5, plus the two source losses times 1
+    (Dassl).
 
   Raises:
     ValueError: if the shapes differ or a static number is out of range.
     TypeError: if the logits are not floating-point.
 
   Examples:
-    >>> weak = jnp.array([[[4.0, 0.0]], [[0.0, 1.0]]])  # The first is sure.
+    >>> weak = jnp.array([[[4.0, 0.0]], [[0.0, 1.0]]])  # First expert: 0.98.
     >>> print(f"{dael_loss(0 * weak, weak)[0]:.4f}")
     0.6931
 
@@ -56,10 +60,11 @@ def dael_loss(
     Zhou et al., `Domain adaptive ensemble learning
     <https://arxiv.org/abs/2003.07325>`_, 2021.
   """
-  check_positive("eps", eps)
+  check_positive("epsilon", epsilon)
   weak = softened_softmax(jax.lax.stop_gradient(weak_logits))
   best = jnp.max(weak, 0)
-  # The class in which any expert is surest is the surest expert's own.
+  # The class of the largest probability over all experts is the class of the
+  # most confident expert.
   labels = jnp.argmax(best, -1)
   confident = jnp.max(best, -1) >= as_fraction(
     "threshold", threshold, best.dtype
@@ -67,5 +72,5 @@ def dael_loss(
   ensemble = jnp.mean(softened_softmax(strong_logits), 0)
   own = jnp.take_along_axis(ensemble, labels[:, None], -1)[:, 0]
   return jnp.where(
-    confident, -jnp.log(own + as_number("eps", eps, own.dtype)), 0
+    confident, -jnp.log(own + as_number("epsilon", epsilon, own.dtype)), 0
   )

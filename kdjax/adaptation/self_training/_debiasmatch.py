@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import check_integer
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import masked_rows
@@ -21,13 +22,14 @@ def debias_logits(
   *,
   strength: ArrayLike = -1.0,
 ) -> Float[Array, "*batch classes"]:
-  r"""DebiasMatch: logits moved by the logarithm of the mean prediction.
+  r"""DebiasMatch: logits corrected by the logarithm of the mean prediction.
 
   .. math:: z'_c = z_c + \lambda \log \hat q_c
 
-  The pseudo-labels come from `debias_logits(weak, prior)`, which takes the
-  classes that are predicted too often back; the strong view gets the opposite,
-  `debias_logits(strong, prior, strength=1.0)`, an adaptive margin::
+  The pseudo-labels come from `debias_logits(weak, prior)`, which lowers the
+  logits of classes that are predicted too often. The strong view gets the
+  opposite correction, `debias_logits(strong, prior, strength=1.0)`, an adaptive
+  margin::
 
     loss = fixmatch_loss(
       debias_logits(strong, prior, strength=tau),
@@ -36,7 +38,7 @@ def debias_logits(
 
   Args:
     logits: `[*batch, classes]`.
-    prior: q, `[classes]`, from `debias_update`; no gradient.
+    prior: q, `[classes]`, from `debias_init` and `debias_update`; no gradient.
     strength: lambda. May be traced.
 
   Returns:
@@ -44,7 +46,7 @@ def debias_logits(
     authors for CIFAR).
 
   Raises:
-    ValueError: if the classes differ.
+    ValueError: if the numbers of classes differ.
 
   Examples:
     >>> prior = jnp.array([0.5, 0.25])
@@ -64,34 +66,59 @@ def debias_logits(
   )
 
 
+def debias_init(num_classes: int) -> Float[Array, " classes"]:
+  """DebiasMatch: the uniform mean prediction before training.
+
+  Args:
+    num_classes: the number of classes.
+
+  Returns:
+    The state of `debias_update`, `[classes]`.
+
+  Raises:
+    ValueError: if `num_classes` is not positive.
+    TypeError: if `num_classes` is not an integer.
+
+  Examples:
+    >>> debias_init(4)
+    Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+
+  References:
+    Wang et al., `Debiased learning from naturally imbalanced pseudo-labels
+    <https://arxiv.org/abs/2201.01490>`_, 2022.
+  """
+  check_integer("num_classes", num_classes, 1)
+  return jnp.full(num_classes, 1 / num_classes, float)
+
+
 @validate
 def debias_update(
-  weak_logits: Float[Array, "batch classes"],
   prior: Float[Array, " classes"],
+  weak_logits: Float[Array, "batch classes"],
   *,
   momentum: ArrayLike = 0.999,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, " classes"]:
-  r"""DebiasMatch's update of the mean prediction.
+  r"""DebiasMatch: moving average of the mean prediction.
 
   .. math:: \hat q \leftarrow \mu \hat q + (1 - \mu) \operatorname{mean}_i p_i
 
   Args:
+    prior: q so far, from `debias_init` and `debias_update`.
     weak_logits: `[batch, classes]`, of unlabeled examples.
-    prior: q so far; it starts uniform.
     momentum: mu in [0, 1]. May be traced.
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    The new q, without gradient; the old one if nothing counts.
+    The new q, without gradient; the old one if all examples are masked.
 
   Raises:
-    ValueError: if shapes disagree or a static momentum is outside [0, 1].
+    ValueError: if shapes differ or a static momentum is outside [0, 1].
 
   Examples:
-    >>> debias_update(jnp.zeros((1, 2)), jnp.array([1.0, 0.0]), momentum=0.5)
+    >>> debias_update(jnp.array([1.0, 0.0]), jnp.zeros((1, 2)), momentum=0.5)
     Array([0.75, 0.25], dtype=float32)
 
   References:

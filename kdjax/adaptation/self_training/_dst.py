@@ -15,42 +15,43 @@ def dst_loss(
   unlabeled_worst_logits: Float[Array, "unlabeled classes"],
   *,
   eta: ArrayLike = 2.0,
-  shift: ArrayLike = 1e-6,
+  epsilon: ArrayLike = 1e-6,
   where_labeled: Bool[Array, " labeled"] | None = None,
   where_unlabeled: Bool[Array, " unlabeled"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Worst case of debiased self-training (DST).
+  r"""Debiased self-training (DST): loss of the worst-case head.
 
   .. math::
     \ell = -\eta' \operatorname*{mean}_{i \in L} \log p'_{\hat y_i}(x_i)
       - \operatorname*{mean}_{j \in U}
         \log \min(1 - p'_{\hat y_j}(x_j) + \epsilon, 1)
 
-  A head p' that is right on labeled data and as wrong as it can be elsewhere
-  shows how far pseudo-labels may lead astray; the features, behind a gradient
-  reversal, learn to leave it no room. It is `mdd_loss` with labeled and
-  unlabeled examples of one domain in the places of source and target.
+  The worst-case head p' agrees with the main head on labeled data and disagrees
+  as much as possible on unlabeled data: it bounds the error that pseudo-labels
+  may cause. The features minimize this disagreement, through a gradient
+  reversal before the head. The loss is `mdd_loss` with labeled and unlabeled
+  examples of one domain as source and target.
 
   Args:
-    labeled_logits: `[labeled, classes]`, the main head's; they only choose the
-      class: no gradient.
-    labeled_worst_logits: `[labeled, classes]`, the worst head's.
-    unlabeled_logits: `[unlabeled, classes]`, the main head's; no gradient.
-    unlabeled_worst_logits: `[unlabeled, classes]`.
+    labeled_logits: `[labeled, classes]`, of the main head. Only their arg max
+      is used; no gradient.
+    labeled_worst_logits: `[labeled, classes]`, of the worst-case head.
+    unlabeled_logits: `[unlabeled, classes]`, of the main head; no gradient.
+    unlabeled_worst_logits: `[unlabeled, classes]`, of the worst-case head.
     eta: eta'. May be traced.
-    shift: epsilon >= 0. May be traced.
-    where_labeled: which labeled examples count.
-    where_unlabeled: which unlabeled examples count.
+    epsilon: >= 0, as in `mdd_loss`. May be traced.
+    where_labeled: mask of the labeled examples.
+    where_unlabeled: mask of the unlabeled examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar. Published: weight 1 with eta' = 2 and a reversal that rises from
-    0 to 0.1; `fixmatch_loss` then trains a third, pseudo head with
-    threshold 0.7.
+    A scalar. Published: weight 1 with eta' = 2 and a reversal that rises from 0
+    to 0.1. `fixmatch_loss` with threshold 0.7 trains a third head, the pseudo
+    head.
 
   Raises:
-    ValueError: if shapes disagree.
+    ValueError: if shapes differ.
     TypeError: if the logits are not floating-point.
 
   Examples:
@@ -68,7 +69,7 @@ def dst_loss(
     unlabeled_logits,
     unlabeled_worst_logits,
     margin=eta,
-    shift=shift,
+    epsilon=epsilon,
     where_source=where_labeled,
     where_target=where_unlabeled,
     axis_name=axis_name,

@@ -14,33 +14,33 @@ def fixmatch_loss(
   *,
   threshold: ArrayLike = 0.95,
 ) -> Float[Array, "*batch"]:
-  r"""FixMatch: the strong view learns the weak view's confident label.
+  r"""FixMatch: cross-entropy with confident pseudo-labels of the weak view.
 
   .. math::
     \ell_i = \mathbb 1[\max_c q_{ic} \ge \tau]\; H(\hat y_i, p_i), \qquad
     \hat y_i = \operatorname*{argmax}_c q_{ic}
 
-  with p the prediction for a strongly augmented input and q that for the same
-  input weakly augmented.
+  with p the prediction for the strongly augmented view of an input and q the
+  prediction for its weakly augmented view.
 
   Args:
-    strong_logits: `[*batch, classes]`, of the strong view; they learn.
+    strong_logits: `[*batch, classes]`, of the strong view; they get gradient.
     weak_logits: `[*batch, classes]`, of the weak view; no gradient.
-    threshold: tau in [0, 1]: a scalar, or one per row, as
-      `flexmatch_thresholds` gives. May be traced.
+    threshold: tau in [0, 1], a scalar or one per row, such as the output of
+      `flexmatch_thresholds`. May be traced.
 
   Returns:
-    One value an example, 0 for an unsure one. The published loss is the mean
-    over the WHOLE batch: a mean over the confident ones alone would take the
-    curriculum away. Published weight: 1; threshold 0.95, and 0.9 in TLlib's
-    script for domain adaptation.
+    One value an example, 0 below the threshold. The published loss is the mean
+    over the WHOLE batch, so it grows with the share of confident examples.
+    Published weight: 1; threshold 0.95, and 0.9 in TLlib's script for domain
+    adaptation.
 
   Raises:
     ValueError: if the shapes differ or a static threshold is outside [0, 1].
     TypeError: if the logits are not floating-point.
 
-  TLlib keeps a confidence above the threshold, the paper and Dassl one that
-  equals it too, as here. Dassl runs the labeled batch through it as well.
+  A confidence equal to the threshold is confident in the paper, in Dassl and
+  here, but not in TLlib. Dassl also applies the loss to the labeled batch.
 
   Examples:
     >>> strong = jnp.zeros((2, 2))

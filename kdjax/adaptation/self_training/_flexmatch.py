@@ -19,11 +19,8 @@ class FlexMatchState(NamedTuple):
   """The last confident label of every unlabeled example.
 
   Attributes:
-    labels: `[examples]`, -1 for an example that has never been confident.
-    status: `[classes]`, how many examples carry each label now.
-
-  References:
-    Zhang et al., `FlexMatch <https://arxiv.org/abs/2110.08263>`_, 2021.
+    labels: `[examples]`, -1 for an example that was never confident.
+    status: `[classes]`, the number of examples with each label.
   """
 
   labels: Int[Array, " examples"]
@@ -31,18 +28,18 @@ class FlexMatchState(NamedTuple):
 
 
 def flexmatch_init(*, num_examples: int, num_classes: int) -> FlexMatchState:
-  """FlexMatch's state at the start: no example has a label.
+  """FlexMatch: the state before training, without labels.
 
   Args:
     num_examples: the size of the unlabeled set.
     num_classes: the number of classes.
 
   Returns:
-    The state, a pytree to keep beside the train state.
+    The state, a pytree; store it with the train state.
 
   Raises:
     ValueError: if a size is not positive.
-    TypeError: if a size is no integer.
+    TypeError: if a size is not an integer.
 
   Examples:
     >>> flexmatch_init(num_examples=3, num_classes=2).labels
@@ -60,47 +57,46 @@ def flexmatch_init(*, num_examples: int, num_classes: int) -> FlexMatchState:
 
 @validate
 def flexmatch_thresholds(
-  weak_logits: Float[Array, "batch classes"],
   state: FlexMatchState,
+  weak_logits: Float[Array, "batch classes"],
   *,
   threshold: ArrayLike = 0.95,
   warmup: bool = True,
   mapping: str = "convex",
 ) -> Float[Array, " batch"]:
-  r"""FlexMatch: a threshold for each class, low for one that is hard to learn.
+  r"""FlexMatch: a threshold for each class, lower for classes hard to learn.
 
   .. math::
     \tau_c = \tau \, M(\beta_c), \qquad
     \beta_c = \frac{\sigma_c}{\max(\max_{c'} \sigma_{c'},\; \sigma_\emptyset)}
 
-  where sigma_c counts the examples whose last confident label is c and
-  sigma_0 those that have never been confident. Use it as
-  `fixmatch_loss(strong, weak, threshold=flexmatch_thresholds(weak, state))`,
-  and `flexmatch_update` after it.
+  where sigma_c is the number of examples whose last confident label is c, and
+  sigma_0 the number of examples that were never confident. Call
+  `fixmatch_loss(strong, weak, threshold=flexmatch_thresholds(state, weak))`,
+  then `flexmatch_update`.
 
   Args:
-    weak_logits: `[batch, classes]`, of the weak view; each row gets the
-      threshold of the class it predicts. No gradient.
     state: from `flexmatch_init` and `flexmatch_update`.
+    weak_logits: `[batch, classes]`, of the weak view. Each row gets the
+      threshold of its predicted class. No gradient.
     threshold: tau in [0, 1]. May be traced.
-    warmup: whether sigma_0 takes part; without, the first label ever given
-      makes its class's threshold tau.
+    warmup: whether beta includes sigma_0. Without it, the class of the first
+      label gets the threshold tau immediately.
     mapping: M, "convex" x / (2 - x) (the authors, TLlib), "linear" x, or
       "concave" log(1 + x) / log 2.
 
   Returns:
-    `[batch]` thresholds: all 0 while no example has a label. The authors' code
-    returns 0 as well if all examples carry the same label; here the formula
-    holds.
+    Thresholds `[batch]`: all 0 while no example has a label. The authors' code
+    also returns 0 if all examples have the same label; here the formula holds.
 
   Raises:
-    ValueError: if the classes differ, a static threshold is outside [0, 1] or
-      the mapping is unknown.
+    ValueError: if the numbers of classes differ, a static threshold is outside
+      [0, 1] or the mapping is unknown.
 
   Examples:
     >>> state = FlexMatchState(jnp.array([0, 0, 1]), jnp.array([2, 1]))
     >>> logits = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-    >>> flexmatch_thresholds(logits, state, threshold=0.9)
+    >>> flexmatch_thresholds(state, logits, threshold=0.9)
     Array([0.9, 0.3], dtype=float32)
 
   References:
@@ -115,7 +111,7 @@ def flexmatch_thresholds(
   largest = jnp.max(status)
   if warmup:
     unused = state.labels.size - jnp.sum(status)
-    # All unused: the authors take a status of 0, as this quotient is.
+    # Without any label the status is 0, as in the authors' code.
     largest = jnp.maximum(largest, unused)
   beta = status / jnp.maximum(largest, 1)
   if mapping == "convex":
@@ -128,35 +124,35 @@ def flexmatch_thresholds(
 
 @validate
 def flexmatch_update(
-  weak_logits: Float[Array, "batch classes"],
   state: FlexMatchState,
+  weak_logits: Float[Array, "batch classes"],
   indices: Int[Array, " batch"],
   *,
   threshold: ArrayLike = 0.95,
   where: Bool[Array, " batch"] | None = None,
 ) -> FlexMatchState:
-  """FlexMatch's update: confident examples leave their label behind.
+  """FlexMatch: stores the predicted labels of confident examples.
 
-  The condition is the fixed threshold, not the flexible one.
+  The condition has the fixed threshold, not the threshold of the class.
 
   Args:
-    weak_logits: `[batch, classes]`, of the weak view.
     state: the state so far.
-    indices: `[batch]`, which example of the unlabeled set each row is, no
-      index twice. Several devices gather rows and indices first.
+    weak_logits: `[batch, classes]`, of the weak view.
+    indices: `[batch]`, the index of each row in the unlabeled set, without
+      repetition. On several devices, gather rows and indices first.
     threshold: tau in [0, 1]. May be traced.
-    where: which rows count.
+    where: mask of the rows.
 
   Returns:
     The new state.
 
   Raises:
-    ValueError: if shapes disagree or a static threshold is outside [0, 1].
+    ValueError: if shapes differ or a static threshold is outside [0, 1].
 
   Examples:
     >>> state = flexmatch_init(num_examples=3, num_classes=2)
     >>> logits = jnp.array([[0.0, 9.0], [0.0, 0.1]])
-    >>> flexmatch_update(logits, state, jnp.array([2, 0])).labels
+    >>> flexmatch_update(state, logits, jnp.array([2, 0])).labels
     Array([-1, -1,  1], dtype=int32)
 
   References:
@@ -167,7 +163,7 @@ def flexmatch_update(
   if where is not None:
     confident &= where
   predicted = jnp.argmax(weak_logits, -1).astype(state.labels.dtype)
-  # Rows that leave no label write outside, where nothing is.
+  # Rows without a confident label get an index out of range: no write.
   slots = jnp.where(confident, indices, state.labels.size)
   labels = state.labels.at[slots].set(predicted, mode="drop")
   classes = jnp.arange(state.status.size)

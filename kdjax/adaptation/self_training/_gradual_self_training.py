@@ -1,4 +1,4 @@
-"""Gradual self-training: from the source to the target by small steps."""
+"""Gradual self-training over a sequence of domains."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,16 +16,12 @@ from kdjax.ops import validate
 
 
 class PseudoLabels(NamedTuple):
-  """Labels that a model gives itself.
+  """Pseudo-labels, with their confidence.
 
   Attributes:
     labels: `[batch]`, the most probable class.
-    mask: `[batch]`, which labels are confident enough to be learned.
+    mask: `[batch]`, True for the examples to train on.
     confidence: `[batch]`.
-
-  References:
-    Kumar, Ma and Liang, `Understanding self-training for gradual domain
-    adaptation <https://arxiv.org/abs/2002.11361>`_, 2020.
   """
 
   labels: Int[Array, " batch"]
@@ -34,17 +30,13 @@ class PseudoLabels(NamedTuple):
 
 
 class GradualSelfTraining(NamedTuple):
-  """What gradual self-training ends with.
+  """Result of `gradual_self_training`.
 
   Attributes:
     variables: the model after the last block.
-    kept: `[blocks]`, the share of each block's examples that was learned.
-    confidence: `[blocks]`, the mean confidence before learning a block. A fall
-      says that the step between two blocks is too large.
-
-  References:
-    Kumar, Ma and Liang, `Understanding self-training for gradual domain
-    adaptation <https://arxiv.org/abs/2002.11361>`_, 2020.
+    kept: `[blocks]`, the share of examples of each block in the training.
+    confidence: `[blocks]`, the mean confidence on a block before training on
+      it. A sudden decrease indicates that two blocks are too far apart.
   """
 
   variables: Any
@@ -60,7 +52,7 @@ def confident_pseudo_labels(
   confidence: str = "range",
   where: Bool[Array, " batch"] | None = None,
 ) -> PseudoLabels:
-  r"""Hard pseudo-labels of all but the least confident examples.
+  r"""Hard pseudo-labels, without the least confident examples.
 
   .. math::
     m_i = \mathbb 1\bigl[c_i \ge \operatorname{quantile}_q(c)\bigr], \qquad
@@ -68,17 +60,17 @@ def confident_pseudo_labels(
 
   Args:
     logits: `[batch, classes]`; no gradient.
-    drop: q in [0, 1], the share to leave out. May be traced.
+    drop: q in [0, 1], the share of examples to leave out. May be traced.
     confidence: "range", max - min of the probabilities (the authors), or
       "max".
-    where: which examples count; the quantile is theirs.
+    where: mask of the examples; the quantile is over unmasked examples.
 
   Returns:
-    Labels, the mask of those to learn, and the confidence. Examples as
-    confident as the quantile stay, so one at least does.
+    `PseudoLabels`. The mask includes examples whose confidence equals the
+    quantile, and so at least one example.
 
   Raises:
-    ValueError: if `confidence` is unknown or a static share outside [0, 1].
+    ValueError: if `confidence` is unknown or a static `drop` is outside [0, 1].
     TypeError: if the logits are not floating-point.
 
   Examples:
@@ -98,8 +90,8 @@ def confident_pseudo_labels(
     values = values - jnp.min(probabilities, -1)
   share = as_fraction("drop", drop, rows.dtype)
   ordered = jnp.sort(jnp.where(mask > 0, values, jnp.inf))
-  # NumPy's quantile lies between two values; what counts is the upper one.
-  # A product that should be whole may come out a little above.
+  # The upper of the two values around the quantile is the threshold. The factor
+  # below 1 corrects products that rounding moves above a whole number.
   position = share * jnp.maximum(jnp.sum(mask) - 1, 0)
   rank = jnp.ceil(position * (1 - 8 * jnp.finfo(rows.dtype).eps))
   least = ordered[rank.astype(int)]
@@ -111,18 +103,18 @@ def confident_pseudo_labels(
 
 
 def gradual_self_training(
+  key: Any,
   variables: Any,
   blocks: Sequence[Any] | Array,
   fit: Callable[..., Any],
   predict: Callable[[Any, Any], ArrayLike],
   *,
-  key: Any,
   drop: ArrayLike = 0.1,
   confidence: str = "range",
-  repeats: int = 1,
+  num_repeats: int = 1,
   where: Sequence[ArrayLike] | Array | None = None,
 ) -> GradualSelfTraining:
-  r"""Gradual self-training: learn each domain's pseudo-labels in turn.
+  r"""Gradual self-training: trains on the pseudo-labels of each domain in turn.
 
   .. math::
     \theta_{t+1} = \operatorname{fit}\bigl(\theta_t;\;
@@ -130,42 +122,41 @@ def gradual_self_training(
       \text{ confident}\}\bigr)
 
   for unlabeled domains D_1, ..., D_T that lead from the source to the target.
-  What the authors found to matter is fixed here: labels are hard, the least
-  confident 10 % of each block are dropped, the weights are carried on rather
-  than started anew, and the blocks keep their order. Self-training on the
-  target at once, or on all blocks pooled, does not do it.
+  The authors found four choices important: hard labels, no training on the 10 %
+  least confident examples of each block, training from the weights of the last
+  block instead of new weights, and the order of the blocks. Self-training on
+  the target directly, or on all blocks pooled, fails in their experiments.
 
   Args:
-    variables: the model trained on the source, any pytree (it may hold the
-      optimizer's state, which then is carried on too).
-    blocks: the domains in order: a list of arrays `[examples, ...]` (or of
-      pytrees of such) of any length, or one array `[blocks, examples, ...]`.
-      The authors take blocks of 2,000.
+    key: a JAX random key, split over the blocks for `fit`.
+    variables: the model trained on the source, any pytree. It may include the
+      state of the optimizer, which then continues from block to block.
+    blocks: the domains in order: a list of arrays `[examples, ...]`, or of
+      pytrees of such arrays, or one array `[blocks, examples, ...]`. The sizes
+      in a list may differ. The authors: blocks of 2,000 examples.
     fit: `fit(variables, inputs, labels, mask, key) -> variables`, which trains
-      from the given variables on the examples where `mask` is True. Shapes do
-      not depend on how many are dropped. Regularization (dropout, weight
-      decay) belongs here, and is needed.
+      from the given variables on the examples with a True `mask`. Shapes do not
+      depend on the number of dropped examples. The training needs
+      regularization, such as dropout or weight decay.
     predict: `predict(variables, inputs) -> logits`, `[examples, classes]`, in
       evaluation mode.
-    key: a JAX random key, split over the blocks for `fit`.
     drop: the share of each block to drop, in [0, 1]. May be traced.
     confidence: as in `confident_pseudo_labels`.
-    repeats: how often each block is labeled and learned (1).
-    where: one mask `[examples]` a block, for padded examples.
+    num_repeats: the number of rounds of labeling and training on each block.
+    where: one mask `[examples]` for each block, for padded examples.
 
   Returns:
-    The variables after the last block, and per block the share learned and the
-    confidence before.
+    `GradualSelfTraining`.
 
   Raises:
-    ValueError: if there is no block, masks do not match, or an option is out
-      of range.
+    ValueError: if there is no block, masks do not match the blocks, or an
+      option is out of range.
 
   Published, on rotated MNIST from 0 to 60 degrees: source only 31.9 %,
   self-training on the target 33.0 %, gradual 87.9 %.
 
   Examples:
-    A one-dimensional class mean that drifts, followed step by step:
+    One-dimensional class means that drift:
 
     >>> def fit(means, x, labels, mask, key):
     ...   member = jax.nn.one_hot(labels, 2) * mask[:, None]
@@ -175,7 +166,7 @@ def gradual_self_training(
     >>> base = jnp.array([-1.2, -1.0, 1.0, 1.2])
     >>> blocks = [base + shift for shift in (0.5, 1.0, 1.5, 2.0, 2.5)]
     >>> result = gradual_self_training(
-    ...   jnp.array([-1.1, 1.1]), blocks, fit, predict, key=jax.random.key(0)
+    ...   jax.random.key(0), jnp.array([-1.1, 1.1]), blocks, fit, predict
     ... )
     >>> print(jnp.argmax(predict(result.variables, blocks[-1]), -1))
     [0 0 1 1]
@@ -189,20 +180,22 @@ def gradual_self_training(
   count = len(blocks)
   if not count:
     raise ValueError(
-      "gradual_self_training: blocks is empty; expected one block or more."
+      "gradual_self_training: blocks is empty; expected one or more blocks."
     )
-  if repeats < 1:
-    raise ValueError(f"repeats is {repeats}; expected an integer from 1 on.")
+  if num_repeats < 1:
+    raise ValueError(
+      f"num_repeats is {num_repeats}; expected an integer, at least 1."
+    )
   if where is not None and len(where) != count:
     raise ValueError(
       f"gradual_self_training: where has {len(where)} masks; expected "
-      f"{count}, one a block."
+      f"{count}, one for each block."
     )
   kept, confidences = [], []
-  keys = jax.random.split(key, count * repeats)
+  keys = jax.random.split(key, count * num_repeats)
   for i in range(count):
     counts = None if where is None else jnp.asarray(where[i])
-    for j in range(repeats):
+    for j in range(num_repeats):
       logits = jnp.asarray(predict(variables, blocks[i]))
       pseudo = confident_pseudo_labels(
         logits, drop=drop, confidence=confidence, where=counts
@@ -219,6 +212,6 @@ def gradual_self_training(
         blocks[i],
         pseudo.labels,
         pseudo.mask,
-        keys[i * repeats + j],
+        keys[i * num_repeats + j],
       )
   return GradualSelfTraining(variables, jnp.stack(kept), jnp.stack(confidences))

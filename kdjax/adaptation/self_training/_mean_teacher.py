@@ -1,4 +1,4 @@
-"""Mean teacher and pi-model: consistency with an averaged teacher."""
+"""Mean teacher and pi-model: consistency loss and averaged teacher."""
 
 from typing import TypeVar
 
@@ -25,28 +25,28 @@ def consistency_loss(
   threshold: ArrayLike = 0.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Consistency of the mean teacher, the pi-model and self-ensembling.
+  r"""Consistency loss (mean teacher, pi-model, self-ensembling).
 
   .. math::
     \ell_i = \mathbb 1[\max_c q_{ic} \ge \tau] \sum_c (p_{ic} - q_{ic})^2
 
   Args:
-    student_logits: `[*batch, classes]`, of p.
-    teacher_logits: `[*batch, classes]`, of q: from the averaged teacher on
-      another view (mean teacher, self-ensembling) or from the student itself
-      on another view (pi-model).
-    threshold: tau in [0, 1] on the teacher's confidence, a scalar or one per
-      row. May be traced. Self-ensembling: 0.968 (French), 0.95 (Dassl), 0.8
-      (TLlib).
-    stop_teacher_gradient: False lets both views learn.
+    student_logits: `[*batch, classes]`, the logits of p.
+    teacher_logits: `[*batch, classes]`, the logits of q for another view: of
+      the averaged teacher (mean teacher, self-ensembling) or of the student
+      (pi-model).
+    threshold: tau in [0, 1], the least confidence of the teacher, a scalar or
+      one per row. May be traced. Self-ensembling: 0.968 (French), 0.95 (Dassl),
+      0.8 (TLlib).
+    stop_teacher_gradient: whether the teacher logits get no gradient.
 
   Returns:
-    One value an example: the sum over classes (TLlib, Dassl), not their mean
-    (the mean teacher's authors, so that weights carry over times the number
-    of classes). Unsure examples are 0 and count in the mean over the batch.
-    Published weights: 3 (self-ensembling in TLlib), 1 with a ramp (mean
-    teacher in Dassl); TLlib's semi-supervised scripts take 0.1 times the sum,
-    not the mean, over the batch.
+    One value an example: the sum over classes (TLlib, Dassl). The authors of
+    the mean teacher have the mean over classes; divide their weight by the
+    number of classes. The value is 0 below the threshold, and the mean over the
+    batch includes it. Published weights: 3 (self-ensembling in TLlib), 1 with a
+    ramp (mean teacher in Dassl). TLlib's semi-supervised scripts have 0.1 times
+    the sum, not the mean, over the batch.
 
   Raises:
     ValueError: if the shapes differ or a static threshold is outside [0, 1].
@@ -78,29 +78,30 @@ def mean_teacher_update(
   decay: ArrayLike = 0.999,
   step: ArrayLike | None = None,
 ) -> Tree:
-  r"""Mean teacher: the exponential moving average of the student.
+  r"""Mean teacher: exponential moving average of the student.
 
   .. math::
     \theta' \leftarrow \alpha \theta' + (1 - \alpha) \theta, \qquad
     \alpha = \min\bigl(\alpha_0,\; 1 - 1 / (t + 1)\bigr)
 
   Args:
-    teacher: a pytree of arrays, theta'. Keep it in float32 or wider: in
-      bfloat16 the average would stand still.
-    student: a pytree of the same structure. Parameters alone: statistics of
-      batch normalization are the student's (TLlib copies them) or the
-      teacher's own.
+    teacher: theta', a pytree of arrays in float32 or wider: in bfloat16 small
+      updates are rounded to 0.
+    student: theta, a pytree of the same structure, without the statistics of
+      batch normalization. For the statistics, copy the student's (TLlib) or
+      compute the teacher's.
     decay: alpha_0 in [0, 1]. May be traced.
-    step: t, the updates before this one; the first then copies the student.
-      None for no correction. May be traced.
+    step: t, the number of earlier updates; the first update then copies the
+      student. None: alpha = alpha_0. May be traced.
 
   Returns:
-    The new teacher, in its own dtypes. Published decay: 0.999 (Dassl, TLlib).
+    The new teacher, in the dtypes of the old one. Published decay: 0.999
+    (Dassl, TLlib).
 
   Raises:
     ValueError: if the structures differ or a static decay is outside [0, 1].
 
-  `kdjax.training.parameter_ema` keeps one inside the optimizer.
+  `kdjax.training.parameter_ema` keeps an average in the optimizer state.
 
   Examples:
     >>> print(mean_teacher_update(jnp.ones(()), jnp.zeros(()), decay=0.75))

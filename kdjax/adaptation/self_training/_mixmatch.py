@@ -1,4 +1,4 @@
-"""MixMatch: sharpened mean predictions of several views."""
+"""MixMatch: label guessing, sharpening and the unlabeled loss."""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,13 @@ def sharpen(
   *,
   temperature: ArrayLike = 0.5,
 ) -> Float[Array, "*batch classes"]:
-  r"""Sharpening of MixMatch: probabilities to the power 1 / T, renormalized.
+  r"""Sharpening (MixMatch): probabilities to the power 1 / T, normalized.
 
   .. math:: q_c = p_c^{1 / T} \Big/ \sum_k p_k^{1 / T}
 
   Args:
-    probabilities: `[*batch, classes]`, p >= 0; they need not add up to 1.
-    temperature: T > 0, a scalar or one per row; below 1 it sharpens. May be
-      traced.
+    probabilities: `[*batch, classes]`, p >= 0, of any sum.
+    temperature: T > 0, a scalar or one per row; T < 1 sharpens. May be traced.
 
   Returns:
     Probabilities of the same shape; a row of zeros stays zero.
@@ -31,7 +30,7 @@ def sharpen(
   Raises:
     ValueError: if a static temperature is not above 0.
 
-  Published: T = 0.5. Dassl's `temperature` is the exponent, 2, not T.
+  Published: T = 0.5. Dassl's `temperature` is the exponent 1 / T = 2.
 
   Examples:
     >>> print(f"{sharpen(jnp.array([0.75, 0.25]), temperature=0.5)[0]:.2f}")
@@ -55,7 +54,7 @@ def guess_labels(
   *,
   temperature: ArrayLike = 0.5,
 ) -> Float[Array, "*batch classes"]:
-  r"""Label guessing of MixMatch: the views' mean prediction, sharpened.
+  r"""Label guessing (MixMatch): sharpened mean prediction of several views.
 
   .. math::
     q = \operatorname{sharpen}\Bigl(\operatorname*{mean}_k p^{(k)}, T\Bigr)
@@ -70,9 +69,9 @@ def guess_labels(
   Raises:
     ValueError: if a static temperature is not above 0.
 
-  Inputs and these labels are then mixed by MixUp with weights
-  max(lambda, 1 - lambda), lambda from Beta(0.75, 0.75), over the labeled and
-  unlabeled examples shuffled together.
+  The method then applies MixUp to inputs and labels of all labeled and
+  unlabeled examples, shuffled together, with weights max(lambda, 1 - lambda)
+  and lambda from Beta(0.75, 0.75).
 
   Examples:
     >>> guess_labels(jnp.array([[[1e4, 0.0]], [[1e4, 0.0]]]))
@@ -91,13 +90,14 @@ def mixmatch_loss(
   logits: Float[Array, "*batch classes"],
   targets: Float[Array, "*batch classes"],
 ) -> Float[Array, "*batch"]:
-  r"""MixMatch's loss on unlabeled examples: the Brier score.
+  r"""MixMatch: loss of unlabeled examples, the Brier score.
 
   .. math:: \ell = \operatorname*{mean}_c (p_c - q_c)^2
 
   Args:
     logits: `[*batch, classes]`, of mixed inputs.
-    targets: `[*batch, classes]`, the guessed labels mixed alike; no gradient.
+    targets: `[*batch, classes]`, the guessed labels, mixed like the inputs; no
+      gradient.
 
   Returns:
     One value an example, the mean over classes. Published weight: 75 for

@@ -1,4 +1,4 @@
-"""Minimax entropy (MME) with a classifier of prototypes."""
+"""Minimax entropy (MME) with a prototype classifier."""
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ def prototype_logits(
   *,
   temperature: ArrayLike = 0.05,
 ) -> Float[Array, "*batch classes"]:
-  r"""Prototype classifier of MME: inner products with the features' direction.
+  r"""Prototype classifier (MME): inner products with normalized features.
 
   .. math:: z_c = \frac{1}{T} \frac{f}{\lVert f \rVert} \cdot w_c
 
   Args:
     features: `[*batch, dims]`; a zero vector gives logits of 0.
-    prototypes: `[classes, dims]`, the weights of the last layer. As published
-      they are not normalized.
+    prototypes: `[classes, dims]`, the weights of the last layer, not
+      normalized, as published.
     temperature: T > 0. May be traced.
 
   Returns:
@@ -62,14 +62,14 @@ def mme_loss(
   temperature: ArrayLike = 0.05,
   reversal: ArrayLike = 1.0,
 ) -> Float[Array, "*batch"]:
-  r"""Minimax entropy (MME): prototypes raise it, features lower it.
+  r"""Minimax entropy (MME): prototypes maximize, features minimize the entropy.
 
   .. math::
     \ell = -H\bigl(\mathrm{softmax}(C(R(f)))\bigr)
 
-  with C the `prototype_logits` and R a gradient reversal. Minimizing it
-  by everything at once moves the prototypes towards the target (more entropy)
-  and gathers the target's features around them (less).
+  with C the `prototype_logits` and R a gradient reversal. All parameters
+  minimize the loss: the prototypes increase the entropy and move towards the
+  target features; the features decrease it and cluster around the prototypes.
 
   Args:
     target_features: `[*batch, dims]`, of unlabeled target examples.
@@ -78,7 +78,7 @@ def mme_loss(
     reversal: the factor of the reversed gradient. May be traced.
 
   Returns:
-    One value an example, minus its entropy. Published weight: 0.1 times the
+    One value an example, minus the entropy. Published weight: 0.1 times the
     mean over the batch.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Pseudo-labels (Lee 2013)."""
+"""Pseudo-label (Lee 2013)."""
 
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -14,7 +14,7 @@ def pseudo_label_loss(
   *,
   threshold: ArrayLike = 0.95,
 ) -> Float[Array, "*batch"]:
-  r"""Pseudo-labels: cross-entropy with one's own confident predictions.
+  r"""Pseudo-label: cross-entropy with the model's own confident predictions.
 
   .. math::
     \ell_i = \mathbb 1[\max_c q_{ic} \ge \tau]\; H(\hat y_i, p_i), \qquad
@@ -23,24 +23,23 @@ def pseudo_label_loss(
   with p the softmax of `logits` and q that of `pseudo_logits`.
 
   Args:
-    logits: `[*batch, classes]`, which learn. A class at -inf is masked.
-    pseudo_logits: `[*batch, classes]`, which give the labels and get no
-      gradient; by default the logits themselves.
-    threshold: tau in [0, 1], the least probability that counts: a scalar, or
-      one per row. May be traced. Lee's method has none (0).
+    logits: `[*batch, classes]`; they get gradient. A class at -inf is masked.
+    pseudo_logits: `[*batch, classes]`, from which the labels are computed,
+      without gradient. The default is `logits`.
+    threshold: tau in [0, 1], the least confidence of a label, a scalar or one
+      per row. May be traced. Lee's method has no threshold (0).
 
   Returns:
-    One value an example, 0 for an unsure one: the published loss is the mean
-    over the whole batch, unsure examples included. Published: weight 1 and
-    threshold 0.95 (TLlib's semi-supervised script), no threshold and a weight
-    that rises to 3 (Lee).
+    One value an example, 0 below the threshold. The published loss is the mean
+    over the whole batch. Published: weight 1 and threshold 0.95 (TLlib's
+    semi-supervised script); no threshold and a weight that rises to 3 (Lee).
 
   Raises:
     ValueError: if the shapes differ or a static threshold is outside [0, 1].
     TypeError: if the logits are not floating-point.
 
-  TLlib keeps a confidence above the threshold, the paper of FixMatch and Dassl
-  one that equals it too, as here.
+  A confidence equal to the threshold is confident in the paper of FixMatch, in
+  Dassl and here, but not in TLlib.
 
   Examples:
     >>> logits = jnp.array([[4.0, 0.0], [0.5, 0.0]])

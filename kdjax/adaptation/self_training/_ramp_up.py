@@ -8,13 +8,14 @@ from kdjax.ops import check_range
 
 
 def sigmoid_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
-  r"""Ramp-up of the consistency's weight, from 0.0067 to 1.
+  r"""Sigmoid ramp-up of a loss weight, from 0.0067 to 1.
 
   .. math:: w(t) = \exp\bigl(-5 (1 - \min(t / T, 1))^2\bigr)
 
   Args:
-    step: t, steps or epochs so far. May be traced.
-    length: T >= 0, when the weight reaches 1; 0 for no ramp. May be traced.
+    step: t, the number of steps or epochs so far. May be traced.
+    length: T >= 0, the step at which the weight reaches 1; 0 for no ramp. May
+      be traced.
 
   Returns:
     A scalar, in (0, 1]. Published lengths: 80 epochs (Laine and Aila), 5
@@ -37,13 +38,14 @@ def sigmoid_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
 
 
 def linear_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
-  r"""Linear ramp-up of a weight (MixMatch).
+  r"""Linear ramp-up of a loss weight (MixMatch).
 
   .. math:: w(t) = \min(\max(t / T, 0), 1)
 
   Args:
-    step: t, steps or epochs so far. May be traced.
-    length: T >= 0; 0 for no ramp. May be traced.
+    step: t, the number of steps or epochs so far. May be traced.
+    length: T >= 0, the step at which the weight reaches 1; 0 for no ramp. May
+      be traced.
 
   Returns:
     A scalar in [0, 1]. Published length: 16,000 steps (MixMatch), 20,000

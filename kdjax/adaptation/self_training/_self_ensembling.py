@@ -1,4 +1,4 @@
-"""Self-ensembling: the class balance of confident predictions."""
+"""Self-ensembling: class balance of the predictions."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -16,25 +16,24 @@ def self_ensembling_balance_loss(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Class balance of self-ensembling: the mean prediction is uniform.
+  r"""Class balance (self-ensembling): moves the mean prediction to uniform.
 
   .. math::
     \ell = -\operatorname*{mean}_c \Bigl[\tfrac1K \log \bar p_c
       + \bigl(1 - \tfrac1K\bigr) \log(1 - \bar p_c)\Bigr], \qquad
     \bar p = \operatorname*{mean}_i p_i
 
-  a binary cross-entropy for each class; not MCD's
-  `class_balance_loss`.
+  a binary cross-entropy for each class. MCD's `class_balance_loss` differs.
 
   Args:
-    target_logits: `[batch, classes]`, the student's; a class at -inf counts as
-      one that is never predicted.
-    where: which examples count.
+    target_logits: `[batch, classes]`, of the student. A class at -inf has
+      probability 0 and stays in the mean over classes.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar, each logarithm at least -100 as in PyTorch; 0 with gradient 0 if
-    nothing counts. Published weight: 0.005 times the number of classes
+    A scalar; each logarithm is at least -100, as in PyTorch; 0 with gradient 0
+    if nothing counts. Published weight: 0.005 times the number of classes
     (French), 0.01 (TLlib), each times the share of confident examples.
 
   Raises:
@@ -53,7 +52,7 @@ def self_ensembling_balance_loss(
   excluded = log_p == -jnp.inf
   log_p = jnp.where(excluded, 0.0, log_p)
   p = jnp.where(excluded, 0.0, jnp.exp(log_p))
-  # 1 - p without cancellation where the model is sure.
+  # 1 - p without cancellation where p is near 1.
   rest = jnp.where(excluded, 1.0, -jnp.expm1(log_p))
   sums, rests, count = sum_over_devices(
     (
@@ -73,7 +72,7 @@ def self_ensembling_balance_loss(
 
 
 def _bounded_log(x: Float[Array, " classes"]) -> Float[Array, " classes"]:
-  """Returns the logarithm, at least -100, where its gradient is 0."""
+  """Returns the logarithm, at least -100; the gradient of the bound is 0."""
   floor = jnp.exp(jnp.asarray(-100.0, x.dtype))
   low = x <= jnp.maximum(floor, jnp.finfo(x.dtype).tiny)
   return jnp.where(low, -100.0, jnp.log(jnp.where(low, 1.0, x)))

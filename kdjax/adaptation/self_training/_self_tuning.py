@@ -1,4 +1,4 @@
-"""Self-tuning: a pseudo-label is a group of keys to be near to."""
+"""Self-tuning: pseudo-group contrast (PGC) with a queue of keys."""
 
 from typing import Any, NamedTuple
 
@@ -20,11 +20,7 @@ class SelfTuningQueue(NamedTuple):
 
   Attributes:
     keys: `[classes, size, dims]`, of length 1.
-    position: `[classes]`, the slot that the next key of a class takes.
-
-  References:
-    Wang et al., `Self-tuning for data-efficient deep learning
-    <https://arxiv.org/abs/2102.12903>`_, 2021.
+    position: `[classes]`, the slot of the next key of each class.
   """
 
   keys: Float[Array, "classes size dims"]
@@ -34,20 +30,20 @@ class SelfTuningQueue(NamedTuple):
 def self_tuning_init(
   key: Any, *, num_classes: int, dims: int, size: int = 32
 ) -> SelfTuningQueue:
-  """Self-tuning's queue at the start: random directions.
+  """Self-tuning: the queue before training, random unit vectors.
 
   Args:
     key: a JAX random key.
     num_classes: the number of classes.
     dims: the width of the projections.
-    size: how many keys are kept a class. Published: 32.
+    size: the number of keys of each class. Published: 32.
 
   Returns:
-    The queue, a pytree to keep beside the train state.
+    The queue, a pytree; store it with the train state.
 
   Raises:
     ValueError: if a size is not positive.
-    TypeError: if a size is no integer.
+    TypeError: if a size is not an integer.
 
   Examples:
     >>> queue = self_tuning_init(jax.random.key(0), num_classes=3, dims=4)
@@ -77,24 +73,24 @@ def self_tuning_loss(
   *,
   temperature: ArrayLike = 0.07,
 ) -> Float[Array, " batch"]:
-  r"""Pseudo-group contrast (PGC) of self-tuning.
+  r"""Self-tuning: pseudo-group contrast (PGC).
 
   .. math::
     \ell_i = \frac{1}{K + 1} \sum_{k^+} \Bigl(\log \frac{1}{K + 1}
       - \log \frac{\exp(q_i \cdot k^+ / T)}{\sum_k \exp(q_i \cdot k / T)}
       \Bigr)
 
-  a divergence from the uniform distribution over K + 1 positives: the
-  example's own key and the K keys of its (pseudo-)class in the queue. The sum
-  runs over the own key and all keys of all classes. A wrong label then costs
-  less than in a cross-entropy.
+  a divergence from the uniform distribution over K + 1 positives: the key of
+  the example and the K keys of its (pseudo-)class in the queue. The sum over k
+  includes the key of the example and all keys of all classes. A wrong label has
+  a smaller loss than with the cross-entropy.
 
   Args:
-    queries: `[batch, dims]`, projections of length 1; they learn.
-    keys: `[batch, dims]`, of the averaged encoder on another view; no
+    queries: `[batch, dims]`, projections of length 1; they get gradient.
+    keys: `[batch, dims]`, of the averaged encoder for another view; no
       gradient.
-    labels: `[batch]`, true labels or the query classifier's predictions.
-    queue: from before this batch; follow with `self_tuning_update`.
+    labels: `[batch]`, true labels, or predictions of the query classifier.
+    queue: the queue before this batch. Call `self_tuning_update` afterwards.
     temperature: T > 0. May be traced.
 
   Returns:
@@ -102,7 +98,7 @@ def self_tuning_loss(
     unlabeled examples.
 
   Raises:
-    ValueError: if widths disagree or a static temperature is not above 0.
+    ValueError: if widths differ or a static temperature is not above 0.
 
   Examples:
     >>> queue = SelfTuningQueue(jnp.eye(2)[:, None], jnp.zeros(2, jnp.int32))
@@ -146,19 +142,19 @@ def self_tuning_update(
   keys: Float[Array, "batch dims"],
   labels: Int[Array, " batch"],
 ) -> SelfTuningQueue:
-  """Self-tuning's update: each key takes the oldest slot of its class.
+  """Self-tuning: writes each key to the oldest slot of its class.
 
   Args:
     queue: the queue so far.
-    keys: `[batch, dims]`, this batch's keys; several devices gather them
-      first.
-    labels: `[batch]`; a negative label leaves its key out.
+    keys: `[batch, dims]`, the keys of this batch. On several devices, gather
+      them first.
+    labels: `[batch]`. A key with a negative label is not written.
 
   Returns:
     The new queue, without gradient.
 
   Raises:
-    ValueError: if widths disagree.
+    ValueError: if widths differ.
 
   Examples:
     >>> queue = SelfTuningQueue(jnp.zeros((2, 1, 2)), jnp.zeros(2, jnp.int32))
@@ -177,7 +173,7 @@ def self_tuning_update(
     carry: SelfTuningQueue, item: tuple[Array, Array]
   ) -> tuple[SelfTuningQueue, None]:
     row, label = item
-    # Out of range writes nothing; a negative index would wrap.
+    # JAX drops writes out of range; a negative index would wrap around.
     label = jnp.where(label >= 0, label, classes)
     slot = carry.position.at[label].get(mode="fill", fill_value=0)
     return SelfTuningQueue(
@@ -194,5 +190,5 @@ def _check_width(
   if queue.keys.shape[-1] != rows.shape[-1]:
     raise ValueError(
       f"{name}: queue has keys of width {queue.keys.shape[-1]}; expected "
-      f"{rows.shape[-1]}, as in the rows."
+      f"{rows.shape[-1]}, the width of the queries or keys."
     )

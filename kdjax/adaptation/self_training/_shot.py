@@ -1,4 +1,4 @@
-"""SHOT: pseudo-labels from the centroids of target features."""
+"""Source hypothesis transfer (SHOT): centroid pseudo-labels."""
 
 import jax
 import jax.numpy as jnp
@@ -18,43 +18,44 @@ from kdjax.ops import validate
 
 @validate
 def centroid_pseudo_labels(
-  features: Float[Array, "batch dims"],
-  logits: Float[Array, "batch classes"],
+  target_features: Float[Array, "batch dims"],
+  target_logits: Float[Array, "batch classes"],
   *,
-  rounds: int = 2,
+  num_rounds: int = 2,
   distance: str = "cosine",
   min_count: ArrayLike = 0,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Int[Array, " batch"]:
-  r"""Centroid pseudo-labels of SHOT: the nearest class mean of the target.
+  r"""Centroid pseudo-labels (SHOT): class of the nearest target centroid.
 
   .. math::
     \hat y_i = \operatorname*{argmin}_c d(f_i, \mu_c), \qquad
     \mu_c = \frac{\sum_i p_{ic} f_i}{\sum_i p_{ic}}
 
-  with p the softmax of the logits in the first round and the labels of the
-  round before, one-hot, afterwards. They are right more often than the
-  classifier, which knows the source alone.
+  with p the softmax of the logits in the first round and the one-hot labels of
+  the last round in later rounds. These labels are usually more accurate than
+  the predictions of the source classifier.
 
   Args:
-    features: `[batch, dims]`, of ALL target examples in evaluation mode.
-    logits: `[batch, classes]`, of the same.
-    rounds: how many rounds; a static integer.
-    distance: "cosine", to which end a 1 is appended to each row, which is then
-      scaled to length 1 (the authors), or "euclidean".
-    min_count: a class that no more examples than this are given is no
-      candidate. May be traced.
-    where: which examples count.
+    target_features: `[batch, dims]`, of ALL target examples, in evaluation
+      mode.
+    target_logits: `[batch, classes]`, of the same examples.
+    num_rounds: the number of rounds; a static integer.
+    distance: "cosine" or "euclidean". For "cosine" a 1 is appended to each row,
+      and rows are scaled to length 1 (the authors).
+    min_count: only classes with more examples than this are candidates. May be
+      traced.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples.
 
   Returns:
-    Labels `[batch]`; no gradient. Published: 2 rounds, renewed 15 times in
-    training; the cross-entropy with them weighs 0.3, beside
+    Labels `[batch]`, without gradient. Published: 2 rounds, computed 15 times
+    during training; their cross-entropy has weight 0.3 and is added to
     `information_maximization_loss`.
 
   Raises:
-    ValueError: if shapes disagree or an option is unknown.
+    ValueError: if shapes differ or an option is unknown.
 
   Examples:
     >>> features = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
@@ -66,10 +67,10 @@ def centroid_pseudo_labels(
     Liang, Hu and Feng, `Do we really need to access the source data?
     <https://arxiv.org/abs/2002.08546>`_, 2020.
   """
-  check_integer("rounds", rounds, 1)
+  check_integer("num_rounds", num_rounds, 1)
   check_choice("distance", distance, ("cosine", "euclidean"))
-  rows, mask = masked_rows(jax.lax.stop_gradient(features), where)
-  scores, _ = masked_rows(jax.lax.stop_gradient(logits), where)
+  rows, mask = masked_rows(jax.lax.stop_gradient(target_features), where)
+  scores, _ = masked_rows(jax.lax.stop_gradient(target_logits), where)
   classes = scores.shape[1]
   if distance == "cosine":
     rows = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], 1)
@@ -77,7 +78,7 @@ def centroid_pseudo_labels(
   member = softened_softmax(scores)
   labels = jnp.argmax(scores, -1)
   least = as_number("min_count", min_count, rows.dtype)
-  for _ in range(rounds):
+  for _ in range(num_rounds):
     hard = jax.nn.one_hot(labels, classes, dtype=rows.dtype)
     sums, weights, counts = sum_over_devices(
       (

@@ -1,4 +1,4 @@
-"""Spherical k-means, the clusters of CAN."""
+"""Spherical k-means (CAN)."""
 
 from typing import NamedTuple
 
@@ -17,17 +17,14 @@ from kdjax.ops import validate
 
 
 class SphericalKMeans(NamedTuple):
-  """Clusters of directions.
+  """Result of `spherical_kmeans`.
 
   Attributes:
-    centers: `[classes, dims]`, of length 1 (0 for a class without direction).
+    centers: `[classes, dims]`, of length 1 (0 for a center of 0).
     labels: `[target]`, the nearest center of each row.
-    distances: `[target]`, (1 - cosine) / 2 to it, in [0, 1]. CAN learns from
-      rows nearer than 0.05, of classes with three such rows or more.
-
-  References:
-    Kang et al., `Contrastive adaptation network
-    <https://arxiv.org/abs/1901.00976>`_, 2019.
+    distances: `[target]`, (1 - cosine) / 2 to the nearest center, in [0, 1].
+      CAN trains on rows with distances below 0.05, in classes with at least
+      three such rows.
   """
 
   centers: Float[Array, "classes dims"]
@@ -40,42 +37,43 @@ def spherical_kmeans(
   target: Float[Array, "target dims"],
   centers: Float[Array, "classes dims"],
   *,
-  iterations: int = 100,
+  num_iterations: int = 100,
   tolerance: ArrayLike = 0.005,
   normalize: bool = True,
   where: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> SphericalKMeans:
-  r"""Spherical k-means of CAN: target clusters that start at source classes.
+  r"""Spherical k-means (CAN): target clusters, started at source classes.
 
   .. math::
     \hat y_i = \operatorname*{argmin}_c \tfrac12 (1 - \cos(f_i, o_c)), \qquad
     o_c \leftarrow \sum_{i : \hat y_i = c} \frac{f_i}{\lVert f_i \rVert}
 
-  until the centers move by less than the tolerance on average. An empty
-  cluster goes back to its first center.
+  until the mean movement of the centers is below the tolerance. An empty
+  cluster gets its first center back.
 
   Args:
     target: `[target, dims]`, features.
-    centers: `[classes, dims]`, the classes' sums or means of source features;
-      only directions matter. Cluster c keeps the label c.
-    iterations: at most as many updates; a static integer.
-    tolerance: on the mean (1 - cosine) / 2 between old and new centers. May be
-      traced; 0 runs all iterations.
-    normalize: whether rows count by direction (the paper); the authors' code
-      sums the features themselves, so that long ones weigh more.
-    where: which rows count.
-    axis_name: the mapped axis that holds the rest of the rows; the centers are
-      those of all, labels are this device's.
+    centers: `[classes, dims]`, the sums or means of the source features of each
+      class; only their directions matter. Cluster c keeps the label c.
+    num_iterations: the largest number of updates; a static integer.
+    tolerance: the limit of the mean (1 - cosine) / 2 between old and new
+      centers. May be traced. 0 runs all iterations.
+    normalize: whether to sum features of length 1 (the paper) or the features
+      themselves (the authors' code), which gives long features more weight.
+    where: mask of the rows.
+    axis_name: the mapped axis that holds the rest of the rows. The centers are
+      computed over all rows; the labels are those of this device.
 
   Returns:
     `SphericalKMeans`, without gradient. Published tolerance: 0.005.
 
   Raises:
-    ValueError: if the widths differ or `iterations` is not positive.
+    ValueError: if the widths differ or `num_iterations` is not positive.
 
-  The authors then match clusters to classes by the Hungarian method; as each
-  cluster starts at its class, that changes nothing unless centers cross over.
+  The authors' code then matches clusters to classes by the Hungarian method.
+  Each cluster starts at its class, so the matching changes a label only if
+  centers change places.
 
   Examples:
     >>> target = jnp.array([[5.0, 1.0], [4.0, 0.0], [0.0, 2.0]])
@@ -86,7 +84,7 @@ def spherical_kmeans(
     Kang et al., `Contrastive adaptation network for unsupervised domain
     adaptation <https://arxiv.org/abs/1901.00976>`_, 2019.
   """
-  check_integer("iterations", iterations, 1)
+  check_integer("num_iterations", num_iterations, 1)
   dtype = jnp.promote_types(compute_dtype(target), compute_dtype(centers))
   rows, mask = masked_rows(jax.lax.stop_gradient(target).astype(dtype), where)
   first = unit_directions(jax.lax.stop_gradient(centers).astype(dtype))
@@ -107,13 +105,13 @@ def spherical_kmeans(
     )
     new = unit_directions(jnp.where(counts[:, None] > 0, sums, first))
     moved = jnp.mean(0.5 * (1 - jnp.sum(new * old, -1)))
-    # The centers of the update that moved too little are still taken.
-    kept = jnp.where(settled, old, new)
-    return (kept, settled | (moved < least)), None
+    # The update that ends the iteration still replaces the centers.
+    latest = jnp.where(settled, old, new)
+    return (latest, settled | (moved < least)), None
 
-  # A mask that varies over devices does not make the centers vary.
+  # The centers are equal on all devices, though the masks differ.
   (found, _), _ = jax.lax.scan(
-    step, (first, jnp.zeros((), bool)), None, length=iterations
+    step, (first, jnp.zeros((), bool)), None, length=num_iterations
   )
   similarities = _product(directions, found.T)
   return SphericalKMeans(

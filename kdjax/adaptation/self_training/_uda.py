@@ -26,35 +26,36 @@ def uda_loss(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Unsupervised data augmentation (UDA): consistency of two views.
+  r"""Unsupervised data augmentation (UDA): consistency between two views.
 
   .. math::
     \ell = \frac{\sum_i m_i \, \mathrm{KL}(q_i \Vert p_i)}
                 {\max(\sum_i m_i, 1)}, \qquad
     m_i = \mathbb 1[\max_c \mathrm{softmax}(z^w_i)_c \ge \tau]
 
-  Which side the temperature T < 1 divides is where codes differ:
+  Published codes apply the temperature T < 1 to different sides:
 
-  - `sharpen="student"` (TLlib): q = softmax(z^w), p = softmax(z^s / T), so the
-    strong view's logits come out T times as large as the weak view's.
+  - `sharpen="student"` (TLlib): q = softmax(z^w), p = softmax(z^s / T). At the
+    optimum the logits of the strong view are T times those of the weak view.
   - `sharpen="teacher"` (the paper): q = softmax(z^w / T), p = softmax(z^s).
 
   Args:
-    strong_logits: `[batch, classes]`, z^s of the strong view; they learn.
+    strong_logits: `[batch, classes]`, z^s of the strong view; they get
+      gradient.
     weak_logits: `[batch, classes]`, z^w of the weak view; no gradient.
-    threshold: tau in [0, 1], on the weak view's confidence at T = 1. May be
-      traced.
+    threshold: tau in [0, 1], the least confidence of the weak view at T = 1.
+      May be traced.
     temperature: T > 0. May be traced.
     sharpen: "student" or "teacher".
     average: "confident" divides by the number of confident examples (TLlib),
       "all" by the number of all examples (the authors' code).
-    where: which examples count.
+    where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts or nothing is confident.
+    A scalar; 0 with gradient 0 if no unmasked example is confident.
     Published: weight 1, with threshold 0.7 and temperature 0.85 (TLlib);
-    threshold 0.8 and temperature 0.4 on the teacher's side with "all" (the
+    threshold 0.8, temperature 0.4 and `sharpen="teacher"` with "all" (the
     authors, for CIFAR-10).
 
   Raises:

@@ -1,1 +1,1 @@
-"""Losses on feature maps and embeddings."""
+"""Distillation losses on feature maps and embeddings."""

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import validate
@@ -18,33 +18,34 @@ def ab_loss(
   margin: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Activation boundaries (AB): which neurons fire, and by a margin.
+  r"""Activation boundaries (AB): a hinge loss on the neurons' signs.
 
   .. math::
     \ell = \frac{3}{1000} \sum_{hwc}
       [t \le 0][s > -m] (s + m)^2 + [t > 0][s \le m] (s - m)^2
 
-  The student's pre-activation s is pushed below -m where the teacher's t is
-  silent, above m where it fires; how strongly the teacher fires is not asked.
+  The loss pushes the student's pre-activation s below -m where the teacher's
+  pre-activation t is at most 0, and above m where t is positive. The size of t
+  does not enter the loss.
 
   Args:
-    student_features: pre-activations, already of the teacher's shape, see
+    student_features: pre-activations, projected to the teacher's shape, see
       `kdjax.objectives.ab`.
     teacher_features: the teacher's pre-activations; they receive no gradient.
     margin: m > 0. May be traced.
-    stop_teacher_gradient: False lets gradients reach the teacher (it is 0).
+    stop_teacher_gradient: False lets gradients reach the teacher; they are 0.
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch,
-    summed over n stages with weights 2^(i - n + 1), i from 0, in a stage of
-    30 epochs of its own before the training on labels (RepDistiller).
+    summed over n stages with weights 2^(i - n + 1), i from 0, in 30 epochs
+    without labels before the training with labels (RepDistiller).
 
   Raises:
     ValueError: if the shapes differ or a static margin is not above 0.
     TypeError: if the features are not floating-point.
 
-  Published codes disagree on the scale: the factor 3/1000 is the authors' for
-  CIFAR-10 and RepDistiller's; the authors' ImageNet-sized code has 1/1000,
+  Published codes disagree on the scale. The factor 3/1000 is RepDistiller's and
+  the authors' for CIFAR-10; the authors' code for large images has 1/1000,
   torchdistill 1, and Knowledge-Distillation-Zoo takes the mean.
 
   Examples:

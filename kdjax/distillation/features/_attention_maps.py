@@ -1,12 +1,12 @@
-"""Attention transfer (AT): normalized maps of squared activations."""
+"""Attention transfer (AT)."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import as_number
 from kdjax.ops import check_choice
 from kdjax.ops import check_positive
@@ -25,7 +25,7 @@ def at_loss(
   form: str = "mean",
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Attention transfer (AT): the student looks where the teacher looks.
+  r"""Attention transfer (AT): equal maps of squared activations.
 
   .. math::
     A(F) = \frac{\operatorname{vec}(\operatorname{mean}_c |F_c|^p)}
@@ -33,12 +33,13 @@ def at_loss(
     \ell = \operatorname{mean}_{hw} (A(F^S) - A(F^T))^2
 
   Args:
-    student_features: activations of one stage. Channels may differ from the
-      teacher's; of maps of two sizes the larger is averaged to the smaller.
+    student_features: activations of one stage. The number of channels may
+      differ from the teacher's. If the sizes differ, the larger map is
+      average-pooled to the smaller.
     teacher_features: the teacher's activations; they receive no gradient.
     power: the exponent p > 0 of the channel statistics. May be traced.
-    form: "mean" is the formula above; "norm" is the paper's, the Euclidean
-      norm of A(F^S) - A(F^T), not squared.
+    form: "mean" is the formula above; "norm" is the paper's formula, the
+      Euclidean norm of A(F^S) - A(F^T), not squared.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -47,16 +48,15 @@ def at_loss(
     where it is beta / 2 = 500).
 
   Raises:
-    ValueError: if batches differ, neither map is the smaller, a static power
-      is not above 0 or the form is unknown.
+    ValueError: if batch sizes differ, one map is higher and the other wider, a
+      static power is not above 0 or the form is unknown.
     TypeError: if the features are not floating-point.
 
-  Differs from the paper: the default takes the mean of the squares over the
-  positions, not the norm, as the authors', RepDistiller's and mdistiller's
-  code do, so that their weight carries over. The norm is some hundred times
-  larger (torchdistill has both). The codes raise F itself to the power p, the
-  paper its magnitude, as here: they differ only for an odd p on features that
-  may be negative, and not after a ReLU.
+  The default takes the mean of the squares over the positions, as the code of
+  the authors, RepDistiller and mdistiller does, so that their weight applies.
+  The paper's norm is some hundred times larger (torchdistill has both).
+  Published code raises F to the power p, the paper and this code |F|: the
+  values differ only for an odd p and negative features.
 
   Examples:
     >>> maps = jnp.ones((2, 4, 4, 8))
@@ -82,9 +82,10 @@ def at_loss(
 def attention_map(
   maps: Float[Array, "batch height width channels"], power: Float[Array, ""]
 ) -> Float[Array, "batch positions"]:
-  """The mean over channels of `|F|^p`, as a vector of norm 1."""
+  """Returns the mean over channels of `|F|^p`, as a vector of norm 1."""
   sizes = jnp.where(maps < 0, -maps, maps)  # slope 1 at 0, as F itself
-  # A map of norm 1 does not depend on the scale, which avoids overflow here.
+  # Dividing by the largest entry avoids overflow; it does not change a map of
+  # norm 1.
   largest = jnp.max(sizes, (1, 2, 3), keepdims=True)
   sizes = sizes / jax.lax.stop_gradient(jnp.maximum(largest, 1.0))
   steep = (sizes == 0) & (power < 1)  # no finite gradient

@@ -1,10 +1,10 @@
-"""Class attention transfer."""
+"""Class attention transfer (CAT)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import adaptive_mean_pool
 from kdjax.ops import check_integer
 from kdjax.ops import normalize_as_torch
@@ -20,35 +20,37 @@ def cat_loss(
   normalize: bool = True,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Class attention transfer (CAT): equal maps of where each class is seen.
+  r"""Class attention transfer (CAT): equal class activation maps.
 
   .. math::
     \ell = \operatorname{mean}_{hwc} (A(F^S) - A(F^T))^2, \qquad
     A(F)_c = \frac{\operatorname{pool}(F_c)}
                   {\lVert \operatorname{pool}(F_c) \rVert_2}
 
-  F are class activation maps: one map a class, whose mean over the positions
-  is the class's logit. `kdjax.objectives.cat` takes them from any
-  network that averages its last features before a linear head.
+  F holds one class activation map a class, whose mean over the positions is the
+  logit of the class. `kdjax.objectives.cat` computes F for any network that
+  averages its last features before a linear head.
 
   Args:
     student_features: the student's class activation maps.
-    teacher_features: the teacher's, of any height and width.
-    resolution: the height and width to which both are average-pooled.
-    normalize: whether each pooled map is divided by its norm over positions.
-      A map of zeros stays so and gets no gradient.
+    teacher_features: the teacher's class activation maps, of any height and
+      width; they receive no gradient.
+    resolution: the height and width to which both sides are average-pooled.
+    normalize: whether each pooled map is divided by its norm over positions. A
+      map of zeros stays 0 and gets no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example. Published weights, times the mean over the batch, by
-    pair of networks on CIFAR-100: with `normalize=False` and resolution 2
-    from 0.7 (resnet56 to resnet20) to 15 (resnet32x4 to resnet8x4); normalized
-    from 15 (vgg13 to MobileNetV2, resolution 2) to 600 (resnet32x4 to
-    ShuffleNet, resolution 4).
+    One value an example. Published weights of the mean over the batch, by pair
+    of networks on CIFAR-100: with `normalize=False` and resolution 2 from 0.7
+    (resnet56 to resnet20) to 15 (resnet32x4 to resnet8x4); normalized from 15
+    (vgg13 to MobileNetV2, resolution 2) to 600 (resnet32x4 to ShuffleNet,
+    resolution 4).
 
   Raises:
-    ValueError: if batch or classes differ or `resolution` is below 1.
-    TypeError: if `resolution` is no integer or the maps are no floats.
+    ValueError: if the batch sizes or classes differ or `resolution` is below 1.
+    TypeError: if `resolution` is not an integer or the maps are not
+      floating-point.
 
   Examples:
     >>> maps = jnp.arange(32.0).reshape(1, 4, 4, 2)

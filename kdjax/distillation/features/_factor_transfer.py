@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.distillation.features._attention_maps import attention_map
 from kdjax.ops import check_choice
 from kdjax.ops import normalize_as_torch
@@ -27,31 +27,31 @@ def factor_transfer_loss(
     \ell = \operatorname{mean} \left| \frac{F^S}{\lVert F^S \rVert_2}
                                     - \frac{F^T}{\lVert F^T \rVert_2} \right|
 
-  A factor is what a paraphraser makes of the teacher's features and a
-  translator of the student's, see `kdjax.objectives.factor_transfer`.
-  The norm is that of an example's whole factor.
+  A paraphraser maps the teacher's features to a factor F^T, a translator the
+  student's features to F^S, see `kdjax.objectives.factor_transfer`. The norm is
+  over one example's whole factor.
 
   Args:
-    student_features: the student's factor. Of maps of two sizes the larger is
-      averaged to the smaller.
-    teacher_features: the teacher's; it receives no gradient.
-    form: "factors" is the paper's, above. "attention_maps" is RepDistiller's:
-      F is first replaced by the mean over channels of its squares, so that
-      channels may differ.
+    student_features: the student's factor. If the sizes differ, the larger
+      factor is average-pooled to the smaller.
+    teacher_features: the teacher's factor; it receives no gradient.
+    form: "factors" is the paper's formula, above. "attention_maps" is
+      RepDistiller's: the mean over channels of the squares replaces F, so that
+      the numbers of channels may differ.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example. Published weight: times the mean over the batch, 200
-    for "attention_maps" (RepDistiller) and 1000 for "factors" (torchdistill).
+    One value an example. Published weight of the mean over the batch: 200 for
+    "attention_maps" (RepDistiller), 1000 for "factors" (torchdistill).
 
   Raises:
-    ValueError: if batches differ, for "factors" the channels, neither map is
-      the smaller, or the form is unknown.
+    ValueError: if the batch sizes differ, or the channels for "factors"; if one
+      map is higher and the other wider; or if the form is unknown.
     TypeError: if the features are not floating-point.
 
-  Published codes disagree: RepDistiller compares attention maps of the
-  factors, torchdistill and Knowledge-Distillation-Zoo the factors themselves.
-  The latter is the paper's and the default.
+  Published codes disagree: RepDistiller compares attention maps of the factors;
+  the paper, torchdistill and Knowledge-Distillation-Zoo compare the factors,
+  which is the default.
 
   Examples:
     >>> factors = jnp.ones((1, 2, 2, 4))

@@ -1,10 +1,10 @@
-"""Hints (FitNets): the student's feature map regresses on the teacher's."""
+"""Hint loss of FitNets."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import validate
 
 
@@ -20,13 +20,13 @@ def hint_loss(
   .. math::
     \ell = \operatorname{mean}_{hwc} (F^S - F^T)^2
 
-  A student of another shape goes through a regressor first, see
+  A regressor first maps features of another shape to the teacher's shape, see
   `kdjax.objectives.fitnet`.
 
   Args:
     student_features: activations of one stage (the guided layer), any rank.
-    teacher_features: the teacher's (the hint), of the same shape; they receive
-      no gradient.
+    teacher_features: the teacher's activations (the hint), of the same shape;
+      they receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -37,8 +37,8 @@ def hint_loss(
     ValueError: if the shapes differ.
     TypeError: if the features are not floating-point.
 
-  Differs from the paper, which takes half the sum: RepDistiller, mdistiller
-  and torchdistill take the mean over all elements.
+  RepDistiller, mdistiller, torchdistill and this code take the mean over all
+  elements; the paper has half the sum.
 
   Examples:
     >>> hint_loss(jnp.zeros((1, 4, 4, 8)), jnp.full((1, 4, 4, 8), 2.0))

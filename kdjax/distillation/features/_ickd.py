@@ -1,10 +1,10 @@
-"""Inter-channel correlation (ICKD)."""
+"""Inter-channel correlation distillation (ICKD)."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.ops import check_choice
 from kdjax.ops import masked_mean
 from kdjax.ops import normalize_as_torch
@@ -32,23 +32,26 @@ def ickd_loss(
   where F is `[positions, channels]`.
 
   Args:
-    student_features: the student's, embedded to the teacher's channels.
-    teacher_features: the teacher's; height and width may differ.
+    student_features: the student's maps, embedded to the teacher's channels.
+    teacher_features: the teacher's maps; height and width may differ. They
+      receive no gradient.
     scaling: "imagenet" divides by C B^2 as above, "cifar" by C B.
-    where: which examples count; B is their number.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the loss; B is their number. None
+      takes all.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar; 0 with gradient 0 if nothing counts. A dead channel's row is 0.
-    Published weight: 500 for "imagenet" (batches of 256), 2.5 for "cifar".
+    A scalar; 0 with gradient 0 if `where` is all False. The row of a channel
+    that is 0 everywhere is 0. Published weight: 500 for "imagenet" (batches of
+    256), 2.5 for "cifar".
 
   Raises:
-    ValueError: if batch or channels differ or the scaling is unknown.
+    ValueError: if the batch sizes or channels differ or the scaling is unknown.
     TypeError: if the features are not floating-point.
 
-  The authors' two codes disagree: the one for ImageNet, which torchdistill
-  took over, divides by the batch size twice, so that its value shrinks as the
+  The authors' two codes disagree. The code for ImageNet, which torchdistill
+  copied, divides by the batch size twice, so that the value shrinks as the
   batch grows. It is the default because its weight is the best known.
 
   Examples:
@@ -80,7 +83,7 @@ def _gram(
   maps: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch channels channels"]:
   rows = maps.reshape(maps.shape[0], -1, maps.shape[-1])
-  # The rows are normalized next, so this scale is free; it avoids overflow.
+  # Dividing by the largest entry avoids overflow; the rows are normalized next.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), (1, 2), keepdims=True))
   rows = rows / jnp.where(largest > 0, largest, 1.0)
   return jnp.einsum("bpi,bpj->bij", rows, rows, precision="highest")

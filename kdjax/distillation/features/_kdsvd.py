@@ -23,27 +23,28 @@ def kdsvd_loss(
   k: int = 1,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Knowledge distillation by singular value decomposition (KD-SVD).
+  r"""Distillation by singular value decomposition (KD-SVD): singular vectors.
 
-  Each map, a matrix of positions by channels, is described by its k first
-  right singular vectors; a Gaussian of their differences between consecutive
-  stages is compared:
+  The k first right singular vectors describe each map, a matrix of positions by
+  channels. The loss compares a Gaussian function of their differences between
+  consecutive stages:
 
   .. math::
     R_{ijm} = \exp\bigl(-(v^{(l)}_{im} - v^{(l-1)}_{jm})^2 / 8\bigr), \qquad
     \ell = \sum_l \sum_{ijm} (R^S_{ijm} - R^T_{ijm})^2
 
-  v_m is the m-th vector times the teacher's m-th singular value, the k
-  values being of norm 1 together. The student's is that of its k + 3 first
-  vectors whose cosine with the teacher's is largest in size, with its sign.
+  v_m is the m-th vector times the teacher's m-th singular value, where the
+  vector of the k values has norm 1. The student's v_m is the one of its k + 3
+  first vectors with the largest absolute cosine to the teacher's, times the
+  sign of that cosine.
 
   Args:
     student_features: maps `[batch, height, width, channels]` of two or more
       consecutive stages.
-    teacher_features: the teacher's, as many. Batch and channels equal the
-      student's, height and width need not. They receive no gradient.
-    k: how many singular vectors; not above the number of channels or
-      positions of any map.
+    teacher_features: the teacher's maps, as many, with the student's batch and
+      channels; height and width may differ. They receive no gradient.
+    k: the number of singular vectors; at most the number of channels and of
+      positions of every map.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -51,21 +52,21 @@ def kdsvd_loss(
     (RepDistiller, mdistiller).
 
   Raises:
-    ValueError: if there are fewer than two maps or not as many on both sides,
-      batch or channels differ, or k is out of range.
-    TypeError: if the features are not floating-point or k is no integer.
+    ValueError: if there are fewer than two maps, the numbers of maps, batch
+      sizes or channels differ, or k is out of range.
+    TypeError: if the features are not floating-point or k is not an integer.
 
-  Vectors of equal singular values have no derivative in their common plane,
-  and only there do they get none: the gradient is finite for any map.
+  Vectors with equal singular values have no derivative within their common
+  plane; there the derivative is set to 0. The gradient is finite for every map.
 
-  The sign of a teacher's vector is what the decomposition happens to return,
-  here as in the published codes, and the value depends on it: LAPACK in
-  float64, padded to go the way of PyTorch's MKL, gives the recorded values;
-  other precisions and devices may not.
+  As in published code, the decomposition chooses the sign of a teacher's
+  vector, and the value depends on it. LAPACK in float64, with matrices padded
+  so that the signs are those of PyTorch's MKL, gives the recorded values; other
+  precisions and devices may not.
 
-  Published codes disagree: RepDistiller decomposes positions by channels, the
-  paper's matrix and the default; mdistiller's port takes channels and rows
-  together, by columns, and gives another value.
+  Published codes disagree: the paper, RepDistiller and this code decompose the
+  matrix of positions by channels; mdistiller's port decomposes another matrix,
+  of channels and rows by columns.
 
   Examples:
     >>> rng = jax.random.key(0)
@@ -83,8 +84,8 @@ def kdsvd_loss(
   )
   if len(stages) < 2:
     raise ValueError(
-      f"kdsvd_loss: student_features holds {len(stages)} maps; expected 2 or "
-      "more consecutive stages."
+      f"kdsvd_loss: student_features holds {len(stages)} maps; expected the "
+      "maps of 2 or more consecutive stages."
     )
   kernels = [_aligned_vectors(*stage, k) for stage in stages]
   loss = jnp.zeros(())
@@ -100,7 +101,7 @@ def kdsvd_loss(
 def _aligned_vectors(
   student: Array, teacher: Array, k: int
 ) -> tuple[Array, Array]:
-  """Both sides' `[batch, channels, k]` vectors of one stage."""
+  """Returns both sides' vectors of one stage, `[batch, channels, k]`."""
   student, teacher = (_without_scale(x) for x in (student, teacher))
   most = min(*student.shape[1:], *teacher.shape[1:])
   if k > most:
@@ -124,7 +125,7 @@ def _aligned_vectors(
 
 
 def _without_scale(maps: Array) -> Float[Array, "batch positions channels"]:
-  """The vectors do not depend on it; their derivative would underflow."""
+  """Divides by the largest entry, so that derivatives do not underflow."""
   rows = maps.reshape(maps.shape[0], -1, maps.shape[-1])
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), (1, 2), keepdims=True))
   return rows / jnp.where(largest > 0, largest, 1.0)
@@ -134,9 +135,9 @@ def _without_scale(maps: Array) -> Float[Array, "batch positions channels"]:
 def _singular(
   x: Float[Array, "batch rows columns"],
 ) -> tuple[Float[Array, "batch rank"], Float[Array, "batch columns rank"]]:
-  """Singular values, descending, and right singular vectors."""
+  """Returns singular values, descending, and right singular vectors."""
   rows, columns = x.shape[1:]
-  # Rows of zeros change nothing but the vectors' signs, see `_padded_rows`.
+  # Rows of zeros change only the signs of the vectors, see `_padded_rows`.
   x = jnp.pad(x, ((0, 0), (0, _padded_rows(rows, columns) - rows), (0, 0)))
   _, values, vectors = jnp.linalg.svd(x, full_matrices=False)
   rank = min(rows, columns)
@@ -144,11 +145,12 @@ def _singular(
 
 
 def _padded_rows(rows: int, columns: int) -> int:
-  """With how many rows LAPACK returns the signs that PyTorch's MKL returns.
+  """Returns the number of rows for which LAPACK's signs are PyTorch MKL's.
 
-  Either bidiagonalizes the matrix itself or, if it is long, its triangular
-  factor, with vectors of other signs. LAPACK calls 11/6 times as long as wide
-  long; the MKL 3/2 if there are more rows, 20 if there are more columns.
+  Both libraries bidiagonalize the matrix or, if it is long, its triangular
+  factor, whose vectors have other signs. A matrix is long for LAPACK from a
+  ratio of 11/6 of its sides on; for the MKL from 3/2 if there are more rows,
+  from 20 if there are more columns.
   """
   if rows >= columns:
     return max(rows, columns * 11 // 6) if rows >= columns * 3 // 2 else rows
@@ -160,13 +162,13 @@ def _padded_rows(rows: int, columns: int) -> int:
 
 @_singular.defjvp
 def _singular_jvp(primals, tangents):
-  """Gaps and values within rounding of 0 get no derivative, not infinity."""
+  """The derivative is 0, not infinite, where gaps or values are rounding."""
   (x,), (x_dot,) = primals, tangents
   values, vectors = _singular(x)
   tiny = jnp.finfo(x.dtype).eps * max(x.shape[1:]) * values[:, :1]
 
   def inverse(x, scale):
-    """1 / (x scale), or 0 where x is rounding; all scales are positive."""
+    """Returns 1 / (x scale), or 0 where x is rounding; scales are positive."""
     kept = jnp.abs(x) > jnp.expand_dims(tiny, tuple(range(2, x.ndim)))
     return jnp.where(kept, 1 / jnp.where(kept, x * scale, 1.0), 0.0)
 
@@ -179,12 +181,12 @@ def _singular_jvp(primals, tangents):
   )
   gaps = values[:, None] - values[:, :, None]  # column less row
   sums = values[:, None] + values[:, :, None]
-  turn = (inner + jnp.swapaxes(inner, 1, 2)) * inverse(gaps, sums)
-  vectors_dot = _contract("bci,bij->bcj", vectors, turn)
+  rotation = (inner + jnp.swapaxes(inner, 1, 2)) * inverse(gaps, sums)
+  vectors_dot = _contract("bci,bij->bcj", vectors, rotation)
   if x.shape[2] > x.shape[1]:
-    # What leaves the span of the vectors: (1 - V V^T) x_dot^T U / s.
-    leaving = _contract("brc,bri->bci", x_dot, scaled_left)
-    overlap = _contract("bcj,bci->bji", vectors, leaving)
-    leaving -= _contract("bcj,bji->bci", vectors, overlap)
-    vectors_dot += leaving * inverse(values, values)[:, None]
+    # The derivative outside the span of the vectors: (1 - V V^T) x_dot^T U / s.
+    outside = _contract("brc,bri->bci", x_dot, scaled_left)
+    overlap = _contract("bcj,bci->bji", vectors, outside)
+    outside -= _contract("bcj,bji->bci", vectors, overlap)
+    vectors_dot += outside * inverse(values, values)[:, None]
   return (values, vectors), (values_dot, vectors_dot)

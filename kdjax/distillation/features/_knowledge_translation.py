@@ -1,12 +1,12 @@
-"""Knowledge translation and affinity (KTAAD)."""
+"""Knowledge translation (KTA) and affinity distillation (KTAAD)."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import normalize_as_torch
@@ -29,11 +29,12 @@ def kta_loss(
     \ell = \operatorname{mean} \left| \frac{F^S}{\lVert F^S \rVert_q}
                                     - \frac{F^T}{\lVert F^T \rVert_q} \right|
 
-  with the norm of an example's whole features.
+  where the norm is over one example's whole features.
 
   Args:
-    student_features: the student's, adapted to the teacher's shape.
-    teacher_features: the teacher's, or what a translator makes of them.
+    student_features: the student's features, adapted to the teacher's shape.
+    teacher_features: the teacher's features, or a translator's output for them;
+      they receive no gradient.
     power: q >= 1 of the norm. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -45,7 +46,7 @@ def kta_loss(
     ValueError: if the shapes differ or a static power is not above 0.
     TypeError: if the features are not floating-point.
 
-  Differs from the paper: the mean over the features, as in torchdistill, not
+  As in torchdistill, the loss is the mean over the features; the paper has
   their sum.
 
   Examples:
@@ -72,18 +73,20 @@ def affinity_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Affinity distillation (AD): in each channel, which positions go together.
+  r"""Affinity distillation (AD): equal affinities of positions, by channel.
 
   .. math::
     \ell = \frac{1}{HW} \sum_c
       \lVert s_c s_c^\top - t_c t_c^\top \rVert_F
 
-  where s_c and t_c are a channel over all positions, of norm 1; a dead one is
-  0 and gets no gradient. The HW x HW matrices are never formed.
+  where s_c and t_c are one channel over all positions, divided by its norm; a
+  channel of zeros stays 0 and gets no gradient. The HW x HW matrices are never
+  in memory.
 
   Args:
-    student_features: the student's, adapted to the teacher's shape.
-    teacher_features: the teacher's, or what a translator makes of them.
+    student_features: the student's features, adapted to the teacher's shape.
+    teacher_features: the teacher's features, or a translator's output for them;
+      they receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -94,8 +97,8 @@ def affinity_loss(
     ValueError: if the shapes differ.
     TypeError: if the features are not floating-point.
 
-  Differs from the paper: one affinity matrix a channel, as in torchdistill;
-  the paper correlates positions over all channels.
+  As in torchdistill, there is one affinity matrix a channel; the paper
+  correlates positions over all channels.
 
   Examples:
     >>> maps = jnp.array([3.0, 4.0]).reshape(1, 1, 2, 1)
@@ -110,8 +113,8 @@ def affinity_loss(
     normalize_as_torch(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
     for x in as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
-  # s s' - t t' = (u v' + v u') / 2 with u = s - t and v = s + t: no digits
-  # are lost where student and teacher agree.
+  # s s' - t t' = (u v' + v u') / 2 with u = s - t and v = s + t keeps all
+  # digits where student and teacher agree.
   u, v = student - teacher, student + teacher
   norms = safe_norm(u, axis=1) * safe_norm(v, axis=1)
   product = jnp.sum(u * v, 1)
@@ -124,11 +127,12 @@ def affinity_loss(
 def _over_norm(
   features: Float[Array, "batch *positions channels"], power: Float[Array, ""]
 ) -> Float[Array, "batch flat"]:
-  """Flattens and divides by the q-norm; zeros stay, without gradient."""
+  """Flattens and divides by the q-norm; zeros stay 0, without gradient."""
   flat = features.reshape(features.shape[0], -1)
   largest = jnp.max(jnp.abs(flat), -1, keepdims=True)
   dead = largest == 0
-  # The norm is homogeneous: this scale changes nothing and avoids overflow.
+  # Dividing by the largest entry avoids overflow; it does not change the
+  # result.
   flat = flat / jax.lax.stop_gradient(jnp.where(dead, 1.0, largest))
   sizes = jnp.abs(flat)
   zero = sizes == 0

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.ops import validate
 
 
@@ -14,29 +14,30 @@ def mgd_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Masked generative distillation (MGD): generated features match.
+  r"""Masked generative distillation (MGD): squared error of generated features.
 
   .. math::
     \ell = \sum_{hwc} (G(M \odot F^S) - F^T)_{hwc}^2
 
-  The mask M and the generation block G are those of
-  `kdjax.objectives.mgd`; this is the distance.
+  `kdjax.objectives.mgd` has the mask M and the generation block G; this
+  function is the distance.
 
   Args:
-    student_features: what the block generates from the student's masked map.
+    student_features: the output of the generation block for the student's
+      masked map.
     teacher_features: the teacher's activations; they receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example. Published weight: times the mean over the batch,
-    7e-5 on ImageNet and 1.2e-3 on CIFAR-100 (the authors' cls_KD).
+    One value an example. Published weight of the mean over the batch: 7e-5 on
+    ImageNet and 1.2e-3 on CIFAR-100 (the authors' cls_KD).
 
   Raises:
     ValueError: if the shapes differ.
     TypeError: if the features are not floating-point.
 
-  The sum over positions and channels is the authors': the weight goes with
-  the size of the map.
+  As in the authors' code, the loss is a sum over positions and channels, so the
+  weight depends on the size of the map.
 
   Examples:
     >>> maps = jnp.zeros((1, 2, 2, 3))

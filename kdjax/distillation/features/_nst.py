@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import normalize_as_torch
 from kdjax.ops import pool_to_smaller
 from kdjax.ops import validate
@@ -17,7 +17,7 @@ def nst_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Neuron selectivity transfer (NST): the squared MMD between channels.
+  r"""Neuron selectivity transfer (NST): squared MMD between channels.
 
   .. math::
     \ell = \operatorname{mean}_{ij} k(t_i, t_j)
@@ -25,12 +25,14 @@ def nst_loss(
          - 2 \operatorname{mean}_{ij} k(s_i, t_j), \qquad
     k(x, y) = (x \cdot y)^2
 
-  where s_i and t_j are the channels of one example's maps, each over all
-  positions and of norm 1; a dead channel stays 0 and gets no gradient.
+  where s_i and t_j are the channels of one example's maps, as vectors over all
+  positions divided by their norm; a channel of zeros stays 0 and gets no
+  gradient.
 
   Args:
-    student_features: activations of one stage. Channels may differ from the
-      teacher's; of maps of two sizes the larger is averaged to the smaller.
+    student_features: activations of one stage. The number of channels may
+      differ from the teacher's. If the sizes differ, the larger map is
+      average-pooled to the smaller.
     teacher_features: the teacher's activations; they receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
@@ -39,7 +41,8 @@ def nst_loss(
     summed over the stages (RepDistiller, mdistiller).
 
   Raises:
-    ValueError: if batches differ or neither map is the smaller.
+    ValueError: if the batch sizes differ or one map is higher and the other
+      wider.
     TypeError: if the features are not floating-point.
 
   Examples:
@@ -59,8 +62,8 @@ def nst_loss(
   )
   positions = student.shape[1]
   if positions <= max(student.shape[2], teacher.shape[2]):
-    # The same sum the other way round: products of positions, the smaller
-    # matrix, whose difference cancels before it is squared.
+    # The products between positions give the same sum from a smaller matrix,
+    # and student and teacher cancel before the square.
     gap = _position_products(student) - _position_products(teacher)
     return jnp.sum(jnp.square(gap), (1, 2))
 
@@ -75,6 +78,6 @@ def nst_loss(
 def _position_products(
   channels: Float[Array, "batch positions channels"],
 ) -> Float[Array, "batch positions positions"]:
-  """Returns products between positions, the mean over the channels."""
+  """Returns the products between positions, averaged over the channels."""
   products = jnp.einsum("bpi,bqi->bpq", channels, channels, precision="highest")
   return products / channels.shape[-1]

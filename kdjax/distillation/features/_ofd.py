@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.ops import compute_dtype
 from kdjax.ops import validate
 
@@ -25,21 +25,22 @@ def ofd_loss(
       (s - \hat t)^2 & \text{otherwise} \end{cases}, \qquad
     \hat t = \max(t, m_c)
 
-  Where the teacher is silent the student only has to be so too; the margin
-  keeps very negative pre-activations from being imitated.
+  Where the teacher's pre-activation is negative, a student's pre-activation
+  below it adds 0. The margin is a lower bound of the teacher's values, so that
+  the student does not imitate very negative ones.
 
   Args:
-    student_features: pre-activations, already of the teacher's width, see
+    student_features: pre-activations, projected to the teacher's width, see
       `kdjax.objectives.ofd`.
     teacher_features: the teacher's pre-activations; they receive no gradient.
-    margin: the negative margin of each channel, see `ofd_margin`; it
-      receives no gradient either.
+    margin: the negative margin m_c of each channel, see `ofd_margin`; it
+      receives no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example. Published weight: 1e-3 on CIFAR-100, 1e-4 on
-    ImageNet, times the mean over the batch, with the i-th of n stages weighing
-    2^(i - n + 1), i from 0.
+    One value an example. Published weight of the mean over the batch: 1e-3 on
+    CIFAR-100, 1e-4 on ImageNet, times 2^(i - n + 1) for the i-th of n stages, i
+    from 0.
 
   Raises:
     ValueError: if the shapes differ.
@@ -60,8 +61,8 @@ def ofd_loss(
   )
   margin = jax.lax.stop_gradient(margin.astype(student.dtype))
   teacher = jnp.maximum(teacher, margin.reshape(1, 1, 1, -1))
-  aloof = (student <= teacher) & (teacher <= 0)
-  values = jnp.where(aloof, 0.0, jnp.square(student - teacher))
+  inactive = (student <= teacher) & (teacher <= 0)
+  values = jnp.where(inactive, 0.0, jnp.square(student - teacher))
   return jnp.sum(values, (1, 2, 3))
 
 
@@ -69,7 +70,7 @@ def ofd_loss(
 def ofd_margin(
   bn_mean: Float[Array, "*channels"], bn_std: Float[Array, "*channels"]
 ) -> Float[Array, "*channels"]:
-  r"""OFD's margin: the mean of a channel's negative pre-activations.
+  r"""Margin of OFD: the mean of a channel's negative pre-activations.
 
   .. math::
     m = \mathbb E[x \mid x < 0] = \mu - \sigma
@@ -83,8 +84,7 @@ def ofd_margin(
     bn_std: sigma, the size of its scale; the sign does not matter.
 
   Returns:
-    The margins, in the shape of the arguments; where sigma is 0, mu or, if
-    that is positive, 0.
+    The margins, in the shape of the arguments; min(mu, 0) where sigma is 0.
 
   Raises:
     ValueError: if the shapes differ.

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
@@ -21,26 +21,27 @@ def pad_l2_loss(
   eps: ArrayLike = 1e-6,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Prime-aware adaptive distillation (PAD) with the L2 loss.
+  r"""Prime-aware adaptive distillation (PAD): weighted L2 loss.
 
   .. math::
     \ell = \operatorname{mean}_d \left[
       \frac{(t_d - s_d)^2}{\epsilon + e^{v_d}} + v_d \right]
 
-  Examples that the student thinks it can follow (a low log-variance v) weigh
-  more.
+  An example for which the student predicts a low log-variance v has a larger
+  weight.
 
   Args:
-    student_embeddings: the student's.
-    teacher_embeddings: the teacher's; they receive no gradient.
+    student_embeddings: `[batch, width]`, of the student.
+    teacher_embeddings: `[batch, width]`, of the teacher; they receive no
+      gradient.
     log_variance: v, predicted from the student's embedding.
-    eps: added to the variance. May be traced.
+    eps: epsilon, added to the variance. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
     One value an example. Published weight: 1 times the mean over the batch
-    (torchdistill), in a second stage after training with `hint_loss` of
-    the embeddings (CSE-L2).
+    (torchdistill), after a first stage of training with `hint_loss` of the
+    embeddings (CSE-L2).
 
   Raises:
     ValueError: if the shapes differ or a static `eps` is not above 0.
@@ -61,6 +62,6 @@ def pad_l2_loss(
   )
   log_variance = log_variance.astype(compute_dtype(log_variance))
   eps = as_number("eps", eps, student.dtype)
-  # 1 / (eps + exp v) without an exp that overflows
+  # logaddexp computes 1 / (eps + exp v) without an overflow of exp.
   precision = jnp.exp(-jnp.logaddexp(jnp.log(eps), log_variance))
   return example_mean(jnp.square(teacher - student) * precision + log_variance)

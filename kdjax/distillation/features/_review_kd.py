@@ -1,10 +1,10 @@
-"""ReviewKD's hierarchical context loss."""
+"""Hierarchical context loss (HCL) of ReviewKD."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import adaptive_mean_pool
 from kdjax.ops import validate
 
@@ -22,22 +22,21 @@ def hierarchical_context_loss(
     \ell = \frac{\sum_l 2^{-l} \operatorname{mean} \bigl(P_l(F^S) - P_l(F^T)
       \bigr)^2}{\sum_l 2^{-l}}
 
-  P_0 is the map itself; P_1, P_2 and P_3 average it to 4x4, 2x2 and 1x1. A
-  size that is not below the map's height is left out, and the next ones move
-  up: the 2x2 of a 4x4 map weighs 1/2.
+  P_0 is the map itself; P_1, P_2 and P_3 average-pool it to 4x4, 2x2 and 1x1. A
+  size that is not below the map's height is left out, and the next size takes
+  its weight: the 2x2 map of a 4x4 map weighs 1/2.
 
   Args:
-    student_features: one stage of the student, after the fusion with the
-      deeper ones, see `kdjax.objectives.review_kd`.
+    student_features: one stage of the student, fused with the deeper stages,
+      see `kdjax.objectives.review_kd`.
     teacher_features: the teacher's stage, before its activation; it receives
       no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example. Published weight, times the mean over the batch and
-    summed over the stages: 5 for most CIFAR-100 pairs (0.6 for resnet56 to
-    20, 1 for resnet110 to 32, 8 for ShuffleNet V2), 1 on ImageNet (8 for
-    MobileNet).
+    One value an example. Published weight of the mean over the batch, summed
+    over the stages: 5 for most CIFAR-100 pairs (0.6 for resnet56 to 20, 1 for
+    resnet110 to 32, 8 for ShuffleNet V2), 1 on ImageNet (8 for MobileNet).
 
   Raises:
     ValueError: if the shapes differ.

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import sum_over_devices
@@ -21,36 +21,36 @@ def srd_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Simple recipe distillation (SRD): the log of a high power's sum.
+  r"""Simple recipe distillation (SRD): log-sum of a power of the gaps.
 
   .. math::
     \ell = 2 \log \Bigl( \epsilon + \sum_{bd} |s_{bd} - t_{bd}|^p \Bigr),
     \qquad \epsilon = 10^{-12}
 
-  over the whole batch, with no average. Both sides come batch-normalized,
-  without scale and bias, and the student's linearly projected before:
-  `kdjax.objectives.srd` does so.
+  a sum over the whole batch, without a mean. `kdjax.objectives.srd` projects
+  the student's embeddings linearly and batch-normalizes both sides, without
+  scale and bias.
 
   Args:
-    student_embeddings: the student's, projected and normalized.
-    teacher_embeddings: the teacher's, normalized; they receive no gradient.
+    student_embeddings: the student's embeddings, projected and normalized.
+    teacher_embeddings: the teacher's embeddings, normalized; they receive no
+      gradient.
     exponent: p. May be traced.
-    where: which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar, -inf's place taken by -55.3 where student and teacher agree; 0
-    with gradient 0 if nothing counts. Published weight: 1, beside the
-    cross-entropy and the KL divergence at temperature 1.
+    A scalar; -55.3 where student and teacher agree, 0 with gradient 0 if
+    `where` is all False. Published weight: 1, beside the cross-entropy and the
+    KL divergence at temperature 1.
 
   Raises:
     ValueError: if the shapes differ or a static exponent is not above 0.
     TypeError: if the embeddings are not floating-point.
 
-  Differs from the published code: epsilon, without which equal embeddings
-  have no finite loss (the authors' code for DeiT has 1e-5 there, the one for
-  ImageNet's ResNets and torchdistill's have none).
+  Epsilon keeps the loss of equal embeddings finite. The authors' code for DeiT
+  has 1e-5; their code for ImageNet's ResNets and torchdistill have no epsilon.
 
   Examples:
     >>> srd_loss(jnp.array([[0.0, 1.0]]), jnp.array([[1.0, 0.0]])).round(4)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import as_number
 from kdjax.ops import validate
 
@@ -21,22 +21,23 @@ def srrl_loss(
   beta: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Softmax regression representation learning (SRRL).
+  r"""Softmax regression representation learning (SRRL): features and logits.
 
   .. math::
     \ell = \alpha \operatorname{mean}_c (\bar F^S - \bar F^T)_c^2
          + \beta \operatorname{mean}_k (z^{ST} - z^T)_k^2
 
-  where the bar is the mean over the positions, and z^{ST} are the logits that
-  the teacher's classifier gives the student's pooled features.
+  where the bar is the mean over the positions, and z^{ST} are the logits of the
+  teacher's classifier for the student's pooled features.
 
   Args:
-    student_features: the student's, connected to the teacher's channels.
-    teacher_features: the teacher's; they receive no gradient.
-    student_logits: the teacher's classifier on the student's features.
-    teacher_logits: the teacher's own; they receive no gradient.
-    alpha: weight of the features. May be traced.
-    beta: weight of the logits. May be traced.
+    student_features: the student's features, projected to the teacher's
+      channels.
+    teacher_features: the teacher's features; they receive no gradient.
+    student_logits: z^{ST}, from the student's features.
+    teacher_logits: z^T, from the teacher's features; they receive no gradient.
+    alpha: the weight of the features. May be traced.
+    beta: the weight of the logits. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -44,10 +45,10 @@ def srrl_loss(
     beside the cross-entropy.
 
   Raises:
-    ValueError: if batch, channels or classes differ.
+    ValueError: if batch sizes, channels or classes differ.
     TypeError: if an argument is not floating-point.
 
-  beta is 1 in the authors' code and SimKD's, 5 in cls_KD.
+  The weight beta is 1 in the code of the authors and of SimKD, 5 in cls_KD.
 
   Examples:
     >>> maps, logits = jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 5))

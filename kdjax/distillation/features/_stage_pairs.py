@@ -1,4 +1,4 @@
-"""Pairs of stages: feature maps of one size."""
+"""Pairs of a student's and a teacher's feature maps, stage by stage."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 
 
 def stage_pairs(
@@ -15,7 +15,7 @@ def stage_pairs(
   teacher: Sequence[ArrayLike],
   stop_teacher_gradient: bool,
 ) -> list[tuple[Array, Array]]:
-  """Pairs the maps of each stage, or raises."""
+  """Pairs the maps of each stage, or raises an error if they do not match."""
   if len(student) != len(teacher):
     raise ValueError(
       f"{name}: teacher_features holds {len(teacher)} maps; expected "

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import validate
 
 
@@ -18,17 +18,17 @@ def vid_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Variational information distillation (VID): the teacher's likelihood.
+  r"""Variational information distillation (VID): Gaussian likelihood.
 
   .. math::
     \ell = \frac{1}{2} \operatorname{mean}_{hwc} \left[
       \frac{(t - \mu)^2}{\sigma_c^2} + \log \sigma_c^2 \right]
 
-  the negative log-likelihood of the teacher's features t under a Gaussian
-  around the student's prediction, without the constant log(2 pi) / 2.
+  the negative log-likelihood of the teacher's features t under a Gaussian with
+  the student's prediction as its mean, without the constant log(2 pi) / 2.
 
   Args:
-    mean: the mean that the student predicts, mu.
+    mean: mu, the student's prediction of the teacher's features.
     variance: sigma^2 > 0, one a channel (`[channels]` or `[1, 1, 1,
       channels]`), or one for each feature.
     teacher_features: the teacher's activations; they receive no gradient.
@@ -42,11 +42,11 @@ def vid_loss(
     ValueError: if shapes differ.
     TypeError: if the features are not floating-point.
 
-  Published codes disagree on sigma: the paper and RepDistiller train it, the
-  softplus of one number a channel plus 1e-5, and so does
-  `kdjax.objectives.vid`; mdistiller keeps it out of the optimizer, so
-  that it stays 5. The mean over positions and channels is the authors' code;
-  the paper sums over them.
+  Published codes disagree on the variance. The paper, RepDistiller and
+  `kdjax.objectives.vid` train it, as the softplus of one number a channel plus
+  1e-5; mdistiller leaves it out of the optimizer, so that it stays 5. As in the
+  authors' code, the loss is the mean over positions and channels; the paper has
+  the sum.
 
   Examples:
     >>> maps = jnp.zeros((1, 2, 2, 3))

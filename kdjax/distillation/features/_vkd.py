@@ -1,11 +1,11 @@
-"""VkD: an orthogonal projector and whitened teacher features."""
+"""VkD: smooth L1 of orthogonally projected embeddings."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.ops import validate
 
 
@@ -23,10 +23,10 @@ def vkd_loss(
       s_d - \frac{t_d - \mu(t)}{\sqrt{\sigma^2(t) + 10^{-5}}} \right)
 
   Args:
-    student_embeddings: the student's pooled features under an orthogonal
+    student_embeddings: the student's pooled features after an orthogonal
       projection, see `kdjax.objectives.vkd`.
-    teacher_embeddings: the teacher's pooled features; they are normalized
-      here and receive no gradient.
+    teacher_embeddings: the teacher's pooled features; this function normalizes
+      them. They receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:

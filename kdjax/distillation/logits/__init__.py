@@ -1,1 +1,1 @@
-"""Losses on logits."""
+"""Distillation losses on logits."""

@@ -1,10 +1,10 @@
-"""Binary KL divergence of VanillaKD, class by class."""
+"""Binary Kullback-Leibler loss (BKL) of VanillaKD."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import compute_dtype
 from kdjax.ops import softened_softmax
 from kdjax.ops import validate
@@ -17,31 +17,31 @@ def binary_kl_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Binary Kullback-Leibler loss (BKL): each class is a yes or no of its own.
+  r"""Binary Kullback-Leibler loss (BKL): one binary cross-entropy per class.
 
   .. math::
     \ell = -\frac{1}{C} \sum_c \bigl( p^T_c \log \sigma(z^S_c)
            + (1 - p^T_c) \log \sigma(-z^S_c) \bigr), \quad
     p^T = \mathrm{softmax}(z^T)
 
-  It suits a student that is trained with a binary cross-entropy on mixed
+  The loss suits a student that is trained with a binary cross-entropy on mixed
   images.
 
   Args:
-    student_logits: `[*batch, classes]`, read through the logistic function.
+    student_logits: `[*batch, classes]`; sigma is the logistic function.
     teacher_logits: `[*batch, classes]`; they receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
     One value an example, in nats: the mean over classes. Published weight: 1,
-    beside 1 times the cross-entropy with the labels, or the binary one.
+    beside 1 times the cross-entropy with the labels, binary or not.
 
   Raises:
     ValueError: if the shapes differ.
     TypeError: if the logits are not floating-point.
 
-  As in the authors' code it is a cross-entropy, whose least value, the
-  teacher's entropy, is not 0. Classes at -inf on both sides add 0.
+  As in the authors' code, the loss is a cross-entropy: its minimum is the
+  teacher's entropy, not 0. A class with -inf on both sides adds 0.
 
   Examples:
     >>> logits = jnp.array([[0.0, 0.0]])
@@ -57,6 +57,7 @@ def binary_kl_loss(
   student_logits = student_logits.astype(
     jnp.promote_types(compute_dtype(student_logits), target.dtype)
   )
-  # softplus(z) - p z; a masked class has z = -inf and p = 0.
+  # The value is softplus(z) - p z. A masked class has z = -inf and p = 0, whose
+  # product would be NaN.
   product = target * jnp.where(target != 0, student_logits, 0.0)
   return jnp.mean(jax.nn.softplus(student_logits) - product, -1)

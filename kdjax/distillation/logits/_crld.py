@@ -25,7 +25,7 @@ def crld_loss(
   cross_weight: ArrayLike = 0.5,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Cross-view consistency distillation (CRLD): two views, four comparisons.
+  r"""Cross-view consistency distillation (CRLD): KL within and across views.
 
   .. math::
     \ell = T^2 \bigl( w_\mathrm{within} \,
@@ -34,21 +34,26 @@ def crld_loss(
     + w_\mathrm{cross} \, [\max p^T_s \ge \tau_s] \,
       (\mathrm{KL}(q^T_w \Vert q^S_s) + \mathrm{KL}(q^T_s \Vert q^S_w)) \bigr)
 
-  w and s are a weakly and a strongly augmented view of the same image; p is
-  the softmax at temperature 1. Comparisons count where the teacher is sure.
+  w and s are a weakly and a strongly augmented view of the same image; p is the
+  softmax at temperature 1. A comparison enters the loss where the teacher's
+  confidence reaches its threshold.
 
   Args:
     student_logits: the student's logits of the weak view, `[*batch, classes]`.
-    teacher_logits: the teacher's, which receive no gradient.
+    teacher_logits: the teacher's logits of the weak view; they receive no
+      gradient.
     student_strong_logits: the student's logits of the strong view.
-    teacher_strong_logits: the teacher's, which receive no gradient.
+    teacher_strong_logits: the teacher's logits of the strong view; they receive
+      no gradient.
     temperature: T > 0; a number, or one per example. May be traced.
-    weak_threshold: the least confidence in the weak view that lets the
-      comparisons within a view count, in [0, 1]. May be traced.
-    strong_threshold: the same of the strong view, for those across views.
-    within_weight: the weight of the comparisons within a view; like the
-      thresholds a number, or one per example. May be traced.
-    cross_weight: the same of the comparisons across views.
+    weak_threshold: the teacher's least confidence in the weak view for the
+      comparisons within a view, in [0, 1]. May be traced.
+    strong_threshold: the teacher's least confidence in the strong view for the
+      comparisons across views, like `weak_threshold`.
+    within_weight: the weight of the comparisons within a view; a number, or one
+      per example, as the thresholds are. May be traced.
+    cross_weight: the weight of the comparisons across views, like
+      `within_weight`.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -60,8 +65,8 @@ def crld_loss(
       static threshold is outside [0, 1].
     TypeError: if the logits are not floating-point.
 
-  The mean over the batch is the authors' value: it divides by all examples,
-  sure or not.
+  The mean over the batch is the authors' value: it divides by the number of all
+  examples, below the threshold or not.
 
   Examples:
     >>> sure, unsure = jnp.array([[9.0, 0.0]]), jnp.array([[0.0, 0.0]])

@@ -15,16 +15,16 @@ def cskd_loss(
   temperature: ArrayLike = 4.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Class-wise self-distillation (CS-KD): alike for examples of one class.
+  r"""Class-wise self-distillation (CS-KD): equal predictions within a class.
 
   .. math:: \ell = T^2 \, \mathrm{KL}(q(x') \Vert q(x)), \quad y' = y
 
   Args:
     student_logits: `[*batch, classes]`.
-    student_partner_logits: the same network's logits of other examples of the
-      same classes; they receive no gradient.
+    student_partner_logits: the student's logits for a second example x' of the
+      same class; they receive no gradient.
     temperature: T > 0; a number, or one per example. May be traced.
-    stop_teacher_gradient: False lets gradients reach the partners.
+    stop_teacher_gradient: False lets gradients reach the second examples.
 
   Returns:
     One value an example, in nats. Published weight: 1, beside the

@@ -1,4 +1,4 @@
-"""DIST: correlations within examples and within classes."""
+"""Distillation from a stronger teacher (DIST)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -25,7 +25,7 @@ def dist_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Distillation from a stronger teacher (DIST): correlations, not values.
+  r"""Distillation from a stronger teacher (DIST): correlations of predictions.
 
   .. math::
     \ell = \tau^2 \bigl[ \beta \operatorname{mean}_b
@@ -34,32 +34,32 @@ def dist_loss(
     \rho(x, y) = \frac{\bar x \cdot \bar y}
                       {\lVert \bar x \rVert \lVert \bar y \rVert + 10^{-8}}
 
-  with q the softmax at temperature tau and the bar for "less the mean": Pearson
-  correlation between classes for each example, and between examples for each
-  class.
+  where q is the softmax at temperature tau, and the bar subtracts the mean: rho
+  is the Pearson correlation, over the classes for each example, and over the
+  examples for each class.
 
   Args:
     student_logits: `[batch, classes]`.
     teacher_logits: `[batch, classes]`; they receive no gradient.
     temperature: tau > 0. May be traced.
-    beta: the weight of the relation between classes.
-    gamma: the weight of the relation between examples.
-    where: which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    beta: the weight of the correlations over the classes.
+    gamma: the weight of the correlations over the examples.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar; 0 if no example counts. A class that is constant over the batch
-    has correlation 0, so with one example the second term is tau^2 gamma.
-    Published weight: 2, beside 1 times the cross-entropy; tau = 4 on
-    CIFAR-100, 1 on ImageNet.
+    A scalar; 0 if `where` is all False. A class with one probability for the
+    whole batch has correlation 0; with one example the second term is therefore
+    tau^2 gamma. Published weight: 2, beside 1 times the cross-entropy; tau = 4
+    on CIFAR-100, 1 on ImageNet.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.
     TypeError: if the logits are not floating-point.
 
-  Differs from the paper, whose appendix has no factor tau^2; the authors' code
-  and torchdistill's have it. The authors' segmentation code has no
+  The factor tau^2 is that of the authors' code and torchdistill's; the code in
+  the paper's appendix has none. The authors' segmentation code has no
   temperature.
 
   Examples:

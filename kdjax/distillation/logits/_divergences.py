@@ -1,4 +1,4 @@
-"""Row divergences other than forward KL, with no T^2 factor.
+"""Divergences other than forward KL, without a T^2 factor.
 
 P is the teacher's softened softmax and Q the student's.
 """
@@ -6,7 +6,7 @@ P is the teacher's softened softmax and Q the student's.
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.logits._mixtures import mix
 from kdjax.ops import forward_kl
 from kdjax.ops import jensen_shannon
@@ -23,7 +23,7 @@ def reverse_kl_loss(
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Reverse Kullback-Leibler divergence: the student seeks a mode.
+  r"""Reverse Kullback-Leibler divergence: the student covers one mode.
 
   .. math:: \ell = \mathrm{KL}(Q \Vert P)
 
@@ -34,9 +34,9 @@ def reverse_kl_loss(
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example, in nats, without a T^2 factor; inf, and no finite
-    gradient, where the student allows a class that the teacher excludes by
-    -inf. Mask it on both sides, or use `skew_reverse_kl_loss`.
+    One value an example, in nats, without a T^2 factor; inf, without a finite
+    gradient, where a class has -inf on the teacher's side only. Mask the class
+    on both sides, or use `skew_reverse_kl_loss`.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.
@@ -73,8 +73,8 @@ def symmetric_kl_loss(
     student_logits: `[*batch, classes]`.
     teacher_logits: `[*batch, classes]`; they receive no gradient.
     temperature: T > 0; a number, or one per example. May be traced.
-    reverse_weight: w in [0, 1]; 0.5 is half the Jeffreys divergence. DistiLLM's
-      lambda of 0.9 is this weight, torchtune's ratio is 1 - w.
+    reverse_weight: w in [0, 1]; w = 0.5 gives half the Jeffreys divergence.
+      DistiLLM's lambda of 0.9 is w; torchtune's ratio is 1 - w.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -135,8 +135,8 @@ def generalized_jsd_loss(
       static beta is outside [0, 1].
     TypeError: if the logits are not floating-point.
 
-  Differs from published codes: TRL and the paper agree with it; EasyDeL swaps
-  the two ends and the mixture's weights.
+  TRL and the paper have this definition; EasyDeL swaps the two ends and the
+  mixture's weights.
 
   Examples:
     >>> far = jnp.array([[1e4, 0.0]])
@@ -179,8 +179,7 @@ def skew_kl_loss(
       static skew is outside [0, 1].
     TypeError: if the logits are not floating-point.
 
-  Differs from published code: DistiLLM's value lacks the teacher's entropy,
-  which has no gradient.
+  DistiLLM's value leaves out the teacher's entropy, which has no gradient.
 
   Examples:
     >>> far = jnp.array([[1e4, 0.0]])
@@ -224,7 +223,7 @@ def skew_reverse_kl_loss(
     TypeError: if the logits are not floating-point.
 
   The gradient flows through Q inside the mixture, as in DistiLLM; DistiLLM-2
-  detaches it there.
+  stops that gradient.
 
   Examples:
     >>> far = jnp.array([[1e4, 0.0]])

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.logits._target_and_rest import one_hot
 from kdjax.distillation.logits._target_and_rest import target_and_rest
 from kdjax.ops import as_number
@@ -28,22 +28,22 @@ def dkd_loss(
   beta: ArrayLike = 8.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Decoupled knowledge distillation (DKD): labeled class and others apart.
+  r"""Decoupled knowledge distillation (DKD): target and non-target KL.
 
   .. math::
     \ell = T^2 \bigl[ \alpha \, \mathrm{KL}(b^T \Vert b^S)
            + \beta \, \mathrm{KL}(\hat q^T \Vert \hat q^S) \bigr], \quad
     b = [q_y, 1 - q_y], \quad \hat q_c = \frac{q_c}{1 - q_y}, \; c \ne y
 
-  With alpha = 1 and beta = 1 - q_y of the teacher it is
-  `soft_target_loss`. With two classes the second term is exactly 0.
+  With alpha = 1 and beta = 1 - q^T_y the loss equals `soft_target_loss`. With
+  two classes the second term is exactly 0.
 
   Args:
     student_logits: `[*batch, classes]`.
-    teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
+    teacher_logits: `[*batch, classes]`; they receive no gradient. A class with
       -inf on both sides is masked.
-    labels: class indices `[*batch]`; what is no class gives NaN, without
-      gradient, so that a masked row may hold anything.
+    labels: class indices `[*batch]`. An index outside [0, classes) gives the
+      value NaN and no gradient, so that a masked example may hold any index.
     temperature: T > 0; a number, or one per example. May be traced.
     alpha: the weight of the labeled class; a number, or one per example.
     beta: the weight of the other classes; a number, or one per example.
@@ -51,16 +51,18 @@ def dkd_loss(
 
   Returns:
     One value an example, in nats. Published weight: 1, beside 1 times the
-    cross-entropy, growing linearly over the first 20 epochs; beta depends on
-    the pair of networks (CIFAR-100: 2, 6 or 8; ImageNet, at T = 1: 0.5 or 2).
+    cross-entropy; the weight grows linearly over the first 20 epochs; beta
+    depends on the pair of networks (CIFAR-100: 2, 6 or 8; ImageNet, at T = 1:
+    0.5 or 2).
 
   Raises:
     ValueError: if shapes differ or a static temperature is not above 0.
-    TypeError: if the logits are not floating-point or the labels no integers.
+    TypeError: if the logits are not floating-point or the labels not integers.
 
-  Differs from published code: mdistiller takes the logarithm of 1 - q_y after
-  rounding, which is infinite from a gap of 104 on, and masks the labeled class
-  by -1000. Here nothing leaves log space; elsewhere the values agree.
+  mdistiller takes the logarithm of the rounded 1 - q_y, which is infinite where
+  the logits differ by 104 or more, and masks the labeled class by adding -1000.
+  This code stays in log space; where mdistiller's value is finite, the two
+  agree.
 
   Examples:
     >>> near, far = jnp.array([[0.0, 0.0]]), jnp.array([[-200.0, 0.0]])
@@ -100,12 +102,11 @@ def _binary_kl(
   among_others: Array,
   temperature: ArrayLike,
 ) -> Array:
-  """Returns KL of [q_y, 1 - q_y], teacher to student, a row.
+  """Returns KL(b^T || b^S) of b = [q_y, 1 - q_y], one value an example.
 
-  Where they are close, the change of the log-odds is taken from the differences
-  of the logits, which keeps its digits: with g_c = (z^S_c - z^T_c) / T less the
-  same of the label, it is -log E exp g = -(KL(others) + E g) under the
-  teacher's others.
+  Where student and teacher are close, differences of logits keep more digits:
+  with g_c = (z^S_c - z^T_c - z^S_y + z^T_y) / T, the log-odds change by -log E
+  exp(g) = -(KL(others) + E g), in expectation over the teacher's other classes.
   """
   scale = row_temperature(temperature, teacher, -1)
   own = labels[..., None]

@@ -22,12 +22,12 @@ def standardize_logits(
     \operatorname{std}(z)^2 =
     \frac{1}{C - 1} \sum_c (z_c - \operatorname{mean}(z))^2
 
-  Put it before any loss on logits, on both sides.
+  Standardize the logits of student and teacher before any loss on logits.
 
   Args:
-    logits: `[*batch, classes]`. A class at -inf is masked: it stays, and counts
-      neither for the mean nor for the deviation.
-    eps: added to the deviation; equal logits become 0. May be traced.
+    logits: `[*batch, classes]`. A class with -inf is masked: it stays -inf and
+      enters neither the mean nor the deviation.
+    eps: epsilon, added to the deviation; equal logits become 0. May be traced.
 
   Returns:
     `[*batch, classes]`; float32 for half-precision logits.
@@ -41,8 +41,8 @@ def standardize_logits(
 
   References:
     Sun et al., `Logit standardization in knowledge distillation
-    <https://arxiv.org/abs/2403.01427>`_, 2024. The deviation is PyTorch's, with
-    C - 1, as in the authors' code.
+    <https://arxiv.org/abs/2403.01427>`_, 2024. The deviation divides by C - 1,
+    as in the authors' code.
   """
   logits = logits.astype(compute_dtype(logits))
   used = logits != -jnp.inf
@@ -64,18 +64,18 @@ def lskd_loss(
   temperature: ArrayLike = 2.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Logit-standardized knowledge distillation (LSKD).
+  r"""Logit-standardized knowledge distillation (LSKD): KL of Z-scores.
 
   .. math::
     \ell = T^2 \, \mathrm{KL}(q^T \Vert q^S), \quad
     q = \mathrm{softmax}(Z(z) / T)
 
-  where Z is `standardize_logits`: the student matches the relations
-  between the teacher's logits, not their magnitude.
+  where Z is `standardize_logits`. The student matches the teacher's logits up
+  to a shift and a positive scale.
 
   Args:
     student_logits: `[*batch, classes]`.
-    teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
+    teacher_logits: `[*batch, classes]`; they receive no gradient. A class with
       -inf on both sides is masked.
     temperature: the base temperature T > 0; a number, or one per example. May
       be traced.

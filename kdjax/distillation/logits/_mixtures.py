@@ -1,4 +1,4 @@
-"""Weighted sums of two terms, either of which may be infinite."""
+"""Weighted sums of two losses that may be infinite."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike

@@ -31,7 +31,7 @@ def class_correlation_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Class-level alignment of multi-level logit distillation (MLLD).
+  r"""Multi-level logit distillation (MLLD): class-level alignment.
 
   .. math::
     \ell = \frac{1}{C} \bigl\lVert Q_S^\top Q_S - Q_T^\top Q_T \bigr\rVert_F^2,
@@ -41,13 +41,13 @@ def class_correlation_loss(
     student_logits: `[batch, classes]`.
     teacher_logits: `[batch, classes]`; they receive no gradient.
     temperature: T > 0. May be traced. There is no T^2 factor.
-    where: which examples count; the others add nothing to the sums.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the sums; None takes all.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar. As in the paper and the authors' code it grows with the square of
-    the batch size; see `mlld_loss` for the weight.
+    A scalar. As in the paper and the authors' code, the value grows with the
+    square of the batch size; see `mlld_loss` for the weight.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.
@@ -80,7 +80,7 @@ def batch_correlation_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Batch-level alignment of multi-level logit distillation (MLLD).
+  r"""Multi-level logit distillation (MLLD): batch-level alignment.
 
   .. math::
     \ell = \frac{1}{B} \bigl\lVert Q_S Q_S^\top - Q_T Q_T^\top \bigr\rVert_F^2,
@@ -90,15 +90,17 @@ def batch_correlation_loss(
     student_logits: `[batch, classes]`.
     teacher_logits: `[batch, classes]`; they receive no gradient.
     temperature: T > 0. May be traced. There is no T^2 factor.
-    where: which examples count; B is their number.
-    chunk_size: how many rows of the matrices of pairs are held at a time, in
-      the backward pass too; a static integer. None holds them whole.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the loss; B is their number. None
+      takes all.
+    chunk_size: how many rows of the matrices of pairs are in memory at a time,
+      in the backward pass too; a static integer. None computes all rows at
+      once.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar; 0 if no example counts. As in the paper and the authors' code it
-    grows with the batch size; see `mlld_loss` for the weight.
+    A scalar; 0 if `where` is all False. As in the paper and the authors' code,
+    the value grows with the batch size; see `mlld_loss` for the weight.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.
@@ -135,7 +137,7 @@ def mlld_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Multi-level logit distillation (MLLD): examples, classes and the batch.
+  r"""Multi-level logit distillation (MLLD): alignment at three levels.
 
   .. math::
     \ell = \sum_T \Bigl[ \frac{1}{B} \sum_b m_b T^2
@@ -143,28 +145,29 @@ def mlld_loss(
       + \frac{1}{C} \sum_{c,k} n_c \, (\Delta Q^\top Q)_{ck}^2
       + \frac{1}{B} \sum_{b,i} m_b \, (\Delta Q Q^\top)_{bi}^2 \Bigr]
 
-  summed over a pool of temperatures, where `Delta` is student less
-  teacher. The masks keep what the teacher is unsure of: the examples whose
-  confidence `max_c q^T_bc`, and the classes whose mass
-  `sum_b q^T_bc`, both at temperature 1, do not exceed the
-  percentile over the batch or over the classes. For a strongly augmented view
-  of the same images the first term is added, unmasked.
+  summed over a pool of temperatures, where `Delta` is the student's value less
+  the teacher's. The mask m keeps the examples whose confidence `max_c q^T_bc`
+  does not exceed its percentile over the batch; the mask n keeps the classes
+  whose mass `sum_b q^T_bc` does not exceed its percentile over the classes.
+  Both use temperature 1. For a strongly augmented view of the same images, the
+  first term is added without a mask.
 
   Args:
     student_logits: `[batch, classes]`, for the weakly augmented images.
     teacher_logits: `[batch, classes]`; they receive no gradient.
     student_strong_logits: `[batch, classes]`, for the strongly augmented
-      images; None, and the next too, if there is one view.
-    teacher_strong_logits: `[batch, classes]`.
+      images; None, as is `teacher_strong_logits`, if there is one view.
+    teacher_strong_logits: `[batch, classes]`, for the strongly augmented
+      images; they receive no gradient.
     temperatures: the pool, each > 0; a number or `[pool]`. May be traced.
     percentile: in [0, 100]; at 100 nothing is masked. May be traced.
-    where: which examples count.
+    where: `[batch]`, True for the examples in the loss; None takes all.
     chunk_size: as in `batch_correlation_loss`.
-    axis_name: the mapped axis that holds the rest of the batch.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar; 0 if no example counts. Published weight: 0.9, beside 0.1 times
+    A scalar; 0 if `where` is all False. Published weight: 0.9, beside 0.1 times
     the cross-entropy of each view.
 
   Raises:
@@ -172,11 +175,11 @@ def mlld_loss(
       temperature is not above 0 or a static percentile outside [0, 100].
     TypeError: if the logits are not floating-point.
 
-  Differs from the published code, where both masks meet losses that are
-  already means and so act as a factor of about 1/2 on every example; and where
-  the strong view's term at T = 2 and 6 is computed from the weak view. That
-  view's class and batch terms, which the code computes and never adds up, are
-  left out here too.
+  The published code differs in two points. It multiplies both masks by losses
+  that are already means, so that a mask acts as a factor of about 1/2 on every
+  example. It computes the strong view's term at T = 2 and 6 from the weak view.
+  The strong view's class and batch terms, which that code computes and never
+  adds, are left out here too.
 
   Examples:
     >>> logits = jnp.array([[1.0, 2.0, 3.0], [3.0, 1.0, 1.0]])
@@ -196,7 +199,8 @@ def mlld_loss(
   check_positive("temperatures", temperatures)
   check_range("percentile", percentile, 0.0, 100.0)
   _, sure, keep = predictions(teacher_logits, teacher_logits, where, 1.0, True)
-  # Computed once: copies rounded differently would not equal themselves.
+  # The barrier makes XLA compute the value once: two copies, rounded
+  # differently, would fail the comparison with their own percentile.
   confidence = jax.lax.optimization_barrier(jnp.max(sure, -1))
   mass = jnp.sum(sure, 0)
   mass = sum_over_devices(mass, axis_name)
@@ -219,7 +223,7 @@ def mlld_loss(
     )
 
   def levels(temperature: Array) -> Array:
-    """Sums the levels of both views at one temperature."""
+    """Returns the sum of all levels and views at one temperature."""
     student, teacher, _ = predictions(
       student_logits, teacher_logits, where, temperature, stop_teacher_gradient
     )
@@ -240,9 +244,10 @@ def mlld_loss(
 def _up_to_percentile(
   values: Array, whole: Array, keep: Array, percentile: ArrayLike
 ) -> Array:
-  """Returns which values do not exceed a percentile of the whole that counts.
+  """Returns True for the values up to a percentile of those with `keep`.
 
-  By counts, which unlike NumPy's interpolated bound have no rounding.
+  It counts smaller values: a count has no rounding error, unlike NumPy's
+  interpolated percentile.
   """
   below = jnp.sum(keep[None] & (whole[None] < values[:, None]), -1)
   percentile = as_number("percentile", percentile, values.dtype)

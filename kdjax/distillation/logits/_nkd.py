@@ -1,11 +1,11 @@
-"""Normalized knowledge distillation (NKD), and without a teacher (USKD)."""
+"""Normalized (NKD) and universal self-knowledge distillation (USKD)."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.logits._target_and_rest import one_hot
 from kdjax.distillation.logits._target_and_rest import product
 from kdjax.ops import as_number
@@ -28,22 +28,22 @@ def nkd_loss(
   gamma: ArrayLike = 1.5,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Normalized knowledge distillation (NKD): the others sum to 1 on each side.
+  r"""Normalized knowledge distillation (NKD): non-target classes normalized.
 
   .. math::
     \ell = - q^T_y \log q^S_y
            - \gamma T^2 \sum_{c \ne y} \hat q^T_c \log \hat q^S_c
 
-  where q takes temperature 1 and `q-hat` is the softmax of the other
-  classes at temperature T. Both terms are cross-entropies: the loss of equal
-  logits is not 0.
+  where q is the softmax at temperature 1 and `q-hat` is the softmax of the
+  non-target classes at temperature T. Both terms are cross-entropies, so the
+  loss of equal logits is not 0.
 
   Args:
     student_logits: `[*batch, classes]`.
-    teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
+    teacher_logits: `[*batch, classes]`; they receive no gradient. A class with
       -inf on both sides is masked.
-    labels: class indices `[*batch]`; what is no class gives NaN, without
-      gradient, so that a masked row may hold anything.
+    labels: class indices `[*batch]`. An index outside [0, classes) gives the
+      value NaN and no gradient, so that a masked example may hold any index.
     temperature: T > 0; a number, or one per example. May be traced.
     gamma: the weight of the other classes; a number, or one per example.
     stop_teacher_gradient: False lets gradients reach the teacher.
@@ -54,10 +54,11 @@ def nkd_loss(
 
   Raises:
     ValueError: if shapes differ or a static temperature is not above 0.
-    TypeError: if the logits are not floating-point or the labels no integers.
+    TypeError: if the logits are not floating-point or the labels not integers.
 
-  Agrees with the authors' code; of soft labels that takes the largest class.
-  SDD's copy keeps the labeled class among the others by mistake.
+  The value equals that of the authors' code, which takes the largest class of
+  soft labels. The copy in SDD's code keeps the labeled class among the others
+  by mistake.
 
   Examples:
     >>> logits = jnp.array([[0.0, 0.0, 0.0]])
@@ -94,7 +95,7 @@ def uskd_loss(
   *,
   alpha: ArrayLike = 1.0,
   beta: ArrayLike = 0.1,
-  mu: ArrayLike = 0.005,
+  weak_weight: ArrayLike = 0.005,
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -106,23 +107,24 @@ def uskd_loss(
       - \beta \sum_{c \ne y} \frac{1 / r_c}{\sum_{k \ne y} 1 / r_k}
         \log \hat q_c + \mu \, H(\tilde y, w) \Bigr]
 
-  The soft label of the labeled class is the student's own squared confidence,
-  shifted to the mean 1; those of the others follow Zipf's law in the rank r of
-  the class, which adds the student's scores to those of a weak classifier w on
-  an earlier feature. That one learns from the smoothed labels
-  `y-tilde`. Soft labels and ranks receive no gradient.
+  The soft label of the labeled class is the student's squared confidence,
+  shifted to the mean 1. The soft labels of the other classes follow Zipf's law
+  in the rank r of the class. The rank orders the sum of the student's scores
+  and the scores of a weak classifier w on an earlier feature. The weak
+  classifier learns from the smoothed labels `y-tilde`. Soft labels and ranks
+  receive no gradient.
 
   Args:
-    student_logits: `[batch, classes]`. A class at -inf is masked, for the weak
-      classifier too.
+    student_logits: `[batch, classes]`. A class with -inf is masked, for the
+      weak classifier too.
     labels: class indices `[batch]`.
-    weak_logits: the weak classifier's, `[batch, classes]`, see
-      `kdjax.objectives.uskd`; without them the student ranks alone.
+    weak_logits: the weak classifier's logits, `[batch, classes]`, see
+      `kdjax.objectives.uskd`; None ranks by the student's scores alone.
     alpha: the weight of the labeled class.
     beta: the weight of the other classes.
-    mu: the weight of the weak classifier's own loss.
-    where: which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    weak_weight: mu, the weight of the weak classifier's loss.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
     A scalar. Published weight: 1, beside 1 times the cross-entropy; (alpha,
@@ -130,12 +132,12 @@ def uskd_loss(
 
   Raises:
     ValueError: if shapes differ.
-    TypeError: if the logits are not floating-point or the labels no integers.
+    TypeError: if the logits are not floating-point or the labels not integers.
 
-  Follows the authors' code in what decides the ranks: the weak classifier's
-  probabilities and the student's *log*-probabilities, each divided by 1 less
-  that of the labeled class, which keeps its own rank among them. Of mixed
-  labels that code takes the two largest; here labels are indices.
+  As in the authors' code, the ranks add the weak classifier's probabilities and
+  the student's *log*-probabilities, each divided by 1 minus the value of the
+  labeled class, and the labeled class keeps a rank among the others. That code
+  takes the two largest classes of mixed labels; here labels are indices.
 
   Examples:
     >>> logits, labels = jnp.array([[0.0, 0.0, 0.0]]), jnp.array([1])
@@ -165,7 +167,7 @@ def uskd_loss(
     count = jnp.sum(used, -1, keepdims=True, dtype=hard.dtype)
     smoothed = jnp.where(used, 0.9 * is_target + 0.1 / count, 0.0)
     cost = jnp.sum(product(smoothed, -log_weak), -1)
-    total += as_number("mu", mu, hard.dtype) * cost
+    total += as_number("weak_weight", weak_weight, hard.dtype) * cost
   order = jnp.argsort(-jax.lax.stop_gradient(scores), axis=-1)
   ranks = 1.0 + jnp.argsort(order, axis=-1).astype(hard.dtype)
   zipf = jnp.where(is_target | jnp.isneginf(log_q), 0.0, 1.0 / ranks)

@@ -1,11 +1,11 @@
-"""One-for-all distillation (OFA) between unlike architectures."""
+"""One-for-all distillation (OFA) between different architectures."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import as_number
 from kdjax.ops import check_labels
 from kdjax.ops import check_positive
@@ -24,20 +24,19 @@ def ofa_loss(
   eps: ArrayLike = 1.5,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""One-for-all distillation (OFA): the target's share is enhanced.
+  r"""One-for-all distillation (OFA): the target class is enhanced.
 
   .. math::
     \ell = - \sum_c \bigl[ (p_c + 1_{c = y})^\epsilon - 1_{c = y} \bigr]
            \log q_c
 
-  With epsilon = 1 it is the cross-entropy of student and teacher; the larger
-  epsilon, the more the labeled class outweighs what the teacher says of
-  others.
+  With epsilon = 1 the loss is the cross-entropy of student and teacher. A
+  larger epsilon gives the labeled class more weight against the other classes.
 
   Args:
-    student_logits: `[*batch, classes]`, those of the network or of a stage, see
+    student_logits: `[*batch, classes]`, of the network or of a stage, see
       `kdjax.objectives.ofa`.
-    teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
+    teacher_logits: `[*batch, classes]`; they receive no gradient. A class with
       -inf on both sides is masked.
     labels: class indices `[*batch]`.
     eps: the exponent epsilon, > 0; a number, or one per example. May be traced.
@@ -49,10 +48,11 @@ def ofa_loss(
 
   Raises:
     ValueError: if shapes differ or a static eps is not above 0.
-    TypeError: if the logits are not floating-point or the labels no integers.
+    TypeError: if the logits are not floating-point or the labels not integers.
 
-  Agrees with the authors' code, without its logarithm of a rounded softmax,
-  and with its temperature at the 1 that all its recipes use.
+  The value equals that of the authors' code at temperature 1, which all its
+  recipes use. That code takes the logarithm of a rounded softmax; this one does
+  not.
 
   Examples:
     >>> logits = jnp.array([[0.0, 0.0]])
@@ -77,7 +77,8 @@ def ofa_loss(
     jnp.expm1(eps * jnp.log1p(jnp.exp(log_p))),
     jnp.where(used, jnp.exp(eps * jnp.where(used, log_p, 0.0)), 0.0),
   )
-  # The target's cross-entropy keeps its digits where the student is sure.
+  # cross_entropy keeps more digits than log_softened_softmax where the student
+  # is confident.
   costs = jnp.where(
     is_target,
     cross_entropy(student_logits, labels)[..., None],
@@ -88,5 +89,5 @@ def ofa_loss(
 
 
 def as_rows(number: Array) -> Array:
-  """Returns a number, or one a row, ready to meet the class axis."""
+  """Returns a number, or one per example with a class axis of size 1."""
   return number[..., None] if number.ndim else number

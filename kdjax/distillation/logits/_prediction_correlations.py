@@ -1,10 +1,10 @@
-"""Correlations between the predictions of a batch."""
+"""Correlation and Gram matrices of a batch of predictions (DIST, MLLD)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import gather_batch
 from kdjax.ops import in_chunks
 from kdjax.ops import safe_norm
@@ -21,7 +21,7 @@ def predictions(
   temperature: ArrayLike,
   stop_teacher_gradient: bool,
 ) -> tuple[Array, Array, Array]:
-  """Returns both sides' probabilities, 0 in rows that do not count."""
+  """Returns both probabilities, 0 in masked rows, and the mask."""
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   keep = jnp.ones(len(student_logits), bool) if where is None else where
   student, teacher = (
@@ -38,7 +38,8 @@ def predictions(
 def correlation_gap(a: Array, b: Array, weight: ArrayLike = 1.0) -> Array:
   """Returns 1 - a b / (|a| |b| + 1e-8) of centered rows.
 
-  As half the squared distance of the unit vectors, which does not cancel.
+  Half the squared distance of the unit vectors keeps the digits that 1 - cos
+  would cancel.
   """
   weight = jnp.broadcast_to(jnp.asarray(weight, a.dtype), a.shape)
   count = jnp.maximum(jnp.sum(weight, -1, keepdims=True), 1.0)
@@ -53,9 +54,9 @@ def correlation_gap(a: Array, b: Array, weight: ArrayLike = 1.0) -> Array:
 
 
 def class_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
-  """Returns the class-level term's share of each class, `[classes]`."""
+  """Returns each class's summand of the class-level term, `[classes]`."""
   gap = student - teacher
-  # S'S - T'T, as products with S - T that keep its digits.
+  # S'S - T'T = S'(S - T) + (S - T)'T keeps the digits of S - T.
   gram = jnp.matmul(student.T, gap, precision="highest")
   gram += jnp.matmul(gap.T, teacher, precision="highest")
   gram = sum_over_devices(gram, axis_name)
@@ -65,7 +66,7 @@ def class_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
 def batch_gaps(
   student: Array, teacher: Array, axis_name: str | None, chunk_size: int | None
 ) -> Array:
-  """Returns the sum over the whole batch for each example of this device."""
+  """Returns each local example's summand of the batch-level term, `[batch]`."""
   gap = student - teacher
   all_gaps = gather_batch(gap, axis_name)
   all_teachers = gather_batch(teacher, axis_name)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.logits._target_and_rest import target_and_rest
 from kdjax.ops import as_number
 from kdjax.ops import check_labels
@@ -28,7 +28,7 @@ def rld_loss(
   alpha_temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Refined logit distillation (RLD): no lesson contradicts the label.
+  r"""Refined logit distillation (RLD): soft targets that fit the label.
 
   .. math::
     \ell = \alpha T_\alpha^2 \,
@@ -37,15 +37,15 @@ def rld_loss(
          + \beta T^2 \, \mathrm{KL}(q^T_M \Vert q^S_M), \quad
     M = \{c : z^T_c < z^T_y\}
 
-  The first term (sample confidence) teaches the label as much confidence as
-  the teacher has in its own favorite; p is the softmax at temperature T_alpha.
-  The second (masked correlation) compares only the classes that the teacher
-  ranks below the label, among themselves.
+  In the first term (sample confidence), the label's target probability is the
+  teacher's largest probability; p is the softmax at temperature T_alpha. The
+  second term (masked correlation) compares the softmax over the classes that
+  the teacher ranks below the label.
 
   Args:
     student_logits: `[*batch, classes]`.
     teacher_logits: `[*batch, classes]`; they receive no gradient.
-    labels: `[*batch]`.
+    labels: class indices `[*batch]`.
     temperature: T > 0 of the second term; a number, or one per example. May be
       traced.
     alpha: the weight of the first term; a number, or one per example. May be
@@ -61,11 +61,11 @@ def rld_loss(
 
   Raises:
     ValueError: if shapes differ or a static temperature is not above 0.
-    TypeError: if the logits are not floating-point or labels no integers.
+    TypeError: if the logits are not floating-point or the labels not integers.
 
-  The mean over the batch is the authors' value. The defaults are theirs for
-  CIFAR-100, where their command line sets `alpha_temperature` to 4 as well; for
-  ImageNet they take temperature 1 and beta 0.5 (ResNet-18) or 2 (MobileNet).
+  The mean over the batch is the authors' value. The defaults are the authors'
+  for CIFAR-100, where their command line sets `alpha_temperature` to 4 too; for
+  ImageNet they use temperature 1 and beta 0.5 (ResNet-18) or 2 (MobileNet).
 
   Examples:
     >>> teacher = jnp.array([[2.0, 1.0, 0.0]])
@@ -111,7 +111,7 @@ def rld_loss(
 def _against_rest(
   logits: Array, classes: Array, temperature: ArrayLike
 ) -> Array:
-  """Two logits a row: of one class and of all others together."""
+  """Returns two logits an example: one class, and all others together."""
   others = ~jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
   scale = row_temperature(temperature, logits, -1)
   return target_and_rest(logits, classes[..., None], others, scale)

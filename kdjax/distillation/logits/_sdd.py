@@ -38,20 +38,20 @@ def regional_logits(
   .. math:: z_r = W^\top \operatorname{mean}_{(h, w) \in r} F_{hw} + b
 
   Args:
-    features: the map that the classifier sees the mean of.
-    kernel: the classifier's, W.
-    bias: the classifier's, b.
-    grids: how many rows and columns the map is cut into, each in turn.
+    features: the feature map whose mean is the classifier's input.
+    kernel: the classifier's weights W.
+    bias: the classifier's bias b.
+    grids: the numbers of rows and columns of each grid; the first is 1.
 
   Returns:
     `[batch, regions, classes]`, 1 + 4 + 16 regions by default; the first is the
     whole image.
 
   Raises:
-    ValueError: if the widths differ or the first grid is not 1.
+    ValueError: if the numbers of channels differ or the first grid is not 1.
 
-  As in the authors' code, every grid is pooled from that of 4, or a finer one,
-  and cells overlap where it does not divide the map.
+  As in the authors' code, every grid is pooled from a grid of 4 or finer, and
+  cells overlap where a grid does not divide the map.
 
   Examples:
     >>> maps, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 5))
@@ -64,7 +64,7 @@ def regional_logits(
   """
   if tuple(grids)[:1] != (1,):
     raise ValueError(
-      f"grids is {grids!r}; expected the first to be 1, the whole image."
+      f"grids is {grids!r}; expected 1, the whole image, as the first grid."
     )
   finest = adaptive_mean_pool(features, (max(4, *grids),) * 2)
   pooled = [adaptive_mean_pool(finest, (grid, grid)) for grid in grids]
@@ -86,36 +86,38 @@ def sdd_loss(
   stop_teacher_gradient: bool = True,
   **hyperparameters: ArrayLike,
 ) -> Float[Array, " batch"]:
-  r"""Scale-decoupled distillation (SDD): logits of every region of the image.
+  r"""Scale-decoupled distillation (SDD): a logit loss on every region.
 
   .. math::
     \ell = \frac{1}{R} \sum_r w_r \, \ell_\mathrm{inner}(z^S_r, z^T_r, y),
     \quad w_r = \begin{cases} 2 & \text{if } [\hat y^T_r = y] \ne
       [\hat y^T_1 = y] \\ 1 & \text{otherwise} \end{cases}
 
-  A region on which the teacher is right and on the whole image wrong, or the
-  other way about, is complementary, and weighs more.
+  A region is complementary, with a larger weight, if the teacher is right on
+  the region and wrong on the whole image, or wrong on the region and right on
+  the whole image.
 
   Args:
     student_logits: `[batch, regions, classes]`, see `regional_logits`;
       the first region is the whole image.
     teacher_logits: `[batch, regions, classes]`; they receive no gradient.
-    labels: `[batch]`.
+    labels: class indices `[batch]`.
     inner: the loss of a region: "kd" (`soft_target_loss`), "dkd"
       (`dkd_loss`) or "nkd" (`nkd_loss`).
-    complementary_weight: of a region that disagrees. May be traced.
+    complementary_weight: the weight of a complementary region. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
-    **hyperparameters: of the inner loss.
+    **hyperparameters: hyper-parameters of the inner loss.
 
   Returns:
-    One value an example. Published weights and warm-ups are the inner loss's.
+    One value an example. The published weight and warm-up are those of the
+    inner loss.
 
   Raises:
-    ValueError: if shapes differ, the inner loss is unknown or it refuses a
-      hyper-parameter.
+    ValueError: if shapes differ, the inner loss is unknown or a hyper-parameter
+      is invalid.
 
   The mean over the batch is the authors' value for "kd" and "dkd". Their "nkd"
-  never removes the label from the other classes; here it does, as in NKD.
+  keeps the label among the other classes; here, as in NKD, it is removed.
 
   Examples:
     >>> logits = jnp.zeros((2, 21, 5))

@@ -1,10 +1,10 @@
-"""Soft targets: Hinton's distillation (KD) and logit regression."""
+"""Knowledge distillation (KD), its soft-target term and logit regression."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.logits._mixtures import mix
 from kdjax.ops import compute_dtype
 from kdjax.ops import cross_entropy
@@ -26,13 +26,13 @@ def soft_target_loss(
     \ell = T^2 \, \mathrm{KL}(q^T \Vert q^S), \quad
     q = \mathrm{softmax}(z / T)
 
-  The factor T^2 keeps the gradient's size when the temperature changes; as T
-  grows, the gradient tends to that of half the squared distance between the
+  The factor T^2 keeps the size of the gradient when the temperature changes. As
+  T grows, the gradient tends to that of half the squared distance between the
   centered logits, divided by the number of classes.
 
   Args:
     student_logits: `[*batch, classes]`.
-    teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
+    teacher_logits: `[*batch, classes]`; they receive no gradient. A class with
       -inf on both sides is masked.
     temperature: T > 0; a number, or one per example. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
@@ -45,9 +45,9 @@ def soft_target_loss(
     ValueError: if the shapes differ or a static temperature is not above 0.
     TypeError: if the logits are not floating-point.
 
-  Differs from published codes: RepDistiller's and mdistiller's value is the
-  mean of this one over the batch (PyTorch's "batchmean"). Codes that average
-  over classes too are smaller by the number of classes.
+  RepDistiller's and mdistiller's value is the mean of this loss over the batch
+  (PyTorch's "batchmean"). A code that also averages over classes gives a value
+  smaller by the number of classes.
 
   Examples:
     >>> logits = jnp.array([[1.0, 2.0, 3.0]])
@@ -82,17 +82,17 @@ def kd_loss(
     L_\mathrm{KD} = \alpha T^2 \, \mathrm{KL}(q^T \Vert q^S)
                     + (1 - \alpha) \, H(y, q^S)
 
-  where the cross-entropy H takes the student at temperature 1.
+  where the cross-entropy H uses the student at temperature 1.
 
   Args:
     student_logits: `[*batch, classes]`.
     teacher_logits: `[*batch, classes]`; they receive no gradient.
     labels: class indices `[*batch]`, or probabilities `[*batch, classes]`
-      (mixup, label smoothing). An index that is no class gives NaN, without
-      gradient, so that a masked row may hold anything.
+      (mixup, label smoothing). An index outside [0, classes) gives the value
+      NaN and no gradient, so that a masked example may hold any index.
     temperature: T > 0; a number, or one per example. May be traced.
-    alpha: the weight of the teacher, in [0, 1]; a number, or one per example.
-      May be traced.
+    alpha: the weight of the soft targets, in [0, 1]; a number, or one per
+      example. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -104,8 +104,8 @@ def kd_loss(
     TypeError: if the logits are not floating-point.
 
   The defaults are RepDistiller's for CIFAR-100. Published codes disagree on
-  which term alpha weighs (torchdistill's and gnosis's alpha weighs the
-  labels); here it is the teacher, as in the formula.
+  which term alpha weighs (torchdistill's and gnosis's alpha weighs the labels);
+  here alpha weighs the soft targets.
 
   Examples:
     >>> logits = jnp.array([[0.0, 0.0]])
@@ -138,8 +138,8 @@ def logit_mse_loss(
   .. math::
     \ell = \frac{1}{C} \sum_c (z^S_c - z^T_c)^2
 
-  Unlike the limit of `soft_target_loss` for a high temperature, it also
-  matches the common offset of the logits.
+  Unlike `soft_target_loss` at a high temperature, this loss also matches the
+  common offset of the logits.
 
   Args:
     student_logits: `[*batch, classes]`.
@@ -147,14 +147,14 @@ def logit_mse_loss(
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example. Classes at -inf on both sides add 0.
+    One value an example. A class with -inf on both sides adds 0.
 
   Raises:
     ValueError: if the shapes differ.
     TypeError: if the logits are not floating-point.
 
-  Differs from the paper: it takes the mean over classes, as the published
-  PyTorch codes do (Knowledge-Distillation-Zoo), not half the sum.
+  The loss is the mean over classes, as in published PyTorch code
+  (Knowledge-Distillation-Zoo); the paper has half the sum.
 
   Examples:
     >>> logit_mse_loss(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]]))

@@ -10,16 +10,17 @@ def one_hot(labels: Array, logits: Array) -> Array:
 
 
 def product(weight: Array, value: Array) -> Array:
-  """Returns weight * value, 0 where the weight is."""
+  """Returns weight * value, 0 where the weight is 0."""
   return weight * jnp.where(weight == 0, 0.0, value)
 
 
 def target_and_rest(
   logits: Array, own: Array, others: Array, scale: Array
 ) -> Array:
-  """Returns the logits of a label and of all others together, `[..., 2]`.
+  """Returns two logits: of the label, and of all others together.
 
-  Only their difference matters; the second is 0, or -inf if there is none.
+  Their softmax is [q_y, 1 - q_y]. The second is 0, or -inf if there is no other
+  class.
   """
   used = others & (logits != -jnp.inf)
   top = jnp.max(logits, -1, keepdims=True, where=used, initial=-jnp.inf)
@@ -31,5 +32,5 @@ def target_and_rest(
   target = jnp.where(known, target - top, 0.0) / scale
   target -= jnp.log(jnp.where(total > 0, total, 1.0))
   rest = jnp.where(total > 0, 0.0, -jnp.inf)
-  # A NaN among the others is in `top`, and so in the target.
+  # A NaN among the other logits reaches the result through `top`.
   return jnp.concatenate([jnp.where(known, target, -jnp.inf), rest], -1)

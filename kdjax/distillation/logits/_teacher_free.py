@@ -1,4 +1,4 @@
-"""Teacher-free distillation (Tf-KD): a virtual teacher."""
+"""Teacher-free regularization (Tf-KD)."""
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,16 @@ def virtual_teacher_loss(
   temperature: ArrayLike = 20.0,
   correct_probability: ArrayLike = 0.99,
 ) -> Float[Array, "*batch"]:
-  r"""Teacher-free regularization (Tf-KD_reg): a teacher made by hand.
+  r"""Teacher-free regularization (Tf-KD_reg): a virtual teacher.
 
   .. math::
     \ell = \frac{1}{C} \mathrm{KL}(\mathrm{softmax}(u / T) \Vert p^S), \quad
     u_y = a, \; u_{c \ne y} = \frac{1 - a}{C - 1}
 
   Args:
-    student_logits: `[*batch, classes]`, read at temperature 1. A class at -inf
-      is masked: the virtual teacher does not know it either.
-    labels: `[*batch]`.
+    student_logits: `[*batch, classes]`; p^S is their softmax at temperature 1.
+      A class with -inf is masked, for the virtual teacher too.
+    labels: class indices `[*batch]`.
     temperature: T > 0 of the virtual teacher; a number, or one per example.
       May be traced.
     correct_probability: a in [0, 1], like `temperature`.
@@ -44,11 +44,11 @@ def virtual_teacher_loss(
   Raises:
     ValueError: if shapes differ, a static temperature is not above 0 or a
       static probability is outside [0, 1].
-    TypeError: if the logits are not floating-point or labels no integers.
+    TypeError: if the logits are not floating-point or the labels not integers.
 
-  As in the authors' code the mean is over classes too, and the probabilities u
-  pass through a softmax as if they were logits, so that the teacher is close
-  to uniform.
+  As in the authors' code, the mean is over classes too. The probabilities u
+  pass through a softmax as if they were logits, so that the virtual teacher is
+  close to uniform.
 
   Examples:
     >>> loss = virtual_teacher_loss(jnp.zeros((1, 2)), jnp.array([0]))

@@ -1,4 +1,4 @@
-"""Temperatures that follow the training or the example."""
+"""Learned (CTKD) and per-example (FLSW, CWSM) temperatures."""
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,14 @@ def ctkd_temperature(
   lowest: ArrayLike = 1.0,
   span: ArrayLike = 20.0,
 ) -> Float[Array, "..."]:
-  r"""Curriculum temperature (CTKD): learned against the student.
+  r"""Curriculum temperature (CTKD): a temperature trained adversarially.
 
   .. math:: T = T_0 + s \, \sigma(R_\lambda(\theta))
 
-  R is the identity forward; backward it multiplies by minus lambda, so that
-  the temperature rises the loss that the student lowers. Lambda grows from 0,
-  which makes the lessons harder little by little.
+  R is the identity in the forward pass and multiplies the gradient by -lambda
+  in the backward pass, so that the temperature maximizes the loss that the
+  student minimizes. Lambda grows from 0 during training: the soft targets
+  become harder step by step.
 
   Args:
     parameter: theta, a scalar, or one per example.
@@ -38,14 +39,14 @@ def ctkd_temperature(
     span: s > 0.
 
   Returns:
-    Temperatures in the shape of `parameter`, for `soft_target_loss`,
-    whose factor T^2 takes part in the reversed gradient.
+    Temperatures in the shape of `parameter`, for `soft_target_loss`. The
+    reversed gradient includes that of the loss's factor T^2.
 
   Raises:
     ValueError: if a static `lowest` or `span` is not above 0.
 
-  In the authors' code the reversed layer multiplies by a lambda that goes from
-  0 to -1 along half a cosine in 10 epochs; here lambda is positive.
+  In the authors' code, the layer multiplies the gradient by a lambda that goes
+  from 0 to -1 along half a cosine in 10 epochs; here lambda is positive.
 
   Examples:
     >>> ctkd_temperature(jnp.array(0.0))
@@ -76,30 +77,30 @@ def flsw_temperature(
   where: Bool[Array, "*batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, "*batch"]:
-  r"""Focal-loss style temperature (FLSW): lower where the logits still differ.
+  r"""Focal-loss style temperature (FLSW): lower where the logits differ more.
 
   .. math::
     T_i = T_0 + \beta \, (\operatorname{mean}_j w_j - w_i), \quad
     w_i = (1 - \cos(z^S_i, z^T_i))^\gamma
 
   Args:
-    student_logits: `[*batch, classes]`. A class at -inf is masked, on the side
-      where it is: it counts as 0.
+    student_logits: `[*batch, classes]`. A logit of -inf, on either side, is
+      replaced by 0.
     teacher_logits: `[*batch, classes]`.
     temperature: the base T_0 > 0; a number, or one per example. May be traced.
-    beta: how far temperatures spread. May be traced.
-    gamma: how much the far examples stand out. May be traced.
-    where: which examples count in the mean.
-    axis_name: the mapped axis that holds the rest of the batch.
+    beta: the scale of the differences between temperatures. May be traced.
+    gamma: the exponent of the cosine distance. May be traced.
+    where: `[*batch]`, True for the examples in the mean; None takes all.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
     One temperature an example, without gradient. Keep beta well below T_0: w
-    may reach 2^gamma, and nothing else keeps a temperature above 0.
+    may reach 2^gamma, and a temperature is not bounded from below.
 
   Raises:
     ValueError: if the shapes differ or a static base is not above 0.
 
-  As in TextBrewer 1e-4 is added to the norms.
+  As in TextBrewer, 1e-4 is added to the norms.
 
   Examples:
     >>> student, teacher = jnp.eye(2), jnp.array([[1.0, 0.0], [1.0, 0.0]])
@@ -118,10 +119,10 @@ def flsw_temperature(
     return logits / (safe_norm(logits, keepdims=True) + 1e-4)
 
   cosine = jnp.sum(direction(student_logits) * direction(teacher_logits), -1)
-  # Rounding must not give a negative number a fractional power.
+  # Rounding may make 1 - cosine negative; its fractional power would be NaN.
   gamma = as_number("gamma", gamma, cosine.dtype)
   weight = jnp.maximum(1 - cosine, 0.0) ** gamma
-  return _spread(weight, temperature, beta, where, axis_name)
+  return _around_base(weight, temperature, beta, where, axis_name)
 
 
 @validate
@@ -134,32 +135,31 @@ def cwsm_temperature(
   where: Bool[Array, "*batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, "*batch"]:
-  r"""Confidence-weighted temperature (CWSM): lower for the unsure student.
+  r"""Confidence-weighted temperature (CWSM): lower where the student is unsure.
 
   .. math::
     T_i = T_0 + \beta \, (\operatorname{mean}_j w_j - w_i), \quad
     w_i = 1 / \max_c p^S_{ic}
 
-  with the softmax p at temperature 1.
+  where p is the softmax at temperature 1.
 
   Args:
     student_logits: `[*batch, classes]`.
-    teacher_logits: not used; all temperatures of logits may be called alike.
+    teacher_logits: not used; `flsw_temperature` takes the same arguments.
     temperature: the base T_0 > 0; a number, or one per example. May be traced.
-    beta: how far temperatures spread. May be traced.
-    where: which examples count in the mean.
-    axis_name: the mapped axis that holds the rest of the batch.
+    beta: the scale of the differences between temperatures. May be traced.
+    where: `[*batch]`, True for the examples in the mean; None takes all.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
     One temperature an example, without gradient. Keep beta well below T_0: w
-    may reach the number of classes, and nothing else keeps a temperature above
-    0.
+    may reach the number of classes, and a temperature is not bounded from
+    below.
 
   Raises:
     ValueError: if the shapes differ or a static base is not above 0.
 
-  As in TextBrewer it is the student whose confidence counts, and 1e-3 is added
-  to it.
+  As in TextBrewer, w uses the student's confidence, and 1e-3 is added to it.
 
   Examples:
     >>> print(cwsm_temperature(jnp.array([[0.0, 0.0], [9.0, 0.0]])).round(2))
@@ -172,17 +172,17 @@ def cwsm_temperature(
   """
   del teacher_logits
   weight = 1 / (jnp.max(softened_softmax(student_logits), -1) + 1e-3)
-  return _spread(weight, temperature, beta, where, axis_name)
+  return _around_base(weight, temperature, beta, where, axis_name)
 
 
-def _spread(
+def _around_base(
   weight: Array,
   temperature: ArrayLike,
   beta: ArrayLike,
   where: Array | None,
   axis_name: str | None,
 ) -> Array:
-  """Returns the base temperature, moved by how the weight is below its mean."""
+  """Returns T_0 + beta (mean weight - weight), without gradient."""
   check_positive("temperature", temperature)
   base = as_number("temperature", temperature, weight.dtype, shape=weight.shape)
   beta = as_number("beta", beta, weight.dtype)

@@ -1,10 +1,10 @@
-"""Transformed teacher matching (TTM), and its weighted form (WTTM)."""
+"""Transformed teacher matching (TTM) and its weighted form (WTTM)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.logits._ofa import as_rows
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
@@ -28,12 +28,12 @@ def ttm_loss(
     \ell = \mathrm{KL}(p^{(\gamma)} \Vert q), \quad
     p^{(\gamma)}_c = \frac{p_c^\gamma}{\sum_k p_k^\gamma}
 
-  The power transform with gamma is a temperature of 1 / gamma; the student
-  keeps temperature 1, and there is no factor T^2.
+  The exponent gamma is the same as a teacher's temperature of 1 / gamma. The
+  student keeps temperature 1, and there is no factor T^2.
 
   Args:
     student_logits: `[*batch, classes]`.
-    teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
+    teacher_logits: `[*batch, classes]`; they receive no gradient. A class with
       -inf on both sides is masked.
     gamma: the exponent, > 0; a number, or one per example. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
@@ -67,25 +67,25 @@ def wttm_loss(
   gamma: ArrayLike,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Weighted transformed teacher matching (WTTM).
+  r"""Weighted transformed teacher matching (WTTM): TTM, weighted by example.
 
   .. math::
     \ell = \Bigl( \sum_k p_k^\gamma \Bigr) \,
            \mathrm{KL}(p^{(\gamma)} \Vert q)
 
-  `ttm_loss`, weighed by the power sum of the teacher's probabilities: the
-  smoother these are, the more the example counts.
+  The weight is the power sum of the teacher's probabilities: a smoother
+  prediction has a larger weight.
 
   Args:
     student_logits: `[*batch, classes]`.
-    teacher_logits: `[*batch, classes]`; they receive no gradient. A class at
+    teacher_logits: `[*batch, classes]`; they receive no gradient. A class with
       -inf on both sides is masked.
     gamma: the exponent, > 0; a number, or one per example. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
     One value an example. Published weight: 4 with gamma = 0.2, beside 1 times
-    the cross-entropy (CIFAR-100, vgg13 to vgg8, there beside CRD).
+    the cross-entropy (CIFAR-100, vgg13 to vgg8, where CRD is added).
 
   Raises:
     ValueError: if the shapes differ or a static gamma is not above 0.
@@ -107,11 +107,11 @@ def wttm_loss(
 
 
 def _powers(logits: Array, gamma: ArrayLike) -> Array:
-  """Returns logits of the probabilities' powers."""
+  """Returns gamma * logits, the logits of the powers of probabilities."""
   check_positive("gamma", gamma)
   logits = logits.astype(compute_dtype(logits))
   gamma = as_number("gamma", gamma, logits.dtype, shape=logits.shape[:-1])
-  used = logits != -jnp.inf  # 0 times infinity is no gradient for gamma
+  used = logits != -jnp.inf  # 0 * inf would give gamma a NaN gradient
   return jnp.where(
     used, as_rows(gamma) * jnp.where(used, logits, 0.0), -jnp.inf
   )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.logits._target_and_rest import product
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
@@ -25,7 +25,7 @@ from kdjax.ops import validate
 def wkd_class_cost(
   kernel: Float[Array, "dims classes"], *, sharpness: ArrayLike = 1.0
 ) -> Float[Array, "classes classes"]:
-  r"""Cost of taking one class for another, from the teacher's classifier.
+  r"""WKD's class cost: distances between classes in the teacher's classifier.
 
   .. math:: C_{ij} = 1 - \exp(-\kappa \, (1 - \cos(W_i, W_j)))
 
@@ -39,9 +39,9 @@ def wkd_class_cost(
   Raises:
     ValueError: if a static sharpness is not above 0.
 
-  It is the authors' "fc" cost. Their CIFAR-100 runs read one minus the centered
-  kernel alignment of the classes' training features from a file instead;
-  sharpen that likewise.
+  This is the authors' "fc" cost. Their CIFAR-100 runs instead read a distance
+  from a file: 1 minus the centered kernel alignment of the classes' training
+  features, in place of 1 minus the cosine.
 
   Examples:
     >>> print(wkd_class_cost(jnp.eye(2)).round(3) + 0.0)
@@ -71,25 +71,26 @@ def wkd_logit_loss(
   iterations: int = 10,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Wasserstein distillation of logits (WKD-L): mistakes cost by likeness.
+  r"""Wasserstein distillation of logits (WKD-L): entropic optimal transport.
 
   .. math::
     \ell = -p^T_y \log p^S_y + \gamma \, \langle P, C \rangle, \quad
     P = \operatorname{diag}(u)\, e^{-C / \epsilon} \operatorname{diag}(v)
 
-  P transports the student's softened probabilities of the classes other than
-  the label to the teacher's, by Sinkhorn's iterations on the entropic problem.
+  P is the entropic optimal transport plan, found by Sinkhorn's iterations, from
+  the student's softened probabilities of the classes other than the label to
+  the teacher's.
 
   Args:
     student_logits: `[batch, classes]`.
     teacher_logits: `[batch, classes]`; they receive no gradient.
-    labels: `[batch]`.
-    class_cost: C, nonnegative, see `wkd_class_cost`; no gradient.
+    labels: class indices `[batch]`.
+    class_cost: C, nonnegative, see `wkd_class_cost`; it receives no gradient.
     temperature: T > 0 of the transported probabilities. May be traced.
     gamma: the weight of the transport; a number, or one per example. May be
       traced.
     regularization: epsilon > 0. May be traced.
-    iterations: how many; a static integer.
+    iterations: the number of Sinkhorn iterations, a static integer.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -100,11 +101,11 @@ def wkd_logit_loss(
   Raises:
     ValueError: if shapes differ, or a static temperature or regularization is
       not above 0.
-    TypeError: if the logits are not floating-point or labels no integers.
+    TypeError: if the logits are not floating-point or the labels not integers.
 
-  The mean over the batch is the authors' value: gradients flow through the
-  iterations, which stop as they stop; 1e-8 is added to costs and divisors. The
-  scalings are kept as logarithms, so that small probabilities are not lost.
+  The mean over the batch is the authors' value. Gradients flow through the
+  iterations; 1e-8 is added to costs and divisors. The scalings u and v are kept
+  as logarithms, so that small probabilities do not underflow.
 
   Examples:
     >>> logits = jnp.array([[0.0, 1.0, 2.0]])
@@ -162,7 +163,7 @@ def wkd_logit_loss(
 
 
 def _shifted_exp(logarithms: Array) -> tuple[Array, Array]:
-  """exp(x - shift), at most 1, and the shift, `[batch, 1]`."""
+  """Returns exp(x - shift), at most 1, and the shift, `[batch, 1]`."""
   shift = jax.lax.stop_gradient(jnp.max(logarithms, -1, keepdims=True))
   shift = jnp.where(shift == -jnp.inf, 0.0, shift)
   return jnp.exp(logarithms - shift), shift

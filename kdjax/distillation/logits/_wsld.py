@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.ops import check_labels
 from kdjax.ops import cross_entropy
 from kdjax.ops import log_softened_softmax
@@ -23,14 +23,14 @@ def wsld_loss(
   temperature: ArrayLike = 4.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Weighted soft-label distillation (WSLD): less where the teacher errs.
+  r"""Weighted soft-label distillation (WSLD): weights by the teacher's error.
 
   .. math::
     \ell = \Bigl(1 - \exp\Bigl(-\frac{H(y, p^S)}{H(y, p^T)}\Bigr)\Bigr)
            T^2 \, H(q^T, q^S)
 
-  An example that the teacher finds harder than the student does gets a small
-  weight. The weight takes both at temperature 1 and receives no gradient.
+  An example has a small weight if the teacher's cross-entropy exceeds the
+  student's. The weight uses temperature 1 and receives no gradient.
 
   Args:
     student_logits: `[*batch, classes]`.
@@ -47,9 +47,9 @@ def wsld_loss(
     ValueError: if shapes differ or a static temperature is not above 0.
     TypeError: if the logits are not floating-point.
 
-  As in the authors' code H(q^T, q^S) is the cross-entropy, not KL, so a student
-  equal to its teacher has a loss; and 1e-7 is added to the divisor. Where the
-  teacher excludes the label, the weight is 0.
+  As in the authors' code, H(q^T, q^S) is the cross-entropy, not the KL
+  divergence, so the loss of equal logits is not 0; and 1e-7 is added to the
+  divisor. Where the teacher's logit of the label is -inf, the weight is 0.
 
   Examples:
     >>> logits = jnp.array([[0.0, 0.0]])
@@ -71,7 +71,7 @@ def wsld_loss(
   weight = jax.lax.stop_gradient(-jnp.expm1(-ratio))
   target = softened_softmax(teacher_logits, temperature=temperature)
   log_student = log_softened_softmax(student_logits, temperature=temperature)
-  # A class that the teacher excludes costs nothing, even at log 0.
+  # A class with teacher probability 0 adds 0, even where log q^S is -inf.
   terms = target * jnp.where(target != 0, log_student, 0.0)
   scale = jnp.square(jnp.asarray(temperature, terms.dtype))
   values = -weight * scale * jnp.sum(terms, -1)

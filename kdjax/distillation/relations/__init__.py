@@ -1,1 +1,1 @@
-"""Losses on relations and contrasts between the examples of a batch."""
+"""Distillation losses on relations between the examples of a batch."""

@@ -12,7 +12,7 @@ from kdjax.distillation._batch_rows import pair_mean
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._batch_rows import unit_rows
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import as_number
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer
@@ -42,7 +42,7 @@ def cc_loss(
       \cos(x, y)^p, \qquad
     \ell_\text{kernel} = \operatorname*{mean}_{ij} (k^S_{ij} - k^T_{ij})^2
 
-  the Gaussian kernel of unit vectors, expanded to order P.
+  where k is the Gaussian kernel of unit vectors, expanded to order P.
 
   .. math::
     \ell_\text{adjacent} = \operatorname*{mean}_i \sum_c
@@ -51,30 +51,31 @@ def cc_loss(
   Args:
     student_embeddings: `[batch, student_dims]`.
     teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
-    gamma: the kernel's rate. May be traced. "adjacent" does not use it.
+    gamma: the rate of the kernel. May be traced. "adjacent" does not use it.
     order: the last power P of the expansion, 1 or more.
-    form: "kernel", the paper's, as in AberHu's Knowledge-Distillation-Zoo; it
-      does not depend on the order of the examples. "adjacent", RepDistiller's,
-      which its author has from the paper's authors: products of the gaps of
-      consecutive examples, of equal widths, not normalized.
-    where: `[batch]`, which examples count; those that do are consecutive.
-    chunk_size: as in `pkt_loss`. "adjacent" has no pairs.
-    axis_name: the mapped axis that holds the rest of the batch.
-    stop_teacher_gradient: False lets gradients reach the teacher, as both
-      codes do by way of the teacher's embedding layer,
-      `kdjax.objectives.cc`.
+    form: "kernel" is the paper's formula, as in AberHu's
+      Knowledge-Distillation-Zoo; it does not depend on the order of the
+      examples. "adjacent" is RepDistiller's, received from the paper's authors:
+      products of the gaps of consecutive examples, for embeddings of equal
+      widths, without normalization.
+    where: `[batch]`, True for the examples in the loss; None takes all. The
+      unmasked examples count as consecutive.
+    chunk_size: as in `pkt_loss`. "adjacent" has no matrix of pairs.
+    axis_name: the mapped axis over which the batch is split.
+    stop_teacher_gradient: False lets gradients reach the teacher. Both codes do
+      so to train an embedding layer of the teacher, see `kdjax.objectives.cc`.
 
   Returns:
-    A scalar. Published weight: 0.02, for "adjacent" (RepDistiller). Neither
-    form depends on the batch's size.
+    A scalar. Published weight: 0.02, for "adjacent" (RepDistiller). The value
+    does not depend on the batch size.
 
   Raises:
-    ValueError: if the batches differ, or the widths for "adjacent"; if the
-      form is unknown or the order not positive.
+    ValueError: if the batch sizes differ, or the widths for "adjacent"; if the
+      form is unknown or the order is not positive.
     TypeError: if the embeddings are not floating-point.
 
-  torchdistill takes the norm of the difference of the kernel matrices, not its
-  square, over batch^2: its weight of 0.003 belongs to that scaling.
+  torchdistill divides the norm of the difference of the kernel matrices, not
+  its square, by batch^2: its weight of 0.003 belongs to that scaling.
 
   Examples:
     >>> rows = jnp.array([[1.0, 0.0], [0.0, 2.0]])
@@ -94,21 +95,23 @@ def cc_loss(
   if form == "adjacent":
     if student.local.shape != teacher.local.shape:
       raise ValueError(
-        f"cc_loss: teacher_embeddings has shape {teacher.local.shape}; the "
-        f"adjacent form expected {student.local.shape}, as in "
+        f"cc_loss: teacher_embeddings has shape {teacher.local.shape}; form "
+        f"'adjacent' expects {student.local.shape}, as in "
         "student_embeddings."
       )
     gaps = safe_abs(student.whole - teacher.whole)
     gaps = gaps[jnp.argsort(~pair.columns, stable=True)]
     following = jnp.arange(1, gaps.shape[0]) < jnp.sum(pair.columns)
     value = masked_mean(jnp.sum(gaps[:-1] * gaps[1:], -1), following)
-    # Equal on every device already; the mean makes its gradient the batch's.
+    # The value is equal on every device already; the mean makes the gradient
+    # that of the whole batch.
     return mean_over_devices(value, axis_name)
 
   def kernel(rows: Rows) -> Array:
     cosines = products(rows)
     rate = 2 * as_number("gamma", gamma, cosines.dtype)
-    # Power 0 is alike for both; without it, fewer digits cancel.
+    # Power 0 is the same constant for both networks; without it, fewer digits
+    # cancel.
     powers = sum(
       (rate * cosines) ** p / math.factorial(p) for p in range(1, order + 1)
     )

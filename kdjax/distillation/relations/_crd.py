@@ -11,7 +11,7 @@ from kdjax.distillation._batch_rows import batch_rows
 from kdjax.distillation._batch_rows import over_rows
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import unit_rows
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
@@ -30,29 +30,29 @@ def crd_loss(
   temperature: ArrayLike = 0.07,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Contrastive representation distillation (CRD): one of its two directions.
+  r"""Contrastive representation distillation (CRD): one of two directions.
 
   .. math::
     \ell = -\log \frac{P(x, x^+)}{P(x, x^+) + c + \epsilon}
            - \sum_{k=1}^K \log \frac{c}{P(x, x^-_k) + c + \epsilon}, \qquad
     P(x, y) = \frac{e^{x \cdot y / \tau}}{Z}, \quad c = \frac KN
 
-  noise-contrastive estimation with noise probability 1 / N an example and
-  epsilon = 1e-7. The method adds both directions: a student's anchors with the
-  teacher's positives and negatives, and the teacher's with the student's. The
-  memory banks that they are drawn from, and the embedding of both networks
-  into vectors of unit norm, are `kdjax.objectives.crd`.
+  This is noise-contrastive estimation with noise probability 1 / N an example
+  and epsilon = 1e-7. The method adds two directions: the student's anchors with
+  the teacher's positives and negatives, and the teacher's anchors with the
+  student's. `kdjax.objectives.crd` has the memory banks of the negatives and
+  embeds both networks into vectors of unit norm.
 
   Args:
     anchors: `[batch, dims]`, embeddings of unit norm of one network.
     positives: `[batch, dims]`, the other network's embeddings of the same
-      examples; no gradient.
-    negatives: `[batch, negatives, dims]`, its embeddings of other examples; no
-      gradient.
-    num_examples: N, how many examples the negatives were drawn from. May be
+      examples; they receive no gradient.
+    negatives: `[batch, negatives, dims]`, the other network's embeddings of
+      other examples; they receive no gradient.
+    num_examples: N, the number of examples from which the negatives are drawn.
+      May be traced.
+    normalizer: Z, a constant from the first batch, see `crd_normalizer`. May be
       traced.
-    normalizer: Z, once and for all the mean of the unnormalized P of the first
-      batch times N, `crd_normalizer`. May be traced.
     temperature: tau. May be traced.
     stop_teacher_gradient: False lets gradients reach positives and negatives.
 
@@ -64,7 +64,7 @@ def crd_loss(
     ValueError: if shapes differ or a static number is not above 0.
     TypeError: if the embeddings are not floating-point.
 
-  Computed from logarithms, so that no exponential overflows.
+  The computation uses logarithms, so that no exponential overflows.
 
   Examples:
     >>> x = jnp.array([[1.0, 0.0]])
@@ -96,12 +96,12 @@ def crd_normalizer(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Normalizer of CRD, estimated from a batch.
+  r"""Normalizer Z of CRD, estimated from a batch.
 
   .. math::
     Z = N \operatorname*{mean}_{i, k} e^{x_i \cdot y_{ik} / \tau}
 
-  over positives and negatives y. The published code takes it from the first
+  over positives and negatives y. The published code computes Z from the first
   batch and keeps it.
 
   Args:
@@ -110,13 +110,13 @@ def crd_normalizer(
     negatives: `[batch, negatives, dims]`.
     num_examples: N. May be traced.
     temperature: tau. May be traced.
-    where: `[batch]`, which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
-    A scalar without gradient; 0 if nothing counts. At temperatures below about
-    0.012 it may exceed float32, whatever it is computed from;
-    `kdjax.objectives.crd` keeps its logarithm.
+    A scalar without gradient; 0 if `where` is all False. At temperatures below
+    about 0.012 the value may exceed float32; `kdjax.objectives.crd` keeps its
+    logarithm.
 
   Raises:
     ValueError: if shapes differ or a static number is not above 0.
@@ -142,16 +142,16 @@ def crd_log_normalizer(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> Float[Array, ""]:
-  """Logarithm of CRD's normalizer: log Z of scores x . y / tau.
+  """Logarithm of the normalizer Z of CRD, from scores x . y / tau.
 
   Args:
     scores: `[batch, candidates]`.
     num_examples: the number of training examples.
-    where: which examples count; None for all.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the mean; None takes all.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
-    A scalar without gradient, -inf if nothing counts.
+    A scalar without gradient; -inf if `where` is all False.
 
   References:
     Tian, Krishnan and Isola, `Contrastive representation distillation
@@ -173,7 +173,7 @@ def crd_nce_loss(
   log_normalizer: Float[Array, ""],
   num_examples: ArrayLike,
 ) -> Float[Array, " batch"]:
-  """CRD's noise-contrastive loss of scores x . y / tau.
+  """Noise-contrastive loss of CRD, from scores x . y / tau.
 
   Args:
     positive: scores of the positive pairs, `[batch]`.
@@ -225,7 +225,7 @@ def crd_in_batch_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Contrastive distillation within the batch, without a memory bank.
+  r"""Contrastive distillation within the batch (CRD without a memory bank).
 
   .. math::
     \ell = -\frac1{2n} \sum_i \Bigl[
@@ -233,30 +233,32 @@ def crd_in_batch_loss(
       + \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}} \Bigr], \qquad
     s_{ij} = \cos(x^S_i, x^T_j) / \tau
 
-  InfoNCE both ways: a student's embedding finds its teacher's among those of
-  the batch, and the teacher's finds the student's.
+  The loss is InfoNCE in both directions: the student's embedding of an example
+  identifies the teacher's embedding of the same example among the batch, and
+  the teacher's identifies the student's.
 
   Args:
     student_embeddings: `[batch, dims]`, of any norm.
     teacher_embeddings: `[batch, dims]`; they receive no gradient.
     temperature: tau. May be traced.
-    where: `[batch]`, which examples count.
-    chunk_size: how many rows of both matrices of scores are held at a time, in
-      the backward pass too; a static integer. None holds them whole.
-    axis_name: the mapped axis that holds the rest of the batch, whose examples
-      are negatives too.
-    stop_teacher_gradient: False lets gradients reach the teacher, for a
-      learned embedding of it, `kdjax.objectives.crd_in_batch`.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    chunk_size: how many rows of both matrices of scores are in memory at a
+      time, in the backward pass too; a static integer. None computes
+      all rows at once.
+    axis_name: the mapped axis over which the batch is split. The examples of
+      all devices are negatives.
+    stop_teacher_gradient: False lets gradients reach the teacher, to train an
+      embedding of it, see `kdjax.objectives.crd_in_batch`.
 
   Returns:
-    A scalar, log n for embeddings that say nothing.
+    A scalar; log n for embeddings that are all equal.
 
   Raises:
     ValueError: if the shapes differ or a static temperature is not above 0.
     TypeError: if the embeddings are not floating-point.
 
-  CRD's authors name this as the way to large data sets, where a bank does not
-  fit; the form is that of CLIP. No weight is published.
+  CRD's authors recommend this form for large data sets, for which a memory bank
+  does not fit; the formula is that of CLIP. No weight is published.
 
   Examples:
     >>> rows = jnp.ones((4, 2))
@@ -281,18 +283,20 @@ def crd_in_batch_loss(
   def scores(queries: Array, keys: Array) -> Array:
     return jnp.matmul(queries, keys.T, precision="highest") / scale
 
-  def among(scores: Array, pair: Pairs) -> Array:
-    # A masked row sees itself, lest its sum be empty.
+  def log_sum(scores: Array, pair: Pairs) -> Array:
+    # A masked row keeps its own score, so that its sum is not empty.
     seen = None if where is None else pair.columns[None] | pair.diagonal
     return jax.nn.logsumexp(scores, 1, where=seen)
 
   def both(student: Rows, teacher: Rows, pair: Pairs) -> Array:
-    forth = scores(student.local, teacher.whole)
-    # One matrix has both, if it is whole.
+    from_student = scores(student.local, teacher.whole)
+    # On one device, one matrix has the scores of both directions.
     whole = student.local is student.whole
-    back = forth.T if whole else scores(teacher.local, student.whole)
+    from_teacher = (
+      from_student.T if whole else scores(teacher.local, student.whole)
+    )
     own = jnp.sum(student.local * teacher.local, 1) / scale
-    return among(forth, pair) + among(back, pair) - 2 * own
+    return log_sum(from_student, pair) + log_sum(from_teacher, pair) - 2 * own
 
   values = over_rows(both, student, teacher, pair=pair, chunk_size=chunk_size)
   return masked_mean(values / 2, pair.rows, axis_name=axis_name)

@@ -1,4 +1,4 @@
-"""The instance relationship graph: examples, their distances, their paths."""
+"""Instance relationship graph distillation (IRG)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from kdjax.distillation._batch_rows import batch_rows
 from kdjax.distillation._batch_rows import over_rows
 from kdjax.distillation._batch_rows import pair_mean
 from kdjax.distillation._batch_rows import pairs
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import adaptive_mean_pool
 from kdjax.ops import as_number
 from kdjax.ops import gather_batch
@@ -50,28 +50,30 @@ def irg_loss(
         (E^{S, l}_{ij} - E^{T, l}_{ij})^2
       + w_P \operatorname*{mean}_i (P^S_i - P^T_i)^2
 
-  with the edges `E_ij = | f_i - f_j |^2` of the embedding
-  and of two feature maps, and the transformation
-  `P_i = | f^(1)_i - f^(2)_i |^2` from the first map to the
-  second, each divided by its maximum over the batch. What is not given is left
-  out: two embeddings alone give w_E times their edges' term.
+  The edges are `E_ij = | f_i - f_j |^2`, for the embedding and for two feature
+  maps. The transformation from the first map f to the second map g is `P_i = |
+  f_i - g_i |^2`. Each is divided by its maximum over the batch. Without maps or
+  logits, their terms are left out: two embeddings alone give w_E times the
+  edges' term.
 
   Args:
     student_embeddings: `[batch, student_dims]`.
     teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
-    student_maps: two stages' maps, `[batch, height, width, channels]`. Before
-      the two are subtracted, the larger is average-pooled to the other's
-      size, and the channels of the wider are averaged in adjacent groups.
-    teacher_maps: the teacher's two, of any size; no gradient.
+    student_maps: the maps of two stages, `[batch, height, width, channels]`.
+      For the transformation, the larger map is average-pooled to the other's
+      size, and the channels of the wider map are averaged in adjacent groups.
+    teacher_maps: the teacher's two maps, of any size; they receive no gradient.
     student_logits: `[batch, classes]`.
-    teacher_logits: `[batch, classes]`; no gradient.
+    teacher_logits: `[batch, classes]`; they receive no gradient.
     vertex_weight: the weight of the logits' term. May be traced.
     edge_weight: the weight of the edges' term. May be traced.
-    transformation_weight: the weight of the paths' term. May be traced.
-    where: `[batch]`, which examples count.
-    chunk_size: how many rows of the matrices of edges are held at a time, in
-      the backward pass too; a static integer. None holds them whole.
-    axis_name: the mapped axis that holds the rest of the batch.
+    transformation_weight: the weight of the transformations' term. May be
+      traced.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    chunk_size: how many rows of the matrices of edges are in memory at a time,
+      in the backward pass too; a static integer. None computes all rows at
+      once.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -79,12 +81,12 @@ def irg_loss(
     last two stages (AberHu's Knowledge-Distillation-Zoo).
 
   Raises:
-    ValueError: if the batches or the numbers of classes differ, only one side
-      is given, or there are not two maps.
+    ValueError: if the batch sizes or the numbers of classes differ, maps or
+      logits are given on one side only, or there are not two maps.
     TypeError: if the arrays are not floating-point.
 
-  This is the form of AberHu's code, which has the paper's one-to-one mode; the
-  authors' own is in Caffe.
+  The formula is that of AberHu's code, which has the paper's one-to-one mode;
+  the authors' code is in Caffe.
 
   Examples:
     >>> points = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -119,7 +121,8 @@ def irg_loss(
     sides = [batch_rows(x, where, axis_name) for x in (student, teacher)]
     scales = [
       _largest(
-        over_rows(_longest, rows, pair=pair, chunk_size=chunk_size), axis_name
+        over_rows(_longest_edge, rows, pair=pair, chunk_size=chunk_size),
+        axis_name,
       )
       for rows in sides
     ]
@@ -139,13 +142,17 @@ def irg_loss(
     (student_first, teacher_first), (student_second, teacher_second) = layers[
       1:
     ]
-    paths = [
-      _path(student_first, student_second, where, axis_name),
-      _path(teacher_first, teacher_second, where, axis_name),
+    transformations = [
+      _transformation(student_first, student_second, where, axis_name),
+      _transformation(teacher_first, teacher_second, where, axis_name),
     ]
     loss += as_number(
       "transformation_weight", transformation_weight, dtype
-    ) * masked_mean(jnp.square(paths[0] - paths[1]), where, axis_name=axis_name)
+    ) * masked_mean(
+      jnp.square(transformations[0] - transformations[1]),
+      where,
+      axis_name=axis_name,
+    )
   if student_logits is not None and teacher_logits is not None:
     gaps = student_logits.astype(dtype) - teacher_side(
       teacher_logits.astype(dtype), stop_teacher_gradient
@@ -157,29 +164,29 @@ def irg_loss(
 
 
 def _squared(rows: Rows, pair: Pairs) -> Float[Array, "batch whole"]:
-  """Returns squared distances, 0 of an example from itself."""
+  """Returns squared distances; exactly 0 for an example and itself."""
   squared = jnp.maximum(pairwise_squared_distances(*rows), _FLOOR)
-  return jnp.where(pair.counted & ~pair.diagonal, squared, 0.0)
+  return jnp.where(pair.valid & ~pair.diagonal, squared, 0.0)
 
 
-def _longest(rows: Rows, pair: Pairs) -> Float[Array, " batch"]:
+def _longest_edge(rows: Rows, pair: Pairs) -> Float[Array, " batch"]:
   return jnp.max(_squared(rows, pair), 1)
 
 
-def _path(
+def _transformation(
   first: Array, second: Array, where: Array | None, axis_name: str | None
 ) -> Float[Array, " batch"]:
-  """Returns squared distances between two maps, the largest of which is 1."""
+  """Returns squared distances between two maps, divided by their maximum."""
   shape = tuple(map(min, first.shape[1:], second.shape[1:]))
-  gaps = _averaged(first, shape) - _averaged(second, shape)
+  gaps = _average_down(first, shape) - _average_down(second, shape)
   squared = jnp.maximum(jnp.sum(jnp.square(gaps), (1, 2, 3)), _FLOOR)
   if where is not None:
     squared = jnp.where(where, squared, 0.0)
   return squared / _largest(squared, axis_name)
 
 
-def _averaged(maps: Array, shape: tuple[int, ...]) -> Array:
-  """Averages a map down to a height, a width and a number of channels."""
+def _average_down(maps: Array, shape: tuple[int, ...]) -> Array:
+  """Averages a map to a smaller height, width and number of channels."""
   height, width, channels = shape
   maps = adaptive_mean_pool(maps, (height, width))
   columns = maps.reshape(maps.shape[0], height * width, -1, 1)
@@ -196,7 +203,8 @@ def _check_both(name: str, student: object, teacher: object) -> None:
   if (student is None) != (teacher is None):
     missing = "student" if student is None else "teacher"
     raise ValueError(
-      f"irg_loss: {missing}_{name} is missing; expected {name} of both or none."
+      f"irg_loss: {missing}_{name} is None; expected {name} of student and "
+      "teacher, or of neither."
     )
 
 

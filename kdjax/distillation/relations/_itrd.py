@@ -12,7 +12,7 @@ from kdjax.distillation._batch_rows import over_rows
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._batch_rows import unit_rows
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import nonzero_divisor
@@ -33,12 +33,12 @@ def itrd_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Information-theoretic representation distillation (ITRD).
+  r"""Information-theoretic representation distillation (ITRD): both terms.
 
   .. math::
     \ell = w_C \, \ell_\text{corr} + w_M \, \ell_\text{mutual}
 
-  of `itrd_correlation_loss` and `itrd_mutual_loss`.
+  with `itrd_correlation_loss` and `itrd_mutual_loss`.
 
   Args:
     student_embeddings: `[batch, dims]`.
@@ -46,14 +46,15 @@ def itrd_loss(
     correlation_weight: the weight of the first term. May be traced.
     mutual_weight: the weight of the second term. May be traced.
     alpha: the order of the first term, above 0. May be traced.
-    where: `[batch]`, which examples count.
+    where: `[batch]`, True for the examples in the loss; None takes all.
     chunk_size: as in `itrd_mutual_loss`.
-    axis_name: the mapped axis that holds the rest of the batch.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar, which may be negative. The defaults are those of the authors'
-    program; for a pair of like networks they take 2, 1 and 1.01.
+    A scalar, which may be negative. The default weights and alpha are those of
+    the authors' program; for two networks of one architecture they use 2, 1 and
+    1.01.
 
   Raises:
     ValueError: if the shapes differ, or a static alpha is not above 0.
@@ -96,21 +97,22 @@ def itrd_correlation_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Correlation term of ITRD: each feature correlates with the teacher's.
+  r"""Correlation term of ITRD: correlation of each feature with the teacher's.
 
   .. math::
     \ell_\text{corr} = \log_2 \sum_c \lvert r_c - 1 \rvert^{2 \alpha}, \qquad
     r_c = \frac1n \sum_i \hat x^S_{ic} \hat x^T_{ic}
 
-  with features standardized over the batch by the deviation over n - 1. So r
-  is at most 1 - 1/n, and the loss at least log2(dims) - 2 alpha log2(n).
+  where the hat standardizes a feature over the batch, with a variance that
+  divides by n - 1. So r is at most 1 - 1/n, and the loss at least log2(dims) -
+  2 alpha log2(n).
 
   Args:
     student_embeddings: `[batch, dims]`.
     teacher_embeddings: `[batch, dims]`; they receive no gradient.
     alpha: the order of the Renyi entropy, above 0. May be traced.
-    where: `[batch]`, which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -120,8 +122,8 @@ def itrd_correlation_loss(
     ValueError: if the shapes differ, or a static alpha is not above 0.
     TypeError: if the embeddings are not floating-point.
 
-  A feature that is constant over the batch is uncorrelated here and NaN in the
-  authors' code.
+  A feature that is constant over the batch has correlation 0 here and NaN in
+  the authors' code.
 
   Examples:
     >>> rows = jnp.array([[1.0], [2.0]])
@@ -145,9 +147,9 @@ def itrd_correlation_loss(
     rows = jnp.where(mask[:, None], rows - mean[None], 0.0)
     squares = sum_over_devices(jnp.sum(jnp.square(rows), 0), axis_name)
     variance = squares / jnp.maximum(count - 1, 1)
-    alive = (variance > 0)[None]
-    deviation = jnp.sqrt(jnp.where(alive, variance[None], 1.0))
-    return jnp.where(alive, rows, 0.0) / deviation
+    varies = (variance > 0)[None]
+    deviation = jnp.sqrt(jnp.where(varies, variance[None], 1.0))
+    return jnp.where(varies, rows, 0.0) / deviation
 
   student = standardized(student_embeddings)
   teacher = standardized(
@@ -170,33 +172,34 @@ def itrd_mutual_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Mutual term of ITRD: the examples' joint similarities carry much.
+  r"""Mutual-information term of ITRD, from similarities between examples.
 
   .. math::
     \ell_\text{mutual} = \sum_{ij} \hat G_{ij}^2 - \sum_{ij} \hat J_{ij}^2,
     \qquad \hat G = \frac{G^S}{\operatorname{tr} G^S}, \quad
     \hat J = \frac{G^S \circ G^T}{\operatorname{tr} (G^S \circ G^T)}
 
-  with G the matrix of the cosines between examples.
+  where G is the matrix of the cosines between examples.
 
   Args:
     student_embeddings: `[batch, student_dims]`.
     teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
-    where: `[batch]`, which examples count.
-    chunk_size: how many rows of the matrices of pairs are held at a time, in
-      the backward pass too; a static integer. None holds them whole.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    chunk_size: how many rows of the matrices of pairs are in memory at a time,
+      in the backward pass too; a static integer. None computes all rows at
+      once.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar. Published weight: 0.05, or 1 for a pair of like networks.
+    A scalar. Published weight: 0.05, or 1 for two networks of one architecture.
 
   Raises:
-    ValueError: if the batches differ.
+    ValueError: if the batch sizes differ.
     TypeError: if the embeddings are not floating-point.
 
   The paper's Renyi entropies of order 2 take the logarithm of both sums; the
-  authors' code does not, and so here.
+  authors' code and this code do not.
 
   Examples:
     >>> rows = jnp.array([[1.0, 0.0], [0.0, 2.0]])
@@ -219,17 +222,19 @@ def itrd_mutual_loss(
     joint = similarity * products(teacher)
     return jnp.sum(jnp.square(similarity), 1), jnp.sum(jnp.square(joint), 1)
 
-  def spread(squares: Array, diagonal: Array) -> Array:
+  def normalized_sum(squares: Array, diagonal: Array) -> Array:
     squares = sum_over_devices(jnp.sum(squares), axis_name)
     trace = sum_over_devices(jnp.sum(diagonal), axis_name)
     return squares / nonzero_divisor(jnp.square(trace))
 
   norms = [jnp.sum(jnp.square(rows.local), 1) for rows in (student, teacher)]
-  alone, joint = over_rows(
+  own, joint = over_rows(
     row_sums,
     student,
     teacher,
     pair=pairs(student_embeddings, where, axis_name),
     chunk_size=chunk_size,
   )
-  return spread(alone, norms[0]) - spread(joint, norms[0] * norms[1])
+  return normalized_sum(own, norms[0]) - normalized_sum(
+    joint, norms[0] * norms[1]
+  )

@@ -10,7 +10,7 @@ from kdjax.distillation._batch_rows import pair_mean
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
 from kdjax.distillation._batch_rows import unit_rows
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import nonzero_divisor
 from kdjax.ops import validate
 
@@ -38,11 +38,11 @@ def pkt_loss(
   Args:
     student_embeddings: `[batch, student_dims]`.
     teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
-    where: `[batch]`, which examples count.
-    chunk_size: how many rows of the matrices of pairs are held at a time, in
-      the backward pass too; a static integer. None holds them whole. Values
-      differ by rounding only.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    chunk_size: how many rows of the matrices of pairs are in memory at a time,
+      in the backward pass too; a static integer. None computes all rows at
+      once. Values differ by rounding only.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -51,11 +51,11 @@ def pkt_loss(
     shrinks like 1 / batch.
 
   Raises:
-    ValueError: if the batches differ.
+    ValueError: if the batch sizes differ.
     TypeError: if the embeddings are not floating-point.
 
-  Differs from published codes in the gradient of a zero row, NaN there and 0
-  here, and in float32 by fewer canceled digits.
+  The gradient of a zero row is 0 here and NaN in published codes. In float32
+  fewer digits cancel here.
 
   Examples:
     >>> rows = jnp.array([[1.0, 0.0], [0.0, 2.0]])
@@ -66,24 +66,24 @@ def pkt_loss(
     Passalis and Tefas, `Learning deep representations with probabilistic
     knowledge transfer <https://arxiv.org/abs/1803.10837>`_, 2018.
   """
-  eps = 1e-7
+  epsilon = 1e-7
   teacher_embeddings = teacher_side(teacher_embeddings, stop_teacher_gradient)
 
   def neighbors(rows: Rows, pair: Pairs) -> Array:
-    similarity = jnp.where(pair.counted, (1 + products(rows)) / 2, 0.0)
+    similarity = jnp.where(pair.valid, (1 + products(rows)) / 2, 0.0)
     return similarity / nonzero_divisor(jnp.sum(similarity, 1, keepdims=True))
 
   def divergences(student: Rows, teacher: Rows, pair: Pairs) -> Array:
     near_teacher = neighbors(teacher, pair)
-    # The rows of `gap` add up to 0, so adding it to each term changes nothing
-    # but the rounding: what is left of a term is second-order small.
+    # The rows of `gap` add up to 0, so adding `gap` does not change the sum;
+    # each term becomes small of second order, with less rounding error.
     gap = neighbors(student, pair) - near_teacher
-    return gap - near_teacher * jnp.log1p(gap / (near_teacher + eps))
+    return gap - near_teacher * jnp.log1p(gap / (near_teacher + epsilon))
 
   return pair_mean(
     divergences,
-    unit_rows(batch_rows(student_embeddings, where, axis_name), eps),
-    unit_rows(batch_rows(teacher_embeddings, where, axis_name), eps),
+    unit_rows(batch_rows(student_embeddings, where, axis_name), epsilon),
+    unit_rows(batch_rows(teacher_embeddings, where, axis_name), epsilon),
     pair=pairs(student_embeddings, where, axis_name),
     chunk_size=chunk_size,
     axis_name=axis_name,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.distillation._batch_rows import Rows
 from kdjax.distillation._batch_rows import batch_rows
 from kdjax.distillation._batch_rows import pairs
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.relations._triplet_angles import angle_gaps
 from kdjax.ops import as_number
 from kdjax.ops import gather_batch
@@ -45,8 +45,8 @@ def rkd_loss(
       + w_A \operatorname*{mean}_{ijk} h\bigl(
         \cos \angle^S_{jik} - \cos \angle^T_{jik}\bigr)
 
-  where d is the Euclidean distance, its mean is over pairs of different
-  examples, the angle is at example i between j and k, and h is the Huber
+  where d is the Euclidean distance, with its mean over pairs of different
+  examples; the angle is at example i between j and k; and h is the Huber
   function, x^2 / 2 up to 1 and |x| - 1/2 beyond.
 
   Args:
@@ -54,25 +54,23 @@ def rkd_loss(
     teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.
     distance_weight: the weight of distances. May be traced.
     angle_weight: the weight of angles. May be traced.
-    where: `[batch]`, which examples count.
-    axis_name: the mapped axis that holds the rest of the batch; pairs and
-      triplets across devices count.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split. The loss includes
+      pairs and triplets across devices.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
     A scalar. Published weight: 1, with the defaults here, on the pooled
-    embedding. The means run over all pairs and triplets, the degenerate ones
-    (value 0) included, as in all published codes, so the value does not depend
-    on the size of the batch.
+    embedding. As in all published codes, the means include degenerate pairs and
+    triplets, whose value is 0. The value does not depend on the batch size.
 
   Raises:
-    ValueError: if the batches differ.
+    ValueError: if the batch sizes differ.
     TypeError: if the embeddings are not floating-point.
 
-  Equal points have distance 1e-6 in the published codes, and no gradient; so
-  here. A few `[batch, batch]` matrices are in memory, never all triplets, in
-  the backward pass too, and each device sees to the angles at its own examples.
-  Angles are computed from distances.
+  As in published codes, equal points have distance 1e-6 and no gradient. Memory
+  holds a few `[batch, batch]` matrices, never all triplets, in the backward
+  pass too. Each device computes the angles at its own examples, from distances.
 
   Examples:
     >>> points = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -93,21 +91,21 @@ def rkd_loss(
       functools.partial(_distances, rows.whole), rows.local, _ROWS_AT_ONCE
     )
 
-  apart = pair.counted & ~pair.diagonal
+  apart = pair.valid & ~pair.diagonal
   student_gaps, teacher_gaps = (
     jnp.where(apart, distances(rows), 0.0) for rows in (student, teacher)
   )
 
   def row_sums(function: Callable[[Array, Array], Any]) -> Any:
     def of_part(part: tuple[Array, Array, Array, Array]) -> Any:
-      *gaps, rows, places = part
-      own = pair._replace(rows=rows, places=places)
-      apart = own.counted & ~own.diagonal
-      # Equal points are as far apart as in the published codes.
+      *gaps, rows, positions = part
+      own = pair._replace(rows=rows, positions=positions)
+      apart = own.valid & ~own.diagonal
+      # Published codes give equal points the distance 1e-6.
       gaps = [jnp.where(apart, jnp.maximum(x, 1e-6), 0.0) for x in gaps]
       return jax.tree.map(lambda x: jnp.sum(x, 1), function(*gaps))
 
-    parts = student_gaps, teacher_gaps, pair.rows, pair.places
+    parts = student_gaps, teacher_gaps, pair.rows, pair.positions
     return in_chunks(of_part, parts, _ROWS_AT_ONCE)
 
   count = jnp.sum(pair.columns, dtype=student_gaps.dtype)
@@ -125,7 +123,7 @@ def rkd_loss(
   count = nonzero_divisor(count)
   distance_loss = masked_mean(distance_sums / count, where, axis_name=axis_name)
   angles = angle_gaps(
-    pair.places,
+    pair.positions,
     gather_batch(student_gaps, axis_name),
     gather_batch(teacher_gaps, axis_name),
   )
@@ -139,7 +137,7 @@ def rkd_loss(
 def _distances(
   whole: Float[Array, "whole dims"], rows: Float[Array, "rows dims"]
 ) -> Float[Array, "rows whole"]:
-  """Returns distances that keep their digits however close the points are."""
+  """Returns distances from differences, which keep digits of close points."""
   return safe_norm(rows[:, None] - whole[None])
 
 

@@ -9,7 +9,7 @@ from kdjax.distillation._batch_rows import batch_rows
 from kdjax.distillation._batch_rows import pair_mean
 from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._batch_rows import products
-from kdjax.distillation._teacher_side import teacher_side
+from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import unit_vectors
 from kdjax.ops import validate
 
@@ -30,15 +30,15 @@ def sp_loss(
     G = F F^\top, \qquad \hat G_{i} = G_{i} / \lVert G_{i} \rVert_2, \qquad
     \ell = \operatorname*{mean}_{ij} (\hat G^S_{ij} - \hat G^T_{ij})^2
 
-  with an example's whole feature map as a row of F.
+  where a row of F is one example's whole feature map.
 
   Args:
     student_features: `[batch, ...]`, feature maps or embeddings.
     teacher_features: `[batch, ...]`; they receive no gradient. All axes but
       the batch may differ from the student's.
-    where: `[batch]`, which examples count.
+    where: `[batch]`, True for the examples in the loss; None takes all.
     chunk_size: as in `pkt_loss`.
-    axis_name: the mapped axis that holds the rest of the batch.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -47,7 +47,7 @@ def sp_loss(
     shrinks like 1 / batch.
 
   Raises:
-    ValueError: if the batches differ.
+    ValueError: if the batch sizes differ.
     TypeError: if the features are not floating-point.
 
   torchdistill divides rows by their L1 norm, not the L2 norm of the paper and
@@ -65,7 +65,7 @@ def sp_loss(
   teacher_features = teacher_side(teacher_features, stop_teacher_gradient)
 
   def gaps(student: Rows, teacher: Rows, pair: Pairs) -> Array:
-    del pair  # what does not count is 0 already
+    del pair  # masked rows are 0 already
     return jnp.square(
       unit_vectors(products(student)) - unit_vectors(products(teacher))
     )

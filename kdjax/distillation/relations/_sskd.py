@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.ops import check_labels
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
@@ -34,33 +34,35 @@ def sskd_transformed_loss(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""SSKD on transformed images: soft targets where the teacher errs least.
+  r"""SSKD on transformed images: soft targets of the teacher's best examples.
 
   .. math::
     \ell = \operatorname{mean}_{i \in K} T^2 \, \mathrm{KL}(q^T_i \Vert q^S_i)
 
-  K are all transformed images that the teacher classifies rightly, and of the
-  others a share `ratio`, those with the best rank of the label.
+  K holds all transformed images that the teacher classifies correctly, and a
+  share `ratio` of the others: the images for which the teacher ranks the label
+  best.
 
   Args:
-    student_logits: of the transformed images, `[batch, views, classes]`.
-    teacher_logits: the teacher's; they receive no gradient.
-    labels: of the images, `[batch]`.
+    student_logits: `[batch, views, classes]`, for the transformed images.
+    teacher_logits: `[batch, views, classes]`; they receive no gradient.
+    labels: class indices `[batch]`.
     temperature: T > 0. May be traced.
-    ratio: in [0, 1]. May be traced.
+    ratio: the share of the wrong images in K, in [0, 1]. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
-    where: which examples count, with all their views.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the loss, with all their views.
+      None takes all.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
-    A scalar, in nats; 0 if nothing is kept. Published weight: 2.7.
+    A scalar, in nats; 0 if K is empty. Published weight: 2.7.
 
   Raises:
     ValueError: if shapes differ, a static temperature is not above 0 or a
       static ratio is outside [0, 1].
 
-  Of wrong images of equal rank the earlier are kept; in the authors' code it is
-  left to the sorting.
+  Of wrong images of equal rank, K takes the earlier in the batch; in the
+  authors' code their order depends on the sorting algorithm.
 
   Examples:
     >>> logits = jnp.ones((2, 3, 5))
@@ -81,7 +83,7 @@ def sskd_transformed_loss(
   values = kl_divergence(
     student_logits, teacher_logits, temperature=temperature
   )
-  kept = _best_ranked(_rank(teacher_logits, labels), ratio, where, axis_name)
+  kept = _best_share(_rank(teacher_logits, labels), ratio, where, axis_name)
   scale = jnp.square(jnp.asarray(temperature, values.dtype))
   return scale * masked_mean(values, kept, axis_name=axis_name)
 
@@ -98,16 +100,16 @@ def sskd_similarity_loss(
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""SSKD on similarities: which image is a transformed one most like?
+  r"""SSKD on similarities between transformed and original images.
 
   .. math::
     \ell = \operatorname{mean}_{i \in K} T^2 \, \mathrm{KL}(
       \mathrm{softmax}_j(\cos(\tilde e^T_i, e^T_j) / T) \Vert
       \mathrm{softmax}_j(\cos(\tilde e^S_i, e^S_j) / T))
 
-  over the images j of the batch. K are all transformed images that the teacher
-  finds most like their own original, and of the others a share `ratio`, those
-  whose original has the best rank.
+  over the images j of the batch. K holds all transformed images whose own
+  original has the teacher's largest similarity, and a share `ratio` of the
+  others: the images whose own original ranks best.
 
   Args:
     student_embeddings: `[batch, views, student_dims]`, the outputs of a
@@ -115,22 +117,23 @@ def sskd_similarity_loss(
     teacher_embeddings: `[batch, views, teacher_dims]`; they receive no
       gradient.
     temperature: T > 0. May be traced.
-    ratio: in [0, 1]. May be traced.
+    ratio: the share of the wrong images in K, in [0, 1]. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher.
-    where: which examples count, with all their views.
-    chunk_size: of how many examples the similarities are held at a time, in
-      the backward pass too; a static integer. None holds them whole.
-    axis_name: the mapped axis that holds the rest of the batch.
+    where: `[batch]`, True for the examples in the loss, with all their views.
+      None takes all.
+    chunk_size: for how many examples the similarities are in memory at a time,
+      in the backward pass too; a static integer. None computes all at once.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
-    A scalar, in nats; 0 if nothing is kept. Published weight: 10.
+    A scalar, in nats; 0 if K is empty. Published weight: 10.
 
   Raises:
     ValueError: if batch or views differ, a static temperature is not above 0 or
       a static ratio is outside [0, 1].
 
-  Of wrong images of equal rank the earlier are kept; in the authors' code it is
-  left to the sorting.
+  Of wrong images of equal rank, K takes the earlier in the batch; in the
+  authors' code their order depends on the sorting algorithm.
 
   Examples:
     >>> embeddings = jnp.ones((2, 4, 5))
@@ -163,7 +166,7 @@ def sskd_similarity_loss(
 
   parts = student.transformed, teacher.transformed, student.own
   values, ranks = in_chunks(compared, parts, chunk_size)
-  kept = _best_ranked(ranks, ratio, where, axis_name)
+  kept = _best_share(ranks, ratio, where, axis_name)
   scale = jnp.square(jnp.asarray(temperature, values.dtype))
   return scale * masked_mean(values, kept, axis_name=axis_name)
 
@@ -176,23 +179,25 @@ def sskd_pretext_loss(
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""SSKD's pretext task: find the original of a transformed image.
+  r"""Pretext task of SSKD: identify the original of a transformed image.
 
   .. math::
     \ell = - \operatorname{mean}_i \log \mathrm{softmax}_j(
       \cos(\tilde e_i, e_j))_{j = i}
 
-  It trains the teacher's projection head, on features that stay as they are.
+  The loss trains the teacher's projection head, on frozen features.
 
   Args:
     embeddings: `[batch, views, dims]`; the first view is the original, the
       others transformed.
-    where: which examples count, with all their views.
+    where: `[batch]`, True for the examples in the loss, with all their views.
+      None takes all.
     chunk_size: as in `sskd_similarity_loss`.
-    axis_name: the mapped axis that holds the rest of the batch.
+    axis_name: the mapped axis over which the batch is split.
 
   Returns:
-    A scalar, in nats. The authors train with it for 60 epochs beforehand.
+    A scalar, in nats. The authors train with this loss for 60 epochs before the
+    distillation.
 
   Raises:
     TypeError: if the embeddings are not floating-point.
@@ -210,18 +215,18 @@ def sskd_pretext_loss(
     embeddings.astype(compute_dtype(embeddings)), where, axis_name
   )
 
-  def surprises(part: tuple[Array, Array]) -> Array:
+  def losses(part: tuple[Array, Array]) -> Array:
     transformed, own = part
     similarities = _similarities(transformed, own, images)
     chosen = jnp.take_along_axis(similarities, own[..., None], -1)[..., 0]
     return jax.nn.logsumexp(similarities, -1) - chosen
 
-  values = in_chunks(surprises, (images.transformed, images.own), chunk_size)
+  values = in_chunks(losses, (images.transformed, images.own), chunk_size)
   return masked_mean(values, where, axis_name=axis_name)
 
 
 class _Images(NamedTuple):
-  """Unit embeddings: this device's transformed images, and all originals."""
+  """Unit embeddings: transformed images of this device, originals of all."""
 
   transformed: Float[Array, "batch transforms dims"]
   own: Int[Array, "batch transforms"]
@@ -251,8 +256,8 @@ def _similarities(
 ) -> Float[Array, "rows transforms whole"]:
   """Returns the cosines of transformed images with all originals.
 
-  -inf at an original that does not count, but 0 at one's own, so that no row is
-  empty.
+  The value is -inf at a masked original, but 0 at the image's own, so that no
+  row is all -inf.
   """
   cosines = jnp.einsum(
     "bvd,nd->bvn", transformed, images.originals, precision="highest"
@@ -265,17 +270,17 @@ def _similarities(
 
 
 def _rank(scores: Array, chosen: Array) -> Array:
-  """How many scores of a row come before the chosen one."""
+  """Returns how many scores of a row rank before the chosen one."""
   own = jnp.take_along_axis(scores, chosen[..., None], -1)
   index = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
   earlier = index < chosen[..., None]
   return jnp.sum((scores > own) | ((scores == own) & earlier), -1)
 
 
-def _best_ranked(
+def _best_share(
   ranks: Array, ratio: ArrayLike, where: Array | None, axis_name: str | None
 ) -> Array:
-  """Which have rank 0, or are in the best share of the others."""
+  """Returns True for rank 0 and for the best share of the other ranks."""
   check_range("ratio", ratio, 0.0, 1.0)
   size = ranks.size
   if where is None:
@@ -288,7 +293,8 @@ def _best_ranked(
   order = jnp.argsort(jnp.argsort(everywhere, stable=True))
   order = local_rows(order, size, axis_name)
   count = jnp.sum(gather_batch(wrong, axis_name))
-  # The share of a whole number must not be rounded down to the one before.
+  # The factor keeps floor from rounding a product such as 0.29 * 100 down to
+  # 28.
   keep = jnp.floor(count * jnp.asarray(ratio, float) * (1 + 1e-6))
   best = order.reshape(ranks.shape) < keep
   return candidates & ((ranks == 0) | (wrong & best))

@@ -1,1 +1,1 @@
-"""Losses on tokens of transformers."""
+"""Distillation losses on the tokens of transformers."""

@@ -1,10 +1,10 @@
-"""Attention of transformers, head by head (TinyBERT, TextBrewer)."""
+"""Attention losses of transformers (TinyBERT, TextBrewer)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.tokens._token_masks import valid_pairs
 from kdjax.ops import as_number
 from kdjax.ops import log_softened_softmax
@@ -27,7 +27,7 @@ def attention_mse_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Attention loss: mean squared difference of the attention scores.
+  r"""Attention loss (TinyBERT): mean squared difference of attention scores.
 
   .. math::
     \ell = \frac{\sum_{bhij} m_{bi} m_{bj} (a^S_{bhij} - a^T_{bhij})^2}
@@ -36,12 +36,13 @@ def attention_mse_loss(
   Args:
     student_attention: scores before the softmax, `[batch, heads, queries,
       keys]`.
-    teacher_attention: the teacher's; they receive no gradient.
-    mask: which tokens are valid, as queries and as keys; it needs as many of
-      the ones as of the others.
-    cutoff: without a mask, scores at or below count as 0 on each side.
-    where: which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    teacher_attention: the teacher's scores; they receive no gradient.
+    mask: `[batch, keys]`, True for the valid tokens, as queries and as keys;
+      None takes all. A mask needs equal numbers of queries and keys.
+    cutoff: without a mask, scores at or below the cutoff are replaced by 0 on
+      each side.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -51,10 +52,10 @@ def attention_mse_loss(
     ValueError: if shapes differ.
     TypeError: if the scores are not floating-point.
 
-  Published codes disagree. With a mask, this is TextBrewer's mean. Without
-  one, the cutoff is what keeps the -1e4 that BERT adds to padding out of the
-  mean: it is -1e2 in TinyBERT and here; TextBrewer's -1e-3 drops every
-  negative score of valid tokens too.
+  Published codes disagree. With a mask, the value is TextBrewer's mean. Without
+  a mask, the cutoff removes the -1e4 that BERT adds to padding from the mean.
+  The cutoff is -1e2 in TinyBERT and here; TextBrewer's -1e-3 also drops the
+  negative scores of valid tokens.
 
   Examples:
     >>> scores = jnp.zeros((1, 1, 2, 2))
@@ -69,7 +70,7 @@ def attention_mse_loss(
     student_attention, teacher_attention, stop_teacher_gradient
   )
   valid = valid_pairs(mask, where, student)
-  # -inf - -inf at a masked key is NaN, and so is its gradient
+  # Zero masked scores first: -inf - -inf would be NaN, and so its gradient.
   student, teacher = (zero_masked(x, valid) for x in (student, teacher))
   if mask is None:
     cutoff = as_number("cutoff", cutoff, student.dtype)
@@ -90,7 +91,7 @@ def attention_ce_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Attention loss: cross-entropy of the attention distributions.
+  r"""Attention loss (TextBrewer): cross-entropy of attention distributions.
 
   .. math::
     \ell = - \frac{\sum_{bhij} m_{bi} m_{bj} \, p^T_{bhij} \log p^S_{bhij}}
@@ -100,13 +101,13 @@ def attention_ce_loss(
   Args:
     student_attention: scores before the softmax, `[batch, heads, queries,
       keys]`; -inf masks a key.
-    teacher_attention: the teacher's; they receive no gradient.
-    mask: which tokens are valid, as queries and as keys; it needs as many of
-      the ones as of the others.
-    cutoff: without a mask, keys whose teacher score is at or below it are
-      left out; none without it. May be traced.
-    where: which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    teacher_attention: the teacher's scores; they receive no gradient.
+    mask: `[batch, keys]`, True for the valid tokens, as queries and as keys;
+      None takes all. A mask needs equal numbers of queries and keys.
+    cutoff: without a mask, keys with a teacher score at or below the cutoff are
+      left out; None keeps all keys. May be traced.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -117,9 +118,10 @@ def attention_ce_loss(
     ValueError: if shapes differ.
     TypeError: if the scores are not floating-point.
 
-  As in TextBrewer, the softmax is over all keys, masked or not, so that the
-  scores should carry the padding's -1e4 already. Without a mask TextBrewer
-  has a cutoff of -1e-3, which drops valid keys too: it is not the default.
+  As in TextBrewer, the softmax is over all keys, masked or not, so the scores
+  of padding should include the -1e4 that BERT adds. Without a mask, TextBrewer
+  has a cutoff of -1e-3, which also drops valid keys; it is not the default
+  here.
 
   Examples:
     >>> scores = jnp.zeros((1, 1, 2, 2))

@@ -1,4 +1,4 @@
-"""Hidden states of transformers, token by token."""
+"""Losses on hidden states of transformers (TinyBERT, DistilBERT, Gram)."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._feature_pairs import as_pair
-from kdjax.distillation._feature_pairs import example_mean
+from kdjax.distillation._inputs import as_pair
+from kdjax.distillation._inputs import example_mean
 from kdjax.distillation.tokens._token_masks import TokenMask
 from kdjax.distillation.tokens._token_masks import valid_tokens
 from kdjax.ops import masked_mean
@@ -26,7 +26,7 @@ def hidden_mse_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Hidden-state loss: mean squared difference over the valid tokens.
+  r"""Hidden-state loss (TinyBERT): mean squared error over valid tokens.
 
   .. math::
     \ell = \frac{\sum_{bn} m_{bn} \lVert h^S_{bn} - h^T_{bn} \rVert^2}
@@ -34,23 +34,24 @@ def hidden_mse_loss(
 
   Args:
     student_hidden: `[batch, tokens, width]`, projected to the teacher's width.
-    teacher_hidden: the teacher's; they receive no gradient.
-    mask: which tokens are valid; all without it.
-    where: which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    teacher_hidden: the teacher's hidden states; they receive no gradient.
+    mask: `[batch, tokens]`, True for the valid tokens; None takes all.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar: long examples count more, as in the published codes; 0 with
-    gradient 0 if no token is valid. Published weight: 1 (TinyBERT,
+    A scalar; 0 with gradient 0 if no token is valid. As in published codes, a
+    longer example has a larger weight. Published weight: 1 (TinyBERT,
     TextBrewer).
 
   Raises:
     ValueError: if shapes differ.
     TypeError: if the states are not floating-point.
 
-  TextBrewer divides by the valid tokens and the width, as here; EasyDeL does
-  not divide by the width; TinyBERT has no mask and averages over padding.
+  TextBrewer and this code divide by the number of valid tokens and the width;
+  EasyDeL does not divide by the width; TinyBERT has no mask and averages over
+  padding.
 
   Examples:
     >>> hidden = jnp.zeros((1, 2, 3))
@@ -79,7 +80,7 @@ def cosine_embedding_loss(
   axis_name: str | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, ""]:
-  r"""Cosine embedding loss: equal directions of the valid tokens.
+  r"""Cosine embedding loss (DistilBERT): cosine distance over valid tokens.
 
   .. math::
     \ell = \frac{\sum_{bn} m_{bn} (1 - \cos(h^S_{bn}, h^T_{bn}))}
@@ -87,16 +88,16 @@ def cosine_embedding_loss(
 
   Args:
     student_hidden: `[batch, tokens, width]`, of the teacher's width.
-    teacher_hidden: the teacher's; they receive no gradient.
-    mask: which tokens are valid; all without it.
-    where: which examples count.
-    axis_name: the mapped axis that holds the rest of the batch.
+    teacher_hidden: the teacher's hidden states; they receive no gradient.
+    mask: `[batch, tokens]`, True for the valid tokens; None takes all.
+    where: `[batch]`, True for the examples in the loss; None takes all.
+    axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    A scalar; 0 with gradient 0 if no token is valid. A zero vector costs 1.
-    Published weight: 1, beside 5 times the soft-target loss and 2 times the
-    masked language model's (DistilBERT).
+    A scalar; 0 with gradient 0 if no token is valid. A zero vector has the loss
+    1. Published weight: 1, beside 5 times the soft-target loss and 2 times the
+    masked language modeling loss (DistilBERT).
 
   Raises:
     ValueError: if shapes differ.
@@ -127,7 +128,7 @@ def gram_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Gram loss, or FSP of transformers: how one layer becomes another.
+  r"""Gram loss (FSP of transformers): equal Gram matrices between layers.
 
   .. math::
     \ell = \operatorname{mean}_{ij} (G^S - G^T)_{ij}^2, \qquad
@@ -136,8 +137,8 @@ def gram_loss(
   Args:
     student_hidden: the two layers h and h', `[batch, tokens, width]` each,
       projected to the teacher's widths.
-    teacher_hidden: the teacher's two; they receive no gradient.
-    mask: which tokens are valid; all without it.
+    teacher_hidden: the teacher's two layers; they receive no gradient.
+    mask: `[batch, tokens]`, True for the valid tokens; None takes all.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:

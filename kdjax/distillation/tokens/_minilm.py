@@ -1,4 +1,4 @@
-"""MiniLM and MiniLMv2: relations between queries, keys and values."""
+"""MiniLM and MiniLMv2: relations of queries, keys and values."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.tokens._token_masks import TokenMask
 from kdjax.distillation.tokens._token_masks import valid_pairs
 from kdjax.distillation.tokens._token_masks import valid_tokens
@@ -28,7 +28,7 @@ def minilm_loss(
   | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""MiniLM: the last layer's attention, and how its values relate.
+  r"""MiniLM: KL of the last layer's attention and of its value relations.
 
   .. math::
     \ell = \frac{1}{H |x|} \sum_{hi} \left[
@@ -36,17 +36,17 @@ def minilm_loss(
       + \mathrm{KL}(R^T_{hi} \Vert R^S_{hi}) \right], \qquad
     R = \operatorname{softmax} \left( \frac{V V^\top}{\sqrt{d}} \right)
 
-  over the valid tokens i and keys, |x| of them. Student and teacher need as
-  many heads, but not as wide ones.
+  over the |x| valid tokens, as queries i and as keys. Student and teacher have
+  the same number of heads; the widths of the heads may differ.
 
   Args:
     student_attention: scores before the softmax, `[batch, heads, tokens,
-      tokens]`. Where a network gives probabilities, their logarithms serve.
-    teacher_attention: the teacher's; they receive no gradient.
-    mask: which tokens are valid; all without it.
+      tokens]`. For attention probabilities, pass their logarithms.
+    teacher_attention: the teacher's scores; they receive no gradient.
+    mask: `[batch, tokens]`, True for the valid tokens; None takes all.
     student_values: the value vectors V, `[batch, heads, tokens, width]`.
-    teacher_values: the teacher's. Without values the loss is its first term,
-      the attention transfer.
+    teacher_values: the teacher's value vectors. Without values, the loss is the
+      first term, the attention transfer.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -56,7 +56,7 @@ def minilm_loss(
     ValueError: if shapes differ or only one side has values.
     TypeError: if an argument is not floating-point.
 
-  The authors published no code for it; this is the paper's formula.
+  The authors published no code; the formula is the paper's.
 
   Examples:
     >>> scores, values = jnp.zeros((1, 2, 3, 3)), jnp.ones((1, 2, 3, 4))
@@ -72,8 +72,8 @@ def minilm_loss(
   """
   if (student_values is None) != (teacher_values is None):
     raise ValueError(
-      "minilm_loss: only one of student_values and teacher_values is given; "
-      "expected both or none."
+      "minilm_loss: got one of student_values and teacher_values; "
+      "expected both or neither."
     )
   student, teacher = as_pair(
     student_attention, teacher_attention, stop_teacher_gradient
@@ -98,7 +98,7 @@ def minilm_v2_loss(
   relation_heads: int = 12,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""MiniLMv2: relations of queries, keys and values in any number of heads.
+  r"""MiniLMv2: KL of relations of queries, keys and values.
 
   .. math::
     \ell = \sum_{X \in \{Q, K, V\}} \frac{1}{3 A_r |x|} \sum_{ai}
@@ -106,17 +106,17 @@ def minilm_v2_loss(
     R_X = \operatorname{softmax}
       \left( \frac{X_a X_a^\top}{\sqrt{d_r}} \right)
 
-  The vectors of all heads, concatenated, are split anew into A_r relation
-  heads of width d_r, so that student and teacher may differ in both heads and
-  widths.
+  The concatenated vectors of all heads are split into A_r relation heads of
+  width d_r, so that student and teacher may differ in the number and the width
+  of heads.
 
   Args:
-    student_hidden: the queries, keys and values of one layer, heads
-      concatenated, `[batch, tokens, width]` each; or one such array.
-    teacher_hidden: the teacher's; they receive no gradient.
-    mask: which tokens are valid; all without it.
-    relation_heads: A_r, which divides all widths: 48 for base-size and 64 for
-      large teachers in the paper.
+    student_hidden: the queries, keys and values of one layer with concatenated
+      heads, `[batch, tokens, width]` each; or one such array.
+    teacher_hidden: the teacher's vectors; they receive no gradient.
+    mask: `[batch, tokens]`, True for the valid tokens; None takes all.
+    relation_heads: A_r, a divisor of all widths; in the paper 48 for base-size
+      and 64 for large teachers.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
@@ -124,12 +124,12 @@ def minilm_v2_loss(
     example has no valid token.
 
   Raises:
-    ValueError: if shapes differ, there are not as many relations on both
-      sides, or a width is no multiple of `relation_heads`.
+    ValueError: if shapes or the numbers of relations differ, or a width is not
+      a multiple of `relation_heads`.
     TypeError: if the vectors are not floating-point.
 
-  The authors published no code for it; bloomberg's minilmv2.bb computes the
-  same. The three relations weigh 1/3 each, as there.
+  The authors published no code. The value, with a weight of 1/3 for each
+  relation, equals that of bloomberg's minilmv2.bb.
 
   Examples:
     >>> vectors = jnp.ones((1, 3, 24))
@@ -146,7 +146,7 @@ def minilm_v2_loss(
   if len(students) != len(teachers) or not students:
     raise ValueError(
       f"minilm_v2_loss: student_hidden has {len(students)} relations and "
-      f"teacher_hidden {len(teachers)}; expected as many, at least 1."
+      f"teacher_hidden {len(teachers)}; expected equal numbers, at least 1."
     )
   losses = [
     _one_relation(
@@ -215,7 +215,7 @@ def _relation_loss(
   teacher: Float[Array, "batch heads tokens tokens"],
   mask: Array | None,
 ) -> Float[Array, " batch"]:
-  """Returns the mean divergence over heads and valid tokens, one an example."""
+  """Returns one value an example: the mean KL over heads and valid tokens."""
   valid = valid_pairs(mask, None, student)
   queries = jnp.any(valid, -1)
   values = kl_divergence(student, teacher, where=valid)

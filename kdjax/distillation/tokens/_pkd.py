@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.tokens._token_masks import TokenMask
 from kdjax.ops import normalize_as_torch
 from kdjax.ops import validate
@@ -20,23 +20,24 @@ def pkd_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""Patient knowledge distillation (PKD): squared distance of directions.
+  r"""Patient knowledge distillation (PKD): squared distance of unit vectors.
 
   .. math::
     \ell = \left\lVert \frac{h^S_0}{\lVert h^S_0 \rVert_2}
                      - \frac{h^T_0}{\lVert h^T_0 \rVert_2} \right\rVert_2^2
 
-  of the first token, [CLS].
+  where h_0 is the hidden state of the first token, [CLS].
 
   Args:
-    student_hidden: one layer's states, or their first token's.
-    teacher_hidden: the teacher's; they receive no gradient.
-    mask: which tokens are valid; all without it. Only the first matters.
+    student_hidden: the hidden states of one layer, or of its first token.
+    teacher_hidden: the teacher's hidden states; they receive no gradient.
+    mask: `[batch, tokens]`, True for the valid tokens; None takes all. The loss
+      reads the first token only.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example, to be summed over the layers; 0 if its first token
-    is not valid. Published weight: 10 to 1000 by task.
+    One value an example; 0 if its first token is not valid. Sum the values over
+    the layers. Published weight: 10 to 1000, by task.
 
   Raises:
     ValueError: if shapes differ.

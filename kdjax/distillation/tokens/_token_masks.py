@@ -1,4 +1,4 @@
-"""Masks of valid tokens."""
+"""Masks of valid tokens and of valid pairs of tokens."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
@@ -9,7 +9,7 @@ TokenMask = Bool[Array, "batch tokens"] | Integer[Array, "batch tokens"]
 def valid_tokens(
   mask: Array | None, where: Array | None, values: Array
 ) -> Bool[Array, "batch tokens"]:
-  """Returns which tokens of which examples count."""
+  """Returns True for the valid tokens of unmasked examples."""
   valid = jnp.ones(values.shape, bool) if mask is None else mask.astype(bool)
   return valid if where is None else valid & where[:, None]
 
@@ -19,11 +19,12 @@ def valid_pairs(
   where: Array | None,
   scores: Float[Array, "batch heads queries keys"],
 ) -> Bool[Array, "batch heads queries keys"]:
-  """Returns which pairs of a query and a key count."""
+  """Returns True for the pairs of a valid query and a valid key."""
   batch, _, queries, keys = scores.shape
   if mask is not None and queries != keys:
     raise ValueError(
-      f"mask is given for {queries} queries and {keys} keys; expected as many."
+      f"got a mask for {queries} queries and {keys} keys; expected equal "
+      "numbers, or no mask."
     )
   key = valid_tokens(mask, where, scores[:, 0, 0, :])[:, None, None, :]
   query = (

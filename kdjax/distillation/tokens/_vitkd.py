@@ -1,9 +1,9 @@
-"""ViTKD's generation of masked tokens."""
+"""ViTKD: squared error of tokens."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._feature_pairs import as_pair
+from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.tokens._token_masks import TokenMask
 from kdjax.ops import validate
 
@@ -16,26 +16,26 @@ def vitkd_loss(
   *,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
-  r"""ViTKD: summed squared difference of tokens, of all or of the masked.
+  r"""ViTKD: sum of squared differences of all or of masked tokens.
 
   .. math::
     \ell = \sum_{n d} m_n \, (h^S_{nd} - h^T_{nd})^2
 
-  Both terms of the method are this distance: the mimicking of the low layers,
-  over all tokens, and the generation of the last one, over those tokens that
-  were masked. `kdjax.objectives.vitkd` puts them together.
+  Both terms of the method use this distance: mimicking of the low layers, over
+  all tokens, and generation of the last layer, over the masked tokens.
+  `kdjax.objectives.vitkd` adds the two terms.
 
   Args:
     student_hidden: the student's tokens, projected to the teacher's width, or
-      generated; more axes, such as layers, are summed over.
-    teacher_hidden: the teacher's; they receive no gradient.
-    mask: which tokens count (for the generation, those that were masked); all
-      without it.
+      generated tokens. The loss also sums over further axes, such as layers.
+    teacher_hidden: the teacher's tokens; they receive no gradient.
+    mask: `[batch, tokens]`, True for the tokens in the loss (for the
+      generation, the tokens that were masked); None takes all.
     stop_teacher_gradient: False lets gradients reach the teacher.
 
   Returns:
-    One value an example. Published weights: times the mean over the batch,
-    3e-5 for the mimicking and 3e-6 / 0.5 for the generation.
+    One value an example. Published weights of the mean over the batch: 3e-5 for
+    the mimicking, 3e-6 / 0.5 for the generation.
 
   Raises:
     ValueError: if the shapes differ.

@@ -84,7 +84,7 @@ def cdac(
     clustering = cdac_loss(
       target_embedding,
       *(classify(reverse_gradient(x)) for x in views),
-      top=top,
+      num_largest=top,
       where=target_mask,
       axis_name=axis_name,
     )

@@ -60,7 +60,7 @@ def cdan(
     width = dims * classes if mapped is None else mapped
     game: Any = Game(rngs, discriminator=(width, *hidden, 1))
     if mapped is not None:
-      matrices = cdan_matrices(rngs.params(), dims, classes, mapped=mapped)
+      matrices = cdan_matrices(rngs.params(), dims, classes, mapped_dims=mapped)
       game.feature_matrix, game.class_matrix = map(nnx.Variable, matrices)
     return game
 

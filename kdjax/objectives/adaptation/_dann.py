@@ -112,7 +112,7 @@ def bsp(
     Chen et al., `Transferability vs. discriminability: batch spectral
     penalization <https://proceedings.mlr.press/v97/chen19i.html>`_, 2019.
   """
-  penalty = functools.partial(bsp_loss, components=components)
+  penalty = functools.partial(bsp_loss, num_components=components)
   penalized = stateless(penalty, ("source_embeddings", "target_embeddings"))
   adversary = dann(hidden=hidden, scale=scale, schedule=schedule)
   return combine({"dann": (1.0, adversary), "penalty": (weight, penalized)})
@@ -123,6 +123,6 @@ def over_training(steps: ArrayLike, *, sharpness: float = 10.0) -> Schedule:
 
   def schedule(step: Array) -> Array:
     progress = jnp.asarray(step, float) / jnp.asarray(steps, float)
-    return reversal_ramp(progress, sharpness)
+    return reversal_ramp(progress, sharpness=sharpness)
 
   return schedule

@@ -86,8 +86,8 @@ def debiasmatch(
 
     weak, mask = read("target_logits"), read("target_mask")
     prior = debias_update(
-      weak,
       state["prior"],
+      weak,
       momentum=state["momentum"],
       where=mask,
       axis_name=axis_name,

@@ -80,13 +80,13 @@ def flexmatch(
     losses = fixmatch_loss(
       strong,
       weak,
-      threshold=flexmatch_thresholds(weak, seen, threshold=least),
+      threshold=flexmatch_thresholds(seen, weak, threshold=least),
     )
     value = masked_mean(losses, mask, axis_name=axis_name)
     logits, index, where = (
       gather_batch(x, axis_name) for x in (weak, index, mask)
     )
-    seen = flexmatch_update(logits, seen, index, threshold=least, where=where)
+    seen = flexmatch_update(seen, logits, index, threshold=least, where=where)
     if axis_name is not None:
       # The same on all devices: this tells JAX so.
       seen = jax.tree.map(lambda x: jax.lax.pmax(x, axis_name), seen)

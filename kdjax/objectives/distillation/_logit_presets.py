@@ -210,7 +210,7 @@ PRESETS: dict[str, Preset] = {
   "uskd": Preset(
     "Universal self-KD, Yang 2023",
     "makes soft labels from the student and a weak classifier on a stage",
-    functools.partial(uskd, alpha=0.1, beta=0.1, mu=0.1),
+    functools.partial(uskd, alpha=0.1, beta=0.1, weak_weight=0.1),
     source=_CLS_KD,
   ),
   "cskd": Preset(

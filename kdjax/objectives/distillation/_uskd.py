@@ -19,7 +19,7 @@ def uskd(
   *,
   alpha: ArrayLike = 1.0,
   beta: ArrayLike = 0.1,
-  mu: ArrayLike = 0.005,
+  weak_weight: ArrayLike = 0.005,
 ) -> Objective:
   """Universal self-knowledge distillation (USKD), with its weak classifier.
 
@@ -30,7 +30,7 @@ def uskd(
   Args:
     alpha: the weight of the labeled class.
     beta: the weight of the other classes.
-    mu: the weight of the weak classifier's own loss.
+    weak_weight: mu, the weight of the weak classifier's own loss.
 
   Returns:
     An objective; its published weight is 1, beside 1 times the cross-entropy.
@@ -75,4 +75,4 @@ def uskd(
       **hyper,
     )
 
-  return modular(build, loss, alpha=alpha, beta=beta, mu=mu)
+  return modular(build, loss, alpha=alpha, beta=beta, weak_weight=weak_weight)

@@ -11,9 +11,9 @@ from jaxtyping import Array
 from kdjax.finetuning import KeyQueue
 from kdjax.finetuning import categorical_contrastive_loss
 from kdjax.finetuning import contrastive_cross_entropy_loss
-from kdjax.finetuning import enqueue_keys
 from kdjax.finetuning import homogeneous_directions
-from kdjax.finetuning import key_queue
+from kdjax.finetuning import key_queue_init
+from kdjax.finetuning import key_queue_update
 from kdjax.nets import layers
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
@@ -135,8 +135,8 @@ class _Queues(nnx.Module):
     self.kernel, self.bias = map(nnx.Param, (start["kernel"], start["bias"]))
     self.average_kernel = nnx.Variable(start["kernel"])
     self.average_bias = nnx.Variable(start["bias"])
-    features = key_queue(rngs(), num_classes, width + 1, size=size)
-    projections = key_queue(rngs(), num_classes, dim, size=size)
+    features = key_queue_init(rngs(), num_classes, width + 1, size=size)
+    projections = key_queue_init(rngs(), num_classes, dim, size=size)
     self.features = nnx.Variable(features.keys)
     self.projections = nnx.Variable(projections.keys)
     self.position = nnx.Variable(features.position)
@@ -163,7 +163,7 @@ class _Queues(nnx.Module):
       (self.features, features),
       (self.projections, projections),
     ):
-      new = enqueue_keys(
+      new = key_queue_update(
         KeyQueue(queue[...], position),
         keys,
         labels,

@@ -56,9 +56,9 @@ def sagnet(*, weight: ArrayLike = 0.1) -> Objective:
     features, labels, where = map(flat, (student_embedding, labels, mask))
     keys = jax.random.split(key, 3)
 
-    def swap(features: Array, key: Array, what: str) -> Array:
+    def swap(features: Array, key: Array, part: str) -> Array:
       return generalization.sagnet_randomize(
-        features=features, key=key, what=what, where=where
+        features=features, key=key, part=part, where=where
       )
 
     content = swap(features, keys[0], "style") @ kernel + bias[None]

@@ -28,7 +28,7 @@ def softmax(z):
 def test_multilinear_map():
   features, logits, *_ = map(np.float32, arrays())
   probabilities = softmax(logits)
-  matrices = cdan_matrices(jax.random.key(0), 3, 3, mapped=20000)
+  matrices = cdan_matrices(jax.random.key(0), 3, 3, mapped_dims=20000)
 
   @jax.jit
   def run(features, probabilities, matrices):
@@ -59,7 +59,7 @@ def test_multilinear_map():
   with pytest.raises(ValueError, match=r"probabilities has shape \(2, 3\)"):
     cdan_map(features, probabilities[:2])
   with pytest.raises(ValueError, match="mapped is 0"):
-    cdan_matrices(jax.random.key(0), 3, 3, mapped=0)
+    cdan_matrices(jax.random.key(0), 3, 3, mapped_dims=0)
 
 
 @pytest.mark.parametrize("normalize", ["joint", "domain"])

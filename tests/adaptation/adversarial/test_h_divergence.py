@@ -12,7 +12,9 @@ import pytest
 from kdjax.adaptation import h_divergence
 from tests.laws import computed_in_float32
 
-DIVERGENCE = jax.jit(h_divergence, static_argnames=("folds", "permutations"))
+DIVERGENCE = jax.jit(
+  h_divergence, static_argnames=("folds", "num_permutations")
+)
 
 
 def gaussians(n_source, n_target, distance, *, dims=5, seed=0):
@@ -96,7 +98,7 @@ def test_the_same_sample_is_no_distance_apart(dims):
 
 def test_a_key_shuffles_folds_and_keeps_equal_samples_in_step():
   source, _ = gaussians(300, 1, 0.0)
-  run = functools.partial(DIVERGENCE, source, permutations=0)
+  run = functools.partial(DIVERGENCE, source, num_permutations=0)
   assert run(source, key=jax.random.key(1)).value == 0
   other = source + np.float32(0.2)
   values = {float(run(other, key=jax.random.key(k)).value) for k in range(4)}
@@ -115,13 +117,13 @@ def test_null_distribution():
   same, other = gaussians(60, 90, 0.0), gaussians(60, 90, 2.0)
   key = jax.random.key(0)
   for seed, (source, target) in ((0, same), (1, other)):
-    result = DIVERGENCE(source, target, key=key, permutations=60)
+    result = DIVERGENCE(source, target, key=key, num_permutations=60)
     assert result.null.shape == (60,)
     assert np.all((result.null >= 0) & (result.null <= 2))
     assert np.std(result.null) > 0
     p_value = (1 + np.sum(result.null >= result.value)) / 61
     assert p_value < 0.02 if seed else p_value > 0.05
-  repeated = DIVERGENCE(source, target, key=key, permutations=60)
+  repeated = DIVERGENCE(source, target, key=key, num_permutations=60)
   np.testing.assert_array_equal(repeated.null, result.null)
   assert DIVERGENCE(source, target).null is None
 
@@ -131,18 +133,18 @@ def test_ridges_are_solved_together_and_never_recompile():
   ridges = np.float32([1e-3, 1e-1, 10.0])
   traces = []
 
-  @functools.partial(jax.jit, static_argnames="permutations")
-  def run(ridge, permutations=0):
+  @functools.partial(jax.jit, static_argnames="num_permutations")
+  def run(ridge, num_permutations=0):
     traces.append(None)
     return h_divergence(
       source,
       target,
       ridge=ridge,
       key=jax.random.key(2),
-      permutations=permutations,
+      num_permutations=num_permutations,
     )
 
-  together = run(ridges, permutations=3)
+  together = run(ridges, num_permutations=3)
   assert together.value.shape == (3,)
   assert together.null.shape == (3, 3)
   alone = [run(ridge) for ridge in ridges]
@@ -217,7 +219,7 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match=r"ridge has shape \(1, 1\)"):
     h_divergence(source, target, folds=2, ridge=np.ones((1, 1)))
   with pytest.raises(ValueError, match="permutations is -1"):
-    h_divergence(source, target, folds=2, permutations=-1)
+    h_divergence(source, target, folds=2, num_permutations=-1)
   with pytest.raises(ValueError, match=r"target has shape \(4, 3\)"):
     h_divergence(source, target[:, :3])
 
@@ -246,8 +248,8 @@ def test_the_unit_of_a_feature_does_not_matter():
     ({"ridge": np.array([0.1, -1.0])}, ValueError, "ridge is"),
     ({"ridge": np.zeros(0)}, ValueError, r"ridge has shape \(0,\)"),
     ({"folds": 9}, ValueError, "folds is 9"),
-    ({"permutations": -1}, ValueError, "permutations is -1"),
-    ({"key": 0}, TypeError, "key is 0; expected a PRNG key"),
+    ({"num_permutations": -1}, ValueError, "permutations is -1"),
+    ({"key": 0}, TypeError, "key is 0; expected a JAX random key"),
   ],
 )
 def test_static_arguments_are_checked(keywords, error, message):

@@ -41,8 +41,8 @@ def test_equal_numpy():
   def run(data, p, q):
     return (
       classifier_discrepancy(p, q),
-      mdd_loss(*data, margin=4.0, shift=1e-6),
-      mdd_loss(*data, margin=1.5, shift=0.0),
+      mdd_loss(*data, margin=4.0, epsilon=1e-6),
+      mdd_loss(*data, margin=1.5, epsilon=0.0),
       mdd_regression_loss(*data, margin=2.0),
       adda_loss(data[0][:, 0]),
     )
@@ -120,7 +120,7 @@ def test_margin_disparity_keeps_its_digits():
   @jax.jit
   def run(agree):
     two = agree[:, :2]
-    return mdd_loss(*[agree] * 4, shift=0.0), mdd_loss(*[two] * 4)
+    return mdd_loss(*[agree] * 4, epsilon=0.0), mdd_loss(*[two] * 4)
 
   value, two = run(agree)
   np.testing.assert_allclose(value, 30 - np.log(2), rtol=1e-6)

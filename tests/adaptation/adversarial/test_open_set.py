@@ -22,7 +22,7 @@ def softmax(z):
 @jax.jit
 def value_and_gradient(z, share, eps):
   def loss(z):
-    values = osbp_loss(z, unknown_share=share, eps=eps)
+    values = osbp_loss(z, unknown_share=share, epsilon=eps)
     return jnp.sum(values), values
 
   return jax.grad(loss, has_aux=True)(z)[::-1]
@@ -95,6 +95,6 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match=r"unknown_share is 1\.5"):
     osbp_loss(z, unknown_share=1.5)
   with pytest.raises(ValueError, match="eps is -1"):
-    osbp_loss(z, eps=-1)
+    osbp_loss(z, epsilon=-1)
   with pytest.raises(TypeError, match="target_logits has dtype int32"):
     osbp_loss(np.ones((2, 2), np.int32))

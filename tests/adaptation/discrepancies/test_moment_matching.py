@@ -61,7 +61,7 @@ def test_central_moments_equal_numpy():
 
   @jax.jit
   def run(source, target):
-    return [cmd_loss(source, target, moments=k, span=s) for k, s in cases]
+    return [cmd_loss(source, target, num_moments=k, span=s) for k, s in cases]
 
   with jax.enable_x64(True):
     values = run(source, target)
@@ -187,7 +187,7 @@ def test_a_missing_source_is_left_out():
 def test_errors_name_the_argument():
   source, target = map(np.float32, domains(5, 4))
   with pytest.raises(ValueError, match="moments is 0"):
-    trace(cmd_loss, source, target, moments=0)
+    trace(cmd_loss, source, target, num_moments=0)
   with pytest.raises(ValueError, match=r"span is -1\.0; expected"):
     trace(cmd_loss, source, target, span=-1.0)
   with pytest.raises(ValueError, match="sources is empty"):

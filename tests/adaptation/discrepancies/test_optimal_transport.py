@@ -52,7 +52,9 @@ def test_sinkhorn_equals_numpy(cost):
   expected = entropic(c(source, target), epsilon) - 0.5 * (
     entropic(c(source, source), epsilon) + entropic(c(target, target), epsilon)
   )
-  relative = functools.partial(sinkhorn_divergence, cost=cost, iterations=300)
+  relative = functools.partial(
+    sinkhorn_divergence, cost=cost, num_iterations=300
+  )
   absolute = functools.partial(relative, scale="absolute", epsilon=epsilon)
   with jax.enable_x64(True):
     values = jax.jit(
@@ -74,7 +76,7 @@ def test_sinkhorn_limits():
   def run(source, target):
     return (
       sinkhorn_divergence(source, target, epsilon=1e3),
-      sinkhorn_divergence(source, target, epsilon=1e-3, iterations=2000),
+      sinkhorn_divergence(source, target, epsilon=1e-3, num_iterations=2000),
       sinkhorn_divergence(source, source[::-1]),
     )
 
@@ -104,7 +106,7 @@ def test_sliced_equals_scipy():
     np.sort(np.repeat(x @ directions, k, 0), 0)
     for x, k in ((source, 2), (target, 3))
   ]
-  run = functools.partial(sliced_wasserstein, directions=directions)
+  run = functools.partial(sliced_wasserstein, None, directions=directions)
   with jax.enable_x64(True):
     values = jax.jit(lambda s, t: (run(s, t, power=1), run(s, t)))(
       source, target
@@ -121,15 +123,14 @@ def test_sliced_directions():
   @jax.jit
   def run(source, target, key):
     return (
-      sliced_wasserstein(source, target, count=16),
-      sliced_wasserstein(source, target, count=16),
-      sliced_wasserstein(source, target, key=key, count=16),
-      sliced_wasserstein(source, source + shift, key=key, count=4096),
+      sliced_wasserstein(key, source, target, num_directions=16),
+      sliced_wasserstein(key, source, target, num_directions=17),
+      sliced_wasserstein(key, source, source + shift, num_directions=4096),
     )
 
-  fixed, again, drawn, shifted = run(source, target, jax.random.key(3))
-  assert fixed == again
-  assert drawn != fixed
+  drawn, more, shifted = run(source, target, jax.random.key(3))
+  assert drawn != more
+  assert drawn != run(source, target, jax.random.key(4))[0]
   # The mean over the sphere of a shift is its square over the dims.
   np.testing.assert_allclose(shifted, 4 / 3, rtol=0.05)
 
@@ -156,7 +157,7 @@ def test_deepjdot_equals_numpy():
   weights = {"feature_weight": 0.3, "class_weight": 0.7}
   with jax.enable_x64(True):
     results = []
-    for options in ({"plan": plan}, {"epsilon": 2e-4, "iterations": 2000}):
+    for options in ({"plan": plan}, {"epsilon": 2e-4, "num_iterations": 2000}):
       form = functools.partial(deepjdot_loss, **weights, **options)
       results.append(jax.jit(jax.value_and_grad(form, (0, 1, 3)))(*data))
   (exact, wanted), (value, gradients) = results
@@ -165,6 +166,12 @@ def test_deepjdot_equals_numpy():
   np.testing.assert_allclose(value, np.sum(plan * costs), rtol=1e-4)
   for got, want in zip(gradients, wanted, strict=True):
     np.testing.assert_allclose(got, want, atol=1e-3)
+
+
+def sliced(source, target, **options):
+  return sliced_wasserstein(
+    jax.random.key(0), source, target, num_directions=8, **options
+  )
 
 
 def jdot(source, target, **options):
@@ -180,7 +187,7 @@ LOSSES = {
     sinkhorn_divergence, cost="euclidean"
   ),
   "sinkhorn cosine": functools.partial(sinkhorn_divergence, cost="cosine"),
-  "sliced": functools.partial(sliced_wasserstein, count=8),
+  "sliced": sliced,
   "deepjdot": jdot,
 }
 
@@ -244,7 +251,9 @@ def test_one_program_for_all_hyper_parameters():
     traces.append(None)
     return (
       sinkhorn_divergence(source, target, epsilon=x),
-      sliced_wasserstein(source, target, power=x + 1, count=4),
+      sliced_wasserstein(
+        jax.random.key(0), source, target, power=x + 1, num_directions=4
+      ),
       deepjdot_loss(
         source, target, labels, logits, feature_weight=x, epsilon=x
       ),
@@ -264,13 +273,11 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="scale is 'max'"):
     trace(sinkhorn_divergence, source, target, scale="max")
   with pytest.raises(ValueError, match="got key and directions"):
-    sliced_wasserstein(
-      source, target, key=jax.random.key(0), directions=np.eye(3)
-    )
-  with pytest.raises(TypeError, match="key is 7; expected a PRNG key"):
-    sliced_wasserstein(source, target, key=7)
+    sliced_wasserstein(jax.random.key(0), source, target, directions=np.eye(3))
+  with pytest.raises(TypeError, match="key is 7; expected a JAX random key"):
+    sliced_wasserstein(7, source, target)
   with pytest.raises(ValueError, match=r"directions has shape \(2, 2\)"):
-    sliced_wasserstein(source, target, directions=np.eye(2))
+    sliced_wasserstein(None, source, target, directions=np.eye(2))
   plan = np.ones((5, 4), np.float32)
   with pytest.raises(ValueError, match=r"plan has shape \(5, 4\)"):
     trace(deepjdot_loss, source, target, labels, logits, plan=plan)

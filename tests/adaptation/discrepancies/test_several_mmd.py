@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 from kdjax import generalization
+from kdjax.adaptation import Gaussian
+from kdjax.adaptation import Laplacian
+from kdjax.adaptation import Linear
+from kdjax.adaptation import Polynomial
 from kdjax.adaptation import jmmd
 from kdjax.adaptation import lmmd
 from kdjax.adaptation import mmd
@@ -52,17 +56,17 @@ def scale_of(rule, source, target, root):
 RULES = ["mean", "distinct_mean", "median"]
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "laplacian"])
+@pytest.mark.parametrize("kind", [Gaussian, Laplacian])
 def test_rules_equal_numpy(kind):
   source, target = samples()
   factors, weights = np.array([0.5, 2.0]), np.array([0.3, 1.1])
 
   def expected(rule):
-    scale = scale_of(rule, source, target, kind == "laplacian")
+    scale = scale_of(rule, source, target, kind is Laplacian)
 
     def kernel(a, b):
       squares = squared_distances(a, b)
-      if kind == "gaussian":
+      if kind is Gaussian:
         terms = [np.exp(-squares / (2 * f * scale)) for f in factors]
       else:
         terms = [np.exp(-np.sqrt(squares) / (f * scale)) for f in factors]
@@ -72,10 +76,11 @@ def test_rules_equal_numpy(kind):
 
   @jax.jit
   def run(source, target):
-    form = functools.partial(
-      mmd, kernel=kind, bandwidth_factors=factors, kernel_weights=weights
-    )
-    return {rule: form(source, target, bandwidth_rule=rule) for rule in RULES}
+    kernel = functools.partial(kind, bandwidth_factors=factors, weights=weights)
+    return {
+      rule: mmd(source, target, kernel=kernel(bandwidth_rule=rule))
+      for rule in RULES
+    }
 
   with jax.enable_x64(True):
     values = run(source, target)
@@ -95,8 +100,8 @@ def test_kernels_without_width_equal_numpy():
 
   @jax.jit
   def run(source, target):
-    cubic = {"kernel": "polynomial", "gammas": 0.5, "offset": 1.5, "degree": 3}
-    return mmd(source, target, kernel="linear"), mmd(source, target, **cubic)
+    cubic = Polynomial(gamma=0.5, offset=1.5, degree=3)
+    return [mmd(source, target, kernel=kernel) for kernel in (Linear(), cubic)]
 
   with jax.enable_x64(True):
     values = run(source, target)
@@ -124,10 +129,32 @@ def test_disjoint_pairs_equal_numpy():
   assert alone == 0
 
 
-@pytest.mark.parametrize("kind", ["laplacian", "polynomial"])
-def test_gradients(kind):
-  slopes_agree(
-    functools.partial(mmd, kernel=kind, gammas=0.4), samples(4, 3, 2, seed=1)
+@pytest.mark.parametrize(
+  "kernel", [Laplacian(gammas=0.4), Polynomial(gamma=0.4)], ids=repr
+)
+def test_gradients(kernel):
+  slopes_agree(functools.partial(mmd, kernel=kernel), samples(4, 3, 2, seed=1))
+
+
+def test_a_kernel_is_a_pytree():
+  """Its numbers are arguments of a program, and of a gradient."""
+  source, target = map(np.float32, samples())
+
+  @jax.jit
+  def run(kernel):
+    return jax.value_and_grad(lambda k: mmd(source, target, kernel=k))(kernel)
+
+  value, slope = run(Gaussian(gammas=[0.3, 1.0]))
+  np.testing.assert_allclose(
+    value, jax.jit(mmd)(source, target, gammas=[0.3, 1.0]), rtol=1e-6
+  )
+  assert np.all(np.asarray(slope.gammas) != 0)
+  shorts = {"gammas": [0.5, None], "bandwidths": [None, 0.7]}
+  kernels = [Gaussian(gammas=0.5), Gaussian(bandwidths=0.7)]
+  pair = jax.tree.map(np.float32, layers())
+  np.testing.assert_allclose(
+    *jax.jit(lambda *x: (jmmd(*x, **shorts), jmmd(*x, kernel=kernels)))(*pair),
+    rtol=1e-6,
   )
 
 
@@ -135,7 +162,7 @@ def test_equal_points_have_finite_gradients():
   source, target = map(np.float32, samples())
   run = jax.jit(
     jax.value_and_grad(
-      functools.partial(mmd, kernel="laplacian", bandwidth_rule="median"),
+      functools.partial(mmd, kernel=Laplacian(bandwidth_rule="median")),
       (0, 1),
     )
   )
@@ -296,7 +323,7 @@ def test_local_masks_and_limits():
     return (
       lmmd(source[where], target, labels[where], probabilities),
       lmmd(source, target, 0 * labels, np.ones((5, 1), np.float32)),
-      mmd(source, target, bandwidth_rule="distinct_mean"),
+      mmd(source, target, kernel=Gaussian(bandwidth_rule="distinct_mean")),
     )
 
   sliced, one_class, expected = others(source, target)
@@ -332,6 +359,7 @@ def test_one_program_for_all_widths():
 
 def test_errors_name_the_argument():
   source, target = jax.tree.map(np.float32, layers(4, 3))
+  pair = source[0], target[0]
   with pytest.raises(ValueError, match="source has 2 layers and target 1"):
     trace(jmmd, source, target[:1])
   with pytest.raises(
@@ -346,20 +374,17 @@ def test_errors_name_the_argument():
     trace(jmmd, [source[0], source[1][:2]], target)
   with pytest.raises(ValueError, match="target has 3 rows; the disjoint"):
     trace(mmd, source[0], target[0], estimator="disjoint")
-  with pytest.raises(ValueError, match="kernel is 'cosine'"):
-    trace(mmd, source[0], target[0], kernel="cosine")
+  with pytest.raises(TypeError, match="kernel is 'cosine'"):
+    inspect.unwrap(mmd)(source[0], target[0], kernel="cosine")
   with pytest.raises(ValueError, match="bandwidth_rule is 'mode'"):
-    trace(mmd, source[0], target[0], bandwidth_rule="mode")
-  with pytest.raises(ValueError, match="bandwidths is given; a linear kernel"):
-    trace(mmd, source[0], target[0], kernel="linear", bandwidths=1.0)
-  with pytest.raises(ValueError, match=r"kernel_weights has shape \(3,\)"):
-    trace(
-      mmd,
-      source[0],
-      target[0],
-      gammas=[1.0, 2.0],
-      kernel_weights=[1.0, 2.0, 3.0],
-    )
+    trace(mmd, *pair, kernel=Gaussian(bandwidth_rule="mode"))
+  with pytest.raises(ValueError, match="got kernel and bandwidths; expected"):
+    trace(mmd, *pair, kernel=Linear(), bandwidths=1.0)
+  kernel = Gaussian(gammas=[1.0, 2.0], weights=[1.0, 2.0, 3.0])
+  with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
+    trace(mmd, *pair, kernel=kernel)
+  with pytest.raises(ValueError, match="expected a list of 2 entries"):
+    trace(jmmd, source, source, kernel=[Gaussian()])
   with pytest.raises(ValueError, match=r"source_labels has shape \(2,\)"):
     trace(lmmd, source[0], target[0], np.zeros(2, int), target[1])
 

@@ -24,9 +24,9 @@ def experts_last(strong, weak, **options):
 
 
 CASES = {
-  "keypoints": laws.Case(keypoint_loss, (SCORES, TARGETS), {"eps": 0.01}),
+  "keypoints": laws.Case(keypoint_loss, (SCORES, TARGETS), {"epsilon": 0.01}),
   "dael": laws.Case(
-    experts_last, (STRONG, WEAK), {"threshold": 0.5, "eps": 1e-5}
+    experts_last, (STRONG, WEAK), {"threshold": 0.5, "epsilon": 1e-5}
   ),
 }
 
@@ -87,8 +87,8 @@ def test_keypoint_loss_equals_numpy():
   @jax.jit
   def run(scores, targets, eps):
     return (
-      keypoint_loss(scores, targets, eps=eps),
-      keypoint_loss(scores, targets, eps=eps, visible=visible),
+      keypoint_loss(scores, targets, epsilon=eps),
+      keypoint_loss(scores, targets, epsilon=eps, visible=visible),
     )
 
   sparse = np.where(TARGETS > 0.8, TARGETS, 0)
@@ -109,10 +109,12 @@ def test_keypoint_loss_equals_numpy():
 
 def test_a_regressor_that_follows_its_map_costs_nothing():
   maps = jax.jit(keypoint_maps)(10 * SCORES)
-  cost = jax.jit(keypoint_loss)(jnp.log(maps.true + 1e-7), maps.true, eps=1e-7)
+  cost = jax.jit(keypoint_loss)(
+    jnp.log(maps.true + 1e-7), maps.true, epsilon=1e-7
+  )
   np.testing.assert_allclose(cost, 0, atol=1e-6)
   wrong = jax.jit(keypoint_loss)(
-    jnp.log(maps.true + 1e-7), maps.false, eps=1e-7
+    jnp.log(maps.true + 1e-7), maps.false, epsilon=1e-7
   )
   assert np.all(wrong >= 0)
   assert np.mean(wrong) > 0.1
@@ -124,7 +126,7 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match="sigma is 0"):
     keypoint_maps(SCORES, sigma=0)
   with pytest.raises(ValueError, match="eps is -1"):
-    keypoint_loss(SCORES, TARGETS, eps=-1)
+    keypoint_loss(SCORES, TARGETS, epsilon=-1)
   with pytest.raises(ValueError, match=r"targets has shape \(16, 4, 3, 1\)"):
     keypoint_loss(SCORES, TARGETS[..., :1])
   with pytest.raises(ValueError, match=r"visible has shape \(16,\)"):

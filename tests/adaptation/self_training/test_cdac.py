@@ -24,26 +24,29 @@ def test_cdac():
   assert alike.sum() > 16
   together = softmax(A) @ softmax(B).T
   terms = np.where(alike, np.log(together + 1e-7), np.log(1 - together + 1e-7))
-  run = jax.jit(cdac_loss, static_argnames="top")
+  run = jax.jit(cdac_loss, static_argnames="num_largest")
   np.testing.assert_allclose(
-    run(features, A, B, top=3), terms.mean(), rtol=1e-5
+    run(features, A, B, num_largest=3), terms.mean(), rtol=1e-5
   )
   where = np.arange(16) % 3 > 0
   spoiled = [np.where(where[:, None], x, np.nan) for x in (features, A, B)]
   np.testing.assert_allclose(
-    run(*spoiled, top=3, where=where), terms[where][:, where].mean(), rtol=1e-5
+    run(*spoiled, num_largest=3, where=where),
+    terms[where][:, where].mean(),
+    rtol=1e-5,
   )
-  assert run(features, A, B, top=3, where=np.zeros(16, bool)) == 0
+  assert run(features, A, B, num_largest=3, where=np.zeros(16, bool)) == 0
   split = [x.reshape(8, 2, -1) for x in (features, A, B)]
   devices = jax.pmap(
-    lambda f, a, b: cdac_loss(f, a, b, top=3, axis_name="batch"), "batch"
+    lambda f, a, b: cdac_loss(f, a, b, num_largest=3, axis_name="batch"),
+    "batch",
   )
   np.testing.assert_allclose(devices(*split), terms.mean(), rtol=1e-5)
   gradient = jax.jit(
-    jax.grad(lambda a, b: cdac_loss(features, a, b, top=3), (0, 1))
+    jax.grad(lambda a, b: cdac_loss(features, a, b, num_largest=3), (0, 1))
   )
   for stretch in np.float32([0.0, 1e4]):
     for leaf in gradient(stretch * A, stretch * B):
       assert np.all(np.isfinite(leaf))
   with pytest.raises(ValueError, match="top is 9; expected at most 8"):
-    cdac_loss(features, A, B, top=9)
+    cdac_loss(features, A, B, num_largest=9)

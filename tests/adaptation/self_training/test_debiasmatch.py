@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from kdjax.adaptation import debias_init
 from kdjax.adaptation import debias_logits
 from kdjax.adaptation import debias_update
 
@@ -16,15 +17,16 @@ def softmax(logits):
 
 
 def test_debiasing_takes_frequent_classes_back():
-  prior = np.full(5, 0.2, np.float32)
+  prior = debias_init(5)
+  np.testing.assert_allclose(prior, 0.2)
   logits = WEAK + np.float32(3.0) * (np.arange(5) == 1)
   update, shift = jax.jit(debias_update), jax.jit(debias_logits)
   every = np.ones(16, bool)
   for _ in range(30):
-    prior = update(logits, prior, momentum=0.5, where=every)
+    prior = update(prior, logits, momentum=0.5, where=every)
   np.testing.assert_allclose(prior, softmax(logits).mean(0), rtol=1e-4)
   moved = shift(logits, prior)
   np.testing.assert_allclose(moved, logits - np.log(prior), rtol=1e-5)
   assert np.all(np.isfinite(shift(WEAK, np.eye(5, dtype=np.float32)[0])))
-  nothing = update(WEAK, prior, momentum=0.5, where=~every)
+  nothing = update(prior, WEAK, momentum=0.5, where=~every)
   np.testing.assert_allclose(nothing, prior, rtol=1e-6)

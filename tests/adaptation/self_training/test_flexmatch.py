@@ -26,7 +26,7 @@ def test_flexmatch_counts_the_last_confident_labels(warmup):
     """The thresholds of each mapping."""
     return {
       mapping: flexmatch_thresholds(
-        WEAK, state, threshold=0.9, warmup=warmup, mapping=mapping
+        state, WEAK, threshold=0.9, warmup=warmup, mapping=mapping
       )
       for mapping in ("convex", "linear", "concave")
     }
@@ -42,7 +42,7 @@ def test_flexmatch_counts_the_last_confident_labels(warmup):
     q = softmax(logits)
     confident = q.max(-1) >= 0.6
     labels[indices[confident]] = q.argmax(-1)[confident]
-    state = update(logits, state, indices, threshold=0.6)
+    state = update(state, logits, indices, threshold=0.6)
     np.testing.assert_array_equal(state.labels, labels)
   counts = np.bincount(labels[labels >= 0], minlength=5)
   largest = max(counts.max(), np.sum(labels < 0) if warmup else 0)
@@ -57,6 +57,6 @@ def test_flexmatch_counts_the_last_confident_labels(warmup):
       result[mapping], 0.9 * of_beta[WEAK.argmax(-1)], rtol=1e-5
     )
   masked = update(
-    WEAK, state, np.arange(16), threshold=0.6, where=np.zeros(16, bool)
+    state, WEAK, np.arange(16), threshold=0.6, where=np.zeros(16, bool)
   )
   np.testing.assert_array_equal(masked.labels, state.labels)

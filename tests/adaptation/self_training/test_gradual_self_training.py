@@ -83,7 +83,7 @@ def test_small_steps_arrive_where_one_step_does_not():
   key = jax.random.key(0)
   run = jax.jit(
     lambda start, blocks: gradual_self_training(
-      start, blocks, means_of, distances, key=key, drop=0.1
+      key, start, blocks, means_of, distances, drop=0.1
     )
   )
   result = run(start, blocks)
@@ -105,12 +105,12 @@ def test_weights_are_carried_on_and_keys_differ():
   @jax.jit
   def run(key):
     result = gradual_self_training(
+      key,
       0,
       [jnp.zeros((3, 2)), jnp.zeros((5, 2))],
       fit,
       lambda variables, x: x,
-      key=key,
-      repeats=2,
+      num_repeats=2,
       where=[jnp.ones(3, bool), jnp.arange(5) < 4],
     )
     return result, [jax.random.key_data(s[4]) for s in seen]
@@ -125,10 +125,10 @@ def test_weights_are_carried_on_and_keys_differ():
 def test_errors_name_the_argument():
   arguments = (means_of, distances)
   with pytest.raises(ValueError, match="blocks is empty"):
-    gradual_self_training(0, [], *arguments, key=jax.random.key(0))
+    gradual_self_training(jax.random.key(0), 0, [], *arguments)
   with pytest.raises(ValueError, match="where has 1 masks; expected 2"):
     gradual_self_training(
-      0, [1, 2], *arguments, key=jax.random.key(0), where=[np.ones(1, bool)]
+      jax.random.key(0), 0, [1, 2], *arguments, where=[np.ones(1, bool)]
     )
   with pytest.raises(ValueError, match=r"drop is -0\.1"):
     trace(confident_pseudo_labels, np.zeros((2, 2), np.float32), drop=-0.1)

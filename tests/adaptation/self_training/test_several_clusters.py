@@ -9,8 +9,12 @@ from jax.sharding import PartitionSpec as P
 from kdjax.adaptation import centroid_pseudo_labels
 from kdjax.adaptation import spherical_kmeans
 
-KMEANS = jax.jit(spherical_kmeans, static_argnames=("iterations", "normalize"))
-LABELS = jax.jit(centroid_pseudo_labels, static_argnames=("rounds", "distance"))
+KMEANS = jax.jit(
+  spherical_kmeans, static_argnames=("num_iterations", "normalize")
+)
+LABELS = jax.jit(
+  centroid_pseudo_labels, static_argnames=("num_rounds", "distance")
+)
 rng = np.random.default_rng(0)
 FEATURES = rng.normal(size=(48, 6))
 CENTERS = rng.normal(size=(4, 6))
@@ -39,12 +43,12 @@ def kmeans_oracle(features, centers, tolerance, normalize):
       return old, similarities.argmax(1), 0.5 * (1 - similarities.max(1))
 
 
-def shot_oracle(features, logits, distance, min_count, rounds=2):
+def shot_oracle(features, logits, distance, min_count, num_rounds=2):
   p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   if distance == "cosine":
     features = unit(np.concatenate([features, np.ones((len(features), 1))], 1))
   labels = logits.argmax(1)
-  for _ in range(rounds):
+  for _ in range(num_rounds):
     centers = p.T @ features / p.sum(0)[:, None]
     present = np.flatnonzero(np.bincount(labels, minlength=4) > min_count)
     if distance == "cosine":
@@ -146,7 +150,7 @@ def test_errors_name_the_argument():
   with pytest.raises(ValueError, match=r"centers has shape \(4, 5\)"):
     spherical_kmeans(jnp.ones((3, 6)), jnp.ones((4, 5)))
   with pytest.raises(ValueError, match="iterations is 0"):
-    spherical_kmeans(jnp.ones((3, 6)), jnp.ones((4, 6)), iterations=0)
+    spherical_kmeans(jnp.ones((3, 6)), jnp.ones((4, 6)), num_iterations=0)
   with pytest.raises(ValueError, match=r"logits has shape \(2, 4\)"):
     centroid_pseudo_labels(jnp.ones((3, 6)), jnp.ones((2, 4)))
   with pytest.raises(ValueError, match="distance is 'l1'"):

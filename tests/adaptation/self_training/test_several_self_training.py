@@ -109,7 +109,7 @@ def test_errors_name_the_argument():
     fixmatch_loss(jnp.ones((2, 2), int), jnp.ones((2, 2)))
   state = flexmatch_init(num_examples=3, num_classes=4)
   with pytest.raises(ValueError, match="state has 4 classes; expected 5"):
-    flexmatch_thresholds(WEAK, state)
+    flexmatch_thresholds(state, WEAK)
   with pytest.raises(ValueError, match="length is -1"):
     sigmoid_ramp_up(0, length=-1)
   with pytest.raises(ValueError, match="decay is 2"):

@@ -91,7 +91,7 @@ def test_errors():
     laws.trace(
       sdd_loss, STUDENT, TEACHER, LABELS, complementary_weight=np.ones(21)
     )
-  with pytest.raises(ValueError, match="the first to be 1, the whole image"):
+  with pytest.raises(ValueError, match="the whole image, as the first grid"):
     laws.trace(
       regional_logits,
       np.ones((2, 8, 8, 3)),

@@ -42,7 +42,7 @@ CASES = {
   "uskd": laws.Case(
     uskd_of_two,
     (STUDENT, TEACHER, LABELS),
-    {"alpha": 0.5, "beta": 0.1, "mu": 0.2},
+    {"alpha": 0.5, "beta": 0.1, "weak_weight": 0.2},
     coupled=True,
   ),
 }
@@ -250,7 +250,7 @@ def test_uskd_equals_the_published_formula():
         STUDENT,
         LABELS,
         TEACHER,
-        **dict(zip(("alpha", "beta", "mu"), values, strict=True)),
+        **dict(zip(("alpha", "beta", "weak_weight"), values, strict=True)),
       ),
       oracle_uskd(STUDENT, LABELS, TEACHER, *values),
       rtol=1e-5,
@@ -258,9 +258,9 @@ def test_uskd_equals_the_published_formula():
 
 
 def test_uskd_trains_its_weak_classifier_by_the_smoothed_labels():
-  gradient = jax.jit(jax.grad(lambda w: uskd_loss(STUDENT, LABELS, w, mu=2.0)))(
-    TEACHER
-  )
+  gradient = jax.jit(
+    jax.grad(lambda w: uskd_loss(STUDENT, LABELS, w, weak_weight=2.0))
+  )(TEACHER)
   smooth = 0.9 * np.eye(6)[LABELS] + 0.1 / 6
   w = np.exp(oracles.log_softmax(TEACHER))
   np.testing.assert_allclose(

@@ -83,7 +83,7 @@ def test_two_embeddings_alone_give_their_edges():
 
 
 def test_errors_say_what_came():
-  with pytest.raises(ValueError, match="teacher_logits is missing"):
+  with pytest.raises(ValueError, match="teacher_logits is None; expected"):
     laws.trace(irg_loss, STUDENT[0], TEACHER[0], student_logits=STUDENT[3])
   with pytest.raises(ValueError, match="student_maps have shapes"):
     laws.trace(irg_loss, STUDENT[0], TEACHER[0], STUDENT[:2], TEACHER[1:3])

@@ -163,7 +163,7 @@ def test_errors_say_what_came():
     laws.trace(rkd_loss, STUDENT, TEACHER[:4])
   with pytest.raises(TypeError, match="student_embeddings has dtype int32"):
     laws.trace(pkt_loss, np.ones((4, 2), np.int32), TEACHER)
-  with pytest.raises(ValueError, match="adjacent form expected"):
+  with pytest.raises(ValueError, match="form 'adjacent' expects"):
     laws.trace(cc_loss, STUDENT, TEACHER, form="adjacent")
   with pytest.raises(ValueError, match="form is 'gaussian'"):
     laws.trace(cc_loss, STUDENT, TEACHER, form="gaussian")

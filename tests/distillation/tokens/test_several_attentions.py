@@ -182,11 +182,11 @@ def test_masked_scores_of_minus_infinity_are_finite():
 
 
 def test_errors_name_the_argument():
-  with pytest.raises(ValueError, match="expected both or none"):
+  with pytest.raises(ValueError, match="expected both or neither"):
     laws.trace(minilm_loss, STUDENT, TEACHER, student_values=VALUES)
   with pytest.raises(ValueError, match="student_hidden has width 8"):
     laws.trace(minilm_v2_loss, VECTORS, TEACHER_VECTORS, relation_heads=3)
-  with pytest.raises(ValueError, match="expected as many"):
+  with pytest.raises(ValueError, match="expected equal numbers, at least 1"):
     laws.trace(minilm_v2_loss, VECTORS, TEACHER_VECTORS[:2])
   with pytest.raises(ValueError, match="4 queries and 5 keys"):
     laws.trace(attention_mse_loss, STUDENT[:, :, :4], TEACHER[:, :, :4], MASK)

@@ -451,15 +451,15 @@ def test_flexmatch_remembers_who_was_confident():
   np.testing.assert_allclose(value, jnp.mean(losses[:7]), rtol=1e-5)
   assert metrics["loss"][1] == 7
   expected = adaptation.flexmatch_update(
-    weak,
     adaptation.flexmatch_init(num_examples=8, num_classes=CLASSES),
+    weak,
     jnp.arange(8),
     threshold=0.6,
     where=BATCH["target"]["mask"],
   )
   np.testing.assert_array_equal(moved["seen"].labels, expected.labels)
   assert 0 < np.sum(moved["seen"].labels >= 0) < 8
-  thresholds = adaptation.flexmatch_thresholds(weak, expected, threshold=0.6)
+  thresholds = adaptation.flexmatch_thresholds(expected, weak, threshold=0.6)
   losses = adaptation.fixmatch_loss(strong, weak, threshold=thresholds)
   again, *_ = program({}, moved, SOURCE, TARGET, OTHERS, BATCH)
   np.testing.assert_allclose(again, jnp.mean(losses[:7]), rtol=1e-5)

@@ -39,7 +39,7 @@ def loss_of(objective, **outputs):
 
 def test_uskd_classifies_the_stage_before_the_last():
   student = network((4, 4, 5), (4, 4, 7), (2, 2, 9))
-  params, value = loss_of(uskd(mu=2.0), student=student)
+  params, value = loss_of(uskd(weak_weight=2.0), student=student)
   assert params["kernel"].shape == (7, 3)
   stage = np.asarray(student.features["f01"])
   weak = stage.mean((1, 2)) @ np.asarray(params["kernel"])
@@ -47,7 +47,7 @@ def test_uskd_classifies_the_stage_before_the_last():
     student.logits,
     BATCH["label"],
     weak + np.asarray(params["bias"]),
-    mu=2.0,
+    weak_weight=2.0,
     where=BATCH["mask"],
   )
   np.testing.assert_allclose(value, expected, rtol=1e-5)

@@ -1,16 +1,21 @@
-"""What the losses on feature maps share."""
+"""Student and teacher arrays as a loss needs them: dtype and gradient."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.distillation._teacher_side import teacher_side
 from kdjax.ops import compute_dtype
+
+
+def teacher_side(array: Array, stop_gradient: bool) -> Array:
+  """Returns the teacher's array, without gradient if `stop_gradient`."""
+  return jax.lax.stop_gradient(array) if stop_gradient else array
 
 
 def as_pair(
   student: Array, teacher: Array, stop_teacher_gradient: bool
 ) -> tuple[Array, Array]:
-  """Student and teacher in one dtype, float32 at least."""
+  """Returns student and teacher in one dtype, at least float32."""
   dtype = jnp.promote_types(compute_dtype(student), compute_dtype(teacher))
   return (
     student.astype(dtype),
@@ -19,5 +24,5 @@ def as_pair(
 
 
 def example_mean(x: Array) -> Array:
-  """The mean over all axes but the first."""
+  """Returns the mean over all axes but the first."""
   return jnp.mean(x, tuple(range(1, x.ndim)))
