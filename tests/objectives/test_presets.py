@@ -141,6 +141,27 @@ def test_trains(name):
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4 * scale)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_says_what_it_is_and_what_it_needs(name):
+  """In words for a list of methods, one line each."""
+  row = PRESETS[name]
+  assert row.title[0].isupper() or row.title[0].isdigit()
+  assert row.summary
+  assert row.summary[-1] != "."
+  assert len(row.summary) <= 80
+  assert "\n" not in row.summary
+  assert row.source
+  assert row.start in {"", "source", "past"}
+  assert isinstance(row.networks, tuple)
+  assert isinstance(row.views, tuple)
+  assert bool(row.initialization) == bool(row.initialization_epochs)
+  if row.area == "distillation":
+    assert set(row.networks) <= {"teacher"}
+    assert not row.domains
+    reads_teacher = row.kd > 0 or row.initialization is not None
+    assert not reads_teacher or "teacher" in row.networks
+
+
 def test_the_table_says_what_the_authors_weigh():
   """As RepDistiller's and mdistiller's scripts have it."""
   for name, (ce, kd, weight) in {
