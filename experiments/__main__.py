@@ -3,15 +3,17 @@
 import ast
 import pathlib
 
+FOLDER = pathlib.Path(__file__).parent
+
 
 def summaries() -> dict[str, str]:
-  """Experiment -> the first line of its docstring."""
-  files = sorted(pathlib.Path(__file__).parent.glob("*/__main__.py"))
+  """Experiment -> the docstring of its package."""
+  packages = sorted(x.parent for x in FOLDER.glob("*/__main__.py"))
   return {
-    file.parent.name: (
-      ast.get_docstring(ast.parse(file.read_text())) or ""
-    ).splitlines()[0]
-    for file in files
+    package.name: str(
+      ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
+    )
+    for package in packages
   }
 
 

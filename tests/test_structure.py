@@ -42,7 +42,7 @@ MAY_IMPORT = {
   "training": (
     {"ops", "fused", "nets", "objectives", "metrics", "data"} | LOSS_AREAS,
     LOSSES_MAY | {"flax", "optax"},
-    {"orbax"},
+    {"orbax", "rich"},
   ),
 }
 # What training shares with the objectives, until they expose it.

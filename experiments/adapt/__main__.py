@@ -1,4 +1,4 @@
-"""Adapts a student from labelled source images to unlabelled target images.
+"""Adapts a student from labelled source to unlabelled target images.
 
 For each method all weights and seeds are trained in one vmapped program. Seed
 i has the same initial weights and the same batches under every method, so that
@@ -109,7 +109,7 @@ class Config(commands.Flags):
 
 
 def check(config: Config) -> None:
-  """Raises ValueError for flags that will not do."""
+  """Raises ValueError for invalid flags."""
   commands.expect_positive(
     config,
     "seeds",
@@ -132,7 +132,7 @@ def check(config: Config) -> None:
 
 
 class Setup(NamedTuple):
-  """What a run needs before anything is computed."""
+  """The inputs of a run before any computation."""
 
   config: Config
   run: folders.RunFolder
@@ -141,7 +141,7 @@ class Setup(NamedTuple):
 
 
 def prepare(config: Config) -> Setup:
-  """Does all that fails if the user is mistaken; makes the run folder last."""
+  """Does all steps that a wrong flag makes fail; makes the run folder last."""
   every = config.methods == ("all",)
   if every:
     config = dataclasses.replace(config, methods=CHOICES)
@@ -188,9 +188,8 @@ def main(config: Config) -> dict[str, Row]:
     What is reported of each method.
 
   Raises:
-    ValueError: if a flag will not do.
-    FileExistsError: if the run folder has a run and it is not to be resumed.
-    FileNotFoundError: if there is no run to resume, or no data.
+    ValueError: if a flag or the run folder is invalid.
+    FileNotFoundError: if there is no data.
   """
   return execute(prepare(config))
 

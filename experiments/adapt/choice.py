@@ -42,7 +42,7 @@ REVERSE_STEPS = 100  # of all images at once; they suffice to learn the labels
 
 
 class Row(NamedTuple):
-  """What is reported of one method.
+  """The results of one method in the report.
 
   Attributes:
     weight: the chosen one, None without.
@@ -66,7 +66,7 @@ class Row(NamedTuple):
 
 
 def score(outputs: Any, labels: jax.Array, size: int) -> dict[str, jax.Array]:
-  """What the rules see of one student; higher is better.
+  """The scores of one student for the rules; higher is better.
 
   Args:
     outputs: on validation images, those of the source first.

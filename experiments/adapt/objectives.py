@@ -23,7 +23,7 @@ cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
 class Setting(NamedTuple):
-  """What an objective may depend on.
+  """The numbers that an objective may depend on.
 
   Attributes:
     weight: a factor of the published weight; it ends up in the state, so one

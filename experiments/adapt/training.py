@@ -31,7 +31,7 @@ AVERAGE = 0.99  # of the mean teacher, over runs of some hundred steps
 
 
 class Job(NamedTuple):
-  """What every part of the run needs.
+  """The inputs of every part of the run.
 
   What a seed decides is the same under every method: the initial variables
   `[seeds]`, a key for the rest `[seeds]`, and the order of the images, a plan
@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
 
 class Trained(NamedTuple):
-  """What became of a method's students.
+  """A method's students after training.
 
   Attributes:
     job: what they were trained for, on the images as the method changes them.
@@ -101,7 +101,7 @@ def start_seeds(config: Any, data: Data, init: Callable[..., Any]):
 
 
 def start_job(config: Any, run: Any, console: Any, data: Any) -> Job:
-  """What every method starts from."""
+  """The initial state of every method."""
   forward, init = network(config, data)
   variables, key, plan = start_seeds(config, data, init)
   return Job(config, run, console, data, forward, variables, key, plan)
@@ -117,7 +117,7 @@ def job_of(method: Method, job: Job) -> Job:
 def origin(
   method: Method, job: Job, first: Trained | None
 ) -> training.Variables:
-  """Where the students start `[seeds]`: anew, or as source-only ended."""
+  """The initial variables `[seeds]`: new ones, or source-only's last ones."""
   if not method.pretrained:
     return job.variables
   assert first is not None
@@ -175,7 +175,7 @@ def make_loss(
 
 
 def students(state: training.TrainState, predict: Any) -> training.TrainState:
-  """What answers: no optimizer, and an objective only if it predicts.
+  """The state for predictions: no optimizer; an objective if it predicts.
 
   So most methods' students have one structure, and their evaluation is
   compiled once.
@@ -190,7 +190,7 @@ def students(state: training.TrainState, predict: Any) -> training.TrainState:
 
 @functools.cache
 def make_answer(forward: training.Forward, predict: Any = None):
-  """How one student answers: by itself, or as its method has it.
+  """The prediction of one student, by its own head or by its method's.
 
   Args:
     forward: the student's.

@@ -230,7 +230,7 @@ def resolve(flags: Config) -> Any:
 
 
 def prepare(config: Config) -> Job:
-  """Does all that fails if the user is mistaken; makes the run folder last."""
+  """Does all steps that a wrong flag makes fail; makes the run folder last."""
   settings = resolve(config)
   data = load_data(settings)
   names = [name for pair in settings.pairs for name in pair.split(":")]
@@ -306,7 +306,7 @@ def describe_methods() -> dict[str, tuple[str, str]]:
 
 
 def main(config: Config) -> dict[str, Any]:
-  """Runs the comparison; raises where the command line would print a line."""
+  """Runs the comparison; raises an error where the command line prints it."""
   return execute(prepare(config))
 
 

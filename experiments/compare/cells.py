@@ -269,7 +269,7 @@ class Training:
     )
 
   def costs(self, history: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a step of one student took, and what it needed."""
+    """The time and the memory of a step of one student."""
     seconds = statistics.median(seen["seconds"] for seen in history)
     steps = self.epochs * self.steps * self.seeds
     return {

@@ -33,7 +33,7 @@ class Data(NamedTuple):
 
   @property
   def examples(self) -> int:
-    """How many images a student sees."""
+    """The number of images that a student sees."""
     return self.students["label"].shape[-1]
 
   @property

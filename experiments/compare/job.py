@@ -1,4 +1,4 @@
-"""What the cells of `experiments.compare` share, and their files."""
+"""The shared state of the cells of `experiments.compare`, and their files."""
 
 import pathlib
 import shutil
@@ -22,7 +22,7 @@ from kdjax import training
 
 @dataclass
 class Job:
-  """What every cell needs, and what cells share; some run at the same time."""
+  """The inputs and the shared state of cells; some run at the same time."""
 
   config: Any
   run: RunFolder
@@ -61,7 +61,7 @@ class Job:
       self.run.rewind(stage, step)
 
   def recipe(self, name: str, *, teacher: bool) -> training.Recipe:
-    """How a network is trained, as a teacher or as a student."""
+    """The recipe of a network, as a teacher or as a student."""
     config, data = self.config, self.data
     return make_recipe(
       config,
@@ -108,7 +108,7 @@ def total_steps(job: Job) -> int:
 
 
 def students_folder(job: Job, file: pathlib.Path) -> pathlib.Path:
-  """Where the trained students of a cell are."""
+  """The folder of the trained students of a cell."""
   return job.run.path / "students" / file.parent.name / file.stem
 
 

@@ -1,4 +1,4 @@
-"""What each method needs besides its loss: a teacher, views, a stage before."""
+"""The requirements of each method: a teacher, views, a stage before."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,6 +30,12 @@ VARIANTS = {"dot": "kd"}
 TEACHERS = {"scratch": None, "tfkd": "scratch", "takd": "assistant"}
 # RepDistiller trains the paraphraser for these students more slowly.
 INITIALIZATION_RATES = {"ft": (("resnet", "wrn"), 0.01)}
+# Why a method with its published weight collapses on small images.
+COLLAPSES = {
+  "at": "AT takes the mean over the positions of normalized maps, which is "
+  "inversely proportional to their number. On maps of 8x8 to 2x2 the weight of "
+  "1000, published for maps of 32x32 to 8x8, is 16 times too strong",
+}
 # Networks whose published learning rate is .01, not .05; and one without
 # BatchNorm, which most methods kill at .05 (docs/comparison.md).
 SLOW = ("mobilenet", "shufflenet", "convnet")

@@ -11,6 +11,7 @@ import numpy as np
 from experiments.compare import plots
 from experiments.compare.cells import pair_teacher
 from experiments.compare.cells import teacher_targets
+from experiments.compare.methods import COLLAPSES
 from experiments.compare.methods import method_names
 from experiments.compare.methods import row_of
 from experiments.frame import statistics
@@ -118,7 +119,7 @@ def read(job: Any) -> dict[str, dict[str, Any]]:
 
 
 def failures(job: Any, pair: str) -> list[str]:
-  """Which cells of a pair were not finished, and why."""
+  """The cells of a pair that failed, with their errors."""
   return [
     f"**Failed**: {method}: {error} It is trained again with --resume."
     for (of, method), error in job.failed.items()
@@ -244,8 +245,13 @@ def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
     texts.append(
       f"**Collapsed**, to less than half of scratch's accuracy: "
       f"{', '.join(collapsed)}. Published weights suit the published networks "
-      "and images; docs/comparison.md says why some fail here."
+      "and images, see docs/comparison.md."
     )
+    texts += [
+      f"{name}: {reason}."
+      for name, reason in COLLAPSES.items()
+      if any(text.startswith(f"{name} (") for text in collapsed)
+    ]
   diverged = [
     f"{name} ({lost} of {len(accuracy(cell))} seeds)"
     for name, cell in cells.items()
@@ -264,7 +270,7 @@ def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
 
 
 def collapses(cell: dict[str, Any], cells: dict[str, Any]) -> bool:
-  """Whether students learned far less than from scratch."""
+  """Whether the accuracy is less than half of that from scratch."""
   return accuracy(cell).mean() < accuracy(cells["scratch"]).mean() / 2
 
 

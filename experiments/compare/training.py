@@ -40,7 +40,7 @@ class Teacher(NamedTuple):
 
 
 class Lesson(NamedTuple):
-  """How a network is trained: by which objective, on what, for how long."""
+  """The training of a network: objective, recipe, optimizer and epochs."""
 
   network: Network
   objective: Objective
@@ -238,7 +238,7 @@ def score(
   teacher_logits: Array | None = None,
   teacher_embedding: Array | None = None,
 ) -> dict[str, Array]:
-  """What one network's answers are worth, and how near the teacher's they are.
+  """Scores of one network's predictions and their distance from the teacher's.
 
   Args:
     logits: `[n, classes]`.

@@ -215,7 +215,7 @@ def load_data(config: Config) -> Data:
 
 
 class Job(NamedTuple):
-  """What every part of the run needs."""
+  """The inputs of every part of the run."""
 
   config: Config
   run: folders.RunFolder
@@ -381,7 +381,7 @@ def train_students(job: Job, teacher: training.Model, cells: np.ndarray):
 
 
 def prepare(config: Config) -> Job:
-  """Does all that fails if the user is mistaken; makes the run folder last."""
+  """Does all steps that a wrong flag makes fail; makes the run folder last."""
   check(config)
   devices, data = commands.use_devices(config.devices), load_data(config)
   options = {"hidden": config.student_hidden} if config.student == "mlp" else {}
@@ -429,7 +429,7 @@ def execute(job: Job) -> dict[str, Any]:
 
 
 def main(config: Config) -> dict[str, Any]:
-  """Runs the experiment; raises where the command line would print a line."""
+  """Runs the experiment; raises an error where the command line prints it."""
   return execute(prepare(config))
 
 

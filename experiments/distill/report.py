@@ -86,7 +86,7 @@ def make_table(config: Any, results: dict[str, Any]) -> tables.Table:
 
 
 def chosen_cell(results: dict[str, Any]) -> str:
-  """Which cell was chosen, and how."""
+  """The chosen cell in words."""
   temperature, alpha = results["cells"][results["chosen"]]
   accuracy = results["student_validation"][-1].mean(0)
   return (

@@ -1,4 +1,4 @@
-"""What the students of `experiments.distill` are worth, on the test images."""
+"""Scores of the students of `experiments.distill` on the test images."""
 
 import statistics
 import time

@@ -115,7 +115,7 @@ class Config(commands.Flags):
 
 
 def check(config: Config) -> None:
-  """Raises ValueError for flags that will not do."""
+  """Raises ValueError for invalid flags."""
   commands.expect_positive(
     config,
     "examples",
@@ -140,7 +140,7 @@ def check(config: Config) -> None:
 
 
 class Job(NamedTuple):
-  """What every part of the run needs.
+  """The inputs of every part of the run.
 
   What a seed decides is the same under every method: the fresh network
   `[seeds]` and a key for the rest `[seeds]`.
@@ -156,7 +156,7 @@ class Job(NamedTuple):
 
 
 class Setup(NamedTuple):
-  """What a run needs before anything is computed; networks are by norm."""
+  """The inputs of a run before any computation; networks are by norm."""
 
   config: Config
   run: folders.RunFolder
@@ -166,7 +166,7 @@ class Setup(NamedTuple):
 
 
 def prepare(config: Config) -> Setup:
-  """Does all that fails if the user is mistaken; makes the run folder last."""
+  """Does all steps that a wrong flag makes fail; makes the run folder last."""
   check(config)
   data = load_data(config)
   networks = {
@@ -231,7 +231,7 @@ def describe_methods() -> dict[str, tuple[str, str]]:
 
 
 def main(config: Config) -> dict[str, Any]:
-  """Runs the experiment; raises where the command line would print a line."""
+  """Runs the experiment; raises an error where the command line prints it."""
   return execute(prepare(config))
 
 

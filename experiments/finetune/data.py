@@ -105,7 +105,7 @@ def load_data(config: Any) -> Data:
 def source_of(
   teacher: str, key: jax.Array, part: dict[str, Any]
 ) -> dict[str, Any]:
-  """What a teacher is pretrained on, and which images of it count."""
+  """A teacher's pretraining images, and a mask of those that count."""
   images, labels = part["image"], part["label"]
   counts = jnp.ones(labels.shape, bool)
   match teacher:

@@ -1,4 +1,4 @@
-"""What each method of fine-tuning minimises, and with which optimizer."""
+"""The objective and the optimizer of each method of fine-tuning."""
 
 from typing import Any, NamedTuple
 
@@ -212,7 +212,7 @@ def ask_teacher(
   body: str,
   classes: int,
 ) -> Any:
-  """What a method knows of the teacher and the labels before it starts.
+  """The knowledge of a method on the teacher and the labels at its start.
 
   Co-Tuning: the relationship of the classes. DELTA: by channel, how much the
   labels would miss it, with the nearest prototype as the fitted head.
@@ -271,6 +271,6 @@ def answer(
 def accuracy_of(
   forward: training.Forward, variables: training.Variables, part: Any
 ) -> jax.Array:
-  """Whether a network is right, image by image."""
+  """The accuracy of a network's predictions, image by image."""
   logits = answer(forward, variables, part["image"]).logits
   return metrics.accuracy(logits, part["label"])

@@ -20,7 +20,7 @@ from kdjax.objectives import stateless
 
 
 class Images(NamedTuple):
-  """What a stage trains on and what it is watched by."""
+  """The training and the validation images of a stage."""
 
   train: dict[str, Any]
   validation: dict[str, Any]

@@ -193,7 +193,7 @@ def teacher_table(teachers: Any) -> tables.Table:
 
 
 def criterion_table(teachers: Any) -> tables.Table:
-  """How well each criterion predicts that accuracy."""
+  """The rank correlation of each criterion with that accuracy."""
   cells = [
     [
       title,

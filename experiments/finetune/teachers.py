@@ -1,4 +1,4 @@
-"""Which teacher for this task? Scores of transferability and the truth."""
+"""Ranks teachers by transferability scores and by their true accuracy."""
 
 import functools
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ JUDGES = "few", "many"
 
 
 class Teachers(NamedTuple):
-  """What is reported of the teachers.
+  """The results of the teachers in the report.
 
   Attributes:
     names: of the teachers.

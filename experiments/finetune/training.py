@@ -26,7 +26,7 @@ from kdjax import training
 
 
 class Row(NamedTuple):
-  """What is reported of one method.
+  """The results of one method in the report.
 
   Attributes:
     candidates: of its hyper-parameters, name -> `[candidates]`; or None.

@@ -1,1 +1,1 @@
-"""What all experiments share: flags, run folder, progress, tables, plots."""
+"""The parts that all experiments share: flags, run folder, tables, plots."""

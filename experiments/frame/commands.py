@@ -79,7 +79,7 @@ def launch(
 
   Args:
     config_class: the flags.
-    prepare: does all that fails for wrong flags, folders, devices and data.
+    prepare: the steps that wrong flags, folders, devices and data make fail.
     execute: the rest. An error in it is a bug and keeps its traceback.
     methods: name -> area and description of each value of --methods, which
       `--methods help` prints.
@@ -167,7 +167,7 @@ def set_up(prepare: Callable[[Config], Job], config: Config) -> Job:
   traceback.
 
   Args:
-    prepare: what fails for wrong flags, folders, devices and data.
+    prepare: the steps that wrong flags, folders, devices and data make fail.
     config: the flags.
 
   Returns:

@@ -61,7 +61,7 @@ class Gain(NamedTuple):
     return f"{mean} ({low} to {high}){mark}"
 
   def sentence(self, method: str) -> str:
-    """What the gain in accuracy of a method means, in words."""
+    """The verdict on a method in a sentence."""
     text = f"{100 * self.mean:+.2f} points"
     if self.low is not None and self.high is not None:
       text += f", 95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}"
@@ -183,7 +183,7 @@ def named(
 def findings(
   gains: Mapping[str, Gain], names: Mapping[str, str], over: str
 ) -> list[str]:
-  """Which methods helped and which hurt, a sentence each.
+  """The verdicts on all methods, a sentence for each kind of verdict.
 
   Args:
     gains: of :func:`compare`.

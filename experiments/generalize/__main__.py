@@ -100,7 +100,7 @@ class Config(commands.Flags):
 
 
 def check(config: Config) -> None:
-  """Raises ValueError for flags that will not do."""
+  """Raises ValueError for invalid flags."""
   commands.expect_positive(
     config, "seeds", "trials", "batch_size", "channels", "hidden"
   )
@@ -139,7 +139,7 @@ class Cell(NamedTuple):
 
 
 class Job(NamedTuple):
-  """What every part of the run needs."""
+  """The inputs of every part of the run."""
 
   config: Config
   run: folders.RunFolder
@@ -215,7 +215,7 @@ def read(job: Job) -> dict[tuple[str, tuple[int, ...]], Any]:
 
 
 def prepare(config: Config) -> Job:
-  """Does all that fails if the user is mistaken; makes the run folder last."""
+  """Does all steps that a wrong flag makes fail; makes the run folder last."""
   check(config)
   data = load_data(config)
   network = make_network(config, data.shape, data.classes)
@@ -239,7 +239,7 @@ def describe_methods() -> dict[str, tuple[str, str]]:
 
 
 def main(config: Config) -> Results:
-  """Runs the experiment; raises where the command line would print a line."""
+  """Runs the experiment; raises an error where the command line prints it."""
   return execute(prepare(config))
 
 

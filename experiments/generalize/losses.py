@@ -1,4 +1,4 @@
-"""What the methods of generalization minimise."""
+"""The losses of the methods of generalization."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ held = jax.lax.stop_gradient
 
 
 class Setting(NamedTuple):
-  """What the parameters and the state of a method depend on."""
+  """The sizes that a method's parameters and state depend on."""
 
   network: Network
   judge: Network  # the same, to tell the domains apart
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
 
 
 class Lesson(NamedTuple):
-  """What a step sees besides the parameters."""
+  """The inputs of a step besides the parameters."""
 
   network: Network
   judge: Network
@@ -43,7 +43,7 @@ class Lesson(NamedTuple):
 
 
 class Seen(NamedTuple):
-  """What the network makes of a batch, `[domains, batch, ...]`."""
+  """The network's outputs for a batch, `[domains, batch, ...]`."""
 
   embeddings: jax.Array
   logits: jax.Array

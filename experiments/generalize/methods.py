@@ -1,4 +1,4 @@
-"""What each method of generalization does in a step, and what is swept of it.
+"""The step of each method of generalization, and its swept hyper-parameter.
 
 Defaults and ranges are DomainBed's where it has the method, else those of its
 paper. Each method has one hyper-parameter of its own beside the learning rate.

@@ -33,7 +33,7 @@ class Student(NamedTuple):
 
 
 class Seed(NamedTuple):
-  """What a seed decides under every method and for all its trials."""
+  """The random choices of a seed, alike for all methods and trials."""
 
   key: jax.Array
   split: Split

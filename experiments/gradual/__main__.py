@@ -1,4 +1,4 @@
-"""Follows images that turn, from a labelled source to an unlabelled target.
+"""Follows images that rotate, from a labelled source to an unlabelled target.
 
 Rotated images in the protocol of Kumar et al.: a model trained at angles from 0
 to 5 degrees labels images for itself, block by block, while they turn to 60.
@@ -117,7 +117,7 @@ class Config(commands.Flags):
 
 
 def check(config: Config) -> None:
-  """Raises ValueError for flags that will not do."""
+  """Raises ValueError for invalid flags."""
   commands.expect_positive(
     config, *PUBLISHED, "channels", "seeds", "batch_size", "learning_rate"
   )
@@ -128,7 +128,7 @@ def check(config: Config) -> None:
 
 
 class Setup(NamedTuple):
-  """What a run needs before anything is computed."""
+  """The inputs of a run before any computation."""
 
   config: Config
   run: folders.RunFolder
@@ -137,7 +137,7 @@ class Setup(NamedTuple):
 
 
 class Job(NamedTuple):
-  """What every part of the run needs.
+  """The inputs of every part of the run.
 
   What a seed decides is the same under every method: the initial variables
   `[seeds]`, and a key for dropout and the order of images `[seeds]`.
@@ -155,7 +155,7 @@ class Job(NamedTuple):
 
 
 class Row(NamedTuple):
-  """What is reported of one method.
+  """The results of one method in the report.
 
   Attributes:
     accuracy: after the last round, on target test images, `[seeds]`.
@@ -265,7 +265,7 @@ def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
 
 
 def prepare(config: Config) -> Setup:
-  """Does all that fails if the user is mistaken; makes the run folder last."""
+  """Does all steps that a wrong flag makes fail; makes the run folder last."""
   sizes = REDUCED if config.dataset == "digits" else PUBLISHED
   missing: dict[str, Any] = {
     name: size for name, size in sizes.items() if getattr(config, name) is None
@@ -292,7 +292,7 @@ def describe_methods() -> dict[str, tuple[str, str]]:
 
 
 def main(config: Config) -> dict[str, Row]:
-  """Runs the experiment; raises where the command line would print a line."""
+  """Runs the experiment; raises an error where the command line prints it."""
   return execute(prepare(config))
 
 

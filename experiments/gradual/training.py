@@ -29,7 +29,7 @@ EPSILON = 1e-7
 
 
 class Trained(NamedTuple):
-  """What a method ends with.
+  """The result of a method.
 
   Attributes:
     final: the variables after the last round, `[seeds, ...]`.

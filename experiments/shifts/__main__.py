@@ -1,4 +1,4 @@
-"""Adaptation methods on four shifts of the plane: who helps where, who hurts.
+"""Compares adaptation methods on four shifts of two-dimensional data.
 
 Each method trains the same kind of classifier, skada-bench's SVC, for source
 and target domains that differ in one way: by their points (covariate), their
@@ -112,7 +112,7 @@ class Problem(NamedTuple):
 
 
 class Job(NamedTuple):
-  """What every part of the run needs."""
+  """The inputs of every part of the run."""
 
   config: Config
   run: folders.RunFolder
@@ -165,7 +165,7 @@ def learn(
   candidate: Any,
   target_labels: np.ndarray,
 ) -> Lesson:
-  """What the classifier is trained on; target labels are for target_only."""
+  """The classifier's training data; target labels are for target_only."""
   if method == "target_only":
     return Lesson(task.target, target_labels)
   if method == "source_only":
@@ -213,7 +213,7 @@ def make_cell(method: str, problems: list[Problem]) -> dict[str, Any]:
 
 
 def read(job: Job) -> Results:
-  """What every rule chose in all cells that were asked for."""
+  """The accuracies that every rule chose in all cells of the flags."""
 
   def chosen(shift: str, method: str) -> dict[str, np.ndarray]:
     cell = cells.Cells(job.run.path).read(shift, method)
@@ -229,7 +229,7 @@ def read(job: Job) -> Results:
 
 
 def prepare(config: Config) -> Job:
-  """Does all that fails if the user is mistaken; makes the run folder last."""
+  """Does all steps that a wrong flag makes fail; makes the run folder last."""
   commands.expect_positive(config, "seeds", "test_size")
   commands.expect(config, "size", config.size >= 20, "20 or more")
   met = 0 < len(set(config.shifts)) == len(config.shifts)
@@ -268,7 +268,7 @@ def describe_methods() -> dict[str, tuple[str, str]]:
 
 
 def main(config: Config) -> Results:
-  """Runs the experiment; raises where the command line would print a line."""
+  """Runs the experiment; raises an error where the command line prints it."""
   return execute(prepare(config))
 
 

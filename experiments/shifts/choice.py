@@ -11,7 +11,7 @@ from kdjax import selection
 
 
 class Seen(NamedTuple):
-  """What is seen of a candidate on the data of a seed.
+  """The scores of a candidate on the data of a seed.
 
   Attributes:
     scores: what the rules go by, without target labels.
@@ -95,7 +95,7 @@ ORACLE, CHANCE = "oracle", "chance"
 def scores_of(
   source_hits: jax.Array, ratios: jax.Array, target_logits: jax.Array
 ) -> dict[str, jax.Array]:
-  """What rules go by but for reverse validation, which has to train again.
+  """The scores of all rules but reverse validation, which has to train again.
 
   Args:
     source_hits: `[rows]`, 1 where a source validation point was told right.

@@ -1,4 +1,4 @@
-"""What `experiments.shifts` compares: ways to train one classifier.
+"""The methods of `experiments.shifts`: ways to train one classifier.
 
 A method sees the source's points and labels and the target's points, and
 gives a lesson: what the classifier is trained on, and how points of each
@@ -27,7 +27,7 @@ PointMap = Callable[[np.ndarray], Any]
 
 
 class Task(NamedTuple):
-  """What a method may see; target labels are not there.
+  """The data that a method may see; target labels are not among them.
 
   Arrays of NumPy, or of JAX where a method is traced.
 
@@ -43,7 +43,7 @@ class Task(NamedTuple):
 
 
 class Lesson(NamedTuple):
-  """What the classifier is trained on.
+  """The training data of the classifier.
 
   Attributes:
     points: `[rows, dims]`.
@@ -184,7 +184,7 @@ def _learn_present(task: Task, temperature: float) -> Lesson:
 def _transport(
   task: Task, target_logits: jax.Array, epsilon: Any, class_weight: Any
 ) -> tuple[jax.Array, jax.Array]:
-  """Where a transport plan sends the source's points, and its labels.
+  """The source's points, moved by a transport plan, and their labels.
 
   Both are read off the gradients of DeepJDOT's loss, where the plan is held
   fixed: by a source point twice its mass times what separates it from the

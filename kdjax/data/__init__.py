@@ -1,9 +1,9 @@
-"""Images and labels: sources, batches that resume, augmentation, shifts.
+"""Images and labels: sources, resumable batches, augmentation, domain shifts.
 
-A source is anything with a length and examples; `load` opens one by name.
-`batches` shuffles, pads and resumes on the host; augmentations and domain
-shifts are pure functions on image batches, to be used inside jit. What needs
-scikit-learn, tfds or grain imports it when it is called.
+A source is an object with a length and examples; `load` opens a source by
+name. `batches` shuffles, pads and resumes on the host. Augmentations and domain
+shifts are pure functions of image batches, for use inside `jax.jit`. Functions
+that need scikit-learn, tfds or grain import it when they are called.
 """
 
 from kdjax.data._augmentation import augment_examples

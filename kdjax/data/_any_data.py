@@ -1,4 +1,4 @@
-"""Data of any kind, read as examples by index or as batches in turn."""
+"""Data of any kind, as examples by index or as a stream of batches."""
 
 import os
 import pathlib
@@ -24,7 +24,7 @@ class ArrayExamples:
 
   Attributes:
     arrays: entry -> array, or a pytree of arrays.
-    nbytes: of all arrays.
+    nbytes: the size of all arrays.
   """
 
   def __init__(self, name: str, arrays: Mapping[str, Any]):
@@ -47,7 +47,7 @@ class ArrayExamples:
     if len(lengths) > 1:
       (n, first), (m, other) = list(lengths.items())[:2]
       raise ValueError(
-        f"{other} has {m} examples; expected {n}, as {first} has."
+        f"{other} has {m} examples; expected {n}, the number of {first}."
       )
     (self._size,) = lengths or (0,)
     if not self._size:
@@ -67,10 +67,10 @@ class ArrayExamples:
 
 
 class SourceExamples:
-  """Examples of a source, read when they are asked for.
+  """Examples of a source, read on demand.
 
   Attributes:
-    nbytes: about as many as all take in memory, by the first.
+    nbytes: the size of all examples in memory, estimated from the first.
   """
 
   def __init__(self, name: str, source: Any, pair: Sequence[str] | None):
@@ -98,21 +98,21 @@ class SourceExamples:
 
 
 class BatchStream:
-  """Batches that come one after the other, made of one shape.
+  """A stream of batches of one shape.
 
-  A batch without a mask gets one, and one that is shorter than the first is
-  filled up with its own first rows, whose mask is False. An iterable that can
-  be read again starts anew where it ends.
+  A batch without a mask gets one. A batch that is shorter than the first is
+  padded with its own first rows, whose mask is False. At its end, an iterable
+  that can be read again restarts.
 
   Args:
-    name: of the argument, for errors.
+    name: the name of the argument, for error messages.
     batches: the iterable.
-    pair: the names of x and y of batches `(x, y)`, or None.
+    pair: the names of x and y in batches `(x, y)`, or None.
     parts: the names of the parts of a batch of several domains.
-    batch_axes: how many axes of a batch count examples.
+    batch_axes: the number of leading axes of examples.
 
   Attributes:
-    taken: how many batches were taken.
+    taken: the number of batches taken.
   """
 
   def __init__(
@@ -137,7 +137,7 @@ class BatchStream:
 
   @property
   def steps(self) -> int | None:
-    """How many batches a pass has, if it can tell."""
+    """The number of batches of a pass, or None if it is unknown."""
     if not self.again or not hasattr(self._batches, "__len__"):
       return None
     return len(self._batches)
@@ -159,7 +159,7 @@ class BatchStream:
     return map(self._as_batch, iter(self._batches))
 
   def position(self) -> Any:
-    """Where it is, as JSON holds it; None unless the iterator can tell."""
+    """Returns the position for JSON, or None if the iterator has none."""
     read = getattr(self._iterator, "get_state", None)
     if read is None or self._pending:
       return None
@@ -169,12 +169,12 @@ class BatchStream:
     return {"state": state}
 
   def resume(self, position: Any, taken: int) -> None:
-    """Goes to a position, or reads on until so many batches are taken."""
+    """Goes to a position; without one, skips the batches already taken."""
     if position is None:
       while self.taken < taken:
         self.take()
       return
-    self.first()  # its size is that of all batches
+    self.first()  # The first batch sets the size of all batches.
     self._pending.clear()
     text = position.get("text")
     state = position.get("state") if text is None else text.encode("latin-1")
@@ -189,7 +189,7 @@ class BatchStream:
         what = "an iterator" if self.taken else "empty"
         raise ValueError(
           f"{self._name} is {what} and ended after {self.taken} batches; "
-          "expected as many batches as steps, or an iterable that starts anew, "
+          "expected as many batches as steps, or an iterable that can restart, "
           "such as a list or a DataLoader."
         ) from None
       self._iterator = iter(self._batches)
@@ -218,8 +218,8 @@ class BatchStream:
     if len(sizes) != 1 or any(len(x) < self._axes for x in sizes):
       shapes = {jax.tree_util.keystr(k): np.shape(x) for k, x in leaves}
       raise ValueError(
-        f"{name} has entries of the shapes {shapes}; expected [batch, ...], of "
-        "as many examples each."
+        f"{name} has entries of the shapes {shapes}; expected [batch, ...], "
+        "with equal numbers of examples."
       )
     (size,) = sizes
     batch.setdefault("mask", np.ones(size, bool))
@@ -229,8 +229,8 @@ class BatchStream:
       return batch
     if size[-1] > whole or not size[-1] or self._axes > 1:
       raise ValueError(
-        f"{name} has {size[-1]} examples; expected {whole}, as the first, or "
-        "fewer: each new shape would be a new program."
+        f"{name} has {size[-1]} examples; expected {whole}, as in the first "
+        "batch, or fewer. A new shape would need a new compilation."
       )
     rows = np.arange(whole) % size[-1]
     padded = jax.tree.map(lambda x: x[rows], batch)
@@ -256,23 +256,23 @@ def open_data(
   """Opens data of any kind.
 
   Args:
-    name: of the argument, for errors.
+    name: the name of the argument, for error messages.
     value: a mapping of arrays, a pair of arrays, a Source or another map-style
       data set, a folder of images, the name of a data set, or an iterable of
       batches.
     pair: the names of x and y in a pair (x, y), or None to refuse pairs.
-    split: of a named data set.
-    data_dir: where tfds keeps its prepared sets.
+    split: the split of a named data set.
+    data_dir: the folder of the prepared tfds sets.
     parts: the names of the parts of a batch, for an iterable of batches.
-    batch_axes: how many axes of a batch count examples.
+    batch_axes: the number of leading axes of examples.
 
   Returns:
-    :class:`ArrayExamples`, :class:`SourceExamples` or :class:`BatchStream`.
+    An `ArrayExamples`, a `SourceExamples` or a `BatchStream`.
 
   Raises:
-    TypeError: if it is none of these.
-    ValueError: if it is empty, or its arrays do not fit together.
-    FileNotFoundError: if there is no such folder or prepared set.
+    TypeError: if the value is of another kind.
+    ValueError: if the value is empty, or its arrays differ in length.
+    FileNotFoundError: if the folder or the prepared set does not exist.
   """
   if isinstance(value, str | os.PathLike):
     if isinstance(value, os.PathLike) or pathlib.Path(value).is_dir():
@@ -299,7 +299,7 @@ def open_data(
 
 
 def stack(name: str, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """Makes a batch of examples of any entries, or says which do not fit."""
+  """Stacks examples of any entries, or raises an error for other shapes."""
   first = examples[0]
   batch = {}
   for key in first:
@@ -319,13 +319,13 @@ def _is_pair(value: Any) -> bool:
 
 
 def _is_source(name: str, value: Any, pair: Sequence[str] | None) -> bool:
-  """Whether it gives single examples by their index."""
+  """Tells whether a value has single examples by index."""
   sized: Callable[..., Any] | None = getattr(value, "__len__", None)
   if sized is None or not hasattr(value, "__getitem__"):
     return False
   if not len(value):
     raise ValueError(f"{name} is empty; expected at least one example.")
-  if len(value) > _MOST_EXAMPLES:  # a data set that repeats for ever
+  if len(value) > _MOST_EXAMPLES:  # a data set that repeats without end
     return False
   element = _entries(f"{name}[0]", value[0], pair)
   scalar = any(np.ndim(x) == 0 for x in jax.tree.leaves(element))
@@ -336,13 +336,13 @@ def _is_source(name: str, value: Any, pair: Sequence[str] | None) -> bool:
         "of arrays, {'image': np.stack(images), 'label': np.array(labels)}."
       )
     return False
-  # Without any single number, a mask or labels in a row are those of a batch.
+  # Without a scalar entry, a mask or a label is an array: that of a batch.
   rows = [element[k] for k in ("mask", "label") if k in element]
   return scalar or not rows
 
 
 def _entries(name: str, raw: Any, pair: Sequence[str] | None) -> dict[str, Any]:
-  """An example or a batch as a mapping of NumPy arrays."""
+  """Returns an example or a batch as a mapping of NumPy arrays."""
   if _is_pair(raw) and not isinstance(raw, Mapping):
     if pair is None:
       raise TypeError(
@@ -370,7 +370,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
   array = np.asarray(value)
   if array.dtype.kind in "OSUMm":
     raise TypeError(
-      f"{name} has the dtype {array.dtype}; expected numbers. Leave out what "
-      "is no array of numbers."
+      f"{name} has the dtype {array.dtype}; expected numbers. Remove this "
+      "entry or convert it to numbers."
     )
   return array

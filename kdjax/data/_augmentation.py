@@ -1,7 +1,7 @@
 """Augmentation of image batches: pure functions of a key, for use inside jit.
 
-They keep shape and dtype, draw for every image on its own unless the paper
-does not, and never loop in Python.
+They keep shape and dtype, and draw independently for every image unless the
+paper does not. They never loop in Python.
 """
 
 from collections.abc import Callable
@@ -28,22 +28,22 @@ def augment_examples(
   index: Any,
   seed: ArrayLike,
 ) -> Any:
-  """Augments each example by its index and a seed alone.
+  """Augments each example by a key made from its index and a seed.
 
-  The same example and seed give the same view in any batch, at any place of it
-  and on any number of devices: so a teacher's outputs can be kept and still
-  belong to what the student sees (`write_teacher_cache`). What mixes the
-  examples of a batch, as `mixup` does, cannot be had this way: each is a
-  batch of its own here.
+  An example and a seed give the same view in any batch, at any position and on
+  any number of devices. Therefore the outputs of a teacher can be stored
+  (`write_teacher_cache`) and still belong to the views of the student. An
+  augmentation that mixes the examples of a batch, such as `mixup`, does not
+  work here, because each example is augmented as a batch of one.
 
   Args:
-    augment: `(key, images) -> images`, of any batch size.
+    augment: `(key, images) -> images`, for any batch size.
     images: [batch, ...].
-    index: int [batch], the example's place in the data set.
-    seed: of the pass over the data, such as the epoch; may be traced.
+    index: int [batch], the position of each example in the data set.
+    seed: the seed of the pass over the data, such as the epoch. May be traced.
 
   Returns:
-    [batch, ...], what `augment` makes of each image.
+    [batch, ...], the augmented images.
 
   Examples:
     >>> images = jnp.arange(32.0).reshape(2, 4, 4, 1)
@@ -54,16 +54,15 @@ def augment_examples(
 
   References:
     Shen and Xing, `A fast knowledge distillation framework for visual
-    recognition <https://arxiv.org/abs/2112.01528>`_, 2021, which keeps each
-    view's parameters instead; `jax.random.fold_in
-    <https://docs.jax.dev/en/latest/_autosummary/jax.random.fold_in.html>`_.
+    recognition <https://arxiv.org/abs/2112.01528>`_, 2021, which stores the
+    parameters of each view instead.
   """
   key = jax.random.key(seed)
 
-  def one(image: Array, place: Array) -> Array:
-    return augment(jax.random.fold_in(key, place), image[None])[0]
+  def view(image: Array, position: Array) -> Array:
+    return augment(jax.random.fold_in(key, position), image[None])[0]
 
-  return jax.vmap(one)(jnp.asarray(images), jnp.asarray(index))
+  return jax.vmap(view)(jnp.asarray(images), jnp.asarray(index))
 
 
 @validate
@@ -73,13 +72,13 @@ def random_crop(
   *,
   padding: int = 4,
 ) -> Num[Array, "batch height width channels"]:
-  """Random crop (pad-crop): shifts each image by up to `padding` pixels.
+  """Random crop: pads each image and shifts it by up to `padding` pixels.
 
   Args:
     key: a PRNG key.
     images: [batch, height, width, channels] of any dtype.
-    padding: zeros added on each side before a crop of the old size is cut; a
-      static number, 0 changes nothing.
+    padding: the zeros to add on each side before a crop of the original size; a
+      static number.
 
   Returns:
     [batch, height, width, channels].
@@ -118,25 +117,25 @@ def random_resized_crop(
   area: tuple[float, float] = (0.05, 1.0),
   aspect: tuple[float, float] = (0.75, 1.33),
 ) -> Num[Array, "batch new_height new_width channels"]:
-  """Inception crop: a random part of each image, resized bilinearly.
+  """Inception crop: resizes a random part of each image bilinearly.
 
-  As in TensorFlow, the aspect ratio is uniform, then the height among all that
-  keep area and image; torchvision draws the area and the ratio's logarithm.
-  Heights are not rounded to whole pixels, and nothing is smoothed before it is
-  made smaller.
+  As in TensorFlow, the aspect ratio is drawn uniformly, then the height among
+  the heights that the area and the image allow. torchvision draws the area and
+  the logarithm of the ratio. Heights are not rounded to whole pixels, and
+  resizing does not antialias.
 
   Args:
     key: a PRNG key.
     images: [batch, height, width, channels] of any dtype.
     shape: the new height and width.
-    area: the least and the largest part of the image's area.
-    aspect: the least and the largest width over height.
+    area: the smallest and the largest fraction of the image's area.
+    aspect: the smallest and the largest ratio of width to height.
 
   Returns:
     [batch, *shape, channels].
 
   Raises:
-    ValueError: if shape is not two positive integers, area or aspect are no
+    ValueError: if shape is not two positive integers, area or aspect is not an
       increasing positive pair, area exceeds 1, or images has another rank.
 
   Examples:
@@ -194,12 +193,12 @@ def random_flip(
   *,
   probability: ArrayLike = 0.5,
 ) -> Num[Array, "batch height width channels"]:
-  """Random horizontal flip: mirrors each image left to right, or not.
+  """Random horizontal flip: mirrors each image with some probability.
 
   Args:
     key: a PRNG key.
     images: [batch, height, width, channels] of any dtype.
-    probability: of a flip.
+    probability: the probability of a flip.
 
   Returns:
     [batch, height, width, channels].
@@ -228,10 +227,10 @@ def cutout(
   *,
   size: ArrayLike = 8,
 ) -> Num[Array, "batch height width channels"]:
-  """Cutout: blackens a square at a random place of each image.
+  """Cutout: sets a square at a random position of each image to 0.
 
   As in the authors' code, the center is uniform over the image, so the square
-  may reach over the border, and it has an even side: 2 * (size // 2).
+  may extend beyond the border. Its side is even: 2 * (size // 2).
 
   Args:
     key: a PRNG key.
@@ -265,9 +264,9 @@ def cutout(
 def _span(
   key: Array, batch: int, length: int, size: ArrayLike
 ) -> Bool[Array, "batch length"]:
-  """Marks the positions less than size // 2 around a random center."""
-  centre = jax.random.randint(key, (batch, 1), 0, length)
-  distance = jnp.arange(length)[None, :] - centre
+  """Returns True for positions at most size // 2 from a random center."""
+  center = jax.random.randint(key, (batch, 1), 0, length)
+  distance = jnp.arange(length)[None, :] - center
   half = jnp.asarray(size) // 2
   return (-half <= distance) & (distance < half)
 
@@ -282,22 +281,21 @@ def mixup(
 ) -> tuple[
   Float[Array, "batch height width channels"], Float[Array, "batch classes"]
 ]:
-  r"""Mixup: blends each image and its soft label with those of another.
+  r"""Mixup: blends each image and its soft label with those of a partner.
 
   .. math::
     \tilde x_i = \lambda x_i + (1 - \lambda) x_{\pi(i)}, \qquad
     \tilde y_i = \lambda y_i + (1 - \lambda) y_{\pi(i)}, \qquad
     \lambda \sim \operatorname{Beta}(\alpha, \alpha)
 
-  One `lambda` and one permutation `pi` for the batch, as in the
-  authors' code. A row that only pads the batch may be the partner: it is a
-  real example.
+  As in the authors' code, a batch has one weight lambda and one permutation pi.
+  A row that pads the batch may be a partner, because it is a real example.
 
   Args:
     key: a PRNG key.
     images: [batch, height, width, channels], floating point: normalize first.
     labels: [batch, classes], soft or one-hot.
-    alpha: of the Beta distribution; small values blend less.
+    alpha: the parameter of the Beta distribution; small values blend less.
 
   Returns:
     The blended images and the blended labels.
@@ -317,14 +315,14 @@ def mixup(
     <https://arxiv.org/abs/1710.09412>`_, 2017.
   """
   check_positive("alpha", alpha)
-  ratio_key, order_key = jax.random.split(key)
-  ratio = jax.random.beta(ratio_key, alpha, alpha)
+  weight_key, order_key = jax.random.split(key)
+  weight = jax.random.beta(weight_key, alpha, alpha)
   order = jax.random.permutation(order_key, images.shape[0])
 
   def blend(values: Array) -> Array:
     precise = values.astype(compute_dtype(values))
     partner = precise[order]
-    return (partner + ratio * (precise - partner)).astype(values.dtype)
+    return (partner + weight * (precise - partner)).astype(values.dtype)
 
   return blend(images), blend(labels)
 
@@ -333,21 +331,21 @@ def mixup(
 def normalize(
   images: Num[Array, "batch height width channels"],
   mean: Float[Array, " channels"],
-  std: Float[Array, " channels"],
+  deviation: Float[Array, " channels"],
 ) -> Float[Array, "batch height width channels"]:
-  """Normalization: subtracts the mean and divides by the deviation.
+  """Normalization: subtracts the mean and divides by the standard deviation.
 
   Args:
     images: [batch, height, width, channels] of any dtype.
-    mean: [channels], in the images' own scale; see `channel_statistics`.
-    std: [channels], likewise.
+    mean: [channels], in the scale of the images; see `channel_statistics`.
+    deviation: [channels], the standard deviation in the scale of the images.
 
   Returns:
-    [batch, height, width, channels], floating point: float32 for integer
-    images, else of the images' dtype.
+    [batch, height, width, channels]; float32 for integer images, else in the
+    dtype of the images.
 
   Raises:
-    ValueError: if mean or std has another number of channels.
+    ValueError: if mean or deviation has another number of channels.
 
   Examples:
     >>> images = jnp.full((1, 1, 1, 1), 255, jnp.uint8)
@@ -359,23 +357,23 @@ def normalize(
     networks <https://dl.acm.org/doi/10.1145/3065386>`_, 2012, section 2.
   """
   precise = images.astype(compute_dtype(images))
-  mean, std = mean[None, None, None, :], std[None, None, None, :]
+  mean, deviation = (x[None, None, None, :] for x in (mean, deviation))
   floating = jnp.issubdtype(images.dtype, jnp.floating)
-  return ((precise - mean) / std).astype(
+  return ((precise - mean) / deviation).astype(
     images.dtype if floating else precise.dtype
   )
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation of each channel, in the images' own scale.
+  """Channel statistics: the mean and the standard deviation of each channel.
 
   Args:
-    images: [n, height, width, channels]; those of the training set.
+    images: [n, height, width, channels], of the training set.
 
   Returns:
-    The mean and the deviation, float32 [channels] each, for
-    `normalize`. A constant channel has the deviation 1, so that it
-    normalizes to 0.
+    The mean and the standard deviation in the scale of the images, float32
+    [channels] each, for `normalize`. A constant channel has the deviation 1, so
+    that it normalizes to 0.
 
   Examples:
     >>> channel_statistics(np.array([0, 2]).reshape(2, 1, 1, 1))
@@ -386,9 +384,9 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     networks <https://dl.acm.org/doi/10.1145/3065386>`_, 2012, section 2.
   """
   mean = images.mean((0, 1, 2), dtype=np.float64)
-  # In parts: a float64 copy of a whole training set is too much memory.
+  # In parts, because a float64 copy of a training set needs too much memory.
   parts = np.array_split(images, -(-len(images) // 1024))
   squares = sum(np.square(part - mean).sum((0, 1, 2)) for part in parts)
-  std = np.sqrt(squares / np.prod(images.shape[:3]))
-  std = np.where(std > 0, std, 1.0)
-  return mean.astype(np.float32), std.astype(np.float32)
+  deviation = np.sqrt(squares / np.prod(images.shape[:3]))
+  deviation = np.where(deviation > 0, deviation, 1.0)
+  return mean.astype(np.float32), deviation.astype(np.float32)

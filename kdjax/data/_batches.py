@@ -1,4 +1,4 @@
-"""Shuffled, batched, resumable reading of a source, by grain."""
+"""Shuffled, resumable batches of a source, read by grain."""
 
 import functools
 import sys
@@ -15,12 +15,11 @@ from kdjax.ops import check_integer
 
 @runtime_checkable
 class BatchIterator(Protocol):
-  """What `batches` returns: an iterator that knows where it is.
+  """The resumable iterator that `batches` returns.
 
   Attributes:
-    get_state: returns the position as a small dict that JSON can hold.
-    set_state: goes to such a position; the next batch is the one that would
-      have come.
+    get_state: returns the position as a small dict that JSON can store.
+    set_state: goes to a position; the next batch is the one after it.
 
   References:
     `grain.DatasetIterator
@@ -46,40 +45,40 @@ def batches(
   shard_index: int = 0,
   shard_count: int = 1,
 ) -> BatchIterator:
-  """Batches of one shape, each example once an epoch, from any position.
+  """Batches of equal shape, with each example once an epoch.
 
-  The last batch of an epoch is filled up with other real examples of the
-  source, marked False in "mask", so that no example is dropped, no shape is
-  new and batch statistics stay those of real images. An epoch has
-  ceil(len(source) / batch_size) batches and ends where its last batch ends.
+  The last batch of an epoch is padded with other real examples of the source,
+  which are False in "mask". No example is dropped, all batches have one shape
+  and batch statistics are those of real images. An epoch has
+  ceil(len(source) / batch_size) batches.
 
-  On several hosts every process calls this with the same arguments and its
-  own `shard_index=jax.process_index()`, `shard_count=jax.process_count()`;
-  it reads only its rows of each global batch, to be joined by
-  `jax.make_array_from_process_local_data`. The global batches do not depend
-  on the number of hosts.
+  On several hosts, every process calls this with the same arguments, except
+  `shard_index=jax.process_index()`, and `shard_count=jax.process_count()`. A
+  process reads only its rows of each global batch;
+  `jax.make_array_from_process_local_data` joins them. The global batches do not
+  depend on the number of hosts.
 
   Args:
-    source: any source whose images share one shape.
-    batch_size: examples in a global batch, a multiple of shard_count.
-    seed: of the order; each epoch has another order.
-    epochs: how many; None never ends.
+    source: a source with images of one shape.
+    batch_size: the examples of a global batch, a multiple of shard_count.
+    seed: the seed of the order. Every epoch has a different order.
+    epochs: the number of epochs; None for no end.
     shuffle: False keeps the order of the source.
-    shard_index: which part of each batch this process reads.
-    shard_count: how many processes read.
+    shard_index: the index of this process's part of each batch.
+    shard_count: the number of processes that read.
 
   Returns:
     An iterator over NumPy batches {"image": [b, height, width, channels],
     "label": int32 [b], "mask": bool [b], "index": int32 [b]}, where
-    b = batch_size / shard_count and "index" is the place in the source. Its
-    `get_state()` goes into a checkpoint, `set_state(state)` resumes with
-    exactly the batches that would have come.
+    b = batch_size / shard_count and "index" is the position in the source. Save
+    `get_state()` in a checkpoint; `set_state(state)` resumes with the batches
+    that follow.
 
   Raises:
-    TypeError: if it is no source or a number is no integer.
+    TypeError: if the source is not a source or a number is not an integer.
     ValueError: if the source is empty, batch_size is not a positive multiple
       of shard_count, shard_index is not below shard_count, seed is negative or
-      epochs below 1.
+      epochs is below 1.
     ImportError: if the extra is not installed.
 
   Examples:
@@ -95,7 +94,7 @@ def batches(
   check_source(source)
   if len(source) == 0:
     raise ValueError("source is empty; expected at least one example.")
-  stack_examples([source[0]])  # what is no example fails here, not in a thread
+  stack_examples([source[0]])  # Invalid examples fail here, not in a thread.
   check_integer("batch_size", batch_size, 1)
   check_integer("shard_count", shard_count, 1)
   check_integer("seed", seed, 0)
@@ -115,20 +114,20 @@ def batches(
   mine = slice(shard_index * rows, (shard_index + 1) * rows)
   steps = -(-len(source) // batch_size)
 
-  @functools.lru_cache(maxsize=2)  # the next epoch's is read ahead
+  @functools.lru_cache(maxsize=2)  # Grain reads ahead into the next epoch.
   def order(epoch: int) -> np.ndarray:
     if not shuffle:
       return np.arange(len(source))
-    # NumPy's frozen generator: a run resumes under any version. Grain's own
-    # shuffle takes 0.4 ms an example of a small source.
+    # RandomState gives the same order in all versions of NumPy, so that runs
+    # resume. Grain's shuffle takes 0.4 ms an example for a small source.
     return np.random.RandomState((seed, epoch)).permutation(len(source))
 
   def read(step: int) -> dict[str, np.ndarray]:
     epoch, i = divmod(step, steps)
     indices = order(epoch)[i * batch_size : (i + 1) * batch_size]
     missing = batch_size - len(indices)
-    # Neighbors of the last example, not copies of the few that are left:
-    # these would spoil the statistics of a batch normalization.
+    # Pad with the next examples of the source, not with copies of the few
+    # remaining ones, which would change the batch statistics.
     padding = (indices[-1] + 1 + np.arange(missing)) % len(source)
     padded = np.concatenate([indices, padding])[mine].astype(np.int32)
     batch = stack_examples([source[int(i)] for i in padded])
@@ -136,8 +135,8 @@ def batches(
     return {**batch, "mask": mask, "index": padded}
 
   grain = require("grain")
-  # A step, not an example, is an element: no batch reaches into the next
-  # epoch, and a few elements read ahead are enough.
+  # An element is a batch, not an example: no batch extends into the next epoch,
+  # and reading a few elements ahead is enough.
   dataset = grain.MapDataset.range(steps * (epochs or sys.maxsize // steps))
   options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
   return iter(dataset.map(read).to_iter_dataset(options))

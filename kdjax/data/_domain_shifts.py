@@ -1,7 +1,7 @@
-"""Domain shifts: pure functions that turn one image domain into another.
+"""Domain shifts: pure functions that change the domain of images.
 
 The default scale is that of the library's sources, 0..255. Integer images are
-computed in float32 and rounded back.
+computed in float32 and rounded.
 """
 
 import functools
@@ -23,11 +23,11 @@ from kdjax.ops import validate
 def rotate(
   images: Num[Array, "batch height width channels"], degrees: ArrayLike
 ) -> Num[Array, "batch height width channels"]:
-  """Rotates images about their center, bilinearly, with zeros from outside.
+  """Rotation: turns images about their center, bilinearly, with zero padding.
 
   Args:
     images: [batch, height, width, channels] of any dtype.
-    degrees: counter-clockwise; one angle, or one an image [batch].
+    degrees: the counter-clockwise angle, one for all images or [batch].
 
   Returns:
     [batch, height, width, channels].
@@ -43,8 +43,8 @@ def rotate(
 
   References:
     Ghifary et al., `Domain generalization for object recognition with
-    multi-task autoencoders <https://arxiv.org/abs/1508.07680>`_, 2015, whose
-    rotated MNIST this makes.
+    multi-task autoencoders <https://arxiv.org/abs/1508.07680>`_, 2015, for
+    rotated MNIST.
   """
   batch, height, width, _ = images.shape
   angles = jnp.broadcast_to(
@@ -53,9 +53,9 @@ def rotate(
   rows = (jnp.arange(height) - (height - 1) / 2)[:, None]
   columns = (jnp.arange(width) - (width - 1) / 2)[None, :]
 
-  def turn(image: Array, angle: Array) -> Array:
+  def rotate_image(image: Array, angle: Array) -> Array:
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
-    # Where each pixel of the result comes from: rows point down.
+    # The source position of each pixel of the result; rows point down.
     sources = [
       cosine * rows + sine * columns + (height - 1) / 2,
       cosine * columns - sine * rows + (width - 1) / 2,
@@ -64,7 +64,7 @@ def rotate(
     return jax.vmap(sample, -1, -1)(image)
 
   return as_dtype_of(
-    jax.vmap(turn)(images.astype(compute_dtype(images)), angles), images
+    jax.vmap(rotate_image)(images.astype(compute_dtype(images)), angles), images
   )
 
 
@@ -74,7 +74,7 @@ def invert(
   *,
   maximum: ArrayLike = 255,
 ) -> Num[Array, "batch height width channels"]:
-  """Inverts images: what was black becomes white.
+  """Inversion: exchanges black and white.
 
   Args:
     images: [batch, height, width, channels] of any dtype.
@@ -92,7 +92,7 @@ def invert(
 
   References:
     Bousmalis et al., `Domain separation networks
-    <https://arxiv.org/abs/1608.06019>`_, 2016: inverted digits as a domain.
+    <https://arxiv.org/abs/1608.06019>`_, 2016, for inverted digits.
   """
   return as_dtype_of(
     jnp.asarray(maximum, jnp.float32) - images.astype(compute_dtype(images)),
@@ -108,7 +108,7 @@ def blend_noise(
   strength: ArrayLike = 0.5,
   maximum: ArrayLike = 255,
 ) -> Num[Array, "batch height width channels"]:
-  r"""Blends images with uniform noise, drawn for each pixel.
+  r"""Noise blending: blends images with uniform noise for each pixel.
 
   .. math::
     (1 - s) x + s u, \qquad u \sim \operatorname{Uniform}(0, \max)
@@ -116,7 +116,7 @@ def blend_noise(
   Args:
     key: a PRNG key.
     images: [batch, height, width, channels] of any dtype.
-    strength: s, from 0 (the images) to 1 (noise alone).
+    strength: s, from 0 (the images) to 1 (only noise).
     maximum: the value of white; 1 for images in 0..1.
 
   Returns:
@@ -133,8 +133,8 @@ def blend_noise(
 
   References:
     Ganin et al., `Domain-adversarial training of neural networks
-    <https://arxiv.org/abs/1505.07818>`_, 2016, whose MNIST-M blends digits
-    with patches of photographs.
+    <https://arxiv.org/abs/1505.07818>`_, 2016; its MNIST-M blends digits with
+    patches of photographs.
   """
   check_range("strength", strength, 0.0, 1.0)
   precise = images.astype(compute_dtype(images))
@@ -153,30 +153,26 @@ def resize(
   *,
   crop: int = 0,
 ) -> Num[Array, "batch new_height new_width channels"]:
-  """Resizes images bilinearly, averaging over what a pixel covers.
+  """Resizing: bilinear, with antialiasing.
 
-  `resize(mnist, (8, 8), crop=4)` gives MNIST the look of the 8x8 digits:
-  these fill their frame, MNIST's lie in the middle 20x20 of 28x28.
+  `resize(mnist, (8, 8), crop=4)` makes MNIST similar to the 8x8 digits, which
+  fill the image; those of MNIST fill only the central 20x20 of 28x28 pixels.
 
   Args:
     images: [batch, height, width, channels] of any dtype.
     shape: the new height and width.
-    crop: pixels cut off on each side first.
+    crop: the number of pixels to remove on each side first.
 
   Returns:
     [batch, *shape, channels].
 
   Raises:
-    ValueError: if shape is not two positive integers, crop leaves nothing, or
-      images has another rank.
+    ValueError: if shape is not two positive integers, crop removes the whole
+      image, or images has another rank.
 
   Examples:
     >>> resize(jnp.ones((2, 28, 28, 1)), (8, 8), crop=4).shape
     (2, 8, 8, 1)
-
-  References:
-    `jax.image.resize
-    <https://docs.jax.dev/en/latest/_autosummary/jax.image.resize.html>`_.
   """
   shape = as_sizes("shape", shape, 2)
   batch, height, width, channels = images.shape
@@ -193,7 +189,7 @@ def resize(
 
 
 def as_dtype_of(values: Array, images: Array) -> Array:
-  """Back to the dtype of the images, rounded and clipped if they are whole."""
+  """Returns values in the dtype of images, rounded and clipped for integers."""
   if jnp.issubdtype(images.dtype, jnp.integer):
     limits = jnp.iinfo(images.dtype)
     values = jnp.clip(jnp.round(values), limits.min, limits.max)

@@ -1,4 +1,4 @@
-"""A folder of images, one sub-folder a class."""
+"""Folders of images, with one sub-folder for each class."""
 
 import os
 import pathlib
@@ -18,22 +18,22 @@ def image_folder(
 ) -> Source:
   """Opens a folder of images whose sub-folders are the classes.
 
-  The classes are numbered in the alphabetical order of their folders, which
-  the attribute `classes` of the source lists. An image is decoded when it is
-  asked for: a grayscale file as one channel, any other as red, green and blue.
+  The labels number the sub-folders in alphabetical order; the attribute
+  `classes` of the source lists them. An image is decoded when the example is
+  read: a grayscale file to one channel, any other file to red, green and blue.
 
   Args:
     path: the folder, with `class_a/1.png`, `class_b/2.jpg` and so on.
-    size: (height, width) to which each image is resized; by default none is,
-      and all must have one shape.
+    size: the (height, width) to which images are resized. None does not resize:
+      all images must then have one shape.
 
   Returns:
     A source of {"image": uint8 [height, width, channels], "label": int}.
 
   Raises:
-    FileNotFoundError: if there is no such folder.
-    ValueError: if it has no sub-folder with images; from the source, if an
-      image has another shape than the first.
+    FileNotFoundError: if the folder does not exist.
+    ValueError: if the folder has no sub-folder with images; from the source, if
+      an image has another shape than the first.
     ImportError: if Pillow is not installed.
 
   Examples:
@@ -54,8 +54,8 @@ def image_folder(
   root = pathlib.Path(path)
   if not root.is_dir():
     raise FileNotFoundError(
-      f"image_folder: there is no folder {str(root)!r}; expected one with a "
-      "sub-folder for each class."
+      f"image_folder: there is no folder {str(root)!r}; expected a folder with "
+      "a sub-folder for each class."
     )
   if size is not None:
     size = as_sizes("image_folder: size", size, 2)
@@ -77,7 +77,7 @@ def image_folder(
 
 
 class _ImageFolder:
-  """The images of a folder, decoded when they are asked for."""
+  """A source of the images of a folder, decoded on demand."""
 
   def __init__(
     self,
@@ -101,9 +101,9 @@ class _ImageFolder:
     image = self._decode(file)
     if image.shape != self._shape:
       raise ValueError(
-        f"{file} has the shape {image.shape}; expected {self._shape}, as "
-        f"{self._files[0]}. Resize all: data.image_folder(path, size=(height, "
-        "width))."
+        f"{file} has the shape {image.shape}; expected {self._shape}, the "
+        f"shape of {self._files[0]}. Resize all images: "
+        "data.image_folder(path, size=(height, width))."
       )
     return {"image": image, "label": int(self.labels[index])}
 

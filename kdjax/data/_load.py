@@ -1,4 +1,4 @@
-"""Data sets by name: the embedded digits and everything that tfds prepared."""
+"""Data sets by name: the embedded digits and prepared sets of tfds."""
 
 import dataclasses
 import functools
@@ -20,19 +20,19 @@ def load(
   """Opens one split of a data set by its name.
 
   Args:
-    name: "digits" for `digits`; any other name, such as "mnist",
-      "fashion_mnist", "cifar10", "cifar100" or "svhn_cropped", is read by
-      `tfds_source`.
-    split: "train" or "test"; a tfds set also takes tfds's own syntax, such as
+    name: "digits" for `digits`. `tfds_source` reads any other name, such as
+      "mnist", "fashion_mnist", "cifar10", "cifar100" or "svhn_cropped".
+    split: "train" or "test"; for a tfds set also a split of tfds, such as
       "train[:80%]".
-    data_dir: where tfds keeps its prepared sets; see `tfds_source`.
+    data_dir: the folder of the prepared tfds sets; see `tfds_source`.
 
   Returns:
     A source of {"image": uint8 [height, width, channels], "label": int}.
 
   Raises:
-    ValueError: if there is no such set or split.
-    FileNotFoundError: if a tfds set is not prepared; says which command does.
+    ValueError: if the set or the split is unknown.
+    FileNotFoundError: if a tfds set is not prepared. The message contains the
+      command that prepares it.
     ImportError: if the extra is not installed.
 
   Examples:
@@ -50,20 +50,20 @@ def load(
 
 
 def digits(split: str) -> ArraySource:
-  """Handwritten digits (UCI): 1,797 real 8x8 images that need no download.
+  """Handwritten digits (UCI): 1,797 real 8x8 images, without download.
 
-  scikit-learn brings them along, with values 0..16: counts of ink in 4x4
-  blocks. They are scaled to 0..255 like the images of every other set.
+  scikit-learn contains them, with values 0..16 that count dark pixels in 4x4
+  blocks. They are scaled to 0..255 like the images of all other sets.
 
   Args:
-    split: "train" (1,198 images) or "test" (599), drawn once and for all, each
-      class in proportion.
+    split: "train" (1,198 images) or "test" (599). The split is fixed and
+      stratified by class.
 
   Returns:
     A source of {"image": uint8 [8, 8, 1], "label": 0..9}.
 
   Raises:
-    ValueError: if there is no such split.
+    ValueError: if the split is unknown.
     ImportError: if the extra is not installed.
 
   Examples:
@@ -87,26 +87,27 @@ def digits(split: str) -> ArraySource:
 def tfds_source(
   name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None
 ) -> Source:
-  """Opens a set that TensorFlow Datasets prepared, without TensorFlow.
+  """Opens a prepared set of TensorFlow Datasets, without TensorFlow.
 
-  Reading needs files in the array_record format. Preparing them needs
-  TensorFlow, once, on any machine; the error for a missing set names the
-  command. Nothing is downloaded here.
+  Reading needs files in the array_record format. Their preparation needs
+  TensorFlow, once, on any machine; the error for a missing set contains the
+  command. This function downloads nothing.
 
   Args:
-    name: tfds's name, such as "mnist", "cifar10" or "mnist:3.0.1".
-    split: tfds's split, such as "train", "test" or "train[:80%]".
-    data_dir: where the prepared sets are; None is tfds's own default, that is
+    name: the name in tfds, such as "mnist", "cifar10" or "mnist:3.0.1".
+    split: the split in tfds, such as "train", "test" or "train[:80%]".
+    data_dir: the folder of the prepared sets; None for the default of tfds,
       $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
   Returns:
-    A source of {"image": uint8 [height, width, channels], "label": int} that
-    decodes an image when it is asked for it.
+    A source of {"image": uint8 [height, width, channels], "label": int}. It
+    decodes an image when the example is read.
 
   Raises:
-    ValueError: if tfds knows no such set or split, or if the set's features
-      are not an image and a class.
-    FileNotFoundError: if the set is not prepared; says which command does.
+    ValueError: if tfds does not know the set or the split, or if the features
+      of the set are not an image and a class.
+    FileNotFoundError: if the set is not prepared. The message contains the
+      command that prepares it.
     ImportError: if the extra is not installed.
 
   References:
@@ -115,18 +116,19 @@ def tfds_source(
   """
   tfds = require("tensorflow_datasets")
   require("array_record.python.array_record_data_source")
-  # Any version: makes tfds look for files before it runs the code that would
-  # prepare them, some of which imports TensorFlow.
+  # With "*.*.*", tfds looks for files of any version before it runs the code of
+  # the builder, which may import TensorFlow.
   versioned = name if ":" in name else f"{name}:*.*.*"
   try:
     records = tfds.data_source(
       versioned, split=split, data_dir=data_dir, download=False
     )
   except tfds.core.DatasetNotFoundError:
-    # tfds's own message is a list of a thousand names.
+    # The message of tfds lists a thousand names.
     raise ValueError(
       f"tfds has no data set {name!r}, and none is prepared under that name in "
-      f"{data_dir or tfds.core.constants.DATA_DIR}."
+      f"{data_dir or tfds.core.constants.DATA_DIR}; expected a name such as "
+      "'mnist'."
     ) from None
   except (
     NotImplementedError,
@@ -134,21 +136,21 @@ def tfds_source(
     ImportError,
     KeyError,
   ) as error:
-    # tfds's ways to say that there are no files, or none in this format: they
-    # differ with data_dir, the version, and whether a builder needs TensorFlow.
-    place = f", data_dir={str(data_dir)!r}" if data_dir else ""
+    # tfds raises these errors if files are missing or in another format. The
+    # kind depends on data_dir, on the version and on the builder.
+    folder = f", data_dir={str(data_dir)!r}" if data_dir else ""
     raise FileNotFoundError(
       f"{name} is not prepared in the array_record format. Prepare it once, "
-      "where tensorflow is installed and the network can be reached:\n"
+      "on a machine with tensorflow and network access:\n"
       'python -c "import tensorflow_datasets as tfds; '
-      f"tfds.builder({name!r}{place}, file_format='array_record')"
+      f"tfds.builder({name!r}{folder}, file_format='array_record')"
       '.download_and_prepare()"'
     ) from error
   return _TfdsSource(records)
 
 
 class _TfdsSource:
-  """The image and the label of tfds records."""
+  """A source of the images and labels of tfds records."""
 
   def __init__(self, records: Any):
     tfds = require("tensorflow_datasets")
@@ -168,7 +170,7 @@ class _TfdsSource:
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """All labels, read without decoding one image."""
+    """All labels, read without decoding images."""
     skip = {"image": require("tensorflow_datasets").decode.SkipDecoding()}
     records = dataclasses.replace(self._records, decoders=skip)
     return np.array([record["label"] for record in records], np.int32)

@@ -1,20 +1,20 @@
-"""Imports what the bare package does not install, or says how to get it."""
+"""Imports of packages that kdjax installs only with an extra."""
 
 import importlib
 from typing import Any
 
 
 def require(module: str) -> Any:
-  """Imports a module of the `experiments` extra when it is first needed.
+  """Imports a module of the `experiments` extra.
 
   Args:
-    module: its full name.
+    module: the full name of the module.
 
   Returns:
     The module.
 
   Raises:
-    ImportError: if it, or something it imports, is not installed.
+    ImportError: if the module, or a module that it imports, is not installed.
   """
   try:
     return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""What a data set is here, and how to take a part of one."""
+"""Sources of examples, and subsets of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from kdjax.ops import get_entry
 
 @runtime_checkable
 class Source(Protocol):
-  """A data set: it has a length and gives one example an index.
+  """A data set with a length and one example for each index.
 
-  An example is `{"image": [height, width, channels], "label": int}`. Images
-  are uint8 in 0..255, or floating point in a scale of the author's choosing.
-  Anything with these two methods is a source: the data sets of `load`,
-  `ArraySource`, a user's own class.
+  An example is `{"image": [height, width, channels], "label": int}`. Images are
+  uint8 in 0..255, or floating point in any scale. Every object with these two
+  methods is a source: the data sets of `load`, an `ArraySource`, an instance of
+  a class of your own.
 
   Attributes:
-    labels: optional, int [n]: spares the helpers below reading every image
-      just to see its label.
+    labels: optional, int [n]. With it, functions that need only labels do not
+      read images.
 
   References:
     `Grain's RandomAccessDataSource
@@ -35,7 +35,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-  """A source that holds its examples in memory.
+  """A source of arrays in memory.
 
   Attributes:
     images: [n, height, width, channels].
@@ -75,7 +75,7 @@ class ArraySource:
 
 
 class _Subset:
-  """The examples of another source at the given indices, read when asked."""
+  """The examples of another source at given indices, read on demand."""
 
   def __init__(self, source: Source, indices: np.ndarray):
     self._source = source
@@ -96,15 +96,15 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
   """Reads a whole source into memory.
 
   Args:
-    source: any source whose images share one shape.
+    source: a source with images of one shape.
 
   Returns:
     `{"image": [n, height, width, channels], "label": int32 [n]}`; images
     keep their dtype.
 
   Raises:
-    TypeError: if it is no source.
-    ValueError: if it is empty or the images differ in shape.
+    TypeError: if the source is not a source.
+    ValueError: if the source is empty or its images differ in shape.
 
   Examples:
     >>> from kdjax.data import load
@@ -121,7 +121,7 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
 
 
 def stack_examples(examples: Sequence[Any]) -> dict[str, np.ndarray]:
-  """Makes a batch of single examples, or says which two do not fit."""
+  """Stacks examples to a batch, or raises an error for different shapes."""
   if not examples:
     raise ValueError("source is empty; expected at least one example.")
   what = "an example of the source"
@@ -132,25 +132,25 @@ def stack_examples(examples: Sequence[Any]) -> dict[str, np.ndarray]:
     if image.shape != images[0].shape:
       raise ValueError(
         f"images of this source differ in shape, {images[0].shape} and "
-        f"{image.shape}; a batch needs one shape, so resize them in the source."
+        f"{image.shape}; expected one shape. Resize the images in the source."
       )
   labels = [get_entry(what, example, "label") for example in examples]
   return {"image": np.stack(images), "label": np.asarray(labels, np.int32)}
 
 
 def subset(source: Source, indices: np.ndarray | Sequence[int]) -> Source:
-  """The examples of a source at the given indices, in that order.
+  """Selects the examples of a source at given indices, in that order.
 
   Args:
-    source: any source; nothing is read yet.
-    indices: int [m], each in 0..len(source) - 1; of a mask its
-      `np.flatnonzero`.
+    source: any source. Examples are read on demand.
+    indices: int [m], each in 0..len(source) - 1. For a mask, pass
+      `np.flatnonzero(mask)`.
 
   Returns:
     A source of m examples.
 
   Raises:
-    TypeError: if the indices are no integers, as those of a mask are not.
+    TypeError: if the indices are not integers; a mask is not accepted.
     ValueError: if an index is out of range.
 
   Examples:
@@ -174,17 +174,17 @@ def subset(source: Source, indices: np.ndarray | Sequence[int]) -> Source:
 def split(
   source: Source, fraction: float, *, seed: int = 0
 ) -> tuple[Source, Source]:
-  """Splits a source in two at random, every class in the same proportion.
+  """Splits a source into two at random, stratified by class.
 
   Args:
     source: any labeled source.
-    fraction: the part of each class, rounded, that goes to the second source.
-    seed: the same seed gives the same split, on any machine and any version
-      of NumPy.
+    fraction: the fraction of each class, rounded, in the second source.
+    seed: the seed of the split. A seed gives the same split on every machine
+      and with every version of NumPy.
 
   Returns:
-    The two sources, for example for training and for validation; together
-    they hold every example once.
+    The two sources, for example for training and for validation. Every example
+    is in one of them.
 
   Raises:
     ValueError: if fraction is outside [0, 1].
@@ -212,11 +212,13 @@ def few_per_class(source: Source, count: int, *, seed: int = 0) -> Source:
 
   Args:
     source: any labeled source.
-    count: how many of each class; a smaller class is kept whole.
-    seed: the same seed gives the same examples, and a larger count a superset.
+    count: the number of examples of each class. All examples of a smaller class
+      are kept.
+    seed: the seed of the choice. With the same seed, a larger count gives a
+      superset.
 
   Returns:
-    A source of at most count times the number of classes examples.
+    A source of at most `count` examples for each class.
 
   Raises:
     ValueError: if count is not positive.
@@ -227,8 +229,8 @@ def few_per_class(source: Source, count: int, *, seed: int = 0) -> Source:
     50
 
   References:
-    Sohn et al., `FixMatch <https://arxiv.org/abs/2001.07685>`_, 2020, whose
-    label sets are drawn this way.
+    Sohn et al., `FixMatch <https://arxiv.org/abs/2001.07685>`_, 2020, for the
+    sets of labeled examples.
   """
   if count < 1:
     raise ValueError(f"count is {count}; expected a number above 0.")
@@ -237,17 +239,17 @@ def few_per_class(source: Source, count: int, *, seed: int = 0) -> Source:
 
 
 def without_classes(source: Source, classes: Sequence[int]) -> Source:
-  """Leaves out every example of the given classes; labels stay what they were.
+  """Removes all examples of given classes; the other labels do not change.
 
   Args:
     source: any labeled source.
-    classes: the labels that a student never sees.
+    classes: the labels of the examples to remove.
 
   Returns:
     A source of the other examples.
 
   Raises:
-    TypeError: if the classes are no integers.
+    TypeError: if the classes are not integers.
 
   Examples:
     >>> from kdjax.data import load
@@ -266,13 +268,13 @@ def without_classes(source: Source, classes: Sequence[int]) -> Source:
 
 
 def held_out(labels: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
-  """Marks a random part of each class, bool [n]."""
+  """Returns True for a random fraction of each class, bool [n]."""
   counts = np.bincount(labels)
   return _rank_in_class(labels, seed) < np.rint(fraction * counts)[labels]
 
 
 def _labels(source: Source) -> np.ndarray:
-  """All labels of a source, int [n], by the cheapest way it offers."""
+  """Returns all labels of a source, int [n], without images if possible."""
   check_source(source)
   labels = getattr(source, "labels", None)
   if labels is None:
@@ -281,7 +283,7 @@ def _labels(source: Source) -> np.ndarray:
 
 
 def check_source(source: Any) -> None:
-  """Raises TypeError for what has a length and entries, but no examples."""
+  """Raises TypeError unless a value has a length and examples by index."""
   fields = getattr(getattr(source, "dtype", None), "names", None)
   array = hasattr(source, "dtype") and not fields
   sized = hasattr(source, "__len__") and hasattr(source, "__getitem__")
@@ -293,7 +295,7 @@ def check_source(source: Any) -> None:
 
 
 def as_integers(name: str, values: Any, kinds: str = "iu") -> np.ndarray:
-  """Returns int64 `[n]`; a mask or a share would become some integers too."""
+  """Returns int64 `[n]`; raises TypeError for booleans and floats."""
   array = np.asarray(values)
   if array.ndim != 1 or (array.size and array.dtype.kind not in kinds):
     raise TypeError(
@@ -304,9 +306,9 @@ def as_integers(name: str, values: Any, kinds: str = "iu") -> np.ndarray:
 
 
 def _rank_in_class(labels: np.ndarray, seed: int) -> np.ndarray:
-  """The place of each example in a random order of its own class."""
-  # RandomState, not default_rng: NumPy promises that only the former's stream
-  # never changes, and a test split must not.
+  """Returns the rank of each example in a random order of its class."""
+  # A split must not change with the version of NumPy: RandomState guarantees
+  # that, default_rng does not.
   order = np.random.RandomState(seed).permutation(len(labels))
   order = order[np.argsort(labels[order], kind="stable")]
   first = np.searchsorted(labels[order], labels[order])

@@ -1,4 +1,4 @@
-"""A teacher's outputs as data, for exactly the views that a student sees."""
+"""Reading of a teacher cache: stored outputs of a teacher."""
 
 import functools
 import os
@@ -22,26 +22,26 @@ from kdjax.ops import get_entry
 
 
 class TeacherCache:
-  """Cache of a teacher's logits, which refuses to serve the wrong example.
+  """Teacher cache: the stored outputs of a teacher for augmented examples.
 
-  Every record carries its example's index, the augmentation seed, a
-  fingerprint of the image (or of what else the teacher saw) and one of the
-  cache's header, and all are compared with what is asked for.
+  Every record contains the index of its example, the augmentation seed, a
+  fingerprint of the teacher's input and a fingerprint of the header. All are
+  compared with the request, so that no output of another example is returned.
 
   Attributes:
     header: the `TeacherCacheHeader`.
 
   Args:
     path: the folder that `write_teacher_cache` wrote.
-    augment: the augmentation that the student's images get, by
-      `augment_examples`; None if none.
+    augment: the augmentation of the student's images by `augment_examples`;
+      None without augmentation.
     dataset: the expected name of the data set.
     teacher: the expected `fingerprint`.
     num_classes: the expected number of classes.
 
   Raises:
-    FileNotFoundError: if there is no cache.
-    ValueError: if it is of another augmentation, data set or teacher.
+    FileNotFoundError: if the folder contains no cache.
+    ValueError: if the cache has another augmentation, data set or teacher.
     ImportError: if array_record is not installed.
 
   References:
@@ -77,19 +77,19 @@ class TeacherCache:
     self._open = functools.cache(self._open_seed)
 
   def attach(self, batch: dict[str, Any], *, seed: int) -> dict[str, Any]:
-    """Adds what the teacher says of a batch, if it is of these very images.
+    """Adds the teacher's outputs to a batch, after a check of its images.
 
     Args:
       batch: with `"index"` and `"image"`, the images before augmentation, or
-        what else the cache was written for.
-      seed: of the augmentation.
+        with the entry that the cache was written for.
+      seed: the augmentation seed.
 
     Returns:
       The batch with `"teacher"`, as `lookup` returns it; for a
       `kdjax.training.CachedTeacher`.
 
     Raises:
-      ValueError: as `lookup`, and if an image is not that of its index.
+      ValueError: as `lookup`, and if an image differs from that of its index.
     """
     name = self.header.inputs
     index, images = (
@@ -112,21 +112,21 @@ class TeacherCache:
     return batch | {"teacher": unpack(self.header, records)}
 
   def lookup(self, index: Any, seed: int) -> dict[str, np.ndarray]:
-    """What the teacher says of some examples; `attach` checks images too.
+    """Returns the teacher's outputs by index; `attach` also checks images.
 
     Args:
-      index: int `[b]`, places in the data set.
-      seed: of the augmentation.
+      index: int `[b]`, positions in the data set.
+      seed: the augmentation seed.
 
     Returns:
-      `{"logits": [b, ..., classes]}` in the dtype of the cache, or `{"ids":
-      int32 [b, ..., k], "values": [b, ..., k], "rest": float32 [b, ...]}`: the
-      k likeliest classes, their logits and the log-sum-exp of all other logits;
-      or the arrays that `keep` returned.
+      `{"logits": [b, ..., classes]}` in the dtype of the cache. With `top_k`,
+      `{"ids": int32 [b, ..., k], "values": [b, ..., k], "rest": float32
+      [b, ...]}`: the k most probable classes, their logits and the log-sum-exp
+      of all other logits. With `keep`, the arrays that it returned.
 
     Raises:
-      ValueError: if an index is out of range or no integer, a shard is damaged,
-        or a record is not what its place says.
+      ValueError: if an index is out of range or not an integer, a shard is
+        damaged, or a record belongs to another example.
       FileNotFoundError: if not all examples of the seed are written.
     """
     return unpack(self.header, self._read(np.asarray(index), seed))
@@ -148,7 +148,7 @@ class TeacherCache:
       )
     try:
       raw = self._open(int(seed)).__getitems__(index.tolist())
-    except RuntimeError as error:  # array_record's, at times without a word
+    except RuntimeError as error:  # of array_record, with or without a message
       raise ValueError(
         f"{self._path}: a shard of augmentation seed {seed} is damaged; delete "
         f"it and call write_teacher_cache(..., seed={seed})."
@@ -170,17 +170,17 @@ class TeacherCache:
     return records
 
   def _check(
-    self, name: str, came: np.ndarray, wanted: Any, index: Any, seed: int
+    self, name: str, found: np.ndarray, wanted: Any, index: Any, seed: int
   ) -> None:
-    wanted = np.broadcast_to(np.asarray(wanted, np.uint64), came.shape)
-    wrong = np.flatnonzero(came != wanted)
+    wanted = np.broadcast_to(np.asarray(wanted, np.uint64), found.shape)
+    wrong = np.flatnonzero(found != wanted)
     if wrong.size:
       i = wrong[0]
       show = int if name in ("index", "seed") else hex
       raise ValueError(
         f"{self._path}: the record of example {index[i]}, seed {seed}, has "
-        f"{name} {show(int(came[i]))}; expected {show(int(wanted[i]))} "
-        f"({wrong.size} of {came.size} differ)."
+        f"{name} {show(int(found[i]))}; expected {show(int(wanted[i]))} "
+        f"({wrong.size} of {found.size} differ)."
       )
 
   def _open_seed(self, seed: int) -> Any:
@@ -190,7 +190,7 @@ class TeacherCache:
       raise FileNotFoundError(
         f"{self._path} has {found} of {len(shards)} shards of augmentation "
         f"seed {seed}; expected all. Call write_teacher_cache(..., "
-        f"seed={seed}): it goes on where it stopped."
+        f"seed={seed}), which writes the missing shards."
       )
     module = require("array_record.python.array_record_data_source")
     return module.ArrayRecordDataSource([str(shard) for shard in shards])

@@ -1,4 +1,4 @@
-"""A record of a teacher cache: what it holds, and what it was computed for."""
+"""The header and the records of a teacher cache."""
 
 import dataclasses
 import hashlib
@@ -20,36 +20,33 @@ Augment = Callable[[Any, Any], Any]
 
 @dataclasses.dataclass(frozen=True)
 class TeacherCacheHeader:
-  """Header of a cache: all that must agree before one record is served.
+  """Header of a teacher cache: the settings that a reader must share.
 
   Attributes:
     dataset: the name of the data set and split.
     teacher: the `fingerprint` of the teacher's variables.
-    num_examples: of the data set.
-    num_classes: of the teacher; None if what it returns is no array.
-    k: how many of the likeliest classes are kept; None keeps all.
-    dtype: in which the logits are kept.
-    shard_size: records in a file.
-    image: shape and dtype of an image, such as `"(32, 32, 3) uint8"`, or of
-      what else the teacher sees of an example.
+    num_examples: the number of examples of the data set.
+    num_classes: the number of classes of the teacher; None if the teacher does
+      not return an array.
+    top_k: the number of stored classes, the most probable ones; None for all.
+    dtype: the dtype of the stored logits.
+    shard_size: the number of records in a file.
+    image: the shape and dtype of the teacher's input, such as
+      `"(32, 32, 3) uint8"`.
     answer: a few logits for the first image, augmented with seed 0, and a few
-      numbers of what `keep` makes of them: another function of the same
-      variables, or another first image, shows in them.
-    augmentation: a few pixels of fixed images, augmented with fixed seeds:
-      another augmentation shows in them. Empty without one.
-    inputs: the name of what the teacher sees in an example.
+      numbers that `keep` computes from them. They tell functions of the same
+      variables, and data sets, apart.
+    augmentation: a few pixels of fixed images, augmented with fixed seeds. They
+      tell augmentations apart. Empty without augmentation.
+    inputs: the name of the teacher's input in an example.
     kept: the arrays of a record, such as `{"ids": "(512, 50) int32"}`.
-
-  References:
-    The `DatasetInfo of TensorFlow Datasets
-    <https://www.tensorflow.org/datasets/api_docs/python/tfds/core/DatasetInfo>`_.
   """
 
   dataset: str
   teacher: str
   num_examples: int
   num_classes: int | None
-  k: int | None
+  top_k: int | None
   dtype: str
   shard_size: int
   image: str
@@ -59,7 +56,7 @@ class TeacherCacheHeader:
   kept: dict[str, str]
 
   def differences(self, expected: dict[str, Any]) -> list[str]:
-    """What differs from the expected values, in words."""
+    """Returns a text for each difference from the expected values."""
     wrong = {
       k: v for k, v in expected.items() if not _agrees(k, getattr(self, k), v)
     }
@@ -75,37 +72,33 @@ class TeacherCacheHeader:
     ]
 
   def record(self) -> np.dtype:
-    """The bytes of one record; they hold what it was computed for."""
+    """Returns the dtype of one record, with its index, seed and digests."""
     names = ("cache", "index", "seed", "inputs")
     kept = []
     for name, text in self.kept.items():
       shape, dtype = parse(text)
-      # NumPy knows no bfloat16, so such numbers are kept by their bits.
+      # NumPy has no bfloat16: store the bits as unsigned integers.
       kind = f"u{dtype.itemsize}" if dtype.kind == "V" else dtype
       kept.append((name, np.dtype(kind).newbyteorder("<"), shape))
     return np.dtype([*((name, "<u8") for name in names), ("kept", kept)])
 
   def digest(self) -> int:
-    """A number that every record of this cache carries."""
+    """Returns the fingerprint of the header, which every record contains."""
     return _digest(json.dumps(dataclasses.asdict(self)).encode())
 
 
 def fingerprint(variables: Any) -> str:
-  """Fingerprint of a network: a hash of all its arrays and their names.
+  """Fingerprint of a network: a hash of its arrays and their names.
 
   Args:
     variables: a pytree of arrays, such as a teacher's variables.
 
   Returns:
-    16 hexadecimal digits; the same on any machine.
+    16 hexadecimal digits, equal on all machines.
 
   Examples:
     >>> fingerprint({"kernel": jnp.zeros(2)})
     '79dab4eec8fef457'
-
-  References:
-    `hashlib.blake2b
-    <https://docs.python.org/3/library/hashlib.html#blake2>`_.
   """
   state = hashlib.blake2b(digest_size=8)
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
@@ -115,7 +108,7 @@ def fingerprint(variables: Any) -> str:
   return state.hexdigest()
 
 
-# Numbers of other devices and versions may differ in their last digits.
+# Results of other devices and versions may differ in their last digits.
 _TOLERANCES = {"answer": 2e-2, "augmentation": 1e-3}
 
 
@@ -129,12 +122,12 @@ def _agrees(name: str, value: Any, wanted: Any) -> bool:
 
 
 def describe(array: Any) -> str:
-  """Shape and dtype of an array, in words."""
+  """Returns a text of the shape and dtype of an array."""
   return f"{array.shape} {array.dtype}"
 
 
 def parse(text: str) -> tuple[tuple[int, ...], np.dtype]:
-  """The shape and dtype that `describe` puts in words."""
+  """Returns the shape and dtype from the text of `describe`."""
   shape, dtype = text.rsplit(" ", 1)
   return tuple(json.loads(f"[{shape.strip('(),')}]")), jnp.dtype(dtype)
 
@@ -144,32 +137,32 @@ def _digest(data: bytes) -> int:
 
 
 def digests(images: np.ndarray) -> np.ndarray:
-  """The fingerprint of each image, uint64."""
+  """Returns the fingerprint of each image, uint64."""
   return np.array([_digest(image.tobytes()) for image in images], np.uint64)
 
 
 def probe(
   augment: Augment | None, shape: tuple[int, ...], dtype: Any
 ) -> tuple[float, ...]:
-  """A few pixels that tell one augmentation from another."""
+  """Returns a few augmented pixels that tell augmentations apart."""
   if augment is None:
     return ()
   ramp = np.arange(math.prod(shape)).reshape(shape) * 7 % 251
-  # Many: a slightly likelier flip shows in few of them.
+  # A slightly different probability of a flip changes few of many images.
   images = jnp.asarray(np.broadcast_to(ramp, (64, *shape)).astype(dtype))
   views = jax.jit(augment_examples, static_argnums=0)(
     augment, images, jnp.arange(64), 0
   )
   pixels = np.asarray(views, np.float32).reshape(64, -1)
-  # Scattered: those of one column would not show what another one gets.
-  places = np.random.RandomState(0).randint(0, pixels.shape[1], 4)
-  return tuple(pixels[:, places].ravel().tolist())
+  # Scattered pixels: an augmentation may change only some of the columns.
+  positions = np.random.RandomState(0).randint(0, pixels.shape[1], 4)
+  return tuple(pixels[:, positions].ravel().tolist())
 
 
 def pack(
   header: TeacherCacheHeader, kept: dict[str, Any], size: int
 ) -> np.ndarray:
-  """Records of what is kept of the first examples of a batch."""
+  """Returns the records of the first examples of a batch."""
   records = np.zeros(size, header.record())
   for name in kept:
     array = np.asarray(kept[name])[:size]
@@ -178,7 +171,7 @@ def pack(
     ):
       raise ValueError(
         f"the teacher's {name} reach from {array.min()} to {array.max()}; "
-        f"expected numbers that {array.dtype} holds."
+        f"expected numbers that {array.dtype} holds. Pass another dtype."
       )
     field = records["kept"][name]
     field[...] = array.view(field.dtype)
@@ -188,7 +181,7 @@ def pack(
 def unpack(
   header: TeacherCacheHeader, records: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """What records hold, by name."""
+  """Returns the stored arrays of records by their names."""
   return {
     name: records["kept"][name].copy().view(parse(text)[1])
     for name, text in header.kept.items()
@@ -198,7 +191,7 @@ def unpack(
 def shard_paths(
   path: pathlib.Path, header: TeacherCacheHeader, seed: int
 ) -> list[pathlib.Path]:
-  """The files of one augmentation seed, whether they are there or not."""
+  """Returns the paths of the files of one augmentation seed."""
   count = math.ceil(header.num_examples / header.shard_size)
   return [
     path / f"seed{seed}-{i:05}-of-{count:05}.array_record" for i in range(count)
@@ -206,7 +199,7 @@ def shard_paths(
 
 
 def read_header(path: pathlib.Path) -> TeacherCacheHeader:
-  """The header of a cache's folder."""
+  """Returns the header of a cache's folder."""
   fields = json.loads((path / "header.json").read_text())
   names = {field.name for field in dataclasses.fields(TeacherCacheHeader)}
   if fields.keys() != names:
@@ -222,7 +215,7 @@ def read_header(path: pathlib.Path) -> TeacherCacheHeader:
 def check_header(
   path: pathlib.Path, expected: dict[str, Any]
 ) -> TeacherCacheHeader:
-  """The header of a cache's folder, which must agree with the one expected."""
+  """Returns the header of a cache's folder, or raises if values differ."""
   header = read_header(path)
   if differences := header.differences(expected):
     raise ValueError(f"{path} is another cache: {'; '.join(differences)}.")

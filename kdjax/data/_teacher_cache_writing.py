@@ -1,4 +1,4 @@
-"""Asks a teacher about every example, and writes what it says."""
+"""Writing of a teacher cache: runs a teacher and stores its outputs."""
 
 import dataclasses
 import functools
@@ -43,60 +43,62 @@ def write_teacher_cache(
   inputs: str = "image",
   seed: int = 0,
   augment: Augment | None = None,
-  k: int | None = None,
+  top_k: int | None = None,
   dtype: str = "float32",
   keep: Keep | None = None,
   batch_size: int = 256,
   shard_size: int = 4096,
   progress: Callable[[int, int], None] | None = None,
 ) -> TeacherCache:
-  """Writes what a teacher says of every example, for one augmentation seed.
+  """Teacher cache: stores a teacher's outputs for one augmentation seed.
 
-  A folder holds any number of seeds of one teacher, data set and augmentation:
-  call this for each. A shard appears whole or not at all, and what is there is
-  not computed again: a killed write loses its current shard.
+  A folder contains any number of seeds of one teacher, data set and
+  augmentation; call this function for each seed. A shard is written whole or
+  not at all, and existing shards are not computed again: an interrupted write
+  loses only its current shard.
 
-  Of a language model's sequences, `inputs="tokens"` and `k` keep the likeliest
-  classes of each token. They are picked where the teacher runs, so that only
-  they leave the device; `kdjax.fused.known_log_probs` makes of them what
-  `kdjax.fused.sparse_divergence` takes.
+  For sequences of a language model, `inputs="tokens"` and `top_k` store the
+  most probable classes of each token. They are selected on the teacher's
+  device, so only they are transferred. `kdjax.fused.known_log_probs` converts
+  them for `kdjax.fused.sparse_divergence`.
 
   Args:
-    path: the folder, made if missing.
-    source: the examples. Each is known by its index and by a fingerprint of
-      its image, before augmentation.
-    teacher: `(variables, images) -> logits`, compiled here: `[b, classes]`,
-      or with more axes between the two, such as the tokens of a sequence.
-    variables: of the teacher.
+    path: the folder; it is created if it does not exist.
+    source: the examples. A record identifies its example by the index and by a
+      fingerprint of the image before augmentation.
+    teacher: `(variables, images) -> logits`, which is compiled here. Logits are
+      `[b, classes]`, or have further axes in between, such as tokens.
+    variables: the variables of the teacher.
     dataset: the name of the data set and split.
-    inputs: the name of what the teacher sees in an example, an array of one
+    inputs: the name of the teacher's input in an example, an array of one
       shape, such as `"tokens"`.
-    seed: of the augmentation, and of what `keep` draws; a student's epoch has
-      one.
+    seed: the seed of the augmentation and of `keep`; each epoch of a student
+      has its own seed.
     augment: `(key, images) -> images`, applied by `augment_examples`.
-    k: how many of the likeliest classes are kept, with the log-sum-exp of all
-      others; None keeps all.
-    dtype: of the logits kept: `"float32"` is exact.
-    keep: `(key, outputs) -> arrays` in place of `k` and `dtype`: what is kept,
-      as it is, of one example, a dict or a named tuple. The outputs are the
-      teacher's, which may be any tree then; the key is the example's and the
-      seed's own. `functools.partial(kdjax.fused.sample_teacher,
-      num_samples=50)` is one.
-    batch_size: examples in one call of the teacher, whose logits are on the
-      device for all of them: 4 GB for 64 sequences of 512 tokens and 32,000
+    top_k: the number of classes to store, the most probable ones, with the
+      log-sum-exp of all others; None stores all classes.
+    dtype: the dtype of the stored logits; `"float32"` is exact.
+    keep: `(key, outputs) -> arrays`, instead of `top_k` and `dtype`: computes
+      the arrays to store for one example, a dict or a named tuple. The teacher
+      may then return any pytree. The key depends on the example and the seed.
+      An example is `functools.partial(kdjax.fused.sample_teacher,
+      num_samples=50)`.
+    batch_size: the number of examples in one call of the teacher. All their
+      logits are on the device: 4 GB for 64 sequences of 512 tokens and 32,000
       classes.
-    shard_size: records in a file.
-    progress: called with the numbers of records written and to be written:
-      first where the write starts or resumes, then after each shard.
+    shard_size: the number of records in a file.
+    progress: called with the numbers of written and of all records, at the
+      start and after each shard.
 
   Returns:
-    The cache, open.
+    The opened cache.
 
   Raises:
     ValueError: if the folder has a cache of another teacher, of another
-      function of the same variables, data set or augmentation; if logits are
-      NaN or above what the dtype holds; if examples differ in shape; if `keep`
-      is given with `k` or `dtype`, or returns no arrays.
+      function of the same variables, of another data set or of another
+      augmentation; if logits are NaN or exceed the dtype; if examples differ in
+      shape; if `keep` is given with `top_k` or `dtype`, or does not return
+      arrays.
     ImportError: if array_record is not installed.
 
   Examples:
@@ -114,37 +116,36 @@ def write_teacher_cache(
 
   References:
     Shen and Xing, `A fast knowledge distillation framework for visual
-    recognition <https://arxiv.org/abs/2112.01528>`_, 2021; resumption as in
-    `tfds <https://www.tensorflow.org/datasets/api_docs/python/tfds>`_.
+    recognition <https://arxiv.org/abs/2112.01528>`_, 2021.
   """
   check_choice("dtype", dtype, DTYPES)
   for name, number in (("batch_size", batch_size), ("shard_size", shard_size)):
     check_integer(name, number, 1)
   check_integer("seed", seed, 0)
-  if keep is not None and (k, dtype) != (None, "float32"):
+  if keep is not None and (top_k, dtype) != (None, "float32"):
     raise ValueError(
-      f"k is {k} and dtype {dtype!r}; expected None and 'float32' with keep, "
-      "which says what is kept."
+      f"top_k is {top_k} and dtype {dtype!r}; expected None and 'float32' with "
+      "keep, which computes the stored arrays."
     )
   writer = require("array_record.python.array_record_module").ArrayRecordWriter
 
-  ask = functools.partial(_ask, teacher, augment)
-  answer = jax.jit(functools.partial(_answer, ask, keep, k, dtype))
+  run = functools.partial(_run_teacher, teacher, augment)
+  answer = jax.jit(functools.partial(_stored_arrays, run, keep, top_k, dtype))
   if not len(source):
     raise ValueError("source is empty; expected at least one example.")
   first = _example(source, 0, inputs)
-  # What the variables do not tell: what the teacher makes of one image. In a
-  # whole batch, so that the teacher is compiled once.
+  # The outputs for one image identify the function of the variables. The image
+  # fills a whole batch, so that the teacher is compiled once.
   images = np.broadcast_to(first, (batch_size, *first.shape))
   args = (variables, images, np.zeros(batch_size, np.int32), 0)
-  outputs = jax.eval_shape(ask, *args)
+  outputs = jax.eval_shape(run, *args)
   kept, seen = answer(*args)
   header = TeacherCacheHeader(
     dataset=dataset,
     teacher=fingerprint(variables),
     num_examples=len(source),
     num_classes=outputs.shape[-1] if getattr(outputs, "ndim", 0) > 1 else None,
-    k=k,
+    top_k=top_k,
     dtype=dtype,
     shard_size=shard_size,
     image=describe(first),
@@ -194,7 +195,7 @@ def write_teacher_cache(
   return TeacherCache(path, augment=augment)
 
 
-def _ask(
+def _run_teacher(
   teacher: Callable[[Any, Any], Any],
   augment: Augment | None,
   variables: Any,
@@ -202,66 +203,67 @@ def _ask(
   index: Any,
   seed: Any,
 ) -> Any:
-  """What a teacher says of images, as the student will see them."""
+  """Returns the teacher's outputs for augmented images."""
   if augment is not None:
     images = augment_examples(augment, images, index, seed)
   return teacher(variables, images)
 
 
-def _answer(
-  ask: Callable[..., Any],
+def _stored_arrays(
+  run: Callable[..., Any],
   keep: Keep | None,
-  k: int | None,
+  top_k: int | None,
   dtype: str,
   variables: Any,
   images: Any,
   index: Any,
   seed: Any,
 ) -> tuple[dict[str, Any], Any]:
-  """What is kept of a batch, and a few numbers that tell teachers apart."""
-  outputs = ask(variables, images, index, seed)
+  """Returns the stored arrays and a few numbers that tell teachers apart."""
+  outputs = run(variables, images, index, seed)
   if keep is not None:
     kept = _keep_each(keep, outputs, index, seed)
-    return kept, _glance((outputs, kept))
+    return kept, _sample_numbers((outputs, kept))
   if not hasattr(outputs, "astype"):
     raise TypeError(
-      f"teacher returns {type(outputs).__name__}; expected an array of logits, "
-      "or keep, which says what is kept of it."
+      f"teacher returns {type(outputs).__name__}; expected an array of logits. "
+      "For other outputs, pass keep."
     )
   outputs = outputs.astype(jnp.float32)
-  return _likeliest(outputs, k, dtype), _glance(outputs)
+  return _top_classes(outputs, top_k, dtype), _sample_numbers(outputs)
 
 
 def _example(source: Source, i: int, name: str) -> np.ndarray:
-  """What the teacher sees of one example."""
+  """Returns the teacher's input in one example."""
   return np.asarray(get_entry(f"example {i} of the source", source[i], name))
 
 
 def _stack(
   source: Source, batch: np.ndarray, header: TeacherCacheHeader
 ) -> np.ndarray:
-  """What the teacher sees of some examples, all of one shape."""
+  """Returns the teacher's inputs for some examples, all of one shape."""
   images = [_example(source, int(i), header.inputs) for i in batch]
   for i, image in zip(batch, images, strict=True):
     if describe(image) != header.image:
       raise ValueError(
         f"example {i} of the source has {header.inputs} {describe(image)}; "
-        f"expected {header.image}, as in the first."
+        f"expected {header.image}, as in the first example."
       )
   return np.stack(images)
 
 
-def _likeliest(logits: Any, k: int | None, dtype: str) -> dict[str, Any]:
-  """All logits, or the k largest and the log-sum-exp of the others."""
-  if k is None:
+def _top_classes(logits: Any, top_k: int | None, dtype: str) -> dict[str, Any]:
+  """Returns all logits, or the largest and the log-sum-exp of the others."""
+  if top_k is None:
     return {"logits": logits.astype(dtype)}
   num_classes = logits.shape[-1]
-  if not 1 <= k < num_classes:
+  if not 1 <= top_k < num_classes:
     raise ValueError(
-      f"k is {k}; expected 1 to {num_classes - 1}, or None for all classes."
+      f"top_k is {top_k}; expected 1 to {num_classes - 1}, or None for all "
+      "classes."
     )
-  values, ids = jax.lax.top_k(logits, k)
-  # Summed themselves: all less the likeliest would be nothing but rounding.
+  values, ids = jax.lax.top_k(logits, top_k)
+  # Sum the others themselves: the difference of two large sums loses digits.
   others = jnp.put_along_axis(logits, ids, -jnp.inf, -1, inplace=False)
   rest = jax.nn.logsumexp(others, axis=-1)
   return {"values": values.astype(dtype), "ids": ids, "rest": rest}
@@ -270,8 +272,8 @@ def _likeliest(logits: Any, k: int | None, dtype: str) -> dict[str, Any]:
 def _keep_each(
   keep: Keep, outputs: Any, index: Any, seed: Any
 ) -> dict[str, Any]:
-  """What is kept of each example, with a key of its own."""
-  # The last number is no example's: that key is the augmentation's.
+  """Returns the arrays that `keep` computes for each example."""
+  # No example has this index, so augmentations do not use this key.
   key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(index))
   kept = jax.vmap(keep)(keys, outputs)
@@ -285,8 +287,8 @@ def _keep_each(
   return kept
 
 
-def _glance(tree: Any) -> Any:
-  """A few numbers of a batch's first example."""
+def _sample_numbers(tree: Any) -> Any:
+  """Returns a few numbers of the first example of a batch."""
   leaves = [jnp.zeros((1, 0)), *jax.tree.leaves(tree)]
   return jnp.concatenate(
     [

@@ -34,6 +34,8 @@ class Outputs(NamedTuple):
       classifier, for methods that apply it to other embeddings, or None.
     heads: the outputs of each head by its name, for a network with several
       heads, or None.
+    params: the parameters of the network, for methods that compare them, or
+      None.
 
   Examples:
     >>> import jax.numpy as jnp

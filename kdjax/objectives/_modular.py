@@ -24,7 +24,7 @@ from kdjax.objectives._objective import batch_mean
 from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import widen
 from kdjax.ops import get_entry
-from kdjax.ops import same_everywhere
+from kdjax.ops import replicate_over_devices
 
 
 def modular(
@@ -151,7 +151,7 @@ def modular(
     _, moved = split(module)
     if axis_name is not None:
       # Batch statistics are the same on all devices: this tells JAX so.
-      moved = same_everywhere(moved, axis_name)
+      moved = replicate_over_devices(moved, axis_name)
     return value, state | {"module": moved}, loss_metric(value, part, axes)
 
   def predicted(params: Any, state: Any, outputs: Roles) -> Array:

@@ -446,7 +446,7 @@ def _number(name: str, value: Any) -> Array:
 
 
 def widen(x: Any) -> Any:
-  """Half precision quantises a loss, and a loss from elsewhere may not care."""
+  """Half precision quantizes a loss, and a loss from elsewhere may not care."""
   # The loss itself refuses an argument that is no array.
   if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -7,16 +7,16 @@ jaxtyping.
 from kdjax.ops._checked import checked
 from kdjax.ops._classes import class_one_hot
 from kdjax.ops._classes import class_sums
-from kdjax.ops._collectives import UNTOLD
+from kdjax.ops._collectives import UNKNOWN_AXIS
 from kdjax.ops._collectives import AxisName
 from kdjax.ops._collectives import gather_batch
 from kdjax.ops._collectives import gathered_positions
 from kdjax.ops._collectives import local_rows
 from kdjax.ops._collectives import masked_mean
 from kdjax.ops._collectives import mean_over_devices
-from kdjax.ops._collectives import same_everywhere
+from kdjax.ops._collectives import replicate_over_devices
+from kdjax.ops._collectives import resolve_axis_name
 from kdjax.ops._collectives import sum_over_devices
-from kdjax.ops._collectives import told_axis
 from kdjax.ops._collectives import vary_like
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
@@ -92,7 +92,7 @@ from kdjax.ops._validation import get_entry
 from kdjax.ops._validation import validate
 
 __all__ = (
-  "UNTOLD",
+  "UNKNOWN_AXIS",
   "AxisName",
   "DivergenceTerms",
   "RowStatistics",
@@ -151,13 +151,14 @@ __all__ = (
   "pairwise_squared_distances",
   "pool_to_smaller",
   "positive_definite_inverse",
+  "replicate_over_devices",
+  "resolve_axis_name",
   "reversal_ramp",
   "reverse_gradient",
   "row_temperature",
   "safe_abs",
   "safe_norm",
   "safe_sqrt",
-  "same_everywhere",
   "sinkhorn_potentials",
   "skew_divergence",
   "skew_terms",
@@ -166,7 +167,6 @@ __all__ = (
   "standardize_domains",
   "sum_over_devices",
   "svd",
-  "told_axis",
   "total_variation",
   "total_variation_terms",
   "transport_costs",

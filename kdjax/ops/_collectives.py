@@ -125,11 +125,16 @@ def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
-def same_everywhere(tree: Tree, axis_name: str | None) -> Tree:
-  """Returns what every device has alike, or means of what differs.
+def replicate_over_devices(tree: Tree, axis_name: str | None) -> Tree:
+  """Returns arrays with equal values on all devices.
 
-  Means of floating-point numbers, such as batch statistics, and the largest of
-  others, such as counts, whose mean is no integer.
+  Args:
+    tree: arrays of any shape.
+    axis_name: the mapped axis, or None on one device.
+
+  Returns:
+    The same tree: the mean over devices of floating-point arrays, such as batch
+    statistics, and the maximum of other arrays, such as counts.
   """
   if axis_name is None:
     return tree
@@ -148,16 +153,27 @@ def same_everywhere(tree: Tree, axis_name: str | None) -> Tree:
   return jax.tree.map(leaf, tree)
 
 
-# The default of a function that is told its axis where it is made or called.
-UNTOLD = ...
+# The default of an `axis_name` that a function may also get where it is made.
+UNKNOWN_AXIS = ...
 AxisName = str | None | types.EllipsisType
 
 
-def told_axis(name: str, axis_name: AxisName) -> str | None:
-  """Returns the mapped axis, or raises ValueError if there is one untold.
+def resolve_axis_name(name: str, axis_name: AxisName) -> str | None:
+  """Returns the mapped axis, or raises if a mapped axis was not named.
 
-  A function that does not know that it sees one device's part of a batch would
-  compute other numbers than on the whole batch, without a word.
+  Without the name of the axis, a function on one device's part of a batch would
+  compute other values than on the whole batch, without an error.
+
+  Args:
+    name: the name of the function, for the error message.
+    axis_name: the mapped axis; None for one device; `UNKNOWN_AXIS` if the
+      caller did not set it.
+
+  Returns:
+    The mapped axis, or None on one device.
+
+  Raises:
+    ValueError: if `axis_name` is unknown inside of a mapped function.
   """
   if not isinstance(axis_name, types.EllipsisType):
     return axis_name

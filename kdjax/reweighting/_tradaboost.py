@@ -77,10 +77,9 @@ def tradaboost_init(num_source: int, num_target: int) -> TrAdaBoostState:
   """
   check_integer("num_source", num_source, 0)
   check_integer("num_target", num_target, 0)
-  weights = jnp.full(
-    num_source + num_target, 1 / max(num_source + num_target, 1)
-  )
-  half = jnp.full((), 0.5)
+  size = num_source + num_target
+  weights = jnp.full(size, 1 / max(size, 1), float)
+  half = jnp.full((), 0.5, float)
   return TrAdaBoostState(
     weights[:num_source], weights[num_source:], half, 0 * half
   )

@@ -1,7 +1,7 @@
-"""Model selection: which model, which teacher, and did adaptation help.
+"""Model selection: validators, transferability, tests for negative transfer.
 
-Validators without target labels, transferability of pretrained models, the
-selection rules of domain generalization, and tests for negative transfer. A
+Validators without target labels, transferability scores of pretrained models,
+the selection rules of domain generalization, and tests for negative transfer. A
 higher score means a better model.
 """
 

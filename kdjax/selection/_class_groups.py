@@ -1,4 +1,4 @@
-"""Examples grouped by class, and centered features."""
+"""Class memberships of examples, and centered features."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -20,13 +20,13 @@ def grouped(
   Float[Array, " whole"],
   Float[Array, "whole classes"],
 ]:
-  """Returns all rows, their mask, and who belongs to which class."""
+  """Returns the rows of all devices, their mask and one-hot classes."""
   rows, mask = gathered_rows(features, where, axis_name)
   labels = gather_batch(labels, axis_name)
   return rows, mask, class_one_hot(function, labels, num_classes, mask)
 
 
 def centered(rows: Array, mask: Array, count: Array) -> Array:
-  """Returns the rows less their mean, 0 where masked."""
+  """Returns the rows minus their mean, 0 where masked."""
   mean = jnp.sum(rows, 0) / count
   return mask[:, None] * (rows - mean[None])

@@ -1,4 +1,4 @@
-"""DomainBed's rules for choosing a model, and what each of them looks at."""
+"""Model selection rules of DomainBed."""
 
 from typing import NamedTuple
 
@@ -10,16 +10,12 @@ from kdjax.ops import validate
 
 
 class Selection(NamedTuple):
-  """The chosen model: a run (its hyper-parameters) and a checkpoint of it.
+  """The chosen model: a run (a choice of hyper-parameters) and its checkpoint.
 
   Attributes:
-    run: its index.
-    step: the index of its checkpoint.
-    score: what it was chosen by; -inf if nothing could be chosen.
-
-  References:
-    Gulrajani and Lopez-Paz, `In search of lost domain generalization
-    <https://arxiv.org/abs/2007.01434>`_, 2021.
+    run: the index of the run.
+    step: the index of the checkpoint.
+    score: the value that the rule maximizes; -inf if no checkpoint exists.
   """
 
   run: Int[Array, ""]
@@ -31,23 +27,23 @@ class Selection(NamedTuple):
 def training_domain_selection(
   accuracies: Float[Array, "runs steps domains"],
 ) -> Selection:
-  r"""Training-domain validation: the best mean over the domains seen.
+  r"""Training-domain validation: largest mean accuracy on training domains.
 
   .. math:: \operatorname*{argmax}_{r, s} \operatorname*{mean}_d a_{rsd}
 
   Args:
-    accuracies: `[runs, steps, domains]`, of the training domains' held-out
-      parts; the target domain is not among them. NaN marks a checkpoint that
-      does not exist.
+    accuracies: `[runs, steps, domains]`, on held-out parts of the training
+      domains, without the target domain. NaN marks a checkpoint that does not
+      exist.
 
   Returns:
-    The choice; the first of equals.
+    The selection; of equal scores, the first.
 
   Raises:
-    ValueError: if `accuracies` has not three axes.
+    ValueError: if `accuracies` does not have three axes.
 
-  Its report is the target accuracy at that run and step. Each domain counts
-  the same, whatever its size.
+  Report the target accuracy of the selected run and step. All domains have
+  equal weight, for any size.
 
   Examples:
     >>> accuracies = jnp.array([[[0.5, 0.7], [0.5, 1.0]], [[0.9, 0.1]] * 2])
@@ -67,26 +63,27 @@ def training_domain_selection(
 def leave_one_domain_out_selection(
   accuracies: Float[Array, "runs steps domains"],
 ) -> Selection:
-  r"""Leave-one-domain-out cross-validation: the best on domains held out.
+  r"""Leave-one-domain-out cross-validation: accuracy on held-out domains.
 
   .. math:: \operatorname*{argmax}_{r, s} \operatorname*{mean}_d a^{(-d)}_{rsd}
 
   Args:
-    accuracies: `[runs, steps, domains]`: on training domain d, of a network
-      trained without d (and without the target) with the run's
-      hyper-parameters, at that step. NaN marks what was not trained; a
-      checkpoint counts only if no domain is missing.
+    accuracies: `[runs, steps, domains]`, on training domain d, of a network
+      trained without d and without the target, with the hyper-parameters of the
+      run. NaN marks missing values; the rule ignores checkpoints with a missing
+      domain.
 
   Returns:
-    The choice; the first of equals. Its report is the target accuracy, at that
-    step, of the network trained on all training domains with the run's
-    hyper-parameters.
+    The selection; of equal scores, the first. Report the target accuracy of a
+    network trained on all training domains with the hyper-parameters of the
+    selected run, at the selected step.
 
   Raises:
-    ValueError: if `accuracies` has not three axes.
+    ValueError: if `accuracies` does not have three axes.
 
-  It costs as many trainings as there are training domains, and assumes that
-  these are as far apart as the target is from them.
+  The rule needs one training for each training domain. It assumes that the
+  distances between training domains are similar to their distances from the
+  target.
 
   Examples:
     >>> accuracies = jnp.array([[[0.5, 1.0]], [[0.9, jnp.nan]]])
@@ -104,23 +101,24 @@ def leave_one_domain_out_selection(
 
 @validate
 def oracle_selection(accuracies: Float[Array, "runs steps"]) -> Selection:
-  r"""Oracle selection: the best last checkpoint on the target itself.
+  r"""Oracle selection: largest target accuracy of the last checkpoint.
 
   .. math:: \operatorname*{argmax}_r a_{r S}
 
   Args:
-    accuracies: `[runs, steps]`, of a held-out part of the **target** domain.
-      NaN marks a checkpoint that does not exist; a run's last one that does is
-      looked at.
+    accuracies: `[runs, steps]`, on a held-out part of the **target** domain.
+      NaN marks a checkpoint that does not exist; the rule uses the last
+      existing checkpoint of each run.
 
   Returns:
-    The choice; the first of equals.
+    The selection; of equal scores, the first.
 
   Raises:
-    ValueError: if `accuracies` has not two axes.
+    ValueError: if `accuracies` does not have two axes.
 
-  Only the last checkpoint: early stopping on the target would leak more of it.
-  Results by this rule are an upper bound, no estimate; say so beside them.
+  The rule uses the last checkpoint only, because early stopping would use more
+  information about the target. Report such results as an upper bound, not as an
+  estimate.
 
   Examples:
     >>> choice = oracle_selection(jnp.array([[0.9, 0.5], [0.6, 0.7]]))
@@ -139,7 +137,7 @@ def oracle_selection(accuracies: Float[Array, "runs steps"]) -> Selection:
 
 
 def _best(scores: Float[Array, "runs steps"]) -> Selection:
-  """Returns the best that exists."""
+  """Returns the selection with the largest score that is not NaN."""
   scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
   index = jnp.argmax(scores)
   run, step = jnp.unravel_index(index, scores.shape)

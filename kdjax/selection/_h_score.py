@@ -1,4 +1,4 @@
-"""H-score, and its regularized form."""
+"""H-score and regularized H-score."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def h_score(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""H-score, a transferability score: variance between classes over all.
+  r"""H-score: variance between classes relative to the total variance.
 
   .. math::
     H = \operatorname{tr}\bigl(\operatorname{cov}(f)^{+}
@@ -31,19 +31,19 @@ def h_score(
     H_a = (1 - a) \operatorname{tr}\bigl(\operatorname{cov}_a(f)^{-1}
       \operatorname{cov}(\mathbb E[f \mid y])\bigr)
 
-  with the shrunk covariance cov_a = (1 - a) cov + a tr(cov) / dims I, whose
-  share a is Ledoit and Wolf's. Higher is better; the plain score lies between
-  0 and the number of classes less 1, which it attains as soon as there are
-  more dims than examples: then the shrunk one is the one to ask. That one is 0
-  where a is 1, for features that look like noise of equal variances.
+  a transferability score. The shrunk covariance is cov_a = (1 - a) cov + a
+  tr(cov) / dims I with the share a of Ledoit and Wolf. Higher is better. The
+  plain score H is between 0 and the number of classes minus 1, and reaches that
+  maximum if there are more dims than examples: then use the regularized score
+  H_a. H_a is 0 for a = 1, that is for features like noise of equal variances.
 
   Args:
-    features: `[batch, dims]` of target examples.
+    features: `[batch, dims]`, of target examples.
     labels: `[batch]`.
     covariance: "empirical", or "ledoit-wolf" for the regularized H-score.
-    num_classes: how many classes there are, which saves work under jit.
-      Otherwise the largest label tells, or, for traced labels, there is room
-      for as many classes as examples; the score is the same.
+    num_classes: the number of classes, which saves work under jit. None: the
+      largest label plus 1; for traced labels, the number of examples. The score
+      does not depend on it.
     where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
@@ -56,11 +56,12 @@ def h_score(
     ValueError: if the batches differ or the covariance is unknown.
     TypeError: if dtypes are wrong.
 
-  Computed from singular vectors of the features: no covariance is formed or
-  inverted. Directions that rounding alone has filled are left out; TLlib's
-  pseudo-inverse keeps them (cutoff 1e-15) and is then unstable. As in TLlib,
-  the shrunk covariance is over n, that of the class means over n - 1. First
-  derivatives are exact at a fixed share a, second derivatives are not.
+  The score is computed from singular vectors of the features; no covariance is
+  formed or inverted. Directions with singular values below the rounding error
+  are left out. TLlib's pseudo-inverse keeps them (cutoff 1e-15) and is unstable
+  there. As in TLlib, the shrunk covariance is over n and that of the class
+  means over n - 1. First derivatives are exact for a fixed share a; second
+  derivatives are not.
 
   Examples:
     >>> features = jnp.array([[0.0], [1.0], [4.0], [5.0]])
@@ -82,7 +83,7 @@ def h_score(
   count = jnp.maximum(jnp.sum(mask), 1.0)
   rows = centered(rows, mask, count)
   fixed = jax.lax.stop_gradient(rows)
-  # The score has no scale; squares and fourth powers have.
+  # The score does not depend on the scale; squares and fourth powers do.
   size = nonzero_divisor(jnp.sqrt(jnp.sum(jnp.square(fixed)) / count))
   rows, fixed = rows / size, fixed / size
   left, values, right = jnp.linalg.svd(fixed, full_matrices=False)
@@ -96,7 +97,7 @@ def h_score(
     share, floor = _ledoit_wolf(fixed, spectrum, count)
     scale = count
   share, floor = (x.astype(rows.dtype) for x in (share, floor))
-  # 1 / eigenvalues of the covariance, and the score in its eigenvectors.
+  # The score in the eigenvectors of the covariance.
   eigenvalues = (1 - share) * spectrum / scale + floor
   inverse = jnp.where(kept, 1 / nonzero_divisor(eigenvalues), 0.0)
   factor = (1 - share) / degrees
@@ -126,15 +127,15 @@ def _ledoit_wolf(
   spectrum: Float[Array, " rank"],
   count: Float[Array, ""],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Returns Ledoit and Wolf's share, and share times mean eigenvalue.
+  """Returns Ledoit and Wolf's share a, and a times the mean eigenvalue.
 
-  All means are over dims: of the covariance's squared distance from the
-  identity's multiple (delta), and of its variance (beta).
+  delta is the squared distance between the covariance and a multiple of the
+  identity, beta the variance of the covariance.
   """
   dims = rows.shape[1]
   eigenvalues = spectrum / count
   mean = jnp.sum(eigenvalues) / dims
-  # Eigenvalues that are 0 have no entry if there are fewer rows than dims.
+  # With fewer rows than dims the spectrum has no entries for eigenvalues of 0.
   rest = dims - eigenvalues.size
   delta = jnp.sum(jnp.square(eigenvalues - mean)) + rest * jnp.square(mean)
   fourth = jnp.sum(jnp.square(jnp.sum(jnp.square(rows), 1))) / count

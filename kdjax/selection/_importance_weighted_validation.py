@@ -1,4 +1,4 @@
-"""Importance-weighted validation, and with less variance: DEV."""
+"""Importance-weighted validation (IWV) and deep embedded validation (DEV)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -21,21 +21,21 @@ def importance_weighted_score(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Importance-weighted validation (IWV): the target's risk, from the source.
+  r"""Importance-weighted validation (IWV): target risk from source losses.
 
   .. math:: s = -\frac1n \sum_i w_i \ell_i, \qquad w = p_T(x) / p_S(x)
 
-  unbiased under covariate shift. With weights of 1 it is the plain validation
-  on the source, which is often as good as any.
+  The estimate is unbiased under covariate shift. With weights of 1 it is plain
+  validation on the source, which is often as good as other validators.
 
   Args:
     source_losses: `[batch]`, of held-out source examples: 0-1 errors or
       cross-entropies.
-    weights: `[batch]`, w >= 0, from `ulsif_weights`,
-      `kliep_weights`, `kmm_weights` or
-      `discriminator_weights`.
-    normalize: whether to divide by the sum of the weights instead of n
-      (skada): biased, less noisy, and equal for weights of mean 1.
+    weights: `[batch]`, w >= 0, from `ulsif_weights`, `kliep_weights`,
+      `kmm_weights` or `discriminator_weights`.
+    normalize: whether to divide by the sum of the weights instead of n (skada).
+      The result is biased and has less variance; for weights of mean 1 it is
+      the same.
     where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
@@ -79,30 +79,30 @@ def dev_score(
     s = -\bigl(\overline{w\ell} + \eta (\bar w - 1)\bigr), \qquad
     \eta = -\frac{\operatorname{cov}(w\ell, w)}{\operatorname{var}(w)}
 
-  The mean of the weights is known to be 1; what it misses tells what the risk
-  misses.
+  The expectation of the weights is 1. Their deviation from 1 in the sample
+  corrects the correlated error of the risk.
 
   Args:
     source_losses: `[batch]`, of held-out source examples.
-    weights: `[batch]`, w = p_T / p_S of the same examples, from a classifier
-      of domains on the model's FEATURES that has not seen them:
-      (p(target | f) / p(source | f)) (n_source / n_target). Not divided by
-      their mean, which would take the correction away: see `normalize` of
-      `discriminator_weights` and `ulsif_weights`.
-    max_weight: weights above it count as it. May be traced. As published,
-      none: one weight that explodes then decides the score.
+    weights: `[batch]`, w = p_T / p_S of the same examples:
+      (p(target | f) / p(source | f)) (n_source / n_target), from a domain
+      classifier on the FEATURES f of the model, trained on other examples. Do
+      not scale them to mean 1, which would remove the correction: see
+      `normalize` of `discriminator_weights` and `ulsif_weights`.
+    max_weight: the upper bound to which weights are clipped. May be traced. The
+      published code does not clip; a single very large weight then determines
+      the score.
     where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar, minus the estimated risk: higher is better. Even with losses >= 0
-    the risk may come out negative. 0 if all examples are masked.
+    A scalar, minus the estimated risk: higher is better. The estimated
+    risk may be negative, even for losses >= 0. 0 if all examples are masked.
 
   Raises:
     ValueError: if the lengths differ or a static `max_weight` is not above 0.
 
-  Where the weights do not vary eta is 0 (skada), not 0 / 0 (the authors,
-  pytorch-adapt).
+  For equal weights eta is 0 (skada), not 0 / 0 (the authors, pytorch-adapt).
 
   Examples:
     >>> losses, weights = jnp.array([1.0, 0.0]), jnp.array([0.5, 1.0])
@@ -132,7 +132,7 @@ def dev_score(
     ),
     axis_name,
   )
-  # Differences that rounding alone explains are none.
+  # Variances below the rounding error are 0.
   noise = 4 * jnp.finfo(weights.dtype).eps
   varies = variance > noise * noise * scale
   eta = -jnp.where(varies, covariance / jnp.where(varies, variance, 1.0), 0.0)
@@ -145,7 +145,7 @@ def _weighted(
   weights: Float[Array, " batch"],
   where: Bool[Array, " batch"] | None,
 ) -> tuple[Array, Array, Array]:
-  """Returns weight times loss, weights and mask; no weight silences inf."""
+  """Returns weight times loss, weights and mask; weight 0 times inf is 0."""
   losses, mask = masked_rows(losses, where)
   weights, _ = masked_rows(weights, where)
   dtype = jnp.promote_types(losses.dtype, weights.dtype)

@@ -28,16 +28,16 @@ def leep(
       \log \sum_z \hat p(y_i \mid z)\, \theta(x_i)_z, \qquad
     \hat p(y, z) = \frac1n \sum_{i: y_i = y} \theta(x_i)_z
 
-  the likelihood of a classifier that sees nothing but the source model's
-  answers. Higher is better; 0 is perfect.
+  It is the mean log-likelihood of a classifier whose only input is the source
+  model's prediction. Higher is better; the maximum is 0.
 
   Args:
     source_probabilities: `[batch, source_classes]`, theta: the softmax of the
-      source model's head on target examples. Logits are not probabilities.
+      source model's head on target examples, not logits.
     target_labels: `[batch]`.
-    num_classes: how many target classes there are, which saves work under jit.
-      Otherwise the largest label tells, or, for traced labels, there is room
-      for as many classes as examples; the score is the same.
+    num_classes: the number of target classes, which saves work under jit. None:
+      the largest label plus 1; for traced labels, the number of examples. The
+      score does not depend on it.
     where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
@@ -49,8 +49,8 @@ def leep(
     ValueError: if the batches differ.
     TypeError: if dtypes are wrong.
 
-  A source class without mass contributes nothing; TLlib's code makes the whole
-  score NaN.
+  A source class of probability 0 on all examples does not change the score; in
+  TLlib it makes the score NaN.
 
   Examples:
     >>> answers = jnp.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]])
@@ -65,7 +65,7 @@ def leep(
   labels = gather_batch(target_labels, axis_name)
   members = class_one_hot("leep", labels, num_classes, mask)
   joint = jnp.matmul(members.T, rows, precision="highest")
-  # Mass of a source class in all; given it, that of the target classes.
+  # The probability of each target class, given a source class.
   conditional = joint / nonzero_divisor(jnp.sum(joint, 0))[None]
   own = jnp.matmul(members, conditional, precision="highest")
   likelihood = jnp.sum(own * rows, 1)

@@ -1,4 +1,4 @@
-"""LogME: the evidence of labels under a linear model of the features."""
+"""Logarithm of maximum evidence (LogME)."""
 
 import math
 from typing import NamedTuple
@@ -41,41 +41,42 @@ def logme(
     w \sim \mathcal N(0, \alpha^{-1} I), \quad
     y_c \mid w \sim \mathcal N(F w, \beta^{-1} I)
 
-  for the indicators y_c of the classes, or for the targets of a regression.
-  Both variances are integrated over or maximized, so that nothing is fitted
-  and nothing overfits. Higher is better.
+  for the indicators y_c of the classes, or for the targets of a regression. The
+  weights w are integrated out and alpha and beta are maximized, so the score
+  does not overfit. Higher is better.
 
   Args:
-    features: `[batch, dims]` of target examples.
+    features: `[batch, dims]`, of target examples.
     labels: integers `[batch]`, or floats `[batch]` or `[batch, targets]`.
-    num_classes: how many classes there are, which saves work under jit.
-      Otherwise the largest label tells, or, for traced labels, there is room
-      for as many classes as examples; the score is the same.
-    num_iterations: after how many fixed-point steps alpha and beta stand;
-      static.
-    tolerance: they also stand once alpha / beta moves by no more than this
-      share of it. May be traced.
+    num_classes: the number of classes, which saves work under jit. None: the
+      largest label plus 1; for traced labels, the number of examples. The score
+      does not depend on it.
+    num_iterations: the largest number of fixed-point steps for alpha and beta;
+      a static integer.
+    tolerance: the iteration stops if the relative change of alpha / beta is not
+      larger. May be traced.
     where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
 
   Returns:
     A scalar, of any sign; 0 with gradient 0 if all examples are masked. Classes
-    without examples do not take part; in TLlib they make the score NaN.
+    without examples are left out; in TLlib they make the score NaN.
 
   Raises:
     ValueError: if the batches differ, there is no step or a static tolerance is
       below 0.
     TypeError: if dtypes are wrong.
 
-  The defaults stop the fixed-point iteration, from alpha / beta = 1, where the
-  authors' code does. With at least twice as many examples as dims that is the
-  maximum to three or four digits. Without, or for features far from unit
-  scale, it may be short of it by a fifth: `num_iterations=1000, tolerance=1e-6`
-  finds it, and then the score does not depend on the features' scale. Singular
-  values of F, not eigenvalues of F'F as in TLlib, keep the digits. What is
-  solved for gets no gradient; at the maximum, where the evidence is stationary
-  in it, first derivatives by the features are exact all the same.
+  With the defaults the fixed-point iteration starts at alpha / beta = 1 and
+  stops at the same step as the authors' code. With at least twice as many
+  examples as dims the result is the maximum to three or four digits. With fewer
+  examples, or for features far from unit
+  scale, the result may be 20 % below the maximum: `num_iterations=1000,
+  tolerance=1e-6` finds the maximum, which does not depend on the scale of the
+  features. Singular values of F are more exact than the eigenvalues of F'F in
+  TLlib. The solution gets no gradient. At the maximum, where the evidence is
+  stationary, first derivatives by the features are exact.
 
   Examples:
     >>> features = jnp.array([[0.0], [1.0], [2.0], [5.0]])
@@ -111,7 +112,7 @@ def logme(
   def mean(x: Array) -> Array:
     return jnp.sum(jnp.where(present, x, 0.0)) / (classes * count)
 
-  # d log det and d residual, at weights and precisions that stand still.
+  # Derivatives of log det and residual, at fixed weights and precisions.
   images = jnp.matmul(rows, basis.right, precision="highest")
   curvature = jnp.where(
     present[None],
@@ -127,7 +128,7 @@ def logme(
 
 
 class _Basis(NamedTuple):
-  """A singular value decomposition of the features."""
+  """Singular value decomposition of the features."""
 
   left: Float[Array, "batch rank"]
   right: Float[Array, "dims rank"]
@@ -143,13 +144,13 @@ def _basis(rows: Float[Array, "batch dims"]) -> _Basis:
 
 
 class _Problem(NamedTuple):
-  """What the evidence of all classes depends on."""
+  """Statistics that determine the evidence of all classes."""
 
   spectrum: Float[Array, " rank"]  # squared singular values
   kept: Bool[Array, " rank"]
   values: Float[Array, " rank"]
   inside: Float[Array, "rank classes"]  # targets along singular vectors
-  outside: Float[Array, " classes"]  # energy that no features reach
+  outside: Float[Array, " classes"]  # energy orthogonal to the features
   energy: Float[Array, " classes"]
   count: Float[Array, ""]
 
@@ -157,7 +158,7 @@ class _Problem(NamedTuple):
 def _problem(basis: _Basis, targets: Array, count: Array) -> _Problem:
   inside = jnp.matmul(basis.left.T, targets, precision="highest")
   inside = jnp.where(basis.kept[:, None], inside, 0.0)
-  # Not by subtraction of energies, which would cancel.
+  # The residual itself: a difference of energies would cancel.
   rest = targets - jnp.matmul(basis.left, inside, precision="highest")
   return _Problem(
     jnp.square(basis.values),
@@ -171,18 +172,18 @@ def _problem(basis: _Basis, targets: Array, count: Array) -> _Problem:
 
 
 class _Fit(NamedTuple):
-  """Where the fixed-point iteration of each class is."""
+  """State of the fixed-point iteration of each class."""
 
-  before: Float[Array, " classes"]  # log alpha / beta that gave the weights
-  after: Float[Array, " classes"]  # log alpha / beta that they gave
+  before: Float[Array, " classes"]  # log alpha / beta of the weights
+  after: Float[Array, " classes"]  # log alpha / beta after the step
   log_beta: Float[Array, " classes"]
   moving: Bool[Array, " classes"]
 
 
 def _solve(problem: _Problem, num_iterations: int, tolerance: Array) -> _Fit:
-  """Runs the fixed-point iteration."""
+  """Runs the fixed-point iteration for all classes."""
   span = 60.0 if jnp.finfo(problem.spectrum.dtype).bits > 32 else 30.0
-  # Beyond, nothing changes: all directions are free, or none.
+  # Outside these bounds the evidence is constant up to rounding.
   middle = jnp.log(nonzero_divisor(jnp.max(problem.spectrum, initial=0.0)))
   low, high = middle - span, middle + span
   rank = jnp.sum(problem.kept, dtype=middle.dtype)
@@ -218,10 +219,10 @@ def _solve(problem: _Problem, num_iterations: int, tolerance: Array) -> _Fit:
 def _terms(
   problem: _Problem, log_ratio: Float[Array, " classes"]
 ) -> tuple[Array, Array, Array, Array]:
-  """Returns what a ratio of alpha and beta means.
+  """Returns the terms of the fixed-point step for given ratios alpha / beta.
 
-  The parts of each direction that are free and fixed, `[rank, classes]`, and
-  of each class the squared residual and the squared norm of the weights.
+  Shares of prior and data in each direction, `[rank, classes]`, and, for each
+  class, the squared residual and the squared norm of the weights.
   """
   spectrum, kept = problem.spectrum[:, None], problem.kept[:, None]
   ratio = jnp.exp(log_ratio)[None]
@@ -240,7 +241,7 @@ def _evidence(
   Float[Array, " classes"],
   Float[Array, " classes"],
 ]:
-  """Returns log evidence, mean weights (rotated), beta and alpha / beta."""
+  """Returns log evidence, rotated mean weights, beta and alpha / beta."""
   spectrum, kept = problem.spectrum[:, None], problem.kept[:, None]
   _, _, residual, size = _terms(problem, fit.before)
   ratio, beta = jnp.exp(fit.after), jnp.exp(fit.log_beta)

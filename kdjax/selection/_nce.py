@@ -23,27 +23,27 @@ def nce(
   .. math::
     -H(Y \mid Z) = \sum_{y, z} \hat p(y, z) \log \frac{\hat p(y, z)}{\hat p(z)}
 
-  How well the source labels Z of target examples tell the target labels Y.
-  Higher is better; 0 is perfect.
+  It measures how well the source labels Z of target examples determine the
+  target labels Y. Higher is better; the maximum is 0.
 
   Args:
     source_labels: `[batch]`, the source model's predictions on target
-      examples, or their true source labels where they have some.
+      examples, or their true source labels if they are known.
     target_labels: `[batch]`.
     where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
 
   Returns:
-    A scalar in float32, in float64 where JAX's default float is that. At most
-    0; 0 if all examples are masked.
+    A scalar, at most 0, in JAX's default float dtype; 0 if all examples are
+    masked.
 
   Raises:
     ValueError: if the batches differ.
     TypeError: if the labels are not integers.
 
-  Examples are sorted and counted, so that no number of classes is needed and
-  labels may be any integers, under jit too.
+  The function sorts and counts the examples. It needs no number of classes, and
+  labels may be any integers, also under jit.
 
   Examples:
     >>> source, target = jnp.array([5, 5, 7]), jnp.array([0, 1, 2])
@@ -58,7 +58,7 @@ def nce(
   source, target, counted = (
     gather_batch(x, axis_name) for x in (source_labels, target_labels, counted)
   )
-  # Sorted by what counts, then source, then target: groups are consecutive.
+  # Sorted by mask, source label and target label: groups are consecutive.
   order = jnp.lexsort((target, source, ~counted))
   source, target, counted = source[order], target[order], counted[order]
   new_source = jnp.concatenate([jnp.ones(1, bool), source[1:] != source[:-1]])
@@ -73,7 +73,7 @@ def nce(
 def _group_sizes(
   new: Bool[Array, " batch"], counted: Bool[Array, " batch"]
 ) -> Float[Array, " batch"]:
-  """Returns the size of each example's group, given where groups begin."""
+  """Returns the group size of each example; `new` marks starts of groups."""
   group = jnp.cumsum(new) - 1
   ones = counted.astype(jnp.result_type(float))
   sizes = jax.ops.segment_sum(ones, group, new.size)[group]

@@ -1,4 +1,4 @@
-"""Did adaptation help? Paired comparisons with the source-only model."""
+"""Negative transfer: paired comparisons with the source-only model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import validate
 
-# One score a run; several methods' are rows, or named.
+# Scores of the runs of one method, or of several methods in rows.
 _Scores = ArrayLike | Sequence[float] | Sequence[Sequence[float]]
 
 
@@ -25,14 +25,10 @@ class TransferGain(NamedTuple):
   Attributes:
     mean: `[*methods]`, the mean of adapted minus source-only.
     low: `[*methods]`, the lower end of the interval.
-    high: `[*methods]`, the upper end.
-    p_value: `[*methods]`, two-sided, that the mean gain is 0.
+    high: `[*methods]`, the upper end of the interval.
+    p_value: `[*methods]`, two-sided, of the hypothesis that the mean gain is 0.
     gap_closed: `[*methods]`, the mean gain as a share of target-only minus
       source-only; None without `target_only`.
-
-  References:
-    Student, `The probable error of a mean
-    <https://doi.org/10.1093/biomet/6.1.1>`_, 1908.
   """
 
   mean: Float[Array, " *methods"]
@@ -43,18 +39,14 @@ class TransferGain(NamedTuple):
 
 
 class NegativeTransferTest(NamedTuple):
-  """The verdict on each method.
+  """Verdict on each method.
 
   Attributes:
     gain: the `TransferGain` of each method.
-    p_value: `[*methods]`, adjusted for the number of methods by Holm.
-    verdict: "helped", "hurt" or "unclear": a string for one method, a dict by
-      name for a dict of methods, a list for a list or an array.
-    summary: the same in sentences, one a line.
-
-  References:
-    Holm, `A simple sequentially rejective multiple test procedure
-    <https://www.jstor.org/stable/4615733>`_, 1979.
+    p_value: `[*methods]`, adjusted for the number of methods by Holm's method.
+    verdict: "helped", "hurt" or "unclear": a string for one method, a dict for
+      a dict of methods, a list for a list or an array.
+    summary: the verdicts as sentences, one a line.
   """
 
   gain: TransferGain
@@ -77,22 +69,24 @@ def transfer_gain(
     \bar d \pm t_{n-1,\,(1 + c)/2}\; \frac{s_d}{\sqrt n}, \qquad
     d_i = a_i - b_i
 
-  Runs are paired: the same seed, data and split with and without adaptation,
-  so that what seeds have in common cancels.
+  Runs are paired: run i of both models has the same seed, data and split, so
+  common effects of the seed cancel.
 
   Args:
     adapted: `[*methods, runs]`, scores on the target, higher is better
       (negate errors).
-    source_only: `[runs]`, of the model without adaptation, same seeds.
-    target_only: `[runs]`, of the model trained on target labels, if known.
+    source_only: `[runs]`, scores of the model without adaptation, with the same
+      seeds.
+    target_only: `[runs]`, scores of the model trained on target labels, if
+      known.
     confidence: c in [0, 1]. May be traced.
 
   Returns:
-    A `TransferGain`. One run has an infinite interval. Runs that all
-    gain the same have an interval of length 0.
+    A `TransferGain`. The interval of one run is infinite. The interval of runs
+    with equal gains has length 0.
 
   Raises:
-    ValueError: if the numbers of runs differ, or there is none.
+    ValueError: if the numbers of runs differ, or there is no run.
     TypeError: if the scores are not floating-point.
 
   Examples:
@@ -113,8 +107,8 @@ def transfer_gain(
   runs = adapted.shape[-1]
   if not runs:
     raise ValueError(
-      f"transfer_gain: adapted has shape {adapted.shape}; expected one run or "
-      "more."
+      f"transfer_gain: adapted has shape {adapted.shape}; expected at least "
+      "one run."
     )
   dtype = compute_dtype(adapted)
   adapted, source_only = adapted.astype(dtype), source_only.astype(dtype)
@@ -132,7 +126,7 @@ def transfer_gain(
     return TransferGain(mean, low, high, jnp.ones_like(mean), closed)
   centered = differences - mean[..., None]
   error = jnp.sqrt(jnp.sum(jnp.square(centered), -1) / (runs * (runs - 1)))
-  # Equal gains differ by the rounding of the scores.
+  # Rounding of the scores makes equal gains differ.
   scale = jnp.max(jnp.abs(adapted), -1) + jnp.max(jnp.abs(source_only))
   error = jnp.where(error > jnp.finfo(dtype).eps * scale, error, 0.0)
   degrees = jnp.asarray(runs - 1, dtype)
@@ -154,36 +148,39 @@ def negative_transfer_test(
   *,
   significance: float = 0.05,
 ) -> NegativeTransferTest:
-  r"""Negative transfer test: helped, hurt or unclear, in words.
+  r"""Negative transfer test: helped, hurt or unclear.
 
-  A paired t test of each method against the source-only model. With several
-  methods the p-values are Holm's,
+  A paired t test of each method against the source-only model. For several
+  methods the p-values are adjusted by Holm's method,
 
   .. math::
     \tilde p_{(k)} = \max_{j \le k} \min\bigl(1, (m - j + 1)\, p_{(j)}\bigr),
 
-  so that the chance of one wrong word among all of them stays below
-  `significance`. The intervals of `gain` are each method's own, at confidence
-  1 - significance: one may leave 0 out and its method still be "unclear".
+  so the probability of a wrong verdict among all methods is below
+  `significance`. The intervals of `gain` are not adjusted: they have confidence
+  1 - significance for each method, and the interval of an "unclear" method may
+  exclude 0.
 
   Args:
     adapted: scores on the target, higher is better (negate errors): `[runs]`
-      for one method, `[methods, runs]`, or a dict from a method's name to
-      `[runs]`.
-    source_only: `[runs]`, of the model without adaptation, same seeds.
-    target_only: `[runs]`, of the model trained on target labels, if known.
-    significance: the level of the test, in (0, 1); a number.
+      for one method, `[methods, runs]`, or a dict from names to `[runs]`.
+    source_only: `[runs]`, scores of the model without adaptation, with the same
+      seeds.
+    target_only: `[runs]`, scores of the model trained on target labels, if
+      known.
+    significance: the level of the test, a number in (0, 1).
 
   Returns:
-    A `NegativeTransferTest`. Not for use under `jax.jit`: it holds
-    words.
+    A `NegativeTransferTest`. It holds strings, so call the function outside of
+    `jax.jit`.
 
   Raises:
     ValueError: if the numbers of runs differ, there is no method, or the level
       is out of range.
 
-  "Unclear" does not say that nothing happened: the interval says how large a
-  loss these runs cannot exclude. Three runs seldom say more.
+  "unclear" does not mean that the gain is 0. The interval shows the largest
+  loss that the runs do not exclude. Three runs are seldom enough for another
+  verdict.
 
   Examples:
     >>> source = [0.60, 0.61, 0.59, 0.62, 0.60]
@@ -209,7 +206,7 @@ def negative_transfer_test(
   names = list(adapted) if isinstance(adapted, Mapping) else None
   if isinstance(adapted, Mapping):
     if not adapted:
-      raise ValueError("adapted is empty; expected one method or more.")
+      raise ValueError("adapted is empty; expected one or more methods.")
     for name in adapted:
       if np.shape(adapted[name]) != np.shape(source_only):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Scores of unlabeled predictions: entropy, information and BNM."""
+"""Validators from unlabeled predictions: entropy, information, BNM."""
 
 from jaxtyping import Array, Bool, Float
 
@@ -9,21 +9,20 @@ from kdjax.ops import masked_mean
 from kdjax.ops import masked_rows
 from kdjax.ops import validate
 
-# What `choose a model with no target label` may go by. All are higher for the
-# better model; the name of each is that of its function.
+# Validators that need no target labels. A higher score means a better model.
 SCORES = {
-  "entropy": "entropy_score(target_logits): sure predictions",
-  "im": "im_score(target_logits): sure and diverse predictions",
-  "bnm": "bnm_score(target_logits): sure and diverse, by singular values",
-  "snd": "snd_score(target_probabilities): dense neighborhoods",
+  "entropy": "entropy_score(target_logits): confident predictions",
+  "im": "im_score(target_logits): confident and diverse predictions",
+  "bnm": "bnm_score(target_logits): nuclear norm of the predictions",
+  "snd": "snd_score(target_probabilities): density of neighborhoods",
   "importance_weighted": (
-    "importance_weighted_score(source_losses, weights): risk on the source, "
-    "weighted like the target"
+    "importance_weighted_score(source_losses, weights): source risk with "
+    "importance weights"
   ),
-  "dev": "dev_score(source_losses, weights): the same with less variance",
+  "dev": ("dev_score(source_losses, weights): the same with a control variate"),
   "reverse": (
-    "reverse_validation(...): accuracy on the source of a model that learned "
-    "this one's labels of the target"
+    "reverse_validation(...): source accuracy of a model that is trained on "
+    "pseudo-labels of the target"
   ),
 }
 
@@ -35,12 +34,12 @@ def entropy_score(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Entropy score: minus the mean entropy of the predictions.
+  r"""Entropy score: negative mean entropy of the predictions.
 
   .. math:: s = -\operatorname{mean}_i H(p_i)
 
-  A collapsed model, which gives every example one class with certainty, has
-  the best score: `im_score` does not fall for it.
+  A collapsed model, which predicts one class for all examples with certainty,
+  has the best score; with `im_score` it has the worst score.
 
   Args:
     target_logits: `[batch, classes]`, of unlabeled target examples.
@@ -48,8 +47,9 @@ def entropy_score(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar in [-log C, 0], higher is better. pytorch-adapt's value; skada's
-    is C times smaller, a mean over examples and classes.
+    A scalar in [-log C, 0], higher is better. It equals the
+    value of pytorch-adapt. skada's value is C times smaller, a mean over
+    examples and classes.
 
   Raises:
     TypeError: if the logits are not floating-point.
@@ -73,7 +73,7 @@ def im_score(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Information maximization score: diverse predictions, each sure.
+  r"""Information maximization score: confident and diverse predictions.
 
   .. math:: s = H(\operatorname{mean}_i p_i) - \operatorname{mean}_i H(p_i)
 
@@ -83,7 +83,7 @@ def im_score(
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar in [0, log C], higher is better; minus
+    A scalar in [0, log C], higher is better: minus the value of
     `information_maximization_loss`.
 
   Raises:
@@ -112,19 +112,19 @@ def bnm_score(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Batch nuclear-norm score: the predictions' singular values, summed.
+  r"""Batch nuclear-norm (BNM) score: sum of singular values of predictions.
 
   .. math:: s = \lVert P \rVert_* / B
 
   Args:
-    target_logits: `[batch, classes]`, of unlabeled target examples; compare
-      models on equally many.
+    target_logits: `[batch, classes]`, of unlabeled target examples. Compare
+      models on the same number of examples.
     scaling: as in `bnm_loss`.
     where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch.
 
   Returns:
-    A scalar in [0, 1], higher is better; minus `bnm_loss`.
+    A scalar in [0, 1], higher is better: minus the value of `bnm_loss`.
 
   Raises:
     ValueError: if `scaling` is unknown.

@@ -23,33 +23,35 @@ def reverse_validation(
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
 ) -> Float[Array, ""]:
-  r"""Reverse (circular) validation: learn the target's labels, test on source.
+  r"""Reverse (circular) validation: source accuracy after target training.
 
   .. math::
     s = \operatorname{mean}_{i \in S} \mathbb 1[f'(x_i) = y_i], \qquad
     f' = \operatorname{fit}\bigl(\{(x, f(x)) : x \in T\}\bigr)
 
-  If the model's labels of the target are right, a model that learns them can
-  be adapted back to the source, whose labels are known.
+  If the pseudo-labels of the target are correct, a model that is trained on
+  them can be adapted back to the source, whose labels are known.
 
   Args:
     key: a JAX random key for `fit`.
-    variables: the model f to be scored, any pytree.
+    variables: the model f to score, any pytree.
     source: labeled inputs `[source, ...]`, held out if possible.
     source_labels: `[source]`.
     target: unlabeled inputs `[target, ...]`.
     fit: `fit(variables, inputs, labels, mask, key) -> variables`, as in
-      `gradual_self_training`: the method under test with its roles
-      exchanged. It may close over the source's inputs as its unlabeled set.
+      `gradual_self_training`: the adaptation method with the target as labeled
+      and the source as unlabeled domain. Its closure may hold the source
+      inputs.
     predict: `predict(variables, inputs) -> logits`.
-    initial: what `fit` starts from; the model itself by default, which makes
-      the test easier (adapt and skada start anew).
+    initial: the variables from which `fit` starts. The default is the model
+      itself, which gives higher scores; adapt and skada start from new
+      variables.
     where_source: mask of the source examples.
     where_target: mask of the target examples.
 
   Returns:
-    A scalar, accuracy in [0, 1]: higher is better. A model that gives all of
-    the target one label scores that class's share.
+    A scalar, the accuracy in [0, 1]: higher is better. A model that predicts
+    one class for the whole target scores the share of this class in the source.
 
   Raises:
     ValueError: if predictions and labels differ in length.
@@ -88,7 +90,7 @@ def reverse_validation(
   if predicted.shape != known.shape:
     raise ValueError(
       f"reverse_validation: source_labels has shape {known.shape}; expected "
-      f"{predicted.shape}, one a prediction."
+      f"{predicted.shape}, one label a prediction."
     )
   where = None if where_source is None else jnp.asarray(where_source)
   return masked_mean((predicted == known).astype(float), where)

@@ -24,7 +24,7 @@ def snd_score(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""Soft neighborhood density (SND): many near neighbors for each example.
+  r"""Soft neighborhood density (SND): entropy of similarities to neighbors.
 
   .. math::
     s = \operatorname{mean}_i H(q_i), \qquad
@@ -33,26 +33,29 @@ def snd_score(
     j \neq i, \qquad \hat z = z / \lVert z \rVert
 
   Args:
-    target_features: `[batch, dims]`, z. As published, the PROBABILITIES of
-      the classes, `softened_softmax(logits)`; they are normalized to length 1
-      here. A row of zeros stays zero.
+    target_features: `[batch, dims]`, z. The published choice is the
+      PROBABILITIES of the classes, `softened_softmax(logits)`. Rows are
+      normalized to length 1 here; a row of zeros stays zero.
     temperature: T > 0. May be traced.
-    chunk_size: how many rows of the similarity matrix are held at a time, in
-      the backward pass too; a static integer. None holds it whole.
+    chunk_size: the number of rows of the similarity matrix that are in memory
+      at a time, in the backward pass too; a static integer. None keeps the
+      whole matrix.
     where: mask of the examples.
     axis_name: the mapped axis that holds the rest of the batch; rows are
       gathered.
 
   Returns:
-    A scalar in [0, log(B - 1)], higher is better; compare models on equally
-    many examples. 0 for fewer than three. It can rise when a model collapses.
+    A scalar in [0, log(B - 1)], higher is better; 0 for fewer than three
+    examples. Compare models on the same number of examples. The score may also
+    increase for a collapsed model.
 
   Raises:
     ValueError: if a static temperature is not above 0 or `chunk_size` is not
       positive.
 
-  skada puts -1 / T in the place of an example's similarity to itself instead
-  of leaving it out, which adds e^(-2 / T) of the closest neighbor's weight.
+  skada replaces the similarity of an example to itself by -1 / T instead of
+  leaving it out, which adds e^(-2 / T) times the weight of the closest
+  neighbor.
 
   Examples:
     >>> print(f"{snd_score(jnp.ones((5, 3))):.4f}")  # log 4

@@ -1,4 +1,4 @@
-"""Which pretrained model for this task?"""
+"""Ranking of pretrained models by transferability scores."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -28,15 +28,11 @@ _CRITERIA: dict[str, Callable[..., Array]] = {
 
 
 class TeacherRanking(NamedTuple):
-  """Ranking of teachers, the best one first.
+  """Result of `rank_teachers`, best candidate first.
 
   Attributes:
-    names: the candidates' names.
-    scores: `[candidates]`, their scores in the same order, falling.
-
-  References:
-    You et al., `LogME: practical assessment of pre-trained models for transfer
-    learning <https://arxiv.org/abs/2102.11005>`_, 2021.
+    names: the names of the candidates.
+    scores: `[candidates]`, the scores in the same, descending order.
   """
 
   names: tuple[str, ...]
@@ -50,37 +46,37 @@ def rank_teachers(
   criterion: str | Callable[[Array, Array], ArrayLike] = "logme",
   where: ArrayLike | None = None,
 ) -> TeacherRanking:
-  """Ranking of teachers: which pretrained model suits the task, untrained.
+  """Ranking of pretrained models for a task, without fine-tuning.
 
-  Every candidate has seen the same labeled target examples once, in
-  evaluation mode; nothing is fine-tuned. Widths may differ.
+  All candidates are evaluated on the same labeled target examples, in
+  evaluation mode. The widths of their embeddings may differ.
 
   Args:
-    candidates: name -> what a model made of the examples: embeddings
+    candidates: name -> output of a model for the examples: embeddings
       `[batch, dims]` for "logme", "h_score", "regularized_h_score" and
-      "transrate"; probabilities of its own classes `[batch, source_classes]`
-      for "leep"; predicted source labels, integers `[batch]`, for "nce".
-    labels: `[batch]`, the target labels; floats `[batch]` or
-      `[batch, targets]` for a regression, by "logme".
+      "transrate"; probabilities of the model's own classes
+      `[batch, source_classes]` for "leep"; predicted source labels, integers
+      `[batch]`, for "nce".
+    labels: `[batch]`, the target labels; for a regression with "logme", floats
+      `[batch]` or `[batch, targets]`.
     criterion: one of these names, or a function `(candidate, labels) -> score`
-      that is higher for what is better, such as a `functools.partial` of
+      with higher scores for better models, such as a `functools.partial` of
       `transrate` with another distortion.
-    where: `[batch]`, mask of the examples, for the criteria named above.
+    where: `[batch]`, mask of the examples, for the criteria above.
 
   Returns:
-    A `TeacherRanking`. A score that is NaN ranks last; candidates of
-    equal score stay in the order in which they came.
+    A `TeacherRanking`. NaN scores rank last; candidates of equal score keep
+    their order.
 
   Raises:
     ValueError: if there is no candidate, the criterion is unknown, or `where`
-      is given to a function.
-    TypeError: if candidates is no mapping, or the values are being traced: a
-      ranking has names, so it is made outside of jit. Its scores alone may be
-      traced, by the criteria.
+      is given for a function.
+    TypeError: if `candidates` is not a mapping, or values are traced: a ranking
+      has names, so call it outside of jit. The criteria may be traced.
 
-  Scores of one criterion compare models on one task, not tasks, and those of
-  different criteria do not compare. TransRate depends on the features' scale,
-  plain H-score saturates for more dims than examples.
+  Compare scores of the same criterion on the same task only. TransRate depends
+  on the scale of the features; the plain H-score is constant for more dims than
+  examples.
 
   Examples:
     >>> labels = jnp.array([0, 0, 1, 1])
@@ -98,11 +94,11 @@ def rank_teachers(
   if not isinstance(candidates, Mapping):
     raise TypeError(
       f"rank_teachers: candidates is a {type(candidates).__name__}; expected a "
-      "mapping, name -> array."
+      "mapping from names to arrays."
     )
   if not candidates:
     raise ValueError(
-      "rank_teachers: candidates is empty; expected one or more."
+      "rank_teachers: candidates is empty; expected one or more candidates."
     )
   if any(
     isinstance(x, jax.core.Tracer)
@@ -120,14 +116,14 @@ def rank_teachers(
   elif where is not None:
     raise ValueError(
       "rank_teachers: where is given; expected None for a criterion that is a "
-      "function. Let the function see to it."
+      "function. Apply the mask inside the function."
     )
   else:
     score = criterion
   scores = [
     jnp.asarray(score(jnp.asarray(x), target)) for x in candidates.values()
   ]
-  # In NumPy: NaN sorts last.
+  # NumPy sorts NaN last.
   order = np.argsort(
     [-float(value) for value in scores], kind="stable"
   ).tolist()

@@ -27,42 +27,41 @@ def transrate(
   where: Bool[Array, " batch"] | None = None,
   axis_name: str | None = None,
 ) -> Float[Array, ""]:
-  r"""TransRate, a transferability score: the coding rate of the labels.
+  r"""TransRate, a transferability score: difference of coding rates.
 
   .. math::
     \operatorname{TrR} = R(F) - \sum_c w_c R(F_c), \qquad
     R(F) = \frac12 \log \det \Bigl(I + \frac{F^\top F}{n \epsilon}\Bigr)
 
-  with the features F, less their mean, and those of a class, F_c, less the
-  same mean: an estimate of the mutual information of features and labels.
-  Higher is better.
+  with the features F and the features of a class F_c, both minus the mean of F.
+  It estimates the mutual information of features and labels. Higher is better.
 
   Args:
-    features: `[batch, dims]` of target examples. The score depends on their
+    features: `[batch, dims]`, of target examples. The score depends on their
       scale.
     labels: `[batch]`.
-    epsilon: epsilon > 0, the distortion. May be traced.
-    weighting: "uniform", w = 1 / classes, as in the authors' listing and
-      TLlib; "frequency", w = n_c / n, as in the formula of the paper. They are
-      alike for classes of equal size.
-    num_classes: how many classes there are; their rates are computed one after
-      the other. Otherwise the largest label tells, or, for traced labels,
-      there is room for as many classes as examples, which costs time.
+    epsilon: > 0, the distortion. May be traced.
+    weighting: "uniform", w = 1 / classes, as in the authors' listing and TLlib;
+      "frequency", w = n_c / n, as in the formula of the paper. They are equal
+      for classes of equal size.
+    num_classes: the number of classes, whose rates are computed one after the
+      other. None: the largest label plus 1; for traced labels, the number of
+      examples, which is slower.
     where: `[batch]`, mask of the examples.
     axis_name: the mapped axis that holds the rest of the examples, which are
       gathered.
 
   Returns:
     A scalar; 0 with gradient 0 if all examples are masked. Classes without
-    examples do not take part.
+    examples are left out.
 
   Raises:
     ValueError: if the batches differ, a static epsilon is not above 0, or the
       weighting is unknown.
     TypeError: if dtypes are wrong.
 
-  First derivatives by the features are exact, second derivatives are not;
-  epsilon gets no gradient.
+  First derivatives by the features are exact, second derivatives are
+  not. epsilon gets no gradient.
 
   Examples:
     >>> features = jnp.concatenate([jnp.eye(3), jnp.eye(3)])
@@ -100,7 +99,7 @@ def transrate(
 def _coding_rate(
   rows: Float[Array, "batch dims"], count: Array, epsilon: Array
 ) -> Float[Array, ""]:
-  """Returns half the log-determinant, by the smaller Gram matrix."""
+  """Returns half the log-determinant, from the smaller Gram matrix."""
   x = rows if rows.shape[1] <= rows.shape[0] else rows.T
   fixed = jax.lax.stop_gradient(x)
   gram = jnp.matmul(fixed.T, fixed, precision="highest")

@@ -105,7 +105,7 @@ def adapt(
   check_views("adapt", views)
   together = "domains" if joint else None
   table = {
-    domain: Pass("student", on=f"{domain}.{on}", train=True, joint=together)
+    domain: Pass("student", on=_of(domain, on), train=True, joint=together)
     for domain in domains
   }
   table |= {
@@ -122,7 +122,7 @@ def adapt(
         f"adapt: teacher is {teacher!r}; expected a network or 'average'."
       )
     table |= {
-      f"{domain}_teacher": Pass(network, on=f"{domain}.{on}")
+      f"{domain}_teacher": Pass(network, on=_of(domain, on))
       for domain in domains
     }
   return make_learner(

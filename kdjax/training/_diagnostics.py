@@ -1,5 +1,6 @@
 """Whether labels and teacher pull the same way, for any learner."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax import metrics
+from kdjax.metrics import gradient_cosine
 from kdjax.objectives import stateless
 from kdjax.ops import cross_entropy
 from kdjax.training._learner import Learner
@@ -39,7 +40,7 @@ def gradient_cosine_of(
   if not jnp.issubdtype(label.dtype, jnp.integer):
     return None
   labels = stateless(cross_entropy, ("student_logits", "labels"))
-  of_labels = learner.loss_fn._replace(objective=labels)
+  of_labels = dataclasses.replace(learner.loss_fn, objective=labels)
 
   def cosine(state: TrainState, frozen: Any, batch: Any, key: Array) -> Array:
     key = jax.random.fold_in(key, state.step)
@@ -56,7 +57,7 @@ def gradient_cosine_of(
       return jax.grad(loss)(state.params["student"])
 
     whole = state.params["objective"], _without_labels(state.state["objective"])
-    return metrics.gradient_cosine(
+    return gradient_cosine(
       gradient(of_labels, ({}, {})), gradient(learner.loss_fn, whole)
     )
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from jaxtyping import Array
 
-from kdjax import metrics as measures
+from kdjax.metrics import accuracy
+from kdjax.metrics import agreement
+from kdjax.metrics import entropy
 from kdjax.objectives import Objective
 from kdjax.ops import cross_entropy
 from kdjax.ops import kl_divergence
@@ -148,13 +150,13 @@ def distill(
 
 # Metrics of a classifier, as names of arrays bind them.
 CLASSIFICATION: dict[str, Metric] = {
-  "accuracy": (measures.accuracy, ("logits", "labels")),
+  "accuracy": (accuracy, ("logits", "labels")),
   "cross_entropy": (cross_entropy, ("logits", "labels")),
 }
 # What says whether distillation helps: docs/diagnostics.md.
 FIDELITY: dict[str, Metric] = {
-  "agreement": (measures.agreement, ("student_logits", "teacher_logits")),
+  "agreement": (agreement, ("student_logits", "teacher_logits")),
   "kl": (kl_divergence, ("student_logits", "teacher_logits")),
-  "teacher_accuracy": (measures.accuracy, ("teacher_logits", "labels")),
-  "teacher_entropy": (measures.entropy, ("teacher_logits",)),
+  "teacher_accuracy": (accuracy, ("teacher_logits", "labels")),
+  "teacher_entropy": (entropy, ("teacher_logits",)),
 }

@@ -11,10 +11,10 @@ from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives import stateless
 from kdjax.objectives._objective import loss_metric
-from kdjax.ops import UNTOLD
+from kdjax.ops import UNKNOWN_AXIS
 from kdjax.ops import AxisName
+from kdjax.ops import resolve_axis_name
 from kdjax.ops import sum_over_devices
-from kdjax.ops import told_axis
 from kdjax.training._checks import check_pairs
 from kdjax.training._passes import LossFn
 from kdjax.training._passes import Metrics
@@ -80,12 +80,12 @@ def make_eval_step(
         "of arrays, or (function, names of its arguments)."
       )
     parts[name] = stateless(*pair)
-  named: AxisName = UNTOLD if axis_name is None else axis_name
+  named: AxisName = UNKNOWN_AXIS if axis_name is None else axis_name
 
   def evaluate(
     state: Any, frozen: Any, batch: Any, *, axis_name: AxisName = named
   ) -> Metrics:
-    axis_name = told_axis("the evaluation", axis_name)
+    axis_name = resolve_axis_name("the evaluation", axis_name)
     key = jax.random.key(0)  # nothing is random in evaluation
     outputs, _, batch = loss_fn.run(
       state.params, state.state, frozen, batch, key, axis_name=axis_name

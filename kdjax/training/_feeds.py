@@ -27,7 +27,7 @@ class PlannedPart:
   """Examples in a planned order: a new one in each epoch, or always theirs.
 
   Attributes:
-    examples: what is read.
+    examples: the data.
     steps: of an epoch.
   """
 
@@ -82,7 +82,7 @@ class Feed:
 
   @property
   def steps(self) -> int | None:
-    """The steps of an epoch, of the longest part; None if nobody knows."""
+    """The steps of an epoch, of the longest part; None if unknown."""
     lengths = [
       part.steps
       if isinstance(part, PlannedPart)

@@ -53,8 +53,11 @@ class FitResult(NamedTuple):
       the student was given as something else.
     metrics: name -> values by evaluation, and `"step"`. Names as in
       `metrics.jsonl`; NaN where a value is missing.
-    state: the :class:`TrainState` at the end, on whose averages and other
-      networks :func:`averaged_student` and `state.network(name)` report.
+    state: the :class:`TrainState` at the end: `averaged_student(state)` has the
+      average of the student, `state.network(name)` another trained network.
+
+  References:
+    :func:`fit`.
   """
 
   model: Model
@@ -140,11 +143,11 @@ def fit(
     A :class:`FitResult`. The networks that were given are not changed.
 
   Raises:
-    TypeError: if the learner is none, or the data are of no such kind.
-    ValueError: if the settings contradict each other, the data lack what the
-      loss or the metrics read, or are empty or of unequal lengths; if `workdir`
-      holds a run of other settings; if an iterator ends before the last step;
-      or if a loss or metric is not finite.
+    TypeError: if `learner` is no Learner, or the data are of another kind.
+    ValueError: if the settings contradict each other; if the data lack an
+      entry that the loss or the metrics read, are empty, or have arrays of
+      unequal lengths; if `workdir` holds a run of other settings; if an
+      iterator ends before the last step; or if a loss or metric is not finite.
     OSError: if `workdir` cannot be made.
 
   Examples:
@@ -395,7 +398,7 @@ def _check_size(first: Any, batch_size: int | None) -> int:
 def _stops(
   start: int, total: int, evaluate_every: int, checkpoint_every: int
 ) -> Iterator[int]:
-  """Where the loop looks up, which does not depend on where it started."""
+  """The steps after which metrics are read; the same for a resumed run."""
   before = 0
   while before < total:
     after = min(
@@ -463,7 +466,7 @@ def _numbers(state: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _explained(name: str, batch: Any) -> Generator[None]:
-  """Adds to an error what is odd about the labels, or whose data they are."""
+  """Adds the argument's name to an error, or the fault of the labels."""
   try:
     yield
   except (TypeError, ValueError) as error:

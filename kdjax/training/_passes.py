@@ -5,9 +5,10 @@ A method of any area is a table of passes and an objective. One builder,
 to the objective.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,12 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.objectives import Pass
-from kdjax.ops import UNTOLD
+from kdjax.objectives._pass import Pass
+from kdjax.ops import UNKNOWN_AXIS
 from kdjax.ops import AxisName
 from kdjax.ops import get_entry
-from kdjax.ops import same_everywhere
-from kdjax.ops import told_axis
+from kdjax.ops import replicate_over_devices
+from kdjax.ops import resolve_axis_name
 from kdjax.training._checks import check_objective
 from kdjax.training._models import Forward
 from kdjax.training._models import Variables
@@ -32,7 +33,8 @@ Metrics = dict[str, tuple[Array, Array]]
 Prepare = Callable[..., Any]
 
 
-class LossFn(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossFn:
   """Loss of a step: a table of passes and an objective, as a pure function.
 
   Call it as `loss_fn(params, state, frozen, batch, key, axis_name=None)`; it
@@ -61,7 +63,7 @@ class LossFn(NamedTuple):
     batch: Any,
     key: Array,
     *,
-    axis_name: AxisName = UNTOLD,
+    axis_name: AxisName = UNKNOWN_AXIS,
   ) -> tuple[dict[str, Outputs], Any, Any]:
     """Runs the passes.
 
@@ -77,7 +79,7 @@ class LossFn(NamedTuple):
       The outputs by role, the networks' new states, and the batch as it was
       prepared.
     """
-    axis_name = told_axis("the passes", axis_name)
+    axis_name = resolve_axis_name("the passes", axis_name)
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     prepare_key, key = jax.random.split(key)
@@ -91,7 +93,8 @@ class LossFn(NamedTuple):
             "the loss: there is no average of the student's parameters; "
             "expected parameter_ema as the last link of the optimizer."
           )
-        return get_entry("the loss: frozen", frozen, name)
+        fixed = get_entry("the loss: frozen", frozen, name)
+        return jax.lax.stop_gradient(fixed)
       own = params[name] if gradient else jax.lax.stop_gradient(params[name])
       return Variables(own, states[name])
 
@@ -139,7 +142,7 @@ class LossFn(NamedTuple):
         rows = slice(start, stop) if len(roles) > 1 else slice(None)
         outputs[role] = _rows(both, rows, size)
         start = stop
-    return outputs, same_everywhere(states, axis_name), batch
+    return outputs, replicate_over_devices(states, axis_name), batch
 
   def __call__(
     self,
@@ -149,10 +152,10 @@ class LossFn(NamedTuple):
     batch: Any,
     key: Array,
     *,
-    axis_name: AxisName = UNTOLD,
+    axis_name: AxisName = UNKNOWN_AXIS,
   ) -> tuple[Array, tuple[Any, Metrics]]:
     """The loss, and the new state and the metrics."""
-    axis_name = told_axis("the loss", axis_name)
+    axis_name = resolve_axis_name("the loss", axis_name)
     objective_key, key = jax.random.split(key)
     outputs, states, batch = self.run(
       params, state, frozen, batch, key, axis_name=axis_name

@@ -16,7 +16,7 @@ from kdjax.training._feeds import Feed
 from kdjax.training._learner import Learner
 from kdjax.training._parallel import parallelize
 
-# Name -> the sum of a metric and what it counts.
+# Name -> the sum of a metric and the count of its examples.
 Sums = dict[str, tuple[float, float]]
 
 # Data up to this size are copied to the device as a whole.
@@ -89,7 +89,7 @@ def compile_(
 def placing(
   mode: str | None, devices: Sequence[jax.Device] | None
 ) -> Callable[[Any], Any]:
-  """Copies to all devices once what every step needs."""
+  """A function that copies arrays to all devices, once for all steps."""
   if devices is None or mode == "pmap":
     return lambda tree: jax.tree.map(jax.numpy.asarray, tree)
   mesh = jax.make_mesh(

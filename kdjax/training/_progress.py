@@ -77,7 +77,7 @@ class Progress:
 
 
 class Rate:
-  """Steps a second of late; the first steps, which compile, do not count."""
+  """Recent steps a second; the first steps, which compile, do not count."""
 
   def __init__(self, start: int):
     self.start = start

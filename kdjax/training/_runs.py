@@ -19,8 +19,8 @@ class RunFolder:
 
   Args:
     path: the folder, made if missing; None keeps the lines in memory alone.
-    settings: what a resumed run must have in common with the first.
-    notes: what else `config.json` says.
+    settings: those that a resumed run shares with the first.
+    notes: further entries of `config.json`.
     keep: how many checkpoints stay.
     resume: whether to go on where the folder has a checkpoint.
 
@@ -88,7 +88,7 @@ class RunFolder:
       self._checkpoints.save(step, state, position)
 
   def close(self) -> None:
-    """Waits until what was saved is on disk."""
+    """Waits until all checkpoints are on disk."""
     if self._checkpoints is not None:
       self._checkpoints.close()
 
@@ -173,7 +173,7 @@ def _check_same(
     before = json.loads(config.read_text())["settings"]
   except (ValueError, KeyError, TypeError):
     raise ValueError(
-      f"fit: workdir {str(path)!r} holds a config.json that is none of a fit; "
+      f"fit: workdir {str(path)!r} holds a config.json that fit did not write; "
       "expected another folder."
     ) from None
   # As JSON holds them: tuples are lists there.

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.objectives import GradientRule
-from kdjax.ops import UNTOLD
+from kdjax.objectives._gradient_rule import GradientRule
+from kdjax.ops import UNKNOWN_AXIS
 from kdjax.ops import AxisName
 from kdjax.ops import mean_over_devices
+from kdjax.ops import resolve_axis_name
 from kdjax.ops import sum_over_devices
-from kdjax.ops import told_axis
 from kdjax.training._checks import check_loss
 from kdjax.training._ema import averaged_student
 from kdjax.training._ema import has_average
@@ -44,7 +44,7 @@ class Step(Protocol):
     batch: Any,
     key: Array,
     *,
-    axis_name: AxisName = UNTOLD,
+    axis_name: AxisName = UNKNOWN_AXIS,
   ) -> tuple[Any, Metrics]: ...
 
 
@@ -107,7 +107,7 @@ def make_train_step(
   check_loss(name, loss_fn)
   transformation = as_optimizer(name, optimizer)
   rule = _PLAIN if rule is None else rule
-  named: AxisName = UNTOLD if axis_name is None else axis_name
+  named: AxisName = UNKNOWN_AXIS if axis_name is None else axis_name
 
   def step(
     state: TrainState,
@@ -117,7 +117,7 @@ def make_train_step(
     *,
     axis_name: AxisName = named,
   ) -> tuple[TrainState, Metrics]:
-    axis_name = told_axis("the step", axis_name)
+    axis_name = resolve_axis_name("the step", axis_name)
     key = jax.random.fold_in(key, state.step)
     frozen = with_average(state, frozen)
     options = {}

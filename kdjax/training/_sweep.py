@@ -91,7 +91,7 @@ def sweep(
     at_once = chunk_size if chunk_size > 1 else None
     return jax.lax.map(student, rows, batch_size=at_once)
 
-  swept.made_by = "sweep"  # ty: ignore
+  vars(swept)["made_by"] = "sweep"  # `fit` reads it
   return swept
 
 

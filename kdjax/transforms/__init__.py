@@ -1,7 +1,7 @@
 """Closed-form maps between domains: fitted on arrays, applied to arrays.
 
-A fitted map is a pytree whose `apply(rows, domain="source")` maps rows that
-were seen or not. Images and batch statistics have maps of their own.
+A fitted map is a pytree whose `apply(rows, domain="source")` maps rows inside
+or outside the fitted sample. Images and batch statistics have separate maps.
 """
 
 from kdjax.transforms._adabn import NormStatistics

@@ -1,4 +1,4 @@
-"""Affine maps of one domain onto the other."""
+"""Affine maps of both domains into a common space."""
 
 from typing import NamedTuple
 
@@ -17,22 +17,18 @@ DOMAINS = ("source", "target")
 
 
 class AffineMap(NamedTuple):
-  """A fitted map of both domains into a common space; a pytree of arrays.
+  """A fitted map (rows - center) matrix + shift of each domain; a pytree.
 
-  `fitted.apply(rows)` maps source rows, and
-  `fitted.apply(rows, domain="target")` target rows, seen or not.
+  `fitted.apply(rows)` maps source rows, `fitted.apply(rows, domain="target")`
+  maps target rows, including rows outside the fitted sample.
 
   Attributes:
-    source_center: `[dims]`, taken from source rows first.
-    source_matrix: `[dims, mapped]`, by which they are multiplied then.
-    source_shift: `[mapped]`, added last.
-    target_center: `[dims]`, likewise for target rows.
+    source_center: `[dims]`.
+    source_matrix: `[dims, mapped]`.
+    source_shift: `[mapped]`.
+    target_center: `[dims]`.
     target_matrix: `[dims, mapped]`.
     target_shift: `[mapped]`.
-
-  References:
-    Sun et al., `Return of frustratingly easy domain adaptation
-    <https://arxiv.org/abs/1511.05547>`_, 2016, is the simplest such map.
   """
 
   source_center: Float[Array, " dims"]
@@ -53,7 +49,7 @@ class AffineMap(NamedTuple):
     if rows.ndim != 2 or rows.shape[1] != matrix.shape[0]:
       raise ValueError(
         f"apply: rows has shape {rows.shape}; expected [rows, dims] = (rows, "
-        f"{matrix.shape[0]}), as fitted."
+        f"{matrix.shape[0]}), the dims of the fit."
       )
     mapped = jnp.matmul(rows - center[None], matrix, precision="highest")
     return mapped + shift[None]
@@ -64,14 +60,14 @@ def add_ridge(
   of_target: Float[Array, "dims dims"],
   ridge: ArrayLike,
 ) -> tuple[Float[Array, "dims dims"], Float[Array, "dims dims"]]:
-  """Returns both covariances, in one dtype, with the ridge."""
+  """Returns both covariances plus the ridge, in one dtype."""
   check_positive("ridge", ridge)
   dtype = jnp.promote_types(of_source.dtype, of_target.dtype)
   identity = jnp.eye(of_source.shape[0], dtype=dtype)
   ridges = as_number("ridge", ridge, dtype) * identity
 
   def ridged(covariance: Array) -> Array:
-    # Where rounding outweighs the ridge no inverse would exist.
+    # A ridge below the rounding error would leave the matrix singular.
     covariance = covariance.astype(dtype)
     size = safe_norm(covariance, axis=None) * jnp.finfo(dtype).eps
     floor = 2 * len(covariance) * size
@@ -85,7 +81,8 @@ def onto_target(
   matrix: Float[Array, "dims dims"],
   shift: Float[Array, " dims"],
 ) -> AffineMap:
-  nothing = jnp.zeros_like(shift, matrix.dtype)
+  """Returns a map of the source only; the identity for the target."""
+  zeros = jnp.zeros_like(shift, matrix.dtype)
   identity = jnp.eye(shift.size, dtype=matrix.dtype)
   center, shift = center.astype(matrix.dtype), shift.astype(matrix.dtype)
-  return AffineMap(center, matrix, shift, nothing, identity, nothing)
+  return AffineMap(center, matrix, shift, zeros, identity, zeros)

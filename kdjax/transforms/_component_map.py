@@ -1,4 +1,4 @@
-"""Projections onto components, and the eigenproblem that they solve."""
+"""Projections onto transfer components, and their eigenproblem."""
 
 import dataclasses
 import functools
@@ -34,20 +34,17 @@ _product = functools.partial(jnp.matmul, precision="highest")
 class ComponentMap:
   """A fitted projection onto transfer components, the same for both domains.
 
-  `fitted.apply(rows)` maps rows of either domain, seen or not. A pytree: only
-  `normalize` is static.
+  `fitted.apply(rows)` maps rows of both domains, including rows outside the
+  fitted sample. A pytree; only `normalize` is static.
 
   Attributes:
     coefficients: `[dims, components]` for the kernels "primal" and "linear",
       `[anchors, components]` for "rbf".
     anchors: `[source + target, dims]`, the fitted rows, for "rbf", or None.
     rate: gamma of "rbf", or None.
-    target_labels: `[target]`, the last pseudo-labels of JDA; None for TCA.
-    normalize: whether rows are scaled to length 1 before and after.
-
-  References:
-    Pan et al., `Domain adaptation via transfer component analysis
-    <https://doi.org/10.1109/TNN.2010.2091281>`_, 2011.
+    target_labels: `[target]`, the last pseudo-labels of joint distribution
+      adaptation; None for TCA.
+    normalize: whether rows are scaled to length 1 before and after the map.
   """
 
   coefficients: Float[Array, "features components"]
@@ -60,13 +57,13 @@ class ComponentMap:
   def apply(
     self, rows: Float[Array, "rows dims"], *, domain: str = "source"
   ) -> Float[Array, "rows components"]:
-    """Maps rows; the domain, "source" or "target", does not matter."""
+    """Maps rows; the map is the same for domain "source" and "target"."""
     check_choice("domain", domain, ("source", "target"))
     known = self.coefficients if self.anchors is None else self.anchors.T
     if rows.ndim != 2 or rows.shape[1] != known.shape[0]:
       raise ValueError(
         f"apply: rows has shape {rows.shape}; expected [rows, dims] = (rows, "
-        f"{known.shape[0]}), as fitted."
+        f"{known.shape[0]}), the dims of the fit."
       )
     dtype = jnp.promote_types(compute_dtype(rows), self.coefficients.dtype)
     rows = (
@@ -85,14 +82,18 @@ class ComponentMap:
 )
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """The eigenproblem of both samples, but for what tells them apart.
+  """The eigenproblem of both samples, without the contrasts between them.
 
   Attributes:
-    features: K transposed, 0 where masked; a row of either sample each.
-    mask: which rows count, as numbers.
-    rows: the rows themselves.
+    features: K transposed, 0 where masked; one row for each row of the samples.
+    mask: the mask of the rows, as numbers.
+    rows: the rows of both samples.
     rate: gamma of "rbf".
-    split: `[source]`; only its length matters.
+    split: `[source]`; only its length is used.
+    kernel: "primal", "linear" or "rbf".
+    normalize: whether rows are scaled to length 1.
+    scaling: "paper" or "unit".
+    count: the number of components.
   """
 
   features: Float[Array, "rows features"]
@@ -106,7 +107,7 @@ class Problem:
   count: int
 
   def contrast(self) -> Float[Array, " rows"]:
-    """Returns e: what it multiplies becomes the difference of the means."""
+    """Returns e; features times e is the difference of the means."""
     size = self.split.size
 
     def share(mask: Array) -> Array:
@@ -118,7 +119,7 @@ class Problem:
   def solve(
     self, contrasts: Float[Array, "rows contrasts"], ridge: ArrayLike
   ) -> Float[Array, "features components"]:
-    """Returns A for M = contrasts contrasts'."""
+    """Returns A for M = contrasts times contrasts transposed."""
     check_positive("ridge", ridge)
     dtype = self.features.dtype
     ridge = as_number("ridge", ridge, dtype)
@@ -127,7 +128,7 @@ class Problem:
     if self.normalize:
       size = safe_norm(contrasts.T @ contrasts, axis=None)
       within /= jnp.where(size > 0, size, 1.0)
-    # Where rounding outweighs the ridge there would be no factor.
+    # A ridge below the rounding error would leave no Cholesky factor.
     floor = jnp.trace(within) * jnp.finfo(dtype).eps
     identity = jnp.eye(within.shape[0], dtype=dtype)
     factor = jnp.linalg.cholesky(within + jnp.maximum(ridge, floor) * identity)
@@ -149,7 +150,7 @@ class Problem:
     coefficients: Float[Array, "features components"],
     target_labels: Int[Array, " target"] | None,
   ) -> ComponentMap:
-    """Returns what maps rows that were not seen."""
+    """Returns the map for rows outside the sample."""
     if self.kernel == "primal":
       anchors = None
     else:
@@ -171,6 +172,7 @@ def make_problem(
   scaling: str,
   num_components: int | None,
 ) -> Problem:
+  """Returns the eigenproblem of a pair of samples."""
   check_choice("kernel", kernel, ("primal", "linear", "rbf"))
   check_choice("scaling", scaling, ("paper", "unit"))
   rows = jnp.concatenate([pair.source, pair.target])
@@ -207,6 +209,6 @@ def make_problem(
 
 
 def unit_rows(rows: Float[Array, "rows dims"]) -> Float[Array, "rows dims"]:
-  """Returns rows of length 1; a row of zeros stays."""
+  """Returns rows of length 1; a row of zeros stays zero."""
   lengths = safe_norm(rows, keepdims=True)
   return rows / jnp.where(lengths > 0, lengths, 1.0)

@@ -1,4 +1,4 @@
-"""CORAL as a closed-form map (Sun 2016)."""
+"""Correlation alignment (CORAL) as a closed-form map."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -24,26 +24,26 @@ def coral_transform(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> AffineMap:
-  r"""Correlation alignment (CORAL): source features of the target's covariance.
+  r"""Correlation alignment (CORAL): gives the source the target covariance.
 
   .. math::
     s \mapsto s\, (C_S + \lambda I)^{-1/2} (C_T + \lambda I)^{1/2}
 
-  with covariances over n - 1; the target stays as it is.
+  with covariances over n - 1. The target is not changed.
 
   Args:
     source: `[source, dims]`, standardized, as the authors do.
     target: `[target, dims]`; the number of rows may differ.
     ridge: lambda > 0. The authors and transferlearning: 1; adapt: 1e-5, an
       almost full whitening.
-    center: whether the mean moves to the target's as well. skada's map is
-      that, less the target's mean in both domains.
+    center: whether the source also gets the target mean. skada's map does this
+      and subtracts the target mean from both domains.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples.
 
   Returns:
-    The map, differentiable in both samples, equal eigenvalues included.
+    The map. It is differentiable in both samples, also at equal eigenvalues.
 
   Raises:
     ValueError: if the widths differ or a static ridge is not above 0.
@@ -72,5 +72,5 @@ def coral_transform(
   )
   if center:
     return onto_target(mean_source, matrix, mean_target)
-  nothing = jnp.zeros_like(mean_target)
-  return onto_target(nothing, matrix, nothing)
+  zeros = jnp.zeros_like(mean_target)
+  return onto_target(zeros, matrix, zeros)

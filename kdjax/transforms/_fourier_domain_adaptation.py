@@ -21,7 +21,7 @@ def fourier_domain_adaptation(
   beta: ArrayLike = 0.01,
   half_width: ArrayLike | None = None,
 ) -> Float[Array, "*batch height width channels"]:
-  r"""Fourier domain adaptation (FDA): the target's low frequencies, swapped in.
+  r"""Fourier domain adaptation (FDA): exchanges low-frequency amplitudes.
 
   .. math::
     x^{S \to T} = \mathcal F^{-1}\bigl(
@@ -29,28 +29,28 @@ def fourier_domain_adaptation(
       \cdot e^{i \angle \mathcal F x^S}\bigr), \qquad
     M_{uv} = \mathbb 1[|u|, |v| \le b]
 
-  The amplitudes of the lowest frequencies are the target's (its style), all
-  else is the source's (its content), phases included.
+  The result has the amplitudes of the lowest frequencies of the target (its
+  style), and all phases and other amplitudes of the source (its content).
 
   Args:
     source_images: `[*batch, height, width, channels]`.
-    target_images: of the same shape; pair them at random.
-    beta: in [0, 0.5], the FRACTION of the shorter side that b is:
-      b = floor(beta min(height, width)). Even 0 swaps the frequency 0, the
-      channel's mean. May be traced.
-    half_width: b itself, in frequencies (pixels of the spectrum), as the `beta`
-      of TLlib is; it takes precedence. May be traced.
+    target_images: of the same shape, in random pairs with the source images.
+    beta: in [0, 0.5], b as a FRACTION of the shorter side:
+      b = floor(beta min(height, width)). 0 exchanges frequency 0, the mean of
+      each channel. May be traced.
+    half_width: b in frequencies (pixels of the spectrum), as TLlib's `beta`. It
+      takes precedence over `beta`. May be traced.
 
   Returns:
-    Images of that shape, real; they may leave the range of pixel values.
-    Published: fractions 0.01, 0.05 and 0.09 (the authors average over
-    three models), b = 1 (TLlib).
+    Real images of the same shape; values may leave the range of pixel values.
+    Published: fractions 0.01, 0.05 and 0.09 (the authors average three models),
+    b = 1 (TLlib).
 
   Raises:
     ValueError: if the shapes differ or a static number is out of range.
 
-  The authors' PyTorch code takes the frequencies -b, ..., b - 1 (none for
-  b = 0); this is their NumPy code, which is symmetric.
+  The authors' PyTorch code exchanges the frequencies -b, ..., b - 1 (none for
+  b = 0). This function follows their NumPy code, which is symmetric.
 
   Examples:
     >>> source, target = jnp.zeros((4, 4, 1)), jnp.ones((4, 4, 1))
@@ -91,10 +91,10 @@ def fourier_domain_adaptation(
 
 
 def _polar(spectrum: Array) -> tuple[Array, Array]:
-  """Returns |z| and z / |z|; at 0, 0 and 1 with gradient 0."""
+  """Returns |z| and z / |z|; at z = 0, they are 0 and 1 with gradient 0."""
   real, imaginary = jnp.real(spectrum), jnp.imag(spectrum)
-  # Scaled, so that squares neither overflow nor vanish. What |z| is does not
-  # depend on the scale, which therefore needs no gradient.
+  # Scaled, so that squares neither overflow nor underflow. |z| does not depend
+  # on the scale, so the scale needs no gradient.
   top = jax.lax.stop_gradient(jnp.maximum(jnp.abs(real), jnp.abs(imaginary)))
   zero = top < jnp.finfo(real.dtype).tiny
   scale = jnp.where(zero, 1.0, top)

@@ -21,14 +21,14 @@ def gfk(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> AffineMap:
-  r"""Geodesic flow kernel (GFK): all subspaces between two, integrated.
+  r"""Geodesic flow kernel (GFK): integral over subspaces between two domains.
 
   .. math::
     G = \int_0^1 \Phi(\tau) \Phi(\tau)^\top d\tau, \qquad x \mapsto x\, G^{1/2}
 
-  Phi is the geodesic from the source's principal subspace to the target's,
-  so that inner products (and distances) of mapped rows are x G y. With
-  principal vectors a_i, b_i at angles theta_i,
+  Phi is the geodesic from the principal subspace of the source to that of the
+  target. The inner product of mapped rows x and y is x G y. With principal
+  vectors a_i, b_i at angles theta_i,
 
   .. math::
     G = \sum_i f(\theta_i) (a_i a_i^\top + b_i b_i^\top)
@@ -36,23 +36,23 @@ def gfk(
     f = \frac{2 \theta - \sin 2 \theta}{4 \theta \sin^2 \theta}, \quad
     g = \frac{\sin \theta - \theta \cos \theta}{2 \theta \sin^2 \theta}
 
-  which needs no generalized singular values and no orthogonal complement.
+  This form needs no generalized singular values and no orthogonal complement.
 
   Args:
     source: `[source, dims]`, standardized, as the authors do.
     target: `[target, dims]`; the number of rows may differ.
     num_components: the dimension of both subspaces, at most dims. The authors
-      choose it by a measure of disagreement, at most dims / 2 (no need here);
-      transferlearning: 20.
+      choose it by a measure of disagreement, at most dims / 2, a limit that
+      this form does not need; transferlearning: 20.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples.
 
   Returns:
-    The map, the same for both domains; its symmetric matrix M has M M = G.
-    Rows are not centered, as published. Differentiable in both samples while
-    the kept axes differ in variance from the dropped ones and no angle is
-    0, where the limit of the derivative is left out.
+    The map, the same for both domains, with the symmetric matrix G^(1/2). Rows
+    are not centered, as published. It is differentiable in both samples if the
+    kept axes differ in variance from the other axes and no angle is 0; the
+    derivative at angle 0 is incomplete.
 
   Raises:
     ValueError: if the widths differ or there are fewer dims than components.
@@ -81,18 +81,18 @@ def gfk(
   mixed = product(a * cross[None], b.T)
   kernel = product(a * own[None], a.T) + product(b * own[None], b.T)
   matrix = matrix_square_root(kernel + mixed + mixed.T)
-  nothing = jnp.zeros_like(mean_source)
-  return AffineMap(nothing, matrix, nothing, nothing, matrix, nothing)
+  zeros = jnp.zeros_like(mean_source)
+  return AffineMap(zeros, matrix, zeros, zeros, matrix, zeros)
 
 
 def _flow(
   cosines: Float[Array, " angles"],
 ) -> tuple[Float[Array, " angles"], Float[Array, " angles"]]:
-  """Returns f and g, which are smooth in the cosine, at 1 too."""
+  """Returns f and g as functions of the cosine, smooth also at 1."""
   cosines = jnp.clip(cosines, 0.0, 1.0)
   rest = 1 - cosines
-  # Below, three terms of the series are exact to a few eps; above, the
-  # differences of the closed form keep their digits.
+  # Near 1, three terms of the series are exact to a few eps; elsewhere the
+  # closed form does not cancel.
   near = rest < (3e-4 if cosines.dtype == jnp.float64 else 0.03)
   angle = jnp.arccos(jnp.where(near, 0.5, cosines))
   sine = jnp.sin(angle)

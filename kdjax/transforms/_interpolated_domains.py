@@ -1,4 +1,4 @@
-"""Domains between two domains, along a coupling of optimal transport."""
+"""Domain interpolation (GOAT) along an optimal transport plan."""
 
 from typing import NamedTuple
 
@@ -20,18 +20,14 @@ from kdjax.ops import validate
 
 
 class InterpolatedDomains(NamedTuple):
-  """Domains that lead from a source to a target.
+  """A sequence of domains from a source to a target.
 
   Attributes:
-    points: `[steps, pairs, dims]`; those of the last step are target points.
-    source: `[pairs]`, the source row of each pair.
-    target: `[pairs]`, its target row.
-    mass: `[pairs]`, its share of the transport plan, the largest first; 0 if
-      it holds a masked row.
-
-  References:
-    He et al., `Gradual domain adaptation: theory and algorithms
-    <https://arxiv.org/abs/2310.13852>`_, 2024.
+    points: `[steps, pairs, dims]`. The points of the last step are target rows.
+    source: `[pairs]`, the index of the source row of each pair.
+    target: `[pairs]`, the index of the target row of each pair.
+    mass: `[pairs]`, the share of each pair in the transport plan, in descending
+      order; 0 for a pair with a masked row.
   """
 
   points: Float[Array, "steps pairs dims"]
@@ -54,33 +50,33 @@ def interpolate_domains(
   where_source: Bool[Array, " source"] | None = None,
   where_target: Bool[Array, " target"] | None = None,
 ) -> InterpolatedDomains:
-  r"""Domain interpolation: what lies between domains, where nothing is given.
+  r"""Domain interpolation (GOAT): generated domains between source and target.
 
   .. math::
     D_k = \bigl\{ (1 - t_k)\, x_i + t_k\, y_j : (i, j) \text{ among the
       heaviest entries of } P \bigr\}, \qquad t_k = k / K
 
-  for the plan P of entropic optimal transport from the source's points x to
-  the target's points y, all equally heavy. `gradual_self_training`
-  follows the domains in their order. Embeddings interpolate better than
-  pixels: the authors take those of the source model.
+  for the entropic optimal transport plan P from source points x to target
+  points y of equal mass. Pass the domains to `gradual_self_training`, in order.
+  Embeddings interpolate better than pixels: the authors interpolate embeddings
+  of the source model.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    num_steps: K, how many domains; the last one lies at the target.
-    num_pairs: how many entries of the plan are kept (rows of both domains
-      together, as in skada).
+    num_steps: K, the number of domains. The last domain is at the target.
+    num_pairs: the number of entries of the plan to keep. The default is the
+      number of rows of both domains together, as in skada.
     epsilon: as in `sinkhorn_divergence`. May be traced.
-    scale: likewise.
-    cost: likewise.
-    num_iterations: likewise.
+    scale: as in `sinkhorn_divergence`.
+    cost: as in `sinkhorn_divergence`.
+    num_iterations: as in `sinkhorn_divergence`.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
 
   Returns:
-    The domains, the pairs and their mass. Gradients flow through the points
-    into both domains, not through the plan.
+    `InterpolatedDomains`. The points have gradients in both samples, without
+    the gradient through the plan.
 
   Raises:
     ValueError: if widths differ, `num_steps` or `num_pairs` is out of range, a
@@ -88,9 +84,9 @@ def interpolate_domains(
     TypeError: if `num_steps`, `num_pairs` or `num_iterations` is not an
       integer.
 
-  Differs from the authors' code: it takes the exact plan and all its entries
-  (at most rows of both domains together less one), and drops target points
-  whose labels, moved along the plan, are unsure.
+  Differs from the authors' code, which uses the exact plan with all its entries
+  (at most the number of rows of both domains minus 1), and drops target points
+  whose transported labels have low confidence.
 
   Examples:
     >>> source = jnp.array([[0.0, 0.0], [0.0, 1.0]])
@@ -115,7 +111,8 @@ def interpolate_domains(
   check_integer("num_pairs", num_pairs, 1)
   if num_pairs > entries:
     raise ValueError(
-      f"num_pairs is {num_pairs}; expected at most {entries}, the entries of the plan."
+      f"num_pairs is {num_pairs}; expected at most {entries}, the number of "
+      "entries of the plan."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = masked_rows(source.astype(dtype), where_source)
@@ -128,7 +125,7 @@ def interpolate_domains(
   plan = jnp.exp(log_transport_plan(costs, log_s, log_t, duals, epsilon))
   mass, entry = jax.lax.top_k(plan.ravel(), num_pairs)
   start, end = jnp.divmod(entry, target.shape[0])
-  # Where a mask is empty, the plan is that of all rows.
+  # With an empty mask the plan includes masked rows; their mass is set to 0.
   mass = jnp.where(mask_source[start] * mask_target[end] > 0, mass, 0.0)
   share = (
     jnp.arange(1, num_steps + 1, dtype=source.dtype)[:, None, None] / num_steps

@@ -1,4 +1,4 @@
-"""Joint distribution adaptation (Long 2013)."""
+"""Joint distribution adaptation (JDA, Long 2013)."""
 
 import functools
 
@@ -40,15 +40,16 @@ def joint_distribution_adaptation(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> ComponentMap:
-  r"""Joint distribution adaptation (JDA), by Long: marginals and class means.
+  r"""Joint distribution adaptation (JDA): aligns marginals and class means.
 
   .. math::
     M \propto C\, e e^\top + \sum_c e_c e_c^\top, \qquad
     (e_c)_i = 1 / n_s^c \text{ or } -1 / n_t^c \text{ in class } c
 
-  in the problem of `tca`. The target's classes are those of the nearest
-  source row among the components of the iteration before; the first has none
-  and is TCA. Not the objective `jda_loss`, nor JAN.
+  in the problem of `tca`. The class of a target row is that of the nearest
+  source row in the space of the last iteration. The first iteration has no
+  target classes and is TCA. `adaptation.jda_loss` and joint adaptation networks
+  (JAN) are other methods.
 
   Args:
     source: `[source, dims]`.
@@ -60,27 +61,28 @@ def joint_distribution_adaptation(
     num_iterations: T. The authors: 10.
     kernel: "primal", "linear" or "rbf", see `tca`.
     gamma: of "rbf"; None is 1 / dims. transferlearning: 1.
-    normalize: rows scaled to length 1 before and after, and M divided by its
-      Frobenius norm, as the authors and transferlearning do.
+    normalize: whether rows are scaled to length 1 before and after the map and
+      M is divided by its Frobenius norm, as in the codes of the authors and of
+      transferlearning.
     scaling: "paper", A' K H K A = I, or "unit", see `tca`.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
-    axis_name: the mapped axis that holds the rest of both samples; rows are
-      gathered, and `target_labels` are this device's.
+    axis_name: the mapped axis that holds the rest of both samples. Rows are
+      gathered; `target_labels` belong to the target rows of this device.
 
   Returns:
-    The map, with the pseudo-labels of its nearest source rows in
-    `target_labels`. The iterations are a `jax.lax.scan`; the last projection
-    is differentiable in both samples, for fixed pseudo-labels.
+    The map; `target_labels` holds the labels of the nearest source rows. The
+    iterations run in a `jax.lax.scan`. The last projection is differentiable in
+    both samples, for fixed pseudo-labels.
 
   Raises:
     ValueError: if shapes differ, an option is unknown, a static number is
       too small or there are too many components.
 
-  Differs from published code: transferlearning's JDA.py (and BDA.py) uses the
-  name of e for e_c, so that from the third iteration on the marginal term is
-  that of the last class. A class without a target row keeps its source part,
-  as in the authors' code; one without a source row, its target part.
+  Differs from published code: transferlearning's JDA.py (and BDA.py) overwrites
+  the variable of e with e_c, so from the third iteration on the marginal term
+  is that of the last class. A class without target rows keeps its source part,
+  as in the authors' code; a class without source rows keeps its target part.
 
   Examples:
     >>> source = jnp.array([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]])
@@ -107,15 +109,15 @@ def joint_distribution_adaptation(
   dtype = pair.source.dtype
 
   def of_class(labels: Array, mask: Array) -> Array:
-    """One column a class, which sums to 1 where the class has rows."""
+    """Returns one column for each class, of sum 1 if the class has rows."""
     members = mask[:, None] * jax.nn.one_hot(labels, num_classes, dtype=dtype)
     return members / jnp.maximum(jnp.sum(members, 0), 1)[None]
 
   of_source = of_class(labels, pair.source_mask)
 
-  def solve(pseudo: Array, begun: ArrayLike, problem: Problem) -> Array:
+  def solve(pseudo: Array, with_classes: ArrayLike, problem: Problem) -> Array:
     of_target = of_class(pseudo, pair.target_mask)
-    classes = jnp.concatenate([of_source, -of_target]) * begun
+    classes = jnp.concatenate([of_source, -of_target]) * with_classes
     contrasts = jnp.concatenate([marginal, classes], 1)
     return problem.solve(contrasts, ridge)
 
@@ -130,12 +132,12 @@ def joint_distribution_adaptation(
   fixed = jax.lax.stop_gradient(problem)
 
   def iterate(pseudo: Array, index: Array) -> tuple[Array, None]:
-    begun = (index > 0).astype(dtype)
-    return predict(solve(pseudo, begun, fixed), fixed), None
+    with_classes = (index > 0).astype(dtype)
+    return predict(solve(pseudo, with_classes, fixed), fixed), None
 
-  # The classes of the target before any are known: not looked at.
+  # The first iteration does not use target classes.
   start = jnp.zeros_like(pair.target_mask, jnp.int32)
-  # Of one type with what the loop computes, on every device of a mesh.
+  # Gives the carry of the scan its final type under `jax.shard_map`.
   start += 0 * (pair.target_mask + pair.source_mask[0]).astype(jnp.int32)
   pseudo, _ = jax.lax.scan(iterate, start, jnp.arange(num_iterations - 1))
   coefficients = solve(pseudo, float(num_iterations > 1), problem)

@@ -1,4 +1,4 @@
-"""Linear optimal transport: the Monge map between Gaussians."""
+"""Linear optimal transport."""
 
 import jax
 import jax.numpy as jnp
@@ -30,22 +30,23 @@ def linear_ot(
     s \mapsto \mu_T + (s - \mu_S) A, \qquad
     A = C_S^{-1/2} \bigl(C_S^{1/2} C_T C_S^{1/2}\bigr)^{1/2} C_S^{-1/2}
 
-  Of all affine maps that give the source the target's mean and covariance, the
-  one that moves it least; A is symmetric positive definite, where CORAL's
-  matrix turns the features as well.
+  It is the affine map with the least mean squared displacement among all affine
+  maps that give the source the mean and covariance of the target. A is
+  symmetric positive definite; CORAL's matrix is not.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    ridge: added to the diagonal of both covariances, over n. POT: 1e-6, which
-      float32 feels for features of variance 1; skada: 1e-8.
+    ridge: added to the diagonal of both covariances (over n). POT: 1e-6, about
+      ten times the rounding error of float32 for features of variance 1; skada:
+      1e-8.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples.
 
   Returns:
-    The map of the source, differentiable in both samples; the target stays as
-    it is.
+    The map of the source, differentiable in both samples. The target is not
+    changed.
 
   Raises:
     ValueError: if the widths differ or a static ridge is not above 0.

@@ -10,14 +10,15 @@ from kdjax.ops import mean_and_covariance
 def principal_components(
   num_components: int | None, source: Array, target: Array
 ) -> int:
+  """Returns the number of components, by default the largest possible one."""
   dims = source.shape[1]
   if num_components is None:
     return min(dims, source.shape[0], target.shape[0])
   check_integer("num_components", num_components, 1)
   if num_components > dims:
     raise ValueError(
-      f"num_components is {num_components}; expected at most the features' "
-      f"{dims}."
+      f"num_components is {num_components}; expected at most {dims}, the dims "
+      "of the features."
     )
   return num_components
 

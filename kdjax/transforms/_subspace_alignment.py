@@ -19,28 +19,27 @@ def subspace_alignment(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> AffineMap:
-  r"""Subspace alignment (SA): principal axes turned onto the target's.
+  r"""Subspace alignment (SA): maps source principal axes to target axes.
 
   .. math::
     s \mapsto (s - \mu_S) P_S P_S^\top P_T, \qquad t \mapsto (t - \mu_T) P_T
 
-  with the leading principal axes P, in columns, of each domain.
+  with the leading principal axes of each domain as the columns of P.
 
   Args:
-    source: `[source, dims]`, standardized per domain, as the authors do.
+    source: `[source, dims]`, standardized in each domain, as the authors do.
     target: `[target, dims]`; the number of rows may differ.
-    num_components: the number of axes, at most dims; None is the least of
-      dims and the numbers of rows. With all dims the map does nothing but
-      turn and center. The authors choose it by a bound on the stability of
-      the axes, 10 to 80.
+    num_components: the number of axes, at most dims. None is the least of dims
+      and the numbers of rows. With all dims the map only centers and rotates.
+      The authors choose 10 to 80 by a bound on the stability of the axes.
     where_source: mask of the source rows.
     where_target: mask of the target rows.
     axis_name: the mapped axis that holds the rest of both samples.
 
   Returns:
-    The map into `num_components` coordinates, the target's axes, each with
-    its largest entry positive. Differentiable in both samples while the last
-    axis kept and the first one dropped differ in variance.
+    The map to `num_components` coordinates along the target axes; the largest
+    entry of each axis is positive. It is differentiable in both samples if the
+    last kept axis and the next axis differ in variance.
 
   Raises:
     ValueError: if the widths differ or there are fewer dims than components.
@@ -58,9 +57,7 @@ def subspace_alignment(
   k = principal_components(num_components, source, target)
   mean_source, of_source = principal_axes(source, where_source, axis_name, k)
   mean_target, of_target = principal_axes(target, where_target, axis_name, k)
-  turn = jnp.matmul(of_source.T, of_target, precision="highest")
-  matrix = jnp.matmul(of_source, turn, precision="highest")
-  nothing = jnp.zeros(k, matrix.dtype)
-  return AffineMap(
-    mean_source, matrix, nothing, mean_target, of_target, nothing
-  )
+  rotation = jnp.matmul(of_source.T, of_target, precision="highest")
+  matrix = jnp.matmul(of_source, rotation, precision="highest")
+  zeros = jnp.zeros(k, matrix.dtype)
+  return AffineMap(mean_source, matrix, zeros, mean_target, of_target, zeros)

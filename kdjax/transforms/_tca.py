@@ -24,31 +24,34 @@ def tca(
   where_target: Bool[Array, " target"] | None = None,
   axis_name: str | None = None,
 ) -> ComponentMap:
-  r"""Transfer component analysis (TCA): directions of variance, not of shift.
+  r"""Transfer component analysis (TCA): components shared by both domains.
 
   .. math::
     \max_A \operatorname{tr}\bigl((A^\top (K M K + \mu I) A)^{-1}
       A^\top K H K A\bigr), \qquad M = e e^\top, \quad
     e_i = 1 / n_s \text{ or } -1 / n_t
 
-  whose columns are leading eigenvectors of (K M K + mu I)^{-1} K H K: found
-  from the Cholesky factor of the first matrix and the symmetric eigenproblem
-  that it leaves. K holds kernels between all rows, H centers.
+  The columns of A are the leading eigenvectors of (K M K + mu I)^{-1} K H K.
+  They have large variance and a small difference between the domain means. A
+  Cholesky factor of the first matrix gives a symmetric eigenproblem. K is the
+  kernel matrix of all rows, H the centering matrix.
 
   Args:
     source: `[source, dims]`.
     target: `[target, dims]`; the number of rows may differ.
-    num_components: at most the number of features (dims, or all rows for a
-      kernel); None is the least of 30 and that. transferlearning: 30.
-    ridge: mu > 0. transferlearning: 1; skada, adapt: 10 in this place.
-    kernel: "primal" takes features for K, transposed (transferlearning's
-      default): A is `[dims, components]` and nothing of `[n, n]` is made.
-      "linear" and "rbf", exp(-gamma d^2), take `[n, n]` kernels; their ridge
-      weighs the kernel's coefficients.
-    gamma: of "rbf"; None is 1 / dims, skada's and adapt's. transferlearning:
-      1.
-    normalize: rows scaled to length 1 before and after, and M divided by its
-      Frobenius norm, as transferlearning does; the paper does not.
+    num_components: the number of components, at most the number of features
+      (dims, or all rows for a kernel). None is that number, at most 30.
+      transferlearning: 30.
+    ridge: mu > 0. transferlearning: 1; skada and adapt: 10.
+    kernel: with "primal" K is the transposed features (transferlearning's
+      default), A is `[dims, components]`, and no `[n, n]` matrix is needed.
+      "linear" and "rbf", exp(-gamma d^2), have `[n, n]` kernel matrices, and
+      the ridge penalizes the coefficients of the kernel.
+    gamma: the rate of "rbf"; None is 1 / dims, as in skada and adapt.
+      transferlearning: 1.
+    normalize: whether rows are scaled to length 1 before and after the map and
+      M is divided by its Frobenius norm, as in transferlearning, not in the
+      paper.
     scaling: "paper" gives each component a total variance of 1 (A' K H K A =
       I); "unit" gives each column of A length 1, as transferlearning does.
     where_source: mask of the source rows.
@@ -57,17 +60,17 @@ def tca(
       gathered.
 
   Returns:
-    The map; the largest entry of each of its columns is positive.
-    Differentiable in both samples while the kept eigenvalues differ.
+    The map; the largest entry of each column is positive. It is differentiable
+    in both samples if the eigenvalues of the components differ.
 
   Raises:
     ValueError: if widths differ, an option is unknown, a static number is
       not above 0 or there are too many components.
 
-  Differs from published code: skada and adapt pass (I + mu K M K)^{-1} K H K,
-  which is not symmetric, to a symmetric eigensolver, and so get others than
-  its eigenvectors; mu there is 1 / ridge. transferlearning sorts complex
-  numbers, which puts real ones in the same order.
+  Differs from published code: skada and adapt pass the asymmetric matrix
+  (I + mu K M K)^{-1} K H K, with mu = 1 / ridge, to a symmetric eigensolver and
+  do not get its eigenvectors. transferlearning sorts complex eigenvalues, which
+  gives the same order for real ones.
 
   Examples:
     >>> source = jnp.array([[0.0, 0.0], [0.0, 2.0], [0.0, 4.0]])

@@ -65,7 +65,7 @@ def batch(*index):
 @pytest.fixture(scope="module")
 def likeliest(tmp_path_factory):
   path = tmp_path_factory.mktemp("likeliest")
-  write(path, k=K)
+  write(path, top_k=K)
   return path
 
 
@@ -189,7 +189,7 @@ def test_any_arrays_are_kept_as_they_are(tmp_path):
 
 
 def test_half_the_bytes_of_the_logits(tmp_path, likeliest):
-  caches = write(tmp_path, k=K, dtype="bfloat16"), TeacherCache(likeliest)
+  caches = write(tmp_path, top_k=K, dtype="bfloat16"), TeacherCache(likeliest)
   top, exact = (cache.lookup(np.arange(SIZE), 0) for cache in caches)
   assert top["values"].dtype == jnp.bfloat16
   np.testing.assert_array_equal(
@@ -224,22 +224,26 @@ def test_other_tokens_are_refused(likeliest):
 
 
 def test_what_does_not_fit_is_refused(tmp_path, likeliest):
-  with pytest.raises(ValueError, match=r"k is 4, expected 2; kept is \{.*7, 4"):
-    write(likeliest, k=2)
+  with pytest.raises(
+    ValueError, match=r"top_k is 4, expected 2; kept is \{.*7, 4"
+  ):
+    write(likeliest, top_k=2)
   longer = [{"tokens": np.append(row, row)} for row in TOKENS]
   with pytest.raises(ValueError, match=r"image is '\(7,\) int32', expected"):
-    write(likeliest, longer, k=K)
+    write(likeliest, longer, top_k=K)
   uneven = [*SOURCE[:4], {"tokens": TOKENS[0, :-1]}, SOURCE[5]]
   with pytest.raises(
     ValueError, match=r"example 4 of the source has tokens \(6,\) int32; exp"
   ):
-    write(tmp_path / "uneven", uneven, k=K)
+    write(tmp_path / "uneven", uneven, top_k=K)
   with pytest.raises(
     ValueError, match=r"example 0 of the source has \['tokens'\]; expected 'im"
   ):
     write(tmp_path, inputs="image")
-  with pytest.raises(ValueError, match="k is 3 and dtype 'float32'; expected"):
-    write(tmp_path, k=3, keep=sample)
+  with pytest.raises(
+    ValueError, match="top_k is 3 and dtype 'float32'; expected"
+  ):
+    write(tmp_path, top_k=3, keep=sample)
   for keep in (lambda key, x: x, lambda key, x: {}, lambda key, x: {"a": (x,)}):
     with pytest.raises(ValueError, match=r"keep returns PyTreeDef\(.*a dict o"):
       write(tmp_path, keep=keep)
@@ -278,7 +282,7 @@ def test_what_is_kept_may_be_a_number_and_the_rest_not_finite(tmp_path):
 
 
 def test_another_versions_header_is_named(tmp_path):
-  write(tmp_path, k=K)
+  write(tmp_path, top_k=K)
   path = tmp_path / "header.json"
   header = json.loads(path.read_text())
   del header["kept"]

@@ -87,7 +87,7 @@ def test_float32_is_what_the_teacher_says_of_each_view(folder):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_the_likeliest_classes_and_the_rest(tmp_path, dtype):
   options = {"augment": None, "batch_size": 50, "shard_size": 50}
-  cache = write(tmp_path, k=2, dtype=dtype, **options)
+  cache = write(tmp_path, top_k=2, dtype=dtype, **options)
   top = cache.lookup(np.arange(SIZE), 0)
   logits = np.asarray(answer(VARIABLES, IMAGES))
   order = np.argsort(-logits, -1)
@@ -179,7 +179,7 @@ def test_a_record_in_the_wrong_place_is_refused(folder, tmp_path):
   write(tmp_path / "other", variables={"kernel": -VARIABLES["kernel"]})
   with pytest.raises(ValueError, match="example 5, seed 0, has cache 0x"):
     swapped("cache", tmp_path / "other" / shard, shard).lookup([5], 0)
-  write(tmp_path / "top", k=2)
+  write(tmp_path / "top", top_k=2)
   with pytest.raises(ValueError, match="has 52 bytes; expected 60"):
     swapped("bytes", tmp_path / "top" / shard, shard).lookup([5], 0)
 
@@ -236,8 +236,8 @@ def test_another_cache_is_refused(folder, tmp_path):
   other = {"kernel": kernel}
   with pytest.raises(ValueError, match="another cache: teacher is"):
     write(folder, variables=other, seed=1)
-  with pytest.raises(ValueError, match="k is None, expected 3; dtype is"):
-    write(folder, k=3, dtype="float16")
+  with pytest.raises(ValueError, match="top_k is None, expected 3; dtype is"):
+    write(folder, top_k=3, dtype="float16")
   with pytest.raises(FileNotFoundError, match=r"no header\.json"):
     TeacherCache(tmp_path)
 
@@ -248,8 +248,8 @@ def test_what_is_not_there_is_said(folder, tmp_path):
     cache.lookup([-1, 50], 0)
   with pytest.raises(FileNotFoundError, match=r"0 of 3 shards .* seed 1"):
     cache.lookup([0], 1)
-  with pytest.raises(ValueError, match="k is 7; expected 1 to 6"):
-    write(tmp_path, augment=None, k=7)
+  with pytest.raises(ValueError, match="top_k is 7; expected 1 to 6"):
+    write(tmp_path, augment=None, top_k=7)
   large = {"kernel": 1e6 * VARIABLES["kernel"]}
   with pytest.raises(ValueError, match="expected numbers that float16 holds"):
     write(tmp_path, augment=None, variables=large, dtype="float16")

@@ -70,6 +70,7 @@ def test_a_run_leaves_a_report(reference):
     assert row.validation["divergence"].shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
   reference, tmp_path, monkeypatch
 ):
@@ -215,6 +216,7 @@ def make_gradient(name, student):
   return state.params, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", adapt_methods.CHOICES)
 def test_every_method_has_a_gradient(name, student, batch):
   params, gradient = make_gradient(name, student)
@@ -265,6 +267,7 @@ def test_rules_choose_without_target_labels():
   assert set(adapt_choice.RULES) == set(adapt_report.RULES)
 
 
+@pytest.mark.slow
 def test_rules_score_one_student():
   rng = np.random.default_rng(0)
   embedding, logits = rng.normal(size=(50, 4)), rng.normal(size=(50, 3))

@@ -346,7 +346,7 @@ def test_the_report_says_what_hurt():
   noise = np.array([0.0, 0.01, -0.01, 0.005])
   values = {
     "scratch": base,
-    "kd": base + 0.05 + noise,
+    "kd": base + 0.05 + noise[::-1],
     "at": base - 0.5 + noise,
     "sp": base + noise,
   }

@@ -144,6 +144,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
   assert rows_of(tmp_path) == rows_of(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])
 def test_devices_change_nothing_but_rounding(
   mode, reference, tmp_path, monkeypatch

@@ -95,6 +95,7 @@ def test_a_run_leaves_a_report(reference):
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
   reference, tmp_path, monkeypatch
 ):

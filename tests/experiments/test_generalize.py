@@ -67,6 +67,7 @@ def test_a_run_leaves_a_report(reference):
   assert len(list((folder / "cells" / "target_only").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_says_where_it_goes_on(
   reference, tmp_path, monkeypatch, capsys
 ):
@@ -208,6 +209,7 @@ def start(name, setting):
   return params, lesson
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_moves_every_parameter_it_has(name, setting):
   params, lesson = start(name, setting)

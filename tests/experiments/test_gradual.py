@@ -80,6 +80,7 @@ def test_a_run_leaves_a_report(reference):
     assert row.seen["information"].shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_result(
   reference, tmp_path, monkeypatch
 ):

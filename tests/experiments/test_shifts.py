@@ -222,6 +222,7 @@ HELPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_teaches_and_helps_where_it_should(name, problems):
   index, shift, gain = HELPED.get(name, (0, "covariate", -0.08))

@@ -66,7 +66,9 @@ def test_ibn_equals_numpy():
 
 
 def test_ibn_over_an_axis_is_that_of_the_whole_batch():
-  graph, state = nnx.split(ibn(axis_name="data"))
+  norm = ibn()
+  nets.set_batch_axis(norm, "data")
+  graph, state = nnx.split(norm)
 
   @jax.jit
   @functools.partial(jax.vmap, axis_name="data")

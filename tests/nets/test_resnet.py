@@ -11,6 +11,7 @@ from flax import nnx
 from kdjax import nets
 from kdjax.nets import ResNet
 from kdjax.nets import WideResNet
+from kdjax.nets import set_batch_axis
 from kdjax.nets.layers import batch_norm
 
 # RepDistiller's models (commit b84f547) in PyTorch, float64, num_classes=3,
@@ -81,15 +82,17 @@ def test_outputs_are_the_published_ones(name):
 
 
 def _small(axis_name=None, key=0, dtype=jnp.float32):
-  return ResNet(
+  model = ResNet(
     8,
     3,
     input_shape=(8, 8, 1),
     channels=(4, 4, 6, 8),
     dtype=dtype,
-    axis_name=axis_name,
     rngs=nnx.Rngs(key),
   )
+  if axis_name:
+    set_batch_axis(model, axis_name)
+  return model
 
 
 @nnx.jit

@@ -1,4 +1,4 @@
-"""A step that sees two domains, on one device and on eight."""
+"""A learner that sees two domains, on one device and on eight."""
 
 import functools
 
@@ -13,19 +13,18 @@ from kdjax.nets import MLP
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
 from kdjax.ops import gather_batch
+from kdjax.training import Model
 from kdjax.training import Variables
-from kdjax.training import adaptation_loss
+from kdjax.training import adapt
 from kdjax.training import from_nnx
-from kdjax.training import init_train_state
-from kdjax.training import make_train_step
 from kdjax.training import mean_metrics
 from kdjax.training import parallelize
 
 KEY = jax.random.key(0)
 SHAPE = (4, 4, 1)
+SGD = optax.sgd(0.1)
 
 
 def domain(seed, size, valid):
@@ -39,20 +38,21 @@ def domain(seed, size, valid):
 BATCH = {"source": domain(1, 16, 13), "target": domain(2, 8, 8)}
 
 
-def centroid_distance(axis_name=None):
+def centroid_distance():
   """Draws the domains' mean embeddings together."""
 
-  def init(key, source_spec, target_spec):
-    assert target_spec is None
+  def init(key, specs):
+    assert set(specs) == {"source", "target"}
     return {"scale": jnp.ones(())}, {}
 
-  def apply(params, state, source, target, batch, key):
-    def mean(outputs, mask):
-      rows = gather_batch(outputs.embedding, axis_name)
-      weights = gather_batch(mask.astype(jnp.float32), axis_name)
+  def apply(params, state, outputs, batch, key, *, axis_name=None):
+    def mean(role):
+      rows = gather_batch(outputs[role].embedding, axis_name)
+      weights = batch[role]["mask"].astype(jnp.float32)
+      weights = gather_batch(weights, axis_name)
       return weights @ rows / jnp.sum(weights)
 
-    gap = mean(source, batch["mask"]) - mean(target, batch["target"]["mask"])
+    gap = mean("source") - mean("target")
     value = params["scale"] * jnp.sum(gap**2)
     if axis_name is not None:
       value = jax.lax.pmean(value, axis_name)
@@ -61,38 +61,29 @@ def centroid_distance(axis_name=None):
   return Objective(init, apply)
 
 
-def build(network, axis_name=None, **options):
-  task = stateless(
-    optax.softmax_cross_entropy_with_integer_labels,
-    select_supervised,
-    axis_name=axis_name,
+def task(source_logits, source_labels):
+  return optax.softmax_cross_entropy_with_integer_labels(
+    source_logits, source_labels
   )
+
+
+def build(network, **options):
   objective = combine(
     {
-      "task": (1.0, task),
-      "transfer": (0.5, centroid_distance(axis_name)),
+      "task": (1.0, stateless(task)),
+      "transfer": (0.5, centroid_distance()),
     }
   )
-  optimizer = optax.sgd(0.1)
-  state = init_train_state(
-    KEY, network, objective, optimizer, BATCH["source"]["image"]
-  )
-  loss_fn = adaptation_loss(
-    network.forward, objective, axis_name=axis_name, **options
-  )
-  return (
-    state,
-    loss_fn,
-    make_train_step(loss_fn, optimizer, axis_name=axis_name),
-  )
+  learner = adapt(network, objective, SGD, **options)
+  return learner, learner.init(KEY, BATCH)
 
 
 class Normalized(nnx.Module):
   """The smallest network with batch statistics."""
 
-  def __init__(self, axis_name, rngs):
+  def __init__(self, rngs):
     self.body = nnx.Linear(16, 8, rngs=rngs)
-    self.norm = nnx.BatchNorm(8, axis_name=axis_name, rngs=rngs)
+    self.norm = nnx.BatchNorm(8, rngs=rngs)
     self.head = nnx.Linear(8, 3, rngs=rngs)
 
   def __call__(self, inputs):
@@ -101,8 +92,8 @@ class Normalized(nnx.Module):
 
 
 @functools.cache
-def normalized(axis_name=None):
-  return from_nnx(nnx.jit(lambda: Normalized(axis_name, nnx.Rngs(0)))())
+def normalized():
+  return from_nnx(nnx.jit(lambda: Normalized(nnx.Rngs(0)))())
 
 
 @functools.cache
@@ -117,7 +108,7 @@ def mlp():
 
 def test_it_is_the_task_on_the_source_plus_the_gap_between_the_domains():
   network = mlp()
-  state, loss_fn, step = build(network)
+  learner, state = build(network)
 
   def look(name):
     return network.forward(
@@ -125,19 +116,19 @@ def test_it_is_the_task_on_the_source_plus_the_gap_between_the_domains():
     )[0]
 
   source, target = look("source"), look("target")
-  losses = optax.softmax_cross_entropy_with_integer_labels(
-    source.logits, BATCH["source"]["label"]
-  )
+  losses = task(source.logits, BATCH["source"]["label"])
   gap = source.embedding[:13].mean(0) - target.embedding.mean(0)
   expected = losses[:13].mean() + 0.5 * jnp.sum(gap**2)
+  loss_fn = learner.loss_fn
   loss, _ = jax.jit(loss_fn)(state.params, state.state, {}, BATCH, KEY)
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
   # The target moves the student, and the objective's parameters move too.
-  before, step = state, jax.jit(step)
+  before, step = state, jax.jit(learner.step)
   for _ in range(20):
     state, metrics = step(state, {}, BATCH, KEY)
   assert mean_metrics(metrics)["loss"] < expected
+  assert metrics["loss"][1] == 13
   changed = jax.tree.map(
     lambda a, b: bool(jnp.any(a != b)), state.params, before.params
   )
@@ -156,11 +147,21 @@ def test_it_is_the_task_on_the_source_plus_the_gap_between_the_domains():
   assert np.all(np.any(gradient, axis=(1, 2, 3)))
 
 
+def test_it_is_evaluated_on_batches_of_one_domain():
+  learner, state = build(mlp())
+  for batch, count in ((BATCH["source"], 13), (BATCH["target"], 8)):
+    seen = jax.jit(learner.evaluate)(state, {}, batch)
+    assert {k: v[1] for k, v in seen.items()} == {
+      "accuracy": count,
+      "cross_entropy": count,
+    }
+
+
 def test_only_batch_statistics_tell_a_joint_pass_from_separate_ones():
   losses = {}
   for joint in (True, False):
-    state, loss_fn, _ = build(mlp(), joint_forward=joint)
-    losses[joint], _ = jax.jit(loss_fn)(
+    learner, state = build(mlp(), joint=joint)
+    losses[joint], _ = jax.jit(learner.loss_fn)(
       state.params, state.state, {}, BATCH, KEY
     )
   np.testing.assert_allclose(losses[True], losses[False], rtol=1e-6)
@@ -175,26 +176,24 @@ def test_batch_statistics_are_joint_or_of_one_domain_after_the_other():
     outputs = Outputs(jnp.zeros((len(inputs), 3)), {}, inputs[:, 0, 0])
     return outputs, {"mean": (variables.state["mean"] + mean) / 2}
 
+  student = Model(forward, Variables({}, {"mean": jnp.zeros(())}))
   means = [BATCH[name]["image"].mean() for name in ("source", "target")]
   both = jnp.concatenate([BATCH[n]["image"] for n in ("source", "target")])
   expected = {True: both.mean() / 2, False: (means[0] / 2 + means[1]) / 2}
   for joint, value in expected.items():
-    loss_fn = adaptation_loss(forward, centroid_distance(), joint_forward=joint)
+    learner = adapt(student, centroid_distance(), SGD, joint=joint)
     params = {"student": {}, "objective": {"scale": jnp.ones(())}}
     state = {"student": {"mean": jnp.zeros(())}, "objective": {}}
-    _, (state, _) = loss_fn(params, state, {}, BATCH, KEY)
+    _, (state, _) = learner.loss_fn(params, state, {}, BATCH, KEY)
     np.testing.assert_allclose(state["student"]["mean"], value, rtol=1e-5)
   assert seen == [24, 16, 8]
 
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_eight_devices_take_the_same_step_as_one(joint):
-  state, _, step = build(normalized(), joint_forward=joint)
-  one, metrics = jax.jit(step)(state, {}, BATCH, KEY)
-  state, _, step = build(
-    normalized("batch"), axis_name="batch", joint_forward=joint
-  )
-  parallel = parallelize(step, "shard_map", split={"batch": 0})
+  learner, state = build(normalized(), joint=joint)
+  one, metrics = jax.jit(learner.step)(state, {}, BATCH, KEY)
+  parallel = parallelize(learner, "shard_map").step
   many, metrics_many = parallel(state, {}, BATCH, KEY)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
@@ -215,34 +214,37 @@ def test_views_of_the_target_follow_and_the_teacher_sees_both_domains():
     count = variables.state["count"] + 1
     return Outputs(values, {}, values), {"count": count}
 
-  def apply(params, state, source, target, batch, key):
-    assert set(source.views) == {"teacher"}
-    assert set(target.views) == {"darker", "teacher"}
-    parts = (
-      source.views["teacher"].logits,
-      target.views["teacher"].logits,
-      target.views["darker"].logits,
-    )
+  def apply(params, state, outputs, batch, key, *, axis_name=None):
+    assert set(outputs) == {
+      "source",
+      "target",
+      "target_darker",
+      "source_teacher",
+      "target_teacher",
+    }
+    parts = [
+      outputs[role].logits
+      for role in ("source_teacher", "target_teacher", "target_darker")
+    ]
     return sum(map(jnp.sum, parts)), state, {}
 
-  objective = Objective(lambda *_: ({}, {}), apply)
-  loss_fn = adaptation_loss(
-    forward,
-    objective,
-    forward,
+  zero = {"count": jnp.zeros(())}
+  learner = adapt(
+    Model(forward, Variables(np.float32(2.0), zero)),
+    Objective(lambda *_: ({}, {}), apply),
+    SGD,
+    teacher=Model(forward, Variables(jnp.array(3.0), zero)),
     views={"darker": lambda key, batch: batch["image"] - 1},
   )
-  zero = {"count": jnp.zeros(())}
   state = {"student": zero, "objective": {}}
-  frozen = {"teacher": Variables(jnp.array(3.0), zero)}
 
   def loss(student, frozen):
     params = {"student": student, "objective": {}}
-    return loss_fn(params, state, frozen, BATCH, KEY)
+    return learner.loss_fn(params, state, frozen, BATCH, KEY)
 
   (value, (moved, _)), gradients = jax.jit(
     jax.value_and_grad(loss, (0, 1), has_aux=True)
-  )(np.float32(2.0), frozen)
+  )(np.float32(2.0), learner.frozen)
   source, target = (
     BATCH[name]["image"][:, 0, 0].sum() for name in ("source", "target")
   )
@@ -255,10 +257,49 @@ def test_views_of_the_target_follow_and_the_teacher_sees_both_domains():
   assert moved["student"]["count"] == 2
 
 
-def test_no_view_takes_the_teachers_name():
-  views = {"teacher": lambda key, batch: batch["image"]}
-  adaptation_loss(mlp().forward, centroid_distance(), views=views)
-  with pytest.raises(ValueError, match="views has the name 'teacher'"):
-    adaptation_loss(
-      mlp().forward, centroid_distance(), mlp().forward, views=views
-    )
+def test_a_method_without_the_source_sees_nothing_of_it():
+  """Not even its batch statistics."""
+
+  def loss(target_embedding):
+    return jnp.sum(target_embedding**2, -1)
+
+  moved = []
+  for source in (BATCH["source"], domain(9, 16, 16)):
+    learner = adapt(normalized(), loss, SGD, domains=("target",))
+    batch = BATCH | {"source": source}
+    state = learner.init(KEY, batch)
+    moved.append(jax.jit(learner.step)(state, {}, batch, KEY))
+  jax.tree.map(np.testing.assert_array_equal, *moved)
+
+
+@pytest.mark.parametrize(
+  ("batch", "words"),
+  [
+    (
+      BATCH["source"],
+      r"batch has \['image', 'label', 'mask'\]; expected 'source' too",
+    ),
+    (
+      {"source": BATCH["source"]},
+      r"batch has \['source'\]; expected 'target' too",
+    ),
+    (
+      {
+        "source": BATCH["source"],
+        "target": {"image": BATCH["target"]["image"]},
+      },
+      r"batch\['target'\] has .* 'mask' too",
+    ),
+    (
+      {
+        "source": BATCH["source"],
+        "target": BATCH["target"] | {"image": jnp.ones((8, 2, 2, 1))},
+      },
+      r"inputs of 'target' have the shape \(2, 2, 1\) behind the batch",
+    ),
+  ],
+)
+def test_two_domains_say_what_they_lack(batch, words):
+  learner = adapt(mlp(), task, SGD)
+  with pytest.raises(ValueError, match=words):
+    learner.init(KEY, batch)

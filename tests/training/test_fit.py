@@ -129,7 +129,15 @@ def weights(module):
   )
 
 
-@pytest.mark.parametrize("mode", [None, "jit", "pmap", "shard_map"])
+@pytest.mark.parametrize(
+  "mode",
+  [
+    None,
+    "shard_map",
+    pytest.param("jit", marks=pytest.mark.slow),
+    pytest.param("pmap", marks=pytest.mark.slow),
+  ],
+)
 def test_steps_one_by_one_and_on_two_devices_are_the_same(mode, scanned):
   options = {"steps": STEPS, "evaluate_every": 5, "validation": HELD_OUT}
   if mode is not None:

@@ -117,7 +117,7 @@ def test_an_ensemble_of_one_gives_the_same_update(online, average):
 
 
 def test_likeliest_classes_keep_their_probabilities_and_the_rest(tmp_path):
-  batch = cache(tmp_path, k=2, dtype="float32").attach(BATCH, seed=0)
+  batch = cache(tmp_path, top_k=2, dtype="float32").attach(BATCH, seed=0)
   teacher = network(1)
   dropped = CachedTeacher(CLASSES, tail="drop")
 

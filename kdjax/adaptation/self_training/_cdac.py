@@ -56,8 +56,8 @@ def cdac_loss(
     (Dassl's; 20,000 in the authors' script).
 
   Raises:
-    ValueError: if shapes differ or `num_largest` is larger than the width of
-      the features.
+    ValueError: if shapes differ or `num_largest` is larger than the width
+      of the features.
     TypeError: if `num_largest` is not an integer.
 
   Examples:

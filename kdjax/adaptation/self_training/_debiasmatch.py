@@ -88,7 +88,7 @@ def debias_init(num_classes: int) -> Float[Array, " classes"]:
     <https://arxiv.org/abs/2201.01490>`_, 2022.
   """
   check_integer("num_classes", num_classes, 1)
-  return jnp.full(num_classes, 1 / num_classes)
+  return jnp.full(num_classes, 1 / num_classes, float)
 
 
 @validate

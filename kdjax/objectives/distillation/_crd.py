@@ -66,7 +66,7 @@ def crd(
 
   Returns:
     An objective with the metric `"loss"`. Its parameters are both embeddings,
-    its state is the banks, the logarithms of both normalisers, which the first
+    its state is the banks, the logarithms of both normalizers, which the first
     batch sets for good, and the hyper-parameters.
 
   Raises:

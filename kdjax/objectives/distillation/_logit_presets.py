@@ -61,14 +61,14 @@ PRESETS: dict[str, Preset] = {
   ),
   "dkd": _taught(
     "Decoupled KD, Zhao 2022",
-    "weighs the labelled class and the other classes apart",
+    "weighs the labeled class and the other classes apart",
     lift(losses.dkd_loss, temperature=4.0, alpha=1.0, beta=8.0),
     warmup_epochs=20,
     source=_MDISTILLER,
   ),
   "nkd": _taught(
     "Normalized KD, Yang 2023",
-    "normalizes the probabilities of the classes other than the labelled one",
+    "normalizes the probabilities of the classes other than the labeled one",
     lift(losses.nkd_loss, temperature=3.0, gamma=3.5),
     source=_CLS_KD,
   ),

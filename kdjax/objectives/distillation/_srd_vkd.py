@@ -21,7 +21,7 @@ def srd(*, exponent: ArrayLike = 4.0) -> Objective:
   """Simple recipe distillation (SRD) of the pooled last features.
 
   The :func:`kdjax.distillation.srd_loss` of the student's, after a linear
-  layer, and the teacher's, both batch-normalised without scale and bias.
+  layer, and the teacher's, both batch-normalized without scale and bias.
 
   Args:
     exponent: of the differences.
@@ -86,7 +86,7 @@ def vkd() -> Objective:
     temperature 1 of a distillation token.
 
   The projection is the orthogonal factor of a trained matrix (QR). PyTorch,
-  which the authors use, parametrises the same set by Householder reflections.
+  which the authors use, parametrizes the same set by Householder reflections.
   They pool tokens after the network's last LayerNorm; :class:`kdjax.nets.ViT`
   returns those before it.
 

@@ -28,7 +28,7 @@ def uskd(
   positions. There need not be a teacher.
 
   Args:
-    alpha: the weight of the labelled class.
+    alpha: the weight of the labeled class.
     beta: the weight of the other classes.
     weak_weight: mu, the weight of the weak classifier's own loss.
 

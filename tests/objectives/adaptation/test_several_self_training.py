@@ -11,7 +11,7 @@ from kdjax import objectives
 from kdjax import reweighting
 from kdjax import transforms
 from kdjax.nets import Outputs
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 
 KEY = jax.random.key(0)
 CLASSES, WIDTH = 3, 6

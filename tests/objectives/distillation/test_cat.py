@@ -10,10 +10,10 @@ from tests.objectives.distillation.networks import run
 
 def test_class_activation_maps_average_to_the_logits():
   """As those of a 1x1 convolution before the pooling do."""
-  centred = [
+  centered = [
     np.asarray(x.logits) - np.asarray(x.classifier[1])
     for x in (STUDENT, TEACHER)
   ]
   loss = run(cat(resolution=1, normalize=False), STUDENT, TEACHER)
-  expected = np.square(centred[0] - centred[1]).mean(1)
+  expected = np.square(centered[0] - centered[1]).mean(1)
   np.testing.assert_allclose(loss, expected[:13].mean(), rtol=1e-5)

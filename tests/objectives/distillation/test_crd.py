@@ -1,4 +1,4 @@
-"""CRD's banks, normalisers and negatives against NumPy in float64."""
+"""CRD's banks, normalizers and negatives against NumPy in float64."""
 
 import functools
 
@@ -93,7 +93,7 @@ def oracle(params, banks, normalizers, features, index, drawn):
 
 
 def test_two_steps_equal_numpy():
-  """The second keeps the first's normaliser and sees its banks."""
+  """The second keeps the first's normalizer and sees its banks."""
   with jax.enable_x64(True):
     _, params, state, step = make(jnp.float64)
     step = jax.jit(step)
@@ -146,7 +146,7 @@ def test_padding_and_repeated_examples():
   (other, same), _ = run(*spoiled, batch_of(index, mask))
   np.testing.assert_allclose(other, value, rtol=1e-6)
   jax.tree.map(np.testing.assert_array_equal, same, moved)
-  # A batch of padding changes nothing, and does not set the normaliser.
+  # A batch of padding changes nothing, and does not set the normalizer.
   (value, same), gradient = run(*features, batch_of(index, 0 * mask > 0))
   assert value == 0
   jax.tree.map(np.testing.assert_array_equal, same, state)

@@ -10,7 +10,7 @@ from flax import nnx
 from kdjax import generalization
 from kdjax import objectives
 from kdjax import training
-from kdjax.ops._cross_entropy import cross_entropy
+from kdjax.ops import cross_entropy
 
 KEY = jax.random.key(0)
 DOMAINS, BATCH, CLASSES, WIDTH = 3, 4, 3, 5
