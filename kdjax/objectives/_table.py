@@ -102,7 +102,7 @@ def preset(
     )
   row = PRESETS[name]
   published_weight, published = of_pair(name, pair, row.weight)
-  row = row._replace(weight=published_weight if weight is None else weight)
+  weight = published_weight if weight is None else weight
   run = {k: options.pop(k, None) for k in RUN_OPTIONS}
   if initialization:
     if row.initialization is None:
@@ -122,13 +122,12 @@ def preset(
       f"preset: {name} has no {', '.join(options)}; expected "
       f"{'temperature' if row.kd else 'no hyper-parameter'}."
     )
-  if row.method:
+  if row.method is not None:
     options = published | options
     if "weight" in inspect.signature(row.method).parameters:
-      options["weight"] = row.weight
-      row = row._replace(weight=1.0)
+      options["weight"], weight = weight, 1.0
     method = _build(row.method, name, run, options)
-    parts[name] = _warmup(name, row, run["steps_per_epoch"]), method
+    parts[name] = _warmup(name, row, weight, run["steps_per_epoch"]), method
   return combine(parts)
 
 
@@ -166,10 +165,10 @@ def _build(
 
 
 def _warmup(
-  name: str, row: Preset, steps_per_epoch: int | None
+  name: str, row: Preset, weight: ArrayLike, steps_per_epoch: int | None
 ) -> ArrayLike | Schedule:
   if not row.warmup_epochs:
-    return row.weight
+    return weight
   if steps_per_epoch is None:
     raise ValueError(
       f"preset: {name} warms up over {row.warmup_epochs} epochs; expected "
@@ -178,6 +177,6 @@ def _warmup(
 
   def schedule(step: Array) -> Array:
     epoch = step // steps_per_epoch + row.first_epoch
-    return row.weight * jnp.minimum(epoch / row.warmup_epochs, 1.0)
+    return jnp.minimum(epoch / row.warmup_epochs, 1.0) * weight
 
   return schedule

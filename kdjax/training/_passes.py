@@ -107,6 +107,11 @@ class LossFn:
 
       def answer(name: str, inputs: Any, *, gradient: bool = False) -> Outputs:
         forward = self.forwards[name]
+        if isinstance(forward, CachedTeacher):
+          raise ValueError(
+            f"prepare asks {name!r}, a CachedTeacher, which has no network; "
+            "expected the name of one that has."
+          )
         return run_forward(name, forward, variables(name, gradient), inputs)[0]
 
       batch = self.prepare(prepare_key, batch, answer)

@@ -27,7 +27,7 @@ def cdac(
   consistency: ArrayLike = 30.0,
   ramp_steps: ArrayLike = 1000.0,
   temperature: ArrayLike = 0.05,
-  top: int = 5,
+  num_largest: int = 5,
 ) -> Objective:
   """Cross-domain adaptive clustering (CDAC) of a classifier by prototypes.
 
@@ -43,7 +43,7 @@ def cdac(
     ramp_steps: over which that weight rises, kept in the state; 1,000 in Dassl,
       20,000 in the authors' script.
     temperature: of the prototypes' logits.
-    top: how many of the largest features make two examples alike.
+    num_largest: how many of the largest features make two examples alike.
 
   Returns:
     An objective of the roles `"source"`, `"target"`, `"target_strong"` and
@@ -84,7 +84,7 @@ def cdac(
     clustering = cdac_loss(
       target_embedding,
       *(classify(reverse_gradient(x)) for x in views),
-      num_largest=top,
+      num_largest=num_largest,
       where=target_mask,
       axis_name=axis_name,
     )

@@ -63,13 +63,14 @@ def adaptive_norms(
   axis_name: str | None,
 ) -> Array:
   """AFN's losses of both domains."""
-  return sum(
+  source, target = (
     masked_mean(adaptation.afn_loss(x), where, axis_name=axis_name)
     for x, where in (
       (source_embeddings, where_source),
       (target_embeddings, where_target),
     )
   )
+  return source + target
 
 
 def hard_norms(
@@ -81,13 +82,14 @@ def hard_norms(
   axis_name: str | None,
 ) -> Array:
   """HAFN's losses of both domains."""
-  return sum(
+  source, target = (
     adaptation.hafn_loss(x, where=where, axis_name=axis_name)
     for x, where in (
       (source_embeddings, where_source),
       (target_embeddings, where_target),
     )
   )
+  return source + target
 
 
 def sliced(

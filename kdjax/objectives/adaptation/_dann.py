@@ -91,7 +91,7 @@ def bsp(
   hidden: Sequence[int] = (1024, 1024),
   scale: ArrayLike = 1.0,
   schedule: Schedule | None = None,
-  components: int = 1,
+  num_components: int = 1,
 ) -> Objective:
   """Batch spectral penalization (BSP), beside the :func:`dann` it repairs.
 
@@ -100,7 +100,7 @@ def bsp(
     hidden: units of the discriminator's hidden layers.
     scale: of DANN's reversed gradient, kept in the state.
     schedule: a factor of it by the step; 1 without.
-    components: how many of the largest singular values are penalized.
+    num_components: how many of the largest singular values are penalized.
 
   Returns:
     An objective; DANN's weight in it is 1.
@@ -112,7 +112,7 @@ def bsp(
     Chen et al., `Transferability vs. discriminability: batch spectral
     penalization <https://proceedings.mlr.press/v97/chen19i.html>`_, 2019.
   """
-  penalty = functools.partial(bsp_loss, num_components=components)
+  penalty = functools.partial(bsp_loss, num_components=num_components)
   penalized = stateless(penalty, ("source_embeddings", "target_embeddings"))
   adversary = dann(hidden=hidden, scale=scale, schedule=schedule)
   return combine({"dann": (1.0, adversary), "penalty": (weight, penalized)})

@@ -52,13 +52,17 @@ _TAUGHT = ("target_strong_logits", "target_teacher_logits")
 
 def _row(title: str, summary: str, method: Any, **needs: Any) -> Preset:
   """A method that sees both domains, beside the source's cross-entropy."""
-  options = {"domains": _BOTH, "source": "TLlib"} | needs
+  options: dict[str, Any] = {"domains": _BOTH, "source": "TLlib"} | needs
   return Preset(title, summary, method, area="adaptation", **options)
 
 
 def _on_source(title: str, summary: str, **needs: Any) -> Preset:
   """A method that changes the source's examples, and trains on them alone."""
-  options = {"domains": ("source",), "tuned": "", "source": "paper"} | needs
+  options: dict[str, Any] = {
+    "domains": ("source",),
+    "tuned": "",
+    "source": "paper",
+  } | needs
   return _row(title, summary, options.pop("method", None), **options)
 
 
@@ -85,7 +89,7 @@ def _adversary(
   **needs: Any,
 ) -> Preset:
   """A player behind a gradient reversal, whose scale rises to the published."""
-  options = {"tuned": "scale", "search": Search(scale)} | needs
+  options: dict[str, Any] = {"tuned": "scale", "search": Search(scale)} | needs
   return _row(title, summary, factory, **options)
 
 
@@ -128,7 +132,7 @@ def _strong(
   **needs: Any,
 ) -> Preset:
   """A loss of the target's strong view and of what is told of the example."""
-  options = {"views": ("strong",)} | needs
+  options: dict[str, Any] = {"views": ("strong",)} | needs
   return _row(title, summary, lift(loss, names), **options)
 
 

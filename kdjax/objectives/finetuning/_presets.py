@@ -33,13 +33,14 @@ def _attention(
 
 def _row(title: str, summary: str, method: Any, **needs: Any) -> Preset:
   """A method that starts from the pretrained network."""
-  options = {"start": "past"} | needs
+  options: dict[str, Any] = {"start": "past"} | needs
   return Preset(title, summary, method, area="finetuning", **options)
 
 
 def _trained(title: str, summary: str, **needs: Any) -> Preset:
   """A method whose objective is the cross-entropy alone."""
-  return _row(title, summary, None, **({"tuned": ""} | needs))
+  options: dict[str, Any] = {"tuned": ""} | needs
+  return _row(title, summary, None, **options)
 
 
 PRESETS: dict[str, Preset] = {

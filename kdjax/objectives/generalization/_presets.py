@@ -37,7 +37,7 @@ from kdjax.objectives.generalization._vrex import vrex
 
 def _row(title: str, summary: str, method: Any = None, **needs: Any) -> Preset:
   """A method of generalization; what it lacks is the cross-entropy alone."""
-  options = {"source": "DomainBed"} | needs
+  options: dict[str, Any] = {"source": "DomainBed"} | needs
   return Preset(title, summary, method, area="generalization", **options)
 
 

@@ -55,7 +55,7 @@ OBJECTIVES = {
   "dst": functools.partial(objectives.dst, hidden=(5,), threshold=0.5),
   "mme": functools.partial(objectives.mme, temperature=0.5),
   "cdac": functools.partial(
-    objectives.cdac, temperature=0.5, threshold=0.4, top=2
+    objectives.cdac, temperature=0.5, threshold=0.4, num_largest=2
   ),
   "flexmatch": functools.partial(
     objectives.flexmatch, num_examples=8, threshold=0.6
@@ -425,7 +425,7 @@ def test_cdac_adds_up_and_its_consistency_rises():
     clustering = adaptation.cdac_loss(
       weak,
       *map(classify, (weak, strong)),
-      top=2,
+      num_largest=2,
       where=BATCH["target"]["mask"],
     )
     answers = [classify(x) for x in (weak, strong, other)]

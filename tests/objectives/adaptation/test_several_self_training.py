@@ -178,7 +178,7 @@ def test_debiasmatchs_mean_prediction_moves_before_its_loss():
   _, state = start(objective)
   value, _, moved = run(objective, {}, state)
   prior = adaptation.debias_update(
-    TARGET.logits, jnp.ones(CLASSES) / CLASSES, momentum=0.6, where=MASK
+    jnp.ones(CLASSES) / CLASSES, TARGET.logits, momentum=0.6, where=MASK
   )
   close(moved["prior"], prior)
   pseudo = adaptation.fixmatch_loss(

@@ -130,9 +130,9 @@ def test_sagnets_style_learns_and_the_student_hides_it():
     features, labels = embedding.reshape(-1, WIDTH), LABELS.reshape(-1)
     keys = jax.random.split(KEY, 3)
 
-    def swap(features, key, what):
+    def swap(features, key, part):
       return generalization.sagnet_randomize(
-        features=features, key=key, what=what
+        features=features, key=key, part=part
       )
 
     content = linear(CLASSIFIER, swap(features, keys[0], "style"))
