@@ -271,7 +271,8 @@ def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
 
 def collapses(cell: dict[str, Any], cells: dict[str, Any]) -> bool:
   """Whether the accuracy is less than half of that from scratch."""
-  return accuracy(cell).mean() < accuracy(cells["scratch"]).mean() / 2
+  least = accuracy(cells["scratch"]).mean() / 2
+  return bool(accuracy(cell).mean() < least)
 
 
 def describe_teacher(job: Any, pair: str, cells: dict[str, Any]) -> str:

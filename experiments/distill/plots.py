@@ -1,6 +1,7 @@
 """The figures of `experiments.distill`; each function saves one PNG."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -103,7 +104,7 @@ def grid_map(
 
 def reliability_diagram(
   path: plots.Path,
-  curves: Mapping[str, object],
+  curves: Mapping[str, Any],
   errors: Mapping[str, str],
   title: str,
 ) -> None:

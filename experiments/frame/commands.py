@@ -8,6 +8,8 @@ import os
 import shlex
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -19,6 +21,8 @@ from experiments.frame import tables
 
 Config = TypeVar("Config")
 Job = TypeVar("Job")
+
+PATIENCE = 2.0  # seconds that the main thread has to end after a signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,21 +124,43 @@ def stoppable() -> Iterator[list[bool]]:
   started: list[bool] = []
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, _terminate)
+  # Python's handlers wait for the end of a compilation; a thread does not.
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  watcher = threading.Thread(target=_watch, args=(reader, started), daemon=True)
+  watcher.start()
   try:
     yield started
   except KeyboardInterrupt as stop:
-    code = 143 if isinstance(stop, Terminated) else 130
-    for number in (signal.SIGINT, signal.SIGTERM):
-      signal.signal(number, signal.SIG_IGN)
-    hint = "Nothing was computed yet."
-    if started:
-      hint = f"Go on with: {command_line(resume=True)}"
-    print(f"\nstopped. {hint}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads that compute would be waited for, or crash at the interpreter's
-    # end. All files are written whole or not at all.
-    os._exit(code)
+    terminated = isinstance(stop, Terminated)
+    _end(signal.SIGTERM if terminated else signal.SIGINT, started)
+  finally:
+    signal.set_wakeup_fd(-1)
+    os.close(writer)
+
+
+def _watch(reader: int, started: list[bool]) -> None:
+  """Ends the program if its main thread does not do so soon."""
+  while number := os.read(reader, 1):
+    if number[0] in (signal.SIGINT, signal.SIGTERM):
+      time.sleep(PATIENCE)
+      _end(number[0], started)
+
+
+def _end(number: int, started: list[bool]) -> NoReturn:
+  for handled in (signal.SIGINT, signal.SIGTERM):
+    with contextlib.suppress(ValueError):  # not the main thread
+      signal.signal(handled, signal.SIG_IGN)
+  hint = "Nothing was computed yet."
+  if started:
+    hint = f"Go on with: {command_line(resume=True)}"
+  print(f"\nstopped. {hint}", file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  # Threads that compute would be waited for, or crash at the interpreter's
+  # end. All files are written whole or not at all.
+  os._exit(128 + number)
 
 
 def _program() -> str:

@@ -114,7 +114,7 @@ def legend(
       break
     columns -= 1
   canvas.legend(
-    handles=handles,
+    handles=list(handles),
     loc=place,
     ncols=columns,
     fontsize=9,

@@ -332,7 +332,7 @@ def test_an_empty_choice_is_refused_with_the_list():
 
 
 SCRIPT = """
-import dataclasses, os, signal, sys, time
+import dataclasses, os, signal, sys, threading, time
 from experiments.frame import commands
 @dataclasses.dataclass(frozen=True)
 class Config(commands.Flags):
@@ -348,9 +348,9 @@ commands.launch(
 """
 
 
-def launch(name, *arguments):
+def launch(name, *arguments, script=SCRIPT):
   return subprocess.run(
-    [sys.executable, "-c", SCRIPT.format(name=name, arguments=arguments)],
+    [sys.executable, "-c", script.format(name=name, arguments=arguments)],
     cwd=ROOT,
     env=os.environ | {"PYTHONPATH": str(ROOT)},
     capture_output=True,
@@ -366,6 +366,20 @@ def test_a_stop_is_one_line_that_says_how_to_go_on(name):
   assert done.stderr.strip().splitlines() == [
     "stopped. Go on with: python -m experiments --workdir runs/mine --resume"
   ]
+
+
+def test_a_stop_does_not_wait_for_a_compilation():
+  """Nor for any call in which Python handles no signal."""
+  # The second lock of a mutex waits for ever.
+  lock = "ctypes.CDLL(None).pthread_mutex_lock(mutex)"
+  wait = f"mutex = ctypes.create_string_buffer(64); {lock}; {lock}"
+  kill = "os.kill(os.getpid(), signal.SIGINT)"
+  timer = f"threading.Timer(1, lambda: {kill}).start()"
+  script = SCRIPT.replace("time.sleep(30)", wait)
+  script = script.replace("os.kill(os.getpid(), signal.{name})", timer)
+  done = launch("SIGINT", script=script.replace("sys,", "sys, ctypes,"))
+  assert done.returncode == 130
+  assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_methods_help_lists_the_methods():
