@@ -74,6 +74,7 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
   try:
     course = make_course(
       method,
+      student,
       network,
       job.recipe(student, teacher=False),
       source,
@@ -318,6 +319,7 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
   if not folder.exists():
     lesson = make_course(
       "kd" if guide else "scratch",
+      known,
       network,
       job.recipe(known, teacher=True),
       guide,
