@@ -258,7 +258,7 @@ class Training:
 
     if self.evaluation is None:
       # Students that answer for themselves are all tried by one program.
-      name = ("evaluation", self.stage, lesson.network.name)
+      name = ("evaluation", self.stage, lesson.name)
       self.evaluation = make() if answers else job.once(name, make)
     own = state.params["objective"], state.state["objective"]
     return self.evaluation(

@@ -208,6 +208,7 @@ def make_course(
   # After a stage that is all the method is, labels alone teach.
   alone = row.method is None and not row.kd
   lesson = Lesson(
+    name,
     network,
     objective,
     recipe,

@@ -34,6 +34,7 @@ class Teacher(NamedTuple):
 class Lesson(NamedTuple):
   """The training of a network: objective, recipe, optimizer and epochs."""
 
+  name: str  # of the network
   network: training.Network
   objective: Objective
   recipe: training.Recipe
