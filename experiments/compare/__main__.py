@@ -299,9 +299,9 @@ def execute(job: Job) -> dict[str, Any]:
 
 
 def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and its paper's code, for `--methods help`."""
+  """Method -> its area and what it does, for `--methods help`."""
   return {
-    name: ("distillation", row_of(name).source) for name in method_names()
+    name: (row_of(name).area, row_of(name).summary) for name in method_names()
   }
 
 

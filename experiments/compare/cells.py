@@ -74,6 +74,7 @@ def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
   try:
     course = make_course(
       method,
+      student,
       network,
       job.recipe(student, teacher=False),
       source,
@@ -257,7 +258,7 @@ class Training:
 
     if self.evaluation is None:
       # Students that answer for themselves are all tried by one program.
-      name = ("evaluation", self.stage, lesson.network.name)
+      name = ("evaluation", self.stage, lesson.name)
       self.evaluation = make() if answers else job.once(name, make)
     own = state.params["objective"], state.state["objective"]
     return self.evaluation(
@@ -318,6 +319,7 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
   if not folder.exists():
     lesson = make_course(
       "kd" if guide else "scratch",
+      known,
       network,
       job.recipe(known, teacher=True),
       guide,

@@ -174,7 +174,9 @@ def with_partners(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
     A function of the same arguments.
   """
 
-  def paired(params: Any, state: Any, frozen: Any, batch: Any, key: Any):
+  def paired(
+    params: Any, state: Any, frozen: Any, batch: Any, key: Any, **options: Any
+  ):
     pool, label = frozen["pool"], batch["label"]
     count = pool["count"][label]
     ahead = jax.random.uniform(jax.random.fold_in(key, 1), label.shape)
@@ -182,6 +184,6 @@ def with_partners(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
     place = (pool["rank"][batch["index"]] + ahead) % count
     partner = pool["image"][pool["order"][pool["first"][label] + place]]
     batch = batch | {"partner_image": partner}
-    return loss_fn(params, state, frozen, batch, key)
+    return loss_fn(params, state, frozen, batch, key, **options)
 
   return paired

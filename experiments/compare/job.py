@@ -15,7 +15,6 @@ from experiments.compare.data import Data
 from experiments.compare.methods import make_network
 from experiments.compare.methods import make_recipe
 from experiments.compare.methods import row_of
-from experiments.compare.training import Network
 from experiments.frame.folders import RunFolder
 from kdjax import training
 
@@ -71,7 +70,7 @@ class Job:
       epochs=config.teacher_epochs if teacher else config.epochs,
     )
 
-  def network(self, name: str, *, teacher: bool) -> Network:
+  def network(self, name: str, *, teacher: bool) -> training.Network:
     """A network with its own recipe's view of images."""
     recipe = self.recipe(name, teacher=teacher)
     return make_network(name, self.data, recipe, self.config.dtype)

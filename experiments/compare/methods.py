@@ -9,7 +9,6 @@ import optax
 
 from experiments.compare.data import Data
 from experiments.compare.training import Lesson
-from experiments.compare.training import Network
 from experiments.compare.training import Teacher
 from experiments.frame import networks
 from kdjax import data as kdata
@@ -20,8 +19,8 @@ from kdjax.objectives import Objective
 from kdjax.objectives import Preset
 from kdjax.objectives import combine
 from kdjax.objectives import preset
-from kdjax.objectives import select_supervised
 from kdjax.objectives import stateless
+from kdjax.ops import cross_entropy
 from kdjax.training import Recipe
 
 # Methods that are another's objective with another optimizer.
@@ -71,7 +70,8 @@ PAIRS = {
 
 def method_names() -> tuple[str, ...]:
   """All methods, scratch and plain KD first."""
-  return tuple(dict.fromkeys([*PRESETS, *VARIANTS]))
+  rows = [k for k, row in PRESETS.items() if row.area == "distillation"]
+  return tuple(dict.fromkeys([*rows, *VARIANTS]))
 
 
 def row_of(method: str) -> Preset:
@@ -79,8 +79,10 @@ def row_of(method: str) -> Preset:
   return PRESETS[method if method in PRESETS else VARIANTS[method]]
 
 
-def make_network(name: str, data: Data, recipe: Recipe, dtype: str) -> Network:
-  """A network by name, normalising images as its recipe does.
+def make_network(
+  name: str, data: Data, recipe: Recipe, dtype: str
+) -> training.Network:
+  """A network by name, which normalizes images as its recipe does.
 
   Args:
     name: of kdjax.nets.create, or of `NETWORKS`.
@@ -89,10 +91,10 @@ def make_network(name: str, data: Data, recipe: Recipe, dtype: str) -> Network:
     dtype: what its body computes in.
 
   Returns:
-    Its forward and its init.
+    The network.
   """
   known, options = NETWORKS.get(name, (name, {}))
-  forward, init = networks.make_network(
+  return networks.make_network(
     known,
     input_shape=data.train["image"].shape[1:],
     classes=data.classes,
@@ -101,7 +103,6 @@ def make_network(name: str, data: Data, recipe: Recipe, dtype: str) -> Network:
     dtype=jnp.dtype(dtype),
     **options,
   )
-  return Network(name, forward, init)
 
 
 def make_recipe(
@@ -158,7 +159,8 @@ class Course(NamedTuple):
 
 def make_course(
   method: str,
-  network: Network,
+  name: str,
+  network: training.Network,
   recipe: Recipe,
   teacher: Teacher | None,
   *,
@@ -171,6 +173,7 @@ def make_course(
 
   Args:
     method: its name.
+    name: of the student.
     network: the student.
     recipe: how it is trained.
     teacher: whom it learns from; None from scratch.
@@ -205,6 +208,7 @@ def make_course(
   # After a stage that is all the method is, labels alone teach.
   alone = row.method is None and not row.kd
   lesson = Lesson(
+    name,
     network,
     objective,
     recipe,
@@ -218,7 +222,7 @@ def make_course(
     return Course(lesson, None)
   rate = recipe.schedule(0)
   slow, slow_rate = INITIALIZATION_RATES.get(method, ((), rate))
-  if network.name.startswith(slow):
+  if name.startswith(slow):
     rate = slow_rate
   first = lesson._replace(
     objective=preset(
@@ -279,9 +283,8 @@ def _sharp(recipe: Recipe) -> Callable[..., Any]:
 
 
 def _dot_objective(row: Preset) -> Objective:
-  hard: Callable[..., Any] = optax.softmax_cross_entropy_with_integer_labels
   soft = stateless(soft_target_loss, temperature=row.temperature)
   return training.dot_objective(
-    combine({"ce": (row.cross_entropy, stateless(hard, select_supervised))}),
+    combine({"ce": (row.cross_entropy, stateless(cross_entropy))}),
     combine({"kd": (row.kd, soft)}),
   )

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -19,16 +18,9 @@ from kdjax import metrics
 from kdjax import training
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
+from kdjax.ops import cross_entropy
 from kdjax.ops import kl_divergence
 from kdjax.ops import masked_mean
-
-
-class Network(NamedTuple):
-  """A network's forward, which takes uint8 images, and its init."""
-
-  name: str
-  forward: training.Forward
-  init: Callable[[Array], training.Variables]
 
 
 class Teacher(NamedTuple):
@@ -42,7 +34,8 @@ class Teacher(NamedTuple):
 class Lesson(NamedTuple):
   """The training of a network: objective, recipe, optimizer and epochs."""
 
-  network: Network
+  name: str  # of the network
+  network: training.Network
   objective: Objective
   recipe: training.Recipe
   optimizer: Any
@@ -52,18 +45,37 @@ class Lesson(NamedTuple):
   dot: bool = False  # whether both gradients have momenta of their own
 
 
-def make_loss(lesson: Lesson, objective: Objective) -> Any:
-  """The loss of a lesson, with the views that its method asks for."""
-  loss_fn = training.distillation_loss(
-    lesson.network.forward,
+def make_learner(
+  lesson: Lesson, objective: Objective, variables: Any = None, guide: Any = None
+) -> training.Learner:
+  """The learner of a lesson, with the views that its method asks for.
+
+  Args:
+    lesson: what is trained.
+    objective: the lesson's, or another one of its parts.
+    variables: where the student starts; only `init` needs them.
+    guide: the teacher's variables; only `init` needs them.
+
+  Returns:
+    The learner.
+  """
+  teacher = lesson.teacher
+  return training.distill(
+    training.Network(lambda key: variables, lesson.network.forward),
+    training.Model(teacher.forward, guide) if teacher else None,
     objective,
-    lesson.teacher.forward if lesson.teacher else None,
+    lesson.optimizer,
     augment=lesson.recipe.augment,
     views=make_views(lesson.views, lesson.recipe.augment),
+    rule=training.dot_gradients() if lesson.dot else None,
   )
+
+
+def loss_of(lesson: Lesson, learner: training.Learner) -> Callable[..., Any]:
+  """The loss of a learner, with a partner of each example if it needs one."""
   if "partner" in lesson.views:
-    loss_fn = with_partners(loss_fn)
-  return loss_fn
+    return with_partners(learner.loss_fn)
+  return learner.loss_fn
 
 
 class Program(NamedTuple):
@@ -100,27 +112,26 @@ def build(
     not compiled.
   """
   examples, batch_size = data["label"].shape[-1], lesson.recipe.batch_size
-  forward, teacher = lesson.network.forward, lesson.teacher
-  loss_fn = make_loss(lesson, lesson.objective)
-  make_step = training.make_dot_step if lesson.dot else training.make_train_step
-  epoch = training.scan_epoch(make_step(loss_fn, lesson.optimizer))
-  image = data["image"]
-  spec = jax.eval_shape(
-    lesson.recipe.augment,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype),
+  teacher = lesson.teacher
+  learner = make_learner(lesson, lesson.objective)
+  step = training.make_train_step(
+    loss_of(lesson, learner),
+    lesson.optimizer,
+    rule=training.dot_gradients() if lesson.dot else None,
   )
+  epoch = training.scan_epoch(step)
+  image = jax.ShapeDtypeStruct((1, *data["image"].shape[-3:]), jnp.uint8)
+  spec = {
+    "image": image,
+    "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+    "mask": jax.ShapeDtypeStruct((1,), jnp.bool_),
+    "index": jax.ShapeDtypeStruct((1,), jnp.int32),
+    "partner_image": image,
+  }
 
   def start(key: Array, variables: Any, guide: Any) -> Any:
-    model = training.Model(teacher.forward, guide) if teacher else None
-    return training.init_train_state(
-      jax.random.fold_in(key, 0),
-      training.Model(forward, variables),
-      lesson.objective,
-      lesson.optimizer,
-      spec,
-      teacher=model,
-    )
+    beginner = make_learner(lesson, lesson.objective, variables, guide)
+    return beginner.init(jax.random.fold_in(key, 0), spec)
 
   def freeze(guide: Any, data: Any) -> dict[str, Any]:
     frozen = {"teacher": guide}
@@ -148,8 +159,8 @@ def build(
     plan = training.epoch_plan(examples, batch_size, key=key)
     rows = {k: v[0] for k, v in plan.items()}
     batch = {k: v[rows["index"]] for k, v in data.items()} | rows
-    split_loss = make_loss(lesson, _apart(lesson.objective))
-
+    split = make_learner(lesson, _apart(lesson.objective))
+    split_loss = loss_of(lesson, split)
     frozen = freeze(guide, data)
 
     @jax.grad
@@ -187,14 +198,17 @@ def _apart(objective: Objective) -> Objective:
   """The cross-entropy of a batch, and all that an objective adds to it."""
 
   def apply(
-    params: Any, state: Any, student: Any, teacher: Any, batch: Any, key: Array
+    params: Any,
+    state: Any,
+    outputs: Any,
+    batch: Any,
+    key: Array,
+    **options: Any,
   ) -> Any:
-    total, _, _ = objective.apply(params, state, student, teacher, batch, key)
+    total, _, _ = objective.apply(params, state, outputs, batch, key, **options)
     if jnp.ndim(total):  # DOT keeps the two apart
       return total, state, {}
-    hard = optax.softmax_cross_entropy_with_integer_labels(
-      student.logits, batch["label"]
-    )
+    hard = cross_entropy(outputs["student"].logits, batch["label"])
     hard = masked_mean(hard, batch["mask"])
     weight = state["weights"].get("ce", 0.0)
     return jnp.stack([hard, total - weight * hard]), state, {}
@@ -288,8 +302,7 @@ def make_evaluation(
       assert answering is not None
       assert teacher is not None
       theirs, _ = teacher.forward(guide, x, train=False, key=None)
-      params, state = own
-      return answering(params, state, outputs, theirs)
+      return answering(*own, {"student": outputs, "teacher": theirs})
 
     logits, embedding = predict(
       lesson.network.forward,

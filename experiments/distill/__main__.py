@@ -38,13 +38,8 @@ from experiments.frame import rounds
 from experiments.frame import statistics
 from kdjax import data as kdata
 from kdjax import distillation
-from kdjax import metrics
 from kdjax import training
-from kdjax.objectives import select_logits
-from kdjax.objectives import select_logits_and_labels
-from kdjax.objectives import select_supervised
-from kdjax.objectives import stateless
-from kdjax.ops import kl_divergence
+from kdjax.ops import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -145,10 +140,11 @@ def with_labels(divergence: Callable[..., Any]) -> Callable[..., Any]:
   """Mixes a divergence with the labels, scaled and weighted as `kd_loss` is."""
   softened = "temperature" in inspect.signature(divergence).parameters
 
-  def loss(student, teacher, labels, *, temperature, alpha):
+  def loss(student_logits, teacher_logits, labels, *, temperature, alpha):
     options = {"temperature": temperature} if softened else {}
-    soft = temperature**2 * divergence(student, teacher, **options)
-    hard = optax.softmax_cross_entropy_with_integer_labels(student, labels)
+    soft = divergence(student_logits, teacher_logits, **options)
+    soft *= temperature**2
+    hard = cross_entropy(student_logits, labels)
     return alpha * soft + (1 - alpha) * hard
 
   return loss
@@ -176,10 +172,14 @@ class Data(NamedTuple):
   classes: int
 
   @property
-  def image_spec(self) -> jax.ShapeDtypeStruct:
-    """The shape of a batch of one image."""
+  def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of one image."""
     image = self.train["image"]
-    return jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
+    return {
+      "image": jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype),
+      "label": jax.ShapeDtypeStruct((1,), np.int32),
+      "mask": jax.ShapeDtypeStruct((1,), np.bool_),
+    }
 
 
 def load_data(config: Config) -> Data:
@@ -222,17 +222,12 @@ class Job(NamedTuple):
   console: Console
   devices: tuple[jax.Device, ...]
   data: Data
-  teacher: tuple[training.Forward, Callable[..., Any]]  # and its init
-  student: tuple[training.Forward, Callable[..., Any]]
+  teacher: training.Network
+  student: training.Network
 
 
-def batch_axis(config: Config) -> str | None:
-  """The name of the axis over which the teacher's batches are divided."""
-  return None if config.parallel == "jit" else "batch"
-
-
-def network(name: str, data: Data, **options: Any):
-  """Returns a network's forward, which takes uint8 images, and its init."""
+def network(name: str, data: Data, **options: Any) -> training.Network:
+  """Returns a network that takes uint8 images."""
   images = data.train["image"]
   mean, std = kdata.channel_statistics(np.asarray(images))
   return networks.make_network(
@@ -245,19 +240,11 @@ def network(name: str, data: Data, **options: Any):
   )
 
 
-def make_round(config, forward, objective, optimizer, **options):
-  """The loss, the step and the evaluation of a round, alike for all."""
-  axis_name, teacher = options.get("axis_name"), options.get("teacher")
-  loss_fn = training.distillation_loss(forward, objective, **options)
-  loss_fn = rounds.shift_examples(loss_fn, config.shift)
-  measures: dict[str, Any] = {"accuracy": (metrics.accuracy, select_supervised)}
-  if teacher is not None:
-    measures["agreement"] = (metrics.agreement, select_logits)
-    measures["kl"] = (kl_divergence, select_logits)
-  return rounds.make_round(
-    training.make_train_step(loss_fn, optimizer, axis_name=axis_name),
-    training.make_eval_step(forward, measures, teacher, axis_name=axis_name),
-  )
+def make_round(config: Config, learner: training.Learner, optimizer: Any):
+  """The steps and the evaluation of a round, alike for all networks."""
+  loss_fn = rounds.shift_examples(learner.loss_fn, config.shift)
+  step = training.make_train_step(loss_fn, optimizer)
+  return rounds.make_round(step, learner.evaluate)
 
 
 def adamw(learning_rate: float, steps: int, weight_decay: float):
@@ -269,31 +256,19 @@ def adamw(learning_rate: float, steps: int, weight_decay: float):
 def train_teacher(job: Job):
   """Trains the teacher, each batch divided among the devices."""
   config, steps = job.config, job.config.teacher_steps
-  axis_name = batch_axis(config)
-  forward, init = job.teacher
-  objective = stateless(
-    optax.softmax_cross_entropy_with_integer_labels,
-    select_supervised,
-    axis_name=axis_name,
-  )
   optimizer = adamw(config.teacher_learning_rate, steps, config.weight_decay)
+  learner = training.distill(job.teacher, None, cross_entropy, optimizer)
   examples = len(job.data.train["label"])
 
   @jax.jit
   def start(key):
     init_key, plan_key, key = jax.random.split(key, 3)
-    state = training.init_train_state(
-      init_key,
-      training.Model(forward, init(init_key)),
-      objective,
-      optimizer,
-      job.data.image_spec,
-    )
+    state = learner.init(init_key, job.data.batch_spec)
     plan = rounds.plan_steps(plan_key, examples, config.batch_size, steps)
     return state, key, plan
 
   advance = training.parallelize(
-    make_round(config, forward, objective, optimizer, axis_name=axis_name),
+    make_round(config, learner, optimizer),
     config.parallel,
     split={"plan": 1, "validation_plan": 1},
     devices=job.devices,
@@ -305,30 +280,31 @@ def train_teacher(job: Job):
 
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
   state, seen = rounds.train("teacher", job, advance, {}, start(key), describe)
-  return training.Model(forward, state.student), seen["accuracy"]
+  return training.Model(job.teacher.forward, state.student), seen["accuracy"]
 
 
 def train_students(job: Job, teacher: training.Model, cells: np.ndarray):
   """Trains all cells and seeds as one program, the seeds over the devices."""
   config, steps = job.config, job.config.student_steps
-  forward, init = job.student
   optimizer = adamw(config.student_learning_rate, steps, config.weight_decay)
-  loss, select = METHODS[config.method], select_logits_and_labels
   temperatures, alphas = cells.T
+  learner = training.distill(
+    job.student,
+    teacher,
+    METHODS[config.method],
+    optimizer,
+    temperature=1.0,
+    alpha=0.0,
+  )
 
   def init_student(key, temperature, alpha):
-    return training.init_train_state(
-      key,
-      training.Model(forward, init(key)),
-      stateless(loss, select, temperature=temperature, alpha=alpha),
-      optimizer,
-      job.data.image_spec,
-      teacher=teacher,
+    return learner.init(
+      key, job.data.batch_spec, temperature=temperature, alpha=alpha
     )
 
   # The cells of a seed share the count of steps, and so the keys, the shifts
   # and the teacher's outputs: these are computed once for all cells.
-  over_cells: Any = training.TrainState(None, 0, 0, 0)  # pyrefly: ignore
+  over_cells: Any = training.TrainState(None, 0, 0, 0, 0)  # pyrefly: ignore
 
   @jax.jit
   @jax.vmap
@@ -341,9 +317,7 @@ def train_students(job: Job, teacher: training.Model, cells: np.ndarray):
     return state, key, plan | {"index": transfer[plan["index"]]}
 
   # The hyper-parameters of a student are in its state, not here.
-  advance = make_round(
-    config, forward, stateless(loss, select), optimizer, teacher=teacher.forward
-  )
+  advance = make_round(config, learner, optimizer)
   advance = jax.vmap(advance, (over_cells, *[None] * 5), (over_cells, 0))
   advance = jax.vmap(advance, (0, None, None, 0, 0, None))
   advance = training.parallelize(
@@ -373,11 +347,11 @@ def train_students(job: Job, teacher: training.Model, cells: np.ndarray):
     "students",
     job,
     advance,
-    {"teacher": teacher.variables},
+    learner.frozen,
     start(jnp.arange(config.seeds), jnp.asarray(job.data.transfer)),
     describe,
   )
-  return training.Model(forward, state.student), seen["accuracy"]
+  return training.Model(job.student.forward, state.student), seen["accuracy"]
 
 
 def prepare(config: Config) -> Job:
@@ -385,7 +359,7 @@ def prepare(config: Config) -> Job:
   check(config)
   devices, data = commands.use_devices(config.devices), load_data(config)
   options = {"hidden": config.student_hidden} if config.student == "mlp" else {}
-  teacher = network(config.teacher, data, axis_name=batch_axis(config))
+  teacher = network(config.teacher, data)
   student = network(config.student, data, **options)
   console, run = commands.console(), folders.RunFolder(config)
   return Job(config, run, console, devices, data, teacher, student)

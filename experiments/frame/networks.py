@@ -20,8 +20,8 @@ def make_network(
   std: Any,
   change: Callable[[Any, nnx.Rngs], nnx.Module] | None = None,
   **options: Any,
-) -> tuple[training.Forward, Callable[[Any], training.Variables]]:
-  """A network of `kdjax.nets` that normalises its images.
+) -> training.Network:
+  """A network of `kdjax.nets` that normalizes its images.
 
   Args:
     name: of `kdjax.nets.create`.
@@ -33,26 +33,16 @@ def make_network(
     **options: of the network.
 
   Returns:
-    Its forward, which takes images as they are, and `init(key) -> variables`.
+    The network, whose forward takes images as they are.
   """
+  mean, std = jnp.asarray(mean), jnp.asarray(std)
 
-  def build(seed: Any) -> nnx.Module:
-    rngs = nnx.Rngs(seed)
+  def build(rngs: nnx.Rngs) -> nnx.Module:
     module = nets.create(
-      name,
-      input_shape=input_shape,
-      num_classes=classes,
-      rngs=rngs,
-      **options,
+      name, input_shape=input_shape, num_classes=classes, rngs=rngs, **options
     )
     return change(module, rngs) if change else module
 
-  # Only its shapes: the arrays are made by init, in one program.
-  model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
-  mean, std = jnp.asarray(mean), jnp.asarray(std)
-
-  def forward(variables: Any, inputs: Any, *, train: bool, key: Any) -> Any:
-    inputs = kdata.normalize(inputs, mean, std)
-    return model.forward(variables, inputs, train=train, key=key)
-
-  return forward, lambda key: training.from_nnx(build(key)).variables
+  return training.Network.of(
+    build, preprocess=lambda images: kdata.normalize(images, mean, std)
+  )

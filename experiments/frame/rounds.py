@@ -27,12 +27,13 @@ def shift_examples(loss_fn: Callable[..., Any], shift: int):
   if not shift:
     return loss_fn
 
-  def shifted(params, state, frozen, batch, key):
+  def shifted(params, state, frozen, batch, key, **options):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
     images = jax.vmap(
       lambda key, image: data.random_crop(key, image[None], padding=shift)[0]
     )(keys, batch["image"])
-    return loss_fn(params, state, frozen, batch | {"image": images}, key)
+    batch = batch | {"image": images}
+    return loss_fn(params, state, frozen, batch, key, **options)
 
   return shifted
 
@@ -60,21 +61,25 @@ def make_round(step: Callable[..., Any], evaluate: Callable[..., Any]):
   """A round: some steps of training and an evaluation, as one program.
 
   Args:
-    step: from `training.make_train_step`, with the metric `"loss"`.
-    evaluate: from `training.make_eval_step`.
+    step: of a learner, with the metric `"loss"`.
+    evaluate: of a learner.
 
   Returns:
-    `advance(state, frozen, data, plan, key, validation_plan) -> state, seen`,
-    where `data` is the pair of training and validation data, and `seen` has
-    the mean loss and the means that `evaluate` measures.
+    `advance(state, frozen, data, plan, key, validation_plan, *, axis_name)
+    -> state, seen`, where `data` is the pair of training and validation data,
+    and `seen` has the mean loss and the means that `evaluate` measures.
   """
   epoch = training.scan_epoch(step)
   evaluation = training.scan_evaluation(evaluate)
 
-  def advance(state, frozen, data, plan, key, validation_plan):
+  def advance(
+    state, frozen, data, plan, key, validation_plan, *, axis_name=None
+  ):
     train, validation = data
-    state, moved = epoch(state, frozen, train, plan, key)
-    seen = evaluation(state.student, frozen, validation, validation_plan)
+    state, moved = epoch(state, frozen, train, plan, key, axis_name=axis_name)
+    seen = evaluation(
+      state, frozen, validation, validation_plan, axis_name=axis_name
+    )
     loss = training.mean_metrics(moved, axis=0)["loss"]
     return state, {"loss": loss, **training.mean_metrics(seen)}
 

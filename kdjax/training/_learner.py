@@ -159,7 +159,7 @@ def make_learner(
 
   def init(key: Array, batch: Any, **hyperparameters: Any) -> TrainState:
     variables = {
-      name: network.init(jax.random.fold_in(key, i + 1))
+      name: network.init(jax.random.fold_in(key, i) if i else key)
       for i, (name, network) in enumerate(made.items())
     }
     params = {k: v.params for k, v in variables.items()}
@@ -172,7 +172,8 @@ def make_learner(
     specs, _, _ = jax.eval_shape(
       run, params, state, known, batch, jax.random.key(0)
     )
-    parts = objective.init(key, specs)
+    # A key of its own: a network may have parts of the same names and shapes.
+    parts = objective.init(jax.random.fold_in(key, len(made)), specs)
     own = with_hyperparameters(parts[1], hyperparameters)
     # Each array on its own, so that the state may be donated.
     params, state = jax.tree.map(
