@@ -26,11 +26,9 @@ from experiments.finetune.data import TEACHERS
 from experiments.finetune.data import Data
 from experiments.finetune.data import load_data
 from experiments.finetune.meta import WAYS
-from experiments.finetune.methods import BASELINES
-from experiments.finetune.methods import METHODS
-from experiments.finetune.methods import NORM_BASELINES
+from experiments.finetune.methods import CHOICES
+from experiments.finetune.methods import norm_of
 from experiments.finetune.methods import with_baselines
-from experiments.finetune.networks import Network
 from experiments.finetune.networks import make_network
 from experiments.finetune.pretraining import meta_learn
 from experiments.finetune.pretraining import pretrain
@@ -40,11 +38,8 @@ from experiments.finetune.training import first_of
 from experiments.finetune.training import make_row
 from experiments.frame import commands
 from experiments.frame import folders
+from kdjax import objectives
 from kdjax import training
-
-CHOICES = tuple(
-  name for name in METHODS if name not in (*BASELINES, *NORM_BASELINES)
-)
 
 
 @dataclass(frozen=True)
@@ -162,7 +157,7 @@ class Setup(NamedTuple):
   run: folders.RunFolder
   console: Console
   data: Data
-  networks: dict[str, Network]
+  networks: dict[str, training.Network]
 
 
 def prepare(config: Config) -> Setup:
@@ -171,7 +166,7 @@ def prepare(config: Config) -> Setup:
   data = load_data(config)
   networks = {
     norm: make_network(config, data, norm)
-    for norm in {METHODS[name].norm for name in with_baselines(config.methods)}
+    for norm in {norm_of(name) for name in with_baselines(config.methods)}
   }
   console, run = commands.console(), folders.RunFolder(config)
   return Setup(config, run, console, data, networks)
@@ -216,7 +211,7 @@ def execute(setup: Setup) -> dict[str, Any]:
     starts["stochastic"] = starts["batch"]
   rows = {}
   for method in with_baselines(config.methods):
-    norm = METHODS[method].norm
+    norm = norm_of(method)
     rows[method] = make_row(method, jobs[norm], starts[norm])
   results: dict[str, Any] = {"rows": rows}
   if config.teachers:
@@ -226,8 +221,9 @@ def execute(setup: Setup) -> dict[str, Any]:
 
 
 def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and its name, for `--methods help`."""
-  return {name: ("fine-tuning", METHODS[name].title) for name in CHOICES}
+  """Method -> its area and what it does, for `--methods help`."""
+  rows = {name: objectives.PRESETS[name] for name in CHOICES}
+  return {name: (row.area, row.summary) for name, row in rows.items()}
 
 
 def main(config: Config) -> dict[str, Any]:

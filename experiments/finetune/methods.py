@@ -1,6 +1,6 @@
-"""The objective and the optimizer of each method of fine-tuning."""
+"""The methods of fine-tuning as learners with candidates to choose from."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,76 +10,103 @@ from kdjax import finetuning
 from kdjax import metrics
 from kdjax import objectives
 from kdjax import training
-from kdjax.objectives import Objective
-from kdjax.objectives import combine
-from kdjax.objectives import select_supervised
-from kdjax.objectives import stateless
+from kdjax.objectives import Preset
+from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
 
-cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-
+# Baselines by the names of their rows; for prototypes nothing is trained.
+BASELINES = {
+  "target_only": "from_scratch",
+  "prototypes": None,
+  "linear_probe": "linear_probe",
+  "finetune": "finetune",
+}
+# With batch normalization: what StochNorm is compared with.
+NORM_BASELINES = {
+  "target_only_norm": "from_scratch",
+  "finetune_norm": "finetune",
+}
+CHOICES = tuple(
+  name
+  for name, row in objectives.PRESETS.items()
+  if row.area == "finetuning"
+  and name not in (*BASELINES.values(), *NORM_BASELINES.values())
+)
+METHODS = (*BASELINES, *NORM_BASELINES, *CHOICES)
+NAMES = {
+  **{name: objectives.PRESETS[name].title for name in CHOICES},
+  "target_only": "target-only",
+  "prototypes": "prototypes",
+  "linear_probe": "linear probe",
+  "finetune": "fine-tuning",
+  "target_only_norm": "target-only with BN",
+  "finetune_norm": "fine-tuning with BN",
+}
+# What else is tried than the published values.
+TRIED = {
+  "layerwise": (0.1, 0.7),
+  "unfreezing": (0.1, 0.4),
+  "l2_sp": (0.001, 0.1),
+  "delta": (0.048, 0.0048),
+  "delta_attention": (0.048, 0.0048),
+  "bss": (0.01, 0.1),
+  "co_tuning": (0.23, 0.023),
+  "lwf": (0.04, 0.004),
+  "bi_tuning": (0.1, 0.01),
+}
+# Layers are unfrozen after this part of the steps each: there are no epochs.
+UNFREEZE = 0.25
 MOMENTUM = 0.999  # of Bi-Tuning's encoder of keys, as published
 
 
-class Method(NamedTuple):
-  """A row of the table.
+def row_of(method: str) -> Preset:
+  """The row of a method or of a baseline; of prototypes that of fine-tuning."""
+  name = (BASELINES | NORM_BASELINES).get(method, method)
+  return objectives.PRESETS[name or "finetune"]
 
-  Attributes:
-    title: its name in the report.
-    start: where the network comes from: fresh, source, or a way of meta-
-      learning.
-    weights: candidates of its hyper-parameter, the published one first.
-    tuned: whether the network is trained on the target.
-    norm: of the network's layers: none, batch or stochastic. Methods with any
-      are compared with one another only.
+
+def start_of(method: str) -> str:
+  """Where its network comes from: fresh, source, or a way of meta-learning."""
+  row = row_of(method)
+  if row.start == "past":
+    return "source"
+  return "fresh" if method.startswith("target_only") else method
+
+
+def is_trained(method: str) -> bool:
+  """Whether the network is trained on the target."""
+  return method not in ("prototypes", "prototypical")
+
+
+def norm_of(method: str) -> str:
+  """The normalization of the network: none, batch or stochastic.
+
+  Methods with any are compared with one another only.
   """
-
-  title: str
-  start: str = "source"
-  weights: tuple[float, ...] = (0.0,)
-  tuned: bool = True
-  norm: str = "none"
-
-
-METHODS = {
-  "target_only": Method("target-only", "fresh"),
-  "prototypes": Method("prototypes", tuned=False),
-  "linear_probe": Method("linear probe"),
-  "finetune": Method("fine-tuning"),
-  "layerwise": Method("layer-wise rates", weights=(1 / 2.6, 0.1, 0.7)),
-  "unfreezing": Method("gradual unfreezing", weights=(0.25, 0.1, 0.4)),
-  "l2_sp": Method("L2-SP", weights=(0.01, 0.001, 0.1)),
-  "delta": Method("DELTA", weights=(0.48, 0.048, 0.0048)),
-  "delta_attention": Method(
-    "DELTA with attention", weights=(0.48, 0.048, 0.0048)
-  ),
-  "bss": Method("BSS", weights=(0.001, 0.01, 0.1)),
-  "co_tuning": Method("Co-Tuning", weights=(2.3, 0.23, 0.023)),
-  "lwf": Method("LwF", weights=(4 / 9, 0.04, 0.004)),
-  "bi_tuning": Method("Bi-Tuning", weights=(1.0, 0.1, 0.01)),
-  "maml": Method("MAML", "maml"),
-  "anil": Method("ANIL", "anil"),
-  "reptile": Method("Reptile", "reptile"),
-  "prototypical": Method("prototypical nets", "prototypical", tuned=False),
-  "target_only_norm": Method("target-only with BN", "fresh", norm="batch"),
-  "finetune_norm": Method("fine-tuning with BN", norm="batch"),
-  "stochnorm": Method("StochNorm", norm="stochastic"),
-}
-BASELINES = ("target_only", "prototypes", "linear_probe", "finetune")
-NORM_BASELINES = ("target_only_norm", "finetune_norm")
+  if method in NORM_BASELINES:
+    return "batch"
+  stochastic = row_of(method).training == "stochastic_norms"
+  return "stochastic" if stochastic else "none"
 
 
 def with_baselines(methods: tuple[str, ...]) -> list[str]:
-  """These methods and what they are compared with, in the table's order."""
+  """These methods and what they are compared with, those with a norm last."""
   wanted = {*BASELINES, *methods}
-  if any(METHODS[method].norm != "none" for method in methods):
+  if any(norm_of(method) != "none" for method in methods):
     wanted |= {*NORM_BASELINES}
-  return [method for method in METHODS if method in wanted]
+  rows = [method for method in METHODS if method in wanted]
+  return sorted(rows, key=lambda method: norm_of(method) != "none")
 
 
 def candidates(method: str, rates: tuple[float, ...]) -> dict[str, jax.Array]:
   """The candidates of a method, those that are published first."""
-  return training.grid(weight=METHODS[method].weights, rate=rates)
+  weights = (0.0,)
+  if method in TRIED:
+    row = row_of(method)
+    published = row.search.default if row.search else row.weight
+    first = UNFREEZE if method == "unfreezing" else published
+    weights = first, *TRIED[method]
+  return training.grid(weight=weights, rate=rates)
 
 
 def make_optimizer(
@@ -87,18 +114,20 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """Adam with a cosine, and what a method does to it."""
   adam = optax.adam(optax.cosine_decay_schedule(candidate["rate"], steps))
-  weight = candidate["weight"]
-  match method:
-    case "linear_probe" | "anil":
+  weight, row = candidate["weight"], row_of(method)
+  match row.training:
+    case "layerwise_learning_rates" if row.tuned == "decay":
+      rates = training.layerwise_learning_rates(groups, decay=weight)
+      return optax.chain(adam, rates)
+    case "layerwise_learning_rates":  # the head alone
       still = [0.0] * (len(groups) - 1)
       still = training.layerwise_learning_rates(groups[:-1], factors=still)
       return optax.chain(adam, still)
-    case "layerwise":
-      rates = training.layerwise_learning_rates(groups, decay=weight)
-      return optax.chain(adam, rates)
-    case "unfreezing":
+    case "gradual_unfreezing":
       every = jnp.maximum(jnp.round(weight * steps).astype(int), 1)
       return training.gradual_unfreezing(adam, groups, every=every)
+    case "parameter_ema":
+      return optax.chain(adam, training.parameter_ema(MOMENTUM))
   return adam
 
 
@@ -109,98 +138,64 @@ def layer_groups(body: str, params: Any) -> list[str]:
   return [f"^student/{name}/" for name in (*layers, *others, "head")]
 
 
-def delta(attention: Any) -> Objective:
-  """DELTA over all features; without attention the behavioural penalty."""
+def make_learner(
+  method: str,
+  student: training.Model,
+  past: training.Model,
+  optimizer: optax.GradientTransformation,
+  *,
+  classes: int,
+  weight: Any = None,
+  knowledge: Any = None,
+) -> training.Learner:
+  """The learner of a method, of the new head's cross-entropy and what it adds.
 
-  def init(key, student, teacher):
-    del key, student, teacher
-    return {}, {"attention": attention}
+  Args:
+    method: its name.
+    student: the network and where it starts.
+    past: the pretrained network.
+    optimizer: of :func:`make_optimizer`.
+    classes: how many the target has.
+    weight: of the method; it is in the state, as the knowledge is: to make a
+      step, neither is needed.
+    knowledge: of :func:`ask_teacher`.
 
-  def apply(params, state, student, teacher, batch, key):
-    del params, key
-    losses = [
-      finetuning.delta_loss(
-        feature,
-        teacher.features[name],
-        channel_attention=state["attention"].get(name),
-      )
-      for name, feature in student.features.items()
-    ]
-    loss = jnp.sum(jnp.stack(losses), 0)
-    return masked_mean(loss, batch["mask"]), state, {}
-
-  return Objective(init, apply)
-
-
-def make_objective(
-  method: str, classes: int, weight: Any = 1.0, knowledge: Any = None
-) -> Objective:
-  """The cross-entropy of the new head and what a method adds to it.
-
-  Weight and knowledge are in the state: to apply it, neither is needed.
+  Returns:
+    The learner.
   """
-  parts = {"ce": (1.0, stateless(cross_entropy, select_supervised))}
-  match method:
-    case "delta" | "delta_attention":
-      parts[method] = weight, delta(knowledge)
-    case "bss":
-      bss = stateless(
-        finetuning.bss_loss, lambda student, *_: (student.embedding,)
-      )
-      parts[method] = weight, bss
-    case "co_tuning":
-      if knowledge is None:
-        knowledge = jnp.zeros((classes, classes))
-      parts[method] = weight, objectives.co_tuning(knowledge)
-    case "lwf":
-      parts[method] = weight, objectives.lwf()
-    case "bi_tuning":
-      parts[method] = weight, objectives.bi_tuning(classes)
-  return combine(parts)
-
-
-def make_loss(method: str, forward: training.Forward, classes: int):
-  """The loss of a batch, given the teacher and the weight as frozen."""
-  loss_fn = training.distillation_loss(
-    forward, make_objective(method, classes), forward
+  name, row = method, row_of(method)
+  if name not in objectives.PRESETS:
+    name = (BASELINES | NORM_BASELINES)[name]
+  related = jnp.zeros((classes, classes)) if knowledge is None else knowledge
+  objective = objectives.preset(
+    name,
+    weight=weight,
+    num_classes=classes,
+    relationship=related,
+    attention={} if knowledge is None else knowledge,
+  )
+  return training.finetune(
+    student,
+    past if "past" in row.networks else None,
+    objective,
+    optimizer,
+    average="average" in row.networks,
+    prepare=None if norm_of(method) == "none" else replace_held_out,
+    metrics={"accuracy": metrics.accuracy},
   )
 
-  def starting_point(params, state, frozen, batch, key):
-    loss, aux = loss_fn(params, state, frozen, batch, key)
-    start = frozen["teacher"].params | {"head": None}
-    alpha = frozen["weight"] if method == "l2_sp" else 0.0
-    # Of the new head DELTA has what L2-SP has.
-    loss += finetuning.l2_sp(params["student"], start, alpha=alpha, beta=0.01)
-    return loss, aux
 
-  def bi_tuning(params, state, frozen, batch, key):
-    # Its teacher is no pretrained network but the student's own average.
-    average = optax.incremental_update(
-      jax.lax.stop_gradient(params["student"]), state["average"], 1 - MOMENTUM
-    )
-    teacher = training.Variables(average, state["student"])
-    frozen = frozen | {"teacher": teacher}
-    loss, (moved, metrics) = loss_fn(params, state, frozen, batch, key)
-    return loss, (moved | {"average": average}, metrics)
+def replace_held_out(key: jax.Array, batch: Any, run: Any) -> Any:
+  """Lets others stand in for images that are held out.
 
-  def batch_statistics(params, state, frozen, batch, key):
-    # They must not know the images held out: others stand in for these.
-    draw_key, key = jax.random.split(key)
-    mask, images = batch["mask"], batch["image"]
-    others = jnp.where(mask, 0.0, -jnp.inf)
-    others = jax.random.categorical(draw_key, others, shape=mask.shape)
-    places = jnp.where(mask, jnp.arange(mask.size), others)
-    batch = batch | {"image": images[places]}
-    return loss_fn(params, state, frozen, batch, key)
-
-  if METHODS[method].norm != "none":
-    return batch_statistics
-  match method:
-    case "l2_sp" | "delta" | "delta_attention":
-      return starting_point
-    case "bi_tuning":
-      return bi_tuning
-  return loss_fn
+  Batch statistics must not know them.
+  """
+  del run
+  mask = batch["mask"]
+  others = jnp.where(mask, 0.0, -jnp.inf)
+  others = jax.random.categorical(key, others, shape=mask.shape)
+  places = jnp.where(mask, jnp.arange(mask.size), others)
+  return batch | {"image": batch["image"][places]}
 
 
 def ask_teacher(

@@ -1,30 +1,18 @@
 """The network of `experiments.finetune`, without and with normalization."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from experiments.finetune.data import Data
-from experiments.frame import networks
 from kdjax import data as kdata
+from kdjax import nets
 from kdjax import training
 
 BODIES = {"mlp": "layers", "convnet": "convolutions"}
-
-
-class Network(NamedTuple):
-  """A network as the experiment knows it.
-
-  Attributes:
-    forward: takes uint8 images.
-    init: key -> variables.
-  """
-
-  forward: training.Forward
-  init: Callable[[jax.Array], training.Variables]
 
 
 class NormalizedLayer(nnx.Module):
@@ -39,7 +27,9 @@ class NormalizedLayer(nnx.Module):
     return self.norm(self.layer(x))
 
 
-def make_network(config: Any, data: Data, norm: str = "none") -> Network:
+def make_network(
+  config: Any, data: Data, norm: str = "none"
+) -> training.Network:
   """The network of the flags.
 
   Args:
@@ -49,12 +39,22 @@ def make_network(config: Any, data: Data, norm: str = "none") -> Network:
       are those of batch.
 
   Returns:
-    Its function and where it starts.
+    The network, which takes uint8 images.
   """
   images = np.asarray(data.source["image"])
-  mean, std = kdata.channel_statistics(images)
+  mean, std = map(jnp.asarray, kdata.channel_statistics(images))
+  options = {"hidden": config.hidden} if config.network == "mlp" else {}
 
-  def normalize(module: Any, rngs: nnx.Rngs) -> nnx.Module:
+  def build(rngs: nnx.Rngs) -> nnx.Module:
+    module: Any = nets.create(
+      config.network,
+      input_shape=images.shape[1:],
+      num_classes=data.classes,
+      rngs=rngs,
+      **options,
+    )
+    if norm == "none":
+      return module
     layers = getattr(module, BODIES[config.network])
     for i, layer in enumerate(layers):
       layers[i] = NormalizedLayer(layer, rngs)
@@ -62,15 +62,6 @@ def make_network(config: Any, data: Data, norm: str = "none") -> Network:
       return training.stochastic_norms(module, rngs=rngs)
     return module
 
-  options = {"hidden": config.hidden} if config.network == "mlp" else {}
-  return Network(
-    *networks.make_network(
-      config.network,
-      input_shape=images.shape[1:],
-      classes=data.classes,
-      mean=mean,
-      std=std,
-      change=None if norm == "none" else normalize,
-      **options,
-    )
+  return training.Network.of(
+    build, preprocess=lambda images: kdata.normalize(images, mean, std)
   )

@@ -12,11 +12,9 @@ from experiments.finetune.meta import make_loss
 from experiments.finetune.meta import make_optimizer
 from experiments.finetune.meta import plan_episodes
 from experiments.finetune.methods import accuracy_of
-from experiments.finetune.methods import cross_entropy
 from experiments.frame import rounds
+from kdjax import objectives
 from kdjax import training
-from kdjax.objectives import select_supervised
-from kdjax.objectives import stateless
 
 
 class Images(NamedTuple):
@@ -52,10 +50,14 @@ def pretrain(
 
   images = Images(sources(data.source), sources(data.source_validation))
   counted = [np.flatnonzero(x) for x in np.asarray(images.train["counts"])]
-  objective = stateless(cross_entropy, select_supervised)
   optimizer = optax.adam(
     optax.cosine_decay_schedule(config.learning_rate, config.pretrain_steps)
   )
+
+  def learner_of(variables=None):
+    model = training.Model(job.forward, variables)
+    objective = objectives.preset("from_scratch")
+    return training.finetune(model, None, objective, optimizer)
 
   def plan_all(key, counted):
     plans = []
@@ -71,11 +73,11 @@ def pretrain(
 
   @jax.jit
   def start(fresh, keys, counted):
+    batch = jax.tree.map(lambda x: x[:1], data.source)
+    batch |= {"mask": jnp.ones(1, bool)}
+
     def start_teacher(variables, key):
-      model = training.Model(job.forward, variables)
-      return training.init_train_state(
-        key, model, objective, optimizer, data.source["image"][:1]
-      )
+      return learner_of(variables).init(key, batch)
 
     state = jax.tree.map(
       lambda x: jnp.repeat(x[:, None], len(trained), 1),
@@ -83,8 +85,7 @@ def pretrain(
     )
     return state, jax.vmap(plan_all, (0, None))(keys, counted)
 
-  loss_fn = training.distillation_loss(job.forward, objective)
-  epoch = training.scan_epoch(training.make_train_step(loss_fn, optimizer))
+  epoch = training.scan_epoch(learner_of().step)
 
   def advance(state, frozen, data, plan, key, validation_plan):
     del validation_plan

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from experiments.finetune.methods import BASELINES
-from experiments.finetune.methods import METHODS
+from experiments.finetune.methods import NAMES
+from experiments.finetune.methods import norm_of
+from experiments.finetune.methods import start_of
 from experiments.finetune.plots import score_scatter
 from experiments.finetune.teachers import JUDGES
 from experiments.frame import plots
 from experiments.frame import statistics
 from experiments.frame import tables
 
-NAMES = {name: method.title for name, method in METHODS.items()}
 CRITERIA = {
   "leep": "LEEP",
   "nce": "NCE",
@@ -66,7 +67,7 @@ def gains_over(
   """
   scores, controls = {}, {}
   for method, row in rows.items():
-    normalized = METHODS[method].norm != "none"
+    normalized = norm_of(method) != "none"
     control = f"{baseline}_norm" if normalized else baseline
     if method not in (control, "target_only"):
       scores[method], controls[method] = row.accuracy, rows[control].accuracy
@@ -298,7 +299,7 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
 
 def origin_of(method: str) -> str:
   """The origin of a network's initial weights."""
-  start = METHODS[method].start
+  start = start_of(method)
   if start == "fresh":
     return "fresh weights"
   if method in (*BASELINES, "finetune_norm"):

@@ -7,22 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.finetune.methods import METHODS
 from experiments.finetune.methods import accuracy_of
 from experiments.finetune.methods import answer
 from experiments.finetune.methods import ask_teacher
 from experiments.finetune.methods import candidates as candidates_of
-from experiments.finetune.methods import cross_entropy
+from experiments.finetune.methods import is_trained
 from experiments.finetune.methods import layer_groups
-from experiments.finetune.methods import make_loss
-from experiments.finetune.methods import make_objective
+from experiments.finetune.methods import make_learner
 from experiments.finetune.methods import make_optimizer
+from experiments.finetune.methods import start_of
 from experiments.finetune.networks import BODIES
 from experiments.finetune.pretraining import Images
 from experiments.frame import rounds
 from kdjax import finetuning
 from kdjax import metrics
 from kdjax import training
+from kdjax.ops import cross_entropy
 
 
 class Row(NamedTuple):
@@ -82,37 +82,35 @@ def fine_tune(
     "mask": jnp.repeat(jnp.asarray(data.learns)[:, None], config.steps, 1),
   }
 
-  def optimizer_of(candidate):
-    return make_optimizer(method, candidate, groups, config.steps)
+  def learner_of(student, teacher, candidate, **known):
+    return make_learner(
+      method,
+      training.Model(forward, student),
+      training.Model(forward, teacher),
+      make_optimizer(method, candidate, groups, config.steps),
+      classes=data.classes,
+      **known,
+    )
 
   def init_student(student, teacher, key, images, rows, candidate):
     batch = jax.tree.map(lambda x: x[rows["index"][0]], images)
+    batch |= {"mask": rows["mask"][0]}
     knowledge = ask_teacher(
-      method,
-      forward,
+      method, forward, teacher, batch, body=body, classes=data.classes
+    )
+    learner = learner_of(
+      student,
       teacher,
-      batch | {"mask": rows["mask"][0]},
-      body=body,
-      classes=data.classes,
+      candidate,
+      weight=candidate["weight"],
+      knowledge=knowledge,
     )
-    state = training.init_train_state(
-      key,
-      training.Model(forward, student),
-      make_objective(method, data.classes, candidate["weight"], knowledge),
-      optimizer_of(candidate),
-      batch["image"][:1],
-      teacher=training.Model(forward, teacher),
-    )
-    if method == "bi_tuning":
-      state = state._replace(state=state.state | {"average": student.params})
-    return state
-
-  loss_fn = make_loss(method, forward, data.classes)
+    return learner.init(key, batch)
 
   def learn(state, teacher, candidate, images, plan, key):
-    step = training.make_train_step(loss_fn, optimizer_of(candidate))
-    frozen = {"teacher": teacher, "weight": candidate["weight"]}
-    state, _ = training.scan_epoch(step)(state, frozen, images, plan, key)
+    learner = learner_of(None, teacher, candidate)
+    epoch = training.scan_epoch(learner.step)
+    state, _ = epoch(state, learner.frozen, images, plan, key)
     rows = jax.tree.map(lambda x: x[0], plan)
     batch = jax.tree.map(lambda x: x[rows["index"]], images)
     logits = answer(forward, state.student, batch["image"]).logits
@@ -188,8 +186,8 @@ def make_row(
   method: str, job: Any, starts: dict[str, training.Variables]
 ) -> Row:
   """Fine-tunes by a method and chooses; only then looks at test images."""
-  origin = METHODS[method].start
-  if not METHODS[method].tuned:
+  origin = start_of(method)
+  if not is_trained(method):
     accuracy = prototype_accuracy(job, starts[origin])
     none = np.zeros(len(accuracy), int)
     return Row(None, none, accuracy, none, accuracy)

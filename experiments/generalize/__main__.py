@@ -38,7 +38,7 @@ from experiments.generalize.data import Data
 from experiments.generalize.data import load_data
 from experiments.generalize.data import split_for_target
 from experiments.generalize.methods import METHODS
-from experiments.generalize.methods import ROWS
+from experiments.generalize.methods import NAMES
 from experiments.generalize.methods import TARGET_ONLY
 from experiments.generalize.networks import make_network
 from experiments.generalize.report import Results
@@ -46,6 +46,7 @@ from experiments.generalize.report import choose
 from experiments.generalize.report import write
 from experiments.generalize.training import make_program
 from experiments.generalize.training import make_seeds
+from kdjax import objectives
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Config(commands.Flags):
   network: Literal["mlp", "cnn"] = "mlp"
   hidden: tuple[int, ...] = (64,)
   channels: int = 64
-  methods: tuple[str, ...] = tuple(METHODS)
+  methods: tuple[str, ...] = METHODS
   targets: Annotated[
     tuple[int, ...] | None, commands.optional("each in turn", "INT ...")
   ] = None
@@ -205,7 +206,7 @@ def describe(job: Job, cell: Cell, seen: dict[str, np.ndarray]) -> str:
   word = "on" if cell.method == TARGET_ONLY else "without"
   training = list(cell.training(len(job.data.label)))
   accuracy = seen["outside"][..., training].mean()
-  return f"{ROWS[cell.method].title} {word} {names}, validation {accuracy:.1%}"
+  return f"{NAMES[cell.method]} {word} {names}, validation {accuracy:.1%}"
 
 
 def read(job: Job) -> dict[tuple[str, tuple[int, ...]], Any]:
@@ -218,8 +219,7 @@ def prepare(config: Config) -> Job:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   check(config)
   data = load_data(config)
-  network = make_network(config, data.shape, data.classes)
-  jax.eval_shape(network.init, jax.random.key(0))
+  make_network(config, data.shape, data.classes)
   return Job(config, folders.RunFolder(config), commands.console(), data)
 
 
@@ -232,10 +232,9 @@ def execute(job: Job) -> Results:
 
 
 def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and its name, for `--methods help`."""
-  return {
-    name: ("generalization", method.title) for name, method in METHODS.items()
-  }
+  """Method -> its area and what it does, for `--methods help`."""
+  rows = {name: objectives.PRESETS[name] for name in METHODS}
+  return {name: (row.area, row.summary) for name, row in rows.items()}
 
 
 def main(config: Config) -> Results:

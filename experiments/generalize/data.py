@@ -113,7 +113,9 @@ def split_for_target(split: Split) -> Split:
   return Split(split.inside, chosen, tested)
 
 
-def take(data: Data, domains: jax.Array, index: jax.Array) -> Any:
+def take(
+  data: Data, domains: jax.Array, index: jax.Array
+) -> dict[str, jax.Array]:
   """Images in [0, 1] and labels of domains `[d]` at indices `[d, m]`."""
   images = data.image[domains[:, None], index].astype(jnp.float32) / 255
-  return images, data.label[domains[:, None], index]
+  return {"image": images, "label": data.label[domains[:, None], index]}

@@ -1,14 +1,16 @@
-"""DomainBed's network for MNIST, and networks as methods want them."""
+"""DomainBed's network for MNIST, and the configured network."""
 
 import itertools
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from kdjax import nets
+from kdjax import training
 from kdjax.nets import convolve
 
 
@@ -47,76 +49,79 @@ class MnistCnn(nnx.Module):
     )
     self.head = nnx.Linear(widths[-1], outputs, rngs=rngs)
 
-  def stem(self, images: jax.Array) -> jax.Array:
-    """The maps of the first convolution."""
-    return self.norms[0](nnx.relu(self.convolutions[0](images)))
-
-  def body(self, maps: jax.Array) -> jax.Array:
-    """From these maps to the embedding."""
-    for convolution, norm in zip(
-      self.convolutions[1:], self.norms[1:], strict=True
-    ):
+  def __call__(self, images: jax.Array) -> nets.Outputs:
+    """The logits and the embedding of images."""
+    maps = images
+    for convolution, norm in zip(self.convolutions, self.norms, strict=True):
       maps = norm(nnx.relu(convolution(maps)))
-    return jnp.mean(maps, (1, 2))
+    embedding = jnp.mean(maps, (1, 2))
+    classifier = self.head.kernel[...], self.head.bias[...]
+    return nets.Outputs(
+      self.head(embedding), {}, embedding, classifier=classifier
+    )
 
 
-class Network(NamedTuple):
-  """A network in its parts; its parameters hold the classifier as `"head"`."""
+class Same(nnx.Module):
+  """A layer that returns what it gets, to mix the styles of images behind."""
 
-  init: Callable[[jax.Array], Any]  # key -> params
-  stem: Callable[[Any, jax.Array], jax.Array]  # params, images -> maps
-  body: Callable[[Any, jax.Array], jax.Array]  # params, maps -> embeddings
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """The images themselves."""
+    return images
 
-  def embed(self, params: Any, images: jax.Array) -> jax.Array:
-    """The embeddings of images."""
-    return self.body(params, self.stem(params, images))
 
-  def logits(self, params: Any, images: jax.Array) -> jax.Array:
-    """The logits of images."""
-    return linear(params["head"], self.embed(params, images))
+class Mlp(nets.MLP):
+  """An MLP with its images as its first maps."""
+
+  def __init__(self, *args: Any, **options: Any):
+    super().__init__(*args, **options)
+    self.images = Same()
+
+  def __call__(self, images: jax.Array) -> nets.Outputs:
+    """The outputs for images."""
+    return super().__call__(self.images(images))
+
+
+# The layer that returns the first maps.
+STEMS = {"cnn": "norms/0", "mlp": "images"}
 
 
 def make_network(
-  config: Any, shape: tuple[int, int, int], outputs: int
-) -> Network:
-  """The configured network; the MLP's first maps are the images themselves."""
+  config: Any,
+  shape: tuple[int, int, int],
+  outputs: int,
+  change: Callable[[Any, nnx.Rngs], nnx.Module] | None = None,
+) -> training.Network:
+  """The configured network.
 
-  def build(seed: Any) -> Any:
-    rngs = nnx.Rngs(seed)
+  Args:
+    config: of the experiment.
+    shape: of an image.
+    outputs: the number of logits.
+    change: makes another module of the network's.
+
+  Returns:
+    The network, without weights.
+  """
+
+  def build(rngs: nnx.Rngs) -> Any:
     if config.network == "cnn":
-      return MnistCnn(
+      module = MnistCnn(
         outputs, channels=shape[-1], width=config.channels, rngs=rngs
       )
-    return nets.MLP(outputs, input_shape=shape, hidden=config.hidden, rngs=rngs)
+    else:
+      module = Mlp(outputs, input_shape=shape, hidden=config.hidden, rngs=rngs)
+    return change(module, rngs) if change else module
 
-  graph = nnx.graphdef(nnx.eval_shape(lambda: build(0)))
+  return training.Network.of(build)
 
-  def init(key: jax.Array) -> Any:
-    return nnx.to_pure_dict(nnx.state(build(key)))
 
-  def module(params: Any) -> Any:
-    return nnx.merge(graph, params, copy=True)
-
-  if config.network == "cnn":
-    return Network(
-      init,
-      lambda params, images: module(params).stem(images),
-      lambda params, maps: module(params).body(maps),
+def make_generator(
+  config: Any, shape: tuple[int, int, int]
+) -> training.Network:
+  """A network that answers to an image with as many numbers as it has."""
+  width = 2 * config.channels if config.network == "cnn" else config.hidden[-1]
+  return training.Network.of(
+    lambda rngs: nets.MLP(
+      math.prod(shape), input_shape=shape, hidden=(width,), rngs=rngs
     )
-  return Network(
-    init,
-    lambda params, images: images,
-    lambda params, images: module(params)(images).embedding,
   )
-
-
-def init_linear(key: jax.Array, inputs: int, outputs: int) -> Any:
-  """The parameters of a linear layer."""
-  kernel = jax.nn.initializers.lecun_normal()(key, (inputs, outputs))
-  return {"kernel": kernel, "bias": jnp.zeros(outputs)}
-
-
-def linear(params: Any, values: jax.Array) -> jax.Array:
-  """A linear layer."""
-  outputs = values @ params["kernel"]
-  return outputs + jnp.expand_dims(params["bias"], range(outputs.ndim - 1))

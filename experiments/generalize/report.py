@@ -9,8 +9,10 @@ import numpy as np
 from experiments.frame import statistics
 from experiments.frame import tables
 from experiments.generalize.data import DOMAINS
-from experiments.generalize.methods import METHODS
+from experiments.generalize.methods import NAMES
 from experiments.generalize.methods import TARGET_ONLY
+from experiments.generalize.methods import row_of
+from experiments.generalize.methods import search_of
 from experiments.generalize.plots import accuracy_grid
 from kdjax import selection
 
@@ -27,8 +29,6 @@ MEANINGS = {
   ORACLE: "the trial whose last step is best on images of the target. **It "
   "uses target labels**: an upper bound, not an estimate",
 }
-
-NAMES = {name: method.title for name, method in METHODS.items()}
 
 
 class Results(NamedTuple):
@@ -222,15 +222,14 @@ def hyper_parameters(job: Any) -> tables.Table:
   """The hyper-parameters that were drawn."""
   cells = []
   for name in job.methods:
-    method = METHODS[name]
-    search, anneal = method.search, method.anneal
+    row, search, anneal = row_of(name), search_of(name), row_of(name).anneal
     scale = "" if search.linear else ", logarithmic"
     cells.append(
       [
-        method.title,
-        method.swept or "none",
-        f"{search.default:.3g}" if method.swept else "",
-        f"{search.low:g} to {search.high:g}{scale}" if method.swept else "",
+        row.title,
+        row.tuned or "none",
+        f"{search.default:.3g}" if row.tuned else "",
+        f"{search.low:g} to {search.high:g}{scale}" if row.tuned else "",
         f"{anneal.default:g} ({anneal.low:g} to {anneal.high:g})"
         if anneal
         else "",

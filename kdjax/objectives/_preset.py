@@ -66,6 +66,8 @@ class Preset(NamedTuple):
       (:func:`kdjax.training.pass_loss`), from hyper-parameters; or None.
     rule: makes the gradient rule of the train step, from hyper-parameters; or
       None.
+    goes: whether the rule returns, in place of a gradient, a whole way back,
+      which the optimizer `optax.sgd(1.0)` goes.
     reweight: weights the source's examples before training; the source's part
       of the batch has them as `"weight"`. A function of
       :mod:`kdjax.reweighting`, whose first parameters say what it reads:
@@ -108,6 +110,7 @@ class Preset(NamedTuple):
   passes: Mapping[str, Pass] = types.MappingProxyType({})
   prepare: Callable[..., Any] | None = None
   rule: Callable[..., Any] | None = None
+  goes: bool = False
   reweight: Callable[..., Any] | None = None
   transform: Callable[..., Any] | None = None
   training: str = ""

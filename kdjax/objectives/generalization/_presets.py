@@ -179,6 +179,7 @@ PRESETS: dict[str, Preset] = {
     "Fish",
     "inner steps go from domain to domain, the student a part of their way",
     rule=fish_gradients,
+    goes=True,
     tuned="meta_step_size",
     search=Search(0.5, 0.05, 0.5),
   ),
