@@ -11,32 +11,13 @@ import optax
 
 from experiments.adapt.data import halves
 from experiments.adapt.training import Trained
+from experiments.frame import rules
 from kdjax import adaptation
 from kdjax import metrics
 from kdjax import reweighting
 from kdjax import selection
 from kdjax import training
 from kdjax.ops import masked_mean
-
-# A rule sees each weight's scores, means over seeds, without target labels.
-RULES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
-  "source_accuracy": lambda scores: scores["source_accuracy"],
-  "information": lambda scores: scores["information"],
-  "entropy": lambda scores: scores["entropy"],
-  "bnm": lambda scores: scores["bnm"],
-  "snd": lambda scores: scores["snd"],
-  "importance_weighted": lambda scores: scores["importance_weighted"],
-  "dev": lambda scores: scores["dev"],
-  "reverse": lambda scores: scores["reverse"],
-  # Information alone may reward confident nonsense, and source accuracy alone
-  # is blind to the target: the one is the guard of the other.
-  "guarded": lambda scores: np.where(
-    scores["source_accuracy"] >= scores["source_accuracy"].max() - 0.02,
-    scores["information"],
-    -np.inf,
-  ),
-}
-
 
 REVERSE_STEPS = 100  # of all images at once; they suffice to learn the labels
 
@@ -198,7 +179,7 @@ def examine(trained: Trained, rule: str) -> Row:
     look(trained.state, job.variables, data.validation, data.test)
   )
   scores = {name: values.mean(0) for name, values in scores.items()}
-  choices = {name: int(np.argmax(see(scores))) for name, see in RULES.items()}
+  choices = {rule: rules.choose(rule, scores) for rule in rules.RULES}
   chosen = choices[rule]
   oracle = int(np.argmax(trained.seen["target_accuracy"][-1].mean(0)))
   embeddings, null = jax.device_get(

@@ -10,28 +10,11 @@ from experiments.adapt.plots import POINTS
 from experiments.adapt.plots import divergence_curves
 from experiments.adapt.plots import embedding_scatter
 from experiments.frame import plots
+from experiments.frame import rules
 from experiments.frame import statistics
 from experiments.frame import tables
 
 NAMES = {name: method.name for name, method in METHODS.items()}
-RULES = {
-  "source_accuracy": "accuracy on source validation images",
-  "information": "mutual information of target validation images and their "
-  "predicted classes",
-  "guarded": "mutual information of target validation images and their "
-  "predicted classes, among weights whose accuracy on source validation images "
-  "is within 2 points of the best",
-  "entropy": "low entropy of the predictions for target validation images",
-  "bnm": "nuclear norm of the predictions for target validation images",
-  "snd": "dense neighbourhoods among the predictions for target validation "
-  "images",
-  "importance_weighted": "risk on source validation images under importance "
-  "weights",
-  "dev": "risk on source validation images under importance weights, with a "
-  "control variate",
-  "reverse": "accuracy on source validation images of a new student that "
-  "learned the predicted labels of the target's",
-}
 SHOWN = 4  # methods in the curves and scatter plots, the best on test images
 
 
@@ -161,7 +144,8 @@ def rules_table(config: Any, rows: dict[str, Any]) -> list[Any]:
   if not weighed:
     return []
   reached = {
-    rule: np.mean([row.by_rule[rule] for row in weighed]) for rule in RULES
+    rule: np.mean([row.by_rule[rule] for row in weighed])
+    for rule in rules.RULES
   }
   best = np.mean([row.oracle_accuracy.mean() for row in weighed])
   cells = [
@@ -200,8 +184,8 @@ def setting(job: Any) -> str:
     "batch; no image is in both domains. Seed i starts from the same weights "
     "and sees the same batches under every method. The published weight of "
     f"the transfer loss is multiplied by {weights}. The factor of each method "
-    f"was chosen by this rule: {RULES[config.select]} (means over seeds, at "
-    f"the last step), of {chosen_by[0]} source and {chosen_by[1]} target "
+    f"was chosen by this rule: {rules.RULES[config.select]} (means over seeds, "
+    f"at the last step), of {chosen_by[0]} source and {chosen_by[1]} target "
     f"validation images. The {len(data.test['label'])} target test images "
     "chose nothing."
   )

@@ -1,13 +1,14 @@
-"""Rules that choose a hyper-parameter by what may be seen of its candidates."""
+"""The scores of candidates, and the choice of each rule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import selection
+from experiments.frame import rules
+from kdjax import adaptation
 
 
 class Seen(NamedTuple):
@@ -24,69 +25,6 @@ class Seen(NamedTuple):
   test_accuracy: float
 
 
-class Rule(NamedTuple):
-  """A rule that sees no target label.
-
-  Attributes:
-    words: what it goes by.
-    score: scores of all candidates -> `[candidates]`, higher is better.
-  """
-
-  words: str
-  score: Callable[[dict[str, np.ndarray]], np.ndarray]
-
-
-def _guarded(scores: dict[str, np.ndarray]) -> np.ndarray:
-  """Information alone may reward confident nonsense on both domains."""
-  good = scores["source_accuracy"] >= scores["source_accuracy"].max() - 0.02
-  return np.where(good, scores["information"], -np.inf)
-
-
-RULES = {
-  "source_accuracy": Rule(
-    "accuracy on source validation points",
-    lambda scores: scores["source_accuracy"],
-  ),
-  "importance_weighted": Rule(
-    "accuracy on source validation points, weighted by uLSIF density ratios "
-    "(IWV)",
-    lambda scores: scores["importance_weighted"],
-  ),
-  "dev": Rule(
-    "accuracy on source validation points, weighted by uLSIF density ratios, "
-    "with a control variate (DEV)",
-    lambda scores: scores["dev"],
-  ),
-  "reverse": Rule(
-    "accuracy on source validation points after the way back: the method "
-    "adapts from the target, with the labels it gave it, to the source "
-    "(reverse validation)",
-    lambda scores: scores["reverse"],
-  ),
-  "entropy": Rule(
-    "sure predictions of target validation points (entropy)",
-    lambda scores: scores["entropy"],
-  ),
-  "information": Rule(
-    "mutual information of target validation points and their predicted "
-    "classes",
-    lambda scores: scores["information"],
-  ),
-  "bnm": Rule(
-    "nuclear norm of the predictions of target validation points",
-    lambda scores: scores["bnm"],
-  ),
-  "snd": Rule(
-    "soft neighbourhood density of the predictions of target validation points",
-    lambda scores: scores["snd"],
-  ),
-  "guarded": Rule(
-    "mutual information of target validation points and their predicted "
-    "classes, among candidates whose accuracy on source validation points is "
-    "within 2 points of the best",
-    _guarded,
-  ),
-}
 # No rules: by labels of target validation points, and the mean of all.
 ORACLE, CHANCE = "oracle", "chance"
 
@@ -135,8 +73,7 @@ def choose(candidates: Sequence[Seen]) -> dict[str, float]:
   }
   tests = np.array([seen.test_accuracy for seen in candidates])
   chosen = {
-    name: float(tests[np.argmax(rule.score(scores))])
-    for name, rule in RULES.items()
+    rule: float(tests[rules.choose(rule, scores)]) for rule in rules.RULES
   }
   best = np.argmax([seen.target_accuracy for seen in candidates])
   return chosen | {ORACLE: float(tests[best]), CHANCE: float(tests.mean())}

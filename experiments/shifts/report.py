@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.frame import rules
 from experiments.frame import statistics
 from experiments.frame import tables
 from experiments.shifts.choice import CHANCE
 from experiments.shifts.choice import ORACLE
-from experiments.shifts.choice import RULES
 from experiments.shifts.data import SHIFTS
 from experiments.shifts.methods import METHODS
 from experiments.shifts.methods import ROWS
@@ -118,7 +118,7 @@ def compare_rules(results: Results) -> tables.Table:
     values = [*of_shifts, np.mean(of_shifts, 0)]
     return [statistics.mean_std(x, scale=100, digits=1) for x in values]
 
-  names = {rule: rule.replace("_", " ") for rule in RULES} | {
+  names = {rule: rule.replace("_", " ") for rule in rules.RULES} | {
     ORACLE: "the oracle, by target labels",
     CHANCE: "chance: the mean of all candidates",
   }
@@ -188,7 +188,7 @@ def setting(job: Any, problems: dict[Any, Any]) -> str:
     "scikit-learn's SVC with its defaults; TCA and JDA fit their maps to "
     f"{ROWS} points of each domain. A method's hyper-parameter "
     "is chosen for each seed by this rule: "
-    f"{RULES[config.select].words}. Test points chose nothing."
+    f"{rules.RULES[config.select]}. Test points chose nothing."
   )
 
 

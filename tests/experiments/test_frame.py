@@ -25,6 +25,7 @@ from experiments.frame import folders
 from experiments.frame import plots
 from experiments.frame import progress
 from experiments.frame import rounds
+from experiments.frame import rules
 from experiments.frame import statistics
 from experiments.frame import tables
 
@@ -459,7 +460,17 @@ def test_bars_keep_their_labels_on_the_canvas(tmp_path, seeds, methods):
   assert (tmp_path / "bars.png").stat().st_size > 10_000
 
 
-# Rounds.
+# Rules and rounds.
+
+
+def test_rules_choose_without_target_labels():
+  scores = {
+    "source_accuracy": np.array([0.95, 0.94, 0.97, 0.10]),
+    "information": np.array([1.0, 1.9, 1.5, 2.2]),
+  }
+  expected = {"source_accuracy": 2, "information": 3, "guarded": 2}
+  for rule, index in expected.items():
+    assert rules.choose(rule, scores) == index
 
 
 def test_planned_steps_are_whole_epochs_in_new_orders():

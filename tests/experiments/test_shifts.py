@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
+from experiments.frame import rules
 from experiments.shifts import __main__ as shifts
 from experiments.shifts import choice as shifts_choice
 from experiments.shifts import data as shifts_data
@@ -60,7 +61,7 @@ def test_a_run_leaves_a_report(reference):
   for rows in results.values():
     assert list(rows) == ["source_only", "bbse", "linear_ot", "target_only"]
     for row in rows.values():
-      assert {*shifts_choice.RULES, "oracle", "chance"} == set(row)
+      assert {*rules.RULES, "oracle", "chance"} == set(row)
       assert all(values.shape == (2,) for values in row.values())
   cell = json.loads((folder / "cells" / "concept" / "bbse.json").read_text())
   assert cell["candidates"] == ["hard", "soft"]
@@ -322,25 +323,6 @@ def test_each_rule_looks_at_what_it_may():
     )
 
 
-def test_the_guard_is_source_accuracy():
-  scores = dict.fromkeys(NAMES, 0.0)
-  seen = [
-    shifts_choice.Seen(
-      scores | {"source_accuracy": accuracy, "information": information},
-      0.0,
-      test,
-    )
-    for accuracy, information, test in (
-      (0.90, 0.1, 0.1),
-      (0.89, 0.3, 0.2),
-      (0.87, 0.9, 0.3),
-    )
-  ]
-  chosen = shifts_choice.choose(seen)
-  assert chosen["guarded"] == 0.2
-  assert chosen["information"] == 0.3
-
-
 def test_scores_by_hand():
   hits = np.array([1.0, 0.0, 1.0, 1.0], np.float32)
   ratios = np.array([1.0, 3.0, 0.0, 0.0], np.float32)
@@ -361,9 +343,9 @@ def fabricated(gains):
     "linear_ot": source,
     "target_only": source + 0.1,
   }
-  rules = (*shifts_choice.RULES, "oracle", "chance")
+  names = (*rules.RULES, "oracle", "chance")
   return {
-    method: {rule: values + 0.05 * (rule == "oracle") for rule in rules}
+    method: {rule: values + 0.05 * (rule == "oracle") for rule in names}
     for method, values in rows.items()
   }
 
