@@ -249,9 +249,8 @@ def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
       f"learner views={{{view!r}: ...}}."
     )
   wanted = name.partition("_")[0]
-  if wanted in ("teacher", "past", "average") and wanted not in outputs:
-    article = "an" if wanted == "average" else "a"
-    return f"{text} Expected {article} {wanted}: give the learner one."
+  if wanted in _MISSING and wanted not in outputs:
+    return f"{text} Expected {_MISSING[wanted]}."
   return (
     f"{text} Rename the argument, or say what it reads: "
     "stateless(loss, ('student_logits', ...))."
