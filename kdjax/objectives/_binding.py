@@ -230,7 +230,7 @@ def name_of(function: Any) -> str:
 _MISSING = {
   "teacher": "a teacher: give the learner one",
   "past": "a past network: give the learner one",
-  "average": "an average of the student: chain parameter_ema to the optimizer",
+  "average": "an average: give the optimizer parameter_ema",
 }
 
 
