@@ -230,7 +230,7 @@ def name_of(function: Any) -> str:
 _MISSING = {
   "teacher": "a teacher: give the learner one",
   "past": "a past network: give the learner one",
-  "average": "an average of the student: chain parameter_ema to the optimizer",
+  "average": "an average: give the optimizer parameter_ema",
 }
 
 
@@ -249,9 +249,8 @@ def _unknown(reader: str, name: str, outputs: Roles, batch: Any) -> str:
       f"learner views={{{view!r}: ...}}."
     )
   wanted = name.partition("_")[0]
-  if wanted in ("teacher", "past", "average") and wanted not in outputs:
-    article = "an" if wanted == "average" else "a"
-    return f"{text} Expected {article} {wanted}: give the learner one."
+  if wanted in _MISSING and wanted not in outputs:
+    return f"{text} Expected {_MISSING[wanted]}."
   return (
     f"{text} Rename the argument, or say what it reads: "
     "stateless(loss, ('student_logits', ...))."

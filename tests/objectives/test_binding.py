@@ -122,7 +122,7 @@ def test_probabilities_are_those_of_the_logits_in_float32():
     ("slack", "Rename the argument, or say what it reads: stateless"),
     ("student_logit", "mine reads 'student_logit', which is none of the roles"),
     ("student_weak_logits", "Expected the view 'weak' of the student's exampl"),
-    ("average_logits", "Expected an average of the student: chain"),
+    ("average_logits", "Expected an average: give the optimizer"),
     ("student_features.f9", r"student.features has \['f0', 'f1'\]; .*'f9'"),
     (
       "teacher_classifier",
