@@ -133,9 +133,7 @@ def test_a_whole_model_is_no_teachers_variables(model, compiled):
   learner = distillation(model)
   state = learner.init(KEY, BATCH)
   step = jax.jit(learner.step) if compiled else learner.step
-  with pytest.raises(
-    TypeError, match=r"'teacher'\] is a Model; expected Va"
-  ):
+  with pytest.raises(TypeError, match=r"'teacher'\] is a Model; expected Va"):
     step(state, {"teacher": model}, BATCH, KEY)
 
 
