@@ -87,10 +87,11 @@ def adapt(
     >>> import jax.numpy as jnp
     >>> import optax
     >>> from flax import nnx
-    >>> def gap(source_logits, target_logits, *, axis_name=None):
-    ...   return jnp.mean((source_logits.mean(0) - target_logits.mean(0)) ** 2)
+    >>> from kdjax.adaptation import coral_loss
+    >>> from kdjax.objectives import stateless
     >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
-    >>> learner = adapt(student, gap, optax.sgd(0.1), on="x")
+    >>> coral = stateless(coral_loss, ("source_logits", "target_logits"))
+    >>> learner = adapt(student, coral, optax.sgd(0.1), on="x")
     >>> domain = {"x": jnp.ones((4, 3)), "mask": jnp.ones(4, bool)}
     >>> batch = {"source": domain, "target": domain}
     >>> state = learner.init(jax.random.key(0), batch)
