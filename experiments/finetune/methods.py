@@ -34,14 +34,12 @@ CHOICES = tuple(
 )
 METHODS = (*BASELINES, *NORM_BASELINES, *CHOICES)
 NAMES = {
-  **{name: objectives.PRESETS[name].title for name in CHOICES},
   "target_only": "target-only",
   "prototypes": "prototypes",
-  "linear_probe": "linear probe",
-  "finetune": "fine-tuning",
   "target_only_norm": "target-only with BN",
   "finetune_norm": "fine-tuning with BN",
 }
+NAMES |= {x: objectives.PRESETS[x].title for x in METHODS if x not in NAMES}
 # What else is tried than the published values.
 TRIED = {
   "layerwise": (0.1, 0.7),

@@ -8,6 +8,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.finetune import __main__ as finetune
@@ -17,13 +18,13 @@ from experiments.finetune import methods as finetune_methods
 from experiments.finetune import report as finetune_report
 from experiments.finetune import teachers as finetune_teachers
 from experiments.finetune import training as finetune_training
-from experiments.finetune.methods import METHODS
 from experiments.finetune.networks import make_network
 from experiments.finetune.training import Row
 from experiments.frame import statistics
 from kdjax import finetuning
 from kdjax import training
 from kdjax.nets import Outputs
+from kdjax.ops import cross_entropy
 
 SMALL = finetune.Config(
   shots=2,
@@ -67,7 +68,7 @@ def test_a_run_leaves_a_report(reference):
     "by 2-fold cross-validation within them",
     "more target labels**: the candidate that an oracle",
     "\n| DELTA with attention |",
-    "\n| prototypical nets |",
+    "\n| prototypical networks |",
     "## Which teacher?",
     "\n| two classes |",
     "\n| regularized H-score |",
@@ -84,7 +85,7 @@ def test_a_run_leaves_a_report(reference):
   ]
   for method, row in results["rows"].items():
     assert row.accuracy.shape == row.oracle_accuracy.shape == (2,)
-    assert (row.candidates is None) == (not METHODS[method].tuned)
+    assert (row.candidates is None) == (not finetune_methods.is_trained(method))
   teachers = results["teachers"]
   assert teachers.names == ("source", "two classes", "untrained")
   assert teachers.accuracy.shape == (3, 2)
@@ -222,7 +223,7 @@ def linear_forward(variables, inputs, *, train, key):
 @jax.value_and_grad
 def task_loss(params, task):
   logits = task["image"] @ params["body"] @ params["head"]
-  losses = finetune_methods.cross_entropy(logits, task["label"])
+  losses = cross_entropy(logits, task["label"])
   return jnp.mean(losses)
 
 
@@ -314,24 +315,24 @@ def start(data):
       knowledge[method] = finetune_methods.ask_teacher(
         method, network.forward, teacher, batch, body="layers", classes=5
       )
-      objective = finetune_methods.make_objective(
-        method, 5, 2.0, knowledge[method]
-      )
-      state = training.init_train_state(
-        key,
+      learner = finetune_methods.make_learner(
+        method,
         training.Model(network.forward, student),
-        objective,
+        training.Model(network.forward, teacher),
         finetune_methods.make_optimizer(
           method, {"rate": 0.1, "weight": 2.0}, [], 4
         ),
-        batch["image"][:1],
-        teacher=training.Model(network.forward, teacher),
+        classes=5,
+        weight=2.0,
+        knowledge=knowledge[method],
       )
+      state = learner.init(key, batch)
+      frozen = dict(learner.frozen)
       if method == "bi_tuning":
-        state.state["average"] = student.params
-      loss_fn = finetune_methods.make_loss(method, network.forward, 5)
-      frozen = {"teacher": teacher, "weight": 2.0}
-      losses[method] = loss_fn(state.params, state.state, frozen, batch, key)[0]
+        frozen["average"] = training.averaged_student(state)
+      losses[method] = learner.loss_fn(
+        state.params, state.state, frozen, batch, key
+      )[0]
     answers = [
       finetune_methods.answer(network.forward, x, batch["image"])
       for x in (teacher, student)
@@ -387,24 +388,23 @@ def test_attention_is_on_channels_whose_absence_costs_most(start):
 
 def test_batch_statistics_know_nothing_of_what_is_held_out(data):
   network = make_network(SMALL, data, "stochastic")
-  loss_fn = finetune_methods.make_loss("stochnorm", network.forward, 5)
   few, mask = data.few[0], jnp.asarray(data.learns[1])
   images = data.target["image"][few]
   batch = {"label": data.target["label"][few], "mask": mask, "index": few}
 
   @jax.jit
   def program(images):
-    variables = network.init(KEY)
-    params = {"student": variables.params, "objective": {"ce": {}}}
-    state = {"student": variables.state, "objective": objective_state}
-    loss, (state, _) = loss_fn(
-      params, state, {"teacher": variables}, batch | {"image": images}, KEY
+    model = training.Model(network.forward, network.init(KEY))
+    learner = finetune_methods.make_learner(
+      "stochnorm", model, model, optax.sgd(0.1), classes=5
+    )
+    whole = batch | {"image": images}
+    state = learner.init(KEY, whole)
+    loss, (state, _) = learner.loss_fn(
+      state.params, state.state, learner.frozen, whole, KEY
     )
     return loss, state["student"]
 
-  objective = finetune_methods.make_objective("stochnorm", 5)
-  outputs = Outputs(jnp.zeros((25, 5)), {}, None)
-  _, objective_state = objective.init(KEY, outputs, outputs)
   others = jnp.where(mask[:, None, None, None], images, 255 - images)
   first, second = map(program, (images, others))
   jax.tree.map(np.testing.assert_array_equal, first, second)

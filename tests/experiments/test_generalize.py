@@ -8,17 +8,18 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.generalize import __main__ as generalize
 from experiments.generalize import data as generalize_data
-from experiments.generalize import losses as generalize_losses
 from experiments.generalize import methods as generalize_methods
 from experiments.generalize import report as generalize_report
 from experiments.generalize import training as generalize_training
 from experiments.generalize.methods import METHODS
 from experiments.generalize.networks import make_network
 from kdjax import data as kdata
+from kdjax import objectives
 
 SMALL = generalize.Config(
   examples=180,
@@ -168,7 +169,7 @@ def test_trials_begin_with_the_defaults_and_share_learning_rates():
     np.testing.assert_array_equal(
       trial["learning_rate"], trials["erm"]["learning_rate"]
     )
-    search = METHODS[name].search
+    search = objectives.PRESETS[name].search or generalize_methods.NOTHING
     assert np.isclose(trial["weight"][0], search.default)
     drawn = np.asarray(trial["weight"][1:])
     assert np.all(drawn >= search.low * 0.999)
@@ -182,73 +183,126 @@ def test_trials_begin_with_the_defaults_and_share_learning_rates():
   assert 0.2 < below < 0.8
 
 
-@pytest.fixture(scope="module")
-def setting():
-  network = make_network(SMALL, (8, 8, 2), 2)
-  judge = make_network(SMALL, (8, 8, 2), 2)
-  return generalize_losses.Setting(network, judge, 2, 2, 8, (8, 8, 2))
-
-
-def start(name, setting):
-  keys = jax.random.split(jax.random.key(1))
-  extra, state = METHODS[name].init(keys[1], setting)
-  params = {"network": setting.network.init(keys[0])} | extra
-  rng = np.random.default_rng(0)
-  images = jnp.asarray(rng.uniform(size=(2, 6, 8, 8, 2)), jnp.float32)
-  labels = jnp.asarray(rng.integers(0, 2, (2, 6)), jnp.int32)
-  lesson = generalize_losses.Lesson(
-    setting.network,
-    setting.judge,
-    images,
-    labels,
-    jnp.float32(0.01),
-    jnp.float32(METHODS[name].search.default),
-    state,
-    jax.random.key(2),
-  )
-  return params, lesson
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_moves_every_parameter_it_has(name, setting):
-  params, lesson = start(name, setting)
-  moments = generalize_methods.ADAM.init(params)
+def test_every_method_moves_every_parameter_it_has(name):
+  setting = generalize_methods.Setting(SMALL, 2, 2, (8, 8, 2))
+  row = objectives.PRESETS[name]
+  search = row.search or generalize_methods.NOTHING
+  rng = np.random.default_rng(0)
+  batch = {
+    "image": jnp.asarray(rng.uniform(size=(2, 8, 8, 8, 2)), jnp.float32),
+    "label": jnp.asarray(rng.integers(0, 2, (2, 8)), jnp.int32),
+    "mask": jnp.ones((2, 8), bool),
+  }
+  assert jax.tree.map(jnp.shape, batch) == jax.tree.map(
+    lambda x: x.shape, setting.batch()
+  )
+  keys = jax.random.split(jax.random.key(1))
 
   @jax.jit
-  def update():
-    return METHODS[name].update(params, moments, lesson)
+  def update(weight):
+    trial = {"learning_rate": 0.01, "weight": weight, "anneal": 0}
+    learner = generalize_methods.make_learner(name, setting, trial, keys[0])
+    state = learner.init(keys[1], setting.batch())
+    moved, _ = learner.step(state, {}, batch, keys[0], axis_name=None)
+    again = generalize_methods.make_learner(name, setting, trial, keys[1])
+    other = again.init(keys[1], setting.batch())
+    return state, moved, other.params["student"]
 
-  moved, _, state = update()
-  assert jax.tree.structure(moved) == jax.tree.structure(params)
-  assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, lesson.state)
+  state, moved, other = update(search.default)
+  assert set(moved.params) == {"student", "objective", *row.networks}
+  assert not equal(state.params["student"], other)
   changed = jax.tree_util.tree_map_with_path(
     lambda path, a, b: (
       jax.tree_util.keystr(path) if np.array_equal(a, b) else ""
     ),
-    params,
-    moved,
+    state.params,
+    moved.params,
   )
   still = {path for path in jax.tree.leaves(changed) if path}
-  # The experts answer for the network's own head.
-  unused = name in ("dael", "difex")
-  heads = {"['network']['head']", "['teacher']['head']"} if unused else set()
-  assert all(any(path.startswith(h) for h in heads) for path in still)
-  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(moved))
+  # The experts answer for the student's own head.
+  unused = {"dg_dael": "['student']['head']", "difex": "['phases']['head']"}
+  head = unused.get(name, "none")
+  assert all(path.startswith(head) for path in still)
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(moved.params))
+
+
+def test_all_methods_start_from_the_same_weights_and_have_their_number():
+  setting = generalize_methods.Setting(SMALL, 2, 2, (8, 8, 2))
+  key = jax.random.key(3)
+
+  def start(name, weight):
+    trial = {"learning_rate": 0.1, "weight": weight, "anneal": 7}
+    learner = generalize_methods.make_learner(name, setting, trial, key)
+    return learner.init(jax.random.key(4), setting.batch())
+
+  @jax.jit
+  def program(weight):
+    return {
+      name: start(name, weight) for name in ("erm", "vrex", "rsc", "fish")
+    }
+
+  states = program(0.25)
+  for state in states.values():
+    assert equal(state.params["student"], states["erm"].params["student"])
+  own = states["vrex"].state["objective"]["objectives"]["vrex"]
+  assert (own["weight"], own["anneal_steps"]) == (0.25, 7)
+  assert states["vrex"].optimizer_state.at == 7
+  own = states["rsc"].state["objective"]["objectives"]["rsc"]
+  assert own["drop"] == 0.25
+  assert states["fish"].rule_state["meta_step_size"] == 0.25
 
 
 def test_the_network_for_mnist_is_domainbeds():
   config = dataclasses.replace(SMALL, network="cnn", channels=64)
   network = make_network(config, (28, 28, 1), 10)
-  params = jax.eval_shape(network.init, jax.random.key(0))
+  variables = jax.eval_shape(network.init, jax.random.key(0))
   # Four convolutions and group normalizations, 370560 in DomainBed's file.
-  count = sum(x.size for x in jax.tree.leaves(params))
+  count = sum(x.size for x in jax.tree.leaves(variables))
   assert count == 370_560 + 128 * 10 + 10
-  images = jnp.zeros((3, 28, 28, 1))
-  maps = jax.eval_shape(network.stem, params, images)
-  assert maps.shape == (3, 28, 28, 64)
-  assert jax.eval_shape(network.body, params, maps).shape == (3, 128)
-  assert jax.eval_shape(network.logits, params, images).shape == (3, 10)
+  outputs = jax.eval_shape(
+    lambda variables, images: network.forward(
+      variables, images, train=False, key=None
+    )[0],
+    variables,
+    jnp.zeros((3, 28, 28, 1)),
+  )
+  assert outputs.embedding.shape == (3, 128)
+  assert outputs.logits.shape == (3, 10)
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+def test_styles_are_mixed_in_training_alone(network):
+  config = dataclasses.replace(SMALL, network=network, channels=8)
+  setting = generalize_methods.Setting(config, 2, 2, (8, 8, 2))
+  trial = {"learning_rate": 0.1, "weight": 0.1, "anneal": -1}
+  images = jax.random.uniform(jax.random.key(0), (8, 8, 8, 2))
+
+  @jax.jit
+  def program(images):
+    key = jax.random.key(5)
+    answers = []
+    for name in ("erm", "mixstyle"):
+      learner = generalize_methods.make_learner(name, setting, trial, key)
+      student = learner.init(key, setting.batch()).student
+      forward = learner.loss_fn.forwards["student"]
+      answers += [
+        jnp.stack(
+          [
+            forward(student, images, train=train, key=key)[0].logits
+            for key in jax.random.split(key, 8)
+          ]
+        )
+        for train in (False, True)
+      ]
+    return answers
+
+  plain, trained, mixing, mixed = program(images)
+  np.testing.assert_array_equal(plain, trained)
+  np.testing.assert_array_equal(plain, mixing)
+  # Half of the batches are mixed.
+  assert not np.allclose(plain, mixed)
 
 
 @pytest.fixture(scope="module")
@@ -262,16 +316,25 @@ def irm():
   students = program.start(seeds)
   domains = jnp.array([0, 1]), jnp.array([2])
 
-  def train(data=data, first=0, **trial):
-    changed = students._replace(trial=students.trial | trial)
-    first = jnp.int32(first)
-    return program.advance(changed, seeds, data, *domains, first)
+  def train(data=data, **changes):
+    """Trains with another weight of the penalty, or another step of it."""
+    state = students.state
+    own = state.state["objective"]
+    parts = own["objectives"]
+    parts = parts | {"irm": parts["irm"] | changes}
+    moved = state.state | {"objective": own | {"objectives": parts}}
+    optimizer = state.optimizer_state
+    if "anneal_steps" in changes:
+      optimizer = optimizer._replace(at=changes["anneal_steps"].astype(int))
+    state = state._replace(state=moved, optimizer_state=optimizer)
+    changed = students._replace(state=state)
+    return program.advance(changed, seeds, data, *domains, jnp.int32(0))
 
   return data, train
 
 
-def filled(value, dtype=jnp.float32):
-  return jnp.full((2, 2), value, dtype)
+def filled(value):
+  return jnp.full((2, 2), value, jnp.float32)
 
 
 def equal(a, b):
@@ -283,7 +346,7 @@ def test_the_target_trains_nobody(irm):
   students, seen = train()
   wrong = data._replace(label=data.label.at[2].set(1 - data.label[2]))
   again, seen_again = train(wrong)
-  assert equal(students.params, again.params)
+  assert equal(students.state.params, again.state.params)
   np.testing.assert_array_equal(
     seen["outside"][..., :2], seen_again["outside"][..., :2]
   )
@@ -291,24 +354,29 @@ def test_the_target_trains_nobody(irm):
     seen["tested"], 1 - seen_again["tested"], rtol=1e-6
   )
   other = data._replace(label=data.label.at[0].set(1 - data.label[0]))
-  assert not equal(students.params, train(other)[0].params)
+  assert not equal(students.state.params, train(other)[0].state.params)
 
 
 def test_a_penalty_counts_once_its_time_has_come(irm):
   _, train = irm
-  light, heavy = filled(2.0), filled(1000.0)
-  late, now = filled(9, jnp.int32), filled(0, jnp.int32)
-  before = [train(weight=x, anneal=late)[0].params for x in (light, heavy)]
-  after = [train(weight=x, anneal=now)[0].params for x in (light, heavy)]
+  weights = filled(2.0), filled(1000.0)
+  before, after = (
+    [
+      train(weight=weight, anneal_steps=filled(steps))[0].state.params
+      for weight in weights
+    ]
+    for steps in (9.0, 0.0)
+  )
   assert equal(*before)
   assert not equal(*after)
 
 
 def test_adam_begins_anew_when_the_penalty_does(irm):
   _, train = irm
-  for anneal, steps in ((5, 1), (3, 2)):
-    students, _ = train(first=4, anneal=filled(anneal, jnp.int32))
-    assert np.all(students.moments.count == steps)
+  for anneal, steps in ((1.0, 1), (9.0, 2)):
+    students, _ = train(anneal_steps=filled(anneal))
+    inner = students.state.optimizer_state.optimizer_state
+    assert np.all(optax.tree.get(inner, "count") == steps)
 
 
 @pytest.fixture
