@@ -216,7 +216,9 @@ def test_one_program_for_all_widths():
 
 def test_errors_name_the_argument():
   source, target = map(np.float32, samples(4, 3))
-  with pytest.raises(ValueError, match=r"target has 3 rows; .* expected 4, as in"):
+  with pytest.raises(
+    ValueError, match=r"target has 3 rows; .* expected 4, as in"
+  ):
     trace(mmd, source, target, estimator="linear")
   with pytest.raises(ValueError, match="bandwidths and gammas; expected one"):
     trace(mmd, source, target, bandwidths=1.0, gammas=1.0)
