@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.adapt.methods import METHODS
+from experiments.adapt.methods import GROUP_OF
+from experiments.adapt.methods import NAMES
 from experiments.adapt.plots import KINDS
 from experiments.adapt.plots import POINTS
 from experiments.adapt.plots import divergence_curves
@@ -13,7 +14,6 @@ from experiments.frame import plots
 from experiments.frame import statistics
 from experiments.frame import tables
 
-NAMES = {name: method.name for name, method in METHODS.items()}
 RULES = {
   "source_accuracy": "accuracy on source validation images",
   "information": "mutual information of target validation images and their "
@@ -215,7 +215,7 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
   plots.accuracy_bars(
     path / "accuracy.png",
     {NAMES[method]: row.test_accuracy for method, row in rows.items()},
-    groups={NAMES[method]: METHODS[method].kind for method in rows},
+    groups={NAMES[method]: GROUP_OF[method] for method in rows},
     colours=KINDS,
     oracles={
       NAMES[method]: row.oracle_accuracy
