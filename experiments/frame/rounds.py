@@ -118,7 +118,8 @@ def train(
   tree = {"state": state, "key": jax.random.key_data(key)}
   folder = job.run.path / "checkpoints" / stage
   with training.Checkpoints(folder) as checkpoints:
-    first, tree, history = checkpoints.restore(tree) or (0, tree, [])
+    restored = checkpoints.restore(tree)
+    first, tree, history = restored or training.Restored(0, tree, [])
     if first:
       job.console.print(f"resuming {stage} at step {first} of {steps}")
     job.run.rewind(stage, first)

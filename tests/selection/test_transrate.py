@@ -33,7 +33,7 @@ def transrates(features, labels, eps):
   """By the weights of the classes; some of the five classes are absent."""
   return {
     weighting: transrate(
-      features, labels, eps=eps, weighting=weighting, num_classes=5
+      features, labels, epsilon=eps, weighting=weighting, num_classes=5
     )
     for weighting in ("uniform", "frequency")
   }

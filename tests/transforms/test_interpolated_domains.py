@@ -13,7 +13,7 @@ from tests.laws import trace
 
 RUN = jax.jit(
   interpolate_domains,
-  static_argnames=("steps", "pairs", "scale", "cost", "iterations"),
+  static_argnames=("num_steps", "num_pairs", "scale", "cost", "num_iterations"),
 )
 
 
@@ -37,7 +37,7 @@ def plan_of(source, target, epsilon):
 def test_points_lie_on_the_heaviest_pairs_of_the_plan():
   source, target = samples()
   plan = plan_of(source, target, 0.4)
-  options = {"steps": 4, "scale": "absolute", "iterations": 300}
+  options = {"num_steps": 4, "scale": "absolute", "num_iterations": 300}
   with jax.enable_x64(True):
     found = RUN(source, target, epsilon=0.4, **options)
   # As many pairs as there are rows, by default.
@@ -77,7 +77,7 @@ def test_a_shifted_sample_moves_along_its_shift():
       num_steps=5,
       num_pairs=8,
       epsilon=1e-3,
-      iterations=2000,
+      num_iterations=2000,
     )
   # The optimal map of a shift is the shift; every row goes its way, whole.
   np.testing.assert_array_equal(np.sort(found.source), np.arange(8))

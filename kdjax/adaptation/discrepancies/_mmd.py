@@ -239,8 +239,10 @@ def jmmd(
       name: None if entries is None else entries[i]
       for name, entries in per_layer.items()
     }
+    chosen = choose_kernel(**options)
+    sample_s, sample_t = layers[i]
     kernels.append(
-      fit_kernel(choose_kernel(**options), *layers[i], axis_name, chunk_size)
+      fit_kernel(chosen, sample_s, sample_t, axis_name, chunk_size)
     )
   return _estimate("jmmd", kernels, layers, estimator, chunk_size, axis_name)
 

@@ -198,8 +198,9 @@ def sliced_wasserstein(
         "directions."
       )
     shape = source.shape[1], num_directions
-    directions = jax.random.normal(key, shape, dtype)
-    directions /= jnp.linalg.norm(directions, axis=0, keepdims=True)
+    drawn = jax.random.normal(key, shape, dtype)
+    directions = drawn / jnp.linalg.norm(drawn, axis=0, keepdims=True)
+  axes = directions.astype(dtype)
   power = as_number("power", power, dtype)
   n_source, n_target = (
     jnp.sum(mask > 0, dtype=jnp.int32) for mask in (mask_source, mask_target)
@@ -210,7 +211,7 @@ def sliced_wasserstein(
 
     Ends are integers, in units of 1 / (n_source * n_target).
     """
-    values = jnp.matmul(rows, directions.astype(dtype), precision="highest")
+    values = jnp.matmul(rows, axes, precision="highest")
     keys = jnp.where(mask[:, None] > 0, values, jnp.inf)
     order = jnp.argsort(jax.lax.stop_gradient(keys), axis=0)
     values = jnp.take_along_axis(values, order, 0)
@@ -230,7 +231,7 @@ def sliced_wasserstein(
   powers = jnp.where(used, jnp.where(used, gaps, 1.0) ** power, 0.0)
   units = jnp.maximum((n_source * n_target).astype(dtype), 1)
   shares = widths.astype(dtype) / units
-  value = jnp.sum(shares[:, None] * powers) / directions.shape[1]
+  value = jnp.sum(shares[:, None] * powers) / axes.shape[1]
   return mean_over_devices(value, axis_name)
 
 

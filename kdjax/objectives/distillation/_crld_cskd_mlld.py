@@ -70,7 +70,7 @@ def cskd(
 
 def mlld(
   *,
-  weight: ArrayLike = 0.9,
+  level_weight: ArrayLike = 0.9,
   strong_labels: ArrayLike = 0.1,
   view: str = "strong",
   **hyperparameters: ArrayLike,
@@ -81,7 +81,7 @@ def mlld(
   of the strong one, which the labels reach by no other way.
 
   Args:
-    weight: of the three levels.
+    level_weight: of the three levels.
     strong_labels: the weight of the strong view's cross-entropy.
     view: the name of the strongly augmented view; the weak one is the batch.
     **hyperparameters: of the loss.
@@ -102,7 +102,7 @@ def mlld(
   return _two_views(
     mlld_loss,
     view,
-    weight=weight,
+    weight=level_weight,
     strong_labels=strong_labels,
     **hyperparameters,
   )

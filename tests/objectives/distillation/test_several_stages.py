@@ -85,5 +85,5 @@ def test_errors_say_what_is_missing():
   tall = STAGED_TEACHER._replace(
     features={k: x[:, :1] for k, x in staged(1, (8, 8, 8)).features.items()}
   )
-  with pytest.raises(ValueError, match="at most as high and as wide"):
+  with pytest.raises(ValueError, match="at most as high and at most as wide"):
     start_and_apply(objectives.at(), pair(STAGED, tall))
