@@ -189,7 +189,9 @@ def test_batch_statistics_are_joint_or_of_one_domain_after_the_other():
   assert seen == [24, 16, 8]
 
 
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize(
+  "joint", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_eight_devices_take_the_same_step_as_one(joint):
   learner, state = build(normalized(), joint=joint)
   one, metrics = jax.jit(learner.step)(state, {}, BATCH, KEY)

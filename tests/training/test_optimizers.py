@@ -52,17 +52,23 @@ def run(learner, steps, batch=BATCH):
   return state, losses
 
 
-def test_line_searches_and_polyaks_step_get_the_value_and_its_function():
-  for optimizer in (
+@pytest.mark.parametrize(
+  "optimizer",
+  [
     optax.lbfgs(),
     optax.polyak_sgd(),
-    optax.chain(
-      optax.sgd(1.0),
-      optax.scale_by_backtracking_linesearch(max_backtracking_steps=5),
+    pytest.param(
+      optax.chain(
+        optax.sgd(1.0),
+        optax.scale_by_backtracking_linesearch(max_backtracking_steps=5),
+      ),
+      marks=pytest.mark.slow,
     ),
-  ):
-    _, losses = run(learner_with(optimizer), 6)
-    assert losses[-1] < 0.7 * losses[0]
+  ],
+)
+def test_they_get_the_value_and_its_function(optimizer):
+  _, losses = run(learner_with(optimizer), 6)
+  assert losses[-1] < 0.7 * losses[0]
 
 
 @pytest.mark.slow
@@ -149,7 +155,10 @@ def accumulated(learner, step=None, **options):
 
 
 @pytest.mark.parametrize("make", MINI_STEPS.values(), ids=MINI_STEPS)
-@pytest.mark.parametrize("optimizer", [optax.sgd(0.5), optax.adam(0.1)])
+@pytest.mark.parametrize(
+  "optimizer",
+  [optax.sgd(0.5), pytest.param(optax.adam(0.1), marks=pytest.mark.slow)],
+)
 def test_mini_steps_of_unequal_counts_are_one_step_of_the_batch(
   make, optimizer
 ):
@@ -212,7 +221,9 @@ def test_a_skipped_mini_step_does_not_count():
   )
 
 
-@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+@pytest.mark.parametrize(
+  "mode", [pytest.param("pmap", marks=pytest.mark.slow), "shard_map"]
+)
 def test_mini_steps_count_over_all_devices(mode):
   """Three devices: each mini-step has an example on each, or none."""
   expected, _ = run(learner_with(optax.sgd(0.5)), 1)

@@ -86,7 +86,9 @@ def test_a_mask_of_tokens_counts_tokens(words):
   assert seen["accuracy"][1] == 8
 
 
-@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+@pytest.mark.parametrize(
+  "mode", [pytest.param("pmap", marks=pytest.mark.slow), "shard_map"]
+)
 def test_a_mask_of_tokens_counts_tokens_over_devices(words, mode):
   """Five tokens on the first device, three on the second."""
   learner = distill(words, words, supervised, SGD, on="tokens")
@@ -200,7 +202,12 @@ def test_a_network_of_several_inputs_gets_their_dictionary():
   np.testing.assert_allclose(metrics["loss"], (values.sum(), 3), rtol=1e-5)
   seen = learner.evaluate(state, learner.frozen, PAIRS)
   assert seen["accuracy"][1] == 3
-  # Both devices get their part of every leaf.
+
+
+@pytest.mark.slow
+def test_each_device_gets_its_part_of_every_input():
+  student = Model(multimodal, Variables(jnp.array(1.0), {}))
+  learner = distill(student, student, supervised, SGD, on=BOTH)
   batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), PAIRS)
   state = learner.init(KEY, batch)
   expected = jax.jit(learner.step)(state, learner.frozen, batch, KEY)

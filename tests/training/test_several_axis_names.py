@@ -283,6 +283,7 @@ def first_of(tree):
 
 
 WAYS = {"pmap": pmapped, "vmap": vmapped, "shard_map": sharded}
+QUICK_LEARNERS = "distill, NNX", "distill, Linen", "adapt, apart", "generalize"
 # All reduce over a named axis: those that compile slowly show no more.
 QUICK_WAYS = [
   "vmap",
@@ -320,7 +321,13 @@ def moves(state, moved):
 
 
 @pytest.mark.parametrize("way", QUICK_WAYS)
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[] if name in QUICK_LEARNERS else pytest.mark.slow)
+    for name in LEARNERS
+  ],
+)
 def test_a_step_that_is_told_its_axis_is_that_of_one_device(name, way):
   learner, batch, state, expected = reference(name)
   assert moves(state, expected[0]) > 1e-2
@@ -332,10 +339,10 @@ def test_a_step_that_is_told_its_axis_is_that_of_one_device(name, way):
 @pytest.mark.parametrize(
   ("name", "mode"),
   [
-    ("finetune", "pmap"),
     ("adapt, apart", "shard_map"),
     ("generalize", "shard_map"),
-    ("generalize", "jit"),
+    pytest.param("finetune", "pmap", marks=pytest.mark.slow),
+    pytest.param("generalize", "jit", marks=pytest.mark.slow),
   ],
 )
 def test_parallelize_names_the_axis_itself(name, mode):
