@@ -25,13 +25,14 @@ from experiments.adapt.choice import examine
 from experiments.adapt.data import Data
 from experiments.adapt.data import load_data
 from experiments.adapt.methods import CHOICES
-from experiments.adapt.methods import METHODS
+from experiments.adapt.methods import GROUP_OF
 from experiments.adapt.report import write
 from experiments.adapt.training import network
 from experiments.adapt.training import start_job
 from experiments.adapt.training import train
 from experiments.frame import commands
 from experiments.frame import folders
+from kdjax import objectives
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def prepare(config: Config) -> Setup:
     config = dataclasses.replace(config, shift=shift)
   check(config)
   data = load_data(config)
-  _, init = network(config, data)
+  init = network(config, data).init
   if not jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)).state):
     methods = tuple(name for name in config.methods if name != "adabn")
     met = every or methods == config.methods
@@ -174,8 +175,12 @@ def execute(setup: Setup) -> dict[str, Row]:
 
 
 def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and its name, for `--methods help`."""
-  return {name: (METHODS[name].kind, METHODS[name].name) for name in CHOICES}
+  """Method -> its group, and its title and summary."""
+  rows = {name: objectives.PRESETS[name] for name in CHOICES}
+  return {
+    name: (GROUP_OF[name], f"{row.title}: {row.summary}")
+    for name, row in rows.items()
+  }
 
 
 def main(config: Config) -> dict[str, Row]:

@@ -10,20 +10,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import data as kdata
-from kdjax import transforms
 
 
 class Data(NamedTuple):
-  """Images and labels on the device, those of the source first.
+  """Images and labels on the device.
 
-  The target's training labels are there for target_only alone.
+  Attributes:
+    train: of each domain; the target's labels are there for target_only alone.
+    validation: of both domains in one, those of the source first.
+    test: of the target.
+    validation_sizes: how many are of each domain.
   """
 
-  train: dict[str, Any]
+  train: dict[str, dict[str, Any]]
   validation: dict[str, Any]
-  test: dict[str, Any]  # of the target
-  train_sizes: tuple[int, int]
+  test: dict[str, Any]
   validation_sizes: tuple[int, int]
+
+  @property
+  def train_sizes(self) -> tuple[int, ...]:
+    """How many training images each domain has."""
+    return tuple(len(part["label"]) for part in self.train.values())
+
+  @property
+  def classes(self) -> int:
+    """How many classes there are."""
+    labels = [part["label"] for part in self.train.values()]
+    return int(max(map(np.max, labels))) + 1
 
 
 def load_data(config: Any) -> Data:
@@ -57,14 +70,16 @@ def load_data(config: Any) -> Data:
   for i, part in enumerate(targets):
     key = jax.random.fold_in(jax.random.key(config.seed), i)
     part["image"] = shift_images(config, key, part["image"])
-  pairs = list(zip(sources, targets[:2], strict=True))
-  train, validation = (
-    {k: jnp.concatenate([a[k], b[k]]) for k in a} for a, b in pairs
+  validation = {
+    k: jnp.concatenate([part[1][k] for part in (sources, targets)])
+    for k in sources[1]
+  }
+  return Data(
+    {"source": sources[0], "target": targets[0]},
+    validation,
+    targets[2],
+    (len(sources[1]["label"]), len(targets[1]["label"])),
   )
-  train_sizes, validation_sizes = (
-    (len(a["label"]), len(b["label"])) for a, b in pairs
-  )
-  return Data(train, validation, targets[2], train_sizes, validation_sizes)
 
 
 def halves(tree: Any, size: int) -> list[Any]:
@@ -90,6 +105,11 @@ def pixels(images: Any) -> jax.Array:
   return jnp.asarray(images, jnp.float32).reshape(len(images), -1) / 255
 
 
+def train_rows(data: Data) -> list[jax.Array]:
+  """The pixels of the training images of each domain."""
+  return [pixels(part["image"]) for part in data.train.values()]
+
+
 def weigh(data: Data, weigh: Callable[..., Any]) -> Data:
   """Weighs the source's training images, by the pixels of both domains.
 
@@ -98,13 +118,10 @@ def weigh(data: Data, weigh: Callable[..., Any]) -> Data:
     weigh: `(source_rows, target_rows) -> weights`.
 
   Returns:
-    The data, with the weight of each training image; 1 for the target's.
+    The data, with the weight of each training image of the source.
   """
-  rows = halves(pixels(data.train["image"]), data.train_sizes[0])
-  weights = jax.jit(weigh)(*rows)
-  ones = jnp.ones(data.train_sizes[1], weights.dtype)
-  train = data.train | {"weight": jnp.concatenate([weights, ones])}
-  return data._replace(train=train)
+  source = data.train["source"] | {"weight": jax.jit(weigh)(*train_rows(data))}
+  return data._replace(train=data.train | {"source": source})
 
 
 def transform(data: Data, fit: Callable[..., Any]) -> Data:
@@ -118,38 +135,23 @@ def transform(data: Data, fit: Callable[..., Any]) -> Data:
     The data, images of one row and column and of as many channels as the
     common space has dimensions.
   """
-  rows = halves(pixels(data.train["image"]), data.train_sizes[0])
-  fitted = jax.jit(fit)(*rows)
+  fitted = jax.jit(fit)(*train_rows(data))
 
-  @jax.jit
-  def apply(source: jax.Array, target: jax.Array) -> jax.Array:
-    mapped = fitted.apply(source), fitted.apply(target, domain="target")
-    return jnp.concatenate(mapped)[:, None, None]
+  @functools.partial(jax.jit, static_argnums=1)
+  def apply(rows: jax.Array, domain: str) -> jax.Array:
+    return fitted.apply(rows, domain=domain)[:, None, None]
 
   def change(part: dict[str, Any], size: int) -> dict[str, Any]:
     rows = halves(pixels(part["image"]), size)
-    return part | {"image": apply(*rows)}
+    both = zip(rows, ("source", "target"), strict=True)
+    return part | {"image": jnp.concatenate([apply(*pair) for pair in both])}
 
+  source, target = data.train["source"], data.train["target"]
   return data._replace(
-    train=change(data.train, data.train_sizes[0]),
+    train={
+      "source": change(source, len(source["label"])),
+      "target": change(target, 0),
+    },
     validation=change(data.validation, data.validation_sizes[0]),
     test=change(data.test, 0),
   )
-
-
-def transform_jointly(data: Data) -> Data:
-  """Maps the pixels of both domains by JDA, which needs the source's labels.
-
-  Args:
-    data: of both domains.
-
-  Returns:
-    As :func:`transform`.
-  """
-  fit = functools.partial(
-    transforms.joint_distribution_adaptation,
-    source_labels=data.train["label"][: data.train_sizes[0]],
-    num_classes=int(np.max(data.train["label"])) + 1,
-    num_components=30,
-  )
-  return transform(data, fit)

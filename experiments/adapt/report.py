@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.adapt.methods import METHODS
+from experiments.adapt.methods import GROUP_OF
+from experiments.adapt.methods import NAMES
 from experiments.adapt.plots import KINDS
 from experiments.adapt.plots import POINTS
 from experiments.adapt.plots import divergence_curves
@@ -14,7 +15,24 @@ from experiments.frame import rules
 from experiments.frame import statistics
 from experiments.frame import tables
 
-NAMES = {name: method.name for name, method in METHODS.items()}
+RULES = {
+  "source_accuracy": "accuracy on source validation images",
+  "information": "mutual information of target validation images and their "
+  "predicted classes",
+  "guarded": "mutual information of target validation images and their "
+  "predicted classes, among weights whose accuracy on source validation images "
+  "is within 2 points of the best",
+  "entropy": "low entropy of the predictions for target validation images",
+  "bnm": "nuclear norm of the predictions for target validation images",
+  "snd": "dense neighbourhoods among the predictions for target validation "
+  "images",
+  "importance_weighted": "risk on source validation images under importance "
+  "weights",
+  "dev": "risk on source validation images under importance weights, with a "
+  "control variate",
+  "reverse": "accuracy on source validation images of a new student that "
+  "learned the predicted labels of the target's",
+}
 SHOWN = 4  # methods in the curves and scatter plots, the best on test images
 
 
@@ -199,7 +217,7 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
   plots.accuracy_bars(
     path / "accuracy.png",
     {NAMES[method]: row.test_accuracy for method, row in rows.items()},
-    groups={NAMES[method]: METHODS[method].kind for method in rows},
+    groups={NAMES[method]: GROUP_OF[method] for method in rows},
     colours=KINDS,
     oracles={
       NAMES[method]: row.oracle_accuracy

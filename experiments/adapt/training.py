@@ -7,15 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.console import Console
 
 from experiments.adapt.data import Data
 from experiments.adapt.data import halves
-from experiments.adapt.methods import METHODS
-from experiments.adapt.methods import VIEWS
-from experiments.adapt.methods import Method
-from experiments.adapt.objectives import Setting
+from experiments.adapt.methods import change_of
+from experiments.adapt.methods import make_learner
 from experiments.frame import commands
 from experiments.frame import folders
 from experiments.frame import networks
@@ -23,11 +20,9 @@ from experiments.frame import rounds
 from kdjax import adaptation
 from kdjax import data as kdata
 from kdjax import metrics
+from kdjax import objectives
 from kdjax import selection
 from kdjax import training
-from kdjax.objectives import Objective
-
-AVERAGE = 0.99  # of the mean teacher, over runs of some hundred steps
 
 
 class Job(NamedTuple):
@@ -35,7 +30,7 @@ class Job(NamedTuple):
 
   What a seed decides is the same under every method: the initial variables
   `[seeds]`, a key for the rest `[seeds]`, and the order of the images, a plan
-  `[seeds, steps, batch]` whose batches are half source and half target.
+  `[seeds, steps, batch]` for each domain.
   """
 
   config: Any
@@ -45,7 +40,7 @@ class Job(NamedTuple):
   forward: training.Forward
   variables: training.Variables
   key: jax.Array
-  plan: dict[str, jax.Array]
+  plan: dict[str, dict[str, jax.Array]]
 
 
 class Trained(NamedTuple):
@@ -64,9 +59,9 @@ class Trained(NamedTuple):
   seen: dict[str, np.ndarray]
 
 
-def network(config: Any, data: Data):
-  """The student's forward, which takes images as they are, and its init."""
-  images = np.asarray(data.train["image"][: data.train_sizes[0]])
+def network(config: Any, data: Data) -> training.Network:
+  """The student's network, which takes images as they are."""
+  images = np.asarray(data.train["source"]["image"])
   mean, std = kdata.channel_statistics(images)
   # What a closed-form map returns is no image.
   name = config.network if images.shape[1] > 1 else "mlp"
@@ -74,7 +69,7 @@ def network(config: Any, data: Data):
   return networks.make_network(
     name,
     input_shape=images.shape[1:],
-    classes=int(data.train["label"].max()) + 1,
+    classes=data.classes,
     mean=mean,
     std=std,
     **options,
@@ -92,86 +87,43 @@ def start_seeds(config: Any, data: Data, init: Callable[..., Any]):
   def start(seed):
     key = jax.random.fold_in(jax.random.key(config.seed), seed)
     init_key, key, *plan_keys = jax.random.split(key, 4)
-    source, target = map(plan_domain, plan_keys, data.train_sizes)
-    target["index"] += data.train_sizes[0]
-    plan = jax.tree.map(lambda *x: jnp.concatenate(x, -1), source, target)
-    return init(init_key), key, plan
+    plans = map(plan_domain, plan_keys, data.train_sizes)
+    return init(init_key), key, dict(zip(data.train, plans, strict=True))
 
   return start(jnp.arange(config.seeds))
 
 
 def start_job(config: Any, run: Any, console: Any, data: Any) -> Job:
   """The initial state of every method."""
-  forward, init = network(config, data)
-  variables, key, plan = start_seeds(config, data, init)
-  return Job(config, run, console, data, forward, variables, key, plan)
+  student = network(config, data)
+  variables, key, plan = start_seeds(config, data, student.init)
+  return Job(config, run, console, data, student.forward, variables, key, plan)
 
 
-def job_of(method: Method, job: Job) -> Job:
-  """The job of a method: another one, if it changes the images."""
-  if method.change is None:
+def job_of(name: str, job: Job) -> Job:
+  """The job of a method, with the images as it changes them."""
+  change = change_of(name)
+  if change is not None:
+    job = start_job(job.config, job.run, job.console, change(job.data))
+  if name == "target_only":
     return job
-  return start_job(job.config, job.run, job.console, method.change(job.data))
+  # So that no method can see them.
+  target = {k: v for k, v in job.data.train["target"].items() if k != "label"}
+  train = job.data.train | {"target": target}
+  return job._replace(data=job.data._replace(train=train))
 
 
-def origin(
-  method: Method, job: Job, first: Trained | None
-) -> training.Variables:
-  """The initial variables `[seeds]`: new ones, or source-only's last ones."""
-  if not method.pretrained:
-    return job.variables
-  assert first is not None
-  return jax.tree.map(lambda x: x[:, 0], first.state.student)
+def batch_spec(config: Any, data: Data) -> Any:
+  """The shapes of a batch."""
 
+  def spec(shape, dtype):
+    return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
 
-def make_loss(
-  method: Method,
-  forward: training.Forward,
-  objective: Objective,
-  config: Any,
-  offset: int,
-):
-  """The loss of a batch whose first half is source, whose second is target.
-
-  Args:
-    method: of adaptation.
-    forward: the student's.
-    objective: what the method minimises.
-    config: the flags.
-    offset: where the target's images begin.
-
-  Returns:
-    `loss_fn(params, state, frozen, batch, key) -> loss, (state, metrics)`.
-  """
-  if method.domain == "both":
-    # With BatchNorm, a joint forward pass means joint statistics.
-    both = training.adaptation_loss(
-      forward,
-      objective,
-      forward if method.teacher else None,
-      joint_forward=config.joint_forward,
-      views={name: VIEWS[name] for name in method.views},
-    )
-  else:
-    one = training.distillation_loss(forward, objective)
-
-    def both(params, state, frozen, batch, key):
-      # The other domain is not seen at all: not even its statistics leak.
-      return one(params, state, frozen, batch[method.domain], key)
-
-  def loss_fn(params, state, frozen, batch, key):
-    source, target = halves(batch, config.batch_size)
-    target = target | {"index": target["index"] - offset}
-    if method.kind != "bounds":
-      del target["label"]  # so that no method can see it
-    batch = {"source": source, "target": target}
-    if method.remake is not None:
-      variables = training.Variables(params["student"], state["student"])
-      remake_key = jax.random.fold_in(key, 1)
-      batch = method.remake(forward, variables, batch, remake_key)
-    return both(params, state, frozen, batch, key)
-
-  return loss_fn
+  rows = {"index": spec((), jnp.int32), "mask": spec((), bool)}
+  return {
+    domain: jax.tree.map(lambda x: spec(x.shape[1:], x.dtype), part) | rows
+    for domain, part in data.train.items()
+  }
 
 
 def students(state: training.TrainState, predict: Any) -> training.TrainState:
@@ -204,7 +156,8 @@ def make_answer(forward: training.Forward, predict: Any = None):
     outputs, _ = forward(state.student, images, train=False, key=None)
     if predict is not None:
       own = state.params["objective"], state.state["objective"]
-      outputs = outputs._replace(logits=predict(*own, outputs, None))
+      logits = predict(*own, {"student": outputs})
+      outputs = outputs._replace(logits=logits)
     return outputs
 
   return answer
@@ -241,45 +194,36 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
   Returns:
     Its students and what was seen of them.
   """
-  config, method = job.config, METHODS[name]
-  job = job_of(method, job)
-  variables = origin(method, job, first)
-  weights = config.weights if method.weighted else (1.0,)
-  optimizer = optax.adam(
-    optax.cosine_decay_schedule(config.learning_rate, config.steps),
-    b1=0.5,  # adversaries need a short memory
-  )
-  if method.teacher == "mean":
-    optimizer = optax.chain(optimizer, training.parameter_ema(AVERAGE))
-  offset, targets = job.data.train_sizes
+  config, row = job.config, objectives.PRESETS[name]
+  targets = job.data.train_sizes[1]
+  job = job_of(name, job)
+  variables = job.variables
+  if row.start == "source":
+    assert first is not None
+    variables = jax.tree.map(lambda x: x[:, 0], first.state.student)
+  weights = config.weights if row.tuned else (1.0,)
+  spec = batch_spec(config, job.data)
 
-  def objective_of(weight):
-    hidden = (config.discriminator,)
-    return method.objective(Setting(weight, config.steps, hidden, targets))
+  def learner_of(variables, weight=1.0):
+    student = training.Model(job.forward, variables)
+    return make_learner(name, config, student, targets, weight)
 
   def init_student(variables, key, weight):
-    return training.init_train_state(
-      key,
-      training.Model(job.forward, variables),
-      objective_of(weight),
-      optimizer,
-      job.data.train["image"][:1],
-    )
+    return learner_of(variables, weight).init(key, spec)
 
   start = jax.vmap(init_student, (None, None, 0))
   start = jax.jit(jax.vmap(start, (0, 0, None)))
-  objective = objective_of(1.0)
-  loss_fn = make_loss(method, job.forward, objective, config, offset)
-  step = training.make_train_step(loss_fn, optimizer)
-  if method.teacher == "mean":
-    step = training.with_mean_teacher(step)
-  epoch = training.scan_epoch(step)
+  learner = learner_of(variables)
+  objective = learner.loss_fn.objective
+  epoch = training.scan_epoch(learner.step)
 
   def run(state, frozen, data, plan, key):
-    if method.renew is not None:
-      images = data["image"][offset:]
-      state = method.renew(job.forward, state, images)
-    return epoch(state, frozen, data, plan, key)[0]
+    if objective.renew is not None:
+      images = data["target"]["image"]
+      outputs, _ = job.forward(state.student, images, train=False, key=None)
+      own = objective.renew(state.state["objective"], {"target": outputs})
+      state = state._replace(state=state.state | {"objective": own})
+    return epoch(state, frozen, data, plan, key, axis_name=None)[0]
 
   # The weights of a seed share its batches, the seeds share the images.
   sweep = functools.partial(
@@ -298,16 +242,15 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
     return state, evaluate(students(state, objective.predict), validation)
 
   def describe(seen):
-    row = {key: value.mean(0) for key, value in seen.items()}
+    means = {key: value.mean(0) for key, value in seen.items()}
     text = (
-      f"source accuracy {row['source_accuracy'].max():.1%}, "
-      f"d_H {row['divergence'].min():.2f}"
+      f"source accuracy {means['source_accuracy'].max():.1%}, "
+      f"d_H {means['divergence'].min():.2f}"
     )
-    return {"weight": list(weights)} | row, text
+    return {"weight": list(weights)} | means, text
 
-  frozen = {}
-  if method.teacher == "source":
-    frozen["teacher"] = variables
   begin = start(variables, job.key, jnp.array(weights)), job.key, job.plan
-  state, seen = rounds.train(name, job, advance, frozen, begin, describe)
+  state, seen = rounds.train(
+    name, job, advance, learner.frozen, begin, describe
+  )
   return Trained(job, students(state, objective.predict), answer, seen)

@@ -236,13 +236,16 @@ def prepare(config: Config) -> Job:
   names = [name for pair in settings.pairs for name in pair.split(":")]
   if "takd" in settings.methods:
     names.append(settings.assistant)
-  for name in dict.fromkeys(names):
-    recipe = make_recipe(
+  recipes = [
+    make_recipe(
       settings, name, data, examples=data.examples, epochs=settings.epochs
     )
+    for name in dict.fromkeys(names)
+  ]
+  for name, recipe in zip(dict.fromkeys(names), recipes, strict=True):
     make_network(name, data, recipe, settings.dtype)
   image = data.train["image"][:1]
-  cropped = jax.eval_shape(recipe.augment, jax.random.key(0), image)
+  cropped = jax.eval_shape(recipes[-1].augment, jax.random.key(0), image)
   data = resize_held_out(data, cropped.shape[1:3])
   free = ("checkpoint_seconds", "methods", "pairs", "together", "workers")
   console, run = commands.console(), folders.RunFolder(settings, free=free)

@@ -302,7 +302,8 @@ def make_evaluation(
       assert answering is not None
       assert teacher is not None
       theirs, _ = teacher.forward(guide, x, train=False, key=None)
-      return answering(*own, {"student": outputs, "teacher": theirs})
+      params, state = own
+      return answering(params, state, {"student": outputs, "teacher": theirs})
 
     logits, embedding = predict(
       lesson.network.forward,

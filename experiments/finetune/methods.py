@@ -163,7 +163,7 @@ def make_learner(
   """
   name, row = method, row_of(method)
   if name not in objectives.PRESETS:
-    name = (BASELINES | NORM_BASELINES)[name]
+    name = str((BASELINES | NORM_BASELINES)[name])
   related = jnp.zeros((classes, classes)) if knowledge is None else knowledge
   objective = objectives.preset(
     name,

@@ -54,7 +54,7 @@ def pretrain(
     optax.cosine_decay_schedule(config.learning_rate, config.pretrain_steps)
   )
 
-  def learner_of(variables=None):
+  def learner_of(variables: Any = None):
     model = training.Model(job.forward, variables)
     objective = objectives.preset("from_scratch")
     return training.finetune(model, None, objective, optimizer)

@@ -113,7 +113,7 @@ def legend(
     if sum(int(part.max()) for part in parts) <= room:
       break
     columns -= 1
-  canvas.legend(
+  canvas.legend(  # pyrefly: ignore
     handles=list(handles),
     loc=place,
     ncols=columns,

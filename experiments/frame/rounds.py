@@ -102,7 +102,8 @@ def train(
       `config` (its `batch_size` and `evaluate_every`).
     advance: from :func:`make_round`, compiled.
     frozen: the teacher, if there is one.
-    start: the state, the key and the plan `[..., steps, batch]` of all steps.
+    start: the state, the key and the plan `[..., steps, batch]` of all steps,
+      or of each domain.
     describe: what a round has seen, as a row of metrics and as a text.
 
   Returns:
@@ -110,7 +111,8 @@ def train(
   """
   state, key, plan = start
   plan = jax.device_get(plan)  # to slice it is no program there
-  steps, every = plan["index"].shape[-2], job.config.evaluate_every
+  steps = jax.tree.leaves(plan)[0].shape[-2]
+  every = job.config.evaluate_every
   data = job.data.train, job.data.validation
   validation_plan = training.epoch_plan(
     len(data[1]["label"]), job.config.batch_size
@@ -118,7 +120,8 @@ def train(
   tree = {"state": state, "key": jax.random.key_data(key)}
   folder = job.run.path / "checkpoints" / stage
   with training.Checkpoints(folder) as checkpoints:
-    first, tree, history = checkpoints.restore(tree) or (0, tree, [])
+    restored = checkpoints.restore(tree)
+    first, tree, history = restored or training.Restored(0, tree, [])
     if first:
       job.console.print(f"resuming {stage} at step {first} of {steps}")
     job.run.rewind(stage, first)

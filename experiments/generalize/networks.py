@@ -55,6 +55,7 @@ class MnistCnn(nnx.Module):
     for convolution, norm in zip(self.convolutions, self.norms, strict=True):
       maps = norm(nnx.relu(convolution(maps)))
     embedding = jnp.mean(maps, (1, 2))
+    assert self.head.bias is not None
     classifier = self.head.kernel[...], self.head.bias[...]
     return nets.Outputs(
       self.head(embedding), {}, embedding, classifier=classifier

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.frame import rules
-from kdjax import adaptation
+from kdjax import selection
 
 
 class Seen(NamedTuple):

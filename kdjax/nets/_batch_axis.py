@@ -47,4 +47,4 @@ def set_batch_axis(module: nnx.Module, axis_name: str) -> None:
   """
   for _, part in nnx.iter_modules(module):
     if is_of_batch(part):
-      part.axis_name = axis_name
+      setattr(part, "axis_name", axis_name)  # noqa: B010

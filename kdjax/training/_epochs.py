@@ -151,7 +151,8 @@ def _with_axis_name(
         "axis_name", inspect.Parameter.KEYWORD_ONLY, default=default
       )
     )
-  function.__signature__ = signature.replace(parameters=parameters)  # ty: ignore
+  named = signature.replace(parameters=parameters)
+  setattr(function, "__signature__", named)  # noqa: B010
   return function
 
 

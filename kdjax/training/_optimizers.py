@@ -42,7 +42,8 @@ def as_optimizer(
   if isinstance(steps, optax.MultiSteps):
     if getattr(steps, "_use_grad_mean", True):
       return _weighted(steps)
-    return optax.GradientTransformationExtraArgs(steps.init, steps.update)
+    update: Any = steps.update
+    return optax.GradientTransformationExtraArgs(steps.init, update)
   check_optimizer(name, optimizer)
   return _unaccumulated(name, optax.with_extra_args_support(optimizer))
 

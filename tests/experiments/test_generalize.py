@@ -287,15 +287,12 @@ def test_styles_are_mixed_in_training_alone(network):
       learner = generalize_methods.make_learner(name, setting, trial, key)
       student = learner.init(key, setting.batch()).student
       forward = learner.loss_fn.forwards["student"]
-      answers += [
-        jnp.stack(
-          [
-            forward(student, images, train=train, key=key)[0].logits
-            for key in jax.random.split(key, 8)
-          ]
-        )
-        for train in (False, True)
-      ]
+      for train in (False, True):
+
+        def answer(key, train=train, forward=forward, student=student):
+          return forward(student, images, train=train, key=key)[0].logits
+
+        answers.append(jax.lax.map(answer, jax.random.split(key, 8)))
     return answers
 
   plain, trained, mixing, mixed = program(images)

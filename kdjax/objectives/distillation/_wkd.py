@@ -69,7 +69,8 @@ def wkd_logit(
       **hyperparameters,
     )
 
-  return stateless(loss, sharpness=sharpness, **hyperparameters)
+  options: dict[str, Any] = {"sharpness": sharpness, **hyperparameters}
+  return stateless(loss, **options)
 
 
 def wkd_feature(
