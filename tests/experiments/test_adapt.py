@@ -192,12 +192,18 @@ def make_learner(name, job):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", adapt_methods.CHOICES)
-def test_every_method_has_a_step(name, job):
+def test_every_method_takes_a_step_and_answers(name, job):
   learner, spec = make_learner(name, job)
   key = jax.random.key(2)
   state = jax.eval_shape(lambda: learner.init(key, spec))
   step = jax.eval_shape(learner.step, state, learner.frozen, spec, key)
   chex.assert_trees_all_equal_shapes(step[0], state)
+  predict = learner.loss_fn.objective.predict
+  forward = learner.loss_fn.forwards["student"]
+  answer = adapt_training.make_answer(forward, predict)
+  trained = adapt_training.students(state, predict)
+  outputs = jax.eval_shape(answer, trained, spec["target"]["image"])
+  assert outputs.logits.shape == (SMALL.batch_size, 10)
 
 
 def test_methods_are_rows_of_the_table():
