@@ -66,7 +66,7 @@ class Config(commands.Flags):
       of the target's images and their predicted classes, H(mean p) - mean H(p);
       guarded, the information among weights within 2 points of the best source
       accuracy; entropy, bnm, snd, importance_weighted, dev or reverse, of
-      kdjax.adaptation.
+      kdjax.selection.
     seeds: the number of students of each method and weight.
     steps: updates of each student.
     evaluate_every: steps from one evaluation and checkpoint to the next.

@@ -30,7 +30,7 @@ class Data(NamedTuple):
   @property
   def train_sizes(self) -> tuple[int, ...]:
     """How many training images each domain has."""
-    return tuple(len(part["label"]) for part in self.train.values())
+    return tuple(len(part["image"]) for part in self.train.values())
 
   @property
   def classes(self) -> int:

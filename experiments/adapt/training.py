@@ -105,12 +105,16 @@ def job_of(name: str, job: Job) -> Job:
   change = change_of(name)
   if change is not None:
     job = start_job(job.config, job.run, job.console, change(job.data))
-  if name == "target_only":
-    return job
-  # So that no method can see them.
-  target = {k: v for k, v in job.data.train["target"].items() if k != "label"}
-  train = job.data.train | {"target": target}
+  train = hide_labels(name, job.data.train)
   return job._replace(data=job.data._replace(train=train))
+
+
+def hide_labels(name: str, parts: dict[str, Any]) -> dict[str, Any]:
+  """Both domains' images, without the target's labels for all but a bound."""
+  if name == "target_only":
+    return parts
+  target = {k: v for k, v in parts["target"].items() if k != "label"}
+  return parts | {"target": target}
 
 
 def batch_spec(config: Any, data: Data) -> Any:

@@ -182,7 +182,7 @@ def angles(config: Config) -> np.ndarray:
 def start(setup: Setup) -> Job:
   """Makes the networks of all seeds."""
   config, run, console, data = setup
-  forward, init = create(
+  network = create(
     int(data.source["label"].max()) + 1,
     data.source["image"].shape[1:],
     config.channels,
@@ -193,9 +193,10 @@ def start(setup: Setup) -> Job:
   def begin(seed):
     key = jax.random.fold_in(jax.random.key(config.seed), seed)
     init_key, key = jax.random.split(key)
-    return init(init_key), key
+    return network.init(init_key), key
 
   variables, key = begin(jnp.arange(config.seeds))
+  forward = network.forward
   advance = make_round(forward, config)
   score = make_scores(forward)
   return Job(

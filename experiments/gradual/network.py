@@ -8,8 +8,6 @@ from jaxtyping import Array
 
 from kdjax import nets
 from kdjax import training
-
-# Private to kdjax.nets, but how its networks compute: see there.
 from kdjax.nets import convolve
 
 
@@ -62,24 +60,19 @@ class GradualNet(nnx.Module):
     return nets.Outputs(self.head(embedding), {}, embedding)
 
 
-def create(num_classes: int, input_shape: Any, channels: int):
-  """The forward of uint8 images, and what makes the variables from a key."""
+def create(
+  num_classes: int, input_shape: Any, channels: int
+) -> training.Network:
+  """The network of uint8 images."""
 
-  def build(seed: Any) -> nnx.Module:
+  def build(rngs: nnx.Rngs) -> nnx.Module:
     return GradualNet(
-      num_classes,
-      input_shape=input_shape,
-      channels=channels,
-      rngs=nnx.Rngs(seed),
+      num_classes, input_shape=input_shape, channels=channels, rngs=rngs
     )
 
-  model = training.from_nnx(nnx.eval_shape(lambda: build(0)))
-
-  def forward(variables, inputs, *, train, key):
-    inputs = inputs.astype(jnp.float32) / 255
-    return model.forward(variables, inputs, train=train, key=key)
-
-  return forward, lambda key: training.from_nnx(build(key)).variables
+  return training.Network.of(
+    build, preprocess=lambda images: images.astype(jnp.float32) / 255
+  )
 
 
 def head_forward(variables, inputs, *, train, key):

@@ -15,8 +15,7 @@ from kdjax import metrics
 from kdjax import selection
 from kdjax import training
 from kdjax import transforms
-from kdjax.objectives import select_supervised
-from kdjax.objectives import stateless
+from kdjax.ops import cross_entropy
 
 # After which round to stop: by a score of target validation images without
 # their labels, or with them.
@@ -45,27 +44,29 @@ class Trained(NamedTuple):
 def make_learner(forward: training.Forward, config: Any):
   """Supervised training of one student.
 
-  Returns `init(variables) -> state` and `learn(state, images, labels, mask,
-  key, epochs) -> state`, which passes over the images whose mask is True. The
-  batch that ends a pass is filled up from its start.
+  Returns `init(variables, images) -> state`, of images by their shape, and
+  `learn(state, images, labels, mask, key, epochs) -> state`, which passes over
+  the images whose mask is True. The batch that ends a pass is filled up from
+  its start.
   """
-  objective = stateless(
-    optax.softmax_cross_entropy_with_integer_labels, select_supervised
-  )
   optimizer = optax.adam(config.learning_rate, eps=EPSILON)
-  step = training.make_train_step(
-    training.distillation_loss(forward, objective), optimizer
-  )
   positions = jnp.arange(config.batch_size)
 
-  def init(variables):
-    params = {"student": variables.params, "objective": {}}
-    state = {"student": variables.state, "objective": {}}
-    return training.TrainState(
-      jnp.zeros((), jnp.int32), params, state, optimizer.init(params)
-    )
+  def learner_of(variables):
+    student = training.Model(forward, variables)
+    return training.distill(student, None, cross_entropy, optimizer)
+
+  def init(variables, images):
+    spec = {
+      "image": jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype),
+      "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+      "mask": jax.ShapeDtypeStruct((1,), bool),
+    }
+    # Nothing is drawn.
+    return learner_of(variables).init(jax.random.key(0), spec)
 
   def learn(state, images, labels, mask, key, epochs):
+    step = learner_of(state.student).step
     count = jnp.sum(mask)
 
     def run_epoch(epoch, state):
@@ -76,7 +77,7 @@ def make_learner(forward: training.Forward, config: Any):
         rows = order[(i * config.batch_size + positions) % count]
         batch = {"image": images[rows], "label": labels[rows]}
         batch["mask"] = jnp.ones_like(rows, bool)
-        return step(state, {}, batch, key)[0]
+        return step(state, {}, batch, key, axis_name=None)[0]
 
       # As many as there are batches of what is learned.
       steps = (count + config.batch_size - 1) // config.batch_size
@@ -217,7 +218,7 @@ def train_supervised(stage: str, job: Any, part: dict[str, Any]) -> Trained:
   def advance(i, states):
     return epoch(states, _keys(job, i), part, mask), {}
 
-  start = jax.jit(jax.vmap(init))(job.variables)
+  start = start_all(init, job.variables, part["image"])
   return run_rounds(stage, job, job.config.source_epochs, start, advance)
 
 
@@ -247,7 +248,7 @@ def train_on_images(
     block = jnp.broadcast_to(block, (seeds, *block.shape))
     return job.advance(states, _keys(job, i), block, drop)
 
-  start = jax.jit(jax.vmap(init))(source)
+  start = start_all(init, source, images)
   return run_rounds(stage, job, len(order), start, advance)
 
 
@@ -288,8 +289,13 @@ def train_on_generated(
     return source._replace(params=source.params | {"head": head.params})
 
   head = training.Variables(source.params["head"], {})
-  start = jax.jit(jax.vmap(init))(head)
+  start = start_all(init, head, points[0, 0])
   return run_rounds(stage, job, config.blocks, start, advance, whole)
+
+
+def start_all(init: Callable[..., Any], variables: Any, images: Any) -> Any:
+  """The states of all seeds."""
+  return jax.jit(jax.vmap(init, (0, None)))(variables, images[:1])
 
 
 def _keys(job: Any, i: int) -> jax.Array:

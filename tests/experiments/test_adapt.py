@@ -10,20 +10,20 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from experiments.adapt import __main__ as adapt
 from experiments.adapt import choice as adapt_choice
 from experiments.adapt import data as adapt_data
 from experiments.adapt import methods as adapt_methods
+from experiments.adapt import plots as adapt_plots
 from experiments.adapt import report as adapt_report
 from experiments.adapt import training as adapt_training
-from experiments.adapt.objectives import Setting
 from experiments.frame import plots
 from experiments.frame import rules
 from kdjax import data as kdata
 from kdjax import nets
+from kdjax import objectives
 from kdjax import training
 
 SMALL = adapt.Config(
@@ -119,12 +119,11 @@ def test_flags_that_will_not_do(changes, message, tmp_path):
 def test_no_image_is_in_two_places():
   config = dataclasses.replace(SMALL, shift="none")
   data = adapt_data.load_data(config)
-  parts = [data.train, data.validation, data.test]
+  parts = [*data.train.values(), data.validation, data.test]
   images = np.concatenate([part["image"] for part in parts])
   everything = np.concatenate(
     [kdata.digits(split).images for split in ("train", "test")]
   )
-  assert sum(data.train_sizes) == len(data.train["label"])
   assert sum(data.validation_sizes) == len(data.validation["label"])
   # Equal as multisets.
   assert sorted(x.tobytes() for x in images) == sorted(
@@ -136,13 +135,20 @@ def test_no_image_is_in_two_places():
 def test_only_the_target_is_shifted(shift):
   plain = adapt_data.load_data(dataclasses.replace(SMALL, shift="none"))
   data = adapt_data.load_data(dataclasses.replace(SMALL, shift=shift))
-  for name, sizes in (
-    ("train", plain.train_sizes),
-    ("validation", plain.validation_sizes),
-  ):
-    before, after = getattr(plain, name)["image"], getattr(data, name)["image"]
-    same = np.all(before == after, axis=(1, 2, 3))
-    np.testing.assert_array_equal(same, np.arange(sum(sizes)) < sizes[0])
+  sizes = plain.validation_sizes
+  pairs = [
+    (part(plain), part(data), domain == "source")
+    for domain, part in (
+      ("source", lambda x: x.train["source"]),
+      ("target", lambda x: x.train["target"]),
+    )
+  ]
+  pairs.append(
+    (plain.validation, data.validation, np.arange(sum(sizes)) < sizes[0])
+  )
+  for before, after, expected in pairs:
+    same = np.all(before["image"] == after["image"], axis=(1, 2, 3))
+    np.testing.assert_array_equal(same, np.broadcast_to(expected, same.shape))
   assert not np.any(
     np.all(plain.test["image"] == data.test["image"], axis=(1, 2, 3))
   )
@@ -162,86 +168,93 @@ def test_a_larger_source_is_cropped_resized_and_cut_short(monkeypatch):
   data = adapt_data.load_data(config)
   assert data.train_sizes == (30, 30)
   assert data.validation_sizes == (10, 10)
-  assert data.train["image"].shape == (60, 8, 8, 1)
+  source, target = (part["image"] for part in data.train.values())
+  assert source.shape == target.shape == (30, 8, 8, 1)
   # Four pixels less on each side: the white square fills the frame.
-  assert np.all(data.train["image"][:30] == 255)
-  assert not np.any(data.train["image"][30:])
+  assert np.all(source == 255)
+  assert not np.any(target)
 
 
 @pytest.fixture(scope="module")
-def batch():
-  size = SMALL.batch_size
-  rng = np.random.default_rng(0)
-  arrays = {
-    "image": rng.integers(0, 256, (2 * size, 8, 8, 1)).astype(np.uint8),
-    "label": np.arange(2 * size) % 10,
-    "index": np.arange(2 * size),
-    "weight": np.ones(2 * size, np.float32),
-    "mask": np.ones(2 * size, bool),
-  }
-  return jax.tree.map(jnp.asarray, arrays)
-
-
-@pytest.fixture(scope="module")
-def student():
+def job():
   data = adapt_data.load_data(SMALL)
-  forward, init = adapt_training.network(SMALL, data)
-  return training.Model(forward, jax.jit(init)(jax.random.key(1)))
+  return adapt_training.start_job(SMALL, None, None, data)
 
 
-def make_gradient(name, student):
-  """The gradient of a method's loss: `(params, state, frozen, batch)`."""
-  method = adapt_methods.METHODS[name]
-  size = SMALL.batch_size
-  setting = Setting(0.5, SMALL.steps, (SMALL.discriminator,), size)
-  objective = method.objective(setting)
-  loss_fn = adapt_training.make_loss(
-    method, student.forward, objective, SMALL, size
-  )
-  state = training.init_train_state(
-    jax.random.key(2),
-    student,
-    objective,
-    optax.sgd(1.0),
-    np.zeros((1, 8, 8, 1), np.uint8),
-  )
-
-  def gradient(batch):
-    frozen = {"teacher": student.variables} if method.teacher else {}
-    return jax.grad(
-      lambda params: loss_fn(
-        params, state.state, frozen, batch, jax.random.key(3)
-      )[0]
-    )(state.params)
-
-  return state.params, gradient
+def make_learner(name, job):
+  """The learner of a method, and the images as the method changes them."""
+  job = adapt_training.job_of(name, job)
+  variables = jax.tree.map(lambda x: x[0], job.variables)
+  student = training.Model(job.forward, variables)
+  targets = job.data.train_sizes[1]
+  learner = adapt_methods.make_learner(name, SMALL, student, targets, 0.5)
+  return learner, adapt_training.batch_spec(SMALL, job.data)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", adapt_methods.CHOICES)
-def test_every_method_has_a_gradient(name, student, batch):
-  params, gradient = make_gradient(name, student)
-  slopes = jax.eval_shape(gradient, batch)
-  jax.tree.map(lambda x, dx: chex.assert_shape(dx, x.shape), params, slopes)
+def test_every_method_takes_a_step_and_answers(name, job):
+  learner, spec = make_learner(name, job)
+  key = jax.random.key(2)
+  state = jax.eval_shape(lambda: learner.init(key, spec))
+  step = jax.eval_shape(learner.step, state, learner.frozen, spec, key)
+  chex.assert_trees_all_equal_shapes(step[0], state)
+  predict = learner.loss_fn.objective.predict
+  forward = learner.loss_fn.forwards["student"]
+  answer = adapt_training.make_answer(forward, predict)
+  trained = adapt_training.students(state, predict)
+  outputs = jax.eval_shape(answer, trained, spec["target"]["image"])
+  assert outputs.logits.shape == (SMALL.batch_size, 10)
+
+
+def test_methods_are_rows_of_the_table():
+  for name, row in objectives.PRESETS.items():
+    if name in adapt_methods.GROUP_OF:
+      assert row.area == "adaptation"
+  assert set(adapt_methods.GROUP_OF) <= set(objectives.PRESETS)
+  assert set(adapt_methods.GROUPS) == set(adapt_plots.KINDS)
+
+
+def test_a_factor_multiplies_the_published_weight(job):
+  for name, expected in (("lmmd", 0.25), ("mdd", 0.05)):
+    learner, spec = make_learner(name, job)
+    state = learner.init(jax.random.key(2), spec).state["objective"]
+    values = [float(x) for x in jax.tree.leaves(state) if x.shape == ()]
+    assert any(np.isclose(value, expected) for value in values), name
 
 
 @pytest.mark.parametrize("name", ["source_only", "dann", "target_only"])
-def test_target_labels_reach_target_only_alone(name, student, batch):
-  gradient = jax.jit(make_gradient(name, student)[1])
+def test_target_labels_reach_target_only_alone(name, job):
+  learner, _ = make_learner(name, job)
+  size = SMALL.batch_size
+  rows = {"index": jnp.arange(size), "mask": jnp.ones(size, bool)}
+  batch = {
+    domain: jax.tree.map(lambda x: jnp.asarray(x[:size]), part) | rows
+    for domain, part in job.data.train.items()
+  }
+  state = learner.init(jax.random.key(2), batch)
+
+  @jax.jit
+  def gradient(batch):
+    batch = adapt_training.hide_labels(name, batch)
+    key = jax.random.key(3)
+    return jax.grad(
+      lambda params: learner.loss_fn(
+        params, state.state, learner.frozen, batch, key, axis_name=None
+      )[0]
+    )(state.params)
+
   seen = gradient(batch)
-  target = np.arange(2 * SMALL.batch_size) >= SMALL.batch_size
 
   def is_seen(**changes):
-    changed = gradient(batch | changes)
+    target = batch["target"] | changes
+    changed = gradient(batch | {"target": target})
     return not jax.tree.all(jax.tree.map(np.array_equal, seen, changed))
 
-  old = np.asarray(batch["label"])
-  labels = np.where(target, (old + 1) % 10, old)
+  target = batch["target"]
+  labels = (target["label"] + 1) % 10
   assert is_seen(label=labels) == (name == "target_only")
-  rows = target[:, None, None, None]
-  old = np.asarray(batch["image"])
-  images = np.where(rows, 255 - old, old)
-  assert is_seen(image=images) == (name != "source_only")
+  assert is_seen(image=255 - target["image"]) == (name != "source_only")
 
 
 def test_closed_form_maps_and_weights_are_of_training_images_alone():
@@ -251,7 +264,7 @@ def test_closed_form_maps_and_weights_are_of_training_images_alone():
     test=data.test | {"image": 255 - data.test["image"]},
   )
   for name in ("coral_map", "discriminator_ratio"):
-    change = adapt_methods.METHODS[name].change
+    change = adapt_methods.change_of(name)
     jax.tree.map(
       np.testing.assert_array_equal, change(data).train, change(changed).train
     )

@@ -241,8 +241,8 @@ def test_the_strided_convolution_is_jaxs(size):
 
 
 def test_the_network_is_the_published_one():
-  _, init = gradual_network.create(10, (28, 28, 1), 32)
-  params = jax.eval_shape(init, jax.random.key(0)).params
+  network = gradual_network.create(10, (28, 28, 1), 32)
+  params = jax.eval_shape(network.init, jax.random.key(0)).params
   count = sum(x.size for x in jax.tree.leaves(params))
   # Three convolutions, scale and shift, and a layer on 4 x 4 x 32 features.
   convolutions = 25 * 32 + 2 * 25 * 32 * 32 + 3 * 32
@@ -262,7 +262,7 @@ def learner():
     "bias": jnp.zeros(4),
   }
   points = jnp.asarray(rng.normal(size=(40, 3)), jnp.float32)
-  start = init(training.Variables(head, {}))
+  start = init(training.Variables(head, {}), points)
   return start, points, jnp.arange(40) % 4, jax.jit(learn)
 
 
