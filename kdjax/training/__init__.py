@@ -21,8 +21,8 @@ from kdjax.training._epochs import scan_epoch
 from kdjax.training._epochs import scan_evaluation
 from kdjax.training._evaluation import make_eval_step
 from kdjax.training._evaluation import mean_metrics
-from kdjax.training._fine_tuning import gradual_unfreezing
-from kdjax.training._fine_tuning import layerwise_learning_rates
+from kdjax.training._layerwise_training import gradual_unfreezing
+from kdjax.training._layerwise_training import layerwise_learning_rates
 from kdjax.training._finetuning import finetune
 from kdjax.training._fit import FitResult
 from kdjax.training._fit import fit

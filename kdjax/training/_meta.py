@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from kdjax.ops import check_integer
 from kdjax.ops import mean_over_devices
 from kdjax.ops import vary_like
-from kdjax.training._fine_tuning import group_indices
+from kdjax.training._layerwise_training import group_indices
 
 # (params, batch) -> scalar.
 Loss = Callable[[Any, Any], Float[Array, ""]]

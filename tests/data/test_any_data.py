@@ -139,10 +139,13 @@ def test_a_stream_goes_on_where_it_was():
   ],
 )
 def test_errors_name_the_argument(value, message):
-  with pytest.raises((TypeError, ValueError), match=message):
+  def take_two():
     opened = open_data("data", value)
     for _ in range(2):
       opened.take()
+
+  with pytest.raises((TypeError, ValueError), match=message):
+    take_two()
 
 
 def test_pairs_are_refused_where_the_network_has_several_inputs():
