@@ -21,13 +21,13 @@ from kdjax.training._epochs import scan_epoch
 from kdjax.training._epochs import scan_evaluation
 from kdjax.training._evaluation import make_eval_step
 from kdjax.training._evaluation import mean_metrics
-from kdjax.training._layerwise_training import gradual_unfreezing
-from kdjax.training._layerwise_training import layerwise_learning_rates
 from kdjax.training._finetuning import finetune
 from kdjax.training._fit import FitResult
 from kdjax.training._fit import fit
 from kdjax.training._generalization import generalize
 from kdjax.training._hand_over import hand_over
+from kdjax.training._layerwise_training import gradual_unfreezing
+from kdjax.training._layerwise_training import layerwise_learning_rates
 from kdjax.training._learner import Learner
 from kdjax.training._learner import make_learner
 from kdjax.training._meta import adapt_to_task
