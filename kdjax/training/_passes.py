@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
-from kdjax.objectives._pass import Pass
+from kdjax.objectives import Pass
 from kdjax.ops import UNKNOWN_AXIS
 from kdjax.ops import AxisName
 from kdjax.ops import get_entry

@@ -283,6 +283,9 @@ def results():
 @pytest.mark.parametrize(("name", "masked"), COMPARED)
 def test_devices_agree(name, masked):
   expected, mapped, sharded = results()
+  # RSD's gradient divides by the gaps of singular values, so its rounding
+  # depends on the processor: 1.2e-4 was seen.
+  rtol = 5e-4 if name == "rsd" else 1e-4
 
   def of(results, compared):
     values, gradients = results
@@ -292,10 +295,10 @@ def test_devices_agree(name, masked):
   for got, want in zip(
     of(sharded, COMPARED), of(expected, COMPARED), strict=True
   ):
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got, want, rtol=rtol, atol=1e-6)
   if (name, masked) in MAPPED:
     for got, want in zip(
       of(mapped, MAPPED), of(expected, COMPARED), strict=True
     ):
       for each in got:
-        np.testing.assert_allclose(each, want, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(each, want, rtol=rtol, atol=1e-6)

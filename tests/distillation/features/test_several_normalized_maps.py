@@ -142,7 +142,7 @@ def test_not_a_number_reaches_the_caller(loss):
 def test_errors_name_the_argument():
   with pytest.raises(ValueError, match=r"at_loss: teacher_features.*as in stu"):
     laws.trace(at_loss, STUDENT, WIDE[:2])
-  with pytest.raises(ValueError, match=r"map of \(3, 3\) and teacher one of"):
+  with pytest.raises(ValueError, match=r"map of \(3, 3\) and teacher a map of"):
     laws.trace(nst_loss, STUDENT[:, :, :3], WIDE[:, :2])
   with pytest.raises(ValueError, match="power is 0; expected a finite number"):
     laws.trace(at_loss, STUDENT, WIDE, power=0)
