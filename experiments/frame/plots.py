@@ -152,7 +152,7 @@ def band(
     x: `[points]`.
     values: `[points, seeds]`.
     label: for the legend.
-    color: of the line and of the band.
+    colour: of the line and of the band.
     **style: of the line.
   """
   mean, deviation = values.mean(1), values.std(1)
@@ -178,7 +178,7 @@ def accuracy_bars(
     path: of the PNG.
     rates: name -> rates `[seeds]`, from top to bottom.
     groups: name -> the group of methods that it is one of.
-    colors: group -> its color.
+    colours: group -> its color.
     oracles: name -> rates that an oracle would have reached, `[seeds]`.
     oracle_label: how the oracle chose, for the legend.
     reference: the name whose mean is drawn as a line.
