@@ -41,7 +41,7 @@ class Case:
     size: what a plot has on its x axis; cases of a group differ in it.
     unit: of the size.
     inputs: draws the arrays that every implementation gets.
-    jax: name -> a function of the inputs, or a :class:`Program`; kdjax's first.
+    jax: name -> a function of the inputs, or a `Program`; kdjax's first.
     torch: name -> the same for PyTorch tensors, if it is installed.
     moved_bytes: what any implementation must at least read and write, as
       float32; the floor of its time is this over the device's bandwidth.
@@ -122,7 +122,7 @@ def measure(
     dtype: of the floating-point inputs.
     calls: that are timed.
     clock: in seconds.
-    exact: what :func:`save_reference` wrote, or None.
+    exact: what `save_reference` wrote, or None.
   """
   arrays = as_dtype(case.inputs(), dtype)
   if implementation in case.jax:

@@ -25,7 +25,7 @@ DRAWS = 5
 def exact_kl(
   student: np.ndarray, teacher: np.ndarray, temperature: float
 ) -> np.ndarray:
-  """KL(teacher || student) as log E[exp gap], the gap centred."""
+  """KL(teacher || student) as log E[exp gap], the gap centered."""
   student, teacher = (x.astype(np.longdouble) for x in (student, teacher))
   weights = np.exp((teacher - teacher.max(-1, keepdims=True)) / temperature)
   p = weights / weights.sum(-1, keepdims=True)

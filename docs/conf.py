@@ -24,6 +24,7 @@ extensions = [
   "sphinx.ext.napoleon",
   "code_links",
   "mathml",
+  "presets",
   "reference",
 ]
 

@@ -1,12 +1,14 @@
 """README.md and docs/: programs run and print what they show, links lead on.
 
 A page's programs run in one namespace, in their order; those of README.md each
-alone. A comment after a `print` is what it prints; after the word "about",
-numbers may differ by a tenth, or by 0.03, from one machine to another.
+alone. The comment after a `print`, on its line or on the lines below, is what
+it prints; after the word "about", numbers may differ by a tenth, or by 0.03,
+from one machine to another.
 """
 
 import ast
 import importlib
+import itertools
 import pathlib
 import re
 import shlex
@@ -65,14 +67,29 @@ def agrees(shown, printed):
   )
 
 
-def prints(code):
-  """How many calls of `print` a program makes outside its functions."""
-  return sum(
-    isinstance(node, ast.Expr)
-    and isinstance(node.value, ast.Call)
-    and getattr(node.value.func, "id", "") == "print"
-    for node in ast.parse(code).body
-  )
+def printing(tree):
+  """The calls of `print` that a program makes outside its functions."""
+  for node in ast.iter_child_nodes(tree):
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+      continue
+    name = getattr(getattr(node, "func", None), "id", "")
+    if isinstance(node, ast.Call) and name == "print":
+      yield node
+    yield from printing(node)
+
+
+def shown_by(code):
+  """The lines that a program says it prints, in their order."""
+  lines = code.splitlines()
+  shown = []
+  for call in printing(ast.parse(code)):
+    rest = lines[call.end_lineno - 1 :]
+    rest[0] = rest[0].encode()[call.end_col_offset :].decode().lstrip()
+    below = rest if rest[0] else rest[1:]
+    found = list(itertools.takewhile(lambda x: x.startswith("# "), below))
+    assert found, f"a print without what it prints: {lines[call.lineno - 1]}"
+    shown += [line.removeprefix("# ") for line in found]
+  return shown
 
 
 @pytest.mark.parametrize("codes", list(programs()))
@@ -81,8 +98,7 @@ def test_programs_print_what_they_show(codes, capsys):
   for code in codes:
     exec(compile(code, "page", "exec"), namespace)
     printed = capsys.readouterr().out.splitlines()
-    shown = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
-    assert len(shown) == prints(code), "a print without what it prints"
+    shown = shown_by(code)
     assert len(shown) == len(printed)
     for expected, line in zip(shown, printed, strict=True):
       assert agrees(expected, line), f"shown: {expected}; printed: {line}"
@@ -113,9 +129,11 @@ def test_commands_exist(command):
   assert words[1] == "-m"
   if words[2] == "sphinx":  # of the extra docs, which CI installs
     return
-  module = importlib.import_module(words[2])
   if words[2].startswith("experiments."):
+    module = importlib.import_module(f"{words[2]}.__main__")
     tyro.cli(module.Config, args=words[3:], use_underscores=True)
+  else:
+    importlib.import_module(words[2])
 
 
 def test_ci_runs_the_readme_test_command():

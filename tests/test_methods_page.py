@@ -1,4 +1,4 @@
-"""docs/methods.md names every method, with the weights of its preset."""
+"""docs/methods.md and docs/transfer.md name every method with its weights."""
 
 import pathlib
 import re
@@ -8,12 +8,23 @@ import pytest
 from kdjax import distillation
 from kdjax.objectives import PRESETS
 
-PAGE = (pathlib.Path(__file__).parent.parent / "docs/methods.md").read_text()
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "methods.md").read_text()
+TRANSFER = (DOCS / "transfer.md").read_text()
+NUMBER = re.compile(r"[\d.]+(?:e-?\d+)?(?: ?/ ?[\d.]+)?")
+
+
+def tables(page):
+  """The lines of a page's tables, as cells."""
+  for line in page.splitlines():
+    if line.startswith("| "):
+      yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
 ROWS = {
   cells[0].strip("`"): cells
-  for line in PAGE.splitlines()
-  if line.startswith("| `")
-  for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
+  for cells in tables(PAGE)
+  if cells[0].startswith("`")
 }
 
 
@@ -52,3 +63,49 @@ def test_every_row_is_a_preset_or_says_what_else_it_is():
   for name, cells in ROWS.items():
     if len(cells) == 8 and name not in PRESETS:
       assert "optimizer" in cells[2], name
+
+
+def presets_of(cells):
+  """The presets that the first cell of a line lists."""
+  names = re.findall(r"`(\w+)`", cells[0])
+  return names if ", ".join(f"`{x}`" for x in names) == cells[0] else []
+
+
+def value(text):
+  """The value of a number or of a fraction."""
+  above, _, below = text.replace(" ", "").rstrip(".").partition("/")
+  return float(above) / float(below or 1)
+
+
+TRANSFER_ROWS = [
+  (name, cells) for cells in tables(TRANSFER) for name in presets_of(cells)
+]
+TRANSFERRED = {k for k, row in PRESETS.items() if row.area != "distillation"}
+
+
+def test_transfer_page_has_every_preset_once():
+  shown = [name for name, _ in TRANSFER_ROWS]
+  assert len(shown) == len(set(shown))
+  assert set(shown) <= TRANSFERRED
+  baselines = {k for k in TRANSFERRED - set(shown) if not PRESETS[k].tuned}
+  parts = re.findall(r"`(\w+)`", TRANSFER)
+  assert baselines <= set(parts)
+  # The methods that the table of objectives shows.
+  assert TRANSFERRED - set(shown) - baselines == {"jda"}
+
+
+@pytest.mark.parametrize(
+  ("name", "cells"), TRANSFER_ROWS, ids=[name for name, _ in TRANSFER_ROWS]
+)
+def test_transfer_page_shows_the_weight_of_a_preset(name, cells):
+  """The hyper-parameter that is tuned first has its default in the row."""
+  row = PRESETS[name]
+  assert len(cells) == 5
+  if row.search is not None:
+    expected = row.search.default
+  elif row.tuned == "weight":
+    expected = row.weight
+  else:
+    return
+  numbers = [value(x) for x in NUMBER.findall(cells[3])]
+  assert any(x == pytest.approx(expected) for x in numbers), cells[3]

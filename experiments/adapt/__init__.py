@@ -1,1 +1,1 @@
-"""Adapts a classifier from labelled source to unlabelled target images."""
+"""Adapts a classifier from labeled source to unlabeled target images."""

@@ -1,4 +1,4 @@
-"""Adapts a student from labelled source to unlabelled target images.
+"""Adapts a student from labeled source to unlabeled target images.
 
 For each method all weights and seeds are trained in one vmapped program. Seed
 i has the same initial weights and the same batches under every method, so that

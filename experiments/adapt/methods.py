@@ -96,7 +96,7 @@ def make_learner(
     name: of the method.
     config: the flags.
     student: the network and where it starts.
-    targets: how many unlabelled images there are.
+    targets: how many unlabeled images there are.
     factor: of the published weight. It is in the state: to make a step, it is
       not needed.
 

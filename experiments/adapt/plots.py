@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.frame import plots
 
-# One colour for each kind of method.
+# One color for each kind of method.
 KINDS = {
   "bounds": plots.DARK,
   "discrepancy": plots.GREEN,
@@ -76,7 +76,7 @@ def embedding_scatter(
   Args:
     path: of the PNG.
     panels: name -> embeddings of source and target, `[n, d]` each.
-    labels: classes of source and target, `[n]` each, for the colours only.
+    labels: classes of source and target, `[n]` each, for the colors only.
     title: the finding.
   """
   columns = min(3, len(panels))

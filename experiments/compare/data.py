@@ -56,7 +56,7 @@ class Data(NamedTuple):
 
 
 def load_data(config: Any) -> Data:
-  """Reads the data; images stay uint8 and the networks normalise them."""
+  """Reads the data; images stay uint8 and the networks normalize them."""
   source = kdata.load(config.dataset, "train", data_dir=config.data_dir)
   test = kdata.load(config.dataset, "test", data_dir=config.data_dir)
   train, validation = kdata.split(source, config.validation_fraction)
@@ -168,7 +168,7 @@ def with_partners(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
 
   Args:
     loss_fn: `(params, state, frozen, batch, key) -> loss, (state, metrics)`,
-      whose `frozen["pool"]` is of :func:`make_pool`.
+      whose `frozen["pool"]` is of `make_pool`.
 
   Returns:
     A function of the same arguments.

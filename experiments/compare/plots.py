@@ -158,7 +158,7 @@ def embedding_maps(
   Args:
     path: of the PNG.
     panels: name -> embeddings `[n, d]`.
-    labels: classes `[n]`, for the colours.
+    labels: classes `[n]`, for the colors.
     title: the finding.
   """
   from sklearn.manifold import TSNE
@@ -200,7 +200,7 @@ def correlation_maps(
     differences: name -> `[classes, classes]`, none of them negative.
     title: the finding.
   """
-  # NaN is drawn in the colour of the axes, not as no difference.
+  # NaN is drawn in the color of the axes, not as no difference.
   off = {
     name: np.where(np.eye(len(x)), np.nan, x) for name, x in differences.items()
   }

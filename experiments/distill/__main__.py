@@ -183,7 +183,7 @@ class Data(NamedTuple):
 
 
 def load_data(config: Config) -> Data:
-  """Reads the data; images stay uint8 and the networks normalise them."""
+  """Reads the data; images stay uint8 and the networks normalize them."""
   source = kdata.load(config.dataset, "train", data_dir=config.data_dir)
   train, validation = map(
     kdata.as_arrays, kdata.split(source, config.validation_fraction)

@@ -53,7 +53,7 @@ class Config(commands.Flags):
     examples: the largest number of images of each split.
     validation_fraction: share of the training images of each half that is kept
       for validation; the target's is for the oracle alone.
-    shots: labelled target images of each class.
+    shots: labeled target images of each class.
     folds: of the cross-validation within these images; at most one a shot. With
       one shot no image can be held out, and the first candidate is taken.
     network: mlp or convnet.
@@ -66,7 +66,7 @@ class Config(commands.Flags):
       first; it decays by a cosine.
     seeds: the number of students of each method and candidate.
     pretrain_steps: updates in pretraining.
-    steps: updates in fine-tuning, each of all labelled images.
+    steps: updates in fine-tuning, each of all labeled images.
     evaluate_every: steps from one evaluation and checkpoint to the next.
     batch_size: the number of examples in a batch in pretraining.
     learning_rate: Adam's learning rate in pretraining, decayed by a cosine.

@@ -152,11 +152,11 @@ def make_learner(
     method: its name.
     student: the network and where it starts.
     past: the pretrained network.
-    optimizer: of :func:`make_optimizer`.
+    optimizer: of `make_optimizer`.
     classes: how many the target has.
     weight: of the method; it is in the state, as the knowledge is: to make a
       step, neither is needed.
-    knowledge: of :func:`ask_teacher`.
+    knowledge: of `ask_teacher`.
 
   Returns:
     The learner.

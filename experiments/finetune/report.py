@@ -23,7 +23,7 @@ CRITERIA = {
   "regularized_h_score": "regularized H-score",
   "transrate": "TransRate",
 }
-# One colour for the origin of a network's initial weights.
+# One color for the origin of a network's initial weights.
 ORIGINS = {
   "fresh weights": plots.RED,
   "baselines": plots.DARK,

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 
 from experiments.frame import statistics
 
-# Okabe and Ito's palette: told apart by colour-blind readers too. A thing has
-# the same colour in every figure.
+# Okabe and Ito's palette: told apart by color-blind readers too. A thing has
+# the same color in every figure.
 BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
 PINK, RED, BROWN, VIOLET = "#cc79a7", "#d55e00", "#a6761d", "#8c6bb1"
 INK, DARK, GREY, FAINT = "#262626", "#3d3d3d", "#8c8c8c", "#d9d9d9"
@@ -101,7 +101,7 @@ def legend(
 
   Args:
     canvas: the figure.
-    handles: what it explains, labelled.
+    handles: what it explains, labeled.
     place: as matplotlib names it.
   """
   widths = [len(str(handle.get_label())) + 6 for handle in handles]
@@ -178,7 +178,7 @@ def accuracy_bars(
     path: of the PNG.
     rates: name -> rates `[seeds]`, from top to bottom.
     groups: name -> the group of methods that it is one of.
-    colours: group -> its colour.
+    colours: group -> its color.
     oracles: name -> rates that an oracle would have reached, `[seeds]`.
     oracle_label: how the oracle chose, for the legend.
     reference: the name whose mean is drawn as a line.
@@ -244,7 +244,7 @@ def heat_map(
     columns: their names.
     texts: of the cells, row by row.
     bold: `[rows, columns]`, which of the texts are bold.
-    **style: of `imshow`: the colours.
+    **style: of `imshow`: the colors.
   """
   image = axes.imshow(values, aspect="auto", **style)
   for (i, j), text in zip(np.ndindex(values.shape), texts, strict=True):

@@ -100,7 +100,7 @@ def train(
     stage: its name: of its checkpoints, of its rows in metrics.jsonl.
     job: has `run`, `console`, `data` (its `train` and `validation`) and
       `config` (its `batch_size` and `evaluate_every`).
-    advance: from :func:`make_round`, compiled.
+    advance: from `make_round`, compiled.
     frozen: the teacher, if there is one.
     start: the state, the key and the plan `[..., steps, batch]` of all steps,
       or of each domain.

@@ -167,7 +167,7 @@ def named(
   """The methods of a verdict with their gains in points, the largest first.
 
   Args:
-    gains: of :func:`compare`.
+    gains: of `compare`.
     verdict: one of `Gain.verdict`.
     names: method -> how it is written.
 
@@ -186,7 +186,7 @@ def findings(
   """The verdicts on all methods, a sentence for each kind of verdict.
 
   Args:
-    gains: of :func:`compare`.
+    gains: of `compare`.
     names: method -> how it is written.
     over: what the methods are compared with, such as "source-only".
 
@@ -211,7 +211,7 @@ def headline(
   """The title of a plot of these gains.
 
   Args:
-    gains: of :func:`compare`.
+    gains: of `compare`.
     names: method -> how it is written.
     over: what the methods are compared with.
 

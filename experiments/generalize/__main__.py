@@ -5,7 +5,7 @@ once; of each domain a fifth of the images trains nobody; the hyper-parameters
 of a method are its defaults or drawn at random; and the student that is
 reported is chosen by each of three rules, of which the last, the oracle, sees
 labels of the target. Seed i has the same initial weights, batches and learning
-rates under every method, so that a gain over empirical risk minimisation (ERM)
+rates under every method, so that a gain over empirical risk minimization (ERM)
 is a paired difference. Target-only students train on the target's own images.
 
   python -m experiments.generalize

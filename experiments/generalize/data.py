@@ -11,7 +11,7 @@ import numpy as np
 
 from kdjax import data as kdata
 
-# How often the colour is not the one that its label has in the first domain.
+# How often the color is not the one that its label has in the first domain.
 COLOURS = {"+90 %": 0.1, "+80 %": 0.2, "-90 %": 0.9}
 LABEL_NOISE = 0.25
 ANGLES = {"0°": 0, "15°": 15, "30°": 30, "45°": 45, "60°": 60, "75°": 75}
@@ -74,9 +74,9 @@ def load_data(config: Any) -> Data:
 def color(
   key: jax.Array, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Colours digits by their label, which is whether they are below five.
+  """Colors digits by their label, which is whether they are below five.
 
-  A quarter of the labels is wrong, so that the colour, where it is right in 90
+  A quarter of the labels is wrong, so that the color, where it is right in 90
   of 100 images, tells more than the shape can.
   """
   noise_key, colour_key = jax.random.split(key)

@@ -100,7 +100,7 @@ def write(job: Any, results: Results) -> None:
 
   Args:
     job: the `Job` of the experiment.
-    results: of :func:`choose`.
+    results: of `choose`.
   """
   parts = []
   for rule, rows in results.chosen.items():

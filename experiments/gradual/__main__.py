@@ -1,4 +1,4 @@
-"""Follows images that rotate, from a labelled source to an unlabelled target.
+"""Follows images that rotate, from a labeled source to an unlabeled target.
 
 Rotated images in the protocol of Kumar et al.: a model trained at angles from 0
 to 5 degrees labels images for itself, block by block, while they turn to 60.
@@ -73,7 +73,7 @@ class Config(commands.Flags):
     degrees: the angle at which the target ends.
     spread: source images are turned by 0 to so many degrees, and the target's
       lie as close to its end.
-    source_examples: labelled images of the source.
+    source_examples: labeled images of the source.
     source_epochs: passes over them.
     blocks: domains between source and target.
     block_examples: images of each of these domains.
@@ -164,7 +164,7 @@ class Row(NamedTuple):
     oracle: the same after the round that they choose with their labels.
     seen: scores of target validation images, `[1 + rounds, seeds]`.
     by_angle: accuracy after the last round on test images turned by each of
-      :func:`angles`, `[angles, seeds]`.
+      `angles`, `[angles, seeds]`.
   """
 
   accuracy: np.ndarray

@@ -15,7 +15,7 @@ class Data(NamedTuple):
   Labels of all but the source are for target-only and for the oracle alone.
 
   Attributes:
-    source: labelled images, a little turned.
+    source: labeled images, a little turned.
     turned_source: the same ones, turned as the target's are.
     between: the images of all domains between, in the order of their angles.
     target: the same ones, turned as the target's are.

@@ -118,7 +118,7 @@ def make_round(forward: training.Forward, config: Any):
 
 
 def make_scores(forward: training.Forward):
-  """Scores of all students on labelled images; labels give the accuracy."""
+  """Scores of all students on labeled images; labels give the accuracy."""
 
   @jax.jit
   def score(variables, part):
@@ -154,7 +154,7 @@ def run_rounds(
     whole: makes the network's variables from the student's.
 
   Returns:
-    A :class:`Trained`.
+    A `Trained`.
   """
 
   def look(state):
@@ -203,7 +203,7 @@ def run_rounds(
 
 
 def train_supervised(stage: str, job: Any, part: dict[str, Any]) -> Trained:
-  """Trains from scratch on labelled images; a round is an epoch."""
+  """Trains from scratch on labeled images; a round is an epoch."""
   init, learn = make_learner(job.forward, job.config)
   mask = jnp.ones_like(part["label"], bool)
 
@@ -236,7 +236,7 @@ def train_on_images(
     stage: the method's name.
     job: the `Job` of the experiment.
     source: variables of source-only, `[seeds, ...]`.
-    images: unlabelled.
+    images: unlabeled.
     order: `[blocks, examples]`, which of them are in each block.
     drop: the share of a block that is not learned.
   """

@@ -64,7 +64,7 @@ def choose(candidates: Sequence[Seen]) -> dict[str, float]:
     candidates: what is seen of each.
 
   Returns:
-    Rule -> accuracy on target test points; :data:`ORACLE` and :data:`CHANCE`
+    Rule -> accuracy on target test points; `ORACLE` and `CHANCE`
     too.
   """
   scores = {

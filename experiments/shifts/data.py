@@ -53,7 +53,7 @@ def draw(
 
   Args:
     generator: of the random numbers.
-    shift: one of :data:`SHIFTS`.
+    shift: one of `SHIFTS`.
     domain: "source" or "target".
     size: there are 8 times so many points, under the subspace shift 12 times.
 
@@ -109,7 +109,7 @@ def _cluster(
 def _near_the_centre(
   generator: np.random.Generator, points: np.ndarray, count: int
 ) -> np.ndarray:
-  """Rows drawn one after the other, more likely near the centre."""
+  """Rows drawn one after the other, more likely near the center."""
   logs = -_RATE * np.sum(np.square(points - _CENTRE), 1)
   # The largest of log weight + Gumbel noise are such a draw.
   keys = logs + generator.gumbel(size=len(points))

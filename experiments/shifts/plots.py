@@ -8,7 +8,7 @@ from matplotlib.colors import ListedColormap
 
 from experiments.frame import plots
 
-LIMIT = 20.0  # points: where colours end, so that small gains are seen too
+LIMIT = 20.0  # points: where colors end, so that small gains are seen too
 CLASSES = plots.BLUE, plots.RED
 
 

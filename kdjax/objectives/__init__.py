@@ -1,7 +1,7 @@
 """Objectives: methods with parameters or state, as (init, apply) pairs.
 
-A loss becomes an objective by :func:`stateless`, several become one by
-:func:`combine`. Hyper-parameters live in the objective's state, as arrays:
+A loss becomes an objective by `stateless`, several become one by
+`combine`. Hyper-parameters live in the objective's state, as arrays:
 changing one does not recompile, and a sweep is a vmap over states.
 """
 

@@ -34,7 +34,7 @@ Schedule = Callable[[Array], ArrayLike]
 
 @runtime_checkable
 class Apply(Protocol):
-  """The second function of an :class:`Objective`."""
+  """The second function of an `Objective`."""
 
   def __call__(
     self,
@@ -104,7 +104,7 @@ def stateless(
     **hyperparameters: keyword arguments of the loss. Numbers and arrays may
       be traced. The loss checks the range of numbers given here when `apply`
       is traced; what is traced, or put into the state later, only
-      :func:`kdjax.ops.checked` checks. Strings, bools, tuples, functions and
+      `kdjax.ops.checked` checks. Strings, bools, tuples, functions and
       None are bound once and for all; bind a static integer with
       `functools.partial`.
 

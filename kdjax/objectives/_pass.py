@@ -9,7 +9,7 @@ class Pass(NamedTuple):
   Attributes:
     network: the name of the network: a trained one such as `"student"`, a
       frozen one such as `"teacher"` or `"past"`, or `"average"`, the average
-      of the student's parameters that :func:`parameter_ema` keeps.
+      of the student's parameters that `parameter_ema` keeps.
     on: the entry of the batch: `"image"`, `"tokens"`, `"source.image"` for an
       entry of a part; or a tuple of entries, of which the network gets the
       dictionary. What an entry holds is handed over as it is: an array of any
@@ -24,7 +24,7 @@ class Pass(NamedTuple):
       `[domains, batch, ...]`; the network sees one, the outputs have all.
 
   References:
-    :func:`kdjax.training.pass_loss` runs them.
+    `kdjax.training.pass_loss` runs them.
   """
 
   network: str = "student"

@@ -60,22 +60,22 @@ class Preset(NamedTuple):
     views: the other views of each example that it reads, by name.
     start: the stage whose weights the student starts with: "" for none,
       "source" for a student trained on the source, "past" for a pretrained
-      one, or the name of the function of :mod:`kdjax.training` that pretrains.
+      one, or the name of the function of `kdjax.training` that pretrains.
     passes: role -> `Pass`, beside those of the student and of the views.
     prepare: makes the function that prepares a batch
-      (:func:`kdjax.training.pass_loss`), from hyper-parameters; or None.
+      (`kdjax.training.pass_loss`), from hyper-parameters; or None.
     rule: makes the gradient rule of the train step, from hyper-parameters; or
       None.
     goes: whether the rule returns, in place of a gradient, a whole way back,
       which the optimizer `optax.sgd(1.0)` goes.
     reweight: weights the source's examples before training; the source's part
       of the batch has them as `"weight"`. A function of
-      :mod:`kdjax.reweighting`, whose first parameters say what it reads:
+      `kdjax.reweighting`, whose first parameters say what it reads:
       `source` and `target` (rows), `source_labels`, `source_logits`,
       `target_logits` (of a network trained on the source). Or None.
     transform: fits a map of the rows of both domains before training, as
-      `reweight` reads them; a function of :mod:`kdjax.transforms`. Or None.
-    training: the function of :mod:`kdjax.training` that it needs besides, by
+      `reweight` reads them; a function of `kdjax.transforms`. Or None.
+    training: the function of `kdjax.training` that it needs besides, by
       name: of the student's network ("stochastic_norms"), of the optimizer
       ("gradual_unfreezing"), or of the step ("maml_losses"); or "".
     tuned: the hyper-parameter that is tuned first: "weight", or one of the

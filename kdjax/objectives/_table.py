@@ -41,7 +41,7 @@ PRESETS: dict[str, Preset] = _union(
   generalization_presets.PRESETS,
   finetuning_presets.PRESETS,
 )
-"""Every method of every area by its name, as rows of :class:`Preset`.
+"""Every method of every area by its name, as rows of `Preset`.
 
 Names are unique over the areas. Where two areas have a method of one name, that
 of domain generalization begins with `dg_`: `dg_coral` beside `coral`, `dg_mmd`
@@ -61,12 +61,12 @@ def preset(
   """Objective of a method with its published weights.
 
   Args:
-    name: a name of :data:`PRESETS`.
+    name: a name of `PRESETS`.
     pair: the names of the teacher and of the student. The authors of DKD,
       CAT-KD, logit standardization and SDD set weights for each pair of the
       CIFAR-100 tables; other pairs and methods have the row's.
     initialization: whether it is for the stage before, of those methods that
-      have one (AB, FSP, FT); :func:`kdjax.training.hand_over` goes on
+      have one (AB, FSP, FT); `kdjax.training.hand_over` goes on
       from there. AB and FSP are nothing else: afterwards labels alone teach.
     weight: of the method, instead of the published one; it may be traced. Of
       a method that includes its task it is the weight beside that task.

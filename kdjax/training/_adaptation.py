@@ -50,7 +50,7 @@ def adapt(
     optimizer: an Optax optimizer, which may take extra arguments.
     teacher: a frozen network, such as the student as it was on the source
       (ADDA); or `"average"`, the average of the student's parameters that
-      :func:`parameter_ema` keeps in the optimizer (mean teacher). Its outputs
+      `parameter_ema` keeps in the optimizer (mean teacher). Its outputs
       on both domains are the roles `"source_teacher"` and `"target_teacher"`.
     on: the entry of each part that the student sees; a tuple of entries for a
       network of several inputs, which gets their dictionary.
@@ -63,18 +63,18 @@ def adapt(
     views: name -> `(key, batch) -> inputs`, other views of the target's
       examples, such as strongly augmented ones; the batch is the target's. The
       outputs of a view `"strong"` are the role `"target_strong"`.
-    passes: role -> :class:`Pass`, further passes; one of the role `"source"` or
+    passes: role -> `Pass`, further passes; one of the role `"source"` or
       `"target"` takes the place of the student's own.
     prepare: `(key, batch, run) -> batch`, before the passes; see
-      :func:`pass_loss`.
+      `pass_loss`.
     metrics: name -> function of arrays, for evaluation on batches of one
       domain; by default accuracy and cross-entropy.
     axis_name: the mapped axis that holds the rest of the batch, where the
-      caller maps the step; :func:`parallelize` names it itself.
+      caller maps the step; `parallelize` names it itself.
     **hyperparameters: of the loss; numbers are in the state, as arrays.
 
   Returns:
-    A :class:`Learner`.
+    A `Learner`.
 
   Raises:
     TypeError: if a network is none, or the optimizer not one of Optax.

@@ -18,7 +18,7 @@ class Restored(NamedTuple):
     position: the position in the data, as it was saved.
 
   References:
-    :class:`Checkpoints`.
+    `Checkpoints`.
   """
 
   step: int
@@ -110,7 +110,7 @@ class Checkpoints:
         compiled for the template take what is restored.
 
     Returns:
-      A :class:`Restored`, or None if there is no checkpoint: look before
+      A `Restored`, or None if there is no checkpoint: look before
       unpacking it.
 
     Raises:

@@ -47,10 +47,10 @@ def distill(
   Args:
     student: the network to train: an NNX module, a `Model` (that of a Linen
       module is `from_linen(module, variables)`) or a `Network`.
-    teacher: the frozen network, in evaluation mode; a :class:`CachedTeacher`,
+    teacher: the frozen network, in evaluation mode; a `CachedTeacher`,
       whose outputs come with the batch; or None to train on labels alone.
     loss: a function whose argument names say what it reads, such as
-      :func:`kdjax.distillation.kd_loss` or `mine(student_logits,
+      `kdjax.distillation.kd_loss` or `mine(student_logits,
       teacher_logits, labels, *, slack)`; or an `Objective`, such as
       `objectives.preset("dkd")`.
     optimizer: an Optax optimizer, which may take extra arguments.
@@ -66,13 +66,13 @@ def distill(
       and `cross_entropy`; with a teacher also `agreement`, `kl` (of the teacher
       to the student, at temperature 1), `teacher_accuracy` and
       `teacher_entropy`.
-    rule: another way to the gradient, such as :func:`dot_gradients`.
+    rule: another way to the gradient, such as `dot_gradients`.
     axis_name: the mapped axis that holds the rest of the batch, where the
-      caller maps the step; :func:`parallelize` names it itself.
+      caller maps the step; `parallelize` names it itself.
     **hyperparameters: of the loss; numbers are in the state, as arrays.
 
   Returns:
-    A :class:`Learner`. Its batches have `on`, `"mask"` and what the loss
+    A `Learner`. Its batches have `on`, `"mask"` and what the loss
     reads.
 
   Raises:

@@ -19,7 +19,7 @@ from kdjax.training._steps import Loss
 
 
 class DOTState(NamedTuple):
-  """State of :func:`dot`: the two momentum buffers."""
+  """State of `dot`: the two momentum buffers."""
 
   task: Any
   distillation: Any
@@ -39,28 +39,28 @@ def dot(
     v_d \leftarrow (\mu + \Delta)\, v_d + g_d, \qquad
     \theta \leftarrow \theta - \eta\, (v_t + v_d)
 
-  The task's gradient :math:`g_t` and the distillation's :math:`g_d` have
-  momentum buffers of their own. With :math:`\Delta = 0` it is SGD with momentum
+  The task's gradient `g_t` and the distillation's `g_d` have
+  momentum buffers of their own. With `Delta = 0` it is SGD with momentum
   on the sum of both losses.
 
   Args:
-    learning_rate: :math:`\eta`, a number or a schedule.
-    momentum: :math:`\mu`.
-    delta: :math:`\Delta`; .075 on CIFAR-100 and Tiny-ImageNet, .09 on ImageNet.
-    weight_decay: :math:`w`, added to the task's gradient alone; 5e-4 on
+    learning_rate: `eta`, a number or a schedule.
+    momentum: `mu`.
+    delta: `Delta`; .075 on CIFAR-100 and Tiny-ImageNet, .09 on ImageNet.
+    weight_decay: `w`, added to the task's gradient alone; 5e-4 on
       CIFAR-100, 1e-4 on ImageNet.
 
   Returns:
     An Optax transformation whose `update(task_gradients, state, params,
     distillation_gradients=...)` needs the parameters and both gradients; see
-    :func:`dot_gradients`. A parameter of one loss only, such as a projector,
-    is None among the other's gradients: its momentum is :math:`\mu` and its
+    `dot_gradients`. A parameter of one loss only, such as a projector,
+    is None among the other's gradients: its momentum is `mu` and its
     own gradient is decayed, as in the authors' code. The momentum is so too
     where the other's gradient is 0 throughout: a classifier, say, that a loss
     of features does not reach.
 
   Raises:
-    ValueError: if static momenta :math:`\mu \pm \Delta` leave [0, 1]; from
+    ValueError: if static momenta `mu +- Delta` leave [0, 1]; from
       `update`, without parameters or distillation gradients.
 
   Differs from the authors' code: a parameter of the distillation loss alone is
@@ -135,7 +135,7 @@ def dot(
 
 
 def dot_objective(task: Objective, distillation: Objective) -> Objective:
-  """Objective of two losses that are not added up, for :func:`dot_gradients`.
+  """Objective of two losses that are not added up, for `dot_gradients`.
 
   Args:
     task: what the labels teach, such as the cross-entropy.
@@ -198,13 +198,13 @@ def dot_objective(task: Objective, distillation: Objective) -> Objective:
 def dot_gradients() -> GradientRule:
   """Gradient rule of DOT: one forward and two backward passes.
 
-  For a loss `[task, distillation]`, as a :func:`dot_objective` has it, and the
-  optimizer :func:`dot`, or a chain with it.
+  For a loss `[task, distillation]`, as a `dot_objective` has it, and the
+  optimizer `dot`, or a chain with it.
 
   Returns:
-    A :class:`GradientRule` for :func:`make_train_step` and :func:`distill`.
+    A `GradientRule` for `make_train_step` and `distill`.
     The step raises ValueError if the loss is no pair, or if the optimizer has
-    no :func:`dot`: another one would leave the distillation out.
+    no `dot`: another one would leave the distillation out.
 
   Examples:
     >>> def loss_fn(params, state, frozen, batch, key):

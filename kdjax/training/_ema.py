@@ -13,7 +13,7 @@ from kdjax.training._state import TrainState
 
 
 class ParameterEMAState(NamedTuple):
-  """State of :func:`parameter_ema`."""
+  """State of `parameter_ema`."""
 
   decay: Any
   parameter_average: Any
@@ -30,7 +30,7 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
   part of the optimizer's state, and checkpointed, sharded and vmapped with it.
 
   Args:
-    decay: :math:`\beta` in [0, 1], which may be traced; kept in the state.
+    decay: `beta` in [0, 1], which may be traced; kept in the state.
 
   Returns:
     An Optax transformation. The average is in float32, or wider where the
@@ -86,7 +86,7 @@ def averaged_student(state: TrainState) -> Variables:
   encoder).
 
   Args:
-    state: a train state whose optimizer has :func:`parameter_ema`.
+    state: a train state whose optimizer has `parameter_ema`.
 
   Returns:
     Variables for the student's forward, in the dtypes of its parameters.

@@ -68,7 +68,7 @@ def scan_epoch(step: Callable[..., tuple[Any, Metrics]]) -> Epoch:
     `epoch(state, frozen, data, plan, key, *, axis_name=...) -> state,
     metrics`, with the keyword if the step has it. `data` is a dictionary of
     arrays `[examples, ...]` on the device, `plan` comes from
-    :func:`epoch_plan`, and metrics have a leading axis of steps. A batch has
+    `epoch_plan`, and metrics have a leading axis of steps. A batch has
     the rows of `data` and the plan's `"index"` and `"mask"`; a mask of tokens
     in `data` counts too. Of several domains `data` and `plan` have a part each,
     and so has a batch. It raises TypeError or ValueError if `data` or `plan` is

@@ -31,7 +31,7 @@ def make_eval_step(
   """Evaluation step: metrics of one batch, as pairs (sum, count).
 
   Args:
-    loss_fn: the passes, in evaluation mode, from :func:`pass_loss`. If its
+    loss_fn: the passes, in evaluation mode, from `pass_loss`. If its
       objective predicts (SimKD), the student's logits are the prediction.
     metrics: name -> function of arrays, which are bound by their names
       (`logits`, `labels`, `teacher_logits`) as those of a loss are; or
@@ -41,7 +41,7 @@ def make_eval_step(
 
   Returns:
     `evaluate(state, frozen, batch, *, axis_name=...) -> {name: (sum, count)}`,
-    of a :class:`TrainState`.
+    of a `TrainState`.
 
   Raises:
     TypeError: if `metrics` is no mapping to functions.

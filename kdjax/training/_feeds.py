@@ -61,7 +61,7 @@ class Feed:
   """Feed: batches of one data set, or of one for each domain.
 
   Args:
-    parts: the name of a domain -> its data; :data:`WHOLE` alone for one set.
+    parts: the name of a domain -> its data; `WHOLE` alone for one set.
     stacked: whether domains are stacked along a leading axis, rather than
       named parts of a batch.
 

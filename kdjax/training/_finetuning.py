@@ -43,24 +43,24 @@ def finetune(
     loss: a function whose argument names say what it reads, such as
       `mine(student_embeddings, past_embeddings)`; or an `Objective`, such as
       `objectives.preset("co_tuning", relationship=...)`.
-    optimizer: an Optax optimizer; see also :func:`layerwise_learning_rates`
-      and :func:`gradual_unfreezing`.
+    optimizer: an Optax optimizer; see also `layerwise_learning_rates`
+      and `gradual_unfreezing`.
     average: whether the average of the student's parameters, which
-      :func:`parameter_ema` keeps in the optimizer, runs too: the role
+      `parameter_ema` keeps in the optimizer, runs too: the role
       `"average"`, the momentum encoder of Bi-Tuning.
     on: the entry of the batch that the networks see; a tuple of entries for
       networks of several inputs, which get their dictionary.
     augment: `(key, inputs) -> inputs`; both networks see the same view.
     prepare: `(key, batch, run) -> batch`, before the passes; see
-      :func:`pass_loss`.
+      `pass_loss`.
     metrics: name -> function of arrays, for evaluation; by default accuracy
       and cross-entropy.
     axis_name: the mapped axis that holds the rest of the batch, where the
-      caller maps the step; :func:`parallelize` names it itself.
+      caller maps the step; `parallelize` names it itself.
     **hyperparameters: of the loss; numbers are in the state, as arrays.
 
   Returns:
-    A :class:`Learner`.
+    A `Learner`.
 
   Raises:
     TypeError: if a network is none, or the optimizer not one of Optax.

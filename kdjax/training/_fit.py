@@ -45,19 +45,19 @@ _EVALUATIONS = 10
 
 
 class FitResult(NamedTuple):
-  """Result of :func:`fit`.
+  """Result of `fit`.
 
   Attributes:
-    model: the trained student, as a :class:`Model`.
+    model: the trained student, as a `Model`.
     module: the user's NNX module as a copy with the trained weights; None if
       the student was given as something else.
     metrics: name -> values by evaluation, and `"step"`. Names as in
       `metrics.jsonl`; NaN where a value is missing.
-    state: the :class:`TrainState` at the end: `averaged_student(state)` has the
+    state: the `TrainState` at the end: `averaged_student(state)` has the
       average of the student, `state.network(name)` another trained network.
 
   References:
-    :func:`fit`.
+    `fit`.
   """
 
   model: Model
@@ -101,8 +101,8 @@ def fit(
   they stop the run; the same call goes on from there.
 
   Args:
-    learner: from :func:`distill`, :func:`adapt`, :func:`generalize`,
-      :func:`finetune` or :func:`make_learner`.
+    learner: from `distill`, `adapt`, `generalize`,
+      `finetune` or `make_learner`.
     data: the training data: a mapping of arrays such as `{"image": x, "label":
       y}`, each `[n, ...]`; a pair of arrays `(x, y)`; a `kdjax.data.Source` or
       another data set that gives examples by index; a folder of images with a
@@ -127,7 +127,7 @@ def fit(
     resume: whether to go on where `workdir` has a checkpoint of the same
       settings. A larger number of steps trains longer.
     mode: `"jit"`, `"pmap"` or `"shard_map"` to train on several devices; see
-      :func:`parallelize`. By default one device, or `"jit"` on `devices`.
+      `parallelize`. By default one device, or `"jit"` on `devices`.
     devices: all by default, if a mode is given.
     scan: whether to run up to 50 steps as one program, with all data on the
       device; by default for data of at most 256 MB.
@@ -140,7 +140,7 @@ def fit(
     verbose: whether to show rate and time left; by default on a terminal.
 
   Returns:
-    A :class:`FitResult`. The networks that were given are not changed.
+    A `FitResult`. The networks that were given are not changed.
 
   Raises:
     TypeError: if `learner` is no Learner, or the data are of another kind.

@@ -53,20 +53,20 @@ def generalize(
     views: name -> `(key, batch) -> inputs` `[domains, batch, ...]`, other views
       of the examples. The outputs of a view `"strong"` are the role
       `"student_strong"`.
-    passes: role -> :class:`Pass`, further passes; one of the role `"student"`
+    passes: role -> `Pass`, further passes; one of the role `"student"`
       takes the place of the student's own.
     prepare: `(key, batch, run) -> batch`, before the passes, such as a mixture
-      of the domains' images; see :func:`pass_loss`.
+      of the domains' images; see `pass_loss`.
     metrics: name -> function of arrays, for evaluation on batches of one
       domain; by default accuracy and cross-entropy.
     rule: another way to the gradient, such as a mask of the domains'
       gradients.
     axis_name: the mapped axis that holds the rest of the batch, where the
-      caller maps the step; :func:`parallelize` names it itself.
+      caller maps the step; `parallelize` names it itself.
     **hyperparameters: of the loss; numbers are in the state, as arrays.
 
   Returns:
-    A :class:`Learner`.
+    A `Learner`.
 
   Raises:
     TypeError: if a network is none, or the optimizer not one of Optax.

@@ -90,7 +90,7 @@ def layerwise_learning_rates(
 
 
 class GradualUnfreezingState(NamedTuple):
-  """State of :func:`gradual_unfreezing`."""
+  """State of `gradual_unfreezing`."""
 
   step: Int[Array, ""]
   optimizer_state: Any

@@ -95,28 +95,28 @@ def make_learner(
 ) -> Learner:
   """Learner of any area: from networks, passes and an objective.
 
-  :func:`distill`, :func:`adapt`, :func:`generalize` and :func:`finetune` are
+  `distill`, `adapt`, `generalize` and `finetune` are
   short tables over it.
 
   Args:
     networks: name -> the networks to train: NNX modules, `Model`s or
       `Network`s.
     frozen: name -> the networks that stay as they are, with weights; or a
-      :class:`CachedTeacher`.
-    passes: role -> :class:`Pass`, for training.
+      `CachedTeacher`.
+    passes: role -> `Pass`, for training.
     objective: what is minimized.
     optimizer: an Optax optimizer, which may take extra arguments.
     prepare: `(key, batch, run) -> batch`, before the passes of a step.
     metrics: name -> function of arrays, for evaluation; see
-      :func:`make_eval_step`.
-    evaluation: role -> :class:`Pass`, for evaluation; by default that of the
+      `make_eval_step`.
+    evaluation: role -> `Pass`, for evaluation; by default that of the
       first trained network on its first entry.
-    rule: another way to the gradient, such as :func:`dot_gradients`.
+    rule: another way to the gradient, such as `dot_gradients`.
     axis_name: the mapped axis that holds the rest of the batch, where the
-      caller maps `step` and `evaluate`. :func:`parallelize` names it itself.
+      caller maps `step` and `evaluate`. `parallelize` names it itself.
 
   Returns:
-    A :class:`Learner`.
+    A `Learner`.
 
   Raises:
     TypeError: if a network is none, the objective no `Objective`, or the

@@ -119,7 +119,7 @@ def maml_losses(
 
   .. math:: \ell_t = L_{\text{query}, t}(\theta_K(\theta; \text{support}_t))
 
-  of each task, with :func:`adapt_to_task` between. The gradient of their mean
+  of each task, with `adapt_to_task` between. The gradient of their mean
   is the meta-gradient for the outer optimizer:
   `jax.grad(lambda params: jnp.mean(maml_losses(loss_fn, params, ...)))`. With
   `adapted=["head"]` it is ANIL, which leaves the body to the outer loop; with
@@ -195,7 +195,7 @@ def reptile_gradient(
   .. math:: g = \operatorname*{mean}_t \bigl(\theta - \theta_K^{(t)}\bigr)
 
   in place of a gradient: an outer `optax.sgd(epsilon)` is the published
-  interpolation :math:`\theta + \epsilon (\theta_K - \theta)`, and any other
+  interpolation `theta + epsilon (theta_K - theta)`, and any other
   optimizer may stand there.
 
   Args:

@@ -32,8 +32,8 @@ def mixed_styles(
   """Mixed styles (MixStyle, EFDMix) behind some layers of a network.
 
   In training the maps that a layer returns take the statistics of other
-  examples' maps, by :func:`kdjax.generalization.mixstyle` or
-  :func:`kdjax.generalization.efdmix`; evaluation is as before. The variables of
+  examples' maps, by `kdjax.generalization.mixstyle` or
+  `kdjax.generalization.efdmix`; evaluation is as before. The variables of
   the network fit the copy.
 
   Args:
@@ -43,7 +43,7 @@ def mixed_styles(
       after the first two or three blocks of a ResNet.
     way: "mixstyle" or "efdmix".
     num_domains: of the batch, one after the other and of one size, as
-      :func:`generalize` shows them: styles then come from other domains. None
+      `generalize` shows them: styles then come from other domains. None
       takes them from any example.
     alpha: of the Beta distribution of the mixtures.
     probability: with which a batch is mixed.
@@ -55,7 +55,7 @@ def mixed_styles(
     A copy of the network.
 
   Raises:
-    TypeError: if `model` is no NNX module: a :class:`Model` has no layers.
+    TypeError: if `model` is no NNX module: a `Model` has no layers.
     ValueError: if a path leads to no layer, or the way is none; from the
       network, if a batch is no multiple of the number of domains.
 

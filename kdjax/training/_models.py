@@ -60,8 +60,8 @@ class Model(NamedTuple):
   `Model(forward, Variables(params, {}))`.
 
   Attributes:
-    forward: a :class:`Forward`.
-    variables: its :class:`Variables`.
+    forward: a `Forward`.
+    variables: its `Variables`.
 
   References:
     The (init, apply) pairs of Haiku and Flax.
@@ -85,7 +85,7 @@ class Network(NamedTuple):
 
   Attributes:
     init: `init(key) -> Variables`, which may be traced and mapped over keys.
-    forward: a :class:`Forward`.
+    forward: a `Forward`.
 
   Examples:
     >>> from kdjax import nets
@@ -120,7 +120,7 @@ class Network(NamedTuple):
         normalization of images.
 
     Returns:
-      A :class:`Network`.
+      A `Network`.
 
     Raises:
       TypeError: if `build` returns no NNX module.
@@ -156,7 +156,7 @@ def _after(preprocess: Callable[[Any], Any], forward: Forward) -> Forward:
 
 
 def as_network(name: str, value: Any) -> Network:
-  """Returns a user's network as a :class:`Network`, or raises TypeError."""
+  """Returns a user's network as a `Network`, or raises TypeError."""
   if isinstance(value, Network):
     return value
   if isinstance(value, nnx.Module):
@@ -248,9 +248,9 @@ def from_nnx(model: nnx.Module) -> Model:
       and evaluation are what `model.train()` and `model.eval()` set.
 
   Returns:
-    A :class:`Model`. Its forward raises ValueError for training without a
+    A `Model`. Its forward raises ValueError for training without a
     key if the module has random streams, and for another network's variables;
-    TypeError if it is given no :class:`Variables`, or if the module returns
+    TypeError if it is given no `Variables`, or if the module returns
     neither `Outputs` nor an array.
 
   Raises:
@@ -333,7 +333,7 @@ def from_linen(
       `lambda train: {"deterministic": not train}`, or `lambda train: {}`.
 
   Returns:
-    A :class:`Model`. Every random stream, whatever its name, is drawn from
+    A `Model`. Every random stream, whatever its name, is drawn from
     the forward's `key`.
 
   Raises:

@@ -36,7 +36,7 @@ def parallelize(
   devices of one process.
 
   Args:
-    function: called with positional arguments only; or a :class:`Learner`,
+    function: called with positional arguments only; or a `Learner`,
       whose `step` and `evaluate` become parallel.
     mode: `"jit"`, `"pmap"` or `"shard_map"`.
     split: parameter name -> the axis that is split over devices, whose size

@@ -1,7 +1,7 @@
 """Passes: which network runs on which part of the batch.
 
 A method of any area is a table of passes and an objective. One builder,
-:func:`pass_loss`, runs the table and hands the outputs, by the passes' names,
+`pass_loss`, runs the table and hands the outputs, by the passes' names,
 to the objective.
 """
 
@@ -42,12 +42,12 @@ class LossFn:
 
   Attributes:
     forwards: name -> forward of each network.
-    passes: role -> :class:`Pass`.
+    passes: role -> `Pass`.
     objective: compares the outputs.
     prepare: `(key, batch, run) -> batch`, before the passes; or None.
 
   References:
-    :func:`pass_loss`.
+    `pass_loss`.
   """
 
   forwards: Mapping[str, Forward | CachedTeacher]
@@ -187,18 +187,18 @@ def pass_loss(
 
   Args:
     forwards: name -> forward of each network.
-    passes: role -> :class:`Pass`. They run in this order.
+    passes: role -> `Pass`. They run in this order.
     objective: reads the outputs by role.
     prepare: `(key, batch, run) -> batch` before the passes: augmentation,
       other views of the examples as new entries, mixtures. `run(network,
       inputs, gradient=False) -> Outputs` asks a network, in evaluation mode.
 
   Returns:
-    A :class:`LossFn`.
+    A `LossFn`.
 
   Raises:
     TypeError: if a forward is not one but, say, a `Model`, a pass no
-      :class:`Pass` or the objective no `Objective`.
+      `Pass` or the objective no `Objective`.
     ValueError: if a pass names a network that there is not; from the loss, if
       the batch lacks an entry that is read, or `frozen` a network.
 
@@ -263,7 +263,7 @@ def views_of(
     on: the entry that holds the inputs.
 
   Returns:
-    A function for :func:`pass_loss`, or None if there is nothing to do.
+    A function for `pass_loss`, or None if there is nothing to do.
   """
   if not views and augment is None:
     return None

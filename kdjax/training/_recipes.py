@@ -57,9 +57,9 @@ def cifar100_recipe(
   added to the gradient; the learning rate times .1 after epochs 150, 180 and
   210; images shifted by up to 4 pixels and flipped.
 
-  `kdjax.data.batches` and :func:`epoch_plan` keep the last 16 examples in a
+  `kdjax.data.batches` and `epoch_plan` keep the last 16 examples in a
   batch of 64 whose other rows are masked: they weigh as in the published code,
-  and only a batch normalisation sees the padding, which is real images.
+  and only a batch normalization sees the padding, which is real images.
 
   Args:
     learning_rate: .05; .01 for MobileNetV2 and the ShuffleNets.
@@ -68,7 +68,7 @@ def cifar100_recipe(
     num_examples: of the training set.
 
   Returns:
-    A :class:`Recipe`; mean and deviation are those of CIFAR-100.
+    A `Recipe`; mean and deviation are those of CIFAR-100.
 
   Raises:
     TypeError: if epochs or num_examples is no integer.
@@ -154,7 +154,7 @@ def function_matching_recipe(
     epochs: other than the variant's.
 
   Returns:
-    A :class:`Recipe`. Its schedule starts at 0.
+    A `Recipe`. Its schedule starts at 0.
 
   Raises:
     ValueError: for an unknown variant, or if training ends in the warm-up.

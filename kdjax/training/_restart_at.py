@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 
 
 class RestartState(NamedTuple):
-  """State of :func:`restart_at`."""
+  """State of `restart_at`."""
 
   step: Int[Array, ""]
   at: Int[Array, ""]

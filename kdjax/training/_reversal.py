@@ -22,7 +22,7 @@ def reversal_schedule(
     \lambda(t) = \text{low} + (\text{high} - \text{low})
       \Bigl(\frac{2}{1 + e^{-a t / N}} - 1\Bigr)
 
-  The scale of :func:`kdjax.ops.reverse_gradient`, by the step. It belongs
+  The scale of `kdjax.ops.reverse_gradient`, by the step. It belongs
   there and not before the loss, where it would slow the discriminator too.
 
   Args:

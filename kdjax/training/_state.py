@@ -16,7 +16,7 @@ class TrainState(NamedTuple):
       run of several trained networks has a name for each of them.
     state: the same names: batch statistics, hyper-parameters, memory banks.
     optimizer_state: of the Optax optimizer.
-    rule_state: of the :class:`GradientRule`, if there is one.
+    rule_state: of the `GradientRule`, if there is one.
 
   References:
     `flax.training.train_state

@@ -59,7 +59,7 @@ def make_train_step(
 
   Args:
     loss_fn: `(params, state, frozen, batch, key, *, axis_name=None) -> loss,
-      (state, metrics)`, such as :func:`pass_loss` builds. Over `axis_name` its
+      (state, metrics)`, such as `pass_loss` builds. Over `axis_name` its
       loss is that of the whole batch, its state the same on every device, and
       its metrics are pairs (sum, count) of one device's examples. A loss
       without the parameter `axis_name` is for one device.
@@ -68,16 +68,16 @@ def make_train_step(
       mini-steps by their count of examples.
     axis_name: the mapped axis that holds the rest of the batch, under
       `jax.pmap` and `jax.shard_map`; none under `jax.jit`, sharded or not.
-      :func:`parallelize` names it itself. A step that is mapped over a named
+      `parallelize` names it itself. A step that is mapped over a named
       axis without being told raises, unless it is called with
       `axis_name=None`: each part of the axis is then a student of its own.
     rule: another way to the gradient than that of the loss, such as
-      :func:`dot_gradients`.
+      `dot_gradients`.
 
   Returns:
     `step(state, frozen, batch, key, *, axis_name=...) -> state, metrics`, a
     pure function. The key may be the same at every step: the step's number is
-    folded in. If the optimizer has :func:`parameter_ema`, `frozen["average"]`
+    folded in. If the optimizer has `parameter_ema`, `frozen["average"]`
     is the student with the average of its parameters.
 
   Raises:

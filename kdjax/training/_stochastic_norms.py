@@ -18,7 +18,7 @@ def stochastic_norms(
   """Stochastic normalization (StochNorm) for each batch normalization.
 
   In training each channel takes the batch's statistics or the moving ones, by
-  :func:`kdjax.finetuning.stochnorm`; evaluation is as before. The variables of
+  `kdjax.finetuning.stochnorm`; evaluation is as before. The variables of
   the network, whose paths and shapes stay the same, fit the copy: pretrain the
   one and fine-tune the other.
 
@@ -33,7 +33,7 @@ def stochastic_norms(
     A copy of the network.
 
   Raises:
-    TypeError: if `model` is no NNX module: a :class:`Model` has no layers.
+    TypeError: if `model` is no NNX module: a `Model` has no layers.
     ValueError: if the probability is out of range.
 
   The moving variance takes in the batch's over n - 1, as in PyTorch; that of

@@ -28,7 +28,7 @@ def sweep(
 
   Args:
     function: a step, an epoch, an evaluation, or another function of states;
-      or a :class:`Learner`, all of whose functions become those of many
+      or a `Learner`, all of whose functions become those of many
       students: `init(keys, batch, temperature=temperatures)`.
     shared: the names of the parameters that all students have in common.
       Every other argument has a leading axis of students. A teacher runs once

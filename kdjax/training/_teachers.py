@@ -43,11 +43,11 @@ def ensemble(
     temperature: T of the loss; it matters for probabilities only.
 
   Returns:
-    A :class:`Model` like any other, whose outputs have logits alone. Its
+    A `Model` like any other, whose outputs have logits alone. Its
     variables hold a tuple of the teachers' parameters and one of their states.
 
   Raises:
-    TypeError: if a model is no :class:`Model`.
+    TypeError: if a model is no `Model`.
     ValueError: if there is no model, for an unknown average, or for a static
       temperature that is not positive.
 
@@ -120,7 +120,7 @@ def ensemble(
 class CachedTeacher:
   """Cached teacher: its logits come with the batch, the network is not there.
 
-  Stands where a teacher is expected, in :func:`distill` and :func:`pass_loss`.
+  Stands where a teacher is expected, in `distill` and `pass_loss`.
   The batch's `"teacher"` is what `kdjax.data.TeacherCache` attached, either
   `{"logits": [b, classes]}` or, of the k classes that the teacher deems
   likeliest, `{"ids": [b, k], "values": [b, k], "rest": [b]}`: their logits, and

@@ -23,8 +23,8 @@ def adda(
   """Adversarial discriminative adaptation (ADDA): the target passes for source.
 
   The discriminator tells the embeddings of the frozen teacher on the source
-  from the student's on the target, by :func:`kdjax.adaptation.dann_loss`; the
-  student minimizes :func:`kdjax.adaptation.adda_loss`. Both take one step at a
+  from the student's on the target, by `kdjax.adaptation.dann_loss`; the
+  student minimizes `kdjax.adaptation.adda_loss`. Both take one step at a
   time. Teacher and student start as the network trained on the source; there is
   no task besides, and only the encoder should be trained.
 

@@ -27,7 +27,7 @@ def advent(
   """Adversarial entropy minimization (ADVENT): entropy maps that look alike.
 
   A discriminator of patches tells the two domains'
-  :func:`kdjax.adaptation.self_information` apart; the student's maps of the
+  `kdjax.adaptation.self_information` apart; the student's maps of the
   target pass for the source's. Both take one step at a time.
 
   Args:

@@ -32,7 +32,7 @@ def cdac(
   """Cross-domain adaptive clustering (CDAC) of a classifier by prototypes.
 
   The cross-entropy of the labeled examples, the
-  :func:`kdjax.adaptation.cdac_loss` behind a gradient reversal, pseudo-labels
+  `kdjax.adaptation.cdac_loss` behind a gradient reversal, pseudo-labels
   for the second strong view, and the squared difference of both strong views'
   probabilities.
 

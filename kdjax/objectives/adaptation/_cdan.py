@@ -30,12 +30,12 @@ def cdan(
 ) -> Objective:
   """Conditional adversarial training (CDAN): embeddings times probabilities.
 
-  As :func:`dann`, of the :func:`kdjax.adaptation.cdan_map`.
+  As `dann`, of the `kdjax.adaptation.cdan_map`.
 
   Args:
     hidden: units of the discriminator's hidden layers.
     entropy: whether sure examples weigh more (CDAN+E), by
-      :func:`kdjax.adaptation.cdan_weights`.
+      `kdjax.adaptation.cdan_weights`.
     mapped: the width of a randomized map, whose matrices are part of the
       state; without it the map is the outer product. The authors randomize
       from 4096 entries on, with 1024.

@@ -20,9 +20,9 @@ def dael(*, weight: ArrayLike = 0.5, threshold: ArrayLike = 0.95) -> Objective:
   """Domain adaptive ensemble learning (DAEL), from many sources to a target.
 
   One expert a source domain learns from that domain
-  (:func:`kdjax.generalization.dael_expert_loss`), the others agree with it on
-  a strong view (:func:`kdjax.generalization.dael_consistency_loss`), and the
-  surest one teaches all on the target (:func:`kdjax.adaptation.dael_loss`).
+  (`kdjax.generalization.dael_expert_loss`), the others agree with it on
+  a strong view (`kdjax.generalization.dael_consistency_loss`), and the
+  surest one teaches all on the target (`kdjax.adaptation.dael_loss`).
   The trained student answers by the experts' mean probabilities.
 
   Args:

@@ -29,7 +29,7 @@ def dann(
 ) -> Objective:
   """Domain-adversarial training (DANN): features that hide their domain.
 
-  The :func:`kdjax.adaptation.dann_loss` of a discriminator of the embeddings,
+  The `kdjax.adaptation.dann_loss` of a discriminator of the embeddings,
   behind a gradient reversal: the discriminator learns at full speed, whatever
   the scale.
 
@@ -93,10 +93,10 @@ def bsp(
   schedule: Schedule | None = None,
   num_components: int = 1,
 ) -> Objective:
-  """Batch spectral penalization (BSP), beside the :func:`dann` it repairs.
+  """Batch spectral penalization (BSP), beside the `dann` it repairs.
 
   Args:
-    weight: of :func:`kdjax.adaptation.bsp_loss`, kept in the state.
+    weight: of `kdjax.adaptation.bsp_loss`, kept in the state.
     hidden: units of the discriminator's hidden layers.
     scale: of DANN's reversed gradient, kept in the state.
     schedule: a factor of it by the step; 1 without.

@@ -29,8 +29,8 @@ def debiasmatch(
 ) -> Objective:
   """DebiasMatch: FixMatch with logits that the mean prediction corrects.
 
-  The :func:`kdjax.adaptation.fixmatch_loss` of logits from
-  :func:`kdjax.adaptation.debias_logits`; the mean prediction, which moves
+  The `kdjax.adaptation.fixmatch_loss` of logits from
+  `kdjax.adaptation.debias_logits`; the mean prediction, which moves
   before the loss as in TLlib, is the state.
 
   Args:

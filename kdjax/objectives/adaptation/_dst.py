@@ -30,7 +30,7 @@ def dst(
   Pseudo-labels of the student's own head, which never learns from them, train
   a second one on the strong view; a third, behind a gradient reversal, is
   right on the source and as wrong as it can be on the target
-  (:func:`kdjax.adaptation.dst_loss`).
+  (`kdjax.adaptation.dst_loss`).
 
   Args:
     hidden: units of each added head's hidden layers; TLlib's have 2048.

@@ -14,10 +14,10 @@ def fda_batch(*, on: str = "image", **options: Any) -> Callable[..., Any]:
 
   Args:
     on: the entry that holds the images.
-    **options: of :func:`kdjax.transforms.fourier_domain_adaptation`.
+    **options: of `kdjax.transforms.fourier_domain_adaptation`.
 
   Returns:
-    `prepare` for :func:`kdjax.training.adapt`: the amplitudes of each source
+    `prepare` for `kdjax.training.adapt`: the amplitudes of each source
     image are those of the target image at the same place of the batch, which
     has as many.
 

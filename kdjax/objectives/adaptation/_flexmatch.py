@@ -30,7 +30,7 @@ def flexmatch(
 ) -> Objective:
   """FlexMatch: pseudo-labels with a threshold for each class.
 
-  The :func:`kdjax.adaptation.fixmatch_loss` of a strong view; which examples
+  The `kdjax.adaptation.fixmatch_loss` of a strong view; which examples
   were confident, by their `"index"` in the target's batch, is its state.
 
   Args:

@@ -22,7 +22,7 @@ def gradual_self_training(
   """Gradual self-training: pseudo-labels of the examples that are confident.
 
   The cross-entropy with the student's own labels of one domain after another,
-  its state. They come from :func:`kdjax.adaptation.confident_pseudo_labels`
+  its state. They come from `kdjax.adaptation.confident_pseudo_labels`
   whenever the caller asks for `renew(state, {"target": outputs})`, of all
   examples of the next domain. The student starts as the network trained on the
   source.

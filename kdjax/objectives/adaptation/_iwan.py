@@ -33,7 +33,7 @@ def iwan(
     \ell = 1.5\, w\, \ell_D + w\, \ell_{D_0} + \gamma\, H(p_T)
 
   A first discriminator D of the embeddings, from which the student gets no
-  gradient, weighs the source by :func:`kdjax.reweighting.iwan_weights`; the
+  gradient, weighs the source by `kdjax.reweighting.iwan_weights`; the
   second one, D_0, behind a gradient reversal, sees the weighted source.
 
   Args:

@@ -27,8 +27,8 @@ def jda(
 ) -> Objective:
   """Joint adaptation: the task and the H-divergence, as one objective.
 
-  The :func:`kdjax.adaptation.jda_loss` of the source's cross-entropy and of
-  :func:`kdjax.adaptation.soft_h_divergence`, whose discriminator raises the
+  The `kdjax.adaptation.jda_loss` of the source's cross-entropy and of
+  `kdjax.adaptation.soft_h_divergence`, whose discriminator raises the
   divergence that the student lowers.
 
   Args:

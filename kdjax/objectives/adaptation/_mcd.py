@@ -29,7 +29,7 @@ def mcd(
   Both learn the source's labels and, on the target, to disagree as much as
   they can; the features, behind a gradient reversal, leave them no room. The
   authors alternate three steps; here one step does it, which
-  :func:`kdjax.ops.reverse_gradient` makes possible. The trained student
+  `kdjax.ops.reverse_gradient` makes possible. The trained student
   answers by the mean of both classifiers' logits.
 
   Args:

@@ -28,7 +28,7 @@ def mdd(
 ) -> Objective:
   """Margin disparity discrepancy (MDD): a classifier that turns on the first.
 
-  The :func:`kdjax.adaptation.mdd_loss` of the student's own logits, which only
+  The `kdjax.adaptation.mdd_loss` of the student's own logits, which only
   choose classes, and of an adversarial classifier behind a gradient reversal,
   which starts near 0 (normal weights of deviation 0.01), as TLlib's does.
 

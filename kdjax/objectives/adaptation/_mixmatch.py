@@ -21,7 +21,7 @@ from kdjax.ops import masked_mean
 
 
 def mixmatch(steps: ArrayLike, *, weight: ArrayLike = 75.0) -> Objective:
-  r"""MixMatch's two losses of the mixtures of :func:`mixmatch_batch`.
+  r"""MixMatch's two losses of the mixtures of `mixmatch_batch`.
 
   .. math::
     \ell = H(y, p) + w \min(t / N, 1)\, \lVert q - p \rVert^2 / C
@@ -98,7 +98,7 @@ def mixmatch_batch(
     on: the entry that holds the images.
 
   Returns:
-    `prepare` for :func:`kdjax.training.adapt`. It adds `"soft"` to both parts
+    `prepare` for `kdjax.training.adapt`. It adds `"soft"` to both parts
     of the batch. On several devices images are mixed with those of the same
     device.
 

@@ -22,7 +22,7 @@ def mme(
   """Minimax entropy (MME) of a classifier by prototypes.
 
   The cross-entropy of the labeled examples and the
-  :func:`kdjax.adaptation.mme_loss` of the others, both of prototypes that take
+  `kdjax.adaptation.mme_loss` of the others, both of prototypes that take
   the place of the student's classifier and answer for it.
 
   Args:

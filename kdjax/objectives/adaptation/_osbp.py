@@ -14,7 +14,7 @@ from kdjax.ops import reverse_gradient
 def osbp(*, unknown_share: ArrayLike = 0.5) -> Objective:
   """Open-set backpropagation (OSBP): the last class is the unknown one.
 
-  The :func:`kdjax.adaptation.osbp_loss` of the student's classifier on the
+  The `kdjax.adaptation.osbp_loss` of the student's classifier on the
   target's embeddings, whose gradient is reversed.
 
   Args:

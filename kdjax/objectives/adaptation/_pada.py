@@ -30,9 +30,9 @@ def pada(
 ) -> Objective:
   """Partial adversarial adaptation (PADA): classes that fade from the source.
 
-  The weighted mean of the source's cross-entropies and :func:`dann` with the
+  The weighted mean of the source's cross-entropies and `dann` with the
   same weights, those of the source's classes. They are the state, 1 at first,
-  and come from :func:`kdjax.reweighting.pada_class_weights` whenever the
+  and come from `kdjax.reweighting.pada_class_weights` whenever the
   caller asks for `renew(state, {"target": outputs})`, of the whole target;
   TLlib renews them every 500 steps.
 

@@ -109,7 +109,7 @@ def _rising(
 
 
 def _rising_weighted(factory: Callable[..., Objective]) -> Any:
-  """As :func:`_rising`, of a factory that has a weight of its own."""
+  """As `_rising`, of a factory that has a weight of its own."""
   rising = _rising(factory)
 
   def build(

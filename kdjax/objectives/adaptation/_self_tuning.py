@@ -30,7 +30,7 @@ def self_tuning(
 ) -> Objective:
   """Self-tuning: pseudo-group contrast of labeled and unlabeled examples.
 
-  The :func:`kdjax.adaptation.self_tuning_loss` of the source, whose keys then
+  The `kdjax.adaptation.self_tuning_loss` of the source, whose keys then
   join the queue, and of the target with the student's own predictions as
   labels. Keys are projections of another view, `"other"`, by the student's
   average, which `parameter_ema(0.999)` keeps.

@@ -24,9 +24,9 @@ def shot(num_examples: int, *, weight: ArrayLike = 0.3) -> Objective:
   .. math::
     \ell = \ell_\mathrm{IM} + w\, H(\hat y, p)
 
-  of :func:`kdjax.adaptation.information_maximization_loss` and the
+  of `kdjax.adaptation.information_maximization_loss` and the
   cross-entropy with pseudo-labels of all target examples, its state. They come
-  from :func:`kdjax.adaptation.centroid_pseudo_labels` whenever the caller asks
+  from `kdjax.adaptation.centroid_pseudo_labels` whenever the caller asks
   for `renew(state, {"target": outputs})`, before each epoch in the paper. The
   student starts as the network trained on the source; its classifier gets no
   gradient.

@@ -25,7 +25,7 @@ def domain_views(
     batch_axes: domain -> how many batch axes its part has, if not one.
 
   Returns:
-    `prepare` for :func:`kdjax.training.adapt`.
+    `prepare` for `kdjax.training.adapt`.
 
   References:
     Sohn et al., `FixMatch: simplifying semi-supervised learning with

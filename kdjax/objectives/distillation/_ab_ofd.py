@@ -33,8 +33,8 @@ def ab(*, margin: ArrayLike = 1.0) -> Objective:
   .. math::
     \ell = \sum_{i=0}^{n-1} 2^{i - n + 1} \ell_i
 
-  with the :func:`kdjax.distillation.ab_loss` of each stage without the stem.
-  A student's map of another size or width goes through :func:`fitnet`'s
+  with the `kdjax.distillation.ab_loss` of each stage without the stem.
+  A student's map of another size or width goes through `fitnet`'s
   convolution and batch normalization, without ReLU. It prepares the student
   in a stage of its own, before the training on labels.
 
@@ -82,7 +82,7 @@ def ofd() -> Objective:
   .. math::
     \ell = \sum_{i=0}^{n-1} 2^{i - n + 1} \ell_i
 
-  with the :func:`kdjax.distillation.ofd_loss` of each stage's pre-activations,
+  with the `kdjax.distillation.ofd_loss` of each stage's pre-activations,
   without the stem. The student's go through a 1x1 convolution and batch
   normalization; the teacher's are averaged to the student's size; the margins
   come from the teacher's last batch normalization of each stage.

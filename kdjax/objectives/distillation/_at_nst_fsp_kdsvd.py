@@ -25,7 +25,7 @@ def at(
 ) -> Objective:
   """Attention transfer (AT) over all stages.
 
-  Each stage's :func:`kdjax.distillation.at_loss`, summed over the stages
+  Each stage's `kdjax.distillation.at_loss`, summed over the stages
   without the stem. Of maps of unequal size the larger is averaged to the
   smaller, over overlapping bins where one does not divide the other.
 
@@ -48,7 +48,7 @@ def at(
 def nst() -> Objective:
   """Neuron selectivity transfer (NST) over all stages.
 
-  Each stage's :func:`kdjax.distillation.nst_loss`, summed over the stages
+  Each stage's `kdjax.distillation.nst_loss`, summed over the stages
   without the stem. Of maps of unequal size the larger is averaged to the
   smaller.
 
@@ -66,7 +66,7 @@ def nst() -> Objective:
 def fsp() -> Objective:
   """Flow of solution procedure (FSP) over all consecutive stages.
 
-  The :func:`kdjax.distillation.fsp_loss` of each stage and the next, from the
+  The `kdjax.distillation.fsp_loss` of each stage and the next, from the
   stem on, summed. It prepares the student in a stage of its own, before the
   training on labels; the widths of student and teacher must be equal.
 
@@ -96,7 +96,7 @@ def fsp() -> Objective:
 def kdsvd(*, k: int = 1) -> Objective:
   """Distillation by singular value decomposition (KD-SVD) over all stages.
 
-  The :func:`kdjax.distillation.kdsvd_loss` of the stages without the stem. The
+  The `kdjax.distillation.kdsvd_loss` of the stages without the stem. The
   widths of student and teacher must be equal.
 
   Args:

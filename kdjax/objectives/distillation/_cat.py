@@ -20,7 +20,7 @@ def cat(
 ) -> Objective:
   r"""Class attention transfer (CAT-KD) of class activation maps.
 
-  The :func:`kdjax.distillation.cat_loss` of both networks' maps
+  The `kdjax.distillation.cat_loss` of both networks' maps
 
   .. math::
     \mathrm{CAM}_{hwk} = \sum_c F_{hwc} W_{ck}

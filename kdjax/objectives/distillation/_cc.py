@@ -29,7 +29,7 @@ def cc(
   the student, the teacher's too, as in RepDistiller.
 
   Args:
-    form: "kernel" or "adjacent", see :func:`kdjax.distillation.cc_loss`.
+    form: "kernel" or "adjacent", see `kdjax.distillation.cc_loss`.
     dim: the width of the embeddings.
     gamma: the kernel's rate.
     order: the last power of the kernel's expansion.

@@ -48,7 +48,7 @@ def crd(
 
   Student and teacher are embedded linearly, to unit norm. Each embedding is to
   tell the other network's of the same example from those of other examples, as
-  :func:`kdjax.distillation.crd_loss` weighs them, both ways. Positives and
+  `kdjax.distillation.crd_loss` weighs them, both ways. Positives and
   negatives come from two banks of one row an example, which are moved towards
   the batch's embeddings after it was scored.
 
@@ -189,7 +189,7 @@ def crd_in_batch(
 ) -> Objective:
   """Contrastive distillation of learned embeddings, within the batch.
 
-  As :func:`kdjax.objectives.crd`, both networks are embedded linearly, to unit
+  As `kdjax.objectives.crd`, both networks are embedded linearly, to unit
   norm; but the negatives are the other examples of the batch, and there is no
   memory bank.
 
@@ -215,7 +215,7 @@ def crd_in_batch(
   References:
     Tian, Krishnan and Isola, `Contrastive representation distillation
     <https://arxiv.org/abs/1910.10699>`_, 2020; see
-    :func:`kdjax.distillation.crd_in_batch_loss`.
+    `kdjax.distillation.crd_in_batch_loss`.
   """
   return learned_embeddings(crd_in_batch_loss, dim, temperature=temperature)
 
@@ -306,7 +306,7 @@ def _log_normalizer(
   num_examples: int,
   axis_name: str | None,
 ) -> Float[Array, ""]:
-  """Returns the logarithm of :func:`crd_normalizer`, 0 if no row counts."""
+  """Returns the logarithm of `crd_normalizer`, 0 if no row counts."""
   value = crd_log_normalizer(scores, num_examples, mask, axis_name)
   return jnp.where(value == -jnp.inf, 0.0, value)
 

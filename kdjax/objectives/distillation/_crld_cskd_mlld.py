@@ -20,7 +20,7 @@ def crld(
 ) -> Objective:
   """Cross-view consistency distillation (CRLD) of two views.
 
-  The :func:`kdjax.distillation.crld_loss`, and the cross-entropy of the strong
+  The `kdjax.distillation.crld_loss`, and the cross-entropy of the strong
   view, which the authors add to that of the weak one.
 
   Args:
@@ -34,7 +34,7 @@ def crld(
     ValueError: from `apply`, if there is no such view.
 
   References:
-    Zhang et al., `Cross-view consistency regularisation for knowledge
+    Zhang et al., `Cross-view consistency regularization for knowledge
     distillation <https://arxiv.org/abs/2412.16493>`_, 2024.
   """
   return _two_views(crld_loss, view, **hyperparameters)
@@ -47,7 +47,7 @@ def cskd(
 ) -> Objective:
   """Class-wise self-distillation (CS-KD) from another image of the class.
 
-  The :func:`kdjax.distillation.cskd_loss`; it needs no teacher.
+  The `kdjax.distillation.cskd_loss`; it needs no teacher.
 
   Args:
     temperature: of the softened softmax.
@@ -77,7 +77,7 @@ def mlld(
 ) -> Objective:
   """Multi-level logit distillation (MLLD) of a weak and a strong view.
 
-  The :func:`kdjax.distillation.mlld_loss` of both views, and the cross-entropy
+  The `kdjax.distillation.mlld_loss` of both views, and the cross-entropy
   of the strong one, which the labels reach by no other way.
 
   Args:

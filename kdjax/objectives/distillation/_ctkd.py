@@ -29,8 +29,8 @@ def ctkd(
     \lambda = \tfrac{1}{2} \bigl(1 - \cos(\pi \min(e / E, 1))\bigr)
 
   in epoch e = 1, 2, ... scales the reversed gradient of the
-  :func:`kdjax.distillation.ctkd_temperature` of a
-  :func:`kdjax.distillation.soft_target_loss`.
+  `kdjax.distillation.ctkd_temperature` of a
+  `kdjax.distillation.soft_target_loss`.
 
   Args:
     steps_per_epoch: in which lambda counts.

@@ -25,11 +25,11 @@ def factor_transfer(
 ) -> Objective:
   """Factor transfer (FT): the student's factors follow the teacher's.
 
-  The :func:`kdjax.distillation.factor_transfer_loss` between the paraphraser's
+  The `kdjax.distillation.factor_transfer_loss` between the paraphraser's
   factor of the teacher's last stage and the translator's of the student's.
   Both are three 3x3 convolutions with LeakyReLU(0.1); the translator has
   batch normalization. The paraphraser is frozen: the first step keeps a copy
-  in the state of what :func:`factor_transfer_pretraining` has learned.
+  in the state of what `factor_transfer_pretraining` has learned.
 
   Args:
     rate: channels of the factor for each channel of the teacher.
@@ -61,7 +61,7 @@ def factor_transfer_pretraining(*, rate: float = 0.5) -> Objective:
 
   The mean squared error of the teacher's last stage after the encoder and a
   decoder of three transposed 3x3 convolutions. Its parameters and state have
-  the form of :func:`factor_transfer`'s and are that objective's start.
+  the form of `factor_transfer`'s and are that objective's start.
 
   Args:
     rate: channels of the factor for each channel of the teacher.

@@ -22,7 +22,7 @@ def fitnet(
 ) -> Objective:
   """Hint learning (FitNets): a regressor between two middle layers.
 
-  The :func:`kdjax.distillation.hint_loss` of the teacher's map and the
+  The `kdjax.distillation.hint_loss` of the teacher's map and the
   student's, which goes through a convolution to the teacher's size and width,
   batch normalization and ReLU. The convolution is 3x3 of stride 2 for a
   student's map of twice the teacher's size, a transposed 4x4 of stride 2 for

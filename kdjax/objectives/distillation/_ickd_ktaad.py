@@ -22,7 +22,7 @@ from kdjax.ops import pool_to_smaller
 def ickd(*, scaling: str = "imagenet") -> Objective:
   """Inter-channel correlation (ICKD) of the last maps.
 
-  The :func:`kdjax.distillation.ickd_loss`, after a convolution without bias
+  The `kdjax.distillation.ickd_loss`, after a convolution without bias
   and batch normalization of the student's map.
 
   Args:
@@ -80,9 +80,9 @@ def ktaad(
 ) -> Objective:
   """Knowledge translation, adaptation and affinity distillation (KTAAD).
 
-  The :func:`kdjax.distillation.kta_loss` of the last maps after one adapter of
+  The `kdjax.distillation.kta_loss` of the last maps after one adapter of
   the student's (a 3x3 convolution, batch normalization, ReLU), and their
-  :func:`kdjax.distillation.affinity_loss` after another (a 3x3 convolution).
+  `kdjax.distillation.affinity_loss` after another (a 3x3 convolution).
   Of maps of unequal size the larger is averaged to the smaller.
 
   Args:

@@ -34,7 +34,7 @@ def irg(
 
   Returns:
     An objective with the metric `"loss"`, see
-    :func:`kdjax.distillation.irg_loss`. Networks of a single stage leave the
+    `kdjax.distillation.irg_loss`. Networks of a single stage leave the
     stages out. Published weight: 1, with the defaults here.
 
   Raises:

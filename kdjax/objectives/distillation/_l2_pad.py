@@ -41,7 +41,7 @@ def l2() -> Objective:
 def pad_l2(*, eps: ArrayLike = 1e-6) -> Objective:
   """Prime-aware adaptive distillation (PAD) of the embeddings.
 
-  The :func:`kdjax.distillation.pad_l2_loss`, with the log-variance from the
+  The `kdjax.distillation.pad_l2_loss`, with the log-variance from the
   student's embedding by a linear layer and batch normalization. An embedding
   of another width than the teacher's goes through a linear layer first.
 

@@ -28,7 +28,7 @@ def mgd(
 ) -> Objective:
   """Masked generative distillation (MGD) of the last maps.
 
-  The :func:`kdjax.distillation.mgd_loss` of what two 3x3 convolutions with a
+  The `kdjax.distillation.mgd_loss` of what two 3x3 convolutions with a
   ReLU between them make of the student's map, parts of which are 0. A map of
   other channels than the teacher's goes through a 1x1 convolution first. Of
   maps of unequal size the larger is averaged to the smaller.

@@ -26,7 +26,7 @@ _NARROW = nnx.initializers.truncated_normal(0.02)
 def ofa(*, eps: ArrayLike = 1.5) -> Objective:
   """One-for-all distillation (OFA) of each stage and of the network itself.
 
-  The :func:`kdjax.distillation.ofa_loss` of the student's logits and of the
+  The `kdjax.distillation.ofa_loss` of the student's logits and of the
   logits that a head of its own gives each stage, summed. It compares logits
   only, so teacher and student may be of different kinds.
 

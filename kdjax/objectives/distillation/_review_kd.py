@@ -30,7 +30,7 @@ def review_kd(
 
   From the deepest on, the student's stages are fused with what was fused
   before by attention (ABF), brought to the teacher's shape and compared by
-  :func:`kdjax.distillation.hierarchical_context_loss`; the losses are summed.
+  `kdjax.distillation.hierarchical_context_loss`; the losses are summed.
   The stages are those without the stem, and the embeddings as maps of one
   position. The teacher's are taken before their activation.
 

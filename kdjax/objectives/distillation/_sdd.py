@@ -25,8 +25,8 @@ def sdd(
 ) -> Objective:
   """Scale-decoupled distillation (SDD) of the last maps.
 
-  The :func:`kdjax.distillation.sdd_loss` of the
-  :func:`kdjax.distillation.regional_logits` that each network's own classifier
+  The `kdjax.distillation.sdd_loss` of the
+  `kdjax.distillation.regional_logits` that each network's own classifier
   makes of its last map.
 
   Args:

@@ -85,7 +85,7 @@ def srrl(
 ) -> Objective:
   """Softmax regression representation learning (SRRL).
 
-  The :func:`kdjax.distillation.srrl_loss` of the last maps. The student's goes
+  The `kdjax.distillation.srrl_loss` of the last maps. The student's goes
   through a 1x1 convolution, batch normalization and ReLU to the teacher's
   channels; the teacher's classifier, which is not trained, sees its mean.
 

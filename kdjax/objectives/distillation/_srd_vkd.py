@@ -20,7 +20,7 @@ from kdjax.objectives._stages import last_maps
 def srd(*, exponent: ArrayLike = 4.0) -> Objective:
   """Simple recipe distillation (SRD) of the pooled last features.
 
-  The :func:`kdjax.distillation.srd_loss` of the student's, after a linear
+  The `kdjax.distillation.srd_loss` of the student's, after a linear
   layer, and the teacher's, both batch-normalized without scale and bias.
 
   Args:
@@ -77,7 +77,7 @@ def srd(*, exponent: ArrayLike = 4.0) -> Objective:
 def vkd() -> Objective:
   """VkD: an orthogonal projection of the pooled last features.
 
-  The :func:`kdjax.distillation.vkd_loss` of the student's features, averaged
+  The `kdjax.distillation.vkd_loss` of the student's features, averaged
   over positions or tokens, after a projection without bias whose rows, or
   columns where the teacher is narrower, stay orthonormal.
 
@@ -87,7 +87,7 @@ def vkd() -> Objective:
 
   The projection is the orthogonal factor of a trained matrix (QR). PyTorch,
   which the authors use, parametrizes the same set by Householder reflections.
-  They pool tokens after the network's last LayerNorm; :class:`kdjax.nets.ViT`
+  They pool tokens after the network's last LayerNorm; `kdjax.nets.ViT`
   returns those before it.
 
   References:

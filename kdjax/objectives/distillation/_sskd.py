@@ -34,9 +34,9 @@ def sskd(
     \ell = w_t \, \ell_\mathrm{transformed} + w_s \, \ell_\mathrm{similarity}
            + \ell_\mathrm{pretext}
 
-  of :func:`kdjax.distillation.sskd_transformed_loss`,
-  :func:`~kdjax.distillation.sskd_similarity_loss` and
-  :func:`~kdjax.distillation.sskd_pretext_loss`. Similarities are those of
+  of `kdjax.distillation.sskd_transformed_loss`,
+  `kdjax.distillation.sskd_similarity_loss` and
+  `kdjax.distillation.sskd_pretext_loss`. Similarities are those of
   embeddings behind a projection head of two layers for each network. The
   pretext task trains the teacher's head, and nothing else.
 

@@ -23,7 +23,7 @@ def uskd(
 ) -> Objective:
   """Universal self-knowledge distillation (USKD), with its weak classifier.
 
-  The :func:`kdjax.distillation.uskd_loss` of the student's logits and of those
+  The `kdjax.distillation.uskd_loss` of the student's logits and of those
   that a linear classifier gives the stage before the last, averaged over its
   positions. There need not be a teacher.
 

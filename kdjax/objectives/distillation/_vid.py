@@ -26,7 +26,7 @@ def vid(
 ) -> Objective:
   r"""Variational information distillation (VID) over all stages.
 
-  Each stage's :func:`kdjax.distillation.vid_loss`, summed over the stages
+  Each stage's `kdjax.distillation.vid_loss`, summed over the stages
   without the stem. The mean comes from the student's map by three 1x1
   convolutions without bias and ReLU between them; the variance of channel c is
   softplus(rho_c) + eps, and rho is trained. Of maps of unequal size the larger

@@ -33,7 +33,7 @@ def vitkd(
          + \frac{\beta}{\lambda} \sum_{n \text{ masked}}
            \lVert G(M \odot P h^S_L)_n - h^T_{L,n} \rVert^2
 
-  of the patches' tokens: :func:`kdjax.distillation.vitkd_loss` of the first
+  of the patches' tokens: `kdjax.distillation.vitkd_loss` of the first
   two features, by a linear layer each, and of the last one. Of that a share
   lambda of the tokens, drawn for each example, is replaced by one learned
   token before two 3x3 convolutions over the grid of patches, with a ReLU

@@ -27,8 +27,8 @@ def wkd_logit(
 ) -> Objective:
   """Wasserstein distillation of logits (WKD-L).
 
-  The :func:`kdjax.distillation.wkd_logit_loss`, with the cost that the
-  :func:`kdjax.distillation.wkd_class_cost` reads from the teacher's classifier.
+  The `kdjax.distillation.wkd_logit_loss`, with the cost that the
+  `kdjax.distillation.wkd_class_cost` reads from the teacher's classifier.
 
   Args:
     iterations: of Sinkhorn's algorithm.
@@ -80,8 +80,8 @@ def wkd_feature(
 ) -> Objective:
   """Wasserstein distillation of features (WKD-F) of the last stage.
 
-  The :func:`kdjax.distillation.wkd_feature_loss` of the teacher's map and the
-  student's, which goes through :func:`fitnet`'s convolution, batch
+  The `kdjax.distillation.wkd_feature_loss` of the teacher's map and the
+  student's, which goes through `fitnet`'s convolution, batch
   normalization and ReLU.
 
   Args:

@@ -35,8 +35,8 @@ def bi_tuning(
 
   .. math:: \ell = \ell_\mathrm{CCE} + \ell_\mathrm{CCL}
 
-  of :func:`kdjax.finetuning.contrastive_cross_entropy_loss`, on the student's
-  classifier, and of :func:`kdjax.finetuning.categorical_contrastive_loss`, on
+  of `kdjax.finetuning.contrastive_cross_entropy_loss`, on the student's
+  classifier, and of `kdjax.finetuning.categorical_contrastive_loss`, on
   a linear projector's side.
 
   Args:

@@ -15,13 +15,13 @@ def co_tuning(
 ) -> Objective:
   """Co-Tuning: the pretrained head is trained on, beside the new one.
 
-  The :func:`kdjax.finetuning.co_tuning_loss` of the old head on the student's
+  The `kdjax.finetuning.co_tuning_loss` of the old head on the student's
   embeddings, that of the role `"past"`. The objective's parameters are the
   difference from that head.
 
   Args:
     relationship: `[target_classes, source_classes]`, from
-      :func:`kdjax.finetuning.co_tuning_targets`.
+      `kdjax.finetuning.co_tuning_targets`.
 
   Returns:
     An objective; its published weight is 2.3, beside the cross-entropy of the

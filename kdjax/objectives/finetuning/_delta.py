@@ -28,12 +28,12 @@ def delta(
 ) -> Objective:
   """DELTA: features stay near those of the pretrained network.
 
-  The :func:`kdjax.finetuning.delta_loss` summed over all features of the same
-  name, and the penalty of the new head that :func:`l2_sp` has.
+  The `kdjax.finetuning.delta_loss` summed over all features of the same
+  name, and the penalty of the new head that `l2_sp` has.
 
   Args:
     attention: feature -> attention to its channels, from
-      :func:`kdjax.finetuning.delta_channel_attention`, kept in the state; None
+      `kdjax.finetuning.delta_channel_attention`, kept in the state; None
       for the behavioral penalty, without attention.
     weight: of the features, kept in the state.
     head_weight: of the new head's parameters, kept in the state.

@@ -20,7 +20,7 @@ def l2_sp(
 ) -> Objective:
   """L2-SP: parameters stay near those of the pretrained network.
 
-  The :func:`kdjax.finetuning.l2_sp` of the student's parameters, which a
+  The `kdjax.finetuning.l2_sp` of the student's parameters, which a
   learner shows as `student_params`, and of the pretrained network's.
 
   Args:

@@ -15,7 +15,7 @@ from kdjax.ops import check_positive
 def lwf(*, temperature: ArrayLike = 3.0) -> Objective:
   """Learning without forgetting (LwF): the old task's answers are kept.
 
-  The :func:`kdjax.distillation.soft_target_loss` of the old head, which is
+  The `kdjax.distillation.soft_target_loss` of the old head, which is
   trained on, on the student's embeddings, and of the pretrained network's
   answers. Examples are those of the new task.
 

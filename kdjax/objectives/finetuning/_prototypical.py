@@ -11,7 +11,7 @@ from kdjax.ops import masked_mean
 def prototypical(num_classes: int) -> Objective:
   """Prototypical networks: a query is classified by the mean embeddings.
 
-  The :func:`kdjax.finetuning.prototypical_loss` of the part `"query"` of a
+  The `kdjax.finetuning.prototypical_loss` of the part `"query"` of a
   batch, by the prototypes of the part `"support"`.
 
   Args:

@@ -16,7 +16,7 @@ from kdjax.objectives.generalization._domain_rules import by_domain
 def andmask_gradients(*, threshold: ArrayLike = 1.0) -> GradientRule:
   """Gradient rule of the AND-mask: the mean gradient where domains agree.
 
-  By :func:`kdjax.generalization.andmask`, of the gradients of the domains'
+  By `kdjax.generalization.andmask`, of the gradients of the domains'
   losses; the first axis of every entry of the batch is that of the domains.
 
   Args:
@@ -24,7 +24,7 @@ def andmask_gradients(*, threshold: ArrayLike = 1.0) -> GradientRule:
       state; 1 in DomainBed.
 
   Returns:
-    A rule for :func:`kdjax.training.generalize`.
+    A rule for `kdjax.training.generalize`.
 
   References:
     Parascandolo et al., `Learning explanations that are hard to vary
@@ -36,13 +36,13 @@ def andmask_gradients(*, threshold: ArrayLike = 1.0) -> GradientRule:
 def sandmask_gradients(*, threshold: ArrayLike = 0.5) -> GradientRule:
   """Gradient rule of the SAND-mask: a smooth AND-mask.
 
-  As :func:`andmask_gradients`, by :func:`kdjax.generalization.sandmask`.
+  As `andmask_gradients`, by `kdjax.generalization.sandmask`.
 
   Args:
     threshold: of the agreement, kept in the rule's state; 0.5 in DomainBed.
 
   Returns:
-    A rule for :func:`kdjax.training.generalize`.
+    A rule for `kdjax.training.generalize`.
 
   References:
     Shahtalebi et al., `SAND-mask: an enhanced gradient masking strategy for the

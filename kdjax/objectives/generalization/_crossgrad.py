@@ -18,16 +18,16 @@ from kdjax.ops import cross_entropy
 def crossgrad(*, alpha: ArrayLike = 0.5) -> Objective:
   """Cross-gradient training (CrossGrad) of a student and of a judge of domains.
 
-  The :func:`kdjax.generalization.augmented_loss` of both: each learns from the
+  The `kdjax.generalization.augmented_loss` of both: each learns from the
   images, and from those that the other's loss has moved
-  (:func:`crossgrad_batch`).
+  (`crossgrad_batch`).
 
   Args:
     alpha: the share of the moved images, kept in the state.
 
   Returns:
     An objective which includes the task, of the roles of
-    :data:`CROSSGRAD_PASSES`; its weight is 1.
+    `CROSSGRAD_PASSES`; its weight is 1.
 
   References:
     Shankar et al., `Generalizing across domains via cross-gradient training
@@ -74,8 +74,8 @@ def crossgrad_batch(
     on: the entry that holds the images.
 
   Returns:
-    `prepare` for :func:`kdjax.training.generalize` with `others={"judge":
-    network}`, by :func:`kdjax.generalization.crossgrad`. It adds `"moved"`,
+    `prepare` for `kdjax.training.generalize` with `others={"judge":
+    network}`, by `kdjax.generalization.crossgrad`. It adds `"moved"`,
     which the student sees, and `"moved_by_label"`, which the judge sees.
 
   References:

@@ -17,8 +17,8 @@ def dael_dg(*, weight: ArrayLike = 1.0) -> Objective:
   """Domain ensemble (DAEL-DG): experts agree with a domain's own one.
 
   One expert a domain learns from it
-  (:func:`kdjax.generalization.dael_expert_loss`); the others agree with it on a
-  strong view (:func:`kdjax.generalization.dael_consistency_loss`). The trained
+  (`kdjax.generalization.dael_expert_loss`); the others agree with it on a
+  strong view (`kdjax.generalization.dael_consistency_loss`). The trained
   student answers by the experts' mean probabilities.
 
   Args:

@@ -20,21 +20,21 @@ from kdjax.ops import cross_entropy
 def ddaig(*, alpha: ArrayLike = 0.5) -> Objective:
   """Image generation (DDAIG): a generator hides the domain, keeps the class.
 
-  The generator learns by :func:`kdjax.generalization.ddaig_generator_loss`,
-  the student by :func:`kdjax.generalization.augmented_loss` of the images and
-  of those that :func:`ddaig_batch` has moved, the judge to tell domains apart.
+  The generator learns by `kdjax.generalization.ddaig_generator_loss`,
+  the student by `kdjax.generalization.augmented_loss` of the images and
+  of those that `ddaig_batch` has moved, the judge to tell domains apart.
 
   Args:
     alpha: the share of the moved images, kept in the state. 0.5 in Dassl,
       after some epochs at 0 on two of its data sets.
 
   Returns:
-    An objective which includes the task, of the roles of :data:`DDAIG_PASSES`;
+    An objective which includes the task, of the roles of `DDAIG_PASSES`;
     its weight is 1.
 
   References:
     Zhou et al., `Deep domain-adversarial image generation for domain
-    generalisation <https://arxiv.org/abs/2003.06054>`_, 2020.
+    generalization <https://arxiv.org/abs/2003.06054>`_, 2020.
   """
 
   def loss(
@@ -81,15 +81,15 @@ def ddaig_batch(
     on: the entry that holds the images.
 
   Returns:
-    `prepare` for :func:`kdjax.training.generalize` with `others={"judge":
+    `prepare` for `kdjax.training.generalize` with `others={"judge":
     network, "generator": network}`. The hyperbolic tangents of the generator's
     logits, one for each entry of an image, are the perturbation of
-    :func:`kdjax.generalization.ddaig`. It adds `"hidden"`, through which the
+    `kdjax.generalization.ddaig`. It adds `"hidden"`, through which the
     generator learns, and `"moved"`, the same without gradient.
 
   References:
     Zhou et al., `Deep domain-adversarial image generation for domain
-    generalisation <https://arxiv.org/abs/2003.06054>`_, 2020.
+    generalization <https://arxiv.org/abs/2003.06054>`_, 2020.
   """
 
   def prepare(key: Array, batch: Any, run: Callable[..., Any]) -> Any:

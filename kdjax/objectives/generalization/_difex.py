@@ -19,7 +19,7 @@ from kdjax.ops import masked_mean
 def difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Objective:
   """Invariant features (DIFEX): one half follows phases, one half is aligned.
 
-  The three terms of :func:`kdjax.generalization.difex_loss`, and the
+  The three terms of `kdjax.generalization.difex_loss`, and the
   cross-entropy of the network of phases that one half follows. Its authors
   train that network first; here both learn at the same time.
 
@@ -29,7 +29,7 @@ def difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Objective:
 
   Returns:
     An objective, beside the student's cross-entropy, of the roles `"student"`
-    and `"phases"` (:data:`DIFEX_PASSES`).
+    and `"phases"` (`DIFEX_PASSES`).
 
   Raises:
     ValueError: if a network returns no embedding.
@@ -84,8 +84,8 @@ def difex_batch(*, on: str = "image") -> Callable[..., Any]:
     on: the entry that holds the images.
 
   Returns:
-    `prepare` for :func:`kdjax.training.generalize` with `others={"phases":
-    network}`, by :func:`kdjax.generalization.fourier_phase`. It adds
+    `prepare` for `kdjax.training.generalize` with `others={"phases":
+    network}`, by `kdjax.generalization.fourier_phase`. It adds
     `"phase"`.
 
   References:

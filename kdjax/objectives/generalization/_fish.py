@@ -21,7 +21,7 @@ def fish_gradients(
 ) -> GradientRule:
   """Gradient rule of Fish: minus the way that inner steps have gone.
 
-  By :func:`kdjax.generalization.fish`; the first axis of every entry of the
+  By `kdjax.generalization.fish`; the first axis of every entry of the
   batch is that of the domains. The learner's optimizer is `optax.sgd(1.0)`,
   which goes that way. Metrics and batch statistics are those of one more
   forward pass, of all domains.
@@ -33,7 +33,7 @@ def fish_gradients(
       in DomainBed.
 
   Returns:
-    A rule for :func:`kdjax.training.generalize`.
+    A rule for `kdjax.training.generalize`.
 
   References:
     Shi et al., `Gradient matching for domain generalization

@@ -22,9 +22,9 @@ def fishr(
 ) -> Objective:
   """Fishr: the classifier's gradients vary equally in all domains.
 
-  The :func:`kdjax.generalization.fishr_penalty` of the student's embeddings
+  The `kdjax.generalization.fishr_penalty` of the student's embeddings
   and logits; the moving averages of the variances are the state. DomainBed
-  begins Adam anew where the penalty begins: :func:`kdjax.training.restart_at`.
+  begins Adam anew where the penalty begins: `kdjax.training.restart_at`.
 
   Args:
     weight: of the penalty, kept in the state.

@@ -16,7 +16,7 @@ from kdjax.ops import cross_entropy
 def group_dro(*, step_size: ArrayLike = 0.01) -> Objective:
   """Group distributionally robust optimization: the worst domains weigh most.
 
-  The :func:`kdjax.generalization.group_dro` of the domains' cross-entropies;
+  The `kdjax.generalization.group_dro` of the domains' cross-entropies;
   the domains' weights are the state.
 
   Args:

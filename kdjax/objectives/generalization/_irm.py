@@ -18,9 +18,9 @@ def irm(
 ) -> Objective:
   """Invariant risk minimization (IRM): one classifier for all domains.
 
-  The mean over domains of :func:`kdjax.generalization.irm_penalty`, with the
+  The mean over domains of `kdjax.generalization.irm_penalty`, with the
   weight 1 at first. DomainBed begins Adam anew where the weight jumps:
-  :func:`kdjax.training.restart_at`.
+  `kdjax.training.restart_at`.
 
   Args:
     weight: of the penalty after that, kept in the state.

@@ -16,8 +16,8 @@ from kdjax.objectives.generalization._flat import flat
 def mixed() -> Objective:
   """Mixed cross-entropy: with the labels of both images of a mixture.
 
-  The :func:`kdjax.generalization.mixed_loss` of a batch that
-  :func:`mixup_batch` or :func:`domainmix_batch` has mixed.
+  The `kdjax.generalization.mixed_loss` of a batch that
+  `mixup_batch` or `domainmix_batch` has mixed.
 
   Returns:
     An objective which includes the task; its weight is 1.
@@ -43,8 +43,8 @@ def mixup_batch(
     on: the entry that holds the images.
 
   Returns:
-    `prepare` for :func:`kdjax.training.generalize`, by
-    :func:`kdjax.generalization.mixup`. It adds `"partner_label"` and
+    `prepare` for `kdjax.training.generalize`, by
+    `kdjax.generalization.mixup`. It adds `"partner_label"` and
     `"mixing_weight"`.
 
   References:
@@ -77,8 +77,8 @@ def domainmix_batch(
     on: the entry that holds the images.
 
   Returns:
-    `prepare` for :func:`kdjax.training.generalize`, by
-    :func:`kdjax.generalization.domainmix`. It adds `"partner_label"` and
+    `prepare` for `kdjax.training.generalize`, by
+    `kdjax.generalization.domainmix`. It adds `"partner_label"` and
     `"mixing_weight"`.
 
   References:

@@ -24,7 +24,7 @@ def mldg_gradients(
 ) -> GradientRule:
   """Gradient rule of MLDG: a step on all domains but one must help on that one.
 
-  Of :func:`kdjax.generalization.mldg`; the first axis of every entry of the
+  Of `kdjax.generalization.mldg`; the first axis of every entry of the
   batch is that of the domains. With a single domain that is the domain itself.
   Metrics and batch statistics are those of one more forward pass, of all
   domains.
@@ -38,7 +38,7 @@ def mldg_gradients(
       DomainBed.
 
   Returns:
-    A rule for :func:`kdjax.training.generalize`.
+    A rule for `kdjax.training.generalize`.
 
   References:
     Li et al., `Learning to generalize: meta-learning for domain generalization

@@ -17,7 +17,7 @@ def rsc(*, drop: ArrayLike = 1 / 3) -> Objective:
   """Representation self-challenging (RSC): the best features are muted.
 
   The cross-entropy of the student's classifier on its embeddings times
-  :func:`kdjax.generalization.rsc_mask`.
+  `kdjax.generalization.rsc_mask`.
 
   Args:
     drop: the share of the features, and of the examples, that is muted; kept

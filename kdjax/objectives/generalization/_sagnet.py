@@ -21,7 +21,7 @@ def sagnet(*, weight: ArrayLike = 0.1) -> Objective:
 
   The classifier learns from embeddings of other styles, a second one from
   embeddings of other contents, and the embeddings to give that one no hint
-  (:func:`kdjax.generalization.sagnet_adversarial_loss`). DomainBed makes three
+  (`kdjax.generalization.sagnet_adversarial_loss`). DomainBed makes three
   steps of three Adams of what is one step here.
 
   Args:

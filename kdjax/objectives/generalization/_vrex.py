@@ -16,9 +16,9 @@ def vrex(
 ) -> Objective:
   """Variance risk extrapolation (V-REx): equal losses in all domains.
 
-  The :func:`kdjax.generalization.vrex_penalty` of the domains' cross-entropies,
+  The `kdjax.generalization.vrex_penalty` of the domains' cross-entropies,
   with the weight 1 at first. DomainBed begins Adam anew where the weight jumps:
-  :func:`kdjax.training.restart_at`.
+  `kdjax.training.restart_at`.
 
   Args:
     weight: of the penalty after that, kept in the state.
