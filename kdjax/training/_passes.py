@@ -272,7 +272,12 @@ def views_of(
     del run
     part = dict(get_entry("the loss: batch", batch, of) if of else batch)
     # Views are of the examples as they came, by the key of the augmentation.
-    seen = {name: view(key, part) for name, view in views.items()}
+    # The first view shares the key of the augmentation; two views of one
+    # function must differ.
+    seen = {
+      name: view(jax.random.fold_in(key, i) if i else key, part)
+      for i, (name, view) in enumerate(views.items())
+    }
     if augment is not None:
       part[on] = augment(key, get_entry("the loss: batch", part, on))
     part |= seen
