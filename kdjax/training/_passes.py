@@ -271,9 +271,8 @@ def views_of(
   def prepare(key: Array, batch: Any, run: Any) -> Any:
     del run
     part = dict(get_entry("the loss: batch", batch, of) if of else batch)
-    # Views are of the examples as they came, by the key of the augmentation.
-    # The first view shares the key of the augmentation; two views of one
-    # function must differ.
+    # Views are of the examples as they came. The first one has the key of the
+    # augmentation; two views by one function must differ.
     seen = {
       name: view(jax.random.fold_in(key, i) if i else key, part)
       for i, (name, view) in enumerate(views.items())
