@@ -280,6 +280,7 @@ def results():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "masked"), COMPARED)
 def test_devices_agree(name, masked):
   expected, mapped, sharded = results()

@@ -68,6 +68,7 @@ def both(function):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_same_values_and_gradients_without_a_matrix_of_all_pairs(name):
   """7 rows at a time, so that the last chunk is filled up."""

@@ -18,6 +18,7 @@ from benchmarks import sweep
 TINY = ["--size", "tiny", "--calls", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [losses, fused, pairwise, layers])
 def test_every_implementation_agrees_with_float64(module, tmp_path):
   out, table, plot = (tmp_path / x for x in ("new/rows.jsonl", "a.md", "a.png"))
@@ -56,6 +57,7 @@ def results(case, name):
   return jax.jit(program.function)(*program.own, *case.inputs())
 
 
+@pytest.mark.slow
 def test_steps_equal_those_written_by_hand():
   case = steps.make_cases(_frame.parse("", TINY))[0]
   assert {"kdjax", "kdjax, apart"} < set(case.jax)
@@ -67,6 +69,7 @@ def test_steps_equal_those_written_by_hand():
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_students_of_a_sweep_do_not_depend_on_how_many_are_taken_at_a_time():
   (case,) = sweep.make_cases(_frame.parse("", TINY))
   (_, together), (_, alone) = (

@@ -46,6 +46,7 @@ def test_shape_dtype_and_key(name, dtype):
   assert np.any(same != same[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_jit_equals_eager(name):
   np.testing.assert_array_equal(
@@ -144,6 +145,7 @@ def test_mixup_takes_a_traced_alpha_under_jit():
       np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixup_ratio_follows_alpha():
   x, labels = np.asarray(images()) / 255, np.eye(6, dtype=np.float32)
 
@@ -198,6 +200,7 @@ def test_channel_statistics_equal_numpy_on_more_than_one_part():
   np.testing.assert_allclose(std, [x[..., 0].std(), 1.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_inception_crops_are_parts_of_the_image():
   rows, columns = np.mgrid[:40, :60].astype(np.float32)
   ramps = np.stack([rows, columns], -1)

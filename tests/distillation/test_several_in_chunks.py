@@ -50,6 +50,7 @@ def test_chunks_on_several_devices():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_chunks_change_nothing_but_the_rounding_and_the_memory(name):
   """Fifteen rows of 1024 at a time, so that the last chunk is filled up.

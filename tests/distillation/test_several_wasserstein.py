@@ -39,8 +39,7 @@ LOGIT, FEATURE = (
 )
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
 def test_law(name, law):
   law(CASES[name])
 

@@ -112,6 +112,7 @@ def test_where_inside_silences_what_the_others_hold():
   np.testing.assert_array_equal(np.asarray(result[1][0])[~WHERE], 0)
 
 
+@pytest.mark.slow
 def test_weights_inside_need_no_second_computation(monkeypatch):
   """They give what they give outside, where every chunk is corrected."""
   computed = []
@@ -149,6 +150,7 @@ def test_weights_inside_need_no_second_computation(monkeypatch):
   laws._close(*results, 2e-5)
 
 
+@pytest.mark.slow
 def test_weights_that_are_learned_may_be_zero():
   """A gradient's derivative by weights outside, where it needs no product."""
 
@@ -166,6 +168,7 @@ def test_weights_that_are_learned_may_be_zero():
   laws._close(*jax.jit(lambda: (slope(ours), slope(dense)))(), 2e-5)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_logits_is_one_of_hidden_states():
   weights = make(TOKENS)
   logits = np.asarray(dense_logits(TEACHER, TEACHER_HEAD))
@@ -230,6 +233,7 @@ def test_law(law):
   law(CASE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["forward_kl", "jsd"])
 def test_a_sharded_vocabulary_equals_one_device(name):
   """Tokens over two devices, classes over four, with padding at the end."""

@@ -53,8 +53,7 @@ CASES = {
 NO_HYPER = {("coral", laws.no_recompilation)}
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
 def test_law(name, law):
   if (name, law) not in NO_HYPER:
     law(CASES[name])

@@ -73,6 +73,7 @@ def test_parameter_counts_for_imagenet_too(name, options):
   assert sum(leaf.size for leaf in parameters) == IMAGENET[name, options]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "dtype", "input_shape"),
   [

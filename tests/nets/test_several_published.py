@@ -69,6 +69,7 @@ def _head_fits(outputs):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDED)
 def test_outputs_are_the_published_ones(name):
   _, outputs = _outputs(name)

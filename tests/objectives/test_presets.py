@@ -62,6 +62,17 @@ def seen(widths, seed, role, views):
   return {r: outputs(widths, seed + 10 * i) for i, r in enumerate(roles)}
 
 
+def given_to(name):
+  """The outputs that a method reads, by role."""
+  row, flow = PRESETS[name], name in {"fsp", "kdsvd"}
+  widths = (4, 6, 8) if flow else (4, 8)
+  given = seen(widths, 0, "student", row.views)
+  if "teacher" in row.networks:
+    widths = (4, 6, 8) if flow else (4, 10)
+    given |= seen(widths, 1, "teacher", row.views)
+  return given
+
+
 def step(objective, axis_name, params, state, given, batch):
   """The value, and gradients by parameters and by weights of the student."""
 
@@ -88,16 +99,28 @@ def step(objective, axis_name, params, state, given, batch):
 
 
 @pytest.mark.parametrize("name", DISTILLATION)
+def test_a_step_can_be_traced(name):
+  row = PRESETS[name]
+  if "token" in row.source:
+    pytest.skip("for transformers")
+  given = given_to(name)
+  objective = preset(name, steps_per_epoch=5, num_examples=2 * EXAMPLES)
+  params, state = jax.eval_shape(objective.init, KEY, given)
+  value, (by_params, _), (moved, _) = jax.eval_shape(
+    functools.partial(step, objective, None), params, state, given, BATCH
+  )
+  assert value.shape == ()
+  assert jax.tree.structure(moved) == jax.tree.structure(state)
+  assert jax.tree.structure(by_params) == jax.tree.structure(params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISTILLATION)
 def test_trains(name):
   row = PRESETS[name]
   if "token" in row.source:
     pytest.skip("for transformers")
-  flow = name in {"fsp", "kdsvd"}
-  widths = (4, 6, 8) if flow else (4, 8)
-  given = seen(widths, 0, "student", row.views)
-  if "teacher" in row.networks:
-    widths = (4, 6, 8) if flow else (4, 10)
-    given |= seen(widths, 1, "teacher", row.views)
+  given = given_to(name)
   objective = preset(name, steps_per_epoch=5, num_examples=2 * EXAMPLES)
 
   @jax.jit

@@ -19,6 +19,18 @@ ROWS = [
 
 
 @pytest.mark.parametrize("name", ROWS)
+def test_a_step_of_every_method_can_be_traced(name):
+  learner, batch = learner_of(name)
+  state = jax.eval_shape(learner.init, KEY, batch)
+  moved, metrics = jax.eval_shape(
+    learner.step, state, learner.frozen, batch, KEY
+  )
+  assert jax.tree.structure(moved) == jax.tree.structure(state)
+  assert metrics["loss"][0].shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
 def test_two_steps_of_every_method_are_finite_and_move(name):
   learner, batch = learner_of(name)
 
@@ -54,6 +66,7 @@ SHARDED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED)
 def test_two_shards_equal_the_whole_batch(name):
   learner, batch = learner_of(name, optimizer=optax.sgd(0.1))

@@ -46,14 +46,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
 def test_law(name, law):
   # Scaled channels change no H-score: the regularized one shows that law.
   if (name, law) != ("h_score", laws.vmap_and_devices_equal_the_loop):
     law(CASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "law",
   [

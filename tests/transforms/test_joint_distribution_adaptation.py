@@ -184,6 +184,7 @@ def test_a_mask_equals_a_slice(name):
     same_up_to_sign(np.asarray(got)[mask], np.asarray(want), 1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_extremes_are_finite(name):
   source, target = map(np.float32, samples()[:2])

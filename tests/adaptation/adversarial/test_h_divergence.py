@@ -106,6 +106,7 @@ def test_a_key_shuffles_folds_and_keeps_equal_samples_in_step():
   assert run(other, key=jax.random.key(0)).null is None
 
 
+@pytest.mark.slow
 def test_more_dims_than_rows_is_not_taken_for_shift():
   source, target = gaussians(60, 40, 0.0, dims=200)
   assert DIVERGENCE(source, target).value < 0.6
@@ -113,6 +114,7 @@ def test_more_dims_than_rows_is_not_taken_for_shift():
   assert DIVERGENCE(source, target + 3.0).value == 2
 
 
+@pytest.mark.slow
 def test_null_distribution():
   same, other = gaussians(60, 90, 0.0), gaussians(60, 90, 2.0)
   key = jax.random.key(0)
@@ -128,6 +130,7 @@ def test_null_distribution():
   assert DIVERGENCE(source, target).null is None
 
 
+@pytest.mark.slow
 def test_ridges_are_solved_together_and_never_recompile():
   source, target = gaussians(60, 90, 1.0)
   ridges = np.float32([1e-3, 1e-1, 10.0])
@@ -169,6 +172,7 @@ def test_no_gradient_and_vmap():
   assert not np.any(gradients[1])
 
 
+@pytest.mark.slow
 def test_dtypes():
   samples = gaussians(60, 90, 1.0)
   reference = DIVERGENCE(*samples)
@@ -224,6 +228,7 @@ def test_errors_name_the_argument():
     h_divergence(source, target[:, :3])
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_of_256_dimensions_are_quick():
   source, target = gaussians(10_000, 10_000, 2.0, dims=256)
   jax.block_until_ready(DIVERGENCE(source, target))

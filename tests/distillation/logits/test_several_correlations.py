@@ -45,8 +45,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
 def test_law(name, law):
   law(CASES[name])
 

@@ -33,8 +33,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
 def test_law(name, law):
   if (name, law) == ("wsld", laws.gradients_equal_finite_differences):
     pytest.skip("its weight moves with the student, without gradient")

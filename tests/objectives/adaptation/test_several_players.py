@@ -89,6 +89,7 @@ def of_one_device(name):
   return program, program(*start(name), SOURCE, TARGET, OTHERS, BATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_eight_devices_equal_one(name):
   objective = OBJECTIVES[name]()
