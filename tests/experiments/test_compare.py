@@ -58,7 +58,9 @@ def rows_of(folder):
 @pytest.fixture(scope="module", autouse=True)
 def nothing():
   """A method whose teacher has no weight."""
-  row = Preset(None, cross_entropy=1.0, kd=1e-30)
+  row = Preset(
+    "nothing", "teaches nothing", None, networks=("teacher",), kd=1e-30
+  )
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(PRESETS, "nothing", row)
     yield
@@ -215,6 +217,7 @@ def cell_programs(method, teacher="mlp", student="mlp"):
   students = jax.eval_shape(jax.vmap(networks[1].init), key[None])
   course = compare_methods.make_course(
     method,
+    student,
     networks[1],
     recipe,
     compare_training.Teacher(networks[0].forward, guide),
@@ -294,10 +297,10 @@ def test_negatives_of_all_seeds_are_of_other_classes():
   [("ft", "resnet8", 0.01), ("ft", "vgg8", 0.05), ("ab", "wrn-16-2", 0.05)],
 )
 def test_first_stages_learn_at_the_published_rate(method, student, rate):
-  network = compare_training.Network(student, None, None)
   course = compare_methods.make_course(
     method,
-    network,
+    student,
+    training.Network(None, None),
     training.cifar100_recipe(),
     None,
     epochs=1,
@@ -402,7 +405,8 @@ def test_groups_and_recipes():
     compare.Config(recipe="cifar100", pairs=("same", "different"))
   )
   assert len(config.pairs) == 13
-  assert set(PRESETS) < set(config.methods)
+  rows = {k for k, row in PRESETS.items() if row.area == "distillation"}
+  assert rows < set(config.methods)
   assert config.methods[:2] == ("scratch", "kd")
   assert (config.epochs, config.validation_fraction) == (240, 0)
   for name in compare.RECIPES:

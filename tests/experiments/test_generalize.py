@@ -224,7 +224,10 @@ def test_every_method_moves_every_parameter_it_has(name):
   # The experts answer for the student's own head.
   unused = {"dg_dael": "['student']['head']", "difex": "['phases']['head']"}
   head = unused.get(name, "none")
-  assert all(path.startswith(head) for path in still)
+  if name in ("andmask", "sandmask"):  # which keep what the domains agree on
+    assert len(still) < len(jax.tree.leaves(changed))
+  else:
+    assert all(path.startswith(head) for path in still)
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(moved.params))
 
 
