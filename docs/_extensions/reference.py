@@ -51,11 +51,19 @@ def heading(text, mark):
   return f"{text}\n{mark * len(text)}\n"
 
 
+def is_of_other_area(module, value):
+  """Whether another area has this very name too, and is its home."""
+  package, area, *_ = value.__module__.split(".")
+  owner = importlib.import_module(f"{package}.{area}")
+  return owner is not module and value.__name__ in owner.__all__
+
+
 def entry(module, home, name):
   """The directive that describes a public name."""
   value = getattr(module, name)
   if inspect.isclass(value):
-    return f".. autoclass:: {name}\n  :members:\n"
+    again = "  :no-index:\n" if is_of_other_area(module, value) else ""
+    return f".. autoclass:: {name}\n  :members:\n{again}"
   if callable(value):
     return f".. autofunction:: {name}\n"
   text = comment(home, name).replace("\n", "\n  ")
