@@ -6,6 +6,10 @@ shifts are pure functions of image batches, for use inside `jax.jit`. Functions
 that need scikit-learn, tfds or grain import it when they are called.
 """
 
+from kdjax.data._any_data import ArrayExamples
+from kdjax.data._any_data import BatchStream
+from kdjax.data._any_data import SourceExamples
+from kdjax.data._any_data import open_data
 from kdjax.data._augmentation import augment_examples
 from kdjax.data._augmentation import channel_statistics
 from kdjax.data._augmentation import cutout
@@ -36,9 +40,12 @@ from kdjax.data._teacher_cache_records import fingerprint
 from kdjax.data._teacher_cache_writing import write_teacher_cache
 
 __all__ = (
+  "ArrayExamples",
   "ArraySource",
   "BatchIterator",
+  "BatchStream",
   "Source",
+  "SourceExamples",
   "TeacherCache",
   "as_arrays",
   "augment_examples",
@@ -54,6 +61,7 @@ __all__ = (
   "load",
   "mixup",
   "normalize",
+  "open_data",
   "random_crop",
   "random_flip",
   "random_resized_crop",

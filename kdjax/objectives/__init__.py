@@ -9,6 +9,7 @@ from kdjax.objectives._gradient_rule import GradientRule
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import combine
+from kdjax.objectives._objective import loss_metric
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._pass import Pass
 from kdjax.objectives._preset import Preset
@@ -169,6 +170,7 @@ __all__ = (
   "ktaad",
   "l2",
   "l2_sp",
+  "loss_metric",
   "lwf",
   "mcd",
   "mdd",

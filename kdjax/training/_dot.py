@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from kdjax.objectives import Objective
 from kdjax.objectives import combine
-from kdjax.objectives._objective import loss_metric
+from kdjax.objectives import loss_metric
 from kdjax.ops import check_range
 from kdjax.training._passes import Metrics
 from kdjax.training._steps import GradientRule

@@ -9,8 +9,8 @@ from jaxtyping import Array
 
 from kdjax.nets import Outputs
 from kdjax.objectives import Objective
+from kdjax.objectives import loss_metric
 from kdjax.objectives import stateless
-from kdjax.objectives._objective import loss_metric
 from kdjax.ops import UNKNOWN_AXIS
 from kdjax.ops import AxisName
 from kdjax.ops import resolve_axis_name

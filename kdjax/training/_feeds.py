@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.data._any_data import ArrayExamples
-from kdjax.data._any_data import BatchStream
-from kdjax.data._any_data import SourceExamples
-from kdjax.data._any_data import open_data
+from kdjax.data import ArrayExamples
+from kdjax.data import BatchStream
+from kdjax.data import SourceExamples
+from kdjax.data import open_data
 from kdjax.training._epochs import epoch_plan
 from kdjax.training._epochs import with_rows
 from kdjax.training._learner import Learner

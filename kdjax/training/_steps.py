@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.objectives._gradient_rule import GradientRule
+from kdjax.objectives import GradientRule
 from kdjax.ops import UNKNOWN_AXIS
 from kdjax.ops import AxisName
 from kdjax.ops import mean_over_devices
