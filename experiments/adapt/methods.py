@@ -104,7 +104,7 @@ def make_learner(
     The learner, of batches with the parts `"source"` and `"target"`.
   """
   row = objectives.PRESETS[name]
-  options = dict(OPTIONS.get(name, {}))
+  options: dict[str, Any] = dict(OPTIONS.get(name, {}))
   if row.tuned:
     published = row.search.default if row.search else row.weight
     options[row.tuned] = factor * published

@@ -170,7 +170,8 @@ def run_rounds(
   }
   folder = job.run.path / "checkpoints" / stage
   with training.Checkpoints(folder, keep=1) as checkpoints:
-    first, tree, history = checkpoints.restore(tree) or (0, tree, history)
+    restored = checkpoints.restore(tree)
+    first, tree, history = restored or training.Restored(0, tree, history)
     if first:
       job.console.print(f"resuming {stage} at round {first} of {rounds}")
     job.run.rewind(stage, first)
