@@ -43,7 +43,9 @@ def programs():
       for number, code in enumerate(codes, 1):
         yield pytest.param([code], id=f"{page}-{number}")
     elif codes:
-      yield pytest.param(codes, id=page)
+      long = page == "docs/tutorial.md"
+      marks = [pytest.mark.slow] if long else []
+      yield pytest.param(codes, id=page, marks=marks)
 
 
 def commands(page):

@@ -98,6 +98,7 @@ def test_the_same_values_and_gradients_without_a_matrix_of_all_pairs(name):
   assert memory[1] < 2 * 640 * 703 < 8 * 640 * 703 < memory[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_are_the_same(name):
   with jax.enable_x64(True):
@@ -105,6 +106,7 @@ def test_weights_are_the_same(name):
   np.testing.assert_allclose(chunked, whole, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_fills_the_last_chunk_costs_no_digits():
   """Rows far from the origin, of which a chunk of zeros would not be."""
   pair = [np.float32(x + 1e3) for x in samples()]
@@ -114,6 +116,7 @@ def test_what_fills_the_last_chunk_costs_no_digits():
   np.testing.assert_allclose(chunked, whole, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_devices_agree():
   source, target = map(np.float32, samples(24, 24))
   where = np.arange(24) >= 4, np.arange(24) < 20
@@ -157,6 +160,7 @@ def no_matrix_of_all_pairs(function, *sizes, chunk_size):
   assert memory.temp_size_in_bytes < np.prod(sizes)  # the matrix has 4 times it
 
 
+@pytest.mark.slow
 def test_weights_hold_no_matrix_of_all_pairs():
   no_matrix_of_all_pairs(of_labels, 2000, 2000, chunk_size=64)
   # The source's own kernel is what the program is about.

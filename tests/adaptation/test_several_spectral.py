@@ -109,6 +109,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_masks_and_extremes(name):
   loss, domains = LOSSES[name]

@@ -41,6 +41,7 @@ def test_every_implementation_agrees_with_float64(module, tmp_path):
   assert plot.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_an_implementation_has_a_process_of_its_own(tmp_path, capsys):
   flags = [*TINY, "--only", "coral", "--out", str(tmp_path / "rows.jsonl")]
   rows = _frame.run(losses.make_cases, "", [*flags, "--no-peers"])

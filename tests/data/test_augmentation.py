@@ -32,6 +32,7 @@ AUGMENTATIONS = {
 COMPILED = {name: jax.jit(augment) for name, augment in AUGMENTATIONS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_shape_dtype_and_key(name, dtype):
@@ -121,6 +122,7 @@ def test_cutout_size_may_be_traced():
   np.testing.assert_array_equal(result[1], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_mixup_blends_images_and_labels_alike(dtype):
   x = jnp.asarray(np.random.default_rng(0).random((6, 5, 4, 2)), dtype)

@@ -24,6 +24,7 @@ def images(dtype=jnp.float32, shape=(3, 8, 8, 2)):
   return jnp.asarray(pixels, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIFTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtype_is_kept_and_computed_in_float32(name, dtype):

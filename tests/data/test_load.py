@@ -84,6 +84,7 @@ def test_takes_versions_and_slices(data_dir):
     load("kdjax_tiny", "validation", data_dir=data_dir)
 
 
+@pytest.mark.slow
 def test_reads_without_tensorflow_and_without_a_warning(data_dir):
   code = f"""
 import json, sys

@@ -97,6 +97,7 @@ def test_the_likeliest_classes_are_those_of_a_dense_computation(likeliest):
   np.testing.assert_allclose(probs, kept, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_live_teacher(likeliest):
   cached = TeacherCache(likeliest).attach(batch(5, 0, 3), seed=0)
   student = jnp.asarray(rng.normal(size=(3, LENGTH, CLASSES)), jnp.float32)
@@ -121,6 +122,7 @@ def test_the_loss_is_that_of_the_live_teacher(likeliest):
     np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_write_draws_what_an_uninterrupted_one_does(tmp_path, drawn):
   class Dying(list):
     last = 2
@@ -257,6 +259,7 @@ def test_another_temperature_of_the_draws_is_another_teacher(drawn):
     write(drawn, keep=keep, seed=5)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_runs():
   text = (DOCS / "fused.md").read_text()
   blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -103,6 +103,7 @@ def test_the_likeliest_classes_and_the_rest(tmp_path, dtype):
   np.testing.assert_allclose(top["rest"], rest, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_view_depends_on_index_and_seed_alone():
   index = np.array([5, 9, 5, 2])
   images = IMAGES[index]
@@ -162,6 +163,7 @@ def test_a_wrong_image_is_refused(folder):
     )
 
 
+@pytest.mark.slow
 def test_a_record_in_the_wrong_place_is_refused(folder, tmp_path):
   def swapped(name, source, target):
     path = tmp_path / name
@@ -210,6 +212,7 @@ def test_what_is_asked_for_is_one_index_an_image(folder):
   assert logits.shape == (0, CLASSES)
 
 
+@pytest.mark.slow
 def test_another_cache_is_refused(folder, tmp_path):
   name = fingerprint(VARIABLES)
   with pytest.raises(

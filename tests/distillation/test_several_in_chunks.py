@@ -86,6 +86,7 @@ def test_chunks_change_nothing_but_the_rounding_and_the_memory(name):
   np.testing.assert_allclose(other_gradient, gradient, atol=2e-5 * scale)
 
 
+@pytest.mark.slow
 def test_rkd_is_linear_in_the_number_of_pairs():
   """With one more factor two, the memory of all triplets would double."""
   small, large = (

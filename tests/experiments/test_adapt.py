@@ -26,6 +26,8 @@ from kdjax import nets
 from kdjax import objectives
 from kdjax import training
 
+pytestmark = pytest.mark.slow  # distill and the frame are quick
+
 SMALL = adapt.Config(
   shift="rotate",
   hidden=(12, 8),
@@ -131,6 +133,7 @@ def test_no_image_is_in_two_places():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", ["rotate", "invert", "blend_noise"])
 def test_only_the_target_is_shifted(shift):
   plain = adapt_data.load_data(dataclasses.replace(SMALL, shift="none"))
@@ -215,6 +218,7 @@ def test_methods_are_rows_of_the_table():
   assert set(adapt_methods.GROUPS) == set(adapt_plots.KINDS)
 
 
+@pytest.mark.slow
 def test_a_factor_multiplies_the_published_weight(job):
   for name, expected in (("lmmd", 0.25), ("mdd", 0.05)):
     learner, spec = make_learner(name, job)
@@ -223,6 +227,7 @@ def test_a_factor_multiplies_the_published_weight(job):
     assert any(np.isclose(value, expected) for value in values), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["source_only", "dann", "target_only"])
 def test_target_labels_reach_target_only_alone(name, job):
   learner, _ = make_learner(name, job)
@@ -257,6 +262,7 @@ def test_target_labels_reach_target_only_alone(name, job):
   assert is_seen(image=255 - target["image"]) == (name != "source_only")
 
 
+@pytest.mark.slow
 def test_closed_form_maps_and_weights_are_of_training_images_alone():
   data = adapt_data.load_data(SMALL)
   changed = data._replace(

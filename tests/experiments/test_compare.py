@@ -26,6 +26,8 @@ from kdjax import training
 from kdjax.objectives import PRESETS
 from kdjax.objectives import Preset
 
+pytestmark = pytest.mark.slow  # distill and the frame are quick
+
 SMALL = compare.Config(
   methods=("kd,nothing", "vitkd", "tfkd"),
   pairs=("mlp:mlp",),
@@ -245,6 +247,7 @@ def test_dot_keeps_two_momenta():
   assert jax.eval_shape(program.cosine, *arguments).shape == (1,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("method", "networks"),
   [("ft", ("resnet8", "resnet8x0.5")), ("ab", ("convnet", "convnet"))],

@@ -110,6 +110,7 @@ def test_pairs_share_everything_but_the_teacher():
   assert len({tuple(row) for row in data.transfer}) == 4
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(
   reference, tmp_path, monkeypatch, capsys
 ):
@@ -206,6 +207,7 @@ def test_flags_that_do_not_go_together(changes, message, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_every_method_mixes_with_the_labels():
   assert get_args(get_type_hints(distill.Config)["method"]) == tuple(
     distill.METHODS

@@ -26,6 +26,8 @@ from kdjax import training
 from kdjax.nets import Outputs
 from kdjax.ops import cross_entropy
 
+pytestmark = pytest.mark.slow  # distill and the frame are quick
+
 SMALL = finetune.Config(
   shots=2,
   hidden=(6,),
@@ -246,6 +248,7 @@ def prototype_loss(params, task, other):
   return -logs[np.arange(10), other["label"]].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", finetune_meta.WAYS)
 def test_meta_learning_minimises_what_its_way_is_about(way):
   config = types.SimpleNamespace(inner_rate=0.1, inner_steps=2, tasks=2)
@@ -342,6 +345,7 @@ def start(data):
   return batch, jax.device_get(program(KEY, batch))
 
 
+@pytest.mark.slow
 def test_what_methods_add_to_the_cross_entropy(start):
   batch, (losses, knowledge, (teacher, student), head) = start
   mask, labels = np.asarray(batch["mask"]), np.asarray(batch["label"])

@@ -369,6 +369,7 @@ def test_a_stop_is_one_line_that_says_how_to_go_on(name):
   ]
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_a_compilation():
   """Nor for any call in which Python handles no signal."""
   # The second lock of a mutex waits for ever.
@@ -438,6 +439,7 @@ def test_convolutions_are_swept_one_by_one_on_a_cpu():
 # Figures; `conftest` looks at each one.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2, 3])
 @pytest.mark.parametrize("methods", [1, 20])
 def test_bars_keep_their_labels_on_the_canvas(tmp_path, seeds, methods):

@@ -21,6 +21,8 @@ from experiments.generalize.networks import make_network
 from kdjax import data as kdata
 from kdjax import objectives
 
+pytestmark = pytest.mark.slow  # distill and the frame are quick
+
 SMALL = generalize.Config(
   examples=180,
   hidden=(8,),
@@ -275,6 +277,7 @@ def test_the_network_for_mnist_is_domainbeds():
   assert outputs.logits.shape == (3, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
 def test_styles_are_mixed_in_training_alone(network):
   config = dataclasses.replace(SMALL, network=network, channels=8)

@@ -22,6 +22,8 @@ from experiments.gradual import training as gradual_training
 from kdjax import data as kdata
 from kdjax import training
 
+pytestmark = pytest.mark.slow  # distill and the frame are quick
+
 SMALL = gradual.Config(
   source_examples=60,
   source_epochs=2,

@@ -19,6 +19,8 @@ from experiments.shifts import methods as shifts_methods
 from experiments.shifts import report as shifts_report
 from experiments.shifts.methods import METHODS
 
+pytestmark = pytest.mark.slow  # distill and the frame are quick
+
 SMALL = shifts.Config(
   shifts=("target", "concept"),
   methods=("bbse", "linear_ot"),

@@ -16,6 +16,7 @@ BSS = jax.jit(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(9, 5), (4, 7), (5, 5), (1, 3)])
 def test_bss_in_numpy(shape):
   rows = np.random.default_rng(1).normal(size=shape)

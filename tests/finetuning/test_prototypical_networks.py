@@ -63,6 +63,7 @@ def test_prototypes_are_class_means():
   assert np.all(np.isfinite(logits[:, :3]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["squared_euclidean", "cosine"])
 def test_gradients_reach_support_and_query(distance):
   def total(support, query):

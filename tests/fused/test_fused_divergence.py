@@ -44,6 +44,7 @@ def compiled(name):
   return jax.jit(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", divergences.NAMES)
 def test_values_and_gradients_equal_their_formulas(name):
   weights = np.linspace(-1, 2, ROWS, dtype=np.float32)
@@ -145,6 +146,7 @@ def test_law(name, law):
   law(CASES[name])
 
 
+@pytest.mark.slow
 def test_finite_differences_in_float64():
   rng = np.random.default_rng(0)
   with jax.enable_x64(True):

@@ -291,6 +291,7 @@ def test_a_sharded_vocabulary_equals_one_device(name):
   laws._close(program(sharded, *arrays), program(losses, *arrays), 2e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_the_gradient():
   """Products are not rounded: rounding the logits costs ten times the error.
 
@@ -365,6 +366,7 @@ def test_numbers_of_a_head_are_of_any_dtype():
   assert values.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_tokens():
   """Numbers of rows and hidden states do; the vocabulary does not enter."""
 

@@ -29,6 +29,7 @@ def on_a_gpu(monkeypatch):
   monkeypatch.setattr(_kernel_gpu, "STEPS", STEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_interpreted_kernel_equals_xla(on_a_gpu, dtype):
   student, teacher, temperature = divergences.rising_logits(ROWS, CLASSES)

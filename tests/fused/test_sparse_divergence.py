@@ -94,6 +94,7 @@ def compiled(tail, renormalize):
   return jax.jit(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [0.01, 1.0, 10.0])
 @pytest.mark.parametrize(("tail", "renormalize"), FORMS)
 def test_values_and_gradients_equal_their_formulas(tail, renormalize, gap):
@@ -204,6 +205,7 @@ def test_law(law):
   law(CASE)
 
 
+@pytest.mark.slow
 def test_from_hidden_states_it_is_the_same():
   """Whole, and with sharded classes: one device has nothing but padding."""
   rng = np.random.default_rng(0)
@@ -262,6 +264,7 @@ def test_from_hidden_states_it_is_the_same():
     laws._close(result, expected, 2e-5)
 
 
+@pytest.mark.slow
 def test_a_sharded_vocabulary_equals_one_device():
   """Every tail; masked classes, a device without any, classes known twice."""
   student, teacher = divergences.make_logits(4, ROWS, CLASSES, 1.0)

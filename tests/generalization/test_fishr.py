@@ -145,6 +145,7 @@ def test_small_variances_keep_their_digits():
   np.testing.assert_allclose(state.weight, np.var(grads, 1), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_absent_domain_bias_and_equal_domains():
   features, labels = sample()
   features = np.float32(features)

@@ -110,6 +110,7 @@ def test_coral_is_the_mean_over_pairs(scaling):
     np.testing.assert_array_equal(gradient[~where], 0)
 
 
+@pytest.mark.slow
 def test_mmd_is_the_mean_over_pairs():
   gammas = np.array([0.03, 0.4])
   with jax.enable_x64(True):

@@ -132,6 +132,7 @@ def test_adversarial_loss_is_the_cross_entropy_with_uniform_targets():
   assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [mixstyle, efdmix, sagnet_randomize])
 def test_a_weight_of_one_changes_nothing_and_extremes_are_finite(function):
   x = np.float32(maps())
@@ -152,6 +153,7 @@ def test_a_weight_of_one_changes_nothing_and_extremes_are_finite(function):
   assert half.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [mixstyle, efdmix, sagnet_randomize])
 def test_draws_come_from_the_key(function):
   x = np.float32(maps())
@@ -201,6 +203,7 @@ def test_partners_are_of_another_domain():
   np.testing.assert_array_equal(np.sort(alone, 1), [np.arange(8)] * 400)
 
 
+@pytest.mark.slow
 def test_a_large_domain_draws_again_and_halves_are_domains():
   domains = np.array([0, 0, 0, 0, 1])
   keys = jax.random.split(jax.random.key(0), 50)

@@ -31,6 +31,7 @@ def draw(*shape):
   return np.random.default_rng(sum(shape)).normal(size=shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width", "size", "stride", "pads"), CASES)
 def test_values_and_derivatives_equal_jax(height, width, size, stride, pads):
   with jax.enable_x64(True):

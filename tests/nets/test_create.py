@@ -66,6 +66,7 @@ def test_parameter_counts_are_the_published_ones(name):
   assert sum(leaf.size for leaf in parameters) == PUBLISHED[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), IMAGENET)
 def test_parameter_counts_for_imagenet_too(name, options):
   shape = {"input_shape": (224, 224, 3), "num_classes": 1000}
@@ -146,6 +147,7 @@ def test_unknown_name_lists_the_known_ones():
     _abstract("resnet9", input_shape=(8, 8, 1), num_classes=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "deviation"),
   [

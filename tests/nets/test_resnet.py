@@ -68,6 +68,7 @@ def _filled(name):
   return nnx.merge(graph, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8x4", "wrn-16-2"])
 def test_outputs_are_the_published_ones(name):
   model = _filled(name)
@@ -153,6 +154,7 @@ def _shard_map(step):
   return jax.jit(mapped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [_vmap, _shard_map])
 def test_batch_norm_over_an_axis_is_that_of_the_whole_batch(
   parallel, whole_batch
@@ -168,6 +170,7 @@ def test_batch_norm_over_an_axis_is_that_of_the_whole_batch(
   )
 
 
+@pytest.mark.slow
 def test_students_of_many_seeds_are_one_vmapped_program():
   images, _ = _data()
 
@@ -184,6 +187,7 @@ def test_students_of_many_seeds_are_one_vmapped_program():
   np.testing.assert_allclose(backwards, logits[::-1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32_and_keeps_its_statistics_there():
   images, _ = _data()
   full = _built()
@@ -225,6 +229,7 @@ def _built_wide():
   )
 
 
+@pytest.mark.slow
 def test_wide_resnet_dropout_only_in_training():
   images, _ = _data()
   model = _built_wide()

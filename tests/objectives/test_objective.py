@@ -109,6 +109,7 @@ def test_batch_coupled_loss_is_given_mask_and_axis():
   assert loss == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("loss", "column"),
   [

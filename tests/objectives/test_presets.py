@@ -197,6 +197,7 @@ def test_the_table_says_what_the_authors_weigh():
     assert not row.start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTILLATION)
 def test_logits_alone_are_enough_or_what_lacks_is_named(name):
   bare = dict.fromkeys(

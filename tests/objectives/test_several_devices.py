@@ -120,6 +120,7 @@ def step(objective, variables, roles, batch, *, axis_name=None):
   return value, metrics, moved, gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_parts_are_the_whole(name):
   objective, roles, batch = CASES[name]
@@ -146,6 +147,7 @@ def test_two_parts_are_the_whole(name):
   assert all(np.any(x != 0) for x in jax.tree.leaves(gradients[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_part_alone_is_another_loss(name):
   """So the test above can fail: no part ignores the axis."""

@@ -109,6 +109,7 @@ def test_a_mask_equals_a_slice():
   np.testing.assert_allclose(actual, expected, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_differentials_of_every_argument_in_both_modes():
   weights = np.random.default_rng(0).normal(size=(4, 2))
 

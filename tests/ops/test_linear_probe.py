@@ -76,6 +76,7 @@ def unbalanced_problem(rows=90, dims=4, seed=0):
   return features, is_source, training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("rows", "dims"), [(90, 4), (24, 60)], ids=["primal", "more dims than rows"]
 )

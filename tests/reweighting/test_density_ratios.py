@@ -22,6 +22,7 @@ def kernel(a, b, gamma):
   return np.exp(-gamma * np.sum((a[:, None] - b[None]) ** 2, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_kliep_is_optimal(dtype):
   source, target = samples(40, 30)
@@ -93,6 +94,7 @@ ULSIF = jax.jit(
 )
 
 
+@pytest.mark.slow
 def test_ulsif_chooses_by_held_out_error():
   source, target = samples(40, 30)
   gammas, ridges = [0.01, 0.5, 20.0], [1e-3, 1.0]
@@ -122,6 +124,7 @@ def test_ulsif_chooses_by_held_out_error():
   np.testing.assert_allclose(chosen, expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_kliep_chooses_a_width_that_is_neither_least_nor_largest():
   source, target = map(jnp.float32, samples(60, 60, 1))
   form = jax.jit(functools.partial(kliep_weights, num_centers=30, num_folds=2))

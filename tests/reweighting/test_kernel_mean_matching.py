@@ -34,6 +34,7 @@ def linear_gap(weights, gradient, upper, low, high):
   return gradient @ (weights - best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(
   ("gamma", "upper", "epsilon"),

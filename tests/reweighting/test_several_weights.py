@@ -55,6 +55,7 @@ ALL = np.ones(16, bool), np.ones(24, bool)
 SOME = np.arange(16) % 4 != 1, np.arange(24) % 5 != 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_weights_find_the_target(name):
   """Source rows near the target weigh more; equal samples weigh 1."""
@@ -75,6 +76,7 @@ def test_weights_find_the_target(name):
     np.testing.assert_allclose(even, 1, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_mask_equals_a_slice(name):
   source, target = samples()
@@ -114,6 +116,7 @@ def test_extremes_are_finite(name):
     np.testing.assert_allclose(np.mean(weights), 1, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_and_no_gradient(name):
   source, target = map(np.float32, samples())
@@ -135,6 +138,7 @@ def test_half_precision_and_no_gradient(name):
   assert change == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kmm", "kliep", "discriminator"])
 def test_devices_agree(name):
   source, target = map(np.float32, samples())
@@ -160,6 +164,7 @@ def test_devices_agree(name):
   np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_mapped_axes_agree():
   """Class weights and least squares, over an axis of `jax.vmap`."""
   source, target = map(np.float32, samples())

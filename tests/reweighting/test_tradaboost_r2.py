@@ -104,6 +104,7 @@ def boosted(rows, values, weights, n_source, rounds, asked):
   return weighted_median(answers, votes)
 
 
+@pytest.mark.slow
 def test_two_stages_equal_the_paper():
   source, target, of_source, of_target, _ = data()
   steps, rounds, folds = 4, 3, 3
@@ -188,6 +189,7 @@ def test_two_stages_answer_as_their_best_step_does():
   np.testing.assert_allclose(got.predictions, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [tradaboost_r2, two_stage_tradaboost_r2])
 def test_extremes_are_finite(method):
   source, target, of_source, of_target, queries = map(np.float32, data())
@@ -203,6 +205,7 @@ def test_extremes_are_finite(method):
   assert all(np.all(np.isfinite(x)) for x in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [tradaboost_r2, two_stage_tradaboost_r2])
 def test_several_floors_are_one_program(method):
   arguments = tuple(map(np.float32, data()))

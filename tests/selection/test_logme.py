@@ -51,6 +51,7 @@ RECORDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", RECORDED)
 def test_the_defaults_equal_the_published_code(shape):
   features, labels = problem(*shape, seed=3)
@@ -85,6 +86,7 @@ def oracle(features, targets):
   return np.mean(best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", RECORDED)
 def test_classes_equal_the_maximised_evidence(shape):
   """More dims than examples, too."""
@@ -97,6 +99,7 @@ def test_classes_equal_the_maximised_evidence(shape):
   np.testing.assert_allclose(single, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_regression_equals_the_maximised_evidence():
   features, _ = problem(25, 4)
   noise = np.random.default_rng(1).normal(size=(25, 2))

@@ -22,6 +22,7 @@ def compiled_intervals(monkeypatch):
 
 
 # Two-sided critical values of Student's t, from the usual tables.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("degrees", "confidence", "critical"),
   [
@@ -46,6 +47,7 @@ def test_intervals_are_student_s(degrees, confidence, critical):
   np.testing.assert_allclose(gain.mean - gain.low, margin, rtol=4e-4)
 
 
+@pytest.mark.slow
 def test_p_value_is_consistent_with_the_interval():
   gains = np.float32(0.01 + NOISE[0])
   p_value = GAIN(gains, ZEROS, confidence=0.95).p_value
@@ -54,6 +56,7 @@ def test_p_value_is_consistent_with_the_interval():
   np.testing.assert_allclose(nearest, 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_cancel_what_seeds_share():
   adapted = SOURCE + 0.03 + 0.1 * NOISE
   shifted = 0.5 * rng.normal(size=6)
@@ -71,6 +74,7 @@ def test_the_share_of_the_gap():
   assert np.isnan(GAIN(ZEROS + 1, ZEROS, ZEROS).gap_closed)
 
 
+@pytest.mark.slow
 def test_one_run_and_equal_runs():
   one = negative_transfer_test([0.9], [0.5])
   assert one.gain.low == -np.inf
@@ -106,6 +110,7 @@ def test_holm_and_the_words():
   assert listed.verdict == ["helped", "hurt", "unclear"]
 
 
+@pytest.mark.slow
 def test_several_methods_are_held_to_more():
   """What one of one shows, one of fifty does not."""
   gains = np.array([0.02, 0.05, 0.01, 0.06, 0.03])

@@ -38,6 +38,7 @@ def compiled_criteria(monkeypatch):
   monkeypatch.setattr(_teacher_ranking, "_CRITERIA", compiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "criterion",
   ["logme", "h_score", "regularized_h_score", "transrate", "leep", "nce"],

@@ -106,6 +106,7 @@ def mlp():
   return from_nnx(build())
 
 
+@pytest.mark.slow
 def test_it_is_the_task_on_the_source_plus_the_gap_between_the_domains():
   network = mlp()
   learner, state = build(network)

@@ -172,6 +172,7 @@ def training(optimizer, objective=None, **options):
   return distill(student, teacher, objective, optimizer, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
 def test_step_takes_both_gradients_on_any_number_of_devices(mode):
   optimizer = dot(0.1, weight_decay=0.1)
@@ -224,6 +225,7 @@ def test_two_gradients_need_dot():
       jax.eval_shape(learner.step, state, learner.frozen, BATCH, KEY)
 
 
+@pytest.mark.slow
 def test_a_chain_with_dot_will_do():
   optimizer = optax.chain(optax.clip(1e3), dot(0.1))
   plain = training(dot(0.1), rule=dot_gradients())

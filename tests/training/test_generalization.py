@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from kdjax.nets import Outputs
@@ -43,6 +44,7 @@ def vrex(student_logits, labels, *, where, axis_name, penalty):
   return risks.mean() + penalty * risks.var()
 
 
+@pytest.mark.slow
 def test_a_loss_compares_the_domains():
   learner = generalize(STUDENT, vrex, optax.sgd(0.1), on="x", penalty=2.0)
   state = learner.init(KEY, BATCH)

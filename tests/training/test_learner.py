@@ -114,6 +114,7 @@ def test_a_frozen_network_is_in_no_state_and_in_no_closure(make):
     assert not {TEACHER_WIDTH, 4} & widths(program.consts)
 
 
+@pytest.mark.slow
 def test_the_state_of_a_learner_may_be_donated():
   """Nor does a step take the networks that the user has given with it."""
   student = body(0, 4)
@@ -179,6 +180,7 @@ def test_a_learner_holds_the_modules_as_they_were_given():
   assert learner.modules["student"] is student
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "method",
   [

@@ -61,6 +61,7 @@ def closed_form(steps, moves=(1,) * DIMS, first_order=False):
   return np.array(losses), np.mean(gradients, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("steps", "options"),
   [

@@ -28,6 +28,7 @@ def models(**options):
   return plain, mixing
 
 
+@pytest.mark.slow
 def test_the_variables_stay_and_evaluation_does_too():
   plain, mixing = map(training.from_nnx, models())
   trees = plain.variables.params, mixing.variables.params
@@ -39,6 +40,7 @@ def test_the_variables_stay_and_evaluation_does_too():
   np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["mixstyle", "efdmix"])
 def test_training_mixes_the_maps_of_other_domains(way):
   plain, mixing = models(way=way, num_domains=2, probability=1.0)

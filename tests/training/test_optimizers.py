@@ -253,6 +253,7 @@ def test_mini_steps_of_many_students():
     )
 
 
+@pytest.mark.slow
 def test_a_sum_over_mini_steps_is_left_alone():
   """The user's own choice: gradients are added, whatever they count."""
   learner = learner_with(
@@ -276,6 +277,7 @@ def test_a_sum_over_mini_steps_is_left_alone():
   )
 
 
+@pytest.mark.slow
 def test_mini_steps_inside_a_chain_are_refused():
   """There they would be averaged without a word."""
   optimizer = optax.chain(

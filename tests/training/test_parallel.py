@@ -175,6 +175,7 @@ def test_steps_give_the_same_parameters_on_eight_devices(mode, reference):
   assert_trees_close(state, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", OTHERS_SLOW)
 def test_epoch_and_evaluation_equal_the_loop_on_eight_devices(mode, reference):
   expected, history, evaluation = reference
@@ -189,6 +190,7 @@ def test_epoch_and_evaluation_equal_the_loop_on_eight_devices(mode, reference):
   assert totals["kl"][1] == len(DATA["label"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", OTHERS_SLOW[1:])
 def test_a_sweep_of_epochs_runs_on_eight_devices(mode, reference):
   expected, _, _ = reference
@@ -209,6 +211,7 @@ def test_a_sweep_of_epochs_runs_on_eight_devices(mode, reference):
   assert_trees_close(own(states, frozen, DATA, plans, keys)[0], shared)
 
 
+@pytest.mark.slow
 def test_the_batch_of_several_domains_is_split_within_each():
   """By the learner and by its step alone: a loss compares the domains."""
 
@@ -238,6 +241,7 @@ def test_the_batch_of_several_domains_is_split_within_each():
     assert_trees_close(step(state, {}, batch, KEY), expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
 def test_students_of_a_sweep_can_be_split_over_devices(mode):
   def step(state, frozen, batch, key):

@@ -193,6 +193,7 @@ PAIRS = {
 BOTH = ("image", "text")
 
 
+@pytest.mark.slow
 def test_a_network_of_several_inputs_gets_their_dictionary():
   student = Model(multimodal, Variables(jnp.array(1.0), {}))
   learner = distill(student, student, supervised, SGD, on=BOTH)

@@ -95,6 +95,7 @@ def test_function_matching_moves_as_big_vision():
     np.testing.assert_allclose(value, theta[k], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_function_matching_views_are_blended_crops():
   recipe = function_matching_recipe("food/fast", num_examples=68_175)
   images = jnp.broadcast_to(

@@ -48,6 +48,7 @@ def whole(tmp_path_factory):
   return fit_runs.fit(fit_runs.arrays(), path, STEPS), path
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_settings_and_a_line_for_each_evaluation(whole):
   result, path = whole
   lines = lines_of(path)
@@ -70,6 +71,7 @@ def test_checkpoints_hold_no_teacher(whole):
   assert "teacher" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_run_goes_on_bit_for_bit(whole, tmp_path, scan, capsys):
   expected = whole
@@ -96,6 +98,7 @@ def test_a_run_goes_on_bit_for_bit(whole, tmp_path, scan, capsys):
   assert again.metrics["step"].tolist() == [4, 8, 10]
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_where_it_was(tmp_path):
   def batches():
     generator = np.random.default_rng(0)
@@ -136,6 +139,7 @@ def test_a_killed_run_goes_on(whole, tmp_path):
   assert_same_run(result, tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("number", "error"),
   [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],

@@ -84,6 +84,7 @@ def widths(tree):
   return {n for leaf in jax.tree.leaves(tree) for n in jnp.shape(leaf)}
 
 
+@pytest.mark.slow
 def test_the_teacher_is_frozen_and_nowhere_but_in_its_argument():
   learner, state = distillation(network(0, 5), optax.adam(1e-3))
   assert TEACHER_WIDTH in widths(learner.frozen)
@@ -172,6 +173,7 @@ def test_one_key_serves_every_step():
   assert first["loss"][0] != second["loss"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half_parameters", [False, True])
 def test_bfloat16_trains_with_a_float32_loss(half_parameters):
   student = network(0, 5, dtype=jnp.bfloat16)

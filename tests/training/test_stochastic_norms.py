@@ -79,6 +79,7 @@ def test_the_share_of_channels_is_the_probability():
   assert abs(own - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 3000)
 
 
+@pytest.mark.slow
 def test_layers_of_a_network_draw_on_their_own_and_share_its_variables():
   build = functools.partial(
     nets.create, "resnet8", input_shape=(8, 8, 1), num_classes=3

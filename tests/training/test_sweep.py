@@ -98,6 +98,7 @@ def assert_rows_equal(swept, single, i):
   )
 
 
+@pytest.mark.slow
 def test_sweep_equals_the_loop_over_students():
   points, frozen = points_of_four(), learner_of_all().frozen
   init = jax.jit(start)
@@ -114,6 +115,7 @@ def test_sweep_equals_the_loop_over_students():
   assert swept[1]["loss"][0].shape == (4, 3)
 
 
+@pytest.mark.slow
 def test_a_swept_learner_equals_the_loop():
   """Its three functions are those of many students."""
   learner = learner_of_all()

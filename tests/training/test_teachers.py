@@ -92,11 +92,13 @@ def cache(path, **options):
   )
 
 
+@pytest.mark.slow
 def test_a_float32_cache_gives_the_same_update(online, tmp_path):
   batch = cache(tmp_path).attach(BATCH, seed=0)
   assert_equal(update(CachedTeacher(CLASSES), batch), online, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_augmentation_of_both(tmp_path):
   view = jax.jit(lambda *args: augment_examples(random_flip, *args))
   cached = cache(tmp_path, augment=random_flip, seed=3).attach(BATCH, seed=3)
@@ -109,6 +111,7 @@ def test_the_same_augmentation_of_both(tmp_path):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_an_ensemble_of_one_gives_the_same_update(online, average):
   teacher = ensemble([network(1)], average=average, temperature=2.0)
@@ -116,6 +119,7 @@ def test_an_ensemble_of_one_gives_the_same_update(online, average):
   assert_equal(actual, online, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_likeliest_classes_keep_their_probabilities_and_the_rest(tmp_path):
   batch = cache(tmp_path, top_k=2, dtype="float32").attach(BATCH, seed=0)
   teacher = network(1)

@@ -108,6 +108,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [1, 5])
 @pytest.mark.parametrize(("kernel", "normalize", "scaling"), CASES[1:4:2])
 def test_jda_equals_scipy(kernel, normalize, scaling, iterations):
@@ -171,6 +172,7 @@ def program(name):
   return jax.jit(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_mask_equals_a_slice(name):
   source, target, _ = samples()
@@ -207,6 +209,7 @@ def loss(name, source, target):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients(name):
   slopes_agree(functools.partial(loss, name), samples()[:2])
@@ -219,6 +222,7 @@ def test_half_precision_is_computed_in_float32(name):
     assert mapped.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tca", "jda"])
 def test_devices_agree(name):
   source, target, _ = samples(16, 24)

@@ -199,6 +199,7 @@ def test_flow_is_smooth_at_small_angles(dtype):
     np.testing.assert_allclose(kernel, expected, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_mask_equals_a_slice(name):
   source, target = samples()
@@ -210,6 +211,7 @@ def test_a_mask_equals_a_slice(name):
     np.testing.assert_allclose(got[where], want, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_extremes_are_finite(name):
   source, target = map(np.float32, samples())
@@ -241,11 +243,13 @@ def loss(name, source, target):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients(name):
   slopes_agree(functools.partial(loss, name), samples())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [coral_transform, linear_ot])
 def test_roots_of_equal_eigenvalues_have_a_gradient(form):
   """Isotropic covariances: an eigenvector's derivative would be infinite."""
@@ -281,6 +285,7 @@ def test_half_precision_is_computed_in_float32(name):
     assert mapped.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_devices_agree(name):
   source, target = samples()

@@ -103,6 +103,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "normalize", "scaling"), CASES)
 def test_tca_equals_scipy(kernel, normalize, scaling):
   source, target, _ = samples()

@@ -25,6 +25,7 @@ def gaussians(n_source, n_target, distance, *, dims=5, seed=0):
   return source, target + np.float32(distance / np.sqrt(dims))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(10_000, 10_000), (2_000, 18_000)])
 @pytest.mark.parametrize("distance", [0.0, 1.0, 2.0, 4.0])
 def test_gaussians_have_their_closed_form(distance, sizes):
@@ -88,6 +89,7 @@ def test_disjoint_supports_are_two_apart():
   assert result.source_error == result.target_error == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [1, 40])
 def test_the_same_sample_is_no_distance_apart(dims):
   source, _ = gaussians(300, 1, 0.0, dims=dims)
@@ -96,6 +98,7 @@ def test_the_same_sample_is_no_distance_apart(dims):
   assert DIVERGENCE(source, shuffled).value <= 0.05
 
 
+@pytest.mark.slow
 def test_a_key_shuffles_folds_and_keeps_equal_samples_in_step():
   source, _ = gaussians(300, 1, 0.0)
   run = functools.partial(DIVERGENCE, source, num_permutations=0)
@@ -157,6 +160,7 @@ def test_ridges_are_solved_together_and_never_recompile():
   )
 
 
+@pytest.mark.slow
 def test_no_gradient_and_vmap():
   source, target = gaussians(60, 90, 1.0)
   batch = np.stack([source, source + 1.0])

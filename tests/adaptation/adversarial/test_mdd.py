@@ -60,6 +60,7 @@ def test_equal_numpy():
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_only_the_adversarial_head_has_gradients():
   data = list(map(np.float32, arrays()))
 
@@ -78,6 +79,7 @@ def test_only_the_adversarial_head_has_gradients():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [mdd_loss, mdd_regression_loss])
 def test_masks_and_extremes(loss):
   data = list(map(np.float32, arrays()))

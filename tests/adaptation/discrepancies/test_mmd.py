@@ -97,6 +97,7 @@ def test_equals_numpy(estimator):
     np.testing.assert_allclose(singles[kind], expected, atol=2e-5, err_msg=kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_gradients(estimator):
   form = functools.partial(mmd, estimator=estimator, gammas=[0.1, 1.0])
@@ -152,6 +153,7 @@ def test_equal_samples_and_permutations():
     np.testing.assert_allclose(leaf, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mask_equals_a_slice():
   source, target = map(np.float32, samples(7, 7))
   where_source = np.array([1, 0, 1, 1, 0, 1, 1], bool)

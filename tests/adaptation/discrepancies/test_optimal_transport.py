@@ -192,6 +192,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_masks_and_extremes(name):
   loss = LOSSES[name]

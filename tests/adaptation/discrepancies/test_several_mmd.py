@@ -56,6 +56,7 @@ def scale_of(rule, source, target, root):
 RULES = ["mean", "distinct_mean", "median"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Gaussian, Laplacian])
 def test_rules_equal_numpy(kind):
   source, target = samples()
@@ -211,6 +212,7 @@ def test_joint_equals_numpy(estimator):
     )
 
 
+@pytest.mark.slow
 def test_joint_masks_and_limits():
   source, target = jax.tree.map(np.float32, layers(6, 5))
   ones = np.ones((6, 2), np.float32), np.ones((5, 2), np.float32)
@@ -300,6 +302,7 @@ def test_a_row_is_at_no_distance_from_itself():
     np.testing.assert_allclose(value, 2 / 12, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_local_masks_and_limits():
   source, target = map(np.float32, samples(6, 5))
   labels = np.array([0, 1, 1, 3, 0, 3])

@@ -97,6 +97,7 @@ COUPLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUPLED)
 def test_masks_and_extremes(name):
   loss = COUPLED[name]

@@ -17,6 +17,7 @@ def softmax(logits):
   return e / e.sum(-1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", [0.0, 0.1, 0.25, 0.5, 1.0])
 def test_drops_what_numpy_s_quantile_drops(drop):
   for size in (1, 10, 11, 21):

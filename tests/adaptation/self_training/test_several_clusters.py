@@ -116,6 +116,7 @@ def test_shot_repairs_a_classifier_that_is_off():
   assert before < 0.98 < after
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
   where = np.arange(48) % 7 > 0
   features, logits = jnp.float32(FEATURES), jnp.float32(LOGITS)

@@ -59,6 +59,7 @@ def test_fixmatch_equals_numpy_and_averages_the_whole_batch():
   np.testing.assert_allclose(own, -np.log(p.max(-1)), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_masked_classes():
   strong, weak = (
     np.where(np.arange(5) == 2, -np.inf, x) for x in (STRONG, WEAK)

@@ -165,6 +165,7 @@ def test_two_classes_have_no_others():
   )
 
 
+@pytest.mark.slow
 def test_masked_classes_are_as_if_absent():
   student, teacher = (
     np.concatenate([z, np.full((16, 1), -np.inf, np.float32)], 1)

@@ -168,6 +168,7 @@ def differentials(name):
   return program
 
 
+@pytest.mark.slow
 @each_loss
 def test_the_teacher_gets_no_gradient_unless_asked(name):
   *_, stopped, by_teacher = differentials(name)(
@@ -242,6 +243,7 @@ def test_bfloat16_is_computed_in_float32(name):
   assert value.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @each_loss
 def test_leading_axes_and_vmap_equal_a_loop(name):
   arguments = [STUDENT, TEACHER] + ([LABELS] if name == "kd_loss" else [])
@@ -258,6 +260,7 @@ def test_leading_axes_and_vmap_equal_a_loop(name):
   np.testing.assert_allclose(shaped, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
   """All losses in one program, under shard_map and under pmap."""
 

@@ -64,6 +64,7 @@ def minilm_values(student, teacher, mask):
 VALID = MASK[:, None, :, None] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("loss", "arguments", "valid"),
   [

@@ -129,6 +129,7 @@ def test_eight_devices_equal_one(name):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_padding_does_not_matter(name):
   program, (value, gradients, *_) = of_one_device(name)
@@ -351,6 +352,7 @@ def test_mdds_student_only_names_the_classes():
   assert not np.any(gradients[1].logits)
 
 
+@pytest.mark.slow
 def test_dsts_own_head_never_learns_from_pseudo_labels():
   _, (value, gradients, *_) = of_one_device("dst")
   params, _ = start("dst")
@@ -408,6 +410,7 @@ def test_mmes_prototypes_answer_for_the_student():
   )
 
 
+@pytest.mark.slow
 def test_cdac_adds_up_and_its_consistency_rises():
   program, (first, _, moved, _) = of_one_device("cdac")
   params, _ = start("cdac")
@@ -445,6 +448,7 @@ def test_cdac_adds_up_and_its_consistency_rises():
   np.testing.assert_allclose(last, parts + 30 * difference, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_flexmatch_remembers_who_was_confident():
   program, (value, _, moved, metrics) = of_one_device("flexmatch")
   weak, strong = TARGET.logits, STRONG.logits

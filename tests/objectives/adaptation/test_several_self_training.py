@@ -83,6 +83,7 @@ def mean(values, mask):
   return jnp.sum(values * mask) / jnp.sum(mask)
 
 
+@pytest.mark.slow
 def test_shot_learns_its_own_labels_with_a_classifier_that_stays():
   objective = objectives.shot(12, weight=0.4)
   _, state = start(objective)
@@ -112,6 +113,7 @@ def test_gradual_self_training_leaves_out_who_is_unsure():
   close(value, mean(losses, MASK & kept[INDEX]))
 
 
+@pytest.mark.slow
 def test_padas_classes_fade_when_it_is_renewed():
   objective = objectives.pada(hidden=(5,), weight=0.5, scale=0.3)
   params, state = start(objective)
@@ -142,6 +144,7 @@ def test_padas_classes_fade_when_it_is_renewed():
   assert any(np.any(x) for x in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_iwans_first_discriminator_weighs_for_the_second():
   objective = objectives.iwan(hidden=(), weight=2.0, entropy=0.2, scale=0.5)
   params, state = start(objective)
@@ -192,6 +195,7 @@ def test_debiasmatchs_mean_prediction_moves_before_its_loss():
   close(value, 0.2 * mean(known, KNOWN) + 0.5 * mean(pseudo, MASK))
 
 
+@pytest.mark.slow
 def test_self_tunings_labeled_keys_join_the_queue_before_the_others():
   objective = objectives.self_tuning(CLASSES, dims=4, size=3, temperature=0.5)
   params, state = start(objective)
@@ -221,6 +225,7 @@ def test_self_tunings_labeled_keys_join_the_queue_before_the_others():
   close(moved["module"]["keys"], queue.keys, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_osbps_features_do_what_its_classifier_does_not():
   objective = objectives.osbp(unknown_share=0.3)
   value, (_, gradients), _ = run(objective, *start(objective))
@@ -240,6 +245,7 @@ def test_osbps_features_do_what_its_classifier_does_not():
     close(gradient, slope)
 
 
+@pytest.mark.slow
 def test_advents_student_fools_a_discriminator_of_patches():
   roles = {
     k: Outputs(normal(n, 8, 8, CLASSES), {}, None)
@@ -262,6 +268,7 @@ def test_advents_student_fools_a_discriminator_of_patches():
     objectives.advent().init(KEY, ROLES)
 
 
+@pytest.mark.slow
 def test_dael_averages_the_experts_of_many_sources():
   roles = ROLES | {"source": outputs(2, 5), "source_strong": outputs(2, 5)}
   batch = {
@@ -296,6 +303,7 @@ def test_dael_averages_the_experts_of_many_sources():
   close(value, own + 0.25 * mean(taught, MASK))
 
 
+@pytest.mark.slow
 def test_mixmatch_mixes_labels_as_it_mixes_images_and_ramps():
   images = {k: normal(n, 2, 2, 1) for k, n in (("source", 10), ("target", 8))}
   batch = {k: BATCH[k] | {"image": images[k]} for k in BATCH}

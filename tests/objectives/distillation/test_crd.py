@@ -92,6 +92,7 @@ def oracle(params, banks, normalizers, features, index, drawn):
   return loss, moved
 
 
+@pytest.mark.slow
 def test_two_steps_equal_numpy():
   """The second keeps the first's normalizer and sees its banks."""
   with jax.enable_x64(True):
@@ -121,6 +122,7 @@ def test_two_steps_equal_numpy():
         assert np.any(gradient[role]["kernel"] != 0)
 
 
+@pytest.mark.slow
 def test_padding_and_repeated_examples():
   params, state, step = compiled()
   features = [np.float32(x) for x in inputs()]
@@ -154,6 +156,7 @@ def test_padding_and_repeated_examples():
     np.testing.assert_array_equal(leaf, 0)
 
 
+@pytest.mark.slow
 def test_negatives_are_other_examples_or_other_classes():
   index = np.arange(EXAMPLES)
 
@@ -179,6 +182,7 @@ def test_negatives_are_other_examples_or_other_classes():
   ]
 
 
+@pytest.mark.slow
 def test_devices_agree():
   params, state, single = compiled()
   several = functools.partial(make()[-1], axis_name="batch")

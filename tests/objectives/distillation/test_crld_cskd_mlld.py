@@ -26,6 +26,7 @@ OUTPUTS = in_views(STUDENT, TEACHER, ("strong",))
 LOGITS = [OUTPUTS[role].logits for role in ROLES]
 
 
+@pytest.mark.slow
 def test_crld_adds_the_cross_entropy_of_the_strong_view():
 
   @jax.jit
@@ -38,6 +39,7 @@ def test_crld_adds_the_cross_entropy_of_the_strong_view():
   )
 
 
+@pytest.mark.slow
 def test_mlld_weighs_both_views_as_published():
 
   @jax.jit

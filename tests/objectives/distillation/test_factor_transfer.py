@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from kdjax import objectives
 from tests.objectives.distillation.networks import KEY
@@ -11,6 +12,7 @@ from tests.objectives.distillation.networks import STAGED_WIDE
 from tests.objectives.distillation.networks import pair
 
 
+@pytest.mark.slow
 def test_factor_transfer_freezes_what_the_first_stage_has_learned():
   """Both stages have one form; the last keeps the encoder out of params."""
   first = objectives.factor_transfer_pretraining()

@@ -44,6 +44,7 @@ def linear(params, x):
   return np.asarray(x) @ params["kernel"] + params["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [4, 6])
 def test_itrd_embeds_the_mutual_term_only_if_it_must(width):
   student, teacher = outputs(width), outputs(6, seed=1)
@@ -61,6 +62,7 @@ def test_itrd_embeds_the_mutual_term_only_if_it_must(width):
   np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("ours", "theirs"),
   [

@@ -76,6 +76,7 @@ def test_ofa_of_tokens_takes_four_layers_and_deeper_heads_for_shallow_ones():
   assert count(params) == 4 * (merge + classifier) + 7 * block(8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(16, 8), (17, 8), (7, 8), (5,)])
 def test_ofa_of_tokens_and_units(shape):
   student, teacher = network(shape, shape), network()

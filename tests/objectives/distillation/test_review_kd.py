@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from kdjax import objectives
 from tests.objectives.distillation.networks import KEY
@@ -11,6 +12,7 @@ from tests.objectives.distillation.networks import STAGED_WIDE
 from tests.objectives.distillation.networks import pair
 
 
+@pytest.mark.slow
 def test_review_fuses_with_what_is_deeper():
   """The shallowest stage's loss alone depends on the embedding too."""
   objective = objectives.review_kd()

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from kdjax.objectives import semckd
 from kdjax.objectives.distillation._semckd import _similarities
@@ -41,6 +42,7 @@ def test_semckd_takes_any_batch_in_any_order():
   np.testing.assert_array_equal(nothing, 0)
 
 
+@pytest.mark.slow
 def test_semckd_trains_all_its_parts():
   teacher = network(50, (4, 4, 3), (2, 2, 6), (2, 2, 4))
   by_params, by_features = gradients(semckd(samples=8), STUDENT, teacher)

@@ -23,6 +23,7 @@ from tests.objectives.distillation.networks import WIDE_VIT
 from tests.objectives.distillation.networks import pair
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("method", "outputs"), [(mgd, BOTH), (vitkd, pair(VIT, WIDE_VIT))]
 )
@@ -54,6 +55,7 @@ def test_devices_draw_the_masks_of_one(method, outputs):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [semckd, cc, crd_in_batch, itrd, pad_l2])
 def test_parts_start_as_pytorchs_do(method):
   """Published weights suit losses that begin as large as the authors'."""

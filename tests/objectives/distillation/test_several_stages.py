@@ -18,6 +18,7 @@ from tests.objectives.distillation.networks import start_and_apply
 ALL = ("fitnet", "at", "nst", "fsp", "ab", "factor_transfer", "kdsvd", "ofd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fitnet", "afd"])
 def test_float64_stays_float64(name):
   """Of features, parameters and statistics; else differences are noise."""

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from kdjax.objectives import sskd
 from tests.objectives.distillation.networks import BATCH
@@ -13,6 +14,7 @@ from tests.objectives.distillation.networks import in_views
 OUTPUTS = in_views(STUDENT, TEACHER, ("rotated_1", "rotated_2", "rotated_3"))
 
 
+@pytest.mark.slow
 def test_only_the_pretext_task_trains_the_teachers_head():
   def slope(**weights):
     objective = sskd(transformed_weight=0.0, **weights)

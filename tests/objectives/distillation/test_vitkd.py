@@ -15,6 +15,7 @@ from tests.objectives.distillation.networks import pair
 from tests.objectives.distillation.networks import run
 
 
+@pytest.mark.slow
 def test_vitkd_mimics_low_layers_and_generates_the_last():
   """The class token, and a second one of the teacher, are left out."""
   by_params, by_features = gradients(vitkd(), VIT, WIDE_VIT)

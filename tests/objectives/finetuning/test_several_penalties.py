@@ -106,6 +106,7 @@ def test_delta_sums_over_the_features_and_shrinks_the_head(attentive):
     objective.apply(params, state, roles | {"past": past}, BATCH, KEY)
 
 
+@pytest.mark.slow
 def test_prototypes_are_of_the_support_that_counts():
   roles = {
     k: Outputs(normal(n, 3), {}, normal(n, 4))

@@ -147,6 +147,7 @@ def contrast(own, anchors, queue):
   )
 
 
+@pytest.mark.slow
 def test_bi_tuning_is_both_contrasts_with_their_queues(run):
   params, state, (*losses, last) = run
   params = jax.device_get(params)

@@ -57,6 +57,7 @@ def close(tree, expected):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("rule", "mask", "threshold"),
   [
@@ -94,6 +95,7 @@ def test_fish_goes_part_of_the_way_and_keeps_adams_moments():
   close(kept, optax.tree.get(result.state, "mu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_order", [True, False])
 def test_mldg_holds_one_domain_out(first_order):
   rule = objectives.mldg_gradients(

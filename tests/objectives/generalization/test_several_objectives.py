@@ -63,6 +63,7 @@ def close(value, expected, rtol=1e-5):
   np.testing.assert_allclose(value, expected, rtol=rtol, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_irm_jumps_from_one_to_its_weight():
   objective = objectives.irm(weight=7.0, anneal_steps=1)
   penalty = jnp.mean(
@@ -83,6 +84,7 @@ def test_vrex_is_the_variance_of_the_domains_losses():
   close(value, 5 * generalization.vrex_penalty(means))
 
 
+@pytest.mark.slow
 def test_fishr_says_nothing_before_its_step_and_still_averages():
   objective = objectives.fishr(weight=3.0, anneal_steps=1)
   value, *_, (_, moved) = run(objective)
@@ -107,6 +109,7 @@ def test_group_dro_remembers_the_weights_of_domains():
   close(moved["module"]["weights"], result.weights)
 
 
+@pytest.mark.slow
 def test_rsc_mutes_features_of_the_students_classifier():
   value, *_ = run(objectives.rsc(drop=0.4))
   features, labels = STUDENT.embedding.reshape(-1, WIDTH), LABELS.reshape(-1)
@@ -121,6 +124,7 @@ def test_rsc_mutes_features_of_the_students_classifier():
   close(value, jnp.mean(cross_entropy(classify(features * mask), labels)))
 
 
+@pytest.mark.slow
 def test_sagnets_style_learns_and_the_student_hides_it():
   objective = objectives.sagnet(weight=0.3)
   value, gradients, params, _ = run(objective)
@@ -148,6 +152,7 @@ def test_sagnets_style_learns_and_the_student_hides_it():
   close(gradients["student"].embedding, gradient)
 
 
+@pytest.mark.slow
 def test_crossgrad_and_ddaig_train_a_judge_of_domains():
   roles = {
     name: outputs()
@@ -178,6 +183,7 @@ def test_crossgrad_and_ddaig_train_a_judge_of_domains():
   close(value, jnp.mean(generator + student + cross_entropy(judge, IDS)))
 
 
+@pytest.mark.slow
 def test_dael_has_an_expert_for_each_domain_which_answer_together():
   objective = objectives.dael_dg(weight=0.5)
   value, _, params, (state, _) = run(objective, {"student_strong": STRONG})
@@ -201,6 +207,7 @@ def test_dael_has_an_expert_for_each_domain_which_answer_together():
   close(logits, jnp.log(jnp.mean(probabilities, 0)))
 
 
+@pytest.mark.slow
 def test_difex_teaches_half_of_the_features_phases():
   phases = outputs()
   objective = objectives.difex(weight=0.2)
@@ -216,6 +223,7 @@ IMAGES = normal(DOMAINS, BATCH, 8, 8, 1)
 BATCHED = {"image": IMAGES, "label": LABELS, "mask": jnp.ones_like(MASK)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_mixed_batches_are_those_of_their_loss(whole):
   if whole:
