@@ -20,7 +20,10 @@ from tests.packages import samples
 from tests.packages import squared
 
 # What the packages warn of is not kdjax's to repair.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+  pytest.mark.slow,  # which alone installs the packages
+  pytest.mark.filterwarnings("ignore"),
+]
 
 
 def balanced_regression(rows, labels, ridge):
