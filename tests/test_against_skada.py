@@ -261,7 +261,7 @@ def test_scores_of_predictions_of_skada():
 def test_scores_of_the_source_of_skada():
   skada, metrics = package("skada"), package("skada.metrics")
   linear_model = package("sklearn.linear_model")
-  selection = package("sklearn.model_selection")
+  model_selection = package("sklearn.model_selection")
   source, target = samples(60, 40)
   rows, domains = both_domains(source, target)
   labels = (source @ np.array([1.0, -1.0, 0.5]) > 0).astype(int)
@@ -295,7 +295,7 @@ def test_scores_of_the_source_of_skada():
     random_state=3, loss_func=lambda y, p: -np.log(p[range(len(y)), y])[:, None]
   )
   expected = scorer(model, rows, masked, sample_domain=domains)
-  train, held_out = selection.train_test_split(
+  train, held_out = model_selection.train_test_split(
     np.arange(60), test_size=0.33, random_state=3
   )
   classifier = linear_model.LogisticRegression().fit(
