@@ -207,6 +207,7 @@ def dot_gradients() -> GradientRule:
     no `dot`: another one would leave the distillation out.
 
   Examples:
+    >>> from kdjax.training import TrainState, make_train_step
     >>> def loss_fn(params, state, frozen, batch, key):
     ...   task_and_distillation = (params["student"] - batch["target"]) ** 2
     ...   return task_and_distillation, (state, {})
