@@ -16,7 +16,7 @@ BODIES = {"mlp": "layers", "convnet": "convolutions"}
 
 
 class NormalizedLayer(nnx.Module):
-  """A layer and the batch normalization of what it puts out."""
+  """A layer and the batch normalization of its outputs."""
 
   def __init__(self, layer: Any, rngs: nnx.Rngs):
     self.layer = layer

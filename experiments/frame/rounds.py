@@ -107,7 +107,7 @@ def train(
     describe: what a round has seen, as a row of metrics and as a text.
 
   Returns:
-    The state at the end, and all that was seen, `[rounds, ...]`.
+    The final state, and the metrics of all rounds, `[rounds, ...]`.
   """
   state, key, plan = start
   plan = jax.device_get(plan)  # to slice it is no program there

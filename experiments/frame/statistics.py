@@ -98,7 +98,7 @@ def compare(
 
   Args:
     treated: method -> scores `[seeds]`.
-    control: scores `[seeds]` of what they are compared with, in the same order
+    control: scores `[seeds]` of the baseline, in the same order
       of seeds; or those of each method.
 
   Returns:

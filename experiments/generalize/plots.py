@@ -28,7 +28,7 @@ def accuracy_grid(
     accuracies: rule -> method -> rates `[seeds, panels]`. The first rule's
       first method is the one to compare with.
     panels: their names.
-    target_only: rates `[seeds, panels]` of what could be hoped for.
+    target_only: rates `[seeds, panels]` of training on the target itself.
     oracle: the rule whose marks are open.
     title: the finding.
   """

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 SHIFTS = ("covariate", "target", "concept", "subspace")
-# Standard deviation of what is added to each coordinate.
+# Standard deviation of the noise added to each coordinate.
 NOISE = {"covariate": 0.6, "target": 0.8, "concept": 0.8, "subspace": 0.4}
 
 # A cluster: how many units of points it has, its mean and what multiplies

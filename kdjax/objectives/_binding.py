@@ -97,7 +97,7 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-  """The signature of a function, or of what makes an instance of a class."""
+  """The signature of a function, or of the constructor of a class."""
   if isinstance(function, functools.partial):
     inner, arguments, options = function.func, function.args, function.keywords
   else:

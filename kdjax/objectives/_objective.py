@@ -440,7 +440,7 @@ def _number(name: str, value: Any) -> Array:
   if none or kind == jnp.bool_ or (kind is None and callable(value)):
     raise TypeError(
       f"{name} is {value!r}; expected a number or an array. Bind an option "
-      "that is none with functools.partial."
+      "that is no number with functools.partial."
     )
   return jnp.asarray(value, float)
 

@@ -55,7 +55,7 @@ def make_train_step(
   axis_name: str | None = None,
   rule: GradientRule | None = None,
 ) -> Step:
-  """Train step: one update of all that is trained.
+  """Train step: one update of the trained networks and the objective.
 
   Args:
     loss_fn: `(params, state, frozen, batch, key, *, axis_name=None) -> loss,
