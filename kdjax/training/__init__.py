@@ -11,6 +11,7 @@ from kdjax.training._adaptation import adapt
 from kdjax.training._checkpoints import Checkpoints
 from kdjax.training._checkpoints import Restored
 from kdjax.training._distillation import distill
+from kdjax.training._divergence import FiniteCheck
 from kdjax.training._dot import dot
 from kdjax.training._dot import dot_gradients
 from kdjax.training._dot import dot_objective
@@ -26,6 +27,9 @@ from kdjax.training._fit import FitResult
 from kdjax.training._fit import fit
 from kdjax.training._generalization import generalize
 from kdjax.training._hand_over import hand_over
+from kdjax.training._interruption import Interruption
+from kdjax.training._json_files import read_json
+from kdjax.training._json_files import write_json
 from kdjax.training._layerwise_training import gradual_unfreezing
 from kdjax.training._layerwise_training import layerwise_learning_rates
 from kdjax.training._learner import Learner
@@ -49,6 +53,9 @@ from kdjax.training._recipes import cifar100_recipe
 from kdjax.training._recipes import function_matching_recipe
 from kdjax.training._restart_at import restart_at
 from kdjax.training._reversal import reversal_schedule
+from kdjax.training._run_errors import DivergedError
+from kdjax.training._run_errors import RunError
+from kdjax.training._run_folder import RunFolder
 from kdjax.training._state import TrainState
 from kdjax.training._steps import GradientRule
 from kdjax.training._steps import make_train_step
@@ -61,9 +68,12 @@ from kdjax.training._teachers import ensemble
 __all__ = (
   "CachedTeacher",
   "Checkpoints",
+  "DivergedError",
+  "FiniteCheck",
   "FitResult",
   "Forward",
   "GradientRule",
+  "Interruption",
   "Learner",
   "LossFn",
   "Model",
@@ -71,6 +81,8 @@ __all__ = (
   "Pass",
   "Recipe",
   "Restored",
+  "RunError",
+  "RunFolder",
   "TrainState",
   "Variables",
   "adapt",
@@ -102,6 +114,7 @@ __all__ = (
   "parallelize",
   "parameter_ema",
   "pass_loss",
+  "read_json",
   "reptile_gradient",
   "restart_at",
   "reversal_schedule",
@@ -109,4 +122,5 @@ __all__ = (
   "scan_evaluation",
   "stochastic_norms",
   "sweep",
+  "write_json",
 )

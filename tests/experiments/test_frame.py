@@ -240,7 +240,7 @@ def test_a_run_is_replaced_and_other_files_are_left(tmp_path):
     folders.RunFolder(Config(path, overwrite=True, resume=True))
   folders.RunFolder(Config(path, overwrite=True, rates=(0.1,)))
   left = sorted(x.name for x in tmp_path.iterdir())
-  assert left == ["config.json", "mine.txt"]
+  assert left == ["config.json", "mine.txt", "run.lock"]
   # A folder without a run has nothing to be replaced.
   (tmp_path / "new").mkdir()
   (tmp_path / "new" / "mine.png").write_text("")
@@ -263,7 +263,7 @@ def test_a_run_of_another_experiment_is_not_resumed(tmp_path, monkeypatch):
 def test_a_workdir_that_cannot_be_made_has_words_and_no_number(tmp_path):
   (tmp_path / "file").write_text("")
   for path in (tmp_path / "file", tmp_path / "file" / "below"):
-    with pytest.raises(ValueError, match="expected a folder that can") as error:
+    with pytest.raises(OSError, match="expected a folder that can") as error:
       folders.RunFolder(Config(str(path)))
     assert "Errno" not in str(error.value)
 
