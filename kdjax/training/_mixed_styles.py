@@ -122,10 +122,12 @@ class _Mixture(nnx.Module):
     probability: float,
     rngs: nnx.Rngs,
   ):
-    self.way = way
+    # NNX compares static attributes, and a traced alpha has no equality: the
+    # function that holds it has.
+    self.mix = functools.partial(
+      _WAYS[way], alpha=alpha, probability=probability
+    )
     self.num_domains = num_domains
-    self.alpha = alpha
-    self.probability = probability
     self.deterministic = False  # train(), eval()
     self.stream = rngs["mixed_styles"].fork()
 
@@ -140,10 +142,4 @@ class _Mixture(nnx.Module):
       size = len(maps) // self.num_domains
       domains = jnp.repeat(jnp.arange(self.num_domains), size)
       mix = {"mix": "crossdomain", "domains": domains}
-    return _WAYS[self.way](
-      features=maps,
-      key=self.stream(),
-      alpha=self.alpha,
-      probability=self.probability,
-      **mix,
-    )
+    return self.mix(features=maps, key=self.stream(), **mix)
