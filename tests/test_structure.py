@@ -15,6 +15,7 @@ LOSS_AREAS = {
   "distillation",
   "finetuning",
   "generalization",
+  "language",
   "reweighting",
   "selection",
   "transforms",
