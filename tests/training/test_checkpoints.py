@@ -137,6 +137,7 @@ def start(*directories, die_at=-1, stdin=subprocess.DEVNULL):
   )
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_bit_identical_parameters(tmp_path):
   generator = random.Random()
   straight, killed = tmp_path / "straight", tmp_path / "killed"

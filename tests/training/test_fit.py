@@ -279,6 +279,7 @@ def adaptation():
   return training.adapt(fit_runs.Network(4, 0), loss, optax.adam(1e-2))
 
 
+@pytest.mark.slow
 def test_each_domain_has_its_own_data_and_the_shorter_repeats():
   source, target = arrays(16), arrays(40, seed=3)
   del target["label"]
