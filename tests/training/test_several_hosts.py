@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training import two_hosts
+from tests.training.loop import two_hosts
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ def start(folder, action):
       processes.append(
         subprocess.Popen(
           [
-            *(sys.executable, "-m", "tests.training.two_hosts", str(rank)),
+            *(sys.executable, "-m", "tests.training.loop.two_hosts", str(rank)),
             *(port, str(folder), action),
           ],
           cwd=ROOT,
