@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import pathlib
 import types
 import typing
 import zlib
@@ -20,23 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import kdjax
 from kdjax import adaptation
 from kdjax import finetuning
 from kdjax import generalization
 from kdjax import reweighting
 from kdjax import transforms
 
+ROOT = pathlib.Path(kdjax.__file__).parent
 ROWS = 16
-AREAS = (
-  "fused",
-  "distillation",
-  "adaptation",
-  "reweighting",
-  "transforms",
-  "generalization",
-  "finetuning",
-  "selection",
-  "metrics",
+# All areas of functions from arrays to arrays.
+AREAS = sorted(
+  {path.parent.name for path in ROOT.glob("*/__init__.py")}
+  - {"data", "nets", "objectives", "ops", "training"}
 )
 # Names of an axis of examples in the annotations.
 BATCH = {
@@ -326,6 +323,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "pretrained_params": {"kernel": PARAMS["kernel"] + 1},
   },
   "finetuning.stochnorm": {"key": key, "features": MAPS[0]},
+  "language.adaptive_skew": {"reference_gap": 0.4},
+  "language.chunk_log_probs": {"num_chunks": 4},
+  "language.mined_logits": {"num_classes": 5},
   "selection.transrate": {"num_classes": 5},
   "metrics.cka": {"features_a": FLOATS, "features_b": FLOATS},
   "metrics.gradient_cosine": {
@@ -345,6 +345,12 @@ NO_ARRAYS = {
   "adaptation.sigmoid_ramp_up",
   "finetuning.key_queue_init",
   "generalization.fishr_init",
+  "language.align_bytes",
+  "language.align_tokens",
+  "language.layer_map",
+  "language.min_edit_ids",
+  "language.token_bytes",
+  "language.weight_schedule",
   "metrics.proxy_a_distance",
   "reweighting.tradaboost_init",
   "selection.leave_one_domain_out_selection",
@@ -377,7 +383,7 @@ def draw(name, rows):
   if kind == "int":
     if "ids" in name:
       return np.argsort(rng.normal(size=(ROWS, 32)), 1)[:, :3]
-    if len(shape) == 2 and axis == 0:  # a mask of tokens, 0 or 1
+    if name.startswith("mask"):  # a mask of tokens, 0 or 1
       return np.arange(np.prod(shape)).reshape(shape) % 4 > 0
     return np.arange(np.prod(shape)).reshape(shape) % 4
   values = rng.normal(size=shape)
@@ -406,7 +412,7 @@ def _shape(dims):
     elif key.isdecimal():
       shape.append(int(key))
     elif key not in ("...", "positions", "teacher_positions", "features"):
-      shape.append(SIZES[key])
+      shape.append(SIZES.get(key, 3))
   return tuple(shape), axis
 
 
@@ -454,7 +460,7 @@ def _call(area, name, function):
     if parameter.name in given:
       put(parameter.name, given[parameter.name])
       continue
-    is_mask = parameter.name.startswith("where")
+    is_mask = "where" in parameter.name
     asked = is_mask or parameter.default is inspect.Parameter.empty
     if asked and (rows := _rows_of(parameter, area)):
       put(parameter.name, rows)
