@@ -130,9 +130,11 @@ _NO_ROOM = (
 )
 
 
-def _show_warning(message: Any, *others: Any) -> None:
+def _show_warning(
+  message: Warning | str, category: Any, *place: Any, **options: Any
+) -> None:
   """Warnings of a run are for its user: one line, without the source."""
-  del others
+  del category, place, options
   print(f"warning: {message}", file=sys.stderr)
 
 

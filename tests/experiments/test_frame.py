@@ -86,7 +86,7 @@ def test_holms_correction():
     # The same up to rounding, which a t-test takes for a spread.
     (np.array([0.6 - 0.5, 0.7 - 0.6, 0.8 - 0.7]), "unclear"),
     (np.zeros(5), "unclear"),
-    (np.full(5, np.nan), "unclear"),
+    (np.full(5, np.nan), "diverged"),
   ],
 )
 def test_a_verdict_needs_three_seeds_and_a_spread(differences, verdict):
@@ -95,6 +95,9 @@ def test_a_verdict_needs_three_seeds_and_a_spread(differences, verdict):
   assert (gain.low is None) == (
     len(differences) < 3 or not np.ptp(differences) > 1e-6
   )
+  if verdict == "diverged":
+    assert gain.sentence("KD") == "KD diverged: its scores are not finite."
+    assert gain.cell() == "diverged"
   if len(differences) < 3:
     assert statistics.TOO_FEW in gain.sentence("KD")
     assert "interval" not in gain.sentence("KD")
