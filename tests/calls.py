@@ -103,12 +103,20 @@ def public() -> list[tuple[str, str, Callable[..., Any]]]:
 @functools.cache
 def recorded() -> dict[str, Call]:
   """Calls by `area.name`, of functions whose docstring has an example."""
-  calls = {}
-  for area, name, function in public():
-    arguments = _first_call(name, function)
-    if arguments is not None:
-      calls[f"{area}.{name}"] = Call(area, name, function, arguments)
-  return calls
+  names = [f"{area}.{name}" for area, name, _ in public()]
+  calls = {name: recorded_call(name) for name in names}
+  return {name: call for name, call in calls.items() if call is not None}
+
+
+@functools.cache
+def recorded_call(name: str) -> Call | None:
+  """The call of `area.name`; None if its docstring has no example of it."""
+  area, _, name = name.partition(".")
+  function = getattr(importlib.import_module(f"kdjax.{area}"), name)
+  arguments = _first_call(name, function)
+  if arguments is None:
+    return None
+  return Call(area, name, function, arguments)
 
 
 def _first_call(name, function):
