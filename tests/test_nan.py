@@ -11,7 +11,7 @@ import pytest
 
 from kdjax import metrics
 from kdjax import ops
-from tests import calls
+from tests import documented
 
 # Memory or time grows with the square or the cube of the rows.
 FEWER_ROWS = {
@@ -53,7 +53,6 @@ MEANING = {
 # choice, a decomposition, a solver.
 TELLING = (
   "adaptation.fixmatch_loss",
-  "adaptation.mcc_loss",
   "adaptation.mdd_loss",
   "distillation.cwsm_temperature",
   "distillation.itrd_correlation_loss",
@@ -67,7 +66,7 @@ TELLING = (
 
 @pytest.mark.parametrize("name", TELLING)
 def test_in_many_rows(name):
-  _ask(calls.recorded_call(name), 4096)
+  _ask(documented.recorded_call(name), 4096)
 
 
 @pytest.mark.slow
@@ -75,7 +74,7 @@ def test_in_many_rows(name):
 def test_in_every_function(rows):
   """One test, so that the examples of all docstrings run once."""
   lost = []
-  for name, call in calls.recorded().items():
+  for name, call in documented.recorded().items():
     try:
       _ask(call, min(rows, FEWER_ROWS.get(name, rows)))
     except AssertionError as error:
@@ -87,11 +86,11 @@ def test_in_every_function(rows):
 def _ask(call, rows):
   """Puts NaN into each float array of the call, one after the other."""
   name = f"{call.area}.{call.name}"
-  for bigger in (calls.with_rows(call, rows), call):
+  for bigger in (documented.with_rows(call, rows), call):
     leaves, structure = jax.tree.flatten_with_path(bigger.arguments)
     paths = [path for path, _ in leaves]
     leaves = [leaf for _, leaf in leaves]
-    floating = [i for i, x in enumerate(leaves) if calls.is_float(x)]
+    floating = [i for i, x in enumerate(leaves) if documented.is_float(x)]
 
     def run(arrays, leaves=leaves, floating=floating, structure=structure):
       leaves = list(leaves)
@@ -131,7 +130,7 @@ def _ask(call, rows):
 
 
 def _is_float(x):
-  return isinstance(x, float) or calls.is_float(x)
+  return isinstance(x, float) or documented.is_float(x)
 
 
 def _has_nan(results):
