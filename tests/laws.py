@@ -334,21 +334,28 @@ LAWS = [
   vmap_and_devices_equal_the_loop,
 ]
 
+SLOW = (gradients_equal_finite_differences, vmap_and_devices_equal_the_loop)
 
-def pairs(cases):
+
+def pairs(cases, without=()):
   """The names of cases with the laws that they could break.
 
-  The law of many devices compiles most: it is for the slow tier.
+  Left out are the laws of `without`, and its pairs of a name and a law.
+
+  The laws that need programs of their own, of many devices and of float64, are
+  for the slow tier; the others share one program a case.
   """
   params = []
   for name, case in cases.items():
     for law in LAWS:
+      if law in without or (name, law) in without:
+        continue
       if law is no_recompilation and not case.hyper:
         continue
       of_masks = law in (empty_mask_gives_zero, one_example_is_finite)
       if of_masks and not case.coupled:
         continue
-      slow = law is vmap_and_devices_equal_the_loop
+      slow = law in SLOW
       marks = [pytest.mark.slow] if slow else []
       label = f"{name}-{law.__name__}"
       params.append(pytest.param(name, law, id=label, marks=marks))

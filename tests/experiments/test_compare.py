@@ -91,6 +91,7 @@ def reference(tmp_path_factory):
     return folder, compare.main(small(folder, resume=True))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_one_table(reference):
   folder, results = reference
   cells = results["mlp:mlp"]
