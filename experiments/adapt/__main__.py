@@ -184,18 +184,7 @@ def describe_methods() -> dict[str, tuple[str, str]]:
 
 
 def main(config: Config) -> dict[str, Row]:
-  """Runs the experiment.
-
-  Args:
-    config: the flags.
-
-  Returns:
-    What is reported of each method.
-
-  Raises:
-    ValueError: if a flag or the run folder is invalid.
-    FileNotFoundError: if there is no data.
-  """
+  """Runs the experiment."""
   return execute(prepare(config))
 
 

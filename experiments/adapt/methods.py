@@ -90,19 +90,7 @@ def make_learner(
   targets: int,
   factor: Any = 1.0,
 ) -> training.Learner:
-  """The learner of a method.
-
-  Args:
-    name: of the method.
-    config: the flags.
-    student: the network and where it starts.
-    targets: how many unlabeled images there are.
-    factor: of the published weight. It is in the state: to make a step, it is
-      not needed.
-
-  Returns:
-    The learner, of batches with the parts `"source"` and `"target"`.
-  """
+  """The learner of a method."""
   row = objectives.PRESETS[name]
   options: dict[str, Any] = dict(OPTIONS.get(name, {}))
   if row.tuned:

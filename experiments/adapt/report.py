@@ -1,5 +1,6 @@
 """The table, the figures and the report of `experiments.adapt`."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,40 +10,17 @@ from experiments.adapt.methods import NAMES
 from experiments.adapt.plots import KINDS
 from experiments.adapt.plots import POINTS
 from experiments.adapt.plots import divergence_curves
-from experiments.adapt.plots import embedding_scatter
+from experiments.adapt.plots import planes_of
 from experiments.frame import plots
 from experiments.frame import rules
 from experiments.frame import statistics
 from experiments.frame import tables
 
-RULES = {
-  "source_accuracy": "accuracy on source validation images",
-  "information": "mutual information of target validation images and their "
-  "predicted classes",
-  "guarded": "mutual information of target validation images and their "
-  "predicted classes, among weights whose accuracy on source validation images "
-  "is within 2 points of the best",
-  "entropy": "low entropy of the predictions for target validation images",
-  "bnm": "nuclear norm of the predictions for target validation images",
-  "snd": "dense neighbourhoods among the predictions for target validation "
-  "images",
-  "importance_weighted": "risk on source validation images under importance "
-  "weights",
-  "dev": "risk on source validation images under importance weights, with a "
-  "control variate",
-  "reverse": "accuracy on source validation images of a new student that "
-  "learned the predicted labels of the target's",
-}
 SHOWN = 4  # methods in the curves and scatter plots, the best on test images
 
 
 def write(job: Any, rows: dict[str, Any]) -> None:
-  """Draws the figures, writes report.md and prints the table.
-
-  Args:
-    job: the `Job` of the experiment.
-    rows: what its `main` returns.
-  """
+  """Draws the figures, writes report.md and prints the table."""
   job.run.publish(
     job.console,
     f"From {job.config.source} to {describe_target(job.config)}",
@@ -70,35 +48,23 @@ def make_table(config: Any, rows: dict[str, Any]) -> tables.Table:
   gains["target_only"] = statistics.gain_of(
     rows["target_only"].test_accuracy, rows["source_only"].test_accuracy
   )
-  cells = []
-  for method, row in rows.items():
-    last = {name: values[-1] for name, values in row.validation.items()}
-    weight, oracle = "", ""
-    if row.weight is not None:
-      accuracy = 100 * row.oracle_accuracy.mean()
-      weight = f"{row.weight:g}"
-      oracle = f"{row.oracle_weight:g}: {accuracy:.1f}"
-    cells.append(
-      [
-        NAMES[method],
-        statistics.mean_std(row.test_accuracy, scale=100, digits=1),
-        gains[method].cell() if method in gains else "",
-        statistics.mean_std(last["source_accuracy"], scale=100, digits=1),
-        statistics.mean_std(last["divergence"]),
-        weight,
-        oracle,
-      ]
-    )
-  header = [
-    "",
-    "on target, %",
-    "gain (95 % interval)",
-    "on source, %",
-    "d_H",
-    "weight",
-    "oracle's",
+  percent = functools.partial(statistics.mean_std, scale=100, digits=1)
+  cells = [
+    [
+      NAMES[method],
+      percent(row.test_accuracy),
+      gains[method].cell() if method in gains else "",
+      percent(row.validation["source_accuracy"][-1]),
+      statistics.mean_std(row.validation["divergence"][-1]),
+      "" if row.weight is None else f"{row.weight:g}",
+      ""
+      if row.weight is None
+      else f"{row.oracle_weight:g}: {100 * row.oracle_accuracy.mean():.1f}",
+    ]
+    for method, row in rows.items()
   ]
-  return tables.Table(header, cells)
+  header = ["", "on target, %", "gain (95 % interval)", "on source, %", "d_H"]
+  return tables.Table([*header, "weight", "oracle's"], cells)
 
 
 def read_table(rows: dict[str, Any]) -> str:
@@ -138,15 +104,11 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
     f"d_H of source-only is {before:.2f}; {NAMES[nearest]} has the least, "
     f"{distances[nearest]:.2f}."
   )
-  weighed = [m for m in config.methods if rows[m].weight is not None]
-  if weighed:
+  if weighed := weighed_rows(config, rows):
     lost = np.mean(
-      [
-        rows[m].oracle_accuracy.mean() - rows[m].test_accuracy.mean()
-        for m in weighed
-      ]
+      [row.oracle_accuracy.mean() - row.test_accuracy.mean() for row in weighed]
     )
-    wrong = sum(rows[m].weight != rows[m].oracle_weight for m in weighed)
+    wrong = sum(row.weight != row.oracle_weight for row in weighed)
     findings.append(
       f"Choosing the weight without target labels cost {100 * lost:.1f} "
       f"points of target accuracy, the mean over {len(weighed)} methods; "
@@ -156,9 +118,15 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
   return findings
 
 
+def weighed_rows(config: Any, rows: dict[str, Any]) -> list[Any]:
+  """The rows of the methods that have a weight to choose."""
+  of_methods = (rows[name] for name in config.methods)
+  return [row for row in of_methods if row.weight is not None]
+
+
 def rules_table(config: Any, rows: dict[str, Any]) -> list[Any]:
   """The accuracy that each rule of choice would have reached."""
-  weighed = [rows[m] for m in config.methods if rows[m].weight is not None]
+  weighed = weighed_rows(config, rows)
   if not weighed:
     return []
   reached = {
@@ -246,15 +214,21 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
     title=f"{NAMES[nearest]} brings the domains closest, to a d_H of "
     f"{divergences[nearest][-1].mean():.2f}",
   )
-  embedding_scatter(
+  labels = np.asarray(job.data.validation["label"])
+  labels = np.split(labels, job.data.validation_sizes[:1])
+  labels = [part[:POINTS] for part in labels]
+  plots.embedding_maps(
     path / "embeddings.png",
     {
-      f"{NAMES[method]}, d_H {values[-1, 0]:.2f}": rows[method].embeddings
+      f"{NAMES[method]}, d_H {values[-1, 0]:.2f}": list(
+        zip(planes_of(rows[method].embeddings), labels, strict=True)
+      )
       for method, values in divergences.items()
     },
-    np.split(
-      np.asarray(job.data.validation["label"]), job.data.validation_sizes[:1]
-    ),
+    markers={
+      "source": {"s": 26, "alpha": 0.3, "lw": 0},
+      "target": {"s": 26, "marker": "x", "lw": 1.3},
+    },
     title="Embeddings of both domains, coloured by class",
   )
   return {

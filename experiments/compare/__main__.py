@@ -20,6 +20,7 @@ few minutes; a short one starts again.
 
 import dataclasses
 import os
+from collections.abc import Iterable, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -30,6 +31,7 @@ from experiments.compare.cells import run_cell
 from experiments.compare.data import load_data
 from experiments.compare.data import resize_held_out
 from experiments.compare.job import Job
+from experiments.compare.job import SharedFolder
 from experiments.compare.job import total_steps
 from experiments.compare.methods import PAIRS
 from experiments.compare.methods import make_network
@@ -38,7 +40,6 @@ from experiments.compare.methods import method_names
 from experiments.compare.methods import row_of
 from experiments.compare.report import write
 from experiments.frame import commands
-from experiments.frame import folders
 from experiments.frame import progress
 
 OF_RECIPE = "that of the recipe"
@@ -172,47 +173,30 @@ class Config(commands.Flags):
 
 
 def resolve(flags: Config) -> Any:
-  """Fills in what the recipe says, and spells out groups of names.
-
-  Args:
-    flags: the flags as they were given.
-
-  Returns:
-    The same with a value for each.
-
-  Raises:
-    ValueError: for flags that do not go together.
-  """
-  said = RECIPES[flags.recipe]
-  known = method_names()
+  """Fills in the flags of the recipe, and spells out groups of names."""
   changes = {
-    name: value for name, value in said.items() if getattr(flags, name) is None
+    name: value
+    for name, value in RECIPES[flags.recipe].items()
+    if getattr(flags, name) is None
   }
   config: Any = dataclasses.replace(flags, **changes)
-  given = known if config.methods is None else config.methods
-  methods = [m for item in given for m in item.split(",")]
-  config = dataclasses.replace(config, methods=tuple(dict.fromkeys(methods)))
+  known = method_names()
+  given = known if config.methods is None else spell_out(config.methods)
+  config = dataclasses.replace(config, methods=given)
   commands.expect_some(config, "methods", known)
-  commands.expect(config, "pairs", len(config.pairs) > 0, "one or more pairs")
-  # Scratch and plain KD are the baselines.
-  methods = tuple(dict.fromkeys(["scratch", "kd", *methods]))
-  pairs = [
-    pair
-    for item in config.pairs
-    for name in item.split(",")
-    for pair in PAIRS.get(name, (name,))
-  ]
-  for pair in pairs:
-    met = len(pair.split(":")) == 2
-    groups = ", ".join(PAIRS)
-    commands.expect(config, "pairs", met, f"teacher:student, or {groups}")
+  pairs = spell_out(config.pairs, PAIRS)
+  commands.expect(config, "pairs", len(pairs) > 0, "one or more pairs")
+  met = all(pair.count(":") == 1 for pair in pairs)
+  groups = f"teacher:student, or {', '.join(PAIRS)}"
+  commands.expect(config, "pairs", met, groups)
   cpu = jax.default_backend() == "cpu"
   cores = len(os.sched_getaffinity(0)) if cpu else 1
   together, workers = config.together, config.workers
   config = dataclasses.replace(
     config,
-    methods=methods,
-    pairs=tuple(dict.fromkeys(pairs)),
+    # Scratch and plain KD are the baselines.
+    methods=tuple(dict.fromkeys(("scratch", "kd", *given))),
+    pairs=pairs,
     together=not cpu if together is None else together,
     workers=cores if workers is None else workers,
   )
@@ -223,10 +207,18 @@ def resolve(flags: Config) -> Any:
     config, "examples_per_class", "image_size", "shift"
   )
   met = 0 <= config.validation_fraction < 1
-  commands.expect(
-    config, "validation_fraction", met, "0 or more, and less than 1"
-  )
+  expected = "0 or more, and less than 1"
+  commands.expect(config, "validation_fraction", met, expected)
   return config
+
+
+def spell_out(
+  values: Iterable[str], groups: Mapping[str, Iterable[str]] | None = None
+) -> tuple[str, ...]:
+  """The different names in lists with commas, those of a group in its place."""
+  groups = groups or {}
+  names = [name for value in values for name in value.split(",")]
+  return tuple(dict.fromkeys(x for n in names for x in groups.get(n, (n,))))
 
 
 def prepare(config: Config) -> Job:
@@ -234,42 +226,27 @@ def prepare(config: Config) -> Job:
   settings = resolve(config)
   data = load_data(settings)
   names = [name for pair in settings.pairs for name in pair.split(":")]
-  if "takd" in settings.methods:
-    names.append(settings.assistant)
-  recipes = [
-    make_recipe(
-      settings, name, data, examples=data.examples, epochs=settings.epochs
-    )
-    for name in dict.fromkeys(names)
-  ]
-  for name, recipe in zip(dict.fromkeys(names), recipes, strict=True):
+  names += [settings.assistant] if "takd" in settings.methods else []
+  for name in dict.fromkeys(names):
+    sizes = {"examples": data.examples, "epochs": settings.epochs}
+    recipe = make_recipe(settings, name, data, **sizes)
     make_network(name, data, recipe, settings.dtype)
   image = data.train["image"][:1]
-  cropped = jax.eval_shape(recipes[-1].augment, jax.random.key(0), image)
+  cropped = jax.eval_shape(recipe.augment, jax.random.key(0), image)
   data = resize_held_out(data, cropped.shape[1:3])
   free = ("checkpoint_seconds", "methods", "pairs", "together", "workers")
-  console, run = commands.console(), folders.RunFolder(settings, free=free)
+  console, run = commands.console(), SharedFolder(settings, free=free)
   return Job(settings, run, console, data)
 
 
 def execute(job: Job) -> dict[str, Any]:
-  """Trains the cells that are missing and writes the report.
-
-  A cell that fails does not keep the others from being trained.
-
-  Returns:
-    Pair -> method -> what the cell's file holds.
-
-  Raises:
-    ExceptionGroup: after the report, if cells failed.
-  """
+  """Trains the missing cells, whichever of them fail, and writes the report."""
   config = job.config
   errors: list[Exception] = []
 
   def attempt(pair: str, method: str) -> bool:
     try:
-      teacher, student = pair.split(":")
-      run_cell(job, teacher, student, method)
+      run_cell(job, pair, method)
     except futures.CancelledError:
       return False
     except Exception as error:

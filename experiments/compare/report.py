@@ -16,6 +16,7 @@ from experiments.compare.methods import method_names
 from experiments.compare.methods import row_of
 from experiments.frame import statistics
 from experiments.frame import tables
+from kdjax import metrics
 
 HEADER = (
   "method",
@@ -41,12 +42,7 @@ Gains = dict[str, dict[str, statistics.Gain]]
 def write(job: Any) -> dict[str, Any]:
   """Writes report.md, results.json, results.csv and the figures.
 
-  Args:
-    job: the run; all finished cells in its folder are reported, of pairs that
-      have scratch and plain KD.
-
-  Returns:
-    Pair -> method -> what the cell's file holds.
+  Returns pair -> method -> the content of the cell's file.
   """
   results = read(job)
   parts, records = [], []
@@ -73,16 +69,14 @@ def write(job: Any) -> dict[str, Any]:
     writer = csv.DictWriter(file, plain, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(records)
+  order = "together" if job.config.together else "one after the other"
   job.run.publish(
     job.console,
     f"Distillation methods on {job.config.dataset}",
     setting(job),
     *parts,
     "## How to read the tables",
-    LEGEND.format(
-      order="together" if job.config.together else "one after the other",
-      workers=f"{job.config.workers} cell(s)",
-    ),
+    LEGEND.format(order=order, workers=f"{job.config.workers} cell(s)"),
   )
   return results
 
@@ -105,7 +99,7 @@ LEGEND = (
 
 
 def read(job: Any) -> dict[str, dict[str, Any]]:
-  """All finished cells, in the order of the table of methods."""
+  """The finished cells of pairs that have both baselines, in a fixed order."""
   order = {name: i for i, name in enumerate(method_names())}
   results: dict[str, dict[str, Any]] = {}
   for file in sorted((job.run.path / "cells").glob("*/*.json")):
@@ -186,23 +180,20 @@ def make_row(name: str, cells: dict[str, Any], gains: Gains) -> list[str]:
 
 
 def make_record(
-  pair: str,
-  name: str,
-  cells: dict[str, Any],
-  gains: Gains,
+  pair: str, name: str, cells: dict[str, Any], gains: Gains
 ) -> dict[str, Any]:
   """A row of results.json; results.csv has its single values."""
   cell = cells[name]
+  done, costs = "test" in cell, cell.get("costs", {})
   record: dict[str, Any] = {
     "pair": pair,
     "method": name,
     "source": row_of(name).source,
     "not_applicable": cell.get("not_applicable", ""),
   }
-  done = "test" in cell
-  best = best_accuracy(cell) if done else None
-  columns = {"accuracy": accuracy(cell) if done else None, "best": best}
-  for label, values in columns.items():
+  columns = {"accuracy": accuracy, "best": best_accuracy}
+  for label, of in columns.items():
+    values = of(cell) if done else None
     known = values is not None
     record[f"{label}_mean"] = float(values.mean()) if known else None
     many = known and len(values) > 1
@@ -215,14 +206,13 @@ def make_record(
     record[f"p_value_over_{over}"] = p_value
   for label in ("agreement", "kl", "ece", "cka"):
     record[label] = float(np.mean(cell["test"][label])) if done else None
-  costs = cell.get("costs", {})
   for label in ("step_ms", "bytes", "objective_parameters", "seconds"):
     record[label] = costs.get(label)
   return record | {"test": cell.get("test"), "history": cell.get("history")}
 
 
 def to_json(value: Any) -> Any:
-  """None for numbers that JSON does not have, as an end of one seed's gain."""
+  """The value, with None for the numbers that JSON does not have."""
   if isinstance(value, dict):
     return {name: to_json(item) for name, item in value.items()}
   if isinstance(value, list):
@@ -236,26 +226,24 @@ def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
   texts = statistics.findings(gains["scratch"], names, "scratch")
   if texts and any(x.verdict != "unknown" for x in gains["kd"].values()):
     texts += statistics.findings(gains["kd"], names, "plain KD")
-  collapsed = [
-    f"{name} ({100 * accuracy(cell).mean():.1f} %)"
-    for name, cell in cells.items()
-    if "test" in cell and name != "scratch" and collapses(cell, cells)
-  ]
+  done = {name: cell for name, cell in cells.items() if "test" in cell}
+  least = accuracy(done["scratch"]).mean() / 2
+  collapsed = {
+    name: f"{name} ({100 * accuracy(cell).mean():.1f} %)"
+    for name, cell in done.items()
+    if name != "scratch" and accuracy(cell).mean() < least
+  }
   if collapsed:
     texts.append(
       f"**Collapsed**, to less than half of scratch's accuracy: "
-      f"{', '.join(collapsed)}. Published weights suit the published networks "
-      "and images, see docs/comparison.md."
+      f"{', '.join(collapsed.values())}. Published weights suit the published "
+      "networks and images, see docs/comparison.md."
     )
-    texts += [
-      f"{name}: {reason}."
-      for name, reason in COLLAPSES.items()
-      if any(text.startswith(f"{name} (") for text in collapsed)
-    ]
+  texts += [f"{x}: {COLLAPSES[x]}." for x in COLLAPSES if x in collapsed]
   diverged = [
     f"{name} ({lost} of {len(accuracy(cell))} seeds)"
-    for name, cell in cells.items()
-    if (lost := np.isnan(cell.get("test", {}).get("kl", ())).sum())
+    for name, cell in done.items()
+    if (lost := np.isnan(cell["test"].get("kl", ())).sum())
   ]
   if diverged:
     texts.append(
@@ -269,31 +257,19 @@ def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
   ]
 
 
-def collapses(cell: dict[str, Any], cells: dict[str, Any]) -> bool:
-  """Whether the accuracy is less than half of that from scratch."""
-  least = accuracy(cells["scratch"]).mean() / 2
-  return bool(accuracy(cell).mean() < least)
-
-
 def describe_teacher(job: Any, pair: str, cells: dict[str, Any]) -> str:
   """The teacher's accuracy and the entropy of its predictions."""
   name = pair.split(":")[0]
-  guide = pair_teacher(job, name)
-  targets = teacher_targets(job, name)
-  logits = np.asarray(targets[0][job.data.parts["test"]])
-  labels = job.data.test_labels
-
-  def entropy(temperature: float) -> float:
-    q = np.asarray(jax.nn.softmax(logits / temperature))
-    return float(-(q * np.log(np.maximum(q, 1e-30))).sum(-1).mean())
-
+  weights = jax.tree.leaves(pair_teacher(job, name).variables.params)
+  logits = teacher_targets(job, name)[0][job.data.parts["test"]]
+  hits = metrics.accuracy(logits, job.data.test_labels)
+  once, softened = (metrics.entropy(logits / x).mean() for x in (1.0, 4.0))
   student = cells["scratch"]["costs"]["student_parameters"]
-  weights = jax.tree.leaves(guide.variables.params)
   return (
     f"The teacher, {name} ({sum(x.size for x in weights):,} parameters), has a "
-    f"test accuracy of {(logits.argmax(-1) == labels).mean():.2%}; the "
-    f"entropy of its predictions is {entropy(1.0):.3f} nats, at T = 4 "
-    f"{entropy(4.0):.3f}, of at most {np.log(job.data.classes):.3f}. The "
+    f"test accuracy of {hits.mean():.2%}; the "
+    f"entropy of its predictions is {once:.3f} nats, at T = 4 "
+    f"{softened:.3f}, of at most {np.log(job.data.classes):.3f}. The "
     f"student has {student:,} parameters."
   )
 

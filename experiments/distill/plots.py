@@ -18,16 +18,8 @@ def learning_curves(
   teacher: float,
   title: str,
 ) -> None:
-  """Validation accuracy over the steps of training.
-
-  Args:
-    path: of the PNG.
-    steps: `[evaluations]`.
-    curves: name -> rates `[evaluations, seeds]`.
-    teacher: the teacher's rate.
-    title: the finding.
-  """
-  with plots.figure(path, title=title, width=6.8, height=4.4) as (canvas, axes):
+  """Validation accuracy over the steps of training."""
+  with plots.figure(path, title=title, width=6.8, height=4.4) as axes:
     axes.axhline(teacher, color=COLOURS["teacher"], ls="--", lw=1.5)
     for name, values in curves.items():
       plots.band(axes, steps, values, name, COLOURS[name])
@@ -48,7 +40,7 @@ def learning_curves(
     dashed = plots.Line2D(
       [], [], color=COLOURS["teacher"], ls="--", lw=1.5, label="teacher"
     )
-    plots.legend(canvas, [dashed, *handles])
+    plots.legend(axes, [dashed, *handles])
 
 
 def grid_map(
@@ -61,23 +53,13 @@ def grid_map(
   chosen: tuple[int, int],
   title: str,
 ) -> None:
-  """Rates of all cells of the grid, the chosen one framed.
-
-  Args:
-    path: of the PNG.
-    scratch: the rate of students from scratch, the same for each temperature.
-    rates: `[temperatures, alphas]`.
-    temperatures: from the bottom up.
-    alphas: from left to right.
-    chosen: the row and the column of the chosen cell.
-    title: the finding.
-  """
+  """Rates of all cells of the grid, the chosen one framed."""
   values = np.insert(rates, 0, scratch, axis=1)
   size = {
     "width": max(2.2 + 0.95 * values.shape[1], 4.6),
     "height": 1.8 + 0.6 * len(values),
   }
-  with plots.figure(path, title=title, **size) as (_, axes):
+  with plots.figure(path, title=title, **size) as axes:
     plots.heat_map(
       axes,
       values,
@@ -108,16 +90,9 @@ def reliability_diagram(
   errors: Mapping[str, str],
   title: str,
 ) -> None:
-  """Accuracy at each confidence, and how often each confidence occurs.
-
-  Args:
-    path: of the PNG.
-    curves: name -> `metrics.ReliabilityCurve`.
-    errors: name -> its calibration error, as text.
-    title: the finding.
-  """
+  """Accuracy at each confidence, and how often each confidence occurs."""
   size = {"width": 5.6, "height": 5.9}
-  with plots.figure(path, title=title, rows=2, **size) as (canvas, axes):
+  with plots.figure(path, title=title, rows=2, **size) as axes:
     top, bottom = axes
     top.get_gridspec().set_height_ratios((3.2, 1))
     top.plot((0, 1), (0, 1), color=plots.GREY, ls="--", lw=1.2)
@@ -138,7 +113,7 @@ def reliability_diagram(
       bottom.stairs(count / count.sum(), edges, color=COLOURS[name], lw=1.8)
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     top.tick_params(labelbottom=False)
-    plots.legend(canvas, top.get_legend_handles_labels()[0])
+    plots.legend(top, top.get_legend_handles_labels()[0])
     bottom.set(
       xlabel="confidence",
       ylabel="share",
@@ -149,7 +124,7 @@ def reliability_diagram(
     )
     bottom.yaxis.set_major_formatter(plots.percent)
     bottom.minorticks_off()
-    canvas.align_ylabels()
+    top.figure.align_ylabels()
 
 
 def softened_targets(
@@ -159,23 +134,12 @@ def softened_targets(
   targets: Mapping[str, np.ndarray],
   title: str,
 ) -> None:
-  """Images beside the teacher's probabilities.
-
-  Args:
-    path: of the PNG.
-    images: `[n, height, width, channels]`, uint8 or in [0, 1].
-    labels: `[n]`.
-    targets: name -> probabilities `[n, classes]`; one or two of them.
-    title: the finding.
-  """
+  """Images beside the teacher's probabilities."""
   count, classes = len(images), next(iter(targets.values())).shape[-1]
   tints = (plots.FAINT, plots.DARK)[-len(targets) :]
   width = 0.8 / len(targets)
   size = {"width": 6.4, "height": 0.7 + 1.1 * count}
-  with plots.figure(path, title=title, rows=count, columns=2, **size) as (
-    canvas,
-    grid,
-  ):
+  with plots.figure(path, title=title, rows=count, columns=2, **size) as grid:
     grid[0].get_gridspec().set_width_ratios((1, 5.2))
     for n, (picture, bars) in enumerate(grid.reshape(count, 2)):
       picture.imshow(images[n].squeeze(), cmap="gray_r")
@@ -194,4 +158,4 @@ def softened_targets(
       label.set(weight="bold", color=plots.INK)
     grid[-1].set_xlabel("class, the label in bold")
     marks = zip(targets, tints, strict=True)
-    plots.legend(canvas, [plots.mark(*pair) for pair in marks])
+    plots.legend(grid, [plots.mark(*pair) for pair in marks])

@@ -16,12 +16,7 @@ GROUPS = ("teacher", "scratch", "distilled")
 
 
 def write(job: Any, results: dict[str, Any]) -> None:
-  """Draws the figures, writes report.md and prints the table.
-
-  Args:
-    job: the `Job` of the experiment.
-    results: what its `main` returns.
-  """
+  """Draws the figures, writes report.md and prints the table."""
   job.run.publish(
     job.console,
     f"Distillation on {job.config.dataset}",

@@ -25,27 +25,19 @@ class Data(NamedTuple):
 
   The labels of `target` that are not in `few`, and those of
   `target_validation`, are there for the oracle alone.
-
-  Attributes:
-    source: training images of the first half of the classes.
-    source_validation: held out from them.
-    target: training images of the second half.
-    target_validation: held out from them.
-    test: test images of the second half.
-    few: `[seeds, labelled]`, the target images whose labels a seed has.
-    learns: `[1 + folds, labelled]`, which of them are trained on: all, then
-      all but one fold.
-    classes: how many each half has.
   """
 
-  source: dict[str, Any]
-  source_validation: dict[str, Any]
-  target: dict[str, Any]
-  target_validation: dict[str, Any]
-  test: dict[str, Any]
+  source: dict[str, Any]  # training images of the first half of the classes
+  source_validation: dict[str, Any]  # held out from them
+  target: dict[str, Any]  # training images of the second half
+  target_validation: dict[str, Any]  # held out from them
+  test: dict[str, Any]  # test images of the second half
+  # `[seeds, labelled]`, the target images whose labels a seed has.
   few: np.ndarray
+  # `[1 + folds, labelled]`, which of them are trained on: all, then all but one
+  # fold.
   learns: np.ndarray
-  classes: int
+  classes: int  # how many each half has
 
 
 def load_data(config: Any) -> Data:

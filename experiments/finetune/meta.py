@@ -16,18 +16,7 @@ WAYS = ("maml", "anil", "reptile", "prototypical")
 def plan_episodes(
   key: jax.Array, labels: np.ndarray, *, steps: int, tasks: int, images: int
 ) -> dict[str, jax.Array]:
-  """Plans episodes: all classes in a random order, some images of each.
-
-  Args:
-    key: of the draw.
-    labels: of the source images.
-    steps: how many batches.
-    tasks: of a batch.
-    images: of a class in a task, all different.
-
-  Returns:
-    `{"index", "mask"}`, each `[steps, tasks * classes * images]`.
-  """
+  """Plans episodes: all classes in a random order, some images of each."""
   _, counts = np.unique(labels, return_counts=True)
   first = np.cumsum(counts) - counts
   order = np.argsort(labels, kind="stable")

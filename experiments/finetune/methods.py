@@ -146,21 +146,7 @@ def make_learner(
   weight: Any = None,
   knowledge: Any = None,
 ) -> training.Learner:
-  """The learner of a method, of the new head's cross-entropy and what it adds.
-
-  Args:
-    method: its name.
-    student: the network and where it starts.
-    past: the pretrained network.
-    optimizer: of `make_optimizer`.
-    classes: how many the target has.
-    weight: of the method; it is in the state, as the knowledge is: to make a
-      step, neither is needed.
-    knowledge: of `ask_teacher`.
-
-  Returns:
-    The learner.
-  """
+  """The learner of a method, of the new head's cross-entropy and what it adds."""
   name, row = method, row_of(method)
   if name not in objectives.PRESETS:
     name = str((BASELINES | NORM_BASELINES)[name])

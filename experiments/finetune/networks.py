@@ -30,17 +30,7 @@ class NormalizedLayer(nnx.Module):
 def make_network(
   config: Any, data: Data, norm: str = "none"
 ) -> training.Network:
-  """The network of the flags.
-
-  Args:
-    config: the flags.
-    data: whose source's mean and standard deviation the images are scaled by.
-    norm: of the body's layers: none, batch, or stochastic, whose variables
-      are those of batch.
-
-  Returns:
-    The network, which takes uint8 images.
-  """
+  """The network of the flags."""
   images = np.asarray(data.source["image"])
   mean, std = map(jnp.asarray, kdata.channel_statistics(images))
   options = {"hidden": config.hidden} if config.network == "mlp" else {}

@@ -28,23 +28,11 @@ def score_scatter(
   teachers: Sequence[str],
   title: str,
 ) -> None:
-  """Scores of transferability against the accuracy that fine-tuning reaches.
-
-  Args:
-    path: of the PNG.
-    scores: criterion -> scores `[teachers, seeds]`.
-    accuracy: `[teachers, seeds]`.
-    taus: criterion -> its rank correlation, as text.
-    teachers: their names.
-    title: the finding.
-  """
+  """Scores of transferability against the accuracy that fine-tuning reaches."""
   rows = -(-len(scores) // 3)
   size = {"width": 9.0, "height": 1.6 + 2.5 * rows}
   looks = list(zip(COLOURS, MARKERS, strict=True))[: len(teachers)]
-  with plots.figure(path, title=title, rows=rows, columns=3, **size) as (
-    canvas,
-    grid,
-  ):
+  with plots.figure(path, title=title, rows=rows, columns=3, **size) as grid:
     for axes, (name, values) in zip(grid, scores.items(), strict=True):
       for seeds, reached, (colour, marker) in zip(
         values, accuracy, looks, strict=True
@@ -60,6 +48,6 @@ def score_scatter(
     for axes in grid[::3]:
       axes.set_ylabel("accuracy after")
     plots.legend(
-      canvas,
+      grid,
       [plots.mark(x, *look) for x, look in zip(teachers, looks, strict=True)],
     )

@@ -27,16 +27,7 @@ class Images(NamedTuple):
 def pretrain(
   stage: str, job: Any, others: tuple[str, ...]
 ) -> training.Variables:
-  """Pretrains teachers, `[seeds, teachers]`, that of the source first.
-
-  Args:
-    stage: the name of its checkpoints.
-    job: the `Job` of the experiment.
-    others: names of `data.TEACHERS`, the further teachers.
-
-  Returns:
-    Their variables.
-  """
+  """Pretrains teachers, `[seeds, teachers]`, that of the source first."""
   config, data = job.config, job.data
   trained = [name for name in ("source", *others) if name != "untrained"]
 

@@ -33,12 +33,7 @@ ORIGINS = {
 
 
 def write(job: Any, results: dict[str, Any]) -> None:
-  """Draws the figures, writes report.md and prints the tables.
-
-  Args:
-    job: the `Job` of the experiment.
-    results: what its `main` returns.
-  """
+  """Draws the figures, writes report.md and prints the tables."""
   rows, teachers = results["rows"], results.get("teachers")
   parts = [conclude(job.config, rows), make_table(rows), read_table(job)]
   if teachers:

@@ -28,23 +28,17 @@ JUDGES = "few", "many"
 
 
 class Teachers(NamedTuple):
-  """The results of the teachers in the report.
+  """The results of the teachers in the report."""
 
-  Attributes:
-    names: of the teachers.
-    accuracy: `[teachers, seeds]`, on test images after fine-tuning.
-    scores: criterion -> `[2, teachers, seeds]`, by the few labels of a seed and
-      by all labels of the target's training images.
-    correlations: criterion -> Kendall's tau of scores and accuracy over
-      teachers, `[2, seeds]`.
-    picked: criterion -> `[2, seeds]`, the accuracy of the teacher that is
-      ranked first.
-  """
-
-  names: tuple[str, ...]
-  accuracy: np.ndarray
+  names: tuple[str, ...]  # of the teachers
+  accuracy: np.ndarray  # `[teachers, seeds]`, on test images after fine-tuning
+  # Criterion -> `[2, teachers, seeds]`, by the few labels of a seed and by all
+  # labels of the target's training images.
   scores: dict[str, np.ndarray]
+  # Criterion -> Kendall's tau of scores and accuracy over teachers, `[2,
+  # seeds]`.
   correlations: dict[str, np.ndarray]
+  # Criterion -> `[2, seeds]`, the accuracy of the teacher that is ranked first.
   picked: dict[str, np.ndarray]
 
 

@@ -26,21 +26,15 @@ from kdjax.ops import cross_entropy
 
 
 class Row(NamedTuple):
-  """The results of one method in the report.
+  """The results of one method in the report."""
 
-  Attributes:
-    candidates: of its hyper-parameters, name -> `[candidates]`; or None.
-    chosen: `[seeds]`, the candidate that a seed's few labels chose.
-    accuracy: `[seeds]`, its accuracy on target test images.
-    oracle: `[seeds]`, the best one by the labels of target validation images.
-    oracle_accuracy: `[seeds]`, its accuracy on the same test images.
-  """
-
+  # Of its hyper-parameters, name -> `[candidates]`; or None.
   candidates: dict[str, np.ndarray] | None
-  chosen: np.ndarray
-  accuracy: np.ndarray
+  chosen: np.ndarray  # `[seeds]`, the candidate that a seed's few labels chose
+  accuracy: np.ndarray  # `[seeds]`, its accuracy on target test images
+  # `[seeds]`, the best one by the labels of target validation images.
   oracle: np.ndarray
-  oracle_accuracy: np.ndarray
+  oracle_accuracy: np.ndarray  # `[seeds]`, its accuracy on the same test images
 
 
 def with_new_head(
@@ -58,20 +52,7 @@ def fine_tune(
   student: training.Variables,
   teacher: training.Variables,
 ) -> tuple[training.Variables, dict[str, np.ndarray]]:
-  """Fine-tunes all seeds, folds and candidates as one program.
-
-  Args:
-    stage: the name of its checkpoints.
-    method: a name of `METHODS`.
-    job: the `Job` of the experiment; its keys and labels may be repeated for
-      several networks a seed.
-    student: where each seed starts, `[seeds]`.
-    teacher: the pretrained network, `[seeds]`.
-
-  Returns:
-    The students who had all labels, `[seeds, candidates]`, and what was seen,
-    `[rounds, seeds, candidates]`.
-  """
+  """Fine-tunes all seeds, folds and candidates as one program."""
   config, data, forward = job.config, job.data, job.forward
   body = BODIES[config.network]
   groups = layer_groups(body, student.params)

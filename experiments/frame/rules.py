@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from kdjax import selection
 
 # Rule -> its score, of source and target validation examples.
 RULES = {
@@ -25,16 +29,34 @@ RULES = {
 }
 
 
-def choose(rule: str, scores: Mapping[str, np.ndarray]) -> int:
-  """The candidate that a rule chooses.
+def score(
+  source_hits: jax.Array,
+  source_losses: jax.Array,
+  ratios: jax.Array,
+  target_logits: jax.Array,
+  neighbours: jax.Array,
+) -> dict[str, jax.Array]:
+  """The scores of all rules but reverse and guarded; higher is better.
 
-  Args:
-    rule: a name of `RULES`.
-    scores: of all rules but guarded, `[candidates]`; higher is better.
-
-  Returns:
-    The place of the best candidate, the first among equals.
+  The source's validation examples have hits, losses and density ratios of the
+  target, `[source]` each; the target's have logits and the vectors among which
+  the density of neighbourhoods is measured, `[target, ...]` each.
   """
+  return {
+    "source_accuracy": jnp.mean(source_hits),
+    "importance_weighted": selection.importance_weighted_score(
+      source_losses, ratios, normalize=True
+    ),
+    "dev": selection.dev_score(source_losses, ratios),
+    "entropy": selection.entropy_score(target_logits),
+    "information": selection.im_score(target_logits),
+    "bnm": selection.bnm_score(target_logits),
+    "snd": selection.snd_score(neighbours),
+  }
+
+
+def choose(rule: str, scores: Mapping[str, np.ndarray]) -> int:
+  """The place of the candidate that a rule chooses by scores `[candidates]`."""
   if rule != "guarded":
     return int(np.argmax(scores[rule]))
   # Information alone may reward confident nonsense, and source accuracy alone

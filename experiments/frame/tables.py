@@ -8,18 +8,12 @@ from rich.table import Table as ConsoleTable
 
 
 class Table(NamedTuple):
-  """A table, its first column to the left and the others to the right.
+  """A table, its first column to the left and the others to the right."""
 
-  Attributes:
-    header: the names of the columns.
-    rows: their cells.
-    title: above it on the console.
-    shown: the columns on the console; None for all, () for no table.
-  """
-
-  header: Sequence[str]
-  rows: Sequence[Sequence[str]]
-  title: str | None = None
+  header: Sequence[str]  # the names of the columns
+  rows: Sequence[Sequence[str]]  # their cells
+  title: str | None = None  # above it on the console
+  # The columns on the console; None for all, () for no table.
   shown: Sequence[int] | None = None
 
   def markdown(self) -> str:

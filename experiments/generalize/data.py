@@ -100,14 +100,7 @@ def split_domains(key: jax.Array, data: Data) -> Split:
 
 
 def split_for_target(split: Split) -> Split:
-  """The division for students of the target: choice and report share a fifth.
-
-  Args:
-    split: of `split_domains`, `[..., n]`.
-
-  Returns:
-    The same images to train on.
-  """
+  """The division for students of the target: choice and report share a fifth."""
   half = split.outside.shape[-1] // 2
   chosen, tested = split.outside[..., :half], split.outside[..., half:]
   return Split(split.inside, chosen, tested)

@@ -60,18 +60,7 @@ def search_of(name: str) -> Search:
 def make_learner(
   name: str, setting: Setting, trial: dict[str, Any], key: Any = None
 ) -> training.Learner:
-  """The learner of a method.
-
-  Args:
-    name: of the method.
-    setting: the sizes.
-    trial: its hyper-parameters, which may be traced.
-    key: of the student's initial weights, which are then the same under all
-      methods.
-
-  Returns:
-    The learner.
-  """
+  """The learner of a method."""
   row, shape, tuned = row_of(name), setting.shape, trial["weight"]
   rate, anneal = trial["learning_rate"], trial["anneal"]
 

@@ -92,17 +92,7 @@ def make_network(
   outputs: int,
   change: Callable[[Any, nnx.Rngs], nnx.Module] | None = None,
 ) -> training.Network:
-  """The configured network.
-
-  Args:
-    config: of the experiment.
-    shape: of an image.
-    outputs: the number of logits.
-    change: makes another module of the network's.
-
-  Returns:
-    The network, without weights.
-  """
+  """The configured network."""
 
   def build(rngs: nnx.Rngs) -> Any:
     if config.network == "cnn":

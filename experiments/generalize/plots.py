@@ -21,26 +21,13 @@ def accuracy_grid(
   oracle: str,
   title: str,
 ) -> None:
-  """Accuracy of each method by each rule, a panel a target.
-
-  Args:
-    path: of the PNG.
-    accuracies: rule -> method -> rates `[seeds, panels]`. The first rule's
-      first method is the one to compare with.
-    panels: their names.
-    target_only: rates `[seeds, panels]` of training on the target itself.
-    oracle: the rule whose marks are open.
-    title: the finding.
-  """
+  """Accuracy of each method by each rule, a panel a target."""
   first = next(iter(accuracies.values()))
   yardstick = next(iter(first.values())).mean(0)
   places = np.arange(len(first))
   shifts = np.linspace(-0.22, 0.22, len(accuracies))
   size = {"width": 1.8 + 2.3 * len(panels), "height": 2.0 + 0.32 * len(first)}
-  with plots.figure(path, title=title, columns=len(panels), **size) as (
-    canvas,
-    grid,
-  ):
+  with plots.figure(path, title=title, columns=len(panels), **size) as grid:
     for i, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
       axes.axvline(yardstick[i], color=plots.GREY, ls="--", lw=1.2)
       bound = target_only[:, i].mean()
@@ -83,4 +70,4 @@ def accuracy_grid(
     ]
     line = functools.partial(plots.Line2D, [], [], color=plots.GREY)
     marks += [line(ls="--", label="ERM"), line(ls=":", label="target-only")]
-    plots.legend(canvas, marks)
+    plots.legend(grid, marks)

@@ -32,27 +32,15 @@ MEANINGS = {
 
 
 class Results(NamedTuple):
-  """Accuracies on targets, `[seeds, targets]`.
+  """Accuracies on targets, `[seeds, targets]`."""
 
-  Attributes:
-    chosen: rule -> method -> those of the students that the rule chose.
-    target_only: of students that were trained on the target.
-  """
-
+  # Rule -> method -> those of the students that the rule chose.
   chosen: dict[str, dict[str, np.ndarray]]
-  target_only: np.ndarray
+  target_only: np.ndarray  # of students that were trained on the target
 
 
 def choose(job: Any, contents: dict[Any, Any]) -> Results:
-  """Lets each rule choose a student for each method, seed and target.
-
-  Args:
-    job: the `Job` of the experiment.
-    contents: of the cells, by method and domains held out.
-
-  Returns:
-    The accuracies of the chosen students on images of the target.
-  """
+  """Lets each rule choose a student for each method, seed and target."""
   rules = RULES if job.config.leave_one_out else (TRAINING, ORACLE)
   domains = range(len(DOMAINS[job.config.task]))
 
@@ -96,12 +84,7 @@ def choose(job: Any, contents: dict[Any, Any]) -> Results:
 
 
 def write(job: Any, results: Results) -> None:
-  """Draws the figure, writes report.md and prints the tables.
-
-  Args:
-    job: the `Job` of the experiment.
-    results: of `choose`.
-  """
+  """Draws the figure, writes report.md and prints the tables."""
   parts = []
   for rule, rows in results.chosen.items():
     parts += [f"## {rule}", f"This rule chooses {MEANINGS[rule]}."]
@@ -119,11 +102,7 @@ def write(job: Any, results: Results) -> None:
 
 
 def gains_of(rows: dict[str, np.ndarray]) -> dict[str, statistics.Gain]:
-  """The methods' gains over ERM, the mean over targets.
-
-  Args:
-    rows: method -> accuracies `[seeds, targets]`, by one rule.
-  """
+  """The methods' gains over ERM, the mean over targets."""
   scores = {name: values.mean(1) for name, values in rows.items()}
   erm = scores.pop("erm")
   return statistics.compare(scores, erm)

@@ -35,17 +35,13 @@ class Seed(NamedTuple):
 
 
 class Program(NamedTuple):
-  """The functions of a method and a number of training domains.
+  """The functions of a method and a number of training domains."""
 
-  Attributes:
-    start: `(seeds) -> students`, `[seeds, trials]`.
-    advance: `(students, seeds, data, shown, held_out, first) -> students,
-      seen`, compiled: steps from `first` to the next evaluation. Its accuracies
-      `[seeds, trials, domains]` are "outside", of the images of each domain to
-      choose by, and "tested", of those of domains held out to report.
-  """
-
-  start: Callable[..., Any]
+  start: Callable[..., Any]  # `(seeds) -> students`, `[seeds, trials]`
+  # `(students, seeds, data, shown, held_out, first) -> students, seen`,
+  # compiled: steps from `first` to the next evaluation. Its accuracies `[seeds,
+  # trials, domains]` are "outside", of the images of each domain to choose by,
+  # and "tested", of those of domains held out to report.
   advance: Callable[..., Any]
 
 

@@ -155,22 +155,18 @@ class Job(NamedTuple):
 
 
 class Row(NamedTuple):
-  """The results of one method in the report.
+  """The results of one method in the report."""
 
-  Attributes:
-    accuracy: after the last round, on target test images, `[seeds]`.
-    chosen: the same after the round that target validation images choose
-      without their labels; of the trained from scratch the same.
-    oracle: the same after the round that they choose with their labels.
-    seen: scores of target validation images, `[1 + rounds, seeds]`.
-    by_angle: accuracy after the last round on test images turned by each of
-      `angles`, `[angles, seeds]`.
-  """
-
-  accuracy: np.ndarray
+  accuracy: np.ndarray  # after the last round, on target test images, `[seeds]`
+  # The same after the round that target validation images choose without their
+  # labels; of the trained from scratch the same.
   chosen: np.ndarray
+  # The same after the round that they choose with their labels.
   oracle: np.ndarray
+  # Scores of target validation images, `[1 + rounds, seeds]`.
   seen: dict[str, np.ndarray]
+  # Accuracy after the last round on test images turned by each of `angles`,
+  # `[angles, seeds]`.
   by_angle: np.ndarray
 
 

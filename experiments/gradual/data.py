@@ -13,24 +13,16 @@ class Data(NamedTuple):
   """Images and labels on the device; no image is in two of the parts.
 
   Labels of all but the source are for target-only and for the oracle alone.
-
-  Attributes:
-    source: labeled images, a little turned.
-    turned_source: the same ones, turned as the target's are.
-    between: the images of all domains between, in the order of their angles.
-    target: the same ones, turned as the target's are.
-    validation: target images that choose.
-    test: target images that choose nothing.
-    plain_test: the same ones, as they are.
   """
 
-  source: dict[str, Any]
-  turned_source: dict[str, Any]
+  source: dict[str, Any]  # labeled images, a little turned
+  turned_source: dict[str, Any]  # the same ones, turned as the target's are
+  # The images of all domains between, in the order of their angles.
   between: dict[str, Any]
-  target: dict[str, Any]
-  validation: dict[str, Any]
-  test: dict[str, Any]
-  plain_test: dict[str, Any]
+  target: dict[str, Any]  # the same ones, turned as the target's are
+  validation: dict[str, Any]  # target images that choose
+  test: dict[str, Any]  # target images that choose nothing
+  plain_test: dict[str, Any]  # the same ones, as they are
 
 
 def load_data(config: Any) -> Data:

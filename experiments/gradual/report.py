@@ -30,12 +30,7 @@ COLOURS = {
 
 
 def write(job: Any, rows: dict[str, Any]) -> None:
-  """Draws the figure, writes report.md and prints the table.
-
-  Args:
-    job: the `Job` of the experiment.
-    rows: what its `main` returns.
-  """
+  """Draws the figure, writes report.md and prints the table."""
   job.run.publish(
     job.console,
     f"{job.config.dataset}, turned from 0 to {job.config.degrees:g} degrees",
@@ -184,7 +179,7 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
   title = statistics.headline(gains_of(rows), NAMES, "source-only")
   with plots.figure(
     job.run.path / "angles.png", title=title, columns=2, width=9.6, height=4.6
-  ) as (canvas, (left, right)):
+  ) as (left, right):
     for name, row in rows.items():
       style = {"ls": "--" if name == "target_only" else "-"}
       look = NAMES[name], COLOURS[name]
@@ -207,7 +202,7 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
     for axes in (left, right):
       axes.set_ylim(0, 1)
       axes.yaxis.set_major_formatter(plots.percent)
-    plots.legend(canvas, left.get_legend_handles_labels()[0])
+    plots.legend(left, left.get_legend_handles_labels()[0])
   caption = (
     "Left: every model at the end, on test images turned by each angle. Right: "
     "accuracy on the target's validation images after each round of "

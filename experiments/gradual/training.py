@@ -28,16 +28,13 @@ EPSILON = 1e-7
 
 
 class Trained(NamedTuple):
-  """The result of a method.
+  """The result of a method."""
 
-  Attributes:
-    final: the variables after the last round, `[seeds, ...]`.
-    best: those after the round that a rule chooses, by the rule's name.
-    seen: scores before the first round and after each, `[1 + rounds, seeds]`.
-  """
-
+  # The variables after the last round, `[seeds, ...]`.
   final: training.Variables
+  # Those after the round that a rule chooses, by the rule's name.
   best: dict[str, training.Variables]
+  # Scores before the first round and after each, `[1 + rounds, seeds]`.
   seen: dict[str, np.ndarray]
 
 
@@ -143,19 +140,7 @@ def run_rounds(
   advance: Callable[[int, Any], tuple[Any, dict[str, jax.Array]]],
   whole: Callable[[training.Variables], training.Variables] = lambda x: x,
 ) -> Trained:
-  """Trains round by round, from the last checkpoint on if there is one.
-
-  Args:
-    stage: its name: of its checkpoints, of its rows in metrics.jsonl.
-    job: the `Job` of the experiment.
-    rounds: how many.
-    state: before the first round, of all seeds.
-    advance: `(round, state) -> state, seen`.
-    whole: makes the network's variables from the student's.
-
-  Returns:
-    A `Trained`.
-  """
+  """Trains round by round, from the last checkpoint on if there is one."""
 
   def look(state):
     variables = whole(state.student)
@@ -231,16 +216,7 @@ def train_on_images(
   order: np.ndarray,
   drop: float,
 ) -> Trained:
-  """Goes on from the source's model by self-training, block by block.
-
-  Args:
-    stage: the method's name.
-    job: the `Job` of the experiment.
-    source: variables of source-only, `[seeds, ...]`.
-    images: unlabeled.
-    order: `[blocks, examples]`, which of them are in each block.
-    drop: the share of a block that is not learned.
-  """
+  """Goes on from the source's model by self-training, block by block."""
   init, _ = make_learner(job.forward, job.config)
   seeds = job.config.seeds
 

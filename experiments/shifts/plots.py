@@ -13,15 +13,10 @@ CLASSES = plots.BLUE, plots.RED
 
 
 class Gains(NamedTuple):
-  """A panel of the map of gains.
+  """A panel of the map of gains."""
 
-  Attributes:
-    points: `[rows, shifts]`, the mean gains over source-only.
-    clear: `[rows, shifts]`, which of them have a verdict.
-  """
-
-  points: np.ndarray
-  clear: np.ndarray
+  points: np.ndarray  # `[rows, shifts]`, the mean gains over source-only
+  clear: np.ndarray  # `[rows, shifts]`, which of them have a verdict
 
 
 def gain_maps(
@@ -33,25 +28,13 @@ def gain_maps(
   columns: Sequence[str],
   title: str,
 ) -> None:
-  """Heat maps of gains: methods against shifts.
-
-  Args:
-    path: of the PNG.
-    panels: title -> its gains, from left to right.
-    rows: names of the methods, from the top down.
-    groups: kind of methods -> how many rows it has, from the top down.
-    columns: names of the shifts.
-    title: the finding.
-  """
+  """Heat maps of gains: methods against shifts."""
   longest = max(map(len, rows))
   size = {
     "width": 1.9 + 0.07 * longest + len(panels) * max(0.95 * len(columns), 2.4),
     "height": 2.0 + 0.33 * len(rows),
   }
-  with plots.figure(path, title=title, columns=len(panels), **size) as (
-    _,
-    grid,
-  ):
+  with plots.figure(path, title=title, columns=len(panels), **size) as grid:
     grid = np.ravel(grid)
     for axes, (name, (gains, clear)) in zip(grid, panels.items(), strict=True):
       plots.heat_map(
@@ -84,20 +67,10 @@ def samples(
   margins: Mapping[str, Callable[[np.ndarray], np.ndarray]],
   title: str,
 ) -> None:
-  """Both domains of each shift and where source-only parts the classes.
-
-  Args:
-    path: of the PNG.
-    domains: shift -> points and labels of the source, and of the target.
-    margins: shift -> margins of points, above 0 for class 1.
-    title: the finding.
-  """
+  """Both domains of each shift and where source-only parts the classes."""
   count = len(domains)
   size = {"width": 0.4 + 2.5 * count, "height": 5.4}
-  with plots.figure(path, title=title, rows=2, columns=count, **size) as (
-    _,
-    grid,
-  ):
+  with plots.figure(path, title=title, rows=2, columns=count, **size) as grid:
     grid = np.reshape(grid, (2, count))
     for column, (shift, parts) in zip(grid.T, domains.items(), strict=True):
       everything = np.concatenate([points for points, _ in parts])

@@ -31,13 +31,7 @@ NAMES = {
 
 
 def write(job: Any, results: Results, problems: dict[Any, Any]) -> None:
-  """Draws the figures, writes report.md and prints the table.
-
-  Args:
-    job: the `Job` of the experiment.
-    results: of all rules.
-    problems: shift -> the `Problem` of its first seed.
-  """
+  """Draws the figures, writes report.md and prints the table."""
   rule = job.config.select
   blind, oracle = (
     {shift: judge(rows, rule) for shift, rows in results.items()}
@@ -69,12 +63,7 @@ def write(job: Any, results: Results, problems: dict[Any, Any]) -> None:
 def judge(
   rows: dict[str, dict[str, np.ndarray]], rule: str
 ) -> dict[str, statistics.Gain]:
-  """The gains of all methods over source-only, on one shift.
-
-  Args:
-    rows: method -> rule -> accuracies.
-    rule: which chose.
-  """
+  """The gains of all methods over source-only, on one shift."""
   scores = {name: row[rule] for name, row in rows.items() if name in METHODS}
   return statistics.compare(scores, rows["source_only"][rule])
 

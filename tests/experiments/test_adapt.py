@@ -19,6 +19,7 @@ from experiments.adapt import methods as adapt_methods
 from experiments.adapt import plots as adapt_plots
 from experiments.adapt import report as adapt_report
 from experiments.adapt import training as adapt_training
+from experiments.frame import data as frame_data
 from experiments.frame import plots
 from experiments.frame import rules
 from kdjax import data as kdata
@@ -191,7 +192,11 @@ def make_learner(name, job):
   student = training.Model(job.forward, variables)
   targets = job.data.train_sizes[1]
   learner = adapt_methods.make_learner(name, SMALL, student, targets, 0.5)
-  return learner, adapt_training.batch_spec(SMALL, job.data)
+  spec = {
+    domain: frame_data.batch_spec(part, SMALL.batch_size)
+    for domain, part in job.data.train.items()
+  }
+  return learner, spec
 
 
 @pytest.mark.slow
@@ -351,7 +356,7 @@ def test_the_bars_claim_what_the_seeds_show(
   for module, name in (
     (plots, "accuracy_bars"),
     (adapt_report, "divergence_curves"),
-    (adapt_report, "embedding_scatter"),
+    (plots, "embedding_maps"),
   ):
     monkeypatch.setattr(
       module,

@@ -72,7 +72,7 @@ def nothing():
 def reference(tmp_path_factory):
   """A run that was killed in the middle of a cell, and went on."""
   folder = tmp_path_factory.mktemp("reference") / "made"
-  log = compare_job.Job.log
+  log = compare_job.SharedFolder.log
 
   def die(self, **row):
     if (row["stage"], row["step"]) == ("mlp:mlp nothing", 4):
@@ -80,7 +80,7 @@ def reference(tmp_path_factory):
     log(self, **row)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(compare_job.Job, "log", die)
+    patch.setattr(compare_job.SharedFolder, "log", die)
     with pytest.raises(KeyboardInterrupt):
       compare.main(small(folder, methods=("kd", "nothing")))
   cells = {file.stem for file in folder.glob("cells/*/*.json")}
@@ -169,10 +169,10 @@ def test_a_cell_that_fails_does_not_stop_the_others(
   folders.write_json(other, scratch | {"pair": "mlp:convnet"})
   train = compare_cells.run_cell
 
-  def fail(job, teacher, student, method):
+  def fail(job, pair, method):
     if method == "nothing":
       raise RuntimeError("out of memory\n in a long story")
-    train(job, teacher, student, method)
+    train(job, pair, method)
 
   monkeypatch.setattr(compare, "run_cell", fail)
   monkeypatch.setattr(compare_plots, "draw", lambda *args: {})
@@ -230,7 +230,7 @@ def cell_programs(method, teacher="mlp", student="mlp"):
   for lesson in course:
     if lesson is not None:
       program = compare_training.build(
-        lesson, images, 0, 10, epochs=1, chunk_size=None
+        lesson, images, 10, epochs=1, chunk_size=None
       )
       variables = guide if lesson.teacher else {}
       state = jax.eval_shape(program.start, key[None], students, variables)

@@ -11,7 +11,9 @@ import optax
 import pytest
 
 from experiments.distill import __main__ as distill
+from experiments.distill import data as distill_data
 from experiments.distill import report as distill_report
+from experiments.distill import training as distill_training
 from experiments.frame import folders
 from kdjax.training import Checkpoints
 
@@ -103,7 +105,7 @@ def test_the_cell_is_chosen_on_validation_data(reference):
 
 
 def test_pairs_share_everything_but_the_teacher():
-  data = distill.load_data(SMALL)
+  data = distill_data.load_data(SMALL)
   labels = np.asarray(data.train["label"])[data.transfer]
   assert data.transfer.shape == (4, 18)
   assert not np.any(labels == 3)
@@ -210,7 +212,7 @@ def test_flags_that_do_not_go_together(changes, message, tmp_path):
 @pytest.mark.slow
 def test_every_method_mixes_with_the_labels():
   assert get_args(get_type_hints(distill.Config)["method"]) == tuple(
-    distill.METHODS
+    distill_training.METHODS
   )
   student, teacher = jnp.array([[1.0, 0.0, -2.0]]), jnp.array([[0.0, 2.0, 1.0]])
   labels = jnp.array([1])
@@ -223,7 +225,7 @@ def test_every_method_mixes_with_the_labels():
         loss(logits, teacher, labels, temperature=2.0, alpha=alpha)
         for logits, alpha in ((student, 0.0), (teacher, 1.0), (student, 1.0))
       ]
-      for name, loss in distill.METHODS.items()
+      for name, loss in distill_training.METHODS.items()
     }
 
   for none, same, full in losses().values():
