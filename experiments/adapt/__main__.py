@@ -183,10 +183,5 @@ def describe_methods() -> dict[str, tuple[str, str]]:
   }
 
 
-def main(config: Config) -> dict[str, Row]:
-  """Runs the experiment."""
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
   commands.launch(Config, prepare, execute, describe_methods)

@@ -285,10 +285,5 @@ def describe_methods() -> dict[str, tuple[str, str]]:
   }
 
 
-def main(config: Config) -> dict[str, Any]:
-  """Runs the comparison; raises an error where the command line prints it."""
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
   commands.launch(Config, prepare, execute, describe_methods)

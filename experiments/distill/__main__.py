@@ -193,10 +193,5 @@ def execute(job: Job) -> dict[str, Any]:
   return results
 
 
-def main(config: Config) -> dict[str, Any]:
-  """Runs the experiment; raises an error where the command line prints it."""
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
   commands.launch(Config, prepare, execute)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 
 from experiments.finetune.data import TEACHERS
@@ -38,7 +37,8 @@ from experiments.finetune.training import first_of
 from experiments.finetune.training import make_row
 from experiments.frame import commands
 from experiments.frame import folders
-from kdjax import objectives
+from experiments.frame import rounds
+from experiments.frame import tables
 from kdjax import training
 
 
@@ -135,79 +135,52 @@ def check(config: Config) -> None:
 
 
 class Job(NamedTuple):
-  """The inputs of every part of the run.
-
-  What a seed decides is the same under every method: the fresh network
-  `[seeds]` and a key for the rest `[seeds]`.
-  """
+  """The inputs of every part of the run, the same under every method."""
 
   config: Config
   run: folders.RunFolder
   console: Console
   data: Data
   forward: training.Forward
-  fresh: training.Variables
-  key: jax.Array
+  fresh: training.Variables  # a network without training, `[seeds, ...]`
+  key: jax.Array  # `[seeds]`
 
 
-class Setup(NamedTuple):
-  """The inputs of a run before any computation; networks are by norm."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-  networks: dict[str, training.Network]
-
-
-def prepare(config: Config) -> Setup:
+def prepare(config: Config) -> tuple[Any, ...]:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   check(config)
   data = load_data(config)
-  networks = {
-    norm: make_network(config, data, norm)
-    for norm in {norm_of(name) for name in with_baselines(config.methods)}
-  }
-  console, run = commands.console(), folders.RunFolder(config)
-  return Setup(config, run, console, data, networks)
+  norms = dict.fromkeys(map(norm_of, with_baselines(config.methods)))
+  networks = {norm: make_network(config, data, norm) for norm in norms}
+  return config, folders.RunFolder(config), commands.console(), data, networks
 
 
-def start_job(setup: Setup, norm: str = "none") -> Job:
-  """Makes what the seeds decide."""
-  config, network = setup.config, setup.networks[norm]
+def start_job(network: training.Network, *setup: Any) -> Job:
+  """Makes all that the seeds decide."""
 
   @jax.jit
   @jax.vmap
-  def start(seed):
-    key = jax.random.fold_in(jax.random.key(config.seed), seed)
+  def start(key):
     init_key, key = jax.random.split(key)
     return network.init(init_key), key
 
-  fresh, key = start(jnp.arange(config.seeds))
-  return Job(*setup[:-1], network.forward, fresh, key)
+  seeds = start(rounds.seed_keys(setup[0]))
+  return Job(*setup, network.forward, *seeds)
 
 
-def execute(setup: Setup) -> dict[str, Any]:
+def execute(setup: tuple[Any, ...]) -> dict[str, Any]:
   """Trains, examines and writes the report; returns what the report says."""
-  config = setup.config
-  jobs = {norm: start_job(setup, norm) for norm in setup.networks}
+  config, *_, networks = setup
+  jobs = {norm: start_job(x, *setup[:-1]) for norm, x in networks.items()}
   job = jobs["none"]
   teachers = pretrain("pretrain", job, config.teachers)
-  starts = {
-    "none": {
-      "fresh": job.fresh,
-      "source": first_of(teachers),
-    }
-  }
+  starts = {"none": {"fresh": job.fresh, "source": first_of(teachers)}}
   for way in WAYS:
     if way in config.methods:
       starts["none"][way] = meta_learn(way, job)
   if "batch" in jobs:
-    source = pretrain("pretrain_norm", jobs["batch"], ())
-    starts["batch"] = {
-      "fresh": jobs["batch"].fresh,
-      "source": first_of(source),
-    }
+    source = first_of(pretrain("pretrain_norm", jobs["batch"], ()))
+    starts["batch"] = {"fresh": jobs["batch"].fresh, "source": source}
     starts["stochastic"] = starts["batch"]
   rows = {}
   for method in with_baselines(config.methods):
@@ -220,16 +193,5 @@ def execute(setup: Setup) -> dict[str, Any]:
   return results
 
 
-def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and what it does, for `--methods help`."""
-  rows = {name: objectives.PRESETS[name] for name in CHOICES}
-  return {name: (row.area, row.summary) for name, row in rows.items()}
-
-
-def main(config: Config) -> dict[str, Any]:
-  """Runs the experiment; raises an error where the command line prints it."""
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
-  commands.launch(Config, prepare, execute, describe_methods)
+  commands.launch(Config, prepare, execute, lambda: tables.describe(CHOICES))

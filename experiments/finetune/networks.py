@@ -3,13 +3,10 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from experiments.finetune.data import Data
-from kdjax import data as kdata
-from kdjax import nets
+from experiments.frame import networks
 from kdjax import training
 
 BODIES = {"mlp": "layers", "convnet": "convolutions"}
@@ -30,21 +27,13 @@ class NormalizedLayer(nnx.Module):
 def make_network(
   config: Any, data: Data, norm: str = "none"
 ) -> training.Network:
-  """The network of the flags."""
-  images = np.asarray(data.source["image"])
-  mean, std = map(jnp.asarray, kdata.channel_statistics(images))
+  """The network of the flags; the norm of its layers: none, batch, stochastic.
+
+  The last two have the same variables.
+  """
   options = {"hidden": config.hidden} if config.network == "mlp" else {}
 
-  def build(rngs: nnx.Rngs) -> nnx.Module:
-    module: Any = nets.create(
-      config.network,
-      input_shape=images.shape[1:],
-      num_classes=data.classes,
-      rngs=rngs,
-      **options,
-    )
-    if norm == "none":
-      return module
+  def normalize(module: Any, rngs: nnx.Rngs) -> nnx.Module:
     layers = getattr(module, BODIES[config.network])
     for i, layer in enumerate(layers):
       layers[i] = NormalizedLayer(layer, rngs)
@@ -52,6 +41,10 @@ def make_network(
       return training.stochastic_norms(module, rngs=rngs)
     return module
 
-  return training.Network.of(
-    build, preprocess=lambda images: kdata.normalize(images, mean, std)
+  return networks.make_network(
+    config.network,
+    data.source["image"],
+    data.classes,
+    change=None if norm == "none" else normalize,
+    **options,
   )

@@ -102,6 +102,15 @@ def compare(
   return gains
 
 
+def compare_bounded(
+  scores: Mapping[str, np.ndarray], baseline: str, bound: str
+) -> dict[str, Gain]:
+  """The gains of all methods; a bound is none: it is not in the correction."""
+  methods = {k: x for k, x in scores.items() if k not in (baseline, bound)}
+  gains = compare(methods, scores[baseline])
+  return gains | {bound: gain_of(scores[bound], scores[baseline])}
+
+
 def gain_of(treated: np.ndarray, control: np.ndarray) -> Gain:
   """The gain of one method, scores `[seeds]`, compared alone."""
   return compare({"": treated}, control)[""]
@@ -165,6 +174,11 @@ def headline(
     return f"No method is clearly better than {over}"
   best = max(helped, key=lambda name: gains[name].mean)
   return f"{names[best]}: {100 * gains[best].mean:+.1f} points over {over}"
+
+
+def percent(values: np.ndarray) -> str:
+  """Mean and standard deviation of rates `[seeds]` in percent."""
+  return mean_std(values, scale=100, digits=1)
 
 
 def mean_std(values: np.ndarray, *, scale: float = 1, digits: int = 2) -> str:

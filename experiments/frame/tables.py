@@ -1,10 +1,12 @@
 """Tables that look the same in the report and on the console."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rich import box
 from rich.table import Table as ConsoleTable
+
+from kdjax import objectives
 
 
 class Table(NamedTuple):
@@ -35,3 +37,9 @@ class Table(NamedTuple):
     for row in self.rows:
       table.add_row(*(row[i].replace("**", "") for i in columns))
     return table
+
+
+def describe(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+  """The area and the summary of methods, for `--methods help`."""
+  rows = {name: objectives.PRESETS[name] for name in names}
+  return {name: (row.area, row.summary) for name, row in rows.items()}

@@ -90,7 +90,7 @@ def make_network(
   config: Any,
   shape: tuple[int, int, int],
   outputs: int,
-  change: Callable[[Any, nnx.Rngs], nnx.Module] | None = None,
+  change: Callable[..., nnx.Module] | None = None,
 ) -> training.Network:
   """The configured network."""
 
@@ -101,7 +101,7 @@ def make_network(
       )
     else:
       module = Mlp(outputs, input_shape=shape, hidden=config.hidden, rngs=rngs)
-    return change(module, rngs) if change else module
+    return change(module, rngs=rngs) if change else module
 
   return training.Network.of(build)
 

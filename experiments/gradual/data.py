@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.frame import data as frame_data
 from kdjax import data as kdata
 
 
@@ -30,7 +31,7 @@ def load_data(config: Any) -> Data:
   generator = np.random.default_rng(config.seed)
   between = config.blocks * config.block_examples
   sizes = config.source_examples, between, config.validation_examples
-  train = kdata.load(config.dataset, "train", data_dir=config.data_dir)
+  train, test = (frame_data.read(config, name) for name in ("train", "test"))
   if sum(sizes) > len(train):
     raise ValueError(
       f"source_examples, blocks of block_examples and validation_examples are "
@@ -39,16 +40,12 @@ def load_data(config: Any) -> Data:
     )
   order = generator.permutation(len(train))[: sum(sizes)]
   arrays = kdata.as_arrays(kdata.subset(train, order))
+  ends = np.cumsum(sizes)
   source, middle, validation = (
-    dict(zip(arrays, parts, strict=True))
-    for parts in zip(
-      *(np.split(x, np.cumsum(sizes)[:-1]) for x in arrays.values()),
-      strict=True,
-    )
+    {k: x[end - size : end] for k, x in arrays.items()}
+    for size, end in zip(sizes, ends, strict=True)
   )
-  test = kdata.as_arrays(
-    kdata.load(config.dataset, "test", data_dir=config.data_dir)
-  )
+  test = kdata.as_arrays(test)
   start, end = config.spread, config.degrees - config.spread
 
   def turned(part: dict[str, Any], low: float, high: float) -> dict[str, Any]:

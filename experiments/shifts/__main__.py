@@ -145,15 +145,6 @@ def execute(job: Job) -> Results:
   return results
 
 
-def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and its name, for `--methods help`."""
-  return {name: (method.kind, method.name) for name, method in METHODS.items()}
-
-
-def main(config: Config) -> Results:
-  """Runs the experiment; raises an error where the command line prints it."""
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
-  commands.launch(Config, prepare, execute, describe_methods)
+  kinds = {name: (row.kind, row.name) for name, row in METHODS.items()}
+  commands.launch(Config, prepare, execute, lambda: kinds)

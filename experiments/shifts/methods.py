@@ -311,3 +311,8 @@ METHODS = {
   "joint_ot": Method("joint OT", _TRANSPORT, (1.0, 10.0), _send_labels),
   "self_training": Method("self-training", _ITSELF, (0.1, 0.5), _teach_itself),
 }
+NAMES = {
+  "source_only": "source-only",
+  "target_only": "target-only",
+  **{name: method.name for name, method in METHODS.items()},
+}

@@ -42,6 +42,10 @@ SMALL = adapt.Config(
 )
 
 
+def run(config):
+  return adapt.execute(adapt.prepare(config))
+
+
 def small(workdir, **changes):
   return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
 
@@ -49,7 +53,7 @@ def small(workdir, **changes):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
   folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, adapt.main(small(folder))
+  return folder, run(small(folder))
 
 
 def test_a_run_leaves_a_report(reference):
@@ -78,13 +82,13 @@ def test_a_run_leaves_a_report(reference):
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
   reference, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(adapt_report, "draw", lambda job, rows: {})
+  monkeypatch.setattr(adapt_report, "draw", lambda *_: {})
   folder, rows = reference
   workdir = tmp_path / "cut"
   shutil.copytree(folder, workdir)
   shutil.rmtree(workdir / "checkpoints" / "jda" / "12")
   shutil.rmtree(workdir / "checkpoints" / "target_only")
-  again = adapt.main(small(workdir, resume=True))
+  again = run(small(workdir, resume=True))
   jax.tree.map(np.testing.assert_array_equal, again, rows)
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   assert sorted(lines) == sorted(
@@ -115,7 +119,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
 )
 def test_flags_that_will_not_do(changes, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    adapt.main(small(tmp_path / "run", **changes))
+    run(small(tmp_path / "run", **changes))
   assert not (tmp_path / "run").exists()
 
 
@@ -355,7 +359,7 @@ def test_the_bars_claim_what_the_seeds_show(
   titles = {}
   for module, name in (
     (plots, "accuracy_bars"),
-    (adapt_report, "divergence_curves"),
+    (adapt_plots, "divergence_curves"),
     (plots, "embedding_maps"),
   ):
     monkeypatch.setattr(
@@ -370,5 +374,6 @@ def test_the_bars_claim_what_the_seeds_show(
       validation={"label": np.zeros(4)}, validation_sizes=(2, 2)
     ),
   )
-  adapt_report.draw(job, gained(rows, gains))
+  rows = gained(rows, gains)
+  adapt_plots.draw(job, rows, adapt_report.gains_of(SMALL, rows))
   assert titles["accuracy_bars"] == title

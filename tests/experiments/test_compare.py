@@ -48,6 +48,10 @@ METHODS = ("scratch", "kd", "nothing", "tfkd")
 load_data = functools.cache(compare_data.load_data)
 
 
+def run(config):
+  return compare.execute(compare.prepare(config))
+
+
 def small(workdir, **changes):
   return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
 
@@ -82,13 +86,13 @@ def reference(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(compare_job.SharedFolder, "log", die)
     with pytest.raises(KeyboardInterrupt):
-      compare.main(small(folder, methods=("kd", "nothing")))
+      run(small(folder, methods=("kd", "nothing")))
   cells = {file.stem for file in folder.glob("cells/*/*.json")}
   assert cells == {"scratch", "kd"}
   assert (folder / "checkpoints" / "mlp_to_mlp" / "nothing").exists()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(compare_plots, "SHOWN", 60)
-    return folder, compare.main(small(folder, resume=True))
+    return folder, run(small(folder, resume=True))
 
 
 def test_a_run_leaves_one_table(reference):
@@ -151,21 +155,21 @@ def test_a_killed_cell_went_on_from_its_checkpoint(reference):
   assert rows[0].items() >= history[0].items()
   assert not (folder / "checkpoints" / "mlp_to_mlp" / "nothing").exists()
   with pytest.raises(ValueError, match="--resume"):
-    compare.main(small(folder))
+    run(small(folder))
   with pytest.raises(ValueError, match="--seeds was 2 and is 3"):
-    compare.main(small(folder, resume=True, seeds=3))
+    run(small(folder, resume=True, seeds=3))
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(
   reference, tmp_path, monkeypatch
 ):
-  run = shutil.copytree(reference[0], tmp_path / "run")
-  cells = run / "cells/mlp_to_mlp"
+  workdir = shutil.copytree(reference[0], tmp_path / "run")
+  cells = workdir / "cells/mlp_to_mlp"
   for name in ("nothing", "vitkd"):
     (cells / f"{name}.json").unlink()
   # A pair that another run left unfinished has no table.
   scratch = json.loads((cells / "scratch.json").read_text())
-  other = run / "cells/mlp_to_convnet/scratch.json"
+  other = workdir / "cells/mlp_to_convnet/scratch.json"
   folders.write_json(other, scratch | {"pair": "mlp:convnet"})
   train = compare_cells.run_cell
 
@@ -177,8 +181,8 @@ def test_a_cell_that_fails_does_not_stop_the_others(
   monkeypatch.setattr(compare, "run_cell", fail)
   monkeypatch.setattr(compare_plots, "draw", lambda *args: {})
   with pytest.raises(ExceptionGroup, match="1 cells failed"):
-    compare.main(small(run, resume=True))
-  report = (run / "report.md").read_text()
+    run(small(workdir, resume=True))
+  report = (workdir / "report.md").read_text()
   assert "**Failed**: nothing: out of memory in a long story" in report
   assert "| vitkd | not applicable" in report
   assert "convnet" not in report

@@ -32,6 +32,10 @@ SMALL = distill.Config(
 )
 
 
+def run(config):
+  return distill.execute(distill.prepare(config))
+
+
 def small(workdir, **changes):
   return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
 
@@ -55,7 +59,7 @@ def saved(folder, stage):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
   folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, distill.main(small(folder))
+  return folder, run(small(folder))
 
 
 def test_a_run_leaves_a_report(reference):
@@ -129,9 +133,9 @@ def test_a_killed_run_resumes_to_the_same_bits(
   with monkeypatch.context() as patch:
     patch.setattr(folders.RunFolder, "log", die)
     with pytest.raises(KeyboardInterrupt):
-      distill.main(small(tmp_path))
+      run(small(tmp_path))
   monkeypatch.setattr(distill_report, "draw", lambda job, x: {})
-  results = distill.main(small(tmp_path, resume=True))
+  results = run(small(tmp_path, resume=True))
   output = capsys.readouterr().out
   assert "resuming teacher at step 12 of 12" in output
   assert "resuming students at step 4 of 12" in output
@@ -159,7 +163,7 @@ def test_devices_change_nothing_but_rounding(
 
   monkeypatch.setattr(distill, "examine", stop)
   with pytest.raises(KeyboardInterrupt):
-    distill.main(small(tmp_path, devices=2, parallel=mode))
+    run(small(tmp_path, devices=2, parallel=mode))
   for stage in ("teacher", "students"):
     before, after = saved(folder, stage), saved(tmp_path, stage)
     for name, leaf in before.items():
@@ -177,11 +181,11 @@ def test_devices_change_nothing_but_rounding(
 def test_a_folder_with_a_run_is_not_overwritten(reference, tmp_path):
   folder, _ = reference
   with pytest.raises(ValueError, match=r"--resume, .*--overwrite, .*--workdir"):
-    distill.main(small(folder))
+    run(small(folder))
   with pytest.raises(ValueError, match="--seeds was 4 and is 6"):
-    distill.main(small(folder, resume=True, seeds=6))
+    run(small(folder, resume=True, seeds=6))
   with pytest.raises(ValueError, match="no run to resume"):
-    distill.main(small(tmp_path, resume=True))
+    run(small(tmp_path, resume=True))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +209,7 @@ def test_a_folder_with_a_run_is_not_overwritten(reference, tmp_path):
 )
 def test_flags_that_do_not_go_together(changes, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    distill.main(small(tmp_path / "run", **changes))
+    run(small(tmp_path / "run", **changes))
   assert not (tmp_path / "run").exists()
 
 
