@@ -44,6 +44,8 @@ from experiments.frame import progress
 
 OF_RECIPE = "that of the recipe"
 # The defaults that each recipe gives to flags.
+_ALL_IMAGES = {"examples_per_class": 0, "validation_fraction": 0.0}
+_LARGER = {"shift": 4, "flip": True}
 RECIPES: dict[str, dict[str, Any]] = {
   "digits": {
     "dataset": "digits",
@@ -57,7 +59,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "shift": 1,
     "flip": False,
   },
-  "fashion": {
+  "fashion": _LARGER
+  | {
     "dataset": "fashion_mnist",
     "pairs": ("resnet32x4:resnet8x4", "resnet32x4:shufflenetv2"),
     "assistant": "resnet14",
@@ -66,33 +69,27 @@ RECIPES: dict[str, dict[str, Any]] = {
     "epochs": 120,
     "teacher_epochs": 30,
     "evaluate_every": 10,
-    "shift": 4,
-    "flip": True,
   },
-  "cifar100": {
+  "cifar100": _LARGER
+  | _ALL_IMAGES
+  | {
     "dataset": "cifar100",
     "pairs": ("same",),
     "assistant": "resnet20",
-    "examples_per_class": 0,
-    "validation_fraction": 0.0,
     "epochs": 240,
     "teacher_epochs": 240,
     "evaluate_every": 5,
-    "shift": 4,
-    "flip": True,
   },
-  "function_matching": {
+  "function_matching": _LARGER
+  | _ALL_IMAGES
+  | {
     "dataset": "cifar100",
     "pairs": ("imagenet-resnet50:imagenet-resnet18",),
     "assistant": "imagenet-resnet34",
     "methods": ("function_matching",),
-    "examples_per_class": 0,
-    "validation_fraction": 0.0,
     "epochs": 1200,
     "teacher_epochs": 1200,
     "evaluate_every": 10,
-    "shift": 4,
-    "flip": True,
   },
 }
 
@@ -278,12 +275,6 @@ def execute(job: Job) -> dict[str, Any]:
   return results
 
 
-def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and what it does, for `--methods help`."""
-  return {
-    name: (row_of(name).area, row_of(name).summary) for name in method_names()
-  }
-
-
 if __name__ == "__main__":
-  commands.launch(Config, prepare, execute, describe_methods)
+  kinds = {x: (row_of(x).area, row_of(x).summary) for x in method_names()}
+  commands.launch(Config, prepare, execute, lambda: kinds)

@@ -1,5 +1,6 @@
 """One cell: the students of a method on a pair, and the files it leaves."""
 
+import functools
 import json
 import shutil
 import statistics
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.compare.job import Job
-from experiments.compare.job import NoSaves
 from experiments.compare.job import Saves
 from experiments.compare.job import load_variables
 from experiments.compare.job import save_variables
@@ -21,7 +21,6 @@ from experiments.compare.methods import make_course
 from experiments.compare.training import Lesson
 from experiments.compare.training import Teacher
 from experiments.compare.training import build
-from experiments.compare.training import compiled
 from experiments.compare.training import make_evaluation
 from experiments.frame import rounds
 from experiments.frame.folders import write_json
@@ -48,9 +47,9 @@ def run_cell(job: Job, pair: str, method: str) -> None:
     ("students", student), lambda: jax.jit(jax.vmap(network.init))(init_keys)
   )
 
-  def set_up(lesson: Lesson, name: str = method) -> Training:
-    return Training(job, pair, name, lesson, keys, variables, data.students)
-
+  train = functools.partial(
+    Training, job, pair, keys=keys, variables=variables, data=data.students
+  )
   try:
     course = make_course(
       method,
@@ -63,22 +62,18 @@ def run_cell(job: Job, pair: str, method: str) -> None:
       pair=(teacher, student),
       patient=config.recipe == "function_matching",
     )
-    begin_main = None
+    before = None
     if course.initialization:
-      before = set_up(course.initialization, f"{method} (before)")
+      before = train(f"{method} (before)", course.initialization)
       before.finish()
-      begin_main = before.state
-    cell = set_up(course.lesson)
+    cell = train(method, course.lesson)
   except (TypeError, ValueError) as error:
     reason = " ".join(str(error).split())
     write_json(file, result | {"not_applicable": reason})
     return
-  if begin_main is not None:
-    cell.state = training.hand_over(begin_main, cell.state, method)
-  saves = Saves(
-    job.file("checkpoints", pair, method), config.checkpoint_seconds
-  )
-  scratch = []
+  if before:
+    cell.state = training.hand_over(before.state, cell.state, method)
+  scratch, saves = [], job.saves(pair, method)
   if method != "scratch":
     scratch = json.loads(job.cell_file(pair, "scratch").read_text())["history"]
   history = cell.finish(saves, targets, scratch)
@@ -86,10 +81,10 @@ def run_cell(job: Job, pair: str, method: str) -> None:
   logits, embedding = (x[:, data.parts["test"]] for x in answers)
   file.parent.mkdir(parents=True, exist_ok=True)
   classes = np.eye(data.classes)[data.test_labels]
+  sums = np.einsum("nk,snc->skc", classes, logits)
   np.savez_compressed(
     file.with_suffix(".npz"),
-    class_logits=np.einsum("nk,snc->skc", classes, logits)
-    / classes.sum(0)[:, None],
+    class_logits=sums / classes.sum(0)[:, None],
     embedding=np.asarray(embedding[0, :SHOWN], np.float32),
   )
   save_variables(job.file("students", pair, method), cell.state.student)
@@ -125,6 +120,7 @@ class Training:
     pair: str,
     name: str,
     lesson: Lesson,
+    *,
     keys: Any,
     variables: Any,
     data: Any,
@@ -138,7 +134,7 @@ class Training:
     self.epochs = lesson.epochs if single else config.evaluate_every
     # Vmapping one student would only make its convolutions slower.
     self.chunk_size = None if config.together and self.seeds > 1 else 1
-    program = build(
+    start, advance, self.cosine, self.steps = build(
       lesson,
       data,
       job.data.classes,
@@ -146,11 +142,11 @@ class Training:
       chunk_size=self.chunk_size,
     )
     self.guide = lesson.teacher.variables if lesson.teacher else {}
-    self.state = program.start(keys, variables, self.guide)
-    self.advance = compiled(
-      program.advance, self.state, self.guide, data, keys, jnp.int32(0)
-    )
-    self.cosine, self.steps = program.cosine, program.steps
+    self.state = start(keys, variables, self.guide)
+    begin = time.perf_counter()
+    inputs = self.state, self.guide, data, keys, jnp.int32(0)
+    self.advance = advance.lower(*inputs).compile()
+    self.compiling = time.perf_counter() - begin
     self.evaluation = None
 
   def finish(
@@ -162,15 +158,20 @@ class Training:
     pair's teacher, None for a teacher itself; `scratch` is the history of the
     students from scratch.
     """
-    job, last = self.job, 0
+    last = 0
+
+    def update(epoch: int, note: str) -> None:
+      nonlocal last
+      steps = (epoch - last) * self.steps * self.seeds
+      last = epoch
+      self.job.progress(steps, note)
 
     def advance(epoch: int, state: Any, history: list[Any]) -> rounds.Round:
-      if last == 0 and epoch:
+      if epoch > last:  # where a checkpoint was
         update(epoch, self.stage)
       begin = time.perf_counter()
-      self.state, losses = self.advance.call(
-        state, self.guide, self.data, self.keys, jnp.int32(epoch)
-      )
+      inputs = self.guide, self.data, self.keys, jnp.int32(epoch)
+      self.state, losses = self.advance(state, *inputs)
       losses = jax.device_get(losses)
       seconds = time.perf_counter() - begin
       seen: dict[str, Any] = {"seconds": seconds, "losses": losses}
@@ -185,19 +186,14 @@ class Training:
       seen = to_lists(seen)
       return rounds.Round(self.state, seen, seen, note)
 
-    def update(epoch: int, note: str) -> None:
-      nonlocal last
-      job.progress((epoch - last) * self.steps * self.seeds, note)
-      last = epoch
-
     self.state, history = rounds.run(
-      job,
+      self.job,
       self.stage,
       self.state,
       advance,
       steps=self.lesson.epochs,
       every=self.epochs,
-      checkpoints=saves or NoSaves(),
+      checkpoints=saves or rounds.NoCheckpoints(),
       update=update,
     )
     return history
@@ -229,16 +225,17 @@ class Training:
   def costs(self, history: list[dict[str, Any]]) -> dict[str, Any]:
     """The time and the memory of a step of one student."""
     seconds = statistics.median(seen["seconds"] for seen in history)
-    sizes = {
-      f"{part}_parameters": sum(x.size for x in jax.tree.leaves(tree))
-      // self.seeds
-      for part, tree in self.state.params.items()
-    }
+    memory = self.advance.memory_analysis()
+    size = memory and memory.temp_size_in_bytes + memory.argument_size_in_bytes
     return {
       "step_ms": 1e3 * seconds / (self.epochs * self.steps * self.seeds),
-      "bytes": self.advance.bytes // (self.chunk_size or self.seeds),
-      "compile_seconds": round(self.advance.seconds, 2),
-      **sizes,
+      "bytes": (size or 0) // (self.chunk_size or self.seeds),
+      "compile_seconds": round(self.compiling, 2),
+      **{
+        f"{part}_parameters": sum(x.size for x in jax.tree.leaves(tree))
+        // self.seeds
+        for part, tree in self.state.params.items()
+      },
     }
 
 
@@ -282,12 +279,9 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
       labels=data.train["label"],
       patient=config.recipe == "function_matching",
     ).lesson
-    cell = Training(
-      job, "teacher", name, lesson, key[None], variables, data.train
-    )
-    saves = Saves(
-      job.file("checkpoints", "teachers", name), config.checkpoint_seconds
-    )
+    known = {"keys": key[None], "variables": variables, "data": data.train}
+    cell = Training(job, "teacher", name, lesson, **known)
+    saves = job.saves("teachers", name)
     cell.finish(saves)
     save_variables(folder, cell.state.student)
     shutil.rmtree(saves.folder, ignore_errors=True)

@@ -81,12 +81,17 @@ class Job:
     return make_network(name, self.data, recipe, self.config.dtype)
 
   def file(self, folder: str, *name: str) -> pathlib.Path:
-    """A path in the run folder; that of a pair's cell has no colon."""
+    """A path in the run folder, without the colon of a pair."""
     return self.run.path.joinpath(folder, *(stem(x) for x in name))
 
   def cell_file(self, pair: str, method: str) -> pathlib.Path:
     """The file of a finished cell."""
     return self.file("cells", pair, f"{method}.json")
+
+  def saves(self, *name: str) -> "Saves":
+    """The checkpoints of a cell."""
+    seconds = self.config.checkpoint_seconds
+    return Saves(self.file("checkpoints", *name), seconds)
 
 
 def stem(pair: str) -> str:
@@ -129,16 +134,6 @@ class Saves:
     if time.monotonic() - self.saved > self.seconds:
       save(self.folder, step, tree, position)
       self.saved = time.monotonic()
-
-
-class NoSaves:
-  """For a stage that is short: it begins anew."""
-
-  def restore(self, template: Any) -> None:
-    """There is no checkpoint."""
-
-  def save(self, step: int, tree: Any, position: Any) -> None:
-    """Saves nothing."""
 
 
 def save(

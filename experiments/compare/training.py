@@ -1,7 +1,6 @@
 """Trains the students of one cell, all seeds in one program, and tries them."""
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -215,23 +214,3 @@ def make_evaluation(
   if not (teacher and answering) or teacher.seeds_axis is None:
     shared.add("guide")
   return jax.jit(training.sweep(evaluate, shared=shared, chunk_size=chunk_size))
-
-
-class Timed(NamedTuple):
-  """A compiled program and what it needs."""
-
-  call: Callable[..., Any]
-  bytes: int
-  seconds: float
-
-
-def compiled(function: Any, *args: Any) -> Timed:
-  """Compiles for these arguments; says how much memory and time it took."""
-  begin = time.perf_counter()
-  program = function.lower(*args).compile()
-  seconds = time.perf_counter() - begin
-  memory = program.memory_analysis()
-  size = (
-    memory.temp_size_in_bytes + memory.argument_size_in_bytes if memory else 0
-  )
-  return Timed(program, size, seconds)

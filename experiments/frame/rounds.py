@@ -21,6 +21,16 @@ class Round(NamedTuple):
   text: str  # beside the progress bar
 
 
+class NoCheckpoints:
+  """For a stage that is short: it begins anew."""
+
+  def restore(self, template: Any) -> None:
+    """There is no checkpoint."""
+
+  def save(self, step: int, tree: Any, position: Any) -> None:
+    """Saves nothing."""
+
+
 def run(
   job: Any,
   stage: str,
