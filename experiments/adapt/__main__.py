@@ -15,14 +15,12 @@ what an oracle with target labels would have chosen is reported beside it.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
-from rich.console import Console
 
 from experiments.adapt.choice import Row
 from experiments.adapt.choice import examine
-from experiments.adapt.data import Data
 from experiments.adapt.data import load_data
 from experiments.adapt.methods import CHOICES
 from experiments.adapt.methods import GROUP_OF
@@ -31,7 +29,7 @@ from experiments.adapt.training import network
 from experiments.adapt.training import start_job
 from experiments.adapt.training import train
 from experiments.frame import commands
-from experiments.frame import folders
+from experiments.frame import jobs
 from kdjax import objectives
 
 
@@ -132,16 +130,7 @@ def check(config: Config) -> None:
   commands.expect(config, "degrees", met, "a finite number")
 
 
-class Setup(NamedTuple):
-  """The inputs of a run before any computation."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-
-
-def prepare(config: Config) -> Setup:
+def prepare(config: Config) -> jobs.Setup:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   every = config.methods == ("all",)
   if every:
@@ -158,10 +147,10 @@ def prepare(config: Config) -> Setup:
     expected = "none with adabn, as the network has no batch statistics"
     commands.expect(config, "methods", met, expected)
     config = dataclasses.replace(config, methods=methods)
-  return Setup(config, folders.RunFolder(config), commands.console(), data)
+  return jobs.open_run(config, data)
 
 
-def execute(setup: Setup) -> dict[str, Row]:
+def execute(setup: jobs.Setup) -> dict[str, Row]:
   """Trains, chooses and writes the report; returns a row a method."""
   config = setup.config
   job = start_job(*setup)

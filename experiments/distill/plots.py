@@ -51,6 +51,7 @@ def learning_curves(
     "those from scratch",
     "unclear": "Distilled students end no higher than those from scratch",
     "unknown": statistics.TOO_FEW.capitalize(),
+    "diverged": "Students diverged",
   }[gap.verdict]
   with plots.figure(path, title=title, width=6.8, height=4.4) as axes:
     axes.axhline(teacher, color=COLOURS["teacher"], ls="--", lw=1.5)
@@ -114,6 +115,7 @@ def reliability_diagram(path: plots.Path, results: dict[str, Any]) -> None:
     "helped": "Distilled students are worse calibrated",
     "unclear": "Distilled students are calibrated no better",
     "unknown": statistics.TOO_FEW.capitalize(),
+    "diverged": "Students diverged",
   }[excess.verdict]
   size = {"width": 5.6, "height": 5.9}
   with plots.figure(path, title=title, rows=2, **size) as (top, bottom):

@@ -37,6 +37,7 @@ from experiments.finetune.training import first_of
 from experiments.finetune.training import make_row
 from experiments.frame import commands
 from experiments.frame import folders
+from experiments.frame import jobs
 from experiments.frame import rounds
 from experiments.frame import tables
 from kdjax import training
@@ -146,17 +147,17 @@ class Job(NamedTuple):
   key: jax.Array  # `[seeds]`
 
 
-def prepare(config: Config) -> tuple[Any, ...]:
+def prepare(config: Config) -> jobs.Setup:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   check(config)
   data = load_data(config)
-  norms = dict.fromkeys(map(norm_of, with_baselines(config.methods)))
-  networks = {norm: make_network(config, data, norm) for norm in norms}
-  return config, folders.RunFolder(config), commands.console(), data, networks
+  make_network(config, data)
+  return jobs.open_run(config, data)
 
 
-def start_job(network: training.Network, *setup: Any) -> Job:
+def start_job(setup: jobs.Setup, norm: str) -> Job:
   """Makes all that the seeds decide."""
+  network = make_network(setup.config, setup.data, norm)
 
   @jax.jit
   @jax.vmap
@@ -164,28 +165,29 @@ def start_job(network: training.Network, *setup: Any) -> Job:
     init_key, key = jax.random.split(key)
     return network.init(init_key), key
 
-  seeds = start(rounds.seed_keys(setup[0]))
+  seeds = start(rounds.seed_keys(setup.config))
   return Job(*setup, network.forward, *seeds)
 
 
-def execute(setup: tuple[Any, ...]) -> dict[str, Any]:
+def execute(setup: jobs.Setup) -> dict[str, Any]:
   """Trains, examines and writes the report; returns what the report says."""
-  config, *_, networks = setup
-  jobs = {norm: start_job(x, *setup[:-1]) for norm, x in networks.items()}
-  job = jobs["none"]
+  config = setup.config
+  norms = dict.fromkeys(map(norm_of, with_baselines(config.methods)))
+  by_norm = {norm: start_job(setup, norm) for norm in norms}
+  job = by_norm["none"]
   teachers = pretrain("pretrain", job, config.teachers)
   starts = {"none": {"fresh": job.fresh, "source": first_of(teachers)}}
   for way in WAYS:
     if way in config.methods:
       starts["none"][way] = meta_learn(way, job)
-  if "batch" in jobs:
-    source = first_of(pretrain("pretrain_norm", jobs["batch"], ()))
-    starts["batch"] = {"fresh": jobs["batch"].fresh, "source": source}
+  if "batch" in by_norm:
+    source = first_of(pretrain("pretrain_norm", by_norm["batch"], ()))
+    starts["batch"] = {"fresh": by_norm["batch"].fresh, "source": source}
     starts["stochastic"] = starts["batch"]
   rows = {}
   for method in with_baselines(config.methods):
     norm = norm_of(method)
-    rows[method] = make_row(method, jobs[norm], starts[norm])
+    rows[method] = make_row(method, by_norm[norm], starts[norm])
   results: dict[str, Any] = {"rows": rows}
   if config.teachers:
     results["teachers"] = compare(job, teachers)

@@ -20,7 +20,13 @@ BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
 PINK, RED, BROWN, VIOLET = "#cc79a7", "#d55e00", "#a6761d", "#8c6bb1"
 INK, DARK, GREY, FAINT = "#262626", "#3d3d3d", "#8c8c8c", "#d9d9d9"
 SERIES = (RED, BLUE, GREEN, PINK, ORANGE, SKY, VIOLET, DARK)
-VERDICTS = {"helped": BLUE, "hurt": RED, "unclear": GREY, "unknown": GREY}
+VERDICTS = {
+  "helped": BLUE,
+  "hurt": RED,
+  "unclear": GREY,
+  "unknown": GREY,
+  "diverged": GREY,
+}
 BLUES = LinearSegmentedColormap.from_list(
   "blues", ("#f4f8fb", "#9cc9e3", BLUE, "#003f66")
 )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.frame import commands
 from experiments.frame import progress
 from kdjax import training
 
@@ -46,8 +47,8 @@ def run(
   """Trains round by round, from the last checkpoint on if there is one.
 
   `advance(step, tree, history)` trains from a step to the next one that is a
-  multiple of `every`. Checkpoints are in the run folder and the progress is on
-  the console, unless the caller gives others.
+  multiple of `every`. Checkpoints are in the run folder. A loop with an
+  `update` is one of several, which has its own display and end.
   """
   with contextlib.ExitStack() as stack:
     if checkpoints is None:
@@ -58,16 +59,28 @@ def run(
     if first:
       job.console.print(f"resuming {stage} at step {first} of {steps}")
     job.run.rewind(stage, first)
+    finite = interruption = None
     if update is None:
+      finite = training.FiniteCheck(
+        job.config.nan, checkpoints, stage=stage, name="the run"
+      )
+      interruption = stack.enter_context(commands.finishing())
       show = progress.progress(job.console, stage, steps, start=first)
       update = stack.enter_context(show)
-    for step in range(first, steps, every):
-      tree, seen, row, text = advance(step, tree, history)
+    for step in range(first + every, steps + 1, every):
+      tree, seen, row, text = advance(step - every, tree, history)
       history.append(seen)
+      if finite:
+        state = tree["state"] if isinstance(tree, dict) else tree
+        finite(step, {k: np.asarray(x) for k, x in seen.items()})
+        finite(step, {"parameters": state.params})
       # Rows beyond the last checkpoint are taken back, so they come first.
-      job.run.log(stage=stage, step=step + every, **row)
-      checkpoints.save(step + every, tree, history)
-      update(step + every, text)
+      job.run.log(stage=stage, step=step, **row)
+      checkpoints.save(step, tree, history)
+      update(step, text)
+      if interruption and interruption.signal is not None and step < steps:
+        checkpoints.close()
+        interruption.stop(f"{stage}: step {step} of {steps} is saved.")
   return tree, list(history)
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from experiments.frame import commands
 from experiments.frame import folders
+from experiments.frame import jobs
 from experiments.frame import rounds
 from experiments.gradual.data import Data
 from experiments.gradual.data import load_data
@@ -176,7 +177,7 @@ def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
   return rows
 
 
-def prepare(config: Config) -> tuple[Any, ...]:
+def prepare(config: Config) -> jobs.Setup:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   sizes = REDUCED if config.dataset == "digits" else PUBLISHED
   missing: dict[str, Any] = {
@@ -186,13 +187,12 @@ def prepare(config: Config) -> tuple[Any, ...]:
   check(config)
   data = load_data(config)
   # A method's stage needs no other's but source-only.
-  run = folders.RunFolder(config, free=("methods",))
-  return config, run, commands.console(), data
+  return jobs.open_run(config, data, free=("methods",))
 
 
-def execute(setup: tuple[Any, ...]) -> dict[str, Row]:
+def execute(setup: jobs.Setup) -> dict[str, Row]:
   """Trains, examines and writes the report; returns a row a method."""
-  config, _, _, data = setup
+  config, data = setup.config, setup.data
   shape, classes = (
     data.source["image"].shape[1:],
     data.source["label"].max() + 1,

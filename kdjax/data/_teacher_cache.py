@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,13 +12,24 @@ from kdjax.data._teacher_cache_records import Augment
 from kdjax.data._teacher_cache_records import check_header
 from kdjax.data._teacher_cache_records import describe
 from kdjax.data._teacher_cache_records import digests
+from kdjax.data._teacher_cache_records import num_shards
 from kdjax.data._teacher_cache_records import parse
 from kdjax.data._teacher_cache_records import probe
 from kdjax.data._teacher_cache_records import read_header
-from kdjax.data._teacher_cache_records import shard_paths
+from kdjax.data._teacher_cache_records import shard_path
+from kdjax.data._teacher_cache_records import shard_rows
 from kdjax.data._teacher_cache_records import unpack
 from kdjax.ops import check_integer
 from kdjax.ops import get_entry
+
+
+class Shard(NamedTuple):
+  """A file and its records, as array_record reads them."""
+
+  filename: str
+  skip: int
+  take: int
+  examples_in_shard: int
 
 
 class TeacherCache:
@@ -41,7 +52,8 @@ class TeacherCache:
 
   Raises:
     FileNotFoundError: if the folder contains no cache.
-    ValueError: if the cache has another augmentation, data set or teacher.
+    ValueError: if the cache has another augmentation, data set or teacher, or
+      its header is damaged.
     ImportError: if array_record is not installed.
 
   References:
@@ -146,19 +158,18 @@ class TeacherCache:
         f"{self._path}: index spans {index.min()} to {index.max()}; expected "
         f"numbers in 0..{limit - 1}."
       )
+    seed = int(seed)
     try:
-      raw = self._open(int(seed)).__getitems__(index.tolist())
+      raw = self._open(seed).__getitems__(index.tolist())
     except RuntimeError as error:  # of array_record, with or without a message
-      raise ValueError(
-        f"{self._path}: a shard of augmentation seed {seed} is damaged; delete "
-        f"it and call write_teacher_cache(..., seed={seed})."
-      ) from error
+      self._open.cache_clear()  # a shard that is written anew is read anew
+      raise self._damaged(index, seed, error) from error
     kind = self.header.record()
     for record, i in zip(raw, index.tolist(), strict=True):
       if len(record) != kind.itemsize:
         raise ValueError(
-          f"{self._path}: the record of example {i}, seed {seed}, has "
-          f"{len(record)} bytes; expected {kind.itemsize}."
+          f"{self._shard_of(i, seed)}: the record of example {i}, seed {seed}, "
+          f"has {len(record)} bytes; expected {kind.itemsize}."
         )
     records = np.frombuffer(b"".join(raw), kind)
     for name, wanted in (
@@ -177,20 +188,53 @@ class TeacherCache:
     if wrong.size:
       i = wrong[0]
       show = int if name in ("index", "seed") else hex
+      got, expected = show(int(found[i])), show(int(wanted[i]))
       raise ValueError(
-        f"{self._path}: the record of example {index[i]}, seed {seed}, has "
-        f"{name} {show(int(found[i]))}; expected {show(int(wanted[i]))} "
-        f"({wrong.size} of {found.size} differ)."
+        f"{self._shard_of(index[i], seed)}: the record of example {index[i]}, "
+        f"seed {seed}, has {name} {got}; expected {expected} ({wrong.size} of "
+        f"{found.size} differ)."
       )
 
+  def _shard_of(self, index: Any, seed: int) -> pathlib.Path:
+    shard = int(index) // self.header.shard_size
+    return shard_path(self._path, self.header, seed, shard)
+
+  def _damaged(
+    self, index: np.ndarray, seed: int, error: Exception
+  ) -> ValueError:
+    """Returns an error that names the damaged shards among those to read."""
+    names = []
+    for shard in np.unique(index // self.header.shard_size).tolist():
+      rows = index[index // self.header.shard_size == shard]
+      file = self._file(seed, shard)
+      try:
+        _open([file]).__getitems__((rows % self.header.shard_size).tolist())
+      except RuntimeError:
+        names.append(pathlib.Path(file.filename).name)
+    return ValueError(
+      f"{self._path}: {', '.join(names) or 'a shard'} is damaged ({error}); "
+      f"delete it and call write_teacher_cache(..., seed={seed})."
+    )
+
+  def _file(self, seed: int, shard: int) -> Shard:
+    size = len(shard_rows(self.header, shard))
+    path = shard_path(self._path, self.header, seed, shard)
+    return Shard(str(path), 0, size, size)
+
   def _open_seed(self, seed: int) -> Any:
-    shards = shard_paths(self._path, self.header, seed)
-    found = sum(shard.exists() for shard in shards)
-    if found < len(shards):
+    count = num_shards(self.header)
+    # Count files, not the shards that the header claims, which may be many.
+    pattern = f"seed{seed}-*-of-{count:05}.array_record"
+    found = sum(1 for _ in self._path.glob(pattern))
+    if found < count:
       raise FileNotFoundError(
-        f"{self._path} has {found} of {len(shards)} shards of augmentation "
+        f"{self._path} has {found} of {count} shards of augmentation "
         f"seed {seed}; expected all. Call write_teacher_cache(..., "
         f"seed={seed}), which writes the missing shards."
       )
-    module = require("array_record.python.array_record_data_source")
-    return module.ArrayRecordDataSource([str(shard) for shard in shards])
+    return _open([self._file(seed, shard) for shard in range(count)])
+
+
+def _open(shards: list[Shard]) -> Any:
+  module = require("array_record.python.array_record_data_source")
+  return module.ArrayRecordDataSource(shards)

@@ -13,9 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.data._augmentation import augment_examples
+from kdjax.data._optional_packages import require
+from kdjax.ops import check_choice
+from kdjax.ops import check_integer
 
 DTYPES = ("float32", "bfloat16", "float16")
 Augment = Callable[[Any, Any], Any]
+
+# A header may be damaged or made by others: nothing is allocated by its word
+# above these limits.
+_MOST_HEADER_BYTES = 2**24
+_MOST_EXAMPLE_BYTES = 2**28
+_MOST_PROBE_BYTES = 2**28
+
+
+class DamagedHeaderError(ValueError):
+  """A header that cannot be read, or that differs from its checksum."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +99,26 @@ class TeacherCacheHeader:
     """Returns the fingerprint of the header, which every record contains."""
     return _digest(json.dumps(dataclasses.asdict(self)).encode())
 
+  def to_text(self) -> str:
+    """Returns the text of `header.json`: the attributes and their checksum."""
+    checksum = f"{self.digest():016x}"
+    return json.dumps(dataclasses.asdict(self) | {"checksum": checksum})
+
+  def check_sizes(self) -> None:
+    """Raises if a number or a shape is out of range."""
+    for name in ("num_examples", "shard_size"):
+      check_integer(f"header: {name}", getattr(self, name), 1)
+    check_choice("header: dtype", self.dtype, DTYPES)
+    for name, text in (("image", self.image), *self.kept.items()):
+      shape, dtype = parse(text)
+      size = math.prod(shape) * dtype.itemsize
+      if min(shape, default=0) < 0 or size > _MOST_EXAMPLE_BYTES:
+        raise ValueError(
+          f"header: {name} is {text!r}; expected at most "
+          f"{_MOST_EXAMPLE_BYTES} bytes an example."
+        )
+    self.record()
+
 
 def fingerprint(variables: Any) -> str:
   """Fingerprint of a network: a hash of its arrays and their names.
@@ -149,11 +182,13 @@ def probe(
     return ()
   ramp = np.arange(math.prod(shape)).reshape(shape) * 7 % 251
   # A slightly different probability of a flip changes few of many images.
-  images = jnp.asarray(np.broadcast_to(ramp, (64, *shape)).astype(dtype))
+  # Large images are few, so that their memory is bounded.
+  count = min(64, max(1, _MOST_PROBE_BYTES // max(1, ramp.nbytes)))
+  images = jnp.asarray(np.broadcast_to(ramp, (count, *shape)).astype(dtype))
   views = jax.jit(augment_examples, static_argnums=0)(
-    augment, images, jnp.arange(64), 0
+    augment, images, jnp.arange(count), 0
   )
-  pixels = np.asarray(views, np.float32).reshape(64, -1)
+  pixels = np.asarray(views, np.float32).reshape(count, -1)
   # Scattered pixels: an augmentation may change only some of the columns.
   positions = np.random.RandomState(0).randint(0, pixels.shape[1], 4)
   return tuple(pixels[:, positions].ravel().tolist())
@@ -188,27 +223,65 @@ def unpack(
   }
 
 
-def shard_paths(
-  path: pathlib.Path, header: TeacherCacheHeader, seed: int
-) -> list[pathlib.Path]:
-  """Returns the paths of the files of one augmentation seed."""
-  count = math.ceil(header.num_examples / header.shard_size)
-  return [
-    path / f"seed{seed}-{i:05}-of-{count:05}.array_record" for i in range(count)
-  ]
+def shard_path(
+  path: pathlib.Path, header: TeacherCacheHeader, seed: int, shard: int
+) -> pathlib.Path:
+  """Returns the path of one file of an augmentation seed."""
+  count = num_shards(header)
+  return path / f"seed{seed}-{shard:05}-of-{count:05}.array_record"
+
+
+def num_shards(header: TeacherCacheHeader) -> int:
+  """Returns the number of files of an augmentation seed."""
+  return -(-header.num_examples // header.shard_size)
+
+
+def shard_rows(header: TeacherCacheHeader, shard: int) -> range:
+  """Returns the indices of the examples of one file."""
+  start = shard * header.shard_size
+  return range(start, min(start + header.shard_size, header.num_examples))
 
 
 def read_header(path: pathlib.Path) -> TeacherCacheHeader:
   """Returns the header of a cache's folder."""
-  fields = json.loads((path / "header.json").read_text())
+  file = path / "header.json"
+  try:
+    if file.stat().st_size > _MOST_HEADER_BYTES:
+      raise ValueError(f"it has more than {_MOST_HEADER_BYTES} bytes")
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(fields, dict):
+      raise ValueError(f"it is a {type(fields).__name__}, not an object")
+  except (ValueError, RecursionError, IsADirectoryError) as error:
+    raise _damaged(path, error) from error
   names = {field.name for field in dataclasses.fields(TeacherCacheHeader)}
-  if fields.keys() != names:
-    raise ValueError(
+  checksum = fields.pop("checksum", None)
+  if fields.keys() != names or checksum is None:
+    found = sorted([*fields, *(["checksum"] if checksum else [])])
+    raise DamagedHeaderError(
       f"{path} was written by another version of kdjax: its header has "
-      f"{sorted(fields)}; expected {sorted(names)}. Write it anew."
+      f"{found}; expected {sorted([*names, 'checksum'])}. Call "
+      "write_teacher_cache with the arguments of the cache, which writes it "
+      "anew."
     )
-  return TeacherCacheHeader(
-    **fields | {k: tuple(fields[k]) for k in ("answer", "augmentation")}
+  try:
+    header = TeacherCacheHeader(
+      **fields | {k: tuple(fields[k]) for k in ("answer", "augmentation")}
+    )
+    if checksum != f"{header.digest():016x}":
+      raise ValueError(
+        f"its checksum is {checksum!r}, expected '{header.digest():016x}'"
+      )
+    header.check_sizes()
+  except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    raise _damaged(path, error) from error
+  return header
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> DamagedHeaderError:
+  return DamagedHeaderError(
+    f"{path / 'header.json'} is damaged: {str(error).rstrip('.')}. Call "
+    "write_teacher_cache with the arguments of the cache, which writes the "
+    "header anew and keeps the shards."
   )
 
 
@@ -220,3 +293,15 @@ def check_header(
   if differences := header.differences(expected):
     raise ValueError(f"{path} is another cache: {'; '.join(differences)}.")
   return header
+
+
+def first_digest(shard: pathlib.Path) -> int | None:
+  """Returns the fingerprint of the header in a file; None if it is damaged."""
+  module = require("array_record.python.array_record_module")
+  try:
+    reader = module.ArrayRecordReader(str(shard))
+    record = reader.read([0])[0]
+    reader.close()
+  except RuntimeError:
+    return None
+  return int.from_bytes(record[:8], "little")

@@ -1,11 +1,12 @@
 """Writing of a teacher cache: runs a teacher and stores its outputs."""
 
+import contextlib
 import dataclasses
 import functools
-import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -18,14 +19,18 @@ from kdjax.data._sources import Source
 from kdjax.data._teacher_cache import TeacherCache
 from kdjax.data._teacher_cache_records import DTYPES
 from kdjax.data._teacher_cache_records import Augment
+from kdjax.data._teacher_cache_records import DamagedHeaderError
 from kdjax.data._teacher_cache_records import TeacherCacheHeader
 from kdjax.data._teacher_cache_records import check_header
 from kdjax.data._teacher_cache_records import describe
 from kdjax.data._teacher_cache_records import digests
 from kdjax.data._teacher_cache_records import fingerprint
+from kdjax.data._teacher_cache_records import first_digest
+from kdjax.data._teacher_cache_records import num_shards
 from kdjax.data._teacher_cache_records import pack
 from kdjax.data._teacher_cache_records import probe
-from kdjax.data._teacher_cache_records import shard_paths
+from kdjax.data._teacher_cache_records import shard_path
+from kdjax.data._teacher_cache_records import shard_rows
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer
 from kdjax.ops import get_entry
@@ -55,7 +60,9 @@ def write_teacher_cache(
   A folder contains any number of seeds of one teacher, data set and
   augmentation; call this function for each seed. A shard is written whole or
   not at all, and existing shards are not computed again: an interrupted write
-  loses only its current shard.
+  loses only its current shard. Several processes may write at the same time:
+  the first to finish a shard keeps it. A damaged header is written anew if the
+  shards belong to it.
 
   For sequences of a language model, `inputs="tokens"` and `top_k` store the
   most probable classes of each token. They are selected on the teacher's
@@ -96,9 +103,10 @@ def write_teacher_cache(
   Raises:
     ValueError: if the folder has a cache of another teacher, of another
       function of the same variables, of another data set or of another
-      augmentation; if logits are NaN or exceed the dtype; if examples differ in
-      shape; if `keep` is given with `top_k` or `dtype`, or does not return
-      arrays.
+      augmentation; if logits are NaN or exceed the dtype in either
+      direction; if examples differ in shape; if `keep` is given with `top_k` or
+      `dtype`, or does not return arrays.
+    OSError: if a shard cannot be written, such as on a full disk.
     ImportError: if array_record is not installed.
 
   Examples:
@@ -127,8 +135,7 @@ def write_teacher_cache(
       f"top_k is {top_k} and dtype {dtype!r}; expected None and 'float32' with "
       "keep, which computes the stored arrays."
     )
-  writer = require("array_record.python.array_record_module").ArrayRecordWriter
-
+  module = require("array_record.python.array_record_module")
   run = functools.partial(_run_teacher, teacher, augment)
   answer = jax.jit(functools.partial(_stored_arrays, run, keep, top_k, dtype))
   if not len(source):
@@ -139,7 +146,8 @@ def write_teacher_cache(
   images = np.broadcast_to(first, (batch_size, *first.shape))
   args = (variables, images, np.zeros(batch_size, np.int32), 0)
   outputs = jax.eval_shape(run, *args)
-  kept, seen = answer(*args)
+  kept, seen, extremes = answer(*args)
+  _check_extremes(extremes, dtype)
   header = TeacherCacheHeader(
     dataset=dataset,
     teacher=fingerprint(variables),
@@ -154,19 +162,21 @@ def write_teacher_cache(
     inputs=inputs,
     kept={name: describe(array[0]) for name, array in kept.items()},
   )
+  header.check_sizes()
   path = pathlib.Path(path)
   path.mkdir(parents=True, exist_ok=True)
-  if (path / "header.json").exists():
-    header = check_header(path, dataclasses.asdict(header))
-  else:
-    _replace(path / "header.json", json.dumps(dataclasses.asdict(header)))
+  made = not (path / "header.json").exists()
+  header = _settle_header(path, header)
 
   def records(rows: range) -> Iterator[np.ndarray]:
     for start in rows[::batch_size]:
       batch = np.arange(start, min(start + batch_size, rows.stop))
       images = _stack(source, batch, header)
       padded = np.resize(batch, batch_size).astype(np.int32)
-      kept, _ = answer(variables, images[padded - start], padded, seed)
+      kept, _, extremes = answer(
+        variables, images[padded - start], padded, seed
+      )
+      _check_extremes(extremes, dtype)
       packed = pack(header, kept, len(batch))
       packed["cache"], packed["seed"] = header.digest(), seed
       packed["index"], packed["inputs"] = batch, digests(images)
@@ -174,25 +184,102 @@ def write_teacher_cache(
 
   total = len(source)
   shards = {
-    shard: range(i * shard_size, min((i + 1) * shard_size, total))
-    for i, shard in enumerate(shard_paths(path, header, seed))
+    shard_path(path, header, seed, i): shard_rows(header, i)
+    for i in range(num_shards(header))
   }
   done = sum(len(rows) for shard, rows in shards.items() if shard.exists())
   if progress is not None:
     progress(done, total)
-  for shard, rows in shards.items():
-    if shard.exists():
-      continue
-    partial = shard.with_suffix(".partial")
-    file = writer(str(partial), "group_size:1")
-    for record in records(rows):
-      file.write(record.tobytes())
-    file.close()
-    os.replace(partial, shard)
-    done += len(rows)
-    if progress is not None:
-      progress(done, total)
+  try:
+    for shard, rows in shards.items():
+      if not shard.exists():
+        _write_shard(module, shard, records(rows), len(rows))
+        done += len(rows)
+        if progress is not None:
+          progress(done, total)
+  except BaseException:
+    if made and not any(path.glob("*.array_record")):
+      # An empty cache must not refuse the next call, of another dtype say.
+      (path / "header.json").unlink(missing_ok=True)
+    raise
+  # Another process that failed may have removed the header.
+  _settle_header(path, header)
   return TeacherCache(path, augment=augment)
+
+
+def _write_shard(
+  module: Any, shard: pathlib.Path, records: Iterator[np.ndarray], size: int
+) -> None:
+  """Writes a shard whole or not at all; other processes may write it too."""
+  name = f"{shard.stem}.{uuid.uuid4().hex[:8]}.partial"
+  partial = shard.with_name(name)
+  try:
+    with _as_os_error(shard):
+      file = module.ArrayRecordWriter(str(partial), "group_size:1")
+    for record in records:
+      file.write(record.tobytes())
+    try:
+      with _as_os_error(shard):
+        file.close()
+        reader = module.ArrayRecordReader(str(partial))
+        written = reader.num_records()
+        reader.close()
+      if written != size:
+        raise OSError(f"{partial} has {written} records; expected {size}.")
+      os.replace(partial, shard)
+    except OSError:
+      # A process that finished the shard first has removed this file.
+      if not shard.exists():
+        raise
+  finally:
+    partial.unlink(missing_ok=True)
+  # Processes that were killed leave their files.
+  for partial in shard.parent.glob(f"{shard.stem}*.partial"):
+    with contextlib.suppress(OSError):
+      partial.unlink()
+
+
+@contextlib.contextmanager
+def _as_os_error(shard: pathlib.Path) -> Generator[None]:
+  """Names the file in errors of array_record, such as of a full disk."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise OSError(f"{shard} cannot be written: {error}") from error
+
+
+def _settle_header(
+  path: pathlib.Path, header: TeacherCacheHeader
+) -> TeacherCacheHeader:
+  """Returns the header in the folder; writes it if missing or damaged."""
+  expected = dataclasses.asdict(header)
+  file = path / "header.json"
+  with contextlib.suppress(FileNotFoundError, DamagedHeaderError):
+    return check_header(path, expected)
+  for shard in sorted(path.glob("*.array_record")):
+    found = first_digest(shard)
+    if found not in (None, header.digest()):
+      raise ValueError(
+        f"{file} is missing or damaged, and {shard.name} was written with "
+        f"another header: its fingerprint is {found:#x}, that of the header "
+        f"for the given arguments is {header.digest():#x}. Pass the arguments "
+        "of the cache, or choose another folder."
+      )
+  partial = path / f"header.{uuid.uuid4().hex[:8]}.partial"
+  partial.write_text(header.to_text(), encoding="utf-8")
+  try:
+    if file.exists():
+      os.replace(partial, file)
+    else:
+      # Fails if another process was faster, whose header then counts.
+      os.link(partial, file)
+  except FileExistsError:
+    pass
+  except OSError:  # a file system without links
+    os.replace(partial, file)
+  finally:
+    partial.unlink(missing_ok=True)
+  return check_header(path, expected)
 
 
 def _run_teacher(
@@ -218,19 +305,43 @@ def _stored_arrays(
   images: Any,
   index: Any,
   seed: Any,
-) -> tuple[dict[str, Any], Any]:
-  """Returns the stored arrays and a few numbers that tell teachers apart."""
+) -> tuple[dict[str, Any], Any, Any]:
+  """Returns the stored arrays, numbers that tell teachers apart, and extremes.
+
+  The extremes are whether the dtype loses finite logits, the least and the
+  largest of these.
+  """
   outputs = run(variables, images, index, seed)
   if keep is not None:
     kept = _keep_each(keep, outputs, index, seed)
-    return kept, _sample_numbers((outputs, kept))
+    return kept, _sample_numbers((outputs, kept)), (False, 0.0, 0.0)
   if not hasattr(outputs, "astype"):
     raise TypeError(
       f"teacher returns {type(outputs).__name__}; expected an array of logits. "
       "For other outputs, pass keep."
     )
-  outputs = outputs.astype(jnp.float32)
-  return _top_classes(outputs, top_k, dtype), _sample_numbers(outputs)
+  narrow = outputs.astype(jnp.float32)
+  kept = _top_classes(narrow, top_k)
+  logits = outputs if top_k is None else kept["values"]
+  finite = jnp.isfinite(logits)
+  extremes = (
+    jnp.any(finite & ~jnp.isfinite(logits.astype(dtype))),
+    jnp.min(logits, initial=jnp.inf, where=finite),
+    jnp.max(logits, initial=-jnp.inf, where=finite),
+  )
+  for name in ("logits", "values"):
+    if name in kept:
+      kept[name] = kept[name].astype(dtype)
+  return kept, _sample_numbers(narrow), extremes
+
+
+def _check_extremes(extremes: Any, dtype: str) -> None:
+  lost, low, high = extremes
+  if lost:
+    raise ValueError(
+      f"the teacher's logits reach from {float(low):.6g} to {float(high):.6g}; "
+      f"expected numbers that {dtype} holds. Pass another dtype."
+    )
 
 
 def _example(source: Source, i: int, name: str) -> np.ndarray:
@@ -252,10 +363,10 @@ def _stack(
   return np.stack(images)
 
 
-def _top_classes(logits: Any, top_k: int | None, dtype: str) -> dict[str, Any]:
+def _top_classes(logits: Any, top_k: int | None) -> dict[str, Any]:
   """Returns all logits, or the largest and the log-sum-exp of the others."""
   if top_k is None:
-    return {"logits": logits.astype(dtype)}
+    return {"logits": logits}
   num_classes = logits.shape[-1]
   if not 1 <= top_k < num_classes:
     raise ValueError(
@@ -266,7 +377,7 @@ def _top_classes(logits: Any, top_k: int | None, dtype: str) -> dict[str, Any]:
   # Sum the others themselves: the difference of two large sums loses digits.
   others = jnp.put_along_axis(logits, ids, -jnp.inf, -1, inplace=False)
   rest = jax.nn.logsumexp(others, axis=-1)
-  return {"values": values.astype(dtype), "ids": ids, "rest": rest}
+  return {"values": values, "ids": ids, "rest": rest}
 
 
 def _keep_each(
@@ -297,9 +408,3 @@ def _sample_numbers(tree: Any) -> Any:
       if jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
   )
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  partial = path.with_suffix(".partial")
-  partial.write_text(text)
-  os.replace(partial, path)

@@ -7,63 +7,75 @@ functions: `jax.jit`, `jax.pmap` or `jax.shard_map`, on one device or many, for
 one student or a sweep. `fit` is a loop over them.
 """
 
-from kdjax.training._adaptation import adapt
-from kdjax.training._checkpoints import Checkpoints
-from kdjax.training._checkpoints import Restored
-from kdjax.training._distillation import distill
-from kdjax.training._dot import dot
-from kdjax.training._dot import dot_gradients
-from kdjax.training._dot import dot_objective
-from kdjax.training._ema import averaged_student
-from kdjax.training._ema import parameter_ema
-from kdjax.training._epochs import epoch_plan
-from kdjax.training._epochs import scan_epoch
-from kdjax.training._epochs import scan_evaluation
-from kdjax.training._evaluation import make_eval_step
-from kdjax.training._evaluation import mean_metrics
-from kdjax.training._finetuning import finetune
-from kdjax.training._fit import FitResult
-from kdjax.training._fit import fit
-from kdjax.training._generalization import generalize
-from kdjax.training._hand_over import hand_over
-from kdjax.training._layerwise_training import gradual_unfreezing
-from kdjax.training._layerwise_training import layerwise_learning_rates
-from kdjax.training._learner import Learner
-from kdjax.training._learner import make_learner
-from kdjax.training._meta import adapt_to_task
-from kdjax.training._meta import maml_losses
-from kdjax.training._meta import reptile_gradient
-from kdjax.training._mixed_styles import mixed_styles
-from kdjax.training._models import Forward
-from kdjax.training._models import Model
-from kdjax.training._models import Network
-from kdjax.training._models import Variables
-from kdjax.training._models import from_linen
-from kdjax.training._models import from_nnx
-from kdjax.training._parallel import parallelize
-from kdjax.training._passes import LossFn
-from kdjax.training._passes import Pass
-from kdjax.training._passes import pass_loss
-from kdjax.training._recipes import Recipe
-from kdjax.training._recipes import cifar100_recipe
-from kdjax.training._recipes import function_matching_recipe
-from kdjax.training._restart_at import restart_at
-from kdjax.training._reversal import reversal_schedule
-from kdjax.training._state import TrainState
-from kdjax.training._steps import GradientRule
-from kdjax.training._steps import make_train_step
-from kdjax.training._stochastic_norms import stochastic_norms
-from kdjax.training._sweep import grid
-from kdjax.training._sweep import sweep
-from kdjax.training._teachers import CachedTeacher
-from kdjax.training._teachers import ensemble
+from kdjax.training.learners._adaptation import adapt
+from kdjax.training.learners._distillation import distill
+from kdjax.training.learners._finetuning import finetune
+from kdjax.training.learners._generalization import generalize
+from kdjax.training.learners._learner import Learner
+from kdjax.training.learners._learner import make_learner
+from kdjax.training.loop._checkpoints import Checkpoints
+from kdjax.training.loop._checkpoints import Restored
+from kdjax.training.loop._divergence import FiniteCheck
+from kdjax.training.loop._fit import FitResult
+from kdjax.training.loop._fit import fit
+from kdjax.training.loop._interruption import Interruption
+from kdjax.training.loop._json_files import read_json
+from kdjax.training.loop._json_files import write_json
+from kdjax.training.loop._run_errors import DivergedError
+from kdjax.training.loop._run_errors import RunError
+from kdjax.training.loop._run_folder import RunFolder
+from kdjax.training.networks._ema import averaged_student
+from kdjax.training.networks._ema import parameter_ema
+from kdjax.training.networks._hand_over import hand_over
+from kdjax.training.networks._mixed_styles import mixed_styles
+from kdjax.training.networks._models import Forward
+from kdjax.training.networks._models import Model
+from kdjax.training.networks._models import Network
+from kdjax.training.networks._models import Variables
+from kdjax.training.networks._models import from_linen
+from kdjax.training.networks._models import from_nnx
+from kdjax.training.networks._stochastic_norms import stochastic_norms
+from kdjax.training.networks._teachers import CachedTeacher
+from kdjax.training.networks._teachers import ensemble
+from kdjax.training.optimizers._dot import dot
+from kdjax.training.optimizers._dot import dot_gradients
+from kdjax.training.optimizers._dot import dot_objective
+from kdjax.training.optimizers._layerwise_training import gradual_unfreezing
+from kdjax.training.optimizers._layerwise_training import (
+  layerwise_learning_rates,
+)
+from kdjax.training.optimizers._meta import adapt_to_task
+from kdjax.training.optimizers._meta import maml_losses
+from kdjax.training.optimizers._meta import reptile_gradient
+from kdjax.training.optimizers._recipes import Recipe
+from kdjax.training.optimizers._recipes import cifar100_recipe
+from kdjax.training.optimizers._recipes import function_matching_recipe
+from kdjax.training.optimizers._restart_at import restart_at
+from kdjax.training.optimizers._reversal import reversal_schedule
+from kdjax.training.steps._epochs import epoch_plan
+from kdjax.training.steps._epochs import scan_epoch
+from kdjax.training.steps._epochs import scan_evaluation
+from kdjax.training.steps._evaluation import make_eval_step
+from kdjax.training.steps._evaluation import mean_metrics
+from kdjax.training.steps._parallel import parallelize
+from kdjax.training.steps._passes import LossFn
+from kdjax.training.steps._passes import Pass
+from kdjax.training.steps._passes import pass_loss
+from kdjax.training.steps._state import TrainState
+from kdjax.training.steps._steps import GradientRule
+from kdjax.training.steps._steps import make_train_step
+from kdjax.training.steps._sweep import grid
+from kdjax.training.steps._sweep import sweep
 
 __all__ = (
   "CachedTeacher",
   "Checkpoints",
+  "DivergedError",
+  "FiniteCheck",
   "FitResult",
   "Forward",
   "GradientRule",
+  "Interruption",
   "Learner",
   "LossFn",
   "Model",
@@ -71,6 +83,8 @@ __all__ = (
   "Pass",
   "Recipe",
   "Restored",
+  "RunError",
+  "RunFolder",
   "TrainState",
   "Variables",
   "adapt",
@@ -102,6 +116,7 @@ __all__ = (
   "parallelize",
   "parameter_ema",
   "pass_loss",
+  "read_json",
   "reptile_gradient",
   "restart_at",
   "reversal_schedule",
@@ -109,4 +124,5 @@ __all__ = (
   "scan_evaluation",
   "stochastic_norms",
   "sweep",
+  "write_json",
 )

@@ -1,6 +1,16 @@
 """The cache serves the teacher's words on the very views, or refuses."""
 
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import pathlib
+import re
+import resource
 import shutil
+import signal
+import threading
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +26,7 @@ from kdjax.data import random_flip
 from kdjax.data import write_teacher_cache
 
 SIZE, CLASSES = 50, 7
+ALL = np.arange(SIZE)
 rng = np.random.default_rng(0)
 IMAGES = rng.integers(0, 256, (SIZE, 4, 4, 1)).astype(np.uint8)
 SOURCE = ArraySource(IMAGES, np.arange(SIZE) % CLASSES)
@@ -186,12 +197,215 @@ def test_a_record_in_the_wrong_place_is_refused(folder, tmp_path):
     swapped("bytes", tmp_path / "top" / shard, shard).lookup([5], 0)
 
 
-def test_a_damaged_shard_is_refused(folder, tmp_path):
-  shutil.copytree(folder, tmp_path / "copy")
-  shard = tmp_path / "copy" / "seed0-00001-of-00003.array_record"
-  shard.write_bytes(shard.read_bytes()[:-1000])
-  with pytest.raises(ValueError, match="a shard of augmentation seed 0 is dam"):
-    TeacherCache(tmp_path / "copy", augment=augment).lookup([25], 0)
+def test_a_damaged_shard_is_named_and_written_anew(folder, tmp_path):
+  path = tmp_path / "copy"
+  shutil.copytree(folder, path)
+  shard = path / "seed0-00001-of-00003.array_record"
+  whole = shard.read_bytes()
+  cache = TeacherCache(path, augment=augment)
+  wanted = cache.lookup(ALL, 0)["logits"]
+  flipped = bytearray(whole)
+  flipped[len(whole[:65536].rstrip(b"\0")) // 2] ^= 4  # In the records.
+  for damaged in (whole[:-1000], b"", bytes(flipped)):
+    shard.write_bytes(damaged)
+    words = "copy: seed0-00001-of-00003.array_record is damaged .*delete it"
+    with pytest.raises(ValueError, match=words):
+      TeacherCache(path, augment=augment).lookup(ALL, 0)
+  cache = TeacherCache(path, augment=augment)
+  with pytest.raises(ValueError, match=r"00001-of-00003\.array_record is dam"):
+    cache.lookup(ALL, 0)
+  cache.lookup([3], 0)  # Of another shard.
+  shard.unlink()
+  write(path)
+  np.testing.assert_array_equal(cache.lookup(ALL, 0)["logits"], wanted)
+
+
+def test_any_damage_of_a_header_is_named(folder, tmp_path):
+  file = tmp_path / "header.json"
+  text = (folder / "header.json").read_bytes()
+  whole, words = TeacherCache(folder, augment=augment).header, set()
+  accepted = []
+  for bit in range(0, 8 * len(text), 61):
+    flipped = bytearray(text)
+    flipped[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(flipped)
+    try:
+      accepted.append(TeacherCache(tmp_path, augment=augment).header)
+    except ValueError as error:
+      words.add(re.search("is damaged|another version", str(error))[0])
+  assert "is damaged" in words
+  # Another way to write the same number, such as 1e-05 and 1E-05, is no damage.
+  assert all(header == whole for header in accepted)
+  words = r"header.json is damaged: .*write_teacher_cache with the arguments"
+  for damaged in (b"", text[:-40], b"[]", b"null", b"[" * 10**5, b" " * 2**25):
+    file.write_bytes(damaged)
+    with pytest.raises(ValueError, match=words):
+      TeacherCache(tmp_path, augment=augment)
+
+
+def claim(path, header, **claims):
+  """Writes a header that claims anything, with the right checksum."""
+  fields = dataclasses.asdict(header) | claims
+  checksum = hashlib.blake2b(json.dumps(fields).encode(), digest_size=8)
+  fields["checksum"] = f"{int.from_bytes(checksum.digest(), 'little'):016x}"
+  (path / "header.json").write_text(json.dumps(fields))
+
+
+def test_what_a_header_claims_takes_no_memory(folder, tmp_path):
+  header = TeacherCache(folder, augment=augment).header
+  tracemalloc.start()
+  claim(tmp_path, header, num_examples=10**9, shard_size=1)
+  with pytest.raises(FileNotFoundError, match="has 0 of 1000000000 shards"):
+    TeacherCache(tmp_path, augment=augment).lookup([0], 0)
+  for claims, words in (
+    ({"image": "(1000000, 1000000, 3) uint8"}, "image is .* at most 268435456"),
+    ({"kept": {"logits": "(99999999999,) float32"}}, "logits is .* at most"),
+    ({"image": "(-4, 4) uint8"}, r"image is '\(-4, 4\) uint8'"),
+    ({"image": "uint8"}, "damaged"),
+    ({"kept": ["logits"]}, "damaged"),
+    ({"kept": {"logits": 3}}, "damaged"),
+    ({"num_examples": 0}, "num_examples is 0; expected an integer from 1"),
+    ({"num_examples": 1e3}, "num_examples"),
+    ({"shard_size": -1}, "shard_size is -1"),
+    ({"dtype": "int8"}, "dtype is 'int8'"),
+  ):
+    claim(tmp_path, header, **claims)
+    with pytest.raises(ValueError, match=words):
+      TeacherCache(tmp_path, augment=augment)
+  assert tracemalloc.get_traced_memory()[1] < 2**24
+  tracemalloc.stop()
+
+
+def test_a_broken_header_is_written_anew(tmp_path):
+  write(tmp_path, augment=None)
+  file = tmp_path / "header.json"
+  text, seen = file.read_text(), []
+  for damaged in (text[:100], None):
+    file.unlink()
+    if damaged:
+      file.write_text(damaged)
+    write(tmp_path, augment=None, progress=lambda *pair: seen.append(pair))
+    assert file.read_text() == text
+  assert seen == [(SIZE, SIZE)] * 2  # No shard is computed again.
+  file.write_text("")
+  with pytest.raises(ValueError, match=r"of-00003\.array_record was written "):
+    write(tmp_path, augment=None, dataset="another")
+  assert file.read_text() == ""
+
+
+def test_a_faster_writer_keeps_its_shard(tmp_path):
+  """Another writer finishes while this one is in the middle of a shard."""
+
+  class Slow(ArraySource):
+    def __getitem__(self, index):
+      if index == 15 and not inside:
+        inside.append(index)
+        cache = write(tmp_path, augment=None, shard_size=SIZE)
+        first.append(cache.lookup(np.arange(SIZE), 0)["logits"])
+      return super().__getitem__(index)
+
+  inside, first = [], []
+  source = Slow(SOURCE.images, SOURCE.labels)
+  cache = write(tmp_path, source, augment=None, shard_size=SIZE)
+  assert inside
+  np.testing.assert_array_equal(
+    cache.lookup(np.arange(SIZE), 0)["logits"], first[0]
+  )
+  assert sorted(x.name for x in tmp_path.iterdir()) == [
+    "header.json",
+    "seed0-00000-of-00001.array_record",
+  ]
+
+
+def write_at_once(path, ready=None):
+  if ready is not None:
+    ready.wait()
+  write(pathlib.Path(path), augment=None, shard_size=5)
+
+
+@pytest.mark.slow
+def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
+  ready = threading.Barrier(3)
+  errors = []
+
+  def run():
+    try:
+      write_at_once(tmp_path / "threads", ready)
+    except BaseException as error:
+      errors.append(error)
+
+  threads = [threading.Thread(target=run) for _ in range(3)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert not errors
+  context = multiprocessing.get_context("spawn")
+  path = str(tmp_path / "processes")
+  processes = [
+    context.Process(target=write_at_once, args=(path,)) for _ in range(3)
+  ]
+  for process in processes:
+    process.start()
+  for process in processes:
+    process.join(300)
+  assert [process.exitcode for process in processes] == [0, 0, 0]
+  for folder in ("threads", "processes"):
+    names = sorted(x.name for x in (tmp_path / folder).iterdir())
+    assert len(names) == 11
+    assert not any(name.endswith("partial") for name in names)
+    cache = TeacherCache(tmp_path / folder)
+    np.testing.assert_allclose(
+      cache.lookup(np.arange(SIZE), 0)["logits"],
+      answer(VARIABLES, IMAGES),
+      rtol=1e-5,
+      atol=1e-5,
+    )
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_what_was_written(tmp_path):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  wide = {"kernel": np.ones((16, 4000), np.float32)}
+  options = {"variables": wide, "augment": None, "shard_size": 10}
+
+  def fill(done, total):
+    if done == 20:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+
+  try:
+    with pytest.raises(
+      OSError, match=r"seed0-00002-of-00005\..* cannot be writ"
+    ):
+      write(tmp_path, progress=fill, **options)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+  assert len(list(tmp_path.iterdir())) == 3
+  seen = []
+  write(tmp_path, progress=lambda *pair: seen.append(pair), **options)
+  assert seen[0] == (20, SIZE)
+  assert seen[-1] == (SIZE, SIZE)
+
+
+def test_logits_beyond_a_dtype_are_refused_in_either_direction(tmp_path):
+  def low(variables, images):
+    logits = teacher(variables, images)
+    return logits.at[:, 1].set(-1e6).at[:, 2].set(-jnp.inf)
+
+  options = {"augment": None, "function": low}
+  words = r"logits reach from -1e\+06 to .*expected numbers that float16 holds"
+  with pytest.raises(ValueError, match=words):
+    write(tmp_path, dtype="float16", **options)
+  with pytest.raises(ValueError, match=words):
+    write(tmp_path, dtype="float16", top_k=6, **options)
+  # Only the stored classes must fit; masked classes are -inf in every dtype.
+  few = write(tmp_path / "few", dtype="float16", top_k=5, **options)
+  assert np.isfinite(few.lookup([0], 0)["values"]).all()
+  logits = write(tmp_path, **options).lookup([0], 0)["logits"][0]
+  assert logits[1] == -1e6
+  assert logits[2] == -np.inf
 
 
 def test_what_is_asked_for_is_one_index_an_image(folder):
@@ -256,3 +470,4 @@ def test_what_is_not_there_is_said(folder, tmp_path):
   large = {"kernel": 1e6 * VARIABLES["kernel"]}
   with pytest.raises(ValueError, match="expected numbers that float16 holds"):
     write(tmp_path, augment=None, variables=large, dtype="float16")
+  assert not list(tmp_path.iterdir())  # Another dtype may follow.

@@ -95,6 +95,7 @@ def reference(tmp_path_factory):
     return folder, run(small(folder, resume=True))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_one_table(reference):
   folder, results = reference
   cells = results["mlp:mlp"]

@@ -62,6 +62,7 @@ def reference(tmp_path_factory):
   return folder, run(small(folder))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_report(reference):
   folder, results = reference
   report = (folder / "report.md").read_text()

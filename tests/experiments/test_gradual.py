@@ -55,6 +55,7 @@ def lines_of(folder):
   return (folder / "metrics.jsonl").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_report(reference):
   folder, rows = reference
   report = (folder / "report.md").read_text()

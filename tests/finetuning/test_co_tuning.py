@@ -12,14 +12,16 @@ RNG = np.random.default_rng(0)
 PROBABILITIES = RNG.dirichlet(np.ones(4), 16).astype(np.float32)
 LABELS = RNG.permutation(np.arange(16) % 3)
 LOGITS = RNG.normal(size=(16, 4)).astype(np.float32)
-CASE = laws.Case(
-  co_tuning_loss, (LOGITS, PROBABILITIES), extremes=(0.0, 1e-4, 1e4)
-)
+CASES = {
+  "co_tuning": laws.Case(
+    co_tuning_loss, (LOGITS, PROBABILITIES), extremes=(0.0, 1e-4, 1e4)
+  )
+}
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
-def test_law(law):
-  law(CASE)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
+def test_law(name, law):
+  law(CASES[name])
 
 
 def test_targets_are_class_means():

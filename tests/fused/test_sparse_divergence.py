@@ -194,14 +194,10 @@ CASE = make_case()
 
 
 @pytest.mark.parametrize(
-  "law",
-  [
-    law
-    for law in laws.LAWS
-    if law is not laws.gradients_equal_finite_differences
-  ],
+  ("name", "law"),
+  laws.pairs({"": CASE}, without=[laws.gradients_equal_finite_differences]),
 )
-def test_law(law):
+def test_law(name, law):
   law(CASE)
 
 

@@ -33,6 +33,7 @@ def exploration(rows, form):
   return -np.mean(gaps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_equals_numpy_and_bears_extremes(form):
   where = np.arange(8)[None] < np.array([[8], [6], [7]])

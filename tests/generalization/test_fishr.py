@@ -40,18 +40,20 @@ def penalty(rows, _, labels, where=None, **options):
   ).penalty
 
 
-CASE = laws.Case(
-  penalty,
-  (FEATURES, SAME, LABELS),
-  {"decay": 0.8},
-  coupled=True,
-  extremes=(0.0, 1e-4, 1e3),
-)
+CASES = {
+  "fishr": laws.Case(
+    penalty,
+    (FEATURES, SAME, LABELS),
+    {"decay": 0.8},
+    coupled=True,
+    extremes=(0.0, 1e-4, 1e3),
+  )
+}
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
-def test_law(law):
-  law(CASE)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
+def test_law(name, law):
+  law(CASES[name])
 
 
 def sample(batch=7, domains=3, seed=7):

@@ -26,11 +26,9 @@ CASES = {
   ),
   "sd": laws.Case(lambda logits, _: sd_penalty(logits), (LOGITS, SAME)),
 }
-PENALTY_LAWS = [law for law in laws.LAWS if law is not laws.no_recompilation]
 
 
-@pytest.mark.parametrize("law", PENALTY_LAWS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
 def test_law(name, law):
   law(CASES[name])
 

@@ -34,12 +34,12 @@ def of_features(features, unused, labels, **options):
 
 
 ROWS = np.float32(FEATURES)
-CASE = laws.Case(of_features, (ROWS, ROWS, LABELS), coupled=True)
+CASES = {"logme": laws.Case(of_features, (ROWS, ROWS, LABELS), coupled=True)}
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
-def test_law(law):
-  law(CASE)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
+def test_law(name, law):
+  law(CASES[name])
 
 
 # Examples, dims and classes -> TLlib's score of `problem`, and of 20 times its

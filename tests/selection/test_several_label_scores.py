@@ -23,14 +23,16 @@ def of_probabilities(probabilities, unused, labels, **options):
   return leep(probabilities, labels, num_classes=3, **options)
 
 
-CASE = laws.Case(
-  of_probabilities, (PROBABILITIES, PROBABILITIES, LABELS), coupled=True
-)
+CASES = {
+  "scores": laws.Case(
+    of_probabilities, (PROBABILITIES, PROBABILITIES, LABELS), coupled=True
+  )
+}
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
-def test_law(law):
-  law(CASE)
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
+def test_law(name, law):
+  law(CASES[name])
 
 
 def leep_oracle(probabilities, labels):

@@ -6,14 +6,14 @@ from typing import Any
 from kdjax import distillation as losses
 from kdjax.objectives._preset import Preset
 from kdjax.objectives._preset import lift
-from kdjax.objectives.distillation._crld_cskd_mlld import crld
-from kdjax.objectives.distillation._crld_cskd_mlld import cskd
-from kdjax.objectives.distillation._crld_cskd_mlld import mlld
-from kdjax.objectives.distillation._ctkd import ctkd
-from kdjax.objectives.distillation._ofa import ofa
-from kdjax.objectives.distillation._sdd import sdd
-from kdjax.objectives.distillation._uskd import uskd
-from kdjax.objectives.distillation._wkd import wkd_logit
+from kdjax.objectives.distillation.features._wkd import wkd_logit
+from kdjax.objectives.distillation.logits._crld_cskd_mlld import crld
+from kdjax.objectives.distillation.logits._crld_cskd_mlld import cskd
+from kdjax.objectives.distillation.logits._crld_cskd_mlld import mlld
+from kdjax.objectives.distillation.logits._ctkd import ctkd
+from kdjax.objectives.distillation.logits._ofa import ofa
+from kdjax.objectives.distillation.logits._sdd import sdd
+from kdjax.objectives.distillation.logits._uskd import uskd
 
 _REPDISTILLER = "RepDistiller, scripts/run_cifar_distill.sh"
 _MDISTILLER = "mdistiller, configs/cifar100"

@@ -6,40 +6,42 @@ from kdjax import distillation as losses
 from kdjax.objectives._preset import Preset
 from kdjax.objectives._preset import lift
 from kdjax.objectives._stages import select_last_stage
-from kdjax.objectives.distillation._ab_ofd import ab
-from kdjax.objectives.distillation._ab_ofd import ofd
-from kdjax.objectives.distillation._afd import afd
-from kdjax.objectives.distillation._at_nst_fsp_kdsvd import at
-from kdjax.objectives.distillation._at_nst_fsp_kdsvd import fsp
-from kdjax.objectives.distillation._at_nst_fsp_kdsvd import kdsvd
-from kdjax.objectives.distillation._at_nst_fsp_kdsvd import nst
-from kdjax.objectives.distillation._cat import cat
-from kdjax.objectives.distillation._cc import cc
-from kdjax.objectives.distillation._crd import crd
-from kdjax.objectives.distillation._crd import crd_in_batch
-from kdjax.objectives.distillation._factor_transfer import factor_transfer
-from kdjax.objectives.distillation._factor_transfer import (
+from kdjax.objectives.distillation._logit_presets import PRESETS as _LOGITS
+from kdjax.objectives.distillation.features._ab_ofd import ab
+from kdjax.objectives.distillation.features._ab_ofd import ofd
+from kdjax.objectives.distillation.features._afd import afd
+from kdjax.objectives.distillation.features._at_nst_fsp_kdsvd import at
+from kdjax.objectives.distillation.features._at_nst_fsp_kdsvd import fsp
+from kdjax.objectives.distillation.features._at_nst_fsp_kdsvd import kdsvd
+from kdjax.objectives.distillation.features._at_nst_fsp_kdsvd import nst
+from kdjax.objectives.distillation.features._cat import cat
+from kdjax.objectives.distillation.features._factor_transfer import (
+  factor_transfer,
+)
+from kdjax.objectives.distillation.features._factor_transfer import (
   factor_transfer_pretraining,
 )
-from kdjax.objectives.distillation._fitnet import fitnet
-from kdjax.objectives.distillation._ickd_ktaad import ickd
-from kdjax.objectives.distillation._ickd_ktaad import ktaad
-from kdjax.objectives.distillation._irg_itrd import irg
-from kdjax.objectives.distillation._irg_itrd import itrd
-from kdjax.objectives.distillation._l2_pad import l2
-from kdjax.objectives.distillation._l2_pad import pad_l2
-from kdjax.objectives.distillation._logit_presets import PRESETS as _LOGITS
-from kdjax.objectives.distillation._mgd import mgd
-from kdjax.objectives.distillation._review_kd import review_kd
-from kdjax.objectives.distillation._semckd import semckd
-from kdjax.objectives.distillation._simkd_srrl import simkd
-from kdjax.objectives.distillation._simkd_srrl import srrl
-from kdjax.objectives.distillation._srd_vkd import srd
-from kdjax.objectives.distillation._srd_vkd import vkd
-from kdjax.objectives.distillation._sskd import sskd
-from kdjax.objectives.distillation._vid import vid
-from kdjax.objectives.distillation._vitkd import vitkd
-from kdjax.objectives.distillation._wkd import wkd_feature
+from kdjax.objectives.distillation.features._fitnet import fitnet
+from kdjax.objectives.distillation.features._ickd_ktaad import ickd
+from kdjax.objectives.distillation.features._ickd_ktaad import ktaad
+from kdjax.objectives.distillation.features._l2_pad import l2
+from kdjax.objectives.distillation.features._l2_pad import pad_l2
+from kdjax.objectives.distillation.features._mgd import mgd
+from kdjax.objectives.distillation.features._review_kd import review_kd
+from kdjax.objectives.distillation.features._semckd import semckd
+from kdjax.objectives.distillation.features._simkd_srrl import simkd
+from kdjax.objectives.distillation.features._simkd_srrl import srrl
+from kdjax.objectives.distillation.features._srd_vkd import srd
+from kdjax.objectives.distillation.features._srd_vkd import vkd
+from kdjax.objectives.distillation.features._vid import vid
+from kdjax.objectives.distillation.features._wkd import wkd_feature
+from kdjax.objectives.distillation.relations._cc import cc
+from kdjax.objectives.distillation.relations._crd import crd
+from kdjax.objectives.distillation.relations._crd import crd_in_batch
+from kdjax.objectives.distillation.relations._irg_itrd import irg
+from kdjax.objectives.distillation.relations._irg_itrd import itrd
+from kdjax.objectives.distillation.relations._sskd import sskd
+from kdjax.objectives.distillation.tokens._vitkd import vitkd
 
 _REPDISTILLER = "RepDistiller, scripts/run_cifar_distill.sh"
 _MDISTILLER = "mdistiller, configs/cifar100"

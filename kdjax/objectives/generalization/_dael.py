@@ -9,8 +9,8 @@ from kdjax.generalization import dael_consistency_loss
 from kdjax.generalization import dael_expert_loss
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives.adaptation._dael import Experts
-from kdjax.objectives.adaptation._dael import by_experts
+from kdjax.objectives.adaptation.self_training._dael import Experts
+from kdjax.objectives.adaptation.self_training._dael import by_experts
 
 
 def dael_dg(*, weight: ArrayLike = 1.0) -> Objective:

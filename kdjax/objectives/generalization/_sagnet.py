@@ -10,7 +10,7 @@ from jaxtyping import Array
 from kdjax import generalization
 from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
-from kdjax.objectives.adaptation._players import frozen
+from kdjax.objectives.adaptation.adversarial._players import frozen
 from kdjax.objectives.generalization._flat import flat
 from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean

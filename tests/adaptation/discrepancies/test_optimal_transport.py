@@ -44,6 +44,7 @@ def entropic(costs, epsilon):
   return np.sum(plan * costs) + epsilon * np.sum(plan * np.log(plan * n * m))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", ["squared_euclidean", "euclidean", "cosine"])
 def test_sinkhorn_equals_numpy(cost):
   source, target = samples()

@@ -21,13 +21,10 @@ CASES = {
 
 # Its weights get no gradient, so differences show another slope; the recorded
 # case has the gradient.
-LAWS = [
-  x for x in laws.LAWS if x is not laws.gradients_equal_finite_differences
-]
-
-
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  ("name", "law"),
+  laws.pairs(CASES, without=[laws.gradients_equal_finite_differences]),
+)
 def test_law(name, law):
   law(CASES[name])
 

@@ -1,0 +1,59 @@
+"""Losses, targets and alignments of language models.
+
+Logits are `[batch, length, vocab]` and masks `[batch, length]`.
+`next_token_targets` is the one place of the causal shift: no loss shifts. A
+loss returns one value a token or an example; `kdjax.ops.masked_mean` divides a
+sum over the batch and over devices by the number of valid tokens. Divergences
+of rows are in `kdjax.distillation`, those of large vocabularies in
+`kdjax.fused`.
+"""
+
+from kdjax.language._adaptive_kl import adaptive_kl_loss
+from kdjax.language._alm import alm_loss
+from kdjax.language._alm import chunk_log_probs
+from kdjax.language._byte_alignment import align_bytes
+from kdjax.language._byte_alignment import token_bytes
+from kdjax.language._causal_shift import next_token_targets
+from kdjax.language._distillm import adaptive_skew
+from kdjax.language._distillm import contrastive_skew_loss
+from kdjax.language._distillm import likelihood_gap
+from kdjax.language._layer_maps import layer_map
+from kdjax.language._mined import align_tokens
+from kdjax.language._mined import min_edit_ids
+from kdjax.language._mined import mined_logits
+from kdjax.language._on_policy import minillm_advantages
+from kdjax.language._on_policy import policy_gradient_loss
+from kdjax.language._on_policy import teacher_mixed_log_probs
+from kdjax.language._on_policy import teacher_mixed_weights
+from kdjax.language._on_policy import token_reverse_kl_advantages
+from kdjax.language._probability_shift import probability_shift
+from kdjax.language._schedules import cwsm_temperatures
+from kdjax.language._schedules import flsw_temperatures
+from kdjax.language._schedules import weight_schedule
+from kdjax.language._uld import uld_loss
+
+__all__ = (
+  "adaptive_kl_loss",
+  "adaptive_skew",
+  "align_bytes",
+  "align_tokens",
+  "alm_loss",
+  "chunk_log_probs",
+  "contrastive_skew_loss",
+  "cwsm_temperatures",
+  "flsw_temperatures",
+  "layer_map",
+  "likelihood_gap",
+  "min_edit_ids",
+  "mined_logits",
+  "minillm_advantages",
+  "next_token_targets",
+  "policy_gradient_loss",
+  "probability_shift",
+  "teacher_mixed_log_probs",
+  "teacher_mixed_weights",
+  "token_bytes",
+  "token_reverse_kl_advantages",
+  "uld_loss",
+  "weight_schedule",
+)

@@ -1,0 +1,1 @@
+"""Objectives of losses of relations between examples."""

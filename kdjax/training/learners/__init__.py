@@ -1,0 +1,1 @@
+"""Learners: one front door for each area."""

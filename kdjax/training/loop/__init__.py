@@ -1,0 +1,1 @@
+"""The loop over data: feeds, programs, progress, checkpoints."""

@@ -1,0 +1,212 @@
+"""The programs of a run: steps and evaluations, compiled for its devices."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
+
+from kdjax.ops import check_choice
+from kdjax.training.learners._learner import Learner
+from kdjax.training.loop._feeds import Feed
+from kdjax.training.steps._epochs import scan_epoch
+from kdjax.training.steps._epochs import scan_evaluation
+from kdjax.training.steps._parallel import parallelize
+
+# Name -> the sum of a metric and the count of its examples.
+Sums = dict[str, tuple[float, float]]
+
+# Data up to this size are copied to the device as a whole.
+_MOST_BYTES = 256 * 2**20
+# So many batches may wait on the device.
+_STEPS_AHEAD = 4
+
+
+def devices_of(
+  mode: str | None, devices: Sequence[jax.Device] | None, batch_size: int
+) -> tuple[jax.Device, ...] | None:
+  """The devices of a parallel run; None for one device as JAX chooses it."""
+  if mode is not None:
+    check_choice("fit: mode", mode, ("jit", "pmap", "shard_map"))
+  elif devices is None:
+    return None
+  devices = tuple(jax.devices() if devices is None else devices)
+  if not devices:
+    raise ValueError("fit: devices is empty; expected at least one.")
+  if batch_size % len(devices):
+    raise ValueError(
+      f"fit: batch_size is {batch_size}; expected a multiple of the "
+      f"{len(devices)} devices."
+    )
+  return devices
+
+
+def is_scanned(name: str, feed: Feed, scan: bool | None) -> bool:
+  """Whether all data go to the device; reads sources of data that do."""
+  if scan and not feed.planned:
+    raise ValueError(
+      f"fit: scan is True, and {name} comes in batches; expected arrays or "
+      "another data set that is read by index."
+    )
+  if scan is None:
+    small = feed.nbytes <= _MOST_BYTES
+    if small:
+      feed.load()
+    return small
+  if scan:
+    feed.load()
+  return scan
+
+
+def unnamed(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+  """The evaluation with no axis named but by `parallelize`."""
+
+  def plain(
+    state: Any, frozen: Any, batch: Any, *, axis_name: str | None = None
+  ) -> Any:
+    return evaluate(state, frozen, batch, axis_name=axis_name)
+
+  return plain
+
+
+def compile_(
+  function: Callable[..., Any],
+  *,
+  mode: str | None,
+  devices: Sequence[jax.Device] | None,
+  donate: tuple[int, ...] = (),
+) -> Callable[..., Any]:
+  if devices is None:
+    return jax.jit(function, donate_argnums=donate)
+  return parallelize(
+    function, mode or "jit", devices=devices, donate_argnums=donate
+  )
+
+
+def placing(
+  mode: str | None, devices: Sequence[jax.Device] | None
+) -> Callable[[Any], Any]:
+  """A function that copies arrays to all devices, once for all steps."""
+  if devices is None or mode == "pmap":
+    return lambda tree: jax.tree.map(jax.numpy.asarray, tree)
+  mesh = jax.make_mesh(
+    (len(devices),), ("batch",), (AxisType.Auto,), devices=devices
+  )
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  return lambda tree: jax.device_put(tree, everywhere)
+
+
+def _joined_step(learner: Learner, feed: Feed) -> Callable[..., Any]:
+  def step(
+    state: Any,
+    frozen: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
+  ) -> Any:
+    batch = feed.join(batch)
+    return learner.step(state, frozen, batch, key, axis_name=axis_name)
+
+  return step
+
+
+def scanned_steps(
+  compiled: Any,
+  learner: Learner,
+  feed: Feed,
+  frozen: Any,
+  key: Array,
+  place: Any,
+) -> Callable[..., Any]:
+  """Some steps as one program, with all data on the device."""
+  epoch = compiled(scan_epoch(_joined_step(learner, feed)), donate=(0,))
+  data = place(feed.data())
+
+  def advance(
+    state: Any, batches: Any, start: int, stop: int, interruption: Any
+  ) -> Any:
+    del batches, interruption
+    plan = feed.plan(start, stop)
+    state, metrics = epoch(state, frozen, data, plan, key)
+    metrics = jax.device_get(metrics)
+    seen = [
+      {k: (float(v[i]), float(n[i])) for k, (v, n) in metrics.items()}
+      for i in range(stop - start)
+    ]
+    return state, seen, lambda: feed.batch(stop - 1)
+
+  return advance
+
+
+def single_steps(
+  compiled: Any,
+  learner: Learner,
+  feed: Feed,
+  frozen: Any,
+  key: Array,
+  place: Any,
+) -> Callable[..., Any]:
+  """Steps one by one, of batches that come from the host."""
+  del place
+  call = compiled(_joined_step(learner, feed), donate=(0,))
+
+  def advance(
+    state: Any, batches: Any, start: int, stop: int, interruption: Any
+  ) -> Any:
+    seen, batch = [], None
+    for _ in range(start, stop):
+      batch = next(batches)
+      state, metrics = call(state, frozen, batch, key)
+      seen.append(metrics)
+      if len(seen) > _STEPS_AHEAD:
+        jax.block_until_ready(seen[-_STEPS_AHEAD])
+      if interruption.signal is not None:
+        break
+    pairs = [
+      {k: (float(v), float(n)) for k, (v, n) in metrics.items()}
+      for metrics in jax.device_get(seen)
+    ]
+    return state, pairs, lambda: batch
+
+  return advance
+
+
+def evaluation(
+  compiled: Any,
+  evaluate: Callable[..., Any],
+  feed: Feed,
+  frozen: Any,
+  scan: bool | None,
+  place: Any,
+) -> Callable[[Any], Sums]:
+  """Sums and counts of the metrics over a data set."""
+  if feed.planned and is_scanned("validation", feed, scan):
+    call = compiled(scan_evaluation(evaluate))
+    data, plan = place(feed.data()), feed.plan(0, feed.steps or 0)
+
+    def measure(state: Any) -> Sums:
+      sums = jax.device_get(call(state, frozen, data, plan))
+      return {k: (float(v), float(n)) for k, (v, n) in sums.items()}
+
+    return measure
+  call = compiled(evaluate)
+
+  def measure_in_turn(state: Any) -> Sums:
+    sums: Sums = {}
+    for batch in feed.one_pass():
+      pairs = jax.device_get(call(state, frozen, batch))
+      add(sums, {k: (float(v), float(n)) for k, (v, n) in pairs.items()})
+    return sums
+
+  return measure_in_turn
+
+
+def add(sums: Sums, pairs: Mapping[str, tuple[float, float]]) -> None:
+  """Adds step by step, so that the parts of a run do not matter."""
+  for name, (value, count) in pairs.items():
+    old = sums.get(name, (0.0, 0.0))
+    sums[name] = old[0] + value, old[1] + count

@@ -1,0 +1,1 @@
+"""Passes, steps and evaluation."""

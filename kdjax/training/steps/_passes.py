@@ -1,0 +1,397 @@
+"""Passes: which network runs on which part of the batch.
+
+A method of any area is a table of passes and an objective. One builder,
+`pass_loss`, runs the table and hands the outputs, by the passes' names,
+to the objective.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.nets import Outputs
+from kdjax.objectives import Objective
+from kdjax.objectives import Pass
+from kdjax.ops import UNKNOWN_AXIS
+from kdjax.ops import AxisName
+from kdjax.ops import get_entry
+from kdjax.ops import replicate_over_devices
+from kdjax.ops import resolve_axis_name
+from kdjax.training.networks._models import Forward
+from kdjax.training.networks._models import Variables
+from kdjax.training.networks._models import check_forward
+from kdjax.training.networks._models import run_forward
+from kdjax.training.networks._teachers import CachedTeacher
+from kdjax.training.steps._checks import check_objective
+
+Metrics = dict[str, tuple[Array, Array]]
+Prepare = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossFn:
+  """Loss of a step: a table of passes and an objective, as a pure function.
+
+  Call it as `loss_fn(params, state, frozen, batch, key, axis_name=None)`; it
+  returns `loss, (state, metrics)`.
+
+  Attributes:
+    forwards: name -> forward of each network.
+    passes: role -> `Pass`.
+    objective: compares the outputs.
+    prepare: `(key, batch, run) -> batch`, before the passes; or None.
+
+  References:
+    `pass_loss`.
+  """
+
+  forwards: Mapping[str, Forward | CachedTeacher]
+  passes: Mapping[str, Pass]
+  objective: Objective
+  prepare: Prepare | None = None
+
+  def run(
+    self,
+    params: Any,
+    state: Any,
+    frozen: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: AxisName = UNKNOWN_AXIS,
+  ) -> tuple[dict[str, Outputs], Any, Any]:
+    """Runs the passes.
+
+    Args:
+      params: network or `"objective"` -> what is trained.
+      state: the same names -> what moves besides.
+      frozen: network -> the variables of those that are not trained.
+      batch: a mapping of inputs, labels and `"mask"`, or of such parts.
+      key: of everything random.
+      axis_name: the mapped axis that holds the rest of the batch.
+
+    Returns:
+      The outputs by role, the networks' new states, and the batch as it was
+      prepared.
+    """
+    axis_name = resolve_axis_name("the passes", axis_name)
+    if axis_name is not None:
+      key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    prepare_key, key = jax.random.split(key)
+    batch = _with_parts(batch, self.passes)
+    states = {k: v for k, v in state.items() if k != "objective"}
+
+    def variables(name: str, gradient: bool = True) -> Variables:
+      if name not in states:
+        if name == "average" and name not in frozen:
+          raise ValueError(
+            "the loss: there is no average of the student's parameters; "
+            "expected parameter_ema as the last link of the optimizer."
+          )
+        fixed = get_entry("the loss: frozen", frozen, name)
+        if not isinstance(fixed, Variables):
+          raise TypeError(
+            f"the loss: frozen[{name!r}] is a {type(fixed).__name__}; expected "
+            "Variables, as a learner's `frozen` has, or a Model's `variables`."
+          )
+        return jax.lax.stop_gradient(fixed)
+      own = params[name] if gradient else jax.lax.stop_gradient(params[name])
+      return Variables(own, states[name])
+
+    if self.prepare is not None:
+
+      def answer(name: str, inputs: Any, *, gradient: bool = False) -> Outputs:
+        forward = self.forwards[name]
+        if isinstance(forward, CachedTeacher):
+          raise ValueError(
+            f"prepare asks {name!r}, a CachedTeacher, which has no network; "
+            "expected the name of one that has."
+          )
+        return run_forward(name, forward, variables(name, gradient), inputs)[0]
+
+      batch = self.prepare(prepare_key, batch, answer)
+    outputs: dict[str, Outputs] = {}
+    for i, (roles, row) in enumerate(_groups(self.passes)):
+      forward = self.forwards[row.network]
+      if isinstance(forward, CachedTeacher):
+        (role,) = roles
+        outputs[role] = forward(_part(batch, row.on))
+        continue
+      inputs = [_inputs(batch, self.passes[role].on) for role in roles]
+      sizes = [_batch_shape(x, row.batch_axes) for x in inputs]
+      folded = [_fold(x, row.batch_axes) for x in inputs]
+      # The first pass has the key itself, as if it were the only one.
+      pass_key = jax.random.fold_in(key, i - 1) if i else key
+      known = variables(row.network, row.gradient)
+      both, moved = run_forward(
+        row.network,
+        forward,
+        known,
+        _joined(roles, folded),
+        train=row.train,
+        key=pass_key if row.train else None,
+        axis_name=axis_name,
+      )
+      if row.network in states and row.train:
+        states[row.network] = moved
+      # For penalties of the parameters, which a forward does not return.
+      both = both._replace(params=known.params)
+      start = 0
+      for role, size in zip(roles, sizes, strict=True):
+        stop = start + functools.reduce(lambda a, b: a * b, size)
+        rows = slice(start, stop) if len(roles) > 1 else slice(None)
+        outputs[role] = _rows(both, rows, size)
+        start = stop
+    return outputs, replicate_over_devices(states, axis_name), batch
+
+  def __call__(
+    self,
+    params: Any,
+    state: Any,
+    frozen: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: AxisName = UNKNOWN_AXIS,
+  ) -> tuple[Array, tuple[Any, Metrics]]:
+    """The loss, and the new state and the metrics."""
+    axis_name = resolve_axis_name("the loss", axis_name)
+    objective_key, key = jax.random.split(key)
+    outputs, states, batch = self.run(
+      params, state, frozen, batch, key, axis_name=axis_name
+    )
+    loss, moved, metrics = self.objective.apply(
+      params["objective"],
+      state["objective"],
+      outputs,
+      batch,
+      objective_key,
+      axis_name=axis_name,
+    )
+    return loss, (states | {"objective": moved}, metrics)
+
+
+def pass_loss(
+  forwards: Mapping[str, Forward | CachedTeacher],
+  passes: Mapping[str, Pass],
+  objective: Objective,
+  *,
+  prepare: Prepare | None = None,
+) -> LossFn:
+  """Loss of a step: runs a table of passes and compares their outputs.
+
+  Args:
+    forwards: name -> forward of each network.
+    passes: role -> `Pass`. They run in this order.
+    objective: reads the outputs by role.
+    prepare: `(key, batch, run) -> batch` before the passes: augmentation,
+      other views of the examples as new entries, mixtures. `run(network,
+      inputs, gradient=False) -> Outputs` asks a network, in evaluation mode.
+
+  Returns:
+    A `LossFn`.
+
+  Raises:
+    TypeError: if a forward is not one but, say, a `Model`, a pass no
+      `Pass` or the objective no `Objective`.
+    ValueError: if a pass names a network that there is not; from the loss, if
+      the batch lacks an entry that is read, or `frozen` a network.
+
+  Examples:
+    >>> from kdjax.objectives import stateless
+    >>> def forward(variables, x, *, train, key):
+    ...   return Outputs(variables.params * x, {}, None), {}
+    >>> def loss(student_logits, teacher_logits):
+    ...   return (student_logits - teacher_logits) ** 2
+    >>> loss_fn = pass_loss(
+    ...   {"student": forward, "teacher": forward},
+    ...   {"student": Pass("student", "x", train=True),
+    ...    "teacher": Pass("teacher", "x")},
+    ...   stateless(loss),
+    ... )
+    >>> params = {"student": jnp.array(1.0), "objective": {}}
+    >>> state = {"student": {}, "objective": {}}
+    >>> frozen = {"teacher": Variables(jnp.array(3.0), {})}
+    >>> batch = {"x": jnp.array([1.0, 2.0]), "mask": jnp.array([True, True])}
+    >>> loss_fn(params, state, frozen, batch, jax.random.key(0))[0]
+    Array(10., dtype=float32)
+
+  References:
+    The functional steps of `BlackJAX
+    <https://github.com/blackjax-devs/blackjax>`_ and `Flax
+    <https://flax.readthedocs.io/en/latest/>`_.
+  """
+  check_objective("pass_loss", objective)
+  for name, forward in forwards.items():
+    if not isinstance(forward, CachedTeacher):
+      check_forward(f"pass_loss: {name}", forward)
+  for role, row in passes.items():
+    if not isinstance(row, Pass):
+      raise TypeError(
+        f"pass_loss: the pass {role!r} is a {type(row).__name__}; expected a "
+        "Pass."
+      )
+    if row.network not in {*forwards, "average"}:
+      raise ValueError(
+        f"pass_loss: the pass {role!r} is of the network {row.network!r}; "
+        f"expected one of {sorted(forwards)}, or 'average'."
+      )
+  forwards = dict(forwards)
+  if "student" in forwards:
+    forwards.setdefault("average", forwards["student"])
+  return LossFn(forwards, dict(passes), objective, prepare)
+
+
+def views_of(
+  views: Mapping[str, Callable[[Array, Any], Any]],
+  *,
+  of: str = "",
+  augment: Callable[[Array, Any], Any] | None = None,
+  on: str = "image",
+) -> Prepare | None:
+  """Prepares a batch: augments its inputs, and adds other views of them.
+
+  Args:
+    views: name -> `(key, batch) -> inputs`, entries to add.
+    of: the part of the batch whose examples they are, or "" for the batch.
+    augment: `(key, inputs) -> inputs`, applied to the inputs first.
+    on: the entry that holds the inputs.
+
+  Returns:
+    A function for `pass_loss`, or None if there is nothing to do.
+  """
+  if not views and augment is None:
+    return None
+
+  def prepare(key: Array, batch: Any, run: Any) -> Any:
+    del run
+    part = dict(get_entry("the loss: batch", batch, of) if of else batch)
+    # Views are of the examples as they came. The first one has the key of the
+    # augmentation; two views by one function must differ.
+    seen = {
+      name: view(jax.random.fold_in(key, i) if i else key, part)
+      for i, (name, view) in enumerate(views.items())
+    }
+    if augment is not None:
+      part[on] = augment(key, get_entry("the loss: batch", part, on))
+    part |= seen
+    return {**batch, of: part} if of else part
+
+  return prepare
+
+
+def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
+  """Prepares a batch by two functions, the one after the other."""
+  if first is None or then is None:
+    return first or then
+  one, other = first, then
+
+  def prepare(key: Array, batch: Any, run: Any) -> Any:
+    return other(key, one(key, batch, run), run)
+
+  return prepare
+
+
+def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
+  """Gives each part of the batch what stands beside it for all parts."""
+  if not isinstance(batch, Mapping):
+    raise TypeError(
+      f"the loss: batch is a {type(batch).__name__}; expected a mapping, with "
+      "'mask'."
+    )
+  names = {
+    on.partition(".")[0]
+    for row in passes.values()
+    for on in ((row.on,) if isinstance(row.on, str) else row.on)
+    if "." in on
+  }
+  parts = {k: get_entry("the loss: batch", batch, k) for k in sorted(names)}
+  common = {k: v for k, v in batch.items() if k not in parts}
+  for name, own in parts.items():
+    part = common | dict(own)
+    if "mask" in common and "mask" in own:
+      part["mask"] = common["mask"] & own["mask"]
+    get_entry(f"the loss: batch[{name!r}]", part, "mask")
+    parts[name] = part
+  if not parts:
+    get_entry("the loss: batch", batch, "mask")
+  return common | parts
+
+
+def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
+  """The inputs of a pass: an entry, or a dictionary of several."""
+  if isinstance(on, tuple):
+    return {name.rpartition(".")[2]: _inputs(batch, name) for name in on}
+  part, _, name = on.rpartition(".")
+  where = f"the loss: batch[{part!r}]" if part else "the loss: batch"
+  return get_entry(where, batch[part] if part else batch, name)
+
+
+def _part(batch: Any, on: str | tuple[str, ...]) -> Any:
+  """The part of the batch that an entry is in."""
+  first = on if isinstance(on, str) else on[0]
+  part, _, _ = first.rpartition(".")
+  return batch[part] if part else batch
+
+
+def _groups(
+  passes: Mapping[str, Pass],
+) -> list[tuple[list[str], Pass]]:
+  """The roles that run as one batch, in the order of the first of each."""
+  groups: dict[Any, tuple[list[str], Pass]] = {}
+  for role, row in passes.items():
+    key = role if row.joint is None else (row.network, row.joint)
+    roles, first = groups.setdefault(key, ([], row))
+    if (row.train, row.gradient) != (first.train, first.gradient):
+      raise ValueError(
+        f"the pass {role!r} and {roles[0]!r} are joint; expected the same "
+        "train and gradient."
+      )
+    roles.append(role)
+  return list(groups.values())
+
+
+def _joined(roles: list[str], inputs: list[Any]) -> Any:
+  """The inputs of joint passes as one batch."""
+  if len(inputs) == 1:
+    return inputs[0]
+  shapes = [jax.tree.map(lambda x: jnp.shape(x)[1:], x) for x in inputs]
+  for role, shape in zip(roles[1:], shapes[1:], strict=True):
+    if shape != shapes[0]:
+      raise ValueError(
+        f"the inputs of {role!r} have the shape {shape} behind the batch; "
+        f"expected that of {roles[0]!r}, {shapes[0]}, to run as one batch."
+      )
+  return jax.tree.map(lambda *x: jnp.concatenate(x), *inputs)
+
+
+def _batch_shape(inputs: Any, axes: int) -> tuple[int, ...]:
+  return jnp.shape(jax.tree.leaves(inputs)[0])[:axes] or (1,)
+
+
+def _fold(inputs: Any, axes: int) -> Any:
+  """Makes one batch axis of several."""
+  if axes == 1:
+    return inputs
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), inputs)
+
+
+# The fields of `Outputs` that have a batch axis.
+_BATCHED = ("logits", "features", "embedding", "preactivations", "attention")
+
+
+def _rows(outputs: Outputs, rows: slice, shape: tuple[int, ...]) -> Outputs:
+  """Some examples of the outputs, with all their batch axes."""
+  if rows == slice(None) and len(shape) == 1:
+    return outputs
+
+  def take(x: Array) -> Array:
+    return x[rows].reshape(*shape, *x.shape[1:])
+
+  changes = {k: jax.tree.map(take, getattr(outputs, k)) for k in _BATCHED}
+  return outputs._replace(**changes)

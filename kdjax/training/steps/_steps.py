@@ -1,0 +1,225 @@
+"""Train steps: pure functions that the caller compiles.
+
+One step gives the same numbers under `jax.jit`, `jax.pmap` and
+`jax.shard_map`. The mapped axis is named where the step is made, and handed
+down: to the networks' batch statistics, to the loss and to the metrics.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from kdjax.objectives import GradientRule
+from kdjax.ops import UNKNOWN_AXIS
+from kdjax.ops import AxisName
+from kdjax.ops import mean_over_devices
+from kdjax.ops import resolve_axis_name
+from kdjax.ops import sum_over_devices
+from kdjax.training.networks._ema import averaged_student
+from kdjax.training.networks._ema import has_average
+from kdjax.training.networks._models import takes_axis_name
+from kdjax.training.optimizers._optimizers import AccumulationState
+from kdjax.training.optimizers._optimizers import Optimizer
+from kdjax.training.optimizers._optimizers import as_optimizer
+from kdjax.training.steps._checks import check_loss
+from kdjax.training.steps._passes import LossFn
+from kdjax.training.steps._passes import Metrics
+from kdjax.training.steps._state import TrainState
+
+Loss = Callable[[Any, Any], tuple[Array, tuple[Any, Metrics]]]
+
+
+@runtime_checkable
+class Step(Protocol):
+  """A train step: `step(state, frozen, batch, key) -> state, metrics`."""
+
+  def __call__(
+    self,
+    state: Any,
+    frozen: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: AxisName = UNKNOWN_AXIS,
+  ) -> tuple[Any, Metrics]: ...
+
+
+def make_train_step(
+  loss_fn: Callable[..., Any],
+  optimizer: Optimizer,
+  *,
+  axis_name: str | None = None,
+  rule: GradientRule | None = None,
+) -> Step:
+  """Train step: one update of the trained networks and the objective.
+
+  Args:
+    loss_fn: `(params, state, frozen, batch, key, *, axis_name=None) -> loss,
+      (state, metrics)`, such as `pass_loss` builds. Over `axis_name` its
+      loss is that of the whole batch, its state the same on every device, and
+      its metrics are pairs (sum, count) of one device's examples. A loss
+      without the parameter `axis_name` is for one device.
+    optimizer: an Optax optimizer. It gets the extra arguments `value`, `grad`
+      and `value_fn`, if it takes them, and `optax.MultiSteps` weighs its
+      mini-steps by their count of examples.
+    axis_name: the mapped axis that holds the rest of the batch, under
+      `jax.pmap` and `jax.shard_map`; none under `jax.jit`, sharded or not.
+      `parallelize` names it itself. A step that is mapped over a named
+      axis without being told raises, unless it is called with
+      `axis_name=None`: each part of the axis is then a student of its own.
+    rule: another way to the gradient than that of the loss, such as
+      `dot_gradients`.
+
+  Returns:
+    `step(state, frozen, batch, key, *, axis_name=...) -> state, metrics`, a
+    pure function. The key may be the same at every step: the step's number is
+    folded in. If the optimizer has `parameter_ema`, `frozen["average"]`
+    is the student with the average of its parameters.
+
+  Raises:
+    TypeError: if `loss_fn` takes other arguments, as a step does, or the
+      optimizer is not one of Optax.
+    ValueError: from `step`, if the loss is no scalar, or takes no `axis_name`
+      although there is one, or if the step is mapped over an axis that it was
+      not told.
+
+  Examples:
+    >>> def loss_fn(params, state, frozen, batch, key):
+    ...   return (params - batch["target"]) ** 2, (state, {})
+    >>> optimizer = optax.sgd(0.25)
+    >>> step = jax.jit(make_train_step(loss_fn, optimizer))
+    >>> params = jnp.array(0.0)
+    >>> state = TrainState(jnp.array(0), params, {}, optimizer.init(params))
+    >>> batch = {"target": jnp.array(2.0)}
+    >>> state, metrics = step(state, {}, batch, jax.random.key(0))
+    >>> state.params
+    Array(1., dtype=float32)
+
+  References:
+    `The training cookbook of JAX
+    <https://docs.jax.dev/en/latest/the-training-cookbook.html>`_.
+  """
+  name = "make_train_step"
+  check_loss(name, loss_fn)
+  transformation = as_optimizer(name, optimizer)
+  rule = _PLAIN if rule is None else rule
+  named: AxisName = UNKNOWN_AXIS if axis_name is None else axis_name
+
+  def step(
+    state: TrainState,
+    frozen: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: AxisName = named,
+  ) -> tuple[TrainState, Metrics]:
+    axis_name = resolve_axis_name("the step", axis_name)
+    key = jax.random.fold_in(key, state.step)
+    frozen = with_average(state, frozen)
+    options = {}
+    if takes_axis_name(loss_fn):
+      options["axis_name"] = axis_name
+    elif axis_name is not None:
+      raise ValueError(
+        f"{name}: loss_fn takes no axis_name, and the step is mapped over "
+        f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
+        "*, axis_name=None), which reduces its loss over that axis."
+      )
+
+    def loss(params: Any, batch: Any) -> tuple[Array, tuple[Any, Metrics]]:
+      value, aux = loss_fn(params, state.state, frozen, batch, key, **options)
+      # Averaging the loss inside and the gradients outside is right under
+      # vmap, pmap and shard_map alike. Gradients alone are not: shard_map has
+      # already summed those of replicated parameters.
+      return mean_over_devices(value, axis_name), aux
+
+    if rule.check is not None:
+      rule.check(state.optimizer_state)
+    rule_key = jax.random.fold_in(key, 1)
+    rule_state = state.rule_state
+    mapped = options if takes_axis_name(rule.apply) else {}
+    (value, (moved, metrics)), gradients, extra, rule_state = rule.apply(
+      loss, state.params, batch, rule_key, rule_state, **mapped
+    )
+    gradients, extra = mean_over_devices((gradients, extra), axis_name)
+    metrics = sum_over_devices(metrics, axis_name)
+    if isinstance(state.optimizer_state, AccumulationState):
+      counted = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
+      extra = {**extra, "count": counted}
+    updates, optimizer_state = transformation.update(
+      gradients,
+      state.optimizer_state,
+      state.params,
+      value=jnp.sum(value),
+      grad=gradients,
+      value_fn=lambda params: jnp.sum(
+        loss(_with_mean_gradient(params, axis_name), batch)[0]
+      ),
+      **extra,
+    )
+    params = optax.apply_updates(state.params, updates)
+    state = TrainState(
+      state.step + 1, params, moved, optimizer_state, rule_state
+    )
+    return state, metrics
+
+  if isinstance(loss_fn, LossFn):
+    # What `parallelize` splits: not the domains, which a loss compares.
+    axes = [row.batch_axes for row in loss_fn.passes.values()]
+    vars(step)["batch_axis"] = max(axes, default=1) - 1
+  return step
+
+
+def _with_mean_gradient(params: Any, axis_name: str | None) -> Any:
+  """The parameters, whose gradient is averaged over the devices.
+
+  A line search takes gradients itself. Were they those of one device's part,
+  the devices would search on for unequally long, and wait for each other.
+  """
+  if axis_name is None:
+    return params
+
+  @jax.custom_vjp
+  def identity(params: Any) -> Any:
+    return params
+
+  identity.defvjp(
+    lambda params: (params, None),
+    lambda _, slopes: (mean_over_devices(slopes, axis_name),),
+  )
+  return identity(params)
+
+
+def _value_and_gradient(
+  loss: Loss, params: Any, batch: Any, key: Array, state: Any
+) -> tuple[tuple[Array, Any], Any, Mapping[str, Any], Any]:
+  """The loss's own gradient."""
+  del key
+
+  def scalar(params: Any) -> tuple[Array, Any]:
+    value, aux = loss(params, batch)
+    if jnp.shape(value):
+      raise ValueError(
+        f"make_train_step: loss_fn returned a loss of shape {value.shape}; "
+        "expected a scalar. Several losses need a rule, as those of a "
+        "dot_objective need dot_gradients()."
+      )
+    return value, aux
+
+  value, gradients = jax.value_and_grad(scalar, has_aux=True)(params)
+  return value, gradients, {}, state
+
+
+_PLAIN = GradientRule(lambda params: (), _value_and_gradient)
+
+
+def with_average(state: TrainState, frozen: Any) -> Any:
+  """Puts the average of the student beside the frozen networks."""
+  frozen = frozen or {}
+  if not isinstance(frozen, Mapping) or not has_average(state):
+    return frozen
+  return {**frozen, "average": averaged_student(state)}
