@@ -29,24 +29,18 @@ def draw(
   """Saves the figures of a pair; returns their captions by file name."""
   if not gains:
     return {}
-  teacher, start = pair.split(":")[0], stem(pair)
-  path = job.run.path
-  helped = sum(gain.verdict == "helped" for gain in gains.values())
-  known = all(gain.verdict != "unknown" for gain in gains.values())
-  title = f"{helped} of {len(gains)} methods are clearly better than scratch"
-  gain_bars(
-    path / f"{start}_gains.png",
-    gains,
-    title=title if known else statistics.TOO_FEW.capitalize(),
-  )
-  best = choose(cells)
+  teacher, path = pair.split(":")[0], job.run.path
+  start, best = stem(pair), choose(cells)
+  gain_bars(path / f"{start}_gains.png", gains)
   part, labels = job.data.parts["test"], job.data.test_labels
-  targets = [np.asarray(x[part]) for x in teacher_targets(job, teacher)]
+  logits, embedding = (
+    np.asarray(x[part]) for x in teacher_targets(job, teacher)
+  )
   arrays = {
     name: np.load(job.cell_file(pair, name).with_suffix(".npz"))
     for name in dict.fromkeys(("scratch", "kd", best))
   }
-  embeddings = {f"teacher, {teacher}": targets[1]}
+  embeddings = {f"teacher, {teacher}": embedding}
   for name in dict.fromkeys(("scratch", best)):
     embeddings[name] = arrays[name]["embedding"]
   plots.embedding_maps(
@@ -59,15 +53,13 @@ def draw(
     title="Embeddings of test images",
   )
   answers = np.eye(job.data.classes)[labels]
-  theirs = answers.T @ targets[0] / answers.sum(0)[:, None]
-  distances = {
-    name: np.abs(x["class_logits"] - theirs).mean(0)
-    for name, x in arrays.items()
-  }
+  theirs = answers.T @ logits / answers.sum(0)[:, None]
   correlation_maps(
     path / f"{start}_correlations.png",
-    distances,
-    title="Distance of the students' mean logits from the teacher's",
+    {
+      name: np.abs(x["class_logits"] - theirs).mean(0)
+      for name, x in arrays.items()
+    },
   )
   return {
     f"{start}_gains.png": "Gain in test accuracy over scratch at the last "
@@ -93,10 +85,15 @@ def choose(cells: dict[str, Any]) -> str:
   return max(scores, key=lambda name: scores[name])
 
 
-def gain_bars(
-  path: plots.Path, gains: Mapping[str, statistics.Gain], *, title: str
-) -> None:
+def gain_bars(path: plots.Path, gains: Mapping[str, statistics.Gain]) -> None:
   """Gains as bars with intervals, the largest on top."""
+  verdicts = [gain.verdict for gain in gains.values()]
+  title = (
+    f"{verdicts.count('helped')} of {len(gains)} methods are clearly better "
+    "than scratch"
+  )
+  if "unknown" in verdicts:
+    title = statistics.TOO_FEW.capitalize()
   names = sorted(gains, key=lambda name: -gains[name].mean)
   means = {name: 100 * gains[name].mean for name in names}
   ends = {
@@ -130,7 +127,6 @@ def gain_bars(
     )
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    verdicts = {gain.verdict for gain in gains.values()}
     handles = [
       plots.mark(label, plots.VERDICTS[verdict])
       for verdict, label in LABELS.items()
@@ -156,15 +152,16 @@ def plane_of(points: np.ndarray) -> np.ndarray:
 
 
 def correlation_maps(
-  path: plots.Path, differences: Mapping[str, np.ndarray], title: str
+  path: plots.Path, distances: Mapping[str, np.ndarray]
 ) -> None:
   """Distances `[classes, classes]` of mean logits from the teacher's."""
   # NaN is drawn in the color of the axes, not as no difference.
   off = {
-    name: np.where(np.eye(len(x)), np.nan, x) for name, x in differences.items()
+    name: np.where(np.eye(len(x)), np.nan, x) for name, x in distances.items()
   }
   finite = [x[np.isfinite(x)].max(initial=1e-6) for x in off.values()]
   size = {"width": 1.2 + 2.7 * len(off), "height": 3.9}
+  title = "Distance of the students' mean logits from the teacher's"
   with plots.figure(path, title=title, columns=len(off), **size) as grid:
     scale = matplotlib.cm.ScalarMappable(
       matplotlib.colors.Normalize(0, max(finite)), plots.BLUES
