@@ -224,12 +224,12 @@ def prepare(config: Config) -> Job:
   data = load_data(settings)
   names = [name for pair in settings.pairs for name in pair.split(":")]
   names += [settings.assistant] if "takd" in settings.methods else []
-  for name in dict.fromkeys(names):
-    sizes = {"examples": data.examples, "epochs": settings.epochs}
-    recipe = make_recipe(settings, name, data, **sizes)
+  sizes = {"examples": data.examples, "epochs": settings.epochs}
+  recipes = {x: make_recipe(settings, x, data, **sizes) for x in names}
+  for name, recipe in recipes.items():
     make_network(name, data, recipe, settings.dtype)
-  image = data.train["image"][:1]
-  cropped = jax.eval_shape(recipe.augment, jax.random.key(0), image)
+  augment, image = recipes[names[-1]].augment, data.train["image"][:1]
+  cropped = jax.eval_shape(augment, jax.random.key(0), image)
   data = resize_held_out(data, cropped.shape[1:3])
   free = ("checkpoint_seconds", "methods", "pairs", "together", "workers")
   console, run = commands.console(), SharedFolder(settings, free=free)

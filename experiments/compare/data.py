@@ -77,8 +77,8 @@ def load_data(config: Any) -> Data:
     students = {k: v[few] for k, v in arrays.items()}
   parts = {k: np.concatenate([x[k] for x in held_out]) for k in arrays}
   classes = int(arrays["label"].max()) + 1
-  device = jax.device_put((arrays, students, parts))
-  return Data(*device, len(validation), classes)
+  arrays, students, parts = jax.device_put((arrays, students, parts))
+  return Data(arrays, students, parts, len(validation), classes)
 
 
 def resize(images: Any, shape: tuple[int, int]) -> Any:

@@ -155,7 +155,7 @@ def make_course(
     objective = _dot_objective(row)
   else:
     own = patient and method == "function_matching"
-    options = {"temperature": recipe.temperature} if own else {}
+    options: Any = {"temperature": recipe.temperature} if own else {}
     objective = preset(method, pair=pair, labels=labels, **sizes, **options)
   # After a stage that is all the method is, labels alone teach.
   alone = row.method is None and not row.kd

@@ -1,6 +1,7 @@
 """Trains the students of one cell, all seeds in one program, and tries them."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -203,9 +204,9 @@ def make_evaluation(
       held_out["image"],
       answer=answer if answering else None,
     )
-    rows = logits, embedding, held_out["label"], targets
+    rows: Any = [logits, embedding, held_out["label"], targets]
     scores = {
-      name: score(*jax.tree.map(lambda x, part=part: x[part], rows))
+      name: score(*jax.tree.map(operator.itemgetter(part), rows))
       for name, part in parts.items()
     }
     return scores, logits, embedding

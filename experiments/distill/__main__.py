@@ -149,7 +149,8 @@ def prepare(config: Config) -> Job:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   check(config)
   devices, data = commands.use_devices(config.devices), load_data(config)
-  options = {"hidden": config.student_hidden} if config.student == "mlp" else {}
+  mlp = config.student == "mlp"
+  options: Any = {"hidden": config.student_hidden} if mlp else {}
   known = data.train["image"], data.classes
   teacher = networks.make_network(config.teacher, *known)
   student = networks.make_network(config.student, *known, **options)

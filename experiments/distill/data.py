@@ -35,4 +35,5 @@ def load_data(config: Any) -> Data:
     range(config.seed, config.seed + config.seeds),
     without=missing,
   )
-  return Data(*jax.device_put((train, validation, test)), transfer, classes)
+  train, validation, test = jax.device_put((train, validation, test))
+  return Data(train, validation, test, transfer, classes)

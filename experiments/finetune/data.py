@@ -77,7 +77,8 @@ def load_data(config: Any) -> Data:
   folds = min(config.folds, config.shots) if config.shots > 1 else 0
   held_out = fold[None] % max(folds, 1) == np.arange(folds)[:, None]
   learns = np.concatenate([np.ones((1, fold.size), bool), ~held_out])
-  return Data(*jax.device_put(arrays), few, learns, counts.size)
+  parts: Any = jax.device_put(arrays)
+  return Data(*parts, few=few, learns=learns, classes=counts.size)
 
 
 def source_of(

@@ -34,7 +34,7 @@ def pretrain(
     optax.cosine_decay_schedule(config.learning_rate, steps)
   )
 
-  def learner_of(variables=None):
+  def learner_of(variables: Any = None):
     model = training.Model(job.forward, variables)
     objective = objectives.preset("from_scratch")
     return training.finetune(model, None, objective, optimizer)
@@ -70,7 +70,8 @@ def pretrain(
     row = dict(zip(trained, mean.tolist(), strict=True))
     return row, f"validation accuracy {mean[0]:.1%}"
 
-  begin = *start(job.fresh, job.key), job.key
+  state, plan = start(job.fresh, job.key)
+  begin = state, plan, job.key
   state, _ = rounds.train(
     job, stage, advance, (images, validation), begin, describe
   )
@@ -111,12 +112,13 @@ def meta_learn(way: str, job: Any) -> training.Variables:
     loss = float(seen["loss"].mean())
     return {"loss": loss}, f"loss {loss:.3f}"
 
+  state, plan = start(job.fresh, job.key)
   state, _ = rounds.train(
     job,
     f"pretrain_{way}",
     jax.jit(jax.vmap(advance, (0, None, 0, 0))),
     (data.source,),
-    (*start(job.fresh, job.key), job.key),
+    (state, plan, job.key),
     describe,
   )
   return state.student

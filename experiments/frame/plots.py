@@ -1,7 +1,7 @@
 """Figures in one house style and one palette; each function saves one PNG."""
 
 import contextlib
-import os
+import pathlib
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -54,7 +54,7 @@ STYLE = {
 TITLE_CHARACTERS = 10.0  # of a title in an inch, at least
 LEGEND_CHARACTERS = 13.0  # the same of a legend
 
-Path = str | os.PathLike[str]
+Path = pathlib.Path
 
 
 def percent(share: float, _: Any = None) -> str:

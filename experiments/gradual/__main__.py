@@ -205,9 +205,9 @@ def execute(setup: jobs.Setup) -> dict[str, Row]:
     init_key, key = jax.random.split(key)
     return init(init_key), key
 
-  seeds = start(rounds.seed_keys(config))
-  programs = make_round(forward, config), make_scores(forward)
-  job = Job(*setup, forward, *seeds, *programs)
+  variables, key = start(rounds.seed_keys(config))
+  advance, score = make_round(forward, config), make_scores(forward)
+  job = Job(*setup, forward, variables, key, advance, score)
   rows = examine(job, train(job))
   write(job, rows)
   return rows

@@ -95,7 +95,7 @@ def gain_maps(
 
 
 def samples(
-  path: plots.Path, problems: Mapping[str, Any], title: str
+  path: plots.Path, problems: Mapping[Any, Any], title: str
 ) -> dict[str, str]:
   """Both domains of each shift and the decisions of source-only there."""
   count = len(problems)

@@ -1,5 +1,6 @@
 """The tables and the words of the report of `experiments.shifts`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ Results = dict[str, dict[str, dict[str, np.ndarray]]]
 BLIND, BEST = "chosen without target labels", "chosen by an oracle"
 
 
-def write(job: Any, results: Results, problems: dict[str, Any]) -> None:
+def write(job: Any, results: Results, problems: Mapping[Any, Any]) -> None:
   """Draws the figures, writes report.md and prints the table.
 
   `problems` are the data of the first seed, by shift.
