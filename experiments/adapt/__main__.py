@@ -35,60 +35,48 @@ from kdjax import objectives
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares ways to adapt to a target domain without labels.
-
-  Attributes:
-    source: digits, or the name of a data set that tfds has prepared.
-    target: the same. If it is the source, each gets half of the images.
-    data_dir: the folder of the data sets that tfds has prepared.
-    shift: the change of the target's images; auto: rotate if source and target
-      are one data set, else none.
-    degrees: the angle of the shift rotate.
-    strength: the strength of the shift blend_noise, from 0 to 1.
-    image_size: the side to which all images are resized; 0: the target's.
-    crop: pixels cut off each side of larger images, before they are resized.
-    examples: the largest number of images of each data set and split.
-    validation_fraction: share of each domain's training images that is kept
-      for the choice of the weight and for d_H.
-    network: a name of kdjax.nets.create.
-    hidden: units of the hidden layers if the network is an mlp.
-    discriminator: units of the hidden layer of the domain discriminator.
-    joint_forward: whether both domains pass the network as one batch, and so
-      share the statistics of a batch normalization.
-    methods: the methods that are compared with source_only and target_only;
-      all: every method; help: print them.
-    weights: the candidates for the weight of each method, as factors of the
-      published weight.
-    select: the rule that chooses a weight without target labels:
-      source_accuracy, on validation images; information, the mutual information
-      of the target's images and their predicted classes, H(mean p) - mean H(p);
-      guarded, the information among weights within 2 points of the best source
-      accuracy; entropy, bnm, snd, importance_weighted, dev or reverse, of
-      kdjax.selection.
-    seeds: the number of students of each method and weight.
-    steps: updates of each student.
-    evaluate_every: steps from one evaluation and checkpoint to the next.
-    batch_size: the number of examples of each domain in a batch.
-    learning_rate: Adam's initial learning rate; it decays by a cosine.
-  """
+  """Compares ways to adapt to a target domain without labels."""
 
   workdir: str = "runs/adapt"
+  # digits, or the name of a data set that tfds has prepared
   source: str = "digits"
+  # the same. If it is the source, each gets half of the images
   target: str = "digits"
+  # the folder of the data sets that tfds has prepared
   data_dir: commands.DataDir = None
+  # the change of the target's images; auto: rotate if source and target are one
+  # data set, else none
   shift: Literal["auto", "none", "rotate", "invert", "blend_noise"] = "auto"
-  degrees: float = 30.0
-  strength: float = 0.5
+  degrees: float = 30.0  # the angle of the shift rotate
+  strength: float = 0.5  # the strength of the shift blend_noise, from 0 to 1
+  # the side to which all images are resized; 0: the target's
   image_size: int = 0
+  # pixels cut off each side of larger images, before they are resized
   crop: int = 4
+  # the largest number of images of each data set and split
   examples: int = 2000
+  # share of each domain's training images that is kept for the choice of the
+  # weight and for d_H
   validation_fraction: float = 0.3
-  network: str = "mlp"
+  network: str = "mlp"  # a name of kdjax.nets.create
+  # units of the hidden layers if the network is an mlp
   hidden: tuple[int, ...] = (128, 64)
+  # units of the hidden layer of the domain discriminator
   discriminator: int = 100
+  # whether both domains pass the network as one batch, and so share the
+  # statistics of a batch normalization
   joint_forward: bool = True
+  # the methods that are compared with source_only and target_only; all: every
+  # method; help: print them
   methods: tuple[str, ...] = ("dann", "mmd", "coral", "jda")
+  # the candidates for the weight of each method, as factors of the published
+  # weight
   weights: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+  # the rule that chooses a weight without target labels: source_accuracy, on
+  # validation images; information, the mutual information of the target's
+  # images and their predicted classes, H(mean p) - mean H(p); guarded, the
+  # information among weights within 2 points of the best source accuracy;
+  # entropy, bnm, snd, importance_weighted, dev or reverse, of kdjax.selection
   select: Literal[
     "guarded",
     "information",
@@ -100,10 +88,12 @@ class Config(commands.Flags):
     "dev",
     "reverse",
   ] = "guarded"
-  seeds: int = 8
-  steps: int = 1000
+  seeds: int = 8  # the number of students of each method and weight
+  steps: int = 1000  # updates of each student
+  # steps from one evaluation and checkpoint to the next
   evaluate_every: int = 50
-  batch_size: int = 64
+  batch_size: int = 64  # the number of examples of each domain in a batch
+  # Adam's initial learning rate; it decays by a cosine
   learning_rate: float = 1e-3
 
 

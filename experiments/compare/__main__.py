@@ -96,76 +96,70 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares methods on pairs of networks; writes one table.
-
-  Attributes:
-    recipe: the protocol, which gives the defaults of other flags; cifar100:
-      RepDistiller's, function_matching: big_vision's.
-    variant: the protocol of the recipe function_matching: imagenet, or flowers,
-      pet, food or sun with /fast, /medium or /long.
-    methods: names of kdjax.objectives.PRESETS, and dot; help: print them.
-      scratch and kd are always compared.
-    pairs: teacher:student, names of kdjax.nets.create or, for small images,
-      resnet8x0.5, deit-tiny-4 and deit-mini-2; or same and different, the pairs
-      of RepDistiller's tables.
-    assistant: the network between teacher and student, for takd.
-    seeds: the number of students in each cell.
-    together: whether the seeds of a cell are vmapped or trained one after the
-      other.
-    workers: the number of cells that are trained at the same time.
-    dataset: digits, or the name of a data set that tfds has prepared.
-    data_dir: the folder of the data sets that tfds has prepared.
-    image_size: the side to which images are resized first; 0: they keep their
-      size.
-    examples_per_class: images of each class that a student sees, drawn by its
-      seed; 0: all images that the teacher saw.
-    validation_fraction: share of the training images that is held out; 0: none,
-      and then the last epoch alone counts.
-    epochs: passes over its images of each student.
-    teacher_epochs: passes of the teachers and of the assistant.
-    evaluate_every: epochs from one evaluation to the next.
-    shift: images are shifted by up to so many pixels (recipes digits, fashion).
-    flip: images are mirrored at random (recipes digits, fashion).
-    dtype: the number type of the networks' computation.
-    checkpoint_seconds: the time from one checkpoint of a cell to the next.
-  """
+  """Compares methods on pairs of networks; writes one table."""
 
   workdir: str = "runs/compare"
+  # the protocol, which gives the defaults of other flags; cifar100:
+  # RepDistiller's, function_matching: big_vision's
   recipe: Literal["digits", "fashion", "cifar100", "function_matching"] = (
     "digits"
   )
+  # the protocol of the recipe function_matching: imagenet, or flowers, pet,
+  # food or sun with /fast, /medium or /long
   variant: str = "imagenet"
+  # names of kdjax.objectives.PRESETS, and dot; help: print them. scratch and kd
+  # are always compared
   methods: Annotated[
     tuple[str, ...] | None,
     commands.optional("all; of function_matching that one", "NAME ..."),
   ] = None
+  # teacher:student, names of kdjax.nets.create or, for small images,
+  # resnet8x0.5, deit-tiny-4 and deit-mini-2; or same and different, the pairs
+  # of RepDistiller's tables
   pairs: Annotated[
     tuple[str, ...] | None, commands.optional(OF_RECIPE, "TEACHER:STUDENT ...")
   ] = None
+  # the network between teacher and student, for takd
   assistant: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
-  seeds: int = 5
+  seeds: int = 5  # the number of students in each cell
+  # whether the seeds of a cell are vmapped or trained one after the other
   together: Annotated[
     bool | None,
     commands.optional("True, but False on a CPU", "{True,False}"),
   ] = None
+  # the number of cells that are trained at the same time
   workers: Annotated[
     int | None, commands.optional("1, but one for each core of a CPU")
   ] = None
+  # digits, or the name of a data set that tfds has prepared
   dataset: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
+  # the folder of the data sets that tfds has prepared
   data_dir: commands.DataDir = None
+  # the side to which images are resized first; 0: they keep their size
   image_size: int = 0
+  # images of each class that a student sees, drawn by its seed; 0: all images
+  # that the teacher saw
   examples_per_class: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  # share of the training images that is held out; 0: none, and then the last
+  # epoch alone counts
   validation_fraction: Annotated[
     float | None, commands.optional(OF_RECIPE, "FLOAT")
   ] = None
+  # passes over its images of each student
   epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  # passes of the teachers and of the assistant
   teacher_epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  # epochs from one evaluation to the next
   evaluate_every: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  # images are shifted by up to so many pixels (recipes digits, fashion)
   shift: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  # images are mirrored at random (recipes digits, fashion)
   flip: Annotated[bool | None, commands.optional(OF_RECIPE, "{True,False}")] = (
     None
   )
+  # the number type of the networks' computation
   dtype: Literal["float32", "bfloat16"] = "float32"
+  # the time from one checkpoint of a cell to the next
   checkpoint_seconds: float = 120.0
 
 

@@ -41,47 +41,26 @@ from kdjax import training
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Trains a teacher, students from scratch and distilled ones; compares them.
-
-  Attributes:
-    dataset: digits, or the name of a data set that tfds has prepared.
-    data_dir: the folder of the data sets that tfds has prepared.
-    examples_per_class: images of each class that a student sees, drawn by its
-      seed; 0: all images that the teacher saw.
-    missing_digit: a class of which the students see no image (Hinton's test).
-    validation_fraction: share of the training images that chooses the cell.
-    teacher: a name of kdjax.nets.create.
-    student: a name of kdjax.nets.create.
-    student_hidden: units of the hidden layers if the student is an mlp.
-    method: the divergence in the student's loss, alpha * T^2 * divergence +
-      (1 - alpha) * cross-entropy.
-    temperatures: the temperatures T of the grid (logit_mse has none).
-    alphas: the weights of the teacher in the grid; 0, from scratch, is added.
-    seeds: the number of students in each cell of the grid.
-    teacher_steps: updates of the teacher.
-    student_steps: updates of each student, for any number of examples.
-    evaluate_every: steps from one evaluation and checkpoint to the next.
-    batch_size: the number of examples in a batch.
-    teacher_learning_rate: AdamW's initial learning rate for the teacher; it
-      decays by a cosine.
-    student_learning_rate: AdamW's initial learning rate for the students; it
-      decays by a cosine.
-    weight_decay: AdamW's weight decay.
-    shift: training images are shifted by up to so many pixels.
-    devices: the number of devices; the teacher's batches and the students'
-      seeds are divided among them. A CPU is divided into so many devices.
-    parallel: the transformation that divides a program among the devices.
-  """
+  """Trains a teacher, students from scratch and distilled ones; compares them."""
 
   workdir: str = "runs/distill"
+  # digits, or the name of a data set that tfds has prepared
   dataset: str = "digits"
+  # the folder of the data sets that tfds has prepared
   data_dir: commands.DataDir = None
+  # images of each class that a student sees, drawn by its seed; 0: all images
+  # that the teacher saw
   examples_per_class: int = 8
+  # a class of which the students see no image (Hinton's test)
   missing_digit: int | None = None
+  # share of the training images that chooses the cell
   validation_fraction: float = 0.25
-  teacher: str = "mlp"
-  student: str = "mlp"
+  teacher: str = "mlp"  # a name of kdjax.nets.create
+  student: str = "mlp"  # a name of kdjax.nets.create
+  # units of the hidden layers if the student is an mlp
   student_hidden: tuple[int, ...] = (32,)
+  # the divergence in the student's loss, alpha * T^2 * divergence + (1 - alpha)
+  # * cross-entropy
   method: Literal[
     "kd",
     "reverse_kl",
@@ -92,18 +71,27 @@ class Config(commands.Flags):
     "total_variation",
     "logit_mse",
   ] = "kd"
+  # the temperatures T of the grid (logit_mse has none)
   temperatures: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+  # the weights of the teacher in the grid; 0, from scratch, is added
   alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-  seeds: int = 16
-  teacher_steps: int = 600
+  seeds: int = 16  # the number of students in each cell of the grid
+  teacher_steps: int = 600  # updates of the teacher
+  # updates of each student, for any number of examples
   student_steps: int = 1000
+  # steps from one evaluation and checkpoint to the next
   evaluate_every: int = 25
-  batch_size: int = 40
+  batch_size: int = 40  # the number of examples in a batch
+  # AdamW's initial learning rate for the teacher; it decays by a cosine
   teacher_learning_rate: float = 3e-3
+  # AdamW's initial learning rate for the students; it decays by a cosine
   student_learning_rate: float = 1e-2
-  weight_decay: float = 0.1
-  shift: int = 0
+  weight_decay: float = 0.1  # AdamW's weight decay
+  shift: int = 0  # training images are shifted by up to so many pixels
+  # the number of devices; the teacher's batches and the students' seeds are
+  # divided among them. A CPU is divided into so many devices
   devices: int = 1
+  # the transformation that divides a program among the devices
   parallel: Literal["jit", "pmap", "shard_map"] = "jit"
 
 

@@ -45,47 +45,30 @@ from kdjax import training
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares ways to fine-tune a pretrained network on few labels.
-
-  Attributes:
-    dataset: digits, or the name of a data set that tfds has prepared. The first
-      half of its classes is the source, the second the target.
-    data_dir: the folder of the data sets that tfds has prepared.
-    examples: the largest number of images of each split.
-    validation_fraction: share of the training images of each half that is kept
-      for validation; the target's is for the oracle alone.
-    shots: labeled target images of each class.
-    folds: of the cross-validation within these images; at most one a shot. With
-      one shot no image can be held out, and the first candidate is taken.
-    network: mlp or convnet.
-    hidden: units of the hidden layers if the network is an mlp.
-    methods: the methods that are compared with target-only, prototypes, a
-      linear probe and plain fine-tuning; help: print them.
-    teachers: the other pretraining tasks whose networks are ranked with that of
-      the source; none leaves that part out.
-    rates: the candidates for Adam's learning rate in fine-tuning, the usual one
-      first; it decays by a cosine.
-    seeds: the number of students of each method and candidate.
-    pretrain_steps: updates in pretraining.
-    steps: updates in fine-tuning, each of all labeled images.
-    evaluate_every: steps from one evaluation and checkpoint to the next.
-    batch_size: the number of examples in a batch in pretraining.
-    learning_rate: Adam's learning rate in pretraining, decayed by a cosine.
-    tasks: the number of tasks in a batch in meta-learning.
-    inner_steps: steps of meta-learning's inner loop.
-    inner_rate: the learning rate of the inner loop.
-  """
+  """Compares ways to fine-tune a pretrained network on few labels."""
 
   workdir: str = "runs/finetune"
+  # digits, or the name of a data set that tfds has prepared. The first half of
+  # its classes is the source, the second the target
   dataset: str = "digits"
+  # the folder of the data sets that tfds has prepared
   data_dir: commands.DataDir = None
-  examples: int = 4000
+  examples: int = 4000  # the largest number of images of each split
+  # share of the training images of each half that is kept for validation; the
+  # target's is for the oracle alone
   validation_fraction: float = 0.3
-  shots: int = 5
+  shots: int = 5  # labeled target images of each class
+  # of the cross-validation within these images; at most one a shot. With one
+  # shot no image can be held out, and the first candidate is taken
   folds: int = 5
-  network: Literal["mlp", "convnet"] = "mlp"
+  network: Literal["mlp", "convnet"] = "mlp"  # mlp or convnet
+  # units of the hidden layers if the network is an mlp
   hidden: tuple[int, ...] = (64, 32)
+  # the methods that are compared with target-only, prototypes, a linear probe
+  # and plain fine-tuning; help: print them
   methods: tuple[str, ...] = CHOICES
+  # the other pretraining tasks whose networks are ranked with that of the
+  # source; none leaves that part out
   teachers: tuple[
     Literal[
       "inverted",
@@ -98,16 +81,20 @@ class Config(commands.Flags):
     ],
     ...,
   ] = TEACHERS
+  # the candidates for Adam's learning rate in fine-tuning, the usual one first;
+  # it decays by a cosine
   rates: tuple[float, ...] = (3e-3, 1e-2)
-  seeds: int = 10
-  pretrain_steps: int = 400
-  steps: int = 200
+  seeds: int = 10  # the number of students of each method and candidate
+  pretrain_steps: int = 400  # updates in pretraining
+  steps: int = 200  # updates in fine-tuning, each of all labeled images
+  # steps from one evaluation and checkpoint to the next
   evaluate_every: int = 100
-  batch_size: int = 64
+  batch_size: int = 64  # the number of examples in a batch in pretraining
+  # Adam's learning rate in pretraining, decayed by a cosine
   learning_rate: float = 3e-3
-  tasks: int = 4
-  inner_steps: int = 3
-  inner_rate: float = 0.1
+  tasks: int = 4  # the number of tasks in a batch in meta-learning
+  inner_steps: int = 3  # steps of meta-learning's inner loop
+  inner_rate: float = 0.1  # the learning rate of the inner loop
 
 
 def check(config: Config) -> None:

@@ -43,52 +43,42 @@ from experiments.generalize.training import train
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares ways to generalize to a domain that was never seen.
-
-  Attributes:
-    task: the domains: of Colored or of Rotated MNIST.
-    dataset: digits, or the name of a data set that tfds has prepared.
-    data_dir: the folder of the data sets that tfds has prepared.
-    image_size: the side to which images are reduced by leaving out pixels; 0
-      keeps all pixels.
-    examples: the largest number of images; 0 for all images.
-    network: mlp, or cnn, that of DomainBed.
-    hidden: units of the hidden layers of the mlp.
-    channels: channels of the first convolution of the cnn, 64 in DomainBed.
-    methods: the methods that are compared; help: print them. erm, the baseline,
-      is always one of them.
-    targets: the domains that are held out, by number.
-    leave_one_out: whether to use the rule "leave one domain out", which needs
-      a student for every pair of domains held out.
-    seeds: repetitions of all training.
-    trials: hyper-parameter sets of each method; the first are the defaults.
-    steps: updates of each student.
-    evaluate_every: steps from one evaluation to the next.
-    evaluate_on: images of each part of a domain to evaluate on; 0 for all.
-    batch_size: images of each domain in a batch.
-    learning_rates: the range from which further trials draw.
-  """
+  """Compares ways to generalize to a domain that was never seen."""
 
   workdir: str = "runs/generalize"
+  # the domains: of Colored or of Rotated MNIST
   task: Literal["colored", "rotated"] = "colored"
+  # digits, or the name of a data set that tfds has prepared
   dataset: str = "digits"
+  # the folder of the data sets that tfds has prepared
   data_dir: commands.DataDir = None
+  # the side to which images are reduced by leaving out pixels; 0 keeps all
+  # pixels
   image_size: int = 0
-  examples: int = 0
-  network: Literal["mlp", "cnn"] = "mlp"
-  hidden: tuple[int, ...] = (64,)
+  examples: int = 0  # the largest number of images; 0 for all images
+  network: Literal["mlp", "cnn"] = "mlp"  # mlp, or cnn, that of DomainBed
+  hidden: tuple[int, ...] = (64,)  # units of the hidden layers of the mlp
+  # channels of the first convolution of the cnn, 64 in DomainBed
   channels: int = 64
+  # the methods that are compared; help: print them. erm, the baseline, is
+  # always one of them
   methods: tuple[str, ...] = METHODS
+  # the domains that are held out, by number
   targets: Annotated[
     tuple[int, ...] | None, commands.optional("each in turn", "INT ...")
   ] = None
+  # whether to use the rule "leave one domain out", which needs a student for
+  # every pair of domains held out
   leave_one_out: bool = True
-  seeds: int = 5
+  seeds: int = 5  # repetitions of all training
+  # hyper-parameter sets of each method; the first are the defaults
   trials: int = 3
-  steps: int = 200
-  evaluate_every: int = 50
+  steps: int = 200  # updates of each student
+  evaluate_every: int = 50  # steps from one evaluation to the next
+  # images of each part of a domain to evaluate on; 0 for all
   evaluate_on: int = 2000
-  batch_size: int = 32
+  batch_size: int = 32  # images of each domain in a batch
+  # the range from which further trials draw
   learning_rates: tuple[float, float] = (3e-4, 3e-3)
 
 

@@ -63,55 +63,46 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares ways of self-training on images that turn step by step.
-
-  Attributes:
-    dataset: digits, or the name of a data set that tfds has prepared.
-    data_dir: the folder of the data sets that tfds has prepared.
-    degrees: the angle at which the target ends.
-    spread: source images are turned by 0 to so many degrees, and the target's
-      lie as close to its end.
-    source_examples: labeled images of the source.
-    source_epochs: passes over them.
-    blocks: domains between source and target.
-    block_examples: images of each of these domains.
-    epochs: passes over the images of each of these domains.
-    validation_examples: target images that only choose where to stop.
-    methods: the methods that are compared with source_only and target_only;
-      help: print them. A run may be resumed with other methods.
-    drop: the share of each block, the least confident predictions, that is
-      dropped.
-    channels: channels of each convolution of the network.
-    seeds: the number of networks of each method.
-    batch_size: the number of examples in a batch.
-    learning_rate: Adam's learning rate.
-  """
+  """Compares ways of self-training on images that turn step by step."""
 
   workdir: str = "runs/gradual"
+  # digits, or the name of a data set that tfds has prepared
   dataset: str = "digits"
+  # the folder of the data sets that tfds has prepared
   data_dir: commands.DataDir = None
-  degrees: float = 60.0
+  degrees: float = 60.0  # the angle at which the target ends
+  # source images are turned by 0 to so many degrees, and the target's lie as
+  # close to its end
   spread: float = 5.0
+  # labeled images of the source
   source_examples: Annotated[
     int | None, commands.optional("5000, of digits 400")
   ] = None
+  # passes over them
   source_epochs: Annotated[
     int | None, commands.optional("10, of digits 60")
   ] = None
+  # domains between source and target
   blocks: Annotated[int | None, commands.optional("21, of digits 8")] = None
+  # images of each of these domains
   block_examples: Annotated[
     int | None, commands.optional("2000, of digits 75")
   ] = None
+  # passes over the images of each of these domains
   epochs: Annotated[int | None, commands.optional("10, of digits 20")] = None
+  # target images that only choose where to stop
   validation_examples: Annotated[
     int | None, commands.optional("2000, of digits 198")
   ] = None
+  # the methods that are compared with source_only and target_only; help: print
+  # them. A run may be resumed with other methods
   methods: tuple[str, ...] = tuple(METHODS)
+  # the share of each block, the least confident predictions, that is dropped
   drop: float = 0.1
-  channels: int = 32
-  seeds: int = 5
-  batch_size: int = 32
-  learning_rate: float = 1e-3
+  channels: int = 32  # channels of each convolution of the network
+  seeds: int = 5  # the number of networks of each method
+  batch_size: int = 32  # the number of examples in a batch
+  learning_rate: float = 1e-3  # Adam's learning rate
 
 
 def check(config: Config) -> None:

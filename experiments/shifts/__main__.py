@@ -41,33 +41,25 @@ from experiments.shifts.report import write
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares methods on four shifts of two-dimensional data.
-
-  Attributes:
-    shifts: the shifts, some of the four.
-    methods: the methods that are compared with source_only and target_only;
-      help: print them.
-    select: the rule that chooses a hyper-parameter for each data set without
-      target labels. By validation points of the source: source_accuracy;
-      importance_weighted, the same under importance weights;
-      dev, that with a control variate; reverse, the accuracy of a
-      classifier that learns the predictions for the target.
-      By predictions of the target's: entropy, information, bnm, snd; guarded,
-      the information among candidates within 2 points of the best source
-      accuracy. The report compares them all.
-    seeds: the number of data sets of each shift.
-    size: each domain has 8 times so many training points, 12 times under the
-      subspace shift, and a quarter as many validation points.
-    test_size: the same for target test points.
-  """
+  """Compares methods on four shifts of two-dimensional data."""
 
   workdir: str = "runs/shifts"
+  # the shifts, some of the four
   shifts: tuple[Literal["covariate", "target", "concept", "subspace"], ...] = (
     SHIFTS
   )
+  # the methods that are compared with source_only and target_only; help: print
+  # them
   methods: Annotated[
     tuple[str, ...] | None, commands.optional("all", "NAME ...")
   ] = None
+  # the rule that chooses a hyper-parameter for each data set without target
+  # labels. By validation points of the source: source_accuracy;
+  # importance_weighted, the same under importance weights; dev, that with a
+  # control variate; reverse, the accuracy of a classifier that learns the
+  # predictions for the target. By predictions of the target's: entropy,
+  # information, bnm, snd; guarded, the information among candidates within 2
+  # points of the best source accuracy. The report compares them all
   select: Literal[
     "source_accuracy",
     "importance_weighted",
@@ -79,9 +71,11 @@ class Config(commands.Flags):
     "snd",
     "guarded",
   ] = "guarded"
-  seeds: int = 10
+  seeds: int = 10  # the number of data sets of each shift
+  # each domain has 8 times so many training points, 12 times under the subspace
+  # shift, and a quarter as many validation points
   size: int = 80
-  test_size: int = 250
+  test_size: int = 250  # the same for target test points
 
 
 class Job(NamedTuple):
