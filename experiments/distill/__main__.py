@@ -41,7 +41,7 @@ from kdjax import training
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Trains a teacher, students from scratch and distilled ones; compares them."""
+  """Trains a teacher, students from scratch and distilled ones."""
 
   workdir: str = "runs/distill"
   # digits, or the name of a data set that tfds has prepared
@@ -59,8 +59,8 @@ class Config(commands.Flags):
   student: str = "mlp"  # a name of kdjax.nets.create
   # units of the hidden layers if the student is an mlp
   student_hidden: tuple[int, ...] = (32,)
-  # the divergence in the student's loss, alpha * T^2 * divergence + (1 - alpha)
-  # * cross-entropy
+  # the divergence in the student's loss, alpha * T^2 * divergence +
+  # (1 - alpha) * cross-entropy
   method: Literal[
     "kd",
     "reverse_kl",
