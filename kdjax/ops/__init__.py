@@ -10,6 +10,7 @@ from kdjax.ops._classes import class_sums
 from kdjax.ops._collectives import UNKNOWN_AXIS
 from kdjax.ops._collectives import AxisName
 from kdjax.ops._collectives import gather_batch
+from kdjax.ops._collectives import gather_replicated
 from kdjax.ops._collectives import gathered_positions
 from kdjax.ops._collectives import local_rows
 from kdjax.ops._collectives import masked_mean
@@ -21,6 +22,8 @@ from kdjax.ops._collectives import vary_like
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._cross_entropy import mask_unknown_labels
+from kdjax.ops._debug_checks import debug_check
+from kdjax.ops._debug_checks import debug_checks
 from kdjax.ops._distances import normalize_as_torch
 from kdjax.ops._distances import pairwise_squared_distances
 from kdjax.ops._distances import safe_abs
@@ -55,6 +58,12 @@ from kdjax.ops._masked_rows import nonzero_divisor
 from kdjax.ops._masked_rows import zero_masked
 from kdjax.ops._mixture_likelihood import maximum_likelihood_mixture
 from kdjax.ops._moments import mean_and_covariance
+from kdjax.ops._nan import any_nan
+from kdjax.ops._nan import at_least
+from kdjax.ops._nan import at_most
+from kdjax.ops._nan import keep_nan
+from kdjax.ops._nan import largest
+from kdjax.ops._nan import smallest
 from kdjax.ops._quadratic_program import solve_quadratic_program
 from kdjax.ops._resizing import adaptive_mean_pool
 from kdjax.ops._resizing import nearest_resize
@@ -99,10 +108,13 @@ __all__ = (
   "SamplePair",
   "absolute_epsilon",
   "adaptive_mean_pool",
+  "any_nan",
   "as_fraction",
   "as_number",
   "as_sample_pair",
   "as_sizes",
+  "at_least",
+  "at_most",
   "best_threshold",
   "call_signature",
   "check_choice",
@@ -115,11 +127,14 @@ __all__ = (
   "class_sums",
   "compute_dtype",
   "cross_entropy",
+  "debug_check",
+  "debug_checks",
   "descending_eigh",
   "entropic_transport_cost",
   "fix_signs",
   "forward_kl",
   "gather_batch",
+  "gather_replicated",
   "gathered_positions",
   "gathered_rows",
   "gaussian_kernel",
@@ -128,8 +143,10 @@ __all__ = (
   "in_chunks",
   "jensen_shannon",
   "jensen_shannon_terms",
+  "keep_nan",
   "kl_divergence",
   "kl_terms",
+  "largest",
   "linear_probe_scores",
   "local_rows",
   "log_softened_softmax",
@@ -162,6 +179,7 @@ __all__ = (
   "sinkhorn_potentials",
   "skew_divergence",
   "skew_terms",
+  "smallest",
   "softened_softmax",
   "solve_quadratic_program",
   "standardize_domains",

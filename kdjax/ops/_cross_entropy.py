@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import checkify
 from jaxtyping import Array
 
+from kdjax.ops._debug_checks import debug_check
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import log_softened_softmax
 
@@ -35,7 +35,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   is_own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jnp.where(is_own, -jnp.inf, logits)
   # With a single unmasked class, the gradient of logsumexp would be NaN.
-  alone = jnp.max(others, axis=-1) == -jnp.inf
+  alone = jnp.all(others == -jnp.inf, axis=-1)
   others = jax.nn.logsumexp(jnp.where(alone[..., None], 0.0, others), axis=-1)
   masked = own == -jnp.inf
   loss = jnp.logaddexp(0.0, others - jnp.where(masked, 0.0, own))
@@ -60,8 +60,8 @@ def check_labels(
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     return labels  # probabilities
   known = (labels >= 0) & (labels < num_classes)
-  checkify.debug_check(
-    jnp.all(known),
+  debug_check(
+    lambda: known,
     f"{name} must lie in [0, {num_classes}); got " + "{}",
     labels,
   )
