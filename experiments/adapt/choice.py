@@ -35,7 +35,7 @@ class Row(NamedTuple):
   oracle_accuracy: np.ndarray  # its accuracy on the same images, `[seeds]`
   # Of source and target validation images, by the first seed.
   embeddings: tuple[np.ndarray, np.ndarray]
-  # D_H that these stay below in 95 of 100 permutations of the domains.
+  # The d_H of 95 of 100 permutations of the domains is below this number.
   null: float
   # For each rule, the mean accuracy of the weight it would choose.
   by_rule: dict[str, float]

@@ -15,7 +15,7 @@ from kdjax import objectives
 from kdjax import training
 
 BOUNDS = ("source_only", "target_only")
-# Methods for two closed sets of images, by what they do, as the report does.
+# Methods for two closed sets of images, in the groups of the report.
 GROUPS = {
   "bounds": BOUNDS,
   "discrepancy": (
@@ -63,7 +63,7 @@ VIEWS = {
   "strong": strong_view,
   "strong_2": functools.partial(strong_view, number=2),
 }
-# What suits small images and networks.
+# Options for small images and networks.
 OPTIONS = {"cdan_random": {"mapped": 256}}
 PREPARATIONS = {"fda": {"half_width": 1}, "mixmatch": {"augment": shifted}}
 COMPONENTS = {
@@ -119,7 +119,7 @@ def make_learner(
 
 
 def change_of(name: str) -> Callable[[Data], Data] | None:
-  """What a method does to the images before anything is trained, if it does.
+  """The change that a method makes to images before training, or None.
 
   It sees the pixels of training images, and labels of the source.
   """

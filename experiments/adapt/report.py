@@ -34,7 +34,7 @@ def write(job: Any, rows: dict[str, Any]) -> None:
     "embeddings (0 to 2), are of validation images; of domains that do not "
     f"differ d_H stays below {null:.2f} in 95 of 100 permutations. The last "
     "column **uses target labels**: the weight that an oracle would have "
-    "chosen, and what it reaches. Target-only was trained with target labels: "
+    "chosen, and its accuracy. Target-only was trained with target labels: "
     "the upper bound of adaptation.",
     *rules_table(config, rows),
     "## The setting",

@@ -26,27 +26,22 @@ from kdjax import training
 
 
 class Job(NamedTuple):
-  """The inputs of every part of the run.
-
-  What a seed decides is the same under every method: the initial variables
-  `[seeds]`, a key for the rest `[seeds]`, and the order of the images, a plan
-  `[seeds, steps, batch]` for each domain.
-  """
+  """The inputs of every part of the run; seeds are the same for all methods."""
 
   config: Any
   run: folders.RunFolder
   console: Console
   data: Data
   forward: training.Forward
-  variables: training.Variables
-  key: jax.Array
-  plan: dict[str, dict[str, jax.Array]]
+  variables: training.Variables  # initial ones, `[seeds, ...]`
+  key: jax.Array  # for all else, `[seeds]`
+  plan: dict[str, Any]  # of each domain, `[seeds, steps, batch]`
 
 
 class Trained(NamedTuple):
   """A method's students after training."""
 
-  # What they were trained for, on the images as the method changes them.
+  # With the images as the method changes them.
   job: Job
   state: training.TrainState  # `[seeds, weights]`, without the optimizer's
   answer: Callable[..., Any]  # `(state, images) -> outputs` of one student

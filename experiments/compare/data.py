@@ -104,8 +104,8 @@ def make_views(
   """Other views of a batch, by name.
 
   The strong view is shifted by another eighth of its side, turned by up to 15
-  degrees, and has a square of half its side blackened: what of RandAugment
-  suits digits too.
+  degrees, and has a square of half its side blackened: the parts of RandAugment
+  that suit digits too.
   """
 
   def strong(key, batch):

@@ -25,7 +25,7 @@ from kdjax.training import Recipe
 
 # Methods that are another's objective with another optimizer.
 VARIANTS = {"dot": "kd"}
-# Whom a method learns from, if not from the pair's teacher.
+# The teachers of methods that do not learn from the pair's teacher.
 TEACHERS = {"scratch": None, "tfkd": "scratch", "takd": "assistant"}
 # RepDistiller trains the paraphraser for these students more slowly.
 INITIALIZATION_RATES = {"ft": (("resnet", "wrn"), 0.01)}

@@ -26,7 +26,7 @@ HEADER = (
 )
 SHOWN = (0, 1, 3, 4, 5, 10)  # columns on the console
 
-# What methods are compared with -> method -> its gain.
+# Baseline -> method -> its gain over the baseline.
 Gains = dict[str, dict[str, statistics.Gain]]
 
 

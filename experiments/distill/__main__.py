@@ -147,7 +147,7 @@ def prepare(config: Config) -> Job:
 
 
 def execute(job: Job) -> dict[str, Any]:
-  """Trains, examines and writes the report; returns what the report says."""
+  """Trains, examines and writes the report; returns the results."""
   config = job.config
   softened = config.method != "logit_mse"
   temperatures = config.temperatures if softened else (1.0,)

@@ -11,7 +11,7 @@ from kdjax import data as kdata
 
 
 class Data(NamedTuple):
-  """Images and labels on the device, and what each seed sees of them."""
+  """Images and labels on the device, and the places that each seed sees."""
 
   train: dict[str, Any]
   validation: dict[str, Any]

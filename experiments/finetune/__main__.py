@@ -7,7 +7,7 @@ hyper-parameters and folds are trained in one vmapped program: a seed chooses
 by cross-validation within its few labels; what an oracle with many target
 labels would have chosen is reported beside it. A second part asks
 `rank_teachers` which of several pretrained networks to take, and compares its
-scores with what fine-tuning reaches.
+scores with the accuracy after fine-tuning.
 
   python -m experiments.finetune
   python -m experiments.finetune --shots 1 --workdir runs/one_shot
@@ -157,7 +157,7 @@ def start_job(setup: jobs.Setup, norm: str) -> Job:
 
 
 def execute(setup: jobs.Setup) -> dict[str, Any]:
-  """Trains, examines and writes the report; returns what the report says."""
+  """Trains, examines and writes the report; returns the results."""
   config = setup.config
   norms = dict.fromkeys(map(norm_of, with_baselines(config.methods)))
   by_norm = {norm: start_job(setup, norm) for norm in norms}

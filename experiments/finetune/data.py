@@ -9,7 +9,7 @@ import numpy as np
 from experiments.frame import data as frame_data
 from kdjax import data as kdata
 
-# What other teachers than that of the source task are pretrained on.
+# The pretraining tasks of the other teachers.
 TEACHERS = (
   "inverted",
   "rotated",

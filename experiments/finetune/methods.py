@@ -21,7 +21,7 @@ BASELINES = {
   "linear_probe": "linear_probe",
   "finetune": "finetune",
 }
-# With batch normalization: what StochNorm is compared with.
+# With batch normalization, for comparison with StochNorm.
 NORM_BASELINES = {
   "target_only_norm": "from_scratch",
   "finetune_norm": "finetune",
@@ -40,7 +40,7 @@ NAMES = {
   "finetune_norm": "fine-tuning with BN",
 }
 NAMES |= {x: objectives.PRESETS[x].title for x in METHODS if x not in NAMES}
-# What else is tried than the published values.
+# Values that are tried beside the published ones.
 TRIED = {
   "layerwise": (0.1, 0.7),
   "unfreezing": (0.1, 0.4),
@@ -88,7 +88,7 @@ def norm_of(method: str) -> str:
 
 
 def with_baselines(methods: tuple[str, ...]) -> list[str]:
-  """These methods and what they are compared with, those with a norm last."""
+  """Methods and their baselines, those with a norm last."""
   wanted = {*BASELINES, *methods}
   if any(norm_of(method) != "none" for method in methods):
     wanted |= {*NORM_BASELINES}
@@ -110,7 +110,7 @@ def candidates(method: str, rates: tuple[float, ...]) -> dict[str, jax.Array]:
 def make_optimizer(
   method: str, candidate: dict[str, jax.Array], groups: list[str], steps: int
 ) -> optax.GradientTransformation:
-  """Adam with a cosine, and what a method does to it."""
+  """Adam with a cosine, as a method changes it."""
   adam = optax.adam(optax.cosine_decay_schedule(candidate["rate"], steps))
   weight, row = candidate["weight"], row_of(method)
   match row.training:

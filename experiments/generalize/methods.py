@@ -23,7 +23,7 @@ METHODS = tuple(
   for name, row in objectives.PRESETS.items()
   if row.area == "generalization"
 )
-# Empirical risk minimization on the target itself: what could be hoped for.
+# Empirical risk minimization on the target itself: the upper bound.
 TARGET_ONLY = "target_only"
 NAMES = {name: objectives.PRESETS[name].title for name in METHODS}
 NAMES[TARGET_ONLY] = "Target-only"

@@ -63,7 +63,7 @@ class MnistCnn(nnx.Module):
 
 
 class Same(nnx.Module):
-  """A layer that returns what it gets, to mix the styles of images behind."""
+  """A layer that returns its inputs, to mix the styles of images behind it."""
 
   def __call__(self, images: jax.Array) -> jax.Array:
     """The images themselves."""

@@ -1,8 +1,8 @@
 """The methods of `experiments.shifts`: ways to train one classifier.
 
 A method sees the source's points and labels and the target's points, and
-gives a lesson: what the classifier is trained on, and how points of each
-domain reach it.
+gives a lesson: the training data of the classifier, and the maps of the points
+of each domain to its input.
 """
 
 import functools
@@ -46,9 +46,9 @@ class Lesson(NamedTuple):
   points: np.ndarray  # `[rows, dims]`
   labels: np.ndarray  # `[rows]`
   weights: np.ndarray | None = None  # `[rows]` or None, not negative
-  # Takes source points to where the classifier is at home.
+  # From source points to inputs of the classifier.
   map_source: PointMap = np.asarray
-  map_target: PointMap = np.asarray  # takes target points there
+  map_target: PointMap = np.asarray  # the same of target points
 
 
 class Method(NamedTuple):
@@ -152,7 +152,7 @@ def _learn_ratio(task: Task, candidate: str) -> Lesson:
 
 
 def _learn_shares(task: Task, candidate: str) -> Lesson:
-  """Weights of classes, from what the classifier says of both domains."""
+  """Weights of classes, from predictions for both domains."""
   # The confusion must be that of rows the classifier was not trained on.
   margins = np.zeros(len(task.labels))
   folds = np.arange(len(margins)) % FOLDS
@@ -168,7 +168,7 @@ def _learn_shares(task: Task, candidate: str) -> Lesson:
 
 
 def _learn_present(task: Task, temperature: float) -> Lesson:
-  """Weights of classes, from how often the target seems to have them."""
+  """Weights of classes, from their predicted frequency in the target."""
   target = fit(source_only(task))(task.target)
   weights = _pada_weights(logits(target), task.labels, temperature=temperature)
   return Lesson(task.source, task.labels, np.asarray(weights))
@@ -216,7 +216,7 @@ def _send(task: Task, epsilon: float) -> Lesson:
 
 def _send_labels(task: Task, class_weight: float) -> Lesson:
   """Target points with the labels that a joint plan sends to them."""
-  # What no class is preferred by leaves the plan to the points.
+  # Logits that prefer no class leave the plan to the points.
   target_logits = np.zeros((len(task.target), 2), np.float32)
   lesson = source_only(task)
   for _ in range(JOINT_ROUNDS):
