@@ -118,6 +118,8 @@ def gain_bars(path: plots.Path, gains: Mapping[str, statistics.Gain]) -> None:
       if means[name] < floor:
         text = f"◂ {means[name]:+.1f}"
         axes.text(0.99 * floor, i, text, va="center", fontsize=8, color="white")
+      if name in ends and ends[name][1] > ceiling:
+        axes.text(ceiling, i, "▸", va="center", ha="right", fontsize=8)
     axes.axvline(0, color=plots.GREY, lw=1)
     axes.set_yticks(range(len(names)), names, fontsize=8.5)
     axes.set(

@@ -1,7 +1,6 @@
 """Trains the students of one cell, all seeds in one program, and tries them."""
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -196,7 +195,8 @@ def make_evaluation(
       assert answering is not None
       assert teacher is not None
       theirs, _ = teacher.forward(guide, images, train=False, key=None)
-      return answering(*own, {"student": outputs, "teacher": theirs})
+      params, state = own
+      return answering(params, state, {"student": outputs, "teacher": theirs})
 
     logits, embedding = predict(
       lesson.network.forward,
@@ -206,7 +206,7 @@ def make_evaluation(
     )
     rows: Any = [logits, embedding, held_out["label"], targets]
     scores = {
-      name: score(*jax.tree.map(operator.itemgetter(part), rows))
+      name: score(*jax.tree.map(lambda x, part=part: x[part], rows))
       for name, part in parts.items()
     }
     return scores, logits, embedding

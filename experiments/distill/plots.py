@@ -67,6 +67,7 @@ def learning_curves(
       ylim=(max(bottom - margin, 0.0), min(top + margin, 1.0)),
     )
     axes.yaxis.set_major_formatter(plots.percent)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     dashed = plots.Line2D(
       [], [], color=COLOURS["teacher"], ls="--", lw=1.5, label="teacher"
     )

@@ -31,9 +31,8 @@ class Table(NamedTuple):
     )
     columns = range(len(self.header)) if self.shown is None else self.shown
     for i in columns:
-      table.add_column(
-        self.header[i], justify="right" if i and not left else "left"
-      )
+      side = "right" if i and not left else "left"
+      table.add_column(self.header[i], justify=side, overflow="fold")
     for row in self.rows:
       table.add_row(*(row[i].replace("**", "") for i in columns))
     return table
