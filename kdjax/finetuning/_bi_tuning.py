@@ -12,7 +12,7 @@ from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
-from kdjax.ops import gather_batch
+from kdjax.ops import gather_replicated
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
 
@@ -124,7 +124,7 @@ def key_queue_update(
   check_labels(labels, classes)
   keep = jnp.ones(labels.shape, bool) if where is None else where
   keys, labels, keep = (
-    gather_batch(x, axis_name)
+    gather_replicated(x, axis_name)
     for x in (jax.lax.stop_gradient(keys), labels, keep)
   )
   same = (labels[:, None] == labels[None]) & keep[None]

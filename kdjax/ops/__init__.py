@@ -10,6 +10,7 @@ from kdjax.ops._classes import class_sums
 from kdjax.ops._collectives import UNKNOWN_AXIS
 from kdjax.ops._collectives import AxisName
 from kdjax.ops._collectives import gather_batch
+from kdjax.ops._collectives import gather_replicated
 from kdjax.ops._collectives import gathered_positions
 from kdjax.ops._collectives import local_rows
 from kdjax.ops._collectives import masked_mean
@@ -21,6 +22,8 @@ from kdjax.ops._collectives import vary_like
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._cross_entropy import mask_unknown_labels
+from kdjax.ops._debug_checks import debug_check
+from kdjax.ops._debug_checks import debug_checks
 from kdjax.ops._distances import normalize_as_torch
 from kdjax.ops._distances import pairwise_squared_distances
 from kdjax.ops._distances import safe_abs
@@ -115,11 +118,14 @@ __all__ = (
   "class_sums",
   "compute_dtype",
   "cross_entropy",
+  "debug_check",
+  "debug_checks",
   "descending_eigh",
   "entropic_transport_cost",
   "fix_signs",
   "forward_kl",
   "gather_batch",
+  "gather_replicated",
   "gathered_positions",
   "gathered_rows",
   "gaussian_kernel",

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+from kdjax.ops._debug_checks import debug_checks
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -19,7 +21,9 @@ def checked(fn: Callable[P, R]) -> Callable[P, R]:
   Under `jax.jit`, a loss can check shapes but not values. Wrapped in `checked`,
   it also raises an error for labels out of range, a traced temperature that is
   not above 0, a traced weight outside [0, 1], and inputs that are NaN or +inf
-  (-inf is a masked class). Without the wrapper, the checks cost nothing.
+  (-inf is a masked class). Without the wrapper, a program contains no checks:
+  they cost nothing, and it can be exported. `debug_checks` adds them for other
+  uses of `jax.experimental.checkify`.
 
   Args:
     fn: a function. Arguments that are JAX or NumPy arrays are traced; all other
@@ -62,7 +66,8 @@ def checked(fn: Callable[P, R]) -> Callable[P, R]:
     leaves, structure = jax.tree.flatten((args, kwargs))
     constants = tuple(None if _is_array(x) else x for x in leaves)
     arrays = {i: x for i, x in enumerate(leaves) if _is_array(x)}
-    error, result = compiled(structure, constants, arrays)
+    with debug_checks():
+      error, result = compiled(structure, constants, arrays)
     error.throw()
     return result
 

@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import checkify
 from jaxtyping import Array
 
+from kdjax.ops._debug_checks import debug_check
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import log_softened_softmax
 
@@ -60,8 +60,8 @@ def check_labels(
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     return labels  # probabilities
   known = (labels >= 0) & (labels < num_classes)
-  checkify.debug_check(
-    jnp.all(known),
+  debug_check(
+    lambda: known,
     f"{name} must lie in [0, {num_classes}); got " + "{}",
     labels,
   )

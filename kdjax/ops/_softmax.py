@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops._debug_checks import debug_check
 from kdjax.ops._validation import as_number
 from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
@@ -157,7 +157,5 @@ def row_temperature(temperature: ArrayLike, logits: Array, axis: int) -> Array:
   scale = as_number(
     "temperature", temperature, compute_dtype(logits), shape=tuple(rows)
   )
-  checkify.debug_check(
-    jnp.all(scale > 0), "temperature must be above 0; got {}", scale
-  )
+  debug_check(lambda: scale > 0, "temperature must be above 0; got {}", scale)
   return jnp.expand_dims(scale, axis) if scale.ndim else scale

@@ -15,7 +15,8 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
+
+from kdjax.ops._debug_checks import debug_check
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -245,8 +246,8 @@ def as_fraction(
   """
   check_range(name, value, 0.0, 1.0)
   fraction = as_number(name, value, dtype, shape=shape)
-  checkify.debug_check(
-    jnp.all((fraction >= 0) & (fraction <= 1)),
+  debug_check(
+    lambda: (fraction >= 0) & (fraction <= 1),
     f"{name} must lie in [0, 1]; got " + "{}",
     fraction,
   )

@@ -19,6 +19,7 @@ from kdjax.ops import descending_eigh
 from kdjax.ops import fix_signs
 from kdjax.ops import gaussian_kernel
 from kdjax.ops import gaussian_rate
+from kdjax.ops import mean_over_devices
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
 
@@ -149,8 +150,9 @@ class Problem:
     self,
     coefficients: Float[Array, "features components"],
     target_labels: Int[Array, " target"] | None,
+    axis_name: str | None,
   ) -> ComponentMap:
-    """Returns the map for rows outside the sample."""
+    """Returns the map for rows outside the sample, the same on all devices."""
     if self.kernel == "primal":
       anchors = None
     else:
@@ -159,6 +161,11 @@ class Problem:
     if self.kernel == "linear":
       coefficients = _product(self.rows.T, coefficients)
     coefficients = fix_signs(coefficients)
+    # Each device computes the map from the gathered rows. Their mean has the
+    # gradient of one map; the copies would have one gradient each.
+    coefficients, anchors = mean_over_devices(
+      (coefficients, anchors), axis_name
+    )
     return ComponentMap(
       coefficients, anchors, self.rate, target_labels, self.normalize
     )

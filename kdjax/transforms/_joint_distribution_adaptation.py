@@ -143,5 +143,7 @@ def joint_distribution_adaptation(
   coefficients = solve(pseudo, float(num_iterations > 1), problem)
   pseudo = predict(jax.lax.stop_gradient(coefficients), fixed)
   return problem.as_map(
-    coefficients, local_rows(pseudo, target.shape[0], axis_name)
+    coefficients,
+    local_rows(pseudo, target.shape[0], axis_name),
+    axis_name,
   )

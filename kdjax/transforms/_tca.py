@@ -88,4 +88,4 @@ def tca(
     pair, kernel, gamma, normalize, scaling, num_components
   )
   coefficients = problem.solve(problem.contrast()[:, None], ridge)
-  return problem.as_map(coefficients, None)
+  return problem.as_map(coefficients, None, axis_name)

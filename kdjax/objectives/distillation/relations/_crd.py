@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -27,6 +26,7 @@ from kdjax.objectives.distillation.relations._cc import learned_embeddings
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import check_range
+from kdjax.ops import debug_check
 from kdjax.ops import gathered_positions
 from kdjax.ops import get_entry
 from kdjax.ops import unit_vectors
@@ -134,8 +134,8 @@ def crd(
     axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
     index, mask = (get_entry("crd: batch", batch, k) for k in ("index", "mask"))
-    checkify.debug_check(
-      jnp.all((index >= 0) & (index < num_examples)),
+    debug_check(
+      lambda: (index >= 0) & (index < num_examples),
       f"batch['index'] must lie in [0, {num_examples}); got " + "{}",
       index,
     )

@@ -1,0 +1,223 @@
+"""One batch in every mode of JAX: the values and gradients, side by side.
+
+`python -m tests.modes` writes the table of docs/reliability.md. The laws in
+`test_modes.py` ask the same of single functions.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests import calls as calls_module
+
+DEVICES = 4
+AXIS = "data"
+# Modes that split the batch and name the mapped axis.
+MAPPED = ("vmap", "pmap", "shard_map")
+# Modes in which the arrays are sharded and the function does not know of it.
+SHARDED = ("auto", "explicit")
+MODES = MAPPED + SHARDED
+
+
+def mesh(axis_type=AxisType.Auto):
+  """Four devices on one axis."""
+  return jax.make_mesh(
+    (DEVICES,), (AXIS,), (axis_type,), devices=jax.devices()[:DEVICES]
+  )
+
+
+def arguments(call, dtype=np.float32):
+  """The arrays and masks of a call, floats in this precision."""
+  arrays = jax.tree.map(
+    lambda x: x.astype(dtype) if np.issubdtype(x.dtype, np.floating) else x,
+    dict(call.arrays),
+  )
+  return arrays, dict(call.masks)
+
+
+def axes(call):
+  """The axes of examples of `arguments`."""
+  return tuple({k: call.axes[k] for k in x} for x in (call.arrays, call.masks))
+
+
+def weights(call, dtype=np.float32):
+  """A number for each channel of each array of floats: they bend it."""
+
+  def of(array, axis):
+    if not np.issubdtype(array.dtype, np.floating):
+      return None
+    last = array.ndim > 0 and axis != array.ndim - 1
+    shape = [1] * array.ndim
+    return np.zeros([*shape[:-1], array.shape[-1]] if last else shape, dtype)
+
+  arrays = dict(call.arrays)
+  return jax.tree.map(of, arrays, axes(call)[0])
+
+
+def split_axes(call):
+  """For each array of the result, the axis that is split; -1: replicated."""
+  arrays, masks = arguments(call)
+  leaves = jax.tree.leaves
+  whole = jax.eval_shape(lambda a, m: leaves(call(a, **m)), arrays, masks)
+  if not call.on_devices:
+    return jax.tree.map(lambda x: -1, whole)
+  parts = jax.eval_shape(
+    jax.vmap(
+      lambda a, m: leaves(call(a, axis_name=AXIS, **m)),
+      in_axes=in_axes(call),
+      axis_name=AXIS,
+      axis_size=DEVICES,
+    ),
+    *divided(call, arrays, masks),
+  )
+
+  def differs(part, of_all):
+    axis = [
+      i
+      for i, (a, b) in enumerate(zip(part.shape[1:], of_all.shape, strict=True))
+      if a != b
+    ]
+    return axis[0] if axis else -1
+
+  return jax.tree.map(differs, parts, whole)
+
+
+def in_axes(call):
+  """`in_axes` of `jax.vmap` and `jax.pmap`."""
+  return tuple(
+    jax.tree.map(lambda axis: None if axis < 0 else axis, x) for x in axes(call)
+  )
+
+
+def divided(call, arrays, masks):
+  """Arguments with an axis of devices in front of the axis of examples."""
+
+  def of(array, axis):
+    if axis < 0:
+      return array
+    shape = array.shape
+    parts = (DEVICES, shape[axis] // DEVICES)
+    return array.reshape(*shape[:axis], *parts, *shape[axis + 1 :])
+
+  return jax.tree.map(of, (arrays, masks), axes(call))
+
+
+def specs(call):
+  """The partitions of `arguments`."""
+  return jax.tree.map(
+    lambda axis: P(*[None] * axis, AXIS) if axis >= 0 else P(), axes(call)
+  )
+
+
+def one_number(result, split, axis_name):
+  """A number that depends on each element of a result."""
+  total = 0.0
+  for x, axis in zip(jax.tree.leaves(result), split, strict=True):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      continue
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    shape = [1 if i == axis else n for i, n in enumerate(x.shape)]
+    waves = 1 + 0.5 * np.cos(np.arange(np.prod(shape, dtype=int)) + 1.0)
+    part = jnp.sum(x * jnp.asarray(waves.reshape(shape), x.dtype))
+    if axis >= 0 and axis_name is not None:
+      part = jax.lax.psum(part, axis_name)
+    total += part
+  return total
+
+
+def step(call, split, arrays, masks, weights, axis_name=None):
+  """The number of a call and its gradient by the weights."""
+  options = {"axis_name": axis_name} if axis_name else {}
+
+  def value(weights):
+    # What ignores shifts and scales still has a gradient.
+    bent = jax.tree.map(
+      lambda x, w: x if w is None else x + w * jnp.sin(2 * x),
+      arrays,
+      weights,
+      is_leaf=lambda x: x is None,
+    )
+    return one_number(call(bent, **masks, **options), split, axis_name)
+
+  number, gradient = jax.value_and_grad(value)(weights)
+  if axis_name:
+    gradient = jax.lax.pmean(gradient, axis_name)
+  return number, gradient
+
+
+def results(names, mode=None, dtype=np.float32):
+  """The number and gradient of each call, all in one program.
+
+  Args:
+    names: of the calls.
+    mode: one of `MODES`; None for one device.
+    dtype: of the arrays.
+
+  Returns:
+    By name, a number and gradients.
+  """
+  table = {name: calls_module.calls()[name] for name in names}
+  splits = {name: split_axes(call) for name, call in table.items()}
+  given = {name: arguments(call, dtype) for name, call in table.items()}
+  slopes = {name: weights(call, dtype) for name, call in table.items()}
+  of_axes = {name: in_axes(call) for name, call in table.items()}
+  partitions = {name: specs(call) for name, call in table.items()}
+
+  def program(given, slopes, axis_name=None):
+    return {
+      name: step(call, splits[name], *given[name], slopes[name], axis_name)
+      for name, call in table.items()
+    }
+
+  if mode is None:
+    return jax.device_get(jax.jit(program)(given, slopes))
+  if mode in SHARDED:
+    kind = AxisType.Auto if mode == "auto" else AxisType.Explicit
+    with jax.set_mesh(mesh(kind)) as devices:
+      placed = jax.tree.map(
+        lambda x, spec: jax.device_put(x, NamedSharding(mesh(kind), spec)),
+        given,
+        partitions,
+      )
+      del devices
+      return jax.device_get(jax.jit(program)(placed, slopes))
+  on_axis = functools.partial(program, axis_name=AXIS)
+  if mode == "shard_map":
+    mapped = jax.shard_map(
+      on_axis, mesh=mesh(), in_specs=(partitions, P()), out_specs=P()
+    )
+    return jax.device_get(jax.jit(mapped)(given, slopes))
+  parts = {name: divided(table[name], *given[name]) for name in table}
+  if mode == "vmap":
+    mapped = jax.jit(jax.vmap(on_axis, (of_axes, None), axis_name=AXIS))
+  else:
+    mapped = jax.pmap(
+      on_axis,
+      AXIS,
+      in_axes=(of_axes, None),
+      devices=jax.devices()[:DEVICES],
+    )
+  return jax.tree.map(lambda x: x[0], jax.device_get(mapped(parts, slopes)))
+
+
+def errors(got, want):
+  """The relative errors of a number and of its gradients."""
+  value = abs(float(got[0]) - float(want[0])) / max(abs(float(want[0])), 1e-6)
+  pairs = list(
+    zip(jax.tree.leaves(got[1]), jax.tree.leaves(want[1]), strict=True)
+  )
+  norms = [float(np.linalg.norm(b)) for _, b in pairs]
+  floor = max(1e-3 * max(norms, default=0.0), 1e-6)
+  gradient = max(
+    (
+      float(np.linalg.norm(a - b)) / max(norm, floor)
+      for (a, b), norm in zip(pairs, norms, strict=True)
+    ),
+    default=0.0,
+  )
+  return value, gradient
