@@ -12,6 +12,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 LOSS_AREAS = {
   "adaptation",
+  "collaboration",
+  "continual",
   "distillation",
   "finetuning",
   "generalization",

@@ -35,7 +35,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   is_own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jnp.where(is_own, -jnp.inf, logits)
   # With a single unmasked class, the gradient of logsumexp would be NaN.
-  alone = jnp.max(others, axis=-1) == -jnp.inf
+  alone = jnp.all(others == -jnp.inf, axis=-1)
   others = jax.nn.logsumexp(jnp.where(alone[..., None], 0.0, others), axis=-1)
   masked = own == -jnp.inf
   loss = jnp.logaddexp(0.0, others - jnp.where(masked, 0.0, own))
