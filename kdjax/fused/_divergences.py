@@ -143,6 +143,11 @@ class DenseCriterion(NamedTuple):
   axis_name: str | None = None
   kernel: str | None = None
 
+  @property
+  def outputs(self) -> tuple[str, ...]:
+    """The fields of the rows that are returned."""
+    return ("value",)
+
   def rows(
     self,
     student: Array,
