@@ -118,6 +118,8 @@ RNG = np.random.default_rng(7)
 FLOATS = Rows((ROWS, 6))
 MAPS = [Rows((ROWS, 4, 4, 6)), Rows((ROWS, 4, 4, 3))]
 OF_DOMAINS = Rows((3, ROWS, 6), 1)
+# Domains are spread over devices as examples are elsewhere.
+OF_MANY_DOMAINS = {"gradients": FLOATS, "where": Rows((ROWS,), 0, "mask")}
 DOMAIN_LABELS = Rows((ROWS,), 0, "domains")
 BATCHES = (RNG.normal(size=(3, 8, 6)), RNG.normal(size=(3, 8, 2)))
 PARAMS = {"kernel": RNG.normal(size=(6, 2))}
@@ -267,7 +269,7 @@ GIVEN: dict[str, dict[str, Any]] = {
   },
   "transforms.subspace_alignment": {"num_components": 2},
   "transforms.tca": {"num_components": 3, "kernel": "rbf", "gamma": 0.3},
-  "generalization.andmask": {"gradients": RNG.normal(size=(3, 6))},
+  "generalization.andmask": OF_MANY_DOMAINS,
   "generalization.crossgrad": {
     "loss_fn": lambda x: jnp.sum(jnp.square(x), 1),
     "inputs": FLOATS,
@@ -309,7 +311,11 @@ GIVEN: dict[str, dict[str, Any]] = {
   },
   "generalization.rsc_mask": {"classify": lambda x: x[:, :5]},
   "generalization.sagnet_randomize": STYLES,
-  "generalization.sandmask": {"gradients": RNG.normal(size=(3, 6))},
+  "generalization.sandmask": OF_MANY_DOMAINS,
+  "generalization.vrex_penalty": {
+    "losses": Rows((ROWS,)),
+    "where": Rows((ROWS,), 0, "mask"),
+  },
   "finetuning.class_prototypes": {"num_classes": 5},
   "finetuning.co_tuning_targets": {"num_classes": 5},
   "finetuning.prototypical_loss": {"num_classes": 5},
