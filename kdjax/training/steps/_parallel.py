@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from kdjax.ops import check_choice
 from kdjax.training.learners._learner import Learner
+from kdjax.training.steps import _hosts as hosts
 
 
 def parallelize(
@@ -32,8 +33,13 @@ def parallelize(
   `"pmap"` and `"shard_map"` it sees one device's part and reduces over the
   mapped axis: a function with the keyword `axis_name`, as the steps, epochs and
   evaluations of this module have it, is given the name here and hands it down
-  to the loss, to batch statistics and to the metrics. `"pmap"` is for the
-  devices of one process.
+  to the loss, to batch statistics and to the metrics.
+
+  On several hosts, after `jax.distributed.initialize`, every process calls the
+  function with the same arguments: arrays that are whole, and equal in every
+  process; or arrays of all devices, such as a batch that
+  `jax.make_array_from_process_local_data` joined, of which each process has
+  read its part.
 
   Args:
     function: called with positional arguments only; or a `Learner`,
@@ -56,7 +62,8 @@ def parallelize(
 
   Raises:
     ValueError: if the mode is unknown, or no or unknown parameters are split;
-      from the call, if the devices do not divide an axis.
+      if outputs are joined by `"pmap"` over several processes; from the call,
+      if the devices do not divide an axis.
 
   Examples:
     >>> def step(state, batch):
@@ -104,6 +111,12 @@ def parallelize(
   devices = tuple(jax.devices() if devices is None else devices)
   axes = tuple(split.get(name) for name in names)
   if mode == "pmap":
+    if join is not None and hosts.process_count(devices) > 1:
+      raise ValueError(
+        f"parallelize: join is {join}, mode is 'pmap', and the devices are of "
+        f"{hosts.process_count(devices)} processes; expected mode 'jit' or "
+        "'shard_map'."
+      )
     mapped = jax.pmap(
       function,
       axis_name=axis_name,
@@ -116,7 +129,7 @@ def parallelize(
     @functools.wraps(function)
     def call(*args: Any) -> Any:
       _check_divisible(names, axes, args, len(devices))
-      folded = tuple(map(functools.partial(_fold, len(devices)), args, axes))
+      folded = tuple(map(functools.partial(_fold, devices), args, axes))
       return _unfold(mapped(*folded), join)
 
     vars(call)["made_by"] = "parallelize"  # `fit` reads it
@@ -143,7 +156,7 @@ def parallelize(
   def call(*args: Any) -> Any:
     _check_divisible(names, axes, args, len(devices))
     # Arrays that are in place already are not copied.
-    return compiled(*jax.device_put(args, shardings))
+    return compiled(*map(hosts.put, args, shardings))
 
   vars(call)["made_by"] = "parallelize"  # `fit` reads it
   return call
@@ -155,14 +168,11 @@ def _spec(axis: int | None, axis_name: str) -> PartitionSpec:
   return PartitionSpec(*[None] * axis, axis_name)
 
 
-def _fold(num_devices: int, tree: Any, axis: int | None) -> Any:
+def _fold(devices: Sequence[jax.Device], tree: Any, axis: int | None) -> Any:
   """Splits an axis into one of devices and one of each device's part."""
   if axis is None:
-    return tree
-  return jax.tree.map(
-    lambda x: x.reshape(*x.shape[:axis], num_devices, -1, *x.shape[axis + 1 :]),
-    tree,
-  )
+    return hosts.local_copies(tree)
+  return jax.tree.map(lambda x: hosts.local_parts(x, axis, devices), tree)
 
 
 def _unfold(tree: Any, axis: int | None) -> Any:
