@@ -143,9 +143,13 @@ GIVEN: dict[str, dict[str, Any]] = {
     "teacher_features": Rows((ROWS, 4, 4, 5)),
   },
   "distillation.crd_log_normalizer": {"num_examples": 50.0},
-  "distillation.crd_loss": {"num_examples": 50.0, "normalizer": 3.0},
+  "distillation.crd_loss": {
+    "num_examples": 50.0,
+    "temperature": 1.0,
+    "normalizer": 3.0,
+  },
   "distillation.crd_nce_loss": {"num_examples": 50.0},
-  "distillation.crd_normalizer": {"num_examples": 50.0},
+  "distillation.crd_normalizer": {"num_examples": 50.0, "temperature": 1.0},
   "distillation.ctkd_temperature": {"parameter": Rows((ROWS,))},
   "distillation.factor_transfer_loss": {
     "student_features": MAPS[0],
@@ -244,7 +248,7 @@ GIVEN: dict[str, dict[str, Any]] = {
   },
   "reweighting.tradaboost_update": {
     "state": reweighting.TrAdaBoostState(
-      *RNG.uniform(0.5, 1.5, (2, ROWS)), np.float64(0.2), np.float64(0.3)
+      *[Rows((ROWS,), 0, "share")] * 2, np.float64(0.2), np.float64(0.3)
     ),
     "num_rounds": 5,
   },
@@ -268,7 +272,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "num_iterations": 3,
   },
   "transforms.subspace_alignment": {"num_components": 2},
-  "transforms.tca": {"num_components": 3, "kernel": "rbf", "gamma": 0.3},
+  "transforms.tca": {"num_components": 3},
   "generalization.andmask": OF_MANY_DOMAINS,
   "generalization.crossgrad": {
     "loss_fn": lambda x: jnp.sum(jnp.square(x), 1),
@@ -332,12 +336,23 @@ GIVEN: dict[str, dict[str, Any]] = {
   "language.adaptive_skew": {"reference_gap": 0.4},
   "language.chunk_log_probs": {"num_chunks": 4},
   "language.mined_logits": {"num_classes": 5},
+  "selection.h_score": {"num_classes": 5},
+  "selection.leep": {"num_classes": 5},
+  "selection.logme": {"num_classes": 5},
   "selection.transrate": {"num_classes": 5},
   "metrics.cka": {"features_a": FLOATS, "features_b": FLOATS},
   "metrics.gradient_cosine": {
     "tree_a": PARAMS,
     "tree_b": {"kernel": PARAMS["kernel"] + 1},
   },
+}
+# Further forms, by `area.name:form`.
+FORMS = {
+  "transforms.tca:rbf": {"num_components": 3, "kernel": "rbf", "gamma": 0.3},
+  "transforms.joint_distribution_adaptation:rbf": GIVEN[
+    "transforms.joint_distribution_adaptation"
+  ]
+  | {"kernel": "rbf", "gamma": 0.3},
 }
 # Functions that make a first state, map numbers, or run a user's program.
 NO_ARRAYS = {
@@ -386,6 +401,8 @@ def draw(name, rows):
     return PARTNERS
   if kind == "domains":
     return np.arange(ROWS) % 3
+  if kind == "share":
+    return rng.uniform(0.5, 1.5, shape)
   if kind == "int":
     if "ids" in name:
       return np.argsort(rng.normal(size=(ROWS, 32)), 1)[:, :3]
@@ -439,7 +456,7 @@ def _rows_of(parameter, area):
   return None
 
 
-def _call(area, name, function):
+def _call(area, name, function, given):
   arrays, axes, masks, options = {}, {}, {}, {}
 
   def put(name, value):
@@ -449,19 +466,20 @@ def _call(area, name, function):
       options[name] = value() if value is key else value
     elif any(_is_rows(leaf) for leaf in leaves):
       place = masks if leaves[0].kind == "mask" and "where" in name else arrays
-      place[name] = jax.tree.map(
-        lambda path_leaf: draw(f"{name}{path_leaf[0]}", path_leaf[1]),
-        _numbered(value),
-        is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2,
+      leaves, structure = jax.tree.flatten(value, is_leaf=_is_rows)
+      place[name] = structure.unflatten(
+        draw(f"{name}{i}", x) if _is_rows(x) else x
+        for i, x in enumerate(leaves)
       )
-      axes[name] = jax.tree.map(lambda x: x.axis, value, is_leaf=_is_rows)
+      axes[name] = structure.unflatten(
+        x.axis if _is_rows(x) else -1 for x in leaves
+      )
     elif any(isinstance(leaf, np.ndarray) for leaf in leaves):
       arrays[name] = value
       axes[name] = jax.tree.map(lambda x: -1, value)
     else:
       options[name] = value
 
-  given = GIVEN.get(f"{area}.{name}", {})
   for parameter in inspect.signature(function).parameters.values():
     if parameter.name in given:
       put(parameter.name, given[parameter.name])
@@ -477,12 +495,6 @@ def _is_rows(value):
   return isinstance(value, Rows)
 
 
-def _numbered(value):
-  """The same tree with a number at each leaf, so that leaves differ."""
-  leaves, structure = jax.tree.flatten(value, is_leaf=_is_rows)
-  return structure.unflatten(list(enumerate(leaves)))
-
-
 def public_functions():
   """The public functions of the areas, by `area.name`."""
   for area in AREAS:
@@ -496,8 +508,12 @@ def public_functions():
 @functools.cache
 def calls():
   """The call of each public function that maps arrays, by `area.name`."""
+  functions = dict(public_functions())
+  forms = {
+    name: GIVEN.get(name, {}) for name in functions if name not in NO_ARRAYS
+  }
   return {
-    name: _call(*name.split("."), function)
-    for name, function in public_functions()
-    if name not in NO_ARRAYS
+    name: _call(*base.split("."), functions[base], given)
+    for name, given in (forms | FORMS).items()
+    for base in [name.partition(":")[0]]
   }

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax.ops._export import is_symbolic
 from kdjax.ops._validation import check_integer
 
 Tree = TypeVar("Tree")
@@ -32,7 +33,7 @@ def in_chunks(
   size = jax.tree.leaves(rows)[0].shape[0]
   if chunk_size is not None:
     check_integer("chunk_size", chunk_size, 1)
-  if chunk_size is None or chunk_size >= size:
+  if chunk_size is None or (not is_symbolic(size) and chunk_size >= size):
     return function(rows)
   # Fill the last chunk with rows of the sample: rows of zeros could move the
   # mean of the chunk, from which distances are computed, far away.

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 _product = functools.partial(jnp.matmul, precision="highest")
@@ -70,5 +71,5 @@ def nonzero_singular_values(
   return ~(values <= _tolerance(matrix) * values[:1])
 
 
-def _tolerance(matrix: Array) -> float:
-  return float(max(matrix.shape) * jnp.finfo(matrix.dtype).eps)
+def _tolerance(matrix: Array) -> ArrayLike:
+  return max(matrix.shape) * float(jnp.finfo(matrix.dtype).eps)

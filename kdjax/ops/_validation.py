@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.ops._debug_checks import debug_check
+from kdjax.ops._export import is_symbolic
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -154,6 +155,8 @@ def check_integer(name: str, value: Any, low: int) -> None:
   Returns:
     None.
   """
+  if is_symbolic(value):
+    return
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
     raise TypeError(f"{name} is {value!r}; expected an integer.")
   if value < low:

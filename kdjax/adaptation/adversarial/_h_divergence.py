@@ -12,6 +12,7 @@ from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import linear_probe_scores
 from kdjax.ops import masked_mean
 from kdjax.ops import masked_rows
@@ -141,6 +142,7 @@ def soft_h_divergence(
   return jnp.where((counts[0] > 0) & (counts[1] > 0), value, 0.0)
 
 
+@exportable
 class HDivergence(NamedTuple):
   """An estimate of the H-divergence; `ridges` is the shape of `ridge`.
 

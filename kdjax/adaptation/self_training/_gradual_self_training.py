@@ -10,11 +10,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import as_fraction
 from kdjax.ops import check_choice
+from kdjax.ops import exportable
 from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
 from kdjax.ops import validate
 
 
+@exportable
 class PseudoLabels(NamedTuple):
   """Pseudo-labels, with their confidence.
 

@@ -11,11 +11,13 @@ from kdjax.adaptation.self_training._shot import unit_directions
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import masked_rows
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
 
+@exportable
 class SphericalKMeans(NamedTuple):
   """Result of `spherical_kmeans`.
 
