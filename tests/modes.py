@@ -4,11 +4,13 @@
 `test_modes.py` ask the same of single functions.
 """
 
+import contextlib
 import functools
 
 import jax
 import jax.export
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType
@@ -280,8 +282,25 @@ def exported(name, dtype=np.float32):
 
   arrays, masks = jax.tree.map(spec, arguments(call, dtype), axes(call))
   slopes = jax.tree.map(lambda x: spec(x, -1), weights(call, dtype))
+  return serialized(program, slopes, arrays, masks)
+
+
+def serialized(program, *arguments):
+  """The bytes of a program for all platforms."""
   export = jax.export.export(jax.jit(program), platforms=PLATFORMS)
-  return export(slopes, arrays, masks).serialize()
+  with sizes_may_be_symbolic():
+    return export(*arguments).serialize()
+
+
+@contextlib.contextmanager
+def sizes_may_be_symbolic():
+  """Annotations of sizes say `int`; a symbolic size is none for beartype."""
+  before = jaxtyping.config.jaxtyping_disable
+  jaxtyping.config.update("jaxtyping_disable", True)
+  try:
+    yield
+  finally:
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def exported_network(name, input_shape=(32, 32, 3)):
@@ -305,5 +324,4 @@ def exported_network(name, input_shape=(32, 32, 3)):
 
   (batch,) = jax.export.symbolic_shape("n")
   images = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
-  export = jax.export.export(jax.jit(program), platforms=PLATFORMS)
-  return export(states[:size], states[size:], images).serialize()
+  return serialized(program, states[:size], states[size:], images)

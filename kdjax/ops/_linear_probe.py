@@ -12,6 +12,8 @@ from jax.scipy.linalg import cho_solve
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops._export import is_symbolic
+
 # 5 to 25 steps suffice for ridges down to 1e-4. Separable rows need one step
 # for each unit of their margin, which grows as the ridge falls: 80 at 1e-6.
 _MAX_STEPS = 1000
@@ -77,7 +79,7 @@ def linear_probe_scores(
     `[folds, rows]`; a positive score predicts the source.
   """
   rows, dims = features.shape
-  if dims > rows:
+  if not is_symbolic(rows) and dims > rows:
     # The penalty is invariant to rotations: n coordinates represent n rows.
     features = jnp.linalg.qr(features.T, mode="r").T
   features = jnp.append(features, jnp.ones_like(features[:, :1]), axis=1)
