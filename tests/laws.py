@@ -52,6 +52,8 @@ class Case:
       finite values and gradients.
     tolerance: relative, of float32 against float32 in another order.
     shared: positions of arguments without an axis of examples.
+    partly: positions of arguments of which not every entry counts.
+    unused: positions of arguments that do not count.
   """
 
   loss: Callable[..., Any]
@@ -62,6 +64,8 @@ class Case:
   extremes: Sequence[float] = (0.0, 1e-4, 1e4)
   tolerance: float = 1e-4
   shared: Sequence[int] = ()
+  partly: Sequence[int] = ()
+  unused: Sequence[int] = ()
 
   @property
   def mask(self):
@@ -219,6 +223,24 @@ def extremes_are_finite(case):
     _finite(*case.run([teacher, teacher, *rest]))
 
 
+def nan_reaches_the_value(case):
+  """From one entry of any float argument, in a row that counts."""
+  for i, argument in enumerate(case.arguments):
+    leaves, structure = jax.tree.flatten(argument)
+    for j, leaf in enumerate(leaves):
+      if i in case.unused or not _floating(leaf):
+        continue
+      spoiled = leaf.copy()
+      if i in case.partly:
+        spoiled[...] = np.nan
+      else:
+        spoiled[(len(leaf) // 2, *(0,) * (leaf.ndim - 1))] = np.nan
+      changed = structure.unflatten([*leaves[:j], spoiled, *leaves[j + 1 :]])
+      arguments = [*case.arguments[:i], changed, *case.arguments[i + 1 :]]
+      value, _ = case.run(arguments)
+      assert np.isnan(value), f"NaN in argument {i}, array {j} is lost: {value}"
+
+
 def half_precision_is_computed_in_float32(case):
   """Only a gradient comes back in the arrays' own precision."""
   arguments = list(case.arguments), dict(case.hyper), case.mask
@@ -329,6 +351,7 @@ LAWS = [
   empty_mask_gives_zero,
   one_example_is_finite,
   extremes_are_finite,
+  nan_reaches_the_value,
   half_precision_is_computed_in_float32,
   gradients_equal_finite_differences,
   vmap_and_devices_equal_the_loop,

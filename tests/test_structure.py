@@ -12,7 +12,11 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 LOSS_AREAS = {
   "adaptation",
+  "collaboration",
+  "continual",
+  "cross_modal",
   "distillation",
+  "federated",
   "finetuning",
   "generalization",
   "language",

@@ -31,6 +31,7 @@ from kdjax.fused._kernel_tpu import kl_sums_tpu
 from kdjax.ops import DivergenceTerms
 from kdjax.ops import RowStatistics
 from kdjax.ops import as_fraction
+from kdjax.ops import at_least
 from kdjax.ops import check_choice
 from kdjax.ops import exportable
 from kdjax.ops import jensen_shannon_terms
@@ -144,6 +145,11 @@ class DenseCriterion(NamedTuple):
   axis_name: str | None = None
   kernel: str | None = None
 
+  @property
+  def outputs(self) -> tuple[str, ...]:
+    """The fields of the rows that are returned."""
+    return ("value",)
+
   def rows(
     self,
     student: Array,
@@ -186,7 +192,7 @@ class DenseCriterion(NamedTuple):
     divergence = jnp.where(
       near, remainder - _minus_log1p(growth), log_norm - mean
     )
-    divergence = jnp.where(lost > 0, jnp.inf, jnp.maximum(divergence, 0.0))
+    divergence = jnp.where(lost > 0, jnp.inf, at_least(divergence, 0.0))
     divergence = jnp.where(alive, divergence, 0.0)
     rows = Rows(
       divergence,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.fused._divergences import DenseCriterion
+from kdjax.ops import at_most
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import softened_softmax
 
@@ -55,6 +56,11 @@ class SparseCriterion(NamedTuple):
   renormalize: str
   axis_name: str | None = None
 
+  @property
+  def outputs(self) -> tuple[str, ...]:
+    """The fields of the rows that are returned."""
+    return ("value",)
+
   def rows(
     self,
     student: Array,
@@ -92,7 +98,7 @@ class SparseCriterion(NamedTuple):
     student, teacher = _widen(scale.dtype, student, teacher)
     # A known class may exceed the total of the unknown classes; its gradient is
     # replaced below.
-    log_q = jnp.minimum(_log_softened(student, rows.total, scale), 0.0)
+    log_q = at_most(_log_softened(student, rows.total, scale), 0.0)
     inside = jnp.exp(log_q)
     if not self._is_distribution:
       weights = self._weights(teacher) / scale[:, None]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.generalization._coral import coral
+from kdjax.ops import at_least
 from kdjax.ops import check_choice
 from kdjax.ops import compute_dtype
 from kdjax.ops import exportable
@@ -177,5 +178,5 @@ def _unit(x: Array, smallest_norm: float = 0.0) -> Array:
   """Returns unit vectors; 0, with gradient 0, for the zero vector."""
   norm = safe_norm(x, keepdims=True)
   zero = norm == 0
-  norm = jnp.maximum(jnp.where(zero, 1.0, norm), smallest_norm)
+  norm = at_least(jnp.where(zero, 1.0, norm), smallest_norm)
   return jnp.where(zero, 0.0, x) / norm

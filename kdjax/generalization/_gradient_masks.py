@@ -9,9 +9,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import check_positive
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
+from kdjax.ops import keep_nan
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
@@ -108,7 +110,8 @@ def andmask(
     mean, agreement = _mean_and_agreement(values, share, axis_name)
     limit = as_number("threshold", threshold, values.dtype)
     mask = (agreement >= limit - 1e-6).astype(values.dtype)
-    return (mask * mean / (1e-10 + jnp.mean(mask))).astype(stack.dtype)
+    kept = keep_nan(mask * mean, mean)
+    return (kept / (1e-10 + jnp.mean(mask))).astype(stack.dtype)
 
   return jax.tree.map(masked, gradients)
 
@@ -184,8 +187,9 @@ def sandmask(
       jnp.where(excess > 0, jnp.inf, 0.0),
       slope / jnp.where(constant, 1.0, variance),
     )
-    mask = jnp.maximum(jnp.tanh(slope), 0.0)
-    return (mask * mean / (1e-10 + jnp.mean(mask))).astype(stack.dtype)
+    mask = at_least(jnp.tanh(slope), 0.0)
+    kept = keep_nan(mask * mean, mean)
+    return (kept / (1e-10 + jnp.mean(mask))).astype(stack.dtype)
 
   return jax.tree.map(masked, gradients)
 

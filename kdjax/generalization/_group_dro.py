@@ -80,12 +80,12 @@ def group_dro(
   losses, mask = masked_rows(losses, where, axes=2)
   weights = jax.lax.stop_gradient(weights.astype(compute_dtype(weights)))
   rate = as_number("step_size", step_size, losses.dtype)
-  positive = weights > 0
+  positive = ~(weights <= 0)  # True for NaN, which must reach the caller
   logs = jnp.log(jnp.where(positive, weights, 1.0))
   logs += rate * jax.lax.stop_gradient(losses)
   logs = jax.lax.stop_gradient(jnp.where(positive, logs, -jnp.inf))
   updated = jax.nn.softmax(logs)
   share = updated * mask
   sums = jnp.sum(share)
-  share = share / jnp.where(sums > 0, sums, 1.0)
+  share = share / jnp.where(sums == 0, 1.0, sums)
   return GroupDRO(jnp.sum(share * losses), updated)

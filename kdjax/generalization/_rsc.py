@@ -107,6 +107,8 @@ def rsc_mask(
   )
   unmasked = (losses < limit) | ~keep
   mask = (kept | unmasked[:, None]).astype(dtype)
+  lost = jnp.any(jnp.isnan(rows), -1, keepdims=True)
+  mask = jnp.where(lost, jnp.nan, mask)
   return jax.lax.stop_gradient(mask)
 
 

@@ -10,6 +10,7 @@ from kdjax.metrics._predictions import accuracy
 from kdjax.ops import check_integer
 from kdjax.ops import compute_dtype
 from kdjax.ops import exportable
+from kdjax.ops import largest
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
@@ -82,7 +83,7 @@ def reliability_curve(
   """
   check_integer("num_bins", num_bins, 1)
   logits = logits.astype(compute_dtype(logits))
-  confidence = jnp.max(jax.nn.softmax(logits), axis=-1).reshape(-1, 1)
+  confidence = largest(jax.nn.softmax(logits), -1).reshape(-1, 1)
   hits = accuracy(logits, labels).reshape(-1, 1)
   inner_edges = jnp.arange(1, num_bins, dtype=confidence.dtype)[None] / num_bins
   index = jnp.sum(confidence > inner_edges, axis=-1, keepdims=True)

@@ -99,10 +99,11 @@ def cka(
   (gram_a, noise_a), (gram_b, noise_b) = gram(features_a), gram(features_b)
   cross = independence(gram_a, gram_b)
   own = independence(gram_a, gram_a), independence(gram_b, gram_b)
-  positive = (own[0] > noise_a) & (own[1] > noise_b) & (count > 1)
-  scale = jnp.sqrt(jnp.where(positive, own[0], 1.0)) * jnp.sqrt(
-    jnp.where(positive, own[1], 1.0)
+  # False for NaN, which must reach the caller.
+  constant = (own[0] <= noise_a) | (own[1] <= noise_b) | (count <= 1)
+  scale = jnp.sqrt(jnp.where(constant, 1.0, own[0])) * jnp.sqrt(
+    jnp.where(constant, 1.0, own[1])
   )
-  value = jnp.where(positive, cross / scale, 0.0)
+  value = jnp.where(constant, 0.0, cross / scale)
   # The value is equal on every device already; the mean tells JAX so.
   return mean_over_devices(value, axis_name)

@@ -62,9 +62,9 @@ def gradient_cosine(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
     sum((jnp.sum(x * y) for x, y in zip(p, q, strict=True)), jnp.zeros(()))
     for p, q in ((a, b), (a, a), (b, b))
   )
-  positive = (squares[0] > 0) & (squares[1] > 0)
-  scale = jnp.sqrt(jnp.where(positive, squares[0] * squares[1], 1.0))
-  return jnp.where(positive, jnp.clip(product / scale, -1.0, 1.0), 0.0)
+  zero = (squares[0] == 0) | (squares[1] == 0)
+  scale = jnp.sqrt(jnp.where(zero, 1.0, squares[0] * squares[1]))
+  return jnp.where(zero, 0.0, jnp.clip(product / scale, -1.0, 1.0))
 
 
 def _scaled(leaves: list[Array]) -> list[Array]:

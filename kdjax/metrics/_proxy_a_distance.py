@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.ops import at_least
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 
@@ -41,4 +42,4 @@ def proxy_a_distance(error: ArrayLike) -> Float[Array, "..."]:
   check_range("error", error, 0.0, 1.0)
   error = jnp.asarray(error)
   error = error.astype(compute_dtype(error))
-  return jnp.maximum(2.0 * (1.0 - 2.0 * error), 0.0)
+  return at_least(2.0 * (1.0 - 2.0 * error), 0.0)

@@ -60,6 +60,12 @@ from kdjax.ops._masked_rows import nonzero_divisor
 from kdjax.ops._masked_rows import zero_masked
 from kdjax.ops._mixture_likelihood import maximum_likelihood_mixture
 from kdjax.ops._moments import mean_and_covariance
+from kdjax.ops._nan import any_nan
+from kdjax.ops._nan import at_least
+from kdjax.ops._nan import at_most
+from kdjax.ops._nan import keep_nan
+from kdjax.ops._nan import largest
+from kdjax.ops._nan import smallest
 from kdjax.ops._quadratic_program import solve_quadratic_program
 from kdjax.ops._resizing import adaptive_mean_pool
 from kdjax.ops._resizing import nearest_resize
@@ -104,10 +110,13 @@ __all__ = (
   "SamplePair",
   "absolute_epsilon",
   "adaptive_mean_pool",
+  "any_nan",
   "as_fraction",
   "as_number",
   "as_sample_pair",
   "as_sizes",
+  "at_least",
+  "at_most",
   "best_threshold",
   "call_signature",
   "check_choice",
@@ -138,8 +147,10 @@ __all__ = (
   "is_symbolic",
   "jensen_shannon",
   "jensen_shannon_terms",
+  "keep_nan",
   "kl_divergence",
   "kl_terms",
+  "largest",
   "linear_probe_scores",
   "local_rows",
   "log_softened_softmax",
@@ -172,6 +183,7 @@ __all__ = (
   "sinkhorn_potentials",
   "skew_divergence",
   "skew_terms",
+  "smallest",
   "softened_softmax",
   "solve_quadratic_program",
   "standardize_domains",

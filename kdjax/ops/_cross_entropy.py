@@ -2,14 +2,19 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Integer
 
 from kdjax.ops._debug_checks import debug_check
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import log_softened_softmax
+from kdjax.ops._validation import validate
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
+@validate
+def cross_entropy(
+  logits: Float[Array, "*batch classes"],
+  labels: Integer[Array, "*batch"] | Float[Array, "*batch classes"],
+) -> Float[Array, "*batch"]:
   """Returns H(labels, softmax(logits)) for each row, in nats.
 
   Args:
@@ -35,7 +40,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   is_own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jnp.where(is_own, -jnp.inf, logits)
   # With a single unmasked class, the gradient of logsumexp would be NaN.
-  alone = jnp.max(others, axis=-1) == -jnp.inf
+  alone = jnp.all(others == -jnp.inf, axis=-1)
   others = jax.nn.logsumexp(jnp.where(alone[..., None], 0.0, others), axis=-1)
   masked = own == -jnp.inf
   loss = jnp.logaddexp(0.0, others - jnp.where(masked, 0.0, own))

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops._masked_rows import nonzero_divisor
+from kdjax.ops._nan import at_least
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import mask_classes
 from kdjax.ops._softmax import row_temperature
@@ -437,7 +438,7 @@ def _mixture(statistics: RowStatistics, skew: Array) -> tuple[Array, Array]:
   return jnp.where(
     jnp.abs(ratio) < 0.5,
     jnp.log1p(keep * growth),
-    jnp.maximum(jnp.where(p != 0, ratio, 0.0), 0.0) + jnp.log(mixed),
+    at_least(jnp.where(p != 0, ratio, 0.0), 0.0) + jnp.log(mixed),
   ), jnp.where(ratio > 0, 1.0, small) / mixed
 
 

@@ -7,7 +7,6 @@ way through `jax.sharding.auto_axes`: inside, the compiler chooses, and each
 axis of the result is sharded as the axis of the same name of the arguments.
 """
 
-import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -46,21 +45,20 @@ def in_auto_axes(
   args: tuple[Any, ...],
   kwargs: Mapping[str, Any],
   mesh: Any,
-  axes_of: Mapping[str, Sequence[Axes]],
+  specs: Any,
 ) -> R:
   """Calls a function with the axes of a mesh left to the compiler.
 
   Args:
-    function: maps arrays to arrays; its annotation of the result names
-      dimensions.
+    function: maps arrays to arrays.
     args: its arguments.
     kwargs: its keyword arguments.
     mesh: from `explicit_mesh`.
-    axes_of: by the name of a dimension, the mesh axes that it is sharded over;
-      several for a dimension such as `*batch`.
+    specs: a `PartitionSpec` for each array of the result, or a prefix of their
+      tree.
 
   Returns:
-    The result. Dimensions without a name in `axes_of` are replicated.
+    The result.
   """
   leaves, structure = jax.tree.flatten((args, dict(kwargs)))
   places = [
@@ -76,7 +74,7 @@ def in_auto_axes(
 
   wanted = jax.tree.map(
     lambda spec: NamedSharding(mesh, spec),
-    _specs(inspect.signature(function).return_annotation, axes_of),
+    specs,
     is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
   automatic = jax.sharding.auto_axes(
@@ -127,18 +125,33 @@ def _common_start(specs: Sequence[Any]) -> list[Axes]:
   return start
 
 
-def _specs(annotation: Any, axes_of: Mapping[str, Sequence[Axes]]) -> Any:
-  """Returns a prefix of the result's tree, with a partition for each array."""
+def specs_of_result(
+  annotation: Any, axes_of: Mapping[str, Sequence[Axes]]
+) -> Any:
+  """Returns the partitions of a result by the names of its dimensions.
+
+  Args:
+    annotation: of the result. Arrays without jaxtyping annotations are
+      replicated.
+    axes_of: from `axes_of_dims`.
+
+  Returns:
+    A prefix of the tree of the result.
+  """
   if hasattr(annotation, "dim_str"):
     return PartitionSpec(*_used_once(_entries(annotation.dim_str, axes_of)))
   members = typing.get_args(annotation)
   if typing.get_origin(annotation) is tuple and Ellipsis not in members:
-    return tuple(_specs(x, axes_of) for x in members)
+    return tuple(specs_of_result(x, axes_of) for x in members)
   if hasattr(annotation, "_fields"):  # a named tuple
     hints = annotation.__annotations__
-    return annotation(*(_specs(hints[x], axes_of) for x in annotation._fields))
+    return annotation(
+      *(specs_of_result(hints[x], axes_of) for x in annotation._fields)
+    )
   # Of a union, what all members share. Others are replicated.
-  options = [_specs(x, axes_of) for x in members if hasattr(x, "dim_str")]
+  options = [
+    specs_of_result(x, axes_of) for x in members if hasattr(x, "dim_str")
+  ]
   return PartitionSpec(*_common_start(options))
 
 

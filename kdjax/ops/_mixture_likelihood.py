@@ -6,6 +6,8 @@ from jax.scipy.linalg import cho_factor
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 
+from kdjax.ops._nan import any_nan
+
 _MAX_STEPS = 100
 
 
@@ -88,4 +90,5 @@ def maximum_likelihood_mixture(
     error_of(start, jnp.ones_like(start))[1],
     jnp.zeros((), jnp.int32),
   )
-  return jax.lax.while_loop(keep_going, step, state)[2]
+  best = jax.lax.while_loop(keep_going, step, state)[2]
+  return jnp.where(any_nan(logs), jnp.nan, best)

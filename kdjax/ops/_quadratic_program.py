@@ -8,6 +8,8 @@ from jax.scipy.linalg import cho_factor
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 
+from kdjax.ops._nan import any_nan
+
 _MAX_STEPS = 100
 _MAX_IDLE = 10
 
@@ -150,4 +152,5 @@ def solve_quadratic_program(
   # Has the type that the loop computes, also over the devices of a mesh.
   idle = zero + jnp.isnan(pull)
   state = (iterate, x, unsolved(iterate), zero, idle)
-  return jax.lax.while_loop(keep_going, step, state)[1]
+  best = jax.lax.while_loop(keep_going, step, state)[1]
+  return jnp.where(any_nan(quadratic, linear, normal), jnp.nan, best)

@@ -100,7 +100,7 @@ def log_softened_softmax(
   shifted = jnp.where(support, logits - shift, 0.0) / scale
   total = jnp.sum(jnp.exp(shifted), axis, keepdims=True, where=support)
   # A row without classes has the total 0; log 1 keeps its gradient finite.
-  log_total = jnp.log(jnp.where(total > 0, total, 1.0))
+  log_total = jnp.log(jnp.where(total == 0, 1.0, total))
   return jnp.where(support, shifted - log_total, -jnp.inf)
 
 

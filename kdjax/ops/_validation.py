@@ -20,6 +20,7 @@ from kdjax.ops._debug_checks import debug_check
 from kdjax.ops._explicit_axes import axes_of_dims
 from kdjax.ops._explicit_axes import explicit_mesh
 from kdjax.ops._explicit_axes import in_auto_axes
+from kdjax.ops._explicit_axes import specs_of_result
 from kdjax.ops._export import is_symbolic
 
 P = ParamSpec("P")
@@ -84,7 +85,8 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
     if mesh is None:
       return function(*bound.args, **bound.kwargs)
     axes_of = axes_of_dims(_dims(bound.arguments, specs), bound.arguments)
-    return in_auto_axes(function, bound.args, bound.kwargs, mesh, axes_of)
+    result = specs_of_result(signature.return_annotation, axes_of)
+    return in_auto_axes(function, bound.args, bound.kwargs, mesh, result)
 
   return wrapped
 

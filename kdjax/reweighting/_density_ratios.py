@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.ops import SamplePair
 from kdjax.ops import as_fraction
 from kdjax.ops import as_sample_pair
+from kdjax.ops import at_least
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import gaussian_rate
@@ -124,7 +125,7 @@ def kliep_weights(
     likelihood = jax.nn.logsumexp(logs, axis=1, b=solution[None])
     # The log of a ratio of 0 is that of the least number, not -inf.
     least = jnp.log(jnp.finfo(likelihood.dtype).tiny)
-    return _mean(jnp.maximum(likelihood, least), held_out)
+    return _mean(at_least(likelihood, least), held_out)
 
   rate = rates[0]
   if rates.size > 1:
@@ -345,7 +346,7 @@ def _ulsif(
   matrix = products + ridge * jnp.eye(products.shape[0], dtype=products.dtype)
   with jax.default_matmul_precision("highest"):
     solution = cho_solve(cho_factor(matrix), of_target @ target)
-  return jnp.maximum(solution, 0.0)
+  return at_least(solution, 0.0)
 
 
 def _log_ratios(

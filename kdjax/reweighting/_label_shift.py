@@ -5,9 +5,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import any_nan
 from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import check_labels
 from kdjax.ops import check_range
+from kdjax.ops import keep_nan
 from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
 from kdjax.ops import sum_over_devices
@@ -86,6 +89,7 @@ def bbse_weights(
       rows = softened_softmax(logits)
     else:
       rows = jax.nn.one_hot(jnp.argmax(logits, 1), classes, dtype=logits.dtype)
+      rows = keep_nan(rows, logits)
     return mask[:, None] * rows, mask
 
   of_source, source_mask = predicted(source_logits, where_source)
@@ -111,6 +115,7 @@ def bbse_weights(
     inverse = jnp.where(used, values / jnp.where(used, divisor, 1.0), 0.0)
     surplus = marginal - jnp.sum(joint, 1)
     solution = 1 + right.T @ (inverse * (left.T @ surplus))
+  solution = jnp.where(any_nan(joint, marginal), jnp.nan, solution)
   present = jnp.minimum(n_source, n_target) > 0
-  solution = jnp.where(present, jnp.maximum(solution, 0.0), 1.0)
+  solution = jnp.where(present, at_least(solution, 0.0), 1.0)
   return weights_of_rows(solution, source_labels, where_source, axis_name)

@@ -122,7 +122,7 @@ def target_shift_weights(
     epsilon,
     limit / (4 * jnp.sqrt(safe)),
   )
-  classes = jnp.where(jnp.any(pulls > 0), classes, 1.0)
+  classes = jnp.where(jnp.all(pulls <= 0), 1.0, classes)
   weights = jnp.matmul(members, classes, precision="highest")
   if normalize:
     weights = weights_of_mean_one(weights, jnp.sum(members, 1))

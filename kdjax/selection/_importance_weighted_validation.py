@@ -5,6 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import at_most
 from kdjax.ops import check_positive
 from kdjax.ops import masked_mean
 from kdjax.ops import masked_rows
@@ -118,7 +119,7 @@ def dev_score(
   if not (isinstance(max_weight, float) and max_weight == float("inf")):
     check_positive("max_weight", max_weight)
   most = as_number("max_weight", max_weight, weights.dtype)
-  weights = jnp.minimum(weights, most)
+  weights = at_most(weights, most)
   products, weights, mask = _weighted(source_losses, weights, where)
   mean_product = masked_mean(products, where, axis_name=axis_name)
   mean = masked_mean(weights, where, axis_name=axis_name)

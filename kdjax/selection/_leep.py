@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import at_least
 from kdjax.ops import class_one_hot
 from kdjax.ops import gather_batch
 from kdjax.ops import gathered_rows
@@ -70,5 +71,5 @@ def leep(
   own = jnp.matmul(members, conditional, precision="highest")
   likelihood = jnp.sum(own * rows, 1)
   tiny = jnp.finfo(rows.dtype).tiny
-  values = jnp.log(jnp.maximum(likelihood, tiny))
+  values = jnp.log(at_least(likelihood, tiny))
   return mean_over_devices(masked_mean(values, mask > 0), axis_name)

@@ -107,7 +107,7 @@ def _coding_rate(
   gram = jnp.matmul(fixed.T, fixed, precision="highest")
   spectrum, vectors = jnp.linalg.eigh(gram)
   floor = spectrum[-1:] * jnp.finfo(x.dtype).eps * jax.core.max_dim(*x.shape)
-  spectrum = jnp.where(spectrum > floor, spectrum, 0.0)
+  spectrum = jnp.where(spectrum <= floor, 0.0, spectrum)
   rate = jax.lax.stop_gradient(1 / (count * epsilon))
   slopes = rate / (1 + rate * spectrum)
   images = jnp.matmul(x, vectors, precision="highest")

@@ -47,6 +47,7 @@ CASES = {
     (QUERIES, KEYS, LABELS, QUEUE, HEAD),
     {"temperature": 0.3},
     shared=(3, 4),
+    unused=(1,),
   ),
 }
 

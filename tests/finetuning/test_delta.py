@@ -26,7 +26,11 @@ CASES = {
     delta_loss, tuple(MAPS), options={"channel_attention": ATTENTION}
   ),
   "bss": laws.Case(
-    of_features, (ROWS, ROWS), coupled=True, options={"num_singular_values": 2}
+    of_features,
+    (ROWS, ROWS),
+    coupled=True,
+    options={"num_singular_values": 2},
+    unused=(1,),
   ),
 }
 

@@ -45,9 +45,15 @@ def scaled_mmd(features, *, gamma, **options):
 
 
 CASES = {
-  "coral": laws.Case(by_domain(coral), (FEATURES, SAME), coupled=True),
+  "coral": laws.Case(
+    by_domain(coral), (FEATURES, SAME), coupled=True, unused=(1,)
+  ),
   "mmd": laws.Case(
-    by_domain(scaled_mmd), (FEATURES, SAME), {"gamma": 1.0}, coupled=True
+    by_domain(scaled_mmd),
+    (FEATURES, SAME),
+    {"gamma": 1.0},
+    coupled=True,
+    unused=(1,),
   ),
 }
 NO_HYPER = {("coral", laws.no_recompilation)}

@@ -37,7 +37,13 @@ def case(score, hyper=None, **options):
     del unused
     return score(features, labels, num_classes=3, **options, **rest)
 
-  return laws.Case(of_features, (ROWS, ROWS, LABELS), hyper or {}, coupled=True)
+  return laws.Case(
+    of_features,
+    (ROWS, ROWS, LABELS),
+    hyper or {},
+    coupled=True,
+    unused=(1,),
+  )
 
 
 CASES = {

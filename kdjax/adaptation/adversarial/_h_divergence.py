@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops import at_least
 from kdjax.ops import best_threshold
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
@@ -65,7 +66,7 @@ def h_divergence_from_errors(
       "source_error."
     )
   source_error = source_error.astype(compute_dtype(source_error))
-  return jnp.maximum(2.0 * (1.0 - (source_error + target_error)), 0.0)
+  return at_least(2.0 * (1.0 - (source_error + target_error)), 0.0)
 
 
 @validate

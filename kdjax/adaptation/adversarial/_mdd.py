@@ -6,7 +6,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import at_most
 from kdjax.ops import cross_entropy
+from kdjax.ops import keep_nan
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
 from kdjax.ops import masked_rows
@@ -83,7 +85,10 @@ def mdd_loss(
   agreement = cross_entropy(source, jnp.argmax(source_logits, -1))
   epsilon = as_number("epsilon", epsilon, target.dtype)
   log_rest = log_of_others(target, jnp.argmax(target_logits, -1))
-  disagreement = -jnp.minimum(jnp.logaddexp(log_rest, jnp.log(epsilon)), 0.0)
+  disagreement = -at_most(jnp.logaddexp(log_rest, jnp.log(epsilon)), 0.0)
+  # The labels of NaN logits are not NaN.
+  agreement = keep_nan(agreement, source_logits)
+  disagreement = keep_nan(disagreement, target_logits)
   return as_number("margin", margin, agreement.dtype) * masked_mean(
     agreement, where_source, axis_name=axis_name
   ) + masked_mean(disagreement, where_target, axis_name=axis_name)
@@ -158,6 +163,6 @@ def log_of_others(
   """Returns log(1 - p_label), exact also where p is near 1."""
   own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jnp.where(own, -jnp.inf, log_softened_softmax(logits))
-  alone = jnp.max(others, -1) == -jnp.inf
+  alone = jnp.all(others == -jnp.inf, -1)
   others = jax.nn.logsumexp(jnp.where(alone[..., None], 0.0, others), -1)
   return jnp.where(alone, -jnp.inf, others)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.ops import absolute_epsilon
 from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import check_positive
@@ -232,7 +233,7 @@ def sliced_wasserstein(
 
   at_s, at_t = (jnp.minimum(places(e), e.size - 1) for e in (ends_s, ends_t))
   gaps = jnp.abs(values_s[at_s] - values_t[at_t])
-  used = (widths[:, None] > 0) & (gaps > 0)
+  used = (widths[:, None] > 0) & (gaps != 0)
   powers = jnp.where(used, jnp.where(used, gaps, 1.0) ** power, 0.0)
   units = jnp.maximum((n_source * n_target).astype(dtype), 1)
   shares = widths.astype(dtype) / units
@@ -321,7 +322,7 @@ def deepjdot_loss(
   logits, _ = gathered_rows(target_logits, where_target, axis_name)
   one_hot = jax.nn.one_hot(source_labels, logits.shape[1], dtype=source.dtype)
   one_hot, _ = gathered_rows(one_hot, where_source, axis_name)
-  log_p = jnp.maximum(log_softened_softmax(logits), _LEAST_LOG_PROBABILITY)
+  log_p = at_least(log_softened_softmax(logits), _LEAST_LOG_PROBABILITY)
   confusion = jnp.matmul(one_hot, -log_p.T, precision="highest")
   gaps = transport_costs(source, target, "squared_euclidean")
   costs = (

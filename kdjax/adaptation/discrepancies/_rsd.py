@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops import any_nan
 from kdjax.ops import as_number
 from kdjax.ops import gathered_rows
 from kdjax.ops import mean_over_devices
@@ -74,6 +75,8 @@ def rsd_loss(
   dtype = jnp.promote_types(source.dtype, target.dtype)
   size = max(source.shape[0], target.shape[0])
 
+  lost = any_nan(source, target)  # The ranks are counted by comparisons.
+
   def basis(rows: Array) -> tuple[Array, Array]:
     """Returns left singular vectors, 0 beyond the rank, and the rank."""
     rows = jnp.pad(rows.astype(dtype), ((0, size - rows.shape[0]), (0, 0)))
@@ -96,5 +99,6 @@ def rsd_loss(
   gap = jnp.where(counted[None], gap, 0.0)
   weight = as_number("mismatch_weight", mismatch_weight, dtype)
   value = distance + weight * safe_norm(gap, axis=None)
+  value = jnp.where(lost, jnp.nan, value)
   present = (jnp.sum(mask_source) > 0) & (jnp.sum(mask_target) > 0)
   return mean_over_devices(jnp.where(present, value, 0.0), axis_name)

@@ -98,6 +98,9 @@ def keypoint_maps(
 
   rows, columns = along(height, place // width), along(width, place % width)
   true = rows[:, :, None] * columns[:, None]
+  true = jnp.where(
+    jnp.any(jnp.isnan(heatmaps), (1, 2), keepdims=True), jnp.nan, true
+  )
   false = jnp.clip(jnp.sum(true, -1, keepdims=True) - true, 0.0, 1.0)
   return KeypointMaps(true, false)
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import gathered_rows
+from kdjax.ops import keep_nan
 from kdjax.ops import softened_softmax
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
@@ -103,6 +104,6 @@ def cdac_loss(
   terms = jnp.log(jnp.where(alike, together, apart) + small)
   pairs = mask[:, None] * counted[None]
   sums, count = sum_over_devices(
-    (jnp.sum(pairs * terms), jnp.sum(pairs)), axis_name
+    (keep_nan(jnp.sum(pairs * terms), own), jnp.sum(pairs)), axis_name
   )
   return sums / jnp.maximum(count, 1)

@@ -8,6 +8,8 @@ from jaxtyping import Array, Bool, Float
 from kdjax.ops import as_fraction
 from kdjax.ops import compute_dtype
 from kdjax.ops import cross_entropy
+from kdjax.ops import keep_nan
+from kdjax.ops import largest
 from kdjax.ops import softened_softmax
 
 
@@ -20,14 +22,14 @@ def confident_cross_entropy(
   pseudo_logits = jax.lax.stop_gradient(pseudo_logits)
   confident = is_confident(pseudo_logits, threshold)
   losses = cross_entropy(logits, jnp.argmax(pseudo_logits, -1))
-  return jnp.where(confident, losses, 0.0)
+  return keep_nan(jnp.where(confident, losses, 0.0), pseudo_logits)
 
 
 def is_confident(
   logits: Float[Array, "*batch classes"], threshold: ArrayLike
 ) -> Bool[Array, "*batch"]:
   """Returns whether the largest probability of a row reaches the threshold."""
-  confidence = jnp.max(softened_softmax(logits), -1)
+  confidence = largest(softened_softmax(logits), -1)
   least = as_fraction(
     "threshold", threshold, compute_dtype(logits), shape=confidence.shape
   )

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.adaptation.predictions._entropy import entropy_weight
 from kdjax.adaptation.self_training._confidence import is_confident
+from kdjax.ops import largest
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_rows
 from kdjax.ops import row_temperature
@@ -96,7 +97,7 @@ def _confusion(
   counted = confident[:, None] & (log_p != -jnp.inf)
   log_joint = jnp.where(counted, log_p + log_weight, 0.0)
   top = jax.lax.stop_gradient(
-    jnp.max(log_joint, 0, where=counted, initial=-jnp.inf)
+    largest(log_joint, 0, where=counted, initial=-jnp.inf)
   )
   if axis_name is not None:
     top = jax.lax.pmax(top, axis_name)

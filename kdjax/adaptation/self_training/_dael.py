@@ -8,6 +8,8 @@ from jaxtyping import Array, Float
 from kdjax.ops import as_fraction
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
+from kdjax.ops import keep_nan
+from kdjax.ops import largest
 from kdjax.ops import softened_softmax
 from kdjax.ops import validate
 
@@ -62,15 +64,13 @@ def dael_loss(
   """
   check_positive("epsilon", epsilon)
   weak = softened_softmax(jax.lax.stop_gradient(weak_logits))
-  best = jnp.max(weak, 0)
+  best = largest(weak, 0)
   # The class of the largest probability over all experts is the class of the
   # most confident expert.
   labels = jnp.argmax(best, -1)
-  confident = jnp.max(best, -1) >= as_fraction(
-    "threshold", threshold, best.dtype
-  )
+  confidence = largest(best, -1)
+  confident = confidence >= as_fraction("threshold", threshold, best.dtype)
   ensemble = jnp.mean(softened_softmax(strong_logits), 0)
   own = jnp.take_along_axis(ensemble, labels[:, None], -1)[:, 0]
-  return jnp.where(
-    confident, -jnp.log(own + as_number("epsilon", epsilon, own.dtype)), 0
-  )
+  values = -jnp.log(own + as_number("epsilon", epsilon, own.dtype))
+  return keep_nan(jnp.where(confident, values, 0), confidence)

@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import check_integer
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
@@ -59,7 +60,7 @@ def debias_logits(
   """
   dtype = jnp.promote_types(compute_dtype(logits), compute_dtype(prior))
   prior = jax.lax.stop_gradient(prior.astype(dtype))
-  logarithm = jnp.log(jnp.maximum(prior, jnp.finfo(dtype).tiny))
+  logarithm = jnp.log(at_least(prior, jnp.finfo(dtype).tiny))
   shift = as_number("strength", strength, dtype) * logarithm
   return logits.astype(dtype) + jnp.reshape(
     shift, (1,) * (logits.ndim - 1) + shift.shape

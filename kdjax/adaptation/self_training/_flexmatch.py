@@ -13,6 +13,7 @@ from kdjax.ops import check_choice
 from kdjax.ops import check_integer
 from kdjax.ops import compute_dtype
 from kdjax.ops import exportable
+from kdjax.ops import keep_nan
 from kdjax.ops import validate
 
 
@@ -121,7 +122,7 @@ def flexmatch_thresholds(
   elif mapping == "concave":
     beta = jnp.log1p(beta) / jnp.log(jnp.asarray(2, dtype))
   least = as_fraction("threshold", threshold, dtype)
-  return least * beta[jnp.argmax(logits, -1)]
+  return keep_nan(least * beta[jnp.argmax(logits, -1)], logits)
 
 
 @validate

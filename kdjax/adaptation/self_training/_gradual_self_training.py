@@ -11,7 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.ops import as_fraction
 from kdjax.ops import check_choice
 from kdjax.ops import exportable
+from kdjax.ops import largest
 from kdjax.ops import masked_rows
+from kdjax.ops import smallest
 from kdjax.ops import softened_softmax
 from kdjax.ops import validate
 
@@ -87,9 +89,9 @@ def confident_pseudo_labels(
   check_choice("confidence", confidence, ("range", "max"))
   rows, mask = masked_rows(jax.lax.stop_gradient(logits), where)
   probabilities = softened_softmax(rows)
-  values = jnp.max(probabilities, -1)
+  values = largest(probabilities, -1)
   if confidence == "range":
-    values = values - jnp.min(probabilities, -1)
+    values = values - smallest(probabilities, -1)
   share = as_fraction("drop", drop, rows.dtype)
   ordered = jnp.sort(jnp.where(mask > 0, values, jnp.inf))
   # The upper of the two values around the quantile is the threshold. The factor

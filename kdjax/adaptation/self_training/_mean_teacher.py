@@ -11,6 +11,7 @@ from kdjax.adaptation.self_training._confidence import is_confident
 from kdjax.ops import as_number
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
+from kdjax.ops import keep_nan
 from kdjax.ops import softened_softmax
 from kdjax.ops import validate
 
@@ -68,7 +69,8 @@ def consistency_loss(
     teacher_logits = jax.lax.stop_gradient(teacher_logits)
   confident = is_confident(jax.lax.stop_gradient(teacher_logits), threshold)
   gap = softened_softmax(student_logits) - softened_softmax(teacher_logits)
-  return jnp.where(confident, jnp.sum(jnp.square(gap), -1), 0.0)
+  values = jnp.where(confident, jnp.sum(jnp.square(gap), -1), 0.0)
+  return keep_nan(values, teacher_logits)
 
 
 def mean_teacher_update(

@@ -41,7 +41,7 @@ def sharpen(
     learning <https://arxiv.org/abs/1905.02249>`_, 2019.
   """
   probabilities = probabilities.astype(compute_dtype(probabilities))
-  present = probabilities > 0
+  present = ~(probabilities <= 0)  # True for NaN, which must reach the caller
   logits = jnp.where(
     present, jnp.log(jnp.where(present, probabilities, 1.0)), -jnp.inf
   )

@@ -69,7 +69,7 @@ def self_ensembling_balance_loss(
     share * _bounded_log(sums / count)
     + (1 - share) * _bounded_log(rests / count)
   )
-  return jnp.where(jnp.sum(sums) > 0, value, 0.0)
+  return jnp.where(jnp.sum(sums) == 0, 0.0, value)
 
 
 def _bounded_log(x: Float[Array, " classes"]) -> Float[Array, " classes"]:

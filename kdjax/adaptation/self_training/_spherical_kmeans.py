@@ -12,6 +12,8 @@ from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import compute_dtype
 from kdjax.ops import exportable
+from kdjax.ops import keep_nan
+from kdjax.ops import largest
 from kdjax.ops import masked_rows
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
@@ -115,11 +117,12 @@ def spherical_kmeans(
   (found, _), _ = jax.lax.scan(
     step, (first, jnp.zeros((), bool)), None, length=num_iterations
   )
+  found = keep_nan(found, first)
   similarities = _product(directions, found.T)
   return SphericalKMeans(
     found,
     jnp.argmax(similarities, -1).astype(jnp.int32),
-    jnp.clip(0.5 * (1 - jnp.max(similarities, -1)), 0.0, 1.0),
+    jnp.clip(0.5 * (1 - largest(similarities, -1)), 0.0, 1.0),
   )
 
 

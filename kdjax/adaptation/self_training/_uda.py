@@ -84,6 +84,8 @@ def uda_loss(
   student, teacher = (scale, ones) if sharpen == "student" else (ones, scale)
   divergences = forward_kl(weak / teacher, strong / student, 1.0)
   confident = is_confident(weak, threshold) & (mask > 0)
+  # An example with NaN counts, though it is not confident.
+  confident |= jnp.any(jnp.isnan(weak), -1)
   if average == "confident":
     return masked_mean(divergences, confident, axis_name=axis_name)
   return masked_mean(

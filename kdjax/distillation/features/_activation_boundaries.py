@@ -6,7 +6,9 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._inputs import as_pair
 from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import check_positive
+from kdjax.ops import keep_nan
 from kdjax.ops import validate
 
 
@@ -61,7 +63,7 @@ def ab_loss(
     student_features, teacher_features, stop_teacher_gradient
   )
   margin = as_number("margin", margin, student.dtype)
-  silent = jnp.square(jnp.maximum(student + margin, 0.0))
-  firing = jnp.square(jnp.maximum(margin - student, 0.0))
-  values = jnp.where(teacher > 0, firing, silent)
+  silent = jnp.square(at_least(student + margin, 0.0))
+  firing = jnp.square(at_least(margin - student, 0.0))
+  values = keep_nan(jnp.where(teacher > 0, firing, silent), teacher)
   return 3e-3 * jnp.sum(values, tuple(range(1, values.ndim)))

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.distillation._inputs import as_pair
+from kdjax.ops import at_least
+from kdjax.ops import at_most
 from kdjax.ops import compute_dtype
 from kdjax.ops import validate
 
@@ -60,7 +62,7 @@ def ofd_loss(
     student_features, teacher_features, stop_teacher_gradient
   )
   margin = jax.lax.stop_gradient(margin.astype(student.dtype))
-  teacher = jnp.maximum(teacher, margin.reshape(1, 1, 1, -1))
+  teacher = at_least(teacher, margin.reshape(1, 1, 1, -1))
   inactive = (student <= teacher) & (teacher <= 0)
   values = jnp.where(inactive, 0.0, jnp.square(student - teacher))
   return jnp.sum(values, (1, 2, 3))
@@ -101,10 +103,10 @@ def ofd_margin(
   """
   dtype = jnp.promote_types(compute_dtype(bn_mean), compute_dtype(bn_std))
   mean, std = bn_mean.astype(dtype), jnp.abs(bn_std.astype(dtype))
-  spread = std > 0
+  spread = std != 0
   ratio = mean / jnp.where(spread, std, 1.0)
   negative = jax.scipy.stats.norm.cdf(-ratio)
-  often = negative > 0.001
+  often = ~(negative <= 0.001)  # True for NaN, which must reach the caller
   tail = jax.scipy.stats.norm.pdf(ratio) / jnp.where(often, negative, 1.0)
   margin = jnp.where(often, mean - std * tail, -3 * std)
-  return jnp.where(spread, margin, jnp.minimum(mean, 0.0))
+  return jnp.where(spread, margin, at_most(mean, 0.0))

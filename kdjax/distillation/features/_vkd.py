@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from kdjax.distillation._inputs import as_pair
 from kdjax.distillation._inputs import example_mean
+from kdjax.ops import at_most
 from kdjax.ops import validate
 
 
@@ -52,5 +53,5 @@ def vkd_loss(
   mean = jnp.mean(teacher, -1, keepdims=True)
   variance = jnp.mean(jnp.square(teacher - mean), -1, keepdims=True)
   gap = jnp.abs(student - (teacher - mean) * jax.lax.rsqrt(variance + 1e-5))
-  near = jnp.minimum(gap, 1.0)
+  near = at_most(gap, 1.0)
   return example_mean(0.5 * jnp.square(near) + (gap - near))

@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 from kdjax.distillation.logits._soft_targets import soft_target_loss
 from kdjax.ops import as_fraction
 from kdjax.ops import as_number
+from kdjax.ops import keep_nan
+from kdjax.ops import largest
 from kdjax.ops import softened_softmax
 from kdjax.ops import validate
 
@@ -80,7 +82,7 @@ def crld_loss(
   """
 
   def confidence(logits: Array) -> Array:
-    return jnp.max(softened_softmax(logits), -1)
+    return largest(softened_softmax(logits), -1)
 
   def soft(student: Array, teacher: Array) -> Array:
     return soft_target_loss(
@@ -101,6 +103,8 @@ def crld_loss(
   cross *= as_number("cross_weight", cross_weight, dtype, shape=rows)
   weak = as_fraction("weak_threshold", weak_threshold, dtype, shape=rows)
   strong = as_fraction("strong_threshold", strong_threshold, dtype, shape=rows)
-  return jnp.where(confidence(teacher_logits) >= weak, within, 0.0) + jnp.where(
-    confidence(teacher_strong_logits) >= strong, cross, 0.0
+  sure, strong_sure = map(confidence, (teacher_logits, teacher_strong_logits))
+  values = jnp.where(sure >= weak, within, 0.0) + jnp.where(
+    strong_sure >= strong, cross, 0.0
   )
+  return keep_nan(values, sure, strong_sure)

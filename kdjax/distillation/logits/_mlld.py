@@ -15,6 +15,7 @@ from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import check_range
 from kdjax.ops import gather_batch
+from kdjax.ops import largest
 from kdjax.ops import masked_mean
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
@@ -201,7 +202,7 @@ def mlld_loss(
   _, sure, keep = predictions(teacher_logits, teacher_logits, where, 1.0, True)
   # The barrier makes XLA compute the value once: two copies, rounded
   # differently, would fail the comparison with their own percentile.
-  confidence = jax.lax.optimization_barrier(jnp.max(sure, -1))
+  confidence = jax.lax.optimization_barrier(largest(sure, -1))
   mass = jnp.sum(sure, 0)
   mass = sum_over_devices(mass, axis_name)
   mass = jax.lax.optimization_barrier(mass)

@@ -6,8 +6,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import largest
 from kdjax.ops import masked_mean
 from kdjax.ops import reverse_gradient
 from kdjax.ops import safe_norm
@@ -121,7 +123,7 @@ def flsw_temperature(
   cosine = jnp.sum(direction(student_logits) * direction(teacher_logits), -1)
   # Rounding may make 1 - cosine negative; its fractional power would be NaN.
   gamma = as_number("gamma", gamma, cosine.dtype)
-  weight = jnp.maximum(1 - cosine, 0.0) ** gamma
+  weight = at_least(1 - cosine, 0.0) ** gamma
   return _around_base(weight, temperature, beta, where, axis_name)
 
 
@@ -171,7 +173,7 @@ def cwsm_temperature(
     airaria/TextBrewer, schedulers.py.
   """
   del teacher_logits
-  weight = 1 / (jnp.max(softened_softmax(student_logits), -1) + 1e-3)
+  weight = 1 / (largest(softened_softmax(student_logits), -1) + 1e-3)
   return _around_base(weight, temperature, beta, where, axis_name)
 
 

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, Integer
 from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.logits._target_and_rest import product
 from kdjax.ops import as_number
+from kdjax.ops import at_least
+from kdjax.ops import at_most
 from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import check_positive
@@ -55,7 +57,7 @@ def wkd_class_cost(
   check_positive("sharpness", sharpness)
   prototypes = normalize_as_torch(kernel.astype(compute_dtype(kernel)), 0)
   cosine = jnp.matmul(prototypes.T, prototypes, precision="highest")
-  return -jnp.expm1(jnp.minimum(cosine - 1, 0.0) * sharpness)
+  return -jnp.expm1(at_most(cosine - 1, 0.0) * sharpness)
 
 
 @validate
@@ -133,7 +135,7 @@ def wkd_logit_loss(
     log_softened_softmax(x, temperature=temperature, where=~own)
     for x in (student_logits, teacher_logits)
   )
-  cost = jnp.maximum(class_cost.astype(target.dtype), 0.0) + 1e-8
+  cost = at_least(class_cost.astype(target.dtype), 0.0) + 1e-8
   cost = jax.lax.stop_gradient(cost)
   kernel = jnp.exp(
     -cost / as_number("regularization", regularization, cost.dtype)

@@ -15,7 +15,9 @@ from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._inputs import teacher_side
 from kdjax.ops import adaptive_mean_pool
 from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import gather_batch
+from kdjax.ops import largest
 from kdjax.ops import masked_mean
 from kdjax.ops import nonzero_divisor
 from kdjax.ops import pairwise_squared_distances
@@ -165,12 +167,12 @@ def irg_loss(
 
 def _squared(rows: Rows, pair: Pairs) -> Float[Array, "batch whole"]:
   """Returns squared distances; exactly 0 for an example and itself."""
-  squared = jnp.maximum(pairwise_squared_distances(*rows), _FLOOR)
+  squared = at_least(pairwise_squared_distances(*rows), _FLOOR)
   return jnp.where(pair.valid & ~pair.diagonal, squared, 0.0)
 
 
 def _longest_edge(rows: Rows, pair: Pairs) -> Float[Array, " batch"]:
-  return jnp.max(_squared(rows, pair), 1)
+  return largest(_squared(rows, pair), 1)
 
 
 def _transformation(
@@ -179,7 +181,7 @@ def _transformation(
   """Returns squared distances between two maps, divided by their maximum."""
   shape = tuple(map(min, first.shape[1:], second.shape[1:]))
   gaps = _average_down(first, shape) - _average_down(second, shape)
-  squared = jnp.maximum(jnp.sum(jnp.square(gaps), (1, 2, 3)), _FLOOR)
+  squared = at_least(jnp.sum(jnp.square(gaps), (1, 2, 3)), _FLOOR)
   if where is not None:
     squared = jnp.where(where, squared, 0.0)
   return squared / _largest(squared, axis_name)
@@ -196,7 +198,7 @@ def _average_down(maps: Array, shape: tuple[int, ...]) -> Array:
 
 def _largest(values: Array, axis_name: str | None) -> Array:
   """Returns the largest value of the batch, differentiable over devices."""
-  return nonzero_divisor(jnp.max(gather_batch(values, axis_name)))
+  return nonzero_divisor(largest(gather_batch(values, axis_name)))
 
 
 def _check_both(name: str, student: object, teacher: object) -> None:

@@ -147,7 +147,7 @@ def itrd_correlation_loss(
     rows = jnp.where(mask[:, None], rows - mean[None], 0.0)
     squares = sum_over_devices(jnp.sum(jnp.square(rows), 0), axis_name)
     variance = squares / jnp.maximum(count - 1, 1)
-    varies = (variance > 0)[None]
+    varies = (variance != 0)[None]
     deviation = jnp.sqrt(jnp.where(varies, variance[None], 1.0))
     return jnp.where(varies, rows, 0.0) / deviation
 

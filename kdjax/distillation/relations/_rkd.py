@@ -15,6 +15,7 @@ from kdjax.distillation._batch_rows import pairs
 from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.relations._triplet_angles import angle_gaps
 from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import gather_batch
 from kdjax.ops import in_chunks
 from kdjax.ops import masked_mean
@@ -102,7 +103,7 @@ def rkd_loss(
       own = pair._replace(rows=rows, positions=positions)
       apart = own.valid & ~own.diagonal
       # Published codes give equal points the distance 1e-6.
-      gaps = [jnp.where(apart, jnp.maximum(x, 1e-6), 0.0) for x in gaps]
+      gaps = [jnp.where(apart, at_least(x, 1e-6), 0.0) for x in gaps]
       return jax.tree.map(lambda x: jnp.sum(x, 1), function(*gaps))
 
     parts = student_gaps, teacher_gaps, pair.rows, pair.positions

@@ -84,6 +84,8 @@ def sskd_transformed_loss(
     student_logits, teacher_logits, temperature=temperature
   )
   kept = _best_share(_rank(teacher_logits, labels), ratio, where, axis_name)
+  # NaN compares as any rank; it must reach the caller.
+  kept |= jnp.isnan(values)
   scale = jnp.square(jnp.asarray(temperature, values.dtype))
   return scale * masked_mean(values, kept, axis_name=axis_name)
 
@@ -167,6 +169,7 @@ def sskd_similarity_loss(
   parts = student.transformed, teacher.transformed, student.own
   values, ranks = in_chunks(compared, parts, chunk_size)
   kept = _best_share(ranks, ratio, where, axis_name)
+  kept |= jnp.isnan(values)
   scale = jnp.square(jnp.asarray(temperature, values.dtype))
   return scale * masked_mean(values, kept, axis_name=axis_name)
 

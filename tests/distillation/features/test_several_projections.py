@@ -34,7 +34,7 @@ CASES = {
   ),
   "vkd": laws.Case(vkd_loss, (ROWS, TEACHER_ROWS)),
   "mgd": laws.Case(mgd_loss, (MAPS, TEACHER_MAPS)),
-  "vitkd": laws.Case(vitkd_loss, (TOKENS, TEACHER_TOKENS, MASK)),
+  "vitkd": laws.Case(vitkd_loss, (TOKENS, TEACHER_TOKENS, MASK), partly=(0, 1)),
 }
 
 

@@ -25,6 +25,7 @@ CASES = {
     without_teacher,
     (STUDENT, PARTNER, LABELS),
     {"temperature": 3.0, "correct_probability": 0.9},
+    unused=(1,),
   ),
 }
 

@@ -18,13 +18,20 @@ STUDENT, TEACHER, SECOND, TEACHER_SECOND = RNG.normal(
 LENGTHS = RNG.integers(0, 6, 16)
 MASK = (np.arange(5) < LENGTHS[:, None]).astype(int)
 CASES = {
-  "hidden": laws.Case(hidden_mse_loss, (STUDENT, TEACHER, MASK), coupled=True),
-  "cosine": laws.Case(
-    cosine_embedding_loss, (STUDENT, TEACHER, MASK), coupled=True
+  "hidden": laws.Case(
+    hidden_mse_loss, (STUDENT, TEACHER, MASK), coupled=True, partly=(0, 1)
   ),
-  "pkd": laws.Case(pkd_loss, (STUDENT, TEACHER, MASK)),
+  "cosine": laws.Case(
+    cosine_embedding_loss,
+    (STUDENT, TEACHER, MASK),
+    coupled=True,
+    partly=(0, 1),
+  ),
+  "pkd": laws.Case(pkd_loss, (STUDENT, TEACHER, MASK), partly=(0, 1)),
   "gram": laws.Case(
-    gram_loss, ([STUDENT, SECOND], [TEACHER, TEACHER_SECOND], MASK)
+    gram_loss,
+    ([STUDENT, SECOND], [TEACHER, TEACHER_SECOND], MASK),
+    partly=(0, 1),
   ),
 }
 

@@ -1,0 +1,38 @@
+"""Collaborative and progressive learning: peers, branches, chains, teams.
+
+Losses of networks that learn from each other at the same time, from chains of
+assistants, and from teachers of other classes. Every function is pure: arrays
+in, arrays out.
+"""
+
+from kdjax.collaboration._amalgamation import amalgamation_loss
+from kdjax.collaboration._assistants import annealing_loss
+from kdjax.collaboration._assistants import dense_guidance_loss
+from kdjax.collaboration._branches import consistency_ramp
+from kdjax.collaboration._branches import okddip_attention
+from kdjax.collaboration._branches import okddip_loss
+from kdjax.collaboration._branches import one_logits
+from kdjax.collaboration._branches import one_loss
+from kdjax.collaboration._kdcl import kdcl_general_weights
+from kdjax.collaboration._kdcl import kdcl_targets
+from kdjax.collaboration._mutual_learning import codistillation_loss
+from kdjax.collaboration._mutual_learning import mutual_loss
+from kdjax.collaboration._refilled import refilled_class_loss
+from kdjax.collaboration._refilled import refilled_relation_loss
+
+__all__ = (
+  "amalgamation_loss",
+  "annealing_loss",
+  "codistillation_loss",
+  "consistency_ramp",
+  "dense_guidance_loss",
+  "kdcl_general_weights",
+  "kdcl_targets",
+  "mutual_loss",
+  "okddip_attention",
+  "okddip_loss",
+  "one_logits",
+  "one_loss",
+  "refilled_class_loss",
+  "refilled_relation_loss",
+)
