@@ -23,6 +23,7 @@ import numpy as np
 
 import kdjax
 from kdjax import adaptation
+from kdjax import continual
 from kdjax import finetuning
 from kdjax import generalization
 from kdjax import reweighting
@@ -128,9 +129,18 @@ STATE = RNG.uniform(0.5, 1.5, (3, 5, 6)), RNG.uniform(0.5, 1.5, (3, 5))
 MIXED = {"key": None, "partners": Rows((ROWS,), 0, "partners")}
 MIXED |= {"weights": Rows((ROWS,), 0, "probabilities")}
 STYLES = MIXED | {"features": MAPS[0]}
+SCALES = {"student_scale": 2.0, "teacher_scale": 3.0}
+INTELLIGENCE = continual.SynapticIntelligence(
+  *({"kernel": RNG.uniform(0.5, 1.5, (6, 2))} for _ in range(3))
+)
 # What annotations do not say.
 GIVEN: dict[str, dict[str, Any]] = {
   "fused.fused_linear_divergence": {
+    "student_head": RNG.normal(size=(32, 6)),
+    "teacher_head": RNG.normal(size=(32, 4)),
+  },
+  "fused.linear_cross_entropy": {"head": RNG.normal(size=(32, 4))},
+  "fused.linear_distillation": {
     "student_head": RNG.normal(size=(32, 6)),
     "teacher_head": RNG.normal(size=(32, 4)),
   },
@@ -333,6 +343,47 @@ GIVEN: dict[str, dict[str, Any]] = {
     "pretrained_params": {"kernel": PARAMS["kernel"] + 1},
   },
   "finetuning.stochnorm": {"key": key, "features": MAPS[0]},
+  "collaboration.amalgamation_loss": {
+    "teacher_logits": [Rows((ROWS, 3)), Rows((ROWS, 2))],
+    "teacher_classes": [np.array([0, 1, 2]), np.array([3, 4])],
+  },
+  "collaboration.annealing_loss": {"temperature": 2.0, "max_temperature": 4.0},
+  "continual.ewc_fisher": {
+    "log_likelihood": lambda params, batch: -linear(params, batch),
+    "params": PARAMS,
+    "examples": (FLOATS, Rows((ROWS, 2))),
+  },
+  "continual.ewc_penalty": {
+    "params": PARAMS,
+    "past_params": {"kernel": PARAMS["kernel"] + 1},
+    "fisher": {"kernel": np.square(PARAMS["kernel"])},
+  },
+  "continual.herding": {"size": 3},
+  "continual.pod_loss": {"student_features": MAPS, "past_features": MAPS},
+  "continual.reservoir_sample": {
+    "state": continual.Reservoir(RNG.normal(size=(8, 6)), np.int32(8)),
+    "key": key,
+    "size": 3,
+  },
+  "continual.reservoir_update": {
+    "state": continual.Reservoir(RNG.normal(size=(8, 6)), np.int32(8)),
+    "key": key,
+    "examples": FLOATS,
+  },
+  "continual.si_consolidate": {"state": INTELLIGENCE, "params": PARAMS},
+  "continual.si_penalty": {"state": INTELLIGENCE, "params": PARAMS},
+  "continual.si_update": {
+    "state": INTELLIGENCE,
+    "gradients": PARAMS,
+    "updates": {"kernel": PARAMS["kernel"] - 1},
+  },
+  "cross_modal.affinity_mimicking_loss": SCALES,
+  "cross_modal.clip_gradient_loss": SCALES,
+  "cross_modal.clip_relation_loss": SCALES,
+  "federated.federated_average": {
+    "params": {"kernel": Rows((ROWS, 6, 2))},
+    "weights": Rows((ROWS,)),
+  },
   "language.adaptive_skew": {"reference_gap": 0.4},
   "language.chunk_log_probs": {"num_chunks": 4},
   "language.mined_logits": {"num_classes": 5},
@@ -366,6 +417,10 @@ NO_ARRAYS = {
   "adaptation.sigmoid_ramp_up",
   "finetuning.key_queue_init",
   "generalization.fishr_init",
+  "collaboration.consistency_ramp",
+  "continual.reservoir_init",
+  "continual.si_init",
+  "federated.message_bytes",
   "language.align_bytes",
   "language.align_tokens",
   "language.layer_map",

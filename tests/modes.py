@@ -125,7 +125,7 @@ def one_number(result, split, axis_name):
   for x, axis in zip(jax.tree.leaves(result), split, strict=True):
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
       continue
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.result_type(float)))
     shape = [1 if i == axis else n for i, n in enumerate(x.shape)]
     waves = 1 + 0.5 * np.cos(np.arange(np.prod(shape, dtype=int)) + 1.0)
     part = jnp.sum(x * jnp.asarray(waves.reshape(shape), x.dtype))
