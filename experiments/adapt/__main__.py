@@ -30,6 +30,7 @@ from experiments.adapt.training import start_job
 from experiments.adapt.training import train
 from experiments.frame import commands
 from experiments.frame import jobs
+from experiments.frame import rules
 from kdjax import objectives
 
 
@@ -77,17 +78,7 @@ class Config(commands.Flags):
   # images and their predicted classes, H(mean p) - mean H(p); guarded, the
   # information among weights within 2 points of the best source accuracy;
   # entropy, bnm, snd, importance_weighted, dev or reverse, of kdjax.selection
-  select: Literal[
-    "guarded",
-    "information",
-    "source_accuracy",
-    "entropy",
-    "bnm",
-    "snd",
-    "importance_weighted",
-    "dev",
-    "reverse",
-  ] = "guarded"
+  select: rules.Rule = "guarded"
   seeds: int = 8  # the number of students of each method and weight
   steps: int = 1000  # updates of each student
   # steps from one evaluation and checkpoint to the next
@@ -153,14 +144,7 @@ def execute(setup: jobs.Setup) -> dict[str, Row]:
   return rows
 
 
-def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its group, and its title and summary."""
-  rows = {name: objectives.PRESETS[name] for name in CHOICES}
-  return {
-    name: (GROUP_OF[name], f"{row.title}: {row.summary}")
-    for name, row in rows.items()
-  }
-
-
 if __name__ == "__main__":
-  commands.launch(Config, prepare, execute, describe_methods)
+  rows = {name: objectives.PRESETS[name] for name in CHOICES}
+  kinds = {k: (GROUP_OF[k], f"{x.title}: {x.summary}") for k, x in rows.items()}
+  commands.launch(Config, prepare, execute, lambda: kinds)

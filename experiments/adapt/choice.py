@@ -18,7 +18,6 @@ from kdjax import reweighting
 from kdjax import selection
 from kdjax import training
 from kdjax.ops import cross_entropy
-from kdjax.ops import masked_mean
 
 REVERSE_STEPS = 100  # of all images at once; they suffice to learn the labels
 
@@ -67,23 +66,18 @@ def make_reverse(
 
   `(state, initial variables, validation) -> accuracy on the source`.
   """
-  optimizer = optax.adam(rate)
 
   def fit(variables, images, labels, mask, key):
-    def loss_fn(params, state):
-      start = training.Variables(params, state)
-      outputs, state = forward(start, images, train=True, key=key)
-      return masked_mean(cross_entropy(outputs.logits, labels), mask), state
+    student = training.Model(forward, variables)
+    optimizer = optax.adam(rate)
+    learner = training.distill(student, None, cross_entropy, optimizer)
+    batch = {"image": images, "label": labels, "mask": mask}
 
-    def step(carry, _):
-      (params, state), moments = carry
-      slopes, state = jax.grad(loss_fn, has_aux=True)(params, state)
-      updates, moments = optimizer.update(slopes, moments, params)
-      params = optax.apply_updates(params, updates)
-      return (training.Variables(params, state), moments), None
+    def step(state, _):
+      return learner.step(state, {}, batch, key, axis_name=None)[0], None
 
-    start = variables, optimizer.init(variables.params)
-    return jax.lax.scan(step, start, None, length=REVERSE_STEPS)[0][0]
+    start = learner.init(key, batch)
+    return jax.lax.scan(step, start, None, length=REVERSE_STEPS)[0].student
 
   def predict(model, images):
     if isinstance(model, training.Variables):
@@ -136,7 +130,7 @@ def make_embedding(answer: Callable[..., Any], size: int):
   return embed
 
 
-def examine(trained: Trained, rule: str) -> Row:
+def examine(trained: Trained, rule: rules.Rule) -> Row:
   """Chooses the weight of a method; only now are test images looked at."""
   config, data = trained.job.config, trained.job.data
   job, size = trained.job, data.validation_sizes[0]

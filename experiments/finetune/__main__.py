@@ -69,18 +69,7 @@ class Config(commands.Flags):
   methods: tuple[str, ...] = CHOICES
   # the other pretraining tasks whose networks are ranked with that of the
   # source; none leaves that part out
-  teachers: tuple[
-    Literal[
-      "inverted",
-      "rotated",
-      "noisy",
-      "random labels",
-      "two classes",
-      "two others",
-      "untrained",
-    ],
-    ...,
-  ] = TEACHERS
+  teachers: tuple[str, ...] = TEACHERS
   # the candidates for Adam's learning rate in fine-tuning, the usual one first;
   # it decays by a cosine
   rates: tuple[float, ...] = (3e-3, 1e-2)

@@ -42,7 +42,13 @@ def write(job: Any, results: dict[str, Any]) -> None:
       conclude_teachers(teachers),
       teacher_table(teachers),
       criterion_table(teachers),
-      read_teachers(job),
+      "All teachers have one architecture and, by seed, one initial network; "
+      "each is fine-tuned plainly on the seed's few labels. Tau is Kendall's "
+      "rank correlation, over teachers, of a score given before fine-tuning and "
+      "the test accuracy after it; 0 where all scores are alike. Its first: the "
+      "accuracy of the teacher that is ranked first. Scores see the few labels "
+      f"or, as an oracle would, all {len(job.data.target['label'])} labels of "
+      "the target's training images.",
     ]
   job.run.publish(
     job.console,
@@ -191,19 +197,6 @@ def criterion_table(teachers: Any) -> tables.Table:
     *(f"its first, {judge} labels, %" for judge in JUDGES),
   ]
   return tables.Table(header, cells)
-
-
-def read_teachers(job: Any) -> str:
-  """How to read the tables of teachers, in words."""
-  return (
-    "All teachers have one architecture and, by seed, one initial network; "
-    "each is fine-tuned plainly on the seed's few labels. Tau is Kendall's "
-    "rank correlation, over teachers, of a score given before fine-tuning and "
-    "the test accuracy after it; 0 where all scores are alike. Its first: the "
-    "accuracy of the teacher that is ranked first. Scores see the few labels "
-    f"or, as an oracle would, all {len(job.data.target['label'])} labels of "
-    "the target's training images."
-  )
 
 
 def conclude_teachers(teachers: Any) -> list[str]:

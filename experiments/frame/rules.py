@@ -1,6 +1,7 @@
 """Rules that choose a hyper-parameter without target labels."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,19 @@ import numpy as np
 
 from kdjax import selection
 
+Rule = Literal[
+  "source_accuracy",
+  "importance_weighted",
+  "dev",
+  "reverse",
+  "entropy",
+  "information",
+  "bnm",
+  "snd",
+  "guarded",
+]
 # Rule -> its score, of source and target validation examples.
-RULES = {
+RULES: dict[Rule, str] = {
   "source_accuracy": "accuracy on source validation examples",
   "importance_weighted": "accuracy on source validation examples under "
   "importance weights (IWV)",

@@ -27,6 +27,7 @@ from rich.console import Console
 from experiments.frame import cells
 from experiments.frame import commands
 from experiments.frame import folders
+from experiments.frame import rules
 from experiments.shifts.choice import Seen
 from experiments.shifts.choice import candidates_of
 from experiments.shifts.choice import choose
@@ -60,17 +61,7 @@ class Config(commands.Flags):
   # predictions for the target. By predictions of the target's: entropy,
   # information, bnm, snd; guarded, the information among candidates within 2
   # points of the best source accuracy. The report compares them all
-  select: Literal[
-    "source_accuracy",
-    "importance_weighted",
-    "dev",
-    "reverse",
-    "entropy",
-    "information",
-    "bnm",
-    "snd",
-    "guarded",
-  ] = "guarded"
+  select: rules.Rule = "guarded"
   seeds: int = 10  # the number of data sets of each shift
   # each domain has 8 times so many training points, 12 times under the subspace
   # shift, and a quarter as many validation points
