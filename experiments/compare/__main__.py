@@ -42,7 +42,15 @@ from experiments.compare.report import write
 from experiments.frame import commands
 from experiments.frame import progress
 
+# Flags whose default is that of the recipe.
 OF_RECIPE = "that of the recipe"
+Name = Annotated[str | None, commands.optional(OF_RECIPE, "NAME")]
+Pairs = Annotated[
+  tuple[str, ...] | None, commands.optional(OF_RECIPE, "TEACHER:STUDENT ...")
+]
+Int = Annotated[int | None, commands.optional(OF_RECIPE)]
+Share = Annotated[float | None, commands.optional(OF_RECIPE, "FLOAT")]
+Switch = Annotated[bool | None, commands.optional(OF_RECIPE, "{True,False}")]
 # The defaults that each recipe gives to flags.
 _ALL_IMAGES = {"examples_per_class": 0, "validation_fraction": 0.0}
 _LARGER = {"shift": 4, "flip": True}
@@ -116,11 +124,8 @@ class Config(commands.Flags):
   # teacher:student, names of kdjax.nets.create or, for small images,
   # resnet8x0.5, deit-tiny-4 and deit-mini-2; or same and different, the pairs
   # of RepDistiller's tables
-  pairs: Annotated[
-    tuple[str, ...] | None, commands.optional(OF_RECIPE, "TEACHER:STUDENT ...")
-  ] = None
-  # the network between teacher and student, for takd
-  assistant: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
+  pairs: Pairs = None
+  assistant: Name = None  # the network between teacher and student, for takd
   seeds: int = 5  # the number of students in each cell
   # whether the seeds of a cell are vmapped or trained one after the other
   together: Annotated[
@@ -132,31 +137,24 @@ class Config(commands.Flags):
     int | None, commands.optional("1, but one for each core of a CPU")
   ] = None
   # digits, or the name of a data set that tfds has prepared
-  dataset: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
+  dataset: Name = None
   # the folder of the data sets that tfds has prepared
   data_dir: commands.DataDir = None
   # the side to which images are resized first; 0: they keep their size
   image_size: int = 0
   # images of each class that a student sees, drawn by its seed; 0: all images
   # that the teacher saw
-  examples_per_class: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  examples_per_class: Int = None
   # share of the training images that is held out; 0: none, and then the last
   # epoch alone counts
-  validation_fraction: Annotated[
-    float | None, commands.optional(OF_RECIPE, "FLOAT")
-  ] = None
-  # passes over its images of each student
-  epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
-  # passes of the teachers and of the assistant
-  teacher_epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
-  # epochs from one evaluation to the next
-  evaluate_every: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  validation_fraction: Share = None
+  epochs: Int = None  # passes over its images of each student
+  teacher_epochs: Int = None  # passes of the teachers and of the assistant
+  evaluate_every: Int = None  # epochs from one evaluation to the next
   # images are shifted by up to so many pixels (recipes digits, fashion)
-  shift: Annotated[int | None, commands.optional(OF_RECIPE)] = None
+  shift: Int = None
   # images are mirrored at random (recipes digits, fashion)
-  flip: Annotated[bool | None, commands.optional(OF_RECIPE, "{True,False}")] = (
-    None
-  )
+  flip: Switch = None
   # the number type of the networks' computation
   dtype: Literal["float32", "bfloat16"] = "float32"
   # the time from one checkpoint of a cell to the next
