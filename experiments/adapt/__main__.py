@@ -39,31 +39,24 @@ class Config(commands.Flags):
   """Compares ways to adapt to a target domain without labels."""
 
   workdir: str = "runs/adapt"
-  # digits, or the name of a data set that tfds has prepared
-  source: str = "digits"
+  source: str = "digits"  # digits, or a data set that tfds has prepared
   # the same. If it is the source, each gets half of the images
   target: str = "digits"
-  # the folder of the data sets that tfds has prepared
-  data_dir: commands.DataDir = None
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
   # the change of the target's images; auto: rotate if source and target are one
   # data set, else none
   shift: Literal["auto", "none", "rotate", "invert", "blend_noise"] = "auto"
   degrees: float = 30.0  # the angle of the shift rotate
   strength: float = 0.5  # the strength of the shift blend_noise, from 0 to 1
-  # the side to which all images are resized; 0: the target's
-  image_size: int = 0
-  # pixels cut off each side of larger images, before they are resized
-  crop: int = 4
-  # the largest number of images of each data set and split
-  examples: int = 2000
+  image_size: int = 0  # side to which all images are resized; 0: the target's
+  crop: int = 4  # pixels cut off each side of larger images before resizing
+  examples: int = 2000  # the most images of each data set and split
   # share of each domain's training images that is kept for the choice of the
   # weight and for d_H
   validation_fraction: float = 0.3
   network: str = "mlp"  # a name of kdjax.nets.create
-  # units of the hidden layers if the network is an mlp
-  hidden: tuple[int, ...] = (128, 64)
-  # units of the hidden layer of the domain discriminator
-  discriminator: int = 100
+  hidden: tuple[int, ...] = (128, 64)  # units of the hidden layers of an mlp
+  discriminator: int = 100  # hidden units of the domain discriminator
   # whether both domains pass the network as one batch, and so share the
   # statistics of a batch normalization
   joint_forward: bool = True
@@ -81,11 +74,9 @@ class Config(commands.Flags):
   select: rules.Rule = "guarded"
   seeds: int = 8  # the number of students of each method and weight
   steps: int = 1000  # updates of each student
-  # steps from one evaluation and checkpoint to the next
-  evaluate_every: int = 50
+  evaluate_every: int = 50  # steps from one evaluation to the next
   batch_size: int = 64  # the number of examples of each domain in a batch
-  # Adam's initial learning rate; it decays by a cosine
-  learning_rate: float = 1e-3
+  learning_rate: float = 1e-3  # Adam's; it decays by a cosine
 
 
 def check(config: Config) -> None:

@@ -136,12 +136,9 @@ class Config(commands.Flags):
   workers: Annotated[
     int | None, commands.optional("1, but one for each core of a CPU")
   ] = None
-  # digits, or the name of a data set that tfds has prepared
-  dataset: Name = None
-  # the folder of the data sets that tfds has prepared
-  data_dir: commands.DataDir = None
-  # the side to which images are resized first; 0: they keep their size
-  image_size: int = 0
+  dataset: Name = None  # digits, or a data set that tfds has prepared
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
+  image_size: int = 0  # side to which images are resized; 0: they keep theirs
   # images of each class that a student sees, drawn by its seed; 0: all images
   # that the teacher saw
   examples_per_class: Int = None
@@ -151,14 +148,11 @@ class Config(commands.Flags):
   epochs: Int = None  # passes over its images of each student
   teacher_epochs: Int = None  # passes of the teachers and of the assistant
   evaluate_every: Int = None  # epochs from one evaluation to the next
-  # images are shifted by up to so many pixels (recipes digits, fashion)
-  shift: Int = None
-  # images are mirrored at random (recipes digits, fashion)
-  flip: Switch = None
+  shift: Int = None  # largest shift in pixels (recipes digits, fashion)
+  flip: Switch = None  # whether images are mirrored (recipes digits, fashion)
   # the number type of the networks' computation
   dtype: Literal["float32", "bfloat16"] = "float32"
-  # the time from one checkpoint of a cell to the next
-  checkpoint_seconds: float = 120.0
+  checkpoint_seconds: float = 120.0  # from one checkpoint of a cell to the next
 
 
 def resolve(flags: Config) -> Any:

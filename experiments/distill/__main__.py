@@ -44,21 +44,16 @@ class Config(commands.Flags):
   """Trains a teacher, students from scratch and distilled ones."""
 
   workdir: str = "runs/distill"
-  # digits, or the name of a data set that tfds has prepared
-  dataset: str = "digits"
-  # the folder of the data sets that tfds has prepared
-  data_dir: commands.DataDir = None
+  dataset: str = "digits"  # digits, or a data set that tfds has prepared
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
   # images of each class that a student sees, drawn by its seed; 0: all images
   # that the teacher saw
   examples_per_class: int = 8
-  # a class of which the students see no image (Hinton's test)
-  missing_digit: int | None = None
-  # share of the training images that chooses the cell
-  validation_fraction: float = 0.25
+  missing_digit: int | None = None  # a class that students never see (Hinton)
+  validation_fraction: float = 0.25  # share of images that choose the cell
   teacher: str = "mlp"  # a name of kdjax.nets.create
   student: str = "mlp"  # a name of kdjax.nets.create
-  # units of the hidden layers if the student is an mlp
-  student_hidden: tuple[int, ...] = (32,)
+  student_hidden: tuple[int, ...] = (32,)  # units of the hidden layers of an mlp
   # the divergence in the student's loss, alpha * T^2 * divergence +
   # (1 - alpha) * cross-entropy
   method: Literal[
@@ -77,15 +72,11 @@ class Config(commands.Flags):
   alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
   seeds: int = 16  # the number of students in each cell of the grid
   teacher_steps: int = 600  # updates of the teacher
-  # updates of each student, for any number of examples
-  student_steps: int = 1000
-  # steps from one evaluation and checkpoint to the next
-  evaluate_every: int = 25
+  student_steps: int = 1000  # updates of each student
+  evaluate_every: int = 25  # steps from one evaluation to the next
   batch_size: int = 40  # the number of examples in a batch
-  # AdamW's initial learning rate for the teacher; it decays by a cosine
-  teacher_learning_rate: float = 3e-3
-  # AdamW's initial learning rate for the students; it decays by a cosine
-  student_learning_rate: float = 1e-2
+  teacher_learning_rate: float = 3e-3  # AdamW's; it decays by a cosine
+  student_learning_rate: float = 1e-2  # AdamW's; it decays by a cosine
   weight_decay: float = 0.1  # AdamW's weight decay
   shift: int = 0  # training images are shifted by up to so many pixels
   # the number of devices; the teacher's batches and the students' seeds are

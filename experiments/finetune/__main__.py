@@ -51,8 +51,7 @@ class Config(commands.Flags):
   # digits, or the name of a data set that tfds has prepared. The first half of
   # its classes is the source, the second the target
   dataset: str = "digits"
-  # the folder of the data sets that tfds has prepared
-  data_dir: commands.DataDir = None
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
   examples: int = 4000  # the largest number of images of each split
   # share of the training images of each half that is kept for validation; the
   # target's is for the oracle alone
@@ -62,8 +61,7 @@ class Config(commands.Flags):
   # shot no image can be held out, and the first candidate is taken
   folds: int = 5
   network: Literal["mlp", "convnet"] = "mlp"  # mlp or convnet
-  # units of the hidden layers if the network is an mlp
-  hidden: tuple[int, ...] = (64, 32)
+  hidden: tuple[int, ...] = (64, 32)  # units of the hidden layers of an mlp
   # the methods that are compared with target-only, prototypes, a linear probe
   # and plain fine-tuning; help: print them
   methods: tuple[str, ...] = CHOICES
@@ -76,11 +74,9 @@ class Config(commands.Flags):
   seeds: int = 10  # the number of students of each method and candidate
   pretrain_steps: int = 400  # updates in pretraining
   steps: int = 200  # updates in fine-tuning, each of all labeled images
-  # steps from one evaluation and checkpoint to the next
-  evaluate_every: int = 100
+  evaluate_every: int = 100  # steps from one evaluation to the next
   batch_size: int = 64  # the number of examples in a batch in pretraining
-  # Adam's learning rate in pretraining, decayed by a cosine
-  learning_rate: float = 3e-3
+  learning_rate: float = 3e-3  # Adam's in pretraining; it decays by a cosine
   tasks: int = 4  # the number of tasks in a batch in meta-learning
   inner_steps: int = 3  # steps of meta-learning's inner loop
   inner_rate: float = 0.1  # the learning rate of the inner loop

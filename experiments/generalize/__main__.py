@@ -46,20 +46,16 @@ class Config(commands.Flags):
   """Compares ways to generalize to a domain that was never seen."""
 
   workdir: str = "runs/generalize"
-  # the domains: of Colored or of Rotated MNIST
-  task: Literal["colored", "rotated"] = "colored"
-  # digits, or the name of a data set that tfds has prepared
-  dataset: str = "digits"
-  # the folder of the data sets that tfds has prepared
-  data_dir: commands.DataDir = None
+  task: Literal["colored", "rotated"] = "colored"  # Colored or Rotated MNIST
+  dataset: str = "digits"  # digits, or a data set that tfds has prepared
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
   # the side to which images are reduced by leaving out pixels; 0 keeps all
   # pixels
   image_size: int = 0
   examples: int = 0  # the largest number of images; 0 for all images
   network: Literal["mlp", "cnn"] = "mlp"  # mlp, or cnn, that of DomainBed
   hidden: tuple[int, ...] = (64,)  # units of the hidden layers of the mlp
-  # channels of the first convolution of the cnn, 64 in DomainBed
-  channels: int = 64
+  channels: int = 64  # channels of the cnn's first convolution
   # the methods that are compared; help: print them. erm, the baseline, is
   # always one of them
   methods: tuple[str, ...] = METHODS
@@ -71,12 +67,10 @@ class Config(commands.Flags):
   # every pair of domains held out
   leave_one_out: bool = True
   seeds: int = 5  # repetitions of all training
-  # hyper-parameter sets of each method; the first are the defaults
-  trials: int = 3
+  trials: int = 3  # hyper-parameter sets of a method; the first: defaults
   steps: int = 200  # updates of each student
   evaluate_every: int = 50  # steps from one evaluation to the next
-  # images of each part of a domain to evaluate on; 0 for all
-  evaluate_on: int = 2000
+  evaluate_on: int = 2000  # the most images of a part of a domain; 0: all
   batch_size: int = 32  # images of each domain in a batch
   # the range from which further trials draw
   learning_rates: tuple[float, float] = (3e-4, 3e-3)

@@ -66,10 +66,8 @@ class Config(commands.Flags):
   """Compares ways of self-training on images that turn step by step."""
 
   workdir: str = "runs/gradual"
-  # digits, or the name of a data set that tfds has prepared
-  dataset: str = "digits"
-  # the folder of the data sets that tfds has prepared
-  data_dir: commands.DataDir = None
+  dataset: str = "digits"  # digits, or a data set that tfds has prepared
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
   degrees: float = 60.0  # the angle at which the target ends
   # source images are turned by 0 to so many degrees, and the target's lie as
   # close to its end
@@ -97,8 +95,7 @@ class Config(commands.Flags):
   # the methods that are compared with source_only and target_only; help: print
   # them. A run may be resumed with other methods
   methods: tuple[str, ...] = tuple(METHODS)
-  # the share of each block, the least confident predictions, that is dropped
-  drop: float = 0.1
+  drop: float = 0.1  # share of the least confident labels that is dropped
   channels: int = 32  # channels of each convolution of the network
   seeds: int = 5  # the number of networks of each method
   batch_size: int = 32  # the number of examples in a batch
