@@ -53,7 +53,7 @@ class Config(commands.Flags):
   validation_fraction: float = 0.25  # share of images that choose the cell
   teacher: str = "mlp"  # a name of kdjax.nets.create
   student: str = "mlp"  # a name of kdjax.nets.create
-  student_hidden: tuple[int, ...] = (32,)  # units of the hidden layers of an mlp
+  student_hidden: tuple[int, ...] = (32,)  # units of hidden layers of an mlp
   # the divergence in the student's loss, alpha * T^2 * divergence +
   # (1 - alpha) * cross-entropy
   method: Literal[

@@ -44,8 +44,8 @@ def write(job: Any, results: dict[str, Any]) -> None:
       criterion_table(teachers),
       "All teachers have one architecture and, by seed, one initial network; "
       "each is fine-tuned plainly on the seed's few labels. Tau is Kendall's "
-      "rank correlation, over teachers, of a score given before fine-tuning and "
-      "the test accuracy after it; 0 where all scores are alike. Its first: the "
+      "rank correlation, over teachers, of a score before fine-tuning and the "
+      "test accuracy after it; 0 where all scores are alike. Its first: the "
       "accuracy of the teacher that is ranked first. Scores see the few labels "
       f"or, as an oracle would, all {len(job.data.target['label'])} labels of "
       "the target's training images.",
