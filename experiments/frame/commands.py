@@ -110,6 +110,7 @@ def launch(
       execute(job)
     except training.DivergedError as error:
       job.run.report_divergence(job.console, error)
+      print(f"error: {error}", file=sys.stderr)
       raise SystemExit(1) from None
     except (training.RunError, OSError) as error:
       if isinstance(error, OSError) and error.errno not in _NO_ROOM:
