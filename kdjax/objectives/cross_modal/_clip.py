@@ -125,13 +125,13 @@ class _Towers(_Scale):
   def __init__(self, width: int, teacher_width: int, rngs: nnx.Rngs):
     super().__init__()
     self.interactive = nnx.Param(jnp.log(jnp.asarray(_START, jnp.float32)))
-    self.image = self.text = None
-    if width != teacher_width:
+    self.mapped = width != teacher_width
+    if self.mapped:
       self.image = layers.linear(width, teacher_width, rngs=rngs)
       self.text = layers.linear(width, teacher_width, rngs=rngs)
 
   def project(self, image: Array, text: Array) -> tuple[Array, Array]:
-    if self.image is None or self.text is None:
+    if not self.mapped:
       return image, text
     return self.image(image), self.text(text)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -73,13 +72,13 @@ def align(
     >>> from kdjax.training import Network
     >>> def tower(width):
     ...   return Network.of(
-    ...     lambda rngs: nets.MLP(4, input_shape=(width,), rngs=rngs)
+    ...     lambda rngs: nets.MLP(4, input_shape=(1, 1, width), rngs=rngs)
     ...   )
     >>> towers = {"image": tower(6), "text": tower(3)}
     >>> learner = align(towers, preset("clip"), optax.adam(1e-3))
     >>> batch = {
-    ...   "image": jnp.ones((4, 6)),
-    ...   "text": jnp.ones((4, 3)),
+    ...   "image": jnp.ones((4, 1, 1, 6)),
+    ...   "text": jnp.ones((4, 1, 1, 3)),
     ...   "mask": jnp.ones(4, bool),
     ... }
     >>> state = learner.init(jax.random.key(0), batch)
@@ -139,4 +138,4 @@ def _found(
   cosines = jnp.where(used[None], unit_vectors(queries) @ whole.T, -jnp.inf)
   own = gathered_positions(queries.shape[0], axis_name)
   right = jnp.argmax(cosines, -1) == own
-  return masked_mean(jax.lax.stop_gradient(right), where, axis_name=axis_name)
+  return masked_mean(right.astype(float), where, axis_name=axis_name)
