@@ -204,7 +204,7 @@ def sparse_linear_divergence(
     renormalize,
     vocab_axis_name,
   )
-  return linear_values(
+  (values,) = linear_values(
     "sparse_linear_divergence",
     criterion,
     student,
@@ -219,6 +219,7 @@ def sparse_linear_divergence(
     chunk_size=chunk_size,
     implementation=implementation,
   )
+  return values
 
 
 def _as_sparse(

@@ -79,16 +79,15 @@ def preset(
     weight: of the method, instead of the published one; it may be traced. Of
       a method that includes its task it is the weight beside that task.
     **options: hyper-parameters of the method instead of the published ones,
-      and what it needs to know of the run, as far as it does: `num_examples`
-      (for memory banks), `labels` `[num_examples]` (CRD draws its negatives
-      from other classes), `steps_per_epoch` (warm-ups and curricula), `steps`
-      of the whole training (ramps of adversaries), `num_classes`, `hidden`
-      (units of the hidden layers of the perceptrons that a method adds),
-      `relationship` (of classes, Co-Tuning), `attention` (to channels, DELTA),
-      `past_classes` (of earlier tasks), `importance` (of parameters, EWC and
-      SI), `prototypes` (FedProto), `class_centers` (ReFilled) and
-      `teacher_classes` (amalgamation).
-      What a method of the table needs may be given to every method.
+      and the facts of the run that it needs: `num_examples` (for memory banks),
+      `labels` `[num_examples]` (CRD draws its negatives from other classes),
+      `steps_per_epoch` (warm-ups and curricula), `steps` of the whole training
+      (ramps of adversaries), `num_classes`, `hidden` (units of the hidden
+      layers of the perceptrons that a method adds), `relationship` (of classes,
+      Co-Tuning), `attention` (to channels, DELTA), `past_classes` (of earlier
+      tasks), `importance` (of parameters, EWC and SI), `prototypes` (FedProto),
+      `class_centers` (ReFilled), `teacher_classes` (amalgamation). Every method
+      takes all facts of the run, and ignores those that it does not need.
 
   Returns:
     An objective with the metrics `"loss"`, `"ce/loss"`, `"kd/loss"` and
@@ -142,7 +141,7 @@ def preset(
   return combine(parts)
 
 
-# What a method may need to know of the run, and how an error says so.
+# The facts of a run that a method may need, and the reason for errors.
 RUN_OPTIONS = {
   "num_examples": "keeps a row for each example",
   "num_classes": "keeps a row for each class",

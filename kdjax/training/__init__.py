@@ -1,4 +1,4 @@
-"""Training: learners, and what they are made of.
+"""Training: learners and their parts.
 
 A network is one pure function, a step is one pure function, and everything a
 run changes is one pytree. `distill`, `adapt`, `generalize`, `finetune`,

@@ -168,7 +168,7 @@ def make_train_step(
     return state, metrics
 
   if isinstance(loss_fn, LossFn):
-    # What `parallelize` splits: not the domains, which a loss compares.
+    # `parallelize` splits the examples, not the domains that a loss compares.
     axes = [row.batch_axes for row in loss_fn.passes.values()]
     vars(step)["batch_axis"] = max(axes, default=1) - 1
   return step
