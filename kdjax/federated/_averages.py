@@ -1,6 +1,7 @@
 """Averages over clients: of parameters, predictions and prototypes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def federated_average(
       "[clients]."
     )
 
-  def average(path: object, leaf: ArrayLike) -> Array:
+  def average(path: tuple[Any, ...], leaf: ArrayLike) -> Array:
     x = jnp.asarray(leaf)
     name = f"federated_average: params{jax.tree_util.keystr(path)}"
     if not jnp.issubdtype(x.dtype, jnp.floating):
