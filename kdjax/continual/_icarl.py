@@ -13,7 +13,6 @@ from kdjax.ops import masked_rows
 from kdjax.ops import unit_vectors
 from kdjax.ops import validate
 
-
 _Carry = tuple[Array, Array]
 
 
