@@ -11,6 +11,9 @@ from kdjax.nets._batch_axis import set_batch_axis
 from kdjax.nets._convnet import ConvNet
 from kdjax.nets._convolution import convolve
 from kdjax.nets._create import create
+from kdjax.nets._decoder import Decoder
+from kdjax.nets._decoder import DecoderConfig
+from kdjax.nets._decoder import KVCache
 from kdjax.nets._imagenet_resnet import ImageNetResNet
 from kdjax.nets._mlp import MLP
 from kdjax.nets._mobilenet import MobileNetV2
@@ -19,10 +22,15 @@ from kdjax.nets._normalization import DomainBatchNorm
 from kdjax.nets._normalization import domain_batch_norms
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._pooling import max_pool
+from kdjax.nets._pretrained import from_pretrained
+from kdjax.nets._pretrained import load_tokenizer
+from kdjax.nets._pretrained import save_pretrained
 from kdjax.nets._resnet import ResNet
 from kdjax.nets._resnet import WideResNet
 from kdjax.nets._shufflenet import ShuffleNetV1
 from kdjax.nets._shufflenet import ShuffleNetV2
+from kdjax.nets._text_encoder import TextEncoder
+from kdjax.nets._text_encoder import TextEncoderConfig
 from kdjax.nets._torch_weights import load_torch
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
@@ -32,20 +40,28 @@ __all__ = (
   "MLP",
   "VGG",
   "ConvNet",
+  "Decoder",
+  "DecoderConfig",
   "DomainBatchNorm",
   "ImageNetResNet",
+  "KVCache",
   "MobileNetV2",
   "Outputs",
   "ResNet",
   "ShuffleNetV1",
   "ShuffleNetV2",
+  "TextEncoder",
+  "TextEncoderConfig",
   "ViT",
   "WideResNet",
   "convolve",
   "create",
   "domain_batch_norms",
+  "from_pretrained",
   "is_of_batch",
+  "load_tokenizer",
   "load_torch",
   "max_pool",
+  "save_pretrained",
   "set_batch_axis",
 )
