@@ -113,7 +113,7 @@ def from_pretrained(
 
 
 def save_pretrained(
-  model: Decoder | TextEncoder,
+  model: nnx.Module,
   folder: str | os.PathLike[str],
   *,
   shard_bytes: int | None = None,
@@ -137,9 +137,9 @@ def save_pretrained(
     ModuleNotFoundError: if safetensors is not installed.
 
   Examples:
-    >>> save_pretrained(None, "folder")
+    >>> save_pretrained(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), "folder")
     Traceback (most recent call last):
-    TypeError: model is of type NoneType; expected a Decoder or a TextEncoder.
+    TypeError: model is of type Linear; expected a Decoder or a TextEncoder.
 
   References:
     Wolf et al., `Transformers: state-of-the-art natural language processing

@@ -176,10 +176,20 @@ def test_a_form_of_no_family_is_not_written(tmp_path):
   assert not (tmp_path / "model").exists()
 
 
+def test_a_tokenizer_is_read(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json"):
+    nets.load_tokenizer(tmp_path)
+  tokenizers = pytest.importorskip("tokenizers")
+  model = tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a")
+  tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+  assert nets.load_tokenizer(tmp_path).encode("b").ids == [1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(text_models.FAMILIES))
 def test_transformers_loads_what_was_written(folders, name, tmp_path):
   """And computes what it recorded."""
+  pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
   model = nets.from_pretrained(folders[name])
   nets.save_pretrained(model, tmp_path, shard_bytes=3000)
