@@ -4,6 +4,7 @@
 name of each and the error that refused it.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -170,7 +171,7 @@ def main(folder):
   for name, content in hostile_weights().items():
     weights = folder / "hostile.safetensors"
     weights.write_bytes(content)
-    refused(f"weights: {name}", lambda: load_torch(model, weights))
+    refused(f"weights: {name}", functools.partial(load_torch, model, weights))
   for name, content in (
     ("pickle", pickle.dumps(Bomb())),
     ("deep", 100_000 * b"["),
