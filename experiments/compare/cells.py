@@ -46,7 +46,7 @@ def run_cell(job: Job, pair: str, method: str) -> None:
   variables = job.once(
     ("students", student), lambda: jax.jit(jax.vmap(network.init))(init_keys)
   )
-
+  source = _teacher_of(job, pair, method, guide)
   train = functools.partial(
     Training, job, pair, keys=keys, variables=variables, data=data.students
   )
@@ -56,7 +56,7 @@ def run_cell(job: Job, pair: str, method: str) -> None:
       student,
       network,
       job.recipe(student, teacher=False),
-      _teacher_of(job, pair, method, guide),
+      source,
       epochs=config.epochs,
       labels=data.labels,
       pair=(teacher, student),
@@ -279,8 +279,8 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
       labels=data.train["label"],
       patient=config.recipe == "function_matching",
     ).lesson
-    known = {"keys": key[None], "variables": variables, "data": data.train}
-    cell = Training(job, "teacher", name, lesson, **known)
+    inputs = {"keys": key[None], "variables": variables, "data": data.train}
+    cell = Training(job, "teacher", name, lesson, **inputs)
     saves = job.saves("teachers", name)
     cell.finish(saves)
     save_variables(folder, cell.state.student)
