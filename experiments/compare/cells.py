@@ -1,7 +1,6 @@
 """One cell: the students of a method on a pair, and the files it leaves."""
 
 import functools
-import json
 import shutil
 import statistics
 import time
@@ -23,7 +22,6 @@ from experiments.compare.training import Teacher
 from experiments.compare.training import build
 from experiments.compare.training import make_evaluation
 from experiments.frame import rounds
-from experiments.frame.folders import write_json
 from experiments.frame.scores import predict
 from kdjax import training
 
@@ -69,13 +67,13 @@ def run_cell(job: Job, pair: str, method: str) -> None:
     cell = train(method, course.lesson)
   except (TypeError, ValueError) as error:
     reason = " ".join(str(error).split())
-    write_json(file, result | {"not_applicable": reason})
+    training.write_json(file, result | {"not_applicable": reason})
     return
   if before:
     cell.state = training.hand_over(before.state, cell.state, method)
   scratch, saves = [], job.saves(pair, method)
   if method != "scratch":
-    scratch = json.loads(job.cell_file(pair, "scratch").read_text())["history"]
+    scratch = training.read_json(job.cell_file(pair, "scratch"))["history"]
   history = cell.finish(saves, targets, scratch)
   scores, *answers = cell.evaluate(targets)
   logits, embedding = (x[:, data.parts["test"]] for x in answers)
@@ -91,7 +89,7 @@ def run_cell(job: Job, pair: str, method: str) -> None:
   shutil.rmtree(saves.folder, ignore_errors=True)
   seconds = {"seconds": round(time.perf_counter() - begin, 2)}
   result |= {"history": history, "test": to_lists(scores["test"])}
-  write_json(file, result | {"costs": cell.costs(history) | seconds})
+  training.write_json(file, result | {"costs": cell.costs(history) | seconds})
 
 
 def _teacher_of(
