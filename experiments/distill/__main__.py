@@ -125,7 +125,7 @@ class Job(NamedTuple):
 
 
 def prepare(config: Config) -> Job:
-  """Does all steps that a wrong flag makes fail; makes the run folder last."""
+  """Checks the flags and reads the data; makes the run folder last."""
   check(config)
   devices, data = commands.use_devices(config.devices), load_data(config)
   mlp = config.student == "mlp"
