@@ -99,10 +99,14 @@ def _ask(call, rows):
       return call(**structure.unflatten(leaves))
 
     arrays = [leaves[i] for i in floating]
+    if not arrays:
+      return
     try:
-      compiled, value = jax.jit(run), jax.jit(run)(arrays)
+      compiled = jax.jit(run)
+      value = compiled(arrays)
     except jax.errors.JAXTypeError:  # It reads values.
-      compiled, value = run, run(arrays)
+      compiled = run
+      value = compiled(arrays)
     except ValueError:  # The annotations do not tell all axes of examples.
       continue
     break
