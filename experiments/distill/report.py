@@ -143,6 +143,7 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
       "those from scratch",
       "unclear": "Distilled students end no higher than those from scratch",
       "unknown": statistics.TOO_FEW.capitalize(),
+      "diverged": "Students diverged",
     }[gap.verdict],
   )
   cells = results["cells"][1:]
@@ -169,6 +170,7 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
       "helped": "Distilled students are worse calibrated",
       "unclear": "Distilled students are calibrated no better",
       "unknown": statistics.TOO_FEW.capitalize(),
+      "diverged": "Students diverged",
     }[excess.verdict],
   )
   logits = results["target_logits"]

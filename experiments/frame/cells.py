@@ -1,14 +1,13 @@
 """Cells: parts of a run that leave one file each and are not computed twice."""
 
-import json
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from experiments.frame import folders
 from experiments.frame import progress
+from kdjax import training
 
 
 class Cells(NamedTuple):
@@ -27,11 +26,11 @@ class Cells(NamedTuple):
 
   def read(self, *name: Any) -> Any:
     """The content of a finished cell."""
-    return json.loads(self.file(*name).read_text())
+    return training.read_json(self.file(*name))
 
   def write(self, content: Any, *name: Any) -> None:
     """Finishes a cell."""
-    folders.write_json(self.file(*name), content)
+    training.write_json(self.file(*name), content)
 
   def missing(
     self, console: Console, names: Iterable[tuple[Any, ...]], steps: int = 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import logging
 import os
@@ -10,14 +11,16 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import jax
 import tyro
 from rich.console import Console
 
 from experiments.frame import tables
+from kdjax import training
 
 Config = TypeVar("Config")
 Job = TypeVar("Job")
@@ -34,12 +37,15 @@ class Flags:
     resume: go on with the run in the run folder.
     overwrite: replace the run in the run folder.
     seed: the seed of all random numbers.
+    nan: if a loss, metric or parameter is not finite, stop and say so in the
+      report, or continue; the last finite checkpoint is kept.
   """
 
   workdir: str = "runs"
   resume: bool = False
   overwrite: bool = False
   seed: int = 0
+  nan: Literal["stop", "continue"] = "stop"
 
 
 def optional(default: str, metavar: str = "INT") -> Any:
@@ -84,10 +90,13 @@ def launch(
   Args:
     config_class: the flags.
     prepare: the steps that wrong flags, folders, devices and data make fail.
-    execute: the rest. An error in it is a bug and keeps its traceback.
+    execute: the rest. A run that diverges ends with one line and code 1, files
+      that are damaged or cannot be written with one line and code 2. Another
+      error is a bug and keeps its traceback.
     methods: name -> area and description of each value of --methods, which
       `--methods help` prints.
   """
+  warnings.showwarning = _show_warning
   with stoppable() as started:
     if methods and _asks_for_methods(sys.argv[1:]):
       names = methods()
@@ -95,9 +104,38 @@ def launch(
       table = tables.Table(("method", "area", "description"), rows)
       console().print(table.console(left=True))
       return
-    job = set_up(prepare, parse(config_class))
+    job: Any = set_up(prepare, parse(config_class))
     started.append(True)
-    execute(job)
+    try:
+      execute(job)
+    except training.DivergedError as error:
+      job.run.report_divergence(job.console, error)
+      raise SystemExit(1) from None
+    except (training.RunError, OSError) as error:
+      if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+        raise
+      hint = f"Go on with: {command_line(resume=True)}"
+      print(f"error: {' '.join(str(error).split())} {hint}", file=sys.stderr)
+      raise SystemExit(2) from None
+
+
+# A disk is full, a quota used up, or a folder read-only.
+_NO_ROOM = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EFBIG,
+  errno.EROFS,
+  errno.EACCES,
+  errno.EPERM,
+)
+
+
+def _show_warning(
+  message: Warning | str, category: Any, *place: Any, **options: Any
+) -> None:
+  """Warnings of a run are for its user: one line, without the source."""
+  del category, place, options
+  print(f"warning: {message}", file=sys.stderr)
 
 
 def _asks_for_methods(arguments: Sequence[str]) -> bool:
@@ -133,6 +171,8 @@ def stoppable() -> Iterator[list[bool]]:
   try:
     yield started
   except KeyboardInterrupt as stop:
+    if isinstance(stop, SystemExit):  # a loop has saved and ended itself
+      _end(int(str(stop.code)) - 128, started)
     terminated = isinstance(stop, Terminated)
     _end(signal.SIGTERM if terminated else signal.SIGINT, started)
   finally:
@@ -140,12 +180,41 @@ def stoppable() -> Iterator[list[bool]]:
     os.close(writer)
 
 
+# The loops that end themselves after a signal.
+_finishing: list[training.Interruption] = []
+
+
+@contextlib.contextmanager
+def finishing() -> Iterator[training.Interruption]:
+  """A loop that saves: a signal is noted, and the loop ends itself.
+
+  Yields:
+    The interruption. Once it has a signal the loop saves and calls its `stop`.
+    A second signal ends the program at once.
+  """
+  with training.Interruption() as interruption:
+    _finishing.append(interruption)
+    try:
+      yield interruption
+    finally:
+      _finishing.remove(interruption)
+
+
 def _watch(reader: int, started: list[bool]) -> None:
   """Ends the program if its main thread does not do so soon."""
+  waiting = False
   while number := os.read(reader, 1):
-    if number[0] in (signal.SIGINT, signal.SIGTERM):
-      time.sleep(PATIENCE)
-      _end(number[0], started)
+    if number[0] not in (signal.SIGINT, signal.SIGTERM):
+      continue
+    if _finishing and not waiting:
+      waiting = True
+      print(
+        "\nstopping after the step under way; a second signal stops at once.",
+        file=sys.stderr,
+      )
+      continue
+    time.sleep(PATIENCE)
+    _end(number[0], started)
 
 
 def _end(number: int, started: list[bool]) -> NoReturn:

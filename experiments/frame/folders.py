@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 import kdjax
 from experiments.frame import commands
 from experiments.frame import tables
+from kdjax import training
 
 # Flags that say where and how a run computes, not what.
 FREE_FLAGS = (
   "data_dir",
   "devices",
+  "nan",
   "overwrite",
   "parallel",
   "resume",
@@ -55,54 +56,45 @@ class RunFolder:
   Raises:
     ValueError: if the folder has a run and neither --resume nor --overwrite is
       given, if there is no run to resume, if it was made by another experiment
-      or with flags that change its results, or if it cannot be made.
+      or with flags that change its results, if another process has it, or if
+      its files are damaged.
+    OSError: if it cannot be made or written.
   """
 
   def __init__(self, config: Any, *, free: Sequence[str] = ()):
     self._begin = time.monotonic()
     self.path = pathlib.Path(config.workdir)
-    self._metrics = self.path / "metrics.jsonl"
     flags = {"experiment": commands.experiment_of(config)}
     flags |= json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    try:
-      self._open(config, flags, free)
-    except OSError as error:
-      raise ValueError(
-        f"workdir is {config.workdir!r}; got the error "
-        f"{(error.strerror or str(error)).lower()!r}, expected a folder that "
-        "can be written. Give another --workdir."
-      ) from None
-
-  def _open(
-    self, config: Any, flags: dict[str, Any], free: Sequence[str]
-  ) -> None:
-    file = self.path / "config.json"
     if config.resume and config.overwrite:
       raise ValueError("--resume and --overwrite exclude each other; give one.")
+    exists = os.path.lexists(self.path / "config.json")
+    if config.resume and not exists:
+      raise ValueError(
+        f"{self.path} has no run to resume. Leave out --resume, or give the "
+        "--workdir of one."
+      )
+    self._files = _open(self.path)
     if config.resume:
-      _check_same_flags(file, flags, (*FREE_FLAGS, *free))
-    elif file.exists() and not config.overwrite:
+      before = self._files.read_config() or {}
+      _check_same_flags(self.path, before, flags, (*FREE_FLAGS, *free))
+    elif exists and not config.overwrite:
       raise ValueError(
         f"{self.path} has a run already. Go on with it by --resume, replace it "
         "by --overwrite, or give another --workdir."
       )
-    elif file.exists():
+    elif exists:
       _delete(self.path)
-    self.path.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(flags, indent=2) + "\n")
+    self._files.write_config(flags)
 
   def log(self, **row: Any) -> None:
     """Appends one row to metrics.jsonl, whole or not at all.
 
     Args:
-      **row: what JSON holds; arrays become numbers or lists.
+      **row: what JSON holds; arrays become numbers or lists, and numbers that
+        are not finite null.
     """
-    row = {
-      key: np.asarray(value).tolist() if hasattr(value, "dtype") else value
-      for key, value in row.items()
-    }
-    with self._metrics.open("a") as file:
-      file.write(json.dumps(row) + "\n")
+    self._files.log(row)
 
   def rewind(self, stage: str, step: int) -> None:
     """Drops the rows of a stage that a resumed run will write again.
@@ -111,13 +103,9 @@ class RunFolder:
       stage: the row's `"stage"`.
       step: rows with a larger `"step"` go.
     """
-    if not self._metrics.exists():
-      return
-    rows = self._metrics.read_text().splitlines(keepends=True)
-    kept = [row for row in rows if not _comes_after(row, stage, step)]
-    temporary = self._metrics.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, self._metrics)
+    self._files.keep_rows(
+      lambda row: row["stage"] != stage or row["step"] <= step
+    )
 
   def publish(
     self,
@@ -165,30 +153,39 @@ class RunFolder:
       f"{time.monotonic() - self._begin:.0f} s. All flags: "
       "[config.json](config.json).",
     ]
-    (self.path / "report.md").write_text("\n\n".join(texts) + "\n")
+    self._files.write("report.md", "\n\n".join(texts) + "\n")
+
+  def report_divergence(
+    self, console: Console, error: training.DivergedError
+  ) -> None:
+    """Writes a report that says that the run diverged, and where."""
+    self.publish(console, "Diverged", ["Diverged: " + str(error)])
 
 
-def write_json(file: pathlib.Path, content: Any) -> None:
-  """Writes a file whole or not at all."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  temporary = file.with_suffix(".tmp")
-  temporary.write_text(json.dumps(content) + "\n")
-  os.replace(temporary, file)
+write_json = training.write_json
+
+# A process has one run in a folder: a new one takes the place of the old.
+_opened: dict[pathlib.Path, training.RunFolder] = {}
+
+
+def _open(path: pathlib.Path) -> training.RunFolder:
+  path = pathlib.Path(os.path.abspath(path))
+  if path in _opened:
+    _opened.pop(path).close()
+  _opened[path] = training.RunFolder(path, needs=("stage", "step"))
+  return _opened[path]
 
 
 def _check_same_flags(
-  file: pathlib.Path, flags: dict[str, Any], free: Sequence[str]
+  folder: pathlib.Path,
+  before: dict[str, Any],
+  flags: dict[str, Any],
+  free: Sequence[str],
 ) -> None:
-  if not file.exists():
-    raise ValueError(
-      f"{file.parent} has no run to resume. Leave out --resume, or give the "
-      "--workdir of one."
-    )
-  before = json.loads(file.read_text())
   made_by = before.get("experiment", flags["experiment"])
   if made_by != flags["experiment"]:
     raise ValueError(
-      f"{file.parent} has a run of experiments.{made_by}, not of "
+      f"{folder} has a run of experiments.{made_by}, not of "
       f"experiments.{flags['experiment']}. Give another --workdir."
     )
   changes = [
@@ -198,7 +195,7 @@ def _check_same_flags(
   ]
   if changes:
     raise ValueError(
-      f"{file.parent} was made with other flags: {'; '.join(changes)}. Resume "
+      f"{folder} was made with other flags: {'; '.join(changes)}. Resume "
       "with the same flags, or give another --workdir."
     )
 
@@ -208,11 +205,3 @@ def _delete(folder: pathlib.Path) -> None:
   for pattern in WRITTEN:
     for path in folder.glob(pattern):
       shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _comes_after(line: str, stage: str, step: int) -> bool:
-  try:
-    row = json.loads(line)
-  except json.JSONDecodeError:
-    return True  # The run was killed while it wrote this line.
-  return row["stage"] == stage and row["step"] > step

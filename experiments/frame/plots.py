@@ -21,7 +21,13 @@ PINK, RED, BROWN, VIOLET = "#cc79a7", "#d55e00", "#a6761d", "#8c6bb1"
 INK, DARK, GREY, FAINT = "#262626", "#3d3d3d", "#8c8c8c", "#d9d9d9"
 COLOURS = {"teacher": DARK, "scratch": RED, "distilled": BLUE}
 SERIES = (RED, BLUE, GREEN, PINK, ORANGE, SKY, VIOLET, DARK)
-VERDICTS = {"helped": BLUE, "hurt": RED, "unclear": GREY, "unknown": GREY}
+VERDICTS = {
+  "helped": BLUE,
+  "hurt": RED,
+  "unclear": GREY,
+  "unknown": GREY,
+  "diverged": GREY,
+}
 BLUES = LinearSegmentedColormap.from_list(
   "blues", ("#f4f8fb", "#9cc9e3", BLUE, "#003f66")
 )

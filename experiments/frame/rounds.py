@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.frame import commands
 from experiments.frame import progress
 from kdjax import data
 from kdjax import training
@@ -126,17 +127,28 @@ def train(
       job.console.print(f"resuming {stage} at step {first} of {steps}")
     job.run.rewind(stage, first)
     state, key = tree["state"], jax.random.wrap_key_data(tree["key"])
-    with progress.progress(job.console, stage, steps, start=first) as update:
+    finite = training.FiniteCheck(
+      job.config.nan, checkpoints, stage=stage, name="the run"
+    )
+    with (
+      commands.finishing() as interruption,
+      progress.progress(job.console, stage, steps, start=first) as update,
+    ):
       for step in range(first + every, steps + 1, every):
         part = jax.tree.map(lambda x, i=step: x[..., i - every : i, :], plan)
         state, seen = advance(state, frozen, data, part, key, validation_plan)
         seen = jax.device_get(seen)
         history.append({name: value.tolist() for name, value in seen.items()})
+        finite(step, seen)
+        finite(step, {"parameters": state.params})
         row, text = describe(seen)
         # Rows beyond the last checkpoint are taken back, so they come first.
         job.run.log(stage=stage, step=step, **row)
         checkpoints.save(step, tree | {"state": state}, history)
         update(step, text)
+        if interruption.signal is not None and step < steps:
+          checkpoints.close()
+          interruption.stop(f"{stage}: step {step} of {steps} is saved.")
   return state, {
     name: np.array([seen[name] for seen in history]) for name in history[0]
   }

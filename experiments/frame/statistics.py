@@ -5,6 +5,7 @@ A method *helped* or *hurt* if a paired t-test of at least three seeds is below
 fewer seeds there is no interval and no verdict.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -45,7 +46,9 @@ class Gain(NamedTuple):
 
   @property
   def verdict(self) -> str:
-    """One of "helped", "hurt", "unclear" and "unknown" (too few seeds)."""
+    """Helped, hurt, unclear, unknown (too few seeds) or diverged."""
+    if not math.isfinite(self.mean):
+      return "diverged"
     if self.p_value is None:
       return "unknown"
     if not self.p_value < LEVEL or not self.mean:
@@ -54,6 +57,8 @@ class Gain(NamedTuple):
 
   def cell(self, *, scale: float = 100, digits: int = 1) -> str:
     """A cell of a table, such as "+1.2 (+0.8 to +1.6) **+**"."""
+    if self.verdict == "diverged":
+      return "diverged"
     mean, mark = f"{scale * self.mean:+.{digits}f}", MARKS.get(self.verdict, "")
     if self.low is None or self.high is None:
       return mean + mark
@@ -70,6 +75,7 @@ class Gain(NamedTuple):
       "hurt": f"{method} hurt: {text}.",
       "unclear": f"{method} had no clear effect: {text}.",
       "unknown": f"{method}: {text}; {TOO_FEW}.",
+      "diverged": f"{method} diverged: its scores are not finite.",
     }
     return words[self.verdict]
 
@@ -198,7 +204,9 @@ def findings(
   if any(gain.verdict == "unknown" for gain in gains.values()):
     texts = named(gains, "unknown", names)
     return [f"Gain over {over}: {texts}; {TOO_FEW}."]
+  diverged = [names[k] for k, x in gains.items() if x.verdict == "diverged"]
   return [
+    *([f"Diverged: {', '.join(diverged)}."] if diverged else []),
     f"Clearly better than {over}: {named(gains, 'helped', names)}.",
     f"Clearly worse than {over}: {named(gains, 'hurt', names)}.",
     f"No clear difference from {over}: {named(gains, 'unclear', names)}.",

@@ -15,8 +15,15 @@ from kdjax.training.learners._learner import Learner
 from kdjax.training.learners._learner import make_learner
 from kdjax.training.loop._checkpoints import Checkpoints
 from kdjax.training.loop._checkpoints import Restored
+from kdjax.training.loop._divergence import FiniteCheck
 from kdjax.training.loop._fit import FitResult
 from kdjax.training.loop._fit import fit
+from kdjax.training.loop._interruption import Interruption
+from kdjax.training.loop._json_files import read_json
+from kdjax.training.loop._json_files import write_json
+from kdjax.training.loop._run_errors import DivergedError
+from kdjax.training.loop._run_errors import RunError
+from kdjax.training.loop._run_folder import RunFolder
 from kdjax.training.networks._ema import averaged_student
 from kdjax.training.networks._ema import parameter_ema
 from kdjax.training.networks._hand_over import hand_over
@@ -63,9 +70,12 @@ from kdjax.training.steps._sweep import sweep
 __all__ = (
   "CachedTeacher",
   "Checkpoints",
+  "DivergedError",
+  "FiniteCheck",
   "FitResult",
   "Forward",
   "GradientRule",
+  "Interruption",
   "Learner",
   "LossFn",
   "Model",
@@ -73,6 +83,8 @@ __all__ = (
   "Pass",
   "Recipe",
   "Restored",
+  "RunError",
+  "RunFolder",
   "TrainState",
   "Variables",
   "adapt",
@@ -104,6 +116,7 @@ __all__ = (
   "parallelize",
   "parameter_ema",
   "pass_loss",
+  "read_json",
   "reptile_gradient",
   "restart_at",
   "reversal_schedule",
@@ -111,4 +124,5 @@ __all__ = (
   "scan_evaluation",
   "stochastic_norms",
   "sweep",
+  "write_json",
 )

@@ -119,7 +119,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
   def die(self, **row):
     if (row["stage"], row["step"]) == ("students", 8):
-      with self._metrics.open("a") as file:
+      with (self.path / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "stud')
       raise KeyboardInterrupt
     log(self, **row)

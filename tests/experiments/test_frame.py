@@ -86,7 +86,7 @@ def test_holms_correction():
     # The same up to rounding, which a t-test takes for a spread.
     (np.array([0.6 - 0.5, 0.7 - 0.6, 0.8 - 0.7]), "unclear"),
     (np.zeros(5), "unclear"),
-    (np.full(5, np.nan), "unclear"),
+    (np.full(5, np.nan), "diverged"),
   ],
 )
 def test_a_verdict_needs_three_seeds_and_a_spread(differences, verdict):
@@ -95,6 +95,9 @@ def test_a_verdict_needs_three_seeds_and_a_spread(differences, verdict):
   assert (gain.low is None) == (
     len(differences) < 3 or not np.ptp(differences) > 1e-6
   )
+  if verdict == "diverged":
+    assert gain.sentence("KD") == "KD diverged: its scores are not finite."
+    assert gain.cell() == "diverged"
   if len(differences) < 3:
     assert statistics.TOO_FEW in gain.sentence("KD")
     assert "interval" not in gain.sentence("KD")
@@ -240,7 +243,7 @@ def test_a_run_is_replaced_and_other_files_are_left(tmp_path):
     folders.RunFolder(Config(path, overwrite=True, resume=True))
   folders.RunFolder(Config(path, overwrite=True, rates=(0.1,)))
   left = sorted(x.name for x in tmp_path.iterdir())
-  assert left == ["config.json", "mine.txt"]
+  assert left == ["config.json", "mine.txt", "run.lock"]
   # A folder without a run has nothing to be replaced.
   (tmp_path / "new").mkdir()
   (tmp_path / "new" / "mine.png").write_text("")
@@ -263,7 +266,7 @@ def test_a_run_of_another_experiment_is_not_resumed(tmp_path, monkeypatch):
 def test_a_workdir_that_cannot_be_made_has_words_and_no_number(tmp_path):
   (tmp_path / "file").write_text("")
   for path in (tmp_path / "file", tmp_path / "file" / "below"):
-    with pytest.raises(ValueError, match="expected a folder that can") as error:
+    with pytest.raises(OSError, match="expected a folder that can") as error:
       folders.RunFolder(Config(str(path)))
     assert "Errno" not in str(error.value)
 

@@ -17,10 +17,13 @@ from kdjax.ops import check_choice
 from kdjax.ops import check_integer
 from kdjax.training.learners._learner import Learner
 from kdjax.training.loop._diagnostics import gradient_cosine_of
+from kdjax.training.loop._divergence import FiniteCheck
 from kdjax.training.loop._feeds import Feed
 from kdjax.training.loop._feeds import in_brackets
 from kdjax.training.loop._feeds import training_feed
 from kdjax.training.loop._feeds import validation_feeds
+from kdjax.training.loop._fit_folder import FitFolder
+from kdjax.training.loop._interruption import Interruption
 from kdjax.training.loop._programs import Sums
 from kdjax.training.loop._programs import add
 from kdjax.training.loop._programs import compile_
@@ -32,8 +35,6 @@ from kdjax.training.loop._programs import scanned_steps
 from kdjax.training.loop._programs import single_steps
 from kdjax.training.loop._programs import unnamed
 from kdjax.training.loop._progress import Progress
-from kdjax.training.loop._runs import Interruption
-from kdjax.training.loop._runs import RunFolder
 from kdjax.training.networks._models import Model
 from kdjax.training.networks._models import Variables
 from kdjax.training.networks._teachers import CachedTeacher
@@ -98,7 +99,9 @@ def fit(
   `seconds` since the start, the training means since the last line
   (`train/loss`, ...), the validation metrics (`accuracy`, ...) and the
   diagnostics. Ctrl-C and SIGTERM finish the steps under way and save before
-  they stop the run; the same call goes on from there.
+  they stop the run, with exit code 130 or 143; the same call goes on from
+  there. A damaged checkpoint is not restored: a warning names it, and the run
+  goes on from the newest intact one. One process at a time has the folder.
 
   Args:
     learner: from `distill`, `adapt`, `generalize`,
@@ -134,8 +137,9 @@ def fit(
     diagnostics: whether to log `gradient_cosine`, between the gradient of the
       labels' cross-entropy and that of the loss on one training batch; see
       docs/diagnostics.md.
-    nan: `"stop"` raises at the first loss or metric that is not finite;
-      `"continue"` goes on.
+    nan: `"stop"` raises at the first loss, metric or parameter that is not
+      finite, and no checkpoint has it; `"continue"` warns, copies the last
+      finite checkpoint to `workdir/finite/checkpoints`, and goes on.
     data_dir: where tfds keeps its prepared data sets.
     verbose: whether to show rate and time left; by default on a terminal.
 
@@ -146,9 +150,12 @@ def fit(
     TypeError: if `learner` is no Learner, or the data are of another kind.
     ValueError: if the settings contradict each other; if the data lack an
       entry that the loss or the metrics read, are empty, or have arrays of
-      unequal lengths; if `workdir` holds a run of other settings; if an
-      iterator ends before the last step; or if a loss or metric is not finite.
-    OSError: if `workdir` cannot be made.
+      unequal lengths; or if an iterator ends before the last step.
+    RunError: a ValueError, if `workdir` holds a run of other settings, if its
+      files or all its checkpoints are damaged, or if another process has it.
+    DivergedError: a RunError, if a loss, metric or parameter is not finite.
+    OSError: if `workdir` cannot be written, as on a full disk; checkpoints
+      already written stay.
 
   Examples:
     >>> import numpy as np
@@ -262,7 +269,7 @@ def fit(
   }
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(
-      RunFolder(workdir, settings, notes, keep=keep, resume=resume)
+      FitFolder(workdir, settings, notes, keep=keep, resume=resume)
     )
     interruption = stack.enter_context(Interruption(workdir is not None))
     start, state, position = folder.restore(state)
@@ -283,16 +290,15 @@ def fit(
       batches = stack.enter_context(
         contextlib.closing(feed.batches(start, total))
       )
-    step = saved = start
+    step = start
+    look = FiniteCheck(nan, folder.checkpoints, name="fit")
     for stop in _stops(start, total, evaluate_every, checkpoint_every):
       with _explained("data", first) if step == start else _NOTHING:
         state, seen, last = advance(state, batches, step, stop, interruption)
       for pairs in seen:
         step += 1
         add(sums, pairs)
-        if nan == "stop":
-          values = {k: v for k, (v, _) in pairs.items()}
-          _check_finite(step, values, saved, workdir)
+        look(step, {k: v for k, (v, _) in pairs.items()})
       line = None
       if step % evaluate_every == 0 or step == total:
         line = {f"train/{k}": v for k, v in _means(sums).items()}
@@ -302,21 +308,21 @@ def fit(
         if cosine is not None:
           value = cosine(state, frozen, feed.join(last()), step_key)
           line["gradient_cosine"] = float(value)
-        if nan == "stop":
-          _check_finite(step, line, saved, workdir)
+        look(step, line)
         line = {"step": step, **line, "seconds": time.monotonic() - begin}
         folder.log(line)
         sums.clear()
       stopped = interruption.signal is not None and step < total
       due = step % checkpoint_every == 0 or step == total
-      if (due or stopped) and step > saved:
+      if (due or stopped) and step > folder.saved:
+        # A finite loss may have a gradient that is not.
+        look(step, {"params": state.params})
         where = {
           "data": feed.position(),
           "sums": _sums_to_json(sums),
           "seconds": time.monotonic() - begin,
         }
         folder.save(step, state, where)
-        saved = step
       progress.update(step, line)
       if stopped:
         folder.close()
@@ -429,27 +435,6 @@ def _sums_from_json(sums: Mapping[str, Any]) -> Sums:
     k: (float.fromhex(value), float.fromhex(count))
     for k, (value, count) in sums.items()
   }
-
-
-def _check_finite(
-  step: int, values: Mapping[str, Any], saved: int, workdir: Any
-) -> None:
-  """Raises ValueError that names the step and the terms that are not finite."""
-  # A part of the loss says more than the loss.
-  names = sorted(
-    (k for k, v in values.items() if not math.isfinite(v)),
-    key=lambda k: k.endswith("loss") and k.count("/") == k.startswith("train/"),
-  )
-  if not names:
-    return
-  kept = ""
-  if workdir is not None and saved:
-    kept = f" The checkpoint of step {saved} is kept."
-  raise ValueError(
-    f"fit: {', '.join(names)} at step {step}: {values[names[0]]}; expected "
-    "finite numbers. Lower the learning rate or clip the gradients; "
-    f"nan='continue' goes on all the same.{kept}"
-  )
 
 
 def _numbers(state: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from flax import nnx
 
 from kdjax import metrics
 from kdjax import training
-from kdjax.training.loop._runs import RunFolder
+from kdjax.training.loop._fit_folder import FitFolder
 
 CLASSES, PIXELS, EXAMPLES, BATCH = 3, 6, 26, 8
 
@@ -80,7 +80,7 @@ def fit(data, directory, steps, **options):
 
 def at_step(number, function):
   """Calls a function before a run saves a step."""
-  save = RunFolder.save
+  save = FitFolder.save
 
   def save_or_not(folder, step, state, position):
     if step == number:
@@ -92,5 +92,5 @@ def at_step(number, function):
 
 if __name__ == "__main__":
   _, folder, total = sys.argv
-  RunFolder.save = at_step(6, lambda: os.kill(os.getpid(), signal.SIGKILL))
+  FitFolder.save = at_step(6, lambda: os.kill(os.getpid(), signal.SIGKILL))
   fit(arrays(), folder, int(total), checkpoint_every=2)

@@ -16,7 +16,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from kdjax.training import Checkpoints
+from kdjax.training import RunError
 from kdjax.training import TrainState
+from kdjax.training.loop import _checkpoints
 
 HERE = pathlib.Path(__file__).parent
 STEPS = 20
@@ -91,8 +93,56 @@ def test_an_old_folder_is_not_mistaken_for_a_new_one(tmp_path):
         ValueError, match=f"step is {step}; expected .* above 5"
       ):
         checkpoints.save(step, {"x": jnp.array(0)})
-    with pytest.raises(ValueError, match="structures do not match"):
+    with pytest.raises(ValueError, match="the array y is missing in"):
       checkpoints.restore({"x": jnp.array(0), "y": jnp.array(0)})
+
+
+@pytest.mark.parametrize("where", ["file", "array"])
+def test_a_damaged_checkpoint_is_not_restored(tmp_path, monkeypatch, where):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for step in (1, 2, 3):
+      if step == 3 and where == "array":
+        monkeypatch.setattr(_checkpoints, "_checksum", lambda leaf: 7)
+      checkpoints.save(step, tree(), {"at": step})
+  monkeypatch.undo()
+  if where == "file":
+    file = tmp_path / "3" / "tree" / "manifest.ocdbt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    message = f"step 3 is damaged: .*{where} .* from step 2, the newest intact"
+    with pytest.warns(UserWarning, match=message):
+      step, restored, position = checkpoints.restore(tree())
+    assert_equal(restored, tree())
+    assert (step, position) == (2, {"at": 2})
+    checkpoints.save(3, tree(), {"at": 3})
+  assert {"2", "3", "3.damaged"} == set(os.listdir(tmp_path))
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.restore(tree()).position == {"at": 3}
+  for step in (2, 3):
+    (tmp_path / str(step) / "position" / "metadata").write_bytes(b"")
+  message = r"step 3 is damaged: .*; step 2 is damaged: .* an intact checkpoint"
+  with (
+    Checkpoints(tmp_path) as checkpoints,
+    pytest.raises(RunError, match=message),
+  ):
+    checkpoints.restore(tree())
+
+
+def test_a_checkpoint_of_other_shapes_names_the_leaf(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(5, {"a": jnp.zeros((2, 3)), "b": jnp.ones(2)})
+    for other, message in (
+      ({"a": jnp.zeros((2, 4)), "b": jnp.ones(2)}, r"a is float32\[2, 3\] in"),
+      (
+        {"a": jnp.zeros((2, 3))},
+        r"b is float32\[2\] in .* and missing",
+      ),
+      ({"a": jnp.zeros((2, 3)), "b": jnp.ones(2, int)}, r"int32\[2\] in this"),
+    ):
+      with pytest.raises(RunError, match=message):
+        checkpoints.restore(other)
 
 
 def test_arrays_come_back_in_the_sharding_of_the_template(tmp_path):

@@ -421,17 +421,23 @@ def exploding(at):
 @pytest.mark.parametrize("scan", [True, False])
 def test_what_is_not_finite_stops_the_run_with_its_name(scan, tmp_path):
   options = {"steps": 8, "evaluate_every": 2, "scan": scan}
-  with pytest.raises(ValueError, match=r"ce/loss, loss at step 6: inf; .* 4"):
+  message = "diverged at step 6: ce/loss is inf, loss is inf; .* step 4 is kept"
+  with pytest.raises(training.DivergedError, match=message) as caught:
     fit(exploding(5), workdir=tmp_path, **options)
+  assert (caught.value.step, caught.value.terms) == (6, ("ce/loss", "loss"))
   text = (tmp_path / "metrics.jsonl").read_text()
   assert [json.loads(line)["step"] for line in text.splitlines()] == [2, 4]
 
 
-def test_a_run_may_go_on_without_finite_numbers(tmp_path):
-  result = fit(
-    exploding(1), workdir=tmp_path, nan="continue", steps=4, evaluate_every=2
-  )
-  assert np.isnan(result.metrics["train/loss"]).tolist() == [True, True]
+def test_a_run_may_go_on_and_its_last_finite_state_is_kept(tmp_path):
+  options = {"workdir": tmp_path, "nan": "continue", "checkpoint_every": 1}
+  with pytest.warns(UserWarning, match="step 2: ce/loss is inf, .* goes on"):
+    result = fit(
+      exploding(1), steps=5, keep=1, evaluate_every=2, scan=False, **options
+    )
+  assert np.isnan(result.metrics["train/loss"]).tolist() == [True, True, True]
+  with training.Checkpoints(tmp_path / "finite" / "checkpoints") as kept:
+    assert kept.restore(result.state).step == 1
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert json.loads(lines[0])["train/loss"] is None
   assert not {"NaN", "Infinity"} & set(lines[0].replace(",", " ").split())

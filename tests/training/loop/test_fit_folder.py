@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.training.loop._runs import Interruption
-from kdjax.training.loop._runs import RunFolder
+from kdjax import training
+from kdjax.training.loop._fit_folder import FitFolder
 from tests.training.loop import fit_runs
 
 STEPS = 10
@@ -140,26 +140,21 @@ def test_a_killed_run_goes_on(whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("number", "error"),
-  [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_step_under_way(
-  number, error, whole, tmp_path, monkeypatch, capsys
+  number, whole, tmp_path, monkeypatch, capsys
 ):
   raising = fit_runs.at_step(4, lambda: signal.raise_signal(number))
   with monkeypatch.context() as patch:
-    patch.setattr(RunFolder, "save", raising)
-    with pytest.raises(error) as caught:
+    patch.setattr(FitFolder, "save", raising)
+    with pytest.raises(KeyboardInterrupt) as caught:
       fit_runs.fit(fit_runs.arrays(), tmp_path, STEPS)
-  message = "fit: stopped at step 5 of 10 and saved; the same call goes on"
-  if error is KeyboardInterrupt:
-    assert message in str(caught.value)
-  else:
-    assert caught.value.code == 143
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert message in line
+  assert isinstance(caught.value, SystemExit)
+  assert caught.value.code == 128 + number
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert "fit: stopped at step 5 of 10 and saved; the same call goes on" in line
   assert (tmp_path / "checkpoints" / "5").is_dir()
+  assert not (tmp_path / "run.lock").exists()
   result = fit_runs.fit(fit_runs.arrays(), tmp_path, STEPS)
   assert_same_run(result, tmp_path, whole)
 
@@ -188,8 +183,6 @@ def test_a_signal_saves_the_step_under_way(
 def test_a_run_of_other_settings_is_refused_in_one_line(
   whole, options, message
 ):
-  from kdjax import training
-
   arguments = {
     "learner": fit_runs.learner(fit_runs.Network(4, 0, dropout=0.1)),
     "data": fit_runs.arrays(),
@@ -204,7 +197,7 @@ def test_a_run_of_other_settings_is_refused_in_one_line(
 
 
 def folder(path, **options):
-  return RunFolder(path, {"a": 1}, {}, **{"keep": 1, "resume": True} | options)
+  return FitFolder(path, {"a": 1}, {}, **{"keep": 1, "resume": True} | options)
 
 
 def test_a_workdir_that_cannot_be_is_refused_in_words(tmp_path):
@@ -214,11 +207,15 @@ def test_a_workdir_that_cannot_be_is_refused_in_words(tmp_path):
       folder(path)
     assert "Errno" not in str(caught.value)
   (tmp_path / "other").mkdir()
-  (tmp_path / "other" / "config.json").write_text("[]")
-  with pytest.raises(ValueError, match=r"a config\.json that fit did not"):
-    folder(tmp_path / "other")
+  for text in ('{"a": 1}', '{"settings": [1]}'):
+    (tmp_path / "other" / "config.json").write_text(text)
+    with pytest.raises(training.RunError, match=r"a config\.json that fit did"):
+      folder(tmp_path / "other")
+  # What is refused has no lock.
   with folder(tmp_path / "new" / "deep") as made:
     assert made.restore({"x": np.ones(2)})[0] == 0
+    with pytest.raises(training.RunError, match=r"fit: workdir .* is in use"):
+      folder(tmp_path / "new" / "deep")
 
 
 def test_without_a_folder_lines_are_kept_in_memory(tmp_path):
@@ -226,14 +223,3 @@ def test_without_a_folder_lines_are_kept_in_memory(tmp_path):
     made.log({"step": 1, "x": float("inf")})
     made.save(1, {}, None)
     assert made.lines == [{"step": 1, "x": None}]
-
-
-def test_a_second_signal_acts_at_once():
-  with Interruption(wanted=True) as interruption:
-    os.kill(os.getpid(), signal.SIGINT)
-    assert interruption.signal == signal.SIGINT
-    with pytest.raises(KeyboardInterrupt):
-      os.kill(os.getpid(), signal.SIGINT)
-  before = signal.getsignal(signal.SIGTERM)
-  with Interruption(wanted=False):
-    assert signal.getsignal(signal.SIGTERM) is before
