@@ -104,7 +104,7 @@ def _ask(call, rows):
     try:
       compiled = jax.jit(run)
       value = compiled(arrays)
-    except jax.errors.JAXTypeError:  # It reads values.
+    except (TypeError, jax.errors.JAXTypeError):  # It reads values.
       compiled = run
       value = compiled(arrays)
     except ValueError:  # The annotations do not tell all axes of examples.

@@ -1,5 +1,6 @@
 """Optimal transport distances between two domains."""
 
+import math
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from kdjax.ops import as_number
 from kdjax.ops import at_least
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
+from kdjax.ops import check_range
 from kdjax.ops import entropic_transport_cost
 from kdjax.ops import gathered_rows
 from kdjax.ops import log_softened_softmax
@@ -202,6 +204,7 @@ def sliced_wasserstein(
     drawn = jax.random.normal(key, shape, dtype)
     directions = drawn / jnp.linalg.norm(drawn, axis=0, keepdims=True)
   axes = directions.astype(dtype)
+  check_range("power", power, 1.0, math.inf)
   power = as_number("power", power, dtype)
   n_source, n_target = (
     jnp.sum(mask > 0, dtype=jnp.int32) for mask in (mask_source, mask_target)
