@@ -30,18 +30,26 @@ from kdjax import distillation
 from kdjax import fused
 
 TEMPERATURE = 2.0
+ALPHA = 0.5  # the share of the divergence, beside the cross-entropy
 # tokens and classes; tokens, classes, student's and teacher's width; and how
 # many classes of the teacher a cache holds
 SHAPES = {
-  "tiny": {"logits": [(8, 50)], "linear": [(8, 50, 6, 8)], "known": 4},
+  "tiny": {
+    "logits": [(8, 50)],
+    "linear": [(8, 50, 6, 8)],
+    "distillation": [(8, 50, 6, 8)],
+    "known": 4,
+  },
   "cpu": {
     "logits": [(64, 32_000), (512, 32_000)],
     "linear": [(512, 16_000, 128, 256), (2048, 16_000, 128, 256)],
+    "distillation": [(1024, 16_000, 128, 256)],
     "known": 64,
   },
   "gpu": {
     "logits": [(8192, 32_000), (8192, 128_256)],
     "linear": [(2048, 128_256, 2048, 4096), (8192, 128_256, 2048, 4096)],
+    "distillation": [(8192, 128_256, 2048, 4096)],
     "known": 64,
   },
 }
@@ -59,6 +67,7 @@ def make_cases(flags: argparse.Namespace) -> list[Case]:
     ]
   for shape in shapes["linear"]:
     cases += [linear_case(*shape, weighted=w) for w in (False, True)]
+  cases += [distillation_case(*shape) for shape in shapes["distillation"]]
   return cases
 
 
@@ -304,6 +313,150 @@ def linear_case(
     },
     # Liger's loss has no weights of tokens.
     {"torch eager": peer} | ({} if weighted else liger_peers()),
+    4 * (heads + hidden),
+    operations=2 * tokens * classes * (3 * width + teacher_width),
+    reference=reference,
+  )
+
+
+def distillation_case(
+  tokens: int, classes: int, width: int, teacher_width: int
+) -> Case:
+  """The loss of most recipes: alpha T^2 KL + (1 - alpha) cross-entropy."""
+  shares = ALPHA * TEMPERATURE**2, 1 - ALPHA
+
+  def inputs() -> tuple[jax.Array, ...]:
+    labels = jax.random.randint(jax.random.key(4), (tokens,), 0, classes)
+    return (
+      draw(0, tokens, width),
+      3 * draw(1, classes, width) / width**0.5,
+      draw(2, tokens, teacher_width),
+      3 * draw(3, classes, teacher_width) / teacher_width**0.5,
+      labels,
+    )
+
+  def reference(*arrays: jax.Array) -> Any:
+    hidden, head, teacher_hidden, teacher_head, labels = arrays
+    logits = hidden @ head.T
+    q, hard = softmax(logits, TEMPERATURE), softmax(logits)
+    p = softmax(teacher_hidden @ teacher_head.T, TEMPERATURE)
+    own = hard[jnp.arange(tokens), labels]
+    value = shares[0] * (p * jnp.log(p / q)).sum(-1) - shares[1] * jnp.log(own)
+    hard = hard.at[jnp.arange(tokens), labels].add(-1)
+    gradient = shares[0] * (q - p) / TEMPERATURE + shares[1] * hard
+    gradient /= tokens
+    return value.mean(), (gradient @ head, gradient.T @ hidden)
+
+  def both(loss: Callable[..., jax.Array]) -> Callable[..., Any]:
+    return jax.value_and_grad(lambda *arrays: jnp.mean(loss(*arrays)), (0, 1))
+
+  def one_pass(*arrays: jax.Array) -> jax.Array:
+    return sum(
+      fused.linear_distillation(
+        *arrays,
+        temperature=TEMPERATURE,
+        divergence_weight=shares[0],
+        cross_entropy_weight=shares[1],
+      )
+    )
+
+  def outside(*arrays: jax.Array) -> jax.Array:
+    divergence, hard = fused.linear_distillation(
+      *arrays, temperature=TEMPERATURE
+    )
+    return shares[0] * divergence + shares[1] * hard
+
+  def two_passes(*arrays: jax.Array) -> jax.Array:
+    hidden, head, *_, labels = arrays
+    divergence = fused.fused_linear_divergence(
+      *arrays[:-1], temperature=TEMPERATURE
+    )
+    hard = fused.linear_cross_entropy(hidden, head, labels)
+    return shares[0] * divergence + shares[1] * hard
+
+  def dense_of(
+    hidden: jax.Array,
+    head: jax.Array,
+    teacher_hidden: jax.Array,
+    teacher_head: jax.Array,
+    labels: jax.Array,
+  ) -> jax.Array:
+    """The form with the fewest readings: three log-sum-exps and one mean."""
+    logits = at_least_float32(hidden @ head.T)
+    divergence = kl_of_logsumexp(logits, teacher_hidden @ teacher_head.T)
+    own = jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
+    hard = jax.nn.logsumexp(logits, -1) - own
+    return shares[0] * divergence + shares[1] * hard
+
+  def softmaxes(*arrays: jax.Array) -> jax.Array:
+    """As in EasyDeL: a softmax, three log-softmaxes, labels gathered."""
+    hidden, head, teacher_hidden, teacher_head, labels = arrays
+    logits = at_least_float32(hidden @ head.T)
+    teacher = at_least_float32(teacher_hidden @ teacher_head.T)
+    log_q = jax.nn.log_softmax(logits / TEMPERATURE)
+    p = jax.nn.softmax(teacher / TEMPERATURE)
+    log_p = jax.nn.log_softmax(teacher / TEMPERATURE)
+    divergence = jnp.sum(p * (log_p - log_q), -1)
+    log_hard = jax.nn.log_softmax(logits)
+    own = jnp.take_along_axis(log_hard, labels[:, None], -1)[:, 0]
+    return shares[0] * divergence - shares[1] * own
+
+  def one_hot(*arrays: jax.Array) -> jax.Array:
+    """As in MaxText: one-hot labels, and log-probabilities of both at T."""
+    hidden, head, teacher_hidden, teacher_head, labels = arrays
+    logits = at_least_float32(hidden @ head.T)
+    teacher = at_least_float32(teacher_hidden @ teacher_head.T)
+    log_q = jax.nn.log_softmax(logits / TEMPERATURE)
+    log_p = jax.nn.log_softmax(teacher / TEMPERATURE)
+    divergence = jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    hard = -jnp.sum(targets * jax.nn.log_softmax(logits), -1)
+    return shares[0] * divergence + shares[1] * hard
+
+  def scanned(*arrays: jax.Array) -> jax.Array:
+    """As in EasyDeL: a scan over chunks of 128 tokens, computed again."""
+    hidden, head, teacher_hidden, teacher_head, labels = arrays
+    chunk = min(128, tokens)
+    parts = [
+      x.reshape(-1, chunk, *x.shape[1:])
+      for x in (hidden, teacher_hidden, labels)
+    ]
+    return jax.lax.map(
+      jax.checkpoint(
+        lambda part: dense_of(part[0], head, part[1], teacher_head, part[2])
+      ),
+      parts,
+    ).ravel()
+
+  def torch_dense(*arrays: Any) -> Any:
+    functional = import_torch().nn.functional
+    hidden, head, teacher_hidden, teacher_head, labels = arrays
+    hidden, head = (x.detach().requires_grad_() for x in (hidden, head))
+    logits = hidden @ head.T
+    divergence = torch_kl(logits, teacher_hidden @ teacher_head.T).mean()
+    hard = functional.cross_entropy(logits.float(), labels.long())
+    value = shares[0] * divergence + shares[1] * hard
+    value.backward()
+    return value, (hidden.grad, head.grad)
+
+  heads = classes * (width + teacher_width) + classes * width
+  hidden = tokens * (width + teacher_width) + tokens * width
+  return Case(
+    "linear distillation",
+    f"[{tokens}, {classes}, {width}, {teacher_width}]",
+    tokens,
+    "tokens",
+    inputs,
+    {
+      "kdjax": both(one_pass),
+      "kdjax, weights outside": both(outside),
+      "kdjax, two passes": both(two_passes),
+      "dense, logsumexp": both(dense_of),
+      "dense, softmaxes": both(softmaxes),
+      "dense, one-hot": both(one_hot),
+      "scan, checkpoint": both(scanned),
+    },
+    {"torch eager": torch_dense},
     4 * (heads + hidden),
     operations=2 * tokens * classes * (3 * width + teacher_width),
     reference=reference,

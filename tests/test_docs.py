@@ -43,7 +43,7 @@ def programs():
       for number, code in enumerate(codes, 1):
         yield pytest.param([code], id=f"{page}-{number}")
     elif codes:
-      long = page == "docs/tutorial.md"
+      long = page in ("docs/tutorial.md", "docs/devices.md")
       marks = [pytest.mark.slow] if long else []
       yield pytest.param(codes, id=page, marks=marks)
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import compute_dtype
+from kdjax.ops import is_symbolic
 from kdjax.ops import mask_unknown_labels
 from kdjax.ops import masked_rows
 from kdjax.ops import unit_vectors
@@ -120,10 +121,11 @@ def herding(
     `iCaRL <https://arxiv.org/abs/1611.07725>`_, 2017, algorithm 4.
   """
   check_integer("herding: size", size, 1)
-  if size > embeddings.shape[0]:
+  rows = embeddings.shape[0]
+  if not is_symbolic(rows) and size > rows:
     raise ValueError(
       f"herding: size is {size}; expected at most the number of examples, "
-      f"{embeddings.shape[0]}."
+      f"{rows}."
     )
   rows, mask = masked_rows(jax.lax.stop_gradient(embeddings), where)
   rows = unit_vectors(rows)

@@ -365,8 +365,10 @@ def _entries(name: str, raw: Any, pair: Sequence[str] | None) -> dict[str, Any]:
   }
 
 
-def _numbers(name: str, value: Any) -> np.ndarray:
-  """Returns a NumPy array of numbers."""
+def _numbers(name: str, value: Any) -> np.ndarray | jax.Array:
+  """Returns a NumPy array of numbers, or a JAX array of several processes."""
+  if isinstance(value, jax.Array) and not value.is_fully_addressable:
+    return value
   array = np.asarray(value)
   if array.dtype.kind in "OSUMm":
     raise TypeError(

@@ -8,6 +8,8 @@ with classes sharded over devices.
 from kdjax.fused._divergences import Divergence
 from kdjax.fused._fused_divergence import fused_divergence
 from kdjax.fused._fused_linear_divergence import fused_linear_divergence
+from kdjax.fused._linear_cross_entropy import linear_cross_entropy
+from kdjax.fused._linear_cross_entropy import linear_distillation
 from kdjax.fused._linear_head import Head
 from kdjax.fused._sparse_divergence import sparse_divergence
 from kdjax.fused._sparse_divergence import sparse_linear_divergence
@@ -22,6 +24,8 @@ __all__ = (
   "fused_divergence",
   "fused_linear_divergence",
   "known_log_probs",
+  "linear_cross_entropy",
+  "linear_distillation",
   "sample_teacher",
   "sparse_divergence",
   "sparse_linear_divergence",

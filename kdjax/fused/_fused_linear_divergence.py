@@ -8,6 +8,7 @@ from kdjax.fused._divergences import DenseCriterion
 from kdjax.fused._divergences import Divergence
 from kdjax.fused._divergences import as_divergence
 from kdjax.fused._linear_head import Head
+from kdjax.fused._linear_head import Linear
 from kdjax.fused._linear_head import as_linear
 from kdjax.fused._linear_values import linear_values
 from kdjax.fused._linear_values import result_dtype
@@ -96,35 +97,18 @@ def fused_linear_divergence(
     in large-vocabulary language models <https://arxiv.org/abs/2411.09009>`_,
     2025.
   """
-  student = as_linear("student", student_hidden, student_head)
-  if teacher_head is None:
-    teacher = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])
-    teacher_vocab = teacher.shape[-1]
-  else:
-    teacher = as_linear("teacher", teacher_hidden, teacher_head)
-    teacher_vocab = teacher.head.weight.shape[0]
-  student_vocab = student.head.weight.shape[0]
-  largest = min(student_vocab, teacher_vocab)
-  if vocab_axis_name is not None:
-    if student_vocab != teacher_vocab:
-      raise ValueError(
-        f"fused_linear_divergence: the shards of the vocabularies have "
-        f"{student_vocab} and {teacher_vocab} rows; expected equal shards over "
-        f"{vocab_axis_name!r}."
-      )
-    largest *= jax.lax.axis_size(vocab_axis_name)
-  if vocab_size is None:
-    _check_padding(student_vocab, teacher_vocab)
-    vocab_size = largest
-  check_integer("vocab_size", vocab_size, 1)
-  if vocab_size > largest:
-    raise ValueError(
-      f"vocab_size is {vocab_size}; expected at most {largest}, the rows of "
-      "the smaller head."
-    )
+  student, teacher, vocab_size = as_sides(
+    "fused_linear_divergence",
+    student_hidden,
+    student_head,
+    teacher_hidden,
+    teacher_head,
+    vocab_size,
+    vocab_axis_name,
+  )
   dtype = result_dtype((student, teacher))
   name, shares = as_divergence(divergence, dtype)
-  return linear_values(
+  (values,) = linear_values(
     "fused_linear_divergence",
     DenseCriterion(name, vocab_axis_name),
     student,
@@ -139,14 +123,54 @@ def fused_linear_divergence(
     chunk_size=chunk_size,
     implementation=implementation,
   )
+  return values
 
 
-def _check_padding(student: int, teacher: int) -> None:
+def as_sides(
+  function: str,
+  student_hidden: Array,
+  student_head: Head | ArrayLike,
+  teacher_hidden: Array,
+  teacher_head: Head | ArrayLike | None,
+  vocab_size: int | None,
+  vocab_axis_name: str | None,
+) -> tuple[Linear, Linear | Array, int]:
+  """Checks both sides; returns them and the number of classes."""
+  student = as_linear("student", student_hidden, student_head)
+  if teacher_head is None:
+    teacher = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])
+    teacher_vocab = teacher.shape[-1]
+  else:
+    teacher = as_linear("teacher", teacher_hidden, teacher_head)
+    teacher_vocab = teacher.head.weight.shape[0]
+  student_vocab = student.head.weight.shape[0]
+  largest = min(student_vocab, teacher_vocab)
+  if vocab_axis_name is not None:
+    if student_vocab != teacher_vocab:
+      raise ValueError(
+        f"{function}: the shards of the vocabularies have "
+        f"{student_vocab} and {teacher_vocab} rows; expected equal shards over "
+        f"{vocab_axis_name!r}."
+      )
+    largest *= jax.lax.axis_size(vocab_axis_name)
+  if vocab_size is None:
+    _check_padding(function, student_vocab, teacher_vocab)
+    vocab_size = largest
+  check_integer("vocab_size", vocab_size, 1)
+  if vocab_size > largest:
+    raise ValueError(
+      f"vocab_size is {vocab_size}; expected at most {largest}, the rows of "
+      "the smaller head."
+    )
+  return student, teacher, vocab_size
+
+
+def _check_padding(function: str, student: int, teacher: int) -> None:
   """Raises an error if padding cannot explain the difference in classes."""
   small, large = sorted((student, teacher))
   if large > 2 * small and large - small > 1024:
     raise ValueError(
-      f"fused_linear_divergence: the student has {student} classes and the "
+      f"{function}: the student has {student} classes and the "
       f"teacher {teacher}; expected equal numbers, except for padding. Pass "
       "teacher_head for a teacher's hidden states, or vocab_size for padding."
     )

@@ -10,6 +10,11 @@ mean or a sum of the values, multiplies the sum. A chunk with other cotangents
 is corrected: the backward pass computes it again and adds the difference. The
 gradient of a mean therefore costs three matrix products beyond the forward
 pass, not six.
+
+A criterion may have a second value, the cross-entropy with labels. The scan
+computes the gradients of the sum of both values. If their cotangents differ,
+the backward pass adds the difference times the gradient of the second value,
+which needs the student's logits only.
 """
 
 import functools
@@ -53,15 +58,20 @@ def linear_values(
   stop_teacher_gradient: bool,
   chunk_size: int | None,
   implementation: str | None,
-) -> Array:
-  """Returns the values of a criterion for a student's head and a teacher."""
+  labels: Array | None = None,
+) -> tuple[Array, ...]:
+  """Returns the values of a criterion for a student's head and a teacher.
+
+  There are as many arrays as `criterion.outputs` has names of fields of its
+  rows. The factors of both values are the last two shares.
+  """
   dtype = result_dtype((student, teacher))
   scale = row_temperature(temperature, jnp.zeros((*tokens, 1), dtype), -1)
   scale = jnp.broadcast_to(scale, (*tokens, 1)).reshape(-1)
   scale = jax.lax.stop_gradient(scale)
   size = scale.shape[0]
   if not size:
-    return jnp.zeros(tokens, dtype)
+    return tuple(jnp.zeros(tokens, dtype) for _ in criterion.outputs)
   chunk = choose_chunk(
     function,
     implementation,
@@ -84,8 +94,8 @@ def linear_values(
   student = vary(student)
   teacher = teacher if stop_teacher_gradient else vary(teacher)
   plan = _Plan(criterion, chunk, vocab_size, not stop_teacher_gradient)
-  inputs = _Inputs(student, teacher, scale, shares, factors)
-  return _values(plan, inputs).reshape(tokens)
+  inputs = _Inputs(student, teacher, scale, shares, factors, labels)
+  return tuple(x.reshape(tokens) for x in _values(plan, inputs))
 
 
 class _Plan(NamedTuple):
@@ -105,6 +115,7 @@ class _Inputs(NamedTuple):
   scale: Any
   shares: Any
   weights: Any  # 0 for a masked token
+  labels: Any = None
 
 
 class _Sums(NamedTuple):
@@ -117,16 +128,16 @@ class _Sums(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _values(plan: _Plan, inputs: _Inputs) -> Array:
+def _values(plan: _Plan, inputs: _Inputs) -> tuple[Array, ...]:
 
-  def body(carry: None, start: Array, _: Array) -> tuple[None, Array]:
-    return carry, _chunk_rows(plan, _take(plan, inputs, start)).value
+  def body(carry: None, start: Array, _: Array) -> tuple[None, Any]:
+    return carry, _outputs(plan, _chunk_rows(plan, _take(plan, inputs, start)))
 
   _, values = over_chunks(body, None, inputs.scale.shape[0], plan.chunk)
-  return values * inputs.weights
+  return _weighed(inputs, values)
 
 
-def _forward(plan: _Plan, inputs: _Inputs) -> tuple[Array, Any]:
+def _forward(plan: _Plan, inputs: _Inputs) -> tuple[tuple[Array, ...], Any]:
   size = inputs.scale.shape[0]
 
   def of_chunk(start: Array, fresh: Array) -> tuple[_Sums, Any]:
@@ -158,11 +169,15 @@ def _forward(plan: _Plan, inputs: _Inputs) -> tuple[Array, Any]:
     sums(shapes.by_teacher_head),
   )
   carry, numbers = over_chunks(body, carry, size, plan.chunk, inputs)
-  return numbers.value * inputs.weights, (inputs, carry, numbers)
+  values = _weighed(inputs, _outputs(plan, numbers))
+  return values, (inputs, carry, numbers)
 
 
-def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
+def _backward(
+  plan: _Plan, residuals: Any, cotangents: tuple[Array, ...]
+) -> tuple[_Inputs]:
   inputs, sums, numbers = residuals
+  cotangent, *others = cotangents
   size = cotangent.shape[0]
   counted = inputs.weights != 0
   cotangent = jnp.where(counted, cotangent, 0.0)
@@ -186,18 +201,82 @@ def _backward(plan: _Plan, residuals: Any, cotangent: Array) -> tuple[_Inputs]:
   (student_head, teacher_head), _ = over_chunks(
     body, heads, size, plan.chunk, inputs, cotangent
   )
+  by_student = weigh(sums.by_student, cotangent * inputs.weights)
+  if others:
+    by_student, student_head = _add_second(
+      plan,
+      (by_student, student_head),
+      inputs,
+      numbers,
+      jnp.where(counted, others[0], 0.0) - cotangent,
+    )
   cotangent *= inputs.weights
-  student = Linear(weigh(sums.by_student, cotangent), student_head)
+  student = Linear(by_student, student_head)
   teacher = None
   if plan.teacher_gradient:
     teacher = weigh(sums.by_teacher, cotangent)
     if isinstance(inputs.teacher, Linear):
       teacher = Linear(teacher, teacher_head)
     teacher = _like(teacher, inputs.teacher)
-  return (_Inputs(_like(student, inputs.student), teacher, None, None, None),)
+  student = _like(student, inputs.student)
+  return (_Inputs(student, teacher, None, None, None, None),)
 
 
 _values.defvjp(_forward, _backward)
+
+
+def _add_second(
+  plan: _Plan, sums: Any, inputs: _Inputs, numbers: Any, difference: Array
+) -> Any:
+  """Adds the gradient of the second value, times the differences."""
+  size = difference.shape[0]
+
+  def body(sums: Any, start: Array, fresh: Array) -> tuple[Any, None]:
+    slopes, rows = take_rows((difference, numbers), start, plan.chunk)
+    chunk = _take(plan, inputs, start)
+    weights = jnp.where(fresh, slopes * chunk.weights, 0.0)
+    return _correct_second_if_needed(
+      plan, sums, chunk, rows, weights, start
+    ), None
+
+  sums, _ = over_chunks(body, sums, size, plan.chunk, inputs, difference)
+  return sums
+
+
+def _correct_second(
+  plan: _Plan, sums: Any, chunk: _Inputs, rows: Any, weights: Array, start: Any
+) -> Any:
+  by_hidden, head = sums
+  logits, _ = _chunk_logits(plan, chunk._replace(teacher=None))
+  gradient = plan.criterion.second_gradient(
+    logits, chunk.shares, rows, chunk.labels
+  )
+  new, new_head = _back(chunk, chunk.student, gradient, weights)
+  old = take_rows(by_hidden, start, weights.shape[0])
+  # Rows that an earlier chunk has have the weight 0.
+  new = old + weigh(new, weights)
+  return put_rows(by_hidden, new, start), _add(head, new_head)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _correct_second_if_needed(
+  plan: _Plan, sums: Any, chunk: _Inputs, rows: Any, weights: Array, start: Any
+) -> Any:
+  chunk = jax.tree.map(lambda x: vary_like(x, weights), chunk)
+  return jax.lax.cond(
+    jnp.any(weights != 0),
+    lambda sums: _correct_second(plan, sums, chunk, rows, weights, start),
+    lambda sums: sums,
+    sums,
+  )
+
+
+@_correct_second_if_needed.defjvp
+def _(plan: _Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
+  correct = functools.partial(_correct_second, plan)
+  return _correct_second_if_needed(plan, *primals), jax.jvp(
+    correct, primals, tangents
+  )[1]
 
 
 def _correct(
@@ -251,6 +330,20 @@ def _take(plan: _Plan, inputs: _Inputs, start: Array) -> _Inputs:
     take(inputs.scale),
     inputs.shares,
     weights,
+    take(inputs.labels),
+  )
+
+
+def _outputs(plan: _Plan, rows: Any) -> tuple[Array, ...]:
+  return tuple(getattr(rows, name) for name in plan.criterion.outputs)
+
+
+def _weighed(inputs: _Inputs, values: tuple[Array, ...]) -> tuple[Array, ...]:
+  """Returns the values times the weights of tokens and, of two, their own."""
+  factors = inputs.shares[-2:] if len(values) > 1 else (None,)
+  return tuple(
+    inputs.weights * (value if factor is None else factor * value)
+    for factor, value in zip(factors, values, strict=True)
   )
 
 
@@ -278,9 +371,19 @@ def _chunk_logits(plan: _Plan, chunk: _Inputs) -> tuple[Array, Any]:
 def _chunk_rows(plan: _Plan, chunk: _Inputs) -> Any:
   """Returns the statistics of a chunk's rows; masked rows have value 0."""
   rows = plan.criterion.rows(
-    *_chunk_logits(plan, chunk), chunk.scale, chunk.shares
+    *_chunk_logits(plan, chunk), chunk.scale, chunk.shares, *_labels(chunk)
   )
-  return rows._replace(value=jnp.where(chunk.weights != 0, rows.value, 0.0))
+  used = chunk.weights != 0
+  return rows._replace(
+    **{
+      name: jnp.where(used, getattr(rows, name), 0.0)
+      for name in plan.criterion.outputs
+    }
+  )
+
+
+def _labels(chunk: _Inputs) -> tuple[Array, ...]:
+  return () if chunk.labels is None else (chunk.labels,)
 
 
 def _chunk_gradients(
@@ -288,25 +391,30 @@ def _chunk_gradients(
 ) -> tuple[Array, Head, Array | None, Head | None]:
   """Returns gradients by inputs, one a row, and by heads, weighted sums."""
   by_student, by_teacher = plan.criterion.gradients(
-    *_chunk_logits(plan, chunk), chunk.scale, chunk.shares, rows
+    *_chunk_logits(plan, chunk),
+    chunk.scale,
+    chunk.shares,
+    rows,
+    *_labels(chunk),
   )
-
-  def back(side: Any, gradient: Array, vocab: int) -> Any:
-    gradient = weigh(gradient, chunk.weights != 0)
-    padding = vocab - gradient.shape[1]
-    gradient = jnp.pad(gradient, ((0, 0), (0, padding)))
-    if not isinstance(side, Linear):
-      return gradient.astype(side.dtype), None
-    return linear_gradients(side, gradient, weights)
-
-  student = back(chunk.student, by_student, chunk.student.head.weight.shape[0])
+  student = _back(chunk, chunk.student, by_student, weights)
   if not plan.teacher_gradient:
     return *student, None, None
-  if isinstance(chunk.teacher, Linear):
-    vocab = chunk.teacher.head.weight.shape[0]
-  else:
-    vocab = chunk.teacher.shape[1]
-  return *student, *back(chunk.teacher, by_teacher, vocab)
+  return *student, *_back(chunk, chunk.teacher, by_teacher, weights)
+
+
+def _back(
+  chunk: _Inputs, side: Any, gradient: Array, weights: Array
+) -> tuple[Array, Head | None]:
+  """Returns the gradients of one side, from those by its logits."""
+  gradient = weigh(gradient, chunk.weights != 0)
+  linear = isinstance(side, Linear)
+  vocab = side.head.weight.shape[0] if linear else side.shape[1]
+  padding = vocab - gradient.shape[1]
+  gradient = jnp.pad(gradient, ((0, 0), (0, padding)))
+  if not linear:
+    return gradient.astype(side.dtype), None
+  return linear_gradients(side, gradient, weights)
 
 
 def _add(a: Any, b: Any) -> Any:

@@ -205,7 +205,7 @@ def sparse_linear_divergence(
     renormalize,
     vocab_axis_name,
   )
-  return linear_values(
+  (values,) = linear_values(
     "sparse_linear_divergence",
     criterion,
     student,
@@ -220,6 +220,7 @@ def sparse_linear_divergence(
     chunk_size=chunk_size,
     implementation=implementation,
   )
+  return values
 
 
 def _as_sparse(

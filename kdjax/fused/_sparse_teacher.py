@@ -56,6 +56,11 @@ class SparseCriterion(NamedTuple):
   renormalize: str
   axis_name: str | None = None
 
+  @property
+  def outputs(self) -> tuple[str, ...]:
+    """The fields of the rows that are returned."""
+    return ("value",)
+
   def rows(
     self,
     student: Array,

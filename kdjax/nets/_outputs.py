@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax.ops import exportable
 
+
+@exportable
 class Outputs(NamedTuple):
   """The outputs of a network for a batch of images.
 

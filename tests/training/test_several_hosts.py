@@ -1,6 +1,8 @@
 """Two processes of two devices each compute as one process computes."""
 
+import json
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.training.loop import fit_runs
 from tests.training.loop import two_hosts
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -37,14 +40,14 @@ def start(folder, action):
   return processes
 
 
-def finish(processes, folder):
+def finish(processes, folder, expected=0):
   try:
     codes = [process.wait(300) for process in processes]
   finally:
     for process in processes:
       process.kill()
   said = [(folder / f"output{rank}").read_text()[-2000:] for rank in range(2)]
-  assert codes == [0, 0], "\n".join(said)
+  assert codes == [expected] * 2, "\n".join(said)
 
 
 def assert_same(results, name, expected, tolerance=1e-6):
@@ -73,6 +76,27 @@ def test_parameters_are_those_of_one_process(tmp_path):
       if name.startswith("resumed"):
         expected = results[name.replace("resumed", "went-on")]
         np.testing.assert_array_equal(results[name], expected)
+
+
+@pytest.mark.slow
+def test_fit_stops_together_resumes_and_equals_one_process(tmp_path):
+  processes = start(tmp_path, "signal")
+  expected = {"jit": two_hosts.fit(two_hosts.Stream(), mode=None)}
+  for mode, options in two_hosts.PLANNED.items():
+    expected[mode] = two_hosts.fit(fit_runs.arrays(), **options)
+  finish(processes, tmp_path, 128 + signal.SIGTERM)
+  for rank in range(2):
+    said = (tmp_path / f"output{rank}").read_text()
+    assert "fit: stopped at step 8 of 12 and saved" in said
+  finish(start(tmp_path, "fit"), tmp_path)
+  for rank in range(2):
+    results = np.load(tmp_path / f"results{rank}.npz")
+    for mode, (params, metrics) in expected.items():
+      assert_same(results, mode, (params, {}), 2e-6)
+      assert_same(results, mode, ({}, metrics), 1e-5)
+  for mode in expected:
+    lines = (tmp_path / mode / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 8, 12]
 
 
 @pytest.mark.slow

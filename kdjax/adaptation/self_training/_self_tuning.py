@@ -12,11 +12,13 @@ from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import one_hot_labels
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
 
 
+@exportable
 class SelfTuningQueue(NamedTuple):
   """The latest keys of each class.
 

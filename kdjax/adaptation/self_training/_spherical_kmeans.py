@@ -13,6 +13,7 @@ from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import keep_nan
 from kdjax.ops import largest
 from kdjax.ops import masked_rows
@@ -20,6 +21,7 @@ from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
 
+@exportable
 class SphericalKMeans(NamedTuple):
   """Result of `spherical_kmeans`.
 

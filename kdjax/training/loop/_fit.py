@@ -32,12 +32,14 @@ from kdjax.training.loop._programs import evaluation
 from kdjax.training.loop._programs import is_scanned
 from kdjax.training.loop._programs import placing
 from kdjax.training.loop._programs import scanned_steps
+from kdjax.training.loop._programs import sharing
 from kdjax.training.loop._programs import single_steps
 from kdjax.training.loop._programs import unnamed
 from kdjax.training.loop._progress import Progress
 from kdjax.training.networks._models import Model
 from kdjax.training.networks._models import Variables
 from kdjax.training.networks._teachers import CachedTeacher
+from kdjax.training.steps import _hosts as hosts
 from kdjax.training.steps._state import TrainState
 
 # So many steps are one program: short enough to stop at Ctrl-C soon.
@@ -130,7 +132,11 @@ def fit(
     resume: whether to go on where `workdir` has a checkpoint of the same
       settings. A larger number of steps trains longer.
     mode: `"jit"`, `"pmap"` or `"shard_map"` to train on several devices; see
-      `parallelize`. By default one device, or `"jit"` on `devices`.
+      `parallelize`. By default one device, or `"jit"` on `devices`. On several
+      hosts `"jit"` on all devices: every process calls `fit` with the same
+      arguments, and a `workdir` that all see. Batches of an iterable are whole
+      and the same in every process, or arrays of all devices that
+      `jax.make_array_from_process_local_data` joined.
     devices: all by default, if a mode is given.
     scan: whether to run up to 50 steps as one program, with all data on the
       device; by default for data of at most 256 MB.
@@ -231,7 +237,9 @@ def fit(
   with _explained("data", first):
     state = learner.init(init_key, feed.join(first))
   compiled = functools.partial(compile_, mode=mode, devices=devices)
-  place = placing(mode, devices)
+  place, share = placing(mode, devices), sharing(devices)
+  several = devices is not None and hosts.process_count(devices) > 1
+  leads = not several or jax.process_index() == 0
   frozen = place(dict(learner.frozen))
   evaluate = unnamed(learner.evaluate)
   for name, own in sets.items():
@@ -272,7 +280,7 @@ def fit(
       FitFolder(workdir, settings, notes, keep=keep, resume=resume)
     )
     interruption = stack.enter_context(Interruption(workdir is not None))
-    start, state, position = folder.restore(state)
+    start, state, position = folder.restore(share(state))
     if start > total:
       raise ValueError(
         f"fit: workdir {str(workdir)!r} is at step {start}, and steps is "
@@ -282,7 +290,9 @@ def fit(
       feed.resume(position["data"], start)
     sums = _sums_from_json(position.get("sums", {}))
     begin = time.monotonic() - position.get("seconds", 0.0)
-    progress = stack.enter_context(Progress(total, start, verbose=verbose))
+    progress = stack.enter_context(
+      Progress(total, start, verbose=verbose if leads else False)
+    )
     if start:
       progress.say(f"fit: {workdir} goes on at step {start} of {total}")
     batches = None
@@ -292,9 +302,13 @@ def fit(
       )
     step = start
     look = FiniteCheck(nan, folder.checkpoints, name="fit")
+    # One process alone must not leave a step that all compute together.
+    noticed = Interruption(wanted=False) if several else interruption
+    # The gradient's cosine reads whole arrays, as its program has no axis.
+    whole = share if mode != "pmap" else place
     for stop in _stops(start, total, evaluate_every, checkpoint_every):
       with _explained("data", first) if step == start else _NOTHING:
-        state, seen, last = advance(state, batches, step, stop, interruption)
+        state, seen, last = advance(state, batches, step, stop, noticed)
       for pairs in seen:
         step += 1
         add(sums, pairs)
@@ -306,12 +320,16 @@ def fit(
           seen = _means(measure(state))
           line |= {f"{name}/{k}" if name else k: v for k, v in seen.items()}
         if cosine is not None:
-          value = cosine(state, frozen, feed.join(last()), step_key)
+          batch = whole(feed.join(last()))
+          value = cosine(state, frozen, batch, whole(step_key))
           line["gradient_cosine"] = float(value)
         look(step, line)
         line = {"step": step, **line, "seconds": time.monotonic() - begin}
         folder.log(line)
         sums.clear()
+      if several:
+        number = hosts.agreed_maximum(interruption.signal or 0)
+        interruption.signal = number or None
       stopped = interruption.signal is not None and step < total
       due = step % checkpoint_every == 0 or step == total
       if (due or stopped) and step > folder.saved:
@@ -322,7 +340,7 @@ def fit(
           "sums": _sums_to_json(sums),
           "seconds": time.monotonic() - begin,
         }
-        folder.save(step, state, where)
+        folder.save(step, share(state), where)
       progress.update(step, line)
       if stopped:
         folder.close()

@@ -5,6 +5,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
 from kdjax.training.loop._checkpoints import Checkpoints
 from kdjax.training.loop._json_files import as_json
 from kdjax.training.loop._run_errors import RunError
@@ -50,6 +53,9 @@ class FitFolder:
     self._folder = RunFolder(path, name="fit: workdir")
     try:
       before = self._folder.read_config()
+      if jax.process_count() > 1:
+        # The first process writes when all have seen that there was none.
+        multihost_utils.sync_global_devices("config.json")
       if before is None:
         config = {"settings": settings, **notes}
         self._folder.write_config(config)

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from kdjax.ops import check_choice
 from kdjax.training.learners._learner import Learner
 from kdjax.training.loop._feeds import Feed
+from kdjax.training.steps import _hosts as hosts
 from kdjax.training.steps._epochs import scan_epoch
 from kdjax.training.steps._epochs import scan_evaluation
 from kdjax.training.steps._parallel import parallelize
@@ -28,10 +29,13 @@ _STEPS_AHEAD = 4
 def devices_of(
   mode: str | None, devices: Sequence[jax.Device] | None, batch_size: int
 ) -> tuple[jax.Device, ...] | None:
-  """The devices of a parallel run; None for one device as JAX chooses it."""
+  """The devices of a parallel run; None for one device as JAX chooses it.
+
+  Several processes, which run the same program, share all devices.
+  """
   if mode is not None:
     check_choice("fit: mode", mode, ("jit", "pmap", "shard_map"))
-  elif devices is None:
+  elif devices is None and jax.process_count() == 1:
     return None
   devices = tuple(jax.devices() if devices is None else devices)
   if not devices:
@@ -40,6 +44,12 @@ def devices_of(
     raise ValueError(
       f"fit: batch_size is {batch_size}; expected a multiple of the "
       f"{len(devices)} devices."
+    )
+  count = hosts.process_count(devices)
+  if count < jax.process_count():
+    raise ValueError(
+      f"fit: devices belong to {count} of {jax.process_count()} processes; "
+      "expected devices of each, as jax.devices() returns them."
     )
   return devices
 
@@ -96,7 +106,17 @@ def placing(
     (len(devices),), ("batch",), (AxisType.Auto,), devices=devices
   )
   everywhere = NamedSharding(mesh, PartitionSpec())
-  return lambda tree: jax.device_put(tree, everywhere)
+  return lambda tree: hosts.put(tree, everywhere)
+
+
+def sharing(devices: Sequence[jax.Device] | None) -> Callable[[Any], Any]:
+  """A function that makes arrays those of all processes, if there are several.
+
+  A checkpoint of several processes holds such arrays alone.
+  """
+  if devices is None or hosts.process_count(devices) == 1:
+    return lambda tree: tree
+  return placing("jit", devices)
 
 
 def _joined_step(learner: Learner, feed: Feed) -> Callable[..., Any]:

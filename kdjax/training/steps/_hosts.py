@@ -1,4 +1,4 @@
-"""Arrays on the devices of several processes: each holds its own part."""
+"""Several processes: arrays of which each holds a part, and agreement."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 
@@ -89,6 +90,11 @@ def local_copies(tree: Any) -> Any:
 def process_count(devices: Sequence[jax.Device]) -> int:
   """Returns the number of processes that devices belong to."""
   return len({device.process_index for device in devices})
+
+
+def agreed_maximum(number: int) -> int:
+  """Returns the largest number of all processes, which all call this."""
+  return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def _is_local(device: jax.Device) -> bool:

@@ -111,7 +111,8 @@ def parallelize(
   devices = tuple(jax.devices() if devices is None else devices)
   axes = tuple(split.get(name) for name in names)
   if mode == "pmap":
-    if join is not None and hosts.process_count(devices) > 1:
+    several = hosts.process_count(devices) > 1
+    if join is not None and several:
       raise ValueError(
         f"parallelize: join is {join}, mode is 'pmap', and the devices are of "
         f"{hosts.process_count(devices)} processes; expected mode 'jit' or "
@@ -123,7 +124,8 @@ def parallelize(
       in_axes=axes,
       out_axes=join,
       devices=devices,
-      donate_argnums=donate_argnums,
+      # Of several processes JAX's pmap reads what it has just given away.
+      donate_argnums=() if several else donate_argnums,
     )
 
     @functools.wraps(function)

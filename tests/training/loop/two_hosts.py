@@ -1,10 +1,14 @@
 """One of two processes of two devices each, for test_several_hosts.py.
 
-`python two_hosts.py RANK PORT FOLDER train` trains in all modes and writes the
-parameters to FOLDER; `... steps` takes steps until it is killed.
+`python -m tests.training.loop.two_hosts RANK PORT FOLDER train` trains in all
+modes and writes the parameters to FOLDER; `... fit` does so with `fit`; `...
+signal` starts that `fit`, and the second process ends itself by SIGTERM; `...
+steps` takes steps until it is killed.
 """
 
+import os
 import pathlib
+import signal
 import sys
 
 import jax
@@ -77,12 +81,62 @@ def main(folder):
         results["resumed"] = jax.device_get((again.params, losses))
         again, losses = train(step, learner, last)
         results["went-on"] = jax.device_get((again.params, losses))
+  write(folder, results)
+
+
+def write(folder, results):
   flat = {
     f"{name}|{jax.tree_util.keystr(path)}": x
     for name, tree in results.items()
     for path, x in jax.tree_util.tree_leaves_with_path(tree)
   }
   np.savez(folder / f"results{jax.process_index()}.npz", **flat)
+
+
+class Stream:
+  """Batches without end; one process may get a signal while it reads."""
+
+  def __init__(self, read=lambda batch: batch, signal_at=None):
+    self._read, self._signal_at = read, signal_at
+
+  def __iter__(self):
+    number = 0
+    while True:
+      for batch in batches():
+        number += 1
+        if number == self._signal_at:
+          os.kill(os.getpid(), signal.SIGTERM)
+        yield self._read(batch)
+
+
+def fit(data, folder=None, **options):
+  options = {"steps": 12, "evaluate_every": 4, "verbose": False} | options
+  result = training.fit(
+    fit_runs.learner(),
+    data,
+    key=jax.random.key(0),
+    workdir=folder,
+    validation=fit_runs.arrays(13, seed=1),
+    **options,
+  )
+  metrics = {k: v for k, v in result.metrics.items() if k != "seconds"}
+  return result.state.params, metrics
+
+
+# Mode -> the options of `fit`, but for the stream's.
+PLANNED = {
+  "shard_map": {"batch_size": BATCH, "scan": True},
+  "pmap": {"batch_size": BATCH, "scan": False},
+}
+
+
+def fit_all(folder):
+  results = {"jit": fit(Stream(host_parts()), folder / "jit")}
+  for mode, options in PLANNED.items():
+    data = fit_runs.arrays()
+    fit(data, folder / mode, mode=mode, **options | {"steps": 8})
+    results[mode] = fit(data, folder / mode, mode=mode, **options)
+  write(folder, jax.device_get(results))
 
 
 def endless():
@@ -109,5 +163,10 @@ if __name__ == "__main__":
   assert jax.device_count() == 4
   if action == "train":
     main(pathlib.Path(folder))
+  elif action == "fit":
+    fit_all(pathlib.Path(folder))
+  elif action == "signal":
+    stop = 6 if rank == "1" else None
+    fit(Stream(host_parts(), stop), pathlib.Path(folder) / "jit")
   else:
     endless()

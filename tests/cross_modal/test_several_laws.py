@@ -1,0 +1,56 @@
+"""The laws of a loss, asked of all losses of pairs of modalities."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from kdjax import cross_modal
+from tests import laws
+
+RNG = np.random.default_rng(0)
+# Both modalities of each side.
+STUDENT, TEACHER = (
+  list(RNG.normal(size=(2, 16, 3)).astype(np.float32)) for _ in range(2)
+)
+LABELS = np.arange(16) % 3
+SCALES = {"student_scale": 3.0, "teacher_scale": 2.0}
+
+
+def paired(loss, student, teacher, **options):
+  return loss(*student, *teacher, **options)
+
+
+def clip_loss(student, other, **options):
+  """With an argument at the teacher's place, which it does not have."""
+  del other
+  return cross_modal.clip_loss(*student, **options)
+
+
+def case(loss, hyper):
+  arguments = (STUDENT, TEACHER)
+  return laws.Case(
+    functools.partial(paired, loss), arguments, hyper, coupled=True
+  )
+
+
+CASES = {
+  "clip": laws.Case(
+    clip_loss, (STUDENT, TEACHER), {"scale": 3.0}, coupled=True
+  ),
+  "feature": case(cross_modal.clip_feature_loss, {}),
+  "relation": case(cross_modal.clip_relation_loss, SCALES),
+  "affinity": case(cross_modal.affinity_mimicking_loss, SCALES),
+  "interactive": case(cross_modal.clip_interactive_loss, {"scale": 3.0}),
+  "gradient": case(cross_modal.clip_gradient_loss, SCALES),
+  "generalized": laws.Case(
+    cross_modal.generalized_distillation_loss,
+    (STUDENT[0], TEACHER[0], LABELS),
+    {"temperature": 2.0, "imitation": 0.5},
+  ),
+}
+
+
+@pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))
+def test_law(name, law):
+  law(CASES[name])
