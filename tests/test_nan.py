@@ -37,7 +37,9 @@ MEANING = {
   ("transforms.adabn_normalize", "statistics"): "all",  # the count has no part
   ("continual.reservoir_init", "examples"): None,  # only their shapes count
   ("continual.reservoir_update", "state"): None,  # the memory gives places up
-  ("continual.si_penalty", "state"): "all",  # a part is of the next task
+  ("continual.si_penalty", "state"): None,  # a part is of the next task
+  ("federated.fedntd_loss", "student_logits"): "all",
+  ("federated.fedntd_loss", "global_logits"): "all",  # but the label's own
   ("selection.reverse_validation", "source"): None,  # the caller reads it
   ("selection.reverse_validation", "target"): None,
   # NaN marks a checkpoint that does not exist.

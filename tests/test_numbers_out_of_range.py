@@ -25,7 +25,6 @@ KEYS = finetuning.KeyQueue(jnp.ones((3, 2, 3)), jnp.zeros(3, jnp.int32))
 OF_LABELS = {
   "leep": lambda y, w: selection.leep(PROBABILITIES, y, num_classes=3, where=w),
   "logme": lambda y, w: selection.logme(ROWS, y, num_classes=3, where=w),
-  "nce": lambda y, w: selection.nce(LABELS, y, where=w),
   "h_score": lambda y, w: selection.h_score(ROWS, y, num_classes=3, where=w),
   "transrate": lambda y, w: selection.transrate(
     ROWS, y, num_classes=3, where=w
@@ -68,7 +67,6 @@ OF_LABELS = {
 }
 QUICK = {
   "leep",
-  "nce",
   "transrate",
   "key_queue_update",
   "sskd_transformed_loss",
@@ -88,7 +86,7 @@ def test_a_label_out_of_range_is_nan_unless_masked(name):
   program = jax.jit(OF_LABELS[name])
   expected = program(LABELS, WHERE)
   assert np.all(np.isfinite(expected))
-  for wrong in (-1, -100) if name == "nce" else (-1, 3, 255):
+  for wrong in (-1, 3, 255):
     labels = LABELS.copy()
     labels[5] = wrong
     np.testing.assert_array_equal(program(labels, WHERE), expected)

@@ -67,8 +67,6 @@ def nce(
     _group_sizes(new, counted) for new in (new_pair, new_source)
   )
   values = jnp.log(pairs / sources)
-  known = (source >= 0) & (target >= 0)
-  values = jnp.where(known, values, jnp.nan)
   return mean_over_devices(masked_mean(values, counted), axis_name)
 
 
