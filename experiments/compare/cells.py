@@ -65,6 +65,8 @@ def run_cell(job: Job, pair: str, method: str) -> None:
       before = train(f"{method} (before)", course.initialization)
       before.finish()
     cell = train(method, course.lesson)
+  except training.RunError:
+    raise  # the method applies, and its run failed
   except (TypeError, ValueError) as error:
     reason = " ".join(str(error).split())
     training.write_json(file, result | {"not_applicable": reason})
