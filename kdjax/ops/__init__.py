@@ -47,6 +47,9 @@ from kdjax.ops._eigh import descending_eigh
 from kdjax.ops._eigh import fix_signs
 from kdjax.ops._eigh import matrix_square_root
 from kdjax.ops._eigh import positive_definite_inverse
+from kdjax.ops._explicit_axes import explicit_mesh
+from kdjax.ops._explicit_axes import in_auto_axes
+from kdjax.ops._explicit_axes import partitions
 from kdjax.ops._export import exportable
 from kdjax.ops._export import is_symbolic
 from kdjax.ops._gradients import reverse_gradient
@@ -133,6 +136,7 @@ __all__ = (
   "debug_checks",
   "descending_eigh",
   "entropic_transport_cost",
+  "explicit_mesh",
   "exportable",
   "fix_signs",
   "forward_kl",
@@ -143,6 +147,7 @@ __all__ = (
   "gaussian_kernel",
   "gaussian_rate",
   "get_entry",
+  "in_auto_axes",
   "in_chunks",
   "is_symbolic",
   "jensen_shannon",
@@ -170,6 +175,7 @@ __all__ = (
   "nonzero_singular_values",
   "normalize_as_torch",
   "pairwise_squared_distances",
+  "partitions",
   "pool_to_smaller",
   "positive_definite_inverse",
   "replicate_over_devices",
