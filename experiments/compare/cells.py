@@ -1,7 +1,6 @@
 """One cell: the students of a method on a pair, and the files it leaves."""
 
 import functools
-import json
 import shutil
 import statistics
 import time
@@ -67,6 +66,8 @@ def run_cell(job: Job, pair: str, method: str) -> None:
       before = train(f"{method} (before)", course.initialization)
       before.finish()
     cell = train(method, course.lesson)
+  except training.RunError:
+    raise  # the method applies, and its run failed
   except (TypeError, ValueError) as error:
     reason = " ".join(str(error).split())
     write_json(file, result | {"not_applicable": reason})
@@ -75,7 +76,7 @@ def run_cell(job: Job, pair: str, method: str) -> None:
     cell.state = training.hand_over(before.state, cell.state, method)
   scratch, saves = [], job.saves(pair, method)
   if method != "scratch":
-    scratch = json.loads(job.cell_file(pair, "scratch").read_text())["history"]
+    scratch = training.read_json(job.cell_file(pair, "scratch"))["history"]
   history = cell.finish(saves, targets, scratch)
   scores, *answers = cell.evaluate(targets)
   logits, embedding = (x[:, data.parts["test"]] for x in answers)

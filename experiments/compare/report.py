@@ -17,6 +17,7 @@ from experiments.compare.methods import row_of
 from experiments.frame import statistics
 from experiments.frame import tables
 from kdjax import metrics
+from kdjax import training
 
 HEADER = (
   *("method", "last epoch, %", "best on validation, %"),
@@ -88,7 +89,7 @@ def read(job: Any) -> dict[str, dict[str, Any]]:
   order = {name: i for i, name in enumerate(method_names())}
   results: dict[str, dict[str, Any]] = {}
   for file in sorted((job.run.path / "cells").glob("*/*.json")):
-    cell = json.loads(file.read_text())
+    cell = training.read_json(file)
     results.setdefault(cell["pair"], {})[cell["method"]] = cell
   return {
     pair: dict(sorted(cells.items(), key=lambda item: order[item[0]]))

@@ -47,6 +47,10 @@ FIELDS: dict[str, Callable[[str, Outputs], Any]] = {
   "classifier": _field("classifier"),
   "heads": _field("heads"),
   "params": _field("params"),
+  "scores": _field("scores"),
+  "queries": _field("queries"),
+  "keys": _field("keys"),
+  "values": _field("values"),
 }
 
 

@@ -233,4 +233,6 @@ def with_average(state: TrainState, frozen: Any) -> Any:
   frozen = frozen or {}
   if not isinstance(frozen, Mapping) or not has_average(state):
     return frozen
+  if isinstance(state.params, Mapping) and "student" not in state.params:
+    return frozen  # Of peers or towers there is no single average.
   return {**frozen, "average": averaged_student(state)}
