@@ -22,6 +22,7 @@ from kdjax.ops._collectives import vary_like
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._cross_entropy import mask_unknown_labels
+from kdjax.ops._cross_entropy import one_hot_labels
 from kdjax.ops._debug_checks import debug_check
 from kdjax.ops._debug_checks import debug_checks
 from kdjax.ops._distances import normalize_as_torch
@@ -174,6 +175,7 @@ __all__ = (
   "nonzero_divisor",
   "nonzero_singular_values",
   "normalize_as_torch",
+  "one_hot_labels",
   "pairwise_squared_distances",
   "partitions",
   "pool_to_smaller",
