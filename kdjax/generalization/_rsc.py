@@ -114,6 +114,7 @@ def rsc_mask(
   return jax.lax.stop_gradient(mask)
 
 
+@validate
 def _quantile(
   values: Float[Array, "*batch n"],
   keep: Bool[Array, "*batch n"],

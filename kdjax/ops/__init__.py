@@ -48,6 +48,9 @@ from kdjax.ops._eigh import descending_eigh
 from kdjax.ops._eigh import fix_signs
 from kdjax.ops._eigh import matrix_square_root
 from kdjax.ops._eigh import positive_definite_inverse
+from kdjax.ops._explicit_axes import explicit_mesh
+from kdjax.ops._explicit_axes import in_auto_axes
+from kdjax.ops._explicit_axes import partitions
 from kdjax.ops._export import exportable
 from kdjax.ops._export import is_symbolic
 from kdjax.ops._gradients import reverse_gradient
@@ -134,6 +137,7 @@ __all__ = (
   "debug_checks",
   "descending_eigh",
   "entropic_transport_cost",
+  "explicit_mesh",
   "exportable",
   "fix_signs",
   "forward_kl",
@@ -144,6 +148,7 @@ __all__ = (
   "gaussian_kernel",
   "gaussian_rate",
   "get_entry",
+  "in_auto_axes",
   "in_chunks",
   "is_symbolic",
   "jensen_shannon",
@@ -172,6 +177,7 @@ __all__ = (
   "normalize_as_torch",
   "one_hot_labels",
   "pairwise_squared_distances",
+  "partitions",
   "pool_to_smaller",
   "positive_definite_inverse",
   "replicate_over_devices",

@@ -1,5 +1,6 @@
 """TrAdaBoost: boosting with decreasing weights of misclassified source rows."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -173,7 +174,7 @@ def tradaboost_update(
   return TrAdaBoostState(of_source / scale, of_target / scale, error, vote)
 
 
-@validate
+@functools.partial(validate, runs_functions=True)
 def tradaboost(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
