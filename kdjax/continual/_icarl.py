@@ -13,6 +13,8 @@ from kdjax.ops import masked_rows
 from kdjax.ops import unit_vectors
 from kdjax.ops import validate
 
+_Carry = tuple[Array, Array]
+
 
 @validate
 def icarl_loss(
@@ -132,7 +134,7 @@ def herding(
   mean = jnp.sum(rows, 0) / jnp.maximum(jnp.sum(mask), 1)
   squares = jnp.sum(jnp.square(rows), 1)
 
-  def choose(carry: tuple[Array, Array], _: None) -> tuple[object, Array]:
+  def choose(carry: _Carry, _: None) -> tuple[_Carry, Array]:
     rest, free = carry  # k mu minus the sum of those chosen before
     products = jnp.matmul(rows, rest, precision="highest")
     score = jnp.where(free, products - squares / 2, -jnp.inf)

@@ -84,7 +84,7 @@ def refilled(
     teacher_embeddings: Array,
     labels: Array,
     *,
-    class_centers: ArrayLike,
+    class_centers: Array,
     temperature: ArrayLike,
     where: Array,
     axis_name: str | None,

@@ -80,7 +80,7 @@ def clip_kd(
     scales = {"student_scale": scale, "teacher_scale": teacher_scale}
     plain = (image, text, *teacher)
     mapped = (*module.project(image, text), *teacher)
-    return (
+    return jnp.asarray(
       task * cross_modal.clip_loss(image, text, scale=scale, **options)
       + feature * cross_modal.clip_feature_loss(*mapped, **options)
       + relation * cross_modal.clip_relation_loss(*plain, **scales, **options)
