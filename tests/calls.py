@@ -23,6 +23,7 @@ import numpy as np
 
 import kdjax
 from kdjax import adaptation
+from kdjax import continual
 from kdjax import finetuning
 from kdjax import generalization
 from kdjax import reweighting
@@ -118,6 +119,8 @@ RNG = np.random.default_rng(7)
 FLOATS = Rows((ROWS, 6))
 MAPS = [Rows((ROWS, 4, 4, 6)), Rows((ROWS, 4, 4, 3))]
 OF_DOMAINS = Rows((3, ROWS, 6), 1)
+# Domains are spread over devices as examples are elsewhere.
+OF_MANY_DOMAINS = {"gradients": FLOATS, "where": Rows((ROWS,), 0, "mask")}
 DOMAIN_LABELS = Rows((ROWS,), 0, "domains")
 BATCHES = (RNG.normal(size=(3, 8, 6)), RNG.normal(size=(3, 8, 2)))
 PARAMS = {"kernel": RNG.normal(size=(6, 2))}
@@ -126,9 +129,18 @@ STATE = RNG.uniform(0.5, 1.5, (3, 5, 6)), RNG.uniform(0.5, 1.5, (3, 5))
 MIXED = {"key": None, "partners": Rows((ROWS,), 0, "partners")}
 MIXED |= {"weights": Rows((ROWS,), 0, "probabilities")}
 STYLES = MIXED | {"features": MAPS[0]}
+SCALES = {"student_scale": 2.0, "teacher_scale": 3.0}
+INTELLIGENCE = continual.SynapticIntelligence(
+  *({"kernel": RNG.uniform(0.5, 1.5, (6, 2))} for _ in range(3))
+)
 # What annotations do not say.
 GIVEN: dict[str, dict[str, Any]] = {
   "fused.fused_linear_divergence": {
+    "student_head": RNG.normal(size=(32, 6)),
+    "teacher_head": RNG.normal(size=(32, 4)),
+  },
+  "fused.linear_cross_entropy": {"head": RNG.normal(size=(32, 4))},
+  "fused.linear_distillation": {
     "student_head": RNG.normal(size=(32, 6)),
     "teacher_head": RNG.normal(size=(32, 4)),
   },
@@ -141,9 +153,13 @@ GIVEN: dict[str, dict[str, Any]] = {
     "teacher_features": Rows((ROWS, 4, 4, 5)),
   },
   "distillation.crd_log_normalizer": {"num_examples": 50.0},
-  "distillation.crd_loss": {"num_examples": 50.0, "normalizer": 3.0},
+  "distillation.crd_loss": {
+    "num_examples": 50.0,
+    "temperature": 1.0,
+    "normalizer": 3.0,
+  },
   "distillation.crd_nce_loss": {"num_examples": 50.0},
-  "distillation.crd_normalizer": {"num_examples": 50.0},
+  "distillation.crd_normalizer": {"num_examples": 50.0, "temperature": 1.0},
   "distillation.ctkd_temperature": {"parameter": Rows((ROWS,))},
   "distillation.factor_transfer_loss": {
     "student_features": MAPS[0],
@@ -242,7 +258,7 @@ GIVEN: dict[str, dict[str, Any]] = {
   },
   "reweighting.tradaboost_update": {
     "state": reweighting.TrAdaBoostState(
-      *RNG.uniform(0.5, 1.5, (2, ROWS)), np.float64(0.2), np.float64(0.3)
+      *[Rows((ROWS,), 0, "share")] * 2, np.float64(0.2), np.float64(0.3)
     ),
     "num_rounds": 5,
   },
@@ -266,8 +282,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "num_iterations": 3,
   },
   "transforms.subspace_alignment": {"num_components": 2},
-  "transforms.tca": {"num_components": 3, "kernel": "rbf", "gamma": 0.3},
-  "generalization.andmask": {"gradients": RNG.normal(size=(3, 6))},
+  "transforms.tca": {"num_components": 3},
+  "generalization.andmask": OF_MANY_DOMAINS,
   "generalization.crossgrad": {
     "loss_fn": lambda x: jnp.sum(jnp.square(x), 1),
     "inputs": FLOATS,
@@ -309,7 +325,11 @@ GIVEN: dict[str, dict[str, Any]] = {
   },
   "generalization.rsc_mask": {"classify": lambda x: x[:, :5]},
   "generalization.sagnet_randomize": STYLES,
-  "generalization.sandmask": {"gradients": RNG.normal(size=(3, 6))},
+  "generalization.sandmask": OF_MANY_DOMAINS,
+  "generalization.vrex_penalty": {
+    "losses": Rows((ROWS,)),
+    "where": Rows((ROWS,), 0, "mask"),
+  },
   "finetuning.class_prototypes": {"num_classes": 5},
   "finetuning.co_tuning_targets": {"num_classes": 5},
   "finetuning.prototypical_loss": {"num_classes": 5},
@@ -323,15 +343,67 @@ GIVEN: dict[str, dict[str, Any]] = {
     "pretrained_params": {"kernel": PARAMS["kernel"] + 1},
   },
   "finetuning.stochnorm": {"key": key, "features": MAPS[0]},
+  "collaboration.amalgamation_loss": {
+    "teacher_logits": [Rows((ROWS, 3)), Rows((ROWS, 2))],
+    "teacher_classes": [np.array([0, 1, 2]), np.array([3, 4])],
+  },
+  "collaboration.annealing_loss": {"temperature": 2.0, "max_temperature": 4.0},
+  "continual.ewc_fisher": {
+    "log_likelihood": lambda params, batch: -linear(params, batch),
+    "params": PARAMS,
+    "examples": (FLOATS, Rows((ROWS, 2))),
+  },
+  "continual.ewc_penalty": {
+    "params": PARAMS,
+    "past_params": {"kernel": PARAMS["kernel"] + 1},
+    "fisher": {"kernel": np.square(PARAMS["kernel"])},
+  },
+  "continual.herding": {"size": 3},
+  "continual.pod_loss": {"student_features": MAPS, "past_features": MAPS},
+  "continual.reservoir_sample": {
+    "state": continual.Reservoir(RNG.normal(size=(8, 6)), np.int32(8)),
+    "key": key,
+    "size": 3,
+  },
+  "continual.reservoir_update": {
+    "state": continual.Reservoir(RNG.normal(size=(8, 6)), np.int32(8)),
+    "key": key,
+    "examples": FLOATS,
+  },
+  "continual.si_consolidate": {"state": INTELLIGENCE, "params": PARAMS},
+  "continual.si_penalty": {"state": INTELLIGENCE, "params": PARAMS},
+  "continual.si_update": {
+    "state": INTELLIGENCE,
+    "gradients": PARAMS,
+    "updates": {"kernel": PARAMS["kernel"] - 1},
+  },
+  "cross_modal.affinity_mimicking_loss": SCALES,
+  "cross_modal.clip_gradient_loss": SCALES,
+  "cross_modal.clip_relation_loss": SCALES,
+  "federated.federated_average": {
+    "params": {"kernel": Rows((ROWS, 6, 2))},
+    "weights": Rows((ROWS,)),
+  },
   "language.adaptive_skew": {"reference_gap": 0.4},
   "language.chunk_log_probs": {"num_chunks": 4},
   "language.mined_logits": {"num_classes": 5},
+  "selection.h_score": {"num_classes": 5},
+  "selection.leep": {"num_classes": 5},
+  "selection.logme": {"num_classes": 5},
   "selection.transrate": {"num_classes": 5},
   "metrics.cka": {"features_a": FLOATS, "features_b": FLOATS},
   "metrics.gradient_cosine": {
     "tree_a": PARAMS,
     "tree_b": {"kernel": PARAMS["kernel"] + 1},
   },
+}
+# Further forms, by `area.name:form`.
+FORMS = {
+  "transforms.tca:rbf": {"num_components": 3, "kernel": "rbf", "gamma": 0.3},
+  "transforms.joint_distribution_adaptation:rbf": GIVEN[
+    "transforms.joint_distribution_adaptation"
+  ]
+  | {"kernel": "rbf", "gamma": 0.3},
 }
 # Functions that make a first state, map numbers, or run a user's program.
 NO_ARRAYS = {
@@ -345,6 +417,10 @@ NO_ARRAYS = {
   "adaptation.sigmoid_ramp_up",
   "finetuning.key_queue_init",
   "generalization.fishr_init",
+  "collaboration.consistency_ramp",
+  "continual.reservoir_init",
+  "continual.si_init",
+  "federated.message_bytes",
   "language.align_bytes",
   "language.align_tokens",
   "language.layer_map",
@@ -380,6 +456,8 @@ def draw(name, rows):
     return PARTNERS
   if kind == "domains":
     return np.arange(ROWS) % 3
+  if kind == "share":
+    return rng.uniform(0.5, 1.5, shape)
   if kind == "int":
     if "ids" in name:
       return np.argsort(rng.normal(size=(ROWS, 32)), 1)[:, :3]
@@ -433,7 +511,7 @@ def _rows_of(parameter, area):
   return None
 
 
-def _call(area, name, function):
+def _call(area, name, function, given):
   arrays, axes, masks, options = {}, {}, {}, {}
 
   def put(name, value):
@@ -443,19 +521,20 @@ def _call(area, name, function):
       options[name] = value() if value is key else value
     elif any(_is_rows(leaf) for leaf in leaves):
       place = masks if leaves[0].kind == "mask" and "where" in name else arrays
-      place[name] = jax.tree.map(
-        lambda path_leaf: draw(f"{name}{path_leaf[0]}", path_leaf[1]),
-        _numbered(value),
-        is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2,
+      leaves, structure = jax.tree.flatten(value, is_leaf=_is_rows)
+      place[name] = structure.unflatten(
+        draw(f"{name}{i}", x) if _is_rows(x) else x
+        for i, x in enumerate(leaves)
       )
-      axes[name] = jax.tree.map(lambda x: x.axis, value, is_leaf=_is_rows)
+      axes[name] = structure.unflatten(
+        x.axis if _is_rows(x) else -1 for x in leaves
+      )
     elif any(isinstance(leaf, np.ndarray) for leaf in leaves):
       arrays[name] = value
       axes[name] = jax.tree.map(lambda x: -1, value)
     else:
       options[name] = value
 
-  given = GIVEN.get(f"{area}.{name}", {})
   for parameter in inspect.signature(function).parameters.values():
     if parameter.name in given:
       put(parameter.name, given[parameter.name])
@@ -471,12 +550,6 @@ def _is_rows(value):
   return isinstance(value, Rows)
 
 
-def _numbered(value):
-  """The same tree with a number at each leaf, so that leaves differ."""
-  leaves, structure = jax.tree.flatten(value, is_leaf=_is_rows)
-  return structure.unflatten(list(enumerate(leaves)))
-
-
 def public_functions():
   """The public functions of the areas, by `area.name`."""
   for area in AREAS:
@@ -490,8 +563,12 @@ def public_functions():
 @functools.cache
 def calls():
   """The call of each public function that maps arrays, by `area.name`."""
+  functions = dict(public_functions())
+  forms = {
+    name: GIVEN.get(name, {}) for name in functions if name not in NO_ARRAYS
+  }
   return {
-    name: _call(*name.split("."), function)
-    for name, function in public_functions()
-    if name not in NO_ARRAYS
+    name: _call(*base.split("."), functions[base], given)
+    for name, given in (forms | FORMS).items()
+    for base in [name.partition(":")[0]]
   }

@@ -4,15 +4,20 @@
 `test_modes.py` ask the same of single functions.
 """
 
+import contextlib
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from kdjax import nets
 from tests import calls as calls_module
 
 DEVICES = 4
@@ -120,7 +125,7 @@ def one_number(result, split, axis_name):
   for x, axis in zip(jax.tree.leaves(result), split, strict=True):
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
       continue
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.result_type(float)))
     shape = [1 if i == axis else n for i, n in enumerate(x.shape)]
     waves = 1 + 0.5 * np.cos(np.arange(np.prod(shape, dtype=int)) + 1.0)
     part = jnp.sum(x * jnp.asarray(waves.reshape(shape), x.dtype))
@@ -130,19 +135,24 @@ def one_number(result, split, axis_name):
   return total
 
 
+def bend(arrays, weights):
+  """The arrays, moved so that scales and shifts are not all that changes."""
+  return jax.tree.map(
+    lambda x, w: x if w is None else x + w * jnp.sin(2 * x),
+    arrays,
+    weights,
+    is_leaf=lambda x: x is None,
+  )
+
+
 def step(call, split, arrays, masks, weights, axis_name=None):
   """The number of a call and its gradient by the weights."""
   options = {"axis_name": axis_name} if axis_name else {}
 
   def value(weights):
-    # What ignores shifts and scales still has a gradient.
-    bent = jax.tree.map(
-      lambda x, w: x if w is None else x + w * jnp.sin(2 * x),
-      arrays,
-      weights,
-      is_leaf=lambda x: x is None,
+    return one_number(
+      call(bend(arrays, weights), **masks, **options), split, axis_name
     )
-    return one_number(call(bent, **masks, **options), split, axis_name)
 
   number, gradient = jax.value_and_grad(value)(weights)
   if axis_name:
@@ -221,3 +231,97 @@ def errors(got, want):
     default=0.0,
   )
   return value, gradient
+
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# What JAX cannot lower for a batch of unknown size: decompositions of matrices
+# with a side of unknown length, and the sizes that a function chooses by it.
+STATIC_BATCH = {
+  "adaptation.bnm_loss": "a singular value decomposition of the batch",
+  "adaptation.bsp_loss": "a singular value decomposition of the batch",
+  "adaptation.rsd_loss": "a singular value decomposition of the batch",
+  "selection.bnm_score": "a singular value decomposition of the batch",
+  "selection.h_score": "a singular value decomposition of the batch",
+  "selection.logme": "a singular value decomposition of the batch",
+  "finetuning.bss_loss": "a singular value decomposition of the batch",
+  "transforms.joint_distribution_adaptation:rbf": "eigenvectors of a kernel",
+  "transforms.tca:rbf": "eigenvectors of a kernel",
+}
+
+
+def exported(name, dtype=np.float32):
+  """A call and its gradient, exported and serialized for all platforms.
+
+  Args:
+    name: of the call.
+    dtype: of the arrays.
+
+  Returns:
+    The bytes of a function of weights, arrays and masks.
+  """
+  call = calls_module.calls()[name]
+  (size,) = jax.export.symbolic_shape("n")
+
+  def spec(array, axis):
+    shape = list(np.shape(array))
+    if axis >= 0 and name not in STATIC_BATCH:
+      shape[axis] = size
+    kind = jnp.asarray(array).dtype
+    return jax.ShapeDtypeStruct(tuple(shape), kind)
+
+  def program(weights, arrays, masks):
+    def value(weights):
+      result = call(bend(arrays, weights), **masks)
+      numbers = [
+        jnp.sum(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        for x in jax.tree.leaves(result)
+      ]
+      return sum(numbers), result
+
+    return jax.value_and_grad(value, has_aux=True)(weights)
+
+  arrays, masks = jax.tree.map(spec, arguments(call, dtype), axes(call))
+  slopes = jax.tree.map(lambda x: spec(x, -1), weights(call, dtype))
+  return serialized(program, slopes, arrays, masks)
+
+
+def serialized(program, *arguments):
+  """The bytes of a program for all platforms."""
+  export = jax.export.export(jax.jit(program), platforms=PLATFORMS)
+  with sizes_may_be_symbolic():
+    return export(*arguments).serialize()
+
+
+@contextlib.contextmanager
+def sizes_may_be_symbolic():
+  """Annotations of sizes say `int`; a symbolic size is none for beartype."""
+  before = jaxtyping.config.jaxtyping_disable
+  jaxtyping.config.update("jaxtyping_disable", True)
+  try:
+    yield
+  finally:
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def exported_network(name, input_shape=(32, 32, 3)):
+  """A network in training mode and its gradient, exported and serialized."""
+  network = nnx.eval_shape(
+    lambda: nets.create(
+      name, input_shape=input_shape, num_classes=10, rngs=nnx.Rngs(0)
+    )
+  )
+  graph, params, rest = nnx.split(network, nnx.Param, ...)
+  states, structure = jax.tree.flatten((params, rest))
+  size = len(jax.tree.leaves(params))
+
+  def program(params, rest, images):
+    def value(params):
+      module = nnx.merge(graph, *structure.unflatten([*params, *rest]))
+      outputs = module(images)
+      return jnp.sum(outputs.logits), outputs
+
+    return jax.value_and_grad(value, has_aux=True)(params)
+
+  (batch,) = jax.export.symbolic_shape("n")
+  images = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
+  return serialized(program, states[:size], states[size:], images)

@@ -1,5 +1,6 @@
-"""docs/methods.md and docs/transfer.md name every method with its weights."""
+"""The pages of methods name every method with its weights."""
 
+import importlib
 import pathlib
 import re
 
@@ -80,11 +81,17 @@ def value(text):
 TRANSFER_ROWS = [
   (name, cells) for cells in tables(TRANSFER) for name in presets_of(cells)
 ]
-TRANSFERRED = {k for k, row in PRESETS.items() if row.area != "distillation"}
+# Areas with a page of their own, and the losses that it names.
+OWN_PAGES = ("continual", "collaboration", "federated", "cross_modal")
+TRANSFERRED = {
+  k
+  for k, row in PRESETS.items()
+  if row.area not in ("distillation", *OWN_PAGES)
+}
 
 
 def test_transfer_page_has_every_preset_once():
-  shown = [name for name, _ in TRANSFER_ROWS]
+  shown = [name for name, _ in TRANSFER_ROWS if name in TRANSFERRED]
   assert len(shown) == len(set(shown))
   assert set(shown) <= TRANSFERRED
   baselines = {k for k in TRANSFERRED - set(shown) if not PRESETS[k].tuned}
@@ -92,6 +99,31 @@ def test_transfer_page_has_every_preset_once():
   assert baselines <= set(parts)
   # The methods that the table of objectives shows.
   assert TRANSFERRED - set(shown) - baselines == {"jda"}
+
+
+OWN_ROWS = {
+  area: [
+    (name, cells)
+    for cells in tables((DOCS / f"{area}.md").read_text())
+    for name in presets_of(cells)
+  ]
+  for area in OWN_PAGES
+}
+
+
+@pytest.mark.parametrize("area", OWN_PAGES)
+def test_an_areas_own_page_has_every_preset_once_and_every_name(area):
+  shown = [name for name, _ in OWN_ROWS[area]]
+  assert sorted(shown) == sorted(
+    k for k, row in PRESETS.items() if row.area == area
+  )
+  text = (DOCS / f"{area}.md").read_text()
+  named = set(re.findall(r"`(?:\w+\.)?(\w+)[`(]", text))
+  room = importlib.import_module(f"kdjax.{area}")
+  assert set(room.__all__) <= named
+
+
+TRANSFER_ROWS += [row for rows in OWN_ROWS.values() for row in rows]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,25 @@ The table of docs/reliability.md shows the errors in float32. Here all is in
 float64, where rounding cannot hide a factor.
 """
 
+import contextlib
 import inspect
 
+import chex
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from kdjax.distillation import kd_loss
+from kdjax.fused import fused_divergence
+from kdjax.fused import fused_linear_divergence
+from kdjax.fused import sparse_divergence
+from kdjax.metrics import negative_log_likelihood
+from kdjax.ops import cross_entropy
 from tests import calls
 from tests import modes
 
@@ -22,6 +35,18 @@ TELLING = [
   "transforms.joint_distribution_adaptation",
   "finetuning.key_queue_update",
 ]
+NETWORKS = [
+  "resnet8",
+  "resnet18",
+  "imagenet-resnet18",
+  "imagenet-resnet50",
+  "vgg8",
+  "mobilenetv2",
+  "shufflenetv1",
+  "shufflenetv2",
+  "deit-tiny",
+]
+ALL = sorted(calls.calls())
 MAPPED = sorted(name for name, call in calls.calls().items() if call.on_devices)
 
 
@@ -45,13 +70,19 @@ def agree(names, mode, tolerance=1e-8):
 
 
 def test_every_public_function_is_called():
-  """By its signature: a new function needs no entry, or one in `NO_ARRAYS`."""
-  for name, function in calls.public_functions():
-    if "axis_name" in inspect.signature(function).parameters:
-      assert name in MAPPED
-  names = {name for name, _ in calls.public_functions()}
-  assert names >= calls.NO_ARRAYS
-  assert names >= calls.GIVEN.keys()
+  """A function is in the table by its signature, or listed in `NO_ARRAYS`.
+
+  What annotations do not say belongs to `GIVEN` in tests/calls.py.
+  """
+  functions = dict(calls.public_functions())
+  assert functions.keys() >= calls.NO_ARRAYS
+  assert functions.keys() >= calls.GIVEN.keys()
+  for name, call in calls.calls().items():
+    known = {*call.arrays, *call.masks, *call.options, "axis_name"}
+    for parameter in inspect.signature(call.function).parameters.values():
+      optional = parameter.default is not inspect.Parameter.empty
+      more = parameter.kind is inspect.Parameter.VAR_KEYWORD
+      assert optional or more or parameter.name in known, (name, parameter.name)
 
 
 def test_a_few_agree_on_four_devices():
@@ -64,3 +95,96 @@ def test_a_few_agree_on_four_devices():
 @pytest.mark.parametrize("names", parts(MAPPED), ids=lambda names: names[0])
 def test_all_agree_on_four_devices(names, mode):
   agree(names, mode)
+
+
+def test_a_few_agree_on_explicit_axes():
+  agree(["distillation.rkd_loss", "generalization.mixup"], "explicit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", modes.SHARDED)
+@pytest.mark.parametrize("names", parts(ALL), ids=lambda names: names[0])
+def test_all_agree_on_sharded_arrays(names, mode):
+  agree(names, mode)
+
+
+@pytest.mark.parametrize("with_context", [True, False])
+def test_vocabularies_sharded_by_an_explicit_mesh(with_context):
+  """Examples over one axis and classes over the other, and integer labels."""
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(2, 8, 16)).astype(np.float32)
+  hidden = rng.normal(size=(2, 8, 4)).astype(np.float32)
+  heads = rng.normal(size=(2, 16, 4)).astype(np.float32)
+  ids = np.argsort(logits[1], 1)[:, -3:]
+  known = np.take_along_axis(np.array(jax.nn.log_softmax(logits[1])), ids, 1)
+  arguments = (*logits, *hidden, *heads, ids, known, np.arange(8))
+
+  @jax.jit
+  def program(*arguments):
+    def values(moving):
+      student, student_hidden, student_head = moving
+      _, teacher, _, teacher_hidden, _, teacher_head, ids, known, labels = (
+        arguments
+      )
+      rows = (
+        fused_divergence(student, teacher),
+        fused_linear_divergence(
+          student_hidden, student_head, teacher_hidden, teacher_head
+        ),
+        sparse_divergence(student, ids, known),
+        kd_loss(student, teacher, labels),
+        cross_entropy(student, labels),
+        negative_log_likelihood(student, labels),
+      )
+      return sum(jnp.mean(x) for x in rows), rows
+
+    return jax.value_and_grad(values, has_aux=True)(arguments[:6:2])
+
+  expected = program(*arguments)
+  mesh = jax.make_mesh((2, 2), ("data", "model"), (AxisType.Explicit,) * 2)
+  both, of_rows, of_classes = P("data", "model"), P("data"), P("model")
+  specs = [both] * 2 + [of_rows] * 2 + [of_classes] * 2 + [of_rows] * 3
+  with jax.set_mesh(mesh) if with_context else contextlib.nullcontext():
+    placed = [
+      jax.device_put(x, NamedSharding(mesh, spec))
+      for x, spec in zip(arguments, specs, strict=True)
+    ]
+    got = program(*placed)
+  for x in got[0][1]:
+    assert jax.typeof(x).sharding.spec == of_rows
+  chex.assert_trees_all_close(
+    jax.device_get(got), jax.device_get(expected), rtol=1e-5, atol=1e-7
+  )
+
+
+def test_a_few_are_exported_with_a_symbolic_batch():
+  """Value and gradient, for three platforms; what comes back runs."""
+  name = "distillation.dkd_loss"
+  call = calls.calls()[name]
+  given = (modes.weights(call), *modes.arguments(call))
+  restored = jax.export.deserialize(modes.exported(name))
+  assert restored.platforms == modes.PLATFORMS
+  (total, values), _ = restored.call(*given)
+  np.testing.assert_allclose(total, np.sum(values), rtol=1e-5)
+  np.testing.assert_allclose(values, call(given[1]), rtol=1e-5)
+  for name in ("fused.fused_divergence", "transforms.gfk", "metrics.cka"):
+    assert modes.exported(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", parts(ALL), ids=lambda names: names[0])
+def test_all_are_exported(names):
+  for name in names:
+    assert modes.exported(name)
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet"])
+def test_networks_are_exported(name):
+  assert modes.exported_network(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_networks_are_exported(name):
+  size = 224 if "deit" in name else 32
+  assert modes.exported_network(name, (size, size, 3))

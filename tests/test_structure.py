@@ -33,7 +33,11 @@ MAY_IMPORT = {
   **{area: ({"ops", "fused"}, LOSSES_MAY, set()) for area in LOSS_AREAS},
   "selection": ({"ops", "adaptation"}, LOSSES_MAY, set()),
   "metrics": ({"ops"}, LOSSES_MAY, set()),
-  "nets": ({"ops"}, LOSSES_MAY | {"flax"}, {"safetensors"}),
+  "nets": (
+    {"ops", "fused"},
+    LOSSES_MAY | {"flax"},
+    {"safetensors", "tokenizers"},
+  ),
   "objectives": (
     {"ops", "fused", "nets"} | LOSS_AREAS,
     LOSSES_MAY | {"flax", "optax"},

@@ -11,6 +11,10 @@ TITLES = {
   "adaptation": "From a source domain to a target domain",
   "generalization": "From several domains to a new one",
   "finetuning": "From a pretrained network to a task",
+  "continual": "From the past to the present",
+  "collaboration": "From peer to peer",
+  "federated": "From client to client",
+  "cross_modal": "From one modality to another",
 }
 NETWORKS = {
   "teacher": "a teacher",

@@ -15,14 +15,12 @@ what an oracle with target labels would have chosen is reported beside it.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
-from rich.console import Console
 
 from experiments.adapt.choice import Row
 from experiments.adapt.choice import examine
-from experiments.adapt.data import Data
 from experiments.adapt.data import load_data
 from experiments.adapt.methods import CHOICES
 from experiments.adapt.methods import GROUP_OF
@@ -31,82 +29,54 @@ from experiments.adapt.training import network
 from experiments.adapt.training import start_job
 from experiments.adapt.training import train
 from experiments.frame import commands
-from experiments.frame import folders
+from experiments.frame import jobs
+from experiments.frame import rules
 from kdjax import objectives
 
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares ways to adapt to a target domain without labels.
-
-  Attributes:
-    source: digits, or the name of a data set that tfds has prepared.
-    target: the same. If it is the source, each gets half of the images.
-    data_dir: the folder of the data sets that tfds has prepared.
-    shift: the change of the target's images; auto: rotate if source and target
-      are one data set, else none.
-    degrees: the angle of the shift rotate.
-    strength: the strength of the shift blend_noise, from 0 to 1.
-    image_size: the side to which all images are resized; 0: the target's.
-    crop: pixels cut off each side of larger images, before they are resized.
-    examples: the largest number of images of each data set and split.
-    validation_fraction: share of each domain's training images that is kept
-      for the choice of the weight and for d_H.
-    network: a name of kdjax.nets.create.
-    hidden: units of the hidden layers if the network is an mlp.
-    discriminator: units of the hidden layer of the domain discriminator.
-    joint_forward: whether both domains pass the network as one batch, and so
-      share the statistics of a batch normalization.
-    methods: the methods that are compared with source_only and target_only;
-      all: every method; help: print them.
-    weights: the candidates for the weight of each method, as factors of the
-      published weight.
-    select: the rule that chooses a weight without target labels:
-      source_accuracy, on validation images; information, the mutual information
-      of the target's images and their predicted classes, H(mean p) - mean H(p);
-      guarded, the information among weights within 2 points of the best source
-      accuracy; entropy, bnm, snd, importance_weighted, dev or reverse, of
-      kdjax.selection.
-    seeds: the number of students of each method and weight.
-    steps: updates of each student.
-    evaluate_every: steps from one evaluation and checkpoint to the next.
-    batch_size: the number of examples of each domain in a batch.
-    learning_rate: Adam's initial learning rate; it decays by a cosine.
-  """
+  """Compares ways to adapt to a target domain without labels."""
 
   workdir: str = "runs/adapt"
-  source: str = "digits"
+  source: str = "digits"  # digits, or a data set that tfds has prepared
+  # the same. If it is the source, each gets half of the images
   target: str = "digits"
-  data_dir: commands.DataDir = None
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
+  # the change of the target's images; auto: rotate if source and target are one
+  # data set, else none
   shift: Literal["auto", "none", "rotate", "invert", "blend_noise"] = "auto"
-  degrees: float = 30.0
-  strength: float = 0.5
-  image_size: int = 0
-  crop: int = 4
-  examples: int = 2000
+  degrees: float = 30.0  # the angle of the shift rotate
+  strength: float = 0.5  # the strength of the shift blend_noise, from 0 to 1
+  image_size: int = 0  # side to which all images are resized; 0: the target's
+  crop: int = 4  # pixels cut off each side of larger images before resizing
+  examples: int = 2000  # the most images of each data set and split
+  # share of each domain's training images that is kept for the choice of the
+  # weight and for d_H
   validation_fraction: float = 0.3
-  network: str = "mlp"
-  hidden: tuple[int, ...] = (128, 64)
-  discriminator: int = 100
+  network: str = "mlp"  # a name of kdjax.nets.create
+  hidden: tuple[int, ...] = (128, 64)  # units of the hidden layers of an mlp
+  discriminator: int = 100  # hidden units of the domain discriminator
+  # whether both domains pass the network as one batch, and so share the
+  # statistics of a batch normalization
   joint_forward: bool = True
+  # the methods that are compared with source_only and target_only; all: every
+  # method; help: print them
   methods: tuple[str, ...] = ("dann", "mmd", "coral", "jda")
+  # the candidates for the weight of each method, as factors of the published
+  # weight
   weights: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
-  select: Literal[
-    "guarded",
-    "information",
-    "source_accuracy",
-    "entropy",
-    "bnm",
-    "snd",
-    "importance_weighted",
-    "dev",
-    "reverse",
-  ] = "guarded"
-  seeds: int = 8
-  steps: int = 1000
-  evaluate_every: int = 50
-  batch_size: int = 64
-  learning_rate: float = 1e-3
+  # the rule that chooses a weight without target labels: source_accuracy, on
+  # validation images; information, the mutual information of the target's
+  # images and their predicted classes, H(mean p) - mean H(p); guarded, the
+  # information among weights within 2 points of the best source accuracy;
+  # entropy, bnm, snd, importance_weighted, dev or reverse, of kdjax.selection
+  select: rules.Rule = "guarded"
+  seeds: int = 8  # the number of students of each method and weight
+  steps: int = 1000  # updates of each student
+  evaluate_every: int = 50  # steps from one evaluation to the next
+  batch_size: int = 64  # the number of examples of each domain in a batch
+  learning_rate: float = 1e-3  # Adam's; it decays by a cosine
 
 
 def check(config: Config) -> None:
@@ -132,16 +102,7 @@ def check(config: Config) -> None:
   commands.expect(config, "degrees", met, "a finite number")
 
 
-class Setup(NamedTuple):
-  """The inputs of a run before any computation."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-
-
-def prepare(config: Config) -> Setup:
+def prepare(config: Config) -> jobs.Setup:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   every = config.methods == ("all",)
   if every:
@@ -158,10 +119,10 @@ def prepare(config: Config) -> Setup:
     expected = "none with adabn, as the network has no batch statistics"
     commands.expect(config, "methods", met, expected)
     config = dataclasses.replace(config, methods=methods)
-  return Setup(config, folders.RunFolder(config), commands.console(), data)
+  return jobs.open_run(config, data)
 
 
-def execute(setup: Setup) -> dict[str, Row]:
+def execute(setup: jobs.Setup) -> dict[str, Row]:
   """Trains, chooses and writes the report; returns a row a method."""
   config = setup.config
   job = start_job(*setup)
@@ -174,30 +135,7 @@ def execute(setup: Setup) -> dict[str, Row]:
   return rows
 
 
-def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its group, and its title and summary."""
-  rows = {name: objectives.PRESETS[name] for name in CHOICES}
-  return {
-    name: (GROUP_OF[name], f"{row.title}: {row.summary}")
-    for name, row in rows.items()
-  }
-
-
-def main(config: Config) -> dict[str, Row]:
-  """Runs the experiment.
-
-  Args:
-    config: the flags.
-
-  Returns:
-    What is reported of each method.
-
-  Raises:
-    ValueError: if a flag or the run folder is invalid.
-    FileNotFoundError: if there is no data.
-  """
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
-  commands.launch(Config, prepare, execute, describe_methods)
+  rows = {name: objectives.PRESETS[name] for name in CHOICES}
+  kinds = {k: (GROUP_OF[k], f"{x.title}: {x.summary}") for k, x in rows.items()}
+  commands.launch(Config, prepare, execute, lambda: kinds)

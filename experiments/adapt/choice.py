@@ -17,62 +17,45 @@ from kdjax import metrics
 from kdjax import reweighting
 from kdjax import selection
 from kdjax import training
-from kdjax.ops import masked_mean
+from kdjax.ops import cross_entropy
 
 REVERSE_STEPS = 100  # of all images at once; they suffice to learn the labels
 
 
 class Row(NamedTuple):
-  """The results of one method in the report.
+  """The results of one method in the report."""
 
-  Attributes:
-    weight: the chosen one, None without.
-    validation: scores of the chosen weight, `[rounds, seeds]`.
-    test_accuracy: its accuracy on target test images, `[seeds]`.
-    oracle_weight: the best one by the labels of target validation images.
-    oracle_accuracy: its accuracy on the same images, `[seeds]`.
-    embeddings: of source and target validation images, by the first seed.
-    null: d_H that these stay below in 95 of 100 permutations of the domains.
-    by_rule: for each rule, the mean accuracy of the weight it would choose.
-  """
-
-  weight: float | None
+  weight: float | None  # the chosen one, None without
+  # Scores of the chosen weight, `[rounds, seeds]`.
   validation: dict[str, np.ndarray]
-  test_accuracy: np.ndarray
+  test_accuracy: np.ndarray  # its accuracy on target test images, `[seeds]`
+  # The best one by the labels of target validation images.
   oracle_weight: float | None
-  oracle_accuracy: np.ndarray
+  oracle_accuracy: np.ndarray  # its accuracy on the same images, `[seeds]`
+  # Of source and target validation images, by the first seed.
   embeddings: tuple[np.ndarray, np.ndarray]
+  # The d_H of 95 of 100 permutations of the domains is below this number.
   null: float
+  # For each rule, the mean accuracy of the weight it would choose.
   by_rule: dict[str, float]
 
 
 def score(outputs: Any, labels: jax.Array, size: int) -> dict[str, jax.Array]:
   """The scores of one student for the rules; higher is better.
 
-  Args:
-    outputs: on validation images, those of the source first.
-    labels: of the source's, `[size]`.
-    size: how many are of the source.
-
-  Returns:
-    Name -> a number.
+  The first outputs, `size` of them with labels, are of the source.
   """
   source, target = halves((outputs.embedding, outputs.logits), size)
-  losses = optax.softmax_cross_entropy_with_integer_labels(source[1], labels)
   ratios = reweighting.discriminator_weights(
     source[0], target[0], normalize=False
   )
-  return {
-    "source_accuracy": jnp.mean(metrics.accuracy(source[1], labels)),
-    "information": selection.im_score(target[1]),
-    "entropy": selection.entropy_score(target[1]),
-    "bnm": selection.bnm_score(target[1]),
-    "snd": selection.snd_score(jax.nn.softmax(target[1])),
-    "importance_weighted": selection.importance_weighted_score(
-      losses, ratios / jnp.mean(ratios)
-    ),
-    "dev": selection.dev_score(losses, ratios),
-  }
+  return rules.score(
+    metrics.accuracy(source[1], labels),
+    cross_entropy(source[1], labels),
+    ratios,
+    target[1],
+    jax.nn.softmax(target[1]),
+  )
 
 
 @functools.cache
@@ -81,35 +64,20 @@ def make_reverse(
 ):
   """Reverse validation: a new student learns the target from an adapted one.
 
-  Args:
-    answer: the adapted student's.
-    forward: of the network that starts anew.
-    size: how many validation images are of the source.
-    rate: of Adam.
-
-  Returns:
-    `(state, initial variables, validation) -> accuracy on the source`.
+  `(state, initial variables, validation) -> accuracy on the source`.
   """
-  optimizer = optax.adam(rate)
 
   def fit(variables, images, labels, mask, key):
-    def loss_fn(params, state):
-      start = training.Variables(params, state)
-      outputs, state = forward(start, images, train=True, key=key)
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        outputs.logits, labels
-      )
-      return masked_mean(losses, mask), state
+    student = training.Model(forward, variables)
+    optimizer = optax.adam(rate)
+    learner = training.distill(student, None, cross_entropy, optimizer)
+    batch = {"image": images, "label": labels, "mask": mask}
 
-    def step(carry, _):
-      (params, state), moments = carry
-      slopes, state = jax.grad(loss_fn, has_aux=True)(params, state)
-      updates, moments = optimizer.update(slopes, moments, params)
-      params = optax.apply_updates(params, updates)
-      return (training.Variables(params, state), moments), None
+    def step(state, _):
+      return learner.step(state, {}, batch, key, axis_name=None)[0], None
 
-    start = variables, optimizer.init(variables.params)
-    return jax.lax.scan(step, start, None, length=REVERSE_STEPS)[0][0]
+    start = learner.init(key, batch)
+    return jax.lax.scan(step, start, None, length=REVERSE_STEPS)[0].student
 
   def predict(model, images):
     if isinstance(model, training.Variables):
@@ -162,16 +130,8 @@ def make_embedding(answer: Callable[..., Any], size: int):
   return embed
 
 
-def examine(trained: Trained, rule: str) -> Row:
-  """Chooses the weight of a method; only now are test images looked at.
-
-  Args:
-    trained: its students.
-    rule: by which the weight is chosen.
-
-  Returns:
-    The row of the report.
-  """
+def examine(trained: Trained, rule: rules.Rule) -> Row:
+  """Chooses the weight of a method; only now are test images looked at."""
   config, data = trained.job.config, trained.job.data
   job, size = trained.job, data.validation_sizes[0]
   look = make_look(trained.answer, job.forward, size, config.learning_rate)

@@ -9,23 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.frame import data as frame_data
 from kdjax import data as kdata
 
 
 class Data(NamedTuple):
-  """Images and labels on the device.
+  """Images and labels on the device."""
 
-  Attributes:
-    train: of each domain; the target's labels are there for target_only alone.
-    validation: of both domains in one, those of the source first.
-    test: of the target.
-    validation_sizes: how many are of each domain.
-  """
-
+  # Of each domain; the target's labels are there for target_only alone.
   train: dict[str, dict[str, Any]]
+  # Of both domains in one, those of the source first.
   validation: dict[str, Any]
-  test: dict[str, Any]
-  validation_sizes: tuple[int, int]
+  test: dict[str, Any]  # of the target
+  validation_sizes: tuple[int, int]  # how many are of each domain
 
   @property
   def train_sizes(self) -> tuple[int, ...]:
@@ -41,21 +37,18 @@ class Data(NamedTuple):
 
 def load_data(config: Any) -> Data:
   """Reads both domains, of one image size, and shifts the target."""
-
-  def read(name: str, split: str) -> kdata.Source:
-    source = kdata.load(name, split, data_dir=config.data_dir)
-    count = min(len(source), config.examples)
-    arrays = kdata.as_arrays(kdata.subset(source, range(count)))
-    return kdata.ArraySource(arrays["image"], arrays["label"])
+  names = config.source, config.target
 
   def divide(source: kdata.Source) -> list[dict[str, Any]]:
     parts = kdata.split(source, config.validation_fraction, seed=config.seed)
     return [jax.device_put(kdata.as_arrays(part)) for part in parts]
 
-  if config.source == config.target:
-    domains = kdata.split(read(config.source, "train"), 0.5, seed=config.seed)
-  else:
-    domains = read(config.source, "train"), read(config.target, "train")
+  def read(name: str, split: str = "train") -> kdata.Source:
+    return frame_data.read(config, split, name=name, limit=config.examples)
+
+  domains = [read(name) for name in dict.fromkeys(names)]
+  if len(domains) == 1:
+    domains = kdata.split(domains[0], 0.5, seed=config.seed)
   sources, targets = map(divide, domains)
   targets.append(jax.device_put(kdata.as_arrays(read(config.target, "test"))))
   size = targets[0]["image"].shape[1:3]
@@ -111,15 +104,7 @@ def train_rows(data: Data) -> list[jax.Array]:
 
 
 def weigh(data: Data, weigh: Callable[..., Any]) -> Data:
-  """Weighs the source's training images, by the pixels of both domains.
-
-  Args:
-    data: of both domains.
-    weigh: `(source_rows, target_rows) -> weights`.
-
-  Returns:
-    The data, with the weight of each training image of the source.
-  """
+  """Weighs the source's images, `(source_rows, target_rows) -> weights`."""
   source = data.train["source"] | {"weight": jax.jit(weigh)(*train_rows(data))}
   return data._replace(train=data.train | {"source": source})
 
@@ -127,13 +112,8 @@ def weigh(data: Data, weigh: Callable[..., Any]) -> Data:
 def transform(data: Data, fit: Callable[..., Any]) -> Data:
   """Maps the pixels of both domains into a common space.
 
-  Args:
-    data: of both domains.
-    fit: `(source_rows, target_rows) -> map`, on training images.
-
-  Returns:
-    The data, images of one row and column and of as many channels as the
-    common space has dimensions.
+  `fit(source_rows, target_rows)` is of training images. The new images have one
+  row, one column and as many channels as the space has dimensions.
   """
   fitted = jax.jit(fit)(*train_rows(data))
 

@@ -15,7 +15,7 @@ from kdjax import objectives
 from kdjax import training
 
 BOUNDS = ("source_only", "target_only")
-# Methods for two closed sets of images, by what they do, as the report does.
+# Methods for two closed sets of images, in the groups of the report.
 GROUPS = {
   "bounds": BOUNDS,
   "discrepancy": (
@@ -63,7 +63,7 @@ VIEWS = {
   "strong": strong_view,
   "strong_2": functools.partial(strong_view, number=2),
 }
-# What suits small images and networks.
+# Options for small images and networks.
 OPTIONS = {"cdan_random": {"mapped": 256}}
 PREPARATIONS = {"fda": {"half_width": 1}, "mixmatch": {"augment": shifted}}
 COMPONENTS = {
@@ -90,19 +90,7 @@ def make_learner(
   targets: int,
   factor: Any = 1.0,
 ) -> training.Learner:
-  """The learner of a method.
-
-  Args:
-    name: of the method.
-    config: the flags.
-    student: the network and where it starts.
-    targets: how many unlabeled images there are.
-    factor: of the published weight. It is in the state: to make a step, it is
-      not needed.
-
-  Returns:
-    The learner, of batches with the parts `"source"` and `"target"`.
-  """
+  """The learner of a method."""
   row = objectives.PRESETS[name]
   options: dict[str, Any] = dict(OPTIONS.get(name, {}))
   if row.tuned:
@@ -131,7 +119,7 @@ def make_learner(
 
 
 def change_of(name: str) -> Callable[[Data], Data] | None:
-  """What a method does to the images before anything is trained, if it does.
+  """The change that a method makes to images before training, or None.
 
   It sees the pixels of training images, and labels of the source.
   """

@@ -1,11 +1,14 @@
-"""The figures of `experiments.adapt`; each function saves one PNG."""
+"""The figures of `experiments.adapt`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 
+from experiments.adapt.methods import GROUP_OF
+from experiments.adapt.methods import NAMES
 from experiments.frame import plots
+from experiments.frame import statistics
 
 # One color for each kind of method.
 KINDS = {
@@ -18,7 +21,69 @@ KINDS = {
   "instance weights": plots.BROWN,
   "closed-form maps": plots.GREY,
 }
+SHOWN = 4  # methods in the curves and scatter plots, the best on test images
 POINTS = 200  # of a domain in a scatter plot; more would hide each other
+
+
+def draw(
+  job: Any, rows: dict[str, Any], gains: Mapping[str, statistics.Gain]
+) -> dict[str, str]:
+  """Saves the figures; returns their captions by file name."""
+  config, path = job.config, job.run.path
+  named = {NAMES[method]: row for method, row in rows.items()}
+  plots.accuracy_bars(
+    path / "accuracy.png",
+    {name: row.test_accuracy for name, row in named.items()},
+    groups={NAMES[method]: GROUP_OF[method] for method in rows},
+    colours=KINDS,
+    oracles={
+      name: row.oracle_accuracy
+      for name, row in named.items()
+      if row.weight is not None
+    },
+    oracle_label="weight chosen with target labels",
+    reference=NAMES["source_only"],
+    title=statistics.headline(gains, NAMES, "source-only"),
+  )
+  best = sorted(gains, key=lambda method: -gains[method].mean)[:SHOWN]
+  best = [NAMES[method] for method in best]
+  hidden = {NAMES[method] for method in gains} - set(best)
+  shown = {name: row for name, row in named.items() if name not in hidden}
+  curves = {name: x.validation["divergence"] for name, x in shown.items()}
+  nearest = min(best, key=lambda name: curves[name][-1].mean())
+  divergence_curves(
+    path / "divergence.png",
+    config.evaluate_every * np.arange(1, len(curves[nearest]) + 1),
+    curves,
+    null=max(row.null for row in rows.values()),
+    title=f"{nearest} brings the domains closest, to a d_H of "
+    f"{curves[nearest][-1].mean():.2f}",
+  )
+  labels = np.asarray(job.data.validation["label"])
+  labels = np.split(labels, job.data.validation_sizes[:1])
+  plots.embedding_maps(
+    path / "embeddings.png",
+    {
+      f"{name}, d_H {curves[name][-1, 0]:.2f}": planes(row.embeddings, labels)
+      for name, row in shown.items()
+    },
+    markers={
+      "source": {"s": 26, "alpha": 0.3, "lw": 0},
+      "target": {"s": 26, "marker": "x", "lw": 1.3},
+    },
+    title="Embeddings of both domains, coloured by class",
+  )
+  return {
+    "accuracy.png": "Accuracy on target test images: means with 95 % "
+    "intervals, and each seed as a dot. Diamonds: had the weight been chosen "
+    "with target labels. Dashed: source-only.",
+    "divergence.png": "H-divergence of the embeddings of validation images: "
+    "mean over seeds in a band of one standard deviation; of at most "
+    f"{SHOWN} methods, the best on test images.",
+    "embeddings.png": "The first seed's embeddings of validation images on "
+    f"their two principal components, up to {POINTS} of each domain. Target "
+    "labels are used for the colours only.",
+  }
 
 
 def divergence_curves(
@@ -29,26 +94,14 @@ def divergence_curves(
   null: float,
   title: str,
 ) -> None:
-  """H-divergence over the steps of training.
+  """H-divergence `[evaluations, seeds]` over the steps of training.
 
-  Args:
-    path: of the PNG.
-    steps: `[evaluations]`.
-    curves: name -> d_H `[evaluations, seeds]`.
-    null: the upper end of d_H between domains that do not differ.
-    title: the finding.
+  `null` is its upper end between domains that do not differ.
   """
-  with plots.figure(path, title=title, width=7.2, height=4.6) as (canvas, axes):
+  with plots.figure(path, title=title, width=7.2, height=4.6) as axes:
     axes.axhspan(0, null, color=plots.FAINT, alpha=0.5, lw=0)
-    axes.text(
-      0.99,
-      null / 2,
-      "no shift",
-      ha="right",
-      va="center",
-      color="#737373",
-      transform=axes.get_yaxis_transform(),
-    )
+    place = {"transform": axes.get_yaxis_transform(), "ha": "right"}
+    axes.text(0.99, null / 2, "no shift", va="center", color="#737373", **place)
     for colour, (name, values) in zip(
       plots.SERIES, curves.items(), strict=False
     ):
@@ -62,53 +115,17 @@ def divergence_curves(
       xlim=ends,
       ylim=(0, 2.05),
     )
-    plots.legend(canvas, axes.get_legend_handles_labels()[0])
+    plots.legend(axes, axes.get_legend_handles_labels()[0])
 
 
-def embedding_scatter(
-  path: plots.Path,
-  panels: Mapping[str, Sequence[np.ndarray]],
-  labels: Sequence[np.ndarray],
-  title: str,
-) -> None:
-  """Embeddings of both domains on their two principal components.
-
-  Args:
-    path: of the PNG.
-    panels: name -> embeddings of source and target, `[n, d]` each.
-    labels: classes of source and target, `[n]` each, for the colors only.
-    title: the finding.
-  """
-  columns = min(3, len(panels))
-  rows = -(-len(panels) // columns)
-  size = {"width": 3.1 * columns, "height": 1.1 + 3.0 * rows}
-  palette = matplotlib.color_sequences["tab10"]
-  colours = [np.array(palette)[domain % len(palette)] for domain in labels]
-  with plots.figure(path, title=title, rows=rows, columns=columns, **size) as (
-    canvas,
-    grid,
-  ):
-    for axes in np.ravel(grid):
-      axes.set(xticks=[], yticks=[])
-      plots.blank(axes)
-    for axes, (name, domains) in zip(
-      np.ravel(grid), panels.items(), strict=False
-    ):
-      pooled = np.concatenate(domains)
-      centre = pooled.mean(0)
-      _, _, directions = np.linalg.svd(pooled - centre, full_matrices=False)
-      source, target = (
-        (x - centre)[:POINTS] @ directions[:2].T for x in domains
-      )
-      axes.scatter(*source.T, s=26, c=colours[0][:POINTS], alpha=0.3, lw=0)
-      axes.scatter(*target.T, s=26, c=colours[1][:POINTS], marker="x", lw=1.3)
-      axes.set_title(name)
-    marks = [
-      plots.mark("source", plots.GREY, "o", alpha=0.5),
-      plots.mark("target", plots.INK, "x"),
-      *(
-        plots.mark(str(k), palette[k % 10])
-        for k in np.unique(np.concatenate(labels))
-      ),
-    ]
-    plots.legend(canvas, marks)
+def planes(
+  domains: Sequence[np.ndarray], labels: Sequence[np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Embeddings `[n, d]` on two common principal components, with labels."""
+  pooled = np.concatenate(domains)
+  centre = pooled.mean(0)
+  _, _, directions = np.linalg.svd(pooled - centre, full_matrices=False)
+  return [
+    ((x - centre)[:POINTS] @ directions[:2].T, y[:POINTS])
+    for x, y in zip(domains, labels, strict=True)
+  ]

@@ -1,125 +1,98 @@
-"""The table, the figures and the report of `experiments.adapt`."""
+"""The tables and the words of the report of `experiments.adapt`."""
 
 from typing import Any
 
 import numpy as np
 
-from experiments.adapt.methods import GROUP_OF
 from experiments.adapt.methods import NAMES
-from experiments.adapt.plots import KINDS
-from experiments.adapt.plots import POINTS
-from experiments.adapt.plots import divergence_curves
-from experiments.adapt.plots import embedding_scatter
-from experiments.frame import plots
+from experiments.adapt.plots import draw
 from experiments.frame import rules
 from experiments.frame import statistics
 from experiments.frame import tables
 
-RULES = {
-  "source_accuracy": "accuracy on source validation images",
-  "information": "mutual information of target validation images and their "
-  "predicted classes",
-  "guarded": "mutual information of target validation images and their "
-  "predicted classes, among weights whose accuracy on source validation images "
-  "is within 2 points of the best",
-  "entropy": "low entropy of the predictions for target validation images",
-  "bnm": "nuclear norm of the predictions for target validation images",
-  "snd": "dense neighbourhoods among the predictions for target validation "
-  "images",
-  "importance_weighted": "risk on source validation images under importance "
-  "weights",
-  "dev": "risk on source validation images under importance weights, with a "
-  "control variate",
-  "reverse": "accuracy on source validation images of a new student that "
-  "learned the predicted labels of the target's",
-}
-SHOWN = 4  # methods in the curves and scatter plots, the best on test images
-
 
 def write(job: Any, rows: dict[str, Any]) -> None:
-  """Draws the figures, writes report.md and prints the table.
-
-  Args:
-    job: the `Job` of the experiment.
-    rows: what its `main` returns.
-  """
+  """Draws the figures, writes report.md and prints the table."""
+  config, data = job.config, job.data
+  shift = {
+    "rotate": f", rotated by {config.degrees:g} degrees",
+    "invert": ", inverted",
+    "blend_noise": f", blended with noise of strength {config.strength:g}",
+  }.get(config.shift, "")
+  null = max(row.null for row in rows.values())
+  source, target = data.train_sizes
+  weights = ", ".join(f"{weight:g}" for weight in config.weights)
+  source_size, target_size = data.validation_sizes
   job.run.publish(
     job.console,
-    f"From {job.config.source} to {describe_target(job.config)}",
-    conclude(job.config, rows),
-    make_table(job.config, rows),
-    read_table(rows),
-    *rules_table(job.config, rows),
-    setting(job),
-    draw(job, rows),
+    f"From {config.source} to {config.target}{shift}",
+    conclude(config, rows),
+    make_table(config, rows),
+    "Mean ± standard deviation over seeds, at the last step. Accuracy on "
+    "target is of test images; the gain is over source-only. "
+    f"{statistics.LEGEND} Accuracy on source and d_H, the H-divergence of the "
+    "embeddings (0 to 2), are of validation images; of domains that do not "
+    f"differ d_H stays below {null:.2f} in 95 of 100 permutations. The last "
+    "column **uses target labels**: the weight that an oracle would have "
+    "chosen, and its accuracy. Target-only was trained with target labels: "
+    "the upper bound of adaptation.",
+    *rules_table(config, rows),
+    "## The setting",
+    f"Each student ({config.network}) saw {source} labelled source images and "
+    f"{target} unlabelled target images, {config.batch_size} of each in a "
+    "batch; no image is in both domains. Seed i has the same initial weights "
+    "and batches under every method. The published weight of the transfer loss "
+    f"is multiplied by {weights}. The factor was chosen by this rule: "
+    f"{rules.RULES[config.select]} (means over seeds, at the last step), of "
+    f"{source_size} source and {target_size} target validation images. The "
+    f"{len(data.test['label'])} target test images chose nothing.",
+    draw(job, rows, gains_of(config, rows)),
   )
 
 
 def gains_of(config: Any, rows: dict[str, Any]) -> dict[str, statistics.Gain]:
-  """The methods' gains over source-only on target test images."""
+  """The gains of the methods over source-only on target test images."""
+  scores = {name: row.test_accuracy for name, row in rows.items()}
   return statistics.compare(
-    {method: rows[method].test_accuracy for method in config.methods},
-    rows["source_only"].test_accuracy,
+    {name: scores[name] for name in config.methods}, scores["source_only"]
   )
 
 
 def make_table(config: Any, rows: dict[str, Any]) -> tables.Table:
   """A row for each method."""
-  gains = gains_of(config, rows)
   # The upper bound is no method: it is not in the correction.
-  gains["target_only"] = statistics.gain_of(
+  bound = statistics.gain_of(
     rows["target_only"].test_accuracy, rows["source_only"].test_accuracy
   )
+  gains = gains_of(config, rows) | {"target_only": bound}
   cells = []
   for method, row in rows.items():
-    last = {name: values[-1] for name, values in row.validation.items()}
-    weight, oracle = "", ""
+    weight = oracle = ""
     if row.weight is not None:
-      accuracy = 100 * row.oracle_accuracy.mean()
-      weight = f"{row.weight:g}"
-      oracle = f"{row.oracle_weight:g}: {accuracy:.1f}"
+      reached = 100 * row.oracle_accuracy.mean()
+      weight, oracle = (
+        f"{row.weight:g}",
+        f"{row.oracle_weight:g}: {reached:.1f}",
+      )
     cells.append(
       [
         NAMES[method],
-        statistics.mean_std(row.test_accuracy, scale=100, digits=1),
+        statistics.percent(row.test_accuracy),
         gains[method].cell() if method in gains else "",
-        statistics.mean_std(last["source_accuracy"], scale=100, digits=1),
-        statistics.mean_std(last["divergence"]),
+        statistics.percent(row.validation["source_accuracy"][-1]),
+        statistics.mean_std(row.validation["divergence"][-1]),
         weight,
         oracle,
       ]
     )
-  header = [
-    "",
-    "on target, %",
-    "gain (95 % interval)",
-    "on source, %",
-    "d_H",
-    "weight",
-    "oracle's",
-  ]
-  return tables.Table(header, cells)
-
-
-def read_table(rows: dict[str, Any]) -> str:
-  """How to read the table, in words."""
-  null = max(row.null for row in rows.values())
-  return (
-    "Mean ± standard deviation over seeds, at the last step. Accuracy on "
-    "target is of test images; the gain is over source-only. "
-    f"{statistics.LEGEND} Accuracy on source and d_H, the H-divergence of the "
-    "embeddings (0: no linear probe tells the domains apart, 2: one always "
-    "does), are of validation images; domains that do not differ have a d_H of "
-    f"up to {null:.2f} in 95 of 100 permutations. The last column **uses "
-    "target labels**, those of validation images: the weight that an oracle "
-    "would have chosen, and its accuracy on target. Target-only was trained "
-    "with target labels: the upper bound of adaptation."
-  )
+  header = ["", "on target, %", "gain (95 % interval)", "on source, %", "d_H"]
+  header += ["weight", "oracle's"]
+  return tables.Table(header, cells, shown=(0, 1, 2, 4))
 
 
 def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
   """The findings, in words."""
-  source, target = (rows[name] for name in ("source_only", "target_only"))
+  source, target = rows["source_only"], rows["target_only"]
   findings = [
     "Source-only reaches an accuracy of "
     f"{source.validation['source_accuracy'][-1].mean():.1%} on the source and "
@@ -138,133 +111,42 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
     f"d_H of source-only is {before:.2f}; {NAMES[nearest]} has the least, "
     f"{distances[nearest]:.2f}."
   )
-  weighed = [m for m in config.methods if rows[m].weight is not None]
-  if weighed:
-    lost = np.mean(
-      [
-        rows[m].oracle_accuracy.mean() - rows[m].test_accuracy.mean()
-        for m in weighed
-      ]
-    )
-    wrong = sum(rows[m].weight != rows[m].oracle_weight for m in weighed)
+  if weighed := weighed_rows(config, rows):
+    lost = np.mean([x.oracle_accuracy - x.test_accuracy for x in weighed])
+    wrong = sum(row.weight != row.oracle_weight for row in weighed)
     findings.append(
       f"Choosing the weight without target labels cost {100 * lost:.1f} "
       f"points of target accuracy, the mean over {len(weighed)} methods; "
-      f"an oracle with target labels would have chosen another weight for "
+      "an oracle with target labels would have chosen another weight for "
       f"{wrong} of them."
     )
   return findings
 
 
+def weighed_rows(config: Any, rows: dict[str, Any]) -> list[Any]:
+  """The rows of the methods that have a weight to choose."""
+  of_methods = (rows[name] for name in config.methods)
+  return [row for row in of_methods if row.weight is not None]
+
+
 def rules_table(config: Any, rows: dict[str, Any]) -> list[Any]:
   """The accuracy that each rule of choice would have reached."""
-  weighed = [rows[m] for m in config.methods if rows[m].weight is not None]
+  weighed = weighed_rows(config, rows)
   if not weighed:
     return []
   reached = {
-    rule: np.mean([row.by_rule[rule] for row in weighed])
+    f"**{rule}**" if rule == config.select else rule: np.mean(
+      [row.by_rule[rule] for row in weighed]
+    )
     for rule in rules.RULES
   }
-  best = np.mean([row.oracle_accuracy.mean() for row in weighed])
-  cells = [
-    [f"**{rule}**" if rule == config.select else rule, f"{100 * mean:.1f}"]
-    for rule, mean in sorted(reached.items(), key=lambda pair: -pair[1])
-  ]
-  cells.insert(0, ["oracle, with target labels", f"{100 * best:.1f}"])
+  ranked = sorted(reached.items(), key=lambda pair: -pair[1])
+  best = np.mean([row.oracle_accuracy for row in weighed])
+  ranked.insert(0, ("oracle, with target labels", best))
+  cells = [[name, f"{100 * mean:.1f}"] for name, mean in ranked]
   return [
     "## Choosing without target labels",
     f"Mean accuracy on target over {len(weighed)} methods, had their weights "
     "been chosen by another rule. The rule of this run is in bold.",
     tables.Table(["rule", "on target, %"], cells, shown=()),
   ]
-
-
-def describe_target(config: Any) -> str:
-  """The target and its shift, in words."""
-  details = {
-    "rotate": f", rotated by {config.degrees:g} degrees",
-    "invert": ", inverted",
-    "blend_noise": f", blended with noise of strength {config.strength:g}",
-  }
-  return f"{config.target}{details.get(config.shift, '')}"
-
-
-def setting(job: Any) -> str:
-  """The images and how the weights were chosen, in words."""
-  config, data = job.config, job.data
-  source, target = data.train_sizes
-  weights = ", ".join(f"{weight:g}" for weight in config.weights)
-  chosen_by = data.validation_sizes
-  return (
-    "## The setting\n\n"
-    f"Each student ({config.network}) saw {source} labelled source images and "
-    f"{target} unlabelled target images, {config.batch_size} of each in a "
-    "batch; no image is in both domains. Seed i starts from the same weights "
-    "and sees the same batches under every method. The published weight of "
-    f"the transfer loss is multiplied by {weights}. The factor of each method "
-    f"was chosen by this rule: {rules.RULES[config.select]} (means over seeds, "
-    f"at the last step), of {chosen_by[0]} source and {chosen_by[1]} target "
-    f"validation images. The {len(data.test['label'])} target test images "
-    "chose nothing."
-  )
-
-
-def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
-  """Saves the figures; returns their captions by file name."""
-  config, path = job.config, job.run.path
-  gains = gains_of(config, rows)
-  ranked = sorted(gains, key=lambda method: -gains[method].mean)
-  plots.accuracy_bars(
-    path / "accuracy.png",
-    {NAMES[method]: row.test_accuracy for method, row in rows.items()},
-    groups={NAMES[method]: GROUP_OF[method] for method in rows},
-    colours=KINDS,
-    oracles={
-      NAMES[method]: row.oracle_accuracy
-      for method, row in rows.items()
-      if row.weight is not None
-    },
-    oracle_label="weight chosen with target labels",
-    reference=NAMES["source_only"],
-    title=statistics.headline(gains, NAMES, "source-only"),
-  )
-  shown = {m for m in rows if m not in config.methods} | set(ranked[:SHOWN])
-  divergences = {
-    method: row.validation["divergence"]
-    for method, row in rows.items()
-    if method in shown
-  }
-  nearest = min(
-    (m for m in divergences if m in config.methods),
-    key=lambda x: divergences[x][-1].mean(),
-  )
-  divergence_curves(
-    path / "divergence.png",
-    config.evaluate_every * np.arange(1, len(divergences[nearest]) + 1),
-    {NAMES[method]: values for method, values in divergences.items()},
-    null=max(row.null for row in rows.values()),
-    title=f"{NAMES[nearest]} brings the domains closest, to a d_H of "
-    f"{divergences[nearest][-1].mean():.2f}",
-  )
-  embedding_scatter(
-    path / "embeddings.png",
-    {
-      f"{NAMES[method]}, d_H {values[-1, 0]:.2f}": rows[method].embeddings
-      for method, values in divergences.items()
-    },
-    np.split(
-      np.asarray(job.data.validation["label"]), job.data.validation_sizes[:1]
-    ),
-    title="Embeddings of both domains, coloured by class",
-  )
-  return {
-    "accuracy.png": "Accuracy on target test images: means with 95 % "
-    "intervals, and each seed as a dot. Diamonds: had the weight been chosen "
-    "with target labels. Dashed: source-only.",
-    "divergence.png": "H-divergence of the embeddings of validation images: "
-    "mean over seeds in a band of one standard deviation; of at most "
-    f"{SHOWN} methods, the best on test images.",
-    "embeddings.png": "The first seed's embeddings of validation images on "
-    f"their two principal components, up to {POINTS} of each domain. Target "
-    "labels are used for the colours only.",
-  }

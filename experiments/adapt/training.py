@@ -14,11 +14,11 @@ from experiments.adapt.data import halves
 from experiments.adapt.methods import change_of
 from experiments.adapt.methods import make_learner
 from experiments.frame import commands
+from experiments.frame import data as frame_data
 from experiments.frame import folders
 from experiments.frame import networks
 from experiments.frame import rounds
 from kdjax import adaptation
-from kdjax import data as kdata
 from kdjax import metrics
 from kdjax import objectives
 from kdjax import selection
@@ -26,78 +26,54 @@ from kdjax import training
 
 
 class Job(NamedTuple):
-  """The inputs of every part of the run.
-
-  What a seed decides is the same under every method: the initial variables
-  `[seeds]`, a key for the rest `[seeds]`, and the order of the images, a plan
-  `[seeds, steps, batch]` for each domain.
-  """
+  """The inputs of every part of the run; seeds are the same for all methods."""
 
   config: Any
   run: folders.RunFolder
   console: Console
   data: Data
   forward: training.Forward
-  variables: training.Variables
-  key: jax.Array
-  plan: dict[str, dict[str, jax.Array]]
+  variables: training.Variables  # initial ones, `[seeds, ...]`
+  key: jax.Array  # for all else, `[seeds]`
+  plan: dict[str, Any]  # of each domain, `[seeds, steps, batch]`
 
 
 class Trained(NamedTuple):
-  """A method's students after training.
+  """A method's students after training."""
 
-  Attributes:
-    job: what they were trained for, on the images as the method changes them.
-    state: `[seeds, weights]`, without the optimizer's.
-    answer: `(state, images) -> outputs` of one student.
-    seen: validation scores by name, `[rounds, seeds, weights]`.
-  """
-
+  # With the images as the method changes them.
   job: Job
-  state: training.TrainState
-  answer: Callable[..., Any]
+  state: training.TrainState  # `[seeds, weights]`, without the optimizer's
+  answer: Callable[..., Any]  # `(state, images) -> outputs` of one student
+  # Validation scores by name, `[rounds, seeds, weights]`.
   seen: dict[str, np.ndarray]
 
 
 def network(config: Any, data: Data) -> training.Network:
   """The student's network, which takes images as they are."""
-  images = np.asarray(data.train["source"]["image"])
-  mean, std = kdata.channel_statistics(images)
-  # What a closed-form map returns is no image.
+  images = data.train["source"]["image"]
+  # A closed-form map returns rows, which are no images.
   name = config.network if images.shape[1] > 1 else "mlp"
   options = {"hidden": config.hidden} if name == "mlp" else {}
-  return networks.make_network(
-    name,
-    input_shape=images.shape[1:],
-    classes=data.classes,
-    mean=mean,
-    std=std,
-    **options,
-  )
+  return networks.make_network(name, images, data.classes, **options)
 
 
-def start_seeds(config: Any, data: Data, init: Callable[..., Any]):
-  """Returns the initial variables, the keys and the plans of all seeds."""
+def start_job(config: Any, run: Any, console: Any, data: Any) -> Job:
+  """The initial state of every method."""
+  init, forward = network(config, data)
 
   def plan_domain(key, size):
     return rounds.plan_steps(key, size, config.batch_size, config.steps)
 
   @jax.jit
   @jax.vmap
-  def start(seed):
-    key = jax.random.fold_in(jax.random.key(config.seed), seed)
+  def start(key):
     init_key, key, *plan_keys = jax.random.split(key, 4)
     plans = map(plan_domain, plan_keys, data.train_sizes)
     return init(init_key), key, dict(zip(data.train, plans, strict=True))
 
-  return start(jnp.arange(config.seeds))
-
-
-def start_job(config: Any, run: Any, console: Any, data: Any) -> Job:
-  """The initial state of every method."""
-  student = network(config, data)
-  variables, key, plan = start_seeds(config, data, student.init)
-  return Job(config, run, console, data, student.forward, variables, key, plan)
+  seeds = start(rounds.seed_keys(config))
+  return Job(config, run, console, data, forward, *seeds)
 
 
 def job_of(name: str, job: Job) -> Job:
@@ -117,19 +93,6 @@ def hide_labels(name: str, parts: dict[str, Any]) -> dict[str, Any]:
   return parts | {"target": target}
 
 
-def batch_spec(config: Any, data: Data) -> Any:
-  """The shapes of a batch."""
-
-  def spec(shape, dtype):
-    return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
-
-  rows = {"index": spec((), jnp.int32), "mask": spec((), bool)}
-  return {
-    domain: jax.tree.map(lambda x: spec(x.shape[1:], x.dtype), part) | rows
-    for domain, part in data.train.items()
-  }
-
-
 def students(state: training.TrainState, predict: Any) -> training.TrainState:
   """The state for predictions: no optimizer; an objective if it predicts.
 
@@ -146,15 +109,7 @@ def students(state: training.TrainState, predict: Any) -> training.TrainState:
 
 @functools.cache
 def make_answer(forward: training.Forward, predict: Any = None):
-  """The prediction of one student, by its own head or by its method's.
-
-  Args:
-    forward: the student's.
-    predict: of the objective, if it has one.
-
-  Returns:
-    `(state, images) -> outputs`.
-  """
+  """`(state, images) -> outputs` of a student, by its method's head if any."""
 
   def answer(state, images):
     outputs, _ = forward(state.student, images, train=False, key=None)
@@ -188,16 +143,7 @@ def make_evaluation(answer: Callable[..., Any], size: int):
 
 
 def train(name: str, job: Job, first: Trained | None = None) -> Trained:
-  """Trains all weights and seeds of a method as one program.
-
-  Args:
-    name: of the method.
-    job: of all methods.
-    first: the students of source-only, for methods that start there.
-
-  Returns:
-    Its students and what was seen of them.
-  """
+  """Trains all weights and seeds of a method as one program."""
   config, row = job.config, objectives.PRESETS[name]
   targets = job.data.train_sizes[1]
   job = job_of(name, job)
@@ -206,7 +152,10 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
     assert first is not None
     variables = jax.tree.map(lambda x: x[:, 0], first.state.student)
   weights = config.weights if row.tuned else (1.0,)
-  spec = batch_spec(config, job.data)
+  spec = {
+    domain: frame_data.batch_spec(part, config.batch_size)
+    for domain, part in job.data.train.items()
+  }
 
   def learner_of(variables, weight=1.0):
     student = training.Model(job.forward, variables)
@@ -239,9 +188,7 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
   answer = make_answer(job.forward, objective.predict)
   evaluate = make_evaluation(answer, job.data.validation_sizes[0])
 
-  def advance(state, frozen, data, plan, key, validation_plan):
-    del validation_plan  # d_H is of all validation images together
-    images, validation = data
+  def advance(state, frozen, images, validation, plan, key):
     state = run(state, frozen, images, plan, key)
     return state, evaluate(students(state, objective.predict), validation)
 
@@ -253,8 +200,13 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
     )
     return {"weight": list(weights)} | means, text
 
-  begin = start(variables, job.key, jnp.array(weights)), job.key, job.plan
+  state = start(variables, job.key, jnp.array(weights))
   state, seen = rounds.train(
-    name, job, advance, learner.frozen, begin, describe
+    job,
+    name,
+    advance,
+    (learner.frozen, job.data.train, job.data.validation),
+    (state, job.plan, job.key),
+    describe,
   )
   return Trained(job, students(state, objective.predict), answer, seen)

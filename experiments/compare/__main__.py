@@ -20,6 +20,7 @@ few minutes; a short one starts again.
 
 import dataclasses
 import os
+from collections.abc import Iterable, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -30,6 +31,7 @@ from experiments.compare.cells import run_cell
 from experiments.compare.data import load_data
 from experiments.compare.data import resize_held_out
 from experiments.compare.job import Job
+from experiments.compare.job import SharedFolder
 from experiments.compare.job import total_steps
 from experiments.compare.methods import PAIRS
 from experiments.compare.methods import make_network
@@ -38,11 +40,20 @@ from experiments.compare.methods import method_names
 from experiments.compare.methods import row_of
 from experiments.compare.report import write
 from experiments.frame import commands
-from experiments.frame import folders
 from experiments.frame import progress
 
+# Flags whose default is that of the recipe.
 OF_RECIPE = "that of the recipe"
+Name = Annotated[str | None, commands.optional(OF_RECIPE, "NAME")]
+Pairs = Annotated[
+  tuple[str, ...] | None, commands.optional(OF_RECIPE, "TEACHER:STUDENT ...")
+]
+Int = Annotated[int | None, commands.optional(OF_RECIPE)]
+Share = Annotated[float | None, commands.optional(OF_RECIPE, "FLOAT")]
+Switch = Annotated[bool | None, commands.optional(OF_RECIPE, "{True,False}")]
 # The defaults that each recipe gives to flags.
+_ALL_IMAGES = {"examples_per_class": 0, "validation_fraction": 0.0}
+_LARGER = {"shift": 4, "flip": True}
 RECIPES: dict[str, dict[str, Any]] = {
   "digits": {
     "dataset": "digits",
@@ -56,7 +67,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "shift": 1,
     "flip": False,
   },
-  "fashion": {
+  "fashion": _LARGER
+  | {
     "dataset": "fashion_mnist",
     "pairs": ("resnet32x4:resnet8x4", "resnet32x4:shufflenetv2"),
     "assistant": "resnet14",
@@ -65,154 +77,109 @@ RECIPES: dict[str, dict[str, Any]] = {
     "epochs": 120,
     "teacher_epochs": 30,
     "evaluate_every": 10,
-    "shift": 4,
-    "flip": True,
   },
-  "cifar100": {
+  "cifar100": _LARGER
+  | _ALL_IMAGES
+  | {
     "dataset": "cifar100",
     "pairs": ("same",),
     "assistant": "resnet20",
-    "examples_per_class": 0,
-    "validation_fraction": 0.0,
     "epochs": 240,
     "teacher_epochs": 240,
     "evaluate_every": 5,
-    "shift": 4,
-    "flip": True,
   },
-  "function_matching": {
+  "function_matching": _LARGER
+  | _ALL_IMAGES
+  | {
     "dataset": "cifar100",
     "pairs": ("imagenet-resnet50:imagenet-resnet18",),
     "assistant": "imagenet-resnet34",
     "methods": ("function_matching",),
-    "examples_per_class": 0,
-    "validation_fraction": 0.0,
     "epochs": 1200,
     "teacher_epochs": 1200,
     "evaluate_every": 10,
-    "shift": 4,
-    "flip": True,
   },
 }
 
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares methods on pairs of networks; writes one table.
-
-  Attributes:
-    recipe: the protocol, which gives the defaults of other flags; cifar100:
-      RepDistiller's, function_matching: big_vision's.
-    variant: the protocol of the recipe function_matching: imagenet, or flowers,
-      pet, food or sun with /fast, /medium or /long.
-    methods: names of kdjax.objectives.PRESETS, and dot; help: print them.
-      scratch and kd are always compared.
-    pairs: teacher:student, names of kdjax.nets.create or, for small images,
-      resnet8x0.5, deit-tiny-4 and deit-mini-2; or same and different, the pairs
-      of RepDistiller's tables.
-    assistant: the network between teacher and student, for takd.
-    seeds: the number of students in each cell.
-    together: whether the seeds of a cell are vmapped or trained one after the
-      other.
-    workers: the number of cells that are trained at the same time.
-    dataset: digits, or the name of a data set that tfds has prepared.
-    data_dir: the folder of the data sets that tfds has prepared.
-    image_size: the side to which images are resized first; 0: they keep their
-      size.
-    examples_per_class: images of each class that a student sees, drawn by its
-      seed; 0: all images that the teacher saw.
-    validation_fraction: share of the training images that is held out; 0: none,
-      and then the last epoch alone counts.
-    epochs: passes over its images of each student.
-    teacher_epochs: passes of the teachers and of the assistant.
-    evaluate_every: epochs from one evaluation to the next.
-    shift: images are shifted by up to so many pixels (recipes digits, fashion).
-    flip: images are mirrored at random (recipes digits, fashion).
-    dtype: the number type of the networks' computation.
-    checkpoint_seconds: the time from one checkpoint of a cell to the next.
-  """
+  """Compares methods on pairs of networks; writes one table."""
 
   workdir: str = "runs/compare"
+  # the protocol, which gives the defaults of other flags; cifar100:
+  # RepDistiller's, function_matching: big_vision's
   recipe: Literal["digits", "fashion", "cifar100", "function_matching"] = (
     "digits"
   )
+  # the protocol of the recipe function_matching: imagenet, or flowers, pet,
+  # food or sun with /fast, /medium or /long
   variant: str = "imagenet"
+  # names of kdjax.objectives.PRESETS, and dot; help: print them. scratch and kd
+  # are always compared
   methods: Annotated[
     tuple[str, ...] | None,
     commands.optional("all; of function_matching that one", "NAME ..."),
   ] = None
-  pairs: Annotated[
-    tuple[str, ...] | None, commands.optional(OF_RECIPE, "TEACHER:STUDENT ...")
-  ] = None
-  assistant: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
-  seeds: int = 5
+  # teacher:student, names of kdjax.nets.create or, for small images,
+  # resnet8x0.5, deit-tiny-4 and deit-mini-2; or same and different, the pairs
+  # of RepDistiller's tables
+  pairs: Pairs = None
+  assistant: Name = None  # the network between teacher and student, for takd
+  seeds: int = 5  # the number of students in each cell
+  # whether the seeds of a cell are vmapped or trained one after the other
   together: Annotated[
     bool | None,
     commands.optional("True, but False on a CPU", "{True,False}"),
   ] = None
+  # the number of cells that are trained at the same time
   workers: Annotated[
     int | None, commands.optional("1, but one for each core of a CPU")
   ] = None
-  dataset: Annotated[str | None, commands.optional(OF_RECIPE, "NAME")] = None
-  data_dir: commands.DataDir = None
-  image_size: int = 0
-  examples_per_class: Annotated[int | None, commands.optional(OF_RECIPE)] = None
-  validation_fraction: Annotated[
-    float | None, commands.optional(OF_RECIPE, "FLOAT")
-  ] = None
-  epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
-  teacher_epochs: Annotated[int | None, commands.optional(OF_RECIPE)] = None
-  evaluate_every: Annotated[int | None, commands.optional(OF_RECIPE)] = None
-  shift: Annotated[int | None, commands.optional(OF_RECIPE)] = None
-  flip: Annotated[bool | None, commands.optional(OF_RECIPE, "{True,False}")] = (
-    None
-  )
+  dataset: Name = None  # digits, or a data set that tfds has prepared
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
+  image_size: int = 0  # side to which images are resized; 0: they keep theirs
+  # images of each class that a student sees, drawn by its seed; 0: all images
+  # that the teacher saw
+  examples_per_class: Int = None
+  # share of the training images that is held out; 0: none, and then the last
+  # epoch alone counts
+  validation_fraction: Share = None
+  epochs: Int = None  # passes over its images of each student
+  teacher_epochs: Int = None  # passes of the teachers and of the assistant
+  evaluate_every: Int = None  # epochs from one evaluation to the next
+  shift: Int = None  # largest shift in pixels (recipes digits, fashion)
+  flip: Switch = None  # whether images are mirrored (recipes digits, fashion)
+  # the number type of the networks' computation
   dtype: Literal["float32", "bfloat16"] = "float32"
-  checkpoint_seconds: float = 120.0
+  checkpoint_seconds: float = 120.0  # from one checkpoint of a cell to the next
 
 
 def resolve(flags: Config) -> Any:
-  """Fills in what the recipe says, and spells out groups of names.
-
-  Args:
-    flags: the flags as they were given.
-
-  Returns:
-    The same with a value for each.
-
-  Raises:
-    ValueError: for flags that do not go together.
-  """
-  said = RECIPES[flags.recipe]
-  known = method_names()
+  """Fills in the flags of the recipe, and spells out groups of names."""
   changes = {
-    name: value for name, value in said.items() if getattr(flags, name) is None
+    name: value
+    for name, value in RECIPES[flags.recipe].items()
+    if getattr(flags, name) is None
   }
   config: Any = dataclasses.replace(flags, **changes)
-  given = known if config.methods is None else config.methods
-  methods = [m for item in given for m in item.split(",")]
-  config = dataclasses.replace(config, methods=tuple(dict.fromkeys(methods)))
+  known = method_names()
+  given = known if config.methods is None else spell_out(config.methods)
+  config = dataclasses.replace(config, methods=given)
   commands.expect_some(config, "methods", known)
-  commands.expect(config, "pairs", len(config.pairs) > 0, "one or more pairs")
-  # Scratch and plain KD are the baselines.
-  methods = tuple(dict.fromkeys(["scratch", "kd", *methods]))
-  pairs = [
-    pair
-    for item in config.pairs
-    for name in item.split(",")
-    for pair in PAIRS.get(name, (name,))
-  ]
-  for pair in pairs:
-    met = len(pair.split(":")) == 2
-    groups = ", ".join(PAIRS)
-    commands.expect(config, "pairs", met, f"teacher:student, or {groups}")
+  pairs = spell_out(config.pairs, PAIRS)
+  commands.expect(config, "pairs", len(pairs) > 0, "one or more pairs")
+  met = all(pair.count(":") == 1 for pair in pairs)
+  groups = f"teacher:student, or {', '.join(PAIRS)}"
+  commands.expect(config, "pairs", met, groups)
   cpu = jax.default_backend() == "cpu"
   cores = len(os.sched_getaffinity(0)) if cpu else 1
   together, workers = config.together, config.workers
   config = dataclasses.replace(
     config,
-    methods=methods,
-    pairs=tuple(dict.fromkeys(pairs)),
+    # Scratch and plain KD are the baselines.
+    methods=tuple(dict.fromkeys(("scratch", "kd", *given))),
+    pairs=pairs,
     together=not cpu if together is None else together,
     workers=cores if workers is None else workers,
   )
@@ -223,10 +190,18 @@ def resolve(flags: Config) -> Any:
     config, "examples_per_class", "image_size", "shift"
   )
   met = 0 <= config.validation_fraction < 1
-  commands.expect(
-    config, "validation_fraction", met, "0 or more, and less than 1"
-  )
+  expected = "0 or more, and less than 1"
+  commands.expect(config, "validation_fraction", met, expected)
   return config
+
+
+def spell_out(
+  values: Iterable[str], groups: Mapping[str, Iterable[str]] | None = None
+) -> tuple[str, ...]:
+  """The different names in lists with commas, those of a group in its place."""
+  groups = groups or {}
+  names = [name for value in values for name in value.split(",")]
+  return tuple(dict.fromkeys(x for n in names for x in groups.get(n, (n,))))
 
 
 def prepare(config: Config) -> Job:
@@ -234,42 +209,27 @@ def prepare(config: Config) -> Job:
   settings = resolve(config)
   data = load_data(settings)
   names = [name for pair in settings.pairs for name in pair.split(":")]
-  if "takd" in settings.methods:
-    names.append(settings.assistant)
-  recipes = [
-    make_recipe(
-      settings, name, data, examples=data.examples, epochs=settings.epochs
-    )
-    for name in dict.fromkeys(names)
-  ]
-  for name, recipe in zip(dict.fromkeys(names), recipes, strict=True):
+  names += [settings.assistant] if "takd" in settings.methods else []
+  sizes = {"examples": data.examples, "epochs": settings.epochs}
+  recipes = {x: make_recipe(settings, x, data, **sizes) for x in names}
+  for name, recipe in recipes.items():
     make_network(name, data, recipe, settings.dtype)
-  image = data.train["image"][:1]
-  cropped = jax.eval_shape(recipes[-1].augment, jax.random.key(0), image)
+  augment, image = recipes[names[-1]].augment, data.train["image"][:1]
+  cropped = jax.eval_shape(augment, jax.random.key(0), image)
   data = resize_held_out(data, cropped.shape[1:3])
   free = ("checkpoint_seconds", "methods", "pairs", "together", "workers")
-  console, run = commands.console(), folders.RunFolder(settings, free=free)
+  console, run = commands.console(), SharedFolder(settings, free=free)
   return Job(settings, run, console, data)
 
 
 def execute(job: Job) -> dict[str, Any]:
-  """Trains the cells that are missing and writes the report.
-
-  A cell that fails does not keep the others from being trained.
-
-  Returns:
-    Pair -> method -> what the cell's file holds.
-
-  Raises:
-    ExceptionGroup: after the report, if cells failed.
-  """
+  """Trains the missing cells, whichever of them fail, and writes the report."""
   config = job.config
   errors: list[Exception] = []
 
   def attempt(pair: str, method: str) -> bool:
     try:
-      teacher, student = pair.split(":")
-      run_cell(job, teacher, student, method)
+      run_cell(job, pair, method)
     except futures.CancelledError:
       return False
     except Exception as error:
@@ -301,17 +261,6 @@ def execute(job: Job) -> dict[str, Any]:
   return results
 
 
-def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and what it does, for `--methods help`."""
-  return {
-    name: (row_of(name).area, row_of(name).summary) for name in method_names()
-  }
-
-
-def main(config: Config) -> dict[str, Any]:
-  """Runs the comparison; raises an error where the command line prints it."""
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
-  commands.launch(Config, prepare, execute, describe_methods)
+  kinds = {x: (row_of(x).area, row_of(x).summary) for x in method_names()}
+  commands.launch(Config, prepare, execute, lambda: kinds)

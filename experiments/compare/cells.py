@@ -1,7 +1,7 @@
 """One cell: the students of a method on a pair, and the files it leaves."""
 
+import functools
 import json
-import pathlib
 import shutil
 import statistics
 import time
@@ -13,135 +13,102 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.compare.job import Job
-from experiments.compare.job import cell_file
+from experiments.compare.job import Saves
 from experiments.compare.job import load_variables
-from experiments.compare.job import restore
-from experiments.compare.job import save
 from experiments.compare.job import save_variables
-from experiments.compare.job import students_folder
 from experiments.compare.methods import TEACHERS
 from experiments.compare.methods import make_course
 from experiments.compare.training import Lesson
 from experiments.compare.training import Teacher
 from experiments.compare.training import build
-from experiments.compare.training import compiled
-from experiments.compare.training import count_parameters
 from experiments.compare.training import make_evaluation
-from experiments.compare.training import predict
-from experiments.compare.training import to_lists
+from experiments.frame import rounds
 from experiments.frame.folders import write_json
+from experiments.frame.scores import predict
 from kdjax import training
 
 SHOWN = 600  # test images whose embeddings are kept for a figure
 
 
-def pair_stem(pair: str) -> str:
-  """The start of the names of a pair's files."""
-  return pair.replace(":", "_to_")
-
-
-def run_cell(job: Job, teacher: str, student: str, method: str) -> None:
-  """Trains a cell and writes its file, unless it is there.
-
-  Args:
-    job: the run.
-    teacher: the name of the pair's teacher.
-    student: the name of its student.
-    method: the name of the method.
-  """
-  file = cell_file(job, teacher, student, method)
+def run_cell(job: Job, pair: str, method: str) -> None:
+  """Trains a cell and writes its file, unless it is there."""
+  file = job.cell_file(pair, method)
   if file.exists():
     return
   begin = time.perf_counter()
   config, data = job.config, job.data
+  teacher, student = pair.split(":")
   guide = pair_teacher(job, teacher)
-  match TEACHERS.get(method, "teacher"):
-    case None:
-      source = None
-    case "assistant":
-      name = f"{config.assistant}_from_{teacher}"
-      source = job.once(
-        ("teacher", name), lambda: train_teacher(job, name, guide)
-      )
-    case "scratch":
-      source = scratch_students(job, teacher, student)
-    case _:
-      source = guide
   network = job.network(student, teacher=False)
-  result: dict[str, Any] = {"pair": f"{teacher}:{student}", "method": method}
   init_keys, keys = seed_keys(config)
   targets = teacher_targets(job, teacher)
+  result: dict[str, Any] = {"pair": pair, "method": method}
+  variables = job.once(
+    ("students", student), lambda: jax.jit(jax.vmap(network.init))(init_keys)
+  )
+
+  train = functools.partial(
+    Training, job, pair, keys=keys, variables=variables, data=data.students
+  )
   try:
     course = make_course(
       method,
       student,
       network,
       job.recipe(student, teacher=False),
-      source,
+      _teacher_of(job, pair, method, guide),
       epochs=config.epochs,
       labels=data.labels,
       pair=(teacher, student),
       patient=config.recipe == "function_matching",
     )
-    variables = job.once(
-      ("students", student), lambda: jax.jit(jax.vmap(network.init))(init_keys)
-    )
-    begin_main = None
+    before = None
     if course.initialization:
-      before = Training(
-        job,
-        f"{teacher}:{student}",
-        f"{method} (before)",
-        course.initialization,
-        keys,
-        variables,
-        data.students,
-        data.seeds_axis,
-      )
-      before.finish(None, None)
-      begin_main = before.state
-    cell = Training(
-      job,
-      f"{teacher}:{student}",
-      method,
-      course.lesson,
-      keys,
-      variables,
-      data.students,
-      data.seeds_axis,
-    )
+      before = train(f"{method} (before)", course.initialization)
+      before.finish()
+    cell = train(method, course.lesson)
   except (TypeError, ValueError) as error:
     reason = " ".join(str(error).split())
     write_json(file, result | {"not_applicable": reason})
     return
-  if begin_main is not None:
-    cell.state = training.hand_over(begin_main, cell.state, method)
-  folder = job.run.path / "checkpoints" / f"{teacher}_to_{student}" / method
-  scratch = cell_file(job, teacher, student, "scratch")
-  known = method != "scratch" and json.loads(scratch.read_text())["history"]
-  history = cell.finish(folder, targets, known)
+  if before:
+    cell.state = training.hand_over(before.state, cell.state, method)
+  scratch, saves = [], job.saves(pair, method)
+  if method != "scratch":
+    scratch = json.loads(job.cell_file(pair, "scratch").read_text())["history"]
+  history = cell.finish(saves, targets, scratch)
   scores, *answers = cell.evaluate(targets)
   logits, embedding = (x[:, data.parts["test"]] for x in answers)
   file.parent.mkdir(parents=True, exist_ok=True)
   classes = np.eye(data.classes)[data.test_labels]
+  sums = np.einsum("nk,snc->skc", classes, logits)
   np.savez_compressed(
     file.with_suffix(".npz"),
-    class_logits=np.einsum("nk,snc->skc", classes, logits)
-    / classes.sum(0)[:, None],
+    class_logits=sums / classes.sum(0)[:, None],
     embedding=np.asarray(embedding[0, :SHOWN], np.float32),
   )
-  save_variables(students_folder(job, file), cell.state.student)
-  shutil.rmtree(folder, ignore_errors=True)
-  write_json(
-    file,
-    result
-    | {
-      "history": history,
-      "test": to_lists(scores["test"]),
-      "costs": cell.costs(history)
-      | {"seconds": round(time.perf_counter() - begin, 2)},
-    },
-  )
+  save_variables(job.file("students", pair, method), cell.state.student)
+  shutil.rmtree(saves.folder, ignore_errors=True)
+  seconds = {"seconds": round(time.perf_counter() - begin, 2)}
+  result |= {"history": history, "test": to_lists(scores["test"])}
+  write_json(file, result | {"costs": cell.costs(history) | seconds})
+
+
+def _teacher_of(
+  job: Job, pair: str, method: str, guide: Teacher
+) -> Teacher | None:
+  """The network that a method learns from, trained if it is missing."""
+  match TEACHERS.get(method, "teacher"):
+    case None:
+      return None
+    case "assistant":
+      name = f"{job.config.assistant}_from_{pair.split(':')[0]}"
+      return job.once(
+        ("teacher", name), lambda: train_teacher(job, name, guide)
+      )
+    case "scratch":
+      return scratch_students(job, pair)
+  return guide
 
 
 class Training:
@@ -150,94 +117,85 @@ class Training:
   def __init__(
     self,
     job: Job,
-    stage: str,
+    pair: str,
     name: str,
     lesson: Lesson,
+    *,
     keys: Any,
     variables: Any,
     data: Any,
-    data_axis: int | None,
-    *,
-    epochs: int | None = None,
   ):
     config = job.config
-    self.job, self.name, self.stage, self.lesson = job, name, stage, lesson
+    self.job, self.pair, self.lesson = job, pair, lesson
+    self.stage = f"{pair} {name}"
     self.keys, self.data, self.seeds = keys, data, len(keys)
-    # A stage before the main one is a single round.
-    self.epochs = config.evaluate_every if epochs is None else epochs
-    if lesson.epochs % self.epochs:
-      self.epochs = lesson.epochs
+    # A stage before the main one may be a single round.
+    single = lesson.epochs % config.evaluate_every
+    self.epochs = lesson.epochs if single else config.evaluate_every
     # Vmapping one student would only make its convolutions slower.
     self.chunk_size = None if config.together and self.seeds > 1 else 1
-    program = build(
+    start, advance, self.cosine, self.steps = build(
       lesson,
       data,
-      data_axis,
       job.data.classes,
       epochs=self.epochs,
       chunk_size=self.chunk_size,
     )
     self.guide = lesson.teacher.variables if lesson.teacher else {}
-    self.state = program.start(keys, variables, self.guide)
-    self.advance = compiled(
-      program.advance, self.state, self.guide, data, keys, jnp.int32(0)
-    )
-    self.cosine = program.cosine
-    self.steps = program.steps
+    self.state = start(keys, variables, self.guide)
+    begin = time.perf_counter()
+    inputs = self.state, self.guide, data, keys, jnp.int32(0)
+    self.advance = advance.lower(*inputs).compile()
+    self.compiling = time.perf_counter() - begin
     self.evaluation = None
 
   def finish(
-    self, folder: pathlib.Path | None, targets: Any, scratch: Any = None
+    self, saves: Saves | None = None, targets: Any = None, scratch: Any = ()
   ) -> list[dict[str, Any]]:
-    """Trains to the end, from the last checkpoint on if there is one.
+    """Trains to the end, from the last checkpoint on; returns the history.
 
-    Args:
-      folder: of the checkpoints; None keeps none and evaluates nothing.
-      targets: the pair's teacher's answers; None for a teacher.
-      scratch: what was seen of the students from scratch, or None.
-
-    Returns:
-      What was seen in each round.
+    Without checkpoints nothing is evaluated. `targets` are the outputs of the
+    pair's teacher, None for a teacher itself; `scratch` is the history of the
+    students from scratch.
     """
-    job, every = self.job, self.epochs
-    rounds, first, history = self.lesson.epochs // every, 0, []
-    if folder and folder.exists():
-      first, self.state, history = restore(folder, self.state) or (
-        0,
-        self.state,
-        [],
-      )
-    stage = f"{self.stage} {self.name}"
-    job.rewind(stage, first * every)
-    if first:
-      job.progress(first * every * self.steps * self.seeds, stage)
-    saved = time.monotonic()
-    for number in range(first, rounds):
+    last = 0
+
+    def update(epoch: int, note: str) -> None:
+      nonlocal last
+      steps = (epoch - last) * self.steps * self.seeds
+      last = epoch
+      self.job.progress(steps, note)
+
+    def advance(epoch: int, state: Any, history: list[Any]) -> rounds.Round:
+      if epoch > last:  # where a checkpoint was
+        update(epoch, self.stage)
       begin = time.perf_counter()
-      self.state, losses = self.advance.call(
-        self.state, self.guide, self.data, self.keys, jnp.int32(number * every)
-      )
+      inputs = self.guide, self.data, self.keys, jnp.int32(epoch)
+      self.state, losses = self.advance(state, *inputs)
       losses = jax.device_get(losses)
-      seen: dict[str, Any] = {
-        "seconds": time.perf_counter() - begin,
-        "losses": losses,
-      }
-      note = stage
-      if folder:
+      seconds = time.perf_counter() - begin
+      seen: dict[str, Any] = {"seconds": seconds, "losses": losses}
+      note = self.stage
+      if saves:
         seen |= self.look(targets)
         part = "validation" if "validation" in seen else "test"
         note += f", {part} {np.mean(seen[part]['accuracy']):.1%}"
         if scratch:
-          alone = np.array(scratch[number][part]["accuracy"])
+          alone = np.array(scratch[len(history)][part]["accuracy"])
           seen["gain_over_scratch"] = seen[part]["accuracy"] - alone
       seen = to_lists(seen)
-      history.append(seen)
-      job.log(stage=stage, step=(number + 1) * every, **seen)
-      job.progress(every * self.steps * self.seeds, note)
-      late = time.monotonic() - saved > job.config.checkpoint_seconds
-      if folder and late and number + 1 < rounds:
-        save(folder, number + 1, self.state, history)
-        saved = time.monotonic()
+      return rounds.Round(self.state, seen, seen, note)
+
+    self.state, history = rounds.run(
+      self.job,
+      self.stage,
+      self.state,
+      advance,
+      steps=self.lesson.epochs,
+      every=self.epochs,
+      checkpoints=saves or rounds.NoCheckpoints(),
+      update=update,
+    )
     return history
 
   def look(self, targets: Any) -> dict[str, Any]:
@@ -251,39 +209,39 @@ class Training:
   def evaluate(self, targets: Any) -> Any:
     """Scores, logits and embeddings of all seeds on held-out images."""
     job, lesson, state = self.job, self.lesson, self.state
-    held_out, answers = job.data.held_out, bool(lesson.objective.predict)
+    answers = bool(lesson.objective.predict)
 
     def make() -> Any:
       return make_evaluation(lesson, job.data.parts, chunk_size=self.chunk_size)
 
     if self.evaluation is None:
       # Students that answer for themselves are all tried by one program.
-      name = ("evaluation", self.stage, lesson.name)
+      name = ("evaluation", self.pair, lesson.name)
       self.evaluation = make() if answers else job.once(name, make)
     own = state.params["objective"], state.state["objective"]
-    return self.evaluation(
-      state.student,
-      own if answers else {},
-      self.guide if answers else {},
-      held_out,
-      targets,
-    )
+    helpers = (own, self.guide) if answers else ({}, {})
+    return self.evaluation(state.student, *helpers, job.data.held_out, targets)
 
   def costs(self, history: list[dict[str, Any]]) -> dict[str, Any]:
     """The time and the memory of a step of one student."""
     seconds = statistics.median(seen["seconds"] for seen in history)
-    steps = self.epochs * self.steps * self.seeds
+    memory = self.advance.memory_analysis()
+    size = memory and memory.temp_size_in_bytes + memory.argument_size_in_bytes
     return {
-      "step_ms": 1e3 * seconds / steps,
-      "bytes": self.advance.bytes // (self.chunk_size or self.seeds),
-      "objective_parameters": count_parameters(
-        self.state.params["objective"], self.seeds
-      ),
-      "student_parameters": count_parameters(
-        self.state.params["student"], self.seeds
-      ),
-      "compile_seconds": round(self.advance.seconds, 2),
+      "step_ms": 1e3 * seconds / (self.epochs * self.steps * self.seeds),
+      "bytes": (size or 0) // (self.chunk_size or self.seeds),
+      "compile_seconds": round(self.compiling, 2),
+      **{
+        f"{part}_parameters": sum(x.size for x in jax.tree.leaves(tree))
+        // self.seeds
+        for part, tree in self.state.params.items()
+      },
     }
+
+
+def to_lists(tree: Any) -> Any:
+  """Arrays as JSON holds them."""
+  return jax.tree.map(lambda x: np.asarray(x).tolist(), tree)
 
 
 def seed_keys(config: Any) -> tuple[Any, Any]:
@@ -298,13 +256,7 @@ def seed_keys(config: Any) -> tuple[Any, Any]:
 def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
   """Trains a teacher, or an assistant by plain KD, unless it is saved.
 
-  Args:
-    job: the run.
-    name: of the network, or network_from_teacher for an assistant.
-    guide: the assistant's teacher.
-
-  Returns:
-    The frozen network.
+  The name is that of the network, or network_from_teacher for an assistant.
   """
   config, data = job.config, job.data
   known = name.split("_from_")[0]
@@ -315,7 +267,7 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
   )
   init_key, key = jax.random.split(key)
   variables = jax.jit(jax.vmap(network.init))(init_key[None])
-  folder = job.run.path / "teachers" / name
+  folder = job.file("teachers", name)
   if not folder.exists():
     lesson = make_course(
       "kd" if guide else "scratch",
@@ -327,26 +279,22 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
       labels=data.train["label"],
       patient=config.recipe == "function_matching",
     ).lesson
-    cell = Training(
-      job, "teacher", name, lesson, key[None], variables, data.train, None
-    )
-    checkpoints = job.run.path / "checkpoints" / "teachers" / name
-    cell.finish(checkpoints, None)
-    variables = cell.state.student
-    save_variables(folder, variables)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    known = {"keys": key[None], "variables": variables, "data": data.train}
+    cell = Training(job, "teacher", name, lesson, **known)
+    saves = job.saves("teachers", name)
+    cell.finish(saves)
+    save_variables(folder, cell.state.student)
+    shutil.rmtree(saves.folder, ignore_errors=True)
   variables = load_variables(folder, variables)
   return Teacher(network.forward, jax.tree.map(lambda x: x[0], variables))
 
 
-def scratch_students(job: Job, teacher: str, student: str) -> Teacher:
+def scratch_students(job: Job, pair: str) -> Teacher:
   """The students from scratch as teachers, each of its own seed."""
-  run_cell(job, teacher, student, "scratch")
-  file = cell_file(job, teacher, student, "scratch")
-  network = job.network(student, teacher=False)
-  init_keys, _ = seed_keys(job.config)
-  template = jax.eval_shape(jax.vmap(network.init), init_keys)
-  variables = load_variables(students_folder(job, file), template)
+  run_cell(job, pair, "scratch")
+  network = job.network(pair.split(":")[1], teacher=False)
+  template = jax.eval_shape(jax.vmap(network.init), seed_keys(job.config)[0])
+  variables = load_variables(job.file("students", pair, "scratch"), template)
   return Teacher(network.forward, variables, 0)
 
 

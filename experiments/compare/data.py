@@ -1,5 +1,6 @@
 """The images of `experiments.compare`, and the views that methods ask for."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.frame import data as frame_data
 from kdjax import data as kdata
-
-VIEWS = ("strong", "rotated_1", "rotated_2", "rotated_3", "partner")
 
 
 class Data(NamedTuple):
@@ -57,8 +57,7 @@ class Data(NamedTuple):
 
 def load_data(config: Any) -> Data:
   """Reads the data; images stay uint8 and the networks normalize them."""
-  source = kdata.load(config.dataset, "train", data_dir=config.data_dir)
-  test = kdata.load(config.dataset, "test", data_dir=config.data_dir)
+  source, test = (frame_data.read(config, name) for name in ("train", "test"))
   train, validation = kdata.split(source, config.validation_fraction)
 
   def read(source: kdata.Source) -> dict[str, Any]:
@@ -69,27 +68,17 @@ def load_data(config: Any) -> Data:
     return arrays | {"image": np.asarray(resize(arrays["image"], shape))}
 
   held_out = [read(x) for x in (validation, test) if len(x)]
-  arrays = read(train)
-  arrays, held_out = jax.device_put(
-    (arrays, {k: np.concatenate([x[k] for x in held_out]) for k in arrays})
-  )
-  students = arrays
+  arrays = students = read(train)
   if config.examples_per_class:
-    count, seeds = config.examples_per_class, range(config.seeds)
-    few = [
-      read(kdata.few_per_class(train, count, seed=config.seed + i))
-      for i in seeds
-    ]
-    orders = [np.argsort(x["label"], kind="stable") for x in few]
-    few = [
-      {k: v[order] for k, v in x.items()}
-      for x, order in zip(few, orders, strict=True)
-    ]
-    students = jax.device_put(
-      {k: np.stack([x[k] for x in few]) for k in arrays}
-    )
+    labels, count = arrays["label"], config.examples_per_class
+    seeds = range(config.seed, config.seed + config.seeds)
+    few = frame_data.draw_few(labels, count, seeds)
+    few = frame_data.by_class(labels, few)
+    students = {k: v[few] for k, v in arrays.items()}
+  parts = {k: np.concatenate([x[k] for x in held_out]) for k in arrays}
   classes = int(arrays["label"].max()) + 1
-  return Data(arrays, students, held_out, len(validation), classes)
+  arrays, students, parts = jax.device_put((arrays, students, parts))
+  return Data(arrays, students, parts, len(validation), classes)
 
 
 def resize(images: Any, shape: tuple[int, int]) -> Any:
@@ -115,14 +104,11 @@ def make_views(
   """Other views of a batch, by name.
 
   The strong view is shifted by another eighth of its side, turned by up to 15
-  degrees, and has a square of half its side blackened: what of RandAugment
-  suits digits too.
+  degrees, and has a square of half its side blackened: the parts of RandAugment
+  that suit digits too.
   """
-  unknown = set(names) - set(VIEWS)
-  if unknown:
-    raise ValueError(f"no view {', '.join(sorted(unknown))} is made here.")
 
-  def strong(key: Any, batch: Any) -> Any:
+  def strong(key, batch):
     shift_key, turn_key, cut_key = jax.random.split(key, 3)
     images = augment(key, batch["image"])
     side = images.shape[1]
@@ -133,17 +119,16 @@ def make_views(
     images = kdata.rotate(images, degrees)
     return kdata.cutout(cut_key, images, size=side // 2)
 
-  def turned(times: int) -> Callable[..., Any]:
-    def view(key: Any, batch: Any) -> Any:
-      return jnp.rot90(augment(key, batch["image"]), times, axes=(1, 2))
-
-    return view
+  def turned(key, batch, *, times):
+    return jnp.rot90(augment(key, batch["image"]), times, axes=(1, 2))
 
   makers = {
     "strong": strong,
-    **{f"rotated_{times}": turned(times) for times in (1, 2, 3)},
     "partner": lambda key, batch: augment(key, batch["partner_image"]),
+    **{f"rotated_{i}": functools.partial(turned, times=i) for i in (1, 2, 3)},
   }
+  if unknown := sorted(set(names) - set(makers)):
+    raise ValueError(f"no view {', '.join(unknown)} is made here.")
   return {name: makers[name] for name in names}
 
 
@@ -154,29 +139,14 @@ def make_pool(data: dict[str, Any], classes: int) -> dict[str, Any]:
   first = jnp.searchsorted(ordered, jnp.arange(classes))
   rank = jnp.argsort(order) - first[data["label"]]
   count = jnp.bincount(data["label"], length=classes)
-  return {
-    "image": data["image"],
-    "order": order,
-    "first": first,
-    "count": count,
-    "rank": rank,
-  }
+  places = {"order": order, "first": first, "count": count, "rank": rank}
+  return places | {"image": data["image"]}
 
 
 def with_partners(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
-  """Gives a batch another image of each example's class.
+  """Gives a batch another image of each example's class, of `make_pool`."""
 
-  Args:
-    loss_fn: `(params, state, frozen, batch, key) -> loss, (state, metrics)`,
-      whose `frozen["pool"]` is of `make_pool`.
-
-  Returns:
-    A function of the same arguments.
-  """
-
-  def paired(
-    params: Any, state: Any, frozen: Any, batch: Any, key: Any, **options: Any
-  ):
+  def paired(params, state, frozen, batch, key, **options):
     pool, label = frozen["pool"], batch["label"]
     count = pool["count"][label]
     ahead = jax.random.uniform(jax.random.fold_in(key, 1), label.shape)

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass
@@ -15,8 +16,26 @@ from experiments.compare.data import Data
 from experiments.compare.methods import make_network
 from experiments.compare.methods import make_recipe
 from experiments.compare.methods import row_of
-from experiments.frame.folders import RunFolder
+from experiments.frame import folders
 from kdjax import training
+
+# Orbax numbers the writes of a process: those of two threads at once wait for
+# each other's directories until they time out.
+_WRITING = threading.Lock()
+
+
+class SharedFolder(folders.RunFolder):
+  """A run folder in which several cells log at the same time."""
+
+  def log(self, **row: Any) -> None:
+    """Appends one row to metrics.jsonl, whole or not at all."""
+    with _WRITING:
+      super().log(**row)
+
+  def rewind(self, stage: str, step: int) -> None:
+    """Drops the rows of a stage that a resumed cell will write again."""
+    with _WRITING:
+      super().rewind(stage, step)
 
 
 @dataclass
@@ -24,7 +43,7 @@ class Job:
   """The inputs and the shared state of cells; some run at the same time."""
 
   config: Any
-  run: RunFolder
+  run: SharedFolder
   console: Console
   data: Data
   show: Callable[[int, str], None] = lambda done, note: None
@@ -49,37 +68,35 @@ class Job:
       self.done += steps
       self.show(self.done, note)
 
-  def log(self, **row: Any) -> None:
-    """Appends a row to metrics.jsonl."""
-    with self.lock:
-      self.run.log(**row)
-
-  def rewind(self, stage: str, step: int) -> None:
-    """Drops what a cell that was killed had logged since its checkpoint."""
-    with self.lock:
-      self.run.rewind(stage, step)
-
   def recipe(self, name: str, *, teacher: bool) -> training.Recipe:
     """The recipe of a network, as a teacher or as a student."""
     config, data = self.config, self.data
-    return make_recipe(
-      config,
-      name,
-      data,
-      examples=len(data.train["label"]) if teacher else data.examples,
-      epochs=config.teacher_epochs if teacher else config.epochs,
-    )
+    examples = len(data.train["label"]) if teacher else data.examples
+    epochs = config.teacher_epochs if teacher else config.epochs
+    return make_recipe(config, name, data, examples=examples, epochs=epochs)
 
   def network(self, name: str, *, teacher: bool) -> training.Network:
     """A network with its own recipe's view of images."""
     recipe = self.recipe(name, teacher=teacher)
     return make_network(name, self.data, recipe, self.config.dtype)
 
+  def file(self, folder: str, *name: str) -> pathlib.Path:
+    """A path in the run folder, without the colon of a pair."""
+    return self.run.path.joinpath(folder, *(stem(x) for x in name))
 
-def cell_file(job: Job, teacher: str, student: str, method: str):
-  """The file of a finished cell."""
-  folder = job.run.path / "cells" / f"{teacher}_to_{student}"
-  return folder / f"{method}.json"
+  def cell_file(self, pair: str, method: str) -> pathlib.Path:
+    """The file of a finished cell."""
+    return self.file("cells", pair, f"{method}.json")
+
+  def saves(self, *name: str) -> "Saves":
+    """The checkpoints of a cell."""
+    seconds = self.config.checkpoint_seconds
+    return Saves(self.file("checkpoints", *name), seconds)
+
+
+def stem(pair: str) -> str:
+  """The name of a pair in the names of files."""
+  return pair.replace(":", "_to_")
 
 
 def total_steps(job: Job) -> int:
@@ -91,29 +108,32 @@ def total_steps(job: Job) -> int:
     names.add(teacher)
     batch_size = job.recipe(student, teacher=False).batch_size
     for method in config.methods:
-      if cell_file(job, teacher, student, method).exists():
+      if job.cell_file(pair, method).exists():
         continue
       if method == "takd":
         names.add(f"{config.assistant}_from_{teacher}")
-      row = row_of(method)
-      epochs = config.epochs + row.initialization_epochs
+      epochs = config.epochs + row_of(method).initialization_epochs
       total += config.seeds * epochs * -(-data.examples // batch_size)
-  for name in names:
-    if not (job.run.path / "teachers" / name).exists():
-      total += config.teacher_epochs * -(
-        -len(data.train["label"]) // batch_size
-      )
-  return max(total, 1)
+  new = [name for name in names if not job.file("teachers", name).exists()]
+  steps = -(-len(data.train["label"]) // batch_size)
+  return max(total + len(new) * config.teacher_epochs * steps, 1)
 
 
-def students_folder(job: Job, file: pathlib.Path) -> pathlib.Path:
-  """The folder of the trained students of a cell."""
-  return job.run.path / "students" / file.parent.name / file.stem
+class Saves:
+  """The checkpoints of a cell, at most one every so many seconds."""
 
+  def __init__(self, folder: pathlib.Path, seconds: float):
+    self.folder, self.seconds, self.saved = folder, seconds, time.monotonic()
 
-# Orbax numbers the writes of a process: those of two threads at once wait for
-# each other's directories until they time out.
-_WRITING = threading.Lock()
+  def restore(self, template: Any) -> Any:
+    """The last checkpoint, or None."""
+    return restore(self.folder, template) if self.folder.exists() else None
+
+  def save(self, step: int, tree: Any, position: Any) -> None:
+    """Saves a checkpoint, if it is time."""
+    if time.monotonic() - self.saved > self.seconds:
+      save(self.folder, step, tree, position)
+      self.saved = time.monotonic()
 
 
 def save(

@@ -25,7 +25,7 @@ from kdjax.training import Recipe
 
 # Methods that are another's objective with another optimizer.
 VARIANTS = {"dot": "kd"}
-# Whom a method learns from, if not from the pair's teacher.
+# The teachers of methods that do not learn from the pair's teacher.
 TEACHERS = {"scratch": None, "tfkd": "scratch", "takd": "assistant"}
 # RepDistiller trains the paraphraser for these students more slowly.
 INITIALIZATION_RATES = {"ft": (("resnet", "wrn"), 0.01)}
@@ -82,24 +82,13 @@ def row_of(method: str) -> Preset:
 def make_network(
   name: str, data: Data, recipe: Recipe, dtype: str
 ) -> training.Network:
-  """A network by name, which normalizes images as its recipe does.
-
-  Args:
-    name: of kdjax.nets.create, or of `NETWORKS`.
-    data: what it is for.
-    recipe: has the mean and the deviation.
-    dtype: what its body computes in.
-
-  Returns:
-    The network.
-  """
+  """A network by name, which normalizes images as its recipe does."""
   known, options = NETWORKS.get(name, (name, {}))
   return networks.make_network(
     known,
-    input_shape=data.train["image"].shape[1:],
-    classes=data.classes,
-    mean=recipe.mean,
-    std=recipe.std,
+    data.train["image"],
+    data.classes,
+    statistics=(recipe.mean, recipe.std),
     dtype=jnp.dtype(dtype),
     **options,
   )
@@ -108,19 +97,7 @@ def make_network(
 def make_recipe(
   config: Any, student: str, data: Data, *, examples: int, epochs: int
 ) -> Recipe:
-  """The protocol by which a network is trained.
-
-  Args:
-    config: the flags.
-    student: the name of the network.
-    data: what it is for.
-    examples: how many images it sees.
-    epochs: how often.
-
-  Returns:
-    The recipe.
-  """
-  images = data.train["image"]
+  """The protocol by which a network is trained."""
   if config.recipe == "function_matching":
     return training.function_matching_recipe(
       config.variant, num_examples=examples, epochs=epochs
@@ -132,29 +109,23 @@ def make_recipe(
   )
   if config.recipe == "cifar100":
     return recipe
-  mean, std = kdata.channel_statistics(jax.device_get(images))
+  images = jax.device_get(data.train["image"])
+  mean, std = map(jnp.asarray, kdata.channel_statistics(images))
 
-  def augment(key: Any, images: Any) -> Any:
+  def augment(key, images):
     crop_key, flip_key = jax.random.split(key)
     if config.shift:
       images = kdata.random_crop(crop_key, images, padding=config.shift)
     return kdata.random_flip(flip_key, images) if config.flip else images
 
-  return recipe._replace(
-    augment=augment, mean=jnp.asarray(mean), std=jnp.asarray(std)
-  )
+  return recipe._replace(augment=augment, mean=mean, std=std)
 
 
 class Course(NamedTuple):
-  """The lessons of a method, one after the other.
+  """The lessons of a method, one after the other."""
 
-  Attributes:
-    lesson: the last one, which is measured.
-    initialization: the one before, or None.
-  """
-
-  lesson: Lesson
-  initialization: Lesson | None
+  lesson: Lesson  # the last one, which is measured
+  initialization: Lesson | None  # the one before, or None
 
 
 def make_course(
@@ -169,42 +140,23 @@ def make_course(
   pair: tuple[str, str] | None = None,
   patient: bool = False,
 ) -> Course:
-  """Looks up what a method needs.
+  """Looks up the needs of a method; a pair may have weights of its own.
 
-  Args:
-    method: its name.
-    name: of the student.
-    network: the student.
-    recipe: how it is trained.
-    teacher: whom it learns from; None from scratch.
-    epochs: of the last lesson.
-    labels: of the images that the student sees.
-    pair: the names of the pair, for weights that are published by pair.
-    patient: whether the recipe is that of function matching.
-
-  Returns:
-    Its lessons.
+  Function matching is the `patient` recipe.
   """
   row = row_of(method)
   if (method == "function_matching") != patient:
     recipe = recipe._replace(augment=(_sharp if patient else _blended)(recipe))
-  examples = len(labels)
-  steps = -(-examples // recipe.batch_size)
-  hyperparameters: dict[str, Any] = {}
-  if patient and method == "function_matching":
-    hyperparameters = {"temperature": recipe.temperature}
-  objective = preset(
-    method if method in PRESETS else VARIANTS[method],
-    pair=pair,
-    steps_per_epoch=steps,
-    num_examples=examples,
-    labels=labels,
-    **hyperparameters,
-  )
-  optimizer = recipe.optimizer
+  sizes = {
+    "num_examples": len(labels),
+    "steps_per_epoch": -(-len(labels) // recipe.batch_size),
+  }
   if method == "dot":
     objective = _dot_objective(row)
-    optimizer = training.dot(recipe.schedule, weight_decay=5e-4)
+  else:
+    own = patient and method == "function_matching"
+    options: Any = {"temperature": recipe.temperature} if own else {}
+    objective = preset(method, pair=pair, labels=labels, **sizes, **options)
   # After a stage that is all the method is, labels alone teach.
   alone = row.method is None and not row.kd
   lesson = Lesson(
@@ -212,7 +164,9 @@ def make_course(
     network,
     objective,
     recipe,
-    optimizer,
+    training.dot(recipe.schedule, weight_decay=5e-4)
+    if method == "dot"
+    else recipe.optimizer,
     epochs,
     None if alone else teacher,
     row.views,
@@ -224,14 +178,11 @@ def make_course(
   slow, slow_rate = INITIALIZATION_RATES.get(method, ((), rate))
   if name.startswith(slow):
     rate = slow_rate
+  sgd = optax.sgd(rate, momentum=0.9)
   first = lesson._replace(
-    objective=preset(
-      method, initialization=True, num_examples=examples, steps_per_epoch=steps
-    ),
+    objective=preset(method, initialization=True, **sizes),
     optimizer=_where_it_learns(
-      optax.chain(
-        optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
-      )
+      optax.chain(optax.add_decayed_weights(5e-4), sgd)
     ),
     epochs=row.initialization_epochs,
     teacher=teacher,
@@ -247,7 +198,7 @@ def _where_it_learns(optimizer: Any) -> optax.GradientTransformation:
   not the classifier.
   """
 
-  def update(updates: Any, state: Any, params: Any = None) -> Any:
+  def update(updates, state, params=None):
     moves, state = optimizer.update(updates, state, params)
     moves = jax.tree.map(
       lambda move, gradient: jnp.where(jnp.any(gradient != 0), move, 0),
@@ -262,7 +213,7 @@ def _where_it_learns(optimizer: Any) -> optax.GradientTransformation:
 def _blended(recipe: Recipe) -> Callable[..., Any]:
   """Function matching blends images; it reads no label."""
 
-  def augment(key: Any, images: Any) -> Any:
+  def augment(key, images):
     images = recipe.augment(key, images).astype(jnp.float32)
     key = jax.random.fold_in(key, 0)
     return kdata.mixup(key, images, jnp.zeros((len(images), 1)))[0]
@@ -273,7 +224,7 @@ def _blended(recipe: Recipe) -> Callable[..., Any]:
 def _sharp(recipe: Recipe) -> Callable[..., Any]:
   """The same crops and flips, not blended, for methods that read labels."""
 
-  def augment(key: Any, images: Any) -> Any:
+  def augment(key, images):
     shape = jax.eval_shape(recipe.augment, key, images).shape
     crop_key, flip_key, _ = jax.random.split(key, 3)
     images = kdata.random_resized_crop(crop_key, images, shape[1:3])

@@ -6,9 +6,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from experiments.compare.cells import pair_stem
 from experiments.compare.cells import teacher_targets
-from experiments.compare.job import cell_file
+from experiments.compare.job import stem
 from experiments.frame import plots
 from experiments.frame import statistics
 
@@ -30,50 +29,45 @@ def draw(
   """Saves the figures of a pair; returns their captions by file name."""
   if not gains:
     return {}
-  teacher, student = pair.split(":")
-  stem, path = pair_stem(pair), job.run.path
-  helped = sum(gain.verdict == "helped" for gain in gains.values())
-  known = all(gain.verdict != "unknown" for gain in gains.values())
-  title = f"{helped} of {len(gains)} methods are clearly better than scratch"
-  gain_bars(
-    path / f"{stem}_gains.png",
-    gains,
-    title=title if known else statistics.TOO_FEW.capitalize(),
-  )
-  best = choose(cells)
+  teacher, path = pair.split(":")[0], job.run.path
+  start, best = stem(pair), choose(cells)
+  gain_bars(path / f"{start}_gains.png", gains)
   part, labels = job.data.parts["test"], job.data.test_labels
-  targets = [np.asarray(x[part]) for x in teacher_targets(job, teacher)]
+  logits, embedding = (
+    np.asarray(x[part]) for x in teacher_targets(job, teacher)
+  )
   arrays = {
-    name: np.load(cell_file(job, teacher, student, name).with_suffix(".npz"))
+    name: np.load(job.cell_file(pair, name).with_suffix(".npz"))
     for name in dict.fromkeys(("scratch", "kd", best))
   }
-  embedding_maps(
-    path / f"{stem}_embeddings.png",
-    {f"teacher, {teacher}": targets[1][:SHOWN]}
-    | {
-      name: arrays[name]["embedding"][:SHOWN]
-      for name in dict.fromkeys(("scratch", best))
+  embeddings = {f"teacher, {teacher}": embedding}
+  for name in dict.fromkeys(("scratch", best)):
+    embeddings[name] = arrays[name]["embedding"]
+  plots.embedding_maps(
+    path / f"{start}_embeddings.png",
+    {
+      name: [(plane_of(points[:SHOWN]), labels[:SHOWN])]
+      for name, points in embeddings.items()
     },
-    labels[:SHOWN],
+    markers={"": {"s": 9, "alpha": 0.7, "lw": 0}},
     title="Embeddings of test images",
   )
   answers = np.eye(job.data.classes)[labels]
-  theirs = answers.T @ targets[0] / answers.sum(0)[:, None]
+  theirs = answers.T @ logits / answers.sum(0)[:, None]
   correlation_maps(
-    path / f"{stem}_correlations.png",
+    path / f"{start}_correlations.png",
     {
-      name: np.abs(arrays[name]["class_logits"] - theirs).mean(0)
-      for name in arrays
+      name: np.abs(x["class_logits"] - theirs).mean(0)
+      for name, x in arrays.items()
     },
-    title="Distance of the students' mean logits from the teacher's",
   )
   return {
-    f"{stem}_gains.png": "Gain in test accuracy over scratch at the last "
+    f"{start}_gains.png": "Gain in test accuracy over scratch at the last "
     "epoch, paired by seed, with 95 % intervals. The dashed line is plain KD.",
-    f"{stem}_embeddings.png": "t-SNE of the embeddings of test images, first "
+    f"{start}_embeddings.png": "t-SNE of the embeddings of test images, first "
     "seed: the teacher, scratch and the method that is best on the validation "
     "images, or plain KD without any.",
-    f"{stem}_correlations.png": "|student - teacher| of the mean logits of "
+    f"{start}_correlations.png": "|student - teacher| of the mean logits of "
     "each class's test images, mean over the seeds, as mdistiller draws it. "
     "The diagonal (grey) is left out of the colours and of the mean.",
   }
@@ -91,16 +85,15 @@ def choose(cells: dict[str, Any]) -> str:
   return max(scores, key=lambda name: scores[name])
 
 
-def gain_bars(
-  path: plots.Path, gains: Mapping[str, statistics.Gain], *, title: str
-) -> None:
-  """Gains as bars with intervals, the largest on top.
-
-  Args:
-    path: of the PNG.
-    gains: name -> its gain in accuracy.
-    title: the finding.
-  """
+def gain_bars(path: plots.Path, gains: Mapping[str, statistics.Gain]) -> None:
+  """Gains as bars with intervals, the largest on top."""
+  verdicts = [gain.verdict for gain in gains.values()]
+  title = (
+    f"{verdicts.count('helped')} of {len(gains)} methods are clearly better "
+    "than scratch"
+  )
+  if "unknown" in verdicts:
+    title = statistics.TOO_FEW.capitalize()
   names = sorted(gains, key=lambda name: -gains[name].mean)
   means = {name: 100 * gains[name].mean for name in names}
   ends = {
@@ -115,7 +108,7 @@ def gain_bars(
   ceiling = min(2 * scale, max(*drawn, 0.0))
   margin = 0.02 * (ceiling - floor)
   size = {"width": 7.2, "height": 1.7 + 0.24 * len(names)}
-  with plots.figure(path, title=title, **size) as (canvas, axes):
+  with plots.figure(path, title=title, **size) as axes:
     for i, name in enumerate(names):
       colour = plots.VERDICTS[gains[name].verdict]
       axes.barh(i, means[name], 0.7, color=colour, alpha=0.85, lw=0)
@@ -125,6 +118,8 @@ def gain_bars(
       if means[name] < floor:
         text = f"◂ {means[name]:+.1f}"
         axes.text(0.99 * floor, i, text, va="center", fontsize=8, color="white")
+      if name in ends and ends[name][1] > ceiling:
+        axes.text(ceiling, i, "▸", va="center", ha="right", fontsize=8)
     axes.axvline(0, color=plots.GREY, lw=1)
     axes.set_yticks(range(len(names)), names, fontsize=8.5)
     axes.set(
@@ -134,7 +129,6 @@ def gain_bars(
     )
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    verdicts = {gain.verdict for gain in gains.values()}
     handles = [
       plots.mark(label, plots.VERDICTS[verdict])
       for verdict, label in LABELS.items()
@@ -144,72 +138,33 @@ def gain_bars(
       line = axes.axvline(means["kd"], color=plots.INK, ls="--", lw=1)
       line.set_label("plain KD")
       handles.append(line)
-    plots.legend(canvas, handles)
+    plots.legend(axes, handles)
 
 
-def embedding_maps(
-  path: plots.Path,
-  panels: Mapping[str, np.ndarray],
-  labels: np.ndarray,
-  title: str,
-) -> None:
-  """Embeddings on a plane by t-SNE, one panel a network.
-
-  Args:
-    path: of the PNG.
-    panels: name -> embeddings `[n, d]`.
-    labels: classes `[n]`, for the colors.
-    title: the finding.
-  """
+def plane_of(points: np.ndarray) -> np.ndarray:
+  """The t-SNE of embeddings `[n, d]` on a plane."""
   from sklearn.manifold import TSNE
   from threadpoolctl import threadpool_limits
 
-  palette = matplotlib.color_sequences["tab10"]
-  classes = np.unique(labels)
-  size = {"width": 3.1 * len(panels), "height": 4.0}
-  with plots.figure(path, title=title, columns=len(panels), **size) as (
-    canvas,
-    grid,
-  ):
-    for axes, (name, points) in zip(
-      np.ravel(grid), panels.items(), strict=True
-    ):
-      # A network that diverged has no embeddings to show.
-      points = np.nan_to_num(points)
-      perplexity = min(30.0, (len(points) - 1) / 3)
-      plane = TSNE(perplexity=perplexity, init="random", random_state=0)
-      with threadpool_limits(1):  # several wait for each other, tenfold
-        places = plane.fit_transform(points)
-      colours = np.array(palette)[labels % len(palette)]
-      axes.scatter(*places.T, s=9, c=colours, alpha=0.7, lw=0)
-      axes.set(xticks=[], yticks=[])
-      axes.set_title(name)
-      plots.blank(axes)
-    if len(classes) <= len(palette):
-      marks = [plots.mark(str(k), palette[k], "o") for k in classes]
-      plots.legend(canvas, marks)
+  perplexity = min(30.0, (len(points) - 1) / 3)
+  tsne = TSNE(perplexity=perplexity, init="random", random_state=0)
+  with threadpool_limits(1):  # several wait for each other, tenfold
+    # A network that diverged has no embeddings to show.
+    return tsne.fit_transform(np.nan_to_num(points))
 
 
 def correlation_maps(
-  path: plots.Path, differences: Mapping[str, np.ndarray], title: str
+  path: plots.Path, distances: Mapping[str, np.ndarray]
 ) -> None:
-  """Differences of the classes' mean logits from the teacher's.
-
-  Args:
-    path: of the PNG.
-    differences: name -> `[classes, classes]`, none of them negative.
-    title: the finding.
-  """
+  """Distances `[classes, classes]` of mean logits from the teacher's."""
   # NaN is drawn in the color of the axes, not as no difference.
   off = {
-    name: np.where(np.eye(len(x)), np.nan, x) for name, x in differences.items()
+    name: np.where(np.eye(len(x)), np.nan, x) for name, x in distances.items()
   }
   finite = [x[np.isfinite(x)].max(initial=1e-6) for x in off.values()]
   size = {"width": 1.2 + 2.7 * len(off), "height": 3.9}
-  with plots.figure(path, title=title, columns=len(off), **size) as (
-    canvas,
-    grid,
-  ):
+  title = "Distance of the students' mean logits from the teacher's"
+  with plots.figure(path, title=title, columns=len(off), **size) as grid:
     scale = matplotlib.cm.ScalarMappable(
       matplotlib.colors.Normalize(0, max(finite)), plots.BLUES
     )
@@ -222,5 +177,5 @@ def correlation_maps(
       axes.set(xlabel="logit of class")
       plots.blank(axes)
     np.ravel(grid)[0].set_ylabel("images of class")
-    bar = canvas.colorbar(scale, ax=grid, shrink=0.8)
+    bar = grid[0].figure.colorbar(scale, ax=grid, shrink=0.8)
     bar.outline.set_edgecolor(plots.FAINT)

@@ -1,8 +1,8 @@
-"""The tables, the figures and the words of `experiments.compare`."""
+"""The tables and the words of the report of `experiments.compare`."""
 
 import csv
 import json
-from math import isfinite
+import math
 from typing import Any
 
 import jax
@@ -16,38 +16,26 @@ from experiments.compare.methods import method_names
 from experiments.compare.methods import row_of
 from experiments.frame import statistics
 from experiments.frame import tables
+from kdjax import metrics
 
 HEADER = (
-  "method",
-  "last epoch, %",
-  "best on validation, %",
-  "gain over scratch",
-  "gain over KD",
-  "agreement, %",
-  "KL to teacher",
-  "ECE, %",
-  "CKA",
-  "gradient cosine",
-  "ms a step",
-  "extra MB",
-  "extra parameters",
+  *("method", "last epoch, %", "best on validation, %"),
+  *("gain over scratch", "gain over KD", "agreement, %", "KL to teacher"),
+  *("ECE, %", "CKA", "gradient cosine"),
+  *("ms a step", "extra MB", "extra parameters"),
 )
-SHOWN = (0, 1, 3, 4, 5, 10)  # columns on the console
+SHOWN = (0, 1, 3, 4)  # columns on the console, for a width of 80
 
-# What methods are compared with -> method -> its gain.
+# Baseline -> method -> its gain over the baseline.
 Gains = dict[str, dict[str, statistics.Gain]]
 
 
 def write(job: Any) -> dict[str, Any]:
   """Writes report.md, results.json, results.csv and the figures.
 
-  Args:
-    job: the run; all finished cells in its folder are reported, of pairs that
-      have scratch and plain KD.
-
-  Returns:
-    Pair -> method -> what the cell's file holds.
+  Returns pair -> method -> the content of the cell's file.
   """
+  config, path = job.config, job.run.path
   results = read(job)
   parts, records = [], []
   for pair, cells in results.items():
@@ -64,48 +52,39 @@ def write(job: Any) -> dict[str, Any]:
   for pair in dict.fromkeys(pair for pair, _ in job.failed):
     if pair not in results:
       parts += [f"## {pair}", failures(job, pair)]
-  (job.run.path / "results.json").write_text(
-    json.dumps(to_json(records), allow_nan=False) + "\n"
-  )
-  with (job.run.path / "results.csv").open("w", newline="") as file:
+  text = json.dumps(to_json(records), allow_nan=False)
+  (path / "results.json").write_text(f"{text}\n")
+  with (path / "results.csv").open("w", newline="") as file:
     first = next(iter(records), {})
     plain = [k for k, v in first.items() if not isinstance(v, list | dict)]
     writer = csv.DictWriter(file, plain, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(records)
+  order = "together" if config.together else "one after the other"
   job.run.publish(
     job.console,
-    f"Distillation methods on {job.config.dataset}",
+    f"Distillation methods on {config.dataset}",
     setting(job),
     *parts,
     "## How to read the tables",
-    LEGEND.format(
-      order="together" if job.config.together else "one after the other",
-      workers=f"{job.config.workers} cell(s)",
-    ),
+    "Accuracies are of the test images, mean ± standard deviation over the "
+    "seeds. *Best on validation* is the test accuracy at the evaluation that "
+    "was best on the validation images, for each seed. Gains are in points at "
+    f"the last epoch. {statistics.LEGEND} They hold for other seeds with this "
+    "teacher and these test images. Agreement, KL, ECE and CKA (of the "
+    "embeddings) compare the student with the pair's teacher on the test "
+    "images at the last epoch. *Gradient cosine* is that between the "
+    "cross-entropy and all that the method adds to it, on one batch of "
+    "training images at the last epoch. *ms a step* is for one student; the "
+    f"seeds were trained {order}, {config.workers} cell(s) at a time. *Extra "
+    "MB* is the memory of the compiled training beyond scratch, with the "
+    "teacher's weights. Each diagnostic is explained in docs/diagnostics.md.",
   )
   return results
 
 
-LEGEND = (
-  "Accuracies are of the test images, mean ± standard deviation over the "
-  "seeds. *Best on validation* is the test accuracy at the evaluation that was "
-  "best on the validation images, for each seed. Gains are in points at the "
-  f"last epoch. {statistics.LEGEND} They hold for other seeds with this "
-  "teacher and these test images. "
-  "Agreement, KL, ECE and CKA (of the embeddings) compare the student with the "
-  "pair's teacher on the test images at the last epoch. *Gradient cosine* is "
-  "that between the cross-entropy and all that the method adds to it, on one "
-  "batch of training images at the last epoch. *ms a step* is for one student; "
-  "the seeds were trained {order}, {workers} at a time. *Extra MB* is the "
-  "memory of the compiled training, arguments and temporaries, beyond scratch; "
-  "the teacher's weights are among them. Each diagnostic is explained in "
-  "docs/diagnostics.md."
-)
-
-
 def read(job: Any) -> dict[str, dict[str, Any]]:
-  """All finished cells, in the order of the table of methods."""
+  """The finished cells of pairs that have both baselines, in a fixed order."""
   order = {name: i for i, name in enumerate(method_names())}
   results: dict[str, dict[str, Any]] = {}
   for file in sorted((job.run.path / "cells").glob("*/*.json")):
@@ -145,9 +124,11 @@ def best_accuracy(cell: dict[str, Any]) -> np.ndarray | None:
 
 def ranked(cells: dict[str, Any]) -> list[str]:
   """Methods from the best to the worst, then those that do not apply."""
-  done = [name for name, cell in cells.items() if "test" in cell]
-  done.sort(key=lambda name: -accuracy(cells[name]).mean())
-  return [*done, *(name for name in cells if name not in done)]
+
+  def rank(name: str) -> float:
+    return -accuracy(cells[name]).mean() if "test" in cells[name] else 1.0
+
+  return sorted(cells, key=rank)
 
 
 def gains_over(cells: dict[str, Any], base: str) -> dict[str, statistics.Gain]:
@@ -186,23 +167,15 @@ def make_row(name: str, cells: dict[str, Any], gains: Gains) -> list[str]:
 
 
 def make_record(
-  pair: str,
-  name: str,
-  cells: dict[str, Any],
-  gains: Gains,
+  pair: str, name: str, cells: dict[str, Any], gains: Gains
 ) -> dict[str, Any]:
   """A row of results.json; results.csv has its single values."""
-  cell = cells[name]
-  record: dict[str, Any] = {
-    "pair": pair,
-    "method": name,
-    "source": row_of(name).source,
-    "not_applicable": cell.get("not_applicable", ""),
-  }
-  done = "test" in cell
-  best = best_accuracy(cell) if done else None
-  columns = {"accuracy": accuracy(cell) if done else None, "best": best}
-  for label, values in columns.items():
+  cell, reason = cells[name], cells[name].get("not_applicable", "")
+  test, costs = cell.get("test"), cell.get("costs", {})
+  record: dict[str, Any] = {"pair": pair, "method": name}
+  record |= {"source": row_of(name).source, "not_applicable": reason}
+  for label, of in (("accuracy", accuracy), ("best", best_accuracy)):
+    values = of(cell) if test else None
     known = values is not None
     record[f"{label}_mean"] = float(values.mean()) if known else None
     many = known and len(values) > 1
@@ -214,20 +187,18 @@ def make_record(
       record[f"gain_over_{over}{label}"] = points
     record[f"p_value_over_{over}"] = p_value
   for label in ("agreement", "kl", "ece", "cka"):
-    record[label] = float(np.mean(cell["test"][label])) if done else None
-  costs = cell.get("costs", {})
+    record[label] = float(np.mean(test[label])) if test else None
   for label in ("step_ms", "bytes", "objective_parameters", "seconds"):
     record[label] = costs.get(label)
-  return record | {"test": cell.get("test"), "history": cell.get("history")}
+  return record | {"test": test, "history": cell.get("history")}
 
 
 def to_json(value: Any) -> Any:
-  """None for numbers that JSON does not have, as an end of one seed's gain."""
-  if isinstance(value, dict):
-    return {name: to_json(item) for name, item in value.items()}
-  if isinstance(value, list):
-    return [to_json(item) for item in value]
-  return None if isinstance(value, float) and not isfinite(value) else value
+  """The value, with None for the numbers that JSON does not have."""
+  return jax.tree.map(
+    lambda x: None if isinstance(x, float) and not math.isfinite(x) else x,
+    value,
+  )
 
 
 def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
@@ -236,26 +207,27 @@ def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
   texts = statistics.findings(gains["scratch"], names, "scratch")
   if texts and any(x.verdict != "unknown" for x in gains["kd"].values()):
     texts += statistics.findings(gains["kd"], names, "plain KD")
-  collapsed = [
-    f"{name} ({100 * accuracy(cell).mean():.1f} %)"
-    for name, cell in cells.items()
-    if "test" in cell and name != "scratch" and collapses(cell, cells)
-  ]
+  rates = {name: accuracy(x) for name, x in cells.items() if "test" in x}
+  least = rates["scratch"].mean() / 2
+  collapsed = {
+    name: f"{name} ({100 * values.mean():.1f} %)"
+    for name, values in rates.items()
+    if name != "scratch" and values.mean() < least
+  }
   if collapsed:
     texts.append(
       f"**Collapsed**, to less than half of scratch's accuracy: "
-      f"{', '.join(collapsed)}. Published weights suit the published networks "
-      "and images, see docs/comparison.md."
+      f"{', '.join(collapsed.values())}. Published weights suit the published "
+      "networks and images, see docs/comparison.md."
     )
-    texts += [
-      f"{name}: {reason}."
-      for name, reason in COLLAPSES.items()
-      if any(text.startswith(f"{name} (") for text in collapsed)
-    ]
+  texts += [f"{x}: {COLLAPSES[x]}." for x in COLLAPSES if x in collapsed]
+  lost = {
+    name: np.isnan(cells[name]["test"].get("kl", ())).sum() for name in rates
+  }
   diverged = [
-    f"{name} ({lost} of {len(accuracy(cell))} seeds)"
-    for name, cell in cells.items()
-    if (lost := np.isnan(cell.get("test", {}).get("kl", ())).sum())
+    f"{name} ({count} of {len(rates[name])} seeds)"
+    for name, count in lost.items()
+    if count
   ]
   if diverged:
     texts.append(
@@ -269,57 +241,40 @@ def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
   ]
 
 
-def collapses(cell: dict[str, Any], cells: dict[str, Any]) -> bool:
-  """Whether the accuracy is less than half of that from scratch."""
-  least = accuracy(cells["scratch"]).mean() / 2
-  return bool(accuracy(cell).mean() < least)
-
-
 def describe_teacher(job: Any, pair: str, cells: dict[str, Any]) -> str:
   """The teacher's accuracy and the entropy of its predictions."""
   name = pair.split(":")[0]
-  guide = pair_teacher(job, name)
-  targets = teacher_targets(job, name)
-  logits = np.asarray(targets[0][job.data.parts["test"]])
-  labels = job.data.test_labels
-
-  def entropy(temperature: float) -> float:
-    q = np.asarray(jax.nn.softmax(logits / temperature))
-    return float(-(q * np.log(np.maximum(q, 1e-30))).sum(-1).mean())
-
+  weights = jax.tree.leaves(pair_teacher(job, name).variables.params)
+  logits = teacher_targets(job, name)[0][job.data.parts["test"]]
+  hits = metrics.accuracy(logits, job.data.test_labels)
+  plain, softened = (metrics.entropy(logits / x).mean() for x in (1.0, 4.0))
   student = cells["scratch"]["costs"]["student_parameters"]
-  weights = jax.tree.leaves(guide.variables.params)
   return (
     f"The teacher, {name} ({sum(x.size for x in weights):,} parameters), has a "
-    f"test accuracy of {(logits.argmax(-1) == labels).mean():.2%}; the "
-    f"entropy of its predictions is {entropy(1.0):.3f} nats, at T = 4 "
-    f"{entropy(4.0):.3f}, of at most {np.log(job.data.classes):.3f}. The "
-    f"student has {student:,} parameters."
+    f"test accuracy of {hits.mean():.2%}; the entropy of its predictions is "
+    f"{plain:.3f} nats, at T = 4 {softened:.3f}, of at most "
+    f"{np.log(job.data.classes):.3f}. The student has {student:,} parameters."
   )
 
 
 def setting(job: Any) -> str:
   """The images and the recipe, in words."""
   config, data = job.config, job.data
-  few = "all of them"
-  if config.examples_per_class:
-    few = (
-      f"{data.examples} of them, {config.examples_per_class} of each class, "
-      "drawn by its seed"
-    )
-  held = data.validation_size
+  few, per_class = "all of them", config.examples_per_class
+  if per_class:
+    few = f"{data.examples} of them, {per_class} of each class, by its seed"
   height, width = data.train["image"].shape[1:3]
-  recipe = {
-    "cifar100": "RepDistiller's protocol",
-    "function_matching": "big_vision's function matching",
-  }.get(config.recipe, "RepDistiller's protocol with other images and epochs")
+  recipe = "RepDistiller's protocol with other images and epochs"
+  if config.recipe == "cifar100":
+    recipe = "RepDistiller's protocol"
+  if config.recipe == "function_matching":
+    recipe = "big_vision's function matching"
   return (
     f"Teachers see {len(data.train['label'])} labelled images, students {few}; "
-    f"{held or 'no'} images are held out for validation, and "
+    f"{data.validation_size or 'no'} images are held out for validation, and "
     f"{len(data.test_labels)} for the test, all of {height}x{width} pixels. "
-    f"{recipe}: {config.epochs} "
-    f"epochs, {config.seeds} seeds, {config.dtype}. Seed i has the same "
-    "initial weights, images, order and shifts under every method. The weights "
-    "of the methods are the published ones (`kdjax.objectives.PRESETS`); "
-    "nothing was tuned or chosen on test images."
+    f"{recipe}: {config.epochs} epochs, {config.seeds} seeds, {config.dtype}. "
+    "Seed i has the same initial weights, images, order and shifts under every "
+    "method. The weights of the methods are the published ones "
+    "(`kdjax.objectives.PRESETS`); nothing was tuned or chosen on test images."
   )

@@ -1,40 +1,63 @@
 """The figures of `experiments.distill`; each function saves one PNG."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.patches import Rectangle
 
 from experiments.frame import plots
-from experiments.frame.plots import COLOURS
+from experiments.frame import statistics
+from kdjax.distillation import softened_softmax
+
+COLOURS = {
+  "teacher": plots.DARK,
+  "scratch": plots.RED,
+  "distilled": plots.BLUE,
+}
+
+
+def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
+  """Saves the figures; returns their captions by file name."""
+  path = job.run.path
+  learning_curves(path / "learning_curves.png", job.config, results)
+  grid_map(path / "heat_map.png", results)
+  reliability_diagram(path / "reliability.png", results)
+  softened_targets(path / "targets.png", job, results)
+  return {
+    "learning_curves.png": "Mean validation accuracy over the seeds, in a band "
+    "of one standard deviation.",
+    "heat_map.png": "Validation accuracy at the end, mean over the seeds. The "
+    "frame is the chosen cell; alpha = 0 is the same for every T.",
+    "reliability.png": "Test images of all seeds in bins of confidence; bins "
+    "of fewer than 10 images are left out above.",
+    "targets.png": "Of the first seed's images that the teacher predicts "
+    "correctly, the least certain one of some classes.",
+  }
 
 
 def learning_curves(
-  path: plots.Path,
-  steps: np.ndarray,
-  curves: Mapping[str, np.ndarray],
-  *,
-  teacher: float,
-  title: str,
+  path: plots.Path, config: Any, results: dict[str, Any]
 ) -> None:
-  """Validation accuracy over the steps of training.
-
-  Args:
-    path: of the PNG.
-    steps: `[evaluations]`.
-    curves: name -> rates `[evaluations, seeds]`.
-    teacher: the teacher's rate.
-    title: the finding.
-  """
-  with plots.figure(path, title=title, width=6.8, height=4.4) as (canvas, axes):
+  """Validation accuracy over the steps of training."""
+  accuracy = results["student_validation"]  # [rounds, seeds, cells]
+  teacher = float(results["teacher_validation"][-1])
+  steps = config.evaluate_every * np.arange(1, len(accuracy) + 1)
+  pairs = accuracy[..., [0, results["chosen"]]]
+  gap = statistics.gain_of(pairs[-1, :, 1], pairs[-1, :, 0])
+  title = {
+    "helped": f"Distilled students end {100 * gap.mean:.1f} points above "
+    "those from scratch",
+    "hurt": f"Distilled students end {-100 * gap.mean:.1f} points below "
+    "those from scratch",
+    "unclear": "Distilled students end no higher than those from scratch",
+    "unknown": statistics.TOO_FEW.capitalize(),
+    "diverged": "Students diverged",
+  }[gap.verdict]
+  with plots.figure(path, title=title, width=6.8, height=4.4) as axes:
     axes.axhline(teacher, color=COLOURS["teacher"], ls="--", lw=1.5)
-    for name, values in curves.items():
-      plots.band(axes, steps, values, name, COLOURS[name])
-    # The first steps are far below all that matters.
-    late = np.concatenate(
-      [x[len(steps) // 8 :].ravel() for x in curves.values()]
-    )
+    for i, name in enumerate(("scratch", "distilled")):
+      plots.band(axes, steps, pairs[..., i], name, COLOURS[name])
+    late = pairs[len(steps) // 8 :]  # the first steps are far below
     top, bottom = max(float(late.max()), teacher), float(late.min())
     margin = 0.08 * max(top - bottom, 0.01)
     axes.set(
@@ -44,40 +67,30 @@ def learning_curves(
       ylim=(max(bottom - margin, 0.0), min(top + margin, 1.0)),
     )
     axes.yaxis.set_major_formatter(plots.percent)
-    handles = axes.get_legend_handles_labels()[0]
+    axes.xaxis.get_major_locator().set_params(integer=True)
     dashed = plots.Line2D(
       [], [], color=COLOURS["teacher"], ls="--", lw=1.5, label="teacher"
     )
-    plots.legend(canvas, [dashed, *handles])
+    plots.legend(axes, [dashed, *axes.get_legend_handles_labels()[0]])
 
 
-def grid_map(
-  path: plots.Path,
-  scratch: float,
-  rates: np.ndarray,
-  *,
-  temperatures: list[float],
-  alphas: list[float],
-  chosen: tuple[int, int],
-  title: str,
-) -> None:
-  """Rates of all cells of the grid, the chosen one framed.
-
-  Args:
-    path: of the PNG.
-    scratch: the rate of students from scratch, the same for each temperature.
-    rates: `[temperatures, alphas]`.
-    temperatures: from the bottom up.
-    alphas: from left to right.
-    chosen: the row and the column of the chosen cell.
-    title: the finding.
-  """
-  values = np.insert(rates, 0, scratch, axis=1)
+def grid_map(path: plots.Path, results: dict[str, Any]) -> None:
+  """Accuracy of all cells of the grid, the chosen one framed."""
+  means = results["student_validation"][-1].mean(0)
+  temperatures, alphas = (
+    list(dict.fromkeys(column)) for column in results["cells"][1:].T
+  )
+  temperature, alpha = results["cells"][results["chosen"]]
+  # Students from scratch are the same for each temperature.
+  values = means[1:].reshape(len(temperatures), len(alphas))
+  values = np.insert(values, 0, means[0], axis=1)
   size = {
     "width": max(2.2 + 0.95 * values.shape[1], 4.6),
     "height": 1.8 + 0.6 * len(values),
   }
-  with plots.figure(path, title=title, **size) as (_, axes):
+  title = f"T = {temperature:g}, alpha = {alpha:g} distils best "
+  title += "(validation accuracy, %)"
+  with plots.figure(path, title=title, **size) as axes:
     plots.heat_map(
       axes,
       values,
@@ -87,58 +100,40 @@ def grid_map(
       cmap=plots.BLUES,
       origin="lower",
     )
-    frame = Rectangle(
-      (chosen[1] + 0.5, chosen[0] - 0.5),
-      1,
-      1,
-      fill=False,
-      edgecolor=COLOURS["scratch"],
-      lw=3,
-      clip_on=False,
-      zorder=3,
-    )
-    axes.add_patch(frame)
+    corner = alphas.index(alpha) + 0.5, temperatures.index(temperature) - 0.5
+    style = {"fill": False, "edgecolor": plots.RED, "lw": 3, "zorder": 3}
+    axes.add_patch(Rectangle(corner, 1, 1, clip_on=False, **style))
     axes.axvline(0.5, color="white", lw=6)
     axes.set(ylabel="temperature T", xlabel="alpha, the weight of the teacher")
 
 
-def reliability_diagram(
-  path: plots.Path,
-  curves: Mapping[str, Any],
-  errors: Mapping[str, str],
-  title: str,
-) -> None:
-  """Accuracy at each confidence, and how often each confidence occurs.
-
-  Args:
-    path: of the PNG.
-    curves: name -> `metrics.ReliabilityCurve`.
-    errors: name -> its calibration error, as text.
-    title: the finding.
-  """
+def reliability_diagram(path: plots.Path, results: dict[str, Any]) -> None:
+  """Accuracy at each confidence, and how often each confidence occurs."""
+  errors = {name: results["scores"][name]["ece"] for name in COLOURS}
+  excess = statistics.gain_of(errors["distilled"], errors["scratch"])
+  title = {
+    "hurt": "Distilled students are better calibrated",
+    "helped": "Distilled students are worse calibrated",
+    "unclear": "Distilled students are calibrated no better",
+    "unknown": statistics.TOO_FEW.capitalize(),
+    "diverged": "Students diverged",
+  }[excess.verdict]
   size = {"width": 5.6, "height": 5.9}
-  with plots.figure(path, title=title, rows=2, **size) as (canvas, axes):
-    top, bottom = axes
+  with plots.figure(path, title=title, rows=2, **size) as (top, bottom):
     top.get_gridspec().set_height_ratios((3.2, 1))
     top.plot((0, 1), (0, 1), color=plots.GREY, ls="--", lw=1.2)
     top.text(0.04, 0.09, "perfect", rotation=45, color="#737373", fontsize=9)
-    for name, curve in curves.items():
-      count = np.asarray(curve.count)
-      # The rate of a handful of examples is noise.
-      seen = count >= 10
-      top.plot(
-        np.asarray(curve.confidence)[seen],
-        np.asarray(curve.accuracy)[seen],
-        color=COLOURS[name],
-        marker="o",
-        ms=4.5,
-        label=f"{name} (ECE {errors[name]})",
-      )
+    for name, colour in COLOURS.items():
+      confidence, accuracy, count = map(np.asarray, results["curves"][name])
+      seen = count >= 10  # the rate of a handful of examples is noise
+      label = f"{name} (ECE {errors[name].mean():.1%})"
+      style = {"color": colour, "marker": "o", "ms": 4.5, "label": label}
+      top.plot(confidence[seen], accuracy[seen], **style)
       edges = np.linspace(0, 1, len(count) + 1)
-      bottom.stairs(count / count.sum(), edges, color=COLOURS[name], lw=1.8)
+      bottom.stairs(count / count.sum(), edges, color=colour, lw=1.8)
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     top.tick_params(labelbottom=False)
-    plots.legend(canvas, top.get_legend_handles_labels()[0])
+    plots.legend(top, top.get_legend_handles_labels()[0])
     bottom.set(
       xlabel="confidence",
       ylabel="share",
@@ -149,43 +144,44 @@ def reliability_diagram(
     )
     bottom.yaxis.set_major_formatter(plots.percent)
     bottom.minorticks_off()
-    canvas.align_ylabels()
+    top.figure.align_ylabels()
 
 
 def softened_targets(
-  path: plots.Path,
-  images: np.ndarray,
-  labels: np.ndarray,
-  targets: Mapping[str, np.ndarray],
-  title: str,
+  path: plots.Path, job: Any, results: dict[str, Any]
 ) -> None:
-  """Images beside the teacher's probabilities.
-
-  Args:
-    path: of the PNG.
-    images: `[n, height, width, channels]`, uint8 or in [0, 1].
-    labels: `[n]`.
-    targets: name -> probabilities `[n, classes]`; one or two of them.
-    title: the finding.
-  """
-  count, classes = len(images), next(iter(targets.values())).shape[-1]
+  """Images beside the teacher's probabilities, with and without softening."""
+  logits = results["target_logits"]
+  places = job.data.transfer[0][: len(logits)]
+  images, labels = (
+    np.asarray(job.data.train[name])[places] for name in ("image", "label")
+  )
+  temperature = float(results["cells"][results["chosen"]][0])
+  shown = most_telling(logits, labels, temperature)
+  targets = {
+    value: np.asarray(softened_softmax(logits, temperature=value))
+    for value in sorted({1.0, temperature})
+  }
+  others = [
+    f"{1 - rows[np.arange(len(rows)), labels].mean():.1%} at T = {value:g}"
+    for value, rows in targets.items()
+  ]
+  count, classes = len(shown), logits.shape[-1]
   tints = (plots.FAINT, plots.DARK)[-len(targets) :]
   width = 0.8 / len(targets)
   size = {"width": 6.4, "height": 0.7 + 1.1 * count}
-  with plots.figure(path, title=title, rows=count, columns=2, **size) as (
-    canvas,
-    grid,
-  ):
+  title = f"The teacher gives other classes {', '.join(others)}"
+  with plots.figure(path, title=title, rows=count, columns=2, **size) as grid:
     grid[0].get_gridspec().set_width_ratios((1, 5.2))
-    for n, (picture, bars) in enumerate(grid.reshape(count, 2)):
+    for n, (picture, bars) in zip(shown, grid.reshape(count, 2), strict=True):
       picture.imshow(images[n].squeeze(), cmap="gray_r")
       picture.set(xticks=[], yticks=[])
       picture.spines[:].set_visible(False)
       for i, (tint, rows) in enumerate(
         zip(tints, targets.values(), strict=True)
       ):
-        places = np.arange(classes) + (i - (len(targets) - 1) / 2) * width
-        bars.bar(places, rows[n], width, color=tint)
+        offset = (i - (len(targets) - 1) / 2) * width
+        bars.bar(np.arange(classes) + offset, rows[n], width, color=tint)
       bars.set(ylim=(0, 1), yticks=(0, 0.5, 1), xlim=(-0.6, classes - 0.4))
       bars.yaxis.set_major_formatter(plots.percent)
       bars.grid(visible=False, axis="x")
@@ -193,5 +189,17 @@ def softened_targets(
       label = bars.get_xticklabels()[int(labels[n])]
       label.set(weight="bold", color=plots.INK)
     grid[-1].set_xlabel("class, the label in bold")
-    marks = zip(targets, tints, strict=True)
-    plots.legend(canvas, [plots.mark(*pair) for pair in marks])
+    names = (f"T = {value:g}" for value in targets)
+    marks = map(plots.mark, names, tints)
+    plots.legend(grid, list(marks))
+
+
+def most_telling(
+  logits: Any, labels: np.ndarray, temperature: float, count: int = 5
+) -> np.ndarray:
+  """Places of right but uncertain predictions, at most one of each class."""
+  rows = np.asarray(softened_softmax(logits, temperature=temperature))
+  certainty = rows.max(-1) + (rows.argmax(-1) != labels)
+  order = np.argsort(certainty, kind="stable")
+  _, first = np.unique(labels[order], return_index=True)
+  return order[np.sort(first)[:count]]

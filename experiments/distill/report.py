@@ -2,30 +2,26 @@
 
 from typing import Any
 
-import numpy as np
-
-from experiments.distill.plots import grid_map
-from experiments.distill.plots import learning_curves
-from experiments.distill.plots import reliability_diagram
-from experiments.distill.plots import softened_targets
+from experiments.distill.plots import draw
 from experiments.frame import statistics
 from experiments.frame import tables
-from kdjax.distillation import softened_softmax
 
 GROUPS = ("teacher", "scratch", "distilled")
 
 
 def write(job: Any, results: dict[str, Any]) -> None:
-  """Draws the figures, writes report.md and prints the table.
-
-  Args:
-    job: the `Job` of the experiment.
-    results: what its `main` returns.
-  """
+  """Draws the figures, writes report.md and prints the table."""
+  temperature, alpha = results["cells"][results["chosen"]]
+  accuracy = results["student_validation"][-1].mean(0)
   job.run.publish(
     job.console,
     f"Distillation on {job.config.dataset}",
-    [results["gain"].sentence("Distillation"), chosen_cell(results)],
+    [
+      results["gain"].sentence("Distillation"),
+      f"T = {temperature:g} and alpha = {alpha:g} were chosen of "
+      f"{len(accuracy) - 1} cells by their mean validation accuracy, "
+      f"{accuracy[results['chosen']]:.2%} (scratch {accuracy[0]:.2%}).",
+    ],
     make_table(job.config, results),
     "Mean ± standard deviation over the seeds of the students. The gain is "
     "distilled minus scratch. It holds for other seeds (weights, images and "
@@ -37,15 +33,12 @@ def write(job: Any, results: dict[str, Any]) -> None:
     draw(job, results),
   )
   job.run.rewind("test", -1)
-  job.run.log(
-    stage="test",
-    step=0,
-    **{
-      f"{group}_{name}": values
-      for group in GROUPS
-      for name, values in results["scores"][group].items()
-    },
-  )
+  row = {
+    f"{group}_{name}": values
+    for group in GROUPS
+    for name, values in results["scores"][group].items()
+  }
+  job.run.log(stage="test", step=0, **row)
 
 
 def make_table(config: Any, results: dict[str, Any]) -> tables.Table:
@@ -85,25 +78,12 @@ def make_table(config: Any, results: dict[str, Any]) -> tables.Table:
   return tables.Table(["", *GROUPS, "gain (95 % interval)"], rows)
 
 
-def chosen_cell(results: dict[str, Any]) -> str:
-  """The chosen cell in words."""
-  temperature, alpha = results["cells"][results["chosen"]]
-  accuracy = results["student_validation"][-1].mean(0)
-  return (
-    f"T = {temperature:g} and alpha = {alpha:g} were chosen of "
-    f"{len(accuracy) - 1} cells by their mean validation accuracy, "
-    f"{accuracy[results['chosen']]:.2%} (scratch {accuracy[0]:.2%})."
-  )
-
-
 def setting(job: Any, results: dict[str, Any]) -> str:
   """The images and the networks, in words."""
   config, data = job.config, job.data
-  seen, everything = data.transfer.shape[1], len(data.train["label"])
-  images = f"{seen} of them"
+  images = f"{data.transfer.shape[1]} of them"
   if config.examples_per_class:
     images += f", {config.examples_per_class} of each class, drawn by its seed"
-  shifts = " with the same shifts" if config.shift else ""
   teacher, student = (f"{cost['parameters']:,}" for cost in results["costs"])
   missing = ""
   if config.missing_digit is not None:
@@ -111,106 +91,13 @@ def setting(job: Any, results: dict[str, Any]) -> str:
   return (
     "## The setting\n\n"
     f"The teacher ({config.teacher}, {teacher} parameters) was trained on "
-    f"{everything} labelled images. A student ({config.student}, {student} "
-    f"parameters) sees {images}, with their labels.{missing} Seed i from "
-    "scratch and seed i distilled start from the same weights and see the "
-    f"same images in the same order{shifts}; the distilled one also sees the "
-    f"teacher's logits for them, by the method {config.method}.\n\n"
+    f"{len(data.train['label'])} labelled images. A student "
+    f"({config.student}, {student} parameters) sees {images}, with their "
+    f"labels.{missing} Seed i from scratch and seed i distilled share the "
+    "initial weights and the images, their order and their shifts; the "
+    f"distilled one also sees the teacher's logits, by the method "
+    f"{config.method}.\n\n"
     f"The {len(data.validation['label'])} validation images chose the cell; no "
     f"network was trained on them. The {len(data.test['label'])} test images "
     "were used for the chosen cell alone."
   )
-
-
-def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
-  """Saves the figures; returns their captions by file name."""
-  config, path, chosen = job.config, job.run.path, results["chosen"]
-  temperature, alpha = results["cells"][chosen].tolist()
-  accuracy = results["student_validation"]  # [rounds, seeds, cells]
-  pairs = dict(
-    zip(GROUPS[1:], accuracy[..., [0, chosen]].transpose(2, 0, 1), strict=True)
-  )
-  gap = statistics.gain_of(pairs["distilled"][-1], pairs["scratch"][-1])
-  learning_curves(
-    path / "learning_curves.png",
-    config.evaluate_every * np.arange(1, len(accuracy) + 1),
-    pairs,
-    teacher=float(results["teacher_validation"][-1]),
-    title={
-      "helped": f"Distilled students end {100 * gap.mean:.1f} points above "
-      "those from scratch",
-      "hurt": f"Distilled students end {-100 * gap.mean:.1f} points below "
-      "those from scratch",
-      "unclear": "Distilled students end no higher than those from scratch",
-      "unknown": statistics.TOO_FEW.capitalize(),
-      "diverged": "Students diverged",
-    }[gap.verdict],
-  )
-  cells = results["cells"][1:]
-  rows, columns = (list(dict.fromkeys(column)) for column in cells.T)
-  means = accuracy[-1].mean(0)
-  grid_map(
-    path / "heat_map.png",
-    means[0],
-    means[1:].reshape(len(rows), len(columns)),
-    temperatures=rows,
-    alphas=columns,
-    chosen=(rows.index(temperature), columns.index(alpha)),
-    title=f"T = {temperature:g}, alpha = {alpha:g} distils best "
-    "(validation accuracy, %)",
-  )
-  ece = {name: results["scores"][name]["ece"] for name in GROUPS}
-  excess = statistics.gain_of(ece["distilled"], ece["scratch"])
-  reliability_diagram(
-    path / "reliability.png",
-    {name: results["curves"][name] for name in GROUPS},
-    {name: f"{values.mean():.1%}" for name, values in ece.items()},
-    title={
-      "hurt": "Distilled students are better calibrated",
-      "helped": "Distilled students are worse calibrated",
-      "unclear": "Distilled students are calibrated no better",
-      "unknown": statistics.TOO_FEW.capitalize(),
-      "diverged": "Students diverged",
-    }[excess.verdict],
-  )
-  logits = results["target_logits"]
-  places = job.data.transfer[0][: len(logits)]
-  images = np.asarray(job.data.train["image"])[places]
-  labels = np.asarray(job.data.train["label"])[places]
-  shown = most_telling(logits, labels, temperature)
-  targets = {
-    value: np.asarray(softened_softmax(logits, temperature=value))
-    for value in sorted({1.0, temperature})
-  }
-  others = [
-    f"{1 - rows[np.arange(len(rows)), labels].mean():.1%} at T = {value:g}"
-    for value, rows in targets.items()
-  ]
-  softened_targets(
-    path / "targets.png",
-    images[shown],
-    labels[shown],
-    {f"T = {value:g}": rows[shown] for value, rows in targets.items()},
-    title=f"The teacher gives other classes {', '.join(others)}",
-  )
-  return {
-    "learning_curves.png": "Mean validation accuracy over the seeds, in a band "
-    "of one standard deviation.",
-    "heat_map.png": "Validation accuracy at the end, mean over the seeds. The "
-    "frame is the chosen cell; alpha = 0 is the same for every T.",
-    "reliability.png": "Test images of all seeds in bins of confidence; bins "
-    "of fewer than 10 images are left out above.",
-    "targets.png": "Of the first seed's images that the teacher predicts "
-    "correctly, the least certain one of some classes.",
-  }
-
-
-def most_telling(
-  logits: Any, labels: np.ndarray, temperature: float, count: int = 5
-) -> np.ndarray:
-  """Places of right but uncertain predictions, at most one of each class."""
-  rows = np.asarray(softened_softmax(logits, temperature=temperature))
-  certainty = rows.max(-1) + (rows.argmax(-1) != labels)
-  order = np.argsort(certainty, kind="stable")
-  _, first = np.unique(labels[order], return_index=True)
-  return order[np.sort(first)[:count]]

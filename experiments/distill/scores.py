@@ -2,29 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from experiments.frame import scores as frame_scores
 from kdjax import metrics
 from kdjax import training
-from kdjax.ops import kl_divergence
 from kdjax.ops import masked_mean
-
-
-def predict(model: training.Model, images: Any, batch_size: int) -> Any:
-  """The logits and embeddings of many images, batch by batch."""
-  plan = training.epoch_plan(len(images), batch_size)
-
-  def answers(index):
-    inputs = images[index]
-    outputs, _ = model.forward(model.variables, inputs, train=False, key=None)
-    return outputs.logits, outputs.embedding
-
-  rows = jax.lax.map(answers, plan["index"])
-  return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[: len(images)], rows)
 
 
 def examine(job: Any, teacher: training.Model, students: training.Model):
@@ -40,24 +26,19 @@ def examine(job: Any, teacher: training.Model, students: training.Model):
     labels = test["label"]
 
     def outputs(forward, variables, images=test["image"]):
-      model = training.Model(forward, variables)
-      return predict(model, images, config.batch_size)
+      size = config.batch_size
+      return frame_scores.predict(forward, variables, images, batch_size=size)
 
     targets = outputs(teacher.forward, teacher_variables)
 
     def score(answers):
       logits, embedding = answers
-      hits = metrics.accuracy(logits, labels)
-      result = {
-        "accuracy": hits.mean(),
-        "agreement": metrics.agreement(logits, targets[0]).mean(),
-        "kl": kl_divergence(logits, targets[0]).mean(),
-        "cka": metrics.cka(embedding, targets[1]),
+      result = frame_scores.score(logits, embedding, labels, targets) | {
         "entropy": metrics.entropy(logits).mean(),
         "nll": metrics.negative_log_likelihood(logits, labels).mean(),
-        "ece": metrics.expected_calibration_error(logits, labels),
       }
       if config.missing_digit is not None:
+        hits = metrics.accuracy(logits, labels)
         result["missing"] = masked_mean(hits, labels == config.missing_digit)
       return result
 
@@ -100,16 +81,8 @@ def cost(model: training.Model, images: Any) -> dict[str, float]:
   }
 
 
-def median_milliseconds(call: Callable[[], Any], *, calls: int = 50) -> float:
-  """Times a call to its end, once it is compiled and warm.
-
-  Args:
-    call: returns arrays, which are waited for.
-    calls: how many are timed.
-
-  Returns:
-    The median.
-  """
+def median_milliseconds(call: Any, *, calls: int = 50) -> float:
+  """The time of a call to its end, once it is compiled and warm."""
   times = []
   for _ in range(calls + 3):
     begin = time.perf_counter()

@@ -7,7 +7,7 @@ hyper-parameters and folds are trained in one vmapped program: a seed chooses
 by cross-validation within its few labels; what an oracle with many target
 labels would have chosen is reported beside it. A second part asks
 `rank_teachers` which of several pretrained networks to take, and compares its
-scores with what fine-tuning reaches.
+scores with the accuracy after fine-tuning.
 
   python -m experiments.finetune
   python -m experiments.finetune --shots 1 --workdir runs/one_shot
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 
 from experiments.finetune.data import TEACHERS
@@ -38,75 +37,49 @@ from experiments.finetune.training import first_of
 from experiments.finetune.training import make_row
 from experiments.frame import commands
 from experiments.frame import folders
-from kdjax import objectives
+from experiments.frame import jobs
+from experiments.frame import rounds
+from experiments.frame import tables
 from kdjax import training
 
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares ways to fine-tune a pretrained network on few labels.
-
-  Attributes:
-    dataset: digits, or the name of a data set that tfds has prepared. The first
-      half of its classes is the source, the second the target.
-    data_dir: the folder of the data sets that tfds has prepared.
-    examples: the largest number of images of each split.
-    validation_fraction: share of the training images of each half that is kept
-      for validation; the target's is for the oracle alone.
-    shots: labeled target images of each class.
-    folds: of the cross-validation within these images; at most one a shot. With
-      one shot no image can be held out, and the first candidate is taken.
-    network: mlp or convnet.
-    hidden: units of the hidden layers if the network is an mlp.
-    methods: the methods that are compared with target-only, prototypes, a
-      linear probe and plain fine-tuning; help: print them.
-    teachers: the other pretraining tasks whose networks are ranked with that of
-      the source; none leaves that part out.
-    rates: the candidates for Adam's learning rate in fine-tuning, the usual one
-      first; it decays by a cosine.
-    seeds: the number of students of each method and candidate.
-    pretrain_steps: updates in pretraining.
-    steps: updates in fine-tuning, each of all labeled images.
-    evaluate_every: steps from one evaluation and checkpoint to the next.
-    batch_size: the number of examples in a batch in pretraining.
-    learning_rate: Adam's learning rate in pretraining, decayed by a cosine.
-    tasks: the number of tasks in a batch in meta-learning.
-    inner_steps: steps of meta-learning's inner loop.
-    inner_rate: the learning rate of the inner loop.
-  """
+  """Compares ways to fine-tune a pretrained network on few labels."""
 
   workdir: str = "runs/finetune"
+  # digits, or the name of a data set that tfds has prepared. The first half of
+  # its classes is the source, the second the target
   dataset: str = "digits"
-  data_dir: commands.DataDir = None
-  examples: int = 4000
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
+  examples: int = 4000  # the largest number of images of each split
+  # share of the training images of each half that is kept for validation; the
+  # target's is for the oracle alone
   validation_fraction: float = 0.3
-  shots: int = 5
+  shots: int = 5  # labeled target images of each class
+  # of the cross-validation within these images; at most one a shot. With one
+  # shot no image can be held out, and the first candidate is taken
   folds: int = 5
-  network: Literal["mlp", "convnet"] = "mlp"
-  hidden: tuple[int, ...] = (64, 32)
+  network: Literal["mlp", "convnet"] = "mlp"  # mlp or convnet
+  hidden: tuple[int, ...] = (64, 32)  # units of the hidden layers of an mlp
+  # the methods that are compared with target-only, prototypes, a linear probe
+  # and plain fine-tuning; help: print them
   methods: tuple[str, ...] = CHOICES
-  teachers: tuple[
-    Literal[
-      "inverted",
-      "rotated",
-      "noisy",
-      "random labels",
-      "two classes",
-      "two others",
-      "untrained",
-    ],
-    ...,
-  ] = TEACHERS
+  # the other pretraining tasks whose networks are ranked with that of the
+  # source; none leaves that part out
+  teachers: tuple[str, ...] = TEACHERS
+  # the candidates for Adam's learning rate in fine-tuning, the usual one first;
+  # it decays by a cosine
   rates: tuple[float, ...] = (3e-3, 1e-2)
-  seeds: int = 10
-  pretrain_steps: int = 400
-  steps: int = 200
-  evaluate_every: int = 100
-  batch_size: int = 64
-  learning_rate: float = 3e-3
-  tasks: int = 4
-  inner_steps: int = 3
-  inner_rate: float = 0.1
+  seeds: int = 10  # the number of students of each method and candidate
+  pretrain_steps: int = 400  # updates in pretraining
+  steps: int = 200  # updates in fine-tuning, each of all labeled images
+  evaluate_every: int = 100  # steps from one evaluation to the next
+  batch_size: int = 64  # the number of examples in a batch in pretraining
+  learning_rate: float = 3e-3  # Adam's in pretraining; it decays by a cosine
+  tasks: int = 4  # the number of tasks in a batch in meta-learning
+  inner_steps: int = 3  # steps of meta-learning's inner loop
+  inner_rate: float = 0.1  # the learning rate of the inner loop
 
 
 def check(config: Config) -> None:
@@ -135,84 +108,58 @@ def check(config: Config) -> None:
 
 
 class Job(NamedTuple):
-  """The inputs of every part of the run.
-
-  What a seed decides is the same under every method: the fresh network
-  `[seeds]` and a key for the rest `[seeds]`.
-  """
+  """The inputs of every part of the run, the same under every method."""
 
   config: Config
   run: folders.RunFolder
   console: Console
   data: Data
   forward: training.Forward
-  fresh: training.Variables
-  key: jax.Array
+  fresh: training.Variables  # a network without training, `[seeds, ...]`
+  key: jax.Array  # `[seeds]`
 
 
-class Setup(NamedTuple):
-  """The inputs of a run before any computation; networks are by norm."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-  networks: dict[str, training.Network]
-
-
-def prepare(config: Config) -> Setup:
+def prepare(config: Config) -> jobs.Setup:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   check(config)
   data = load_data(config)
-  networks = {
-    norm: make_network(config, data, norm)
-    for norm in {norm_of(name) for name in with_baselines(config.methods)}
-  }
-  console, run = commands.console(), folders.RunFolder(config)
-  return Setup(config, run, console, data, networks)
+  make_network(config, data)
+  return jobs.open_run(config, data)
 
 
-def start_job(setup: Setup, norm: str = "none") -> Job:
-  """Makes what the seeds decide."""
-  config, network = setup.config, setup.networks[norm]
+def start_job(setup: jobs.Setup, norm: str) -> Job:
+  """Makes all that the seeds decide."""
+  network = make_network(setup.config, setup.data, norm)
 
   @jax.jit
   @jax.vmap
-  def start(seed):
-    key = jax.random.fold_in(jax.random.key(config.seed), seed)
+  def start(key):
     init_key, key = jax.random.split(key)
     return network.init(init_key), key
 
-  fresh, key = start(jnp.arange(config.seeds))
-  return Job(*setup[:-1], network.forward, fresh, key)
+  seeds = start(rounds.seed_keys(setup.config))
+  return Job(*setup, network.forward, *seeds)
 
 
-def execute(setup: Setup) -> dict[str, Any]:
-  """Trains, examines and writes the report; returns what the report says."""
+def execute(setup: jobs.Setup) -> dict[str, Any]:
+  """Trains, examines and writes the report; returns the results."""
   config = setup.config
-  jobs = {norm: start_job(setup, norm) for norm in setup.networks}
-  job = jobs["none"]
+  norms = dict.fromkeys(map(norm_of, with_baselines(config.methods)))
+  by_norm = {norm: start_job(setup, norm) for norm in norms}
+  job = by_norm["none"]
   teachers = pretrain("pretrain", job, config.teachers)
-  starts = {
-    "none": {
-      "fresh": job.fresh,
-      "source": first_of(teachers),
-    }
-  }
+  starts = {"none": {"fresh": job.fresh, "source": first_of(teachers)}}
   for way in WAYS:
     if way in config.methods:
       starts["none"][way] = meta_learn(way, job)
-  if "batch" in jobs:
-    source = pretrain("pretrain_norm", jobs["batch"], ())
-    starts["batch"] = {
-      "fresh": jobs["batch"].fresh,
-      "source": first_of(source),
-    }
+  if "batch" in by_norm:
+    source = first_of(pretrain("pretrain_norm", by_norm["batch"], ()))
+    starts["batch"] = {"fresh": by_norm["batch"].fresh, "source": source}
     starts["stochastic"] = starts["batch"]
   rows = {}
   for method in with_baselines(config.methods):
     norm = norm_of(method)
-    rows[method] = make_row(method, jobs[norm], starts[norm])
+    rows[method] = make_row(method, by_norm[norm], starts[norm])
   results: dict[str, Any] = {"rows": rows}
   if config.teachers:
     results["teachers"] = compare(job, teachers)
@@ -220,16 +167,5 @@ def execute(setup: Setup) -> dict[str, Any]:
   return results
 
 
-def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and what it does, for `--methods help`."""
-  rows = {name: objectives.PRESETS[name] for name in CHOICES}
-  return {name: (row.area, row.summary) for name, row in rows.items()}
-
-
-def main(config: Config) -> dict[str, Any]:
-  """Runs the experiment; raises an error where the command line prints it."""
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
-  commands.launch(Config, prepare, execute, describe_methods)
+  commands.launch(Config, prepare, execute, lambda: tables.describe(CHOICES))

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.frame import data as frame_data
 from kdjax import data as kdata
 
-# What other teachers than that of the source task are pretrained on.
+# The pretraining tasks of the other teachers.
 TEACHERS = (
   "inverted",
   "rotated",
@@ -25,81 +26,59 @@ class Data(NamedTuple):
 
   The labels of `target` that are not in `few`, and those of
   `target_validation`, are there for the oracle alone.
-
-  Attributes:
-    source: training images of the first half of the classes.
-    source_validation: held out from them.
-    target: training images of the second half.
-    target_validation: held out from them.
-    test: test images of the second half.
-    few: `[seeds, labelled]`, the target images whose labels a seed has.
-    learns: `[1 + folds, labelled]`, which of them are trained on: all, then
-      all but one fold.
-    classes: how many each half has.
   """
 
-  source: dict[str, Any]
-  source_validation: dict[str, Any]
-  target: dict[str, Any]
-  target_validation: dict[str, Any]
-  test: dict[str, Any]
+  source: dict[str, Any]  # training images of the first half of the classes
+  source_validation: dict[str, Any]  # held out from them
+  target: dict[str, Any]  # training images of the second half
+  target_validation: dict[str, Any]  # held out from them
+  test: dict[str, Any]  # test images of the second half
+  # `[seeds, labelled]`, the target images whose labels a seed has.
   few: np.ndarray
+  # `[1 + folds, labelled]`, which of them are trained on: all, then all but one
+  # fold.
   learns: np.ndarray
-  classes: int
+  classes: int  # how many each half has
 
 
 def load_data(config: Any) -> Data:
   """Reads and divides the images."""
 
-  def halves(split: str) -> tuple[kdata.Source, kdata.Source]:
-    source = kdata.load(config.dataset, split, data_dir=config.data_dir)
-    count = min(len(source), config.examples)
-    arrays = kdata.as_arrays(kdata.subset(source, range(count)))
-    labels = arrays["label"]
+  def halves(split: str) -> list[kdata.Source]:
+    source = frame_data.read(config, split, limit=config.examples)
+    arrays = kdata.as_arrays(source)
+    images, labels = arrays["image"], arrays["label"]
     half = (int(labels.max()) + 1) // 2
-    first, second = (labels // half == i for i in (0, 1))
-    return (
-      kdata.ArraySource(arrays["image"][first], labels[first]),
-      kdata.ArraySource(arrays["image"][second], labels[second] - half),
-    )
+    chosen = [labels // half == i for i in (0, 1)]
+    return [
+      kdata.ArraySource(images[rows], labels[rows] - i * half)
+      for i, rows in enumerate(chosen)
+    ]
 
-  def divide(source: kdata.Source) -> tuple[kdata.Source, kdata.Source]:
-    return kdata.split(source, config.validation_fraction, seed=config.seed)
-
-  source, target = map(divide, halves("train"))
-  parts = *source, *target, halves("test")[1]
-  arrays = [kdata.as_arrays(part) for part in parts]
+  parts = [
+    part
+    for half in halves("train")
+    for part in kdata.split(half, config.validation_fraction, seed=config.seed)
+  ]
+  arrays = [kdata.as_arrays(part) for part in (*parts, halves("test")[1])]
   labels = arrays[2]["label"]
   _, counts = np.unique(labels, return_counts=True)
   if config.shots > counts.min():
     raise ValueError(
-      f"shots is {config.shots}; expected at most {counts.min()}, what the "
-      "smallest class has."
+      f"shots is {config.shots}; expected at most {counts.min()}, the images "
+      "of the smallest class."
     )
-  # A source of places instead of images, to draw from as from any other.
-  places = kdata.ArraySource(
-    np.arange(len(labels)).reshape(-1, 1, 1, 1), labels
-  )
-  few = []
-  for seed in range(config.seed, config.seed + config.seeds):
-    drawn = kdata.as_arrays(
-      kdata.few_per_class(places, config.shots, seed=seed)
-    )
-    # By class, so that a fold holds out as many of each.
-    few.append(
-      drawn["image"].ravel()[np.argsort(drawn["label"], kind="stable")]
-    )
+  seeds = range(config.seed, config.seed + config.seeds)
+  # By class, so that a fold holds out as many of each.
+  few = frame_data.draw_few(labels, config.shots, seeds)
+  few = frame_data.by_class(labels, few)
   fold = np.tile(np.arange(config.shots), counts.size)
   # One image of a class cannot be held out and trained on.
   folds = min(config.folds, config.shots) if config.shots > 1 else 0
   held_out = fold[None] % max(folds, 1) == np.arange(folds)[:, None]
   learns = np.concatenate([np.ones((1, fold.size), bool), ~held_out])
-  return Data(
-    **jax.device_put(dict(zip(Data._fields[:5], arrays, strict=True))),
-    few=np.stack(few),
-    learns=learns,
-    classes=counts.size,
-  )
+  parts: Any = jax.device_put(arrays)
+  return Data(*parts, few=few, learns=learns, classes=counts.size)
 
 
 def source_of(

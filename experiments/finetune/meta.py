@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.finetune.methods import answer
 from kdjax import finetuning
 from kdjax import training
+from kdjax.ops import cross_entropy
 
 WAYS = ("maml", "anil", "reptile", "prototypical")
 
@@ -16,17 +18,9 @@ WAYS = ("maml", "anil", "reptile", "prototypical")
 def plan_episodes(
   key: jax.Array, labels: np.ndarray, *, steps: int, tasks: int, images: int
 ) -> dict[str, jax.Array]:
-  """Plans episodes: all classes in a random order, some images of each.
+  """Plans episodes: all classes in a random order, different images of each.
 
-  Args:
-    key: of the draw.
-    labels: of the source images.
-    steps: how many batches.
-    tasks: of a batch.
-    images: of a class in a task, all different.
-
-  Returns:
-    `{"index", "mask"}`, each `[steps, tasks * classes * images]`.
+  Index and mask are `[steps, tasks * classes * images]`.
   """
   _, counts = np.unique(labels, return_counts=True)
   first = np.cumsum(counts) - counts
@@ -59,31 +53,20 @@ def make_loss(way: str, forward: training.Forward, config: Any, classes: int):
   inner = optax.sgd(config.inner_rate)
   steps = config.inner_steps
 
-  def look(params: Any, images: Any) -> Any:
-    variables = training.Variables(params, {})
-    return forward(variables, images, train=False, key=None)[0]
-
   def task_loss(params, task):
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      look(params, task["image"]).logits, task["label"]
+    outputs = answer(forward, training.Variables(params, {}), task["image"])
+    return jnp.mean(cross_entropy(outputs.logits, task["label"]))
+
+  def prototype_loss(params, support, query):
+    variables = training.Variables(params, {})
+    embedded = [
+      (answer(forward, variables, x["image"]).embedding, x["label"])
+      for x in (support, query)
+    ]
+    losses = finetuning.prototypical_loss(
+      *embedded[0], *embedded[1], num_classes=classes
     )
     return jnp.mean(losses)
-
-  def prototype_losses(params, support, query):
-    def loss(support, query):
-      embeddings = [
-        look(params, x["image"]).embedding for x in (support, query)
-      ]
-      losses = finetuning.prototypical_loss(
-        embeddings[0],
-        support["label"],
-        embeddings[1],
-        query["label"],
-        num_classes=classes,
-      )
-      return jnp.mean(losses)
-
-    return jax.vmap(loss)(support, query)
 
   def loss_fn(params, state, frozen, batch, key):
     del frozen, key
@@ -97,7 +80,8 @@ def make_loss(way: str, forward: training.Forward, config: Any, classes: int):
         # Its gradient is the direction.
         loss = optax.tree.vdot(student, jax.lax.stop_gradient(direction))
       case "prototypical":
-        loss = jnp.mean(prototype_losses(student, support, query))
+        losses = jax.vmap(prototype_loss, (None, 0, 0))(student, support, query)
+        loss = jnp.mean(losses)
       case _:
         losses = training.maml_losses(
           task_loss,
@@ -120,10 +104,7 @@ def divide(images: jax.Array, tasks: int, classes: int) -> list[dict[str, Any]]:
   shots = images.shape[3]
   labels = jnp.repeat(jnp.arange(classes), shots)
   labels = jnp.broadcast_to(labels, (tasks, labels.size))
-  return [
-    {
-      "image": images[:, :, i].reshape(tasks, -1, *images.shape[4:]),
-      "label": labels,
-    }
-    for i in (0, 1)
-  ]
+  parts = (
+    images[:, :, i].reshape(tasks, -1, *images.shape[4:]) for i in (0, 1)
+  )
+  return [{"image": part, "label": labels} for part in parts]

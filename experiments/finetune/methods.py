@@ -21,7 +21,7 @@ BASELINES = {
   "linear_probe": "linear_probe",
   "finetune": "finetune",
 }
-# With batch normalization: what StochNorm is compared with.
+# With batch normalization, for comparison with StochNorm.
 NORM_BASELINES = {
   "target_only_norm": "from_scratch",
   "finetune_norm": "finetune",
@@ -40,7 +40,7 @@ NAMES = {
   "finetune_norm": "fine-tuning with BN",
 }
 NAMES |= {x: objectives.PRESETS[x].title for x in METHODS if x not in NAMES}
-# What else is tried than the published values.
+# Values that are tried beside the published ones.
 TRIED = {
   "layerwise": (0.1, 0.7),
   "unfreezing": (0.1, 0.4),
@@ -88,7 +88,7 @@ def norm_of(method: str) -> str:
 
 
 def with_baselines(methods: tuple[str, ...]) -> list[str]:
-  """These methods and what they are compared with, those with a norm last."""
+  """Methods and their baselines, those with a norm last."""
   wanted = {*BASELINES, *methods}
   if any(norm_of(method) != "none" for method in methods):
     wanted |= {*NORM_BASELINES}
@@ -110,7 +110,7 @@ def candidates(method: str, rates: tuple[float, ...]) -> dict[str, jax.Array]:
 def make_optimizer(
   method: str, candidate: dict[str, jax.Array], groups: list[str], steps: int
 ) -> optax.GradientTransformation:
-  """Adam with a cosine, and what a method does to it."""
+  """Adam with a cosine, as a method changes it."""
   adam = optax.adam(optax.cosine_decay_schedule(candidate["rate"], steps))
   weight, row = candidate["weight"], row_of(method)
   match row.training:
@@ -146,31 +146,17 @@ def make_learner(
   weight: Any = None,
   knowledge: Any = None,
 ) -> training.Learner:
-  """The learner of a method, of the new head's cross-entropy and what it adds.
+  """The learner of a method, which adds to the new head's cross-entropy.
 
-  Args:
-    method: its name.
-    student: the network and where it starts.
-    past: the pretrained network.
-    optimizer: of `make_optimizer`.
-    classes: how many the target has.
-    weight: of the method; it is in the state, as the knowledge is: to make a
-      step, neither is needed.
-    knowledge: of `ask_teacher`.
-
-  Returns:
-    The learner.
+  Only `init` needs its weight and its knowledge, of `ask_teacher`.
   """
-  name, row = method, row_of(method)
-  if name not in objectives.PRESETS:
-    name = str((BASELINES | NORM_BASELINES)[name])
-  related = jnp.zeros((classes, classes)) if knowledge is None else knowledge
+  row, unknown = row_of(method), knowledge is None
   objective = objectives.preset(
-    name,
+    (BASELINES | NORM_BASELINES).get(method) or method,
     weight=weight,
     num_classes=classes,
-    relationship=related,
-    attention={} if knowledge is None else knowledge,
+    relationship=jnp.zeros((classes, classes)) if unknown else knowledge,
+    attention={} if unknown else knowledge,
   )
   return training.finetune(
     student,
@@ -214,50 +200,40 @@ def ask_teacher(
   options = {"num_classes": classes, "where": mask}
 
   def look(params: Any) -> Any:
-    variables = training.Variables(params, teacher.state)
-    return forward(variables, batch["image"], train=False, key=None)[0]
+    return answer(forward, teacher._replace(params=params), batch["image"])
 
   before = look(teacher.params)
-  match method:
-    case "co_tuning":
-      answers = jax.nn.softmax(before.logits)
-      return finetuning.co_tuning_targets(answers, labels, **options)
-    case "delta_attention":
-      prototypes = finetuning.class_prototypes(
-        before.embedding, labels, **options
-      )
+  if method == "co_tuning":
+    answers = jax.nn.softmax(before.logits)
+    return finetuning.co_tuning_targets(answers, labels, **options)
+  if method != "delta_attention":
+    return {}
+  prototypes = finetuning.class_prototypes(before.embedding, labels, **options)
 
-      def loss(params):
-        logits = finetuning.prototypical_logits(
-          look(params).embedding, prototypes
-        )
-        return masked_mean(cross_entropy(logits, labels), mask)
+  def loss(params):
+    embedding = look(params).embedding
+    logits = finetuning.prototypical_logits(embedding, prototypes)
+    return masked_mean(cross_entropy(logits, labels), mask)
 
-      def loss_without(layer, channel):
-        off = {
-          name: array.at[..., channel].set(0)
-          for name, array in teacher.params[body][layer].items()
-        }
-        layers = teacher.params[body] | {layer: off}
-        return loss(teacher.params | {body: layers})
+  def loss_without(layer, channel):
+    arrays = teacher.params[body][layer]
+    off = {name: x.at[..., channel].set(0) for name, x in arrays.items()}
+    layers = teacher.params[body] | {layer: off}
+    return loss(teacher.params | {body: layers})
 
-      attention = {}
-      for name, layer in zip(
-        before.features, teacher.params[body], strict=True
-      ):
-        channels = jnp.arange(before.features[name].shape[-1])
-        losses = jax.vmap(loss_without, (None, 0))(layer, channels)
-        attention[name] = finetuning.delta_channel_attention(
-          losses - loss(teacher.params)
-        )
-      return attention
-  return {}
+  attention = {}
+  for name, layer in zip(before.features, teacher.params[body], strict=True):
+    channels = jnp.arange(before.features[name].shape[-1])
+    losses = jax.vmap(loss_without, (None, 0))(layer, channels)
+    gaps = losses - loss(teacher.params)
+    attention[name] = finetuning.delta_channel_attention(gaps)
+  return attention
 
 
 def answer(
   forward: training.Forward, variables: training.Variables, images: Any
 ) -> Any:
-  """A network's outputs, in evaluation."""
+  """The outputs of a network, in evaluation."""
   return forward(variables, images, train=False, key=None)[0]
 
 

@@ -3,13 +3,10 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from experiments.finetune.data import Data
-from kdjax import data as kdata
-from kdjax import nets
+from experiments.frame import networks
 from kdjax import training
 
 BODIES = {"mlp": "layers", "convnet": "convolutions"}
@@ -30,31 +27,13 @@ class NormalizedLayer(nnx.Module):
 def make_network(
   config: Any, data: Data, norm: str = "none"
 ) -> training.Network:
-  """The network of the flags.
+  """The network of the flags; the norm of its layers: none, batch, stochastic.
 
-  Args:
-    config: the flags.
-    data: whose source's mean and standard deviation the images are scaled by.
-    norm: of the body's layers: none, batch, or stochastic, whose variables
-      are those of batch.
-
-  Returns:
-    The network, which takes uint8 images.
+  The last two have the same variables.
   """
-  images = np.asarray(data.source["image"])
-  mean, std = map(jnp.asarray, kdata.channel_statistics(images))
   options = {"hidden": config.hidden} if config.network == "mlp" else {}
 
-  def build(rngs: nnx.Rngs) -> nnx.Module:
-    module: Any = nets.create(
-      config.network,
-      input_shape=images.shape[1:],
-      num_classes=data.classes,
-      rngs=rngs,
-      **options,
-    )
-    if norm == "none":
-      return module
+  def normalize(module: Any, rngs: nnx.Rngs) -> nnx.Module:
     layers = getattr(module, BODIES[config.network])
     for i, layer in enumerate(layers):
       layers[i] = NormalizedLayer(layer, rngs)
@@ -62,6 +41,10 @@ def make_network(
       return training.stochastic_norms(module, rngs=rngs)
     return module
 
-  return training.Network.of(
-    build, preprocess=lambda images: kdata.normalize(images, mean, std)
+  return networks.make_network(
+    config.network,
+    data.source["image"],
+    data.classes,
+    change=None if norm == "none" else normalize,
+    **options,
   )

@@ -6,60 +6,37 @@ import numpy as np
 
 from experiments.frame import plots
 
-COLOURS = (
-  plots.BLUE,
-  plots.SKY,
-  plots.GREEN,
-  plots.ORANGE,
-  plots.PINK,
-  plots.RED,
-  plots.VIOLET,
-  plots.DARK,
-)
 MARKERS = "osD^vP*X"
 
 
 def score_scatter(
   path: plots.Path,
-  scores: Mapping[str, np.ndarray],
+  panels: Mapping[str, np.ndarray],
   accuracy: np.ndarray,
-  taus: Mapping[str, str],
   *,
   teachers: Sequence[str],
   title: str,
 ) -> None:
-  """Scores of transferability against the accuracy that fine-tuning reaches.
-
-  Args:
-    path: of the PNG.
-    scores: criterion -> scores `[teachers, seeds]`.
-    accuracy: `[teachers, seeds]`.
-    taus: criterion -> its rank correlation, as text.
-    teachers: their names.
-    title: the finding.
-  """
-  rows = -(-len(scores) // 3)
+  """Scores against the accuracy after fine-tuning, `[teachers, seeds]` each."""
+  rows = -(-len(panels) // 3)
   size = {"width": 9.0, "height": 1.6 + 2.5 * rows}
-  looks = list(zip(COLOURS, MARKERS, strict=True))[: len(teachers)]
-  with plots.figure(path, title=title, rows=rows, columns=3, **size) as (
-    canvas,
-    grid,
-  ):
-    for axes, (name, values) in zip(grid, scores.items(), strict=True):
+  looks = list(zip(plots.SERIES, MARKERS, strict=True))[: len(teachers)]
+  with plots.figure(path, title=title, rows=rows, columns=3, **size) as grid:
+    for axes, (name, values) in zip(grid, panels.items(), strict=True):
       for seeds, reached, (colour, marker) in zip(
         values, accuracy, looks, strict=True
       ):
         style = {"color": colour, "marker": marker, "ls": ""}
         axes.plot(seeds, reached, alpha=0.22, ms=4, mew=0, **style)
         axes.plot(seeds.mean(), reached.mean(), ms=8, mec="w", **style)
-      axes.set_title(f"{name}\n{taus[name]}", fontsize=9.5, weight="normal")
+      axes.set_title(name, fontsize=9.5, weight="normal")
       axes.yaxis.set_major_formatter(plots.percent)
       axes.locator_params("x", nbins=4)
     for axes in grid[-3:]:
       axes.set_xlabel("score before fine-tuning")
     for axes in grid[::3]:
       axes.set_ylabel("accuracy after")
-    plots.legend(
-      canvas,
-      [plots.mark(x, *look) for x, look in zip(teachers, looks, strict=True)],
-    )
+    marks = [
+      plots.mark(x, *look) for x, look in zip(teachers, looks, strict=True)
+    ]
+    plots.legend(grid, marks)

@@ -33,12 +33,7 @@ ORIGINS = {
 
 
 def write(job: Any, results: dict[str, Any]) -> None:
-  """Draws the figures, writes report.md and prints the tables.
-
-  Args:
-    job: the `Job` of the experiment.
-    results: what its `main` returns.
-  """
+  """Draws the figures, writes report.md and prints the tables."""
   rows, teachers = results["rows"], results.get("teachers")
   parts = [conclude(job.config, rows), make_table(rows), read_table(job)]
   if teachers:
@@ -47,7 +42,13 @@ def write(job: Any, results: dict[str, Any]) -> None:
       conclude_teachers(teachers),
       teacher_table(teachers),
       criterion_table(teachers),
-      read_teachers(job),
+      "All teachers have one architecture and, by seed, one initial network; "
+      "each is fine-tuned plainly on the seed's few labels. Tau is Kendall's "
+      "rank correlation, over teachers, of a score before fine-tuning and the "
+      "test accuracy after it; 0 where all scores are alike. Its first: the "
+      "accuracy of the teacher that is ranked first. Scores see the few labels "
+      f"or, as an oracle would, all {len(job.data.target['label'])} labels of "
+      "the target's training images.",
     ]
   job.run.publish(
     job.console,
@@ -81,34 +82,20 @@ def make_table(rows: dict[str, Any]) -> tables.Table:
   gains = [gains_over(name, rows) for name in ("target_only", "finetune")]
   cells = []
   for method, row in rows.items():
-    oracle = ""
+    choice = oracle = ""
     if row.candidates:
-      accuracy = 100 * row.oracle_accuracy
-      oracle = statistics.mean_std(accuracy, digits=1)
-    cells.append(
-      [
-        NAMES[method],
-        statistics.mean_std(row.accuracy, scale=100, digits=1),
-        *(over[method].cell() if method in over else "" for over in gains),
-        describe_choice(row),
-        oracle,
-      ]
-    )
-  header = [
-    "",
-    "accuracy, %",
-    "gain over target-only",
-    "gain over fine-tuning",
-    "chosen most often",
-    "oracle's, %",
-  ]
-  return tables.Table(header, cells, shown=(0, 1, 2, 3, 5))
+      choice = describe_choice(row)
+      oracle = statistics.percent(row.oracle_accuracy)
+    over = (x[method].cell() if method in x else "" for x in gains)
+    accuracy = statistics.percent(row.accuracy)
+    cells.append([NAMES[method], accuracy, *over, choice, oracle])
+  header = ["", "accuracy, %", "gain over target-only", "gain over fine-tuning"]
+  header += ["chosen most often", "oracle's, %"]
+  return tables.Table(header, cells, shown=(0, 1, 2, 3))
 
 
 def describe_choice(row: Any) -> str:
   """The candidate that most seeds chose, and how many did."""
-  if not row.candidates:
-    return ""
   choice, count = Counter(row.chosen.tolist()).most_common(1)[0]
   weights = row.candidates["weight"]
   text = f"rate {row.candidates['rate'][choice]:g}"
@@ -121,19 +108,19 @@ def read_table(job: Any) -> str:
   """The images and how to read the table, in words."""
   config, data = job.config, job.data
   folds = len(data.learns) - 1
-  rule = (
-    f"by {folds}-fold cross-validation within them (accuracy, then cross-"
-    "entropy)"
-    if folds
-    else "as published, since with one label a class nothing can be held out"
-  )
-  normalized = (
-    " StochNorm needs batch normalization: its network has one after each "
-    "layer, as have target-only and fine-tuning *with BN*, over which its "
-    "gains are."
-    if "stochnorm" in config.methods
-    else ""
-  )
+  rule = "as published, since with one label a class nothing can be held out"
+  if folds:
+    rule = (
+      f"by {folds}-fold cross-validation within them (accuracy, then cross-"
+      "entropy)"
+    )
+  normalized = ""
+  if "stochnorm" in config.methods:
+    normalized = (
+      " StochNorm needs batch normalization: its network has one after each "
+      "layer, as have target-only and fine-tuning *with BN*, over which its "
+      "gains are."
+    )
   return (
     "Mean ± standard deviation over seeds, on target test images; gains are "
     f"in points. {statistics.LEGEND} Each column is corrected by itself. "
@@ -184,13 +171,14 @@ def teacher_table(teachers: Any) -> tables.Table:
   cells = [
     [
       name,
-      statistics.mean_std(values, scale=100, digits=1),
+      statistics.percent(values),
       gains[name].cell() if name in gains else "",
     ]
     for name, values in accuracy.items()
   ]
-  header = ["pretrained on", "accuracy, %", "gain over source"]
-  return tables.Table(header, cells)
+  return tables.Table(
+    ["pretrained on", "accuracy, %", "gain over source"], cells
+  )
 
 
 def criterion_table(teachers: Any) -> tables.Table:
@@ -198,11 +186,8 @@ def criterion_table(teachers: Any) -> tables.Table:
   cells = [
     [
       title,
-      *(statistics.mean_std(x) for x in teachers.correlations[name]),
-      *(
-        statistics.mean_std(x, scale=100, digits=1)
-        for x in teachers.picked[name]
-      ),
+      *map(statistics.mean_std, teachers.correlations[name]),
+      *map(statistics.percent, teachers.picked[name]),
     ]
     for name, title in CRITERIA.items()
   ]
@@ -212,19 +197,6 @@ def criterion_table(teachers: Any) -> tables.Table:
     *(f"its first, {judge} labels, %" for judge in JUDGES),
   ]
   return tables.Table(header, cells)
-
-
-def read_teachers(job: Any) -> str:
-  """How to read the tables of teachers, in words."""
-  return (
-    "All teachers have one architecture and, by seed, one initial network; "
-    "each is fine-tuned plainly on the seed's few labels. Tau is Kendall's "
-    "rank correlation, over teachers, of a score given before fine-tuning and "
-    "the test accuracy after it; 0 where all scores are alike. Its first: the "
-    "accuracy of the teacher that is ranked first. Scores see the few labels "
-    f"or, as an oracle would, all {len(job.data.target['label'])} labels of "
-    "the target's training images."
-  )
 
 
 def conclude_teachers(teachers: Any) -> list[str]:
@@ -258,7 +230,6 @@ def conclude_teachers(teachers: Any) -> list[str]:
 def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
   """Saves the figures; returns their captions by file name."""
   rows, path = results["rows"], job.run.path
-  gains = gains_over("finetune", rows)
   plots.accuracy_bars(
     path / "accuracy.png",
     {NAMES[method]: row.accuracy for method, row in rows.items()},
@@ -269,9 +240,11 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
       for method, row in rows.items()
       if row.candidates
     },
-    oracle_label="chosen with many target labels",
+    oracle_label="chosen with target labels",
     reference=NAMES["finetune"],
-    title=statistics.headline(gains, NAMES, "plain fine-tuning"),
+    title=statistics.headline(
+      gains_over("finetune", rows), NAMES, "plain fine-tuning"
+    ),
   )
   captions = {
     "accuracy.png": "Accuracy on target test images: means with 95 % intervals "
@@ -279,14 +252,16 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     "many target labels. Dashed: plain fine-tuning."
   }
   if teachers := results.get("teachers"):
+    panels = {
+      f"{title}\ntau {statistics.mean_std(teachers.correlations[name][0])}": (
+        teachers.scores[name][0]
+      )
+      for name, title in CRITERIA.items()
+    }
     score_scatter(
       path / "teachers.png",
-      {CRITERIA[name]: values[0] for name, values in teachers.scores.items()},
+      panels,
       teachers.accuracy,
-      {
-        CRITERIA[name]: f"tau {statistics.mean_std(values[0])}"
-        for name, values in teachers.correlations.items()
-      },
       teachers=teachers.names,
       title=conclude_teachers(teachers)[1].split(";")[0],
     )

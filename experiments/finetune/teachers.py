@@ -28,23 +28,17 @@ JUDGES = "few", "many"
 
 
 class Teachers(NamedTuple):
-  """The results of the teachers in the report.
+  """The results of the teachers in the report."""
 
-  Attributes:
-    names: of the teachers.
-    accuracy: `[teachers, seeds]`, on test images after fine-tuning.
-    scores: criterion -> `[2, teachers, seeds]`, by the few labels of a seed and
-      by all labels of the target's training images.
-    correlations: criterion -> Kendall's tau of scores and accuracy over
-      teachers, `[2, seeds]`.
-    picked: criterion -> `[2, seeds]`, the accuracy of the teacher that is
-      ranked first.
-  """
-
-  names: tuple[str, ...]
-  accuracy: np.ndarray
+  names: tuple[str, ...]  # of the teachers
+  accuracy: np.ndarray  # `[teachers, seeds]`, on test images after fine-tuning
+  # Criterion -> `[2, teachers, seeds]`, by the few labels of a seed and by all
+  # labels of the target's training images.
   scores: dict[str, np.ndarray]
+  # Criterion -> Kendall's tau of scores and accuracy over teachers, `[2,
+  # seeds]`.
   correlations: dict[str, np.ndarray]
+  # Criterion -> `[2, seeds]`, the accuracy of the teacher that is ranked first.
   picked: dict[str, np.ndarray]
 
 
@@ -66,15 +60,13 @@ def compare(job: Any, teachers: Any) -> Teachers:
 def truth(job: Any, teachers: Any, count: int) -> np.ndarray:
   """Accuracy that plain fine-tuning reaches, `[teachers, seeds]`."""
 
-  def flatten(tree):  # a teacher of a seed is as good as another seed
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
   def repeat(tree):
     return jax.tree.map(lambda x: jnp.repeat(x, count, 0), tree)
 
+  # A teacher of a seed is as good as another seed.
+  networks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), teachers)
   few = np.repeat(job.data.few, count, 0)
   many = job._replace(data=job.data._replace(few=few), key=repeat(job.key))
-  networks = flatten(teachers)
   student = with_new_head(networks, repeat(job.fresh))
   trained, seen = fine_tune("teachers", "finetune", many, student, networks)
   accuracy = test_accuracy(many, trained, choose(seen))
@@ -84,24 +76,23 @@ def truth(job: Any, teachers: Any, count: int) -> np.ndarray:
 def rank(job: Any, teachers: Any, names: tuple[str, ...]):
   """Ranks the teachers of each seed, by its few labels and by all.
 
-  Returns the scores `[2, teachers, seeds]` and who is first, `[2, seeds]`, of
-  each criterion.
+  Returns the scores `[2, teachers, seeds]` and the first teacher `[2, seeds]`
+  of each criterion.
   """
 
   @jax.jit
-  def look(teachers, images):
-    def views(variables):
-      outputs = answer(job.forward, variables, images)
-      return {
-        "embeddings": outputs.embedding,
-        "probabilities": jax.nn.softmax(outputs.logits),
-        "predictions": jnp.argmax(outputs.logits, -1),
-      }
+  @jax.vmap
+  @jax.vmap
+  def look(variables):
+    # Of all images: the few are among them.
+    outputs = answer(job.forward, variables, job.data.target["image"])
+    return {
+      "embeddings": outputs.embedding,
+      "probabilities": jax.nn.softmax(outputs.logits),
+      "predictions": jnp.argmax(outputs.logits, -1),
+    }
 
-    return jax.vmap(jax.vmap(views))(teachers)
-
-  # Of all images: the few are among them.
-  seen = jax.device_get(look(teachers, job.data.target["image"]))
+  seen = jax.device_get(look(teachers))
   labels = np.asarray(job.data.target["label"])
   shape = len(JUDGES), len(names), job.config.seeds
   scores = {name: np.zeros(shape) for name in CRITERIA}
@@ -138,9 +129,9 @@ def correlate(scores: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
   """Kendall's tau over teachers, `[2, seeds]`; 0 where all scores are alike."""
   taus = [
     [
-      stats.kendalltau(ours, theirs).statistic
-      for ours, theirs in zip(judged.T, accuracy.T, strict=True)
+      stats.kendalltau(*pair).statistic
+      for pair in zip(x.T, accuracy.T, strict=True)
     ]
-    for judged in scores
+    for x in scores
   ]
   return np.nan_to_num(np.array(taus))

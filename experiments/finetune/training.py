@@ -7,17 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.finetune.methods import accuracy_of
-from experiments.finetune.methods import answer
-from experiments.finetune.methods import ask_teacher
-from experiments.finetune.methods import candidates as candidates_of
-from experiments.finetune.methods import is_trained
-from experiments.finetune.methods import layer_groups
-from experiments.finetune.methods import make_learner
-from experiments.finetune.methods import make_optimizer
-from experiments.finetune.methods import start_of
+from experiments.finetune import methods
 from experiments.finetune.networks import BODIES
-from experiments.finetune.pretraining import Images
 from experiments.frame import rounds
 from kdjax import finetuning
 from kdjax import metrics
@@ -26,21 +17,15 @@ from kdjax.ops import cross_entropy
 
 
 class Row(NamedTuple):
-  """The results of one method in the report.
+  """The results of one method in the report."""
 
-  Attributes:
-    candidates: of its hyper-parameters, name -> `[candidates]`; or None.
-    chosen: `[seeds]`, the candidate that a seed's few labels chose.
-    accuracy: `[seeds]`, its accuracy on target test images.
-    oracle: `[seeds]`, the best one by the labels of target validation images.
-    oracle_accuracy: `[seeds]`, its accuracy on the same test images.
-  """
-
+  # Of its hyper-parameters, name -> `[candidates]`; or None.
   candidates: dict[str, np.ndarray] | None
-  chosen: np.ndarray
-  accuracy: np.ndarray
+  chosen: np.ndarray  # `[seeds]`, the candidate that a seed's few labels chose
+  accuracy: np.ndarray  # `[seeds]`, its accuracy on target test images
+  # `[seeds]`, the best one by the labels of target validation images.
   oracle: np.ndarray
-  oracle_accuracy: np.ndarray
+  oracle_accuracy: np.ndarray  # `[seeds]`, its accuracy on the same test images
 
 
 def with_new_head(
@@ -60,52 +45,39 @@ def fine_tune(
 ) -> tuple[training.Variables, dict[str, np.ndarray]]:
   """Fine-tunes all seeds, folds and candidates as one program.
 
-  Args:
-    stage: the name of its checkpoints.
-    method: a name of `METHODS`.
-    job: the `Job` of the experiment; its keys and labels may be repeated for
-      several networks a seed.
-    student: where each seed starts, `[seeds]`.
-    teacher: the pretrained network, `[seeds]`.
-
-  Returns:
-    The students who had all labels, `[seeds, candidates]`, and what was seen,
-    `[rounds, seeds, candidates]`.
+  The student's start and the teacher are `[seeds]`; a job may repeat its keys
+  and labels for several networks a seed. Returns the students who had all
+  labels, `[seeds, candidates]`, and the scores `[rounds, seeds, candidates]`.
   """
   config, data, forward = job.config, job.data, job.forward
   body = BODIES[config.network]
-  groups = layer_groups(body, student.params)
-  candidates = candidates_of(method, config.rates)
-  labelled = data.few.shape[1]
+  groups = methods.layer_groups(body, student.params)
+  candidates = methods.candidates(method, config.rates)
+  plan = {"index": data.few, "mask": data.learns}
   plan = {
-    "index": jnp.repeat(jnp.asarray(data.few)[:, None], config.steps, 1),
-    "mask": jnp.repeat(jnp.asarray(data.learns)[:, None], config.steps, 1),
+    k: jnp.repeat(jnp.asarray(x)[:, None], config.steps, 1)
+    for k, x in plan.items()
   }
 
   def learner_of(student, teacher, candidate, **known):
-    return make_learner(
+    optimizer = methods.make_optimizer(method, candidate, groups, config.steps)
+    return methods.make_learner(
       method,
       training.Model(forward, student),
       training.Model(forward, teacher),
-      make_optimizer(method, candidate, groups, config.steps),
+      optimizer,
       classes=data.classes,
       **known,
     )
 
   def init_student(student, teacher, key, images, rows, candidate):
-    batch = jax.tree.map(lambda x: x[rows["index"][0]], images)
-    batch |= {"mask": rows["mask"][0]}
-    knowledge = ask_teacher(
+    batch = jax.tree.map(lambda x: x[rows["index"]], images)
+    batch |= {"mask": rows["mask"]}
+    known = {"weight": candidate["weight"]}
+    known["knowledge"] = methods.ask_teacher(
       method, forward, teacher, batch, body=body, classes=data.classes
     )
-    learner = learner_of(
-      student,
-      teacher,
-      candidate,
-      weight=candidate["weight"],
-      knowledge=knowledge,
-    )
-    return learner.init(key, batch)
+    return learner_of(student, teacher, candidate, **known).init(key, batch)
 
   def learn(state, teacher, candidate, images, plan, key):
     learner = learner_of(None, teacher, candidate)
@@ -113,7 +85,7 @@ def fine_tune(
     state, _ = epoch(state, learner.frozen, images, plan, key)
     rows = jax.tree.map(lambda x: x[0], plan)
     batch = jax.tree.map(lambda x: x[rows["index"]], images)
-    logits = answer(forward, state.student, batch["image"]).logits
+    logits = methods.answer(forward, state.student, batch["image"]).logits
     left_out = ~rows["mask"]
     losses = cross_entropy(logits, batch["label"])
     hits = metrics.accuracy(logits, batch["label"])
@@ -132,14 +104,13 @@ def fine_tune(
   learn_all: Any = jax.vmap(learn, (0, None, 0, None, None, None))
   learn_all = jax.vmap(learn_all, (0, None, None, None, fold_plan, None))
   learn_all = jax.vmap(learn_all, (0, 0, None, None, seed_plan, 0))
-  accuracy = jax.vmap(accuracy_of, (None, 0, None))
+  accuracy = jax.vmap(methods.accuracy_of, (None, 0, None))
   accuracy = jax.vmap(accuracy, (None, 0, None))
 
   @jax.jit
-  def advance(state, frozen, images, plan, key, validation_plan):
-    del validation_plan
-    train, validation = images
-    state, seen = learn_all(state, *frozen, train, plan, key)
+  def advance(state, teacher, candidates, images, validation, plan, key):
+    state, seen = learn_all(state, teacher, candidates, images, plan, key)
+    labelled = data.few.shape[1]
     seen = {name: jnp.sum(x, 1) / labelled for name, x in seen.items()}
     # The first fold holds nothing out.
     hits = accuracy(forward, first_of(state.student), validation)
@@ -151,15 +122,14 @@ def fine_tune(
     text = f"accuracy on labels held out {best:.1%}"
     return {name: x.tolist() for name, x in candidates.items()} | row, text
 
-  images = Images(data.target, data.target_validation)
-  first = jax.tree.map(lambda x: x[..., :1, :], plan)
+  first = jax.tree.map(lambda x: x[..., 0, :], plan)
   state = setup(student, teacher, job.key, data.target, first, candidates)
   state, seen = rounds.train(
+    job,
     stage,
-    job._replace(data=images),
     advance,
-    (teacher, candidates),
-    (state, job.key, plan),
+    (teacher, candidates, data.target, data.target_validation),
+    (state, plan, job.key),
     describe,
   )
   return first_of(state.student), seen
@@ -186,34 +156,36 @@ def make_row(
   method: str, job: Any, starts: dict[str, training.Variables]
 ) -> Row:
   """Fine-tunes by a method and chooses; only then looks at test images."""
-  origin = start_of(method)
-  if not is_trained(method):
-    accuracy = prototype_accuracy(job, starts[origin])
+  origin = methods.start_of(method)
+  student = starts[origin]
+  if not methods.is_trained(method):
+    accuracy = prototype_accuracy(job, student)
     none = np.zeros(len(accuracy), int)
     return Row(None, none, accuracy, none, accuracy)
-  student = starts[origin]
   if origin == "source":
     student = with_new_head(student, job.fresh)
   trained, seen = fine_tune(method, method, job, student, starts["source"])
   chosen = choose(seen)
   oracle = seen["oracle_accuracy"][-1].argmax(-1)
-  accuracy, best = (
-    test_accuracy(job, trained, picks) for picks in (chosen, oracle)
-  )
-  candidates = candidates_of(method, job.config.rates)
-  return Row(jax.device_get(candidates), chosen, accuracy, oracle, best)
+  accuracy, best = (test_accuracy(job, trained, x) for x in (chosen, oracle))
+  candidates = jax.device_get(methods.candidates(method, job.config.rates))
+  return Row(candidates, chosen, accuracy, oracle, best)
 
 
 def test_accuracy(
   job: Any, trained: training.Variables, picks: np.ndarray
 ) -> np.ndarray:
   """Test accuracy of one candidate a seed, `[seeds]`."""
-  picked = jax.tree.map(
-    lambda x: np.asarray(x)[np.arange(len(picks)), picks], trained
-  )
-  return np.asarray(
-    jax.device_get(_accuracies(job.forward, picked, job.data.test))
-  )
+  seeds = np.arange(len(picks))
+  picked = jax.tree.map(lambda x: np.asarray(x)[seeds, picks], trained)
+  return np.asarray(_accuracies(job.forward, picked, job.data.test))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _accuracies(forward, networks, part):
+  return jax.vmap(
+    lambda variables: jnp.mean(methods.accuracy_of(forward, variables, part))
+  )(networks)
 
 
 def prototype_accuracy(job: Any, networks: training.Variables) -> np.ndarray:
@@ -223,25 +195,16 @@ def prototype_accuracy(job: Any, networks: training.Variables) -> np.ndarray:
   @jax.jit
   def accuracies(networks, few, target, test):
     def accuracy(variables, few):
-      shots = jax.tree.map(lambda x: x[few], target)
       prototypes = finetuning.class_prototypes(
-        answer(forward, variables, shots["image"]).embedding,
-        shots["label"],
+        methods.answer(forward, variables, target["image"][few]).embedding,
+        target["label"][few],
         num_classes=data.classes,
       )
-      logits = finetuning.prototypical_logits(
-        answer(forward, variables, test["image"]).embedding, prototypes
-      )
+      embedding = methods.answer(forward, variables, test["image"]).embedding
+      logits = finetuning.prototypical_logits(embedding, prototypes)
       return jnp.mean(metrics.accuracy(logits, test["label"]))
 
     return jax.vmap(accuracy)(networks, few)
 
   few = jnp.asarray(data.few)
   return np.asarray(accuracies(networks, few, data.target, data.test))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _accuracies(forward, networks, part):
-  return jax.vmap(
-    lambda variables: jnp.mean(accuracy_of(forward, variables, part))
-  )(networks)

@@ -11,13 +11,9 @@ from kdjax import training
 
 
 class Cells(NamedTuple):
-  """The files of a run's cells; a cell's name is the path of its file.
+  """The files of a run's cells; a cell's name is the path of its file."""
 
-  Attributes:
-    folder: of the run.
-  """
-
-  folder: pathlib.Path
+  folder: pathlib.Path  # of the run
 
   def file(self, *name: Any) -> pathlib.Path:
     """The file of a cell."""
@@ -35,16 +31,7 @@ class Cells(NamedTuple):
   def missing(
     self, console: Console, names: Iterable[tuple[Any, ...]], steps: int = 1
   ) -> Iterator[tuple[tuple[Any, ...], progress.Update]]:
-    """Goes over the cells without a file, with one progress bar for all.
-
-    Args:
-      console: where the bar is.
-      names: of all cells.
-      steps: of each cell.
-
-    Yields:
-      The name of a cell and its `update(step, note)`.
-    """
+    """Goes over the cells without a file, with one progress bar for all."""
     names = list(names)
     left = [name for name in names if not self.file(*name).exists()]
     done = len(names) - len(left)

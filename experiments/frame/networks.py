@@ -4,45 +4,39 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from kdjax import data as kdata
+from kdjax import data
 from kdjax import nets
 from kdjax import training
 
 
 def make_network(
   name: str,
-  *,
-  input_shape: Any,
+  images: Any,
   classes: int,
-  mean: Any,
-  std: Any,
+  *,
+  statistics: tuple[Any, Any] | None = None,
   change: Callable[[Any, nnx.Rngs], nnx.Module] | None = None,
   **options: Any,
 ) -> training.Network:
-  """A network of `kdjax.nets` that normalizes its images.
+  """A network of `kdjax.nets` that normalizes images `[n, ...]` like these.
 
-  Args:
-    name: of `kdjax.nets.create`.
-    input_shape: of an image.
-    classes: how many.
-    mean: of each channel.
-    std: of each channel.
-    change: makes another module of the network's.
-    **options: of the network.
-
-  Returns:
-    The network, whose forward takes images as they are.
+  Their statistics are the mean and the deviation of each channel. `change`
+  makes another module of the network's.
   """
-  mean, std = jnp.asarray(mean), jnp.asarray(std)
+  if statistics is None:
+    statistics = data.channel_statistics(np.asarray(images))
+  mean, std = map(jnp.asarray, statistics)
 
   def build(rngs: nnx.Rngs) -> nnx.Module:
+    shape = images.shape[1:]
     module = nets.create(
-      name, input_shape=input_shape, num_classes=classes, rngs=rngs, **options
+      name, input_shape=shape, num_classes=classes, rngs=rngs, **options
     )
     return change(module, rngs) if change else module
 
   return training.Network.of(
-    build, preprocess=lambda images: kdata.normalize(images, mean, std)
+    build, preprocess=lambda images: data.normalize(images, mean, std)
   )

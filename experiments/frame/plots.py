@@ -1,7 +1,7 @@
 """Figures in one house style and one palette; each function saves one PNG."""
 
 import contextlib
-import os
+import pathlib
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +19,6 @@ from experiments.frame import statistics
 BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
 PINK, RED, BROWN, VIOLET = "#cc79a7", "#d55e00", "#a6761d", "#8c6bb1"
 INK, DARK, GREY, FAINT = "#262626", "#3d3d3d", "#8c8c8c", "#d9d9d9"
-COLOURS = {"teacher": DARK, "scratch": RED, "distilled": BLUE}
 SERIES = (RED, BLUE, GREEN, PINK, ORANGE, SKY, VIOLET, DARK)
 VERDICTS = {
   "helped": BLUE,
@@ -55,7 +54,7 @@ STYLE = {
 TITLE_CHARACTERS = 10.0  # of a title in an inch, at least
 LEGEND_CHARACTERS = 13.0  # the same of a legend
 
-Path = str | os.PathLike[str]
+Path = pathlib.Path
 
 
 def percent(share: float, _: Any = None) -> str:
@@ -72,19 +71,10 @@ def figure(
   columns: int = 1,
   width: float,
   height: float,
-) -> Iterator[tuple[Figure, Any]]:
-  """A figure in the house style, saved on leaving.
+) -> Iterator[Any]:
+  """Axes in the house style, one or `[rows * columns]`, saved on leaving.
 
-  Args:
-    path: of the PNG.
-    title: the finding; it is wrapped to the figure's width.
-    rows: of axes.
-    columns: of axes.
-    width: in inches.
-    height: in inches, without the title's second line.
-
-  Yields:
-    The figure and its axes: one, or an array `[rows * columns]`.
+  The width and the height are in inches, without a second line of the title.
   """
   room = max(20, int(TITLE_CHARACTERS * width))
   lines = textwrap.wrap(title, room, break_on_hyphens=False)
@@ -93,23 +83,13 @@ def figure(
     canvas = Figure(figsize=(width, height), layout="constrained")
     canvas.suptitle("\n".join(lines), x=0.015, ha="left")
     grid = canvas.subplots(rows, columns)
-    yield canvas, grid.ravel() if rows * columns > 1 else grid
+    yield grid.ravel() if rows * columns > 1 else grid
     canvas.savefig(path, dpi=160)
 
 
-def legend(
-  canvas: Figure,
-  handles: Sequence[Any],
-  *,
-  place: str = "outside lower center",
-) -> None:
-  """A legend of as many columns as the figure is wide enough for.
-
-  Args:
-    canvas: the figure.
-    handles: what it explains, labeled.
-    place: as matplotlib names it.
-  """
+def legend(axes: Any, handles: Sequence[Any]) -> None:
+  """A legend below all axes, of as many columns as the figure has room for."""
+  canvas = np.ravel(axes)[0].figure
   widths = [len(str(handle.get_label())) + 6 for handle in handles]
   room = LEGEND_CHARACTERS * canvas.get_figwidth()
   columns = len(handles)
@@ -119,9 +99,9 @@ def legend(
     if sum(int(part.max()) for part in parts) <= room:
       break
     columns -= 1
-  canvas.legend(  # pyrefly: ignore
+  canvas.legend(
     handles=list(handles),
-    loc=place,
+    loc="outside lower center",
     ncols=columns,
     fontsize=9,
     columnspacing=1.2,
@@ -151,16 +131,7 @@ def band(
   colour: str,
   **style: Any,
 ) -> None:
-  """The mean over seeds in a band of one standard deviation.
-
-  Args:
-    axes: where to draw.
-    x: `[points]`.
-    values: `[points, seeds]`.
-    label: for the legend.
-    colour: of the line and of the band.
-    **style: of the line.
-  """
+  """The mean of `[points, seeds]` in a band of one standard deviation."""
   mean, deviation = values.mean(1), values.std(1)
   ends = mean - deviation, mean + deviation
   axes.fill_between(x, *ends, color=colour, alpha=0.18, lw=0)
@@ -178,20 +149,13 @@ def accuracy_bars(
   reference: str,
   title: str,
 ) -> None:
-  """Accuracies as bars with their 95 % intervals, and each seed as a dot.
+  """Accuracies `[seeds]` as bars with 95 % intervals, each seed as a dot.
 
-  Args:
-    path: of the PNG.
-    rates: name -> rates `[seeds]`, from top to bottom.
-    groups: name -> the group of methods that it is one of.
-    colours: group -> its color.
-    oracles: name -> rates that an oracle would have reached, `[seeds]`.
-    oracle_label: how the oracle chose, for the legend.
-    reference: the name whose mean is drawn as a line.
-    title: the finding.
+  The first name is on top; a group has a color, the reference a line, and an
+  oracle a diamond.
   """
   height = 1.9 + (0.45 if len(rates) < 12 else 0.28) * len(rates)
-  with figure(path, title=title, width=7.2, height=height) as (canvas, axes):
+  with figure(path, title=title, width=7.2, height=height) as axes:
     for i, (name, values) in enumerate(rates.items()):
       mean, colour = values.mean(), colours[groups[name]]
       axes.barh(i, mean, 0.64, color=colour, alpha=0.85, lw=0)
@@ -228,7 +192,50 @@ def accuracy_bars(
     handles.append(Line2D([], [], color=DARK, ls="--", lw=1.2, label=reference))
     if oracles:
       handles.append(mark(oracle_label, INK, "D", mfc="white"))
-    legend(canvas, handles)
+    legend(axes, handles)
+
+
+def embedding_maps(
+  path: Path,
+  panels: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]],
+  *,
+  markers: Mapping[str, Any],
+  title: str,
+) -> None:
+  """Points on a plane, a panel for each network, coloured by class.
+
+  A panel has the points `[n, 2]` and the classes `[n]` of each domain, and
+  `markers` the style of each domain, by name if there are several.
+  """
+  columns = min(3, len(panels))
+  rows = -(-len(panels) // columns)
+  size = {"width": 3.1 * columns, "height": 1.1 + 3.0 * rows}
+  palette = np.array(matplotlib.color_sequences["tab10"])
+  classes = {
+    int(k) for domains in panels.values() for _, y in domains for k in y
+  }
+  with figure(path, title=title, rows=rows, columns=columns, **size) as grid:
+    for axes in np.ravel(grid):
+      axes.set(xticks=[], yticks=[])
+      blank(axes)
+    for axes, (name, domains) in zip(
+      np.ravel(grid), panels.items(), strict=False
+    ):
+      for (points, labels), style in zip(
+        domains, markers.values(), strict=True
+      ):
+        axes.scatter(*points.T, c=palette[labels % len(palette)], **style)
+      axes.set_title(name)
+    tints = (GREY, INK)
+    marks = [
+      mark(name, tint, style.get("marker", "o"))
+      for (name, style), tint in zip(markers.items(), tints, strict=False)
+      if len(markers) > 1
+    ]
+    if len(classes) <= len(palette):
+      marks += [mark(str(k), palette[k], "o") for k in sorted(classes)]
+    if marks:
+      legend(grid, marks)
 
 
 def heat_map(
@@ -241,17 +248,7 @@ def heat_map(
   bold: np.ndarray | None = None,
   **style: Any,
 ) -> None:
-  """A map with a text in each cell.
-
-  Args:
-    axes: where to draw.
-    values: `[rows, columns]`.
-    rows: their names.
-    columns: their names.
-    texts: of the cells, row by row.
-    bold: `[rows, columns]`, which of the texts are bold.
-    **style: of `imshow`: the colors.
-  """
+  """A map of values `[rows, columns]` with a text in each cell."""
   image = axes.imshow(values, aspect="auto", **style)
   for (i, j), text in zip(np.ndindex(values.shape), texts, strict=True):
     red, green, blue, _ = image.cmap(image.norm(values[i, j]))

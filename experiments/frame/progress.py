@@ -18,18 +18,7 @@ Update = Callable[[int, str], None]
 def progress(
   console: Console, title: str, total: int, *, start: int = 0
 ) -> Iterator[Update]:
-  """Shows how far a loop is, its rate and the time left.
-
-  Args:
-    console: where to; it knows if it is a terminal.
-    title: what is computed.
-    total: the number of steps.
-    start: where a resumed loop begins.
-
-  Yields:
-    `update(completed, note)`, to be called with the steps done so far and what
-    else to show, such as an accuracy.
-  """
+  """Shows how far a loop is, its rate and the time left."""
   show = _bar if console.is_terminal else _lines
   with show(console, title, total, start) as update:
     yield update

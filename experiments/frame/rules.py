@@ -1,11 +1,27 @@
 """Rules that choose a hyper-parameter without target labels."""
 
 from collections.abc import Mapping
+from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from kdjax import selection
+
+Rule = Literal[
+  "source_accuracy",
+  "importance_weighted",
+  "dev",
+  "reverse",
+  "entropy",
+  "information",
+  "bnm",
+  "snd",
+  "guarded",
+]
 # Rule -> its score, of source and target validation examples.
-RULES = {
+RULES: dict[Rule, str] = {
   "source_accuracy": "accuracy on source validation examples",
   "importance_weighted": "accuracy on source validation examples under "
   "importance weights (IWV)",
@@ -25,16 +41,34 @@ RULES = {
 }
 
 
-def choose(rule: str, scores: Mapping[str, np.ndarray]) -> int:
-  """The candidate that a rule chooses.
+def score(
+  source_hits: jax.Array,
+  source_losses: jax.Array,
+  ratios: jax.Array,
+  target_logits: jax.Array,
+  neighbours: jax.Array,
+) -> dict[str, jax.Array]:
+  """The scores of all rules but reverse and guarded; higher is better.
 
-  Args:
-    rule: a name of `RULES`.
-    scores: of all rules but guarded, `[candidates]`; higher is better.
-
-  Returns:
-    The place of the best candidate, the first among equals.
+  The source's validation examples have hits, losses and density ratios of the
+  target, `[source]` each; the target's have logits and the vectors among which
+  the density of neighbourhoods is measured, `[target, ...]` each.
   """
+  return {
+    "source_accuracy": jnp.mean(source_hits),
+    "importance_weighted": selection.importance_weighted_score(
+      source_losses, ratios, normalize=True
+    ),
+    "dev": selection.dev_score(source_losses, ratios),
+    "entropy": selection.entropy_score(target_logits),
+    "information": selection.im_score(target_logits),
+    "bnm": selection.bnm_score(target_logits),
+    "snd": selection.snd_score(neighbours),
+  }
+
+
+def choose(rule: str, scores: Mapping[str, np.ndarray]) -> int:
+  """The place of the candidate that a rule chooses by scores `[candidates]`."""
   if rule != "guarded":
     return int(np.argmax(scores[rule]))
   # Information alone may reward confident nonsense, and source accuracy alone

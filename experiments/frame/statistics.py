@@ -29,19 +29,14 @@ LEGEND = (
 
 
 class Gain(NamedTuple):
-  """A difference paired by seed.
+  """A difference paired by seed."""
 
-  Attributes:
-    mean: of the differences.
-    low: the lower end of the 95 % interval; None with too few seeds or if all
-      differences are equal, since then their spread is unknown.
-    high: the upper end.
-    p_value: after Holm's correction; None with too few seeds.
-  """
-
-  mean: float
+  mean: float  # of the differences
+  # The lower end of the 95 % interval; None with too few seeds or if all
+  # differences are equal, since then their spread is unknown.
   low: float | None = None
-  high: float | None = None
+  high: float | None = None  # the upper end
+  # After Holm's correction; None with too few seeds.
   p_value: float | None = None
 
   @property
@@ -81,14 +76,7 @@ class Gain(NamedTuple):
 
 
 def interval(values: np.ndarray) -> tuple[float, float] | None:
-  """The 95 % t interval of a mean; None if its width cannot be known.
-
-  Args:
-    values: `[seeds]`.
-
-  Returns:
-    Its ends, or None of fewer than three seeds or of equal values.
-  """
+  """The 95 % t interval of the mean of `[seeds]`; None of too few or equal."""
   values = np.asarray(values, float)
   if len(values) < MIN_SEEDS or not np.ptp(values) > ROUNDING:
     return None
@@ -100,15 +88,9 @@ def compare(
   treated: Mapping[str, np.ndarray],
   control: np.ndarray | Mapping[str, np.ndarray],
 ) -> dict[str, Gain]:
-  """The gains of several methods, judged together.
+  """The gains of several methods, scores `[seeds]` each, judged together.
 
-  Args:
-    treated: method -> scores `[seeds]`.
-    control: scores `[seeds]` of the baseline, in the same order
-      of seeds; or those of each method.
-
-  Returns:
-    Method -> its gain.
+  The control has scores `[seeds]`, or such of each method.
   """
   controls = (
     control if isinstance(control, Mapping) else dict.fromkeys(treated, control)
@@ -126,16 +108,17 @@ def compare(
   return gains
 
 
+def compare_bounded(
+  scores: Mapping[str, np.ndarray], baseline: str, bound: str
+) -> dict[str, Gain]:
+  """The gains of all methods; a bound is none: it is not in the correction."""
+  methods = {k: x for k, x in scores.items() if k not in (baseline, bound)}
+  gains = compare(methods, scores[baseline])
+  return gains | {bound: gain_of(scores[bound], scores[baseline])}
+
+
 def gain_of(treated: np.ndarray, control: np.ndarray) -> Gain:
-  """The gain of one method, compared alone.
-
-  Args:
-    treated: scores `[seeds]`.
-    control: scores `[seeds]`, in the same order of seeds.
-
-  Returns:
-    The gain.
-  """
+  """The gain of one method, scores `[seeds]`, compared alone."""
   return compare({"": treated}, control)[""]
 
 
@@ -152,14 +135,7 @@ def _p_value(differences: np.ndarray) -> float:
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
-  """P-values after Holm's correction for comparing several methods at once.
-
-  Args:
-    p_values: one a comparison.
-
-  Returns:
-    In the same order; all below .05 hold together with probability .95.
-  """
+  """P-values after Holm's correction for comparing several methods at once."""
   values = np.array(list(p_values), float)
   order = np.argsort(values)
   raised = values[order] * np.arange(len(values), 0, -1)
@@ -170,16 +146,7 @@ def holm(p_values: Iterable[float]) -> list[float]:
 def named(
   gains: Mapping[str, Gain], verdict: str, names: Mapping[str, str]
 ) -> str:
-  """The methods of a verdict with their gains in points, the largest first.
-
-  Args:
-    gains: of `compare`.
-    verdict: one of `Gain.verdict`.
-    names: method -> how it is written.
-
-  Returns:
-    Such as "DANN +3.1, MMD +2.0", or "none".
-  """
+  """The methods of a verdict, such as "DANN +3.1, MMD +2.0", or "none"."""
   found = [name for name, gain in gains.items() if gain.verdict == verdict]
   found.sort(key=lambda name: -gains[name].mean)
   texts = [f"{names[name]} {100 * gains[name].mean:+.1f}" for name in found]
@@ -189,16 +156,7 @@ def named(
 def findings(
   gains: Mapping[str, Gain], names: Mapping[str, str], over: str
 ) -> list[str]:
-  """The verdicts on all methods, a sentence for each kind of verdict.
-
-  Args:
-    gains: of `compare`.
-    names: method -> how it is written.
-    over: what the methods are compared with, such as "source-only".
-
-  Returns:
-    Three sentences, or one if there are too few seeds.
-  """
+  """A sentence for each kind of verdict, on gains over such as "scratch"."""
   if not gains:
     return []
   if any(gain.verdict == "unknown" for gain in gains.values()):
@@ -216,16 +174,7 @@ def findings(
 def headline(
   gains: Mapping[str, Gain], names: Mapping[str, str], over: str
 ) -> str:
-  """The title of a plot of these gains.
-
-  Args:
-    gains: of `compare`.
-    names: method -> how it is written.
-    over: what the methods are compared with.
-
-  Returns:
-    The method that gained most, if its gain is no chance.
-  """
+  """The title of a plot of these gains."""
   if any(gain.verdict == "unknown" for gain in gains.values()):
     return TOO_FEW.capitalize()
   helped = [name for name, gain in gains.items() if gain.verdict == "helped"]
@@ -235,17 +184,13 @@ def headline(
   return f"{names[best]}: {100 * gains[best].mean:+.1f} points over {over}"
 
 
+def percent(values: np.ndarray) -> str:
+  """Mean and standard deviation of rates `[seeds]` in percent."""
+  return mean_std(values, scale=100, digits=1)
+
+
 def mean_std(values: np.ndarray, *, scale: float = 1, digits: int = 2) -> str:
-  """Mean and standard deviation over seeds, as text.
-
-  Args:
-    values: `[seeds]`; one value is shown without a deviation.
-    scale: 100 for percent.
-    digits: after the point.
-
-  Returns:
-    Such as "93.10 ± 0.42".
-  """
+  """Mean and standard deviation of `[seeds]`, such as "93.10 ± 0.42"."""
   values = scale * np.atleast_1d(np.asarray(values, float))
   mean = f"{values.mean():.{digits}f}"
   if len(values) < 2:

@@ -1,25 +1,21 @@
 """Tables that look the same in the report and on the console."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rich import box
 from rich.table import Table as ConsoleTable
 
+from kdjax import objectives
+
 
 class Table(NamedTuple):
-  """A table, its first column to the left and the others to the right.
+  """A table, its first column to the left and the others to the right."""
 
-  Attributes:
-    header: the names of the columns.
-    rows: their cells.
-    title: above it on the console.
-    shown: the columns on the console; None for all, () for no table.
-  """
-
-  header: Sequence[str]
-  rows: Sequence[Sequence[str]]
-  title: str | None = None
+  header: Sequence[str]  # the names of the columns
+  rows: Sequence[Sequence[str]]  # their cells
+  title: str | None = None  # above it on the console
+  # The columns on the console; None for all, () for no table.
   shown: Sequence[int] | None = None
 
   def markdown(self) -> str:
@@ -35,9 +31,14 @@ class Table(NamedTuple):
     )
     columns = range(len(self.header)) if self.shown is None else self.shown
     for i in columns:
-      table.add_column(
-        self.header[i], justify="right" if i and not left else "left"
-      )
+      side = "right" if i and not left else "left"
+      table.add_column(self.header[i], justify=side, overflow="fold")
     for row in self.rows:
       table.add_row(*(row[i].replace("**", "") for i in columns))
     return table
+
+
+def describe(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+  """The area and the summary of methods, for `--methods help`."""
+  rows = {name: objectives.PRESETS[name] for name in names}
+  return {name: (row.area, row.summary) for name, row in rows.items()}

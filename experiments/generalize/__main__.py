@@ -21,82 +21,58 @@ DomainBed's own network, sizes and ranges, for an accelerator:
     --learning_rates 3.16e-5 3.16e-3 --workdir runs/domainbed
 """
 
-import itertools
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
-from experiments.frame import cells
 from experiments.frame import commands
 from experiments.frame import folders
+from experiments.frame import tables
 from experiments.generalize.data import DOMAINS
 from experiments.generalize.data import Data
 from experiments.generalize.data import load_data
-from experiments.generalize.data import split_for_target
 from experiments.generalize.methods import METHODS
-from experiments.generalize.methods import NAMES
-from experiments.generalize.methods import TARGET_ONLY
 from experiments.generalize.networks import make_network
 from experiments.generalize.report import Results
 from experiments.generalize.report import choose
 from experiments.generalize.report import write
-from experiments.generalize.training import make_program
-from experiments.generalize.training import make_seeds
-from kdjax import objectives
+from experiments.generalize.training import read
+from experiments.generalize.training import train
 
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares ways to generalize to a domain that was never seen.
-
-  Attributes:
-    task: the domains: of Colored or of Rotated MNIST.
-    dataset: digits, or the name of a data set that tfds has prepared.
-    data_dir: the folder of the data sets that tfds has prepared.
-    image_size: the side to which images are reduced by leaving out pixels; 0
-      keeps all pixels.
-    examples: the largest number of images; 0 for all images.
-    network: mlp, or cnn, that of DomainBed.
-    hidden: units of the hidden layers of the mlp.
-    channels: channels of the first convolution of the cnn, 64 in DomainBed.
-    methods: the methods that are compared; help: print them. erm, the baseline,
-      is always one of them.
-    targets: the domains that are held out, by number.
-    leave_one_out: whether to use the rule "leave one domain out", which needs
-      a student for every pair of domains held out.
-    seeds: repetitions of all training.
-    trials: hyper-parameter sets of each method; the first are the defaults.
-    steps: updates of each student.
-    evaluate_every: steps from one evaluation to the next.
-    evaluate_on: images of each part of a domain to evaluate on; 0 for all.
-    batch_size: images of each domain in a batch.
-    learning_rates: the range from which further trials draw.
-  """
+  """Compares ways to generalize to a domain that was never seen."""
 
   workdir: str = "runs/generalize"
-  task: Literal["colored", "rotated"] = "colored"
-  dataset: str = "digits"
-  data_dir: commands.DataDir = None
+  task: Literal["colored", "rotated"] = "colored"  # Colored or Rotated MNIST
+  dataset: str = "digits"  # digits, or a data set that tfds has prepared
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
+  # the side to which images are reduced by leaving out pixels; 0 keeps all
+  # pixels
   image_size: int = 0
-  examples: int = 0
-  network: Literal["mlp", "cnn"] = "mlp"
-  hidden: tuple[int, ...] = (64,)
-  channels: int = 64
+  examples: int = 0  # the largest number of images; 0 for all images
+  network: Literal["mlp", "cnn"] = "mlp"  # mlp, or cnn, that of DomainBed
+  hidden: tuple[int, ...] = (64,)  # units of the hidden layers of the mlp
+  channels: int = 64  # channels of the cnn's first convolution
+  # the methods that are compared; help: print them. erm, the baseline, is
+  # always one of them
   methods: tuple[str, ...] = METHODS
+  # the domains that are held out, by number
   targets: Annotated[
     tuple[int, ...] | None, commands.optional("each in turn", "INT ...")
   ] = None
+  # whether to use the rule "leave one domain out", which needs a student for
+  # every pair of domains held out
   leave_one_out: bool = True
-  seeds: int = 5
-  trials: int = 3
-  steps: int = 200
-  evaluate_every: int = 50
-  evaluate_on: int = 2000
-  batch_size: int = 32
+  seeds: int = 5  # repetitions of all training
+  trials: int = 3  # hyper-parameter sets of a method; the first: defaults
+  steps: int = 200  # updates of each student
+  evaluate_every: int = 50  # steps from one evaluation to the next
+  evaluate_on: int = 2000  # the most images of a part of a domain; 0: all
+  batch_size: int = 32  # images of each domain in a batch
+  # the range from which further trials draw
   learning_rates: tuple[float, float] = (3e-4, 3e-3)
 
 
@@ -118,27 +94,6 @@ def check(config: Config) -> None:
   commands.expect(config, "learning_rates", 0 < low <= high, "0 < low <= high")
 
 
-class Cell(NamedTuple):
-  """A method and the domains that its students do not see.
-
-  Those of target-only see nothing else.
-  """
-
-  method: str
-  held_out: tuple[int, ...]
-
-  def training(self, domains: int) -> tuple[int, ...]:
-    """The domains that its students see."""
-    if self.method == TARGET_ONLY:
-      return self.held_out
-    return tuple(i for i in range(domains) if i not in self.held_out)
-
-  @property
-  def path(self) -> tuple[str, str]:
-    """The name of its file."""
-    return self.method, "_".join(map(str, self.held_out))
-
-
 class Job(NamedTuple):
   """The inputs of every part of the run."""
 
@@ -158,63 +113,6 @@ class Job(NamedTuple):
     return self.config.targets or tuple(range(len(DOMAINS[self.config.task])))
 
 
-def plan(job: Job) -> list[Cell]:
-  """All cells: each target held out alone and, for the rule, with another."""
-  sets = [(target,) for target in job.targets]
-  if job.config.leave_one_out:
-    pairs = itertools.combinations(range(len(DOMAINS[job.config.task])), 2)
-    sets += [pair for pair in pairs if set(pair) & set(job.targets)]
-  grid = [Cell(*pair) for pair in itertools.product(job.methods, sets)]
-  return grid + [Cell(TARGET_ONLY, (target,)) for target in job.targets]
-
-
-def train(job: Job) -> None:
-  """Trains the cells that the run folder has not, and saves each."""
-  config, data = job.config, job.data
-  seeds = jax.jit(lambda data: make_seeds(config, data))(data)
-  own_seeds = seeds._replace(split=split_for_target(seeds.split))
-  programs: dict[Any, Any] = {}
-  files = cells.Cells(job.run.path)
-  by_path = {cell.path: cell for cell in plan(job)}
-  for path, update in files.missing(job.console, by_path, config.steps):
-    cell = by_path[path]
-    training = jnp.array(cell.training(len(data.label)))
-    held_out = jnp.array(cell.held_out)
-    used = own_seeds if cell.method == TARGET_ONLY else seeds
-    kind = cell.method, len(training)
-    if kind not in programs:
-      program = make_program(cell.method, config, data, len(training))
-      programs[kind] = program, program.start(used)
-    program, students = programs[kind]
-    trials, history = jax.device_get(students.trial), []
-    for first in range(0, config.steps, config.evaluate_every):
-      students, seen = program.advance(
-        students, used, data, training, held_out, jnp.int32(first)
-      )
-      history.append(jax.device_get(seen))
-      update(first + config.evaluate_every, describe(job, cell, history[-1]))
-    files.write(
-      {k: [seen[k].tolist() for seen in history] for k in history[0]}
-      | {k: values.tolist() for k, values in trials.items()},
-      *path,
-    )
-
-
-def describe(job: Job, cell: Cell, seen: dict[str, np.ndarray]) -> str:
-  """The cell, and its mean accuracy on the domains that it sees."""
-  names = " and ".join(DOMAINS[job.config.task][i] for i in cell.held_out)
-  word = "on" if cell.method == TARGET_ONLY else "without"
-  training = list(cell.training(len(job.data.label)))
-  accuracy = seen["outside"][..., training].mean()
-  return f"{NAMES[cell.method]} {word} {names}, validation {accuracy:.1%}"
-
-
-def read(job: Job) -> dict[tuple[str, tuple[int, ...]], Any]:
-  """The contents of all cells."""
-  files = cells.Cells(job.run.path)
-  return {tuple(cell): files.read(*cell.path) for cell in plan(job)}
-
-
 def prepare(config: Config) -> Job:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   check(config)
@@ -231,16 +129,5 @@ def execute(job: Job) -> Results:
   return results
 
 
-def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and what it does, for `--methods help`."""
-  rows = {name: objectives.PRESETS[name] for name in METHODS}
-  return {name: (row.area, row.summary) for name, row in rows.items()}
-
-
-def main(config: Config) -> Results:
-  """Runs the experiment; raises an error where the command line prints it."""
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
-  commands.launch(Config, prepare, execute, describe_methods)
+  commands.launch(Config, prepare, execute, lambda: tables.describe(METHODS))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.frame import data as frame_data
 from kdjax import data as kdata
 
 # How often the color is not the one that its label has in the first domain.
@@ -44,8 +45,7 @@ class Split(NamedTuple):
 def load_data(config: Any) -> Data:
   """Reads both splits, shuffles and deals the images to the domains."""
   splits = [
-    kdata.as_arrays(kdata.load(config.dataset, name, data_dir=config.data_dir))
-    for name in ("train", "test")
+    kdata.as_arrays(frame_data.read(config, name)) for name in ("train", "test")
   ]
   arrays = {k: np.concatenate([x[k] for x in splits]) for k in splits[0]}
   images, labels = arrays["image"], arrays["label"]
@@ -100,14 +100,7 @@ def split_domains(key: jax.Array, data: Data) -> Split:
 
 
 def split_for_target(split: Split) -> Split:
-  """The division for students of the target: choice and report share a fifth.
-
-  Args:
-    split: of `split_domains`, `[..., n]`.
-
-  Returns:
-    The same images to train on.
-  """
+  """The division for target-only, who are tested on half of the held-out."""
   half = split.outside.shape[-1] // 2
   chosen, tested = split.outside[..., :half], split.outside[..., half:]
   return Split(split.inside, chosen, tested)

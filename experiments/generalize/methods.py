@@ -1,5 +1,6 @@
 """The methods of generalization as learners with a hyper-parameter to sweep."""
 
+import functools
 import inspect
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ METHODS = tuple(
   for name, row in objectives.PRESETS.items()
   if row.area == "generalization"
 )
-# Empirical risk minimization on the target itself: what could be hoped for.
+# Empirical risk minimization on the target itself: the upper bound.
 TARGET_ONLY = "target_only"
 NAMES = {name: objectives.PRESETS[name].title for name in METHODS}
 NAMES[TARGET_ONLY] = "Target-only"
@@ -60,51 +61,36 @@ def search_of(name: str) -> Search:
 def make_learner(
   name: str, setting: Setting, trial: dict[str, Any], key: Any = None
 ) -> training.Learner:
-  """The learner of a method.
-
-  Args:
-    name: of the method.
-    setting: the sizes.
-    trial: its hyper-parameters, which may be traced.
-    key: of the student's initial weights, which are then the same under all
-      methods.
-
-  Returns:
-    The learner.
-  """
+  """The learner of a method."""
   row, shape, tuned = row_of(name), setting.shape, trial["weight"]
   rate, anneal = trial["learning_rate"], trial["anneal"]
 
-  def made(factory: Any, **options: Any) -> Any:
+  def read_by(factory: Any) -> Any:
+    return inspect.signature(factory).parameters if factory else {}
+
+  def made(factory: Any) -> Any:
     """Calls a factory of the row with the hyper-parameters that it has."""
-    if factory is None:
-      return None
-    known = inspect.signature(factory).parameters
-    options |= {"inner": optax.adam(rate), row.tuned: tuned}
-    return factory(**{k: v for k, v in options.items() if k in known})
+    known = {"inner": optax.adam(rate), row.tuned: tuned}
+    read = read_by(factory)
+    return factory and factory(**{k: v for k, v in known.items() if k in read})
 
   options = {}
-  if row.tuned == "weight" or (
-    row.method and row.tuned in inspect.signature(row.method).parameters
-  ):
+  if row.tuned == "weight" or row.tuned in read_by(row.method):
     options[row.tuned] = tuned
   if row.anneal:
     options["anneal_steps"] = anneal
   optimizer = optax.sgd(1.0) if row.goes else optax.adam(rate)
   if row.training == "restart_at":
     optimizer = training.restart_at(optimizer, anneal)
-
-  def mixing(module: Any, rngs: Any) -> Any:
-    return training.mixed_styles(
-      module,
-      [STEMS[setting.config.network]],
+  change = None
+  if row.training == "mixed_styles":
+    change = functools.partial(
+      training.mixed_styles,
+      after=[STEMS[setting.config.network]],
       way=name,
       num_domains=setting.domains,
       alpha=tuned,
-      rngs=rngs,
     )
-
-  change = mixing if row.training == "mixed_styles" else None
   student = make_network(setting.config, shape, setting.classes, change)
   if key is not None:
     student = training.Model(student.forward, student.init(key))

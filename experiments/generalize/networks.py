@@ -63,7 +63,7 @@ class MnistCnn(nnx.Module):
 
 
 class Same(nnx.Module):
-  """A layer that returns what it gets, to mix the styles of images behind."""
+  """A layer that returns its inputs, to mix the styles of images behind it."""
 
   def __call__(self, images: jax.Array) -> jax.Array:
     """The images themselves."""
@@ -90,19 +90,9 @@ def make_network(
   config: Any,
   shape: tuple[int, int, int],
   outputs: int,
-  change: Callable[[Any, nnx.Rngs], nnx.Module] | None = None,
+  change: Callable[..., nnx.Module] | None = None,
 ) -> training.Network:
-  """The configured network.
-
-  Args:
-    config: of the experiment.
-    shape: of an image.
-    outputs: the number of logits.
-    change: makes another module of the network's.
-
-  Returns:
-    The network, without weights.
-  """
+  """The configured network."""
 
   def build(rngs: nnx.Rngs) -> Any:
     if config.network == "cnn":
@@ -111,7 +101,7 @@ def make_network(
       )
     else:
       module = Mlp(outputs, input_shape=shape, hidden=config.hidden, rngs=rngs)
-    return change(module, rngs) if change else module
+    return change(module, rngs=rngs) if change else module
 
   return training.Network.of(build)
 

@@ -1,66 +1,60 @@
 """The figure of `experiments.generalize`."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from experiments.frame import plots
 from experiments.frame import statistics
+from experiments.generalize.data import DOMAINS
+from experiments.generalize.methods import NAMES
 
 SHADES = (plots.BLUE, plots.GREEN, plots.RED)
 
 
 def accuracy_grid(
-  path: plots.Path,
-  accuracies: Mapping[str, Mapping[str, np.ndarray]],
-  panels: Sequence[str],
-  *,
-  target_only: np.ndarray,
-  oracle: str,
-  title: str,
-) -> None:
-  """Accuracy of each method by each rule, a panel a target.
+  path: plots.Path, job: Any, results: Any, *, oracle: str, title: str
+) -> dict[str, str]:
+  """Accuracies by rule and method, a panel a target; returns the caption.
 
-  Args:
-    path: of the PNG.
-    accuracies: rule -> method -> rates `[seeds, panels]`. The first rule's
-      first method is the one to compare with.
-    panels: their names.
-    target_only: rates `[seeds, panels]` of training on the target itself.
-    oracle: the rule whose marks are open.
-    title: the finding.
+  The vertical lines are the means of ERM by the first rule, and of target-only.
   """
-  first = next(iter(accuracies.values()))
-  yardstick = next(iter(first.values())).mean(0)
+
+  def with_mean(values: np.ndarray) -> np.ndarray:
+    """`[targets + 1, seeds]`, the last row the mean over targets."""
+    return np.column_stack([values, values.mean(1)]).T
+
+  targets = (DOMAINS[job.config.task][i] for i in job.targets)
+  panels = [*(f"target {name}" for name in targets), "mean of targets"]
+  first = next(iter(results.chosen.values()))
+  lines = [with_mean(x).mean(1) for x in (first["erm"], results.target_only)]
   places = np.arange(len(first))
-  shifts = np.linspace(-0.22, 0.22, len(accuracies))
+  shifts = np.linspace(-0.22, 0.22, len(results.chosen))
+  looks = {
+    rule: {"marker": "D", "mfc": "white"} if rule == oracle else {"marker": "o"}
+    for rule in results.chosen
+  }
   size = {"width": 1.8 + 2.3 * len(panels), "height": 2.0 + 0.32 * len(first)}
-  with plots.figure(path, title=title, columns=len(panels), **size) as (
-    canvas,
-    grid,
-  ):
+  with plots.figure(path, title=title, columns=len(panels), **size) as grid:
     for i, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
-      axes.axvline(yardstick[i], color=plots.GREY, ls="--", lw=1.2)
-      bound = target_only[:, i].mean()
-      axes.axvline(bound, color=plots.GREY, ls=":", lw=1.4)
-      ends = [yardstick[i], bound]
-      for rule, shade, shift in zip(accuracies, SHADES, shifts, strict=False):
-        style = "D" if rule == oracle else "o"
-        fill = "white" if rule == oracle else shade
-        for place, rates in zip(
-          places + shift, accuracies[rule].values(), strict=True
-        ):
-          mean = rates[:, i].mean()
+      ends = [x[i] for x in lines]
+      for end, style in zip(ends, ("--", ":"), strict=True):
+        axes.axvline(end, color=plots.GREY, ls=style, lw=1.3)
+      for (rule, rows), shade, shift in zip(
+        results.chosen.items(), SHADES, shifts, strict=False
+      ):
+        for place, values in zip(places + shift, rows.values(), strict=True):
+          rates = with_mean(values)[i]
+          mean = rates.mean()
           # No accuracy is outside of [0, 1].
-          low, high = np.clip(
-            statistics.interval(rates[:, i]) or (mean, mean), 0, 1
-          )
-          ends += [low, high]
-          axes.plot((low, high), (place, place), color=shade, lw=1.2)
-          axes.plot(mean, place, style, ms=4.5, mfc=fill, color=shade)
-      axes.set_yticks(places, list(first) if i == 0 else [""] * len(first))
+          span = np.clip(statistics.interval(rates) or (mean, mean), 0, 1)
+          ends += [*span]
+          axes.plot(span, (place, place), color=shade, lw=1.2)
+          axes.plot(mean, place, ms=4.5, color=shade, **looks[rule])
+      names = [NAMES[method] if i == 0 else "" for method in first]
+      axes.set_yticks(places, names)
       margin = 0.05 * max(max(ends) - min(ends), 0.1)
       axes.set(
         xlabel="accuracy",
@@ -73,14 +67,15 @@ def accuracy_grid(
       axes.tick_params(axis="y", length=0)
       axes.grid(color=plots.FAINT, axis="y", lw=0.6)
     marks = [
-      plots.mark(
-        rule,
-        shade,
-        "D" if rule == oracle else "o",
-        mfc="white" if rule == oracle else shade,
-      )
-      for rule, shade in zip(accuracies, SHADES, strict=False)
+      plots.mark(rule, shade, **looks[rule])
+      for rule, shade in zip(results.chosen, SHADES, strict=False)
     ]
     line = functools.partial(plots.Line2D, [], [], color=plots.GREY)
     marks += [line(ls="--", label="ERM"), line(ls=":", label="target-only")]
-    plots.legend(canvas, marks)
+    plots.legend(grid, marks)
+  caption = (
+    "Accuracy on the target, means with 95 % intervals, by the rule that "
+    "chose the student. Open marks: chosen with target labels. Dashed: ERM, "
+    "chosen on training domains. Dotted: trained on the target."
+  )
+  return {path.name: caption}

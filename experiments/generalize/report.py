@@ -32,27 +32,15 @@ MEANINGS = {
 
 
 class Results(NamedTuple):
-  """Accuracies on targets, `[seeds, targets]`.
+  """Accuracies on targets, `[seeds, targets]`."""
 
-  Attributes:
-    chosen: rule -> method -> those of the students that the rule chose.
-    target_only: of students that were trained on the target.
-  """
-
+  # Rule -> method -> those of the students that the rule chose.
   chosen: dict[str, dict[str, np.ndarray]]
-  target_only: np.ndarray
+  target_only: np.ndarray  # of students that were trained on the target
 
 
 def choose(job: Any, contents: dict[Any, Any]) -> Results:
-  """Lets each rule choose a student for each method, seed and target.
-
-  Args:
-    job: the `Job` of the experiment.
-    contents: of the cells, by method and domains held out.
-
-  Returns:
-    The accuracies of the chosen students on images of the target.
-  """
+  """Lets each rule choose a student for each method, seed and target."""
   rules = RULES if job.config.leave_one_out else (TRAINING, ORACLE)
   domains = range(len(DOMAINS[job.config.task]))
 
@@ -60,27 +48,24 @@ def choose(job: Any, contents: dict[Any, Any]) -> Results:
     """`[seeds, trials, steps, domains]`."""
     return np.moveaxis(np.array(contents[method, held_out][part]), 0, 2)
 
-  def tested_on_other(method: str, target: int, other: int) -> np.ndarray:
-    pair = tuple(sorted((target, other)))
-    return accuracies(method, pair, "tested")[..., pair.index(other)]
-
   def select(rule: str, method: str, target: int) -> Any:
     outside = accuracies(method, (target,), "outside")
     if method == TARGET_ONLY:
-      seen = outside[..., [target]]
-      return selection.training_domain_selection, seen
+      return selection.training_domain_selection, outside[..., [target]]
     if rule == TRAINING:
       seen = np.delete(outside, target, -1)
       return selection.training_domain_selection, seen
     if rule == ORACLE:
       return selection.oracle_selection, outside[..., target]
-    others = [i for i in domains if i != target]
-    seen = [tested_on_other(method, target, other) for other in others]
+    seen = []
+    for other in (i for i in domains if i != target):
+      pair = tuple(sorted((target, other)))
+      seen.append(accuracies(method, pair, "tested")[..., pair.index(other)])
     return selection.leave_one_domain_out_selection, np.stack(seen, -1)
 
   def report(rule: str, method: str, target: int) -> np.ndarray:
-    selection, seen = select(rule, method, target)
-    chosen = jax.vmap(selection)(jnp.asarray(seen, jnp.float32))
+    select_one, seen = select(rule, method, target)
+    chosen = jax.vmap(select_one)(jnp.asarray(seen, jnp.float32))
     tested = accuracies(method, (target,), "tested")[..., 0]
     run, step = np.asarray(chosen.run), np.asarray(chosen.step)
     return tested[np.arange(len(tested)), run, step]
@@ -96,34 +81,52 @@ def choose(job: Any, contents: dict[Any, Any]) -> Results:
 
 
 def write(job: Any, results: Results) -> None:
-  """Draws the figure, writes report.md and prints the tables.
-
-  Args:
-    job: the `Job` of the experiment.
-    results: of `choose`.
-  """
+  """Draws the figure, writes report.md and prints the tables."""
+  config, size = job.config, job.data.label.shape[1]
+  low, high = config.learning_rates
   parts = []
   for rule, rows in results.chosen.items():
     parts += [f"## {rule}", f"This rule chooses {MEANINGS[rule]}."]
     parts.append(make_table(job, rule, rows, results.target_only))
   job.run.publish(
     job.console,
-    "Generalization to an unseen domain: "
-    f"{job.config.task} {job.config.dataset}",
+    f"Generalization to an unseen domain: {config.task} {config.dataset}",
     conclude(results),
     draw(job, results),
     *parts,
-    setting(job),
+    "## The setting",
+    f"Mean ± standard deviation over {config.seeds} seeds. The gain is that of "
+    f"the mean over targets. {statistics.LEGEND}",
+    f"Each domain has {size} images; no image is in two domains. A fifth of "
+    "each domain is held out for the rules; the accuracy on the target is that "
+    f"of its other images (at most {config.evaluate_on or size} of each part). "
+    f"Each student ({config.network}) saw batches of {config.batch_size} "
+    f"images of each training domain for {config.steps} steps of Adam and was "
+    f"evaluated every {config.evaluate_every}. For each method and seed "
+    f"{config.trials} sets of hyper-parameters were tried: the defaults, then "
+    f"learning rates between {low:g} and {high:g} and the method's own as "
+    "below. Seed i has the same initial weights, batches and learning rates "
+    "under every method. Target-only is ERM on the target's own images; one "
+    "half of the held-out fifth chose its student, the other half gives its "
+    "accuracy.",
     hyper_parameters(job),
   )
 
 
-def gains_of(rows: dict[str, np.ndarray]) -> dict[str, statistics.Gain]:
-  """The methods' gains over ERM, the mean over targets.
+def draw(job: Any, results: Results) -> dict[str, str]:
+  """Saves the figure; returns its caption."""
+  gains = gains_of(results.chosen[TRAINING])
+  return accuracy_grid(
+    job.run.path / "accuracy.png",
+    job,
+    results,
+    oracle=ORACLE,
+    title=f"{statistics.headline(gains, NAMES, 'ERM')}, by training domains",
+  )
 
-  Args:
-    rows: method -> accuracies `[seeds, targets]`, by one rule.
-  """
+
+def gains_of(rows: dict[str, np.ndarray]) -> dict[str, statistics.Gain]:
+  """The gains over ERM of accuracies `[seeds, targets]`, their means."""
   scores = {name: values.mean(1) for name, values in rows.items()}
   erm = scores.pop("erm")
   return statistics.compare(scores, erm)
@@ -133,16 +136,12 @@ def make_table(
   job: Any, rule: str, rows: dict[str, np.ndarray], target_only: np.ndarray
 ) -> tables.Table:
   """A rule's table, in percent."""
-
-  def row(title: str, values: np.ndarray, gain: str = "") -> list[str]:
-    columns = [*values.T, values.mean(1)]
-    texts = (statistics.mean_std(x, scale=100, digits=1) for x in columns)
-    return [title, *texts, gain]
-
   gains = gains_of(rows)
-  cells = [row(NAMES["erm"], rows["erm"])]
-  cells += [row(NAMES[x], rows[x], gain.cell()) for x, gain in gains.items()]
-  cells.append(row("Target-only", target_only))
+  cells = []
+  for name, values in (rows | {TARGET_ONLY: target_only}).items():
+    columns = map(statistics.percent, (*values.T, values.mean(1)))
+    gain = gains[name].cell() if name in gains else ""
+    cells.append([NAMES[name], *columns, gain])
   targets = [DOMAINS[job.config.task][i] for i in job.targets]
   header = ["", *targets, "mean", "gain over ERM (95 % interval)"]
   return tables.Table(header, cells, rule)
@@ -165,81 +164,20 @@ def conclude(results: Results) -> list[str]:
   return texts
 
 
-def draw(job: Any, results: Results) -> dict[str, str]:
-  """Saves the figure; returns its caption."""
-  headline = statistics.headline(
-    gains_of(results.chosen[TRAINING]), NAMES, "ERM"
-  )
-  targets = [DOMAINS[job.config.task][i] for i in job.targets]
-  accuracy_grid(
-    job.run.path / "accuracy.png",
-    {
-      rule: {NAMES[x]: with_mean(values) for x, values in of_rule.items()}
-      for rule, of_rule in results.chosen.items()
-    },
-    [*(f"target {name}" for name in targets), "mean of targets"],
-    target_only=with_mean(results.target_only),
-    oracle=ORACLE,
-    title=f"{headline}, by training domains",
-  )
-  caption = (
-    "Accuracy on the target, means with 95 % intervals, by the rule that "
-    "chose the student. Open marks: chosen with target labels. Dashed: ERM, "
-    "chosen on training domains. Dotted: trained on the target."
-  )
-  return {"accuracy.png": caption}
-
-
-def with_mean(values: np.ndarray) -> np.ndarray:
-  """Appends the mean over targets, `[seeds, targets + 1]`."""
-  return np.column_stack([values, values.mean(1)])
-
-
-def setting(job: Any) -> str:
-  """The images, the steps and the choices, in words."""
-  config, size = job.config, job.data.label.shape[1]
-  low, high = config.learning_rates
-  return (
-    "## The setting\n\n"
-    f"Mean ± standard deviation over {config.seeds} seeds. The gain is that of "
-    f"the mean over targets. {statistics.LEGEND}\n\n"
-    f"Each domain has {size} images; no image is in two domains. A fifth of "
-    "each domain is held out for the rules; the accuracy on the target is that "
-    f"of its other images (at most {config.evaluate_on or size} of each part). "
-    f"Each student ({config.network}) saw batches of {config.batch_size} "
-    f"images of each training domain for {config.steps} steps of Adam and was "
-    f"evaluated every {config.evaluate_every}. For each method and seed "
-    f"{config.trials} sets of hyper-parameters were tried: the defaults, then "
-    f"learning rates between {low:g} and {high:g} and the method's own as "
-    "below. Seed i starts from the same weights and sees the same batches and "
-    "learning rates under every method. Target-only is ERM on the target's own "
-    "images; one half of the held-out fifth chose its student, the other half "
-    "gives its accuracy."
-  )
-
-
 def hyper_parameters(job: Any) -> tables.Table:
   """The hyper-parameters that were drawn."""
   cells = []
   for name in job.methods:
-    row, search, anneal = row_of(name), search_of(name), row_of(name).anneal
-    scale = "" if search.linear else ", logarithmic"
-    cells.append(
-      [
-        row.title,
-        row.tuned or "none",
-        f"{search.default:.3g}" if row.tuned else "",
-        f"{search.low:g} to {search.high:g}{scale}" if row.tuned else "",
-        f"{anneal.default:g} ({anneal.low:g} to {anneal.high:g})"
-        if anneal
-        else "",
-      ]
-    )
-  header = [
-    "",
-    "swept",
-    "default",
-    "drawn from",
-    "after this part of the steps",
-  ]
+    row, search = row_of(name), search_of(name)
+    swept = ["none", "", ""]
+    if row.tuned:
+      scale = "" if search.linear else ", logarithmic"
+      range_ = f"{search.low:g} to {search.high:g}{scale}"
+      swept = [row.tuned, f"{search.default:.3g}", range_]
+    late = ""
+    if x := row.anneal:
+      late = f"{x.default:g} ({x.low:g} to {x.high:g})"
+    cells.append([row.title, *swept, late])
+  last = "after this part of the steps"
+  header = ["", "swept", "default", "drawn from", last]
   return tables.Table(header, cells, shown=())

@@ -1,23 +1,109 @@
-"""Training of a method's students on some domains, as one program."""
+"""Trains all cells: a method's students on some domains, as one program."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from experiments.frame import cells
 from experiments.frame import commands
+from experiments.frame import rounds
+from experiments.generalize.data import DOMAINS
 from experiments.generalize.data import Data
 from experiments.generalize.data import Split
 from experiments.generalize.data import split_domains
+from experiments.generalize.data import split_for_target
 from experiments.generalize.data import take
+from experiments.generalize.methods import NAMES
+from experiments.generalize.methods import TARGET_ONLY
 from experiments.generalize.methods import Setting
 from experiments.generalize.methods import draw_trials
 from experiments.generalize.methods import make_learner
 from kdjax import training
 
 CHUNK = 500  # images that are evaluated at once
+
+
+class Cell(NamedTuple):
+  """A method and the domains that its students do not see.
+
+  Those of target-only see nothing else.
+  """
+
+  method: str
+  held_out: tuple[int, ...]
+
+  def training(self, domains: int) -> tuple[int, ...]:
+    """The domains that its students see."""
+    if self.method == TARGET_ONLY:
+      return self.held_out
+    return tuple(i for i in range(domains) if i not in self.held_out)
+
+  @property
+  def path(self) -> tuple[str, str]:
+    """The name of its file."""
+    return self.method, "_".join(map(str, self.held_out))
+
+
+def plan(job: Any) -> list[Cell]:
+  """All cells: each target held out alone and, for the rule, with another."""
+  sets = [(target,) for target in job.targets]
+  if job.config.leave_one_out:
+    pairs = itertools.combinations(range(len(DOMAINS[job.config.task])), 2)
+    sets += [pair for pair in pairs if set(pair) & set(job.targets)]
+  grid = [Cell(*pair) for pair in itertools.product(job.methods, sets)]
+  return grid + [Cell(TARGET_ONLY, (target,)) for target in job.targets]
+
+
+def read(job: Any) -> dict[tuple[str, tuple[int, ...]], Any]:
+  """The contents of all cells."""
+  files = cells.Cells(job.run.path)
+  return {tuple(cell): files.read(*cell.path) for cell in plan(job)}
+
+
+def train(job: Any) -> None:
+  """Trains the cells that the run folder has not, and saves each."""
+  config, data = job.config, job.data
+  seeds = jax.jit(lambda data: make_seeds(config, data))(data)
+  own_seeds = seeds._replace(split=split_for_target(seeds.split))
+  programs: dict[Any, Any] = {}
+  files = cells.Cells(job.run.path)
+  by_path = {cell.path: cell for cell in plan(job)}
+  for path, update in files.missing(job.console, by_path, config.steps):
+    cell = by_path[path]
+    shown = cell.training(len(data.label))
+    used = own_seeds if cell.method == TARGET_ONLY else seeds
+    kind = cell.method, len(shown)
+    if kind not in programs:
+      program = make_program(cell.method, config, data, len(shown))
+      programs[kind] = program, program.start(used)
+    program, students = programs[kind]
+    trials, history = jax.device_get(students.trial), []
+    for first in range(0, config.steps, config.evaluate_every):
+      students, seen = program.advance(
+        students,
+        used,
+        data,
+        jnp.array(shown),
+        jnp.array(cell.held_out),
+        jnp.int32(first),
+      )
+      history.append(jax.device_get(seen))
+      accuracy = history[-1]["outside"][..., list(shown)].mean()
+      note = f"{describe(config, cell)}, validation {accuracy:.1%}"
+      update(first + config.evaluate_every, note)
+    seen = rounds.stack_history(history) | trials
+    files.write({k: x.tolist() for k, x in seen.items()}, *path)
+
+
+def describe(config: Any, cell: Cell) -> str:
+  """The cell in words."""
+  names = " and ".join(DOMAINS[config.task][i] for i in cell.held_out)
+  word = "on" if cell.method == TARGET_ONLY else "without"
+  return f"{NAMES[cell.method]} {word} {names}"
 
 
 class Student(NamedTuple):
@@ -35,45 +121,40 @@ class Seed(NamedTuple):
 
 
 class Program(NamedTuple):
-  """The functions of a method and a number of training domains.
+  """The functions of a method and a number of training domains."""
 
-  Attributes:
-    start: `(seeds) -> students`, `[seeds, trials]`.
-    advance: `(students, seeds, data, shown, held_out, first) -> students,
-      seen`, compiled: steps from `first` to the next evaluation. Its accuracies
-      `[seeds, trials, domains]` are "outside", of the images of each domain to
-      choose by, and "tested", of those of domains held out to report.
-  """
-
-  start: Callable[..., Any]
+  start: Callable[..., Any]  # seeds -> students `[seeds, trials]`
+  # (students, seeds, data, shown, held_out, first) -> students, seen. Trains
+  # from the step `first` to the next evaluation, whose accuracies `[seeds,
+  # trials, domains]` are "outside", of the images of each domain to choose by,
+  # and "tested", of those of domains held out to report.
   advance: Callable[..., Any]
 
 
 def make_seeds(config: Any, data: Data) -> Seed:
   """The seeds, `[seeds, ...]`."""
 
-  def make(number: jax.Array) -> Seed:
-    key = jax.random.fold_in(jax.random.key(config.seed), number)
+  def make(key):
     split_key, key = jax.random.split(key)
     return Seed(key, split_domains(split_key, data))
 
-  return jax.vmap(make)(jnp.arange(config.seeds))
+  return jax.vmap(make)(rounds.seed_keys(config))
 
 
 def make_program(name: str, config: Any, data: Data, domains: int) -> Program:
   """Makes the program of a method for a number of training domains."""
   setting = Setting(config, domains, data.classes, data.shape)
 
-  def start_seed(seed: Seed) -> Student:
+  def start_seed(seed):
     keys = jax.random.split(jax.random.fold_in(seed.key, 0), 3)
 
-    def start(trial: dict[str, jax.Array]) -> Student:
+    def start(trial):
       learner = make_learner(name, setting, trial, keys[0])
       return Student(learner.init(keys[1], setting.batch()), trial)
 
     return jax.vmap(start)(draw_trials(name, config, keys[2]))
 
-  def step(student: Student, seed: Seed, data: Data, shown: Any, number: Any):
+  def step(student, seed, data, shown, number):
     key = jax.random.fold_in(jax.random.fold_in(seed.key, 1), number)
     batch_key, key = jax.random.split(key)
     # With replacement, as DomainBed's loaders draw.
@@ -87,13 +168,13 @@ def make_program(name: str, config: Any, data: Data, domains: int) -> Program:
     state, _ = learner.step(student.state, {}, batch, key, axis_name=None)
     return student._replace(state=state)
 
-  def accuracies(student: Student, part: Any) -> jax.Array:
-    """The accuracy on each domain of a part, `[domains, n, ...]`."""
-    learner, size = make_learner(name, setting, student.trial), CHUNK
-    if config.network == "mlp":
-      size = part["label"].shape[1]
+  def accuracies(student, part):
+    learner = make_learner(name, setting, student.trial)
+    count = part["label"].shape[1]
     # Maps of all images at once would not fit.
-    plan = training.epoch_plan(part["label"].shape[1], size)
+    plan = training.epoch_plan(
+      count, count if config.network == "mlp" else CHUNK
+    )
     evaluate = training.scan_evaluation(learner.evaluate)
     seen = jax.vmap(lambda domain: evaluate(student.state, {}, domain, plan))(
       part
@@ -106,35 +187,22 @@ def make_program(name: str, config: Any, data: Data, domains: int) -> Program:
     chunk_size=commands.students_at_a_time(config.network),
   )
 
-  def advance(
-    students: Student,
-    seeds: Seed,
-    data: Data,
-    shown: jax.Array,
-    held_out: jax.Array,
-    first: jax.Array,
-  ) -> Any:
+  def advance(students, seeds, data, shown, held_out, first):
     steps = first + jnp.arange(config.evaluate_every)
 
-    def of_seed(students: Student, seed: Seed) -> Any:
-      every = jnp.arange(len(data.label))
-      some = slice(config.evaluate_on or None)
-      take_some = functools.partial(take, data)
-      split = jax.tree.map(lambda index: index[:, some], seed.split)
+    def of_seed(students, seed):
+      every, some = jnp.arange(len(data.label)), config.evaluate_on or None
+      split = jax.tree.map(lambda index: index[:, :some], seed.split)
       parts = {
-        "outside": take_some(every, split.outside),
-        "tested": take_some(held_out, split.tested[held_out]),
+        "outside": take(data, every, split.outside),
+        "tested": take(data, held_out, split.tested[held_out]),
       }
 
-      def of_trial(student: Student) -> Any:
-        student, _ = jax.lax.scan(
-          lambda student, number: (
-            step(student, seed, data, shown, number),
-            None,
-          ),
-          student,
-          steps,
-        )
+      def of_trial(student):
+        def one(student, number):
+          return step(student, seed, data, shown, number), None
+
+        student, _ = jax.lax.scan(one, student, steps)
         return student, {k: accuracies(student, v) for k, v in parts.items()}
 
       return over(of_trial)(students)

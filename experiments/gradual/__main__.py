@@ -16,23 +16,21 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
 from experiments.frame import commands
 from experiments.frame import folders
+from experiments.frame import jobs
+from experiments.frame import rounds
 from experiments.gradual.data import Data
 from experiments.gradual.data import load_data
 from experiments.gradual.data import turn
 from experiments.gradual.network import create
 from experiments.gradual.report import write
-from experiments.gradual.training import Trained
 from experiments.gradual.training import make_round
 from experiments.gradual.training import make_scores
-from experiments.gradual.training import train_on_generated
-from experiments.gradual.training import train_on_images
-from experiments.gradual.training import train_supervised
+from experiments.gradual.training import train
 from kdjax import training
 
 # Sizes for flags that are not given: of Kumar et al., and for digits, a set of
@@ -65,55 +63,43 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
-  """Compares ways of self-training on images that turn step by step.
-
-  Attributes:
-    dataset: digits, or the name of a data set that tfds has prepared.
-    data_dir: the folder of the data sets that tfds has prepared.
-    degrees: the angle at which the target ends.
-    spread: source images are turned by 0 to so many degrees, and the target's
-      lie as close to its end.
-    source_examples: labeled images of the source.
-    source_epochs: passes over them.
-    blocks: domains between source and target.
-    block_examples: images of each of these domains.
-    epochs: passes over the images of each of these domains.
-    validation_examples: target images that only choose where to stop.
-    methods: the methods that are compared with source_only and target_only;
-      help: print them. A run may be resumed with other methods.
-    drop: the share of each block, the least confident predictions, that is
-      dropped.
-    channels: channels of each convolution of the network.
-    seeds: the number of networks of each method.
-    batch_size: the number of examples in a batch.
-    learning_rate: Adam's learning rate.
-  """
+  """Compares ways of self-training on images that turn step by step."""
 
   workdir: str = "runs/gradual"
-  dataset: str = "digits"
-  data_dir: commands.DataDir = None
-  degrees: float = 60.0
+  dataset: str = "digits"  # digits, or a data set that tfds has prepared
+  data_dir: commands.DataDir = None  # where tfds has prepared data sets
+  degrees: float = 60.0  # the angle at which the target ends
+  # source images are turned by 0 to so many degrees, and the target's lie as
+  # close to its end
   spread: float = 5.0
+  # labeled images of the source
   source_examples: Annotated[
     int | None, commands.optional("5000, of digits 400")
   ] = None
+  # passes over them
   source_epochs: Annotated[
     int | None, commands.optional("10, of digits 60")
   ] = None
+  # domains between source and target
   blocks: Annotated[int | None, commands.optional("21, of digits 8")] = None
+  # images of each of these domains
   block_examples: Annotated[
     int | None, commands.optional("2000, of digits 75")
   ] = None
+  # passes over the images of each of these domains
   epochs: Annotated[int | None, commands.optional("10, of digits 20")] = None
+  # target images that only choose where to stop
   validation_examples: Annotated[
     int | None, commands.optional("2000, of digits 198")
   ] = None
+  # the methods that are compared with source_only and target_only; help: print
+  # them. A run may be resumed with other methods
   methods: tuple[str, ...] = tuple(METHODS)
-  drop: float = 0.1
-  channels: int = 32
-  seeds: int = 5
-  batch_size: int = 32
-  learning_rate: float = 1e-3
+  drop: float = 0.1  # share of the least confident labels that is dropped
+  channels: int = 32  # channels of each convolution of the network
+  seeds: int = 5  # the number of networks of each method
+  batch_size: int = 32  # the number of examples in a batch
+  learning_rate: float = 1e-3  # Adam's learning rate
 
 
 def check(config: Config) -> None:
@@ -127,145 +113,59 @@ def check(config: Config) -> None:
   commands.expect(config, "degrees", met, "more than twice spread, up to 180")
 
 
-class Setup(NamedTuple):
-  """The inputs of a run before any computation."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-
-
 class Job(NamedTuple):
-  """The inputs of every part of the run.
-
-  What a seed decides is the same under every method: the initial variables
-  `[seeds]`, and a key for dropout and the order of images `[seeds]`.
-  """
+  """The inputs of every part of the run, the same under every method."""
 
   config: Config
   run: folders.RunFolder
   console: Console
   data: Data
   forward: training.Forward
-  variables: training.Variables
-  key: jax.Array
-  advance: Callable[..., Any]
+  variables: training.Variables  # initial ones, `[seeds, ...]`
+  key: jax.Array  # for dropout and the order of images, `[seeds]`
+  advance: Callable[..., Any]  # a round of self-training
   score: Callable[..., dict[str, jax.Array]]
 
 
 class Row(NamedTuple):
-  """The results of one method in the report.
+  """The results of one method: accuracies on target test images `[seeds]`."""
 
-  Attributes:
-    accuracy: after the last round, on target test images, `[seeds]`.
-    chosen: the same after the round that target validation images choose
-      without their labels; of the trained from scratch the same.
-    oracle: the same after the round that they choose with their labels.
-    seen: scores of target validation images, `[1 + rounds, seeds]`.
-    by_angle: accuracy after the last round on test images turned by each of
-      `angles`, `[angles, seeds]`.
-  """
-
-  accuracy: np.ndarray
-  chosen: np.ndarray
+  accuracy: np.ndarray  # after the last round
+  # After the round that target validation images choose without their labels,
+  # and with them; after the last round if a method has no choice.
+  information: np.ndarray
   oracle: np.ndarray
-  seen: dict[str, np.ndarray]
-  by_angle: np.ndarray
-
-
-def angles(config: Config) -> np.ndarray:
-  """The angles at which all methods are compared at the end."""
-  return np.linspace(0, config.degrees, 13)
-
-
-def start(setup: Setup) -> Job:
-  """Makes the networks of all seeds."""
-  config, run, console, data = setup
-  network = create(
-    int(data.source["label"].max()) + 1,
-    data.source["image"].shape[1:],
-    config.channels,
-  )
-
-  @jax.jit
-  @jax.vmap
-  def begin(seed):
-    key = jax.random.fold_in(jax.random.key(config.seed), seed)
-    init_key, key = jax.random.split(key)
-    return network.init(init_key), key
-
-  variables, key = begin(jnp.arange(config.seeds))
-  forward = network.forward
-  advance = make_round(forward, config)
-  score = make_scores(forward)
-  return Job(
-    config, run, console, data, forward, variables, key, advance, score
-  )
-
-
-def train(job: Job) -> dict[str, Trained]:
-  """Trains source-only and target-only, and from the first all methods."""
-  config, data = job.config, job.data
-  shape: Any = (config.blocks, config.block_examples)
-  ordered = np.arange(np.prod(shape)).reshape(shape)
-  generator = np.random.default_rng(config.seed)
-  shuffled = generator.permutation(ordered.ravel()).reshape(shape)
-  between, target = data.between["image"], data.target["image"]
-  blocks = {
-    "gradual": (between, ordered, config.drop),
-    "undropped": (between, ordered, 0.0),
-    "pooled": (between, shuffled, config.drop),
-    "target": (target, ordered, config.drop),
-  }
-  trained = {
-    name: train_supervised(name, job, part)
-    for name, part in (
-      ("source_only", data.source),
-      ("target_only", data.turned_source),
-    )
-  }
-  source = trained["source_only"].final
-  for method in config.methods:
-    if method == "generated":
-      result = train_on_generated(method, job, source)
-    else:
-      result = train_on_images(method, job, source, *blocks[method])
-    trained[method] = result
-  return trained
+  seen: dict[str, np.ndarray]  # of validation images, `[1 + rounds, seeds]`
+  by_angle: np.ndarray  # after the last round, `[angles, seeds]`
 
 
 def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
   """Looks at test images, for the first time."""
+  config = job.config
   few = jax.tree.map(lambda x: x[:1000], job.data.plain_test)
   turned = [
-    turn(few, np.full(len(few["label"]), angle)) for angle in angles(job.config)
+    turn(few, np.full(len(few["label"]), angle))
+    for angle in np.linspace(0, config.degrees, 13)
   ]
 
-  def accuracy(variables, part):
+  def accuracy(variables, part=job.data.test):
     return np.asarray(job.score(variables, part)["accuracy"])
 
   rows = {}
-  for name in ("source_only", *job.config.methods, "target_only"):
-    result = trained[name]
-    final = accuracy(result.final, job.data.test)
-    chosen = {
-      rule: accuracy(variables, job.data.test)
-      if name in job.config.methods
-      else final
-      for rule, variables in result.best.items()
-    }
+  for name in ("source_only", *config.methods, "target_only"):
+    final, best, seen = trained[name]
+    if name not in config.methods:
+      best = dict.fromkeys(best, final)
     rows[name] = Row(
-      final,
-      chosen["information"],
-      chosen["oracle"],
-      result.seen,
-      np.stack([accuracy(result.final, part) for part in turned]),
+      accuracy(final),
+      **{rule: accuracy(variables) for rule, variables in best.items()},
+      seen=seen,
+      by_angle=np.stack([accuracy(final, part) for part in turned]),
     )
   return rows
 
 
-def prepare(config: Config) -> Setup:
+def prepare(config: Config) -> jobs.Setup:
   """Does all steps that a wrong flag makes fail; makes the run folder last."""
   sizes = REDUCED if config.dataset == "digits" else PUBLISHED
   missing: dict[str, Any] = {
@@ -275,27 +175,32 @@ def prepare(config: Config) -> Setup:
   check(config)
   data = load_data(config)
   # A method's stage needs no other's but source-only.
-  run = folders.RunFolder(config, free=("methods",))
-  return Setup(config, run, commands.console(), data)
+  return jobs.open_run(config, data, free=("methods",))
 
 
-def execute(setup: Setup) -> dict[str, Row]:
+def execute(setup: jobs.Setup) -> dict[str, Row]:
   """Trains, examines and writes the report; returns a row a method."""
-  job = start(setup)
+  config, data = setup.config, setup.data
+  shape, classes = (
+    data.source["image"].shape[1:],
+    data.source["label"].max() + 1,
+  )
+  init, forward = create(int(classes), shape, config.channels)
+
+  @jax.jit
+  @jax.vmap
+  def start(key):
+    init_key, key = jax.random.split(key)
+    return init(init_key), key
+
+  variables, key = start(rounds.seed_keys(config))
+  advance, score = make_round(forward, config), make_scores(forward)
+  job = Job(*setup, forward, variables, key, advance, score)
   rows = examine(job, train(job))
   write(job, rows)
   return rows
 
 
-def describe_methods() -> dict[str, tuple[str, str]]:
-  """Method -> its area and its images, for `--methods help`."""
-  return {name: ("self-training", text) for name, text in METHODS.items()}
-
-
-def main(config: Config) -> dict[str, Row]:
-  """Runs the experiment; raises an error where the command line prints it."""
-  return execute(prepare(config))
-
-
 if __name__ == "__main__":
-  commands.launch(Config, prepare, execute, describe_methods)
+  kinds = {name: ("self-training", text) for name, text in METHODS.items()}
+  commands.launch(Config, prepare, execute, lambda: kinds)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.frame import data as frame_data
 from kdjax import data as kdata
 
 
@@ -13,24 +14,16 @@ class Data(NamedTuple):
   """Images and labels on the device; no image is in two of the parts.
 
   Labels of all but the source are for target-only and for the oracle alone.
-
-  Attributes:
-    source: labeled images, a little turned.
-    turned_source: the same ones, turned as the target's are.
-    between: the images of all domains between, in the order of their angles.
-    target: the same ones, turned as the target's are.
-    validation: target images that choose.
-    test: target images that choose nothing.
-    plain_test: the same ones, as they are.
   """
 
-  source: dict[str, Any]
-  turned_source: dict[str, Any]
+  source: dict[str, Any]  # labeled images, a little turned
+  turned_source: dict[str, Any]  # the same ones, turned as the target's are
+  # The images of all domains between, in the order of their angles.
   between: dict[str, Any]
-  target: dict[str, Any]
-  validation: dict[str, Any]
-  test: dict[str, Any]
-  plain_test: dict[str, Any]
+  target: dict[str, Any]  # the same ones, turned as the target's are
+  validation: dict[str, Any]  # target images that choose
+  test: dict[str, Any]  # target images that choose nothing
+  plain_test: dict[str, Any]  # the same ones, as they are
 
 
 def load_data(config: Any) -> Data:
@@ -38,7 +31,7 @@ def load_data(config: Any) -> Data:
   generator = np.random.default_rng(config.seed)
   between = config.blocks * config.block_examples
   sizes = config.source_examples, between, config.validation_examples
-  train = kdata.load(config.dataset, "train", data_dir=config.data_dir)
+  train, test = (frame_data.read(config, name) for name in ("train", "test"))
   if sum(sizes) > len(train):
     raise ValueError(
       f"source_examples, blocks of block_examples and validation_examples are "
@@ -47,16 +40,12 @@ def load_data(config: Any) -> Data:
     )
   order = generator.permutation(len(train))[: sum(sizes)]
   arrays = kdata.as_arrays(kdata.subset(train, order))
+  ends = np.cumsum(sizes)
   source, middle, validation = (
-    dict(zip(arrays, parts, strict=True))
-    for parts in zip(
-      *(np.split(x, np.cumsum(sizes)[:-1]) for x in arrays.values()),
-      strict=True,
-    )
+    {k: x[end - size : end] for k, x in arrays.items()}
+    for size, end in zip(sizes, ends, strict=True)
   )
-  test = kdata.as_arrays(
-    kdata.load(config.dataset, "test", data_dir=config.data_dir)
-  )
+  test = kdata.as_arrays(test)
   start, end = config.spread, config.degrees - config.spread
 
   def turned(part: dict[str, Any], low: float, high: float) -> dict[str, Any]:

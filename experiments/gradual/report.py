@@ -18,24 +18,15 @@ NAMES = {
   "generated": "generated domains",
   "target_only": "target-only",
 }
-COLOURS = {
-  "source_only": plots.RED,
-  "gradual": plots.BLUE,
-  "undropped": plots.SKY,
-  "pooled": plots.PINK,
-  "target": plots.ORANGE,
-  "generated": plots.GREEN,
-  "target_only": plots.DARK,
-}
+TINTS = (
+  *(plots.RED, plots.BLUE, plots.SKY, plots.PINK),
+  *(plots.ORANGE, plots.GREEN, plots.DARK),
+)
+COLOURS = dict(zip(NAMES, TINTS, strict=True))
 
 
 def write(job: Any, rows: dict[str, Any]) -> None:
-  """Draws the figure, writes report.md and prints the table.
-
-  Args:
-    job: the `Job` of the experiment.
-    rows: what its `main` returns.
-  """
+  """Draws the figure, writes report.md and prints the table."""
   job.run.publish(
     job.console,
     f"{job.config.dataset}, turned from 0 to {job.config.degrees:g} degrees",
@@ -62,42 +53,22 @@ def methods_of(rows: dict[str, Any]) -> list[str]:
 
 def make_table(rows: dict[str, Any]) -> tables.Table:
   """A row for each method."""
-
-  def percent(values):
-    return statistics.mean_std(values, scale=100, digits=1)
-
-  gains = gains_of(rows)
-  # The upper bound is no method: it is not in the correction.
-  gains["target_only"] = statistics.gain_of(
-    rows["target_only"].accuracy, rows["source_only"].accuracy
-  )
+  percent, methods = statistics.percent, methods_of(rows)
+  scores = {name: row.accuracy for name, row in rows.items()}
+  gains = statistics.compare_bounded(scores, "source_only", "target_only")
   cells = []
   for name, row in rows.items():
-    stops = ["", ""]
-    if name in methods_of(rows):
-      stops = [
-        f"{percent(values)} ({describe_rounds(row.seen[score])})"
-        for values, score in zip(
-          (row.chosen, row.oracle), RULES.values(), strict=True
-        )
-      ]
-    cells.append(
-      [
-        NAMES[name],
-        percent(row.accuracy),
-        gains[name].cell() if name in gains else "",
-        *stops,
-        percent(row.by_angle[0]),
-      ]
-    )
-  header = [
-    "",
-    "on target, %",
-    "gain (95 % interval)",
-    "stop chosen (round)",
-    "oracle's (round)",
-    "at 0 degrees, %",
-  ]
+    stops = [
+      f"{percent(getattr(row, rule))} ({describe_rounds(row.seen[score])})"
+      if name in methods
+      else ""
+      for rule, score in RULES.items()
+    ]
+    gain = gains[name].cell() if name in gains else ""
+    last = percent(row.by_angle[0])
+    cells.append([NAMES[name], percent(row.accuracy), gain, *stops, last])
+  header = ["", "on target, %", "gain (95 % interval)", "stop chosen (round)"]
+  header += ["oracle's (round)", "at 0 degrees, %"]
   return tables.Table(header, cells, shown=(0, 1, 2, 5))
 
 
@@ -138,7 +109,7 @@ def conclude(rows: dict[str, Any]) -> list[str]:
     )
     findings.append(order.sentence("The order of the angles"))
   lost = ", ".join(
-    f"{100 * (rows[name].oracle - rows[name].chosen).mean():.1f} "
+    f"{100 * (rows[name].oracle - rows[name].information).mean():.1f} "
     f"({NAMES[name]})"
     for name in methods
   )
@@ -184,7 +155,7 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
   title = statistics.headline(gains_of(rows), NAMES, "source-only")
   with plots.figure(
     job.run.path / "angles.png", title=title, columns=2, width=9.6, height=4.6
-  ) as (canvas, (left, right)):
+  ) as (left, right):
     for name, row in rows.items():
       style = {"ls": "--" if name == "target_only" else "-"}
       look = NAMES[name], COLOURS[name]
@@ -207,7 +178,7 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
     for axes in (left, right):
       axes.set_ylim(0, 1)
       axes.yaxis.set_major_formatter(plots.percent)
-    plots.legend(canvas, left.get_legend_handles_labels()[0])
+    plots.legend(left, left.get_legend_handles_labels()[0])
   caption = (
     "Left: every model at the end, on test images turned by each angle. Right: "
     "accuracy on the target's validation images after each round of "

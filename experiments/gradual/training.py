@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.frame import progress
+from experiments.frame import data as frame_data
+from experiments.frame import rounds
 from experiments.gradual.network import head_forward
 from kdjax import adaptation
 from kdjax import metrics
@@ -23,22 +24,120 @@ RULES = {"information": "information", "oracle": "accuracy"}
 # Points of each domain between whose embeddings domains are interpolated; the
 # transport plan is a matrix of them.
 COUPLED = 2000
-# Keras' Adam.
-EPSILON = 1e-7
+EPSILON = 1e-7  # of Keras' Adam
 
 
 class Trained(NamedTuple):
-  """The result of a method.
+  """The result of a method."""
 
-  Attributes:
-    final: the variables after the last round, `[seeds, ...]`.
-    best: those after the round that a rule chooses, by the rule's name.
-    seen: scores before the first round and after each, `[1 + rounds, seeds]`.
+  final: training.Variables  # after the last round, `[seeds, ...]`
+  best: dict[str, training.Variables]  # after the round of each rule's choice
+  seen: dict[str, np.ndarray]  # scores before and after, `[1 + rounds, seeds]`
+
+
+def train(job: Any) -> dict[str, Trained]:
+  """Trains source-only and target-only, and from the first all methods."""
+  config, data = job.config, job.data
+  shape = config.blocks, config.block_examples
+  ordered = np.arange(np.prod(shape)).reshape(shape)
+  generator = np.random.default_rng(config.seed)
+  shuffled = generator.permutation(ordered.ravel()).reshape(shape)
+  between, target = data.between["image"], data.target["image"]
+  blocks = {
+    "gradual": (between, ordered, config.drop),
+    "undropped": (between, ordered, 0.0),
+    "pooled": (between, shuffled, config.drop),
+    "target": (target, ordered, config.drop),
+  }
+  parts = {"source_only": data.source, "target_only": data.turned_source}
+  trained = {name: train_supervised(name, job, x) for name, x in parts.items()}
+  source = trained["source_only"].final
+  for name in config.methods:
+    if name == "generated":
+      trained[name] = train_on_generated(name, job, source)
+    else:
+      trained[name] = train_on_images(name, job, source, *blocks[name])
+  return trained
+
+
+def train_supervised(stage: str, job: Any, part: dict[str, Any]) -> Trained:
+  """Trains from scratch on labeled images; a round is an epoch."""
+  init, learn = make_learner(job.forward, job.config)
+  mask = jnp.ones_like(part["label"], bool)
+
+  @jax.jit
+  def epoch(states, keys, part, mask):
+    def one(inputs):
+      state, key = inputs
+      return learn(state, part["image"], part["label"], mask, key, 1)
+
+    return jax.lax.map(one, (states, keys))
+
+  def advance(states, keys, i):
+    return epoch(states, keys, part, mask), {}
+
+  start = start_all(init, job.variables, part["image"])
+  return run_rounds(stage, job, job.config.source_epochs, start, advance)
+
+
+def train_on_images(
+  stage: str,
+  job: Any,
+  source: training.Variables,
+  images: jax.Array,
+  order: np.ndarray,
+  drop: float,
+) -> Trained:
+  """Goes on from source-only by self-training on the images of each block.
+
+  The blocks are places `[blocks, examples]`; a share of each is dropped.
   """
+  init, _ = make_learner(job.forward, job.config)
 
-  final: training.Variables
-  best: dict[str, training.Variables]
-  seen: dict[str, np.ndarray]
+  def advance(states, keys, i):
+    block = images[order[i]]
+    block = jnp.broadcast_to(block, (job.config.seeds, *block.shape))
+    return job.advance(states, keys, block, drop)
+
+  start = start_all(init, source, images)
+  return run_rounds(stage, job, len(order), start, advance)
+
+
+def train_on_generated(
+  stage: str, job: Any, source: training.Variables
+) -> Trained:
+  """Self-training of the classifier on domains between the embeddings.
+
+  Only the source and the target are used, as if nothing lay between them.
+  """
+  config, data = job.config, job.data
+  init, _ = make_learner(head_forward, config)
+  round_of_head = make_round(head_forward, config)
+
+  @jax.jit
+  def generate(source, *parts):
+    def one(variables):
+      embeddings = (
+        job.forward(variables, images, train=False, key=None)[0].embedding
+        for images in parts
+      )
+      sizes = {"num_steps": config.blocks, "num_pairs": config.block_examples}
+      return transforms.interpolate_domains(*embeddings, **sizes).points
+
+    return jax.lax.map(one, source)
+
+  parts = (x["image"][:COUPLED] for x in (data.source, data.target))
+  points = generate(source, *parts)
+
+  def advance(states, keys, i):
+    return round_of_head(states, keys, points[:, i], config.drop)
+
+  def whole(head):
+    return source._replace(params=source.params | {"head": head.params})
+
+  head = training.Variables(source.params["head"], {})
+  start = start_all(init, head, points[0, 0])
+  return run_rounds(stage, job, config.blocks, start, advance, whole)
 
 
 def make_learner(forward: training.Forward, config: Any):
@@ -57,11 +156,8 @@ def make_learner(forward: training.Forward, config: Any):
     return training.distill(student, None, cross_entropy, optimizer)
 
   def init(variables, images):
-    spec = {
-      "image": jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype),
-      "label": jax.ShapeDtypeStruct((1,), jnp.int32),
-      "mask": jax.ShapeDtypeStruct((1,), bool),
-    }
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+    spec = frame_data.batch_spec({"image": images, "label": label})
     # Nothing is drawn.
     return learner_of(variables).init(jax.random.key(0), spec)
 
@@ -79,7 +175,7 @@ def make_learner(forward: training.Forward, config: Any):
         batch["mask"] = jnp.ones_like(rows, bool)
         return step(state, {}, batch, key, axis_name=None)[0]
 
-      # As many as there are batches of what is learned.
+      # As many as the examples of the mask fill.
       steps = (count + config.batch_size - 1) // config.batch_size
       return jax.lax.fori_loop(0, steps, update, state)
 
@@ -125,10 +221,8 @@ def make_scores(forward: training.Forward):
     def one(variables):
       outputs = forward(variables, part["image"], train=False, key=None)[0]
       hits = metrics.accuracy(outputs.logits, part["label"])
-      return {
-        "information": selection.im_score(outputs.logits),
-        "accuracy": jnp.mean(hits),
-      }
+      information = selection.im_score(outputs.logits)
+      return {"information": information, "accuracy": jnp.mean(hits)}
 
     return jax.lax.map(one, variables)
 
@@ -138,176 +232,58 @@ def make_scores(forward: training.Forward):
 def run_rounds(
   stage: str,
   job: Any,
-  rounds: int,
+  count: int,
   state: training.TrainState,
-  advance: Callable[[int, Any], tuple[Any, dict[str, jax.Array]]],
+  advance: Callable[..., tuple[Any, dict[str, jax.Array]]],
   whole: Callable[[training.Variables], training.Variables] = lambda x: x,
 ) -> Trained:
-  """Trains round by round, from the last checkpoint on if there is one.
+  """Trains all seeds by rounds of `advance(state, keys, round)`.
 
-  Args:
-    stage: its name: of its checkpoints, of its rows in metrics.jsonl.
-    job: the `Job` of the experiment.
-    rounds: how many.
-    state: before the first round, of all seeds.
-    advance: `(round, state) -> state, seen`.
-    whole: makes the network's variables from the student's.
-
-  Returns:
-    A `Trained`.
+  `whole` makes the network's variables from the student's.
   """
 
   def look(state):
     variables = whole(state.student)
-    seen = jax.device_get(job.score(variables, job.data.validation))
-    return variables, seen
+    return variables, jax.device_get(job.score(variables, job.data.validation))
+
+  def advance_round(i, tree, history):
+    # The keys of a round are the same under every method.
+    keys = jax.vmap(jax.random.fold_in, (0, None))(job.key, i)
+    state, found = advance(tree["state"], keys, i)
+    variables, seen = look(state)
+
+    def better(rule, before):
+      scores = [row[RULES[rule]] for row in history]
+      is_better = seen[RULES[rule]] > np.max(scores, 0)
+
+      def pick(new, old):
+        where = is_better.reshape(-1, *[1] * (new.ndim - 1))
+        return jnp.where(where, new, old)
+
+      return jax.tree.map(pick, variables, before)
+
+    best = {rule: better(rule, x) for rule, x in tree["best"].items()}
+    row = {k: np.mean(x) for k, x in (jax.device_get(found) | seen).items()}
+    return rounds.Round(
+      {"state": state, "best": best},
+      jax.tree.map(np.ndarray.tolist, seen),
+      row,
+      f"target accuracy {row['accuracy']:.1%}",
+    )
 
   variables, seen = look(state)
-  history = [jax.tree.map(np.ndarray.tolist, seen)]
-  tree: dict[str, Any] = {
-    "state": state,
-    "best": dict.fromkeys(RULES, variables),
-  }
-  folder = job.run.path / "checkpoints" / stage
-  with training.Checkpoints(folder, keep=1) as checkpoints:
-    restored = checkpoints.restore(tree)
-    first, tree, history = restored or training.Restored(0, tree, history)
-    if first:
-      job.console.print(f"resuming {stage} at round {first} of {rounds}")
-    job.run.rewind(stage, first)
-    with progress.progress(job.console, stage, rounds, start=first) as update:
-      for i in range(first, rounds):
-        state, found = advance(i, tree["state"])
-        variables, seen = look(state)
-        best = {
-          rule: _where(
-            seen[name] > np.max([row[name] for row in history], 0),
-            variables,
-            tree["best"][rule],
-          )
-          for rule, name in RULES.items()
-        }
-        tree = {"state": state, "best": best}
-        history.append(jax.tree.map(np.ndarray.tolist, seen))
-        means = {
-          k: np.mean(x) for k, x in (jax.device_get(found) | seen).items()
-        }
-        # Before it is saved: a run resumed from here finds its row.
-        job.run.log(stage=stage, step=i + 1, **means)
-        checkpoints.save(i + 1, tree, history)
-        update(i + 1, f"target accuracy {means['accuracy']:.1%}")
-  return Trained(
-    whole(tree["state"].student),
-    tree["best"],
-    {name: np.array([row[name] for row in history]) for name in history[0]},
+  tree, history = rounds.run(
+    job,
+    stage,
+    {"state": state, "best": dict.fromkeys(RULES, variables)},
+    advance_round,
+    steps=count,
+    history=[jax.tree.map(np.ndarray.tolist, seen)],
   )
-
-
-def train_supervised(stage: str, job: Any, part: dict[str, Any]) -> Trained:
-  """Trains from scratch on labeled images; a round is an epoch."""
-  init, learn = make_learner(job.forward, job.config)
-  mask = jnp.ones_like(part["label"], bool)
-
-  @jax.jit
-  def epoch(states, keys, part, mask):
-    def one(inputs):
-      state, key = inputs
-      return learn(state, part["image"], part["label"], mask, key, 1)
-
-    return jax.lax.map(one, (states, keys))
-
-  def advance(i, states):
-    return epoch(states, _keys(job, i), part, mask), {}
-
-  start = start_all(init, job.variables, part["image"])
-  return run_rounds(stage, job, job.config.source_epochs, start, advance)
-
-
-def train_on_images(
-  stage: str,
-  job: Any,
-  source: training.Variables,
-  images: jax.Array,
-  order: np.ndarray,
-  drop: float,
-) -> Trained:
-  """Goes on from the source's model by self-training, block by block.
-
-  Args:
-    stage: the method's name.
-    job: the `Job` of the experiment.
-    source: variables of source-only, `[seeds, ...]`.
-    images: unlabeled.
-    order: `[blocks, examples]`, which of them are in each block.
-    drop: the share of a block that is not learned.
-  """
-  init, _ = make_learner(job.forward, job.config)
-  seeds = job.config.seeds
-
-  def advance(i, states):
-    block = images[order[i]]
-    block = jnp.broadcast_to(block, (seeds, *block.shape))
-    return job.advance(states, _keys(job, i), block, drop)
-
-  start = start_all(init, source, images)
-  return run_rounds(stage, job, len(order), start, advance)
-
-
-def train_on_generated(
-  stage: str, job: Any, source: training.Variables
-) -> Trained:
-  """Self-training of the classifier on domains between the embeddings.
-
-  Only the source and the target are used, as if nothing lay between them.
-  """
-  config, data = job.config, job.data
-  init, _ = make_learner(head_forward, config)
-  round_of_head = make_round(head_forward, config)
-
-  @jax.jit
-  def generate(source, source_images, target_images):
-    def one(variables):
-      embeddings = (
-        job.forward(variables, images, train=False, key=None)[0].embedding
-        for images in (source_images, target_images)
-      )
-      return transforms.interpolate_domains(
-        *embeddings,
-        num_steps=config.blocks,
-        num_pairs=config.block_examples,
-      ).points
-
-    return jax.lax.map(one, source)
-
-  points = generate(
-    source, data.source["image"][:COUPLED], data.target["image"][:COUPLED]
-  )
-
-  def advance(i, states):
-    return round_of_head(states, _keys(job, i), points[:, i], config.drop)
-
-  def whole(head):
-    return source._replace(params=source.params | {"head": head.params})
-
-  head = training.Variables(source.params["head"], {})
-  start = start_all(init, head, points[0, 0])
-  return run_rounds(stage, job, config.blocks, start, advance, whole)
+  final = whole(tree["state"].student)
+  return Trained(final, tree["best"], rounds.stack_history(history))
 
 
 def start_all(init: Callable[..., Any], variables: Any, images: Any) -> Any:
   """The states of all seeds."""
   return jax.jit(jax.vmap(init, (0, None)))(variables, images[:1])
-
-
-def _keys(job: Any, i: int) -> jax.Array:
-  """The keys of all seeds in a round, the same under every method."""
-  return jax.vmap(jax.random.fold_in, (0, None))(job.key, i)
-
-
-def _where(better: np.ndarray, new: Any, old: Any) -> Any:
-  """The new variables of the seeds that are better."""
-
-  def pick(new, old):
-    return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-  return jax.tree.map(pick, new, old)

@@ -1,72 +1,141 @@
-"""The scores of candidates, and the choice of each rule."""
+"""Trains a method's candidates, scores them and lets each rule choose."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.frame import rules
-from kdjax import selection
-
-
-class Seen(NamedTuple):
-  """The scores of a candidate on the data of a seed.
-
-  Attributes:
-    scores: what the rules go by, without target labels.
-    target_accuracy: on target validation points, for the oracle alone.
-    test_accuracy: on target test points; it chooses nothing.
-  """
-
-  scores: dict[str, float]
-  target_accuracy: float
-  test_accuracy: float
-
+from experiments.shifts.data import SHIFTS
+from experiments.shifts.data import Sample
+from experiments.shifts.data import draw
+from experiments.shifts.methods import BOUNDS
+from experiments.shifts.methods import METHODS
+from experiments.shifts.methods import Lesson
+from experiments.shifts.methods import Task
+from experiments.shifts.methods import fit
+from experiments.shifts.methods import logits
+from experiments.shifts.methods import source_only
+from kdjax import reweighting
 
 # No rules: by labels of target validation points, and the mean of all.
 ORACLE, CHANCE = "oracle", "chance"
+
+
+class Problem(NamedTuple):
+  """The data of a seed."""
+
+  train: Task  # what methods see
+  # Of the target's training points, for target_only alone.
+  target_labels: np.ndarray
+  source: Sample  # source validation points
+  target: Sample  # target validation points; their labels are for the oracle
+  test: Sample  # target test points
+  ratios: jax.Array  # density ratios of the target to the source at `source`
+
+
+class Seen(NamedTuple):
+  """The scores of a candidate on the data of a seed."""
+
+  scores: dict[str, float]  # what the rules go by, without target labels
+  target_accuracy: float  # on target validation points, for the oracle alone
+  test_accuracy: float  # on target test points; it chooses nothing
 
 
 @jax.jit
 def scores_of(
   source_hits: jax.Array, ratios: jax.Array, target_logits: jax.Array
 ) -> dict[str, jax.Array]:
-  """The scores of all rules but reverse validation, which has to train again.
-
-  Args:
-    source_hits: `[rows]`, 1 where a source validation point was told right.
-    ratios: `[rows]`, density ratios of the target to the source there.
-    target_logits: `[rows, 2]`, of target validation points.
-
-  Returns:
-    Scalars; higher is better.
-  """
+  """The scores of all rules but reverse, which has to train again."""
   errors = 1.0 - source_hits
-  return {
-    "source_accuracy": jnp.mean(source_hits),
-    "importance_weighted": selection.importance_weighted_score(
-      errors, ratios, normalize=True
-    ),
-    "dev": selection.dev_score(errors, ratios),
-    "entropy": selection.entropy_score(target_logits),
-    "information": selection.im_score(target_logits),
-    "bnm": selection.bnm_score(target_logits),
-    "snd": selection.snd_score(target_logits),
-  }
+  return rules.score(source_hits, errors, ratios, target_logits, target_logits)
+
+
+@jax.jit
+def _density_ratios(source: jax.Array, target: jax.Array) -> jax.Array:
+  return reweighting.ulsif_weights(
+    source, target, gamma=1.0, ridge=0.1, alpha=0.0, normalize=False
+  )
+
+
+def make_problem(config: Any, shift: str, seed: int) -> Problem:
+  """Draws the data of a seed."""
+  numbers = config.seed, SHIFTS.index(shift), seed
+  generator = np.random.default_rng(numbers)
+
+  def sample(domain: str, size: int) -> Sample:
+    return draw(generator, shift, domain, size)
+
+  (points, labels), source = (
+    sample("source", size) for size in (config.size, config.size // 4)
+  )
+  (target_points, target_labels), target, test = (
+    sample("target", size)
+    for size in (config.size, config.size // 4, config.test_size)
+  )
+  return Problem(
+    Task(points, labels, target_points),
+    target_labels,
+    source,
+    target,
+    test,
+    _density_ratios(source.points, target_points),
+  )
+
+
+def candidates_of(method: str) -> tuple[Any, ...]:
+  """The hyper-parameters that are tried."""
+  if method in BOUNDS:
+    return (None,)
+  return tuple(METHODS[method].candidates)
+
+
+def learn(
+  task: Task,
+  method: str,
+  candidate: Any,
+  target_labels: np.ndarray,
+) -> Lesson:
+  """The classifier's training data; target labels are for target_only."""
+  if method == "target_only":
+    return Lesson(task.target, target_labels)
+  if method == "source_only":
+    return source_only(task)
+  return METHODS[method].learn(task, candidate)
+
+
+def examine(problem: Problem, method: str, candidate: Any) -> Seen:
+  """Trains the classifier and scores it."""
+  task = problem.train
+  lesson = learn(task, method, candidate, problem.target_labels)
+  margins = fit(lesson)
+
+  def hits(sample: Sample, place: Any) -> np.ndarray:
+    predicted = margins(place(sample.points)) > 0
+    return np.asarray(predicted == sample.labels, np.float32)
+
+  scores = scores_of(
+    hits(problem.source, lesson.map_source),
+    problem.ratios,
+    logits(margins(lesson.map_target(problem.target.points))),
+  )
+  # The way back: source and target exchange their roles.
+  labels = (margins(lesson.map_target(task.target)) > 0).astype(np.int32)
+  back = Task(task.target, labels, task.source)
+  returned = learn(back, method, candidate, task.labels)
+  there = returned.map_target(problem.source.points)
+  right = (fit(returned)(there) > 0) == problem.source.labels
+  return Seen(
+    {name: float(x) for name, x in scores.items()}
+    | {"reverse": float(right.mean())},
+    float(hits(problem.target, lesson.map_target).mean()),
+    float(hits(problem.test, lesson.map_target).mean()),
+  )
 
 
 def choose(candidates: Sequence[Seen]) -> dict[str, float]:
-  """Lets each rule choose a candidate on the data of a seed.
-
-  Args:
-    candidates: what is seen of each.
-
-  Returns:
-    Rule -> accuracy on target test points; `ORACLE` and `CHANCE`
-    too.
-  """
+  """Lets each rule choose a candidate on the data of a seed."""
   scores = {
     name: np.array([seen.scores[name] for seen in candidates])
     for name in candidates[0].scores

@@ -35,31 +35,16 @@ _SCALE, _MOVE = 0.7, 1.0  # of the concept shift
 
 
 class Sample(NamedTuple):
-  """Points and their classes.
+  """Points and their classes."""
 
-  Attributes:
-    points: `[rows, 2]`, float32.
-    labels: `[rows]`, int32, 0 or 1.
-  """
-
-  points: np.ndarray
-  labels: np.ndarray
+  points: np.ndarray  # `[rows, 2]`, float32
+  labels: np.ndarray  # `[rows]`, int32, 0 or 1
 
 
 def draw(
   generator: np.random.Generator, shift: str, domain: str, size: int
 ) -> Sample:
-  """Draws a sample of a domain, in random order.
-
-  Args:
-    generator: of the random numbers.
-    shift: one of `SHIFTS`.
-    domain: "source" or "target".
-    size: there are 8 times so many points, under the subspace shift 12 times.
-
-  Returns:
-    The sample; both classes are equally frequent in a source.
-  """
+  """Draws a sample of a domain, in random order."""
   shifted = domain == "target"
   if shift == "subspace":
     points, labels = _subspace(generator, 3 * size)

@@ -1,10 +1,11 @@
 """The methods of `experiments.shifts`: ways to train one classifier.
 
 A method sees the source's points and labels and the target's points, and
-gives a lesson: what the classifier is trained on, and how points of each
-domain reach it.
+gives a lesson: the training data of the classifier, and the maps of the points
+of each domain to its input.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ SINKHORN_ITERATIONS = 100
 JOINT_ROUNDS = 2
 FOLDS = 5
 
+BOUNDS = "source_only", "target_only"
+
 PointMap = Callable[[np.ndarray], Any]
 
 
@@ -30,61 +33,35 @@ class Task(NamedTuple):
   """The data that a method may see; target labels are not among them.
 
   Arrays of NumPy, or of JAX where a method is traced.
-
-  Attributes:
-    source: `[rows, 2]`.
-    labels: `[rows]`, of the source.
-    target: `[rows, 2]`.
   """
 
-  source: Any
-  labels: Any
-  target: Any
+  source: Any  # `[rows, 2]`
+  labels: Any  # `[rows]`, of the source
+  target: Any  # `[rows, 2]`
 
 
 class Lesson(NamedTuple):
-  """The training data of the classifier.
+  """The training data of the classifier."""
 
-  Attributes:
-    points: `[rows, dims]`.
-    labels: `[rows]`.
-    weights: `[rows]` or None, not negative.
-    map_source: takes source points to where the classifier is at home.
-    map_target: takes target points there.
-  """
-
-  points: np.ndarray
-  labels: np.ndarray
-  weights: np.ndarray | None = None
+  points: np.ndarray  # `[rows, dims]`
+  labels: np.ndarray  # `[rows]`
+  weights: np.ndarray | None = None  # `[rows]` or None, not negative
+  # From source points to inputs of the classifier.
   map_source: PointMap = np.asarray
-  map_target: PointMap = np.asarray
+  map_target: PointMap = np.asarray  # the same of target points
 
 
 class Method(NamedTuple):
-  """A method and its candidates.
+  """A method and its candidates."""
 
-  Attributes:
-    name: in tables and figures.
-    kind: the heading of its group.
-    candidates: hyper-parameters, one of which is chosen.
-    learn: `(task, candidate) -> Lesson`.
-  """
-
-  name: str
-  kind: str
-  candidates: Sequence[Any]
-  learn: Callable[[Task, Any], Lesson]
+  name: str  # in tables and figures
+  kind: str  # the heading of its group
+  candidates: Sequence[Any]  # hyper-parameters, one of which is chosen
+  learn: Callable[[Task, Any], Lesson]  # `(task, candidate) -> Lesson`
 
 
 def fit(lesson: Lesson) -> Callable[[np.ndarray], np.ndarray]:
-  """Trains skada-bench's classifier: scikit-learn's SVC with its defaults.
-
-  Args:
-    lesson: what it is trained on.
-
-  Returns:
-    Margins of points, above 0 for class 1.
-  """
+  """Trains skada-bench's classifier: scikit-learn's SVC with its defaults."""
   points, labels, weights = lesson[:3]
   classes = np.unique(labels if weights is None else labels[weights > 0])
   if len(classes) == 1:  # the SVC wants two
@@ -103,20 +80,38 @@ def source_only(task: Task, candidate: Any = None) -> Lesson:
   return Lesson(task.source, task.labels)
 
 
-def _weighted(estimate: Callable[[Task, Any], jax.Array]):
+def _of_task(
+  function: Callable[..., Any],
+  *names: str,
+  rows: int | None = None,
+  labels: bool = False,
+  **options: Any,
+) -> Callable[[Task, Any], Any]:
+  """Calls a function of the library with a candidate's value for each name.
+
+  It sees so many rows of each domain, and the source's labels if it reads them.
+  """
+
+  def call(task: Task, candidate: Any) -> Any:
+    points = [task.source, task.target, *([task.labels] if labels else [])]
+    values = candidate if isinstance(candidate, tuple) else (candidate,)
+    known = options | dict(zip(names, values, strict=True))
+    return function(*(x[:rows] for x in points), **known)
+
+  return call
+
+
+def _weighted(estimate: Callable[..., Any], **options: Any):
   """A method that weights the rows of the source."""
-  estimate = jax.jit(estimate)
-
-  def learn(task: Task, candidate: Any) -> Lesson:
-    weights = np.asarray(estimate(task, candidate))
-    return Lesson(task.source, task.labels, weights)
-
-  return learn
+  weights = jax.jit(_of_task(estimate, "gamma", **options))
+  return lambda task, candidate: Lesson(
+    task.source, task.labels, np.asarray(weights(task, candidate))
+  )
 
 
-def _mapped(fit_map: Callable[[Task, Any], Any]):
+def _mapped(fit_map: Callable[..., Any], *names: str, **options: Any):
   """A method that maps both domains into one space."""
-  fit_map = jax.jit(fit_map, static_argnums=1)
+  fit_map = jax.jit(_of_task(fit_map, *names, **options), static_argnums=1)
 
   @jax.jit(static_argnames="domain")
   def apply(fitted: Any, points: jax.Array, domain: str) -> jax.Array:
@@ -128,12 +123,11 @@ def _mapped(fit_map: Callable[[Task, Any], Any]):
     def place(points: np.ndarray, domain: str) -> np.ndarray:
       return np.asarray(apply(fitted, points, domain=domain))
 
-    return Lesson(
-      place(task.source, "source"),
-      task.labels,
-      map_source=lambda points: place(points, "source"),
-      map_target=lambda points: place(points, "target"),
+    map_source, map_target = (
+      functools.partial(place, domain=name) for name in ("source", "target")
     )
+    points = map_source(task.source)
+    return Lesson(points, task.labels, None, map_source, map_target)
 
   return learn
 
@@ -158,7 +152,7 @@ def _learn_ratio(task: Task, candidate: str) -> Lesson:
 
 
 def _learn_shares(task: Task, candidate: str) -> Lesson:
-  """Weights of classes, from what the classifier says of both domains."""
+  """Weights of classes, from predictions for both domains."""
   # The confusion must be that of rows the classifier was not trained on.
   margins = np.zeros(len(task.labels))
   folds = np.arange(len(margins)) % FOLDS
@@ -174,7 +168,7 @@ def _learn_shares(task: Task, candidate: str) -> Lesson:
 
 
 def _learn_present(task: Task, temperature: float) -> Lesson:
-  """Weights of classes, from how often the target seems to have them."""
+  """Weights of classes, from their predicted frequency in the target."""
   target = fit(source_only(task))(task.target)
   weights = _pada_weights(logits(target), task.labels, temperature=temperature)
   return Lesson(task.source, task.labels, np.asarray(weights))
@@ -222,7 +216,7 @@ def _send(task: Task, epsilon: float) -> Lesson:
 
 def _send_labels(task: Task, class_weight: float) -> Lesson:
   """Target points with the labels that a joint plan sends to them."""
-  # What no class is preferred by leaves the plan to the points.
+  # Logits that prefer no class leave the plan to the points.
   target_logits = np.zeros((len(task.target), 2), np.float32)
   lesson = source_only(task)
   for _ in range(JOINT_ROUNDS):
@@ -248,51 +242,24 @@ _INSTANCES, _CLASSES = "instance weights", "class weights"
 _MAPS, _TRANSPORT, _ITSELF = "maps", "transport", "self-training"
 
 METHODS = {
-  "kmm": Method(
-    "KMM",
-    _INSTANCES,
-    _RATES,
-    _weighted(
-      lambda task, gamma: reweighting.kmm_weights(
-        task.source, task.target, gamma=gamma
-      )
-    ),
-  ),
+  "kmm": Method("KMM", _INSTANCES, _RATES, _weighted(reweighting.kmm_weights)),
   "kliep": Method(
-    "KLIEP",
-    _INSTANCES,
-    _RATES,
-    _weighted(
-      lambda task, gamma: reweighting.kliep_weights(
-        task.source, task.target, gamma=gamma
-      )
-    ),
+    "KLIEP", _INSTANCES, _RATES, _weighted(reweighting.kliep_weights)
   ),
   "ulsif": Method(
     "uLSIF",
     _INSTANCES,
     _RATES,
-    _weighted(
-      lambda task, gamma: reweighting.ulsif_weights(
-        task.source, task.target, gamma=gamma, ridge=0.1, alpha=0.0
-      )
-    ),
+    _weighted(reweighting.ulsif_weights, ridge=0.1, alpha=0.0),
   ),
   "rulsif": Method(
     "RuLSIF",
     _INSTANCES,
     _RATES,
-    _weighted(
-      lambda task, gamma: reweighting.ulsif_weights(
-        task.source, task.target, gamma=gamma, ridge=0.1, alpha=0.1
-      )
-    ),
+    _weighted(reweighting.ulsif_weights, ridge=0.1, alpha=0.1),
   ),
   "discriminator": Method(
-    "discriminator",
-    _INSTANCES,
-    ("linear", "quadratic"),
-    _learn_ratio,
+    "discriminator", _INSTANCES, ("linear", "quadratic"), _learn_ratio
   ),
   "bbse": Method("BBSE", _CLASSES, ("hard", "soft"), _learn_shares),
   "pada": Method("PADA", _CLASSES, (0.1, 1.0), _learn_present),
@@ -300,82 +267,52 @@ METHODS = {
     "MMD target shift",
     _CLASSES,
     _RATES,
-    _weighted(
-      lambda task, gamma: reweighting.target_shift_weights(
-        task.source, task.target, task.labels, num_classes=2, gamma=gamma
-      )
-    ),
+    _weighted(reweighting.target_shift_weights, labels=True, num_classes=2),
   ),
   "coral": Method(
     "CORAL",
     _MAPS,
     ((1e-5, False), (1e-5, True), (1.0, False), (1.0, True)),
-    _mapped(
-      lambda task, candidate: transforms.coral_transform(
-        task.source, task.target, ridge=candidate[0], center=candidate[1]
-      )
-    ),
+    _mapped(transforms.coral_transform, "ridge", "center"),
   ),
   "linear_ot": Method(
-    "linear OT",
-    _MAPS,
-    (1e-6, 1.0),
-    _mapped(
-      lambda task, ridge: transforms.linear_ot(
-        task.source, task.target, ridge=ridge
-      )
-    ),
+    "linear OT", _MAPS, (1e-6, 1.0), _mapped(transforms.linear_ot, "ridge")
   ),
   "subspace": Method(
     "subspace alignment",
     _MAPS,
     (1, 2),
-    _mapped(
-      lambda task, count: transforms.subspace_alignment(
-        task.source, task.target, num_components=count
-      )
-    ),
+    _mapped(transforms.subspace_alignment, "num_components"),
   ),
   "gfk": Method(
-    "GFK",
-    _MAPS,
-    (1, 2),
-    _mapped(
-      lambda task, count: transforms.gfk(
-        task.source, task.target, num_components=count
-      )
-    ),
+    "GFK", _MAPS, (1, 2), _mapped(transforms.gfk, "num_components")
   ),
   "tca": Method(
     "TCA",
     _MAPS,
     (1, 2, 20),
-    _mapped(
-      lambda task, count: transforms.tca(
-        task.source[:ROWS],
-        task.target[:ROWS],
-        kernel="rbf",
-        num_components=count,
-      )
-    ),
+    _mapped(transforms.tca, "num_components", rows=ROWS, kernel="rbf"),
   ),
   "jda": Method(
     "JDA (Long)",
     _MAPS,
     (1, 2, 20),
     _mapped(
-      lambda task, count: transforms.joint_distribution_adaptation(
-        task.source[:ROWS],
-        task.target[:ROWS],
-        task.labels[:ROWS],
-        num_classes=2,
-        kernel="rbf",
-        normalize=False,
-        num_components=count,
-      )
+      transforms.joint_distribution_adaptation,
+      "num_components",
+      rows=ROWS,
+      labels=True,
+      num_classes=2,
+      kernel="rbf",
+      normalize=False,
     ),
   ),
   "ot": Method("entropic OT", _TRANSPORT, (0.02, 0.1, 0.5), _send),
   "joint_ot": Method("joint OT", _TRANSPORT, (1.0, 10.0), _send_labels),
   "self_training": Method("self-training", _ITSELF, (0.1, 0.5), _teach_itself),
+}
+NAMES = {
+  "source_only": "source-only",
+  "target_only": "target-only",
+  **{name: method.name for name, method in METHODS.items()},
 }

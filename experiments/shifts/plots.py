@@ -1,125 +1,129 @@
 """The figures of `experiments.shifts`; each function saves one PNG."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import ListedColormap
 
 from experiments.frame import plots
+from experiments.frame import statistics
+from experiments.shifts.methods import METHODS
+from experiments.shifts.methods import NAMES
+from experiments.shifts.methods import fit
+from experiments.shifts.methods import source_only
 
 LIMIT = 20.0  # points: where colors end, so that small gains are seen too
 CLASSES = plots.BLUE, plots.RED
 
-
-class Gains(NamedTuple):
-  """A panel of the map of gains.
-
-  Attributes:
-    points: `[rows, shifts]`, the mean gains over source-only.
-    clear: `[rows, shifts]`, which of them have a verdict.
-  """
-
-  points: np.ndarray
-  clear: np.ndarray
+# Shift -> method -> its gain over source-only.
+Verdicts = dict[str, dict[str, statistics.Gain]]
 
 
 def gain_maps(
   path: plots.Path,
-  panels: Mapping[str, Gains],
+  panels: Mapping[str, Verdicts],
   *,
-  rows: Sequence[str],
-  groups: Mapping[str, int],
-  columns: Sequence[str],
-  title: str,
-) -> None:
-  """Heat maps of gains: methods against shifts.
+  starts: Mapping[str, float],
+  bounds: Mapping[str, float],
+) -> dict[str, str]:
+  """Heat maps of gains by shift and method; returns the caption.
 
-  Args:
-    path: of the PNG.
-    panels: title -> its gains, from left to right.
-    rows: names of the methods, from the top down.
-    groups: kind of methods -> how many rows it has, from the top down.
-    columns: names of the shifts.
-    title: the finding.
+  The first panel gives the title; `starts` are the accuracies of source-only
+  and `bounds` those of target-only, which is no method and has no verdict.
   """
-  longest = max(map(len, rows))
+  blind = next(iter(panels.values()))
+  methods = list(next(iter(blind.values())))
+  kinds = Counter(METHODS[method].kind for method in methods)
+  kinds["target labels"] = 1
+  names = [*(NAMES[name] for name in methods), "target-only"]
+  gains = [gain for of_shift in blind.values() for gain in of_shift.values()]
+  most = max(
+    sum(x[method].verdict == "helped" for x in blind.values())
+    for method in methods
+  )
+  title = "No method is clearly better than source-only"
+  if any(gain.verdict == "unknown" for gain in gains):
+    title = statistics.TOO_FEW.capitalize()
+  elif most:
+    title = f"No method helps on more than {most} of {len(blind)} shifts"
+  width = len(panels) * max(0.95 * len(blind), 2.4)
   size = {
-    "width": 1.9 + 0.07 * longest + len(panels) * max(0.95 * len(columns), 2.4),
-    "height": 2.0 + 0.33 * len(rows),
+    "width": 1.9 + 0.07 * max(map(len, names)) + width,
+    "height": 2.0 + 0.33 * len(names),
   }
-  with plots.figure(path, title=title, columns=len(panels), **size) as (
-    _,
-    grid,
-  ):
-    grid = np.ravel(grid)
-    for axes, (name, (gains, clear)) in zip(grid, panels.items(), strict=True):
+  with plots.figure(
+    path,
+    title=f"{title}: gain over source-only, points",
+    columns=len(panels),
+    **size,
+  ) as grid:
+    for axes, (name, verdicts) in zip(grid, panels.items(), strict=True):
+      rows = [[x[method] for x in verdicts.values()] for method in methods]
+      points = [[gain.mean for gain in row] for row in rows]
+      points = 100 * np.array(
+        [*points, [bounds[shift] - starts[shift] for shift in verdicts]]
+      )
+      clear = [[x.verdict in statistics.MARKS for x in row] for row in rows]
       plots.heat_map(
         axes,
-        gains,
-        rows=rows,
-        columns=columns,
-        texts=[f"{round(x, 1) + 0.0:+.1f}" for x in gains.ravel()],  # no -0.0
-        bold=clear,
+        points,
+        rows=names,
+        columns=[f"{shift}\nfrom {x:.1%}" for shift, x in starts.items()],
+        texts=[f"{round(x, 1) + 0.0:+.1f}" for x in points.ravel()],  # no -0.0
+        bold=np.array([*clear, [False] * len(starts)]),
         cmap=plots.GAINS,
         vmin=-LIMIT,
         vmax=LIMIT,
       )
-      for end in np.cumsum(list(groups.values()))[:-1]:
+      for end in np.cumsum(list(kinds.values()))[:-1]:
         axes.axhline(end - 0.5, color="white", lw=5)
       axes.set_title(name)
     for axes in grid[1:]:
       axes.tick_params(labelleft=False)
-    start = 0
-    for kind, count in groups.items():
-      middle = start + (count - 1) / 2
-      place = len(columns) - 0.4
-      grid[-1].text(place, middle, kind, va="center", color="#595959")
-      start += count
+    end = 0
+    for kind, count in kinds.items():
+      place = len(blind) - 0.4, end + (count - 1) / 2
+      grid[-1].text(*place, kind, va="center", color="#595959")
+      end += count
+  caption = (
+    "Gain over source-only in points of target accuracy, mean over seeds, bold "
+    "where it is clear. Below each shift is the accuracy of source-only."
+  )
+  return {path.name: caption}
 
 
 def samples(
-  path: plots.Path,
-  domains: Mapping[str, Sequence[Any]],
-  margins: Mapping[str, Callable[[np.ndarray], np.ndarray]],
-  title: str,
-) -> None:
-  """Both domains of each shift and where source-only parts the classes.
-
-  Args:
-    path: of the PNG.
-    domains: shift -> points and labels of the source, and of the target.
-    margins: shift -> margins of points, above 0 for class 1.
-    title: the finding.
-  """
-  count = len(domains)
+  path: plots.Path, problems: Mapping[Any, Any], title: str
+) -> dict[str, str]:
+  """Both domains of each shift and the decisions of source-only there."""
+  count = len(problems)
   size = {"width": 0.4 + 2.5 * count, "height": 5.4}
-  with plots.figure(path, title=title, rows=2, columns=count, **size) as (
-    _,
-    grid,
-  ):
+  with plots.figure(path, title=title, rows=2, columns=count, **size) as grid:
     grid = np.reshape(grid, (2, count))
-    for column, (shift, parts) in zip(grid.T, domains.items(), strict=True):
-      everything = np.concatenate([points for points, _ in parts])
+    for column, (shift, problem) in zip(grid.T, problems.items(), strict=True):
+      source, labels, target = problem.train
+      parts = (source, labels), (target, problem.target_labels)
+      margins = fit(source_only(problem.train))
+      everything = np.concatenate([source, target])
       low, high = everything.min(0) - 0.3, everything.max(0) + 0.3
       plane = np.meshgrid(*np.linspace(low, high, 120).T)
       corners = np.stack([x.ravel() for x in plane], 1)
-      sides = (margins[shift](corners) > 0).reshape(plane[0].shape)
-      for axes, (points, labels) in zip(column, parts, strict=True):
-        axes.pcolormesh(
-          *plane,
-          sides,
-          cmap=ListedColormap(CLASSES),
-          vmin=0,
-          vmax=1,
-          alpha=0.15,
-          lw=0,
-          rasterized=True,
-        )
-        colours = np.array(CLASSES)[labels]
+      sides = (margins(corners) > 0).reshape(plane[0].shape)
+      for axes, (points, classes) in zip(column, parts, strict=True):
+        colours = ListedColormap(CLASSES)
+        style = {"vmin": 0, "vmax": 1, "alpha": 0.15, "rasterized": True}
+        axes.pcolormesh(*plane, sides, cmap=colours, lw=0, **style)
+        colours = np.array(CLASSES)[classes]
         axes.scatter(*points.T, s=6, c=colours, alpha=0.6, lw=0)
         axes.set(xticks=[], yticks=[])
         plots.blank(axes)
       column[0].set_title(shift)
     for axes, name in zip(grid[:, 0], ("source", "target"), strict=True):
       axes.set_ylabel(name)
+  caption = (
+    "Training points of the first seed. The shade is the class that "
+    "source-only, trained on the upper row, predicts."
+  )
+  return {path.name: caption}

@@ -1,5 +1,6 @@
-"""The tables, the figures and the words of `experiments.shifts`."""
+"""The tables and the words of the report of `experiments.shifts`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,47 +10,49 @@ from experiments.frame import statistics
 from experiments.frame import tables
 from experiments.shifts.choice import CHANCE
 from experiments.shifts.choice import ORACLE
-from experiments.shifts.data import SHIFTS
 from experiments.shifts.methods import METHODS
+from experiments.shifts.methods import NAMES
 from experiments.shifts.methods import ROWS
-from experiments.shifts.methods import fit
-from experiments.shifts.methods import source_only
-from experiments.shifts.plots import Gains
+from experiments.shifts.plots import Verdicts
 from experiments.shifts.plots import gain_maps
 from experiments.shifts.plots import samples
 
 # Shift -> method -> rule -> accuracies on target test points, `[seeds]`.
 Results = dict[str, dict[str, dict[str, np.ndarray]]]
-# Shift -> method -> its gain over source-only.
-Verdicts = dict[str, dict[str, statistics.Gain]]
 BLIND, BEST = "chosen without target labels", "chosen by an oracle"
-NAMES = {
-  "source_only": "source-only",
-  "target_only": "target-only",
-  **{name: method.name for name, method in METHODS.items()},
-}
 
 
-def write(job: Any, results: Results, problems: dict[Any, Any]) -> None:
+def write(job: Any, results: Results, problems: Mapping[Any, Any]) -> None:
   """Draws the figures, writes report.md and prints the table.
 
-  Args:
-    job: the `Job` of the experiment.
-    results: of all rules.
-    problems: shift -> the `Problem` of its first seed.
+  `problems` are the data of the first seed, by shift.
   """
-  rule = job.config.select
+  config, path = job.config, job.run.path
   blind, oracle = (
     {shift: judge(rows, rule) for shift, rows in results.items()}
-    for rule in (rule, ORACLE)
+    for rule in (config.select, ORACLE)
+  )
+  starts, bounds = (
+    {shift: rows[name][ORACLE].mean() for shift, rows in results.items()}
+    for name in ("source_only", "target_only")
+  )
+  sizes = "; ".join(
+    f"{shift}: {len(x.train.labels)} training, {len(x.source.labels)} "
+    f"validation and {len(x.test.labels)} target test points"
+    for shift, x in problems.items()
   )
   job.run.publish(
     job.console,
     "Methods against shifts",
-    conclude(results, rule, blind),
-    draw(job, results, blind, oracle),
+    conclude(results, config.select, blind),
+    gain_maps(
+      path / "gains.png",
+      {BLIND: blind, BEST: oracle},
+      starts=starts,
+      bounds=bounds,
+    ),
     "## Chosen without target labels",
-    make_table(results, rule, blind),
+    make_table(results, config.select, blind),
     "## Chosen by an oracle, with labels of target validation points",
     make_table(results, ORACLE, oracle)._replace(shown=()),
     "Accuracy on target test points, mean ± standard deviation over seeds, "
@@ -61,20 +64,25 @@ def write(job: Any, results: Results, problems: dict[Any, Any]) -> None:
     "deviation over seeds.",
     "## Gains with intervals",
     intervals(blind),
-    setting(job, problems),
-    draw_data(job, problems),
+    "## The setting",
+    f"Each of {config.seeds} seeds draws new data, the same for all methods "
+    f"({sizes}; of each domain but for the test). All methods train "
+    "scikit-learn's SVC with its defaults; TCA and JDA fit their maps to "
+    f"{ROWS} points of each domain. A method's hyper-parameter is chosen for "
+    f"each seed by this rule: {rules.RULES[config.select]}. Test points chose "
+    "nothing.",
+    samples(
+      path / "data.png",
+      problems,
+      title="How the domains differ, and the decisions of source-only",
+    ),
   )
 
 
 def judge(
   rows: dict[str, dict[str, np.ndarray]], rule: str
 ) -> dict[str, statistics.Gain]:
-  """The gains of all methods over source-only, on one shift.
-
-  Args:
-    rows: method -> rule -> accuracies.
-    rule: which chose.
-  """
+  """The gains of methods over source-only on a shift, as a rule chose."""
   scores = {name: row[rule] for name, row in rows.items() if name in METHODS}
   return statistics.compare(scores, rows["source_only"][rule])
 
@@ -83,9 +91,7 @@ def make_table(results: Results, rule: str, verdicts: Verdicts) -> tables.Table:
   """Accuracies, a row for each method."""
 
   def cell(shift: str, method: str) -> str:
-    text = statistics.mean_std(
-      results[shift][method][rule], scale=100, digits=1
-    )
+    text = statistics.percent(results[shift][method][rule])
     gain = verdicts[shift].get(method)
     return text + (statistics.MARKS.get(gain.verdict, "") if gain else "")
 
@@ -113,16 +119,15 @@ def compare_rules(results: Results) -> tables.Table:
     adapted = [rows[x][rule] for x in rows if x in METHODS]
     return np.mean(adapted, 0) - rows["source_only"][rule]
 
-  def line(rule: str) -> list[str]:
-    of_shifts = [gains(shift, rule) for shift in results]
-    values = [*of_shifts, np.mean(of_shifts, 0)]
-    return [statistics.mean_std(x, scale=100, digits=1) for x in values]
-
   names = {rule: rule.replace("_", " ") for rule in rules.RULES} | {
     ORACLE: "the oracle, by target labels",
     CHANCE: "chance: the mean of all candidates",
   }
-  cells = [[name, *line(rule)] for rule, name in names.items()]
+  cells = []
+  for rule, name in names.items():
+    of_shifts = [gains(shift, rule) for shift in results]
+    values = *of_shifts, np.mean(of_shifts, 0)
+    cells.append([name, *map(statistics.percent, values)])
   return tables.Table(["chosen by", *results, "mean"], cells, shown=())
 
 
@@ -140,22 +145,16 @@ def conclude(results: Results, rule: str, verdicts: Verdicts) -> list[str]:
     )
 
   def ever(verdict: str) -> set[str]:
-    return {
-      name
-      for gains in verdicts.values()
-      for name, gain in gains.items()
-      if gain.verdict == verdict
-    }
+    gains = (pair for x in verdicts.values() for pair in x.items())
+    return {name for name, gain in gains if gain.verdict == verdict}
 
   helped, hurt = ever("helped"), ever("hurt")
-  if not ever("unknown"):
-    for phrase, which in (
-      (
-        "Clearly better on one shift and clearly worse on another",
-        helped & hurt,
-      ),
-      ("Clearly better on a shift and clearly worse on none", helped - hurt),
-    ):
+  phrases = {
+    "Clearly better on one shift and clearly worse on another": helped & hurt,
+    "Clearly better on a shift and clearly worse on none": helped - hurt,
+  }
+  for phrase, which in phrases.items():
+    if not ever("unknown"):
       named = [NAMES[x] for x in METHODS if x in which]
       findings.append(f"{phrase}: {', '.join(named) or 'no method'}.")
   costs = {
@@ -171,97 +170,3 @@ def conclude(results: Results, rule: str, verdicts: Verdicts) -> list[str]:
     f"shift) and {np.mean(list(costs.values())):.1f} on average."
   )
   return findings
-
-
-def setting(job: Any, problems: dict[Any, Any]) -> str:
-  """The data and the classifier, in words."""
-  config = job.config
-  sizes = "; ".join(
-    f"{shift}: {len(x.train.labels)} training, {len(x.source.labels)} "
-    f"validation and {len(x.test.labels)} target test points"
-    for shift, x in problems.items()
-  )
-  return (
-    "## The setting\n\n"
-    f"Each of {config.seeds} seeds draws new data, the same for all methods "
-    f"({sizes}; of each domain but for the test). All methods train "
-    "scikit-learn's SVC with its defaults; TCA and JDA fit their maps to "
-    f"{ROWS} points of each domain. A method's hyper-parameter "
-    "is chosen for each seed by this rule: "
-    f"{rules.RULES[config.select]}. Test points chose nothing."
-  )
-
-
-def draw(
-  job: Any, results: Results, blind: Verdicts, oracle: Verdicts
-) -> dict[str, str]:
-  """Saves the map of gains; returns its caption."""
-  methods = [x for x in job.methods if x in METHODS]
-  groups: dict[str, int] = {}
-  for method in methods:
-    kind = METHODS[method].kind
-    groups[kind] = groups.get(kind, 0) + 1
-  starts = {
-    shift: rows["source_only"][ORACLE].mean() for shift, rows in results.items()
-  }
-
-  def panel(verdicts: Verdicts) -> Gains:
-    # No verdict on target-only, which is a bound and not a method.
-    bound = [
-      rows["target_only"][ORACLE].mean() - starts[shift]
-      for shift, rows in results.items()
-    ]
-    gains = [[x[name] for x in verdicts.values()] for name in methods]
-    points = [[gain.mean for gain in row] for row in gains]
-    clear = [[gain.verdict in statistics.MARKS for gain in x] for x in gains]
-    return Gains(
-      100 * np.array([*points, bound]),
-      np.array([*clear, [False] * len(bound)]),
-    )
-
-  gains = [x for of_shift in blind.values() for x in of_shift.values()]
-  most = max(
-    sum(x[method].verdict == "helped" for x in blind.values())
-    for method in methods
-  )
-  title = "No method is clearly better than source-only"
-  if any(gain.verdict == "unknown" for gain in gains):
-    title = statistics.TOO_FEW.capitalize()
-  elif most:
-    title = f"No method helps on more than {most} of {len(results)} shifts"
-  gain_maps(
-    job.run.path / "gains.png",
-    {BLIND: panel(blind), BEST: panel(oracle)},
-    rows=[*(NAMES[name] for name in methods), "target-only"],
-    groups=groups | {"target labels": 1},
-    columns=[f"{shift}\nfrom {start:.1%}" for shift, start in starts.items()],
-    title=f"{title}: gain over source-only, points",
-  )
-  caption = (
-    "Gain over source-only in points of target accuracy, mean over seeds, bold "
-    "where it is clear. Below each shift is the accuracy of source-only."
-  )
-  return {"gains.png": caption}
-
-
-def draw_data(job: Any, problems: dict[Any, Any]) -> dict[str, str]:
-  """Saves the figure of the data; returns its caption."""
-  samples(
-    job.run.path / "data.png",
-    {
-      shift: (
-        (x.train.source, x.train.labels),
-        (x.train.target, x.target_labels),
-      )
-      for shift, x in problems.items()
-    },
-    {shift: fit(source_only(x.train)) for shift, x in problems.items()},
-    title="Four shifts and the decisions of source-only"
-    if len(problems) == len(SHIFTS)
-    else "How the domains differ, and the decisions of source-only",
-  )
-  caption = (
-    "Training points of the first seed. The shade is the class that "
-    "source-only, trained on the upper row, predicts."
-  )
-  return {"data.png": caption}

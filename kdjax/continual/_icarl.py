@@ -7,10 +7,13 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import compute_dtype
+from kdjax.ops import is_symbolic
 from kdjax.ops import mask_unknown_labels
 from kdjax.ops import masked_rows
 from kdjax.ops import unit_vectors
 from kdjax.ops import validate
+
+_Carry = tuple[Array, Array]
 
 
 @validate
@@ -120,17 +123,18 @@ def herding(
     `iCaRL <https://arxiv.org/abs/1611.07725>`_, 2017, algorithm 4.
   """
   check_integer("herding: size", size, 1)
-  if size > embeddings.shape[0]:
+  rows = embeddings.shape[0]
+  if not is_symbolic(rows) and size > rows:
     raise ValueError(
       f"herding: size is {size}; expected at most the number of examples, "
-      f"{embeddings.shape[0]}."
+      f"{rows}."
     )
   rows, mask = masked_rows(jax.lax.stop_gradient(embeddings), where)
   rows = unit_vectors(rows)
   mean = jnp.sum(rows, 0) / jnp.maximum(jnp.sum(mask), 1)
   squares = jnp.sum(jnp.square(rows), 1)
 
-  def choose(carry: tuple[Array, Array], _: None) -> tuple[object, Array]:
+  def choose(carry: _Carry, _: None) -> tuple[_Carry, Array]:
     rest, free = carry  # k mu minus the sum of those chosen before
     products = jnp.matmul(rows, rest, precision="highest")
     score = jnp.where(free, products - squares / 2, -jnp.inf)

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import validate
 
 
+@exportable
 class ContinualMetrics(NamedTuple):
   """Metrics of a sequence of tasks.
 

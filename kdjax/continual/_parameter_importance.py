@@ -11,8 +11,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
+from kdjax.ops import vary_like
 
 
 def ewc_penalty(
@@ -115,8 +117,13 @@ def ewc_fisher(
       f"ewc_fisher: where has shape {mask.shape}; expected ({batch},), one "
       "value an example."
     )
-  params = jax.lax.stop_gradient(_arrays(params))
   examples = _arrays(examples)
+  # Each device squares the gradients of its own examples: `jax.shard_map` would
+  # sum the gradient by parameters that all devices share.
+  rows = [mask, *jax.tree.leaves(examples)]
+  params = jax.tree.map(
+    lambda x: vary_like(jax.lax.stop_gradient(x), *rows), _arrays(params)
+  )
 
   def add(total: Any, row: tuple[Any, Array]) -> tuple[Any, None]:
     example, used = row
@@ -130,8 +137,6 @@ def ewc_fisher(
     return jax.tree.map(leaf, total, gradient), None
 
   zeros = jax.tree.map(jnp.zeros_like, params)
-  if axis_name is not None:
-    zeros = jax.tree.map(lambda z: z * mask[0].astype(z.dtype), zeros)
   total, _ = jax.lax.scan(add, zeros, (examples, mask))
   total, count = sum_over_devices((total, jnp.sum(mask)), axis_name)
   return jax.tree.map(
@@ -140,6 +145,7 @@ def ewc_fisher(
   )
 
 
+@exportable
 class SynapticIntelligence(NamedTuple):
   """State of synaptic intelligence (SI); each field is like the parameters.
 

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from kdjax.ops import check_integer
-from kdjax.ops import gather_batch
+from kdjax.ops import exportable
+from kdjax.ops import gather_replicated
 from kdjax.ops import validate
 
 
+@exportable
 class Reservoir(NamedTuple):
   """A buffer that holds a uniform sample of all examples seen.
 
@@ -128,7 +130,7 @@ def reservoir_update(
       "an example."
     )
   examples, mask = jax.tree.map(
-    lambda x: gather_batch(jnp.asarray(x), axis_name), (examples, mask)
+    lambda x: gather_replicated(jnp.asarray(x), axis_name), (examples, mask)
   )
   size = _rows(name, state.examples)
   number = state.seen + jnp.cumsum(mask, dtype=jnp.int32) - 1

@@ -1,5 +1,7 @@
 """Contrastive losses of pairs: CLIP, CLIP-KD and affinity mimicking."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -426,7 +428,7 @@ def _matching(
 
 
 def _relations(
-  divergence: object,
+  divergence: Callable[..., Array],
   student: tuple[Array, Array],
   teacher: tuple[Array, Array],
   scales: tuple[ArrayLike, ArrayLike],

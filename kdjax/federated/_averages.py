@@ -1,6 +1,7 @@
 """Averages over clients: of parameters, predictions and prototypes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def federated_average(
       "[clients]."
     )
 
-  def average(path: object, leaf: ArrayLike) -> Array:
+  def average(path: tuple[Any, ...], leaf: ArrayLike) -> Array:
     x = jnp.asarray(leaf)
     name = f"federated_average: params{jax.tree_util.keystr(path)}"
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -71,7 +72,7 @@ def federated_average(
     wide = x.astype(compute_dtype(x))
     share = jnp.expand_dims(shares, range(1, x.ndim)).astype(wide.dtype)
     # A weight of 0 times NaN is 0: a client that was lost sends anything.
-    total = jnp.sum(share * jnp.where(share > 0, wide, 0.0), 0)
+    total = jnp.sum(share * jnp.where(share == 0, 0.0, wide), 0)
     return sum_over_devices(total, axis_name).astype(x.dtype)
 
   return jax.tree_util.tree_map_with_path(average, params)
@@ -134,15 +135,15 @@ def consensus_logits(
   shares = jnp.expand_dims(shares, range(shares.ndim, 3))
   if average == "logits":
     # A weight of 0 times -inf or NaN is 0.
-    used = jnp.where(shares > 0, logits, 0.0)
+    used = jnp.where(shares == 0, 0.0, logits)
     return sum_over_devices(jnp.sum(shares * used, 0), axis_name)
-  log_p = log_softened_softmax(jnp.where(shares > 0, logits, 0.0))
+  log_p = log_softened_softmax(jnp.where(shares == 0, 0.0, logits))
   if axis_name is not None:
     total = jax.lax.psum(jnp.sum(shares * jnp.exp(log_p), 0), axis_name)
-    positive = total > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, total, 1)), -jnp.inf)
-  log_w = jnp.log(jnp.where(shares > 0, shares, 1.0))
-  terms = jnp.where(shares > 0, log_w + log_p, -jnp.inf)
+    zero = total == 0
+    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, total)))
+  log_w = jnp.log(jnp.where(shares == 0, 1.0, shares))
+  terms = jnp.where(shares == 0, -jnp.inf, log_w + log_p)
   masked = jnp.max(terms, 0) == -jnp.inf
   terms = jnp.where(masked[None], 0.0, terms)
   return jnp.where(masked, -jnp.inf, jax.nn.logsumexp(terms, 0))
@@ -257,4 +258,5 @@ def _shares(
     raise ValueError(f"{function}: weights is a scalar; expected [clients].")
   total = sum_over_devices(jnp.sum(values, 0, keepdims=True), axis_name)
   count = sum_over_devices(jnp.asarray(values.shape[0], dtype), axis_name)
-  return jnp.where(total > 0, values / nonzero_divisor(total), 1 / count)
+  # NaN is not 0: it must reach the caller.
+  return jnp.where(total == 0, 1 / count, values / nonzero_divisor(total))

@@ -56,7 +56,7 @@ def fedgen_generator_loss(
   fixed = jax.lax.stop_gradient(weights.astype(compute_dtype(weights)))
   inside = (labels >= 0) & (labels < weights.shape[1])
   shares = fixed[:, jnp.where(inside, labels, 0)]
-  return jnp.sum(shares * jnp.where(shares > 0, values, 0.0), 0)
+  return jnp.sum(shares * jnp.where(shares == 0, 0.0, values), 0)
 
 
 @validate

@@ -12,11 +12,13 @@ from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import gather_replicated
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
 
 
+@exportable
 class KeyQueue(NamedTuple):
   """Key queues of Bi-Tuning, one for each class.
 

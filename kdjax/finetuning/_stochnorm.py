@@ -11,11 +11,13 @@ from kdjax.ops import as_fraction
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import masked_rows
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
 
+@exportable
 class StochNorm(NamedTuple):
   """The result of `stochnorm`.
 

@@ -33,6 +33,7 @@ from kdjax.ops import RowStatistics
 from kdjax.ops import as_fraction
 from kdjax.ops import at_least
 from kdjax.ops import check_choice
+from kdjax.ops import exportable
 from kdjax.ops import jensen_shannon_terms
 from kdjax.ops import kl_terms
 from kdjax.ops import nonzero_divisor
@@ -43,6 +44,7 @@ from kdjax.ops import vary_like
 from kdjax.ops import weighted_expm1
 
 
+@exportable
 class Divergence(NamedTuple):
   r"""A row divergence by name, with its share of the mixture.
 

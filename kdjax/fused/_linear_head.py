@@ -8,8 +8,10 @@ from jaxtyping import Array
 
 from kdjax.fused._row_chunks import weigh
 from kdjax.ops import check_positive
+from kdjax.ops import exportable
 
 
+@exportable
 class Head(NamedTuple):
   r"""Head of a language model: weight, bias, scale and softcap.
 

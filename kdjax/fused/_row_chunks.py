@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer
+from kdjax.ops import is_symbolic
 from kdjax.ops import vary_like
 
 IMPLEMENTATIONS = ("xla", "chunked")
@@ -52,6 +53,14 @@ def choose_chunk(
     )
   if implementation is not None:
     check_choice("implementation", implementation, IMPLEMENTATIONS)
+  if is_symbolic(rows):
+    if chunk_size is not None or implementation == "chunked":
+      raise ValueError(
+        f"{function}: the number of rows is symbolic, {rows}, so it cannot be "
+        "divided into chunks; expected chunk_size=None and implementation None "
+        "or 'xla'."
+      )
+    return rows
   if chunk_size is not None:
     check_integer("chunk_size", chunk_size, 1)
     if implementation == "xla":

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Integer
 
 from kdjax.ops import check_integer
 from kdjax.ops import check_range
+from kdjax.ops import exportable
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import softened_softmax
 from kdjax.ops import validate
@@ -53,6 +54,7 @@ def known_log_probs(
   return log_softened_softmax(logits)[..., :-1]
 
 
+@exportable
 class SampledTeacher(NamedTuple):
   """The sampled classes of each token, from `sample_teacher`.
 

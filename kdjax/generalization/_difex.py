@@ -10,6 +10,7 @@ from kdjax.generalization._coral import coral
 from kdjax.ops import at_least
 from kdjax.ops import check_choice
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import masked_mean
 from kdjax.ops import masked_rows
 from kdjax.ops import safe_abs
@@ -59,6 +60,7 @@ def fourier_phase(
   return jnp.where(zero, 0.0, angle)
 
 
+@exportable
 class Difex(NamedTuple):
   """The terms of `difex_loss`, each to be multiplied by its own weight.
 

@@ -10,9 +10,11 @@ from jaxtyping import Array, Float
 
 from kdjax.generalization._inner_step import inner_step
 from kdjax.ops import check_positive
+from kdjax.ops import exportable
 from kdjax.ops import validate
 
 
+@exportable
 class Fish(NamedTuple):
   """The result of `fish`.
 

@@ -11,12 +11,14 @@ from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import check_range
+from kdjax.ops import exportable
 from kdjax.ops import masked_rows
 from kdjax.ops import softened_softmax
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
 
+@exportable
 class FishrState(NamedTuple):
   """Moving averages of the variances of the gradients.
 
@@ -32,6 +34,7 @@ class FishrState(NamedTuple):
   bias: Float[Array, "domains classes"] | None
 
 
+@exportable
 class Fishr(NamedTuple):
   """The result of `fishr_penalty`.
 

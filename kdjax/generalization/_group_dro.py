@@ -9,10 +9,12 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import masked_rows
 from kdjax.ops import validate
 
 
+@exportable
 class GroupDRO(NamedTuple):
   """The result of `group_dro`.
 

@@ -16,9 +16,11 @@ from kdjax.ops import check_choice
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
 from kdjax.ops import cross_entropy
+from kdjax.ops import exportable
 from kdjax.ops import validate
 
 
+@exportable
 class Mixed(NamedTuple):
   """Mixed examples and the arguments of `mixed_loss`.
 

@@ -9,11 +9,13 @@ from jaxtyping import Array, Bool, Float, Integer
 from kdjax.metrics._predictions import accuracy
 from kdjax.ops import check_integer
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import largest
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
 
+@exportable
 class ReliabilityCurve(NamedTuple):
   """The values of a reliability diagram, one a bin.
 

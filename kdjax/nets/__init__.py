@@ -1,16 +1,23 @@
 """Teacher and student networks in Flax NNX.
 
-Every network maps images `[batch, height, width, channels]` to `Outputs`:
-logits, features from shallow to deep, the embedding and further arrays for
-methods that need them. `load_torch` loads published PyTorch weights into a
-network. `kdjax.nets.layers` contains the layers of all networks.
+Every network maps images `[batch, height, width, channels]`, or tokens `[batch,
+length]`, to `Outputs`: logits, features from shallow to deep, the embedding and
+further arrays for methods that need them. `load_torch` loads published PyTorch
+weights of image networks, `from_pretrained` a folder of `transformers`.
+`kdjax.nets.layers` contains the layers of all networks.
 """
 
 from kdjax.nets._batch_axis import is_of_batch
 from kdjax.nets._batch_axis import set_batch_axis
 from kdjax.nets._convnet import ConvNet
 from kdjax.nets._convolution import convolve
+from kdjax.nets._copy_paste import copy_paste
 from kdjax.nets._create import create
+from kdjax.nets._decoder import Decoder
+from kdjax.nets._decoder import DecoderConfig
+from kdjax.nets._decoder import KVCache
+from kdjax.nets._generation import Generated
+from kdjax.nets._generation import generate
 from kdjax.nets._imagenet_resnet import ImageNetResNet
 from kdjax.nets._mlp import MLP
 from kdjax.nets._mobilenet import MobileNetV2
@@ -19,10 +26,17 @@ from kdjax.nets._normalization import DomainBatchNorm
 from kdjax.nets._normalization import domain_batch_norms
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._pooling import max_pool
+from kdjax.nets._pretrained import from_pretrained
+from kdjax.nets._pretrained import load_tokenizer
+from kdjax.nets._pretrained import save_pretrained
 from kdjax.nets._resnet import ResNet
 from kdjax.nets._resnet import WideResNet
+from kdjax.nets._sharding import SHARDING_RULES
+from kdjax.nets._sharding import shard_parameters
 from kdjax.nets._shufflenet import ShuffleNetV1
 from kdjax.nets._shufflenet import ShuffleNetV2
+from kdjax.nets._text_encoder import TextEncoder
+from kdjax.nets._text_encoder import TextEncoderConfig
 from kdjax.nets._torch_weights import load_torch
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
@@ -30,22 +44,35 @@ from kdjax.nets._vit import ViT
 __all__ = (
   "IBN",
   "MLP",
+  "SHARDING_RULES",
   "VGG",
   "ConvNet",
+  "Decoder",
+  "DecoderConfig",
   "DomainBatchNorm",
+  "Generated",
   "ImageNetResNet",
+  "KVCache",
   "MobileNetV2",
   "Outputs",
   "ResNet",
   "ShuffleNetV1",
   "ShuffleNetV2",
+  "TextEncoder",
+  "TextEncoderConfig",
   "ViT",
   "WideResNet",
   "convolve",
+  "copy_paste",
   "create",
   "domain_batch_norms",
+  "from_pretrained",
+  "generate",
   "is_of_batch",
+  "load_tokenizer",
   "load_torch",
   "max_pool",
+  "save_pretrained",
   "set_batch_axis",
+  "shard_parameters",
 )

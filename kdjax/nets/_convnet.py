@@ -103,7 +103,7 @@ class ConvNet(nnx.Module):
       features.append(x)
       preactivations.append(before)
       x = max_pool(x, (2, 2), (2, 2))
-    x = self.dropout(nnx.relu(self.hidden(x.reshape(len(x), -1))))
+    x = self.dropout(nnx.relu(self.hidden(x.reshape(x.shape[0], -1))))
     embedding = x.astype(layers.at_least_float32(x.dtype))
     return assemble(
       self.head, embedding, features, preactivations=preactivations

@@ -74,7 +74,7 @@ class MLP(nnx.Module):
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
     layers.check_inputs(inputs, self.input_shape)
-    x = inputs.reshape(len(inputs), -1)
+    x = inputs.reshape(inputs.shape[0], -1)
     features, preactivations = [], []
     for layer in self.layers:
       before, x = layers.activate([layer], x)

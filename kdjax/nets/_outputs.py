@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax.ops import exportable
 
+
+@exportable
 class Outputs(NamedTuple):
-  """The outputs of a network for a batch of images.
+  """The outputs of a network for a batch of images or texts.
 
   A loss selects features by name. JAX sorts the keys of a dict at every jit,
   vmap and grad, so the sorted names must be in the order from shallow to deep.
@@ -17,12 +20,14 @@ class Outputs(NamedTuple):
   more than ten features.
 
   Attributes:
-    logits: `[batch, classes]`.
+    logits: `[batch, classes]`, or `[batch, length, vocab]` of a language
+      model.
     features: the activations from shallow to deep: `[batch, height, width,
       channels]`, `[batch, units]` for an MLP or `[batch, tokens, width]` for a
       transformer.
-    embedding: `[batch, dims]`, the input of the classifier; None if the network
-      does not return it.
+    embedding: `[batch, dims]`, the input of the classifier, or `[batch, length,
+      width]`, that of a language model's head; None if the network does not
+      return it.
     preactivations: the features before their activation, by the same names, or
       None.
     normalizations: the mean and the standard deviation of each pre-activation,
@@ -36,6 +41,14 @@ class Outputs(NamedTuple):
       heads, or None.
     params: the parameters of the network, for methods that compare them, or
       None.
+    scores: the attention scores before mask and softmax, by the names of
+      `attention`, or None.
+    queries: the queries of each layer, `[batch, heads, tokens, head_width]`, or
+      None.
+    keys: the keys of each layer, of as many heads as the layer has for keys, or
+      None.
+    values: the values of each layer, as the keys, or None.
+    cache: the keys and values to continue a text with, or None.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -57,6 +70,11 @@ class Outputs(NamedTuple):
   classifier: tuple[Array, Array] | None = None
   heads: dict[str, "Outputs"] | None = None
   params: Any = None
+  scores: dict[str, Array] | None = None
+  queries: dict[str, Array] | None = None
+  keys: dict[str, Array] | None = None
+  values: dict[str, Array] | None = None
+  cache: Any = None
 
 
 def assemble(
@@ -69,7 +87,7 @@ def assemble(
   attention: Sequence[Array] = (),
 ) -> Outputs:
   """Applies the head and names the features; the stem has no norm."""
-  named = functools.partial(_named, len(features))
+  named = functools.partial(name_layers, len(features))
   return Outputs(
     logits=head(embedding),
     features=named(features),
@@ -84,7 +102,7 @@ def assemble(
   )
 
 
-def _named(count: int, values: Sequence[Any]) -> dict[str, Any]:
+def name_layers(count: int, values: Sequence[Any]) -> dict[str, Any]:
   """Names the last of `count` values so that sorted names are in order."""
   width = len(str(count - 1))
   first = count - len(values)

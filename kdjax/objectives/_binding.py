@@ -33,7 +33,7 @@ def _field(name: str) -> Callable[[str, Outputs], Any]:
   return lambda role, outputs: field_of(role, outputs, name)
 
 
-# What may follow a role's name in the name of an argument.
+# The fields that may follow a role's name in the name of an argument.
 FIELDS: dict[str, Callable[[str, Outputs], Any]] = {
   "logits": _field("logits"),
   "probabilities": _probabilities,
@@ -47,6 +47,10 @@ FIELDS: dict[str, Callable[[str, Outputs], Any]] = {
   "classifier": _field("classifier"),
   "heads": _field("heads"),
   "params": _field("params"),
+  "scores": _field("scores"),
+  "queries": _field("queries"),
+  "keys": _field("keys"),
+  "values": _field("values"),
 }
 
 
@@ -226,7 +230,7 @@ def name_of(function: Any) -> str:
   return name.split(".<locals>.")[place]
 
 
-# What a role that is missing asks of the caller.
+# The remedy if a role is missing, for errors.
 _MISSING = {
   "teacher": "a teacher: give the learner one",
   "past": "a past network: give the learner one",

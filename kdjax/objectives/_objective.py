@@ -1,4 +1,4 @@
-"""Objectives: what is minimized, as a pair of pure functions.
+"""Objectives: the functions that training minimizes, as pure pairs.
 
 Parameters (a projector) and state (a memory bank, a step counter, the
 hyper-parameters) are explicit pytrees, so that they are checkpointed, sharded
@@ -216,7 +216,7 @@ def _is_option(value: Any) -> bool:
 def _check_hyperparameters(
   loss: Callable[..., Any], parameters: Any, given: Mapping[str, Any]
 ) -> None:
-  """Raises ValueError unless the loss takes these and needs no others."""
+  """Raises ValueError unless the loss takes the given values and no others."""
   kinds = {p.kind for p in parameters.values()}
   name = name_of(loss)
   known = [

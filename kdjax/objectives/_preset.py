@@ -54,8 +54,9 @@ class Preset(NamedTuple):
       0 at nothing.
     networks: the networks it reads beside the student: "teacher", "past",
       "average" (the student's own average), "source" (the student as trained
-      on the source, which is the teacher), or the name of one that is trained
-      too.
+      on the source, which is the teacher), several of a kind ("peer_0",
+      "teacher_1", "stale_0", "teacher_image"), or the name of one that is
+      trained too.
     domains: the parts of a batch that it reads, such as ("source", "target").
     views: the other views of each example that it reads, by name.
     start: the stage whose weights the student starts with: "" for none,

@@ -18,8 +18,12 @@ from kdjax.objectives._objective import combine
 from kdjax.objectives._objective import stateless
 from kdjax.objectives._preset import Preset
 from kdjax.objectives.adaptation import _presets as adaptation_presets
+from kdjax.objectives.collaboration import _presets as collaboration_presets
+from kdjax.objectives.continual import _presets as continual_presets
+from kdjax.objectives.cross_modal import _presets as cross_modal_presets
 from kdjax.objectives.distillation import _presets as distillation_presets
 from kdjax.objectives.distillation._published_pairs import of_pair
+from kdjax.objectives.federated import _presets as federated_presets
 from kdjax.objectives.finetuning import _presets as finetuning_presets
 from kdjax.objectives.generalization import _presets as generalization_presets
 from kdjax.ops import cross_entropy
@@ -40,6 +44,10 @@ PRESETS: dict[str, Preset] = _union(
   adaptation_presets.PRESETS,
   generalization_presets.PRESETS,
   finetuning_presets.PRESETS,
+  continual_presets.PRESETS,
+  collaboration_presets.PRESETS,
+  federated_presets.PRESETS,
+  cross_modal_presets.PRESETS,
 )
 """Every method of every area by its name, as rows of `Preset`.
 
@@ -71,13 +79,15 @@ def preset(
     weight: of the method, instead of the published one; it may be traced. Of
       a method that includes its task it is the weight beside that task.
     **options: hyper-parameters of the method instead of the published ones,
-      and what it needs to know of the run, as far as it does: `num_examples`
-      (for memory banks), `labels` `[num_examples]` (CRD draws its negatives
-      from other classes), `steps_per_epoch` (warm-ups and curricula), `steps`
-      of the whole training (ramps of adversaries), `num_classes`, `hidden`
-      (units of the hidden layers of the perceptrons that a method adds),
-      `relationship` (of classes, Co-Tuning), `attention` (to channels, DELTA).
-      What a method of the table needs may be given to every method.
+      and the facts of the run that it needs: `num_examples` (for memory banks),
+      `labels` `[num_examples]` (CRD draws its negatives from other classes),
+      `steps_per_epoch` (warm-ups and curricula), `steps` of the whole training
+      (ramps of adversaries), `num_classes`, `hidden` (units of the hidden
+      layers of the perceptrons that a method adds), `relationship` (of classes,
+      Co-Tuning), `attention` (to channels, DELTA), `past_classes` (of earlier
+      tasks), `importance` (of parameters, EWC and SI), `prototypes` (FedProto),
+      `class_centers` (ReFilled), `teacher_classes` (amalgamation). Every method
+      takes all facts of the run, and ignores those that it does not need.
 
   Returns:
     An objective with the metrics `"loss"`, `"ce/loss"`, `"kd/loss"` and
@@ -131,7 +141,7 @@ def preset(
   return combine(parts)
 
 
-# What a method may need to know of the run, and how an error says so.
+# The facts of a run that a method may need, and the reason for errors.
 RUN_OPTIONS = {
   "num_examples": "keeps a row for each example",
   "num_classes": "keeps a row for each class",
@@ -141,6 +151,11 @@ RUN_OPTIONS = {
   "hidden": "",
   "relationship": "relates the classes of both tasks",
   "attention": "weighs channels",
+  "past_classes": "",
+  "importance": "",
+  "prototypes": "compares embeddings with prototypes of classes",
+  "class_centers": "compares embeddings with centers of classes",
+  "teacher_classes": "has teachers of different classes",
 }
 _SUPERVISED = ("logits", "labels")
 

@@ -47,6 +47,8 @@ from kdjax.ops._eigh import descending_eigh
 from kdjax.ops._eigh import fix_signs
 from kdjax.ops._eigh import matrix_square_root
 from kdjax.ops._eigh import positive_definite_inverse
+from kdjax.ops._export import exportable
+from kdjax.ops._export import is_symbolic
 from kdjax.ops._gradients import reverse_gradient
 from kdjax.ops._gradients import with_gradient_of
 from kdjax.ops._linear_probe import best_threshold
@@ -131,6 +133,7 @@ __all__ = (
   "debug_checks",
   "descending_eigh",
   "entropic_transport_cost",
+  "exportable",
   "fix_signs",
   "forward_kl",
   "gather_batch",
@@ -141,6 +144,7 @@ __all__ = (
   "gaussian_rate",
   "get_entry",
   "in_chunks",
+  "is_symbolic",
   "jensen_shannon",
   "jensen_shannon_terms",
   "keep_nan",

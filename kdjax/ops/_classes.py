@@ -9,6 +9,7 @@ from kdjax.ops._collectives import sum_over_devices
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._masked_rows import masked_rows
 from kdjax.ops._validation import check_integer
+from kdjax.ops._validation import validate
 
 
 def class_count(
@@ -53,6 +54,7 @@ def class_one_hot(
   return jax.nn.one_hot(labels, classes, dtype=mask.dtype) * mask[:, None]
 
 
+@validate
 def class_sums(
   function: str,
   rows: Float[Array, "batch dims"],

@@ -2,14 +2,19 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Integer
 
 from kdjax.ops._debug_checks import debug_check
 from kdjax.ops._softmax import compute_dtype
 from kdjax.ops._softmax import log_softened_softmax
+from kdjax.ops._validation import validate
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
+@validate
+def cross_entropy(
+  logits: Float[Array, "*batch classes"],
+  labels: Integer[Array, "*batch"] | Float[Array, "*batch classes"],
+) -> Float[Array, "*batch"]:
   """Returns H(labels, softmax(logits)) for each row, in nats.
 
   Args:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax.ops._validation import validate
+
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
-@jax.custom_jvp
+@validate
 def descending_eigh(
   matrix: Float[Array, "n n"],
 ) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
@@ -25,16 +27,21 @@ def descending_eigh(
   Returns:
     Eigenvalues `[n]` and eigenvectors `[n, n]`.
   """
+  return _descending_eigh(matrix)
+
+
+@jax.custom_jvp
+def _descending_eigh(matrix: Array) -> tuple[Array, Array]:
   values, vectors = jnp.linalg.eigh(_symmetric(matrix))
   return values[::-1], fix_signs(vectors[:, ::-1])
 
 
-@descending_eigh.defjvp
+@_descending_eigh.defjvp
 def _descending_eigh_jvp(
   primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
   (matrix,), (change,) = primals, tangents
-  values, vectors = descending_eigh(matrix)
+  values, vectors = _descending_eigh(matrix)
   moved = _product(vectors.T, _product(_symmetric(change), vectors))
   gaps = values[None] - values[:, None]
   apart = jnp.abs(gaps) > _rounding_error(values)
@@ -45,7 +52,7 @@ def _descending_eigh_jvp(
   )
 
 
-@jax.custom_jvp
+@validate
 def matrix_square_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
   """Returns the square root of a positive semidefinite matrix.
 
@@ -58,16 +65,21 @@ def matrix_square_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
   Returns:
     `[n, n]`.
   """
-  values, vectors = descending_eigh(matrix)
+  return _square_root(matrix)
+
+
+@jax.custom_jvp
+def _square_root(matrix: Array) -> Array:
+  values, vectors = _descending_eigh(matrix)
   return _product(vectors * _roots(values)[None], vectors.T)
 
 
-@matrix_square_root.defjvp
+@_square_root.defjvp
 def _square_root_jvp(
   primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
   (matrix,), (change,) = primals, tangents
-  values, vectors = descending_eigh(matrix)
+  values, vectors = _descending_eigh(matrix)
   roots = _roots(values)
   moved = _product(vectors.T, _product(_symmetric(change), vectors))
   sums = roots[:, None] + roots[None]
@@ -77,6 +89,7 @@ def _square_root_jvp(
   return root, _product(vectors, _product(moved, vectors.T))
 
 
+@validate
 def positive_definite_inverse(
   matrix: Float[Array, "n n"],
 ) -> Float[Array, "n n"]:

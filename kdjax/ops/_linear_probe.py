@@ -12,6 +12,9 @@ from jax.scipy.linalg import cho_solve
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops._export import is_symbolic
+from kdjax.ops._validation import validate
+
 # 5 to 25 steps suffice for ridges down to 1e-4. Separable rows need one step
 # for each unit of their margin, which grows as the ridge falls: 80 at 1e-6.
 _MAX_STEPS = 1000
@@ -55,6 +58,7 @@ def standardize_domains(
   return rows / jnp.sqrt(jnp.where(variance > 0, variance, 1.0))[None]
 
 
+@validate
 @jax.default_matmul_precision("highest")
 def linear_probe_scores(
   features: Float[Array, "rows dims"],
@@ -77,7 +81,7 @@ def linear_probe_scores(
     `[folds, rows]`; a positive score predicts the source.
   """
   rows, dims = features.shape
-  if dims > rows:
+  if not is_symbolic(rows) and dims > rows:
     # The penalty is invariant to rotations: n coordinates represent n rows.
     features = jnp.linalg.qr(features.T, mode="r").T
   features = jnp.append(features, jnp.ones_like(features[:, :1]), axis=1)
@@ -157,6 +161,7 @@ def _fit(
   return jax.lax.while_loop(keep_going, newton, start)[0]
 
 
+@validate
 def best_threshold(
   scores: Float[Array, " rows"],
   is_source: Bool[Array, " rows"],

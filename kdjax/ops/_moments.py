@@ -5,8 +5,10 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.ops._collectives import sum_over_devices
 from kdjax.ops._masked_rows import masked_rows
+from kdjax.ops._validation import validate
 
 
+@validate
 def mean_and_covariance(
   rows: Float[Array, "batch dims"],
   where: Bool[Array, " batch"] | None,

@@ -1,12 +1,17 @@
 """Evaluation of a function of rows in chunks."""
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+from kdjax.ops._explicit_axes import explicit_mesh
+from kdjax.ops._explicit_axes import in_auto_axes
+from kdjax.ops._export import is_symbolic
 from kdjax.ops._validation import check_integer
 
 Tree = TypeVar("Tree")
@@ -29,10 +34,15 @@ def in_chunks(
   Returns:
     The values of all rows.
   """
-  size = jax.tree.leaves(rows)[0].shape[0]
+  first = jax.tree.leaves(rows)[0]
+  if (mesh := explicit_mesh(rows)) is not None:
+    specs = PartitionSpec(*jax.typeof(first).sharding.spec[:1])
+    chunked = functools.partial(in_chunks, function, chunk_size=chunk_size)
+    return in_auto_axes(chunked, (rows,), {}, mesh, specs)
+  size = first.shape[0]
   if chunk_size is not None:
     check_integer("chunk_size", chunk_size, 1)
-  if chunk_size is None or chunk_size >= size:
+  if chunk_size is None or (not is_symbolic(size) and chunk_size >= size):
     return function(rows)
   # Fill the last chunk with rows of the sample: rows of zeros could move the
   # mean of the chunk, from which distances are computed, far away.

@@ -4,13 +4,18 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
+
+from kdjax.ops._validation import validate
 
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
-@jax.custom_jvp
-def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
+@validate
+def svd(
+  matrix: Float[Array, "m n"],
+) -> tuple[Float[Array, "m k"], Float[Array, " k"], Float[Array, "n k"]]:
   """Returns u `[m, k]`, k singular values in descending order, and v `[n, k]`.
 
   Singular vectors of equal singular values are not differentiable within their
@@ -24,16 +29,21 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
   Returns:
     u, the singular values and v.
   """
+  return _svd(matrix)
+
+
+@jax.custom_jvp
+def _svd(matrix: Array) -> tuple[Array, Array, Array]:
   left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
   return left, values, right.T
 
 
-@svd.defjvp
+@_svd.defjvp
 def _svd_jvp(
   primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
   (matrix,), (change,) = primals, tangents
-  u, s, v = svd(matrix)
+  u, s, v = _svd(matrix)
   used = nonzero_singular_values(matrix, s)
   moved = _product(_product(u.T, change), v)
   gaps = (s[None] - s[:, None]) * (s[None] + s[:, None])
@@ -70,5 +80,5 @@ def nonzero_singular_values(
   return ~(values <= _tolerance(matrix) * values[:1])
 
 
-def _tolerance(matrix: Array) -> float:
-  return float(max(matrix.shape) * jnp.finfo(matrix.dtype).eps)
+def _tolerance(matrix: Array) -> ArrayLike:
+  return max(matrix.shape) * float(jnp.finfo(matrix.dtype).eps)

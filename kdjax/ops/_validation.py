@@ -17,6 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.ops._debug_checks import debug_check
+from kdjax.ops._explicit_axes import axes_of_dims
+from kdjax.ops._explicit_axes import explicit_mesh
+from kdjax.ops._explicit_axes import in_auto_axes
+from kdjax.ops._explicit_axes import specs_of_result
+from kdjax.ops._export import is_symbolic
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,6 +32,9 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
 
   NumPy arrays and Python numbers become JAX arrays. Dimensions of the same name
   must be equal in all arguments. An argument must fit one member of a union.
+  Arguments that are sharded over Explicit axes of a mesh are computed with by
+  `jax.sharding.auto_axes`; the result is sharded over the same axes, where
+  dimensions have the same names.
 
   Args:
     function: a function whose array parameters have jaxtyping annotations.
@@ -73,9 +81,30 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
         _match(name, value, options, sizes, owners)
       except (TypeError, ValueError) as error:
         raise type(error)(f"{name_of_function}: {error}") from None
-    return function(*bound.args, **bound.kwargs)
+    mesh = explicit_mesh((bound.args, bound.kwargs))
+    if mesh is None:
+      return function(*bound.args, **bound.kwargs)
+    axes_of = axes_of_dims(_dims(bound.arguments, specs), bound.arguments)
+    result = specs_of_result(signature.return_annotation, axes_of)
+    return in_auto_axes(function, bound.args, bound.kwargs, mesh, result)
 
   return wrapped
+
+
+def _dims(
+  arguments: Mapping[str, Any], specs: Mapping[str, tuple[Any, ...]]
+) -> dict[str, str]:
+  """Returns the dimensions of each array, by the annotation that it fits."""
+  return {
+    name: next(
+      option.dim_str
+      for option in options
+      if _has_dtype(arguments[name], option)
+      and _bind(option.dim_str, arguments[name].shape, {}) is not None
+    )
+    for name, options in specs.items()
+    if arguments.get(name) is not None
+  }
 
 
 def call_signature(signature: inspect.Signature) -> str:
@@ -154,6 +183,8 @@ def check_integer(name: str, value: Any, low: int) -> None:
   Returns:
     None.
   """
+  if is_symbolic(value):
+    return
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
     raise TypeError(f"{name} is {value!r}; expected an integer.")
   if value < low:
@@ -326,7 +357,7 @@ def _has_dtype(value: jax.Array, annotation: Any) -> bool:
 
 
 def _bind(
-  dims: str, shape: tuple[int, ...], sizes: dict[str, Any]
+  dims: str, shape: tuple[Any, ...], sizes: dict[str, Any]
 ) -> dict[str, Any] | None:
   """Returns the sizes with which `dims` fits `shape`, else None."""
   tokens = dims.split()

@@ -13,9 +13,11 @@ from kdjax.ops import check_integer
 from kdjax.ops import check_labels
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import validate
 
 
+@exportable
 class TrAdaBoost(NamedTuple):
   """Result of `tradaboost`.
 
@@ -34,6 +36,7 @@ class TrAdaBoost(NamedTuple):
   target_errors: Float[Array, " rounds"]
 
 
+@exportable
 class TrAdaBoostState(NamedTuple):
   """Weights of TrAdaBoost after a round.
 

@@ -12,6 +12,7 @@ from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import validate
 from kdjax.reweighting._tradaboost import boosting_rounds
 from kdjax.reweighting._tradaboost import last_half
@@ -25,6 +26,7 @@ Learner = Callable[[Array, Array, Array, Array], Array]
 _NUM_BISECTIONS = 60
 
 
+@exportable
 class TrAdaBoostR2(NamedTuple):
   """Result of `tradaboost_r2`.
 
@@ -43,6 +45,7 @@ class TrAdaBoostR2(NamedTuple):
   target_errors: Float[Array, " rounds"]
 
 
+@exportable
 class TwoStageTrAdaBoostR2(NamedTuple):
   """Result of `two_stage_tradaboost_r2`.
 

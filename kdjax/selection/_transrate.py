@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.ops import as_number
 from kdjax.ops import check_choice
 from kdjax.ops import check_positive
+from kdjax.ops import is_symbolic
 from kdjax.ops import mean_over_devices
 from kdjax.ops import nonzero_divisor
 from kdjax.ops import validate
@@ -100,11 +101,12 @@ def _coding_rate(
   rows: Float[Array, "batch dims"], count: Array, epsilon: Array
 ) -> Float[Array, ""]:
   """Returns half the log-determinant, from the smaller Gram matrix."""
-  x = rows if rows.shape[1] <= rows.shape[0] else rows.T
+  batch, dims = rows.shape
+  x = rows if is_symbolic(batch) or dims <= batch else rows.T
   fixed = jax.lax.stop_gradient(x)
   gram = jnp.matmul(fixed.T, fixed, precision="highest")
   spectrum, vectors = jnp.linalg.eigh(gram)
-  floor = spectrum[-1:] * jnp.finfo(x.dtype).eps * max(x.shape)
+  floor = spectrum[-1:] * jnp.finfo(x.dtype).eps * jax.core.max_dim(*x.shape)
   spectrum = jnp.where(spectrum <= floor, 0.0, spectrum)
   rate = jax.lax.stop_gradient(1 / (count * epsilon))
   slopes = rate / (1 + rate * spectrum)

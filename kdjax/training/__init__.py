@@ -1,13 +1,19 @@
-"""Training: learners, and what they are made of.
+"""Training: learners and their parts.
 
 A network is one pure function, a step is one pure function, and everything a
-run changes is one pytree. `distill`, `adapt`, `generalize` and `finetune` make
-a `Learner` of networks, a loss and an Optax optimizer; the caller compiles its
-functions: `jax.jit`, `jax.pmap` or `jax.shard_map`, on one device or many, for
-one student or a sweep. `fit` is a loop over them.
+run changes is one pytree. `distill`, `adapt`, `generalize`, `finetune`,
+`continue_on`, `collaborate`, `guide` and `align` make a `Learner` of networks,
+a loss and an Optax optimizer; the caller compiles its functions: `jax.jit`,
+`jax.pmap` or `jax.shard_map`, on one device or many, for one student or a
+sweep. `fit` is a loop over them.
 """
 
 from kdjax.training.learners._adaptation import adapt
+from kdjax.training.learners._collaboration import collaborate
+from kdjax.training.learners._collaboration import guide
+from kdjax.training.learners._collaboration import stale_peers
+from kdjax.training.learners._continual import continue_on
+from kdjax.training.learners._cross_modal import align
 from kdjax.training.learners._distillation import distill
 from kdjax.training.learners._finetuning import finetune
 from kdjax.training.learners._generalization import generalize
@@ -89,8 +95,11 @@ __all__ = (
   "Variables",
   "adapt",
   "adapt_to_task",
+  "align",
   "averaged_student",
   "cifar100_recipe",
+  "collaborate",
+  "continue_on",
   "distill",
   "dot",
   "dot_gradients",
@@ -105,6 +114,7 @@ __all__ = (
   "generalize",
   "gradual_unfreezing",
   "grid",
+  "guide",
   "hand_over",
   "layerwise_learning_rates",
   "make_eval_step",
@@ -122,6 +132,7 @@ __all__ = (
   "reversal_schedule",
   "scan_epoch",
   "scan_evaluation",
+  "stale_peers",
   "stochastic_norms",
   "sweep",
   "write_json",

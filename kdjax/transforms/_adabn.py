@@ -10,10 +10,12 @@ from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
 
+@exportable
 class NormStatistics(NamedTuple):
   """Mean and variance of activations, for each channel.
 

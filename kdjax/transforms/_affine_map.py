@@ -10,12 +10,14 @@ from kdjax.ops import as_number
 from kdjax.ops import check_choice
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
 
 DOMAINS = ("source", "target")
 
 
+@exportable
 class AffineMap(NamedTuple):
   """A fitted map (rows - center) matrix + shift of each domain; a pytree.
 
@@ -70,7 +72,7 @@ def add_ridge(
     # A ridge below the rounding error would leave the matrix singular.
     covariance = covariance.astype(dtype)
     size = safe_norm(covariance, axis=None) * jnp.finfo(dtype).eps
-    floor = 2 * len(covariance) * size
+    floor = 2 * covariance.shape[0] * size
     return covariance + jnp.maximum(ridges, floor * identity)
 
   return ridged(of_source), ridged(of_target)

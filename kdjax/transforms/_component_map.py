@@ -16,9 +16,11 @@ from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
 from kdjax.ops import descending_eigh
+from kdjax.ops import exportable
 from kdjax.ops import fix_signs
 from kdjax.ops import gaussian_kernel
 from kdjax.ops import gaussian_rate
+from kdjax.ops import is_symbolic
 from kdjax.ops import mean_over_devices
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
@@ -26,6 +28,7 @@ from kdjax.ops import validate
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
+@exportable
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=("coefficients", "anchors", "rate", "target_labels"),
@@ -135,8 +138,15 @@ class Problem:
     factor = jnp.linalg.cholesky(within + jnp.maximum(ridge, floor) * identity)
     mean = self.mask @ self.features / jnp.maximum(jnp.sum(self.mask), 1)
     centered = self.mask[:, None] * (self.features - mean[None])
-    white = solve_triangular(factor, centered.T, lower=True)
-    values, vectors = descending_eigh(white @ white.T)
+    if is_symbolic(
+      centered.shape[0]
+    ):  # A solver needs columns of known number.
+      half = solve_triangular(factor, centered.T @ centered, lower=True)
+      spread = solve_triangular(factor, half.T, lower=True)
+    else:
+      white = solve_triangular(factor, centered.T, lower=True)
+      spread = white @ white.T
+    values, vectors = descending_eigh(spread)
     values, vectors = values[: self.count], vectors[:, : self.count]
     columns = solve_triangular(factor.T, vectors, lower=False)
     if self.scaling == "unit":

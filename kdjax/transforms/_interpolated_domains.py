@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.ops import absolute_epsilon
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
+from kdjax.ops import exportable
+from kdjax.ops import is_symbolic
 from kdjax.ops import log_transport_plan
 from kdjax.ops import log_uniform_weights
 from kdjax.ops import masked_rows
@@ -19,6 +21,7 @@ from kdjax.ops import transport_costs
 from kdjax.ops import validate
 
 
+@exportable
 class InterpolatedDomains(NamedTuple):
   """A sequence of domains from a source to a target.
 
@@ -107,9 +110,10 @@ def interpolate_domains(
   check_positive("epsilon", epsilon)
   entries = source.shape[0] * target.shape[0]
   if num_pairs is None:
-    num_pairs = min(source.shape[0] + target.shape[0], entries)
+    most = source.shape[0] + target.shape[0], entries
+    num_pairs = jax.core.min_dim(*most) if is_symbolic(entries) else min(most)
   check_integer("num_pairs", num_pairs, 1)
-  if num_pairs > entries:
+  if not is_symbolic(entries) and num_pairs > entries:
     raise ValueError(
       f"num_pairs is {num_pairs}; expected at most {entries}, the number of "
       "entries of the plan."

@@ -19,6 +19,7 @@ from experiments.adapt import methods as adapt_methods
 from experiments.adapt import plots as adapt_plots
 from experiments.adapt import report as adapt_report
 from experiments.adapt import training as adapt_training
+from experiments.frame import data as frame_data
 from experiments.frame import plots
 from experiments.frame import rules
 from kdjax import data as kdata
@@ -41,6 +42,10 @@ SMALL = adapt.Config(
 )
 
 
+def run(config):
+  return adapt.execute(adapt.prepare(config))
+
+
 def small(workdir, **changes):
   return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
 
@@ -48,7 +53,7 @@ def small(workdir, **changes):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
   folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, adapt.main(small(folder))
+  return folder, run(small(folder))
 
 
 @pytest.mark.slow
@@ -78,13 +83,13 @@ def test_a_run_leaves_a_report(reference):
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
   reference, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(adapt_report, "draw", lambda job, rows: {})
+  monkeypatch.setattr(adapt_report, "draw", lambda *_: {})
   folder, rows = reference
   workdir = tmp_path / "cut"
   shutil.copytree(folder, workdir)
   shutil.rmtree(workdir / "checkpoints" / "jda" / "12")
   shutil.rmtree(workdir / "checkpoints" / "target_only")
-  again = adapt.main(small(workdir, resume=True))
+  again = run(small(workdir, resume=True))
   jax.tree.map(np.testing.assert_array_equal, again, rows)
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   assert sorted(lines) == sorted(
@@ -115,7 +120,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
 )
 def test_flags_that_will_not_do(changes, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    adapt.main(small(tmp_path / "run", **changes))
+    run(small(tmp_path / "run", **changes))
   assert not (tmp_path / "run").exists()
 
 
@@ -192,7 +197,11 @@ def make_learner(name, job):
   student = training.Model(job.forward, variables)
   targets = job.data.train_sizes[1]
   learner = adapt_methods.make_learner(name, SMALL, student, targets, 0.5)
-  return learner, adapt_training.batch_spec(SMALL, job.data)
+  spec = {
+    domain: frame_data.batch_spec(part, SMALL.batch_size)
+    for domain, part in job.data.train.items()
+  }
+  return learner, spec
 
 
 @pytest.mark.slow
@@ -351,8 +360,8 @@ def test_the_bars_claim_what_the_seeds_show(
   titles = {}
   for module, name in (
     (plots, "accuracy_bars"),
-    (adapt_report, "divergence_curves"),
-    (adapt_report, "embedding_scatter"),
+    (adapt_plots, "divergence_curves"),
+    (plots, "embedding_maps"),
   ):
     monkeypatch.setattr(
       module,
@@ -366,5 +375,6 @@ def test_the_bars_claim_what_the_seeds_show(
       validation={"label": np.zeros(4)}, validation_sizes=(2, 2)
     ),
   )
-  adapt_report.draw(job, gained(rows, gains))
+  rows = gained(rows, gains)
+  adapt_plots.draw(job, rows, adapt_report.gains_of(SMALL, rows))
   assert titles["accuracy_bars"] == title

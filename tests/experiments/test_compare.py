@@ -48,6 +48,10 @@ METHODS = ("scratch", "kd", "nothing", "tfkd")
 load_data = functools.cache(compare_data.load_data)
 
 
+def run(config):
+  return compare.execute(compare.prepare(config))
+
+
 def small(workdir, **changes):
   return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
 
@@ -72,7 +76,7 @@ def nothing():
 def reference(tmp_path_factory):
   """A run that was killed in the middle of a cell, and went on."""
   folder = tmp_path_factory.mktemp("reference") / "made"
-  log = compare_job.Job.log
+  log = compare_job.SharedFolder.log
 
   def die(self, **row):
     if (row["stage"], row["step"]) == ("mlp:mlp nothing", 4):
@@ -80,15 +84,15 @@ def reference(tmp_path_factory):
     log(self, **row)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(compare_job.Job, "log", die)
+    patch.setattr(compare_job.SharedFolder, "log", die)
     with pytest.raises(KeyboardInterrupt):
-      compare.main(small(folder, methods=("kd", "nothing")))
+      run(small(folder, methods=("kd", "nothing")))
   cells = {file.stem for file in folder.glob("cells/*/*.json")}
   assert cells == {"scratch", "kd"}
   assert (folder / "checkpoints" / "mlp_to_mlp" / "nothing").exists()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(compare_plots, "SHOWN", 60)
-    return folder, compare.main(small(folder, resume=True))
+    return folder, run(small(folder, resume=True))
 
 
 @pytest.mark.slow
@@ -152,34 +156,34 @@ def test_a_killed_cell_went_on_from_its_checkpoint(reference):
   assert rows[0].items() >= history[0].items()
   assert not (folder / "checkpoints" / "mlp_to_mlp" / "nothing").exists()
   with pytest.raises(ValueError, match="--resume"):
-    compare.main(small(folder))
+    run(small(folder))
   with pytest.raises(ValueError, match="--seeds was 2 and is 3"):
-    compare.main(small(folder, resume=True, seeds=3))
+    run(small(folder, resume=True, seeds=3))
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(
   reference, tmp_path, monkeypatch
 ):
-  run = shutil.copytree(reference[0], tmp_path / "run")
-  cells = run / "cells/mlp_to_mlp"
+  workdir = shutil.copytree(reference[0], tmp_path / "run")
+  cells = workdir / "cells/mlp_to_mlp"
   for name in ("nothing", "vitkd"):
     (cells / f"{name}.json").unlink()
   # A pair that another run left unfinished has no table.
   scratch = json.loads((cells / "scratch.json").read_text())
-  other = run / "cells/mlp_to_convnet/scratch.json"
+  other = workdir / "cells/mlp_to_convnet/scratch.json"
   folders.write_json(other, scratch | {"pair": "mlp:convnet"})
   train = compare_cells.run_cell
 
-  def fail(job, teacher, student, method):
+  def fail(job, pair, method):
     if method == "nothing":
       raise RuntimeError("out of memory\n in a long story")
-    train(job, teacher, student, method)
+    train(job, pair, method)
 
   monkeypatch.setattr(compare, "run_cell", fail)
   monkeypatch.setattr(compare_plots, "draw", lambda *args: {})
   with pytest.raises(ExceptionGroup, match="1 cells failed"):
-    compare.main(small(run, resume=True))
-  report = (run / "report.md").read_text()
+    run(small(workdir, resume=True))
+  report = (workdir / "report.md").read_text()
   assert "**Failed**: nothing: out of memory in a long story" in report
   assert "| vitkd | not applicable" in report
   assert "convnet" not in report
@@ -231,7 +235,7 @@ def cell_programs(method, teacher="mlp", student="mlp"):
   for lesson in course:
     if lesson is not None:
       program = compare_training.build(
-        lesson, images, 0, 10, epochs=1, chunk_size=None
+        lesson, images, 10, epochs=1, chunk_size=None
       )
       variables = guide if lesson.teacher else {}
       state = jax.eval_shape(program.start, key[None], students, variables)

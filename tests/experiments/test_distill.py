@@ -11,7 +11,9 @@ import optax
 import pytest
 
 from experiments.distill import __main__ as distill
+from experiments.distill import data as distill_data
 from experiments.distill import report as distill_report
+from experiments.distill import training as distill_training
 from experiments.frame import folders
 from kdjax.training import Checkpoints
 
@@ -28,6 +30,10 @@ SMALL = distill.Config(
   batch_size=16,
   shift=1,
 )
+
+
+def run(config):
+  return distill.execute(distill.prepare(config))
 
 
 def small(workdir, **changes):
@@ -53,7 +59,7 @@ def saved(folder, stage):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
   folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, distill.main(small(folder))
+  return folder, run(small(folder))
 
 
 def test_a_run_leaves_a_report(reference):
@@ -103,7 +109,7 @@ def test_the_cell_is_chosen_on_validation_data(reference):
 
 
 def test_pairs_share_everything_but_the_teacher():
-  data = distill.load_data(SMALL)
+  data = distill_data.load_data(SMALL)
   labels = np.asarray(data.train["label"])[data.transfer]
   assert data.transfer.shape == (4, 18)
   assert not np.any(labels == 3)
@@ -127,9 +133,9 @@ def test_a_killed_run_resumes_to_the_same_bits(
   with monkeypatch.context() as patch:
     patch.setattr(folders.RunFolder, "log", die)
     with pytest.raises(KeyboardInterrupt):
-      distill.main(small(tmp_path))
+      run(small(tmp_path))
   monkeypatch.setattr(distill_report, "draw", lambda job, x: {})
-  results = distill.main(small(tmp_path, resume=True))
+  results = run(small(tmp_path, resume=True))
   output = capsys.readouterr().out
   assert "resuming teacher at step 12 of 12" in output
   assert "resuming students at step 4 of 12" in output
@@ -157,7 +163,7 @@ def test_devices_change_nothing_but_rounding(
 
   monkeypatch.setattr(distill, "examine", stop)
   with pytest.raises(KeyboardInterrupt):
-    distill.main(small(tmp_path, devices=2, parallel=mode))
+    run(small(tmp_path, devices=2, parallel=mode))
   for stage in ("teacher", "students"):
     before, after = saved(folder, stage), saved(tmp_path, stage)
     for name, leaf in before.items():
@@ -175,11 +181,11 @@ def test_devices_change_nothing_but_rounding(
 def test_a_folder_with_a_run_is_not_overwritten(reference, tmp_path):
   folder, _ = reference
   with pytest.raises(ValueError, match=r"--resume, .*--overwrite, .*--workdir"):
-    distill.main(small(folder))
+    run(small(folder))
   with pytest.raises(ValueError, match="--seeds was 4 and is 6"):
-    distill.main(small(folder, resume=True, seeds=6))
+    run(small(folder, resume=True, seeds=6))
   with pytest.raises(ValueError, match="no run to resume"):
-    distill.main(small(tmp_path, resume=True))
+    run(small(tmp_path, resume=True))
 
 
 @pytest.mark.parametrize(
@@ -203,14 +209,14 @@ def test_a_folder_with_a_run_is_not_overwritten(reference, tmp_path):
 )
 def test_flags_that_do_not_go_together(changes, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    distill.main(small(tmp_path / "run", **changes))
+    run(small(tmp_path / "run", **changes))
   assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_every_method_mixes_with_the_labels():
   assert get_args(get_type_hints(distill.Config)["method"]) == tuple(
-    distill.METHODS
+    distill_training.METHODS
   )
   student, teacher = jnp.array([[1.0, 0.0, -2.0]]), jnp.array([[0.0, 2.0, 1.0]])
   labels = jnp.array([1])
@@ -223,7 +229,7 @@ def test_every_method_mixes_with_the_labels():
         loss(logits, teacher, labels, temperature=2.0, alpha=alpha)
         for logits, alpha in ((student, 0.0), (teacher, 1.0), (student, 1.0))
       ]
-      for name, loss in distill.METHODS.items()
+      for name, loss in distill_training.METHODS.items()
     }
 
   for none, same, full in losses().values():

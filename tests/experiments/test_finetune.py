@@ -48,6 +48,10 @@ def log_softmax(x):
   return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
+def run(config):
+  return finetune.execute(finetune.prepare(config))
+
+
 def small(workdir, **changes):
   return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
 
@@ -55,7 +59,7 @@ def small(workdir, **changes):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
   folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, finetune.main(small(folder))
+  return folder, run(small(folder))
 
 
 @pytest.mark.slow
@@ -110,7 +114,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
   for stage in ("pretrain_prototypical", "delta_attention"):
     shutil.rmtree(workdir / "checkpoints" / stage / "4")
   shutil.rmtree(workdir / "checkpoints" / "linear_probe")
-  again = finetune.main(small(workdir, resume=True))
+  again = run(small(workdir, resume=True))
   jax.tree.map(np.testing.assert_array_equal, again, results)
   lines, expected = (
     sorted(
@@ -139,7 +143,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
 )
 def test_flags_that_will_not_do(changes, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    finetune.main(small(tmp_path / "run", **changes))
+    run(small(tmp_path / "run", **changes))
   assert not (tmp_path / "run").exists()
 
 

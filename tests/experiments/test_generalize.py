@@ -35,6 +35,10 @@ SMALL = generalize.Config(
 )
 
 
+def run(config):
+  return generalize.execute(generalize.prepare(config))
+
+
 def small(workdir, **changes):
   return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
 
@@ -42,7 +46,7 @@ def small(workdir, **changes):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
   folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, generalize.main(small(folder))
+  return folder, run(small(folder))
 
 
 @pytest.mark.slow
@@ -80,7 +84,7 @@ def test_a_run_that_was_cut_off_says_where_it_goes_on(
   workdir = tmp_path / "cut"
   shutil.copytree(folder, workdir)
   (workdir / "cells" / "irm" / "1_2.json").unlink()
-  again = generalize.main(small(workdir, resume=True))
+  again = run(small(workdir, resume=True))
   assert "resuming: 14 of 15 cells are done" in capsys.readouterr().out
   jax.tree.map(np.testing.assert_array_equal, again, results)
 
@@ -101,7 +105,7 @@ def test_a_run_that_was_cut_off_says_where_it_goes_on(
 )
 def test_flags_that_will_not_do(changes, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    generalize.main(small(tmp_path / "run", **changes))
+    run(small(tmp_path / "run", **changes))
   assert not (tmp_path / "run").exists()
 
 

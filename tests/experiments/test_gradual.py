@@ -37,6 +37,10 @@ SMALL = gradual.Config(
 STAGES = ("source_only", "target_only", *gradual.METHODS)
 
 
+def run(config):
+  return gradual.execute(gradual.prepare(config))
+
+
 def small(workdir, **changes):
   return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
 
@@ -44,7 +48,7 @@ def small(workdir, **changes):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
   folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, gradual.main(small(folder))
+  return folder, run(small(folder))
 
 
 def lines_of(folder):
@@ -78,7 +82,9 @@ def test_a_run_leaves_a_report(reference):
     for name in gradual.METHODS
   }
   for row in rows.values():
-    assert row.accuracy.shape == row.chosen.shape == row.oracle.shape == (2,)
+    assert (
+      row.accuracy.shape == row.information.shape == row.oracle.shape == (2,)
+    )
     assert row.by_angle.shape == (13, 2)
     assert row.seen["information"].shape == (3, 2)
 
@@ -100,12 +106,12 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
   with monkeypatch.context() as patch:
     patch.setattr(training.Checkpoints, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
-      gradual.main(small(workdir, methods=("gradual",)))
+      run(small(workdir, methods=("gradual",)))
   assert lines_of(workdir) == lines_of(folder)[:5]
   # It goes on with more methods, and with other labels of what they learn.
   monkeypatch.setattr(gradual_report, "draw", lambda job, rows: {})
   monkeypatch.setattr(gradual, "load_data", spoiled)
-  again = gradual.main(small(workdir, resume=True))
+  again = run(small(workdir, resume=True))
   jax.tree.map(np.testing.assert_array_equal, again, rows)
   assert lines_of(workdir) == lines_of(folder)
 
@@ -140,16 +146,16 @@ def spoiled(config):
 )
 def test_flags_that_will_not_do(changes, message, tmp_path):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
-    gradual.main(small(tmp_path / "run", **changes))
+    run(small(tmp_path / "run", **changes))
   assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_resumed_with_flags_that_change_it(reference):
   folder, _ = reference
   with pytest.raises(ValueError, match="has a run already"):
-    gradual.main(small(folder))
+    run(small(folder))
   with pytest.raises(ValueError, match=r"--drop was 0\.1 and is 0\.2"):
-    gradual.main(small(folder, resume=True, drop=0.2))
+    run(small(folder, resume=True, drop=0.2))
 
 
 @pytest.fixture
@@ -300,13 +306,14 @@ def test_the_first_of_the_best_rounds_is_chosen_for_each_seed(tmp_path):
     console=commands.console(),
     data=types.SimpleNamespace(validation=None),
     score=score,
+    key=jax.random.split(jax.random.key(0), 2),
   )
   params = {"student": jnp.zeros(2), "objective": {}}
   start = training.TrainState(
     jnp.zeros(2, jnp.int32), params, {"student": {}, "objective": {}}, {}
   )
 
-  def advance(i, state):
+  def advance(state, keys, i):
     rounds = {"student": jnp.full(2, i + 1.0), "objective": {}}
     return state._replace(params=rounds), {}
 

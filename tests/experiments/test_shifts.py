@@ -2,20 +2,21 @@
 
 import dataclasses
 import json
-import pathlib
 import shutil
-import types
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn.svm import SVC
 
+from experiments.frame import plots
 from experiments.frame import rules
 from experiments.shifts import __main__ as shifts
 from experiments.shifts import choice as shifts_choice
 from experiments.shifts import data as shifts_data
 from experiments.shifts import methods as shifts_methods
+from experiments.shifts import plots as shifts_plots
 from experiments.shifts import report as shifts_report
 from experiments.shifts.methods import METHODS
 
@@ -30,6 +31,10 @@ SMALL = shifts.Config(
 )
 
 
+def run(config):
+  return shifts.execute(shifts.prepare(config))
+
+
 def small(workdir, **changes):
   return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
 
@@ -37,7 +42,7 @@ def small(workdir, **changes):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
   folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, shifts.main(small(folder))
+  return folder, run(small(folder))
 
 
 def test_a_run_leaves_a_report(reference):
@@ -73,19 +78,19 @@ def test_a_run_leaves_a_report(reference):
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
   reference, tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(shifts_report, "draw", lambda *_: {})
-  monkeypatch.setattr(shifts_report, "draw_data", lambda *_: {})
+  for name in ("gain_maps", "samples"):
+    monkeypatch.setattr(shifts_report, name, lambda *_, **options: {})
   folder, results = reference
   workdir = tmp_path / "cut"
   shutil.copytree(folder, workdir)
   (workdir / "cells" / "concept" / "linear_ot.json").unlink()
   (workdir / "cells" / "target" / "source_only.json").unlink()
-  again = shifts.main(small(workdir, resume=True, select="dev"))
+  again = run(small(workdir, resume=True, select="dev"))
   assert "resuming: 6 of 8 cells are done" in capsys.readouterr().out
   jax.tree.map(np.testing.assert_array_equal, again, results)
   assert "control variate (DEV)." in (workdir / "report.md").read_text()
   with pytest.raises(ValueError, match="--size was 20 and is 21"):
-    shifts.main(small(workdir, resume=True, size=21))
+    run(small(workdir, resume=True, size=21))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(
 )
 def test_flags_that_will_not_do(changes, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    shifts.main(small(tmp_path / "run", **changes))
+    run(small(tmp_path / "run", **changes))
   assert not (tmp_path / "run").exists()
 
 
@@ -395,25 +400,30 @@ def test_findings_and_tables_say_the_same():
     ((0.1, 0.11), "Too few seeds for a verdict"),
   ],
 )
-def test_the_map_claims_what_the_seeds_show(gains, title, monkeypatch):
-  seen = {}
+def test_the_map_claims_what_the_seeds_show(
+  gains, title, monkeypatch, tmp_path
+):
+  seen = []
   monkeypatch.setattr(
-    shifts_report,
-    "gain_maps",
-    lambda _, panels, **options: seen.update(options, panels=panels),
+    plots,
+    "heat_map",
+    lambda _, points, **options: seen.append((points, options)),
   )
   results = {"target": fabricated(np.array(gains))}
   verdicts, findings = say(results)
   assert ("too few seeds" in findings[0]) == (len(gains) < 3)
-  job = types.SimpleNamespace(
-    methods=tuple(results["target"]),
-    run=types.SimpleNamespace(path=pathlib.Path()),
+  titles = []
+  monkeypatch.setattr(
+    Figure, "suptitle", lambda self, text, **_: titles.append(text)
   )
-  shifts_report.draw(job, results, verdicts, verdicts)
-  assert seen["title"].startswith(title)
-  assert seen["rows"] == ["BBSE", "linear OT", "target-only"]
-  assert list(seen["groups"].values()) == [1, 1, 1]
-  panel = seen["panels"]["chosen without target labels"]
-  np.testing.assert_allclose(
-    panel.points[:, 0], [100 * np.mean(gains), 0, 10], atol=1e-9
+  shifts_plots.gain_maps(
+    tmp_path / "gains.png",
+    {"one": verdicts, "other": verdicts},
+    starts={"target": 0.7},
+    bounds={"target": 0.8},
   )
+  assert titles[0].replace("\n", " ").startswith(title)
+  points, options = seen[0]
+  assert options["rows"] == ["BBSE", "linear OT", "target-only"]
+  expected = [100 * np.mean(gains), 0, 10]
+  np.testing.assert_allclose(points[:, 0], expected, atol=1e-9)

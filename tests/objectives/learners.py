@@ -24,6 +24,10 @@ RUN = {
   "hidden": (5,),
   "relationship": jnp.ones((CLASSES, CLASSES)) / CLASSES,
   "attention": {"f0": jnp.ones(6)},
+  "past_classes": jnp.arange(CLASSES) < 1,
+  "prototypes": jnp.ones((CLASSES, 6)),
+  "class_centers": jnp.eye(CLASSES, 6),
+  "teacher_classes": [jnp.arange(CLASSES), jnp.arange(CLASSES)[::-1]],
 }
 OPTIMIZER = optax.chain(optax.adam(1e-2), training.parameter_ema(0.9))
 
@@ -102,6 +106,8 @@ def learner_of(name, optimizer=OPTIMIZER):
       average="average" in row.networks,
     )
     return learner, part(0, BATCH)
+  if row.area in ("continual", "collaboration", "federated", "cross_modal"):
+    return learner_of_others(row, objective, optimizer)
   if "segmentation" in row.summary:
     student = training.Network.of(Segmenter)
   else:
@@ -129,6 +135,45 @@ def learner_of(name, optimizer=OPTIMIZER):
       maps = jnp.broadcast_to(domain["label"][:, None, None], (BATCH, 4, 4))
       domain["label"], domain["mask"] = maps, jnp.ones_like(maps, bool)
   return learner, batch
+
+
+def learner_of_others(row, objective, optimizer):
+  """Of peers, of several teachers, of a past, of towers; else of a teacher."""
+  logits = jnp.linspace(-1, 1, BATCH * CLASSES).reshape(BATCH, CLASSES)
+  batch = part(0, BATCH) | {"consensus_logits": logits}
+  kinds = {name.rpartition("_")[0] or name for name in row.networks}
+  if "peer" in kinds:
+    count = sum(name.startswith("peer") for name in row.networks)
+    peers = [network()] * count
+    learner = training.collaborate(
+      peers, objective, optimizer, stale="stale" in kinds
+    )
+    return learner, batch
+  if "teacher_0" in row.networks:
+    teachers = [model_of(network())] * len(row.networks)
+    return training.guide(network(), teachers, objective, optimizer), batch
+  if row.domains or "past" in kinds or row.area == "continual":
+    batch |= {
+      name: part(i, BATCH) | {"stored_logits": logits}
+      for i, name in enumerate(row.domains, 1)
+    }
+    past = model_of(network()) if "past" in kinds else None
+    learner = training.continue_on(
+      network(), objective, optimizer, past=past, replay=row.domains
+    )
+    return learner, batch
+  if row.area == "cross_modal" and row.networks != ("teacher",):
+    batch["text"] = images(1, BATCH)
+    teachers = {k: model_of(network()) for k in ("image", "text")}
+    learner = training.align(
+      {"image": network(), "text": network()},
+      objective,
+      optimizer,
+      teachers=teachers if row.networks else None,
+    )
+    return learner, batch
+  teacher = model_of(network()) if "teacher" in kinds else None
+  return training.distill(network(), teacher, objective, optimizer), batch
 
 
 def model_of(made):

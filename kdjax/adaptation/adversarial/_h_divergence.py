@@ -13,6 +13,8 @@ from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
+from kdjax.ops import is_symbolic
 from kdjax.ops import linear_probe_scores
 from kdjax.ops import masked_mean
 from kdjax.ops import masked_rows
@@ -142,6 +144,7 @@ def soft_h_divergence(
   return jnp.where((counts[0] > 0) & (counts[1] > 0), value, 0.0)
 
 
+@exportable
 class HDivergence(NamedTuple):
   """An estimate of the H-divergence; `ridges` is the shape of `ridge`.
 
@@ -235,7 +238,7 @@ def h_divergence(
   check_integer("folds", folds, 1)
   check_integer("num_permutations", num_permutations, 0)
   sizes = source.shape[0], target.shape[0]
-  if folds > min(sizes):
+  if not any(map(is_symbolic, sizes)) and folds > min(sizes):
     raise ValueError(
       f"h_divergence: folds is {folds}; expected a number from 1 to the rows "
       f"of the smaller domain, {min(sizes)}."

@@ -15,6 +15,7 @@ from kdjax.ops import check_labels
 from kdjax.ops import check_positive
 from kdjax.ops import entropic_transport_cost
 from kdjax.ops import gathered_rows
+from kdjax.ops import is_symbolic
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import log_transport_plan
 from kdjax.ops import log_uniform_weights
@@ -223,10 +224,14 @@ def sliced_wasserstein(
   # Between two consecutive ends both quantile functions are constant.
   ends = jnp.sort(jnp.concatenate([ends_s, ends_t]))
   widths = jnp.diff(ends, prepend=jnp.zeros(1, ends.dtype))
-  at_s, at_t = (
-    jnp.minimum(jnp.searchsorted(e, ends, side="left"), e.size - 1)
-    for e in (ends_s, ends_t)
-  )
+
+  def places(own: Array) -> Array:
+    """Returns the intervals of a sample, in which the ends lie."""
+    if is_symbolic(own.size):  # A binary search has a fixed number of steps.
+      return jnp.sum(own[None] < ends[:, None], 1)
+    return jnp.searchsorted(own, ends, side="left")
+
+  at_s, at_t = (jnp.minimum(places(e), e.size - 1) for e in (ends_s, ends_t))
   gaps = jnp.abs(values_s[at_s] - values_t[at_t])
   used = (widths[:, None] > 0) & (gaps != 0)
   powers = jnp.where(used, jnp.where(used, gaps, 1.0) ** power, 0.0)

@@ -11,10 +11,12 @@ from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import forward_kl
 from kdjax.ops import validate
 
 
+@exportable
 class KeypointMaps(NamedTuple):
   """Pseudo heat maps of predicted keypoints.
 

@@ -12,10 +12,12 @@ from kdjax.ops import as_fraction
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import keep_nan
 from kdjax.ops import validate
 
 
+@exportable
 class FlexMatchState(NamedTuple):
   """The last confident label of every unlabeled example.
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import as_fraction
 from kdjax.ops import check_choice
+from kdjax.ops import exportable
 from kdjax.ops import largest
 from kdjax.ops import masked_rows
 from kdjax.ops import smallest
@@ -17,6 +18,7 @@ from kdjax.ops import softened_softmax
 from kdjax.ops import validate
 
 
+@exportable
 class PseudoLabels(NamedTuple):
   """Pseudo-labels, with their confidence.
 

@@ -11,10 +11,12 @@ from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
 
 
+@exportable
 class SelfTuningQueue(NamedTuple):
   """The latest keys of each class.
 

@@ -11,6 +11,7 @@ from kdjax.adaptation.self_training._shot import unit_directions
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import compute_dtype
+from kdjax.ops import exportable
 from kdjax.ops import keep_nan
 from kdjax.ops import largest
 from kdjax.ops import masked_rows
@@ -18,6 +19,7 @@ from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
 
+@exportable
 class SphericalKMeans(NamedTuple):
   """Result of `spherical_kmeans`.
 

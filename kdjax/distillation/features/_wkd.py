@@ -77,7 +77,7 @@ def wkd_feature_loss(
     [slice(i * n // grid, -(-(i + 1) * n // grid)) for i in range(grid)]
     for n in size
   )
-  value = jnp.zeros(len(student_features), pair[0].dtype)
+  value = jnp.zeros(student_features.shape[0], pair[0].dtype)
   for row in rows:
     for column in columns:
       (mean_s, std_s), (mean_t, std_t) = (

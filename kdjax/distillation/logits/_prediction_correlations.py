@@ -23,7 +23,7 @@ def predictions(
 ) -> tuple[Array, Array, Array]:
   """Returns both probabilities, 0 in masked rows, and the mask."""
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
-  keep = jnp.ones(len(student_logits), bool) if where is None else where
+  keep = jnp.ones(student_logits.shape[:1], bool) if where is None else where
   student, teacher = (
     zero_masked(
       softened_softmax(zero_masked(logits, where), temperature=temperature),

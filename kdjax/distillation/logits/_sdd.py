@@ -69,7 +69,7 @@ def regional_logits(
   finest = adaptive_mean_pool(features, (max(4, *grids),) * 2)
   pooled = [adaptive_mean_pool(finest, (grid, grid)) for grid in grids]
   regions = jnp.concatenate(
-    [jnp.reshape(x, (len(x), -1, x.shape[-1])) for x in pooled], 1
+    [jnp.reshape(x, (x.shape[0], -1, x.shape[-1])) for x in pooled], 1
   )
   logits = jnp.matmul(regions, kernel, precision="highest")
   return logits + bias[None, None]

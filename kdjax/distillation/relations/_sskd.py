@@ -243,7 +243,7 @@ def _images(
   axis_name: str | None,
 ) -> _Images:
   unitary = normalize_as_torch(zero_masked(embeddings, where))
-  places = gathered_positions(len(embeddings), axis_name)
+  places = gathered_positions(embeddings.shape[0], axis_name)
   return _Images(
     unitary[:, 1:],
     jnp.broadcast_to(places[:, None], unitary[:, 1:].shape[:2]),
@@ -267,7 +267,7 @@ def _similarities(
   )
   if images.columns is None:
     return cosines
-  is_own = jax.nn.one_hot(own, len(images.originals), dtype=bool)
+  is_own = own[..., None] == jnp.arange(images.originals.shape[0])[None, None]
   masked = jnp.where(is_own, 0.0, -jnp.inf)
   return jnp.where(images.columns[None, None], cosines, masked)
 

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
+from kdjax.ops import is_symbolic
 from kdjax.ops import vary_like
 
 # The number of angles in memory: at several anchors, between one neighbor and
 # all examples. A small batch takes several neighbors at a time: with one at a
 # time an accelerator would be idle between steps.
+_ANCHORS_AT_ONCE = 8  # if the number of examples is symbolic
 _ANGLES_AT_ONCE = 2**18
 _FEW_ANGLES = 2**16
 
@@ -94,8 +96,11 @@ def _over_anchors(
   wanted: Sequence[bool],
 ) -> tuple[Float[Array, ""], list[Float[Array, "whole whole"] | None]]:
   """Returns the sum, and its derivatives by the wanted sides' distances."""
-  count, whole = positions.size, len(sides[0])
-  size = min(count, max(1, _ANGLES_AT_ONCE // whole))
+  count, whole = positions.size, sides[0].shape[0]
+  if is_symbolic(count):
+    size = _ANCHORS_AT_ONCE
+  else:
+    size = min(count, max(1, _ANGLES_AT_ONCE // whole))
   index = jnp.arange(-(-count // size) * size).reshape(-1, size)
   # Padding of the last block has distance 0 from all points, so no angles.
   blocks = positions[index % count], index < count
@@ -153,7 +158,10 @@ def _over_neighbors(
     ]
     return jnp.sum(huber), slopes
 
-  at_once = _FEW_ANGLES // max(far[0].size, 1)
+  if is_symbolic(far[0].size):
+    at_once = 1
+  else:
+    at_once = _FEW_ANGLES // max(far[0].size, 1)
   values, slopes = jax.lax.map(
     towards, sides, batch_size=at_once if at_once > 1 else None
   )

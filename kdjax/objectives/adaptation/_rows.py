@@ -101,7 +101,7 @@ def strong(
   names: Sequence[str] = STRONG,
   **needs: Any,
 ) -> Preset:
-  """A loss of the target's strong view and of what is told of the example."""
+  """The row of a loss that reads the target's strong view."""
   options: dict[str, Any] = {"views": ("strong",)} | needs
   return row(title, summary, lift(loss, names), **options)
 

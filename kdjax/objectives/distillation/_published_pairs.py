@@ -1,4 +1,4 @@
-"""What the authors of some methods set for each pair of networks."""
+"""Weights that the authors of some methods set for each pair of networks."""
 
 from typing import Any
 

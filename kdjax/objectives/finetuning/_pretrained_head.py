@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 
 class PretrainedHead(nnx.Module):
-  """The pretrained classifier and by how much it has moved."""
+  """The pretrained classifier, and its change since then."""
 
   def __init__(self, past_classifier: Any):
     kernel, bias = past_classifier

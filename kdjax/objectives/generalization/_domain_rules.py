@@ -1,4 +1,4 @@
-"""Gradient rules of several domains: what they have in common."""
+"""The common parts of the gradient rules of several domains."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def of_domain(loss: Loss) -> Callable[[Any, Any], Array]:
 def by_domain(
   loss: Loss, params: Any, batch: Any, axis_name: str | None
 ) -> tuple[tuple[Array, Any], Any]:
-  """Each domain's gradient, with the mean of the losses and what moved.
+  """Each domain's gradient, with the mean of the losses and the new state.
 
   State that is of one domain alone, such as batch statistics, is averaged.
   """

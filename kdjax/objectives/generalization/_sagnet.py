@@ -21,8 +21,8 @@ def sagnet(*, weight: ArrayLike = 0.1) -> Objective:
 
   The classifier learns from embeddings of other styles, a second one from
   embeddings of other contents, and the embeddings to give that one no hint
-  (`kdjax.generalization.sagnet_adversarial_loss`). DomainBed makes three
-  steps of three Adams of what is one step here.
+  (`kdjax.generalization.sagnet_adversarial_loss`). One step here is three
+  steps of three Adams in DomainBed.
 
   Args:
     weight: of the adversary, kept in the state; 0.1 in DomainBed.

@@ -39,8 +39,8 @@ def adapt(
 
   The roles of the objective are `"source"` and `"target"`. A batch has a part
   for each domain, `{"source": {"image", "label", "mask"}, "target": {"image",
-  "mask"}}`; the domains may differ in size, and what stands beside the parts
-  is of both.
+  "mask"}}`; the domains may differ in size, and entries beside the parts are
+  of both.
 
   Args:
     student: the network to train: an NNX module, a `Model` or a `Network`.

@@ -72,7 +72,7 @@ def distill(
     **hyperparameters: of the loss; numbers are in the state, as arrays.
 
   Returns:
-    A `Learner`. Its batches have `on`, `"mask"` and what the loss
+    A `Learner`. Its batches have `on`, `"mask"` and the entries that the loss
     reads.
 
   Raises:
@@ -153,7 +153,7 @@ CLASSIFICATION: dict[str, Metric] = {
   "accuracy": (accuracy, ("logits", "labels")),
   "cross_entropy": (cross_entropy, ("logits", "labels")),
 }
-# What says whether distillation helps: docs/diagnostics.md.
+# Metrics that tell whether distillation helps: docs/diagnostics.md.
 FIDELITY: dict[str, Metric] = {
   "agreement": (agreement, ("student_logits", "teacher_logits")),
   "kl": (kl_divergence, ("student_logits", "teacher_logits")),

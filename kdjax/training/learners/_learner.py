@@ -104,7 +104,7 @@ def make_learner(
     frozen: name -> the networks that stay as they are, with weights; or a
       `CachedTeacher`.
     passes: role -> `Pass`, for training.
-    objective: what is minimized.
+    objective: the `Objective` that training minimizes.
     optimizer: an Optax optimizer, which may take extra arguments.
     prepare: `(key, batch, run) -> batch`, before the passes of a step.
     metrics: name -> function of arrays, for evaluation; see

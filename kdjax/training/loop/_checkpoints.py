@@ -26,7 +26,7 @@ _FILES = "checksums.json"
 
 
 class Restored(NamedTuple):
-  """Restored: what a checkpoint holds.
+  """Restored: the content of a checkpoint.
 
   Attributes:
     step: the step at which it was saved, where the run resumes.
@@ -153,7 +153,7 @@ class Checkpoints:
       unpacking it.
 
     Raises:
-      RunError: if structure, shapes or dtypes differ from what was saved, with
+      RunError: if structure, shapes or dtypes differ from the saved ones, with
         the name of the leaf; or if all checkpoints are damaged.
     """
     faults: dict[int, str] = {}

@@ -67,7 +67,7 @@ class Interruption:
     """Ends the program with one line and the exit code of the signal.
 
     Args:
-      message: how to go on.
+      message: the way to go on.
 
     Raises:
       Stopped: always; it is a SystemExit and a KeyboardInterrupt.

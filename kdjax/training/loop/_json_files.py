@@ -21,7 +21,7 @@ def write_json(
 
   Args:
     path: of the file; its folder is made if missing.
-    content: what JSON holds, and arrays. Numbers that are not finite become
+    content: values of JSON, and arrays. Numbers that are not finite become
       null, since JSON has none.
     indent: of the text.
 

@@ -1,4 +1,4 @@
-"""How far a loop is: a line that stays in place, or lines now and then."""
+"""The progress of a loop: a line that stays in place, or lines at times."""
 
 import collections
 import importlib.util

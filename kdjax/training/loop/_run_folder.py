@@ -30,7 +30,8 @@ class RunFolder:
   Args:
     path: the folder, made if missing.
     name: of the folder, for errors.
-    needs: what each row of `metrics.jsonl` has; `"step"` is an integer.
+    needs: the names that each row of `metrics.jsonl` has; `"step"` is an
+      integer.
 
   Attributes:
     path: the folder.

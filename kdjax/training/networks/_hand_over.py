@@ -4,7 +4,7 @@ from kdjax.training.steps._state import TrainState
 
 
 def hand_over(before: TrainState, state: TrainState, name: str) -> TrainState:
-  """Handing over: a stage starts with what the stage before it has learned.
+  """Handing over: a stage starts with the parameters of the stage before.
 
   A stage that prepares a part of the next objective (the paraphraser of factor
   transfer) leaves that part; one that prepares the student (FSP, AB) leaves
@@ -18,7 +18,7 @@ def hand_over(before: TrainState, state: TrainState, name: str) -> TrainState:
     name: of the method.
 
   Returns:
-    `state` with what was learned. Its optimizer starts anew.
+    `state` with the learned parameters. Its optimizer starts anew.
 
   Examples:
     >>> def state(student, objective):

@@ -20,9 +20,9 @@ class Variables(NamedTuple):
   """Variables: all arrays of a network.
 
   Attributes:
-    params: what is trained.
-    state: what a forward pass changes, such as batch statistics; a pytree,
-      empty if there is none.
+    params: the arrays that are trained.
+    state: the arrays that a forward pass changes, such as batch statistics; a
+      pytree, empty if there is none.
 
   References:
     `Flax variable collections
@@ -72,7 +72,7 @@ class Model(NamedTuple):
 
 
 # Its function is no array: where variables are expected, a model passes through
-# `jax.jit`, and the library says what is wrong.
+# `jax.jit`, and the library explains the error.
 jax.tree_util.register_pytree_node(
   Model,
   lambda model: ((model.variables,), model.forward),
@@ -244,8 +244,8 @@ def from_nnx(model: nnx.Module) -> Model:
   gets a key of its own from the forward's `key`.
 
   Args:
-    model: a module that maps inputs to `Outputs` or to plain logits. Training
-      and evaluation are what `model.train()` and `model.eval()` set.
+    model: a module that maps inputs to `Outputs` or to plain logits.
+      `model.train()` and `model.eval()` set the mode.
 
   Returns:
     A `Model`. Its forward raises ValueError for training without a
@@ -327,7 +327,7 @@ def from_linen(
 
   Args:
     module: a module that maps inputs to `Outputs` or to plain logits.
-    variables: what `module.init` returned: `"params"` and other collections,
+    variables: the result of `module.init`: `"params"` and other collections,
       which become the state.
     mode: the keyword arguments of a call, given `train`; for example
       `lambda train: {"deterministic": not train}`, or `lambda train: {}`.

@@ -121,7 +121,7 @@ class CachedTeacher:
   """Cached teacher: its logits come with the batch, the network is not there.
 
   Stands where a teacher is expected, in `distill` and `pass_loss`.
-  The batch's `"teacher"` is what `kdjax.data.TeacherCache` attached, either
+  `kdjax.data.TeacherCache` attaches the batch's `"teacher"`, which is either
   `{"logits": [b, classes]}` or, of the k classes that the teacher deems
   likeliest, `{"ids": [b, k], "values": [b, k], "rest": [b]}`: their logits, and
   the log-sum-exp of all others'. Of these, full logits are made, so that every
@@ -137,7 +137,7 @@ class CachedTeacher:
 
   Raises:
     ValueError: for an unknown tail; when called, if the batch has no teacher,
-      one of another number of classes or what a cache's `keep` made of one.
+      one of another number of classes, or one that a cache's `keep` changed.
 
   Examples:
     >>> teacher = CachedTeacher(3)

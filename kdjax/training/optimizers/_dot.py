@@ -138,8 +138,8 @@ def dot_objective(task: Objective, distillation: Objective) -> Objective:
   """Objective of two losses that are not added up, for `dot_gradients`.
 
   Args:
-    task: what the labels teach, such as the cross-entropy.
-    distillation: what the teacher teaches, weighted; several by `combine`.
+    task: the objective of the labels, such as the cross-entropy.
+    distillation: the weighted objective of the teacher; several by `combine`.
 
   Returns:
     An objective whose loss is `[task, distillation]`. Its parameters and its

@@ -20,7 +20,7 @@ def layerwise_learning_rates(
   decay: ArrayLike | None = None,
   factors: ArrayLike | Sequence[float] | None = None,
 ) -> optax.GradientTransformation:
-  r"""Layer-wise learning rates: what lies deep in the past moves less.
+  r"""Layer-wise learning rates: layers near the input move less.
 
   .. math:: \eta_g = \eta\, \xi^{G - g}, \qquad g = 1, \dots, G
 

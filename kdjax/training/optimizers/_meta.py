@@ -32,10 +32,10 @@ def adapt_to_task(
   .. math:: \theta_{k+1} = \theta_k - u(\nabla L_{\text{support}}(\theta_k))
 
   with the updates u of any Optax optimizer, whose state starts anew. All of it
-  can be differentiated with respect to `params`, and to what the optimizer
-  holds, such as a traced learning rate. Each step is computed once more in the
-  backward pass, so that memory holds parameters for each step, not the
-  activations.
+  can be differentiated with respect to `params`, and to arrays that the
+  optimizer holds, such as a traced learning rate. Each step is computed once
+  more in the backward pass, so that memory holds parameters for each step, not
+  the activations.
 
   Args:
     loss_fn: (params, batch) -> scalar, a pure function.

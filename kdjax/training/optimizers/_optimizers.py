@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from kdjax.training.steps._checks import check_optimizer
 
-# What a learner takes: `optax.MultiSteps` is no transformation itself.
+# A learner takes both: `optax.MultiSteps` is no transformation itself.
 Optimizer = optax.GradientTransformation | optax.MultiSteps
 
 
@@ -63,7 +63,7 @@ def _unaccumulated(
       raise ValueError(
         f"{name}: the optimizer has optax.MultiSteps inside; expected it "
         "around all other links, optax.MultiSteps(optax.chain(...), k), where "
-        "its mini-steps weigh by what they count."
+        "each mini-step has the weight of its examples or tokens."
       )
     return optimizer.update(updates, state, params, **extra)
 

@@ -17,7 +17,7 @@ from kdjax.ops import check_integer
 
 
 class Recipe(NamedTuple):
-  """Recipe: how a student is trained and what it sees.
+  """Recipe: the training of a student and its images.
 
   Attributes:
     batch_size: examples in a batch.
@@ -50,9 +50,9 @@ def cifar100_recipe(
   epochs: int = 240,
   num_examples: int = 50_000,
 ) -> Recipe:
-  """CIFAR-100 protocol of RepDistiller, and of nearly all who compare with it.
+  """CIFAR-100 protocol of RepDistiller, and of nearly all papers after it.
 
-  Batches of 64, the last of an epoch with what is left; SGD, momentum .9, no
+  Batches of 64, the last of an epoch with the rest; SGD, momentum .9, no
   Nesterov; weight decay 5e-4 on all parameters, the objective's included,
   added to the gradient; the learning rate times .1 after epochs 150, 180 and
   210; images shifted by up to 4 pixels and flipped.

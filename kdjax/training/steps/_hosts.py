@@ -77,7 +77,7 @@ def local_parts(x: Any, axis: int, devices: Sequence[jax.Device]) -> Any:
 
 
 def local_copies(tree: Any) -> Any:
-  """Returns copies on one device of what all devices hold the same."""
+  """Returns copies on one device of arrays that all devices hold."""
 
   def copy(x: Any) -> Any:
     if isinstance(x, jax.Array) and not x.is_fully_addressable:

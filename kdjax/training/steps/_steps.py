@@ -168,7 +168,7 @@ def make_train_step(
     return state, metrics
 
   if isinstance(loss_fn, LossFn):
-    # What `parallelize` splits: not the domains, which a loss compares.
+    # `parallelize` splits the examples, not the domains that a loss compares.
     axes = [row.batch_axes for row in loss_fn.passes.values()]
     vars(step)["batch_axis"] = max(axes, default=1) - 1
   return step
@@ -222,4 +222,6 @@ def with_average(state: TrainState, frozen: Any) -> Any:
   frozen = frozen or {}
   if not isinstance(frozen, Mapping) or not has_average(state):
     return frozen
+  if isinstance(state.params, Mapping) and "student" not in state.params:
+    return frozen  # Of peers or towers there is no single average.
   return {**frozen, "average": averaged_student(state)}

@@ -83,7 +83,7 @@ def cdan(
     turn = game.turn(scale, schedule)
     embeddings = source_embedding, target_embedding
     predicted = [jax.nn.softmax(x) for x in (source_logits, target_logits)]
-    # What is reversed is the map: the probabilities get no gradient anyway.
+    # The map is reversed: the probabilities get no gradient anyway.
     maps = [
       reverse_gradient(cdan_map(*pair, matrices=matrices), turn)
       for pair in zip(embeddings, predicted, strict=True)

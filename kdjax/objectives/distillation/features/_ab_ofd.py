@@ -129,7 +129,7 @@ def ofd() -> Objective:
 
 
 class _Identity(nnx.Module):
-  """What connects maps of one shape."""
+  """The connector of maps of one shape, which leaves them as they are."""
 
   def __call__(self, x: Array) -> Array:
     return x

@@ -28,9 +28,9 @@ def cat(
   of the last features F and the kernel W of the classifier. The authors first
   turn each network's average pooling and linear head into a 1x1 convolution
   without bias and average pooling. A mean and a linear map commute: the logits
-  are the same, and what their convolution returns is this product. So no
-  network is changed here, and the head's bias, which theirs has not, stays
-  out of the maps.
+  are the same, and their convolution returns this product. So no network is
+  changed here, and the head's bias, which theirs has not, stays out of the
+  maps.
 
   Args:
     resolution: the height and width to which the maps are pooled.

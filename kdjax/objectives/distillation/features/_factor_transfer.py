@@ -29,7 +29,7 @@ def factor_transfer(
   factor of the teacher's last stage and the translator's of the student's.
   Both are three 3x3 convolutions with LeakyReLU(0.1); the translator has
   batch normalization. The paraphraser is frozen: the first step keeps a copy
-  in the state of what `factor_transfer_pretraining` has learned.
+  of the paraphraser of `factor_transfer_pretraining` in the state.
 
   Args:
     rate: channels of the factor for each channel of the teacher.

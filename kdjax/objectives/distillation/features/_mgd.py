@@ -28,10 +28,11 @@ def mgd(
 ) -> Objective:
   """Masked generative distillation (MGD) of the last maps.
 
-  The `kdjax.distillation.mgd_loss` of what two 3x3 convolutions with a
-  ReLU between them make of the student's map, parts of which are 0. A map of
-  other channels than the teacher's goes through a 1x1 convolution first. Of
-  maps of unequal size the larger is averaged to the smaller.
+  Parts of the student's map are set to 0. Two 3x3 convolutions with a ReLU
+  between them rebuild the map, and `kdjax.distillation.mgd_loss` compares the
+  result with the teacher's map. A map of other channels than the teacher's
+  goes through a 1x1 convolution first. Of maps of unequal size the larger is
+  averaged to the smaller.
 
   Args:
     mask_ratio: the share that is masked, at random, in (0, 1].

@@ -28,9 +28,10 @@ def review_kd(
 ) -> Objective:
   """Knowledge review (ReviewKD): fused stages against the teacher's.
 
-  From the deepest on, the student's stages are fused with what was fused
-  before by attention (ABF), brought to the teacher's shape and compared by
-  `kdjax.distillation.hierarchical_context_loss`; the losses are summed.
+  From the deepest on, attention (ABF) fuses each of the student's stages with
+  the fusion of the deeper ones. The result is brought to the teacher's shape
+  and compared by `kdjax.distillation.hierarchical_context_loss`; the losses are
+  summed.
   The stages are those without the stem, and the embeddings as maps of one
   position. The teacher's are taken before their activation.
 

@@ -30,11 +30,11 @@ def semckd(*, samples: int = 64) -> Objective:
   for each example, over all stages without the stems. R are regressors
   (convolutions 1x1, 3x3, 1x1 with batch normalization and ReLU between them)
   to the teacher's channels; of maps of unequal size the larger is averaged to
-  the smaller. Queries and keys are embeddings, of norm 1, of how similar the
-  example is to the others of the batch in that layer.
+  the smaller. Queries and keys are embeddings, of norm 1, of the similarities
+  between the example and the others of the batch in that layer.
 
   Args:
-    samples: how many numbers describe an example's similarities.
+    samples: the number of values that describe an example's similarities.
 
   Returns:
     An objective; its published weight is 400 on CIFAR-100 and 50 on ImageNet,
@@ -155,7 +155,7 @@ def _similarities(
   products = jnp.sort(jnp.where(counts[None], products, jnp.inf), -1)
   count = jnp.sum(counts)
   last = jnp.maximum(count - 1, 0)
-  # What is masked is sorted behind the last one, and never looked at.
+  # Masked products are sorted behind the last one, and never read.
   products = jnp.where(jnp.arange(len(counts))[None] < count, products, 0.0)
   position = jnp.linspace(0.0, 1.0, samples) * last
   below = jnp.floor(position).astype(int)

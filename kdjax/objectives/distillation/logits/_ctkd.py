@@ -91,7 +91,7 @@ def ctkd(
 
 
 class _Curriculum(nnx.Module):
-  """The temperature before it is squashed, and how often it was asked."""
+  """The temperature before it is squashed, and the number of its calls."""
 
   def __init__(self, widths: int, hidden: int | None, rngs: nnx.Rngs):
     self.step = nnx.Variable(jnp.zeros((), jnp.int32))

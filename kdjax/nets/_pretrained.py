@@ -1,0 +1,381 @@
+"""Text networks from and to local folders of `transformers`."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from kdjax.nets._decoder import Decoder
+from kdjax.nets._text_encoder import TextEncoder
+from kdjax.nets._text_encoder import TextEncoderConfig
+from kdjax.nets._transformers_families import FAMILIES
+from kdjax.nets._transformers_families import HEADS
+from kdjax.nets._transformers_families import Entry
+from kdjax.nets._transformers_families import Family
+from kdjax.nets._transformers_families import family_of
+
+_INDEX = "model.safetensors.index.json"
+_WHOLE = "model.safetensors"
+# An error about the weights of another network lists only so many keys.
+_SHOWN = 5
+
+
+def from_pretrained(
+  folder: str | os.PathLike[str],
+  *,
+  dtype: DTypeLike = jnp.float32,
+  param_dtype: DTypeLike = jnp.float32,
+  rngs: nnx.Rngs | None = None,
+  **changes: Any,
+) -> Decoder | TextEncoder:
+  """Reads a text network from a local folder of `transformers`.
+
+  The families are BERT (with MiniLM), GPT-2, Llama, Qwen2, Qwen3 and Gemma 2.
+  The folder has `config.json` and `model.safetensors`, or its shards and their
+  index. The file of a sentence encoder's pooling, `1_Pooling/config.json`, sets
+  the pooling.
+
+  Args:
+    folder: the folder.
+    dtype: the dtype in which the body computes.
+    param_dtype: the dtype of the parameters, whatever the file's is.
+    rngs: random streams for dropout, and for a head that the folder does not
+      have.
+    **changes: other values of fields of the configuration, such as
+      `dropout=0.1`, `pooling="mean"`, or `head="classifier", num_classes=5,
+      pooler=True` for a new classifier.
+
+  Returns:
+    A `TextEncoder` or a `Decoder`. `logits` and hidden states are those of
+    `transformers`.
+
+  Raises:
+    FileNotFoundError: if the folder has no configuration or no safetensors, or
+      a shard is missing.
+    ValueError: if the family or its form is not known, or keys or shapes do not
+      fit the configuration.
+    ModuleNotFoundError: if safetensors is not installed.
+
+  Examples:
+    >>> from_pretrained("no/such/folder")
+    Traceback (most recent call last):
+    FileNotFoundError: no/such/folder has no config.json; expected a folder ...
+
+  References:
+    Wolf et al., `Transformers: state-of-the-art natural language processing
+    <https://arxiv.org/abs/1910.03771>`_, 2020.
+  """
+  folder = pathlib.Path(folder)
+  if not (folder / "config.json").is_file():
+    raise FileNotFoundError(
+      f"{folder} has no config.json; expected a folder with config.json and "
+      f"{_WHOLE}, as transformers' save_pretrained writes it."
+    )
+  settings = json.loads((folder / "config.json").read_text())
+  name = settings.get("model_type")
+  if name not in FAMILIES:
+    raise ValueError(
+      f"{folder} has a model of type {name!r}; expected one of "
+      f"{', '.join(FAMILIES)}."
+    )
+  family = FAMILIES[name]
+  tensors = _Tensors(folder, family)
+  try:
+    config = family.read(settings, frozenset(tensors.places))
+  except KeyError as error:
+    raise ValueError(
+      f"{folder / 'config.json'} has no entry {error}; expected it of the "
+      f"family {name}."
+    ) from None
+  if isinstance(config, TextEncoderConfig):
+    config = dataclasses.replace(config, pooling=_pooling(folder))
+  config = dataclasses.replace(config, **changes)
+  kind = TextEncoder if isinstance(config, TextEncoderConfig) else Decoder
+  fresh = "head" in changes or "pooler" in changes
+
+  def build() -> Decoder | TextEncoder:
+    streams = nnx.Rngs(0) if rngs is None else rngs
+    return kind(config, dtype=dtype, param_dtype=param_dtype, rngs=streams)
+
+  # Without random numbers, if all values are replaced.
+  random = fresh or config.dropout > 0
+  model = build() if random else nnx.eval_shape(build)
+  _assign(model, family, tensors, fresh)
+  return model
+
+
+def save_pretrained(
+  model: nnx.Module,
+  folder: str | os.PathLike[str],
+  *,
+  shard_bytes: int | None = None,
+) -> None:
+  """Writes a text network as a folder that `transformers` loads.
+
+  Each file is written under another name first and the configuration last, so
+  that an interrupted write leaves no folder that loads.
+
+  Args:
+    model: a `Decoder` or a `TextEncoder` of the form of a known family.
+    folder: the folder, which may exist.
+    shard_bytes: the largest size of a file; None for a single file.
+
+  Returns:
+    None.
+
+  Raises:
+    TypeError: if the model is no text network.
+    ValueError: if no family has its form.
+    ModuleNotFoundError: if safetensors is not installed.
+
+  Examples:
+    >>> save_pretrained(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), "folder")
+    Traceback (most recent call last):
+    TypeError: model is of type Linear; expected a Decoder or a TextEncoder.
+
+  References:
+    Wolf et al., `Transformers: state-of-the-art natural language processing
+    <https://arxiv.org/abs/1910.03771>`_, 2020.
+  """
+  name = family_of(model)
+  family, folder = FAMILIES[name], pathlib.Path(folder)
+  safetensors = _safetensors()
+  tensors = {}
+  bare = isinstance(model, TextEncoder) and model.config.head == "none"
+  for entry in family.entries(model):
+    value = np.concatenate([np.asarray(x[...]) for x in entry.variables], -1)
+    key = entry.key
+    if not bare and not key.startswith(HEADS):
+      key = family.prefix + key
+    tensors[key] = np.ascontiguousarray(value.T if entry.transposed else value)
+  folder.mkdir(parents=True, exist_ok=True)
+  shards = _shards(tensors, shard_bytes)
+  files = [_WHOLE]
+  if len(shards) > 1:
+    files = [
+      f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+      for i in range(len(shards))
+    ]
+  for file, keys in zip(files, shards, strict=True):
+    part = {key: tensors[key] for key in keys}
+    _replace(
+      folder / file,
+      lambda path, part=part: safetensors.flax.save_file(
+        part, path, metadata={"format": "pt"}
+      ),
+    )
+  if len(shards) > 1:
+    index = {
+      "metadata": {"total_size": sum(x.nbytes for x in tensors.values())},
+      "weight_map": {
+        key: file
+        for file, keys in zip(files, shards, strict=True)
+        for key in keys
+      },
+    }
+    _write_json(folder / _INDEX, index)
+  dtype = str(next(iter(tensors.values())).dtype)
+  _write_json(
+    folder / "config.json", family.write(model.config) | {"dtype": dtype}
+  )
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
+  """Reads the tokenizer of a folder of `transformers`.
+
+  Args:
+    folder: the folder, with `tokenizer.json`.
+
+  Returns:
+    A `tokenizers.Tokenizer`.
+
+  Raises:
+    FileNotFoundError: if the folder has no `tokenizer.json`.
+    ModuleNotFoundError: if the package tokenizers is not installed.
+
+  Examples:
+    >>> load_tokenizer("no/such/folder")
+    Traceback (most recent call last):
+    FileNotFoundError: no/such/folder has no tokenizer.json.
+
+  References:
+    `tokenizers <https://github.com/huggingface/tokenizers>`_.
+  """
+  path = pathlib.Path(folder) / "tokenizer.json"
+  if not path.is_file():
+    raise FileNotFoundError(f"{pathlib.Path(folder)} has no tokenizer.json.")
+  try:
+    import tokenizers
+  except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+      'reading a tokenizer needs tokenizers: pip install "tokenizers".'
+    ) from error
+  return tokenizers.Tokenizer.from_file(str(path))
+
+
+class _Tensors:
+  """The tensors of a folder by their keys without prefix, read one by one."""
+
+  def __init__(self, folder: pathlib.Path, family: Family):
+    self._open = _safetensors().safe_open
+    index = folder / _INDEX
+    if (folder / _WHOLE).is_file():
+      files = [folder / _WHOLE]
+    elif index.is_file():
+      names = json.loads(index.read_text())["weight_map"].values()
+      files = [folder / name for name in sorted(set(names))]
+      for file in files:
+        if not file.is_file():
+          raise FileNotFoundError(
+            f"{folder} has no {file.name}; expected it, as {_INDEX} says."
+          )
+    else:
+      raise FileNotFoundError(
+        f"{folder} has neither {_WHOLE} nor {_INDEX}; expected one of them. "
+        "Weights in other formats are not read."
+      )
+    self.places: dict[str, tuple[pathlib.Path, str]] = {}
+    for file in files:
+      with self._open(file, framework="numpy") as opened:
+        for key in opened.keys():  # noqa: SIM118
+          own = key.removeprefix(family.prefix)
+          own = own.replace(".gamma", ".weight").replace(".beta", ".bias")
+          ignored = any(
+            own.startswith(x) or own.endswith(x) for x in family.ignored
+          )
+          if not ignored:
+            self.places[own] = file, key
+
+  def read(self) -> Iterator[tuple[str, Any]]:
+    """Yields keys and arrays, file by file."""
+    files: dict[pathlib.Path, dict[str, str]] = {}
+    for own, (file, key) in self.places.items():
+      files.setdefault(file, {})[own] = key
+    for file, keys in files.items():
+      with self._open(file, framework="flax") as opened:
+        for own, key in keys.items():
+          yield own, opened.get_tensor(key)
+
+
+def _assign(model: Any, family: Family, tensors: _Tensors, fresh: bool) -> None:
+  """Sets all variables, or raises ValueError about what does not fit."""
+  entries = {entry.key: entry for entry in family.entries(model)}
+  optional = (*HEADS, "pooler.") if fresh else ()
+  values, problems, left = {}, [], []
+  for key, tensor in tensors.read():
+    entry = entries.get(key)
+    if entry is None:
+      if not key.startswith(optional or ("\0",)) and not _is_tied(model, key):
+        left.append(f"{key} is left over, of shape {tuple(tensor.shape)}")
+      continue
+    expected = _shape(entry)
+    if tuple(tensor.shape) != expected:
+      if not key.startswith(optional or ("\0",)):
+        problems.append(
+          f"{key} has shape {tuple(tensor.shape)}; expected {expected}"
+        )
+      continue
+    values[key] = tensor
+  problems += [
+    f"{key} is missing; expected shape {_shape(entry)}"
+    for key, entry in entries.items()
+    if key not in tensors.places and not key.startswith(optional or ("\0",))
+  ]
+  problems += left
+  if problems:
+    lines = problems[:_SHOWN]
+    if more := len(problems) - len(lines):
+      lines.append(f"... and {more} more.")
+    raise ValueError(
+      "\n  ".join(["the weights do not fit config.json:", *lines])
+    )
+  for key, tensor in values.items():
+    entry = entries[key]
+    value = tensor.T if entry.transposed else tensor
+    sizes = np.cumsum([x.shape[-1] for x in entry.variables])[:-1]
+    parts = jnp.split(jnp.asarray(value), sizes, -1)
+    for variable, part in zip(entry.variables, parts, strict=True):
+      variable.set_value(part.astype(variable.dtype))
+
+
+def _is_tied(model: Any, key: str) -> bool:
+  """Whether a key repeats the embedding."""
+  return key == "lm_head.weight" and model.config.tied_head
+
+
+def _shape(entry: Entry) -> tuple[int, ...]:
+  *rest, _ = entry.variables[0].shape
+  shape = (*rest, sum(x.shape[-1] for x in entry.variables))
+  return shape[::-1] if entry.transposed else shape
+
+
+def _pooling(folder: pathlib.Path) -> str:
+  """Returns the pooling of a sentence encoder's folder; of others the first."""
+  file = folder / "1_Pooling" / "config.json"
+  if not file.is_file():
+    return "first"
+  modes = json.loads(file.read_text())
+  known = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "first",
+  }
+  chosen = [
+    key
+    for key, value in modes.items()
+    if key.startswith("pooling_mode_") and value is True
+  ]
+  if len(chosen) != 1 or chosen[0] not in known:
+    raise ValueError(
+      f"{file} has the poolings {chosen}; expected one of {sorted(known)}."
+    )
+  return known[chosen[0]]
+
+
+def _shards(
+  tensors: Mapping[str, np.ndarray], shard_bytes: int | None
+) -> list[list[str]]:
+  shards: list[list[str]] = [[]]
+  size = 0
+  for key, tensor in tensors.items():
+    if shard_bytes and shards[-1] and size + tensor.nbytes > shard_bytes:
+      shards.append([])
+      size = 0
+    shards[-1].append(key)
+    size += tensor.nbytes
+  return shards
+
+
+def _replace(path: pathlib.Path, write: Callable[[str], Any]) -> None:
+  """Writes a file under another name, then gives it its own."""
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+  os.close(handle)
+  try:
+    write(temporary)
+    os.replace(temporary, path)
+  except BaseException:
+    pathlib.Path(temporary).unlink(missing_ok=True)
+    raise
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+  text = json.dumps(value, indent=2) + "\n"
+  _replace(path, lambda name: pathlib.Path(name).write_text(text))
+
+
+def _safetensors() -> Any:
+  try:
+    import safetensors
+    import safetensors.flax
+  except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+      'reading weights needs safetensors: pip install "kdjax[experiments]".'
+    ) from error
+  return safetensors

@@ -1,0 +1,141 @@
+"""CLIP and CLIP-KD: two towers of a student, and two of a teacher."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax import cross_modal
+from kdjax.nets import layers
+from kdjax.objectives._modular import modular
+from kdjax.objectives._objective import Objective
+from kdjax.objectives._stages import field_of
+from kdjax.ops import get_entry
+
+_START = 1 / 0.07
+
+
+def clip() -> Objective:
+  """CLIP's contrastive loss, with a learned scale of at most 100."""
+
+  def loss(
+    module: Any,
+    student_image_embeddings: Array,
+    student_text_embeddings: Array,
+    mask: Array,
+    *,
+    axis_name: str | None,
+  ) -> Array:
+    return cross_modal.clip_loss(
+      student_image_embeddings,
+      student_text_embeddings,
+      scale=module.scale(),
+      where=mask,
+      axis_name=axis_name,
+    )
+
+  return modular(_Scale, loss)
+
+
+def clip_kd(
+  *,
+  task: ArrayLike = 1.0,
+  feature: ArrayLike = 0.0,
+  relation: ArrayLike = 0.0,
+  interactive: ArrayLike = 0.0,
+  gradient: ArrayLike = 0.0,
+  affinity: ArrayLike = 0.0,
+  teacher_scale: ArrayLike = _START,
+) -> Objective:
+  """CLIP-KD's losses beside CLIP's own, each with its weight.
+
+  A student of another width is mapped to the teacher's for the losses that
+  compare embeddings. The scale of ICL is learned without an exponential, from
+  2.66 on, as in the authors' code.
+  """
+
+  def build(outputs: Any, rngs: nnx.Rngs) -> nnx.Module:
+    rows = [_embedding(outputs, name) for name in _ROLES]
+    return _Towers(rows[0].shape[-1], rows[2].shape[-1], rngs)
+
+  def loss(
+    module: Any,
+    outputs: Any,
+    mask: Array,
+    *,
+    axis_name: str | None,
+    task: ArrayLike,
+    feature: ArrayLike,
+    relation: ArrayLike,
+    interactive: ArrayLike,
+    gradient: ArrayLike,
+    affinity: ArrayLike,
+    teacher_scale: ArrayLike,
+  ) -> Array:
+    image, text, *teacher = (_embedding(outputs, name) for name in _ROLES)
+    options = {"where": mask, "axis_name": axis_name}
+    scale = module.scale()
+    scales = {"student_scale": scale, "teacher_scale": teacher_scale}
+    plain = (image, text, *teacher)
+    mapped = (*module.project(image, text), *teacher)
+    return jnp.asarray(
+      task * cross_modal.clip_loss(image, text, scale=scale, **options)
+      + feature * cross_modal.clip_feature_loss(*mapped, **options)
+      + relation * cross_modal.clip_relation_loss(*plain, **scales, **options)
+      + affinity
+      * cross_modal.affinity_mimicking_loss(*plain, **scales, **options)
+      + interactive
+      * cross_modal.clip_interactive_loss(
+        *mapped, scale=module.interactive[...], **options
+      )
+      + gradient * cross_modal.clip_gradient_loss(*mapped, **scales, **options)
+    )
+
+  return modular(
+    build,
+    loss,
+    task=task,
+    feature=feature,
+    relation=relation,
+    interactive=interactive,
+    gradient=gradient,
+    affinity=affinity,
+    teacher_scale=teacher_scale,
+  )
+
+
+_ROLES = ("student_image", "student_text", "teacher_image", "teacher_text")
+
+
+class _Scale(nnx.Module):
+  """The logarithm of CLIP's scale, as it is learned."""
+
+  def __init__(self):
+    self.log_scale = nnx.Param(jnp.log(jnp.asarray(_START, jnp.float32)))
+
+  def scale(self) -> Array:
+    return jnp.minimum(jnp.exp(self.log_scale[...]), 100.0)
+
+
+class _Towers(_Scale):
+  """The scales, and maps of the student's embeddings to the teacher's width."""
+
+  def __init__(self, width: int, teacher_width: int, rngs: nnx.Rngs):
+    super().__init__()
+    self.interactive = nnx.Param(jnp.log(jnp.asarray(_START, jnp.float32)))
+    self.mapped = width != teacher_width
+    if self.mapped:
+      self.image = layers.linear(width, teacher_width, rngs=rngs)
+      self.text = layers.linear(width, teacher_width, rngs=rngs)
+
+  def project(self, image: Array, text: Array) -> tuple[Array, Array]:
+    if not self.mapped:
+      return image, text
+    return self.image(image), self.text(text)
+
+
+def _embedding(outputs: Any, name: str) -> Any:
+  role = get_entry("clip_kd: outputs", outputs, name)
+  return field_of(name, role, "embedding")

@@ -1,0 +1,122 @@
+"""The front door of continual learning."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Array
+
+from kdjax.objectives import Objective
+from kdjax.training.learners._distillation import CLASSIFICATION
+from kdjax.training.learners._learner import Learner
+from kdjax.training.learners._learner import as_objective
+from kdjax.training.learners._learner import make_learner
+from kdjax.training.optimizers._optimizers import Optimizer
+from kdjax.training.steps._evaluation import Metric
+from kdjax.training.steps._passes import Pass
+from kdjax.training.steps._passes import Prepare
+from kdjax.training.steps._passes import views_of
+
+
+def continue_on(
+  student: Any,
+  loss: Callable[..., Any] | Objective,
+  optimizer: Optimizer,
+  *,
+  past: Any = None,
+  replay: Sequence[str] = (),
+  on: str = "image",
+  augment: Callable[[Array, Any], Any] | None = None,
+  prepare: Prepare | None = None,
+  metrics: Mapping[str, Metric] | None = None,
+  axis_name: str | None = None,
+  **hyperparameters: Any,
+) -> Learner:
+  """Continual learning: a learner for a student of one task after the other.
+
+  The roles of the objective are `"student"` on the current examples, `"past"`,
+  the network before the current task, on the same ones, and the student on
+  replayed examples, which are parts of the batch: `"replay"`, and
+  `"second_replay"` for a second draw. Each part has `on`, `"mask"` and what the
+  loss reads (`"label"`, `"stored_logits"`).
+
+  Args:
+    student: the network to train, with a head for the classes of all tasks.
+    loss: a function whose argument names say what it reads, such as
+      `mine(student_logits, past_logits, replay_logits, replay_labels)`; or an
+      `Objective`, such as `objectives.preset("der_plus_plus")`.
+    optimizer: an Optax optimizer.
+    past: the network before the current task, whose weights are in `frozen`, or
+      None for a loss that does not read it. After a task the student takes its
+      place: `frozen = {"past": Variables(state.params["student"],
+      state.state["student"])}`, without another compilation.
+    replay: names of the parts of the batch that hold replayed examples; see
+      `kdjax.continual.reservoir_sample`, whose mask is the part's `"mask"`. An
+      empty buffer, of which nothing is True, adds nothing.
+    on: the entry of the batch, and of its parts, that the networks see.
+    augment: `(key, inputs) -> inputs`, of the current examples; student and
+      past see the same view.
+    prepare: `(key, batch, run) -> batch`, before the passes; see `pass_loss`.
+    metrics: name -> function of arrays, for evaluation; by default accuracy
+      and cross-entropy.
+    axis_name: the mapped axis that holds the rest of the batch, where the
+      caller maps the step; `parallelize` names it itself.
+    **hyperparameters: of the loss; numbers are in the state, as arrays.
+
+  Returns:
+    A `Learner`.
+
+  Raises:
+    TypeError: if a network is none, or the optimizer not one of Optax.
+    ValueError: if augment and prepare are both given, or the loss has no such
+      hyper-parameter; from `init` or `step`, if the batch lacks a part or an
+      entry that is read.
+
+  Examples:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from flax import nnx
+    >>> from kdjax.objectives import preset
+    >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    >>> learner = continue_on(
+    ...   student, preset("er"), optax.sgd(0.1), replay=("replay",), on="x"
+    ... )
+    >>> part = {
+    ...   "x": jnp.ones((4, 3)),
+    ...   "label": jnp.zeros(4, int),
+    ...   "mask": jnp.ones(4, bool),
+    ... }
+    >>> batch = part | {"replay": part}
+    >>> state = learner.init(jax.random.key(0), batch)
+    >>> state, seen = learner.step(state, {}, batch, jax.random.key(1))
+    >>> sorted(seen)
+    ['ce/loss', 'er/loss', 'loss']
+
+  References:
+    Buzzega et al., `Dark experience for general continual learning
+    <https://arxiv.org/abs/2004.07211>`_, 2020.
+  """
+  passes = {"student": Pass("student", on=on, train=True)}
+  if past is not None:
+    passes["past"] = Pass("past", on=on)
+  passes |= {
+    name: Pass("student", on=f"{name}.{on}", train=True) for name in replay
+  }
+  if prepare is None:
+    prepare = views_of({}, augment=augment, on=on)
+  elif augment is not None:
+    raise ValueError(
+      "continue_on: augment and prepare are given; expected one of them: "
+      "prepare may augment."
+    )
+  return make_learner(
+    {"student": student},
+    {} if past is None else {"past": past},
+    passes,
+    as_objective(loss, **hyperparameters),
+    optimizer,
+    prepare=prepare,
+    metrics=CLASSIFICATION if metrics is None else metrics,
+    evaluation={"student": Pass("student", on=on)},
+    axis_name=axis_name,
+  )

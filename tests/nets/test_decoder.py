@@ -1,0 +1,255 @@
+"""A decoder: padding, caches, generation, a mesh, and its head in `fused`."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from kdjax import nets
+from kdjax.fused import linear_cross_entropy
+from kdjax.language import next_token_targets
+from kdjax.ops import cross_entropy
+
+# A bit of each family: grouped queries, windows, caps, norms of queries.
+CONFIG = nets.DecoderConfig(
+  17,
+  width=8,
+  depth=2,
+  num_heads=4,
+  key_heads=2,
+  inner_width=12,
+  max_length=16,
+  query_norm=True,
+  post_norms=True,
+  attention_softcap=5.0,
+  logit_softcap=3.0,
+  window=3,
+  windowed=(True, False),
+)
+TOKENS = np.random.default_rng(0).integers(1, 17, (3, 6))
+MASK = np.array([[1] * 6, [1] * 4 + [0] * 2, [0] * 2 + [1] * 4], bool)
+
+
+@functools.cache
+def model():
+  network = nets.Decoder(CONFIG, rngs=nnx.Rngs(0))
+  # Initial values of 0.02 would make every token nearly alike.
+  state = nnx.state(network)
+  nnx.update(
+    network, jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, state)
+  )
+  return network
+
+
+@jax.jit
+def run(network, tokens, mask):
+  return network({"tokens": tokens, "attention_mask": mask})
+
+
+def close(a, b):
+  np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_on_either_side_changes_nothing():
+  outputs = run(model(), TOKENS, MASK)
+  whole = np.ones((1, 4), bool)
+  for row, start in ((1, 0), (2, 2)):
+    alone = run(model(), TOKENS[row : row + 1, start : start + 4], whole)
+    for got, expected in (
+      (outputs.logits, alone.logits),
+      (outputs.features["f2"], alone.features["f2"]),
+    ):
+      close(got[row, start : start + 4], expected[0])
+  for leaf in jax.tree.leaves(outputs._replace(cache=None)):
+    assert np.all(np.isfinite(leaf))
+
+
+def test_arrays_of_each_layer_have_its_name():
+  spec = jax.eval_shape(lambda network: network(TOKENS), model())
+  assert list(spec.features) == ["f0", "f1", "f2"]
+  for name, shape in (
+    ("attention", (3, 4, 6, 6)),
+    ("scores", (3, 4, 6, 6)),
+    ("queries", (3, 4, 6, 2)),
+    ("keys", (3, 2, 6, 2)),
+    ("values", (3, 2, 6, 2)),
+  ):
+    arrays = getattr(spec, name)
+    assert {k: v.shape for k, v in arrays.items()} == {"f1": shape, "f2": shape}
+
+
+def test_a_cache_gives_what_the_whole_text_gives():
+  whole = run(model(), TOKENS, MASK)
+
+  @jax.jit
+  def program(network, tokens, mask):
+    cache, logits = network.init_cache(3, 6), []
+    for start, stop in ((0, 3), (3, 4), (4, 6)):
+      part = slice(start, stop)
+      outputs = network(
+        tokens[:, part], attention_mask=mask[:, part], cache=cache
+      )
+      cache = outputs.cache
+      logits.append(outputs.logits)
+    return jnp.concatenate(logits, 1), cache.length
+
+  logits, length = program(model(), TOKENS, MASK)
+  close(logits[MASK], whole.logits[MASK])
+  assert length == 6
+
+
+def test_text_is_written_until_its_first_end():
+  """Greedy, as if each token were the last of a text without a cache."""
+  prompts, mask = TOKENS[:, :4], MASK[::-1, 2:].copy()
+
+  @functools.partial(jax.jit, static_argnames=("temperature", "end"))
+  def program(key, network, temperature, end=None):
+    return nets.generate(
+      key,
+      network,
+      prompts,
+      mask,
+      num_tokens=3,
+      temperature=temperature,
+      end=end,
+    )
+
+  written = program(jax.random.key(0), model(), 0.0)
+  logits = run(model(), written.tokens[:, :6], written.attention_mask[:, :6])
+  np.testing.assert_array_equal(
+    written.tokens[:, 4:], jnp.argmax(logits.logits[:, 3:], -1)
+  )
+  np.testing.assert_array_equal(written.where, np.arange(7) >= [[4]] * 3)
+  log_probs = jax.nn.log_softmax(logits.logits[:, 3:])
+  close(
+    written.log_probs[:, 4:],
+    jnp.take_along_axis(log_probs, written.tokens[:, 4:, None], -1)[..., 0],
+  )
+  end = int(written.tokens[0, 5])
+  ended = program(jax.random.key(0), model(), 0.0, end)
+  for row in range(3):
+    tokens = list(np.asarray(written.tokens[row, 4:]))
+    count = tokens.index(end) + 1 if end in tokens else 3
+    np.testing.assert_array_equal(
+      ended.tokens[row, 4:], tokens[:count] + [0] * (3 - count)
+    )
+    np.testing.assert_array_equal(ended.where[row, 4:], np.arange(3) < count)
+
+
+@pytest.mark.slow
+def test_samples_follow_the_softmax():
+  """A thousand first tokens of one prompt, and the likeliest three of them."""
+  network, prompts = model(), np.tile(TOKENS[:1, :2], (1000, 1))
+
+  @functools.partial(jax.jit, static_argnames="top_k")
+  def program(key, network, top_k=None):
+    return nets.generate(
+      key, network, prompts, num_tokens=1, temperature=1.5, top_k=top_k
+    ).tokens[:, -1]
+
+  logits = run(network, TOKENS[:1, :2], np.ones((1, 2), bool)).logits[0, -1]
+  expected = np.asarray(jax.nn.softmax(logits / 1.5))
+  drawn = program(jax.random.key(1), network)
+  share = np.bincount(drawn, minlength=17) / 1000
+  assert np.abs(share - expected).max() < 0.05
+  few = program(jax.random.key(1), network, top_k=3)
+  assert set(np.asarray(few)) <= set(np.argsort(expected)[-3:])
+
+
+def test_the_head_gives_the_logits_of_the_fused_losses():
+  labels, where = next_token_targets(TOKENS, attention_mask=MASK)
+
+  @jax.jit
+  def program(network):
+    outputs = network(TOKENS, attention_mask=MASK)
+    fused = linear_cross_entropy(
+      outputs.embedding, network.head, labels, where=where
+    )
+    plain = jnp.where(where, cross_entropy(outputs.logits, labels), 0.0)
+    return fused, plain
+
+  close(*program(model()))
+
+
+def test_wrong_inputs_are_named():
+  network = model()
+  for call, error, text in (
+    (lambda: network(TOKENS[0]), ValueError, "tokens has shape"),
+    (lambda: network(TOKENS * 1.0), TypeError, "tokens has dtype"),
+    (lambda: network(np.ones((1, 17), int)), ValueError, "at most 16"),
+    (lambda: network({"image": TOKENS}), ValueError, "expected 'tokens'"),
+    (
+      lambda: network({"tokens": TOKENS, "labels": TOKENS}),
+      ValueError,
+      "entry 'labels'",
+    ),
+    (
+      lambda: network(TOKENS, attention_mask=MASK[:1]),
+      ValueError,
+      "attention_mask has shape",
+    ),
+    (
+      lambda: nets.generate(jax.random.key(0), network, TOKENS, num_tokens=11),
+      ValueError,
+      "num_tokens is 11",
+    ),
+    (
+      lambda: dataclasses.replace(CONFIG, windowed=(True,)),
+      ValueError,
+      "windowed has 1 entries",
+    ),
+    (
+      lambda: dataclasses.replace(CONFIG, positions="alibi"),
+      ValueError,
+      "positions is 'alibi'",
+    ),
+  ):
+    with pytest.raises(error, match=text):
+      call()
+
+
+@pytest.mark.slow
+def test_a_mesh_of_eight_devices_equals_one():
+  network = nets.Decoder(
+    dataclasses.replace(CONFIG, vocab_size=16, width=16, key_heads=4),
+    rngs=nnx.Rngs(0),
+  )
+  tokens = TOKENS % 16
+
+  @jax.jit
+  def program(network, tokens, mask):
+    def loss(network):
+      outputs = network(tokens, attention_mask=mask)
+      return jnp.mean(jnp.square(outputs.logits))
+
+    return nnx.value_and_grad(loss)(network)
+
+  expected = program(network, tokens, MASK)
+  mesh = jax.make_mesh(
+    (2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+  )
+  rules = ((r"norm\d?\.scale$", P()), *nets.SHARDING_RULES)
+  nets.shard_parameters(network, mesh, rules)
+  kernel = network.blocks[0].attention.query.kernel[...]
+  assert kernel.sharding.spec == P(None, "model")
+  got = program(network, tokens, MASK)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    close(a, b)
+  with pytest.raises(ValueError, match="names the axis 'rows'"):
+    nets.shard_parameters(network, mesh, (("tokens", P("rows")),))
+
+
+@pytest.mark.slow
+def test_bfloat16_is_within_two_percent():
+  wide = model()
+  half = nets.Decoder(CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+  nnx.update(half, nnx.state(wide))
+  logits = [run(x, TOKENS, MASK).logits for x in (half, wide)]
+  assert logits[0].dtype == jnp.float32
+  error = np.linalg.norm((logits[0] - logits[1])[MASK])
+  assert error < 0.02 * np.linalg.norm(logits[1][MASK])

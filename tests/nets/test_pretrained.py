@@ -1,0 +1,205 @@
+"""Folders of `transformers`: equal results, there and back, and bad folders."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kdjax import nets
+from tests.nets import text_models
+
+pytest.importorskip("safetensors")
+SHAPES = text_models.load_shapes()
+VALID = text_models.MASK.astype(bool)
+SLOW = {"qwen2"}  # its form is Llama's
+NAMES = [
+  pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+  for name in text_models.FAMILIES
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  root = tmp_path_factory.mktemp("models")
+  return {
+    name: text_models.write_folder(root / name, name, SHAPES)
+    for name in text_models.FAMILIES
+  }
+
+
+@jax.jit
+def run(model, tokens, mask):
+  outputs = model(tokens, attention_mask=mask)
+  return (
+    outputs.logits,
+    jnp.stack(list(outputs.features.values())),
+    jnp.stack(list(outputs.attention.values())),
+  )
+
+
+def close(got, expected, tolerance=1e-5):
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(got, expected, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recorded_model_gives_the_recorded_results(folders, name):
+  """Logits, hidden states and attention, with padding on either side."""
+  model = nets.from_pretrained(folders[name])
+  with jax.default_matmul_precision("highest"):
+    logits, hidden, attention = run(model, text_models.TOKENS, VALID)
+  with np.load(text_models.GOLDEN / "transformers.npz") as recorded:
+    close(logits[VALID], recorded[f"{name}:logits"][VALID])
+    close(hidden[:, VALID], recorded[f"{name}:hidden"][:, VALID])
+    close(
+      attention.swapaxes(2, 3)[:, VALID],
+      recorded[f"{name}:attention"].swapaxes(2, 3)[:, VALID],
+    )
+
+
+@pytest.mark.parametrize("name", list(text_models.FAMILIES))
+def test_a_written_folder_has_the_same_tensors(folders, name, tmp_path):
+  from safetensors import numpy as safetensors
+
+  model = nets.from_pretrained(folders[name])
+  nets.save_pretrained(model, tmp_path / "whole")
+  saved = safetensors.load_file(tmp_path / "whole" / "model.safetensors")
+  expected = text_models.draw_weights(SHAPES[name])
+  assert saved.keys() == expected.keys()
+  for key, value in saved.items():
+    np.testing.assert_array_equal(value, expected[key])
+  again = nets.from_pretrained(tmp_path / "whole")
+  assert nets_form(again.config) == nets_form(model.config)
+
+
+def nets_form(config):
+  """The form that two configurations have in common."""
+  return {
+    key: value
+    for key, value in vars(config).items()
+    # Written out in the second one.
+    if key not in ("head_width", "key_heads")
+  }
+
+
+def test_shards_are_written_and_read(folders, tmp_path):
+  model = nets.from_pretrained(folders["gpt2"])
+  nets.save_pretrained(model, tmp_path, shard_bytes=2000)
+  index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+  files = sorted(set(index["weight_map"].values()))
+  assert len(files) > 2
+  again = nets.from_pretrained(tmp_path)
+  for a, b in zip(
+    jax.tree.leaves(nnx.state(model)),
+    jax.tree.leaves(nnx.state(again)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+  (tmp_path / files[1]).unlink()
+  with pytest.raises(FileNotFoundError, match=f"has no {files[1]}"):
+    nets.from_pretrained(tmp_path)
+
+
+def test_a_new_classifier_keeps_the_body(folders):
+  model = nets.from_pretrained(
+    folders["bert"],
+    head="classifier",
+    num_classes=5,
+    pooler=True,
+    pooling="mean",
+    rngs=nnx.Rngs(1),
+  )
+  spec = jax.eval_shape(lambda model: model(text_models.TOKENS), model)
+  assert spec.logits.shape == (3, 5)
+  np.testing.assert_array_equal(
+    model.tokens[...],
+    text_models.draw_weights(SHAPES["bert"])[
+      "bert.embeddings.word_embeddings.weight"
+    ],
+  )
+
+
+def test_the_pooling_of_a_sentence_encoder_is_read(folders, tmp_path):
+  shutil.copytree(folders["bert"], tmp_path / "model")
+  pooling = tmp_path / "model" / "1_Pooling"
+  pooling.mkdir()
+  modes = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+  (pooling / "config.json").write_text(json.dumps(modes))
+  model = nets.from_pretrained(tmp_path / "model", head="none")
+  assert model.config.pooling == "mean"
+  modes = {"pooling_mode_max_tokens": True}
+  (pooling / "config.json").write_text(json.dumps(modes))
+  with pytest.raises(ValueError, match="poolings"):
+    nets.from_pretrained(tmp_path / "model")
+
+
+def test_bad_folders_are_named(folders, tmp_path):
+  def changed(name, **settings):
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    shutil.copytree(folders[name], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return folder
+
+  bare = changed("llama")
+  (bare / "model.safetensors").unlink()
+  for folder, error, text in (
+    (tmp_path / "none", FileNotFoundError, "has no config.json"),
+    (bare, FileNotFoundError, "neither model.safetensors nor"),
+    (changed("llama", model_type="mamba"), ValueError, "type 'mamba'"),
+    (changed("llama", model_type="gpt2"), ValueError, "no entry 'n_embd'"),
+    (
+      changed("llama", rope_parameters={"rope_type": "yarn"}),
+      ValueError,
+      "'yarn'",
+    ),
+    (changed("llama", num_hidden_layers=3), ValueError, "is missing"),
+    (changed("llama", num_hidden_layers=1), ValueError, "is left over"),
+    (changed("gpt2", n_embd=12), ValueError, "expected"),
+    (changed("bert", hidden_act="swish2"), ValueError, "'swish2'"),
+  ):
+    with pytest.raises(error, match=text):
+      nets.from_pretrained(folder)
+
+
+def test_a_form_of_no_family_is_not_written(tmp_path):
+  config = nets.DecoderConfig(
+    11, width=4, depth=1, num_heads=2, inner_width=4, norm="layer"
+  )
+  model = nnx.eval_shape(lambda: nets.Decoder(config, rngs=nnx.Rngs(0)))
+  with pytest.raises(ValueError, match="expected that of one of"):
+    nets.save_pretrained(model, tmp_path / "model")
+  assert not (tmp_path / "model").exists()
+
+
+def test_a_tokenizer_is_read(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json"):
+    nets.load_tokenizer(tmp_path)
+  tokenizers = pytest.importorskip("tokenizers")
+  model = tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a")
+  tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+  assert nets.load_tokenizer(tmp_path).encode("b").ids == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(text_models.FAMILIES))
+def test_transformers_loads_what_was_written(folders, name, tmp_path):
+  """And computes what it recorded."""
+  pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  model = nets.from_pretrained(folders[name])
+  nets.save_pretrained(model, tmp_path, shard_bytes=3000)
+  loaded, information = getattr(
+    transformers, text_models.FAMILIES[name][0]
+  ).from_pretrained(
+    tmp_path, output_loading_info=True, attn_implementation="eager"
+  )
+  assert not any(information.values()), information
+  results = text_models.run(loaded.eval(), name)
+  with np.load(text_models.GOLDEN / "transformers.npz") as recorded:
+    for field, value in results.items():
+      close(value, recorded[f"{name}:{field}"])
