@@ -13,6 +13,7 @@ import functools
 import importlib
 import inspect
 import io
+import pathlib
 import sys
 import types
 import typing
@@ -23,18 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-AREAS = (
-  "ops",
-  "fused",
-  "distillation",
-  "adaptation",
-  "reweighting",
-  "transforms",
-  "generalization",
-  "finetuning",
-  "selection",
-  "metrics",
-  "language",
+import kdjax
+
+ROOT = pathlib.Path(kdjax.__file__).parent
+# Areas of functions from arrays to arrays.
+AREAS = sorted(
+  {path.parent.name for path in ROOT.glob("*/__init__.py")}
+  - {"data", "nets", "objectives", "training"}
 )
 # Dimensions whose entries are examples.
 EXAMPLES = {

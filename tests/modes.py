@@ -325,3 +325,47 @@ def exported_network(name, input_shape=(32, 32, 3)):
   (batch,) = jax.export.symbolic_shape("n")
   images = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
   return serialized(program, states[:size], states[size:], images)
+
+
+def table(names, size=8):
+  """Yields the lines of a table: function by mode, value and gradient."""
+  yield f"| function | {' | '.join(MODES)} | export |"
+  yield f"|---|{'---|' * (len(MODES) + 1)}"
+  worst = dict.fromkeys(MODES, (0.0, 0.0))
+  for start in range(0, len(names), size):
+    part = names[start : start + size]
+    expected = results(part)
+    found = {}
+    for mode in MODES:
+      asked = [
+        name
+        for name in part
+        if mode in SHARDED or calls_module.calls()[name].on_devices
+      ]
+      found[mode] = results(asked, mode) if asked else {}
+    for name in part:
+      cells = []
+      for mode in MODES:
+        if name not in found[mode]:
+          cells.append("")
+          continue
+        pair = errors(found[mode][name], expected[name])
+        worst[mode] = tuple(map(max, worst[mode], pair))
+        cells.append(" / ".join(f"{x:.0e}" for x in pair))
+      kind = "static batch" if name in STATIC_BATCH else "yes"
+      exported(name)
+      yield f"| `{name}` | {' | '.join(cells)} | {kind} |"
+  cells = [" / ".join(f"{x:.0e}" for x in worst[mode]) for mode in MODES]
+  yield f"| **worst** | {' | '.join(cells)} | |"
+
+
+def main():
+  """Prints the table of docs/reliability.md."""
+  jax.config.update("jax_num_cpu_devices", DEVICES)
+  jax.config.update("jax_disable_most_optimizations", True)
+  for line in table(list(calls_module.calls())):
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+  main()

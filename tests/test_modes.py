@@ -17,6 +17,7 @@ from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from kdjax import objectives
 from kdjax.distillation import kd_loss
 from kdjax.fused import fused_divergence
 from kdjax.fused import fused_linear_divergence
@@ -25,6 +26,7 @@ from kdjax.metrics import negative_log_likelihood
 from kdjax.ops import cross_entropy
 from tests import calls
 from tests import modes
+from tests.objectives import learners
 
 # Of functions with `axis_name`; the rest of the slow tier asks of all.
 TELLING = [
@@ -188,3 +190,57 @@ def test_networks_are_exported(name):
 def test_all_networks_are_exported(name):
   size = 224 if "deit" in name else 32
   assert modes.exported_network(name, (size, size, 3))
+
+
+def placed(name, batch, mesh):
+  """The batch of a preset, sharded over its examples."""
+
+  def place(x, domain=None):
+    row = objectives.PRESETS[name]
+    many = row.area == "generalization" or (name, domain) == ("dael", "source")
+    spec = P(*[None] * many, "data")
+    return jax.device_put(x, NamedSharding(mesh, spec))
+
+  if not objectives.PRESETS[name].domains:
+    return jax.tree.map(place, batch)
+  return {
+    domain: jax.tree.map(lambda x, domain=domain: place(x, domain), rows)
+    for domain, rows in batch.items()
+  }
+
+
+def step_on_explicit_axes(name):
+  """The traced step of a preset, and what it is to be called with."""
+  learner, batch = learners.learner_of(name)
+  state = learner.init(learners.KEY, batch)
+  mesh = jax.make_mesh((2,), ("data",), (AxisType.Explicit,))
+  arguments = state, learner.frozen, batch, learners.KEY
+  with jax.set_mesh(mesh):
+    sharded = state, learner.frozen, placed(name, batch, mesh), learners.KEY
+    return jax.jit(learner.step).trace(*sharded), sharded, learner, arguments
+
+
+def test_the_step_of_a_preset_knows_explicit_axes():
+  traced = step_on_explicit_axes("erm")[0]
+  for x in jax.tree.leaves(traced.out_info):
+    assert not any(x.sharding.spec) if x.sharding else True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name",
+  [k for k, v in objectives.PRESETS.items() if v.area != "distillation"],
+)
+def test_steps_of_all_presets_know_explicit_axes(name):
+  assert step_on_explicit_axes(name)[0].jaxpr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dann", "fishr"])
+def test_steps_are_the_same_on_explicit_axes(name):
+  traced, sharded, learner, arguments = step_on_explicit_axes(name)
+  got = traced.lower().compile()(*sharded)
+  want = jax.jit(learner.step)(*arguments)
+  chex.assert_trees_all_close(
+    jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=1e-5
+  )

@@ -21,6 +21,7 @@ FEWER_ROWS = {
   "adaptation.sinkhorn_divergence": 512,
   "distillation.rkd_loss": 256,
   "distillation.irg_loss": 512,
+  "collaboration.refilled_relation_loss": 64,
   "reweighting.kmm_weights": 256,
   "transforms.joint_distribution_adaptation": 256,
   "transforms.tca": 256,
@@ -34,6 +35,13 @@ MEANING = {
   ("adaptation.self_tuning_update", "keys"): "all",
   ("adaptation.self_tuning_update", "queue"): None,
   ("transforms.adabn_normalize", "statistics"): "all",  # the count has no part
+  ("continual.reservoir_init", "examples"): None,  # only their shapes count
+  ("continual.reservoir_update", "state"): None,  # the memory gives places up
+  ("continual.si_penalty", "state"): None,  # a part is of the next task
+  ("federated.fedntd_loss", "student_logits"): "all",
+  ("federated.fedntd_loss", "global_logits"): "all",  # but the label's own
+  ("selection.reverse_validation", "source"): None,  # the caller reads it
+  ("selection.reverse_validation", "target"): None,
   # NaN marks a checkpoint that does not exist.
   ("selection.leave_one_domain_out_selection", "accuracies"): None,
   ("selection.oracle_selection", "accuracies"): None,
@@ -99,10 +107,14 @@ def _ask(call, rows):
       return call(**structure.unflatten(leaves))
 
     arrays = [leaves[i] for i in floating]
+    if not arrays:
+      return
     try:
-      compiled, value = jax.jit(run), jax.jit(run)(arrays)
-    except jax.errors.JAXTypeError:  # It reads values.
-      compiled, value = run, run(arrays)
+      compiled = jax.jit(run)
+      value = compiled(arrays)
+    except (TypeError, jax.errors.JAXTypeError):  # It reads values.
+      compiled = run
+      value = compiled(arrays)
     except ValueError:  # The annotations do not tell all axes of examples.
       continue
     break

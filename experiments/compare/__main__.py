@@ -41,6 +41,7 @@ from experiments.compare.methods import row_of
 from experiments.compare.report import write
 from experiments.frame import commands
 from experiments.frame import progress
+from kdjax import training
 
 # Flags whose default is that of the recipe.
 OF_RECIPE = "that of the recipe"
@@ -205,7 +206,7 @@ def spell_out(
 
 
 def prepare(config: Config) -> Job:
-  """Does all steps that a wrong flag makes fail; makes the run folder last."""
+  """Checks the flags and reads the data; makes the run folder last."""
   settings = resolve(config)
   data = load_data(settings)
   names = [name for pair in settings.pairs for name in pair.split(":")]
@@ -228,6 +229,8 @@ def execute(job: Job) -> dict[str, Any]:
   errors: list[Exception] = []
 
   def attempt(pair: str, method: str) -> bool:
+    if job.is_stopping:
+      return False
     try:
       run_cell(job, pair, method)
     except futures.CancelledError:
@@ -239,7 +242,10 @@ def execute(job: Job) -> dict[str, Any]:
       return False
     return True
 
-  with progress.progress(job.console, "grid", total_steps(job)) as update:
+  with (
+    commands.finishing() as job.interruption,
+    progress.progress(job.console, "grid", total_steps(job)) as update,
+  ):
     job.show = update
     for pair in config.pairs:
       # Scratch first: it makes the teacher, and may be one.
@@ -255,7 +261,11 @@ def execute(job: Job) -> dict[str, Any]:
         raise
       finally:
         pool.shutdown(wait=not job.stopped, cancel_futures=True)
+    if job.is_stopping:
+      job.interruption.stop("the cells under way are saved.")
   results = write(job)
+  if errors and all(isinstance(x, training.RunError) for x in errors):
+    raise SystemExit(1)  # all are named, and none is a bug
   if errors:
     raise ExceptionGroup(f"{len(errors)} cells failed", errors)
   return results

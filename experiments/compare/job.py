@@ -49,6 +49,7 @@ class Job:
   show: Callable[[int, str], None] = lambda done, note: None
   done: int = 0
   stopped: bool = False  # asks cells in other threads to end
+  interruption: training.Interruption | None = None
   failed: dict[tuple[str, str], str] = field(default_factory=dict)
   shared: dict[Any, Any] = field(default_factory=dict)
   lock: Any = field(default_factory=threading.RLock)
@@ -60,9 +61,15 @@ class Job:
         self.shared[name] = make()
       return self.shared[name]
 
+  @property
+  def is_stopping(self) -> bool:
+    """Whether cells are to save and to end."""
+    signal = self.interruption and self.interruption.signal
+    return self.stopped or signal is not None
+
   def progress(self, steps: int, note: str) -> None:
     """Counts the steps of students, for one display of the whole grid."""
-    if self.stopped:
+    if self.is_stopping:
       raise futures.CancelledError
     with self.lock:
       self.done += steps
@@ -90,8 +97,7 @@ class Job:
 
   def saves(self, *name: str) -> "Saves":
     """The checkpoints of a cell."""
-    seconds = self.config.checkpoint_seconds
-    return Saves(self.file("checkpoints", *name), seconds)
+    return Saves(self, self.file("checkpoints", *name))
 
 
 def stem(pair: str) -> str:
@@ -122,16 +128,17 @@ def total_steps(job: Job) -> int:
 class Saves:
   """The checkpoints of a cell, at most one every so many seconds."""
 
-  def __init__(self, folder: pathlib.Path, seconds: float):
-    self.folder, self.seconds, self.saved = folder, seconds, time.monotonic()
+  def __init__(self, job: Job, folder: pathlib.Path):
+    self.job, self.folder, self.saved = job, folder, time.monotonic()
 
   def restore(self, template: Any) -> Any:
     """The last checkpoint, or None."""
     return restore(self.folder, template) if self.folder.exists() else None
 
   def save(self, step: int, tree: Any, position: Any) -> None:
-    """Saves a checkpoint, if it is time."""
-    if time.monotonic() - self.saved > self.seconds:
+    """Saves a checkpoint, if it is time or the run is to stop."""
+    seconds = time.monotonic() - self.saved
+    if seconds > self.job.config.checkpoint_seconds or self.job.is_stopping:
       save(self.folder, step, tree, position)
       self.saved = time.monotonic()
 
@@ -139,14 +146,14 @@ class Saves:
 def save(
   folder: pathlib.Path, step: int, tree: Any, position: Any = None
 ) -> None:
-  """Saves a checkpoint, in place of the one before."""
-  with _WRITING, training.Checkpoints(folder, keep=1) as checkpoints:
+  """Saves a checkpoint; the one before stays, in case this one is damaged."""
+  with _WRITING, training.Checkpoints(folder, keep=2) as checkpoints:
     checkpoints.save(step, tree, position)
 
 
 def restore(folder: pathlib.Path, template: Any) -> Any:
   """The last checkpoint, or None."""
-  with _WRITING, training.Checkpoints(folder, keep=1) as checkpoints:
+  with _WRITING, training.Checkpoints(folder, keep=2) as checkpoints:
     return checkpoints.restore(template)
 
 

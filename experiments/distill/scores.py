@@ -37,6 +37,9 @@ def examine(job: Any, teacher: training.Model, students: training.Model):
         "entropy": metrics.entropy(logits).mean(),
         "nll": metrics.negative_log_likelihood(logits, labels).mean(),
       }
+      # Students that diverged are not merely wrong.
+      lost = jnp.isnan(result["nll"])
+      result["accuracy"] = jnp.where(lost, jnp.nan, result["accuracy"])
       if config.missing_digit is not None:
         hits = metrics.accuracy(logits, labels)
         result["missing"] = masked_mean(hits, labels == config.missing_digit)

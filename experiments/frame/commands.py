@@ -96,7 +96,7 @@ def launch(
     methods: name -> area and description of each value of --methods, which
       `--methods help` prints.
   """
-  warnings.showwarning = _show_warning
+  _show_one_line()
   with stoppable() as started:
     if methods and _asks_for_methods(sys.argv[1:]):
       names = methods()
@@ -110,6 +110,7 @@ def launch(
       execute(job)
     except training.DivergedError as error:
       job.run.report_divergence(job.console, error)
+      print(f"error: {error}", file=sys.stderr)
       raise SystemExit(1) from None
     except (training.RunError, OSError) as error:
       if isinstance(error, OSError) and error.errno not in _NO_ROOM:
@@ -128,6 +129,26 @@ _NO_ROOM = (
   errno.EACCES,
   errno.EPERM,
 )
+
+
+def _show_one_line() -> None:
+  """Keeps all but one line off the screen where a file cannot be used.
+
+  Orbax raises one error, and before it logs its tracebacks and those of all
+  its tasks, some from threads that find their event loop closed.
+  """
+  warnings.showwarning = _show_warning
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  logging.getLogger("asyncio").addFilter(
+    lambda record: "orbax" not in record.getMessage()
+  )
+  show = sys.excepthook
+
+  def show_others(kind: Any, error: BaseException, trace: Any) -> None:
+    if str(error) != "Event loop is closed":
+      show(kind, error, trace)
+
+  sys.excepthook = show_others
 
 
 def _show_warning(
@@ -269,7 +290,7 @@ def set_up(prepare: Callable[[Config], Job], config: Config) -> Job:
     What `prepare` returns.
   """
   # tfds warns of a folder without data, which the error says in words.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
   try:
     return prepare(config)
   except (ValueError, OSError) as error:

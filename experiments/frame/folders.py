@@ -48,6 +48,7 @@ class RunFolder:
 
   Attributes:
     path: the folder.
+    diverged: the stages whose numbers are not finite; the report names them.
 
   Args:
     config: a dataclass with the fields of `commands.Flags`.
@@ -63,6 +64,7 @@ class RunFolder:
 
   def __init__(self, config: Any, *, free: Sequence[str] = ()):
     self._begin = time.monotonic()
+    self.diverged: list[str] = []
     self.path = pathlib.Path(config.workdir)
     flags = {"experiment": commands.experiment_of(config)}
     flags |= json.loads(json.dumps(dataclasses.asdict(config), default=str))
@@ -122,6 +124,10 @@ class RunFolder:
         file -> caption. Tables are printed first, then the findings.
     """
     texts, lists = [f"# {title}"], []
+    if self.diverged:
+      stages = ", ".join(self.diverged)
+      note = f"Diverged: {stages}. Scores that are not finite have no meaning."
+      parts = ([note], *parts)
     for part in parts:
       if isinstance(part, tables.Table):
         texts.append(part.markdown())
@@ -159,7 +165,8 @@ class RunFolder:
     self, console: Console, error: training.DivergedError
   ) -> None:
     """Writes a report that says that the run diverged, and where."""
-    self.publish(console, "Diverged", ["Diverged: " + str(error)])
+    self.diverged = []  # the error names it
+    self.publish(console, "Diverged", [f"Diverged: {error}"])
 
 
 write_json = training.write_json

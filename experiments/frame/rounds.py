@@ -53,27 +53,31 @@ def run(
   with contextlib.ExitStack() as stack:
     if checkpoints is None:
       folder = job.run.path / "checkpoints" / stage
-      checkpoints = stack.enter_context(training.Checkpoints(folder, keep=1))
+      checkpoints = stack.enter_context(training.Checkpoints(folder, keep=2))
     restored = checkpoints.restore(tree)
     first, tree, history = restored or (0, tree, list(history))
     if first:
       job.console.print(f"resuming {stage} at step {first} of {steps}")
     job.run.rewind(stage, first)
-    finite = interruption = None
+    own = isinstance(checkpoints, training.Checkpoints)
+    finite = training.FiniteCheck(
+      job.config.nan,
+      checkpoints if own else None,
+      stage=stage,
+      name="the run",
+      flag="--nan continue",
+    )
+    interruption = None
     if update is None:
-      finite = training.FiniteCheck(
-        job.config.nan, checkpoints, stage=stage, name="the run"
-      )
       interruption = stack.enter_context(commands.finishing())
       show = progress.progress(job.console, stage, steps, start=first)
       update = stack.enter_context(show)
     for step in range(first + every, steps + 1, every):
       tree, seen, row, text = advance(step - every, tree, history)
       history.append(seen)
-      if finite:
-        state = tree["state"] if isinstance(tree, dict) else tree
-        finite(step, {k: np.asarray(x) for k, x in seen.items()})
-        finite(step, {"parameters": state.params})
+      state = tree["state"] if isinstance(tree, dict) else tree
+      finite(step, as_arrays(seen))
+      finite(step, {"parameters": state.params})
       # Rows beyond the last checkpoint are taken back, so they come first.
       job.run.log(stage=stage, step=step, **row)
       checkpoints.save(step, tree, history)
@@ -81,7 +85,20 @@ def run(
       if interruption and interruption.signal is not None and step < steps:
         checkpoints.close()
         interruption.stop(f"{stage}: step {step} of {steps} is saved.")
+  arrays = jax.tree.leaves(as_arrays(history))
+  numbers = [x for x in arrays if np.issubdtype(x.dtype, np.inexact)]
+  if not all(np.isfinite(x).all() for x in numbers):
+    job.run.diverged.append(stage)
   return tree, list(history)
+
+
+def as_arrays(history: Any) -> Any:
+  """The lists of numbers of a history as arrays."""
+
+  def is_numbers(x: Any) -> bool:
+    return isinstance(x, list) and not any(isinstance(y, dict) for y in x)
+
+  return jax.tree.map(np.asarray, history, is_leaf=is_numbers)
 
 
 def train(

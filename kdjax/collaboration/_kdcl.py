@@ -12,6 +12,7 @@ from kdjax.ops import compute_dtype
 from kdjax.ops import cross_entropy
 from kdjax.ops import mask_unknown_labels
 from kdjax.ops import masked_rows
+from kdjax.ops import smallest
 from kdjax.ops import softened_softmax
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
@@ -76,7 +77,7 @@ def kdcl_targets(
     own = jnp.where(own == -jnp.inf, 0.0, own)
     gaps = logits - own
     if method == "min_logit":
-      result = jnp.min(gaps, 0)
+      result = smallest(gaps, 0)
     else:
       weights = jax.vmap(_simplex_weights, 1)(gaps)
       used = weights.T[..., None]

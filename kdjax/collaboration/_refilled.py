@@ -10,6 +10,7 @@ from kdjax.ops import compute_dtype
 from kdjax.ops import forward_kl
 from kdjax.ops import gather_batch
 from kdjax.ops import gathered_positions
+from kdjax.ops import keep_nan
 from kdjax.ops import masked_mean
 from kdjax.ops import masked_rows
 from kdjax.ops import normalize_as_torch
@@ -93,6 +94,9 @@ def refilled_relation_loss(
   members = jnp.concatenate([jnp.ones_like(negative[..., :1]), negative], -1)
   values = forward_kl(logits(theirs), logits(ours), temperature, members)
   pairs = rows & same & other & jnp.any(negative, -1)
+  # Comparisons lose NaN, which must reach the caller.
+  pairs |= rows & jnp.isnan(ours + theirs)
+  values = keep_nan(values, ours + theirs)
   return masked_mean(values, pairs, axis_name=axis_name)
 
 

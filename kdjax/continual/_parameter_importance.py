@@ -1,5 +1,6 @@
 """Penalties by the importance of parameters: EWC and SI."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ def ewc_penalty(
   )
 
 
-@validate
+@functools.partial(validate, runs_functions=True)
 def ewc_fisher(
   log_likelihood: Callable[[Any, Any], Array],
   params: PyTree,

@@ -23,6 +23,9 @@ def pod_loss(
     u(F) = \frac{v}{\lVert v \rVert_2}, \;
     v = \Bigl[\sum_w F_{hwc}^2, \sum_h F_{hwc}^2\Bigr]
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: the maps of each stage, `[batch, height, width,
       channels]`; stages may differ in size.

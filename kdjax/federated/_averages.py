@@ -229,7 +229,7 @@ def federated_prototypes(
   """
   rows = prototypes.astype(compute_dtype(prototypes))
   counts = counts.astype(rows.dtype)
-  used = counts > 0
+  used = ~(counts <= 0)  # True for NaN, which must reach the caller
   weights = jnp.where(used, counts if weighted else 1.0, 0.0)
   rows = jnp.where(used[..., None], rows, 0.0)
   sums = jnp.sum(weights[..., None] * rows, 0), jnp.sum(weights, 0)

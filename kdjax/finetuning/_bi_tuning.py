@@ -14,6 +14,7 @@ from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
 from kdjax.ops import exportable
 from kdjax.ops import gather_replicated
+from kdjax.ops import mask_unknown_labels
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
 
@@ -99,7 +100,7 @@ def key_queue_update(
 
   Returns:
     The new state. If a batch has more keys of a class than the queue holds, the
-    last keys remain.
+    last keys remain. A label out of range makes all keys NaN.
 
   Raises:
     ValueError: if shapes do not fit.
@@ -123,12 +124,14 @@ def key_queue_update(
       f"key_queue_update: keys has shape {keys.shape}; expected {dims} dims, "
       "the width of the keys in state."
     )
-  check_labels(labels, classes)
   keep = jnp.ones(labels.shape, bool) if where is None else where
   keys, labels, keep = (
     gather_replicated(x, axis_name)
     for x in (jax.lax.stop_gradient(keys), labels, keep)
   )
+  known = check_labels(jnp.where(keep, labels, 0), classes)
+  lost = jnp.any(keep & (known != labels))
+  labels = known
   same = (labels[:, None] == labels[None]) & keep[None]
   order = jnp.arange(labels.size)
   before = jnp.sum(same & (order[None] < order[:, None]), 1)
@@ -141,8 +144,11 @@ def key_queue_update(
     .at[labels]
     .add(keep.astype(state.position.dtype))
   )
+  kept = state.keys.at[labels, slot].set(
+    keys.astype(state.keys.dtype), mode="drop"
+  )
   return KeyQueue(
-    state.keys.at[labels, slot].set(keys.astype(state.keys.dtype), mode="drop"),
+    jnp.where(lost, jnp.nan, kept),
     (state.position + added) % size,
   )
 
@@ -306,7 +312,7 @@ def contrastive_cross_entropy_loss(
   head = head.astype(dtype)
   if stop_head_gradient:
     head = jax.lax.stop_gradient(head)
-  anchors = head[labels]
+  anchors = head[check_labels(labels, len(head))]
   own = jnp.sum(features.astype(dtype) * anchors, 1)
   return _contrastive_divergence(own, anchors, labels, queue_keys, temperature)
 
@@ -321,17 +327,17 @@ def _contrastive_divergence(
   """Returns KL(u || p) over an anchor's own score and its queue scores."""
   check_positive("temperature", temperature)
   classes, size, _ = queue_keys.shape
-  check_labels(labels, classes)
   scale = as_number("temperature", temperature, own.dtype)
   queue = jax.lax.stop_gradient(queue_keys).astype(own.dtype)
   scores = jnp.einsum("bd,ckd->bck", anchors, queue, precision="highest")
   scores, own = scores / scale, own / scale
   all_scores = jnp.concatenate([own[:, None], scores.reshape(own.size, -1)], 1)
-  positives = jnp.sum(
-    scores * jax.nn.one_hot(labels, classes, dtype=own.dtype)[..., None], (1, 2)
-  )
+  known = check_labels(labels, classes)
+  members = jax.nn.one_hot(known, classes, dtype=own.dtype)
+  positives = jnp.sum(scores * members[..., None], (1, 2))
   mean = (own + positives) / (size + 1)
-  return jax.nn.logsumexp(all_scores, 1) - mean - jnp.log(size + 1.0)
+  values = jax.nn.logsumexp(all_scores, 1) - mean - jnp.log(size + 1.0)
+  return mask_unknown_labels(values, labels, classes)
 
 
 def _unit_vectors(x: Float[Array, "... dims"]) -> Float[Array, "... dims"]:

@@ -175,7 +175,7 @@ def prototypical_loss(
     query_embeddings,
     sums / nonzero_divisor(counts)[:, None],
     distance=distance,
-    where=counts > 0,
+    where=counts != 0,
   )
   return cross_entropy(logits, query_labels)
 

@@ -1,6 +1,7 @@
 """Divergences from teachers with some known classes a token."""
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
@@ -249,8 +250,9 @@ def _as_sparse(
     raise ValueError(
       f"teacher_ids has {known} known classes; expected 1 to {classes}."
     )
-  check_labels(ids, classes, "teacher_ids")
-  teacher = Sparse(ids, log_probs, weights)
+  known_ids = check_labels(ids, classes, "teacher_ids")
+  log_probs = jnp.where(known_ids == ids, log_probs, jnp.nan)
+  teacher = Sparse(known_ids, log_probs, weights)
   for name, x in zip(teacher._fields, teacher, strict=True):
     if x is not None and axis_name in jax.typeof(x).manual_axis_type.varying:
       raise ValueError(

@@ -1,5 +1,6 @@
 """Cross-gradient training (CrossGrad): inputs perturbed across domains."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -11,6 +12,7 @@ from kdjax.ops import as_fraction
 from kdjax.ops import as_number
 from kdjax.ops import check_choice
 from kdjax.ops import check_positive
+from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
@@ -91,6 +93,7 @@ def crossgrad(
     count = sum_over_devices(jnp.sum(keep, dtype=dtype), axis_name)
     gradients = gradients / jnp.maximum(count, 1)
   limit = as_number("clip", clip, dtype)
+  check_range("epsilon", epsilon, 0.0, math.inf)
   step = as_number("epsilon", epsilon, dtype)
   perturbed = inputs.astype(dtype) + step * jnp.clip(gradients, -limit, limit)
   return jax.lax.stop_gradient(perturbed.astype(inputs.dtype))

@@ -33,6 +33,9 @@ def fourier_phase(
   for each channel. Domain-invariant feature exploration (DIFEX) trains its
   teacher on the phase.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     images: `[*batch, height, width, channels]`.
 

@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
-from kdjax.ops import check_labels
 from kdjax.ops import check_range
 from kdjax.ops import exportable
 from kdjax.ops import masked_rows
+from kdjax.ops import one_hot_labels
 from kdjax.ops import softened_softmax
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
@@ -153,11 +153,10 @@ def fishr_penalty(
     2022.
   """
   check_range("decay", decay, 0.0, 1.0 - 1e-7)
-  check_labels(labels, logits.shape[-1])
   domains, classes = features.shape[0], logits.shape[-1]
   features, mask = masked_rows(features, where, axes=2)
   logits, _ = masked_rows(logits, where, axes=2)
-  onehot = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
+  onehot = one_hot_labels(labels, classes, logits.dtype, mask)
   residuals = mask[:, :, None] * (softened_softmax(logits) - onehot)
   counts = sum_over_devices(jnp.sum(mask, 1), axis_name)
   variances = _gradient_variances(residuals, features, mask, counts, axis_name)

@@ -8,6 +8,7 @@ from kdjax.ops import check_choice
 from kdjax.ops import check_labels
 from kdjax.ops import compute_dtype
 from kdjax.ops import log_softened_softmax
+from kdjax.ops import mask_unknown_labels
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
@@ -82,7 +83,7 @@ def _scale_gradients(
   logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
   """Returns the derivative of each example's cross-entropy by a logit scale."""
-  check_labels(labels, logits.shape[-1])
+  given, labels = labels, check_labels(labels, logits.shape[-1])
   logits = logits.astype(compute_dtype(logits))
   probabilities = jnp.exp(log_softened_softmax(logits))
   own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
@@ -90,7 +91,8 @@ def _scale_gradients(
   masked = (logits == -jnp.inf) | (own == -jnp.inf)
   gaps = jnp.where(masked, 0.0, logits - jnp.where(masked, 0.0, own))
   slopes = jnp.sum(probabilities * gaps, -1)
-  return jnp.where(own[..., 0] == -jnp.inf, jnp.inf, slopes)
+  slopes = jnp.where(own[..., 0] == -jnp.inf, jnp.inf, slopes)
+  return mask_unknown_labels(slopes, given, logits.shape[-1])
 
 
 def _positions(

@@ -50,6 +50,9 @@ def mixstyle(
   \sigma^2 is the variance, which divides by n - 1, plus epsilon. The statistics
   have no gradient.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     key: draws partners and weights; None if both are given.
     features: `[batch, height, width, channels]`, after an early stage; in
@@ -136,6 +139,9 @@ def efdmix(
   where r is the rank of a value among the positions of its channel, and the
   subscript (r) means the partner's value of rank r. All values of the partner
   are matched, not only their mean and standard deviation as in MixStyle.
+
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
 
   Args:
     key: draws partners and weights; None if both are given.

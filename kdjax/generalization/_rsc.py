@@ -12,6 +12,7 @@ from kdjax.ops import check_labels
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import gather_batch
+from kdjax.ops import mask_unknown_labels
 from kdjax.ops import softened_softmax
 from kdjax.ops import validate
 
@@ -83,8 +84,9 @@ def rsc_mask(
   rows = jax.lax.stop_gradient(rows)
 
   def of_labels(values: Array) -> Float[Array, " batch"]:
-    check_labels(labels, values.shape[-1])
-    return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
+    known = check_labels(labels, values.shape[-1])
+    own = jnp.take_along_axis(values, known[:, None], axis=-1)[:, 0]
+    return mask_unknown_labels(own, labels, values.shape[-1])
 
   def label_logits(rows: Array) -> tuple[Array, Array]:
     logits = classify(rows)
@@ -107,11 +109,12 @@ def rsc_mask(
   )
   unmasked = (losses < limit) | ~keep
   mask = (kept | unmasked[:, None]).astype(dtype)
-  lost = jnp.any(jnp.isnan(rows), -1, keepdims=True)
-  mask = jnp.where(lost, jnp.nan, mask)
+  lost = keep & jnp.isnan(losses) | jnp.any(jnp.isnan(rows), -1)
+  mask = jnp.where(lost[:, None], jnp.nan, mask)
   return jax.lax.stop_gradient(mask)
 
 
+@validate
 def _quantile(
   values: Float[Array, "*batch n"],
   keep: Bool[Array, "*batch n"],

@@ -49,6 +49,9 @@ def sagnet_randomize(
   with random "style", the style network with random "content", and then the
   features alone by `sagnet_adversarial_loss`.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     key: draws partners, a permutation, and weights, uniform in [0, 1]; None if
       they are given ("content" needs no weights).

@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_fraction
+from kdjax.ops import at_most
 from kdjax.ops import compute_dtype
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
@@ -171,7 +172,7 @@ def policy_gradient_loss(
     return -ratio * advantages
   epsilon = as_fraction("clip", clip, dtype)
   clipped = jnp.clip(ratio, 1 - epsilon, 1 + epsilon)
-  return -jnp.minimum(ratio * advantages, clipped * advantages)
+  return -at_most(ratio * advantages, clipped * advantages)
 
 
 @validate

@@ -8,10 +8,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import largest
 from kdjax.ops import masked_mean
 from kdjax.ops import softened_softmax
 from kdjax.ops import unit_vectors
@@ -64,7 +66,7 @@ def flsw_temperatures(
     unit_vectors(x.astype(compute_dtype(x)))
     for x in (student_logits, teacher_logits)
   )
-  distance = jnp.maximum(1 - jnp.sum(student * teacher, -1), 0.0)
+  distance = at_least(1 - jnp.sum(student * teacher, -1), 0.0)
   weights = distance ** as_number("gamma", gamma, distance.dtype)
   return _spread(weights, temperature, beta, axis_name)
 
@@ -107,7 +109,7 @@ def cwsm_temperatures(
     better supervision <https://arxiv.org/abs/1911.07471>`_, 2019, in the form
     of `TextBrewer <https://arxiv.org/abs/2002.12620>`_.
   """
-  weights = 1 / (jnp.max(softened_softmax(student_logits), -1) + 1e-3)
+  weights = 1 / (largest(softened_softmax(student_logits), -1) + 1e-3)
   return _spread(weights, temperature, beta, axis_name)
 
 

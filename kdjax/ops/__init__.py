@@ -22,6 +22,7 @@ from kdjax.ops._collectives import vary_like
 from kdjax.ops._cross_entropy import check_labels
 from kdjax.ops._cross_entropy import cross_entropy
 from kdjax.ops._cross_entropy import mask_unknown_labels
+from kdjax.ops._cross_entropy import one_hot_labels
 from kdjax.ops._debug_checks import debug_check
 from kdjax.ops._debug_checks import debug_checks
 from kdjax.ops._distances import normalize_as_torch
@@ -47,6 +48,9 @@ from kdjax.ops._eigh import descending_eigh
 from kdjax.ops._eigh import fix_signs
 from kdjax.ops._eigh import matrix_square_root
 from kdjax.ops._eigh import positive_definite_inverse
+from kdjax.ops._explicit_axes import explicit_mesh
+from kdjax.ops._explicit_axes import in_auto_axes
+from kdjax.ops._explicit_axes import partitions
 from kdjax.ops._export import exportable
 from kdjax.ops._export import is_symbolic
 from kdjax.ops._gradients import reverse_gradient
@@ -133,6 +137,7 @@ __all__ = (
   "debug_checks",
   "descending_eigh",
   "entropic_transport_cost",
+  "explicit_mesh",
   "exportable",
   "fix_signs",
   "forward_kl",
@@ -143,6 +148,7 @@ __all__ = (
   "gaussian_kernel",
   "gaussian_rate",
   "get_entry",
+  "in_auto_axes",
   "in_chunks",
   "is_symbolic",
   "jensen_shannon",
@@ -169,7 +175,9 @@ __all__ = (
   "nonzero_divisor",
   "nonzero_singular_values",
   "normalize_as_torch",
+  "one_hot_labels",
   "pairwise_squared_distances",
+  "partitions",
   "pool_to_smaller",
   "positive_definite_inverse",
   "replicate_over_devices",

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops._collectives import sum_over_devices
-from kdjax.ops._cross_entropy import check_labels
+from kdjax.ops._cross_entropy import one_hot_labels
 from kdjax.ops._masked_rows import masked_rows
 from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate
@@ -43,15 +43,15 @@ def class_one_hot(
     mask: 1 for the examples to use, else 0, `[batch]`.
 
   Returns:
-    `[batch, classes]`.
+    `[batch, classes]`; a row is NaN if its label is out of range.
   """
   classes = class_count(function, labels, num_classes)
   if classes is None:
+    known = labels >= 0
     _, labels = jnp.unique(labels, return_inverse=True, size=labels.size)
     classes = labels.size
-  labels = jnp.where(mask > 0, labels, 0)
-  check_labels(labels, classes)
-  return jax.nn.one_hot(labels, classes, dtype=mask.dtype) * mask[:, None]
+    labels = jnp.where(known, labels, -1)
+  return one_hot_labels(labels, classes, mask.dtype, mask)
 
 
 @validate

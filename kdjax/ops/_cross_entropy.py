@@ -1,5 +1,7 @@
 """Cross-entropy with integer or soft labels."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
@@ -71,6 +73,36 @@ def check_labels(
     labels,
   )
   return jnp.where(known, labels, 0)
+
+
+def one_hot_labels(
+  labels: Array,
+  num_classes: int,
+  dtype: Any,
+  mask: Array | None = None,
+  name: str = "labels",
+) -> Array:
+  """Returns one-hot rows: 0 where masked, NaN where a label is out of range.
+
+  A row of 0 for such a label would leave its example out without a word.
+
+  Args:
+    labels: integers `[*batch]`.
+    num_classes: the number of classes.
+    dtype: the dtype of the rows.
+    mask: nonzero or True for the rows to use, `[*batch]`; None for all.
+    name: the name of the argument, for the error message.
+
+  Returns:
+    `[*batch, classes]`.
+  """
+  if mask is not None:
+    labels = jnp.where(mask != 0, labels, 0)
+  known = check_labels(labels, num_classes, name)
+  rows = jax.nn.one_hot(known, num_classes, dtype=dtype)
+  if mask is not None:
+    rows = jnp.where(jnp.expand_dims(mask != 0, -1), rows, 0.0)
+  return jnp.where(jnp.expand_dims(known == labels, -1), rows, jnp.nan)
 
 
 def mask_unknown_labels(

@@ -83,6 +83,18 @@ def in_auto_axes(
   return automatic(*(leaves[i] for i in places))
 
 
+def partitions(tree: Any) -> Any:
+  """Returns the `PartitionSpec` of each array of a tree.
+
+  Args:
+    tree: a pytree of arrays.
+
+  Returns:
+    The same tree of partitions.
+  """
+  return jax.tree.map(lambda x: jax.typeof(x).sharding.spec, tree)
+
+
 def axes_of_dims(
   annotations: Mapping[str, str], arrays: Mapping[str, Any]
 ) -> dict[str, list[Axes]]:

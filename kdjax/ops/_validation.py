@@ -27,17 +27,22 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def validate(function: Callable[P, R]) -> Callable[P, R]:
+def validate(
+  function: Callable[P, R], *, runs_functions: bool = False
+) -> Callable[P, R]:
   """Checks array arguments against their annotations before the call.
 
   NumPy arrays and Python numbers become JAX arrays. Dimensions of the same name
   must be equal in all arguments. An argument must fit one member of a union.
   Arguments that are sharded over Explicit axes of a mesh are computed with by
   `jax.sharding.auto_axes`; the result is sharded over the same axes, where
-  dimensions have the same names.
+  dimensions have the same names. This is not so if an argument is a function,
+  which may use arrays of the caller that are sharded over Explicit axes.
 
   Args:
     function: a function whose array parameters have jaxtyping annotations.
+    runs_functions: True for `jax.sharding.auto_axes` with functions as
+      arguments too; they cannot use sharded arrays of the caller then.
 
   Returns:
     The function. It raises ValueError for a wrong shape, and TypeError for a
@@ -82,6 +87,8 @@ def validate(function: Callable[P, R]) -> Callable[P, R]:
       except (TypeError, ValueError) as error:
         raise type(error)(f"{name_of_function}: {error}") from None
     mesh = explicit_mesh((bound.args, bound.kwargs))
+    if not runs_functions and any(map(callable, bound.arguments.values())):
+      mesh = None
     if mesh is None:
       return function(*bound.args, **bound.kwargs)
     axes_of = axes_of_dims(_dims(bound.arguments, specs), bound.arguments)

@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.ops import any_nan
 from kdjax.ops import as_number
 from kdjax.ops import at_least
-from kdjax.ops import check_labels
 from kdjax.ops import check_range
 from kdjax.ops import keep_nan
 from kdjax.ops import masked_rows
+from kdjax.ops import one_hot_labels
 from kdjax.ops import softened_softmax
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
@@ -78,7 +78,6 @@ def bbse_weights(
   """
   check_range("ridge", ridge, 0.0, float("inf"))
   classes = source_logits.shape[1]
-  check_labels(source_labels, classes)
   dtype = jnp.promote_types(source_logits.dtype, target_logits.dtype)
 
   def predicted(logits: Array, where: Array | None) -> tuple[Array, Array]:
@@ -94,7 +93,9 @@ def bbse_weights(
 
   of_source, source_mask = predicted(source_logits, where_source)
   of_target, target_mask = predicted(target_logits, where_target)
-  labels = jax.nn.one_hot(source_labels, classes, dtype=of_source.dtype)
+  labels = one_hot_labels(
+    source_labels, classes, of_source.dtype, where_source, "source_labels"
+  )
   joint, marginal, n_source, n_target = sum_over_devices(
     (
       jnp.matmul(of_source.T, labels, precision="highest"),

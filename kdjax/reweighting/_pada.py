@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import check_labels
 from kdjax.ops import masked_rows
+from kdjax.ops import one_hot_labels
 from kdjax.ops import softened_softmax
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
@@ -80,8 +80,7 @@ def weights_of_rows(
   axis_name: str | None,
 ) -> Float[Array, " source"]:
   """Returns the class weight of each row, scaled to mean 1."""
-  check_labels(labels, weights.size)
-  members = jax.nn.one_hot(labels, weights.size, dtype=weights.dtype)
+  members = one_hot_labels(labels, weights.size, weights.dtype, where)
   _, mask = masked_rows(members, where)
   rows = jnp.matmul(members, weights, precision="highest")
   return weights_of_mean_one(rows, mask, axis_name)

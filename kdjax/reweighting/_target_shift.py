@@ -10,11 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.ops import as_number
 from kdjax.ops import as_sample_pair
 from kdjax.ops import check_integer
-from kdjax.ops import check_labels
 from kdjax.ops import gather_batch
 from kdjax.ops import gaussian_kernel
 from kdjax.ops import gaussian_rate
 from kdjax.ops import local_rows
+from kdjax.ops import one_hot_labels
 from kdjax.ops import validate
 from kdjax.ops import weights_of_mean_one
 from kdjax.reweighting._kernel_mean_matching import kernel_sums
@@ -90,15 +90,15 @@ def target_shift_weights(
     <https://proceedings.mlr.press/v28/zhang13d.html>`_, 2013.
   """
   check_integer("num_classes", num_classes, 1)
-  check_labels(source_labels, num_classes)
   pair = jax.lax.stop_gradient(
     as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   labels = gather_batch(source_labels, axis_name)
   dtype = pair.source.dtype
   rate = gaussian_rate(gamma, pair.source)
-  members = jax.nn.one_hot(labels, num_classes, dtype=dtype)
-  members *= pair.source_mask[:, None]
+  members = one_hot_labels(
+    labels, num_classes, dtype, pair.source_mask, "source_labels"
+  )
   sizes = jnp.sum(members, 0)
   count = jnp.sum(sizes)
   n_target = jnp.sum(pair.target_mask)

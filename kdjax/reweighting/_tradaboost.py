@@ -1,5 +1,6 @@
 """TrAdaBoost: boosting with decreasing weights of misclassified source rows."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,10 +11,10 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
-from kdjax.ops import check_labels
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
 from kdjax.ops import exportable
+from kdjax.ops import one_hot_labels
 from kdjax.ops import validate
 
 
@@ -173,7 +174,7 @@ def tradaboost_update(
   return TrAdaBoostState(of_source / scale, of_target / scale, error, vote)
 
 
-@validate
+@functools.partial(validate, runs_functions=True)
 def tradaboost(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -238,13 +239,11 @@ def tradaboost(
   """
   check_integer("num_classes", num_classes, 1)
   check_integer("num_rounds", num_rounds, 1)
-  check_labels(source_labels, num_classes)
-  check_labels(target_labels, num_classes)
   parts = source, target, queries
   dtype = jnp.result_type(*(compute_dtype(x) for x in parts))
   rows = jnp.concatenate([source, target]).astype(dtype)
   labels = jnp.concatenate([source_labels, target_labels])
-  labels = jax.nn.one_hot(labels, num_classes, dtype=dtype)
+  labels = one_hot_labels(labels, num_classes, dtype)
   rounds = boosting_rounds(
     learner,
     rows,

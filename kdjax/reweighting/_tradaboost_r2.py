@@ -1,5 +1,6 @@
 """TrAdaBoost.R2: boosting for regression, in one and in two stages."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class TwoStageTrAdaBoostR2(NamedTuple):
   target_errors: Float[Array, " steps"]
 
 
-@validate
+@functools.partial(validate, runs_functions=True)
 def tradaboost_r2(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -147,7 +148,7 @@ def tradaboost_r2(
   )
 
 
-@validate
+@functools.partial(validate, runs_functions=True)
 def two_stage_tradaboost_r2(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],

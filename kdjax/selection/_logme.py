@@ -106,7 +106,7 @@ def logme(
   limit = as_number("tolerance", tolerance, rows.dtype)
   fit = _solve(problem, num_iterations, limit)
   values, weights, precision, ratio = _evidence(problem, fit)
-  present = problem.energy > 0
+  present = ~(problem.energy <= 0)  # True for NaN
   classes = jnp.maximum(jnp.sum(present, dtype=rows.dtype), 1.0)
 
   def mean(x: Array) -> Array:

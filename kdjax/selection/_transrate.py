@@ -91,7 +91,7 @@ def transrate(
 
   sizes = jnp.sum(members, 0)
   rates = jax.lax.map(class_rate, members.T)
-  weights = sizes if weighting == "frequency" else sizes > 0
+  weights = sizes if weighting == "frequency" else sizes != 0
   weights = weights.astype(rows.dtype)
   value = whole - jnp.sum(weights * rates) / nonzero_divisor(jnp.sum(weights))
   return mean_over_devices(value, axis_name)

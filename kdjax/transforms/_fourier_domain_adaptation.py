@@ -32,6 +32,9 @@ def fourier_domain_adaptation(
   The result has the amplitudes of the lowest frequencies of the target (its
   style), and all phases and other amplitudes of the source (its content).
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     source_images: `[*batch, height, width, channels]`.
     target_images: of the same shape, in random pairs with the source images.

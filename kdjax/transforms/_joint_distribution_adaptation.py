@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import as_sample_pair
 from kdjax.ops import check_integer
-from kdjax.ops import check_labels
 from kdjax.ops import gather_batch
 from kdjax.ops import local_rows
+from kdjax.ops import one_hot_labels
 from kdjax.ops import pairwise_squared_distances
 from kdjax.ops import validate
 from kdjax.transforms._component_map import ComponentMap
@@ -99,7 +99,6 @@ def joint_distribution_adaptation(
   """
   check_integer("num_classes", num_classes, 1)
   check_integer("num_iterations", num_iterations, 1)
-  check_labels(source_labels, num_classes)
   pair = as_sample_pair(source, target, where_source, where_target, axis_name)
   labels = gather_batch(source_labels, axis_name)
   problem = make_problem(
@@ -110,7 +109,7 @@ def joint_distribution_adaptation(
 
   def of_class(labels: Array, mask: Array) -> Array:
     """Returns one column for each class, of sum 1 if the class has rows."""
-    members = mask[:, None] * jax.nn.one_hot(labels, num_classes, dtype=dtype)
+    members = one_hot_labels(labels, num_classes, dtype, mask)
     return members / jnp.maximum(jnp.sum(members, 0), 1)[None]
 
   of_source = of_class(labels, pair.source_mask)

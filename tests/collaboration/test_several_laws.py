@@ -64,9 +64,13 @@ def amalgamation_loss(student, teachers, *, temperature):
 
 SOFT = {"temperature": 3.0, "epsilon": 1e-3}
 CASES = {
-  "mutual": laws.Case(mutual_loss, (STUDENT, PEERS), {"epsilon": 1e-3}),
+  "mutual": laws.Case(
+    mutual_loss, (STUDENT, PEERS), {"epsilon": 1e-3}, partly=(1,)
+  ),
   "one": laws.Case(one_loss, (PEERS, GATE), SOFT),
-  "okddip": laws.Case(okddip_loss, (PEERS, TEACHER, ATTENTION), SOFT),
+  "okddip": laws.Case(
+    okddip_loss, (PEERS, TEACHER, ATTENTION), SOFT, unused=(1,)
+  ),
   "codistillation": laws.Case(codistillation_loss, (STUDENT, PEERS)),
   "dense_guidance": laws.Case(
     dense_guidance_loss, (STUDENT, PEERS), {"temperature": 5.0}

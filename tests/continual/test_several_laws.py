@@ -45,6 +45,8 @@ CASES = {
     (STUDENT, PAST, LABELS, ~OLD),
     {"margin": 0.5},
     shared=(3,),
+    partly=(0,),
+    unused=(1,),
   ),
 }
 

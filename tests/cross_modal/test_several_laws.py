@@ -36,7 +36,7 @@ def case(loss, hyper):
 
 CASES = {
   "clip": laws.Case(
-    clip_loss, (STUDENT, TEACHER), {"scale": 3.0}, coupled=True
+    clip_loss, (STUDENT, TEACHER), {"scale": 3.0}, coupled=True, unused=(1,)
   ),
   "feature": case(cross_modal.clip_feature_loss, {}),
   "relation": case(cross_modal.clip_relation_loss, SCALES),

@@ -38,7 +38,11 @@ CASES = {
     federated.fedntd_loss, (STUDENT, TEACHER, LABELS), {"temperature": 2.0}
   ),
   "fedproto": laws.Case(
-    fedproto_loss, (STUDENT, TEACHER, LABELS, PROTOTYPES), shared=(3,)
+    fedproto_loss,
+    (STUDENT, TEACHER, LABELS, PROTOTYPES),
+    shared=(3,),
+    partly=(0,),
+    unused=(1,),
   ),
   "fedgkt": laws.Case(
     federated.fedgkt_loss,
@@ -49,7 +53,10 @@ CASES = {
     federated.fedkd_loss, (STUDENT, TEACHER, LABELS), coupled=True
   ),
   "fedgen_generator": laws.Case(
-    fedgen_generator_loss, (CLIENTS, TEACHER, LABELS, WEIGHTS), shared=(3,)
+    fedgen_generator_loss,
+    (CLIENTS, TEACHER, LABELS, WEIGHTS),
+    shared=(3,),
+    unused=(1,),
   ),
   "fedgen_diversity": laws.Case(
     federated.fedgen_diversity_loss, (STUDENT, TEACHER), coupled=True

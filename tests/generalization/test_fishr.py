@@ -46,6 +46,7 @@ CASES = {
     (FEATURES, SAME, LABELS),
     {"decay": 0.8},
     coupled=True,
+    unused=(1,),
     extremes=(0.0, 1e-4, 1e3),
   )
 }

@@ -20,11 +20,19 @@ def irm(logits, _, labels, **options):
 
 
 CASES = {
-  "irm halves": laws.Case(irm, (LOGITS, SAME, LABELS), coupled=True),
-  "irm squared": laws.Case(
-    irm, (LOGITS, SAME, LABELS), options={"form": "squared"}, coupled=True
+  "irm halves": laws.Case(
+    irm, (LOGITS, SAME, LABELS), coupled=True, unused=(1,)
   ),
-  "sd": laws.Case(lambda logits, _: sd_penalty(logits), (LOGITS, SAME)),
+  "irm squared": laws.Case(
+    irm,
+    (LOGITS, SAME, LABELS),
+    options={"form": "squared"},
+    coupled=True,
+    unused=(1,),
+  ),
+  "sd": laws.Case(
+    lambda logits, _: sd_penalty(logits), (LOGITS, SAME), unused=(1,)
+  ),
 }
 
 

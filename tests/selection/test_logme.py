@@ -34,7 +34,11 @@ def of_features(features, unused, labels, **options):
 
 
 ROWS = np.float32(FEATURES)
-CASES = {"logme": laws.Case(of_features, (ROWS, ROWS, LABELS), coupled=True)}
+CASES = {
+  "logme": laws.Case(
+    of_features, (ROWS, ROWS, LABELS), coupled=True, unused=(1,)
+  )
+}
 
 
 @pytest.mark.parametrize(("name", "law"), laws.pairs(CASES))

@@ -25,7 +25,10 @@ def of_probabilities(probabilities, unused, labels, **options):
 
 CASES = {
   "scores": laws.Case(
-    of_probabilities, (PROBABILITIES, PROBABILITIES, LABELS), coupled=True
+    of_probabilities,
+    (PROBABILITIES, PROBABILITIES, LABELS),
+    coupled=True,
+    unused=(1,),
   )
 }
 

@@ -1,5 +1,7 @@
 """Margin disparity discrepancy (MDD)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -7,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
 from kdjax.ops import at_most
+from kdjax.ops import check_range
 from kdjax.ops import cross_entropy
 from kdjax.ops import keep_nan
 from kdjax.ops import log_softened_softmax
@@ -80,6 +83,8 @@ def mdd_loss(
     Zhang et al., `Bridging theory and algorithm for domain adaptation
     <https://arxiv.org/abs/1904.05801>`_, 2019.
   """
+  check_range("margin", margin, 0.0, math.inf)
+  check_range("epsilon", epsilon, 0.0, math.inf)
   source, _ = masked_rows(source_adversarial_logits, where_source)
   target, _ = masked_rows(target_adversarial_logits, where_target)
   agreement = cross_entropy(source, jnp.argmax(source_logits, -1))
@@ -152,6 +157,7 @@ def mdd_regression_loss(
     distance = safe_abs(adversarial - jax.lax.stop_gradient(main))
     return masked_mean(distance, where, axis_name=axis_name)
 
+  check_range("margin", margin, 0.0, math.inf)
   source = gap(source_predictions, source_adversarial_predictions, where_source)
   target = gap(target_predictions, target_adversarial_predictions, where_target)
   return as_number("margin", margin, source.dtype) * source - target

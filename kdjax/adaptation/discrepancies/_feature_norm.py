@@ -1,11 +1,14 @@
 """Adaptive feature norm (AFN)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import check_range
 from kdjax.ops import masked_mean
 from kdjax.ops import masked_rows
 from kdjax.ops import safe_norm
@@ -92,6 +95,7 @@ def hafn_loss(
   """
   rows, mask = masked_rows(features, where)
   mean = masked_mean(safe_norm(rows), where, axis_name=axis_name)
+  check_range("radius", radius, 0.0, math.inf)
   gap = mean - as_number("radius", radius, mean.dtype)
   count = sum_over_devices(jnp.sum(mask), axis_name)
   return jnp.where(count > 0, jnp.square(gap), 0.0)

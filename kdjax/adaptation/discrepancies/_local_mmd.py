@@ -9,10 +9,10 @@ from kdjax.adaptation.discrepancies._kernels import Sample
 from kdjax.adaptation.discrepancies._kernels import Widths
 from kdjax.adaptation.discrepancies._kernels import choose_kernel
 from kdjax.adaptation.discrepancies._kernels import fit_kernel
-from kdjax.ops import check_labels
 from kdjax.ops import gather_batch
 from kdjax.ops import in_chunks
 from kdjax.ops import masked_rows
+from kdjax.ops import one_hot_labels
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
@@ -87,7 +87,6 @@ def lmmd(
     <https://arxiv.org/abs/2106.09388>`_, 2020.
   """
   classes = target_probabilities.shape[1]
-  check_labels(source_labels, classes)
   dtype = jnp.promote_types(source.dtype, target.dtype)
   of_source = Sample(*masked_rows(source.astype(dtype), where_source))
   of_target = Sample(*masked_rows(target.astype(dtype), where_target))
@@ -102,7 +101,7 @@ def lmmd(
   dtype = of_source.rows.dtype
 
   def one_hot(labels: Array, mask: Array) -> Array:
-    return mask[:, None] * jax.nn.one_hot(labels, classes, dtype=dtype)
+    return one_hot_labels(labels, classes, dtype, mask, "source_labels")
 
   probabilities, _ = masked_rows(
     jax.lax.stop_gradient(target_probabilities.astype(dtype)), where_target
@@ -114,6 +113,8 @@ def lmmd(
     axis_name,
   )
   shared = (source_mass > 0) & (predictions > 0) & (target_mass > 0)
+  # NaN of a label out of range must reach the caller.
+  shared |= jnp.isnan(source_mass)
   # The weight of a pair is a product of two of these weights.
   scale = 1 / jnp.sqrt(jnp.maximum(jnp.sum(shared, dtype=dtype), 1))
 

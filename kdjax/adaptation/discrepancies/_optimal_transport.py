@@ -1,5 +1,6 @@
 """Optimal transport distances between two domains."""
 
+import math
 from typing import Any
 
 import jax
@@ -11,8 +12,8 @@ from kdjax.ops import absolute_epsilon
 from kdjax.ops import as_number
 from kdjax.ops import at_least
 from kdjax.ops import check_integer
-from kdjax.ops import check_labels
 from kdjax.ops import check_positive
+from kdjax.ops import check_range
 from kdjax.ops import entropic_transport_cost
 from kdjax.ops import gathered_rows
 from kdjax.ops import is_symbolic
@@ -21,6 +22,7 @@ from kdjax.ops import log_transport_plan
 from kdjax.ops import log_uniform_weights
 from kdjax.ops import mean_over_devices
 from kdjax.ops import mean_transport_cost
+from kdjax.ops import one_hot_labels
 from kdjax.ops import sinkhorn_potentials
 from kdjax.ops import transport_costs
 from kdjax.ops import validate
@@ -203,6 +205,7 @@ def sliced_wasserstein(
     drawn = jax.random.normal(key, shape, dtype)
     directions = drawn / jnp.linalg.norm(drawn, axis=0, keepdims=True)
   axes = directions.astype(dtype)
+  check_range("power", power, 1.0, math.inf)
   power = as_number("power", power, dtype)
   n_source, n_target = (
     jnp.sum(mask > 0, dtype=jnp.int32) for mask in (mask_source, mask_target)
@@ -311,7 +314,6 @@ def deepjdot_loss(
   """
   check_positive("epsilon", epsilon)
   check_integer("num_iterations", num_iterations, 2)
-  check_labels(source_labels, target_logits.shape[1])
   dtype = jnp.promote_types(source.dtype, target.dtype)
   source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
@@ -320,7 +322,13 @@ def deepjdot_loss(
     target.astype(dtype), where_target, axis_name
   )
   logits, _ = gathered_rows(target_logits, where_target, axis_name)
-  one_hot = jax.nn.one_hot(source_labels, logits.shape[1], dtype=source.dtype)
+  one_hot = one_hot_labels(
+    source_labels,
+    logits.shape[1],
+    source.dtype,
+    where_source,
+    "source_labels",
+  )
   one_hot, _ = gathered_rows(one_hot, where_source, axis_name)
   log_p = at_least(log_softened_softmax(logits), _LEAST_LOG_PROBABILITY)
   confusion = jnp.matmul(one_hot, -log_p.T, precision="highest")

@@ -29,6 +29,9 @@ def self_information(
     # Loss of the segmentation network: 0.001 times its mean.
     adda_loss(maps_of(target))
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     logits: `[batch, height, width, classes]`, or any other axes before the
       classes. A class at -inf is masked; C includes it.
@@ -73,6 +76,9 @@ def minent_loss(
 
   .. math::
     \ell = \operatorname*{mean}_{hw} \frac{-\sum_c p_{hwc} \log p_{hwc}}{\log C}
+
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
 
   Args:
     target_logits: `[batch, height, width, classes]`, resized to the size of the

@@ -1,11 +1,14 @@
 """Entropy, information maximization and class balance of predictions."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
+from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
@@ -160,6 +163,7 @@ def class_balance_loss(
   """
   rows, mask = masked_rows(target_probabilities, where)
   sums, count = sum_over_devices((jnp.sum(rows, 0), jnp.sum(mask)), axis_name)
+  check_range("epsilon", epsilon, 0.0, math.inf)
   epsilon = as_number("epsilon", epsilon, rows.dtype)
   value = -jnp.mean(jnp.log(sums / jnp.maximum(count, 1) + epsilon))
   return jnp.where(count > 0, value, 0.0)

@@ -55,6 +55,9 @@ def keypoint_maps(
   - target, adversarial regressor: its `keypoint_loss` with `false`;
   - target, features: `keypoint_loss` of the adversarial regressor with `true`.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     heatmaps: `[batch, height, width, keypoints]`, the scores of the main
       regressor. They get no gradient.
@@ -119,6 +122,9 @@ def keypoint_loss(
     \ell = \operatorname*{mean}_k \mathrm{KL}\Bigl(
       \frac{t_k + \epsilon}{\sum_x (t_k(x) + \epsilon)} \Big\Vert
       \operatorname*{softmax}_x y_k \Bigr)
+
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
 
   Args:
     heatmaps: `[batch, height, width, keypoints]`, scores y.

@@ -1,5 +1,7 @@
 """Cross-domain adaptive clustering (CDAC)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -7,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
+from kdjax.ops import check_range
 from kdjax.ops import gathered_rows
 from kdjax.ops import keep_nan
 from kdjax.ops import softened_softmax
@@ -100,6 +103,7 @@ def cdac_loss(
   together = jnp.matmul(p, q.T, precision=highest)
   # 1 - P without cancellation where P is near 1.
   apart = jnp.matmul(p, 1 - q.T, precision=highest)
+  check_range("epsilon", epsilon, 0.0, math.inf)
   small = as_number("epsilon", epsilon, p.dtype)
   terms = jnp.log(jnp.where(alike, together, apart) + small)
   pairs = mask[:, None] * counted[None]

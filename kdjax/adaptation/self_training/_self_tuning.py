@@ -9,9 +9,11 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
+from kdjax.ops import check_labels
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
 from kdjax.ops import exportable
+from kdjax.ops import one_hot_labels
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
 
@@ -128,7 +130,7 @@ def self_tuning_loss(
     [own[:, None], others.reshape(own.size, classes * size)], 1
   )
   log_p = jax.nn.log_softmax(logits / scale, -1)
-  member = jax.nn.one_hot(labels, classes, dtype=dtype)
+  member = one_hot_labels(labels, classes, dtype)
   of_class = jnp.sum(
     log_p[:, 1:].reshape(-1, classes, size) * member[..., None], (1, 2)
   )
@@ -153,7 +155,8 @@ def self_tuning_update(
     labels: `[batch]`. A key with a negative label is not written.
 
   Returns:
-    The new queue, without gradient.
+    The new queue, without gradient. A label that is no class makes all keys
+    NaN.
 
   Raises:
     ValueError: if widths differ.
@@ -183,7 +186,10 @@ def self_tuning_update(
       carry.position.at[label].set((slot + 1) % size, mode="drop"),
     ), None
 
-  return jax.lax.scan(put, queue, (keys, labels))[0]
+  new = jax.lax.scan(put, queue, (keys, labels))[0]
+  check_labels(jnp.maximum(labels, 0), classes)
+  lost = jnp.any(labels >= classes)
+  return new._replace(keys=jnp.where(lost, jnp.nan, new.keys))
 
 
 def _check_width(

@@ -1,5 +1,6 @@
 """Spherical k-means (CAN)."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.adaptation.self_training._shot import unit_directions
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
+from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import exportable
 from kdjax.ops import keep_nan
@@ -95,6 +97,7 @@ def spherical_kmeans(
   directions = unit_directions(rows)
   if normalize:
     rows = directions
+  check_range("tolerance", tolerance, 0.0, math.inf)
   least = as_number("tolerance", tolerance, dtype)
 
   def step(

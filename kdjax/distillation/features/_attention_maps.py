@@ -32,6 +32,9 @@ def at_loss(
                 {\lVert \cdot \rVert_2}, \qquad
     \ell = \operatorname{mean}_{hw} (A(F^S) - A(F^T))^2
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: activations of one stage. The number of channels may
       differ from the teacher's. If the sizes differ, the larger map is

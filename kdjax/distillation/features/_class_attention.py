@@ -31,6 +31,9 @@ def cat_loss(
   logit of the class. `kdjax.objectives.cat` computes F for any network that
   averages its last features before a linear head.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: the student's class activation maps.
     teacher_features: the teacher's class activation maps, of any height and

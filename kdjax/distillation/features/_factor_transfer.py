@@ -31,6 +31,9 @@ def factor_transfer_loss(
   student's features to F^S, see `kdjax.objectives.factor_transfer`. The norm is
   over one example's whole factor.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: the student's factor. If the sizes differ, the larger
       factor is average-pooled to the smaller.

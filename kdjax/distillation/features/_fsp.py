@@ -28,6 +28,9 @@ def fsp_loss(
 
   for the maps F^1 and F^2 of two consecutive stages.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: two maps `[batch, height, width, channels]`; the larger is
       average-pooled to the size of the smaller.

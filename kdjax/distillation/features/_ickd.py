@@ -31,6 +31,9 @@ def ickd_loss(
 
   where F is `[positions, channels]`.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: the student's maps, embedded to the teacher's channels.
     teacher_features: the teacher's maps; height and width may differ. They

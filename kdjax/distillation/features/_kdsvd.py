@@ -38,6 +38,9 @@ def kdsvd_loss(
   first vectors with the largest absolute cosine to the teacher's, times the
   sign of that cosine.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: maps `[batch, height, width, channels]` of two or more
       consecutive stages.

@@ -83,6 +83,9 @@ def affinity_loss(
   channel of zeros stays 0 and gets no gradient. The HW x HW matrices are never
   in memory.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: the student's features, adapted to the teacher's shape.
     teacher_features: the teacher's features, or a translator's output for them;

@@ -22,6 +22,9 @@ def mgd_loss(
   `kdjax.objectives.mgd` has the mask M and the generation block G; this
   function is the distance.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: the output of the generation block for the student's
       masked map.

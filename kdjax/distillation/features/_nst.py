@@ -29,6 +29,9 @@ def nst_loss(
   positions divided by their norm; a channel of zeros stays 0 and gets no
   gradient.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: activations of one stage. The number of channels may
       differ from the teacher's. If the sizes differ, the larger map is

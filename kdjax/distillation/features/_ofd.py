@@ -31,6 +31,9 @@ def ofd_loss(
   below it adds 0. The margin is a lower bound of the teacher's values, so that
   the student does not imitate very negative ones.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: pre-activations, projected to the teacher's width, see
       `kdjax.objectives.ofd`.

@@ -26,6 +26,9 @@ def hierarchical_context_loss(
   size that is not below the map's height is left out, and the next size takes
   its weight: the 2x2 map of a 4x4 map weighs 1/2.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: one stage of the student, fused with the deeper stages,
       see `kdjax.objectives.review_kd`.

@@ -31,6 +31,9 @@ def wkd_feature_loss(
   With lambda = 1, the loss of a cell is the squared Wasserstein-2 distance of
   Gaussians with diagonal covariance.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_features: `[batch, height, width, channels]`.
     teacher_features: the teacher's features, of the same shape; they receive no

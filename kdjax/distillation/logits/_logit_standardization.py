@@ -1,11 +1,14 @@
 """Logit standardization (LSKD)."""
 
+import math
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.distillation.logits._soft_targets import soft_target_loss
 from kdjax.ops import as_number
+from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import safe_norm
 from kdjax.ops import validate
@@ -52,6 +55,7 @@ def standardize_logits(
   centered = jnp.where(used, finite - mean, 0.0)
   deviation = safe_norm(centered, keepdims=True)
   deviation /= jnp.sqrt(jnp.maximum(count - 1.0, 1.0))
+  check_range("eps", eps, 0.0, math.inf)
   eps = as_number("eps", eps, logits.dtype)
   return jnp.where(used, centered / (deviation + eps), -jnp.inf)
 

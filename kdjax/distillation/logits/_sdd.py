@@ -37,6 +37,9 @@ def regional_logits(
 
   .. math:: z_r = W^\top \operatorname{mean}_{(h, w) \in r} F_{hw} + b
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     features: the feature map whose mean is the classifier's input.
     kernel: the classifier's weights W.

@@ -58,6 +58,9 @@ def irg_loss(
   logits, their terms are left out: two embeddings alone give w_E times the
   edges' term.
 
+  Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
+  `[batch, channels, height, width]`: the shapes cannot tell the layout.
+
   Args:
     student_embeddings: `[batch, student_dims]`.
     teacher_embeddings: `[batch, teacher_dims]`; they receive no gradient.

@@ -16,6 +16,7 @@ from kdjax.ops import gathered_positions
 from kdjax.ops import in_chunks
 from kdjax.ops import kl_divergence
 from kdjax.ops import local_rows
+from kdjax.ops import mask_unknown_labels
 from kdjax.ops import masked_mean
 from kdjax.ops import normalize_as_torch
 from kdjax.ops import validate
@@ -73,17 +74,21 @@ def sskd_transformed_loss(
     Xu et al., `Knowledge distillation meets self-supervision
     <https://arxiv.org/abs/2006.07114>`_, 2020; code xuguodong03/SSKD.
   """
-  check_labels(labels, student_logits.shape[-1])
+  if where is not None:
+    labels = jnp.where(where, labels, 0)
+  labels = jnp.broadcast_to(labels[:, None], student_logits.shape[:2])
+  classes = student_logits.shape[-1]
+  known = check_labels(labels, classes)
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
   student_logits = zero_masked(student_logits, where)
   teacher_logits = zero_masked(teacher_logits, where)
-  labels = jnp.broadcast_to(labels[:, None], student_logits.shape[:2])
   values = kl_divergence(
     student_logits, teacher_logits, temperature=temperature
   )
-  kept = _best_share(_rank(teacher_logits, labels), ratio, where, axis_name)
+  values = mask_unknown_labels(values, labels, classes)
+  kept = _best_share(_rank(teacher_logits, known), ratio, where, axis_name)
   # NaN compares as any rank; it must reach the caller.
   kept |= jnp.isnan(values)
   scale = jnp.square(jnp.asarray(temperature, values.dtype))

@@ -20,6 +20,7 @@ class FiniteCheck:
       copied to a folder `finite` before others take its place.
     stage: the part of the run, if it has several.
     name: of the run, for errors.
+    flag: how a caller lets the run go on, for errors.
 
   Examples:
     >>> check = FiniteCheck("stop", stage="students")
@@ -41,11 +42,12 @@ class FiniteCheck:
     *,
     stage: str = "",
     name: str = "run",
+    flag: str = "nan='continue'",
   ):
     check_choice(f"{name}: nan", nan, ("stop", "continue"))
     self._stops = nan == "stop"
     self._checkpoints = checkpoints
-    self._stage, self._name = stage, name
+    self._stage, self._name, self._flag = stage, name, flag
     self._said = False
 
   def __call__(self, step: int, values: Any) -> None:
@@ -77,7 +79,7 @@ class FiniteCheck:
       kept = self._checkpoints and self._checkpoints.keep_latest()
       kept = f" The last finite checkpoint is kept in {str(kept)!r}."
       warnings.warn(
-        f"{text}; the run goes on, as nan is 'continue'."
+        f"{text}; the run goes on, with {self._flag}."
         f"{kept if latest is not None else ''}",
         stacklevel=3,
       )
@@ -85,7 +87,7 @@ class FiniteCheck:
     kept = f" The checkpoint of step {latest} is kept." if latest else ""
     raise DivergedError(
       f"{text}; expected finite numbers. Lower the learning rate or clip the "
-      f"gradients; nan='continue' goes on all the same.{kept}",
+      f"gradients; {self._flag} goes on all the same.{kept}",
       step=step,
       terms=names,
       stage=self._stage,

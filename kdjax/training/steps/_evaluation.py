@@ -1,10 +1,12 @@
 """Metrics of a network on a batch, and their means over many."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from kdjax.nets import Outputs
@@ -13,6 +15,8 @@ from kdjax.objectives import loss_metric
 from kdjax.objectives import stateless
 from kdjax.ops import UNKNOWN_AXIS
 from kdjax.ops import AxisName
+from kdjax.ops import explicit_mesh
+from kdjax.ops import in_auto_axes
 from kdjax.ops import resolve_axis_name
 from kdjax.ops import sum_over_devices
 from kdjax.training.steps._checks import check_pairs
@@ -86,6 +90,11 @@ def make_eval_step(
     state: Any, frozen: Any, batch: Any, *, axis_name: AxisName = named
   ) -> Metrics:
     axis_name = resolve_axis_name("the evaluation", axis_name)
+    mesh = explicit_mesh((state, frozen, batch))
+    if mesh is not None:
+      unnamed = functools.partial(evaluate, axis_name=axis_name)
+      arguments = state, frozen, batch
+      return in_auto_axes(unnamed, arguments, {}, mesh, PartitionSpec())
     key = jax.random.key(0)  # nothing is random in evaluation
     outputs, _, batch = loss_fn.run(
       state.params, state.state, frozen, batch, key, axis_name=axis_name

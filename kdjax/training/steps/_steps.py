@@ -5,18 +5,23 @@ One step gives the same numbers under `jax.jit`, `jax.pmap` and
 down: to the networks' batch statistics, to the loss and to the metrics.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from kdjax.objectives import GradientRule
 from kdjax.ops import UNKNOWN_AXIS
 from kdjax.ops import AxisName
+from kdjax.ops import explicit_mesh
+from kdjax.ops import in_auto_axes
 from kdjax.ops import mean_over_devices
+from kdjax.ops import partitions
 from kdjax.ops import resolve_axis_name
 from kdjax.ops import sum_over_devices
 from kdjax.training.networks._ema import averaged_student
@@ -118,6 +123,12 @@ def make_train_step(
     axis_name: AxisName = named,
   ) -> tuple[TrainState, Metrics]:
     axis_name = resolve_axis_name("the step", axis_name)
+    mesh = explicit_mesh((state, frozen, batch))
+    if mesh is not None:  # Networks and optimizers know no Explicit axes.
+      unnamed = functools.partial(step, axis_name=axis_name)
+      result = partitions(state), PartitionSpec()
+      arguments = state, frozen, batch, key
+      return in_auto_axes(unnamed, arguments, {}, mesh, result)
     key = jax.random.fold_in(key, state.step)
     frozen = with_average(state, frozen)
     options = {}
