@@ -23,6 +23,17 @@ VARIANTS = {
   "clip_icl",
   "clip_gd",
   "affinity_mimicking",
+  # Losses of tokens, which only differ in the function.
+  "distilbert",
+  "minilm_v2",
+  "pkd",
+  "seqkd",
+  "gkd",
+  "distillm",
+  "adaptive_kl",
+  "on_policy_distillation",
+  "uld",
+  "dskd",
 }
 ROWS = [
   pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])
@@ -85,6 +96,9 @@ SHARDED = (
   "refilled",
   "fedkd",
   "clip_kd",
+  "minilm",
+  "minillm",
+  "distillm2",
 )
 
 
