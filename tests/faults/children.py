@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import numpy as np
@@ -44,6 +45,25 @@ def run(*arguments, code=0, **options):
   output, errors = process.communicate(timeout=300)
   assert process.returncode == code, (process.returncode, output, errors)
   return errors
+
+
+def starve(process, disk):
+  """Fills the disk until the process ends; returns the file, and its stderr."""
+  filler = disk / "filler"
+
+  def fill():
+    with filler.open("wb", buffering=0) as file:
+      while process.poll() is None:
+        try:
+          file.write(65536 * b"x")
+        except OSError:
+          time.sleep(0.01)
+
+  thread = threading.Thread(target=fill)
+  thread.start()
+  _, errors = process.communicate(timeout=300)
+  thread.join()
+  return filler, errors
 
 
 def wait_for(condition, process, seconds=120):

@@ -5,7 +5,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import time
 
 import jax
@@ -95,31 +94,10 @@ def test_files_that_may_not_grow_leave_the_last_checkpoint(whole, tmp_path):
   children.assert_same_end(folder, whole)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-  """A file system of some kilobytes, where one may be made."""
-  disk = tmp_path / "disk"
-  disk.mkdir()
-  mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(disk)]
-  try:
-    subprocess.run(mount, check=True, capture_output=True)
-  except (OSError, subprocess.CalledProcessError):
-    pytest.skip("no right to make a file system")
-  yield disk
-  subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_a_full_disk_leaves_the_last_checkpoint(whole, small_disk):
   folder = small_disk / "run"
   process = started(folder)
-  filler = small_disk / "filler"
-  with filler.open("wb", buffering=0) as file:
-    while process.poll() is None:
-      try:
-        file.write(4096 * b"x")
-      except OSError:
-        time.sleep(0.01)
-  _, errors = process.communicate()
+  filler, errors = children.starve(process, small_disk)
   assert process.returncode == 2
   children.last_line(errors, "No space left on device", "are kept")
   seen = newest(folder)
