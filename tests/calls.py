@@ -388,6 +388,10 @@ GIVEN: dict[str, dict[str, Any]] = {
   "language.adaptive_skew": {"reference_gap": 0.4},
   "language.chunk_log_probs": {"num_chunks": 4},
   "language.mined_logits": {"num_classes": 5},
+  "language.token_mmd_loss": {
+    "student_hidden": [Rows((ROWS, 5, 6)), Rows((ROWS, 5, 6))],
+    "teacher_hidden": [Rows((ROWS, 5, 6)), Rows((ROWS, 5, 6))],
+  },
   "selection.h_score": {"num_classes": 5},
   "selection.leep": {"num_classes": 5},
   "selection.logme": {"num_classes": 5},

@@ -28,6 +28,18 @@ PAGES = {
 }
 README = PAGES["README.md"]
 GENERATED = ("api/", "presets/")
+# Pages whose programs train.
+LONG = {
+  f"docs/{name}.md"
+  for name in (
+    "tutorial",
+    "devices",
+    "continual",
+    "collaboration",
+    "federated",
+    "cross_modal",
+  )
+}
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[-+]\d+)?")
 
 
@@ -43,7 +55,7 @@ def programs():
       for number, code in enumerate(codes, 1):
         yield pytest.param([code], id=f"{page}-{number}")
     elif codes:
-      long = page in ("docs/tutorial.md", "docs/devices.md")
+      long = page in LONG
       marks = [pytest.mark.slow] if long else []
       yield pytest.param(codes, id=page, marks=marks)
 

@@ -82,7 +82,13 @@ TRANSFER_ROWS = [
   (name, cells) for cells in tables(TRANSFER) for name in presets_of(cells)
 ]
 # Areas with a page of their own, and the losses that it names.
-OWN_PAGES = ("continual", "collaboration", "federated", "cross_modal")
+OWN_PAGES = (
+  "continual",
+  "collaboration",
+  "federated",
+  "cross_modal",
+  "language",
+)
 TRANSFERRED = {
   k
   for k, row in PRESETS.items()

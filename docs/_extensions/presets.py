@@ -15,6 +15,7 @@ TITLES = {
   "collaboration": "From peer to peer",
   "federated": "From client to client",
   "cross_modal": "From one modality to another",
+  "language": "From language model to language model",
 }
 NETWORKS = {
   "teacher": "a teacher",

@@ -103,7 +103,7 @@ def check(config: Config) -> None:
 
 
 def prepare(config: Config) -> jobs.Setup:
-  """Does all steps that a wrong flag makes fail; makes the run folder last."""
+  """Checks the flags and reads the data; makes the run folder last."""
   every = config.methods == ("all",)
   if every:
     config = dataclasses.replace(config, methods=CHOICES)

@@ -206,7 +206,7 @@ def spell_out(
 
 
 def prepare(config: Config) -> Job:
-  """Does all steps that a wrong flag makes fail; makes the run folder last."""
+  """Checks the flags and reads the data; makes the run folder last."""
   settings = resolve(config)
   data = load_data(settings)
   names = [name for pair in settings.pairs for name in pair.split(":")]

@@ -22,7 +22,6 @@ from experiments.compare.training import Teacher
 from experiments.compare.training import build
 from experiments.compare.training import make_evaluation
 from experiments.frame import rounds
-from experiments.frame.folders import write_json
 from experiments.frame.scores import predict
 from kdjax import training
 
@@ -45,7 +44,7 @@ def run_cell(job: Job, pair: str, method: str) -> None:
   variables = job.once(
     ("students", student), lambda: jax.jit(jax.vmap(network.init))(init_keys)
   )
-
+  source = _teacher_of(job, pair, method, guide)
   train = functools.partial(
     Training, job, pair, keys=keys, variables=variables, data=data.students
   )
@@ -55,7 +54,7 @@ def run_cell(job: Job, pair: str, method: str) -> None:
       student,
       network,
       job.recipe(student, teacher=False),
-      _teacher_of(job, pair, method, guide),
+      source,
       epochs=config.epochs,
       labels=data.labels,
       pair=(teacher, student),
@@ -70,7 +69,7 @@ def run_cell(job: Job, pair: str, method: str) -> None:
     raise  # the method applies, and its run failed
   except (TypeError, ValueError) as error:
     reason = " ".join(str(error).split())
-    write_json(file, result | {"not_applicable": reason})
+    training.write_json(file, result | {"not_applicable": reason})
     return
   if before:
     cell.state = training.hand_over(before.state, cell.state, method)
@@ -92,7 +91,7 @@ def run_cell(job: Job, pair: str, method: str) -> None:
   shutil.rmtree(saves.folder, ignore_errors=True)
   seconds = {"seconds": round(time.perf_counter() - begin, 2)}
   result |= {"history": history, "test": to_lists(scores["test"])}
-  write_json(file, result | {"costs": cell.costs(history) | seconds})
+  training.write_json(file, result | {"costs": cell.costs(history) | seconds})
 
 
 def _teacher_of(
@@ -280,8 +279,8 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
       labels=data.train["label"],
       patient=config.recipe == "function_matching",
     ).lesson
-    known = {"keys": key[None], "variables": variables, "data": data.train}
-    cell = Training(job, "teacher", name, lesson, **known)
+    inputs = {"keys": key[None], "variables": variables, "data": data.train}
+    cell = Training(job, "teacher", name, lesson, **inputs)
     saves = job.saves("teachers", name)
     cell.finish(saves)
     save_variables(folder, cell.state.student)

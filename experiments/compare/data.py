@@ -68,17 +68,18 @@ def load_data(config: Any) -> Data:
     return arrays | {"image": np.asarray(resize(arrays["image"], shape))}
 
   held_out = [read(x) for x in (validation, test) if len(x)]
-  arrays = students = read(train)
+  arrays = read(train)
+  parts = {k: np.concatenate([x[k] for x in held_out]) for k in arrays}
+  everything, parts = jax.device_put((arrays, parts))
+  students = everything
   if config.examples_per_class:
     labels, count = arrays["label"], config.examples_per_class
     seeds = range(config.seed, config.seed + config.seeds)
     few = frame_data.draw_few(labels, count, seeds)
     few = frame_data.by_class(labels, few)
-    students = {k: v[few] for k, v in arrays.items()}
-  parts = {k: np.concatenate([x[k] for x in held_out]) for k in arrays}
+    students = jax.device_put({k: v[few] for k, v in arrays.items()})
   classes = int(arrays["label"].max()) + 1
-  arrays, students, parts = jax.device_put((arrays, students, parts))
-  return Data(arrays, students, parts, len(validation), classes)
+  return Data(everything, students, parts, len(validation), classes)
 
 
 def resize(images: Any, shape: tuple[int, int]) -> Any:

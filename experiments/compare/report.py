@@ -1,8 +1,6 @@
 """The tables and the words of the report of `experiments.compare`."""
 
 import csv
-import json
-import math
 from typing import Any
 
 import jax
@@ -53,8 +51,7 @@ def write(job: Any) -> dict[str, Any]:
   for pair in dict.fromkeys(pair for pair, _ in job.failed):
     if pair not in results:
       parts += [f"## {pair}", failures(job, pair)]
-  text = json.dumps(to_json(records), allow_nan=False)
-  (path / "results.json").write_text(f"{text}\n")
+  training.write_json(path / "results.json", records)
   with (path / "results.csv").open("w", newline="") as file:
     first = next(iter(records), {})
     plain = [k for k, v in first.items() if not isinstance(v, list | dict)]
@@ -89,7 +86,12 @@ def read(job: Any) -> dict[str, dict[str, Any]]:
   order = {name: i for i, name in enumerate(method_names())}
   results: dict[str, dict[str, Any]] = {}
   for file in sorted((job.run.path / "cells").glob("*/*.json")):
-    cell = training.read_json(file)
+    # JSON has null for NaN.
+    cell = jax.tree.map(
+      lambda x: np.nan if x is None else x,
+      training.read_json(file),
+      is_leaf=lambda x: x is None,
+    )
     results.setdefault(cell["pair"], {})[cell["method"]] = cell
   return {
     pair: dict(sorted(cells.items(), key=lambda item: order[item[0]]))
@@ -192,14 +194,6 @@ def make_record(
   for label in ("step_ms", "bytes", "objective_parameters", "seconds"):
     record[label] = costs.get(label)
   return record | {"test": test, "history": cell.get("history")}
-
-
-def to_json(value: Any) -> Any:
-  """The value, with None for the numbers that JSON does not have."""
-  return jax.tree.map(
-    lambda x: None if isinstance(x, float) and not math.isfinite(x) else x,
-    value,
-  )
 
 
 def findings(cells: dict[str, Any], gains: Gains) -> list[str]:

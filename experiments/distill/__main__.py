@@ -49,7 +49,7 @@ class Config(commands.Flags):
   # images of each class that a student sees, drawn by its seed; 0: all images
   # that the teacher saw
   examples_per_class: int = 8
-  missing_digit: int | None = None  # a class that students never see (Hinton)
+  missing_digit: int | None = None  # a class that students never see
   validation_fraction: float = 0.25  # share of images that choose the cell
   teacher: str = "mlp"  # a name of kdjax.nets.create
   student: str = "mlp"  # a name of kdjax.nets.create
@@ -125,7 +125,7 @@ class Job(NamedTuple):
 
 
 def prepare(config: Config) -> Job:
-  """Does all steps that a wrong flag makes fail; makes the run folder last."""
+  """Checks the flags and reads the data; makes the run folder last."""
   check(config)
   devices, data = commands.use_devices(config.devices), load_data(config)
   mlp = config.student == "mlp"

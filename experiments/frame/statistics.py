@@ -76,7 +76,7 @@ class Gain(NamedTuple):
 
 
 def interval(values: np.ndarray) -> tuple[float, float] | None:
-  """The 95 % t interval of the mean of `[seeds]`; None of too few or equal."""
+  """The 95 % t interval of a mean of `[seeds]`; None if too few or equal."""
   values = np.asarray(values, float)
   if len(values) < MIN_SEEDS or not np.ptp(values) > ROUNDING:
     return None
@@ -90,7 +90,7 @@ def compare(
 ) -> dict[str, Gain]:
   """The gains of several methods, scores `[seeds]` each, judged together.
 
-  The control has scores `[seeds]`, or such of each method.
+  The control has scores `[seeds]` for all methods, or for each of them.
   """
   controls = (
     control if isinstance(control, Mapping) else dict.fromkeys(treated, control)
@@ -111,7 +111,7 @@ def compare(
 def compare_bounded(
   scores: Mapping[str, np.ndarray], baseline: str, bound: str
 ) -> dict[str, Gain]:
-  """The gains of all methods; a bound is none: it is not in the correction."""
+  """The gains of all methods, and that of a bound without a correction."""
   methods = {k: x for k, x in scores.items() if k not in (baseline, bound)}
   gains = compare(methods, scores[baseline])
   return gains | {bound: gain_of(scores[bound], scores[baseline])}
@@ -156,7 +156,7 @@ def named(
 def findings(
   gains: Mapping[str, Gain], names: Mapping[str, str], over: str
 ) -> list[str]:
-  """A sentence for each kind of verdict, on gains over such as "scratch"."""
+  """A sentence for each kind of verdict; `over` names the baseline."""
   if not gains:
     return []
   if any(gain.verdict == "unknown" for gain in gains.values()):

@@ -114,7 +114,7 @@ class Job(NamedTuple):
 
 
 def prepare(config: Config) -> Job:
-  """Does all steps that a wrong flag makes fail; makes the run folder last."""
+  """Checks the flags and reads the data; makes the run folder last."""
   check(config)
   data = load_data(config)
   make_network(config, data.shape, data.classes)

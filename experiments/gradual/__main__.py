@@ -166,7 +166,7 @@ def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
 
 
 def prepare(config: Config) -> jobs.Setup:
-  """Does all steps that a wrong flag makes fail; makes the run folder last."""
+  """Checks the flags and reads the data; makes the run folder last."""
   sizes = REDUCED if config.dataset == "digits" else PUBLISHED
   missing: dict[str, Any] = {
     name: size for name, size in sizes.items() if getattr(config, name) is None

@@ -108,7 +108,7 @@ def read(job: Job) -> Results:
 
 
 def prepare(config: Config) -> Job:
-  """Does all steps that a wrong flag makes fail; makes the run folder last."""
+  """Checks the flags and reads the data; makes the run folder last."""
   commands.expect_positive(config, "seeds", "test_size")
   commands.expect(config, "size", config.size >= 20, "20 or more")
   met = 0 < len(set(config.shifts)) == len(config.shifts)

@@ -30,6 +30,7 @@ from kdjax.language._probability_shift import probability_shift
 from kdjax.language._schedules import cwsm_temperatures
 from kdjax.language._schedules import flsw_temperatures
 from kdjax.language._schedules import weight_schedule
+from kdjax.language._token_mmd import token_mmd_loss
 from kdjax.language._uld import uld_loss
 
 __all__ = (
@@ -53,6 +54,7 @@ __all__ = (
   "teacher_mixed_log_probs",
   "teacher_mixed_weights",
   "token_bytes",
+  "token_mmd_loss",
   "token_reverse_kl_advantages",
   "uld_loss",
   "weight_schedule",

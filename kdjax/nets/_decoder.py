@@ -305,7 +305,16 @@ class Decoder(nnx.Module):
         seen,
         cache.length + length,
       )
-    return text_outputs(self._logits(x), features, x, attention, cache=stored)
+    weight = self.head.weight
+    return text_outputs(
+      self._logits(x),
+      features,
+      x,
+      attention,
+      classifier=(weight.T, jnp.zeros(weight.shape[0], weight.dtype)),
+      token_embeddings=self.tokens[...],
+      cache=stored,
+    )
 
   def _logits(self, x: Array) -> Array:
     weight, _, _, softcap = self.head

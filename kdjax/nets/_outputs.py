@@ -48,6 +48,7 @@ class Outputs(NamedTuple):
     keys: the keys of each layer, of as many heads as the layer has for keys, or
       None.
     values: the values of each layer, as the keys, or None.
+    token_embeddings: `[vocab, width]`, the table of a network of text, or None.
     cache: the keys and values to continue a text with, or None.
 
   Examples:
@@ -74,6 +75,7 @@ class Outputs(NamedTuple):
   queries: dict[str, Array] | None = None
   keys: dict[str, Array] | None = None
   values: dict[str, Array] | None = None
+  token_embeddings: Array | None = None
   cache: Any = None
 
 

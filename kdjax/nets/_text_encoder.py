@@ -205,6 +205,7 @@ class TextEncoder(nnx.Module):
       features,
       embedding[self.config.pooling],
       attention,
+      token_embeddings=self.tokens[...],
     )
 
   def _logits(self, last: Array, pooled: Array) -> Array | None:

@@ -111,6 +111,12 @@ from kdjax.objectives.generalization._mldg import mldg_gradients
 from kdjax.objectives.generalization._rsc import rsc
 from kdjax.objectives.generalization._sagnet import sagnet
 from kdjax.objectives.generalization._vrex import vrex
+from kdjax.objectives.language._dskd import dskd
+from kdjax.objectives.language._dskd import dskd_cma
+from kdjax.objectives.language._intermediate_matches import intermediate_matches
+from kdjax.objectives.language._intermediate_matches import textbrewer
+from kdjax.objectives.language._token_losses import minillm
+from kdjax.objectives.language._transformers import tinybert_layers
 
 __all__ = (
   "PRESETS",
@@ -151,6 +157,8 @@ __all__ = (
   "difex_batch",
   "domain_views",
   "domainmix_batch",
+  "dskd",
+  "dskd_cma",
   "dst",
   "factor_transfer",
   "factor_transfer_pretraining",
@@ -163,6 +171,7 @@ __all__ = (
   "gradual_self_training",
   "group_dro",
   "ickd",
+  "intermediate_matches",
   "irg",
   "irm",
   "itrd",
@@ -177,6 +186,7 @@ __all__ = (
   "mcd",
   "mdd",
   "mgd",
+  "minillm",
   "mixed",
   "mixmatch",
   "mixmatch_batch",
@@ -206,6 +216,8 @@ __all__ = (
   "srrl",
   "sskd",
   "stateless",
+  "textbrewer",
+  "tinybert_layers",
   "uskd",
   "vid",
   "vitkd",

@@ -87,9 +87,9 @@ def stateless(
 
   The loss's arguments are bound by their names: `student_logits`,
   `teacher_embeddings`, `labels`, `source_labels`, `target_logits`, or any
-  other entry of the batch. Numbers among the hyper-parameters are the
-  objective's state, as arrays of floats. Inputs in half precision reach the
-  loss in float32.
+  other entry of the batch; `batch` is the whole batch. Numbers among the
+  hyper-parameters are the objective's state, as arrays of floats. Inputs in
+  half precision reach the loss in float32.
 
   Args:
     loss: returns one value an example (or one a token, for a mask of tokens).
@@ -167,7 +167,10 @@ def stateless(
       arguments = select(*arguments_of(select, outputs, batch))
     else:
       names = list(select)
-      arguments = [resolve(reader, name, outputs, batch) for name in names]
+      arguments = [
+        batch if name == "batch" else resolve(reader, name, outputs, batch)
+        for name in names
+      ]
     arguments = jax.tree.map(widen, tuple(arguments))
     part = part_of(batch, first_role(names, outputs))
     options = dict(static)

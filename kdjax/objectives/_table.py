@@ -26,6 +26,7 @@ from kdjax.objectives.distillation._published_pairs import of_pair
 from kdjax.objectives.federated import _presets as federated_presets
 from kdjax.objectives.finetuning import _presets as finetuning_presets
 from kdjax.objectives.generalization import _presets as generalization_presets
+from kdjax.objectives.language import _presets as language_presets
 from kdjax.ops import cross_entropy
 
 
@@ -48,6 +49,7 @@ PRESETS: dict[str, Preset] = _union(
   collaboration_presets.PRESETS,
   federated_presets.PRESETS,
   cross_modal_presets.PRESETS,
+  language_presets.PRESETS,
 )
 """Every method of every area by its name, as rows of `Preset`.
 

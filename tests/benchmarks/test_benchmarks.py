@@ -1,6 +1,7 @@
 """The benchmarks run, and what they compare computes the same thing."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks import losses
 from benchmarks import pairwise
 from benchmarks import steps
 from benchmarks import sweep
+from benchmarks import turns
 
 TINY = ["--size", "tiny", "--calls", "1"]
 
@@ -39,6 +41,16 @@ def test_every_implementation_agrees_with_float64(module, tmp_path):
   assert {"device", "jax", "compile_ms", "memory_mib"} <= records[0].keys()
   assert len(table.read_text().splitlines()) == len(rows) + 2
   assert plot.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_turns_compare_with_the_best_peer(capsys):
+  turns.main(["--size", "tiny", "--rounds", "3", "--only", "jsd"])
+  (line,) = capsys.readouterr().out.splitlines()
+  own, plain = map(float, re.findall(r"\(([\d.]+)\)", line))
+  assert line.startswith("generalized_jsd_loss [8, 10]: kdjax ")
+  assert own > 0
+  assert plain == 1
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import types
 from concurrent import futures
 
 import jax
@@ -202,10 +203,16 @@ def test_cells_that_save_at_the_same_time_wait_for_each_other(tmp_path):
       assert restored.tree["x"].tolist() == [number] * 3
 
 
-def test_json_has_no_infinity():
-  value = {"low": float("-inf"), "many": [float("nan"), 1.5], "name": "x"}
-  expected = {"low": None, "many": [None, 1.5], "name": "x"}
-  assert compare_report.to_json(value) == expected
+def test_students_that_diverged_are_read_as_such(tmp_path):
+  for method in ("scratch", "kd"):
+    seen = {"accuracy": [0.1, 0.2], "kl": [float("nan"), 0.5]}
+    cell = {"pair": "a:b", "method": method, "test": seen}
+    training.write_json(tmp_path / "cells" / "a_to_b" / f"{method}.json", cell)
+  job = types.SimpleNamespace(run=types.SimpleNamespace(path=tmp_path))
+  cells = compare_report.read(job)["a:b"]
+  gains = {"scratch": {}, "kd": {}}
+  (finding,) = compare_report.findings(cells, gains)
+  assert finding.endswith("scratch (1 of 2 seeds), kd (1 of 2 seeds).")
 
 
 def cell_programs(method, teacher="mlp", student="mlp"):

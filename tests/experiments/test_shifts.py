@@ -403,18 +403,21 @@ def test_findings_and_tables_say_the_same():
 def test_the_map_claims_what_the_seeds_show(
   gains, title, monkeypatch, tmp_path
 ):
-  seen = []
-  monkeypatch.setattr(
-    plots,
-    "heat_map",
-    lambda _, points, **options: seen.append((points, options)),
-  )
+  seen, draw = [], plots.heat_map
+
+  def heat_map(axes, points, **options):
+    seen.append((points, options))
+    draw(axes, points, **options)
+
+  monkeypatch.setattr(plots, "heat_map", heat_map)
   results = {"target": fabricated(np.array(gains))}
   verdicts, findings = say(results)
   assert ("too few seeds" in findings[0]) == (len(gains) < 3)
-  titles = []
+  titles, write = [], Figure.suptitle
   monkeypatch.setattr(
-    Figure, "suptitle", lambda self, text, **_: titles.append(text)
+    Figure,
+    "suptitle",
+    lambda self, text, **x: (titles.append(text), write(self, text, **x)),
   )
   shifts_plots.gain_maps(
     tmp_path / "gains.png",

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from kdjax import language
 from kdjax import nets
 from kdjax import objectives
 from kdjax import training
@@ -106,6 +107,8 @@ def learner_of(name, optimizer=OPTIMIZER):
       average="average" in row.networks,
     )
     return learner, part(0, BATCH)
+  if row.area == "language":
+    return learner_of_text(name, row, objective, optimizer)
   if row.area in ("continual", "collaboration", "federated", "cross_modal"):
     return learner_of_others(row, objective, optimizer)
   if "segmentation" in row.summary:
@@ -135,6 +138,56 @@ def learner_of(name, optimizer=OPTIMIZER):
       maps = jnp.broadcast_to(domain["label"][:, None, None], (BATCH, 4, 4))
       domain["label"], domain["mask"] = maps, jnp.ones_like(maps, bool)
   return learner, batch
+
+
+# Read hidden states and attention of an encoder.
+ENCODED = ("tinybert", "distilbert", "minilm", "minilm_v2", "pkd")
+LENGTH, VOCAB = 5, 7
+
+
+def text_network(depth, *, encoder=False):
+  """A tiny transformer; MiniLMv2's twelve heads divide its width."""
+  sizes = {"width": 12, "depth": depth, "num_heads": 2, "inner_width": 6}
+  if encoder:
+    config = nets.TextEncoderConfig(VOCAB, head="mlm", **sizes)
+    return training.Network.of(lambda rngs: nets.TextEncoder(config, rngs=rngs))
+  config = nets.DecoderConfig(VOCAB, **sizes)
+  return training.Network.of(lambda rngs: nets.Decoder(config, rngs=rngs))
+
+
+def text_batch():
+  """Tokens with padding, and what methods of own text read beside them."""
+  rng = np.random.default_rng(3)
+  tokens, other, own = jnp.asarray(rng.integers(0, VOCAB, (3, BATCH, LENGTH)))
+  lengths = jnp.array([[5], [4], [2], [5]])
+  mask = jnp.arange(LENGTH)[None] < lengths
+  batch = {"tokens": tokens, "attention_mask": mask}
+  for prefix, text in (("", tokens), ("teacher_", other), ("on_policy_", own)):
+    labels, where = language.next_token_targets(text, attention_mask=mask)
+    batch[f"{prefix}tokens"] = text
+    batch[f"{prefix}label"], batch[f"{prefix}mask"] = labels, where
+  return batch
+
+
+def learner_of_text(name, row, objective, optimizer):
+  encoder = name in ENCODED
+  teacher = None
+  if "teacher" in row.networks:
+    teacher = model_of(text_network(4 if encoder else 1, encoder=encoder))
+  apart = name in ("uld", "dskd_cma")
+  learner = training.distill(
+    text_network(2 if encoder else 1, encoder=encoder),
+    teacher,
+    objective,
+    optimizer,
+    on=("tokens", "attention_mask"),
+    teacher_on="teacher_tokens" if apart else None,
+    views={
+      view: lambda key, batch, view=view: batch[f"{view}_tokens"]
+      for view in row.views
+    },
+  )
+  return learner, text_batch()
 
 
 def learner_of_others(row, objective, optimizer):

@@ -23,6 +23,17 @@ VARIANTS = {
   "clip_icl",
   "clip_gd",
   "affinity_mimicking",
+  # Losses of tokens, which only differ in the function.
+  "distilbert",
+  "minilm_v2",
+  "pkd",
+  "seqkd",
+  "gkd",
+  "distillm",
+  "adaptive_kl",
+  "on_policy_distillation",
+  "uld",
+  "dskd",
 }
 ROWS = [
   pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])
@@ -56,7 +67,9 @@ def test_two_steps_of_every_method_are_finite_and_move(name):
   for leaf in jax.tree.leaves((last.params, metrics)):
     assert np.all(np.isfinite(leaf))
   moved = jax.tree.map(lambda a, b: np.any(a != b), start, end)
-  still = name == "adabn"  # batch statistics alone
+  # Batch statistics alone; and these four examples have no tuple, since the
+  # two of one class are the farthest.
+  still = name in {"adabn", "refilled_relation"}
   assert any(jax.tree.leaves(moved)) != still
   assert "loss" in metrics
 
@@ -83,6 +96,9 @@ SHARDED = (
   "refilled",
   "fedkd",
   "clip_kd",
+  "minilm",
+  "minillm",
+  "distillm2",
 )
 
 

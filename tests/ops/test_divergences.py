@@ -90,8 +90,14 @@ def test_extreme_and_masked_rows_are_exact():
 def test_a_class_only_the_student_lacks_costs_infinity():
   student = np.float32([1.0, -INF, 2.0])
   teacher = np.float32([1.0, 1.0, 2.0])
-  value, gradient = jax.jit(jax.value_and_grad(kl_divergence))(student, teacher)
+  value_and_grad = jax.jit(jax.value_and_grad(kl_divergence))
+  value, gradient = value_and_grad(student, teacher)
   assert value == INF
+  assert np.all(np.isfinite(gradient))
+  # One whose probability is 0 costs nothing.
+  teacher = np.float32([1e4, -1e4, 1e4 + 1])
+  value, gradient = value_and_grad(student, teacher)
+  assert value == 0
   assert np.all(np.isfinite(gradient))
 
 
@@ -162,6 +168,35 @@ def test_jensen_shannon_equals_its_definition_at_any_gap(beta):
     np.testing.assert_allclose(
       actual, np.float64(expected), rtol=1e-5, atol=1e-12
     )
+
+
+def test_a_known_beta_gives_what_a_traced_one_gives():
+  """Its programs are shorter; the digits stay, for all gaps and masks."""
+  pairs = [make_logits(8, gap=gap) for gap in (0.0, 1e-3, 0.1, 3.0, 30.0)]
+  q_logits, p_logits = map(np.concatenate, zip(*pairs, strict=True))
+  # Classes that both lack, that one lacks, that are likely or as good as 0.
+  p_logits[::4, :2] = q_logits[::4, :2] = -INF
+  p_logits[1::4, 0] = q_logits[1::4, 2] = -INF
+  p_logits[2::4, 3], p_logits[2::4, 4], q_logits[2::4, 4] = -INF, 1e4, -INF
+  q_logits[::5, 5] = np.nan
+
+  def derivatives(p, q, beta):
+    value, pull = jax.vjp(lambda *x: jensen_shannon(*x, beta, 2.0), p, q)
+    return value, pull(jnp.ones_like(value))
+
+  traced = jax.jit(derivatives)
+  for beta in (0.5, 0.3):
+    known = jax.jit(functools.partial(derivatives, beta=beta))
+    value, gradients = known(p_logits, q_logits)
+    expected, others = traced(p_logits, q_logits, beta)
+    assert np.isnan(value[::5]).all()
+    assert np.isfinite(np.delete(value, np.s_[::5])).all()
+    np.testing.assert_allclose(value, expected, rtol=3e-6, atol=1e-12)
+    for gradient, other in zip(gradients, others, strict=True):
+      # One class on one side makes sums of the size of the value.
+      size = 3e-6 * np.abs(other).max(-1) + 1e-7 * expected + 1e-12
+      close = np.abs(gradient - other) <= size[:, None]
+      assert np.all(close | np.isnan(value)[:, None])
 
 
 def test_disjoint_masks_have_finite_skew_divergence():

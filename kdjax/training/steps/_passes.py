@@ -304,17 +304,20 @@ def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
       f"the loss: batch is a {type(batch).__name__}; expected a mapping, with "
       "'mask'."
     )
-  names = {
-    on.partition(".")[0]
+  entries = [
+    on
     for row in passes.values()
     for on in ((row.on,) if isinstance(row.on, str) else row.on)
-    if "." in on
-  }
+  ]
+  names = {on.partition(".")[0] for on in entries if "." in on}
   parts = {k: get_entry("the loss: batch", batch, k) for k in sorted(names)}
   common = {k: v for k, v in batch.items() if k not in parts}
+  # A pass on the batch itself (the current task beside replayed examples) has
+  # examples of its own there: their mask is not that of the parts.
+  apart = "mask" in common and any("." not in on for on in entries)
   for name, own in parts.items():
-    part = common | dict(own)
-    if "mask" in common and "mask" in own:
+    part = dict(own) if apart else common | dict(own)
+    if "mask" in common and "mask" in own and not apart:
       part["mask"] = common["mask"] & own["mask"]
     get_entry(f"the loss: batch[{name!r}]", part, "mask")
     parts[name] = part

@@ -43,7 +43,7 @@ def test_an_empty_buffer_adds_nothing_and_a_full_one_does():
   def batch_of(buffer):
     draws = {}
     for i, name in enumerate(("replay", "second_replay")):
-      rows, mask = sample(buffer, jax.random.key(i), 4)
+      rows, mask = sample(buffer, jax.random.key(i), 6)
       draws[name] = rows | {"mask": mask}
     return PART | draws
 
@@ -61,7 +61,8 @@ def test_an_empty_buffer_adds_nothing_and_a_full_one_does():
   buffer = jax.jit(reservoir_update)(buffer, KEY, stored)
   _, metrics = step(state, learner.frozen, batch_of(buffer), KEY)
   total, count = metrics["der_plus_plus/logits/loss"]
-  # Stored logits are one off, each.
+  # Stored logits are one off, each; the mask is the buffer's own.
+  assert count == 4
   np.testing.assert_allclose(total / count, 1.0, rtol=1e-5)
   ce, weight = (
     metrics["ce/loss"][0] / metrics["ce/loss"][1],

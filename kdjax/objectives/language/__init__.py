@@ -1,0 +1,1 @@
+"""Objectives of language models and of transformers."""
