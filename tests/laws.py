@@ -360,13 +360,14 @@ LAWS = [
 SLOW = (gradients_equal_finite_differences, vmap_and_devices_equal_the_loop)
 
 
-def pairs(cases, without=()):
+def pairs(cases, without=(), quick=None):
   """The names of cases with the laws that they could break.
 
   Left out are the laws of `without`, and its pairs of a name and a law.
 
   The laws that need programs of their own, of many devices and of float64, are
-  for the slow tier; the others share one program a case.
+  for the slow tier; the others share one program a case. Where `quick` names
+  the telling cases, all laws of the others are for the slow tier too.
   """
   params = []
   for name, case in cases.items():
@@ -378,7 +379,7 @@ def pairs(cases, without=()):
       of_masks = law in (empty_mask_gives_zero, one_example_is_finite)
       if of_masks and not case.coupled:
         continue
-      slow = law in SLOW
+      slow = law in SLOW or (quick is not None and name not in quick)
       marks = [pytest.mark.slow] if slow else []
       label = f"{name}-{law.__name__}"
       params.append(pytest.param(name, law, id=label, marks=marks))

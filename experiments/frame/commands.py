@@ -142,13 +142,13 @@ def _show_one_line() -> None:
   logging.getLogger("asyncio").addFilter(
     lambda record: "orbax" not in record.getMessage()
   )
-  show = sys.excepthook
+  show = sys.unraisablehook
 
-  def show_others(kind: Any, error: BaseException, trace: Any) -> None:
-    if str(error) != "Event loop is closed":
-      show(kind, error, trace)
+  def show_others(fault: Any) -> None:
+    if str(fault.exc_value) != "Event loop is closed":
+      show(fault)
 
-  sys.excepthook = show_others
+  sys.unraisablehook = show_others
 
 
 def _show_warning(

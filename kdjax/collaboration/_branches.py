@@ -1,5 +1,7 @@
 """Branches of one network that teach each other: ONE and OKDDip."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 
 from kdjax.ops import as_number
 from kdjax.ops import check_positive
+from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import forward_kl
 from kdjax.ops import log_softened_softmax
@@ -80,7 +83,8 @@ def one_loss(
     the ensemble.
 
   Raises:
-    ValueError: if shapes do not fit or a static temperature is not above 0.
+    ValueError: if shapes do not fit, a static temperature is not above 0 or a
+      static epsilon below 0.
     TypeError: if an array is not floating-point.
 
   The authors' gate has a ReLU before its softmax.
@@ -161,7 +165,8 @@ def okddip_loss(
     the authors' code: they train the attention.
 
   Raises:
-    ValueError: if shapes do not fit or a static temperature is not above 0.
+    ValueError: if shapes do not fit, a static temperature is not above 0 or a
+      static epsilon below 0.
     TypeError: if an array is not floating-point.
 
   The second level teaches the group leader, the peer that is kept, by the mean
@@ -217,6 +222,8 @@ def _softened_kl(
   targets: Array, logits: Array, temperature: ArrayLike, epsilon: ArrayLike
 ) -> Array:
   """Returns T^2 KL(p + epsilon || q) of peers, summed over the first axis."""
+  check_positive("temperature", temperature)
+  check_range("epsilon", epsilon, 0.0, math.inf)
   targets = jnp.broadcast_to(targets, logits.shape)
   dtype = compute_dtype(logits)
   scale = as_number("temperature", temperature, dtype)

@@ -181,6 +181,8 @@ def kdcl_general_weights(
   probabilities = softened_softmax(jax.lax.stop_gradient(logits))
   one_hot = jax.nn.one_hot(known, classes, dtype=probabilities.dtype)
   errors = jnp.swapaxes(probabilities - one_hot[None], 0, 1)
+  inside = (labels >= 0) & (labels < classes)
+  errors = jnp.where(inside[:, None, None], errors, jnp.nan)
   errors, mask = masked_rows(errors, where)
   sums: Any = jnp.einsum("bic,bjc->ij", errors, errors, precision="highest")
   sums, count = sum_over_devices((sums, jnp.sum(mask)), axis_name)

@@ -1,5 +1,7 @@
 """Deep mutual learning (DML) and codistillation."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 
 from kdjax.ops import as_number
 from kdjax.ops import check_choice
+from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import cross_entropy
 from kdjax.ops import forward_kl
@@ -49,7 +52,8 @@ def mutual_loss(
 
   Raises:
     ValueError: if the logits have another number of axes, as those of peers
-      with different classes, or if the reduction is unknown.
+      with different classes, if the reduction is unknown, or a static epsilon
+      is below 0.
     TypeError: if the logits are not floating-point.
 
   With the sum over peers of these values as the loss, one gradient step is the
@@ -66,6 +70,7 @@ def mutual_loss(
     2018.
   """
   check_choice("mutual_loss: reduction", reduction, ("sum", "mean"))
+  check_range("mutual_loss: epsilon", epsilon, 0.0, math.inf)
   peers = logits.shape[0]
   logits = logits.astype(compute_dtype(logits))
   others = gather_batch(jax.lax.stop_gradient(logits), peer_axis_name)

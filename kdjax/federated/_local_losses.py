@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import as_number
 from kdjax.ops import check_labels
+from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
 from kdjax.ops import cross_entropy
 from kdjax.ops import forward_kl
@@ -57,6 +58,7 @@ def fedntd_loss(
     Lee et al., `Preservation of the global knowledge by not-true distillation
     in federated learning <https://arxiv.org/abs/2106.03097>`_, 2022.
   """
+  check_positive("fedntd_loss: temperature", temperature)
   classes = student_logits.shape[-1]
   known = check_labels(labels, classes)
   others = ~jax.nn.one_hot(known, classes, dtype=bool)
@@ -153,6 +155,7 @@ def fedgkt_loss(
     He, Annavaram and Avestimehr, `Group knowledge transfer: federated learning
     of large CNNs at the edge <https://arxiv.org/abs/2007.14513>`_, 2020.
   """
+  check_positive("fedgkt_loss: temperature", temperature)
   teacher = jax.lax.stop_gradient(teacher_logits)
   dtype = compute_dtype(student_logits)
   scale = as_number("temperature", temperature, dtype)

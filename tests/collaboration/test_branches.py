@@ -8,6 +8,7 @@ from kdjax.collaboration import consistency_ramp
 from kdjax.collaboration import okddip_attention
 from kdjax.collaboration import okddip_loss
 from kdjax.collaboration import one_logits
+from kdjax.collaboration import one_loss
 from kdjax.ops import kl_divergence
 
 RNG = np.random.default_rng(0)
@@ -47,3 +48,11 @@ def test_ramp_ends_after_its_length():
   assert consistency_ramp(100) == consistency_ramp(80) == 1
   with pytest.raises(ValueError, match="length is 0"):
     consistency_ramp(1, length=0)
+
+
+@pytest.mark.parametrize("name", ["temperature", "epsilon"])
+def test_numbers_below_their_range_are_errors(name):
+  gate, attention = np.ones((4, 3)) / 3, np.ones((4, 3, 3)) / 3
+  for loss, weights in ((one_loss, gate), (okddip_loss, attention)):
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+      loss(LOGITS, np.float32(weights), **{name: -1})

@@ -68,6 +68,12 @@ def test_general_weights_minimize_the_squared_error():
   )
   parts = jax.jit(mapped)(*split, where.reshape(4, 3))
   np.testing.assert_allclose(parts[0], weights, rtol=1e-4, atol=1e-5)
+  spoiled = np.where(np.arange(12) == 3, 4, LABELS)
+  assert np.all(np.isnan(general(LOGITS, spoiled, where=where)))
+  spoiled = np.where(np.arange(12) == 5, 4, LABELS)  # a masked one
+  np.testing.assert_allclose(
+    general(LOGITS, spoiled, where=where), weights, rtol=1e-5
+  )
   equal = general(LOGITS, LABELS, where=np.zeros(12, bool))
   np.testing.assert_allclose(equal, 1 / 3, rtol=1e-6)
 

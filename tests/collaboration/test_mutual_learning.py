@@ -64,6 +64,8 @@ def test_codistillation_takes_the_mean_of_stale_probabilities():
 def test_bad_input_is_named():
   with pytest.raises(ValueError, match="expected one of"):
     mutual_loss(LOGITS, reduction="max")
+  with pytest.raises(ValueError, match="epsilon is -1; expected a number in"):
+    mutual_loss(LOGITS, epsilon=-1)
   with pytest.raises(ValueError, match=r"logits has shape \(3, 5\)"):
     mutual_loss(LOGITS[0])
   with pytest.raises(ValueError, match=r"stale_logits has shape \(4, 3, 4\)"):

@@ -24,6 +24,7 @@ from kdjax.data import fingerprint
 from kdjax.data import random_crop
 from kdjax.data import random_flip
 from kdjax.data import write_teacher_cache
+from tests.data import cache_faults
 
 SIZE, CLASSES = 50, 7
 ALL = np.arange(SIZE)
@@ -315,6 +316,14 @@ def test_a_faster_writer_keeps_its_shard(tmp_path):
     "header.json",
     "seed0-00000-of-00001.array_record",
   ]
+
+
+@pytest.mark.slow
+def test_no_damage_is_taken_for_data(tmp_path):
+  cache_faults.write(tmp_path)
+  for title, found in cache_faults.faults(tmp_path, 200):
+    assert found["lost"] == 0, title
+    assert found["named"] > 0, title
 
 
 def write_at_once(path, ready=None):

@@ -113,10 +113,10 @@ def test_a_run_that_diverges_says_so(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """A file system of a megabyte, where one may be made."""
+  """A file system of some megabytes, where one may be made."""
   disk = tmp_path / "disk"
   disk.mkdir()
-  mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)]
+  mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(disk)]
   try:
     subprocess.run(mount, check=True, capture_output=True)
   except (OSError, subprocess.CalledProcessError):

@@ -2,9 +2,11 @@
 
 import jax
 import numpy as np
+import pytest
 
 from kdjax.federated import fedgkt_loss
 from kdjax.federated import fedkd_loss
+from kdjax.federated import fedntd_loss
 from kdjax.federated import fedproto_loss
 
 RNG = np.random.default_rng(0)
@@ -33,6 +35,12 @@ def test_fedgkt_is_the_sum_of_labels_and_softened_divergence():
   expected = entropies(STUDENT) + 0.5 * 9 * (p * np.log(p / q)).sum(-1)
   got = jax.jit(fedgkt_loss)(STUDENT, TEACHER, LABELS, alpha=0.5)
   np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [fedgkt_loss, fedntd_loss])
+def test_a_temperature_of_0_is_an_error(loss):
+  with pytest.raises(ValueError, match="temperature is 0; expected a finite"):
+    loss(STUDENT, TEACHER, LABELS, temperature=0)
 
 
 def test_a_label_without_a_row_of_prototypes_is_nan():
