@@ -107,7 +107,7 @@ def test_a_few_agree_on_explicit_axes():
 @pytest.mark.parametrize("names", parts(ALL), ids=lambda names: names[0])
 def test_all_agree_on_explicit_axes(names):
   """Inside of a function the axes are Auto, so this asks for both kinds."""
-  agree(names, "explicit")
+  agree(names, "explicit", tolerance=1e-6)
 
 
 @pytest.mark.parametrize("with_context", [True, False])
