@@ -111,7 +111,7 @@ def mask_unknown_labels(
   """Returns the values, NaN without gradient where a label is out of range.
 
   The gradient of such a row is 0, so that a later mask of the row does not give
-  0 times NaN.
+  0 times NaN. With `jax_debug_nans` the value is inf instead of NaN.
 
   Args:
     values: one value a row, `[*batch]`.
@@ -123,4 +123,6 @@ def mask_unknown_labels(
   """
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     return values
-  return jnp.where((labels >= 0) & (labels < num_classes), values, jnp.nan)
+  # With `jax_debug_nans`, NaN would stop a program that masks the row later.
+  unknown = jnp.inf if jax.config.jax_debug_nans else jnp.nan
+  return jnp.where((labels >= 0) & (labels < num_classes), values, unknown)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
@@ -153,6 +154,13 @@ def row_temperature(temperature: ArrayLike, logits: Array, axis: int) -> Array:
   """
   check_positive("temperature", temperature)
   rows = list(logits.shape)
+  if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+    raise TypeError(f"axis is {axis!r}; expected an integer.")
+  if not -len(rows) <= axis < len(rows):
+    raise ValueError(
+      f"axis is {axis}; expected an axis of the logits, which have shape "
+      f"{logits.shape}."
+    )
   del rows[axis]
   scale = as_number(
     "temperature", temperature, compute_dtype(logits), shape=tuple(rows)

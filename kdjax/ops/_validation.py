@@ -5,16 +5,18 @@ same annotations and raises an error that names the argument, its value and the
 expectation. It checks shapes and dtypes, so it runs at trace time only.
 """
 
+import contextlib
 import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from kdjax.ops._debug_checks import debug_check
 from kdjax.ops._explicit_axes import axes_of_dims
@@ -32,8 +34,10 @@ def validate(
 ) -> Callable[P, R]:
   """Checks array arguments against their annotations before the call.
 
-  NumPy arrays and Python numbers become JAX arrays. Dimensions of the same name
-  must be equal in all arguments. An argument must fit one member of a union.
+  NumPy arrays, Python numbers and variables of Flax NNX become JAX arrays. A
+  mask may hold 0 and 1 of any type, and one-hot labels may be integers.
+  Dimensions of the same name must be equal in all arguments. An argument must
+  fit one member of a union.
   Arguments that are sharded over Explicit axes of a mesh are computed with by
   `jax.sharding.auto_axes`; the result is sharded over the same axes, where
   dimensions have the same names. This is not so if an argument is a function,
@@ -59,6 +63,11 @@ def validate(
     for name in specs
     if types.NoneType in typing.get_args(signature.parameters[name].annotation)
   }
+  checks = {
+    name: check
+    for name, parameter in signature.parameters.items()
+    if name not in specs and (check := _check_of(parameter))
+  }
   # The qualified name tells the class of a `__call__`.
   name_of_function = getattr(function, "__qualname__", repr(function))
   name_of_function = name_of_function.rpartition("<locals>.")[2]
@@ -80,17 +89,35 @@ def validate(
       value = bound.arguments[name]
       if value is None and name in optional:
         continue
-      if isinstance(value, np.ndarray | np.generic | int | float):
-        value = bound.arguments[name] = _as_array(value, options)
+      value = bound.arguments[name] = _as_array(value, options)
       try:
-        _match(name, value, options, sizes, owners)
+        bound.arguments[name] = _match(name, value, options, sizes, owners)
       except (TypeError, ValueError) as error:
         raise type(error)(f"{name_of_function}: {error}") from None
+    for name, check in checks.items():
+      if name not in bound.arguments:
+        continue
+      value = bound.arguments[name]
+      if not check.accepts(value):
+        raise TypeError(
+          f"{name_of_function}: {name} is {value!r}; expected {check.wanted}."
+        )
+      bound.arguments[name] = _of_variable(value)
     mesh = explicit_mesh((bound.args, bound.kwargs))
     if not runs_functions and any(map(callable, bound.arguments.values())):
       mesh = None
     if mesh is None:
-      return function(*bound.args, **bound.kwargs)
+      try:
+        return function(*bound.args, **bound.kwargs)
+      except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        empty = [x for x in specs if _is_empty(bound.arguments.get(x))]
+        if not empty or "expected" in str(error):
+          raise
+        raise ValueError(
+          f"{name_of_function}: {empty[0]} has shape "
+          f"{bound.arguments[empty[0]].shape}; expected at least one entry on "
+          "each axis."
+        ) from error
     axes_of = axes_of_dims(_dims(bound.arguments, specs), bound.arguments)
     result = specs_of_result(signature.return_annotation, axes_of)
     return in_auto_axes(function, bound.args, bound.kwargs, mesh, result)
@@ -307,9 +334,78 @@ def _static_numbers(name: str, value: Any) -> np.ndarray | None:
   raise TypeError(f"{name} is {value!r}; expected a number or an array.")
 
 
-def _as_array(value: Any, options: tuple[Any, ...]) -> jax.Array:
-  """Returns a JAX array, of floats for a Python integer if no option is int."""
-  array = jnp.asarray(value)
+class _Check(NamedTuple):
+  """What an argument that is no array may be."""
+
+  accepts: Callable[[Any], bool]
+  wanted: str
+
+
+def _check_of(parameter: inspect.Parameter) -> _Check | None:
+  """Returns the check of a number, a sequence of arrays or a state."""
+  if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+    return None
+  annotation = parameter.annotation
+  members = {annotation}
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    members = set(typing.get_args(annotation))
+  absent = types.NoneType in members
+  members -= {types.NoneType}
+
+  def unless_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: (absent and value is None) or accepts(value)
+
+  if members == _NUMBERS:
+    return _Check(unless_none(_is_number), "a number or an array")
+  if len(members) != 1:
+    return None
+  (only,) = members
+  if typing.get_origin(only) is Sequence:
+    return _Check(
+      unless_none(lambda x: hasattr(x, "__len__") and not isinstance(x, str)),
+      "a sequence",
+    )
+  fields = getattr(only, "_fields", None)
+  if fields:
+    return _Check(
+      unless_none(lambda x: all(hasattr(x, field) for field in fields)),
+      f"a {only.__name__}",
+    )
+  return None
+
+
+_NUMBERS = set(typing.get_args(ArrayLike))
+
+
+def _is_number(value: Any) -> bool:
+  kinds = jax.Array | np.ndarray | np.generic | bool | int | float | complex
+  return isinstance(value, kinds) or hasattr(value, "__jax_array__")
+
+
+def _of_variable(value: Any) -> Any:
+  """Returns the array of a variable, such as `nnx.Param`."""
+  if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
+    return value.__jax_array__()
+  return value
+
+
+def _is_empty(value: Any) -> bool:
+  return isinstance(value, jax.Array) and not value.size
+
+
+def _as_array(value: Any, options: tuple[Any, ...]) -> Any:
+  """Returns a JAX array, of floats for a Python integer if no option is int.
+
+  What is no array stays as it is. A mask of numbers becomes one of truths.
+  """
+  value = _of_variable(value)
+  if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float):
+    return value
+  array = value if isinstance(value, jax.Array) else jnp.asarray(value)
+  if all(o.__name__.startswith("Bool[") for o in options) and (
+    array.dtype.kind in "iuf" or array.dtype == jnp.bfloat16
+  ):
+    return array != 0
   if isinstance(value, int) and not any(_has_dtype(array, o) for o in options):
     return jnp.asarray(float(value))
   return array
@@ -330,8 +426,11 @@ def _match(
   options: tuple[Any, ...],
   sizes: dict[str, Any],
   owners: dict[str, str],
-) -> None:
-  """Checks one argument and records the sizes of its dimensions."""
+) -> jax.Array:
+  """Checks one argument and records the sizes of its dimensions.
+
+  Returns the argument; integer one-hot labels become floats.
+  """
   if not isinstance(value, jax.Array):
     raise TypeError(
       f"{name} is a {type(value).__name__}; expected a JAX or NumPy array."
@@ -347,7 +446,13 @@ def _match(
       for key in bound.keys() - sizes.keys():
         owners[key] = name
       sizes.update(bound)
-      return
+      return value
+  if len(typed) < len(options) and value.dtype.kind in "iub":
+    floats = value.astype(jnp.float32)
+    others = tuple(o for o in options if _has_dtype(floats, o))
+    if others:
+      with contextlib.suppress(ValueError):
+        return _match(name, floats, others, sizes, owners)
   got, prefixes = f"shape {value.shape}", [""] * len(options)
   if len(typed) < len(options):  # The expected shape depends on the dtype.
     got, prefixes = f"{got} and dtype {value.dtype}", [f"{k} " for k in kinds]
