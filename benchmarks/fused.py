@@ -351,14 +351,13 @@ def distillation_case(
     return jax.value_and_grad(lambda *arrays: jnp.mean(loss(*arrays)), (0, 1))
 
   def one_pass(*arrays: jax.Array) -> jax.Array:
-    return sum(
-      fused.linear_distillation(
-        *arrays,
-        temperature=TEMPERATURE,
-        divergence_weight=shares[0],
-        cross_entropy_weight=shares[1],
-      )
+    divergence, hard = fused.linear_distillation(
+      *arrays,
+      temperature=TEMPERATURE,
+      divergence_weight=shares[0],
+      cross_entropy_weight=shares[1],
     )
+    return divergence + hard
 
   def outside(*arrays: jax.Array) -> jax.Array:
     divergence, hard = fused.linear_distillation(

@@ -214,6 +214,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "where_source": Rows((ROWS,), 0, "mask"),
     "where_target": Rows((ROWS,), 0, "mask"),
   },
+  "adaptation.keypoint_loss": {"targets": Rows((ROWS, 4, 4, 3), 0, "share")},
   "adaptation.m3sda_loss": {
     "sources": [FLOATS, FLOATS],
     "target": FLOATS,

@@ -36,7 +36,7 @@ MAY_IMPORT = {
   "nets": (
     {"ops", "fused"},
     LOSSES_MAY | {"flax"},
-    {"safetensors", "tokenizers"},
+    {"safetensors"},
   ),
   "objectives": (
     {"ops", "fused", "nets"} | LOSS_AREAS,

@@ -4,7 +4,7 @@ For each method all weights and seeds are trained in one vmapped program. Seed
 i has the same initial weights and the same batches under every method, so that
 a gain over source-only is a paired difference. The weight of a method is
 chosen by a rule that sees no target label, and by the last step, not the best;
-what an oracle with target labels would have chosen is reported beside it.
+the choice of an oracle with target labels is reported beside it.
 
   python -m experiments.adapt
   python -m experiments.adapt --shift invert --workdir runs/invert

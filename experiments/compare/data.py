@@ -20,7 +20,7 @@ class Data(NamedTuple):
   classes, so that all seeds have the same labels.
   """
 
-  train: dict[str, Any]  # what teachers see
+  train: dict[str, Any]  # of teachers
   students: dict[str, Any]
   held_out: dict[str, Any]  # first for validation, then for the test
   validation_size: int

@@ -55,7 +55,7 @@ class Job:
   lock: Any = field(default_factory=threading.RLock)
 
   def once(self, name: Any, make: Callable[[], Any]) -> Any:
-    """Makes what cells share when the first one asks for it."""
+    """Makes an object that cells share when the first one asks for it."""
     with self.lock:
       if name not in self.shared:
         self.shared[name] = make()
@@ -158,7 +158,7 @@ def restore(folder: pathlib.Path, template: Any) -> Any:
 
 
 def save_variables(folder: pathlib.Path, variables: Any) -> None:
-  """Saves a network, replacing what a killed run may have left."""
+  """Saves a network in place of one that a killed run may have left."""
   shutil.rmtree(folder, ignore_errors=True)
   save(folder, 0, variables)
 

@@ -192,10 +192,10 @@ def make_course(
 
 
 def _where_it_learns(optimizer: Any) -> optax.GradientTransformation:
-  """Leaves alone what has no gradient, which weight decay would shrink.
+  """Leaves parameters without a gradient alone; weight decay would shrink them.
 
-  RepDistiller gives the optimizer of a first stage only what that stage trains:
-  not the classifier.
+  RepDistiller gives the optimizer of a first stage only the parameters that the
+  stage trains, not the classifier.
   """
 
   def update(updates, state, params=None):

@@ -4,8 +4,8 @@ Digits 0-4 are the source, 5-9 the target. Seed i has the same pretrained
 network, the same few labels and the same new head under every method, so that
 gains are paired differences. For each method all seeds, candidates of the
 hyper-parameters and folds are trained in one vmapped program: a seed chooses
-by cross-validation within its few labels; what an oracle with many target
-labels would have chosen is reported beside it. A second part asks
+by cross-validation within its few labels; the choice of an oracle with many
+target labels is reported beside it. A second part asks
 `rank_teachers` which of several pretrained networks to take, and compares its
 scores with the accuracy after fine-tuning.
 

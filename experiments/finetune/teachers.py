@@ -15,7 +15,7 @@ from experiments.finetune.training import test_accuracy
 from experiments.finetune.training import with_new_head
 from kdjax import selection
 
-# Criterion -> what it looks at.
+# Criterion -> its input.
 CRITERIA = {
   "leep": "probabilities",
   "nce": "predictions",

@@ -46,7 +46,7 @@ def fine_tune(
   """Fine-tunes all seeds, folds and candidates as one program.
 
   The student's start and the teacher are `[seeds]`; a job may repeat its keys
-  and labels for several networks a seed. Returns the students who had all
+  and labels for several networks a seed. Returns the students that had all
   labels, `[seeds, candidates]`, and the scores `[rounds, seeds, candidates]`.
   """
   config, data, forward = job.config, job.data, job.forward

@@ -95,12 +95,12 @@ def split_domains(key: jax.Array, data: Data) -> Split:
   order = jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
   outside = int(HOLDOUT * size)
   inside = order[:, outside:]
-  # Of a domain that is held out, what is inside trains nobody either.
+  # Images inside a domain that is held out train nobody either.
   return Split(inside, order[:, :outside], inside)
 
 
 def split_for_target(split: Split) -> Split:
-  """The division for target-only, who are tested on half of the held-out."""
+  """The division for target-only: half of the held-out images are tested."""
   half = split.outside.shape[-1] // 2
   chosen, tested = split.outside[..., :half], split.outside[..., half:]
   return Split(split.inside, chosen, tested)

@@ -3,7 +3,7 @@
 Rotated images in the protocol of Kumar et al.: a model trained at angles from 0
 to 5 degrees labels images for itself, block by block, while they turn to 60.
 Every way of self-training starts from the same source-only model, sees as many
-images and takes as many updates; what differs is which images, in which order.
+images and takes as many updates; the images and their order differ.
 
   python -m experiments.gradual
   python -m experiments.gradual --dataset mnist --workdir runs/gradual_mnist \

@@ -5,8 +5,8 @@ and target domains that differ in one way: by their points (covariate), their
 shares of the classes (target), the places of the classes (concept), or all but
 one direction (subspace). A seed draws new data, the same for every method, so
 that a gain over source-only is a paired difference. Hyper-parameters are
-chosen for each data set by a rule that sees no target label; what an oracle
-with labels of target validation points would have chosen is reported beside.
+chosen for each data set by a rule that sees no target label; the choice of
+an oracle with labels of target validation points is reported beside it.
 
 A finished cell, a method on a shift, is a file in the run folder: a run that
 was cut off goes on with --resume behind the last one.

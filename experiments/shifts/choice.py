@@ -26,7 +26,7 @@ ORACLE, CHANCE = "oracle", "chance"
 class Problem(NamedTuple):
   """The data of a seed."""
 
-  train: Task  # what methods see
+  train: Task  # the data for methods
   # Of the target's training points, for target_only alone.
   target_labels: np.ndarray
   source: Sample  # source validation points
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
 class Seen(NamedTuple):
   """The scores of a candidate on the data of a seed."""
 
-  scores: dict[str, float]  # what the rules go by, without target labels
+  scores: dict[str, float]  # of the rules, without target labels
   target_accuracy: float  # on target validation points, for the oracle alone
   test_accuracy: float  # on target test points; it chooses nothing
 

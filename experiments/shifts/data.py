@@ -15,8 +15,8 @@ SHIFTS = ("covariate", "target", "concept", "subspace")
 # Standard deviation of the noise added to each coordinate.
 NOISE = {"covariate": 0.6, "target": 0.8, "concept": 0.8, "subspace": 0.4}
 
-# A cluster: how many units of points it has, its mean and what multiplies
-# standard normal points (a disc: points spread evenly over the unit disc).
+# A cluster: its number of units of points, its mean and the matrix of standard
+# normal points (a disc: of points spread evenly over the unit disc).
 _DISC = (4, (2.0, 2.0), ((2.0, -0.5), (-0.5, 2.0)))
 _BESIDE = (
   (1, (-1.5, 3.0), ((0.15, 0.0), (0.0, 0.3))),

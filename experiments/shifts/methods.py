@@ -180,10 +180,10 @@ def _transport(
 ) -> tuple[jax.Array, jax.Array]:
   """The source's points, moved by a transport plan, and their labels.
 
-  Both are read off the gradients of DeepJDOT's loss, where the plan is held
-  fixed: by a source point twice its mass times what separates it from the
-  mean of the points it is sent to; by a target point's logits what its mass
-  of each class has too much, times the weight of the classes.
+  Both follow from the gradients of DeepJDOT's loss, where the plan is fixed.
+  The gradient of a source point is twice its mass times its distance from the
+  mean of the points that it is sent to. The gradient of a target point's logits
+  is the excess of its mass in each class, times the weight of the classes.
   """
   of_points, of_logits = jax.grad(adaptation.deepjdot_loss, (0, 3))(
     task.source,

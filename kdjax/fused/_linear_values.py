@@ -122,7 +122,7 @@ class _Sums(NamedTuple):
   """Gradients by hidden states, one row a token, and by heads, summed."""
 
   by_student: Array
-  by_student_head: Head
+  by_student_head: Head | None
   by_teacher: Array | None
   by_teacher_head: Head | None
 
@@ -388,7 +388,7 @@ def _labels(chunk: _Inputs) -> tuple[Array, ...]:
 
 def _chunk_gradients(
   plan: _Plan, chunk: _Inputs, rows: Any, weights: Array
-) -> tuple[Array, Head, Array | None, Head | None]:
+) -> tuple[Array, Head | None, Array | None, Head | None]:
   """Returns gradients by inputs, one a row, and by heads, weighted sums."""
   by_student, by_teacher = plan.criterion.gradients(
     *_chunk_logits(plan, chunk),

@@ -85,13 +85,14 @@ def adaptive_kl_loss(
   tail = jnp.sum(jnp.where(in_tail, gap, 0.0), -1)
   head = jnp.sum(jnp.where(in_tail, 0.0, gap), -1)
   total = nonzero_divisor(head + tail)
-  # A weight of 0 times an infinite divergence is 0.
-  return sum(
+  forward, reverse = (
     weight
     / total
+    # A weight of 0 times an infinite divergence is 0.
     * jnp.where((weight == 0) & jnp.isposinf(divergence), 0.0, divergence)
     for weight, divergence in (
       (head, forward_kl(teacher_logits, student_logits, temperature)),
       (tail, forward_kl(student_logits, teacher_logits, temperature)),
     )
   )
+  return forward + reverse

@@ -100,7 +100,7 @@ def align_bytes(
     np.cumsum([len(x or b"") for x in tokens], dtype=np.int64)
     for tokens in sides
   ]
-  boundaries = np.intersect1d(*ends)
+  boundaries = np.intersect1d(ends[0], ends[1])
   boundaries = boundaries[boundaries > 0]
   student, teacher = (
     np.where(

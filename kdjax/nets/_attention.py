@@ -123,12 +123,13 @@ class Attention(nnx.Module):
       queries, keys = (_rotate(y, *rotary) for y in (queries, keys))
     stored = None
     if cache is not None:
-      keys, values = stored = tuple(
+      keys, values = (
         jax.lax.dynamic_update_slice_in_dim(
           old, new.astype(old.dtype), start, 1
         )
         for old, new in zip(cache, (keys, values), strict=True)
       )
+      stored = keys, values
       keys, values = keys.astype(x.dtype), values.astype(x.dtype)
     groups = self.num_heads // self.key_heads
     wide = layers.at_least_float32(x.dtype)
@@ -152,7 +153,9 @@ class Attention(nnx.Module):
       result,
       probabilities,
       scores,
-      *(jnp.swapaxes(y, 1, 2) for y in (queries, keys, values)),
+      jnp.swapaxes(queries, 1, 2),
+      jnp.swapaxes(keys, 1, 2),
+      jnp.swapaxes(values, 1, 2),
       stored,
     )
 

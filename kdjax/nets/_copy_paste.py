@@ -98,10 +98,12 @@ def parameters_of(tree: Any) -> Iterator[tuple[str, Any]]:
   if isinstance(tree, nnx.Module):
     state = nnx.state(tree, nnx.Any(nnx.Param, nnx.BatchStat))
     for path, _ in nnx.to_flat_state(state):
-      variable = tree
+      variable: Any = tree
       for step in path:
         variable = (
-          variable[step] if isinstance(step, int) else getattr(variable, step)
+          variable[step]
+          if isinstance(step, int)
+          else getattr(variable, str(step))
         )
       yield ".".join(map(str, path)), variable
     return

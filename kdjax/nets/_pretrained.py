@@ -1,6 +1,7 @@
 """Text networks from and to local folders of `transformers`."""
 
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -145,11 +146,11 @@ def save_pretrained(
     Wolf et al., `Transformers: state-of-the-art natural language processing
     <https://arxiv.org/abs/1910.03771>`_, 2020.
   """
-  name = family_of(model)
-  family, folder = FAMILIES[name], pathlib.Path(folder)
+  family, folder = FAMILIES[family_of(model)], pathlib.Path(folder)
+  config: Any = getattr(model, "config")  # noqa: B009
   safetensors = _safetensors()
   tensors = {}
-  bare = isinstance(model, TextEncoder) and model.config.head == "none"
+  bare = isinstance(model, TextEncoder) and config.head == "none"
   for entry in family.entries(model):
     value = np.concatenate([np.asarray(x[...]) for x in entry.variables], -1)
     key = entry.key
@@ -183,9 +184,7 @@ def save_pretrained(
     }
     _write_json(folder / _INDEX, index)
   dtype = str(next(iter(tensors.values())).dtype)
-  _write_json(
-    folder / "config.json", family.write(model.config) | {"dtype": dtype}
-  )
+  _write_json(folder / "config.json", family.write(config) | {"dtype": dtype})
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
@@ -213,7 +212,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
   if not path.is_file():
     raise FileNotFoundError(f"{pathlib.Path(folder)} has no tokenizer.json.")
   try:
-    import tokenizers
+    tokenizers = importlib.import_module("tokenizers")
   except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
       'reading a tokenizer needs tokenizers: pip install "tokenizers".'

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
   """
 
   key: str
-  variables: tuple[nnx.Variable, ...]
+  variables: tuple[Any, ...]
   transposed: bool = False
 
 

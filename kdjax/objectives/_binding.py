@@ -113,7 +113,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
-  """Returns what an argument's name stands for.
+  """Returns the value that an argument's name stands for.
 
   Args:
     reader: the name of the loss, for the error.

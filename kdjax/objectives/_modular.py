@@ -167,5 +167,5 @@ def _specs(tree: Any) -> Any:
 
 
 def _default_float(x: Array) -> Array:
-  """Float32, which Flax takes, becomes what JAX takes: float64 under x64."""
+  """Float32, the default of Flax, becomes JAX's: float64 under x64."""
   return x.astype(float) if x.dtype == jnp.float32 else x

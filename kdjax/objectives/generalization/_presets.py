@@ -36,7 +36,7 @@ from kdjax.objectives.generalization._vrex import vrex
 
 
 def _row(title: str, summary: str, method: Any = None, **needs: Any) -> Preset:
-  """A method of generalization; what it lacks is the cross-entropy alone."""
+  """A row of generalization whose method has no cross-entropy of its own."""
   options: dict[str, Any] = {"source": "DomainBed"} | needs
   return Preset(title, summary, method, area="generalization", **options)
 

@@ -148,9 +148,7 @@ def dskd_cma(
       teacher_where,
     )
     del targets
-    hidden = jax.lax.stop_gradient(
-      zero_masked(teacher.embedding, teacher_where)
-    )
+    hidden = jax.lax.stop_gradient(zero_masked(_states(teacher), teacher_where))
     values = hidden / _deviation(hidden, teacher_where) + (
       teacher_targets / _deviation(teacher_targets, teacher_where)
     )
@@ -161,7 +159,7 @@ def dskd_cma(
     scores = jnp.where(pairs, scores, -1e5)
     mixed = jax.nn.softmax(scores, -1) @ parts["t2s"](values)
     toward = _logits("student", student, mixed)
-    ours = parts["s2t"](zero_masked(student.embedding, where))
+    ours = parts["s2t"](zero_masked(_states(student), where))
     mixed = jax.nn.softmax(jnp.swapaxes(scores, 1, 2), -1) @ ours
     back = _logits("teacher", teacher, mixed)
     right = jnp.argmax(toward, -1) == labels
@@ -187,12 +185,13 @@ def dskd_cma(
 def _build(student: Outputs, teacher: Outputs, rngs: nnx.Rngs) -> nnx.Module:
   widths = []
   for role, outputs in (("student", student), ("teacher", teacher)):
-    if outputs.classifier is None or getattr(outputs.embedding, "ndim", 0) != 3:
+    embedding: Any = outputs.embedding
+    if outputs.classifier is None or getattr(embedding, "ndim", 0) != 3:
       raise ValueError(
         f"dskd: {role} has no head of tokens; expected a language model, such "
         "as nets.Decoder."
       )
-    widths.append(outputs.embedding.shape[-1])
+    widths.append(embedding.shape[-1])
   return nnx.Dict(
     t2s=layers.linear(widths[1], widths[0], rngs=rngs),
     s2t=layers.linear(widths[0], widths[1], rngs=rngs),
@@ -204,6 +203,11 @@ def _logits(role: str, outputs: Outputs, hidden: Array) -> Array:
   assert outputs.classifier is not None, role
   kernel, bias = jax.lax.stop_gradient(outputs.classifier)
   return hidden @ kernel + bias[None, None]
+
+
+def _states(outputs: Outputs) -> Array:
+  assert outputs.embedding is not None  # seen in `_build`
+  return outputs.embedding
 
 
 def _table(role: str, outputs: Outputs) -> Any:

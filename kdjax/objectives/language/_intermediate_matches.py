@@ -224,7 +224,9 @@ def textbrewer(
   def temperatures(
     student: Array, teacher: Array, temperature: ArrayLike
   ) -> ArrayLike:
-    numbers = dict(zip(("beta", "gamma"), scheduler[1:], strict=False))
+    numbers: dict[str, Any] = dict(
+      zip(("beta", "gamma"), scheduler[1:], strict=False)
+    )
     if name == "flsw":
       return language.flsw_temperatures(
         student, teacher, temperature=temperature, **numbers

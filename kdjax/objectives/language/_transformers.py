@@ -145,7 +145,8 @@ def minilm() -> Objective:
     scores = [_last("minilm", x, "scores") for x in (student, teacher)]
     values = [_last("minilm", x, "values") for x in (student, teacher)]
     return distillation.minilm_loss(
-      *scores,
+      scores[0],
+      scores[1],
       batch.get("attention_mask"),
       student_values=values[0],
       teacher_values=values[1],
@@ -184,7 +185,10 @@ def minilm_v2(
       for x, layer in ((student, -1), (teacher, teacher_layer))
     ]
     return distillation.minilm_v2_loss(
-      *sides, batch.get("attention_mask"), relation_heads=relation_heads
+      sides[0],
+      sides[1],
+      batch.get("attention_mask"),
+      relation_heads=relation_heads,
     )
 
   return stateless(loss)

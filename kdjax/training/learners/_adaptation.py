@@ -44,7 +44,7 @@ def adapt(
 
   Args:
     student: the network to train: an NNX module, a `Model` or a `Network`.
-    loss: a function whose argument names say what it reads, such as
+    loss: a function whose argument names name its inputs, such as
       `mine(source_logits, source_labels, target_embeddings)`; or an
       `Objective`, such as `objectives.preset("dann", steps=1000)`.
     optimizer: an Optax optimizer, which may take extra arguments.

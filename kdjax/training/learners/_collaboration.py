@@ -50,7 +50,7 @@ def collaborate(
 
   Args:
     peers: the networks to train, two or more.
-    loss: a function whose argument names say what it reads, such as
+    loss: a function whose argument names name its inputs, such as
       `mine(peer_0_logits, peer_1_logits, labels)`; or an `Objective`, such as
       `objectives.preset("mutual")`, which includes the labels.
     optimizer: an Optax optimizer.
@@ -184,7 +184,7 @@ def guide(
   Args:
     student: the network to train.
     teachers: the frozen networks, in evaluation mode.
-    loss: a function whose argument names say what it reads, or an `Objective`.
+    loss: a function whose argument names name its inputs, or an `Objective`.
     optimizer: an Optax optimizer.
     on: the entry of the batch that the networks see; a tuple of entries for
       networks of several inputs.

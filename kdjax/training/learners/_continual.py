@@ -36,12 +36,12 @@ def continue_on(
   The roles of the objective are `"student"` on the current examples, `"past"`,
   the network before the current task, on the same ones, and the student on
   replayed examples, which are parts of the batch: `"replay"`, and
-  `"second_replay"` for a second draw. Each part has `on`, `"mask"` and what the
-  loss reads (`"label"`, `"stored_logits"`).
+  `"second_replay"` for a second draw. Each part has `on`, `"mask"` and the
+  entries that the loss reads (`"label"`, `"stored_logits"`).
 
   Args:
     student: the network to train, with a head for the classes of all tasks.
-    loss: a function whose argument names say what it reads, such as
+    loss: a function whose argument names name its inputs, such as
       `mine(student_logits, past_logits, replay_logits, replay_labels)`; or an
       `Objective`, such as `objectives.preset("der_plus_plus")`.
     optimizer: an Optax optimizer.

@@ -41,7 +41,7 @@ def align(
   Args:
     students: modality -> the network to train; it sees the entry of the batch
       with the name of the modality.
-    loss: a function whose argument names say what it reads, such as
+    loss: a function whose argument names name its inputs, such as
       `mine(student_image_embeddings, student_text_embeddings)`; or an
       `Objective`, such as `objectives.preset("clip_kd")`.
     optimizer: an Optax optimizer.

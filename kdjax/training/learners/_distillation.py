@@ -49,7 +49,7 @@ def distill(
       module is `from_linen(module, variables)`) or a `Network`.
     teacher: the frozen network, in evaluation mode; a `CachedTeacher`,
       whose outputs come with the batch; or None to train on labels alone.
-    loss: a function whose argument names say what it reads, such as
+    loss: a function whose argument names name its inputs, such as
       `kdjax.distillation.kd_loss` or `mine(student_logits,
       teacher_logits, labels, *, slack)`; or an `Objective`, such as
       `objectives.preset("dkd")`.

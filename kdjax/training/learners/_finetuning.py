@@ -40,7 +40,7 @@ def finetune(
     student: the network to train, which starts with the pretrained body and a
       new head: an NNX module, a `Model` or a `Network`.
     past: the pretrained network, or None for a loss that does not read it.
-    loss: a function whose argument names say what it reads, such as
+    loss: a function whose argument names name its inputs, such as
       `mine(student_embeddings, past_embeddings)`; or an `Objective`, such as
       `objectives.preset("co_tuning", relationship=...)`.
     optimizer: an Optax optimizer; see also `layerwise_learning_rates`

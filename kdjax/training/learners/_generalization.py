@@ -43,7 +43,7 @@ def generalize(
 
   Args:
     student: the network to train: an NNX module, a `Model` or a `Network`.
-    loss: a function whose argument names say what it reads, or an `Objective`,
+    loss: a function whose argument names name its inputs, or an `Objective`,
       such as `objectives.preset("vrex")`.
     optimizer: an Optax optimizer, which may take extra arguments.
     others: name -> further networks that are trained, such as one that tells

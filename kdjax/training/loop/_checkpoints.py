@@ -144,9 +144,9 @@ class Checkpoints:
 
     Args:
       template: a pytree of the same structure, of arrays or of
-        `jax.ShapeDtypeStruct`. Arrays come back with its shardings; what
-        it commits to no device comes back uncommitted, so that programs
-        compiled for the template take what is restored.
+        `jax.ShapeDtypeStruct`. Arrays come back with its shardings;
+        arrays that it commits to no device come back uncommitted, so that
+        programs compiled for the template take the restored ones.
 
     Returns:
       A `Restored`, or None if there is no checkpoint: look before
@@ -320,7 +320,7 @@ def os_error(number: int, message: str) -> OSError:
 
 
 class _DamageError(Exception):
-  """A checkpoint is not what was saved."""
+  """A checkpoint differs from the saved one."""
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ class RunFolder:
     """Appends a row to `metrics.jsonl`.
 
     Args:
-      row: what JSON holds; arrays become numbers or lists.
+      row: values of JSON; arrays become numbers or lists.
     """
     if not self._writes:
       return

@@ -14,7 +14,7 @@ Optimizer = optax.GradientTransformation | optax.MultiSteps
 
 
 class AccumulationState(NamedTuple):
-  """State of `optax.MultiSteps` whose mini-steps weigh by what they count.
+  """State of `optax.MultiSteps` with mini-steps weighted by their examples.
 
   Attributes:
     count: of the examples (or tokens) since the last update.
@@ -51,7 +51,7 @@ def as_optimizer(
 def _unaccumulated(
   name: str, optimizer: optax.GradientTransformationExtraArgs
 ) -> optax.GradientTransformationExtraArgs:
-  """Refuses a chain with MultiSteps, which does not know what it counts."""
+  """Refuses a chain with MultiSteps, which does not know the counts."""
 
   def is_steps(x: Any) -> bool:
     return isinstance(x, optax.MultiStepsState)

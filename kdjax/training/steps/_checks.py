@@ -19,7 +19,7 @@ def check_objective(name: str, value: Any) -> None:
 
 
 def check_optimizer(name: str, value: Any) -> None:
-  """Raises TypeError unless it has what an Optax transformation has."""
+  """Raises TypeError unless it has the functions of a transformation."""
   if not all(callable(getattr(value, k, None)) for k in ("init", "update")):
     raise TypeError(
       f"{name}: optimizer is a {type(value).__name__}; expected an Optax "

@@ -124,7 +124,7 @@ def parallelize(
       in_axes=axes,
       out_axes=join,
       devices=devices,
-      # Of several processes JAX's pmap reads what it has just given away.
+      # Of several processes JAX's pmap reads arrays that it has just donated.
       donate_argnums=() if several else donate_argnums,
     )
 

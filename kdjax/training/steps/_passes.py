@@ -68,8 +68,8 @@ class LossFn:
     """Runs the passes.
 
     Args:
-      params: network or `"objective"` -> what is trained.
-      state: the same names -> what moves besides.
+      params: network or `"objective"` -> its trained parameters.
+      state: the same names -> other arrays that change.
       frozen: network -> the variables of those that are not trained.
       batch: a mapping of inputs, labels and `"mask"`, or of such parts.
       key: of everything random.
@@ -298,7 +298,7 @@ def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
 
 
 def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
-  """Gives each part of the batch what stands beside it for all parts."""
+  """Gives each part of the batch the entries beside the parts."""
   if not isinstance(batch, Mapping):
     raise TypeError(
       f"the loss: batch is a {type(batch).__name__}; expected a mapping, with "

@@ -32,7 +32,7 @@ def sweep(
       students: `init(keys, batch, temperature=temperatures)`.
     shared: the names of the parameters that all students have in common.
       Every other argument has a leading axis of students. A teacher runs once
-      for all that are computed at a time, if what it sees is shared: add
+      for all that are computed at a time, if its inputs are shared: add
       `"plan"` for one order of data.
     chunk_size: how many students are computed at a time; by default all, in
       one vmap. On a CPU give 1 for convolutions: those of several kernels at

@@ -108,10 +108,7 @@ def test_devices_equal_one_device(update):
   )
   one = two = learner.init(KEY, BATCH)
   step = jax.jit(learner.step)
-  mesh = jax.make_mesh(
-    (4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
-  )
-  sharded = parallelize(learner.step, mesh)
+  sharded = parallelize(learner.step, "shard_map", devices=jax.devices()[:4])
   for _ in range(2):
     one, _ = step(one, learner.frozen, BATCH, KEY)
     two, _ = sharded(two, learner.frozen, BATCH, KEY)

@@ -218,7 +218,7 @@ def _linear(
 
 
 def _width(outputs: Any) -> int:
-  """Of what the classifier sees; 0 if there are logits only, as of a cache."""
+  """The width of the classifier's input; 0 if there are logits only."""
   if outputs.embedding is not None:
     return outputs.embedding.shape[-1]
   if outputs.features:
