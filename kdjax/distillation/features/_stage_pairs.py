@@ -16,6 +16,12 @@ def stage_pairs(
   stop_teacher_gradient: bool,
 ) -> list[tuple[Array, Array]]:
   """Pairs the maps of each stage, or raises an error if they do not match."""
+  for side, maps in (("student", student), ("teacher", teacher)):
+    if not hasattr(maps, "__len__"):
+      raise TypeError(
+        f"{name}: {side}_features is {maps!r}; expected a sequence of maps, "
+        "one a stage."
+      )
   if len(student) != len(teacher):
     raise ValueError(
       f"{name}: teacher_features holds {len(teacher)} maps; expected "

@@ -57,6 +57,7 @@ def wkd_class_cost(
   check_positive("sharpness", sharpness)
   prototypes = normalize_as_torch(kernel.astype(compute_dtype(kernel)), 0)
   cosine = jnp.matmul(prototypes.T, prototypes, precision="highest")
+  sharpness = as_number("sharpness", sharpness, cosine.dtype)
   return -jnp.expm1(at_most(cosine - 1, 0.0) * sharpness)
 
 

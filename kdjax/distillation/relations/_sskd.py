@@ -8,8 +8,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from kdjax.distillation._inputs import as_pair
+from kdjax.ops import as_fraction
 from kdjax.ops import check_labels
-from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import gather_batch
 from kdjax.ops import gathered_positions
@@ -289,7 +289,7 @@ def _best_share(
   ranks: Array, ratio: ArrayLike, where: Array | None, axis_name: str | None
 ) -> Array:
   """Returns True for rank 0 and for the best share of the other ranks."""
-  check_range("ratio", ratio, 0.0, 1.0)
+  share = as_fraction("ratio", ratio, jnp.result_type(float))
   size = ranks.size
   if where is None:
     where = jnp.ones(ranks.shape[:1], bool)
@@ -303,6 +303,6 @@ def _best_share(
   count = jnp.sum(gather_batch(wrong, axis_name))
   # The factor keeps floor from rounding a product such as 0.29 * 100 down to
   # 28.
-  keep = jnp.floor(count * jnp.asarray(ratio, float) * (1 + 1e-6))
+  keep = jnp.floor(count * share * (1 + 1e-6))
   best = order.reshape(ranks.shape) < keep
   return candidates & ((ranks == 0) | (wrong & best))

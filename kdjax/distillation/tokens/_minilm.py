@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -142,7 +144,8 @@ def minilm_v2_loss(
     <https://arxiv.org/abs/2012.15828>`_, 2021.
   """
   check_integer("relation_heads", relation_heads, 1)
-  students, teachers = _listed(student_hidden), _listed(teacher_hidden)
+  students = _listed("student_hidden", student_hidden)
+  teachers = _listed("teacher_hidden", teacher_hidden)
   if len(students) != len(teachers) or not students:
     raise ValueError(
       f"minilm_v2_loss: student_hidden has {len(students)} relations and "
@@ -193,8 +196,14 @@ def _split(
   return jnp.swapaxes(hidden.reshape(batch, tokens, heads, -1), 1, 2)
 
 
-def _listed(hidden: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
-  arrays = hidden if isinstance(hidden, Sequence) else [hidden]
+def _listed(name: str, hidden: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
+  arrays = hidden if isinstance(hidden, list | tuple) else [hidden]
+  for x in arrays:
+    if not isinstance(x, jax.Array | np.ndarray):
+      raise TypeError(
+        f"minilm_v2_loss: {name} is {hidden!r}; expected an array, or a "
+        "sequence of arrays."
+      )
   return [jnp.asarray(x) for x in arrays]
 
 
