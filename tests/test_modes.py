@@ -110,6 +110,7 @@ def test_all_agree_on_explicit_axes(names):
   agree(names, "explicit", tolerance=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_context", [True, False])
 def test_vocabularies_sharded_by_an_explicit_mesh(with_context):
   """Examples over one axis and classes over the other, and integer labels."""
@@ -220,6 +221,7 @@ def step_on_explicit_axes(name):
     return jax.jit(learner.step).trace(*sharded), sharded, learner, arguments
 
 
+@pytest.mark.slow
 def test_the_step_of_a_preset_knows_explicit_axes():
   traced = step_on_explicit_axes("erm")[0]
   for x in jax.tree.leaves(traced.out_info):

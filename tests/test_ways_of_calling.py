@@ -37,6 +37,7 @@ def batch_loss(student, teacher, labels, where):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_LABELS)
 def test_debug_nans_do_not_stop_at_masked_labels(name):
   def loss(student):

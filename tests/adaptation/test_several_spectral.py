@@ -32,6 +32,7 @@ def subspace_distance(source, target, weight):
   return np.sum(np.sqrt(1 - cosines**2)) + weight * np.sqrt(np.sum(gap**2))
 
 
+@pytest.mark.slow
 def test_equal_numpy():
   source, target = samples(4, 6)
   values = [np.linalg.svd(x, compute_uv=False) for x in (source, target)]
@@ -62,6 +63,7 @@ def test_equal_numpy():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [bsp_loss, rsd_loss])
 def test_gradients_of_two_domains(loss):
   slopes_agree(loss, samples(seed=1))

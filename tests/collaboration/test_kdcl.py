@@ -18,6 +18,7 @@ def entropies(logits):
   return -np.take_along_axis(shifted, LABELS[:, None], -1)[:, 0]
 
 
+@pytest.mark.slow
 def test_linear_beats_all_other_combinations():
   linear = entropies(np.float64(TARGETS(LOGITS, LABELS, method="linear")))
   naive = entropies(np.float64(TARGETS(LOGITS, LABELS, method="naive")))

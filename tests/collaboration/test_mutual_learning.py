@@ -14,6 +14,7 @@ LOGITS = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
 MUTUAL = jax.jit(mutual_loss, static_argnames="reduction")
 
 
+@pytest.mark.slow
 def test_without_epsilon_it_is_the_kl_divergence_from_the_others():
   losses = MUTUAL(LOGITS, epsilon=0.0, reduction="mean")
   first, second = np.broadcast_arrays(LOGITS[:, None], LOGITS[None])

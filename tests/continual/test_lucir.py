@@ -1,6 +1,7 @@
 """LUCIR against the formulas of its authors' code."""
 
 import numpy as np
+import pytest
 
 from kdjax.continual import lucir_loss
 from kdjax.continual import lucir_margin_loss
@@ -18,6 +19,7 @@ def test_less_forget_is_one_minus_the_cosine():
   np.testing.assert_allclose(lucir_loss(ours, past), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_margin_ranking_of_replayed_examples():
   """MarginRankingLoss over the K hardest new classes, as the authors."""
   cosines = RNG.uniform(-1, 1, size=(6, 7)).astype(np.float32)

@@ -77,6 +77,7 @@ def test_fisher_information_over_devices():
         np.testing.assert_allclose(row, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_penalties_and_their_slopes():
   past = jax.tree.map(lambda x: x + 0.5, PARAMS)
   importance = jax.tree.map(np.abs, PARAMS)

@@ -28,6 +28,7 @@ def stream(key, examples, mask, size):
   return jax.lax.scan(show, start, (steps, examples, mask))[0]
 
 
+@pytest.mark.slow
 def test_each_example_is_kept_with_equal_probability():
   """Early and late, first in its batch and last; no masked one ever."""
   examples = jnp.arange(1.0, 25.0).reshape(4, 6)
@@ -46,6 +47,7 @@ def test_each_example_is_kept_with_equal_probability():
   np.testing.assert_allclose(rate[seen], 5 / 18, atol=5 * deviation)
 
 
+@pytest.mark.slow
 def test_rows_of_all_arrays_stay_together_and_devices_agree():
   state = reservoir_init(BATCH, size=5)
   assert state.examples["label"].dtype == BATCH["label"].dtype

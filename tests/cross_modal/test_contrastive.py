@@ -19,6 +19,7 @@ def unit(x):
   return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_affinity_mimicking_is_the_relation_loss_plus_an_entropy():
   scales = {"student_scale": 4.0, "teacher_scale": 3.0}
 
@@ -40,6 +41,7 @@ def test_affinity_mimicking_is_the_relation_loss_plus_an_entropy():
   np.testing.assert_allclose(*slopes, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_loss_compares_gradients_of_the_contrastive_loss():
   """By differentiation of one direction's mean cross-entropy."""
 

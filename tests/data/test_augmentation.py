@@ -138,6 +138,7 @@ def test_mixup_blends_images_and_labels_alike(dtype):
   )
 
 
+@pytest.mark.slow
 def test_mixup_takes_a_traced_alpha_under_jit():
   x, labels = np.asarray(images()) / 255, np.eye(6, dtype=np.float32)
   compiled = jax.jit(mixup)

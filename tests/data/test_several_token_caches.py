@@ -76,6 +76,7 @@ def drawn(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_the_likeliest_classes_are_those_of_a_dense_computation(likeliest):
   top = TeacherCache(likeliest).lookup(np.arange(SIZE), 0)
   order = np.argsort(-LOGITS, -1, kind="stable")
@@ -145,6 +146,7 @@ def test_a_resumed_write_draws_what_an_uninterrupted_one_does(tmp_path, drawn):
     np.testing.assert_array_equal(resumed[name], array)
 
 
+@pytest.mark.slow
 def test_draws_are_unbiased_and_of_each_token_and_seed(drawn, tmp_path):
   said = TeacherCache(drawn).lookup(np.arange(SIZE), 5)
   counts, expected = np.zeros((2, 12, CLASSES))
@@ -225,6 +227,7 @@ def test_other_tokens_are_refused(likeliest):
     cache.attach(wrong, seed=0)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(tmp_path, likeliest):
   with pytest.raises(
     ValueError, match=r"top_k is 4, expected 2; kept is \{.*7, 4"

@@ -134,6 +134,7 @@ def test_missing_extra_is_named(monkeypatch):
     digits("train")
 
 
+@pytest.mark.slow
 def test_import_brings_in_no_extra():
   code = (
     "import sys, kdjax.data; "

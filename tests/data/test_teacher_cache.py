@@ -398,6 +398,7 @@ def test_a_full_disk_leaves_what_was_written(tmp_path):
   assert seen[-1] == (SIZE, SIZE)
 
 
+@pytest.mark.slow
 def test_logits_beyond_a_dtype_are_refused_in_either_direction(tmp_path):
   def low(variables, images):
     logits = teacher(variables, images)

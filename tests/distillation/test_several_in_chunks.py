@@ -32,6 +32,7 @@ def temporary(function, *shapes):
   return program.compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_chunks_on_several_devices():
   mapped = jax.vmap(
     jax.value_and_grad(
@@ -97,6 +98,7 @@ def test_rkd_is_linear_in_the_number_of_pairs():
   assert large < 4 * 20
 
 
+@pytest.mark.slow
 def test_rkd_of_narrow_clusters():
   """Angles between points a hundred times closer than their clusters."""
   centers = np.repeat(RNG.normal(size=(4, 6)), 4, 0)

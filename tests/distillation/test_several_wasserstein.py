@@ -93,6 +93,7 @@ def test_between_two_other_classes_mass_moves_once():
   )
 
 
+@pytest.mark.slow
 def test_tiny_probabilities_are_not_lost():
   """In probability space they would be 0, and their gradients too."""
   student = np.float32([[0.0, 0.0, -900.0, -1000.0]])

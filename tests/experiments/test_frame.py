@@ -362,6 +362,7 @@ def launch(name, *arguments, script=SCRIPT):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_stop_is_one_line_that_says_how_to_go_on(name):
   done = launch(name, "--workdir", "runs/mine")
@@ -386,6 +387,7 @@ def test_a_stop_does_not_wait_for_a_compilation():
   assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_methods_help_lists_the_methods():
   done = launch("SIGINT", "--methods", "help")
   assert done.returncode == 0
@@ -478,6 +480,7 @@ def test_rules_choose_without_target_labels():
     assert rules.choose(rule, scores) == index
 
 
+@pytest.mark.slow
 def test_planned_steps_are_whole_epochs_in_new_orders():
   plan = rounds.plan_steps(jax.random.key(0), 5, 3, 5)
   index, mask = (np.asarray(plan[name]) for name in ("index", "mask"))

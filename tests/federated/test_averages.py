@@ -21,6 +21,7 @@ SIZES = np.float32([5, 0, 2, 1])
 LOGITS = RNG.normal(size=(4, 3, 5)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_lost_client_does_not_matter():
   spoiled = jax.tree.map(
     lambda x: np.where(
@@ -74,6 +75,7 @@ def test_clients_on_a_mapped_axis(transform):
     np.testing.assert_allclose(got[0], whole, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_confidence_is_the_variance_of_the_logits():
   np.testing.assert_allclose(
     confidence_weights(LOGITS), LOGITS.var(-1), rtol=1e-5

@@ -98,6 +98,7 @@ def test_extremes_are_finite():
       assert np.all(np.isfinite(leaf))
 
 
+@pytest.mark.slow
 def test_eight_devices_and_episodes_equal_a_loop():
   """Support over devices; then two episodes at once."""
   mesh = jax.make_mesh((8,), ("batch",), (jax.sharding.AxisType.Auto,))

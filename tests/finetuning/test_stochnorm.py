@@ -77,6 +77,7 @@ def objective(x, where, scale, axis_name=None):
   return total if axis_name is None else jax.lax.pmean(total, axis_name)
 
 
+@pytest.mark.slow
 def test_devices_and_masks():
   """Eight devices give one's, and a mask what a slice gives."""
   x = np.float32(MAPS)

@@ -79,6 +79,7 @@ def test_five_digits_in_float32(gap, temperature):
   divergences.close(gradients[0], by_student, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", divergences.NAMES)
 def test_extremes_are_those_of_the_exact_form(name):
   """Rows of three classes, padded by masked ones to the compiled shape."""
@@ -200,6 +201,7 @@ def test_between_the_passes_only_numbers_of_rows_are_kept():
   assert sum(n for n in sizes if n <= 64) <= 10 * 64
 
 
+@pytest.mark.slow
 def test_temporary_memory_does_not_grow_with_the_tokens():
   def temporary(tokens):
     logits = jax.ShapeDtypeStruct((tokens, 1024), jnp.float32)

@@ -87,6 +87,7 @@ def test_equals_the_dense_form_in_values_and_all_gradients(chunk_size, weights):
   laws._close(loss(ARRAYS, weights), compiled(dense)(ARRAYS, weights), 2e-5)
 
 
+@pytest.mark.slow
 def test_where_inside_silences_what_the_others_hold():
   spoilt = STUDENT.copy()
   spoilt[~WHERE] = np.nan
@@ -335,6 +336,7 @@ def test_half_precision_keeps_the_gradient():
   assert np.linalg.norm(rounded - exact) > 0.02 * scale
 
 
+@pytest.mark.slow
 def test_a_class_that_the_bias_masks_gives_the_head_no_nan():
   mask = np.float32([0, -np.inf, 0])
   head = Head(make(3, 4), mask, np.float32(2))

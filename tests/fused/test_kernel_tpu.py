@@ -29,6 +29,7 @@ def interpreted(monkeypatch, small_tiles):
   monkeypatch.setattr(jax.lax, "platform_dependent", choose)
 
 
+@pytest.mark.slow
 def test_values_and_gradients_are_those_of_xla(interpreted):
   student, teacher, temperature = divergences.rising_logits(ROWS, CLASSES)
   values = divergences.equals_xla("mosaic_tpu", student, teacher, temperature)

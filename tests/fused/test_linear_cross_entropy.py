@@ -103,6 +103,7 @@ def test_both_losses_equal_the_dense_forms_in_all_gradients(
   )
 
 
+@pytest.mark.slow
 def test_cross_entropy_alone_equals_the_dense_form():
   spoilt = np.where(WHERE[:, None], ARRAYS[0], np.float32(np.nan))
 
@@ -129,6 +130,7 @@ def test_cross_entropy_alone_equals_the_dense_form():
   np.testing.assert_array_equal(np.asarray(results[0][1][0])[~WHERE], 0)
 
 
+@pytest.mark.slow
 def test_a_certain_label_keeps_its_digits():
   """A likelihood of 1 - 1e-9 has the loss 1e-9, and one of 1e-30 is finite."""
   scale = np.float32(np.log(1e9))

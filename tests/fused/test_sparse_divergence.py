@@ -110,6 +110,7 @@ def test_values_and_gradients_equal_their_formulas(tail, renormalize, gap):
     divergences.close(gradients, weights[:, None] * slopes, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_sure_student_has_a_tail_still():
   """The rest is summed itself: 1 less the known classes would be 0."""
   student = np.full((ROWS, CLASSES), -30.0, np.float32)
@@ -125,6 +126,7 @@ def test_a_sure_student_has_a_tail_still():
   assert np.all(np.isfinite(gradients))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tail", "renormalize"), FORMS[1:])
 def test_large_logits_keep_their_gaps(tail, renormalize):
   student, teacher = divergences.make_logits(4, ROWS, CLASSES, 1.0)
@@ -155,6 +157,7 @@ def test_rows_without_classes(tail, renormalize):
     np.testing.assert_array_equal(values[1:3], 0)
 
 
+@pytest.mark.slow
 def test_all_classes_known_is_the_dense_divergence():
   student, teacher = divergences.make_logits(4, ROWS, CLASSES, 0.1)
 
@@ -322,6 +325,7 @@ def test_a_sharded_vocabulary_equals_one_device():
   divergences.close(gradient, expected + slopes, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [1.0, 0.5])
 def test_sampled_teachers_are_unbiased(power):
   """Value and gradient, over many draws, within their standard errors."""
@@ -361,6 +365,7 @@ def test_sampled_teachers_are_unbiased(power):
     assert np.all(np.abs(np.mean(estimates, 0) - exact) < 4.5 * error + 1e-6)
 
 
+@pytest.mark.slow
 def test_excluded_classes_are_never_drawn():
   some = jnp.array([-jnp.inf, 0.0, -jnp.inf, -9.0, -jnp.inf])
   logits = jnp.stack([some, jnp.full(5, -jnp.inf)])
@@ -381,6 +386,7 @@ def test_a_proposal_has_no_negative_power():
     )
 
 
+@pytest.mark.slow
 def test_no_array_of_all_logits_is_kept():
   """Known classes cost what they are; the rest is a chunk's."""
 
@@ -443,6 +449,7 @@ def test_a_vocabulary_beyond_the_head_is_refused():
     )
 
 
+@pytest.mark.slow
 def test_log_probs_from_logits_and_the_rest():
   logits = 3 * np.random.default_rng(0).normal(size=(5, 2, CLASSES))
   logits[0, :, 0] = 1e4

@@ -70,6 +70,7 @@ def test_equals_numpy_and_bears_extremes(form):
       assert not np.any(gradient)
 
 
+@pytest.mark.slow
 def test_devices_agree():
   features, teacher = np.float32(FEATURES), np.float32(TEACHER)
   where = np.arange(8)[None] < np.array([[8], [6], [7]])

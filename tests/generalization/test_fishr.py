@@ -109,6 +109,7 @@ def test_equals_single_gradients_over_steps(masked):
       np.testing.assert_allclose(got, old, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradient_does_not_depend_on_the_decay_and_spares_the_state():
   features, labels = sample()
   features = np.float32(features)

@@ -72,6 +72,7 @@ def test_irm_is_the_gradient_by_a_dummy_scale(batch, classes):
       np.testing.assert_allclose(halves[d], slopes[::2].mean() * odd, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_irm_keeps_digits_and_bears_masked_classes():
   # Sure of the label, by a gap of 20: the slopes are tiny, not rounding.
   logits = np.float32([[1e4, 1e4 - 20.0], [1e4 - 20.0, 1e4]])

@@ -35,6 +35,7 @@ def test_mixup_mixes_pairs_of_domains():
   np.testing.assert_array_equal(mixed.where, where & where[partners])
 
 
+@pytest.mark.slow
 def test_mixup_draws_a_circle():
   program = jax.jit(chex.assert_max_traces(mixup, n=1))
   marks = np.float32(np.arange(3)[:, None, None] + np.zeros((3, 4, 1)))
@@ -54,6 +55,7 @@ def test_mixup_draws_a_circle():
   program(jax.random.key(0), marks, LABELS, alpha=0.1)
 
 
+@pytest.mark.slow
 def test_domainmix_mixes_with_other_domains():
   domains = np.array([0, 0, 1, 1, 2, 2])
   inputs = np.float32(domains[:, None])

@@ -63,6 +63,7 @@ def test_equals_numpy(feature_drop, batch_drop):
   )
 
 
+@pytest.mark.slow
 def test_no_recompilation_and_no_gradient():
   features, labels = sample()
   program = jax.jit(
@@ -78,6 +79,7 @@ def test_no_recompilation_and_no_gradient():
   assert half.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_devices_agree():
   features, labels = sample(16)
   features = np.float32(features)

@@ -132,6 +132,7 @@ def test_mmd_is_the_mean_over_pairs():
     np.testing.assert_allclose(two[1], np.stack(same[1]), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_limits():
   features = np.random.default_rng(2).normal(size=(3, 5, 2)).astype(np.float32)
   equal = np.broadcast_to(features[:1], features.shape)

@@ -181,6 +181,7 @@ def many_partners(keys, domains, where, mix):
   return jax.vmap(draw)(keys)
 
 
+@pytest.mark.slow
 def test_partners_are_of_another_domain():
   domains = np.array([0, 0, 1, 2, 2, 2, 0, 1])
   where = np.array([1, 1, 1, 1, 1, 0, 1, 1], bool)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from kdjax.language import next_token_targets
 from kdjax.ops import cross_entropy
@@ -35,6 +36,7 @@ def test_padding_on_either_side_predicts_nothing():
   np.testing.assert_array_equal(labels, [[0, 0, 5, 6, 0], [1, 2, 0, 0, 0]])
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_the_next_token_has_no_loss():
   """And one that repeats the token it reads has much: the classic bug."""
   labels, where = next_token_targets(TOKENS)

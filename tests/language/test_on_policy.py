@@ -54,6 +54,7 @@ def test_advantages_are_whitened_returns_of_the_valid_tokens():
   np.testing.assert_array_equal(got[~WHERE], 0)
 
 
+@pytest.mark.slow
 def test_the_ratio_is_clipped_where_that_is_the_pessimist():
   log_probs = jnp.log(jnp.array([2.0, 2.0, 0.5, 0.5]))
   advantages = jnp.array([1.0, -1.0, 1.0, -1.0])

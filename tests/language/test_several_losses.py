@@ -92,6 +92,7 @@ def both(student, teacher, where=None):
   return jnp.stack([uld, pair])
 
 
+@pytest.mark.slow
 def test_a_padded_batch_is_its_rows_one_by_one():
   """Whatever the padding holds."""
   where = np.arange(4) < np.array([[4], [2]])
@@ -116,6 +117,7 @@ def test_a_padded_batch_is_its_rows_one_by_one():
   np.testing.assert_allclose(padded, alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_uld_fills_the_smaller_vocabulary_and_pairs_valid_positions():
   small = jnp.log(jnp.array([[[0.5, 0.5], [0.9, 0.1]]]))
   large = jnp.log(jnp.array([[[0.1, 0.1, 0.8], [0.2, 0.5, 0.3], [1, 1, 1]]]))
@@ -126,6 +128,7 @@ def test_uld_fills_the_smaller_vocabulary_and_pairs_valid_positions():
   )
 
 
+@pytest.mark.slow
 def test_contrastive_skew_is_a_weighted_pair_of_known_losses():
   skew = np.linspace(0.0, 1.0, 16, dtype=np.float32)
 
@@ -144,6 +147,7 @@ def test_contrastive_skew_is_a_weighted_pair_of_known_losses():
   np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_alm_is_least_where_the_likelihoods_are_equal():
   slope = jax.grad(
     lambda x: jnp.sum(language.alm_loss(x, TEACHER_LOG_PROBS, temperature=5.0))
@@ -152,6 +156,7 @@ def test_alm_is_least_where_the_likelihoods_are_equal():
   assert np.all(slope(0.5 * TEACHER_LOG_PROBS) > 0)
 
 
+@pytest.mark.slow
 def test_a_skew_adapts_between_a_hundredth_and_the_largest():
   gaps = np.array([-0.5, 0.1, 0.185, 0.19, 0.4], np.float32)
   np.testing.assert_allclose(
@@ -180,6 +185,7 @@ def test_probability_shift_swaps_and_leaves_ignored_rows():
     np.testing.assert_array_equal(shifted[t], expected)
 
 
+@pytest.mark.slow
 def test_temperatures_spread_around_the_given_one():
   student, teacher = np.float64(STUDENT[:, 0]), np.float64(TEACHER[:, 0])
   cosine = (student * teacher).sum(-1) / (

@@ -116,6 +116,7 @@ def test_shards_of_a_batch_give_the_value_of_the_whole():
   )
 
 
+@pytest.mark.slow
 def test_half_precision_vmap_and_batch_axes():
   logits, labels, _ = _sample()
   half = logits.astype(jnp.bfloat16)

@@ -73,6 +73,7 @@ def test_widths_are_cut_alike_on_every_axis(widths, units):
   )
 
 
+@pytest.mark.slow
 def test_networks_of_images_and_trees_of_parameters_are_copied_too():
   teacher, student = (
     nets.create("mlp", input_shape=(2, 2, 1), num_classes=4, rngs=rngs)

@@ -55,6 +55,7 @@ def close(a, b):
   np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_on_either_side_changes_nothing():
   outputs = run(model(), TOKENS, MASK)
   whole = np.ones((1, 4), bool)
@@ -83,6 +84,7 @@ def test_arrays_of_each_layer_have_its_name():
     assert {k: v.shape for k, v in arrays.items()} == {"f1": shape, "f2": shape}
 
 
+@pytest.mark.slow
 def test_a_cache_gives_what_the_whole_text_gives():
   whole = run(model(), TOKENS, MASK)
 
@@ -103,6 +105,7 @@ def test_a_cache_gives_what_the_whole_text_gives():
   assert length == 6
 
 
+@pytest.mark.slow
 def test_text_is_written_until_its_first_end():
   """Greedy, as if each token were the last of a text without a cache."""
   prompts, mask = TOKENS[:, :4], MASK[::-1, 2:].copy()
@@ -161,6 +164,7 @@ def test_samples_follow_the_softmax():
   assert set(np.asarray(few)) <= set(np.argsort(expected)[-3:])
 
 
+@pytest.mark.slow
 def test_the_head_gives_the_logits_of_the_fused_losses():
   labels, where = next_token_targets(TOKENS, attention_mask=MASK)
 

@@ -40,6 +40,7 @@ def test_mlp_is_its_matrices():
   np.testing.assert_allclose(outputs.logits, logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_only_in_training_and_no_stream_without_it():
   options = {"input_shape": (2, 2, 1), "hidden": (64,)}
   model = _built(MLP, dropout=0.5, **options)

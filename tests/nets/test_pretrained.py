@@ -48,6 +48,7 @@ def close(got, expected, tolerance=1e-5):
   np.testing.assert_allclose(got, expected, atol=tolerance * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recorded_model_gives_the_recorded_results(folders, name):
   """Logits, hidden states and attention, with padding on either side."""
@@ -106,6 +107,7 @@ def test_shards_are_written_and_read(folders, tmp_path):
     nets.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_new_classifier_keeps_the_body(folders):
   model = nets.from_pretrained(
     folders["bert"],

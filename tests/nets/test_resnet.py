@@ -202,6 +202,7 @@ def test_bfloat16_is_close_to_float32_and_keeps_its_statistics_there():
   assert half.stem.norm.var[...].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_running_variance_is_the_biased_one():
   images, _ = _data()
   model = _built()
@@ -240,6 +241,7 @@ def test_wide_resnet_dropout_only_in_training():
   np.testing.assert_array_equal(*twice)
 
 
+@pytest.mark.slow
 def test_normalizations_are_what_the_preactivations_have():
   """In training, a batch leaves with the bias and scale of its layer."""
   images, _ = _data()

@@ -21,6 +21,7 @@ def run(network, tokens, mask):
   return network(tokens, attention_mask=mask)
 
 
+@pytest.mark.slow
 def test_the_embedding_is_that_of_the_text_without_padding():
   network = nets.TextEncoder(CONFIG, rngs=nnx.Rngs(0))
   outputs = run(network, TOKENS, MASK)
@@ -50,6 +51,7 @@ def test_heads_have_the_shapes_of_their_tasks(pooling, head, shape):
   assert spec.values["f2"].shape == (2, 2, 5, 4)
 
 
+@pytest.mark.slow
 def test_dropout_is_for_training():
   network = nets.TextEncoder(
     dataclasses.replace(CONFIG, depth=1, dropout=0.5),

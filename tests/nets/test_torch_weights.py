@@ -40,6 +40,7 @@ def test_keys_and_shapes_are_the_published_ones(name):
   assert digest[:16] == KEYS[name]
 
 
+@pytest.mark.slow
 def test_a_file_round_trip(tmp_path):
   safetensors = pytest.importorskip("safetensors.flax")
   model = nnx.clone(published.abstract("deit-tiny", **VIT))

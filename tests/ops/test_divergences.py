@@ -63,6 +63,7 @@ def test_five_digits_in_float32(temperature, gap, offset):
     )
 
 
+@pytest.mark.slow
 def test_extreme_and_masked_rows_are_exact():
   student = np.float32(
     [[1, 2, -INF], [1e4, -1e4, 0], [-1e4, 1e4, 0], [-INF] * 3, [3, 3, 3]]
@@ -170,6 +171,7 @@ def test_jensen_shannon_equals_its_definition_at_any_gap(beta):
     )
 
 
+@pytest.mark.slow
 def test_a_known_beta_gives_what_a_traced_one_gives():
   """Its programs are shorter; the digits stay, for all gaps and masks."""
   pairs = [make_logits(8, gap=gap) for gap in (0.0, 1e-3, 0.1, 3.0, 30.0)]
@@ -199,6 +201,7 @@ def test_a_known_beta_gives_what_a_traced_one_gives():
       assert np.all(close | np.isnan(value)[:, None])
 
 
+@pytest.mark.slow
 def test_disjoint_masks_have_finite_skew_divergence():
   p, q = np.float32([0.0, -INF, 0.0]), np.float32([-INF, 0.0, 0.0])
   value_and_grad = jax.value_and_grad(skew_divergence, (0, 1))

@@ -102,6 +102,7 @@ def test_scores_equal_scikit_learn(rows, dims):
       )
 
 
+@pytest.mark.slow
 def test_probe_minimises_the_documented_objective():
   optimize = pytest.importorskip("scipy.optimize")
   features, is_source, training = unbalanced_problem()
@@ -118,6 +119,7 @@ def test_probe_minimises_the_documented_objective():
   )
 
 
+@pytest.mark.slow
 def test_hard_problems_converge():
   """Separable, badly scaled, nearly collinear, with a tiny ridge."""
   rng = np.random.default_rng(1)

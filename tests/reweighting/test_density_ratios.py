@@ -47,6 +47,7 @@ def test_kliep_is_optimal(dtype):
     np.testing.assert_allclose(weights, expected, rtol=0.02, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_kliep_reaches_what_frank_wolfe_approaches():
   source, target = samples(40, 30)
   features = kernel(target, target, 1.0) / kernel(source, target, 1.0).mean(0)

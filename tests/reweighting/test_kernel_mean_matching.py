@@ -78,6 +78,7 @@ def kmm(source, target, gamma, upper, epsilon):
 KMM = jax.jit(kmm)
 
 
+@pytest.mark.slow
 def test_kmm_equals_a_general_solver():
   source, target = samples(9, 7)
   gram = kernel(source, source, 1 / 3)

@@ -23,6 +23,7 @@ LABELS = np.arange(16) % 4
 MASK = np.arange(16) % 5 != 1
 
 
+@pytest.mark.slow
 def test_no_gradient_and_half_precision():
   logits = jnp.asarray(LOGITS, jnp.bfloat16)
   labels = jnp.asarray(LABELS)
@@ -49,6 +50,7 @@ def test_no_gradient_and_half_precision():
     np.testing.assert_array_equal(np.float32(gradient), 0)
 
 
+@pytest.mark.slow
 def test_devices_agree():
   def run(logits, labels, where, axis_name=None):
     masks = {"where_source": where, "axis_name": axis_name}

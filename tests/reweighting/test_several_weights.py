@@ -99,6 +99,7 @@ def test_a_mask_equals_a_slice(name):
   np.testing.assert_allclose(masked[SOME[0]], sliced, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_extremes_are_finite(name):
   source, target = map(np.float32, samples())

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from kdjax.reweighting import target_shift_weights
 
@@ -65,6 +66,7 @@ def test_target_shift_is_optimal():
   assert gap <= 1e-6 * abs(objective)
 
 
+@pytest.mark.slow
 def test_target_shift_finds_the_classes_of_the_target():
   rng = np.random.default_rng(0)
   centers = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0]])

@@ -169,6 +169,7 @@ def test_two_stages_equal_the_paper():
   assert np.argmin(errors) > 0
 
 
+@pytest.mark.slow
 def test_two_stages_answer_as_their_best_step_does():
   source, target, of_source, of_target, queries = data()
   run = functools.partial(

@@ -96,6 +96,7 @@ def shrunk(features):
 SHAPES = [(40, 6, 3), (12, 20, 4), (90, 3, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_h_score_equals_numpy(shape):
   features, labels = problem(*shape, seed=1)
@@ -122,6 +123,7 @@ def test_shrinkage_equals_scikit_learn():
     )
 
 
+@pytest.mark.slow
 def test_h_score_limits():
   saturated, labels = problem(6, 20, 3)
   saturation, _ = h_scores(np.float32(saturated), labels)
@@ -162,6 +164,7 @@ def test_regularized_gradient_holds_the_share():
   )
 
 
+@pytest.mark.slow
 def test_equal_eigenvalues_have_finite_gradients():
   rows = np.concatenate([np.eye(4), -np.eye(4)])
   labels = np.array([0, 0, 1, 1, 1, 0, 0, 1])

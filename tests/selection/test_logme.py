@@ -119,6 +119,7 @@ def test_regression_equals_the_maximised_evidence():
   laws.slopes_agree(maximised, (features, targets), tolerance=1e-3)
 
 
+@pytest.mark.slow
 def test_invariances():
   features, labels = ROWS, LABELS
   rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0]
@@ -133,12 +134,14 @@ def test_invariances():
   )
 
 
+@pytest.mark.slow
 def test_absent_classes_do_not_take_part():
   """Known labels, and with them the number of classes."""
   value = jax.jit(lambda x: logme(x, 2 * LABELS))(ROWS)
   np.testing.assert_allclose(value, PUBLISHED(ROWS, LABELS), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_degenerate_features():
   n = LABELS.size
   run = jax.jit(jax.value_and_grad(logme))

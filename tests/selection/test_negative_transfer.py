@@ -68,6 +68,7 @@ def test_pairs_cancel_what_seeds_share():
   assert a.mean.shape == (3,)
 
 
+@pytest.mark.slow
 def test_the_share_of_the_gap():
   gain = GAIN(*map(np.float32, (SOURCE + 0.1, SOURCE, SOURCE + 0.4)))
   np.testing.assert_allclose(gain.gap_closed, 0.25, rtol=1e-5)
@@ -88,6 +89,7 @@ def test_one_run_and_equal_runs():
   assert equal.p_value == 1
 
 
+@pytest.mark.slow
 def test_holm_and_the_words():
   adapted = {
     "good": SOURCE + 0.1 + NOISE[0],

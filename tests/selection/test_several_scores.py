@@ -136,6 +136,7 @@ def test_snd_in_chunks(chunk_size):
   np.testing.assert_allclose(value, snd_oracle(LOGITS, 0.3), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_snd_of_few_or_equal_rows():
   step = jax.jit(jax.value_and_grad(snd_score))
   assert step(LOGITS[:1])[0] == step(LOGITS[:2])[0] == 0

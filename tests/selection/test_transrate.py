@@ -61,6 +61,7 @@ def test_transrate_equals_numpy(shape):
     )
 
 
+@pytest.mark.slow
 def test_transrate_needs_no_number_of_classes():
   """Of traced labels, of known ones, and of ones with gaps."""
   expected = jax.jit(functools.partial(transrate, num_classes=3))(ROWS, LABELS)

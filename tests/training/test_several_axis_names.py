@@ -357,6 +357,7 @@ def test_parallelize_names_the_axis_itself(name, mode):
     )
 
 
+@pytest.mark.slow
 def test_an_axis_named_where_the_learner_is_made():
   learner, batch, state, expected = reference("finetune")
   named = finetune(
@@ -443,6 +444,7 @@ def test_evaluations_and_losses_that_are_not_told_raise():
     pmapped(gradient)(state, learner.frozen, batch, KEY)
 
 
+@pytest.mark.slow
 def test_students_that_are_apart_say_so():
   """Over an axis of students nothing is reduced."""
   learner, batch, state, expected = reference("finetune")
@@ -464,6 +466,7 @@ def test_students_that_are_apart_say_so():
   close(first_of(split(states, learner.frozen, batch, keys)), expected)
 
 
+@pytest.mark.slow
 def test_a_loss_by_hand_takes_the_axis_or_is_refused():
   """It would average the gradients of means over unequal parts."""
 
@@ -492,6 +495,7 @@ def test_a_loss_by_hand_takes_the_axis_or_is_refused():
       way(wrong)(state, {}, BATCH, KEY)
 
 
+@pytest.mark.slow
 def test_a_forward_with_statistics_takes_the_axis_or_is_refused():
   def forward(variables, x, *, train, key):
     mean = x.mean(0) if train else variables.state
@@ -545,6 +549,7 @@ def test_counts_and_keys_in_a_state_stay_what_they_are():
   )
 
 
+@pytest.mark.slow
 def test_the_old_silent_case():
   """A task that forgets the axis: a move of 2.175 instead of 1.942.
 
@@ -576,6 +581,7 @@ def test_the_old_silent_case():
   np.testing.assert_allclose(moved, [22 / 3] * 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_objective_by_hand_takes_an_axis():
   """One that has no such keyword says so on one device already."""
 

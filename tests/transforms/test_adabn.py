@@ -18,6 +18,7 @@ rng = np.random.default_rng(0)
 X = rng.normal(loc=50.0, size=(24, 3, 5)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_statistics_of_parts_merge_to_those_of_the_whole():
   merge = UPDATE
   where = np.arange(24) % 5 > 0

@@ -34,6 +34,7 @@ def plan_of(source, target, epsilon):
   return u[:, None] * kernel * v
 
 
+@pytest.mark.slow
 def test_points_lie_on_the_heaviest_pairs_of_the_plan():
   source, target = samples()
   plan = plan_of(source, target, 0.4)
@@ -110,6 +111,7 @@ def masked():
   return run
 
 
+@pytest.mark.slow
 def test_masked_rows_are_in_no_pair_with_mass(masked):
   source, target = map(np.float32, samples(6, 4))
   keep, every = np.arange(6) < 3, np.ones(4, bool)
@@ -145,6 +147,7 @@ def test_gradients_take_the_pairs_as_given(masked):
     assert all(np.all(np.isfinite(g)) for g in gradients)
 
 
+@pytest.mark.slow
 def test_half_precision_and_traced_epsilon():
   source, target = samples()
   half = (jnp.asarray(x, jnp.bfloat16) for x in (source, target))
@@ -158,6 +161,7 @@ def test_half_precision_and_traced_epsilon():
   assert masses[0][0] > masses[1][0]
 
 
+@pytest.mark.slow
 def test_a_classifier_that_follows_arrives_where_one_step_does_not():
   def fit(means, x, labels, mask, key):
     del key

@@ -180,6 +180,7 @@ def test_devices_agree(name):
     np.testing.assert_allclose(got, want, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_components_help_where_features_shift():
   """The nearest source row is of the right class more often, on average."""
   form = jax.jit(

@@ -315,6 +315,7 @@ def test_devices_agree(name):
       np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_map_is_a_pytree_and_a_ridge_an_argument():
   pair = tuple(map(np.float32, samples()))
   traces = []

@@ -82,6 +82,7 @@ def test_one_dimension_does_not_need_different_means():
   assert DIVERGENCE(source, target, folds=4).value == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_disjoint_supports_are_two_apart():
   source, target = gaussians(60, 90, 0.0)
   result = DIVERGENCE(source, target + 100.0)
@@ -243,6 +244,7 @@ def test_ten_thousand_rows_of_256_dimensions_are_quick():
   assert result.value == pytest.approx(1.365, abs=0.06)
 
 
+@pytest.mark.slow
 def test_the_unit_of_a_feature_does_not_matter():
   source, target = gaussians(300, 300, 1.3, dims=40)
   expected = DIVERGENCE(source, target).value

@@ -43,6 +43,7 @@ def test_equals_numpy(share, eps):
   np.testing.assert_allclose(got[1], gradient, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_classifier_holds_what_the_features_push_away():
   """At p = t nothing moves; reversed, the gradient leads away from there."""
   known = np.zeros((3, 2), np.float32)
@@ -61,6 +62,7 @@ def test_the_classifier_holds_what_the_features_push_away():
   )
 
 
+@pytest.mark.slow
 def test_extremes_masks_and_half_precision():
   z = np.float32(logits())
   share, eps = np.float32(0.5), np.float32(1e-6)

@@ -76,6 +76,7 @@ def gammas_of(kind, source, target):
   return 1 / (2 * values * squared_distances(pooled, pooled).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_equals_numpy(estimator):
   source, target = samples(7, 7 if estimator == "linear" else 5)
@@ -184,6 +185,7 @@ def test_a_mask_equals_a_slice():
       np.testing.assert_array_equal(gradient[~where], 0, err_msg=name)
 
 
+@pytest.mark.slow
 def test_an_empty_domain_gives_zero():
   source, target = map(np.float32, samples())
   results = masked(source, target, np.ones(7, bool), np.zeros(7, bool))

@@ -84,6 +84,7 @@ def test_matching_equals_numpy(count):
   np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradients():
   a, b, c = (x[::-1] for x in domains(4, 3, 5))
   slopes_agree(cmd_loss, (a, b))

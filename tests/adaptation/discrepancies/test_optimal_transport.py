@@ -70,6 +70,7 @@ def test_sinkhorn_equals_numpy(cost):
   np.testing.assert_allclose(single, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_sinkhorn_limits():
   source, target = map(np.float32, samples(5, 5))
 
@@ -91,6 +92,7 @@ def test_sinkhorn_limits():
   np.testing.assert_allclose(same, 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sliced_equals_scipy():
   source, target = samples(seed=2)
   rng = np.random.default_rng(1)
@@ -117,6 +119,7 @@ def test_sliced_equals_scipy():
   slopes_agree(run, (source, target))
 
 
+@pytest.mark.slow
 def test_sliced_directions():
   source, target = map(np.float32, samples())
   shift = np.float32([[2.0, 0.0, 0.0]])
@@ -149,6 +152,7 @@ def joint_costs(source, target, labels, logits, alpha, weight):
   return alpha * gaps - weight * log_p[:, labels].T
 
 
+@pytest.mark.slow
 def test_deepjdot_equals_numpy():
   data = joint()
   costs = joint_costs(*data, 0.3, 0.7)
@@ -243,6 +247,7 @@ def test_an_excluded_class_is_finite():
   assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 def test_one_program_for_all_hyper_parameters():
   source, target, labels, logits = joint()
   source, target, logits = map(np.float32, (source, target, logits))

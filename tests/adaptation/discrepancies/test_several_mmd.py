@@ -137,6 +137,7 @@ def test_gradients(kernel):
   slopes_agree(functools.partial(mmd, kernel=kernel), samples(4, 3, 2, seed=1))
 
 
+@pytest.mark.slow
 def test_a_kernel_is_a_pytree():
   """Its numbers are arguments of a program, and of a gradient."""
   source, target = map(np.float32, samples())
@@ -269,6 +270,7 @@ def local_oracle(source, target, labels, probabilities, gamma):
   return np.mean(values)
 
 
+@pytest.mark.slow
 def test_local_equals_numpy():
   source, target = samples(6, 5, seed=3)
   labels = np.array([0, 1, 1, 3, 0, 3])
@@ -283,6 +285,7 @@ def test_local_equals_numpy():
   slopes_agree(lambda s, t: run(s, t, labels, probabilities), (source, target))
 
 
+@pytest.mark.slow
 def test_a_row_is_at_no_distance_from_itself():
   """Narrow kernels would see what rounding leaves of it."""
   rows = np.float32(20 * np.random.default_rng(0).normal(size=(2, 12, 64)))

@@ -72,6 +72,7 @@ def rotating_blocks(count, size=60):
   return blocks, labels
 
 
+@pytest.mark.slow
 def test_small_steps_arrive_where_one_step_does_not():
   start = np.float32([[-1.0, 0.0], [1.0, 0.0]])
   blocks, labels = rotating_blocks(6)

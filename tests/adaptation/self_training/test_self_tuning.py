@@ -37,6 +37,7 @@ def pgc_oracle(query, key, label, bank, temperature):
   return np.mean(np.log(1 / (size + 1)) - positives)
 
 
+@pytest.mark.slow
 def test_self_tuning():
   queries, keys = unit(A), unit(B)
   labels = rng.integers(0, 3, 16)

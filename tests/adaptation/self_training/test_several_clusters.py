@@ -76,6 +76,7 @@ def test_kmeans_equals_numpy(normalize):
     np.testing.assert_allclose(found.distances, distances, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_kmeans_keeps_empty_clusters_and_masks():
   features = np.tile([[1.0, 0.0], [1.0, 0.1]], (4, 1)).astype(np.float32)
   centers = jnp.array([[1.0, 0.0], [-1.0, 0.0]])

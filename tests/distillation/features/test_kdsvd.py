@@ -96,6 +96,7 @@ def test_degenerate_maps_have_finite_gradients(special):
     assert np.all(np.abs(leaf) * (np.max(special) or 1) < 1e4)
 
 
+@pytest.mark.slow
 def test_maps_of_one_position():
   one = [x[:, :1, :1] for x in STUDENT]
   program = jax.jit(

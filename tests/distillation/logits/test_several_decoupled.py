@@ -102,6 +102,7 @@ def oracle_dkd(student, teacher, labels, temperature=4.0, alpha=1.0, beta=8.0):
   return np.float64(temperature**2 * value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [(4.0, 1.0, 8.0), (1.5, 0.3, 2.0)])
 def test_dkd_equals_the_paper(values):
   np.testing.assert_allclose(
@@ -121,6 +122,7 @@ def test_dkd_of_close_logits_keeps_its_digits(weights):
   )
 
 
+@pytest.mark.slow
 def test_dkd_with_the_teachers_own_weight_is_kd():
   target, _ = split(TEACHER, LABELS, 4.0)
   np.testing.assert_allclose(
@@ -149,6 +151,7 @@ def test_dkd_at_any_gap(gap):
     assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 def test_two_classes_have_no_others():
   student, teacher, labels = STUDENT[:, :2], TEACHER[:, :2], LABELS % 2
   for part in dkd(student, teacher, labels, alpha=0.0):

@@ -334,6 +334,7 @@ def test_one_temperature_an_example():
   np.testing.assert_allclose(loss(*arguments), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_named_ends_of_the_families():
   @jax.jit
   def pairs(*logits):

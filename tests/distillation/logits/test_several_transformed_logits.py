@@ -146,6 +146,7 @@ def test_ofa_equals_the_paper(eps):
   )
 
 
+@pytest.mark.slow
 def test_masked_classes_are_as_if_absent():
   def widened(logits):
     masked = np.full((16, 1), -np.inf, np.float32)

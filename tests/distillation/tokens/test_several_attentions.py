@@ -144,6 +144,7 @@ def test_minilm_equals_the_paper():
   np.testing.assert_allclose(both, attention + values, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_minilm_v2_equals_the_paper():
   def split(x):
     return np.stack(np.split(x, 4, axis=2), 1)
@@ -163,6 +164,7 @@ def test_minilm_v2_equals_the_paper():
   np.testing.assert_allclose(first, terms[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_masked_scores_of_minus_infinity_are_finite():
   keys = MASK[:, None, None] == 1
   student, teacher = (np.where(keys, x, -np.inf) for x in (STUDENT, TEACHER))

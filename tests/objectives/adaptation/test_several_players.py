@@ -182,6 +182,7 @@ def close(a, b, factor=1.0):
   )
 
 
+@pytest.mark.slow
 def test_players_start_as_their_authors_do():
   """PyTorch's layers are uniform in +-1/sqrt(width); MDD's is normal(0.01)."""
   params, _ = objectives.dann(hidden=(500,)).init(KEY, SPECS)
@@ -195,6 +196,7 @@ def test_players_start_as_their_authors_do():
   np.testing.assert_array_equal(layer["bias"], 0)
 
 
+@pytest.mark.slow
 def test_dann_reverses_the_gradient_of_the_student_alone():
   _, (value, gradients, moved, _) = of_one_device("dann")
   params, _ = start("dann")
@@ -223,6 +225,7 @@ def test_a_schedule_scales_the_reversal_and_not_the_loss():
   close(third[1][1].embedding, gradients[1].embedding, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cdan", "cdan, randomised"])
 def test_cdan_is_dann_of_its_map(name):
   _, (value, gradients, *_) = of_one_device(name)
@@ -263,6 +266,7 @@ def test_cdan_is_dann_of_its_map(name):
   assert not np.any(gradients[2].logits)
 
 
+@pytest.mark.slow
 def test_jda_is_the_formula_and_its_adversary_ascends():
   _, (value, gradients, *_) = of_one_device("jda")
   params, _ = start("jda")
@@ -285,6 +289,7 @@ def test_jda_is_the_formula_and_its_adversary_ascends():
   close(gradients[2].embedding, slopes[3])
 
 
+@pytest.mark.slow
 def test_addas_players_learn_from_losses_of_their_own():
   _, (_, gradients, *_) = of_one_device("adda")
   params, _ = start("adda")
@@ -302,6 +307,7 @@ def test_addas_players_learn_from_losses_of_their_own():
   assert not any(np.any(x) for x in jax.tree.leaves(gradients[1]))
 
 
+@pytest.mark.slow
 def test_mcds_classifiers_disagree_where_the_features_do_not():
   _, (value, gradients, *_) = of_one_device("mcd")
   params, state = start("mcd")
@@ -328,6 +334,7 @@ def test_mcds_classifiers_disagree_where_the_features_do_not():
   np.testing.assert_allclose(answer, (both[0] + both[1]) / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_mdds_student_only_names_the_classes():
   _, (value, gradients, *_) = of_one_device("mdd")
   params, _ = start("mdd")
@@ -382,6 +389,7 @@ def test_dsts_own_head_never_learns_from_pseudo_labels():
   assert np.any(taught.embedding)
 
 
+@pytest.mark.slow
 def test_mmes_prototypes_answer_for_the_student():
   _, (value, gradients, *_) = of_one_device("mme")
   params, state = start("mme")

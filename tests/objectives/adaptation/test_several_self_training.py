@@ -101,6 +101,7 @@ def test_shot_learns_its_own_labels_with_a_classifier_that_stays():
   np.testing.assert_array_equal(moved["labels"], labels)
 
 
+@pytest.mark.slow
 def test_gradual_self_training_leaves_out_who_is_unsure():
   objective = objectives.gradual_self_training(12, drop=0.5)
   _, state = start(objective)
@@ -174,6 +175,7 @@ def test_iwans_first_discriminator_weighs_for_the_second():
   close(roles["target"].embedding, -0.5 * slopes[2][1])
 
 
+@pytest.mark.slow
 def test_debiasmatchs_mean_prediction_moves_before_its_loss():
   objective = objectives.debiasmatch(
     weight=0.5, strong=0.2, strength=0.8, momentum=0.6, threshold=0.4
@@ -330,6 +332,7 @@ def test_mixmatch_mixes_labels_as_it_mixes_images_and_ramps():
   close(second, mean(task, KNOWN) + 10 * 0.25 * mean(guessed, MASK))
 
 
+@pytest.mark.slow
 def test_prepared_batches_change_what_they_say_and_nothing_else():
   batch = {
     k: part | {"image": normal(len(part["mask"][:8]), 4, 4, 1)}

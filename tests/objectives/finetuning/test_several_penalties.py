@@ -38,6 +38,7 @@ BATCH = {
 }
 
 
+@pytest.mark.slow
 def test_l2_sp_sees_the_parameters_and_pulls_them_back():
   student, past = mlp(3, 1), mlp(5, 2)
   learner = training.finetune(

@@ -181,6 +181,7 @@ def test_bi_tuning_is_both_contrasts_with_their_queues(run):
     np.testing.assert_allclose(last["module"][name], value, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_bi_tuning_on_two_devices_is_that_on_one(run):
   params, state, (*losses, last) = run
 

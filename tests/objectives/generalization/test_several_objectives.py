@@ -77,6 +77,7 @@ def test_irm_jumps_from_one_to_its_weight():
   assert moved["weight"] == 7.0
 
 
+@pytest.mark.slow
 def test_vrex_is_the_variance_of_the_domains_losses():
   value, *_ = run(objectives.vrex(weight=5.0, anneal_steps=0), mask=MASK)
   counts = jnp.sum(MASK, 1)
@@ -100,6 +101,7 @@ def test_fishr_says_nothing_before_its_step_and_still_averages():
   close(later, 3 * penalty, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_group_dro_remembers_the_weights_of_domains():
   value, *_, (_, moved) = run(objectives.group_dro(step_size=0.5))
   result = generalization.group_dro(
@@ -263,6 +265,7 @@ def look(weight):
   return run
 
 
+@pytest.mark.slow
 def test_crossgrads_images_are_moved_by_the_other_network():
   batch = objectives.crossgrad_batch(epsilon=2.0)(KEY, BATCHED, look(1.5))
   for entry, network, labels in (
@@ -281,6 +284,7 @@ def test_crossgrads_images_are_moved_by_the_other_network():
     assert not np.allclose(batch[entry], IMAGES)
 
 
+@pytest.mark.slow
 def test_ddaigs_generator_learns_through_one_entry_alone():
   make = objectives.ddaig_batch(perturbation=0.5)
 

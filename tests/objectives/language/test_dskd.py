@@ -63,6 +63,7 @@ def parts_of(params):
   return apply
 
 
+@pytest.mark.slow
 def test_both_spaces_equal_an_oracle():
   teacher = ROLES["teacher"]._replace(
     logits=jnp.asarray(draw(2, 5, 7)),
@@ -94,6 +95,7 @@ def test_both_spaces_equal_an_oracle():
     assert np.any(leaf != 0)
 
 
+@pytest.mark.slow
 def test_attention_between_tokenizers_equals_an_oracle():
   objective = objectives.dskd_cma()
   params, state = objective.init(KEY, ROLES)

@@ -74,6 +74,7 @@ MATCHES = [
 ]
 
 
+@pytest.mark.slow
 def test_matches_are_the_weighted_sum_of_their_losses():
   objective = objectives.intermediate_matches(MATCHES)
   params, state = objective.init(KEY, ROLES)

@@ -148,6 +148,7 @@ def test_it_is_the_task_on_the_source_plus_the_gap_between_the_domains():
   assert np.all(np.any(gradient, axis=(1, 2, 3)))
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_on_batches_of_one_domain():
   learner, state = build(mlp())
   for batch, count in ((BATCH["source"], 13), (BATCH["target"], 8)):
@@ -168,6 +169,7 @@ def test_only_batch_statistics_tell_a_joint_pass_from_separate_ones():
   np.testing.assert_allclose(losses[True], losses[False], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_joint_or_of_one_domain_after_the_other():
   seen = []
 

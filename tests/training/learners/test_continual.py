@@ -26,6 +26,7 @@ def network(seed):
   return nnx.Linear(3, 2, rngs=nnx.Rngs(seed))
 
 
+@pytest.mark.slow
 def test_an_empty_buffer_adds_nothing_and_a_full_one_does():
   learner = continue_on(
     network(0),
@@ -104,6 +105,7 @@ def test_importance_holds_parameters_in_place():
   np.testing.assert_allclose(total / count, jnp.sum(gap**2), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_lacks_is_named():
   learner = continue_on(
     network(0), preset("er"), optax.sgd(0.1), replay=("replay",), on="x"

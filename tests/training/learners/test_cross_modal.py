@@ -50,6 +50,7 @@ def test_towers_learn_to_find_each_other():
   assert 1 < scale < 100
 
 
+@pytest.mark.slow
 def test_a_wider_teacher_is_met_through_maps_that_are_trained():
   learner = align(
     towers(6), preset("clip_kd"), optax.sgd(0.1), teachers=towers(5)

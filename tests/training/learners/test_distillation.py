@@ -48,6 +48,7 @@ def moved(learner, batch=BATCH, **hyperparameters):
   return jax.tree.leaves(state.params["student"])[0], metrics
 
 
+@pytest.mark.slow
 def test_networks_are_modules_models_or_networks():
   """One student, in all the ways in which a user may have it."""
   weights = module(0).kernel[...]
@@ -132,6 +133,7 @@ def test_student_and_teacher_see_the_same_augmented_view():
   assert (seen["student"][1], seen["teacher"][1]) == (True, False)
 
 
+@pytest.mark.slow
 def test_the_teacher_may_see_another_entry():
   learner = distill(
     model(0), model(1), soft_target_loss, optax.sgd(0.1), on="x", teacher_on="y"

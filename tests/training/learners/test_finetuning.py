@@ -63,6 +63,7 @@ def test_the_average_is_a_role_of_its_own():
   np.testing.assert_allclose(losses, 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_networks_see_the_augmented_inputs():
   def both(student_logits, past_logits):
     return jnp.sum(student_logits - past_logits, -1)

@@ -65,6 +65,7 @@ def test_a_loss_compares_the_domains():
   )
 
 
+@pytest.mark.slow
 def test_one_value_an_example_is_averaged_over_all_domains():
   def plain(student_logits, labels):
     return cross_entropy(student_logits, labels)

@@ -130,6 +130,7 @@ def test_the_state_of_a_learner_may_be_donated():
   assert not any(x.is_deleted() for x in jax.tree.leaves(held))
 
 
+@pytest.mark.slow
 def test_init_is_traced_and_mapped_over_keys_and_hyperparameters():
   learner = distill(
     Network.of(functools.partial(Body, 4)),

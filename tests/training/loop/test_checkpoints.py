@@ -62,6 +62,7 @@ def test_a_train_state_and_its_key_come_back_as_they_were(tmp_path):
   assert not any(leaf.committed for leaf in jax.tree.leaves(restored))
 
 
+@pytest.mark.slow
 def test_what_is_saved_may_change_or_be_donated_while_it_is_written(tmp_path):
   step = jax.jit(lambda x: x + 1, donate_argnums=0)
   state, position = jnp.zeros((300, 300)), {"row": 0}
@@ -75,6 +76,7 @@ def test_what_is_saved_may_change_or_be_donated_while_it_is_written(tmp_path):
   assert restored.position == {"row": 9}
 
 
+@pytest.mark.slow
 def test_only_the_latest_are_kept(tmp_path):
   with Checkpoints(tmp_path, keep=2) as checkpoints:
     for step in range(5):
@@ -97,6 +99,7 @@ def test_an_old_folder_is_not_mistaken_for_a_new_one(tmp_path):
       checkpoints.restore({"x": jnp.array(0), "y": jnp.array(0)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["file", "array"])
 def test_a_damaged_checkpoint_is_not_restored(tmp_path, monkeypatch, where):
   with Checkpoints(tmp_path, keep=2) as checkpoints:

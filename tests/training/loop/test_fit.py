@@ -76,6 +76,7 @@ def test_the_loop_is_the_step_in_the_order_of_the_key(scanned):
   )
 
 
+@pytest.mark.slow
 def test_the_result_has_metrics_by_evaluation(scanned):
   assert scanned.metrics["step"].tolist() == [5, 10, 12]
   assert {"train/loss", "accuracy", "gap", "seconds"} < set(scanned.metrics)
@@ -86,6 +87,7 @@ def test_the_result_has_metrics_by_evaluation(scanned):
     np.testing.assert_allclose(scanned.metrics[name][-1], value, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_distillation_logs_what_its_diagnostics_read():
   own = learner(metrics=None)
   result = fit(own, steps=1, validation=HELD_OUT, diagnostics=True)
@@ -103,6 +105,7 @@ def test_a_distillation_logs_what_its_diagnostics_read():
   }
 
 
+@pytest.mark.slow
 def test_the_module_comes_back_with_its_weights_and_the_first_is_unchanged():
   student = fit_runs.Network(4, 0)
   before = weights(student)
@@ -151,6 +154,7 @@ def test_steps_one_by_one_and_on_two_devices_are_the_same(mode, scanned):
   assert all(len(x.devices()) == 1 for x in jax.tree.leaves(result.model[1]))
 
 
+@pytest.mark.slow
 def test_a_scan_runs_on_two_devices(scanned):
   result = fit(
     steps=5,
@@ -176,6 +180,7 @@ class Examples:
     return TRAIN["image"][index], TRAIN["label"][index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [True, False])
 def test_all_data_that_are_read_by_index_have_one_order(scan, scanned):
   data = Examples() if scan else (TRAIN["image"], TRAIN["label"])
@@ -185,6 +190,7 @@ def test_all_data_that_are_read_by_index_have_one_order(scan, scanned):
   )
 
 
+@pytest.mark.slow
 def test_a_stream_of_batches_is_trained_on_in_its_order():
   def batches():
     for i in range(0, 24, BATCH):
@@ -315,6 +321,7 @@ class Loader:
       yield {k: v[i : i + BATCH] for k, v in self._arrays.items()}
 
 
+@pytest.mark.slow
 def test_domains_without_names_are_stacked():
   def loss(student_logits, labels):
     assert student_logits.shape[::2] == (2, CLASSES)
@@ -336,6 +343,7 @@ def test_domains_without_names_are_stacked():
     )
 
 
+@pytest.mark.slow
 def test_a_mask_of_tokens_counts():
   def loss(student_logits, labels):
     labels = jax.nn.one_hot(labels, CLASSES)
@@ -366,6 +374,7 @@ def test_a_mask_of_tokens_counts():
     np.testing.assert_allclose(result.metrics["train/loss"], [expected], 1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_cosine_is_between_the_labels_and_the_rest():
   batch = jax.tree.map(jnp.asarray, HELD_OUT | {"mask": np.ones(10, bool)})
   values = []
@@ -395,6 +404,7 @@ def test_the_gradient_cosine_is_between_the_labels_and_the_rest():
   assert rest == pytest.approx(soft_alone, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_old_keys_are_taken():
   result = fit(key=jax.random.PRNGKey(0))
   assert_equal(result.state.params, fit().state.params)
@@ -418,6 +428,7 @@ def exploding(at):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [True, False])
 def test_what_is_not_finite_stops_the_run_with_its_name(scan, tmp_path):
   options = {"steps": 8, "evaluate_every": 2, "scan": scan}
@@ -429,6 +440,7 @@ def test_what_is_not_finite_stops_the_run_with_its_name(scan, tmp_path):
   assert [json.loads(line)["step"] for line in text.splitlines()] == [2, 4]
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_and_its_last_finite_state_is_kept(tmp_path):
   options = {"workdir": tmp_path, "nan": "continue", "checkpoint_every": 1}
   with pytest.warns(UserWarning, match="step 2: ce/loss is inf, .* goes on"):

@@ -63,6 +63,7 @@ def test_a_run_writes_its_settings_and_a_line_for_each_evaluation(whole):
   assert config["steps"] == STEPS
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_no_teacher(whole):
   _, path = whole
   (manifest,) = (path / "checkpoints" / "10" / "tree").glob("_METADATA")

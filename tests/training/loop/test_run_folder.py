@@ -96,6 +96,7 @@ def test_a_line_that_is_no_row_is_named(line, tmp_path):
   assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_a_dead_one_does_not_block(tmp_path):
   root = pathlib.Path(__file__).parents[3]
   with subprocess.Popen(

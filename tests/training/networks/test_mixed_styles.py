@@ -63,6 +63,7 @@ def test_training_mixes_the_maps_of_other_domains(way):
   np.testing.assert_array_equal(plain.convolutions[0](IMAGES), maps)
 
 
+@pytest.mark.slow
 def test_each_key_of_the_forward_mixes_otherwise():
   _, mixing = models(num_domains=3, probability=1.0)
   model = training.from_nnx(mixing)

@@ -137,6 +137,7 @@ def test_reptile_is_the_way_of_plain_training():
     np.testing.assert_allclose(flat(way), np.mean(expected, 0), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
   optimizer = optax.sgd(RATE)
   arguments = jax.tree.map(np.float32, (START, SUPPORT, QUERY))

@@ -199,6 +199,7 @@ def test_the_next_update_starts_anew():
   )
 
 
+@pytest.mark.slow
 def test_a_skipped_mini_step_does_not_count():
   learner = learner_with(
     optax.MultiSteps(
@@ -238,6 +239,7 @@ def test_mini_steps_count_over_all_devices(mode):
   )
 
 
+@pytest.mark.slow
 def test_mini_steps_of_many_students():
   expected, _ = run(learner_with(optax.sgd(0.5)), 1)
   learner = sweep(learner_with(steps_of(optax.sgd(0.5))))
@@ -293,6 +295,7 @@ def test_mini_steps_inside_a_chain_are_refused():
   assert int(accumulated(learner_with(around))[-1].step) == 4
 
 
+@pytest.mark.slow
 def test_a_state_by_hand_does_not_count():
   optimizer = steps_of(optax.sgd(0.5))
   learner = learner_with(optimizer)

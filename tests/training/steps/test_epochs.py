@@ -43,6 +43,7 @@ def test_wrong_sizes_are_refused():
     epoch_plan(4, 0)
 
 
+@pytest.mark.slow
 def test_epoch_equals_the_loop_over_its_batches():
   def step(state, frozen, batch, key):
     noise = jax.random.normal(jax.random.fold_in(key, state["step"]))

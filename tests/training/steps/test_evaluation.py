@@ -53,6 +53,7 @@ def predictions(model):
   return np.argmax(outputs.logits, -1)[:6]
 
 
+@pytest.mark.slow
 def test_evaluation_counts_what_the_mask_says():
   student, teacher = network(0, 5), network(1, 13)
   learner = distill(student, teacher, kd_loss, optax.sgd(0.1))
@@ -76,6 +77,7 @@ def test_evaluation_counts_what_the_mask_says():
   assert not any(means.values())
 
 
+@pytest.mark.slow
 def test_metrics_bind_by_name_or_by_names_given():
   """And one of the whole batch has its mask and its axis."""
 
@@ -118,6 +120,7 @@ def test_metrics_bind_by_name_or_by_names_given():
     )
 
 
+@pytest.mark.slow
 def test_an_objective_that_predicts_answers_for_the_student():
   def init(key, specs):
     return {"sign": jnp.array(-1.0)}, {}

@@ -158,6 +158,7 @@ def reference():
   return jax.tree.map(np.asarray, (state, history, evaluation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
 def test_steps_give_the_same_parameters_on_eight_devices(mode, reference):
   expected, history, _ = reference
@@ -262,6 +263,7 @@ def test_students_of_a_sweep_can_be_split_over_devices(mode):
   assert split(actual[0], *args[1:])[0].shape == (4,)
 
 
+@pytest.mark.slow
 def test_dropout_differs_between_devices_and_not_between_steps_of_one_key():
   class Noise(nnx.Module):
     def __init__(self):

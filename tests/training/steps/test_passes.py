@@ -68,6 +68,7 @@ def words():
   return Model(embed, Variables({"embedding": table}, {}))
 
 
+@pytest.mark.slow
 def test_a_mask_of_tokens_counts_tokens(words):
   learner = distill(words, words, supervised, SGD, on="tokens")
   state, metrics = one_step(learner, TOKENS)
@@ -103,6 +104,7 @@ def test_a_mask_of_tokens_counts_tokens_over_devices(words, mode):
   )
 
 
+@pytest.mark.slow
 def test_a_mask_of_tokens_counts_tokens_over_mini_steps(words):
   """Both examples of a mini-step have other numbers of tokens."""
   whole = distill(words, words, supervised, SGD, on="tokens")
@@ -148,6 +150,7 @@ def test_one_value_a_token_needs_a_mask_of_tokens(words):
     learner.step(state, {}, batch, KEY)
 
 
+@pytest.mark.slow
 def test_tabular_inputs():
   batch = {
     "row": jnp.asarray(RNG.normal(size=(6, 4)), jnp.float32),
@@ -219,6 +222,7 @@ def test_each_device_gets_its_part_of_every_input():
   )
 
 
+@pytest.mark.slow
 def test_several_inputs_of_two_domains_run_as_one_batch():
   student = Model(multimodal, Variables(jnp.array(1.0), {}))
   seen = []
@@ -264,6 +268,7 @@ def wide(variables, x, *, train, key):
   ), variables.state
 
 
+@pytest.mark.slow
 def test_joint_passes_slice_what_has_a_batch_and_nothing_else():
   """An embedding wider than the batch: its classifier is not of examples."""
   sizes = {"source": 3, "target": 2}

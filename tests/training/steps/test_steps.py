@@ -108,6 +108,7 @@ def test_the_teacher_is_frozen_and_nowhere_but_in_its_argument():
   assert all(jax.tree.leaves(changed))
 
 
+@pytest.mark.slow
 def test_hyperparameters_change_without_compiling_again():
   optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
   learner, state = distillation(network(0, 5), optimizer)
@@ -192,6 +193,7 @@ def test_bfloat16_trains_with_a_float32_loss(half_parameters):
   assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_the_state_may_be_donated():
   student = network(0, 5)
   optimizer = optax.chain(optax.adam(1e-3), parameter_ema(0.9))

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 
 from kdjax import distillation
 from kdjax import objectives
@@ -34,6 +35,7 @@ def test_activation_boundaries_weigh_each_stage_half_of_the_next():
   np.testing.assert_allclose(got, mean(shallow / 2 + deep), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_overhaul_connects_normalizes_and_halves():
   params, _, got = start_and_apply(objectives.ofd(), pair(STAGED, STAGED_WIDE))
 

@@ -17,6 +17,7 @@ from tests.objectives.distillation.networks import pair
 from tests.objectives.distillation.networks import run
 
 
+@pytest.mark.slow
 def test_simkd_answers_with_the_teachers_classifier():
   objective = simkd()
   params, state = jax.jit(lambda: objective.init(KEY, BOTH))()

@@ -14,6 +14,7 @@ from tests.objectives.distillation.networks import TEACHER
 from tests.objectives.distillation.networks import run
 
 
+@pytest.mark.slow
 def test_wkd_reads_its_cost_from_the_teachers_classifier():
 
   @jax.jit

@@ -54,6 +54,7 @@ def test_gradient_grows_along_half_a_cosine():
   np.testing.assert_allclose(slopes, -reversal * slope, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_example_may_have_its_own():
   """The perceptron resists; the student still sees a plain soft target."""
   objective = ctkd(steps_per_epoch=1, ramp_epochs=1, hidden=4)

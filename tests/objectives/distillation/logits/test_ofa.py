@@ -102,6 +102,7 @@ def test_a_merged_token_sees_its_own_four_patches():
   np.testing.assert_array_equal(changed[0], [False, True, False, False])
 
 
+@pytest.mark.slow
 def test_ofa_needs_nothing_of_the_teacher_but_logits():
   """A cache has no more, and the student's width will do."""
   student = network((4, 4, 3), (2, 2, 5), width=5)

@@ -14,6 +14,7 @@ from tests.objectives.distillation.networks import TEACHER
 from tests.objectives.distillation.networks import run
 
 
+@pytest.mark.slow
 def test_sdd_looks_through_each_networks_classifier():
 
   @jax.jit

@@ -220,6 +220,7 @@ def test_devices_agree():
     )
 
 
+@pytest.mark.slow
 def test_sweep_over_temperatures_is_a_vmap():
   params, state, step = compiled()
   features = [np.float32(x) for x in inputs()]
@@ -240,6 +241,7 @@ def test_sweep_over_temperatures_is_a_vmap():
     np.testing.assert_allclose(value, run(temperature), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_negatives_are_never_all_in_memory():
   """Their rows would take 64 MiB; their scores take 1/256 of that."""
   count, width = 4096, 256
