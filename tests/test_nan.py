@@ -34,7 +34,7 @@ MEANING = {
   ("finetuning.key_queue_update", "state"): None,  # the oldest go
   ("adaptation.self_tuning_update", "keys"): "all",
   ("adaptation.self_tuning_update", "queue"): None,
-  ("transforms.adabn_normalize", "statistics"): "all",  # the count has no part
+  ("transforms.adabn_normalize", "statistics"): None,  # the count has no part
   ("continual.reservoir_init", "examples"): None,  # only their shapes count
   ("continual.reservoir_update", "state"): None,  # the memory gives places up
   ("continual.si_penalty", "state"): None,  # a part is of the next task
@@ -42,6 +42,8 @@ MEANING = {
   ("federated.fedntd_loss", "global_logits"): "all",  # but the label's own
   ("selection.reverse_validation", "source"): None,  # the caller reads it
   ("selection.reverse_validation", "target"): None,
+  ("selection.reverse_validation", "variables"): None,
+  ("reweighting.tradaboost_update", "state"): None,  # not all of it counts
   # NaN marks a checkpoint that does not exist.
   ("selection.leave_one_domain_out_selection", "accuracies"): None,
   ("selection.oracle_selection", "accuracies"): None,

@@ -112,7 +112,9 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
     f"{distances[nearest]:.2f}."
   )
   if weighed := weighed_rows(config, rows):
-    lost = np.mean([x.oracle_accuracy - x.test_accuracy for x in weighed])
+    lost = np.mean(
+      [x.oracle_accuracy.mean() - x.test_accuracy.mean() for x in weighed]
+    )
     wrong = sum(row.weight != row.oracle_weight for row in weighed)
     findings.append(
       f"Choosing the weight without target labels cost {100 * lost:.1f} "

@@ -81,6 +81,12 @@ def last_line(errors, *texts):
     assert text in errors.splitlines()[-1], errors
 
 
+def a_line(errors, *texts):
+  """One of the lines has the texts."""
+  lines = errors.splitlines()
+  assert any(all(text in line for text in texts) for line in lines), errors
+
+
 def one_line(errors, *texts):
   """There is one line, with the texts."""
   assert len(errors.strip().splitlines()) == 1, errors

@@ -99,7 +99,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, small_disk):
   process = started(folder)
   filler, errors = children.starve(process, small_disk)
   assert process.returncode == 2
-  children.last_line(errors, "No space left on device", "are kept")
+  # Orbax logs errors of its own threads, before this line or behind it.
+  children.a_line(errors, "No space left on device", "are kept")
   seen = newest(folder)
   assert 0 < seen < STEPS
   filler.unlink()
