@@ -24,7 +24,7 @@ def peers_first(x):
 def mutual_loss(student, others, *, epsilon):
   """Of the first peer, which takes the place of the first of the others."""
   logits = jax.lax.dynamic_update_slice(
-    peers_first(others), student[None], (0, 0, 0)
+    peers_first(others), jnp.reshape(student, (1, *student.shape)), (0, 0, 0)
   )
   return collaboration.mutual_loss(logits, epsilon=epsilon)[0]
 
