@@ -177,7 +177,9 @@ class DenseCriterion(NamedTuple):
     else:
       sums = self._sums(p, q, scale)
     p_max, q_max, p_total, q_total, gaps, remainder, lost = sums
-    alive = p_max != -jnp.inf  # a row p without classes has divergence 0
+    # A row p without classes has divergence 0. The largest of NaN alone may be
+    # -inf too, but their sum is NaN.
+    alive = (p_max != -jnp.inf) | jnp.isnan(p_total)
     p_max = jnp.where(alive, p_max, 0.0)
     q_max = jnp.where(q_max == -jnp.inf, 0.0, q_max)
     mean = gaps / nonzero_divisor(p_total)
