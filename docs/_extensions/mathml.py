@@ -7,7 +7,7 @@ from docutils.utils.math import latex2mathml
 from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
-# What Docutils does not know, and what says the same.
+# LaTeX commands unknown to Docutils, and commands of the same meaning.
 SAME = [
   (re.compile(r"\\[Bb]igg?(?![a-zA-Z])"), ""),
   (re.compile(r"\\dots\b"), r"\\ldots"),
@@ -15,13 +15,13 @@ SAME = [
 
 
 def write(translator, node, *, as_block):
-  """Writes a formula, and warns of one that is none."""
+  """Writes a formula as MathML, and warns if its LaTeX cannot be read."""
   text = node.astext()
   for pattern, same in SAME:
     text = pattern.sub(same, text)
   try:
     formula = latex2mathml.tex2mathml(text, as_block=as_block)
-  except Exception as error:  # MathError, and what it does not catch
+  except Exception as error:  # MathError, and errors it does not cover
     LOG.warning("not a formula: %s (%s)", text, error, location=node)
     formula = translator.encode(text)
   if as_block:

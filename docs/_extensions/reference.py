@@ -121,7 +121,7 @@ def index():
 
 
 def write(folder, pages):
-  """Writes what changed, and removes what is no page any more."""
+  """Writes the changed pages, and removes files that are no pages."""
   folder.mkdir(exist_ok=True)
   for path in set(folder.iterdir()) - {folder / name for name in pages}:
     path.unlink()

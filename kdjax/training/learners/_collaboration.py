@@ -23,7 +23,7 @@ from kdjax.training.optimizers._optimizers import as_optimizer
 from kdjax.training.steps._evaluation import Metric
 from kdjax.training.steps._passes import Pass
 from kdjax.training.steps._passes import Prepare
-from kdjax.training.steps._passes import views_of
+from kdjax.training.steps._passes import augmented_or_prepared
 from kdjax.training.steps._state import TrainState
 from kdjax.training.steps._steps import GradientRule
 
@@ -126,7 +126,7 @@ def collaborate(
     passes,
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=_augmented("collaborate", prepare, augment, on),
+    prepare=augmented_or_prepared("collaborate", prepare, augment, on),
     metrics=_metrics(list(networks)) if metrics is None else metrics,
     evaluation={name: Pass(name, on=on) for name in networks},
     rule=rule,
@@ -228,7 +228,7 @@ def guide(
     passes | {name: Pass(name, on=on) for name in frozen},
     as_objective(loss, **hyperparameters),
     optimizer,
-    prepare=_augmented("guide", prepare, augment, on),
+    prepare=augmented_or_prepared("guide", prepare, augment, on),
     metrics=CLASSIFICATION if metrics is None else metrics,
     evaluation={"student": Pass("student", on=on)},
     axis_name=axis_name,
@@ -286,24 +286,6 @@ def sequential_updates(
     return first, way, {}, states
 
   return GradientRule(init, apply)
-
-
-def _augmented(
-  function: str,
-  prepare: Prepare | None,
-  augment: Callable[[Array, Any], Any] | None,
-  on: str | tuple[str, ...],
-) -> Prepare | None:
-  if prepare is None:
-    return views_of(
-      {}, augment=augment, on=on if isinstance(on, str) else on[0]
-    )
-  if augment is not None:
-    raise ValueError(
-      f"{function}: augment and prepare are given; expected one of them: "
-      "prepare may augment."
-    )
-  return prepare
 
 
 def _metrics(names: Sequence[str]) -> dict[str, Metric]:

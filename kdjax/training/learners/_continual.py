@@ -14,7 +14,7 @@ from kdjax.training.optimizers._optimizers import Optimizer
 from kdjax.training.steps._evaluation import Metric
 from kdjax.training.steps._passes import Pass
 from kdjax.training.steps._passes import Prepare
-from kdjax.training.steps._passes import views_of
+from kdjax.training.steps._passes import augmented_or_prepared
 
 
 def continue_on(
@@ -102,13 +102,7 @@ def continue_on(
   passes |= {
     name: Pass("student", on=f"{name}.{on}", train=True) for name in replay
   }
-  if prepare is None:
-    prepare = views_of({}, augment=augment, on=on)
-  elif augment is not None:
-    raise ValueError(
-      "continue_on: augment and prepare are given; expected one of them: "
-      "prepare may augment."
-    )
+  prepare = augmented_or_prepared("continue_on", prepare, augment, on)
   return make_learner(
     {"student": student},
     {} if past is None else {"past": past},

@@ -14,7 +14,7 @@ from kdjax.training.optimizers._optimizers import Optimizer
 from kdjax.training.steps._evaluation import Metric
 from kdjax.training.steps._passes import Pass
 from kdjax.training.steps._passes import Prepare
-from kdjax.training.steps._passes import views_of
+from kdjax.training.steps._passes import augmented_or_prepared
 
 
 def finetune(
@@ -91,15 +91,7 @@ def finetune(
     passes["past"] = Pass("past", on=on)
   if average:
     passes["average"] = Pass("average", on=on)
-  if prepare is None:
-    prepare = views_of(
-      {}, augment=augment, on=on if isinstance(on, str) else on[0]
-    )
-  elif augment is not None:
-    raise ValueError(
-      "finetune: augment and prepare are given; expected one of them: prepare "
-      "may augment."
-    )
+  prepare = augmented_or_prepared("finetune", prepare, augment, on)
   return make_learner(
     {"student": student},
     {} if past is None else {"past": past},

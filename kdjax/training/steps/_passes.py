@@ -285,6 +285,35 @@ def views_of(
   return prepare
 
 
+def augmented_or_prepared(
+  function: str,
+  prepare: Prepare | None,
+  augment: Callable[[Array, Any], Any] | None,
+  on: str | tuple[str, ...],
+) -> Prepare | None:
+  """Returns `prepare`, or a function that applies `augment` to the inputs.
+
+  Args:
+    function: the caller, for errors.
+    prepare: as for `pass_loss`.
+    augment: `(key, inputs) -> inputs`.
+    on: the entry that holds the inputs; of several, the first is augmented.
+
+  Raises:
+    ValueError: if both are given.
+  """
+  if prepare is None:
+    return views_of(
+      {}, augment=augment, on=on if isinstance(on, str) else on[0]
+    )
+  if augment is not None:
+    raise ValueError(
+      f"{function}: augment and prepare are given; expected one of them: "
+      "prepare may augment."
+    )
+  return prepare
+
+
 def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
   """Prepares a batch by two functions, the one after the other."""
   if first is None or then is None:
