@@ -71,8 +71,8 @@ def joint_distribution_adaptation(
       gathered; `target_labels` belong to the target rows of this device.
 
   Returns:
-    The map; `target_labels` holds the labels of the nearest source rows. The
-    iterations run in a `jax.lax.scan`. The last projection is differentiable in
+    The map; `target_labels` holds the labels of the nearest source rows, and -1
+    for masked rows. The iterations run in a `jax.lax.scan`. The last projection is differentiable in
     both samples, for fixed pseudo-labels.
 
   Raises:
@@ -126,7 +126,9 @@ def joint_distribution_adaptation(
     of_source, of_target = jnp.split(mapped, [pair.source.shape[0]])
     squares = pairwise_squared_distances(of_target, of_source)
     squares = jnp.where(pair.source_mask[None] > 0, squares, jnp.inf)
-    return labels[jnp.argmin(squares, 1)].astype(jnp.int32)
+    nearest = labels[jnp.argmin(squares, 1)].astype(jnp.int32)
+    # Masked rows are zero, and as near to one source row as to another.
+    return jnp.where(pair.target_mask > 0, nearest, -1)
 
   fixed = jax.lax.stop_gradient(problem)
 
