@@ -72,8 +72,8 @@ def joint_distribution_adaptation(
 
   Returns:
     The map; `target_labels` holds the labels of the nearest source rows, and -1
-    for masked rows. The iterations run in a `jax.lax.scan`. The last projection is differentiable in
-    both samples, for fixed pseudo-labels.
+    for masked rows. The iterations run in a `jax.lax.scan`. The last projection
+    is differentiable in both samples, for fixed pseudo-labels.
 
   Raises:
     ValueError: if shapes differ, an option is unknown, a static number is
