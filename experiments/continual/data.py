@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.frame import data as frame_data
@@ -60,7 +61,7 @@ def changed(images: np.ndarray, change: Any) -> np.ndarray:
     return images.reshape(len(images), -1)[:, change].reshape(images.shape)
   parts = np.array_split(images, -(-len(images) // TEST_BATCH))
   return np.concatenate(
-    [np.asarray(kdata.rotate(part, change)) for part in parts]
+    [np.asarray(kdata.rotate(jnp.asarray(x), change)) for x in parts]
   )
 
 

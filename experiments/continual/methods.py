@@ -108,7 +108,7 @@ def make_learner(
   """The learner of a method."""
   name = SEQUENTIAL if name == JOINT else name
   row = objectives.PRESETS[name]
-  parts = [optax.sgd(recipe.learning_rate)]
+  parts: list[Any] = [optax.sgd(recipe.learning_rate)]
   if recipe.weight_decay:
     parts.insert(0, optax.add_decayed_weights(recipe.weight_decay))
   if name == "si":
@@ -299,11 +299,10 @@ def fill_by_class(
   outputs, _ = make_network(setting).forward(
     carry.state.student, images, train=False, key=None
   )
+  embeddings: Any = outputs.embedding
   most = min(setting.buffer // setting.task_classes, len(labels))
   chosen = jax.vmap(
-    lambda c: continual.herding(
-      outputs.embedding, most, where=real & (labels == c)
-    )
+    lambda c: continual.herding(embeddings, most, where=real & (labels == c))
   )(task.classes)
   rank = jnp.broadcast_to(jnp.arange(most), chosen.shape).ravel()
   chosen = chosen.ravel()

@@ -33,8 +33,8 @@ def write(job: Any, results: Results) -> None:
   """Draws the figure, writes report.md and prints the tables."""
   config = job.config
   gains = gains_of(results)
-  names = {cell: label_of(*cell) for cell in results}
-  judged = {k: x for k, x in gains.items() if k != BOUND}
+  judged = {k: x for k, x in gains.items() if k != label_of(*BOUND)}
+  names = {label: label for label in judged}
   title = statistics.headline(judged, names, FINE_TUNING)
   figure = matrices(job.run.path / "matrices.png", results, title=title)
   anchors = published_table(config, results)
@@ -59,14 +59,12 @@ def write(job: Any, results: Results) -> None:
   )
 
 
-def gains_of(results: Results) -> dict[Cell, statistics.Gain]:
+def gains_of(results: Results) -> dict[str, statistics.Gain]:
   """The gains over fine-tuning of the mean accuracy after the last task."""
-  keys = {label_of(*cell): cell for cell in results}
-  scores = {label: results[cell].final for label, cell in keys.items()}
-  gains = statistics.compare_bounded(
+  scores = {label_of(*cell): x.final for cell, x in results.items()}
+  return statistics.compare_bounded(
     scores, label_of(*BASELINE), label_of(*BOUND)
   )
-  return {keys[label]: gain for label, gain in gains.items()}
 
 
 def metrics_of(
@@ -101,8 +99,9 @@ def make_table(job: Any, results: Results) -> tables.Table:
         statistics.percent(np.asarray(own.backward_transfer)),
         statistics.percent(np.asarray(forward)) if known else "",
       ]
-    gain = gains[cell].cell() if cell in gains else ""
-    rows.append([label_of(*cell), *columns, gain])
+    label = label_of(*cell)
+    gain = gains[label].cell() if label in gains else ""
+    rows.append([label, *columns, gain])
   kinds = ["class-IL", "task-IL"] if split else ["accuracy"]
   transfers = ["forgetting", "backward transfer", "forward transfer"]
   header = ["", *kinds, *transfers, "gain over fine-tuning (95 % interval)"]
@@ -226,31 +225,30 @@ def recovery_table(config: Any, results: Results) -> tables.Table:
 
 def conclude(config: Any, results: Results) -> list[str]:
   """The findings, in words."""
-  names = {cell: label_of(*cell) for cell in results}
   low, high = results[BASELINE].final, results[BOUND].final
-  gains = {k: x for k, x in gains_of(results).items() if k != BOUND}
+  gains = gains_of(results)
+  gains.pop(label_of(*BOUND))
   texts = [
     f"Fine-tuning ends at {low.mean():.1%}, joint training at "
     f"{high.mean():.1%}.",
-    *statistics.findings(gains, names, FINE_TUNING),
+    *statistics.findings(gains, {k: k for k in gains}, FINE_TUNING),
   ]
-  lost = {k: x for k, x in results.items() if x.lost is not None}
-  if lost:
-    costs = {k: (x.final - x.lost.mean(0)).mean() for k, x in lost.items()}
-    most, least = (
-      max(costs, key=costs.__getitem__),
-      min(costs, key=costs.__getitem__),
-    )
+  costs = {
+    label_of(*cell): 100 * (x.final - x.lost.mean(0)).mean()
+    for cell, x in results.items()
+    if x.lost is not None
+  }
+  if costs:
+    least, *_, most = sorted([(cost, name) for name, cost in costs.items()] * 2)
     texts.append(
       f"A buffer lost after task {middle(config.tasks)} cost from "
-      f"{100 * costs[least]:.1f} points ({names[least]}) to "
-      f"{100 * costs[most]:.1f} ({names[most]})."
+      f"{least[0]:.1f} points ({least[1]}) to {most[0]:.1f} ({most[1]})."
     )
   anchors = anchors_of(config, results)
   if anchors:
     near = [k for k, pair in anchors.items() if abs(deviations(*pair)) <= 2]
     far = [
-      f"{names[cell]} ({100 * ours.mean():.2f} here, {value:.2f} published)"
+      f"{label_of(*cell)} ({100 * ours.mean():.2f} here, {value:.2f} published)"
       for (cell, kind), (ours, value) in anchors.items()
       if (cell, kind) not in near
     ]

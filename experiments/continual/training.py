@@ -170,7 +170,7 @@ class Run:
       row[list(classes)] = 1
     self.own = own
     self.room = max(
-      np.isin(stream.labels, classes).sum() for classes in stream.classes
+      int(np.isin(stream.labels, task).sum()) for task in stream.classes
     )
 
   def start(self) -> Carry:

@@ -126,7 +126,10 @@ def test_a_run_that_diverged_says_so(reference, tmp_path, monkeypatch):
     ({"methods": ("ewcc",)}, r"methods is \('ewcc',\); expected one or more"),
     ({"methods": ("sequential",)}, "expected one or more different ones of"),
     ({"methods": ("icarl",), "stream": "permuted"}, "methods is .*'icarl'"),
-    ({"buffers": (5,)}, "buffers has 5; expected at least 10 examples, as many"),
+    (
+      {"buffers": (5,)},
+      "buffers has 5; expected at least 10 examples, as many",
+    ),
     ({"buffers": (5,), "methods": ("icarl",)}, "there are classes under icarl"),
     ({"buffers": (20, 20)}, "buffers is .*; expected one or more different"),
     ({"hidden": (0,)}, r"hidden is \(0,\); expected sizes above 0"),
@@ -228,6 +231,7 @@ def test_a_buffer_that_is_filled_again_keeps_the_first_of_each_group():
   assert fewer.examples["group"][:3].tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_network_is_mammoths():
   setting = continual_methods.Setting((100, 100), (28, 28, 1), 10, 2, 0)
   network = continual_methods.make_network(setting)
@@ -288,9 +292,7 @@ def test_accuracies_of_lwf_and_der_plus_plus(tmp_path):
   )
   results = run(config)
   final = {name: 100 * x.final.mean() for (name, _), x in results.items()}
-  own = {
-    name: 100 * x.task_il[-1].mean() for (name, _), x in results.items()
-  }
+  own = {name: 100 * x.task_il[-1].mean() for (name, _), x in results.items()}
   assert final == pytest.approx(FINAL, abs=3.0)
   assert own == pytest.approx(OWN, abs=2.0)
 

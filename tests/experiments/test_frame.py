@@ -421,6 +421,7 @@ def test_the_experiments_are_listed_with_a_line_each():
   assert list(lines) == [
     "adapt",
     "compare",
+    "continual",
     "distill",
     "finetune",
     "generalize",
