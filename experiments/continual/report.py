@@ -121,8 +121,8 @@ def reading(job: Any) -> str:
     f"Mean ± standard deviation over {job.config.seeds} seeds, in percent. "
     f"{kinds}Forgetting is the best accuracy before the last task minus the "
     "last one, forward transfer the accuracy on a task before it was learned "
-    "minus that of initial weights. The number behind a method is the size of "
-    f"its buffer. {statistics.LEGEND}"
+    "minus that of initial weights. The number in brackets is the size of the "
+    f"buffer. {statistics.LEGEND}"
   )
 
 
@@ -214,9 +214,9 @@ def recovery_table(config: Any, results: Results) -> tables.Table:
   header = [
     "",
     "first task",
-    "returned",
+    "first task, after",
     "other tasks",
-    "after its return",
+    "other tasks, after",
     "buffer lost",
     "change (95 % interval)",
   ]

@@ -58,7 +58,7 @@ def plan(config: Any) -> list[tuple[str, int]]:
 
 def label_of(name: str, buffer: int) -> str:
   """The name of a row."""
-  return f"{NAMES[name]}, {buffer}" if buffer else NAMES[name]
+  return f"{NAMES[name]} ({buffer})" if buffer else NAMES[name]
 
 
 def middle(tasks: int) -> int:

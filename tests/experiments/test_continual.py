@@ -49,7 +49,7 @@ def test_a_run_leaves_a_report(reference):
     "# Continual learning: classes in turn, digits, 5 tasks",
     "| fine-tuning |",
     "| LwF over tasks |",
-    "| experience replay, 30 |",
+    "| experience replay (30) |",
     "| joint training |",
     "too few seeds for a verdict",
     "emptied after task 3",
@@ -112,7 +112,7 @@ def test_a_run_that_diverged_says_so(reference, tmp_path, monkeypatch):
   file.write_text(json.dumps(json.loads(file.read_text()) | {"finite": False}))
   run(small(workdir, resume=True))
   report = (workdir / "report.md").read_text()
-  assert "Diverged: experience replay, 30." in report
+  assert "Diverged: experience replay (30)." in report
 
 
 @pytest.mark.parametrize(
