@@ -193,6 +193,8 @@ def start(name: str, recipe: Recipe, setting: Setting, key: jax.Array) -> Carry:
     rows = jax.tree.map(lambda x: x[:1], buffer.examples)
     parts[part] = rows | {"mask": batch["mask"]}
   state = learner.init(key, batch | parts, **recipe.weights)
+  # Marks of one shape from the start: the first task compiles for all.
+  state = put_state(state, past_classes=jnp.zeros(setting.classes))
   memory = continual.si_init(state.params["student"]) if name == "si" else ()
   return Carry(state, state.student, buffer, memory)
 
@@ -216,10 +218,11 @@ def predict(
   kept = jnp.arange(setting.buffer) < buffer.seen
   members = jax.nn.one_hot(rows["label"], setting.classes) * kept[:, None]
   means = members.T @ unit_vectors(look(rows["image"]).embedding)
+  means = unit_vectors(means)
   distances = jnp.sum(
-    (unit_vectors(outputs.embedding)[:, None] - unit_vectors(means)) ** 2, -1
+    (unit_vectors(outputs.embedding)[:, None] - means[None]) ** 2, -1
   )
-  return jnp.where(jnp.any(members, 0), -distances, -jnp.inf)
+  return jnp.where(jnp.any(members, 0)[None], -distances, -jnp.inf)
 
 
 def after_task(
@@ -314,7 +317,7 @@ def fill_by_class(
   }
   share = setting.buffer // (task.seen * setting.task_classes)
   groups = carry.buffer.examples["group"]
-  old = jnp.all(groups[:, None] != task.classes, -1)
+  old = jnp.all(groups[:, None] != task.classes[None], -1)
   return refill(carry.buffer, rows, old, chosen >= 0, share)
 
 

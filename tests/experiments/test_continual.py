@@ -17,7 +17,6 @@ from experiments.continual import programs as continual_programs
 from experiments.continual import recipes as continual_recipes
 from experiments.continual import report as continual_report
 from experiments.continual import training as continual_training
-from experiments.continual.methods import METHODS
 from kdjax import continual
 from kdjax import objectives
 
@@ -266,7 +265,7 @@ def task_of(labels, *, seen, past=()):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["task_lwf", "si", "fdr", "icarl"])
 def test_a_task_of_some_steps_compiles_once(name):
   recipe = continual_recipes.Recipe(0.1, 4, 4, damping=0.9)
   program = continual_programs.make_program(name, recipe, SETTING)
@@ -283,20 +282,52 @@ def test_a_task_of_some_steps_compiles_once(name):
     assert np.all(program.empty(carry).buffer.seen == 0)
 
 
-@pytest.mark.slow
-def test_accuracies_of_lwf_and_der_plus_plus(tmp_path):
-  """Both libraries that users compare with lost LwF's without a notice."""
-  methods = ("task_lwf", "der_plus_plus")
-  config = continual_main.Config(
-    workdir=str(tmp_path / "run"), methods=methods, epochs=10
+def accuracies(name, weight=None, **changes):
+  """Mean accuracies in percent after all tasks of digits, over 5 seeds.
+
+  `weight` takes the place of the method's own. Among all classes, and among
+  those of the task.
+  """
+  config = continual_main.Config(tasks=5, epochs=10, buffers=(50,))
+  recipe = continual_recipes.recipe_of(config, name, 50)._replace(**changes)
+  stream = stream_of()
+  job = continual_training.Run(
+    config, stream, continual_data.tests_of(stream), name, recipe, 50
   )
-  results = run(config)
-  final = {name: 100 * x.final.mean() for (name, _), x in results.items()}
-  own = {name: 100 * x.task_il[-1].mean() for (name, _), x in results.items()}
-  assert final == pytest.approx(FINAL, abs=3.0)
-  assert own == pytest.approx(OWN, abs=2.0)
+  pairs = []
+  for value in (1.0,) if weight is None else (1.0, weight):
+    carry = job.start()
+    if weight is not None:
+      objective = carry.state.state["objective"]
+      weights = objective["weights"] | {name: jnp.full(5, value)}
+      objective = objective | {"weights": weights}
+      state = carry.state.state | {"objective": objective}
+      carry = carry._replace(state=carry.state._replace(state=state))
+    for task in range(5):
+      carry = job.learn(carry, task)
+    pairs.append([100 * x.mean() for x in job.test(carry, 5)])
+  return pairs
 
 
-# From 5 seeds.
-FINAL: dict[str, float] = {}
-OWN: dict[str, float] = {}
+@pytest.mark.slow
+def test_lwf_keeps_tasks_apart_by_its_distillation():
+  """LwF's accuracy has fallen in other libraries, unseen for years.
+
+  The rate is higher than the recipe's, at which digits are hardly forgotten.
+  """
+  (among_all, own), (_, without) = accuracies(
+    "task_lwf", weight=0.0, learning_rate=0.1
+  )
+  # Measured: 19.7 +- 0.2, 98.5 +- 0.6 and 94.7 +- 2.5 over 5 seeds.
+  assert among_all == pytest.approx(19.7, abs=1.0)
+  assert own == pytest.approx(98.5, abs=1.0)
+  assert without == pytest.approx(94.7, abs=2.5)
+  assert own - without > 1.0
+
+
+@pytest.mark.slow
+def test_der_plus_plus_tells_all_classes_apart():
+  ((among_all, own),) = accuracies("der_plus_plus")
+  # Measured: 89.9 +- 1.2 and 99.1 +- 0.4 over 5 seeds.
+  assert among_all == pytest.approx(89.9, abs=2.5)
+  assert own == pytest.approx(99.1, abs=1.0)
