@@ -181,7 +181,9 @@ def bound_of(job: Job, whole: Any, few: Any) -> dict[str, Any]:
   network = cell_training.make_network(few, few.config.depth)
   variables = training.from_nnx(few).variables
   return {
-    "test": cell_training.judge(job, network, variables),
+    "test": cell_training.judge(
+      job, cell_training.make_embed(network), variables
+    ),
     "cost": cell_training.cost_of(whole, job.config.max_length),
   }
 

@@ -166,8 +166,7 @@ def conclude(config: Any, rows: Any, bounds: Any) -> list[str]:
       what = methods.NAMES[row.method]
       findings.append(
         gain.sentence(
-          f"Copied layers instead of random ones ({row.depth} layers, {what}), "
-          "in the 10 nearest,"
+          f"Copied layers instead of random ones ({row.depth} layers, {what})"
         )
       )
   return findings
@@ -180,7 +179,6 @@ def draw(job: Any, results: dict[str, Any], rows: Any) -> dict[str, str]:
   height = 2.6 + 0.3 * max(8, len(rows))
   every = config.evaluate_every
   steps = every * (1 + np.arange(config.steps // every))
-  gains = gains_of(config, rows)
   tints = {
     row: plots.SERIES[i % len(plots.SERIES)]
     for i, row in enumerate(shown_rows(config, rows))
@@ -204,9 +202,7 @@ def draw(job: Any, results: dict[str, Any], rows: Any) -> dict[str, str]:
     left.set(xlabel="updates", ylabel="cosine with the teacher", ylim=(0, 1))
     for i, (row, values) in enumerate(rows.items()):
       shares = values["top10"]
-      verdict = gains[row].verdict if row in gains else "unclear"
       colour = tints.get(row, plots.GREY)
-      del verdict
       right.barh(i, shares.mean(), 0.64, color=colour, alpha=0.85, lw=0)
       right.plot(shares, np.full(len(shares), i), ".", color=plots.INK, ms=4)
     right.set_yticks(range(len(rows)), [row.title for row in rows])

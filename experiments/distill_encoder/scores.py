@@ -1,5 +1,6 @@
 """Scores of embeddings on sentences of documents that no student saw."""
 
+import functools
 from typing import Any
 
 import jax
@@ -87,19 +88,17 @@ def few_label_accuracy(
     np.stack(rest),
     len(chosen),
   )
-  own = labels[rest[0]]
+  hits, own = np.asarray(hits), labels[rest[0]]
   by_class = [np.mean(hits[:, own == k]) for k in range(len(chosen))]
   return float(np.mean(by_class))
 
 
-def _hits(
-  embeddings: Any, labels: Any, few: Any, rest: Any, classes: int
-) -> np.ndarray:
+@functools.partial(jax.jit, static_argnames="classes")
+def _hits(embeddings: Any, labels: Any, few: Any, rest: Any, classes: int):
   """Whether each sentence is assigned to its document, `[draws, rest]`."""
 
-  @jax.jit
   @jax.vmap
-  def draw(few, rest):
+  def draw(few: Any, rest: Any) -> Any:
     means = finetuning.class_prototypes(
       embeddings[few], labels[few], num_classes=classes
     )
@@ -108,4 +107,4 @@ def _hits(
     )
     return jnp.argmax(logits, -1) == labels[rest]
 
-  return np.asarray(draw(few, rest))
+  return draw(few, rest)

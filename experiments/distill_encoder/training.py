@@ -84,10 +84,10 @@ def cut(encoder: nets.TextEncoder, depth: int) -> nets.TextEncoder:
   return nets.copy_paste(encoder, student, layers=layers_of(depth, encoder))
 
 
-def embed(network: training.Network, variables: Any, tokens: Any) -> np.ndarray:
-  """The embeddings of rows of tokens."""
-  run = jax.jit(functools.partial(predict, network.forward, batch_size=BATCH))
-  return np.asarray(run(variables, tokens)[1])
+def make_embed(network: training.Network) -> Any:
+  """The program that embeds rows of tokens."""
+  run = functools.partial(predict, network.forward, batch_size=BATCH)
+  return jax.jit(lambda variables, tokens: run(variables, tokens)[1])
 
 
 class Teacher(NamedTuple):
@@ -144,9 +144,10 @@ class _Rows:
 class Course(NamedTuple):
   """The programs that the seeds of a method and a depth share."""
 
-  network: training.Network
-  learner: training.Learner
+  start: Any
+  frozen: Any
   advance: Any
+  embed: Any
 
 
 def make_course(job: Any, depth: int, method: str) -> Course:
@@ -173,7 +174,9 @@ def make_course(job: Any, depth: int, method: str) -> Course:
     cosine = jnp.mean(jnp.sum(jnp.multiply(*pair), -1))
     return state, {"loss": jnp.sum(total) / jnp.sum(count), "cosine": cosine}
 
-  return Course(network, learner, advance)
+  spec = frame_data.batch_spec(as_batch(job, "train"), config.batch_size)
+  start = jax.jit(lambda key: learner.init(key, spec))
+  return Course(start, learner.frozen, advance, make_embed(network))
 
 
 def train_cell(job: Any, course: Course, row: Row, seed: int) -> dict[str, Any]:
@@ -182,12 +185,8 @@ def train_cell(job: Any, course: Course, row: Row, seed: int) -> dict[str, Any]:
   stage = f"{row.name}_{seed}"
   key = rounds.seed_keys(config)[seed]
   init_key, plan_key, key = jax.random.split(key, 3)
-  arrays = {
-    name: as_batch(getattr(data, name), job.teacher.embeddings[name])
-    for name in ("train", "validation")
-  }
-  spec = frame_data.batch_spec(arrays["train"], config.batch_size)
-  state = jax.jit(lambda key: course.learner.init(key, spec))(init_key)
+  arrays = [as_batch(job, name) for name in ("train", "validation")]
+  state = course.start(init_key)
   if row.start == "copied":
     student = training.from_nnx(cut(data.teacher, row.depth)).variables
     state = state._replace(params=state.params | {"student": student.params})
@@ -202,7 +201,7 @@ def train_cell(job: Any, course: Course, row: Row, seed: int) -> dict[str, Any]:
     job,
     stage,
     course.advance,
-    (course.learner.frozen, arrays["train"], arrays["validation"]),
+    (course.frozen, *arrays),
     (state, plan, key),
     describe,
   )
@@ -211,11 +210,12 @@ def train_cell(job: Any, course: Course, row: Row, seed: int) -> dict[str, Any]:
     folder = job.run.path / "students" / row.name
     save_student(data, state.student, row.depth, folder)
   content = {"history": {name: x.tolist() for name, x in seen.items()}}
-  return content | {"test": judge(job, course.network, state.student)}
+  return content | {"test": judge(job, course.embed, state.student)}
 
 
-def as_batch(part: Any, embedding: np.ndarray) -> dict[str, Any]:
+def as_batch(job: Any, name: str) -> dict[str, Any]:
   """The arrays of a part on the device."""
+  part, embedding = getattr(job.data, name), job.teacher.embeddings[name]
   return {
     "tokens": jnp.asarray(part.tokens),
     "following": jnp.asarray(part.following),
@@ -224,15 +224,10 @@ def as_batch(part: Any, embedding: np.ndarray) -> dict[str, Any]:
   }
 
 
-def judge(job: Any, network: training.Network, variables: Any) -> Any:
-  """The scores of a student on test sentences."""
-  return compare(job, embed(network, variables, job.data.test.tokens))
-
-
-def compare(job: Any, embeddings: np.ndarray) -> dict[str, float]:
-  """The scores of embeddings of the test sentences."""
+def judge(job: Any, embed: Any, variables: Any) -> dict[str, float]:
+  """The scores of a network on test sentences."""
   return scoring.score(
-    embeddings,
+    np.asarray(embed(variables, job.data.test.tokens)),
     job.teacher.embeddings["test"],
     job.data.test.document,
     shots=job.config.shots,
