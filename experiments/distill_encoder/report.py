@@ -7,6 +7,7 @@ import numpy as np
 from experiments.distill_encoder import methods
 from experiments.distill_encoder.onnx import NAME as PUBLISHED
 from experiments.distill_encoder.training import Row
+from experiments.distill_encoder.training import layers_in_words
 from experiments.frame import plots
 from experiments.frame import statistics
 from experiments.frame import tables
@@ -166,7 +167,8 @@ def conclude(config: Any, rows: Any, bounds: Any) -> list[str]:
       what = methods.NAMES[row.method]
       findings.append(
         gain.sentence(
-          f"Copied layers instead of random ones ({row.depth} layers, {what})"
+          "Copied layers instead of random ones "
+          f"({layers_in_words(row.depth)}, {what})"
         )
       )
   return findings
@@ -199,7 +201,9 @@ def draw(job: Any, results: dict[str, Any], rows: Any) -> dict[str, str]:
       if row.start == "copied" and before:
         left.plot(0, before["test"]["cosine"], "o", color=colour, ms=4)
     left.axhline(GOAL, color=plots.GREY, ls=":", lw=1.2)
-    left.set(xlabel="updates", ylabel="cosine with the teacher", ylim=(0, 1))
+    lowest = min(axes_low(results, row) for row in tints)
+    left.set(xlabel="updates", ylabel="cosine with the teacher")
+    left.set_ylim(min(0.0, lowest), 1)
     for i, (row, values) in enumerate(rows.items()):
       shares = values["top10"]
       colour = tints.get(row, plots.GREY)
@@ -217,7 +221,7 @@ def draw(job: Any, results: dict[str, Any], rows: Any) -> dict[str, str]:
     lines = []
     cut = bounds[f"{config.depths[0]}_copied_cut"]["test"]["top10"]
     lines.append(right.axvline(cut, color=plots.DARK, ls=":", lw=1.4))
-    lines[-1].set_label(f"cut, {config.depths[0]} layers, without training")
+    lines[-1].set_label("cut, without training")
     if published := bounds.get("published"):
       value = published["test"]["top10"]
       lines.append(right.axvline(value, color=plots.DARK, ls="--", lw=1.4))
@@ -230,6 +234,11 @@ def draw(job: Any, results: dict[str, Any], rows: Any) -> dict[str, str]:
     "as a dot."
   )
   return {"students.png": caption}
+
+
+def axes_low(results: dict[str, Any], row: Row) -> float:
+  """The lowest cosine of a row's history."""
+  return float(np.min([x["history"]["cosine"] for x in results["rows"][row]]))
 
 
 def shown_rows(config: Any, rows: Any) -> list[Row]:

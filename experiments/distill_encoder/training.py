@@ -42,7 +42,12 @@ class Row(NamedTuple):
   def title(self) -> str:
     """The name of its row."""
     title = methods.NAMES.get(self.method, "without training")
-    return f"{self.depth} layers, {self.start}, {title}"
+    return f"{layers_in_words(self.depth)}, {self.start}, {title}"
+
+
+def layers_in_words(count: int) -> str:
+  """Such as "3 layers"."""
+  return f"{count} layer" if count == 1 else f"{count} layers"
 
 
 def rows_of(config: Any) -> list[Row]:

@@ -320,10 +320,9 @@ def test_a_run_leaves_a_report_and_students(reference, teacher):
     "(students.png)",
     "too few seeds for a verdict",
     "misses the goal of 0.95",
-    "16 documents",
-    "the files of --text",
+    "documents are of the files of --text",
     "\n| teacher | 1.000 | 100.0 | 100.0 | 1.000 |",
-    "Copied layers instead of random ones (1 layers, cosine)",
+    "Copied layers instead of random ones (1 layer, cosine)",
     *(f"\n| {row.title} |" for row in encoder_training.rows_of(SMALL)),
   ):
     assert text in report
