@@ -160,7 +160,8 @@ def number(
   for row, tokens in zip(rows, encoded, strict=True):
     row[: len(tokens)] = [places[token] for token in tokens]
   document = np.array([x for _, _, x in part])
-  return *np.split(rows, 2), document
+  sentences, following = np.split(rows, 2)
+  return sentences, following, document
 
 
 def with_tokens(

@@ -90,7 +90,8 @@ def make_learner(
 def _recall(variables: Any, inputs: Any, *, train: bool, key: Any) -> Any:
   """The forward of a teacher whose embeddings come with the batch."""
   del train, key
-  return Outputs(None, {}, inputs), variables.state
+  logits: Any = None
+  return Outputs(logits, {}, inputs), variables.state
 
 
 def _cosine(

@@ -24,11 +24,8 @@ def score(
   seed: int,
 ) -> dict[str, float]:
   """Compares embeddings with the teacher's, `[n, width]` both."""
-  ours, theirs = (
-    x / np.linalg.norm(x, axis=-1, keepdims=True)
-    for x in (np.asarray(embeddings, np.float64), np.asarray(teacher))
-  )
-  pair = [x @ x.T for x in (ours, theirs)]
+  ours, theirs = _unit(embeddings), _unit(teacher)
+  pair = ours @ ours.T, theirs @ theirs.T
   above = np.triu_indices(len(ours), 1)
   # A student may be narrower than its teacher; then there is no cosine.
   equal = ours.shape == theirs.shape
@@ -41,6 +38,11 @@ def score(
       ours, document, shots=shots, classes=classes, seed=seed
     ),
   }
+
+
+def _unit(embeddings: np.ndarray) -> np.ndarray:
+  embeddings = np.asarray(embeddings, np.float64)
+  return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
 
 
 def overlap(ours: np.ndarray, theirs: np.ndarray, count: int) -> float:
