@@ -74,7 +74,7 @@ def train(job: Any) -> dict[tuple[str, int], Result]:
   for cell, update in files.missing(job.console, wanted, stream.tasks):
     name, buffer = cell
     tests = tests_of(stream) if tests is None else tests
-    show = shower(config, label_of(*cell), update)
+    show = shower(job, label_of(*cell), update)
     files.write(train_cell(config, stream, tests, name, buffer, show), *cell)
   results = {}
   for cell in wanted:
@@ -87,15 +87,17 @@ def train(job: Any) -> dict[tuple[str, int], Result]:
 
 
 def shower(
-  config: Any, label: str, update: progress.Update
+  job: Any, label: str, update: progress.Update
 ) -> Callable[[int, Carry, float], None]:
-  """Returns a function that looks at a task's end, and shows it."""
+  """Returns a function that looks at a task's end, logs and shows it."""
+  job.run.rewind(label, 0)
   check = training.FiniteCheck(
-    config.nan, stage=label, name="the run", flag="--nan continue"
+    job.config.nan, stage=label, name="the run", flag="--nan continue"
   )
 
   def show(step: int, carry: Carry, accuracy: float) -> None:
     check(step, {"parameters": carry.state.params})
+    job.run.log(stage=label, step=step, accuracy=float(accuracy))
     update(step, f"{label}, accuracy so far {accuracy:.1%}")
 
   return show

@@ -55,6 +55,21 @@ def test_a_run_leaves_a_report(reference):
     "ce 0.5, er 0.5",
   ):
     assert text in report
+  logged = [
+    json.loads(line)
+    for line in (folder / "metrics.jsonl").read_text().splitlines()
+  ]
+  stages = {row["stage"]: row["step"] for row in logged}
+  assert stages == dict.fromkeys(
+    (
+      "fine-tuning",
+      "LwF over tasks",
+      "experience replay (30)",
+      "joint training",
+    ),
+    5,
+  )
+  assert all(0 <= row["accuracy"] <= 1 for row in logged)
   # Published accuracies are those of another data set.
   assert "Beside the published" not in report
   assert list(results) == [

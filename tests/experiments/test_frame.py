@@ -423,6 +423,7 @@ def test_the_experiments_are_listed_with_a_line_each():
     "compare",
     "continual",
     "distill",
+    "distill_encoder",
     "finetune",
     "generalize",
     "gradual",
