@@ -20,13 +20,8 @@ BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
 PINK, RED, BROWN, VIOLET = "#cc79a7", "#d55e00", "#a6761d", "#8c6bb1"
 INK, DARK, GREY, FAINT = "#262626", "#3d3d3d", "#8c8c8c", "#d9d9d9"
 SERIES = (RED, BLUE, GREEN, PINK, ORANGE, SKY, VIOLET, DARK)
-VERDICTS = {
-  "helped": BLUE,
-  "hurt": RED,
-  "unclear": GREY,
-  "unknown": GREY,
-  "diverged": GREY,
-}
+VERDICTS = {"helped": BLUE, "hurt": RED}
+VERDICTS |= dict.fromkeys(("unclear", "unknown", "diverged"), GREY)
 BLUES = LinearSegmentedColormap.from_list(
   "blues", ("#f4f8fb", "#9cc9e3", BLUE, "#003f66")
 )
@@ -87,9 +82,16 @@ def figure(
     canvas.savefig(path, dpi=160)
 
 
-def legend(axes: Any, handles: Sequence[Any]) -> None:
-  """A legend below all axes, of as many columns as the figure has room for."""
-  canvas = np.ravel(axes)[0].figure
+def legend(axes: Any, handles: Sequence[Any] = ()) -> None:
+  """A legend below all axes, of as many columns as the figure has room for.
+
+  Without handles it has those that the first axes has drawn.
+  """
+  first = np.ravel(axes)[0]
+  handles, canvas = (
+    handles or first.get_legend_handles_labels()[0],
+    first.figure,
+  )
   widths = [len(str(handle.get_label())) + 6 for handle in handles]
   room = LEGEND_CHARACTERS * canvas.get_figwidth()
   columns = len(handles)
@@ -114,6 +116,19 @@ def mark(label: str, colour: str, marker: str = "s", **style: Any) -> Line2D:
   return Line2D(
     [], [], ls="", marker=marker, color=colour, label=label, **style
   )
+
+
+def line(label: str, colour: str, style: str, width: float = 1.2) -> Line2D:
+  """A line of a legend."""
+  return Line2D([], [], ls=style, lw=width, color=colour, label=label)
+
+
+def name_rows(axes: Any, names: Sequence[str], **style: Any) -> None:
+  """Names the rows of an axes, the first on top."""
+  axes.set_yticks(range(len(names)), names, **style)
+  axes.set_ylim(len(names) - 0.4, -0.6)
+  axes.grid(visible=False, axis="y")
+  axes.tick_params(axis="y", length=0)
 
 
 def blank(axes: Any) -> None:
@@ -167,29 +182,17 @@ def accuracy_bars(
         place = oracles[name].mean()
         axes.plot(place, i, "D", mfc="white", mec=INK, ms=5.5, zorder=4)
       # Beside the axes, where nothing else is drawn.
-      axes.text(
-        1.01,
-        i,
-        f"{mean:.1%}",
-        va="center",
-        fontsize=9,
-        transform=axes.get_yaxis_transform(),
-      )
+      place = {"va": "center", "transform": axes.get_yaxis_transform()}
+      axes.text(1.01, i, f"{mean:.1%}", fontsize=9, **place)
     axes.axvline(rates[reference].mean(), color=DARK, ls="--", lw=1.2)
-    axes.set_yticks(range(len(rates)), rates)
+    name_rows(axes, list(rates))
     lowest = min(values.min() for values in rates.values())
     left = max(0.0, np.floor(10 * lowest - 0.5) / 10)
-    axes.set(
-      xlabel="accuracy on target test images",
-      xlim=(left, 1),
-      ylim=(len(rates) - 0.4, -0.6),
-    )
+    axes.set(xlabel="accuracy on target test images", xlim=(left, 1))
     axes.xaxis.set_major_formatter(percent)
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
     used = [group for group in colours if group in groups.values()]
     handles = [mark(group, colours[group]) for group in used]
-    handles.append(Line2D([], [], color=DARK, ls="--", lw=1.2, label=reference))
+    handles.append(line(reference, DARK, "--"))
     if oracles:
       handles.append(mark(oracle_label, INK, "D", mfc="white"))
     legend(axes, handles)

@@ -7,7 +7,7 @@ fewer seeds there is no interval and no verdict.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -32,12 +32,11 @@ class Gain(NamedTuple):
   """A difference paired by seed."""
 
   mean: float  # of the differences
-  # The lower end of the 95 % interval; None with too few seeds or if all
-  # differences are equal, since then their spread is unknown.
+  # The ends of the 95 % interval; None with too few seeds or if all differences
+  # are equal, since then their spread is unknown.
   low: float | None = None
-  high: float | None = None  # the upper end
-  # After Holm's correction; None with too few seeds.
-  p_value: float | None = None
+  high: float | None = None
+  p_value: float | None = None  # Holm's; None with too few seeds
 
   @property
   def verdict(self) -> str:
@@ -73,6 +72,11 @@ class Gain(NamedTuple):
       "diverged": f"{method} diverged: its scores are not finite.",
     }
     return words[self.verdict]
+
+
+def cell(gains: Mapping[str, Gain], method: str, **options: Any) -> str:
+  """The cell of a method, empty for one that was not compared."""
+  return gains[method].cell(**options) if method in gains else ""
 
 
 def interval(values: np.ndarray) -> tuple[float, float] | None:

@@ -21,7 +21,6 @@ from experiments.compare import methods as compare_methods
 from experiments.compare import plots as compare_plots
 from experiments.compare import report as compare_report
 from experiments.compare import training as compare_training
-from experiments.frame import folders
 from experiments.frame import statistics
 from kdjax import training
 from kdjax.objectives import PRESETS
@@ -172,7 +171,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(
   # A pair that another run left unfinished has no table.
   scratch = json.loads((cells / "scratch.json").read_text())
   other = workdir / "cells/mlp_to_convnet/scratch.json"
-  folders.write_json(other, scratch | {"pair": "mlp:convnet"})
+  training.write_json(other, scratch | {"pair": "mlp:convnet"})
   train = compare_cells.run_cell
 
   def fail(job, pair, method):
