@@ -45,9 +45,9 @@ def draw(
     reference=NAMES["source_only"],
     title=statistics.headline(gains, NAMES, "source-only"),
   )
-  best = sorted(gains, key=lambda method: -gains[method].mean)[:SHOWN]
-  best = [NAMES[method] for method in best]
-  hidden = {NAMES[method] for method in gains} - set(best)
+  ranked = sorted(gains, key=lambda method: -gains[method].mean)
+  ranked = [NAMES[method] for method in ranked]
+  best, hidden = ranked[:SHOWN], ranked[SHOWN:]
   shown = {name: row for name, row in named.items() if name not in hidden}
   curves = {name: x.validation["divergence"] for name, x in shown.items()}
   nearest = min(best, key=lambda name: curves[name][-1].mean())
@@ -109,13 +109,9 @@ def divergence_curves(
       plots.band(axes, steps, values, name, colour, ls=style, marker=".")
     # One evaluation alone is a point in the middle.
     ends = (steps[0], steps[-1]) if len(steps) > 1 else (0, 2 * steps[0])
-    axes.set(
-      xlabel="training step",
-      ylabel="H-divergence of the embeddings",
-      xlim=ends,
-      ylim=(0, 2.05),
-    )
-    plots.legend(axes, axes.get_legend_handles_labels()[0])
+    axes.set(xlabel="training step", xlim=ends, ylim=(0, 2.05))
+    axes.set_ylabel("H-divergence of the embeddings")
+    plots.legend(axes)
 
 
 def planes(

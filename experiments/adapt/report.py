@@ -27,7 +27,7 @@ def write(job: Any, rows: dict[str, Any]) -> None:
     job.console,
     f"From {config.source} to {config.target}{shift}",
     conclude(config, rows),
-    make_table(config, rows),
+    make_table(rows),
     "Mean ± standard deviation over seeds, at the last step. Accuracy on "
     "target is of test images; the gain is over source-only. "
     f"{statistics.LEGEND} Accuracy on source and d_H, the H-divergence of the "
@@ -58,36 +58,32 @@ def gains_of(config: Any, rows: dict[str, Any]) -> dict[str, statistics.Gain]:
   )
 
 
-def make_table(config: Any, rows: dict[str, Any]) -> tables.Table:
+def make_table(rows: dict[str, Any]) -> tables.Table:
   """A row for each method."""
-  # The upper bound is no method: it is not in the correction.
-  bound = statistics.gain_of(
-    rows["target_only"].test_accuracy, rows["source_only"].test_accuracy
-  )
-  gains = gains_of(config, rows) | {"target_only": bound}
-  cells = []
-  for method, row in rows.items():
-    weight = oracle = ""
-    if row.weight is not None:
-      reached = 100 * row.oracle_accuracy.mean()
-      weight, oracle = (
-        f"{row.weight:g}",
-        f"{row.oracle_weight:g}: {reached:.1f}",
-      )
-    cells.append(
-      [
-        NAMES[method],
-        statistics.percent(row.test_accuracy),
-        gains[method].cell() if method in gains else "",
-        statistics.percent(row.validation["source_accuracy"][-1]),
-        statistics.mean_std(row.validation["divergence"][-1]),
-        weight,
-        oracle,
-      ]
-    )
-  header = ["", "on target, %", "gain (95 % interval)", "on source, %", "d_H"]
-  header += ["weight", "oracle's"]
-  return tables.Table(header, cells, shown=(0, 1, 2, 4))
+  accuracy = {name: row.test_accuracy for name, row in rows.items()}
+  gains = statistics.compare_bounded(accuracy, "source_only", "target_only")
+
+  def last(method: str, score: str) -> np.ndarray:
+    return rows[method].validation[score][-1]
+
+  def weight(method: str) -> str:
+    chosen = rows[method].weight
+    return "" if chosen is None else f"{chosen:g}"
+
+  def oracle(method: str) -> str:
+    best, reached = rows[method].oracle_weight, rows[method].oracle_accuracy
+    return "" if best is None else f"{best:g}: {100 * reached.mean():.1f}"
+
+  columns = {
+    "": lambda x: NAMES[x],
+    "on target, %": lambda x: statistics.percent(accuracy[x]),
+    "gain (95 % interval)": lambda x: statistics.cell(gains, x),
+    "on source, %": lambda x: statistics.percent(last(x, "source_accuracy")),
+    "d_H": lambda x: statistics.mean_std(last(x, "divergence")),
+    "weight": weight,
+    "oracle's": oracle,
+  }
+  return tables.of_rows(rows, columns, shown=(0, 1, 2, 4))
 
 
 def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
@@ -112,9 +108,7 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
     f"{distances[nearest]:.2f}."
   )
   if weighed := weighed_rows(config, rows):
-    lost = np.mean(
-      [x.oracle_accuracy.mean() - x.test_accuracy.mean() for x in weighed]
-    )
+    lost = np.mean([x.oracle_accuracy - x.test_accuracy for x in weighed])
     wrong = sum(row.weight != row.oracle_weight for row in weighed)
     findings.append(
       f"Choosing the weight without target labels cost {100 * lost:.1f} "
