@@ -1,11 +1,13 @@
 """The figures of `experiments.shifts`; each function saves one PNG."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import ListedColormap
+from matplotlib.colors import Normalize
 
 from experiments.frame import plots
 from experiments.frame import statistics
@@ -24,7 +26,6 @@ Verdicts = dict[str, dict[str, statistics.Gain]]
 def gain_maps(
   path: plots.Path,
   panels: Mapping[str, Verdicts],
-  *,
   starts: Mapping[str, float],
   bounds: Mapping[str, float],
 ) -> dict[str, str]:
@@ -38,33 +39,23 @@ def gain_maps(
   kinds = Counter(METHODS[method].kind for method in methods)
   kinds["target labels"] = 1
   names = [*(NAMES[name] for name in methods), "target-only"]
-  gains = [gain for of_shift in blind.values() for gain in of_shift.values()]
-  most = max(
-    sum(x[method].verdict == "helped" for x in blind.values())
-    for method in methods
-  )
+  verdicts = [[x[method].verdict for x in blind.values()] for method in methods]
+  most = max(row.count("helped") for row in verdicts)
   title = "No method is clearly better than source-only"
-  if any(gain.verdict == "unknown" for gain in gains):
+  if "unknown" in itertools.chain(*verdicts):
     title = statistics.TOO_FEW.capitalize()
   elif most:
     title = f"No method helps on more than {most} of {len(blind)} shifts"
+  title += ": gain over source-only, points"
   width = len(panels) * max(0.95 * len(blind), 2.4)
-  size = {
-    "width": 1.9 + 0.07 * max(map(len, names)) + width,
-    "height": 2.0 + 0.33 * len(names),
-  }
-  with plots.figure(
-    path,
-    title=f"{title}: gain over source-only, points",
-    columns=len(panels),
-    **size,
-  ) as grid:
-    for axes, (name, verdicts) in zip(grid, panels.items(), strict=True):
-      rows = [[x[method] for x in verdicts.values()] for method in methods]
+  width += 1.9 + 0.07 * max(map(len, names))
+  size = {"width": width, "height": 2.0 + 0.33 * len(names)}
+  with plots.figure(path, title=title, columns=len(panels), **size) as grid:
+    for axes, (name, gains) in zip(grid, panels.items(), strict=True):
+      rows = [[x[method] for x in gains.values()] for method in methods]
       points = [[gain.mean for gain in row] for row in rows]
-      points = 100 * np.array(
-        [*points, [bounds[shift] - starts[shift] for shift in verdicts]]
-      )
+      points.append([bounds[shift] - starts[shift] for shift in gains])
+      points = 100 * np.array(points)
       clear = [[x.verdict in statistics.MARKS for x in row] for row in rows]
       plots.heat_map(
         axes,
@@ -74,8 +65,7 @@ def gain_maps(
         texts=[f"{round(x, 1) + 0.0:+.1f}" for x in points.ravel()],  # no -0.0
         bold=np.array([*clear, [False] * len(starts)]),
         cmap=plots.GAINS,
-        vmin=-LIMIT,
-        vmax=LIMIT,
+        norm=Normalize(-LIMIT, LIMIT),
       )
       for end in np.cumsum(list(kinds.values()))[:-1]:
         axes.axhline(end - 0.5, color="white", lw=5)

@@ -1,6 +1,5 @@
 """The tables and the words of the report of `experiments.shifts`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,10 @@ Results = dict[str, dict[str, dict[str, np.ndarray]]]
 BLIND, BEST = "chosen without target labels", "chosen by an oracle"
 
 
-def write(job: Any, results: Results, problems: Mapping[Any, Any]) -> None:
-  """Draws the figures, writes report.md and prints the table.
-
-  `problems` are the data of the first seed, by shift.
-  """
+def write(job: Any, results: Results) -> None:
+  """Draws the figures, writes report.md and prints the table."""
   config, path = job.config, job.run.path
+  problems = {shift: job.data(shift, 0) for shift in results}
   blind, oracle = (
     {shift: judge(rows, rule) for shift, rows in results.items()}
     for rule in (config.select, ORACLE)
@@ -45,12 +42,7 @@ def write(job: Any, results: Results, problems: Mapping[Any, Any]) -> None:
     job.console,
     "Methods against shifts",
     conclude(results, config.select, blind),
-    gain_maps(
-      path / "gains.png",
-      {BLIND: blind, BEST: oracle},
-      starts=starts,
-      bounds=bounds,
-    ),
+    gain_maps(path / "gains.png", {BLIND: blind, BEST: oracle}, starts, bounds),
     "## Chosen without target labels",
     make_table(results, config.select, blind),
     "## Chosen by an oracle, with labels of target validation points",
