@@ -39,8 +39,8 @@ def network(config: Any, data: Data) -> training.Network:
   images = data.train["source"]["image"]
   # A closed-form map returns rows, which are no images.
   name = config.network if images.shape[1] > 1 else "mlp"
-  options = {"hidden": config.hidden} if name == "mlp" else {}
-  return networks.make_network(name, images, data.classes, **options)
+  known = images, data.classes
+  return networks.make_network(name, *known, hidden=config.hidden)
 
 
 def start_job(config: Any, run: Any, console: Any, data: Any) -> jobs.Job:

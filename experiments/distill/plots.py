@@ -9,11 +9,7 @@ from experiments.frame import plots
 from experiments.frame import statistics
 from kdjax.distillation import softened_softmax
 
-COLOURS = {
-  "teacher": plots.DARK,
-  "scratch": plots.RED,
-  "distilled": plots.BLUE,
-}
+COLOURS = dict(teacher=plots.DARK, scratch=plots.RED, distilled=plots.BLUE)
 
 
 def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
@@ -44,15 +40,13 @@ def learning_curves(
   steps = config.evaluate_every * np.arange(1, len(accuracy) + 1)
   pairs = accuracy[..., [0, results["chosen"]]]
   gap = statistics.gain_of(pairs[-1, :, 1], pairs[-1, :, 0])
-  title = {
-    "helped": f"Distilled students end {100 * gap.mean:.1f} points above "
-    "those from scratch",
-    "hurt": f"Distilled students end {-100 * gap.mean:.1f} points below "
-    "those from scratch",
-    "unclear": "Distilled students end no higher than those from scratch",
-    "unknown": statistics.TOO_FEW.capitalize(),
-    "diverged": "Students diverged",
-  }[gap.verdict]
+  points, others = abs(100 * gap.mean), "those from scratch"
+  title = statistics.title(
+    gap,
+    f"Distilled students end {points:.1f} points above {others}",
+    f"Distilled students end {points:.1f} points below {others}",
+    f"Distilled students end no higher than {others}",
+  )
   with plots.figure(path, title=title, width=6.8, height=4.4) as axes:
     axes.axhline(teacher, color=COLOURS["teacher"], ls="--", lw=1.5)
     for i, name in enumerate(("scratch", "distilled")):
@@ -60,17 +54,12 @@ def learning_curves(
     late = pairs[len(steps) // 8 :]  # the first steps are far below
     top, bottom = max(float(late.max()), teacher), float(late.min())
     margin = 0.08 * max(top - bottom, 0.01)
-    axes.set(
-      xlabel="training step",
-      ylabel="validation accuracy",
-      xlim=(0, steps[-1]),
-      ylim=(max(bottom - margin, 0.0), min(top + margin, 1.0)),
-    )
+    axes.set(xlabel="training step", ylabel="validation accuracy")
+    ends = max(bottom - margin, 0.0), min(top + margin, 1.0)
+    axes.set(xlim=(0, steps[-1]), ylim=ends)
     axes.yaxis.set_major_formatter(plots.percent)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    dashed = plots.Line2D(
-      [], [], color=COLOURS["teacher"], ls="--", lw=1.5, label="teacher"
-    )
+    dashed = plots.line("teacher", COLOURS["teacher"], "--", 1.5)
     plots.legend(axes, [dashed, *axes.get_legend_handles_labels()[0]])
 
 
@@ -84,13 +73,13 @@ def grid_map(path: plots.Path, results: dict[str, Any]) -> None:
   # Students from scratch are the same for each temperature.
   values = means[1:].reshape(len(temperatures), len(alphas))
   values = np.insert(values, 0, means[0], axis=1)
-  size = {
-    "width": max(2.2 + 0.95 * values.shape[1], 4.6),
-    "height": 1.8 + 0.6 * len(values),
-  }
+  width, height = (
+    max(2.2 + 0.95 * values.shape[1], 4.6),
+    1.8 + 0.6 * len(values),
+  )
   title = f"T = {temperature:g}, alpha = {alpha:g} distils best "
   title += "(validation accuracy, %)"
-  with plots.figure(path, title=title, **size) as axes:
+  with plots.figure(path, title=title, width=width, height=height) as axes:
     plots.heat_map(
       axes,
       values,
@@ -111,13 +100,12 @@ def reliability_diagram(path: plots.Path, results: dict[str, Any]) -> None:
   """Accuracy at each confidence, and how often each confidence occurs."""
   errors = {name: results["scores"][name]["ece"] for name in COLOURS}
   excess = statistics.gain_of(errors["distilled"], errors["scratch"])
-  title = {
-    "hurt": "Distilled students are better calibrated",
-    "helped": "Distilled students are worse calibrated",
-    "unclear": "Distilled students are calibrated no better",
-    "unknown": statistics.TOO_FEW.capitalize(),
-    "diverged": "Students diverged",
-  }[excess.verdict]
+  title = statistics.title(  # more of an error is worse
+    excess,
+    "Distilled students are worse calibrated",
+    "Distilled students are better calibrated",
+    "Distilled students are calibrated no better",
+  )
   size = {"width": 5.6, "height": 5.9}
   with plots.figure(path, title=title, rows=2, **size) as (top, bottom):
     top.get_gridspec().set_height_ratios((3.2, 1))
@@ -133,15 +121,9 @@ def reliability_diagram(path: plots.Path, results: dict[str, Any]) -> None:
       bottom.stairs(count / count.sum(), edges, color=colour, lw=1.8)
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     top.tick_params(labelbottom=False)
-    plots.legend(top, top.get_legend_handles_labels()[0])
-    bottom.set(
-      xlabel="confidence",
-      ylabel="share",
-      xlim=(0, 1),
-      yscale="log",
-      ylim=(2e-3, 1.2),
-      yticks=(0.01, 0.1, 1),
-    )
+    plots.legend(top)
+    bottom.set(xlabel="confidence", ylabel="share", xlim=(0, 1))
+    bottom.set(yscale="log", ylim=(2e-3, 1.2), yticks=(0.01, 0.1, 1))
     bottom.yaxis.set_major_formatter(plots.percent)
     bottom.minorticks_off()
     top.figure.align_ylabels()

@@ -58,15 +58,13 @@ def make_table(config: Any, results: dict[str, Any]) -> tables.Table:
     groups = [results["scores"][name].get(kind) for name in GROUPS]
     if groups[0] is None:
       continue
-    texts = [
-      statistics.mean_std(values, scale=scale, digits=digits)
-      for values in groups
-    ]
+    form = {"scale": scale, "digits": digits}
+    texts = [statistics.mean_std(values, **form) for values in groups]
     # No verdict: more of a diagnostic is not always better.
     gain = statistics.gain_of(groups[2], groups[1])
     if kind not in ("accuracy", "missing"):
       gain = gain._replace(p_value=None)
-    rows.append([label, *texts, gain.cell(scale=scale, digits=digits)])
+    rows.append([label, *texts, gain.cell(**form)])
   teacher, student = results["costs"]
   for label, kind, form in (
     ("parameters", "parameters", ",d"),

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,17 @@ from kdjax import data as kdata
 from kdjax import distillation
 from kdjax import training
 from kdjax.ops import cross_entropy
+
+Method = Literal[
+  "kd",
+  "reverse_kl",
+  "symmetric_kl",
+  "generalized_jsd",
+  "skew_kl",
+  "skew_reverse_kl",
+  "total_variation",
+  "logit_mse",
+]
 
 
 def with_labels(divergence: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,27 +43,18 @@ def with_labels(divergence: Callable[..., Any]) -> Callable[..., Any]:
 
 
 METHODS = {
-  "kd": distillation.kd_loss,
-  "reverse_kl": with_labels(distillation.reverse_kl_loss),
-  "symmetric_kl": with_labels(distillation.symmetric_kl_loss),
-  "generalized_jsd": with_labels(distillation.generalized_jsd_loss),
-  "skew_kl": with_labels(distillation.skew_kl_loss),
-  "skew_reverse_kl": with_labels(distillation.skew_reverse_kl_loss),
-  "total_variation": with_labels(distillation.total_variation_loss),
-  "logit_mse": with_labels(distillation.logit_mse_loss),
-}
+  name: with_labels(getattr(distillation, f"{name}_loss"))
+  for name in get_args(Method)
+} | {"kd": distillation.kd_loss}
 
 
 def shift_examples(loss_fn: Callable[..., Any], shift: int):
-  """Shifts the images of a batch by up to `shift` pixels before a loss.
-
-  Every image has a key of its own, so the shifts are the same however a batch
-  is divided among devices.
-  """
+  """Shifts the images of a batch by up to `shift` pixels before a loss."""
   if not shift:
     return loss_fn
 
   def shifted(params, state, frozen, batch, key, **options):
+    # A key for each image: so many devices as there are shift it alike.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
     images = jax.vmap(
       lambda key, image: kdata.random_crop(key, image[None], padding=shift)[0]
@@ -72,11 +74,9 @@ def make_round(config: Any, learner: training.Learner, optimizer: Any):
   def advance(
     state, frozen, data, validation_plan, plan, key, *, axis_name=None
   ):
-    train, validation = data
-    state, moved = epoch(state, frozen, train, plan, key, axis_name=axis_name)
-    seen = evaluation(
-      state, frozen, validation, validation_plan, axis_name=axis_name
-    )
+    axis, (train, validation) = {"axis_name": axis_name}, data
+    state, moved = epoch(state, frozen, train, plan, key, **axis)
+    seen = evaluation(state, frozen, validation, validation_plan, **axis)
     loss = training.mean_metrics(moved, axis=0)["loss"]
     return state, {"loss": loss, **training.mean_metrics(seen)}
 
@@ -133,13 +133,9 @@ def train_students(job: Any, teacher: training.Model, cells: np.ndarray):
   config, steps = job.config, job.config.student_steps
   optimizer = adamw(config.student_learning_rate, steps, config.weight_decay)
   temperatures, alphas = cells.T
+  first = {"temperature": 1.0, "alpha": 0.0}  # each student has its own
   learner = training.distill(
-    job.student,
-    teacher,
-    METHODS[config.method],
-    optimizer,
-    temperature=1.0,
-    alpha=0.0,
+    job.student, teacher, METHODS[config.method], optimizer, **first
   )
   spec = frame_data.batch_spec(job.data.train)
 

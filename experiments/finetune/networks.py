@@ -31,7 +31,6 @@ def make_network(
 
   The last two have the same variables.
   """
-  options = {"hidden": config.hidden} if config.network == "mlp" else {}
 
   def normalize(module: Any, rngs: nnx.Rngs) -> nnx.Module:
     layers = getattr(module, BODIES[config.network])
@@ -46,5 +45,5 @@ def make_network(
     data.source["image"],
     data.classes,
     change=None if norm == "none" else normalize,
-    **options,
+    hidden=config.hidden,
   )

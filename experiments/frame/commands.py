@@ -326,6 +326,7 @@ Count = Annotated[int, expect_positive]
 Rate = Annotated[float, expect_positive]
 Rates = Annotated[tuple[float, ...], expect_positive]
 Natural = Annotated[int, expect_at_least_zero]
+Level = Annotated[float, expect_at_least_zero]
 Share = Annotated[float, expect_share]
 Units = Annotated[tuple[int, ...], expect_units]
 

@@ -79,6 +79,13 @@ def cell(gains: Mapping[str, Gain], method: str, **options: Any) -> str:
   return gains[method].cell(**options) if method in gains else ""
 
 
+def title(gain: Gain, helped: str, hurt: str, unclear: str) -> str:
+  """The title of a plot of one gain, by its verdict."""
+  titles = {"helped": helped, "hurt": hurt, "unclear": unclear}
+  titles |= {"unknown": TOO_FEW.capitalize(), "diverged": "Students diverged"}
+  return titles[gain.verdict]
+
+
 def interval(values: np.ndarray) -> tuple[float, float] | None:
   """The 95 % t interval of a mean of `[seeds]`; None if too few or equal."""
   values = np.asarray(values, float)
