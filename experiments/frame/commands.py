@@ -324,6 +324,7 @@ def expect_some(
 # Types of flags whose values `check` looks at.
 Count = Annotated[int, expect_positive]
 Rate = Annotated[float, expect_positive]
+Counts = Annotated[tuple[int, ...], expect_positive]
 Rates = Annotated[tuple[float, ...], expect_positive]
 Natural = Annotated[int, expect_at_least_zero]
 Level = Annotated[float, expect_at_least_zero]

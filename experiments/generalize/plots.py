@@ -1,6 +1,5 @@
 """The figure of `experiments.generalize`."""
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,16 @@ SHADES = (plots.BLUE, plots.GREEN, plots.RED)
 def accuracy_grid(
   path: plots.Path, job: Any, results: Any, *, oracle: str, title: str
 ) -> dict[str, str]:
-  """Accuracies by rule and method, a panel a target; returns the caption.
-
-  The vertical lines are the means of ERM by the first rule, and of target-only.
-  """
+  """Accuracies by rule and method, a panel a target; returns the caption."""
 
   def with_mean(values: np.ndarray) -> np.ndarray:
     """`[targets + 1, seeds]`, the last row the mean over targets."""
     return np.column_stack([values, values.mean(1)]).T
 
-  targets = (DOMAINS[job.config.task][i] for i in job.targets)
+  targets = (DOMAINS[job.config.task][i] for i in job.config.targets)
   panels = [*(f"target {name}" for name in targets), "mean of targets"]
   first = next(iter(results.chosen.values()))
+  # Of ERM by the first rule, and of target-only.
   lines = [with_mean(x).mean(1) for x in (first["erm"], results.target_only)]
   places = np.arange(len(first))
   shifts = np.linspace(-0.22, 0.22, len(results.chosen))
@@ -53,25 +50,19 @@ def accuracy_grid(
           ends += [*span]
           axes.plot(span, (place, place), color=shade, lw=1.2)
           axes.plot(mean, place, ms=4.5, color=shade, **looks[rule])
-      names = [NAMES[method] if i == 0 else "" for method in first]
-      axes.set_yticks(places, names)
+      plots.name_rows(axes, [NAMES[x] if i == 0 else "" for x in first])
       margin = 0.05 * max(max(ends) - min(ends), 0.1)
-      axes.set(
-        xlabel="accuracy",
-        ylim=(len(first) - 0.4, -0.6),
-        xlim=(max(min(ends) - margin, 0), min(max(ends) + margin, 1)),
-      )
-      axes.set_title(panel)
+      limits = max(min(ends) - margin, 0), min(max(ends) + margin, 1)
+      axes.set(xlabel="accuracy", xlim=limits, title=panel)
       axes.xaxis.set_major_formatter(plots.percent)
       axes.xaxis.set_major_locator(MaxNLocator(4))
-      axes.tick_params(axis="y", length=0)
-      axes.grid(color=plots.FAINT, axis="y", lw=0.6)
+      axes.grid(visible=True, color=plots.FAINT, axis="y", lw=0.6)
     marks = [
       plots.mark(rule, shade, **looks[rule])
       for rule, shade in zip(results.chosen, SHADES, strict=False)
     ]
-    line = functools.partial(plots.Line2D, [], [], color=plots.GREY)
-    marks += [line(ls="--", label="ERM"), line(ls=":", label="target-only")]
+    styles = {"ERM": "--", "target-only": ":"}
+    marks += [plots.line(x, plots.GREY, ls, 2.0) for x, ls in styles.items()]
     plots.legend(grid, marks)
   caption = (
     "Accuracy on the target, means with 95 % intervals, by the rule that "

@@ -8,11 +8,10 @@ import numpy as np
 
 from experiments.frame import statistics
 from experiments.frame import tables
+from experiments.generalize import methods
 from experiments.generalize.data import DOMAINS
 from experiments.generalize.methods import NAMES
 from experiments.generalize.methods import TARGET_ONLY
-from experiments.generalize.methods import row_of
-from experiments.generalize.methods import search_of
 from experiments.generalize.plots import accuracy_grid
 from kdjax import selection
 
@@ -41,8 +40,8 @@ class Results(NamedTuple):
 
 def choose(job: Any, contents: dict[Any, Any]) -> Results:
   """Lets each rule choose a student for each method, seed and target."""
-  rules = RULES if job.config.leave_one_out else (TRAINING, ORACLE)
-  domains = range(len(DOMAINS[job.config.task]))
+  config, domains = job.config, range(len(DOMAINS[job.config.task]))
+  rules = RULES if config.leave_one_out else (TRAINING, ORACLE)
 
   def accuracies(method: str, held_out: tuple[int, ...], part: str) -> Any:
     """`[seeds, trials, steps, domains]`."""
@@ -71,10 +70,10 @@ def choose(job: Any, contents: dict[Any, Any]) -> Results:
     return tested[np.arange(len(tested)), run, step]
 
   def all_targets(rule: str, method: str) -> np.ndarray:
-    return np.stack([report(rule, method, t) for t in job.targets], -1)
+    return np.stack([report(rule, method, t) for t in config.targets], -1)
 
   chosen = {
-    rule: {method: all_targets(rule, method) for method in job.methods}
+    rule: {method: all_targets(rule, method) for method in config.methods}
     for rule in rules
   }
   return Results(chosen, all_targets(TRAINING, TARGET_ONLY))
@@ -140,9 +139,8 @@ def make_table(
   cells = []
   for name, values in (rows | {TARGET_ONLY: target_only}).items():
     columns = map(statistics.percent, (*values.T, values.mean(1)))
-    gain = gains[name].cell() if name in gains else ""
-    cells.append([NAMES[name], *columns, gain])
-  targets = [DOMAINS[job.config.task][i] for i in job.targets]
+    cells.append([NAMES[name], *columns, statistics.cell(gains, name)])
+  targets = [DOMAINS[job.config.task][i] for i in job.config.targets]
   header = ["", *targets, "mean", "gain over ERM (95 % interval)"]
   return tables.Table(header, cells, rule)
 
@@ -167,8 +165,8 @@ def conclude(results: Results) -> list[str]:
 def hyper_parameters(job: Any) -> tables.Table:
   """The hyper-parameters that were drawn."""
   cells = []
-  for name in job.methods:
-    row, search = row_of(name), search_of(name)
+  for name in job.config.methods:
+    row, search = methods.row_of(name), methods.search_of(name)
     swept = ["none", "", ""]
     if row.tuned:
       scale = "" if search.linear else ", logarithmic"

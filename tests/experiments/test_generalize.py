@@ -404,7 +404,8 @@ def cells():
   }
 
 
-JOB = types.SimpleNamespace(config=SMALL, methods=("erm",), targets=(0, 1, 2))
+RESOLVED = dataclasses.replace(SMALL, methods=("erm",), targets=(0, 1, 2))
+JOB = types.SimpleNamespace(config=RESOLVED)
 
 
 def test_each_rule_looks_at_what_it_may(cells):
@@ -489,7 +490,7 @@ def test_findings_table_and_title_say_the_same(
     lambda *_, title, **options: seen.append(title),
   )
   run = types.SimpleNamespace(path=pathlib.Path())
-  job = types.SimpleNamespace(config=SMALL, targets=(0, 1, 2), run=run)
+  job = types.SimpleNamespace(config=RESOLVED, run=run)
   generalize_report.draw(job, results)
   assert seen[0].startswith(title)
   rows = results.chosen["Oracle"]
