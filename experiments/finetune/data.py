@@ -11,13 +11,8 @@ from kdjax import data as kdata
 
 # The pretraining tasks of the other teachers.
 TEACHERS = (
-  "inverted",
-  "rotated",
-  "noisy",
-  "random labels",
-  "two classes",
-  "two others",
-  "untrained",
+  *("inverted", "rotated", "noisy", "random labels"),
+  *("two classes", "two others", "untrained"),
 )
 
 

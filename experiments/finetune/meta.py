@@ -1,5 +1,6 @@
 """Meta-learning on the source classes: tasks of few images, drawn anew."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -18,10 +19,7 @@ WAYS = ("maml", "anil", "reptile", "prototypical")
 def plan_episodes(
   key: jax.Array, labels: np.ndarray, *, steps: int, tasks: int, images: int
 ) -> dict[str, jax.Array]:
-  """Plans episodes: all classes in a random order, different images of each.
-
-  Index and mask are `[steps, tasks * classes * images]`.
-  """
+  """Plans episodes: all classes in a random order, different images of each."""
   _, counts = np.unique(labels, return_counts=True)
   first = np.cumsum(counts) - counts
   order = np.argsort(labels, kind="stable")
@@ -39,9 +37,7 @@ def plan_episodes(
   return {"index": index, "mask": jnp.ones(index.shape, bool)}
 
 
-def make_optimizer(
-  way: str, rate: float, steps: int
-) -> optax.GradientTransformation:
+def make_optimizer(way: str, rate: float, steps: int) -> Any:
   """The optimizer of the outer loop."""
   if way == "reptile":
     return optax.sgd(optax.linear_schedule(1.0, 0.0, steps))
@@ -53,18 +49,17 @@ def make_loss(way: str, forward: training.Forward, config: Any, classes: int):
   inner = optax.sgd(config.inner_rate)
   steps = config.inner_steps
 
-  def task_loss(params, task):
-    outputs = answer(forward, training.Variables(params, {}), task["image"])
-    return jnp.mean(cross_entropy(outputs.logits, task["label"]))
+  def look(params, task):
+    return answer(forward, training.Variables(params, {}), task["image"])
 
-  def prototype_loss(params, support, query):
-    variables = training.Variables(params, {})
-    embedded = [
-      (answer(forward, variables, x["image"]).embedding, x["label"])
-      for x in (support, query)
-    ]
+  def task_loss(params, task):
+    logits = look(params, task).logits
+    return jnp.mean(cross_entropy(logits, task["label"]))
+
+  def prototype_loss(params, *parts):
+    embedded = ((look(params, x).embedding, x["label"]) for x in parts)
     losses = finetuning.prototypical_loss(
-      *embedded[0], *embedded[1], num_classes=classes
+      *itertools.chain(*embedded), num_classes=classes
     )
     return jnp.mean(losses)
 
@@ -83,14 +78,10 @@ def make_loss(way: str, forward: training.Forward, config: Any, classes: int):
         losses = jax.vmap(prototype_loss, (None, 0, 0))(student, support, query)
         loss = jnp.mean(losses)
       case _:
+        adapted = ["head"] if way == "anil" else None
+        tasks = support, query
         losses = training.maml_losses(
-          task_loss,
-          student,
-          support,
-          query,
-          inner,
-          steps=steps,
-          adapted=["head"] if way == "anil" else None,
+          task_loss, student, *tasks, inner, steps=steps, adapted=adapted
         )
         loss = jnp.mean(losses)
     return loss, (state, {"loss": (loss, jnp.ones(()))})

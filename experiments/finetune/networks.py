@@ -27,10 +27,7 @@ class NormalizedLayer(nnx.Module):
 def make_network(
   config: Any, data: Data, norm: str = "none"
 ) -> training.Network:
-  """The network of the flags; the norm of its layers: none, batch, stochastic.
-
-  The last two have the same variables.
-  """
+  """The network of the flags; its norm is none, batch or stochastic."""
 
   def normalize(module: Any, rngs: nnx.Rngs) -> nnx.Module:
     layers = getattr(module, BODIES[config.network])

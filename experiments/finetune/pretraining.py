@@ -23,16 +23,17 @@ def pretrain(
   config, data, steps = job.config, job.data, job.config.pretrain_steps
   trained = [name for name in ("source", *others) if name != "untrained"]
 
+  def stack(trees):
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
   def sources(part):
     keys = jax.random.split(jax.random.key(config.seed), len(trained))
-    parts = map(source_of, trained, keys, [part] * len(trained))
-    return jax.tree.map(lambda *x: jnp.stack(x), *parts)
+    return stack(map(source_of, trained, keys, [part] * len(trained)))
 
   images, validation = sources(data.source), sources(data.source_validation)
   counted = [np.flatnonzero(x) for x in np.asarray(images["counts"])]
-  optimizer = optax.adam(
-    optax.cosine_decay_schedule(config.learning_rate, steps)
-  )
+  rate = optax.cosine_decay_schedule(config.learning_rate, steps)
+  optimizer = optax.adam(rate)
 
   def learner_of(variables: Any = None):
     model = training.Model(job.forward, variables)
@@ -50,9 +51,8 @@ def pretrain(
     spec = frame_data.batch_spec(data.source)
     state = learner_of(fresh).init(key, spec)
     keys = [jax.random.fold_in(key, i) for i in range(len(trained))]
-    plans = map(plan_one, keys, map(jnp.asarray, counted))
-    plan = jax.tree.map(lambda *x: jnp.stack(x), *plans)
-    return jax.tree.map(lambda x: jnp.stack([x] * len(trained)), state), plan
+    plan = stack(map(plan_one, keys, map(jnp.asarray, counted)))
+    return stack([state] * len(trained)), plan
 
   epoch = training.scan_epoch(learner_of().step)
 
@@ -70,8 +70,7 @@ def pretrain(
     row = dict(zip(trained, mean.tolist(), strict=True))
     return row, f"validation accuracy {mean[0]:.1%}"
 
-  state, plan = start(job.fresh, job.key)
-  begin = state, plan, job.key
+  begin = *start(job.variables, job.key), job.key
   state, _ = rounds.train(
     job, stage, advance, (images, validation), begin, describe
   )
@@ -81,7 +80,7 @@ def pretrain(
   return jax.tree.map(
     lambda x, y: jnp.concatenate([x[:, :place], y[:, None], x[:, place:]], 1),
     state.student,
-    job.fresh,
+    job.variables,
   )
 
 
@@ -112,13 +111,8 @@ def meta_learn(way: str, job: Any) -> training.Variables:
     loss = float(seen["loss"].mean())
     return {"loss": loss}, f"loss {loss:.3f}"
 
-  state, plan = start(job.fresh, job.key)
-  state, _ = rounds.train(
-    job,
-    f"pretrain_{way}",
-    jax.jit(jax.vmap(advance, (0, None, 0, 0))),
-    (data.source,),
-    (state, plan, job.key),
-    describe,
-  )
+  begin = *start(job.variables, job.key), job.key
+  advance = jax.jit(jax.vmap(advance, (0, None, 0, 0)))
+  stage = f"pretrain_{way}"
+  state, _ = rounds.train(job, stage, advance, (data.source,), begin, describe)
   return state.student
