@@ -72,7 +72,7 @@ def truth(job: Any, teachers: Any, count: int) -> np.ndarray:
 
 
 def rank(job: Any, teachers: Any, names: tuple[str, ...]):
-  """Scores `[2, teachers, seeds]` and first teacher `[2, seeds]` by criterion."""
+  """The scores of the teachers, and the first of them, by criterion."""
 
   @jax.jit
   @jax.vmap

@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -50,6 +51,7 @@ class RunFolder:
     self.path = pathlib.Path(config.workdir)
     # The stages whose numbers are not finite; the report names them.
     self.diverged: list[str] = []
+    self._writing = threading.Lock()  # cells may run at the same time
     flags = {"experiment": commands.experiment_of(config)}
     flags |= json.loads(json.dumps(dataclasses.asdict(config), default=str))
     if config.resume and config.overwrite:
@@ -78,13 +80,15 @@ class RunFolder:
 
     Arrays become numbers or lists, and numbers that are not finite null.
     """
-    self._files.log(row)
+    with self._writing:
+      self._files.log(row)
 
   def rewind(self, stage: str, step: int) -> None:
     """Drops the later rows of a stage, which a resumed run writes again."""
-    self._files.keep_rows(
-      lambda row: row["stage"] != stage or row["step"] <= step
-    )
+    with self._writing:
+      self._files.keep_rows(
+        lambda row: row["stage"] != stage or row["step"] <= step
+      )
 
   def publish(
     self,
