@@ -59,9 +59,9 @@ def fine_tune(
 
   def learner_of(student, teacher, candidate, **known):
     optimizer = methods.make_optimizer(method, candidate, groups, config.steps)
-    models = (training.Model(forward, x) for x in (student, teacher))
+    student, past = (training.Model(forward, x) for x in (student, teacher))
     return methods.make_learner(
-      method, *models, optimizer, classes=data.classes, **known
+      method, student, past, optimizer, classes=data.classes, **known
     )
 
   def init_student(student, teacher, key, images, rows, candidate):

@@ -106,7 +106,7 @@ def train(
   stage: str,
   advance: Callable[..., Any],
   inputs: tuple[Any, ...],
-  start: tuple[Any, Any, Any],
+  start: Sequence[Any],
   describe: Callable[[Any], tuple[dict[str, Any], str]],
 ) -> tuple[Any, dict[str, np.ndarray]]:
   """Trains by a plan of all steps; returns the state and `[rounds, ...]` seen.
