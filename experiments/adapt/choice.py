@@ -38,30 +38,23 @@ class Row(NamedTuple):
 
 
 def score(outputs: Any, labels: jax.Array, size: int) -> dict[str, jax.Array]:
-  """The scores of one student for the rules; higher is better.
-
-  The first outputs, `size` of them with labels, are of the source.
-  """
+  """The scores of one student; the first `size` outputs are of the source."""
   source, target = halves((outputs.embedding, outputs.logits), size)
   ratios = reweighting.discriminator_weights(
     source[0], target[0], normalize=False
   )
-  return rules.score(
-    metrics.accuracy(source[1], labels),
+  hits = metrics.accuracy(source[1], labels)
+  losses, neighbours = (
     cross_entropy(source[1], labels),
-    ratios,
-    target[1],
     jax.nn.softmax(target[1]),
   )
+  return rules.score(hits, losses, ratios, target[1], neighbours)
 
 
 def make_reverse(
   answer: Callable[..., Any], forward: training.Forward, size: int, rate: float
 ):
-  """Reverse validation: a new student learns the target from an adapted one.
-
-  `(state, initial variables, validation) -> accuracy on the source`.
-  """
+  """Reverse validation: a new student learns the target from an adapted one."""
 
   def fit(variables, images, labels, mask, key):
     student = training.Model(forward, variables)
@@ -82,15 +75,9 @@ def make_reverse(
 
   def reverse(state, initial, validation):
     source, target = halves(validation["image"], size)
+    parts = source, validation["label"][:size], target
     return selection.reverse_validation(
-      jax.random.key(0),
-      state,
-      source,
-      validation["label"][:size],
-      target,
-      fit,
-      predict,
-      initial=initial,
+      jax.random.key(0), state, *parts, fit, predict, initial=initial
     )
 
   return reverse

@@ -31,16 +31,13 @@ def draw(
   """Saves the figures; returns their captions by file name."""
   config, path = job.config, job.run.path
   named = {NAMES[method]: row for method, row in rows.items()}
+  weighed = {name: row for name, row in named.items() if row.weight is not None}
   plots.accuracy_bars(
     path / "accuracy.png",
     {name: row.test_accuracy for name, row in named.items()},
     groups={NAMES[method]: GROUP_OF[method] for method in rows},
     colours=KINDS,
-    oracles={
-      name: row.oracle_accuracy
-      for name, row in named.items()
-      if row.weight is not None
-    },
+    oracles={name: row.oracle_accuracy for name, row in weighed.items()},
     oracle_label="weight chosen with target labels",
     reference=NAMES["source_only"],
     title=statistics.headline(gains, NAMES, "source-only"),
@@ -94,10 +91,7 @@ def divergence_curves(
   null: float,
   title: str,
 ) -> None:
-  """H-divergence `[evaluations, seeds]` over the steps of training.
-
-  `null` is its upper end between domains that do not differ.
-  """
+  """H-divergence `[evaluations, seeds]` over steps; `null` is of no shift."""
   with plots.figure(path, title=title, width=7.2, height=4.6) as axes:
     axes.axhspan(0, null, color=plots.FAINT, alpha=0.5, lw=0)
     place = {"transform": axes.get_yaxis_transform(), "ha": "right"}

@@ -52,10 +52,8 @@ def write(job: Any, rows: dict[str, Any]) -> None:
 
 def gains_of(config: Any, rows: dict[str, Any]) -> dict[str, statistics.Gain]:
   """The gains of the methods over source-only on target test images."""
-  scores = {name: row.test_accuracy for name, row in rows.items()}
-  return statistics.compare(
-    {name: scores[name] for name in config.methods}, scores["source_only"]
-  )
+  scores = {name: rows[name].test_accuracy for name in config.methods}
+  return statistics.compare(scores, rows["source_only"].test_accuracy)
 
 
 def make_table(rows: dict[str, Any]) -> tables.Table:
@@ -97,15 +95,14 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
   ]
   gains = gains_of(config, rows)
   findings += statistics.findings(gains, NAMES, "source-only")
-  distances = {
-    method: rows[method].validation["divergence"][-1].mean()
-    for method in ("source_only", *config.methods)
-  }
-  before = distances.pop("source_only")
-  nearest = min(distances, key=lambda method: distances[method])
+
+  def distance(method: str) -> float:
+    return rows[method].validation["divergence"][-1].mean()
+
+  nearest = min(config.methods, key=distance)
   findings.append(
-    f"d_H of source-only is {before:.2f}; {NAMES[nearest]} has the least, "
-    f"{distances[nearest]:.2f}."
+    f"d_H of source-only is {distance('source_only'):.2f}; {NAMES[nearest]} "
+    f"has the least, {distance(nearest):.2f}."
   )
   if weighed := weighed_rows(config, rows):
     lost = np.mean([x.oracle_accuracy - x.test_accuracy for x in weighed])
@@ -131,15 +128,13 @@ def rules_table(config: Any, rows: dict[str, Any]) -> list[Any]:
   if not weighed:
     return []
   reached = {
-    f"**{rule}**" if rule == config.select else rule: np.mean(
-      [row.by_rule[rule] for row in weighed]
-    )
-    for rule in rules.RULES
+    x: np.mean([row.by_rule[x] for row in weighed]) for x in rules.RULES
   }
-  ranked = sorted(reached.items(), key=lambda pair: -pair[1])
   best = np.mean([row.oracle_accuracy for row in weighed])
-  ranked.insert(0, ("oracle, with target labels", best))
-  cells = [[name, f"{100 * mean:.1f}"] for name, mean in ranked]
+  cells = [["oracle, with target labels", f"{100 * best:.1f}"]]
+  for rule in sorted(reached, key=lambda rule: -reached[rule]):
+    name = f"**{rule}**" if rule == config.select else rule
+    cells.append([name, f"{100 * reached[rule]:.1f}"])
   return [
     "## Choosing without target labels",
     f"Mean accuracy on target over {len(weighed)} methods, had their weights "

@@ -81,8 +81,7 @@ def hide_labels(name: str, parts: dict[str, Any]) -> dict[str, Any]:
 def students(state: training.TrainState, predict: Any) -> training.TrainState:
   """The state for predictions: no optimizer; an objective if it predicts.
 
-  So most methods' students have one structure, and their evaluation is
-  compiled once.
+  So the evaluation of most methods' students is compiled once.
   """
   params, own = state.params, state.state
   if predict is None:

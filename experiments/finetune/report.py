@@ -9,13 +9,13 @@ from experiments.finetune.methods import BASELINES
 from experiments.finetune.methods import NAMES
 from experiments.finetune.methods import norm_of
 from experiments.finetune.methods import start_of
-from experiments.finetune.plots import score_scatter
 from experiments.finetune.teachers import CRITERIA
 from experiments.finetune.teachers import JUDGES
 from experiments.frame import plots
 from experiments.frame import statistics
 from experiments.frame import tables
 
+MARKERS = "osD^vP*X"  # of teachers
 # One color for the origin of a network's initial weights.
 ORIGINS = {
   "fresh weights": plots.RED,
@@ -232,24 +232,46 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     "many target labels. Dashed: plain fine-tuning."
   }
   if teachers := results.get("teachers"):
-    panels = {
-      f"{title}\ntau {statistics.mean_std(teachers.correlations[name][0])}": (
-        teachers.scores[name][0]
-      )
-      for name, (title, _) in CRITERIA.items()
-    }
-    score_scatter(
-      path / "teachers.png",
-      panels,
-      teachers.accuracy,
-      teachers=teachers.names,
-      title=conclude_teachers(teachers)[1].split(";")[0],
-    )
+    score_scatter(path / "teachers.png", teachers)
     captions["teachers.png"] = (
       "Scores by the few labels against the accuracy after fine-tuning: means "
       "over seeds, and each seed faintly."
     )
   return captions
+
+
+def score_scatter(path: plots.Path, teachers: Any) -> None:
+  """Scores against the accuracy after fine-tuning, a panel for a criterion."""
+  panels = {
+    f"{title}\ntau {statistics.mean_std(teachers.correlations[name][0])}": (
+      teachers.scores[name][0]
+    )
+    for name, (title, _) in CRITERIA.items()
+  }
+  title = conclude_teachers(teachers)[1].split(";")[0]
+  rows = -(-len(panels) // 3)
+  size = {"width": 9.0, "height": 1.6 + 2.5 * rows}
+  looks = list(zip(plots.SERIES, MARKERS, strict=True))[: len(teachers.names)]
+  with plots.figure(path, title=title, rows=rows, columns=3, **size) as grid:
+    for axes, (name, values) in zip(grid, panels.items(), strict=True):
+      for seeds, reached, (colour, marker) in zip(
+        values, teachers.accuracy, looks, strict=True
+      ):
+        style = {"color": colour, "marker": marker, "ls": ""}
+        axes.plot(seeds, reached, alpha=0.22, ms=4, mew=0, **style)
+        axes.plot(seeds.mean(), reached.mean(), ms=8, mec="w", **style)
+      axes.set_title(name, fontsize=9.5, weight="normal")
+      axes.yaxis.set_major_formatter(plots.percent)
+      axes.locator_params("x", nbins=4)
+    for axes in grid[-3:]:
+      axes.set_xlabel("score before fine-tuning")
+    for axes in grid[::3]:
+      axes.set_ylabel("accuracy after")
+    marks = [
+      plots.mark(x, *look)
+      for x, look in zip(teachers.names, looks, strict=True)
+    ]
+    plots.legend(grid, marks)
 
 
 def origin_of(method: str) -> str:
