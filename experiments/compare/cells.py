@@ -120,12 +120,9 @@ class Training:
     self.epochs = lesson.epochs if single else config.evaluate_every
     # Vmapping one student would only make its convolutions slower.
     self.chunk_size = None if config.together and self.seeds > 1 else 1
+    sizes = {"epochs": self.epochs, "chunk_size": self.chunk_size}
     start, advance, self.cosine, self.steps = build(
-      lesson,
-      data,
-      job.data.classes,
-      epochs=self.epochs,
-      chunk_size=self.chunk_size,
+      lesson, data, job.data.classes, **sizes
     )
     self.guide = lesson.teacher.variables if lesson.teacher else {}
     self.state = start(keys, variables, self.guide)
@@ -133,7 +130,6 @@ class Training:
     inputs = self.state, self.guide, data, keys, jnp.int32(0)
     self.advance = advance.lower(*inputs).compile()
     self.compiling = time.perf_counter() - begin
-    self.evaluation = None
 
   def finish(
     self, saves: Any = None, targets: Any = None, scratch: Any = ()
@@ -162,7 +158,9 @@ class Training:
       seen: dict[str, Any] = {"seconds": seconds, "losses": losses}
       note = self.stage
       if saves:
-        seen |= self.look(targets)
+        seen |= jax.device_get(self.evaluate(targets)[0])
+        if self.cosine:
+          seen["gradient_cosine"] = self.cosine(self.state, *inputs[:3])
         part = "validation" if "validation" in seen else "test"
         note += f", {part} {np.mean(seen[part]['accuracy']):.1%}"
         if scratch:
@@ -178,34 +176,24 @@ class Training:
       advance,
       steps=self.lesson.epochs,
       every=self.epochs,
-      checkpoints=saves or rounds.NoCheckpoints(),
+      checkpoints=saves or False,
       update=update,
     )
     return history
-
-  def look(self, targets: Any) -> dict[str, Any]:
-    """Tries the students; compares the two gradients on one batch."""
-    seen = self.evaluate(targets)[0]
-    if self.cosine:
-      arguments = self.state, self.guide, self.data, self.keys
-      seen["gradient_cosine"] = self.cosine(*arguments)
-    return jax.device_get(seen)
 
   def evaluate(self, targets: Any) -> Any:
     """Scores, logits and embeddings of all seeds on held-out images."""
     job, lesson, state = self.job, self.lesson, self.state
     answers = bool(lesson.objective.predict)
-
-    def make() -> Any:
-      return make_evaluation(lesson, job.data.parts, chunk_size=self.chunk_size)
-
-    if self.evaluation is None:
-      # Students that answer for themselves are all tried by one program.
-      name = ("evaluation", self.pair, lesson.name)
-      self.evaluation = make() if answers else job.once(name, make)
+    # Students that do not answer for themselves are all tried by one program.
+    name = ("evaluation", self.pair, lesson.name, self.stage if answers else "")
+    sizes = {"chunk_size": self.chunk_size}
+    evaluation = job.once(
+      name, lambda: make_evaluation(lesson, job.data.parts, **sizes)
+    )
     own = state.params["objective"], state.state["objective"]
     helpers = (own, self.guide) if answers else ({}, {})
-    return self.evaluation(state.student, *helpers, job.data.held_out, targets)
+    return evaluation(state.student, *helpers, job.data.held_out, targets)
 
   def costs(self, history: list[dict[str, Any]]) -> dict[str, Any]:
     """The time and the memory of a step of one student."""

@@ -52,7 +52,7 @@ def make_learner(
   Only `init` needs the variables where the student starts, and the teacher's.
   """
   teacher = lesson.teacher
-  return training.distill(
+  learner = training.distill(
     training.Network(lambda key: variables, lesson.network.forward),
     training.Model(teacher.forward, guide) if teacher else None,
     objective or lesson.objective,
@@ -61,18 +61,14 @@ def make_learner(
     views=compare_data.make_views(lesson.views, lesson.recipe.augment),
     rule=rule_of(lesson),
   )
+  if "partner" not in lesson.views:
+    return learner
+  return learner._replace(loss_fn=compare_data.with_partners(learner.loss_fn))
 
 
 def rule_of(lesson: Lesson) -> training.GradientRule | None:
   """The rule by which gradients are joined."""
   return training.dot_gradients() if lesson.dot else None
-
-
-def loss_of(lesson: Lesson, learner: training.Learner) -> Callable[..., Any]:
-  """The loss of a learner, with a partner of each example if it needs one."""
-  loss_fn = learner.loss_fn
-  partner = "partner" in lesson.views
-  return compare_data.with_partners(loss_fn) if partner else loss_fn
 
 
 class Program(NamedTuple):
@@ -85,18 +81,13 @@ class Program(NamedTuple):
 
 
 def build(
-  lesson: Lesson,
-  data: dict[str, Any],
-  classes: int,
-  *,
-  epochs: int,
-  chunk_size: int | None,
+  lesson: Lesson, data: Any, classes: int, *, epochs: int, chunk_size: Any
 ) -> Program:
   """Writes the programs of a cell; data are of all seeds, or `[seeds, ...]`."""
   examples, batch_size = data["label"].shape[-1], lesson.recipe.batch_size
   learner = make_learner(lesson)
   step = training.make_train_step(
-    loss_of(lesson, learner), lesson.optimizer, rule=rule_of(lesson)
+    learner.loss_fn, lesson.optimizer, rule=rule_of(lesson)
   )
   epoch = training.scan_epoch(step)
   image = jax.ShapeDtypeStruct((1, *data["image"].shape[-3:]), jnp.uint8)
@@ -133,13 +124,12 @@ def build(
     rows = {k: v[0] for k, v in plan.items()}
     batch = {k: v[rows["index"]] for k, v in data.items()} | rows
     split = make_learner(lesson, objective=_apart(lesson.objective))
-    split_loss = loss_of(lesson, split)
     frozen = freeze(guide, data)
 
     def gradient(weights):
       def loss(student):
         params = state.params | {"student": student}
-        both, _ = split_loss(params, state.state, frozen, batch, key)
+        both, _ = split.loss_fn(params, state.state, frozen, batch, key)
         return weights @ both
 
       return ravel_pytree(jax.grad(loss)(state.params["student"]))[0]
@@ -192,12 +182,8 @@ def make_evaluation(
       theirs, _ = teacher.forward(guide, images, train=False, key=None)
       return answering(*own, {"student": outputs, "teacher": theirs})
 
-    logits, embedding = predict(
-      lesson.network.forward,
-      student,
-      held_out["image"],
-      answer=answer if answering else None,
-    )
+    inputs, how = (student, held_out["image"]), answer if answering else None
+    logits, embedding = predict(lesson.network.forward, *inputs, answer=how)
     rows: Any = [logits, embedding, held_out["label"], targets]
     scores = {
       name: score(*jax.tree.map(lambda x, part=part: x[part], rows))
