@@ -68,12 +68,7 @@ class Config(commands.Flags):
   # the candidates for the weight of each method, as factors of the published
   # weight
   weights: commands.Rates = (0.01, 0.1, 1.0, 10.0)
-  # the rule that chooses a weight without target labels: source_accuracy, on
-  # validation images; information, the mutual information of the target's
-  # images and their predicted classes, H(mean p) - mean H(p); guarded, the
-  # information among weights within 2 points of the best source accuracy;
-  # entropy, bnm, snd, importance_weighted, dev or reverse, of kdjax.selection
-  select: rules.Rule = "guarded"
+  select: rules.Flag = "guarded"
   seeds: commands.Count = 8  # the number of students of each method and weight
   steps: int = 1000  # updates of each student
   evaluate_every: int = 50  # steps from one evaluation to the next

@@ -35,17 +35,14 @@ class Flags:
 
   Attributes:
     workdir: the run folder; it is made if missing.
-    resume: go on with the run in the run folder.
-    overwrite: replace the run in the run folder.
-    seed: the seed of all random numbers.
-    nan: if a loss, metric or parameter is not finite, stop and say so in the
-      report, or continue; the last finite checkpoint is kept.
   """
 
-  workdir: str = "runs"
-  resume: bool = False
-  overwrite: bool = False
-  seed: int = 0
+  workdir: str = "runs"  # explained above, since experiments override it
+  resume: bool = False  # go on with the run in the run folder
+  overwrite: bool = False  # replace the run in the run folder
+  seed: int = 0  # the seed of all random numbers
+  # if a loss, metric or parameter is not finite, stop and say so in the report,
+  # or continue; the last finite checkpoint is kept
   nan: Literal["stop", "continue"] = "stop"
 
 
@@ -128,11 +125,9 @@ def _show_one_line() -> None:
   sys.unraisablehook = show_others
 
 
-def _show_warning(
-  message: Warning | str, category: Any, *place: Any, **options: Any
-) -> None:
+def _show_warning(message: Any, *_: Any, **options: Any) -> None:
   """Warnings of a run are for its user: one line, without the source."""
-  del category, place, options
+  del options
   print(f"warning: {message}", file=sys.stderr)
 
 
@@ -145,8 +140,7 @@ class Terminated(KeyboardInterrupt):
   """SIGTERM, treated like Ctrl-C."""
 
 
-def _terminate(number: int, frame: Any) -> NoReturn:
-  del number, frame
+def _terminate(*_: Any) -> NoReturn:
   raise Terminated
 
 

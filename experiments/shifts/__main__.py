@@ -49,14 +49,7 @@ class Config(commands.Flags):
   methods: Annotated[
     tuple[str, ...] | None, commands.optional("all", "NAME ...")
   ] = None
-  # the rule that chooses a hyper-parameter for each data set without target
-  # labels. By validation points of the source: source_accuracy;
-  # importance_weighted, the same under importance weights; dev, that with a
-  # control variate; reverse, the accuracy of a classifier that learns the
-  # predictions for the target. By predictions of the target's: entropy,
-  # information, bnm, snd; guarded, the information among candidates within 2
-  # points of the best source accuracy. The report compares them all
-  select: rules.Rule = "guarded"
+  select: rules.Flag = "guarded"
   seeds: commands.Count = 10  # the number of data sets of each shift
   # each domain has 8 times so many training points, 12 times under the subspace
   # shift, and a quarter as many validation points
