@@ -66,8 +66,7 @@ def load_data(config: Any) -> Data:
   if config.examples_per_class:
     labels, count = arrays["label"], config.examples_per_class
     seeds = range(config.seed, config.seed + config.seeds)
-    few = frame_data.draw_few(labels, count, seeds)
-    few = frame_data.by_class(labels, few)
+    few = frame_data.draw_few(labels, count, seeds, by_class=True)
     students = jax.device_put({k: v[few] for k, v in arrays.items()})
   classes = int(arrays["label"].max()) + 1
   return Data(everything, students, parts, len(validation), classes)

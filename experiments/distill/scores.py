@@ -1,5 +1,6 @@
 """Scores of the students of `experiments.distill` on the test images."""
 
+import functools
 import statistics
 import timeit
 from typing import Any
@@ -19,16 +20,14 @@ def examine(job: Any, teacher: training.Model, students: training.Model):
   With the teacher's logits for the images of the first seed's students.
   """
   config = job.config
+  outputs = functools.partial(
+    frame_scores.predict, batch_size=config.batch_size
+  )
 
   @jax.jit
   def scores(teacher_variables, student_variables, test, few):
-    labels = test["label"]
-
-    def outputs(forward, variables, images=test["image"]):
-      size = config.batch_size
-      return frame_scores.predict(forward, variables, images, batch_size=size)
-
-    targets = outputs(teacher.forward, teacher_variables)
+    images, labels = test["image"], test["label"]
+    targets = outputs(teacher.forward, teacher_variables, images)
 
     def score(answers):
       logits, embedding = answers
@@ -49,9 +48,10 @@ def examine(job: Any, teacher: training.Model, students: training.Model):
       spread = jnp.broadcast_to(labels, logits.shape[:-1])
       return metrics.reliability_curve(logits, spread)
 
-    answers = jax.vmap(jax.vmap(lambda x: outputs(students.forward, x)))(
-      student_variables
-    )
+    def predict(variables):
+      return outputs(students.forward, variables, images)
+
+    answers = jax.vmap(jax.vmap(predict))(student_variables)
     groups = {
       "teacher": jax.tree.map(lambda x: x[None], targets),
       "scratch": jax.tree.map(lambda x: x[:, 0], answers),

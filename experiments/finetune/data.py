@@ -65,8 +65,7 @@ def load_data(config: Any) -> Data:
     )
   seeds = range(config.seed, config.seed + config.seeds)
   # By class, so that a fold holds out as many of each.
-  few = frame_data.draw_few(labels, config.shots, seeds)
-  few = frame_data.by_class(labels, few)
+  few = frame_data.draw_few(labels, config.shots, seeds, by_class=True)
   fold = np.tile(np.arange(config.shots), counts.size)
   # One image of a class cannot be held out and trained on.
   folds = min(config.folds, config.shots) if config.shots > 1 else 0

@@ -214,29 +214,24 @@ def embedding_maps(
   rows = -(-len(panels) // columns)
   size = {"width": 3.1 * columns, "height": 1.1 + 3.0 * rows}
   palette = np.array(matplotlib.color_sequences["tab10"])
-  classes = {
-    int(k) for domains in panels.values() for _, y in domains for k in y
-  }
+  labels = [y for domains in panels.values() for _, y in domains]
+  classes = np.unique(np.concatenate(labels)).tolist()
   with figure(path, title=title, rows=rows, columns=columns, **size) as grid:
-    for axes in np.ravel(grid):
+    every = np.ravel(grid)
+    for axes in every:
       axes.set(xticks=[], yticks=[])
       blank(axes)
-    for axes, (name, domains) in zip(
-      np.ravel(grid), panels.items(), strict=False
-    ):
-      for (points, labels), style in zip(
-        domains, markers.values(), strict=True
-      ):
-        axes.scatter(*points.T, c=palette[labels % len(palette)], **style)
+    for axes, (name, domains) in zip(every, panels.items(), strict=False):
       axes.set_title(name)
-    tints = (GREY, INK)
-    marks = [
-      mark(name, tint, style.get("marker", "o"))
-      for (name, style), tint in zip(markers.items(), tints, strict=False)
-      if len(markers) > 1
-    ]
+      styles = markers.values()
+      for (points, labels), style in zip(domains, styles, strict=True):
+        axes.scatter(*points.T, c=palette[labels % len(palette)], **style)
+    marks = []
+    if len(markers) > 1:
+      looks = zip(markers.items(), (GREY, INK), strict=False)
+      marks = [mark(k, c, x.get("marker", "o")) for (k, x), c in looks]
     if len(classes) <= len(palette):
-      marks += [mark(str(k), palette[k], "o") for k in sorted(classes)]
+      marks += [mark(str(k), palette[k], "o") for k in classes]
     if marks:
       legend(grid, marks)
 
@@ -256,15 +251,10 @@ def heat_map(
   for (i, j), text in zip(np.ndindex(values.shape), texts, strict=True):
     red, green, blue, _ = image.cmap(image.norm(values[i, j]))
     dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-    axes.text(
-      j,
-      i,
-      text,
-      ha="center",
-      va="center",
-      color="white" if dark else INK,
-      weight="bold" if bold is not None and bold[i, j] else "normal",
-    )
+    colour = "white" if dark else INK
+    weight = "bold" if bold is not None and bold[i, j] else "normal"
+    place = {"ha": "center", "va": "center"}
+    axes.text(j, i, text, color=colour, weight=weight, **place)
   axes.set_xticks(range(len(columns)), columns)
   axes.set_yticks(range(len(rows)), rows)
   blank(axes)

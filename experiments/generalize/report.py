@@ -64,15 +64,15 @@ def choose(job: Any, contents: dict[Any, Any]) -> Results:
       seen.append(accuracies(method, pair, "tested")[..., pair.index(other)])
     return selection.leave_one_domain_out_selection, np.stack(seen, -1)
 
-  def report(rule: str, method: str, target: int) -> np.ndarray:
-    select_one, seen = select(rule, method, target)
-    chosen = jax.vmap(select_one)(jnp.asarray(seen, jnp.float32))
-    tested = accuracies(method, (target,), "tested")[..., 0]
-    run, step = np.asarray(chosen.run), np.asarray(chosen.step)
-    return tested[np.arange(len(tested)), run, step]
-
   def all_targets(rule: str, method: str) -> np.ndarray:
-    return np.stack([report(rule, method, t) for t in config.targets], -1)
+    columns = []
+    for target in config.targets:
+      select_one, seen = select(rule, method, target)
+      chosen = jax.vmap(select_one)(jnp.asarray(seen, jnp.float32))
+      tested = accuracies(method, (target,), "tested")[..., 0]
+      run, step = np.asarray(chosen.run), np.asarray(chosen.step)
+      columns.append(tested[np.arange(len(tested)), run, step])
+    return np.stack(columns, -1)
 
   chosen = {
     rule: {method: all_targets(rule, method) for method in config.methods}
@@ -222,10 +222,14 @@ def hyper_parameters(job: Any) -> tables.Table:
       scale = "" if search.linear else ", logarithmic"
       range_ = f"{search.low:g} to {search.high:g}{scale}"
       swept = [row.tuned, f"{search.default:.3g}", range_]
-    late = ""
-    if x := row.anneal:
-      late = f"{x.default:g} ({x.low:g} to {x.high:g})"
+    x = row.anneal
+    late = f"{x.default:g} ({x.low:g} to {x.high:g})" if x else ""
     cells.append([row.title, *swept, late])
-  last = "after this part of the steps"
-  header = ["", "swept", "default", "drawn from", last]
+  header = [
+    "",
+    "swept",
+    "default",
+    "drawn from",
+    "after this part of the steps",
+  ]
   return tables.Table(header, cells, shown=())

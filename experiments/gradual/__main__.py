@@ -29,21 +29,13 @@ from experiments.gradual.training import train
 Size = Annotated[int | None, commands.optional("by the data set")]
 # Sizes for flags that are not given: of Kumar et al., and for digits, a set of
 # 1,198 training images.
-PUBLISHED = {
-  "source_examples": 5000,
-  "source_epochs": 10,
-  "blocks": 21,
-  "block_examples": 2000,
-  "epochs": 10,
-  "validation_examples": 2000,
-}
-REDUCED = {
-  "source_examples": 400,
-  "source_epochs": 60,
-  "blocks": 8,
-  "block_examples": 75,
-  "epochs": 20,
-  "validation_examples": 198,
+SIZES = {
+  "source_examples": (5000, 400),
+  "source_epochs": (10, 60),
+  "blocks": (21, 8),
+  "block_examples": (2000, 75),
+  "epochs": (10, 20),
+  "validation_examples": (2000, 198),
 }
 
 METHODS = {
@@ -86,7 +78,7 @@ class Config(commands.Flags):
 def check(config: Config) -> None:
   """Raises ValueError for invalid flags."""
   commands.check(config)
-  commands.expect_positive(config, *PUBLISHED)
+  commands.expect_positive(config, *SIZES)
   commands.expect_some(config, "methods", METHODS)
   commands.expect(config, "drop", 0 <= config.drop < 1, "0 or more, below 1")
   met = config.spread >= 0 and 2 * config.spread < config.degrees <= 180
@@ -133,9 +125,10 @@ def examine(job: jobs.Job, trained: dict[str, Any]) -> dict[str, Row]:
 
 def prepare(config: Config) -> jobs.Setup:
   """Checks the flags and reads the data; makes the run folder last."""
-  sizes = REDUCED if config.dataset == "digits" else PUBLISHED
   missing: dict[str, Any] = {
-    name: size for name, size in sizes.items() if getattr(config, name) is None
+    name: sizes[config.dataset == "digits"]
+    for name, sizes in SIZES.items()
+    if getattr(config, name) is None
   }
   config = dataclasses.replace(config, **missing)
   check(config)
