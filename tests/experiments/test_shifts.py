@@ -16,7 +16,6 @@ from experiments.shifts import __main__ as shifts
 from experiments.shifts import choice as shifts_choice
 from experiments.shifts import data as shifts_data
 from experiments.shifts import methods as shifts_methods
-from experiments.shifts import plots as shifts_plots
 from experiments.shifts import report as shifts_report
 from experiments.shifts.methods import METHODS
 
@@ -422,7 +421,7 @@ def test_the_map_claims_what_the_seeds_show(
     "suptitle",
     lambda self, text, **x: (titles.append(text), write(self, text, **x)),
   )
-  shifts_plots.gain_maps(
+  shifts_report.gain_maps(
     tmp_path / "gains.png",
     {"one": verdicts, "other": verdicts},
     {"target": 0.7},
