@@ -21,7 +21,7 @@ class Data(NamedTuple):
   # Of both domains in one, those of the source first.
   validation: dict[str, Any]
   test: dict[str, Any]  # of the target
-  validation_sizes: tuple[int, int]  # how many are of each domain
+  validation_sizes: tuple[int, ...]  # how many are of each domain
 
   @property
   def train_sizes(self) -> tuple[int, ...]:
@@ -102,11 +102,7 @@ def weigh(data: Data, weigh: Callable[..., Any]) -> Data:
 
 
 def transform(data: Data, fit: Callable[..., Any]) -> Data:
-  """Maps the pixels of both domains into a common space.
-
-  The new images have one row, one column and as many channels as the space has
-  dimensions.
-  """
+  """Maps both domains' pixels into one space; its dimensions are channels."""
   fitted = jax.jit(fit)(*map(pixels, data.train.values()))
 
   @functools.partial(jax.jit, static_argnums=1)

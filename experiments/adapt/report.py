@@ -121,13 +121,13 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
     f"has the least, {distance(nearest):.2f}."
   )
   if weighed := weighed_rows(config, rows):
-    lost = np.mean([x.oracle_accuracy - x.test_accuracy for x in weighed])
+    lost = [x.oracle_accuracy.mean() - x.test_accuracy.mean() for x in weighed]
     wrong = sum(row.weight != row.oracle_weight for row in weighed)
     findings.append(
-      f"Choosing the weight without target labels cost {100 * lost:.1f} "
-      f"points of target accuracy, the mean over {len(weighed)} methods; "
-      "an oracle with target labels would have chosen another weight for "
-      f"{wrong} of them."
+      "Choosing the weight without target labels cost "
+      f"{100 * np.mean(lost):.1f} points of target accuracy, the mean over "
+      f"{len(weighed)} methods; an oracle with target labels would have chosen "
+      f"another weight for {wrong} of them."
     )
   return findings
 

@@ -79,11 +79,9 @@ def hide_labels(name: str, parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def students(state: training.TrainState, predict: Any) -> training.TrainState:
-  """The state for predictions: no optimizer; an objective if it predicts.
-
-  So the evaluation of most methods' students is compiled once.
-  """
+  """The state for predictions: no optimizer; an objective if it predicts."""
   params, own = state.params, state.state
+  # So the evaluation of most methods' students is compiled once.
   if predict is None:
     params, own = (x | {"objective": {}} for x in (params, own))
   return state._replace(params=params, state=own, optimizer_state=None)

@@ -6,10 +6,8 @@ same images in the same order and the same shifts under every method, so that a
 gain over scratch, or over plain KD, is a paired difference. The weights of a
 method are those that its authors published; nothing is chosen on test images.
 
-A finished cell is a file in the run folder: run again with --resume, and with
-other --methods or --pairs if you like, and it is not trained again. A cell
-that was killed goes on from its last checkpoint, which a long cell writes every
-few minutes; a short one starts again.
+With --resume, and with other --methods or --pairs if you like, a finished cell
+is not trained again.
 
   python -m experiments.compare
   python -m experiments.compare --methods kd dkd crd --seeds 10

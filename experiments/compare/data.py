@@ -127,7 +127,7 @@ def make_pool(data: dict[str, Any], classes: int) -> dict[str, Any]:
   return places | {"image": data["image"]}
 
 
-def with_partners(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
+def with_partners(loss_fn: Any) -> Any:
   """Gives a batch another image of each example's class, of `make_pool`."""
 
   def paired(params, state, frozen, batch, key, **options):

@@ -139,10 +139,7 @@ def make_course(
   pair: tuple[str, str] | None = None,
   patient: bool = False,
 ) -> Course:
-  """Looks up the needs of a method; a pair may have weights of its own.
-
-  Function matching is the `patient` recipe.
-  """
+  """Looks up the needs of a method; function matching is the patient recipe."""
   row = row_of(method)
   if (method == "function_matching") != patient:
     recipe = recipe._replace(augment=(_sharp if patient else _blended)(recipe))

@@ -169,15 +169,12 @@ def _apart(objective: Objective) -> Objective:
 def make_evaluation(
   lesson: Lesson, parts: dict[str, slice], *, chunk_size: int | None
 ) -> Callable[..., Any]:
-  """Compiles the evaluation of all seeds on the parts of the held-out images.
-
-  An objective that answers for its student does so by its `own` parameters and
-  state and with the teacher's help.
-  """
+  """Compiles the evaluation of all seeds on the parts of held-out images."""
   answering: Any = lesson.objective.predict
   teacher: Any = lesson.teacher
 
   def evaluate(student, own, guide, held_out, targets):
+    # An objective that answers for its student may ask the teacher.
     def answer(outputs, images):
       theirs, _ = teacher.forward(guide, images, train=False, key=None)
       return answering(*own, {"student": outputs, "teacher": theirs})

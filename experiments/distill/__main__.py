@@ -18,27 +18,23 @@ did best on the validation images.
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
-from experiments.distill.data import Data
 from experiments.distill.data import load_data
 from experiments.distill.report import write
 from experiments.distill.scores import cost
 from experiments.distill.scores import examine
 from experiments.distill.training import Method
+from experiments.distill.training import make_networks
 from experiments.distill.training import train_students
 from experiments.distill.training import train_teacher
 from experiments.frame import commands
-from experiments.frame import folders
 from experiments.frame import jobs
-from experiments.frame import networks
 from experiments.frame import statistics
-from kdjax import training
 
 
 @dataclass(frozen=True)
@@ -91,32 +87,16 @@ def check(config: Config) -> None:
   commands.expect(config, "alphas", max(config.alphas) <= 1, expected)
 
 
-class Job(NamedTuple):
-  """The inputs of every part of the run."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-  devices: tuple[jax.Device, ...]
-  teacher: training.Network
-  student: training.Network
-
-
-def prepare(config: Config) -> Job:
+def prepare(config: Config) -> jobs.Setup:
   """Checks the flags and reads the data; makes the run folder last."""
   check(config)
-  devices, data = commands.use_devices(config.devices), load_data(config)
-  known = data.train["image"], data.classes
-  teacher = networks.make_network(config.teacher, *known)
-  student = networks.make_network(
-    config.student, *known, hidden=config.student_hidden
-  )
-  setup = jobs.open_run(config, data)
-  return Job(*setup, devices, teacher, student)
+  commands.use_devices(config.devices)
+  data = load_data(config)
+  make_networks(config, data)
+  return jobs.open_run(config, data)
 
 
-def execute(job: Job) -> dict[str, Any]:
+def execute(job: jobs.Setup) -> dict[str, Any]:
   """Trains, examines and writes the report; returns the results."""
   config = job.config
   softened = config.method != "logit_mse"

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.frame import commands
 from experiments.frame import data as frame_data
+from experiments.frame import networks
 from experiments.frame import rounds
 from kdjax import data as kdata
 from kdjax import distillation
@@ -46,6 +48,15 @@ METHODS = {
   name: with_labels(getattr(distillation, f"{name}_loss"))
   for name in get_args(Method)
 } | {"kd": distillation.kd_loss}
+
+
+def make_networks(config: Any, data: Any) -> list[training.Network]:
+  """The teacher and the student."""
+  known = data.train["image"], data.classes
+  return [
+    networks.make_network(config.teacher, *known),
+    networks.make_network(config.student, *known, hidden=config.student_hidden),
+  ]
 
 
 def shift_examples(loss_fn: Callable[..., Any], shift: int):
@@ -99,8 +110,9 @@ def adamw(learning_rate: float, steps: int, weight_decay: float):
 def train_teacher(job: Any):
   """Trains the teacher, each batch divided among the devices."""
   config, steps = job.config, job.config.teacher_steps
+  network, _ = make_networks(config, job.data)
   optimizer = adamw(config.teacher_learning_rate, steps, config.weight_decay)
-  learner = training.distill(job.teacher, None, cross_entropy, optimizer)
+  learner = training.distill(network, None, cross_entropy, optimizer)
   spec = frame_data.batch_spec(job.data.train)
   examples = len(job.data.train["label"])
 
@@ -114,7 +126,7 @@ def train_teacher(job: Any):
     make_round(config, learner, optimizer),
     config.parallel,
     split={"plan": 1, "validation_plan": 1},
-    devices=job.devices,
+    devices=commands.use_devices(config.devices),
   )
 
   def describe(seen):
@@ -125,17 +137,18 @@ def train_teacher(job: Any):
   state, seen = rounds.train(
     job, "teacher", advance, inputs_of(job, {}), start(key), describe
   )
-  return training.Model(job.teacher.forward, state.student), seen["accuracy"]
+  return training.Model(network.forward, state.student), seen["accuracy"]
 
 
 def train_students(job: Any, teacher: training.Model, cells: np.ndarray):
   """Trains all cells and seeds as one program, the seeds over the devices."""
   config, steps = job.config, job.config.student_steps
+  _, network = make_networks(config, job.data)
   optimizer = adamw(config.student_learning_rate, steps, config.weight_decay)
   temperatures, alphas = cells.T
   first = {"temperature": 1.0, "alpha": 0.0}  # each student has its own
   learner = training.distill(
-    job.student, teacher, METHODS[config.method], optimizer, **first
+    network, teacher, METHODS[config.method], optimizer, **first
   )
   spec = frame_data.batch_spec(job.data.train)
 
@@ -164,7 +177,7 @@ def train_students(job: Any, teacher: training.Model, cells: np.ndarray):
     config.parallel,
     split={"state": 0, "plan": 0, "key": 0},
     join=0,
-    devices=job.devices,
+    devices=commands.use_devices(config.devices),
   )
 
   def describe(seen):
@@ -190,4 +203,4 @@ def train_students(job: Any, teacher: training.Model, cells: np.ndarray):
     start(rounds.seed_keys(config, first=1), jnp.asarray(job.data.transfer)),
     describe,
   )
-  return training.Model(job.student.forward, state.student), seen["accuracy"]
+  return training.Model(network.forward, state.student), seen["accuracy"]

@@ -20,11 +20,11 @@ from typing import Any, Literal
 
 from experiments.finetune.data import TEACHERS
 from experiments.finetune.data import load_data
-from experiments.finetune.meta import WAYS
 from experiments.finetune.methods import CHOICES
 from experiments.finetune.methods import norm_of
 from experiments.finetune.methods import with_baselines
 from experiments.finetune.networks import make_network
+from experiments.finetune.pretraining import WAYS
 from experiments.finetune.pretraining import meta_learn
 from experiments.finetune.pretraining import pretrain
 from experiments.finetune.report import write

@@ -17,16 +17,14 @@ TEACHERS = (
 
 
 class Data(NamedTuple):
-  """Images and labels on the device; each half's labels start from 0.
-
-  The labels of `target` that are not in `few`, and those of
-  `target_validation`, are there for the oracle alone.
-  """
+  """Images and labels on the device; each half's labels start from 0."""
 
   source: dict[str, Any]  # training images of the first half of the classes
   source_validation: dict[str, Any]  # held out from them
-  target: dict[str, Any]  # training images of the second half
-  target_validation: dict[str, Any]  # held out from them
+  # Training images of the second half, and images held out from them; all
+  # labels but the few are there for the oracle alone.
+  target: dict[str, Any]
+  target_validation: dict[str, Any]
   test: dict[str, Any]  # test images of the second half
   # `[seeds, labelled]`, the target images whose labels a seed has.
   few: np.ndarray

@@ -54,11 +54,7 @@ def write(job: Any, results: dict[str, Any]) -> None:
 def gains_over(
   baseline: str, rows: dict[str, Any]
 ) -> dict[str, statistics.Gain]:
-  """Each method's gain over target_only, or over finetune.
-
-  Methods whose network is normalized are compared with the baseline of the
-  same network.
-  """
+  """Each method's gain over the baseline, that of the same normalization."""
   scores, controls = {}, {}
   for method, row in rows.items():
     normalized = norm_of(method) != "none"
@@ -144,7 +140,7 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
     gains = gains_over(baseline, rows)
     findings += statistics.findings(gains, NAMES, NAMES[baseline])
   lost = {
-    NAMES[method]: 100 * float((row.oracle_accuracy - row.accuracy).mean())
+    NAMES[method]: 100 * float(row.oracle_accuracy.mean() - row.accuracy.mean())
     for method, row in rows.items()
     if row.candidates
   }

@@ -146,11 +146,8 @@ def _terminate(*_: Any) -> NoReturn:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[list[bool]]:
-  """Ends the program with one line at Ctrl-C or SIGTERM.
-
-  The list is to be filled once there is a run to go on with.
-  """
-  started: list[bool] = []
+  """Ends the program with one line at Ctrl-C or SIGTERM."""
+  started: list[bool] = []  # to be filled once there is a run to go on with
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, _terminate)
   # Python's handlers wait for the end of a compilation; a thread does not.
@@ -354,9 +351,6 @@ def use_devices(count: int) -> tuple[jax.Device, ...]:
 
 
 def students_at_a_time(network: str) -> int | None:
-  """The `chunk_size` of `training.sweep` that suits a network here.
-
-  Convolutions of many kernels become convolutions in groups, for which a CPU
-  has no fast program.
-  """
+  """The `chunk_size` of `training.sweep` that suits a network here."""
+  # A CPU has no fast program for convolutions of several kernels at once.
   return 1 if jax.default_backend() == "cpu" and network != "mlp" else None

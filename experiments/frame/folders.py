@@ -76,10 +76,7 @@ class RunFolder:
     self._files.write_config(flags)
 
   def log(self, **row: Any) -> None:
-    """Appends one row to metrics.jsonl, whole or not at all.
-
-    Arrays become numbers or lists, and numbers that are not finite null.
-    """
+    """Appends one row to metrics.jsonl; null stands for NaN and infinity."""
     with self._writing:
       self._files.log(row)
 

@@ -67,10 +67,7 @@ def figure(
   width: float,
   height: float,
 ) -> Iterator[Any]:
-  """Axes in the house style, one or `[rows * columns]`, saved on leaving.
-
-  The width and the height are in inches, without a second line of the title.
-  """
+  """Axes in the house style, one or `[rows * columns]`, saved on leaving."""
   room = max(20, int(TITLE_CHARACTERS * width))
   lines = textwrap.wrap(title, room, break_on_hyphens=False)
   height += 0.2 * (len(lines) - 1)

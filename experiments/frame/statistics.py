@@ -1,9 +1,4 @@
-"""The one rule by which all reports, plots and titles judge a gain.
-
-A method *helped* or *hurt* if a paired t-test of at least three seeds is below
-.05 after Holm's correction over all methods that are compared at once. With
-fewer seeds there is no interval and no verdict.
-"""
+"""The one rule by which all reports, plots and titles judge: see `LEGEND`."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -130,10 +130,7 @@ OTHERS = {
 
 
 def draw_trials(name: str, config: Any, key: jax.Array) -> dict[str, jax.Array]:
-  """A seed's trials: `[trials]` of each hyper-parameter, the defaults first.
-
-  Learning rates are the same for all methods.
-  """
+  """A seed's trials `[trials]`, the defaults first; methods share the rates."""
   row = row_of(name)
   rates = Search(1e-3, *config.learning_rates)
   searches = rates, search_of(name), row.anneal or NOTHING

@@ -24,10 +24,7 @@ CHUNK = 500  # images that are evaluated at once
 
 
 class Cell(NamedTuple):
-  """A method and the domains that its students do not see.
-
-  Those of target-only see nothing else.
-  """
+  """A method and the domains held out; target-only sees nothing else."""
 
   method: str
   held_out: tuple[int, ...]
@@ -42,6 +39,12 @@ class Cell(NamedTuple):
   def path(self) -> tuple[str, str]:
     """The name of its file."""
     return self.method, "_".join(map(str, self.held_out))
+
+  def describe(self, task: str) -> str:
+    """The cell in words."""
+    names = " and ".join(DOMAINS[task][i] for i in self.held_out)
+    word = "on" if self.method == TARGET_ONLY else "without"
+    return f"{methods.NAMES[self.method]} {word} {names}"
 
 
 def plan(job: Any) -> list[Cell]:
@@ -86,17 +89,10 @@ def train(job: Any) -> None:
       )
       history.append(jax.device_get(seen))
       accuracy = history[-1]["outside"][..., list(shown)].mean()
-      note = f"{describe(config, cell)}, validation {accuracy:.1%}"
+      note = f"{cell.describe(config.task)}, validation {accuracy:.1%}"
       update(first + config.evaluate_every, note)
     seen = rounds.stack_history(history) | trials
     files.write({k: x.tolist() for k, x in seen.items()}, *path)
-
-
-def describe(config: Any, cell: Cell) -> str:
-  """The cell in words."""
-  names = " and ".join(DOMAINS[config.task][i] for i in cell.held_out)
-  word = "on" if cell.method == TARGET_ONLY else "without"
-  return f"{methods.NAMES[cell.method]} {word} {names}"
 
 
 class Student(NamedTuple):

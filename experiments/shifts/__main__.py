@@ -8,9 +8,6 @@ that a gain over source-only is a paired difference. Hyper-parameters are
 chosen for each data set by a rule that sees no target label; the choice of
 an oracle with labels of target validation points is reported beside it.
 
-A finished cell, a method on a shift, is a file in the run folder: a run that
-was cut off goes on with --resume behind the last one.
-
   python -m experiments.shifts
   python -m experiments.shifts --shifts target --methods tars bbse --seeds 20
   python -m experiments.shifts --resume --select importance_weighted

@@ -29,10 +29,7 @@ PointMap = Callable[[np.ndarray], Any]
 
 
 class Task(NamedTuple):
-  """The data that a method may see; target labels are not among them.
-
-  Arrays of NumPy, or of JAX where a method is traced.
-  """
+  """The data that a method may see; target labels are not among them."""
 
   source: Any  # `[rows, 2]`
   labels: Any  # `[rows]`, of the source
@@ -86,10 +83,7 @@ def _of_task(
   labels: bool = False,
   **options: Any,
 ) -> Callable[[Task, Any], Any]:
-  """Calls a function of the library with a candidate's value for each name.
-
-  It sees so many rows of each domain, and the source's labels if it reads them.
-  """
+  """Calls a function of the library with a candidate's value for each name."""
 
   def call(task: Task, candidate: Any) -> Any:
     points = [task.source, task.target, *([task.labels] if labels else [])]

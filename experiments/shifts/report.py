@@ -179,10 +179,9 @@ def gain_maps(
   starts: Mapping[str, float],
   bounds: Mapping[str, float],
 ) -> dict[str, str]:
-  """Heat maps of gains by shift and method; returns the caption.
+  """Heat maps of gains by shift and method; the first gives the title.
 
-  The first panel gives the title; `starts` are the accuracies of source-only
-  and `bounds` those of target-only, which is no method and has no verdict.
+  `starts` and `bounds` are the accuracies of source-only and target-only.
   """
   blind = next(iter(panels.values()))
   methods = list(next(iter(blind.values())))
