@@ -111,6 +111,7 @@ class Training:
   def __init__(
     self, job: Job, pair: str, name: str, lesson: Lesson, inputs: Any
   ):
+    # Keys and first weights of the seeds, and the images that they see.
     config, (keys, variables, data) = job.config, inputs
     self.job, self.pair, self.lesson = job, pair, lesson
     self.stage = f"{pair} {name}"

@@ -75,7 +75,8 @@ def run(
         checkpoints.save(step, tree, history)
       update(step, text)
       if interruption and interruption.signal is not None and step < steps:
-        checkpoints.close()
+        if checkpoints:
+          checkpoints.close()
         interruption.stop(f"{stage}: step {step} of {steps} is saved.")
   arrays = jax.tree.leaves(as_arrays(history))
   numbers = [x for x in arrays if np.issubdtype(x.dtype, np.inexact)]
