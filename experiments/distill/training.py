@@ -65,7 +65,7 @@ def shift_examples(loss_fn: Callable[..., Any], shift: int):
     return loss_fn
 
   def shifted(params, state, frozen, batch, key, **options):
-    # A key for each image: so many devices as there are shift it alike.
+    # A key for each image, so that its shift is the same on any devices.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
     images = jax.vmap(
       lambda key, image: kdata.random_crop(key, image[None], padding=shift)[0]
