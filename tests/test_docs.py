@@ -34,6 +34,9 @@ LONG = {
   for name in (
     "tutorial",
     "devices",
+    "diagnostics",
+    "fused",
+    "language",
     "continual",
     "collaboration",
     "federated",

@@ -57,10 +57,15 @@ def parts(names, size=8):
   return [names[i : i + size] for i in range(0, len(names), size)]
 
 
+EXPECTED = {}  # the results on one device, by name
+
+
 def agree(names, mode, tolerance=1e-8):
   with jax.enable_x64(True):
-    expected = modes.results(names, None, np.float64)
+    new = [name for name in names if name not in EXPECTED]
+    EXPECTED.update(modes.results(new, None, np.float64) if new else {})
     results = modes.results(names, mode, np.float64)
+  expected = {name: EXPECTED[name] for name in names}
   worst = {
     name: max(modes.errors(results[name], expected[name])) for name in names
   }

@@ -39,6 +39,17 @@ PUBLISHED = {
   "shufflenetv1": 949_258,
   "shufflenetv2": 1_355_528,
 }
+# Of each family, for the quick tier.
+ONE_OF_EACH = {
+  "resnet20",
+  "resnet8x4",
+  "resnet18",
+  "wrn-16-2",
+  "vgg8",
+  "mobilenetv2",
+  "shufflenetv1",
+  "shufflenetv2",
+}
 # As torchvision and DeiT publish them, for 1000 classes and 224x224x3.
 IMAGENET = {
   ("imagenet-resnet18", ()): 11_689_512,
@@ -60,7 +71,13 @@ def _abstract(name, **options):
   return nnx.eval_shape(lambda: nets.create(name, rngs=nnx.Rngs(0), **options))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[] if name in ONE_OF_EACH else pytest.mark.slow)
+    for name in PUBLISHED
+  ],
+)
 def test_parameter_counts_are_the_published_ones(name):
   parameters = _parameters(published.abstract(name))
   assert sum(leaf.size for leaf in parameters) == PUBLISHED[name]

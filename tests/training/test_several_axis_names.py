@@ -376,7 +376,7 @@ def test_an_axis_named_where_the_learner_is_made():
   ("make", "norm"),
   [
     (nnx_model, "LayerNorm"),
-    (nnx_model, "GroupNorm"),
+    pytest.param(nnx_model, "GroupNorm", marks=pytest.mark.slow),
     pytest.param(nnx_model, "RMSNorm", marks=pytest.mark.slow),
     (linen_model, "LayerNorm"),
     pytest.param(linen_model, "RMSNorm", marks=pytest.mark.slow),
