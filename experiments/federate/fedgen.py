@@ -106,7 +106,7 @@ def make_fedgen(
 
   def fit(params: Any, sent: Any, counts: jax.Array, key: jax.Array) -> Any:
     """The server trains the generator on what arrived of the clients."""
-    total = jnp.sum(counts, 0)
+    total = jnp.sum(counts, 0, keepdims=True)
     shares = counts / jnp.maximum(total, 1.0)
     # A client that died has no share; NaN times nothing would be NaN.
     arrived = jnp.any(counts > 0, -1)[:, None]
