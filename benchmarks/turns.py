@@ -2,9 +2,10 @@
 
   python -m benchmarks.turns
 
-`benchmarks.losses` measures one implementation after the other, and what else
-runs meanwhile differs between them. Here one process calls them in turn, and
-counts the CPU time of one thread. The best peer has the ratio 1.
+`benchmarks.losses` and `benchmarks.pairwise` measure one implementation after
+the other, and what else runs meanwhile differs between them. Here one process
+calls them in turn, and counts the CPU time of one thread. The best peer has the
+ratio 1.
 """
 
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 
 from benchmarks import losses
+from benchmarks import pairwise
 from benchmarks._measure import Case
 
 # So many numbers are read in a round: short calls are counted together.
@@ -48,13 +50,13 @@ def measure(case: Case, rounds: int) -> dict[str, list[float]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Prints a table of all losses of logits."""
+  """Prints a row for each loss of logits, or for those that --only names."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--rounds", type=int, default=31)
   parser.add_argument("--size", choices=("tiny", "cpu"), default="cpu")
   parser.add_argument("--only", default="_loss [", help="a part of the names")
   flags = parser.parse_args(argv)
-  for case in losses.make_cases(flags):
+  for case in [*losses.make_cases(flags), *pairwise.make_cases(flags)]:
     if flags.only not in case.name:
       continue
     times = measure(case, flags.rounds)

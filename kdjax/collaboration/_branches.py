@@ -214,7 +214,8 @@ def consistency_ramp(
     <https://arxiv.org/abs/1610.02242>`_, 2017.
   """
   check_positive("consistency_ramp: length", length)
-  share = as_number("epoch", epoch, jnp.result_type(float)) / length
+  dtype = jnp.result_type(float)
+  share = as_number("epoch", epoch, dtype) / as_number("length", length, dtype)
   return jnp.exp(-5 * jnp.square(1 - jnp.clip(share, 0.0, 1.0)))
 
 

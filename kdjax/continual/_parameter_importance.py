@@ -18,6 +18,7 @@ from kdjax.ops import validate
 from kdjax.ops import vary_like
 
 
+@validate
 def ewc_penalty(
   params: PyTree, past_params: PyTree, fisher: PyTree
 ) -> Float[Array, ""]:
@@ -123,12 +124,22 @@ def ewc_fisher(
   # sum the gradient by parameters that all devices share.
   rows = [mask, *jax.tree.leaves(examples)]
   params = jax.tree.map(
-    lambda x: vary_like(jax.lax.stop_gradient(x), *rows), _arrays(params)
+    lambda x: vary_like(jax.lax.stop_gradient(x), *rows),
+    _floats("ewc_fisher", params),
   )
+
+  def scalar(params: Any, example: Any) -> Array:
+    value = jnp.asarray(log_likelihood(params, example))
+    if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
+      raise ValueError(
+        f"ewc_fisher: log_likelihood returned {value.dtype}{value.shape}; "
+        "expected a real scalar for one example."
+      )
+    return value
 
   def add(total: Any, row: tuple[Any, Array]) -> tuple[Any, None]:
     example, used = row
-    value, gradient = jax.value_and_grad(log_likelihood)(params, example)
+    value, gradient = jax.value_and_grad(scalar)(params, example)
     weight = jnp.exp(value) if weighted else jnp.ones_like(value)
 
     def leaf(sum_of_squares: Array, g: Array) -> Array:
@@ -165,6 +176,7 @@ class SynapticIntelligence(NamedTuple):
   anchor: PyTree
 
 
+@validate
 def si_init(params: PyTree) -> SynapticIntelligence:
   """Initial state of synaptic intelligence (SI).
 
@@ -187,6 +199,7 @@ def si_init(params: PyTree) -> SynapticIntelligence:
   return SynapticIntelligence(zeros, zeros, params)
 
 
+@validate
 def si_update(
   state: SynapticIntelligence, gradients: PyTree, updates: PyTree
 ) -> SynapticIntelligence:
@@ -214,6 +227,8 @@ def si_update(
     Zenke, Poole and Ganguli, `Continual learning through synaptic intelligence
     <https://arxiv.org/abs/1703.04200>`_, 2017, equation 3.
   """
+  for name, tree in (("gradients", gradients), ("updates", updates)):
+    _check_like("si_update", name, tree, "the parameters", state.path)
   path = jax.tree.map(
     lambda w, g, d: w - jnp.asarray(g * d, w.dtype),
     state.path,
@@ -223,6 +238,7 @@ def si_update(
   return state._replace(path=path)
 
 
+@validate
 def si_consolidate(
   state: SynapticIntelligence, params: PyTree, *, damping: ArrayLike = 0.1
 ) -> SynapticIntelligence:
@@ -256,6 +272,7 @@ def si_consolidate(
     <https://arxiv.org/abs/1703.04200>`_, 2017, equation 5.
   """
   check_positive("si_consolidate: damping", damping)
+  _check_like("si_consolidate", "params", params, "the state", state.anchor)
   params = _arrays(params)
 
   def leaf(omega: Array, path: Array, new: Array, old: Array) -> Array:
@@ -269,6 +286,7 @@ def si_consolidate(
   return SynapticIntelligence(zeros, importance, params)
 
 
+@validate
 def si_penalty(params: PyTree, state: SynapticIntelligence) -> Float[Array, ""]:
   r"""Synaptic intelligence (SI): important parameters stay in place.
 
@@ -307,6 +325,33 @@ def _arrays(tree: Any) -> Any:
   return jax.tree.map(jnp.asarray, tree)
 
 
+def _floats(function: str, params: Any) -> Any:
+  """Returns parameters as arrays, or raises TypeError at one of integers."""
+
+  def leaf(path: Any, x: Any) -> Array:
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      where = jax.tree_util.keystr(path)
+      raise TypeError(
+        f"{function}: params{where} has dtype {x.dtype}; expected float."
+      )
+    return x
+
+  return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def _check_like(
+  function: str, name: str, tree: Any, of: str, like: Any
+) -> None:
+  """Raises ValueError unless a pytree has the structure of another."""
+  found, expected = jax.tree.structure(tree), jax.tree.structure(like)
+  if found != expected:
+    raise ValueError(
+      f"{function}: {name} has the structure {found}; expected {expected}, "
+      f"that of {of}."
+    )
+
+
 def _weighted_distance(
   function: str,
   params: Any,
@@ -314,15 +359,10 @@ def _weighted_distance(
   importance: tuple[str, Any],
 ) -> Array:
   """Returns the sum of importance times squared distance."""
-  leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+  leaves = jax.tree_util.tree_leaves_with_path(params)
   others = []
   for name, tree in (anchor, importance):
-    found = jax.tree.structure(tree)
-    if found != structure:
-      raise ValueError(
-        f"{function}: {name} has the structure {found}; expected {structure}, "
-        "that of params."
-      )
+    _check_like(function, name, tree, "params", params)
     others.append([jnp.asarray(x) for x in jax.tree.leaves(tree)])
   total = jnp.zeros((), jnp.float32)
   for (path, leaf), start, weight in zip(leaves, *others, strict=True):

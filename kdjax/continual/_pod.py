@@ -10,8 +10,10 @@ from jaxtyping import Array, Float
 from kdjax.ops import compute_dtype
 from kdjax.ops import normalize_as_torch
 from kdjax.ops import safe_norm
+from kdjax.ops import validate
 
 
+@validate
 def pod_loss(
   student_features: Sequence[ArrayLike],
   past_features: Sequence[ArrayLike],

@@ -29,6 +29,7 @@ class Reservoir(NamedTuple):
   seen: Int[Array, ""]
 
 
+@validate
 def reservoir_init(examples: PyTree, *, size: int) -> Reservoir:
   """An empty reservoir.
 
@@ -152,6 +153,7 @@ def reservoir_update(
   return Reservoir(rows, state.seen + jnp.sum(mask, dtype=jnp.int32))
 
 
+@validate
 def reservoir_sample(
   state: Reservoir, key: Array, size: int
 ) -> tuple[PyTree, Bool[Array, " size"]]:

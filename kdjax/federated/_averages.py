@@ -17,6 +17,7 @@ from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
 
+@validate
 def federated_average(
   params: PyTree,
   weights: ArrayLike | Sequence[float],
@@ -246,6 +247,10 @@ def _shares(
   """Returns weights divided by their sum over clients; equal if all are 0."""
   if not isinstance(weights, jax.Array):
     known = np.asarray(weights)
+    if known.dtype.kind not in "biuf":
+      raise TypeError(
+        f"{function}: weights is {weights!r}; expected numbers, [clients]."
+      )
     if not np.all(known >= 0):
       raise ValueError(
         f"{function}: weights is {known.tolist()}; expected numbers from 0 on."

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from kdjax.ops import validate
 
+
+@validate
 def message_bytes(tree: PyTree) -> int:
   """Bytes of a message: those of all its arrays.
 

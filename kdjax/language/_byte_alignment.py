@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from kdjax.ops import check_choice
+from kdjax.ops import validate
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
+@validate
 def token_bytes(tokens: Sequence[str], form: str) -> list[bytes]:
   r"""Token bytes: what each token of a vocabulary writes.
 
@@ -61,6 +63,7 @@ def token_bytes(tokens: Sequence[str], form: str) -> list[bytes]:
   return result
 
 
+@validate
 def align_bytes(
   student_tokens: Sequence[bytes | None], teacher_tokens: Sequence[bytes | None]
 ) -> tuple[np.ndarray, np.ndarray]:

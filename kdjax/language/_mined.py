@@ -12,6 +12,7 @@ from kdjax.ops import compute_dtype
 from kdjax.ops import validate
 
 
+@validate
 def min_edit_ids(
   source_tokens: Sequence[str], target_tokens: Sequence[str]
 ) -> np.ndarray:
@@ -67,6 +68,7 @@ def min_edit_ids(
   return result
 
 
+@validate
 def align_tokens(
   student_tokens: Sequence[str], teacher_tokens: Sequence[str]
 ) -> np.ndarray:

@@ -59,19 +59,18 @@ def token_mmd_loss(
     selectivity transfer <https://arxiv.org/abs/1707.01219>`_, 2017, in the form
     of `TextBrewer <https://arxiv.org/abs/2002.12620>`_.
   """
+  sides = {"student_hidden": student_hidden, "teacher_hidden": teacher_hidden}
+  for name, layers in sides.items():
+    if len(layers) != 2:
+      raise ValueError(
+        f"token_mmd_loss: {name} has {len(layers)} layers; expected 2."
+      )
   grams = []
   tokens = jnp.asarray(student_hidden[0]).shape[:2]
   valid = jnp.ones(tokens, bool) if mask is None else mask.astype(bool)
   if where is not None:
     valid &= where[:, None]
-  for name, layers in (
-    ("student_hidden", student_hidden),
-    ("teacher_hidden", teacher_hidden),
-  ):
-    if len(layers) != 2:
-      raise ValueError(
-        f"token_mmd_loss: {name} has {len(layers)} layers; expected 2."
-      )
+  for layers in sides.values():
     first, second = (
       zero_masked(x.astype(compute_dtype(x)), valid)
       for x in map(jnp.asarray, layers)

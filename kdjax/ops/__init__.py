@@ -5,6 +5,14 @@ jaxtyping.
 """
 
 from kdjax.ops._checked import checked
+from kdjax.ops._checks import as_fraction
+from kdjax.ops._checks import as_number
+from kdjax.ops._checks import as_sizes
+from kdjax.ops._checks import check_choice
+from kdjax.ops._checks import check_integer
+from kdjax.ops._checks import check_positive
+from kdjax.ops._checks import check_range
+from kdjax.ops._checks import get_entry
 from kdjax.ops._classes import class_one_hot
 from kdjax.ops._classes import class_sums
 from kdjax.ops._collectives import UNKNOWN_AXIS
@@ -95,15 +103,7 @@ from kdjax.ops._softmax import row_temperature
 from kdjax.ops._softmax import softened_softmax
 from kdjax.ops._svd import nonzero_singular_values
 from kdjax.ops._svd import svd
-from kdjax.ops._validation import as_fraction
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import as_sizes
 from kdjax.ops._validation import call_signature
-from kdjax.ops._validation import check_choice
-from kdjax.ops._validation import check_integer
-from kdjax.ops._validation import check_positive
-from kdjax.ops._validation import check_range
-from kdjax.ops._validation import get_entry
 from kdjax.ops._validation import validate
 
 __all__ = (

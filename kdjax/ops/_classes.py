@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax.ops._checks import check_integer
 from kdjax.ops._collectives import sum_over_devices
 from kdjax.ops._cross_entropy import one_hot_labels
 from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import check_integer
 from kdjax.ops._validation import validate
 
 

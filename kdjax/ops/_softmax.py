@@ -6,9 +6,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax.ops._checks import as_number
+from kdjax.ops._checks import check_positive
 from kdjax.ops._debug_checks import debug_check
-from kdjax.ops._validation import as_number
-from kdjax.ops._validation import check_positive
 from kdjax.ops._validation import validate
 
 

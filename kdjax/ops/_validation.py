@@ -10,20 +10,19 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-from kdjax.ops._debug_checks import debug_check
+from kdjax.ops._argument_kinds import check_of
+from kdjax.ops._argument_kinds import of_variable
 from kdjax.ops._explicit_axes import axes_of_dims
 from kdjax.ops._explicit_axes import explicit_mesh
 from kdjax.ops._explicit_axes import in_auto_axes
 from kdjax.ops._explicit_axes import specs_of_result
-from kdjax.ops._export import is_symbolic
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,7 +65,7 @@ def validate(
   checks = {
     name: check
     for name, parameter in signature.parameters.items()
-    if name not in specs and (check := _check_of(parameter))
+    if name not in specs and (check := check_of(parameter))
   }
   # The qualified name tells the class of a `__call__`.
   name_of_function = getattr(function, "__qualname__", repr(function))
@@ -102,7 +101,7 @@ def validate(
         raise TypeError(
           f"{name_of_function}: {name} is {value!r}; expected {check.wanted}."
         )
-      bound.arguments[name] = _of_variable(value)
+      bound.arguments[name] = of_variable(value)
     mesh = explicit_mesh((bound.args, bound.kwargs))
     if not runs_functions and any(map(callable, bound.arguments.values())):
       mesh = None
@@ -157,238 +156,6 @@ def call_signature(signature: inspect.Signature) -> str:
   return str(inspect.Signature(bare))
 
 
-def check_positive(name: str, value: Any) -> None:
-  """Raises ValueError unless static numbers are finite and above 0.
-
-  Args:
-    name: the name of the argument, for the error message.
-    value: a number, an array or a sequence of them; traced values pass.
-
-  Returns:
-    None.
-  """
-  numbers = _static_numbers(name, value)
-  if numbers is not None and not np.all((numbers > 0) & np.isfinite(numbers)):
-    raise ValueError(f"{name} is {value}; expected a finite number above 0.")
-
-
-def check_range(name: str, value: Any, low: float, high: float) -> None:
-  """Raises ValueError unless static numbers are in [low, high].
-
-  Args:
-    name: the name of the argument, for the error message.
-    value: a number, an array or a sequence of them; traced values pass.
-    low: the smallest allowed number.
-    high: the largest allowed number.
-
-  Returns:
-    None.
-  """
-  numbers = _static_numbers(name, value)
-  if numbers is not None and not np.all((numbers >= low) & (numbers <= high)):
-    raise ValueError(
-      f"{name} is {value}; expected a number in [{low}, {high}]."
-    )
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-  """Raises ValueError unless a string is one of the choices.
-
-  Args:
-    name: the name of the argument, for the error message.
-    value: the string.
-    choices: the allowed strings.
-
-  Returns:
-    None.
-  """
-  if value not in choices:
-    raise ValueError(f"{name} is {value!r}; expected one of {choices}.")
-
-
-def check_integer(name: str, value: Any, low: int) -> None:
-  """Raises TypeError unless a number is an integer, ValueError if below `low`.
-
-  Args:
-    name: the name of the argument, for the error message.
-    value: the number.
-    low: the smallest allowed integer.
-
-  Returns:
-    None.
-  """
-  if is_symbolic(value):
-    return
-  if isinstance(value, bool) or not isinstance(value, int | np.integer):
-    raise TypeError(f"{name} is {value!r}; expected an integer.")
-  if value < low:
-    raise ValueError(f"{name} is {value}; expected an integer from {low} on.")
-
-
-def as_sizes(name: str, sizes: Any, count: int | None = None) -> Any:
-  """Returns a tuple of positive integers, or raises ValueError.
-
-  Args:
-    name: the name of the argument, for the error message.
-    sizes: the sequence of integers.
-    count: the expected number of integers; None for any number.
-
-  Returns:
-    The tuple.
-  """
-  values: tuple[Any, ...] = (None,)
-  if isinstance(sizes, Iterable):
-    values = tuple(sizes)
-  integers = all(isinstance(x, int | np.integer) and x > 0 for x in values)
-  if not integers or count not in (None, len(values)):
-    wanted = "a sequence of" if count is None else count
-    raise ValueError(
-      f"{name} is {sizes!r}; expected {wanted} positive integers."
-    )
-  return values
-
-
-def get_entry(name: str, values: Any, key: Any) -> Any:
-  """Returns an entry of a batch, or raises an error that names the key.
-
-  Args:
-    name: the name of the argument, for the error message.
-    values: a mapping, or a sequence for integer keys.
-    key: the key of the entry.
-
-  Returns:
-    The entry.
-  """
-  try:
-    return values[key]
-  except (KeyError, IndexError, TypeError):
-    if not isinstance(values, Mapping):
-      raise TypeError(
-        f"{name} is a {type(values).__name__}; expected a mapping with {key!r}."
-      ) from None
-    if key in values:  # The entry exists: reading it raised the error.
-      raise
-    raise ValueError(
-      f"{name} has {list(values)}; expected {key!r} too."
-    ) from None
-
-
-def as_number(
-  name: str, value: Any, dtype: Any, *, shape: tuple[int, ...] = ()
-) -> jax.Array:
-  """Returns a hyper-parameter as an array: a scalar, or one value a row.
-
-  Args:
-    name: the name of the argument, for the error message.
-    value: a number or an array. May be traced.
-    dtype: the dtype of the result.
-    shape: the shape of one value a row; a scalar is always allowed.
-
-  Returns:
-    An array of shape `()` or `shape`.
-  """
-  _static_numbers(name, value)
-  number = jnp.asarray(value, dtype)
-  if number.shape not in ((), shape):
-    wanted = f"a scalar or one value a row, {shape}" if shape else "a scalar"
-    raise ValueError(f"{name} has shape {number.shape}; expected {wanted}.")
-  return number
-
-
-def as_fraction(
-  name: str, value: Any, dtype: Any, *, shape: tuple[int, ...] = ()
-) -> jax.Array:
-  """Returns a weight in [0, 1] as an array: a scalar, or one value a row.
-
-  Args:
-    name: the name of the argument, for the error message.
-    value: a number or an array. May be traced.
-    dtype: the dtype of the result.
-    shape: the shape of one value a row; a scalar is always allowed.
-
-  Returns:
-    An array of shape `()` or `shape`.
-  """
-  check_range(name, value, 0.0, 1.0)
-  fraction = as_number(name, value, dtype, shape=shape)
-  debug_check(
-    lambda: (fraction >= 0) & (fraction <= 1),
-    f"{name} must lie in [0, 1]; got " + "{}",
-    fraction,
-  )
-  return fraction
-
-
-def _static_numbers(name: str, value: Any) -> np.ndarray | None:
-  """Returns numbers that are known at trace time, else None."""
-  if isinstance(value, jax.Array):
-    return None
-  if isinstance(value, list | tuple):
-    parts = [_static_numbers(name, x) for x in value]
-    known = [x.ravel() for x in parts if x is not None]
-    return np.concatenate(known) if known else None
-  if isinstance(value, int | float | np.number | np.ndarray):
-    numbers = np.asarray(value)
-    if numbers.dtype.kind in "iuf" or numbers.dtype.name == "bfloat16":
-      return numbers.astype(np.float64)
-  raise TypeError(f"{name} is {value!r}; expected a number or an array.")
-
-
-class _Check(NamedTuple):
-  """What an argument that is no array may be."""
-
-  accepts: Callable[[Any], bool]
-  wanted: str
-
-
-def _check_of(parameter: inspect.Parameter) -> _Check | None:
-  """Returns the check of a number, a sequence of arrays or a state."""
-  if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-    return None
-  annotation = parameter.annotation
-  members = {annotation}
-  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-    members = set(typing.get_args(annotation))
-  absent = types.NoneType in members
-  members -= {types.NoneType}
-
-  def unless_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: (absent and value is None) or accepts(value)
-
-  if members == _NUMBERS:
-    return _Check(unless_none(_is_number), "a number or an array")
-  if len(members) != 1:
-    return None
-  (only,) = members
-  if typing.get_origin(only) is Sequence:
-    return _Check(
-      unless_none(lambda x: hasattr(x, "__len__") and not isinstance(x, str)),
-      "a sequence",
-    )
-  fields = getattr(only, "_fields", None)
-  if fields:
-    return _Check(
-      unless_none(lambda x: all(hasattr(x, field) for field in fields)),
-      f"a {only.__name__}",
-    )
-  return None
-
-
-_NUMBERS = set(typing.get_args(ArrayLike))
-
-
-def _is_number(value: Any) -> bool:
-  kinds = jax.Array | np.ndarray | np.generic | bool | int | float | complex
-  return isinstance(value, kinds) or hasattr(value, "__jax_array__")
-
-
-def _of_variable(value: Any) -> Any:
-  """Returns the array of a variable, such as `nnx.Param`."""
-  if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
-    return value.__jax_array__()
-  return value
-
-
 def _is_empty(value: Any) -> bool:
   return isinstance(value, jax.Array) and not value.size
 
@@ -398,7 +165,7 @@ def _as_array(value: Any, options: tuple[Any, ...]) -> Any:
 
   What is no array stays as it is. A mask of numbers becomes one of truths.
   """
-  value = _of_variable(value)
+  value = of_variable(value)
   if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float):
     return value
   array = value if isinstance(value, jax.Array) else jnp.asarray(value)

@@ -1,0 +1,67 @@
+"""Each experiment is killed once, resumed, and ends as if it had not been."""
+
+import json
+import random
+import signal
+import time
+
+import pytest
+
+from tests.faults import children
+
+pytestmark = pytest.mark.faults
+# Runs of some seconds after the imports. `distill` has a file of its own.
+FLAGS = {
+  "adapt": "--shift rotate --hidden 12 8 --discriminator 6 --methods jda"
+  " --weights 0.1 1 --seeds 2 --steps 40 --evaluate_every 4 --batch_size 32",
+  "compare": "--methods kd --pairs mlp:mlp --seeds 2 --workers 1"
+  " --examples_per_class 2 --epochs 40 --teacher_epochs 10 --evaluate_every 2"
+  " --shift 0 --checkpoint_seconds 0",
+  "finetune": "--shots 2 --hidden 6 --methods l2_sp --teachers untrained"
+  " --rates 0.01 --seeds 2 --pretrain_steps 4 --steps 40 --evaluate_every 2"
+  " --batch_size 16 --tasks 2",
+  "generalize": "--examples 180 --hidden 8 --methods irm --seeds 2 --trials 2"
+  " --steps 4 --evaluate_every 2 --batch_size 8",
+  "gradual": "--source_examples 60 --source_epochs 2 --blocks 2"
+  " --block_examples 40 --epochs 1 --validation_examples 50 --channels 4"
+  " --seeds 2",
+  "shifts": "--shifts target concept --methods bbse linear_ot --seeds 2"
+  " --size 20 --test_size 20",
+}
+
+
+def arguments(name, folder, *flags):
+  module = f"experiments.{name}"
+  return ("-m", module, *FLAGS[name].split(), "--workdir", folder, *flags)
+
+
+def rows(folder):
+  """Cells that run side by side write their rows in any order."""
+  return sorted(
+    json.dumps(row, sort_keys=True) for row in children.rows(folder)
+  )
+
+
+def report(folder):
+  """Without the command and its time."""
+  return (folder / "report.md").read_text().partition("## Reproduction")[0]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_kill_at_a_random_moment_changes_nothing(name, tmp_path):
+  whole, folder = tmp_path / "whole", tmp_path / "killed"
+  children.run(*arguments(name, whole))
+  process = children.start(*arguments(name, folder))
+  metrics = folder / "metrics.jsonl"
+  children.wait_for(
+    lambda: metrics.exists() and metrics.stat().st_size, process
+  )
+  time.sleep(random.Random(name).uniform(0.0, 1.0))
+  process.kill()
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  assert not (folder / "report.md").exists()
+  children.run(*arguments(name, folder, "--resume"))
+  assert rows(folder) == rows(whole)
+  if name != "compare":  # its report has the time of a step
+    assert report(folder) == report(whole)
