@@ -16,7 +16,7 @@ networks with all labels are the upper bound.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ from experiments.collaborate.training import train
 from experiments.frame import commands
 from experiments.frame import folders
 from experiments.frame import jobs
-from experiments.frame import networks as frame_networks
+from experiments.frame import networks
 from kdjax import training
 
 
@@ -89,19 +89,19 @@ class Job(NamedTuple):
   peers: tuple[training.Network, ...]
 
 
+def make_network(name: str, config: Config, data: Data) -> training.Network:
+  """The network of a name."""
+  options: dict[str, Any] = {"hidden": config.hidden} if name == "mlp" else {}
+  return networks.make_network(
+    name, data.train["image"], data.classes, **options
+  )
+
+
 def prepare(config: Config) -> Job:
   """Checks the flags and reads the data; makes the run folder last."""
   check(config)
   data = load_data(config)
-  made = {
-    name: frame_networks.make_network(
-      name,
-      data.train["image"],
-      data.classes,
-      **({"hidden": config.hidden} if name == "mlp" else {}),
-    )
-    for name in config.networks
-  }
+  made = {name: make_network(name, config, data) for name in config.networks}
   peers = tuple(made[name] for name in methods.networks_of(config))
   for name in config.methods:
     learner = methods.make_learner(name, config, peers, data.few.shape[1])

@@ -12,18 +12,14 @@ lower bound, training on all data in one place the upper one.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-from rich.console import Console
+from typing import Literal
 
 from experiments.federate import methods
-from experiments.federate.data import Data
 from experiments.federate.data import load_data
 from experiments.federate.report import write
 from experiments.federate.training import Row
 from experiments.federate.training import train
 from experiments.frame import commands
-from experiments.frame import folders
 from experiments.frame import jobs
 
 
@@ -91,22 +87,13 @@ def check(config: Config) -> None:
     commands.expect(config, name, met, "numbers above 0")
 
 
-class Job(NamedTuple):
-  """The inputs of every part of the run."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-
-
-def prepare(config: Config) -> Job:
+def prepare(config: Config) -> jobs.Setup:
   """Checks the flags and reads the data; makes the run folder last."""
   check(config)
-  return Job(*jobs.open_run(config, load_data(config), free=("methods",)))
+  return jobs.open_run(config, load_data(config), free=("methods",))
 
 
-def execute(job: Job) -> dict[float, dict[str, Row]]:
+def execute(job: jobs.Setup) -> dict[float, dict[str, Row]]:
   """Trains and writes the report; returns a row a concentration and method."""
   rows = train(job)
   write(job, rows)

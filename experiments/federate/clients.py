@@ -104,7 +104,7 @@ def pass_over(
 
 def outputs_of(
   network: training.Network, params: Any, images: jax.Array
-) -> nets.Outputs:
+) -> Any:
   """The outputs of a network without other variables."""
   variables = training.Variables(params, {})
   return network.forward(variables, images, train=False, key=None)[0]

@@ -67,11 +67,10 @@ def load_data(config: Any) -> Data:
   every = [x for shards in dealt.values() for seed in shards for x in seed]
   size = max(map(len, every))
   shards = {k: pad(x, size, config.batch_size) for k, x in dealt.items()}
-  parts: Any = jax.device_put(
-    (private, {"image": train["image"][order[:public]]}, test)
-  )
   return Data(
-    *parts,
+    jax.device_put(private),
+    jax.device_put({"image": train["image"][order[:public]]}),
+    jax.device_put(test),
     shards,
     pad(whole, count - public, config.batch_size),
     int(train["label"].max()) + 1,

@@ -144,7 +144,8 @@ def conclude(job: Any, rows: Rows) -> list[str]:
     if len(found) == job.config.seeds
   }
   order = ", ".join(
-    f"{NAMES[name]} {cheap[name]:.2f}" for name in sorted(cheap, key=cheap.get)
+    f"{NAMES[name]} {mean:.2f}"
+    for name, mean in sorted(cheap.items(), key=lambda pair: pair[1])
   )
   texts.append(
     f"Megabytes to {job.config.goal:.0%}, of the methods that reach it in "

@@ -420,8 +420,10 @@ def test_the_experiments_are_listed_with_a_line_each():
   lines = experiments.summaries()
   assert list(lines) == [
     "adapt",
+    "collaborate",
     "compare",
     "distill",
+    "federate",
     "finetune",
     "generalize",
     "gradual",
