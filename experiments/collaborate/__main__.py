@@ -41,19 +41,21 @@ class Config(commands.Flags):
   workdir: str = "runs/collaborate"
   dataset: str = "digits"  # digits, or a data set that tfds has prepared
   data_dir: commands.DataDir = None  # where tfds has prepared data sets
-  examples_per_class: int = 8  # labeled images of each class, drawn by the seed
+  examples_per_class: commands.Count = (
+    8  # labeled images of each class, drawn by the seed
+  )
   # the methods that are compared with independent networks; help: print them.
   # A run may be resumed with other methods
   methods: tuple[str, ...] = methods.METHODS
   peers: int = 4  # the number of networks that are trained together
   # names of kdjax.nets.create; with several of them peers differ, in turn
   networks: tuple[str, ...] = ("mlp",)
-  hidden: tuple[int, ...] = (64,)  # units of the hidden layers of an mlp
-  seeds: int = 5  # repetitions of all training
+  hidden: commands.Units = (64,)  # units of the hidden layers of an mlp
+  seeds: commands.Count = 5  # repetitions of all training
   steps: int = 1000  # updates of each network
   evaluate_every: int = 50  # steps from one evaluation to the next
-  batch_size: int = 32  # the number of examples in a batch
-  learning_rate: float = 1e-3  # Adam's learning rate
+  batch_size: commands.Count = 32  # the number of examples in a batch
+  learning_rate: commands.Rate = 1e-3  # Adam's learning rate
   # steps after which codistillation's stale peers are renewed; evaluate_every
   # is a multiple of them
   stale_steps: int = 50
@@ -62,15 +64,11 @@ class Config(commands.Flags):
 
 def check(config: Config) -> None:
   """Raises ValueError for invalid flags."""
-  commands.expect_positive(
-    config, "examples_per_class", "seeds", "batch_size", "learning_rate"
-  )
+  commands.check(config)
   commands.expect_multiple(config, "steps", "evaluate_every")
   commands.expect_multiple(config, "evaluate_every", "stale_steps")
   commands.expect_some(config, "methods", methods.METHODS)
   commands.expect(config, "peers", config.peers >= 2, "2 or more")
-  met = all(units > 0 for units in config.hidden)
-  commands.expect(config, "hidden", met, "numbers above 0")
   met = 0 < len(config.networks) <= config.peers
   expected = f"one or more names, up to {config.peers}, the number of peers"
   commands.expect(config, "networks", met, expected)

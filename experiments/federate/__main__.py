@@ -30,17 +30,19 @@ class Config(commands.Flags):
   workdir: str = "runs/federate"
   dataset: str = "digits"  # digits, or a data set that tfds has prepared
   data_dir: commands.DataDir = None  # where tfds has prepared data sets
-  examples: int = 0  # the largest number of images of a split; 0 for all
+  examples: commands.Natural = (
+    0  # the largest number of images of a split; 0 for all
+  )
   # the methods that are compared with FedAvg; help: print them. A run may be
   # resumed with other methods
   methods: tuple[str, ...] = methods.METHODS
   clients: int = 10  # the number of clients
   # of the Dirichlet distributions that deal out the classes; small: clients
   # differ
-  concentrations: tuple[float, ...] = (0.1, 1.0)
+  concentrations: commands.Rates = (0.1, 1.0)
   # images that a client has at least; what has fewer is dealt again
-  min_examples: int = 10
-  public_examples: int = 300  # unlabeled images that no client has
+  min_examples: commands.Count = 10
+  public_examples: commands.Count = 300  # unlabeled images that no client has
   # clients of each round that die before they send, drawn by the seed
   dying_clients: int = 0
   # the average of predictions in the consensus of FedMD and FedDF
@@ -49,42 +51,40 @@ class Config(commands.Flags):
   weights: Literal["equal", "size", "confidence"] = "equal"
   rounds: int = 60  # rounds of communication
   save_every: int = 10  # rounds from one checkpoint to the next
-  local_epochs: int = 2  # passes of a client over its data in a round
-  public_epochs: int = 2  # passes of a client over public data (FedMD)
-  server_steps: int = 50  # updates of the server in a round (FedDF, FedGen)
-  batch_size: int = 16  # the number of examples in a batch
-  learning_rate: float = 0.1  # of the clients' gradient descent
-  server_learning_rate: float = 1e-3  # of the server's Adam
-  hidden: tuple[int, ...] = (64,)  # units of the hidden layers
+  local_epochs: commands.Count = (
+    2  # passes of a client over its data in a round
+  )
+  public_epochs: commands.Count = (
+    2  # passes of a client over public data (FedMD)
+  )
+  server_steps: commands.Count = (
+    50  # updates of the server in a round (FedDF, FedGen)
+  )
+  batch_size: commands.Count = 16  # the number of examples in a batch
+  learning_rate: commands.Rate = 0.1  # of the clients' gradient descent
+  server_learning_rate: commands.Rate = 1e-3  # of the server's Adam
+  hidden: commands.Units = (64,)  # units of the hidden layers
   # units of the hidden layers of FedKD's mentors, which are never sent
-  mentor_hidden: tuple[int, ...] = (128, 128)
+  mentor_hidden: commands.Units = (128, 128)
   # weight of what FedGen's generator says to a client, which decays by 0.98 a
   # round. Published: 10 at a learning rate of 0.01; their product is kept
-  generator_weight: float = 1.0
-  goal: float = 0.9  # the accuracy whose rounds and bytes are reported
-  seeds: int = 5  # repetitions, with another division of the data
+  generator_weight: commands.Rate = 1.0
+  goal: commands.Share = 0.9  # the accuracy whose rounds and bytes are reported
+  seeds: commands.Count = 5  # repetitions, with another division of the data
 
 
 def check(config: Config) -> None:
   """Raises ValueError for invalid flags."""
-  commands.expect_positive(
-    config,
-    *("concentrations", "min_examples", "public_examples", "seeds"),
-    *("local_epochs", "public_epochs", "server_steps", "batch_size"),
-    *("learning_rate", "server_learning_rate", "generator_weight"),
-  )
+  commands.check(config)
   commands.expect_multiple(config, "rounds", "save_every")
-  commands.expect_at_least_zero(config, "examples")
   commands.expect_some(config, "methods", methods.METHODS)
-  commands.expect_share(config, "goal")
   commands.expect(config, "clients", config.clients >= 2, "2 or more")
   met = 0 <= config.dying_clients < config.clients
   expected = f"0 to {config.clients - 1}, since one client must live"
   commands.expect(config, "dying_clients", met, expected)
   for name in ("hidden", "mentor_hidden"):
-    widths = getattr(config, name)
-    met = bool(widths) and all(units > 0 for units in widths)
-    commands.expect(config, name, met, "numbers above 0")
+    met = bool(getattr(config, name))
+    commands.expect(config, name, met, "one or more numbers above 0")
 
 
 def prepare(config: Config) -> jobs.Setup:

@@ -74,7 +74,7 @@ def lines_of(folder):
     ({"dying_clients": 3}, "dying_clients is 3; expected 0 to 2, since one"),
     ({"concentrations": (0.0,)}, "concentrations is .*; expected one or more"),
     ({"goal": 1.0}, "goal is 1.0; expected a number between 0 and 1"),
-    ({"hidden": ()}, "hidden is .*; expected numbers above 0"),
+    ({"hidden": ()}, "hidden is .*; expected one or more numbers above 0"),
     ({"public_examples": 80}, "leaves 10 of 90 images; expected at least 15"),
     (
       {"concentrations": (1e-3,), "clients": 10},
