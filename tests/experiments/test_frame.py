@@ -422,6 +422,7 @@ def test_the_experiments_are_listed_with_a_line_each():
     "adapt",
     "collaborate",
     "compare",
+    "continual",
     "distill",
     "distill_encoder",
     "federate",

@@ -19,6 +19,7 @@ FLAGS = {
   "compare": "--methods kd --pairs mlp:mlp --seeds 2 --workers 1"
   " --examples_per_class 2 --epochs 40 --teacher_epochs 10 --evaluate_every 2"
   " --shift 0 --checkpoint_seconds 0",
+  "continual": "--methods er --buffers 30 --epochs 1 --hidden 8 --seeds 2",
   "federate": "--examples 90 --methods fedmd --clients 3 --concentrations 1"
   " --min_examples 5 --public_examples 20 --dying_clients 1 --rounds 20"
   " --save_every 1 --local_epochs 1 --hidden 6 --seeds 2",
