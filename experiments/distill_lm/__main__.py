@@ -55,11 +55,11 @@ class Config(commands.Flags):
   ] = None
   tokens: Literal["character", "bpe"] = "character"  # what a token is
   vocabulary: int = 512  # the number of tokens of bpe
-  # the teacher and the student of your own: folders of transformers, with
-  # weights and one tokenizer
+  # a teacher of your own: a folder of transformers, with its tokenizer
   teacher: Annotated[
     str | None, commands.optional("a model trained here", "FOLDER")
   ] = None
+  # the student of your own, of the same tokenizer; it starts with its weights
   student: Annotated[
     str | None, commands.optional("random weights", "FOLDER")
   ] = None
@@ -74,33 +74,32 @@ class Config(commands.Flags):
   steps: int = 200  # updates of each student
   teacher_steps: int = 1000  # updates of the teacher
   evaluate_every: int = 50  # steps from one evaluation to the next
-  batch_size: int = 16  # the number of windows in a batch
+  batch_size: commands.Count = 16  # the number of windows in a batch
   length: int = 64  # tokens of a window
-  prompt: int = 8  # its first tokens, after which a model writes the others
-  width: int = 64  # units of a hidden state
-  heads: int = 4  # attention heads
-  teacher_depth: int = 6  # layers of the teacher
-  student_depth: int = 2  # layers of each student
+  # its first tokens, after which a model writes the others
+  prompt: commands.Count = 8
+  width: commands.Count = 64  # units of a hidden state
+  heads: commands.Count = 4  # attention heads
+  teacher_depth: commands.Count = 6  # layers of the teacher
+  student_depth: commands.Count = 2  # layers of each student
   # Adam's, which decay by a cosine; validation documents choose among several
   learning_rates: Annotated[
     tuple[float, ...] | None,
     commands.optional("3e-3, of own models 1e-4", "FLOAT ..."),
   ] = None
-  teacher_learning_rate: float = 3e-3  # the same of the teacher
-  known: int = 8  # tokens that a sparse teacher tells of each position
-  teacher_texts: int = 2000  # texts that the teacher writes for seqkd
-  samples: int = 64  # texts of each student that the teacher judges
-  windows: int = 300  # the most windows of held-out documents
+  teacher_learning_rate: commands.Rate = 3e-3  # the same of the teacher
+  # tokens that a sparse teacher tells of each position
+  known: commands.Count = 8
+  # texts that the teacher writes for seqkd
+  teacher_texts: commands.Count = 2000
+  samples: commands.Count = 64  # texts of each student that the teacher judges
+  windows: commands.Count = 300  # the most windows of held-out documents
 
 
 def check(config: Config) -> None:
   """Raises ValueError for invalid flags."""
-  commands.expect_positive(
-    config,
-    *("seeds", "batch_size", "width", "heads", "teacher_depth"),
-    *("student_depth", "learning_rates", "teacher_learning_rate", "known"),
-    *("teacher_texts", "samples", "windows", "prompt"),
-  )
+  commands.check(config)
+  commands.expect_positive(config, "seeds", "learning_rates")
   commands.expect_multiple(config, "steps", "evaluate_every")
   commands.expect_multiple(config, "teacher_steps", "evaluate_every")
   commands.expect_multiple(config, "width", "heads")

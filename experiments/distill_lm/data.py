@@ -59,12 +59,15 @@ def load_data(config: Any) -> Data:
         f"{least}, twice the length."
       )
   train, validation, test = rows
-  windows = [
-    cut(row, config.length, config.windows) for row in (validation, test)
-  ]
-  ratio = sum(map(len, parts[2])) / len(test)
-  counts = tuple(map(len, parts))
-  return Data(jnp.asarray(train), *windows, ratio, tokenizer, (*counts,), name)
+  return Data(
+    jnp.asarray(train),
+    cut(validation, config.length, config.windows),
+    cut(test, config.length, config.windows),
+    sum(map(len, parts[2])) / len(test),
+    tokenizer,
+    (len(parts[0]), len(parts[1]), len(parts[2])),
+    name,
+  )
 
 
 def read_documents(text: str | None) -> tuple[list[str], str]:
@@ -245,5 +248,5 @@ def import_tokenizers() -> Any:
   except ModuleNotFoundError:
     raise ValueError(
       "BPE and tokenizers of folders need the package tokenizers: pip install "
-      '"kdjax[experiments]".'
+      "tokenizers."
     ) from None

@@ -1,12 +1,10 @@
 """The methods: rows of the library's table, and losses of `kdjax.fused`."""
 
-import functools
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.distill_lm.networks import Language
@@ -57,13 +55,17 @@ def linear_loss(
   del known
   caps = [x.config.logit_softcap for x in (student, teacher)]
 
+  def side(outputs: nets.Outputs, cap: float | None) -> tuple[Any, fused.Head]:
+    assert outputs.classifier is not None  # a decoder's
+    return outputs.embedding, fused.Head(outputs.classifier[0].T, softcap=cap)
+
   def loss(student: nets.Outputs, teacher: nets.Outputs, labels: Array) -> Any:
-    sides: list[Any] = []
-    for outputs, cap in zip((student, teacher), caps, strict=True):
-      kernel, _ = outputs.classifier or (None, None)
-      sides += [outputs.embedding, fused.Head(kernel.T, softcap=cap)]
     divergence, labelled = fused.linear_distillation(
-      *sides, labels, divergence_weight=0.5, cross_entropy_weight=0.5
+      *side(student, caps[0]),
+      *side(teacher, caps[1]),
+      labels,
+      divergence_weight=0.5,
+      cross_entropy_weight=0.5,
     )
     return divergence + labelled
 
@@ -170,24 +172,3 @@ def describe() -> dict[str, tuple[str, str]]:
     name: (row.text, f"{row.title}: {row.summary}")
     for name, row in METHODS.items()
   }
-
-
-@functools.cache
-def needs_text(methods: tuple[str, ...]) -> bool:
-  """Whether any of the methods reads text that the teacher has written."""
-  return any(METHODS[name].text in ("teacher", "pair") for name in methods)
-
-
-def known_tokens(config: Any, size: int) -> int:
-  """How many tokens a sparse teacher knows."""
-  return min(config.known, size)
-
-
-def count_parameters(params: Any) -> int:
-  """The number of parameters."""
-  return sum(x.size for x in jax.tree.leaves(params))
-
-
-def first_of(tree: Any) -> Any:
-  """The first of all students."""
-  return jax.tree.map(lambda x: jnp.asarray(x[0]), tree)

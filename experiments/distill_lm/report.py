@@ -228,13 +228,9 @@ def scores(job: Any, rows: dict[str, Any]) -> None:
         for name, style in ((BASELINE, "--"), ("teacher", ":")):
           x = np.mean(getattr(rows[name], field))
           axes.axvline(x, color=plots.DARK, ls=style, lw=1.2, zorder=0)
-      axes.set(xlabel=label, ylim=(len(names) - 0.4, -0.6))
-      axes.set_yticks(
-        range(len(names)),
-        [TITLES[name] for name in names] if axes is grid[0] else [],
-      )
-      axes.tick_params(axis="y", length=0)
-      axes.grid(visible=False, axis="y")
+      axes.set(xlabel=label)
+      plots.name_rows(axes, [TITLES[name] for name in names])
+      axes.tick_params(labelleft=axes is grid[0])
     used = [x for x in GROUPS if x in {group_of(name) for name in names}]
     plots.legend(grid, [plots.mark(x, GROUPS[x], "o") for x in used])
 
@@ -268,4 +264,4 @@ def curves(job: Any, rows: dict[str, Any]) -> None:
       ylabel="bits per character, validation",
     )
     axes.set_xlim(left=0)
-    plots.legend(axes, axes.get_legend_handles_labels()[0])
+    plots.legend(axes)

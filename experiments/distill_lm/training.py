@@ -38,8 +38,8 @@ class Trained(NamedTuple):
 class Source(NamedTuple):
   """The texts of a step."""
 
-  corpus: jax.Array  # `[tokens]`
-  written: jax.Array  # by the teacher, `[texts, length]`; may be empty
+  corpus: Any  # `[tokens]`
+  written: Any  # by the teacher, `[texts, length]`; may be empty
 
 
 def train_teacher(job: Any) -> Any:

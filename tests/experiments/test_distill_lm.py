@@ -264,6 +264,7 @@ def test_a_character_has_a_token():
   assert row.tolist() == [2, 0, 3, 4, 0]
 
 
+@pytest.mark.slow
 def test_bpe_is_learned_and_saved(text, tmp_path):
   pytest.importorskip("tokenizers")
   documents, _ = lm_data.read_documents(text)
