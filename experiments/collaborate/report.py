@@ -180,7 +180,7 @@ def draw(job: Any, rows: Rows) -> dict[str, str]:
   steps = job.config.evaluate_every * np.arange(
     1, 1 + len(rows[INDEPENDENT]["disagreement"])
   )
-  path = job.run.path / "disagreement.png"
+  path, handles = job.run.path / "disagreement.png", []
   with plots.figure(path, title=title, columns=2, width=10.0, height=5.2) as (
     left,
     right,
@@ -189,10 +189,7 @@ def draw(job: Any, rows: Rows) -> dict[str, str]:
       colour, marker = looks[name]
       x, low, high = apart[name], peers[name], ensembles[name]
       ends = low.mean(), high.mean()
-      left.plot((x.mean(), x.mean()), ends, color=colour, lw=1.2)
       style = {"color": colour, "marker": marker, "ls": "", "ms": 7.5}
-      left.plot(x.mean(), ends[0], label=NAMES[name], **style)
-      left.plot(x.mean(), ends[1], mfc="white", **style)
       line = "--" if name == ALL_LABELS else "-"
       right.plot(
         steps, rows[name]["disagreement"].mean(1), color=colour, ls=line, lw=1.5
@@ -200,6 +197,12 @@ def draw(job: Any, rows: Rows) -> dict[str, str]:
       right.plot(
         steps[-1], rows[name]["disagreement"][-1].mean(), clip_on=False, **style
       )
+      handles.append(plots.mark(NAMES[name], colour, marker))
+      if name == ALL_LABELS:  # too far above the others to be drawn with them
+        continue
+      left.plot((x.mean(), x.mean()), ends, color=colour, lw=1.2)
+      left.plot(x.mean(), ends[0], **style)
+      left.plot(x.mean(), ends[1], mfc="white", **style)
     left.set(
       xlabel="disagreement of the peers", ylabel="accuracy on test images"
     )
@@ -212,11 +215,11 @@ def draw(job: Any, rows: Rows) -> dict[str, str]:
     for axis in (left.xaxis, left.yaxis, right.yaxis):
       axis.set_major_formatter(plots.percent)
     left.set_title("filled: mean peer; open: ensemble", weight="normal")
-    plots.legend(left, left.get_legend_handles_labels()[0])
+    plots.legend(left, handles)
   caption = (
     "Left: accuracy after the last step against disagreement; filled marks are "
     "the mean peer, open ones the ensemble of the peers. Right: disagreement "
-    "on test images over training; 0 is a collapse into one network. Means "
-    "over seeds."
+    "on test images over training; 0 is a collapse into one network. Of the "
+    "upper bound only the disagreement is drawn. Means over seeds."
   )
   return {path.name: caption}
