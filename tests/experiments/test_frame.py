@@ -425,6 +425,7 @@ def test_the_experiments_are_listed_with_a_line_each():
     "continual",
     "distill",
     "distill_encoder",
+    "distill_lm",
     "federate",
     "finetune",
     "generalize",
