@@ -8,8 +8,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import masked_mean
+from kdjax.ops import validate
 
 
+@validate
 def reverse_validation(
   key: Any,
   variables: Any,

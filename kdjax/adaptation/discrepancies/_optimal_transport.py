@@ -126,7 +126,7 @@ def sinkhorn_divergence(
 
 @validate
 def sliced_wasserstein(
-  key: Any,
+  key: Any | None,
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
@@ -197,9 +197,9 @@ def sliced_wasserstein(
   )
   dtype = source.dtype
   if directions is None:
-    if not isinstance(key, jax.Array):
+    if key is None:
       raise TypeError(
-        f"sliced_wasserstein: key is {key!r}; expected a JAX random key, or "
+        "sliced_wasserstein: key is None; expected a JAX random key, or "
         "directions."
       )
     shape = source.shape[1], num_directions
