@@ -20,4 +20,4 @@ def summaries() -> dict[str, str]:
 if __name__ == "__main__":
   print("Experiments; --help after one of these commands lists its flags:\n")
   for name, summary in summaries().items():
-    print(f"  python -m experiments.{name:<11} {summary}")
+    print(f"  python -m experiments.{name:<15} {summary}")

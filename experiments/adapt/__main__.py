@@ -48,15 +48,17 @@ class Config(commands.Flags):
   shift: Literal["auto", "none", "rotate", "invert", "blend_noise"] = "auto"
   degrees: float = 30.0  # the angle of the shift rotate
   strength: float = 0.5  # the strength of the shift blend_noise, from 0 to 1
-  image_size: int = 0  # side to which all images are resized; 0: the target's
-  crop: int = 4  # pixels cut off each side of larger images before resizing
-  examples: int = 2000  # the most images of each data set and split
+  # side to which all images are resized; 0: the target's
+  image_size: commands.Natural = 0
+  # pixels cut off each side of larger images before resizing
+  crop: commands.Natural = 4
+  examples: commands.Count = 2000  # the most images of each data set and split
   # share of each domain's training images that is kept for the choice of the
   # weight and for d_H
-  validation_fraction: float = 0.3
+  validation_fraction: commands.Share = 0.3
   network: str = "mlp"  # a name of kdjax.nets.create
-  hidden: tuple[int, ...] = (128, 64)  # units of the hidden layers of an mlp
-  discriminator: int = 100  # hidden units of the domain discriminator
+  hidden: commands.Units = (128, 64)  # units of the hidden layers of an mlp
+  discriminator: commands.Count = 100  # hidden units of the discriminator
   # whether both domains pass the network as one batch, and so share the
   # statistics of a batch normalization
   joint_forward: bool = True
@@ -65,37 +67,20 @@ class Config(commands.Flags):
   methods: tuple[str, ...] = ("dann", "mmd", "coral", "jda")
   # the candidates for the weight of each method, as factors of the published
   # weight
-  weights: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
-  # the rule that chooses a weight without target labels: source_accuracy, on
-  # validation images; information, the mutual information of the target's
-  # images and their predicted classes, H(mean p) - mean H(p); guarded, the
-  # information among weights within 2 points of the best source accuracy;
-  # entropy, bnm, snd, importance_weighted, dev or reverse, of kdjax.selection
-  select: rules.Rule = "guarded"
-  seeds: int = 8  # the number of students of each method and weight
+  weights: commands.Rates = (0.01, 0.1, 1.0, 10.0)
+  select: rules.Flag = "guarded"
+  seeds: commands.Count = 8  # the number of students of each method and weight
   steps: int = 1000  # updates of each student
   evaluate_every: int = 50  # steps from one evaluation to the next
-  batch_size: int = 64  # the number of examples of each domain in a batch
-  learning_rate: float = 1e-3  # Adam's; it decays by a cosine
+  batch_size: commands.Count = 64  # examples of each domain in a batch
+  learning_rate: commands.Rate = 1e-3  # Adam's; it decays by a cosine
 
 
 def check(config: Config) -> None:
   """Raises ValueError for invalid flags."""
-  commands.expect_positive(
-    config,
-    "seeds",
-    "batch_size",
-    "examples",
-    "discriminator",
-    "learning_rate",
-    "weights",
-  )
+  commands.check(config)
   commands.expect_multiple(config, "steps", "evaluate_every")
   commands.expect_some(config, "methods", CHOICES, also="all, or ")
-  commands.expect_at_least_zero(config, "image_size", "crop")
-  commands.expect_share(config, "validation_fraction")
-  met = all(units > 0 for units in config.hidden)
-  commands.expect(config, "hidden", met, "numbers above 0")
   met = 0 <= config.strength <= 1
   commands.expect(config, "strength", met, "a number from 0 to 1")
   met = abs(config.degrees) < float("inf")

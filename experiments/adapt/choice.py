@@ -26,46 +26,35 @@ class Row(NamedTuple):
   """The results of one method in the report."""
 
   weight: float | None  # the chosen one, None without
-  # Scores of the chosen weight, `[rounds, seeds]`.
-  validation: dict[str, np.ndarray]
+  validation: dict[str, np.ndarray]  # its scores, `[rounds, seeds]`
   test_accuracy: np.ndarray  # its accuracy on target test images, `[seeds]`
-  # The best one by the labels of target validation images.
-  oracle_weight: float | None
+  oracle_weight: float | None  # the best by labels of target validation images
   oracle_accuracy: np.ndarray  # its accuracy on the same images, `[seeds]`
   # Of source and target validation images, by the first seed.
   embeddings: tuple[np.ndarray, np.ndarray]
   # The d_H of 95 of 100 permutations of the domains is below this number.
   null: float
-  # For each rule, the mean accuracy of the weight it would choose.
-  by_rule: dict[str, float]
+  by_rule: dict[str, float]  # accuracy of the weight that each would choose
 
 
 def score(outputs: Any, labels: jax.Array, size: int) -> dict[str, jax.Array]:
-  """The scores of one student for the rules; higher is better.
-
-  The first outputs, `size` of them with labels, are of the source.
-  """
+  """The scores of one student; the first `size` outputs are of the source."""
   source, target = halves((outputs.embedding, outputs.logits), size)
   ratios = reweighting.discriminator_weights(
     source[0], target[0], normalize=False
   )
-  return rules.score(
-    metrics.accuracy(source[1], labels),
+  hits = metrics.accuracy(source[1], labels)
+  losses, neighbours = (
     cross_entropy(source[1], labels),
-    ratios,
-    target[1],
     jax.nn.softmax(target[1]),
   )
+  return rules.score(hits, losses, ratios, target[1], neighbours)
 
 
-@functools.cache
 def make_reverse(
   answer: Callable[..., Any], forward: training.Forward, size: int, rate: float
 ):
-  """Reverse validation: a new student learns the target from an adapted one.
-
-  `(state, initial variables, validation) -> accuracy on the source`.
-  """
+  """Reverse validation: a new student learns the target from an adapted one."""
 
   def fit(variables, images, labels, mask, key):
     student = training.Model(forward, variables)
@@ -86,15 +75,9 @@ def make_reverse(
 
   def reverse(state, initial, validation):
     source, target = halves(validation["image"], size)
+    parts = source, validation["label"][:size], target
     return selection.reverse_validation(
-      jax.random.key(0),
-      state,
-      source,
-      validation["label"][:size],
-      target,
-      fit,
-      predict,
-      initial=initial,
+      jax.random.key(0), state, *parts, fit, predict, initial=initial
     )
 
   return reverse
@@ -118,22 +101,19 @@ def make_look(
   return jax.jit(jax.vmap(over_weights, (0, 0, None, None)))
 
 
-@functools.cache
-def make_embedding(answer: Callable[..., Any], size: int):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def embed(
+  answer: Callable[..., Any], size: int, state: Any, images: Any, key: jax.Array
+) -> Any:
   """Both domains' embeddings by one student, and d_H of permuted domains."""
-
-  @jax.jit
-  def embed(state, images, key):
-    pair = halves(answer(state, images).embedding, size)
-    return pair, adaptation.h_divergence(*pair, key=key).null
-
-  return embed
+  pair = halves(answer(state, images).embedding, size)
+  return pair, adaptation.h_divergence(*pair, key=key).null
 
 
 def examine(trained: Trained, rule: rules.Rule) -> Row:
   """Chooses the weight of a method; only now are test images looked at."""
-  config, data = trained.job.config, trained.job.data
-  job, size = trained.job, data.validation_sizes[0]
+  job, config, data = trained.job, trained.job.config, trained.job.data
+  size = data.validation_sizes[0]
   look = make_look(trained.answer, job.forward, size, config.learning_rate)
   scores, accuracy = jax.device_get(
     look(trained.state, job.variables, data.validation, data.test)
@@ -142,12 +122,10 @@ def examine(trained: Trained, rule: rules.Rule) -> Row:
   choices = {rule: rules.choose(rule, scores) for rule in rules.RULES}
   chosen = choices[rule]
   oracle = int(np.argmax(trained.seen["target_accuracy"][-1].mean(0)))
+  student = jax.tree.map(lambda x: x[0, chosen], trained.state)
+  images, key = data.validation["image"], jax.random.key(config.seed)
   embeddings, null = jax.device_get(
-    make_embedding(trained.answer, size)(
-      jax.tree.map(lambda x: x[0, chosen], trained.state),
-      data.validation["image"],
-      jax.random.key(config.seed),
-    )
+    embed(trained.answer, size, student, images, key)
   )
   weights = config.weights if accuracy.shape[1] > 1 else (None,)
   return Row(

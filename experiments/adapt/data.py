@@ -21,7 +21,7 @@ class Data(NamedTuple):
   # Of both domains in one, those of the source first.
   validation: dict[str, Any]
   test: dict[str, Any]  # of the target
-  validation_sizes: tuple[int, int]  # how many are of each domain
+  validation_sizes: tuple[int, ...]  # how many are of each domain
 
   @property
   def train_sizes(self) -> tuple[int, ...]:
@@ -63,16 +63,11 @@ def load_data(config: Any) -> Data:
   for i, part in enumerate(targets):
     key = jax.random.fold_in(jax.random.key(config.seed), i)
     part["image"] = shift_images(config, key, part["image"])
-  validation = {
-    k: jnp.concatenate([part[1][k] for part in (sources, targets)])
-    for k in sources[1]
-  }
-  return Data(
-    {"source": sources[0], "target": targets[0]},
-    validation,
-    targets[2],
-    (len(sources[1]["label"]), len(targets[1]["label"])),
-  )
+  train, held_out = zip(sources, targets[:2], strict=True)
+  validation = jax.tree.map(lambda *x: jnp.concatenate(x), *held_out)
+  sizes = tuple(len(part["label"]) for part in held_out)
+  train = dict(zip(("source", "target"), train, strict=True))
+  return Data(train, validation, targets[2], sizes)
 
 
 def halves(tree: Any, size: int) -> list[Any]:
@@ -93,45 +88,36 @@ def shift_images(config: Any, key: jax.Array, images: jax.Array):
   return images
 
 
-def pixels(images: Any) -> jax.Array:
+def pixels(part: dict[str, Any]) -> jax.Array:
   """Images as rows, from 0 to 1."""
+  images = part["image"]
   return jnp.asarray(images, jnp.float32).reshape(len(images), -1) / 255
-
-
-def train_rows(data: Data) -> list[jax.Array]:
-  """The pixels of the training images of each domain."""
-  return [pixels(part["image"]) for part in data.train.values()]
 
 
 def weigh(data: Data, weigh: Callable[..., Any]) -> Data:
   """Weighs the source's images, `(source_rows, target_rows) -> weights`."""
-  source = data.train["source"] | {"weight": jax.jit(weigh)(*train_rows(data))}
+  weights = jax.jit(weigh)(*map(pixels, data.train.values()))
+  source = data.train["source"] | {"weight": weights}
   return data._replace(train=data.train | {"source": source})
 
 
 def transform(data: Data, fit: Callable[..., Any]) -> Data:
-  """Maps the pixels of both domains into a common space.
-
-  `fit(source_rows, target_rows)` is of training images. The new images have one
-  row, one column and as many channels as the space has dimensions.
-  """
-  fitted = jax.jit(fit)(*train_rows(data))
+  """Maps both domains' pixels into one space; its dimensions are channels."""
+  fitted = jax.jit(fit)(*map(pixels, data.train.values()))
 
   @functools.partial(jax.jit, static_argnums=1)
   def apply(rows: jax.Array, domain: str) -> jax.Array:
     return fitted.apply(rows, domain=domain)[:, None, None]
 
   def change(part: dict[str, Any], size: int) -> dict[str, Any]:
-    rows = halves(pixels(part["image"]), size)
+    rows = halves(pixels(part), size)
     both = zip(rows, ("source", "target"), strict=True)
     return part | {"image": jnp.concatenate([apply(*pair) for pair in both])}
 
-  source, target = data.train["source"], data.train["target"]
+  # How many images of each part are of the source.
+  sizes = {"source": data.train_sizes[0], "target": 0}
   return data._replace(
-    train={
-      "source": change(source, len(source["label"])),
-      "target": change(target, 0),
-    },
+    train={k: change(part, sizes[k]) for k, part in data.train.items()},
     validation=change(data.validation, data.validation_sizes[0]),
     test=change(data.test, 0),
   )

@@ -96,13 +96,8 @@ def make_learner(
   if row.tuned:
     published = row.search.default if row.search else row.weight
     options[row.tuned] = factor * published
-  objective = objectives.preset(
-    name,
-    num_examples=targets,
-    steps=config.steps,
-    hidden=(config.discriminator,),
-    **options,
-  )
+  options |= {"num_examples": targets, "steps": config.steps}
+  objective = objectives.preset(name, hidden=(config.discriminator,), **options)
   teacher = student if "source" in row.networks else None
   return training.adapt(
     student,
@@ -119,10 +114,7 @@ def make_learner(
 
 
 def change_of(name: str) -> Callable[[Data], Data] | None:
-  """The change that a method makes to images before training, or None.
-
-  It sees the pixels of training images, and labels of the source.
-  """
+  """The change that a method makes to images before training, or None."""
   row = objectives.PRESETS[name]
   if row.reweight is not None:
     return functools.partial(adapt_data.weigh, weigh=row.reweight)
@@ -131,14 +123,10 @@ def change_of(name: str) -> Callable[[Data], Data] | None:
   fit, options = row.transform, COMPONENTS.get(name, {})
 
   def change(data: Data) -> Data:
-    known = {
-      "source_labels": data.train["source"]["label"],
-      "num_classes": data.classes,
-    }
+    labels = data.train["source"]["label"]
+    known = {"source_labels": labels, "num_classes": data.classes}
     read = inspect.signature(fit).parameters
-    known = {k: v for k, v in known.items() if k in read}
-    return adapt_data.transform(
-      data, functools.partial(fit, **options, **known)
-    )
+    known = options | {k: v for k, v in known.items() if k in read}
+    return adapt_data.transform(data, functools.partial(fit, **known))
 
   return change

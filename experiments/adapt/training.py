@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from experiments.adapt.data import Data
 from experiments.adapt.data import halves
@@ -15,7 +14,7 @@ from experiments.adapt.methods import change_of
 from experiments.adapt.methods import make_learner
 from experiments.frame import commands
 from experiments.frame import data as frame_data
-from experiments.frame import folders
+from experiments.frame import jobs
 from experiments.frame import networks
 from experiments.frame import rounds
 from kdjax import adaptation
@@ -25,24 +24,10 @@ from kdjax import selection
 from kdjax import training
 
 
-class Job(NamedTuple):
-  """The inputs of every part of the run; seeds are the same for all methods."""
-
-  config: Any
-  run: folders.RunFolder
-  console: Console
-  data: Data
-  forward: training.Forward
-  variables: training.Variables  # initial ones, `[seeds, ...]`
-  key: jax.Array  # for all else, `[seeds]`
-  plan: dict[str, Any]  # of each domain, `[seeds, steps, batch]`
-
-
 class Trained(NamedTuple):
   """A method's students after training."""
 
-  # With the images as the method changes them.
-  job: Job
+  job: jobs.Job  # with the images as the method changes them
   state: training.TrainState  # `[seeds, weights]`, without the optimizer's
   answer: Callable[..., Any]  # `(state, images) -> outputs` of one student
   # Validation scores by name, `[rounds, seeds, weights]`.
@@ -54,11 +39,11 @@ def network(config: Any, data: Data) -> training.Network:
   images = data.train["source"]["image"]
   # A closed-form map returns rows, which are no images.
   name = config.network if images.shape[1] > 1 else "mlp"
-  options = {"hidden": config.hidden} if name == "mlp" else {}
-  return networks.make_network(name, images, data.classes, **options)
+  known = images, data.classes
+  return networks.make_network(name, *known, hidden=config.hidden)
 
 
-def start_job(config: Any, run: Any, console: Any, data: Any) -> Job:
+def start_job(config: Any, run: Any, console: Any, data: Any) -> jobs.Job:
   """The initial state of every method."""
   init, forward = network(config, data)
 
@@ -73,14 +58,14 @@ def start_job(config: Any, run: Any, console: Any, data: Any) -> Job:
     return init(init_key), key, dict(zip(data.train, plans, strict=True))
 
   seeds = start(rounds.seed_keys(config))
-  return Job(config, run, console, data, forward, *seeds)
+  return jobs.Job(config, run, console, data, forward, *seeds)
 
 
-def job_of(name: str, job: Job) -> Job:
+def job_of(name: str, job: jobs.Job) -> jobs.Job:
   """The job of a method, with the images as it changes them."""
   change = change_of(name)
   if change is not None:
-    job = start_job(job.config, job.run, job.console, change(job.data))
+    job = start_job(*job[:3], change(job.data))
   train = hide_labels(name, job.data.train)
   return job._replace(data=job.data._replace(train=train))
 
@@ -94,17 +79,12 @@ def hide_labels(name: str, parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def students(state: training.TrainState, predict: Any) -> training.TrainState:
-  """The state for predictions: no optimizer; an objective if it predicts.
-
-  So most methods' students have one structure, and their evaluation is
-  compiled once.
-  """
+  """The state for predictions: no optimizer; an objective if it predicts."""
+  params, own = state.params, state.state
+  # So the evaluation of most methods' students is compiled once.
   if predict is None:
-    state = state._replace(
-      params=state.params | {"objective": {}},
-      state=state.state | {"objective": {}},
-    )
-  return state._replace(optimizer_state=None)
+    params, own = (x | {"objective": {}} for x in (params, own))
+  return state._replace(params=params, state=own, optimizer_state=None)
 
 
 @functools.cache
@@ -142,7 +122,7 @@ def make_evaluation(answer: Callable[..., Any], size: int):
   return jax.jit(jax.vmap(over_weights, (0, None)))
 
 
-def train(name: str, job: Job, first: Trained | None = None) -> Trained:
+def train(name: str, job: jobs.Job, first: Trained | None = None) -> Trained:
   """Trains all weights and seeds of a method as one program."""
   config, row = job.config, objectives.PRESETS[name]
   targets = job.data.train_sizes[1]
@@ -161,11 +141,12 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
     student = training.Model(job.forward, variables)
     return make_learner(name, config, student, targets, weight)
 
-  def init_student(variables, key, weight):
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(0, 0, None))
+  @functools.partial(jax.vmap, in_axes=(None, None, 0))
+  def start(variables, key, weight):
     return learner_of(variables, weight).init(key, spec)
 
-  start = jax.vmap(init_student, (None, None, 0))
-  start = jax.jit(jax.vmap(start, (0, 0, None)))
   learner = learner_of(variables)
   objective = learner.loss_fn.objective
   epoch = training.scan_epoch(learner.step)
@@ -194,10 +175,8 @@ def train(name: str, job: Job, first: Trained | None = None) -> Trained:
 
   def describe(seen):
     means = {key: value.mean(0) for key, value in seen.items()}
-    text = (
-      f"source accuracy {means['source_accuracy'].max():.1%}, "
-      f"d_H {means['divergence'].min():.2f}"
-    )
+    text = f"source accuracy {means['source_accuracy'].max():.1%}, "
+    text += f"d_H {means['divergence'].min():.2f}"
     return {"weight": list(weights)} | means, text
 
   state = start(variables, job.key, jnp.array(weights))

@@ -6,10 +6,8 @@ same images in the same order and the same shifts under every method, so that a
 gain over scratch, or over plain KD, is a paired difference. The weights of a
 method are those that its authors published; nothing is chosen on test images.
 
-A finished cell is a file in the run folder: run again with --resume, and with
-other --methods or --pairs if you like, and it is not trained again. A cell
-that was killed goes on from its last checkpoint, which a long cell writes every
-few minutes; a short one starts again.
+With --resume, and with other --methods or --pairs if you like, a finished cell
+is not trained again.
 
   python -m experiments.compare
   python -m experiments.compare --methods kd dkd crd --seeds 10
@@ -27,19 +25,15 @@ from typing import Annotated, Any, Literal
 
 import jax
 
+from experiments.compare import methods
 from experiments.compare.cells import run_cell
 from experiments.compare.data import load_data
 from experiments.compare.data import resize_held_out
 from experiments.compare.job import Job
-from experiments.compare.job import SharedFolder
 from experiments.compare.job import total_steps
-from experiments.compare.methods import PAIRS
-from experiments.compare.methods import make_network
-from experiments.compare.methods import make_recipe
-from experiments.compare.methods import method_names
-from experiments.compare.methods import row_of
 from experiments.compare.report import write
 from experiments.frame import commands
+from experiments.frame import jobs
 from experiments.frame import progress
 from kdjax import training
 
@@ -127,7 +121,7 @@ class Config(commands.Flags):
   # of RepDistiller's tables
   pairs: Pairs = None
   assistant: Name = None  # the network between teacher and student, for takd
-  seeds: int = 5  # the number of students in each cell
+  seeds: commands.Count = 5  # the number of students in each cell
   # whether the seeds of a cell are vmapped or trained one after the other
   together: Annotated[
     bool | None,
@@ -139,7 +133,8 @@ class Config(commands.Flags):
   ] = None
   dataset: Name = None  # digits, or a data set that tfds has prepared
   data_dir: commands.DataDir = None  # where tfds has prepared data sets
-  image_size: int = 0  # side to which images are resized; 0: they keep theirs
+  # side to which images are resized; 0: they keep theirs
+  image_size: commands.Natural = 0
   # images of each class that a student sees, drawn by its seed; 0: all images
   # that the teacher saw
   examples_per_class: Int = None
@@ -164,14 +159,14 @@ def resolve(flags: Config) -> Any:
     if getattr(flags, name) is None
   }
   config: Any = dataclasses.replace(flags, **changes)
-  known = method_names()
+  known = methods.method_names()
   given = known if config.methods is None else spell_out(config.methods)
   config = dataclasses.replace(config, methods=given)
   commands.expect_some(config, "methods", known)
-  pairs = spell_out(config.pairs, PAIRS)
+  pairs = spell_out(config.pairs, methods.PAIRS)
   commands.expect(config, "pairs", len(pairs) > 0, "one or more pairs")
   met = all(pair.count(":") == 1 for pair in pairs)
-  groups = f"teacher:student, or {', '.join(PAIRS)}"
+  groups = f"teacher:student, or {', '.join(methods.PAIRS)}"
   commands.expect(config, "pairs", met, groups)
   cpu = jax.default_backend() == "cpu"
   cores = len(os.sched_getaffinity(0)) if cpu else 1
@@ -186,10 +181,9 @@ def resolve(flags: Config) -> Any:
   )
   for name in ("epochs", "teacher_epochs"):
     commands.expect_multiple(config, name, "evaluate_every")
-  commands.expect_positive(config, "seeds", "workers")
-  commands.expect_at_least_zero(
-    config, "examples_per_class", "image_size", "shift"
-  )
+  commands.check(config)
+  commands.expect_positive(config, "workers")
+  commands.expect_at_least_zero(config, "examples_per_class", "shift")
   met = 0 <= config.validation_fraction < 1
   expected = "0 or more, and less than 1"
   commands.expect(config, "validation_fraction", met, expected)
@@ -211,16 +205,15 @@ def prepare(config: Config) -> Job:
   data = load_data(settings)
   names = [name for pair in settings.pairs for name in pair.split(":")]
   names += [settings.assistant] if "takd" in settings.methods else []
-  sizes = {"examples": data.examples, "epochs": settings.epochs}
-  recipes = {x: make_recipe(settings, x, data, **sizes) for x in names}
+  sizes = data.examples, settings.epochs
+  recipes = {x: methods.make_recipe(settings, x, data, *sizes) for x in names}
   for name, recipe in recipes.items():
-    make_network(name, data, recipe, settings.dtype)
+    methods.make_network(name, data, recipe, settings.dtype)
   augment, image = recipes[names[-1]].augment, data.train["image"][:1]
   cropped = jax.eval_shape(augment, jax.random.key(0), image)
   data = resize_held_out(data, cropped.shape[1:3])
   free = ("checkpoint_seconds", "methods", "pairs", "together", "workers")
-  console, run = commands.console(), SharedFolder(settings, free=free)
-  return Job(settings, run, console, data)
+  return Job(*jobs.open_run(settings, data, free=free))
 
 
 def execute(job: Job) -> dict[str, Any]:
@@ -233,6 +226,7 @@ def execute(job: Job) -> dict[str, Any]:
       return False
     try:
       run_cell(job, pair, method)
+      return True
     except futures.CancelledError:
       return False
     except Exception as error:
@@ -240,7 +234,6 @@ def execute(job: Job) -> dict[str, Any]:
       job.failed[pair, method] = " ".join(str(error).split())
       job.console.print(f"{pair} {method} failed: {error!r}", markup=False)
       return False
-    return True
 
   with (
     commands.finishing() as job.interruption,
@@ -272,5 +265,6 @@ def execute(job: Job) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  kinds = {x: (row_of(x).area, row_of(x).summary) for x in method_names()}
+  rows = {name: methods.row_of(name) for name in methods.method_names()}
+  kinds = {name: (row.area, row.summary) for name, row in rows.items()}
   commands.launch(Config, prepare, execute, lambda: kinds)

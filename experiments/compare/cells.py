@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.compare.job import Job
-from experiments.compare.job import Saves
 from experiments.compare.job import load_variables
 from experiments.compare.job import save_variables
 from experiments.compare.methods import TEACHERS
@@ -45,9 +44,7 @@ def run_cell(job: Job, pair: str, method: str) -> None:
     ("students", student), lambda: jax.jit(jax.vmap(network.init))(init_keys)
   )
   source = _teacher_of(job, pair, method, guide)
-  train = functools.partial(
-    Training, job, pair, keys=keys, variables=variables, data=data.students
-  )
+  inputs, before = (keys, variables, data.students), None
   try:
     course = make_course(
       method,
@@ -60,11 +57,10 @@ def run_cell(job: Job, pair: str, method: str) -> None:
       pair=(teacher, student),
       patient=config.recipe == "function_matching",
     )
-    before = None
-    if course.initialization:
-      before = train(f"{method} (before)", course.initialization)
+    if first := course.initialization:
+      before = Training(job, pair, f"{method} (before)", first, inputs)
       before.finish()
-    cell = train(method, course.lesson)
+    cell = Training(job, pair, method, course.lesson, inputs)
   except training.RunError:
     raise  # the method applies, and its run failed
   except (TypeError, ValueError) as error:
@@ -103,9 +99,7 @@ def _teacher_of(
       return None
     case "assistant":
       name = f"{job.config.assistant}_from_{pair.split(':')[0]}"
-      return job.once(
-        ("teacher", name), lambda: train_teacher(job, name, guide)
-      )
+      return pair_teacher(job, name, guide)
     case "scratch":
       return scratch_students(job, pair)
   return guide
@@ -115,17 +109,10 @@ class Training:
   """The training of all seeds by one lesson, round by round."""
 
   def __init__(
-    self,
-    job: Job,
-    pair: str,
-    name: str,
-    lesson: Lesson,
-    *,
-    keys: Any,
-    variables: Any,
-    data: Any,
+    self, job: Job, pair: str, name: str, lesson: Lesson, inputs: Any
   ):
-    config = job.config
+    # Keys and first weights of the seeds, and the images that they see.
+    config, (keys, variables, data) = job.config, inputs
     self.job, self.pair, self.lesson = job, pair, lesson
     self.stage = f"{pair} {name}"
     self.keys, self.data, self.seeds = keys, data, len(keys)
@@ -134,12 +121,9 @@ class Training:
     self.epochs = lesson.epochs if single else config.evaluate_every
     # Vmapping one student would only make its convolutions slower.
     self.chunk_size = None if config.together and self.seeds > 1 else 1
+    sizes = {"epochs": self.epochs, "chunk_size": self.chunk_size}
     start, advance, self.cosine, self.steps = build(
-      lesson,
-      data,
-      job.data.classes,
-      epochs=self.epochs,
-      chunk_size=self.chunk_size,
+      lesson, data, job.data.classes, **sizes
     )
     self.guide = lesson.teacher.variables if lesson.teacher else {}
     self.state = start(keys, variables, self.guide)
@@ -147,16 +131,14 @@ class Training:
     inputs = self.state, self.guide, data, keys, jnp.int32(0)
     self.advance = advance.lower(*inputs).compile()
     self.compiling = time.perf_counter() - begin
-    self.evaluation = None
 
   def finish(
-    self, saves: Saves | None = None, targets: Any = None, scratch: Any = ()
+    self, saves: Any = None, targets: Any = None, scratch: Any = ()
   ) -> list[dict[str, Any]]:
     """Trains to the end, from the last checkpoint on; returns the history.
 
     Without checkpoints nothing is evaluated. `targets` are the outputs of the
-    pair's teacher, None for a teacher itself; `scratch` is the history of the
-    students from scratch.
+    pair's teacher; `scratch` is the history of the students from scratch.
     """
     last = 0
 
@@ -177,7 +159,9 @@ class Training:
       seen: dict[str, Any] = {"seconds": seconds, "losses": losses}
       note = self.stage
       if saves:
-        seen |= self.look(targets)
+        seen |= jax.device_get(self.evaluate(targets)[0])
+        if self.cosine:
+          seen["gradient_cosine"] = self.cosine(self.state, *inputs[:3])
         part = "validation" if "validation" in seen else "test"
         note += f", {part} {np.mean(seen[part]['accuracy']):.1%}"
         if scratch:
@@ -193,34 +177,24 @@ class Training:
       advance,
       steps=self.lesson.epochs,
       every=self.epochs,
-      checkpoints=saves or rounds.NoCheckpoints(),
+      checkpoints=saves or False,
       update=update,
     )
     return history
-
-  def look(self, targets: Any) -> dict[str, Any]:
-    """Tries the students; compares the two gradients on one batch."""
-    seen = self.evaluate(targets)[0]
-    if self.cosine:
-      arguments = self.state, self.guide, self.data, self.keys
-      seen["gradient_cosine"] = self.cosine(*arguments)
-    return jax.device_get(seen)
 
   def evaluate(self, targets: Any) -> Any:
     """Scores, logits and embeddings of all seeds on held-out images."""
     job, lesson, state = self.job, self.lesson, self.state
     answers = bool(lesson.objective.predict)
-
-    def make() -> Any:
-      return make_evaluation(lesson, job.data.parts, chunk_size=self.chunk_size)
-
-    if self.evaluation is None:
-      # Students that answer for themselves are all tried by one program.
-      name = ("evaluation", self.pair, lesson.name)
-      self.evaluation = make() if answers else job.once(name, make)
+    # Students that do not answer for themselves are all tried by one program.
+    name = ("evaluation", self.pair, lesson.name, self.stage if answers else "")
+    sizes = {"chunk_size": self.chunk_size}
+    evaluation = job.once(
+      name, lambda: make_evaluation(lesson, job.data.parts, **sizes)
+    )
     own = state.params["objective"], state.state["objective"]
     helpers = (own, self.guide) if answers else ({}, {})
-    return self.evaluation(state.student, *helpers, job.data.held_out, targets)
+    return evaluation(state.student, *helpers, job.data.held_out, targets)
 
   def costs(self, history: list[dict[str, Any]]) -> dict[str, Any]:
     """The time and the memory of a step of one student."""
@@ -247,25 +221,19 @@ def to_lists(tree: Any) -> Any:
 def seed_keys(config: Any) -> tuple[Any, Any]:
   """Each seed's keys: of its initial weights, and of its training."""
   root = jax.random.fold_in(jax.random.key(config.seed), 1)
-  keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(
-    jnp.arange(config.seeds)
-  )
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.arange(config.seeds))
+  keys = jax.vmap(jax.random.split)(keys)
   return keys[:, 0], keys[:, 1]
 
 
 def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
-  """Trains a teacher, or an assistant by plain KD, unless it is saved.
-
-  The name is that of the network, or network_from_teacher for an assistant.
-  """
+  """Trains a teacher, or an assistant by plain KD, unless it is saved."""
   config, data = job.config, job.data
-  known = name.split("_from_")[0]
+  known = name.split("_from_")[0]  # an assistant is network_from_teacher
   network = job.network(known, teacher=True)
   # The same teacher whatever else is in the grid.
-  key = jax.random.fold_in(
-    jax.random.key(config.seed), zlib.crc32(name.encode())
-  )
-  init_key, key = jax.random.split(key)
+  number, root = zlib.crc32(name.encode()), jax.random.key(config.seed)
+  init_key, key = jax.random.split(jax.random.fold_in(root, number))
   variables = jax.jit(jax.vmap(network.init))(init_key[None])
   folder = job.file("teachers", name)
   if not folder.exists():
@@ -279,8 +247,8 @@ def train_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
       labels=data.train["label"],
       patient=config.recipe == "function_matching",
     ).lesson
-    inputs = {"keys": key[None], "variables": variables, "data": data.train}
-    cell = Training(job, "teacher", name, lesson, **inputs)
+    inputs = key[None], variables, data.train
+    cell = Training(job, "teacher", name, lesson, inputs)
     saves = job.saves("teachers", name)
     cell.finish(saves)
     save_variables(folder, cell.state.student)
@@ -298,20 +266,17 @@ def scratch_students(job: Job, pair: str) -> Teacher:
   return Teacher(network.forward, variables, 0)
 
 
-def pair_teacher(job: Job, name: str) -> Teacher:
+def pair_teacher(job: Job, name: str, guide: Teacher | None = None) -> Teacher:
   """The teacher of that name, trained or loaded when first asked for."""
-  return job.once(("teacher", name), lambda: train_teacher(job, name))
+  return job.once(("teacher", name), lambda: train_teacher(job, name, guide))
 
 
 def teacher_targets(job: Job, name: str) -> Any:
   """A teacher's logits and embeddings of held-out images."""
   teacher = pair_teacher(job, name)
 
-  @jax.jit
-  def answers(variables: Any, images: Any) -> Any:
-    return predict(teacher.forward, variables, images)
+  def answer() -> Any:
+    run = jax.jit(functools.partial(predict, teacher.forward))
+    return run(teacher.variables, job.data.held_out["image"])
 
-  return job.once(
-    ("targets", name),
-    lambda: answers(teacher.variables, job.data.held_out["image"]),
-  )
+  return job.once(("targets", name), answer)

@@ -13,23 +13,15 @@ from kdjax import data as kdata
 
 
 class Data(NamedTuple):
-  """Images and labels on the device, each part `{"image", "label"}`.
-
-  Where students see a few images, those of each seed are its own, and
-  `students` has a leading axis of seeds. They are in the order of their
-  classes, so that all seeds have the same labels.
-  """
+  """Images and labels on the device, each part `{"image", "label"}`."""
 
   train: dict[str, Any]  # of teachers
+  # Where they see a few images, those of each seed, `[seeds, ...]`. They are in
+  # the order of their classes, so that all seeds have the same labels.
   students: dict[str, Any]
   held_out: dict[str, Any]  # first for validation, then for the test
   validation_size: int
   classes: int
-
-  @property
-  def seeds_axis(self) -> int | None:
-    """The axis of seeds in `students`, if there is one."""
-    return 0 if self.students["label"].ndim == 2 else None
 
   @property
   def examples(self) -> int:
@@ -39,8 +31,7 @@ class Data(NamedTuple):
   @property
   def labels(self) -> np.ndarray:
     """The labels of the images that a student sees."""
-    labels = self.students["label"]
-    return np.asarray(labels if self.seeds_axis is None else labels[0])
+    return np.asarray(self.students["label"]).reshape(-1, self.examples)[0]
 
   @property
   def parts(self) -> dict[str, slice]:
@@ -75,8 +66,7 @@ def load_data(config: Any) -> Data:
   if config.examples_per_class:
     labels, count = arrays["label"], config.examples_per_class
     seeds = range(config.seed, config.seed + config.seeds)
-    few = frame_data.draw_few(labels, count, seeds)
-    few = frame_data.by_class(labels, few)
+    few = frame_data.draw_few(labels, count, seeds, by_class=True)
     students = jax.device_put({k: v[few] for k, v in arrays.items()})
   classes = int(arrays["label"].max()) + 1
   return Data(everything, students, parts, len(validation), classes)
@@ -94,29 +84,22 @@ def resize_held_out(data: Data, shape: tuple[int, int]) -> Data:
   images = data.held_out["image"]
   if images.shape[1:3] == shape:
     return data
-  return data._replace(
-    held_out=data.held_out | {"image": resize(images, shape)}
-  )
+  held_out = data.held_out | {"image": resize(images, shape)}
+  return data._replace(held_out=held_out)
 
 
 def make_views(
   names: tuple[str, ...], augment: Callable[..., Any]
 ) -> dict[str, Any]:
-  """Other views of a batch, by name.
-
-  The strong view is shifted by another eighth of its side, turned by up to 15
-  degrees, and has a square of half its side blackened: the parts of RandAugment
-  that suit digits too.
-  """
+  """Other views of a batch, by name."""
 
   def strong(key, batch):
+    # The parts of RandAugment that suit digits too.
     shift_key, turn_key, cut_key = jax.random.split(key, 3)
     images = augment(key, batch["image"])
     side = images.shape[1]
     images = kdata.random_crop(shift_key, images, padding=side // 8)
-    degrees = jax.random.uniform(
-      turn_key, (len(images),), minval=-15.0, maxval=15.0
-    )
+    degrees = jax.random.uniform(turn_key, (len(images),), float, -15.0, 15.0)
     images = kdata.rotate(images, degrees)
     return kdata.cutout(cut_key, images, size=side // 2)
 
@@ -144,7 +127,7 @@ def make_pool(data: dict[str, Any], classes: int) -> dict[str, Any]:
   return places | {"image": data["image"]}
 
 
-def with_partners(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
+def with_partners(loss_fn: Any) -> Any:
   """Gives a batch another image of each example's class, of `make_pool`."""
 
   def paired(params, state, frozen, batch, key, **options):

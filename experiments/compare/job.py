@@ -12,10 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.compare import methods
 from experiments.compare.data import Data
-from experiments.compare.methods import make_network
-from experiments.compare.methods import make_recipe
-from experiments.compare.methods import row_of
 from experiments.frame import folders
 from kdjax import training
 
@@ -24,26 +22,12 @@ from kdjax import training
 _WRITING = threading.Lock()
 
 
-class SharedFolder(folders.RunFolder):
-  """A run folder in which several cells log at the same time."""
-
-  def log(self, **row: Any) -> None:
-    """Appends one row to metrics.jsonl, whole or not at all."""
-    with _WRITING:
-      super().log(**row)
-
-  def rewind(self, stage: str, step: int) -> None:
-    """Drops the rows of a stage that a resumed cell will write again."""
-    with _WRITING:
-      super().rewind(stage, step)
-
-
 @dataclass
 class Job:
   """The inputs and the shared state of cells; some run at the same time."""
 
   config: Any
-  run: SharedFolder
+  run: folders.RunFolder
   console: Console
   data: Data
   show: Callable[[int, str], None] = lambda done, note: None
@@ -80,12 +64,12 @@ class Job:
     config, data = self.config, self.data
     examples = len(data.train["label"]) if teacher else data.examples
     epochs = config.teacher_epochs if teacher else config.epochs
-    return make_recipe(config, name, data, examples=examples, epochs=epochs)
+    return methods.make_recipe(config, name, data, examples, epochs)
 
   def network(self, name: str, *, teacher: bool) -> training.Network:
     """A network with its own recipe's view of images."""
     recipe = self.recipe(name, teacher=teacher)
-    return make_network(name, self.data, recipe, self.config.dtype)
+    return methods.make_network(name, self.data, recipe, self.config.dtype)
 
   def file(self, folder: str, *name: str) -> pathlib.Path:
     """A path in the run folder, without the colon of a pair."""
@@ -118,7 +102,7 @@ def total_steps(job: Job) -> int:
         continue
       if method == "takd":
         names.add(f"{config.assistant}_from_{teacher}")
-      epochs = config.epochs + row_of(method).initialization_epochs
+      epochs = config.epochs + methods.row_of(method).initialization_epochs
       total += config.seeds * epochs * -(-data.examples // batch_size)
   new = [name for name in names if not job.file("teachers", name).exists()]
   steps = -(-len(data.train["label"]) // batch_size)
@@ -133,7 +117,7 @@ class Saves:
 
   def restore(self, template: Any) -> Any:
     """The last checkpoint, or None."""
-    return restore(self.folder, template) if self.folder.exists() else None
+    return restore(self.folder, template)
 
   def save(self, step: int, tree: Any, position: Any) -> None:
     """Saves a checkpoint, if it is time or the run is to stop."""
@@ -143,9 +127,7 @@ class Saves:
       self.saved = time.monotonic()
 
 
-def save(
-  folder: pathlib.Path, step: int, tree: Any, position: Any = None
-) -> None:
+def save(folder: Any, step: int, tree: Any, position: Any = None) -> None:
   """Saves a checkpoint; the one before stays, in case this one is damaged."""
   with _WRITING, training.Checkpoints(folder, keep=2) as checkpoints:
     checkpoints.save(step, tree, position)
@@ -153,6 +135,8 @@ def save(
 
 def restore(folder: pathlib.Path, template: Any) -> Any:
   """The last checkpoint, or None."""
+  if not folder.exists():
+    return None
   with _WRITING, training.Checkpoints(folder, keep=2) as checkpoints:
     return checkpoints.restore(template)
 

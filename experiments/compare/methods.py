@@ -15,7 +15,6 @@ from kdjax import data as kdata
 from kdjax import training
 from kdjax.distillation import soft_target_loss
 from kdjax.objectives import PRESETS
-from kdjax.objectives import Objective
 from kdjax.objectives import Preset
 from kdjax.objectives import combine
 from kdjax.objectives import preset
@@ -95,7 +94,7 @@ def make_network(
 
 
 def make_recipe(
-  config: Any, student: str, data: Data, *, examples: int, epochs: int
+  config: Any, student: str, data: Data, examples: int, epochs: int
 ) -> Recipe:
   """The protocol by which a network is trained."""
   if config.recipe == "function_matching":
@@ -140,50 +139,34 @@ def make_course(
   pair: tuple[str, str] | None = None,
   patient: bool = False,
 ) -> Course:
-  """Looks up the needs of a method; a pair may have weights of its own.
-
-  Function matching is the `patient` recipe.
-  """
+  """Looks up the needs of a method; function matching is the patient recipe."""
   row = row_of(method)
   if (method == "function_matching") != patient:
     recipe = recipe._replace(augment=(_sharp if patient else _blended)(recipe))
-  sizes = {
-    "num_examples": len(labels),
-    "steps_per_epoch": -(-len(labels) // recipe.batch_size),
-  }
+  steps = -(-len(labels) // recipe.batch_size)
+  sizes = {"num_examples": len(labels), "steps_per_epoch": steps}
   if method == "dot":
     objective = _dot_objective(row)
   else:
     own = patient and method == "function_matching"
     options: Any = {"temperature": recipe.temperature} if own else {}
     objective = preset(method, pair=pair, labels=labels, **sizes, **options)
+  optimizer, dot = recipe.optimizer, method == "dot"
+  if dot:
+    optimizer = training.dot(recipe.schedule, weight_decay=5e-4)
   # After a stage that is all the method is, labels alone teach.
-  alone = row.method is None and not row.kd
-  lesson = Lesson(
-    name,
-    network,
-    objective,
-    recipe,
-    training.dot(recipe.schedule, weight_decay=5e-4)
-    if method == "dot"
-    else recipe.optimizer,
-    epochs,
-    None if alone else teacher,
-    row.views,
-    dot=method == "dot",
-  )
+  guide = teacher if row.method or row.kd else None
+  how = objective, recipe, optimizer, epochs
+  lesson = Lesson(name, network, *how, guide, row.views, dot)
   if row.initialization is None:
     return Course(lesson, None)
-  rate = recipe.schedule(0)
-  slow, slow_rate = INITIALIZATION_RATES.get(method, ((), rate))
-  if name.startswith(slow):
-    rate = slow_rate
+  slow, rate = INITIALIZATION_RATES.get(method, ((), 0.0))
+  rate = rate if name.startswith(slow) else recipe.schedule(0)
   sgd = optax.sgd(rate, momentum=0.9)
+  decayed = optax.chain(optax.add_decayed_weights(5e-4), sgd)
   first = lesson._replace(
     objective=preset(method, initialization=True, **sizes),
-    optimizer=_where_it_learns(
-      optax.chain(optax.add_decayed_weights(5e-4), sgd)
-    ),
+    optimizer=_where_it_learns(decayed),
     epochs=row.initialization_epochs,
     teacher=teacher,
     views=(),
@@ -194,18 +177,15 @@ def make_course(
 def _where_it_learns(optimizer: Any) -> optax.GradientTransformation:
   """Leaves parameters without a gradient alone; weight decay would shrink them.
 
-  RepDistiller gives the optimizer of a first stage only the parameters that the
-  stage trains, not the classifier.
+  RepDistiller's first stages do not train the classifier.
   """
+
+  def where_it_learns(move, gradient):
+    return jnp.where(jnp.any(gradient != 0), move, 0)
 
   def update(updates, state, params=None):
     moves, state = optimizer.update(updates, state, params)
-    moves = jax.tree.map(
-      lambda move, gradient: jnp.where(jnp.any(gradient != 0), move, 0),
-      moves,
-      updates,
-    )
-    return moves, state
+    return jax.tree.map(where_it_learns, moves, updates), state
 
   return optax.GradientTransformation(optimizer.init, update)
 
@@ -233,7 +213,7 @@ def _sharp(recipe: Recipe) -> Callable[..., Any]:
   return augment
 
 
-def _dot_objective(row: Preset) -> Objective:
+def _dot_objective(row: Preset) -> Any:
   soft = stateless(soft_target_loss, temperature=row.temperature)
   return training.dot_objective(
     combine({"ce": (row.cross_entropy, stateless(cross_entropy))}),

@@ -33,16 +33,14 @@ def draw(
   start, best = stem(pair), choose(cells)
   gain_bars(path / f"{start}_gains.png", gains)
   part, labels = job.data.parts["test"], job.data.test_labels
-  logits, embedding = (
-    np.asarray(x[part]) for x in teacher_targets(job, teacher)
-  )
+  targets = teacher_targets(job, teacher)
+  logits, embedding = (np.asarray(x[part]) for x in targets)
   arrays = {
     name: np.load(job.cell_file(pair, name).with_suffix(".npz"))
     for name in dict.fromkeys(("scratch", "kd", best))
   }
   embeddings = {f"teacher, {teacher}": embedding}
-  for name in dict.fromkeys(("scratch", best)):
-    embeddings[name] = arrays[name]["embedding"]
+  embeddings |= {x: arrays[x]["embedding"] for x in ("scratch", best)}
   plots.embedding_maps(
     path / f"{start}_embeddings.png",
     {
@@ -54,13 +52,8 @@ def draw(
   )
   answers = np.eye(job.data.classes)[labels]
   theirs = answers.T @ logits / answers.sum(0)[:, None]
-  correlation_maps(
-    path / f"{start}_correlations.png",
-    {
-      name: np.abs(x["class_logits"] - theirs).mean(0)
-      for name, x in arrays.items()
-    },
-  )
+  gaps = {k: np.abs(x["class_logits"] - theirs) for k, x in arrays.items()}
+  correlation_maps(path / f"{start}_correlations.png", gaps)
   return {
     f"{start}_gains.png": "Gain in test accuracy over scratch at the last "
     "epoch, paired by seed, with 95 % intervals. The dashed line is plain KD.",
@@ -88,10 +81,8 @@ def choose(cells: dict[str, Any]) -> str:
 def gain_bars(path: plots.Path, gains: Mapping[str, statistics.Gain]) -> None:
   """Gains as bars with intervals, the largest on top."""
   verdicts = [gain.verdict for gain in gains.values()]
-  title = (
-    f"{verdicts.count('helped')} of {len(gains)} methods are clearly better "
-    "than scratch"
-  )
+  helped = f"{verdicts.count('helped')} of {len(gains)}"
+  title = f"{helped} methods are clearly better than scratch"
   if "unknown" in verdicts:
     title = statistics.TOO_FEW.capitalize()
   names = sorted(gains, key=lambda name: -gains[name].mean)
@@ -121,14 +112,9 @@ def gain_bars(path: plots.Path, gains: Mapping[str, statistics.Gain]) -> None:
       if name in ends and ends[name][1] > ceiling:
         axes.text(ceiling, i, "▸", va="center", ha="right", fontsize=8)
     axes.axvline(0, color=plots.GREY, lw=1)
-    axes.set_yticks(range(len(names)), names, fontsize=8.5)
-    axes.set(
-      xlabel="gain over scratch, points of test accuracy",
-      ylim=(len(names) - 0.4, -0.6),
-      xlim=(floor - margin, ceiling + margin),
-    )
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+    plots.name_rows(axes, names, fontsize=8.5)
+    axes.set_xlabel("gain over scratch, points of test accuracy")
+    axes.set_xlim(floor - margin, ceiling + margin)
     handles = [
       plots.mark(label, plots.VERDICTS[verdict])
       for verdict, label in LABELS.items()
@@ -156,10 +142,11 @@ def plane_of(points: np.ndarray) -> np.ndarray:
 def correlation_maps(
   path: plots.Path, distances: Mapping[str, np.ndarray]
 ) -> None:
-  """Distances `[classes, classes]` of mean logits from the teacher's."""
+  """Distances `[seeds, classes, classes]` of mean logits from the teacher's."""
   # NaN is drawn in the color of the axes, not as no difference.
   off = {
-    name: np.where(np.eye(len(x)), np.nan, x) for name, x in distances.items()
+    name: np.where(np.eye(x.shape[-1]), np.nan, x.mean(0))
+    for name, x in distances.items()
   }
   finite = [x[np.isfinite(x)].max(initial=1e-6) for x in off.values()]
   size = {"width": 1.2 + 2.7 * len(off), "height": 3.9}

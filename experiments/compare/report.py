@@ -6,12 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.compare import methods
 from experiments.compare import plots
 from experiments.compare.cells import pair_teacher
 from experiments.compare.cells import teacher_targets
-from experiments.compare.methods import COLLAPSES
-from experiments.compare.methods import method_names
-from experiments.compare.methods import row_of
 from experiments.frame import statistics
 from experiments.frame import tables
 from kdjax import metrics
@@ -30,10 +28,7 @@ Gains = dict[str, dict[str, statistics.Gain]]
 
 
 def write(job: Any) -> dict[str, Any]:
-  """Writes report.md, results.json, results.csv and the figures.
-
-  Returns pair -> method -> the content of the cell's file.
-  """
+  """Writes the report and the tables; returns the cells by pair and method."""
   config, path = job.config, job.run.path
   results = read(job)
   parts, records = [], []
@@ -48,9 +43,8 @@ def write(job: Any) -> dict[str, Any]:
       plots.draw(job, pair, cells, gains["scratch"]),
     ]
     records += [make_record(pair, name, cells, gains) for name in cells]
-  for pair in dict.fromkeys(pair for pair, _ in job.failed):
-    if pair not in results:
-      parts += [f"## {pair}", failures(job, pair)]
+  for pair in {pair: None for pair, _ in job.failed if pair not in results}:
+    parts += [f"## {pair}", failures(job, pair)]
   training.write_json(path / "results.json", records)
   with (path / "results.csv").open("w", newline="") as file:
     first = next(iter(records), {})
@@ -83,7 +77,7 @@ def write(job: Any) -> dict[str, Any]:
 
 def read(job: Any) -> dict[str, dict[str, Any]]:
   """The finished cells of pairs that have both baselines, in a fixed order."""
-  order = {name: i for i, name in enumerate(method_names())}
+  order = {name: i for i, name in enumerate(methods.method_names())}
   results: dict[str, dict[str, Any]] = {}
   for file in sorted((job.run.path / "cells").glob("*/*.json")):
     # JSON has null for NaN.
@@ -152,12 +146,11 @@ def make_row(name: str, cells: dict[str, Any], gains: Gains) -> list[str]:
   test, costs, base = cell["test"], cell["costs"], cells["scratch"]["costs"]
   best = best_accuracy(cell)
   cosine = cell["history"][-1].get("gradient_cosine")
-  over = (gains[base].get(name) for base in ("scratch", "kd"))
   return [
     name,
     statistics.mean_std(accuracy(cell), scale=100),
     "" if best is None else statistics.mean_std(best, scale=100),
-    *(gain.cell(digits=2) if gain else "" for gain in over),
+    *(statistics.cell(gains[x], name, digits=2) for x in ("scratch", "kd")),
     f"{100 * np.mean(test['agreement']):.1f}",
     f"{np.mean(test['kl']):.3f}",
     f"{100 * np.mean(test['ece']):.1f}",
@@ -176,7 +169,7 @@ def make_record(
   cell, reason = cells[name], cells[name].get("not_applicable", "")
   test, costs = cell.get("test"), cell.get("costs", {})
   record: dict[str, Any] = {"pair": pair, "method": name}
-  record |= {"source": row_of(name).source, "not_applicable": reason}
+  record |= {"source": methods.row_of(name).source, "not_applicable": reason}
   for label, of in (("accuracy", accuracy), ("best", best_accuracy)):
     values = of(cell) if test else None
     known = values is not None
@@ -184,15 +177,15 @@ def make_record(
     many = known and len(values) > 1
     record[f"{label}_std"] = float(values.std(ddof=1)) if many else None
   for over in ("scratch", "kd"):
-    mean, low, high, p_value = gains[over].get(name) or (None,) * 4
-    for label, value in (("", mean), ("_low", low), ("_high", high)):
+    *gain, p_value = gains[over].get(name) or (None,) * 4
+    for label, value in zip(("", "_low", "_high"), gain, strict=True):
       points = None if value is None else 100 * value
       record[f"gain_over_{over}{label}"] = points
     record[f"p_value_over_{over}"] = p_value
   for label in ("agreement", "kl", "ece", "cka"):
     record[label] = float(np.mean(test[label])) if test else None
-  for label in ("step_ms", "bytes", "objective_parameters", "seconds"):
-    record[label] = costs.get(label)
+  names = "step_ms", "bytes", "objective_parameters", "seconds"
+  record |= {label: costs.get(label) for label in names}
   return record | {"test": test, "history": cell.get("history")}
 
 
@@ -215,10 +208,9 @@ def findings(cells: dict[str, Any], gains: Gains) -> list[str]:
       f"{', '.join(collapsed.values())}. Published weights suit the published "
       "networks and images, see docs/comparison.md."
     )
-  texts += [f"{x}: {COLLAPSES[x]}." for x in COLLAPSES if x in collapsed]
-  lost = {
-    name: np.isnan(cells[name]["test"].get("kl", ())).sum() for name in rates
-  }
+  reasons = methods.COLLAPSES
+  texts += [f"{x}: {reasons[x]}." for x in reasons if x in collapsed]
+  lost = {x: np.isnan(cells[x]["test"].get("kl", ())).sum() for x in rates}
   diverged = [
     f"{name} ({count} of {len(rates[name])} seeds)"
     for name, count in lost.items()
@@ -259,11 +251,10 @@ def setting(job: Any) -> str:
   if per_class:
     few = f"{data.examples} of them, {per_class} of each class, by its seed"
   height, width = data.train["image"].shape[1:3]
-  recipe = "RepDistiller's protocol with other images and epochs"
-  if config.recipe == "cifar100":
-    recipe = "RepDistiller's protocol"
-  if config.recipe == "function_matching":
-    recipe = "big_vision's function matching"
+  recipe = {
+    "cifar100": "RepDistiller's protocol",
+    "function_matching": "big_vision's function matching",
+  }.get(config.recipe, "RepDistiller's protocol with other images and epochs")
   return (
     f"Teachers see {len(data.train['label'])} labelled images, students {few}; "
     f"{data.validation_size or 'no'} images are held out for validation, and "

@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from experiments.compare.data import make_pool
-from experiments.compare.data import make_views
-from experiments.compare.data import with_partners
+from experiments.compare import data as compare_data
 from experiments.frame import data as frame_data
 from experiments.frame.scores import predict
 from experiments.frame.scores import score
@@ -54,21 +52,23 @@ def make_learner(
   Only `init` needs the variables where the student starts, and the teacher's.
   """
   teacher = lesson.teacher
-  return training.distill(
+  learner = training.distill(
     training.Network(lambda key: variables, lesson.network.forward),
     training.Model(teacher.forward, guide) if teacher else None,
     objective or lesson.objective,
     lesson.optimizer,
     augment=lesson.recipe.augment,
-    views=make_views(lesson.views, lesson.recipe.augment),
-    rule=training.dot_gradients() if lesson.dot else None,
+    views=compare_data.make_views(lesson.views, lesson.recipe.augment),
+    rule=rule_of(lesson),
   )
+  if "partner" not in lesson.views:
+    return learner
+  return learner._replace(loss_fn=compare_data.with_partners(learner.loss_fn))
 
 
-def loss_of(lesson: Lesson, learner: training.Learner) -> Callable[..., Any]:
-  """The loss of a learner, with a partner of each example if it needs one."""
-  partner = "partner" in lesson.views
-  return with_partners(learner.loss_fn) if partner else learner.loss_fn
+def rule_of(lesson: Lesson) -> training.GradientRule | None:
+  """The rule by which gradients are joined."""
+  return training.dot_gradients() if lesson.dot else None
 
 
 class Program(NamedTuple):
@@ -81,27 +81,15 @@ class Program(NamedTuple):
 
 
 def build(
-  lesson: Lesson,
-  data: dict[str, Any],
-  classes: int,
-  *,
-  epochs: int,
-  chunk_size: int | None,
+  lesson: Lesson, data: Any, classes: int, *, epochs: int, chunk_size: Any
 ) -> Program:
-  """Writes the programs of a cell, whose rounds have so many epochs.
-
-  Data are of all seeds, or `[seeds, ...]`. So many seeds as `chunk_size` says
-  are computed at a time.
-  """
+  """Writes the programs of a cell; data are of all seeds, or `[seeds, ...]`."""
   examples, batch_size = data["label"].shape[-1], lesson.recipe.batch_size
   learner = make_learner(lesson)
   step = training.make_train_step(
-    loss_of(lesson, learner),
-    lesson.optimizer,
-    rule=training.dot_gradients() if lesson.dot else None,
+    learner.loss_fn, lesson.optimizer, rule=rule_of(lesson)
   )
   epoch = training.scan_epoch(step)
-  seeds_axis = data["label"].ndim == 2
   image = jax.ShapeDtypeStruct((1, *data["image"].shape[-3:]), jnp.uint8)
   label = jax.ShapeDtypeStruct((1,), jnp.int32)
   spec = frame_data.batch_spec({"image": image, "label": label})
@@ -114,7 +102,7 @@ def build(
   def freeze(guide, data):
     frozen = {"teacher": guide}
     if "partner" in lesson.views:
-      frozen["pool"] = make_pool(data, classes)
+      frozen["pool"] = compare_data.make_pool(data, classes)
     return frozen
 
   def advance(state, guide, data, key, first):
@@ -136,13 +124,12 @@ def build(
     rows = {k: v[0] for k, v in plan.items()}
     batch = {k: v[rows["index"]] for k, v in data.items()} | rows
     split = make_learner(lesson, objective=_apart(lesson.objective))
-    split_loss = loss_of(lesson, split)
     frozen = freeze(guide, data)
 
     def gradient(weights):
       def loss(student):
         params = state.params | {"student": student}
-        both, _ = split_loss(params, state.state, frozen, batch, key)
+        both, _ = split.loss_fn(params, state.state, frozen, batch, key)
         return weights @ both
 
       return ravel_pytree(jax.grad(loss)(state.params["student"]))[0]
@@ -150,7 +137,7 @@ def build(
     # One loop and one vector each: less to compile than two trees.
     return metrics.gradient_cosine(*jax.lax.map(gradient, jnp.eye(2)))
 
-  shared = {"first"} | ({"data"} if not seeds_axis else set())
+  shared = {"first"} | ({"data"} if data["label"].ndim == 1 else set())
   if not lesson.teacher or lesson.teacher.seeds_axis is None:
     shared.add("guide")
   over_seeds = functools.partial(
@@ -182,28 +169,18 @@ def _apart(objective: Objective) -> Objective:
 def make_evaluation(
   lesson: Lesson, parts: dict[str, slice], *, chunk_size: int | None
 ) -> Callable[..., Any]:
-  """Compiles the evaluation of all seeds on the parts of the held-out images.
-
-  `evaluate(student, own, guide, held_out, targets) -> scores, logits,
-  embeddings`, `[seeds, ...]`: an objective that answers for its student does so
-  by its `own` parameters and state and with the teacher's help.
-  """
-  answering, teacher = lesson.objective.predict, lesson.teacher
+  """Compiles the evaluation of all seeds on the parts of held-out images."""
+  answering: Any = lesson.objective.predict
+  teacher: Any = lesson.teacher
 
   def evaluate(student, own, guide, held_out, targets):
+    # An objective that answers for its student may ask the teacher.
     def answer(outputs, images):
-      assert answering is not None
-      assert teacher is not None
       theirs, _ = teacher.forward(guide, images, train=False, key=None)
-      params, state = own
-      return answering(params, state, {"student": outputs, "teacher": theirs})
+      return answering(*own, {"student": outputs, "teacher": theirs})
 
-    logits, embedding = predict(
-      lesson.network.forward,
-      student,
-      held_out["image"],
-      answer=answer if answering else None,
-    )
+    inputs, how = (student, held_out["image"]), answer if answering else None
+    logits, embedding = predict(lesson.network.forward, *inputs, answer=how)
     rows: Any = [logits, embedding, held_out["label"], targets]
     scores = {
       name: score(*jax.tree.map(lambda x, part=part: x[part], rows))

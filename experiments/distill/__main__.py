@@ -18,25 +18,23 @@ did best on the validation images.
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
-from experiments.distill.data import Data
 from experiments.distill.data import load_data
 from experiments.distill.report import write
 from experiments.distill.scores import cost
 from experiments.distill.scores import examine
+from experiments.distill.training import Method
+from experiments.distill.training import make_networks
 from experiments.distill.training import train_students
 from experiments.distill.training import train_teacher
 from experiments.frame import commands
-from experiments.frame import folders
-from experiments.frame import networks
+from experiments.frame import jobs
 from experiments.frame import statistics
-from kdjax import training
 
 
 @dataclass(frozen=True)
@@ -48,37 +46,29 @@ class Config(commands.Flags):
   data_dir: commands.DataDir = None  # where tfds has prepared data sets
   # images of each class that a student sees, drawn by its seed; 0: all images
   # that the teacher saw
-  examples_per_class: int = 8
+  examples_per_class: commands.Natural = 8
   missing_digit: int | None = None  # a class that students never see
-  validation_fraction: float = 0.25  # share of images that choose the cell
+  # share of images that choose the cell
+  validation_fraction: commands.Share = 0.25
   teacher: str = "mlp"  # a name of kdjax.nets.create
   student: str = "mlp"  # a name of kdjax.nets.create
-  student_hidden: tuple[int, ...] = (32,)  # units of hidden layers of an mlp
+  student_hidden: commands.Units = (32,)  # units of hidden layers of an mlp
   # the divergence in the student's loss, alpha * T^2 * divergence +
   # (1 - alpha) * cross-entropy
-  method: Literal[
-    "kd",
-    "reverse_kl",
-    "symmetric_kl",
-    "generalized_jsd",
-    "skew_kl",
-    "skew_reverse_kl",
-    "total_variation",
-    "logit_mse",
-  ] = "kd"
+  method: Method = "kd"
   # the temperatures T of the grid (logit_mse has none)
-  temperatures: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+  temperatures: commands.Rates = (1.0, 2.0, 4.0, 8.0, 16.0)
   # the weights of the teacher in the grid; 0, from scratch, is added
-  alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+  alphas: commands.Rates = (0.25, 0.5, 0.75, 1.0)
   seeds: int = 16  # the number of students in each cell of the grid
   teacher_steps: int = 600  # updates of the teacher
   student_steps: int = 1000  # updates of each student
   evaluate_every: int = 25  # steps from one evaluation to the next
   batch_size: int = 40  # the number of examples in a batch
-  teacher_learning_rate: float = 3e-3  # AdamW's; it decays by a cosine
-  student_learning_rate: float = 1e-2  # AdamW's; it decays by a cosine
-  weight_decay: float = 0.1  # AdamW's weight decay
-  shift: int = 0  # training images are shifted by up to so many pixels
+  teacher_learning_rate: commands.Rate = 3e-3  # AdamW's; decays by a cosine
+  student_learning_rate: commands.Rate = 1e-2  # AdamW's; decays by a cosine
+  weight_decay: commands.Level = 0.1  # AdamW's weight decay
+  shift: commands.Natural = 0  # most pixels by which training images shift
   # the number of devices; the teacher's batches and the students' seeds are
   # divided among them. A CPU is divided into so many devices
   devices: int = 1
@@ -88,56 +78,25 @@ class Config(commands.Flags):
 
 def check(config: Config) -> None:
   """Raises ValueError for flags that do not go together."""
-  for name, unit in (
-    ("teacher_steps", "evaluate_every"),
-    ("student_steps", "evaluate_every"),
-    ("batch_size", "devices"),
-    ("seeds", "devices"),
-  ):
-    commands.expect_multiple(config, name, unit)
-  commands.expect_positive(
-    config,
-    "temperatures",
-    "alphas",
-    "teacher_learning_rate",
-    "student_learning_rate",
-  )
+  commands.check(config)
+  for name in ("teacher_steps", "student_steps"):
+    commands.expect_multiple(config, name, "evaluate_every")
+  for name in ("batch_size", "seeds"):
+    commands.expect_multiple(config, name, "devices")
   expected = "numbers up to 1; 0, from scratch, is always there"
   commands.expect(config, "alphas", max(config.alphas) <= 1, expected)
-  met = all(units > 0 for units in config.student_hidden)
-  commands.expect(config, "student_hidden", met, "numbers above 0")
-  commands.expect_at_least_zero(
-    config, "examples_per_class", "shift", "weight_decay"
-  )
-  commands.expect_share(config, "validation_fraction")
 
 
-class Job(NamedTuple):
-  """The inputs of every part of the run."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  devices: tuple[jax.Device, ...]
-  data: Data
-  teacher: training.Network
-  student: training.Network
-
-
-def prepare(config: Config) -> Job:
+def prepare(config: Config) -> jobs.Setup:
   """Checks the flags and reads the data; makes the run folder last."""
   check(config)
-  devices, data = commands.use_devices(config.devices), load_data(config)
-  mlp = config.student == "mlp"
-  options: Any = {"hidden": config.student_hidden} if mlp else {}
-  known = data.train["image"], data.classes
-  teacher = networks.make_network(config.teacher, *known)
-  student = networks.make_network(config.student, *known, **options)
-  console, run = commands.console(), folders.RunFolder(config)
-  return Job(config, run, console, devices, data, teacher, student)
+  commands.use_devices(config.devices)
+  data = load_data(config)
+  make_networks(config, data)
+  return jobs.open_run(config, data)
 
 
-def execute(job: Job) -> dict[str, Any]:
+def execute(job: jobs.Setup) -> dict[str, Any]:
   """Trains, examines and writes the report; returns the results."""
   config = job.config
   softened = config.method != "logit_mse"
@@ -148,11 +107,9 @@ def execute(job: Job) -> dict[str, Any]:
   teacher, teacher_accuracy = train_teacher(job)
   students, accuracy = train_students(job, teacher, cells)
   best = 1 + int(accuracy[-1, :, 1:].mean(0).argmax())
-  pairs = jax.tree.map(
-    lambda x: np.asarray(x)[:, [0, best]], students.variables
-  )
+  pairs = jax.tree.map(lambda x: x[:, jnp.array([0, best])], students.variables)
   students = students._replace(variables=pairs)
-  one = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), pairs)
+  one = jax.tree.map(lambda x: x[0, 0], pairs)
   student = students._replace(variables=one)
   scores, curves, logits = examine(job, teacher, students)
   images = job.data.test["image"][: config.batch_size]

@@ -1,7 +1,8 @@
 """Scores of the students of `experiments.distill` on the test images."""
 
+import functools
 import statistics
-import time
+import timeit
 from typing import Any
 
 import jax
@@ -14,22 +15,19 @@ from kdjax.ops import masked_mean
 
 
 def examine(job: Any, teacher: training.Model, students: training.Model):
-  """Scores the teacher and the students `[seeds, 2]` on the test images.
+  """The scores and reliability curves of each group on the test images.
 
-  Returns the scores `[seeds]` and the reliability curve of each group, and the
-  teacher's logits for the images of the first seed's students.
+  With the teacher's logits for the images of the first seed's students.
   """
   config = job.config
+  outputs = functools.partial(
+    frame_scores.predict, batch_size=config.batch_size
+  )
 
   @jax.jit
   def scores(teacher_variables, student_variables, test, few):
-    labels = test["label"]
-
-    def outputs(forward, variables, images=test["image"]):
-      size = config.batch_size
-      return frame_scores.predict(forward, variables, images, batch_size=size)
-
-    targets = outputs(teacher.forward, teacher_variables)
+    images, labels = test["image"], test["label"]
+    targets = outputs(teacher.forward, teacher_variables, images)
 
     def score(answers):
       logits, embedding = answers
@@ -50,9 +48,10 @@ def examine(job: Any, teacher: training.Model, students: training.Model):
       spread = jnp.broadcast_to(labels, logits.shape[:-1])
       return metrics.reliability_curve(logits, spread)
 
-    answers = jax.vmap(jax.vmap(lambda x: outputs(students.forward, x)))(
-      student_variables
-    )
+    def predict(variables):
+      return outputs(students.forward, variables, images)
+
+    answers = jax.vmap(jax.vmap(predict))(student_variables)
     groups = {
       "teacher": jax.tree.map(lambda x: x[None], targets),
       "scratch": jax.tree.map(lambda x: x[:, 0], answers),
@@ -76,7 +75,7 @@ def cost(model: training.Model, images: Any) -> dict[str, float]:
     lambda *x: model.forward(*x, train=False, key=None)[0].logits
   )
   leaves = jax.tree.leaves(model.variables.params)
-  latency = median_milliseconds(lambda: forward(model.variables, images))
+  latency = milliseconds(lambda: forward(model.variables, images))
   return {
     "parameters": sum(x.size for x in leaves),
     "latency": latency,
@@ -84,11 +83,9 @@ def cost(model: training.Model, images: Any) -> dict[str, float]:
   }
 
 
-def median_milliseconds(call: Any, *, calls: int = 50) -> float:
-  """The time of a call to its end, once it is compiled and warm."""
-  times = []
-  for _ in range(calls + 3):
-    begin = time.perf_counter()
-    jax.block_until_ready(call())
-    times.append(time.perf_counter() - begin)
+def milliseconds(call: Any) -> float:
+  """The median time of a call to its end, once it is compiled and warm."""
+  times = timeit.repeat(
+    lambda: jax.block_until_ready(call()), number=1, repeat=53
+  )
   return 1e3 * statistics.median(times[3:])

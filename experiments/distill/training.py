@@ -2,19 +2,32 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.frame import commands
 from experiments.frame import data as frame_data
+from experiments.frame import networks
 from experiments.frame import rounds
 from kdjax import data as kdata
 from kdjax import distillation
 from kdjax import training
 from kdjax.ops import cross_entropy
+
+Method = Literal[
+  "kd",
+  "reverse_kl",
+  "symmetric_kl",
+  "generalized_jsd",
+  "skew_kl",
+  "skew_reverse_kl",
+  "total_variation",
+  "logit_mse",
+]
 
 
 def with_labels(divergence: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,27 +45,27 @@ def with_labels(divergence: Callable[..., Any]) -> Callable[..., Any]:
 
 
 METHODS = {
-  "kd": distillation.kd_loss,
-  "reverse_kl": with_labels(distillation.reverse_kl_loss),
-  "symmetric_kl": with_labels(distillation.symmetric_kl_loss),
-  "generalized_jsd": with_labels(distillation.generalized_jsd_loss),
-  "skew_kl": with_labels(distillation.skew_kl_loss),
-  "skew_reverse_kl": with_labels(distillation.skew_reverse_kl_loss),
-  "total_variation": with_labels(distillation.total_variation_loss),
-  "logit_mse": with_labels(distillation.logit_mse_loss),
-}
+  name: with_labels(getattr(distillation, f"{name}_loss"))
+  for name in get_args(Method)
+} | {"kd": distillation.kd_loss}
+
+
+def make_networks(config: Any, data: Any) -> list[training.Network]:
+  """The teacher and the student."""
+  known = data.train["image"], data.classes
+  return [
+    networks.make_network(config.teacher, *known),
+    networks.make_network(config.student, *known, hidden=config.student_hidden),
+  ]
 
 
 def shift_examples(loss_fn: Callable[..., Any], shift: int):
-  """Shifts the images of a batch by up to `shift` pixels before a loss.
-
-  Every image has a key of its own, so the shifts are the same however a batch
-  is divided among devices.
-  """
+  """Shifts the images of a batch by up to `shift` pixels before a loss."""
   if not shift:
     return loss_fn
 
   def shifted(params, state, frozen, batch, key, **options):
+    # A key for each image, so that its shift is the same on any devices.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
     images = jax.vmap(
       lambda key, image: kdata.random_crop(key, image[None], padding=shift)[0]
@@ -72,11 +85,9 @@ def make_round(config: Any, learner: training.Learner, optimizer: Any):
   def advance(
     state, frozen, data, validation_plan, plan, key, *, axis_name=None
   ):
-    train, validation = data
-    state, moved = epoch(state, frozen, train, plan, key, axis_name=axis_name)
-    seen = evaluation(
-      state, frozen, validation, validation_plan, axis_name=axis_name
-    )
+    axis, (train, validation) = {"axis_name": axis_name}, data
+    state, moved = epoch(state, frozen, train, plan, key, **axis)
+    seen = evaluation(state, frozen, validation, validation_plan, **axis)
     loss = training.mean_metrics(moved, axis=0)["loss"]
     return state, {"loss": loss, **training.mean_metrics(seen)}
 
@@ -99,8 +110,9 @@ def adamw(learning_rate: float, steps: int, weight_decay: float):
 def train_teacher(job: Any):
   """Trains the teacher, each batch divided among the devices."""
   config, steps = job.config, job.config.teacher_steps
+  network, _ = make_networks(config, job.data)
   optimizer = adamw(config.teacher_learning_rate, steps, config.weight_decay)
-  learner = training.distill(job.teacher, None, cross_entropy, optimizer)
+  learner = training.distill(network, None, cross_entropy, optimizer)
   spec = frame_data.batch_spec(job.data.train)
   examples = len(job.data.train["label"])
 
@@ -114,7 +126,7 @@ def train_teacher(job: Any):
     make_round(config, learner, optimizer),
     config.parallel,
     split={"plan": 1, "validation_plan": 1},
-    devices=job.devices,
+    devices=commands.use_devices(config.devices),
   )
 
   def describe(seen):
@@ -125,21 +137,18 @@ def train_teacher(job: Any):
   state, seen = rounds.train(
     job, "teacher", advance, inputs_of(job, {}), start(key), describe
   )
-  return training.Model(job.teacher.forward, state.student), seen["accuracy"]
+  return training.Model(network.forward, state.student), seen["accuracy"]
 
 
 def train_students(job: Any, teacher: training.Model, cells: np.ndarray):
   """Trains all cells and seeds as one program, the seeds over the devices."""
   config, steps = job.config, job.config.student_steps
+  _, network = make_networks(config, job.data)
   optimizer = adamw(config.student_learning_rate, steps, config.weight_decay)
   temperatures, alphas = cells.T
+  first = {"temperature": 1.0, "alpha": 0.0}  # each student has its own
   learner = training.distill(
-    job.student,
-    teacher,
-    METHODS[config.method],
-    optimizer,
-    temperature=1.0,
-    alpha=0.0,
+    network, teacher, METHODS[config.method], optimizer, **first
   )
   spec = frame_data.batch_spec(job.data.train)
 
@@ -168,7 +177,7 @@ def train_students(job: Any, teacher: training.Model, cells: np.ndarray):
     config.parallel,
     split={"state": 0, "plan": 0, "key": 0},
     join=0,
-    devices=job.devices,
+    devices=commands.use_devices(config.devices),
   )
 
   def describe(seen):
@@ -194,4 +203,4 @@ def train_students(job: Any, teacher: training.Model, cells: np.ndarray):
     start(rounds.seed_keys(config, first=1), jnp.asarray(job.data.transfer)),
     describe,
   )
-  return training.Model(job.student.forward, state.student), seen["accuracy"]
+  return training.Model(network.forward, state.student), seen["accuracy"]

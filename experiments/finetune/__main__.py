@@ -16,19 +16,15 @@ scores with the accuracy after fine-tuning.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
-
-import jax
-from rich.console import Console
+from typing import Any, Literal
 
 from experiments.finetune.data import TEACHERS
-from experiments.finetune.data import Data
 from experiments.finetune.data import load_data
-from experiments.finetune.meta import WAYS
 from experiments.finetune.methods import CHOICES
 from experiments.finetune.methods import norm_of
 from experiments.finetune.methods import with_baselines
 from experiments.finetune.networks import make_network
+from experiments.finetune.pretraining import WAYS
 from experiments.finetune.pretraining import meta_learn
 from experiments.finetune.pretraining import pretrain
 from experiments.finetune.report import write
@@ -36,11 +32,8 @@ from experiments.finetune.teachers import compare
 from experiments.finetune.training import first_of
 from experiments.finetune.training import make_row
 from experiments.frame import commands
-from experiments.frame import folders
 from experiments.frame import jobs
-from experiments.frame import rounds
 from experiments.frame import tables
-from kdjax import training
 
 
 @dataclass(frozen=True)
@@ -52,16 +45,16 @@ class Config(commands.Flags):
   # its classes is the source, the second the target
   dataset: str = "digits"
   data_dir: commands.DataDir = None  # where tfds has prepared data sets
-  examples: int = 4000  # the largest number of images of each split
+  examples: commands.Count = 4000  # the largest number of images of each split
   # share of the training images of each half that is kept for validation; the
   # target's is for the oracle alone
-  validation_fraction: float = 0.3
-  shots: int = 5  # labeled target images of each class
+  validation_fraction: commands.Share = 0.3
+  shots: commands.Count = 5  # labeled target images of each class
   # of the cross-validation within these images; at most one a shot. With one
   # shot no image can be held out, and the first candidate is taken
-  folds: int = 5
+  folds: commands.Count = 5
   network: Literal["mlp", "convnet"] = "mlp"  # mlp or convnet
-  hidden: tuple[int, ...] = (64, 32)  # units of the hidden layers of an mlp
+  hidden: commands.Units = (64, 32)  # units of the hidden layers of an mlp
   # the methods that are compared with target-only, prototypes, a linear probe
   # and plain fine-tuning; help: print them
   methods: tuple[str, ...] = CHOICES
@@ -70,53 +63,29 @@ class Config(commands.Flags):
   teachers: tuple[str, ...] = TEACHERS
   # the candidates for Adam's learning rate in fine-tuning, the usual one first;
   # it decays by a cosine
-  rates: tuple[float, ...] = (3e-3, 1e-2)
-  seeds: int = 10  # the number of students of each method and candidate
+  rates: commands.Rates = (3e-3, 1e-2)
+  seeds: commands.Count = 10  # students of each method and candidate
   pretrain_steps: int = 400  # updates in pretraining
   steps: int = 200  # updates in fine-tuning, each of all labeled images
   evaluate_every: int = 100  # steps from one evaluation to the next
-  batch_size: int = 64  # the number of examples in a batch in pretraining
-  learning_rate: float = 3e-3  # Adam's in pretraining; it decays by a cosine
-  tasks: int = 4  # the number of tasks in a batch in meta-learning
-  inner_steps: int = 3  # steps of meta-learning's inner loop
-  inner_rate: float = 0.1  # the learning rate of the inner loop
+  batch_size: commands.Count = 64  # examples in a batch in pretraining
+  # Adam's in pretraining; it decays by a cosine
+  learning_rate: commands.Rate = 3e-3
+  tasks: commands.Count = 4  # the number of tasks in a batch in meta-learning
+  inner_steps: commands.Count = 3  # steps of meta-learning's inner loop
+  inner_rate: commands.Rate = 0.1  # the learning rate of the inner loop
 
 
 def check(config: Config) -> None:
   """Raises ValueError for invalid flags."""
-  commands.expect_positive(
-    config,
-    "examples",
-    "shots",
-    "folds",
-    "rates",
-    "seeds",
-    "batch_size",
-    "learning_rate",
-    "tasks",
-    "inner_steps",
-    "inner_rate",
-  )
+  commands.check(config)
   for name in ("pretrain_steps", "steps"):
     commands.expect_multiple(config, name, "evaluate_every")
   commands.expect_some(config, "methods", CHOICES)
   if config.teachers:
     commands.expect_some(config, "teachers", TEACHERS)
-  commands.expect_share(config, "validation_fraction")
-  met = len(config.hidden) > 0 and all(units > 0 for units in config.hidden)
+  met = len(config.hidden) > 0
   commands.expect(config, "hidden", met, "one or more numbers above 0")
-
-
-class Job(NamedTuple):
-  """The inputs of every part of the run, the same under every method."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-  forward: training.Forward
-  fresh: training.Variables  # a network without training, `[seeds, ...]`
-  key: jax.Array  # `[seeds]`
 
 
 def prepare(config: Config) -> jobs.Setup:
@@ -127,37 +96,27 @@ def prepare(config: Config) -> jobs.Setup:
   return jobs.open_run(config, data)
 
 
-def start_job(setup: jobs.Setup, norm: str) -> Job:
-  """Makes all that the seeds decide."""
-  network = make_network(setup.config, setup.data, norm)
-
-  @jax.jit
-  @jax.vmap
-  def start(key):
-    init_key, key = jax.random.split(key)
-    return network.init(init_key), key
-
-  seeds = start(rounds.seed_keys(setup.config))
-  return Job(*setup, network.forward, *seeds)
-
-
 def execute(setup: jobs.Setup) -> dict[str, Any]:
   """Trains, examines and writes the report; returns the results."""
   config = setup.config
-  norms = dict.fromkeys(map(norm_of, with_baselines(config.methods)))
-  by_norm = {norm: start_job(setup, norm) for norm in norms}
+  methods = with_baselines(config.methods)
+  by_norm = {
+    norm: jobs.start(setup, make_network(config, setup.data, norm))
+    for norm in dict.fromkeys(map(norm_of, methods))
+  }
   job = by_norm["none"]
   teachers = pretrain("pretrain", job, config.teachers)
-  starts = {"none": {"fresh": job.fresh, "source": first_of(teachers)}}
+  starts = {"none": {"fresh": job.variables, "source": first_of(teachers)}}
   for way in WAYS:
     if way in config.methods:
       starts["none"][way] = meta_learn(way, job)
   if "batch" in by_norm:
-    source = first_of(pretrain("pretrain_norm", by_norm["batch"], ()))
-    starts["batch"] = {"fresh": by_norm["batch"].fresh, "source": source}
+    normed = by_norm["batch"]
+    source = first_of(pretrain("pretrain_norm", normed, ()))
+    starts["batch"] = {"fresh": normed.variables, "source": source}
     starts["stochastic"] = starts["batch"]
   rows = {}
-  for method in with_baselines(config.methods):
+  for method in methods:
     norm = norm_of(method)
     rows[method] = make_row(method, by_norm[norm], starts[norm])
   results: dict[str, Any] = {"rows": rows}

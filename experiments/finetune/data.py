@@ -11,27 +11,20 @@ from kdjax import data as kdata
 
 # The pretraining tasks of the other teachers.
 TEACHERS = (
-  "inverted",
-  "rotated",
-  "noisy",
-  "random labels",
-  "two classes",
-  "two others",
-  "untrained",
+  *("inverted", "rotated", "noisy", "random labels"),
+  *("two classes", "two others", "untrained"),
 )
 
 
 class Data(NamedTuple):
-  """Images and labels on the device; each half's labels start from 0.
-
-  The labels of `target` that are not in `few`, and those of
-  `target_validation`, are there for the oracle alone.
-  """
+  """Images and labels on the device; each half's labels start from 0."""
 
   source: dict[str, Any]  # training images of the first half of the classes
   source_validation: dict[str, Any]  # held out from them
-  target: dict[str, Any]  # training images of the second half
-  target_validation: dict[str, Any]  # held out from them
+  # Training images of the second half, and images held out from them; all
+  # labels but the few are there for the oracle alone.
+  target: dict[str, Any]
+  target_validation: dict[str, Any]
   test: dict[str, Any]  # test images of the second half
   # `[seeds, labelled]`, the target images whose labels a seed has.
   few: np.ndarray
@@ -70,8 +63,7 @@ def load_data(config: Any) -> Data:
     )
   seeds = range(config.seed, config.seed + config.seeds)
   # By class, so that a fold holds out as many of each.
-  few = frame_data.draw_few(labels, config.shots, seeds)
-  few = frame_data.by_class(labels, few)
+  few = frame_data.draw_few(labels, config.shots, seeds, by_class=True)
   fold = np.tile(np.arange(config.shots), counts.size)
   # One image of a class cannot be held out and trained on.
   folds = min(config.folds, config.shots) if config.shots > 1 else 0

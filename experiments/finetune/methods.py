@@ -26,13 +26,13 @@ NORM_BASELINES = {
   "target_only_norm": "from_scratch",
   "finetune_norm": "finetune",
 }
+PRESET_OF = BASELINES | NORM_BASELINES
 CHOICES = tuple(
   name
   for name, row in objectives.PRESETS.items()
-  if row.area == "finetuning"
-  and name not in (*BASELINES.values(), *NORM_BASELINES.values())
+  if row.area == "finetuning" and name not in PRESET_OF.values()
 )
-METHODS = (*BASELINES, *NORM_BASELINES, *CHOICES)
+METHODS = (*PRESET_OF, *CHOICES)
 NAMES = {
   "target_only": "target-only",
   "prototypes": "prototypes",
@@ -59,8 +59,7 @@ MOMENTUM = 0.999  # of Bi-Tuning's encoder of keys, as published
 
 def row_of(method: str) -> Preset:
   """The row of a method or of a baseline; of prototypes that of fine-tuning."""
-  name = (BASELINES | NORM_BASELINES).get(method, method)
-  return objectives.PRESETS[name or "finetune"]
+  return objectives.PRESETS[PRESET_OF.get(method, method) or "finetune"]
 
 
 def start_of(method: str) -> str:
@@ -77,10 +76,7 @@ def is_trained(method: str) -> bool:
 
 
 def norm_of(method: str) -> str:
-  """The normalization of the network: none, batch or stochastic.
-
-  Methods with any are compared with one another only.
-  """
+  """The normalization of the network: none, batch or stochastic."""
   if method in NORM_BASELINES:
     return "batch"
   stochastic = row_of(method).training == "stochastic_norms"
@@ -109,7 +105,7 @@ def candidates(method: str, rates: tuple[float, ...]) -> dict[str, jax.Array]:
 
 def make_optimizer(
   method: str, candidate: dict[str, jax.Array], groups: list[str], steps: int
-) -> optax.GradientTransformation:
+) -> Any:
   """Adam with a cosine, as a method changes it."""
   adam = optax.adam(optax.cosine_decay_schedule(candidate["rate"], steps))
   weight, row = candidate["weight"], row_of(method)
@@ -152,7 +148,7 @@ def make_learner(
   """
   row, unknown = row_of(method), knowledge is None
   objective = objectives.preset(
-    (BASELINES | NORM_BASELINES).get(method) or method,
+    PRESET_OF.get(method) or method,
     weight=weight,
     num_classes=classes,
     relationship=jnp.zeros((classes, classes)) if unknown else knowledge,
@@ -170,10 +166,7 @@ def make_learner(
 
 
 def replace_held_out(key: jax.Array, batch: Any, run: Any) -> Any:
-  """Lets others stand in for images that are held out.
-
-  Batch statistics must not know them.
-  """
+  """Lets others stand in for held-out images, unknown to batch statistics."""
   del run
   mask = batch["mask"]
   others = jnp.where(mask, 0.0, -jnp.inf)
@@ -230,16 +223,12 @@ def ask_teacher(
   return attention
 
 
-def answer(
-  forward: training.Forward, variables: training.Variables, images: Any
-) -> Any:
+def answer(forward: Any, variables: Any, images: Any) -> Any:
   """The outputs of a network, in evaluation."""
   return forward(variables, images, train=False, key=None)[0]
 
 
-def accuracy_of(
-  forward: training.Forward, variables: training.Variables, part: Any
-) -> jax.Array:
+def accuracy_of(forward: Any, variables: Any, part: Any) -> jax.Array:
   """The accuracy of a network's predictions, image by image."""
   logits = answer(forward, variables, part["image"]).logits
   return metrics.accuracy(logits, part["label"])

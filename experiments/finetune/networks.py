@@ -27,11 +27,7 @@ class NormalizedLayer(nnx.Module):
 def make_network(
   config: Any, data: Data, norm: str = "none"
 ) -> training.Network:
-  """The network of the flags; the norm of its layers: none, batch, stochastic.
-
-  The last two have the same variables.
-  """
-  options = {"hidden": config.hidden} if config.network == "mlp" else {}
+  """The network of the flags; its norm is none, batch or stochastic."""
 
   def normalize(module: Any, rngs: nnx.Rngs) -> nnx.Module:
     layers = getattr(module, BODIES[config.network])
@@ -46,5 +42,5 @@ def make_network(
     data.source["image"],
     data.classes,
     change=None if norm == "none" else normalize,
-    **options,
+    hidden=config.hidden,
   )

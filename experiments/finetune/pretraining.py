@@ -1,5 +1,6 @@
 """Pretraining and meta-learning on the source, all seeds as one program."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -7,13 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.finetune import meta
 from experiments.finetune.data import source_of
 from experiments.finetune.methods import accuracy_of
+from experiments.finetune.methods import answer
 from experiments.frame import data as frame_data
 from experiments.frame import rounds
+from kdjax import finetuning
 from kdjax import objectives
 from kdjax import training
+from kdjax.ops import cross_entropy
+
+WAYS = ("maml", "anil", "reptile", "prototypical")
 
 
 def pretrain(
@@ -23,16 +28,17 @@ def pretrain(
   config, data, steps = job.config, job.data, job.config.pretrain_steps
   trained = [name for name in ("source", *others) if name != "untrained"]
 
+  def stack(trees):
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
   def sources(part):
     keys = jax.random.split(jax.random.key(config.seed), len(trained))
-    parts = map(source_of, trained, keys, [part] * len(trained))
-    return jax.tree.map(lambda *x: jnp.stack(x), *parts)
+    return stack(map(source_of, trained, keys, [part] * len(trained)))
 
   images, validation = sources(data.source), sources(data.source_validation)
   counted = [np.flatnonzero(x) for x in np.asarray(images["counts"])]
-  optimizer = optax.adam(
-    optax.cosine_decay_schedule(config.learning_rate, steps)
-  )
+  rate = optax.cosine_decay_schedule(config.learning_rate, steps)
+  optimizer = optax.adam(rate)
 
   def learner_of(variables: Any = None):
     model = training.Model(job.forward, variables)
@@ -50,9 +56,8 @@ def pretrain(
     spec = frame_data.batch_spec(data.source)
     state = learner_of(fresh).init(key, spec)
     keys = [jax.random.fold_in(key, i) for i in range(len(trained))]
-    plans = map(plan_one, keys, map(jnp.asarray, counted))
-    plan = jax.tree.map(lambda *x: jnp.stack(x), *plans)
-    return jax.tree.map(lambda x: jnp.stack([x] * len(trained)), state), plan
+    plan = stack(map(plan_one, keys, map(jnp.asarray, counted)))
+    return stack([state] * len(trained)), plan
 
   epoch = training.scan_epoch(learner_of().step)
 
@@ -70,8 +75,7 @@ def pretrain(
     row = dict(zip(trained, mean.tolist(), strict=True))
     return row, f"validation accuracy {mean[0]:.1%}"
 
-  state, plan = start(job.fresh, job.key)
-  begin = state, plan, job.key
+  begin = *start(job.variables, job.key), job.key
   state, _ = rounds.train(
     job, stage, advance, (images, validation), begin, describe
   )
@@ -81,7 +85,7 @@ def pretrain(
   return jax.tree.map(
     lambda x, y: jnp.concatenate([x[:, :place], y[:, None], x[:, place:]], 1),
     state.student,
-    job.fresh,
+    job.variables,
   )
 
 
@@ -89,8 +93,11 @@ def meta_learn(way: str, job: Any) -> training.Variables:
   """Meta-learns on the source classes, `[seeds]`."""
   config, data = job.config, job.data
   steps = config.pretrain_steps
-  optimizer = meta.make_optimizer(way, config.learning_rate, steps)
-  loss_fn = meta.make_loss(way, job.forward, config, data.classes)
+  rate = optax.cosine_decay_schedule(config.learning_rate, steps)
+  optimizer = optax.adam(rate)
+  if way == "reptile":
+    optimizer = optax.sgd(optax.linear_schedule(1.0, 0.0, steps))
+  loss_fn = make_loss(way, job.forward, config, data.classes)
   epoch = training.scan_epoch(training.make_train_step(loss_fn, optimizer))
   labels = np.asarray(data.source["label"])
 
@@ -99,7 +106,7 @@ def meta_learn(way: str, job: Any) -> training.Variables:
   def start(variables, key):
     params, state = ({"student": x, "objective": {}} for x in variables)
     sizes = {"tasks": config.tasks, "images": 2 * config.shots}
-    plan = meta.plan_episodes(key, labels, steps=steps, **sizes)
+    plan = plan_episodes(key, labels, steps=steps, **sizes)
     step = jnp.zeros((), jnp.int32)
     moments = optimizer.init(params)
     return training.TrainState(step, params, state, moments), plan
@@ -112,13 +119,86 @@ def meta_learn(way: str, job: Any) -> training.Variables:
     loss = float(seen["loss"].mean())
     return {"loss": loss}, f"loss {loss:.3f}"
 
-  state, plan = start(job.fresh, job.key)
-  state, _ = rounds.train(
-    job,
-    f"pretrain_{way}",
-    jax.jit(jax.vmap(advance, (0, None, 0, 0))),
-    (data.source,),
-    (state, plan, job.key),
-    describe,
-  )
+  begin = *start(job.variables, job.key), job.key
+  advance = jax.jit(jax.vmap(advance, (0, None, 0, 0)))
+  stage = f"pretrain_{way}"
+  state, _ = rounds.train(job, stage, advance, (data.source,), begin, describe)
   return state.student
+
+
+def plan_episodes(
+  key: jax.Array, labels: np.ndarray, *, steps: int, tasks: int, images: int
+) -> dict[str, jax.Array]:
+  """Plans episodes: all classes in a random order, different images of each."""
+  _, counts = np.unique(labels, return_counts=True)
+  first = np.cumsum(counts) - counts
+  order = np.argsort(labels, kind="stable")
+  # As many of each class as the smallest has: a table without gaps.
+  table = jnp.asarray(order[first[:, None] + np.arange(counts.min())])
+
+  def draw(key):
+    order_key, key = jax.random.split(key)
+    rows = jax.random.permutation(order_key, table)
+    rows = jax.random.permutation(key, rows, 1, independent=True)
+    return rows[:, :images]
+
+  index = jax.vmap(draw)(jax.random.split(key, steps * tasks))
+  index = index.reshape(steps, -1)
+  return {"index": index, "mask": jnp.ones(index.shape, bool)}
+
+
+def make_loss(way: str, forward: training.Forward, config: Any, classes: int):
+  """The loss of a batch of episodes, for `training.make_train_step`."""
+  inner = optax.sgd(config.inner_rate)
+  steps = config.inner_steps
+
+  def look(params, task):
+    return answer(forward, training.Variables(params, {}), task["image"])
+
+  def task_loss(params, task):
+    logits = look(params, task).logits
+    return jnp.mean(cross_entropy(logits, task["label"]))
+
+  def prototype_loss(params, *parts):
+    embedded = ((look(params, x).embedding, x["label"]) for x in parts)
+    losses = finetuning.prototypical_loss(
+      *itertools.chain(*embedded), num_classes=classes
+    )
+    return jnp.mean(losses)
+
+  def loss_fn(params, state, frozen, batch, key):
+    del frozen, key
+    student = params["student"]
+    support, query = divide(batch["image"], config.tasks, classes)
+    match way:
+      case "reptile":
+        direction = training.reptile_gradient(
+          task_loss, student, support, inner, steps=steps
+        )
+        # Its gradient is the direction.
+        loss = optax.tree.vdot(student, jax.lax.stop_gradient(direction))
+      case "prototypical":
+        losses = jax.vmap(prototype_loss, (None, 0, 0))(student, support, query)
+        loss = jnp.mean(losses)
+      case _:
+        adapted = ["head"] if way == "anil" else None
+        tasks = support, query
+        losses = training.maml_losses(
+          task_loss, student, *tasks, inner, steps=steps, adapted=adapted
+        )
+        loss = jnp.mean(losses)
+    return loss, (state, {"loss": (loss, jnp.ones(()))})
+
+  return loss_fn
+
+
+def divide(images: jax.Array, tasks: int, classes: int) -> list[dict[str, Any]]:
+  """Support and query of each task; a class's place is its label."""
+  images = images.reshape(tasks, classes, 2, -1, *images.shape[1:])
+  shots = images.shape[3]
+  labels = jnp.repeat(jnp.arange(classes), shots)
+  labels = jnp.broadcast_to(labels, (tasks, labels.size))
+  parts = (
+    images[:, :, i].reshape(tasks, -1, *images.shape[4:]) for i in (0, 1)
+  )
+  return [{"image": part, "label": labels} for part in parts]

@@ -9,20 +9,13 @@ from experiments.finetune.methods import BASELINES
 from experiments.finetune.methods import NAMES
 from experiments.finetune.methods import norm_of
 from experiments.finetune.methods import start_of
-from experiments.finetune.plots import score_scatter
+from experiments.finetune.teachers import CRITERIA
 from experiments.finetune.teachers import JUDGES
 from experiments.frame import plots
 from experiments.frame import statistics
 from experiments.frame import tables
 
-CRITERIA = {
-  "leep": "LEEP",
-  "nce": "NCE",
-  "logme": "LogME",
-  "h_score": "H-score",
-  "regularized_h_score": "regularized H-score",
-  "transrate": "TransRate",
-}
+MARKERS = "osD^vP*X"  # of teachers
 # One color for the origin of a network's initial weights.
 ORIGINS = {
   "fresh weights": plots.RED,
@@ -61,11 +54,7 @@ def write(job: Any, results: dict[str, Any]) -> None:
 def gains_over(
   baseline: str, rows: dict[str, Any]
 ) -> dict[str, statistics.Gain]:
-  """Each method's gain over target_only, or over finetune.
-
-  Methods whose network is normalized are compared with the baseline of the
-  same network.
-  """
+  """Each method's gain over the baseline, that of the same normalization."""
   scores, controls = {}, {}
   for method, row in rows.items():
     normalized = norm_of(method) != "none"
@@ -79,23 +68,27 @@ def gains_over(
 
 def make_table(rows: dict[str, Any]) -> tables.Table:
   """A row for each method."""
-  gains = [gains_over(name, rows) for name in ("target_only", "finetune")]
-  cells = []
-  for method, row in rows.items():
-    choice = oracle = ""
-    if row.candidates:
-      choice = describe_choice(row)
-      oracle = statistics.percent(row.oracle_accuracy)
-    over = (x[method].cell() if method in x else "" for x in gains)
-    accuracy = statistics.percent(row.accuracy)
-    cells.append([NAMES[method], accuracy, *over, choice, oracle])
-  header = ["", "accuracy, %", "gain over target-only", "gain over fine-tuning"]
-  header += ["chosen most often", "oracle's, %"]
-  return tables.Table(header, cells, shown=(0, 1, 2, 3))
+  scratch, tuned = (gains_over(x, rows) for x in ("target_only", "finetune"))
+
+  def oracle(method: str) -> str:
+    row = rows[method]
+    return statistics.percent(row.oracle_accuracy) if row.candidates else ""
+
+  columns = {
+    "": lambda method: NAMES[method],
+    "accuracy, %": lambda method: statistics.percent(rows[method].accuracy),
+    "gain over target-only": lambda method: statistics.cell(scratch, method),
+    "gain over fine-tuning": lambda method: statistics.cell(tuned, method),
+    "chosen most often": lambda method: describe_choice(rows[method]),
+    "oracle's, %": oracle,
+  }
+  return tables.of_rows(rows, columns, shown=(0, 1, 2, 3))
 
 
 def describe_choice(row: Any) -> str:
   """The candidate that most seeds chose, and how many did."""
+  if row.candidates is None:
+    return ""
   choice, count = Counter(row.chosen.tolist()).most_common(1)[0]
   weights = row.candidates["weight"]
   text = f"rate {row.candidates['rate'][choice]:g}"
@@ -107,13 +100,10 @@ def describe_choice(row: Any) -> str:
 def read_table(job: Any) -> str:
   """The images and how to read the table, in words."""
   config, data = job.config, job.data
-  folds = len(data.learns) - 1
   rule = "as published, since with one label a class nothing can be held out"
-  if folds:
-    rule = (
-      f"by {folds}-fold cross-validation within them (accuracy, then cross-"
-      "entropy)"
-    )
+  if folds := len(data.learns) - 1:
+    rule = f"by {folds}-fold cross-validation within them (accuracy, then "
+    rule += "cross-entropy)"
   normalized = ""
   if "stochnorm" in config.methods:
     normalized = (
@@ -168,17 +158,12 @@ def teacher_table(teachers: Any) -> tables.Table:
   accuracy = dict(zip(teachers.names, teachers.accuracy, strict=True))
   others = {name: x for name, x in accuracy.items() if name != "source"}
   gains = statistics.compare(others, accuracy["source"])
-  cells = [
-    [
-      name,
-      statistics.percent(values),
-      gains[name].cell() if name in gains else "",
-    ]
-    for name, values in accuracy.items()
-  ]
-  return tables.Table(
-    ["pretrained on", "accuracy, %", "gain over source"], cells
-  )
+  columns = {
+    "pretrained on": str,
+    "accuracy, %": lambda name: statistics.percent(accuracy[name]),
+    "gain over source": lambda name: statistics.cell(gains, name),
+  }
+  return tables.of_rows(teachers.names, columns)
 
 
 def criterion_table(teachers: Any) -> tables.Table:
@@ -189,13 +174,10 @@ def criterion_table(teachers: Any) -> tables.Table:
       *map(statistics.mean_std, teachers.correlations[name]),
       *map(statistics.percent, teachers.picked[name]),
     ]
-    for name, title in CRITERIA.items()
+    for name, (title, _) in CRITERIA.items()
   ]
-  header = [
-    "criterion",
-    *(f"tau, {judge} labels" for judge in JUDGES),
-    *(f"its first, {judge} labels, %" for judge in JUDGES),
-  ]
+  header = ["criterion", *(f"tau, {judge} labels" for judge in JUDGES)]
+  header += [f"its first, {judge} labels, %" for judge in JUDGES]
   return tables.Table(header, cells)
 
 
@@ -212,15 +194,13 @@ def conclude_teachers(teachers: Any) -> list[str]:
     taus = {name: x[judge] for name, x in teachers.correlations.items()}
     first = max(taus, key=lambda name: taus[name].mean())
     gains = statistics.compare(taus, np.zeros_like(taus[first]))
-    helped = [
-      CRITERIA[name] for name, gain in gains.items() if gain.verdict == "helped"
-    ]
+    helped = [CRITERIA[x][0] for x in taus if gains[x].verdict == "helped"]
     said = f"Clearly better than chance: {', '.join(helped) or 'none'}."
     if gains[first].verdict == "unknown":
       said = f"{statistics.TOO_FEW.capitalize()}."
     tau = gains[first]._replace(p_value=None).cell(scale=1, digits=2)
     findings.append(
-      f"With {judged} labels {CRITERIA[first]} ranks best, tau {tau}; the "
+      f"With {judged} labels {CRITERIA[first][0]} ranks best, tau {tau}; the "
       "teacher that it ranks first reaches "
       f"{teachers.picked[first][judge].mean():.1%}. {said}"
     )
@@ -230,21 +210,17 @@ def conclude_teachers(teachers: Any) -> list[str]:
 def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
   """Saves the figures; returns their captions by file name."""
   rows, path = results["rows"], job.run.path
+  named = {NAMES[method]: row for method, row in rows.items()}
+  gains = gains_over("finetune", rows)
   plots.accuracy_bars(
     path / "accuracy.png",
-    {NAMES[method]: row.accuracy for method, row in rows.items()},
+    {name: row.accuracy for name, row in named.items()},
     groups={NAMES[method]: origin_of(method) for method in rows},
     colours=ORIGINS,
-    oracles={
-      NAMES[method]: row.oracle_accuracy
-      for method, row in rows.items()
-      if row.candidates
-    },
+    oracles={k: x.oracle_accuracy for k, x in named.items() if x.candidates},
     oracle_label="chosen with target labels",
     reference=NAMES["finetune"],
-    title=statistics.headline(
-      gains_over("finetune", rows), NAMES, "plain fine-tuning"
-    ),
+    title=statistics.headline(gains, NAMES, "plain fine-tuning"),
   )
   captions = {
     "accuracy.png": "Accuracy on target test images: means with 95 % intervals "
@@ -252,24 +228,46 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     "many target labels. Dashed: plain fine-tuning."
   }
   if teachers := results.get("teachers"):
-    panels = {
-      f"{title}\ntau {statistics.mean_std(teachers.correlations[name][0])}": (
-        teachers.scores[name][0]
-      )
-      for name, title in CRITERIA.items()
-    }
-    score_scatter(
-      path / "teachers.png",
-      panels,
-      teachers.accuracy,
-      teachers=teachers.names,
-      title=conclude_teachers(teachers)[1].split(";")[0],
-    )
+    score_scatter(path / "teachers.png", teachers)
     captions["teachers.png"] = (
       "Scores by the few labels against the accuracy after fine-tuning: means "
       "over seeds, and each seed faintly."
     )
   return captions
+
+
+def score_scatter(path: plots.Path, teachers: Any) -> None:
+  """Scores against the accuracy after fine-tuning, a panel for a criterion."""
+  panels = {
+    f"{title}\ntau {statistics.mean_std(teachers.correlations[name][0])}": (
+      teachers.scores[name][0]
+    )
+    for name, (title, _) in CRITERIA.items()
+  }
+  title = conclude_teachers(teachers)[1].split(";")[0]
+  rows = -(-len(panels) // 3)
+  size = {"width": 9.0, "height": 1.6 + 2.5 * rows}
+  looks = list(zip(plots.SERIES, MARKERS, strict=True))[: len(teachers.names)]
+  with plots.figure(path, title=title, rows=rows, columns=3, **size) as grid:
+    for axes, (name, values) in zip(grid, panels.items(), strict=True):
+      for seeds, reached, (colour, marker) in zip(
+        values, teachers.accuracy, looks, strict=True
+      ):
+        style = {"color": colour, "marker": marker, "ls": ""}
+        axes.plot(seeds, reached, alpha=0.22, ms=4, mew=0, **style)
+        axes.plot(seeds.mean(), reached.mean(), ms=8, mec="w", **style)
+      axes.set_title(name, fontsize=9.5, weight="normal")
+      axes.yaxis.set_major_formatter(plots.percent)
+      axes.locator_params("x", nbins=4)
+    for axes in grid[-3:]:
+      axes.set_xlabel("score before fine-tuning")
+    for axes in grid[::3]:
+      axes.set_ylabel("accuracy after")
+    marks = [
+      plots.mark(x, *look)
+      for x, look in zip(teachers.names, looks, strict=True)
+    ]
+    plots.legend(grid, marks)
 
 
 def origin_of(method: str) -> str:

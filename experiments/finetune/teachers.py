@@ -8,21 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from experiments.finetune import training
 from experiments.finetune.methods import answer
-from experiments.finetune.training import choose
-from experiments.finetune.training import fine_tune
-from experiments.finetune.training import test_accuracy
-from experiments.finetune.training import with_new_head
 from kdjax import selection
 
-# Criterion -> its input.
+# Criterion -> its name and its input.
 CRITERIA = {
-  "leep": "probabilities",
-  "nce": "predictions",
-  "logme": "embeddings",
-  "h_score": "embeddings",
-  "regularized_h_score": "embeddings",
-  "transrate": "embeddings",
+  "leep": ("LEEP", "probabilities"),
+  "nce": ("NCE", "predictions"),
+  "logme": ("LogME", "embeddings"),
+  "h_score": ("H-score", "embeddings"),
+  "regularized_h_score": ("regularized H-score", "embeddings"),
+  "transrate": ("TransRate", "embeddings"),
 }
 JUDGES = "few", "many"
 
@@ -32,13 +29,12 @@ class Teachers(NamedTuple):
 
   names: tuple[str, ...]  # of the teachers
   accuracy: np.ndarray  # `[teachers, seeds]`, on test images after fine-tuning
-  # Criterion -> `[2, teachers, seeds]`, by the few labels of a seed and by all
-  # labels of the target's training images.
+  # By criterion, with the few labels of a seed and with all labels of the
+  # target's training images: `[2, teachers, seeds]`; Kendall's tau of these
+  # scores and the accuracy, `[2, seeds]`; and the accuracy of the teacher that
+  # is ranked first, `[2, seeds]`.
   scores: dict[str, np.ndarray]
-  # Criterion -> Kendall's tau of scores and accuracy over teachers, `[2,
-  # seeds]`.
   correlations: dict[str, np.ndarray]
-  # Criterion -> `[2, seeds]`, the accuracy of the teacher that is ranked first.
   picked: dict[str, np.ndarray]
 
 
@@ -67,18 +63,16 @@ def truth(job: Any, teachers: Any, count: int) -> np.ndarray:
   networks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), teachers)
   few = np.repeat(job.data.few, count, 0)
   many = job._replace(data=job.data._replace(few=few), key=repeat(job.key))
-  student = with_new_head(networks, repeat(job.fresh))
-  trained, seen = fine_tune("teachers", "finetune", many, student, networks)
-  accuracy = test_accuracy(many, trained, choose(seen))
+  student = training.with_new_head(networks, repeat(job.variables))
+  trained, seen = training.fine_tune(
+    "teachers", "finetune", many, student, networks
+  )
+  accuracy = training.test_accuracy(many, trained, training.choose(seen))
   return accuracy.reshape(-1, count).T
 
 
 def rank(job: Any, teachers: Any, names: tuple[str, ...]):
-  """Ranks the teachers of each seed, by its few labels and by all.
-
-  Returns the scores `[2, teachers, seeds]` and the first teacher `[2, seeds]`
-  of each criterion.
-  """
+  """The scores of the teachers, and the first of them, by criterion."""
 
   @jax.jit
   @jax.vmap
@@ -97,16 +91,15 @@ def rank(job: Any, teachers: Any, names: tuple[str, ...]):
   shape = len(JUDGES), len(names), job.config.seeds
   scores = {name: np.zeros(shape) for name in CRITERIA}
   first = {name: np.zeros(shape[::2], int) for name in CRITERIA}
-  for criterion, view in CRITERIA.items():
+  for criterion, (_, view) in CRITERIA.items():
+    rule = compiled(criterion, job.data.classes)
     for seed, few in enumerate(job.data.few):
       for judge, places in enumerate((few, slice(None))):
         candidates = {
           name: seen[view][seed, i][places] for i, name in enumerate(names)
         }
         ranking = selection.rank_teachers(
-          candidates,
-          labels[places],
-          criterion=compiled(criterion, job.data.classes),
+          candidates, labels[places], criterion=rule
         )
         order = [names.index(name) for name in ranking.names]
         scores[criterion][judge, order, seed] = ranking.scores
@@ -127,11 +120,5 @@ def compiled(criterion: str, classes: int):
 
 def correlate(scores: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
   """Kendall's tau over teachers, `[2, seeds]`; 0 where all scores are alike."""
-  taus = [
-    [
-      stats.kendalltau(*pair).statistic
-      for pair in zip(x.T, accuracy.T, strict=True)
-    ]
-    for x in scores
-  ]
-  return np.nan_to_num(np.array(taus))
+  taus = [list(map(stats.kendalltau, x.T, accuracy.T)) for x in scores]
+  return np.nan_to_num([[tau.statistic for tau in row] for row in taus])

@@ -23,8 +23,9 @@ class Row(NamedTuple):
   candidates: dict[str, np.ndarray] | None
   chosen: np.ndarray  # `[seeds]`, the candidate that a seed's few labels chose
   accuracy: np.ndarray  # `[seeds]`, its accuracy on target test images
-  # `[seeds]`, the best one by the labels of target validation images.
-  oracle: np.ndarray
+  oracle: (
+    np.ndarray
+  )  # `[seeds]`, the best by labels of target validation images
   oracle_accuracy: np.ndarray  # `[seeds]`, its accuracy on the same test images
 
 
@@ -45,29 +46,22 @@ def fine_tune(
 ) -> tuple[training.Variables, dict[str, np.ndarray]]:
   """Fine-tunes all seeds, folds and candidates as one program.
 
-  The student's start and the teacher are `[seeds]`; a job may repeat its keys
-  and labels for several networks a seed. Returns the students that had all
-  labels, `[seeds, candidates]`, and the scores `[rounds, seeds, candidates]`.
+  The student's start and the teacher are `[seeds]`. Returns the students that
+  had all labels, `[seeds, candidates]`, and `[rounds, seeds, candidates]` seen.
   """
   config, data, forward = job.config, job.data, job.forward
   body = BODIES[config.network]
   groups = methods.layer_groups(body, student.params)
   candidates = methods.candidates(method, config.rates)
-  plan = {"index": data.few, "mask": data.learns}
-  plan = {
-    k: jnp.repeat(jnp.asarray(x)[:, None], config.steps, 1)
-    for k, x in plan.items()
-  }
+  plan = {"index": jnp.asarray(data.few), "mask": jnp.asarray(data.learns)}
+  first = plan
+  plan = {k: jnp.repeat(x[:, None], config.steps, 1) for k, x in plan.items()}
 
   def learner_of(student, teacher, candidate, **known):
     optimizer = methods.make_optimizer(method, candidate, groups, config.steps)
+    student, past = (training.Model(forward, x) for x in (student, teacher))
     return methods.make_learner(
-      method,
-      training.Model(forward, student),
-      training.Model(forward, teacher),
-      optimizer,
-      classes=data.classes,
-      **known,
+      method, student, past, optimizer, classes=data.classes, **known
     )
 
   def init_student(student, teacher, key, images, rows, candidate):
@@ -96,14 +90,13 @@ def fine_tune(
 
   # The candidates of a fold share all but the weight and the rate, the folds of
   # a seed all but which labels count.
-  fold_plan = {"index": None, "mask": 0}
-  seed_plan = {"index": 0, "mask": None}
-  setup: Any = jax.vmap(init_student, (None, None, None, None, None, 0))
-  setup = jax.vmap(setup, (None, None, None, None, fold_plan, None))
-  setup = jax.jit(jax.vmap(setup, (0, 0, 0, None, seed_plan, None)))
+  folds, seeds = {"index": None, "mask": 0}, {"index": 0, "mask": None}
+  setup: Any = jax.vmap(init_student, (*[None] * 5, 0))
+  setup = jax.vmap(setup, (*[None] * 4, folds, None))
+  setup = jax.jit(jax.vmap(setup, (0, 0, 0, None, seeds, None)))
   learn_all: Any = jax.vmap(learn, (0, None, 0, None, None, None))
-  learn_all = jax.vmap(learn_all, (0, None, None, None, fold_plan, None))
-  learn_all = jax.vmap(learn_all, (0, 0, None, None, seed_plan, 0))
+  learn_all = jax.vmap(learn_all, (0, None, None, None, folds, None))
+  learn_all = jax.vmap(learn_all, (0, 0, None, None, seeds, 0))
   accuracy = jax.vmap(methods.accuracy_of, (None, 0, None))
   accuracy = jax.vmap(accuracy, (None, 0, None))
 
@@ -122,16 +115,10 @@ def fine_tune(
     text = f"accuracy on labels held out {best:.1%}"
     return {name: x.tolist() for name, x in candidates.items()} | row, text
 
-  first = jax.tree.map(lambda x: x[..., 0, :], plan)
   state = setup(student, teacher, job.key, data.target, first, candidates)
-  state, seen = rounds.train(
-    job,
-    stage,
-    advance,
-    (teacher, candidates, data.target, data.target_validation),
-    (state, plan, job.key),
-    describe,
-  )
+  inputs = teacher, candidates, data.target, data.target_validation
+  begin = state, plan, job.key
+  state, seen = rounds.train(job, stage, advance, inputs, begin, describe)
   return first_of(state.student), seen
 
 
@@ -141,14 +128,9 @@ def first_of(variables: Any) -> Any:
 
 
 def choose(seen: dict[str, np.ndarray]) -> np.ndarray:
-  """Each seed's candidate by its held-out labels, at the last step.
-
-  The most accurate one; among equals the one of the lowest cross-entropy, and
-  then the first.
-  """
-  accuracy, loss = (
-    seen[f"held_out_{name}"][-1] for name in ("accuracy", "loss")
-  )
+  """Each seed's candidate by its held-out labels, at the last step."""
+  accuracy, loss = seen["held_out_accuracy"][-1], seen["held_out_loss"][-1]
+  # Among equals the one of the lowest cross-entropy, and then the first.
   return np.lexsort((loss, -accuracy), axis=-1)[:, 0]
 
 
@@ -163,7 +145,7 @@ def make_row(
     none = np.zeros(len(accuracy), int)
     return Row(None, none, accuracy, none, accuracy)
   if origin == "source":
-    student = with_new_head(student, job.fresh)
+    student = with_new_head(student, job.variables)
   trained, seen = fine_tune(method, method, job, student, starts["source"])
   chosen = choose(seen)
   oracle = seen["oracle_accuracy"][-1].argmax(-1)
@@ -183,9 +165,8 @@ def test_accuracy(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _accuracies(forward, networks, part):
-  return jax.vmap(
-    lambda variables: jnp.mean(methods.accuracy_of(forward, variables, part))
-  )(networks)
+  hits = jax.vmap(methods.accuracy_of, (None, 0, None))
+  return jnp.mean(hits(forward, networks, part), -1)
 
 
 def prototype_accuracy(job: Any, networks: training.Variables) -> np.ndarray:
@@ -193,18 +174,18 @@ def prototype_accuracy(job: Any, networks: training.Variables) -> np.ndarray:
   data, forward = job.data, job.forward
 
   @jax.jit
-  def accuracies(networks, few, target, test):
-    def accuracy(variables, few):
-      prototypes = finetuning.class_prototypes(
-        methods.answer(forward, variables, target["image"][few]).embedding,
-        target["label"][few],
-        num_classes=data.classes,
-      )
-      embedding = methods.answer(forward, variables, test["image"]).embedding
-      logits = finetuning.prototypical_logits(embedding, prototypes)
-      return jnp.mean(metrics.accuracy(logits, test["label"]))
+  @functools.partial(jax.vmap, in_axes=(0, 0, None, None))
+  def accuracies(variables, few, target, test):
+    def embed(images):
+      return methods.answer(forward, variables, images).embedding
 
-    return jax.vmap(accuracy)(networks, few)
+    prototypes = finetuning.class_prototypes(
+      embed(target["image"][few]),
+      target["label"][few],
+      num_classes=data.classes,
+    )
+    logits = finetuning.prototypical_logits(embed(test["image"]), prototypes)
+    return jnp.mean(metrics.accuracy(logits, test["label"]))
 
   few = jnp.asarray(data.few)
   return np.asarray(accuracies(networks, few, data.target, data.test))

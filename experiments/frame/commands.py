@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import inspect
 import itertools
 import logging
 import os
@@ -13,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_type_hints
 
 import jax
 import tyro
@@ -34,30 +35,19 @@ class Flags:
 
   Attributes:
     workdir: the run folder; it is made if missing.
-    resume: go on with the run in the run folder.
-    overwrite: replace the run in the run folder.
-    seed: the seed of all random numbers.
-    nan: if a loss, metric or parameter is not finite, stop and say so in the
-      report, or continue; the last finite checkpoint is kept.
   """
 
-  workdir: str = "runs"
-  resume: bool = False
-  overwrite: bool = False
-  seed: int = 0
+  workdir: str = "runs"  # explained above, since experiments override it
+  resume: bool = False  # go on with the run in the run folder
+  overwrite: bool = False  # replace the run in the run folder
+  seed: int = 0  # the seed of all random numbers
+  # if a loss, metric or parameter is not finite, stop and say so in the report,
+  # or continue; the last finite checkpoint is kept
   nan: Literal["stop", "continue"] = "stop"
 
 
 def optional(default: str, metavar: str = "INT") -> Any:
-  """Describes a flag whose default depends on other flags.
-
-  Args:
-    default: the default in words, such as "that of the recipe".
-    metavar: what the value is.
-
-  Returns:
-    For `typing.Annotated`.
-  """
+  """Annotates a flag with its default in words, such as "of digits 400"."""
   return tyro.conf.arg(
     metavar=metavar, help_behavior_hint=f"(default: {default})"
   )
@@ -67,15 +57,7 @@ DataDir = Annotated[str | None, optional("that of tfds", "FOLDER")]
 
 
 def parse(config_class: type[Config]) -> Config:
-  """Reads the command line into a frozen dataclass.
-
-  Args:
-    config_class: its fields are the flags, the `Attributes` section of its
-      docstring is their help.
-
-  Returns:
-    The configuration. `--help` prints all flags and exits.
-  """
+  """Reads the command line into a dataclass; `--help` prints its flags."""
   return tyro.cli(config_class, use_underscores=True, prog=_program())
 
 
@@ -87,20 +69,16 @@ def launch(
 ) -> None:
   """Runs an experiment from the command line.
 
-  Args:
-    config_class: the flags.
-    prepare: the steps that wrong flags, folders, devices and data make fail.
-    execute: the rest. A run that diverges ends with one line and code 1, files
-      that are damaged or cannot be written with one line and code 2. Another
-      error is a bug and keeps its traceback.
-    methods: name -> area and description of each value of --methods, which
-      `--methods help` prints.
+  `prepare` has the steps that wrong flags, folders, devices and data make fail.
+  If the rest, `execute`, diverges, the program ends with one line and code 1;
+  files that are damaged or cannot be written end it with one line and code 2.
+  Another error is a bug and keeps its traceback. `--methods help` prints the
+  area and the description of each method.
   """
   _show_one_line()
   with stoppable() as started:
     if methods and _asks_for_methods(sys.argv[1:]):
-      names = methods()
-      rows = [[name, *texts] for name, texts in names.items()]
+      rows = [[name, *texts] for name, texts in methods().items()]
       table = tables.Table(("method", "area", "description"), rows)
       console().print(table.console(left=True))
       return
@@ -122,12 +100,8 @@ def launch(
 
 # A disk is full, a quota used up, or a folder read-only.
 _NO_ROOM = (
-  errno.ENOSPC,
-  errno.EDQUOT,
-  errno.EFBIG,
-  errno.EROFS,
-  errno.EACCES,
-  errno.EPERM,
+  *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+  *(errno.EROFS, errno.EACCES, errno.EPERM),
 )
 
 
@@ -151,11 +125,9 @@ def _show_one_line() -> None:
   sys.unraisablehook = show_others
 
 
-def _show_warning(
-  message: Warning | str, category: Any, *place: Any, **options: Any
-) -> None:
+def _show_warning(message: Any, *_: Any, **options: Any) -> None:
   """Warnings of a run are for its user: one line, without the source."""
-  del category, place, options
+  del options
   print(f"warning: {message}", file=sys.stderr)
 
 
@@ -168,19 +140,14 @@ class Terminated(KeyboardInterrupt):
   """SIGTERM, treated like Ctrl-C."""
 
 
-def _terminate(number: int, frame: Any) -> NoReturn:
-  del number, frame
+def _terminate(*_: Any) -> NoReturn:
   raise Terminated
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[list[bool]]:
-  """Ends the program with one line at Ctrl-C or SIGTERM.
-
-  Yields:
-    A list, to be filled once there is a run to go on with.
-  """
-  started: list[bool] = []
+  """Ends the program with one line at Ctrl-C or SIGTERM."""
+  started: list[bool] = []  # to be filled once there is a run to go on with
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, _terminate)
   # Python's handlers wait for the end of a compilation; a thread does not.
@@ -207,11 +174,9 @@ _finishing: list[training.Interruption] = []
 
 @contextlib.contextmanager
 def finishing() -> Iterator[training.Interruption]:
-  """A loop that saves: a signal is noted, and the loop ends itself.
+  """A loop that saves and calls `stop` once the interruption has a signal.
 
-  Yields:
-    The interruption. Once it has a signal the loop saves and calls its `stop`.
-    A second signal ends the program at once.
+  A second signal ends the program at once.
   """
   with training.Interruption() as interruption:
     _finishing.append(interruption)
@@ -277,18 +242,7 @@ def experiment_of(config: Any) -> str:
 
 
 def set_up(prepare: Callable[[Config], Job], config: Config) -> Job:
-  """Prepares a run; a mistake of the user's ends the program with one line.
-
-  Only the preparation is guarded: an error in training is a bug and keeps its
-  traceback.
-
-  Args:
-    prepare: the steps that wrong flags, folders, devices and data make fail.
-    config: the flags.
-
-  Returns:
-    What `prepare` returns.
-  """
+  """Prepares a run; a mistake of the user's ends the program with one line."""
   # tfds warns of a folder without data, which the error says in words.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   try:
@@ -299,14 +253,7 @@ def set_up(prepare: Callable[[Config], Job], config: Config) -> Job:
 
 
 def expect(config: Any, name: str, met: bool, expected: str) -> None:
-  """Raises ValueError unless a flag has a valid value.
-
-  Args:
-    config: the flags.
-    name: of the flag.
-    met: whether its value is valid.
-    expected: the valid values, in words.
-  """
+  """Raises ValueError unless `met`, with the expected values in words."""
   if not met:
     raise ValueError(
       f"{name} is {getattr(config, name)!r}; expected {expected}."
@@ -314,12 +261,7 @@ def expect(config: Any, name: str, met: bool, expected: str) -> None:
 
 
 def expect_positive(config: Any, *names: str) -> None:
-  """Raises ValueError unless flags are finite and above 0, and all of a tuple.
-
-  Args:
-    config: the flags.
-    *names: of numbers or tuples of different numbers.
-  """
+  """Raises ValueError unless flags are above 0, or tuples of such numbers."""
   for name in names:
     value = getattr(config, name)
     many = isinstance(value, tuple)
@@ -343,14 +285,14 @@ def expect_share(config: Any, *names: str) -> None:
     expect(config, name, met, "a number between 0 and 1")
 
 
-def expect_multiple(config: Any, name: str, unit: str) -> None:
-  """Raises ValueError unless a flag is a multiple of another, both above 0.
+def expect_units(config: Any, name: str) -> None:
+  """Raises ValueError unless the sizes of hidden layers are above 0."""
+  met = all(units > 0 for units in getattr(config, name))
+  expect(config, name, met, "numbers above 0")
 
-  Args:
-    config: the flags.
-    name: of the flag.
-    unit: of the other.
-  """
+
+def expect_multiple(config: Any, name: str, unit: str) -> None:
+  """Raises ValueError unless a flag is a multiple of another, both above 0."""
   expect_positive(config, unit, name)
   size = getattr(config, unit)
   met = getattr(config, name) % size == 0
@@ -362,16 +304,32 @@ def expect_some(
 ) -> None:
   """Raises ValueError unless a flag has one or more different choices.
 
-  Args:
-    config: the flags.
-    name: of the flag.
-    choices: the valid values.
-    also: what else is valid, such as "all, or ".
+  `also` says which values are valid beside them, such as "all, or ".
   """
   value, choices = getattr(config, name), tuple(choices)
   met = set(value) <= set(choices) and 0 < len(set(value)) == len(value)
   expected = f"{also}one or more different ones of {', '.join(choices)}"
   expect(config, name, met, expected)
+
+
+# Types of flags whose values `check` looks at.
+Count = Annotated[int, expect_positive]
+Rate = Annotated[float, expect_positive]
+Counts = Annotated[tuple[int, ...], expect_positive]
+Rates = Annotated[tuple[float, ...], expect_positive]
+Natural = Annotated[int, expect_at_least_zero]
+Level = Annotated[float, expect_at_least_zero]
+Share = Annotated[float, expect_share]
+Units = Annotated[tuple[int, ...], expect_units]
+
+
+def check(config: Any) -> None:
+  """Raises ValueError unless all flags of the types above are valid."""
+  hints = get_type_hints(type(config), include_extras=True)
+  for name, hint in hints.items():
+    for expected in getattr(hint, "__metadata__", ()):
+      if inspect.isfunction(expected):
+        expected(config, name)
 
 
 def console() -> Console:
@@ -381,17 +339,7 @@ def console() -> Console:
 
 
 def use_devices(count: int) -> tuple[jax.Device, ...]:
-  """The first devices; a CPU pretends to be as many as are wanted.
-
-  Args:
-    count: how many.
-
-  Returns:
-    The devices.
-
-  Raises:
-    ValueError: if there are fewer.
-  """
+  """The first devices; a CPU pretends to be as many as are wanted."""
   if count > 1:
     # JAX may run already, as in a test; then it has the devices it has.
     with contextlib.suppress(RuntimeError):
@@ -403,12 +351,6 @@ def use_devices(count: int) -> tuple[jax.Device, ...]:
 
 
 def students_at_a_time(network: str) -> int | None:
-  """Returns the `chunk_size` of `training.sweep` that suits a network here.
-
-  Convolutions of many kernels become convolutions in groups, for which a CPU
-  has no fast program.
-
-  Args:
-    network: its name.
-  """
+  """The `chunk_size` of `training.sweep` that suits a network here."""
+  # A CPU has no fast program for convolutions of several kernels at once.
   return 1 if jax.default_backend() == "cpu" and network != "mlp" else None

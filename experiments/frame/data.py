@@ -21,7 +21,11 @@ def read(
 
 
 def draw_few(
-  labels: np.ndarray, count: int, seeds: Iterable[int], without: Any = None
+  labels: np.ndarray,
+  count: int,
+  seeds: Iterable[int],
+  without: Any = None,
+  by_class: bool = False,
 ) -> np.ndarray:
   """Draws images of each class for each seed, or all: places `[seeds, few]`."""
   # A source of places instead of images, to draw from as from any other.
@@ -33,13 +37,9 @@ def draw_few(
     data.few_per_class(source, count, seed=seed) if count else source
     for seed in seeds
   ]
-  return np.stack([data.as_arrays(few)["image"].ravel() for few in drawn])
-
-
-def by_class(labels: np.ndarray, places: np.ndarray) -> np.ndarray:
-  """Sorts places `[seeds, few]` by their labels, stably."""
-  order = np.argsort(labels[places], 1, kind="stable")
-  return np.take_along_axis(places, order, 1)
+  few = np.stack([data.as_arrays(part)["image"].ravel() for part in drawn])
+  order = np.argsort(labels[few], 1, kind="stable")
+  return np.take_along_axis(few, order, 1) if by_class else few
 
 
 def batch_spec(part: dict[str, Any], size: int = 1) -> dict[str, Any]:

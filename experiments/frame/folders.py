@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,35 +21,18 @@ from kdjax import training
 
 # Flags that say where and how a run computes, not what.
 FREE_FLAGS = (
-  "data_dir",
-  "devices",
-  "nan",
-  "overwrite",
-  "parallel",
-  "resume",
+  *("data_dir", "devices", "nan", "overwrite", "parallel", "resume"),
   "workdir",
 )
 # What a run writes, and --overwrite deletes.
 WRITTEN = (
-  "config.json",
-  "metrics.jsonl",
-  "report.md",
-  "results.csv",
-  "results.json",
-  "*.png",
-  "cells",
-  "checkpoints",
-  "students",
-  "teachers",
+  *("config.json", "metrics.jsonl", "report.md", "results.csv"),
+  *("results.json", "*.png", "cells", "checkpoints", "students", "teachers"),
 )
 
 
 class RunFolder:
   """Run folder: config.json, metrics.jsonl, report.md, plots and checkpoints.
-
-  Attributes:
-    path: the folder.
-    diverged: the stages whose numbers are not finite; the report names them.
 
   Args:
     config: a dataclass with the fields of `commands.Flags`.
@@ -64,8 +48,10 @@ class RunFolder:
 
   def __init__(self, config: Any, *, free: Sequence[str] = ()):
     self._begin = time.monotonic()
-    self.diverged: list[str] = []
     self.path = pathlib.Path(config.workdir)
+    # The stages whose numbers are not finite; the report names them.
+    self.diverged: list[str] = []
+    self._writing = threading.Lock()  # cells may run at the same time
     flags = {"experiment": commands.experiment_of(config)}
     flags |= json.loads(json.dumps(dataclasses.asdict(config), default=str))
     if config.resume and config.overwrite:
@@ -90,24 +76,16 @@ class RunFolder:
     self._files.write_config(flags)
 
   def log(self, **row: Any) -> None:
-    """Appends one row to metrics.jsonl, whole or not at all.
-
-    Args:
-      **row: what JSON holds; arrays become numbers or lists, and numbers that
-        are not finite null.
-    """
-    self._files.log(row)
+    """Appends one row to metrics.jsonl; null stands for NaN and infinity."""
+    with self._writing:
+      self._files.log(row)
 
   def rewind(self, stage: str, step: int) -> None:
-    """Drops the rows of a stage that a resumed run will write again.
-
-    Args:
-      stage: the row's `"stage"`.
-      step: rows with a larger `"step"` go.
-    """
-    self._files.keep_rows(
-      lambda row: row["stage"] != stage or row["step"] <= step
-    )
+    """Drops the later rows of a stage, which a resumed run writes again."""
+    with self._writing:
+      self._files.keep_rows(
+        lambda row: row["stage"] != stage or row["step"] <= step
+      )
 
   def publish(
     self,
@@ -115,13 +93,9 @@ class RunFolder:
     title: str,
     *parts: "str | list[str] | tables.Table | dict[str, str]",
   ) -> None:
-    """Writes report.md; prints its tables and its findings.
+    """Writes report.md; prints its tables, then its findings.
 
-    Args:
-      console: where to print.
-      title: of the report.
-      *parts: in their order: a text; a list of findings; a table; or figures,
-        file -> caption. Tables are printed first, then the findings.
+    A part is a text, a list of findings, a table, or figures, file -> caption.
     """
     texts, lists = [f"# {title}"], []
     if self.diverged:
@@ -168,8 +142,6 @@ class RunFolder:
     self.diverged = []  # the error names it
     self.publish(console, "Diverged", [f"Diverged: {error}"])
 
-
-write_json = training.write_json
 
 # A process has one run in a folder: a new one takes the place of the old.
 _opened: dict[pathlib.Path, training.RunFolder] = {}

@@ -1,6 +1,6 @@
 """Networks of images as pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,13 +19,16 @@ def make_network(
   *,
   statistics: tuple[Any, Any] | None = None,
   change: Callable[[Any, nnx.Rngs], nnx.Module] | None = None,
+  hidden: Sequence[int] | None = None,
   **options: Any,
 ) -> training.Network:
   """A network of `kdjax.nets` that normalizes images `[n, ...]` like these.
 
   Their statistics are the mean and the deviation of each channel. `change`
-  makes another module of the network's.
+  makes another module of the network's. An mlp alone has hidden layers.
   """
+  if name == "mlp" and hidden is not None:
+    options["hidden"] = hidden
   if statistics is None:
     statistics = data.channel_statistics(np.asarray(images))
   mean, std = map(jnp.asarray, statistics)

@@ -20,13 +20,8 @@ BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
 PINK, RED, BROWN, VIOLET = "#cc79a7", "#d55e00", "#a6761d", "#8c6bb1"
 INK, DARK, GREY, FAINT = "#262626", "#3d3d3d", "#8c8c8c", "#d9d9d9"
 SERIES = (RED, BLUE, GREEN, PINK, ORANGE, SKY, VIOLET, DARK)
-VERDICTS = {
-  "helped": BLUE,
-  "hurt": RED,
-  "unclear": GREY,
-  "unknown": GREY,
-  "diverged": GREY,
-}
+VERDICTS = {"helped": BLUE, "hurt": RED}
+VERDICTS |= dict.fromkeys(("unclear", "unknown", "diverged"), GREY)
 BLUES = LinearSegmentedColormap.from_list(
   "blues", ("#f4f8fb", "#9cc9e3", BLUE, "#003f66")
 )
@@ -72,10 +67,7 @@ def figure(
   width: float,
   height: float,
 ) -> Iterator[Any]:
-  """Axes in the house style, one or `[rows * columns]`, saved on leaving.
-
-  The width and the height are in inches, without a second line of the title.
-  """
+  """Axes in the house style, one or `[rows * columns]`, saved on leaving."""
   room = max(20, int(TITLE_CHARACTERS * width))
   lines = textwrap.wrap(title, room, break_on_hyphens=False)
   height += 0.2 * (len(lines) - 1)
@@ -87,9 +79,16 @@ def figure(
     canvas.savefig(path, dpi=160)
 
 
-def legend(axes: Any, handles: Sequence[Any]) -> None:
-  """A legend below all axes, of as many columns as the figure has room for."""
-  canvas = np.ravel(axes)[0].figure
+def legend(axes: Any, handles: Sequence[Any] = ()) -> None:
+  """A legend below all axes, of as many columns as the figure has room for.
+
+  Without handles it has those that the first axes has drawn.
+  """
+  first = np.ravel(axes)[0]
+  handles, canvas = (
+    handles or first.get_legend_handles_labels()[0],
+    first.figure,
+  )
   widths = [len(str(handle.get_label())) + 6 for handle in handles]
   room = LEGEND_CHARACTERS * canvas.get_figwidth()
   columns = len(handles)
@@ -114,6 +113,19 @@ def mark(label: str, colour: str, marker: str = "s", **style: Any) -> Line2D:
   return Line2D(
     [], [], ls="", marker=marker, color=colour, label=label, **style
   )
+
+
+def line(label: str, colour: str, style: str, width: float = 1.2) -> Line2D:
+  """A line of a legend."""
+  return Line2D([], [], ls=style, lw=width, color=colour, label=label)
+
+
+def name_rows(axes: Any, names: Sequence[str], **style: Any) -> None:
+  """Names the rows of an axes, the first on top."""
+  axes.set_yticks(range(len(names)), names, **style)
+  axes.set_ylim(len(names) - 0.4, -0.6)
+  axes.grid(visible=False, axis="y")
+  axes.tick_params(axis="y", length=0)
 
 
 def blank(axes: Any) -> None:
@@ -167,29 +179,17 @@ def accuracy_bars(
         place = oracles[name].mean()
         axes.plot(place, i, "D", mfc="white", mec=INK, ms=5.5, zorder=4)
       # Beside the axes, where nothing else is drawn.
-      axes.text(
-        1.01,
-        i,
-        f"{mean:.1%}",
-        va="center",
-        fontsize=9,
-        transform=axes.get_yaxis_transform(),
-      )
+      place = {"va": "center", "transform": axes.get_yaxis_transform()}
+      axes.text(1.01, i, f"{mean:.1%}", fontsize=9, **place)
     axes.axvline(rates[reference].mean(), color=DARK, ls="--", lw=1.2)
-    axes.set_yticks(range(len(rates)), rates)
+    name_rows(axes, list(rates))
     lowest = min(values.min() for values in rates.values())
     left = max(0.0, np.floor(10 * lowest - 0.5) / 10)
-    axes.set(
-      xlabel="accuracy on target test images",
-      xlim=(left, 1),
-      ylim=(len(rates) - 0.4, -0.6),
-    )
+    axes.set(xlabel="accuracy on target test images", xlim=(left, 1))
     axes.xaxis.set_major_formatter(percent)
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
     used = [group for group in colours if group in groups.values()]
     handles = [mark(group, colours[group]) for group in used]
-    handles.append(Line2D([], [], color=DARK, ls="--", lw=1.2, label=reference))
+    handles.append(line(reference, DARK, "--"))
     if oracles:
       handles.append(mark(oracle_label, INK, "D", mfc="white"))
     legend(axes, handles)
@@ -211,29 +211,24 @@ def embedding_maps(
   rows = -(-len(panels) // columns)
   size = {"width": 3.1 * columns, "height": 1.1 + 3.0 * rows}
   palette = np.array(matplotlib.color_sequences["tab10"])
-  classes = {
-    int(k) for domains in panels.values() for _, y in domains for k in y
-  }
+  labels = [y for domains in panels.values() for _, y in domains]
+  classes = np.unique(np.concatenate(labels)).tolist()
   with figure(path, title=title, rows=rows, columns=columns, **size) as grid:
-    for axes in np.ravel(grid):
+    every = np.ravel(grid)
+    for axes in every:
       axes.set(xticks=[], yticks=[])
       blank(axes)
-    for axes, (name, domains) in zip(
-      np.ravel(grid), panels.items(), strict=False
-    ):
-      for (points, labels), style in zip(
-        domains, markers.values(), strict=True
-      ):
-        axes.scatter(*points.T, c=palette[labels % len(palette)], **style)
+    for axes, (name, domains) in zip(every, panels.items(), strict=False):
       axes.set_title(name)
-    tints = (GREY, INK)
-    marks = [
-      mark(name, tint, style.get("marker", "o"))
-      for (name, style), tint in zip(markers.items(), tints, strict=False)
-      if len(markers) > 1
-    ]
+      styles = markers.values()
+      for (points, labels), style in zip(domains, styles, strict=True):
+        axes.scatter(*points.T, c=palette[labels % len(palette)], **style)
+    marks = []
+    if len(markers) > 1:
+      looks = zip(markers.items(), (GREY, INK), strict=False)
+      marks = [mark(k, c, x.get("marker", "o")) for (k, x), c in looks]
     if len(classes) <= len(palette):
-      marks += [mark(str(k), palette[k], "o") for k in sorted(classes)]
+      marks += [mark(str(k), palette[k], "o") for k in classes]
     if marks:
       legend(grid, marks)
 
@@ -253,15 +248,10 @@ def heat_map(
   for (i, j), text in zip(np.ndindex(values.shape), texts, strict=True):
     red, green, blue, _ = image.cmap(image.norm(values[i, j]))
     dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-    axes.text(
-      j,
-      i,
-      text,
-      ha="center",
-      va="center",
-      color="white" if dark else INK,
-      weight="bold" if bold is not None and bold[i, j] else "normal",
-    )
+    colour = "white" if dark else INK
+    weight = "bold" if bold is not None and bold[i, j] else "normal"
+    place = {"ha": "center", "va": "center"}
+    axes.text(j, i, text, color=colour, weight=weight, **place)
   axes.set_xticks(range(len(columns)), columns)
   axes.set_yticks(range(len(rows)), rows)
   blank(axes)

@@ -1,6 +1,7 @@
 """A live progress bar, or plain lines where there is no terminal."""
 
 import contextlib
+import datetime
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,7 @@ from rich.table import Column
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
-TITLE = 16  # characters; a longer title is cut
+TITLE = 16  # characters; a longer title of a bar is cut
 Update = Callable[[int, str], None]
 
 
@@ -19,100 +20,53 @@ def progress(
   console: Console, title: str, total: int, *, start: int = 0
 ) -> Iterator[Update]:
   """Shows how far a loop is, its rate and the time left."""
-  show = _bar if console.is_terminal else _lines
-  with show(console, title, total, start) as update:
-    yield update
-
-
-class _Left(rich_progress.TimeRemainingColumn):
-  """The time left, where it is known."""
-
-  def render(self, task: rich_progress.Task) -> Text:
-    time_left = super().render(task).plain
-    if task.completed >= (task.total or 0) or "-" in time_left:
-      return Text("")
-    return Text(f"{time_left} left", no_wrap=True)
-
-
-class _Note(rich_progress.ProgressColumn):
-  """The note, cut to the width that all else leaves."""
-
-  def render(self, task: rich_progress.Task) -> Text:
-    return Text(
-      task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis"
-    )
-
-
-@contextlib.contextmanager
-def _bar(
-  console: Console, title: str, total: int, start: int
-) -> Iterator[Update]:
+  terminal, pace, printed = console.is_terminal, _Pace(), time.monotonic()
   width = 28 if console.width >= 120 else 10
-
-  def fixed(cells: int | None = None) -> Column:
-    return Column(no_wrap=True, width=cells)
-
-  columns = (
-    rich_progress.TextColumn("{task.description:<9}", table_column=fixed()),
-    rich_progress.BarColumn(bar_width=width, table_column=fixed(width)),
-    rich_progress.TextColumn(
-      "{task.completed}/{task.total}", table_column=fixed()
-    ),
-    rich_progress.TextColumn("{task.fields[rate]}", table_column=fixed()),
-    _Left(compact=True, table_column=fixed()),
-    _Note(),
-  )
-  with rich_progress.Progress(*columns, console=console) as bars:
-    task = bars.add_task(
-      title[:TITLE],
-      total=total,
-      completed=start,
-      rate="done before" if start >= total else "compiling",
-      note="",
-    )
-    rate = _Rate()
+  fixed = Column(width=width, no_wrap=True)
+  columns = rich_progress.BarColumn(width, table_column=fixed), _Description()
+  with rich_progress.Progress(
+    *columns, console=console, disable=not terminal
+  ) as bars:
+    state = "done before" if start >= total else "compiling"
+    description = f"{title[:TITLE]} {start}/{total} {state}"
+    task = bars.add_task(description, total=total, completed=start)
 
     def update(completed: int, note: str) -> None:
-      bars.update(task, completed=completed, rate=rate(completed)[0], note=note)
+      nonlocal printed
+      done, now = f"{completed}/{total}", time.monotonic()
+      rate = pace.describe(completed, total)
+      if terminal:
+        description = f"{title[:TITLE]} {done}, {rate}; {note}"
+        bars.update(task, completed=completed, description=description)
+      elif completed >= total or now - printed >= SECONDS_BETWEEN_LINES:
+        printed = now
+        line = f"{title}: {done} steps, {rate}; {note}"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     yield update
 
 
-@contextlib.contextmanager
-def _lines(
-  console: Console, title: str, total: int, start: int
-) -> Iterator[Update]:
-  rate, printed = _Rate(), time.monotonic()
+class _Description(rich_progress.ProgressColumn):
+  """The description, cut to the width that the bar leaves."""
 
-  def update(completed: int, note: str) -> None:
-    nonlocal printed
-    speed, seconds = rate(completed)
-    now = time.monotonic()
-    if completed < total and now - printed < SECONDS_BETWEEN_LINES:
-      return
-    printed = now
-    left = f", {(total - completed) * seconds:.0f} s left" if seconds else ""
-    console.print(
-      f"{title}: {completed}/{total} steps, {speed}{left}; {note}",
-      highlight=False,
-      soft_wrap=True,
-    )
-
-  yield update
+  def render(self, task: rich_progress.Task) -> Text:
+    return Text(task.description, no_wrap=True, overflow="ellipsis")
 
 
-class _Rate:
+class _Pace:
   """Steps per second since the first round, which is spent on compiling."""
 
   def __init__(self):
     self._begin = time.monotonic()
     self._first: tuple[int, float] | None = None
 
-  def __call__(self, completed: int) -> tuple[str, float]:
-    """Returns the rate as text, and the seconds of a step, 0 if unknown."""
+  def describe(self, completed: int, total: int) -> str:
+    """The rate and, before the end, the time left."""
     now = time.monotonic()
     if self._first is None:
       self._first = (completed, now)
-      return f"began in {now - self._begin:.0f} s", 0.0
-    steps, seconds = completed - self._first[0], now - self._first[1]
-    return f"{steps / max(seconds, 1e-9):,.0f} steps/s", seconds / steps
+      return f"began in {now - self._begin:.0f} s"
+    rate = (completed - self._first[0]) / max(now - self._first[1], 1e-9)
+    left = (total - completed) / max(rate, 1e-9)
+    shown = datetime.timedelta(seconds=round(left))
+    return f"{rate:,.0f} steps/s" + (f", {shown} left" if left else "")

@@ -22,16 +22,6 @@ class Round(NamedTuple):
   text: str  # beside the progress bar
 
 
-class NoCheckpoints:
-  """For a stage that is short: it begins anew."""
-
-  def restore(self, template: Any) -> None:
-    """There is no checkpoint."""
-
-  def save(self, step: int, tree: Any, position: Any) -> None:
-    """Saves nothing."""
-
-
 def run(
   job: Any,
   stage: str,
@@ -47,14 +37,15 @@ def run(
   """Trains round by round, from the last checkpoint on if there is one.
 
   `advance(step, tree, history)` trains from a step to the next one that is a
-  multiple of `every`. Checkpoints are in the run folder. A loop with an
-  `update` is one of several, which has its own display and end.
+  multiple of `every`. Checkpoints are in the run folder; a short stage has
+  none, False. A loop with an `update` is one of several, which has its own
+  display and end.
   """
   with contextlib.ExitStack() as stack:
     if checkpoints is None:
       folder = job.run.path / "checkpoints" / stage
       checkpoints = stack.enter_context(training.Checkpoints(folder, keep=2))
-    restored = checkpoints.restore(tree)
+    restored = checkpoints.restore(tree) if checkpoints else None
     first, tree, history = restored or (0, tree, list(history))
     if first:
       job.console.print(f"resuming {stage} at step {first} of {steps}")
@@ -80,10 +71,12 @@ def run(
       finite(step, {"parameters": state.params})
       # Rows beyond the last checkpoint are taken back, so they come first.
       job.run.log(stage=stage, step=step, **row)
-      checkpoints.save(step, tree, history)
+      if checkpoints:
+        checkpoints.save(step, tree, history)
       update(step, text)
       if interruption and interruption.signal is not None and step < steps:
-        checkpoints.close()
+        if checkpoints:
+          checkpoints.close()
         interruption.stop(f"{stage}: step {step} of {steps} is saved.")
   arrays = jax.tree.leaves(as_arrays(history))
   numbers = [x for x in arrays if np.issubdtype(x.dtype, np.inexact)]
@@ -106,7 +99,7 @@ def train(
   stage: str,
   advance: Callable[..., Any],
   inputs: tuple[Any, ...],
-  start: tuple[Any, Any, Any],
+  start: Sequence[Any],
   describe: Callable[[Any], tuple[dict[str, Any], str]],
 ) -> tuple[Any, dict[str, np.ndarray]]:
   """Trains by a plan of all steps; returns the state and `[rounds, ...]` seen.

@@ -1,11 +1,12 @@
 """Rules that choose a hyper-parameter without target labels."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 from kdjax import selection
 
@@ -41,6 +42,16 @@ RULES: dict[Rule, str] = {
 }
 
 
+# A flag that names one of them.
+Flag = Annotated[
+  Rule,
+  tyro.conf.arg(
+    help="the rule that chooses without target labels. "
+    + "; ".join(f"{rule}: {text}" for rule, text in RULES.items())
+  ),
+]
+
+
 def score(
   source_hits: jax.Array,
   source_losses: jax.Array,
@@ -50,9 +61,8 @@ def score(
 ) -> dict[str, jax.Array]:
   """The scores of all rules but reverse and guarded; higher is better.
 
-  The source's validation examples have hits, losses and density ratios of the
-  target, `[source]` each; the target's have logits and the vectors among which
-  the density of neighbourhoods is measured, `[target, ...]` each.
+  Validation examples of the source have density ratios of the target; those of
+  the target have vectors to measure the density of neighbourhoods by.
   """
   return {
     "source_accuracy": jnp.mean(source_hits),

@@ -1,13 +1,8 @@
-"""The one rule by which all reports, plots and titles judge a gain.
-
-A method *helped* or *hurt* if a paired t-test of at least three seeds is below
-.05 after Holm's correction over all methods that are compared at once. With
-fewer seeds there is no interval and no verdict.
-"""
+"""The one rule by which all reports, plots and titles judge: see `LEGEND`."""
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -32,12 +27,11 @@ class Gain(NamedTuple):
   """A difference paired by seed."""
 
   mean: float  # of the differences
-  # The lower end of the 95 % interval; None with too few seeds or if all
-  # differences are equal, since then their spread is unknown.
+  # The ends of the 95 % interval; None with too few seeds or if all differences
+  # are equal, since then their spread is unknown.
   low: float | None = None
-  high: float | None = None  # the upper end
-  # After Holm's correction; None with too few seeds.
-  p_value: float | None = None
+  high: float | None = None
+  p_value: float | None = None  # Holm's; None with too few seeds
 
   @property
   def verdict(self) -> str:
@@ -73,6 +67,18 @@ class Gain(NamedTuple):
       "diverged": f"{method} diverged: its scores are not finite.",
     }
     return words[self.verdict]
+
+
+def cell(gains: Mapping[str, Gain], method: str, **options: Any) -> str:
+  """The cell of a method, empty for one that was not compared."""
+  return gains[method].cell(**options) if method in gains else ""
+
+
+def title(gain: Gain, helped: str, hurt: str, unclear: str) -> str:
+  """The title of a plot of one gain, by its verdict."""
+  titles = {"helped": helped, "hurt": hurt, "unclear": unclear}
+  titles |= {"unknown": TOO_FEW.capitalize(), "diverged": "Students diverged"}
+  return titles[gain.verdict]
 
 
 def interval(values: np.ndarray) -> tuple[float, float] | None:

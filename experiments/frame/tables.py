@@ -1,7 +1,7 @@
 """Tables that look the same in the report and on the console."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table as ConsoleTable
@@ -36,6 +36,16 @@ class Table(NamedTuple):
     for row in self.rows:
       table.add_row(*(row[i].replace("**", "") for i in columns))
     return table
+
+
+def of_rows(
+  names: Iterable[Any],
+  columns: Mapping[str, Callable[[Any], str]],
+  **options: Any,
+) -> Table:
+  """A table of a row for each name; a column has a cell for a name."""
+  rows = [[cell(name) for cell in columns.values()] for name in names]
+  return Table(list(columns), rows, **options)
 
 
 def describe(names: Iterable[str]) -> dict[str, tuple[str, str]]:

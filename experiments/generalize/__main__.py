@@ -21,16 +21,14 @@ DomainBed's own network, sizes and ranges, for an accelerator:
     --learning_rates 3.16e-5 3.16e-3 --workdir runs/domainbed
 """
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
-
-from rich.console import Console
+from typing import Annotated, Any, Literal
 
 from experiments.frame import commands
-from experiments.frame import folders
+from experiments.frame import jobs
 from experiments.frame import tables
 from experiments.generalize.data import DOMAINS
-from experiments.generalize.data import Data
 from experiments.generalize.data import load_data
 from experiments.generalize.methods import METHODS
 from experiments.generalize.networks import make_network
@@ -51,11 +49,11 @@ class Config(commands.Flags):
   data_dir: commands.DataDir = None  # where tfds has prepared data sets
   # the side to which images are reduced by leaving out pixels; 0 keeps all
   # pixels
-  image_size: int = 0
-  examples: int = 0  # the largest number of images; 0 for all images
+  image_size: commands.Natural = 0
+  examples: commands.Natural = 0  # the largest number of images; 0 for all
   network: Literal["mlp", "cnn"] = "mlp"  # mlp, or cnn, that of DomainBed
-  hidden: tuple[int, ...] = (64,)  # units of the hidden layers of the mlp
-  channels: int = 64  # channels of the cnn's first convolution
+  hidden: commands.Counts = (64,)  # units of the hidden layers of the mlp
+  channels: commands.Count = 64  # channels of the cnn's first convolution
   # the methods that are compared; help: print them. erm, the baseline, is
   # always one of them
   methods: tuple[str, ...] = METHODS
@@ -66,62 +64,46 @@ class Config(commands.Flags):
   # whether to use the rule "leave one domain out", which needs a student for
   # every pair of domains held out
   leave_one_out: bool = True
-  seeds: int = 5  # repetitions of all training
-  trials: int = 3  # hyper-parameter sets of a method; the first: defaults
+  seeds: commands.Count = 5  # repetitions of all training
+  # hyper-parameter sets of a method; the first: defaults
+  trials: commands.Count = 3
   steps: int = 200  # updates of each student
   evaluate_every: int = 50  # steps from one evaluation to the next
-  evaluate_on: int = 2000  # the most images of a part of a domain; 0: all
-  batch_size: int = 32  # images of each domain in a batch
+  # the most images of a part of a domain; 0: all
+  evaluate_on: commands.Natural = 2000
+  batch_size: commands.Count = 32  # images of each domain in a batch
   # the range from which further trials draw
   learning_rates: tuple[float, float] = (3e-4, 3e-3)
 
 
-def check(config: Config) -> None:
+def check(config: Any) -> None:
   """Raises ValueError for invalid flags."""
-  commands.expect_positive(
-    config, "seeds", "trials", "batch_size", "channels", "hidden"
-  )
+  commands.check(config)
   commands.expect_multiple(config, "steps", "evaluate_every")
-  commands.expect_at_least_zero(config, "image_size", "examples", "evaluate_on")
   commands.expect_some(config, "methods", METHODS)
   count, targets = len(DOMAINS[config.task]), config.targets
-  if targets is not None:
-    met = set(targets) <= set(range(count))
-    met = met and 0 < len(set(targets)) == len(targets)
-    expected = f"one or more different numbers below {count}"
-    commands.expect(config, "targets", met, expected)
+  met = 0 < len(set(targets)) == len(targets)
+  met = met and set(targets) <= set(range(count))
+  expected = f"one or more different numbers below {count}"
+  commands.expect(config, "targets", met, expected)
   low, high = config.learning_rates
   commands.expect(config, "learning_rates", 0 < low <= high, "0 < low <= high")
 
 
-class Job(NamedTuple):
-  """The inputs of every part of the run."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-
-  @property
-  def methods(self) -> tuple[str, ...]:
-    """All methods, ERM first."""
-    return tuple(dict.fromkeys(("erm", *self.config.methods)))
-
-  @property
-  def targets(self) -> tuple[int, ...]:
-    """The domains that are held out."""
-    return self.config.targets or tuple(range(len(DOMAINS[self.config.task])))
-
-
-def prepare(config: Config) -> Job:
+def prepare(config: Config) -> jobs.Setup:
   """Checks the flags and reads the data; makes the run folder last."""
+  if config.targets is None:
+    targets = tuple(range(len(DOMAINS[config.task])))
+    config = dataclasses.replace(config, targets=targets)
   check(config)
+  methods = tuple(dict.fromkeys(("erm", *config.methods)))
+  config = dataclasses.replace(config, methods=methods)
   data = load_data(config)
   make_network(config, data.shape, data.classes)
-  return Job(config, folders.RunFolder(config), commands.console(), data)
+  return jobs.open_run(config, data)
 
 
-def execute(job: Job) -> Results:
+def execute(job: jobs.Setup) -> Results:
   """Trains, chooses and writes the report; returns the results."""
   train(job)
   results = choose(job, read(job))

@@ -14,7 +14,7 @@ from kdjax import data as kdata
 
 # How often the color is not the one that its label has in the first domain.
 COLOURS = {"+90 %": 0.1, "+80 %": 0.2, "-90 %": 0.9}
-LABEL_NOISE = 0.25
+LABEL_NOISE = 0.25  # so that a color may tell more than the shape can
 ANGLES = {"0°": 0, "15°": 15, "30°": 30, "45°": 45, "60°": 60, "75°": 75}
 DOMAINS = {"colored": tuple(COLOURS), "rotated": tuple(ANGLES)}
 HOLDOUT = 0.2  # the part of each domain that trains nobody
@@ -74,11 +74,7 @@ def load_data(config: Any) -> Data:
 def color(
   key: jax.Array, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Colors digits by their label, which is whether they are below five.
-
-  A quarter of the labels is wrong, so that the color, where it is right in 90
-  of 100 images, tells more than the shape can.
-  """
+  """Colors digits by their label, which is whether they are below five."""
   noise_key, colour_key = jax.random.split(key)
   wrong = jax.random.bernoulli(noise_key, LABEL_NOISE, labels.shape)
   labels = (labels < 5) ^ wrong

@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.generalize.networks import STEMS
-from experiments.generalize.networks import make_generator
-from experiments.generalize.networks import make_network
+from experiments.generalize import networks
 from kdjax import data as kdata
 from kdjax import metrics
 from kdjax import objectives
@@ -62,8 +60,10 @@ def make_learner(
   name: str, setting: Setting, trial: dict[str, Any], key: Any = None
 ) -> training.Learner:
   """The learner of a method."""
-  row, shape, tuned = row_of(name), setting.shape, trial["weight"]
-  rate, anneal = trial["learning_rate"], trial["anneal"]
+  row, shape = row_of(name), setting.shape
+  rate, tuned, anneal = (
+    trial[k] for k in ("learning_rate", "weight", "anneal")
+  )
 
   def read_by(factory: Any) -> Any:
     return inspect.signature(factory).parameters if factory else {}
@@ -86,12 +86,14 @@ def make_learner(
   if row.training == "mixed_styles":
     change = functools.partial(
       training.mixed_styles,
-      after=[STEMS[setting.config.network]],
+      after=[networks.STEMS[setting.config.network]],
       way=name,
       num_domains=setting.domains,
       alpha=tuned,
     )
-  student = make_network(setting.config, shape, setting.classes, change)
+  student = networks.make_network(
+    setting.config, shape, setting.classes, change
+  )
   if key is not None:
     student = training.Model(student.forward, student.init(key))
   return training.generalize(
@@ -121,25 +123,23 @@ def harder(key: jax.Array, batch: Any) -> jax.Array:
 VIEWS = {"strong": harder}
 # The networks that are trained beside a student.
 OTHERS = {
-  "judge": lambda x: make_network(x.config, x.shape, x.domains),
-  "phases": lambda x: make_network(x.config, x.shape, x.classes),
-  "generator": lambda x: make_generator(x.config, x.shape),
+  "judge": lambda x: networks.make_network(x.config, x.shape, x.domains),
+  "phases": lambda x: networks.make_network(x.config, x.shape, x.classes),
+  "generator": lambda x: networks.make_generator(x.config, x.shape),
 }
 
 
 def draw_trials(name: str, config: Any, key: jax.Array) -> dict[str, jax.Array]:
-  """A seed's trials: `[trials]` of each hyper-parameter, the defaults first.
-
-  Learning rates are the same for all methods.
-  """
+  """A seed's trials `[trials]`, the defaults first; methods share the rates."""
   row = row_of(name)
   rates = Search(1e-3, *config.learning_rates)
   searches = rates, search_of(name), row.anneal or NOTHING
-  drawn = []
-  for i, search in enumerate(searches):
+
+  def draw(i: int, search: Search) -> jax.Array:
     shares = jax.random.uniform(jax.random.fold_in(key, i), (config.trials,))
-    drawn.append(at(search, shares).at[0].set(search.default))
-  rate, weight, anneal = drawn
+    return at(search, shares).at[0].set(search.default)
+
+  rate, weight, anneal = map(draw, range(3), searches)
   if row.anneal is None:
     anneal = jnp.full_like(anneal, -1.0)
   steps = jnp.round(anneal * config.steps).astype(jnp.int32)

@@ -18,34 +18,21 @@ class MnistCnn(nnx.Module):
   """DomainBed's MNIST_CNN: four convolutions of 3x3, the second of stride 2.
 
   After each a ReLU, then a group normalization; the mean over positions is
-  the embedding.
-
-  Args:
-    outputs: the number of logits.
-    channels: of an image.
-    width: channels of the first convolution, half of the others'; 64 there.
-    rngs: random streams for the parameters.
+  the embedding. The first has half the channels of the others, 64 there.
   """
 
   def __init__(
     self, outputs: int, *, channels: int, width: int, rngs: nnx.Rngs
   ):
     widths = (channels, width, *(3 * [2 * width]))
+    options = {"padding": 1, "conv_general_dilated": convolve, "rngs": rngs}
     self.convolutions = nnx.List(
-      nnx.Conv(
-        a,
-        b,
-        (3, 3),
-        strides=2 if i == 1 else 1,
-        padding=1,
-        conv_general_dilated=convolve,
-        rngs=rngs,
-      )
-      for i, (a, b) in enumerate(itertools.pairwise(widths))
+      nnx.Conv(*sizes, (3, 3), strides=2 if i == 1 else 1, **options)
+      for i, sizes in enumerate(itertools.pairwise(widths))
     )
     self.norms = nnx.List(
-      nnx.GroupNorm(b, num_groups=8, epsilon=1e-5, rngs=rngs)
-      for b in widths[1:]
+      nnx.GroupNorm(width, num_groups=8, epsilon=1e-5, rngs=rngs)
+      for width in widths[1:]
     )
     self.head = nnx.Linear(widths[-1], outputs, rngs=rngs)
 
@@ -93,14 +80,12 @@ def make_network(
   change: Callable[..., nnx.Module] | None = None,
 ) -> training.Network:
   """The configured network."""
+  kind, options = Mlp, {"input_shape": shape, "hidden": config.hidden}
+  if config.network == "cnn":
+    kind, options = MnistCnn, {"channels": shape[-1], "width": config.channels}
 
   def build(rngs: nnx.Rngs) -> Any:
-    if config.network == "cnn":
-      module = MnistCnn(
-        outputs, channels=shape[-1], width=config.channels, rngs=rngs
-      )
-    else:
-      module = Mlp(outputs, input_shape=shape, hidden=config.hidden, rngs=rngs)
+    module = kind(outputs, rngs=rngs, **options)
     return change(module, rngs=rngs) if change else module
 
   return training.Network.of(build)
@@ -111,8 +96,7 @@ def make_generator(
 ) -> training.Network:
   """A network that answers to an image with as many numbers as it has."""
   width = 2 * config.channels if config.network == "cnn" else config.hidden[-1]
+  sizes: Any = {"input_shape": shape, "hidden": (width,)}
   return training.Network.of(
-    lambda rngs: nets.MLP(
-      math.prod(shape), input_shape=shape, hidden=(width,), rngs=rngs
-    )
+    lambda rngs: nets.MLP(math.prod(shape), rngs=rngs, **sizes)
   )

@@ -5,17 +5,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
+from experiments.frame import plots
 from experiments.frame import statistics
 from experiments.frame import tables
+from experiments.generalize import methods
 from experiments.generalize.data import DOMAINS
 from experiments.generalize.methods import NAMES
 from experiments.generalize.methods import TARGET_ONLY
-from experiments.generalize.methods import row_of
-from experiments.generalize.methods import search_of
-from experiments.generalize.plots import accuracy_grid
 from kdjax import selection
 
+SHADES = (plots.BLUE, plots.GREEN, plots.RED)
 TRAINING, LEFT_OUT, ORACLE = RULES = (
   "Training domains",
   "Leave one domain out",
@@ -41,8 +42,8 @@ class Results(NamedTuple):
 
 def choose(job: Any, contents: dict[Any, Any]) -> Results:
   """Lets each rule choose a student for each method, seed and target."""
-  rules = RULES if job.config.leave_one_out else (TRAINING, ORACLE)
-  domains = range(len(DOMAINS[job.config.task]))
+  config, domains = job.config, range(len(DOMAINS[job.config.task]))
+  rules = RULES if config.leave_one_out else (TRAINING, ORACLE)
 
   def accuracies(method: str, held_out: tuple[int, ...], part: str) -> Any:
     """`[seeds, trials, steps, domains]`."""
@@ -63,18 +64,18 @@ def choose(job: Any, contents: dict[Any, Any]) -> Results:
       seen.append(accuracies(method, pair, "tested")[..., pair.index(other)])
     return selection.leave_one_domain_out_selection, np.stack(seen, -1)
 
-  def report(rule: str, method: str, target: int) -> np.ndarray:
-    select_one, seen = select(rule, method, target)
-    chosen = jax.vmap(select_one)(jnp.asarray(seen, jnp.float32))
-    tested = accuracies(method, (target,), "tested")[..., 0]
-    run, step = np.asarray(chosen.run), np.asarray(chosen.step)
-    return tested[np.arange(len(tested)), run, step]
-
   def all_targets(rule: str, method: str) -> np.ndarray:
-    return np.stack([report(rule, method, t) for t in job.targets], -1)
+    columns = []
+    for target in config.targets:
+      select_one, seen = select(rule, method, target)
+      chosen = jax.vmap(select_one)(jnp.asarray(seen, jnp.float32))
+      tested = accuracies(method, (target,), "tested")[..., 0]
+      run, step = np.asarray(chosen.run), np.asarray(chosen.step)
+      columns.append(tested[np.arange(len(tested)), run, step])
+    return np.stack(columns, -1)
 
   chosen = {
-    rule: {method: all_targets(rule, method) for method in job.methods}
+    rule: {method: all_targets(rule, method) for method in config.methods}
     for rule in rules
   }
   return Results(chosen, all_targets(TRAINING, TARGET_ONLY))
@@ -114,15 +115,63 @@ def write(job: Any, results: Results) -> None:
 
 
 def draw(job: Any, results: Results) -> dict[str, str]:
-  """Saves the figure; returns its caption."""
-  gains = gains_of(results.chosen[TRAINING])
-  return accuracy_grid(
-    job.run.path / "accuracy.png",
-    job,
-    results,
-    oracle=ORACLE,
-    title=f"{statistics.headline(gains, NAMES, 'ERM')}, by training domains",
+  """Accuracies by rule and method, a panel a target; returns the caption."""
+
+  def with_mean(values: np.ndarray) -> np.ndarray:
+    """`[targets + 1, seeds]`, the last row the mean over targets."""
+    return np.column_stack([values, values.mean(1)]).T
+
+  targets = (DOMAINS[job.config.task][i] for i in job.config.targets)
+  panels = [*(f"target {name}" for name in targets), "mean of targets"]
+  first = next(iter(results.chosen.values()))
+  # Of ERM by the first rule, and of target-only.
+  lines = [with_mean(x).mean(1) for x in (first["erm"], results.target_only)]
+  places = np.arange(len(first))
+  shifts = np.linspace(-0.22, 0.22, len(results.chosen))
+  looks = {
+    rule: {"marker": "D", "mfc": "white"} if rule == ORACLE else {"marker": "o"}
+    for rule in results.chosen
+  }
+  size = {"width": 1.8 + 2.3 * len(panels), "height": 2.0 + 0.32 * len(first)}
+  path = job.run.path / "accuracy.png"
+  title = statistics.headline(gains_of(first), NAMES, "ERM")
+  title += ", by training domains"
+  with plots.figure(path, title=title, columns=len(panels), **size) as grid:
+    for i, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
+      ends = [x[i] for x in lines]
+      for end, style in zip(ends, ("--", ":"), strict=True):
+        axes.axvline(end, color=plots.GREY, ls=style, lw=1.3)
+      for (rule, rows), shade, shift in zip(
+        results.chosen.items(), SHADES, shifts, strict=False
+      ):
+        for place, values in zip(places + shift, rows.values(), strict=True):
+          rates = with_mean(values)[i]
+          mean = rates.mean()
+          # No accuracy is outside of [0, 1].
+          span = np.clip(statistics.interval(rates) or (mean, mean), 0, 1)
+          ends += [*span]
+          axes.plot(span, (place, place), color=shade, lw=1.2)
+          axes.plot(mean, place, ms=4.5, color=shade, **looks[rule])
+      plots.name_rows(axes, [NAMES[x] if i == 0 else "" for x in first])
+      margin = 0.05 * max(max(ends) - min(ends), 0.1)
+      limits = max(min(ends) - margin, 0), min(max(ends) + margin, 1)
+      axes.set(xlabel="accuracy", xlim=limits, title=panel)
+      axes.xaxis.set_major_formatter(plots.percent)
+      axes.xaxis.set_major_locator(MaxNLocator(4))
+      axes.grid(visible=True, color=plots.FAINT, axis="y", lw=0.6)
+    marks = [
+      plots.mark(rule, shade, **looks[rule])
+      for rule, shade in zip(results.chosen, SHADES, strict=False)
+    ]
+    styles = {"ERM": "--", "target-only": ":"}
+    marks += [plots.line(x, plots.GREY, ls, 2.0) for x, ls in styles.items()]
+    plots.legend(grid, marks)
+  caption = (
+    "Accuracy on the target, means with 95 % intervals, by the rule that "
+    "chose the student. Open marks: chosen with target labels. Dashed: ERM, "
+    "chosen on training domains. Dotted: trained on the target."
   )
+  return {path.name: caption}
 
 
 def gains_of(rows: dict[str, np.ndarray]) -> dict[str, statistics.Gain]:
@@ -140,9 +189,8 @@ def make_table(
   cells = []
   for name, values in (rows | {TARGET_ONLY: target_only}).items():
     columns = map(statistics.percent, (*values.T, values.mean(1)))
-    gain = gains[name].cell() if name in gains else ""
-    cells.append([NAMES[name], *columns, gain])
-  targets = [DOMAINS[job.config.task][i] for i in job.targets]
+    cells.append([NAMES[name], *columns, statistics.cell(gains, name)])
+  targets = [DOMAINS[job.config.task][i] for i in job.config.targets]
   header = ["", *targets, "mean", "gain over ERM (95 % interval)"]
   return tables.Table(header, cells, rule)
 
@@ -167,17 +215,21 @@ def conclude(results: Results) -> list[str]:
 def hyper_parameters(job: Any) -> tables.Table:
   """The hyper-parameters that were drawn."""
   cells = []
-  for name in job.methods:
-    row, search = row_of(name), search_of(name)
+  for name in job.config.methods:
+    row, search = methods.row_of(name), methods.search_of(name)
     swept = ["none", "", ""]
     if row.tuned:
       scale = "" if search.linear else ", logarithmic"
       range_ = f"{search.low:g} to {search.high:g}{scale}"
       swept = [row.tuned, f"{search.default:.3g}", range_]
-    late = ""
-    if x := row.anneal:
-      late = f"{x.default:g} ({x.low:g} to {x.high:g})"
+    x = row.anneal
+    late = f"{x.default:g} ({x.low:g} to {x.high:g})" if x else ""
     cells.append([row.title, *swept, late])
-  last = "after this part of the steps"
-  header = ["", "swept", "default", "drawn from", last]
+  header = [
+    "",
+    "swept",
+    "default",
+    "drawn from",
+    "after this part of the steps",
+  ]
   return tables.Table(header, cells, shown=())

@@ -11,16 +11,12 @@ import jax.numpy as jnp
 from experiments.frame import cells
 from experiments.frame import commands
 from experiments.frame import rounds
+from experiments.generalize import data as domains_data
+from experiments.generalize import methods
 from experiments.generalize.data import DOMAINS
 from experiments.generalize.data import Data
-from experiments.generalize.data import Split
-from experiments.generalize.data import split_domains
-from experiments.generalize.data import split_for_target
 from experiments.generalize.data import take
-from experiments.generalize.methods import NAMES
 from experiments.generalize.methods import TARGET_ONLY
-from experiments.generalize.methods import Setting
-from experiments.generalize.methods import draw_trials
 from experiments.generalize.methods import make_learner
 from kdjax import training
 
@@ -28,10 +24,7 @@ CHUNK = 500  # images that are evaluated at once
 
 
 class Cell(NamedTuple):
-  """A method and the domains that its students do not see.
-
-  Those of target-only see nothing else.
-  """
+  """A method and the domains held out; target-only sees nothing else."""
 
   method: str
   held_out: tuple[int, ...]
@@ -47,15 +40,21 @@ class Cell(NamedTuple):
     """The name of its file."""
     return self.method, "_".join(map(str, self.held_out))
 
+  def describe(self, task: str) -> str:
+    """The cell in words."""
+    names = " and ".join(DOMAINS[task][i] for i in self.held_out)
+    word = "on" if self.method == TARGET_ONLY else "without"
+    return f"{methods.NAMES[self.method]} {word} {names}"
+
 
 def plan(job: Any) -> list[Cell]:
   """All cells: each target held out alone and, for the rule, with another."""
-  sets = [(target,) for target in job.targets]
+  sets = [(target,) for target in job.config.targets]
   if job.config.leave_one_out:
     pairs = itertools.combinations(range(len(DOMAINS[job.config.task])), 2)
-    sets += [pair for pair in pairs if set(pair) & set(job.targets)]
-  grid = [Cell(*pair) for pair in itertools.product(job.methods, sets)]
-  return grid + [Cell(TARGET_ONLY, (target,)) for target in job.targets]
+    sets += [pair for pair in pairs if set(pair) & set(job.config.targets)]
+  grid = [Cell(*pair) for pair in itertools.product(job.config.methods, sets)]
+  return grid + [Cell(TARGET_ONLY, (target,)) for target in job.config.targets]
 
 
 def read(job: Any) -> dict[tuple[str, tuple[int, ...]], Any]:
@@ -68,7 +67,8 @@ def train(job: Any) -> None:
   """Trains the cells that the run folder has not, and saves each."""
   config, data = job.config, job.data
   seeds = jax.jit(lambda data: make_seeds(config, data))(data)
-  own_seeds = seeds._replace(split=split_for_target(seeds.split))
+  own_split = domains_data.split_for_target(seeds.split)
+  own_seeds = seeds._replace(split=own_split)
   programs: dict[Any, Any] = {}
   files = cells.Cells(job.run.path)
   by_path = {cell.path: cell for cell in plan(job)}
@@ -83,27 +83,16 @@ def train(job: Any) -> None:
     program, students = programs[kind]
     trials, history = jax.device_get(students.trial), []
     for first in range(0, config.steps, config.evaluate_every):
+      domains = jnp.array(shown), jnp.array(cell.held_out)
       students, seen = program.advance(
-        students,
-        used,
-        data,
-        jnp.array(shown),
-        jnp.array(cell.held_out),
-        jnp.int32(first),
+        students, used, data, *domains, jnp.int32(first)
       )
       history.append(jax.device_get(seen))
       accuracy = history[-1]["outside"][..., list(shown)].mean()
-      note = f"{describe(config, cell)}, validation {accuracy:.1%}"
+      note = f"{cell.describe(config.task)}, validation {accuracy:.1%}"
       update(first + config.evaluate_every, note)
     seen = rounds.stack_history(history) | trials
     files.write({k: x.tolist() for k, x in seen.items()}, *path)
-
-
-def describe(config: Any, cell: Cell) -> str:
-  """The cell in words."""
-  names = " and ".join(DOMAINS[config.task][i] for i in cell.held_out)
-  word = "on" if cell.method == TARGET_ONLY else "without"
-  return f"{NAMES[cell.method]} {word} {names}"
 
 
 class Student(NamedTuple):
@@ -117,18 +106,19 @@ class Seed(NamedTuple):
   """The random choices of a seed, alike for all methods and trials."""
 
   key: jax.Array
-  split: Split
+  split: domains_data.Split
 
 
 class Program(NamedTuple):
-  """The functions of a method and a number of training domains."""
+  """The functions of a method and a number of training domains.
+
+  `advance` trains from the step `first` to the next evaluation, whose
+  accuracies `[seeds, trials, domains]` are "outside", of the images of each
+  domain to choose by, and "tested", of those of domains held out to report.
+  """
 
   start: Callable[..., Any]  # seeds -> students `[seeds, trials]`
-  # (students, seeds, data, shown, held_out, first) -> students, seen. Trains
-  # from the step `first` to the next evaluation, whose accuracies `[seeds,
-  # trials, domains]` are "outside", of the images of each domain to choose by,
-  # and "tested", of those of domains held out to report.
-  advance: Callable[..., Any]
+  advance: Callable[..., Any]  # -> students, seen
 
 
 def make_seeds(config: Any, data: Data) -> Seed:
@@ -136,14 +126,14 @@ def make_seeds(config: Any, data: Data) -> Seed:
 
   def make(key):
     split_key, key = jax.random.split(key)
-    return Seed(key, split_domains(split_key, data))
+    return Seed(key, domains_data.split_domains(split_key, data))
 
   return jax.vmap(make)(rounds.seed_keys(config))
 
 
 def make_program(name: str, config: Any, data: Data, domains: int) -> Program:
   """Makes the program of a method for a number of training domains."""
-  setting = Setting(config, domains, data.classes, data.shape)
+  setting = methods.Setting(config, domains, data.classes, data.shape)
 
   def start_seed(seed):
     keys = jax.random.split(jax.random.fold_in(seed.key, 0), 3)
@@ -152,7 +142,7 @@ def make_program(name: str, config: Any, data: Data, domains: int) -> Program:
       learner = make_learner(name, setting, trial, keys[0])
       return Student(learner.init(keys[1], setting.batch()), trial)
 
-    return jax.vmap(start)(draw_trials(name, config, keys[2]))
+    return jax.vmap(start)(methods.draw_trials(name, config, keys[2]))
 
   def step(student, seed, data, shown, number):
     key = jax.random.fold_in(jax.random.fold_in(seed.key, 1), number)
@@ -172,13 +162,11 @@ def make_program(name: str, config: Any, data: Data, domains: int) -> Program:
     learner = make_learner(name, setting, student.trial)
     count = part["label"].shape[1]
     # Maps of all images at once would not fit.
-    plan = training.epoch_plan(
-      count, count if config.network == "mlp" else CHUNK
-    )
+    size = count if config.network == "mlp" else CHUNK
+    plan = training.epoch_plan(count, size)
     evaluate = training.scan_evaluation(learner.evaluate)
-    seen = jax.vmap(lambda domain: evaluate(student.state, {}, domain, plan))(
-      part
-    )
+    evaluate = jax.vmap(evaluate, (None, None, 0, None))
+    seen = evaluate(student.state, {}, part, plan)
     return training.mean_metrics(seen)["accuracy"]
 
   over = functools.partial(

@@ -11,45 +11,31 @@ images and takes as many updates; the images and their order differ.
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from experiments.frame import commands
-from experiments.frame import folders
 from experiments.frame import jobs
-from experiments.frame import rounds
-from experiments.gradual.data import Data
 from experiments.gradual.data import load_data
 from experiments.gradual.data import turn
 from experiments.gradual.network import create
 from experiments.gradual.report import write
-from experiments.gradual.training import make_round
 from experiments.gradual.training import make_scores
 from experiments.gradual.training import train
-from kdjax import training
 
+Size = Annotated[int | None, commands.optional("by the data set")]
 # Sizes for flags that are not given: of Kumar et al., and for digits, a set of
 # 1,198 training images.
-PUBLISHED = {
-  "source_examples": 5000,
-  "source_epochs": 10,
-  "blocks": 21,
-  "block_examples": 2000,
-  "epochs": 10,
-  "validation_examples": 2000,
-}
-REDUCED = {
-  "source_examples": 400,
-  "source_epochs": 60,
-  "blocks": 8,
-  "block_examples": 75,
-  "epochs": 20,
-  "validation_examples": 198,
+SIZES = {
+  "source_examples": (5000, 400),
+  "source_epochs": (10, 60),
+  "blocks": (21, 8),
+  "block_examples": (2000, 75),
+  "epochs": (10, 20),
+  "validation_examples": (2000, 198),
 }
 
 METHODS = {
@@ -72,59 +58,31 @@ class Config(commands.Flags):
   # source images are turned by 0 to so many degrees, and the target's lie as
   # close to its end
   spread: float = 5.0
-  # labeled images of the source
-  source_examples: Annotated[
-    int | None, commands.optional("5000, of digits 400")
-  ] = None
-  # passes over them
-  source_epochs: Annotated[
-    int | None, commands.optional("10, of digits 60")
-  ] = None
-  # domains between source and target
-  blocks: Annotated[int | None, commands.optional("21, of digits 8")] = None
-  # images of each of these domains
-  block_examples: Annotated[
-    int | None, commands.optional("2000, of digits 75")
-  ] = None
-  # passes over the images of each of these domains
-  epochs: Annotated[int | None, commands.optional("10, of digits 20")] = None
-  # target images that only choose where to stop
-  validation_examples: Annotated[
-    int | None, commands.optional("2000, of digits 198")
-  ] = None
+  source_examples: Size = None  # labeled source images; 5000, of digits 400
+  source_epochs: Size = None  # passes over them; 10, of digits 60
+  blocks: Size = None  # domains between source and target; 21, of digits 8
+  block_examples: Size = None  # images of each of them; 2000, of digits 75
+  epochs: Size = None  # passes over each of them; 10, of digits 20
+  # target images that only choose where to stop; 2000, of digits 198
+  validation_examples: Size = None
   # the methods that are compared with source_only and target_only; help: print
   # them. A run may be resumed with other methods
   methods: tuple[str, ...] = tuple(METHODS)
   drop: float = 0.1  # share of the least confident labels that is dropped
-  channels: int = 32  # channels of each convolution of the network
-  seeds: int = 5  # the number of networks of each method
-  batch_size: int = 32  # the number of examples in a batch
-  learning_rate: float = 1e-3  # Adam's learning rate
+  channels: commands.Count = 32  # of each convolution of the network
+  seeds: commands.Count = 5  # the number of networks of each method
+  batch_size: commands.Count = 32  # the number of examples in a batch
+  learning_rate: commands.Rate = 1e-3  # Adam's learning rate
 
 
 def check(config: Config) -> None:
   """Raises ValueError for invalid flags."""
-  commands.expect_positive(
-    config, *PUBLISHED, "channels", "seeds", "batch_size", "learning_rate"
-  )
+  commands.check(config)
+  commands.expect_positive(config, *SIZES)
   commands.expect_some(config, "methods", METHODS)
   commands.expect(config, "drop", 0 <= config.drop < 1, "0 or more, below 1")
   met = config.spread >= 0 and 2 * config.spread < config.degrees <= 180
   commands.expect(config, "degrees", met, "more than twice spread, up to 180")
-
-
-class Job(NamedTuple):
-  """The inputs of every part of the run, the same under every method."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  data: Data
-  forward: training.Forward
-  variables: training.Variables  # initial ones, `[seeds, ...]`
-  key: jax.Array  # for dropout and the order of images, `[seeds]`
-  advance: Callable[..., Any]  # a round of self-training
-  score: Callable[..., dict[str, jax.Array]]
 
 
 class Row(NamedTuple):
@@ -139,9 +97,9 @@ class Row(NamedTuple):
   by_angle: np.ndarray  # after the last round, `[angles, seeds]`
 
 
-def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
+def examine(job: jobs.Job, trained: dict[str, Any]) -> dict[str, Row]:
   """Looks at test images, for the first time."""
-  config = job.config
+  config, score = job.config, make_scores(job.forward)
   few = jax.tree.map(lambda x: x[:1000], job.data.plain_test)
   turned = [
     turn(few, np.full(len(few["label"]), angle))
@@ -149,7 +107,7 @@ def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
   ]
 
   def accuracy(variables, part=job.data.test):
-    return np.asarray(job.score(variables, part)["accuracy"])
+    return np.asarray(score(variables, part)["accuracy"])
 
   rows = {}
   for name in ("source_only", *config.methods, "target_only"):
@@ -167,9 +125,10 @@ def examine(job: Job, trained: dict[str, Any]) -> dict[str, Row]:
 
 def prepare(config: Config) -> jobs.Setup:
   """Checks the flags and reads the data; makes the run folder last."""
-  sizes = REDUCED if config.dataset == "digits" else PUBLISHED
   missing: dict[str, Any] = {
-    name: size for name, size in sizes.items() if getattr(config, name) is None
+    name: sizes[config.dataset == "digits"]
+    for name, sizes in SIZES.items()
+    if getattr(config, name) is None
   }
   config = dataclasses.replace(config, **missing)
   check(config)
@@ -180,22 +139,9 @@ def prepare(config: Config) -> jobs.Setup:
 
 def execute(setup: jobs.Setup) -> dict[str, Row]:
   """Trains, examines and writes the report; returns a row a method."""
-  config, data = setup.config, setup.data
-  shape, classes = (
-    data.source["image"].shape[1:],
-    data.source["label"].max() + 1,
-  )
-  init, forward = create(int(classes), shape, config.channels)
-
-  @jax.jit
-  @jax.vmap
-  def start(key):
-    init_key, key = jax.random.split(key)
-    return init(init_key), key
-
-  variables, key = start(rounds.seed_keys(config))
-  advance, score = make_round(forward, config), make_scores(forward)
-  job = Job(*setup, forward, variables, key, advance, score)
+  images, labels = setup.data.source["image"], setup.data.source["label"]
+  classes, channels = int(labels.max()) + 1, setup.config.channels
+  job = jobs.start(setup, create(classes, images.shape[1:], channels))
   rows = examine(job, train(job))
   write(job, rows)
   return rows

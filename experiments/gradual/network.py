@@ -12,48 +12,24 @@ from kdjax.nets import convolve
 
 
 class GradualNet(nnx.Module):
-  """Three strided convolutions, dropout, batch normalization and a classifier.
+  """Strided convolutions, dropout, batch normalization and a classifier."""
 
-  Args:
-    num_classes: the number of logits.
-    input_shape: (height, width, channels) of an image.
-    channels: of each convolution.
-    rngs: random streams for the parameters and for dropout.
-  """
-
-  def __init__(
-    self,
-    num_classes: int,
-    *,
-    input_shape: tuple[int, int, int],
-    channels: int,
-    rngs: nnx.Rngs,
-  ):
-    height, width, inputs = input_shape
-    glorot = nnx.initializers.glorot_uniform()
+  def __init__(self, classes: int, shape: Any, channels: int, rngs: nnx.Rngs):
+    height, width, inputs = shape
+    options = {"kernel_init": nnx.initializers.glorot_uniform(), "rngs": rngs}
+    strided = {"strides": 2, "conv_general_dilated": _convolve_strided}
     self.convolutions = nnx.List(
-      nnx.Conv(
-        size,
-        channels,
-        (5, 5),
-        strides=2,
-        kernel_init=glorot,
-        conv_general_dilated=_convolve_strided,
-        rngs=rngs,
-      )
+      nnx.Conv(size, channels, (5, 5), **strided, **options)
       for size in (inputs, channels, channels)
     )
-    for _ in self.convolutions:
-      height, width = -(-height // 2), -(-width // 2)
+    positions = -(-height // 8) * -(-width // 8)
     self.dropout = nnx.Dropout(0.5, rngs=rngs)
     self.norm = nnx.BatchNorm(channels, momentum=0.99, epsilon=1e-3, rngs=rngs)
-    self.head = nnx.Linear(
-      height * width * channels, num_classes, kernel_init=glorot, rngs=rngs
-    )
+    self.head = nnx.Linear(positions * channels, classes, **options)
 
-  def __call__(self, inputs: Array) -> nets.Outputs:
-    """Returns the logits and the embedding of images in [0, 1]."""
-    x = inputs
+  def __call__(self, x: Array) -> nets.Outputs:
+    """The logits and the embedding of uint8 images."""
+    x = x.astype(jnp.float32) / 255
     for convolution in self.convolutions:
       x = nnx.relu(convolution(x))
     embedding = self.norm(self.dropout(x)).reshape(len(x), -1)
@@ -63,15 +39,9 @@ class GradualNet(nnx.Module):
 def create(
   num_classes: int, input_shape: Any, channels: int
 ) -> training.Network:
-  """The network of uint8 images."""
-
-  def build(rngs: nnx.Rngs) -> nnx.Module:
-    return GradualNet(
-      num_classes, input_shape=input_shape, channels=channels, rngs=rngs
-    )
-
+  """The network of Kumar et al. as pure functions."""
   return training.Network.of(
-    build, preprocess=lambda images: images.astype(jnp.float32) / 255
+    lambda rngs: GradualNet(num_classes, input_shape, channels, rngs)
   )
 
 

@@ -9,20 +9,16 @@ from experiments.frame import statistics
 from experiments.frame import tables
 from experiments.gradual.training import RULES
 
-NAMES = {
-  "source_only": "source-only",
-  "gradual": "gradual",
-  "undropped": "gradual with all labels",
-  "pooled": "all at once",
-  "target": "target at once",
-  "generated": "generated domains",
-  "target_only": "target-only",
+LOOKS = {
+  "source_only": ("source-only", plots.RED),
+  "gradual": ("gradual", plots.BLUE),
+  "undropped": ("gradual with all labels", plots.SKY),
+  "pooled": ("all at once", plots.PINK),
+  "target": ("target at once", plots.ORANGE),
+  "generated": ("generated domains", plots.GREEN),
+  "target_only": ("target-only", plots.DARK),
 }
-TINTS = (
-  *(plots.RED, plots.BLUE, plots.SKY, plots.PINK),
-  *(plots.ORANGE, plots.GREEN, plots.DARK),
-)
-COLOURS = dict(zip(NAMES, TINTS, strict=True))
+NAMES = {method: name for method, (name, _) in LOOKS.items()}
 
 
 def write(job: Any, rows: dict[str, Any]) -> None:
@@ -56,20 +52,22 @@ def make_table(rows: dict[str, Any]) -> tables.Table:
   percent, methods = statistics.percent, methods_of(rows)
   scores = {name: row.accuracy for name, row in rows.items()}
   gains = statistics.compare_bounded(scores, "source_only", "target_only")
-  cells = []
-  for name, row in rows.items():
-    stops = [
-      f"{percent(getattr(row, rule))} ({describe_rounds(row.seen[score])})"
-      if name in methods
-      else ""
-      for rule, score in RULES.items()
-    ]
-    gain = gains[name].cell() if name in gains else ""
-    last = percent(row.by_angle[0])
-    cells.append([NAMES[name], percent(row.accuracy), gain, *stops, last])
-  header = ["", "on target, %", "gain (95 % interval)", "stop chosen (round)"]
-  header += ["oracle's (round)", "at 0 degrees, %"]
-  return tables.Table(header, cells, shown=(0, 1, 2, 5))
+
+  def stop(name: str, rule: str) -> str:
+    if name not in methods:
+      return ""
+    chosen, score = getattr(rows[name], rule), rows[name].seen[RULES[rule]]
+    return f"{percent(chosen)} ({describe_rounds(score)})"
+
+  columns = {
+    "": lambda name: NAMES[name],
+    "on target, %": lambda name: percent(scores[name]),
+    "gain (95 % interval)": lambda name: statistics.cell(gains, name),
+    "stop chosen (round)": lambda name: stop(name, "information"),
+    "oracle's (round)": lambda name: stop(name, "oracle"),
+    "at 0 degrees, %": lambda name: percent(rows[name].by_angle[0]),
+  }
+  return tables.of_rows(rows, columns, shown=(0, 1, 2, 5))
 
 
 def describe_rounds(scores: np.ndarray) -> str:
@@ -157,12 +155,11 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
     job.run.path / "angles.png", title=title, columns=2, width=9.6, height=4.6
   ) as (left, right):
     for name, row in rows.items():
-      style = {"ls": "--" if name == "target_only" else "-"}
-      look = NAMES[name], COLOURS[name]
-      plots.band(left, degrees, row.by_angle, *look, **style)
+      style = "--" if name == "target_only" else "-"
+      plots.band(left, degrees, row.by_angle, *LOOKS[name], ls=style)
       if name in methods_of(rows):
         accuracy = row.seen["accuracy"]
-        plots.band(right, np.arange(len(accuracy)), accuracy, *look)
+        plots.band(right, np.arange(len(accuracy)), accuracy, *LOOKS[name])
     for x, sign, text in ((0, 1, "source"), (config.degrees, -1, "target")):
       ends = x, x + sign * config.spread
       left.axvspan(*ends, color=plots.FAINT, alpha=0.6, lw=0)
@@ -178,7 +175,7 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
     for axes in (left, right):
       axes.set_ylim(0, 1)
       axes.yaxis.set_major_formatter(plots.percent)
-    plots.legend(left, left.get_legend_handles_labels()[0])
+    plots.legend(left)
   caption = (
     "Left: every model at the end, on test images turned by each angle. Right: "
     "accuracy on the target's validation images after each round of "

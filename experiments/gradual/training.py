@@ -1,5 +1,6 @@
 """Training in rounds of self-training, for all seeds, one after the other."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ def train_supervised(stage: str, job: Any, part: dict[str, Any]) -> Trained:
   def advance(states, keys, i):
     return epoch(states, keys, part, mask), {}
 
-  start = start_all(init, job.variables, part["image"])
+  start = init(job.variables, part["image"])
   return run_rounds(stage, job, job.config.source_epochs, start, advance)
 
 
@@ -88,28 +89,23 @@ def train_on_images(
   order: np.ndarray,
   drop: float,
 ) -> Trained:
-  """Goes on from source-only by self-training on the images of each block.
-
-  The blocks are places `[blocks, examples]`; a share of each is dropped.
-  """
+  """Self-training of source-only on blocks of images, by their places."""
   init, _ = make_learner(job.forward, job.config)
+  follow = make_round(job.forward, job.config)
 
   def advance(states, keys, i):
     block = images[order[i]]
     block = jnp.broadcast_to(block, (job.config.seeds, *block.shape))
-    return job.advance(states, keys, block, drop)
+    return follow(states, keys, block, drop)
 
-  start = start_all(init, source, images)
+  start = init(source, images)
   return run_rounds(stage, job, len(order), start, advance)
 
 
 def train_on_generated(
   stage: str, job: Any, source: training.Variables
 ) -> Trained:
-  """Self-training of the classifier on domains between the embeddings.
-
-  Only the source and the target are used, as if nothing lay between them.
-  """
+  """Self-training of the classifier on domains between the embeddings."""
   config, data = job.config, job.data
   init, _ = make_learner(head_forward, config)
   round_of_head = make_round(head_forward, config)
@@ -136,17 +132,16 @@ def train_on_generated(
     return source._replace(params=source.params | {"head": head.params})
 
   head = training.Variables(source.params["head"], {})
-  start = start_all(init, head, points[0, 0])
+  start = init(head, points[0, 0])
   return run_rounds(stage, job, config.blocks, start, advance, whole)
 
 
 def make_learner(forward: training.Forward, config: Any):
   """Supervised training of one student.
 
-  Returns `init(variables, images) -> state`, of images by their shape, and
-  `learn(state, images, labels, mask, key, epochs) -> state`, which passes over
-  the images whose mask is True. The batch that ends a pass is filled up from
-  its start.
+  `init(variables, images) -> states` of all seeds. `learn(state,
+  images, labels, mask, key, epochs) -> state` passes over the images whose mask
+  is True; the batch that ends a pass is filled up from its start.
   """
   optimizer = optax.adam(config.learning_rate, eps=EPSILON)
   positions = jnp.arange(config.batch_size)
@@ -155,11 +150,15 @@ def make_learner(forward: training.Forward, config: Any):
     student = training.Model(forward, variables)
     return training.distill(student, None, cross_entropy, optimizer)
 
+  @jax.jit
   def init(variables, images):
     label = jax.ShapeDtypeStruct((1,), jnp.int32)
     spec = frame_data.batch_spec({"image": images, "label": label})
-    # Nothing is drawn.
-    return learner_of(variables).init(jax.random.key(0), spec)
+
+    def start(variables):  # nothing is drawn
+      return learner_of(variables).init(jax.random.key(0), spec)
+
+    return jax.vmap(start)(variables)
 
   def learn(state, images, labels, mask, key, epochs):
     step = learner_of(state.student).step
@@ -184,11 +183,9 @@ def make_learner(forward: training.Forward, config: Any):
   return init, learn
 
 
+@functools.cache
 def make_round(forward: training.Forward, config: Any):
-  """One round of self-training, a domain's images `[seeds, images, ...]`.
-
-  Returns `advance(states, keys, images, drop) -> states, seen`.
-  """
+  """`(states, keys, images, drop) -> states, seen`, a round of all seeds."""
   _, learn = make_learner(forward, config)
 
   def predict(state, images):
@@ -213,6 +210,7 @@ def make_round(forward: training.Forward, config: Any):
   return advance
 
 
+@functools.cache
 def make_scores(forward: training.Forward):
   """Scores of all students on labeled images; labels give the accuracy."""
 
@@ -237,14 +235,11 @@ def run_rounds(
   advance: Callable[..., tuple[Any, dict[str, jax.Array]]],
   whole: Callable[[training.Variables], training.Variables] = lambda x: x,
 ) -> Trained:
-  """Trains all seeds by rounds of `advance(state, keys, round)`.
-
-  `whole` makes the network's variables from the student's.
-  """
+  """Trains all seeds; `whole` makes a network of what the rounds train."""
 
   def look(state):
-    variables = whole(state.student)
-    return variables, jax.device_get(job.score(variables, job.data.validation))
+    variables, score = whole(state.student), make_scores(job.forward)
+    return variables, jax.device_get(score(variables, job.data.validation))
 
   def advance_round(i, tree, history):
     # The keys of a round are the same under every method.
@@ -252,17 +247,17 @@ def run_rounds(
     state, found = advance(tree["state"], keys, i)
     variables, seen = look(state)
 
-    def better(rule, before):
-      scores = [row[RULES[rule]] for row in history]
-      is_better = seen[RULES[rule]] > np.max(scores, 0)
+    def better(score, before):
+      is_better = seen[score] > np.max([row[score] for row in history], 0)
 
       def pick(new, old):
-        where = is_better.reshape(-1, *[1] * (new.ndim - 1))
-        return jnp.where(where, new, old)
+        return jnp.where(
+          jnp.expand_dims(is_better, range(1, new.ndim)), new, old
+        )
 
       return jax.tree.map(pick, variables, before)
 
-    best = {rule: better(rule, x) for rule, x in tree["best"].items()}
+    best = {rule: better(RULES[rule], x) for rule, x in tree["best"].items()}
     row = {k: np.mean(x) for k, x in (jax.device_get(found) | seen).items()}
     return rounds.Round(
       {"state": state, "best": best},
@@ -282,8 +277,3 @@ def run_rounds(
   )
   final = whole(tree["state"].student)
   return Trained(final, tree["best"], rounds.stack_history(history))
-
-
-def start_all(init: Callable[..., Any], variables: Any, images: Any) -> Any:
-  """The states of all seeds."""
-  return jax.jit(jax.vmap(init, (0, None)))(variables, images[:1])

@@ -8,9 +8,6 @@ that a gain over source-only is a paired difference. Hyper-parameters are
 chosen for each data set by a rule that sees no target label; the choice of
 an oracle with labels of target validation points is reported beside it.
 
-A finished cell, a method on a shift, is a file in the run folder: a run that
-was cut off goes on with --resume behind the last one.
-
   python -m experiments.shifts
   python -m experiments.shifts --shifts target --methods tars bbse --seeds 20
   python -m experiments.shifts --resume --select importance_weighted
@@ -19,20 +16,15 @@ was cut off goes on with --resume behind the last one.
 import functools
 import itertools
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
-from rich.console import Console
 
 from experiments.frame import cells
 from experiments.frame import commands
-from experiments.frame import folders
+from experiments.frame import jobs
 from experiments.frame import rules
-from experiments.shifts.choice import Seen
-from experiments.shifts.choice import candidates_of
-from experiments.shifts.choice import choose
-from experiments.shifts.choice import examine
-from experiments.shifts.choice import make_problem
+from experiments.shifts import choice
 from experiments.shifts.data import SHIFTS
 from experiments.shifts.methods import BOUNDS
 from experiments.shifts.methods import METHODS
@@ -54,79 +46,65 @@ class Config(commands.Flags):
   methods: Annotated[
     tuple[str, ...] | None, commands.optional("all", "NAME ...")
   ] = None
-  # the rule that chooses a hyper-parameter for each data set without target
-  # labels. By validation points of the source: source_accuracy;
-  # importance_weighted, the same under importance weights; dev, that with a
-  # control variate; reverse, the accuracy of a classifier that learns the
-  # predictions for the target. By predictions of the target's: entropy,
-  # information, bnm, snd; guarded, the information among candidates within 2
-  # points of the best source accuracy. The report compares them all
-  select: rules.Rule = "guarded"
-  seeds: int = 10  # the number of data sets of each shift
+  select: rules.Flag = "guarded"
+  seeds: commands.Count = 10  # the number of data sets of each shift
   # each domain has 8 times so many training points, 12 times under the subspace
   # shift, and a quarter as many validation points
   size: int = 80
-  test_size: int = 250  # the same for target test points
+  test_size: commands.Count = 250  # the same for target test points
 
 
-class Job(NamedTuple):
-  """The inputs of every part of the run."""
-
-  config: Config
-  run: folders.RunFolder
-  console: Console
-  methods: tuple[str, ...]
+def methods_of(config: Config) -> list[str]:
+  """The methods between their bounds, in the order of the table."""
+  chosen = [m for m in METHODS if m in (config.methods or METHODS)]
+  return [BOUNDS[0], *chosen, BOUNDS[1]]
 
 
-def train(job: Job) -> None:
+def train(job: jobs.Setup) -> None:
   """Examines all candidates of the missing cells, on the data of all seeds."""
   config, files = job.config, cells.Cells(job.run.path)
-  problem_of = functools.cache(functools.partial(make_problem, config))
-  names = itertools.product(config.shifts, job.methods)
+  names = itertools.product(config.shifts, methods_of(config))
   for (shift, method), update in files.missing(job.console, names):
-    candidates = candidates_of(method)
+    candidates = choice.candidates_of(method)
     seen = [
-      [examine(problem_of(shift, seed), method, x) for x in candidates]
+      [choice.examine(job.data(shift, seed), method, x) for x in candidates]
       for seed in range(config.seeds)
     ]
     files.write({"candidates": candidates, "seen": seen}, shift, method)
     update(1, f"{method} on {shift}")
 
 
-def read(job: Job) -> Results:
+def read(job: jobs.Setup) -> Results:
   """The accuracies that every rule chose in all cells of the flags."""
 
   def chosen(shift: str, method: str) -> dict[str, np.ndarray]:
     seen = cells.Cells(job.run.path).read(shift, method)["seen"]
-    rows = [choose([Seen(*x) for x in candidates]) for candidates in seen]
+    rows = [choice.choose([choice.Seen(*x) for x in row]) for row in seen]
     return {rule: np.array([row[rule] for row in rows]) for rule in rows[0]}
 
   return {
-    shift: {method: chosen(shift, method) for method in job.methods}
+    shift: {method: chosen(shift, method) for method in methods_of(job.config)}
     for shift in job.config.shifts
   }
 
 
-def prepare(config: Config) -> Job:
-  """Checks the flags and reads the data; makes the run folder last."""
-  commands.expect_positive(config, "seeds", "test_size")
+def prepare(config: Config) -> jobs.Setup:
+  """Checks the flags; the data are drawn when they are first asked for."""
+  commands.check(config)
   commands.expect(config, "size", config.size >= 20, "20 or more")
   met = 0 < len(set(config.shifts)) == len(config.shifts)
   commands.expect(config, "shifts", met, "one or more different shifts")
   if config.methods is not None:
     commands.expect_some(config, "methods", METHODS)
-  methods = [m for m in METHODS if m in (config.methods or METHODS)]
-  run = folders.RunFolder(config, free=("methods", "select", "shifts"))
-  first, last = BOUNDS
-  return Job(config, run, commands.console(), (first, *methods, last))
+  problem_of = functools.cache(functools.partial(choice.make_problem, config))
+  return jobs.open_run(config, problem_of, free=("methods", "select", "shifts"))
 
 
-def execute(job: Job) -> Results:
+def execute(job: jobs.Setup) -> Results:
   """Computes the missing cells and writes the report."""
   train(job)
   results = read(job)
-  first = {x: make_problem(job.config, x, 0) for x in job.config.shifts}
-  write(job, results, first)
+  write(job, results)
   return results
 
 

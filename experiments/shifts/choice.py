@@ -1,5 +1,6 @@
 """Trains a method's candidates, scores them and lets each rule choose."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,16 +8,13 @@ import jax
 import numpy as np
 
 from experiments.frame import rules
+from experiments.shifts import methods
 from experiments.shifts.data import SHIFTS
 from experiments.shifts.data import Sample
 from experiments.shifts.data import draw
-from experiments.shifts.methods import BOUNDS
-from experiments.shifts.methods import METHODS
 from experiments.shifts.methods import Lesson
 from experiments.shifts.methods import Task
 from experiments.shifts.methods import fit
-from experiments.shifts.methods import logits
-from experiments.shifts.methods import source_only
 from kdjax import reweighting
 
 # No rules: by labels of target validation points, and the mean of all.
@@ -52,11 +50,11 @@ def scores_of(
   return rules.score(source_hits, errors, ratios, target_logits, target_logits)
 
 
-@jax.jit
-def _density_ratios(source: jax.Array, target: jax.Array) -> jax.Array:
-  return reweighting.ulsif_weights(
-    source, target, gamma=1.0, ridge=0.1, alpha=0.0, normalize=False
+_density_ratios = jax.jit(
+  functools.partial(
+    reweighting.ulsif_weights, gamma=1.0, ridge=0.1, alpha=0.0, normalize=False
   )
+)
 
 
 def make_problem(config: Any, shift: str, seed: int) -> Problem:
@@ -67,42 +65,29 @@ def make_problem(config: Any, shift: str, seed: int) -> Problem:
   def sample(domain: str, size: int) -> Sample:
     return draw(generator, shift, domain, size)
 
-  (points, labels), source = (
-    sample("source", size) for size in (config.size, config.size // 4)
-  )
-  (target_points, target_labels), target, test = (
-    sample("target", size)
-    for size in (config.size, config.size // 4, config.test_size)
-  )
-  return Problem(
-    Task(points, labels, target_points),
-    target_labels,
-    source,
-    target,
-    test,
-    _density_ratios(source.points, target_points),
-  )
+  train, source = (sample("source", x) for x in (config.size, config.size // 4))
+  sizes = config.size, config.size // 4, config.test_size
+  target_train, target, test = (sample("target", x) for x in sizes)
+  ratios = _density_ratios(source.points, target_train.points)
+  task = Task(*train, target_train.points)
+  return Problem(task, target_train.labels, source, target, test, ratios)
 
 
 def candidates_of(method: str) -> tuple[Any, ...]:
   """The hyper-parameters that are tried."""
-  if method in BOUNDS:
-    return (None,)
-  return tuple(METHODS[method].candidates)
+  row = methods.METHODS.get(method)
+  return tuple(row.candidates) if row else (None,)
 
 
 def learn(
-  task: Task,
-  method: str,
-  candidate: Any,
-  target_labels: np.ndarray,
+  task: Task, method: str, candidate: Any, target_labels: np.ndarray
 ) -> Lesson:
   """The classifier's training data; target labels are for target_only."""
   if method == "target_only":
     return Lesson(task.target, target_labels)
   if method == "source_only":
-    return source_only(task)
-  return METHODS[method].learn(task, candidate)
+    return methods.source_only(task)
+  return methods.METHODS[method].learn(task, candidate)
 
 
 def examine(problem: Problem, method: str, candidate: Any) -> Seen:
@@ -118,7 +103,7 @@ def examine(problem: Problem, method: str, candidate: Any) -> Seen:
   scores = scores_of(
     hits(problem.source, lesson.map_source),
     problem.ratios,
-    logits(margins(lesson.map_target(problem.target.points))),
+    methods.logits(margins(lesson.map_target(problem.target.points))),
   )
   # The way back: source and target exchange their roles.
   labels = (margins(lesson.map_target(task.target)) > 0).astype(np.int32)
@@ -126,12 +111,12 @@ def examine(problem: Problem, method: str, candidate: Any) -> Seen:
   returned = learn(back, method, candidate, task.labels)
   there = returned.map_target(problem.source.points)
   right = (fit(returned)(there) > 0) == problem.source.labels
-  return Seen(
-    {name: float(x) for name, x in scores.items()}
-    | {"reverse": float(right.mean())},
-    float(hits(problem.target, lesson.map_target).mean()),
-    float(hits(problem.test, lesson.map_target).mean()),
+  seen = {name: float(x) for name, x in scores.items()}
+  reached = (
+    float(hits(sample, lesson.map_target).mean())
+    for sample in (problem.target, problem.test)
   )
+  return Seen(seen | {"reverse": float(right.mean())}, *reached)
 
 
 def choose(candidates: Sequence[Seen]) -> dict[str, float]:
@@ -141,8 +126,6 @@ def choose(candidates: Sequence[Seen]) -> dict[str, float]:
     for name in candidates[0].scores
   }
   tests = np.array([seen.test_accuracy for seen in candidates])
-  chosen = {
-    rule: float(tests[rules.choose(rule, scores)]) for rule in rules.RULES
-  }
+  chosen = {x: float(tests[rules.choose(x, scores)]) for x in rules.RULES}
   best = np.argmax([seen.target_accuracy for seen in candidates])
   return chosen | {ORACLE: float(tests[best]), CHANCE: float(tests.mean())}

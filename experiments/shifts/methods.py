@@ -5,7 +5,6 @@ gives a lesson: the training data of the classifier, and the maps of the points
 of each domain to its input.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,10 +29,7 @@ PointMap = Callable[[np.ndarray], Any]
 
 
 class Task(NamedTuple):
-  """The data that a method may see; target labels are not among them.
-
-  Arrays of NumPy, or of JAX where a method is traced.
-  """
+  """The data that a method may see; target labels are not among them."""
 
   source: Any  # `[rows, 2]`
   labels: Any  # `[rows]`, of the source
@@ -87,10 +83,7 @@ def _of_task(
   labels: bool = False,
   **options: Any,
 ) -> Callable[[Task, Any], Any]:
-  """Calls a function of the library with a candidate's value for each name.
-
-  It sees so many rows of each domain, and the source's labels if it reads them.
-  """
+  """Calls a function of the library with a candidate's value for each name."""
 
   def call(task: Task, candidate: Any) -> Any:
     points = [task.source, task.target, *([task.labels] if labels else [])]
@@ -101,17 +94,33 @@ def _of_task(
   return call
 
 
-def _weighted(estimate: Callable[..., Any], **options: Any):
-  """A method that weights the rows of the source."""
+_INSTANCES, _CLASSES = "instance weights", "class weights"
+_MAPS, _TRANSPORT, _ITSELF = "maps", "transport", "self-training"
+
+
+def _weighting(
+  name: str, estimate: Any, kind: str = _INSTANCES, **options: Any
+) -> Method:
+  """A method that weights the rows of the source, by the rate of a kernel."""
   weights = jax.jit(_of_task(estimate, "gamma", **options))
-  return lambda task, candidate: Lesson(
-    task.source, task.labels, np.asarray(weights(task, candidate))
-  )
+
+  def learn(task: Task, candidate: Any) -> Lesson:
+    return Lesson(
+      task.source, task.labels, np.asarray(weights(task, candidate))
+    )
+
+  return Method(name, kind, (0.1, 1.0, 10.0), learn)
 
 
-def _mapped(fit_map: Callable[..., Any], *names: str, **options: Any):
+def _mapping(
+  name: str,
+  fit_map: Any,
+  candidates: Sequence[Any] = (1, 2),
+  tunes: Sequence[str] = ("num_components",),
+  **options: Any,
+) -> Method:
   """A method that maps both domains into one space."""
-  fit_map = jax.jit(_of_task(fit_map, *names, **options), static_argnums=1)
+  fit_map = jax.jit(_of_task(fit_map, *tunes, **options), static_argnums=1)
 
   @jax.jit(static_argnames="domain")
   def apply(fitted: Any, points: jax.Array, domain: str) -> jax.Array:
@@ -120,16 +129,14 @@ def _mapped(fit_map: Callable[..., Any], *names: str, **options: Any):
   def learn(task: Task, candidate: Any) -> Lesson:
     fitted = fit_map(task, candidate)
 
-    def place(points: np.ndarray, domain: str) -> np.ndarray:
-      return np.asarray(apply(fitted, points, domain=domain))
+    def place(domain: str) -> PointMap:
+      return lambda points: np.asarray(apply(fitted, points, domain=domain))
 
-    map_source, map_target = (
-      functools.partial(place, domain=name) for name in ("source", "target")
-    )
-    points = map_source(task.source)
-    return Lesson(points, task.labels, None, map_source, map_target)
+    source = place("source")
+    points = source(task.source)
+    return Lesson(points, task.labels, None, source, place("target"))
 
-  return learn
+  return Method(name, _MAPS, candidates, learn)
 
 
 _discriminator_weights = jax.jit(reweighting.discriminator_weights)
@@ -237,82 +244,46 @@ def _teach_itself(task: Task, drop: float) -> Lesson:
   return Lesson(task.target[kept], labels[kept])
 
 
-_RATES = (0.1, 1.0, 10.0)  # of kernels
-_INSTANCES, _CLASSES = "instance weights", "class weights"
-_MAPS, _TRANSPORT, _ITSELF = "maps", "transport", "self-training"
+_ULSIF = reweighting.ulsif_weights
+_LABELS: dict[str, Any] = {"labels": True, "num_classes": 2}
+_KERNEL: dict[str, Any] = {"rows": ROWS, "kernel": "rbf"}
 
 METHODS = {
-  "kmm": Method("KMM", _INSTANCES, _RATES, _weighted(reweighting.kmm_weights)),
-  "kliep": Method(
-    "KLIEP", _INSTANCES, _RATES, _weighted(reweighting.kliep_weights)
-  ),
-  "ulsif": Method(
-    "uLSIF",
-    _INSTANCES,
-    _RATES,
-    _weighted(reweighting.ulsif_weights, ridge=0.1, alpha=0.0),
-  ),
-  "rulsif": Method(
-    "RuLSIF",
-    _INSTANCES,
-    _RATES,
-    _weighted(reweighting.ulsif_weights, ridge=0.1, alpha=0.1),
-  ),
+  "kmm": _weighting("KMM", reweighting.kmm_weights),
+  "kliep": _weighting("KLIEP", reweighting.kliep_weights),
+  "ulsif": _weighting("uLSIF", _ULSIF, ridge=0.1, alpha=0.0),
+  "rulsif": _weighting("RuLSIF", _ULSIF, ridge=0.1, alpha=0.1),
   "discriminator": Method(
     "discriminator", _INSTANCES, ("linear", "quadratic"), _learn_ratio
   ),
   "bbse": Method("BBSE", _CLASSES, ("hard", "soft"), _learn_shares),
   "pada": Method("PADA", _CLASSES, (0.1, 1.0), _learn_present),
-  "tars": Method(
-    "MMD target shift",
-    _CLASSES,
-    _RATES,
-    _weighted(reweighting.target_shift_weights, labels=True, num_classes=2),
+  "tars": _weighting(
+    "MMD target shift", reweighting.target_shift_weights, _CLASSES, **_LABELS
   ),
-  "coral": Method(
+  "coral": _mapping(
     "CORAL",
-    _MAPS,
+    transforms.coral_transform,
     ((1e-5, False), (1e-5, True), (1.0, False), (1.0, True)),
-    _mapped(transforms.coral_transform, "ridge", "center"),
+    tunes=("ridge", "center"),
   ),
-  "linear_ot": Method(
-    "linear OT", _MAPS, (1e-6, 1.0), _mapped(transforms.linear_ot, "ridge")
+  "linear_ot": _mapping(
+    "linear OT", transforms.linear_ot, (1e-6, 1.0), tunes=("ridge",)
   ),
-  "subspace": Method(
-    "subspace alignment",
-    _MAPS,
-    (1, 2),
-    _mapped(transforms.subspace_alignment, "num_components"),
-  ),
-  "gfk": Method(
-    "GFK", _MAPS, (1, 2), _mapped(transforms.gfk, "num_components")
-  ),
-  "tca": Method(
-    "TCA",
-    _MAPS,
-    (1, 2, 20),
-    _mapped(transforms.tca, "num_components", rows=ROWS, kernel="rbf"),
-  ),
-  "jda": Method(
+  "subspace": _mapping("subspace alignment", transforms.subspace_alignment),
+  "gfk": _mapping("GFK", transforms.gfk),
+  "tca": _mapping("TCA", transforms.tca, (1, 2, 20), **_KERNEL),
+  "jda": _mapping(
     "JDA (Long)",
-    _MAPS,
+    transforms.joint_distribution_adaptation,
     (1, 2, 20),
-    _mapped(
-      transforms.joint_distribution_adaptation,
-      "num_components",
-      rows=ROWS,
-      labels=True,
-      num_classes=2,
-      kernel="rbf",
-      normalize=False,
-    ),
+    **_LABELS,
+    **_KERNEL,
+    normalize=False,
   ),
   "ot": Method("entropic OT", _TRANSPORT, (0.02, 0.1, 0.5), _send),
   "joint_ot": Method("joint OT", _TRANSPORT, (1.0, 10.0), _send_labels),
   "self_training": Method("self-training", _ITSELF, (0.1, 0.5), _teach_itself),
 }
-NAMES = {
-  "source_only": "source-only",
-  "target_only": "target-only",
-  **{name: method.name for name, method in METHODS.items()},
-}
+NAMES = {name: name.replace("_", "-") for name in BOUNDS}
+NAMES |= {name: method.name for name, method in METHODS.items()}

@@ -16,7 +16,6 @@ from experiments.adapt import __main__ as adapt
 from experiments.adapt import choice as adapt_choice
 from experiments.adapt import data as adapt_data
 from experiments.adapt import methods as adapt_methods
-from experiments.adapt import plots as adapt_plots
 from experiments.adapt import report as adapt_report
 from experiments.adapt import training as adapt_training
 from experiments.frame import data as frame_data
@@ -225,7 +224,7 @@ def test_methods_are_rows_of_the_table():
     if name in adapt_methods.GROUP_OF:
       assert row.area == "adaptation"
   assert set(adapt_methods.GROUP_OF) <= set(objectives.PRESETS)
-  assert set(adapt_methods.GROUPS) == set(adapt_plots.KINDS)
+  assert set(adapt_methods.GROUPS) == set(adapt_report.KINDS)
 
 
 @pytest.mark.slow
@@ -329,7 +328,7 @@ def test_findings_and_table_say_the_same(reference, gains, words):
   _, rows = reference
   rows = gained(rows, gains)
   assert words in " ".join(adapt_report.conclude(SMALL, rows))
-  cell = adapt_report.make_table(SMALL, rows).rows[1][2]
+  cell = adapt_report.make_table(rows).rows[1][2]
   assert ("**+**" in cell, "**-**" in cell) == (
     "better" in words,
     "worse" in words,
@@ -360,7 +359,7 @@ def test_the_bars_claim_what_the_seeds_show(
   titles = {}
   for module, name in (
     (plots, "accuracy_bars"),
-    (adapt_plots, "divergence_curves"),
+    (adapt_report, "divergence_curves"),
     (plots, "embedding_maps"),
   ):
     monkeypatch.setattr(
@@ -376,5 +375,5 @@ def test_the_bars_claim_what_the_seeds_show(
     ),
   )
   rows = gained(rows, gains)
-  adapt_plots.draw(job, rows, adapt_report.gains_of(SMALL, rows))
+  adapt_report.draw(job, rows)
   assert titles["accuracy_bars"] == title

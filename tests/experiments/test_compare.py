@@ -77,7 +77,7 @@ def nothing():
 def reference(tmp_path_factory):
   """A run that was killed in the middle of a cell, and went on."""
   folder = tmp_path_factory.mktemp("reference") / "made"
-  log = compare_job.SharedFolder.log
+  log = folders.RunFolder.log
 
   def die(self, **row):
     if (row["stage"], row["step"]) == ("mlp:mlp nothing", 4):
@@ -85,7 +85,7 @@ def reference(tmp_path_factory):
     log(self, **row)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(compare_job.SharedFolder, "log", die)
+    patch.setattr(folders.RunFolder, "log", die)
     with pytest.raises(KeyboardInterrupt):
       run(small(folder, methods=("kd", "nothing")))
   cells = {file.stem for file in folder.glob("cells/*/*.json")}
@@ -172,7 +172,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(
   # A pair that another run left unfinished has no table.
   scratch = json.loads((cells / "scratch.json").read_text())
   other = workdir / "cells/mlp_to_convnet/scratch.json"
-  folders.write_json(other, scratch | {"pair": "mlp:convnet"})
+  training.write_json(other, scratch | {"pair": "mlp:convnet"})
   train = compare_cells.run_cell
 
   def fail(job, pair, method):
@@ -219,9 +219,7 @@ def cell_programs(method, teacher="mlp", student="mlp"):
   """The programs of a method's lessons for one seed, not compiled."""
   config = compare.resolve(dataclasses.replace(SMALL, seeds=1))
   data = load_data(config)
-  recipe = compare_methods.make_recipe(
-    config, "mlp", data, examples=20, epochs=4
-  )
+  recipe = compare_methods.make_recipe(config, "mlp", data, 20, 4)
   networks = [
     compare_methods.make_network(name, data, recipe, "float32")
     for name in (teacher, student)
@@ -342,7 +340,7 @@ def test_views_keep_the_shape():
   config = compare.resolve(SMALL)
   data = load_data(config)
   recipe = compare_methods.make_recipe(
-    dataclasses.replace(config, shift=1), "mlp", data, examples=20, epochs=4
+    dataclasses.replace(config, shift=1), "mlp", data, 20, 4
   )
   names = ("strong", "rotated_1", "rotated_2", "rotated_3")
   views = compare_data.make_views(names, recipe.augment)

@@ -13,8 +13,8 @@ import pytest
 
 from experiments.finetune import __main__ as finetune
 from experiments.finetune import data as finetune_data
-from experiments.finetune import meta as finetune_meta
 from experiments.finetune import methods as finetune_methods
+from experiments.finetune import pretraining
 from experiments.finetune import report as finetune_report
 from experiments.finetune import teachers as finetune_teachers
 from experiments.finetune import training as finetune_training
@@ -197,7 +197,7 @@ def test_what_teachers_are_pretrained_on(data):
 
 def test_an_episode_has_all_classes_in_a_new_order_and_no_image_twice(data):
   labels = np.asarray(data.source["label"])
-  plan = finetune_meta.plan_episodes(KEY, labels, steps=3, tasks=2, images=4)
+  plan = pretraining.plan_episodes(KEY, labels, steps=3, tasks=2, images=4)
   assert plan["mask"].shape == (3, 40)
   episodes = np.asarray(plan["index"]).reshape(6, 5, 4)
   assert all(len(set(x.ravel().tolist())) == 20 for x in episodes)
@@ -210,7 +210,7 @@ def test_an_episode_has_all_classes_in_a_new_order_and_no_image_twice(data):
 
 def test_support_and_query_are_different_images_of_the_same_classes():
   images = jnp.arange(2 * 3 * 4).reshape(-1, 1)  # tasks, classes, 2 + 2 shots
-  support, query = finetune_meta.divide(images, 2, 3)
+  support, query = pretraining.divide(images, 2, 3)
   np.testing.assert_array_equal(support["label"][0], [0, 0, 1, 1, 2, 2])
   np.testing.assert_array_equal(
     support["image"][1, :, 0] // 4 - 3, [0, 0, 1, 1, 2, 2]
@@ -254,14 +254,14 @@ def prototype_loss(params, task, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", finetune_meta.WAYS)
+@pytest.mark.parametrize("way", pretraining.WAYS)
 def test_meta_learning_minimises_what_its_way_is_about(way):
   config = types.SimpleNamespace(inner_rate=0.1, inner_steps=2, tasks=2)
   rng = np.random.default_rng(0)
   params = {"body": rng.normal(size=(4, 3)), "head": np.eye(3, 5)}
   params = {name: np.float32(x) for name, x in params.items()}
   images = np.float32(rng.normal(size=(2 * 5 * 4, 4)))
-  loss_fn = finetune_meta.make_loss(way, linear_forward, config, 5)
+  loss_fn = pretraining.make_loss(way, linear_forward, config, 5)
 
   @jax.jit
   @jax.value_and_grad
@@ -271,7 +271,7 @@ def test_meta_learning_minimises_what_its_way_is_about(way):
   loss, gradient = program(params, images)
   tasks = [
     [{name: np.asarray(x[i]) for name, x in part.items()} for part in parts]
-    for parts in [finetune_meta.divide(jnp.asarray(images), 2, 5)]
+    for parts in [pretraining.divide(jnp.asarray(images), 2, 5)]
     for i in range(2)
   ]
   if way == "prototypical":

@@ -12,8 +12,7 @@ import pytest
 import scipy.ndimage
 from matplotlib.figure import Figure
 
-from experiments.frame import commands
-from experiments.frame import folders
+from experiments.frame import jobs
 from experiments.gradual import __main__ as gradual
 from experiments.gradual import data as gradual_data
 from experiments.gradual import network as gradual_network
@@ -271,7 +270,8 @@ def learner():
     "bias": jnp.zeros(4),
   }
   points = jnp.asarray(rng.normal(size=(40, 3)), jnp.float32)
-  start = init(training.Variables(head, {}), points)
+  heads = jax.tree.map(lambda x: x[None], training.Variables(head, {}))
+  start = jax.tree.map(lambda x: x[0], init(heads, points))
   return start, points, jnp.arange(40) % 4, jax.jit(learn)
 
 
@@ -291,7 +291,9 @@ def test_what_is_dropped_is_not_learned(learner):
   )
 
 
-def test_the_first_of_the_best_rounds_is_chosen_for_each_seed(tmp_path):
+def test_the_first_of_the_best_rounds_is_chosen_for_each_seed(
+  tmp_path, monkeypatch
+):
   information = np.array([[0.5, 0.2], [0.5, 0.9], [0.1, 0.9]])
   accuracy = np.array([[0.1, 0.9], [0.2, 0.9], [0.3, 0.0]])
 
@@ -299,15 +301,10 @@ def test_the_first_of_the_best_rounds_is_chosen_for_each_seed(tmp_path):
     rounds = int(variables.params[0])
     return {"information": information[rounds], "accuracy": accuracy[rounds]}
 
-  config = small(tmp_path)
-  job = types.SimpleNamespace(
-    config=config,
-    run=folders.RunFolder(config),
-    console=commands.console(),
-    data=types.SimpleNamespace(validation=None),
-    score=score,
-    key=jax.random.split(jax.random.key(0), 2),
-  )
+  monkeypatch.setattr(gradual_training, "make_scores", lambda forward: score)
+  setup = jobs.open_run(small(tmp_path), types.SimpleNamespace(validation=None))
+  keys = jax.random.split(jax.random.key(0), 2)
+  job = jobs.Job(*setup, None, None, keys)
   params = {"student": jnp.zeros(2), "objective": {}}
   start = training.TrainState(
     jnp.zeros(2, jnp.int32), params, {"student": {}, "objective": {}}, {}

@@ -16,7 +16,6 @@ from experiments.shifts import __main__ as shifts
 from experiments.shifts import choice as shifts_choice
 from experiments.shifts import data as shifts_data
 from experiments.shifts import methods as shifts_methods
-from experiments.shifts import plots as shifts_plots
 from experiments.shifts import report as shifts_report
 from experiments.shifts.methods import METHODS
 
@@ -213,7 +212,8 @@ def test_data_and_source_only_are_those_of_skada(shift):
 def problems():
   config = dataclasses.replace(SMALL, test_size=100)
   return {
-    shift: shifts.make_problem(config, shift, 0) for shift in shifts_data.SHIFTS
+    shift: shifts_choice.make_problem(config, shift, 0)
+    for shift in shifts_data.SHIFTS
   }
 
 
@@ -236,8 +236,8 @@ def test_every_method_teaches_and_helps_where_it_should(name, problems):
   index, shift, gain = HELPED.get(name, (0, "covariate", -0.08))
   problem = problems[shift]
   candidate = METHODS[name].candidates[index]
-  seen = shifts.examine(problem, name, candidate)
-  before = shifts.examine(problem, "source_only", None)
+  seen = shifts_choice.examine(problem, name, candidate)
+  before = shifts_choice.examine(problem, "source_only", None)
   assert seen.test_accuracy - before.test_accuracy > gain
   assert set(seen.scores) == set(before.scores)
   assert all(np.isfinite(x) for x in seen.scores.values())
@@ -256,13 +256,15 @@ def test_target_labels_reach_the_oracle_and_target_only_alone(problems):
     target_labels=1 - problem.target_labels,
   )
   for name in ("source_only", "linear_ot"):
-    candidate = shifts.candidates_of(name)[0]
-    seen, other = (shifts.examine(x, name, candidate) for x in (problem, wrong))
+    candidate = shifts_choice.candidates_of(name)[0]
+    seen, other = (
+      shifts_choice.examine(x, name, candidate) for x in (problem, wrong)
+    )
     assert seen.scores == other.scores
     assert seen.test_accuracy == other.test_accuracy
     np.testing.assert_allclose(seen.target_accuracy, 1 - other.target_accuracy)
   first, second = (
-    shifts.examine(x, "target_only", None) for x in (problem, wrong)
+    shifts_choice.examine(x, "target_only", None) for x in (problem, wrong)
   )
   np.testing.assert_allclose(first.test_accuracy, 1 - second.test_accuracy)
 
@@ -419,11 +421,11 @@ def test_the_map_claims_what_the_seeds_show(
     "suptitle",
     lambda self, text, **x: (titles.append(text), write(self, text, **x)),
   )
-  shifts_plots.gain_maps(
+  shifts_report.gain_maps(
     tmp_path / "gains.png",
     {"one": verdicts, "other": verdicts},
-    starts={"target": 0.7},
-    bounds={"target": 0.8},
+    {"target": 0.7},
+    {"target": 0.8},
   )
   assert titles[0].replace("\n", " ").startswith(title)
   points, options = seen[0]

@@ -17,6 +17,7 @@ FLAGS = {
   "compare": "--methods kd --pairs mlp:mlp --seeds 2 --workers 1"
   " --examples_per_class 2 --epochs 40 --teacher_epochs 10 --evaluate_every 2"
   " --shift 0 --checkpoint_seconds 0",
+  "continual": "--methods er --buffers 30 --epochs 1 --hidden 8 --seeds 2",
   "finetune": "--shots 2 --hidden 6 --methods l2_sp --teachers untrained"
   " --rates 0.01 --seeds 2 --pretrain_steps 4 --steps 40 --evaluate_every 2"
   " --batch_size 16 --tasks 2",

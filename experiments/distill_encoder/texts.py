@@ -1,0 +1,88 @@
+"""Documents: what Python ships, or a user's files; and their sentences."""
+
+import ast
+import importlib
+import pathlib
+import re
+import sysconfig
+from collections.abc import Iterator, Sequence
+
+# Folders of the standard library that are not part of it, or are its tests.
+LEFT_OUT = {
+  "idlelib",
+  "lib2to3",
+  "site-packages",
+  "dist-packages",
+  "test",
+  "tests",
+  "turtledemo",
+}
+WORDS = 5  # of a sentence, at least
+PARAGRAPHS = re.compile(r"\n\s*\n|^%$", re.MULTILINE)
+ENDS = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
+RULES = set("*=-^~+# ")  # the characters of a line below a title
+
+
+def read_documents(places: Sequence[str]) -> dict[str, str]:
+  """Reads the files of folders, or without folders what Python ships.
+
+  Returns a text for each document.
+  """
+  if not places:
+    return dict(_python_documents())
+  documents = {}
+  for place in map(pathlib.Path, places):
+    files = [place] if place.is_file() else sorted(place.rglob("*"))
+    files = [x for x in files if x.is_file() and x.suffix in (".txt", "")]
+    if not files:
+      raise ValueError(
+        f"text: {place} has no files; expected a file, or a folder with files "
+        "whose names end with .txt or have no ending, one a document."
+      )
+    for file in files:
+      try:
+        documents[str(file)] = file.read_text(encoding="utf-8")
+      except UnicodeDecodeError as error:
+        raise ValueError(
+          f"text: {file} is not UTF-8 (byte {error.start}); convert it, or "
+          "leave it out."
+        ) from None
+  return documents
+
+
+def sentences_of(text: str) -> list[str]:
+  """The sentences of a text, without titles, tables and grammars."""
+  found = []
+  for paragraph in PARAGRAPHS.split(text):
+    lines = [line.strip() for line in paragraph.splitlines()]
+    if "::=" in paragraph or any(x and set(x) <= RULES for x in lines):
+      continue
+    found += [
+      sentence
+      for sentence in ENDS.split(" ".join(lines).strip())
+      if len(re.findall(r"[^\W\d_]{2,}", sentence)) >= WORDS
+    ]
+  return found
+
+
+def _python_documents() -> Iterator[tuple[str, str]]:
+  """The topics of `help()`, and the docstrings of each package."""
+  topics = importlib.import_module("pydoc_data.topics").topics
+  yield from ((f"topic {name}", text) for name, text in topics.items())
+  root = pathlib.Path(sysconfig.get_path("stdlib"))
+  packages: dict[str, list[str]] = {}
+  for file in sorted(root.rglob("*.py")):
+    parts = file.relative_to(root).parts
+    if LEFT_OUT.isdisjoint(parts):
+      name = parts[0].removesuffix(".py")
+      packages.setdefault(name, []).extend(_docstrings(file))
+  for name, texts in packages.items():
+    if texts:
+      yield f"module {name}", "\n\n".join(texts)
+
+
+def _docstrings(file: pathlib.Path) -> Iterator[str]:
+  kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+  for node in ast.walk(ast.parse(file.read_bytes())):
+    if isinstance(node, kinds):
+      yield ast.get_docstring(node) or ""
