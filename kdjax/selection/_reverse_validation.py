@@ -13,7 +13,7 @@ from kdjax.ops import validate
 
 @validate
 def reverse_validation(
-  key: Any,
+  key: Any | None,
   variables: Any,
   source: Any,
   source_labels: Int[Array, " source"],
@@ -35,7 +35,7 @@ def reverse_validation(
   them can be adapted back to the source, whose labels are known.
 
   Args:
-    key: a JAX random key for `fit`.
+    key: a JAX random key for `fit`; None if it draws nothing.
     variables: the model f to score, any pytree.
     source: labeled inputs `[source, ...]`, held out if possible.
     source_labels: `[source]`.
