@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.ops import check_choice
+from kdjax.ops import validate
 from kdjax.selection._h_score import h_score
 from kdjax.selection._leep import leep
 from kdjax.selection._logme import logme
@@ -39,6 +40,7 @@ class TeacherRanking(NamedTuple):
   scores: Float[Array, " candidates"]
 
 
+@validate
 def rank_teachers(
   candidates: Mapping[str, ArrayLike],
   labels: ArrayLike,
