@@ -239,10 +239,11 @@ def conclude(config: Any, results: Results) -> list[str]:
     if x.lost is not None
   }
   if costs:
-    least, *_, most = sorted([(cost, name) for name, cost in costs.items()] * 2)
+    names = sorted(costs, key=lambda name: costs[name])
+    ends = names[:1] + names[1:][-1:]
+    cost = " to ".join(f"{costs[name]:.1f} points ({name})" for name in ends)
     texts.append(
-      f"A buffer lost after task {middle(config.tasks)} cost from "
-      f"{least[0]:.1f} points ({least[1]}) to {most[0]:.1f} ({most[1]})."
+      f"A buffer lost after task {middle(config.tasks)} cost {cost}."
     )
   anchors = anchors_of(config, results)
   if anchors:

@@ -420,10 +420,13 @@ def test_the_experiments_are_listed_with_a_line_each():
   lines = experiments.summaries()
   assert list(lines) == [
     "adapt",
+    "collaborate",
     "compare",
     "continual",
     "distill",
     "distill_encoder",
+    "distill_lm",
+    "federate",
     "finetune",
     "generalize",
     "gradual",

@@ -14,10 +14,15 @@ pytestmark = pytest.mark.faults
 FLAGS = {
   "adapt": "--shift rotate --hidden 12 8 --discriminator 6 --methods jda"
   " --weights 0.1 1 --seeds 2 --steps 40 --evaluate_every 4 --batch_size 32",
+  "collaborate": "--examples_per_class 2 --methods mutual --peers 2 --hidden 6"
+  " --seeds 2 --steps 40 --evaluate_every 2 --stale_steps 2 --batch_size 8",
   "compare": "--methods kd --pairs mlp:mlp --seeds 2 --workers 1"
   " --examples_per_class 2 --epochs 40 --teacher_epochs 10 --evaluate_every 2"
   " --shift 0 --checkpoint_seconds 0",
   "continual": "--methods er --buffers 30 --epochs 1 --hidden 8 --seeds 2",
+  "federate": "--examples 90 --methods fedmd --clients 3 --concentrations 1"
+  " --min_examples 5 --public_examples 20 --dying_clients 1 --rounds 20"
+  " --save_every 1 --local_epochs 1 --hidden 6 --seeds 2",
   "finetune": "--shots 2 --hidden 6 --methods l2_sp --teachers untrained"
   " --rates 0.01 --seeds 2 --pretrain_steps 4 --steps 40 --evaluate_every 2"
   " --batch_size 16 --tasks 2",

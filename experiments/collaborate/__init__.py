@@ -1,0 +1,1 @@
+"""Trains peers that teach each other, beside independent networks."""

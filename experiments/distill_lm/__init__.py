@@ -1,0 +1,1 @@
+"""Distils a language model into a smaller one, by text and by tokens."""

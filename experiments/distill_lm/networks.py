@@ -1,0 +1,126 @@
+"""The networks: small ones of the flags' sizes, or of a user's folders."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.distill_lm.data import Tokenizer
+from kdjax import language
+from kdjax import nets
+from kdjax import training
+
+
+class Language(NamedTuple):
+  """A language model."""
+
+  network: training.Network  # its logits are of the tokenizer's tokens
+  config: nets.DecoderConfig
+
+  def module(self, params: Any) -> nets.Decoder:
+    """The module of these parameters."""
+    graph, _ = nnx.split(nnx.eval_shape(self.build))
+    return nnx.merge(graph, params)
+
+  def build(self) -> nets.Decoder:
+    """A module with random parameters."""
+    return nets.Decoder(self.config, rngs=nnx.Rngs(0))
+
+
+def make(config: Any, tokenizer: Tokenizer) -> tuple[Language, Language]:
+  """The teacher and the student."""
+  if config.teacher:
+    folders = config.teacher, config.student
+    teacher, student = (load(x, config, tokenizer) for x in folders)
+    return teacher, student
+
+  def create(depth: int) -> Language:
+    # Llama's form, a multiple of 8 above 8 / 3 of the width inside.
+    sizes = nets.DecoderConfig(
+      tokenizer.size,
+      width=config.width,
+      depth=depth,
+      num_heads=config.heads,
+      inner_width=-(-8 * config.width // 24) * 8,
+      max_length=config.length,
+    )
+    network = training.Network.of(lambda rngs: nets.Decoder(sizes, rngs=rngs))
+    return Language(network, sizes)
+
+  return create(config.teacher_depth), create(config.student_depth)
+
+
+def load(folder: str, config: Any, tokenizer: Tokenizer) -> Language:
+  """The decoder of a folder of transformers."""
+  model = nets.from_pretrained(folder, dropout=0.0)
+  if not isinstance(model, nets.Decoder):
+    raise ValueError(
+      f"{folder} has a {type(model).__name__}, which writes no text; expected "
+      "a decoder: GPT-2, Llama, Qwen2, Qwen3 or Gemma 2."
+    )
+  rows, size = model.config.vocab_size, tokenizer.size
+  # Rows for tokens that there are not make sizes round.
+  if not size <= rows <= size + max(64, size // 100):
+    raise ValueError(
+      f"{folder} has a vocabulary of {rows} and its tokenizer {size} tokens, "
+      "which no padding explains; expected as many, or a few more rows."
+    )
+  if config.length > model.config.max_length:
+    raise ValueError(
+      f"length is {config.length}; expected at most "
+      f"{model.config.max_length}, the positions of {folder}."
+    )
+  forward, variables = training.from_nnx(model)
+  network = training.Network(lambda key: variables, forward)
+  if rows > size:
+    network = network._replace(forward=without_padding(forward, size))
+  return Language(network, model.config)
+
+
+def without_padding(forward: Any, size: int) -> Callable[..., Any]:
+  """A forward whose logits are of the first classes alone."""
+
+  def run(
+    variables: Any, inputs: Any, *, train: bool, key: Any, axis_name: Any = None
+  ) -> Any:
+    outputs, state = forward(
+      variables, inputs, train=train, key=key, axis_name=axis_name
+    )
+    kernel, bias = outputs.classifier
+    return outputs._replace(
+      logits=outputs.logits[..., :size],
+      classifier=(kernel[:, :size], bias[:size]),
+    ), state
+
+  return run
+
+
+def start(
+  model: Language, keys: jax.Array, teacher: tuple[Language, Any] | None = None
+) -> training.Variables:
+  """Initial weights, `[keys, ...]`: random ones, or layers of the teacher."""
+  # Network by network: to compile random numbers takes longer than to train.
+  fresh = [model.network.init(key) for key in keys]
+  if teacher:
+    origin, params = teacher
+    layers = language.layer_map(model.config.depth, origin.config.depth, "copy")
+    widths = "first" if model.config.width != origin.config.width else None
+    fresh = [
+      x._replace(
+        params=nets.copy_paste(params, x.params, layers=layers, widths=widths)
+      )
+      for x in fresh
+    ]
+  return jax.tree.map(lambda *x: jnp.stack(x), *fresh)
+
+
+def save(
+  model: Language, params: Any, folder: pathlib.Path, tokenizer: Tokenizer
+) -> None:
+  """Writes a folder that transformers and this experiment load."""
+  nets.save_pretrained(model.module(params), folder)
+  if tokenizer.save:
+    tokenizer.save(folder)

@@ -1,0 +1,356 @@
+"""Trains the teacher and all students of a method, as one program each."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.distill_lm.methods import METHODS
+from experiments.distill_lm.methods import objective_of
+from experiments.distill_lm.networks import Language
+from experiments.distill_lm.networks import start
+from experiments.frame import rounds
+from kdjax import language
+from kdjax import nets
+from kdjax import training
+from kdjax.ops import cross_entropy
+from kdjax.ops import masked_mean
+
+AT_ONCE = 25  # windows that are evaluated at once
+WRITTEN_AT_ONCE = 250  # texts that the teacher writes at once
+
+
+class Trained(NamedTuple):
+  """The students of a method."""
+
+  params: Any  # `[seeds, ...]`, of the chosen learning rate
+  rate: float  # chosen by validation documents
+  validation: np.ndarray  # bits per character `[rounds, seeds]`
+  seconds: np.ndarray  # of training one student `[rounds]`
+
+
+class Source(NamedTuple):
+  """The texts of a step."""
+
+  corpus: Any  # `[tokens]`
+  written: Any  # by the teacher, `[texts, length]`; may be empty
+
+
+def train_teacher(job: Any) -> Any:
+  """The parameters of the teacher, trained here or read from a folder."""
+  config = job.config
+  key = jax.random.fold_in(jax.random.key(config.seed), 2**20)
+  variables = start(job.teacher, key[None])
+  if not config.teacher:
+    trained = train(
+      job,
+      "teacher",
+      job.teacher,
+      variables,
+      None,
+      Source(job.data.train, jnp.zeros((0, config.length), jnp.int32)),
+      rates=(config.teacher_learning_rate,),
+      keys=key[None],
+      steps=config.teacher_steps,
+    )
+    variables = variables._replace(params=trained.params)
+  return jax.tree.map(lambda x: x[0], variables.params)
+
+
+def train_students(
+  job: Any, teacher: Any, source: Source
+) -> dict[str, Trained]:
+  """Trains the students of all methods, cross-entropy alone first."""
+  config, trained = job.config, {}
+  keys = rounds.seed_keys(config)
+  starts = {"random": start(job.student, keys)}
+  if any(METHODS[name].start == "copied" for name in job.methods):
+    starts["copied"] = start(job.student, keys, (job.teacher, teacher))
+  model = training.Model(
+    job.teacher.network.forward, training.Variables(teacher, {})
+  )
+  for name in job.methods:
+    trained[name] = train(
+      job,
+      name,
+      job.student,
+      starts[METHODS[name].start],
+      model if METHODS[name].taught else None,
+      source,
+      rates=config.learning_rates,
+      keys=keys,
+      steps=config.steps,
+    )
+  return trained
+
+
+def train(
+  job: Any,
+  stage: str,
+  student: Language,
+  variables: training.Variables,
+  teacher: training.Model | None,
+  source: Source,
+  *,
+  rates: tuple[float, ...],
+  keys: jax.Array,
+  steps: int,
+) -> Trained:
+  """Trains a student for each seed and each rate; `stage` is the method."""
+  config, count = job.config, len(rates)
+  method = "scratch" if stage == "teacher" else stage
+  program = make_program(job, method, student, teacher, steps)
+  keys, variables = jax.tree.map(
+    lambda x: jnp.repeat(x, count, 0), (keys, variables)
+  )
+  scale = jnp.tile(jnp.asarray(rates, jnp.float32), len(keys) // count)
+  frozen = {"teacher": teacher.variables} if teacher else {}
+  state = program.start(variables, keys, scale)
+  compiled = (
+    jax.jit(program.advance)
+    .lower(state, keys, scale, frozen, source, jnp.int32(0))
+    .compile()
+  )
+
+  def advance(step: int, state: Any, history: list[Any]) -> rounds.Round:
+    del history
+    begin = time.perf_counter()
+    state = jax.block_until_ready(
+      compiled(state, keys, scale, frozen, source, jnp.int32(step))
+    )
+    seconds = (time.perf_counter() - begin) / len(keys)
+    nats = job.score[student](state.params["student"], job.data.validation)
+    bits = np.asarray(nats) / math.log(2) / job.data.characters
+    return rounds.Round(
+      state,
+      {"bits": bits.tolist(), "seconds": seconds},
+      {"bits": bits.mean()},
+      f"validation {bits.mean():.3f} bits per character",
+    )
+
+  state, history = rounds.run(
+    job, stage, state, advance, steps=steps, every=config.evaluate_every
+  )
+  seen = rounds.stack_history(history)
+  bits = seen["bits"].reshape(len(history), -1, count)
+  best = int(np.nanargmin(bits[-1].mean(0))) if count > 1 else 0
+  params = jax.tree.map(lambda x: x[best::count], state.params["student"])
+  return Trained(params, rates[best], bits[..., best], seen["seconds"])
+
+
+class Program(NamedTuple):
+  """The functions of a method."""
+
+  start: Callable[..., training.TrainState]  # of variables, keys and rates
+  # (states, keys, rates, frozen, source, first) -> states, a round later.
+  advance: Callable[..., training.TrainState]
+
+
+def make_program(
+  job: Any,
+  method: str,
+  student: Language,
+  teacher: training.Model | None,
+  steps: int,
+) -> Program:
+  """Makes the program of a method."""
+  config, row = job.config, METHODS[method]
+  forward, views = student.network.forward, {}
+  if row.text == "pair":
+    views["on_policy"] = lambda key, batch: batch["on_policy_tokens"]
+
+  def learner_of(variables: Any, rate: Any) -> training.Learner:
+    # A step costs the more the worse a batch is: its gradient is cut.
+    optimizer = optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.adam(optax.cosine_decay_schedule(rate, steps)),
+    )
+    objective = objective_of(
+      method, job.teacher, job.student, min(config.known, job.vocabulary)
+    )
+    return training.distill(
+      training.Model(forward, variables),
+      teacher,
+      objective,
+      optimizer,
+      on="tokens",
+      views=views,
+    )
+
+  def read(key: jax.Array, source: Source) -> jax.Array:
+    """Windows of the corpus, drawn with replacement."""
+    starts = jax.random.randint(
+      key, (config.batch_size, 1), 0, len(source.corpus) - config.length + 1
+    )
+    return source.corpus[starts + jnp.arange(config.length)[None]]
+
+  def batch_of(
+    key: jax.Array, number: Any, params: Any, source: Source
+  ) -> dict[str, jax.Array]:
+    keys = jax.random.split(key)
+    tokens = read(keys[0], source)
+    if row.text in ("teacher", "pair"):
+      place = jax.random.randint(
+        keys[0], (config.batch_size,), 0, len(source.written)
+      )
+      tokens = source.written[place]
+    if row.text == "own":
+      tokens = jax.lax.cond(
+        number % 2 == 1,
+        lambda: write(keys[1], job, student, params, tokens),
+        lambda: tokens,
+      )
+    labels, where = language.next_token_targets(tokens)
+    batch = {"tokens": tokens, "label": labels, "mask": where}
+    if row.text == "pair":
+      own = write(keys[1], job, student, params, tokens)
+      batch |= {"on_policy_tokens": own, "on_policy_mask": where}
+    return batch
+
+  def start_one(variables: Any, key: jax.Array, rate: jax.Array) -> Any:
+    shape = config.batch_size, config.length
+    texts = jax.ShapeDtypeStruct(shape, jnp.int32)
+    spec = jax.eval_shape(
+      batch_of,
+      key,
+      jnp.int32(0),
+      variables.params,
+      Source(jax.ShapeDtypeStruct(shape[1:], jnp.int32), texts),
+    )
+    return learner_of(variables, rate).init(jax.random.fold_in(key, 0), spec)
+
+  def advance(
+    states: Any, keys: Any, rates: Any, frozen: Any, source: Source, first: Any
+  ) -> Any:
+    def one(state: Any, key: Any, rate: Any) -> Any:
+      learner = learner_of(state.student, rate)
+
+      def step(state: Any, number: Any) -> Any:
+        # The same windows under every method.
+        batch_key, step_key = jax.random.split(
+          jax.random.fold_in(jax.random.fold_in(key, 1), number)
+        )
+        batch = batch_of(batch_key, number, state.params["student"], source)
+        state, _ = learner.step(state, frozen, batch, step_key, axis_name=None)
+        return state, None
+
+      numbers = first + jnp.arange(config.evaluate_every)
+      return jax.lax.scan(step, state, numbers)[0]
+
+    return training.sweep(one, shared=())(states, keys, rates)
+
+  return Program(training.sweep(start_one, shared=()), advance)
+
+
+def write(
+  key: jax.Array, job: Any, model: Language, params: Any, tokens: jax.Array
+) -> jax.Array:
+  """Lets a model go on after the first tokens of windows `[n, length]`.
+
+  The first tokens stay, and count as the rest does: a step has as many tokens
+  whoever has written them.
+  """
+  prompt = job.config.prompt
+  written = nets.generate(
+    key,
+    model.module(params),
+    tokens[:, :prompt],
+    num_tokens=job.config.length - prompt,
+  )
+  # A padded vocabulary has tokens that the tokenizer has not.
+  return jnp.minimum(written.tokens, job.vocabulary - 1)
+
+
+def write_as_teacher(job: Any, params: Any) -> tuple[jax.Array, float]:
+  """Texts of the teacher after the first tokens of windows; and the seconds."""
+  config = job.config
+  shape = math.ceil(config.teacher_texts / WRITTEN_AT_ONCE), WRITTEN_AT_ONCE
+  if config.teacher_texts < WRITTEN_AT_ONCE:
+    shape = 1, config.teacher_texts
+  key = jax.random.fold_in(jax.random.key(config.seed), 2**20 + 1)
+
+  @jax.jit
+  def run(params: Any, corpus: jax.Array) -> jax.Array:
+    def some(key: jax.Array) -> jax.Array:
+      place_key, key = jax.random.split(key)
+      starts = jax.random.randint(
+        place_key, (shape[1], 1), 0, len(corpus) - config.length + 1
+      )
+      windows = corpus[starts + jnp.arange(config.length)[None]]
+      return write(key, job, job.teacher, params, windows)
+
+    return jax.lax.map(some, jax.random.split(key, shape[0]))
+
+  begin = time.perf_counter()
+  texts = jax.block_until_ready(run(params, job.data.train))
+  texts = texts.reshape(-1, config.length)[: config.teacher_texts]
+  return texts, time.perf_counter() - begin
+
+
+def make_score(model: Language) -> Callable[..., jax.Array]:
+  """Mean nats a token of windows `[n, length]`, for students `[students]`."""
+
+  @jax.jit
+  def score(params: Any, windows: jax.Array) -> jax.Array:
+    def one(params: Any) -> jax.Array:
+      def nats(window: jax.Array) -> tuple[jax.Array, jax.Array]:
+        tokens = window[None]
+        labels, where = language.next_token_targets(tokens)
+        outputs, _ = model.network.forward(
+          training.Variables(params, {}), tokens, train=False, key=None
+        )
+        return cross_entropy(outputs.logits, labels)[0], where[0]
+
+      values, where = jax.lax.map(nats, windows, batch_size=AT_ONCE)
+      return masked_mean(values, where)
+
+    return jax.vmap(one)(params)
+
+  return score
+
+
+def make_reading(job: Any) -> Callable[..., jax.Array]:
+  """Mean nats of written tokens `[students]` under the teacher."""
+  config, teacher = job.config, job.teacher
+
+  @jax.jit
+  def nats(params: Any, texts: jax.Array) -> jax.Array:
+    students, count, length = texts.shape
+    tokens = texts.reshape(-1, length)
+    own = jnp.broadcast_to(
+      jnp.arange(length)[None] >= config.prompt, tokens.shape
+    )
+    labels, where = language.next_token_targets(tokens, own)
+    outputs, _ = teacher.network.forward(
+      training.Variables(params, {}), tokens, train=False, key=None
+    )
+    values = cross_entropy(outputs.logits, labels)
+    values, where = (
+      x.reshape(students, count, length) for x in (values, where)
+    )
+    return jax.vmap(masked_mean)(values, where)
+
+  return nats
+
+
+def make_samples(job: Any, model: Language) -> Callable[..., jax.Array]:
+  """Texts of students `[students]` after the beginnings of test windows."""
+
+  @jax.jit
+  def sample(params: Any, windows: jax.Array) -> jax.Array:
+    key = jax.random.key(job.config.seed)
+    return jax.vmap(lambda x: write(key, job, model, x, windows))(params)
+
+  return sample
+
+
+def milliseconds(job: Any, trained: Trained) -> float:
+  """The time of a step of one student: the median over rounds."""
+  rounds_ = trained.seconds.tolist()
+  return 1000 * statistics.median(rounds_) / job.config.evaluate_every

@@ -1,0 +1,1 @@
+"""Trains clients that keep their data: accuracy against bytes."""

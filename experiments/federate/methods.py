@@ -1,0 +1,463 @@
+"""A round of each method: clients train, send, and are sent something."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.federate import clients
+from experiments.federate.clients import Setting
+from experiments.federate.clients import Shard
+from experiments.federate.fedgen import make_fedgen
+from kdjax import federated
+from kdjax import finetuning
+from kdjax import metrics
+from kdjax import objectives
+from kdjax import training
+
+BASELINE, LOCAL, CENTRAL = "fedavg", "local", "central"
+OWN = {
+  "fedgen": "a generator of embeddings, which the clients agree on, teaches "
+  "them"
+}
+METHODS = ("fedntd", "feddf", "fedgen", "fedkd", "fedmd", "fedproto")
+NAMES = {
+  LOCAL: "local alone",
+  **{
+    name: objectives.PRESETS[name].title
+    for name in (BASELINE, *METHODS)
+    if name not in OWN
+  },
+  "fedgen": "FedGen",
+  CENTRAL: "centralized",
+}
+
+
+def describe() -> dict[str, tuple[str, str]]:
+  """The area and the summary of each method, for `--methods help`."""
+  return {
+    name: (
+      "federated",
+      OWN.get(name) or objectives.PRESETS[name].summary,
+    )
+    for name in METHODS
+  }
+
+
+class Method(NamedTuple):
+  """The functions of a method for one seed, and the sizes of its messages."""
+
+  start: Callable[[jax.Array], Any]  # key -> tree, with a "state"
+  # (tree, shards, alive, key, number) -> tree, of one round.
+  advance: Callable[..., Any]
+  accuracy: Callable[..., jax.Array]  # (tree, part) -> scalar
+  up: int  # bytes that a client sends in a round
+  down: int  # bytes that it gets
+  quiet: int = 0  # rounds at the start in which nothing is sent
+
+
+def make_method(name: str, setting: Setting) -> Method:
+  """Makes a method by its name."""
+  makers = {
+    "local": make_local,
+    "central": make_local,
+    "fedavg": make_average,
+    "fedntd": make_average,
+    "feddf": make_average,
+    "fedgen": make_generated,
+    "fedkd": make_fedkd,
+    "fedmd": make_fedmd,
+    "fedproto": make_fedproto,
+  }
+  return makers[name](name, setting)
+
+
+def hits(setting: Setting, params: Any, part: dict[str, Any]) -> jax.Array:
+  """The accuracy of one network."""
+  outputs = clients.outputs_of(setting.network, params, part["image"])
+  return jnp.mean(metrics.accuracy(outputs.logits, part["label"]))
+
+
+def spread(tree: Any, count: int) -> Any:
+  """The same for each client."""
+  return jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree
+  )
+
+
+def train_clients(
+  setting: Setting,
+  step: Callable[..., Any],
+  states: Any,
+  frozen: Any,
+  shards: Shard,
+  key: jax.Array,
+) -> Any:
+  """All clients train at once; what is frozen is the same for them."""
+
+  def one(state: Any, shard: Shard, key: jax.Array) -> Any:
+    return clients.pass_over(setting, step, state, frozen, shard, key)
+
+  keys = jax.random.split(key, len(shards.index))
+  return jax.vmap(one)(states, shards, keys)
+
+
+def size_of(init: Callable[..., Any]) -> int:
+  """Bytes of the parameters of a network."""
+  specs = jax.eval_shape(init, jax.random.key(0))
+  return federated.message_bytes(specs.params)
+
+
+def mean_hits(setting: Setting, tree: Any, part: dict[str, Any]) -> jax.Array:
+  """The mean accuracy of the clients' networks."""
+  params = tree["state"].params["student"]
+  return jnp.mean(jax.vmap(lambda x: hits(setting, x, part))(params))
+
+
+def make_local(name: str, setting: Setting) -> Method:
+  """Clients that send nothing; one that has all data is centralized."""
+  learner = training.distill(
+    setting.network, None, objectives.preset("scratch"), setting.optimizer
+  )
+  count = 1 if name == CENTRAL else setting.config.clients
+
+  def start(key: jax.Array) -> Any:
+    return {"state": spread(learner.init(key, setting.batch()), count)}
+
+  def advance(tree, shards, alive, key, number):
+    del alive, number
+    states = train_clients(
+      setting, learner.step, tree["state"], {}, shards, key
+    )
+    return {"state": states}
+
+  return Method(
+    start, advance, lambda tree, part: mean_hits(setting, tree, part), 0, 0
+  )
+
+
+def make_average(name: str, setting: Setting) -> Method:
+  """FedAvg, and what differs by a client's loss or by the server's training."""
+  network, config = setting.network, setting.config
+  if name == "fedntd":
+    learner = training.continue_on(
+      network, objectives.preset(name), setting.optimizer, past=network
+    )
+  else:
+    learner = training.distill(
+      network, None, objectives.preset("fedavg"), setting.optimizer
+    )
+  fuse = make_server(setting) if name == "feddf" else None
+
+  def start(key: jax.Array) -> Any:
+    return {"state": learner.init(key, setting.batch())}
+
+  def advance(tree, shards, alive, key, number):
+    del number
+    server = tree["state"]
+    keys = jax.random.split(key)
+    states = spread(server, config.clients)
+    frozen = {"past": server.student} if name == "fedntd" else {}
+    states = train_clients(
+      setting, learner.step, states, frozen, shards, keys[0]
+    )
+    sent = clients.lost(states.params["student"], alive)
+    sizes = jnp.sum(shards.mask, -1) * alive
+    params = federated.federated_average(sent, sizes)
+    if fuse:
+      params = fuse(params, sent, sizes, alive, keys[1])
+    return {
+      "state": server._replace(params=server.params | {"student": params})
+    }
+
+  size = size_of(network.init)
+  return Method(
+    start,
+    advance,
+    lambda tree, part: hits(setting, tree["state"].params["student"], part),
+    size,
+    size,
+  )
+
+
+def make_server(setting: Setting) -> Callable[..., Any]:
+  """FedDF: the server learns the clients' consensus on public images."""
+  config, network = setting.config, setting.network
+  learner = training.distill(
+    network,
+    None,
+    objectives.preset("feddf"),
+    optax.adam(
+      optax.cosine_decay_schedule(
+        config.server_learning_rate, config.server_steps
+      )
+    ),
+  )
+
+  def fuse(params, sent, sizes, alive, key):
+    logits = jax.vmap(
+      lambda x: clients.outputs_of(network, x, setting.public).logits
+    )(sent)
+    target = clients.consensus(setting, logits, sizes, alive)
+    state = learner.init(key, setting.batch())
+    state = state._replace(params=state.params | {"student": params})
+    data = {"image": setting.public, "consensus_logits": target}
+    shape = config.server_steps, config.batch_size
+    index = jax.random.randint(key, shape, 0, len(setting.public))
+    plan = {"index": index, "mask": jnp.ones(shape, bool)}
+    epoch = training.scan_epoch(learner.step)
+    state, _ = epoch(state, {}, data, plan, key, axis_name=None)
+    return state.params["student"]
+
+  return fuse
+
+
+def make_fedmd(name: str, setting: Setting) -> Method:
+  """FedMD: clients send logits on public images and learn their consensus."""
+  config, network = setting.config, setting.network
+  revisit, digest = (
+    training.distill(network, None, objectives.preset(x), setting.optimizer)
+    for x in ("scratch", name)
+  )
+  count = len(setting.public)
+
+  def start(key: jax.Array) -> Any:
+    state = revisit.init(key, setting.batch())
+    return {"state": spread(state, config.clients)}
+
+  def advance(tree, shards, alive, key, number):
+    keys = jax.random.split(key, 3)
+    before = tree["state"]
+    logits = jax.vmap(
+      lambda x: clients.outputs_of(network, x, setting.public).logits
+    )(before.params["student"])
+    target = clients.consensus(
+      setting,
+      clients.lost(logits, alive),
+      jnp.sum(shards.mask, -1),
+      alive,
+    )
+    data = {"image": setting.public, "consensus_logits": target}
+    plans = jax.vmap(
+      lambda key: training.epoch_plan(count, config.batch_size, key=key)
+    )(jax.random.split(keys[0], config.public_epochs))
+    plan = jax.tree.map(lambda x: x.reshape(-1, config.batch_size), plans)
+    epoch = training.scan_epoch(digest.step)
+    fresh = digest.init(keys[1], setting.batch())
+
+    def learn(params):
+      state = fresh._replace(params=fresh.params | {"student": params})
+      state, _ = epoch(state, {}, data, plan, keys[1], axis_name=None)
+      return state.params["student"]
+
+    learned = jax.vmap(learn)(before.params["student"])
+    # The first round is the training before the first message.
+    params = jax.tree.map(
+      lambda new, old: jnp.where(number > 0, new, old),
+      learned,
+      before.params["student"],
+    )
+    states = before._replace(params=before.params | {"student": params})
+    states = train_clients(setting, revisit.step, states, {}, shards, keys[2])
+    return {"state": clients.keep(states, before, alive)}
+
+  logits = jax.ShapeDtypeStruct((count, setting.classes), jnp.float32)
+  size = federated.message_bytes(logits)
+  return Method(
+    start,
+    advance,
+    lambda tree, part: mean_hits(setting, tree, part),
+    size,
+    size,
+    quiet=1,
+  )
+
+
+def make_fedproto(name: str, setting: Setting) -> Method:
+  """FedProto: clients send the mean embedding of each of their classes."""
+  config, network = setting.config, setting.network
+  shape = setting.classes, config.hidden[-1]
+  learner = training.distill(
+    network,
+    None,
+    objectives.preset(
+      name, prototypes=jnp.zeros(shape), available=jnp.zeros(shape[0])
+    ),
+    setting.optimizer,
+  )
+
+  def start(key: jax.Array) -> Any:
+    state = learner.init(key, setting.batch())
+    return {
+      "state": spread(state, config.clients),
+      "prototypes": jnp.zeros(shape),
+      "available": jnp.zeros(setting.classes, bool),
+    }
+
+  def advance(tree, shards, alive, key, number):
+    del number
+    keys = jax.random.split(key)
+    before, known = tree["state"], tree["available"]
+    fresh = learner.init(
+      keys[1],
+      setting.batch(),
+      prototypes=tree["prototypes"],
+      available=known,
+    )
+    # The prototypes of this round are hyper-parameters of the loss.
+    objective = spread(fresh.state["objective"], config.clients)
+    states = before._replace(state=before.state | {"objective": objective})
+    states = train_clients(setting, learner.step, states, {}, shards, keys[0])
+
+    def mean_embeddings(params, shard):
+      images, labels = (
+        setting.private[k][shard.index] for k in ("image", "label")
+      )
+      rows = clients.outputs_of(network, params, images).embedding
+      members = jax.nn.one_hot(labels, setting.classes) * shard.mask[:, None]
+      means = finetuning.class_prototypes(
+        rows, labels, num_classes=setting.classes, where=shard.mask
+      )
+      return means, jnp.sum(members, 0)
+
+    means, counts = jax.vmap(mean_embeddings)(states.params["student"], shards)
+    means, seen = federated.federated_prototypes(
+      clients.lost(means, alive), jnp.where(alive[:, None], counts, 0.0)
+    )
+    # A class whose clients all died keeps its prototype.
+    means = jnp.where(seen[:, None], means, tree["prototypes"])
+    return {
+      "state": clients.keep(states, before, alive),
+      "prototypes": means,
+      "available": known | seen,
+    }
+
+  def accuracy(tree, part):
+    def one(params):
+      rows = clients.outputs_of(network, params, part["image"]).embedding
+      logits = finetuning.prototypical_logits(
+        rows, tree["prototypes"], where=tree["available"]
+      )
+      return jnp.mean(metrics.accuracy(logits, part["label"]))
+
+    return jnp.mean(jax.vmap(one)(tree["state"].params["student"]))
+
+  prototypes = jax.ShapeDtypeStruct(shape, jnp.float32)
+  row = jax.ShapeDtypeStruct(shape[:1], jnp.float32)
+  flags = jax.ShapeDtypeStruct(shape[:1], jnp.bool_)
+  return Method(
+    start,
+    advance,
+    accuracy,
+    federated.message_bytes((prototypes, row)),
+    federated.message_bytes((prototypes, flags)),
+  )
+
+
+def make_fedkd(name: str, setting: Setting) -> Method:
+  """FedKD: mentors stay with their clients and teach a mentee that is sent."""
+  config = setting.config
+  learner = training.collaborate(
+    [setting.mentor, setting.network],
+    objectives.preset(name),
+    setting.optimizer,
+  )
+
+  def start(key: jax.Array) -> Any:
+    state = learner.init(key, setting.batch())
+    return {
+      "state": spread(state, config.clients),
+      "shared": state.params["peer_1"],
+    }
+
+  def advance(tree, shards, alive, key, number):
+    del number
+    before = tree["state"]
+    shared = spread(tree["shared"], config.clients)
+    states = before._replace(params=before.params | {"peer_1": shared})
+    states = train_clients(setting, learner.step, states, {}, shards, key)
+    sent = clients.lost(states.params["peer_1"], alive)
+    sizes = jnp.sum(shards.mask, -1) * alive
+    return {
+      "state": clients.keep(states, before, alive),
+      "shared": federated.federated_average(sent, sizes),
+    }
+
+  size = size_of(setting.network.init)
+  return Method(
+    start,
+    advance,
+    lambda tree, part: hits(setting, tree["shared"], part),
+    size,
+    size,
+  )
+
+
+def make_generated(name: str, setting: Setting) -> Method:
+  """FedGen: the server's generator stands for the data of all clients."""
+  del name
+  config, network = setting.config, setting.network
+  learner, generator, make, fit = make_fedgen(setting)
+  size = size_of(network.init)
+
+  def start(key: jax.Array) -> Any:
+    keys = jax.random.split(key)
+    spec = setting.batch() | make_specs(setting)
+    return {
+      "state": learner.init(key, spec),
+      "generator": generator.init(keys[1]).params,
+    }
+
+  def advance(tree, shards, alive, key, number):
+    server, keys = tree["state"], jax.random.split(key)
+    # Nothing in the first round, then the published decay.
+    decayed = config.generator_weight * 0.98**number
+    weight = jnp.where(number > 0, decayed, 0.0)
+
+    def step(state, frozen, batch, key, *, axis_name=None):
+      more = make(frozen["generator"], batch["label"], key) | {
+        "regularization": weight
+      }
+      return learner.step(state, {}, batch | more, key, axis_name=axis_name)
+
+    states = train_clients(
+      setting,
+      step,
+      spread(server, config.clients),
+      {"generator": tree["generator"]},
+      shards,
+      keys[0],
+    )
+    sent = clients.lost(states.params["student"], alive)
+    sizes = jnp.sum(shards.mask, -1) * alive
+    params = federated.federated_average(sent, sizes)
+    labels = setting.private["label"][shards.index]
+    members = jax.nn.one_hot(labels, setting.classes) * shards.mask[..., None]
+    counts = jnp.sum(members, 1) * alive[:, None]
+    fitted = fit(tree["generator"], sent, counts, keys[1])
+    state = server._replace(params=server.params | {"student": params})
+    return {"state": state, "generator": fitted}
+
+  counts = jax.ShapeDtypeStruct((setting.classes,), jnp.float32)
+  return Method(
+    start,
+    advance,
+    lambda tree, part: hits(setting, tree["state"].params["student"], part),
+    size + federated.message_bytes(counts),
+    size + size_of(generator.init),
+  )
+
+
+def make_specs(setting: Setting) -> dict[str, Any]:
+  """The further entries of a batch of FedGen."""
+  size, width = setting.config.batch_size, setting.config.hidden[-1]
+  rows = jax.ShapeDtypeStruct((size, width), jnp.float32)
+  return {
+    "own_generated": rows,
+    "generated": rows,
+    "generated_label": jax.ShapeDtypeStruct((size,), np.int32),
+    "regularization": jax.ShapeDtypeStruct((), jnp.float32),
+  }
