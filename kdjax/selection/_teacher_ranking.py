@@ -120,8 +120,13 @@ def rank_teachers(
       "rank_teachers: where is given; expected None for a criterion that is a "
       "function. Apply the mask inside the function."
     )
-  else:
+  elif callable(criterion):
     score = criterion
+  else:
+    raise TypeError(
+      f"rank_teachers: criterion is {criterion!r}; expected a function, or one "
+      f"of {tuple(_CRITERIA)}."
+    )
   scores = [
     jnp.asarray(score(jnp.asarray(x), target)) for x in candidates.values()
   ]
