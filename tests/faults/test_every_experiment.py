@@ -21,7 +21,7 @@ FLAGS = {
   " --shift 0 --checkpoint_seconds 0",
   "continual": "--methods er --buffers 30 --epochs 1 --hidden 8 --seeds 2",
   "federate": "--examples 90 --methods fedmd --clients 3 --concentrations 1"
-  " --min_examples 5 --public_examples 20 --dying_clients 1 --rounds 20"
+  " --min_examples 5 --public_examples 20 --dying_clients 1 --rounds 8"
   " --save_every 1 --local_epochs 1 --hidden 6 --seeds 2",
   "finetune": "--shots 2 --hidden 6 --methods l2_sp --teachers untrained"
   " --rates 0.01 --seeds 2 --pretrain_steps 4 --steps 40 --evaluate_every 2"
