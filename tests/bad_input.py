@@ -3,7 +3,8 @@
 Each public function is called as its docstring shows, with one argument
 changed: another type, another rank, no examples. An answer is clear if the
 error is of kdjax and names the argument, obscure if it is any other error, and
-accepted if there is no error. To count them:
+accepted if there is no error, or one of a function that the example passes. To
+count them:
 
   python -m tests.bad_input
 """
@@ -12,6 +13,7 @@ import collections
 import dataclasses
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -73,8 +75,10 @@ def mutations(value: Any) -> dict[str, Any]:
   return {"string": "linear", "None": None, "number": 3, "empty tuple": ()}
 
 
-def answers(call: documented.Call) -> list[Answer]:
-  """What the function does with each mutation of its example."""
+def answers(
+  call: documented.Call, changes: Sequence[str] | None = None
+) -> list[Answer]:
+  """What the function does with mutations of its example; None: with all."""
   name = f"{call.area}.{call.name}"
   found = []
   for argument, parameter in call.parameters.items():
@@ -84,6 +88,8 @@ def answers(call: documented.Call) -> list[Answer]:
     if parameter.kind is parameter.VAR_KEYWORD:
       continue
     for label, wrong in mutations(value).items():
+      if changes is not None and label not in changes:
+        continue
       if wrong is None and parameter.default is None:
         continue
       verdict, message = ACCEPTED, ""
@@ -98,6 +104,9 @@ def answers(call: documented.Call) -> list[Answer]:
 def _judge(error: Exception, argument: str) -> tuple[str, str]:
   """Clear are errors that kdjax raises, with an argument and an expectation."""
   frames = traceback.extract_tb(error.__traceback__)
+  names = [frame.filename for frame in frames]
+  if any(name.startswith("<") for name in names):
+    return ACCEPTED, ""
   ours = "/kdjax/" in frames[-1].filename.replace("\\", "/")
   text = " ".join(str(error).split())
   message = f"{type(error).__name__}: {text}"[:160]

@@ -131,7 +131,7 @@ def _first_call(name, function):
     contextlib.redirect_stdout(io.StringIO()),
   ):
     for example in examples:
-      exec(compile(example.source, name, "single"), scope)
+      exec(compile(example.source, f"<{name}>", "single"), scope)
   if not kept or any(
     isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(kept[0])
   ):

@@ -105,8 +105,8 @@ def read_table(job: Any) -> str:
   if config.text:
     texts = "the files of --text"
   published = (
-    " The published encoder has another teacher; its cosine with this one has "
-    "no meaning, its neighbors have."
+    " The published encoder never saw this teacher; its cosine has no meaning, "
+    "its neighbors have."
   )
   return (
     f"Mean ± standard deviation over {config.seeds} seeds (the order of the "

@@ -106,11 +106,11 @@ def reading(job: Any) -> str:
     "(a token) are those of test documents; the bits saved are those over "
     f"cross-entropy alone. {statistics.LEGEND} The perplexity of its texts is "
     "under the teacher: it tells whether the teacher could have written them, "
-    "and is low for dull texts too. A step is one of a student alone, of "
-    f"{job.config.seeds * len(job.config.learning_rates)} trained at once, "
-    "without compilation and without the text that the teacher has written; "
-    "1000 / ms are the steps a second. All methods took as many steps and read "
-    "as many tokens."
+    "and is low for dull texts too. The time of a step is that of one student, "
+    f"of {job.config.seeds * len(job.config.learning_rates)} trained at once, "
+    "in the fastest round, without compilation and without the text that the "
+    "teacher has written; 1000 / ms are the steps a second. All methods took "
+    "as many steps and read as many tokens."
   )
 
 

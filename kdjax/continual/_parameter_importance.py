@@ -13,6 +13,9 @@ from kdjax.ops import as_number
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
 from kdjax.ops import exportable
+from kdjax.ops import float_leaves
+from kdjax.ops import leading_size
+from kdjax.ops import real_scalar
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 from kdjax.ops import vary_like
@@ -106,13 +109,8 @@ def ewc_fisher(
     <https://arxiv.org/abs/1612.00796>`_, 2017; `mammoth
     <https://github.com/aimagelab/mammoth>`_, models/ewc_on.py.
   """
-  sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(examples)}
-  if len(sizes) != 1 or sizes == {()}:
-    raise ValueError(
-      f"ewc_fisher: examples have {sorted(sizes)} rows; expected arrays of one "
-      "number of rows."
-    )
-  ((batch,),) = sizes
+  batch = leading_size("ewc_fisher: examples", examples)
+  likelihood = real_scalar("ewc_fisher: log_likelihood", log_likelihood)
   mask = jnp.ones(batch, bool) if where is None else where
   if mask.shape != (batch,):
     raise ValueError(
@@ -125,21 +123,12 @@ def ewc_fisher(
   rows = [mask, *jax.tree.leaves(examples)]
   params = jax.tree.map(
     lambda x: vary_like(jax.lax.stop_gradient(x), *rows),
-    _floats("ewc_fisher", params),
+    float_leaves("ewc_fisher: params", params),
   )
-
-  def scalar(params: Any, example: Any) -> Array:
-    value = jnp.asarray(log_likelihood(params, example))
-    if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
-      raise ValueError(
-        f"ewc_fisher: log_likelihood returned {value.dtype}{value.shape}; "
-        "expected a real scalar for one example."
-      )
-    return value
 
   def add(total: Any, row: tuple[Any, Array]) -> tuple[Any, None]:
     example, used = row
-    value, gradient = jax.value_and_grad(scalar)(params, example)
+    value, gradient = jax.value_and_grad(likelihood)(params, example)
     weight = jnp.exp(value) if weighted else jnp.ones_like(value)
 
     def leaf(sum_of_squares: Array, g: Array) -> Array:
@@ -323,21 +312,6 @@ def si_penalty(params: PyTree, state: SynapticIntelligence) -> Float[Array, ""]:
 
 def _arrays(tree: Any) -> Any:
   return jax.tree.map(jnp.asarray, tree)
-
-
-def _floats(function: str, params: Any) -> Any:
-  """Returns parameters as arrays, or raises TypeError at one of integers."""
-
-  def leaf(path: Any, x: Any) -> Array:
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      where = jax.tree_util.keystr(path)
-      raise TypeError(
-        f"{function}: params{where} has dtype {x.dtype}; expected float."
-      )
-    return x
-
-  return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def _check_like(

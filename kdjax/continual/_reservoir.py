@@ -1,6 +1,6 @@
 """A buffer of examples that a stream has shown, by reservoir sampling."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Int, PyTree, Shaped
 from kdjax.ops import check_integer
 from kdjax.ops import exportable
 from kdjax.ops import gather_replicated
+from kdjax.ops import leading_size
 from kdjax.ops import validate
 
 
@@ -57,7 +58,7 @@ def reservoir_init(examples: PyTree, *, size: int) -> Reservoir:
     <https://dl.acm.org/doi/10.1145/3147.3165>`_, 1985.
   """
   check_integer("reservoir_init: size", size, 1)
-  _rows("reservoir_init", examples)
+  leading_size("reservoir_init: examples", examples)
   rows = jax.tree.map(
     lambda x: jnp.zeros((size, *jnp.shape(x)[1:]), jnp.result_type(x)), examples
   )
@@ -105,7 +106,7 @@ def reservoir_update(
     to learn without forgetting <https://arxiv.org/abs/1810.11910>`_, 2019.
   """
   name = "reservoir_update"
-  batch = _rows(name, examples)
+  batch = leading_size(f"{name}: examples", examples)
   found = jax.tree.structure(examples)
   kept = jax.tree.structure(state.examples)
   if found != kept:
@@ -133,7 +134,7 @@ def reservoir_update(
   examples, mask = jax.tree.map(
     lambda x: gather_replicated(jnp.asarray(x), axis_name), (examples, mask)
   )
-  size = _rows(name, state.examples)
+  size = leading_size(f"{name}: state.examples", state.examples)
   number = state.seen + jnp.cumsum(mask, dtype=jnp.int32) - 1
   drawn = jax.random.randint(key, mask.shape, 0, jnp.maximum(number, 0) + 1)
   slot = jnp.where(number < size, number, drawn)
@@ -185,7 +186,7 @@ def reservoir_sample(
     <https://dl.acm.org/doi/10.1145/3147.3165>`_, 1985.
   """
   check_integer("reservoir_sample: size", size, 1)
-  capacity = _rows("reservoir_sample", state.examples)
+  capacity = leading_size("reservoir_sample: examples", state.examples)
   if size > capacity:
     raise ValueError(
       f"reservoir_sample: size is {size}; expected at most {capacity}, what "
@@ -195,15 +196,3 @@ def reservoir_sample(
   priority = jnp.where(filled, jax.random.uniform(key, (capacity,)), -1.0)
   _, chosen = jax.lax.top_k(priority, size)
   return jax.tree.map(lambda x: x[chosen], state.examples), filled[chosen]
-
-
-def _rows(function: str, examples: Any) -> int:
-  """Returns the number of rows of all arrays, or raises."""
-  sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(examples)}
-  if len(sizes) != 1 or sizes == {()}:
-    raise ValueError(
-      f"{function}: examples have arrays of {sorted(sizes)} rows; expected one "
-      "or more arrays, each with the same number of rows."
-    )
-  ((rows,),) = sizes
-  return rows

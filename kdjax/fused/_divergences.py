@@ -105,6 +105,11 @@ def as_divergence(
   """Returns the name of a divergence and its parameters, none or one."""
   if isinstance(divergence, str):
     divergence = Divergence(divergence)
+  if not isinstance(divergence, Divergence):
+    raise TypeError(
+      f"divergence is {divergence!r}; expected a Divergence, or one of "
+      f"{tuple(KINDS)}."
+    )
   check_choice("divergence", divergence.name, tuple(KINDS))
   default = KINDS[divergence.name].share
   if default is None:

@@ -2,7 +2,9 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -55,6 +57,13 @@ def as_linear(name: str, hidden: Array, head: Head | ArrayLike) -> Linear:
     head = Head(head)
   if head.softcap is not None:
     check_positive(f"{name}_head's softcap", head.softcap)
+  for field, value in zip(Head._fields, head, strict=True):
+    absent = value is None and field != "weight"
+    if not absent and not _is_array(value):
+      raise TypeError(
+        f"{name}_head has a {field} of type {type(value).__name__}; expected "
+        "an array."
+      )
   # A Python integer is accepted for a float.
   numbers = (float(x) if isinstance(x, int) else x for x in head)
   head = Head(*(None if x is None else jnp.asarray(x) for x in numbers))
@@ -81,6 +90,11 @@ def as_linear(name: str, hidden: Array, head: Head | ArrayLike) -> Linear:
         "floating-point."
       )
   return Linear(hidden.reshape(-1, hidden.shape[-1]), head)
+
+
+def _is_array(value: Any) -> bool:
+  numbers = int | float | np.number | np.ndarray | jax.Array
+  return isinstance(value, numbers) or hasattr(value, "__jax_array__")
 
 
 def linear_logits(linear: Linear, dtype: Any) -> Array:

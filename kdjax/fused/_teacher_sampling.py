@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import check_range
 from kdjax.ops import exportable
@@ -131,7 +132,8 @@ def sample_teacher(
     jax.lax.stop_gradient(teacher_logits), temperature=temperature
   )
   # Keep masked classes masked: 0 * -inf would be NaN at power 0.
-  powered = jnp.where(log_p == -jnp.inf, log_p, proposal_power * log_p)
+  power = as_number("proposal_power", proposal_power, log_p.dtype)
+  powered = jnp.where(log_p == -jnp.inf, log_p, power * log_p)
   log_proposal = log_softened_softmax(powered)
   reached = jnp.cumsum(softened_softmax(powered), -1)
   draws = jax.random.uniform(key, (*tokens, num_samples), reached.dtype)

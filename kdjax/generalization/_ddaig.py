@@ -55,6 +55,8 @@ def ddaig(
   scale = as_number("weight", weight, x.dtype)
   perturbed = x + scale * perturbation.astype(x.dtype)
   if bounds is not None:
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+      raise ValueError(f"ddaig: bounds is {bounds!r}; expected (low, high).")
     perturbed = jnp.clip(perturbed, *bounds)
   return perturbed.astype(inputs.dtype)
 

@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from kdjax.generalization._inner_step import inner_step
 from kdjax.ops import check_positive
 from kdjax.ops import exportable
+from kdjax.ops import float_leaves
+from kdjax.ops import leading_size
+from kdjax.ops import real_scalar
 from kdjax.ops import validate
 
 
@@ -36,8 +39,8 @@ class Fish(NamedTuple):
 @validate
 def fish(
   loss_fn: Callable[[Any, Any], Array],
-  params: Any,
-  batches: Any,
+  params: PyTree,
+  batches: PyTree,
   *,
   inner_update: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None,
   inner_state: Any = None,
@@ -93,8 +96,10 @@ def fish(
   """
   check_positive("step_size", step_size)
   check_positive("meta_step_size", meta_step_size)
-  params = jax.tree.map(jnp.asarray, params)
-  order = jnp.arange(jax.tree.leaves(batches)[0].shape[0])
+  params = float_leaves("fish: params", params)
+  order = jnp.arange(leading_size("fish: batches", batches))
+  batches = jax.tree.map(jnp.asarray, batches)
+  loss = real_scalar("fish: loss_fn", loss_fn)
   if key is not None:
     order = jax.random.permutation(key, order)
     batches = jax.tree.map(lambda x: x[order], batches)
@@ -102,8 +107,8 @@ def fish(
 
   def step(carry: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], Array]:
     inner, state = carry
-    loss, gradients = jax.value_and_grad(loss_fn)(inner, batch)
-    return update(gradients, state, inner), loss
+    value, gradients = jax.value_and_grad(loss)(inner, batch)
+    return update(gradients, state, inner), value
 
   (inner, state), losses = jax.lax.scan(step, (params, inner_state), batches)
   updated = jax.tree.map(

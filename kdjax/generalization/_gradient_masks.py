@@ -6,20 +6,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from kdjax.ops import as_number
 from kdjax.ops import at_least
 from kdjax.ops import check_positive
 from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
+from kdjax.ops import float_leaves
 from kdjax.ops import keep_nan
+from kdjax.ops import leading_size
+from kdjax.ops import real_scalar
 from kdjax.ops import sum_over_devices
 from kdjax.ops import validate
 
 
+@validate
 def domain_gradients(
-  loss_fn: Callable[[Any, Any], Array], params: Any, batches: Any
+  loss_fn: Callable[[Any, Any], Array], params: PyTree, batches: PyTree
 ) -> tuple[Float[Array, " domains"], Any]:
   r"""Domain gradients: computes the loss and the gradient of each domain.
 
@@ -52,12 +56,15 @@ def domain_gradients(
     Parascandolo et al., `Learning explanations that are hard to vary
     <https://arxiv.org/abs/2009.00329>`_, 2021.
   """
-  return jax.vmap(jax.value_and_grad(loss_fn), (None, 0))(params, batches)
+  leading_size("domain_gradients: batches", batches)
+  loss = real_scalar("domain_gradients: loss_fn", loss_fn)
+  params = float_leaves("domain_gradients: params", params)
+  return jax.vmap(jax.value_and_grad(loss), (None, 0))(params, batches)
 
 
 @validate
 def andmask(
-  gradients: Any,
+  gradients: PyTree,
   *,
   threshold: ArrayLike = 1.0,
   where: Bool[Array, " domains"] | None = None,
@@ -118,7 +125,7 @@ def andmask(
 
 @validate
 def sandmask(
-  gradients: Any,
+  gradients: PyTree,
   *,
   threshold: ArrayLike = 0.5,
   sharpness: ArrayLike = 10.0,
@@ -198,6 +205,10 @@ def _masked_domains(
   stack: Array, where: Array | None, axis_name: str | None
 ) -> tuple[Array, Array]:
   """Returns values, 0 where masked, and each domain's weight in a mean."""
+  if not stack.ndim:
+    raise ValueError(
+      "gradients has a scalar; expected a leading axis of domains."
+    )
   values = stack.astype(compute_dtype(stack))
   if where is None:
     where = jnp.ones(stack.shape[:1], bool)

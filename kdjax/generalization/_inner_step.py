@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
+
+from kdjax.ops import as_number
 
 
 def inner_step(
@@ -19,7 +20,8 @@ def inner_step(
 
   def descend(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
     def moved(value: Array, gradient: Array) -> Array:
-      return value - jnp.asarray(step_size, gradient.dtype) * gradient
+      step = as_number("step_size", step_size, gradient.dtype)
+      return value - step * gradient
 
     return jax.tree.map(moved, params, gradients), state
 

@@ -103,6 +103,9 @@ from kdjax.ops._softmax import row_temperature
 from kdjax.ops._softmax import softened_softmax
 from kdjax.ops._svd import nonzero_singular_values
 from kdjax.ops._svd import svd
+from kdjax.ops._tree_checks import float_leaves
+from kdjax.ops._tree_checks import leading_size
+from kdjax.ops._tree_checks import real_scalar
 from kdjax.ops._validation import call_signature
 from kdjax.ops._validation import validate
 
@@ -140,6 +143,7 @@ __all__ = (
   "explicit_mesh",
   "exportable",
   "fix_signs",
+  "float_leaves",
   "forward_kl",
   "gather_batch",
   "gather_replicated",
@@ -157,6 +161,7 @@ __all__ = (
   "kl_divergence",
   "kl_terms",
   "largest",
+  "leading_size",
   "linear_probe_scores",
   "local_rows",
   "log_softened_softmax",
@@ -180,6 +185,7 @@ __all__ = (
   "partitions",
   "pool_to_smaller",
   "positive_definite_inverse",
+  "real_scalar",
   "replicate_over_devices",
   "resolve_axis_name",
   "reversal_ramp",

@@ -48,9 +48,7 @@ def check_of(parameter: inspect.Parameter) -> Check | None:
       "a sequence",
     )
   if parameter.name == "key" and only in (Any, Array):
-    return Check(
-      unless_none(_is_key), "a random key, such as jax.random.key(0)"
-    )
+    return Check(unless_none(_is_key), "a JAX random key")
   if only is PyTree:
     return Check(unless_none(_is_tree), "a pytree of arrays")
   fields = getattr(only, "_fields", None)

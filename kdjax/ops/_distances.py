@@ -85,6 +85,15 @@ def safe_norm(
     Array([0., 0.], dtype=float32)
   """
   x = x.astype(compute_dtype(x))
+  axes = axis if isinstance(axis, tuple) else (axis,)
+  known = range(-x.ndim, x.ndim)
+  if axis is not None and not all(
+    isinstance(i, int) and i in known for i in axes
+  ):
+    raise ValueError(
+      f"safe_norm: axis is {axis!r}; expected axes of x, whose shape is "
+      f"{x.shape}."
+    )
   squares = jnp.sum(jnp.square(x), axis, keepdims=keepdims)
   zero = squares == 0  # False for NaN, which must reach the caller
   return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))

@@ -4,7 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax.ops._checks import as_number
+from kdjax.ops._validation import validate
 
+
+@validate
 def reversal_ramp(progress: ArrayLike, *, sharpness: ArrayLike = 10.0) -> Array:
   r"""Reversal ramp (DANN): from 0 to 1, steeply at first.
 
@@ -27,4 +31,5 @@ def reversal_ramp(progress: ArrayLike, *, sharpness: ArrayLike = 10.0) -> Array:
   """
   # By a hyperbolic tangent, which does not overflow.
   progress = jnp.asarray(progress, float)
-  return jnp.tanh(jnp.asarray(sharpness, float) * progress / 2)
+  scale = as_number("sharpness", sharpness, progress.dtype)
+  return jnp.tanh(scale * progress / 2)

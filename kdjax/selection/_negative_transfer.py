@@ -203,6 +203,8 @@ def negative_transfer_test(
     negative transfer <https://arxiv.org/abs/2009.00909>`_, 2022.
   """
   check_range("significance", significance, 0.0, 1.0)
+  if np.ndim(significance):
+    raise ValueError(f"significance is {significance}; expected one number.")
   names = list(adapted) if isinstance(adapted, Mapping) else None
   if isinstance(adapted, Mapping):
     if not adapted:
@@ -261,6 +263,8 @@ _PHRASES = {"helped": "helped", "hurt": "hurt", "unclear": "is unclear"}
 
 
 def _floats(x: Any) -> Array:
+  if x is None or np.asarray(x).dtype.kind not in "biuf":
+    raise TypeError(f"scores are {x!r}; expected numbers.")
   array = jnp.asarray(x)
   if jnp.issubdtype(array.dtype, jnp.floating):
     return array

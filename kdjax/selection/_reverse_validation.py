@@ -8,10 +8,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import masked_mean
+from kdjax.ops import validate
 
 
+@validate
 def reverse_validation(
-  key: Any,
+  key: Any | None,
   variables: Any,
   source: Any,
   source_labels: Int[Array, " source"],
@@ -33,7 +35,7 @@ def reverse_validation(
   them can be adapted back to the source, whose labels are known.
 
   Args:
-    key: a JAX random key for `fit`.
+    key: a JAX random key for `fit`; None if it draws nothing.
     variables: the model f to score, any pytree.
     source: labeled inputs `[source, ...]`, held out if possible.
     source_labels: `[source]`.
@@ -78,14 +80,14 @@ def reverse_validation(
     `Domain-adversarial training of neural networks
     <https://arxiv.org/abs/1505.07818>`_, 2016.
   """
-  labels = jnp.argmax(jnp.asarray(predict(variables, target)), -1)
+  labels = _classes(predict(variables, target))
   if where_target is None:
     where_target = jnp.ones(labels.shape, bool)
   start = variables if initial is None else initial
   learned = fit(
     start, target, labels.astype(jnp.int32), jnp.asarray(where_target), key
   )
-  predicted = jnp.argmax(jnp.asarray(predict(learned, source)), -1)
+  predicted = _classes(predict(learned, source))
   known = jnp.asarray(source_labels)
   if predicted.shape != known.shape:
     raise ValueError(
@@ -94,3 +96,13 @@ def reverse_validation(
     )
   where = None if where_source is None else jnp.asarray(where_source)
   return masked_mean((predicted == known).astype(float), where)
+
+
+def _classes(logits: ArrayLike) -> Array:
+  logits = jnp.asarray(logits)
+  if not logits.ndim or not logits.size or logits.dtype.kind not in "biufV":
+    raise ValueError(
+      f"reverse_validation: predict returned {logits.dtype} of shape "
+      f"{logits.shape}; expected logits, [batch, classes]."
+    )
+  return jnp.argmax(logits, -1)

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.ops import check_choice
+from kdjax.ops import validate
 from kdjax.selection._h_score import h_score
 from kdjax.selection._leep import leep
 from kdjax.selection._logme import logme
@@ -39,6 +40,7 @@ class TeacherRanking(NamedTuple):
   scores: Float[Array, " candidates"]
 
 
+@validate
 def rank_teachers(
   candidates: Mapping[str, ArrayLike],
   labels: ArrayLike,
@@ -118,8 +120,13 @@ def rank_teachers(
       "rank_teachers: where is given; expected None for a criterion that is a "
       "function. Apply the mask inside the function."
     )
-  else:
+  elif callable(criterion):
     score = criterion
+  else:
+    raise TypeError(
+      f"rank_teachers: criterion is {criterion!r}; expected a function, or one "
+      f"of {tuple(_CRITERIA)}."
+    )
   scores = [
     jnp.asarray(score(jnp.asarray(x), target)) for x in candidates.values()
   ]

@@ -139,7 +139,7 @@ def test_bad_input_is_named():
     ewc_penalty(PARAMS, PARAMS, wrong)
   with pytest.raises(TypeError, match=r"params\['b'\] has dtype int"):
     ewc_penalty(PARAMS | {"b": np.ones(2, int)}, PARAMS, PARAMS)
-  with pytest.raises(ValueError, match="expected arrays of one number of rows"):
+  with pytest.raises(ValueError, match="the same number of rows"):
     ewc_fisher(log_likelihood, PARAMS, (INPUTS, LABELS[:3]))
   with pytest.raises(ValueError, match=r"where has shape \(3,\)"):
     ewc_fisher(log_likelihood, PARAMS, (INPUTS, LABELS), where=np.ones(3, bool))

@@ -84,6 +84,7 @@ def cdan_map(
   return mapped / jnp.sqrt(jnp.asarray(width, dtype))
 
 
+@validate
 def cdan_matrices(
   key: Array,
   dims: int,

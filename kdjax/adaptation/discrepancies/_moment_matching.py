@@ -97,6 +97,7 @@ def cmd_loss(
   return jnp.where(jnp.minimum(n_source, n_target) > 0, value, 0.0)
 
 
+@validate
 def m3sda_loss(
   sources: Sequence[ArrayLike],
   target: ArrayLike,

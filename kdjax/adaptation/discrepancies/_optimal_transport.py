@@ -101,6 +101,7 @@ def sinkhorn_divergence(
   check_positive("epsilon", epsilon)
   check_integer("num_iterations", num_iterations, 2)
   dtype = jnp.promote_types(source.dtype, target.dtype)
+  epsilon = as_number("epsilon", epsilon, dtype)
   source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
   )
@@ -125,7 +126,7 @@ def sinkhorn_divergence(
 
 @validate
 def sliced_wasserstein(
-  key: Any,
+  key: Any | None,
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
   *,
@@ -196,9 +197,9 @@ def sliced_wasserstein(
   )
   dtype = source.dtype
   if directions is None:
-    if not isinstance(key, jax.Array):
+    if key is None:
       raise TypeError(
-        f"sliced_wasserstein: key is {key!r}; expected a JAX random key, or "
+        "sliced_wasserstein: key is None; expected a JAX random key, or "
         "directions."
       )
     shape = source.shape[1], num_directions
@@ -315,6 +316,7 @@ def deepjdot_loss(
   check_positive("epsilon", epsilon)
   check_integer("num_iterations", num_iterations, 2)
   dtype = jnp.promote_types(source.dtype, target.dtype)
+  epsilon = as_number("epsilon", epsilon, dtype)
   source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
   )

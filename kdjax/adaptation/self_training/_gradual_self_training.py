@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import as_fraction
 from kdjax.ops import check_choice
+from kdjax.ops import check_integer
 from kdjax.ops import exportable
 from kdjax.ops import largest
 from kdjax.ops import masked_rows
@@ -106,6 +107,7 @@ def confident_pseudo_labels(
   )
 
 
+@validate
 def gradual_self_training(
   key: Any,
   variables: Any,
@@ -181,15 +183,16 @@ def gradual_self_training(
     Kumar, Ma and Liang, `Understanding self-training for gradual domain
     adaptation <https://arxiv.org/abs/2002.11361>`_, 2020.
   """
+  if not hasattr(blocks, "__len__"):
+    raise TypeError(
+      f"gradual_self_training: blocks is {blocks!r}; expected a sequence."
+    )
   count = len(blocks)
   if not count:
     raise ValueError(
       "gradual_self_training: blocks is empty; expected one or more blocks."
     )
-  if num_repeats < 1:
-    raise ValueError(
-      f"num_repeats is {num_repeats}; expected an integer, at least 1."
-    )
+  check_integer("num_repeats", num_repeats, 1)
   if where is not None and len(where) != count:
     raise ValueError(
       f"gradual_self_training: where has {len(where)} masks; expected "

@@ -1,11 +1,9 @@
 """Mean teacher and pi-model: consistency loss and averaged teacher."""
 
-from typing import TypeVar
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from kdjax.adaptation.self_training._confidence import is_confident
 from kdjax.ops import as_number
@@ -14,8 +12,6 @@ from kdjax.ops import compute_dtype
 from kdjax.ops import keep_nan
 from kdjax.ops import softened_softmax
 from kdjax.ops import validate
-
-Tree = TypeVar("Tree")
 
 
 @validate
@@ -73,13 +69,14 @@ def consistency_loss(
   return keep_nan(values, teacher_logits)
 
 
+@validate
 def mean_teacher_update(
-  teacher: Tree,
-  student: Tree,
+  teacher: PyTree,
+  student: PyTree,
   *,
   decay: ArrayLike = 0.999,
   step: ArrayLike | None = None,
-) -> Tree:
+) -> PyTree:
   r"""Mean teacher: exponential moving average of the student.
 
   .. math::
@@ -116,6 +113,12 @@ def mean_teacher_update(
     <https://arxiv.org/abs/1703.01780>`_, 2017.
   """
   check_range("decay", decay, 0.0, 1.0)
+  found, expected = jax.tree.structure(student), jax.tree.structure(teacher)
+  if found != expected:
+    raise ValueError(
+      f"mean_teacher_update: student has the structure {found}; expected "
+      f"{expected}, that of teacher."
+    )
   alpha = as_number("decay", decay, float)
   if step is not None:
     alpha = jnp.minimum(alpha, 1 - 1 / (jnp.asarray(step, float) + 1))

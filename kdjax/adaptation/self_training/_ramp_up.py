@@ -5,8 +5,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.ops import check_range
+from kdjax.ops import validate
 
 
+@validate
 def sigmoid_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
   r"""Sigmoid ramp-up of a loss weight, from 0.0067 to 1.
 
@@ -37,6 +39,7 @@ def sigmoid_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
   return jnp.exp(-5.0 * jnp.square(1.0 - linear_ramp_up(step, length=length)))
 
 
+@validate
 def linear_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
   r"""Linear ramp-up of a loss weight (MixMatch).
 

@@ -31,6 +31,7 @@ class SelfTuningQueue(NamedTuple):
   position: Int[Array, " classes"]
 
 
+@validate
 def self_tuning_init(
   key: Any, *, num_classes: int, dims: int, size: int = 32
 ) -> SelfTuningQueue:

@@ -23,10 +23,11 @@ from tests.objectives import learners
 STEPS, BATCH, LENGTH, VOCAB = 150, 16, 12, learners.VOCAB
 PRESETS = [k for k, x in objectives.PRESETS.items() if x.area == "language"]
 OWN = ("minillm", "on_policy_distillation")
-# Compare attention or hidden states, and teach no prediction.
-SILENT = ("minilm", "minilm_v2")
+# Are measured by their own loss: they teach no prediction, or labels that an
+# encoder sees, which this teacher contradicts.
+OWN_LOSS = ("minilm", "minilm_v2", "pkd", "distilbert")
 # The share of the first loss, or of the first divergence, that may be left.
-LEFT = 0.5
+LEFT = dict.fromkeys(PRESETS, 0.5) | {"distilbert": 0.75}
 
 
 def draw_text(key):
@@ -153,11 +154,11 @@ def test_a_preset_trains(name, teacher):
   text = "own" if name in OWN else "beside" if row.views else "corpus"
   before, after, losses = train(learner, text)
   assert np.all(np.isfinite(losses))
-  if name in SILENT:
+  if name in OWN_LOSS:
     first, last = losses[:5].mean(), losses[-10:].mean()
   else:
     # A loss may include the teacher's entropy, or be no distance at all.
     first, last = (
       divergence(frozen, x.student, student.forward) for x in (before, after)
     )
-  assert last < LEFT * first
+  assert last < LEFT[name] * first
