@@ -12,6 +12,7 @@ from benchmarks import _report
 from benchmarks import fused
 from benchmarks import layers
 from benchmarks import losses
+from benchmarks import memory
 from benchmarks import pairwise
 from benchmarks import steps
 from benchmarks import sweep
@@ -105,3 +106,22 @@ def test_a_row_is_set_against_its_floor_and_the_best_peer():
   assert cells["x floor"] == "2.0"
   assert cells["x best peer"] == "0.50"
   assert cells["error"] == cells["MiB"] == ""
+
+
+@pytest.mark.slow
+def test_programs_of_the_account_agree_and_one_needs_less(capsys):
+  rng = np.random.default_rng(0)
+  shapes = (8, 4), (300, 4), (8, 6), (300, 6)
+  arrays = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+  labels = rng.integers(300, size=8)
+  values = [
+    jax.jit(jax.value_and_grad(loss, (0, 1)))(*arrays, labels)
+    for loss in (memory.in_chunks, memory.materialized)
+  ]
+  for value, expected in zip(*map(jax.tree.leaves, values), strict=True):
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
+  flags = ["--vocab", "8000", "--widths", "4", "8", "--tokens", "2048"]
+  memory.main(flags)
+  ours, whole = capsys.readouterr().out.splitlines()[2:]
+  sizes = [float(row.split("|")[-2].replace(",", "")) for row in (ours, whole)]
+  assert sizes[0] < sizes[1] / 4
