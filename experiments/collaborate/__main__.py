@@ -41,9 +41,8 @@ class Config(commands.Flags):
   workdir: str = "runs/collaborate"
   dataset: str = "digits"  # digits, or a data set that tfds has prepared
   data_dir: commands.DataDir = None  # where tfds has prepared data sets
-  examples_per_class: commands.Count = (
-    8  # labeled images of each class, drawn by the seed
-  )
+  # labeled images of each class, drawn by the seed
+  examples_per_class: commands.Count = 8
   # the methods that are compared with independent networks; help: print them.
   # A run may be resumed with other methods
   methods: tuple[str, ...] = methods.METHODS

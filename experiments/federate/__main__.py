@@ -30,9 +30,8 @@ class Config(commands.Flags):
   workdir: str = "runs/federate"
   dataset: str = "digits"  # digits, or a data set that tfds has prepared
   data_dir: commands.DataDir = None  # where tfds has prepared data sets
-  examples: commands.Natural = (
-    0  # the largest number of images of a split; 0 for all
-  )
+  # the largest number of images of a split; 0 for all
+  examples: commands.Natural = 0
   # the methods that are compared with FedAvg; help: print them. A run may be
   # resumed with other methods
   methods: tuple[str, ...] = methods.METHODS
@@ -51,15 +50,12 @@ class Config(commands.Flags):
   weights: Literal["equal", "size", "confidence"] = "equal"
   rounds: int = 60  # rounds of communication
   save_every: int = 10  # rounds from one checkpoint to the next
-  local_epochs: commands.Count = (
-    2  # passes of a client over its data in a round
-  )
-  public_epochs: commands.Count = (
-    2  # passes of a client over public data (FedMD)
-  )
-  server_steps: commands.Count = (
-    50  # updates of the server in a round (FedDF, FedGen)
-  )
+  # passes of a client over its data in a round
+  local_epochs: commands.Count = 2
+  # passes of a client over public data (FedMD)
+  public_epochs: commands.Count = 2
+  # updates of the server in a round (FedDF, FedGen)
+  server_steps: commands.Count = 50
   batch_size: commands.Count = 16  # the number of examples in a batch
   learning_rate: commands.Rate = 0.1  # of the clients' gradient descent
   server_learning_rate: commands.Rate = 1e-3  # of the server's Adam
