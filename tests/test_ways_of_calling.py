@@ -131,7 +131,14 @@ def test_transforms_agree():
     np.testing.assert_allclose(loss(student), value, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16, np.float64])
+@pytest.mark.parametrize(
+  "kind",
+  [
+    jnp.bfloat16,
+    jnp.float16,
+    pytest.param(np.float64, marks=pytest.mark.slow),
+  ],
+)
 def test_precisions(kind):
   with jax.enable_x64(kind is np.float64):
     arrays = [jnp.asarray(x, kind) for x in (STUDENT, TEACHER)]

@@ -62,6 +62,7 @@ def reference(tmp_path_factory):
   return folder, run(small(folder))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_report(reference):
   folder, _ = reference
   report = (folder / "report.md").read_text()
@@ -93,6 +94,7 @@ def test_a_run_leaves_a_report(reference):
   assert len(rows[3]["validation_accuracy"]) == 5
 
 
+@pytest.mark.slow
 def test_the_cell_is_chosen_on_validation_data(reference):
   _, results = reference
   accuracy = results["student_validation"]

@@ -29,10 +29,17 @@ KEYS = {
   "imagenet-resnet50": "a11354f66d867f08",
 }
 
+QUICK = {"resnet8x4", "imagenet-resnet18"}
 VIT = {"patch_size": 8, "width": 12, "depth": 2, "num_heads": 3}
 
 
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name in KEYS
+  ],
+)
 def test_keys_and_shapes_are_the_published_ones(name):
   shapes = published.shapes(published.abstract(name))
   lines = sorted(f"{key} {shape}" for key, shape in shapes.items())

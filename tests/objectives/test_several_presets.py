@@ -24,6 +24,8 @@ VARIANTS = {
   "clip_gd",
   "affinity_mimicking",
   # Losses of tokens, which only differ in the function.
+  "minilm",
+  "distillm2",
   "distilbert",
   "minilm_v2",
   "pkd",

@@ -283,7 +283,7 @@ def first_of(tree):
 
 
 WAYS = {"pmap": pmapped, "vmap": vmapped, "shard_map": sharded}
-QUICK_LEARNERS = "distill, NNX", "distill, Linen", "adapt, apart", "generalize"
+QUICK_LEARNERS = "distill, NNX", "generalize"
 # All reduce over a named axis: those that compile slowly show no more.
 QUICK_WAYS = [
   "vmap",
