@@ -25,7 +25,13 @@ MIB = 2**20
 def in_chunks(student: Any, head: Any, teacher: Any, other: Any, labels: Any):
   """The loss by `fused.linear_distillation`."""
   parts = fused.linear_distillation(
-    student, head, teacher, other, labels, temperature=TEMPERATURE
+    student,
+    head,
+    teacher,
+    other,
+    labels,
+    temperature=TEMPERATURE,
+    divergence_weight=TEMPERATURE**2,
   )
   return sum(jnp.mean(part) for part in parts) / 2
 
