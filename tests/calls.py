@@ -426,6 +426,7 @@ NO_ARRAYS = {
   "continual.reservoir_init",
   "continual.si_init",
   "federated.message_bytes",
+  "federated.privacy_epsilon",
   "language.align_bytes",
   "language.align_tokens",
   "language.layer_map",

@@ -48,6 +48,10 @@ class Config(commands.Flags):
   consensus: Literal["logits", "probabilities"] = "logits"
   # the weights of clients in it
   weights: Literal["equal", "size", "confidence"] = "equal"
+  # ratio of the noise in FedMD's consensus to clip, which hides each client;
+  # 0: no noise and no clipping
+  noise_multiplier: float = 0.0
+  clip: commands.Rate = 10.0  # the largest norm of a client's public logits
   rounds: int = 60  # rounds of communication
   save_every: int = 10  # rounds from one checkpoint to the next
   # passes of a client over its data in a round
@@ -78,6 +82,8 @@ def check(config: Config) -> None:
   met = 0 <= config.dying_clients < config.clients
   expected = f"0 to {config.clients - 1}, since one client must live"
   commands.expect(config, "dying_clients", met, expected)
+  met = 0 <= config.noise_multiplier < float("inf")
+  commands.expect(config, "noise_multiplier", met, "a number from 0 on")
   for name in ("hidden", "mentor_hidden"):
     met = bool(getattr(config, name))
     commands.expect(config, name, met, "one or more numbers above 0")

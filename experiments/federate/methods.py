@@ -234,12 +234,18 @@ def make_fedmd(name: str, setting: Setting) -> Method:
     logits = jax.vmap(
       lambda x: clients.outputs_of(network, x, setting.public).logits
     )(before.params["student"])
-    target = clients.consensus(
-      setting,
-      clients.lost(logits, alive),
-      jnp.sum(shards.mask, -1),
-      alive,
-    )
+    sent = clients.lost(logits, alive)
+    if config.noise_multiplier:
+      target = training.private_consensus(
+        jax.random.fold_in(key, 1),
+        sent,
+        clip=config.clip,
+        noise_multiplier=config.noise_multiplier,
+        where=alive,
+      )
+    else:
+      sizes = jnp.sum(shards.mask, -1)
+      target = clients.consensus(setting, sent, sizes, alive)
     data = {"image": setting.public, "consensus_logits": target}
     plans = jax.vmap(
       lambda key: training.epoch_plan(count, config.batch_size, key=key)

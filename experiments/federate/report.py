@@ -13,6 +13,7 @@ from experiments.federate.training import Row
 from experiments.frame import plots
 from experiments.frame import statistics
 from experiments.frame import tables
+from kdjax import federated
 
 Rows = dict[str, Row]
 MEGABYTE = 1e6
@@ -166,6 +167,17 @@ def setting(job: Any) -> str:
     "size": "clients count by their images",
     "confidence": "clients count by the variance of their logits",
   }[config.weights]
+  private = ""
+  if config.noise_multiplier:
+    # FedMD's first round sends nothing.
+    sums = config.rounds - 1
+    budget = federated.privacy_epsilon(config.noise_multiplier, rounds=sums)
+    private = (
+      "The logits of FedMD's clients are clipped to a norm of "
+      f"{config.clip:g}, and their sum has noise of "
+      f"{config.noise_multiplier:g} times that: the {sums} messages of a client are ({budget:.3g}, 1e-5)-"
+      "differentially private. "
+    )
   return (
     "## The setting\n\n"
     f"{len(data.private['label'])} images were dealt out to {config.clients} "
@@ -177,7 +189,7 @@ def setting(job: Any) -> str:
     f"its images by gradient descent (batches of {config.batch_size}, learning "
     f"rate {config.learning_rate:g}); FedDF's and FedGen's servers take "
     f"{config.server_steps} steps of Adam. The consensus is the mean of "
-    f"{config.consensus}; {consensus} in it. Networks are MLPs of "
+    f"{config.consensus}; {consensus} in it. {private}Networks are MLPs of "
     f"{config.hidden} units, FedKD's mentors of {config.mentor_hidden}; seed i "
     "starts from the same network under every method. FedMD's first round is "
     "its training before the first message. Centralized training passes as "

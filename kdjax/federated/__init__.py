@@ -18,6 +18,7 @@ from kdjax.federated._local_losses import fedkd_loss
 from kdjax.federated._local_losses import fedntd_loss
 from kdjax.federated._local_losses import fedproto_loss
 from kdjax.federated._messages import message_bytes
+from kdjax.federated._privacy import privacy_epsilon
 
 __all__ = (
   "confidence_weights",
@@ -33,4 +34,5 @@ __all__ = (
   "fedntd_loss",
   "fedproto_loss",
   "message_bytes",
+  "privacy_epsilon",
 )

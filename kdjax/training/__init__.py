@@ -53,6 +53,7 @@ from kdjax.training.optimizers._layerwise_training import (
 from kdjax.training.optimizers._meta import adapt_to_task
 from kdjax.training.optimizers._meta import maml_losses
 from kdjax.training.optimizers._meta import reptile_gradient
+from kdjax.training.optimizers._private_consensus import private_consensus
 from kdjax.training.optimizers._recipes import Recipe
 from kdjax.training.optimizers._recipes import cifar100_recipe
 from kdjax.training.optimizers._recipes import function_matching_recipe
@@ -126,6 +127,7 @@ __all__ = (
   "parallelize",
   "parameter_ema",
   "pass_loss",
+  "private_consensus",
   "read_json",
   "reptile_gradient",
   "restart_at",
