@@ -175,8 +175,8 @@ def setting(job: Any) -> str:
     private = (
       "The logits of FedMD's clients are clipped to a norm of "
       f"{config.clip:g}, and their sum has noise of "
-      f"{config.noise_multiplier:g} times that: the {sums} messages of a client are ({budget:.3g}, 1e-5)-"
-      "differentially private. "
+      f"{config.noise_multiplier:g} times that: the {sums} messages of a "
+      f"client are ({budget:.3g}, 1e-5)-differentially private. "
     )
   return (
     "## The setting\n\n"
