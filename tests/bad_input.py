@@ -9,6 +9,7 @@ count them:
   python -m tests.bad_input
 """
 
+import argparse
 import collections
 import dataclasses
 import sys
@@ -132,18 +133,22 @@ def table(results: list[Answer]) -> list[str]:
   return lines
 
 
-def main(arguments: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints the obscure answers and the table; returns their number."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("names", nargs="*", help="parts of names of functions")
+  parser.add_argument("--changes", nargs="+", help="only these changes")
+  flags = parser.parse_args(argv)
   results = []
   for name, call in documented.recorded().items():
-    if arguments and not any(x in name for x in arguments):
+    if flags.names and not any(x in name for x in flags.names):
       continue
-    results += answers(call)
+    results += answers(call, flags.changes)
     jax.clear_caches()
-  for answer in results:
-    if answer.verdict == OBSCURE:
-      print(answer)
-  print("\n".join(table(results)))
+  obscure = [answer for answer in results if answer.verdict == OBSCURE]
+  print("\n".join([*map(str, obscure), *table(results)]))
+  return len(obscure)
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:])
+  sys.exit(min(main(), 1))
