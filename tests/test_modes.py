@@ -96,10 +96,19 @@ def test_a_few_agree_on_four_devices():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", modes.MAPPED)
+@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
 @pytest.mark.parametrize("names", parts(MAPPED), ids=lambda names: names[0])
 def test_all_agree_on_four_devices(names, mode):
   agree(names, mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "names", parts(MAPPED[::3]), ids=lambda names: names[0]
+)
+def test_a_third_agrees_under_pmap(names):
+  """`jax.pmap` is `jax.shard_map` inside; the table of docs has all."""
+  agree(names, "pmap")
 
 
 def test_a_few_agree_on_explicit_axes():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.ops._checks import as_number
 from kdjax.ops._checks import check_choice
 from kdjax.ops._distances import pairwise_squared_distances
 from kdjax.ops._distances import safe_norm
@@ -196,5 +197,5 @@ def absolute_epsilon(
     A scalar.
   """
   check_choice("scale", scale, ("mean", "absolute"))
-  absolute = jnp.asarray(epsilon, mean.dtype)
+  absolute = as_number("epsilon", epsilon, mean.dtype)
   return absolute * mean if scale == "mean" else absolute

@@ -8,7 +8,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.ops import absolute_epsilon
-from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import exportable
@@ -120,7 +119,6 @@ def interpolate_domains(
       "entries of the plan."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  epsilon = as_number("epsilon", epsilon, dtype)
   source, mask_source = masked_rows(source.astype(dtype), where_source)
   target, mask_target = masked_rows(target.astype(dtype), where_target)
   log_s, log_t = map(log_uniform_weights, (mask_source, mask_target))

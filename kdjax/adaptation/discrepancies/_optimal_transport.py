@@ -101,7 +101,6 @@ def sinkhorn_divergence(
   check_positive("epsilon", epsilon)
   check_integer("num_iterations", num_iterations, 2)
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  epsilon = as_number("epsilon", epsilon, dtype)
   source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
   )
@@ -316,7 +315,6 @@ def deepjdot_loss(
   check_positive("epsilon", epsilon)
   check_integer("num_iterations", num_iterations, 2)
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  epsilon = as_number("epsilon", epsilon, dtype)
   source, mask_source = gathered_rows(
     source.astype(dtype), where_source, axis_name
   )
