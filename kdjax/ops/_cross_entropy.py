@@ -124,5 +124,6 @@ def mask_unknown_labels(
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     return values
   # With `jax_debug_nans`, NaN would stop a program that masks the row later.
-  unknown = jnp.inf if jax.config.jax_debug_nans else jnp.nan
+  flags: Any = jax.config  # whose attributes have no types
+  unknown = jnp.inf if flags.jax_debug_nans else jnp.nan
   return jnp.where((labels >= 0) & (labels < num_classes), values, unknown)

@@ -418,7 +418,7 @@ def _checksum(leaf: Any) -> int | None:
         return None
       leaf = leaf.addressable_data(0)
   data = np.ascontiguousarray(np.asarray(leaf))
-  return zlib.crc32(data.reshape(-1).view(np.uint8))
+  return zlib.crc32(data.reshape(-1).view(np.uint8).data)
 
 
 def _check_same_leaves(
