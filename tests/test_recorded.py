@@ -36,7 +36,16 @@ def load_gradients(case, arrays):
   ]
 
 
-@pytest.mark.parametrize("name", INDEX)
+def cases():
+  """The first case of each function is for the quick tier."""
+  met = set()
+  for name, case in INDEX.items():
+    marks = [pytest.mark.slow] if case["function"] in met else []
+    met.add(case["function"])
+    yield pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", list(cases()))
 def test_value_and_gradients_equal_the_published_code(name):
   case = INDEX[name]
   area, function_name = case["function"].split(".")

@@ -100,6 +100,7 @@ def test_nnx_variables_are_arrays():
   )
 
 
+@pytest.mark.slow
 def test_transforms_agree():
   """`partial`, `jvp`, `hessian`, `remat`, `scan` and `disable_jit`."""
   loss = functools.partial(
