@@ -14,8 +14,8 @@ from experiments.frame import statistics
 from experiments.frame import tables
 
 Rows = dict[str, dict[str, np.ndarray]]
-# Peers that disagree on a smaller share of what independent ones disagree on
-# are reported as nearly one network.
+# Peers are reported as nearly one network if their disagreement is below this
+# share of the disagreement of independent networks.
 COLLAPSE = 0.25
 MARKERS = "os^vDP*Xph<>d"
 COLOURS = dict(

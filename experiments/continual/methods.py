@@ -150,7 +150,7 @@ def put(tree: Any, **values: Any) -> Any:
 
 
 def put_state(state: training.TrainState, **values: Any) -> training.TrainState:
-  """The same of what the network and the objective keep."""
+  """The train state with entries of the network and objective replaced."""
   return state._replace(state=put(state.state, **values))
 
 

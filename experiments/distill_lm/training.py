@@ -250,8 +250,8 @@ def write(
 ) -> jax.Array:
   """Lets a model go on after the first tokens of windows `[n, length]`.
 
-  The first tokens stay, and count as the rest does: a step has as many tokens
-  whoever has written them.
+  The first tokens stay, and count in the loss as the rest does. A step has the
+  same number of tokens for written and for given texts.
   """
   prompt = job.config.prompt
   written = nets.generate(

@@ -66,7 +66,7 @@ class Config(commands.Flags):
   hidden: commands.Units = (64,)  # units of the hidden layers
   # units of the hidden layers of FedKD's mentors, which are never sent
   mentor_hidden: commands.Units = (128, 128)
-  # weight of what FedGen's generator says to a client, which decays by 0.98 a
+  # weight of the generator's loss in FedGen's clients; it decays by 0.98 a
   # round. Published: 10 at a learning rate of 0.01; their product is kept
   generator_weight: commands.Rate = 1.0
   goal: commands.Share = 0.9  # the accuracy whose rounds and bytes are reported

@@ -235,7 +235,7 @@ def run_rounds(
   advance: Callable[..., tuple[Any, dict[str, jax.Array]]],
   whole: Callable[[training.Variables], training.Variables] = lambda x: x,
 ) -> Trained:
-  """Trains all seeds; `whole` makes a network of what the rounds train."""
+  """Trains all seeds; `whole` makes a network of the trained variables."""
 
   def look(state):
     variables, score = whole(state.student), make_scores(job.forward)
