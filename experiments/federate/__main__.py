@@ -84,6 +84,10 @@ def check(config: Config) -> None:
   commands.expect(config, "dying_clients", met, expected)
   met = 0 <= config.noise_multiplier < float("inf")
   commands.expect(config, "noise_multiplier", met, "a number from 0 on")
+  plain = (config.consensus, config.weights) == ("logits", "equal")
+  met = plain or not config.noise_multiplier
+  expected = "0, or --consensus logits and --weights equal"
+  commands.expect(config, "noise_multiplier", met, expected)
   for name in ("hidden", "mentor_hidden"):
     met = bool(getattr(config, name))
     commands.expect(config, name, met, "one or more numbers above 0")
