@@ -2,9 +2,9 @@
 
 Every network maps images `[batch, height, width, channels]`, tokens `[batch,
 length]`, or sound (`CREPE` frames of samples, `TCResNet` the spectrograms of
-`log_mel`) to `Outputs`: logits, features from shallow to deep, the embedding and
-further arrays for methods that need them. `load_torch` loads published PyTorch
-weights, `from_pretrained` a folder of `transformers`.
+`log_mel`) to `Outputs`: logits, features from shallow to deep, the embedding
+and further arrays for methods that need them. `load_torch` loads published
+PyTorch weights, `from_pretrained` a folder of `transformers`.
 `kdjax.nets.layers` contains the layers of all networks.
 """
 

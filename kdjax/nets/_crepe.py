@@ -30,8 +30,8 @@ class CREPE(nnx.Module):
   """Convolutional pitch estimator (CREPE): 360 bins of 20 cents.
 
   The network normalizes a frame of 1,024 samples at 16 kHz (64 ms), applies six
-  convolutions over time, and returns a logit for each bin from 31.7 to 2,006 Hz.
-  The bins are independent: their probabilities are sigmoids. `pitch_hertz`
+  convolutions over time, and returns a logit for each bin from 31.7 to 2,006
+  Hz. The bins are independent: their probabilities are sigmoids. `pitch_hertz`
   reads the pitch of the logits, `pitch_bins` makes the targets of a binary
   cross-entropy. Features are the six maps after pooling. Parameters and batch
   statistics are float32; the body computes in `dtype`; the embedding and logits
@@ -99,8 +99,8 @@ class CREPE(nnx.Module):
     if inputs.shape[-1] != _FRAME:
       raise ValueError(
         f"inputs has shape {inputs.shape}; expected [batch, {_FRAME}], frames "
-        f"at 16 kHz. frame_signal(signal, frame_size={_FRAME}, hop=160) divides "
-        "a signal."
+        f"at 16 kHz. frame_signal(signal, frame_size={_FRAME}, hop=160) makes "
+        "them."
       )
     x = _normalize(inputs).astype(self.dtype)[:, :, None, None]
     features = []

@@ -72,7 +72,8 @@ class TCResNet(nnx.Module):
     self.stem = layers.ConvNorm(num_mels, channels[0], (3, 1), **common)
     self.stages = nnx.List(
       nnx.List(
-        _Block(outputs if i else inputs, outputs, **common) for i in range(count)
+        _Block(outputs if i else inputs, outputs, **common)
+        for i in range(count)
       )
       for (inputs, outputs), count in zip(
         itertools.pairwise(channels), _STAGES[depth], strict=True

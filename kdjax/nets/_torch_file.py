@@ -112,7 +112,7 @@ def _rebuild(
 ) -> np.ndarray:
   """A tensor of an array."""
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-  inside = 0 <= offset and last < len(storage) and min((*strides, 0)) == 0
+  inside = offset >= 0 and last < len(storage) and min((*strides, 0)) == 0
   if not inside or not 0 < math.prod(shape) <= len(storage):
     raise ValueError(f"a tensor of shape {tuple(shape)} is not in its array")
   steps = [s * storage.itemsize for s in strides]

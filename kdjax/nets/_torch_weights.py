@@ -40,9 +40,9 @@ def load_torch(
 
   The keys are those of torchvision for `ImageNetResNet` with the "imagenet"
   stem, of IBN-Net if it also has IBN, of timm and DeiT for `ViT`, of torchcrepe
-  for `CREPE`, and of RepDistiller and mdistiller for all other networks. The model may come from
-  `nnx.eval_shape`, because all values are replaced. The model does not change
-  unless all keys and shapes fit.
+  for `CREPE`, and of RepDistiller and mdistiller for all other networks. The
+  model may come from `nnx.eval_shape`, because all values are replaced. The
+  model does not change unless all keys and shapes fit.
 
   Args:
     model: any image network of this package except the MLP and the ConvNet, or
