@@ -26,7 +26,8 @@ class Method(NamedTuple):
   loss: str | Callable[..., Callable[..., Array]]
   options: Mapping[str, Any] = NONE  # of the row
   # The text that the student reads: "corpus", "teacher" (written by it),
-  # "own" in every other step, or "pair", the teacher's beside its own.
+  # "own" in every other step, "both", its own with the improbable tokens
+  # replaced by the teacher, or "pair", the teacher's beside its own.
   text: str = "corpus"
   start: str = "random"  # or "copied"
 
@@ -148,6 +149,13 @@ METHODS: dict[str, Method] = {
     "gkd",
     {"beta": 0.0},
     start="copied",
+  ),
+  "speculative": Method(
+    "speculative KD",
+    "forward KL, on its text with the teacher's tokens for improbable ones",
+    "gkd",
+    {"beta": 0.0},
+    text="both",
   ),
   "distillm2": Method(
     "DistiLLM-2",
