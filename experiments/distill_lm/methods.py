@@ -30,6 +30,7 @@ class Method(NamedTuple):
   # replaced by the teacher, or "pair", the teacher's beside its own.
   text: str = "corpus"
   start: str = "random"  # or "copied"
+  longer: int = 1  # times the steps of the others
 
   @property
   def taught(self) -> bool:
@@ -107,6 +108,12 @@ def sampled_loss(
 
 METHODS: dict[str, Method] = {
   BASELINE: Method("cross-entropy alone", "no teacher", "scratch"),
+  "longer": Method(
+    "cross-entropy alone, twice as long",
+    "no teacher, and about the time of a teacher in each step",
+    "scratch",
+    longer=2,
+  ),
   "forward_kl": Method(
     "forward KL", "GKD with beta 0, on the corpus", "gkd", {"beta": 0.0}
   ),
@@ -137,6 +144,13 @@ METHODS: dict[str, Method] = {
     "gkd",
     text="own",
   ),
+  "speculative": Method(
+    "speculative KD",
+    "forward KL, on its text with the teacher's tokens for improbable ones",
+    "gkd",
+    {"beta": 0.0},
+    text="both",
+  ),
   "seqkd": Method(
     "sequence-level KD",
     "cross-entropy on text that the teacher has written",
@@ -149,13 +163,6 @@ METHODS: dict[str, Method] = {
     "gkd",
     {"beta": 0.0},
     start="copied",
-  ),
-  "speculative": Method(
-    "speculative KD",
-    "forward KL, on its text with the teacher's tokens for improbable ones",
-    "gkd",
-    {"beta": 0.0},
-    text="both",
   ),
   "distillm2": Method(
     "DistiLLM-2",

@@ -84,7 +84,7 @@ def train_students(
       source,
       rates=config.learning_rates,
       keys=keys,
-      steps=config.steps,
+      steps=config.steps * METHODS[name].longer,
     )
   return trained
 
