@@ -38,6 +38,9 @@ REAL = {
 }
 
 
+STEPS = {"pitch": "steps", "words": "word_steps"}  # the flags of the tasks
+
+
 @dataclass(frozen=True)
 class Config(commands.Flags):
   """Compares ways to distill networks of sound into smaller ones."""
@@ -75,9 +78,9 @@ class Config(commands.Flags):
 def check(config: Config) -> None:
   """Raises ValueError for invalid flags."""
   commands.check(config)
-  commands.expect_multiple(config, "steps", "evaluate_every")
-  commands.expect_multiple(config, "word_steps", "evaluate_every")
-  commands.expect_some(config, "tasks", ("pitch", "words"))
+  commands.expect_some(config, "tasks", STEPS)
+  for task in config.tasks:
+    commands.expect_multiple(config, STEPS[task], "evaluate_every")
   names = [name for name in methods.PITCH if name != "scratch"]
   commands.expect_some(config, "methods", names)
   commands.expect_some(config, "word_methods", methods.WORDS)

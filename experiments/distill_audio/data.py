@@ -60,7 +60,7 @@ def load_frames(config: Any, font: pathlib.Path | None) -> dict[str, Part]:
       chosen = generator.choice(dealt[name], count)
       samples, hertz = make_frames(kind, generator, chosen, font)
       rows = {"samples": samples, "hertz": hertz.astype(np.float32)}
-      rows["kind"] = np.full(count, number)
+      rows["kind"] = np.full(count, number, np.int32)
       parts[name].append(rows)
   return {
     name: {key: np.concatenate([x[key] for x in rows]) for key in rows[0]}
