@@ -54,6 +54,8 @@ class Config(commands.Flags):
   # multiples of CREPE's channels: tiny has 4, full 32. All methods are compared
   # at the first width, others have the first method
   widths: commands.Counts = (1, 4)
+  # where students of pitch start: at random, and tiny also published
+  starts: tuple[str, ...] = ("random", "published")
   # what students of pitch learn from; help: print those of both tasks
   methods: tuple[str, ...] = ("soft_bins", "both", "binary_kl")
   examples: commands.Count = 1200  # training frames
@@ -81,6 +83,10 @@ def check(config: Config) -> None:
   commands.expect_some(config, "tasks", STEPS)
   for task in config.tasks:
     commands.expect_multiple(config, STEPS[task], "evaluate_every")
+  commands.expect_some(config, "starts", ("random", "published"))
+  commands.expect(
+    config, "starts", "random" in config.starts, "random among them"
+  )
   names = [name for name in methods.PITCH if name != "scratch"]
   commands.expect_some(config, "methods", names)
   commands.expect_some(config, "word_methods", methods.WORDS)
@@ -134,7 +140,7 @@ def prepare(config: Config) -> jobs.Setup:
     frames = audio_data.load_frames(config, font)
   if "words" in config.tasks:
     words = audio_data.load_words(config, "espeak" in config.real)
-  free = ("methods", "word_methods", "tasks")
+  free = ("methods", "starts", "tasks", "word_methods")
   return jobs.open_run(config, (frames, words), free=free)
 
 
@@ -160,10 +166,10 @@ def run_pitch(job: Job) -> dict[str, Any]:
     tiny = training.from_nnx(stages.published("tiny")).variables
     bounds["tiny"] = stages.crepe(stages.PUBLISHED["tiny"]), tiny
     start = jax.tree.map(lambda x: np.stack([x] * config.seeds), tiny)
-  for name, pair in bounds.items():
+  for name, (network, variables) in bounds.items():
     if not files.file("pitch", name).exists():
-      found = {"test": stages.judge_pitch(job, *pair)}
-      files.write(found | {"cost": stages.cost_of(*pair)}, "pitch", name)
+      alone = jax.tree.map(lambda x: x[None], variables)
+      files.write(stages.judge_pitch(job, network, alone), "pitch", name)
     results["bounds"][name] = files.read("pitch", name)
   job.console.print("the teacher hears all training frames", highlight=False)
   job.frames["train"]["teacher"] = stages.ask_teacher(job, *bounds["teacher"])
@@ -171,17 +177,9 @@ def run_pitch(job: Job) -> dict[str, Any]:
     if not files.file("pitch", row.name).exists():
       first = start if row.start == "published" else None
       trained = stages.train_pitch(job, row, config.steps, config.seeds, first)
-      network, variables = trained["network"], trained["variables"]
-      each = [
-        jax.tree.map(lambda x, i=i: x[i], variables)
-        for i in range(config.seeds)
-      ]
-      found = {
-        "test": [stages.judge_pitch(job, network, x) for x in each],
-        "cost": stages.cost_of(network, each[0]),
-        "seen": trained["seen"]["accuracy"].tolist(),
-      }
-      files.write(found, "pitch", row.name)
+      found = stages.judge_pitch(job, trained["network"], trained["variables"])
+      seen = {"seen": trained["seen"]["accuracy"].tolist()}
+      files.write(found | seen, "pitch", row.name)
     results["rows"][row] = files.read("pitch", row.name)
   return results
 

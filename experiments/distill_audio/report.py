@@ -37,9 +37,7 @@ def write(job: Any, results: dict[str, Any]) -> None:
 
 def scores_of(found: dict[str, Any], name: str) -> np.ndarray:
   """A score of a row, `[seeds]`, or of a bound, `[1]`."""
-  test = found["test"]
-  every = test if isinstance(test, list) else [test]
-  return np.array([x[name] for x in every])
+  return np.array([x[name] for x in found["test"]])
 
 
 def scratch_of(row: Row) -> Row:
@@ -78,8 +76,8 @@ def conclude_pitch(
     "median cents": lambda k: statistics.mean_std(
       scores_of(every[k], "cents"), digits=1
     ),
-    "parameters": lambda k: f"{every[k]['cost']['parameters'] / 1e6:.3f} M",
-    "ms a frame": lambda k: f"{every[k]['cost']['milliseconds']:.1f}",
+    "parameters": lambda k: f"{every[k]['parameters'] / 1e6:.3f} M",
+    "ms a frame": lambda k: f"{every[k]['milliseconds']:.1f}",
   }
   table = tables.of_rows(every, columns, shown=(0, 1, 2))
   findings = statistics.findings(gains, titles, "the true pitch alone")

