@@ -56,13 +56,13 @@ def frame_signal(
 def log_mel(
   signals: Float[Array, "*batch samples"],
   *,
-  sample_rate: float = 16_000.0,
+  sample_rate: int | float = 16_000,
   frame_size: int = 480,
   hop: int = 160,
   fft_size: int = 512,
   num_mels: int = 40,
-  low: float = 20.0,
-  high: float | None = None,
+  low: int | float = 20,
+  high: int | float | None = None,
   floor: float = 1e-6,
 ) -> Float[Array, "*batch frames num_mels"]:
   r"""Log-mel spectrogram, in the definition of HTK.
@@ -129,7 +129,11 @@ def log_mel(
 
 @functools.cache
 def _mel_filters(
-  sample_rate: float, fft_size: int, num_mels: int, low: float, high: float
+  sample_rate: int | float,
+  fft_size: int,
+  num_mels: int,
+  low: int | float,
+  high: int | float,
 ) -> np.ndarray:
   """Triangles `[1 + fft_size // 2, num_mels]`."""
   low, high = (2595 * math.log10(1 + f / 700) for f in (low, high))
