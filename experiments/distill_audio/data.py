@@ -10,7 +10,7 @@ from experiments.distill_audio import synthesis
 
 RATE, FRAME = 16_000, 1024  # those of CREPE
 TIMBRES = 48  # of synthetic tones
-DECIBELS = (10, 40)  # of frames over their noise
+DECIBELS = (-5, 25)  # of frames over their noise
 
 WORD_RATE = 11_025
 WORD_SAMPLES = 8_820  # 0.8 s
