@@ -49,7 +49,9 @@ def pitch_gains(results: dict[str, Any]) -> dict[str, statistics.Gain]:
   """The gains over the true pitch alone, at the same width."""
   rows = results["rows"]
   own = {row: scores_of(x, "accuracy") for row, x in rows.items()}
-  others = [row for row in rows if row != scratch_of(row)]
+  others = [
+    row for row in rows if scratch_of(row) in rows and row != scratch_of(row)
+  ]
   return statistics.compare(
     {row.name: own[row] for row in others},
     {row.name: own[scratch_of(row)] for row in others},

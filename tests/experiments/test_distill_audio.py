@@ -148,6 +148,17 @@ def test_all_methods_are_compared_at_the_first_width_alone():
   assert set(audio_methods.describe()) >= {*SMALL.methods, *SMALL.word_methods}
 
 
+def test_a_row_without_its_baseline_has_no_gain():
+  rows = [
+    audio_training.Row(1, "random", "scratch"),
+    audio_training.Row(1, "random", "both"),
+    audio_training.Row(4, "published", "both"),
+  ]
+  found = {"test": [{"accuracy": x} for x in (0.2, 0.3)]}
+  gains = audio_report.pitch_gains({"rows": dict.fromkeys(rows, found)})
+  assert list(gains) == ["1_random_both"]
+
+
 def run(config):
   return distill_audio.execute(distill_audio.prepare(config))
 
