@@ -43,9 +43,9 @@ class Trainer:
     self.assistants = tuple(sorted(config.assistants, reverse=True))
     self.students = tuple(sorted(config.students, reverse=True))
     self._done: dict[str, Trained] = {}
-    self.route = _train(
-      methods.TEACHER, job, methods.make_learner("scratch", config.teacher, job)
-    )
+    self.draws = _plan_of(job)
+    learner = methods.make_learner("scratch", config.teacher, job)
+    self.route = _train(methods.TEACHER, job, self.draws, learner, {})
     self._done[str(config.teacher)] = self.route
 
   def alone(self, width: int) -> Trained:
@@ -109,7 +109,9 @@ class Trainer:
   ) -> Trained:
     if name not in self._done:
       learner = methods.make_learner(method, width, self.job, teachers)
-      self._done[name] = _train(name, self.job, learner, frozen or {})
+      self._done[name] = _train(
+        name, self.job, self.draws, learner, frozen or {}
+      )
     return self._done[name]
 
   def _cut(self, width: int) -> Trained:
@@ -161,6 +163,23 @@ def train(job: Any) -> Results:
   return Results(accuracy, chains, alone)
 
 
+def _plan_of(job: Any) -> tuple[Any, Any, Any]:
+  """Keys of initial weights, batches and keys of steps: one for all stages."""
+  config = job.config
+
+  @jax.jit
+  @jax.vmap
+  def plan(key):
+    init_key, plan_key, key = jax.random.split(key, 3)
+    batches = rounds.plan_steps(
+      plan_key, len(job.data.train["label"]), config.batch_size, config.steps
+    )
+    return init_key, batches, key
+
+  init_keys, batches, key = plan(rounds.seed_keys(config))
+  return init_keys, jax.device_get(batches), key
+
+
 def _look(learner: Any, state: Any, frozen: Any, data: Any) -> Any:
   """The accuracies on validation and test images."""
   scores = {}
@@ -175,11 +194,10 @@ def _look(learner: Any, state: Any, frozen: Any, data: Any) -> Any:
 
 
 def _train(
-  stage: str, job: Any, learner: training.Learner, frozen: Any = None
+  stage: str, job: Any, draws: Any, learner: training.Learner, frozen: Any
 ) -> Trained:
   """Trains the networks of all seeds; keeps those along the way."""
   config, data = job.config, job.data
-  frozen = frozen or {}
   epoch = training.scan_epoch(learner.step)
 
   def of_seed(state, frozen, data, plan, key):
@@ -191,14 +209,10 @@ def _train(
   @jax.jit
   @jax.vmap
   def start(key):
-    init_key, plan_key, key = jax.random.split(key, 3)
-    plan = rounds.plan_steps(
-      plan_key, len(data.train["label"]), config.batch_size, config.steps
-    )
-    return learner.init(init_key, data.spec()), plan, key
+    return learner.init(key, data.spec())
 
-  state, plan, key = start(rounds.seed_keys(config))
-  plan = jax.device_get(plan)
+  init_keys, plan, key = draws
+  state = start(init_keys)
   every, steps = config.evaluate_every, config.steps
   anchors = config.anchors if stage == methods.TEACHER else 0
 

@@ -1,6 +1,7 @@
 """Chains of teacher assistants, chosen by accuracies on validation data."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def evenly_spaced_assistants(
   """
   name = "evenly_spaced_assistants"
   check_integer(f"{name}: num_assistants", num_assistants, 0)
-  values = np.asarray(accuracies, float)
+  values = _as_numbers(name, accuracies)
   if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
     raise ValueError(
       f"{name}: accuracies is {values.tolist()}; expected finite numbers, of "
@@ -112,7 +113,7 @@ def best_assistants(
     Mirzadeh et al., `Improved knowledge distillation via teacher assistant
     <https://arxiv.org/abs/1902.03393>`_, 2020.
   """
-  values = np.array(accuracies, float)
+  values = _as_numbers("best_assistants", accuracies)
   square = values.ndim == 2 and len(values) == values.shape[-1] >= 2
   if not square:
     raise ValueError(
@@ -130,3 +131,13 @@ def best_assistants(
       )
     chain.append(int(np.nanargmax(taught)))
   return tuple(reversed(chain))
+
+
+def _as_numbers(name: str, accuracies: Any) -> np.ndarray:
+  try:
+    return np.array(accuracies, float)
+  except (TypeError, ValueError):
+    raise ValueError(
+      f"{name}: accuracies is a {type(accuracies).__name__} that has no "
+      "numbers; expected accuracies on validation data."
+    ) from None

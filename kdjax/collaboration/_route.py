@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
+from kdjax.ops import as_number
 from kdjax.ops import check_integer
 
 
@@ -40,5 +41,6 @@ def route_anchor(
   """
   check_integer("route_anchor: steps", steps, 1)
   check_integer("route_anchor: num_anchors", num_anchors, 1)
-  anchor = jnp.asarray(step) * num_anchors // steps
+  now = as_number("step", step, jnp.int32)
+  anchor = now * num_anchors // steps
   return jnp.minimum(anchor, num_anchors - 1).astype(jnp.int32)
