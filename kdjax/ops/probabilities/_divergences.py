@@ -18,13 +18,13 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._checks import as_fraction
-from kdjax.ops._masked_rows import nonzero_divisor
-from kdjax.ops._nan import at_least
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import mask_classes
-from kdjax.ops._softmax import row_temperature
-from kdjax.ops._validation import validate
+from kdjax.ops.arrays._masked_rows import nonzero_divisor
+from kdjax.ops.arrays._nan import at_least
+from kdjax.ops.probabilities._softmax import compute_dtype
+from kdjax.ops.probabilities._softmax import mask_classes
+from kdjax.ops.probabilities._softmax import row_temperature
+from kdjax.ops.validation._checks import as_fraction
+from kdjax.ops.validation._validation import validate
 
 
 @validate
