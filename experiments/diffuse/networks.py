@@ -35,7 +35,7 @@ class Denoiser(nnx.Module):
     """Predicts v of `noisy`, of `log_snr` and of `label`."""
     noisy, level = inputs["noisy"], inputs["log_snr"]
     rates = 2.0 ** jnp.linspace(-4, 3, FREQUENCIES)
-    angles = level[:, None] * rates / 2
+    angles = level[:, None] * rates[None] / 2
     waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
     about = nnx.silu(self.level(waves) + self.label(inputs["label"]))
     x = self.inputs(noisy)

@@ -297,9 +297,9 @@ def diffusion_loss(
 
   References:
     Salimans and Ho, `Progressive distillation for fast sampling of diffusion
-    models <https://arxiv.org/abs/2202.00512>`_, 2022, and `its code
-    <https://github.com/google-research/google-research/tree/master/\
-diffusion_distillation>`_.
+    models <https://arxiv.org/abs/2202.00512>`_, 2022, and its code in
+    `google-research <https://github.com/google-research/google-research>`_,
+    diffusion_distillation/dpm.py.
   """
   check_choice("diffusion_loss: weighting", weighting, WEIGHTINGS)
   dtype = compute_dtype(prediction)

@@ -63,9 +63,9 @@ def progressive_distillation_target(
 
   References:
     Salimans and Ho, `Progressive distillation for fast sampling of diffusion
-    models <https://arxiv.org/abs/2202.00512>`_, 2022, and `its code
-    <https://github.com/google-research/google-research/tree/master/\
-diffusion_distillation>`_.
+    models <https://arxiv.org/abs/2202.00512>`_, 2022, and its code in
+    `google-research <https://github.com/google-research/google-research>`_,
+    diffusion_distillation/dpm.py.
   """
   check_integer("progressive_distillation_target: num_steps", num_steps, 1)
   noisy, step = jnp.asarray(noisy), jnp.asarray(step)

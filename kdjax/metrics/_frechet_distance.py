@@ -56,7 +56,8 @@ def frechet_distance(
   # centered rows A and B, scaled, and so of their triangles R: no root of a
   # matrix is taken.
   left, right = (
-    (x - jnp.mean(x, 0)) / jnp.sqrt(jnp.asarray(len(x) - 1, dtype))
+    (x - jnp.mean(x, 0, keepdims=True))
+    / jnp.sqrt(jnp.asarray(len(x) - 1, dtype))
     for x in (a, b)
   )
   triangles = [jnp.linalg.qr(x, mode="r") for x in (left, right)]
