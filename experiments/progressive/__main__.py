@@ -40,8 +40,8 @@ class Config(commands.Flags):
   validation_examples: commands.Count = 198
   # training images of each class; 0: all that are left
   examples_per_class: commands.Natural = 0
-  teacher: commands.Count = 256  # units of each of its two hidden layers
-  assistants: commands.Counts = (128, 64, 32)  # the same of the candidates
+  teacher: commands.Count = 128  # units of each of its two hidden layers
+  assistants: commands.Counts = (64, 32)  # the same of the candidates
   students: commands.Counts = (16, 8, 4)  # the same of the students
   # the methods that are compared with the student from scratch; help: print
   # them. A run may be resumed with other methods
@@ -49,8 +49,8 @@ class Config(commands.Flags):
   num_assistants: commands.Count = 1  # of the chain of evenly spaced accuracies
   anchors: commands.Count = 4  # checkpoints of the teacher's path (RCO)
   seeds: commands.Count = 5  # repetitions of all training
-  steps: int = 2000  # updates of each network
-  evaluate_every: int = 500  # steps from one evaluation to the next
+  steps: int = 1000  # updates of each network
+  evaluate_every: int = 250  # steps from one evaluation to the next
   batch_size: commands.Count = 64  # the number of examples in a batch
   learning_rate: commands.Rate = 1e-3  # Adam's learning rate
 
