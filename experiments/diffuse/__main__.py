@@ -40,15 +40,15 @@ class Config(commands.Flags):
   teacher_steps: int = 64  # steps of the teacher's sampling, a power of 2
   width: commands.Count = 128  # units of each of the network's three layers
   seeds: commands.Count = 5  # repetitions of all training
-  steps: int = 4000  # updates of the teacher, and of consistency distillation
-  phase_steps: int = 1000  # updates of a phase of progressive distillation
+  steps: int = 2000  # updates of the teacher, and of consistency distillation
+  phase_steps: int = 500  # updates of a phase of progressive distillation
   evaluate_every: int = 500  # steps from one evaluation to the next
-  batch_size: commands.Count = 128  # the number of examples in a batch
-  learning_rate: commands.Rate = 1e-3  # Adam's, which falls to 0 over a stage
+  batch_size: commands.Count = 64  # the number of examples in a batch
+  learning_rate: commands.Rate = 2e-3  # Adam's, which falls to 0 over a stage
   samples: commands.Count = 1000  # whose quality is measured, of all classes
   levels: int = 18  # noise levels of consistency distillation
   target_decay: commands.Share = 0.95  # of the average that is its target
-  classifier_steps: int = 2000  # updates of the classifier that judges
+  classifier_steps: int = 1000  # updates of the classifier that judges
 
 
 def check(config: Config) -> None:
