@@ -27,6 +27,7 @@ from kdjax.nets._log_mel import frame_signal
 from kdjax.nets._log_mel import log_mel
 from kdjax.nets._mlp import MLP
 from kdjax.nets._mobilenet import MobileNetV2
+from kdjax.nets._narrow import narrow
 from kdjax.nets._normalization import IBN
 from kdjax.nets._normalization import DomainBatchNorm
 from kdjax.nets._normalization import domain_batch_norms
@@ -83,6 +84,7 @@ __all__ = (
   "load_torch",
   "log_mel",
   "max_pool",
+  "narrow",
   "pitch_bins",
   "pitch_hertz",
   "save_pretrained",
