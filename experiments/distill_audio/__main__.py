@@ -202,7 +202,9 @@ def run_words(job: Job) -> dict[str, Any]:
   config, files = job.config, cells.Cells(job.run.path)
   teacher, results = None, {}
   names = ["source_only", *config.word_methods, "target_only"]
-  for name in ("teacher", *names):
+  if any(methods.is_taught(name) for name in config.word_methods):
+    names = ["teacher", *names]
+  for name in names:
     if name == "teacher" or not files.file("words", name).exists():
       trained = stages.train_words(job, name, teacher)
       found = {

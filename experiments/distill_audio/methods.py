@@ -27,6 +27,11 @@ WORDS = ("kd", "dkd", "dist", "dann", "cdan", "coral", "mmd", "mcc")
 TITLES = {name: objectives.PRESETS[name].title for name in (*BOUNDS, *WORDS)}
 
 
+def is_taught(method: str) -> bool:
+  """Whether a method of words has a larger network as its teacher."""
+  return objectives.PRESETS[method].area == "distillation"
+
+
 def describe() -> dict[str, tuple[str, str]]:
   """The area and the summary of each method, for `--methods help`."""
   rows = {name: ("pitch", text) for name, text in PITCH.items()}
@@ -90,14 +95,14 @@ def word_learner(
   steps: int,
 ) -> training.Learner:
   """A learner of words: of the source, or of both domains."""
-  row = objectives.PRESETS[method]
   optimizer = make_optimizer(config.learning_rate, steps)
   options = {"hidden": (config.discriminator,), "steps": steps}
   objective = objectives.preset(method, **options)
-  if row.area == "distillation":
+  if is_taught(method):
     return training.distill(student, teacher, objective, optimizer, on="audio")
+  domains = objectives.PRESETS[method].domains
   return training.adapt(
-    student, objective, optimizer, on="audio", domains=row.domains
+    student, objective, optimizer, on="audio", domains=domains
   )
 
 

@@ -195,9 +195,9 @@ def explain_words(job: Any, results: dict[str, Any]) -> list[Any]:
   text = (
     f"Words are of {voices}; {config.words} of each domain train, "
     f"{config.test_words} are tested. Target labels are seen by target-only "
-    "alone. Weights are the published ones. The teacher is a TC-ResNet14 of "
-    "width 1.5, students are TC-ResNet8 of width "
-    f"{config.word_width:g}; each takes {config.word_steps} updates of "
+    "alone. Weights are the published ones. Students are TC-ResNet8 of width "
+    f"{config.word_width:g}, a teacher is a TC-ResNet14 of width 1.5 that "
+    f"learned the source's labels; each takes {config.word_steps} updates of "
     f"{config.batch_size} words a domain. The gain is over source-only."
   )
   rates = {

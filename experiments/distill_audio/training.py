@@ -278,7 +278,7 @@ def train_words(
     name: plan_of(config, seeds, config.words, config.word_steps)
     for name in domains
   }
-  if objectives.PRESETS[preset].area == "distillation":
+  if methods.is_taught(preset):
     data, plan = data["source"], plan["source"]
 
   def accuracy(variables: Any, part: Any) -> jax.Array:
