@@ -245,7 +245,7 @@ def test_each_method_of_pitch_makes_a_step(method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "method", (*audio_methods.BOUNDS, *audio_methods.WORDS)
+  "method", [*audio_methods.BOUNDS, *audio_methods.WORDS]
 )
 def test_each_method_of_words_makes_a_step(method):
   """By shapes; the values are those of the presets, tested there."""
