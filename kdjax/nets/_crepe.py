@@ -155,7 +155,7 @@ def pitch_hertz(
 
   Examples:
     >>> print(pitch_hertz(jnp.full(360, -9.0).at[228].set(9.0)).round())
-    441.0
+    442.0
 
   References:
     Kim et al., `CREPE: a convolutional representation for pitch estimation
