@@ -167,14 +167,14 @@ def pitch_hertz(
       f"pitch_hertz: logits has shape {logits.shape}; expected [..., {_BINS}]."
     )
   logits = logits.astype(layers.at_least_float32(logits.dtype))
-  best = jnp.argmax(logits, -1, keepdims=True)
-  near = jnp.abs(jnp.arange(_BINS) - best) <= _NEAR
+  bins = _bins(logits.ndim)
+  near = jnp.abs(bins - jnp.argmax(logits, -1, keepdims=True)) <= _NEAR
   # Relative to the largest bin, so that weights far below 1 do not vanish.
   weights = jax.nn.log_sigmoid(logits)
   weights = jnp.where(near, weights - jnp.max(weights, -1, keepdims=True), 0.0)
   weights = jnp.where(near, jnp.exp(weights), 0.0)
-  cents = jnp.sum(weights * _cents_of_bins(), -1) / jnp.sum(weights, -1)
-  return 10 * 2 ** (cents / 1200)
+  mean = jnp.sum(weights * bins, -1) / jnp.sum(weights, -1)
+  return 10 * 2 ** ((_FIRST_CENT + _CENTS_OF_BIN * mean) / 1200)
 
 
 @validate
@@ -197,10 +197,11 @@ def pitch_bins(hertz: Float[Array, "*batch"]) -> Float[Array, "*batch bins"]:
     <https://arxiv.org/abs/1802.06182>`_, 2018, equation 3.
   """
   hertz = hertz.astype(layers.at_least_float32(hertz.dtype))
-  distance = 1200 * jnp.log2(hertz / 10)[..., None] - _cents_of_bins()
+  place = (1200 * jnp.log2(hertz / 10) - _FIRST_CENT) / _CENTS_OF_BIN
+  distance = _CENTS_OF_BIN * (place[..., None] - _bins(hertz.ndim + 1))
   return jnp.exp(-0.5 * (distance / _BLUR) ** 2)
 
 
-def _cents_of_bins() -> Array:
-  """The cents of all bins above 10 Hz."""
-  return _FIRST_CENT + _CENTS_OF_BIN * jnp.arange(_BINS)
+def _bins(ndim: int) -> Array:
+  """The numbers of all bins, on the last of so many axes."""
+  return jnp.arange(_BINS).reshape(*[1] * (ndim - 1), _BINS)

@@ -120,8 +120,9 @@ def log_mel(
     )
   dtype = jnp.promote_types(signals.dtype, jnp.float32)
   frames = frame_signal(signals.astype(dtype), frame_size=frame_size, hop=hop)
-  window = np.hanning(frame_size + 1)[:-1]
-  spectrum = jnp.fft.rfft(frames * window.astype(dtype), fft_size)
+  window = jnp.asarray(np.hanning(frame_size + 1)[:-1], dtype)
+  windowed = frames * jnp.broadcast_to(window, frames.shape)
+  spectrum = jnp.fft.rfft(windowed, fft_size)
   energy = spectrum.real**2 + spectrum.imag**2
   filters = _mel_filters(sample_rate, fft_size, num_mels, low, high)
   return jnp.log(jnp.maximum(energy @ filters.astype(dtype), floor))
