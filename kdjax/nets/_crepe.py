@@ -189,8 +189,8 @@ def pitch_bins(hertz: Float[Array, "*batch"]) -> Float[Array, "*batch bins"]:
     binary cross-entropy with the logits.
 
   Examples:
-    >>> print(pitch_bins(jnp.array(440.0))[225:231].round(2))
-    [0.1  0.4  0.86 0.97 0.58 0.18]
+    >>> print((100 * pitch_bins(jnp.array(440.0))[225:231]).round())
+    [10. 40. 86. 97. 58. 18.]
 
   References:
     Kim et al., `CREPE: a convolutional representation for pitch estimation

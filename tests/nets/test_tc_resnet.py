@@ -37,7 +37,8 @@ def test_a_block_is_two_convolutions_and_a_shortcut():
     x = np.maximum(y + np.maximum(layer(block.shortcut, x, 2), 0), 0)
     found = outputs.features[f"f{i}"][:, :, 0]
     np.testing.assert_allclose(found, x, atol=1e-5)
-  logits = x.mean(1) @ model.head.kernel[...] + model.head.bias[...]
+  kernel, bias = map(np.asarray, (model.head.kernel[...], model.head.bias[...]))
+  logits = x.mean(1) @ kernel + bias
   np.testing.assert_allclose(outputs.logits, logits, atol=1e-5)
 
 
