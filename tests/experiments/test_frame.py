@@ -423,6 +423,7 @@ def test_the_experiments_are_listed_with_a_line_each():
     "collaborate",
     "compare",
     "continual",
+    "diffuse",
     "distill",
     "distill_audio",
     "distill_encoder",
@@ -431,6 +432,7 @@ def test_the_experiments_are_listed_with_a_line_each():
     "finetune",
     "generalize",
     "gradual",
+    "progressive",
     "shifts",
   ]
   assert all(line.endswith(".") for line in lines.values())
