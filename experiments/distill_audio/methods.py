@@ -23,7 +23,7 @@ PITCH = {
   name: f"{objectives.PRESETS[name].title} and true pitch" for name in PRESETS
 }
 BOUNDS = ("source_only", "target_only")
-WORDS = ("kd", "dkd", "dist", "dann", "cdan", "coral", "mmd", "mcc")
+WORDS = ("kd", "dist", "dann", "cdan", "coral", "mmd", "mcc")
 TITLES = {name: objectives.PRESETS[name].title for name in (*BOUNDS, *WORDS)}
 
 
