@@ -13,7 +13,7 @@ import pathlib
 import signal
 import time
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -47,13 +47,7 @@ class World(NamedTuple):
   shards: clients.Shard  # `[clients, size]`
   test: dict[str, Any]
   key: jax.Array
-
-  @property
-  def parts(self) -> Any:
-    """The functions of the method."""
-    if self.method == "fedmd":
-      return exchange.consenting(self.method, self.setting)
-    return exchange.averaging(self.method, self.setting)
+  parts: Any  # the compiled functions of the method
 
   def keys(self, number: int) -> tuple[jax.Array, exchange.Keys]:
     """Which clients live through a round, and the keys of the round."""
@@ -79,7 +73,13 @@ def make_world(method: str, flags: str) -> World:
   )
   (shards,) = data.shards.values()
   own = clients.Shard(*(jnp.asarray(x[0]) for x in shards))
-  return World(method, setting, own, data.test, rounds.seed_keys(config)[0])
+  key = rounds.seed_keys(config)[0]
+  if method == "fedmd":
+    made: tuple[Any, ...] = exchange.consenting(method, setting)
+  else:
+    made = exchange.averaging(method, setting)
+  parts = type(made)(*map(jax.jit, made))
+  return World(method, setting, own, data.test, key, parts)
 
 
 def world_of(context: Context) -> World:
@@ -130,7 +130,7 @@ def train(message: Message, context: Context) -> Message:
     state = client_state(context, int(order["known"]))
     target = np.zeros((len(world.setting.public), world.setting.classes))
     target = unpack(message.content["arrays"], 0) if number else target
-    state = jax.jit(world.parts.train)(
+    state = world.parts.train(
       state,
       jnp.asarray(target, jnp.float32),
       number,
@@ -147,10 +147,10 @@ def train(message: Message, context: Context) -> Message:
     hits = methods.hits(world.setting, state.params["student"], world.test)
     scores = MetricRecord({"accuracy": float(hits)})
     return answer(message, context, scores=scores)
-  server = jax.jit(world.parts.init)(world.key)
+  server = world.parts.init(world.key)
   params = unpack(message.content["arrays"], server.params["student"])
   server = server._replace(params=server.params | {"student": params})
-  params = jax.jit(world.parts.train)(server, shard, keys.clients[client])
+  params = world.parts.train(server, shard, keys.clients[client])
   if not alive[client]:
     die()
   return answer(message, context, arrays=pack(params))
@@ -162,7 +162,7 @@ def predict(message: Message, context: Context) -> Message:
   world, order = world_of(context), message.content["order"]
   number = int(order["number"])
   state = client_state(context, int(order["known"]))
-  logits = jax.jit(world.parts.predict)(state)
+  logits = world.parts.predict(state)
   alive, _ = world.keys(number)
   closing = number == world.setting.config.rounds
   if not (closing or alive[int(context.node_config["client"])]):
@@ -176,7 +176,7 @@ def client_state(context: Context, known: int) -> Any:
   A client that was too late has trained for nothing, as one that died.
   """
   world = world_of(context)
-  fresh = jax.jit(world.parts.init)(world.key)
+  fresh = world.parts.init(world.key)
   if known < 0:
     return fresh
   return unpack(context.state[f"round_{known}"], fresh)
@@ -214,11 +214,14 @@ class Channel:
     kind: str,
     number: int,
     arrays: Any = None,
-    nodes: Iterable[int] | None = None,
+    heard: dict[int, Reply] | None = None,
   ) -> dict[int, Reply]:
-    """Returns the replies by the numbers of their clients."""
+    """Asks all clients, or those heard before; returns replies by client."""
     record = {} if arrays is None else {"arrays": pack(arrays)}
-    nodes = self.grid.get_node_ids() if nodes is None else nodes
+    if heard is None:
+      nodes, asked = list(self.grid.get_node_ids()), set(range(self.count))
+    else:
+      nodes, asked = [x.node for x in heard.values()], set(heard)
     messages = []
     for node in nodes:
       order = {"number": number, "known": self.last.get(node, -1)}
@@ -239,7 +242,7 @@ class Channel:
       found[int(own["client"])] = Reply(node, reply.content)
       if kind == "train":
         self.last[node] = number
-    lost = sorted(set(range(self.count)) - set(found))
+    lost = sorted(asked - set(found))
     if lost:
       names = ", ".join(map(str, lost))
       self.said.append(
@@ -279,6 +282,7 @@ def size_of(content: RecordDict) -> int:
 def serve(grid: Grid, context: Context) -> None:
   """Runs the rounds; leaves a file for each, and one at the end."""
   folder = pathlib.Path(str(context.run_config["folder"]))
+  write(folder / "begun.json", b"{}")
   try:
     world = world_of(context)
     timeout = float(context.run_config["timeout"])
@@ -297,8 +301,8 @@ def serve_average(
   world: World, channel: Channel, save: Callable[..., None]
 ) -> None:
   """FedAvg, FedNTD and FedDF."""
-  server = jax.jit(world.parts.init)(world.key)
-  update = jax.jit(world.parts.update)
+  server = world.parts.init(world.key)
+  update = world.parts.update
   for number in range(world.setting.config.rounds):
     _, keys = world.keys(number)
     params = server.params["student"]
@@ -319,25 +323,24 @@ def serve_consensus(
   setting = world.setting
   shape = len(setting.public), setting.classes
   like = jax.ShapeDtypeStruct(shape, jnp.float32)
-  agree = jax.jit(world.parts.agree)
+  agree = world.parts.agree
   alive, hits = jnp.zeros(0), 0.0
   target = jnp.zeros(shape)
   for number in range(setting.config.rounds + 1):
     _, keys = world.keys(number)
-    nodes = None
+    found = None
     if number:
       found = channel.ask("query", number)
       if found:
         sent = channel.stack(found, like)
         sizes, heard = channel.sizes(found)
         target = agree(sent, sizes, heard, keys.server)
-      nodes = [x.node for x in found.values()]
       # The consensus shows what the clients are after the round before.
       save(number - 1, [target], alive, hits)
     if number == setting.config.rounds:
       return
     told = target if number else None
-    found = channel.ask("train", number, told, nodes)
+    found = channel.ask("train", number, told, found)
     alive = channel.sizes(found)[1]
     scores = [x.content["scores"]["accuracy"] for x in found.values()]
     hits = float(np.mean(scores)) if scores else 0.0

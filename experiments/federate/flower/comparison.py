@@ -87,10 +87,10 @@ def consensus(world: Any, tree: Any, heard: np.ndarray, number: int) -> Any:
   """The consensus that a round of FedMD begins with."""
   _, keys = world.keys(number)
   parts, alive = world.parts, jnp.asarray(heard)
-  logits = jax.jit(jax.vmap(parts.predict))(tree["state"])
+  logits = jax.vmap(parts.predict)(tree["state"])
   sizes = jnp.sum(world.shards.mask, -1)
   sent = clients.lost(logits, alive)
-  return jax.jit(parts.agree)(sent, sizes, alive, keys.server)
+  return parts.agree(sent, sizes, alive, keys.server)
 
 
 def each(world: Any, tree: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ import experiments
 
 HOST = "127.0.0.1"
 LOOKING = 0.2  # seconds between two looks at a port or file
-STARTING = 60.0  # seconds that a process has to start
+STARTING = 120.0  # seconds that a process has to start
 ENDING = 5.0  # seconds that it has to end
 APP = "experiments.federate.flower.apps"
 
@@ -175,8 +175,15 @@ def run_app(made: Federation, name: str, flags: Mapping[str, Any]) -> Any:
     )
   if done.returncode:
     raise RuntimeError(f"`flwr run` failed; see {log}.")
+  limit = time.monotonic() + STARTING
   while not (results / "end.json").exists():
     expect_alive(made)
+    begun = (results / "begun.json").exists()
+    if not begun and time.monotonic() > limit:
+      raise TimeoutError(
+        f"Flower's server did not begin in {STARTING:g} s; see "
+        f"{made.folder / 'superlink.log'}."
+      )
     time.sleep(LOOKING)
   ended = json.loads((results / "end.json").read_text())
   if "error" in ended:
