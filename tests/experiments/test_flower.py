@@ -3,6 +3,10 @@
 import dataclasses
 import itertools
 import json
+import pathlib
+import subprocess
+import sys
+import time
 import types
 
 import numpy as np
@@ -53,6 +57,45 @@ def test_nothing_that_is_started_reports_or_installs(tmp_path):
   assert found["FLWR_TELEMETRY_ENABLED"] == "0"
   assert found["FLWR_DISABLE_UPDATE_CHECK"] == "1"
   assert found["FLWR_HOME"].startswith(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+  """Even if it is killed, and even if they ignore a first signal."""
+  code = f"""
+import os, pathlib
+from experiments.federate.flower import processes
+made = processes.opened(pathlib.Path({str(tmp_path)!r}))
+stubborn = "import signal, time; signal.signal(15, lambda *_: 0)"
+processes.start(made, "a", "sleep", "100")
+processes.start(made, "b", {sys.executable!r}, "-c",
+  stubborn + "; print('ready', flush=True)" + "; time.sleep(1e3)" * 9)
+while not pathlib.Path({str(tmp_path)!r}, "b.log").read_text():
+  pass
+print(*(x.pid for x in made.processes), flush=True)
+os.kill(os.getpid(), 9)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  numbers = [int(x) for x in done.stdout.split()]
+  assert len(numbers) == 2, done.stderr
+  limit = time.monotonic() + 10
+  while any(map(is_running, numbers)) and time.monotonic() < limit:
+    time.sleep(0.1)
+  assert not any(map(is_running, numbers))
+
+
+def is_running(number):
+  """Whether a process runs; one that nobody has waited for does not."""
+  try:
+    status = pathlib.Path(f"/proc/{number}/stat").read_text()
+  except FileNotFoundError:
+    return False
+  return status.rpartition(")")[2].split()[0] != "Z"
 
 
 class DiedError(Exception):

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
@@ -21,8 +20,21 @@ import experiments
 HOST = "127.0.0.1"
 LOOKING = 0.2  # seconds between two looks at a port or file
 STARTING = 120.0  # seconds that a process has to start
-ENDING = 5.0  # seconds that it has to end
+ENDING = 1.5  # seconds that it has to end
 APP = "experiments.federate.flower.apps"
+
+# Ends the groups of processes whose numbers it reads once its input ends, and
+# that is as soon as this process has ended, however it did.
+GUARD = f"""
+import contextlib, os, signal, sys, time
+groups = [int(line) for line in iter(sys.stdin.readline, "")]
+for number in (signal.SIGTERM, signal.SIGKILL):
+  for group in groups:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(group, number)
+  if number == signal.SIGTERM:
+    time.sleep({ENDING})
+"""
 
 
 class Federation(NamedTuple):
@@ -31,6 +43,7 @@ class Federation(NamedTuple):
   folder: pathlib.Path
   environment: dict[str, str]
   processes: list[subprocess.Popen[bytes]]
+  guard: subprocess.Popen[bytes]
 
 
 def environment(folder: pathlib.Path) -> dict[str, str]:
@@ -64,12 +77,22 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def opened(folder: pathlib.Path) -> Federation:
+  """A federation without processes, but for the guard that ends them."""
+  guard = subprocess.Popen(
+    [sys.executable, "-I", "-S", "-c", GUARD],
+    stdin=subprocess.PIPE,
+    start_new_session=True,
+  )
+  return Federation(folder, environment(folder), [], guard)
+
+
 @contextlib.contextmanager
 def federation(folder: pathlib.Path, clients: int) -> Iterator[Federation]:
   """Starts a SuperLink and the SuperNodes, and ends them all."""
   (folder / "home").mkdir(parents=True, exist_ok=True)
   server, *ports = free_ports(clients + 1)
-  made = Federation(folder, environment(folder), [])
+  made = opened(folder)
   address = f"{HOST}:{server}"
   (folder / "home" / "config.toml").write_text(
     '[superlink]\ndefault = "local"\n\n[superlink.local]\n'
@@ -99,28 +122,27 @@ def federation(folder: pathlib.Path, clients: int) -> Iterator[Federation]:
 def start(made: Federation, name: str, *command: str) -> None:
   """Starts a process in a group of its own, which its children are in too."""
   with (made.folder / f"{name}.log").open("ab") as log:
-    made.processes.append(
-      subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        env=made.environment,
-        start_new_session=True,
-      )
+    process = subprocess.Popen(
+      command,
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=log,
+      env=made.environment,
+      start_new_session=True,
     )
+  made.processes.append(process)
+  assert made.guard.stdin is not None
+  made.guard.stdin.write(f"{process.pid}\n".encode())
+  made.guard.stdin.flush()
 
 
 def end(made: Federation) -> None:
   """Ends the processes and all that they started."""
-  for number in (signal.SIGTERM, signal.SIGKILL):
-    for process in made.processes:
-      with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-    limit = time.monotonic() + ENDING
-    for process in made.processes:
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(max(0.0, limit - time.monotonic()))
+  assert made.guard.stdin is not None
+  made.guard.stdin.close()
+  made.guard.wait()
+  for process in made.processes:
+    process.wait()
 
 
 def wait_for_port(made: Federation, port: int) -> None:
