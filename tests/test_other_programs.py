@@ -143,6 +143,7 @@ def test_the_logits_of_tunix_have_no_mask():
   # Zero labels take out the cross-entropy of padding; the divisor stays.
   hot *= mask[..., None]
   own = theirs.compute_eval_loss(student, hot)[0]
+  print(f"Tunix {float(own):.4f} where {mask.mean():.3f} of positions count")
   plain = distillation.kd_loss(
     *map(jnp.asarray, (student, teacher, tokens)), alpha=0.0
   )
@@ -201,6 +202,7 @@ def test_keras_clips_probabilities():
                      np.zeros((BATCH, LENGTH), int), 2.0, 1.0))  # fmt: skip
   agree(ours(*sharp), exact, 1e-5)
   clipped = float(theirs.compute_loss(sharp[1], sharp[0]))
+  print(f"Keras {clipped:.2f}, exact {exact:.2f}")
   assert clipped < 0.9 * exact
   assert clipped <= 4 * -np.log(1e-7) * 1.01
 
@@ -211,7 +213,13 @@ def test_the_default_of_keras_takes_logits_for_probabilities():
   student, teacher, _, _ = numbers()
   a, b = (np.clip(x / 2, 1e-7, 1) for x in (teacher, student))
   expected = np.mean(np.sum(a * np.log(a / b), -1))
-  agree(theirs.compute_loss(teacher, student), expected, 1e-5)
+  found = theirs.compute_loss(teacher, student)
+  agree(found, expected, 1e-5)
+  right = np.mean(
+    kd(student, teacher, np.zeros((BATCH, LENGTH), int), 2.0, 1.0)
+  )
+  print(f"Keras' default {float(found):.2f}, its divergence {right:.2f}")
+  assert abs(found - right) > right
 
 
 def easydel_jsd(student, teacher, mask, beta):
@@ -259,6 +267,7 @@ def test_easydel(beta):
     agree(found, np.asarray(rows)[where].mean(), 1e-6)
   # Its own figure, from the same arrays.
   theirs = easydel_jsd(student.astype(float), teacher.astype(float), mask, beta)
+  print(f"beta {beta}: EasyDeL {theirs:.4f}, kdjax {float(found):.4f}")
   assert abs(theirs - float(found)) > 1e-2 * theirs
   if beta in (0.0, 1.0):
     swapped = distillation.generalized_jsd_loss(
