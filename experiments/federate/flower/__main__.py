@@ -67,11 +67,15 @@ class Config(commands.Flags):
 def simulated(config: Config) -> federate.Config:
   """The flags of the simulation."""
   names = {x.name for x in dataclasses.fields(federate.Config)}
-  shared = {
+  shared: dict[str, Any] = {
     k: getattr(config, k)
     for k in names & {x.name for x in dataclasses.fields(config)}
   }
-  free = {"methods": federate.Config.methods, "save_every": 1, "seeds": 1}
+  free: dict[str, Any] = {
+    "methods": federate.Config.methods,
+    "save_every": 1,
+    "seeds": 1,
+  }
   concentrations = (config.concentration,)
   return federate.Config(**shared | free, concentrations=concentrations)
 
@@ -94,9 +98,7 @@ def execute(job: jobs.Setup) -> dict[str, Any]:
   """Runs what is missing and writes the report; returns what was compared."""
   config = job.config
   done = cells.Cells(job.run.path)
-  missing = list(
-    x for x in config.methods if not done.file("flower", x).exists()
-  )
+  missing = [x for x in config.methods if not done.file("flower", x).exists()]
   if missing:
     folder = job.run.path / "flower"
     with processes.federation(folder.resolve(), config.clients) as made:

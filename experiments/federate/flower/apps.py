@@ -62,7 +62,7 @@ class World(NamedTuple):
 @functools.lru_cache(1)
 def make_world(method: str, flags: str) -> World:
   """Reads the data; `flags` is the configuration of `federate` as JSON."""
-  entries = {
+  entries: dict[str, Any] = {
     k: tuple(x) if isinstance(x, list) else x
     for k, x in json.loads(flags).items()
   }
@@ -74,11 +74,11 @@ def make_world(method: str, flags: str) -> World:
   (shards,) = data.shards.values()
   own = clients.Shard(*(jnp.asarray(x[0]) for x in shards))
   key = rounds.seed_keys(config)[0]
+  made: Any = exchange.averaging
   if method == "fedmd":
-    made: tuple[Any, ...] = exchange.consenting(method, setting)
-  else:
-    made = exchange.averaging(method, setting)
-  parts = type(made)(*map(jax.jit, made))
+    made = exchange.consenting
+  functions = made(method, setting)
+  parts = type(functions)(*map(jax.jit, functions))
   return World(method, setting, own, data.test, key, parts)
 
 
@@ -354,10 +354,13 @@ def save_round(
   accuracy: float,
 ) -> None:
   """Leaves the results of a round for the comparison."""
-  named = {f"array_{i}": np.asarray(x) for i, x in enumerate(arrays)}
+  named: dict[str, Any] = {
+    f"array_{i}": np.asarray(x) for i, x in enumerate(arrays)
+  }
   path = folder / f"round_{number}.npz"
   part = path.with_suffix(".part.npz")
-  np.savez(part, alive=np.asarray(alive), accuracy=accuracy, **named)
+  named |= {"alive": np.asarray(alive), "accuracy": accuracy}
+  np.savez(part, **named)
   part.replace(path)
   print(f"round {number + 1}: accuracy {accuracy:.1%}", flush=True)
 
