@@ -25,7 +25,7 @@ def flags_of(config: Any, method: str, timeout: float) -> dict[str, Any]:
 def compare(
   flags: dict[str, Any], results: pathlib.Path, ended: dict[str, Any]
 ) -> dict[str, Any]:
-  """Runs the simulation with the same losses, and compares each round."""
+  """Runs the simulation with the same clients lost; compares each round."""
   # The package is of an extra.
   from experiments.federate.flower import apps
 
