@@ -9,18 +9,10 @@ from experiments.frame import plots
 from experiments.frame import statistics
 from experiments.frame import tables
 from experiments.frame import transferability
-from experiments.frame.finetuning import BASELINES
 from experiments.frame.finetuning import NAMES
+from experiments.frame.finetuning import ORIGINS
 from experiments.frame.finetuning import norm_of
-from experiments.frame.finetuning import start_of
-
-# One color for the origin of a network's initial weights.
-ORIGINS = {
-  "fresh weights": plots.RED,
-  "baselines": plots.DARK,
-  "pretrained": plots.BLUE,
-  "meta-learned": plots.GREEN,
-}
+from experiments.frame.finetuning import origin_of
 
 
 def write(job: Any, results: dict[str, Any]) -> None:
@@ -178,13 +170,3 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
       "over seeds, and each seed faintly."
     )
   return captions
-
-
-def origin_of(method: str) -> str:
-  """The origin of a network's initial weights."""
-  start = start_of(method)
-  if start == "fresh":
-    return "fresh weights"
-  if method in (*BASELINES, "finetune_norm"):
-    return "baselines"
-  return "pretrained" if start == "source" else "meta-learned"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.frame import plots
 from kdjax import metrics
 from kdjax import objectives
 from kdjax import training
@@ -50,6 +51,13 @@ TRIED = {
   "lwf": (0.04, 0.004),
   "bi_tuning": (0.1, 0.01),
 }
+# One color for the origin of a network's initial weights.
+ORIGINS = {
+  "fresh weights": plots.RED,
+  "baselines": plots.DARK,
+  "pretrained": plots.BLUE,
+  "meta-learned": plots.GREEN,
+}
 # Layers are unfrozen after this part of the steps each: there are no epochs.
 UNFREEZE = 0.25
 MOMENTUM = 0.999  # of Bi-Tuning's encoder of keys, as published
@@ -66,6 +74,16 @@ def start_of(method: str) -> str:
   if row.start == "past":
     return "source"
   return "fresh" if method.startswith("target_only") else method
+
+
+def origin_of(method: str) -> str:
+  """The origin of a network's initial weights."""
+  start = start_of(method)
+  if start == "fresh":
+    return "fresh weights"
+  if method in (*BASELINES, "finetune_norm"):
+    return "baselines"
+  return "pretrained" if start == "source" else "meta-learned"
 
 
 def is_trained(method: str) -> bool:
