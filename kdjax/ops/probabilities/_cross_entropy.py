@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from kdjax.ops._debug_checks import debug_check
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._softmax import log_softened_softmax
-from kdjax.ops._validation import validate
+from kdjax.ops.probabilities._softmax import compute_dtype
+from kdjax.ops.probabilities._softmax import log_softened_softmax
+from kdjax.ops.validation._debug_checks import debug_check
+from kdjax.ops.validation._validation import validate
 
 
 @validate

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
+from kdjax.ops.probabilities._softmax import compute_dtype
 
 
 def adaptive_mean_pool(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops._validation import validate
+from kdjax.ops.validation._validation import validate
 
 _product = functools.partial(jnp.matmul, precision="highest")
 

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import sum_over_devices
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import validate
+from kdjax.ops.arrays._masked_rows import masked_rows
+from kdjax.ops.devices._collectives import sum_over_devices
+from kdjax.ops.validation._validation import validate
 
 
 @validate

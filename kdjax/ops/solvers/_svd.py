@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._validation import validate
+from kdjax.ops.validation._validation import validate
 
 _product = functools.partial(jnp.matmul, precision="highest")
 

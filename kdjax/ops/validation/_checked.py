@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from kdjax.ops._debug_checks import debug_checks
+from kdjax.ops.validation._debug_checks import debug_checks
 
 P = ParamSpec("P")
 R = TypeVar("R")

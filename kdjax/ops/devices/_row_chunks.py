@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from kdjax.ops._checks import check_integer
-from kdjax.ops._explicit_axes import explicit_mesh
-from kdjax.ops._explicit_axes import in_auto_axes
-from kdjax.ops._export import is_symbolic
+from kdjax.ops.devices._explicit_axes import explicit_mesh
+from kdjax.ops.devices._explicit_axes import in_auto_axes
+from kdjax.ops.devices._export import is_symbolic
+from kdjax.ops.validation._checks import check_integer
 
 Tree = TypeVar("Tree")
 Values = TypeVar("Values")

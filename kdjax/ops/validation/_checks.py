@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.ops._debug_checks import debug_check
-from kdjax.ops._export import is_symbolic
+from kdjax.ops.devices._export import is_symbolic
+from kdjax.ops.validation._debug_checks import debug_check
 
 
 def check_positive(name: str, value: Any) -> None:

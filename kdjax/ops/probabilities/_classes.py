@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops._checks import check_integer
-from kdjax.ops._collectives import sum_over_devices
-from kdjax.ops._cross_entropy import one_hot_labels
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._validation import validate
+from kdjax.ops.arrays._masked_rows import masked_rows
+from kdjax.ops.devices._collectives import sum_over_devices
+from kdjax.ops.probabilities._cross_entropy import one_hot_labels
+from kdjax.ops.validation._checks import check_integer
+from kdjax.ops.validation._validation import validate
 
 
 def class_count(

@@ -12,8 +12,8 @@ from jax.scipy.linalg import cho_solve
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._export import is_symbolic
-from kdjax.ops._validation import validate
+from kdjax.ops.devices._export import is_symbolic
+from kdjax.ops.validation._validation import validate
 
 # 5 to 25 steps suffice for ridges down to 1e-4. Separable rows need one step
 # for each unit of their margin, which grows as the ridge falls: 80 at 1e-6.

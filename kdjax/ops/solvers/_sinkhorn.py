@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops._checks import as_number
-from kdjax.ops._checks import check_choice
-from kdjax.ops._distances import pairwise_squared_distances
-from kdjax.ops._distances import safe_norm
-from kdjax.ops._distances import safe_sqrt
+from kdjax.ops.arrays._distances import pairwise_squared_distances
+from kdjax.ops.arrays._distances import safe_norm
+from kdjax.ops.arrays._distances import safe_sqrt
+from kdjax.ops.validation._checks import as_number
+from kdjax.ops.validation._checks import check_choice
 
 COSTS = ("squared_euclidean", "euclidean", "cosine")
 

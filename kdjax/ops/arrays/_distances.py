@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops._softmax import compute_dtype
-from kdjax.ops._validation import validate
+from kdjax.ops.probabilities._softmax import compute_dtype
+from kdjax.ops.validation._validation import validate
 
 
 @validate

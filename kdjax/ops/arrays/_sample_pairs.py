@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._checks import as_number
-from kdjax.ops._checks import check_positive
-from kdjax.ops._collectives import gather_batch
-from kdjax.ops._collectives import sum_over_devices
-from kdjax.ops._distances import pairwise_squared_distances
-from kdjax.ops._masked_rows import masked_rows
-from kdjax.ops._softmax import compute_dtype
+from kdjax.ops.arrays._distances import pairwise_squared_distances
+from kdjax.ops.arrays._masked_rows import masked_rows
+from kdjax.ops.devices._collectives import gather_batch
+from kdjax.ops.devices._collectives import sum_over_devices
+from kdjax.ops.probabilities._softmax import compute_dtype
+from kdjax.ops.validation._checks import as_number
+from kdjax.ops.validation._checks import check_positive
 
 
 class SamplePair(NamedTuple):

@@ -8,7 +8,7 @@ from jax.scipy.linalg import cho_factor
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 
-from kdjax.ops._nan import any_nan
+from kdjax.ops.arrays._nan import any_nan
 
 _MAX_STEPS = 100
 _MAX_IDLE = 10

@@ -10,7 +10,7 @@ from jax.extend.core import unsafe_get_axis_names_DO_NOT_USE as _axis_names
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, Num, Shaped
 
-from kdjax.ops._validation import validate
+from kdjax.ops.validation._validation import validate
 
 Tree = TypeVar("Tree")
 

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops._collectives import gather_batch
-from kdjax.ops._softmax import compute_dtype
+from kdjax.ops.devices._collectives import gather_batch
+from kdjax.ops.probabilities._softmax import compute_dtype
 
 
 def zero_masked(

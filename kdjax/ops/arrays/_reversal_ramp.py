@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.ops._checks import as_number
-from kdjax.ops._validation import validate
+from kdjax.ops.validation._checks import as_number
+from kdjax.ops.validation._validation import validate
 
 
 @validate
