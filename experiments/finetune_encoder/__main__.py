@@ -60,15 +60,15 @@ class Config(commands.Flags):
   shots: commands.Count = 4  # labeled sentences of a class
   examples: commands.Count = 24  # sentences of a class to draw these from
   validation_examples: commands.Count = 8  # labeled sentences that choose
-  test_examples: commands.Count = 30  # test sentences of a class
+  test_examples: commands.Count = 25  # test sentences of a class
   source_examples: commands.Count = 40  # sentences of a class of the source
   max_length: int = 16  # tokens of a sentence; the rest is cut off
   # the candidates for Adam's learning rate of the head, the usual one first;
   # plain fine-tuning chooses for all methods that have a weight to choose
-  rates: commands.Rates = (1e-3, 3e-3)
+  rates: commands.Rates = (1e-3, 3e-3, 1e-2)
   body_rate: commands.Rate = 0.1  # of the other layers, as a share of that
   seeds: commands.Count = 5  # students of each method
-  steps: commands.Count = 12  # updates in fine-tuning
+  steps: commands.Count = 8  # updates in fine-tuning
   batch_size: commands.Count = 16  # labeled sentences in an update
   probe_steps: commands.Count = 200  # updates of a head on frozen embeddings
   meta_steps: commands.Count = 8  # updates in meta-learning

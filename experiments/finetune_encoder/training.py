@@ -125,12 +125,14 @@ class Row(NamedTuple):
 
 def rows_of(config: Any) -> list[tuple[str, str]]:
   """All rows: an encoder and a method."""
-  wanted = {*frame_finetuning.BASELINES, *config.methods}
-  methods = [x for x in frame_finetuning.METHODS if x in wanted]
-  rows = [
-    (RANDOM if x == "target_only" else WHOLE, x) for x in (*methods, ALL_LABELS)
-  ]
-  return rows + [(x, "finetune") for x in config.teachers if x != RANDOM]
+  baselines = [*frame_finetuning.BASELINES, ALL_LABELS]
+  methods = [x for x in frame_finetuning.METHODS if x in config.methods]
+  teachers = [(x, "finetune") for x in config.teachers if x != RANDOM]
+
+  def of(names: list[str]) -> list[tuple[str, str]]:
+    return [(RANDOM if x == "target_only" else WHOLE, x) for x in names]
+
+  return of(baselines) + teachers + of(methods)
 
 
 def run(bench: Bench) -> dict[str, Any]:
