@@ -175,6 +175,8 @@ def run(bench: Bench) -> dict[str, Any]:
       results["rows"][method] = row
     if method in ("finetune", "target_only"):
       results["encoders"][name] = row
+  # The bound comes last in tables.
+  results["rows"][ALL_LABELS] = results["rows"].pop(ALL_LABELS)
   if config.teachers:
     results["teachers"] = rank(bench, results["encoders"])
   return results

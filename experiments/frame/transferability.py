@@ -188,6 +188,7 @@ def score_scatter(path: plots.Path, teachers: Any) -> None:
       axes.set_title(name, fontsize=9.5, weight="normal")
       axes.yaxis.set_major_formatter(plots.percent)
       axes.locator_params("x", nbins=4)
+      axes.ticklabel_format(axis="x", useOffset=False)
     for axes in grid[-3:]:
       axes.set_xlabel("score before fine-tuning")
     for axes in grid[::3]:

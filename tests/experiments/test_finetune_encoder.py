@@ -275,8 +275,8 @@ def test_a_run_leaves_a_report_and_goes_on_after_a_kill(tmp_path, monkeypatch):
   for name in ("accuracy", "teachers"):
     assert (folder / f"{name}.png").stat().st_size > 10_000
   assert list(results["rows"]) == [
-    *("target_only", "prototypes", "linear_probe", "finetune", "all_labels"),
-    "co_tuning",
+    *("target_only", "prototypes", "linear_probe", "finetune", "co_tuning"),
+    "all_labels",
   ]
   for row in results["rows"].values():
     assert row.accuracy.shape == (2,)
