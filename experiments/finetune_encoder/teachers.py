@@ -1,5 +1,6 @@
 """The encoders that are fine-tuned: whole, cut, published, static, random."""
 
+import importlib
 import importlib.util
 import pathlib
 import re
@@ -199,10 +200,10 @@ def read_static(config: Any, data: Data) -> Encoder:
     raise ValueError(missing("static", STATIC))
   folder = pathlib.Path(place.origin).parent
   try:
-    import tokenizers
-    from safetensors import numpy as safetensors
+    tokenizers = importlib.import_module("tokenizers")
+    safetensors = importlib.import_module("safetensors.numpy")
   except ModuleNotFoundError as error:
-    raise ValueError(f"{error}; {encoders.INSTALL}.") from None
+    raise ValueError(f"{error}: {encoders.INSTALL}.") from None
   table = safetensors.load_file(folder / WEIGHTS)["embedding.weight"]
   tokenizer = tokenizers.Tokenizer.from_file(str(folder / STATIC_TOKENS))
 
