@@ -30,9 +30,8 @@ class Teachers(NamedTuple):
   """The results of the teachers in the report."""
 
   names: tuple[str, ...]  # of the teachers
-  accuracy: (
-    np.ndarray
-  )  # `[teachers, seeds]`, on test examples after fine-tuning
+  # `[teachers, seeds]`, on test examples after fine-tuning.
+  accuracy: np.ndarray
   # By criterion, with the few labels of a seed and with all labels of the
   # target's training examples: `[2, teachers, seeds]`; Kendall's tau and
   # Pearson's correlation of these scores and the accuracy, `[2, seeds]`; and
