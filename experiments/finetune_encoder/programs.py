@@ -69,7 +69,7 @@ def with_head(variables: training.Variables, head: Head) -> training.Variables:
 
 def apply_head(head: Head, embeddings: Any) -> Any:
   """The logits of a head."""
-  return embeddings @ head["kernel"] + head["bias"]
+  return embeddings @ head["kernel"] + head["bias"][None]
 
 
 @functools.partial(jax.jit, static_argnames="steps")

@@ -126,7 +126,8 @@ def test_no_sentence_is_in_two_parts_and_no_document_is_source_and_target(
 
 def test_the_rate_of_a_head_is_not_that_of_the_body():
   groups = ["^student/body/", "^student/head/"]
-  params = {"student": {"body": jnp.ones(2), "head": jnp.ones(2)}}
+  layer = {"kernel": jnp.ones(2)}
+  params = {"student": {"body": layer, "head": layer}}
   expected = {
     ("finetune", 0.0): (0.05, 0.5),
     ("layerwise", 0.3): (0.15, 0.5),
@@ -138,7 +139,9 @@ def test_the_rate_of_a_head_is_not_that_of_the_body():
     candidate = {"rate": 0.5, "weight": weight}
     optimizer = make(method, candidate, groups, 8, body=0.1)
     updates, _ = optimizer.update(params, optimizer.init(params), params)
-    moves = [-updates["student"][name][0] for name in ("body", "head")]
+    moves = [
+      -updates["student"][name]["kernel"][0] for name in ("body", "head")
+    ]
     np.testing.assert_allclose(moves, rates, rtol=1e-4)
 
 
@@ -203,7 +206,7 @@ def test_the_report_says_when_transfer_helped():
     assert part in text
   table = encoder_report.make_table(rows)
   cells = {row[0]: row for row in table.rows}
-  assert cells["linear probe, all labels"][3].startswith("+3")
+  assert cells["linear probe, all labels"][3].startswith("+29.8 (+2")
   assert cells["fine-tuning"][3] == cells["target-only"][2] == ""
   assert cells["BSS"][4] == "3, rate 1"
   text = "\n".join(encoder_report.conclude(bench, rows_of(2, **names)))
