@@ -71,7 +71,11 @@ def documents(monkeypatch):
     ({"methods": ("finetune",)}, "one or more different ones of layerwise, "),
     ({"teachers": ("cut_0",)}, "expected different ones of cut_N, paraphrase"),
     ({"teachers": ("random",) * 2}, "expected different ones of cut_N, parap"),
-    ({"teachers": ("cut_2",)}, "has cut_2; expected cuts of fewer than 2 lay"),
+    pytest.param(
+      {"teachers": ("cut_2",)},
+      "has cut_2; expected cuts of fewer than 2 layers",
+      marks=pytest.mark.slow,  # makes an encoder
+    ),
     ({"shots": 5}, "shots is 5; expected at most examples, which is 4"),
     ({"batch_size": 7}, "batch_size is 7; expected at most 6, the labels"),
     ({"classes": 1}, "classes is 1; expected 2 or more"),
@@ -124,6 +128,7 @@ def test_no_sentence_is_in_two_parts_and_no_document_is_source_and_target(
   np.testing.assert_array_equal(labels, [[0, 0, 1, 1, 2, 2]] * 2)
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_head_is_not_that_of_the_body():
   groups = ["^student/body/", "^student/head/"]
   layer = {"kernel": jnp.ones(2)}
@@ -154,6 +159,7 @@ def test_static_embeddings_are_a_mean_of_the_valid_tokens():
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_head_alone_separates_what_can_be_separated():
   labels = np.repeat(np.arange(3), 4)
   rows = np.eye(3)[labels] + 0.1 * np.random.default_rng(0).normal(size=(12, 3))
@@ -214,6 +220,7 @@ def test_the_report_says_when_transfer_helped():
   assert "learly" not in text
 
 
+@pytest.mark.slow
 def test_a_score_that_orders_teachers_has_tau_1():
   labels = np.repeat([0, 1], 10)
   noise = np.random.default_rng(0).normal(size=(20, 3))
