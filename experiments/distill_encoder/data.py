@@ -49,7 +49,9 @@ def load_data(config: Any) -> Data:
   length = config.max_length
   # The sentences of a part, then the next ones.
   encoded = [
-    encoders.encode(tokenizer, [x[i] for i in (0, 1) for x in part], length)
+    encoders.encode(
+      tokenizer, [x for x, _, _ in part] + [x for _, x, _ in part], length
+    )
     for part in parts
   ]
   padding = tokenizer.token_to_id("[PAD]") or 0

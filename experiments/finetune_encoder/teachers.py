@@ -47,7 +47,7 @@ class Classifier(nnx.Module):
 
   def __init__(self, body: Any, width: int, classes: int, rngs: nnx.Rngs):
     self.body = body
-    self.head = nnx.Linear(width, classes, rngs=rngs)
+    self.head: Any = nnx.Linear(width, classes, rngs=rngs)
 
   def __call__(self, inputs: Any) -> Outputs:
     """Returns the outputs of the encoder with the logits of the head."""

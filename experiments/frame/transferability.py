@@ -47,7 +47,7 @@ def judge(
   accuracy: np.ndarray,
   look: Callable[[str, int, str], np.ndarray],
   labels: np.ndarray,
-  few: Sequence[np.ndarray],
+  few: Sequence[np.ndarray] | np.ndarray,
   classes: int,
 ) -> Teachers:
   """Ranks teachers before fine-tuning, and compares with what it reached.
