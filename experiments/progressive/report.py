@@ -74,7 +74,7 @@ def make_table(job: Any, results: Any) -> tables.Table:
 READING = (
   "Mean ± standard deviation over seeds, in percent of test images after the "
   "last step, for students of so many units in each of two hidden layers. "
-  f"Gains are over direct KD. {statistics.LEGEND} The "
+  f"The header names what a gain is over. {statistics.LEGEND} The "
   "correction is over the methods of one student. The teacher is an upper "
   "bound."
 )
