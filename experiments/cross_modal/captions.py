@@ -10,6 +10,7 @@ from experiments.cross_modal.sounds import WORDS
 WEIGHTS = ("thin", "medium", "thick")  # thirds of the ink of training images
 SLANTS = ("leaning", "upright", "slanted")  # thirds of their slant
 VOCABULARY = ("a", *WEIGHTS, *SLANTS, *WORDS)
+LENGTH = 4  # words of a caption
 # Every caption, as words of its image's thirds and label.
 CAPTIONS = tuple(
   f"a {weight} {slant} {word}"

@@ -13,7 +13,6 @@ import optax
 
 from experiments.frame import cells
 from experiments.frame import data as frame_data
-from experiments.frame import rounds
 from kdjax import metrics
 from kdjax import objectives
 from kdjax import training
@@ -137,7 +136,7 @@ def make_program(experiment: str, steps: int) -> Any:
 def run(job: Any) -> dict[str, dict[str, np.ndarray]]:
   """Trains all points; experiment -> row -> accuracies `[points, runs]`."""
   config, files = job.config, cells.Cells(job.run.path)
-  keys = rounds.seed_keys(config)
+  keys = jax.random.split(jax.random.key(config.seed), config.gaussian_runs)
   names = [(name, i) for name in POINTS for i in range(len(POINTS[name][1]))]
   programs: dict[str, Any] = {}
   missing = files.missing(job.console, [("gaussians", *x) for x in names])

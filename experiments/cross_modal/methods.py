@@ -5,15 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
-from jaxtyping import Array
 
 from experiments.cross_modal import captions
 from experiments.frame import networks
 from kdjax import nets
 from kdjax import objectives
 from kdjax import training
-from kdjax.nets import layers
 
 TASKS = {
   "gaussians": "Gaussians whose two modalities share dimensions",
@@ -70,45 +67,26 @@ def classifier(rows: Any, units: tuple[int, ...]) -> training.Network:
   return networks.make_network("mlp", rows, 10, hidden=units)
 
 
-class TextTower(nnx.Module):
-  """An encoder of captions with a linear map to the common space."""
-
-  def __init__(self, units: int, depth: int, dims: int, rngs: nnx.Rngs):
-    config = nets.TextEncoderConfig(
-      len(captions.VOCABULARY),
-      width=units,
-      depth=depth,
-      num_heads=2,
-      inner_width=2 * units,
-      max_length=4,
-    )
-    self.encoder = nets.TextEncoder(config, rngs=rngs)
-    self.map = layers.linear(units, dims, rngs=rngs)
-
-  def __call__(self, tokens: Array) -> nets.Outputs:
-    """The outputs of the encoder with the mapped embedding."""
-    outputs = self.encoder(tokens)
-    return outputs._replace(embedding=self.map(outputs.embedding))
-
-
 def towers(config: Any, images: Any, kind: str) -> dict[str, training.Network]:
   """The towers of the teacher or of the student."""
   units = config.teacher_hidden if kind == "teacher" else config.hidden
-  depth, dims = 1 + (kind == "teacher"), DIMS[kind]
+  shape = 1, captions.LENGTH, len(captions.VOCABULARY)
+
   # The classifier's place is taken by the map to the common space.
-  body = networks.make_network("mlp", images, dims, hidden=units)
+  def with_map(body: training.Network) -> training.Network:
+    def forward(variables: Any, inputs: Any, **options: Any) -> Any:
+      outputs, state = body.forward(variables, inputs, **options)
+      return outputs._replace(embedding=outputs.logits), state
 
-  def forward(variables: Any, inputs: Any, **options: Any) -> Any:
-    outputs, state = body.forward(variables, inputs, **options)
-    return outputs._replace(embedding=outputs.logits), state
+    return training.Network(body.init, forward)
 
-  width = 2 * dims
-  return {
-    "image": training.Network(body.init, forward),
-    "text": training.Network.of(
-      lambda rngs: TextTower(width, depth, dims, rngs)
-    ),
-  }
+  options: Any = {"num_classes": DIMS[kind], "hidden": units}
+  text = training.Network.of(
+    lambda rngs: nets.create("mlp", input_shape=shape, rngs=rngs, **options),
+    preprocess=lambda tokens: jax.nn.one_hot(tokens, shape[-1])[:, None],
+  )
+  image = networks.make_network("mlp", images, DIMS[kind], hidden=units)
+  return {"image": with_map(image), "text": with_map(text)}
 
 
 def optimizer(config: Any) -> optax.GradientTransformation:

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.cross_modal import captions
 from experiments.cross_modal import methods
+from experiments.frame import cells
 from experiments.frame import data as frame_data
 from experiments.frame import rounds
 from experiments.frame.scores import predict
@@ -43,7 +44,8 @@ def make_program(
 
 def train_row(
   job: Any,
-  stage: str,
+  task: str,
+  name: str,
   program: Program,
   pairs: Any,
   places: Any,
@@ -52,9 +54,14 @@ def train_row(
 ) -> tuple[Any, Seen]:
   """Trains a row; `values` are hyper-parameters `[seeds]` of the objective.
 
-  A seed has the same initial weights in every row of a task.
+  A seed has the same initial weights in every row of a task. The state is None
+  for a row that is in its file already, unless it is a teacher's.
   """
   config, learner = job.config, program.learner
+  files = cells.Cells(job.run.path)
+  if not name.endswith("teacher") and files.file(task, name).exists():
+    read = files.read(task, name)
+    return None, {k: np.array(x) for k, x in read.items()}
   spec = frame_data.batch_spec(pairs.train)
 
   @jax.jit
@@ -73,14 +80,16 @@ def train_row(
     return row, f"{name} {value:.1%}"
 
   many = {k: jnp.broadcast_to(x, config.seeds) for k, x in values.items()}
-  return rounds.train(
+  state, seen = rounds.train(
     job,
-    stage,
+    f"{task}_{name}",
     program.advance,
     (frozen or {}, pairs.train, pairs.test),
     start(rounds.seed_keys(config), jnp.asarray(places), many),
     describe,
   )
+  files.write({k: x.tolist() for k, x in seen.items()}, task, name)
+  return state, seen
 
 
 def all_places(job: Any, pairs: Any) -> np.ndarray:
@@ -112,15 +121,14 @@ def train_pairs(job: Any, task: str, pairs: Any) -> dict[str, Seen]:
   look = look_at(student, "b")
   first = methods.teach(config, sides["a"], on="a")
   first = make_program(first, look_at(sides["a"], "a"))
-  state, seen = train_row(job, f"{task}_teacher", first, pairs, every)
+  state, seen = train_row(job, task, "teacher", first, pairs, every)
   teachers = {"a": state.student}
   alone = make_program(methods.teach(config, student), look)
   rows = {"teacher": seen}
 
   def add(name: str, program: Program, places: Any, *frozen: Any, **values):
-    stage = f"{task}_{name}"
     told = {"teacher": frozen[0]} if frozen else {}
-    found = train_row(job, stage, program, pairs, places, told, **values)
+    found = train_row(job, task, name, program, pairs, places, told, **values)
     rows[name] = found[1]
 
   add(methods.SCRATCH, alone, pairs.few)
@@ -129,8 +137,8 @@ def train_pairs(job: Any, task: str, pairs: Any) -> dict[str, Seen]:
     teacher, network = "a", sides["a"]
     if name == methods.OWN:
       within = make_program(methods.teach(config, own), look_at(own, "b"))
-      stage = f"{task}_own_teacher"
-      teachers["b"] = train_row(job, stage, within, pairs, every)[0].student
+      state, _ = train_row(job, task, "own_teacher", within, pairs, every)
+      teachers["b"] = state.student
       teacher, network = "b", own
     # With and without labels it is one program.
     shared = "cross_modal_kd" if name == methods.UNLABELED else name
@@ -171,14 +179,15 @@ def train_towers(job: Any, task: str, pairs: Any) -> dict[str, Seen]:
   large = methods.join(config, networks["teacher"])
   small = methods.join(config, networks["student"])
   first = make_program(large, look_at("teacher"))
-  state, seen = train_row(job, f"{task}_teacher", first, pairs, every)
+  state, seen = train_row(job, task, "teacher", first, pairs, every)
   frozen = {f"teacher_{k}": _tower(state, k) for k in networks["teacher"]}
   scale = methods.teacher_scale(state.params)
   alone, rows = make_program(small, look_at("student")), {"teacher": seen}
 
   def add(name: str, program: Program, places: Any, *options: Any, **values):
-    stage = f"{task}_{name}"
-    found = train_row(job, stage, program, pairs, places, *options, **values)
+    found = train_row(
+      job, task, name, program, pairs, places, *options, **values
+    )
     rows[name] = found[1]
 
   add(methods.SCRATCH, alone, pairs.few)
