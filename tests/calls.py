@@ -111,6 +111,12 @@ def learner(rows, values, weights, queries):
   return queries @ jnp.linalg.solve(matrix, scaled.T @ values)
 
 
+def shrink(noisy, level):
+  """A denoiser of one value an example."""
+  del level
+  return jnp.tanh(noisy)
+
+
 def key():
   return jax.random.key(0)
 
@@ -331,6 +337,17 @@ GIVEN: dict[str, dict[str, Any]] = {
     "losses": Rows((ROWS,)),
     "where": Rows((ROWS,), 0, "mask"),
   },
+  "generation.consistency_sample": {
+    "key": key,
+    "consistency": shrink,
+    "sigmas": np.array([3.0, 1.0]),
+  },
+  "generation.consistency_target": {"teacher": shrink, "target": shrink},
+  "generation.ddim_sample": {"denoise": shrink, "num_steps": 3},
+  "generation.progressive_distillation_target": {
+    "teacher": shrink,
+    "num_steps": 4,
+  },
   "finetuning.class_prototypes": {"num_classes": 5},
   "finetuning.co_tuning_targets": {"num_classes": 5},
   "finetuning.prototypical_loss": {"num_classes": 5},
@@ -422,11 +439,16 @@ NO_ARRAYS = {
   "adaptation.sigmoid_ramp_up",
   "finetuning.key_queue_init",
   "generalization.fishr_init",
+  "collaboration.best_assistants",
   "collaboration.consistency_ramp",
+  "collaboration.evenly_spaced_assistants",
+  "collaboration.route_anchor",
   "continual.reservoir_init",
   "continual.si_init",
   "federated.message_bytes",
   "federated.privacy_epsilon",
+  "generation.cosine_log_snr",
+  "generation.karras_noise_levels",
   "language.align_bytes",
   "language.align_tokens",
   "language.layer_map",

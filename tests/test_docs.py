@@ -41,6 +41,7 @@ LONG = {
     "collaboration",
     "federated",
     "cross_modal",
+    "generation",
   )
 }
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[-+]\d+)?")

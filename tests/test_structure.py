@@ -19,6 +19,7 @@ LOSS_AREAS = {
   "federated",
   "finetuning",
   "generalization",
+  "generation",
   "language",
   "reweighting",
   "selection",

@@ -2,12 +2,13 @@
 
 The streams of mammoth: the classes of a data set in turn (split), or all of its
 classes again and again with other pixels (permuted) or at other angles
-(rotated). A student sees each task once. Then it is tested on all of them,
-among all classes seen so far (class-incremental) and among the classes of the
-task (task-incremental). Fine-tuning is the lower bound and joint training the
-upper one. Seed i has the same initial weights and order of images under every
-method. After the stream the first task returns for a while, and from its middle
-on the stream is learned again without what the buffer held.
+(rotated), or pairs of classes whose images turn (mnist_360). A student sees
+each task once. Then it is tested on all of them, among all classes seen so far
+(class-incremental) and among the classes of the task (task-incremental). Fine-
+tuning is the lower bound and joint training the upper one. Seed i has the same
+initial weights and order of images under every method. After the stream the
+first task returns for a while, and from its middle on the stream is learned
+again without what the buffer held.
 
   python -m experiments.continual
   python -m experiments.continual --dataset mnist --workdir runs/split_mnist \
@@ -26,6 +27,7 @@ from experiments.continual.methods import FILLED
 from experiments.continual.methods import METHODS
 from experiments.continual.methods import SEQUENTIAL
 from experiments.continual.recipes import RECIPES
+from experiments.continual.recipes import TASKS
 from experiments.continual.recipes import recipe_of
 from experiments.continual.report import write
 from experiments.continual.training import Result
@@ -40,12 +42,13 @@ class Config(commands.Flags):
   """Compares ways to learn one task after the other."""
 
   workdir: str = "runs/continual"
-  stream: Literal["split", "permuted", "rotated"] = "split"  # kind of tasks
+  # kind of tasks
+  stream: Literal["split", "permuted", "rotated", "mnist_360"] = "split"
   dataset: str = "digits"  # digits, or a data set that tfds has prepared
   data_dir: commands.DataDir = None  # where tfds has prepared data sets
   # the number of tasks
   tasks: Annotated[
-    int | None, commands.optional("5; 20 if permuted or rotated, of digits 5")
+    int | None, commands.optional("those of mammoth; 5 of digits")
   ] = None
   # the methods that are compared; help: print them. Fine-tuning and joint
   # training are always there. A run may be resumed with other methods
@@ -56,7 +59,7 @@ class Config(commands.Flags):
   # sizes of the buffers of the methods that replay
   buffers: Annotated[
     tuple[int, ...] | None,
-    commands.optional("200 500, of digits 50", "INT ..."),
+    commands.optional("those of mammoth; 50 of digits", "INT ..."),
   ] = None
   # passes over the images of each task
   epochs: Annotated[int | None, commands.optional("1, of digits 20")] = None
@@ -98,12 +101,12 @@ def check_buffers(config: Config, classes: int) -> None:
 
 def prepare(config: Config) -> jobs.Setup:
   """Checks the flags and reads the data; makes the run folder last."""
-  small, split = config.dataset == "digits", config.stream == "split"
+  small, turning = config.dataset == "digits", config.stream == "mnist_360"
   suited = tuple(x for x in METHODS if x in RECIPES[config.stream])
   defaults: dict[str, Any] = {
-    "tasks": 5 if small or split else 20,
+    "tasks": 5 if small and not turning else TASKS[config.stream],
     "methods": suited,
-    "buffers": (50,) if small else (200, 500),
+    "buffers": (50,) if small else (200, 500, *[1000] * turning),
     "epochs": 20 if small else 1,
   }
   missing = {k: v for k, v in defaults.items() if getattr(config, k) is None}

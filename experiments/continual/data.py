@@ -1,5 +1,7 @@
 """Streams of tasks: classes that are split, or images that change."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +11,17 @@ import numpy as np
 from experiments.frame import data as frame_data
 from kdjax import data as kdata
 
-TEST_BATCH = 1000  # images that are turned at once
+TURNED = 1000  # images that are turned at once
+# MNIST-360: the number of times that the pairs of classes come around, and the
+# angle between the first images of two classes that follow each other.
+ROUNDS, STEP = 3, 60.0
+
+
+class Part(NamedTuple):
+  """The examples of a task, in their order, and what happens to the images."""
+
+  rows: np.ndarray  # places in the data set
+  change: Callable[[np.ndarray], np.ndarray]
 
 
 class Stream(NamedTuple):
@@ -20,7 +32,9 @@ class Stream(NamedTuple):
   test_images: np.ndarray
   test_labels: np.ndarray
   classes: tuple[tuple[int, ...], ...]  # the classes of each task
-  changes: tuple[Any, ...]  # of each task: a permutation, degrees or None
+  parts: tuple[Part, ...]  # to train on, of each task
+  test_parts: tuple[Part, ...]
+  is_ordered: bool  # whether the order within a task is part of the stream
 
   @property
   def tasks(self) -> int:
@@ -39,29 +53,35 @@ class Stream(NamedTuple):
 
   def train(self, task: int) -> dict[str, np.ndarray]:
     """The images and labels of a task."""
-    return self._part(self.images, self.labels, task)
+    rows, change = self.parts[task]
+    return {"image": change(self.images[rows]), "label": self.labels[rows]}
 
   def test(self, task: int) -> dict[str, np.ndarray]:
     """The test images and labels of a task."""
-    return self._part(self.test_images, self.test_labels, task)
-
-  def _part(self, images: Any, labels: Any, task: int) -> dict[str, Any]:
-    own = np.isin(labels, self.classes[task])
-    return {
-      "image": changed(images[own], self.changes[task]),
-      "label": labels[own],
-    }
+    rows, change = self.test_parts[task]
+    images, labels = self.test_images[rows], self.test_labels[rows]
+    return {"image": change(images), "label": labels}
 
 
-def changed(images: np.ndarray, change: Any) -> np.ndarray:
-  """Images with their pixels permuted, or turned by degrees."""
-  if change is None:
-    return images
-  if isinstance(change, np.ndarray):
-    return images.reshape(len(images), -1)[:, change].reshape(images.shape)
-  parts = np.array_split(images, -(-len(images) // TEST_BATCH))
+def keep(images: np.ndarray) -> np.ndarray:
+  """The images."""
+  return images
+
+
+def permute(images: np.ndarray, order: np.ndarray) -> np.ndarray:
+  """Images with their pixels permuted."""
+  return images.reshape(len(images), -1)[:, order].reshape(images.shape)
+
+
+def turn(images: np.ndarray, degrees: Any) -> np.ndarray:
+  """Images turned by degrees, one for all or one for each."""
+  pieces = -(-len(images) // TURNED)
+  degrees = np.broadcast_to(np.float32(degrees), (len(images),))
+  pairs = zip(
+    np.array_split(images, pieces), np.array_split(degrees, pieces), strict=True
+  )
   return np.concatenate(
-    [np.asarray(kdata.rotate(jnp.asarray(x), change)) for x in parts]
+    [np.asarray(kdata.rotate(jnp.asarray(x), jnp.asarray(d))) for x, d in pairs]
   )
 
 
@@ -72,11 +92,14 @@ def load_stream(config: Any) -> Stream:
   ]
   images, test_images = (np.asarray(part["image"]) for part in parts)
   labels, test_labels = (np.asarray(part["label"], np.int32) for part in parts)
+  arrays = images, labels, test_images, test_labels
   count, tasks = int(labels.max()) + 1, config.tasks
   generator = np.random.default_rng(config.seed)
+  if config.stream == "mnist_360":
+    return Stream(*arrays, *turning_pairs(config, arrays, count, generator))
   every = tuple(range(count))
   classes: tuple[tuple[int, ...], ...] = (every,) * tasks
-  changes: tuple[Any, ...] = (None,) * tasks
+  changes: tuple[Callable[..., Any], ...] = (keep,) * tasks
   if config.stream == "split":
     if count % tasks or tasks == 1:
       raise ValueError(
@@ -87,10 +110,74 @@ def load_stream(config: Any) -> Stream:
     classes = tuple(every[i : i + size] for i in range(0, count, size))
   elif config.stream == "permuted":
     pixels = int(np.prod(images.shape[1:]))
-    changes = tuple(generator.permutation(pixels) for _ in range(tasks))
+    changes = tuple(
+      functools.partial(permute, order=generator.permutation(pixels))
+      for _ in range(tasks)
+    )
   else:
-    changes = tuple(map(float, generator.uniform(0, 180, tasks)))
-  return Stream(images, labels, test_images, test_labels, classes, changes)
+    changes = tuple(
+      functools.partial(turn, degrees=x)
+      for x in generator.uniform(0, 180, tasks)
+    )
+  own, test = (
+    tuple(
+      Part(np.flatnonzero(np.isin(part, task)), change)
+      for task, change in zip(classes, changes, strict=True)
+    )
+    for part in (labels, test_labels)
+  )
+  return Stream(*arrays, classes, own, test, is_ordered=False)
+
+
+def turning_pairs(
+  config: Any,
+  arrays: tuple[np.ndarray, ...],
+  count: int,
+  generator: np.random.Generator,
+) -> tuple[Any, ...]:
+  """MNIST-360: each class with the next one, while its images turn.
+
+  The last class is left out (a nine is a turned six). Each class is in a sixth
+  of its images twice a round, once with the class before and once with the one
+  after it, in proportion to their numbers. Its images turn by 360 degrees over
+  the stream. As mammoth's loaders do, which start anew for each image, an image
+  is drawn from its sixth with replacement.
+  """
+  _, labels, _, test_labels = arrays
+  count -= 1
+  if config.tasks % count or config.tasks // count != ROUNDS:
+    raise ValueError(
+      f"tasks is {config.tasks}; expected {ROUNDS * count}, the pairs of "
+      f"{count} classes of {config.dataset}, {ROUNDS} times."
+    )
+  pairs = [(c, (c + 1) % count) for c in range(count)] * ROUNDS
+  shares, angles, test_angles = {}, {}, np.zeros(len(test_labels))
+  for c in range(count):
+    rows = np.flatnonzero(labels == c)
+    size = len(rows) // (2 * ROUNDS) + 1
+    pieces = [rows[i : i + size] for i in range(0, len(rows), size)]
+    shares[c] = [generator.choice(x, len(x)) for x in pieces]
+    degrees = STEP * (c - 1) + 360 / len(rows) * np.arange(len(rows))
+    # The last piece, which is smaller, comes first.
+    ends = np.cumsum([len(x) for x in reversed(pieces)])[:-1]
+    angles[c] = np.split(degrees, ends)[::-1]
+    rows = np.flatnonzero(test_labels == c)
+    test_angles[rows] = 360 / len(rows) * np.arange(len(rows))
+  own, test = [], []
+  for pair in pairs:
+    drawn = [(shares[c].pop(), angles[c].pop()) for c in pair]
+    rows, degrees = (np.concatenate(x) for x in zip(*drawn, strict=True))
+    # Both classes come to their ends together.
+    place = np.concatenate(
+      [(np.arange(len(x)) + 0.5) / len(x) for x, _ in drawn]
+    )
+    order = np.argsort(place, kind="stable")
+    change = functools.partial(turn, degrees=degrees[order])
+    own.append(Part(rows[order], change))
+    rows = np.flatnonzero(np.isin(test_labels, pair))
+    change = functools.partial(turn, degrees=test_angles[rows])
+    test.append(Part(rows, change))
+  return tuple(pairs), tuple(own), tuple(test), True
 
 
 def padded(part: dict[str, np.ndarray], size: int) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Task(NamedTuple):
   past: Any  # marks of the classes of earlier tasks, 0 or 1, `[classes]`
   number: Any  # of the task, from 0
   seen: Any  # the number of tasks so far, this one included
+  is_ordered: Any = False  # whether images come in their order
 
 
 class Carry(NamedTuple):

@@ -85,6 +85,7 @@ def make_program(name: str, recipe: Recipe, setting: Setting) -> Program:
     value: Any,
     arrays: dict[str, Any],
     mask: jax.Array,
+    is_ordered: Any,
     epochs: Any,
     steps: Any,
     key: jax.Array,
@@ -96,6 +97,7 @@ def make_program(name: str, recipe: Recipe, setting: Setting) -> Program:
     def epoch(number: Any, value: Any) -> Any:
       noise_key, own = jax.random.split(jax.random.fold_in(key, number))
       noise = jax.random.uniform(noise_key, mask.shape)
+      noise = jnp.where(is_ordered, jnp.arange(len(mask)) / len(mask), noise)
       order = jnp.argsort(jnp.where(mask, noise, 2.0))
       order = jnp.pad(order, (0, recipe.batch_size))
 
@@ -129,7 +131,8 @@ def make_program(name: str, recipe: Recipe, setting: Setting) -> Program:
       return warm.step(state, {}, batch, key, axis_name=None)[0]
 
     epochs = jnp.where(task.seen > 1, epochs, 0)
-    state = passes(take, state, arrays, mask, epochs, steps, key)
+    course = epochs, steps, key
+    state = passes(take, state, arrays, mask, task.is_ordered, *course)
     params = carry.state.params | {"student": state.params["student"]}
     seen = jnp.maximum(task.past, new)
     state = put_state(carry.state._replace(params=params), answers=seen)
@@ -147,7 +150,8 @@ def make_program(name: str, recipe: Recipe, setting: Setting) -> Program:
       mask = jnp.concatenate([mask, kept])
     if name == "task_lwf":
       carry = warm_up(carry, arrays, mask, task, epochs, steps, keys[0])
-    carry = passes(step, carry, arrays, mask, epochs, steps, keys[1])
+    course = epochs, steps, keys[1]
+    carry = passes(step, carry, arrays, mask, task.is_ordered, *course)
     return after_task(name, recipe, setting, carry, task, keys[2])
 
   def test(carry, tests, own, seen):

@@ -17,14 +17,12 @@ class Recipe(NamedTuple):
   batch_size: int
   replay: int = 0  # examples of each draw from the buffer
   options: Mapping[str, Any] = {}  # of `objectives.preset`
-  # Weights of the parts of the objective. mammoth's ER takes the mean over one
-  # batch of current and replayed examples, which are as many.
-  weights: Mapping[str, float] = {}
+  weights: Mapping[str, float] = {}  # of the parts of the objective
   weight_decay: float = 0.0
   damping: float = 0.1  # of SI
 
 
-ONE_BATCH = {"ce": 0.5, "er": 0.5}
+TASKS = {"split": 5, "permuted": 20, "rotated": 20, "mnist_360": 27}
 
 # Stream -> method -> size of the buffer (0: of any, or none) -> recipe.
 RECIPES: dict[str, dict[str, dict[int, Recipe]]] = {
@@ -35,8 +33,8 @@ RECIPES: dict[str, dict[str, dict[int, Recipe]]] = {
     "ewc": {0: Recipe(0.03, 10)},
     "si": {0: Recipe(0.1, 10, damping=0.9)},
     "er": {
-      200: Recipe(0.01, 10, 10, weights=ONE_BATCH),
-      500: Recipe(0.1, 10, 10, weights=ONE_BATCH),
+      200: Recipe(0.01, 10, 10),
+      500: Recipe(0.1, 10, 10),
     },
     "icarl": {0: Recipe(0.1, 10)},
     "fdr": {200: Recipe(0.03, 128, 128), 500: Recipe(0.1, 128, 128)},
@@ -53,7 +51,7 @@ RECIPES: dict[str, dict[str, dict[int, Recipe]]] = {
     "sequential": {0: Recipe(0.2, 128)},
     "ewc": {0: Recipe(0.1, 128, options={"weight": 0.7})},
     "si": {0: Recipe(0.1, 128, options={"weight": 0.5}, damping=1.0)},
-    "er": {0: Recipe(0.2, 128, 128, weights=ONE_BATCH)},
+    "er": {0: Recipe(0.2, 128, 128)},
     "fdr": {0: Recipe(0.1, 128, 128)},
     "der": {0: Recipe(0.2, 128, 128, {"weight": 1.0})},
     "der_plus_plus": {
@@ -65,7 +63,7 @@ RECIPES: dict[str, dict[str, dict[int, Recipe]]] = {
     "sequential": {0: Recipe(0.2, 128)},
     "ewc": {0: Recipe(0.1, 128, options={"weight": 0.7})},
     "si": {0: Recipe(0.1, 128, options={"weight": 1.0}, damping=1.0)},
-    "er": {0: Recipe(0.2, 128, 128, weights=ONE_BATCH)},
+    "er": {0: Recipe(0.2, 128, 128)},
     "fdr": {0: Recipe(0.2, 128, 128)},
     "der": {
       200: Recipe(0.2, 128, 128, {"weight": 1.0}),
@@ -74,6 +72,22 @@ RECIPES: dict[str, dict[str, dict[int, Recipe]]] = {
     "der_plus_plus": {
       200: Recipe(0.1, 128, 128, {"weight": 1.0, "label_weight": 0.5}),
       500: Recipe(0.2, 128, 128, {"weight": 0.5, "label_weight": 1.0}),
+    },
+  },
+  "mnist_360": {
+    "sequential": {0: Recipe(0.1, 4)},
+    "er": {
+      200: Recipe(0.2, 1, 16),
+      1000: Recipe(0.2, 4, 16),
+    },
+    "der": {
+      200: Recipe(0.1, 16, 64, {"weight": 0.5}),
+      500: Recipe(0.2, 16, 16, {"weight": 0.5}),
+      1000: Recipe(0.1, 8, 16, {"weight": 0.5}),
+    },
+    "der_plus_plus": {
+      200: Recipe(0.2, 16, 16, {"weight": 0.5, "label_weight": 1.0}),
+      1000: Recipe(0.2, 16, 128, {"label_weight": 1.0}),
     },
   },
 }
@@ -113,6 +127,13 @@ PUBLISHED: dict[str, dict[str, dict[int, tuple[float, ...]]]] = {
     "der": {200: (90.04,), 500: (92.24,)},
     "der_plus_plus": {200: (90.43,), 500: (92.77,)},
   },
+  "mnist_360": {
+    "joint": {0: (82.98,)},
+    "sequential": {0: (19.09,)},
+    "er": {200: (49.27,), 500: (65.04,), 1000: (75.18,)},
+    "der": {200: (55.22,), 500: (69.11,), 1000: (75.97,)},
+    "der_plus_plus": {200: (54.16,), 500: (69.62,), 1000: (76.03,)},
+  },
 }
 
 
@@ -126,7 +147,13 @@ def recipe_of(config: Any, method: str, buffer: int) -> Recipe:
   rows = RECIPES[config.stream][method]
   sizes = [size for size in rows if size <= buffer] or [min(rows)]
   recipe = rows[max(sizes)]
-  if config.dataset != "digits":
-    return recipe
-  replay = recipe.replay and (10 if recipe.replay == recipe.batch_size else 30)
-  return recipe._replace(batch_size=10, replay=replay)
+  if config.dataset == "digits":
+    as_large = recipe.replay <= recipe.batch_size
+    replay = recipe.replay and (10 if as_large else 30)
+    recipe = recipe._replace(batch_size=10, replay=replay)
+  if method == "er":
+    # mammoth takes one mean over the batch and what is replayed.
+    new, old = recipe.batch_size, recipe.replay
+    weights = {"ce": new / (new + old), "er": old / (new + old)}
+    recipe = recipe._replace(weights=weights)
+  return recipe

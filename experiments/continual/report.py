@@ -10,6 +10,7 @@ from experiments.continual.methods import JOINT
 from experiments.continual.methods import SEQUENTIAL
 from experiments.continual.plots import matrices
 from experiments.continual.recipes import PUBLISHED
+from experiments.continual.recipes import TASKS
 from experiments.continual.recipes import recipe_of
 from experiments.continual.training import Result
 from experiments.continual.training import label_of
@@ -26,6 +27,7 @@ TITLES = {
   "split": "Classes in turn",
   "permuted": "Permuted pixels",
   "rotated": "Turned images",
+  "mnist_360": "Pairs of classes that turn",
 }
 
 
@@ -137,7 +139,7 @@ def anchors_of(
   config: Any, results: Results
 ) -> dict[tuple[Cell, int], tuple[np.ndarray, float]]:
   """The published accuracies of this run's rows: (cell, kind) -> a pair."""
-  tasks = 5 if config.stream == "split" else 20
+  tasks = TASKS[config.stream]
   protocol = config.dataset, config.tasks, config.epochs, config.hidden
   if protocol != ("mnist", tasks, 1, (100, 100)):
     return {}
@@ -269,6 +271,10 @@ def setting(job: Any) -> str:
     "seeds.",
     "rotated": "Each task has an angle between 0 and 180 degrees, drawn once "
     "for all seeds; images are turned bilinearly.",
+    "mnist_360": "Each class but the last comes with the one after it, three "
+    "times around, and its images turn by 360 degrees over the stream, "
+    "bilinearly; they are drawn once for all seeds, and come in one order. "
+    "The test has images at all angles.",
   }
   hidden = "-".join(map(str, config.hidden))
   return (

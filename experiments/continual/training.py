@@ -171,9 +171,7 @@ class Run:
     for row, classes in zip(own, stream.classes, strict=True):
       row[list(classes)] = 1
     self.own = own
-    self.room = max(
-      int(np.isin(stream.labels, task).sum()) for task in stream.classes
-    )
+    self.room = max(len(part.rows) for part in stream.parts)
 
   def start(self) -> Carry:
     """The carry before the first task."""
@@ -203,7 +201,7 @@ class Run:
     data = {k: np.concatenate([x[k] for x in parts]) for k in parts[0]}
     size = len(data["label"])
     first = self._task(0, np.zeros(self.stream.num_classes), 1)
-    whole = first._replace(data=padded(data, size), size=size)
+    whole = first._replace(data=padded(data, size), size=size, is_ordered=False)
     return self._learn(carry, whole, 1)
 
   def _task(self, task: int, past: np.ndarray, seen: int) -> Task:
@@ -217,6 +215,7 @@ class Run:
       past.astype(np.float32),
       task,
       seen,
+      self.stream.is_ordered,
     )
 
   def _learn(

@@ -67,7 +67,9 @@ class Config(commands.Flags):
   # run may be resumed with other methods
   methods: Annotated[
     tuple[str, ...] | None,
-    commands.optional("the first twelve; of own models forward_kl", "NAME ..."),
+    commands.optional(
+      "the first fourteen; of own models forward_kl", "NAME ..."
+    ),
   ] = None
   # students of each method
   seeds: Annotated[int | None, commands.optional("5, of own models 1")] = None

@@ -26,9 +26,11 @@ class Method(NamedTuple):
   loss: str | Callable[..., Callable[..., Array]]
   options: Mapping[str, Any] = NONE  # of the row
   # The text that the student reads: "corpus", "teacher" (written by it),
-  # "own" in every other step, or "pair", the teacher's beside its own.
+  # "own" in every other step, "both", its own with the improbable tokens
+  # replaced by the teacher, or "pair", the teacher's beside its own.
   text: str = "corpus"
   start: str = "random"  # or "copied"
+  longer: int = 1  # times the steps of the others
 
   @property
   def taught(self) -> bool:
@@ -106,6 +108,12 @@ def sampled_loss(
 
 METHODS: dict[str, Method] = {
   BASELINE: Method("cross-entropy alone", "no teacher", "scratch"),
+  "longer": Method(
+    "cross-entropy alone, twice as long",
+    "no teacher, and about the time of a teacher in each step",
+    "scratch",
+    longer=2,
+  ),
   "forward_kl": Method(
     "forward KL", "GKD with beta 0, on the corpus", "gkd", {"beta": 0.0}
   ),
@@ -135,6 +143,13 @@ METHODS: dict[str, Method] = {
     "JSD, on the student's own text in every other step",
     "gkd",
     text="own",
+  ),
+  "speculative": Method(
+    "speculative KD",
+    "forward KL, on its text with the teacher's tokens for improbable ones",
+    "gkd",
+    {"beta": 0.0},
+    text="both",
   ),
   "seqkd": Method(
     "sequence-level KD",

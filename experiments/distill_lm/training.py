@@ -84,7 +84,7 @@ def train_students(
       source,
       rates=config.learning_rates,
       keys=keys,
-      steps=config.steps,
+      steps=config.steps * METHODS[name].longer,
     )
   return trained
 
@@ -188,7 +188,7 @@ def make_program(
     return source.corpus[starts + jnp.arange(config.length)[None]]
 
   def batch_of(
-    key: jax.Array, number: Any, params: Any, source: Source
+    key: jax.Array, number: Any, params: Any, frozen: Any, source: Source
   ) -> dict[str, jax.Array]:
     keys = jax.random.split(key)
     tokens = read(keys[0], source)
@@ -203,6 +203,9 @@ def make_program(
         lambda: write(keys[1], job, student, params, tokens),
         lambda: tokens,
       )
+    if row.text == "both":
+      checking = job.teacher, frozen["teacher"].params
+      tokens = write(keys[1], job, student, params, tokens, checking)
     labels, where = language.next_token_targets(tokens)
     batch = {"tokens": tokens, "label": labels, "mask": where}
     if row.text == "pair":
@@ -218,6 +221,7 @@ def make_program(
       key,
       jnp.int32(0),
       variables.params,
+      {"teacher": teacher.variables} if teacher else {},
       Source(jax.ShapeDtypeStruct(shape[1:], jnp.int32), texts),
     )
     return learner_of(variables, rate).init(jax.random.fold_in(key, 0), spec)
@@ -233,7 +237,8 @@ def make_program(
         batch_key, step_key = jax.random.split(
           jax.random.fold_in(jax.random.fold_in(key, 1), number)
         )
-        batch = batch_of(batch_key, number, state.params["student"], source)
+        params = state.params["student"]
+        batch = batch_of(batch_key, number, params, frozen, source)
         state, _ = learner.step(state, frozen, batch, step_key, axis_name=None)
         return state, None
 
@@ -246,19 +251,27 @@ def make_program(
 
 
 def write(
-  key: jax.Array, job: Any, model: Language, params: Any, tokens: jax.Array
+  key: jax.Array,
+  job: Any,
+  model: Language,
+  params: Any,
+  tokens: jax.Array,
+  teacher: tuple[Language, Any] | None = None,
 ) -> jax.Array:
   """Lets a model go on after the first tokens of windows `[n, length]`.
 
   The first tokens stay, and count in the loss as the rest does. A step has the
-  same number of tokens for written and for given texts.
+  same number of tokens for written and for given texts. A teacher with its
+  parameters replaces tokens that it finds improbable.
   """
   prompt = job.config.prompt
   written = nets.generate(
     key,
     model.module(params),
     tokens[:, :prompt],
+    teacher=teacher and teacher[0].module(teacher[1]),
     num_tokens=job.config.length - prompt,
+    accepted=job.config.known,
   )
   # A padded vocabulary has tokens that the tokenizer has not.
   return jnp.minimum(written.tokens, job.vocabulary - 1)

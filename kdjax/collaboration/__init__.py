@@ -6,6 +6,8 @@ in, arrays out.
 """
 
 from kdjax.collaboration._amalgamation import amalgamation_loss
+from kdjax.collaboration._assistant_chains import best_assistants
+from kdjax.collaboration._assistant_chains import evenly_spaced_assistants
 from kdjax.collaboration._assistants import annealing_loss
 from kdjax.collaboration._assistants import dense_guidance_loss
 from kdjax.collaboration._branches import consistency_ramp
@@ -19,13 +21,17 @@ from kdjax.collaboration._mutual_learning import codistillation_loss
 from kdjax.collaboration._mutual_learning import mutual_loss
 from kdjax.collaboration._refilled import refilled_class_loss
 from kdjax.collaboration._refilled import refilled_relation_loss
+from kdjax.collaboration._route import route_anchor
+from kdjax.collaboration._sandwich import sandwich_loss
 
 __all__ = (
   "amalgamation_loss",
   "annealing_loss",
+  "best_assistants",
   "codistillation_loss",
   "consistency_ramp",
   "dense_guidance_loss",
+  "evenly_spaced_assistants",
   "kdcl_general_weights",
   "kdcl_targets",
   "mutual_loss",
@@ -35,4 +41,6 @@ __all__ = (
   "one_loss",
   "refilled_class_loss",
   "refilled_relation_loss",
+  "route_anchor",
+  "sandwich_loss",
 )

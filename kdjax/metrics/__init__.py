@@ -8,6 +8,7 @@ from kdjax.metrics._calibration import ReliabilityCurve
 from kdjax.metrics._calibration import expected_calibration_error
 from kdjax.metrics._calibration import reliability_curve
 from kdjax.metrics._cka import cka
+from kdjax.metrics._frechet_distance import frechet_distance
 from kdjax.metrics._gradient_cosine import gradient_cosine
 from kdjax.metrics._predictions import accuracy
 from kdjax.metrics._predictions import agreement
@@ -22,6 +23,7 @@ __all__ = (
   "cka",
   "entropy",
   "expected_calibration_error",
+  "frechet_distance",
   "gradient_cosine",
   "negative_log_likelihood",
   "proxy_a_distance",

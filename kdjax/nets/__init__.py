@@ -21,6 +21,7 @@ from kdjax.nets._generation import generate
 from kdjax.nets._imagenet_resnet import ImageNetResNet
 from kdjax.nets._mlp import MLP
 from kdjax.nets._mobilenet import MobileNetV2
+from kdjax.nets._narrow import narrow
 from kdjax.nets._normalization import IBN
 from kdjax.nets._normalization import DomainBatchNorm
 from kdjax.nets._normalization import domain_batch_norms
@@ -72,6 +73,7 @@ __all__ = (
   "load_tokenizer",
   "load_torch",
   "max_pool",
+  "narrow",
   "save_pretrained",
   "set_batch_axis",
   "shard_parameters",

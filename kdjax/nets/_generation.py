@@ -50,10 +50,12 @@ def generate(
   attention_mask: Bool[Array, "batch prompt"]
   | Integer[Array, "batch prompt"]
   | None = None,
+  teacher: Decoder | None = None,
   *,
   num_tokens: int,
   temperature: ArrayLike = 1.0,
   top_k: int | None = None,
+  accepted: int = 25,
   end: int | None = None,
   pad: int = 0,
 ) -> Generated:
@@ -61,17 +63,24 @@ def generate(
 
   The function runs inside `jax.jit`: one pass over the prompts, then a scan.
 
+  With a teacher it is the sampling of speculative knowledge distillation: the
+  model proposes each token, and a proposal that is not among the teacher's
+  `accepted` most probable tokens is replaced by a token that the teacher draws.
+
   Args:
     key: a random key.
     model: a `Decoder`.
     prompts: `[batch, prompt]`. Pad shorter prompts on the left.
     attention_mask: `[batch, prompt]`, True or 1 for tokens, False or 0 for
       padding; None takes all.
+    teacher: a `Decoder` with the same tokens, or None.
     num_tokens: the number of new tokens, static.
     temperature: T >= 0 of the distribution; 0 takes the most probable token.
       May be traced if it is above 0.
     top_k: the number of most probable tokens to draw from, static; None for
       all.
+    accepted: the number K >= 1 of the teacher's most probable tokens that a
+      proposal must be one of, static; tokens as probable as the last are too.
     end: the token that ends a text; the first one is kept. None for no end.
     pad: the token after the end.
 
@@ -80,8 +89,8 @@ def generate(
     carry no gradient.
 
   Raises:
-    ValueError: if shapes differ, `num_tokens` is below 1, or a text would be
-      longer than the model's positions.
+    ValueError: if shapes or vocabularies differ, `num_tokens` or `accepted` is
+      below 1, or a text would be longer than a model's positions.
     TypeError: if the prompts are not integers.
 
   Examples:
@@ -96,14 +105,24 @@ def generate(
   References:
     Agarwal et al., `On-policy distillation of language models
     <https://arxiv.org/abs/2306.13649>`_, 2024.
+    Xu et al., `Speculative knowledge distillation
+    <https://arxiv.org/abs/2410.11325>`_, 2025, for `teacher`.
   """
   check_integer("num_tokens", num_tokens, 1)
+  check_integer("accepted", accepted, 1)
   batch, prompt = prompts.shape
-  if prompt + num_tokens > model.config.max_length:
+  models = [model] if teacher is None else [model, teacher]
+  for name, one in zip(("model", "teacher"), models, strict=False):
+    if prompt + num_tokens > one.config.max_length:
+      raise ValueError(
+        f"prompts has shape {prompts.shape} and num_tokens is {num_tokens}; "
+        f"expected at most {one.config.max_length} positions, the {name}'s "
+        "max_length."
+      )
+  sizes = [one.config.vocab_size for one in models]
+  if len(set(sizes)) > 1:
     raise ValueError(
-      f"prompts has shape {prompts.shape} and num_tokens is {num_tokens}; "
-      f"expected at most {model.config.max_length} positions, the model's "
-      "max_length."
+      f"teacher has {sizes[1]} tokens; expected {sizes[0]}, those of model."
     )
   greedy = isinstance(temperature, int | float) and temperature == 0
   if not greedy:
@@ -111,14 +130,18 @@ def generate(
   mask = jnp.ones(prompts.shape, bool)
   if attention_mask is not None:
     mask = attention_mask.astype(bool)
-  # The module stays outside of the loop, whose body gets its state.
-  graph, state = nnx.split(model)
+  # The modules stay outside of the loop, whose body gets their state.
+  graph, state = nnx.split(models)
   state = jax.lax.stop_gradient(state)
-  cache = model.init_cache(batch, prompt + num_tokens)
-  outputs = nnx.merge(graph, state)(prompts, attention_mask=mask, cache=cache)
   scale = as_number("temperature", 1.0 if greedy else temperature, jnp.float32)
 
-  def draw(key: Array, logits: Array, done: Array) -> tuple[Array, Array]:
+  def read(tokens: Array, mask: Array, caches: Any) -> tuple[Any, Any]:
+    """The logits after the last token, one for each model, and the caches."""
+    pairs = zip(nnx.merge(graph, state), caches, strict=True)
+    found = [one(tokens, attention_mask=mask, cache=c) for one, c in pairs]
+    return [x.logits[:, -1] for x in found], [x.cache for x in found]
+
+  def draw_one(key: Array, logits: Array) -> tuple[Array, Array]:
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     logits /= scale.astype(logits.dtype)
     if top_k is not None:
@@ -130,28 +153,38 @@ def generate(
       if greedy
       else jax.random.categorical(key, log_probs)
     )
-    own = jnp.take_along_axis(log_probs, token[:, None], -1)[:, 0]
+    return token, _of_tokens(log_probs, token)
+
+  def draw(key: Array, logits: Any, done: Array) -> tuple[Array, Array]:
+    token, own = draw_one(key, logits[0])
+    if teacher is not None:
+      most = min(accepted, logits[1].shape[-1])
+      least = jax.lax.top_k(logits[1], most)[0][:, -1]
+      kept = _of_tokens(logits[1], token) >= least
+      other = draw_one(jax.random.fold_in(key, 1), logits[1])
+      token = jnp.where(kept, token, other[0])
+      own = jnp.where(kept, own, other[1])
     token = jnp.where(done, pad, token).astype(prompts.dtype)
     return token, jnp.where(done, 0.0, own)
 
   def step(carry: Any, key: Array) -> tuple[Any, Any]:
-    token, done, cache = carry
-    outputs = nnx.merge(graph, state)(
-      token[:, None], attention_mask=~done[:, None], cache=cache
-    )
-    new, log_probs = draw(key, outputs.logits[:, -1], done)
+    token, done, caches = carry
+    logits, caches = read(token[:, None], ~done[:, None], caches)
+    new, log_probs = draw(key, logits, done)
     written = ~done
     if end is not None:
       done |= new == end
-    return (new, done, outputs.cache), (new, written, log_probs)
+    return (new, done, caches), (new, written, log_probs)
 
+  caches = [one.init_cache(batch, prompt + num_tokens) for one in models]
+  logits, caches = read(prompts, mask, caches)
   keys = jax.random.split(key, num_tokens)
   done = jnp.zeros(batch, bool)
-  token, log_probs = draw(keys[0], outputs.logits[:, -1], done)
+  token, log_probs = draw(keys[0], logits, done)
   first = token, ~done, log_probs
   if end is not None:
     done |= token == end
-  _, rest = jax.lax.scan(step, (token, done, outputs.cache), keys[1:])
+  _, rest = jax.lax.scan(step, (token, done, caches), keys[1:])
   new, written, log_probs = (
     jnp.concatenate([a[None], b]).T for a, b in zip(first, rest, strict=True)
   )
@@ -165,3 +198,8 @@ def generate(
       ),
     )
   )
+
+
+def _of_tokens(values: Array, tokens: Array) -> Array:
+  """The values `[batch, vocabulary]` of one token each."""
+  return jnp.take_along_axis(values, tokens[:, None], -1)[:, 0]

@@ -17,9 +17,9 @@ from jax.typing import DTypeLike
 from kdjax.nets._decoder import Decoder
 from kdjax.nets._text_encoder import TextEncoder
 from kdjax.nets._text_encoder import TextEncoderConfig
+from kdjax.nets._transformers_entries import Entry
 from kdjax.nets._transformers_families import FAMILIES
 from kdjax.nets._transformers_families import HEADS
-from kdjax.nets._transformers_families import Entry
 from kdjax.nets._transformers_families import Family
 from kdjax.nets._transformers_families import family_of
 

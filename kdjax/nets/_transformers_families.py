@@ -10,28 +10,20 @@ from kdjax.nets._decoder import Decoder
 from kdjax.nets._decoder import DecoderConfig
 from kdjax.nets._text_encoder import TextEncoder
 from kdjax.nets._text_encoder import TextEncoderConfig
-
-_ACTIVATIONS = {
-  "gelu": "gelu",
-  "gelu_new": "gelu_tanh",
-  "gelu_pytorch_tanh": "gelu_tanh",
-  "relu": "relu",
-  "silu": "silu",
-}
-
-
-class Entry(NamedTuple):
-  """A tensor of a file, and the variables that hold its columns.
-
-  Attributes:
-    key: of the tensor.
-    variables: side by side along the last axis, after the transposition.
-    transposed: whether the file has `[outputs, inputs]`.
-  """
-
-  key: str
-  variables: tuple[Any, ...]
-  transposed: bool = False
+from kdjax.nets._transformers_entries import Entry
+from kdjax.nets._transformers_entries import activation
+from kdjax.nets._transformers_entries import dense_of
+from kdjax.nets._transformers_entries import hugging_face
+from kdjax.nets._transformers_entries import norm_of
+from kdjax.nets._transformers_entries import require
+from kdjax.nets._transformers_llama import llama_entries
+from kdjax.nets._transformers_llama import read_gemma2
+from kdjax.nets._transformers_llama import read_llama
+from kdjax.nets._transformers_llama import read_qwen2
+from kdjax.nets._transformers_llama import read_qwen3
+from kdjax.nets._transformers_llama import write_gemma2
+from kdjax.nets._transformers_llama import write_llama
+from kdjax.nets._transformers_llama import write_qwen
 
 
 class Family(NamedTuple):
@@ -105,25 +97,7 @@ def _own_entries(model: Any) -> Iterator[Entry]:
     return _bert_entries(model)
   if model.config.positions == "learned":
     return _gpt2_entries(model)
-  return _llama_entries(model)
-
-
-def _activation(name: str) -> str:
-  if name not in _ACTIVATIONS:
-    raise ValueError(
-      f"config.json has the activation {name!r}; expected one of "
-      f"{', '.join(_ACTIVATIONS)}."
-    )
-  return _ACTIVATIONS[name]
-
-
-def _require(config: Mapping[str, Any], **expected: Any) -> None:
-  """Raises ValueError unless the given entries have the only known value."""
-  for name, value in expected.items():
-    if config.get(name, value) != value:
-      raise ValueError(
-        f"config.json has {name} {config[name]!r}; expected {value!r}."
-      )
+  return llama_entries(model)
 
 
 # BERT and MiniLM
@@ -132,7 +106,7 @@ def _require(config: Mapping[str, Any], **expected: Any) -> None:
 def _read_bert(
   config: Mapping[str, Any], keys: frozenset[str]
 ) -> TextEncoderConfig:
-  _require(
+  require(
     config,
     position_embedding_type="absolute",
     is_decoder=False,
@@ -153,7 +127,7 @@ def _read_bert(
     max_length=config["max_position_embeddings"],
     type_vocab_size=config.get("type_vocab_size", 2),
     norm_epsilon=config.get("layer_norm_eps", 1e-12),
-    activation=_activation(config.get("hidden_act", "gelu")),
+    activation=activation(config.get("hidden_act", "gelu")),
     pooling="first",
     head=head,
     num_classes=classes,
@@ -178,7 +152,7 @@ def _write_bert(config: TextEncoderConfig) -> dict[str, Any]:
     "max_position_embeddings": config.max_length,
     "type_vocab_size": config.type_vocab_size,
     "layer_norm_eps": config.norm_epsilon,
-    "hidden_act": _hugging_face(config.activation, "gelu_new"),
+    "hidden_act": hugging_face(config.activation, "gelu_new"),
     "hidden_dropout_prob": config.dropout,
     "attention_probs_dropout_prob": config.dropout,
     "id2label": {str(i): f"LABEL_{i}" for i in range(config.num_classes)},
@@ -192,28 +166,28 @@ def _bert_entries(model: TextEncoder) -> Iterator[Entry]:
     yield Entry(
       f"embeddings.{name}_embeddings.weight", (getattr(model, own[name]),)
     )
-  yield from _norm("embeddings.LayerNorm", model.norm)
+  yield from norm_of("embeddings.LayerNorm", model.norm)
   for i, block in enumerate(model.blocks):
     at = f"encoder.layer.{i}"
     for name in ("query", "key", "value"):
-      yield from _dense(
+      yield from dense_of(
         f"{at}.attention.self.{name}", getattr(block.attention, name)
       )
-    yield from _dense(f"{at}.attention.output.dense", block.attention.output)
-    yield from _norm(f"{at}.attention.output.LayerNorm", block.norm1)
-    yield from _dense(f"{at}.intermediate.dense", block.expand)
-    yield from _dense(f"{at}.output.dense", block.contract)
-    yield from _norm(f"{at}.output.LayerNorm", block.norm2)
+    yield from dense_of(f"{at}.attention.output.dense", block.attention.output)
+    yield from norm_of(f"{at}.attention.output.LayerNorm", block.norm1)
+    yield from dense_of(f"{at}.intermediate.dense", block.expand)
+    yield from dense_of(f"{at}.output.dense", block.contract)
+    yield from norm_of(f"{at}.output.LayerNorm", block.norm2)
   if model.config.pooler:
-    yield from _dense("pooler.dense", model.pooler)
+    yield from dense_of("pooler.dense", model.pooler)
   if model.config.head == "mlm":
-    yield from _dense("cls.predictions.transform.dense", model.transform)
-    yield from _norm(
+    yield from dense_of("cls.predictions.transform.dense", model.transform)
+    yield from norm_of(
       "cls.predictions.transform.LayerNorm", model.transform_norm
     )
     yield Entry("cls.predictions.bias", (model.bias,))
   elif model.config.head == "classifier":
-    yield from _dense("classifier", model.classifier)
+    yield from dense_of("classifier", model.classifier)
 
 
 # GPT-2
@@ -223,7 +197,7 @@ def _read_gpt2(
   config: Mapping[str, Any], keys: frozenset[str]
 ) -> DecoderConfig:
   del keys
-  _require(
+  require(
     config,
     scale_attn_weights=True,
     scale_attn_by_inverse_layer_idx=False,
@@ -240,7 +214,7 @@ def _read_gpt2(
     norm="layer",
     norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
     positions="learned",
-    activation=_activation(config.get("activation_function", "gelu_new")),
+    activation=activation(config.get("activation_function", "gelu_new")),
     gated=False,
     query_bias=True,
     output_bias=True,
@@ -261,7 +235,7 @@ def _write_gpt2(config: DecoderConfig) -> dict[str, Any]:
     "n_positions": config.max_length,
     "n_ctx": config.max_length,
     "layer_norm_epsilon": config.norm_epsilon,
-    "activation_function": _hugging_face(config.activation, "gelu_new"),
+    "activation_function": hugging_face(config.activation, "gelu_new"),
     "resid_pdrop": config.dropout,
     "embd_pdrop": config.dropout,
     "attn_pdrop": config.dropout,
@@ -274,7 +248,7 @@ def _gpt2_entries(model: Decoder) -> Iterator[Entry]:
   for i, block in enumerate(model.blocks):
     attention = block.attention
     parts = (attention.query, attention.key, attention.value)
-    yield from _norm(f"h.{i}.ln_1", block.norm1)
+    yield from norm_of(f"h.{i}.ln_1", block.norm1)
     yield Entry(f"h.{i}.attn.c_attn.weight", tuple(x.kernel for x in parts))
     yield Entry(f"h.{i}.attn.c_attn.bias", tuple(x.bias for x in parts))
     for name, layer in (
@@ -284,240 +258,8 @@ def _gpt2_entries(model: Decoder) -> Iterator[Entry]:
     ):
       yield Entry(f"h.{i}.{name}.weight", (layer.kernel,))
       yield Entry(f"h.{i}.{name}.bias", (layer.bias,))
-    yield from _norm(f"h.{i}.ln_2", block.norm2)
-  yield from _norm("ln_f", model.norm)
-
-
-# Llama, Qwen and Gemma
-
-
-def _read_llama(
-  config: Mapping[str, Any], keys: frozenset[str]
-) -> DecoderConfig:
-  del keys
-  _require(config, mlp_bias=False)
-  bias = config.get("attention_bias", False)
-  theta, scaling = _read_rotary(config)
-  return DecoderConfig(
-    vocab_size=config["vocab_size"],
-    width=config["hidden_size"],
-    depth=config["num_hidden_layers"],
-    num_heads=config["num_attention_heads"],
-    inner_width=config["intermediate_size"],
-    key_heads=config.get("num_key_value_heads"),
-    head_width=config.get("head_dim"),
-    max_length=config["max_position_embeddings"],
-    norm_epsilon=config.get("rms_norm_eps", 1e-6),
-    rotary_theta=theta,
-    rotary_scaling=scaling,
-    activation=_activation(config.get("hidden_act", "silu")),
-    query_bias=bias,
-    output_bias=bias,
-    tied_head=config.get("tie_word_embeddings", False),
-    **_read_windows(config),
-  )
-
-
-def _read_qwen2(
-  config: Mapping[str, Any], keys: frozenset[str]
-) -> DecoderConfig:
-  return dataclasses.replace(_read_llama(config, keys), query_bias=True)
-
-
-def _read_qwen3(
-  config: Mapping[str, Any], keys: frozenset[str]
-) -> DecoderConfig:
-  # The default of the family is a head of 128 units, whatever the width.
-  own = {"head_dim": 128} | dict(config)
-  return dataclasses.replace(_read_llama(own, keys), query_norm=True)
-
-
-def _read_gemma2(
-  config: Mapping[str, Any], keys: frozenset[str]
-) -> DecoderConfig:
-  # None is a value of the caps: none.
-  caps = {
-    "attention_softcap": config.get("attn_logit_softcapping", 50.0),
-    "logit_softcap": config.get("final_logit_softcapping", 30.0),
-  }
-  config = {
-    "sliding_window": 4096,
-    "tie_word_embeddings": True,
-    "hidden_act": config.get("hidden_activation", "gelu_pytorch_tanh"),
-    "layer_types": [
-      "full_attention" if i % 2 else "sliding_attention"
-      for i in range(config["num_hidden_layers"])
-    ],
-    "use_sliding_window": True,
-  } | {k: v for k, v in config.items() if k != "hidden_act" and v is not None}
-  return dataclasses.replace(
-    _read_llama(config, keys),
-    head_width=config.get("head_dim", 256),
-    norm_offset=True,
-    post_norms=True,
-    attention_scale=config.get("query_pre_attn_scalar", 256) ** -0.5,
-    embedding_scale=config["hidden_size"] ** 0.5,
-    **caps,
-  )
-
-
-def _read_rotary(
-  config: Mapping[str, Any],
-) -> tuple[float, tuple[Any, ...] | None]:
-  rotary = dict(config.get("rope_scaling") or {})
-  rotary |= config.get("rope_parameters") or {}
-  theta = rotary.get("rope_theta", config.get("rope_theta", 10000.0))
-  kind = rotary.get("rope_type", rotary.get("type", "default"))
-  if kind == "default":
-    return float(theta), None
-  if kind == "linear":
-    return float(theta), ("linear", float(rotary["factor"]))
-  if kind == "llama3":
-    return float(theta), (
-      "llama3",
-      float(rotary["factor"]),
-      float(rotary["low_freq_factor"]),
-      float(rotary["high_freq_factor"]),
-      int(rotary["original_max_position_embeddings"]),
-    )
-  raise ValueError(
-    f"config.json has rotary positions of type {kind!r}; expected 'default', "
-    "'linear' or 'llama3'."
-  )
-
-
-def _read_windows(config: Mapping[str, Any]) -> dict[str, Any]:
-  window, depth = config.get("sliding_window"), config["num_hidden_layers"]
-  if window is None or not config.get("use_sliding_window", False):
-    return {}
-  kinds = config.get("layer_types")
-  if kinds is None:
-    first = config.get("max_window_layers", 0)
-    windowed = tuple(i >= first for i in range(depth))
-  else:
-    windowed = tuple(kind == "sliding_attention" for kind in kinds)
-  return {"window": window, "windowed": windowed} if any(windowed) else {}
-
-
-def _write_llama(config: DecoderConfig) -> dict[str, Any]:
-  head_width = config.head_width or config.width // config.num_heads
-  rotary: dict[str, Any] = {"rope_type": "default"}
-  if config.rotary_scaling is not None:
-    kind, factor, *rest = config.rotary_scaling
-    names = (
-      "low_freq_factor",
-      "high_freq_factor",
-      "original_max_position_embeddings",
-    )
-    rotary = {"rope_type": kind, "factor": factor}
-    rotary |= dict(zip(names, rest, strict=False))
-  rotary["rope_theta"] = config.rotary_theta
-  return {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": config.vocab_size,
-    "hidden_size": config.width,
-    "num_hidden_layers": config.depth,
-    "num_attention_heads": config.num_heads,
-    "intermediate_size": config.inner_width,
-    "num_key_value_heads": config.key_heads or config.num_heads,
-    "head_dim": head_width,
-    "max_position_embeddings": config.max_length,
-    "rms_norm_eps": config.norm_epsilon,
-    "rope_theta": config.rotary_theta,
-    "rope_parameters": rotary,
-    "hidden_act": _hugging_face(config.activation, "gelu_pytorch_tanh"),
-    "attention_bias": config.output_bias,
-    "attention_dropout": config.dropout,
-    "tie_word_embeddings": config.tied_head,
-  }
-
-
-def _write_qwen(name: str) -> Callable[[DecoderConfig], dict[str, Any]]:
-  def write(config: DecoderConfig) -> dict[str, Any]:
-    windowed = config.windowed or (False,) * config.depth
-    return _write_llama(config) | {
-      "model_type": name.lower(),
-      "architectures": [f"{name}ForCausalLM"],
-      "use_sliding_window": any(windowed),
-      "sliding_window": config.window,
-      "layer_types": _layer_types(windowed),
-    }
-
-  return write
-
-
-def _write_gemma2(config: DecoderConfig) -> dict[str, Any]:
-  head_width = config.head_width or config.width // config.num_heads
-  scale = config.attention_scale or head_width**-0.5
-  result = _write_llama(config) | {
-    "model_type": "gemma2",
-    "architectures": ["Gemma2ForCausalLM"],
-    "query_pre_attn_scalar": _whole(scale**-2),
-    "attn_logit_softcapping": config.attention_softcap,
-    "final_logit_softcapping": config.logit_softcap,
-    "sliding_window": config.window,
-    "layer_types": _layer_types(config.windowed or (False,) * config.depth),
-  }
-  result["hidden_activation"] = result.pop("hidden_act")
-  return result
-
-
-def _layer_types(windowed: tuple[bool, ...]) -> list[str]:
-  return ["sliding_attention" if x else "full_attention" for x in windowed]
-
-
-def _whole(x: float) -> float | int:
-  return round(x) if abs(x - round(x)) < 1e-6 * x else x
-
-
-def _llama_entries(model: Decoder) -> Iterator[Entry]:
-  config = model.config
-  yield Entry("embed_tokens.weight", (model.tokens,))
-  for i, block in enumerate(model.blocks):
-    at = f"layers.{i}"
-    for name, part in (
-      ("q", "query"),
-      ("k", "key"),
-      ("v", "value"),
-      ("o", "output"),
-    ):
-      yield from _dense(
-        f"{at}.self_attn.{name}_proj", getattr(block.attention, part)
-      )
-    if config.query_norm:
-      yield from _norm(f"{at}.self_attn.q_norm", block.attention.query_norm)
-      yield from _norm(f"{at}.self_attn.k_norm", block.attention.key_norm)
-    yield from _norm(f"{at}.input_layernorm", block.norm1)
-    before = "post_attention_layernorm"
-    if config.post_norms:
-      yield from _norm(f"{at}.{before}", block.post_norm1)
-      yield from _norm(f"{at}.post_feedforward_layernorm", block.post_norm2)
-      before = "pre_feedforward_layernorm"
-    yield from _norm(f"{at}.{before}", block.norm2)
-    if config.gated:
-      yield from _dense(f"{at}.mlp.gate_proj", block.gate)
-    yield from _dense(f"{at}.mlp.up_proj", block.expand)
-    yield from _dense(f"{at}.mlp.down_proj", block.contract)
-  yield from _norm("norm", model.norm)
-  if not config.tied_head:
-    yield Entry("lm_head.weight", (model.head_weight,))
-
-
-def _hugging_face(activation: str, tanh: str) -> str:
-  return tanh if activation == "gelu_tanh" else activation
-
-
-def _dense(key: str, layer: nnx.Linear) -> Iterator[Entry]:
-  yield Entry(f"{key}.weight", (layer.kernel,), transposed=True)
-  if layer.bias is not None:
-    yield Entry(f"{key}.bias", (layer.bias,))
-
-
-def _norm(key: str, layer: Any) -> Iterator[Entry]:
-  yield Entry(f"{key}.weight", (layer.scale,))
-  if getattr(layer, "bias", None) is not None:
-    yield Entry(f"{key}.bias", (layer.bias,))
+    yield from norm_of(f"h.{i}.ln_2", block.norm2)
+  yield from norm_of("ln_f", model.norm)
 
 
 FAMILIES = {
@@ -536,11 +278,11 @@ FAMILIES = {
     ("lm_head.weight", ".attn.bias", ".attn.masked_bias"),
   ),
   "llama": Family(
-    _read_llama, _write_llama, _llama_entries, "model.", (".inv_freq",)
+    read_llama, write_llama, llama_entries, "model.", (".inv_freq",)
   ),
-  "qwen2": Family(_read_qwen2, _write_qwen("Qwen2"), _llama_entries, "model."),
-  "qwen3": Family(_read_qwen3, _write_qwen("Qwen3"), _llama_entries, "model."),
-  "gemma2": Family(_read_gemma2, _write_gemma2, _llama_entries, "model."),
+  "qwen2": Family(read_qwen2, write_qwen("Qwen2"), llama_entries, "model."),
+  "qwen3": Family(read_qwen3, write_qwen("Qwen3"), llama_entries, "model."),
+  "gemma2": Family(read_gemma2, write_gemma2, llama_entries, "model."),
 }
 # Keys that stay outside of the prefix.
 HEADS = ("cls.", "classifier.", "lm_head.")

@@ -42,6 +42,7 @@ from kdjax.objectives.adaptation.self_training._mixmatch import mixmatch_batch
 from kdjax.objectives.adaptation.self_training._mme import mme
 from kdjax.objectives.adaptation.self_training._self_tuning import self_tuning
 from kdjax.objectives.adaptation.self_training._shot import shot
+from kdjax.objectives.collaboration._progressive import sandwich_views
 from kdjax.objectives.distillation.features._ab_ofd import ab
 from kdjax.objectives.distillation.features._ab_ofd import ofd
 from kdjax.objectives.distillation.features._afd import afd
@@ -207,6 +208,7 @@ __all__ = (
   "rsc",
   "sagnet",
   "sandmask_gradients",
+  "sandwich_views",
   "sdd",
   "self_tuning",
   "semckd",

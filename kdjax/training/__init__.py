@@ -40,6 +40,7 @@ from kdjax.training.networks._models import Network
 from kdjax.training.networks._models import Variables
 from kdjax.training.networks._models import from_linen
 from kdjax.training.networks._models import from_nnx
+from kdjax.training.networks._slimmable import slimmable
 from kdjax.training.networks._stochastic_norms import stochastic_norms
 from kdjax.training.networks._teachers import CachedTeacher
 from kdjax.training.networks._teachers import ensemble
@@ -50,6 +51,7 @@ from kdjax.training.optimizers._layerwise_training import gradual_unfreezing
 from kdjax.training.optimizers._layerwise_training import (
   layerwise_learning_rates,
 )
+from kdjax.training.optimizers._layerwise_training import stagewise_training
 from kdjax.training.optimizers._meta import adapt_to_task
 from kdjax.training.optimizers._meta import maml_losses
 from kdjax.training.optimizers._meta import reptile_gradient
@@ -134,6 +136,8 @@ __all__ = (
   "reversal_schedule",
   "scan_epoch",
   "scan_evaluation",
+  "slimmable",
+  "stagewise_training",
   "stale_peers",
   "stochastic_norms",
   "sweep",

@@ -49,6 +49,10 @@ def dense_guidance_loss(student, teachers, **hyper):
   )
 
 
+def sandwich_loss(students, teacher, **hyper):
+  return collaboration.sandwich_loss(peers_first(students), teacher, **hyper)
+
+
 def refilled_class_loss(student, embeddings, centers, *, temperature):
   return collaboration.refilled_class_loss(
     student, embeddings, centers, temperature=temperature
@@ -75,6 +79,7 @@ CASES = {
   "dense_guidance": laws.Case(
     dense_guidance_loss, (STUDENT, PEERS), {"temperature": 5.0}
   ),
+  "sandwich": laws.Case(sandwich_loss, (PEERS, TEACHER), {"temperature": 2.0}),
   "annealing": laws.Case(
     collaboration.annealing_loss,
     (STUDENT, TEACHER),

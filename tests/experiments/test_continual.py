@@ -164,7 +164,7 @@ def test_recipes_are_of_methods_and_weights_that_there_are():
       for buffer, recipe in sizes.items():
         objectives.preset(name, **recipe.options)
         assert bool(recipe.replay) == bool(row.domains)
-        assert not buffer or buffer in (200, 500)
+        assert buffer in (0, 200, 500, 1000)
     assert set(continual_recipes.PUBLISHED[stream]) == {*rows, "joint"}
   config = types.SimpleNamespace(stream="split", dataset="mnist")
   rates = {
@@ -205,11 +205,61 @@ def test_permuted_pixels_are_the_same_pixels():
   flat = [np.sort(x["image"].reshape(1198, -1), 1) for x in (first, second)]
   np.testing.assert_array_equal(*flat)
   # Training and test images have the permutation of the task.
-  change = stream.changes[1]
+  order = stream.parts[1].change.keywords["order"]
   np.testing.assert_array_equal(
     stream.test(1)["image"].reshape(599, -1),
-    stream.test_images.reshape(599, -1)[:, change],
+    stream.test_images.reshape(599, -1)[:, order],
   )
+
+
+@pytest.mark.slow
+def test_pairs_of_classes_come_three_times_around_and_turn_once():
+  stream = continual_data.load_stream(
+    continual_main.Config(tasks=27, stream="mnist_360")
+  )
+  assert stream.is_split
+  assert stream.is_ordered
+  assert stream.classes == tuple([(c, (c + 1) % 9) for c in range(9)] * 3)
+  turned = {c: [] for c in range(9)}
+  for task, pair in enumerate(stream.classes):
+    rows, change = stream.parts[task]
+    labels, degrees = stream.labels[rows], change.keywords["degrees"]
+    assert set(labels.tolist()) == set(pair)
+    for c in pair:
+      turned[c] += degrees[labels == c].tolist()
+    # Any ten that follow each other have both, in proportion.
+    share = np.mean(labels == pair[0])
+    for i in range(0, len(labels) - 10, 10):
+      assert abs(np.sum(labels[i : i + 10] == pair[0]) - 10 * share) <= 1.5
+  for c, degrees in turned.items():
+    count = np.sum(stream.labels == c)
+    np.testing.assert_allclose(
+      degrees, 60 * (c - 1) + 360 / count * np.arange(count)
+    )
+  # The images of a class in one task are of one sixth.
+  first = [stream.parts[task].rows for task in (0, 1)]
+  ones = [set(rows[stream.labels[rows] == 1].tolist()) for rows in first]
+  assert not ones[0] & ones[1]
+  upright = stream.test(0)["image"][:1]
+  kept = stream.test_parts[0].rows[:1]
+  np.testing.assert_array_equal(upright, stream.test_images[kept])
+  with pytest.raises(ValueError, match="tasks is 5; expected 27, the pairs"):
+    continual_data.load_stream(
+      continual_main.Config(tasks=5, stream="mnist_360")
+    )
+
+
+@pytest.mark.slow
+def test_an_ordered_task_is_learned_in_its_order():
+  recipe = continual_recipes.Recipe(0.1, 2)
+  program = continual_programs.make_program("sequential", recipe, SETTING)
+  keys = jax.random.split(jax.random.key(0), 2)
+  task = task_of([2, 3] * 5, seen=1)._replace(is_ordered=True)
+  start = program.start(keys)
+  one = program.learn(start, task, 1, 5, keys[jnp.array([0, 0])])
+  other = program.learn(start, task, 1, 5, keys[jnp.array([1, 1])])
+  pairs = [jax.tree.leaves(x.state.params) for x in (one, other)]
+  assert all(map(np.array_equal, *pairs))
 
 
 SETTING = continual_methods.Setting((8,), (2, 2, 1), 4, 2, 6)

@@ -35,6 +35,10 @@ FLAGS = {
   "gradual": "--source_examples 60 --source_epochs 2 --blocks 2"
   " --block_examples 40 --epochs 1 --validation_examples 50 --channels 4"
   " --seeds 2",
+  "diffuse": "--teacher_steps 2 --width 8 --seeds 2 --steps 24 --phase_steps 24"
+  " --evaluate_every 4 --classifier_steps 24 --batch_size 16 --samples 20",
+  "progressive": "--teacher 8 --assistants 6 --students 3 --methods takd rco"
+  " --anchors 2 --seeds 2 --steps 24 --evaluate_every 4",
   "shifts": "--shifts target concept --methods bbse linear_ot --seeds 2"
   " --size 20 --test_size 20",
 }

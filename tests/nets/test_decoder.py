@@ -165,6 +165,52 @@ def test_samples_follow_the_softmax():
 
 
 @pytest.mark.slow
+def test_a_teacher_replaces_improbable_proposals():
+  """Two thousand first tokens: kept proposals, and draws of the teacher."""
+  student, prompts = model(), np.tile(TOKENS[:1, :2], (2000, 1))
+  teacher = nets.Decoder(
+    dataclasses.replace(CONFIG, depth=1, windowed=None), rngs=nnx.Rngs(5)
+  )
+
+  @functools.partial(jax.jit, static_argnames=("accepted", "count"))
+  def program(key, student, teacher, accepted, count=1):
+    return nets.generate(
+      key,
+      student,
+      prompts,
+      teacher=teacher,
+      num_tokens=count,
+      accepted=accepted,
+    )
+
+  ones = np.ones((1, 2), bool)
+  pair = [
+    np.asarray(jax.nn.softmax(run(x, TOKENS[:1, :2], ones).logits[0, -1]))
+    for x in (student, teacher)
+  ]
+  for accepted in (1, 4):
+    kept = pair[1] >= np.sort(pair[1])[-accepted]
+    rejected = pair[0][~kept].sum()
+    expected = np.where(kept, pair[0], 0) + rejected * pair[1]
+    written = program(jax.random.key(1), student, teacher, accepted)
+    drawn = np.asarray(written.tokens[:, -1])
+    share = np.bincount(drawn, minlength=17) / 2000
+    assert np.abs(share - expected).max() < 0.04
+    # A proposal has the student's probability, a draw the teacher's.
+    logs = np.log(np.stack(pair))[:, drawn]
+    gaps = np.abs(logs - np.asarray(written.log_probs[:, -1]))
+    assert np.all(gaps.min(0) < 1e-5)
+    assert np.all(gaps[1][~kept[drawn]] < 1e-5)
+  # All tokens accepted: the student alone.
+  alone = nets.generate(
+    jax.random.key(1), student, prompts[:9], num_tokens=3
+  ).tokens
+  prompts = prompts[:9]
+  both = program.__wrapped__(jax.random.key(1), student, teacher, 17, 3)
+  np.testing.assert_array_equal(both.tokens, alone)
+
+
+@pytest.mark.slow
 def test_the_head_gives_the_logits_of_the_fused_losses():
   labels, where = next_token_targets(TOKENS, attention_mask=MASK)
 
@@ -182,6 +228,11 @@ def test_the_head_gives_the_logits_of_the_fused_losses():
 
 def test_wrong_inputs_are_named():
   network = model()
+  larger = nnx.eval_shape(
+    lambda: nets.Decoder(
+      dataclasses.replace(CONFIG, vocab_size=18), rngs=nnx.Rngs(0)
+    )
+  )
   for call, error, text in (
     (lambda: network(TOKENS[0]), ValueError, "tokens has shape"),
     (lambda: network(TOKENS * 1.0), TypeError, "tokens has dtype"),
@@ -201,6 +252,20 @@ def test_wrong_inputs_are_named():
       lambda: nets.generate(jax.random.key(0), network, TOKENS, num_tokens=11),
       ValueError,
       "num_tokens is 11",
+    ),
+    (
+      lambda: nets.generate(
+        jax.random.key(0), network, TOKENS, num_tokens=1, accepted=0
+      ),
+      ValueError,
+      "accepted is 0",
+    ),
+    (
+      lambda: nets.generate(
+        jax.random.key(0), network, TOKENS, teacher=larger, num_tokens=1
+      ),
+      ValueError,
+      "teacher has 18 tokens; expected 17",
     ),
     (
       lambda: dataclasses.replace(CONFIG, windowed=(True,)),

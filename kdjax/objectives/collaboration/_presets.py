@@ -16,6 +16,9 @@ from kdjax.objectives.collaboration._peers import kdcl
 from kdjax.objectives.collaboration._peers import mutual
 from kdjax.objectives.collaboration._peers import okddip
 from kdjax.objectives.collaboration._peers import one
+from kdjax.objectives.collaboration._progressive import rco
+from kdjax.objectives.collaboration._progressive import sandwich
+from kdjax.objectives.collaboration._progressive import stagewise
 
 _NO_CODE = "kdjax: the authors published no code"
 
@@ -111,6 +114,33 @@ PRESETS: dict[str, Preset] = {
     cross_entropy=0.0,
     tuned="",
     source="authors, CIFAR; the share of the steps is kdjax's",
+  ),
+  "rco": _taught(
+    "RCO",
+    "checkpoints along the teacher's path teach one after the other",
+    rco,
+    networks=("teacher_0", "teacher_1"),
+    weight=0.9,
+    cross_entropy=0.1,
+    source="KD's: the authors published no code",
+  ),
+  "stagewise": _taught(
+    "stage-by-stage KD",
+    "one stage after the other learns the teacher's map, then the classifier "
+    "learns labels",
+    stagewise,
+    cross_entropy=0.0,
+    tuned="",
+    training="stagewise_training",
+    source="paper; equal shares of the steps are kdjax's",
+  ),
+  "sandwich": _taught(
+    "progressive shrinking",
+    "the network teaches narrower networks that share its weights",
+    sandwich,
+    networks=(),
+    views=("narrow_0", "narrow_1", "narrow_2"),
+    source="authors of universally slimmable networks",
   ),
   "refilled_relation": _taught(
     "ReFilled, stage 1",

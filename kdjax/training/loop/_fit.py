@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +18,15 @@ from kdjax.ops import check_integer
 from kdjax.training.learners._learner import Learner
 from kdjax.training.loop._diagnostics import gradient_cosine_of
 from kdjax.training.loop._divergence import FiniteCheck
-from kdjax.training.loop._feeds import Feed
 from kdjax.training.loop._feeds import in_brackets
 from kdjax.training.loop._feeds import training_feed
 from kdjax.training.loop._feeds import validation_feeds
 from kdjax.training.loop._fit_folder import FitFolder
+from kdjax.training.loop._fit_inputs import as_key
+from kdjax.training.loop._fit_inputs import check_learner
+from kdjax.training.loop._fit_inputs import check_size
+from kdjax.training.loop._fit_inputs import explained
+from kdjax.training.loop._fit_inputs import total_steps
 from kdjax.training.loop._interruption import Interruption
 from kdjax.training.loop._programs import Sums
 from kdjax.training.loop._programs import add
@@ -206,8 +210,8 @@ def fit(
   References:
     `big_vision's train.py <https://github.com/google-research/big_vision>`_.
   """
-  _check_learner(learner)
-  key = _as_key(key)
+  check_learner(learner)
+  key = as_key(key)
   for name, value in (
     ("evaluate_every", evaluate_every),
     ("checkpoint_every", checkpoint_every),
@@ -225,16 +229,16 @@ def fit(
     )
   init_key, order_key, step_key = jax.random.split(key, 3)
   feed = training_feed(learner, data, batch_size, order_key, data_dir)
-  total = _total_steps(feed, steps, epochs)
+  total = total_steps(feed, steps, epochs)
   evaluate_every = min(evaluate_every or -(-total // _EVALUATIONS), total)
   checkpoint_every = checkpoint_every or evaluate_every
   first = feed.first()
-  size = _check_size(first, batch_size)
+  size = check_size(first, batch_size)
   sets = validation_feeds(learner, validation, size, data_dir)
   devices = devices_of(mode, devices, size)
   scanned = is_scanned("data", feed, scan)
 
-  with _explained("data", first):
+  with explained("data", first):
     state = learner.init(init_key, feed.join(first))
   compiled = functools.partial(compile_, mode=mode, devices=devices)
   place, share = placing(mode, devices), sharing(devices)
@@ -244,7 +248,7 @@ def fit(
   evaluate = unnamed(learner.evaluate)
   for name, own in sets.items():
     batch = own.first()
-    with _explained(in_brackets("validation", name), batch):
+    with explained(in_brackets("validation", name), batch):
       jax.eval_shape(evaluate, state, frozen, batch)
   make = scanned_steps if scanned else single_steps
   advance = make(compiled, learner, feed, frozen, step_key, place)
@@ -307,7 +311,7 @@ def fit(
     # The gradient's cosine reads whole arrays, as its program has no axis.
     whole = share if mode != "pmap" else place
     for stop in _stops(start, total, evaluate_every, checkpoint_every):
-      with _explained("data", first) if step == start else _NOTHING:
+      with explained("data", first) if step == start else _NOTHING:
         state, seen, last = advance(state, batches, step, stop, noticed)
       for pairs in seen:
         step += 1
@@ -352,71 +356,6 @@ def fit(
 
 
 _NOTHING = contextlib.nullcontext()
-
-
-def _check_learner(learner: Any) -> None:
-  if not isinstance(learner, Learner):
-    raise TypeError(
-      f"fit: learner is a {type(learner).__name__}; expected a Learner, as "
-      "training.distill returns."
-    )
-  maker = getattr(learner.step, "made_by", None)
-  if maker == "sweep":
-    raise TypeError(
-      "fit: learner is a sweep; expected a learner of one student. Drive the "
-      "step of a sweep by hand, or call fit for each student."
-    )
-  if maker is not None:
-    raise TypeError(
-      "fit: learner is parallel already; expected the learner itself, and the "
-      "arguments mode and devices of fit."
-    )
-
-
-def _as_key(key: Any) -> Array:
-  """Returns a typed key, also of an old one of two numbers."""
-  if isinstance(key, np.ndarray):
-    key = jax.numpy.asarray(key)
-  if isinstance(key, jax.Array):
-    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-      if not key.shape:
-        return key
-    elif key.dtype == np.uint32 and key.ndim == 1:
-      return jax.random.wrap_key_data(key)
-    raise TypeError(
-      f"fit: key is an array of {key.dtype} and shape {key.shape}; expected "
-      "one key, jax.random.key(0)."
-    )
-  raise TypeError(f"fit: key is {key!r}; expected jax.random.key(0).")
-
-
-def _total_steps(feed: Feed, steps: int | None, epochs: int | None) -> int:
-  if steps is not None:
-    return steps
-  assert epochs is not None
-  if feed.steps is None:
-    raise ValueError(
-      f"fit: epochs is {epochs}, and the data do not say how many batches they "
-      "have; expected steps."
-    )
-  return epochs * feed.steps
-
-
-def _check_size(first: Any, batch_size: int | None) -> int:
-  """Returns the examples of a batch of one domain, as they come."""
-  masks = (
-    [first["mask"]]
-    if "mask" in first
-    else [part["mask"] for part in first.values()]
-  )
-  for mask in masks:
-    # Of stacked domains in a stream the second axis counts the examples.
-    if batch_size is not None and batch_size not in mask.shape[:2]:
-      raise ValueError(
-        f"fit: batch_size is {batch_size}, and the batches of data have "
-        f"{mask.shape[0]} examples; expected the same, or no batch_size."
-      )
-  return batch_size or masks[0].shape[0]
 
 
 def _stops(
@@ -465,41 +404,6 @@ def _numbers(state: Any) -> dict[str, Any]:
       value = float(x)
       numbers[name] = value if math.isfinite(value) else str(value)
   return numbers
-
-
-@contextlib.contextmanager
-def _explained(name: str, batch: Any) -> Generator[None]:
-  """Adds the argument's name to an error, or the fault of the labels."""
-  try:
-    yield
-  except (TypeError, ValueError) as error:
-    kind = TypeError if isinstance(error, TypeError) else ValueError
-    hint = _odd_labels(name, batch)
-    if hint:
-      raise kind(f"fit: {hint} ({_first_line(error)})") from error
-    if name == "data":
-      raise
-    raise kind(f"fit: {name}: {error}") from error
-
-
-def _first_line(error: BaseException) -> str:
-  return (str(error).splitlines() or [""])[0]
-
-
-def _odd_labels(name: str, batch: Any) -> str:
-  parts = [(name, batch)] + [
-    (f"{name}[{k!r}]", v) for k, v in batch.items() if isinstance(v, Mapping)
-  ]
-  for where, part in parts:
-    label = part.get("label")
-    if label is None or isinstance(label, Mapping):
-      continue
-    what = f"{where}['label'] has the dtype {label.dtype} and"
-    if label.ndim == 2 and label.shape[1] == 1:
-      return f"{what} the shape [n, 1]; expected [n]: labels[:, 0]."
-    if label.ndim == 1 and np.issubdtype(label.dtype, np.floating):
-      return f"{what} the shape [n]; expected integers: labels.astype('int32')."
-  return ""
 
 
 def _result(

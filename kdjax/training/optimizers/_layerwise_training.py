@@ -1,7 +1,7 @@
-"""Fine-tuning layer by layer: rates that fall with depth, late unfreezing."""
+"""Layer by layer: rates that fall with depth, groups that wait their turn."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -90,7 +90,7 @@ def layerwise_learning_rates(
 
 
 class GradualUnfreezingState(NamedTuple):
-  """State of `gradual_unfreezing`."""
+  """State of `gradual_unfreezing` and of `stagewise_training`."""
 
   step: Int[Array, ""]
   optimizer_state: Any
@@ -144,6 +144,79 @@ def gradual_unfreezing(
   name = "gradual_unfreezing"
   if not isinstance(every, jax.Array):
     check_integer(f"{name}: every", every, 1)
+
+  def is_open(group: int, step: Any) -> Any:
+    return len(groups) - group <= 1 + step // every
+
+  return _gated(name, optimizer, groups, is_open)
+
+
+def stagewise_training(
+  optimizer: optax.GradientTransformation,
+  groups: Sequence[str],
+  *,
+  every: int | Array,
+) -> optax.GradientTransformationExtraArgs:
+  """Stage-wise training: one group of layers is trained at a time.
+
+  The first group is trained for `every` steps while all others are frozen,
+  then the second one, and so on; the last group stays open. It is the freezing
+  of stage-by-stage and of block-wise distillation, whose loss is
+  `objectives.preset("stagewise")`. A frozen parameter stays exactly where it
+  is, weight decay or not, and the optimizer sees gradient 0. The optimizer is
+  not started anew for a stage; moments of its parameters are 0 at its start.
+
+  Args:
+    optimizer: any Optax transformation; it is wrapped.
+    groups: regular expressions, from the input's layers to the output's. A
+      parameter belongs to the first that is found in its path, such as
+      "student/stem/kernel"; one that none is found in is never frozen.
+    every: steps of a stage. May be traced.
+
+  Returns:
+    An Optax transformation around the optimizer. Batch statistics are no
+    parameters and move from the start.
+
+  Raises:
+    ValueError: if a static `every` is below 1; from `init`, if no parameter is
+      in a group.
+    TypeError: if `every` is no integer.
+
+  Examples:
+    >>> optimizer = stagewise_training(
+    ...   optax.sgd(1.0), ["stem", "head"], every=1
+    ... )
+    >>> params = {"head": jnp.array(1.0), "stem": jnp.array(1.0)}
+    >>> state = optimizer.init(params)
+    >>> for _ in range(2):
+    ...   updates, state = optimizer.update(params, state, params)
+    ...   print(updates["head"], updates["stem"])
+    0.0 -1.0
+    -1.0 0.0
+
+  References:
+    Gao et al., `An embarrassingly simple approach for knowledge distillation
+    <https://arxiv.org/abs/1812.01819>`_, 2018; Wang et al., `Progressive
+    blockwise knowledge distillation for neural network acceleration
+    <https://www.ijcai.org/proceedings/2018/384>`_, 2018.
+  """
+  name = "stagewise_training"
+  if not isinstance(every, jax.Array):
+    check_integer(f"{name}: every", every, 1)
+
+  def is_open(group: int, step: Any) -> Any:
+    return group == jnp.minimum(step // every, len(groups) - 1)
+
+  return _gated(name, optimizer, groups, is_open)
+
+
+def _gated(
+  name: str,
+  optimizer: optax.GradientTransformation,
+  groups: Sequence[str],
+  is_open: Callable[[int, Any], Any],
+) -> optax.GradientTransformationExtraArgs:
+  """The optimizer, of groups that are open at a step."""
   inner = optax.with_extra_args_support(optimizer)
 
   def init(params: Any) -> GradualUnfreezingState:
@@ -153,13 +226,12 @@ def gradual_unfreezing(
   def update(
     updates: Any, state: Any, params: Any = None, **extra: Any
   ) -> tuple[Any, GradualUnfreezingState]:
-    open_groups = 1 + state.step // every
     indices = group_indices(name, groups, updates)
 
     def thawed(tree: Any) -> Any:
       return jax.tree.map(
         lambda u, i: (
-          u if i < 0 else jnp.where(len(groups) - i <= open_groups, u, 0)
+          u if i < 0 else jnp.where(is_open(i, state.step), u, 0)
         ).astype(u.dtype),
         tree,
         indices,

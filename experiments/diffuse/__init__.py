@@ -1,0 +1,1 @@
+"""Distills a diffusion model of digits from many steps to one."""

@@ -1,0 +1,1 @@
+"""Trains small students of a large teacher, directly and step by step."""

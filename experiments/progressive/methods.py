@@ -1,0 +1,87 @@
+"""The methods as learners of one student."""
+
+import math
+from typing import Any
+
+import optax
+
+from experiments.frame import networks
+from kdjax import objectives
+from kdjax import training
+
+SCRATCH, TEACHER, DIRECT = "scratch", "teacher", "kd"
+# Method -> its row of `objectives.PRESETS`. All chains of assistants, and the
+# direct way, train each of their networks by TAKD's row.
+METHODS = {
+  DIRECT: "takd",
+  "takd": "takd",
+  "takd_search": "takd",
+  "takd_all": "takd",
+  "dgkd": "dgkd",
+  "annealing": "annealing",
+  "rco": "rco",
+  "stagewise": "stagewise",
+  "sandwich": "sandwich",
+}
+NAMES = {
+  SCRATCH: "from scratch",
+  DIRECT: "direct KD",
+  "takd": "TAKD, even accuracies",
+  "takd_search": "TAKD, searched",
+  "takd_all": "TAKD, all assistants",
+  "dgkd": "DGKD",
+  "annealing": "annealing KD",
+  "rco": "RCO",
+  "stagewise": "stage by stage",
+  "sandwich": "progressive shrinking",
+  TEACHER: "teacher",
+}
+_CHAINS = {
+  DIRECT: "the teacher teaches the student",
+  "takd": "through assistants of evenly spaced validation accuracies",
+  "takd_search": "through the chain that a search over trained pairs finds",
+  "takd_all": "through all assistants, from large to small",
+}
+# The layers of a student of two hidden layers, from the input on.
+GROUPS = ("student/layers/0", "student/layers/1", "student/head")
+
+
+def describe() -> dict[str, tuple[str, str]]:
+  """The area and the summary of each method, for `--methods help`."""
+  return {
+    name: (
+      "chain" if name in _CHAINS else objectives.PRESETS[row].area,
+      _CHAINS.get(name, objectives.PRESETS[row].summary),
+    )
+    for name, row in METHODS.items()
+  }
+
+
+def make_network(width: int, job: Any) -> training.Network:
+  """A network of two hidden layers of a width."""
+  images, classes = job.data.train["image"], job.data.classes
+  return networks.make_network("mlp", images, classes, hidden=(width, width))
+
+
+def make_learner(
+  method: str, width: int, job: Any, teachers: tuple[int, ...] = ()
+) -> training.Learner:
+  """The learner of a student, by the widths of the student and its teachers."""
+  config = job.config
+  student = make_network(width, job)
+  taught = [make_network(x, job) for x in teachers]
+  optimizer = optax.adam(config.learning_rate)
+  objective = objectives.preset(METHODS.get(method, method), steps=config.steps)
+  if method in ("dgkd", "rco"):
+    return training.guide(student, taught, objective, optimizer)
+  views = {}
+  if method == "sandwich":
+    student = training.slimmable(student)
+    views = objectives.sandwich_views(
+      [x / width for x in (*config.students, *config.assistants)]
+    )
+  if method == "stagewise":
+    every = math.ceil(config.steps / len(GROUPS))
+    optimizer = training.stagewise_training(optimizer, GROUPS, every=every)
+  teacher = taught[0] if taught else None
+  return training.distill(student, teacher, objective, optimizer, views=views)

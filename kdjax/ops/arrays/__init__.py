@@ -1,0 +1,1 @@
+"""Distances, masks, moments, NaN, sizes and gradients of arrays."""

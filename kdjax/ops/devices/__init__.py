@@ -1,0 +1,1 @@
+"""Collectives, mesh axes, export, and chunks that bound memory."""

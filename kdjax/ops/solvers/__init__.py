@@ -1,0 +1,1 @@
+"""Decompositions, optimal transport and small optimization problems."""

@@ -1,0 +1,1 @@
+"""Checks of arguments, and errors that name them."""

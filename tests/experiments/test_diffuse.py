@@ -1,0 +1,112 @@
+"""The job of a diffusion model in few steps, reduced."""
+
+import dataclasses
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.diffuse import __main__ as diffuse
+from experiments.diffuse import methods as diffuse_methods
+from experiments.diffuse import report as diffuse_report
+from experiments.diffuse import training as diffuse_training
+from kdjax import training
+
+SMALL = diffuse.Config(
+  teacher_steps=2,
+  width=8,
+  seeds=2,
+  steps=4,
+  phase_steps=4,
+  evaluate_every=2,
+  batch_size=8,
+  samples=20,
+  levels=3,
+  classifier_steps=4,
+)
+STAGES = ("classifier", "teacher", "progressive_1", "consistency")
+
+
+def run(config):
+  return diffuse.execute(diffuse.prepare(config))
+
+
+def small(workdir, **changes):
+  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"seeds": 0}, "seeds is 0; expected a number above 0"),
+    ({"steps": 5}, "steps is 5; expected a multiple of evaluate_every"),
+    ({"phase_steps": 5}, "phase_steps is 5; expected a multiple"),
+    ({"methods": ("ddpm",)}, r"methods is .*; expected one or more different"),
+    ({"teacher_steps": 12}, "teacher_steps is 12; expected a power of 2"),
+    ({"levels": 1}, "levels is 1; expected 2 or more"),
+    ({"target_decay": 1.0}, r"target_decay is 1\.0; expected a number"),
+  ],
+)
+def test_flags_that_will_not_do(changes, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    diffuse.prepare(small(tmp_path / "run", **changes))
+  assert not (tmp_path / "run").exists()
+
+
+def test_methods_are_compared_with_the_teacher_in_as_few_steps():
+  one = np.array([-0.01, 0.0, 0.01])
+  agreement = {
+    "teacher": {4: 0.9 + one, 2: 0.6 + one, 1: 0.1 + one},
+    "progressive": {2: 0.9 + 2 * one, 1: 0.8 + 2 * one},
+    "consistency": {1: 0.1 - one},
+  }
+  results = diffuse_training.Results(
+    agreement, agreement, 0.97 + one, 0.1 + one, {}
+  )
+  assert set(diffuse_methods.describe()) < set(diffuse_methods.NAMES)
+  gains = diffuse_report.gains_of(results)
+  assert {k: x.verdict for k, x in gains.items()} == {
+    ("progressive", 2): "helped",
+    ("progressive", 1): "helped",
+    ("consistency", 1): "unclear",
+  }
+  job = types.SimpleNamespace(config=types.SimpleNamespace(teacher_steps=4))
+  texts = diffuse_report.conclude(job, results)
+  assert texts[0].startswith("The teacher in 4 steps: 90.0% of samples")
+  assert texts[1].endswith("the teacher in as many steps: 2, 1.")
+  assert texts[2].endswith("the teacher in as many steps: never.")
+  assert len(diffuse_report.make_table(results).rows) == 6
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_report(tmp_path, monkeypatch):
+  rows = run(small(tmp_path / "whole"))
+  assert set(rows.agreement["teacher"]) == {2, 1}
+  assert set(rows.agreement["progressive"]) == {1}
+  assert set(rows.agreement["consistency"]) == {1, 2, 4}
+  report = (tmp_path / "whole" / "report.md").read_text()
+  for text in ("(steps.png)", "(samples.png)", "too few seeds"):
+    assert text in report
+  lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+  logged = [json.loads(line) for line in lines]
+  assert [(row["stage"], row["step"]) for row in logged] == [
+    (stage, step) for stage in STAGES for step in (2, 4)
+  ]
+
+  save, saved = training.Checkpoints.save, []
+
+  def save_and_die(self, *args):
+    save(self, *args)
+    saved.append(args)
+    if len(saved) == 5:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(training.Checkpoints, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+      run(small(tmp_path / "killed"))
+  monkeypatch.setattr(diffuse_report, "draw", lambda job, rows: {})
+  again = run(small(tmp_path / "killed", resume=True))
+  jax.tree.map(np.testing.assert_array_equal, again, rows)
