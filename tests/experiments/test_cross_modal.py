@@ -4,6 +4,7 @@ import dataclasses
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -101,10 +102,10 @@ def test_a_caption_says_what_an_image_shows():
 
 
 def test_retrieval_counts_every_image_of_a_caption():
-  texts = np.eye(len(captions.CAPTIONS), dtype=np.float32)
+  texts = jnp.eye(len(captions.CAPTIONS))
   caption = np.array([0, 0, 11, 22])
   # The last image is where the third one's caption is.
-  images = texts[[0, 0, 11, 11]]
+  images = texts[jnp.array([0, 0, 11, 11])]
   scores = pair_training.judge(images, texts, caption, np.unique(caption))
   assert scores["image_to_text"] == 0.75
   # Caption 22 finds no image of its own: all are equally far from it.
