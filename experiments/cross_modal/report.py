@@ -15,6 +15,7 @@ from experiments.frame import statistics
 from experiments.frame import tables
 
 Rows = dict[str, dict[str, np.ndarray]]
+Points = dict[str, np.ndarray]  # row -> accuracies `[points, runs]`
 AUTHORS = 10  # runs with the data of the authors' seeds
 SCORES = {
   "captions": {
@@ -26,7 +27,7 @@ SCORES = {
 ACCURACY = {"accuracy": "accuracy, %"}
 
 
-def write(job: Any, results: dict[str, Rows]) -> None:
+def write(job: Any, results: dict[str, Any]) -> None:
   """Draws the figures, writes report.md and prints the tables."""
   findings: list[str] = []
   parts: list[Any] = []
@@ -55,20 +56,20 @@ def write(job: Any, results: dict[str, Rows]) -> None:
   )
 
 
-def gain_at(rows: Rows, point: int) -> statistics.Gain:
+def gain_at(rows: Points, point: int) -> statistics.Gain:
   """KD's gain over the same student without it."""
   return statistics.gain_of(rows["kd"][point], rows["scratch"][point])
 
 
-def gaussian_table(item: tuple[str, Rows]) -> tables.Table:
+def gaussian_table(item: tuple[str, Points]) -> tables.Table:
   """A row for each point of an experiment."""
   name, rows = item
   _, points = gaussians.POINTS[name]
   reference = gaussians.REFERENCE[name]
   # Holm's correction over the points of the experiment.
   gains = statistics.compare(
-    {i: rows["kd"][i] for i in range(len(points))},
-    {i: rows["scratch"][i] for i in range(len(points))},
+    {str(i): rows["kd"][i] for i in range(len(points))},
+    {str(i): rows["scratch"][i] for i in range(len(points))},
   )
 
   def own(i: int) -> str:
@@ -82,7 +83,7 @@ def gaussian_table(item: tuple[str, Rows]) -> tables.Table:
     "teacher, %": lambda i: statistics.percent(rows["teacher"][i]),
     "from scratch, %": lambda i: statistics.percent(rows["scratch"][i]),
     "KD, %": lambda i: statistics.percent(rows["kd"][i]),
-    "gain (95 % interval)": lambda i: gains[i].cell(digits=2),
+    "gain (95 % interval)": lambda i: gains[str(i)].cell(digits=2),
     f"first {AUTHORS} runs": own,
     "reference": lambda i: f"{reference[i]:+.2f}",
     "more data, %": lambda i: statistics.percent(rows["many"][i]),
@@ -90,7 +91,7 @@ def gaussian_table(item: tuple[str, Rows]) -> tables.Table:
   return tables.of_rows(range(len(points)), columns, shown=(0, 1, 4, 5, 6))
 
 
-def conclude_gaussians(rows: dict[str, Rows]) -> list[str]:
+def conclude_gaussians(rows: dict[str, Points]) -> list[str]:
   """The findings on both experiments, in words."""
   texts = []
   for name, part in rows.items():
@@ -223,7 +224,7 @@ def _speaker(kind: str) -> str:
   return "espeak-ng" if kind == "espeak" else "synthetic vowels of two formants"
 
 
-def draw_gaussians(job: Any, rows: dict[str, Rows]) -> dict[str, str]:
+def draw_gaussians(job: Any, rows: dict[str, Points]) -> dict[str, str]:
   """Saves the figure of the Gaussians: gain against shared information."""
   path = job.run.path / "shared_information.png"
   shared, more = rows["shared"], rows["more"]
@@ -274,7 +275,7 @@ def draw_gaussians(job: Any, rows: dict[str, Rows]) -> dict[str, str]:
   return {path.name: caption}
 
 
-def draw_pairs(job: Any, results: dict[str, Rows]) -> dict[str, str]:
+def draw_pairs(job: Any, results: dict[str, Any]) -> dict[str, str]:
   """Saves the figure of real pairs: a panel for each task."""
   path, first = job.run.path / "pairs.png", next(iter(results))
   panels = []

@@ -68,6 +68,7 @@ def make_sounds(
 ) -> np.ndarray:
   """A sound for each label, `[n, frames, bands, 1]`, in noise and shifted."""
   generator = np.random.default_rng((seed, len(split)))
+  spoken: list[list[np.ndarray]] = []
   if kind == "espeak":
     spoken = [list(_speak(word, split)) for word in WORDS]
   rows = []
@@ -86,7 +87,7 @@ def _speak(word: str, split: str) -> Iterator[np.ndarray]:
   for voice in VOICES[split]:
     for speed in SPEEDS:
       for pitch in PITCHES:
-        command = [find_espeak(), "-v", voice, "-s", str(speed)]
+        command = ["espeak-ng", "-v", voice, "-s", str(speed)]
         command += ["-p", str(pitch), "--stdout", word]
         found: Any = subprocess.run(command, capture_output=True, check=False)
         if found.returncode or len(found.stdout) < 1000:

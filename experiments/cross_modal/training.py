@@ -168,7 +168,7 @@ def train_towers(job: Any, task: str, pairs: Any) -> dict[str, Seen]:
         variables = _tower(state, name)
         forward = networks[kind][name].forward
         outputs, _ = forward(variables, inputs, train=False, key=None)
-        return unit_vectors(outputs.embedding)
+        return unit_vectors(jnp.asarray(outputs.embedding))
 
       images = embed("image", test["image"])
       texts = embed("text", captions.all_tokens())

@@ -22,11 +22,9 @@ def cross_modal_joint(
   """`cross_modal_joint_loss`; other widths are mapped to the teacher's."""
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
-    widths = (
-      field_of(role, outputs, "embedding").shape[-1]
-      for role, outputs in (("student", student), ("teacher", teacher))
-    )
-    return _Map(*widths, rngs)
+    ours = field_of("student", student, "embedding").shape[-1]
+    theirs = field_of("teacher", teacher, "embedding").shape[-1]
+    return _Map(ours, theirs, rngs)
 
   def loss(
     module: Any,
