@@ -182,7 +182,7 @@ def conclude(task: str, rows: Rows) -> list[str]:
     teacher, base, bound = (
       f"{values[name].mean():.1%}" for name in ("teacher", SCRATCH, ALL)
     )
-    found = statistics.findings(gains, NAMES, "from scratch")
+    found = statistics.findings(gains, NAMES, "training from scratch")
     texts.append(
       f"{label[0].upper()}{label[1:]}: teacher {teacher}, student from scratch "
       f"{base}, with all pairs {bound}. {' '.join(found)}"
@@ -284,7 +284,7 @@ def draw_pairs(job: Any, results: dict[str, Any]) -> dict[str, str]:
     panels.append((task, score, finals(rows, score)))
   gains = gains_of(panels[0][2])
   title = f"{first[0].upper()}{first[1:]}: " + statistics.headline(
-    {k: x for k, x in gains.items() if k != ALL}, NAMES, "from scratch"
+    {k: x for k, x in gains.items() if k != ALL}, NAMES, "training from scratch"
   )
   height = 1.5 + 0.33 * max(len(values) for _, _, values in panels)
   width = 4.6 * len(panels)
