@@ -33,6 +33,10 @@ FLAGS = {
   "finetune": "--shots 2 --hidden 6 --methods l2_sp --teachers untrained"
   " --rates 0.01 --seeds 2 --pretrain_steps 4 --steps 40 --evaluate_every 2"
   " --batch_size 16 --tasks 2",
+  "finetune_encoder": "--encoder tiny --classes 2 --shots 2 --examples 4"
+  " --validation_examples 4 --test_examples 6 --source_examples 6 --seeds 2"
+  " --methods reptile --teachers random --rates 0.01 --steps 2 --batch_size 4"
+  " --meta_steps 4 --evaluate_every 1 --probe_steps 5 --max_length 6",
   "generalize": "--examples 180 --hidden 8 --methods irm --seeds 2 --trials 2"
   " --steps 4 --evaluate_every 2 --batch_size 8",
   "gradual": "--source_examples 60 --source_epochs 2 --blocks 2"
