@@ -136,7 +136,7 @@ def explain_pitch(job: Any, results: dict[str, Any]) -> list[Any]:
     oracle_label="",
     reference=reference,
     title=statistics.headline(gains, titles, "the true pitch alone"),
-    label="frames of unseen instruments within 50 cents",
+    of="frames of unseen instruments, within 50 cents",
   )
   caption = "Raw pitch accuracy; dots are seeds, bars 95 % intervals."
   return [text, {"pitch.png": caption}]
@@ -225,7 +225,7 @@ def explain_words(job: Any, results: dict[str, Any]) -> list[Any]:
     oracle_label="",
     reference=title_of("source_only"),
     title=statistics.headline(gains, methods.TITLES, "source-only"),
-    label="words of unseen voices",
+    of="words of unseen voices",
   )
   caption = "Accuracy on unseen voices; dots are seeds, bars 95 % intervals."
   return [text, {"words.png": caption}]

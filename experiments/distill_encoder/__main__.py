@@ -20,17 +20,17 @@ from typing import Annotated, Any, NamedTuple
 from rich.console import Console
 
 from experiments.distill_encoder import methods
-from experiments.distill_encoder import onnx
 from experiments.distill_encoder import training as cell_training
 from experiments.distill_encoder.data import CLASSES
 from experiments.distill_encoder.data import Data
 from experiments.distill_encoder.data import load_data
-from experiments.distill_encoder.data import with_tokens
 from experiments.distill_encoder.report import write
 from experiments.frame import cells
 from experiments.frame import commands
+from experiments.frame import encoders
 from experiments.frame import folders
 from experiments.frame import jobs
+from experiments.frame import onnx
 from kdjax import training
 
 
@@ -164,26 +164,22 @@ def judge_bounds(job: Job) -> dict[str, Any]:
   config, data = job.config, job.data
   found = {"teacher": bound_of(job, data.whole, data.teacher)}
   for depth in config.depths:
-    whole, few = (
-      cell_training.cut(x, depth) for x in (data.whole, data.teacher)
-    )
+    whole, few = (encoders.cut(x, depth) for x in (data.whole, data.teacher))
     found[f"{depth}_copied_cut"] = bound_of(job, whole, few)
   file = onnx.find_published()
   if file is not None and config.teacher is None:
     published = onnx.read_published(file)
-    few = with_tokens(published, data.known)
+    few = encoders.with_tokens(published, data.known)
     found["published"] = bound_of(job, published, few)
   return found
 
 
 def bound_of(job: Job, whole: Any, few: Any) -> dict[str, Any]:
   """Scores and costs of a network that is not trained."""
-  network = cell_training.make_network(few, few.config.depth)
+  network = encoders.make_network(few, few.config.depth)
   variables = training.from_nnx(few).variables
   return {
-    "test": cell_training.judge(
-      job, cell_training.make_embed(network), variables
-    ),
+    "test": cell_training.judge(job, encoders.make_embed(network), variables),
     "cost": cell_training.cost_of(whole, job.config.max_length),
   }
 

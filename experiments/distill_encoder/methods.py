@@ -114,11 +114,6 @@ def make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
   return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
 
-def with_mask(tokens: jax.Array) -> dict[str, jax.Array]:
-  """The inputs of an encoder; token 0 is padding."""
-  return {"tokens": tokens, "attention_mask": tokens != 0}
-
-
 def unit(embeddings: jax.Array) -> jax.Array:
   """Embeddings of length 1."""
   return embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)

@@ -1,7 +1,5 @@
 """Training and judging of one student: a cell, and the files it leaves."""
 
-import dataclasses
-import functools
 import pathlib
 import shutil
 import time
@@ -15,14 +13,12 @@ from flax import nnx
 from experiments.distill_encoder import methods
 from experiments.distill_encoder import scores as scoring
 from experiments.frame import data as frame_data
+from experiments.frame import encoders
 from experiments.frame import rounds
-from experiments.frame.scores import predict
 from kdjax import data as kdata
-from kdjax import language
 from kdjax import nets
 from kdjax import training
 
-BATCH = 50  # sentences that are embedded at once, where nothing is trained
 TIMED = 15  # calls whose median is the latency
 
 
@@ -68,33 +64,6 @@ def rows_of(config: Any) -> list[Row]:
   return rows
 
 
-def make_network(encoder: nets.TextEncoder, depth: int) -> training.Network:
-  """A network of the encoder's form with so many blocks."""
-  config = dataclasses.replace(encoder.config, depth=depth)
-  return training.Network.of(
-    lambda rngs: nets.TextEncoder(config, rngs=rngs),
-    preprocess=methods.with_mask,
-  )
-
-
-def layers_of(depth: int, teacher: nets.TextEncoder) -> tuple[int, ...]:
-  """The teacher's blocks that a student starts with."""
-  return language.layer_map(depth, teacher.config.depth, "copy")
-
-
-def cut(encoder: nets.TextEncoder, depth: int) -> nets.TextEncoder:
-  """A student of the encoder's blocks, before any training."""
-  config = dataclasses.replace(encoder.config, depth=depth)
-  student = nnx.eval_shape(lambda: nets.TextEncoder(config, rngs=nnx.Rngs(0)))
-  return nets.copy_paste(encoder, student, layers=layers_of(depth, encoder))
-
-
-def make_embed(network: training.Network) -> Any:
-  """The program that embeds rows of tokens."""
-  run = functools.partial(predict, network.forward, batch_size=BATCH)
-  return jax.jit(lambda variables, tokens: run(variables, tokens)[1])
-
-
 class Teacher(NamedTuple):
   """The teacher and its embeddings of all parts."""
 
@@ -105,7 +74,7 @@ class Teacher(NamedTuple):
 def ask_teacher(job: Any) -> Teacher:
   """Computes the teacher's embeddings once, into the cache of the run."""
   data = job.data
-  network = make_network(data.teacher, data.teacher.config.depth)
+  network = encoders.make_network(data.teacher, data.teacher.config.depth)
   variables = training.from_nnx(data.teacher).variables
   parts = {
     name: getattr(data, name).tokens for name in ("train", "validation", "test")
@@ -125,7 +94,7 @@ def ask_teacher(job: Any) -> Teacher:
       variables,
       dataset=f"sentences, {name}",
       inputs="tokens",
-      batch_size=BATCH,
+      batch_size=encoders.BATCH,
       shard_size=1000,
     )
     found = cache.lookup(np.arange(len(tokens)), 0)
@@ -158,7 +127,7 @@ class Course(NamedTuple):
 def make_course(job: Any, depth: int, method: str) -> Course:
   """Compiles nothing yet."""
   config = job.config
-  network = make_network(job.data.teacher, depth)
+  network = encoders.make_network(job.data.teacher, depth)
   learner = methods.make_learner(
     method,
     network,
@@ -166,22 +135,21 @@ def make_course(job: Any, depth: int, method: str) -> Course:
     methods.make_optimizer(config.learning_rate, config.steps),
   )
   epoch = training.scan_epoch(learner.step)
+  embed = encoders.make_embed(network)
 
   @jax.jit
   def advance(state, frozen, data, validation, plan, key):
     state, found = epoch(state, frozen, data, plan, key)
     total, count = found["loss"]
     variables = state.student
-    ours = predict(
-      network.forward, variables, validation["tokens"], batch_size=BATCH
-    )[1]
+    ours = embed(variables, validation["tokens"])
     pair = map(methods.unit, (ours, validation["teacher_embedding"]))
     cosine = jnp.mean(jnp.sum(jnp.multiply(*pair), -1))
     return state, {"loss": jnp.sum(total) / jnp.sum(count), "cosine": cosine}
 
   spec = frame_data.batch_spec(as_batch(job, "train"), config.batch_size)
   start = jax.jit(lambda key: learner.init(key, spec))
-  return Course(start, learner.frozen, advance, make_embed(network))
+  return Course(start, learner.frozen, advance, embed)
 
 
 def train_cell(job: Any, course: Course, row: Row, seed: int) -> dict[str, Any]:
@@ -193,7 +161,7 @@ def train_cell(job: Any, course: Course, row: Row, seed: int) -> dict[str, Any]:
   arrays = [as_batch(job, name) for name in ("train", "validation")]
   state = course.start(init_key)
   if row.start == "copied":
-    student = training.from_nnx(cut(data.teacher, row.depth)).variables
+    student = training.from_nnx(encoders.cut(data.teacher, row.depth)).variables
     state = state._replace(params=state.params | {"student": student.params})
   plan = rounds.plan_steps(
     plan_key, len(data.train.tokens), config.batch_size, config.steps
@@ -267,7 +235,7 @@ def save_student(
   data: Any, variables: Any, depth: int, folder: pathlib.Path
 ) -> None:
   """Writes a student with all tokens, as a folder of `transformers`."""
-  student = cut(data.whole, depth)
+  student = encoders.cut(data.whole, depth)
   rest = dict(variables.params)
   every = student.tokens[...].at[data.known].set(rest.pop("tokens"))
   # The rows of the texts' tokens are trained, the others the teacher's.

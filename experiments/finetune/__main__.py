@@ -20,11 +20,7 @@ from typing import Any, Literal
 
 from experiments.finetune.data import TEACHERS
 from experiments.finetune.data import load_data
-from experiments.finetune.methods import CHOICES
-from experiments.finetune.methods import norm_of
-from experiments.finetune.methods import with_baselines
 from experiments.finetune.networks import make_network
-from experiments.finetune.pretraining import WAYS
 from experiments.finetune.pretraining import meta_learn
 from experiments.finetune.pretraining import pretrain
 from experiments.finetune.report import write
@@ -34,6 +30,10 @@ from experiments.finetune.training import make_row
 from experiments.frame import commands
 from experiments.frame import jobs
 from experiments.frame import tables
+from experiments.frame.episodes import WAYS
+from experiments.frame.finetuning import CHOICES
+from experiments.frame.finetuning import norm_of
+from experiments.frame.finetuning import with_baselines
 
 
 @dataclass(frozen=True)

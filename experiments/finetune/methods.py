@@ -1,128 +1,16 @@
-"""The methods of fine-tuning as learners with candidates to choose from."""
+"""Fine-tuning on images: the layers of a network and the past's knowledge."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from experiments.frame.finetuning import answer
 from kdjax import finetuning
 from kdjax import metrics
-from kdjax import objectives
 from kdjax import training
-from kdjax.objectives import Preset
 from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
-
-# Baselines by the names of their rows; for prototypes nothing is trained.
-BASELINES = {
-  "target_only": "from_scratch",
-  "prototypes": None,
-  "linear_probe": "linear_probe",
-  "finetune": "finetune",
-}
-# With batch normalization, for comparison with StochNorm.
-NORM_BASELINES = {
-  "target_only_norm": "from_scratch",
-  "finetune_norm": "finetune",
-}
-PRESET_OF = BASELINES | NORM_BASELINES
-CHOICES = tuple(
-  name
-  for name, row in objectives.PRESETS.items()
-  if row.area == "finetuning" and name not in PRESET_OF.values()
-)
-METHODS = (*PRESET_OF, *CHOICES)
-NAMES = {
-  "target_only": "target-only",
-  "prototypes": "prototypes",
-  "target_only_norm": "target-only with BN",
-  "finetune_norm": "fine-tuning with BN",
-}
-NAMES |= {x: objectives.PRESETS[x].title for x in METHODS if x not in NAMES}
-# Values that are tried beside the published ones.
-TRIED = {
-  "layerwise": (0.1, 0.7),
-  "unfreezing": (0.1, 0.4),
-  "l2_sp": (0.001, 0.1),
-  "delta": (0.048, 0.0048),
-  "delta_attention": (0.048, 0.0048),
-  "bss": (0.01, 0.1),
-  "co_tuning": (0.23, 0.023),
-  "lwf": (0.04, 0.004),
-  "bi_tuning": (0.1, 0.01),
-}
-# Layers are unfrozen after this part of the steps each: there are no epochs.
-UNFREEZE = 0.25
-MOMENTUM = 0.999  # of Bi-Tuning's encoder of keys, as published
-
-
-def row_of(method: str) -> Preset:
-  """The row of a method or of a baseline; of prototypes that of fine-tuning."""
-  return objectives.PRESETS[PRESET_OF.get(method, method) or "finetune"]
-
-
-def start_of(method: str) -> str:
-  """Where its network comes from: fresh, source, or a way of meta-learning."""
-  row = row_of(method)
-  if row.start == "past":
-    return "source"
-  return "fresh" if method.startswith("target_only") else method
-
-
-def is_trained(method: str) -> bool:
-  """Whether the network is trained on the target."""
-  return method not in ("prototypes", "prototypical")
-
-
-def norm_of(method: str) -> str:
-  """The normalization of the network: none, batch or stochastic."""
-  if method in NORM_BASELINES:
-    return "batch"
-  stochastic = row_of(method).training == "stochastic_norms"
-  return "stochastic" if stochastic else "none"
-
-
-def with_baselines(methods: tuple[str, ...]) -> list[str]:
-  """Methods and their baselines, those with a norm last."""
-  wanted = {*BASELINES, *methods}
-  if any(norm_of(method) != "none" for method in methods):
-    wanted |= {*NORM_BASELINES}
-  rows = [method for method in METHODS if method in wanted]
-  return sorted(rows, key=lambda method: norm_of(method) != "none")
-
-
-def candidates(method: str, rates: tuple[float, ...]) -> dict[str, jax.Array]:
-  """The candidates of a method, those that are published first."""
-  weights = (0.0,)
-  if method in TRIED:
-    row = row_of(method)
-    published = row.search.default if row.search else row.weight
-    first = UNFREEZE if method == "unfreezing" else published
-    weights = first, *TRIED[method]
-  return training.grid(weight=weights, rate=rates)
-
-
-def make_optimizer(
-  method: str, candidate: dict[str, jax.Array], groups: list[str], steps: int
-) -> Any:
-  """Adam with a cosine, as a method changes it."""
-  adam = optax.adam(optax.cosine_decay_schedule(candidate["rate"], steps))
-  weight, row = candidate["weight"], row_of(method)
-  match row.training:
-    case "layerwise_learning_rates" if row.tuned == "decay":
-      rates = training.layerwise_learning_rates(groups, decay=weight)
-      return optax.chain(adam, rates)
-    case "layerwise_learning_rates":  # the head alone
-      still = [0.0] * (len(groups) - 1)
-      still = training.layerwise_learning_rates(groups[:-1], factors=still)
-      return optax.chain(adam, still)
-    case "gradual_unfreezing":
-      every = jnp.maximum(jnp.round(weight * steps).astype(int), 1)
-      return training.gradual_unfreezing(adam, groups, every=every)
-    case "parameter_ema":
-      return optax.chain(adam, training.parameter_ema(MOMENTUM))
-  return adam
 
 
 def layer_groups(body: str, params: Any) -> list[str]:
@@ -130,49 +18,6 @@ def layer_groups(body: str, params: Any) -> list[str]:
   others = sorted(params.keys() - {body, "head"})
   layers = [f"{body}/{i}" for i in params[body]]
   return [f"^student/{name}/" for name in (*layers, *others, "head")]
-
-
-def make_learner(
-  method: str,
-  student: training.Model,
-  past: training.Model,
-  optimizer: optax.GradientTransformation,
-  *,
-  classes: int,
-  weight: Any = None,
-  knowledge: Any = None,
-) -> training.Learner:
-  """The learner of a method, which adds to the new head's cross-entropy.
-
-  Only `init` needs its weight and its knowledge, of `ask_teacher`.
-  """
-  row, unknown = row_of(method), knowledge is None
-  objective = objectives.preset(
-    PRESET_OF.get(method) or method,
-    weight=weight,
-    num_classes=classes,
-    relationship=jnp.zeros((classes, classes)) if unknown else knowledge,
-    attention={} if unknown else knowledge,
-  )
-  return training.finetune(
-    student,
-    past if "past" in row.networks else None,
-    objective,
-    optimizer,
-    average="average" in row.networks,
-    prepare=None if norm_of(method) == "none" else replace_held_out,
-    metrics={"accuracy": metrics.accuracy},
-  )
-
-
-def replace_held_out(key: jax.Array, batch: Any, run: Any) -> Any:
-  """Lets others stand in for held-out images, unknown to batch statistics."""
-  del run
-  mask = batch["mask"]
-  others = jnp.where(mask, 0.0, -jnp.inf)
-  others = jax.random.categorical(key, others, shape=mask.shape)
-  places = jnp.where(mask, jnp.arange(mask.size), others)
-  return batch | {"image": batch["image"][places]}
 
 
 def ask_teacher(
@@ -221,11 +66,6 @@ def ask_teacher(
     gaps = losses - loss(teacher.params)
     attention[name] = finetuning.delta_channel_attention(gaps)
   return attention
-
-
-def answer(forward: Any, variables: Any, images: Any) -> Any:
-  """The outputs of a network, in evaluation."""
-  return forward(variables, images, train=False, key=None)[0]
 
 
 def accuracy_of(forward: Any, variables: Any, part: Any) -> jax.Array:

@@ -1,6 +1,5 @@
 """Pretraining and meta-learning on the source, all seeds as one program."""
 
-import itertools
 from typing import Any
 
 import jax
@@ -10,15 +9,11 @@ import optax
 
 from experiments.finetune.data import source_of
 from experiments.finetune.methods import accuracy_of
-from experiments.finetune.methods import answer
 from experiments.frame import data as frame_data
+from experiments.frame import episodes
 from experiments.frame import rounds
-from kdjax import finetuning
 from kdjax import objectives
 from kdjax import training
-from kdjax.ops import cross_entropy
-
-WAYS = ("maml", "anil", "reptile", "prototypical")
 
 
 def pretrain(
@@ -93,11 +88,8 @@ def meta_learn(way: str, job: Any) -> training.Variables:
   """Meta-learns on the source classes, `[seeds]`."""
   config, data = job.config, job.data
   steps = config.pretrain_steps
-  rate = optax.cosine_decay_schedule(config.learning_rate, steps)
-  optimizer = optax.adam(rate)
-  if way == "reptile":
-    optimizer = optax.sgd(optax.linear_schedule(1.0, 0.0, steps))
-  loss_fn = make_loss(way, job.forward, config, data.classes)
+  optimizer = episodes.outer_optimizer(way, config.learning_rate, steps)
+  loss_fn = episodes.make_loss(way, job.forward, config, data.classes)
   epoch = training.scan_epoch(training.make_train_step(loss_fn, optimizer))
   labels = np.asarray(data.source["label"])
 
@@ -105,8 +97,8 @@ def meta_learn(way: str, job: Any) -> training.Variables:
   @jax.vmap
   def start(variables, key):
     params, state = ({"student": x, "objective": {}} for x in variables)
-    sizes = {"tasks": config.tasks, "images": 2 * config.shots}
-    plan = plan_episodes(key, labels, steps=steps, **sizes)
+    sizes = {"tasks": config.tasks, "examples": 2 * config.shots}
+    plan = episodes.plan_episodes(key, labels, steps=steps, **sizes)
     step = jnp.zeros((), jnp.int32)
     moments = optimizer.init(params)
     return training.TrainState(step, params, state, moments), plan
@@ -124,81 +116,3 @@ def meta_learn(way: str, job: Any) -> training.Variables:
   stage = f"pretrain_{way}"
   state, _ = rounds.train(job, stage, advance, (data.source,), begin, describe)
   return state.student
-
-
-def plan_episodes(
-  key: jax.Array, labels: np.ndarray, *, steps: int, tasks: int, images: int
-) -> dict[str, jax.Array]:
-  """Plans episodes: all classes in a random order, different images of each."""
-  _, counts = np.unique(labels, return_counts=True)
-  first = np.cumsum(counts) - counts
-  order = np.argsort(labels, kind="stable")
-  # As many of each class as the smallest has: a table without gaps.
-  table = jnp.asarray(order[first[:, None] + np.arange(counts.min())])
-
-  def draw(key):
-    order_key, key = jax.random.split(key)
-    rows = jax.random.permutation(order_key, table)
-    rows = jax.random.permutation(key, rows, 1, independent=True)
-    return rows[:, :images]
-
-  index = jax.vmap(draw)(jax.random.split(key, steps * tasks))
-  index = index.reshape(steps, -1)
-  return {"index": index, "mask": jnp.ones(index.shape, bool)}
-
-
-def make_loss(way: str, forward: training.Forward, config: Any, classes: int):
-  """The loss of a batch of episodes, for `training.make_train_step`."""
-  inner = optax.sgd(config.inner_rate)
-  steps = config.inner_steps
-
-  def look(params, task):
-    return answer(forward, training.Variables(params, {}), task["image"])
-
-  def task_loss(params, task):
-    logits = look(params, task).logits
-    return jnp.mean(cross_entropy(logits, task["label"]))
-
-  def prototype_loss(params, *parts):
-    embedded = ((look(params, x).embedding, x["label"]) for x in parts)
-    losses = finetuning.prototypical_loss(
-      *itertools.chain(*embedded), num_classes=classes
-    )
-    return jnp.mean(losses)
-
-  def loss_fn(params, state, frozen, batch, key):
-    del frozen, key
-    student = params["student"]
-    support, query = divide(batch["image"], config.tasks, classes)
-    match way:
-      case "reptile":
-        direction = training.reptile_gradient(
-          task_loss, student, support, inner, steps=steps
-        )
-        # Its gradient is the direction.
-        loss = optax.tree.vdot(student, jax.lax.stop_gradient(direction))
-      case "prototypical":
-        losses = jax.vmap(prototype_loss, (None, 0, 0))(student, support, query)
-        loss = jnp.mean(losses)
-      case _:
-        adapted = ["head"] if way == "anil" else None
-        tasks = support, query
-        losses = training.maml_losses(
-          task_loss, student, *tasks, inner, steps=steps, adapted=adapted
-        )
-        loss = jnp.mean(losses)
-    return loss, (state, {"loss": (loss, jnp.ones(()))})
-
-  return loss_fn
-
-
-def divide(images: jax.Array, tasks: int, classes: int) -> list[dict[str, Any]]:
-  """Support and query of each task; a class's place is its label."""
-  images = images.reshape(tasks, classes, 2, -1, *images.shape[1:])
-  shots = images.shape[3]
-  labels = jnp.repeat(jnp.arange(classes), shots)
-  labels = jnp.broadcast_to(labels, (tasks, labels.size))
-  parts = (
-    images[:, :, i].reshape(tasks, -1, *images.shape[4:]) for i in (0, 1)
-  )
-  return [{"image": part, "label": labels} for part in parts]

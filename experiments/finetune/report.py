@@ -5,24 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.finetune.methods import BASELINES
-from experiments.finetune.methods import NAMES
-from experiments.finetune.methods import norm_of
-from experiments.finetune.methods import start_of
-from experiments.finetune.teachers import CRITERIA
-from experiments.finetune.teachers import JUDGES
 from experiments.frame import plots
 from experiments.frame import statistics
 from experiments.frame import tables
-
-MARKERS = "osD^vP*X"  # of teachers
-# One color for the origin of a network's initial weights.
-ORIGINS = {
-  "fresh weights": plots.RED,
-  "baselines": plots.DARK,
-  "pretrained": plots.BLUE,
-  "meta-learned": plots.GREEN,
-}
+from experiments.frame import transferability
+from experiments.frame.finetuning import NAMES
+from experiments.frame.finetuning import ORIGINS
+from experiments.frame.finetuning import norm_of
+from experiments.frame.finetuning import origin_of
 
 
 def write(job: Any, results: dict[str, Any]) -> None:
@@ -32,9 +22,9 @@ def write(job: Any, results: dict[str, Any]) -> None:
   if teachers:
     parts += [
       "## Which teacher?",
-      conclude_teachers(teachers),
-      teacher_table(teachers),
-      criterion_table(teachers),
+      transferability.conclude(teachers),
+      transferability.teacher_table(teachers),
+      transferability.criterion_table(teachers),
       "All teachers have one architecture and, by seed, one initial network; "
       "each is fine-tuned plainly on the seed's few labels. Tau is Kendall's "
       "rank correlation, over teachers, of a score before fine-tuning and the "
@@ -153,60 +143,6 @@ def conclude(config: Any, rows: dict[str, Any]) -> list[str]:
   return findings
 
 
-def teacher_table(teachers: Any) -> tables.Table:
-  """The accuracy of fine-tuning from each teacher."""
-  accuracy = dict(zip(teachers.names, teachers.accuracy, strict=True))
-  others = {name: x for name, x in accuracy.items() if name != "source"}
-  gains = statistics.compare(others, accuracy["source"])
-  columns = {
-    "pretrained on": str,
-    "accuracy, %": lambda name: statistics.percent(accuracy[name]),
-    "gain over source": lambda name: statistics.cell(gains, name),
-  }
-  return tables.of_rows(teachers.names, columns)
-
-
-def criterion_table(teachers: Any) -> tables.Table:
-  """The rank correlation of each criterion with that accuracy."""
-  cells = [
-    [
-      title,
-      *map(statistics.mean_std, teachers.correlations[name]),
-      *map(statistics.percent, teachers.picked[name]),
-    ]
-    for name, (title, _) in CRITERIA.items()
-  ]
-  header = ["criterion", *(f"tau, {judge} labels" for judge in JUDGES)]
-  header += [f"its first, {judge} labels, %" for judge in JUDGES]
-  return tables.Table(header, cells)
-
-
-def conclude_teachers(teachers: Any) -> list[str]:
-  """The findings on the ranking, in words."""
-  means = teachers.accuracy.mean(1)
-  best = int(means.argmax())
-  findings = [
-    f"The best teacher on average is {teachers.names[best]!r}, with "
-    f"{means[best]:.1%}; a teacher taken at random gives {means.mean():.1%}, "
-    f"the best of each seed {teachers.accuracy.max(0).mean():.1%}."
-  ]
-  for judge, judged in enumerate(JUDGES):
-    taus = {name: x[judge] for name, x in teachers.correlations.items()}
-    first = max(taus, key=lambda name: taus[name].mean())
-    gains = statistics.compare(taus, np.zeros_like(taus[first]))
-    helped = [CRITERIA[x][0] for x in taus if gains[x].verdict == "helped"]
-    said = f"Clearly better than chance: {', '.join(helped) or 'none'}."
-    if gains[first].verdict == "unknown":
-      said = f"{statistics.TOO_FEW.capitalize()}."
-    tau = gains[first]._replace(p_value=None).cell(scale=1, digits=2)
-    findings.append(
-      f"With {judged} labels {CRITERIA[first][0]} ranks best, tau {tau}; the "
-      "teacher that it ranks first reaches "
-      f"{teachers.picked[first][judge].mean():.1%}. {said}"
-    )
-  return findings
-
-
 def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
   """Saves the figures; returns their captions by file name."""
   rows, path = results["rows"], job.run.path
@@ -228,53 +164,9 @@ def draw(job: Any, results: dict[str, Any]) -> dict[str, str]:
     "many target labels. Dashed: plain fine-tuning."
   }
   if teachers := results.get("teachers"):
-    score_scatter(path / "teachers.png", teachers)
+    transferability.score_scatter(path / "teachers.png", teachers)
     captions["teachers.png"] = (
       "Scores by the few labels against the accuracy after fine-tuning: means "
       "over seeds, and each seed faintly."
     )
   return captions
-
-
-def score_scatter(path: plots.Path, teachers: Any) -> None:
-  """Scores against the accuracy after fine-tuning, a panel for a criterion."""
-  panels = {
-    f"{title}\ntau {statistics.mean_std(teachers.correlations[name][0])}": (
-      teachers.scores[name][0]
-    )
-    for name, (title, _) in CRITERIA.items()
-  }
-  title = conclude_teachers(teachers)[1].split(";")[0]
-  rows = -(-len(panels) // 3)
-  size = {"width": 9.0, "height": 1.6 + 2.5 * rows}
-  looks = list(zip(plots.SERIES, MARKERS, strict=True))[: len(teachers.names)]
-  with plots.figure(path, title=title, rows=rows, columns=3, **size) as grid:
-    for axes, (name, values) in zip(grid, panels.items(), strict=True):
-      for seeds, reached, (colour, marker) in zip(
-        values, teachers.accuracy, looks, strict=True
-      ):
-        style = {"color": colour, "marker": marker, "ls": ""}
-        axes.plot(seeds, reached, alpha=0.22, ms=4, mew=0, **style)
-        axes.plot(seeds.mean(), reached.mean(), ms=8, mec="w", **style)
-      axes.set_title(name, fontsize=9.5, weight="normal")
-      axes.yaxis.set_major_formatter(plots.percent)
-      axes.locator_params("x", nbins=4)
-    for axes in grid[-3:]:
-      axes.set_xlabel("score before fine-tuning")
-    for axes in grid[::3]:
-      axes.set_ylabel("accuracy after")
-    marks = [
-      plots.mark(x, *look)
-      for x, look in zip(teachers.names, looks, strict=True)
-    ]
-    plots.legend(grid, marks)
-
-
-def origin_of(method: str) -> str:
-  """The origin of a network's initial weights."""
-  start = start_of(method)
-  if start == "fresh":
-    return "fresh weights"
-  if method in (*BASELINES, "finetune_norm"):
-    return "baselines"
-  return "pretrained" if start == "source" else "meta-learned"

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.finetune import methods
 from experiments.finetune.networks import BODIES
+from experiments.frame import finetuning as frame_finetuning
 from experiments.frame import rounds
 from kdjax import finetuning
 from kdjax import metrics
@@ -52,15 +53,17 @@ def fine_tune(
   config, data, forward = job.config, job.data, job.forward
   body = BODIES[config.network]
   groups = methods.layer_groups(body, student.params)
-  candidates = methods.candidates(method, config.rates)
+  candidates = frame_finetuning.candidates(method, config.rates)
   plan = {"index": jnp.asarray(data.few), "mask": jnp.asarray(data.learns)}
   first = plan
   plan = {k: jnp.repeat(x[:, None], config.steps, 1) for k, x in plan.items()}
 
   def learner_of(student, teacher, candidate, **known):
-    optimizer = methods.make_optimizer(method, candidate, groups, config.steps)
+    optimizer = frame_finetuning.make_optimizer(
+      method, candidate, groups, config.steps
+    )
     student, past = (training.Model(forward, x) for x in (student, teacher))
-    return methods.make_learner(
+    return frame_finetuning.make_learner(
       method, student, past, optimizer, classes=data.classes, **known
     )
 
@@ -79,7 +82,9 @@ def fine_tune(
     state, _ = epoch(state, learner.frozen, images, plan, key)
     rows = jax.tree.map(lambda x: x[0], plan)
     batch = jax.tree.map(lambda x: x[rows["index"]], images)
-    logits = methods.answer(forward, state.student, batch["image"]).logits
+    logits = frame_finetuning.answer(
+      forward, state.student, batch["image"]
+    ).logits
     left_out = ~rows["mask"]
     losses = cross_entropy(logits, batch["label"])
     hits = metrics.accuracy(logits, batch["label"])
@@ -138,9 +143,9 @@ def make_row(
   method: str, job: Any, starts: dict[str, training.Variables]
 ) -> Row:
   """Fine-tunes by a method and chooses; only then looks at test images."""
-  origin = methods.start_of(method)
+  origin = frame_finetuning.start_of(method)
   student = starts[origin]
-  if not methods.is_trained(method):
+  if not frame_finetuning.is_trained(method):
     accuracy = prototype_accuracy(job, student)
     none = np.zeros(len(accuracy), int)
     return Row(None, none, accuracy, none, accuracy)
@@ -150,7 +155,9 @@ def make_row(
   chosen = choose(seen)
   oracle = seen["oracle_accuracy"][-1].argmax(-1)
   accuracy, best = (test_accuracy(job, trained, x) for x in (chosen, oracle))
-  candidates = jax.device_get(methods.candidates(method, job.config.rates))
+  candidates = jax.device_get(
+    frame_finetuning.candidates(method, job.config.rates)
+  )
   return Row(candidates, chosen, accuracy, oracle, best)
 
 
@@ -177,7 +184,7 @@ def prototype_accuracy(job: Any, networks: training.Variables) -> np.ndarray:
   @functools.partial(jax.vmap, in_axes=(0, 0, None, None))
   def accuracies(variables, few, target, test):
     def embed(images):
-      return methods.answer(forward, variables, images).embedding
+      return frame_finetuning.answer(forward, variables, images).embedding
 
     prototypes = finetuning.class_prototypes(
       embed(target["image"][few]),

@@ -160,7 +160,7 @@ def accuracy_bars(
   oracle_label: str,
   reference: str,
   title: str,
-  label: str = "accuracy on target test images",
+  of: str = "target test images",
 ) -> None:
   """Accuracies `[seeds]` as bars with 95 % intervals, each seed as a dot.
 
@@ -186,7 +186,7 @@ def accuracy_bars(
     name_rows(axes, list(rates))
     lowest = min(values.min() for values in rates.values())
     left = max(0.0, np.floor(10 * lowest - 0.5) / 10)
-    axes.set(xlabel=label, xlim=(left, 1))
+    axes.set(xlabel=f"accuracy on {of}", xlim=(left, 1))
     axes.xaxis.set_major_formatter(percent)
     used = [group for group in colours if group in groups.values()]
     handles = [mark(group, colours[group]) for group in used]

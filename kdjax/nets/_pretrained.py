@@ -61,8 +61,8 @@ def from_pretrained(
   Raises:
     FileNotFoundError: if the folder has no configuration or no safetensors, or
       a shard is missing.
-    ValueError: if the family or its form is not known, or keys or shapes do not
-      fit the configuration.
+    ValueError: if the family or its form is not known, keys or shapes do not
+      fit the configuration, or a file is damaged or not UTF-8.
     ModuleNotFoundError: if safetensors is not installed.
 
   Examples:
@@ -80,7 +80,7 @@ def from_pretrained(
       f"{folder} has no config.json; expected a folder with config.json and "
       f"{_WHOLE}, as transformers' save_pretrained writes it."
     )
-  settings = json.loads((folder / "config.json").read_text())
+  settings = _read_json(folder / "config.json")
   name = settings.get("model_type")
   if name not in FAMILIES:
     raise ValueError(
@@ -198,6 +198,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
 
   Raises:
     FileNotFoundError: if the folder has no `tokenizer.json`.
+    ValueError: if the file is damaged or not UTF-8.
     ModuleNotFoundError: if the package tokenizers is not installed.
 
   Examples:
@@ -217,7 +218,14 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
     raise ModuleNotFoundError(
       'reading a tokenizer needs tokenizers: pip install "tokenizers".'
     ) from error
-  return tokenizers.Tokenizer.from_file(str(path))
+  _read_json(path)
+  try:
+    return tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # the package raises no narrower one
+    raise ValueError(
+      f"{path} is no file of a tokenizer: {error}; expected what "
+      "transformers' save_pretrained writes."
+    ) from None
 
 
 class _Tensors:
@@ -229,8 +237,13 @@ class _Tensors:
     if (folder / _WHOLE).is_file():
       files = [folder / _WHOLE]
     elif index.is_file():
-      names = json.loads(index.read_text())["weight_map"].values()
-      files = [folder / name for name in sorted(set(names))]
+      names = _read_json(index).get("weight_map", {})
+      if not names:
+        raise ValueError(
+          f"{index} names no shards; expected an entry weight_map with the "
+          "file of each tensor."
+        )
+      files = [folder / name for name in sorted(set(names.values()))]
       for file in files:
         if not file.is_file():
           raise FileNotFoundError(
@@ -243,7 +256,7 @@ class _Tensors:
       )
     self.places: dict[str, tuple[pathlib.Path, str]] = {}
     for file in files:
-      with self._open(file, framework="numpy") as opened:
+      with self._opened(file) as opened:
         for key in opened.keys():  # noqa: SIM118
           own = key.removeprefix(family.prefix)
           own = own.replace(".gamma", ".weight").replace(".beta", ".bias")
@@ -252,6 +265,15 @@ class _Tensors:
           )
           if not ignored:
             self.places[own] = file, key
+
+  def _opened(self, file: pathlib.Path) -> Any:
+    """Opens a file; all but its header is read later."""
+    try:
+      return self._open(file, framework="numpy")
+    except Exception as error:  # SafetensorError is one of no narrower kind
+      raise ValueError(
+        f"{file} is damaged or has no safetensors: {error}; copy it again."
+      ) from None
 
   def read(self) -> Iterator[tuple[str, Any]]:
     """Yields keys and arrays, file by file."""
@@ -321,7 +343,7 @@ def _pooling(folder: pathlib.Path) -> str:
   file = folder / "1_Pooling" / "config.json"
   if not file.is_file():
     return "first"
-  modes = json.loads(file.read_text())
+  modes = _read_json(file)
   known = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "first",
@@ -350,6 +372,23 @@ def _shards(
     shards[-1].append(key)
     size += tensor.nbytes
   return shards
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+  """Reads the object of a file, or raises ValueError that names the file."""
+  try:
+    content = json.loads(file.read_text(encoding="utf-8"))
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"{file} is not UTF-8 (byte {error.start}); copy it again."
+    ) from None
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{file} is no JSON: {error}; copy it again.") from None
+  if not isinstance(content, dict):
+    raise ValueError(
+      f"{file} has a JSON {type(content).__name__}; expected an object."
+    )
+  return content
 
 
 def _replace(path: pathlib.Path, write: Callable[[str], Any]) -> None:

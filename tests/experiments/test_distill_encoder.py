@@ -15,12 +15,13 @@ from flax import nnx
 from experiments.distill_encoder import __main__ as distill_encoder
 from experiments.distill_encoder import data as encoder_data
 from experiments.distill_encoder import methods as encoder_methods
-from experiments.distill_encoder import onnx
 from experiments.distill_encoder import report as encoder_report
 from experiments.distill_encoder import scores as encoder_scores
-from experiments.distill_encoder import texts
 from experiments.distill_encoder import training as encoder_training
 from experiments.distill_encoder.training import Row
+from experiments.frame import encoders
+from experiments.frame import onnx
+from experiments.frame import texts
 from kdjax import nets
 from kdjax import training
 
@@ -221,7 +222,7 @@ def test_depths_that_will_not_do():
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
-  monkeypatch.setattr(encoder_data, "PACKAGE", "no_such_package")
+  monkeypatch.setattr(encoders, "PACKAGE", "no_such_package")
   with pytest.raises(ValueError, match=r'pip install "kdjax\[real\]", or give'):
     distill_encoder.prepare(small(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
@@ -232,7 +233,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 def test_each_method_makes_a_step(method):
   """By shapes; the values are those of the presets, tested there."""
   network, teacher = (
-    encoder_training.make_network(types.SimpleNamespace(config=ENCODER), depth)
+    encoders.make_network(types.SimpleNamespace(config=ENCODER), depth)
     for depth in (2, 4)
   )
   model = training.Model(
@@ -337,8 +338,8 @@ def test_a_run_leaves_a_report_and_students(reference, teacher):
   data = encoder_data.load_data(config)
   student = nets.from_pretrained(folder / "students" / "2_copied_cosine")
   assert student.config == dataclasses.replace(data.whole.config, depth=2)
-  few = encoder_data.with_tokens(student, data.known)
-  embed = encoder_training.make_embed(encoder_training.make_network(few, 2))
+  few = encoders.with_tokens(student, data.known)
+  embed = encoders.make_embed(encoders.make_network(few, 2))
   variables = training.from_nnx(few).variables
   job = distill_encoder.Job(config, None, None, data)
   job = job._replace(
@@ -396,9 +397,9 @@ def test_the_published_encoder_is_read():
   assert (encoder.config.depth, encoder.config.width) == (3, 384)
   assert encoder.config.pooling == "mean"
   if importlib.util.find_spec("tokenizers") and importlib.util.find_spec(
-    encoder_data.PACKAGE
+    encoders.PACKAGE
   ):
-    folder = encoder_data.find_teacher(None)
+    folder = encoders.find_folder(None, "teacher")
     tokenizer = nets.load_tokenizer(folder)  # of the same vocabulary
     tokenizer.enable_padding(length=12)
     rows = tokenizer.encode_batch(

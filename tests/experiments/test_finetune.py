@@ -14,13 +14,14 @@ import pytest
 from experiments.finetune import __main__ as finetune
 from experiments.finetune import data as finetune_data
 from experiments.finetune import methods as finetune_methods
-from experiments.finetune import pretraining
 from experiments.finetune import report as finetune_report
-from experiments.finetune import teachers as finetune_teachers
 from experiments.finetune import training as finetune_training
 from experiments.finetune.networks import make_network
 from experiments.finetune.training import Row
+from experiments.frame import episodes
+from experiments.frame import finetuning as frame_finetuning
 from experiments.frame import statistics
+from experiments.frame import transferability
 from kdjax import finetuning
 from kdjax import training
 from kdjax.nets import Outputs
@@ -92,7 +93,7 @@ def test_a_run_leaves_a_report(reference):
   ]
   for method, row in results["rows"].items():
     assert row.accuracy.shape == row.oracle_accuracy.shape == (2,)
-    assert (row.candidates is None) == (not finetune_methods.is_trained(method))
+    assert (row.candidates is None) == (not frame_finetuning.is_trained(method))
   teachers = results["teachers"]
   assert teachers.names == ("source", "two classes", "untrained")
   assert teachers.accuracy.shape == (3, 2)
@@ -197,11 +198,11 @@ def test_what_teachers_are_pretrained_on(data):
 
 def test_an_episode_has_all_classes_in_a_new_order_and_no_image_twice(data):
   labels = np.asarray(data.source["label"])
-  plan = pretraining.plan_episodes(KEY, labels, steps=3, tasks=2, images=4)
+  plan = episodes.plan_episodes(KEY, labels, steps=3, tasks=2, examples=4)
   assert plan["mask"].shape == (3, 40)
-  episodes = np.asarray(plan["index"]).reshape(6, 5, 4)
-  assert all(len(set(x.ravel().tolist())) == 20 for x in episodes)
-  classes = labels[episodes]
+  places = np.asarray(plan["index"]).reshape(6, 5, 4)
+  assert all(len(set(x.ravel().tolist())) == 20 for x in places)
+  classes = labels[places]
   assert np.all(classes == classes[..., :1])
   orders = {tuple(x) for x in classes[..., 0].tolist()}
   assert len(orders) > 1
@@ -210,12 +211,12 @@ def test_an_episode_has_all_classes_in_a_new_order_and_no_image_twice(data):
 
 def test_support_and_query_are_different_images_of_the_same_classes():
   images = jnp.arange(2 * 3 * 4).reshape(-1, 1)  # tasks, classes, 2 + 2 shots
-  support, query = pretraining.divide(images, 2, 3)
+  support, query = episodes.divide(images, 2, 3)
   np.testing.assert_array_equal(support["label"][0], [0, 0, 1, 1, 2, 2])
   np.testing.assert_array_equal(
-    support["image"][1, :, 0] // 4 - 3, [0, 0, 1, 1, 2, 2]
+    support["input"][1, :, 0] // 4 - 3, [0, 0, 1, 1, 2, 2]
   )
-  np.testing.assert_array_equal(query["image"], support["image"] + 2)
+  np.testing.assert_array_equal(query["input"], support["input"] + 2)
   np.testing.assert_array_equal(query["label"], support["label"])
 
 
@@ -229,7 +230,7 @@ def linear_forward(variables, inputs, *, train, key):
 @jax.jit
 @jax.value_and_grad
 def task_loss(params, task):
-  logits = task["image"] @ params["body"] @ params["head"]
+  logits = task["input"] @ params["body"] @ params["head"]
   losses = cross_entropy(logits, task["label"])
   return jnp.mean(losses)
 
@@ -245,8 +246,8 @@ def adapt(params, task, *, head_only):
 
 
 def prototype_loss(params, task, other):
-  embeddings = task["image"] @ params["body"]
-  queries = other["image"] @ params["body"]
+  embeddings = task["input"] @ params["body"]
+  queries = other["input"] @ params["body"]
   prototypes = [embeddings[task["label"] == k].mean(0) for k in range(5)]
   gaps = queries[:, None] - np.stack(prototypes)
   logs = log_softmax(-np.square(gaps).sum(-1))
@@ -254,14 +255,14 @@ def prototype_loss(params, task, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", pretraining.WAYS)
+@pytest.mark.parametrize("way", episodes.WAYS)
 def test_meta_learning_minimises_what_its_way_is_about(way):
   config = types.SimpleNamespace(inner_rate=0.1, inner_steps=2, tasks=2)
   rng = np.random.default_rng(0)
   params = {"body": rng.normal(size=(4, 3)), "head": np.eye(3, 5)}
   params = {name: np.float32(x) for name, x in params.items()}
   images = np.float32(rng.normal(size=(2 * 5 * 4, 4)))
-  loss_fn = pretraining.make_loss(way, linear_forward, config, 5)
+  loss_fn = episodes.make_loss(way, linear_forward, config, 5)
 
   @jax.jit
   @jax.value_and_grad
@@ -271,7 +272,7 @@ def test_meta_learning_minimises_what_its_way_is_about(way):
   loss, gradient = program(params, images)
   tasks = [
     [{name: np.asarray(x[i]) for name, x in part.items()} for part in parts]
-    for parts in [pretraining.divide(jnp.asarray(images), 2, 5)]
+    for parts in [episodes.divide(jnp.asarray(images), 2, 5)]
     for i in range(2)
   ]
   if way == "prototypical":
@@ -323,11 +324,11 @@ def start(data):
       knowledge[method] = finetune_methods.ask_teacher(
         method, network.forward, teacher, batch, body="layers", classes=5
       )
-      learner = finetune_methods.make_learner(
+      learner = frame_finetuning.make_learner(
         method,
         training.Model(network.forward, student),
         training.Model(network.forward, teacher),
-        finetune_methods.make_optimizer(
+        frame_finetuning.make_optimizer(
           method, {"rate": 0.1, "weight": 2.0}, [], 4
         ),
         classes=5,
@@ -342,7 +343,7 @@ def start(data):
         state.params, state.state, frozen, batch, key
       )[0]
     answers = [
-      finetune_methods.answer(network.forward, x, batch["image"])
+      frame_finetuning.answer(network.forward, x, batch["image"])
       for x in (teacher, student)
     ]
     return losses, knowledge, answers, student.params["head"]
@@ -404,7 +405,7 @@ def test_batch_statistics_know_nothing_of_what_is_held_out(data):
   @jax.jit
   def program(images):
     model = training.Model(network.forward, network.init(KEY))
-    learner = finetune_methods.make_learner(
+    learner = frame_finetuning.make_learner(
       "stochnorm", model, model, optax.sgd(0.1), classes=5
     )
     whole = batch | {"image": images}
@@ -436,7 +437,7 @@ def test_rates_by_method():
     moves = []
     for method, weight in expected:
       candidate = {"rate": rate, "weight": rate * 2 * weight}
-      optimizer = finetune_methods.make_optimizer(method, candidate, groups, 8)
+      optimizer = frame_finetuning.make_optimizer(method, candidate, groups, 8)
       updates, _ = optimizer.update(params, optimizer.init(params), params)
       student = updates["student"]
       for x in (student["layers"][0], student["head"]):
@@ -459,8 +460,11 @@ def test_a_seed_chooses_the_most_accurate_then_the_surest_then_the_first():
 def test_correlations_of_scores_and_accuracy():
   accuracy = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]])
   scores = np.stack([accuracy, np.ones((3, 2))])
-  taus = finetune_teachers.correlate(scores, accuracy)
+  taus = transferability.correlate(scores, accuracy)
   np.testing.assert_allclose(taus, [[1, 1], [0, 0]])
+  linear = transferability.correlate(accuracy[None] ** 2, accuracy, linear=True)
+  expected = np.corrcoef([1.0, 4.0, 9.0], [1.0, 2.0, 3.0])[0, 1]
+  np.testing.assert_allclose(linear, [[expected, expected]])
 
 
 def rows_of(**accuracy):

@@ -20,6 +20,9 @@ FLAGS = {
   " --examples_per_class 2 --epochs 40 --teacher_epochs 10 --evaluate_every 2"
   " --shift 0 --checkpoint_seconds 0",
   "continual": "--methods er --buffers 30 --epochs 1 --hidden 8 --seeds 2",
+  "cross_modal": "--tasks gaussians halves --methods unlabeled_pairs"
+  " --examples_per_class 2 --hidden 6 --teacher_hidden 8 --seeds 2 --steps 40"
+  " --evaluate_every 2 --batch_size 8 --gaussian_runs 2 --gaussian_steps 20",
   "federate": "--examples 90 --methods fedmd --clients 3 --concentrations 1"
   " --min_examples 5 --public_examples 20 --dying_clients 1 --rounds 8"
   " --save_every 1 --local_epochs 1 --hidden 6 --seeds 2",
@@ -35,6 +38,10 @@ FLAGS = {
   "finetune": "--shots 2 --hidden 6 --methods l2_sp --teachers untrained"
   " --rates 0.01 --seeds 2 --pretrain_steps 4 --steps 40 --evaluate_every 2"
   " --batch_size 16 --tasks 2",
+  "finetune_encoder": "--encoder tiny --classes 2 --shots 2 --examples 4"
+  " --validation_examples 4 --test_examples 6 --source_examples 6 --seeds 2"
+  " --methods reptile --teachers random --rates 0.01 --steps 2 --batch_size 4"
+  " --meta_steps 4 --evaluate_every 1 --probe_steps 5 --max_length 6",
   "generalize": "--examples 180 --hidden 8 --methods irm --seeds 2 --trials 2"
   " --steps 4 --evaluate_every 2 --batch_size 8",
   "gradual": "--source_examples 60 --source_epochs 2 --blocks 2"

