@@ -34,14 +34,17 @@ def write(job: Any, results: Any) -> None:
   )
 
 
-def gains_of(results: Any) -> dict[tuple[str, int], statistics.Gain]:
-  """The gains in agreement over the teacher in as few steps."""
+def gains_of(results: Any) -> dict[str, statistics.Gain]:
+  """The gains in agreement over the teacher in as few steps.
+
+  The name of one is the method's and the number of steps, "progressive 4".
+  """
   treated, control = {}, {}
   for method, scores in results.agreement.items():
     for steps, values in scores.items():
       if method != TEACHER and steps in results.agreement[TEACHER]:
-        treated[method, steps] = values
-        control[method, steps] = results.agreement[TEACHER][steps]
+        treated[f"{method} {steps}"] = values
+        control[f"{method} {steps}"] = results.agreement[TEACHER][steps]
   return statistics.compare(treated, control)
 
 
@@ -55,7 +58,7 @@ def make_table(results: Any) -> tables.Table:
       results.agreement[row[0]][row[1]]
     ),
     "gain over the teacher (95 % interval)": lambda row: statistics.cell(
-      gains, row
+      gains, f"{row[0]} {row[1]}"
     ),
     "Frechet distance": lambda row: statistics.mean_std(
       results.distance[row[0]][row[1]]
@@ -95,8 +98,8 @@ def conclude(job: Any, results: Any) -> list[str]:
     ]
     clear = [
       str(n)
-      for (name, n), gain in gains.items()
-      if name == method and gain.verdict == "helped"
+      for n in results.agreement[method]
+      if f"{method} {n}" in gains and gains[f"{method} {n}"].verdict == "helped"
     ]
     text = f"{NAMES[method].capitalize()}, by steps: {'; '.join(parts)}. "
     if any(x.verdict == "unknown" for x in gains.values()):

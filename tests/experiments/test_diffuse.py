@@ -68,9 +68,9 @@ def test_methods_are_compared_with_the_teacher_in_as_few_steps():
   assert set(diffuse_methods.describe()) < set(diffuse_methods.NAMES)
   gains = diffuse_report.gains_of(results)
   assert {k: x.verdict for k, x in gains.items()} == {
-    ("progressive", 2): "helped",
-    ("progressive", 1): "helped",
-    ("consistency", 1): "unclear",
+    "progressive 2": "helped",
+    "progressive 1": "helped",
+    "consistency 1": "unclear",
   }
   job = types.SimpleNamespace(config=types.SimpleNamespace(teacher_steps=4))
   texts = diffuse_report.conclude(job, results)
