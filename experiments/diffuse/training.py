@@ -20,7 +20,7 @@ from kdjax.ops import cross_entropy
 # Noise levels of consistency distillation. The largest one is that of the
 # teacher's first step nearly: images have deviation 1.
 SMALLEST, LARGEST = 0.02, 80.0
-CONSISTENCY_STEPS = (1, 2, 4)  # in which a consistency model samples
+CONSISTENCY_STEPS = (1, 2)  # in which a consistency model samples
 Loss = Callable[..., jax.Array]
 
 
@@ -49,14 +49,9 @@ def train(job: Any) -> Results:
   judge, judged = _train_classifier(job)
   score = _Judge(job, network, judge)
   start = jax.jit(jax.vmap(lambda key: network.init(key).params))
-  teacher = _train(
-    job,
-    "teacher",
-    _denoising_loss(job, network),
-    start(rounds.seed_keys(config)),
-    {},
-    config.steps,
-  ).params
+  teach = _trainer(job, _denoising_loss(network), config.steps)
+  first = start(rounds.seed_keys(config))
+  teacher = teach("teacher", first, {}).params
   results = Results({}, {}, judged, score.real(), {})
 
   def keep(method: str, steps: int, params: Any) -> None:
@@ -69,28 +64,17 @@ def train(job: Any) -> Results:
   for count in (config.teacher_steps, *counts):
     keep(methods.TEACHER, count, teacher)
   if methods.PROGRESSIVE in config.methods:
+    halve = _trainer(job, _progressive_loss(network), config.phase_steps)
     params = teacher
     for count in counts:
-      params = _train(
-        job,
-        f"progressive_{count}",
-        _progressive_loss(job, network, count),
-        params,  # a phase starts from its teacher, its optimizer anew
-        params,
-        config.phase_steps,
-      ).params
+      # A phase starts from its teacher's weights, its optimizer anew.
+      params = halve(f"progressive_{count}", params, params, count).params
       keep(methods.PROGRESSIVE, count, params)
   if methods.CONSISTENCY in config.methods:
-    state = _train(
-      job,
-      "consistency",
-      _consistency_loss(job, network),
-      teacher,
-      teacher,
-      config.steps,
-    )
+    learn = _trainer(job, _consistency_loss(job, network), config.steps)
+    average = learn("consistency", teacher, teacher).average
     for count in CONSISTENCY_STEPS:
-      keep(methods.CONSISTENCY, count, state.average)
+      keep(methods.CONSISTENCY, count, average)
   return results
 
 
@@ -99,11 +83,11 @@ def _halved(count: int) -> list[int]:
   return [count >> i for i in range(1, count.bit_length())]
 
 
-def _denoising_loss(job: Any, network: training.Network) -> Loss:
+def _denoising_loss(network: training.Network) -> Loss:
   """The teacher's loss, at times from 0 to 1."""
 
-  def loss(params, average, frozen, x, labels, key):
-    del average, frozen
+  def loss(params, average, frozen, count, x, labels, key):
+    del average, frozen, count
     time_key, noise_key = jax.random.split(key)
     level = generation.cosine_log_snr(jax.random.uniform(time_key, len(x)))
     noise = jax.random.normal(noise_key, x.shape)
@@ -114,10 +98,10 @@ def _denoising_loss(job: Any, network: training.Network) -> Loss:
   return loss
 
 
-def _progressive_loss(job: Any, network: training.Network, count: int) -> Loss:
+def _progressive_loss(network: training.Network) -> Loss:
   """The loss of a phase, whose student samples in `count` steps."""
 
-  def loss(params, average, frozen, x, labels, key):
+  def loss(params, average, frozen, count, x, labels, key):
     del average
     step_key, noise_key = jax.random.split(key)
     step = jax.random.randint(step_key, len(x), 0, count)
@@ -139,7 +123,8 @@ def _consistency_loss(job: Any, network: training.Network) -> Loss:
     job.config.levels, smallest=SMALLEST, largest=LARGEST
   )
 
-  def loss(params, average, frozen, x, labels, key):
+  def loss(params, average, frozen, count, x, labels, key):
+    del count
     level_key, noise_key = jax.random.split(key)
     index = jax.random.randint(level_key, len(x), 0, len(sigmas) - 1)
     now, after = sigmas[index], sigmas[index + 1]
@@ -158,22 +143,25 @@ def _consistency_loss(job: Any, network: training.Network) -> Loss:
   return loss
 
 
-def _train(
-  job: Any, stage: str, loss: Loss, params: Any, frozen: Any, steps: int
-) -> State:
-  """Trains networks of all seeds `[seeds, ...]` by a loss."""
-  config, data = job.config, job.data
-  rate = optax.linear_schedule(config.learning_rate, 0.0, steps)
-  optimizer = optax.adam(rate)
-  every, count = config.evaluate_every, len(data.train["label"])
+def _trainer(job: Any, loss: Loss, steps: int) -> Callable[..., State]:
+  """`(stage, params, frozen, count) -> state`, all seeds `[seeds, ...]`.
 
-  def update(state: State, frozen: Any, key: Any, data: Any) -> Any:
+  All stages of a loss are one program.
+  """
+  config, data = job.config, job.data
+  optimizer = optax.adam(
+    optax.linear_schedule(config.learning_rate, 0.0, steps)
+  )
+  every, examples = config.evaluate_every, len(data.train["label"])
+
+  def update(state, frozen, count, data, key):
     rows_key, key = jax.random.split(key)
-    rows = jax.random.randint(rows_key, config.batch_size, 0, count)
+    rows = jax.random.randint(rows_key, config.batch_size, 0, examples)
     x, labels = data["image"][rows], data["label"][rows]
 
     def mean(params):
-      return jnp.mean(loss(params, state.average, frozen, x, labels, key))
+      values = loss(params, state.average, frozen, count, x, labels, key)
+      return jnp.mean(values)
 
     value, gradient = jax.value_and_grad(mean)(state.params)
     updates, moved = optimizer.update(gradient, state.optimizer, state.params)
@@ -184,31 +172,37 @@ def _train(
     return State(params, average, moved), value
 
   @jax.jit
-  def advance(states, frozen, keys, data, step):
+  def advance(states, frozen, count, keys, data, step):
     def of_seed(state, frozen, key):
       def one(state, i):
-        return update(state, frozen, jax.random.fold_in(key, step + i), data)
+        step_key = jax.random.fold_in(key, step + i)
+        return update(state, frozen, count, data, step_key)
 
       state, values = jax.lax.scan(one, state, jnp.arange(every))
       return state, jnp.mean(values)
 
     return jax.vmap(of_seed)(states, frozen, keys)
 
+  begin = jax.jit(jax.vmap(optimizer.init))
   keys = rounds.seed_keys(config, first=1000)
 
-  def advance_round(step: int, state: State, history: Any) -> rounds.Round:
-    del history
-    state, values = advance(state, frozen, keys, data.train, step)
-    values = jax.device_get(values)
-    mean = float(values.mean())
-    seen = {"loss": values.tolist()}
-    return rounds.Round(state, seen, {"loss": mean}, f"loss {mean:.4f}")
+  def run(stage: str, params: Any, frozen: Any, count: int = 1) -> State:
+    def advance_round(step: int, state: State, history: Any) -> rounds.Round:
+      del history
+      known = frozen, jnp.asarray(count), keys, data.train, step
+      state, values = advance(state, *known)
+      values = jax.device_get(values)
+      mean = float(values.mean())
+      seen = {"loss": values.tolist()}
+      return rounds.Round(state, seen, {"loss": mean}, f"loss {mean:.4f}")
 
-  start = State(params, params, jax.vmap(optimizer.init)(params))
-  state, _ = rounds.run(
-    job, stage, start, advance_round, steps=steps, every=every
-  )
-  return state
+    start = State(params, params, begin(params))
+    state, _ = rounds.run(
+      job, stage, start, advance_round, steps=steps, every=every
+    )
+    return state
+
+  return run
 
 
 def _train_classifier(job: Any) -> tuple[Any, np.ndarray]:
@@ -216,8 +210,8 @@ def _train_classifier(job: Any) -> tuple[Any, np.ndarray]:
   config, data = job.config, job.data
   network = _classifier(job)
 
-  def loss(params, average, frozen, x, labels, key):
-    del average, frozen
+  def loss(params, average, frozen, count, x, labels, key):
+    del average, frozen, count
     outputs, _ = network.forward(
       training.Variables(params, {}), x, train=True, key=key
     )
@@ -225,8 +219,8 @@ def _train_classifier(job: Any) -> tuple[Any, np.ndarray]:
 
   start = jax.jit(jax.vmap(lambda key: network.init(key).params))
   keys = rounds.seed_keys(config, first=2000)
-  steps = config.classifier_steps
-  params = _train(job, "classifier", loss, start(keys), {}, steps).params
+  train_judge = _trainer(job, loss, config.classifier_steps)
+  params = train_judge("classifier", start(keys), {}).params
 
   @jax.jit
   @jax.vmap
@@ -264,10 +258,7 @@ class _Judge:
     self.classifier = _classifier(job)
     self.labels = jnp.arange(job.config.samples) % job.data.classes
     self.keys = rounds.seed_keys(job.config, first=3000)
-
-  def _features(self, judge: Any, x: Any) -> Any:
-    variables = training.Variables(judge, {})
-    return self.classifier.forward(variables, x, train=False, key=None)[0]
+    self._by_ddim = self._scores(self._ddim)
 
   def real(self) -> np.ndarray:
     """The distance of test images to training images, `[seeds]`."""
@@ -277,50 +268,57 @@ class _Judge:
     def distance(judge):
       rows = (self.job.data.train["image"], self.job.data.test["image"])
       return metrics.frechet_distance(
-        *(self._features(judge, x).embedding for x in rows)
+        *(self._outputs(judge, x).embedding for x in rows)
       )
 
     return np.asarray(distance(self.judge))
 
   def __call__(self, method: str, steps: int, params: Any) -> Any:
-    """Agreement and distance `[seeds]`, and ten images of the first seed."""
-    sample = _sampler(self.job, self.network, method, steps)
+    """Agreement and distance `[seeds]`, and images of the first seed."""
+    score = self._by_ddim
+    if method == methods.CONSISTENCY:
+      sigmas = generation.karras_noise_levels(
+        steps + 1, smallest=SMALLEST, largest=LARGEST
+      )[:-1]
+      score = self._scores(self._consistently(sigmas))
+    found = score(params, self.judge, self.keys, jnp.asarray(steps))
+    agreement, distance, images = jax.device_get(found)
+    return agreement, distance, images[0]
 
-    @jax.jit
-    @jax.vmap
-    def score(params, judge, key):
-      x = sample(params, self.labels, key)
-      outputs = self._features(judge, x)
-      real = self._features(judge, self.job.data.train["image"])
+  def _outputs(self, judge: Any, x: Any) -> Any:
+    variables = training.Variables(judge, {})
+    return self.classifier.forward(variables, x, train=False, key=None)[0]
+
+  def _scores(self, sample: Callable[..., Any]) -> Callable[..., Any]:
+    """`(params, judge, keys, steps) -> scores`, compiled."""
+    shape = self.job.config.samples, self.job.data.train["image"].shape[-1]
+
+    def of_seed(params, judge, key, steps):
+      noise_key, key = jax.random.split(key)
+      x = sample(params, jax.random.normal(noise_key, shape), key, steps)
+      outputs = self._outputs(judge, x)
+      real = self._outputs(judge, self.job.data.train["image"])
       return (
         jnp.mean(metrics.accuracy(outputs.logits, self.labels)),
         metrics.frechet_distance(outputs.embedding, real.embedding),
         x[: self.job.data.classes],
       )
 
-    found = jax.device_get(score(params, self.judge, self.keys))
-    return found[0], found[1], found[2][0]
+    return jax.jit(jax.vmap(of_seed, (0, 0, 0, None)))
 
+  def _ddim(self, params: Any, noise: Any, key: Any, steps: Any) -> Any:
+    del key
+    function = networks.denoise(self.network, params, self.labels)
+    return generation.ddim_sample(function, noise, num_steps=steps)
 
-def _sampler(
-  job: Any, network: training.Network, method: str, steps: int
-) -> Any:
-  """`(params, labels, key) -> images` of one seed."""
-  shape = job.config.samples, job.data.train["image"].shape[-1]
-
-  def sample(params, labels, key):
-    noise_key, key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, shape)
-    if method != methods.CONSISTENCY:
-      return generation.ddim_sample(
-        networks.denoise(network, params, labels), noise, num_steps=steps
+  def _consistently(self, sigmas: Any) -> Callable[..., Any]:
+    def sample(params, noise, key, steps):
+      del steps
+      function = networks.consistency(
+        self.network, params, self.labels, SMALLEST
       )
-    sigmas = generation.karras_noise_levels(
-      steps + 1, smallest=SMALLEST, largest=LARGEST
-    )[:-1]
-    function = networks.consistency(network, params, labels, SMALLEST)
-    return generation.consistency_sample(
-      key, function, noise, sigmas, smallest=SMALLEST
-    )
+      return generation.consistency_sample(
+        key, function, noise, sigmas, smallest=SMALLEST
+      )
 
-  return sample
+    return sample

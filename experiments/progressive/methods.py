@@ -6,6 +6,7 @@ from typing import Any
 import optax
 
 from experiments.frame import networks
+from kdjax import metrics
 from kdjax import objectives
 from kdjax import training
 
@@ -72,8 +73,9 @@ def make_learner(
   taught = [make_network(x, job) for x in teachers]
   optimizer = optax.adam(config.learning_rate)
   objective = objectives.preset(METHODS.get(method, method), steps=config.steps)
+  scores = {"metrics": {"accuracy": (metrics.accuracy, ("logits", "labels"))}}
   if method in ("dgkd", "rco"):
-    return training.guide(student, taught, objective, optimizer)
+    return training.guide(student, taught, objective, optimizer, **scores)
   views = {}
   if method == "sandwich":
     student = training.slimmable(student)
@@ -84,4 +86,6 @@ def make_learner(
     every = math.ceil(config.steps / len(GROUPS))
     optimizer = training.stagewise_training(optimizer, GROUPS, every=every)
   teacher = taught[0] if taught else None
-  return training.distill(student, teacher, objective, optimizer, views=views)
+  return training.distill(
+    student, teacher, objective, optimizer, views=views, **scores
+  )

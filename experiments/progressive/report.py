@@ -74,7 +74,7 @@ def make_table(job: Any, results: Any) -> tables.Table:
 READING = (
   "Mean ± standard deviation over seeds, in percent of test images after the "
   "last step, for students of so many units in each of two hidden layers. "
-  f"Gains are over the first way that was named. {statistics.LEGEND} The "
+  f"The header names what a gain is over. {statistics.LEGEND} The "
   "correction is over the methods of one student. The teacher is an upper "
   "bound."
 )
@@ -119,6 +119,15 @@ def setting(job: Any, results: Any) -> str:
   """The images and the training, in words."""
   config, data = job.config, job.data
   alone = ", ".join(f"{k}: {x:.1%}" for k, x in results.alone.items())
+  ways = {
+    "takd": f"Even accuracies have {config.num_assistants} between teacher and "
+    "student; an assistant costs a training of its own.",
+    "takd_search": "The search costs a training for each pair.",
+    "rco": f"RCO has {config.anchors} checkpoints of the teacher's path.",
+    "sandwich": "Progressive shrinking trains one network as wide as the "
+    "teacher, without it, and cuts the students out.",
+  }
+  notes = "".join(f"{x} " for k, x in ways.items() if k in config.methods)
   used = sorted({methods.METHODS[name] for name in config.methods})
   return (
     "## The setting\n\n"
@@ -129,13 +138,8 @@ def setting(job: Any, results: Any) -> str:
     "method, also as the student of an assistant. The weights are those of "
     f"`objectives.preset` of {', '.join(used)}; direct KD and every step of a "
     f"chain are trained by the row `takd`. {len(data.validation['label'])} "
-    "validation images chose the chains, by means over seeds: of evenly spaced "
-    f"accuracies ({config.num_assistants} between teacher and student), and by "
-    "the search over trained pairs. Validation accuracies of the networks from "
-    f"scratch, by units: {alone}. RCO has {config.anchors} checkpoints of the "
-    "teacher's path. Progressive shrinking trains one network as wide as the "
-    "teacher, without it, and cuts the students out. An assistant costs a "
-    "training of its own, and the search one for each pair. The "
+    "validation images chose the chains, by means over seeds. Validation "
+    f"accuracies of the networks from scratch, by units: {alone}. {notes}The "
     f"{len(data.test['label'])} test images chose nothing."
   )
 

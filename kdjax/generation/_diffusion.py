@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer
@@ -204,7 +204,7 @@ def ddim_sample(
   denoise: Denoiser,
   noise: Float[Array, " batch *features"],
   *,
-  num_steps: int,
+  num_steps: int | Int[Array, ""],
   schedule: Schedule = cosine_log_snr,
 ) -> Float[Array, " batch *features"]:
   """DDIM: samples in a few deterministic steps.
@@ -214,7 +214,7 @@ def ddim_sample(
       `denoised`; `log_snr` is `[batch]`.
     noise: `[batch, *features]`, of a standard normal distribution.
     num_steps: the number of calls of the network, at the times 1,
-      1 - 1 / num_steps and so on.
+      1 - 1 / num_steps and so on. May be traced: one program for all numbers.
     schedule: time -> logarithm of the signal-to-noise ratio.
 
   Returns:
@@ -238,7 +238,8 @@ def ddim_sample(
     distillation for fast sampling of diffusion models
     <https://arxiv.org/abs/2202.00512>`_, 2022.
   """
-  check_integer("ddim_sample: num_steps", num_steps, 1)
+  if not isinstance(num_steps, jax.Array):
+    check_integer("ddim_sample: num_steps", num_steps, 1)
   noise = jnp.asarray(noise)
   dtype, batch = compute_dtype(noise), noise.shape[0]
 

@@ -21,7 +21,7 @@ def progressive_distillation_target(
   noisy: Float[Array, " batch *features"],
   step: Int[Array, " batch"],
   *,
-  num_steps: int,
+  num_steps: int | Int[Array, ""],
   schedule: Schedule = cosine_log_snr,
 ) -> Float[Array, " batch *features"]:
   r"""Progressive distillation: the data that stand for two teacher steps.
@@ -41,8 +41,7 @@ def progressive_distillation_target(
     teacher: `(noisy, log_snr) -> x`, which samples in 2 num_steps steps.
     noisy: `[batch, *features]`, z at the time (step + 1) / num_steps.
     step: `[batch]` integers from 0 to num_steps - 1.
-    num_steps: of the student. It is a Python integer: each phase compiles one
-      program.
+    num_steps: of the student. May be traced: one program for all phases.
     schedule: time -> logarithm of the signal-to-noise ratio.
 
   Returns:
@@ -67,7 +66,8 @@ def progressive_distillation_target(
     `google-research <https://github.com/google-research/google-research>`_,
     diffusion_distillation/dpm.py.
   """
-  check_integer("progressive_distillation_target: num_steps", num_steps, 1)
+  if not isinstance(num_steps, jax.Array):
+    check_integer("progressive_distillation_target: num_steps", num_steps, 1)
   noisy, step = jnp.asarray(noisy), jnp.asarray(step)
   dtype = compute_dtype(noisy)
   start = noisy.astype(dtype)
