@@ -28,6 +28,8 @@ PAGES = {
 }
 README = PAGES["README.md"]
 GENERATED = ("api/", "presets/")
+# Its programs need packages, and have a test of their own.
+ELSEWHERE = "docs/other_programs.md"
 # Pages whose programs train.
 LONG = {
   f"docs/{name}.md"
@@ -54,6 +56,8 @@ def blocks(text):
 def programs():
   """The programs to run in one namespace, by page."""
   for page, text in PAGES.items():
+    if page == ELSEWHERE:
+      continue
     codes = [code for language, code in blocks(text) if language == "python"]
     if page == "README.md":
       for number, code in enumerate(codes, 1):

@@ -110,6 +110,12 @@ def outputs_of(
   return network.forward(variables, images, train=False, key=None)[0]
 
 
+def round_keys(key: jax.Array, number: Any) -> tuple[jax.Array, jax.Array]:
+  """The keys of a round of a seed: of the deaths in it, and of all else."""
+  alive_key, key = jax.random.split(jax.random.fold_in(key, number))
+  return alive_key, key
+
+
 def living(setting: Setting, key: jax.Array) -> jax.Array:
   """Which clients live through a round, `[clients]`."""
   clients = setting.config.clients

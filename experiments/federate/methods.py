@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.federate import clients
+from experiments.federate import exchange
 from experiments.federate.clients import Setting
 from experiments.federate.clients import Shard
 from experiments.federate.fedgen import make_fedgen
@@ -142,36 +142,19 @@ def make_local(name: str, setting: Setting) -> Method:
 def make_average(name: str, setting: Setting) -> Method:
   """FedAvg, and what differs by a client's loss or by the server's training."""
   network, config = setting.network, setting.config
-  if name == "fedntd":
-    learner = training.continue_on(
-      network, objectives.preset(name), setting.optimizer, past=network
-    )
-  else:
-    learner = training.distill(
-      network, None, objectives.preset("fedavg"), setting.optimizer
-    )
-  fuse = make_server(setting) if name == "feddf" else None
+  parts = exchange.averaging(name, setting)
 
   def start(key: jax.Array) -> Any:
-    return {"state": learner.init(key, setting.batch())}
+    return {"state": parts.init(key)}
 
   def advance(tree, shards, alive, key, number):
     del number
     server = tree["state"]
-    keys = jax.random.split(key)
-    states = spread(server, config.clients)
-    frozen = {"past": server.student} if name == "fedntd" else {}
-    states = train_clients(
-      setting, learner.step, states, frozen, shards, keys[0]
-    )
-    sent = clients.lost(states.params["student"], alive)
-    sizes = jnp.sum(shards.mask, -1) * alive
-    params = federated.federated_average(sent, sizes)
-    if fuse:
-      params = fuse(params, sent, sizes, alive, keys[1])
-    return {
-      "state": server._replace(params=server.params | {"student": params})
-    }
+    keys = exchange.average_keys(key, config.clients)
+    trained = jax.vmap(parts.train, (None, 0, 0))(server, shards, keys.clients)
+    sent = clients.lost(trained, alive)
+    sizes = jnp.sum(shards.mask, -1)
+    return {"state": parts.update(server, sent, sizes, alive, keys.server)}
 
   size = size_of(network.init)
   return Method(
@@ -183,93 +166,25 @@ def make_average(name: str, setting: Setting) -> Method:
   )
 
 
-def make_server(setting: Setting) -> Callable[..., Any]:
-  """FedDF: the server learns the clients' consensus on public images."""
-  config, network = setting.config, setting.network
-  learner = training.distill(
-    network,
-    None,
-    objectives.preset("feddf"),
-    optax.adam(
-      optax.cosine_decay_schedule(
-        config.server_learning_rate, config.server_steps
-      )
-    ),
-  )
-
-  def fuse(params, sent, sizes, alive, key):
-    logits = jax.vmap(
-      lambda x: clients.outputs_of(network, x, setting.public).logits
-    )(sent)
-    target = clients.consensus(setting, logits, sizes, alive)
-    state = learner.init(key, setting.batch())
-    state = state._replace(params=state.params | {"student": params})
-    data = {"image": setting.public, "consensus_logits": target}
-    shape = config.server_steps, config.batch_size
-    index = jax.random.randint(key, shape, 0, len(setting.public))
-    plan = {"index": index, "mask": jnp.ones(shape, bool)}
-    epoch = training.scan_epoch(learner.step)
-    state, _ = epoch(state, {}, data, plan, key, axis_name=None)
-    return state.params["student"]
-
-  return fuse
-
-
 def make_fedmd(name: str, setting: Setting) -> Method:
   """FedMD: clients send logits on public images and learn their consensus."""
-  config, network = setting.config, setting.network
-  revisit, digest = (
-    training.distill(network, None, objectives.preset(x), setting.optimizer)
-    for x in ("scratch", name)
-  )
-  count = len(setting.public)
+  config, parts = setting.config, exchange.consenting(name, setting)
 
   def start(key: jax.Array) -> Any:
-    state = revisit.init(key, setting.batch())
-    return {"state": spread(state, config.clients)}
+    return {"state": spread(parts.init(key), config.clients)}
 
   def advance(tree, shards, alive, key, number):
-    keys = jax.random.split(key, 3)
+    keys = exchange.consensus_keys(key, config.clients)
     before = tree["state"]
-    logits = jax.vmap(
-      lambda x: clients.outputs_of(network, x, setting.public).logits
-    )(before.params["student"])
-    sent = clients.lost(logits, alive)
-    if config.noise_multiplier:
-      target = training.private_consensus(
-        jax.random.fold_in(key, 1),
-        sent,
-        clip=config.clip,
-        noise_multiplier=config.noise_multiplier,
-        where=alive,
-      )
-    else:
-      sizes = jnp.sum(shards.mask, -1)
-      target = clients.consensus(setting, sent, sizes, alive)
-    data = {"image": setting.public, "consensus_logits": target}
-    plans = jax.vmap(
-      lambda key: training.epoch_plan(count, config.batch_size, key=key)
-    )(jax.random.split(keys[0], config.public_epochs))
-    plan = jax.tree.map(lambda x: x.reshape(-1, config.batch_size), plans)
-    epoch = training.scan_epoch(digest.step)
-    fresh = digest.init(keys[1], setting.batch())
-
-    def learn(params):
-      state = fresh._replace(params=fresh.params | {"student": params})
-      state, _ = epoch(state, {}, data, plan, keys[1], axis_name=None)
-      return state.params["student"]
-
-    learned = jax.vmap(learn)(before.params["student"])
-    # The first round is the training before the first message.
-    params = jax.tree.map(
-      lambda new, old: jnp.where(number > 0, new, old),
-      learned,
-      before.params["student"],
+    sent = clients.lost(jax.vmap(parts.predict)(before), alive)
+    sizes = jnp.sum(shards.mask, -1)
+    target = parts.agree(sent, sizes, alive, keys.server)
+    states = jax.vmap(parts.train, (0, None, None, 0, None, 0))(
+      before, target, number, shards, keys.public, keys.clients
     )
-    states = before._replace(params=before.params | {"student": params})
-    states = train_clients(setting, revisit.step, states, {}, shards, keys[2])
     return {"state": clients.keep(states, before, alive)}
 
+  count = len(setting.public)
   logits = jax.ShapeDtypeStruct((count, setting.classes), jnp.float32)
   size = federated.message_bytes(logits)
   return Method(

@@ -53,7 +53,7 @@ def make_program(name: str, job: Any) -> tuple[Any, Any, methods.Method]:
     own = methods.make_method(name, known)
 
     def one(tree, number):
-      alive_key, key_ = jax.random.split(jax.random.fold_in(key, number))
+      alive_key, key_ = clients.round_keys(key, number)
       alive = clients.living(known, alive_key)
       tree = own.advance(tree, shards, alive, key_, number)
       died = jnp.sum(~alive)

@@ -48,5 +48,5 @@ def batch_spec(part: dict[str, Any], size: int = 1) -> dict[str, Any]:
   def spec(shape: Any, dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *shape), dtype)
 
-  arrays = {k: spec(x.shape[1:], x.dtype) for k, x in part.items()}
+  arrays = jax.tree.map(lambda x: spec(x.shape[1:], x.dtype), dict(part))
   return arrays | {"index": spec((), np.int32), "mask": spec((), np.bool_)}

@@ -10,6 +10,7 @@ from kdjax.cross_modal._contrastive import clip_gradient_loss
 from kdjax.cross_modal._contrastive import clip_interactive_loss
 from kdjax.cross_modal._contrastive import clip_loss
 from kdjax.cross_modal._contrastive import clip_relation_loss
+from kdjax.cross_modal._joint import cross_modal_joint_loss
 from kdjax.cross_modal._privileged import generalized_distillation_loss
 
 __all__ = (
@@ -19,5 +20,6 @@ __all__ = (
   "clip_interactive_loss",
   "clip_loss",
   "clip_relation_loss",
+  "cross_modal_joint_loss",
   "generalized_distillation_loss",
 )

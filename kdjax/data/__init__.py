@@ -32,6 +32,7 @@ from kdjax.data._sources import ArraySource
 from kdjax.data._sources import Source
 from kdjax.data._sources import as_arrays
 from kdjax.data._sources import few_per_class
+from kdjax.data._sources import pair
 from kdjax.data._sources import split
 from kdjax.data._sources import subset
 from kdjax.data._sources import without_classes
@@ -62,6 +63,7 @@ __all__ = (
   "mixup",
   "normalize",
   "open_data",
+  "pair",
   "random_crop",
   "random_flip",
   "random_resized_crop",

@@ -9,6 +9,7 @@ import numpy as np
 from kdjax.data._optional_packages import require
 from kdjax.data._sources import Source
 from kdjax.data._sources import check_source
+from kdjax.data._sources import entries_of
 from kdjax.data._sources import stack_examples
 from kdjax.ops import check_integer
 
@@ -70,7 +71,8 @@ def batches(
   Returns:
     An iterator over NumPy batches {"image": [b, height, width, channels],
     "label": int32 [b], "mask": bool [b], "index": int32 [b]}, where
-    b = batch_size / shard_count and "index" is the position in the source. Save
+    b = batch_size / shard_count and "index" is the position in the source. Of a
+    source that `pair` made, they have an entry for each modality. Save
     `get_state()` in a checkpoint; `set_state(state)` resumes with the batches
     that follow.
 
@@ -94,7 +96,9 @@ def batches(
   check_source(source)
   if len(source) == 0:
     raise ValueError("source is empty; expected at least one example.")
-  stack_examples([source[0]])  # Invalid examples fail here, not in a thread.
+  entries = entries_of(source)
+  # Invalid examples fail here, not in a thread.
+  stack_examples([source[0]], entries)
   check_integer("batch_size", batch_size, 1)
   check_integer("shard_count", shard_count, 1)
   check_integer("seed", seed, 0)
@@ -130,7 +134,7 @@ def batches(
     # remaining ones, which would change the batch statistics.
     padding = (indices[-1] + 1 + np.arange(missing)) % len(source)
     padded = np.concatenate([indices, padding])[mine].astype(np.int32)
-    batch = stack_examples([source[int(i)] for i in padded])
+    batch = stack_examples([source[int(i)] for i in padded], entries)
     mask = (np.arange(batch_size) < len(indices))[mine]
     return {**batch, "mask": mask, "index": padded}
 

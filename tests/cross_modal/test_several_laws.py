@@ -27,6 +27,14 @@ def clip_loss(student, other, **options):
   return cross_modal.clip_loss(*student, **options)
 
 
+def joint(student, teacher, labels, **options):
+  """The first arrays are the logits, the second the embeddings."""
+  (logits, rows), (their_logits, their_rows) = student, teacher
+  return cross_modal.cross_modal_joint_loss(
+    logits, their_logits, labels, rows, their_rows, **options
+  )
+
+
 def case(loss, hyper):
   arguments = (STUDENT, TEACHER)
   return laws.Case(
@@ -43,6 +51,11 @@ CASES = {
   "affinity": case(cross_modal.affinity_mimicking_loss, SCALES),
   "interactive": case(cross_modal.clip_interactive_loss, {"scale": 3.0}),
   "gradient": case(cross_modal.clip_gradient_loss, SCALES),
+  "joint": laws.Case(
+    joint,
+    (STUDENT, TEACHER, LABELS),
+    {"distillation": 0.5, "alignment": 2.0, "temperature": 2.0},
+  ),
   "generalized": laws.Case(
     cross_modal.generalized_distillation_loss,
     (STUDENT[0], TEACHER[0], LABELS),

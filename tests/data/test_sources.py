@@ -7,9 +7,11 @@ import pytest
 
 from kdjax.data import ArraySource
 from kdjax.data import as_arrays
+from kdjax.data import batches
 from kdjax.data import digits
 from kdjax.data import few_per_class
 from kdjax.data import load
+from kdjax.data import pair
 from kdjax.data import split
 from kdjax.data import subset
 from kdjax.data import without_classes
@@ -190,3 +192,51 @@ def test_two_classes_may_be_bool():
   source = ArraySource(np.zeros((6, 4, 4, 1), np.uint8), labels)
   np.testing.assert_array_equal(as_arrays(source)["label"], labels)
   assert len(without_classes(source, [0])) == 3
+
+
+def modality(labels, *shape):
+  images = np.zeros((len(labels), *shape))
+  images += np.arange(len(labels)).reshape(-1, 1, 1, 1)
+  return ArraySource(images, np.array(labels))
+
+
+def test_pairs_are_read_row_by_row():
+  paired = pair(
+    {
+      "image": modality([3, 7, 1], 4, 4, 1),
+      "sound": modality([3, 7, 1], 2, 5, 1),
+    }
+  )
+  arrays = as_arrays(subset(paired, [2, 0]))
+  assert arrays["image"].shape == (2, 4, 4, 1)
+  assert arrays["sound"].shape == (2, 2, 5, 1)
+  assert arrays["sound"][:, 0, 0, 0].tolist() == [2, 0]
+  assert arrays["label"].tolist() == [1, 3]
+  batch = next(batches(paired, 2, shuffle=False))
+  assert batch["sound"].shape == (2, 2, 5, 1)
+  assert batch["index"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+  ("labels", "message"),
+  [
+    ([3, 7], r"sources\['sound'\] has 2 examples and sources\['image'\] 3"),
+    (
+      [3, 7, 2],
+      r"sources\['sound'\] has the label 2 at 2 .* 1; expected pairs",
+    ),
+  ],
+)
+def test_what_is_not_paired_is_an_error(labels, message):
+  sources = {"image": modality([3, 7, 1], 4, 4, 1)}
+  with pytest.raises(ValueError, match=message):
+    pair(sources | {"sound": modality(labels, 2, 5, 1)})
+
+
+def test_modalities_need_names_of_their_own():
+  with pytest.raises(ValueError, match="other than label, mask and index"):
+    pair({"mask": modality([1], 2, 2, 1)})
+  with pytest.raises(ValueError, match="expected one or more"):
+    pair({})
+  with pytest.raises(TypeError, match="sources is a list; expected a mapping"):
+    inspect.unwrap(pair)([modality([1], 2, 2, 1)])

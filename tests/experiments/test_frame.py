@@ -423,13 +423,18 @@ def test_the_experiments_are_listed_with_a_line_each():
     "collaborate",
     "compare",
     "continual",
+    "cross_modal",
+    "diffuse",
     "distill",
+    "distill_audio",
     "distill_encoder",
     "distill_lm",
     "federate",
     "finetune",
+    "finetune_encoder",
     "generalize",
     "gradual",
+    "progressive",
     "shifts",
   ]
   assert all(line.endswith(".") for line in lines.values())

@@ -24,6 +24,8 @@ CASES = [
   (6, 9, 4, 4, "VALID"),
   (4, 4, 3, 2, [(0, 2), (2, 0)]),
   (2, 2, 5, 1, [(2, 2), (2, 2)]),
+  (13, 1, (9, 1), 2, [(4, 4), (0, 0)]),  # over the height alone
+  (6, 1, (4, 1), 1, [(1, 2), (0, 0)]),
 ]
 
 
@@ -36,7 +38,8 @@ def draw(*shape):
 def test_values_and_derivatives_equal_jax(height, width, size, stride, pads):
   with jax.enable_x64(True):
     x, tangent = draw(2, 3, height, width, 4)
-    kernel, moved = draw(2, size, size, 4, 3)
+    sides = (size, size) if isinstance(size, int) else size
+    kernel, moved = draw(2, *sides, 4, 3)
 
     def all_of(function):
       def loss(x, kernel):

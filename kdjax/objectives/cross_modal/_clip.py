@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
@@ -13,6 +14,7 @@ from kdjax.objectives._modular import modular
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._stages import field_of
 from kdjax.ops import get_entry
+from kdjax.ops import unit_vectors
 
 _START = 1 / 0.07
 
@@ -47,18 +49,22 @@ def clip_kd(
   interactive: ArrayLike = 0.0,
   gradient: ArrayLike = 0.0,
   affinity: ArrayLike = 0.0,
+  augmented: ArrayLike = 0.0,
   teacher_scale: ArrayLike = _START,
 ) -> Objective:
   """CLIP-KD's losses beside CLIP's own, each with its weight.
 
   A student of another width is mapped to the teacher's for the losses that
-  compare embeddings. The scale of ICL is learned without an exponential, from
-  2.66 on, as in the authors' code.
+  compare embeddings. The scales of ICL and AFD are learned without an
+  exponential, from 2.66 on, as in the authors' code. AFD fuses the student's
+  own embedding, not the mapped one, with the teacher's; its maps exist only if
+  its weight is not 0.
   """
+  fused = not isinstance(augmented, int | float) or augmented != 0
 
   def build(outputs: Any, rngs: nnx.Rngs) -> nnx.Module:
     rows = [_embedding(outputs, name) for name in _ROLES]
-    return _Towers(rows[0].shape[-1], rows[2].shape[-1], rngs)
+    return _Towers(rows[0].shape[-1], rows[2].shape[-1], fused, rngs)
 
   def loss(
     module: Any,
@@ -72,6 +78,7 @@ def clip_kd(
     interactive: ArrayLike,
     gradient: ArrayLike,
     affinity: ArrayLike,
+    augmented: ArrayLike,
     teacher_scale: ArrayLike,
   ) -> Array:
     image, text, *teacher = (_embedding(outputs, name) for name in _ROLES)
@@ -80,7 +87,7 @@ def clip_kd(
     scales = {"student_scale": scale, "teacher_scale": teacher_scale}
     plain = (image, text, *teacher)
     mapped = (*module.project(image, text), *teacher)
-    return jnp.asarray(
+    total = jnp.asarray(
       task * cross_modal.clip_loss(image, text, scale=scale, **options)
       + feature * cross_modal.clip_feature_loss(*mapped, **options)
       + relation * cross_modal.clip_relation_loss(*plain, **scales, **options)
@@ -92,6 +99,11 @@ def clip_kd(
       )
       + gradient * cross_modal.clip_gradient_loss(*mapped, **scales, **options)
     )
+    if fused:
+      total += augmented * cross_modal.clip_loss(
+        *module.fuse(*plain), scale=module.fusion[...], **options
+      )
+    return total
 
   return modular(
     build,
@@ -102,6 +114,7 @@ def clip_kd(
     interactive=interactive,
     gradient=gradient,
     affinity=affinity,
+    augmented=augmented,
     teacher_scale=teacher_scale,
   )
 
@@ -122,13 +135,31 @@ class _Scale(nnx.Module):
 class _Towers(_Scale):
   """The scales, and maps of the student's embeddings to the teacher's width."""
 
-  def __init__(self, width: int, teacher_width: int, rngs: nnx.Rngs):
+  def __init__(
+    self, width: int, teacher_width: int, fused: bool, rngs: nnx.Rngs
+  ):
     super().__init__()
     self.interactive = nnx.Param(jnp.log(jnp.asarray(_START, jnp.float32)))
     self.mapped = width != teacher_width
     if self.mapped:
       self.image = layers.linear(width, teacher_width, rngs=rngs)
       self.text = layers.linear(width, teacher_width, rngs=rngs)
+    if fused:
+      self.fusion = nnx.Param(jnp.log(jnp.asarray(_START, jnp.float32)))
+      both = width + teacher_width
+      self.image_fusion = layers.linear(both, width, rngs=rngs)
+      self.text_fusion = layers.linear(both, width, rngs=rngs)
+
+  def fuse(
+    self, image: Array, text: Array, teacher_image: Array, teacher_text: Array
+  ) -> tuple[Array, Array]:
+    """Maps of the unit vectors of student and teacher, side by side."""
+    teachers = jax.lax.stop_gradient((teacher_image, teacher_text))
+    images, texts = (
+      jnp.concatenate([unit_vectors(ours), unit_vectors(theirs)], -1)
+      for ours, theirs in zip((image, text), teachers, strict=True)
+    )
+    return self.image_fusion(images), self.text_fusion(texts)
 
   def project(self, image: Array, text: Array) -> tuple[Array, Array]:
     if not self.mapped:

@@ -9,6 +9,7 @@ from kdjax.objectives._preset import Preset
 from kdjax.objectives._preset import lift
 from kdjax.objectives.cross_modal._clip import clip
 from kdjax.objectives.cross_modal._clip import clip_kd
+from kdjax.objectives.cross_modal._joint import cross_modal_joint
 
 _TEACHERS = ("teacher_image", "teacher_text")
 
@@ -68,6 +69,14 @@ PRESETS: dict[str, Preset] = {
     weight=3000.0,
     source="RepDistiller's weight of SP",
   ),
+  "cross_modal_joint": _taught(
+    "joint cross-modal objective",
+    "labels, softened answers and aligned features of the paired modality",
+    cross_modal_joint,
+    cross_entropy=0.0,
+    tuned="",
+    source="kdjax: equal weights of the three parts",
+  ),
   "clip": _towers(
     "CLIP",
     "each image finds its text, and each text its image",
@@ -94,6 +103,12 @@ PRESETS: dict[str, Preset] = {
     "CLIP-KD, GD",
     "gradients of the contrastive loss meet the teacher's",
     functools.partial(clip_kd, gradient=1e8),
+    source="paper",
+  ),
+  "clip_afd": _towers(
+    "CLIP-KD, AFD",
+    "images find texts by student and teacher embeddings, fused linearly",
+    functools.partial(clip_kd, augmented=1.0),
     source="paper",
   ),
   "clip_kd": _towers(

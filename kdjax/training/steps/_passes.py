@@ -115,6 +115,7 @@ class LossFn:
         return run_forward(name, forward, variables(name, gradient), inputs)[0]
 
       batch = self.prepare(prepare_key, batch, answer)
+    _check_paired(batch, self.passes)
     outputs: dict[str, Outputs] = {}
     for i, (roles, row) in enumerate(_groups(self.passes)):
       forward = self.forwards[row.network]
@@ -362,6 +363,23 @@ def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
   part, _, name = on.rpartition(".")
   where = f"the loss: batch[{part!r}]" if part else "the loss: batch"
   return get_entry(where, batch[part] if part else batch, name)
+
+
+def _check_paired(batch: Any, passes: Mapping[str, Pass]) -> None:
+  """Raises ValueError if entries of one part differ in their examples."""
+  first: dict[str, tuple[str, int]] = {}
+  for row in passes.values():
+    for on in (row.on,) if isinstance(row.on, str) else row.on:
+      part = on.rpartition(".")[0]
+      shapes = [jnp.shape(x) for x in jax.tree.leaves(_inputs(batch, on))]
+      size = shapes[0][0] if shapes and shapes[0] else 0
+      other, expected = first.setdefault(part, (on, size))
+      if size != expected:
+        raise ValueError(
+          f"the loss: batch[{on!r}] has {size} rows and batch[{other!r}] "
+          f"{expected}; expected paired entries: row i of each is the same "
+          "example."
+        )
 
 
 def _part(batch: Any, on: str | tuple[str, ...]) -> Any:

@@ -72,5 +72,11 @@ def test_unpaired_batches_and_no_towers_are_errors():
     align({}, preset("clip"), optax.sgd(0.1))
   learner = align(towers(6), preset("clip"), optax.sgd(0.1))
   state = learner.init(KEY, BATCH)
-  with pytest.raises(ValueError, match=r"text has shape \(5, 6\); expected"):
-    learner.step(state, {}, BATCH | {"text": TEXT[:5]}, KEY)
+  unpaired = BATCH | {"text": TEXT[:5]}
+  message = (
+    r"batch\['text'\] has 5 rows and batch\['image'\] 8; expected paired"
+  )
+  with pytest.raises(ValueError, match=message):
+    learner.step(state, {}, unpaired, KEY)
+  with pytest.raises(ValueError, match=message):
+    learner.init(KEY, unpaired)

@@ -1,0 +1,1 @@
+"""Distills across modalities: Gaussians, halves, spoken digits, captions."""

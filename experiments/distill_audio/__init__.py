@@ -1,0 +1,1 @@
+"""Distills the pitch of CREPE, and spoken words from voice to voice."""

@@ -1,0 +1,111 @@
+"""The methods: how a student learns pitch, and words of unseen voices."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kdjax import nets
+from kdjax import objectives
+from kdjax import training
+from kdjax.objectives import Objective
+from kdjax.objectives import stateless
+
+# CREPE's bins are independent: presets of softmax probabilities stand beside a
+# cross-entropy of each bin, as their authors' cross-entropy of classes does.
+PRESETS = ("binary_kl", "dist")
+PITCH = {
+  "scratch": "true pitch alone",
+  "soft_bins": "teacher's bins alone",
+  "both": "teacher's bins and true pitch",
+} | {
+  name: f"{objectives.PRESETS[name].title} and true pitch" for name in PRESETS
+}
+BOUNDS = ("source_only", "target_only")
+WORDS = ("kd", "dist", "dann", "cdan", "coral", "mmd", "mcc")
+TITLES = {name: objectives.PRESETS[name].title for name in (*BOUNDS, *WORDS)}
+
+
+def is_taught(method: str) -> bool:
+  """Whether a method of words has a larger network as its teacher."""
+  return objectives.PRESETS[method].area == "distillation"
+
+
+def describe() -> dict[str, tuple[str, str]]:
+  """The area and the summary of each method, for `--methods help`."""
+  rows = {name: ("pitch", text) for name, text in PITCH.items()}
+  for name in WORDS:
+    row = objectives.PRESETS[name]
+    rows[name] = (f"words, {row.area}", row.summary)
+  return rows
+
+
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """One value an example: the mean over bins."""
+  return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, targets), -1)
+
+
+def true_pitch_loss(student_logits: jax.Array, hertz: jax.Array) -> jax.Array:
+  """CREPE's own loss, of bins around the true pitch."""
+  return binary_cross_entropy(student_logits, nets.pitch_bins(hertz))
+
+
+def soft_bins_loss(
+  student_logits: jax.Array, teacher_logits: jax.Array
+) -> jax.Array:
+  """The same of the probabilities that the teacher gives to the bins."""
+  return binary_cross_entropy(student_logits, jax.nn.sigmoid(teacher_logits))
+
+
+def pitch_objective(method: str) -> Objective:
+  """The objective of a student of pitch."""
+  truth, bins = stateless(true_pitch_loss), stateless(soft_bins_loss)
+  match method:
+    case "scratch":
+      return truth
+    case "soft_bins":
+      return bins
+    case "both":
+      return objectives.combine({"truth": (0.5, truth), "bins": (0.5, bins)})
+  row = objectives.PRESETS[method]
+  make: Any = row.method
+  parts = {"truth": (row.cross_entropy, truth), method: (row.weight, make())}
+  return objectives.combine(parts)
+
+
+def pitch_learner(
+  method: str, student: training.Model, config: Any, steps: int
+) -> training.Learner:
+  """A learner of frames, whose teacher's logits come with the batch."""
+  return training.distill(
+    student,
+    None if method == "scratch" else training.CachedTeacher(360),
+    pitch_objective(method),
+    make_optimizer(config.learning_rate, steps),
+    on="samples",
+  )
+
+
+def word_learner(
+  method: str,
+  student: training.Model,
+  teacher: training.Model | None,
+  config: Any,
+  steps: int,
+) -> training.Learner:
+  """A learner of words: of the source, or of both domains."""
+  optimizer = make_optimizer(config.learning_rate, steps)
+  options = {"hidden": (config.discriminator,), "steps": steps}
+  objective = objectives.preset(method, **options)
+  if is_taught(method):
+    return training.distill(student, teacher, objective, optimizer, on="audio")
+  domains = objectives.PRESETS[method].domains
+  return training.adapt(
+    student, objective, optimizer, on="audio", domains=domains
+  )
+
+
+def make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
+  """Adam; the rate falls by a cosine."""
+  return optax.adam(optax.cosine_decay_schedule(rate, steps))

@@ -1,0 +1,1 @@
+"""Runs clients as processes of Flower; compares them with the simulation."""
