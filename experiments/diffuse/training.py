@@ -89,7 +89,7 @@ def _denoising_loss(network: training.Network) -> Loss:
   def loss(params, average, frozen, count, x, labels, key):
     del average, frozen, count
     time_key, noise_key = jax.random.split(key)
-    level = generation.cosine_log_snr(jax.random.uniform(time_key, len(x)))
+    level = generation.cosine_log_snr(jax.random.uniform(time_key, x.shape[:1]))
     noise = jax.random.normal(noise_key, x.shape)
     z = generation.diffuse(x, noise, level)
     found = networks.denoise(network, params, labels)(z, level)
@@ -104,7 +104,7 @@ def _progressive_loss(network: training.Network) -> Loss:
   def loss(params, average, frozen, count, x, labels, key):
     del average
     step_key, noise_key = jax.random.split(key)
-    step = jax.random.randint(step_key, len(x), 0, count)
+    step = jax.random.randint(step_key, x.shape[:1], 0, count)
     level = generation.cosine_log_snr((step + 1) / count)
     noise = jax.random.normal(noise_key, x.shape)
     z = generation.diffuse(x, noise, level)
@@ -126,7 +126,7 @@ def _consistency_loss(job: Any, network: training.Network) -> Loss:
   def loss(params, average, frozen, count, x, labels, key):
     del count
     level_key, noise_key = jax.random.split(key)
-    index = jax.random.randint(level_key, len(x), 0, len(sigmas) - 1)
+    index = jax.random.randint(level_key, x.shape[:1], 0, len(sigmas) - 1)
     now, after = sigmas[index], sigmas[index + 1]
     noisy = x + now[:, None] * jax.random.normal(noise_key, x.shape)
     student, target, teacher = (
@@ -244,8 +244,15 @@ def _classifier(job: Any) -> training.Network:
     hidden=(128, 64),
   )
 
-  def forward(variables, rows, **options):
-    return network.forward(variables, rows[:, None, :, None], **options)
+  def forward(
+    variables: training.Variables,
+    inputs: Any,
+    *,
+    train: bool,
+    key: jax.Array | None,
+  ) -> Any:
+    images = inputs[:, None, :, None]
+    return network.forward(variables, images, train=train, key=key)
 
   return training.Network(network.init, forward)
 

@@ -62,15 +62,19 @@ def test_methods_are_compared_with_the_teacher_in_as_few_steps():
     "progressive": {2: 0.9 + 2 * one, 1: 0.8 + 2 * one},
     "consistency": {1: 0.1 - one},
   }
+  distance = {
+    name: {steps: 1 - x for steps, x in scores.items()}
+    for name, scores in agreement.items()
+  }
   results = diffuse_training.Results(
-    agreement, agreement, 0.97 + one, 0.1 + one, {}
+    agreement, distance, 0.97 + one, 0.1 + one, {}
   )
   assert set(diffuse_methods.describe()) < set(diffuse_methods.NAMES)
   gains = diffuse_report.gains_of(results)
   assert {k: x.verdict for k, x in gains.items()} == {
-    ("progressive", 2): "helped",
-    ("progressive", 1): "helped",
-    ("consistency", 1): "unclear",
+    "progressive 2": "helped",
+    "progressive 1": "helped",
+    "consistency 1": "unclear",
   }
   job = types.SimpleNamespace(config=types.SimpleNamespace(teacher_steps=4))
   texts = diffuse_report.conclude(job, results)
