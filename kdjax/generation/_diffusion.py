@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer
@@ -204,7 +204,7 @@ def ddim_sample(
   denoise: Denoiser,
   noise: Float[Array, " batch *features"],
   *,
-  num_steps: int | Int[Array, ""],
+  num_steps: ArrayLike,
   schedule: Schedule = cosine_log_snr,
 ) -> Float[Array, " batch *features"]:
   """DDIM: samples in a few deterministic steps.

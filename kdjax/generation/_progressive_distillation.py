@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from kdjax.generation._diffusion import Denoiser
@@ -21,7 +22,7 @@ def progressive_distillation_target(
   noisy: Float[Array, " batch *features"],
   step: Int[Array, " batch"],
   *,
-  num_steps: int | Int[Array, ""],
+  num_steps: ArrayLike,
   schedule: Schedule = cosine_log_snr,
 ) -> Float[Array, " batch *features"]:
   r"""Progressive distillation: the data that stand for two teacher steps.
