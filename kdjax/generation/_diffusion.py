@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -243,7 +244,7 @@ def ddim_sample(
   noise = jnp.asarray(noise)
   dtype, batch = compute_dtype(noise), noise.shape[0]
 
-  def level(step: Array) -> Array:
+  def level(step: Any) -> Array:
     return jnp.full(batch, schedule(step / num_steps), dtype)
 
   def body(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
