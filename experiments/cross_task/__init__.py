@@ -1,0 +1,1 @@
+"""Learns classes with the help of teachers of other classes."""
