@@ -46,6 +46,8 @@ class Config(commands.Flags):
   """Compares ways to distill networks of sound into smaller ones."""
 
   workdir: str = "runs/distill_audio"
+  # pitch of frames, words across voices, or both; a run may be resumed with
+  # the other one
   tasks: tuple[str, ...] = ("pitch", "words")
   # crepe, the published teacher; notes, of a sound font; espeak, for words;
   # auto: those that are installed; none: sounds that are synthesized here, and

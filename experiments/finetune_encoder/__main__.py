@@ -72,9 +72,8 @@ class Config(commands.Flags):
   batch_size: commands.Count = 16  # labeled sentences in an update
   probe_steps: commands.Count = 200  # updates of a head on frozen embeddings
   meta_steps: commands.Count = 8  # updates in meta-learning
-  evaluate_every: commands.Count = (
-    4  # of these, from one checkpoint to the next
-  )
+  # steps from one checkpoint of meta-learning to the next
+  evaluate_every: commands.Count = 4
   tasks: commands.Count = 1  # the number of tasks in a batch in meta-learning
   inner_steps: commands.Count = 2  # steps of meta-learning's inner loop
   inner_rate: commands.Rate = 0.03  # the learning rate of the inner loop

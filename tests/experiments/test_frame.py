@@ -424,6 +424,7 @@ def test_the_experiments_are_listed_with_a_line_each():
     "compare",
     "continual",
     "cross_modal",
+    "cross_task",
     "diffuse",
     "distill",
     "distill_audio",

@@ -23,6 +23,8 @@ FLAGS = {
   "cross_modal": "--tasks gaussians halves --methods unlabeled_pairs"
   " --examples_per_class 2 --hidden 6 --teacher_hidden 8 --seeds 2 --steps 40"
   " --evaluate_every 2 --batch_size 8 --gaussian_runs 2 --gaussian_steps 20",
+  "cross_task": "--methods refilled --hidden 6 --seeds 2 --steps 20"
+  " --evaluate_every 4",
   "federate": "--examples 90 --methods fedmd --clients 3 --concentrations 1"
   " --min_examples 5 --public_examples 20 --dying_clients 1 --rounds 8"
   " --save_every 1 --local_epochs 1 --hidden 6 --seeds 2",

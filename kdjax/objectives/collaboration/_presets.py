@@ -126,8 +126,7 @@ PRESETS: dict[str, Preset] = {
   ),
   "stagewise": _taught(
     "stage-by-stage KD",
-    "one stage after the other learns the teacher's map, then the classifier "
-    "learns labels",
+    "stages learn the teacher's maps one after the other, the classifier labels",
     stagewise,
     cross_entropy=0.0,
     tuned="",
