@@ -126,7 +126,7 @@ PRESETS: dict[str, Preset] = {
   ),
   "stagewise": _taught(
     "stage-by-stage KD",
-    "stages learn the teacher's maps one after the other, the classifier labels",
+    "stages learn the teacher's maps one by one, then the classifier labels",
     stagewise,
     cross_entropy=0.0,
     tuned="",
