@@ -249,8 +249,8 @@ def most_confident(job: Any, made: Any, teachers: Any) -> Scores:
   @jax.vmap
   def run(teachers: Any) -> jax.Array:
     shares = [
-      jax.nn.softmax(predict(made[k].forward, x, test["image"])[0])
-      for k, x in teachers.items()
+      jax.nn.softmax(predict(made[k].forward, teachers[k], test["image"])[0])
+      for k in ("old", "new")  # the order of the student's classes
     ]
     answers = jnp.argmax(jnp.concatenate(shares, -1), -1)
     return jnp.mean(answers == test["label"])
