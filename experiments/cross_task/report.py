@@ -41,7 +41,10 @@ def write(job: Any, results: Results) -> None:
 
 def best(rows: Rows) -> dict[str, np.ndarray]:
   """The accuracy of each row: of the classifier, or the nearest mean."""
-  return {name: x.get("accuracy", x.get("nearest")) for name, x in rows.items()}
+  return {
+    name: x["accuracy"] if "accuracy" in x else x["nearest"]
+    for name, x in rows.items()
+  }
 
 
 def gains_of(

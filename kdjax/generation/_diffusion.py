@@ -116,12 +116,10 @@ def denoised(
 ) -> Float[Array, " batch *features"]:
   r"""Denoised data: what a network's output says about the data.
 
-  =========== =============================================================
-  `v`         :math:`x = \alpha z - \sigma v`, with
-              :math:`v = \alpha \epsilon - \sigma x`
-  `x`         the output itself
-  `noise`     :math:`x = (z - \sigma \epsilon) / \alpha`
-  =========== =============================================================
+  - `v`: :math:`x = \alpha z - \sigma v`, since
+    :math:`v = \alpha \epsilon - \sigma x`;
+  - `x`: the output itself;
+  - `noise`: :math:`x = (z - \sigma \epsilon) / \alpha`.
 
   Args:
     output: `[batch, *features]`, of the network.
@@ -270,13 +268,11 @@ def diffusion_loss(
 
   .. math:: \ell = w(\lambda) \operatorname{mean} (x - \hat x)^2
 
-  ================= =======================================================
-  `snr_truncated`   :math:`\max(e^\lambda, 1)`: the larger one of the errors
-                    of the data and of the noise
-  `snr`             :math:`e^\lambda`: the error of the noise
-  `constant`        1: the error of the data
-  `v`               :math:`e^\lambda + 1`: the error of v
-  ================= =======================================================
+  - `snr_truncated`: :math:`\max(e^\lambda, 1)`, the larger one of the errors of
+    the data and of the noise;
+  - `snr`: :math:`e^\lambda`, the error of the noise;
+  - `constant`: 1, the error of the data;
+  - `v`: :math:`e^\lambda + 1`, the error of v.
 
   Args:
     prediction: `[batch, *features]`, the denoised data of the network.
