@@ -8,10 +8,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from kdjax.generation._diffusion import over_features
+from kdjax.ops import as_number
+from kdjax.ops import at_least
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
 from kdjax.ops import compute_dtype
+from kdjax.ops import keep_nan
 from kdjax.ops import validate
 
 SOLVERS = ("heun", "euler")
@@ -230,15 +233,15 @@ def consistency_loss(
   dtype = compute_dtype(student)
   gap = student.astype(dtype) - jax.lax.stop_gradient(target).astype(dtype)
   errors = jnp.square(gap) if norm == "l2" else jnp.abs(gap)
-  errors = jnp.mean(errors.reshape(len(errors), -1), -1)
+  errors = jnp.mean(errors, tuple(range(1, errors.ndim)))
   ratio = jnp.square(1 / sigma.astype(dtype))
   weights = {
     "uniform": jnp.ones_like(ratio),
     "snr": ratio,
     "snr_plus_one": ratio + 1,
-    "snr_truncated": jnp.maximum(ratio, 1.0),
+    "snr_truncated": at_least(ratio, 1.0),
   }
-  return jax.lax.stop_gradient(weights[weighting]) * errors
+  return keep_nan(jax.lax.stop_gradient(weights[weighting]) * errors, sigma)
 
 
 @validate
@@ -270,6 +273,7 @@ def consistency_sample(
 
   Raises:
     ValueError: if sigmas has another number of axes than one, or no level.
+    TypeError: if smallest is no number.
 
   Examples:
     >>> x = consistency_sample(
@@ -291,12 +295,13 @@ def consistency_sample(
     )
   noise = jnp.asarray(noise)
   dtype, batch = compute_dtype(noise), noise.shape[0]
+  floor = jnp.square(as_number("consistency_sample: smallest", smallest, dtype))
   start = sigmas[0].astype(dtype)
   first = consistency(start * noise.astype(dtype), jnp.full(batch, start))
 
   def body(x: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
     key, level = step
-    added = jnp.sqrt(jnp.maximum(jnp.square(level) - smallest**2, 0))
+    added = jnp.sqrt(at_least(jnp.square(level) - floor, 0))
     noisy = x + added * jax.random.normal(key, x.shape, dtype)
     return consistency(noisy, jnp.full(batch, level)).astype(dtype), None
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax.ops import at_least
 from kdjax.ops import check_choice
 from kdjax.ops import check_integer
+from kdjax.ops import check_range
 from kdjax.ops import compute_dtype
 from kdjax.ops import validate
 
@@ -53,6 +56,8 @@ def cosine_log_snr(
     distillation for fast sampling of diffusion models
     <https://arxiv.org/abs/2202.00512>`_, 2022.
   """
+  for name, value in (("low", low), ("high", high)):
+    check_range(f"cosine_log_snr: {name}", value, -np.inf, np.inf)
   if not low < high:
     raise ValueError(
       f"cosine_log_snr: low is {low} and high is {high}; expected low below "
@@ -62,7 +67,7 @@ def cosine_log_snr(
   slope = math.atan(math.exp(-0.5 * low)) - start
   try:
     time = jnp.asarray(time, float)
-  except TypeError:
+  except (TypeError, ValueError):
     raise TypeError(
       f"cosine_log_snr: time is a {type(time).__name__}; expected numbers "
       "between 0 and 1."
@@ -226,7 +231,7 @@ def ddim_sample(
 
   Examples:
     >>> samples = ddim_sample(
-    ...   lambda z, log_snr: jnp.zeros_like(z), jnp.ones((2, 3)), num_steps=4
+    ...   lambda z, log_snr: 0 * z, jnp.ones((2, 3)), num_steps=4
     ... )
     >>> samples.shape, float(samples.max())
     ((2, 3), 0.0)
@@ -303,10 +308,10 @@ def diffusion_loss(
   dtype = compute_dtype(prediction)
   target = jax.lax.stop_gradient(target).astype(dtype)
   errors = jnp.square(prediction.astype(dtype) - target)
-  errors = jnp.mean(errors.reshape(len(errors), -1), -1)
+  errors = jnp.mean(errors, tuple(range(1, errors.ndim)))
   ratio = jnp.exp(log_snr.astype(dtype))
   weights = {
-    "snr_truncated": jnp.maximum(ratio, 1.0),
+    "snr_truncated": at_least(ratio, 1.0),
     "snr": ratio,
     "constant": jnp.ones_like(ratio),
     "v": ratio + 1.0,

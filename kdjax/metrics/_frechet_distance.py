@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax.ops import at_least
 from kdjax.ops import compute_dtype
+from kdjax.ops import is_symbolic
 from kdjax.ops import validate
 
 
@@ -47,9 +49,10 @@ def frechet_distance(
   )
   a, b = features_a.astype(dtype), features_b.astype(dtype)
   for name, x in (("features_a", a), ("features_b", b)):
-    if len(x) < 2:
+    rows = x.shape[0]
+    if not is_symbolic(rows) and rows < 2:
       raise ValueError(
-        f"frechet_distance: {name} has {len(x)} rows; expected two or more."
+        f"frechet_distance: {name} has {rows} rows; expected two or more."
       )
   gap = jnp.mean(a, 0) - jnp.mean(b, 0)
   # The trace of the root is the sum of the singular values of A B^T for the
@@ -57,10 +60,10 @@ def frechet_distance(
   # matrix is taken.
   left, right = (
     (x - jnp.mean(x, 0, keepdims=True))
-    / jnp.sqrt(jnp.asarray(len(x) - 1, dtype))
+    / jnp.sqrt(jnp.asarray(x.shape[0] - 1, dtype))
     for x in (a, b)
   )
   triangles = [jnp.linalg.qr(x, mode="r") for x in (left, right)]
   shared = jnp.linalg.svd(triangles[0] @ triangles[1].T, compute_uv=False)
   spread = jnp.sum(jnp.square(left)) + jnp.sum(jnp.square(right))
-  return jnp.maximum(jnp.sum(jnp.square(gap)) + spread - 2 * jnp.sum(shared), 0)
+  return at_least(jnp.sum(jnp.square(gap)) + spread - 2 * jnp.sum(shared), 0)

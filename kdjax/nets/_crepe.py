@@ -15,6 +15,7 @@ from kdjax.nets._log_mel import frame_signal
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
+from kdjax.ops import at_least
 from kdjax.ops import check_integer
 from kdjax.ops import validate
 
@@ -132,7 +133,7 @@ def _normalize(frames: Array) -> Array:
   """Frames of mean 0 and deviation 1; silent ones stay."""
   frames = frames.astype(layers.at_least_float32(frames.dtype))
   frames = frames - jnp.mean(frames, -1, keepdims=True)
-  return frames / jnp.maximum(jnp.std(frames, -1, keepdims=True, ddof=1), 1e-10)
+  return frames / at_least(jnp.std(frames, -1, keepdims=True, ddof=1), 1e-10)
 
 
 @validate

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kdjax.ops import at_least
 from kdjax.ops import validate
 
 
@@ -125,7 +126,7 @@ def log_mel(
   spectrum = jnp.fft.rfft(windowed, fft_size)
   energy = spectrum.real**2 + spectrum.imag**2
   filters = _mel_filters(sample_rate, fft_size, num_mels, low, high)
-  return jnp.log(jnp.maximum(energy @ filters.astype(dtype), floor))
+  return jnp.log(at_least(energy @ filters.astype(dtype), floor))
 
 
 @functools.cache

@@ -110,7 +110,7 @@ def learner_of(name, optimizer=OPTIMIZER):
   if row.area == "language":
     return learner_of_text(name, row, objective, optimizer)
   if row.area in ("continual", "collaboration", "federated", "cross_modal"):
-    return learner_of_others(row, objective, optimizer)
+    return learner_of_others(name, row, objective, optimizer)
   if "segmentation" in row.summary:
     student = training.Network.of(Segmenter)
   else:
@@ -190,7 +190,7 @@ def learner_of_text(name, row, objective, optimizer):
   return learner, text_batch()
 
 
-def learner_of_others(row, objective, optimizer):
+def learner_of_others(name, row, objective, optimizer):
   """Of peers, of several teachers, of a past, of towers; else of a teacher."""
   logits = jnp.linspace(-1, 1, BATCH * CLASSES).reshape(BATCH, CLASSES)
   batch = part(0, BATCH) | {"consensus_logits": logits}
@@ -225,6 +225,14 @@ def learner_of_others(row, objective, optimizer):
       teachers=teachers if row.networks else None,
     )
     return learner, batch
+  if name == "sandwich":
+    student, views = (
+      training.slimmable(network()),
+      objectives.sandwich_views(0.5),
+    )
+    return training.distill(
+      student, None, objective, optimizer, views=views
+    ), batch
   teacher = model_of(network()) if "teacher" in kinds else None
   return training.distill(network(), teacher, objective, optimizer), batch
 
