@@ -246,6 +246,7 @@ STATIC_BATCH = {
   "selection.h_score": "a singular value decomposition of the batch",
   "selection.logme": "a singular value decomposition of the batch",
   "finetuning.bss_loss": "a singular value decomposition of the batch",
+  "metrics.frechet_distance": "a QR decomposition of the rows",
   "transforms.joint_distribution_adaptation:rbf": "eigenvectors of a kernel",
   "transforms.tca:rbf": "eigenvectors of a kernel",
 }
