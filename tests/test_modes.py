@@ -116,9 +116,12 @@ def test_a_few_agree_on_explicit_axes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", parts(ALL), ids=lambda names: names[0])
-def test_all_agree_on_explicit_axes(names):
-  """Inside of a function the axes are Auto, so this asks for both kinds."""
+@pytest.mark.parametrize("names", parts(ALL[::2]), ids=lambda names: names[0])
+def test_half_agree_on_explicit_axes(names):
+  """Inside of a function the axes are Auto, so this asks for both kinds.
+
+  The table of docs/reliability.md has all functions.
+  """
   agree(names, "explicit", tolerance=1e-6)
 
 

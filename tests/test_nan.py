@@ -13,6 +13,7 @@ from kdjax import metrics
 from kdjax import ops
 from tests import documented
 
+ROWS = 4096  # of batches
 # Memory or time grows with the square or the cube of the rows.
 FEWER_ROWS = {
   "adaptation.deepjdot_loss": 512,
@@ -80,13 +81,15 @@ def test_in_many_rows(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [8, 4096])
-def test_in_every_function(rows):
-  """One test, so that the examples of all docstrings run once."""
+def test_in_every_function():
+  """One test, so that the examples of all docstrings run once.
+
+  On few rows XLA's code for a CPU keeps NaN where it loses it on many.
+  """
   lost = []
   for name, call in documented.recorded().items():
     try:
-      _ask(call, min(rows, FEWER_ROWS.get(name, rows)))
+      _ask(call, FEWER_ROWS.get(name, ROWS))
     except AssertionError as error:
       lost.append(str(error))
     jax.clear_caches()
