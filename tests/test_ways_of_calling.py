@@ -60,6 +60,7 @@ def loss_of_all(name):
   return jnp.mean(OF_LABELS[name](STUDENT, TEACHER, PADDED))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.int32, np.float32, jnp.bfloat16])
 def test_masks_of_zero_and_one(kind):
   mask = jnp.asarray(WHERE, kind)

@@ -47,6 +47,7 @@ def test_checkpoints_teach_in_turn():
     np.testing.assert_allclose(total / count, expected.mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_stages_learn_one_after_the_other():
   groups = [r"layers/0", r"layers/1", "head"]
   learner = training.distill(

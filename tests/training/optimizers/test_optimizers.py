@@ -112,9 +112,8 @@ def test_a_plateau_lowers_the_rate():
   assert optax.tree.get(state.optimizer_state, "scale") == 1
 
 
-@pytest.mark.parametrize(
-  "mode", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
 def test_extra_arguments_are_those_of_all_devices(mode):
   learner = learner_with(optax.lbfgs())
   state = learner.init(KEY, BATCH)
