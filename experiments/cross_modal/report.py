@@ -106,7 +106,7 @@ def conclude_gaussians(rows: dict[str, Points]) -> list[str]:
     if name == "shared":
       text = (
         f"Gaussians: KD's gain goes from {ends} as the modalities share more "
-        f"of what decides; the teacher's accuracy from {teacher[0]} to "
+        f"of the decisive features; the teacher's accuracy from {teacher[0]} to "
         f"{teacher[1]}."
       )
     else:
