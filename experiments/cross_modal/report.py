@@ -106,8 +106,8 @@ def conclude_gaussians(rows: dict[str, Points]) -> list[str]:
     if name == "shared":
       text = (
         f"Gaussians: KD's gain goes from {ends} as the modalities share more "
-        f"of the decisive features; the teacher's accuracy from {teacher[0]} to "
-        f"{teacher[1]}."
+        f"of the decisive features; the teacher's accuracy from {teacher[0]} "
+        f"to {teacher[1]}."
       )
     else:
       text = (

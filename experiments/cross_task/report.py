@@ -80,7 +80,7 @@ def new_table(results: Results) -> tables.Table:
     columns[f"{title[:-3]}: gain"] = lambda name, gains=gains: statistics.cell(
       gains, name
     )
-  return tables.of_rows(rows, columns)
+  return tables.of_rows(rows, columns, shown=(0, 1, 3, 4))
 
 
 def union_table(results: Results) -> tables.Table:
@@ -124,7 +124,7 @@ def conclude(job: Any, results: Results) -> list[str]:
       f"{scores[TEACHER].mean():.1%}. "
     )
     found = statistics.findings(gains, NAMES, NAMES[SCRATCH])
-    texts.append(text + " ".join(found))
+    texts.append((text + " ".join(found)).strip())
   return texts
 
 
