@@ -46,6 +46,9 @@ class Config(commands.Flags):
   # text files, or folders of them; each file is a document. Without any: the
   # topics of Python's help and the docstrings of its library
   text: tuple[str, ...] = ()
+  # further texts, which only train; packages: the docstrings of all installed
+  # packages
+  more_text: tuple[str, ...] = ()
   depths: tuple[int, ...] = (3, 2)  # blocks of the students
   # where students start: copied, from blocks of the teacher, or random
   starts: tuple[str, ...] = ("copied", "random")

@@ -104,6 +104,8 @@ def read_table(job: Any) -> str:
   texts = "Python's help and docstrings"
   if config.text:
     texts = "the files of --text"
+  if config.more_text:
+    texts += ", and those that only train of --more_text"
   published = (
     " The published encoder never saw this teacher; its cosine has no meaning, "
     "its neighbors have."

@@ -4,6 +4,7 @@ import ast
 import importlib
 import pathlib
 import re
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 
@@ -23,15 +24,21 @@ ENDS = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 RULES = set("*=-^~+# ")  # the characters of a line below a title
 
 
+PACKAGES = "packages"  # the place that means the installed packages
+
+
 def read_documents(places: Sequence[str]) -> dict[str, str]:
   """Reads the files of folders, or without folders what Python ships.
 
-  Returns a text for each document.
+  The place `packages` means the docstrings of all installed packages. Returns
+  a text for each document.
   """
   if not places:
     return dict(_python_documents())
   documents = {}
-  for place in map(pathlib.Path, places):
+  if PACKAGES in places:
+    documents.update(_package_documents())
+  for place in (pathlib.Path(x) for x in places if x != PACKAGES):
     files = [place] if place.is_file() else sorted(place.rglob("*"))
     files = [x for x in files if x.is_file() and x.suffix in (".txt", "")]
     if not files:
@@ -69,7 +76,18 @@ def _python_documents() -> Iterator[tuple[str, str]]:
   """The topics of `help()`, and the docstrings of each package."""
   topics = importlib.import_module("pydoc_data.topics").topics
   yield from ((f"topic {name}", text) for name, text in topics.items())
-  root = pathlib.Path(sysconfig.get_path("stdlib"))
+  yield from _module_documents(pathlib.Path(sysconfig.get_path("stdlib")))
+
+
+def _package_documents() -> Iterator[tuple[str, str]]:
+  """The docstrings of each installed package."""
+  for root in map(pathlib.Path, sys.path):
+    if root.name in ("site-packages", "dist-packages"):
+      yield from _module_documents(root)
+
+
+def _module_documents(root: pathlib.Path) -> Iterator[tuple[str, str]]:
+  """The docstrings of each module and package in a folder."""
   packages: dict[str, list[str]] = {}
   for file in sorted(root.rglob("*.py")):
     parts = file.relative_to(root).parts
@@ -83,6 +101,10 @@ def _python_documents() -> Iterator[tuple[str, str]]:
 
 def _docstrings(file: pathlib.Path) -> Iterator[str]:
   kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
-  for node in ast.walk(ast.parse(file.read_bytes())):
+  try:
+    tree = ast.parse(file.read_bytes())
+  except (SyntaxError, ValueError):
+    return  # a template, or a file of another version of Python
+  for node in ast.walk(tree):
     if isinstance(node, kinds):
       yield ast.get_docstring(node) or ""

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import sys
 import types
 
 import jax
@@ -98,7 +99,7 @@ def test_no_sentence_or_document_is_in_two_parts():
   shared = "\n\nThis one sentence stands in every document."
   documents = {name: text + shared for name, text in documents.items()}
   config = small("", examples=150)
-  parts = encoder_data.divide(config, documents)
+  parts = encoder_data.divide(config, documents, {})
   assert [len(part) for part in parts] == [150, 20, 60]
   sentences = [{x for x, _, _ in part} for part in parts]
   assert len(set.union(*sentences)) == sum(map(len, parts))
@@ -109,10 +110,34 @@ def test_no_sentence_or_document_is_in_two_parts():
     assert following != sentence
     if not sentence.startswith("This one"):
       assert f"document {document}." in sentence
-  again = encoder_data.divide(config, documents)
+  again = encoder_data.divide(config, documents, {})
   assert again == parts
   with pytest.raises(ValueError, match="text has 3 documents and 36 sent"):
-    encoder_data.divide(config, documents_of(3, 12))
+    encoder_data.divide(config, documents_of(3, 12), {})
+
+
+def test_further_texts_only_train():
+  documents = documents_of(20, 12)
+  further = {
+    "new": "\n\n".join([*documents.values(), documents_of(30, 9)["25"]])
+  }
+  config = small("", examples=1000)
+  alone = encoder_data.divide(config, documents, {})
+  parts = encoder_data.divide(config, documents, further)
+  assert parts[1:] == alone[1:]
+  assert parts[0][: len(alone[0])] == alone[0]
+  added = [sentence for sentence, _, _ in parts[0][len(alone[0]) :]]
+  assert len(added) == 9  # those that no part has yet
+  assert all("document 25." in sentence for sentence in added)
+
+
+def test_packages_are_documents(tmp_path, monkeypatch):
+  root = tmp_path / "site-packages"
+  (root / "one").mkdir(parents=True)
+  (root / "one" / "__init__.py").write_text('"""What one is."""')
+  (root / "one" / "template.py").write_text('"""A template: {{ this')
+  monkeypatch.setattr(sys, "path", [str(root)])
+  assert texts.read_documents(["packages"]) == {"module one": "What one is."}
 
 
 def test_equal_embeddings_agree_and_others_do_not():
