@@ -21,7 +21,7 @@ from tests.packages import squared
 
 # What the packages warn of is not kdjax's to repair.
 pytestmark = [
-  pytest.mark.slow,  # which alone installs the packages
+  pytest.mark.packages,
   pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -37,7 +37,6 @@ def balanced_regression(rows, labels, ridge):
   return model.fit(rows, labels)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ridge", [1e-3, 0.1])
 def test_h_divergence_of_a_logistic_regression(ridge):
   """The errors that its half-spaces make on the rows that a fold holds out."""
@@ -72,7 +71,6 @@ def test_h_divergence_of_a_logistic_regression(ridge):
   agree(result.value, 2 * (1 - sum(errors)), 1e-12)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(20, 10), (20, 40)])
 def test_discriminator_weights_of_a_logistic_regression(sizes):
   source, target = samples(*sizes)
@@ -89,7 +87,6 @@ def test_discriminator_weights_of_a_logistic_regression(sizes):
     agree(weights, ratios / ratios.mean(), 1e-7)
 
 
-@pytest.mark.slow
 def test_density_ratios_of_large_samples():
   """Both estimates order the rows as the truth and two kernel densities do."""
   neighbors = package("sklearn.neighbors")

@@ -25,7 +25,7 @@ from tests.packages import squared
 
 # What the packages warn of is not kdjax's to repair.
 pytestmark = [
-  pytest.mark.slow,  # which alone installs the packages
+  pytest.mark.packages,
   pytest.mark.filterwarnings("ignore"),
 ]
 

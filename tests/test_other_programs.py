@@ -25,7 +25,7 @@ from tests.packages import extracted
 from tests.packages import package
 
 pytestmark = [
-  pytest.mark.slow,  # which alone installs the packages
+  pytest.mark.packages,
   pytest.mark.filterwarnings("ignore"),
 ]
 

@@ -13,7 +13,6 @@ from experiments.collaborate import data as collaborate_data
 from experiments.collaborate import methods as collaborate_methods
 from experiments.collaborate import report as collaborate_report
 from experiments.frame import statistics
-from kdjax import training
 
 SMALL = collaborate.Config(
   examples_per_class=2,
@@ -134,33 +133,6 @@ def test_a_run_leaves_a_report(reference):
   assert [(row["stage"], row["step"]) for row in logged] == [
     (stage, step) for stage in STAGES for step in (4, 8)
   ]
-
-
-@pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_result(
-  reference, tmp_path, monkeypatch
-):
-  folder, rows = reference
-  workdir = tmp_path / "killed"
-  save, saved = training.Checkpoints.save, []
-
-  def save_and_die(self, *args):
-    save(self, *args)
-    saved.append(args)
-    if len(saved) == 5:
-      raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch:
-    patch.setattr(training.Checkpoints, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-      run(small(workdir))
-  assert lines_of(workdir) == lines_of(folder)[:5]
-  monkeypatch.setattr(collaborate_report, "draw", lambda job, rows: {})
-  again = run(small(workdir, resume=True))
-  jax.tree.map(np.testing.assert_array_equal, again, rows)
-  assert lines_of(workdir) == lines_of(folder)
-  with pytest.raises(ValueError, match="--peers was 2 and is 3"):
-    run(small(workdir, resume=True, peers=3))
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import dataclasses
 import types
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from experiments.cross_modal import report
 from experiments.cross_modal import sounds
 from experiments.cross_modal import training as pair_training
 from kdjax import objectives
-from kdjax import training
 
 SMALL = cross_modal.Config(
   tasks=("gaussians", "halves", "captions"),
@@ -159,11 +157,9 @@ def test_the_report_says_what_became_of_the_gain():
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_result(
-  tmp_path, monkeypatch
-):
-  folder, workdir = tmp_path / "whole", tmp_path / "killed"
-  rows = run(small(folder))
+def test_a_run_leaves_a_report(tmp_path):
+  folder = tmp_path / "run"
+  run(small(folder))
   text = (folder / "report.md").read_text()
   for words in (
     "## Gaussians",
@@ -176,24 +172,6 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
   for name in ("shared_information.png", "pairs.png"):
     assert (folder / name).stat().st_size > 10_000
     assert f"({name})" in text
-  save, saved = training.Checkpoints.save, []
-
-  def save_and_die(self, *args):
-    save(self, *args)
-    saved.append(args)
-    if len(saved) == 3:
-      raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch:
-    patch.setattr(training.Checkpoints, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-      run(small(workdir))
-  monkeypatch.setattr(report, "draw_pairs", lambda job, rows: {})
-  monkeypatch.setattr(report, "draw_gaussians", lambda job, rows: {})
-  again = run(small(workdir, resume=True))
-  jax.tree.map(np.testing.assert_array_equal, again, rows)
-  lines = [(x / "metrics.jsonl").read_text() for x in (workdir, folder)]
-  assert lines[0] == lines[1]
 
 
 @pytest.mark.slow

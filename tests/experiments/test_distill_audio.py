@@ -198,33 +198,6 @@ def test_a_run_leaves_a_report(reference):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_result(
-  reference, tmp_path, monkeypatch
-):
-  folder, results = reference
-  save, saved = training.Checkpoints.save, []
-
-  def save_and_die(self, *args):
-    save(self, *args)
-    saved.append(args)
-    if len(saved) == 5:
-      raise KeyboardInterrupt
-
-  changes = {"tasks": ("pitch",)}
-  with monkeypatch.context() as patch:
-    patch.setattr(training.Checkpoints, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-      run(small(tmp_path / "killed", **changes))
-  lines = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
-  assert lines == (folder / "metrics.jsonl").read_text().splitlines()[:5]
-  monkeypatch.setattr(audio_report, "write", lambda job, results: None)
-  monkeypatch.setattr(distill_audio, "write", lambda job, results: None)
-  again = run(small(tmp_path / "killed", resume=True, **changes))
-  for row, found in again["pitch"]["rows"].items():
-    assert found["test"] == results["pitch"]["rows"][row]["test"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("method", audio_methods.PITCH)
 def test_each_method_of_pitch_makes_a_step(method):
   """By shapes; `soft_bins` is that of a run."""
@@ -275,7 +248,7 @@ def assert_step(network, make_learner, batch):
   assert metrics["loss"][0].shape == ()
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_espeak_speaks():
   if recordings.find_speaker() is None:
     pytest.skip(f"espeak-ng is not installed: {recordings.SPEAKER}")
@@ -289,7 +262,7 @@ def test_espeak_speaks():
     speaker.say("left", "xx-nobody", pitch=50, speed=170)
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_a_sound_font_plays_the_pitch():
   font = recordings.find_sound_font()
   if font is None:

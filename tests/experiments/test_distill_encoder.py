@@ -335,7 +335,7 @@ def lines_of(folder):
   return (folder / "metrics.jsonl").read_text().splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_a_run_leaves_a_report_and_students(reference, teacher):
   folder, results = reference
   report = (folder / "report.md").read_text()
@@ -388,7 +388,7 @@ def teacher_of(data):
   return np.asarray(jax.jit(lambda m, x: m(x).embedding)(data.whole, inputs))
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_a_run_that_was_killed_goes_on_to_the_same_result(
   reference, teacher, tmp_path, monkeypatch
 ):
@@ -413,7 +413,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     assert found == results["rows"][row]
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_the_published_encoder_is_read():
   file = onnx.find_published()
   if file is None:

@@ -19,7 +19,6 @@ from experiments.distill_lm import report as lm_report
 from experiments.distill_lm import training as lm_training
 from kdjax import nets
 from kdjax import objectives
-from kdjax import training
 
 SMALL = distill_lm.Config(
   methods=("forward_kl", "on_policy"),
@@ -264,7 +263,7 @@ def test_a_character_has_a_token():
   assert row.tolist() == [2, 0, 3, 4, 0]
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_bpe_is_learned_and_saved(text, tmp_path):
   pytest.importorskip("tokenizers")
   documents, _ = lm_data.read_documents(text)
@@ -360,36 +359,6 @@ def test_a_run_leaves_a_report(reference):
   assert [(row["stage"], row["step"]) for row in logged] == [
     (stage, step) for stage in stages for step in (2, 4)
   ]
-
-
-@pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_result(
-  reference, text, tmp_path, monkeypatch
-):
-  folder, rows = reference
-  workdir = tmp_path / "killed"
-  config = small(workdir, text=text, learning_rates=(1e-2, 1e-9))
-  save, saved = training.Checkpoints.save, []
-
-  def save_and_die(self, *args):
-    save(self, *args)
-    saved.append(args)
-    if len(saved) == 5:
-      raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch:
-    patch.setattr(training.Checkpoints, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-      run(config)
-  assert lines_of(workdir) == lines_of(folder)[:5]
-  monkeypatch.setattr(lm_report, "draw", lambda job, rows: {})
-  again = run(dataclasses.replace(config, resume=True))
-  for name, row in rows.items():
-    for field in ("bits", "perplexity", "samples", "curve"):
-      np.testing.assert_array_equal(
-        getattr(again[name], field), getattr(row, field)
-      )
-  assert lines_of(workdir) == lines_of(folder)
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from experiments.federate import data as federate_data
 from experiments.federate import methods as federate_methods
 from experiments.federate import report as federate_report
 from experiments.federate.training import Row
-from kdjax import training
 
 SMALL = federate.Config(
   examples=90,
@@ -210,31 +209,6 @@ def test_a_run_leaves_a_report(reference):
     (stage, step) for stage in STAGES for step in (2, 4)
   ]
   assert {row["died"] for row in logged} == {1.0}
-
-
-@pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_result(
-  reference, tmp_path, monkeypatch
-):
-  folder, results = reference
-  workdir = tmp_path / "killed"
-  save, saved = training.Checkpoints.save, []
-
-  def save_and_die(self, *args):
-    save(self, *args)
-    saved.append(args)
-    if len(saved) == 3:
-      raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch:
-    patch.setattr(training.Checkpoints, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-      run(small(workdir))
-  assert lines_of(workdir) == lines_of(folder)[:3]
-  monkeypatch.setattr(federate_report, "draw", lambda job, results: {})
-  again = run(small(workdir, resume=True))
-  jax.tree.map(np.testing.assert_array_equal, again, results)
-  assert lines_of(workdir) == lines_of(folder)
 
 
 @pytest.mark.slow

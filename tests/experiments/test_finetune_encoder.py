@@ -301,7 +301,7 @@ def test_a_run_leaves_a_report_and_goes_on_after_a_kill(tmp_path, monkeypatch):
   assert len(set(stages)) == len(stages) == 12
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_the_static_embeddings_are_those_of_wordllama(documents):
   safetensors = pytest.importorskip("safetensors.numpy")
   tokenizers = pytest.importorskip("tokenizers")

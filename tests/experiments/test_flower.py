@@ -168,7 +168,7 @@ def check(row, tolerance=1e-6):
 quiet = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @quiet
 @pytest.mark.parametrize("method", ["feddf", "fedmd"])
 def test_a_client_that_dies_in_every_round(tmp_path, monkeypatch, method):
@@ -184,7 +184,7 @@ def test_a_client_that_dies_in_every_round(tmp_path, monkeypatch, method):
     assert f"from client {dead}; the round goes on with 2 of 3" in text
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @quiet
 def test_a_client_that_is_too_late_has_trained_for_nothing(
   tmp_path, monkeypatch
@@ -195,7 +195,7 @@ def test_a_client_that_is_too_late_has_trained_for_nothing(
   assert [x["answered"] for x in row["rounds"]] == [[0, 2], [0, 1], [1, 2]]
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @quiet
 def test_a_round_without_any_answer_changes_nothing(tmp_path, monkeypatch):
   lost = {(i, 1, "train") for i in range(3)}
@@ -210,7 +210,7 @@ def test_a_round_without_any_answer_changes_nothing(tmp_path, monkeypatch):
   assert same == [True, False]
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @quiet
 def test_a_difference_would_show(tmp_path, monkeypatch):
   row = serve(tmp_path, monkeypatch, "feddf", rounds=1)
@@ -227,7 +227,7 @@ def test_a_difference_would_show(tmp_path, monkeypatch):
   assert row["rounds"][0]["difference"] == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @quiet
 def test_processes_agree_with_the_simulation(tmp_path):
   """Two SuperNodes, a SuperLink and `flwr run`; then nothing is left over."""

@@ -168,6 +168,7 @@ def test_the_covariate_shift_weights_points_alone(monkeypatch):
   assert abs(target.labels.mean() - share) < 0.06
 
 
+@pytest.mark.packages
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shift", shifts_data.SHIFTS)
 def test_data_and_source_only_are_those_of_skada(shift):

@@ -20,16 +20,15 @@ FLAGS = {
   " --examples_per_class 2 --epochs 40 --teacher_epochs 10 --evaluate_every 2"
   " --shift 0 --checkpoint_seconds 0",
   "continual": "--methods er --buffers 30 --epochs 1 --hidden 8 --seeds 2",
-  "cross_modal": "--tasks gaussians halves --methods unlabeled_pairs"
+  "cross_modal": "--tasks halves --methods unlabeled_pairs"
   " --examples_per_class 2 --hidden 6 --teacher_hidden 8 --seeds 2 --steps 40"
-  " --evaluate_every 2 --batch_size 8 --gaussian_runs 2 --gaussian_steps 20",
+  " --evaluate_every 2 --batch_size 8",
   "cross_task": "--methods refilled --hidden 6 --seeds 2 --steps 20"
   " --evaluate_every 4",
   "federate": "--examples 90 --methods fedmd --clients 3 --concentrations 1"
   " --min_examples 5 --public_examples 20 --dying_clients 1 --rounds 8"
   " --save_every 1 --local_epochs 1 --hidden 6 --seeds 2",
-  "distill_audio": "--real none --widths 1 --methods soft_bins --examples 16"
-  " --validation_examples 8 --test_examples 12 --teacher_width 1 --steps 20"
+  "distill_audio": "--real none --tasks words --examples 16"
   " --word_methods dann --words 16 --validation_words 8 --test_words 8"
   " --word_width 0.25 --word_steps 20 --discriminator 4 --seeds 2"
   " --evaluate_every 2 --batch_size 4",

@@ -66,7 +66,7 @@ def read(name):
   return model
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @pytest.mark.parametrize(
   ("name", "heard"),
   [("tiny", (440.40, 220.30, 220.13)), ("full", (440.37, 220.07, 220.01))],
@@ -87,7 +87,7 @@ def test_the_published_networks_hear_known_tones(name, heard):
   assert np.abs(cents).max() < 4
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_the_published_tiny_equals_pytorch():
   torch = pytest.importorskip("torch")
   functional = torch.nn.functional

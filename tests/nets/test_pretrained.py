@@ -239,7 +239,7 @@ def test_a_tokenizer_is_read(tmp_path):
   assert nets.load_tokenizer(tmp_path).encode("b").ids == [1]
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @pytest.mark.parametrize("name", list(text_models.FAMILIES))
 def test_transformers_loads_what_was_written(folders, name, tmp_path):
   """And computes what it recorded."""
@@ -269,7 +269,7 @@ def minilm():
   return pathlib.Path(found.origin).parent / "model"
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_the_real_minilm_gives_the_recorded_embeddings(minilm):
   """Those of the package's own code, with sentence-transformers 6.2."""
   tokenizer = nets.load_tokenizer(minilm)
@@ -300,7 +300,7 @@ def test_the_real_minilm_gives_the_recorded_embeddings(minilm):
   np.testing.assert_allclose(cosines, expected, rtol=0, atol=6e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_the_real_minilm_gives_the_embeddings_of_transformers(minilm):
   pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")

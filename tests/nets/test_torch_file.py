@@ -137,7 +137,7 @@ def model():
   return nnx.eval_shape(lambda: nets.CREPE(1, rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_a_file_of_pytorch_is_read(tmp_path):
   torch = pytest.importorskip("torch")
   state = {

@@ -61,7 +61,7 @@ def test_a_file_round_trip(tmp_path):
     assert variable.dtype == jnp.float32
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_parameters_of_any_dtype_in_training_are_tensors_too():
   torch = pytest.importorskip("torch")
   model = _resnet()
@@ -156,14 +156,14 @@ def _compare(model, reference, size):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_torchvision_resnet_has_equal_logits():
   pytest.importorskip("torch")
   model = published.abstract("imagenet-resnet50", width=4)
   _compare(model, _torch_resnet50(width=4), 33)
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @pytest.mark.parametrize("distilled", [False, True])
 def test_deit_has_equal_logits(distilled):
   pytest.importorskip("torch")
