@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from kdjax.nets._convnet import ConvNet
-from kdjax.nets._imagenet_resnet import ImageNetResNet
-from kdjax.nets._mlp import MLP
-from kdjax.nets._mobilenet import MobileNetV2
-from kdjax.nets._resnet import ResNet
-from kdjax.nets._resnet import WideResNet
-from kdjax.nets._shufflenet import ShuffleNetV1
-from kdjax.nets._shufflenet import ShuffleNetV2
-from kdjax.nets._vgg import VGG
-from kdjax.nets._vit import ViT
+from kdjax.nets.images._convnet import ConvNet
+from kdjax.nets.images._imagenet_resnet import ImageNetResNet
+from kdjax.nets.images._mlp import MLP
+from kdjax.nets.images._mobilenet import MobileNetV2
+from kdjax.nets.images._resnet import ResNet
+from kdjax.nets.images._resnet import WideResNet
+from kdjax.nets.images._shufflenet import ShuffleNetV1
+from kdjax.nets.images._shufflenet import ShuffleNetV2
+from kdjax.nets.images._vgg import VGG
+from kdjax.nets.images._vit import ViT
 from kdjax.ops import as_sizes
 from kdjax.ops import check_integer
 

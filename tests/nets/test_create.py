@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from kdjax import nets
-from tests.nets import published
+from tests.nets import torch_names
 
 # Counted with PyTorch on RepDistiller's models (commit b84f547),
 # num_classes=100, for 32x32x3.
@@ -79,7 +79,7 @@ def _abstract(name, **options):
   ],
 )
 def test_parameter_counts_are_the_published_ones(name):
-  parameters = _parameters(published.abstract(name))
+  parameters = _parameters(torch_names.abstract(name))
   assert sum(leaf.size for leaf in parameters) == PUBLISHED[name]
 
 

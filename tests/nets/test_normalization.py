@@ -15,7 +15,7 @@ from kdjax.nets import DomainBatchNorm
 from kdjax.nets import ResNet
 from kdjax.nets import domain_batch_norms
 from kdjax.training import from_nnx
-from tests.nets import published
+from tests.nets import torch_names
 
 # The first digits of SHA-256 over the sorted lines "key shape" of the state
 # dicts of IBN-Net's models, num_batches_tracked left out.
@@ -91,8 +91,8 @@ def test_ibn_in_half_precision_keeps_its_statistics():
 
 @pytest.mark.parametrize("name", KEYS)
 def test_ibn_networks_have_the_published_layers(name):
-  model = published.abstract(name, norm="ibn-a")
-  shapes = published.shapes(model)
+  model = torch_names.abstract(name, norm="ibn-a")
+  shapes = torch_names.shapes(model)
   lines = sorted(f"{key} {shape}" for key, shape in shapes.items())
   digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
   assert digest[:16] == KEYS[name]

@@ -6,10 +6,10 @@ import pytest
 from flax import nnx
 
 from kdjax import nets
-from tests.nets import published
+from tests.nets import torch_names
 
 # RepDistiller's models (commit b84f547) in PyTorch, float64, in evaluation,
-# filled and fed by `published.noise`: the first three logits of two images,
+# filled and fed by `torch_names.noise`: the first three logits of two images,
 # then the mean of each feature and of the embedding.
 RECORDED = {
   "vgg8": (
@@ -53,10 +53,10 @@ def _run(model, images):
 
 
 def _outputs(name, **options):
-  abstract = published.abstract(name, **options)
-  model = nets.load_torch(nnx.clone(abstract), published.state_dict(abstract))
+  abstract = torch_names.abstract(name, **options)
+  model = nets.load_torch(nnx.clone(abstract), torch_names.state_dict(abstract))
   model.eval()
-  images = 4 * published.noise((2, 32, 32, 3))
+  images = 4 * torch_names.noise((2, 32, 32, 3))
   return model, jax.device_get(_run(model, np.float32(images)))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdjax import nets
-from kdjax.nets._torch_file import read_torch_file
+from kdjax.nets.published._torch_file import read_torch_file
 
 
 class Storage:

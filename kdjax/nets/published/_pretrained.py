@@ -14,14 +14,14 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from kdjax.nets._decoder import Decoder
-from kdjax.nets._text_encoder import TextEncoder
-from kdjax.nets._text_encoder import TextEncoderConfig
-from kdjax.nets._transformers_entries import Entry
-from kdjax.nets._transformers_families import FAMILIES
-from kdjax.nets._transformers_families import HEADS
-from kdjax.nets._transformers_families import Family
-from kdjax.nets._transformers_families import family_of
+from kdjax.nets.published._transformers_entries import Entry
+from kdjax.nets.published._transformers_families import FAMILIES
+from kdjax.nets.published._transformers_families import HEADS
+from kdjax.nets.published._transformers_families import Family
+from kdjax.nets.published._transformers_families import family_of
+from kdjax.nets.text._decoder import Decoder
+from kdjax.nets.text._text_encoder import TextEncoder
+from kdjax.nets.text._text_encoder import TextEncoderConfig
 
 _INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"

@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.nets._attention import AttentionOutputs
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import name_layers
+from kdjax.nets.text._attention import AttentionOutputs
 
 
 def read_inputs(

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 from kdjax.nets import layers
 from kdjax.nets._normalization import IBN
 from kdjax.nets._outputs import Outputs
-from kdjax.nets._resnet import ResidualBlock
-from kdjax.nets._resnet import residual_outputs
-from kdjax.nets._resnet import residual_stages
+from kdjax.nets.images._resnet import ResidualBlock
+from kdjax.nets.images._resnet import residual_outputs
+from kdjax.nets.images._resnet import residual_stages
 from kdjax.ops import check_choice
 from kdjax.ops import validate
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from kdjax import nets
-from tests.nets import published
+from tests.nets import torch_names
 
 # The first digits of SHA-256 over the sorted lines "key shape" of the state
 # dicts of RepDistiller (commit b84f547), and of mdistiller's ImageNet ResNets,
@@ -41,7 +41,7 @@ VIT = {"patch_size": 8, "width": 12, "depth": 2, "num_heads": 3}
   ],
 )
 def test_keys_and_shapes_are_the_published_ones(name):
-  shapes = published.shapes(published.abstract(name))
+  shapes = torch_names.shapes(torch_names.abstract(name))
   lines = sorted(f"{key} {shape}" for key, shape in shapes.items())
   digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
   assert digest[:16] == KEYS[name]
@@ -50,12 +50,12 @@ def test_keys_and_shapes_are_the_published_ones(name):
 @pytest.mark.slow
 def test_a_file_round_trip(tmp_path):
   safetensors = pytest.importorskip("safetensors.flax")
-  model = nnx.clone(published.abstract("deit-tiny", **VIT))
-  state = published.state_dict(model)
+  model = nnx.clone(torch_names.abstract("deit-tiny", **VIT))
+  state = torch_names.state_dict(model)
   half = {key: jnp.asarray(x, jnp.bfloat16) for key, x in state.items()}
   safetensors.save_file(half, tmp_path / "weights.safetensors")
   assert nets.load_torch(model, tmp_path / "weights.safetensors") is model
-  for key, variable, axes in published.entries(model):
+  for key, variable, axes in torch_names.entries(model):
     expected = np.asarray(half[key], np.float32).transpose(axes)
     np.testing.assert_array_equal(variable[...], expected)
     assert variable.dtype == jnp.float32
@@ -67,7 +67,7 @@ def test_parameters_of_any_dtype_in_training_are_tensors_too():
   model = _resnet()
   state = {
     key: torch.nn.Parameter(torch.tensor(value).bfloat16())
-    for key, value in published.state_dict(model).items()
+    for key, value in torch_names.state_dict(model).items()
   }
   nets.load_torch(model, state)
   expected = state["fc.weight"].detach().float().numpy().T
@@ -75,7 +75,7 @@ def test_parameters_of_any_dtype_in_training_are_tensors_too():
 
 
 def _resnet():
-  return nnx.clone(published.abstract("resnet8"))
+  return nnx.clone(torch_names.abstract("resnet8"))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def _resnet():
 def test_what_does_not_fit_is_named_and_changes_nothing(change, message):
   model = _resnet()
   before = nnx.state(model)
-  state = published.state_dict(model)
+  state = torch_names.state_dict(model)
   change(state)
   with pytest.raises(ValueError, match=message):
     nets.load_torch(model, state)
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_named_and_changes_nothing(change, message):
 def test_counters_are_no_weights_and_the_head_may_stay():
   model = _resnet()
   before = nnx.state(model.head)
-  state = published.state_dict(model)
+  state = torch_names.state_dict(model)
   state["bn1.num_batches_tracked"] = np.zeros(())
   state["fc.weight"] = np.zeros((1000, 64))
   nets.load_torch(model, state, head=False)
@@ -122,7 +122,7 @@ def test_counters_are_no_weights_and_the_head_may_stay():
 
 
 def test_a_network_without_counterpart():
-  model = published.abstract("mlp")
+  model = torch_names.abstract("mlp")
   with pytest.raises(TypeError, match=r"model is of type MLP; expected one of"):
     nets.load_torch(model, {})
 
@@ -159,7 +159,7 @@ def _compare(model, reference, size):
 @pytest.mark.packages
 def test_torchvision_resnet_has_equal_logits():
   pytest.importorskip("torch")
-  model = published.abstract("imagenet-resnet50", width=4)
+  model = torch_names.abstract("imagenet-resnet50", width=4)
   _compare(model, _torch_resnet50(width=4), 33)
 
 
@@ -167,7 +167,7 @@ def test_torchvision_resnet_has_equal_logits():
 @pytest.mark.parametrize("distilled", [False, True])
 def test_deit_has_equal_logits(distilled):
   pytest.importorskip("torch")
-  model = published.abstract("deit-tiny", distillation_token=distilled, **VIT)
+  model = torch_names.abstract("deit-tiny", distillation_token=distilled, **VIT)
   _compare(model, _torch_deit(distilled=distilled, **VIT), 32)
 
 

@@ -11,15 +11,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from kdjax.nets import layers
-from kdjax.nets._attention import ACTIVATIONS
-from kdjax.nets._attention import INIT
-from kdjax.nets._attention import Attention
-from kdjax.nets._attention import AttentionOutputs
-from kdjax.nets._attention import layer_norm
-from kdjax.nets._attention import linear
 from kdjax.nets._outputs import Outputs
-from kdjax.nets._text_inputs import read_inputs
-from kdjax.nets._text_inputs import text_outputs
+from kdjax.nets.text._attention import ACTIVATIONS
+from kdjax.nets.text._attention import INIT
+from kdjax.nets.text._attention import Attention
+from kdjax.nets.text._attention import AttentionOutputs
+from kdjax.nets.text._attention import layer_norm
+from kdjax.nets.text._attention import linear
+from kdjax.nets.text._text_inputs import read_inputs
+from kdjax.nets.text._text_inputs import text_outputs
 from kdjax.ops import check_choice
 
 

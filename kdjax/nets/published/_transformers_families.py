@@ -6,24 +6,24 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from kdjax.nets._decoder import Decoder
-from kdjax.nets._decoder import DecoderConfig
-from kdjax.nets._text_encoder import TextEncoder
-from kdjax.nets._text_encoder import TextEncoderConfig
-from kdjax.nets._transformers_entries import Entry
-from kdjax.nets._transformers_entries import activation
-from kdjax.nets._transformers_entries import dense_of
-from kdjax.nets._transformers_entries import hugging_face
-from kdjax.nets._transformers_entries import norm_of
-from kdjax.nets._transformers_entries import require
-from kdjax.nets._transformers_llama import llama_entries
-from kdjax.nets._transformers_llama import read_gemma2
-from kdjax.nets._transformers_llama import read_llama
-from kdjax.nets._transformers_llama import read_qwen2
-from kdjax.nets._transformers_llama import read_qwen3
-from kdjax.nets._transformers_llama import write_gemma2
-from kdjax.nets._transformers_llama import write_llama
-from kdjax.nets._transformers_llama import write_qwen
+from kdjax.nets.published._transformers_entries import Entry
+from kdjax.nets.published._transformers_entries import activation
+from kdjax.nets.published._transformers_entries import dense_of
+from kdjax.nets.published._transformers_entries import hugging_face
+from kdjax.nets.published._transformers_entries import norm_of
+from kdjax.nets.published._transformers_entries import require
+from kdjax.nets.published._transformers_llama import llama_entries
+from kdjax.nets.published._transformers_llama import read_gemma2
+from kdjax.nets.published._transformers_llama import read_llama
+from kdjax.nets.published._transformers_llama import read_qwen2
+from kdjax.nets.published._transformers_llama import read_qwen3
+from kdjax.nets.published._transformers_llama import write_gemma2
+from kdjax.nets.published._transformers_llama import write_llama
+from kdjax.nets.published._transformers_llama import write_qwen
+from kdjax.nets.text._decoder import Decoder
+from kdjax.nets.text._decoder import DecoderConfig
+from kdjax.nets.text._text_encoder import TextEncoder
+from kdjax.nets.text._text_encoder import TextEncoderConfig
 
 
 class Family(NamedTuple):

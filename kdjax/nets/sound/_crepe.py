@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 
 from kdjax.nets import layers
 from kdjax.nets._convolution import convolve
-from kdjax.nets._log_mel import frame_signal
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._outputs import assemble
 from kdjax.nets._pooling import max_pool
+from kdjax.nets.sound._log_mel import frame_signal
 from kdjax.ops import at_least
 from kdjax.ops import check_integer
 from kdjax.ops import validate

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Integer
 
-from kdjax.nets._decoder import Decoder
+from kdjax.nets.text._decoder import Decoder
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive

@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kdjax.nets._decoder import Decoder
-from kdjax.nets._decoder import DecoderConfig
-from kdjax.nets._transformers_entries import Entry
-from kdjax.nets._transformers_entries import activation
-from kdjax.nets._transformers_entries import dense_of
-from kdjax.nets._transformers_entries import hugging_face
-from kdjax.nets._transformers_entries import norm_of
-from kdjax.nets._transformers_entries import require
+from kdjax.nets.published._transformers_entries import Entry
+from kdjax.nets.published._transformers_entries import activation
+from kdjax.nets.published._transformers_entries import dense_of
+from kdjax.nets.published._transformers_entries import hugging_face
+from kdjax.nets.published._transformers_entries import norm_of
+from kdjax.nets.published._transformers_entries import require
+from kdjax.nets.text._decoder import Decoder
+from kdjax.nets.text._decoder import DecoderConfig
 
 
 def read_llama(

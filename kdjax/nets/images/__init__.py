@@ -1,0 +1,1 @@
+"""Networks of images: from LeNet-like to vision transformers."""

@@ -1,0 +1,1 @@
+"""Published weights: PyTorch's files and folders of `transformers`."""

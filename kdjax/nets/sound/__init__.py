@@ -1,0 +1,1 @@
+"""Networks of sound, and what they read."""
