@@ -25,6 +25,7 @@ from kdjax import data as kdata
 from kdjax import nets
 from kdjax import objectives
 from kdjax import training
+from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick
 
@@ -41,18 +42,8 @@ SMALL = adapt.Config(
 )
 
 
-def run(config):
-  return adapt.execute(adapt.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
+run, small = runs.of(adapt, SMALL)
+reference = runs.reference(run, small)
 
 
 @pytest.mark.slow

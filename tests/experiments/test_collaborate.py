@@ -13,6 +13,7 @@ from experiments.collaborate import data as collaborate_data
 from experiments.collaborate import methods as collaborate_methods
 from experiments.collaborate import report as collaborate_report
 from experiments.frame import statistics
+from tests.experiments import runs
 
 SMALL = collaborate.Config(
   examples_per_class=2,
@@ -28,22 +29,8 @@ SMALL = collaborate.Config(
 STAGES = ("independent", *SMALL.methods, "all_labels")
 
 
-def run(config):
-  return collaborate.execute(collaborate.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
-
-
-def lines_of(folder):
-  return (folder / "metrics.jsonl").read_text().splitlines()
+run, small = runs.of(collaborate, SMALL)
+reference = runs.reference(run, small)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +116,7 @@ def test_a_run_leaves_a_report(reference):
   for name in rows:
     assert f"\n| {collaborate_methods.NAMES[name]} |" in report
     assert rows[name]["disagreement"].shape == (2, 2)
-  logged = [json.loads(line) for line in lines_of(folder)]
+  logged = [json.loads(line) for line in runs.lines_of(folder)]
   assert [(row["stage"], row["step"]) for row in logged] == [
     (stage, step) for stage in STAGES for step in (4, 8)
   ]

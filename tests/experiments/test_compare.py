@@ -26,6 +26,7 @@ from experiments.frame import statistics
 from kdjax import training
 from kdjax.objectives import PRESETS
 from kdjax.objectives import Preset
+from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick
 
@@ -49,12 +50,7 @@ METHODS = ("scratch", "kd", "nothing", "tfkd")
 load_data = functools.cache(compare_data.load_data)
 
 
-def run(config):
-  return compare.execute(compare.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+run, small = runs.of(compare, SMALL)
 
 
 def rows_of(folder):

@@ -1,6 +1,5 @@
 """The continual job, reduced: streams, buffers, accuracies, resumption."""
 
-import dataclasses
 import json
 import shutil
 import types
@@ -19,24 +18,15 @@ from experiments.continual import report as continual_report
 from experiments.continual import training as continual_training
 from kdjax import continual
 from kdjax import objectives
+from tests.experiments import runs
 
 SMALL = continual_main.Config(
   methods=("task_lwf", "er"), buffers=(30,), epochs=1, hidden=(8,), seeds=2
 )
 
 
-def run(config):
-  return continual_main.execute(continual_main.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
+run, small = runs.of(continual_main, SMALL)
+reference = runs.reference(run, small)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The job of two modalities, reduced: flags, pairs, words, resumption."""
 
-import dataclasses
 import types
 
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from experiments.cross_modal import report
 from experiments.cross_modal import sounds
 from experiments.cross_modal import training as pair_training
 from kdjax import objectives
+from tests.experiments import runs
 
 SMALL = cross_modal.Config(
   tasks=("gaussians", "halves", "captions"),
@@ -32,12 +32,7 @@ SMALL = cross_modal.Config(
 )
 
 
-def run(config):
-  return cross_modal.execute(cross_modal.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+run, small = runs.of(cross_modal, SMALL)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from experiments.cross_task import training as cross_training
 from kdjax import nets
 from kdjax import objectives
 from kdjax import training
+from tests.experiments import runs
 
 SMALL = cross_task.Config(
   methods=("refilled", "amalgamation"),
@@ -25,12 +26,7 @@ SMALL = cross_task.Config(
 )
 
 
-def run(config):
-  return cross_task.execute(cross_task.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+run, small = runs.of(cross_task, SMALL)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The job of a diffusion model in few steps, reduced."""
 
-import dataclasses
 import json
 import types
 
@@ -11,6 +10,7 @@ from experiments.diffuse import __main__ as diffuse
 from experiments.diffuse import methods as diffuse_methods
 from experiments.diffuse import report as diffuse_report
 from experiments.diffuse import training as diffuse_training
+from tests.experiments import runs
 
 SMALL = diffuse.Config(
   teacher_steps=2,
@@ -27,12 +27,7 @@ SMALL = diffuse.Config(
 STAGES = ("classifier", "teacher", "progressive_1", "consistency")
 
 
-def run(config):
-  return diffuse.execute(diffuse.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+run, small = runs.of(diffuse, SMALL)
 
 
 @pytest.mark.parametrize(

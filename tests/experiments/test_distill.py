@@ -1,6 +1,5 @@
 """The main job, reduced: files, resumption, devices, refusals."""
 
-import dataclasses
 import json
 from typing import get_args, get_type_hints
 
@@ -16,6 +15,7 @@ from experiments.distill import report as distill_report
 from experiments.distill import training as distill_training
 from experiments.frame import folders
 from kdjax.training import Checkpoints
+from tests.experiments import runs
 
 SMALL = distill.Config(
   examples_per_class=2,
@@ -32,12 +32,8 @@ SMALL = distill.Config(
 )
 
 
-def run(config):
-  return distill.execute(distill.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+run, small = runs.of(distill, SMALL)
+reference = runs.reference(run, small)
 
 
 def rows_of(folder):
@@ -54,12 +50,6 @@ def saved(folder, stage):
     jax.tree_util.keystr(path): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
 
 
 @pytest.mark.slow

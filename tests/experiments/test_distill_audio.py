@@ -1,7 +1,5 @@
 """Pitch and words: sounds, scores, a run, resumption."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +14,7 @@ from experiments.distill_audio import scores as audio_scores
 from experiments.distill_audio import synthesis
 from experiments.distill_audio import training as audio_training
 from kdjax import training
+from tests.experiments import runs
 
 SMALL = distill_audio.Config(
   real=("none",),
@@ -39,8 +38,8 @@ SMALL = distill_audio.Config(
 )
 
 
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+run, small = runs.of(distill_audio, SMALL)
+reference = runs.reference(run, small)
 
 
 def pitch_by_autocorrelation(sound, rate):
@@ -160,16 +159,6 @@ def test_a_row_without_its_baseline_has_no_gain():
   found = {"test": [{"accuracy": x} for x in (0.2, 0.3)]}
   gains = audio_report.pitch_gains({"rows": dict.fromkeys(rows, found)})
   assert list(gains) == ["1_random_both"]
-
-
-def run(config):
-  return distill_audio.execute(distill_audio.prepare(config))
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from experiments.frame import onnx
 from experiments.frame import texts
 from kdjax import nets
 from kdjax import training
+from tests.experiments import runs
 
 SMALL = distill_encoder.Config(
   depths=(2, 1),
@@ -44,8 +45,7 @@ ENCODER = nets.TextEncoderConfig(
 )
 
 
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+run, small = runs.of(distill_encoder, SMALL)
 
 
 def test_sentences_are_those_of_prose():
@@ -321,18 +321,10 @@ def teacher(tmp_path_factory):
   return {"teacher": str(folder / "teacher"), "text": (str(folder / "texts"),)}
 
 
-def run(config):
-  return distill_encoder.execute(distill_encoder.prepare(config))
-
-
 @pytest.fixture(scope="module")
 def reference(teacher, tmp_path_factory):
   folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
   return folder, run(small(folder, **teacher))
-
-
-def lines_of(folder):
-  return (folder / "metrics.jsonl").read_text().splitlines()
 
 
 @pytest.mark.packages
@@ -406,7 +398,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     patch.setattr(training.Checkpoints, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
       run(small(workdir, methods=("cosine",), **teacher))
-  assert lines_of(workdir) == lines_of(folder)[:3]
+  assert runs.lines_of(workdir) == runs.lines_of(folder)[:3]
   monkeypatch.setattr(encoder_report, "draw", lambda job, results, rows: {})
   again = run(small(workdir, resume=True, methods=("cosine",), **teacher))
   for row, found in again["rows"].items():

@@ -19,6 +19,7 @@ from experiments.distill_lm import report as lm_report
 from experiments.distill_lm import training as lm_training
 from kdjax import nets
 from kdjax import objectives
+from tests.experiments import runs
 
 SMALL = distill_lm.Config(
   methods=("forward_kl", "on_policy"),
@@ -40,12 +41,7 @@ SMALL = distill_lm.Config(
 LINE = "the cat sat on the mat and the dog sat on the log\n"
 
 
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
-
-
-def run(config):
-  return distill_lm.execute(distill_lm.prepare(config))
+run, small = runs.of(distill_lm, SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -326,10 +322,6 @@ def reference(text, tmp_path_factory):
   return folder, run(small(folder, text=text, learning_rates=(1e-2, 1e-9)))
 
 
-def lines_of(folder):
-  return (folder / "metrics.jsonl").read_text().splitlines()
-
-
 @pytest.mark.slow
 def test_a_run_leaves_a_report(reference):
   folder, rows = reference
@@ -354,7 +346,7 @@ def test_a_run_leaves_a_report(reference):
     assert row.rate == pytest.approx(1e-2)
     saved = nets.from_pretrained(folder / "students" / name)
     assert saved.config.depth == 1
-  logged = [json.loads(line) for line in lines_of(folder)]
+  logged = [json.loads(line) for line in runs.lines_of(folder)]
   stages = ("teacher", "scratch", "forward_kl", "on_policy")
   assert [(row["stage"], row["step"]) for row in logged] == [
     (stage, step) for stage in stages for step in (2, 4)

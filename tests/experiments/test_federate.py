@@ -15,6 +15,7 @@ from experiments.federate import data as federate_data
 from experiments.federate import methods as federate_methods
 from experiments.federate import report as federate_report
 from experiments.federate.training import Row
+from tests.experiments import runs
 
 SMALL = federate.Config(
   examples=90,
@@ -36,18 +37,8 @@ SMALL = federate.Config(
 STAGES = ("local_1", "fedavg_1", "fedmd_1", "fedproto_1", "central")
 
 
-def run(config):
-  return federate.execute(federate.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
+run, small = runs.of(federate, SMALL)
+reference = runs.reference(run, small)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +46,6 @@ def setting():
   data = federate_data.load_data(SMALL)
   job = types.SimpleNamespace(config=SMALL, data=data)
   return federate_clients.make_setting(job), data
-
-
-def lines_of(folder):
-  return (folder / "metrics.jsonl").read_text().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +191,7 @@ def test_a_run_leaves_a_report(reference):
   assert row.sent[-1].tolist() == [4 * (3 * row.down + 2 * row.up)] * 2
   row = rows["fedmd"]
   assert row.sent[-1].tolist() == [3 * (3 * row.down + 2 * row.up)] * 2
-  logged = [json.loads(line) for line in lines_of(folder)]
+  logged = [json.loads(line) for line in runs.lines_of(folder)]
   assert [(row["stage"], row["step"]) for row in logged] == [
     (stage, step) for stage in STAGES for step in (2, 4)
   ]

@@ -26,6 +26,7 @@ from kdjax import finetuning
 from kdjax import training
 from kdjax.nets import Outputs
 from kdjax.ops import cross_entropy
+from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick
 
@@ -49,18 +50,8 @@ def log_softmax(x):
   return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def run(config):
-  return finetune.execute(finetune.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
+run, small = runs.of(finetune, SMALL)
+reference = runs.reference(run, small)
 
 
 @pytest.mark.slow

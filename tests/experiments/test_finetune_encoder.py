@@ -21,6 +21,7 @@ from experiments.finetune_encoder.training import Row
 from experiments.frame import encoders
 from experiments.frame import statistics
 from experiments.frame import transferability
+from tests.experiments import runs
 
 SMALL = finetune_encoder.Config(
   encoder="tiny",
@@ -43,8 +44,7 @@ SMALL = finetune_encoder.Config(
 )
 
 
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+run, small = runs.of(finetune_encoder, SMALL)
 
 
 def documents_of(count, length):
@@ -246,10 +246,6 @@ def test_a_score_that_orders_teachers_has_tau_1():
     assert np.all(found.linear[name] > 0.5)
     np.testing.assert_array_equal(found.picked[name], 0.9)
   np.testing.assert_array_equal(found.correlations["nce"], np.zeros((2, 3)))
-
-
-def run(config):
-  return finetune_encoder.execute(finetune_encoder.prepare(config))
 
 
 @pytest.mark.slow

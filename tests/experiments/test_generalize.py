@@ -21,6 +21,7 @@ from experiments.generalize.methods import METHODS
 from experiments.generalize.networks import make_network
 from kdjax import data as kdata
 from kdjax import objectives
+from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick
 
@@ -36,18 +37,8 @@ SMALL = generalize.Config(
 )
 
 
-def run(config):
-  return generalize.execute(generalize.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
+run, small = runs.of(generalize, SMALL)
+reference = runs.reference(run, small)
 
 
 @pytest.mark.slow

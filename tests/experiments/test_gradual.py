@@ -20,6 +20,7 @@ from experiments.gradual import report as gradual_report
 from experiments.gradual import training as gradual_training
 from kdjax import data as kdata
 from kdjax import training
+from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick
 
@@ -36,22 +37,8 @@ SMALL = gradual.Config(
 STAGES = ("source_only", "target_only", *gradual.METHODS)
 
 
-def run(config):
-  return gradual.execute(gradual.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
-
-
-def lines_of(folder):
-  return (folder / "metrics.jsonl").read_text().splitlines()
+run, small = runs.of(gradual, SMALL)
+reference = runs.reference(run, small)
 
 
 @pytest.mark.slow
@@ -70,7 +57,7 @@ def test_a_run_leaves_a_report(reference):
   assert list(rows) == ["source_only", *gradual.METHODS, "target_only"]
   for name in rows:
     assert f"\n| {gradual_report.NAMES[name]} |" in report
-  logged = [json.loads(line) for line in lines_of(folder)]
+  logged = [json.loads(line) for line in runs.lines_of(folder)]
   assert [(row["stage"], row["step"]) for row in logged] == [
     (stage, step) for stage in STAGES for step in (1, 2)
   ]
@@ -106,13 +93,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
     patch.setattr(training.Checkpoints, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
       run(small(workdir, methods=("gradual",)))
-  assert lines_of(workdir) == lines_of(folder)[:5]
+  assert runs.lines_of(workdir) == runs.lines_of(folder)[:5]
   # It goes on with more methods, and with other labels of what they learn.
   monkeypatch.setattr(gradual_report, "draw", lambda job, rows: {})
   monkeypatch.setattr(gradual, "load_data", spoiled)
   again = run(small(workdir, resume=True))
   jax.tree.map(np.testing.assert_array_equal, again, rows)
-  assert lines_of(workdir) == lines_of(folder)
+  assert runs.lines_of(workdir) == runs.lines_of(folder)
 
 
 LOAD = gradual_data.load_data

@@ -1,6 +1,5 @@
 """The job of students of several sizes, reduced."""
 
-import dataclasses
 import json
 import types
 
@@ -11,6 +10,7 @@ from experiments.progressive import __main__ as progressive
 from experiments.progressive import methods as progressive_methods
 from experiments.progressive import report as progressive_report
 from experiments.progressive import training as progressive_training
+from tests.experiments import runs
 
 SMALL = progressive.Config(
   validation_examples=100,
@@ -26,12 +26,7 @@ SMALL = progressive.Config(
 STAGES = ("teacher", "3", "8-3", "6", "8-6", "8-6-3")
 
 
-def run(config):
-  return progressive.execute(progressive.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+run, small = runs.of(progressive, SMALL)
 
 
 @pytest.mark.parametrize(

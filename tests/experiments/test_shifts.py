@@ -18,6 +18,7 @@ from experiments.shifts import data as shifts_data
 from experiments.shifts import methods as shifts_methods
 from experiments.shifts import report as shifts_report
 from experiments.shifts.methods import METHODS
+from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick
 
@@ -30,18 +31,8 @@ SMALL = shifts.Config(
 )
 
 
-def run(config):
-  return shifts.execute(shifts.prepare(config))
-
-
-def small(workdir, **changes):
-  return dataclasses.replace(SMALL, workdir=str(workdir), **changes)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("reference") / "made" / "if_missing"
-  return folder, run(small(folder))
+run, small = runs.of(shifts, SMALL)
+reference = runs.reference(run, small)
 
 
 def test_a_run_leaves_a_report(reference):
