@@ -15,6 +15,8 @@ again without what the buffer held.
     --data_dir ~/tensorflow_datasets
   python -m experiments.continual --stream permuted --dataset mnist \
     --methods er der_plus_plus --workdir runs/permuted_mnist
+  python -m experiments.continual --network convnet \
+    --methods podnet er der_plus_plus --workdir runs/convnet
 """
 
 import dataclasses
@@ -36,6 +38,8 @@ from experiments.frame import commands
 from experiments.frame import jobs
 from experiments.frame import tables
 
+MAPS = "podnet"  # the method that needs a network with maps
+
 
 @dataclass(frozen=True)
 class Config(commands.Flags):
@@ -54,7 +58,7 @@ class Config(commands.Flags):
   # training are always there. A run may be resumed with other methods
   methods: Annotated[
     tuple[str, ...] | None,
-    commands.optional("all that the stream suits", "STR ..."),
+    commands.optional("all that the stream suits but podnet", "STR ..."),
   ] = None
   # sizes of the buffers of the methods that replay
   buffers: Annotated[
@@ -63,6 +67,9 @@ class Config(commands.Flags):
   ] = None
   # passes over the images of each task
   epochs: Annotated[int | None, commands.optional("1, of digits 20")] = None
+  # mammoth's perceptron, or three convolutions and the last of the hidden
+  # layers
+  network: Literal["mlp", "convnet"] = "mlp"
   hidden: tuple[int, ...] = (100, 100)  # units of the hidden layers
   seeds: int = 5  # the number of students of each method, trained together
   # the part of its training for which the first task returns after the last
@@ -81,6 +88,11 @@ def check(config: Config) -> None:
   )
   valid = [name for name in METHODS if name in RECIPES[config.stream]]
   commands.expect_some(config, "methods", valid)
+  if MAPS in config.methods and config.network == "mlp":
+    raise ValueError(
+      f"methods has {MAPS}, which compares maps, and network is mlp, which has "
+      "none; expected --network convnet."
+    )
 
 
 def check_buffers(config: Config, classes: int) -> None:
@@ -92,6 +104,8 @@ def check_buffers(config: Config, classes: int) -> None:
       least, use = recipe_of(config, name, size).replay, "a step replays"
       if name in FILLED and classes > least:
         least, use = classes, "there are classes"
+      if name == "bic" and 2 * classes > least:
+        least, use = 2 * classes, "two of each class"
       if size < least:
         raise ValueError(
           f"buffers has {size}; expected at least {least} examples, as many as "
@@ -102,7 +116,8 @@ def check_buffers(config: Config, classes: int) -> None:
 def prepare(config: Config) -> jobs.Setup:
   """Checks the flags and reads the data; makes the run folder last."""
   small, turning = config.dataset == "digits", config.stream == "mnist_360"
-  suited = tuple(x for x in METHODS if x in RECIPES[config.stream])
+  rows = RECIPES[config.stream]
+  suited = tuple(x for x in METHODS if x in rows and x != MAPS)
   defaults: dict[str, Any] = {
     "tasks": 5 if small and not turning else TASKS[config.stream],
     "methods": suited,

@@ -5,12 +5,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
+from experiments.continual import bias_correction
+from experiments.continual import cosine_head
+from experiments.continual.networks import COSINE
+from experiments.continual.networks import Setting
+from experiments.continual.networks import correction
+from experiments.continual.networks import find
+from experiments.continual.networks import make_network
+from experiments.continual.networks import put
+from experiments.continual.networks import put_state
+from experiments.continual.networks import put_weights
 from experiments.continual.recipes import RECIPES
 from experiments.continual.recipes import Recipe
 from kdjax import continual
-from kdjax import nets
 from kdjax import objectives
 from kdjax import training
 from kdjax.ops import cross_entropy
@@ -26,22 +34,16 @@ RESERVOIRS: dict[str, tuple[str, ...]] = {
   "der": ("stored_logits",),
   "der_plus_plus": ("label", "stored_logits"),
 }
+# Methods whose buffer has exemplars, which are examples of the next tasks.
+EXEMPLARS = ("icarl", "lucir", "bic", "podnet")
+# Of them, those that answer with the classes so far.
+REBALANCED = ("lucir", "bic", "podnet")
 # Buffers that are filled after a task, and their entries.
 FILLED: dict[str, tuple[str, ...]] = {
   "fdr": ("stored_logits", "group", "rank"),
-  "icarl": ("label", "group", "rank"),
+  **dict.fromkeys(EXEMPLARS, ("label", "group", "rank")),
 }
 BUFFERED = (*RESERVOIRS, *FILLED)
-
-
-class Setting(NamedTuple):
-  """The sizes on which the programs of a stream depend."""
-
-  hidden: tuple[int, ...]
-  shape: tuple[int, int, int]  # of an image
-  classes: int
-  task_classes: int  # of a task
-  buffer: int
 
 
 class Task(NamedTuple):
@@ -65,44 +67,6 @@ class Carry(NamedTuple):
   memory: Any  # of SI
 
 
-def make_network(setting: Setting) -> training.Network:
-  """Mammoth's perceptron: Xavier's kernels, no biases, images in [0, 1].
-
-  Its state marks the classes that it answers with; others have -inf.
-  """
-  plain = training.Network.of(
-    lambda rngs: nets.MLP(
-      setting.classes,
-      input_shape=setting.shape,
-      hidden=setting.hidden,
-      rngs=rngs,
-    ),
-    preprocess=lambda images: images.astype(jnp.float32) / 255,
-  )
-  xavier = nnx.initializers.glorot_uniform()
-
-  def init(key: jax.Array) -> training.Variables:
-    params, state = plain.init(key)
-    leaves, structure = jax.tree.flatten(params)
-    drawn = [
-      xavier(jax.random.fold_in(key, i), x.shape, x.dtype)
-      if x.ndim == 2
-      else jnp.zeros_like(x)
-      for i, x in enumerate(leaves)
-    ]
-    marks = {"plain": state, "answers": jnp.ones(setting.classes)}
-    return training.Variables(jax.tree.unflatten(structure, drawn), marks)
-
-  def forward(variables, inputs, *, train, key):
-    own = training.Variables(variables.params, variables.state["plain"])
-    outputs, _ = plain.forward(own, inputs, train=train, key=key)
-    open_ = variables.state["answers"] > 0.5
-    logits = jnp.where(open_, outputs.logits, -jnp.inf)
-    return outputs._replace(logits=logits), variables.state
-
-  return training.Network(init, forward)
-
-
 def make_learner(
   name: str, recipe: Recipe, network: training.Network
 ) -> training.Learner:
@@ -114,9 +78,15 @@ def make_learner(
     parts.insert(0, optax.add_decayed_weights(recipe.weight_decay))
   if name == "si":
     parts.insert(0, optax.clip(1.0))
+  objective = objectives.preset(name, **recipe.options)
+  if name == "lucir":
+    margin = objectives.stateless(cosine_head.margin_loss, new_classes=0.0)
+    objective = objectives.combine(
+      {"own": (1.0, objective), "margin": (1.0, margin)}
+    )
   return training.continue_on(
     network,
-    objectives.preset(name, **recipe.options),
+    objective,
     optax.chain(*parts),
     past=network if "past" in row.networks else None,
     replay=row.domains,
@@ -143,28 +113,6 @@ def warm_up_learner(
   return training.continue_on(network, objectives.preset(SEQUENTIAL), optimizer)
 
 
-def put(tree: Any, **values: Any) -> Any:
-  """Nested dictionaries with the entries of these names replaced."""
-  if not isinstance(tree, dict):
-    return tree
-  return {k: values.get(k, put(v, **values)) for k, v in tree.items()}
-
-
-def put_state(state: training.TrainState, **values: Any) -> training.TrainState:
-  """The train state with entries of the network and objective replaced."""
-  return state._replace(state=put(state.state, **values))
-
-
-def find(tree: Any, name: str) -> Any:
-  """The first entry of this name in nested dictionaries."""
-  if isinstance(tree, dict):
-    if name in tree:
-      return tree[name]
-    found = (find(branch, name) for branch in tree.values())
-    return next((x for x in found if x is not None), None)
-  return None
-
-
 def example_of(setting: Setting, names: tuple[str, ...]) -> dict[str, Any]:
   """The shapes of an example of the buffer."""
   shapes = {
@@ -179,7 +127,7 @@ def example_of(setting: Setting, names: tuple[str, ...]) -> dict[str, Any]:
 
 def start(name: str, recipe: Recipe, setting: Setting, key: jax.Array) -> Carry:
   """The state before the first task."""
-  network = make_network(setting)
+  network = make_network(setting, name)
   learner = make_learner(name, recipe, network)
   buffer: Any = ()
   if entries := {**RESERVOIRS, **FILLED}.get(name):
@@ -195,7 +143,8 @@ def start(name: str, recipe: Recipe, setting: Setting, key: jax.Array) -> Carry:
     parts[part] = rows | {"mask": batch["mask"]}
   state = learner.init(key, batch | parts, **recipe.weights)
   # Marks of one shape from the start: the first task compiles for all.
-  state = put_state(state, past_classes=jnp.zeros(setting.classes))
+  none = jnp.zeros(setting.classes)
+  state = put_state(state, past_classes=none, new_classes=none)
   memory = continual.si_init(state.params["student"]) if name == "si" else ()
   return Carry(state, state.student, buffer, memory)
 
@@ -204,7 +153,7 @@ def predict(
   name: str, setting: Setting, carry: Carry, images: Any
 ) -> jax.Array:
   """Logits of all classes; iCaRL's are of the nearest mean of exemplars."""
-  network = make_network(setting)
+  network = make_network(setting, name)
   variables = carry.state.student
   everything = jnp.ones(setting.classes)
   variables = variables._replace(state=put(variables.state, answers=everything))
@@ -226,6 +175,31 @@ def predict(
   return jnp.where(jnp.any(members, 0)[None], -distances, -jnp.inf)
 
 
+def before_task(name: str, setting: Setting, carry: Carry, task: Task) -> Carry:
+  """The beginning of a task: its classes, and weights by their number."""
+  state = put_state(carry.state, past_classes=task.past)
+  if name not in REBALANCED:
+    return carry._replace(state=state)
+  new = jnp.zeros(setting.classes).at[task.classes].set(1.0)
+  seen = jnp.maximum(task.past, new)
+  state = put_state(
+    state, new_classes=new, answers=seen, **correction(1.0, 0.0)
+  )
+  past, count = jnp.sum(task.past), jnp.sum(new)
+  share = past / (past + count)
+  published = objectives.PRESETS[name].weight
+  weights = {
+    "lucir": {"lucir": published * jnp.sqrt(past / count)},
+    "bic": {"ce": 1 - share, "bic": share},
+    # Its preset has the weights of both parts.
+    "podnet": {"podnet": jnp.sqrt((past + count) / count) * (past > 0)},
+  }[name]
+  state = state._replace(state=put_weights(state.state, **weights))
+  if name in COSINE:
+    state = cosine_head.imprint(name, setting, state, task)
+  return carry._replace(state=state)
+
+
 def after_task(
   name: str,
   recipe: Recipe,
@@ -233,6 +207,7 @@ def after_task(
   carry: Carry,
   task: Task,
   key: jax.Array,
+  held: jax.Array | None = None,
 ) -> Carry:
   """The end of a task: importance, exemplars, and the past of the next."""
   student = carry.state.student
@@ -246,9 +221,16 @@ def after_task(
     carry = carry._replace(state=state, memory=memory)
   elif name == "fdr":
     carry = carry._replace(buffer=fill_by_task(setting, carry, task, key))
-  elif name == "icarl":
-    carry = carry._replace(buffer=fill_by_class(setting, carry, task))
-  return carry._replace(past=student)
+  elif name in EXEMPLARS:
+    if held is not None:
+      state = bias_correction.correct(
+        setting, carry.state, carry.buffer, task, held
+      )
+      carry = carry._replace(state=state)
+    carry = carry._replace(
+      buffer=fill_by_class(name, setting, carry, task, held)
+    )
+  return carry._replace(past=carry.state.student)
 
 
 def with_fisher(
@@ -295,19 +277,32 @@ def fill_by_task(
 
 
 def fill_by_class(
-  setting: Setting, carry: Carry, task: Task
+  name: str,
+  setting: Setting,
+  carry: Carry,
+  task: Task,
+  held: jax.Array | None = None,
 ) -> continual.Reservoir:
-  """ICaRL's buffer: as many examples of each class, chosen by herding."""
+  """Exemplars: as many examples of each class, chosen by herding.
+
+  Examples that training did not see, `held`, are among them by their rank.
+  """
   images, labels = task.data["image"], task.data["label"]
   real = jnp.arange(len(labels)) < task.size
-  outputs, _ = make_network(setting).forward(
+  outputs, _ = make_network(setting, name).forward(
     carry.state.student, images, train=False, key=None
   )
   embeddings: Any = outputs.embedding
   most = min(setting.buffer // setting.task_classes, len(labels))
+  size = most
+  if held is not None:
+    real &= ~bias_correction.marks_of(held, len(labels))
+    size -= held.shape[1]
   chosen = jax.vmap(
-    lambda c: continual.herding(embeddings, most, where=real & (labels == c))
+    lambda c: continual.herding(embeddings, size, where=real & (labels == c))
   )(task.classes)
+  if held is not None:
+    chosen = bias_correction.interleave(held, chosen)
   rank = jnp.broadcast_to(jnp.arange(most), chosen.shape).ravel()
   chosen = chosen.ravel()
   rows = {

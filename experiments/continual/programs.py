@@ -6,19 +6,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.continual import bias_correction
+from experiments.continual.methods import EXEMPLARS
 from experiments.continual.methods import FILLED
 from experiments.continual.methods import JOINT
 from experiments.continual.methods import RESERVOIRS
 from experiments.continual.methods import SEQUENTIAL
 from experiments.continual.methods import Carry
-from experiments.continual.methods import Setting
 from experiments.continual.methods import after_task
+from experiments.continual.methods import before_task
 from experiments.continual.methods import make_learner
-from experiments.continual.methods import make_network
 from experiments.continual.methods import predict
-from experiments.continual.methods import put_state
 from experiments.continual.methods import start
 from experiments.continual.methods import warm_up_learner
+from experiments.continual.networks import Setting
+from experiments.continual.networks import make_network
+from experiments.continual.networks import put_state
+from experiments.continual.networks import put_weights
 from experiments.continual.recipes import Recipe
 from kdjax import continual
 from kdjax import objectives
@@ -43,7 +47,7 @@ class Program(NamedTuple):
 
 def make_program(name: str, recipe: Recipe, setting: Setting) -> Program:
   """Makes the program of a method."""
-  network = make_network(setting)
+  network = make_network(setting, name)
   learner = make_learner(name, recipe, network)
   row = objectives.PRESETS[SEQUENTIAL if name == JOINT else name]
 
@@ -59,8 +63,7 @@ def make_program(name: str, recipe: Recipe, setting: Setting) -> Program:
     state = before
     for weights in phases(name):
       if weights:
-        objective = state.state["objective"] | {"weights": weights}
-        state = state._replace(state=state.state | {"objective": objective})
+        state = state._replace(state=put_weights(state.state, **weights))
       state, _ = learner.step(state, frozen, batch | parts, key, axis_name=None)
     carry = carry._replace(state=state)
     if name == "si":
@@ -140,19 +143,24 @@ def make_program(name: str, recipe: Recipe, setting: Setting) -> Program:
 
   def learn(carry, task, epochs, steps, key):
     keys = jax.random.split(key, 3)
-    carry = carry._replace(state=put_state(carry.state, past_classes=task.past))
+    carry = before_task(name, setting, carry, task)
     arrays = {k: task.data[k] for k in ("image", "label")}
     mask = jnp.arange(len(arrays["label"])) < task.size
-    if name == "icarl":  # exemplars are examples of the task
+    held = None
+    if name in EXEMPLARS:
       rows = carry.buffer.examples
       arrays = {k: jnp.concatenate([x, rows[k]]) for k, x in arrays.items()}
       kept = jnp.arange(setting.buffer) < carry.buffer.seen
+      if name == "bic":
+        held = bias_correction.hold_out(setting, task, keys[0])
+        mask &= ~bias_correction.marks_of(held, len(mask))
+        kept &= ~bias_correction.is_held(rows["rank"])
       mask = jnp.concatenate([mask, kept])
     if name == "task_lwf":
       carry = warm_up(carry, arrays, mask, task, epochs, steps, keys[0])
     course = epochs, steps, keys[1]
     carry = passes(step, carry, arrays, mask, task.is_ordered, *course)
-    return after_task(name, recipe, setting, carry, task, keys[2])
+    return after_task(name, recipe, setting, carry, task, keys[2], held)
 
   def test(carry, tests, own, seen):
     def one(inputs):

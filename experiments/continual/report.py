@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.continual.methods import JOINT
 from experiments.continual.methods import SEQUENTIAL
+from experiments.continual.networks import CHANNELS
 from experiments.continual.plots import matrices
 from experiments.continual.recipes import PUBLISHED
 from experiments.continual.recipes import TASKS
@@ -141,7 +142,8 @@ def anchors_of(
   """The published accuracies of this run's rows: (cell, kind) -> a pair."""
   tasks = TASKS[config.stream]
   protocol = config.dataset, config.tasks, config.epochs, config.hidden
-  if protocol != ("mnist", tasks, 1, (100, 100)):
+  protocol += (config.network,)
+  if protocol != ("mnist", tasks, 1, (100, 100), "mlp"):
     return {}
   found = {}
   for cell, result in results.items():
@@ -277,11 +279,16 @@ def setting(job: Any) -> str:
     "The test has images at all angles.",
   }
   hidden = "-".join(map(str, config.hidden))
+  students = {
+    "mlp": f"a perceptron of {hidden} units with Xavier's initial values",
+    "convnet": f"a network of three convolutions ({CHANNELS} channels) and "
+    f"{config.hidden[-1]} units",
+  }
   return (
     f"{kinds[config.stream]} {len(stream.labels)} images of {config.dataset} "
     f"train and {len(stream.test_labels)} test; nothing is chosen by either. "
-    f"Each student is a perceptron of {hidden} units with Xavier's initial "
-    "values and a head for all classes, trained by SGD without momentum for "
+    f"Each student is {students[config.network]} and a head for all classes, "
+    "trained by SGD without momentum for "
     f"{config.epochs} epoch{'s' if config.epochs > 1 else ''} a task. Joint "
     "training passes as often over all tasks at once, with the recipe of "
     "fine-tuning."

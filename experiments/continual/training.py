@@ -11,12 +11,13 @@ from experiments.continual.data import Stream
 from experiments.continual.data import padded
 from experiments.continual.data import tests_of
 from experiments.continual.methods import BUFFERED
+from experiments.continual.methods import EXEMPLARS
 from experiments.continual.methods import JOINT
 from experiments.continual.methods import NAMES
 from experiments.continual.methods import SEQUENTIAL
 from experiments.continual.methods import Carry
-from experiments.continual.methods import Setting
 from experiments.continual.methods import Task
+from experiments.continual.networks import Setting
 from experiments.continual.programs import Program
 from experiments.continual.programs import make_program
 from experiments.continual.recipes import Recipe
@@ -162,9 +163,8 @@ class Run:
     self.name, self.recipe = name, recipe
     shape = stream.images.shape[1:]
     task_classes = len(stream.classes[0])
-    setting = Setting(
-      config.hidden, shape, stream.num_classes, task_classes, buffer
-    )
+    classes = stream.num_classes, task_classes
+    setting = Setting(config.hidden, shape, *classes, buffer, config.network)
     self.program: Program = make_program(name, recipe, setting)
     self.keys = rounds.seed_keys(config)
     own = np.zeros((stream.tasks, stream.num_classes), np.float32)
@@ -222,7 +222,7 @@ class Run:
     self, carry: Carry, task: Task, number: int, share: float = 1.0
   ) -> Carry:
     count = task.size
-    if self.name == "icarl":  # exemplars are examples of the task
+    if self.name in EXEMPLARS:
       count += int(carry.buffer.seen.max())
     steps, epochs = -(-count // self.recipe.batch_size), self.config.epochs
     if share < 1:
