@@ -58,13 +58,14 @@ class Config(commands.Flags):
   local_epochs: commands.Count = 2
   # passes of a client over public data (FedMD)
   public_epochs: commands.Count = 2
-  # updates of the server in a round (FedDF, FedGen)
+  # updates of the server in a round (FedDF, FedGen, FedGKT)
   server_steps: commands.Count = 50
   batch_size: commands.Count = 16  # the number of examples in a batch
   learning_rate: commands.Rate = 0.1  # of the clients' gradient descent
   server_learning_rate: commands.Rate = 1e-3  # of the server's Adam
   hidden: commands.Units = (64,)  # units of the hidden layers
-  # units of the hidden layers of FedKD's mentors, which are never sent
+  # units of the hidden layers of FedKD's mentors and of FedGKT's server, which
+  # are never sent
   mentor_hidden: commands.Units = (128, 128)
   # weight of the generator's loss in FedGen's clients; it decays by 0.98 a
   # round. Published: 10 at a learning rate of 0.01; their product is kept

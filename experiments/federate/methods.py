@@ -12,6 +12,7 @@ from experiments.federate import exchange
 from experiments.federate.clients import Setting
 from experiments.federate.clients import Shard
 from experiments.federate.fedgen import make_fedgen
+from experiments.federate.fedgkt import make_fedgkt
 from kdjax import federated
 from kdjax import finetuning
 from kdjax import metrics
@@ -23,7 +24,7 @@ OWN = {
   "fedgen": "a generator of embeddings, which the clients agree on, teaches "
   "them"
 }
-METHODS = ("fedntd", "feddf", "fedgen", "fedkd", "fedmd", "fedproto")
+METHODS = ("fedntd", "feddf", "fedgen", "fedkd", "fedmd", "fedproto", "fedgkt")
 NAMES = {
   LOCAL: "local alone",
   **{
@@ -54,8 +55,10 @@ class Method(NamedTuple):
   # (tree, shards, alive, key, number) -> tree, of one round.
   advance: Callable[..., Any]
   accuracy: Callable[..., jax.Array]  # (tree, part) -> scalar
-  up: int  # bytes that a client sends in a round
-  down: int  # bytes that it gets
+  # Bytes that a client sends in a round, and that it gets; of FedGKT, whose
+  # messages grow with a client's images, their mean over clients.
+  up: float
+  down: float
   quiet: int = 0  # rounds at the start in which nothing is sent
 
 
@@ -71,6 +74,7 @@ def make_method(name: str, setting: Setting) -> Method:
     "fedkd": make_fedkd,
     "fedmd": make_fedmd,
     "fedproto": make_fedproto,
+    "fedgkt": lambda _, setting: Method(*make_fedgkt(setting)),
   }
   return makers[name](name, setting)
 

@@ -18,8 +18,8 @@ class Row(NamedTuple):
   accuracy: np.ndarray  # of test images, `[rounds, seeds]`
   died: np.ndarray  # clients that died, `[rounds, seeds]`
   sent: np.ndarray  # bytes of all clients both ways so far, `[rounds, seeds]`
-  up: int  # bytes of a client and a round
-  down: int
+  up: float  # bytes of a client and a round
+  down: float
 
 
 def train(job: Any) -> dict[float, dict[str, Row]]:
