@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from experiments.continual import __main__ as continual_main
+from experiments.continual import bias_correction
 from experiments.continual import data as continual_data
 from experiments.continual import methods as continual_methods
+from experiments.continual import networks
 from experiments.continual import programs as continual_programs
 from experiments.continual import recipes as continual_recipes
 from experiments.continual import report as continual_report
@@ -21,7 +23,11 @@ from kdjax import objectives
 from tests.experiments import runs
 
 SMALL = continual_main.Config(
-  methods=("task_lwf", "er"), buffers=(30,), epochs=1, hidden=(8,), seeds=2
+  methods=("task_lwf", "lucir", "er"),
+  buffers=(30,),
+  epochs=1,
+  hidden=(8,),
+  seeds=2,
 )
 
 
@@ -38,6 +44,7 @@ def test_a_run_leaves_a_report(reference):
     "# Continual learning: classes in turn, digits, 5 tasks",
     "| fine-tuning |",
     "| LwF over tasks |",
+    "| LUCIR (30) |",
     "| experience replay (30) |",
     "| joint training |",
     "too few seeds for a verdict",
@@ -54,6 +61,7 @@ def test_a_run_leaves_a_report(reference):
     (
       "fine-tuning",
       "LwF over tasks",
+      "LUCIR (30)",
       "experience replay (30)",
       "joint training",
     ),
@@ -65,6 +73,7 @@ def test_a_run_leaves_a_report(reference):
   assert list(results) == [
     ("sequential", 0),
     ("task_lwf", 0),
+    ("lucir", 30),
     ("er", 30),
     ("joint", 0),
   ]
@@ -75,7 +84,7 @@ def test_a_run_leaves_a_report(reference):
     # A class to come is not among the classes seen.
     assert rows == 1 or not np.triu(result.class_il[..., 0], 1).any()
     assert np.all(result.task_il >= result.class_il)
-    assert (result.lost is None) == (cell != ("er", 30))
+    assert (result.lost is None) == (cell[1] != 30)
     np.testing.assert_allclose(result.final, result.class_il[-1].mean(0))
 
 
@@ -84,7 +93,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
   reference, tmp_path, monkeypatch, capsys
 ):
   folder, results = reference
-  workdir = tmp_path / "killed"
+  workdir, methods = tmp_path / "killed", ("task_lwf", "er")
   train_cell, begun = continual_training.train_cell, []
 
   def train_and_die(*args):
@@ -96,10 +105,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(
   with monkeypatch.context() as patch:
     patch.setattr(continual_training, "train_cell", train_and_die)
     with pytest.raises(KeyboardInterrupt):
-      run(small(workdir))
+      run(small(workdir, methods=methods))
   monkeypatch.setattr(continual_report, "matrices", lambda *_, **__: {})
-  again = run(small(workdir, resume=True))
+  again = run(small(workdir, methods=methods, resume=True))
   assert "resuming: 2 of 4 cells are done" in capsys.readouterr().out
+  results = {cell: results[cell] for cell in again}
   jax.tree.map(np.testing.assert_array_equal, again, results)
   with pytest.raises(ValueError, match="has a run already"):
     run(small(folder))
@@ -135,6 +145,9 @@ def test_a_run_that_diverged_says_so(reference, tmp_path, monkeypatch):
       "buffers has 5; expected at least 10 examples, as many",
     ),
     ({"buffers": (5,), "methods": ("icarl",)}, "there are classes under icarl"),
+    ({"buffers": (15,), "methods": ("bic",)}, "20 examples, as many as two of"),
+    ({"methods": ("podnet",)}, "podnet, which compares maps, and network is m"),
+    ({"methods": ("lucir",), "stream": "rotated"}, "methods is .*'lucir'"),
     ({"buffers": (20, 20)}, "buffers is .*; expected one or more different"),
     ({"hidden": (0,)}, r"hidden is \(0,\); expected sizes above 0"),
     ({"dataset": "mnist", "data_dir": "nowhere"}, "nowhere"),
@@ -155,7 +168,9 @@ def test_recipes_are_of_methods_and_weights_that_there_are():
         objectives.preset(name, **recipe.options)
         assert bool(recipe.replay) == bool(row.domains)
         assert buffer in (0, 200, 500, 1000)
-    assert set(continual_recipes.PUBLISHED[stream]) == {*rows, "joint"}
+    # The authors of three methods never trained on MNIST.
+    published = {*rows, "joint"} - set(continual_methods.REBALANCED)
+    assert set(continual_recipes.PUBLISHED[stream]) == published
   config = types.SimpleNamespace(stream="split", dataset="mnist")
   rates = {
     size: continual_recipes.recipe_of(config, "er", size).learning_rate
@@ -267,6 +282,25 @@ def filled(groups, ranks):
   }
 
 
+def test_every_tenth_exemplar_of_a_class_is_held_out():
+  held = jnp.array([[100, 101], [102, -1]])
+  order = bias_correction.interleave(held, jnp.arange(18).reshape(2, 9))
+  assert order[0].tolist() == [100, *range(9), 101]
+  assert order[1].tolist() == [102, *range(9, 18), -1]
+  ranks = np.arange(order.shape[1])
+  assert order[0][bias_correction.is_held(ranks)].tolist() == [100, 101]
+  assert bias_correction.marks_of(jnp.array([[1, -1]]), 3).tolist() == [0, 1, 0]
+
+
+def test_podnet_is_not_among_the_methods_by_default(monkeypatch, tmp_path):
+  monkeypatch.setattr(
+    continual_main.jobs, "open_run", lambda config, *_, **__: config
+  )
+  config = continual_main.prepare(continual_main.Config(network="convnet"))
+  assert {"lucir", "bic"} < set(config.methods)
+  assert "podnet" not in config.methods
+
+
 def test_a_buffer_that_is_filled_again_keeps_the_first_of_each_group():
   old = filled([0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2])
   buffer = continual.Reservoir(old, jnp.array(5))  # the last row is none
@@ -305,10 +339,10 @@ def test_the_network_is_mammoths():
   assert np.isfinite(outputs.logits[0]).tolist() == answers.tolist()
 
 
-def task_of(labels, *, seen, past=()):
+def task_of(labels, *, seen, past=(), side=2):
   labels = jnp.array(labels)
   key = jax.random.key(1)
-  images = jax.random.randint(key, (len(labels), 2, 2, 1), 0, 256)
+  images = jax.random.randint(key, (len(labels), side, side, 1), 0, 256)
   return continual_methods.Task(
     {"image": images.astype(jnp.uint8), "label": labels},
     len(labels),
@@ -335,6 +369,56 @@ def test_a_task_of_some_steps_compiles_once(name):
   if name in continual_methods.BUFFERED:
     assert np.all(carry.buffer.seen > 0)
     assert np.all(program.empty(carry).buffer.seen == 0)
+
+
+@pytest.mark.slow
+def test_a_cosine_head_keeps_the_weights_of_past_classes():
+  """PODNet's, on maps; LUCIR has the same head."""
+  setting = SETTING._replace(shape=(8, 8, 1), network="convnet")
+  recipe = continual_recipes.Recipe(0.1, 4)
+  program = continual_programs.make_program("podnet", recipe, setting)
+  keys = jax.random.split(jax.random.key(0), 2)
+  task = task_of([2, 3] * 5, seen=2, past=(0, 1), side=8)
+  before = program.start(keys).state.params["student"]
+  after = program.learn(program.start(keys), task, 1, 3, keys)
+  found = after.state.params["student"]
+  kernels = [x["head"]["kernel"] for x in (before, found)]
+  np.testing.assert_array_equal(*(x[..., :2] for x in kernels))
+  assert np.all(np.any(kernels[0][..., 2:] != kernels[1][..., 2:], -1))
+  assert np.all(found["cosine_scale"] != 1)
+  weights = after.state.state["objective"]["weights"]
+  np.testing.assert_allclose(weights["podnet"], np.sqrt(2.0))
+
+
+@pytest.mark.slow
+def test_bic_fits_two_numbers_to_examples_that_it_held_out():
+  recipe = continual_recipes.Recipe(0.1, 4)
+  program = continual_programs.make_program("bic", recipe, SETTING)
+  keys = jax.random.split(jax.random.key(0), 2)
+  first = task_of([0, 1] * 5, seen=1)._replace(classes=jnp.array([0, 1]))
+  carry = program.learn(program.start(keys), first, 2, 3, keys)
+  assert np.all(carry.past.state["bias_scale"] == 1)  # nothing to correct
+  rows = carry.buffer.examples
+  held = np.asarray(rows["rank"]) == 0
+  assert held.sum(1).tolist() == [2, 2]  # one of each class
+  task = task_of([2, 3] * 5, seen=2, past=(0, 1))
+  carry = program.learn(carry, task, 2, 3, keys)
+  assert program.learn._cache_size() == 1
+  assert np.all(carry.past.state["bias_scale"] != 1)
+  np.testing.assert_allclose(
+    carry.state.state["objective"]["weights"]["bic"], 0.5
+  )
+  # The past answers with its correction.
+  network = continual_methods.make_network(SETTING, "bic")
+  past = jax.tree.map(lambda x: x[0], carry.past)
+  plain = past._replace(state=past.state | networks.correction(1.0, 0.0))
+  found, raw = (
+    network.forward(x, task.data["image"], train=False, key=None)[0].logits
+    for x in (past, plain)
+  )
+  expected = past.state["bias_scale"] * raw[:, 2:] + past.state["bias_shift"]
+  np.testing.assert_array_equal(found[:, :2], raw[:, :2])
+  np.testing.assert_allclose(found[:, 2:], expected, rtol=1e-5, atol=1e-6)
 
 
 def accuracies(name, weight=None, **changes):

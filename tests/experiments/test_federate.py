@@ -121,15 +121,17 @@ def test_as_many_clients_die_as_the_flag_says(setting):
 def test_bytes_are_those_of_what_is_sent(setting):
   found = {
     name: federate_methods.make_method(name, setting[0])
-    for name in ("fedavg", "fedmd", "fedproto", "local")
+    for name in ("fedavg", "fedmd", "fedproto", "fedgkt", "local")
   }
   bytes_ = {name: (x.up, x.down) for name, x in found.items()}
   network = 4 * (64 * 6 + 6 + 6 * 10 + 10)
   prototypes = 4 * 10 * 6
+  images = (90 - 20) / 3  # of a client on average
   assert bytes_ == {
     "fedavg": (network, network),
     "fedmd": (4 * 20 * 10, 4 * 20 * 10),
     "fedproto": (prototypes + 4 * 10, prototypes + 10),
+    "fedgkt": (images * 4 * (6 + 10 + 1), images * 4 * 10),
     "local": (0, 0),
   }
 
