@@ -32,8 +32,9 @@ def make_network(setting: Setting, method: str = "") -> training.Network:
 
   The perceptron is mammoth's: Xavier's kernels, no biases. The state marks the
   classes that the network answers with; others have -inf. A cosine classifier
-  keeps the weights of its past classes, and BiC's network corrects the logits
-  of the new classes by the two numbers in its state.
+  keeps the weights of its past classes and reads embeddings of both signs, as
+  the authors' do. BiC's network corrects the logits of the new classes by the
+  two numbers in its state.
   """
 
   def build(rngs: nnx.Rngs) -> nnx.Module:
@@ -84,8 +85,12 @@ def make_network(setting: Setting, method: str = "") -> training.Network:
       kernel, bias = outputs.classifier
       kept = jax.lax.stop_gradient(kernel)
       kernel = jnp.where(marks["past_classes"] > 0.5, kept, kernel)
-      logits = scale * cosines(outputs.embedding, kernel)
-      outputs = outputs._replace(logits=logits, classifier=(kernel, bias))
+      embedding = before_last_relu(outputs, params)
+      outputs = outputs._replace(
+        logits=scale * cosines(embedding, kernel),
+        embedding=embedding,
+        classifier=(kernel, bias),
+      )
     if "bias_scale" in marks:
       logits = continual.bic_logits(
         outputs.logits,
@@ -99,6 +104,17 @@ def make_network(setting: Setting, method: str = "") -> training.Network:
     return outputs._replace(logits=logits), marks
 
   return training.Network(init, forward)
+
+
+def before_last_relu(outputs: nets.Outputs, params: Any) -> jax.Array:
+  """The embedding before its ReLU, which a `nets.ConvNet` does not return."""
+  if "hidden" not in params:
+    values: Any = outputs.preactivations
+    return values[max(values)]
+  maps = outputs.features[max(outputs.features)]
+  rows = nnx.max_pool(maps, (2, 2), (2, 2)).reshape(len(maps), -1)
+  hidden = params["hidden"]
+  return rows @ hidden["kernel"] + hidden["bias"][None]
 
 
 def cosines(embeddings: jax.Array, kernel: jax.Array) -> jax.Array:
