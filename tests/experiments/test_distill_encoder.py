@@ -253,6 +253,20 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
   assert not (tmp_path / "run").exists()
 
 
+def test_padding_has_the_name_of_its_tokenizer():
+  """XLM-R's token 0 begins a text; [PAD] is no token of it."""
+
+  def padding(*names):
+    ids = {name: i for i, name in enumerate(names)}
+    tokenizer = types.SimpleNamespace(token_to_id=ids.get)
+    return encoders.padding_of(tokenizer)
+
+  assert padding("[PAD]", "[CLS]") == 0
+  assert padding("<s>", "<pad>") == 1
+  with pytest.raises(ValueError, match=r"neither a token \[PAD\] nor <pad>"):
+    padding("<s>", "</s>")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", encoder_methods.METHODS)
 def test_each_method_makes_a_step(method):
