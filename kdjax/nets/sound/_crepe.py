@@ -133,7 +133,9 @@ def _normalize(frames: Array) -> Array:
   """Frames of mean 0 and deviation 1; silent ones stay."""
   frames = frames.astype(layers.at_least_float32(frames.dtype))
   frames = frames - jnp.mean(frames, -1, keepdims=True)
-  return frames / at_least(jnp.std(frames, -1, keepdims=True, ddof=1), 1e-10)
+  # The root of a variance of 0 has no gradient, so the bound comes first.
+  variance = jnp.var(frames, -1, keepdims=True, ddof=1)
+  return frames / jnp.sqrt(at_least(variance, 1e-20))
 
 
 @validate
