@@ -123,7 +123,7 @@ def train(
     state = jax.block_until_ready(compiled[0](state, *inputs))
     seconds = (time.perf_counter() - begin) / len(keys)
     nats = job.score[student](state.params["student"], job.data.validation)
-    bits = np.asarray(nats) / math.log(2) / job.data.characters
+    bits = np.asarray(nats) / math.log(2) / job.data.validation_characters
     return rounds.Round(
       state,
       {"bits": bits.tolist(), "seconds": seconds},

@@ -229,6 +229,19 @@ def test_no_document_is_in_two_parts():
   assert lm_data.deal(["a", "b", "c"], np.random.default_rng(0))[1]
 
 
+def test_characters_are_counted_of_each_part(text):
+  """A document ends with one more token."""
+  data = lm_data.load_data(small("", text=text))
+  parts = lm_data.deal(
+    lm_data.read_documents(text)[0], np.random.default_rng(SMALL.seed)
+  )
+  for part, found in zip(
+    parts[1:], (data.validation_characters, data.characters), strict=True
+  ):
+    count = sum(map(len, part))
+    assert found == count / (count + len(part))
+
+
 def test_few_documents_are_cut_into_pieces(text, tmp_path):
   file = tmp_path / "one.txt"
   file.write_text(LINE * 100 + "z" * 400)
