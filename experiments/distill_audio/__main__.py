@@ -107,6 +107,11 @@ def find_real(config: Config) -> Config:
   if config.real == ("auto",):
     tasks = config.tasks
     if "words" in tasks and "espeak" not in installed:
+      if "pitch" not in tasks:
+        raise ValueError(
+          f"tasks is words, and espeak-ng is not installed: "
+          f"{recordings.SPEAKER}; or give --real none, for synthetic words."
+        )
       print(f"espeak-ng is not installed, only pitch: {recordings.SPEAKER}")
       tasks = ("pitch",)
     return dataclasses.replace(config, real=installed or ("none",), tasks=tasks)

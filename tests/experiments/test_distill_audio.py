@@ -138,6 +138,8 @@ def test_what_is_not_installed_is_named(monkeypatch, capsys):
   config = distill_audio.find_real(small("", real=("auto",)))
   assert (config.real, config.tasks) == (("none",), ("pitch",))
   assert "only pitch: apt-get install espeak-ng" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="espeak-ng is not installed: apt-get"):
+    distill_audio.find_real(small("", real=("auto",), tasks=("words",)))
   with pytest.raises(ValueError, match="crepe is not installed: pip install"):
     distill_audio.find_real(small("", real=("crepe",)))
 
