@@ -123,6 +123,20 @@ def check(config: Config) -> None:
     )
 
 
+def check_rows(
+  config: Config, teacher: networks.Language, student: networks.Language
+) -> None:
+  """Raises ValueError where two models write and pad tokens differently."""
+  both = [x for x in config.methods or () if METHODS[x].text == "both"]
+  ours, theirs = (x.config.vocab_size for x in (student, teacher))
+  if both and ours != theirs:
+    raise ValueError(
+      f"methods has {both[0]}, in which both models write one text; the "
+      f"student has {ours} rows of tokens and the teacher {theirs}; expected "
+      "as many. Leave the method out, or pad the smaller vocabulary."
+    )
+
+
 class Job(NamedTuple):
   """The inputs of every part of the run."""
 
@@ -167,6 +181,7 @@ def prepare(config: Config) -> Job:
   check(config)
   data = load_data(config)
   teacher, student = networks.make(config, data.tokenizer)
+  check_rows(config, teacher, student)
   scores = {model: training.make_score(model) for model in (teacher, student)}
   run = folders.RunFolder(config, free=("methods",))
   return Job(config, run, commands.console(), data, teacher, student, scores)

@@ -203,6 +203,18 @@ def test_a_window_longer_than_the_positions_is_refused(
     distill_lm.prepare(config)
 
 
+def test_two_vocabularies_do_not_write_one_text(
+  folders, text, tmp_path, package
+):
+  models = {x: str(folders / x) for x in ("teacher", "student")}
+  config = small(
+    tmp_path / "run", text=text, methods=("speculative",), **models
+  )
+  with pytest.raises(ValueError, match="methods has speculative, in which bot"):
+    distill_lm.prepare(config)
+  assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_padded_vocabulary_has_the_logits_of_its_tokens(folders, package):
   tokenizer = lm_data.load_tokenizers("teacher", "student")
