@@ -163,7 +163,7 @@ def make_program(
     views["on_policy"] = lambda key, batch: batch["on_policy_tokens"]
 
   def learner_of(variables: Any, rate: Any) -> training.Learner:
-    # A step costs the more the worse a batch is: its gradient is cut.
+    # Clipping bounds the update by a batch whose gradient is unusually large.
     optimizer = optax.chain(
       optax.clip_by_global_norm(1.0),
       optax.adam(optax.cosine_decay_schedule(rate, steps)),
