@@ -91,7 +91,7 @@ class _Reader(pickle.Unpickler):
     content = archive.read(pickled)
     # Python makes room for all entries of the memo below the largest.
     for opcode, entry, _ in pickletools.genops(content):
-      if opcode.name.endswith("PUT") and entry > len(content):
+      if opcode.name.endswith("PUT") and (entry or 0) > len(content):
         raise ValueError(
           f"it has entry {entry} of its memo, in {len(content)} bytes"
         )
