@@ -12,6 +12,7 @@ import pytest
 from experiments.federate import __main__ as federate
 from experiments.federate import clients as federate_clients
 from experiments.federate import data as federate_data
+from experiments.federate import exchange
 from experiments.federate import methods as federate_methods
 from experiments.federate import report as federate_report
 from experiments.federate.training import Row
@@ -116,6 +117,13 @@ def test_as_many_clients_die_as_the_flag_says(setting):
   alive = jax.vmap(lambda key: federate_clients.living(setting[0], key))(keys)
   assert (alive.sum(1) == 2).all()
   assert (alive.sum(0) < 40).all()  # not always the same one
+
+
+def test_no_client_has_the_key_of_the_noise():
+  keys = exchange.consensus_keys(jax.random.key(0), 3)
+  known = [*keys.public, *keys.clients]
+  rows = [tuple(jax.random.key_data(x).tolist()) for x in [*known, keys.server]]
+  assert len(set(rows)) == len(rows)
 
 
 def test_bytes_are_those_of_what_is_sent(setting):
