@@ -57,6 +57,8 @@ class Method(NamedTuple):
   up: int  # bytes that a client sends in a round
   down: int  # bytes that it gets
   quiet: int = 0  # rounds at the start in which nothing is sent
+  # Whether clients send first, so that one that died gets nothing.
+  up_first: bool = False
 
 
 def make_method(name: str, setting: Setting) -> Method:
@@ -194,6 +196,7 @@ def make_fedmd(name: str, setting: Setting) -> Method:
     size,
     size,
     quiet=1,
+    up_first=True,
   )
 
 

@@ -16,6 +16,7 @@ from experiments.federate import exchange
 from experiments.federate import methods as federate_methods
 from experiments.federate import report as federate_report
 from experiments.federate.training import Row
+from experiments.federate.training import count_bytes
 from tests.experiments import runs
 
 SMALL = federate.Config(
@@ -142,6 +143,17 @@ def test_bytes_are_those_of_what_is_sent(setting):
   }
 
 
+def test_a_client_that_dies_before_it_sends_gets_no_consensus(setting):
+  """FedMD's clients send first; those of FedAvg get parameters first."""
+  died = np.array([[1], [1], [0]])
+  sent = {}
+  for name in ("fedavg", "fedmd"):
+    method = federate_methods.make_method(name, setting[0])
+    sent[name] = count_bytes(method, 3, died).ravel() / method.up
+  assert sent["fedavg"].tolist() == [5, 10, 16]
+  assert sent["fedmd"].tolist() == [0, 4, 10]
+
+
 def make_row(accuracy, each=1_000_000, up=1):
   accuracy = np.array(accuracy)[:, None] + np.array([0.0, 0.01, -0.02])
   sent = np.cumsum(np.full(accuracy.shape, each), 0)
@@ -194,11 +206,12 @@ def test_a_run_leaves_a_report(reference):
     assert f"\n| {federate_methods.NAMES[name]} |" in report
     assert row.accuracy.shape == (4, 2)
     assert np.isfinite(row.accuracy).all()
-  # Three clients get, two send; FedMD's first round sends nothing.
+  # Three clients get, two send; FedMD's first round sends nothing, and what it
+  # sends goes to the two.
   row = rows["fedavg"]
   assert row.sent[-1].tolist() == [4 * (3 * row.down + 2 * row.up)] * 2
   row = rows["fedmd"]
-  assert row.sent[-1].tolist() == [3 * (3 * row.down + 2 * row.up)] * 2
+  assert row.sent[-1].tolist() == [3 * (2 * row.down + 2 * row.up)] * 2
   logged = [json.loads(line) for line in runs.lines_of(folder)]
   assert [(row["stage"], row["step"]) for row in logged] == [
     (stage, step) for stage in STAGES for step in (2, 4)
