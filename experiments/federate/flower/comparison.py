@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ def compare(
   tree = jax.jit(method.start)(world.key)
   advance = jax.jit(method.advance)
   found = [read(results, i) for i in range(world.setting.config.rounds)]
-  rows = []
+  rows, agreed = [], np.zeros_like(found[0][0][0])
   for number, (arrays, alive, accuracy) in enumerate(found):
     if alive.any():
       _, key = clients.round_keys(world.key, number)
@@ -43,27 +44,33 @@ def compare(
       )
     if world.method == "fedmd":
       heard = alive_next(found, number)
-      expected = [consensus(world, tree, heard, number + 1)]
+      # Without any answer the server still has the consensus of before.
+      if heard.any():
+        agreed = consensus(world, tree, heard, number + 1)
+      expected = [agreed]
       scores = each(world, tree)[alive]
       simulated = float(scores.mean()) if alive.any() else 0.0
     else:
       expected = jax.tree.leaves(tree["state"].params["student"])
       simulated = float(method.accuracy(tree, world.test))
-    gaps = [
-      np.max(np.abs(a - np.asarray(b)))
-      for a, b in zip(arrays, expected, strict=True)
-    ]
     rows.append(
       {
         "answered": np.flatnonzero(alive).tolist(),
-        "difference": float(max(gaps)),
-        "largest": float(max(np.max(np.abs(x)) for x in expected)),
+        "difference": largest(
+          a - np.asarray(b) for a, b in zip(arrays, expected, strict=True)
+        ),
+        "largest": largest(expected),
         "accuracy": accuracy,
         "simulated_accuracy": simulated,
       }
     )
   counted = {"up": method.up, "down": method.down}
   return {"rounds": rows, **ended, "message_bytes": counted}
+
+
+def largest(arrays: Iterable[Any]) -> float:
+  """The largest absolute value of several arrays; NaN if one has NaN."""
+  return float(np.max([np.max(np.abs(x)) for x in arrays]))
 
 
 def alive_next(found: list[Any], number: int) -> np.ndarray:
@@ -102,7 +109,7 @@ def each(world: Any, tree: Any) -> np.ndarray:
 
 def headline(row: dict[str, Any]) -> str:
   """The largest difference of a method, in words."""
-  gap = max(x["difference"] for x in row["rounds"])
+  gap = largest(x["difference"] for x in row["rounds"])
   return "bit-equal" if gap == 0 else f"largest difference {gap:.1e}"
 
 
