@@ -221,6 +221,10 @@ def setting(job: Any, task: str) -> str:
     "nearest mean embedding. The teacher's learned scale is the one of its "
     "similarities.",
   }
+  if task != "captions" and methods.UNLABELED in config.methods:
+    text += (
+      "KD without labels sees the pairs whose labels its teacher learned. "
+    )
   return text + extra[task]
 
 

@@ -114,7 +114,7 @@ def refilled(
 def amalgamation(
   teacher_classes: Any, *, temperature: ArrayLike = 1.0
 ) -> Objective:
-  """Amalgamation: each teacher speaks of its own classes."""
+  """Amalgamation: each teacher classifies among its own classes."""
   classes = tuple(jnp.asarray(x) for x in teacher_classes)
 
   def select(outputs: Any, student_logits: Array) -> tuple[Array, Any]:

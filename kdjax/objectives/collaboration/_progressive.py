@@ -122,8 +122,9 @@ def sandwich_views(
   """Sandwich rule: views in which a part of the student answers.
 
   The first one is of the smallest part, the others are of parts of random
-  width. With the student itself these are the four networks of the authors'
-  steps. The student is `training.slimmable`.
+  width, which each device draws for its share of the batch. With the student
+  itself these are the four networks of the authors' steps. The student is
+  `training.slimmable`.
 
   Args:
     widths: the share of the units of each layer that the smallest part has;
