@@ -175,12 +175,14 @@ def make_fedmd(name: str, setting: Setting) -> Method:
   def start(key: jax.Array) -> Any:
     return {"state": spread(parts.init(key), config.clients)}
 
-  def advance(tree, shards, alive, key, number):
+  def advance(tree, shards, alive, key, number, heard=None):
+    # A client may die between its logits and its training.
+    heard = alive if heard is None else heard
     keys = exchange.consensus_keys(key, config.clients)
     before = tree["state"]
-    sent = clients.lost(jax.vmap(parts.predict)(before), alive)
+    sent = clients.lost(jax.vmap(parts.predict)(before), heard)
     sizes = jnp.sum(shards.mask, -1)
-    target = parts.agree(sent, sizes, alive, keys.server)
+    target = parts.agree(sent, sizes, heard, keys.server)
     states = jax.vmap(parts.train, (0, None, None, 0, None, 0))(
       before, target, number, shards, keys.public, keys.clients
     )

@@ -206,6 +206,17 @@ def test_a_client_that_is_too_late_has_trained_for_nothing(
 
 @pytest.mark.packages
 @quiet
+def test_logits_count_of_a_client_whose_training_is_too_late(
+  tmp_path, monkeypatch
+):
+  lost = {(1, 1, "train"), (2, 3, "query")}
+  row = serve(tmp_path, monkeypatch, "fedmd", lost)
+  check(row)
+  assert [len(x["answered"]) for x in row["rounds"]] == [3, 2, 3]
+
+
+@pytest.mark.packages
+@quiet
 def test_a_round_without_any_answer_changes_nothing(tmp_path, monkeypatch):
   lost = {(i, 1, "train") for i in range(3)}
   row = serve(tmp_path, monkeypatch, "feddf", lost)

@@ -36,14 +36,14 @@ def compare(
   advance = jax.jit(method.advance)
   found = [read(results, i) for i in range(world.setting.config.rounds)]
   rows, agreed = [], np.zeros_like(found[0][0][0])
-  for number, (arrays, alive, accuracy) in enumerate(found):
+  before: Any = ()
+  for number, (arrays, alive, accuracy, heard) in enumerate(found):
     if alive.any():
       _, key = clients.round_keys(world.key, number)
-      tree = advance(
-        tree, world.shards, jnp.asarray(alive), key, jnp.int32(number)
-      )
+      known = alive, key, jnp.int32(number), *before
+      tree = advance(tree, world.shards, *map(jnp.asarray, known))
     if world.method == "fedmd":
-      heard = alive_next(found, number)
+      before = (heard,)
       # Without any answer the server still has the consensus of before.
       if heard.any():
         agreed = consensus(world, tree, heard, number + 1)
@@ -73,21 +73,14 @@ def largest(arrays: Iterable[Any]) -> float:
   return float(np.max([np.max(np.abs(x)) for x in arrays]))
 
 
-def alive_next(found: list[Any], number: int) -> np.ndarray:
-  """Which clients sent their logits after a round; all after the last one."""
-  if number + 1 < len(found):
-    return found[number + 1][1]
-  return np.ones_like(found[number][1])
-
-
 def read(
   results: pathlib.Path, number: int
-) -> tuple[list[np.ndarray], np.ndarray, float]:
-  """The arrays of a round, who answered, and the accuracy."""
+) -> tuple[list[np.ndarray], np.ndarray, float, np.ndarray]:
+  """The arrays of a round, who has trained, the accuracy, who was heard."""
   with np.load(results / f"round_{number}.npz") as file:
     count = sum(name.startswith("array_") for name in file.files)
     arrays = [file[f"array_{i}"] for i in range(count)]
-    return arrays, file["alive"], float(file["accuracy"])
+    return arrays, file["alive"], float(file["accuracy"]), file["heard"]
 
 
 def consensus(world: Any, tree: Any, heard: np.ndarray, number: int) -> Any:
