@@ -291,12 +291,14 @@ def make_fedkd(name: str, setting: Setting) -> Method:
     objectives.preset(name),
     setting.optimizer,
   )
+  averaged = exchange.averaging("fedavg", setting)
 
   def start(key: jax.Array) -> Any:
     state = learner.init(key, setting.batch())
+    # The mentee starts from the network that the other methods start from.
     return {
       "state": spread(state, config.clients),
-      "shared": state.params["peer_1"],
+      "shared": averaged.init(key).params["student"],
     }
 
   def advance(tree, shards, alive, key, number):

@@ -191,7 +191,7 @@ def setting(job: Any) -> str:
     f"{config.server_steps} steps of Adam. The consensus is the mean of "
     f"{config.consensus}; {consensus} in it. {private}Networks are MLPs of "
     f"{config.hidden} units, FedKD's mentors of {config.mentor_hidden}; seed i "
-    "starts from the same network under every method but FedKD. FedMD's first "
+    "starts from the same network under every method. FedMD's first "
     "round is its training before the first message. Centralized training "
     f"passes as often over all images. The {len(data.test['label'])} test "
     "images chose nothing."

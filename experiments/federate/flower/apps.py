@@ -282,7 +282,7 @@ def size_of(content: RecordDict) -> int:
 def serve(grid: Grid, context: Context) -> None:
   """Runs the rounds; leaves a file for each, and one at the end."""
   folder = pathlib.Path(str(context.run_config["folder"]))
-  write(folder / "begun.json", b"{}")
+  write(folder / "begun.json", json.dumps({"pid": os.getpid()}).encode())
   try:
     world = world_of(context)
     timeout = float(context.run_config["timeout"])

@@ -163,10 +163,10 @@ def stagewise_training(
   then the second one, and so on; the last group stays open. It is the freezing
   of stage-by-stage and of block-wise distillation, whose loss is
   `objectives.preset("stagewise", steps=steps)`: loss and groups change at the
-  same steps if steps are `every` times the number of groups. A frozen parameter
-  stays exactly where it is, weight decay or not, and the optimizer sees
-  gradient 0. The optimizer is not started anew for a stage; moments of its
-  parameters are 0 at its start.
+  same steps if `every` is `steps // len(groups)`. A frozen parameter stays
+  exactly where it is, weight decay or not, and the optimizer sees gradient 0.
+  The optimizer is not started anew for a stage; moments of its parameters are 0
+  at its start.
 
   Args:
     optimizer: any Optax transformation; it is wrapped.

@@ -53,7 +53,7 @@ def test_stages_learn_one_after_the_other():
   learner = training.distill(
     network(4, 5),
     model(network(6, 7), 1),
-    objectives.preset("stagewise", steps=6),
+    objectives.preset("stagewise", steps=7),  # the last stage has one more
     training.stagewise_training(optax.adam(1e-2), groups, every=2),
   )
   state = learner.init(jax.random.key(0), BATCH)
