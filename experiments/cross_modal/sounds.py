@@ -145,9 +145,7 @@ def _spectrogram(signal: np.ndarray) -> np.ndarray:
   frames = signal.reshape(FRAMES, FRAME) * np.hanning(FRAME)
   power = np.square(np.abs(np.fft.rfft(frames)))
   edges = np.geomspace(150, 8000, BANDS + 1) / RATE * FRAME
-  cuts = np.unique(np.round(edges).astype(int))
-  # Low bands are narrower than a bin: the edges move up by one bin each.
-  while len(cuts) < BANDS + 1:
-    cuts = np.unique(np.append(cuts, cuts[-1] + 10))
+  cuts = np.round(edges).astype(int)
+  # The last band has all higher frequencies too.
   bands = np.add.reduceat(power, cuts[:-1], axis=1)
   return np.log(bands + 1e-3).astype(np.float32)

@@ -197,7 +197,7 @@ def _make_stage(
 def class_centers(
   network: training.Network, variables: Any, part: Part
 ) -> jax.Array:
-  """Unit means of unit embeddings of the labelled images of each class.
+  """Means of the labelled images' embeddings of each class, of length 1.
 
   Returns `[seeds, classes, width]`.
   """
@@ -208,7 +208,7 @@ def class_centers(
     images, labels = (part.train[k][few] for k in ("image", "label"))
     embedding = predict(network.forward, variables, images)[1]
     members = jax.nn.one_hot(labels, part.classes)
-    return unit_vectors(members.T @ unit_vectors(embedding))
+    return unit_vectors(members.T @ embedding)
 
   return run(variables, jnp.asarray(part.few))
 

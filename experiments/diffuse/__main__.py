@@ -60,7 +60,8 @@ def check(config: Config) -> None:
   count = config.teacher_steps
   met = count >= 2 and not count & (count - 1)
   commands.expect(config, "teacher_steps", met, "a power of 2, 2 or more")
-  commands.expect(config, "levels", config.levels >= 2, "2 or more")
+  for name in ("levels", "samples"):
+    commands.expect(config, name, getattr(config, name) >= 2, "2 or more")
 
 
 class Job(NamedTuple):

@@ -17,8 +17,8 @@ from kdjax import metrics
 from kdjax import training
 from kdjax.ops import cross_entropy
 
-# Noise levels of consistency distillation. The largest one is that of the
-# teacher's first step nearly: images have deviation 1.
+# Noise levels of consistency distillation. At the largest one nearly nothing of
+# an image is left: images have deviation 1.
 SMALLEST, LARGEST = 0.02, 80.0
 CONSISTENCY_STEPS = (1, 2)  # in which a consistency model samples
 Loss = Callable[..., jax.Array]

@@ -107,6 +107,11 @@ def find_real(config: Config) -> Config:
   if config.real == ("auto",):
     tasks = config.tasks
     if "words" in tasks and "espeak" not in installed:
+      if "pitch" not in tasks:
+        raise ValueError(
+          f"tasks is words, and espeak-ng is not installed: "
+          f"{recordings.SPEAKER}; or give --real none, for synthetic words."
+        )
       print(f"espeak-ng is not installed, only pitch: {recordings.SPEAKER}")
       tasks = ("pitch",)
     return dataclasses.replace(config, real=installed or ("none",), tasks=tasks)
@@ -173,7 +178,9 @@ def run_pitch(job: Job) -> dict[str, Any]:
       alone = jax.tree.map(lambda x: x[None], variables)
       files.write(stages.judge_pitch(job, network, alone), "pitch", name)
     results["bounds"][name] = files.read("pitch", name)
-  job.console.print("the teacher hears all training frames", highlight=False)
+  job.console.print(
+    "computing the teacher's bins of all training frames", highlight=False
+  )
   job.frames["train"]["teacher"] = stages.ask_teacher(job, *bounds["teacher"])
   for row in stages.rows_of(config):
     if not files.file("pitch", row.name).exists():

@@ -11,8 +11,8 @@ def cents_apart(found: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def raw_pitch_accuracy(found: np.ndarray, true: np.ndarray) -> float:
-  """The share of voiced frames `[n]` whose pitch is within 50 cents."""
-  return float(np.mean(cents_apart(found, true) <= TOLERANCE))
+  """The share of voiced frames `[n]` whose pitch is less than 50 cents off."""
+  return float(np.mean(cents_apart(found, true) < TOLERANCE))
 
 
 def score(

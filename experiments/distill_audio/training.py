@@ -185,7 +185,7 @@ def train_pitch(
   def look(variables: Any, part: Any) -> dict[str, jax.Array]:
     ratio = hear(variables, part["samples"]) / part["hertz"]
     apart = 1200 * jnp.abs(jnp.log2(ratio))
-    return {"accuracy": jnp.mean(apart <= scoring.TOLERANCE)}
+    return {"accuracy": jnp.mean(apart < scoring.TOLERANCE)}
 
   variables, seen = train(
     job,

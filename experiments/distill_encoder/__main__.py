@@ -135,7 +135,9 @@ def execute(setup: jobs.Setup) -> dict[str, Any]:
   """Trains, examines and writes the report; returns the results."""
   config, run = setup.config, setup.run
   job = Job(*setup)
-  setup.console.print("the teacher reads all sentences", highlight=False)
+  setup.console.print(
+    "computing the teacher's embeddings of all sentences", highlight=False
+  )
   job = job._replace(teacher=cell_training.ask_teacher(job))
   files = cells.Cells(run.path)
   if not files.file("bounds").exists():

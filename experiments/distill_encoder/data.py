@@ -55,7 +55,7 @@ def load_data(config: Any) -> Data:
     )
     for part in parts
   ]
-  padding = tokenizer.token_to_id("[PAD]") or 0
+  padding = encoders.padding_of(tokenizer)
   known = encoders.known_tokens(padding, *encoded)
   pairs = zip(encoded, parts, strict=True)
   rows = [rows_of(tokens, part, known, length) for tokens, part in pairs]

@@ -141,12 +141,14 @@ def conclude(config: Any, rows: Any, bounds: Any) -> list[str]:
   """The findings, in words."""
   reference = reference_of(config)
   values = rows[reference]
-  before = bounds[f"{reference.depth}_copied_cut"]["test"]
+  before = bounds[f"{reference.depth}_copied_cut"]["test"]["cosine"]
+  # A student of random weights does not begin as the cut one.
+  began = "after" if reference.start == "copied" else "beside"
   cosine = values["cosine"].mean()
   reached = "reaches" if cosine >= GOAL else "misses"
   findings = [
-    f"{reference.title}: cosine {cosine:.3f}, after {before['cosine']:.3f} for "
-    f"the cut student without training; it {reached} the goal of {GOAL:g}.",
+    f"{reference.title}: cosine {cosine:.3f}, {began} {before:.3f} for the cut "
+    f"student without training; it {reached} the goal of {GOAL:g}.",
   ]
   if published := bounds.get("published"):
     theirs = published["test"]["top10"]

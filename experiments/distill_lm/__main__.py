@@ -90,7 +90,8 @@ class Config(commands.Flags):
     commands.optional("3e-3, of own models 1e-4", "FLOAT ..."),
   ] = None
   teacher_learning_rate: commands.Rate = 3e-3  # the same of the teacher
-  # tokens that a sparse teacher tells of each position
+  # tokens that a sparse teacher tells of each position; speculative KD keeps a
+  # proposal that is one of so many, of which its authors have 25
   known: commands.Count = 8
   # texts that the teacher writes for seqkd
   teacher_texts: commands.Count = 2000
@@ -119,6 +120,20 @@ def check(config: Config) -> None:
     raise ValueError(
       f"teacher is {config.teacher!r} and student {config.student!r}; expected "
       "the folders of both, or of none."
+    )
+
+
+def check_rows(
+  config: Config, teacher: networks.Language, student: networks.Language
+) -> None:
+  """Raises ValueError where two models write and pad tokens differently."""
+  both = [x for x in config.methods or () if METHODS[x].text == "both"]
+  ours, theirs = (x.config.vocab_size for x in (student, teacher))
+  if both and ours != theirs:
+    raise ValueError(
+      f"methods has {both[0]}, in which both models write one text; the "
+      f"student has {ours} rows of tokens and the teacher {theirs}; expected "
+      "as many. Leave the method out, or pad the smaller vocabulary."
     )
 
 
@@ -166,6 +181,7 @@ def prepare(config: Config) -> Job:
   check(config)
   data = load_data(config)
   teacher, student = networks.make(config, data.tokenizer)
+  check_rows(config, teacher, student)
   scores = {model: training.make_score(model) for model in (teacher, student)}
   run = folders.RunFolder(config, free=("methods",))
   return Job(config, run, commands.console(), data, teacher, student, scores)

@@ -35,6 +35,7 @@ class Data(NamedTuple):
   validation: jax.Array  # [windows, length]
   test: jax.Array  # [windows, length]
   characters: float  # of the test text, for each of its tokens
+  validation_characters: float  # of the validation text, likewise
   tokenizer: Tokenizer
   documents: tuple[int, int, int]  # how many each part has
   name: str  # of the text
@@ -64,6 +65,7 @@ def load_data(config: Any) -> Data:
     cut(validation, config.length, config.windows),
     cut(test, config.length, config.windows),
     sum(map(len, parts[2])) / len(test),
+    sum(map(len, parts[1])) / len(validation),
     tokenizer,
     (len(parts[0]), len(parts[1]), len(parts[2])),
     name,

@@ -123,7 +123,7 @@ def train(
     state = jax.block_until_ready(compiled[0](state, *inputs))
     seconds = (time.perf_counter() - begin) / len(keys)
     nats = job.score[student](state.params["student"], job.data.validation)
-    bits = np.asarray(nats) / math.log(2) / job.data.characters
+    bits = np.asarray(nats) / math.log(2) / job.data.validation_characters
     return rounds.Round(
       state,
       {"bits": bits.tolist(), "seconds": seconds},
@@ -163,7 +163,7 @@ def make_program(
     views["on_policy"] = lambda key, batch: batch["on_policy_tokens"]
 
   def learner_of(variables: Any, rate: Any) -> training.Learner:
-    # A step costs the more the worse a batch is: its gradient is cut.
+    # Clipping bounds the update by a batch whose gradient is unusually large.
     optimizer = optax.chain(
       optax.clip_by_global_norm(1.0),
       optax.adam(optax.cosine_decay_schedule(rate, steps)),

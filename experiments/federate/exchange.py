@@ -36,10 +36,9 @@ def average_keys(key: jax.Array, count: int) -> Keys:
 
 def consensus_keys(key: jax.Array, count: int) -> Keys:
   """The keys of a round of FedMD."""
-  keys = jax.random.split(key, 3)
-  noise = jax.random.fold_in(key, 1)
+  keys = jax.random.split(key, 4)
   own = jax.random.split(keys[2], count)
-  return Keys(own, noise, (keys[0], keys[1]))
+  return Keys(own, keys[3], (keys[0], keys[1]))
 
 
 class Averaging(NamedTuple):

@@ -60,6 +60,8 @@ class Method(NamedTuple):
   up: float
   down: float
   quiet: int = 0  # rounds at the start in which nothing is sent
+  # Whether clients send first, so that one that died gets nothing.
+  up_first: bool = False
 
 
 def make_method(name: str, setting: Setting) -> Method:
@@ -74,7 +76,7 @@ def make_method(name: str, setting: Setting) -> Method:
     "fedkd": make_fedkd,
     "fedmd": make_fedmd,
     "fedproto": make_fedproto,
-    "fedgkt": lambda _, setting: Method(*make_fedgkt(setting)),
+    "fedgkt": lambda _, setting: Method(*make_fedgkt(setting), up_first=True),
   }
   return makers[name](name, setting)
 
@@ -177,12 +179,14 @@ def make_fedmd(name: str, setting: Setting) -> Method:
   def start(key: jax.Array) -> Any:
     return {"state": spread(parts.init(key), config.clients)}
 
-  def advance(tree, shards, alive, key, number):
+  def advance(tree, shards, alive, key, number, heard=None):
+    # A client may die between its logits and its training.
+    heard = alive if heard is None else heard
     keys = exchange.consensus_keys(key, config.clients)
     before = tree["state"]
-    sent = clients.lost(jax.vmap(parts.predict)(before), alive)
+    sent = clients.lost(jax.vmap(parts.predict)(before), heard)
     sizes = jnp.sum(shards.mask, -1)
-    target = parts.agree(sent, sizes, alive, keys.server)
+    target = parts.agree(sent, sizes, heard, keys.server)
     states = jax.vmap(parts.train, (0, None, None, 0, None, 0))(
       before, target, number, shards, keys.public, keys.clients
     )
@@ -198,6 +202,7 @@ def make_fedmd(name: str, setting: Setting) -> Method:
     size,
     size,
     quiet=1,
+    up_first=True,
   )
 
 
@@ -290,12 +295,14 @@ def make_fedkd(name: str, setting: Setting) -> Method:
     objectives.preset(name),
     setting.optimizer,
   )
+  averaged = exchange.averaging("fedavg", setting)
 
   def start(key: jax.Array) -> Any:
     state = learner.init(key, setting.batch())
+    # The mentee starts from the network that the other methods start from.
     return {
       "state": spread(state, config.clients),
-      "shared": state.params["peer_1"],
+      "shared": averaged.init(key).params["student"],
     }
 
   def advance(tree, shards, alive, key, number):

@@ -193,10 +193,10 @@ def setting(job: Any) -> str:
     f"{config.consensus}; {consensus} in it. {private}Networks are MLPs of "
     f"{config.hidden} units, FedKD's mentors and FedGKT's server of "
     f"{config.mentor_hidden}; seed i "
-    "starts from the same network under every method. FedMD's first round is "
-    "its training before the first message. Centralized training passes as "
-    f"often over all images. The {len(data.test['label'])} test images chose "
-    "nothing."
+    "starts from the same network under every method. FedMD's first "
+    "round is its training before the first message. Centralized training "
+    f"passes as often over all images. The {len(data.test['label'])} test "
+    "images chose nothing."
   )
 
 

@@ -105,10 +105,17 @@ def run(stage: str, name: str, job: Any, program: Any, shards: Any) -> Row:
     k: np.concatenate([np.array(part[k]) for part in history])
     for k in ("accuracy", "died")
   }
+  sent = count_bytes(method, config.clients, seen["died"])
+  return Row(seen["accuracy"], seen["died"], sent, method.up, method.down)
+
+
+def count_bytes(
+  method: methods.Method, clients: int, died: np.ndarray
+) -> np.ndarray:
+  """Bytes of all clients both ways up to each round, `[rounds, seeds]`."""
+  alive = clients - died
   # What a client got before it died was sent, too.
-  each = config.clients * method.down
-  each = each + (config.clients - seen["died"]) * method.up
+  reached = alive if method.up_first else np.full_like(alive, clients)
+  each = reached * method.down + alive * method.up
   each[: method.quiet] = 0
-  return Row(
-    seen["accuracy"], seen["died"], np.cumsum(each, 0), method.up, method.down
-  )
+  return np.cumsum(each, 0)

@@ -100,10 +100,12 @@ class Tuning(NamedTuple):
 
 def make_tuning(config: Any, encoder: Encoder, method: str) -> Tuning:
   """Compiles nothing yet."""
+  # Random weights have nothing to keep, so all layers have the head's rate.
+  body = 1.0 if method == "target_only" else config.body_rate
 
   def learner_of(student: Any, past: Any, candidate: Any, **known: Any):
     optimizer = finetuning.make_optimizer(
-      method, candidate, encoder.groups, config.steps, body=config.body_rate
+      method, candidate, encoder.groups, config.steps, body=body
     )
     student, past = (
       training.Model(encoder.network.forward, x) for x in (student, past)

@@ -96,7 +96,7 @@ def load_encoders(config: Any, data: Data) -> dict[str, Encoder]:
     folder = encoders.find_folder(config.encoder, "encoder")
     whole = encoders.read(folder, "encoder")
     tokenizer = encoders.read_tokenizer(folder)
-    padding = tokenizer.token_to_id("[PAD]") or 0
+    padding = encoders.padding_of(tokenizer)
     tokenize = tokenize_by(tokenizer)
     title = "MiniLM-L6" if config.encoder is None else folder.name
   encoders.expect_length(config, whole, "encoder")
@@ -187,7 +187,7 @@ def read_paraphrase(config: Any, data: Data) -> Encoder:
   if file is None:
     raise ValueError(missing("paraphrase", onnx.PACKAGE))
   tokenizer = encoders.read_tokenizer(encoders.find_folder(None, "encoder"))
-  padding = tokenizer.token_to_id("[PAD]") or 0
+  padding = encoders.padding_of(tokenizer)
   known, tokens = read_tokens(config, data, tokenize_by(tokenizer), padding)
   body = encoders.with_tokens(onnx.read_published(file), known)
   return of_encoder("paraphrase", onnx.NAME, body, tokens, config.classes)

@@ -73,6 +73,17 @@ def encode(
   return [row.ids for row in tokenizer.encode_batch(list(sentences))]
 
 
+def padding_of(tokenizer: Any) -> int:
+  """The token of padding, which a mask leaves out wherever it is."""
+  for name in ("[PAD]", "<pad>"):
+    if (token := tokenizer.token_to_id(name)) is not None:
+      return token
+  raise ValueError(
+    "tokenizer.json has neither a token [PAD] nor <pad>; expected one of them. "
+    "Add it to the tokenizer: a mask leaves it out of every sentence."
+  )
+
+
 def known_tokens(padding: int, *parts: list[list[int]]) -> np.ndarray:
   """The tokens that texts have; padding is the first."""
   used = {token for part in parts for row in part for token in row}

@@ -95,17 +95,18 @@ def correlate(
 ) -> np.ndarray:
   """Kendall's tau over teachers, or Pearson's correlation, `[2, seeds]`.
 
-  0 where all scores, or all accuracies, are alike.
+  0 where all scores, or all accuracies, are alike; NaN where one is not finite.
   """
 
   def one(x: np.ndarray, y: np.ndarray) -> float:
+    if not np.isfinite([x, y]).all():
+      return np.nan
     if not (np.ptp(x) > 0 and np.ptp(y) > 0):
       return 0.0
     found: Any = stats.pearsonr(x, y) if linear else stats.kendalltau(x, y)
     return float(found.statistic)
 
-  rows = [list(map(one, x.T, accuracy.T)) for x in scores]
-  return np.nan_to_num(rows)
+  return np.array([list(map(one, x.T, accuracy.T)) for x in scores])
 
 
 def teacher_table(teachers: Any) -> tables.Table:
@@ -149,7 +150,8 @@ def conclude(teachers: Any) -> list[str]:
   ]
   for judge, judged in enumerate(JUDGES):
     taus = {name: x[judge] for name, x in teachers.correlations.items()}
-    first = max(taus, key=lambda name: taus[name].mean())
+    # A criterion that is NaN for some seed is not the best.
+    first = max(taus, key=lambda x: np.nan_to_num(taus[x].mean(), nan=-np.inf))
     gains = statistics.compare(taus, np.zeros_like(taus[first]))
     helped = [CRITERIA[x][0] for x in taus if gains[x].verdict == "helped"]
     said = f"Clearly better than chance: {', '.join(helped) or 'none'}."

@@ -67,6 +67,8 @@ def check(config: Config) -> None:
     rounds % config.anchors == 0,
     f"a divisor of the number of evaluations, which is {rounds}",
   )
+  met = config.anchors >= 2 or "rco" not in config.methods
+  commands.expect(config, "anchors", met, "2 or more, or methods without rco")
   commands.expect(
     config,
     "assistants",

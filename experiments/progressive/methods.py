@@ -1,6 +1,5 @@
 """The methods as learners of one student."""
 
-import math
 from typing import Any
 
 import optax
@@ -83,7 +82,7 @@ def make_learner(
       [x / width for x in (*config.students, *config.assistants)]
     )
   if method == "stagewise":
-    every = math.ceil(config.steps / len(GROUPS))
+    every = max(1, config.steps // len(GROUPS))
     optimizer = training.stagewise_training(optimizer, GROUPS, every=every)
   teacher = taught[0] if taught else None
   return training.distill(

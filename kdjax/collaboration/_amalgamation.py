@@ -22,7 +22,7 @@ def amalgamation_loss(
   *,
   temperature: ArrayLike = 1.0,
 ) -> Float[Array, " batch"]:
-  r"""Amalgamation of classifiers: each teacher speaks of its own classes.
+  r"""Amalgamation of classifiers: each teacher answers for its own classes.
 
   .. math::
     \ell = \sum_k T^2 \, \mathrm{KL}\bigl(p_k \Vert

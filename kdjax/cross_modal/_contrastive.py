@@ -356,7 +356,7 @@ def clip_gradient_loss(
     TypeError: if an array is not floating-point.
 
   The authors pass the scale where their function expects the temperature: what
-  they trained with is this loss with 1 / scale.
+  they trained with, at this weight, is this loss with 1 / scale.
 
   Examples:
     >>> rows = jnp.eye(2)

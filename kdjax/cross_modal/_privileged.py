@@ -43,7 +43,7 @@ def generalized_distillation_loss(
     TypeError: if an array has a wrong dtype.
 
   The student is not softened, unlike in `kdjax.distillation.kd_loss`. The paper
-  tries temperatures and imitations of 0 to 1 and of 1 to 50. Whether it helps
+  tries imitations of 0 to 1 and temperatures of 1 to 50. Whether it helps
   depends on what the two modalities share (Xue et al., 2023).
 
   Examples:

@@ -24,7 +24,8 @@ def privacy_epsilon(
     \rho = \frac{R}{2 \sigma^2}
 
   The messages of all rounds together are (epsilon, delta)-differentially
-  private for a client: whether it takes part, and what its data are. Each
+  private for one client more or less. If a client's data are replaced by other
+  data, the sum moves by up to 2 C: the budget is that of sigma / 2. Each
   message is clipped to a norm C, and the sum of the messages of a round gets
   Gaussian noise of standard deviation sigma C, as in
   `kdjax.training.private_consensus`. All clients take part in all rounds.

@@ -1,5 +1,6 @@
 """The job of two modalities, reduced: flags, pairs, words, resumption."""
 
+import dataclasses
 import types
 
 import jax.numpy as jnp
@@ -142,10 +143,15 @@ def test_the_report_says_what_became_of_the_gain():
     return seen | {"teacher": seen["kd"], "many": seen["kd"]}
 
   results = {name: rows(name) for name in gaussians.POINTS}
-  first, second = report.conclude_gaussians(results)
+  config = cross_modal.Config(gaussian_runs=12)
+  first, second = report.conclude_gaussians(results, config)
   assert "-0.73 to +2.48 points" in first
   assert "within 0.00 points of the reference" in first
   assert "+1.59 to +0.30 points" in second
+  for changes in ({"seed": 1}, {"gaussian_runs": 9}):
+    other = dataclasses.replace(config, **changes)
+    texts = report.conclude_gaussians(results, other)
+    assert not any("authors" in text for text in texts)
   table = report.gaussian_table(("shared", results["shared"]))
   assert table.rows[0][5:7] == ["-0.73", "-0.73"]
   assert table.rows[-1][0] == "1.00"

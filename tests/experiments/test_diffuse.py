@@ -39,6 +39,7 @@ run, small = runs.of(diffuse, SMALL)
     ({"methods": ("ddpm",)}, r"methods is .*; expected one or more different"),
     ({"teacher_steps": 12}, "teacher_steps is 12; expected a power of 2"),
     ({"levels": 1}, "levels is 1; expected 2 or more"),
+    ({"samples": 1}, "samples is 1; expected 2 or more"),
     ({"target_decay": 1.0}, r"target_decay is 1\.0; expected a number"),
   ],
 )

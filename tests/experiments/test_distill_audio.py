@@ -100,6 +100,13 @@ def test_scores_are_those_of_mir_eval():
   assert scores["cents"] == pytest.approx(50)
 
 
+def test_the_tolerance_itself_is_no_hit(monkeypatch):
+  """An octave is 1200 cents without rounding; mir_eval compares by <."""
+  monkeypatch.setattr(audio_scores, "TOLERANCE", 1200.0)
+  true, found = np.array([100.0, 100.0]), np.array([200.0, 190.0])
+  assert audio_scores.raw_pitch_accuracy(found, true) == 0.5
+
+
 def test_words_differ_and_voices_shift():
   part = audio_data.make_words(np.random.default_rng(0), 10, "target", None)
   assert part["audio"].shape == (10, audio_data.WORD_SAMPLES)
@@ -131,6 +138,8 @@ def test_what_is_not_installed_is_named(monkeypatch, capsys):
   config = distill_audio.find_real(small("", real=("auto",)))
   assert (config.real, config.tasks) == (("none",), ("pitch",))
   assert "only pitch: apt-get install espeak-ng" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="espeak-ng is not installed: apt-get"):
+    distill_audio.find_real(small("", real=("auto",), tasks=("words",)))
   with pytest.raises(ValueError, match="crepe is not installed: pip install"):
     distill_audio.find_real(small("", real=("crepe",)))
 

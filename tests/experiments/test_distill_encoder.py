@@ -253,6 +253,32 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+  ("start", "words"), [("copied", "after"), ("random", "beside")]
+)
+def test_only_copied_students_begin_as_cut_ones(start, words):
+  config = small("", starts=(start,), methods=("cosine",))
+  scores = {"cosine": np.array([0.5, 0.6]), "top10": np.array([0.1, 0.2])}
+  bounds = {"2_copied_cut": {"test": {"cosine": 0.3}}}
+  rows = {Row(2, start, "cosine"): scores}
+  (found,) = encoder_report.conclude(config, rows, bounds)
+  assert f"cosine 0.550, {words} 0.300 for the cut student" in found
+
+
+def test_padding_has_the_name_of_its_tokenizer():
+  """XLM-R's token 0 begins a text; [PAD] is no token of it."""
+
+  def padding(*names):
+    ids = {name: i for i, name in enumerate(names)}
+    tokenizer = types.SimpleNamespace(token_to_id=ids.get)
+    return encoders.padding_of(tokenizer)
+
+  assert padding("[PAD]", "[CLS]") == 0
+  assert padding("<s>", "<pad>") == 1
+  with pytest.raises(ValueError, match=r"neither a token \[PAD\] nor <pad>"):
+    padding("<s>", "</s>")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", encoder_methods.METHODS)
 def test_each_method_makes_a_step(method):

@@ -203,6 +203,18 @@ def test_a_window_longer_than_the_positions_is_refused(
     distill_lm.prepare(config)
 
 
+def test_two_vocabularies_do_not_write_one_text(
+  folders, text, tmp_path, package
+):
+  models = {x: str(folders / x) for x in ("teacher", "student")}
+  config = small(
+    tmp_path / "run", text=text, methods=("speculative",), **models
+  )
+  with pytest.raises(ValueError, match="methods has speculative, in which bot"):
+    distill_lm.prepare(config)
+  assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_padded_vocabulary_has_the_logits_of_its_tokens(folders, package):
   tokenizer = lm_data.load_tokenizers("teacher", "student")
@@ -227,6 +239,19 @@ def test_no_document_is_in_two_parts():
   # The long one trains, as it is more than a part.
   assert documents[-1] in train
   assert lm_data.deal(["a", "b", "c"], np.random.default_rng(0))[1]
+
+
+def test_characters_are_counted_of_each_part(text):
+  """A document ends with one more token."""
+  data = lm_data.load_data(small("", text=text))
+  parts = lm_data.deal(
+    lm_data.read_documents(text)[0], np.random.default_rng(SMALL.seed)
+  )
+  for part, found in zip(
+    parts[1:], (data.validation_characters, data.characters), strict=True
+  ):
+    count = sum(map(len, part))
+    assert found == count / (count + len(part))
 
 
 def test_few_documents_are_cut_into_pieces(text, tmp_path):

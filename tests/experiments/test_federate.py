@@ -12,9 +12,11 @@ import pytest
 from experiments.federate import __main__ as federate
 from experiments.federate import clients as federate_clients
 from experiments.federate import data as federate_data
+from experiments.federate import exchange
 from experiments.federate import methods as federate_methods
 from experiments.federate import report as federate_report
 from experiments.federate.training import Row
+from experiments.federate.training import count_bytes
 from tests.experiments import runs
 
 SMALL = federate.Config(
@@ -118,6 +120,13 @@ def test_as_many_clients_die_as_the_flag_says(setting):
   assert (alive.sum(0) < 40).all()  # not always the same one
 
 
+def test_no_client_has_the_key_of_the_noise():
+  keys = exchange.consensus_keys(jax.random.key(0), 3)
+  known = [*keys.public, *keys.clients]
+  rows = [tuple(jax.random.key_data(x).tolist()) for x in [*known, keys.server]]
+  assert len(set(rows)) == len(rows)
+
+
 def test_bytes_are_those_of_what_is_sent(setting):
   found = {
     name: federate_methods.make_method(name, setting[0])
@@ -134,6 +143,17 @@ def test_bytes_are_those_of_what_is_sent(setting):
     "fedgkt": (images * 4 * (6 + 10 + 1), images * 4 * 10),
     "local": (0, 0),
   }
+
+
+def test_a_client_that_dies_before_it_sends_gets_no_consensus(setting):
+  """FedMD's clients send first; those of FedAvg get parameters first."""
+  died = np.array([[1], [1], [0]])
+  sent = {}
+  for name in ("fedavg", "fedmd"):
+    method = federate_methods.make_method(name, setting[0])
+    sent[name] = count_bytes(method, 3, died).ravel() / method.up
+  assert sent["fedavg"].tolist() == [5, 10, 16]
+  assert sent["fedmd"].tolist() == [0, 4, 10]
 
 
 def make_row(accuracy, each=1_000_000, up=1):
@@ -188,11 +208,12 @@ def test_a_run_leaves_a_report(reference):
     assert f"\n| {federate_methods.NAMES[name]} |" in report
     assert row.accuracy.shape == (4, 2)
     assert np.isfinite(row.accuracy).all()
-  # Three clients get, two send; FedMD's first round sends nothing.
+  # Three clients get, two send; FedMD's first round sends nothing, and what it
+  # sends goes to the two.
   row = rows["fedavg"]
   assert row.sent[-1].tolist() == [4 * (3 * row.down + 2 * row.up)] * 2
   row = rows["fedmd"]
-  assert row.sent[-1].tolist() == [3 * (3 * row.down + 2 * row.up)] * 2
+  assert row.sent[-1].tolist() == [3 * (2 * row.down + 2 * row.up)] * 2
   logged = [json.loads(line) for line in runs.lines_of(folder)]
   assert [(row["stage"], row["step"]) for row in logged] == [
     (stage, step) for stage in STAGES for step in (2, 4)

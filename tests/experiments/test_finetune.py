@@ -456,6 +456,9 @@ def test_correlations_of_scores_and_accuracy():
   linear = transferability.correlate(accuracy[None] ** 2, accuracy, linear=True)
   expected = np.corrcoef([1.0, 4.0, 9.0], [1.0, 2.0, 3.0])[0, 1]
   np.testing.assert_allclose(linear, [[expected, expected]])
+  scores[1, 2, 0] = np.nan  # no score is no correlation of 0
+  taus = transferability.correlate(scores, accuracy)
+  np.testing.assert_allclose(taus, [[1, 1], [np.nan, 0]])
 
 
 def rows_of(**accuracy):

@@ -52,6 +52,15 @@ def test_flags_that_will_not_do(changes, message, tmp_path, monkeypatch):
   assert not (tmp_path / "run").exists()
 
 
+def test_nan_of_one_array_is_no_equality():
+  gaps = [np.zeros(2), np.array([0.0, np.nan]), np.ones(1)]
+  assert np.isnan(comparison.largest(gaps))
+  assert comparison.largest([np.zeros(2), np.array([-3.0])]) == 3.0
+  rounds = [{"difference": 0.0}, {"difference": float("nan")}]
+  assert "nan" in comparison.headline({"rounds": rounds})
+  assert comparison.headline({"rounds": rounds[:1]}) == "bit-equal"
+
+
 def test_nothing_that_is_started_reports_or_installs(tmp_path):
   found = processes.environment(tmp_path)
   assert found["FLWR_TELEMETRY_ENABLED"] == "0"
@@ -197,6 +206,17 @@ def test_a_client_that_is_too_late_has_trained_for_nothing(
 
 @pytest.mark.packages
 @quiet
+def test_logits_count_of_a_client_whose_training_is_too_late(
+  tmp_path, monkeypatch
+):
+  lost = {(1, 1, "train"), (2, 3, "query")}
+  row = serve(tmp_path, monkeypatch, "fedmd", lost)
+  check(row)
+  assert [len(x["answered"]) for x in row["rounds"]] == [3, 2, 3]
+
+
+@pytest.mark.packages
+@quiet
 def test_a_round_without_any_answer_changes_nothing(tmp_path, monkeypatch):
   lost = {(i, 1, "train") for i in range(3)}
   row = serve(tmp_path, monkeypatch, "feddf", lost)
@@ -208,6 +228,17 @@ def test_a_round_without_any_answer_changes_nothing(tmp_path, monkeypatch):
     for a, b in itertools.pairwise(files)
   ]
   assert same == [True, False]
+
+
+@pytest.mark.packages
+@quiet
+def test_a_consensus_without_any_answer_is_the_one_of_before(
+  tmp_path, monkeypatch
+):
+  lost = {(i, 1, "query") for i in range(3)}
+  row = serve(tmp_path, monkeypatch, "fedmd", lost)
+  check(row)
+  assert [len(x["answered"]) for x in row["rounds"]] == [3, 0, 3]
 
 
 @pytest.mark.packages

@@ -36,6 +36,10 @@ run, small = runs.of(progressive, SMALL)
     ({"steps": 10}, "steps is 10; expected a multiple of evaluate_every"),
     ({"methods": ("dml",)}, r"methods is .*; expected one or more different"),
     ({"anchors": 3}, "anchors is 3; expected a divisor of the number"),
+    (
+      {"anchors": 1, "methods": ("kd", "rco")},
+      "anchors is 1; expected 2 or more",
+    ),
     ({"assistants": (8,)}, r"assistants is \(8,\); expected numbers below"),
     ({"students": (6,)}, r"students is \(6,\); expected numbers below the"),
     ({"num_assistants": 2}, "num_assistants is 2; expected at most 1"),

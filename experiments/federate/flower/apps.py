@@ -282,7 +282,7 @@ def size_of(content: RecordDict) -> int:
 def serve(grid: Grid, context: Context) -> None:
   """Runs the rounds; leaves a file for each, and one at the end."""
   folder = pathlib.Path(str(context.run_config["folder"]))
-  write(folder / "begun.json", b"{}")
+  write(folder / "begun.json", json.dumps({"pid": os.getpid()}).encode())
   try:
     world = world_of(context)
     timeout = float(context.run_config["timeout"])
@@ -331,12 +331,12 @@ def serve_consensus(
     found = None
     if number:
       found = channel.ask("query", number)
+      sizes, heard = channel.sizes(found)
       if found:
         sent = channel.stack(found, like)
-        sizes, heard = channel.sizes(found)
         target = agree(sent, sizes, heard, keys.server)
       # The consensus shows what the clients are after the round before.
-      save(number - 1, [target], alive, hits)
+      save(number - 1, [target], alive, hits, heard)
     if number == setting.config.rounds:
       return
     told = target if number else None
@@ -352,14 +352,19 @@ def save_round(
   arrays: list[Any],
   alive: jax.Array,
   accuracy: float,
+  heard: Any = (),
 ) -> None:
-  """Leaves the results of a round for the comparison."""
+  """Leaves the results of a round for the comparison.
+
+  `alive` have trained in the round; the consensus is of those `heard` after it.
+  """
   named: dict[str, Any] = {
     f"array_{i}": np.asarray(x) for i, x in enumerate(arrays)
   }
   path = folder / f"round_{number}.npz"
   part = path.with_suffix(".part.npz")
   named |= {"alive": np.asarray(alive), "accuracy": accuracy}
+  named |= {"heard": np.asarray(heard, bool)}
   np.savez(part, **named)
   part.replace(path)
   print(f"round {number + 1}: accuracy {accuracy:.1%}", flush=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -34,30 +35,31 @@ def compare(
   tree = jax.jit(method.start)(world.key)
   advance = jax.jit(method.advance)
   found = [read(results, i) for i in range(world.setting.config.rounds)]
-  rows = []
-  for number, (arrays, alive, accuracy) in enumerate(found):
+  rows, agreed = [], np.zeros_like(found[0][0][0])
+  before: Any = ()
+  for number, (arrays, alive, accuracy, heard) in enumerate(found):
     if alive.any():
       _, key = clients.round_keys(world.key, number)
-      tree = advance(
-        tree, world.shards, jnp.asarray(alive), key, jnp.int32(number)
-      )
+      known = alive, key, jnp.int32(number), *before
+      tree = advance(tree, world.shards, *map(jnp.asarray, known))
     if world.method == "fedmd":
-      heard = alive_next(found, number)
-      expected = [consensus(world, tree, heard, number + 1)]
+      before = (heard,)
+      # Without any answer the server still has the consensus of before.
+      if heard.any():
+        agreed = consensus(world, tree, heard, number + 1)
+      expected = [agreed]
       scores = each(world, tree)[alive]
       simulated = float(scores.mean()) if alive.any() else 0.0
     else:
       expected = jax.tree.leaves(tree["state"].params["student"])
       simulated = float(method.accuracy(tree, world.test))
-    gaps = [
-      np.max(np.abs(a - np.asarray(b)))
-      for a, b in zip(arrays, expected, strict=True)
-    ]
     rows.append(
       {
         "answered": np.flatnonzero(alive).tolist(),
-        "difference": float(max(gaps)),
-        "largest": float(max(np.max(np.abs(x)) for x in expected)),
+        "difference": largest(
+          a - np.asarray(b) for a, b in zip(arrays, expected, strict=True)
+        ),
+        "largest": largest(expected),
         "accuracy": accuracy,
         "simulated_accuracy": simulated,
       }
@@ -66,21 +68,19 @@ def compare(
   return {"rounds": rows, **ended, "message_bytes": counted}
 
 
-def alive_next(found: list[Any], number: int) -> np.ndarray:
-  """Which clients sent their logits after a round; all after the last one."""
-  if number + 1 < len(found):
-    return found[number + 1][1]
-  return np.ones_like(found[number][1])
+def largest(arrays: Iterable[Any]) -> float:
+  """The largest absolute value of several arrays; NaN if one has NaN."""
+  return float(np.max([np.max(np.abs(x)) for x in arrays]))
 
 
 def read(
   results: pathlib.Path, number: int
-) -> tuple[list[np.ndarray], np.ndarray, float]:
-  """The arrays of a round, who answered, and the accuracy."""
+) -> tuple[list[np.ndarray], np.ndarray, float, np.ndarray]:
+  """The arrays of a round, who has trained, the accuracy, who was heard."""
   with np.load(results / f"round_{number}.npz") as file:
     count = sum(name.startswith("array_") for name in file.files)
     arrays = [file[f"array_{i}"] for i in range(count)]
-    return arrays, file["alive"], float(file["accuracy"])
+    return arrays, file["alive"], float(file["accuracy"]), file["heard"]
 
 
 def consensus(world: Any, tree: Any, heard: np.ndarray, number: int) -> Any:
@@ -102,7 +102,7 @@ def each(world: Any, tree: Any) -> np.ndarray:
 
 def headline(row: dict[str, Any]) -> str:
   """The largest difference of a method, in words."""
-  gap = max(x["difference"] for x in row["rounds"])
+  gap = largest(x["difference"] for x in row["rounds"])
   return "bit-equal" if gap == 0 else f"largest difference {gap:.1e}"
 
 

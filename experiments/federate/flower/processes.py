@@ -167,6 +167,21 @@ def expect_alive(made: Federation) -> None:
     )
 
 
+def ended_in(results: pathlib.Path) -> bool:
+  """Whether the server has left its last file."""
+  return (results / "end.json").exists()
+
+
+def is_running(results: pathlib.Path) -> bool:
+  """Whether the server's process, which has begun, is there."""
+  begun = json.loads((results / "begun.json").read_text())
+  try:
+    os.kill(begun["pid"], 0)
+  except ProcessLookupError:
+    return False
+  return True
+
+
 def run_app(made: Federation, name: str, flags: Mapping[str, Any]) -> Any:
   """Runs the app; returns its folder and what the server wrote at the end."""
   folder = made.folder / name
@@ -198,9 +213,14 @@ def run_app(made: Federation, name: str, flags: Mapping[str, Any]) -> Any:
   if done.returncode:
     raise RuntimeError(f"`flwr run` failed; see {log}.")
   limit = time.monotonic() + STARTING
-  while not (results / "end.json").exists():
+  while not ended_in(results):
     expect_alive(made)
     begun = (results / "begun.json").exists()
+    if begun and not is_running(results) and not ended_in(results):
+      raise RuntimeError(
+        "Flower's server ended in the middle of a run; see "
+        f"{made.folder / 'superlink.log'}."
+      )
     if not begun and time.monotonic() > limit:
       raise TimeoutError(
         f"Flower's server did not begin in {STARTING:g} s; see "

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import zipfile
 from typing import Any, NamedTuple
 
@@ -30,6 +31,12 @@ class _Kind(NamedTuple):
   """The type of a storage; pickle gets nothing that it could call."""
 
   dtype: Any
+
+
+class _Storage(NamedTuple):
+  """The array that tensors are parts of; a tensor cannot stand in for it."""
+
+  array: np.ndarray
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -81,8 +88,17 @@ class _Reader(pickle.Unpickler):
   """Reads tensors and dictionaries, and refuses every other name."""
 
   def __init__(self, archive: zipfile.ZipFile, folder: str, pickled: str):
-    super().__init__(io.BytesIO(archive.read(pickled)))
+    content = archive.read(pickled)
+    # Python makes room for all entries of the memo below the largest.
+    for opcode, entry, _ in pickletools.genops(content):
+      if opcode.name.endswith("PUT") and (entry or 0) > len(content):
+        raise ValueError(
+          f"it has entry {entry} of its memo, in {len(content)} bytes"
+        )
+    super().__init__(io.BytesIO(content))
     self._archive, self._folder = archive, folder
+    # A storage that many tensors share is in memory once.
+    self._read: dict[str, bytes] = {}
 
   def find_class(self, module: str, name: str) -> Any:
     """The few names that a file of tensors has."""
@@ -96,28 +112,36 @@ class _Reader(pickle.Unpickler):
       return _Kind(_DTYPES[name])
     raise ValueError(f"it names {module}.{name}")
 
-  def persistent_load(self, pid: Any) -> np.ndarray:
+  def persistent_load(self, pid: Any) -> _Storage:
     """The array that a tensor is a part of."""
     _, kind, key, _, count = pid
-    array = np.frombuffer(
-      self._archive.read(f"{self._folder}data/{key}"), kind.dtype
-    )
+    name = f"{self._folder}data/{key}"
+    if name not in self._read:
+      self._read[name] = self._archive.read(name)
+    array = np.frombuffer(self._read[name], kind.dtype)
     if len(array) != count:
       raise ValueError(f"a tensor has {len(array)} of {count} elements")
-    return array
+    return _Storage(array)
 
 
 def _rebuild(
-  storage: np.ndarray, offset: int, shape: Any, strides: Any, *_: Any
+  storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 ) -> np.ndarray:
   """A tensor of an array."""
+  # The strides of another tensor would reach beyond its array, and integers of
+  # NumPy would overflow in the comparisons below.
+  if not isinstance(storage, _Storage):
+    raise ValueError(f"a tensor is a part of a {type(storage).__name__}")
+  if any(type(x) is not int for x in (offset, *shape, *strides)):
+    raise ValueError("a tensor has a shape, offset or stride that is no int")
+  array = storage.array
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-  inside = offset >= 0 and last < len(storage) and min((*strides, 0)) == 0
-  if not inside or not 0 < math.prod(shape) <= len(storage):
+  inside = offset >= 0 and last < len(array) and min((*strides, 0)) == 0
+  if not inside or not 0 < math.prod(shape) <= len(array):
     raise ValueError(f"a tensor of shape {tuple(shape)} is not in its array")
-  steps = [s * storage.itemsize for s in strides]
+  steps = [s * array.itemsize for s in strides]
   return np.lib.stride_tricks.as_strided(
-    storage[offset:], shape, steps, writeable=False
+    array[offset:], shape, steps, writeable=False
   )
 
 

@@ -1,1 +1,1 @@
-"""Networks of sound, and what they read."""
+"""Networks of sound, and their front ends."""

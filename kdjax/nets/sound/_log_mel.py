@@ -66,7 +66,7 @@ def log_mel(
   high: int | float | None = None,
   floor: float = 1e-6,
 ) -> Float[Array, "*batch frames num_mels"]:
-  r"""Log-mel spectrogram, in the definition of HTK.
+  r"""Log-mel spectrogram, on the mel scale of HTK.
 
   .. math::
     x_{tm} = \log \max\Bigl(\varepsilon, \sum_k w_{mk} \bigl|
@@ -74,8 +74,11 @@ def log_mel(
     \mathrm{mel}(f) = 2595 \log_{10}(1 + f / 700)
 
   The window h is a periodic Hann window. The filters w are triangles of height
-  1, whose ends are centers of their neighbors and lie at equal distances in
-  mel. Slaney's definition has another mel scale and triangles of area 1.
+  1 over Hz, whose ends are centers of their neighbors and lie at equal
+  distances in mel: those of torchaudio, and of librosa with `htk=True` and
+  `norm=None`. HTK's own triangles are straight over mel, and by default its
+  window is a Hamming window and its energies are magnitudes. Slaney's
+  definition has another mel scale and triangles of area 1.
 
   Args:
     signals: `[*batch, samples]`, between -1 and 1; frames are not padded.
@@ -104,9 +107,11 @@ def log_mel(
 
   References:
     Young et al., `The HTK book
-    <https://www.danielpovey.com/files/htkbook.pdf>`_, 2006, section 5.4; the
-    sizes are those of Choi et al., `Temporal convolution for real-time keyword
-    spotting on mobile devices <https://arxiv.org/abs/1904.03814>`_, 2019.
+    <https://www.danielpovey.com/files/htkbook.pdf>`_, 2006, section 5.4, for
+    the scale; the frame and the hop are those of Choi et al., `Temporal
+    convolution for real-time keyword spotting on mobile devices
+    <https://arxiv.org/abs/1904.03814>`_, 2019, whose 40 features of a frame are
+    cepstral coefficients (MFCC).
   """
   high = sample_rate / 2 if high is None else high
   if not 0 <= low < high <= sample_rate / 2:

@@ -49,8 +49,12 @@ class TCResNet(nnx.Module):
 
   References:
     Choi et al., `Temporal convolution for real-time keyword spotting on mobile
-    devices <https://arxiv.org/abs/1904.03814>`_, 2019; their batch statistics
-    average over 0.997 of the past, these over 0.9.
+    devices <https://arxiv.org/abs/1904.03814>`_, 2019. The `authors' code
+    <https://github.com/hyperconnect/TC-ResNet>`_ reads cepstral coefficients
+    (MFCC), has no bias in the last layer, an epsilon of 1e-3 in batch
+    normalization (1e-5 here), batch statistics that average over 0.997 of the
+    past (0.9 here), and the padding of TensorFlow, which has one frame less at
+    the start where a stride of 2 meets an even length.
   """
 
   def __init__(

@@ -89,9 +89,9 @@ def generate(
     carry no gradient.
 
   Raises:
-    ValueError: if shapes or vocabularies differ, `num_tokens` or `accepted` is
-      below 1, or a text would be longer than a model's positions.
-    TypeError: if the prompts are not integers.
+    ValueError: if shapes or vocabularies differ, `num_tokens`, `accepted` or
+      `top_k` is below 1, or a text would be longer than a model's positions.
+    TypeError: if the prompts or these numbers are not integers.
 
   Examples:
     >>> from flax import nnx
@@ -110,6 +110,9 @@ def generate(
   """
   check_integer("num_tokens", num_tokens, 1)
   check_integer("accepted", accepted, 1)
+  if top_k is not None:
+    check_integer("top_k", top_k, 1)
+    top_k = min(top_k, model.config.vocab_size)
   batch, prompt = prompts.shape
   models = [model] if teacher is None else [model, teacher]
   for name, one in zip(("model", "teacher"), models, strict=False):

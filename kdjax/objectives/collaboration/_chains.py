@@ -1,5 +1,6 @@
 """Progressive learning: objectives of several teachers, and of an old one."""
 
+import re
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from kdjax.objectives._objective import stateless
 from kdjax.objectives._objective import widen
 from kdjax.objectives.collaboration._peers import peer_logits
 from kdjax.ops import check_integer
+from kdjax.ops import check_positive
+from kdjax.ops import check_range
 from kdjax.ops import class_one_hot
 from kdjax.ops import cross_entropy
 from kdjax.ops import get_entry
@@ -39,6 +42,8 @@ def annealing(
 ) -> Objective:
   """Annealing KD: softened logits for a share of the steps, then labels."""
   check_integer("annealing: steps", steps, 1)
+  check_positive("annealing: share", share)
+  check_range("annealing: share", share, 0.0, 1.0)
 
   def init(key: Array, specs: Any) -> tuple[Any, Any]:
     del key, specs
@@ -109,11 +114,17 @@ def refilled(
 def amalgamation(
   teacher_classes: Any, *, temperature: ArrayLike = 1.0
 ) -> Objective:
-  """Amalgamation: each teacher speaks of its own classes."""
+  """Amalgamation: each teacher classifies among its own classes."""
   classes = tuple(jnp.asarray(x) for x in teacher_classes)
 
   def select(outputs: Any, student_logits: Array) -> tuple[Array, Any]:
     names = [f"teacher_{i}" for i in range(len(classes))]
+    found = [k for k in outputs if re.fullmatch(r"teacher_\d+", k)]
+    if len(found) > len(names):
+      raise ValueError(
+        f"amalgamation: teacher_classes has {len(names)} lists for "
+        f"{len(found)} teachers; expected one list a teacher."
+      )
     teachers = [
       get_entry("amalgamation: outputs", outputs, name).logits for name in names
     ]

@@ -27,15 +27,22 @@ from kdjax.ops import cross_entropy
 from kdjax.ops import kl_divergence
 from kdjax.ops import masked_mean
 
+# Kind of roles -> the function that makes them, for errors.
+_MAKERS = {
+  "stale": "training.collaborate(..., stale=True)",
+  "teacher": "training.guide",
+  "student_narrow": "training.distill(..., views=objectives.sandwich_views())",
+}
+
 
 def peer_names(outputs: Any, kind: str = "peer") -> list[str]:
   """The roles of one kind, `peer_0`, `peer_1` ..., in their order."""
   names = [k for k in outputs if re.fullmatch(rf"{kind}_\d+", k)]
   if len(names) < 2:
+    maker = _MAKERS.get(kind, "training.collaborate")
     raise ValueError(
       f"the objective reads the roles '{kind}_0', '{kind}_1' and so on, of "
-      f"{sorted(outputs)}; expected two or more, as training.collaborate makes "
-      "of a list of networks."
+      f"{sorted(outputs)}; expected two or more, as {maker} makes them."
     )
   return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 

@@ -158,7 +158,7 @@ PRESETS: dict[str, Preset] = {
   ),
   "amalgamation": _taught(
     "amalgamation",
-    "each of several teachers speaks of its own classes",
+    "each of several teachers classifies among its own classes",
     amalgamation,
     networks=("teacher_0", "teacher_1"),
     cross_entropy=0.0,

@@ -69,8 +69,8 @@ def rco(steps: int, *, temperature: ArrayLike = 4.0) -> Objective:
 def stagewise(steps: int) -> Objective:
   """Stage by stage: one map after the other, and the classifier last.
 
-  Each stage has an equal share of the steps. A linear map takes each of the
-  student's maps to the teacher's width.
+  Each stage has an equal share of the steps, and the last one also those that
+  remain. A linear map takes each of the student's maps to the teacher's width.
   """
   check_integer("stagewise: steps", steps, 1)
 
@@ -122,8 +122,9 @@ def sandwich_views(
   """Sandwich rule: views in which a part of the student answers.
 
   The first one is of the smallest part, the others are of parts of random
-  width. With the student itself these are the four networks of the authors'
-  steps. The student is `training.slimmable`.
+  width, which each device draws for its share of the batch. With the student
+  itself these are the four networks of the authors' steps. The student is
+  `training.slimmable`.
 
   Args:
     widths: the share of the units of each layer that the smallest part has;
@@ -179,4 +180,5 @@ class _Projectors(nnx.Module):
   def stage(self, steps: int, stages: int) -> Array:
     step = self.step[...]
     self.step[...] = step + 1
-    return jnp.minimum(step * stages // steps, stages - 1)
+    every = max(1, steps // stages)
+    return jnp.minimum(step // every, stages - 1)

@@ -16,7 +16,7 @@ from kdjax.objectives._stages import field_of
 from kdjax.ops import get_entry
 from kdjax.ops import unit_vectors
 
-_START = 1 / 0.07
+_START, _LARGEST = 1 / 0.07, 100.0
 
 
 def clip() -> Objective:
@@ -129,7 +129,11 @@ class _Scale(nnx.Module):
     self.log_scale = nnx.Param(jnp.log(jnp.asarray(_START, jnp.float32)))
 
   def scale(self) -> Array:
-    return jnp.minimum(jnp.exp(self.log_scale[...]), 100.0)
+    log_scale = self.log_scale[...]
+    # CLIP clips the parameter after each step, so that it can fall again: the
+    # bound must not stop the gradient.
+    bounded = jnp.minimum(log_scale, jnp.log(_LARGEST))
+    return jnp.exp(log_scale + jax.lax.stop_gradient(bounded - log_scale))
 
 
 class _Towers(_Scale):

@@ -1,4 +1,4 @@
-"""Layer by layer: rates that fall with depth, groups that wait their turn."""
+"""Layer by layer: rates that fall with depth, groups trained in turn."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -107,7 +107,7 @@ def gradual_unfreezing(
   The last group is trained from the start, the one before it from step
   `every` on, the first from (groups - 1) * every on. A frozen parameter stays
   exactly where it is, weight decay or not, and the optimizer sees gradient 0,
-  so that no momentum waits for it.
+  so that its momentum is 0 when it is unfrozen.
 
   Args:
     optimizer: any Optax transformation; it is wrapped.
@@ -162,9 +162,11 @@ def stagewise_training(
   The first group is trained for `every` steps while all others are frozen,
   then the second one, and so on; the last group stays open. It is the freezing
   of stage-by-stage and of block-wise distillation, whose loss is
-  `objectives.preset("stagewise")`. A frozen parameter stays exactly where it
-  is, weight decay or not, and the optimizer sees gradient 0. The optimizer is
-  not started anew for a stage; moments of its parameters are 0 at its start.
+  `objectives.preset("stagewise", steps=steps)`: loss and groups change at the
+  same steps if `every` is `steps // len(groups)`. A frozen parameter stays
+  exactly where it is, weight decay or not, and the optimizer sees gradient 0.
+  The optimizer is not started anew for a stage; moments of its parameters are 0
+  at its start.
 
   Args:
     optimizer: any Optax transformation; it is wrapped.

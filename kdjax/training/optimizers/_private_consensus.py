@@ -45,7 +45,8 @@ def private_consensus(
     ValueError: if a shape does not fit or a static number is out of range.
     TypeError: if the key is none.
 
-  The clipping and the noise are those of
+  The number K of clients is taken as known: the noise does not hide it. The
+  clipping and the noise are those of
   `optax.contrib.differentially_private_aggregate`.
 
   Examples:

@@ -87,6 +87,18 @@ def test_tensors_are_read(tmp_path):
   assert found["b"].dtype == np.int64
 
 
+def integer(key):
+  return Tensor(Storage("LongStorage", key, 1), 0, (1,), (1,))
+
+
+def test_tensors_of_a_storage_share_its_memory(tmp_path):
+  content = {"a": Tensor(floats(), 0, (12,), (1,))}
+  content["b"] = Tensor(floats(), 3, (2,), (1,))
+  found = read_torch_file(write(tmp_path / "x.pth", content, {"0": FLOATS}))
+  assert np.shares_memory(found["a"], found["b"])
+  np.testing.assert_array_equal(found["b"], [3, 4])
+
+
 class Bomb:
   """Runs a command where it is unpickled."""
 
@@ -106,16 +118,37 @@ class Bomb:
     ({"a": Tensor(floats(), -1, (2,), (1,))}, r"shape \(2,\) is not in its"),
     ({"a": Tensor(floats(), 3, (2,), (-1,))}, r"shape \(2,\) is not in its"),
     ({"a": Tensor(floats(), 0, (10**12,), (0,))}, "is not in its array"),
+    (  # its strides would reach beyond the array
+      {"a": Tensor(Tensor(floats(), 11, (12,), (0,)), 0, (12,), (1,))},
+      "a tensor is a part of a ndarray",
+    ),
+    (  # in 64 bits 4 times 2 ** 62 is 0
+      {"a": Tensor(floats(), 0, integer("1"), integer("2"))},
+      "shape, offset or stride that is no int",
+    ),
+    ({"a": floats()}, "'a' is a _Storage"),
     ({"a": Tensor(floats(13), 0, (2,), (1,))}, "has 12 of 13 elements"),
     ({"a": Tensor(Storage("FloatStorage", "9", 1), 0, (), ())}, "data/9"),
   ],
 )
 def test_anything_but_tensors_is_refused(content, words, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  path = write(tmp_path / "x.pth", content, {"0": FLOATS})
+  arrays = {"0": FLOATS, "1": np.array([5]), "2": np.array([2**62])}
+  path = write(tmp_path / "x.pth", content, arrays)
   with pytest.raises(ValueError, match=f"x.pth is no state dict.*{words}"):
     read_torch_file(path)
   assert not (tmp_path / "was_here").exists()
+
+
+def test_the_memo_of_a_pickle_takes_no_more_than_the_file(tmp_path):
+  """An entry far behind the others would make room for all before it."""
+  path = tmp_path / "x.pth"
+  with zipfile.ZipFile(path, "w") as archive:
+    far = pickle.LONG_BINPUT + (10**6).to_bytes(4, "little")
+    pickled = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + far + pickle.STOP
+    archive.writestr("archive/data.pkl", pickled)
+  with pytest.raises(ValueError, match="entry 1000000 of its memo, in 9 bytes"):
+    read_torch_file(path)
 
 
 def test_damaged_files_are_refused(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from kdjax import nets
+from kdjax.nets.sound import _crepe
 
 WIDTHS = {"tiny": 4, "full": 32}
 
@@ -34,6 +35,14 @@ def test_a_pitch_is_the_mean_of_nine_bins():
   np.testing.assert_allclose(found, expected, rtol=1e-6)
   faint = nets.pitch_hertz(jnp.full(360, -300.0).at[228].set(-200.0))
   np.testing.assert_allclose(faint, 441.543, rtol=1e-4)
+
+
+def test_silence_has_a_gradient():
+  def total(frames):
+    return jnp.sum(_crepe._normalize(frames) * jnp.arange(1024.0)[None])
+
+  frames = jnp.stack([jnp.zeros(1024), jnp.sin(jnp.arange(1024.0))])
+  assert np.isfinite(jax.grad(total)(frames)).all()
 
 
 def test_what_is_no_frame_is_refused():

@@ -162,6 +162,8 @@ def test_samples_follow_the_softmax():
   assert np.abs(share - expected).max() < 0.05
   few = program(jax.random.key(1), network, top_k=3)
   assert set(np.asarray(few)) <= set(np.argsort(expected)[-3:])
+  many = program(jax.random.key(1), network, top_k=50)
+  np.testing.assert_array_equal(many, drawn)
 
 
 @pytest.mark.slow
@@ -259,6 +261,13 @@ def test_wrong_inputs_are_named():
       ),
       ValueError,
       "accepted is 0",
+    ),
+    (
+      lambda: nets.generate(
+        jax.random.key(0), network, TOKENS, num_tokens=1, top_k=0
+      ),
+      ValueError,
+      "top_k is 0",
     ),
     (
       lambda: nets.generate(

@@ -53,7 +53,7 @@ def test_stages_learn_one_after_the_other():
   learner = training.distill(
     network(4, 5),
     model(network(6, 7), 1),
-    objectives.preset("stagewise", steps=6),
+    objectives.preset("stagewise", steps=7),  # the last stage has one more
     training.stagewise_training(optax.adam(1e-2), groups, every=2),
   )
   state = learner.init(jax.random.key(0), BATCH)
@@ -130,6 +130,43 @@ def test_views_draw_from_a_list_of_widths():
   }
   assert drawn == {0.25, 0.5, 0.75}
   assert views["narrow_0"](jax.random.key(0), BATCH)["width"][0] == 0.25
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_a_share_of_the_steps_is_one(share):
+  with pytest.raises(ValueError, match=rf"annealing: share is {share}"):
+    objectives.preset("annealing", steps=4, share=share)
+
+
+def answers(*roles):
+  return {k: nets.Outputs(jnp.ones((6, 3)), {}, None) for k in roles}
+
+
+def test_no_teacher_is_left_out_silently():
+  outputs = answers("student", "teacher_0", "teacher_1", "teacher_2")
+  objective = objectives.preset(
+    "amalgamation", teacher_classes=[[0, 1, 2], [0, 1, 2]]
+  )
+  params, state = objective.init(jax.random.key(0), outputs)
+  with pytest.raises(ValueError, match="has 2 lists for 3 teachers"):
+    objective.apply(params, state, outputs, BATCH, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+  ("name", "maker"),
+  [
+    ("codistillation", r"collaborate\(\.\.\., stale=True\)"),
+    ("dgkd", "training.guide"),
+    ("sandwich", "views=objectives.sandwich_views"),
+  ],
+)
+def test_missing_roles_name_the_function_that_makes_them(name, maker):
+  outputs = answers("student", "teacher", "peer_0", "peer_1")
+  objective = objectives.preset(name)
+  params, state = objective.init(jax.random.key(0), outputs)
+  batch = jax.tree.map(jnp.asarray, BATCH)
+  with pytest.raises(ValueError, match=maker):
+    objective.apply(params, state, outputs, batch, jax.random.key(0))
 
 
 def test_maps_of_other_sizes_are_refused():

@@ -37,6 +37,24 @@ def matching(scale, a, b):
   )
 
 
+def test_a_scale_at_its_bound_can_fall_again():
+  outputs, batch = outputs_of(), {"mask": jnp.ones(6, bool)}
+  objective = objectives.preset("clip")
+  params, state = objective.init(jax.random.key(0), outputs)
+
+  def loss(log_scale):
+    moved = jax.tree.map(lambda _: log_scale, params)
+    return objective.apply(moved, state, outputs, batch, jax.random.key(1))[0]
+
+  # Random pairs do not match: a smaller scale is better.
+  value, slope = jax.value_and_grad(loss)(jnp.float32(5.0))
+  images, texts = (
+    np.asarray(outputs[f"student_{k}"].embedding) for k in ("image", "text")
+  )
+  np.testing.assert_allclose(value, matching(100.0, images, texts), rtol=1e-4)
+  assert slope > 0
+
+
 @pytest.mark.slow
 def test_afd_is_clip_of_fused_embeddings():
   """As `KDClipLoss` of CLIP-KD's code, of the student's own embedding."""
