@@ -388,6 +388,19 @@ def test_a_cosine_head_keeps_the_weights_of_past_classes():
   assert np.all(found["cosine_scale"] != 1)
   weights = after.state.state["objective"]["weights"]
   np.testing.assert_allclose(weights["podnet"], np.sqrt(2.0))
+  # Embeddings come before the last ReLU.
+  cosine, plain = (
+    continual_methods.make_network(setting, name) for name in ("podnet", "er")
+  )
+  key, images = jax.random.key(0), task.data["image"]
+  ours, usual = (
+    network.forward(network.init(key), images, train=False, key=None)[0]
+    for network in (cosine, plain)
+  )
+  assert np.any(ours.embedding < 0)
+  np.testing.assert_allclose(
+    jax.nn.relu(ours.embedding), usual.embedding, rtol=1e-5, atol=1e-6
+  )
 
 
 @pytest.mark.slow
