@@ -88,7 +88,7 @@ def check(config: Config) -> None:
   )
   valid = [name for name in METHODS if name in RECIPES[config.stream]]
   commands.expect_some(config, "methods", valid)
-  if MAPS in config.methods and config.network == "mlp":
+  if MAPS in (config.methods or ()) and config.network == "mlp":
     raise ValueError(
       f"methods has {MAPS}, which compares maps, and network is mlp, which has "
       "none; expected --network convnet."

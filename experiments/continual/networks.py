@@ -82,7 +82,8 @@ def make_network(setting: Setting, method: str = "") -> training.Network:
     own = training.Variables(params, marks["plain"])
     outputs, _ = plain.forward(own, inputs, train=train, key=key)
     if scale is not None:
-      kernel, bias = outputs.classifier
+      head: Any = outputs.classifier
+      kernel, bias = head
       kept = jax.lax.stop_gradient(kernel)
       kernel = jnp.where(marks["past_classes"] > 0.5, kept, kernel)
       embedding = before_last_relu(outputs, params)
