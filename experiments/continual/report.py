@@ -257,9 +257,10 @@ def conclude(config: Any, results: Results) -> list[str]:
       for (cell, kind), (ours, value) in anchors.items()
       if (cell, kind) not in near
     ]
+    others = f"; not those of {', '.join(far)}" if far else ""
     texts.append(
       f"{len(near)} of {len(anchors)} published accuracies lie within two "
-      f"standard deviations; not those of {', '.join(far) or 'none'}."
+      f"standard deviations{others}."
     )
   return texts
 

@@ -80,8 +80,8 @@ def train(job: Any) -> dict[tuple[str, int], Result]:
   results = {}
   for cell in wanted:
     content = files.read(*cell)
-    if not content.pop("finite"):
-      job.run.diverged.append(label_of(*cell))
+    for branch in content.pop("diverged"):
+      job.run.diverged.append(label_of(*cell) + branch)
     arrays = {k: x and np.array(x) for k, x in content.items()}
     results[cell] = Result(**arrays)
   return results
@@ -117,6 +117,7 @@ def train_cell(
   run = Run(config, stream, tests, name, recipe, buffer)
   carry = run.start()
   _, random = run.test(carry, stream.tasks)
+  ends = {}  # of the stream and of what follows its interruptions
   if name == JOINT:
     carry = run.learn_all(carry)
     pairs = [run.test(carry, stream.tasks)]
@@ -129,22 +130,30 @@ def train_cell(
       pairs.append(run.test(carry, task + 1))
       kept = carry if task + 1 == middle(stream.tasks) else kept
       show(task + 1, carry, pairs[-1][0][: task + 1].mean())
-    returned, _ = run.test(run.learn_again(carry), stream.tasks)
+    ends[", the first task again"] = again = run.learn_again(carry)
+    returned, _ = run.test(again, stream.tasks)
     lost = None
     if buffer:
       without = run.program.empty(kept)
       for task in range(middle(stream.tasks), stream.tasks):
         without = run.learn(without, task)
       lost, _ = run.test(without, stream.tasks)
-  leaves = jax.tree.leaves(carry.state.params)
+      ends[", the buffer lost"] = without
+  ends[""] = carry
   return {
     "class_il": [seen.tolist() for seen, _ in pairs],
     "task_il": [own.tolist() for _, own in pairs],
     "random": random.tolist(),
     "returned": None if returned is None else returned.tolist(),
     "lost": None if lost is None else lost.tolist(),
-    "finite": all(bool(jnp.isfinite(x).all()) for x in leaves),
+    "diverged": [x for x, carry in ends.items() if not is_finite(carry)],
   }
+
+
+def is_finite(carry: Carry) -> bool:
+  """Whether all parameters of all students are finite."""
+  leaves = jax.tree.leaves(carry.state.params)
+  return all(bool(jnp.isfinite(x).all()) for x in leaves)
 
 
 class Run:

@@ -123,10 +123,23 @@ def test_a_run_that_diverged_says_so(reference, tmp_path, monkeypatch):
   workdir = tmp_path / "diverged"
   shutil.copytree(folder, workdir)
   file = workdir / "cells" / "er" / "30.json"
-  file.write_text(json.dumps(json.loads(file.read_text()) | {"finite": False}))
+  content = json.loads(file.read_text())
+  assert content["diverged"] == []
+  branches = ["", ", the buffer lost"]
+  file.write_text(json.dumps(content | {"diverged": branches}))
   run(small(workdir, resume=True))
   report = (workdir / "report.md").read_text()
-  assert "Diverged: experience replay (30)." in report
+  label = "experience replay (30)"
+  assert f"Diverged: {label}, {label}, the buffer lost." in report
+
+
+def test_nan_of_one_student_is_seen():
+  def carry_of(x):
+    state = types.SimpleNamespace(params={"kernel": jnp.array([1.0, x])})
+    return types.SimpleNamespace(state=state)
+
+  assert continual_training.is_finite(carry_of(2.0))
+  assert not continual_training.is_finite(carry_of(jnp.nan))
 
 
 @pytest.mark.parametrize(
