@@ -121,7 +121,7 @@ def reading(job: Any) -> str:
     else "The accuracy is the mean over tasks after the last one. "
   )
   return (
-    f"Mean ± standard deviation over {job.config.seeds} seeds, in percent. "
+    f"{statistics.over_seeds(job.config.seeds)}, in percent. "
     f"{kinds}Forgetting is the best accuracy before the last task minus the "
     "last one, forward transfer the accuracy on a task before it was learned "
     "minus that of initial weights. The number in brackets is the size of the "

@@ -117,7 +117,7 @@ def train_cell(
   run = Run(config, stream, tests, name, recipe, buffer)
   carry = run.start()
   _, random = run.test(carry, stream.tasks)
-  ends = {}  # of the stream and of what follows its interruptions
+  ends = {}  # branch of the stream -> the networks at its end
   if name == JOINT:
     carry = run.learn_all(carry)
     pairs = [run.test(carry, stream.tasks)]

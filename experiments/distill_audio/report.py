@@ -27,7 +27,7 @@ def write(job: Any, results: dict[str, Any]) -> None:
     "Networks of sound, distilled",
     findings,
     *parts,
-    f"Mean ± standard deviation over {job.config.seeds} seeds (initial weights "
+    f"{statistics.over_seeds(job.config.seeds)} (initial weights "
     f"and order). {statistics.LEGEND}",
   )
 

@@ -111,7 +111,7 @@ def read_table(job: Any) -> str:
     "its neighbors have."
   )
   return (
-    f"Mean ± standard deviation over {config.seeds} seeds (the order of the "
+    f"{statistics.over_seeds(config.seeds)} (the order of the "
     "sentences; of random students also the initial weights), on "
     f"{sizes[2]} test sentences of documents that nothing else has; "
     f"{sizes[0]} sentences of other documents train, {sizes[1]} show the "

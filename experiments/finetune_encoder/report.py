@@ -82,7 +82,7 @@ def read_table(bench: Any) -> str:
     "the files of --text" if config.text else "Python's help and docstrings"
   )
   return (
-    f"Mean ± standard deviation over {config.seeds} seeds (the few labels, the "
+    f"{statistics.over_seeds(config.seeds)} (the few labels, the "
     "new head, the order; of random weights also these), on "
     f"{len(data.test.label)} test sentences. Gains are in points. "
     f"{statistics.LEGEND} Each column is corrected by itself. The task: which "

@@ -195,6 +195,13 @@ def percent(values: np.ndarray) -> str:
   return mean_std(values, scale=100, digits=1)
 
 
+def over_seeds(count: int) -> str:
+  """What the numbers of a table are, in words."""
+  if count == 1:
+    return "Of one seed, so without a deviation"
+  return f"Mean ± standard deviation over {count} seeds"
+
+
 def mean_std(values: np.ndarray, *, scale: float = 1, digits: int = 2) -> str:
   """Mean and standard deviation of `[seeds]`, such as "93.10 ± 0.42"."""
   values = scale * np.atleast_1d(np.asarray(values, float))

@@ -96,7 +96,7 @@ def write(job: Any, results: Results) -> None:
     draw(job, results),
     *parts,
     "## The setting",
-    f"Mean ± standard deviation over {config.seeds} seeds. The gain is that of "
+    f"{statistics.over_seeds(config.seeds)}. The gain is that of "
     f"the mean over targets. {statistics.LEGEND}",
     f"Each domain has {size} images; no image is in two domains. A fifth of "
     "each domain is held out for the rules; the accuracy on the target is that "

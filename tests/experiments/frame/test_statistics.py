@@ -120,3 +120,8 @@ def test_a_table_is_the_same_in_the_report_and_on_the_console():
   console.print(table.console())
   assert "1 +" in console.file.getvalue()
   assert "2" not in console.file.getvalue()
+
+
+def test_one_seed_has_no_deviation():
+  assert statistics.over_seeds(1) == "Of one seed, so without a deviation"
+  assert statistics.over_seeds(3) == "Mean ± standard deviation over 3 seeds"
