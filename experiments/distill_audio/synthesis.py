@@ -26,8 +26,8 @@ def add_harmonics(hertz: np.ndarray, gain: np.ndarray, rate: int) -> np.ndarray:
   phase = 2 * np.pi * np.cumsum(hertz, -1) / rate
   sound = np.zeros_like(phase)
   for k in range(1, gain.shape[-1] + 1):
-    heard = k * hertz < rate / 2
-    sound += heard * gain[:, k - 1, None] * np.sin(k * phase)
+    below_nyquist = k * hertz < rate / 2
+    sound += below_nyquist * gain[:, k - 1, None] * np.sin(k * phase)
   return sound
 
 

@@ -163,14 +163,14 @@ def plan_of(config: Any, seeds: int, size: int, steps: int) -> Any:
 # Pitch.
 
 
-def listen(network: training.Network) -> Any:
-  """The function that hears pitches `[n]` in Hz."""
+def make_pitch_reader(network: training.Network) -> Any:
+  """The function that reads the pitches of frames, `[n]` in Hz."""
 
-  def hear(variables: Any, samples: Any) -> jax.Array:
+  def read_pitch(variables: Any, samples: Any) -> jax.Array:
     logits, _ = predict(network.forward, variables, samples, batch_size=BATCH)
     return nets.pitch_hertz(logits)
 
-  return hear
+  return read_pitch
 
 
 def train_pitch(
@@ -178,12 +178,12 @@ def train_pitch(
 ) -> dict[str, Any]:
   """Trains the students of a row; their variables and their course."""
   network = crepe(row.width)
-  hear, data = listen(network), dict(job.frames["train"])
+  read_pitch, data = make_pitch_reader(network), dict(job.frames["train"])
   if row.method == "scratch":
     data.pop("teacher", None)
 
   def look(variables: Any, part: Any) -> dict[str, jax.Array]:
-    ratio = hear(variables, part["samples"]) / part["hertz"]
+    ratio = read_pitch(variables, part["samples"]) / part["hertz"]
     apart = 1200 * jnp.abs(jnp.log2(ratio))
     return {"accuracy": jnp.mean(apart < scoring.TOLERANCE)}
 
@@ -205,11 +205,11 @@ def judge_pitch(
   job: Any, network: training.Network, variables: Any
 ) -> dict[str, Any]:
   """The scores of networks `[seeds, ...]` on test frames, and their cost."""
-  part, hear = job.frames["test"], listen(network)
+  part, read_pitch = job.frames["test"], make_pitch_reader(network)
   samples = jnp.asarray(part["samples"])
 
   def hear_all(variables: Any, samples: Any) -> jax.Array:
-    return jax.lax.map(lambda x: hear(x, samples), variables)
+    return jax.lax.map(lambda x: read_pitch(x, samples), variables)
 
   program = jax.jit(hear_all).lower(variables, samples).compile()
   begin = time.perf_counter()
