@@ -46,11 +46,11 @@ TRAINED = [
   for name, row in objectives.PRESETS.items()
   if row.area not in {"distillation", "language"} and name not in VARIANTS
 ]
-# Every second one, and those that no slow test trains.
+# Every third one, and those that no slow test trains.
 TRACED = [
   name
   for name in NAMES
-  if name in TRAINED[::2]
+  if name in TRAINED[::3]
   or (name in VARIANTS and objectives.PRESETS[name].area != "language")
 ]
 
