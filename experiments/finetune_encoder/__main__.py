@@ -65,8 +65,8 @@ class Config(commands.Flags):
   max_length: int = 16  # tokens of a sentence; the rest is cut off
   # the candidates for Adam's learning rate of the head, the usual one first;
   # plain fine-tuning chooses for all methods that have a weight to choose
-  rates: commands.Rates = (1e-3, 3e-3, 1e-2)
-  # of the other layers, as a share of that; random weights have the same rate
+  rates: commands.Rates = (1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+  # of the other layers, as a share of that; target-only also tries a share of 1
   body_rate: commands.Rate = 0.1
   seeds: commands.Count = 5  # students of each method
   steps: commands.Count = 8  # updates in fine-tuning

@@ -100,10 +100,10 @@ class Tuning(NamedTuple):
 
 def make_tuning(config: Any, encoder: Encoder, method: str) -> Tuning:
   """Compiles nothing yet."""
-  # Random weights have nothing to keep, so all layers have the head's rate.
-  body = 1.0 if method == "target_only" else config.body_rate
-
   def learner_of(student: Any, past: Any, candidate: Any, **known: Any):
+    body = config.body_rate
+    if method == "target_only":
+      body = candidate["weight"]
     optimizer = finetuning.make_optimizer(
       method, candidate, encoder.groups, config.steps, body=body
     )

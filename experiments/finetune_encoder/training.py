@@ -258,6 +258,8 @@ def make_course(
   rates = config.rates if method not in programs.TRIED else (rate,)
   like = "finetune" if method == ALL_LABELS else method
   candidates = frame_finetuning.candidates(like, rates, programs.TRIED)
+  if method == "target_only":  # random weights may need the head's rate
+    candidates = training.grid(weight=(1.0, config.body_rate), rate=rates)
   candidates = jax.device_get(candidates)
   if method in ("linear_probe", "anil", ALL_LABELS):
     keeps = method == "anil"  # its own head

@@ -129,16 +129,16 @@ def make_optimizer(
   groups: list[str],
   steps: int,
   *,
-  body: float = 1.0,
+  body: Any = None,
 ) -> Any:
   """Adam with a cosine, as a method changes it.
 
-  The rate of all groups but the last, the head's, is `body` times the head's,
-  except under layer-wise rates, which fall by a factor of their own.
+  The rate of all groups but the last, the head's, is `body` times the head's if
+  given, except under layer-wise rates, which fall by a factor of their own.
   """
   adam = optax.adam(optax.cosine_decay_schedule(candidate["rate"], steps))
   weight, row = candidate["weight"], row_of(method)
-  if body != 1 and row.training != "layerwise_learning_rates":
+  if body is not None and row.training != "layerwise_learning_rates":
     factors = [body] * (len(groups) - 1)
     slower = training.layerwise_learning_rates(groups[:-1], factors=factors)
     adam = optax.chain(adam, slower)

@@ -41,7 +41,11 @@ def start(*arguments, **options):
 
 def run(*arguments, code=0, **options):
   """Runs to the end and returns what it printed to stderr."""
-  process = start(*arguments, **options)
+  return end(start(*arguments, **options), code)
+
+
+def end(process, code=0):
+  """Waits for the end and returns what the process printed to stderr."""
   output, errors = process.communicate(timeout=300)
   assert process.returncode == code, (process.returncode, output, errors)
   return errors
