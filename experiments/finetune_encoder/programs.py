@@ -100,6 +100,7 @@ class Tuning(NamedTuple):
 
 def make_tuning(config: Any, encoder: Encoder, method: str) -> Tuning:
   """Compiles nothing yet."""
+
   def learner_of(student: Any, past: Any, candidate: Any, **known: Any):
     body = config.body_rate
     if method == "target_only":

@@ -94,9 +94,7 @@ def has_results(folder):
 def copy_stopped(process, folder, copy):
   """Copies the folder while the process does nothing, then lets it go on."""
   process.send_signal(signal.SIGSTOP)
-  seen = os.waitid(
-    os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT
-  )
+  seen = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
   assert seen.si_code == os.CLD_STOPPED, "the run ended before it was stopped"
   try:
     shutil.copytree(folder, copy)
