@@ -160,13 +160,14 @@ def step(call, split, arrays, masks, weights, axis_name=None):
   return number, gradient
 
 
-def results(names, mode=None, dtype=np.float32):
+def results(names, mode=None, dtype=np.float32, *, run=jax.jit):
   """The number and gradient of each call, all in one program.
 
   Args:
     names: of the calls.
     mode: one of `MODES`; None for one device.
     dtype: of the arrays.
+    run: what runs the program; `traced` only looks at it.
 
   Returns:
     By name, a number and gradients.
@@ -195,7 +196,7 @@ def results(names, mode=None, dtype=np.float32):
         partitions,
       )
       del devices
-      return jax.device_get(jax.jit(program)(placed, slopes))
+      return jax.device_get(run(program)(placed, slopes))
   on_axis = functools.partial(program, axis_name=AXIS)
   if mode == "shard_map":
     mapped = jax.shard_map(
@@ -213,6 +214,11 @@ def results(names, mode=None, dtype=np.float32):
       devices=jax.devices()[:DEVICES],
     )
   return jax.tree.map(lambda x: x[0], jax.device_get(mapped(parts, slopes)))
+
+
+def traced(program):
+  """Shows errors of shardings, without compiling."""
+  return lambda *arguments: jax.jit(program).trace(*arguments).out_info
 
 
 def errors(got, want):

@@ -118,13 +118,19 @@ def test_a_few_agree_on_explicit_axes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", parts(ALL[::2]), ids=lambda names: names[0])
-def test_half_agree_on_explicit_axes(names):
+@pytest.mark.parametrize("names", parts(ALL[::6]), ids=lambda names: names[0])
+def test_a_sixth_agrees_on_explicit_axes(names):
   """Inside of a function the axes are Auto, so this asks for both kinds.
 
   The table of docs/reliability.md has all functions.
   """
   agree(names, "explicit", tolerance=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_all_can_be_traced_on_explicit_axes(name):
+  assert modes.results([name], "explicit", run=modes.traced)
 
 
 @pytest.mark.slow
