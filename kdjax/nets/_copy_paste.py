@@ -9,9 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from kdjax.nets.text._attention import Attention
 from kdjax.ops import check_choice
 
 S = TypeVar("S")
+# The layers of attention, and the axis that runs over the heads.
+_OVER_HEADS = (
+  (re.compile(r"\.(query|key|value)\.(kernel|bias)$"), -1),
+  (re.compile(r"\.(output)\.kernel$"), -2),
+)
 _STACK = re.compile(r"^(?P<stack>blocks|layers|h)\.(?P<index>\d+)\.")
 
 
@@ -40,7 +46,11 @@ def copy_paste(
     widths: which units of a longer axis of the teacher are copied: "first",
       "even" for evenly spaced ones, or a mapping from the length of the
       teacher's axis to the numbers of its units. None expects equal shapes.
-      Head widths should stay the same: then whole heads are copied.
+      "first" and "even" take whole heads of the attention of a `TextEncoder`
+      or a `Decoder`, queries with the keys that they share. Head widths should
+      stay the same; of a wider head, "first" or "even" units are taken. A
+      pytree of parameters tells nothing about heads: there "even" mixes them,
+      and "first" takes whole ones if their width stays the same.
 
   Returns:
     The student, with the teacher's values. What only the student has keeps its
@@ -65,6 +75,7 @@ def copy_paste(
   if isinstance(widths, str):
     check_choice("widths", widths, ("first", "even"))
   source, target = dict(parameters_of(teacher)), dict(parameters_of(student))
+  theirs, mine = _attentions(teacher), _attentions(student)
   values = {}
   for path, variable in target.items():
     origin = _origin(path, layers)
@@ -75,9 +86,12 @@ def copy_paste(
           f"layers is {layers!r}."
         )
       continue
-    values[path] = _slice(path, source[origin], variable.shape, widths).astype(
-      jax.dtypes.canonicalize_dtype(variable.dtype)
-    )
+    heads, pair = {}, (theirs.get(_module(origin)), mine.get(_module(path)))
+    if isinstance(widths, str) and pair[0] and pair[1]:
+      heads = _units_of_heads(path, pair[0], pair[1], widths)
+    values[path] = _slice(
+      path, source[origin], variable.shape, widths, heads
+    ).astype(jax.dtypes.canonicalize_dtype(variable.dtype))
   if not values:
     raise ValueError(
       f"copy_paste: no path of the student ({_some(target)}) is one of the "
@@ -145,8 +159,12 @@ def _slice(
   value: Any,
   shape: tuple[int, ...],
   widths: str | Mapping[int, Sequence[int]] | None,
+  heads: Mapping[int, np.ndarray],
 ) -> jax.Array:
-  """Returns the units of each axis that the student has."""
+  """Returns the units of each axis that the student has.
+
+  `heads` holds those of the axis over heads, which is counted from the last.
+  """
   array = jnp.asarray(value[...])
   fits = array.ndim == len(shape) and all(
     a == b or (widths is not None and a > b)
@@ -161,12 +179,12 @@ def _slice(
   for axis, (longer, shorter) in enumerate(
     zip(array.shape, shape, strict=True)
   ):
-    if longer == shorter:
+    if axis - array.ndim in heads:
+      units = heads[axis - array.ndim]
+    elif longer == shorter:
       continue
-    if widths == "first":
-      units = np.arange(shorter)
-    elif widths == "even":
-      units = np.arange(shorter) * longer // shorter
+    elif isinstance(widths, str):
+      units = _chosen(longer, shorter, widths)
     else:
       assert isinstance(widths, Mapping)
       if longer not in widths or len(widths[longer]) != shorter:
@@ -177,6 +195,50 @@ def _slice(
       units = np.asarray(widths[longer])
     array = jnp.take(array, units, axis)
   return array
+
+
+def _attentions(tree: Any) -> dict[str, Attention]:
+  """Returns the attention layers of a network of text by their paths."""
+  if not isinstance(tree, nnx.Module):
+    return {}
+  return {
+    ".".join(map(str, path)): node
+    for path, node in nnx.iter_graph(tree)
+    if isinstance(node, Attention)
+  }
+
+
+def _module(path: str) -> str:
+  """Returns the path of the module of a layer's parameter."""
+  return path.rpartition(".")[0].rpartition(".")[0]
+
+
+def _units_of_heads(
+  path: str, source: Attention, target: Attention, widths: str
+) -> dict[int, np.ndarray]:
+  """Returns the units of the axis that runs over heads, if there is one."""
+  found = [(axis, m[1]) for x, axis in _OVER_HEADS if (m := x.search(path))]
+  sizes = [(x.num_heads, x.key_heads, x.head_width) for x in (source, target)]
+  cuts = all(a >= b for a, b in zip(*sizes, strict=True))
+  if not found or not cuts or sizes[0] == sizes[1]:
+    return {}
+  (axis, layer), *_ = found
+  heads = _chosen(source.key_heads, target.key_heads, widths)
+  if layer in ("query", "output"):
+    # The queries of the chosen keys.
+    theirs, mine = (x.num_heads // x.key_heads for x in (source, target))
+    if mine <= theirs:
+      heads = heads[:, None] * theirs + _chosen(theirs, mine, widths)
+    else:
+      heads = _chosen(source.num_heads, target.num_heads, widths)
+  inside = _chosen(source.head_width, target.head_width, widths)
+  return {axis: (heads.reshape(-1, 1) * source.head_width + inside).ravel()}
+
+
+def _chosen(longer: int, shorter: int, widths: str) -> np.ndarray:
+  """Returns the numbers of the first, or of evenly spaced, units."""
+  units = np.arange(shorter)
+  return units if widths == "first" else units * longer // shorter
 
 
 def _some(paths: Mapping[str, Any]) -> str:

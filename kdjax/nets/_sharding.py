@@ -36,7 +36,10 @@ def shard_parameters(model: M, mesh: Mesh, rules: Rules = SHARDING_RULES) -> M:
       rule is replicated, and so is an axis that the mesh does not divide.
 
   Returns:
-    The model. `jax.jit` computes with it over the mesh, with the same results.
+    The model. `jax.jit` computes with it over the mesh, with the same results
+    but for rounding. Over Explicit axes, the default of `jax.make_mesh`, the
+    outputs of networks of text are sharded over the batch and the tables alone;
+    over Auto axes the compiler chooses.
 
   Raises:
     ValueError: if a rule has more axes than a parameter, or names an axis that
@@ -49,6 +52,9 @@ def shard_parameters(model: M, mesh: Mesh, rules: Rules = SHARDING_RULES) -> M:
     >>> model = shard_parameters(Decoder(config, rngs=nnx.Rngs(0)), mesh)
     >>> tuple(model.tokens[...].sharding.spec)
     ('model', None)
+    >>> run = jax.jit(lambda model, tokens: model(tokens).logits)
+    >>> run(model, jax.numpy.array([[1, 2, 3]])).shape
+    (1, 3, 8)
 
   References:
     Shoeybi et al., `Megatron-LM <https://arxiv.org/abs/1909.08053>`_, 2019.

@@ -20,6 +20,10 @@ def encoder(seed, **changes):
   """An encoder with NumPy's random values, which cost no compilation."""
   config = dataclasses.replace(CONFIG, **changes)
   network = nnx.eval_shape(lambda: nets.TextEncoder(config, rngs=nnx.Rngs(0)))
+  return with_values(network, seed)
+
+
+def with_values(network, seed):
   rng = np.random.default_rng(seed)
   for _, variable in nnx.iter_graph(network):
     if isinstance(variable, nnx.Param):
@@ -51,25 +55,57 @@ def test_a_copy_of_everything_computes_the_same():
 
 
 @pytest.mark.parametrize(
-  ("widths", "units"),
+  ("widths", "units", "heads"),
   [
-    ("first", [0, 1, 2, 3]),
-    ("even", [0, 2, 4, 6]),
-    ({8: [7, 5, 3, 1], 12: range(6)}, [7, 5, 3, 1]),
+    ("first", [0, 1, 2, 3], [0, 1, 2, 3]),
+    # Heads 0 and 2, of two units each.
+    ("even", [0, 2, 4, 6], [0, 1, 4, 5]),
+    ({8: [7, 5, 3, 1], 12: range(6)}, [7, 5, 3, 1], [7, 5, 3, 1]),
   ],
 )
-def test_widths_are_cut_alike_on_every_axis(widths, units):
+def test_widths_are_cut_alike_on_every_axis(widths, units, heads):
   teacher = encoder(0, depth=1)
   student = encoder(1, depth=1, width=4, num_heads=2, inner_width=6)
   nets.copy_paste(teacher, student, widths=widths)
   np.testing.assert_array_equal(
     student.tokens[...], teacher.tokens[...][:, jnp.array(units)]
   )
+  mine, theirs = (x.blocks[0].attention for x in (student, teacher))
+  for layer, rows, columns in (
+    ("query", units, heads),
+    ("value", units, heads),
+    ("output", heads, units),
+  ):
+    kernel, bias = (
+      np.asarray(getattr(theirs, layer).kernel[...])[np.ix_(rows, columns)],
+      np.asarray(getattr(theirs, layer).bias[...])[np.asarray(columns)],
+    )
+    np.testing.assert_array_equal(getattr(mine, layer).kernel[...], kernel)
+    np.testing.assert_array_equal(getattr(mine, layer).bias[...], bias)
+
+
+@pytest.mark.parametrize(
+  ("key_heads", "queries", "keys"),
+  # Of two keys of two queries: one query of each key, or both of the first.
+  [(2, [0, 1, 4, 5], [0, 1, 2, 3]), (1, [0, 1, 2, 3], [0, 1])],
+)
+def test_queries_stay_with_the_keys_that_they_share(key_heads, queries, keys):
+  def decoder(seed, **sizes):
+    config = nets.DecoderConfig(5, depth=1, inner_width=4, **sizes)
+    shape = nnx.eval_shape(lambda: nets.Decoder(config, rngs=nnx.Rngs(0)))
+    return with_values(shape, seed)
+
+  teacher = decoder(0, width=8, num_heads=4, key_heads=2)
+  student = decoder(1, width=4, num_heads=2, key_heads=key_heads)
+  nets.copy_paste(teacher, student, widths="first")
+  mine, theirs = (x.blocks[0].attention for x in (student, teacher))
+  for layer, units in (("query", queries), ("key", keys), ("value", keys)):
+    np.testing.assert_array_equal(
+      getattr(mine, layer).kernel[...],
+      np.asarray(getattr(theirs, layer).kernel[...])[:4, units],
+    )
   np.testing.assert_array_equal(
-    student.blocks[0].attention.query.kernel[...],
-    np.asarray(teacher.blocks[0].attention.query.kernel[...])[
-      np.ix_(units, units)
-    ],
+    mine.output.kernel[...], np.asarray(theirs.output.kernel[...])[queries, :4]
   )
 
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -25,6 +26,14 @@ from kdjax.nets.text._text_encoder import TextEncoderConfig
 
 _INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_POOLING = pathlib.Path("1_Pooling", "config.json")
+# The entries of sentence-transformers, and one for a pooling it does not have.
+_POOLINGS = {
+  "pooling_mode_mean_tokens": "mean",
+  "pooling_mode_cls_token": "first",
+  "pooling_mode_pooler": "pooler",
+}
 # An error about the weights of another network lists only so many keys.
 _SHOWN = 5
 
@@ -121,8 +130,11 @@ def save_pretrained(
 ) -> None:
   """Writes a text network as a folder that `transformers` loads.
 
-  Each file is written under another name first and the configuration last, so
-  that an interrupted write leaves no folder that loads.
+  The configuration of an earlier model in the folder is removed first, and that
+  of this one written last, so that an interrupted write leaves no folder that
+  loads. The earlier model's weights are removed too; other files, such as those
+  of a tokenizer, stay. The pooling of a `TextEncoder`, which configurations of
+  `transformers` have no entry for, is written to `1_Pooling/config.json`.
 
   Args:
     model: a `Decoder` or a `TextEncoder` of the form of a known family.
@@ -158,6 +170,7 @@ def save_pretrained(
       key = family.prefix + key
     tensors[key] = np.ascontiguousarray(value.T if entry.transposed else value)
   folder.mkdir(parents=True, exist_ok=True)
+  _remove_model(folder)
   shards = _shards(tensors, shard_bytes)
   files = [_WHOLE]
   if len(shards) > 1:
@@ -183,6 +196,16 @@ def save_pretrained(
       },
     }
     _write_json(folder / _INDEX, index)
+  if isinstance(model, TextEncoder) and config.pooling != "first":
+    file = folder / _POOLING
+    file.parent.mkdir(exist_ok=True)
+    # A False for "pooler" would be an unknown entry to sentence-transformers.
+    modes = {
+      key: name == config.pooling
+      for key, name in _POOLINGS.items()
+      if name in ("mean", "first", config.pooling)
+    }
+    _write_json(file, {"word_embedding_dimension": config.width} | modes)
   dtype = str(next(iter(tensors.values())).dtype)
   _write_json(folder / "config.json", family.write(config) | {"dtype": dtype})
 
@@ -340,24 +363,33 @@ def _shape(entry: Entry) -> tuple[int, ...]:
 
 def _pooling(folder: pathlib.Path) -> str:
   """Returns the pooling of a sentence encoder's folder; of others the first."""
-  file = folder / "1_Pooling" / "config.json"
+  file = folder / _POOLING
   if not file.is_file():
     return "first"
   modes = _read_json(file)
-  known = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "first",
-  }
   chosen = [
     key
     for key, value in modes.items()
     if key.startswith("pooling_mode_") and value is True
   ]
-  if len(chosen) != 1 or chosen[0] not in known:
+  if len(chosen) != 1 or chosen[0] not in _POOLINGS:
     raise ValueError(
-      f"{file} has the poolings {chosen}; expected one of {sorted(known)}."
+      f"{file} has the poolings {chosen}; expected one of {sorted(_POOLINGS)}."
     )
-  return known[chosen[0]]
+  return _POOLINGS[chosen[0]]
+
+
+def _remove_model(folder: pathlib.Path) -> None:
+  """Removes an earlier model, its configuration first."""
+  shards = [x for x in sorted(folder.iterdir()) if _SHARD.fullmatch(x.name)]
+  for file in (
+    folder / "config.json",
+    folder / _INDEX,
+    folder / _WHOLE,
+    folder / _POOLING,
+    *shards,
+  ):
+    file.unlink(missing_ok=True)
 
 
 def _shards(

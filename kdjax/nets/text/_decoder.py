@@ -22,9 +22,14 @@ from kdjax.nets.text._attention import RMSNorm
 from kdjax.nets.text._attention import layer_norm
 from kdjax.nets.text._attention import linear
 from kdjax.nets.text._attention import rotary_angles
+from kdjax.nets.text._explicit_axes import over_any_mesh
+from kdjax.nets.text._text_inputs import look_up
 from kdjax.nets.text._text_inputs import read_inputs
 from kdjax.nets.text._text_inputs import text_outputs
 from kdjax.ops import check_choice
+
+
+_SCALINGS = (("linear", 2), ("llama3", 5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +116,23 @@ class DecoderConfig:
         f"width is {self.width}; expected a multiple of num_heads, "
         f"{self.num_heads}, or head_width."
       )
+    head_width = self.head_width or self.width // self.num_heads
+    if self.positions == "rotary" and head_width % 2:
+      raise ValueError(
+        f"head_width is {head_width}; expected an even number for rotary "
+        "positions."
+      )
+    scaling = self.rotary_scaling
+    if scaling is not None and (scaling[0], len(scaling)) not in _SCALINGS:
+      raise ValueError(
+        f"rotary_scaling is {scaling}; expected None, ('linear', factor) or "
+        "('llama3', factor, low_factor, high_factor, original_length)."
+      )
+    if any(self.windowed or ()) and not self.window:
+      raise ValueError(
+        f"window is {self.window}; expected a number of tokens, as windowed "
+        "names layers with a window."
+      )
     if self.windowed is not None and len(self.windowed) != self.depth:
       raise ValueError(
         f"windowed has {len(self.windowed)} entries; expected one a layer, "
@@ -151,7 +173,8 @@ class Decoder(nnx.Module):
   is the input of the head, `[batch, length, width]`: with `head` the logits of
   all tokens need not exist (`kdjax.fused`). Parameters have `param_dtype`; the
   body computes in `dtype`; scores, probabilities and logits are float32 or
-  wider. Under `jax.jit`, outputs that nobody reads cost nothing.
+  wider. A token that the vocabulary does not have gives NaN, unless it is
+  padding. Under `jax.jit`, outputs that nobody reads cost nothing.
 
   Args:
     config: the sizes and the form.
@@ -248,7 +271,9 @@ class Decoder(nnx.Module):
         padding on either side; None takes all.
       positions: `[batch, length]`; None counts the tokens that are no padding,
         so that padding on the left changes nothing.
-      cache: what earlier calls have read; the outputs have the next one.
+      cache: what earlier calls have read; the outputs have the next one. A text
+        that is longer than the places left is refused. Where the filled length
+        is traced, all outputs are NaN instead, and so are those of later calls.
     """
     config = self.config
     tokens, given = read_inputs(
@@ -258,6 +283,13 @@ class Decoder(nnx.Module):
       attention_mask=attention_mask,
       positions=positions,
     )
+    if cache is not None:
+      _check_cache(cache, tokens, config.depth)
+    given["cache"] = cache
+    return over_any_mesh(Decoder._run, self, tokens, given)
+
+  def _run(self, tokens: Array, given: dict[str, Any]) -> Outputs:
+    config, cache = self.config, given["cache"]
     valid, places = given["attention_mask"], given["positions"]
     length = tokens.shape[1]
     start: Any = 0
@@ -270,12 +302,15 @@ class Decoder(nnx.Module):
       if cache is not None:
         before = jnp.sum(cache.mask, 1, keepdims=True)
       places = jnp.maximum(before + jnp.cumsum(valid, 1) - 1, 0)
-    x = self.tokens[...][tokens].astype(self.dtype)
+    x = look_up(self.tokens[...], tokens, valid).astype(self.dtype)
+    if cache is not None:
+      # Past the last place the update would overwrite the last tokens.
+      x = jnp.where(start + length <= seen.shape[1], x, jnp.nan)
     if config.embedding_scale is not None:
       x *= jnp.asarray(config.embedding_scale, x.dtype)
     rotary = None
     if config.positions == "learned":
-      x += self.positions[...][places].astype(x.dtype)
+      x += look_up(self.positions[...], places, valid).astype(x.dtype)
     else:
       rotary = rotary_angles(
         places,
@@ -420,7 +455,7 @@ def _masks(
 ) -> tuple[Array, Array]:
   """Returns the causal mask, whole and in a window: `[batch, 1, length, keys]`.
 
-  Both count places, not positions: padding lies between no two tokens.
+  The window counts tokens, not places: padding may lie between two calls.
   """
   queries = start + jnp.arange(length)[:, None]
   keys = jnp.arange(seen.shape[1])[None]
@@ -428,4 +463,26 @@ def _masks(
   whole = causal[None, None] & seen[:, None, None, :]
   if window is None:
     return whole, whole
-  return whole, whole & (keys > queries - window)[None, None]
+  counts = jnp.cumsum(seen, 1)
+  last = jax.lax.dynamic_slice_in_dim(counts, start, length, 1)
+  near = counts[:, None, :] > last[:, :, None] - window
+  return whole, whole & near[:, None]
+
+
+def _check_cache(cache: KVCache, tokens: Array, depth: int) -> None:
+  """Raises ValueError if a cache is of another network, or full."""
+  batch, places = cache.mask.shape
+  if len(cache.layers) != depth or batch != tokens.shape[0]:
+    raise ValueError(
+      f"cache has {len(cache.layers)} blocks and {batch} texts; expected "
+      f"{depth} and {tokens.shape[0]}: make it with init_cache of this network."
+    )
+  # Within a jitted loop only the number of places is known.
+  known = not isinstance(cache.length, jax.core.Tracer)
+  filled = int(cache.length) if known else 0
+  if filled + tokens.shape[1] > places:
+    raise ValueError(
+      f"tokens has {tokens.shape[1]} tokens and cache {places} places, "
+      f"{filled} of them filled; expected at most {places - filled} tokens: "
+      "make a longer cache with init_cache."
+    )

@@ -18,6 +18,8 @@ from kdjax.nets.text._attention import Attention
 from kdjax.nets.text._attention import AttentionOutputs
 from kdjax.nets.text._attention import layer_norm
 from kdjax.nets.text._attention import linear
+from kdjax.nets.text._explicit_axes import over_any_mesh
+from kdjax.nets.text._text_inputs import look_up
 from kdjax.nets.text._text_inputs import read_inputs
 from kdjax.nets.text._text_inputs import text_outputs
 from kdjax.ops import check_choice
@@ -91,7 +93,8 @@ class TextEncoder(nnx.Module):
   and values of the blocks have the names of their blocks' features. The
   embedding is that of a text, `[batch, width]`. Parameters have `param_dtype`;
   the body computes in `dtype`; scores, probabilities, embedding and logits are
-  float32 or wider.
+  float32 or wider. A token, a token type or a position that its table does not
+  have gives NaN, unless it is padding.
 
   Args:
     config: the sizes.
@@ -176,6 +179,9 @@ class TextEncoder(nnx.Module):
       token_types=token_types,
       positions=positions,
     )
+    return over_any_mesh(TextEncoder._run, self, tokens, given)
+
+  def _run(self, tokens: Array, given: dict[str, Any]) -> Outputs:
     length = tokens.shape[1]
     valid = given["attention_mask"]
     places = given["positions"]
@@ -185,9 +191,9 @@ class TextEncoder(nnx.Module):
     if types is None:
       types = jnp.zeros_like(tokens)
     x = (
-      self.tokens[...][tokens]
-      + self.types[...][types]
-      + self.positions[...][places]
+      look_up(self.tokens[...], tokens, valid)
+      + look_up(self.types[...], types, valid)
+      + look_up(self.positions[...], places, valid)
     )
     x = self.dropout(self.norm(x.astype(self.dtype)))
     features, attention = [x], []

@@ -64,6 +64,15 @@ def read_inputs(
   return tokens, given
 
 
+def look_up(table: Array, ids: Array, valid: Array) -> Array:
+  """Returns rows of a table; NaN for the unknown id of a valid token.
+
+  Indexing alone would take the last row for an id that is too large.
+  """
+  known = (ids >= 0) & (ids < table.shape[0])
+  return jnp.where((known | ~valid)[..., None], table[ids], jnp.nan)
+
+
 def text_outputs(
   logits: Any,
   features: Sequence[Array],

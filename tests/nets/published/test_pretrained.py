@@ -107,6 +107,41 @@ def test_shards_are_written_and_read(folders, tmp_path):
     nets.from_pretrained(tmp_path)
 
 
+def tiny_encoder(**changes):
+  """An encoder without blocks, of ones."""
+  config = nets.TextEncoderConfig(
+    3, width=2, depth=0, num_heads=1, max_length=2, **changes
+  )
+  model = nnx.eval_shape(lambda: nets.TextEncoder(config, rngs=nnx.Rngs(0)))
+  for _, variable in nnx.iter_graph(model):
+    if isinstance(variable, nnx.Param):
+      variable.set_value(jnp.asarray(np.ones(variable.shape, np.float32)))
+  return model
+
+
+def test_a_used_folder_has_the_new_weights_alone(tmp_path, monkeypatch):
+  """Shards after a single file and the reverse; or nothing that loads."""
+  model = tiny_encoder(pooling="first")
+  for value, shard_bytes in ((1.0, None), (2.0, 16), (3.0, 24), (4.0, None)):
+    model.positions.set_value(jnp.full((2, 2), value))
+    nets.save_pretrained(model, tmp_path, shard_bytes=shard_bytes)
+    again = nets.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again.positions[...], value)
+  assert sorted(x.name for x in tmp_path.iterdir()) == [
+    "config.json",
+    "model.safetensors",
+  ]
+
+  def stop(*args, **options):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr("safetensors.flax.save_file", stop)
+  with pytest.raises(KeyboardInterrupt):
+    nets.save_pretrained(model, tmp_path)
+  with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+    nets.from_pretrained(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_new_classifier_keeps_the_body(folders):
   model = nets.from_pretrained(
@@ -139,6 +174,15 @@ def test_the_pooling_of_a_sentence_encoder_is_read(folders, tmp_path):
   (pooling / "config.json").write_text(json.dumps(modes))
   with pytest.raises(ValueError, match="poolings"):
     nets.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "pooler", "first"])
+def test_the_pooling_is_written(pooling, tmp_path):
+  model = tiny_encoder(pooling=pooling, pooler=True)
+  (tmp_path / "1_Pooling").mkdir()
+  (tmp_path / "1_Pooling" / "config.json").write_text("of another model")
+  nets.save_pretrained(model, tmp_path)
+  assert nets.from_pretrained(tmp_path).config == model.config
 
 
 def test_bad_folders_are_named(folders, tmp_path):

@@ -37,13 +37,23 @@ MASK = np.array([[1] * 6, [1] * 4 + [0] * 2, [0] * 2 + [1] * 4], bool)
 
 @functools.cache
 def model():
-  network = nets.Decoder(CONFIG, rngs=nnx.Rngs(0))
+  return scaled(CONFIG)
+
+
+def scaled(config):
+  network = nets.Decoder(config, rngs=nnx.Rngs(0))
   # Initial values of 0.02 would make every token nearly alike.
   state = nnx.state(network)
   nnx.update(
     network, jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, state)
   )
   return network
+
+
+def without_values(**changes):
+  """A decoder of shapes, for what is refused while a program is traced."""
+  config = dataclasses.replace(CONFIG, depth=1, windowed=None, **changes)
+  return nnx.eval_shape(lambda: nets.Decoder(config, rngs=nnx.Rngs(0)))
 
 
 @jax.jit
@@ -103,6 +113,64 @@ def test_a_cache_gives_what_the_whole_text_gives():
   logits, length = program(model(), TOKENS, MASK)
   close(logits[MASK], whole.logits[MASK])
   assert length == 6
+
+
+@pytest.mark.slow
+def test_a_window_counts_tokens_though_padding_lies_between_two_calls():
+  """A prompt padded on the right, and a text after it from the cache."""
+
+  @jax.jit
+  def program(network, tokens, mask):
+    cache = network.init_cache(3, 8)
+    cache = network(tokens, attention_mask=mask, cache=cache).cache
+    return network(tokens[:, :2], cache=cache).logits
+
+  logits = program(model(), TOKENS, MASK)
+  text = np.concatenate([TOKENS[1, :4], TOKENS[1, :2]])[None]
+  whole = run(model(), text, np.ones((1, 6), bool))
+  close(logits[1], whole.logits[0, 4:])
+
+
+def test_a_cache_that_is_full_is_refused():
+  network, tokens = without_values(), np.ones((2, 3), int)
+
+  def run(network, places, length=0, batch=2):
+    cache = network.init_cache(batch, places)._replace(length=length)
+    return network(tokens, cache=cache).logits
+
+  for options, text in (
+    ({"places": 2}, "3 tokens and cache 2 places, 0 of them filled"),
+    ({"places": 6, "length": 4}, "at most 2 tokens: make a longer cache"),
+    ({"places": 6, "batch": 1}, "1 blocks and 1 texts; expected 1 and 2"),
+  ):
+    with pytest.raises(ValueError, match=text):
+      jax.eval_shape(functools.partial(run, **options), network)
+
+
+@pytest.mark.slow
+def test_what_no_table_and_no_cache_holds_is_nan():
+  """But for padding; a full cache inside jit stays NaN."""
+  network = model()
+  tokens = np.where(MASK, TOKENS, -100)
+  assert np.all(np.isfinite(run(network, tokens, MASK).logits[MASK]))
+  for token in (17, -1):
+    logits = run(network, np.where(TOKENS == 5, token, TOKENS), MASK).logits
+    wrong = np.cumsum((TOKENS == 5) & MASK, 1) > 0
+    assert wrong.any()
+    np.testing.assert_array_equal(np.isnan(logits).all(-1)[MASK], wrong[MASK])
+
+  @jax.jit
+  def step(cache, tokens):
+    outputs = network(tokens, cache=cache)
+    return outputs.cache, outputs.logits
+
+  cache, logits = jax.lax.scan(
+    step, network.init_cache(3, 4), TOKENS.T[:, :, None]
+  )
+  assert cache.length == 6
+  np.testing.assert_array_equal(
+    np.isnan(logits).all((1, 2, 3)), np.arange(6) >= 4
+  )
 
 
 @pytest.mark.slow
@@ -282,6 +350,21 @@ def test_wrong_inputs_are_named():
       "windowed has 1 entries",
     ),
     (
+      lambda: dataclasses.replace(CONFIG, window=None),
+      ValueError,
+      "window is None; expected a number of tokens",
+    ),
+    (
+      lambda: dataclasses.replace(CONFIG, head_width=3),
+      ValueError,
+      "head_width is 3; expected an even number",
+    ),
+    (
+      lambda: dataclasses.replace(CONFIG, rotary_scaling=("yarn", 1, 2, 3, 4)),
+      ValueError,
+      "rotary_scaling is .'yarn', 1, 2, 3, 4.; expected",
+    ),
+    (
       lambda: dataclasses.replace(CONFIG, positions="alibi"),
       ValueError,
       "positions is 'alibi'",
@@ -292,32 +375,44 @@ def test_wrong_inputs_are_named():
 
 
 @pytest.mark.slow
-def test_a_mesh_of_eight_devices_equals_one():
-  network = nets.Decoder(
-    dataclasses.replace(CONFIG, vocab_size=16, width=16, key_heads=4),
-    rngs=nnx.Rngs(0),
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+def test_a_mesh_of_eight_devices_equals_one(kind):
+  """Texts over `data`, heads and vocabulary over `model`; with a cache too."""
+  network = scaled(
+    dataclasses.replace(
+      CONFIG, vocab_size=20, width=16, num_heads=8, key_heads=4
+    )
   )
-  tokens = TOKENS % 16
+  tokens, mask = np.tile(TOKENS, (2, 1))[:4], np.tile(MASK, (2, 1))[:4]
 
   @jax.jit
   def program(network, tokens, mask):
     def loss(network):
       outputs = network(tokens, attention_mask=mask)
-      return jnp.mean(jnp.square(outputs.logits))
+      log_probs = jax.nn.log_softmax(outputs.logits)
+      return -jnp.mean(log_probs[..., 0]), outputs
 
-    return nnx.value_and_grad(loss)(network)
+    cache = network.init_cache(4, 7)
+    cache = network(tokens, attention_mask=mask, cache=cache).cache
+    cached = network(tokens[:, :1], cache=cache).logits
+    return nnx.value_and_grad(loss, has_aux=True)(network), cached
 
-  expected = program(network, tokens, MASK)
-  mesh = jax.make_mesh(
-    (2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2
-  )
+  expected = program(network, tokens, mask)
+  types = (jax.sharding.AxisType[kind],) * 2
+  mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=types)
   rules = ((r"norm\d?\.scale$", P()), *nets.SHARDING_RULES)
   nets.shard_parameters(network, mesh, rules)
   kernel = network.blocks[0].attention.query.kernel[...]
   assert kernel.sharding.spec == P(None, "model")
-  got = program(network, tokens, MASK)
+  rows = jax.sharding.NamedSharding(mesh, P("data"))
+  with jax.set_mesh(mesh):
+    got = program(network, *jax.device_put((tokens, mask), rows))
+  assert got[0][0][1].logits.sharding.spec[0] == "data"
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-    close(a, b)
+    scale = np.abs(b).max()
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(scale, 1e-3))
+  # Tokens of the host, outside of the context of a mesh.
+  close(program(network, tokens, mask)[1], expected[1])
   with pytest.raises(ValueError, match="names the axis 'rows'"):
     nets.shard_parameters(network, mesh, (("tokens", P("rows")),))
 

@@ -3,9 +3,11 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from kdjax import nets
 
@@ -49,6 +51,59 @@ def test_heads_have_the_shapes_of_their_tasks(pooling, head, shape):
   assert spec.logits.shape == shape
   assert spec.embedding.shape == (2, 8)
   assert spec.values["f2"].shape == (2, 2, 5, 4)
+
+
+@pytest.mark.slow
+def test_a_mesh_of_eight_devices_equals_one():
+  """With the axes that `jax.make_mesh` makes by default, which are Explicit."""
+  config = dataclasses.replace(
+    CONFIG, vocab_size=20, depth=1, num_heads=4, head="mlm", dropout=0.1
+  )
+  network = nets.TextEncoder(config, rngs=nnx.Rngs(0, dropout=1))
+  state = nnx.state(network, nnx.Param)
+  nnx.update(
+    network, jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, state)
+  )
+  network.eval()
+
+  @jax.jit
+  def program(network, tokens, mask):
+    def loss(network):
+      outputs = network(tokens, attention_mask=mask)
+      log_probs = jax.nn.log_softmax(outputs.logits)
+      return -jnp.mean(log_probs[..., 0]), outputs
+
+    return nnx.value_and_grad(loss, has_aux=True)(network)
+
+  expected = program(network, TOKENS, MASK)
+  mesh = jax.make_mesh((2, 4), ("data", "model"))
+  nets.shard_parameters(network, mesh)
+  assert network.tokens[...].sharding.spec == P("model", None)
+  rows = jax.sharding.NamedSharding(mesh, P("data"))
+  texts = jax.device_put((TOKENS, MASK), rows)
+  with jax.set_mesh(mesh):
+    got = program(network, *texts)
+  assert got[0][1].logits.sharding.spec[0] == "data"
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    scale = np.abs(b).max()
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(scale, 1e-3))
+  # Random streams go on.
+  network.train()
+  run = nnx.jit(lambda network: network(texts[0]).embedding)
+  first, second = (np.asarray(run(network)) for _ in range(2))
+  assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_types_and_positions_without_a_row_are_nan():
+  network = nets.TextEncoder(
+    dataclasses.replace(CONFIG, depth=0), rngs=nnx.Rngs(0)
+  )
+  for name, value in (("token_types", 2), ("positions", 8)):
+    given = np.zeros_like(TOKENS)
+    given[0, 1] = given[1, 4] = value  # the second one is padding
+    outputs = network(TOKENS, attention_mask=MASK, **{name: given})
+    np.testing.assert_array_equal(np.isnan(outputs.embedding[:, 0]), [1, 0])
 
 
 @pytest.mark.slow
