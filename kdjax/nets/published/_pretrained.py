@@ -96,6 +96,11 @@ def from_pretrained(
       f"{folder} has a model of type {name!r}; expected one of "
       f"{', '.join(FAMILIES)}."
     )
+  if settings.get("quantization_config"):
+    raise ValueError(
+      f"{folder} has quantized weights; expected a folder without an entry "
+      "quantization_config in config.json."
+    )
   family = FAMILIES[name]
   tensors = _Tensors(folder, family)
   try:

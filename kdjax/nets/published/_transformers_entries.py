@@ -39,9 +39,12 @@ def activation(name: str) -> str:
 
 
 def require(config: Mapping[str, Any], **expected: Any) -> None:
-  """Raises ValueError unless the given entries have the only known value."""
+  """Raises ValueError unless the given entries have the only known value.
+
+  An entry that is left out or null has it.
+  """
   for name, value in expected.items():
-    if config.get(name, value) != value:
+    if config.get(name) not in (None, value):
       raise ValueError(
         f"config.json has {name} {config[name]!r}; expected {value!r}."
       )

@@ -115,6 +115,7 @@ def _read_bert(
   head, classes = "none", 2
   if "cls.predictions.bias" in keys:
     head = "mlm"
+    require(config, tie_word_embeddings=True)
   elif "classifier.weight" in keys:
     head = "classifier"
     classes = config.get("num_labels") or len(config.get("id2label") or "ab")

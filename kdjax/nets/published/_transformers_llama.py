@@ -13,12 +13,15 @@ from kdjax.nets.published._transformers_entries import require
 from kdjax.nets.text._decoder import Decoder
 from kdjax.nets.text._decoder import DecoderConfig
 
+# The defaults of Qwen's windows.
+_QWEN = {"sliding_window": 4096, "max_window_layers": 28}
+
 
 def read_llama(
   config: Mapping[str, Any], keys: frozenset[str]
 ) -> DecoderConfig:
   del keys
-  require(config, mlp_bias=False)
+  require(config, mlp_bias=False, partial_rotary_factor=1.0)
   bias = config.get("attention_bias", False)
   theta, scaling = _read_rotary(config)
   return DecoderConfig(
@@ -44,14 +47,15 @@ def read_llama(
 def read_qwen2(
   config: Mapping[str, Any], keys: frozenset[str]
 ) -> DecoderConfig:
-  return dataclasses.replace(read_llama(config, keys), query_bias=True)
+  read = read_llama(_QWEN | dict(config), keys)
+  return dataclasses.replace(read, query_bias=True)
 
 
 def read_qwen3(
   config: Mapping[str, Any], keys: frozenset[str]
 ) -> DecoderConfig:
   # The default of the family is a head of 128 units, whatever the width.
-  own = {"head_dim": 128} | dict(config)
+  own = _QWEN | {"head_dim": 128} | dict(config)
   return dataclasses.replace(read_llama(own, keys), query_norm=True)
 
 
@@ -63,10 +67,11 @@ def read_gemma2(
     "attention_softcap": config.get("attn_logit_softcapping", 50.0),
     "logit_softcap": config.get("final_logit_softcapping", 30.0),
   }
+  require(config, use_bidirectional_attention=False)
   config = {
     "sliding_window": 4096,
     "tie_word_embeddings": True,
-    "hidden_act": config.get("hidden_activation", "gelu_pytorch_tanh"),
+    "hidden_act": config.get("hidden_activation") or "gelu_pytorch_tanh",
     "layer_types": [
       "full_attention" if i % 2 else "sliding_attention"
       for i in range(config["num_hidden_layers"])
@@ -89,6 +94,13 @@ def _read_rotary(
 ) -> tuple[float, tuple[Any, ...] | None]:
   rotary = dict(config.get("rope_scaling") or {})
   rotary |= config.get("rope_parameters") or {}
+  require(rotary, partial_rotary_factor=1.0)
+  nested = [name for name, value in rotary.items() if isinstance(value, dict)]
+  if nested:
+    raise ValueError(
+      f"config.json has rotary positions for each of {', '.join(nested)}; "
+      "expected the same for all layers."
+    )
   theta = rotary.get("rope_theta", config.get("rope_theta", 10000.0))
   kind = rotary.get("rope_type", rotary.get("type", "default"))
   if kind == "default":
@@ -101,12 +113,21 @@ def _read_rotary(
       float(rotary["factor"]),
       float(rotary["low_freq_factor"]),
       float(rotary["high_freq_factor"]),
-      int(rotary["original_max_position_embeddings"]),
+      int(_original_length(config, rotary)),
     )
   raise ValueError(
     f"config.json has rotary positions of type {kind!r}; expected 'default', "
     "'linear' or 'llama3'."
   )
+
+
+def _original_length(
+  config: Mapping[str, Any], rotary: Mapping[str, Any]
+) -> int:
+  """Returns the length of the texts in training, as transformers finds it."""
+  name = "original_max_position_embeddings"
+  length = config.get(name) or rotary.get(name)
+  return length or config["max_position_embeddings"]
 
 
 def _read_windows(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +139,14 @@ def _read_windows(config: Mapping[str, Any]) -> dict[str, Any]:
     first = config.get("max_window_layers", 0)
     windowed = tuple(i >= first for i in range(depth))
   else:
-    windowed = tuple(kind == "sliding_attention" for kind in kinds)
+    known = {"sliding_attention": True, "full_attention": False}
+    for kind in kinds:
+      if kind not in known:
+        raise ValueError(
+          f"config.json has layer_types with {kind!r}; expected "
+          f"{' or '.join(known)}."
+        )
+    windowed = tuple(known[kind] for kind in kinds)
   return {"window": window, "windowed": windowed} if any(windowed) else {}
 
 
@@ -134,8 +162,11 @@ def write_llama(config: DecoderConfig) -> dict[str, Any]:
     )
     rotary = {"rope_type": kind, "factor": factor}
     rotary |= dict(zip(names, rest, strict=False))
+  # Before version 5, transformers reads this entry and not rope_parameters.
+  scaled = config.rotary_scaling is not None
+  older = {"rope_scaling": dict(rotary)} if scaled else {}
   rotary["rope_theta"] = config.rotary_theta
-  return {
+  return older | {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": config.vocab_size,

@@ -28,7 +28,7 @@ from kdjax.nets.text._text_inputs import read_inputs
 from kdjax.nets.text._text_inputs import text_outputs
 from kdjax.ops import check_choice
 
-
+# The kinds of rotary scaling, and how many entries each has.
 _SCALINGS = (("linear", 2), ("llama3", 5))
 
 
@@ -173,8 +173,8 @@ class Decoder(nnx.Module):
   is the input of the head, `[batch, length, width]`: with `head` the logits of
   all tokens need not exist (`kdjax.fused`). Parameters have `param_dtype`; the
   body computes in `dtype`; scores, probabilities and logits are float32 or
-  wider. A token that the vocabulary does not have gives NaN, unless it is
-  padding. Under `jax.jit`, outputs that nobody reads cost nothing.
+  wider. A token that the vocabulary does not have makes its text NaN, unless
+  it is padding. Under `jax.jit`, outputs that nobody reads cost nothing.
 
   Args:
     config: the sizes and the form.

@@ -94,7 +94,7 @@ class TextEncoder(nnx.Module):
   embedding is that of a text, `[batch, width]`. Parameters have `param_dtype`;
   the body computes in `dtype`; scores, probabilities, embedding and logits are
   float32 or wider. A token, a token type or a position that its table does not
-  have gives NaN, unless it is padding.
+  have makes its text NaN, unless it is padding.
 
   Args:
     config: the sizes.

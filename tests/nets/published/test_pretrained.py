@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from kdjax import nets
+from kdjax.nets.published._transformers_families import FAMILIES
 from tests.nets import text_models
 
 pytest.importorskip("safetensors")
@@ -185,6 +186,23 @@ def test_the_pooling_is_written(pooling, tmp_path):
   assert nets.from_pretrained(tmp_path).config == model.config
 
 
+def test_half_precision_is_kept(tmp_path):
+  model = tiny_encoder(pooling="first")
+  value = jnp.asarray(np.array([[1.0, 0.3], [3e38, -1e-30]]), jnp.bfloat16)
+  for _, variable in nnx.iter_graph(model):
+    if isinstance(variable, nnx.Param):
+      variable.set_value(variable[...].astype(jnp.bfloat16))
+  model.positions.set_value(value)
+  nets.save_pretrained(model, tmp_path)
+  assert (
+    json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+  )
+  for dtype in (jnp.float32, jnp.bfloat16):
+    again = nets.from_pretrained(tmp_path, param_dtype=dtype).positions[...]
+    assert again.dtype == dtype
+    np.testing.assert_array_equal(again, value.astype(dtype))
+
+
 def test_bad_folders_are_named(folders, tmp_path):
   def changed(name, **settings):
     folder = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -205,6 +223,36 @@ def test_bad_folders_are_named(folders, tmp_path):
       ValueError,
       "'yarn'",
     ),
+    (
+      changed("llama", rope_parameters={"full_attention": {"factor": 2.0}}),
+      ValueError,
+      "rotary positions for each of full_attention",
+    ),
+    (
+      changed("llama", partial_rotary_factor=0.5),
+      ValueError,
+      r"partial_rotary_factor 0\.5; expected 1\.0",
+    ),
+    (
+      changed("gemma2", layer_types=["full_attention", "chunked_attention"]),
+      ValueError,
+      "layer_types with 'chunked_attention'",
+    ),
+    (
+      changed("gemma2", use_bidirectional_attention=True),
+      ValueError,
+      "use_bidirectional_attention True; expected False",
+    ),
+    (
+      changed("bert", tie_word_embeddings=False),
+      ValueError,
+      "tie_word_embeddings False; expected True",
+    ),
+    (
+      changed("llama", quantization_config={"bits": 4}),
+      ValueError,
+      "has quantized weights",
+    ),
     (changed("llama", num_hidden_layers=3), ValueError, "is missing"),
     (changed("llama", num_hidden_layers=1), ValueError, "is left over"),
     (changed("gpt2", n_embd=12), ValueError, "expected"),
@@ -212,6 +260,26 @@ def test_bad_folders_are_named(folders, tmp_path):
   ):
     with pytest.raises(error, match=text):
       nets.from_pretrained(folder)
+
+
+def test_entries_that_a_configuration_leaves_out_have_their_defaults():
+  """Qwen's windows begin in layer 28; Llama 3's length may be the largest."""
+  settings = dict(text_models.FAMILIES["qwen2"][1])
+  settings |= {"num_hidden_layers": 30, "use_sliding_window": True}
+  for name in ("qwen2", "qwen3"):
+    config = FAMILIES[name].read(settings, frozenset())
+    assert config.window == 4096
+    assert config.windowed == (False,) * 28 + (True,) * 2
+  settings = dict(text_models.FAMILIES["llama"][1])
+  rotary = dict(settings["rope_parameters"])
+  del rotary["original_max_position_embeddings"]
+  read, write = FAMILIES["llama"].read, FAMILIES["llama"].write
+  config = read(settings | {"rope_parameters": rotary}, frozenset())
+  assert config.rotary_scaling[-1] == 24
+  # Older versions of transformers know this entry alone.
+  written = write(config)
+  del written["rope_parameters"]
+  assert read(written, frozenset()).rotary_scaling == config.rotary_scaling
 
 
 @pytest.mark.parametrize(
