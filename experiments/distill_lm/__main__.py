@@ -157,8 +157,8 @@ class Row(NamedTuple):
   perplexity: np.ndarray  # a token of test documents
   samples: np.ndarray  # perplexity of its texts under the teacher
   curve: np.ndarray  # validation bits per character, `[rounds, seeds]`
-  seconds: np.ndarray  # of training one student, `[rounds]`
-  milliseconds: float  # a step
+  times: np.ndarray  # seconds of training until then, `[rounds]`
+  milliseconds: float  # a step of one student
   rate: float
 
 
@@ -213,20 +213,22 @@ def examine(
     model: training.make_samples(job, model)
     for model in (job.student, job.teacher)
   }
-  rows, texts = {}, {}
+  rows, texts, paces = {}, {}, training.paces(job, trained)
   for name, params in many.items():
     model = job.teacher if name == "teacher" else job.student
     nats = np.asarray(job.score[model](params, data.test))
     samples = sample[model](params, prompts)
     texts[name] = data.tokenizer.decode(np.asarray(samples)[0, 0].tolist())
-    x = trained.get(name)
+    x, pace = trained.get(name), paces.get(name, math.nan)
     rows[name] = Row(
       nats / math.log(2) / data.characters,
       np.exp(nats),
       np.exp(np.asarray(read(teacher, samples))),
       x.validation if x else np.zeros((0, 1)),
-      x.seconds if x else np.zeros(0),
-      training.milliseconds(job, x) if x else math.nan,
+      pace * config.evaluate_every * np.arange(1, 1 + len(x.seconds))
+      if x
+      else np.zeros(0),
+      1000 * pace,
       x.rate if x else math.nan,
     )
   texts["text"] = data.tokenizer.decode(np.asarray(prompts)[0].tolist())

@@ -39,6 +39,11 @@ class Method(NamedTuple):
       return "teacher" in PRESETS[self.loss].networks
     return True
 
+  @property
+  def program(self) -> tuple[Any, ...]:
+    """Equal for two methods whose steps compute the same."""
+    return self.loss, dict(self.options), self.text
+
 
 def objective_of(
   name: str, teacher: Language, student: Language, known: int

@@ -13,6 +13,7 @@ from experiments.frame import statistics
 from experiments.frame import tables
 
 SCALE = 100  # bits per 100 characters
+COPIED = ("copied", "copied_scratch")  # with and without a teacher
 GROUPS = {
   "labels alone": plots.RED,
   "probabilities of all tokens": plots.BLUE,
@@ -79,16 +80,15 @@ def at_time(row: Any, limit: float) -> np.ndarray | None:
   Between evaluations they are interpolated; a method that ended before has its
   last ones, one that was not yet evaluated has none.
   """
-  times = np.cumsum(row.seconds)
-  if not len(times) or limit < times[0]:
+  if limit < row.times[0]:
     return None
-  return np.array([np.interp(limit, times, bits) for bits in row.curve.T])
+  return np.array([np.interp(limit, row.times, bits) for bits in row.curve.T])
 
 
 def gains_at_time(job: Any, rows: dict[str, Any]) -> dict[str, statistics.Gain]:
   """The validation bits that each method saves in the time of the baseline."""
   baseline = rows[BASELINE]
-  limit = baseline.seconds.sum()
+  limit = baseline.times[-1]
   bits = {name: at_time(rows[name], limit) for name in job.methods}
   known = {k: -x for k, x in bits.items() if k != BASELINE and x is not None}
   return statistics.compare(known, -baseline.curve[-1])
@@ -141,14 +141,15 @@ def reading(job: Any) -> str:
     "under the teacher: it tells whether the teacher could have written them, "
     "and is low for dull texts too. The time of a step is that of one student, "
     f"of {job.config.seeds * len(job.config.learning_rates)} trained at once, "
-    "in the fastest round, without compilation and without the text that the "
-    "teacher has written; 1000 / ms are the steps a second. All methods took "
+    "without compilation and without the text that the teacher has written, in "
+    "the fastest round of all methods of one program (the same loss and text, "
+    "whatever the start); 1000 / ms are the steps a second. All methods took "
     "as many steps and read as many tokens, but for cross-entropy alone, twice "
     "as long. Saved at equal time: bits of validation documents after the time "
-    "that cross-entropy alone took for all its steps, interpolated between "
-    f"evaluations, which are {job.config.evaluate_every} steps apart. A method "
-    "that was stopped by then had not decayed its learning rate, which counts "
-    "against it; other programs on the machine make times uncertain."
+    "of all steps of cross-entropy alone, interpolated between evaluations, "
+    f"which are {job.config.evaluate_every} steps apart. A method that is read "
+    "there before its end has a learning rate that has not decayed yet. Other "
+    "programs on the machine make times uncertain."
   )
 
 
@@ -166,6 +167,10 @@ def conclude(job: Any, rows: dict[str, Any]) -> list[str]:
   found += statistics.findings(
     gains_at_time(job, rows), TITLES, f"{TITLES[BASELINE]} at equal time"
   )
+  copied = [rows[x].bits for x in COPIED if x in job.methods]
+  if len(copied) == len(COPIED):
+    gain = statistics.gain_of(*(-x for x in copied)).cell(scale=SCALE)
+    found.append(f"Of copied layers, the teacher saves {gain} more.")
   best = min(job.methods, key=lambda name: texts[name])
   found.append(
     f"Under the teacher, the document has a perplexity of {texts['text']:.2f}, "
@@ -224,7 +229,7 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
     "seeds, each seed as a dot, with 95 % intervals. Dashed: cross-entropy "
     "alone. Dotted: the teacher.",
     "curves.png": "Bits per character of validation documents over the time "
-    "that training one student has taken, mean over seeds.",
+    "of training one student, steps times the time of a step, mean over seeds.",
   }
 
 
@@ -289,7 +294,7 @@ def curves(job: Any, rows: dict[str, Any]) -> None:
       bits = row.curve.mean(1)
       low += bits.tolist()
       axes.plot(
-        np.cumsum(row.seconds),
+        row.times,
         bits,
         color=plots.SERIES[i % len(plots.SERIES)],
         ls=("-", "--", ":")[i // len(plots.SERIES) % 3],

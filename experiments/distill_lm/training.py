@@ -368,7 +368,18 @@ def make_samples(job: Any, model: Language) -> Callable[..., jax.Array]:
   return sample
 
 
-def milliseconds(job: Any, trained: Trained) -> float:
-  """The time of a step of one student, in the fastest of all rounds."""
-  # Other programs on the machine only add to it.
-  return 1000 * float(trained.seconds.min()) / job.config.evaluate_every
+def paces(job: Any, trained: dict[str, Trained]) -> dict[str, float]:
+  """Seconds of a step of one student, in the fastest round of each program.
+
+  Methods of the same loss and text, which differ in their start or their
+  number of steps, run the same program.
+  """
+  fastest: list[tuple[Any, float]] = []
+  for name, x in trained.items():
+    # Other programs on the machine only add to it.
+    seconds = float(x.seconds.min()) / job.config.evaluate_every
+    fastest.append((METHODS[name].program, seconds))
+  return {
+    name: min(x for program, x in fastest if program == METHODS[name].program)
+    for name in trained
+  }

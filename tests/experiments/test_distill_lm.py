@@ -255,12 +255,36 @@ def test_a_share_of_the_steps_has_own_text():
 def test_bits_at_a_time_are_those_of_the_curve():
   row = types.SimpleNamespace(
     curve=np.array([[4.0, 5.0], [3.0, 3.0], [2.0, 2.5]]),
-    seconds=np.array([2.0, 2.0, 4.0]),
+    times=np.array([2.0, 4.0, 8.0]),
   )
   assert lm_report.at_time(row, 1.9) is None
   np.testing.assert_allclose(lm_report.at_time(row, 3.0), [3.5, 4.0])
   np.testing.assert_allclose(lm_report.at_time(row, 6.0), [2.5, 2.75])
   np.testing.assert_allclose(lm_report.at_time(row, 99.0), [2.0, 2.5])
+
+
+def test_methods_of_one_program_have_one_pace():
+  def trained(*seconds):
+    return types.SimpleNamespace(seconds=np.array(seconds))
+
+  job = types.SimpleNamespace(config=SMALL)  # two steps a round
+  found = lm_training.paces(
+    job,
+    {
+      "scratch": trained(4.0, 3.0),
+      "copied_scratch": trained(2.0, 9.0),
+      "forward_kl": trained(8.0),
+      "reverse_kl": trained(7.0),
+      "copied": trained(6.0),
+    },
+  )
+  assert found == {
+    "scratch": 1.0,
+    "copied_scratch": 1.0,
+    "forward_kl": 3.0,
+    "reverse_kl": 3.5,
+    "copied": 3.0,
+  }
 
 
 def test_no_document_is_in_two_parts():
