@@ -170,7 +170,7 @@ def conclude(job: Any, rows: dict[str, Any]) -> list[str]:
   copied = [rows[x].bits for x in COPIED if x in job.methods]
   if len(copied) == len(COPIED):
     gain = statistics.gain_of(*(-x for x in copied)).cell(scale=SCALE)
-    found.append(f"Of copied layers, the teacher saves {gain} more.")
+    found.append(f"From copied layers, the teacher saves {gain} over none.")
   best = min(job.methods, key=lambda name: texts[name])
   found.append(
     f"Under the teacher, the document has a perplexity of {texts['text']:.2f}, "
