@@ -170,18 +170,11 @@ class Decoder(nnx.Module):
   last one after the final normalization. The attention probabilities, the
   scores before mask and softmax, the queries (with rotary positions), keys and
   values of the blocks have the names of their blocks' features. The embedding
-<<<<<<< HEAD
-  is the input of the head, `[batch, length, width]`: with `head` the logits of
-  all tokens need not exist (`kdjax.fused`). Parameters have `param_dtype`; the
-  body computes in `dtype`; scores, probabilities and logits are float32 or
-  wider. A token that the vocabulary does not have makes its text NaN, unless
-  it is padding. Under `jax.jit`, outputs that nobody reads cost nothing.
-=======
   is the input of the head, `[batch, length, width]`: from it and `head`,
   `kdjax.fused` computes losses without all logits. Parameters have
   `param_dtype`; the body computes in `dtype`; scores, probabilities and logits
-  are float32 or wider. Under `jax.jit`, unused outputs cost nothing.
->>>>>>> main
+  are float32 or wider. A token that the vocabulary does not have makes its text
+  NaN, unless the token is padding. Under `jax.jit`, unused outputs are free.
 
   Args:
     config: the sizes and the form.
@@ -278,14 +271,10 @@ class Decoder(nnx.Module):
         padding on either side; None takes all.
       positions: `[batch, length]`; None counts the tokens that are no padding,
         so that padding on the left changes nothing.
-<<<<<<< HEAD
-      cache: what earlier calls have read; the outputs have the next one. A text
-        that is longer than the places left is refused. Where the filled length
-        is traced, all outputs are NaN instead, and so are those of later calls.
-=======
       cache: the keys and values of earlier calls; the outputs contain the new
-        cache.
->>>>>>> main
+        cache. Tokens for which the cache has no places left are refused. Where
+        the filled length is traced, all outputs are NaN instead, and so are
+        those of later calls.
     """
     config = self.config
     tokens, given = read_inputs(
@@ -467,11 +456,8 @@ def _masks(
 ) -> tuple[Array, Array]:
   """Returns the causal mask, whole and in a window: `[batch, 1, length, keys]`.
 
-<<<<<<< HEAD
-  The window counts tokens, not places: padding may lie between two calls.
-=======
-  Both masks count places, not positions: padding never lies between two tokens.
->>>>>>> main
+  The masks count places, and the window counts tokens, because padding may lie
+  between the tokens of two calls.
   """
   queries = start + jnp.arange(length)[:, None]
   keys = jnp.arange(seen.shape[1])[None]

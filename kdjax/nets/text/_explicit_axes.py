@@ -41,9 +41,8 @@ def over_any_mesh(
     return function(model, tokens, given), nnx.state(model, nnx.RngState)
 
   texts = PartitionSpec(*_partition(tokens)[:1])
-  outputs = Outputs(*(texts for _ in Outputs._fields))._replace(
-    token_embeddings=_partition(model.tokens[...])
-  )
+  outputs: Any = Outputs._make([texts] * len(Outputs._fields))
+  outputs = outputs._replace(token_embeddings=_partition(model.tokens[...]))
   if hasattr(model, "head"):
     rows = _partition(model.head.weight)
     kernel = PartitionSpec(*reversed(rows))
