@@ -27,8 +27,6 @@ from kdjax.language._on_policy import teacher_mixed_log_probs
 from kdjax.language._on_policy import teacher_mixed_weights
 from kdjax.language._on_policy import token_reverse_kl_advantages
 from kdjax.language._probability_shift import probability_shift
-from kdjax.language._schedules import cwsm_temperatures
-from kdjax.language._schedules import flsw_temperatures
 from kdjax.language._schedules import weight_schedule
 from kdjax.language._token_mmd import token_mmd_loss
 from kdjax.language._uld import uld_loss
@@ -41,8 +39,6 @@ __all__ = (
   "alm_loss",
   "chunk_log_probs",
   "contrastive_skew_loss",
-  "cwsm_temperatures",
-  "flsw_temperatures",
   "layer_map",
   "likelihood_gap",
   "min_edit_ids",
