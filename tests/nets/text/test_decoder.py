@@ -68,11 +68,16 @@ def test_padding_on_either_side_changes_nothing():
       close(got[row, start : start + 4], expected[0])
   for leaf in jax.tree.leaves(outputs._replace(cache=None)):
     assert np.all(np.isfinite(leaf))
+  # What a classifier and its soft cap say of the embedding are the logits.
+  kernel, cap = outputs.classifier[0], outputs.logit_softcap
+  assert cap == CONFIG.logit_softcap
+  close(outputs.logits, cap * jnp.tanh(outputs.embedding @ kernel / cap))
 
 
 def test_arrays_of_each_layer_have_its_name():
   spec = jax.eval_shape(lambda network: network(TOKENS), model())
   assert list(spec.features) == ["f0", "f1", "f2"]
+  assert spec.logit_softcap.shape == ()
   for name, shape in (
     ("attention", (3, 4, 6, 6)),
     ("scores", (3, 4, 6, 6)),

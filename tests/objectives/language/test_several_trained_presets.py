@@ -145,7 +145,7 @@ def test_a_preset_trains(name, teacher):
   learner = training.distill(
     student,
     frozen if row.networks else None,
-    objectives.preset(name),
+    objectives.preset(name, **learners.RUN),
     optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)),
     on=("tokens", "attention_mask"),
     teacher_on="teacher_tokens" if apart else None,
