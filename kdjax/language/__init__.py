@@ -13,6 +13,7 @@ from kdjax.language._alm import alm_loss
 from kdjax.language._alm import chunk_log_probs
 from kdjax.language._byte_alignment import align_bytes
 from kdjax.language._byte_alignment import token_bytes
+from kdjax.language._causal_shift import next_token_log_probs
 from kdjax.language._causal_shift import next_token_targets
 from kdjax.language._distillm import adaptive_skew
 from kdjax.language._distillm import contrastive_skew_loss
@@ -44,6 +45,7 @@ __all__ = (
   "min_edit_ids",
   "mined_logits",
   "minillm_advantages",
+  "next_token_log_probs",
   "next_token_targets",
   "policy_gradient_loss",
   "probability_shift",
