@@ -35,14 +35,11 @@ TELLING = [
   "transforms.joint_distribution_adaptation",
   "finetuning.key_queue_update",
 ]
-NETWORKS = [
+NETWORKS = [  # one of each kind of layers
   "resnet8",
-  "resnet18",
-  "imagenet-resnet18",
   "imagenet-resnet50",
   "vgg8",
   "mobilenetv2",
-  "shufflenetv1",
   "shufflenetv2",
   "deit-tiny",
 ]
@@ -210,7 +207,7 @@ def test_networks_are_exported(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_all_networks_are_exported(name):
+def test_networks_of_each_kind_are_exported(name):
   size = 224 if "deit" in name else 32
   assert modes.exported_network(name, (size, size, 3))
 

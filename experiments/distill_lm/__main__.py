@@ -68,7 +68,7 @@ class Config(commands.Flags):
   methods: Annotated[
     tuple[str, ...] | None,
     commands.optional(
-      "the first fourteen; of own models forward_kl", "NAME ..."
+      "the first fifteen; of own models forward_kl", "NAME ..."
     ),
   ] = None
   # students of each method
@@ -95,6 +95,9 @@ class Config(commands.Flags):
   known: commands.Count = 8
   # texts that the teacher writes for seqkd
   teacher_texts: commands.Count = 2000
+  # the lambda of on_policy: the share of its steps that read own text, spread
+  # evenly
+  own_share: float = 0.5
   samples: commands.Count = 64  # texts of each student that the teacher judges
   windows: commands.Count = 300  # the most windows of held-out documents
 
@@ -115,25 +118,13 @@ def check(config: Config) -> None:
   )
   met = config.vocabulary > 256
   commands.expect(config, "vocabulary", met, "more than 256, the bytes")
+  met = 0 <= config.own_share <= 1
+  commands.expect(config, "own_share", met, "a number from 0 to 1")
   commands.expect_some(config, "methods", METHODS)
   if (config.teacher is None) != (config.student is None):
     raise ValueError(
       f"teacher is {config.teacher!r} and student {config.student!r}; expected "
       "the folders of both, or of none."
-    )
-
-
-def check_rows(
-  config: Config, teacher: networks.Language, student: networks.Language
-) -> None:
-  """Raises ValueError where two models write and pad tokens differently."""
-  both = [x for x in config.methods or () if METHODS[x].text == "both"]
-  ours, theirs = (x.config.vocab_size for x in (student, teacher))
-  if both and ours != theirs:
-    raise ValueError(
-      f"methods has {both[0]}, in which both models write one text; the "
-      f"student has {ours} rows of tokens and the teacher {theirs}; expected "
-      "as many. Leave the method out, or pad the smaller vocabulary."
     )
 
 
@@ -166,8 +157,8 @@ class Row(NamedTuple):
   perplexity: np.ndarray  # a token of test documents
   samples: np.ndarray  # perplexity of its texts under the teacher
   curve: np.ndarray  # validation bits per character, `[rounds, seeds]`
-  seconds: np.ndarray  # of training one student, `[rounds]`
-  milliseconds: float  # a step
+  times: np.ndarray  # seconds of training until then, `[rounds]`
+  milliseconds: float  # a step of one student
   rate: float
 
 
@@ -181,7 +172,6 @@ def prepare(config: Config) -> Job:
   check(config)
   data = load_data(config)
   teacher, student = networks.make(config, data.tokenizer)
-  check_rows(config, teacher, student)
   scores = {model: training.make_score(model) for model in (teacher, student)}
   run = folders.RunFolder(config, free=("methods",))
   return Job(config, run, commands.console(), data, teacher, student, scores)
@@ -223,20 +213,22 @@ def examine(
     model: training.make_samples(job, model)
     for model in (job.student, job.teacher)
   }
-  rows, texts = {}, {}
+  rows, texts, paces = {}, {}, training.paces(job, trained)
   for name, params in many.items():
     model = job.teacher if name == "teacher" else job.student
     nats = np.asarray(job.score[model](params, data.test))
     samples = sample[model](params, prompts)
     texts[name] = data.tokenizer.decode(np.asarray(samples)[0, 0].tolist())
-    x = trained.get(name)
+    x, pace = trained.get(name), paces.get(name, math.nan)
     rows[name] = Row(
       nats / math.log(2) / data.characters,
       np.exp(nats),
       np.exp(np.asarray(read(teacher, samples))),
       x.validation if x else np.zeros((0, 1)),
-      x.seconds if x else np.zeros(0),
-      training.milliseconds(job, x) if x else math.nan,
+      pace * config.evaluate_every * np.arange(1, 1 + len(x.seconds))
+      if x
+      else np.zeros(0),
+      1000 * pace,
       x.rate if x else math.nan,
     )
   texts["text"] = data.tokenizer.decode(np.asarray(prompts)[0].tolist())

@@ -26,7 +26,7 @@ class Method(NamedTuple):
   loss: str | Callable[..., Callable[..., Array]]
   options: Mapping[str, Any] = NONE  # of the row
   # The text that the student reads: "corpus", "teacher" (written by it),
-  # "own" in every other step, "both", its own with the improbable tokens
+  # "own" in a share of the steps, "both", its own with the improbable tokens
   # replaced by the teacher, or "pair", the teacher's beside its own.
   text: str = "corpus"
   start: str = "random"  # or "copied"
@@ -38,6 +38,11 @@ class Method(NamedTuple):
     if isinstance(self.loss, str):
       return "teacher" in PRESETS[self.loss].networks
     return True
+
+  @property
+  def program(self) -> tuple[Any, ...]:
+    """Equal for two methods whose steps compute the same."""
+    return self.loss, dict(self.options), self.text
 
 
 def objective_of(
@@ -140,7 +145,7 @@ METHODS: dict[str, Method] = {
   ),
   "on_policy": Method(
     "on-policy GKD",
-    "JSD, on the student's own text in every other step",
+    "JSD, on the student's own text in a share of the steps (own_share)",
     "gkd",
     text="own",
   ),
@@ -164,6 +169,12 @@ METHODS: dict[str, Method] = {
     {"beta": 0.0},
     start="copied",
   ),
+  "copied_scratch": Method(
+    "copied layers without a teacher",
+    "cross-entropy; the student starts as layers of the teacher",
+    "scratch",
+    start="copied",
+  ),
   "distillm2": Method(
     "DistiLLM-2",
     "skewed KLs on the teacher's and on the student's text",
@@ -176,7 +187,7 @@ METHODS: dict[str, Method] = {
   "uld": Method("ULD", "sorted probabilities, and cross-entropy", "uld"),
 }
 # Those of a run without --methods; the others cost more or ask less.
-USUAL = tuple(METHODS)[: tuple(METHODS).index("copied") + 1]
+USUAL = tuple(METHODS)[: tuple(METHODS).index("copied_scratch") + 1]
 TITLES = {name: row.title for name, row in METHODS.items()}
 TITLES["teacher"] = "the teacher"
 

@@ -1,5 +1,6 @@
 """The networks: small ones of the flags' sizes, or of a user's folders."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,6 +26,21 @@ class Language(NamedTuple):
     """The module of these parameters."""
     graph, _ = nnx.split(nnx.eval_shape(self.build))
     return nnx.merge(graph, params)
+
+  def writer(self, params: Any, size: int) -> nets.Decoder:
+    """The module of `size` tokens: rows that pad the vocabulary are cut.
+
+    The tokenizer has no text for their tokens, so none may be drawn.
+    """
+    if self.config.vocab_size == size:
+      return self.module(params)
+    few = self._replace(
+      config=dataclasses.replace(self.config, vocab_size=size)
+    )
+    rows = ("tokens", "head_weight")
+    return few.module(
+      {k: x[:size] if k in rows else x for k, x in params.items()}
+    )
 
   def build(self) -> nets.Decoder:
     """A module with random parameters."""

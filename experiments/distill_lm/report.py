@@ -13,6 +13,7 @@ from experiments.frame import statistics
 from experiments.frame import tables
 
 SCALE = 100  # bits per 100 characters
+COPIED = ("copied", "copied_scratch")  # with and without a teacher
 GROUPS = {
   "labels alone": plots.RED,
   "probabilities of all tokens": plots.BLUE,
@@ -25,13 +26,15 @@ GROUPS = {
 def group_of(name: str) -> str:
   """The group of a method in the figures."""
   labels, dense, sparse, written, other = GROUPS
+  if METHODS[name].start == "copied" or name in ("dskd", "uld"):
+    return other
   if METHODS[name].loss == BASELINE:
     return labels
   if name in ("top_k", "sampled"):
     return sparse
   if METHODS[name].text != "corpus":
     return written
-  return other if name in ("copied", "dskd", "uld") else dense
+  return dense
 
 
 def write(
@@ -71,20 +74,45 @@ def gains_of(job: Any, rows: dict[str, Any]) -> dict[str, statistics.Gain]:
   return statistics.compare(bits, baseline)
 
 
+def at_time(row: Any, limit: float) -> np.ndarray | None:
+  """Validation bits `[seeds]` after so many seconds of training a student.
+
+  Between evaluations they are interpolated; a method that ended before has its
+  last ones, one that was not yet evaluated has none.
+  """
+  if limit < row.times[0]:
+    return None
+  return np.array([np.interp(limit, row.times, bits) for bits in row.curve.T])
+
+
+def gains_at_time(job: Any, rows: dict[str, Any]) -> dict[str, statistics.Gain]:
+  """The validation bits that each method saves in the time of the baseline."""
+  baseline = rows[BASELINE]
+  limit = baseline.times[-1]
+  bits = {name: at_time(rows[name], limit) for name in job.methods}
+  known = {k: -x for k, x in bits.items() if k != BASELINE and x is not None}
+  return statistics.compare(known, -baseline.curve[-1])
+
+
 def make_table(job: Any, rows: dict[str, Any]) -> tables.Table:
   """A row for each method, and the teacher's."""
-  gains, cells = gains_of(job, rows), []
+  gains, timed, cells = gains_of(job, rows), gains_at_time(job, rows), []
   rates = len(job.config.learning_rates) > 1
   for name in (*job.methods, "teacher"):
     row = rows[name]
     time = "" if name == "teacher" else f"{row.milliseconds:.1f}"
     chosen = "" if name == "teacher" else f"{row.rate:g}"
-    gain = gains[name].cell(scale=SCALE) if name in gains else ""
+    gain, equal = (
+      statistics.cell(x, name, scale=SCALE) for x in (gains, timed)
+    )
+    if name in gains and name not in timed:
+      equal = "not evaluated by then"
     cells.append(
       [
         TITLES[name],
         statistics.mean_std(row.bits, digits=3),
         gain,
+        equal,
         statistics.mean_std(row.perplexity, digits=2),
         statistics.mean_std(row.samples, digits=2),
         time,
@@ -93,7 +121,12 @@ def make_table(job: Any, rows: dict[str, Any]) -> tables.Table:
     )
   header = (
     *("", "bits per character", "bits saved per 100 characters"),
-    *("perplexity", "perplexity of its texts", "ms a step"),
+    *(
+      "saved at equal time",
+      "perplexity",
+      "perplexity of its texts",
+      "ms a step",
+    ),
     *(["learning rate"] if rates else []),
   )
   return tables.Table(header, cells)
@@ -108,10 +141,15 @@ def reading(job: Any) -> str:
     "under the teacher: it tells whether the teacher could have written them, "
     "and is low for dull texts too. The time of a step is that of one student, "
     f"of {job.config.seeds * len(job.config.learning_rates)} trained at once, "
-    "in the fastest round, without compilation and without the text that the "
-    "teacher has written; 1000 / ms are the steps a second. All methods took "
+    "without compilation and without the text that the teacher has written, in "
+    "the fastest round of all methods of one program (the same loss and text, "
+    "whatever the start); 1000 / ms are the steps a second. All methods took "
     "as many steps and read as many tokens, but for cross-entropy alone, twice "
-    "as long: its row is for about the same time."
+    "as long. Saved at equal time: bits of validation documents after the time "
+    "of all steps of cross-entropy alone, interpolated between evaluations, "
+    f"which are {job.config.evaluate_every} steps apart. A method that is read "
+    "there before its end has a learning rate that has not decayed yet. Other "
+    "programs on the machine make times uncertain."
   )
 
 
@@ -126,6 +164,13 @@ def conclude(job: Any, rows: dict[str, Any]) -> list[str]:
     "per 100 characters."
   ]
   found += statistics.findings(gains, TITLES, TITLES[BASELINE])
+  found += statistics.findings(
+    gains_at_time(job, rows), TITLES, f"{TITLES[BASELINE]} at equal time"
+  )
+  copied = [rows[x].bits for x in COPIED if x in job.methods]
+  if len(copied) == len(COPIED):
+    gain = statistics.gain_of(*(-x for x in copied)).cell(scale=SCALE)
+    found.append(f"From copied layers, the teacher saves {gain} over none.")
   best = min(job.methods, key=lambda name: texts[name])
   found.append(
     f"Under the teacher, the document has a perplexity of {texts['text']:.2f}, "
@@ -169,7 +214,8 @@ def setting(job: Any, seconds: float) -> str:
     f"{config.steps * config.batch_size * (config.length - 1)} tokens. A "
     f"sparse teacher tells {config.known} tokens of each position. Own texts "
     f"begin with {config.prompt} tokens of a training document, which count "
-    f"too; JSD reads them in every other step.{written}"
+    f"too; on-policy GKD reads them in {100 * config.own_share:g} % of the "
+    f"steps.{written}"
   )
 
 
@@ -183,7 +229,7 @@ def draw(job: Any, rows: dict[str, Any]) -> dict[str, str]:
     "seeds, each seed as a dot, with 95 % intervals. Dashed: cross-entropy "
     "alone. Dotted: the teacher.",
     "curves.png": "Bits per character of validation documents over the time "
-    "that training one student has taken, mean over seeds.",
+    "of training one student, steps times the time of a step, mean over seeds.",
   }
 
 
@@ -248,7 +294,7 @@ def curves(job: Any, rows: dict[str, Any]) -> None:
       bits = row.curve.mean(1)
       low += bits.tolist()
       axes.plot(
-        np.cumsum(row.seconds),
+        row.times,
         bits,
         color=plots.SERIES[i % len(plots.SERIES)],
         ls=("-", "--", ":")[i // len(plots.SERIES) % 3],

@@ -199,7 +199,7 @@ def make_program(
       tokens = source.written[place]
     if row.text == "own":
       tokens = jax.lax.cond(
-        number % 2 == 1,
+        has_own_text(number, config.own_share),
         lambda: write(keys[1], job, student, params, tokens),
         lambda: tokens,
       )
@@ -250,6 +250,16 @@ def make_program(
   return Program(training.sweep(start_one, shared=()), advance)
 
 
+def has_own_text(number: Any, share: float) -> jax.Array:
+  """Whether a step reads the student's own text: a share, evenly spread.
+
+  GKD draws this for each step with probability lambda; the steps of a share
+  are the same for all seeds, which train together.
+  """
+  before, after = (jnp.floor(x * share) for x in (number, number + 1))
+  return after > before
+
+
 def write(
   key: jax.Array,
   job: Any,
@@ -264,17 +274,15 @@ def write(
   same number of tokens for written and for given texts. A teacher with its
   parameters replaces tokens that it finds improbable.
   """
-  prompt = job.config.prompt
-  written = nets.generate(
+  prompt, size = job.config.prompt, job.vocabulary
+  return nets.generate(
     key,
-    model.module(params),
+    model.writer(params, size),
     tokens[:, :prompt],
-    teacher=teacher and teacher[0].module(teacher[1]),
+    teacher=teacher and teacher[0].writer(teacher[1], size),
     num_tokens=job.config.length - prompt,
     accepted=job.config.known,
-  )
-  # A padded vocabulary has tokens that the tokenizer has not.
-  return jnp.minimum(written.tokens, job.vocabulary - 1)
+  ).tokens
 
 
 def write_as_teacher(job: Any, params: Any) -> tuple[jax.Array, float]:
@@ -360,7 +368,18 @@ def make_samples(job: Any, model: Language) -> Callable[..., jax.Array]:
   return sample
 
 
-def milliseconds(job: Any, trained: Trained) -> float:
-  """The time of a step of one student, in the fastest of all rounds."""
-  # Other programs on the machine only add to it.
-  return 1000 * float(trained.seconds.min()) / job.config.evaluate_every
+def paces(job: Any, trained: dict[str, Trained]) -> dict[str, float]:
+  """Seconds of a step of one student, in the fastest round of each program.
+
+  Methods of the same loss and text, which differ in their start or their
+  number of steps, run the same program.
+  """
+  fastest: list[tuple[Any, float]] = []
+  for name, x in trained.items():
+    # Other programs on the machine only add to it.
+    seconds = float(x.seconds.min()) / job.config.evaluate_every
+    fastest.append((METHODS[name].program, seconds))
+  return {
+    name: min(x for program, x in fastest if program == METHODS[name].program)
+    for name in trained
+  }

@@ -1,7 +1,7 @@
 """Losses, targets and alignments of language models.
 
 Logits are `[batch, length, vocab]` and masks `[batch, length]`.
-`next_token_targets` is the one place of the causal shift: no loss shifts. A
+Only `next_token_targets` shifts the tokens by one position; no loss shifts. A
 loss returns one value a token or an example; `kdjax.ops.masked_mean` divides a
 sum over the batch and over devices by the number of valid tokens. Divergences
 of rows are in `kdjax.distillation`, those of large vocabularies in

@@ -22,7 +22,7 @@ def adaptive_kl_loss(
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, "*batch"]:
-  r"""Adaptive Kullback-Leibler divergence (AKL): weighed by head and tail.
+  r"""Adaptive Kullback-Leibler divergence (AKL): weighted by head and tail.
 
   .. math::
     \ell = \frac{g_h \, \mathrm{KL}(P \Vert Q) + g_t \, \mathrm{KL}(Q \Vert P)}

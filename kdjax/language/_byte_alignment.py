@@ -14,7 +14,7 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 @validate
 def token_bytes(tokens: Sequence[str], form: str) -> list[bytes]:
-  r"""Token bytes: what each token of a vocabulary writes.
+  r"""Token bytes: the bytes of each token of a vocabulary.
 
   Args:
     tokens: tokens as a tokenizer stores them, such as `["Ġthe", "Ċ"]`.
@@ -78,8 +78,9 @@ def align_bytes(
     teacher_tokens: the same for the teacher's tokens of the same text.
 
   Returns:
-    The number of the chunk of each token, of the student and of the teacher,
-    from 0 on; -1 for a token in no chunk. For `chunk_log_probs`.
+    Two arrays for `chunk_log_probs`, of the student's and of the teacher's
+    tokens: the number of each token's chunk, from 0 on; -1 for a token in no
+    chunk.
 
   Raises:
     ValueError: if the texts differ by more than one space at their start, which

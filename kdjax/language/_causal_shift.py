@@ -1,4 +1,4 @@
-"""The targets of a causal language model: the one place of the shift."""
+"""The targets of a causal language model; no other function shifts tokens."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer

@@ -1,4 +1,4 @@
-"""Which layer of the teacher a layer of the student learns from, or copies."""
+"""The layers of the teacher that a student learns from, or copies."""
 
 import types
 from collections.abc import Mapping
@@ -71,8 +71,8 @@ def layer_map(
 
   Raises:
     ValueError: if the student has more layers than the teacher, the kind is
-      unknown, or `uniform` or `skip` need a multiple that the number of the
-      teacher's layers is not.
+      unknown, or the layers are spaced as in `uniform` or `skip` and the number
+      of the teacher's layers is not a multiple of the student's.
 
   Examples:
     >>> layer_map(4, 12)

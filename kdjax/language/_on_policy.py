@@ -86,7 +86,8 @@ def minillm_advantages(
     TypeError: if the rewards are not floating-point.
 
   The published code also counts padding in the mean and the variance, and
-  divides by the number less 1; here both are those of the valid tokens.
+  divides the variance by the number of tokens minus 1. Here both are means over
+  the valid tokens.
 
   Examples:
     >>> minillm_advantages(jnp.array([[1.0, 3.0]]), discount=0.0)
@@ -186,8 +187,8 @@ def teacher_mixed_log_probs(
 
   .. math:: \tilde p = \alpha \, p_T + (1 - \alpha) \, p_S
 
-  Samples of the mixture keep the student from rewards that it gets for a text
-  without meaning. `teacher_mixed_weights` corrects for the mixture.
+  Without the mixture, the student may earn high rewards for text without
+  meaning. `teacher_mixed_weights` corrects for the mixture.
 
   Args:
     student_logits: `[*batch, vocab]`.

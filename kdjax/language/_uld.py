@@ -48,7 +48,7 @@ def uld_loss(
     ValueError: if shapes differ.
     TypeError: if the logits are not floating-point.
 
-  The published code counts a mean over the common positions, as here; DSKD's
+  The published code takes a mean over the common positions, as here; DSKD's
   and TRL's code sum over tokens, and TRL does not shift by default.
 
   Examples:

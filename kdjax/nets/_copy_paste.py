@@ -43,8 +43,8 @@ def copy_paste(
       Head widths should stay the same: then whole heads are copied.
 
   Returns:
-    The student, with the teacher's values. What only the student has keeps its
-    values.
+    The student, with the teacher's values. Parameters that only the student has
+    keep their values.
 
   Raises:
     ValueError: if no path of the student is one of the teacher, a layer does

@@ -18,16 +18,17 @@ def narrow(
 ) -> P:
   """Narrow network: the parameters of the first units, others zero.
 
-  Of each layer the first `round(width * units)` units stay, one at least. A
-  unit whose parameters are zero answers 0, and what follows has no part of it:
-  the network is the one that `copy_paste(..., widths="first")` cuts out of it.
-  That holds for linear layers, convolutions and batch normalization with
-  activations that map 0 to 0, such as a ReLU; not for layer normalization.
+  In each layer the first `round(width * units)` units stay, at least one. The
+  output of a unit whose parameters are zero is 0, so the unit does not affect
+  the next layer: the network computes the same as the smaller network that
+  `copy_paste(..., widths="first")` makes of it. This holds for linear layers,
+  convolutions and batch normalization with activations that map 0 to 0, such as
+  a ReLU; not for layer normalization.
 
   Args:
     params: a pytree of parameters, the units of each on its last axis.
     width: the share of the units that stays, above 0 up to 1. May be traced.
-    whole: names of the layers that stay as they are: those that give logits.
+    whole: names of the layers that do not change: those that return logits.
 
   Returns:
     Parameters of the same shapes.

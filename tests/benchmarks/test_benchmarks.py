@@ -16,6 +16,7 @@ from benchmarks import memory
 from benchmarks import pairwise
 from benchmarks import steps
 from benchmarks import sweep
+from benchmarks import token_cache
 from benchmarks import turns
 
 TINY = ["--size", "tiny", "--calls", "1"]
@@ -125,3 +126,14 @@ def test_programs_of_the_account_agree_and_one_needs_less(capsys):
   ours, whole = capsys.readouterr().out.splitlines()[2:]
   sizes = [float(row.split("|")[-2].replace(",", "")) for row in (ours, whole)]
   assert sizes[0] < sizes[1] / 4
+
+
+@pytest.mark.slow
+def test_fewer_classes_of_a_token_need_fewer_bytes():
+  few, many = (
+    token_cache.bytes_per_token(8, 512, 400, top_k=count, dtype="bfloat16")
+    for count in (16, 128)
+  )
+  # An array_record file has blocks of 64 KiB, the last one of which is padded.
+  assert 16 * 2 < few < 16 * (2 + 4) + 2**16 / (8 * 512)
+  assert 128 * 2 < many < 128 * (2 + 4)

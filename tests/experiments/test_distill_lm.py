@@ -140,6 +140,7 @@ def folders(tmp_path_factory):
     ({"learning_rates": (0.0,)}, "learning_rates is"),
     ({"teacher": "a"}, "teacher is 'a' and student None; expected the folders"),
     ({"vocabulary": 200}, "more than 256, the bytes"),
+    ({"own_share": 1.5}, "own_share is 1.5; expected a number from 0 to 1"),
   ],
 )
 def test_flags_that_will_not_do(changes, message, tmp_path):
@@ -203,18 +204,6 @@ def test_a_window_longer_than_the_positions_is_refused(
     distill_lm.prepare(config)
 
 
-def test_two_vocabularies_do_not_write_one_text(
-  folders, text, tmp_path, package
-):
-  models = {x: str(folders / x) for x in ("teacher", "student")}
-  config = small(
-    tmp_path / "run", text=text, methods=("speculative",), **models
-  )
-  with pytest.raises(ValueError, match="methods has speculative, in which bot"):
-    distill_lm.prepare(config)
-  assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
 def test_a_padded_vocabulary_has_the_logits_of_its_tokens(folders, package):
   tokenizer = lm_data.load_tokenizers("teacher", "student")
@@ -226,6 +215,76 @@ def test_a_padded_vocabulary_has_the_logits_of_its_tokens(folders, package):
   assert expected.shape[-1] == SIZE + 3
   np.testing.assert_array_equal(outputs.logits, expected[..., :SIZE])
   assert outputs.classifier[0].shape[-1] == SIZE
+
+
+@pytest.mark.slow
+def test_no_token_of_padding_is_written(folders, text, tmp_path, package):
+  """Rows that pad either vocabulary, however probable, are not drawn."""
+  models = {x: str(folders / x) for x in ("teacher", "student")}
+  job = distill_lm.prepare(small(tmp_path / "run", text=text, **models))
+  params = job.student.network.init(jax.random.key(0)).params
+  # The rows of padding point where those of the others do not.
+  loud = params["head_weight"].at[job.vocabulary :].multiply(1e4)
+  params = params | {"head_weight": loud}
+  teacher = job.teacher, job.teacher.network.init(jax.random.key(0)).params
+  windows = jnp.tile(job.data.test[:1], (40, 1))
+  key = jax.random.key(1)
+  whole = nets.generate(
+    key, job.student.module(params), windows[:, :3], num_tokens=9
+  ).tokens
+  assert int(whole.max()) >= job.vocabulary
+  own = lm_training.write(key, job, job.student, params, windows)
+  both = lm_training.write(key, job, job.student, params, windows, teacher)
+  assert int(own.max()) < job.vocabulary
+  assert int(both.max()) < job.vocabulary
+  # As probable as the others: the last real token gets none of the padding's.
+  counts = np.bincount(np.asarray(own[:, 3:]).ravel(), minlength=SIZE)
+  assert counts[-1] < 3 * counts.mean()
+
+
+def test_a_share_of_the_steps_has_own_text():
+  def steps(share):
+    return [int(i) for i in range(8) if lm_training.has_own_text(i, share)]
+
+  assert steps(0.5) == [1, 3, 5, 7]
+  assert steps(0.25) == [3, 7]
+  assert steps(0.0) == []
+  assert steps(1.0) == list(range(8))
+
+
+def test_bits_at_a_time_are_those_of_the_curve():
+  row = types.SimpleNamespace(
+    curve=np.array([[4.0, 5.0], [3.0, 3.0], [2.0, 2.5]]),
+    times=np.array([2.0, 4.0, 8.0]),
+  )
+  assert lm_report.at_time(row, 1.9) is None
+  np.testing.assert_allclose(lm_report.at_time(row, 3.0), [3.5, 4.0])
+  np.testing.assert_allclose(lm_report.at_time(row, 6.0), [2.5, 2.75])
+  np.testing.assert_allclose(lm_report.at_time(row, 99.0), [2.0, 2.5])
+
+
+def test_methods_of_one_program_have_one_pace():
+  def trained(*seconds):
+    return types.SimpleNamespace(seconds=np.array(seconds))
+
+  job = types.SimpleNamespace(config=SMALL)  # two steps a round
+  found = lm_training.paces(
+    job,
+    {
+      "scratch": trained(4.0, 3.0),
+      "copied_scratch": trained(2.0, 9.0),
+      "forward_kl": trained(8.0),
+      "reverse_kl": trained(7.0),
+      "copied": trained(6.0),
+    },
+  )
+  assert found == {
+    "scratch": 1.0,
+    "copied_scratch": 1.0,
+    "forward_kl": 3.0,
+    "reverse_kl": 3.5,
+    "copied": 3.0,
+  }
 
 
 def test_no_document_is_in_two_parts():
@@ -358,6 +417,7 @@ def test_a_run_leaves_a_report(reference):
     "by character tokens",
     "too few seeds for a verdict",
     "| learning rate |",
+    "| saved at equal time |",
     "## Texts",
   ):
     assert words in report

@@ -40,11 +40,13 @@ VARIANTS = {
 NAMES = [
   name for name, row in objectives.PRESETS.items() if row.area != "distillation"
 ]
-# The presets of language train in tests/objectives/language.
+# The presets of language train in tests/objectives/language, and those of
+# generalization in tests/experiments/test_generalize.py.
+ELSEWHERE = {"distillation", "language", "generalization"}
 TRAINED = [
   name
   for name, row in objectives.PRESETS.items()
-  if row.area not in {"distillation", "language"} and name not in VARIANTS
+  if row.area not in ELSEWHERE and name not in VARIANTS
 ]
 # Every third one, and those that no slow test trains.
 TRACED = [

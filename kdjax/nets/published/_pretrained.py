@@ -93,8 +93,8 @@ def from_pretrained(
     config = family.read(settings, frozenset(tensors.places))
   except KeyError as error:
     raise ValueError(
-      f"{folder / 'config.json'} has no entry {error}; expected it of the "
-      f"family {name}."
+      f"{folder / 'config.json'} has no entry {error}; expected this "
+      f"entry for the family {name}."
     ) from None
   if isinstance(config, TextEncoderConfig):
     config = dataclasses.replace(config, pooling=_pooling(folder))
@@ -204,14 +204,17 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
   Examples:
     >>> load_tokenizer("no/such/folder")
     Traceback (most recent call last):
-    FileNotFoundError: no/such/folder has no tokenizer.json.
+    FileNotFoundError: no/such/folder has no tokenizer.json; expected ...
 
   References:
     `tokenizers <https://github.com/huggingface/tokenizers>`_.
   """
   path = pathlib.Path(folder) / "tokenizer.json"
   if not path.is_file():
-    raise FileNotFoundError(f"{pathlib.Path(folder)} has no tokenizer.json.")
+    raise FileNotFoundError(
+      f"{pathlib.Path(folder)} has no tokenizer.json; expected this file, as "
+      "transformers' save_pretrained writes it."
+    )
   try:
     tokenizers = importlib.import_module("tokenizers")
   except ModuleNotFoundError as error:

@@ -74,11 +74,11 @@ def log_mel(
     \mathrm{mel}(f) = 2595 \log_{10}(1 + f / 700)
 
   The window h is a periodic Hann window. The filters w are triangles of height
-  1 over Hz, whose ends are centers of their neighbors and lie at equal
-  distances in mel: those of torchaudio, and of librosa with `htk=True` and
-  `norm=None`. HTK's own triangles are straight over mel, and by default its
-  window is a Hamming window and its energies are magnitudes. Slaney's
-  definition has another mel scale and triangles of area 1.
+  1, linear in Hz. Their ends are the centers of their neighbors and lie at
+  equal distances in mel. They equal the filters of torchaudio, and of librosa
+  with `htk=True` and `norm=None`. HTK's own triangles are linear in mel, and by
+  default its window is a Hamming window and its energies are magnitudes.
+  Slaney's definition has another mel scale and triangles of area 1.
 
   Args:
     signals: `[*batch, samples]`, between -1 and 1; frames are not padded.

@@ -20,7 +20,7 @@ class TCResNet(nnx.Module):
   """Temporal convolution ResNet (TC-ResNet), for log-mel spectrograms.
 
   The frequencies of a spectrogram are the channels of convolutions over time,
-  which sees all of them in each layer. Features are the stem `f0` and the three
+  so each layer sees all frequencies. Features are the stem `f0` and the three
   stages, after their ReLU; the embedding is the mean of the last over time.
   Parameters and batch statistics are float32; the body computes in `dtype`; the
   embedding and logits are float32 or wider.

@@ -44,8 +44,8 @@ class DecoderConfig:
     norm: "rms" or "layer".
     norm_epsilon: the epsilon of the normalizations.
     norm_offset: whether the scale is 1 plus the parameter (Gemma).
-    post_norms: whether attention and perceptron are normalized after it too
-      (Gemma 2).
+    post_norms: whether the results of attention and perceptron are normalized
+      too (Gemma 2).
     query_norm: whether queries and keys of each head are normalized (Qwen 3).
     positions: "rotary" or "learned" (GPT-2).
     rotary_theta: the base of the rotary wavelengths.
@@ -148,10 +148,10 @@ class Decoder(nnx.Module):
   last one after the final normalization. The attention probabilities, the
   scores before mask and softmax, the queries (with rotary positions), keys and
   values of the blocks have the names of their blocks' features. The embedding
-  is the input of the head, `[batch, length, width]`: with `head` the logits of
-  all tokens need not exist (`kdjax.fused`). Parameters have `param_dtype`; the
-  body computes in `dtype`; scores, probabilities and logits are float32 or
-  wider. Under `jax.jit`, outputs that nobody reads cost nothing.
+  is the input of the head, `[batch, length, width]`: from it and `head`,
+  `kdjax.fused` computes losses without all logits. Parameters have
+  `param_dtype`; the body computes in `dtype`; scores, probabilities and logits
+  are float32 or wider. Under `jax.jit`, unused outputs cost nothing.
 
   Args:
     config: the sizes and the form.
@@ -248,7 +248,8 @@ class Decoder(nnx.Module):
         padding on either side; None takes all.
       positions: `[batch, length]`; None counts the tokens that are no padding,
         so that padding on the left changes nothing.
-      cache: what earlier calls have read; the outputs have the next one.
+      cache: the keys and values of earlier calls; the outputs contain the new
+        cache.
     """
     config = self.config
     tokens, given = read_inputs(
@@ -421,7 +422,7 @@ def _masks(
 ) -> tuple[Array, Array]:
   """Returns the causal mask, whole and in a window: `[batch, 1, length, keys]`.
 
-  Both count places, not positions: padding lies between no two tokens.
+  Both masks count places, not positions: padding never lies between two tokens.
   """
   queries = start + jnp.arange(length)[:, None]
   keys = jnp.arange(seen.shape[1])[None]

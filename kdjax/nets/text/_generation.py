@@ -86,8 +86,8 @@ def generate(
       May be traced if it is above 0.
     top_k: the number of most probable tokens to draw from, static; None for
       all.
-    accepted: the number K >= 1 of the teacher's most probable tokens that a
-      proposal must be one of, static; tokens as probable as the last are too.
+    accepted: the number K >= 1 of the teacher's most probable tokens that are
+      accepted as proposals, static; so are tokens as probable as the K-th.
     teacher_share: the share in [0, 1] of the teacher in the mixture that tokens
       are drawn from, or None for speculative sampling. May be traced.
     end: the token that ends a text; the first one is kept. None for no end.

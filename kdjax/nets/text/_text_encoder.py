@@ -43,7 +43,8 @@ class TextEncoderConfig:
     head: the logits: "none", "mlm" for those of the masked tokens, `[batch,
       length, vocab]`, or "classifier" for those of a text.
     num_classes: the number of classes of the classifier.
-    pooler: whether there is a pooler: needed by pooling and classifier.
+    pooler: whether the network has a pooler, which the pooling "pooler" and
+      the head "classifier" need.
     dropout: the rate in training.
 
   References:

@@ -160,7 +160,8 @@ def fit(
     TypeError: if `learner` is no Learner, or the data are of another kind.
     ValueError: if the settings contradict each other; if the data lack an
       entry that the loss or the metrics read, are empty, or have arrays of
-      unequal lengths; or if an iterator ends before the last step.
+      unequal lengths; if their masks cover nothing; or if an iterator ends
+      before the last step.
     RunError: a ValueError, if `workdir` holds a run of other settings, if its
       files or all its checkpoints are damaged, or if another process has it.
     DivergedError: a RunError, if a loss, metric or parameter is not finite.
@@ -319,9 +320,10 @@ def fit(
         look(step, {k: v for k, (v, _) in pairs.items()})
       line = None
       if step % evaluate_every == 0 or step == total:
-        line = {f"train/{k}": v for k, v in _means(sums).items()}
+        train = _means(sums, "data")
+        line = {f"train/{k}": v for k, v in train.items()}
         for name, measure in measures.items():
-          seen = _means(measure(state))
+          seen = _means(measure(state), in_brackets("validation", name))
           line |= {f"{name}/{k}" if name else k: v for k, v in seen.items()}
         if cosine is not None:
           batch = whole(feed.join(last()))
@@ -379,7 +381,13 @@ def _stops(
     before = after
 
 
-def _means(sums: Sums) -> dict[str, float]:
+def _means(sums: Sums, name: str) -> dict[str, float]:
+  if sums and not any(count for _, count in sums.values()):
+    raise ValueError(
+      f"fit: the masks of {name} are False everywhere since the last "
+      "evaluation, so nothing was counted; expected a True for each example or "
+      "token that counts, and labels of tokens other than -100."
+    )
   return {k: value / max(count, 1.0) for k, (value, count) in sums.items()}
 
 

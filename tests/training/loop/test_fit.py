@@ -344,6 +344,13 @@ def test_domains_without_names_are_stacked():
 
 
 @pytest.mark.slow
+def test_a_validation_mask_that_covers_nothing_is_refused():
+  held_out = {"some": HELD_OUT, "none": HELD_OUT | {"mask": np.zeros(10, bool)}}
+  with pytest.raises(ValueError, match=r"masks of validation\['none'\] are"):
+    fit(learner(), steps=2, validation=held_out)
+
+
+@pytest.mark.slow
 def test_a_mask_of_tokens_counts():
   def loss(student_logits, labels):
     labels = jax.nn.one_hot(labels, CLASSES)
@@ -497,6 +504,10 @@ ERRORS = {
   "ends": (
     {"data": iter([TRAIN] * 2), "batch_size": None, "steps": 3},
     "ended after 2 batches",
+  ),
+  "mask": (
+    {"data": TRAIN | {"mask": np.zeros(26, bool)}},
+    "the masks of data are False everywhere",
   ),
   "stream_epochs": (
     {"data": iter([TRAIN]), "steps": None, "epochs": 1},
