@@ -242,7 +242,7 @@ def headline(gains: dict[str, statistics.Gain]) -> str:
     return "No method is clearly better than cross-entropy alone"
   best = max(helped, key=lambda name: gains[name].mean)
   saved = SCALE * gains[best].mean
-  return f"{TITLES[best]} saves {saved:.1f} bits per 100 characters"
+  return f"{saved:.1f} bits saved per 100 characters by {TITLES[best]}"
 
 
 def scores(job: Any, rows: dict[str, Any]) -> None:
