@@ -20,6 +20,8 @@ import pytest
 from kdjax import distillation
 from kdjax import fused
 from kdjax import language
+from kdjax import nets
+from kdjax import objectives
 from kdjax import ops
 from tests.packages import agree
 from tests.packages import extracted
@@ -281,6 +283,36 @@ def test_soft_targets_of_textbrewer(temperature):
   compare(EXACT, theirs, ours, student, teacher, constant=constant)
 
 
+@pytest.mark.parametrize("kind", ["ce", "mse"])
+@pytest.mark.parametrize("scheduler", [None, ["flsw", 0.5, 2.0], ["cwsm", 0.5]])
+def test_configurations_of_textbrewer(kind, scheduler):
+  """Its distillers select the valid tokens before temperatures and losses."""
+  loss = getattr(textbrewer("losses"), f"kd_{kind}_loss")
+  temperature = lambda s, t, base: base  # noqa: E731
+  if scheduler is not None:
+    name, *numbers_of = scheduler
+    build = f"{name}_temperature_scheduler_builder"
+    temperature = getattr(textbrewer("schedulers"), build)(*numbers_of)
+  objective = objectives.textbrewer(
+    {"kd_loss_type": kind, "temperature_scheduler": scheduler}
+  )
+
+  def theirs(student, teacher, labels):
+    student, teacher = (x[labels != -100] for x in (student, teacher))
+    return loss(student, teacher, temperature(student, teacher, 4.0))
+
+  def ours(student, teacher, labels):
+    roles = {
+      "student": nets.Outputs(student, {}, None),
+      "teacher": nets.Outputs(teacher, {}, None),
+    }
+    key, batch = jax.random.key(0), {"mask": labels != -100}
+    params, state = objective.init(key, roles)
+    return objective.apply(params, state, roles, batch, key)[0]
+
+  compare(EXACT, theirs, ours, *numbers())
+
+
 def attention(seed=3):
   rng = np.random.default_rng(seed)
   scores = rng.normal(size=(2, BATCH, 4, LENGTH, LENGTH))
@@ -387,13 +419,13 @@ def test_temperatures_and_shift_of_textbrewer():
   with jax.enable_x64(True):
     flsw = schedulers.flsw_temperature_scheduler_builder(0.5, 2.0)
     expected = flsw(*tensors, 4.0).numpy()
-    got = language.flsw_temperatures(
+    got = distillation.flsw_temperature(
       *map(jnp.asarray, rows), temperature=4.0, beta=0.5, gamma=2.0
     )
-    agree(got, expected, 1e-5)  # it adds 1e-4 to each norm of its cosine
+    agree(got, expected, EXACT)
     cwsm = schedulers.cwsm_temperature_scheduler_builder(0.5)
     expected = cwsm(*tensors, 4.0).numpy()
-    got = language.cwsm_temperatures(
+    got = distillation.cwsm_temperature(
       jnp.asarray(rows[0]), temperature=4.0, beta=0.5
     )
     agree(got, expected, EXACT)

@@ -1,5 +1,6 @@
 """The methods: which teacher a student sees, and what it compares."""
 
+import math
 from typing import Any
 
 import jax
@@ -48,8 +49,9 @@ def describe() -> dict[str, tuple[str, str]]:
   return {name: rows[name] for name in METHODS}
 
 
-def make_objective(method: str) -> Objective:
+def make_objective(method: str, teacher: training.Model) -> Objective:
   """The method's own part of its preset."""
+  options = {}
   match method:
     case "cosine":
       return stateless(_cosine)
@@ -58,8 +60,13 @@ def make_objective(method: str) -> Objective:
       return stateless(cross_modal.clip_loss, names, scale=SCALE)
     case "tinybert":
       return objectives.preset(method, initialization=True)
+    case "minilm_v2":
+      # The published 48 where they divide the width, which a student shares.
+      params: Any = teacher.variables.params
+      width = params["tokens"].shape[-1]
+      options = {"relation_heads": math.gcd(48, width)}
   make: Any = objectives.PRESETS[method].method
-  return make()
+  return make(**options)
 
 
 def make_learner(
@@ -69,7 +76,7 @@ def make_learner(
   optimizer: optax.GradientTransformation,
 ) -> training.Learner:
   """A learner of batches with tokens and the teacher's embeddings."""
-  objective = make_objective(method)
+  objective = make_objective(method, teacher)
   if method == "neighbors":
     views = {"following": lambda key, batch: batch["following"]}
     return training.distill(

@@ -13,6 +13,7 @@ from experiments.distill_lm.data import Tokenizer
 from kdjax import language
 from kdjax import nets
 from kdjax import training
+from kdjax.ops import padding_explains
 
 
 class Language(NamedTuple):
@@ -79,7 +80,7 @@ def load(folder: str, config: Any, tokenizer: Tokenizer) -> Language:
     )
   rows, size = model.config.vocab_size, tokenizer.size
   # Rows for tokens that there are not make sizes round.
-  if not size <= rows <= size + max(64, size // 100):
+  if rows < size or not padding_explains(size, rows):
     raise ValueError(
       f"{folder} has a vocabulary of {rows} and its tokenizer {size} tokens, "
       "which no padding explains; expected as many, or a few more rows."

@@ -13,6 +13,7 @@ from kdjax.fused._linear_head import as_linear
 from kdjax.fused._linear_values import linear_values
 from kdjax.fused._linear_values import result_dtype
 from kdjax.ops import check_integer
+from kdjax.ops import padding_explains
 from kdjax.ops import validate
 
 
@@ -61,7 +62,7 @@ def fused_linear_divergence(
       only once.
     vocab_size: the number of classes; further rows of a head are padding, cut
       before the softmax. By default the smaller vocabulary, if the larger one
-      is at most twice as large or at most 1024 classes larger.
+      has at most 64 rows or 1 % more.
     stop_teacher_gradient: False lets gradients reach the teacher.
     vocab_axis_name: the axis of `jax.shard_map` (with its default checks) over
       which both vocabularies are sharded, in equal parts. Hidden states are
@@ -78,7 +79,7 @@ def fused_linear_divergence(
   Raises:
     ValueError: if shapes differ, a static temperature is not above 0, a static
       share is outside [0, 1], `vocab_size` exceeds a vocabulary or is missing
-      for vocabularies of very different sizes, or the divergence or the
+      for vocabularies whose sizes no padding explains, or the divergence or the
       implementation is unknown.
     TypeError: if an array is not floating-point.
 
@@ -167,10 +168,10 @@ def as_sides(
 
 def _check_padding(function: str, student: int, teacher: int) -> None:
   """Raises an error if padding cannot explain the difference in classes."""
-  small, large = sorted((student, teacher))
-  if large > 2 * small and large - small > 1024:
+  if not padding_explains(*sorted((student, teacher))):
     raise ValueError(
       f"{function}: the student has {student} classes and the "
-      f"teacher {teacher}; expected equal numbers, except for padding. Pass "
-      "teacher_head for a teacher's hidden states, or vocab_size for padding."
+      f"teacher {teacher}, which no padding explains; expected equal numbers, "
+      "or at most 64 or 1 % more. Pass teacher_head for a teacher's hidden "
+      "states, or vocab_size for the number of common classes."
     )

@@ -178,7 +178,7 @@ def linear_distillation(
   Raises:
     ValueError: if shapes differ, a static temperature is not above 0, a static
       share is outside [0, 1], `vocab_size` exceeds a vocabulary or is missing
-      for vocabularies of very different sizes, or the divergence or the
+      for vocabularies whose sizes no padding explains, or the divergence or the
       implementation is unknown.
     TypeError: if the labels are not integers or other arrays not
       floating-point.

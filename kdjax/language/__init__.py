@@ -13,6 +13,7 @@ from kdjax.language._alm import alm_loss
 from kdjax.language._alm import chunk_log_probs
 from kdjax.language._byte_alignment import align_bytes
 from kdjax.language._byte_alignment import token_bytes
+from kdjax.language._causal_shift import next_token_log_probs
 from kdjax.language._causal_shift import next_token_targets
 from kdjax.language._distillm import adaptive_skew
 from kdjax.language._distillm import contrastive_skew_loss
@@ -27,8 +28,6 @@ from kdjax.language._on_policy import teacher_mixed_log_probs
 from kdjax.language._on_policy import teacher_mixed_weights
 from kdjax.language._on_policy import token_reverse_kl_advantages
 from kdjax.language._probability_shift import probability_shift
-from kdjax.language._schedules import cwsm_temperatures
-from kdjax.language._schedules import flsw_temperatures
 from kdjax.language._schedules import weight_schedule
 from kdjax.language._token_mmd import token_mmd_loss
 from kdjax.language._uld import uld_loss
@@ -41,13 +40,12 @@ __all__ = (
   "alm_loss",
   "chunk_log_probs",
   "contrastive_skew_loss",
-  "cwsm_temperatures",
-  "flsw_temperatures",
   "layer_map",
   "likelihood_gap",
   "min_edit_ids",
   "mined_logits",
   "minillm_advantages",
+  "next_token_log_probs",
   "next_token_targets",
   "policy_gradient_loss",
   "probability_shift",

@@ -1,7 +1,7 @@
 """The targets of a causal language model; no other function shifts tokens."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from kdjax.ops import validate
 
@@ -64,3 +64,37 @@ def next_token_targets(
   if attention_mask is not None:
     valid &= attention_mask
   return jnp.where(valid, shifted, 0), valid
+
+
+@validate
+def next_token_log_probs(
+  log_probs: Float[Array, "batch length"],
+) -> Float[Array, "batch length"]:
+  r"""Next-token log-probabilities: those of the labels, at their positions.
+
+  .. math:: s_t = \log p(x_{t+1} \mid x_{\le t})
+
+  `kdjax.nets.generate` returns the log-probability of each token at the place
+  of the token. The losses of this library read it where the label is, one
+  position earlier, as `next_token_targets` has the labels: it is the batch's
+  `"sampling_log_prob"` of the presets of a student's own text.
+
+  Args:
+    log_probs: `[batch, length]`, of each token, at its own place.
+
+  Returns:
+    `[batch, length]`, of the label of each position; 0 at the last position.
+
+  Raises:
+    ValueError: if the array has another number of axes.
+    TypeError: if it is not floating-point.
+
+  Examples:
+    >>> next_token_log_probs(jnp.array([[0.0, -1.0, -2.0]]))
+    Array([[-1., -2.,  0.]], dtype=float32)
+
+  References:
+    Gu et al., `MiniLLM: knowledge distillation of large language models
+    <https://arxiv.org/abs/2306.08543>`_, 2024.
+  """
+  return jnp.pad(log_probs[:, 1:], ((0, 0), (0, 1)))

@@ -50,6 +50,8 @@ class Outputs(NamedTuple):
     values: the values of each layer, as the keys, or None.
     token_embeddings: `[vocab, width]`, the table of a network of text, or None.
     cache: the keys and values to continue a text with, or None.
+    logit_softcap: the soft cap c of the classifier, whose logits are c tanh(z /
+      c), or None.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -77,6 +79,7 @@ class Outputs(NamedTuple):
   values: dict[str, Array] | None = None
   token_embeddings: Array | None = None
   cache: Any = None
+  logit_softcap: Any = None
 
 
 def assemble(

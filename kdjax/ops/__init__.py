@@ -101,6 +101,7 @@ from kdjax.ops.validation._checks import check_integer
 from kdjax.ops.validation._checks import check_positive
 from kdjax.ops.validation._checks import check_range
 from kdjax.ops.validation._checks import get_entry
+from kdjax.ops.validation._checks import padding_explains
 from kdjax.ops.validation._debug_checks import debug_check
 from kdjax.ops.validation._debug_checks import debug_checks
 from kdjax.ops.validation._tree_checks import float_leaves
@@ -181,6 +182,7 @@ __all__ = (
   "nonzero_singular_values",
   "normalize_as_torch",
   "one_hot_labels",
+  "padding_explains",
   "pairwise_squared_distances",
   "partitions",
   "pool_to_smaller",

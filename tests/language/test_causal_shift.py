@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from kdjax.language import next_token_log_probs
 from kdjax.language import next_token_targets
 from kdjax.ops import cross_entropy
 from kdjax.ops import masked_mean
@@ -34,6 +35,13 @@ def test_padding_on_either_side_predicts_nothing():
     where, np.array([[0, 0, 1, 1, 0], [1, 1, 0, 0, 0]], bool)
   )
   np.testing.assert_array_equal(labels, [[0, 0, 5, 6, 0], [1, 2, 0, 0, 0]])
+
+
+def test_log_probabilities_stand_where_the_labels_do():
+  """If each token's log-probability is minus the token, so is each label's."""
+  labels, where = next_token_targets(TOKENS)
+  found = next_token_log_probs(-TOKENS.astype(np.float32))
+  np.testing.assert_array_equal(found[where], -labels[where])
 
 
 @pytest.mark.slow

@@ -185,29 +185,6 @@ def test_probability_shift_swaps_and_leaves_ignored_rows():
     np.testing.assert_array_equal(shifted[t], expected)
 
 
-@pytest.mark.slow
-def test_temperatures_spread_around_the_given_one():
-  student, teacher = np.float64(STUDENT[:, 0]), np.float64(TEACHER[:, 0])
-  cosine = (student * teacher).sum(-1) / (
-    np.linalg.norm(student, axis=-1) * np.linalg.norm(teacher, axis=-1)
-  )
-  weights = np.square(1 - cosine)
-  np.testing.assert_allclose(
-    language.flsw_temperatures(
-      STUDENT[:, 0], TEACHER[:, 0], temperature=8.0, gamma=2.0, beta=0.5
-    ),
-    8 + 0.5 * (weights.mean() - weights),
-    rtol=1e-5,
-  )
-  likely = np.exp(student) / np.exp(student).sum(-1, keepdims=True)
-  weights = 1 / (likely.max(-1) + 1e-3)
-  np.testing.assert_allclose(
-    language.cwsm_temperatures(STUDENT[:, 0], temperature=8.0),
-    8 + weights.mean() - weights,
-    rtol=1e-5,
-  )
-
-
 @pytest.mark.parametrize(
   ("kind", "expected"),
   [

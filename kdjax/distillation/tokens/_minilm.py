@@ -97,7 +97,7 @@ def minilm_v2_loss(
   teacher_hidden: ArrayLike | Sequence[ArrayLike],
   mask: TokenMask | None = None,
   *,
-  relation_heads: int = 12,
+  relation_heads: int = 48,
   stop_teacher_gradient: bool = True,
 ) -> Float[Array, " batch"]:
   r"""MiniLMv2: KL of relations of queries, keys and values.
@@ -134,7 +134,7 @@ def minilm_v2_loss(
   relation, equals that of bloomberg's minilmv2.bb.
 
   Examples:
-    >>> vectors = jnp.ones((1, 3, 24))
+    >>> vectors = jnp.ones((1, 3, 96))
     >>> minilm_v2_loss([vectors] * 3, [2.0 * vectors] * 3)
     Array([0.], dtype=float32)
 

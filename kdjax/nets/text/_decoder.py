@@ -341,7 +341,7 @@ class Decoder(nnx.Module):
         seen,
         cache.length + length,
       )
-    weight = self.head.weight
+    weight, cap = self.head.weight, config.logit_softcap
     return text_outputs(
       self._logits(x),
       features,
@@ -350,6 +350,7 @@ class Decoder(nnx.Module):
       classifier=(weight.T, jnp.zeros(weight.shape[0], weight.dtype)),
       token_embeddings=self.tokens[...],
       cache=stored,
+      logit_softcap=None if cap is None else jnp.asarray(cap, jnp.float32),
     )
 
   def _logits(self, x: Array) -> Array:

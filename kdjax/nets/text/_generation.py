@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Integer
 
 from kdjax.nets.text._decoder import Decoder
+from kdjax.ops import as_fraction
 from kdjax.ops import as_number
 from kdjax.ops import check_integer
 from kdjax.ops import check_positive
@@ -25,7 +26,10 @@ class Generated(NamedTuple):
     where: `[batch, prompt + new]`, True for the written tokens, the first end
       of text included; for `kdjax.language.next_token_targets`.
     log_probs: `[batch, prompt + new]`, log-probabilities of the written tokens
-      under the distribution that they were drawn from; 0 elsewhere.
+      under the distribution that they were drawn from, of a mixture with a
+      teacher under the model's part; 0 elsewhere. They stand at the places of
+      the tokens: `kdjax.language.next_token_log_probs` brings them to the
+      labels.
 
   Examples:
     >>> Generated(*[jnp.zeros((1, 4), int)] * 4).tokens.shape
@@ -56,6 +60,7 @@ def generate(
   temperature: ArrayLike = 1.0,
   top_k: int | None = None,
   accepted: int = 25,
+  teacher_share: ArrayLike | None = None,
   end: int | None = None,
   pad: int = 0,
 ) -> Generated:
@@ -66,6 +71,8 @@ def generate(
   With a teacher it is the sampling of speculative knowledge distillation: the
   model proposes each token, and a proposal that is not among the teacher's
   `accepted` most probable tokens is replaced by a token that the teacher draws.
+  With `teacher_share` too, it is MiniLLM's teacher-mixed sampling: each token
+  is drawn from the mixture of both distributions.
 
   Args:
     key: a random key.
@@ -81,6 +88,8 @@ def generate(
       all.
     accepted: the number K >= 1 of the teacher's most probable tokens that are
       accepted as proposals, static; so are tokens as probable as the K-th.
+    teacher_share: the share in [0, 1] of the teacher in the mixture that tokens
+      are drawn from, or None for speculative sampling. May be traced.
     end: the token that ends a text; the first one is kept. None for no end.
     pad: the token after the end.
 
@@ -90,7 +99,8 @@ def generate(
 
   Raises:
     ValueError: if shapes or vocabularies differ, `num_tokens`, `accepted` or
-      `top_k` is below 1, or a text would be longer than a model's positions.
+      `top_k` is below 1, a text would be longer than a model's positions, or
+      `teacher_share` is outside [0, 1], has no teacher or has a `top_k`.
     TypeError: if the prompts or these numbers are not integers.
 
   Examples:
@@ -107,12 +117,22 @@ def generate(
     <https://arxiv.org/abs/2306.13649>`_, 2024.
     Xu et al., `Speculative knowledge distillation
     <https://arxiv.org/abs/2410.11325>`_, 2025, for `teacher`.
+    Gu et al., `MiniLLM <https://arxiv.org/abs/2306.08543>`_, 2024, for
+    `teacher_share`.
   """
   check_integer("num_tokens", num_tokens, 1)
   check_integer("accepted", accepted, 1)
   if top_k is not None:
     check_integer("top_k", top_k, 1)
     top_k = min(top_k, model.config.vocab_size)
+  share = None
+  if teacher_share is not None:
+    share = as_fraction("teacher_share", teacher_share, jnp.float32)
+    if teacher is None or top_k is not None:
+      raise ValueError(
+        f"teacher_share is {teacher_share}; expected a teacher and no top_k "
+        "beside it, or None."
+      )
   batch, prompt = prompts.shape
   models = [model] if teacher is None else [model, teacher]
   for name, one in zip(("model", "teacher"), models, strict=False):
@@ -144,29 +164,36 @@ def generate(
     found = [one(tokens, attention_mask=mask, cache=c) for one, c in pairs]
     return [x.logits[:, -1] for x in found], [x.cache for x in found]
 
-  def draw_one(key: Array, logits: Array) -> tuple[Array, Array]:
+  def log_probs_of(logits: Array) -> Array:
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     logits /= scale.astype(logits.dtype)
     if top_k is not None:
       least = jax.lax.top_k(logits, top_k)[0][:, -1:]
       logits = jnp.where(logits >= least, logits, -jnp.inf)
-    log_probs = jax.nn.log_softmax(logits)
-    token = (
-      jnp.argmax(logits, -1)
-      if greedy
-      else jax.random.categorical(key, log_probs)
-    )
-    return token, _of_tokens(log_probs, token)
+    return jax.nn.log_softmax(logits)
+
+  def pick(key: Array, log_probs: Array) -> Array:
+    if greedy:
+      return jnp.argmax(log_probs, -1)
+    return jax.random.categorical(key, log_probs)
 
   def draw(key: Array, logits: Any, done: Array) -> tuple[Array, Array]:
-    token, own = draw_one(key, logits[0])
-    if teacher is not None:
+    log_probs = log_probs_of(logits[0])
+    drawn_from = log_probs
+    if share is not None:
+      drawn_from = jnp.logaddexp(
+        jnp.log1p(-share) + log_probs, jnp.log(share) + log_probs_of(logits[1])
+      )
+    token = pick(key, drawn_from)
+    own = _of_tokens(log_probs, token)
+    if teacher is not None and share is None:
       most = min(accepted, logits[1].shape[-1])
       least = jax.lax.top_k(logits[1], most)[0][:, -1]
       kept = _of_tokens(logits[1], token) >= least
-      other = draw_one(jax.random.fold_in(key, 1), logits[1])
-      token = jnp.where(kept, token, other[0])
-      own = jnp.where(kept, own, other[1])
+      log_probs = log_probs_of(logits[1])
+      other = pick(jax.random.fold_in(key, 1), log_probs)
+      token = jnp.where(kept, token, other)
+      own = jnp.where(kept, own, _of_tokens(log_probs, other))
     token = jnp.where(done, pad, token).astype(prompts.dtype)
     return token, jnp.where(done, 0.0, own)
 

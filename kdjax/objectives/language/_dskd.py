@@ -199,10 +199,12 @@ def _build(student: Outputs, teacher: Outputs, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def _logits(role: str, outputs: Outputs, hidden: Array) -> Array:
-  """Applies a head without gradient."""
+  """Applies a head without gradient, and its soft cap."""
   assert outputs.classifier is not None, role
   kernel, bias = jax.lax.stop_gradient(outputs.classifier)
-  return hidden @ kernel + bias[None, None]
+  logits = hidden @ kernel + bias[None, None]
+  cap = outputs.logit_softcap
+  return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def _states(outputs: Outputs) -> Array:

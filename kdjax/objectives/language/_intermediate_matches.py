@@ -69,8 +69,10 @@ def intermediate_matches(matches: Sequence[Mapping[str, Any]]) -> Objective:
   hidden state that their block writes, from 1 on, as in TextBrewer's published
   lists. A projection is a linear layer from the student's width, with "relu" or
   "tanh" after it; the sizes of a dict are checked, and may be left out:
-  `["linear"]`. The mask of tokens is the batch's `"attention_mask"`, if it has
-  one.
+  `["linear"]`. The mask of tokens is the batch's `"attention_mask"`. Without
+  one, attention_mse and attention_mse_sum read scores up to -100 as 0, and
+  attention_ce and attention_ce_mean count all; TextBrewer's functions then take
+  scores up to -1e-3, nearly half of all scores, for those of padding.
 
   Args:
     matches: the dicts. `loss` is one of attention_mse, attention_mse_sum,
@@ -179,6 +181,10 @@ _CONFIG: dict[str, Any] = {
   "intermediate_matches": None,
   "is_caching_logits": False,
 }
+_TEMPERATURES: dict[str, Callable[..., Array]] = {
+  "flsw": distillation.flsw_temperature,
+  "cwsm": distillation.cwsm_temperature,
+}
 
 
 def textbrewer(
@@ -202,8 +208,10 @@ def textbrewer(
     ValueError: if a field is unknown or has an unknown value, a scheduler of
       weights has no `steps`, or nothing has a weight.
 
-  As there, "ce" is a cross-entropy without T^2. A scheduler multiplies the
-  weight in all steps; TextBrewer replaces the weight after the first step.
+  As there, "ce" is a cross-entropy without T^2, temperatures spread around the
+  mean of the valid rows, here of all devices, and a scheduler of weights
+  replaces the weight after the first step, by a share that goes from 1 to 0 or
+  from 0 to 1.
 
   References:
     Yang et al., `TextBrewer <https://arxiv.org/abs/2002.12620>`_, 2020.
@@ -219,75 +227,79 @@ def textbrewer(
   scheduler = fields["temperature_scheduler"]
   scheduler = [scheduler] if isinstance(scheduler, str | None) else scheduler
   name = scheduler[0] or "constant"
-  check_choice("temperature_scheduler", name, ("constant", "flsw", "cwsm"))
+  check_choice("temperature_scheduler", name, ("constant", *_TEMPERATURES))
 
-  def temperatures(
-    student: Array, teacher: Array, temperature: ArrayLike
-  ) -> ArrayLike:
-    numbers: dict[str, Any] = dict(
-      zip(("beta", "gamma"), scheduler[1:], strict=False)
-    )
-    if name == "flsw":
-      return language.flsw_temperatures(
-        student, teacher, temperature=temperature, **numbers
-      )
-    if name == "cwsm":
-      return language.cwsm_temperatures(
-        student, temperature=temperature, **numbers
-      )
-    return temperature
+  numbers: dict[str, Any] = dict(
+    zip(("beta", "gamma"), scheduler[1:], strict=False)
+  )
 
-  def soft(student: Array, teacher: Array, *, temperature: ArrayLike) -> Array:
-    teacher = jax.lax.stop_gradient(teacher)
-    scale = temperatures(student, teacher, temperature)
-    if fields["kd_loss_type"] == "ce":
-      return soft_cross_entropy(student, teacher, temperature=scale)
-    scale = jnp.asarray(scale)
-    scale = jnp.expand_dims(scale, -1) if scale.ndim else scale
-    return jnp.mean(jnp.square((student - teacher) / scale), -1)
-
-  def shifted(
+  def rows(
     student_logits: Array,
     teacher_logits: Array,
-    labels: Array,
+    labels: Array | None = None,
     *,
     temperature: ArrayLike,
   ) -> Array:
-    teacher_logits = language.probability_shift(teacher_logits, labels)
-    return soft(student_logits, teacher_logits, temperature=temperature)
+    teacher = jax.lax.stop_gradient(_shifted(teacher_logits, labels))
+    if fields["kd_loss_type"] == "ce":
+      return soft_cross_entropy(
+        student_logits, teacher, temperature=temperature
+      )
+    scale = jnp.asarray(temperature)
+    scale = jnp.expand_dims(scale, -1) if scale.ndim else scale
+    return jnp.mean(jnp.square((student_logits - teacher) / scale), -1)
 
-  def plain(
-    student_logits: Array, teacher_logits: Array, *, temperature: ArrayLike
+  def scheduled(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array | None = None,
+    *,
+    temperature: ArrayLike,
+    where: Array,
+    axis_name: str | None,
   ) -> Array:
-    return soft(student_logits, teacher_logits, temperature=temperature)
+    where = jnp.any(where, tuple(range(student_logits.ndim - 1, where.ndim)))
+    temperatures = _TEMPERATURES[name](
+      student_logits,
+      _shifted(teacher_logits, labels),
+      temperature=temperature,
+      where=where,
+      axis_name=axis_name,
+      **numbers,
+    )
+    # Padding has no bound on its temperature, and may not make a gradient NaN.
+    temperatures = jnp.where(where, temperatures, temperature)
+    values = rows(
+      student_logits, teacher_logits, labels, temperature=temperatures
+    )
+    return masked_mean(values, where, axis_name=axis_name)
 
+  names = ["student_logits", "teacher_logits"]
+  if fields["probability_shift"]:
+    names.append("labels")
+  soft = stateless(
+    rows if name == "constant" else scheduled,
+    tuple(names),
+    temperature=fields["temperature"],
+  )
+  hard = stateless(cross_entropy, ("logits", "labels"))
   parts: dict[str, Any] = {}
   for part, key, objective in (
-    (
-      "kd",
-      "kd_loss_weight",
-      stateless(
-        shifted if fields["probability_shift"] else plain,
-        temperature=fields["temperature"],
-      ),
-    ),
-    (
-      "ce",
-      "hard_label_weight",
-      stateless(cross_entropy, ("logits", "labels")),
-    ),
+    ("kd", "kd_loss_weight", soft),
+    ("ce", "hard_label_weight", hard),
   ):
     kind = fields[f"{key}_scheduler"]
     if not fields[key] and kind is None:
       continue
     weight = fields[key]
     if kind is not None:
+      check_choice(f"{key}_scheduler", kind, ("linear_decay", "linear_growth"))
       if steps is None:
         raise ValueError(
           f"textbrewer: {key}_scheduler is {kind!r}; expected steps, the "
           "number of steps of the training."
         )
-      weight = language.weight_schedule(kind, steps, weight)
+      weight = _replaced(weight, language.weight_schedule(kind, steps))
     parts[part] = weight, objective
   if fields["intermediate_matches"]:
     matches = intermediate_matches(fields["intermediate_matches"])
@@ -295,6 +307,19 @@ def textbrewer(
   if not parts:
     raise ValueError("textbrewer: all weights are 0; expected one above 0.")
   return combine(parts)
+
+
+def _shifted(teacher_logits: Array, labels: Array | None) -> Array:
+  if labels is None:
+    return teacher_logits
+  return language.probability_shift(teacher_logits, labels)
+
+
+def _replaced(
+  weight: float, share: Callable[[ArrayLike], Array]
+) -> Callable[[ArrayLike], Array]:
+  """Returns the weight in the first step, the share in all others."""
+  return lambda step: jnp.where(jnp.asarray(step) == 0, weight, share(step))
 
 
 def soft_cross_entropy(

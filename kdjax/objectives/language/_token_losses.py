@@ -15,19 +15,36 @@ from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
 
 
-def distillm2(*, skew: ArrayLike = 0.1, beta: ArrayLike = 1.0) -> Objective:
+def distillm2(
+  *,
+  skew: ArrayLike = 0.1,
+  beta: ArrayLike = 1.0,
+  reference_gap: ArrayLike | None = None,
+  on_policy_reference_gap: ArrayLike | None = None,
+) -> Objective:
   """DistiLLM-2: a contrastive pair of the teacher's and the student's texts.
 
   The view `on_policy` is the student's text; the batch's `"on_policy_mask"`
   marks its positions in the loss, as `"mask"` marks those of the teacher's
   text.
 
+  With the gaps of earlier batches, each text has a skew of its own, of at most
+  `skew`. The batch then has the labels of both texts, `"label"` and
+  `"on_policy_label"`. The authors take the mean gaps of the first logged
+  batches, of `kdjax.language.likelihood_gap`.
+
   Args:
     skew: lambda of both skew divergences.
     beta: the weight of the student's text; the authors raise it to 1.5.
+    reference_gap: the mean gap of the likelihoods of a teacher's text, teacher
+      less student; or None for one skew of all of these texts.
+    on_policy_reference_gap: the mean gap of a student's text, student less
+      teacher; or None for one skew of all of these texts.
 
   Returns:
-    An objective; its published weight is 1.
+    An objective; its published weight is 1. The numbers are part of its state,
+    and may be replaced there from step to step. The published code has adaptive
+    skews, and the growth of beta, switched off.
 
   References:
     Ko et al., `DistiLLM-2 <https://arxiv.org/abs/2503.07067>`_, 2025.
@@ -42,7 +59,25 @@ def distillm2(*, skew: ArrayLike = 0.1, beta: ArrayLike = 1.0) -> Objective:
     *,
     skew: ArrayLike,
     beta: ArrayLike,
+    reference_gap: ArrayLike | None,
+    on_policy_reference_gap: ArrayLike | None,
   ) -> Array:
+    skews = [skew, skew]
+    if reference_gap is not None:
+      gap = _likelihood_gap(
+        student_logits, teacher_logits, batch["label"], batch["mask"]
+      )
+      skews[0] = language.adaptive_skew(gap, reference_gap, skew=skew)
+    if on_policy_reference_gap is not None:
+      gap = _likelihood_gap(
+        student_on_policy_logits,
+        teacher_on_policy_logits,
+        batch["on_policy_label"],
+        batch["on_policy_mask"],
+      )
+      skews[1] = language.adaptive_skew(
+        -gap, on_policy_reference_gap, skew=skew
+      )
     return language.contrastive_skew_loss(
       student_logits,
       teacher_logits,
@@ -50,11 +85,18 @@ def distillm2(*, skew: ArrayLike = 0.1, beta: ArrayLike = 1.0) -> Objective:
       teacher_on_policy_logits,
       batch["mask"],
       batch["on_policy_mask"],
-      skew=skew,
+      skew=skews[0],
+      on_policy_skew=skews[1],
       beta=beta,
     )
 
-  return stateless(loss, skew=skew, beta=beta)
+  return stateless(
+    loss,
+    skew=skew,
+    beta=beta,
+    reference_gap=reference_gap,
+    on_policy_reference_gap=on_policy_reference_gap,
+  )
 
 
 def on_policy_distillation() -> Objective:
@@ -63,7 +105,8 @@ def on_policy_distillation() -> Objective:
   The batch holds text of the student (`kdjax.nets.generate`): the tokens, their
   labels and mask (`kdjax.language.next_token_targets`), and perhaps
   `"sampling_log_prob"`, the labels' log-probabilities when they were drawn,
-  `[batch, length]`. Without these the student of the step is taken.
+  `[batch, length]` (`kdjax.language.next_token_log_probs`). Without these the
+  student of the step is taken.
 
   Returns:
     An objective; its published weight is 1.
@@ -96,7 +139,9 @@ def minillm(
   """MiniLLM: a policy gradient, and the reverse KL of single steps.
 
   The batch is that of `on_policy_distillation`, of text from the mixture of
-  `kdjax.language.teacher_mixed_log_probs`.
+  `kdjax.language.teacher_mixed_log_probs`, which `kdjax.nets.generate` writes
+  with a teacher and `teacher_share`. Text of the student alone needs
+  `teacher_share=0`: the importance weights would be those of another text.
 
   Args:
     discount: of later rewards.
@@ -179,12 +224,26 @@ def _own_log_probs(
   student_logits: Array, teacher_logits: Array, labels: Array, batch: Any
 ) -> tuple[Array, Array, Array]:
   """Returns the labels' log-probabilities: student, teacher, when drawn."""
-  safe = jnp.clip(labels, 0, student_logits.shape[-1] - 1)[..., None]
   student, teacher = (
-    jnp.take_along_axis(log_softened_softmax(x), safe, -1)[..., 0]
+    _label_log_probs(x, labels)
     for x in (student_logits, jax.lax.stop_gradient(teacher_logits))
   )
   sampling = batch.get("sampling_log_prob")
   if sampling is None:
     sampling = jax.lax.stop_gradient(student)
   return student, teacher, sampling
+
+
+def _likelihood_gap(
+  student_logits: Array, teacher_logits: Array, labels: Array, where: Array
+) -> Array:
+  """Returns the gap of each text, teacher less student."""
+  student, teacher = (
+    _label_log_probs(x, labels) for x in (student_logits, teacher_logits)
+  )
+  return language.likelihood_gap(student, teacher, where)
+
+
+def _label_log_probs(logits: Array, labels: Array) -> Array:
+  safe = jnp.clip(labels, 0, logits.shape[-1] - 1)[..., None]
+  return jnp.take_along_axis(log_softened_softmax(logits), safe, -1)[..., 0]

@@ -14,6 +14,7 @@ from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
 from kdjax.objectives.language._intermediate_matches import example_mask
 from kdjax.objectives.language._intermediate_matches import soft_cross_entropy
+from kdjax.ops import check_choice
 
 
 def tinybert_layers() -> Objective:
@@ -156,12 +157,13 @@ def minilm() -> Objective:
 
 
 def minilm_v2(
-  *, relation_heads: int = 12, teacher_layer: int = -1
+  *, relation_heads: int = 48, teacher_layer: int = -1
 ) -> Objective:
   """MiniLMv2: relations of queries, keys and values, split into equal heads.
 
   Args:
-    relation_heads: the number of relation heads.
+    relation_heads: the number of relation heads, a divisor of both widths; the
+      authors take 48 for base-size teachers and 64 for large ones.
     teacher_layer: the teacher's layer; the authors take the last one of a base
       model, and the fourth from the end, -4, of a large one.
 
@@ -205,7 +207,7 @@ def pkd(*, kind: str = "skip") -> Objective:
     An objective; its published weight is 10 to 1000, by task.
 
   Raises:
-    ValueError: from `apply`, if the widths differ.
+    ValueError: if the kind is unknown; from `apply`, if the widths differ.
 
   The published code divides the sum over the layers by their number, as here.
 
@@ -213,6 +215,7 @@ def pkd(*, kind: str = "skip") -> Objective:
     Sun, Cheng, Gan and Liu, `Patient knowledge distillation for BERT model
     compression <https://arxiv.org/abs/1908.09355>`_, 2019.
   """
+  check_choice("kind", kind, ("skip", "last"))
 
   def loss(student: Outputs, teacher: Outputs) -> Array:
     ours, theirs = _hidden("pkd", student, teacher)

@@ -186,3 +186,24 @@ def _static_numbers(name: str, value: Any) -> np.ndarray | None:
     if numbers.dtype.kind in "iuf" or numbers.dtype.name == "bfloat16":
       return numbers.astype(np.float64)
   raise TypeError(f"{name} is {value!r}; expected a number or an array.")
+
+
+def padding_explains(classes: int, rows: int) -> bool:
+  """Whether padding explains that an array has more rows than classes.
+
+  Vocabularies are padded to round numbers: by at most 64 rows, or by 1 % of the
+  classes, as those of Qwen (151,936 and 152,064 rows). A larger difference is
+  that of two tokenizers, or of hidden states that were taken for logits.
+
+  Args:
+    classes: the number of classes.
+    rows: the number of rows, which is not below it.
+
+  Returns:
+    True if there are at most max(64, classes / 100) more rows than classes.
+
+  Examples:
+    >>> padding_explains(50_257, 50_304), padding_explains(32_000, 50_257)
+    (True, False)
+  """
+  return rows - classes <= max(64, classes // 100)

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax import nets
 from kdjax.fused import linear_cross_entropy
+from kdjax.language import next_token_log_probs
 from kdjax.language import next_token_targets
 from kdjax.ops import cross_entropy
 
@@ -37,12 +38,11 @@ MASK = np.array([[1] * 6, [1] * 4 + [0] * 2, [0] * 2 + [1] * 4], bool)
 
 @functools.cache
 def model():
-  return scaled(CONFIG)
+  return far_from_uniform(nets.Decoder(CONFIG, rngs=nnx.Rngs(0)))
 
 
-def scaled(config):
-  network = nets.Decoder(config, rngs=nnx.Rngs(0))
-  # Initial values of 0.02 would make every token nearly alike.
+def far_from_uniform(network):
+  """Initial values of 0.02 would make every token nearly alike."""
   state = nnx.state(network)
   nnx.update(
     network, jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, state)
@@ -78,11 +78,16 @@ def test_padding_on_either_side_changes_nothing():
       close(got[row, start : start + 4], expected[0])
   for leaf in jax.tree.leaves(outputs._replace(cache=None)):
     assert np.all(np.isfinite(leaf))
+  # What a classifier and its soft cap say of the embedding are the logits.
+  kernel, cap = outputs.classifier[0], outputs.logit_softcap
+  assert cap == CONFIG.logit_softcap
+  close(outputs.logits, cap * jnp.tanh(outputs.embedding @ kernel / cap))
 
 
 def test_arrays_of_each_layer_have_its_name():
   spec = jax.eval_shape(lambda network: network(TOKENS), model())
   assert list(spec.features) == ["f0", "f1", "f2"]
+  assert spec.logit_softcap.shape == ()
   for name, shape in (
     ("attention", (3, 4, 6, 6)),
     ("scores", (3, 4, 6, 6)),
@@ -202,6 +207,11 @@ def test_text_is_written_until_its_first_end():
     written.log_probs[:, 4:],
     jnp.take_along_axis(log_probs, written.tokens[:, 4:, None], -1)[..., 0],
   )
+  # At the positions of the labels, they are those of the logits there.
+  labels, where = next_token_targets(written.tokens, written.where)
+  own = run(model(), written.tokens, written.attention_mask).logits
+  own = jnp.take_along_axis(jax.nn.log_softmax(own), labels[..., None], -1)
+  close(next_token_log_probs(written.log_probs)[where], own[..., 0][where])
   end = int(written.tokens[0, 5])
   ended = program(jax.random.key(0), model(), 0.0, end)
   for row in range(3):
@@ -282,6 +292,38 @@ def test_a_teacher_replaces_improbable_proposals():
 
 
 @pytest.mark.slow
+def test_tokens_are_drawn_from_a_mixture_with_the_teacher():
+  """Two thousand first tokens; MiniLLM keeps the student's probabilities."""
+  student, prompts = model(), np.tile(TOKENS[:1, :2], (2000, 1))
+  teacher = far_from_uniform(nets.Decoder(CONFIG, rngs=nnx.Rngs(5)))
+
+  @jax.jit
+  def program(key, student, teacher, share):
+    return nets.generate(
+      key,
+      student,
+      prompts,
+      teacher=teacher,
+      teacher_share=share,
+      num_tokens=1,
+    )
+
+  ones = np.ones((1, 2), bool)
+  own, other = (
+    np.asarray(jax.nn.softmax(run(x, TOKENS[:1, :2], ones).logits[0, -1]))
+    for x in (student, teacher)
+  )
+  for share in (0.0, 0.6, 1.0):
+    written = program(jax.random.key(1), student, teacher, share)
+    drawn = np.asarray(written.tokens[:, -1])
+    found = np.bincount(drawn, minlength=17) / 2000
+    expected = share * other + (1 - share) * own
+    assert np.abs(found - expected).max() < 0.025
+    close(written.log_probs[:, -1], np.log(own[drawn]))
+  assert np.abs(own - other).max() > 0.07
+
+
+@pytest.mark.slow
 def test_the_head_gives_the_logits_of_the_fused_losses():
   labels, where = next_token_targets(TOKENS, attention_mask=MASK)
 
@@ -323,6 +365,25 @@ def test_wrong_inputs_are_named():
       lambda: nets.generate(jax.random.key(0), network, TOKENS, num_tokens=11),
       ValueError,
       "num_tokens is 11",
+    ),
+    (
+      lambda: nets.generate(
+        jax.random.key(0), network, TOKENS, num_tokens=1, teacher_share=0.2
+      ),
+      ValueError,
+      "expected a teacher and no top_k",
+    ),
+    (
+      lambda: nets.generate(
+        jax.random.key(0),
+        network,
+        TOKENS,
+        teacher=network,
+        num_tokens=1,
+        teacher_share=2,
+      ),
+      ValueError,
+      "teacher_share is 2",
     ),
     (
       lambda: nets.generate(
@@ -379,11 +440,10 @@ def test_wrong_inputs_are_named():
 @pytest.mark.parametrize("kind", ["Explicit", "Auto"])
 def test_a_mesh_of_eight_devices_equals_one(kind):
   """Texts over `data`, heads and vocabulary over `model`; with a cache too."""
-  network = scaled(
-    dataclasses.replace(
-      CONFIG, vocab_size=20, width=16, num_heads=8, key_heads=4
-    )
+  config = dataclasses.replace(
+    CONFIG, vocab_size=20, width=16, num_heads=8, key_heads=4
   )
+  network = far_from_uniform(nets.Decoder(config, rngs=nnx.Rngs(0)))
   tokens, mask = np.tile(TOKENS, (2, 1))[:4], np.tile(MASK, (2, 1))[:4]
 
   @jax.jit

@@ -141,6 +141,28 @@ def test_attention_between_tokenizers_equals_an_oracle():
   np.testing.assert_allclose(value, total / where.sum(), rtol=1e-4)
 
 
+def test_projected_logits_have_the_soft_cap_of_their_head():
+  """Gemma 2's: by identical maps, own states give own logits, so KLs are 0."""
+  cap = 0.5
+  capped = ROLES["student"]._replace(
+    logits=cap * jnp.tanh(ROLES["student"].logits / cap),
+    logit_softcap=jnp.float32(cap),
+  )
+  roles = {"student": capped, "teacher": capped}
+  objective = objectives.dskd()
+  params, state = jax.eval_shape(objective.init, KEY, roles)
+  params = jax.tree.map(
+    lambda x: np.float32(np.eye(3) if x.ndim == 2 else np.zeros(x.shape)),
+    params,
+  )
+  state = jax.tree.map(lambda x: np.ones(x.shape, np.float32), state)
+  value, _, _ = jax.jit(objective.apply)(params, state, roles, BATCH, KEY)
+  expected = hard(np.asarray(capped.logits), np.asarray(BATCH["label"]))
+  np.testing.assert_allclose(
+    value, expected[np.asarray(BATCH["mask"])].mean(), rtol=1e-5
+  )
+
+
 def test_a_network_without_a_head_is_named():
   bare = ROLES | {"teacher": ROLES["teacher"]._replace(classifier=None)}
   with pytest.raises(ValueError, match="teacher has no head of tokens"):

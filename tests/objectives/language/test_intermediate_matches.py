@@ -133,6 +133,39 @@ def test_similarities_of_tokens_are_those_of_a_loop():
   )
 
 
+def run(objective, roles, batch, *, step=0):
+  params, state = objective.init(KEY, roles)
+  state = state | {"step": state["step"] + step}
+  value, _, metrics = jax.jit(objective.apply)(params, state, roles, batch, KEY)
+  return value, {k: s / n for k, (s, n) in metrics.items()}
+
+
+def flsw(student, teacher):
+  cosine = (student * teacher).sum(-1) / (
+    (np.linalg.norm(student, axis=-1) + 1e-4)
+    * (np.linalg.norm(teacher, axis=-1) + 1e-4)
+  )
+  return np.square(1 - cosine)
+
+
+def cwsm(student, teacher):
+  del teacher
+  likely = np.exp(student) / np.exp(student).sum(-1, keepdims=True)
+  return 1 / (likely.max(-1) + 1e-3)
+
+
+def soft(student, teacher, scale):
+  p, q = (
+    np.exp(x / scale) / np.exp(x / scale).sum(-1, keepdims=True)
+    for x in (teacher, student)
+  )
+  return -(p * np.log(q)).sum(-1)
+
+
+def squared(student, teacher, scale):
+  return np.square((student - teacher) / scale).mean(-1)
+
+
 def test_a_configuration_is_the_sum_of_its_parts():
   config = {
     "temperature": 8,
@@ -144,10 +177,7 @@ def test_a_configuration_is_the_sum_of_its_parts():
   }
   objective = objectives.textbrewer(config, steps=10)
   batch = BATCH | {"label": jnp.array([0, 1, 2])}
-  params, state = objective.init(KEY, ROLES)
-  state = state | {"step": state["step"] + 4}
-  value, _, metrics = jax.jit(objective.apply)(params, state, ROLES, batch, KEY)
-  parts = {k: s / n for k, (s, n) in metrics.items()}
+  value, parts = run(objective, ROLES, batch, step=4)
   np.testing.assert_allclose(
     value,
     0.6 * parts["kd/loss"] + 0.3 * parts["ce/loss"] + parts["matches/loss"],
@@ -159,18 +189,99 @@ def test_a_configuration_is_the_sum_of_its_parts():
   for row, label in enumerate((0, 1, 2)):
     top = teacher[row].argmax()
     teacher[row, [label, top]] = teacher[row, [top, label]]
-  cosine = (student * teacher).sum(-1) / (
-    np.linalg.norm(student, axis=-1) * np.linalg.norm(teacher, axis=-1)
-  )
-  weights = np.square(1 - cosine)
-  scale = (8 + weights.mean() - weights)[:, None]
-  p, q = (
-    np.exp(x / scale) / np.exp(x / scale).sum(-1, keepdims=True)
-    for x in (teacher, student)
-  )
+  weights = flsw(student, teacher)
+  # The third row is padding: it enters neither the loss nor the mean weight.
+  scale = (8 + weights[:2].mean() - weights)[:, None]
   np.testing.assert_allclose(
-    parts["kd/loss"], -(p * np.log(q)).sum(-1)[:2].mean(), rtol=1e-4
+    parts["kd/loss"], soft(student, teacher, scale)[:2].mean(), rtol=1e-4
   )
+
+
+@pytest.mark.parametrize(
+  ("kind", "scheduler"),
+  [
+    ("mse", ["cwsm", 0.5]),
+    pytest.param("mse", ["flsw", 0.5, 2], marks=pytest.mark.slow),
+    pytest.param("mse", None, marks=pytest.mark.slow),
+    pytest.param("ce", ["cwsm", 0.5], marks=pytest.mark.slow),
+    pytest.param("ce", ["flsw", 0.5, 2], marks=pytest.mark.slow),
+    pytest.param("ce", None, marks=pytest.mark.slow),
+  ],
+)
+def test_soft_losses_at_each_temperature_count_valid_tokens(kind, scheduler):
+  """Of texts `[batch, length, vocab]`, whose padding has huge logits."""
+  mask = np.arange(3) < np.array([[3], [1]])
+  logits = np.float32(RNG.normal(size=(2, 2, 3, 5)))
+  logits[:, ~mask] *= 1e4
+  roles = {
+    k: Outputs(jnp.asarray(x), {}, None)
+    for k, x in zip(("student", "teacher"), logits, strict=True)
+  }
+  objective = objectives.textbrewer(
+    {"kd_loss_type": kind, "temperature_scheduler": scheduler}
+  )
+  value, _ = run(objective, roles, {"mask": jnp.asarray(mask)})
+  student, teacher = (np.float64(x[mask]) for x in logits)
+  scale = 4.0
+  if scheduler is not None:
+    weights = {"flsw": flsw, "cwsm": cwsm}[scheduler[0]](student, teacher)
+    scale = (4 + 0.5 * (weights.mean() - weights))[:, None]
+  loss = soft if kind == "ce" else squared
+  np.testing.assert_allclose(
+    value, loss(student, teacher, scale).mean(), rtol=1e-5
+  )
+
+
+@pytest.mark.slow
+def test_temperatures_are_those_of_all_devices():
+  """Rows that differ much sit on one device, equal ones on the other."""
+  logits = jnp.eye(4), jnp.eye(4)[jnp.array([1, 0, 2, 3])]
+  batch = {"mask": jnp.array([True, True, True, False])}
+  objective = objectives.textbrewer({"temperature_scheduler": ["flsw", 1, 2]})
+
+  def loss(logits, batch, axis_name=None):
+    roles = {
+      k: Outputs(x, {}, None)
+      for k, x in zip(("student", "teacher"), logits, strict=True)
+    }
+    params, state = objective.init(KEY, roles)
+    return objective.apply(
+      params, state, roles, batch, KEY, axis_name=axis_name
+    )[0]
+
+  halves = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), logits)
+  split = jax.tree.map(lambda x: x.reshape(2, 2), batch)
+  found = jax.jit(
+    jax.vmap(lambda *x: loss(*x, axis_name="batch"), axis_name="batch")
+  )(halves, split)
+  np.testing.assert_allclose(found, loss(logits, batch), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("config", "expected"),
+  [
+    ({"hard_label_weight_scheduler": "linear_growth"}, [0.0, 0.1, 1.0]),
+    pytest.param(
+      {
+        "hard_label_weight": 0.5,
+        "hard_label_weight_scheduler": "linear_decay",
+      },
+      [0.5, 0.9, 0.0],
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_a_scheduler_replaces_the_weight_after_the_first_step(config, expected):
+  objective = objectives.textbrewer(config | {"kd_loss_weight": 0}, steps=10)
+  batch = BATCH | {"label": jnp.array([0, 1, 2])}
+  params, state = objective.init(KEY, ROLES)
+  apply = jax.jit(objective.apply)
+  for step, weight in zip((0, 1, 10), expected, strict=True):
+    value, _, metrics = apply(
+      params, state | {"step": state["step"] + step}, ROLES, batch, KEY
+    )
+    total, count = metrics["ce/loss"]
+    np.testing.assert_allclose(value, weight * total / count, rtol=1e-6)
 
 
 def test_wrong_dicts_are_named():
@@ -195,6 +306,8 @@ def test_wrong_dicts_are_named():
     ({"temprature": 1}, "config has"),
     ({"kd_loss_weight_scheduler": "linear_decay"}, "expected steps"),
     ({"kd_loss_weight": 0}, "all weights are 0"),
+    ({"kd_loss_weight_scheduler": "cosine"}, "scheduler is 'cosine'"),
+    ({"kd_loss_type": "kl"}, "kd_loss_type is 'kl'"),
   ):
     with pytest.raises(ValueError, match=text):
       objectives.textbrewer(config)

@@ -22,7 +22,10 @@ from tests.objectives import learners
 
 STEPS, BATCH, LENGTH, VOCAB = 150, 16, 12, learners.VOCAB
 PRESETS = [k for k, x in objectives.PRESETS.items() if x.area == "language"]
-OWN = ("minillm", "on_policy_distillation")
+TEXTS = {
+  "minillm": "mixed",  # with the teacher's tokens, as the preset's weights
+  "on_policy_distillation": "own",
+}
 # Are measured by their own loss: they teach no prediction, or labels that an
 # encoder sees, which this teacher contradicts.
 OWN_LOSS = ("minilm", "minilm_v2", "pkd", "distilbert")
@@ -42,7 +45,7 @@ def draw_text(key):
   return jnp.vstack([first[None], jax.lax.scan(step, first, coins)[1]]).T
 
 
-def batch_of(tokens, own=None):
+def batch_of(tokens, own=None, log_probs=None):
   """A batch in which both networks read one text."""
   mask = jnp.ones(tokens.shape, bool)
   labels, where = language.next_token_targets(tokens)
@@ -51,6 +54,8 @@ def batch_of(tokens, own=None):
   batch |= {f"teacher_{k}": batch[k] for k in ("tokens", "label", "mask")}
   if own is not None:
     batch |= {"on_policy_tokens": own, "on_policy_mask": where}
+  if log_probs is not None:
+    batch["sampling_log_prob"] = language.next_token_log_probs(log_probs)
   return batch
 
 
@@ -61,11 +66,21 @@ def decoder(depth):
   return lambda rngs: nets.Decoder(config, rngs=rngs)
 
 
-def write(key, params, prompts):
+def write(key, prompts, student, teacher=None):
   """Text of the student as it is, by the cache of keys and values."""
-  graph, _ = nnx.split(nnx.eval_shape(lambda: decoder(1)(nnx.Rngs(0))))
-  module = nnx.merge(graph, params)
-  return nets.generate(key, module, prompts, num_tokens=LENGTH - 1).tokens
+
+  def module(depth, params):
+    graph, _ = nnx.split(nnx.eval_shape(lambda: decoder(depth)(nnx.Rngs(0))))
+    return nnx.merge(graph, params)
+
+  return nets.generate(
+    key,
+    module(1, student),
+    prompts,
+    teacher=None if teacher is None else module(2, teacher),
+    teacher_share=None if teacher is None else 0.2,
+    num_tokens=LENGTH - 1,
+  )
 
 
 def train(learner, text="corpus", steps=STEPS):
@@ -78,11 +93,15 @@ def train(learner, text="corpus", steps=STEPS):
     def step(state, key):
       text_key, own_key, key = jax.random.split(key, 3)
       tokens = own = draw_text(text_key)
+      log_probs = None
       if text != "corpus":
-        own = write(own_key, state.params["student"], tokens[:, :1])
-      if text == "own":
-        tokens = own
-      batch = batch_of(tokens, own)
+        teacher = frozen["teacher"].params if text == "mixed" else None
+        student = state.params["student"]
+        written = write(own_key, tokens[:, :1], student, teacher)
+        own = written.tokens
+      if text in ("own", "mixed"):
+        tokens, log_probs = own, written.log_probs
+      batch = batch_of(tokens, own, log_probs)
       state, seen = learner.step(state, frozen, batch, key)
       return state, training.mean_metrics(seen)["loss"]
 
@@ -145,13 +164,13 @@ def test_a_preset_trains(name, teacher):
   learner = training.distill(
     student,
     frozen if row.networks else None,
-    objectives.preset(name),
+    objectives.preset(name, **learners.OPTIONS.get(name, {})),
     optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)),
     on=("tokens", "attention_mask"),
     teacher_on="teacher_tokens" if apart else None,
     views={x: lambda key, batch: batch["on_policy_tokens"] for x in row.views},
   )
-  text = "own" if name in OWN else "beside" if row.views else "corpus"
+  text = TEXTS.get(name, "beside" if row.views else "corpus")
   before, after, losses = train(learner, text)
   assert np.all(np.isfinite(losses))
   if name in OWN_LOSS:
