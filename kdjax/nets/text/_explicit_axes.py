@@ -42,7 +42,10 @@ def over_any_mesh(
 
   texts = PartitionSpec(*_partition(tokens)[:1])
   outputs: Any = Outputs._make([texts] * len(Outputs._fields))
-  outputs = outputs._replace(token_embeddings=_partition(model.tokens[...]))
+  outputs = outputs._replace(
+    token_embeddings=_partition(model.tokens[...]),
+    logit_softcap=PartitionSpec(),
+  )
   if hasattr(model, "head"):
     rows = _partition(model.head.weight)
     kernel = PartitionSpec(*reversed(rows))
