@@ -136,7 +136,7 @@ def explain_pitch(job: Any, results: dict[str, Any]) -> list[Any]:
     oracle_label="",
     reference=reference,
     title=statistics.headline(gains, titles, "the true pitch alone"),
-    of="frames of unseen instruments, within 50 cents",
+    of="unseen sounds, 50 cents",
   )
   caption = "Raw pitch accuracy; dots are seeds, bars 95 % intervals."
   return [text, {"pitch.png": caption}]
