@@ -61,7 +61,8 @@ def programs():
     codes = [code for language, code in blocks(text) if language == "python"]
     if page == "README.md":
       for number, code in enumerate(codes, 1):
-        yield pytest.param([code], id=f"{page}-{number}")
+        marks = [] if number == 1 else [pytest.mark.slow]
+        yield pytest.param([code], id=f"{page}-{number}", marks=marks)
     elif codes:
       long = page in LONG
       marks = [pytest.mark.slow] if long else []

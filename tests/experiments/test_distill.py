@@ -170,6 +170,7 @@ def test_devices_change_nothing_but_rounding(
     )
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_is_not_overwritten(reference, tmp_path):
   folder, _ = reference
   with pytest.raises(ValueError, match=r"--resume, .*--overwrite, .*--workdir"):

@@ -47,8 +47,6 @@ ONE_OF_EACH = {
   "wrn-16-2",
   "vgg8",
   "mobilenetv2",
-  "shufflenetv1",
-  "shufflenetv2",
 }
 # As torchvision and DeiT publish them, for 1000 classes and 224x224x3.
 IMAGENET = {

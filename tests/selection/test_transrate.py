@@ -39,7 +39,10 @@ def transrates(features, labels, eps):
   }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+  "shape",
+  [SHAPES[0], *(pytest.param(x, marks=pytest.mark.slow) for x in SHAPES[1:])],
+)
 def test_transrate_equals_numpy(shape):
   features, labels = problem(*shape, seed=4)
   eps, classes = 0.003, shape[2]

@@ -30,6 +30,7 @@ def model(made, seed):
   return training.Model(made.forward, made.init(jax.random.key(seed)))
 
 
+@pytest.mark.slow
 def test_checkpoints_teach_in_turn():
   z = np.random.default_rng(1).normal(size=(3, 6, 3)).astype(np.float32)
   outputs = {
