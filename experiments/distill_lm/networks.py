@@ -1,6 +1,7 @@
 """The networks: small ones of the flags' sizes, or of a user's folders."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,12 +16,24 @@ from kdjax import nets
 from kdjax import training
 from kdjax.ops import padding_explains
 
+# Files of transformers about text, beside the network and the tokenizer.
+BESIDE = (
+  "generation_config.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "chat_template.jinja",
+)
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
 
 class Language(NamedTuple):
   """A language model."""
 
   network: training.Network  # its logits are of the tokenizer's tokens
   config: nets.DecoderConfig
+  # Of a user's folder: its files of BESIDE, and its entries of SPECIAL as JSON.
+  files: tuple[tuple[str, bytes], ...] = ()
+  special: str = "{}"
 
   def module(self, params: Any) -> nets.Decoder:
     """The module of these parameters."""
@@ -94,7 +107,16 @@ def load(folder: str, config: Any, tokenizer: Tokenizer) -> Language:
   network = training.Network(lambda key: variables, forward)
   if rows > size:
     network = network._replace(forward=without_padding(forward, size))
-  return Language(network, model.config)
+  place = pathlib.Path(folder)
+  found = [place / x for x in BESIDE if (place / x).is_file()]
+  settings = json.loads((place / "config.json").read_text(encoding="utf-8"))
+  special = {key: settings[key] for key in SPECIAL if key in settings}
+  return Language(
+    network,
+    model.config,
+    tuple((x.name, x.read_bytes()) for x in found),
+    json.dumps(special),
+  )
 
 
 def without_padding(forward: Any, size: int) -> Callable[..., Any]:
@@ -135,9 +157,17 @@ def start(
 
 
 def save(
-  model: Language, params: Any, folder: pathlib.Path, tokenizer: Tokenizer
+  model: Language,
+  params: Any,
+  folder: pathlib.Path,
+  tokenizer: Tokenizer,
 ) -> None:
   """Writes a folder that transformers and this experiment load."""
   nets.save_pretrained(model.module(params), folder)
   if tokenizer.save:
     tokenizer.save(folder)
+  for name, content in model.files:
+    (folder / name).write_bytes(content)
+  config = folder / "config.json"
+  settings = json.loads(config.read_text()) | json.loads(model.special)
+  config.write_text(json.dumps(settings, indent=2) + "\n")

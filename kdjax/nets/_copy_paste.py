@@ -48,7 +48,8 @@ def copy_paste(
       teacher's axis to the numbers of its units. None expects equal shapes.
       "first" and "even" take whole heads of the attention of a `TextEncoder`
       or a `Decoder`, queries with the keys that they share. Head widths should
-      stay the same; of a wider head, "first" or "even" units are taken. A
+      stay the same: of a wider head, "first" or "even" units are taken, and a
+      head that is wider than the teacher's gets units of several heads. A
       pytree of parameters tells nothing about heads: there "even" mixes them,
       and "first" takes whole ones if their width stays the same.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 import types
 
@@ -443,11 +444,17 @@ def test_models_of_folders_are_distilled_and_saved(
   folders, text, tmp_path, package, monkeypatch
 ):
   monkeypatch.setattr(lm_report, "draw", lambda job, rows: {})
+  own = tmp_path / "own"
+  shutil.copytree(folders / "student", own)
+  settings = json.loads((own / "config.json").read_text())
+  settings["eos_token_id"] = [3, 5]
+  (own / "config.json").write_text(json.dumps(settings))
+  (own / "generation_config.json").write_text("{}")
   config = small(
     tmp_path / "run",
     text=text,
     teacher=str(folders / "teacher"),
-    student=str(folders / "student"),
+    student=str(own),
     methods=None,
     seeds=None,
     learning_rates=None,
@@ -465,7 +472,11 @@ def test_models_of_folders_are_distilled_and_saved(
   )
   # Four steps of 1e-4 move weights a little: they started from the folder's.
   assert 0 < max(jax.tree.leaves(changed)) < 1e-2
-  assert (tmp_path / "run/students/forward_kl/tokenizer.json").is_file()
+  saved = tmp_path / "run/students/forward_kl"
+  assert (saved / "tokenizer.json").is_file()
+  assert (saved / "generation_config.json").read_text() == "{}"
+  settings = json.loads((saved / "config.json").read_text())
+  assert settings["eos_token_id"] == [3, 5]
 
 
 @pytest.mark.slow

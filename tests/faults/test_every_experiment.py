@@ -1,8 +1,8 @@
 """Each experiment, cut off once and resumed, ends as if it had not been.
 
-What SIGKILL leaves of a run is its folder. A copy of the folder, made while
-all threads of the run are stopped, is the same, and the run can go on to the
-result that is expected. Other files here kill runs of `distill`.
+SIGKILL leaves the run folder as it is at that moment. A copy of the folder,
+made while all threads of the run are stopped, is the same, and the run itself
+can go on to the expected result. Other files here kill runs of `distill`.
 """
 
 import json

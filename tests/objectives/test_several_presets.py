@@ -48,11 +48,12 @@ TRAINED = [
   for name, row in objectives.PRESETS.items()
   if row.area not in ELSEWHERE and name not in VARIANTS
 ]
-# Every third one, and those that no slow test trains.
+# Every third one, those that no slow test trains, and one for each way of
+# generalization: a penalty, a rule for gradients, a network beside.
 TRACED = [
   name
   for name in NAMES
-  if name in TRAINED[::3]
+  if name in (*TRAINED[::3], "irm", "andmask", "crossgrad")
   or (name in VARIANTS and objectives.PRESETS[name].area != "language")
 ]
 

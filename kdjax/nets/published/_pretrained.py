@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from kdjax.nets.text._decoder import Decoder
 from kdjax.nets.text._text_encoder import TextEncoder
 from kdjax.nets.text._text_encoder import TextEncoderConfig
 
+_CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -135,11 +136,13 @@ def save_pretrained(
 ) -> None:
   """Writes a text network as a folder that `transformers` loads.
 
-  The configuration of an earlier model in the folder is removed first, and that
-  of this one written last, so that an interrupted write leaves no folder that
-  loads. The earlier model's weights are removed too; other files, such as those
-  of a tokenizer, stay. The pooling of a `TextEncoder`, which configurations of
-  `transformers` have no entry for, is written to `1_Pooling/config.json`.
+  All files are written under another name first. Then those of an earlier model
+  in the folder are removed, its configuration first, and the new ones get their
+  names, the configuration last: a full disk leaves the earlier model, and a
+  write that is interrupted at the end a folder that does not load. Other files,
+  such as those of a tokenizer, stay. The pooling of a `TextEncoder`, which
+  configurations of `transformers` have no entry for, is written to
+  `1_Pooling/config.json`.
 
   Args:
     model: a `Decoder` or a `TextEncoder` of the form of a known family.
@@ -165,7 +168,7 @@ def save_pretrained(
   """
   family, folder = FAMILIES[family_of(model)], pathlib.Path(folder)
   config: Any = getattr(model, "config")  # noqa: B009
-  safetensors = _safetensors()
+  _safetensors()
   tensors = {}
   bare = isinstance(model, TextEncoder) and config.head == "none"
   for entry in family.entries(model):
@@ -175,7 +178,25 @@ def save_pretrained(
       key = family.prefix + key
     tensors[key] = np.ascontiguousarray(value.T if entry.transposed else value)
   folder.mkdir(parents=True, exist_ok=True)
-  _remove_model(folder)
+  with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
+    place = pathlib.Path(name)
+    _write_model(place, model, family, tensors, shard_bytes)
+    _remove_model(folder)
+    files = [x.relative_to(place) for x in place.rglob("*") if x.is_file()]
+    for file in sorted(files, key=lambda x: x == pathlib.Path(_CONFIG)):
+      (folder / file).parent.mkdir(exist_ok=True)
+      os.replace(place / file, folder / file)
+
+
+def _write_model(
+  place: pathlib.Path,
+  model: nnx.Module,
+  family: Any,
+  tensors: dict[str, np.ndarray],
+  shard_bytes: int | None,
+) -> None:
+  """Writes the files of a model into an empty folder."""
+  config: Any = getattr(model, "config")  # noqa: B009
   shards = _shards(tensors, shard_bytes)
   files = [_WHOLE]
   if len(shards) > 1:
@@ -185,12 +206,7 @@ def save_pretrained(
     ]
   for file, keys in zip(files, shards, strict=True):
     part = {key: tensors[key] for key in keys}
-    _replace(
-      folder / file,
-      lambda path, part=part: safetensors.flax.save_file(
-        part, path, metadata={"format": "pt"}
-      ),
-    )
+    _safetensors().flax.save_file(part, place / file, metadata={"format": "pt"})
   if len(shards) > 1:
     index = {
       "metadata": {"total_size": sum(x.nbytes for x in tensors.values())},
@@ -200,10 +216,10 @@ def save_pretrained(
         for key in keys
       },
     }
-    _write_json(folder / _INDEX, index)
+    _write_json(place / _INDEX, index)
   if isinstance(model, TextEncoder) and config.pooling != "first":
-    file = folder / _POOLING
-    file.parent.mkdir(exist_ok=True)
+    file = place / _POOLING
+    file.parent.mkdir()
     # A False for "pooler" would be an unknown entry to sentence-transformers.
     modes = {
       key: name == config.pooling
@@ -212,7 +228,7 @@ def save_pretrained(
     }
     _write_json(file, {"word_embedding_dimension": config.width} | modes)
   dtype = str(next(iter(tensors.values())).dtype)
-  _write_json(folder / "config.json", family.write(config) | {"dtype": dtype})
+  _write_json(place / _CONFIG, family.write(config) | {"dtype": dtype})
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
@@ -391,7 +407,7 @@ def _remove_model(folder: pathlib.Path) -> None:
   """Removes an earlier model, its configuration first."""
   shards = [x for x in sorted(folder.iterdir()) if _SHARD.fullmatch(x.name)]
   for file in (
-    folder / "config.json",
+    folder / _CONFIG,
     folder / _INDEX,
     folder / _WHOLE,
     folder / _POOLING,
@@ -431,21 +447,8 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def _replace(path: pathlib.Path, write: Callable[[str], Any]) -> None:
-  """Writes a file under another name, then gives it its own."""
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-  os.close(handle)
-  try:
-    write(temporary)
-    os.replace(temporary, path)
-  except BaseException:
-    pathlib.Path(temporary).unlink(missing_ok=True)
-    raise
-
-
 def _write_json(path: pathlib.Path, value: Any) -> None:
-  text = json.dumps(value, indent=2) + "\n"
-  _replace(path, lambda name: pathlib.Path(name).write_text(text))
+  path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _safetensors() -> Any:

@@ -95,7 +95,8 @@ def generate(
 
   Returns:
     The texts, their masks, and log-probabilities at this temperature. They
-    carry no gradient.
+    carry no gradient. After a token that the vocabulary does not have, the
+    log-probabilities are NaN and the tokens mean nothing.
 
   Raises:
     ValueError: if shapes or vocabularies differ, `num_tokens`, `accepted` or

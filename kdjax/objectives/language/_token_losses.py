@@ -11,6 +11,7 @@ from kdjax import distillation
 from kdjax import language
 from kdjax.objectives._objective import Objective
 from kdjax.objectives._objective import stateless
+from kdjax.ops import get_entry
 from kdjax.ops import log_softened_softmax
 from kdjax.ops import masked_mean
 
@@ -65,14 +66,17 @@ def distillm2(
     skews = [skew, skew]
     if reference_gap is not None:
       gap = _likelihood_gap(
-        student_logits, teacher_logits, batch["label"], batch["mask"]
+        student_logits,
+        teacher_logits,
+        get_entry("distillm2: batch", batch, "label"),
+        batch["mask"],
       )
       skews[0] = language.adaptive_skew(gap, reference_gap, skew=skew)
     if on_policy_reference_gap is not None:
       gap = _likelihood_gap(
         student_on_policy_logits,
         teacher_on_policy_logits,
-        batch["on_policy_label"],
+        get_entry("distillm2: batch", batch, "on_policy_label"),
         batch["on_policy_mask"],
       )
       skews[1] = language.adaptive_skew(

@@ -160,8 +160,8 @@ def fit(
     TypeError: if `learner` is no Learner, or the data are of another kind.
     ValueError: if the settings contradict each other; if the data lack an
       entry that the loss or the metrics read, are empty, or have arrays of
-      unequal lengths; if their masks cover nothing; or if an iterator ends
-      before the last step.
+      unequal lengths; if the masks cover nothing until the first evaluation;
+      or if an iterator ends before the last step.
     RunError: a ValueError, if `workdir` holds a run of other settings, if its
       files or all its checkpoints are damaged, or if another process has it.
     DivergedError: a RunError, if a loss, metric or parameter is not finite.
@@ -320,7 +320,7 @@ def fit(
         look(step, {k: v for k, (v, _) in pairs.items()})
       line = None
       if step % evaluate_every == 0 or step == total:
-        train = _means(sums, "data")
+        train = _means(sums, "data", needed=step == evaluate_every)
         line = {f"train/{k}": v for k, v in train.items()}
         for name, measure in measures.items():
           seen = _means(measure(state), in_brackets("validation", name))
@@ -381,14 +381,16 @@ def _stops(
     before = after
 
 
-def _means(sums: Sums, name: str) -> dict[str, float]:
-  if sums and not any(count for _, count in sums.values()):
+def _means(sums: Sums, name: str, *, needed: bool = True) -> dict[str, float]:
+  """The means of what was counted; raises ValueError if that is nothing."""
+  means = {k: v / max(n, 1.0) for k, (v, n) in sums.items() if n}
+  if needed and sums and not means:
     raise ValueError(
-      f"fit: the masks of {name} are False everywhere since the last "
-      "evaluation, so nothing was counted; expected a True for each example or "
-      "token that counts, and labels of tokens other than -100."
+      f"fit: the masks of {name} are False everywhere, so nothing was counted; "
+      "expected a True for each example or token that counts, and labels of "
+      "tokens other than -100."
     )
-  return {k: value / max(count, 1.0) for k, (value, count) in sums.items()}
+  return means
 
 
 def _sums_to_json(sums: Sums) -> dict[str, list[str]]:

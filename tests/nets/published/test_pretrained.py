@@ -121,7 +121,7 @@ def tiny_encoder(**changes):
 
 
 def test_a_used_folder_has_the_new_weights_alone(tmp_path, monkeypatch):
-  """Shards after a single file and the reverse; or nothing that loads."""
+  """Shards after a single file and the reverse; or the old ones, or none."""
   model = tiny_encoder(pooling="first")
   for value, shard_bytes in ((1.0, None), (2.0, 16), (3.0, 24), (4.0, None)):
     model.positions.set_value(jnp.full((2, 2), value))
@@ -136,7 +136,14 @@ def test_a_used_folder_has_the_new_weights_alone(tmp_path, monkeypatch):
   def stop(*args, **options):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr("safetensors.flax.save_file", stop)
+  with monkeypatch.context() as patch:
+    patch.setattr("safetensors.flax.save_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+      nets.save_pretrained(model, tmp_path)
+  again = nets.from_pretrained(tmp_path)
+  np.testing.assert_array_equal(again.positions[...], 4.0)
+  assert len(list(tmp_path.iterdir())) == 2
+  monkeypatch.setattr("os.replace", stop)
   with pytest.raises(KeyboardInterrupt):
     nets.save_pretrained(model, tmp_path)
   with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
