@@ -14,6 +14,7 @@ from kdjax import ops
 from tests import documented
 
 ROWS = 4096  # of batches
+PARTS = 40  # pytest-xdist starts files with many tests first
 # Memory or time grows with the square or the cube of the rows.
 FEWER_ROWS = {
   "adaptation.deepjdot_loss": 512,
@@ -81,13 +82,14 @@ def test_in_many_rows(name):
 
 
 @pytest.mark.slow
-def test_in_every_function():
-  """One test, so that the examples of all docstrings run once.
+@pytest.mark.parametrize("part", range(PARTS))
+def test_in_every_function(part):
+  """The examples of all docstrings run once, before the first part.
 
   On few rows XLA's code for a CPU keeps NaN where it loses it on many.
   """
   lost = []
-  for name, call in documented.recorded().items():
+  for name, call in list(documented.recorded().items())[part::PARTS]:
     try:
       _ask(call, FEWER_ROWS.get(name, ROWS))
     except AssertionError as error:
