@@ -52,6 +52,10 @@ MEANING = {
   ("selection.training_domain_selection", "accuracies"): None,
   # NaN logits are a wrong answer: a metric counts them.
   ("metrics.accuracy", "logits"): None,
+  (
+    "language.next_token_log_probs",
+    "log_probs",
+  ): "all",  # not the first
   ("metrics.agreement", "student_logits"): None,
   ("metrics.agreement", "teacher_logits"): None,
   # Only the learner of the caller reads the features.

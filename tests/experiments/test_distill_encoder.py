@@ -332,7 +332,7 @@ def teacher(tmp_path_factory):
       layer.kernel.set_value(30 * layer.kernel[...])
   nets.save_pretrained(encoder, folder / "teacher")
   pooling = folder / "teacher" / "1_Pooling" / "config.json"
-  pooling.parent.mkdir()
+  pooling.parent.mkdir(exist_ok=True)
   pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True}))
   words = sorted({x for name in long for x in topics[name].lower().split()})
   names = ["[UNK]", "[PAD]", *words[:898]]  # padding is not 0

@@ -202,8 +202,14 @@ def padding_explains(classes: int, rows: int) -> bool:
   Returns:
     True if there are at most max(64, classes / 100) more rows than classes.
 
+  Raises:
+    TypeError: if a number is not an integer.
+    ValueError: if it is below 1.
+
   Examples:
     >>> padding_explains(50_257, 50_304), padding_explains(32_000, 50_257)
     (True, False)
   """
+  check_integer("padding_explains: classes", classes, 1)
+  check_integer("padding_explains: rows", rows, 1)
   return rows - classes <= max(64, classes // 100)
