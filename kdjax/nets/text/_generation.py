@@ -187,6 +187,9 @@ def generate(
       )
     token = pick(key, drawn_from)
     own = _of_tokens(log_probs, token)
+    if share is not None:  # NaN of the share or of the teacher is kept
+      lost = jnp.isnan(_of_tokens(drawn_from, token))
+      own = jnp.where(lost, jnp.nan, own)
     if teacher is not None and share is None:
       most = min(accepted, logits[1].shape[-1])
       least = jax.lax.top_k(logits[1], most)[0][:, -1]

@@ -64,24 +64,17 @@ def distillm2(
     on_policy_reference_gap: ArrayLike | None,
   ) -> Array:
     skews = [skew, skew]
-    if reference_gap is not None:
-      gap = _likelihood_gap(
-        student_logits,
-        teacher_logits,
-        get_entry("distillm2: batch", batch, "label"),
-        batch["mask"],
-      )
-      skews[0] = language.adaptive_skew(gap, reference_gap, skew=skew)
-    if on_policy_reference_gap is not None:
-      gap = _likelihood_gap(
-        student_on_policy_logits,
-        teacher_on_policy_logits,
-        get_entry("distillm2: batch", batch, "on_policy_label"),
-        batch["on_policy_mask"],
-      )
-      skews[1] = language.adaptive_skew(
-        -gap, on_policy_reference_gap, skew=skew
-      )
+    pairs = (
+      (student_logits, teacher_logits),
+      (student_on_policy_logits, teacher_on_policy_logits),
+    )
+    gaps = reference_gap, on_policy_reference_gap
+    for i, (view, sign) in enumerate((("", 1.0), ("on_policy_", -1.0))):
+      if gaps[i] is None:
+        continue
+      labels = get_entry("distillm2: batch", batch, f"{view}label")
+      gap = _likelihood_gap(*pairs[i], labels, batch[f"{view}mask"])
+      skews[i] = language.adaptive_skew(sign * gap, gaps[i], skew=skew)
     return language.contrastive_skew_loss(
       student_logits,
       teacher_logits,

@@ -382,7 +382,7 @@ def _stops(
 
 
 def _means(sums: Sums, name: str, *, needed: bool = True) -> dict[str, float]:
-  """The means of what was counted; raises ValueError if that is nothing."""
+  """Means of metrics with examples; raises ValueError if none has any."""
   means = {k: v / max(n, 1.0) for k, (v, n) in sums.items() if n}
   if needed and sums and not means:
     raise ValueError(
