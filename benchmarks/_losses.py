@@ -1,4 +1,4 @@
-"""What the benchmarks of losses share: inputs, gradients, peers."""
+"""Parts of all benchmarks of losses: inputs, gradients, peers."""
 
 from collections.abc import Callable
 from typing import Any

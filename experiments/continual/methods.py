@@ -47,7 +47,7 @@ BUFFERED = (*RESERVOIRS, *FILLED)
 
 
 class Task(NamedTuple):
-  """What a task is to a method; the same arrays for all seeds."""
+  """The arrays of a task that a method sees; the same for all seeds."""
 
   data: Any  # images and labels, filled up to `[n, ...]`
   size: Any  # the number of images
@@ -59,7 +59,7 @@ class Task(NamedTuple):
 
 
 class Carry(NamedTuple):
-  """What a method keeps from task to task."""
+  """The state that a method keeps from task to task."""
 
   state: training.TrainState
   past: Any  # the network before the current task

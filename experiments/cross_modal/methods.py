@@ -127,5 +127,5 @@ def join(
 
 
 def teacher_scale(params: Any) -> jax.Array:
-  """What a trained CLIP multiplies its cosines by."""
+  """The scale of a trained CLIP's cosines."""
   return jnp.minimum(jnp.exp(params["objective"]["clip"]["log_scale"]), 100.0)

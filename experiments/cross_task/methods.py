@@ -49,7 +49,7 @@ def describe() -> dict[str, tuple[str, str]]:
 
 
 class Teaching(NamedTuple):
-  """What a stage may need of its teachers."""
+  """The outputs of its teachers that a stage may need."""
 
   network: Any  # of half of the classes; of several teachers a list
   centers: Any = None  # mean embeddings of the student's classes, of one seed

@@ -1,4 +1,4 @@
-"""What clients do, all at once: training, predictions, loss on the way."""
+"""Computations of all clients at once: training, predictions, lost messages."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from kdjax import training
 
 
 class Setting(NamedTuple):
-  """What all methods and rounds have in common."""
+  """The inputs of all methods and rounds."""
 
   config: Any
   network: training.Network
@@ -124,7 +124,7 @@ def living(setting: Setting, key: jax.Array) -> jax.Array:
 
 
 def lost(tree: Any, alive: jax.Array) -> Any:
-  """What arrives of clients `[clients, ...]`: NaN of those that died."""
+  """The messages that arrive, `[clients, ...]`: NaN of clients that died."""
   return _where(alive, tree, jax.tree.map(lambda x: x * jnp.nan, tree))
 
 

@@ -1,4 +1,4 @@
-"""What one client and the server compute in a round of a method.
+"""The computations of one client and the server in a round of a method.
 
 A simulation maps the functions of a client over all clients in one program; a
 Flower app calls them in processes of their own. The keys are those of a round,

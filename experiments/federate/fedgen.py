@@ -91,7 +91,7 @@ def make_fedgen(
     return noise, rows[:, None, None]
 
   def make(params: Any, labels: jax.Array, key: jax.Array) -> dict[str, Any]:
-    """What a client's batch of these labels is given."""
+    """The entries that a client's batch of these labels is given."""
     keys = jax.random.split(key, 3)
     drawn = jax.random.randint(keys[0], labels.shape, 0, classes)
 

@@ -114,7 +114,7 @@ def reading(job: Any) -> str:
 
 
 def mortality(job: Any, results: dict[float, Rows]) -> str:
-  """What became of the clients, in words."""
+  """The clients that died, in words."""
   config = job.config
   if not config.dying_clients:
     return "No client died."

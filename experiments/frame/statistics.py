@@ -196,7 +196,7 @@ def percent(values: np.ndarray) -> str:
 
 
 def over_seeds(count: int) -> str:
-  """What the numbers of a table are, in words."""
+  """The meaning of the numbers of a table, in words."""
   if count == 1:
     return "Of one seed, so without a deviation"
   return f"Mean ± standard deviation over {count} seeds"

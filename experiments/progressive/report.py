@@ -43,7 +43,7 @@ def widths_of(job: Any) -> list[int]:
 
 
 def baseline_of(results: Any) -> str:
-  """What the methods are compared with: direct KD, if it was trained."""
+  """The baseline of the methods: direct KD, if it was trained."""
   return DIRECT if DIRECT in results.accuracy else SCRATCH
 
 

@@ -1,4 +1,4 @@
-"""What a student learns from the clients' consensus: FedMD and FedDF."""
+"""Losses by the clients' consensus: FedMD and FedDF."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a client adds to its own loss: FedNTD, FedProto, FedGKT, FedKD."""
+"""Losses that a client adds to its own: FedNTD, FedProto, FedGKT, FedKD."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a round of communication costs."""
+"""The bytes of the messages of a round."""
 
 import math
 

@@ -40,7 +40,7 @@ WAITING = 0.2  # seconds between two looks at the clients that are there
 
 
 class World(NamedTuple):
-  """What every process reads for itself from the flags of a run."""
+  """The inputs that every process reads for itself from a run's flags."""
 
   method: str
   setting: clients.Setting
@@ -183,7 +183,7 @@ def client_state(context: Context, known: int) -> Any:
 
 
 class Reply(NamedTuple):
-  """What a client sent."""
+  """The message of a client."""
 
   node: int
   content: RecordDict

@@ -1,4 +1,4 @@
-"""What Flower's processes computed beside what the simulation computes."""
+"""Results of Flower's processes beside those of the simulation."""
 
 import dataclasses
 import json

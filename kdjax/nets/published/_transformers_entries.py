@@ -1,4 +1,4 @@
-"""What the families of `transformers` share: tensors of a file, activations."""
+"""Parts of all families of `transformers`: tensors of a file, activations."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What `jax.export` needs: types that it can serialize, and symbolic sizes."""
+"""Support of `jax.export`: types that it can serialize, and symbolic sizes."""
 
 import contextlib
 import dataclasses

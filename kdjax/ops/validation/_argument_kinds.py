@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 
 class Check(NamedTuple):
-  """What an argument that is no array may be."""
+  """The kinds of values of an argument that is no array."""
 
   accepts: Callable[[Any], bool]
   wanted: str

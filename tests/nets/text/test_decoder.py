@@ -321,6 +321,8 @@ def test_tokens_are_drawn_from_a_mixture_with_the_teacher():
     assert np.abs(found - expected).max() < 0.025
     close(written.log_probs[:, -1], np.log(own[drawn]))
   assert np.abs(own - other).max() > 0.07
+  lost = program(jax.random.key(1), student, teacher, np.nan).log_probs[:, -1]
+  assert np.all(np.isnan(lost))
 
 
 @pytest.mark.slow
