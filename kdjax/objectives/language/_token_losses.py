@@ -70,11 +70,12 @@ def distillm2(
     )
     gaps = reference_gap, on_policy_reference_gap
     for i, (view, sign) in enumerate((("", 1.0), ("on_policy_", -1.0))):
-      if gaps[i] is None:
+      reference = gaps[i]
+      if reference is None:
         continue
       labels = get_entry("distillm2: batch", batch, f"{view}label")
       gap = _likelihood_gap(*pairs[i], labels, batch[f"{view}mask"])
-      skews[i] = language.adaptive_skew(sign * gap, gaps[i], skew=skew)
+      skews[i] = language.adaptive_skew(sign * gap, reference, skew=skew)
     return language.contrastive_skew_loss(
       student_logits,
       teacher_logits,
