@@ -22,15 +22,17 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from benchmarks import _report
-from benchmarks._measure import CLOCKS
-from benchmarks._measure import Case
-from benchmarks._measure import Device
-from benchmarks._measure import Row
-from benchmarks._measure import describe_environment
-from benchmarks._measure import import_torch
-from benchmarks._measure import measure
-from benchmarks._measure import measure_device
-from benchmarks._measure import save_reference
+from benchmarks._measure import (
+  CLOCKS,
+  Case,
+  Device,
+  Row,
+  describe_environment,
+  import_torch,
+  measure,
+  measure_device,
+  save_reference,
+)
 
 
 def run(

@@ -9,8 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks._measure import import_torch
-from benchmarks._measure import torch_device
+from benchmarks._measure import import_torch, torch_device
 
 # Blocks of each stage; the stages have the channels below.
 RESNETS = {"resnet8x4": 1, "resnet32x4": 5}

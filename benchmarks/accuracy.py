@@ -16,8 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kdjax import adaptation
-from kdjax import ops
+from kdjax import adaptation, ops
 
 DRAWS = 5
 

@@ -16,18 +16,18 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import _frame
-from benchmarks._losses import at_least_float32
-from benchmarks._losses import draw
-from benchmarks._losses import draw_logits
-from benchmarks._losses import exact_jsd
-from benchmarks._losses import naive_jsd
-from benchmarks._losses import softmax
-from benchmarks._losses import torch_peers
-from benchmarks._losses import with_gradient
-from benchmarks._measure import Case
-from benchmarks._measure import import_torch
-from kdjax import distillation
-from kdjax import fused
+from benchmarks._losses import (
+  at_least_float32,
+  draw,
+  draw_logits,
+  exact_jsd,
+  naive_jsd,
+  softmax,
+  torch_peers,
+  with_gradient,
+)
+from benchmarks._measure import Case, import_torch
+from kdjax import distillation, fused
 
 TEMPERATURE = 2.0
 ALPHA = 0.5  # the share of the divergence, beside the cross-entropy

@@ -17,10 +17,8 @@ from jax import lax
 
 from benchmarks import _frame
 from benchmarks._losses import draw
-from benchmarks._measure import Case
-from benchmarks._measure import import_torch
-from kdjax.nets import convolve
-from kdjax.nets import max_pool
+from benchmarks._measure import Case, import_torch
+from kdjax.nets import convolve, max_pool
 
 STEPS = 2
 # batch, side, inputs, outputs and size of a kernel; batch, side and channels

@@ -14,9 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdjax import distillation
-from kdjax import fused
-from kdjax import ops
+from kdjax import distillation, fused, ops
 
 TEMPERATURE = 2.0
 MIB = 2**20

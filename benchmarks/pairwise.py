@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import _frame
-from benchmarks._losses import at_least_float32
-from benchmarks._losses import draw
-from benchmarks._losses import torch_peers
-from benchmarks._losses import with_gradient
-from benchmarks._measure import Case
-from benchmarks._measure import import_torch
+from benchmarks._losses import (
+  at_least_float32,
+  draw,
+  torch_peers,
+  with_gradient,
+)
+from benchmarks._measure import Case, import_torch
 from kdjax import distillation
 
 # examples of triplets and of pairs, widths of student and teacher, and the

@@ -18,15 +18,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from benchmarks import _frame
-from benchmarks import _torch_training
-from benchmarks._measure import Case
-from benchmarks._measure import Program
-from benchmarks._measure import import_torch
-from kdjax import nets
-from kdjax import training
-from kdjax.objectives import preset
-from kdjax.objectives import stateless
+from benchmarks import _frame, _torch_training
+from benchmarks._measure import Case, Program, import_torch
+from kdjax import nets, training
+from kdjax.methods import preset, stateless
 
 # batches of the pair and of the CNN, and steps of a call
 SHAPES = {

@@ -14,21 +14,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import _frame
-from benchmarks import _torch_training
-from benchmarks._measure import Case
-from benchmarks._measure import Program
-from benchmarks._measure import import_torch
-from benchmarks.steps import LABELS
-from benchmarks.steps import draw_batches
-from benchmarks.steps import example_of
-from benchmarks.steps import make_network
-from benchmarks.steps import operations
-from benchmarks.steps import over_batches
+from benchmarks import _frame, _torch_training
+from benchmarks._measure import Case, Program, import_torch
+from benchmarks.steps import (
+  LABELS,
+  draw_batches,
+  example_of,
+  make_network,
+  operations,
+  over_batches,
+)
 from kdjax import training
 from kdjax.distillation import soft_target_loss
-from kdjax.objectives import combine
-from kdjax.objectives import stateless
+from kdjax.methods import combine, stateless
 
 # students, their batch, the steps of a call, and how many are taken at a time
 SHAPES = {

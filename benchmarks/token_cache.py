@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import data
-from kdjax import fused
+from kdjax import data, fused
 
 DTYPES = ("float32", "float16", "bfloat16")
 

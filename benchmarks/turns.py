@@ -19,8 +19,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import losses
-from benchmarks import pairwise
+from benchmarks import losses, pairwise
 from benchmarks._measure import Case
 
 # So many numbers are read in a round: short calls are counted together.

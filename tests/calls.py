@@ -22,12 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import kdjax
-from kdjax import adaptation
-from kdjax import continual
-from kdjax import finetuning
-from kdjax import generalization
-from kdjax import reweighting
-from kdjax import transforms
+from kdjax import (
+  adaptation,
+  continual,
+  finetuning,
+  generalization,
+  reweighting,
+  transforms,
+)
 
 ROOT = pathlib.Path(kdjax.__file__).parent
 ROWS = 16

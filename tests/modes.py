@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kdjax import nets

@@ -17,15 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import distillation
-from kdjax import fused
-from kdjax import language
-from kdjax import nets
-from kdjax import objectives
-from kdjax import ops
-from tests.packages import agree
-from tests.packages import extracted
-from tests.packages import package
+from kdjax import distillation, fused, language, methods, nets, ops
+from tests.packages import agree, extracted, package
 
 pytestmark = [
   pytest.mark.packages,
@@ -293,7 +286,7 @@ def test_configurations_of_textbrewer(kind, scheduler):
     name, *numbers_of = scheduler
     build = f"{name}_temperature_scheduler_builder"
     temperature = getattr(textbrewer("schedulers"), build)(*numbers_of)
-  objective = objectives.textbrewer(
+  objective = methods.textbrewer(
     {"kd_loss_type": kind, "temperature_scheduler": scheduler}
   )
 

@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from kdjax import adaptation
-from kdjax import reweighting
-from kdjax import transforms
-from tests.packages import agree
-from tests.packages import double
-from tests.packages import package
-from tests.packages import samples
-from tests.packages import squared
+from kdjax import adaptation, reweighting, transforms
+from tests.packages import agree, double, package, samples, squared
 
 # What the packages warn of is not kdjax's to repair.
 pytestmark = [

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from kdjax import distillation
-from kdjax.objectives import PRESETS
+from kdjax.methods import PRESETS
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "methods.md").read_text()

@@ -13,20 +13,20 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kdjax import objectives
+from kdjax import methods
 from kdjax.distillation import kd_loss
-from kdjax.fused import fused_divergence
-from kdjax.fused import fused_linear_divergence
-from kdjax.fused import sparse_divergence
+from kdjax.fused import (
+  fused_divergence,
+  fused_linear_divergence,
+  sparse_divergence,
+)
 from kdjax.metrics import negative_log_likelihood
 from kdjax.ops import cross_entropy
-from tests import calls
-from tests import modes
-from tests.objectives import learners
+from tests import calls, modes
+from tests.methods import learners
 
 # Of functions with `axis_name`; the rest of the slow tier asks of all.
 TELLING = ["distillation.itrd_loss", "finetuning.key_queue_update"]
@@ -213,12 +213,12 @@ def placed(name, batch, mesh):
   """The batch of a preset, sharded over its examples."""
 
   def place(x, domain=None):
-    row = objectives.PRESETS[name]
+    row = methods.PRESETS[name]
     many = row.area == "generalization" or (name, domain) == ("dael", "source")
     spec = P(*[None] * many, "data")
     return jax.device_put(x, NamedSharding(mesh, spec))
 
-  if not objectives.PRESETS[name].domains:
+  if not methods.PRESETS[name].domains:
     return jax.tree.map(place, batch)
   return {
     domain: jax.tree.map(lambda x, domain=domain: place(x, domain), rows)
@@ -247,7 +247,7 @@ def test_the_step_of_a_preset_knows_explicit_axes():
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
-  [k for k, v in objectives.PRESETS.items() if v.area != "distillation"][::2],
+  [k for k, v in methods.PRESETS.items() if v.area != "distillation"][::2],
 )
 def test_steps_of_every_second_preset_know_explicit_axes(name):
   assert step_on_explicit_axes(name)[0].jaxpr

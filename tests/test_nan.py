@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import metrics
-from kdjax import ops
+from kdjax import metrics, ops
 from tests import documented
 
 ROWS = 4096  # of batches

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import adaptation
-from kdjax import distillation
-from kdjax import finetuning
-from kdjax import generalization
-from kdjax import reweighting
-from kdjax import selection
-from kdjax import transforms
+from kdjax import (
+  adaptation,
+  distillation,
+  finetuning,
+  generalization,
+  reweighting,
+  selection,
+  transforms,
+)
 
 RNG = np.random.default_rng(0)
 ROWS, OTHERS = RNG.normal(size=(2, 6, 3)).astype(np.float32)

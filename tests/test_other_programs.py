@@ -17,12 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import distillation
-from kdjax import ops
+from kdjax import distillation, ops
 from tests import test_docs
-from tests.packages import agree
-from tests.packages import extracted
-from tests.packages import package
+from tests.packages import agree, extracted, package
 
 pytestmark = [
   pytest.mark.packages,

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     LOSSES_MAY | {"flax"},
     {"safetensors"},
   ),
-  "objectives": (
+  "methods": (
     {"ops", "fused", "nets"} | LOSS_AREAS,
     LOSSES_MAY | {"flax", "optax"},
     set(),
@@ -50,7 +50,7 @@ MAY_IMPORT = {
     {"array_record", "etils", "grain", "sklearn", "tensorflow_datasets"},
   ),
   "training": (
-    {"ops", "fused", "nets", "objectives", "metrics", "data"} | LOSS_AREAS,
+    {"ops", "fused", "nets", "methods", "metrics", "data"} | LOSS_AREAS,
     LOSSES_MAY | {"flax", "optax"},
     {"orbax", "rich"},
   ),

@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import classifier_discrepancy
-from kdjax.adaptation import mdd_regression_loss
-from kdjax.distillation import cc_loss
-from kdjax.distillation import factor_transfer_loss
-from kdjax.distillation import kta_loss
+from kdjax.adaptation import classifier_discrepancy, mdd_regression_loss
+from kdjax.distillation import cc_loss, factor_transfer_loss, kta_loss
 from kdjax.generalization import difex_loss
 
 RNG = np.random.default_rng(0)

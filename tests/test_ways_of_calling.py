@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kdjax import adaptation
-from kdjax import distillation
-from kdjax import finetuning
-from kdjax import metrics
+from kdjax import adaptation, distillation, finetuning, metrics
 from kdjax.ops import masked_mean
 
 RNG = np.random.default_rng(0)

@@ -1,10 +1,10 @@
-"""Writes one page an area to `docs/presets`, from `objectives.PRESETS`."""
+"""Writes one page an area to `docs/presets`, from `methods.PRESETS`."""
 
 import pathlib
 
 import reference
 
-from kdjax import objectives
+from kdjax import methods
 
 TITLES = {
   "distillation": "From a teacher to a student",
@@ -76,13 +76,13 @@ def page(area):
   """The page of an area."""
   rows = [
     cells(name, row)
-    for name, row in sorted(objectives.PRESETS.items())
+    for name, row in sorted(methods.PRESETS.items())
     if row.area == area
   ]
   title = TITLES.get(area, area.replace("_", " ").capitalize())
   return f"""# {title}
 
-Each preset of `kdjax.{area}`: `objectives.preset(name)` returns the method with
+Each preset of `kdjax.{area}`: `methods.preset(name)` returns the method with
 these weights. CE is the weight of the cross-entropy with the labels, KD the
 weight of the soft-target loss at temperature T, and "weight" the weight of the
 method's own loss.
@@ -92,13 +92,13 @@ method's own loss.
 
 def generate(app):
   """Writes the pages before Sphinx looks for them."""
-  areas = dict.fromkeys(row.area for row in objectives.PRESETS.values())
+  areas = dict.fromkeys(row.area for row in methods.PRESETS.values())
   pages = {f"{area}.md": page(area) for area in areas}
   toctree = "\n".join(areas)
   pages["index.md"] = f"""# Presets
 
-Every method that `objectives.preset(name)` makes, with the weights that its
-authors published. The pages are generated from `objectives.PRESETS`.
+Every method that `methods.preset(name)` makes, with the weights that its
+authors published. The pages are generated from `methods.PRESETS`.
 
 ```{{toctree}}
 {toctree}

@@ -19,19 +19,13 @@ from typing import Literal
 
 import jax
 
-from experiments.adapt.choice import Row
-from experiments.adapt.choice import examine
+from experiments.adapt.choice import Row, examine
 from experiments.adapt.data import load_data
-from experiments.adapt.methods import CHOICES
-from experiments.adapt.methods import GROUP_OF
+from experiments.adapt.methods import CHOICES, GROUP_OF
 from experiments.adapt.report import write
-from experiments.adapt.training import network
-from experiments.adapt.training import start_job
-from experiments.adapt.training import train
-from experiments.frame import commands
-from experiments.frame import jobs
-from experiments.frame import rules
-from kdjax import objectives
+from experiments.adapt.training import network, start_job, train
+from experiments.frame import commands, jobs, rules
+from kdjax import methods as kmethods
 
 
 @dataclass(frozen=True)
@@ -121,6 +115,6 @@ def execute(setup: jobs.Setup) -> dict[str, Row]:
 
 
 if __name__ == "__main__":
-  rows = {name: objectives.PRESETS[name] for name in CHOICES}
+  rows = {name: kmethods.PRESETS[name] for name in CHOICES}
   kinds = {k: (GROUP_OF[k], f"{x.title}: {x.summary}") for k, x in rows.items()}
   commands.launch(Config, prepare, execute, lambda: kinds)

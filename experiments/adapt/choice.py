@@ -12,11 +12,7 @@ import optax
 from experiments.adapt.data import halves
 from experiments.adapt.training import Trained
 from experiments.frame import rules
-from kdjax import adaptation
-from kdjax import metrics
-from kdjax import reweighting
-from kdjax import selection
-from kdjax import training
+from kdjax import adaptation, metrics, reweighting, selection, training
 from kdjax.ops import cross_entropy
 
 REVERSE_STEPS = 100  # of all images at once; they suffice to learn the labels

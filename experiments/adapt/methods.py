@@ -11,8 +11,7 @@ import optax
 from experiments.adapt import data as adapt_data
 from experiments.adapt.data import Data
 from kdjax import data as kdata
-from kdjax import objectives
-from kdjax import training
+from kdjax import methods, training
 
 BOUNDS = ("source_only", "target_only")
 # Methods for two closed sets of images, in the groups of the report.
@@ -42,7 +41,7 @@ GROUPS = {
 }
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 CHOICES = tuple(name for name in GROUP_OF if name not in BOUNDS)
-NAMES = {name: objectives.PRESETS[name].title for name in GROUP_OF}
+NAMES = {name: methods.PRESETS[name].title for name in GROUP_OF}
 AVERAGE = 0.99  # of the mean teacher, over runs of some hundred steps
 
 
@@ -78,7 +77,7 @@ def make_optimizer(name: str, config: Any) -> optax.GradientTransformation:
     optax.cosine_decay_schedule(config.learning_rate, config.steps),
     b1=0.5,  # adversaries need a short memory
   )
-  if objectives.PRESETS[name].training == "parameter_ema":
+  if methods.PRESETS[name].training == "parameter_ema":
     return optax.chain(optimizer, training.parameter_ema(AVERAGE))
   return optimizer
 
@@ -91,13 +90,13 @@ def make_learner(
   factor: Any = 1.0,
 ) -> training.Learner:
   """The learner of a method."""
-  row = objectives.PRESETS[name]
+  row = methods.PRESETS[name]
   options: dict[str, Any] = dict(OPTIONS.get(name, {}))
   if row.tuned:
     published = row.search.default if row.search else row.weight
     options[row.tuned] = factor * published
   options |= {"num_examples": targets, "steps": config.steps}
-  objective = objectives.preset(name, hidden=(config.discriminator,), **options)
+  objective = methods.preset(name, hidden=(config.discriminator,), **options)
   teacher = student if "source" in row.networks else None
   return training.adapt(
     student,
@@ -115,7 +114,7 @@ def make_learner(
 
 def change_of(name: str) -> Callable[[Data], Data] | None:
   """The change that a method makes to images before training, or None."""
-  row = objectives.PRESETS[name]
+  row = methods.PRESETS[name]
   if row.reweight is not None:
     return functools.partial(adapt_data.weigh, weigh=row.reweight)
   if row.transform is None:

@@ -5,12 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.adapt.methods import GROUP_OF
-from experiments.adapt.methods import NAMES
-from experiments.frame import plots
-from experiments.frame import rules
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.adapt.methods import GROUP_OF, NAMES
+from experiments.frame import plots, rules, statistics, tables
 
 # One color for each kind of method.
 KINDS = {

@@ -8,20 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.adapt.data import Data
-from experiments.adapt.data import halves
-from experiments.adapt.methods import change_of
-from experiments.adapt.methods import make_learner
-from experiments.frame import commands
+from experiments.adapt.data import Data, halves
+from experiments.adapt.methods import change_of, make_learner
+from experiments.frame import commands, jobs, networks, rounds
 from experiments.frame import data as frame_data
-from experiments.frame import jobs
-from experiments.frame import networks
-from experiments.frame import rounds
-from kdjax import adaptation
-from kdjax import metrics
-from kdjax import objectives
-from kdjax import selection
-from kdjax import training
+from kdjax import adaptation, methods, metrics, selection, training
 
 
 class Trained(NamedTuple):
@@ -124,7 +115,7 @@ def make_evaluation(answer: Callable[..., Any], size: int):
 
 def train(name: str, job: jobs.Job, first: Trained | None = None) -> Trained:
   """Trains all weights and seeds of a method as one program."""
-  config, row = job.config, objectives.PRESETS[name]
+  config, row = job.config, methods.PRESETS[name]
   targets = job.data.train_sizes[1]
   job = job_of(name, job)
   variables = job.variables

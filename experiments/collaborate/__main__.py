@@ -23,14 +23,10 @@ import numpy as np
 from rich.console import Console
 
 from experiments.collaborate import methods
-from experiments.collaborate.data import Data
-from experiments.collaborate.data import load_data
+from experiments.collaborate.data import Data, load_data
 from experiments.collaborate.report import write
 from experiments.collaborate.training import train
-from experiments.frame import commands
-from experiments.frame import folders
-from experiments.frame import jobs
-from experiments.frame import networks
+from experiments.frame import commands, folders, jobs, networks
 from kdjax import training
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import optax
 
-from kdjax import objectives
-from kdjax import training
+from kdjax import methods, training
 
 INDEPENDENT = "independent"
 # Independent networks with all labels: the upper bound.
@@ -16,7 +15,7 @@ ALL_LABELS = "all_labels"
 SEQUENTIAL = "mutual_sequential"
 PEERS = tuple(
   name
-  for name, row in objectives.PRESETS.items()
+  for name, row in methods.PRESETS.items()
   if row.area == "collaboration" and "peer_0" in row.networks
 )
 METHODS = tuple(
@@ -25,7 +24,7 @@ METHODS = tuple(
   if preset != INDEPENDENT
   for name in ((preset, SEQUENTIAL) if preset == "mutual" else (preset,))
 )
-NAMES = {name: objectives.PRESETS[name].title for name in PEERS} | {
+NAMES = {name: methods.PRESETS[name].title for name in PEERS} | {
   INDEPENDENT: "independent",
   SEQUENTIAL: "DML, sequential",
   ALL_LABELS: "independent, all labels",
@@ -33,13 +32,13 @@ NAMES = {name: objectives.PRESETS[name].title for name in PEERS} | {
 
 
 def preset_of(name: str) -> str:
-  """The row of `objectives.PRESETS` that a method trains by."""
+  """The row of `methods.PRESETS` that a method trains by."""
   return {SEQUENTIAL: "mutual", ALL_LABELS: INDEPENDENT}.get(name, name)
 
 
 def describe() -> dict[str, tuple[str, str]]:
   """The area and the summary of each method, for `--methods help`."""
-  rows = {name: objectives.PRESETS[preset_of(name)] for name in METHODS}
+  rows = {name: methods.PRESETS[preset_of(name)] for name in METHODS}
   kinds = {name: (row.area, row.summary) for name, row in rows.items()}
   kinds[SEQUENTIAL] = (
     "collaboration",
@@ -66,7 +65,7 @@ def make_learner(
     options["burn_in"] = round(config.burn_in * config.steps)
   return training.collaborate(
     peers,
-    objectives.preset(
+    methods.preset(
       preset,
       steps_per_epoch=math.ceil(labelled / config.batch_size),
       **options,
@@ -79,4 +78,4 @@ def make_learner(
 
 def is_stale(name: str) -> bool:
   """Whether a method reads the peers of some steps before."""
-  return "stale_0" in objectives.PRESETS[preset_of(name)].networks
+  return "stale_0" in methods.PRESETS[preset_of(name)].networks

@@ -6,12 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments.collaborate import methods
-from experiments.collaborate.methods import ALL_LABELS
-from experiments.collaborate.methods import INDEPENDENT
-from experiments.collaborate.methods import NAMES
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.collaborate.methods import ALL_LABELS, INDEPENDENT, NAMES
+from experiments.frame import plots, statistics, tables
 
 Rows = dict[str, dict[str, np.ndarray]]
 # Peers are reported as nearly one network if their disagreement is below this
@@ -163,7 +159,7 @@ def setting(job: Any) -> str:
     f"{config.steps} steps of Adam (learning rate {config.learning_rate:g}) "
     f"on batches of {config.batch_size}; with all labels, as many steps on "
     f"all {len(data.train['label'])} images. Weights are the published ones "
-    f"of `objectives.preset`. {notes}The "
+    f"of `kmethods.preset`. {notes}The "
     f"{len(data.test['label'])} test images chose nothing."
   )
 

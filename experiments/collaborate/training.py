@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.collaborate import methods
-from experiments.frame import commands
-from experiments.frame import rounds
+from experiments.frame import commands, rounds
 from kdjax import training
 
 CHUNK = 500  # images that are evaluated at once

@@ -27,14 +27,10 @@ import jax
 
 from experiments.compare import methods
 from experiments.compare.cells import run_cell
-from experiments.compare.data import load_data
-from experiments.compare.data import resize_held_out
-from experiments.compare.job import Job
-from experiments.compare.job import total_steps
+from experiments.compare.data import load_data, resize_held_out
+from experiments.compare.job import Job, total_steps
 from experiments.compare.report import write
-from experiments.frame import commands
-from experiments.frame import jobs
-from experiments.frame import progress
+from experiments.frame import commands, jobs, progress
 from kdjax import training
 
 # Flags whose default is that of the recipe.
@@ -110,7 +106,7 @@ class Config(commands.Flags):
   # the protocol of the recipe function_matching: imagenet, or flowers, pet,
   # food or sun with /fast, /medium or /long
   variant: str = "imagenet"
-  # names of kdjax.objectives.PRESETS, and dot; help: print them. scratch and kd
+  # names of kdjax.methods.PRESETS, and dot; help: print them. scratch and kd
   # are always compared
   methods: Annotated[
     tuple[str, ...] | None,

@@ -11,15 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.compare.job import Job
-from experiments.compare.job import load_variables
-from experiments.compare.job import save_variables
-from experiments.compare.methods import TEACHERS
-from experiments.compare.methods import make_course
-from experiments.compare.training import Lesson
-from experiments.compare.training import Teacher
-from experiments.compare.training import build
-from experiments.compare.training import make_evaluation
+from experiments.compare.job import Job, load_variables, save_variables
+from experiments.compare.methods import TEACHERS, make_course
+from experiments.compare.training import Lesson, Teacher, build, make_evaluation
 from experiments.frame import rounds
 from experiments.frame.scores import predict
 from kdjax import training

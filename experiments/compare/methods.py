@@ -8,17 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from experiments.compare.data import Data
-from experiments.compare.training import Lesson
-from experiments.compare.training import Teacher
+from experiments.compare.training import Lesson, Teacher
 from experiments.frame import networks
 from kdjax import data as kdata
 from kdjax import training
 from kdjax.distillation import soft_target_loss
-from kdjax.objectives import PRESETS
-from kdjax.objectives import Preset
-from kdjax.objectives import combine
-from kdjax.objectives import preset
-from kdjax.objectives import stateless
+from kdjax.methods import PRESETS, Preset, combine, preset, stateless
 from kdjax.ops import cross_entropy
 from kdjax.training import Recipe
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from experiments.compare.cells import teacher_targets
 from experiments.compare.job import stem
-from experiments.frame import plots
-from experiments.frame import statistics
+from experiments.frame import plots, statistics
 
 SHOWN = 600  # points in a scatter plot
 LABELS = {

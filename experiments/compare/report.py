@@ -6,14 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.compare import methods
-from experiments.compare import plots
-from experiments.compare.cells import pair_teacher
-from experiments.compare.cells import teacher_targets
-from experiments.frame import statistics
-from experiments.frame import tables
-from kdjax import metrics
-from kdjax import training
+from experiments.compare import methods, plots
+from experiments.compare.cells import pair_teacher, teacher_targets
+from experiments.frame import statistics, tables
+from kdjax import metrics, training
 
 HEADER = (
   *("method", "last epoch, %", "best on validation, %"),
@@ -262,5 +258,5 @@ def setting(job: Any) -> str:
     f"{recipe}: {config.epochs} epochs, {config.seeds} seeds, {config.dtype}. "
     "Seed i has the same initial weights, images, order and shifts under every "
     "method. The weights of the methods are the published ones "
-    "(`kdjax.objectives.PRESETS`); nothing was tuned or chosen on test images."
+    "(`kdjax.methods.PRESETS`); nothing was tuned or chosen on test images."
   )

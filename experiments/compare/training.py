@@ -10,13 +10,10 @@ from jax.flatten_util import ravel_pytree
 
 from experiments.compare import data as compare_data
 from experiments.frame import data as frame_data
-from experiments.frame.scores import predict
-from experiments.frame.scores import score
-from kdjax import metrics
-from kdjax import training
-from kdjax.objectives import Objective
-from kdjax.ops import cross_entropy
-from kdjax.ops import masked_mean
+from experiments.frame.scores import predict, score
+from kdjax import metrics, training
+from kdjax.methods import Objective
+from kdjax.ops import cross_entropy, masked_mean
 
 
 class Teacher(NamedTuple):

@@ -24,19 +24,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from experiments.continual.data import load_stream
-from experiments.continual.methods import BUFFERED
-from experiments.continual.methods import FILLED
-from experiments.continual.methods import METHODS
-from experiments.continual.methods import SEQUENTIAL
-from experiments.continual.recipes import RECIPES
-from experiments.continual.recipes import TASKS
-from experiments.continual.recipes import recipe_of
+from experiments.continual.methods import BUFFERED, FILLED, METHODS, SEQUENTIAL
+from experiments.continual.recipes import RECIPES, TASKS, recipe_of
 from experiments.continual.report import write
-from experiments.continual.training import Result
-from experiments.continual.training import train
-from experiments.frame import commands
-from experiments.frame import jobs
-from experiments.frame import tables
+from experiments.continual.training import Result, train
+from experiments.frame import commands, jobs, tables
 
 MAPS = "podnet"  # the method that needs a network with maps
 

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.continual.networks import Setting
-from experiments.continual.networks import correction
-from experiments.continual.networks import find
-from experiments.continual.networks import make_network
-from experiments.continual.networks import put_state
-from kdjax import continual
-from kdjax import training
-from kdjax.ops import cross_entropy
-from kdjax.ops import masked_mean
+from experiments.continual.networks import (
+  Setting,
+  correction,
+  find,
+  make_network,
+  put_state,
+)
+from kdjax import continual, training
+from kdjax.ops import cross_entropy, masked_mean
 
 EVERY = 10
 # Of Adam, on all examples at once. Two numbers are fitted: it converges.

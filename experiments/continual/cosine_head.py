@@ -5,14 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.continual.networks import Setting
-from experiments.continual.networks import cosines
-from experiments.continual.networks import make_network
-from kdjax import continual
-from kdjax import training
-from kdjax.ops import masked_mean
-from kdjax.ops import safe_norm
-from kdjax.ops import unit_vectors
+from experiments.continual.networks import Setting, cosines, make_network
+from kdjax import continual, training
+from kdjax.ops import masked_mean, safe_norm, unit_vectors
 
 
 def margin_loss(

@@ -6,27 +6,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.continual import bias_correction
-from experiments.continual import cosine_head
-from experiments.continual.networks import COSINE
-from experiments.continual.networks import Setting
-from experiments.continual.networks import correction
-from experiments.continual.networks import find
-from experiments.continual.networks import make_network
-from experiments.continual.networks import put
-from experiments.continual.networks import put_state
-from experiments.continual.networks import put_weights
-from experiments.continual.recipes import RECIPES
-from experiments.continual.recipes import Recipe
-from kdjax import continual
-from kdjax import objectives
-from kdjax import training
-from kdjax.ops import cross_entropy
-from kdjax.ops import unit_vectors
+from experiments.continual import bias_correction, cosine_head
+from experiments.continual.networks import (
+  COSINE,
+  Setting,
+  correction,
+  find,
+  make_network,
+  put,
+  put_state,
+  put_weights,
+)
+from experiments.continual.recipes import RECIPES, Recipe
+from kdjax import continual, methods, training
+from kdjax.ops import cross_entropy, unit_vectors
 
 SEQUENTIAL, JOINT = "sequential", "joint"
 METHODS = tuple(name for name in RECIPES["split"] if name != SEQUENTIAL)
-NAMES = {name: objectives.PRESETS[name].title for name in RECIPES["split"]}
+NAMES = {name: methods.PRESETS[name].title for name in RECIPES["split"]}
 NAMES |= {SEQUENTIAL: "fine-tuning", JOINT: "joint training"}
 # Reservoirs that every step shows its examples to, and their entries.
 RESERVOIRS: dict[str, tuple[str, ...]] = {
@@ -72,16 +69,16 @@ def make_learner(
 ) -> training.Learner:
   """The learner of a method."""
   name = SEQUENTIAL if name == JOINT else name
-  row = objectives.PRESETS[name]
+  row = methods.PRESETS[name]
   parts: list[Any] = [optax.sgd(recipe.learning_rate)]
   if recipe.weight_decay:
     parts.insert(0, optax.add_decayed_weights(recipe.weight_decay))
   if name == "si":
     parts.insert(0, optax.clip(1.0))
-  objective = objectives.preset(name, **recipe.options)
+  objective = methods.preset(name, **recipe.options)
   if name == "lucir":
-    margin = objectives.stateless(cosine_head.margin_loss, new_classes=0.0)
-    objective = objectives.combine(
+    margin = methods.stateless(cosine_head.margin_loss, new_classes=0.0)
+    objective = methods.combine(
       {"own": (1.0, objective), "margin": (1.0, margin)}
     )
   return training.continue_on(
@@ -110,7 +107,7 @@ def warm_up_learner(
     {"head": optax.sgd(recipe.learning_rate), "rest": optax.set_to_zero()},
     labels,
   )
-  return training.continue_on(network, objectives.preset(SEQUENTIAL), optimizer)
+  return training.continue_on(network, methods.preset(SEQUENTIAL), optimizer)
 
 
 def example_of(setting: Setting, names: tuple[str, ...]) -> dict[str, Any]:
@@ -138,7 +135,7 @@ def start(name: str, recipe: Recipe, setting: Setting, key: jax.Array) -> Carry:
   image = jnp.zeros((1, *setting.shape), jnp.uint8)
   batch = {"image": image, "label": label, "mask": label > 0}
   parts = {}
-  for part in objectives.PRESETS[name].domains if name != JOINT else ():
+  for part in methods.PRESETS[name].domains if name != JOINT else ():
     rows = jax.tree.map(lambda x: x[:1], buffer.examples)
     parts[part] = rows | {"mask": batch["mask"]}
   state = learner.init(key, batch | parts, **recipe.weights)
@@ -187,7 +184,7 @@ def before_task(name: str, setting: Setting, carry: Carry, task: Task) -> Carry:
   )
   past, count = jnp.sum(task.past), jnp.sum(new)
   share = past / (past + count)
-  published = objectives.PRESETS[name].weight
+  published = methods.PRESETS[name].weight
   weights = {
     "lucir": {"lucir": published * jnp.sqrt(past / count)},
     "bic": {"ce": 1 - share, "bic": share},

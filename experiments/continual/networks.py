@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdjax import continual
-from kdjax import nets
-from kdjax import training
+from kdjax import continual, nets, training
 from kdjax.ops import unit_vectors
 
 # Methods whose logits are cosines of embeddings and class weights, scaled.

@@ -7,26 +7,28 @@ import jax
 import jax.numpy as jnp
 
 from experiments.continual import bias_correction
-from experiments.continual.methods import EXEMPLARS
-from experiments.continual.methods import FILLED
-from experiments.continual.methods import JOINT
-from experiments.continual.methods import RESERVOIRS
-from experiments.continual.methods import SEQUENTIAL
-from experiments.continual.methods import Carry
-from experiments.continual.methods import after_task
-from experiments.continual.methods import before_task
-from experiments.continual.methods import make_learner
-from experiments.continual.methods import predict
-from experiments.continual.methods import start
-from experiments.continual.methods import warm_up_learner
-from experiments.continual.networks import Setting
-from experiments.continual.networks import make_network
-from experiments.continual.networks import put_state
-from experiments.continual.networks import put_weights
+from experiments.continual.methods import (
+  EXEMPLARS,
+  FILLED,
+  JOINT,
+  RESERVOIRS,
+  SEQUENTIAL,
+  Carry,
+  after_task,
+  before_task,
+  make_learner,
+  predict,
+  start,
+  warm_up_learner,
+)
+from experiments.continual.networks import (
+  Setting,
+  make_network,
+  put_state,
+  put_weights,
+)
 from experiments.continual.recipes import Recipe
-from kdjax import continual
-from kdjax import objectives
-from kdjax import training
+from kdjax import continual, methods, training
 from kdjax.ops import cross_entropy
 
 TEST_BATCH = 1000
@@ -49,7 +51,7 @@ def make_program(name: str, recipe: Recipe, setting: Setting) -> Program:
   """Makes the program of a method."""
   network = make_network(setting, name)
   learner = make_learner(name, recipe, network)
-  row = objectives.PRESETS[SEQUENTIAL if name == JOINT else name]
+  row = methods.PRESETS[SEQUENTIAL if name == JOINT else name]
 
   def draw(buffer: continual.Reservoir, key: jax.Array) -> dict[str, Any]:
     rows, mask = continual.reservoir_sample(buffer, key, recipe.replay)

@@ -3,7 +3,7 @@
 Learning rates, sizes of batches and weights for a buffer and a data set are of
 mammoth's `utils/best_args.py` at the commit 7ab9db9; the accuracies are of its
 README at the same commit, in percent. A weight that is not here is that of
-`objectives.PRESETS`.
+`methods.PRESETS`.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class Recipe(NamedTuple):
   learning_rate: float  # of SGD without momentum
   batch_size: int
   replay: int = 0  # examples of each draw from the buffer
-  options: Mapping[str, Any] = {}  # of `objectives.preset`
+  options: Mapping[str, Any] = {}  # of `methods.preset`
   weights: Mapping[str, float] = {}  # of the parts of the objective
   weight_decay: float = 0.0
   damping: float = 0.1  # of SI

@@ -6,18 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.continual.methods import JOINT
-from experiments.continual.methods import SEQUENTIAL
+from experiments.continual.methods import JOINT, SEQUENTIAL
 from experiments.continual.networks import CHANNELS
 from experiments.continual.plots import matrices
-from experiments.continual.recipes import PUBLISHED
-from experiments.continual.recipes import TASKS
-from experiments.continual.recipes import recipe_of
-from experiments.continual.training import Result
-from experiments.continual.training import label_of
-from experiments.continual.training import middle
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.continual.recipes import PUBLISHED, TASKS, recipe_of
+from experiments.continual.training import Result, label_of, middle
+from experiments.frame import statistics, tables
 from kdjax import continual
 
 Cell = tuple[str, int]

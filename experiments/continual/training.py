@@ -7,24 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.continual.data import Stream
-from experiments.continual.data import padded
-from experiments.continual.data import tests_of
-from experiments.continual.methods import BUFFERED
-from experiments.continual.methods import EXEMPLARS
-from experiments.continual.methods import JOINT
-from experiments.continual.methods import NAMES
-from experiments.continual.methods import SEQUENTIAL
-from experiments.continual.methods import Carry
-from experiments.continual.methods import Task
+from experiments.continual.data import Stream, padded, tests_of
+from experiments.continual.methods import (
+  BUFFERED,
+  EXEMPLARS,
+  JOINT,
+  NAMES,
+  SEQUENTIAL,
+  Carry,
+  Task,
+)
 from experiments.continual.networks import Setting
-from experiments.continual.programs import Program
-from experiments.continual.programs import make_program
-from experiments.continual.recipes import Recipe
-from experiments.continual.recipes import recipe_of
-from experiments.frame import cells
-from experiments.frame import progress
-from experiments.frame import rounds
+from experiments.continual.programs import Program, make_program
+from experiments.continual.recipes import Recipe, recipe_of
+from experiments.frame import cells, progress, rounds
 from kdjax import training
 
 

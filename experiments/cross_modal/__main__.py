@@ -21,15 +21,11 @@ import tyro
 from rich.console import Console
 
 from experiments.cross_modal import data as pair_data
-from experiments.cross_modal import gaussians
-from experiments.cross_modal import methods
-from experiments.cross_modal import sounds
+from experiments.cross_modal import gaussians, methods, sounds
 from experiments.cross_modal import training as pair_training
 from experiments.cross_modal.report import write
 from experiments.cross_modal.sounds import Kind
-from experiments.frame import commands
-from experiments.frame import folders
-from experiments.frame import jobs
+from experiments.frame import commands, folders, jobs
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.cross_modal import captions
-from experiments.cross_modal import sounds
+from experiments.cross_modal import captions, sounds
 from experiments.frame import data as frame_data
 from kdjax import data as kdata
 

@@ -13,9 +13,7 @@ import optax
 
 from experiments.frame import cells
 from experiments.frame import data as frame_data
-from kdjax import metrics
-from kdjax import objectives
-from kdjax import training
+from kdjax import methods, metrics, training
 from kdjax.nets import layers
 
 TRAIN, TEST = 200, 1000  # examples
@@ -93,7 +91,7 @@ def make_program(experiment: str, steps: int) -> Any:
     return training.distill(
       linear(inputs),
       teacher,
-      objectives.preset(name),
+      methods.preset(name),
       optax.sgd(RATE),
       on=on,
       teacher_on="a",

@@ -8,9 +8,7 @@ import optax
 
 from experiments.cross_modal import captions
 from experiments.frame import networks
-from kdjax import nets
-from kdjax import objectives
-from kdjax import training
+from kdjax import methods, nets, training
 
 TASKS = {
   "gaussians": "Gaussians whose two modalities share dimensions",
@@ -24,16 +22,16 @@ SCRATCH, ALL = "scratch", "all_pairs"
 OWN, UNLABELED = "own_modality", "unlabeled_pairs"
 TAUGHT = tuple(
   name
-  for name, row in objectives.PRESETS.items()
+  for name, row in methods.PRESETS.items()
   if row.area == "cross_modal" and row.networks == ("teacher",)
 )
 TOWERS = tuple(
   name
-  for name, row in objectives.PRESETS.items()
+  for name, row in methods.PRESETS.items()
   if row.area == "cross_modal" and "teacher_image" in row.networks
 )
 METHODS = (*TAUGHT, UNLABELED, OWN, *TOWERS)
-NAMES = {name: objectives.PRESETS[name].title for name in (*TAUGHT, *TOWERS)}
+NAMES = {name: methods.PRESETS[name].title for name in (*TAUGHT, *TOWERS)}
 NAMES |= {
   "teacher": "teacher",
   SCRATCH: "from scratch",
@@ -46,7 +44,7 @@ DIMS = {"teacher": 64, "student": 32}  # of the embeddings of towers
 
 def describe() -> dict[str, tuple[str, str]]:
   """The area and the summary of each method, for `--methods help`."""
-  rows = {name: objectives.PRESETS[name] for name in (*TAUGHT, *TOWERS)}
+  rows = {name: methods.PRESETS[name] for name in (*TAUGHT, *TOWERS)}
   kinds = {
     name: ("towers" if name in TOWERS else "pairs", row.summary)
     for name, row in rows.items()
@@ -107,7 +105,7 @@ def teach(
   return training.distill(
     student,
     teacher,
-    objectives.preset(preset),
+    methods.preset(preset),
     optimizer(config),
     on=on,
     teacher_on="b" if name == OWN else "a",
@@ -122,7 +120,7 @@ def join(
 ) -> training.Learner:
   """The towers of a student, with or without those of a teacher."""
   return training.align(
-    students, objectives.preset(name), optimizer(config), teachers=teachers
+    students, methods.preset(name), optimizer(config), teachers=teachers
   )
 
 

@@ -4,15 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cross_modal import captions
-from experiments.cross_modal import gaussians
-from experiments.cross_modal import methods
-from experiments.cross_modal.methods import ALL
-from experiments.cross_modal.methods import NAMES
-from experiments.cross_modal.methods import SCRATCH
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.cross_modal import captions, gaussians, methods
+from experiments.cross_modal.methods import ALL, NAMES, SCRATCH
+from experiments.frame import plots, statistics, tables
 
 Rows = dict[str, dict[str, np.ndarray]]
 Points = dict[str, np.ndarray]  # row -> accuracies `[points, runs]`
@@ -205,7 +199,7 @@ def setting(job: Any, task: str) -> str:
     f"network took {config.steps} steps of Adam (learning rate "
     f"{config.learning_rate:g}) on batches of {config.batch_size}. A student "
     "of seed i has the same initial weights in every row. Weights are those of "
-    f"`objectives.preset`. The {len(pairs.test['label'])} test pairs chose "
+    f"`kmethods.preset`. The {len(pairs.test['label'])} test pairs chose "
     "nothing. "
   )
   extra = {

@@ -7,14 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cross_modal import captions
-from experiments.cross_modal import methods
-from experiments.frame import cells
+from experiments.cross_modal import captions, methods
+from experiments.frame import cells, rounds
 from experiments.frame import data as frame_data
-from experiments.frame import rounds
 from experiments.frame.scores import predict
-from kdjax import metrics
-from kdjax import training
+from kdjax import metrics, training
 from kdjax.ops import unit_vectors
 
 # Score -> `[rounds, seeds]` on test pairs.

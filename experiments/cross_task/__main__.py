@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from experiments.cross_task import methods
 from experiments.cross_task.data import load_data
 from experiments.cross_task.report import write
-from experiments.cross_task.training import Results
-from experiments.cross_task.training import train
-from experiments.frame import commands
-from experiments.frame import jobs
+from experiments.cross_task.training import Results, train
+from experiments.frame import commands, jobs
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from kdjax import objectives
+from kdjax import methods as kmethods
 from kdjax import training
 
 SCRATCH = "scratch"
@@ -21,7 +21,7 @@ NAMES = {
   TEACHER: "teacher, no training",
   ALL_LABELS: "all labels",
 }
-# Method -> its two stages, rows of `objectives.PRESETS`; as many steps each.
+# Method -> its two stages, rows of `kmethods.PRESETS`; as many steps each.
 NEW_CLASSES = {
   SCRATCH: (SCRATCH, SCRATCH),
   "relation": ("refilled_relation", SCRATCH),
@@ -39,7 +39,7 @@ METHODS = ("relation", "classes", "refilled", AMALGAMATION)
 
 def describe() -> dict[str, tuple[str, str]]:
   """The task and the summary of each method, for `--methods help`."""
-  rows = objectives.PRESETS
+  rows = kmethods.PRESETS
   return {
     "relation": ("new classes", rows["refilled_relation"].summary),
     "classes": ("new classes", rows["refilled"].summary),
@@ -62,12 +62,12 @@ def make_learner(
   """The learner of a stage with its published weights."""
   optimizer = optax.adam(config.learning_rate)
   if stage == AMALGAMATION:
-    objective = objectives.preset(stage, teacher_classes=teaching.classes)
+    objective = kmethods.preset(stage, teacher_classes=teaching.classes)
     return training.guide(student, teaching.network, objective, optimizer)
   options: dict[str, Any] = {}
   if stage == "refilled":
     options["class_centers"] = teaching.centers
   teacher = None if stage == SCRATCH else teaching.network
   return training.distill(
-    student, teacher, objectives.preset(stage, **options), optimizer
+    student, teacher, kmethods.preset(stage, **options), optimizer
   )

@@ -4,14 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cross_task.methods import ALL_LABELS
-from experiments.cross_task.methods import NAMES
-from experiments.cross_task.methods import SCRATCH
-from experiments.cross_task.methods import TEACHER
+from experiments.cross_task.methods import ALL_LABELS, NAMES, SCRATCH, TEACHER
 from experiments.cross_task.training import Results
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.frame import plots, statistics, tables
 
 Rows = dict[str, dict[str, np.ndarray]]
 COLOURS = dict(
@@ -142,7 +137,7 @@ def setting(job: Any, results: Results) -> str:
     f"{config.learning_rate:g}) on batches of {config.batch_size}. Each seed "
     f"drew {config.examples_per_class} labelled images a class; amalgamation "
     f"sees all {len(data.union.train['label'])} images without labels. Weights "
-    "are the published ones of `objectives.preset`. The test images chose "
+    "are the published ones of `methods.preset`. The test images chose "
     "nothing."
   )
 

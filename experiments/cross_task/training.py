@@ -9,12 +9,13 @@ import numpy as np
 
 from experiments.cross_task import methods
 from experiments.cross_task.data import Part
-from experiments.cross_task.methods import ALL_LABELS
-from experiments.cross_task.methods import AMALGAMATION
-from experiments.cross_task.methods import SCRATCH
-from experiments.cross_task.methods import TEACHER
-from experiments.frame import networks
-from experiments.frame import rounds
+from experiments.cross_task.methods import (
+  ALL_LABELS,
+  AMALGAMATION,
+  SCRATCH,
+  TEACHER,
+)
+from experiments.frame import networks, rounds
 from experiments.frame.scores import predict
 from kdjax import training
 from kdjax.ops import unit_vectors

@@ -17,14 +17,10 @@ from typing import NamedTuple
 from rich.console import Console
 
 from experiments.diffuse import methods
-from experiments.diffuse.data import Data
-from experiments.diffuse.data import load_data
+from experiments.diffuse.data import Data, load_data
 from experiments.diffuse.report import write
-from experiments.diffuse.training import Results
-from experiments.diffuse.training import train
-from experiments.frame import commands
-from experiments.frame import folders
-from experiments.frame import jobs
+from experiments.diffuse.training import Results, train
+from experiments.frame import commands, folders, jobs
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from kdjax import generation
-from kdjax import training
+from kdjax import generation, training
 from kdjax.nets import Outputs
 
 FREQUENCIES = 16

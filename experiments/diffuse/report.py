@@ -4,13 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.diffuse.methods import CONSISTENCY
-from experiments.diffuse.methods import NAMES
-from experiments.diffuse.methods import PROGRESSIVE
-from experiments.diffuse.methods import TEACHER
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.diffuse.methods import CONSISTENCY, NAMES, PROGRESSIVE, TEACHER
+from experiments.frame import plots, statistics, tables
 
 COLOURS = {
   TEACHER: plots.INK,

@@ -8,13 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.diffuse import methods
-from experiments.diffuse import networks
+from experiments.diffuse import methods, networks
 from experiments.frame import networks as frame_networks
 from experiments.frame import rounds
-from kdjax import generation
-from kdjax import metrics
-from kdjax import training
+from kdjax import generation, metrics, training
 from kdjax.ops import cross_entropy
 
 # Noise levels of consistency distillation. At the largest one nearly nothing of

@@ -26,15 +26,14 @@ import numpy as np
 
 from experiments.distill.data import load_data
 from experiments.distill.report import write
-from experiments.distill.scores import cost
-from experiments.distill.scores import examine
-from experiments.distill.training import Method
-from experiments.distill.training import make_networks
-from experiments.distill.training import train_students
-from experiments.distill.training import train_teacher
-from experiments.frame import commands
-from experiments.frame import jobs
-from experiments.frame import statistics
+from experiments.distill.scores import cost, examine
+from experiments.distill.training import (
+  Method,
+  make_networks,
+  train_students,
+  train_teacher,
+)
+from experiments.frame import commands, jobs, statistics
 
 
 @dataclass(frozen=True)

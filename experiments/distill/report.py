@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.frame import plots, statistics, tables
 from kdjax.distillation import softened_softmax
 
 COLOURS = dict(teacher=plots.DARK, scratch=plots.RED, distilled=plots.BLUE)

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.frame import scores as frame_scores
-from kdjax import metrics
-from kdjax import training
+from kdjax import metrics, training
 from kdjax.ops import masked_mean
 
 

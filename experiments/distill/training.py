@@ -9,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.frame import commands
+from experiments.frame import commands, networks, rounds
 from experiments.frame import data as frame_data
-from experiments.frame import networks
-from experiments.frame import rounds
 from kdjax import data as kdata
-from kdjax import distillation
-from kdjax import training
+from kdjax import distillation, training
 from kdjax.ops import cross_entropy
 
 Method = Literal[

@@ -20,14 +20,10 @@ import numpy as np
 from rich.console import Console
 
 from experiments.distill_audio import data as audio_data
-from experiments.distill_audio import methods
-from experiments.distill_audio import recordings
+from experiments.distill_audio import methods, recordings
 from experiments.distill_audio import training as stages
 from experiments.distill_audio.report import write
-from experiments.frame import cells
-from experiments.frame import commands
-from experiments.frame import folders
-from experiments.frame import jobs
+from experiments.frame import cells, commands, folders, jobs
 from kdjax import training
 
 # What is read if it is installed, and how to install it.

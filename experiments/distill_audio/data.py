@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.distill_audio import recordings
-from experiments.distill_audio import synthesis
+from experiments.distill_audio import recordings, synthesis
 
 RATE, FRAME = 16_000, 1024  # those of CREPE
 TIMBRES = 48  # of synthetic tones

@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kdjax import nets
-from kdjax import objectives
-from kdjax import training
-from kdjax.objectives import Objective
-from kdjax.objectives import stateless
+from kdjax import methods as kmethods
+from kdjax import nets, training
+from kdjax.methods import Objective, stateless
 
 # CREPE's bins are independent: presets of softmax probabilities stand beside a
 # cross-entropy of each bin, as their authors' cross-entropy of classes does.
@@ -19,24 +17,22 @@ PITCH = {
   "scratch": "true pitch alone",
   "soft_bins": "teacher's bins alone",
   "both": "teacher's bins and true pitch",
-} | {
-  name: f"{objectives.PRESETS[name].title} and true pitch" for name in PRESETS
-}
+} | {name: f"{kmethods.PRESETS[name].title} and true pitch" for name in PRESETS}
 BOUNDS = ("source_only", "target_only")
 WORDS = ("kd", "dist", "dann", "cdan", "coral", "mmd", "mcc")
-TITLES = {name: objectives.PRESETS[name].title for name in (*BOUNDS, *WORDS)}
+TITLES = {name: kmethods.PRESETS[name].title for name in (*BOUNDS, *WORDS)}
 
 
 def is_taught(method: str) -> bool:
   """Whether a method of words has a larger network as its teacher."""
-  return objectives.PRESETS[method].area == "distillation"
+  return kmethods.PRESETS[method].area == "distillation"
 
 
 def describe() -> dict[str, tuple[str, str]]:
   """The area and the summary of each method, for `--methods help`."""
   rows = {name: ("pitch", text) for name, text in PITCH.items()}
   for name in WORDS:
-    row = objectives.PRESETS[name]
+    row = kmethods.PRESETS[name]
     rows[name] = (f"words, {row.area}", row.summary)
   return rows
 
@@ -67,11 +63,11 @@ def pitch_objective(method: str) -> Objective:
     case "soft_bins":
       return bins
     case "both":
-      return objectives.combine({"truth": (0.5, truth), "bins": (0.5, bins)})
-  row = objectives.PRESETS[method]
+      return kmethods.combine({"truth": (0.5, truth), "bins": (0.5, bins)})
+  row = kmethods.PRESETS[method]
   make: Any = row.method
   parts = {"truth": (row.cross_entropy, truth), method: (row.weight, make())}
-  return objectives.combine(parts)
+  return kmethods.combine(parts)
 
 
 def pitch_learner(
@@ -97,10 +93,10 @@ def word_learner(
   """A learner of words: of the source, or of both domains."""
   optimizer = make_optimizer(config.learning_rate, steps)
   options = {"hidden": (config.discriminator,), "steps": steps}
-  objective = objectives.preset(method, **options)
+  objective = kmethods.preset(method, **options)
   if is_taught(method):
     return training.distill(student, teacher, objective, optimizer, on="audio")
-  domains = objectives.PRESETS[method].domains
+  domains = kmethods.PRESETS[method].domains
   return training.adapt(
     student, objective, optimizer, on="audio", domains=domains
   )

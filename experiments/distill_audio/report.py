@@ -6,10 +6,8 @@ import numpy as np
 
 from experiments.distill_audio import methods
 from experiments.distill_audio.training import Row
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
-from kdjax import objectives
+from experiments.frame import plots, statistics, tables
+from kdjax import methods as kmethods
 
 BOUNDS = {"teacher": "teacher", "tiny": "tiny, published"}
 
@@ -235,7 +233,7 @@ def group_of(method: str) -> str:
   """The color of a row."""
   if method in (*methods.BOUNDS, "teacher"):
     return "bounds"
-  return objectives.PRESETS[method].area
+  return kmethods.PRESETS[method].area
 
 
 TASKS = {

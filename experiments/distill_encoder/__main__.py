@@ -21,16 +21,9 @@ from rich.console import Console
 
 from experiments.distill_encoder import methods
 from experiments.distill_encoder import training as cell_training
-from experiments.distill_encoder.data import CLASSES
-from experiments.distill_encoder.data import Data
-from experiments.distill_encoder.data import load_data
+from experiments.distill_encoder.data import CLASSES, Data, load_data
 from experiments.distill_encoder.report import write
-from experiments.frame import cells
-from experiments.frame import commands
-from experiments.frame import encoders
-from experiments.frame import folders
-from experiments.frame import jobs
-from experiments.frame import onnx
+from experiments.frame import cells, commands, encoders, folders, jobs, onnx
 from kdjax import training
 
 

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.frame import encoders
-from experiments.frame import texts
+from experiments.frame import encoders, texts
 from kdjax import nets
 
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.08  # of the documents

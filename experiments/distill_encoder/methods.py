@@ -7,13 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kdjax import cross_modal
-from kdjax import objectives
-from kdjax import training
+from kdjax import cross_modal, training
+from kdjax import methods as kmethods
 from kdjax.distillation import cosine_embedding_loss
+from kdjax.methods import Objective, stateless
 from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.objectives import stateless
 
 # Presets that compare embeddings of sentences, which are cached, and those that
 # compare the insides of both networks. A sentence encoder has no logits: the
@@ -44,7 +42,7 @@ def describe() -> dict[str, tuple[str, str]]:
     "neighbors": ("no teacher", "a sentence finds the next of its document"),
   }
   for name in (*EMBEDDINGS, *INSIDES):
-    row = objectives.PRESETS[name]
+    row = kmethods.PRESETS[name]
     rows[name] = (row.area, row.summary)
   return {name: rows[name] for name in METHODS}
 
@@ -59,13 +57,13 @@ def make_objective(method: str, teacher: training.Model) -> Objective:
       names = ("student_embeddings", "student_following_embeddings")
       return stateless(cross_modal.clip_loss, names, scale=SCALE)
     case "tinybert":
-      return objectives.preset(method, initialization=True)
+      return kmethods.preset(method, initialization=True)
     case "minilm_v2":
       # The published 48 where they divide the width, which a student shares.
       params: Any = teacher.variables.params
       width = params["tokens"].shape[-1]
       options = {"relation_heads": math.gcd(48, width)}
-  make: Any = objectives.PRESETS[method].method
+  make: Any = kmethods.PRESETS[method].method
   return make(**options)
 
 

@@ -5,11 +5,8 @@ from typing import Any
 import numpy as np
 
 from experiments.distill_encoder import methods
-from experiments.distill_encoder.training import Row
-from experiments.distill_encoder.training import layers_in_words
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.distill_encoder.training import Row, layers_in_words
+from experiments.frame import plots, statistics, tables
 from experiments.frame.onnx import NAME as PUBLISHED
 
 COLUMNS = {

@@ -13,11 +13,9 @@ from flax import nnx
 from experiments.distill_encoder import methods
 from experiments.distill_encoder import scores as scoring
 from experiments.frame import data as frame_data
-from experiments.frame import encoders
-from experiments.frame import rounds
+from experiments.frame import encoders, rounds
 from kdjax import data as kdata
-from kdjax import nets
-from kdjax import training
+from kdjax import nets, training
 
 TIMED = 15  # calls whose median is the latency
 

@@ -27,17 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments.distill_lm import networks
-from experiments.distill_lm import training
-from experiments.distill_lm.data import Data
-from experiments.distill_lm.data import load_data
-from experiments.distill_lm.methods import BASELINE
-from experiments.distill_lm.methods import METHODS
-from experiments.distill_lm.methods import USUAL
-from experiments.distill_lm.methods import describe
+from experiments.distill_lm import networks, training
+from experiments.distill_lm.data import Data, load_data
+from experiments.distill_lm.methods import BASELINE, METHODS, USUAL, describe
 from experiments.distill_lm.report import write
-from experiments.frame import commands
-from experiments.frame import folders
+from experiments.frame import commands, folders
 
 # Values of flags that are not given: of small models, and of a user's own.
 SMALL = {"methods": USUAL, "seeds": 5, "learning_rates": (3e-3,)}

@@ -8,10 +8,9 @@ import jax
 from jaxtyping import Array
 
 from experiments.distill_lm.networks import Language
-from kdjax import fused
-from kdjax import nets
-from kdjax import objectives
-from kdjax.objectives import PRESETS
+from kdjax import fused, nets
+from kdjax import methods as kmethods
+from kdjax.methods import PRESETS
 
 NONE: Mapping[str, Any] = types.MappingProxyType({})
 BASELINE = "scratch"
@@ -22,7 +21,7 @@ class Method(NamedTuple):
 
   title: str
   summary: str
-  # A row of `objectives.PRESETS`, or `(teacher, student, known) -> loss`.
+  # A row of `kmethods.PRESETS`, or `(teacher, student, known) -> loss`.
   loss: str | Callable[..., Callable[..., Array]]
   options: Mapping[str, Any] = NONE  # of the row
   # The text that the student reads: "corpus", "teacher" (written by it),
@@ -47,12 +46,12 @@ class Method(NamedTuple):
 
 def objective_of(
   name: str, teacher: Language, student: Language, known: int
-) -> objectives.Objective:
+) -> kmethods.Objective:
   """The objective of a method."""
   row = METHODS[name]
   if isinstance(row.loss, str):
-    return objectives.preset(row.loss, **row.options)
-  return objectives.stateless(row.loss(teacher, student, known))
+    return kmethods.preset(row.loss, **row.options)
+  return kmethods.stateless(row.loss(teacher, student, known))
 
 
 def linear_loss(

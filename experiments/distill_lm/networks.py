@@ -11,9 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.distill_lm.data import Tokenizer
-from kdjax import language
-from kdjax import nets
-from kdjax import training
+from kdjax import language, nets, training
 from kdjax.ops import padding_explains
 
 # Files of transformers about text, beside the network and the tokenizer.

@@ -5,12 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.distill_lm.methods import BASELINE
-from experiments.distill_lm.methods import METHODS
-from experiments.distill_lm.methods import TITLES
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.distill_lm.methods import BASELINE, METHODS, TITLES
+from experiments.frame import plots, statistics, tables
 
 SCALE = 100  # bits per 100 characters
 COPIED = ("copied", "copied_scratch")  # with and without a teacher

@@ -10,16 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.distill_lm.methods import METHODS
-from experiments.distill_lm.methods import objective_of
-from experiments.distill_lm.networks import Language
-from experiments.distill_lm.networks import start
+from experiments.distill_lm.methods import METHODS, objective_of
+from experiments.distill_lm.networks import Language, start
 from experiments.frame import rounds
-from kdjax import language
-from kdjax import nets
-from kdjax import training
-from kdjax.ops import cross_entropy
-from kdjax.ops import masked_mean
+from kdjax import language, nets, training
+from kdjax.ops import cross_entropy, masked_mean
 
 AT_ONCE = 25  # windows that are evaluated at once
 WRITTEN_AT_ONCE = 250  # texts that the teacher writes at once

@@ -17,10 +17,8 @@ from typing import Literal
 from experiments.federate import methods
 from experiments.federate.data import load_data
 from experiments.federate.report import write
-from experiments.federate.training import Row
-from experiments.federate.training import train
-from experiments.frame import commands
-from experiments.frame import jobs
+from experiments.federate.training import Row, train
+from experiments.frame import commands, jobs
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ import optax
 from flax import nnx
 
 from kdjax import data as kdata
-from kdjax import federated
-from kdjax import nets
-from kdjax import training
+from kdjax import federated, nets, training
 
 
 class Setting(NamedTuple):

@@ -13,11 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from experiments.federate import clients
-from experiments.federate.clients import Setting
-from experiments.federate.clients import Shard
-from kdjax import federated
-from kdjax import objectives
-from kdjax import training
+from experiments.federate.clients import Setting, Shard
+from kdjax import federated, methods, training
 
 
 class Keys(NamedTuple):
@@ -57,11 +54,11 @@ def averaging(name: str, setting: Setting) -> Averaging:
   network = setting.network
   if name == "fedntd":
     learner = training.continue_on(
-      network, objectives.preset(name), setting.optimizer, past=network
+      network, methods.preset(name), setting.optimizer, past=network
     )
   else:
     learner = training.distill(
-      network, None, objectives.preset("fedavg"), setting.optimizer
+      network, None, methods.preset("fedavg"), setting.optimizer
     )
   fuse = make_server(setting) if name == "feddf" else None
 
@@ -95,7 +92,7 @@ def make_server(setting: Setting) -> Callable[..., Any]:
   learner = training.distill(
     network,
     None,
-    objectives.preset("feddf"),
+    methods.preset("feddf"),
     optax.adam(
       optax.cosine_decay_schedule(
         config.server_learning_rate, config.server_steps
@@ -137,7 +134,7 @@ def consenting(name: str, setting: Setting) -> Consenting:
   """Makes the functions of FedMD."""
   config, network = setting.config, setting.network
   revisit, digest = (
-    training.distill(network, None, objectives.preset(x), setting.optimizer)
+    training.distill(network, None, methods.preset(x), setting.optimizer)
     for x in ("scratch", name)
   )
 

@@ -8,13 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments.federate.clients import Setting
-from experiments.federate.clients import outputs_of
-from kdjax import federated
-from kdjax import nets
-from kdjax import training
-from kdjax.ops import cross_entropy
-from kdjax.ops import kl_divergence
+from experiments.federate.clients import Setting, outputs_of
+from kdjax import federated, nets, training
+from kdjax.ops import cross_entropy, kl_divergence
 
 NOISE = 32  # numbers that the generator draws, as the authors' for MNIST
 

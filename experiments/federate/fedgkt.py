@@ -14,12 +14,8 @@ import optax
 from flax import nnx
 
 from experiments.federate import clients
-from experiments.federate.clients import Setting
-from experiments.federate.clients import Shard
-from kdjax import federated
-from kdjax import metrics
-from kdjax import nets
-from kdjax import training
+from experiments.federate.clients import Setting, Shard
+from kdjax import federated, metrics, nets, training
 from kdjax.ops import cross_entropy
 
 

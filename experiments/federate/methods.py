@@ -7,17 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.federate import clients
-from experiments.federate import exchange
-from experiments.federate.clients import Setting
-from experiments.federate.clients import Shard
+from experiments.federate import clients, exchange
+from experiments.federate.clients import Setting, Shard
 from experiments.federate.fedgen import make_fedgen
 from experiments.federate.fedgkt import make_fedgkt
-from kdjax import federated
-from kdjax import finetuning
-from kdjax import metrics
-from kdjax import objectives
-from kdjax import training
+from kdjax import federated, finetuning, methods, metrics, training
 
 BASELINE, LOCAL, CENTRAL = "fedavg", "local", "central"
 OWN = {
@@ -28,7 +22,7 @@ METHODS = ("fedntd", "feddf", "fedgen", "fedkd", "fedmd", "fedproto", "fedgkt")
 NAMES = {
   LOCAL: "local alone",
   **{
-    name: objectives.PRESETS[name].title
+    name: methods.PRESETS[name].title
     for name in (BASELINE, *METHODS)
     if name not in OWN
   },
@@ -42,7 +36,7 @@ def describe() -> dict[str, tuple[str, str]]:
   return {
     name: (
       "federated",
-      OWN.get(name) or objectives.PRESETS[name].summary,
+      OWN.get(name) or methods.PRESETS[name].summary,
     )
     for name in METHODS
   }
@@ -126,7 +120,7 @@ def mean_hits(setting: Setting, tree: Any, part: dict[str, Any]) -> jax.Array:
 def make_local(name: str, setting: Setting) -> Method:
   """Clients that send nothing; one that has all data is centralized."""
   learner = training.distill(
-    setting.network, None, objectives.preset("scratch"), setting.optimizer
+    setting.network, None, methods.preset("scratch"), setting.optimizer
   )
   count = 1 if name == CENTRAL else setting.config.clients
 
@@ -213,7 +207,7 @@ def make_fedproto(name: str, setting: Setting) -> Method:
   learner = training.distill(
     network,
     None,
-    objectives.preset(
+    methods.preset(
       name, prototypes=jnp.zeros(shape), available=jnp.zeros(shape[0])
     ),
     setting.optimizer,
@@ -292,7 +286,7 @@ def make_fedkd(name: str, setting: Setting) -> Method:
   config = setting.config
   learner = training.collaborate(
     [setting.mentor, setting.network],
-    objectives.preset(name),
+    methods.preset(name),
     setting.optimizer,
   )
   averaged = exchange.averaging("fedavg", setting)

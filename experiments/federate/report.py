@@ -5,14 +5,9 @@ from typing import Any
 import numpy as np
 
 from experiments.federate import methods
-from experiments.federate.methods import BASELINE
-from experiments.federate.methods import CENTRAL
-from experiments.federate.methods import LOCAL
-from experiments.federate.methods import NAMES
+from experiments.federate.methods import BASELINE, CENTRAL, LOCAL, NAMES
 from experiments.federate.training import Row
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.frame import plots, statistics, tables
 from kdjax import federated
 
 Rows = dict[str, Row]

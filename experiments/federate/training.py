@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.federate import clients
-from experiments.federate import methods
+from experiments.federate import clients, methods
 from experiments.federate.clients import Shard
 from experiments.frame import rounds
 

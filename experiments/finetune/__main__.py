@@ -18,22 +18,15 @@ scores with the accuracy after fine-tuning.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from experiments.finetune.data import TEACHERS
-from experiments.finetune.data import load_data
+from experiments.finetune.data import TEACHERS, load_data
 from experiments.finetune.networks import make_network
-from experiments.finetune.pretraining import meta_learn
-from experiments.finetune.pretraining import pretrain
+from experiments.finetune.pretraining import meta_learn, pretrain
 from experiments.finetune.report import write
 from experiments.finetune.teachers import compare
-from experiments.finetune.training import first_of
-from experiments.finetune.training import make_row
-from experiments.frame import commands
-from experiments.frame import jobs
-from experiments.frame import tables
+from experiments.finetune.training import first_of, make_row
+from experiments.frame import commands, jobs, tables
 from experiments.frame.episodes import WAYS
-from experiments.frame.finetuning import CHOICES
-from experiments.frame.finetuning import norm_of
-from experiments.frame.finetuning import with_baselines
+from experiments.frame.finetuning import CHOICES, norm_of, with_baselines
 
 
 @dataclass(frozen=True)

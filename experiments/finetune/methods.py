@@ -6,11 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.frame.finetuning import answer
-from kdjax import finetuning
-from kdjax import metrics
-from kdjax import training
-from kdjax.ops import cross_entropy
-from kdjax.ops import masked_mean
+from kdjax import finetuning, metrics, training
+from kdjax.ops import cross_entropy, masked_mean
 
 
 def layer_groups(body: str, params: Any) -> list[str]:

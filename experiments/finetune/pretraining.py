@@ -10,10 +10,8 @@ import optax
 from experiments.finetune.data import source_of
 from experiments.finetune.methods import accuracy_of
 from experiments.frame import data as frame_data
-from experiments.frame import episodes
-from experiments.frame import rounds
-from kdjax import objectives
-from kdjax import training
+from experiments.frame import episodes, rounds
+from kdjax import methods, training
 
 
 def pretrain(
@@ -37,7 +35,7 @@ def pretrain(
 
   def learner_of(variables: Any = None):
     model = training.Model(job.forward, variables)
-    objective = objectives.preset("from_scratch")
+    objective = methods.preset("from_scratch")
     return training.finetune(model, None, objective, optimizer)
 
   def plan_one(key, places):

@@ -5,14 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
-from experiments.frame import transferability
-from experiments.frame.finetuning import NAMES
-from experiments.frame.finetuning import ORIGINS
-from experiments.frame.finetuning import norm_of
-from experiments.frame.finetuning import origin_of
+from experiments.frame import plots, statistics, tables, transferability
+from experiments.frame.finetuning import NAMES, ORIGINS, norm_of, origin_of
 
 
 def write(job: Any, results: dict[str, Any]) -> None:

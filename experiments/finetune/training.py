@@ -11,9 +11,7 @@ from experiments.finetune import methods
 from experiments.finetune.networks import BODIES
 from experiments.frame import finetuning as frame_finetuning
 from experiments.frame import rounds
-from kdjax import finetuning
-from kdjax import metrics
-from kdjax import training
+from kdjax import finetuning, metrics, training
 from kdjax.ops import cross_entropy
 
 

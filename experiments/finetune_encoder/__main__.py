@@ -19,12 +19,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from experiments.finetune_encoder import data as cell_data
-from experiments.finetune_encoder import teachers
-from experiments.finetune_encoder import training
+from experiments.finetune_encoder import teachers, training
 from experiments.finetune_encoder.report import write
-from experiments.frame import commands
-from experiments.frame import jobs
-from experiments.frame import tables
+from experiments.frame import commands, jobs, tables
 
 
 @dataclass(frozen=True)

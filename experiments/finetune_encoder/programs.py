@@ -10,9 +10,7 @@ import numpy as np
 import optax
 
 from experiments.finetune_encoder.teachers import Encoder
-from experiments.frame import episodes
-from experiments.frame import finetuning
-from experiments.frame import rounds
+from experiments.frame import episodes, finetuning, rounds
 from kdjax import training
 from kdjax.ops import cross_entropy
 

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from experiments.finetune_encoder.teachers import WHOLE
-from experiments.finetune_encoder.teachers import size_of
-from experiments.finetune_encoder.training import ALL_LABELS
-from experiments.finetune_encoder.training import Row
-from experiments.frame import finetuning
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
-from experiments.frame import transferability
+from experiments.finetune_encoder.teachers import WHOLE, size_of
+from experiments.finetune_encoder.training import ALL_LABELS, Row
+from experiments.frame import (
+  finetuning,
+  plots,
+  statistics,
+  tables,
+  transferability,
+)
 
 NAMES = finetuning.NAMES | {ALL_LABELS: "linear probe, all labels"}
 BOUND = "more labels"

@@ -13,10 +13,8 @@ import numpy as np
 from flax import nnx
 
 from experiments.finetune_encoder.data import Data
-from experiments.frame import encoders
-from experiments.frame import onnx
-from kdjax import nets
-from kdjax import training
+from experiments.frame import encoders, onnx
+from kdjax import nets, training
 from kdjax.nets import Outputs
 
 WHOLE = "whole"  # the encoder of the table of methods

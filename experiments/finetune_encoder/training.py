@@ -10,16 +10,10 @@ import numpy as np
 
 from experiments.finetune_encoder import programs
 from experiments.finetune_encoder.data import Data
-from experiments.finetune_encoder.teachers import WHOLE
-from experiments.finetune_encoder.teachers import Encoder
-from experiments.finetune_encoder.teachers import as_random
-from experiments.frame import cells
-from experiments.frame import episodes
+from experiments.finetune_encoder.teachers import WHOLE, Encoder, as_random
+from experiments.frame import cells, episodes, rounds, transferability
 from experiments.frame import finetuning as frame_finetuning
-from experiments.frame import rounds
-from experiments.frame import transferability
-from kdjax import finetuning
-from kdjax import training
+from kdjax import finetuning, training
 from kdjax.ops import cross_entropy
 
 # StochNorm needs batch normalization, and an encoder has layer normalization.

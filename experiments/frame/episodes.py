@@ -9,8 +9,7 @@ import numpy as np
 import optax
 
 from experiments.frame.finetuning import answer
-from kdjax import finetuning
-from kdjax import training
+from kdjax import finetuning, training
 from kdjax.ops import cross_entropy
 
 WAYS = ("maml", "anil", "reptile", "prototypical")

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from experiments.frame import plots
-from kdjax import metrics
-from kdjax import objectives
-from kdjax import training
-from kdjax.objectives import Preset
+from kdjax import methods as kmethods
+from kdjax import metrics, training
+from kdjax.methods import Preset
 
 # Baselines by the names of their rows; for prototypes nothing is trained.
 BASELINES = {
@@ -28,7 +27,7 @@ NORM_BASELINES = {
 PRESET_OF = BASELINES | NORM_BASELINES
 CHOICES = tuple(
   name
-  for name, row in objectives.PRESETS.items()
+  for name, row in kmethods.PRESETS.items()
   if row.area == "finetuning" and name not in PRESET_OF.values()
 )
 METHODS = (*PRESET_OF, *CHOICES)
@@ -38,7 +37,7 @@ NAMES = {
   "target_only_norm": "target-only with BN",
   "finetune_norm": "fine-tuning with BN",
 }
-NAMES |= {x: objectives.PRESETS[x].title for x in METHODS if x not in NAMES}
+NAMES |= {x: kmethods.PRESETS[x].title for x in METHODS if x not in NAMES}
 # Values that are tried beside the published ones.
 TRIED = {
   "layerwise": (0.1, 0.7),
@@ -65,7 +64,7 @@ MOMENTUM = 0.999  # of Bi-Tuning's encoder of keys, as published
 
 def row_of(method: str) -> Preset:
   """The row of a method or of a baseline; of prototypes that of fine-tuning."""
-  return objectives.PRESETS[PRESET_OF.get(method, method) or "finetune"]
+  return kmethods.PRESETS[PRESET_OF.get(method, method) or "finetune"]
 
 
 def start_of(method: str) -> str:
@@ -175,7 +174,7 @@ def make_learner(
   or the attention of DELTA. The networks see the entry `on` of a batch.
   """
   row, unknown = row_of(method), knowledge is None
-  objective = objectives.preset(
+  objective = kmethods.preset(
     PRESET_OF.get(method) or method,
     weight=weight,
     num_classes=classes,

@@ -15,8 +15,7 @@ import jax
 from rich.console import Console
 
 import kdjax
-from experiments.frame import commands
-from experiments.frame import tables
+from experiments.frame import commands, tables
 from kdjax import training
 
 # Flags that say where and how a run computes, not what.

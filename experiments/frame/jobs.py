@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from experiments.frame import commands
-from experiments.frame import folders
-from experiments.frame import rounds
+from experiments.frame import commands, folders, rounds
 from kdjax import training
 
 

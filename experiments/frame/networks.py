@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kdjax import data
-from kdjax import nets
-from kdjax import training
+from kdjax import data, nets, training
 
 
 def make_network(

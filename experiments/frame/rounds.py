@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.frame import commands
-from experiments.frame import progress
+from experiments.frame import commands, progress
 from kdjax import training
 
 

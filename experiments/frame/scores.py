@@ -6,8 +6,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from kdjax import metrics
-from kdjax import training
+from kdjax import metrics, training
 from kdjax.ops import kl_divergence
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.table import Table as ConsoleTable
 
-from kdjax import objectives
+from kdjax import methods
 
 
 class Table(NamedTuple):
@@ -50,5 +50,5 @@ def of_rows(
 
 def describe(names: Iterable[str]) -> dict[str, tuple[str, str]]:
   """The area and the summary of methods, for `--methods help`."""
-  rows = {name: objectives.PRESETS[name] for name in names}
+  rows = {name: methods.PRESETS[name] for name in names}
   return {name: (row.area, row.summary) for name, row in rows.items()}

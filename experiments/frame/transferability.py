@@ -8,9 +8,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.frame import plots, statistics, tables
 from kdjax import selection
 
 MARKERS = "osD^vP*X"  # of teachers

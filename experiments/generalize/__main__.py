@@ -25,18 +25,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from experiments.frame import commands
-from experiments.frame import jobs
-from experiments.frame import tables
-from experiments.generalize.data import DOMAINS
-from experiments.generalize.data import load_data
+from experiments.frame import commands, jobs, tables
+from experiments.generalize.data import DOMAINS, load_data
 from experiments.generalize.methods import METHODS
 from experiments.generalize.networks import make_network
-from experiments.generalize.report import Results
-from experiments.generalize.report import choose
-from experiments.generalize.report import write
-from experiments.generalize.training import read
-from experiments.generalize.training import train
+from experiments.generalize.report import Results, choose, write
+from experiments.generalize.training import read, train
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,15 @@ import optax
 
 from experiments.generalize import networks
 from kdjax import data as kdata
-from kdjax import metrics
-from kdjax import objectives
-from kdjax import training
-from kdjax.objectives import Preset
-from kdjax.objectives import Search
+from kdjax import methods, metrics, training
+from kdjax.methods import Preset, Search
 
 METHODS = tuple(
-  name
-  for name, row in objectives.PRESETS.items()
-  if row.area == "generalization"
+  name for name, row in methods.PRESETS.items() if row.area == "generalization"
 )
 # Empirical risk minimization on the target itself: the upper bound.
 TARGET_ONLY = "target_only"
-NAMES = {name: objectives.PRESETS[name].title for name in METHODS}
+NAMES = {name: methods.PRESETS[name].title for name in METHODS}
 NAMES[TARGET_ONLY] = "Target-only"
 NOTHING = Search(0.0, 0.0, 0.0, linear=True)
 
@@ -48,7 +43,7 @@ class Setting(NamedTuple):
 
 def row_of(name: str) -> Preset:
   """The row of a method."""
-  return objectives.PRESETS["erm" if name == TARGET_ONLY else name]
+  return methods.PRESETS["erm" if name == TARGET_ONLY else name]
 
 
 def search_of(name: str) -> Search:
@@ -98,7 +93,7 @@ def make_learner(
     student = training.Model(student.forward, student.init(key))
   return training.generalize(
     student,
-    objectives.preset("erm" if name == TARGET_ONLY else name, **options),
+    methods.preset("erm" if name == TARGET_ONLY else name, **options),
     optimizer,
     others={x: OTHERS[x](setting) for x in row.networks},
     views={view: VIEWS[view] for view in row.views},

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdjax import nets
-from kdjax import training
+from kdjax import nets, training
 from kdjax.nets import convolve
 
 

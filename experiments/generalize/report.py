@@ -7,13 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.frame import plots, statistics, tables
 from experiments.generalize import methods
 from experiments.generalize.data import DOMAINS
-from experiments.generalize.methods import NAMES
-from experiments.generalize.methods import TARGET_ONLY
+from experiments.generalize.methods import NAMES, TARGET_ONLY
 from kdjax import selection
 
 SHADES = (plots.BLUE, plots.GREEN, plots.RED)

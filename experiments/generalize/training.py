@@ -8,16 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.frame import cells
-from experiments.frame import commands
-from experiments.frame import rounds
+from experiments.frame import cells, commands, rounds
 from experiments.generalize import data as domains_data
 from experiments.generalize import methods
-from experiments.generalize.data import DOMAINS
-from experiments.generalize.data import Data
-from experiments.generalize.data import take
-from experiments.generalize.methods import TARGET_ONLY
-from experiments.generalize.methods import make_learner
+from experiments.generalize.data import DOMAINS, Data, take
+from experiments.generalize.methods import TARGET_ONLY, make_learner
 from kdjax import training
 
 CHUNK = 500  # images that are evaluated at once

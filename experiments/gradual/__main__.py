@@ -17,14 +17,11 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.frame import commands
-from experiments.frame import jobs
-from experiments.gradual.data import load_data
-from experiments.gradual.data import turn
+from experiments.frame import commands, jobs
+from experiments.gradual.data import load_data, turn
 from experiments.gradual.network import create
 from experiments.gradual.report import write
-from experiments.gradual.training import make_scores
-from experiments.gradual.training import train
+from experiments.gradual.training import make_scores, train
 
 Size = Annotated[int | None, commands.optional("by the data set")]
 # Sizes for flags that are not given: of Kumar et al., and for digits, a set of

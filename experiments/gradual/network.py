@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from kdjax import nets
-from kdjax import training
+from kdjax import nets, training
 from kdjax.nets import convolve
 
 

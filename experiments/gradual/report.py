@@ -4,9 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.frame import plots, statistics, tables
 from experiments.gradual.training import RULES
 
 LOOKS = {

@@ -12,11 +12,7 @@ import optax
 from experiments.frame import data as frame_data
 from experiments.frame import rounds
 from experiments.gradual.network import head_forward
-from kdjax import adaptation
-from kdjax import metrics
-from kdjax import selection
-from kdjax import training
-from kdjax import transforms
+from kdjax import adaptation, metrics, selection, training, transforms
 from kdjax.ops import cross_entropy
 
 # After which round to stop: by a score of target validation images without

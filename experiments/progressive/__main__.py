@@ -18,15 +18,11 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from experiments.frame import commands
-from experiments.frame import folders
-from experiments.frame import jobs
+from experiments.frame import commands, folders, jobs
 from experiments.progressive import methods
-from experiments.progressive.data import Data
-from experiments.progressive.data import load_data
+from experiments.progressive.data import Data, load_data
 from experiments.progressive.report import write
-from experiments.progressive.training import Results
-from experiments.progressive.training import train
+from experiments.progressive.training import Results, train
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ from typing import Any
 import optax
 
 from experiments.frame import networks
-from kdjax import metrics
-from kdjax import objectives
-from kdjax import training
+from kdjax import methods, metrics, training
 
 SCRATCH, TEACHER, DIRECT = "scratch", "teacher", "kd"
-# Method -> its row of `objectives.PRESETS`. All chains of assistants, and the
+# Method -> its row of `methods.PRESETS`. All chains of assistants, and the
 # direct way, train each of their networks by TAKD's row.
 METHODS = {
   DIRECT: "takd",
@@ -50,8 +48,8 @@ def describe() -> dict[str, tuple[str, str]]:
   """The area and the summary of each method, for `--methods help`."""
   return {
     name: (
-      "chain" if name in _CHAINS else objectives.PRESETS[row].area,
-      _CHAINS.get(name, objectives.PRESETS[row].summary),
+      "chain" if name in _CHAINS else methods.PRESETS[row].area,
+      _CHAINS.get(name, methods.PRESETS[row].summary),
     )
     for name, row in METHODS.items()
   }
@@ -71,14 +69,14 @@ def make_learner(
   student = make_network(width, job)
   taught = [make_network(x, job) for x in teachers]
   optimizer = optax.adam(config.learning_rate)
-  objective = objectives.preset(METHODS.get(method, method), steps=config.steps)
+  objective = methods.preset(METHODS.get(method, method), steps=config.steps)
   scores = {"metrics": {"accuracy": (metrics.accuracy, ("logits", "labels"))}}
   if method in ("dgkd", "rco"):
     return training.guide(student, taught, objective, optimizer, **scores)
   views = {}
   if method == "sandwich":
     student = training.slimmable(student)
-    views = objectives.sandwich_views(
+    views = methods.sandwich_views(
       [x / width for x in (*config.students, *config.assistants)]
     )
   if method == "stagewise":

@@ -4,14 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame import plots
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.frame import plots, statistics, tables
 from experiments.progressive import methods
-from experiments.progressive.methods import DIRECT
-from experiments.progressive.methods import NAMES
-from experiments.progressive.methods import SCRATCH
-from experiments.progressive.methods import TEACHER
+from experiments.progressive.methods import DIRECT, NAMES, SCRATCH, TEACHER
 
 COLOURS = dict(
   zip(
@@ -136,7 +131,7 @@ def setting(job: Any, results: Any) -> str:
     f"{config.batch_size} of {len(data.train['label'])} images. Student i "
     "starts from the same weights and sees the same batches under every "
     "method, also as the student of an assistant. The weights are those of "
-    f"`objectives.preset` of {', '.join(used)}; direct KD and every step of a "
+    f"`kmethods.preset` of {', '.join(used)}; direct KD and every step of a "
     f"chain are trained by the row `takd`. {len(data.validation['label'])} "
     "validation images chose the chains, by means over seeds. Validation "
     f"accuracies of the networks from scratch, by units: {alone}. {notes}The "

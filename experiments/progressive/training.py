@@ -8,9 +8,7 @@ import numpy as np
 
 from experiments.frame import rounds
 from experiments.progressive import methods
-from kdjax import collaboration
-from kdjax import nets
-from kdjax import training
+from kdjax import collaboration, nets, training
 
 CHUNK = 500  # images that are evaluated at once
 PARTS = ("validation", "test")

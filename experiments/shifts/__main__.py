@@ -20,16 +20,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from experiments.frame import cells
-from experiments.frame import commands
-from experiments.frame import jobs
-from experiments.frame import rules
+from experiments.frame import cells, commands, jobs, rules
 from experiments.shifts import choice
 from experiments.shifts.data import SHIFTS
-from experiments.shifts.methods import BOUNDS
-from experiments.shifts.methods import METHODS
-from experiments.shifts.report import Results
-from experiments.shifts.report import write
+from experiments.shifts.methods import BOUNDS, METHODS
+from experiments.shifts.report import Results, write
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,8 @@ import numpy as np
 
 from experiments.frame import rules
 from experiments.shifts import methods
-from experiments.shifts.data import SHIFTS
-from experiments.shifts.data import Sample
-from experiments.shifts.data import draw
-from experiments.shifts.methods import Lesson
-from experiments.shifts.methods import Task
-from experiments.shifts.methods import fit
+from experiments.shifts.data import SHIFTS, Sample, draw
+from experiments.shifts.methods import Lesson, Task, fit
 from kdjax import reweighting
 
 # No rules: by labels of target validation points, and the mean of all.

@@ -13,9 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.svm import SVC
 
-from kdjax import adaptation
-from kdjax import reweighting
-from kdjax import transforms
+from kdjax import adaptation, reweighting, transforms
 
 # Eigenproblems of kernels take so many rows of each domain.
 ROWS = 150

@@ -6,20 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import ListedColormap
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 
-from experiments.frame import plots
-from experiments.frame import rules
-from experiments.frame import statistics
-from experiments.frame import tables
-from experiments.shifts.choice import CHANCE
-from experiments.shifts.choice import ORACLE
-from experiments.shifts.methods import METHODS
-from experiments.shifts.methods import NAMES
-from experiments.shifts.methods import ROWS
-from experiments.shifts.methods import fit
-from experiments.shifts.methods import source_only
+from experiments.frame import plots, rules, statistics, tables
+from experiments.shifts.choice import CHANCE, ORACLE
+from experiments.shifts.methods import METHODS, NAMES, ROWS, fit, source_only
 
 # Shift -> method -> rule -> accuracies on target test points, `[seeds]`.
 Results = dict[str, dict[str, dict[str, np.ndarray]]]

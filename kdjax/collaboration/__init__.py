@@ -6,21 +6,27 @@ in, arrays out.
 """
 
 from kdjax.collaboration._amalgamation import amalgamation_loss
-from kdjax.collaboration._assistant_chains import best_assistants
-from kdjax.collaboration._assistant_chains import evenly_spaced_assistants
-from kdjax.collaboration._assistants import annealing_loss
-from kdjax.collaboration._assistants import dense_guidance_loss
-from kdjax.collaboration._branches import consistency_ramp
-from kdjax.collaboration._branches import okddip_attention
-from kdjax.collaboration._branches import okddip_loss
-from kdjax.collaboration._branches import one_logits
-from kdjax.collaboration._branches import one_loss
-from kdjax.collaboration._kdcl import kdcl_general_weights
-from kdjax.collaboration._kdcl import kdcl_targets
-from kdjax.collaboration._mutual_learning import codistillation_loss
-from kdjax.collaboration._mutual_learning import mutual_loss
-from kdjax.collaboration._refilled import refilled_class_loss
-from kdjax.collaboration._refilled import refilled_relation_loss
+from kdjax.collaboration._assistant_chains import (
+  best_assistants,
+  evenly_spaced_assistants,
+)
+from kdjax.collaboration._assistants import annealing_loss, dense_guidance_loss
+from kdjax.collaboration._branches import (
+  consistency_ramp,
+  okddip_attention,
+  okddip_loss,
+  one_logits,
+  one_loss,
+)
+from kdjax.collaboration._kdcl import kdcl_general_weights, kdcl_targets
+from kdjax.collaboration._mutual_learning import (
+  codistillation_loss,
+  mutual_loss,
+)
+from kdjax.collaboration._refilled import (
+  refilled_class_loss,
+  refilled_relation_loss,
+)
 from kdjax.collaboration._route import route_anchor
 from kdjax.collaboration._sandwich import sandwich_loss
 

@@ -8,13 +8,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import compute_dtype
-from kdjax.ops import forward_kl
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def amalgamation_loss(
   student_logits: Float[Array, "batch classes"],
   teacher_logits: Sequence[ArrayLike],
@@ -66,15 +63,15 @@ def amalgamation_loss(
       f"amalgamation_loss: there are {count} teachers and "
       f"{len(teacher_classes)} lists of classes; expected as many, one or more."
     )
-  student_logits = student_logits.astype(compute_dtype(student_logits))
-  scale = as_number("temperature", temperature, student_logits.dtype)
+  student_logits = student_logits.astype(ops.compute_dtype(student_logits))
+  scale = ops.as_number("temperature", temperature, student_logits.dtype)
   total = jnp.zeros(student_logits.shape[0], student_logits.dtype)
   for i, (logits, classes) in enumerate(
     zip(teacher_logits, teacher_classes, strict=True)
   ):
     teacher, index = _teacher(i, student_logits, logits, classes)
     student = jnp.take(student_logits, index, -1)
-    total = total + forward_kl(
+    total = total + ops.forward_kl(
       jax.lax.stop_gradient(teacher), student, temperature
     )
   return jnp.square(scale) * total

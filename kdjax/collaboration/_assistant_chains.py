@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.ops import check_integer
+from kdjax import ops
 
 
 def evenly_spaced_assistants(
@@ -46,7 +46,7 @@ def evenly_spaced_assistants(
     assistant; the rule for several is kdjax's.
   """
   name = "evenly_spaced_assistants"
-  check_integer(f"{name}: num_assistants", num_assistants, 0)
+  ops.check_integer(f"{name}: num_assistants", num_assistants, 0)
   values = _as_numbers(name, accuracies)
   if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
     raise ValueError(

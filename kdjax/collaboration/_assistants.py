@@ -5,14 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import forward_kl
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def dense_guidance_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "teachers *batch classes"],
@@ -56,18 +52,20 @@ def dense_guidance_loss(
     <https://arxiv.org/abs/1902.03393>`_, 2020.
   """
   teachers = jax.lax.stop_gradient(teacher_logits)
-  student_logits = student_logits.astype(compute_dtype(student_logits))
+  student_logits = student_logits.astype(ops.compute_dtype(student_logits))
   students = jnp.broadcast_to(student_logits[None], teachers.shape)
-  scale = as_number("temperature", temperature, compute_dtype(student_logits))
-  check_positive("temperature", temperature)
-  values = forward_kl(teachers, students, scale)
+  scale = ops.as_number(
+    "temperature", temperature, ops.compute_dtype(student_logits)
+  )
+  ops.check_positive("temperature", temperature)
+  values = ops.forward_kl(teachers, students, scale)
   if keep is not None:
     used = jnp.expand_dims(keep, range(1, values.ndim))
     values = jnp.where(used, values, 0.0)
   return jnp.square(scale) * jnp.sum(values, 0)
 
 
-@validate
+@ops.validate
 def annealing_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -111,13 +109,13 @@ def annealing_loss(
     Jafari et al., `Annealing knowledge distillation
     <https://arxiv.org/abs/2104.07163>`_, 2021.
   """
-  check_positive("temperature", temperature)
-  check_positive("max_temperature", max_temperature)
-  student = student_logits.astype(compute_dtype(student_logits))
+  ops.check_positive("temperature", temperature)
+  ops.check_positive("max_temperature", max_temperature)
+  student = student_logits.astype(ops.compute_dtype(student_logits))
   teacher = jax.lax.stop_gradient(teacher_logits)
-  teacher = teacher.astype(compute_dtype(teacher))
+  teacher = teacher.astype(ops.compute_dtype(teacher))
   now, top = (
-    as_number(name, value, student.dtype)
+    ops.as_number(name, value, student.dtype)
     for name, value in (
       ("temperature", temperature),
       ("max_temperature", max_temperature),

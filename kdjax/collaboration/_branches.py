@@ -7,17 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import forward_kl
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def one_logits(
   logits: Float[Array, "peers batch classes"],
   gate: Float[Array, "batch peers"],
@@ -49,14 +42,14 @@ def one_logits(
     Lan, Zhu and Gong, `Knowledge distillation by on-the-fly native ensemble
     <https://arxiv.org/abs/1806.04606>`_, 2018.
   """
-  weights = gate.astype(compute_dtype(gate)).T[..., None]
-  logits = logits.astype(compute_dtype(logits))
+  weights = gate.astype(ops.compute_dtype(gate)).T[..., None]
+  logits = logits.astype(ops.compute_dtype(logits))
   # A gate of 0 times a logit of -inf is 0, not NaN.
   skipped = (weights == 0) & (logits == -jnp.inf)
   return jnp.sum(weights * jnp.where(skipped, 0.0, logits), 0)
 
 
-@validate
+@ops.validate
 def one_loss(
   logits: Float[Array, "peers batch classes"],
   gate: Float[Array, "batch peers"],
@@ -102,7 +95,7 @@ def one_loss(
   return _softened_kl(target[None], logits, temperature, epsilon)
 
 
-@validate
+@ops.validate
 def okddip_attention(
   queries: Float[Array, "batch peers dims"],
   keys: Float[Array, "batch peers dims"],
@@ -133,12 +126,12 @@ def okddip_attention(
     Chen et al., `Online knowledge distillation with diverse peers
     <https://arxiv.org/abs/1912.00350>`_, 2020.
   """
-  queries, keys = (x.astype(compute_dtype(x)) for x in (queries, keys))
+  queries, keys = (x.astype(ops.compute_dtype(x)) for x in (queries, keys))
   energy = jnp.einsum("bid,bjd->bij", queries, keys, precision="highest")
-  return softened_softmax(energy)
+  return ops.softened_softmax(energy)
 
 
-@validate
+@ops.validate
 def okddip_loss(
   logits: Float[Array, "peers batch classes"],
   attention: Float[Array, "batch peers peers"],
@@ -182,8 +175,8 @@ def okddip_loss(
     Chen et al., `Online knowledge distillation with diverse peers
     <https://arxiv.org/abs/1912.00350>`_, 2020.
   """
-  weights = attention.astype(compute_dtype(attention))
-  logits = logits.astype(compute_dtype(logits))
+  weights = attention.astype(ops.compute_dtype(attention))
+  logits = logits.astype(ops.compute_dtype(logits))
   targets = jnp.einsum("bij,jbc->ibc", weights, logits, precision="highest")
   return _softened_kl(targets, logits, temperature, epsilon)
 
@@ -213,9 +206,11 @@ def consistency_ramp(
     Laine and Aila, `Temporal ensembling for semi-supervised learning
     <https://arxiv.org/abs/1610.02242>`_, 2017.
   """
-  check_positive("consistency_ramp: length", length)
+  ops.check_positive("consistency_ramp: length", length)
   dtype = jnp.result_type(float)
-  share = as_number("epoch", epoch, dtype) / as_number("length", length, dtype)
+  share = ops.as_number("epoch", epoch, dtype) / ops.as_number(
+    "length", length, dtype
+  )
   return jnp.exp(-5 * jnp.square(1 - jnp.clip(share, 0.0, 1.0)))
 
 
@@ -223,17 +218,17 @@ def _softened_kl(
   targets: Array, logits: Array, temperature: ArrayLike, epsilon: ArrayLike
 ) -> Array:
   """Returns T^2 KL(p + epsilon || q) of peers, summed over the first axis."""
-  check_positive("temperature", temperature)
-  check_range("epsilon", epsilon, 0.0, math.inf)
+  ops.check_positive("temperature", temperature)
+  ops.check_range("epsilon", epsilon, 0.0, math.inf)
   targets = jnp.broadcast_to(targets, logits.shape)
-  dtype = compute_dtype(logits)
-  scale = as_number("temperature", temperature, dtype)
-  values = forward_kl(targets, logits, scale)
+  dtype = ops.compute_dtype(logits)
+  scale = ops.as_number("temperature", temperature, dtype)
+  values = ops.forward_kl(targets, logits, scale)
   # sum (p + e) log((p + e) / q) = KL + sum p log(1 + e / p)
   #   + e (log(p + e) - log q), which keeps the digits of the first term.
-  small = as_number("epsilon", epsilon, dtype)
+  small = ops.as_number("epsilon", epsilon, dtype)
   log_p, log_q = (
-    log_softened_softmax(x, temperature=scale) for x in (targets, logits)
+    ops.log_softened_softmax(x, temperature=scale) for x in (targets, logits)
   )
   used = (log_p != -jnp.inf) & (log_q != -jnp.inf) & (small > 0)
   log_p, log_q = (jnp.where(used, x, 0.0) for x in (log_p, log_q))

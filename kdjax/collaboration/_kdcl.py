@@ -6,19 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import check_choice
-from kdjax.ops import check_labels
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import masked_rows
-from kdjax.ops import smallest
-from kdjax.ops import softened_softmax
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def kdcl_targets(
   logits: Float[Array, "peers batch classes"],
   labels: Int[Array, " batch"],
@@ -62,14 +53,16 @@ def kdcl_targets(
     <https://openaccess.thecvf.com/content_CVPR_2020/html/Guo_Online_Knowledge_Distillation_via_Collaborative_Learning_CVPR_2020_paper.html>`_,
     2020.
   """
-  check_choice("kdcl_targets: method", method, ("naive", "min_logit", "linear"))
+  ops.check_choice(
+    "kdcl_targets: method", method, ("naive", "min_logit", "linear")
+  )
   classes = logits.shape[-1]
-  known = check_labels(labels, classes)
-  logits = jnp.asarray(logits, compute_dtype(logits))
+  known = ops.check_labels(labels, classes)
+  logits = jnp.asarray(logits, ops.compute_dtype(logits))
   logits = jax.lax.stop_gradient(logits)
   if method == "naive":
     rows = jnp.broadcast_to(known[None], logits.shape[:2])
-    best = jnp.argmin(cross_entropy(logits, rows), 0)
+    best = jnp.argmin(ops.cross_entropy(logits, rows), 0)
     result = jnp.take_along_axis(logits, best[None, :, None], 0)[0]
   else:
     own = jnp.take_along_axis(logits, known[None, :, None], -1)
@@ -77,7 +70,7 @@ def kdcl_targets(
     own = jnp.where(own == -jnp.inf, 0.0, own)
     gaps = logits - own
     if method == "min_logit":
-      result = smallest(gaps, 0)
+      result = ops.smallest(gaps, 0)
     else:
       weights = jax.vmap(_simplex_weights, 1)(gaps)
       used = weights.T[..., None]
@@ -85,7 +78,7 @@ def kdcl_targets(
       result = jnp.sum(used * finite, 0)
       lost = jnp.any((logits == -jnp.inf) & (used > 0), 0)
       result = jnp.where(lost, -jnp.inf, result)
-  return mask_unknown_labels(result, labels[:, None], classes)
+  return ops.mask_unknown_labels(result, labels[:, None], classes)
 
 
 def _simplex_weights(gaps: Array) -> Array:
@@ -132,7 +125,7 @@ def _simplex_weights(gaps: Array) -> Array:
   return jax.lax.fori_loop(0, stages * steps, step, start)
 
 
-@validate
+@ops.validate
 def kdcl_general_weights(
   logits: Float[Array, "peers batch classes"],
   labels: Int[Array, " batch"],
@@ -177,15 +170,15 @@ def kdcl_general_weights(
     2020, section 3.4.
   """
   classes = logits.shape[-1]
-  known = check_labels(labels, classes)
-  probabilities = softened_softmax(jax.lax.stop_gradient(logits))
+  known = ops.check_labels(labels, classes)
+  probabilities = ops.softened_softmax(jax.lax.stop_gradient(logits))
   one_hot = jax.nn.one_hot(known, classes, dtype=probabilities.dtype)
   errors = jnp.swapaxes(probabilities - one_hot[None], 0, 1)
   inside = (labels >= 0) & (labels < classes)
   errors = jnp.where(inside[:, None, None], errors, jnp.nan)
-  errors, mask = masked_rows(errors, where)
+  errors, mask = ops.masked_rows(errors, where)
   sums: Any = jnp.einsum("bic,bjc->ij", errors, errors, precision="highest")
-  sums, count = sum_over_devices((sums, jnp.sum(mask)), axis_name)
+  sums, count = ops.sum_over_devices((sums, jnp.sum(mask)), axis_name)
   matrix = sums / jnp.maximum(count, 1)
   size = jnp.trace(matrix) / matrix.shape[0]
   ridge = jnp.where(size > 0, 1e-6 * size, 1.0)

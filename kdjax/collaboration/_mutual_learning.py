@@ -7,20 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import forward_kl
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_positions
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def mutual_loss(
   logits: Float[Array, "peers batch classes"],
   *,
@@ -69,12 +59,12 @@ def mutual_loss(
     Zhang et al., `Deep mutual learning <https://arxiv.org/abs/1706.00384>`_,
     2018.
   """
-  check_choice("mutual_loss: reduction", reduction, ("sum", "mean"))
-  check_range("mutual_loss: epsilon", epsilon, 0.0, math.inf)
+  ops.check_choice("mutual_loss: reduction", reduction, ("sum", "mean"))
+  ops.check_range("mutual_loss: epsilon", epsilon, 0.0, math.inf)
   peers = logits.shape[0]
-  logits = logits.astype(compute_dtype(logits))
-  others = gather_batch(jax.lax.stop_gradient(logits), peer_axis_name)
-  own = gathered_positions(peers, peer_axis_name)
+  logits = logits.astype(ops.compute_dtype(logits))
+  others = ops.gather_batch(jax.lax.stop_gradient(logits), peer_axis_name)
+  own = ops.gathered_positions(peers, peer_axis_name)
   total = others.shape[0]
   shape = (peers, total, *logits.shape[1:])
   values = _kl_of_quotients(
@@ -93,9 +83,9 @@ def _kl_of_quotients(p: Array, q: Array, epsilon: ArrayLike) -> Array:
   It is the KL divergence plus sum p log(epsilon q / p + q / (q + epsilon)),
   which keeps the digits of close distributions.
   """
-  value = forward_kl(p, q, 1.0)
-  log_p, log_q = log_softened_softmax(p), log_softened_softmax(q)
-  small = as_number("epsilon", epsilon, compute_dtype(log_q))
+  value = ops.forward_kl(p, q, 1.0)
+  log_p, log_q = ops.log_softened_softmax(p), ops.log_softened_softmax(q)
+  small = ops.as_number("epsilon", epsilon, ops.compute_dtype(log_q))
   used = (log_p > -80.0) & (log_q != -jnp.inf) & (small > 0)
   log_p, log_q = (jnp.where(used, x, 0.0) for x in (log_p, log_q))
   shift = jnp.where(small > 0, small, 1.0)
@@ -109,7 +99,7 @@ def _kl_of_quotients(p: Array, q: Array, epsilon: ArrayLike) -> Array:
   return value + jnp.sum(jnp.where(used, p * log_factor, 0.0), -1)
 
 
-@validate
+@ops.validate
 def codistillation_loss(
   student_logits: Float[Array, "*batch classes"],
   stale_logits: Float[Array, "peers *batch classes"],
@@ -141,5 +131,5 @@ def codistillation_loss(
     Anil et al., `Large scale distributed neural network training through online
     distillation <https://arxiv.org/abs/1804.03235>`_, 2018.
   """
-  stale = softened_softmax(jax.lax.stop_gradient(stale_logits))
-  return cross_entropy(student_logits, jnp.mean(stale, 0))
+  stale = ops.softened_softmax(jax.lax.stop_gradient(stale_logits))
+  return ops.cross_entropy(student_logits, jnp.mean(stale, 0))

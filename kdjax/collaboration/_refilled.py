@@ -5,20 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import compute_dtype
-from kdjax.ops import forward_kl
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_positions
-from kdjax.ops import keep_nan
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def refilled_relation_loss(
   student_embeddings: Float[Array, "batch dims"],
   teacher_embeddings: Float[Array, "batch teacher_dims"],
@@ -72,18 +62,18 @@ def refilled_relation_loss(
     <https://openaccess.thecvf.com/content_CVPR_2020/html/Ye_Distilling_Cross-Task_Knowledge_via_Relationship_Matching_CVPR_2020_paper.html>`_,
     2020.
   """
-  student, mask = masked_rows(student_embeddings, where)
-  teacher, _ = masked_rows(jax.lax.stop_gradient(teacher_embeddings), where)
+  student, mask = ops.masked_rows(student_embeddings, where)
+  teacher, _ = ops.masked_rows(jax.lax.stop_gradient(teacher_embeddings), where)
   ours, theirs = (
-    _distances(normalize_as_torch(x), axis_name) for x in (student, teacher)
+    _distances(ops.normalize_as_torch(x), axis_name) for x in (student, teacher)
   )
-  own = gathered_positions(labels.size, axis_name)
-  everyone, used = (gather_batch(x, axis_name) for x in (labels, mask))
+  own = ops.gathered_positions(labels.size, axis_name)
+  everyone, used = (ops.gather_batch(x, axis_name) for x in (labels, mask))
   rows = (mask[:, None] > 0) & (used[None] > 0)
   same = labels[:, None] == everyone[None]
   other = own[:, None] != jnp.arange(everyone.size)[None]
   gaps = jax.lax.stop_gradient(ours[:, None] - ours[..., None])
-  width = as_number("margin", margin, gaps.dtype)
+  width = ops.as_number("margin", margin, gaps.dtype)
   negative = (gaps > 0) & (gaps <= width) & (rows & ~same)[:, None]
 
   def logits(distances: Array) -> Array:
@@ -92,21 +82,21 @@ def refilled_relation_loss(
     return -jnp.concatenate([positive, others], -1)
 
   members = jnp.concatenate([jnp.ones_like(negative[..., :1]), negative], -1)
-  values = forward_kl(logits(theirs), logits(ours), temperature, members)
+  values = ops.forward_kl(logits(theirs), logits(ours), temperature, members)
   pairs = rows & same & other & jnp.any(negative, -1)
   # Comparisons lose NaN, which must reach the caller.
   pairs |= rows & jnp.isnan(ours + theirs)
-  values = keep_nan(values, ours + theirs)
-  return masked_mean(values, pairs, axis_name=axis_name)
+  values = ops.keep_nan(values, ours + theirs)
+  return ops.masked_mean(values, pairs, axis_name=axis_name)
 
 
 def _distances(rows: Array, axis_name: str | None) -> Array:
   """Returns Euclidean distances of this device's rows to all rows."""
-  whole = gather_batch(rows, axis_name)
-  return safe_norm(rows[:, None] - whole[None])
+  whole = ops.gather_batch(rows, axis_name)
+  return ops.safe_norm(rows[:, None] - whole[None])
 
 
-@validate
+@ops.validate
 def refilled_class_loss(
   student_logits: Float[Array, "batch classes"],
   teacher_embeddings: Float[Array, "batch dims"],
@@ -150,8 +140,8 @@ def refilled_class_loss(
     2020.
   """
   embeddings, centers = (
-    jax.lax.stop_gradient(x).astype(compute_dtype(x))
+    jax.lax.stop_gradient(x).astype(ops.compute_dtype(x))
     for x in (teacher_embeddings, class_centers)
   )
   teacher = jnp.matmul(embeddings, centers.T, precision="highest")
-  return forward_kl(teacher, student_logits, temperature, where)
+  return ops.forward_kl(teacher, student_logits, temperature, where)

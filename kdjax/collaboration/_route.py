@@ -4,8 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
+from kdjax import ops
 
 
 def route_anchor(
@@ -39,8 +38,8 @@ def route_anchor(
     Jin et al., `Knowledge distillation via route constrained optimization
     <https://arxiv.org/abs/1904.09149>`_, 2019.
   """
-  check_integer("route_anchor: steps", steps, 1)
-  check_integer("route_anchor: num_anchors", num_anchors, 1)
-  now = as_number("step", step, jnp.int32)
+  ops.check_integer("route_anchor: steps", steps, 1)
+  ops.check_integer("route_anchor: num_anchors", num_anchors, 1)
+  now = ops.as_number("step", step, jnp.int32)
   anchor = now * num_anchors // steps
   return jnp.minimum(anchor, num_anchors - 1).astype(jnp.int32)

@@ -5,14 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import forward_kl
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def sandwich_loss(
   student_logits: Float[Array, "networks *batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -57,11 +53,11 @@ def sandwich_loss(
     `Once-for-all: train one network and specialize it for efficient deployment
     <https://arxiv.org/abs/1908.09791>`_, 2020.
   """
-  check_positive("temperature", temperature)
-  students = student_logits.astype(compute_dtype(student_logits))
+  ops.check_positive("temperature", temperature)
+  students = student_logits.astype(ops.compute_dtype(student_logits))
   teacher = jax.lax.stop_gradient(teacher_logits)[None]
-  scale = as_number("temperature", temperature, students.dtype)
-  values = forward_kl(
+  scale = ops.as_number("temperature", temperature, students.dtype)
+  values = ops.forward_kl(
     jnp.broadcast_to(teacher, students.shape), students, scale
   )
   return jnp.square(scale) * jnp.sum(values, 0)

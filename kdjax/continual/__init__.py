@@ -6,27 +6,27 @@ Heads have a fixed number of classes, and masks say which classes are past.
 """
 
 from kdjax.continual._bic import bic_logits
-from kdjax.continual._dark_experience import der_loss
-from kdjax.continual._dark_experience import fdr_loss
-from kdjax.continual._icarl import herding
-from kdjax.continual._icarl import icarl_loss
-from kdjax.continual._lucir import lucir_loss
-from kdjax.continual._lucir import lucir_margin_loss
+from kdjax.continual._dark_experience import der_loss, fdr_loss
+from kdjax.continual._icarl import herding, icarl_loss
+from kdjax.continual._lucir import lucir_loss, lucir_margin_loss
 from kdjax.continual._lwf import lwf_loss
-from kdjax.continual._metrics import ContinualMetrics
-from kdjax.continual._metrics import continual_metrics
-from kdjax.continual._parameter_importance import SynapticIntelligence
-from kdjax.continual._parameter_importance import ewc_fisher
-from kdjax.continual._parameter_importance import ewc_penalty
-from kdjax.continual._parameter_importance import si_consolidate
-from kdjax.continual._parameter_importance import si_init
-from kdjax.continual._parameter_importance import si_penalty
-from kdjax.continual._parameter_importance import si_update
+from kdjax.continual._metrics import ContinualMetrics, continual_metrics
+from kdjax.continual._parameter_importance import (
+  SynapticIntelligence,
+  ewc_fisher,
+  ewc_penalty,
+  si_consolidate,
+  si_init,
+  si_penalty,
+  si_update,
+)
 from kdjax.continual._pod import pod_loss
-from kdjax.continual._reservoir import Reservoir
-from kdjax.continual._reservoir import reservoir_init
-from kdjax.continual._reservoir import reservoir_sample
-from kdjax.continual._reservoir import reservoir_update
+from kdjax.continual._reservoir import (
+  Reservoir,
+  reservoir_init,
+  reservoir_sample,
+  reservoir_update,
+)
 
 __all__ = (
   "ContinualMetrics",

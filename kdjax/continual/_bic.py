@@ -4,12 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def bic_logits(
   logits: Float[Array, "*batch classes"],
   new_classes: Bool[Array, " classes"],
@@ -54,10 +52,10 @@ def bic_logits(
     Wu et al., `Large scale incremental learning
     <https://arxiv.org/abs/1905.13260>`_, 2019.
   """
-  logits = logits.astype(compute_dtype(logits))
+  logits = logits.astype(ops.compute_dtype(logits))
   new = jnp.broadcast_to(new_classes, logits.shape)
   scale, shift = (
-    as_number(name, value, logits.dtype)
+    ops.as_number(name, value, logits.dtype)
     for name, value in (("scale", scale), ("shift", shift))
   )
   # A masked class has no product with a scale of 0.

@@ -4,13 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import safe_norm
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def der_loss(
   student_logits: Float[Array, "*batch classes"],
   stored_logits: Float[Array, "*batch classes"],
@@ -48,14 +45,14 @@ def der_loss(
   """
   stored = jax.lax.stop_gradient(stored_logits)
   logits, stored = (
-    x.astype(compute_dtype(x)) for x in (student_logits, stored)
+    x.astype(ops.compute_dtype(x)) for x in (student_logits, stored)
   )
   masked = (logits == -jnp.inf) & (stored == -jnp.inf)
   gaps = jnp.where(masked, 0.0, logits) - jnp.where(masked, 0.0, stored)
   return jnp.mean(jnp.square(gaps), -1)
 
 
-@validate
+@ops.validate
 def fdr_loss(
   student_logits: Float[Array, "*batch classes"],
   stored_logits: Float[Array, "*batch classes"],
@@ -88,5 +85,5 @@ def fdr_loss(
     function space <https://arxiv.org/abs/1805.08289>`_, 2019; `mammoth
     <https://github.com/aimagelab/mammoth>`_, models/fdr.py.
   """
-  stored = softened_softmax(jax.lax.stop_gradient(stored_logits))
-  return safe_norm(softened_softmax(student_logits) - stored)
+  stored = ops.softened_softmax(jax.lax.stop_gradient(stored_logits))
+  return ops.safe_norm(ops.softened_softmax(student_logits) - stored)

@@ -4,19 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import check_integer
-from kdjax.ops import check_labels
-from kdjax.ops import compute_dtype
-from kdjax.ops import is_symbolic
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import masked_rows
-from kdjax.ops import unit_vectors
-from kdjax.ops import validate
+from kdjax import ops
 
 _Carry = tuple[Array, Array]
 
 
-@validate
+@ops.validate
 def icarl_loss(
   student_logits: Float[Array, "*batch classes"],
   past_logits: Float[Array, "*batch classes"],
@@ -65,19 +58,21 @@ def icarl_loss(
     <https://github.com/aimagelab/mammoth>`_, models/icarl.py.
   """
   classes = student_logits.shape[-1]
-  logits = student_logits.astype(compute_dtype(student_logits))
-  past = jax.lax.stop_gradient(past_logits).astype(compute_dtype(past_logits))
-  known = check_labels(labels, classes)
+  logits = student_logits.astype(ops.compute_dtype(student_logits))
+  past = jax.lax.stop_gradient(past_logits).astype(
+    ops.compute_dtype(past_logits)
+  )
+  known = ops.check_labels(labels, classes)
   one_hot = jax.nn.one_hot(known, classes, dtype=logits.dtype)
   old = jnp.broadcast_to(past_classes, logits.shape)
   targets = jnp.where(old, jax.nn.sigmoid(past), one_hot)
   # A target of 0 times a logit of -inf is 0, not NaN.
   products = targets * jnp.where(targets != 0, logits, 0.0)
   values = jnp.mean(jax.nn.softplus(logits) - products, -1)
-  return mask_unknown_labels(values, labels, classes)
+  return ops.mask_unknown_labels(values, labels, classes)
 
 
-@validate
+@ops.validate
 def herding(
   embeddings: Float[Array, "batch dims"],
   size: int,
@@ -122,15 +117,15 @@ def herding(
     <https://dl.acm.org/doi/10.1145/1553374.1553517>`_, 2009; Rebuffi et al.,
     `iCaRL <https://arxiv.org/abs/1611.07725>`_, 2017, algorithm 4.
   """
-  check_integer("herding: size", size, 1)
+  ops.check_integer("herding: size", size, 1)
   rows = embeddings.shape[0]
-  if not is_symbolic(rows) and size > rows:
+  if not ops.is_symbolic(rows) and size > rows:
     raise ValueError(
       f"herding: size is {size}; expected at most the number of examples, "
       f"{rows}."
     )
-  rows, mask = masked_rows(jax.lax.stop_gradient(embeddings), where)
-  rows = unit_vectors(rows)
+  rows, mask = ops.masked_rows(jax.lax.stop_gradient(embeddings), where)
+  rows = ops.unit_vectors(rows)
   mean = jnp.sum(rows, 0) / jnp.maximum(jnp.sum(mask), 1)
   squares = jnp.sum(jnp.square(rows), 1)
 

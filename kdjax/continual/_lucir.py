@@ -5,16 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_labels
-from kdjax.ops import compute_dtype
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def lucir_loss(
   student_embeddings: Float[Array, "*batch dims"],
   past_embeddings: Float[Array, "*batch dims"],
@@ -49,7 +43,7 @@ def lucir_loss(
     2019.
   """
   ours, past = (
-    normalize_as_torch(x.astype(compute_dtype(x)))
+    ops.normalize_as_torch(x.astype(ops.compute_dtype(x)))
     for x in (student_embeddings, jax.lax.stop_gradient(past_embeddings))
   )
   # PyTorch's cosine of a zero vector is 0, at the distance 1.
@@ -57,7 +51,7 @@ def lucir_loss(
   return jnp.where(zero, 1.0, jnp.sum(jnp.square(ours - past), -1) / 2)
 
 
-@validate
+@ops.validate
 def lucir_margin_loss(
   cosines: Float[Array, "*batch classes"],
   labels: Int[Array, "*batch"],
@@ -103,20 +97,22 @@ def lucir_margin_loss(
     2019, equation 8.
   """
   classes = cosines.shape[-1]
-  check_integer("lucir_margin_loss: num_negatives", num_negatives, 1)
+  ops.check_integer("lucir_margin_loss: num_negatives", num_negatives, 1)
   if num_negatives > classes:
     raise ValueError(
       f"lucir_margin_loss: num_negatives is {num_negatives}; expected at most "
       f"the number of classes, {classes}."
     )
-  cosines = cosines.astype(compute_dtype(cosines))
-  known = check_labels(labels, classes)
+  cosines = cosines.astype(ops.compute_dtype(cosines))
+  known = ops.check_labels(labels, classes)
   own = jnp.take_along_axis(cosines, known[..., None], -1)
   new = jnp.where(jnp.broadcast_to(new_classes, cosines.shape), cosines, -2.0)
   hardest, chosen = jax.lax.top_k(new, num_negatives)
-  hinge = jax.nn.relu(as_number("margin", margin, own.dtype) - own + hardest)
+  hinge = jax.nn.relu(
+    ops.as_number("margin", margin, own.dtype) - own + hardest
+  )
   counted = new_classes[chosen]
   count = jnp.maximum(jnp.sum(counted, -1), 1)
   values = jnp.sum(jnp.where(counted, hinge, 0.0), -1) / count
   values = jnp.where(new_classes[known], 0.0, values)
-  return mask_unknown_labels(values, labels, classes)
+  return ops.mask_unknown_labels(values, labels, classes)

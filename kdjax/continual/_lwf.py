@@ -5,12 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def lwf_loss(
   student_logits: Float[Array, "*batch classes"],
   past_logits: Float[Array, "*batch classes"],
@@ -62,12 +60,12 @@ def lwf_loss(
     <https://arxiv.org/abs/1606.09282>`_, 2016; `mammoth
     <https://github.com/aimagelab/mammoth>`_, models/lwf.py.
   """
-  past = softened_softmax(
+  past = ops.softened_softmax(
     jax.lax.stop_gradient(past_logits),
     temperature=temperature,
     where=past_classes,
   )
-  log_student = log_softened_softmax(
+  log_student = ops.log_softened_softmax(
     student_logits, temperature=temperature, where=past_classes
   )
   return -jnp.sum(past * jnp.where(past != 0, log_student, 0.0), -1)

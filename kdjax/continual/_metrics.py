@@ -5,12 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class ContinualMetrics(NamedTuple):
   """Metrics of a sequence of tasks.
 
@@ -34,7 +32,7 @@ class ContinualMetrics(NamedTuple):
   forward_transfer: Float[Array, ""] | None
 
 
-@validate
+@ops.validate
 def continual_metrics(
   accuracies: Float[Array, "tasks tasks"],
   random_accuracies: Float[Array, " tasks"] | None = None,
@@ -76,7 +74,7 @@ def continual_metrics(
     Ranzato, `Gradient episodic memory for continual learning
     <https://arxiv.org/abs/1706.08840>`_, 2017 (transfer).
   """
-  values = accuracies.astype(compute_dtype(accuracies))
+  values = accuracies.astype(ops.compute_dtype(accuracies))
   tasks = values.shape[0]
   rest = max(tasks - 1, 1)
   final, own = values[-1, :-1], jnp.diagonal(values)[:-1]

@@ -9,19 +9,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import float_leaves
-from kdjax.ops import leading_size
-from kdjax.ops import real_scalar
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
-from kdjax.ops import vary_like
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def ewc_penalty(
   params: PyTree, past_params: PyTree, fisher: PyTree
 ) -> Float[Array, ""]:
@@ -62,7 +53,7 @@ def ewc_penalty(
   )
 
 
-@functools.partial(validate, runs_functions=True)
+@functools.partial(ops.validate, runs_functions=True)
 def ewc_fisher(
   log_likelihood: Callable[[Any, Any], Array],
   params: PyTree,
@@ -109,8 +100,8 @@ def ewc_fisher(
     <https://arxiv.org/abs/1612.00796>`_, 2017; `mammoth
     <https://github.com/aimagelab/mammoth>`_, models/ewc_on.py.
   """
-  batch = leading_size("ewc_fisher: examples", examples)
-  likelihood = real_scalar("ewc_fisher: log_likelihood", log_likelihood)
+  batch = ops.leading_size("ewc_fisher: examples", examples)
+  likelihood = ops.real_scalar("ewc_fisher: log_likelihood", log_likelihood)
   mask = jnp.ones(batch, bool) if where is None else where
   if mask.shape != (batch,):
     raise ValueError(
@@ -122,8 +113,8 @@ def ewc_fisher(
   # sum the gradient by parameters that all devices share.
   rows = [mask, *jax.tree.leaves(examples)]
   params = jax.tree.map(
-    lambda x: vary_like(jax.lax.stop_gradient(x), *rows),
-    float_leaves("ewc_fisher: params", params),
+    lambda x: ops.vary_like(jax.lax.stop_gradient(x), *rows),
+    ops.float_leaves("ewc_fisher: params", params),
   )
 
   def add(total: Any, row: tuple[Any, Array]) -> tuple[Any, None]:
@@ -139,14 +130,14 @@ def ewc_fisher(
 
   zeros = jax.tree.map(jnp.zeros_like, params)
   total, _ = jax.lax.scan(add, zeros, (examples, mask))
-  total, count = sum_over_devices((total, jnp.sum(mask)), axis_name)
+  total, count = ops.sum_over_devices((total, jnp.sum(mask)), axis_name)
   return jax.tree.map(
     lambda x: jax.lax.stop_gradient(x / jnp.maximum(count, 1).astype(x.dtype)),
     total,
   )
 
 
-@exportable
+@ops.exportable
 class SynapticIntelligence(NamedTuple):
   """State of synaptic intelligence (SI); each field is like the parameters.
 
@@ -165,7 +156,7 @@ class SynapticIntelligence(NamedTuple):
   anchor: PyTree
 
 
-@validate
+@ops.validate
 def si_init(params: PyTree) -> SynapticIntelligence:
   """Initial state of synaptic intelligence (SI).
 
@@ -188,7 +179,7 @@ def si_init(params: PyTree) -> SynapticIntelligence:
   return SynapticIntelligence(zeros, zeros, params)
 
 
-@validate
+@ops.validate
 def si_update(
   state: SynapticIntelligence, gradients: PyTree, updates: PyTree
 ) -> SynapticIntelligence:
@@ -227,7 +218,7 @@ def si_update(
   return state._replace(path=path)
 
 
-@validate
+@ops.validate
 def si_consolidate(
   state: SynapticIntelligence, params: PyTree, *, damping: ArrayLike = 0.1
 ) -> SynapticIntelligence:
@@ -260,12 +251,12 @@ def si_consolidate(
     Zenke, Poole and Ganguli, `Continual learning through synaptic intelligence
     <https://arxiv.org/abs/1703.04200>`_, 2017, equation 5.
   """
-  check_positive("si_consolidate: damping", damping)
+  ops.check_positive("si_consolidate: damping", damping)
   _check_like("si_consolidate", "params", params, "the state", state.anchor)
   params = _arrays(params)
 
   def leaf(omega: Array, path: Array, new: Array, old: Array) -> Array:
-    xi = as_number("damping", damping, omega.dtype)
+    xi = ops.as_number("damping", damping, omega.dtype)
     return jax.nn.relu(omega + path / (jnp.square(new - old) + xi))
 
   importance = jax.tree.map(
@@ -275,7 +266,7 @@ def si_consolidate(
   return SynapticIntelligence(zeros, importance, params)
 
 
-@validate
+@ops.validate
 def si_penalty(params: PyTree, state: SynapticIntelligence) -> Float[Array, ""]:
   r"""Synaptic intelligence (SI): important parameters stay in place.
 
@@ -356,7 +347,7 @@ def _weighted_distance(
         raise TypeError(
           f"{function}: {name} has dtype {y.dtype}; expected float."
         )
-    dtype = compute_dtype(x)
+    dtype = ops.compute_dtype(x)
     gap = x.astype(dtype) - jax.lax.stop_gradient(start).astype(dtype)
     weight = jax.lax.stop_gradient(weight).astype(dtype)
     total = total + jnp.sum(weight * jnp.square(gap))

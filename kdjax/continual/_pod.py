@@ -7,13 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def pod_loss(
   student_features: Sequence[ArrayLike],
   past_features: Sequence[ArrayLike],
@@ -58,7 +55,7 @@ def pod_loss(
   """
   pairs = _stages(student_features, past_features)
   distances = [
-    safe_norm(_pooled(ours) - _pooled(jax.lax.stop_gradient(past)))
+    ops.safe_norm(_pooled(ours) - _pooled(jax.lax.stop_gradient(past)))
     for ours, past in pairs
   ]
   return jnp.mean(jnp.stack(distances), 0)
@@ -66,10 +63,10 @@ def pod_loss(
 
 def _pooled(maps: Array) -> Array:
   """Returns both marginals of the squared maps as one unit vector."""
-  squares = jnp.square(maps.astype(compute_dtype(maps)))
+  squares = jnp.square(maps.astype(ops.compute_dtype(maps)))
   batch = squares.shape[0]
   marginals = [jnp.reshape(jnp.sum(squares, i), (batch, -1)) for i in (2, 1)]
-  return normalize_as_torch(jnp.concatenate(marginals, -1))
+  return ops.normalize_as_torch(jnp.concatenate(marginals, -1))
 
 
 def _stages(student: object, past: object) -> list[tuple[Array, Array]]:

@@ -6,14 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
-from kdjax.ops import check_integer
-from kdjax.ops import exportable
-from kdjax.ops import gather_replicated
-from kdjax.ops import leading_size
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class Reservoir(NamedTuple):
   """A buffer that holds a uniform sample of all examples seen.
 
@@ -30,7 +26,7 @@ class Reservoir(NamedTuple):
   seen: Int[Array, ""]
 
 
-@validate
+@ops.validate
 def reservoir_init(examples: PyTree, *, size: int) -> Reservoir:
   """An empty reservoir.
 
@@ -57,15 +53,15 @@ def reservoir_init(examples: PyTree, *, size: int) -> Reservoir:
     Vitter, `Random sampling with a reservoir
     <https://dl.acm.org/doi/10.1145/3147.3165>`_, 1985.
   """
-  check_integer("reservoir_init: size", size, 1)
-  leading_size("reservoir_init: examples", examples)
+  ops.check_integer("reservoir_init: size", size, 1)
+  ops.leading_size("reservoir_init: examples", examples)
   rows = jax.tree.map(
     lambda x: jnp.zeros((size, *jnp.shape(x)[1:]), jnp.result_type(x)), examples
   )
   return Reservoir(rows, jnp.zeros((), jnp.int32))
 
 
-@validate
+@ops.validate
 def reservoir_update(
   state: Reservoir,
   key: Array,
@@ -106,7 +102,7 @@ def reservoir_update(
     to learn without forgetting <https://arxiv.org/abs/1810.11910>`_, 2019.
   """
   name = "reservoir_update"
-  batch = leading_size(f"{name}: examples", examples)
+  batch = ops.leading_size(f"{name}: examples", examples)
   found = jax.tree.structure(examples)
   kept = jax.tree.structure(state.examples)
   if found != kept:
@@ -132,9 +128,9 @@ def reservoir_update(
       "an example."
     )
   examples, mask = jax.tree.map(
-    lambda x: gather_replicated(jnp.asarray(x), axis_name), (examples, mask)
+    lambda x: ops.gather_replicated(jnp.asarray(x), axis_name), (examples, mask)
   )
-  size = leading_size(f"{name}: state.examples", state.examples)
+  size = ops.leading_size(f"{name}: state.examples", state.examples)
   number = state.seen + jnp.cumsum(mask, dtype=jnp.int32) - 1
   drawn = jax.random.randint(key, mask.shape, 0, jnp.maximum(number, 0) + 1)
   slot = jnp.where(number < size, number, drawn)
@@ -154,7 +150,7 @@ def reservoir_update(
   return Reservoir(rows, state.seen + jnp.sum(mask, dtype=jnp.int32))
 
 
-@validate
+@ops.validate
 def reservoir_sample(
   state: Reservoir, key: Array, size: int
 ) -> tuple[PyTree, Bool[Array, " size"]]:
@@ -185,8 +181,8 @@ def reservoir_sample(
     Vitter, `Random sampling with a reservoir
     <https://dl.acm.org/doi/10.1145/3147.3165>`_, 1985.
   """
-  check_integer("reservoir_sample: size", size, 1)
-  capacity = leading_size("reservoir_sample: examples", state.examples)
+  ops.check_integer("reservoir_sample: size", size, 1)
+  capacity = ops.leading_size("reservoir_sample: examples", state.examples)
   if size > capacity:
     raise ValueError(
       f"reservoir_sample: size is {size}; expected at most {capacity}, what "

@@ -7,20 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import forward_kl
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_positions
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import mean_over_devices
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def clip_loss(
   image: Float[Array, "batch dims"],
   text: Float[Array, "batch dims"],
@@ -70,7 +60,7 @@ def clip_loss(
   )
 
 
-@validate
+@ops.validate
 def clip_feature_loss(
   student_image: Float[Array, "batch dims"],
   student_text: Float[Array, "batch dims"],
@@ -114,21 +104,21 @@ def clip_feature_loss(
     Yang et al., `CLIP-KD: an empirical study of CLIP model distillation
     <https://arxiv.org/abs/2307.12732>`_, 2024.
   """
-  total = jnp.zeros((), compute_dtype(student_image))
+  total = jnp.zeros((), ops.compute_dtype(student_image))
   for ours, theirs in (
     (student_image, teacher_image),
     (student_text, teacher_text),
   ):
     student, teacher = (
-      normalize_as_torch(masked_rows(x, where)[0])
+      ops.normalize_as_torch(ops.masked_rows(x, where)[0])
       for x in (ours, jax.lax.stop_gradient(theirs))
     )
     squares = jnp.square(student - teacher)
-    total = total + masked_mean(squares, where, axis_name=axis_name)
+    total = total + ops.masked_mean(squares, where, axis_name=axis_name)
   return total
 
 
-@validate
+@ops.validate
 def clip_relation_loss(
   student_image: Float[Array, "batch dims"],
   student_text: Float[Array, "batch dims"],
@@ -180,7 +170,7 @@ def clip_relation_loss(
     <https://arxiv.org/abs/2307.12732>`_, 2024.
   """
   return _relations(
-    forward_kl,
+    ops.forward_kl,
     (student_image, student_text),
     (teacher_image, teacher_text),
     (student_scale, teacher_scale),
@@ -189,7 +179,7 @@ def clip_relation_loss(
   )
 
 
-@validate
+@ops.validate
 def affinity_mimicking_loss(
   student_image: Float[Array, "batch dims"],
   student_text: Float[Array, "batch dims"],
@@ -247,7 +237,7 @@ def affinity_mimicking_loss(
     del temperature
     p = jax.nn.softmax(jnp.where(columns, teacher, -1e30))
     p = jnp.where(columns, p, 0.0)
-    return cross_entropy(jnp.where(columns, student, -jnp.inf), p)
+    return ops.cross_entropy(jnp.where(columns, student, -jnp.inf), p)
 
   return _relations(
     entropy,
@@ -259,7 +249,7 @@ def affinity_mimicking_loss(
   )
 
 
-@validate
+@ops.validate
 def clip_interactive_loss(
   student_image: Float[Array, "batch dims"],
   student_text: Float[Array, "batch dims"],
@@ -314,7 +304,7 @@ def clip_interactive_loss(
   )
 
 
-@validate
+@ops.validate
 def clip_gradient_loss(
   student_image: Float[Array, "batch dims"],
   student_text: Float[Array, "batch dims"],
@@ -373,12 +363,12 @@ def clip_gradient_loss(
   image, text = jax.lax.stop_gradient((teacher_image, teacher_text))
   rows = []
   mask = jnp.ones(student_image.shape[0], bool) if where is None else where
-  everyone = gather_batch(mask, axis_name)
+  everyone = ops.gather_batch(mask, axis_name)
   for x in (student_image, student_text, image, text):
-    unit = normalize_as_torch(masked_rows(x, where)[0])
-    rows.append(gather_batch(unit, axis_name))
-  ours = as_number("student_scale", student_scale, rows[0].dtype)
-  theirs = as_number("teacher_scale", teacher_scale, rows[0].dtype)
+    unit = ops.normalize_as_torch(ops.masked_rows(x, where)[0])
+    rows.append(ops.gather_batch(unit, axis_name))
+  ours = ops.as_number("student_scale", student_scale, rows[0].dtype)
+  theirs = ops.as_number("teacher_scale", teacher_scale, rows[0].dtype)
   theirs = jax.lax.stop_gradient(theirs)
   count = jnp.maximum(jnp.sum(everyone), 1).astype(rows[0].dtype)
   total = jnp.zeros((), rows[0].dtype)
@@ -387,7 +377,7 @@ def clip_gradient_loss(
     teacher = _gradients(rows[2 + a], rows[2 + k], theirs, everyone, count)
     for x, y in zip(student, teacher, strict=True):
       total = total + jnp.sum(jnp.square(x - y)) / (count * x.shape[1])
-  return mean_over_devices(total, axis_name)
+  return ops.mean_over_devices(total, axis_name)
 
 
 def _gradients(
@@ -421,10 +411,10 @@ def _matching(
       "scale", anchors, candidates, scale, where, axis_name
     )
     logits = jnp.where(columns, logits, -jnp.inf)
-    labels = gathered_positions(anchors.shape[0], axis_name)
-    total.append(cross_entropy(logits, labels))
+    labels = ops.gathered_positions(anchors.shape[0], axis_name)
+    total.append(ops.cross_entropy(logits, labels))
   values = jnp.mean(jnp.stack(total), 0)
-  return masked_mean(values, where, axis_name=axis_name)
+  return ops.masked_mean(values, where, axis_name=axis_name)
 
 
 def _relations(
@@ -449,7 +439,7 @@ def _relations(
     )
     values.append(divergence(theirs, ours, 1.0, columns))
   mean = jnp.mean(jnp.stack(values), 0)
-  return masked_mean(mean, where, axis_name=axis_name)
+  return ops.masked_mean(mean, where, axis_name=axis_name)
 
 
 def _similarities(
@@ -461,11 +451,11 @@ def _similarities(
   axis_name: str | None,
 ) -> tuple[Float[Array, "batch whole"], Bool[Array, "batch whole"]]:
   """Returns scaled cosines of this device's anchors with all candidates."""
-  rows, mask = masked_rows(anchors, where)
-  others, _ = masked_rows(candidates, where)
-  rows, others = normalize_as_torch(rows), normalize_as_torch(others)
-  whole = gather_batch(others, axis_name)
+  rows, mask = ops.masked_rows(anchors, where)
+  others, _ = ops.masked_rows(candidates, where)
+  rows, others = ops.normalize_as_torch(rows), ops.normalize_as_torch(others)
+  whole = ops.gather_batch(others, axis_name)
   cosines = jnp.matmul(rows, whole.T, precision="highest")
-  columns = gather_batch(mask, axis_name)[None] > 0
-  factor = as_number(name, scale, cosines.dtype)
+  columns = ops.gather_batch(mask, axis_name)[None] > 0
+  factor = ops.as_number(name, scale, cosines.dtype)
   return factor * cosines, jnp.broadcast_to(columns, cosines.shape)

@@ -5,15 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import kl_divergence
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def cross_modal_joint_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -72,18 +67,20 @@ def cross_modal_joint_loss(
     <https://arxiv.org/abs/1507.00448>`_, 2016; Hinton et al., `Distilling the
     knowledge in a neural network <https://arxiv.org/abs/1503.02531>`_, 2015.
   """
-  dtype = compute_dtype(student_logits)
+  dtype = ops.compute_dtype(student_logits)
   teacher_logits, teacher_embeddings = jax.lax.stop_gradient(
     (teacher_logits, teacher_embeddings)
   )
-  task = cross_entropy(student_logits, labels)
-  soft = kl_divergence(student_logits, teacher_logits, temperature=temperature)
+  task = ops.cross_entropy(student_logits, labels)
+  soft = ops.kl_divergence(
+    student_logits, teacher_logits, temperature=temperature
+  )
   soft = jnp.square(jnp.asarray(temperature, soft.dtype)) * soft
   ours, theirs = (
-    normalize_as_torch(jnp.asarray(x, dtype))
+    ops.normalize_as_torch(jnp.asarray(x, dtype))
     for x in (student_embeddings, teacher_embeddings)
   )
   apart = 0.5 * jnp.sum(jnp.square(ours - theirs), -1)
-  alpha = as_number("distillation", distillation, dtype)
-  beta = as_number("alignment", alignment, dtype)
+  alpha = ops.as_number("distillation", distillation, dtype)
+  beta = ops.as_number("alignment", alignment, dtype)
   return task + alpha * soft + beta * apart

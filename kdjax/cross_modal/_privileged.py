@@ -4,14 +4,10 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import as_fraction
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def generalized_distillation_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -57,7 +53,9 @@ def generalized_distillation_loss(
     focusing hypothesis <https://arxiv.org/abs/2206.06487>`_, 2023.
   """
   teacher = jax.lax.stop_gradient(teacher_logits)
-  soft = softened_softmax(teacher, temperature=temperature)
-  share = as_fraction("imitation", imitation, compute_dtype(student_logits))
-  hard = cross_entropy(student_logits, labels)
-  return (1 - share) * hard + share * cross_entropy(student_logits, soft)
+  soft = ops.softened_softmax(teacher, temperature=temperature)
+  share = ops.as_fraction(
+    "imitation", imitation, ops.compute_dtype(student_logits)
+  )
+  hard = ops.cross_entropy(student_logits, labels)
+  return (1 - share) * hard + share * ops.cross_entropy(student_logits, soft)

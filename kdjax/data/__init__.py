@@ -6,36 +6,36 @@ shifts are pure functions of image batches, for use inside `jax.jit`. Functions
 that need scikit-learn, tfds or grain import it when they are called.
 """
 
-from kdjax.data._any_data import ArrayExamples
-from kdjax.data._any_data import BatchStream
-from kdjax.data._any_data import SourceExamples
-from kdjax.data._any_data import open_data
-from kdjax.data._augmentation import augment_examples
-from kdjax.data._augmentation import channel_statistics
-from kdjax.data._augmentation import cutout
-from kdjax.data._augmentation import mixup
-from kdjax.data._augmentation import normalize
-from kdjax.data._augmentation import random_crop
-from kdjax.data._augmentation import random_flip
-from kdjax.data._augmentation import random_resized_crop
-from kdjax.data._batches import BatchIterator
-from kdjax.data._batches import batches
-from kdjax.data._domain_shifts import blend_noise
-from kdjax.data._domain_shifts import invert
-from kdjax.data._domain_shifts import resize
-from kdjax.data._domain_shifts import rotate
+from kdjax.data._any_data import (
+  ArrayExamples,
+  BatchStream,
+  SourceExamples,
+  open_data,
+)
+from kdjax.data._augmentation import (
+  augment_examples,
+  channel_statistics,
+  cutout,
+  mixup,
+  normalize,
+  random_crop,
+  random_flip,
+  random_resized_crop,
+)
+from kdjax.data._batches import BatchIterator, batches
+from kdjax.data._domain_shifts import blend_noise, invert, resize, rotate
 from kdjax.data._image_folder import image_folder
-from kdjax.data._load import digits
-from kdjax.data._load import load
-from kdjax.data._load import tfds_source
-from kdjax.data._sources import ArraySource
-from kdjax.data._sources import Source
-from kdjax.data._sources import as_arrays
-from kdjax.data._sources import few_per_class
-from kdjax.data._sources import pair
-from kdjax.data._sources import split
-from kdjax.data._sources import subset
-from kdjax.data._sources import without_classes
+from kdjax.data._load import digits, load, tfds_source
+from kdjax.data._sources import (
+  ArraySource,
+  Source,
+  as_arrays,
+  few_per_class,
+  pair,
+  split,
+  subset,
+  without_classes,
+)
 from kdjax.data._teacher_cache import TeacherCache
 from kdjax.data._teacher_cache_records import fingerprint
 from kdjax.data._teacher_cache_writing import write_teacher_cache

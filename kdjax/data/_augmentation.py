@@ -14,12 +14,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Num
 
+from kdjax import ops
 from kdjax.data._domain_shifts import as_dtype_of
-from kdjax.ops import as_sizes
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
 
 
 def augment_examples(
@@ -65,7 +61,7 @@ def augment_examples(
   return jax.vmap(view)(jnp.asarray(images), jnp.asarray(index))
 
 
-@validate
+@ops.validate
 def random_crop(
   key: Array,
   images: Num[Array, "batch height width channels"],
@@ -108,7 +104,7 @@ def random_crop(
   return jax.vmap(crop)(padded, offsets)
 
 
-@validate
+@ops.validate
 def random_resized_crop(
   key: Array,
   images: Num[Array, "batch height width channels"],
@@ -149,7 +145,7 @@ def random_resized_crop(
     `tf.image.sample_distorted_bounding_box
     <https://www.tensorflow.org/api_docs/python/tf/image/sample_distorted_bounding_box>`_.
   """
-  shape = as_sizes("shape", shape, 2)
+  shape = ops.as_sizes("shape", shape, 2)
   for name, (low, high) in (("area", area), ("aspect", aspect)):
     if not 0 < low <= high or (name == "area" and high > 1):
       raise ValueError(
@@ -157,7 +153,7 @@ def random_resized_crop(
         + (", up to 1." if name == "area" else ".")
       )
   batch, height, width, channels = images.shape
-  precise = images.astype(compute_dtype(images))
+  precise = images.astype(ops.compute_dtype(images))
 
   def crop(key: Array, image: Array) -> Array:
     keys = jax.random.split(key, 3)
@@ -186,7 +182,7 @@ def random_resized_crop(
   return as_dtype_of(crops, images)
 
 
-@validate
+@ops.validate
 def random_flip(
   key: Array,
   images: Num[Array, "batch height width channels"],
@@ -215,12 +211,12 @@ def random_flip(
     He et al., `Deep residual learning <https://arxiv.org/abs/1512.03385>`_,
     2015, section 4.2.
   """
-  check_range("probability", probability, 0.0, 1.0)
+  ops.check_range("probability", probability, 0.0, 1.0)
   flipped = jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))
   return jnp.where(flipped, images[:, :, ::-1], images)
 
 
-@validate
+@ops.validate
 def cutout(
   key: Array,
   images: Num[Array, "batch height width channels"],
@@ -271,7 +267,7 @@ def _span(
   return (-half <= distance) & (distance < half)
 
 
-@validate
+@ops.validate
 def mixup(
   key: Array,
   images: Float[Array, "batch height width channels"],
@@ -314,20 +310,20 @@ def mixup(
     Zhang et al., `mixup: Beyond empirical risk minimization
     <https://arxiv.org/abs/1710.09412>`_, 2017.
   """
-  check_positive("alpha", alpha)
+  ops.check_positive("alpha", alpha)
   weight_key, order_key = jax.random.split(key)
   weight = jax.random.beta(weight_key, alpha, alpha)
   order = jax.random.permutation(order_key, images.shape[0])
 
   def blend(values: Array) -> Array:
-    precise = values.astype(compute_dtype(values))
+    precise = values.astype(ops.compute_dtype(values))
     partner = precise[order]
     return (partner + weight * (precise - partner)).astype(values.dtype)
 
   return blend(images), blend(labels)
 
 
-@validate
+@ops.validate
 def normalize(
   images: Num[Array, "batch height width channels"],
   mean: Float[Array, " channels"],
@@ -356,7 +352,7 @@ def normalize(
     Krizhevsky et al., `ImageNet classification with deep convolutional neural
     networks <https://dl.acm.org/doi/10.1145/3065386>`_, 2012, section 2.
   """
-  precise = images.astype(compute_dtype(images))
+  precise = images.astype(ops.compute_dtype(images))
   mean, deviation = (x[None, None, None, :] for x in (mean, deviation))
   floating = jnp.issubdtype(images.dtype, jnp.floating)
   return ((precise - mean) / deviation).astype(

@@ -6,12 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from kdjax import ops
 from kdjax.data._optional_packages import require
-from kdjax.data._sources import Source
-from kdjax.data._sources import check_source
-from kdjax.data._sources import entries_of
-from kdjax.data._sources import stack_examples
-from kdjax.ops import check_integer
+from kdjax.data._sources import Source, check_source, entries_of, stack_examples
 
 
 @runtime_checkable
@@ -99,11 +96,11 @@ def batches(
   entries = entries_of(source)
   # Invalid examples fail here, not in a thread.
   stack_examples([source[0]], entries)
-  check_integer("batch_size", batch_size, 1)
-  check_integer("shard_count", shard_count, 1)
-  check_integer("seed", seed, 0)
+  ops.check_integer("batch_size", batch_size, 1)
+  ops.check_integer("shard_count", shard_count, 1)
+  ops.check_integer("seed", seed, 0)
   if epochs is not None:
-    check_integer("epochs", epochs, 1)
+    ops.check_integer("epochs", epochs, 1)
   if batch_size % shard_count:
     raise ValueError(
       f"batch_size is {batch_size}; expected a positive multiple of "

@@ -13,13 +13,10 @@ from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 from jaxtyping import Num
 
-from kdjax.ops import as_sizes
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def rotate(
   images: Num[Array, "batch height width channels"], degrees: ArrayLike
 ) -> Num[Array, "batch height width channels"]:
@@ -64,11 +61,12 @@ def rotate(
     return jax.vmap(sample, -1, -1)(image)
 
   return as_dtype_of(
-    jax.vmap(rotate_image)(images.astype(compute_dtype(images)), angles), images
+    jax.vmap(rotate_image)(images.astype(ops.compute_dtype(images)), angles),
+    images,
   )
 
 
-@validate
+@ops.validate
 def invert(
   images: Num[Array, "batch height width channels"],
   *,
@@ -95,12 +93,13 @@ def invert(
     <https://arxiv.org/abs/1608.06019>`_, 2016, for inverted digits.
   """
   return as_dtype_of(
-    jnp.asarray(maximum, jnp.float32) - images.astype(compute_dtype(images)),
+    jnp.asarray(maximum, jnp.float32)
+    - images.astype(ops.compute_dtype(images)),
     images,
   )
 
 
-@validate
+@ops.validate
 def blend_noise(
   key: Array,
   images: Num[Array, "batch height width channels"],
@@ -136,8 +135,8 @@ def blend_noise(
     <https://arxiv.org/abs/1505.07818>`_, 2016; its MNIST-M blends digits with
     patches of photographs.
   """
-  check_range("strength", strength, 0.0, 1.0)
-  precise = images.astype(compute_dtype(images))
+  ops.check_range("strength", strength, 0.0, 1.0)
+  precise = images.astype(ops.compute_dtype(images))
   noise = jax.random.uniform(key, images.shape, precise.dtype)
   strength = jnp.asarray(strength, precise.dtype)
   maximum = jnp.asarray(maximum, precise.dtype)
@@ -146,7 +145,7 @@ def blend_noise(
   )
 
 
-@validate
+@ops.validate
 def resize(
   images: Num[Array, "batch height width channels"],
   shape: tuple[int, int],
@@ -174,14 +173,14 @@ def resize(
     >>> resize(jnp.ones((2, 28, 28, 1)), (8, 8), crop=4).shape
     (2, 8, 8, 1)
   """
-  shape = as_sizes("shape", shape, 2)
+  shape = ops.as_sizes("shape", shape, 2)
   batch, height, width, channels = images.shape
   if not 0 <= 2 * crop < min(height, width):
     raise ValueError(
       f"crop is {crop}; expected 0 or more and less than half of "
       f"{(height, width)}."
     )
-  inner = images.astype(compute_dtype(images))[
+  inner = images.astype(ops.compute_dtype(images))[
     :, crop : height - crop, crop : width - crop
   ]
   resized = jax.image.resize(inner, (batch, *shape, channels), "linear")

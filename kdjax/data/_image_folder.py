@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kdjax import ops
 from kdjax.data._optional_packages import require
 from kdjax.data._sources import Source
-from kdjax.ops import as_sizes
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".webp"}
 
@@ -58,7 +58,7 @@ def image_folder(
       "a sub-folder for each class."
     )
   if size is not None:
-    size = as_sizes("image_folder: size", size, 2)
+    size = ops.as_sizes("image_folder: size", size, 2)
   files, labels, classes = [], [], []
   for folder in sorted(x for x in root.iterdir() if x.is_dir()):
     images = sorted(

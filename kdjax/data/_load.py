@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from kdjax import ops
 from kdjax.data._optional_packages import require
-from kdjax.data._sources import ArraySource
-from kdjax.data._sources import Source
-from kdjax.data._sources import held_out
-from kdjax.ops import check_choice
+from kdjax.data._sources import ArraySource, Source, held_out
 
 
 def load(
@@ -76,7 +74,7 @@ def digits(split: str) -> ArraySource:
     `sklearn.datasets.load_digits
     <https://scikit-learn.org/stable/datasets/toy_dataset.html>`_.
   """
-  check_choice("split", split, ("train", "test"))
+  ops.check_choice("split", split, ("train", "test"))
   bunch = require("sklearn.datasets").load_digits()
   images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
   labels = bunch.target.astype(np.int32)

@@ -6,8 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from kdjax.ops import check_range
-from kdjax.ops import get_entry
+from kdjax import ops
 
 
 @runtime_checkable
@@ -140,7 +139,9 @@ def stack_examples(
   what = "an example of the source"
   stacked = {}
   for name in entries:
-    rows = [np.asarray(get_entry(what, example, name)) for example in examples]
+    rows = [
+      np.asarray(ops.get_entry(what, example, name)) for example in examples
+    ]
     for row in rows:
       if row.shape != rows[0].shape:
         raise ValueError(
@@ -148,7 +149,7 @@ def stack_examples(
           f"{row.shape}; expected one shape. Resize the {name}s in the source."
         )
     stacked[name] = np.stack(rows)
-  labels = [get_entry(what, example, "label") for example in examples]
+  labels = [ops.get_entry(what, example, "label") for example in examples]
   return stacked | {"label": np.asarray(labels, np.int32)}
 
 
@@ -197,7 +198,7 @@ class _Pairs:
 
   def __getitem__(self, index: int, /) -> dict[str, Any]:
     rows = {
-      name: get_entry("an example of the source", source[index], "image")
+      name: ops.get_entry("an example of the source", source[index], "image")
       for name, source in self._sources.items()
     }
     return rows | {"label": int(self.labels[index])}
@@ -285,7 +286,7 @@ def split(
     `sklearn.model_selection.StratifiedShuffleSplit
     <https://scikit-learn.org/stable/modules/cross_validation.html>`_.
   """
-  check_range("fraction", fraction, 0.0, 1.0)
+  ops.check_range("fraction", fraction, 0.0, 1.0)
   second = held_out(_labels(source), fraction, seed=seed)
   return (
     _Subset(source, np.flatnonzero(~second)),

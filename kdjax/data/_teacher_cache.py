@@ -7,20 +7,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdjax import ops
 from kdjax.data._optional_packages import require
-from kdjax.data._teacher_cache_records import Augment
-from kdjax.data._teacher_cache_records import check_header
-from kdjax.data._teacher_cache_records import describe
-from kdjax.data._teacher_cache_records import digests
-from kdjax.data._teacher_cache_records import num_shards
-from kdjax.data._teacher_cache_records import parse
-from kdjax.data._teacher_cache_records import probe
-from kdjax.data._teacher_cache_records import read_header
-from kdjax.data._teacher_cache_records import shard_path
-from kdjax.data._teacher_cache_records import shard_rows
-from kdjax.data._teacher_cache_records import unpack
-from kdjax.ops import check_integer
-from kdjax.ops import get_entry
+from kdjax.data._teacher_cache_records import (
+  Augment,
+  check_header,
+  describe,
+  digests,
+  num_shards,
+  parse,
+  probe,
+  read_header,
+  shard_path,
+  shard_rows,
+  unpack,
+)
 
 
 class Shard(NamedTuple):
@@ -105,7 +106,7 @@ class TeacherCache:
     """
     name = self.header.inputs
     index, images = (
-      np.asarray(get_entry(f"{self._path}: batch", batch, key))
+      np.asarray(ops.get_entry(f"{self._path}: batch", batch, key))
       for key in ("index", name)
     )
     what = "images" if name == "image" else f"rows of {name!r}"
@@ -144,7 +145,7 @@ class TeacherCache:
     return unpack(self.header, self._read(np.asarray(index), seed))
 
   def _read(self, index: np.ndarray, seed: int) -> np.ndarray:
-    check_integer("seed", seed, 0)
+    ops.check_integer("seed", seed, 0)
     if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
       raise ValueError(
         f"{self._path}: index is {index.dtype} of shape {index.shape}; "

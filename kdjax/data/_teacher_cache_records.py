@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax import ops
 from kdjax.data._augmentation import augment_examples
 from kdjax.data._optional_packages import require
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
 
 DTYPES = ("float32", "bfloat16", "float16")
 Augment = Callable[[Any, Any], Any]
@@ -107,8 +106,8 @@ class TeacherCacheHeader:
   def check_sizes(self) -> None:
     """Raises if a number or a shape is out of range."""
     for name in ("num_examples", "shard_size"):
-      check_integer(f"header: {name}", getattr(self, name), 1)
-    check_choice("header: dtype", self.dtype, DTYPES)
+      ops.check_integer(f"header: {name}", getattr(self, name), 1)
+    ops.check_choice("header: dtype", self.dtype, DTYPES)
     for name, text in (("image", self.image), *self.kept.items()):
       shape, dtype = parse(text)
       size = math.prod(shape) * dtype.itemsize

@@ -13,27 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax import ops
 from kdjax.data._augmentation import augment_examples
 from kdjax.data._optional_packages import require
 from kdjax.data._sources import Source
 from kdjax.data._teacher_cache import TeacherCache
-from kdjax.data._teacher_cache_records import DTYPES
-from kdjax.data._teacher_cache_records import Augment
-from kdjax.data._teacher_cache_records import DamagedHeaderError
-from kdjax.data._teacher_cache_records import TeacherCacheHeader
-from kdjax.data._teacher_cache_records import check_header
-from kdjax.data._teacher_cache_records import describe
-from kdjax.data._teacher_cache_records import digests
-from kdjax.data._teacher_cache_records import fingerprint
-from kdjax.data._teacher_cache_records import first_digest
-from kdjax.data._teacher_cache_records import num_shards
-from kdjax.data._teacher_cache_records import pack
-from kdjax.data._teacher_cache_records import probe
-from kdjax.data._teacher_cache_records import shard_path
-from kdjax.data._teacher_cache_records import shard_rows
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import get_entry
+from kdjax.data._teacher_cache_records import (
+  DTYPES,
+  Augment,
+  DamagedHeaderError,
+  TeacherCacheHeader,
+  check_header,
+  describe,
+  digests,
+  fingerprint,
+  first_digest,
+  num_shards,
+  pack,
+  probe,
+  shard_path,
+  shard_rows,
+)
 
 Keep = Callable[[Any, Any], Any]
 
@@ -126,10 +126,10 @@ def write_teacher_cache(
     Shen and Xing, `A fast knowledge distillation framework for visual
     recognition <https://arxiv.org/abs/2112.01528>`_, 2021.
   """
-  check_choice("dtype", dtype, DTYPES)
+  ops.check_choice("dtype", dtype, DTYPES)
   for name, number in (("batch_size", batch_size), ("shard_size", shard_size)):
-    check_integer(name, number, 1)
-  check_integer("seed", seed, 0)
+    ops.check_integer(name, number, 1)
+  ops.check_integer("seed", seed, 0)
   if keep is not None and (top_k, dtype) != (None, "float32"):
     raise ValueError(
       f"top_k is {top_k} and dtype {dtype!r}; expected None and 'float32' with "
@@ -346,7 +346,9 @@ def _check_extremes(extremes: Any, dtype: str) -> None:
 
 def _example(source: Source, i: int, name: str) -> np.ndarray:
   """Returns the teacher's input in one example."""
-  return np.asarray(get_entry(f"example {i} of the source", source[i], name))
+  return np.asarray(
+    ops.get_entry(f"example {i} of the source", source[i], name)
+  )
 
 
 def _stack(

@@ -14,12 +14,13 @@ from kdjax.distillation.features._fsp import fsp_loss
 from kdjax.distillation.features._hints import hint_loss
 from kdjax.distillation.features._ickd import ickd_loss
 from kdjax.distillation.features._kdsvd import kdsvd_loss
-from kdjax.distillation.features._knowledge_translation import affinity_loss
-from kdjax.distillation.features._knowledge_translation import kta_loss
+from kdjax.distillation.features._knowledge_translation import (
+  affinity_loss,
+  kta_loss,
+)
 from kdjax.distillation.features._mgd import mgd_loss
 from kdjax.distillation.features._nst import nst_loss
-from kdjax.distillation.features._ofd import ofd_loss
-from kdjax.distillation.features._ofd import ofd_margin
+from kdjax.distillation.features._ofd import ofd_loss, ofd_margin
 from kdjax.distillation.features._pad import pad_l2_loss
 from kdjax.distillation.features._review_kd import hierarchical_context_loss
 from kdjax.distillation.features._srd import srd_loss
@@ -31,63 +32,77 @@ from kdjax.distillation.logits._binary_kl import binary_kl_loss
 from kdjax.distillation.logits._crld import crld_loss
 from kdjax.distillation.logits._cskd import cskd_loss
 from kdjax.distillation.logits._dist import dist_loss
-from kdjax.distillation.logits._divergences import generalized_jsd_loss
-from kdjax.distillation.logits._divergences import reverse_kl_loss
-from kdjax.distillation.logits._divergences import skew_kl_loss
-from kdjax.distillation.logits._divergences import skew_reverse_kl_loss
-from kdjax.distillation.logits._divergences import symmetric_kl_loss
-from kdjax.distillation.logits._divergences import total_variation_loss
+from kdjax.distillation.logits._divergences import (
+  generalized_jsd_loss,
+  reverse_kl_loss,
+  skew_kl_loss,
+  skew_reverse_kl_loss,
+  symmetric_kl_loss,
+  total_variation_loss,
+)
 from kdjax.distillation.logits._dkd import dkd_loss
-from kdjax.distillation.logits._logit_standardization import lskd_loss
-from kdjax.distillation.logits._logit_standardization import standardize_logits
-from kdjax.distillation.logits._mlld import batch_correlation_loss
-from kdjax.distillation.logits._mlld import class_correlation_loss
-from kdjax.distillation.logits._mlld import mlld_loss
-from kdjax.distillation.logits._nkd import nkd_loss
-from kdjax.distillation.logits._nkd import uskd_loss
+from kdjax.distillation.logits._logit_standardization import (
+  lskd_loss,
+  standardize_logits,
+)
+from kdjax.distillation.logits._mlld import (
+  batch_correlation_loss,
+  class_correlation_loss,
+  mlld_loss,
+)
+from kdjax.distillation.logits._nkd import nkd_loss, uskd_loss
 from kdjax.distillation.logits._ofa import ofa_loss
 from kdjax.distillation.logits._rld import rld_loss
-from kdjax.distillation.logits._sdd import regional_logits
-from kdjax.distillation.logits._sdd import sdd_loss
-from kdjax.distillation.logits._soft_targets import kd_loss
-from kdjax.distillation.logits._soft_targets import logit_mse_loss
-from kdjax.distillation.logits._soft_targets import soft_target_loss
+from kdjax.distillation.logits._sdd import regional_logits, sdd_loss
+from kdjax.distillation.logits._soft_targets import (
+  kd_loss,
+  logit_mse_loss,
+  soft_target_loss,
+)
 from kdjax.distillation.logits._teacher_free import virtual_teacher_loss
-from kdjax.distillation.logits._temperatures import ctkd_temperature
-from kdjax.distillation.logits._temperatures import cwsm_temperature
-from kdjax.distillation.logits._temperatures import flsw_temperature
-from kdjax.distillation.logits._ttm import ttm_loss
-from kdjax.distillation.logits._ttm import wttm_loss
-from kdjax.distillation.logits._wkd import wkd_class_cost
-from kdjax.distillation.logits._wkd import wkd_logit_loss
+from kdjax.distillation.logits._temperatures import (
+  ctkd_temperature,
+  cwsm_temperature,
+  flsw_temperature,
+)
+from kdjax.distillation.logits._ttm import ttm_loss, wttm_loss
+from kdjax.distillation.logits._wkd import wkd_class_cost, wkd_logit_loss
 from kdjax.distillation.logits._wsld import wsld_loss
 from kdjax.distillation.relations._correlation_congruence import cc_loss
-from kdjax.distillation.relations._crd import crd_in_batch_loss
-from kdjax.distillation.relations._crd import crd_log_normalizer
-from kdjax.distillation.relations._crd import crd_loss
-from kdjax.distillation.relations._crd import crd_nce_loss
-from kdjax.distillation.relations._crd import crd_normalizer
+from kdjax.distillation.relations._crd import (
+  crd_in_batch_loss,
+  crd_log_normalizer,
+  crd_loss,
+  crd_nce_loss,
+  crd_normalizer,
+)
 from kdjax.distillation.relations._irg import irg_loss
-from kdjax.distillation.relations._itrd import itrd_correlation_loss
-from kdjax.distillation.relations._itrd import itrd_loss
-from kdjax.distillation.relations._itrd import itrd_mutual_loss
+from kdjax.distillation.relations._itrd import (
+  itrd_correlation_loss,
+  itrd_loss,
+  itrd_mutual_loss,
+)
 from kdjax.distillation.relations._pkt import pkt_loss
 from kdjax.distillation.relations._rkd import rkd_loss
 from kdjax.distillation.relations._similarity_preserving import sp_loss
-from kdjax.distillation.relations._sskd import sskd_pretext_loss
-from kdjax.distillation.relations._sskd import sskd_similarity_loss
-from kdjax.distillation.relations._sskd import sskd_transformed_loss
-from kdjax.distillation.tokens._attention_heads import attention_ce_loss
-from kdjax.distillation.tokens._attention_heads import attention_mse_loss
-from kdjax.distillation.tokens._hidden_states import cosine_embedding_loss
-from kdjax.distillation.tokens._hidden_states import gram_loss
-from kdjax.distillation.tokens._hidden_states import hidden_mse_loss
-from kdjax.distillation.tokens._minilm import minilm_loss
-from kdjax.distillation.tokens._minilm import minilm_v2_loss
+from kdjax.distillation.relations._sskd import (
+  sskd_pretext_loss,
+  sskd_similarity_loss,
+  sskd_transformed_loss,
+)
+from kdjax.distillation.tokens._attention_heads import (
+  attention_ce_loss,
+  attention_mse_loss,
+)
+from kdjax.distillation.tokens._hidden_states import (
+  cosine_embedding_loss,
+  gram_loss,
+  hidden_mse_loss,
+)
+from kdjax.distillation.tokens._minilm import minilm_loss, minilm_v2_loss
 from kdjax.distillation.tokens._pkd import pkd_loss
 from kdjax.distillation.tokens._vitkd import vitkd_loss
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import softened_softmax
+from kdjax.ops import log_softened_softmax, softened_softmax
 
 __all__ = (
   "ab_loss",

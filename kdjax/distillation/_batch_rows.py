@@ -6,14 +6,7 @@ from typing import NamedTuple, TypeVar
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_positions
-from kdjax.ops import in_chunks
-from kdjax.ops import masked_mean
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import unit_vectors
-from kdjax.ops import zero_masked
+from kdjax import ops
 
 Values = TypeVar("Values")
 
@@ -47,7 +40,9 @@ def flat_rows(
   x: Float[Array, "batch ..."], where: Bool[Array, " batch"] | None
 ) -> Float[Array, "batch dims"]:
   """Returns the examples as vectors, 0 in masked rows."""
-  return zero_masked(x.astype(compute_dtype(x)).reshape(x.shape[0], -1), where)
+  return ops.zero_masked(
+    x.astype(ops.compute_dtype(x)).reshape(x.shape[0], -1), where
+  )
 
 
 def batch_rows(
@@ -57,7 +52,7 @@ def batch_rows(
 ) -> Rows:
   """Returns the examples as vectors, of this device and of all devices."""
   rows = flat_rows(x, where)
-  return Rows(rows, gather_batch(rows, axis_name))
+  return Rows(rows, ops.gather_batch(rows, axis_name))
 
 
 def pairs(
@@ -67,8 +62,8 @@ def pairs(
 ) -> Pairs:
   """Returns the masks of the pairs of a batch."""
   rows = jnp.ones(x.shape[:1], bool) if where is None else where
-  columns = gather_batch(rows, axis_name)
-  return Pairs(rows, columns, gathered_positions(rows.size, axis_name))
+  columns = ops.gather_batch(rows, axis_name)
+  return Pairs(rows, columns, ops.gathered_positions(rows.size, axis_name))
 
 
 def over_rows(
@@ -88,7 +83,7 @@ def over_rows(
     return function(*chunks, pair._replace(rows=rows, positions=positions))
 
   parts = [side.local for side in sides], pair.rows, pair.positions
-  return in_chunks(of_part, parts, chunk_size)
+  return ops.in_chunks(of_part, parts, chunk_size)
 
 
 def pair_mean(
@@ -107,8 +102,8 @@ def pair_mean(
 
   values = over_rows(sums, student, teacher, pair=pair, chunk_size=chunk_size)
   count = jnp.sum(pair.columns, dtype=values.dtype)
-  return masked_mean(
-    values / nonzero_divisor(count), pair.rows, axis_name=axis_name
+  return ops.masked_mean(
+    values / ops.nonzero_divisor(count), pair.rows, axis_name=axis_name
   )
 
 
@@ -121,6 +116,6 @@ def products(rows: Rows) -> Float[Array, "batch whole"]:
 
 def unit_rows(rows: Rows, epsilon: float = 0.0) -> Rows:
   """Returns the rows divided by their norms."""
-  local = unit_vectors(rows.local, epsilon)
+  local = ops.unit_vectors(rows.local, epsilon)
   alone = rows.whole is rows.local
-  return Rows(local, local if alone else unit_vectors(rows.whole, epsilon))
+  return Rows(local, local if alone else ops.unit_vectors(rows.whole, epsilon))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops import compute_dtype
+from kdjax import ops
 
 
 def teacher_side(array: Array, stop_gradient: bool) -> Array:
@@ -16,7 +16,9 @@ def as_pair(
   student: Array, teacher: Array, stop_teacher_gradient: bool
 ) -> tuple[Array, Array]:
   """Returns student and teacher in one dtype, at least float32."""
-  dtype = jnp.promote_types(compute_dtype(student), compute_dtype(teacher))
+  dtype = jnp.promote_types(
+    ops.compute_dtype(student), ops.compute_dtype(teacher)
+  )
   return (
     student.astype(dtype),
     teacher_side(teacher.astype(dtype), stop_teacher_gradient),

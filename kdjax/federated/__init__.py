@@ -5,18 +5,20 @@ by which clients and server learn from them. Every function is pure: arrays in,
 arrays out. Clients are a leading axis, or a mapped one (`axis_name`).
 """
 
-from kdjax.federated._averages import confidence_weights
-from kdjax.federated._averages import consensus_logits
-from kdjax.federated._averages import federated_average
-from kdjax.federated._averages import federated_prototypes
-from kdjax.federated._consensus_losses import feddf_loss
-from kdjax.federated._consensus_losses import fedmd_loss
-from kdjax.federated._fedgen import fedgen_diversity_loss
-from kdjax.federated._fedgen import fedgen_generator_loss
-from kdjax.federated._local_losses import fedgkt_loss
-from kdjax.federated._local_losses import fedkd_loss
-from kdjax.federated._local_losses import fedntd_loss
-from kdjax.federated._local_losses import fedproto_loss
+from kdjax.federated._averages import (
+  confidence_weights,
+  consensus_logits,
+  federated_average,
+  federated_prototypes,
+)
+from kdjax.federated._consensus_losses import feddf_loss, fedmd_loss
+from kdjax.federated._fedgen import fedgen_diversity_loss, fedgen_generator_loss
+from kdjax.federated._local_losses import (
+  fedgkt_loss,
+  fedkd_loss,
+  fedntd_loss,
+  fedproto_loss,
+)
 from kdjax.federated._messages import message_bytes
 from kdjax.federated._privacy import privacy_epsilon
 

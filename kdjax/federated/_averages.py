@@ -9,15 +9,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
-from kdjax.ops import check_choice
-from kdjax.ops import compute_dtype
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def federated_average(
   params: PyTree,
   weights: ArrayLike | Sequence[float],
@@ -70,16 +65,16 @@ def federated_average(
         f"{name} has shape {x.shape}; expected {shares.size} clients along its "
         "first axis, as in weights."
       )
-    wide = x.astype(compute_dtype(x))
+    wide = x.astype(ops.compute_dtype(x))
     share = jnp.expand_dims(shares, range(1, x.ndim)).astype(wide.dtype)
     # A weight of 0 times NaN is 0: a client that was lost sends anything.
     total = jnp.sum(share * jnp.where(share == 0, 0.0, wide), 0)
-    return sum_over_devices(total, axis_name).astype(x.dtype)
+    return ops.sum_over_devices(total, axis_name).astype(x.dtype)
 
   return jax.tree_util.tree_map_with_path(average, params)
 
 
-@validate
+@ops.validate
 def consensus_logits(
   logits: Float[Array, "clients batch classes"],
   *,
@@ -122,8 +117,8 @@ def consensus_logits(
     <https://arxiv.org/abs/2006.07242>`_, 2020.
   """
   name = "consensus_logits"
-  check_choice(f"{name}: average", average, ("logits", "probabilities"))
-  logits = logits.astype(compute_dtype(logits))
+  ops.check_choice(f"{name}: average", average, ("logits", "probabilities"))
+  logits = logits.astype(ops.compute_dtype(logits))
   clients, batch, _ = logits.shape
   if weights is None:
     weights = jnp.ones(clients, logits.dtype)
@@ -137,8 +132,8 @@ def consensus_logits(
   if average == "logits":
     # A weight of 0 times -inf or NaN is 0.
     used = jnp.where(shares == 0, 0.0, logits)
-    return sum_over_devices(jnp.sum(shares * used, 0), axis_name)
-  log_p = log_softened_softmax(jnp.where(shares == 0, 0.0, logits))
+    return ops.sum_over_devices(jnp.sum(shares * used, 0), axis_name)
+  log_p = ops.log_softened_softmax(jnp.where(shares == 0, 0.0, logits))
   if axis_name is not None:
     total = jax.lax.psum(jnp.sum(shares * jnp.exp(log_p), 0), axis_name)
     zero = total == 0
@@ -150,7 +145,7 @@ def consensus_logits(
   return jnp.where(masked, -jnp.inf, jax.nn.logsumexp(terms, 0))
 
 
-@validate
+@ops.validate
 def confidence_weights(
   logits: Float[Array, "clients batch classes"],
 ) -> Float[Array, "clients batch"]:
@@ -180,7 +175,7 @@ def confidence_weights(
     (Fed-ET).
   """
   logits = jax.lax.stop_gradient(logits)
-  logits = logits.astype(compute_dtype(logits))
+  logits = logits.astype(ops.compute_dtype(logits))
   used = logits != -jnp.inf
   count = jnp.maximum(jnp.sum(used, -1, keepdims=True), 1)
   finite = jnp.where(used, logits, 0.0)
@@ -188,7 +183,7 @@ def confidence_weights(
   return jnp.sum(jnp.square(gaps), -1) / count[..., 0]
 
 
-@validate
+@ops.validate
 def federated_prototypes(
   prototypes: Float[Array, "clients classes dims"],
   counts: Float[Array, "clients classes"],
@@ -228,14 +223,14 @@ def federated_prototypes(
     Tan et al., `FedProto: federated prototype learning across heterogeneous
     clients <https://arxiv.org/abs/2105.00243>`_, 2022.
   """
-  rows = prototypes.astype(compute_dtype(prototypes))
+  rows = prototypes.astype(ops.compute_dtype(prototypes))
   counts = counts.astype(rows.dtype)
   used = ~(counts <= 0)  # True for NaN, which must reach the caller
   weights = jnp.where(used, counts if weighted else 1.0, 0.0)
   rows = jnp.where(used[..., None], rows, 0.0)
   sums = jnp.sum(weights[..., None] * rows, 0), jnp.sum(weights, 0)
-  total, weight = sum_over_devices(sums, axis_name)
-  return total / nonzero_divisor(weight)[:, None], weight > 0
+  total, weight = ops.sum_over_devices(sums, axis_name)
+  return total / ops.nonzero_divisor(weight)[:, None], weight > 0
 
 
 def _shares(
@@ -257,11 +252,11 @@ def _shares(
       )
   values = jnp.asarray(weights)
   if dtype is None:
-    dtype = compute_dtype(values)
+    dtype = ops.compute_dtype(values)
   values = values.astype(dtype)
   if not values.ndim:
     raise ValueError(f"{function}: weights is a scalar; expected [clients].")
-  total = sum_over_devices(jnp.sum(values, 0, keepdims=True), axis_name)
-  count = sum_over_devices(jnp.asarray(values.shape[0], dtype), axis_name)
+  total = ops.sum_over_devices(jnp.sum(values, 0, keepdims=True), axis_name)
+  count = ops.sum_over_devices(jnp.asarray(values.shape[0], dtype), axis_name)
   # NaN is not 0: it must reach the caller.
-  return jnp.where(total == 0, 1 / count, values / nonzero_divisor(total))
+  return jnp.where(total == 0, 1 / count, values / ops.nonzero_divisor(total))

@@ -5,13 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import forward_kl
-from kdjax.ops import safe_abs
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def fedmd_loss(
   student_logits: Float[Array, "*batch classes"],
   consensus_logits: Float[Array, "*batch classes"],
@@ -41,15 +38,15 @@ def fedmd_loss(
     Li and Wang, `FedMD: heterogenous federated learning via model distillation
     <https://arxiv.org/abs/1910.03581>`_, 2019.
   """
-  student = student_logits.astype(compute_dtype(student_logits))
+  student = student_logits.astype(ops.compute_dtype(student_logits))
   target = jax.lax.stop_gradient(consensus_logits)
-  target = target.astype(compute_dtype(target))
+  target = target.astype(ops.compute_dtype(target))
   masked = (student == -jnp.inf) & (target == -jnp.inf)
   student, target = (jnp.where(masked, 0.0, x) for x in (student, target))
-  return jnp.mean(safe_abs(student - target), -1)
+  return jnp.mean(ops.safe_abs(student - target), -1)
 
 
-@validate
+@ops.validate
 def feddf_loss(
   student_logits: Float[Array, "*batch classes"],
   consensus_logits: Float[Array, "*batch classes"],
@@ -89,4 +86,4 @@ def feddf_loss(
     learning <https://arxiv.org/abs/2006.07242>`_, 2020.
   """
   target = jax.lax.stop_gradient(consensus_logits)
-  return forward_kl(target, student_logits, temperature)
+  return ops.forward_kl(target, student_logits, temperature)

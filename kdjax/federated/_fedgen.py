@@ -4,15 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import gathered_rows
-from kdjax.ops import mean_over_devices
-from kdjax.ops import safe_abs
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def fedgen_generator_loss(
   client_logits: Float[Array, "clients batch classes"],
   labels: Int[Array, " batch"],
@@ -52,14 +47,14 @@ def fedgen_generator_loss(
     federated learning <https://arxiv.org/abs/2105.10056>`_, 2021.
   """
   rows = jnp.broadcast_to(labels[None], client_logits.shape[:2])
-  values = cross_entropy(client_logits, rows)
-  fixed = jax.lax.stop_gradient(weights.astype(compute_dtype(weights)))
+  values = ops.cross_entropy(client_logits, rows)
+  fixed = jax.lax.stop_gradient(weights.astype(ops.compute_dtype(weights)))
   inside = (labels >= 0) & (labels < weights.shape[1])
   shares = fixed[:, jnp.where(inside, labels, 0)]
   return jnp.sum(shares * jnp.where(shares == 0, 0.0, values), 0)
 
 
-@validate
+@ops.validate
 def fedgen_diversity_loss(
   embeddings: Float[Array, "batch dims"],
   noise: Float[Array, "batch noise_dims"],
@@ -98,11 +93,11 @@ def fedgen_diversity_loss(
     Zhu, Hong and Zhou, `Data-free knowledge distillation for heterogeneous
     federated learning <https://arxiv.org/abs/2105.10056>`_, 2021.
   """
-  rows, mask = gathered_rows(embeddings, where, axis_name)
-  seeds, _ = gathered_rows(jax.lax.stop_gradient(noise), where, axis_name)
-  far = jnp.mean(safe_abs(rows[:, None] - rows[None]), -1)
+  rows, mask = ops.gathered_rows(embeddings, where, axis_name)
+  seeds, _ = ops.gathered_rows(jax.lax.stop_gradient(noise), where, axis_name)
+  far = jnp.mean(ops.safe_abs(rows[:, None] - rows[None]), -1)
   apart = jnp.mean(jnp.square(seeds[:, None] - seeds[None]), -1)
   pairs = mask[:, None] * mask[None]
   mean = jnp.sum(pairs * apart * far) / jnp.maximum(jnp.sum(pairs), 1)
   value = jnp.where(jnp.sum(mask) > 0, jnp.exp(-mean), 0.0)
-  return mean_over_devices(value, axis_name)
+  return ops.mean_over_devices(value, axis_name)

@@ -5,20 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_labels
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import forward_kl
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import masked_mean
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def fedntd_loss(
   student_logits: Float[Array, "*batch classes"],
   global_logits: Float[Array, "*batch classes"],
@@ -58,17 +48,19 @@ def fedntd_loss(
     Lee et al., `Preservation of the global knowledge by not-true distillation
     in federated learning <https://arxiv.org/abs/2106.03097>`_, 2022.
   """
-  check_positive("fedntd_loss: temperature", temperature)
+  ops.check_positive("fedntd_loss: temperature", temperature)
   classes = student_logits.shape[-1]
-  known = check_labels(labels, classes)
+  known = ops.check_labels(labels, classes)
   others = ~jax.nn.one_hot(known, classes, dtype=bool)
   target = jax.lax.stop_gradient(global_logits)
-  scale = as_number("temperature", temperature, compute_dtype(student_logits))
-  values = forward_kl(target, student_logits, scale, others)
-  return mask_unknown_labels(jnp.square(scale) * values, labels, classes)
+  scale = ops.as_number(
+    "temperature", temperature, ops.compute_dtype(student_logits)
+  )
+  values = ops.forward_kl(target, student_logits, scale, others)
+  return ops.mask_unknown_labels(jnp.square(scale) * values, labels, classes)
 
 
-@validate
+@ops.validate
 def fedproto_loss(
   embeddings: Float[Array, "*batch dims"],
   labels: Int[Array, "*batch"],
@@ -105,17 +97,17 @@ def fedproto_loss(
     clients <https://arxiv.org/abs/2105.00243>`_, 2022.
   """
   classes = prototypes.shape[0]
-  known = check_labels(labels, classes)
-  rows = embeddings.astype(compute_dtype(embeddings))
+  known = ops.check_labels(labels, classes)
+  rows = embeddings.astype(ops.compute_dtype(embeddings))
   means = jax.lax.stop_gradient(prototypes)
-  targets = means.astype(compute_dtype(means))[known]
+  targets = means.astype(ops.compute_dtype(means))[known]
   values = jnp.mean(jnp.square(rows - targets), -1)
   if available is not None:
     values = jnp.where(available[known], values, 0.0)
-  return mask_unknown_labels(values, labels, classes)
+  return ops.mask_unknown_labels(values, labels, classes)
 
 
-@validate
+@ops.validate
 def fedgkt_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -155,16 +147,16 @@ def fedgkt_loss(
     He, Annavaram and Avestimehr, `Group knowledge transfer: federated learning
     of large CNNs at the edge <https://arxiv.org/abs/2007.14513>`_, 2020.
   """
-  check_positive("fedgkt_loss: temperature", temperature)
+  ops.check_positive("fedgkt_loss: temperature", temperature)
   teacher = jax.lax.stop_gradient(teacher_logits)
-  dtype = compute_dtype(student_logits)
-  scale = as_number("temperature", temperature, dtype)
-  weight = as_number("alpha", alpha, dtype) * jnp.square(scale)
-  divergence = forward_kl(teacher, student_logits, scale)
-  return cross_entropy(student_logits, labels) + weight * divergence
+  dtype = ops.compute_dtype(student_logits)
+  scale = ops.as_number("temperature", temperature, dtype)
+  weight = ops.as_number("alpha", alpha, dtype) * jnp.square(scale)
+  divergence = ops.forward_kl(teacher, student_logits, scale)
+  return ops.cross_entropy(student_logits, labels) + weight * divergence
 
 
-@validate
+@ops.validate
 def fedkd_loss(
   student_logits: Float[Array, "batch classes"],
   teacher_logits: Float[Array, "batch classes"],
@@ -209,16 +201,16 @@ def fedkd_loss(
     distillation <https://arxiv.org/abs/2108.13323>`_, 2022.
   """
   student, teacher = (
-    zero_masked(x.astype(compute_dtype(x)), where)
+    ops.zero_masked(x.astype(ops.compute_dtype(x)), where)
     for x in (student_logits, jax.lax.stop_gradient(teacher_logits))
   )
   known = labels if where is None else jnp.where(where, labels, 0)
   divergence, ours, theirs = (
-    masked_mean(x, where, axis_name=axis_name)
+    ops.masked_mean(x, where, axis_name=axis_name)
     for x in (
-      forward_kl(teacher, student, 1.0),
-      cross_entropy(student, known),
-      cross_entropy(teacher, known),
+      ops.forward_kl(teacher, student, 1.0),
+      ops.cross_entropy(student, known),
+      ops.cross_entropy(teacher, known),
     )
   )
-  return divergence / nonzero_divisor(ours + theirs)
+  return divergence / ops.nonzero_divisor(ours + theirs)

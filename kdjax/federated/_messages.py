@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def message_bytes(tree: PyTree) -> int:
   """Bytes of a message: those of all its arrays.
 

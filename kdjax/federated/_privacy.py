@@ -4,13 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def privacy_epsilon(
   noise_multiplier: ArrayLike,
   *,
@@ -55,11 +52,11 @@ def privacy_epsilon(
     Bun and Steinke, `Concentrated differential privacy
     <https://arxiv.org/abs/1605.02065>`_, 2016, proposition 1.3.
   """
-  check_positive("privacy_epsilon: noise_multiplier", noise_multiplier)
-  check_positive("privacy_epsilon: rounds", rounds)
-  check_range("privacy_epsilon: delta", delta, 0.0, 1.0)
+  ops.check_positive("privacy_epsilon: noise_multiplier", noise_multiplier)
+  ops.check_positive("privacy_epsilon: rounds", rounds)
+  ops.check_range("privacy_epsilon: delta", delta, 0.0, 1.0)
   dtype = jnp.result_type(float)
-  sigma = as_number("noise_multiplier", noise_multiplier, dtype)
-  rho = as_number("rounds", rounds, dtype) / (2 * jnp.square(sigma))
-  surprise = -jnp.log(as_number("delta", delta, dtype))
+  sigma = ops.as_number("noise_multiplier", noise_multiplier, dtype)
+  rho = ops.as_number("rounds", rounds, dtype) / (2 * jnp.square(sigma))
+  surprise = -jnp.log(ops.as_number("delta", delta, dtype))
   return rho + 2 * jnp.sqrt(rho * surprise)

@@ -4,23 +4,24 @@ Penalties, losses and normalizations that use the knowledge of the pretrained
 network. Every function is pure: arrays in, arrays out.
 """
 
-from kdjax.finetuning._bi_tuning import KeyQueue
-from kdjax.finetuning._bi_tuning import categorical_contrastive_loss
-from kdjax.finetuning._bi_tuning import contrastive_cross_entropy_loss
-from kdjax.finetuning._bi_tuning import homogeneous_directions
-from kdjax.finetuning._bi_tuning import key_queue_init
-from kdjax.finetuning._bi_tuning import key_queue_update
+from kdjax.finetuning._bi_tuning import (
+  KeyQueue,
+  categorical_contrastive_loss,
+  contrastive_cross_entropy_loss,
+  homogeneous_directions,
+  key_queue_init,
+  key_queue_update,
+)
 from kdjax.finetuning._bss import bss_loss
-from kdjax.finetuning._co_tuning import co_tuning_loss
-from kdjax.finetuning._co_tuning import co_tuning_targets
-from kdjax.finetuning._delta import delta_channel_attention
-from kdjax.finetuning._delta import delta_loss
+from kdjax.finetuning._co_tuning import co_tuning_loss, co_tuning_targets
+from kdjax.finetuning._delta import delta_channel_attention, delta_loss
 from kdjax.finetuning._l2_sp import l2_sp
-from kdjax.finetuning._prototypical_networks import class_prototypes
-from kdjax.finetuning._prototypical_networks import prototypical_logits
-from kdjax.finetuning._prototypical_networks import prototypical_loss
-from kdjax.finetuning._stochnorm import StochNorm
-from kdjax.finetuning._stochnorm import stochnorm
+from kdjax.finetuning._prototypical_networks import (
+  class_prototypes,
+  prototypical_logits,
+  prototypical_loss,
+)
+from kdjax.finetuning._stochnorm import StochNorm, stochnorm
 
 __all__ = (
   "KeyQueue",

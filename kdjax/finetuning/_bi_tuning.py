@@ -7,19 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_labels
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import gather_replicated
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class KeyQueue(NamedTuple):
   """Key queues of Bi-Tuning, one for each class.
 
@@ -36,7 +27,7 @@ class KeyQueue(NamedTuple):
   position: Int[Array, " classes"]
 
 
-@validate
+@ops.validate
 def key_queue_init(
   key: Array,
   num_classes: int,
@@ -73,12 +64,12 @@ def key_queue_init(
     ("dims", dims),
     ("size", size),
   ):
-    check_integer(f"key_queue_init: {name}", value, 1)
+    ops.check_integer(f"key_queue_init: {name}", value, 1)
   keys = _unit_vectors(jax.random.normal(key, (num_classes, size, dims)))
   return KeyQueue(keys, jnp.zeros(num_classes, jnp.int32))
 
 
-@validate
+@ops.validate
 def key_queue_update(
   state: KeyQueue,
   keys: Float[Array, "batch dims"],
@@ -126,10 +117,10 @@ def key_queue_update(
     )
   keep = jnp.ones(labels.shape, bool) if where is None else where
   keys, labels, keep = (
-    gather_replicated(x, axis_name)
+    ops.gather_replicated(x, axis_name)
     for x in (jax.lax.stop_gradient(keys), labels, keep)
   )
-  known = check_labels(jnp.where(keep, labels, 0), classes)
+  known = ops.check_labels(jnp.where(keep, labels, 0), classes)
   lost = jnp.any(keep & (known != labels))
   labels = known
   same = (labels[:, None] == labels[None]) & keep[None]
@@ -153,7 +144,7 @@ def key_queue_update(
   )
 
 
-@validate
+@ops.validate
 def homogeneous_directions(
   rows: Float[Array, "batch dims"],
   offsets: Float[Array, " batch"] | None = None,
@@ -185,14 +176,14 @@ def homogeneous_directions(
     Zhong et al., `Bi-tuning of pre-trained representations
     <https://arxiv.org/abs/2011.06182>`_, 2020.
   """
-  rows = rows.astype(compute_dtype(rows))
+  rows = rows.astype(ops.compute_dtype(rows))
   if offsets is None:
     offsets = jnp.ones(rows.shape[0], rows.dtype)
   offsets = offsets.astype(rows.dtype)
   return _unit_vectors(jnp.concatenate([rows, offsets[:, None]], 1))
 
 
-@validate
+@ops.validate
 def categorical_contrastive_loss(
   queries: Float[Array, "batch dims"],
   keys: Float[Array, "batch dims"],
@@ -245,14 +236,14 @@ def categorical_contrastive_loss(
     Zhong et al., `Bi-tuning of pre-trained representations
     <https://arxiv.org/abs/2011.06182>`_, 2020.
   """
-  dtype = compute_dtype(queries)
+  dtype = ops.compute_dtype(queries)
   queries = queries.astype(dtype)
   own = jax.lax.stop_gradient(keys).astype(dtype)
   own = jnp.sum(queries * own, 1)
   return _contrastive_divergence(own, queries, labels, queue_keys, temperature)
 
 
-@validate
+@ops.validate
 def contrastive_cross_entropy_loss(
   features: Float[Array, "batch dims"],
   labels: Int[Array, " batch"],
@@ -308,11 +299,11 @@ def contrastive_cross_entropy_loss(
     Zhong et al., `Bi-tuning of pre-trained representations
     <https://arxiv.org/abs/2011.06182>`_, 2020.
   """
-  dtype = compute_dtype(features)
+  dtype = ops.compute_dtype(features)
   head = head.astype(dtype)
   if stop_head_gradient:
     head = jax.lax.stop_gradient(head)
-  anchors = head[check_labels(labels, len(head))]
+  anchors = head[ops.check_labels(labels, len(head))]
   own = jnp.sum(features.astype(dtype) * anchors, 1)
   return _contrastive_divergence(own, anchors, labels, queue_keys, temperature)
 
@@ -325,22 +316,22 @@ def _contrastive_divergence(
   temperature: ArrayLike,
 ) -> Float[Array, " batch"]:
   """Returns KL(u || p) over an anchor's own score and its queue scores."""
-  check_positive("temperature", temperature)
+  ops.check_positive("temperature", temperature)
   classes, size, _ = queue_keys.shape
-  scale = as_number("temperature", temperature, own.dtype)
+  scale = ops.as_number("temperature", temperature, own.dtype)
   queue = jax.lax.stop_gradient(queue_keys).astype(own.dtype)
   scores = jnp.einsum("bd,ckd->bck", anchors, queue, precision="highest")
   scores, own = scores / scale, own / scale
   all_scores = jnp.concatenate([own[:, None], scores.reshape(own.size, -1)], 1)
-  known = check_labels(labels, classes)
+  known = ops.check_labels(labels, classes)
   members = jax.nn.one_hot(known, classes, dtype=own.dtype)
   positives = jnp.sum(scores * members[..., None], (1, 2))
   mean = (own + positives) / (size + 1)
   values = jax.nn.logsumexp(all_scores, 1) - mean - jnp.log(size + 1.0)
-  return mask_unknown_labels(values, labels, classes)
+  return ops.mask_unknown_labels(values, labels, classes)
 
 
 def _unit_vectors(x: Float[Array, "... dims"]) -> Float[Array, "... dims"]:
   """Returns unit vectors; 0, with gradient 0, for the zero vector."""
-  norm = safe_norm(x, keepdims=True)
+  norm = ops.safe_norm(x, keepdims=True)
   return x / jnp.where(norm == 0, 1.0, norm)

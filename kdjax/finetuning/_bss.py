@@ -4,13 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import check_integer
-from kdjax.ops import gathered_rows
-from kdjax.ops import mean_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def bss_loss(
   features: Float[Array, "batch dims"],
   *,
@@ -57,10 +54,10 @@ def bss_loss(
     <https://proceedings.neurips.cc/paper/2019/hash/c6bff625bdb0393992c9d4db0c6bbe45-Abstract.html>`_,
     2019.
   """
-  rows, mask = gathered_rows(features, where, axis_name)
+  rows, mask = ops.gathered_rows(features, where, axis_name)
   size = min(rows.shape)
   if not isinstance(num_singular_values, jax.Array):
-    check_integer("bss_loss: num_singular_values", num_singular_values, 1)
+    ops.check_integer("bss_loss: num_singular_values", num_singular_values, 1)
     if num_singular_values > size:
       raise ValueError(
         f"bss_loss: num_singular_values is {num_singular_values}; expected at "
@@ -76,4 +73,4 @@ def bss_loss(
   chosen = (rank >= 0) & (rank < num_singular_values)
   images = jnp.matmul(x, vectors, precision="highest")
   values = jnp.where(chosen, jnp.sum(jnp.square(images), 0), 0.0)
-  return mean_over_devices(jnp.sum(values), axis_name)
+  return ops.mean_over_devices(jnp.sum(values), axis_name)

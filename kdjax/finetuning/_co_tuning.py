@@ -3,14 +3,10 @@
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import class_sums
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def co_tuning_targets(
   source_probabilities: Float[Array, "batch source_classes"],
   target_labels: Int[Array, " batch"],
@@ -60,7 +56,7 @@ def co_tuning_targets(
     <https://proceedings.neurips.cc/paper/2020/hash/c8067ad1937f728f51288b3eb986afaa-Abstract.html>`_,
     2020.
   """
-  sums, counts = class_sums(
+  sums, counts = ops.class_sums(
     "co_tuning_targets",
     jax.lax.stop_gradient(source_probabilities),
     target_labels,
@@ -68,10 +64,10 @@ def co_tuning_targets(
     where,
     axis_name,
   )
-  return sums / nonzero_divisor(counts)[:, None]
+  return sums / ops.nonzero_divisor(counts)[:, None]
 
 
-@validate
+@ops.validate
 def co_tuning_loss(
   source_logits: Float[Array, "batch source_classes"],
   targets: Float[Array, "batch source_classes"],
@@ -103,5 +99,5 @@ def co_tuning_loss(
     <https://proceedings.neurips.cc/paper/2020/hash/c8067ad1937f728f51288b3eb986afaa-Abstract.html>`_,
     2020.
   """
-  targets = jax.lax.stop_gradient(targets.astype(compute_dtype(targets)))
-  return cross_entropy(source_logits, targets)
+  targets = jax.lax.stop_gradient(targets.astype(ops.compute_dtype(targets)))
+  return ops.cross_entropy(source_logits, targets)

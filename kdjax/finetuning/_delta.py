@@ -5,13 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def delta_loss(
   student_features: Float[Array, "batch *positions channels"],
   teacher_features: Float[Array, "batch *positions channels"],
@@ -62,7 +59,7 @@ def delta_loss(
     for convolutional networks <https://arxiv.org/abs/1901.09229>`_, 2019.
   """
   dtype = jnp.promote_types(
-    compute_dtype(student_features), compute_dtype(teacher_features)
+    ops.compute_dtype(student_features), ops.compute_dtype(teacher_features)
   )
   student, teacher = (
     x.astype(dtype).reshape(x.shape[0], -1, x.shape[-1])
@@ -77,7 +74,7 @@ def delta_loss(
   return 0.5 * jnp.sum(squares, 1)
 
 
-@validate
+@ops.validate
 def delta_channel_attention(
   loss_increases: Float[Array, " channels"], *, temperature: ArrayLike = 5.0
 ) -> Float[Array, " channels"]:
@@ -111,11 +108,11 @@ def delta_channel_attention(
     for convolutional networks <https://arxiv.org/abs/1901.09229>`_, 2019, and
     TLlib's fine-tuning example, whose standard deviation is over all channels.
   """
-  check_positive("temperature", temperature)
+  ops.check_positive("temperature", temperature)
   increases = jax.lax.stop_gradient(
-    loss_increases.astype(compute_dtype(loss_increases))
+    loss_increases.astype(ops.compute_dtype(loss_increases))
   )
-  scale = as_number("temperature", temperature, increases.dtype)
+  scale = ops.as_number("temperature", temperature, increases.dtype)
   centered = increases - jnp.mean(increases)
   deviation = jnp.sqrt(jnp.mean(jnp.square(centered)))
   constant = deviation == 0

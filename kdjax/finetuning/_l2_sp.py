@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from kdjax.ops import as_number
-from kdjax.ops import compute_dtype
+from kdjax import ops
 
 
 def l2_sp(
@@ -56,7 +55,9 @@ def l2_sp(
     with convolutional networks <https://arxiv.org/abs/1802.01483>`_, 2018.
   """
   pairs = _pairs(params, pretrained_params)
-  dtype = jnp.result_type(jnp.float32, *(compute_dtype(x) for x, _ in pairs))
+  dtype = jnp.result_type(
+    jnp.float32, *(ops.compute_dtype(x) for x, _ in pairs)
+  )
   sums = {True: jnp.zeros((), dtype), False: jnp.zeros((), dtype)}
   for x, start in pairs:
     gap = x.astype(dtype)
@@ -64,8 +65,8 @@ def l2_sp(
       gap = gap - jax.lax.stop_gradient(start).astype(dtype)
     sums[start is None] += 0.5 * jnp.sum(jnp.square(gap))
   return (
-    as_number("alpha", alpha, dtype) * sums[False]
-    + as_number("beta", beta, dtype) * sums[True]
+    ops.as_number("alpha", alpha, dtype) * sums[False]
+    + ops.as_number("beta", beta, dtype) * sums[True]
   )
 
 

@@ -3,18 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import check_choice
-from kdjax.ops import class_sums
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import mask_classes
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import pairwise_squared_distances
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def class_prototypes(
   embeddings: Float[Array, "batch dims"],
   labels: Int[Array, " batch"],
@@ -53,13 +45,13 @@ def class_prototypes(
     Snell et al., `Prototypical networks for few-shot learning
     <https://arxiv.org/abs/1703.05175>`_, 2017.
   """
-  sums, counts = class_sums(
+  sums, counts = ops.class_sums(
     "class_prototypes", embeddings, labels, num_classes, where, axis_name
   )
-  return sums / nonzero_divisor(counts)[:, None]
+  return sums / ops.nonzero_divisor(counts)[:, None]
 
 
-@validate
+@ops.validate
 def prototypical_logits(
   embeddings: Float[Array, "batch dims"],
   prototypes: Float[Array, "classes dims"],
@@ -94,19 +86,19 @@ def prototypical_logits(
     Snell et al., `Prototypical networks for few-shot learning
     <https://arxiv.org/abs/1703.05175>`_, 2017.
   """
-  check_choice(
+  ops.check_choice(
     "prototypical_logits: distance", distance, ("squared_euclidean", "cosine")
   )
   if distance == "cosine":
     queries, means = map(_unit_vectors, (embeddings, prototypes))
     logits = jnp.matmul(queries, means.T, precision="highest") - 1.0
   else:
-    logits = -pairwise_squared_distances(embeddings, prototypes)
+    logits = -ops.pairwise_squared_distances(embeddings, prototypes)
   mask = None if where is None else where[None]
-  return mask_classes(logits, mask)
+  return ops.mask_classes(logits, mask)
 
 
-@validate
+@ops.validate
 def prototypical_loss(
   support_embeddings: Float[Array, "support dims"],
   support_labels: Int[Array, " support"],
@@ -163,7 +155,7 @@ def prototypical_loss(
     Snell et al., `Prototypical networks for few-shot learning
     <https://arxiv.org/abs/1703.05175>`_, 2017.
   """
-  sums, counts = class_sums(
+  sums, counts = ops.class_sums(
     "prototypical_loss",
     support_embeddings,
     support_labels,
@@ -173,14 +165,14 @@ def prototypical_loss(
   )
   logits = prototypical_logits(
     query_embeddings,
-    sums / nonzero_divisor(counts)[:, None],
+    sums / ops.nonzero_divisor(counts)[:, None],
     distance=distance,
     where=counts != 0,
   )
-  return cross_entropy(logits, query_labels)
+  return ops.cross_entropy(logits, query_labels)
 
 
 def _unit_vectors(rows: Array) -> Array:
   """Returns rows of unit norm; 0 for a zero row."""
-  rows = rows.astype(compute_dtype(rows))
-  return rows / nonzero_divisor(safe_norm(rows, keepdims=True))
+  rows = rows.astype(ops.compute_dtype(rows))
+  return rows / ops.nonzero_divisor(ops.safe_norm(rows, keepdims=True))

@@ -7,17 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class StochNorm(NamedTuple):
   """The result of `stochnorm`.
 
@@ -37,7 +30,7 @@ class StochNorm(NamedTuple):
   variance: Float[Array, " channels"]
 
 
-@validate
+@ops.validate
 def stochnorm(
   key: Array | None,
   features: Float[Array, "batch *positions channels"],
@@ -105,13 +98,13 @@ def stochnorm(
     <https://proceedings.neurips.cc/paper/2020/hash/bc573864331a9e42e4511de6f678aa83-Abstract.html>`_,
     2020.
   """
-  check_positive("epsilon", epsilon)
-  dtype = compute_dtype(features)
-  x, mask = masked_rows(features, where)
+  ops.check_positive("epsilon", epsilon)
+  dtype = ops.compute_dtype(features)
+  x, mask = ops.masked_rows(features, where)
   flat = x.reshape(x.shape[0], -1, x.shape[-1])
-  added = as_number("epsilon", epsilon, dtype)
-  share = as_fraction("momentum", momentum, dtype)
-  chance = as_fraction("probability", probability, dtype)
+  added = ops.as_number("epsilon", epsilon, dtype)
+  share = ops.as_fraction("momentum", momentum, dtype)
+  chance = ops.as_fraction("probability", probability, dtype)
   moving = tuple(
     jax.lax.stop_gradient(s.astype(dtype)) for s in (mean, variance)
   )
@@ -127,11 +120,11 @@ def stochnorm(
   if key is not None:
     count = flat.shape[1] * jnp.sum(mask)
     sums = jnp.sum(flat, (0, 1))
-    count, sums = sum_over_devices((count, sums), axis_name)
+    count, sums = ops.sum_over_devices((count, sums), axis_name)
     center = sums / jnp.maximum(count, 1)
     gaps = mask[:, None, None] * (flat - row(center))
     squares = jnp.sum(jnp.square(gaps), (0, 1))
-    squares = sum_over_devices(squares, axis_name)
+    squares = ops.sum_over_devices(squares, axis_name)
     spread = squares / jnp.maximum(count, 1)
     batch = center, squares / jnp.maximum(count - 1, 1)
     own = jax.random.bernoulli(key, chance, center.shape)

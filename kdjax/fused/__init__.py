@@ -8,14 +8,20 @@ with classes sharded over devices.
 from kdjax.fused._divergences import Divergence
 from kdjax.fused._fused_divergence import fused_divergence
 from kdjax.fused._fused_linear_divergence import fused_linear_divergence
-from kdjax.fused._linear_cross_entropy import linear_cross_entropy
-from kdjax.fused._linear_cross_entropy import linear_distillation
+from kdjax.fused._linear_cross_entropy import (
+  linear_cross_entropy,
+  linear_distillation,
+)
 from kdjax.fused._linear_head import Head
-from kdjax.fused._sparse_divergence import sparse_divergence
-from kdjax.fused._sparse_divergence import sparse_linear_divergence
-from kdjax.fused._teacher_sampling import SampledTeacher
-from kdjax.fused._teacher_sampling import known_log_probs
-from kdjax.fused._teacher_sampling import sample_teacher
+from kdjax.fused._sparse_divergence import (
+  sparse_divergence,
+  sparse_linear_divergence,
+)
+from kdjax.fused._teacher_sampling import (
+  SampledTeacher,
+  known_log_probs,
+  sample_teacher,
+)
 
 __all__ = (
   "Divergence",

@@ -27,24 +27,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax import ops
 from kdjax.fused._kernel_tpu import kl_sums_tpu
-from kdjax.ops import DivergenceTerms
-from kdjax.ops import RowStatistics
-from kdjax.ops import as_fraction
-from kdjax.ops import at_least
-from kdjax.ops import check_choice
-from kdjax.ops import exportable
-from kdjax.ops import jensen_shannon_terms
-from kdjax.ops import kl_terms
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import skew_terms
-from kdjax.ops import total_variation_terms
-from kdjax.ops import two_difference
-from kdjax.ops import vary_like
-from kdjax.ops import weighted_expm1
 
 
-@exportable
+@ops.exportable
 class Divergence(NamedTuple):
   r"""A row divergence by name, with its share of the mixture.
 
@@ -84,18 +71,18 @@ class Divergence(NamedTuple):
 class Kind(NamedTuple):
   """The formula of a divergence, and the default of its `share`."""
 
-  terms: Callable[..., DivergenceTerms]
+  terms: Callable[..., ops.DivergenceTerms]
   teacher_is_p: bool = True
   share: float | None = None
 
 
 KINDS = {
-  "forward_kl": Kind(kl_terms),
-  "reverse_kl": Kind(kl_terms, teacher_is_p=False),
-  "jsd": Kind(jensen_shannon_terms, share=0.5),
-  "skew": Kind(skew_terms, share=0.1),
-  "skew_reverse": Kind(skew_terms, teacher_is_p=False, share=0.1),
-  "total_variation": Kind(total_variation_terms),
+  "forward_kl": Kind(ops.kl_terms),
+  "reverse_kl": Kind(ops.kl_terms, teacher_is_p=False),
+  "jsd": Kind(ops.jensen_shannon_terms, share=0.5),
+  "skew": Kind(ops.skew_terms, share=0.1),
+  "skew_reverse": Kind(ops.skew_terms, teacher_is_p=False, share=0.1),
+  "total_variation": Kind(ops.total_variation_terms),
 }
 
 
@@ -110,7 +97,7 @@ def as_divergence(
       f"divergence is {divergence!r}; expected a Divergence, or one of "
       f"{tuple(KINDS)}."
     )
-  check_choice("divergence", divergence.name, tuple(KINDS))
+  ops.check_choice("divergence", divergence.name, tuple(KINDS))
   default = KINDS[divergence.name].share
   if default is None:
     if divergence.share is not None:
@@ -120,7 +107,7 @@ def as_divergence(
       )
     return divergence.name, ()
   share = default if divergence.share is None else divergence.share
-  share = as_fraction("share", share, dtype)
+  share = ops.as_fraction("share", share, dtype)
   return divergence.name, (jax.lax.stop_gradient(share),)
 
 
@@ -175,7 +162,7 @@ class DenseCriterion(NamedTuple):
     p, q = (teacher, student) if kind.teacher_is_p else (student, teacher)
     if self.kernel:
       # A kernel's operands must vary over the same axes of a mesh.
-      p, q, scale = (vary_like(x, p, q, scale) for x in (p, q, scale))
+      p, q, scale = (ops.vary_like(x, p, q, scale) for x in (p, q, scale))
       sums = jax.lax.platform_dependent(
         p, q, scale, default=self._sums, **_kernel(self.kernel)
       )
@@ -187,19 +174,20 @@ class DenseCriterion(NamedTuple):
     alive = (p_max != -jnp.inf) | jnp.isnan(p_total)
     p_max = jnp.where(alive, p_max, 0.0)
     q_max = jnp.where(q_max == -jnp.inf, 0.0, q_max)
-    mean = gaps / nonzero_divisor(p_total)
-    remainder = remainder / nonzero_divisor(p_total)
+    mean = gaps / ops.nonzero_divisor(p_total)
+    remainder = remainder / ops.nonzero_divisor(p_total)
     growth = mean + remainder
     near = (jnp.abs(growth) < 0.5) & (lost == 0)
     log_norm = jnp.where(
       near,
       jnp.log1p(jnp.where(near, growth, 0.0)),
-      jnp.log(nonzero_divisor(q_total)) - jnp.log(nonzero_divisor(p_total)),
+      jnp.log(ops.nonzero_divisor(q_total))
+      - jnp.log(ops.nonzero_divisor(p_total)),
     )
     divergence = jnp.where(
       near, remainder - _minus_log1p(growth), log_norm - mean
     )
-    divergence = jnp.where(lost > 0, jnp.inf, at_least(divergence, 0.0))
+    divergence = jnp.where(lost > 0, jnp.inf, ops.at_least(divergence, 0.0))
     divergence = jnp.where(alive, divergence, 0.0)
     rows = Rows(
       divergence,
@@ -211,7 +199,7 @@ class DenseCriterion(NamedTuple):
       log_norm,
       near,
     )
-    if kind.terms is kl_terms:
+    if kind.terms is ops.kl_terms:
       return rows
     elements = _elements(p, q, p_max, q_max, scale)
     terms = kind.terms(_statistics(elements, rows), *shares)
@@ -251,7 +239,7 @@ class DenseCriterion(NamedTuple):
     )
     u, v, gap = elements.u, elements.v, elements.gap
     close = elements.in_p & elements.in_q & (jnp.abs(gap) < 0.5)
-    _, series = weighted_expm1(u, gap)
+    _, series = ops.weighted_expm1(u, gap)
     remainder = jnp.where(close, series, v - u - u * gap)
     lost = jnp.where(elements.in_q, 0.0, u)
     sums = (self._sum(x) for x in (u, v, u * gap, remainder, lost))
@@ -303,8 +291,8 @@ def _elements(
   p_exponent, q_exponent = (p - p_max) / scale, (q - q_max) / scale
   # Subtract before dividing by T and keep the rounding errors: rounding z / T
   # loses the digits of the gap.
-  center, center_low = two_difference(q_max, p_max)
-  high, low = two_difference(
+  center, center_low = ops.two_difference(q_max, p_max)
+  high, low = ops.two_difference(
     jnp.where(both, q, center), jnp.where(both, p, 0.0)
   )
   gap = ((high - center) + (low - center_low)) / scale
@@ -319,13 +307,13 @@ def _elements(
   )
 
 
-def _statistics(elements: _Elements, rows: Rows) -> RowStatistics:
+def _statistics(elements: _Elements, rows: Rows) -> ops.RowStatistics:
   """Returns the normalized rows and their log-ratio."""
   in_p, in_q, p_exponent, q_exponent, u, v, gap = elements
   in_q &= rows.p_total[:, None] != 0
   p_total, q_total = (
-    nonzero_divisor(rows.p_total),
-    nonzero_divisor(rows.q_total),
+    ops.nonzero_divisor(rows.p_total),
+    ops.nonzero_divisor(rows.q_total),
   )
   both = in_p & in_q
   p = u / p_total[:, None]
@@ -338,8 +326,8 @@ def _statistics(elements: _Elements, rows: Rows) -> RowStatistics:
   )
   ratio = jnp.where(near, gap - log_norm, jnp.where(both, far, 0.0))
   ratio = jnp.where(both, ratio, 0.0)
-  difference, _ = weighted_expm1(p, ratio)
-  return RowStatistics(
+  difference, _ = ops.weighted_expm1(p, ratio)
+  return ops.RowStatistics(
     p,
     q,
     jnp.where(both & near & (jnp.abs(ratio) < 0.5), difference, q - p),

@@ -9,28 +9,25 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.fused._divergences import DenseCriterion
-from kdjax.fused._divergences import Divergence
-from kdjax.fused._divergences import as_divergence
-from kdjax.fused._row_chunks import KERNELS
-from kdjax.fused._row_chunks import choose_chunk
-from kdjax.fused._row_chunks import fitting_kernel
-from kdjax.fused._row_chunks import over_chunks
-from kdjax.fused._row_chunks import put_rows
-from kdjax.fused._row_chunks import take_rows
-from kdjax.fused._row_chunks import unfused
-from kdjax.fused._row_chunks import weigh
-from kdjax.ops import compute_dtype
-from kdjax.ops import row_temperature
-from kdjax.ops import validate
-from kdjax.ops import vary_like
+from kdjax import ops
+from kdjax.fused._divergences import DenseCriterion, Divergence, as_divergence
+from kdjax.fused._row_chunks import (
+  KERNELS,
+  choose_chunk,
+  fitting_kernel,
+  over_chunks,
+  put_rows,
+  take_rows,
+  unfused,
+  weigh,
+)
 
 # A CPU chunk fits the cache, which is 2.5 times as fast as whole arrays. An
 # accelerator's compiler fuses whole arrays into few readings.
 SIZES = {"cpu": (2**17, 2**17), "gpu": (math.inf, 2**27)}
 
 
-@validate
+@ops.validate
 def fused_divergence(
   student_logits: Float[Array, "*tokens classes"],
   teacher_logits: Float[Array, "*tokens classes"],
@@ -98,7 +95,7 @@ def fused_divergence(
     <https://arxiv.org/abs/2410.10989>`_, 2024.
   """
   dtype = jnp.promote_types(
-    compute_dtype(student_logits), compute_dtype(teacher_logits)
+    ops.compute_dtype(student_logits), ops.compute_dtype(teacher_logits)
   )
   name, shares = as_divergence(divergence, dtype)
   kernel = None
@@ -145,7 +142,7 @@ def dense_values(
 ) -> Array:
   """Returns the values of a criterion for student logits and a teacher."""
   *tokens, classes = student_logits.shape
-  scale = row_temperature(temperature, student_logits, -1)
+  scale = ops.row_temperature(temperature, student_logits, -1)
   scale = jnp.broadcast_to(scale, (*tokens, 1)).astype(dtype)
   scale = jax.lax.stop_gradient(scale)
   student = student_logits.reshape(-1, classes)
@@ -161,7 +158,7 @@ def dense_values(
   # Mark replicated arrays with a gradient as varying like the other arrays, so
   # that their gradient is summed over the devices.
   leaves = jax.tree.leaves((student, teacher, scale, where))
-  vary = functools.partial(jax.tree.map, lambda x: vary_like(x, *leaves))
+  vary = functools.partial(jax.tree.map, lambda x: ops.vary_like(x, *leaves))
   student = vary(student)
   teacher = teacher if stop_teacher_gradient else vary(teacher)
   plan = _Plan(criterion, chunk, not stop_teacher_gradient)

@@ -4,20 +4,13 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.fused._divergences import DenseCriterion
-from kdjax.fused._divergences import Divergence
-from kdjax.fused._divergences import as_divergence
-from kdjax.fused._linear_head import Head
-from kdjax.fused._linear_head import Linear
-from kdjax.fused._linear_head import as_linear
-from kdjax.fused._linear_values import linear_values
-from kdjax.fused._linear_values import result_dtype
-from kdjax.ops import check_integer
-from kdjax.ops import padding_explains
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.fused._divergences import DenseCriterion, Divergence, as_divergence
+from kdjax.fused._linear_head import Head, Linear, as_linear
+from kdjax.fused._linear_values import linear_values, result_dtype
 
 
-@validate
+@ops.validate
 def fused_linear_divergence(
   student_hidden: Float[Array, "*tokens student_width"],
   student_head: Head | ArrayLike,
@@ -157,7 +150,7 @@ def as_sides(
   if vocab_size is None:
     _check_padding(function, student_vocab, teacher_vocab)
     vocab_size = largest
-  check_integer("vocab_size", vocab_size, 1)
+  ops.check_integer("vocab_size", vocab_size, 1)
   if vocab_size > largest:
     raise ValueError(
       f"vocab_size is {vocab_size}; expected at most {largest}, the rows of "
@@ -168,7 +161,7 @@ def as_sides(
 
 def _check_padding(function: str, student: int, teacher: int) -> None:
   """Raises an error if padding cannot explain the difference in classes."""
-  if not padding_explains(*sorted((student, teacher))):
+  if not ops.padding_explains(*sorted((student, teacher))):
     raise ValueError(
       f"{function}: the student has {student} classes and the "
       f"teacher {teacher}, which no padding explains; expected equal numbers, "

@@ -15,11 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
-from kdjax.fused._online_sums import EMPTY
-from kdjax.fused._online_sums import SUMS
-from kdjax.fused._online_sums import add_tile
-from kdjax.fused._online_sums import move
-from kdjax.ops import vary_like
+from kdjax import ops
+from kdjax.fused._online_sums import EMPTY, SUMS, add_tile, move
 
 ROWS, CLASSES, STEPS = 64, 64, 64
 # Bytes of tiles in flight to a block; two blocks fit a multiprocessor.
@@ -62,7 +59,7 @@ def kl_sums_gpu(
   )
   padded = jnp.pad(scale, (0, whole - rows), constant_values=1.0)
   with jax.enable_x64(False):  # the pipeline of JAX 0.10 needs int32
-    sums = vary_like(run(padded, p, q), p)
+    sums = ops.vary_like(run(padded, p, q), p)
   parts = [sums[:, i, :rows] for i in range(SUMS)]
   p_max, q_max = (jnp.max(x, 0, keepdims=True) for x in parts[:2])
   totals = (jnp.sum(x, 0) for x in move(parts, p_max, q_max, scale[None]))

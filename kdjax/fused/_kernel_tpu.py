@@ -9,8 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
-from kdjax.fused._online_sums import SUMS
-from kdjax.fused._online_sums import add_tile
+from kdjax.fused._online_sums import SUMS, add_tile
 
 ROWS, CLASSES, LANES = 32, 2048, 128
 

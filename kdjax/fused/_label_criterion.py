@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.fused._divergences import DenseCriterion
-from kdjax.fused._divergences import Rows
+from kdjax.fused._divergences import DenseCriterion, Rows
 
 
 class LabelRows(NamedTuple):

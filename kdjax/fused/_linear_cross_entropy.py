@@ -4,22 +4,15 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.fused._divergences import DenseCriterion
-from kdjax.fused._divergences import Divergence
-from kdjax.fused._divergences import as_divergence
+from kdjax import ops
+from kdjax.fused._divergences import DenseCriterion, Divergence, as_divergence
 from kdjax.fused._fused_linear_divergence import as_sides
-from kdjax.fused._label_criterion import BothCriterion
-from kdjax.fused._label_criterion import LabelCriterion
-from kdjax.fused._linear_head import Head
-from kdjax.fused._linear_head import as_linear
-from kdjax.fused._linear_values import linear_values
-from kdjax.fused._linear_values import result_dtype
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import validate
+from kdjax.fused._label_criterion import BothCriterion, LabelCriterion
+from kdjax.fused._linear_head import Head, as_linear
+from kdjax.fused._linear_values import linear_values, result_dtype
 
 
-@validate
+@ops.validate
 def linear_cross_entropy(
   hidden: Float[Array, "*tokens width"],
   head: Head | ArrayLike,
@@ -86,7 +79,7 @@ def linear_cross_entropy(
   vocab = devices * student.head.weight.shape[0]
   if vocab_size is None:
     vocab_size = vocab
-  check_integer("vocab_size", vocab_size, 1)
+  ops.check_integer("vocab_size", vocab_size, 1)
   if vocab_size > vocab:
     raise ValueError(
       f"vocab_size is {vocab_size}; expected at most {vocab}, the rows of the "
@@ -111,7 +104,7 @@ def linear_cross_entropy(
   return values
 
 
-@validate
+@ops.validate
 def linear_distillation(
   student_hidden: Float[Array, "*tokens student_width"],
   student_head: Head | ArrayLike,
@@ -209,7 +202,7 @@ def linear_distillation(
   dtype = result_dtype((student, teacher))
   name, shares = as_divergence(divergence, dtype)
   factors = tuple(
-    jax.lax.stop_gradient(as_number(f"{key}_weight", value, dtype))
+    jax.lax.stop_gradient(ops.as_number(f"{key}_weight", value, dtype))
     for key, value in (
       ("divergence", divergence_weight),
       ("cross_entropy", cross_entropy_weight),

@@ -8,12 +8,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax import ops
 from kdjax.fused._row_chunks import weigh
-from kdjax.ops import check_positive
-from kdjax.ops import exportable
 
 
-@exportable
+@ops.exportable
 class Head(NamedTuple):
   r"""Head of a language model: weight, bias, scale and softcap.
 
@@ -56,7 +55,7 @@ def as_linear(name: str, hidden: Array, head: Head | ArrayLike) -> Linear:
   if not isinstance(head, Head):
     head = Head(head)
   if head.softcap is not None:
-    check_positive(f"{name}_head's softcap", head.softcap)
+    ops.check_positive(f"{name}_head's softcap", head.softcap)
   for field, value in zip(Head._fields, head, strict=True):
     absent = value is None and field != "weight"
     if not absent and not _is_array(value):

@@ -25,17 +25,20 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.fused._linear_head import Head
-from kdjax.fused._linear_head import Linear
-from kdjax.fused._linear_head import linear_gradients
-from kdjax.fused._linear_head import linear_logits
-from kdjax.fused._row_chunks import choose_chunk
-from kdjax.fused._row_chunks import over_chunks
-from kdjax.fused._row_chunks import put_rows
-from kdjax.fused._row_chunks import take_rows
-from kdjax.fused._row_chunks import weigh
-from kdjax.ops import row_temperature
-from kdjax.ops import vary_like
+from kdjax import ops
+from kdjax.fused._linear_head import (
+  Head,
+  Linear,
+  linear_gradients,
+  linear_logits,
+)
+from kdjax.fused._row_chunks import (
+  choose_chunk,
+  over_chunks,
+  put_rows,
+  take_rows,
+  weigh,
+)
 
 # Each chunk reads and writes a float32 gradient of the head, so few chunks are
 # better: 512 MiB of float32 logits each. On a CPU, a chunk that fits the cache
@@ -66,7 +69,7 @@ def linear_values(
   rows. The factors of both values are the last two shares.
   """
   dtype = result_dtype((student, teacher))
-  scale = row_temperature(temperature, jnp.zeros((*tokens, 1), dtype), -1)
+  scale = ops.row_temperature(temperature, jnp.zeros((*tokens, 1), dtype), -1)
   scale = jnp.broadcast_to(scale, (*tokens, 1)).reshape(-1)
   scale = jax.lax.stop_gradient(scale)
   size = scale.shape[0]
@@ -90,7 +93,7 @@ def linear_values(
   # Mark replicated arrays with a gradient as varying like the other arrays, so
   # that their gradient is summed over the devices.
   leaves = jax.tree.leaves((student, teacher, scale, factors))
-  vary = functools.partial(jax.tree.map, lambda x: vary_like(x, *leaves))
+  vary = functools.partial(jax.tree.map, lambda x: ops.vary_like(x, *leaves))
   student = vary(student)
   teacher = teacher if stop_teacher_gradient else vary(teacher)
   plan = _Plan(criterion, chunk, vocab_size, not stop_teacher_gradient)
@@ -262,7 +265,7 @@ def _correct_second(
 def _correct_second_if_needed(
   plan: _Plan, sums: Any, chunk: _Inputs, rows: Any, weights: Array, start: Any
 ) -> Any:
-  chunk = jax.tree.map(lambda x: vary_like(x, weights), chunk)
+  chunk = jax.tree.map(lambda x: ops.vary_like(x, weights), chunk)
   return jax.lax.cond(
     jnp.any(weights != 0),
     lambda sums: _correct_second(plan, sums, chunk, rows, weights, start),
@@ -293,7 +296,7 @@ def _correct_if_needed(
 ) -> Any:
   # Under vmap, `cond` marks all operands of its branches as varying; a branch
   # may not do so itself, so they are marked here.
-  chunk = jax.tree.map(lambda x: vary_like(x, weights), chunk)
+  chunk = jax.tree.map(lambda x: ops.vary_like(x, weights), chunk)
   return jax.lax.cond(
     jnp.any(weights != 0),
     lambda heads: _correct(plan, heads, chunk, rows, weights),

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops import weighted_expm1
+from kdjax import ops
 
 # p_max, q_max, p_total, q_total, the sums of u g and of v - u - u g, and the
 # sum of u over the classes that q masks.
@@ -73,7 +73,7 @@ def move(
   after, after_low = _difference(q_zero, p_zero)
   delta = ((after - before) + (after_low - before_low)) / scale
   delta = jnp.where(started, delta, 0.0)
-  growth, curvature = weighted_expm1(alpha, -delta)
+  growth, curvature = ops.weighted_expm1(alpha, -delta)
   near = jnp.abs(delta) < 0.5
   growth = jnp.where(near, growth, beta - alpha)
   curvature = jnp.where(near, curvature, beta - alpha + alpha * delta)
@@ -106,7 +106,7 @@ def _terms(
   high, low = _difference(jnp.where(both, q, center), jnp.where(both, p, 0.0))
   gap = ((high - center) + (low - center_low)) * inverse
   gap = jnp.where(both, gap, 0.0)
-  _, series = weighted_expm1(u, gap)
+  _, series = ops.weighted_expm1(u, gap)
   remainder = jnp.where(both & (jnp.abs(gap) < 0.5), series, v - u - u * gap)
   return u, v, u * gap, remainder, jnp.where(in_q, 0.0, u)
 

@@ -9,10 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import is_symbolic
-from kdjax.ops import vary_like
+from kdjax import ops
 
 IMPLEMENTATIONS = ("xla", "chunked")
 
@@ -52,8 +49,8 @@ def choose_chunk(
       f"expected None or one of {IMPLEMENTATIONS}."
     )
   if implementation is not None:
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
-  if is_symbolic(rows):
+    ops.check_choice("implementation", implementation, IMPLEMENTATIONS)
+  if ops.is_symbolic(rows):
     if chunk_size is not None or implementation == "chunked":
       raise ValueError(
         f"{function}: the number of rows is symbolic, {rows}, so it cannot be "
@@ -62,7 +59,7 @@ def choose_chunk(
       )
     return rows
   if chunk_size is not None:
-    check_integer("chunk_size", chunk_size, 1)
+    ops.check_integer("chunk_size", chunk_size, 1)
     if implementation == "xla":
       raise ValueError(
         f"chunk_size is {chunk_size}; expected None for implementation 'xla', "
@@ -125,7 +122,7 @@ def over_chunks(
     The last carry and the arrays for all rows.
   """
   carry = jax.tree.map(
-    lambda x: vary_like(x, *jax.tree.leaves(operands)), carry
+    lambda x: ops.vary_like(x, *jax.tree.leaves(operands)), carry
   )
   if chunk == rows:
     return body(carry, jnp.zeros((), jnp.int32), jnp.ones(rows, bool))
@@ -179,10 +176,10 @@ def unfused(function: Callable[..., Any], start: Array, *operands: Any) -> Any:
     return function(*operands)
   leaves = jax.tree.leaves(operands)
   zeros = jax.tree.map(
-    lambda x: vary_like(jnp.zeros(x.shape, x.dtype), *leaves),
+    lambda x: ops.vary_like(jnp.zeros(x.shape, x.dtype), *leaves),
     jax.eval_shape(function, *operands),
   )
-  operands = jax.tree.map(lambda x: vary_like(x, *leaves), operands)
+  operands = jax.tree.map(lambda x: ops.vary_like(x, *leaves), operands)
   return jax.lax.cond(
     start >= 0,
     lambda zeros, operands: function(*operands),

@@ -5,23 +5,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
+from kdjax import ops
 from kdjax.fused._fused_divergence import dense_values
-from kdjax.fused._linear_head import Head
-from kdjax.fused._linear_head import as_linear
+from kdjax.fused._linear_head import Head, as_linear
 from kdjax.fused._linear_values import linear_values
-from kdjax.fused._sparse_teacher import Sparse
-from kdjax.fused._sparse_teacher import SparseCriterion
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import check_labels
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax.fused._sparse_teacher import Sparse, SparseCriterion
 
 TAILS = ("bucket", "drop")
 RENORMALIZE = ("none", "teacher", "both")
 
 
-@validate
+@ops.validate
 def sparse_divergence(
   student_logits: Float[Array, "*tokens classes"],
   teacher_ids: Integer[Array, "*tokens known"],
@@ -111,7 +105,7 @@ def sparse_divergence(
     criterion,
     student_logits,
     teacher,
-    dtype=compute_dtype(student_logits),
+    dtype=ops.compute_dtype(student_logits),
     temperature=temperature,
     shares=(),
     where=where,
@@ -121,7 +115,7 @@ def sparse_divergence(
   )
 
 
-@validate
+@ops.validate
 def sparse_linear_divergence(
   student_hidden: Float[Array, "*tokens student_width"],
   student_head: Head | ArrayLike,
@@ -190,7 +184,7 @@ def sparse_linear_divergence(
   vocab = student.head.weight.shape[0] * _devices(vocab_axis_name)
   if vocab_size is None:
     vocab_size = vocab
-  check_integer("vocab_size", vocab_size, 1)
+  ops.check_integer("vocab_size", vocab_size, 1)
   if vocab_size > vocab:
     raise ValueError(
       f"vocab_size is {vocab_size}; expected at most {vocab}, the rows of the "
@@ -233,8 +227,8 @@ def _as_sparse(
   axis_name: str | None,
 ) -> tuple[SparseCriterion, Sparse]:
   """Checks the teacher's arrays and reshapes them to `[rows, known]`."""
-  check_choice("tail", tail, TAILS)
-  check_choice("renormalize", renormalize, RENORMALIZE)
+  ops.check_choice("tail", tail, TAILS)
+  ops.check_choice("renormalize", renormalize, RENORMALIZE)
   if tail == "bucket" and renormalize != "none":
     raise ValueError(
       f"renormalize is {renormalize!r}; expected 'none' for tail 'bucket', "
@@ -250,7 +244,7 @@ def _as_sparse(
     raise ValueError(
       f"teacher_ids has {known} known classes; expected 1 to {classes}."
     )
-  known_ids = check_labels(ids, classes, "teacher_ids")
+  known_ids = ops.check_labels(ids, classes, "teacher_ids")
   log_probs = jnp.where(known_ids == ids, log_probs, jnp.nan)
   teacher = Sparse(known_ids, log_probs, weights)
   for name, x in zip(teacher._fields, teacher, strict=True):

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax import ops
 from kdjax.fused._divergences import DenseCriterion
-from kdjax.ops import at_most
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import softened_softmax
 
 _KL = DenseCriterion("forward_kl")
 
@@ -82,7 +80,7 @@ class SparseCriterion(NamedTuple):
     log_q = _log_softened(logits, total, scale)
     log_p = teacher.log_probs
     if self.renormalize == "teacher":
-      log_p = log_softened_softmax(log_p)
+      log_p = ops.log_softened_softmax(log_p)
     terms = jnp.where(weights == 0, 0.0, weights * (log_p - log_q))
     return SparseRows(jnp.sum(terms, -1), total, None)
 
@@ -98,7 +96,7 @@ class SparseCriterion(NamedTuple):
     student, teacher = _widen(scale.dtype, student, teacher)
     # A known class may exceed the total of the unknown classes; its gradient is
     # replaced below.
-    log_q = at_most(_log_softened(student, rows.total, scale), 0.0)
+    log_q = ops.at_most(_log_softened(student, rows.total, scale), 0.0)
     inside = jnp.exp(log_q)
     if not self._is_distribution:
       weights = self._weights(teacher) / scale[:, None]
@@ -128,7 +126,7 @@ class SparseCriterion(NamedTuple):
     if teacher.weights is not None:
       return teacher.weights
     if self.renormalize == "teacher":
-      return softened_softmax(teacher.log_probs)
+      return ops.softened_softmax(teacher.log_probs)
     return jnp.exp(teacher.log_probs)
 
   def _log_rest(

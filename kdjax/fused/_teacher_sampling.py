@@ -8,16 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_range
-from kdjax.ops import exportable
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def known_log_probs(
   values: Float[Array, "*tokens known"], rest: Float[Array, "*tokens"]
 ) -> Float[Array, "*tokens known"]:
@@ -52,10 +46,10 @@ def known_log_probs(
     compares treatments of the unknown classes.
   """
   logits = jnp.concatenate([values, rest[..., None]], -1)
-  return log_softened_softmax(logits)[..., :-1]
+  return ops.log_softened_softmax(logits)[..., :-1]
 
 
-@exportable
+@ops.exportable
 class SampledTeacher(NamedTuple):
   """The sampled classes of each token, from `sample_teacher`.
 
@@ -74,7 +68,7 @@ class SampledTeacher(NamedTuple):
   weights: Float[Array, "*tokens samples"]
 
 
-@validate
+@ops.validate
 def sample_teacher(
   key: Array,
   teacher_logits: Float[Array, "*tokens classes"],
@@ -125,17 +119,17 @@ def sample_teacher(
     Anshumann et al., `Sparse logit sampling: accelerating knowledge
     distillation in LLMs <https://arxiv.org/abs/2503.16870>`_, 2025.
   """
-  check_integer("num_samples", num_samples, 1)
-  check_range("proposal_power", proposal_power, 0.0, math.inf)
+  ops.check_integer("num_samples", num_samples, 1)
+  ops.check_range("proposal_power", proposal_power, 0.0, math.inf)
   *tokens, classes = teacher_logits.shape
-  log_p = log_softened_softmax(
+  log_p = ops.log_softened_softmax(
     jax.lax.stop_gradient(teacher_logits), temperature=temperature
   )
   # Keep masked classes masked: 0 * -inf would be NaN at power 0.
-  power = as_number("proposal_power", proposal_power, log_p.dtype)
+  power = ops.as_number("proposal_power", proposal_power, log_p.dtype)
   powered = jnp.where(log_p == -jnp.inf, log_p, power * log_p)
-  log_proposal = log_softened_softmax(powered)
-  reached = jnp.cumsum(softened_softmax(powered), -1)
+  log_proposal = ops.log_softened_softmax(powered)
+  reached = jnp.cumsum(ops.softened_softmax(powered), -1)
   draws = jax.random.uniform(key, (*tokens, num_samples), reached.dtype)
   total = reached[..., -1:]
   draws = jnp.minimum(draws * total, jnp.nextafter(total, 0.0))

@@ -6,39 +6,34 @@ and its parameters where it needs a gradient.
 """
 
 from kdjax.generalization._coral import coral
-from kdjax.generalization._crossgrad import augmented_loss
-from kdjax.generalization._crossgrad import crossgrad
-from kdjax.generalization._dael import dael_consistency_loss
-from kdjax.generalization._dael import dael_expert_loss
-from kdjax.generalization._ddaig import ddaig
-from kdjax.generalization._ddaig import ddaig_generator_loss
-from kdjax.generalization._difex import Difex
-from kdjax.generalization._difex import difex_loss
-from kdjax.generalization._difex import fourier_phase
+from kdjax.generalization._crossgrad import augmented_loss, crossgrad
+from kdjax.generalization._dael import dael_consistency_loss, dael_expert_loss
+from kdjax.generalization._ddaig import ddaig, ddaig_generator_loss
+from kdjax.generalization._difex import Difex, difex_loss, fourier_phase
 from kdjax.generalization._domain_losses import domain_losses
-from kdjax.generalization._fish import Fish
-from kdjax.generalization._fish import fish
-from kdjax.generalization._fishr import Fishr
-from kdjax.generalization._fishr import FishrState
-from kdjax.generalization._fishr import fishr_init
-from kdjax.generalization._fishr import fishr_penalty
-from kdjax.generalization._gradient_masks import andmask
-from kdjax.generalization._gradient_masks import domain_gradients
-from kdjax.generalization._gradient_masks import sandmask
-from kdjax.generalization._group_dro import GroupDRO
-from kdjax.generalization._group_dro import group_dro
+from kdjax.generalization._fish import Fish, fish
+from kdjax.generalization._fishr import (
+  Fishr,
+  FishrState,
+  fishr_init,
+  fishr_penalty,
+)
+from kdjax.generalization._gradient_masks import (
+  andmask,
+  domain_gradients,
+  sandmask,
+)
+from kdjax.generalization._group_dro import GroupDRO, group_dro
 from kdjax.generalization._irm import irm_penalty
-from kdjax.generalization._mixstyle import efdmix
-from kdjax.generalization._mixstyle import mixstyle
-from kdjax.generalization._mixup import Mixed
-from kdjax.generalization._mixup import domainmix
-from kdjax.generalization._mixup import mixed_loss
-from kdjax.generalization._mixup import mixup
+from kdjax.generalization._mixstyle import efdmix, mixstyle
+from kdjax.generalization._mixup import Mixed, domainmix, mixed_loss, mixup
 from kdjax.generalization._mldg import mldg
 from kdjax.generalization._mmd import mmd
 from kdjax.generalization._rsc import rsc_mask
-from kdjax.generalization._sagnet import sagnet_adversarial_loss
-from kdjax.generalization._sagnet import sagnet_randomize
+from kdjax.generalization._sagnet import (
+  sagnet_adversarial_loss,
+  sagnet_randomize,
+)
 from kdjax.generalization._spectral_decoupling import sd_penalty
 from kdjax.generalization._vrex import vrex_penalty
 

@@ -4,13 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import check_choice
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def coral(
   features: Float[Array, "domains batch dims"],
   *,
@@ -55,9 +52,9 @@ def coral(
     Gulrajani and Lopez-Paz, `In search of lost domain generalization
     <https://arxiv.org/abs/2007.01434>`_, 2021.
   """
-  check_choice("scaling", scaling, ("mean", "paper"))
-  rows, mask = masked_rows(features, where, axes=2)
-  counts, sums = sum_over_devices(
+  ops.check_choice("scaling", scaling, ("mean", "paper"))
+  rows, mask = ops.masked_rows(features, where, axes=2)
+  counts, sums = ops.sum_over_devices(
     (jnp.sum(mask, 1), jnp.sum(rows, 1)), axis_name
   )
   present = (counts > 0).astype(rows.dtype)
@@ -66,7 +63,7 @@ def coral(
   products = jnp.einsum(
     "dbj,dbk->djk", centered, centered, precision=jax.lax.Precision.HIGHEST
   )
-  products = sum_over_devices(products, axis_name)
+  products = ops.sum_over_devices(products, axis_name)
   covariances = products / jnp.maximum(counts - 1, 1)[:, None, None]
   value = _mean_pair_difference(covariances, present)
   if scaling == "paper":

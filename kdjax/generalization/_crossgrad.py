@@ -8,17 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def crossgrad(
   loss_fn: Callable[[Array], Array],
   inputs: Float[Array, "batch ..."],
@@ -73,9 +66,9 @@ def crossgrad(
     Shankar et al., `Generalizing across domains via cross-gradient training
     <https://arxiv.org/abs/1804.10745>`_, 2018.
   """
-  check_choice("scaling", scaling, ("mean", "sum"))
+  ops.check_choice("scaling", scaling, ("mean", "sum"))
   if not (isinstance(clip, float) and clip == jnp.inf):
-    check_positive("clip", clip)
+    ops.check_positive("clip", clip)
   keep = jnp.ones(inputs.shape[:1], bool) if where is None else where
 
   def total_loss(inputs: Array) -> Float[Array, ""]:
@@ -87,19 +80,19 @@ def crossgrad(
       )
     return jnp.sum(jnp.where(keep, losses, 0.0))
 
-  dtype = compute_dtype(inputs)
+  dtype = ops.compute_dtype(inputs)
   gradients = jax.grad(total_loss)(inputs).astype(dtype)
   if scaling == "mean":
-    count = sum_over_devices(jnp.sum(keep, dtype=dtype), axis_name)
+    count = ops.sum_over_devices(jnp.sum(keep, dtype=dtype), axis_name)
     gradients = gradients / jnp.maximum(count, 1)
-  limit = as_number("clip", clip, dtype)
-  check_range("epsilon", epsilon, 0.0, math.inf)
-  step = as_number("epsilon", epsilon, dtype)
+  limit = ops.as_number("clip", clip, dtype)
+  ops.check_range("epsilon", epsilon, 0.0, math.inf)
+  step = ops.as_number("epsilon", epsilon, dtype)
   perturbed = inputs.astype(dtype) + step * jnp.clip(gradients, -limit, limit)
   return jax.lax.stop_gradient(perturbed.astype(inputs.dtype))
 
 
-@validate
+@ops.validate
 def augmented_loss(
   losses: Float[Array, "*batch"],
   augmented_losses: Float[Array, "*batch"],
@@ -133,9 +126,9 @@ def augmented_loss(
     <https://arxiv.org/abs/1804.10745>`_, 2018.
   """
   dtype = jnp.promote_types(
-    compute_dtype(losses), compute_dtype(augmented_losses)
+    ops.compute_dtype(losses), ops.compute_dtype(augmented_losses)
   )
-  share = as_fraction("alpha", alpha, dtype)
+  share = ops.as_fraction("alpha", alpha, dtype)
   return (1 - share) * losses.astype(dtype) + share * augmented_losses.astype(
     dtype
   )

@@ -5,15 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_labels
-from kdjax.ops import check_positive
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def dael_expert_loss(
   logits: Float[Array, "*batch classes"],
   labels: Int[Array, "*batch"],
@@ -44,19 +39,19 @@ def dael_expert_loss(
     Zhou et al., `Domain adaptive ensemble learning
     <https://arxiv.org/abs/2003.07325>`_, 2021.
   """
-  check_positive("epsilon", epsilon)
-  given, labels = labels, check_labels(labels, logits.shape[-1])
-  probabilities = softened_softmax(logits)
+  ops.check_positive("epsilon", epsilon)
+  given, labels = labels, ops.check_labels(labels, logits.shape[-1])
+  probabilities = ops.softened_softmax(logits)
   label_probabilities = jnp.take_along_axis(
     probabilities, labels[..., None], axis=-1
   )[..., 0]
   values = -jnp.log(
-    label_probabilities + as_number("epsilon", epsilon, probabilities.dtype)
+    label_probabilities + ops.as_number("epsilon", epsilon, probabilities.dtype)
   )
-  return mask_unknown_labels(values, given, logits.shape[-1])
+  return ops.mask_unknown_labels(values, given, logits.shape[-1])
 
 
-@validate
+@ops.validate
 def dael_consistency_loss(
   strong_logits: Float[Array, "domains domains batch classes"],
   weak_logits: Float[Array, "domains batch classes"],
@@ -98,10 +93,10 @@ def dael_consistency_loss(
     Zhou et al., `Domain adaptive ensemble learning
     <https://arxiv.org/abs/2003.07325>`_, 2021.
   """
-  target = softened_softmax(weak_logits)
+  target = ops.softened_softmax(weak_logits)
   if stop_teacher_gradient:
     target = jax.lax.stop_gradient(target)
-  predictions = softened_softmax(strong_logits)
+  predictions = ops.softened_softmax(strong_logits)
   domains = predictions.shape[0]
   if domains == 1:
     return jnp.zeros(target.shape[:2], target.dtype)

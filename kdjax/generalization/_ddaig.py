@@ -4,13 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def ddaig(
   inputs: Float[Array, "batch ..."],
   perturbation: Float[Array, "batch ..."],
@@ -51,8 +48,8 @@ def ddaig(
       f"ddaig: perturbation has shape {perturbation.shape}; expected "
       f"{inputs.shape}, the shape of inputs."
     )
-  x = inputs.astype(compute_dtype(inputs))
-  scale = as_number("weight", weight, x.dtype)
+  x = inputs.astype(ops.compute_dtype(inputs))
+  scale = ops.as_number("weight", weight, x.dtype)
   perturbed = x + scale * perturbation.astype(x.dtype)
   if bounds is not None:
     if not isinstance(bounds, list | tuple) or len(bounds) != 2:
@@ -61,7 +58,7 @@ def ddaig(
   return perturbed.astype(inputs.dtype)
 
 
-@validate
+@ops.validate
 def ddaig_generator_loss(
   label_logits: Float[Array, "*batch classes"],
   labels: Int[Array, "*batch"],
@@ -100,6 +97,6 @@ def ddaig_generator_loss(
     Zhou et al., `Deep domain-adversarial image generation for domain
     generalization <https://arxiv.org/abs/2003.06054>`_, 2020.
   """
-  return cross_entropy(label_logits, labels) - cross_entropy(
+  return ops.cross_entropy(label_logits, labels) - ops.cross_entropy(
     domain_logits, domains
   )

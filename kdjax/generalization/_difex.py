@@ -6,21 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from kdjax import ops
 from kdjax.generalization._coral import coral
-from kdjax.ops import at_least
-from kdjax.ops import check_choice
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import safe_abs
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
 
 _FORMS = ("2-norm", "norm-2-norm", "norm-1-norm", "cos")
 
 
-@validate
+@ops.validate
 def fourier_phase(
   images: Float[Array, "*batch height width channels"],
 ) -> Float[Array, "*batch height width channels"]:
@@ -55,7 +47,7 @@ def fourier_phase(
     Lu et al., `Domain-invariant feature exploration for domain generalization
     <https://arxiv.org/abs/2207.12020>`_, 2022.
   """
-  images = images.astype(compute_dtype(images))
+  images = images.astype(ops.compute_dtype(images))
   spectrum = jnp.fft.fft2(images, axes=(-3, -2))
   real, imaginary = spectrum.real, spectrum.imag
   zero = (real == 0) & (imaginary == 0)
@@ -63,7 +55,7 @@ def fourier_phase(
   return jnp.where(zero, 0.0, angle)
 
 
-@exportable
+@ops.exportable
 class Difex(NamedTuple):
   """The terms of `difex_loss`, each to be multiplied by its own weight.
 
@@ -82,7 +74,7 @@ class Difex(NamedTuple):
   alignment: Float[Array, ""]
 
 
-@validate
+@ops.validate
 def difex_loss(
   student_features: Float[Array, "domains batch dims"],
   teacher_features: Float[Array, "domains batch half"],
@@ -140,7 +132,7 @@ def difex_loss(
     Lu et al., `Domain-invariant feature exploration for domain generalization
     <https://arxiv.org/abs/2207.12020>`_, 2022.
   """
-  check_choice("form", form, _FORMS)
+  ops.check_choice("form", form, _FORMS)
   half = teacher_features.shape[-1]
   if student_features.shape[-1] != 2 * half:
     raise ValueError(
@@ -149,12 +141,12 @@ def difex_loss(
     )
   if stop_teacher_gradient:
     teacher_features = jax.lax.stop_gradient(teacher_features)
-  student, mask = masked_rows(student_features, where, axes=2)
-  teacher, _ = masked_rows(teacher_features, where, axes=2)
+  student, mask = ops.masked_rows(student_features, where, axes=2)
+  teacher, _ = ops.masked_rows(teacher_features, where, axes=2)
   internal, mutual = student[..., :half], student[..., half:]
 
   def mean(values: Array) -> Float[Array, ""]:
-    return masked_mean(values, mask > 0, axis_name=axis_name)
+    return ops.masked_mean(values, mask > 0, axis_name=axis_name)
 
   if form == "cos":
     cosine = jnp.sum(_unit(internal, 1e-8) * _unit(mutual, 1e-8), -1)
@@ -168,7 +160,7 @@ def difex_loss(
     else:
       internal_side, mutual_side = internal, mutual
     gaps = internal_side - mutual_side
-    size = safe_abs(gaps) if form == "norm-1-norm" else jnp.square(gaps)
+    size = ops.safe_abs(gaps) if form == "norm-1-norm" else jnp.square(gaps)
     exploration = -mean(size)
   return Difex(
     mean(jnp.square(internal - teacher)),
@@ -179,7 +171,7 @@ def difex_loss(
 
 def _unit(x: Array, smallest_norm: float = 0.0) -> Array:
   """Returns unit vectors; 0, with gradient 0, for the zero vector."""
-  norm = safe_norm(x, keepdims=True)
+  norm = ops.safe_norm(x, keepdims=True)
   zero = norm == 0
-  norm = at_least(jnp.where(zero, 1.0, norm), smallest_norm)
+  norm = ops.at_least(jnp.where(zero, 1.0, norm), smallest_norm)
   return jnp.where(zero, 0.0, x) / norm

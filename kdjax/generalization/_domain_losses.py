@@ -3,12 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def domain_losses(
   losses: Float[Array, "domains batch"],
   *,
@@ -46,8 +44,8 @@ def domain_losses(
     1991; Gulrajani and Lopez-Paz, `In search of lost domain generalization
     <https://arxiv.org/abs/2007.01434>`_, 2021.
   """
-  values, mask = masked_rows(losses, where, axes=2)
-  sums, counts = sum_over_devices(
+  values, mask = ops.masked_rows(losses, where, axes=2)
+  sums, counts = ops.sum_over_devices(
     (jnp.sum(values, 1), jnp.sum(mask, 1)), axis_name
   )
   return sums / jnp.maximum(counts, 1)

@@ -8,16 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from kdjax import ops
 from kdjax.generalization._inner_step import inner_step
-from kdjax.ops import check_positive
-from kdjax.ops import exportable
-from kdjax.ops import float_leaves
-from kdjax.ops import leading_size
-from kdjax.ops import real_scalar
-from kdjax.ops import validate
 
 
-@exportable
+@ops.exportable
 class Fish(NamedTuple):
   """The result of `fish`.
 
@@ -36,7 +31,7 @@ class Fish(NamedTuple):
   losses: Float[Array, " domains"]
 
 
-@validate
+@ops.validate
 def fish(
   loss_fn: Callable[[Any, Any], Array],
   params: PyTree,
@@ -94,12 +89,12 @@ def fish(
     Shi et al., `Gradient matching for domain generalization
     <https://arxiv.org/abs/2104.09937>`_, 2022, algorithm 1.
   """
-  check_positive("step_size", step_size)
-  check_positive("meta_step_size", meta_step_size)
-  params = float_leaves("fish: params", params)
-  order = jnp.arange(leading_size("fish: batches", batches))
+  ops.check_positive("step_size", step_size)
+  ops.check_positive("meta_step_size", meta_step_size)
+  params = ops.float_leaves("fish: params", params)
+  order = jnp.arange(ops.leading_size("fish: batches", batches))
   batches = jax.tree.map(jnp.asarray, batches)
-  loss = real_scalar("fish: loss_fn", loss_fn)
+  loss = ops.real_scalar("fish: loss_fn", loss_fn)
   if key is not None:
     order = jax.random.permutation(key, order)
     batches = jax.tree.map(lambda x: x[order], batches)

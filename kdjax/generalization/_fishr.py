@@ -7,18 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_range
-from kdjax.ops import exportable
-from kdjax.ops import masked_rows
-from kdjax.ops import one_hot_labels
-from kdjax.ops import softened_softmax
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class FishrState(NamedTuple):
   """Moving averages of the variances of the gradients.
 
@@ -34,7 +26,7 @@ class FishrState(NamedTuple):
   bias: Float[Array, "domains classes"] | None
 
 
-@exportable
+@ops.exportable
 class Fishr(NamedTuple):
   """The result of `fishr_penalty`.
 
@@ -80,12 +72,12 @@ def fishr_init(
     ("num_classes", num_classes),
     ("width", width),
   ):
-    check_integer(f"fishr_init: {name}", value, 1)
+    ops.check_integer(f"fishr_init: {name}", value, 1)
   weight = jnp.zeros((num_domains, num_classes, width))
   return FishrState(weight, weight[:, :, 0] if bias else None)
 
 
-@validate
+@ops.validate
 def fishr_penalty(
   features: Float[Array, "domains batch dims"],
   logits: Float[Array, "domains batch classes"],
@@ -152,13 +144,13 @@ def fishr_penalty(
     out-of-distribution generalization <https://arxiv.org/abs/2109.02934>`_,
     2022.
   """
-  check_range("decay", decay, 0.0, 1.0 - 1e-7)
+  ops.check_range("decay", decay, 0.0, 1.0 - 1e-7)
   domains, classes = features.shape[0], logits.shape[-1]
-  features, mask = masked_rows(features, where, axes=2)
-  logits, _ = masked_rows(logits, where, axes=2)
-  onehot = one_hot_labels(labels, classes, logits.dtype, mask)
-  residuals = mask[:, :, None] * (softened_softmax(logits) - onehot)
-  counts = sum_over_devices(jnp.sum(mask, 1), axis_name)
+  features, mask = ops.masked_rows(features, where, axes=2)
+  logits, _ = ops.masked_rows(logits, where, axes=2)
+  onehot = ops.one_hot_labels(labels, classes, logits.dtype, mask)
+  residuals = mask[:, :, None] * (ops.softened_softmax(logits) - onehot)
+  counts = ops.sum_over_devices(jnp.sum(mask, 1), axis_name)
   variances = _gradient_variances(residuals, features, mask, counts, axis_name)
   if not bias:
     variances = FishrState(variances.weight, None)
@@ -170,7 +162,7 @@ def fishr_penalty(
       f"expected {jax.tree.map(jnp.shape, variances)}. Make it by fishr_init "
       "with the domains, classes and features of the batch."
     )
-  rate = as_number("decay", decay, features.dtype)
+  rate = ops.as_number("decay", decay, features.dtype)
   present = counts > 0
 
   def averaged(old: Array, new: Array) -> tuple[Array, Array]:
@@ -214,7 +206,7 @@ def _gradient_variances(
   counts = jnp.maximum(counts, 1)[:, None]
   mean_r, mean_f = (
     x / counts
-    for x in sum_over_devices(
+    for x in ops.sum_over_devices(
       (jnp.sum(residuals, 1), jnp.sum(features, 1)), axis_name
     )
   )
@@ -229,7 +221,7 @@ def _gradient_variances(
   )
   products, var_r, var_f = (
     x / jnp.expand_dims(counts, range(2, x.ndim))
-    for x in sum_over_devices(
+    for x in ops.sum_over_devices(
       (products, jnp.sum(r2, 1), jnp.sum(f2, 1)), axis_name
     )
   )

@@ -8,20 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import float_leaves
-from kdjax.ops import keep_nan
-from kdjax.ops import leading_size
-from kdjax.ops import real_scalar
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def domain_gradients(
   loss_fn: Callable[[Any, Any], Array], params: PyTree, batches: PyTree
 ) -> tuple[Float[Array, " domains"], Any]:
@@ -56,13 +46,13 @@ def domain_gradients(
     Parascandolo et al., `Learning explanations that are hard to vary
     <https://arxiv.org/abs/2009.00329>`_, 2021.
   """
-  leading_size("domain_gradients: batches", batches)
-  loss = real_scalar("domain_gradients: loss_fn", loss_fn)
-  params = float_leaves("domain_gradients: params", params)
+  ops.leading_size("domain_gradients: batches", batches)
+  loss = ops.real_scalar("domain_gradients: loss_fn", loss_fn)
+  params = ops.float_leaves("domain_gradients: params", params)
   return jax.vmap(jax.value_and_grad(loss), (None, 0))(params, batches)
 
 
-@validate
+@ops.validate
 def andmask(
   gradients: PyTree,
   *,
@@ -109,21 +99,21 @@ def andmask(
     Parascandolo et al., `Learning explanations that are hard to vary
     <https://arxiv.org/abs/2009.00329>`_, 2021.
   """
-  check_range("threshold", threshold, 0.0, 1.0)
+  ops.check_range("threshold", threshold, 0.0, 1.0)
 
   def masked(stack: ArrayLike) -> Array:
     stack = jnp.asarray(stack)
     values, share = _masked_domains(stack, where, axis_name)
     mean, agreement = _mean_and_agreement(values, share, axis_name)
-    limit = as_number("threshold", threshold, values.dtype)
+    limit = ops.as_number("threshold", threshold, values.dtype)
     mask = (agreement >= limit - 1e-6).astype(values.dtype)
-    kept = keep_nan(mask * mean, mean)
+    kept = ops.keep_nan(mask * mean, mean)
     return (kept / (1e-10 + jnp.mean(mask))).astype(stack.dtype)
 
   return jax.tree.map(masked, gradients)
 
 
-@validate
+@ops.validate
 def sandmask(
   gradients: PyTree,
   *,
@@ -173,29 +163,31 @@ def sandmask(
   References:
     Shahtalebi et al., `SAND-mask <https://arxiv.org/abs/2106.02266>`_, 2021.
   """
-  check_range("threshold", threshold, 0.0, 1.0)
-  check_positive("sharpness", sharpness)
+  ops.check_range("threshold", threshold, 0.0, 1.0)
+  ops.check_positive("sharpness", sharpness)
 
   def masked(stack: ArrayLike) -> Array:
     stack = jnp.asarray(stack)
     values, share = _masked_domains(stack, where, axis_name)
     mean, agreement = _mean_and_agreement(values, share, axis_name)
-    count = sum_over_devices(jnp.sum(share > 0, dtype=values.dtype), axis_name)
+    count = ops.sum_over_devices(
+      jnp.sum(share > 0, dtype=values.dtype), axis_name
+    )
     squares = jnp.square(values - mean[None])
-    variance = sum_over_devices(_weighted_sum(share, squares), axis_name)
+    variance = ops.sum_over_devices(_weighted_sum(share, squares), axis_name)
     variance *= count / jnp.maximum(count - 1, 1)
-    excess = agreement - as_number("threshold", threshold, values.dtype)
+    excess = agreement - ops.as_number("threshold", threshold, values.dtype)
     # The mean sign is rounded: see the tolerance of the AND-mask.
     excess = jnp.where(jnp.abs(excess) < 1e-6, 0.0, excess)
     constant = variance == 0
-    slope = as_number("sharpness", sharpness, values.dtype) * excess
+    slope = ops.as_number("sharpness", sharpness, values.dtype) * excess
     slope = jnp.where(
       constant,
       jnp.where(excess > 0, jnp.inf, 0.0),
       slope / jnp.where(constant, 1.0, variance),
     )
-    mask = at_least(jnp.tanh(slope), 0.0)
-    kept = keep_nan(mask * mean, mean)
+    mask = ops.at_least(jnp.tanh(slope), 0.0)
+    kept = ops.keep_nan(mask * mean, mean)
     return (kept / (1e-10 + jnp.mean(mask))).astype(stack.dtype)
 
   return jax.tree.map(masked, gradients)
@@ -209,7 +201,7 @@ def _masked_domains(
     raise ValueError(
       "gradients has a scalar; expected a leading axis of domains."
     )
-  values = stack.astype(compute_dtype(stack))
+  values = stack.astype(ops.compute_dtype(stack))
   if where is None:
     where = jnp.ones(stack.shape[:1], bool)
   elif where.shape != stack.shape[:1]:
@@ -218,7 +210,7 @@ def _masked_domains(
       f"{stack.shape[:1]}, the leading axis of gradients."
     )
   mask = where.astype(values.dtype)
-  count = jnp.maximum(sum_over_devices(jnp.sum(mask), axis_name), 1)
+  count = jnp.maximum(ops.sum_over_devices(jnp.sum(mask), axis_name), 1)
   keep = jnp.expand_dims(where, range(1, values.ndim))
   return jnp.where(keep, values, 0.0), mask / count
 
@@ -232,7 +224,7 @@ def _mean_and_agreement(
   values: Array, share: Array, axis_name: str | None
 ) -> tuple[Array, Array]:
   """Returns the mean gradient and the absolute value of the mean sign."""
-  mean, signs = sum_over_devices(
+  mean, signs = ops.sum_over_devices(
     (_weighted_sum(share, values), _weighted_sum(share, jnp.sign(values))),
     axis_name,
   )

@@ -7,14 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import masked_rows
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class GroupDRO(NamedTuple):
   """The result of `group_dro`.
 
@@ -32,7 +28,7 @@ class GroupDRO(NamedTuple):
   weights: Float[Array, " domains"]
 
 
-@validate
+@ops.validate
 def group_dro(
   losses: Float[Array, " domains"],
   weights: Float[Array, " domains"],
@@ -77,9 +73,9 @@ def group_dro(
     Sagawa et al., `Distributionally robust neural networks for group shifts
     <https://arxiv.org/abs/1911.08731>`_, 2020, algorithm 1.
   """
-  losses, mask = masked_rows(losses, where, axes=2)
-  weights = jax.lax.stop_gradient(weights.astype(compute_dtype(weights)))
-  rate = as_number("step_size", step_size, losses.dtype)
+  losses, mask = ops.masked_rows(losses, where, axes=2)
+  weights = jax.lax.stop_gradient(weights.astype(ops.compute_dtype(weights)))
+  rate = ops.as_number("step_size", step_size, losses.dtype)
   positive = ~(weights <= 0)  # True for NaN, which must reach the caller
   logs = jnp.log(jnp.where(positive, weights, 1.0))
   logs += rate * jax.lax.stop_gradient(losses)

@@ -7,7 +7,7 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.ops import as_number
+from kdjax import ops
 
 
 def inner_step(
@@ -20,7 +20,7 @@ def inner_step(
 
   def descend(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
     def moved(value: Array, gradient: Array) -> Array:
-      step = as_number("step_size", step_size, gradient.dtype)
+      step = ops.as_number("step_size", step_size, gradient.dtype)
       return value - step * gradient
 
     return jax.tree.map(moved, params, gradients), state

@@ -4,16 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import check_choice
-from kdjax.ops import check_labels
-from kdjax.ops import compute_dtype
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def irm_penalty(
   logits: Float[Array, "*domains batch classes"],
   labels: Int[Array, "*domains batch"],
@@ -63,7 +57,7 @@ def irm_penalty(
     Arjovsky et al., `Invariant risk minimization
     <https://arxiv.org/abs/1907.02893>`_, 2019, "halves" in appendix D.
   """
-  check_choice("form", form, ("halves", "squared"))
+  ops.check_choice("form", form, ("halves", "squared"))
   keep = jnp.ones(labels.shape, bool) if where is None else where
   logits = jnp.where(keep[..., None], logits, jnp.zeros_like(logits))
   slopes = _scale_gradients(logits, labels)
@@ -83,16 +77,16 @@ def _scale_gradients(
   logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
   """Returns the derivative of each example's cross-entropy by a logit scale."""
-  given, labels = labels, check_labels(labels, logits.shape[-1])
-  logits = logits.astype(compute_dtype(logits))
-  probabilities = jnp.exp(log_softened_softmax(logits))
+  given, labels = labels, ops.check_labels(labels, logits.shape[-1])
+  logits = logits.astype(ops.compute_dtype(logits))
+  probabilities = jnp.exp(ops.log_softened_softmax(logits))
   own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
   # Subtract the label's logit first: a large common offset would lose digits.
   masked = (logits == -jnp.inf) | (own == -jnp.inf)
   gaps = jnp.where(masked, 0.0, logits - jnp.where(masked, 0.0, own))
   slopes = jnp.sum(probabilities * gaps, -1)
   slopes = jnp.where(own[..., 0] == -jnp.inf, jnp.inf, slopes)
-  return mask_unknown_labels(slopes, given, logits.shape[-1])
+  return ops.mask_unknown_labels(slopes, given, logits.shape[-1])
 
 
 def _positions(
@@ -115,5 +109,5 @@ def _masked_domain_means(
   axis_name: str | None,
 ) -> Float[Array, " *domains"]:
   sums = jnp.sum(jnp.where(mask > 0, values, 0.0), -1)
-  sums, counts = sum_over_devices((sums, jnp.sum(mask, -1)), axis_name)
+  sums, counts = ops.sum_over_devices((sums, jnp.sum(mask, -1)), axis_name)
   return sums / jnp.maximum(counts, 1)

@@ -7,12 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
+from kdjax import ops
 
 
 def split_key(name: str, key: Any | None, needed: bool) -> tuple[Any, Any, Any]:
@@ -51,7 +46,7 @@ def sample_partners(
   Returns:
     `[batch]`, indices.
   """
-  check_choice("mix", mix, ("random", "crossdomain"))
+  ops.check_choice("mix", mix, ("random", "crossdomain"))
   index = jnp.arange(batch)
   keep = jnp.ones(batch, bool) if where is None else where
   shuffle_key, noise_key, redraw_key = jax.random.split(key, 3)
@@ -93,10 +88,10 @@ def partners_and_weights(
   weights: Array | None,
 ) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
   """Returns the given partners and mixing weights; draws those not given."""
-  check_choice("mix", mix, ("random", "crossdomain"))
-  check_positive("alpha", alpha)
-  check_range("probability", probability, 0.0, 1.0)
-  batch, dtype = features.shape[0], compute_dtype(features)
+  ops.check_choice("mix", mix, ("random", "crossdomain"))
+  ops.check_positive("alpha", alpha)
+  ops.check_range("probability", probability, 0.0, 1.0)
+  batch, dtype = features.shape[0], ops.compute_dtype(features)
   keys = split_key(name, key, partners is None or weights is None)
   if partners is None:
     partners = sample_partners(
@@ -104,10 +99,10 @@ def partners_and_weights(
     )
   if weights is None:
     weights = sample_beta(keys[1], (batch,), alpha, alpha, dtype)
-    chance = as_number("probability", probability, dtype)
+    chance = ops.as_number("probability", probability, dtype)
     mixed = jax.random.uniform(keys[2], (), dtype) < chance
     weights = jnp.where(mixed, weights, 1.0)
-  weights = as_fraction("weights", weights, dtype, shape=(batch,))
+  weights = ops.as_fraction("weights", weights, dtype, shape=(batch,))
   return partners, jax.lax.stop_gradient(weights)
 
 
@@ -119,7 +114,10 @@ def sample_beta(
   dtype: Any,
 ) -> Float[Array, "..."]:
   """Draws mixing weights from a Beta distribution."""
-  a, b = as_number("alpha", alpha, dtype), as_number("beta", beta, dtype)
+  a, b = (
+    ops.as_number("alpha", alpha, dtype),
+    ops.as_number("beta", beta, dtype),
+  )
   return jax.random.beta(key, a, b, shape, dtype)
 
 

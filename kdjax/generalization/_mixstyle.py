@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._mixing_partners import add_trailing_axes
-from kdjax.generalization._mixing_partners import partners_and_weights
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.generalization._mixing_partners import (
+  add_trailing_axes,
+  partners_and_weights,
+)
 
 
 def style_moments(
@@ -25,7 +24,7 @@ def style_moments(
   return mean, squares / max(count - 1, 1)
 
 
-@validate
+@ops.validate
 def mixstyle(
   key: Any | None,
   features: Float[Array, "batch height width channels"],
@@ -94,7 +93,7 @@ def mixstyle(
     Zhou et al., `Domain generalization with MixStyle
     <https://arxiv.org/abs/2104.02008>`_, 2021.
   """
-  check_positive("epsilon", epsilon)
+  ops.check_positive("epsilon", epsilon)
   partners, weights = partners_and_weights(
     "mixstyle",
     key,
@@ -107,9 +106,9 @@ def mixstyle(
     partners,
     weights,
   )
-  x = features.astype(compute_dtype(features))
+  x = features.astype(ops.compute_dtype(features))
   mean, variance = style_moments(jax.lax.stop_gradient(x), (1, 2))
-  deviation = jnp.sqrt(variance + as_number("epsilon", epsilon, x.dtype))
+  deviation = jnp.sqrt(variance + ops.as_number("epsilon", epsilon, x.dtype))
   rest = add_trailing_axes(1 - weights, x)
   # This form returns x exactly for a weight of 1.
   stretch = rest * (deviation[partners] - deviation) / deviation
@@ -117,7 +116,7 @@ def mixstyle(
   return mixed.astype(features.dtype)
 
 
-@validate
+@ops.validate
 def efdmix(
   key: Any | None,
   features: Float[Array, "batch height width channels"],
@@ -193,7 +192,7 @@ def efdmix(
     weights,
   )
   batch, height, width, channels = features.shape
-  x = features.astype(compute_dtype(features))
+  x = features.astype(ops.compute_dtype(features))
   x = x.reshape(batch, height * width, channels)
   ranks = jnp.argsort(jnp.argsort(jax.lax.stop_gradient(x), 1), 1)
   matched = jnp.take_along_axis(jnp.sort(x, 1)[partners], ranks, 1)

@@ -7,20 +7,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._mixing_partners import add_trailing_axes
-from kdjax.generalization._mixing_partners import sample_beta
-from kdjax.generalization._mixing_partners import sample_partners
-from kdjax.generalization._mixing_partners import split_key
-from kdjax.ops import as_fraction
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import exportable
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.generalization._mixing_partners import (
+  add_trailing_axes,
+  sample_beta,
+  sample_partners,
+  split_key,
+)
 
 
-@exportable
+@ops.exportable
 class Mixed(NamedTuple):
   """Mixed examples and the arguments of `mixed_loss`.
 
@@ -42,7 +38,7 @@ class Mixed(NamedTuple):
   where: Bool[Array, "*batch"] | None
 
 
-@validate
+@ops.validate
 def mixup(
   key: Any | None,
   inputs: Float[Array, "domains batch ..."],
@@ -99,8 +95,8 @@ def mixup(
     unsupervised domain adaptation with mixup training
     <https://arxiv.org/abs/2001.00677>`_, 2020.
   """
-  check_positive("alpha", alpha)
-  domains, dtype = inputs.shape[0], compute_dtype(inputs)
+  ops.check_positive("alpha", alpha)
+  domains, dtype = inputs.shape[0], ops.compute_dtype(inputs)
   needed = partners is None or weights is None
   order_key, weight_key, _ = split_key("mixup", key, needed)
   if partners is None:
@@ -108,12 +104,12 @@ def mixup(
     partners = jnp.zeros_like(order).at[order].set(jnp.roll(order, -1))
   if weights is None:
     weights = sample_beta(weight_key, (domains,), alpha, alpha, dtype)
-  share = as_fraction("weights", weights, dtype, shape=(domains,))
+  share = ops.as_fraction("weights", weights, dtype, shape=(domains,))
   share = jnp.broadcast_to(share[:, None], labels.shape)
   return _mixed(inputs, labels, partners, share, where)
 
 
-@validate
+@ops.validate
 def domainmix(
   key: Any | None,
   inputs: Float[Array, "batch ..."],
@@ -172,10 +168,10 @@ def domainmix(
     Sun et al., `Dynamic domain generalization
     <https://arxiv.org/abs/2205.13913>`_, 2022.
   """
-  check_positive("alpha", alpha)
-  check_positive("beta", beta)
-  check_choice("mix", mix, ("random", "crossdomain"))
-  batch, dtype = inputs.shape[0], compute_dtype(inputs)
+  ops.check_positive("alpha", alpha)
+  ops.check_positive("beta", beta)
+  ops.check_choice("mix", mix, ("random", "crossdomain"))
+  batch, dtype = inputs.shape[0], ops.compute_dtype(inputs)
   needed = partners is None or weights is None
   partner_key, weight_key, _ = split_key("domainmix", key, needed)
   if partners is None:
@@ -184,12 +180,12 @@ def domainmix(
     )
   if weights is None:
     weights = sample_beta(weight_key, (), alpha, beta, dtype)
-  share = as_fraction("weights", weights, dtype, shape=(batch,))
+  share = ops.as_fraction("weights", weights, dtype, shape=(batch,))
   share = jnp.broadcast_to(share, labels.shape)
   return _mixed(inputs, labels, partners, share, where)
 
 
-@validate
+@ops.validate
 def mixed_loss(
   logits: Float[Array, "*batch classes"],
   labels: Int[Array, "*batch"],
@@ -228,7 +224,7 @@ def mixed_loss(
     <https://arxiv.org/abs/1710.09412>`_, 2018.
   """
   own, partner = (
-    cross_entropy(logits, values) for values in (labels, partner_labels)
+    ops.cross_entropy(logits, values) for values in (labels, partner_labels)
   )
   weights = jax.lax.stop_gradient(weights.astype(own.dtype))
   # The loss of a masked class is infinite, and 0 times infinity is NaN.
@@ -244,7 +240,7 @@ def _mixed(
   share: Array,
   where: Array | None,
 ) -> Mixed:
-  values = inputs.astype(compute_dtype(inputs))
+  values = inputs.astype(ops.compute_dtype(inputs))
   weight = add_trailing_axes(share, values)
   mixed = weight * values + (1 - weight) * values[partners]
   if where is not None:

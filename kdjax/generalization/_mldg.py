@@ -8,12 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.generalization._inner_step import inner_step
-from kdjax.ops import check_positive
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def mldg(
   loss_fn: Callable[[Any, Any], Array],
   params: Any,
@@ -91,7 +90,7 @@ def mldg(
     Li et al., `Learning to generalize: meta-learning for domain generalization
     <https://arxiv.org/abs/1710.03463>`_, 2018.
   """
-  check_positive("step_size", step_size)
+  ops.check_positive("step_size", step_size)
 
   params = jax.tree.map(jnp.asarray, params)
 

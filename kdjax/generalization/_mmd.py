@@ -7,17 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import check_positive
-from kdjax.ops import gather_batch
-from kdjax.ops import masked_rows
-from kdjax.ops import pairwise_squared_distances
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 _GAMMAS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 
 
-@validate
+@ops.validate
 def mmd(
   features: Float[Array, "domains batch dims"],
   *,
@@ -68,8 +63,8 @@ def mmd(
     <https://openaccess.thecvf.com/content_cvpr_2018/html/Li_Domain_Generalization_With_CVPR_2018_paper.html>`_,
     2018.
   """
-  check_positive("gammas", gammas)
-  rows, mask = masked_rows(features, where, axes=2)
+  ops.check_positive("gammas", gammas)
+  rows, mask = ops.masked_rows(features, where, axes=2)
   domains, batch, dims = rows.shape
   rates = jnp.atleast_1d(jnp.asarray(gammas, rows.dtype))
   if rates.ndim > 1 or rates.size == 0:
@@ -77,16 +72,16 @@ def mmd(
       f"mmd: gammas has shape {rates.shape}; expected a number or a vector of "
       "at least one number."
     )
-  counts = sum_over_devices(jnp.sum(mask, 1), axis_name)
+  counts = ops.sum_over_devices(jnp.sum(mask, 1), axis_name)
   present = (counts > 0).astype(rows.dtype)
-  whole = gather_batch(rows.reshape(domains * batch, dims), axis_name)
-  whole_mask = gather_batch(mask.reshape(-1), axis_name)
+  whole = ops.gather_batch(rows.reshape(domains * batch, dims), axis_name)
+  whole_mask = ops.gather_batch(mask.reshape(-1), axis_name)
 
   # Compare the rows of one domain with all rows at a time, and recompute in the
   # backward pass: memory holds one matrix, not one for each domain and gamma.
   @jax.checkpoint
   def kernel_sums(domain: tuple[Array, Array]) -> Float[Array, " domains"]:
-    distances = pairwise_squared_distances(domain[0], whole)
+    distances = ops.pairwise_squared_distances(domain[0], whole)
     values = jnp.zeros_like(distances)
     for rate in rates:
       values += jnp.exp(-rate * distances)
@@ -94,7 +89,7 @@ def mmd(
     columns = whole_mask * columns
     return jnp.sum(columns.reshape(-1, domains, batch), (0, 2))
 
-  sums = sum_over_devices(jax.lax.map(kernel_sums, (rows, mask)), axis_name)
+  sums = ops.sum_over_devices(jax.lax.map(kernel_sums, (rows, mask)), axis_name)
   divisors = jnp.maximum(counts, 1)
   means = sums / (divisors[:, None] * divisors[None])
   own = jnp.diagonal(means)

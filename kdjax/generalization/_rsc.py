@@ -7,17 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_labels
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import gather_batch
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def rsc_mask(
   classify: Callable[[Array], Array],
   features: Float[Array, "batch dims"],
@@ -76,17 +69,17 @@ def rsc_mask(
     Huang et al., `Self-challenging improves cross-domain generalization
     <https://arxiv.org/abs/2007.02454>`_, 2020.
   """
-  check_range("feature_drop", feature_drop, 0.0, 1.0)
-  check_range("batch_drop", batch_drop, 0.0, 1.0)
-  dtype = compute_dtype(features)
+  ops.check_range("feature_drop", feature_drop, 0.0, 1.0)
+  ops.check_range("batch_drop", batch_drop, 0.0, 1.0)
+  dtype = ops.compute_dtype(features)
   keep = jnp.ones(labels.shape, bool) if where is None else where
   rows = jnp.where(keep[:, None], features, jnp.zeros_like(features))
   rows = jax.lax.stop_gradient(rows)
 
   def of_labels(values: Array) -> Float[Array, " batch"]:
-    known = check_labels(labels, values.shape[-1])
+    known = ops.check_labels(labels, values.shape[-1])
     own = jnp.take_along_axis(values, known[:, None], axis=-1)[:, 0]
-    return mask_unknown_labels(own, labels, values.shape[-1])
+    return ops.mask_unknown_labels(own, labels, values.shape[-1])
 
   def label_logits(rows: Array) -> tuple[Array, Array]:
     logits = classify(rows)
@@ -94,18 +87,20 @@ def rsc_mask(
 
   gradients, logits = jax.grad(label_logits, has_aux=True)(rows)
   gradients = gradients.astype(dtype)
-  level = 1 - as_number("feature_drop", feature_drop, dtype)
+  level = 1 - ops.as_number("feature_drop", feature_drop, dtype)
   all_features = jnp.ones(gradients.shape, bool)
   kept = gradients < _quantile(gradients, all_features, level)[:, None]
 
   masked_logits = classify(jnp.where(kept, rows, jnp.zeros_like(rows)))
-  losses = of_labels(softened_softmax(logits)) - of_labels(
-    softened_softmax(masked_logits)
+  losses = of_labels(ops.softened_softmax(logits)) - of_labels(
+    ops.softened_softmax(masked_logits)
   )
   losses = losses.astype(dtype)
-  level = 1 - as_number("batch_drop", batch_drop, dtype)
+  level = 1 - ops.as_number("batch_drop", batch_drop, dtype)
   limit = _quantile(
-    gather_batch(losses, axis_name), gather_batch(keep, axis_name), level
+    ops.gather_batch(losses, axis_name),
+    ops.gather_batch(keep, axis_name),
+    level,
   )
   unmasked = (losses < limit) | ~keep
   mask = (kept | unmasked[:, None]).astype(dtype)
@@ -114,7 +109,7 @@ def rsc_mask(
   return jax.lax.stop_gradient(mask)
 
 
-@validate
+@ops.validate
 def _quantile(
   values: Float[Array, "*batch n"],
   keep: Bool[Array, "*batch n"],

@@ -7,20 +7,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.generalization._mixing_partners import add_trailing_axes
-from kdjax.generalization._mixing_partners import sample_partners
-from kdjax.generalization._mixing_partners import split_key
+from kdjax import ops
+from kdjax.generalization._mixing_partners import (
+  add_trailing_axes,
+  sample_partners,
+  split_key,
+)
 from kdjax.generalization._mixstyle import style_moments
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def sagnet_randomize(
   key: Any | None,
   features: Float[Array, "batch height width channels"]
@@ -83,10 +79,10 @@ def sagnet_randomize(
     Nam et al., `Reducing domain gap by reducing style bias
     <https://arxiv.org/abs/1910.11645>`_, 2021.
   """
-  check_choice("part", part, ("style", "content"))
-  check_positive("epsilon", epsilon)
+  ops.check_choice("part", part, ("style", "content"))
+  ops.check_positive("epsilon", epsilon)
   batch = features.shape[0]
-  dtype = compute_dtype(features)
+  dtype = ops.compute_dtype(features)
   drawn = partners is None or (weights is None and part == "style")
   keys = split_key("sagnet_randomize", key, drawn)
   if partners is None:
@@ -94,14 +90,14 @@ def sagnet_randomize(
   if weights is None and part == "style":
     weights = jax.random.uniform(keys[1], (batch,), dtype)
   x = features.astype(dtype)
-  added = as_number("epsilon", epsilon, dtype)
+  added = ops.as_number("epsilon", epsilon, dtype)
   mean, variance = style_moments(x, (1, 2) if x.ndim == 4 else (1,))
   content = (x - mean) / jnp.sqrt(variance + added)
   if part == "content":
     content = jax.lax.stop_gradient(content[partners])
   else:
     share = add_trailing_axes(
-      as_fraction("weights", weights, dtype, shape=(batch,)), x
+      ops.as_fraction("weights", weights, dtype, shape=(batch,)), x
     )
     mean = share * mean + (1 - share) * mean[partners]
     variance = share * variance + (1 - share) * variance[partners]
@@ -109,7 +105,7 @@ def sagnet_randomize(
   return mixed.astype(features.dtype)
 
 
-@validate
+@ops.validate
 def sagnet_adversarial_loss(
   style_logits: Float[Array, "*batch classes"],
 ) -> Float[Array, "*batch"]:
@@ -141,7 +137,7 @@ def sagnet_adversarial_loss(
     Nam et al., `Reducing domain gap by reducing style bias
     <https://arxiv.org/abs/1910.11645>`_, 2021, equation 6.
   """
-  logs = log_softened_softmax(style_logits)
+  logs = ops.log_softened_softmax(style_logits)
   support = logs != -jnp.inf
   count = jnp.maximum(jnp.sum(support, -1, dtype=logs.dtype), 1)
   return -jnp.sum(jnp.where(support, logs, 0.0), -1) / count

@@ -3,11 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def sd_penalty(
   logits: Float[Array, "*batch classes"],
 ) -> Float[Array, "*batch"]:
@@ -34,7 +33,7 @@ def sd_penalty(
     Pezeshki et al., `Gradient starvation: a learning proclivity in neural
     networks <https://arxiv.org/abs/2011.09468>`_, 2021, equation 25.
   """
-  logits = logits.astype(compute_dtype(logits))
+  logits = logits.astype(ops.compute_dtype(logits))
   support = logits != -jnp.inf
   squares = jnp.square(jnp.where(support, logits, 0.0))
   count = jnp.maximum(jnp.sum(support, -1, dtype=logits.dtype), 1)

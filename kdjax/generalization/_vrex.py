@@ -3,12 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def vrex_penalty(
   losses: Float[Array, " domains"],
   *,
@@ -43,10 +41,10 @@ def vrex_penalty(
     Krueger et al., `Out-of-distribution generalization via risk extrapolation
     <https://arxiv.org/abs/2003.00688>`_, 2021.
   """
-  values, mask = masked_rows(losses, where, axes=2)
-  count, losses_sum = sum_over_devices(
+  values, mask = ops.masked_rows(losses, where, axes=2)
+  count, losses_sum = ops.sum_over_devices(
     (jnp.sum(mask), jnp.sum(values)), axis_name
   )
   count = jnp.maximum(count, 1)
   squares = mask * jnp.square(values - losses_sum / count)
-  return sum_over_devices(jnp.sum(squares), axis_name) / count
+  return ops.sum_over_devices(jnp.sum(squares), axis_name) / count

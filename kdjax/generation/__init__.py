@@ -5,17 +5,21 @@ distillation and of consistency distillation. Every function is pure: arrays and
 networks as functions in, arrays out.
 """
 
-from kdjax.generation._consistency import consistency_loss
-from kdjax.generation._consistency import consistency_output
-from kdjax.generation._consistency import consistency_sample
-from kdjax.generation._consistency import consistency_target
-from kdjax.generation._consistency import karras_noise_levels
-from kdjax.generation._diffusion import cosine_log_snr
-from kdjax.generation._diffusion import ddim_sample
-from kdjax.generation._diffusion import ddim_step
-from kdjax.generation._diffusion import denoised
-from kdjax.generation._diffusion import diffuse
-from kdjax.generation._diffusion import diffusion_loss
+from kdjax.generation._consistency import (
+  consistency_loss,
+  consistency_output,
+  consistency_sample,
+  consistency_target,
+  karras_noise_levels,
+)
+from kdjax.generation._diffusion import (
+  cosine_log_snr,
+  ddim_sample,
+  ddim_step,
+  denoised,
+  diffuse,
+  diffusion_loss,
+)
 from kdjax.generation._progressive_distillation import (
   progressive_distillation_target,
 )

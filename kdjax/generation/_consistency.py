@@ -7,15 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.generation._diffusion import over_features
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import keep_nan
-from kdjax.ops import validate
 
 SOLVERS = ("heun", "euler")
 WEIGHTINGS = ("uniform", "snr", "snr_plus_one", "snr_truncated")
@@ -58,18 +51,18 @@ def karras_noise_levels(
     Karras et al., `Elucidating the design space of diffusion-based generative
     models <https://arxiv.org/abs/2206.00364>`_, 2022.
   """
-  check_integer("karras_noise_levels: num_levels", num_levels, 2)
+  ops.check_integer("karras_noise_levels: num_levels", num_levels, 2)
   for name, value in (
     ("smallest", smallest),
     ("largest", largest),
     ("rho", rho),
   ):
-    check_positive(f"karras_noise_levels: {name}", value)
+    ops.check_positive(f"karras_noise_levels: {name}", value)
   start, end = (x ** (1 / rho) for x in (largest, smallest))
   return (start + jnp.linspace(0, 1, num_levels) * (end - start)) ** rho
 
 
-@validate
+@ops.validate
 def consistency_output(
   output: Float[Array, " batch *features"],
   noisy: Float[Array, " batch *features"],
@@ -112,8 +105,8 @@ def consistency_output(
     Song et al., `Consistency models <https://arxiv.org/abs/2303.01469>`_, 2023,
     and `their code <https://github.com/openai/consistency_models_cifar10>`_.
   """
-  check_positive("consistency_output: data_std", data_std)
-  dtype = compute_dtype(output)
+  ops.check_positive("consistency_output: data_std", data_std)
+  dtype = ops.compute_dtype(output)
   level = over_features(sigma.astype(dtype), output.ndim)
   scale = jnp.asarray(data_std, dtype)
   above = level - jnp.asarray(smallest, dtype)
@@ -122,7 +115,7 @@ def consistency_output(
   return skip * noisy.astype(dtype) + own * output.astype(dtype)
 
 
-@validate
+@ops.validate
 def consistency_target(
   teacher: NoiseFunction,
   target: NoiseFunction,
@@ -166,9 +159,9 @@ def consistency_target(
     Song et al., `Consistency models <https://arxiv.org/abs/2303.01469>`_, 2023,
     and `their code <https://github.com/openai/consistency_models_cifar10>`_.
   """
-  check_choice("consistency_target: solver", solver, SOLVERS)
+  ops.check_choice("consistency_target: solver", solver, SOLVERS)
   noisy = jnp.asarray(noisy)
-  dtype = compute_dtype(noisy)
+  dtype = ops.compute_dtype(noisy)
   x = noisy.astype(dtype)
   now, after = (jnp.asarray(s, dtype) for s in (sigma, next_sigma))
 
@@ -183,7 +176,7 @@ def consistency_target(
   return jax.lax.stop_gradient(target(moved, after).astype(dtype))
 
 
-@validate
+@ops.validate
 def consistency_loss(
   student: Float[Array, " batch *features"],
   target: Float[Array, " batch *features"],
@@ -228,9 +221,9 @@ def consistency_loss(
     Song et al., `Consistency models <https://arxiv.org/abs/2303.01469>`_, 2023,
     and `their code <https://github.com/openai/consistency_models_cifar10>`_.
   """
-  check_choice("consistency_loss: norm", norm, NORMS)
-  check_choice("consistency_loss: weighting", weighting, WEIGHTINGS)
-  dtype = compute_dtype(student)
+  ops.check_choice("consistency_loss: norm", norm, NORMS)
+  ops.check_choice("consistency_loss: weighting", weighting, WEIGHTINGS)
+  dtype = ops.compute_dtype(student)
   gap = student.astype(dtype) - jax.lax.stop_gradient(target).astype(dtype)
   errors = jnp.square(gap) if norm == "l2" else jnp.abs(gap)
   errors = jnp.mean(errors, tuple(range(1, errors.ndim)))
@@ -239,12 +232,12 @@ def consistency_loss(
     "uniform": jnp.ones_like(ratio),
     "snr": ratio,
     "snr_plus_one": ratio + 1,
-    "snr_truncated": at_least(ratio, 1.0),
+    "snr_truncated": ops.at_least(ratio, 1.0),
   }
-  return keep_nan(jax.lax.stop_gradient(weights[weighting]) * errors, sigma)
+  return ops.keep_nan(jax.lax.stop_gradient(weights[weighting]) * errors, sigma)
 
 
-@validate
+@ops.validate
 def consistency_sample(
   key: Array,
   consistency: NoiseFunction,
@@ -294,14 +287,16 @@ def consistency_sample(
       "one level or more."
     )
   noise = jnp.asarray(noise)
-  dtype, batch = compute_dtype(noise), noise.shape[0]
-  floor = jnp.square(as_number("consistency_sample: smallest", smallest, dtype))
+  dtype, batch = ops.compute_dtype(noise), noise.shape[0]
+  floor = jnp.square(
+    ops.as_number("consistency_sample: smallest", smallest, dtype)
+  )
   start = sigmas[0].astype(dtype)
   first = consistency(start * noise.astype(dtype), jnp.full(batch, start))
 
   def body(x: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
     key, level = step
-    added = jnp.sqrt(at_least(jnp.square(level) - floor, 0))
+    added = jnp.sqrt(ops.at_least(jnp.square(level) - floor, 0))
     noisy = x + added * jax.random.normal(key, x.shape, dtype)
     return consistency(noisy, jnp.full(batch, level)).astype(dtype), None
 

@@ -10,12 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import at_least
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 PREDICTIONS = ("v", "x", "noise")
 WEIGHTINGS = ("snr_truncated", "snr", "constant", "v")
@@ -57,7 +52,7 @@ def cosine_log_snr(
     <https://arxiv.org/abs/2202.00512>`_, 2022.
   """
   for name, value in (("low", low), ("high", high)):
-    check_range(f"cosine_log_snr: {name}", value, -np.inf, np.inf)
+    ops.check_range(f"cosine_log_snr: {name}", value, -np.inf, np.inf)
   if not low < high:
     raise ValueError(
       f"cosine_log_snr: low is {low} and high is {high}; expected low below "
@@ -75,7 +70,7 @@ def cosine_log_snr(
   return -2.0 * jnp.log(jnp.tan(slope * time + start))
 
 
-@validate
+@ops.validate
 def diffuse(
   x: Float[Array, " batch *features"],
   noise: Float[Array, " batch *features"],
@@ -106,12 +101,12 @@ def diffuse(
     Kingma et al., `Variational diffusion models
     <https://arxiv.org/abs/2107.00630>`_, 2021.
   """
-  dtype = compute_dtype(x)
+  dtype = ops.compute_dtype(x)
   signal, deviation = _factors(log_snr, x.ndim, dtype)
   return signal * x.astype(dtype) + deviation * noise.astype(dtype)
 
 
-@validate
+@ops.validate
 def denoised(
   output: Float[Array, " batch *features"],
   noisy: Float[Array, " batch *features"],
@@ -150,8 +145,8 @@ def denoised(
     Salimans and Ho, `Progressive distillation for fast sampling of diffusion
     models <https://arxiv.org/abs/2202.00512>`_, 2022.
   """
-  check_choice("denoised: prediction", prediction, PREDICTIONS)
-  dtype = compute_dtype(output)
+  ops.check_choice("denoised: prediction", prediction, PREDICTIONS)
+  dtype = ops.compute_dtype(output)
   output, noisy = output.astype(dtype), noisy.astype(dtype)
   signal, deviation = _factors(log_snr, output.ndim, dtype)
   if prediction == "v":
@@ -161,7 +156,7 @@ def denoised(
   return output
 
 
-@validate
+@ops.validate
 def ddim_step(
   x: Float[Array, " batch *features"],
   noisy: Float[Array, " batch *features"],
@@ -195,7 +190,7 @@ def ddim_step(
     Song, Meng and Ermon, `Denoising diffusion implicit models
     <https://arxiv.org/abs/2010.02502>`_, 2021.
   """
-  dtype = compute_dtype(x)
+  dtype = ops.compute_dtype(x)
   x, noisy = x.astype(dtype), noisy.astype(dtype)
   signal, _ = _factors(log_snr, x.ndim, dtype)
   next_signal, _ = _factors(next_log_snr, x.ndim, dtype)
@@ -203,7 +198,7 @@ def ddim_step(
   return next_signal * x + ratio * (noisy - signal * x)
 
 
-@validate
+@ops.validate
 def ddim_sample(
   denoise: Denoiser,
   noise: Float[Array, " batch *features"],
@@ -243,9 +238,9 @@ def ddim_sample(
     <https://arxiv.org/abs/2202.00512>`_, 2022.
   """
   if not isinstance(num_steps, jax.Array):
-    check_integer("ddim_sample: num_steps", num_steps, 1)
+    ops.check_integer("ddim_sample: num_steps", num_steps, 1)
   noise = jnp.asarray(noise)
-  dtype, batch = compute_dtype(noise), noise.shape[0]
+  dtype, batch = ops.compute_dtype(noise), noise.shape[0]
 
   def level(step: Any) -> Array:
     return jnp.full(batch, schedule(step / num_steps), dtype)
@@ -261,7 +256,7 @@ def ddim_sample(
   return x
 
 
-@validate
+@ops.validate
 def diffusion_loss(
   prediction: Float[Array, " batch *features"],
   target: Float[Array, " batch *features"],
@@ -304,14 +299,14 @@ def diffusion_loss(
     `google-research <https://github.com/google-research/google-research>`_,
     diffusion_distillation/dpm.py.
   """
-  check_choice("diffusion_loss: weighting", weighting, WEIGHTINGS)
-  dtype = compute_dtype(prediction)
+  ops.check_choice("diffusion_loss: weighting", weighting, WEIGHTINGS)
+  dtype = ops.compute_dtype(prediction)
   target = jax.lax.stop_gradient(target).astype(dtype)
   errors = jnp.square(prediction.astype(dtype) - target)
   errors = jnp.mean(errors, tuple(range(1, errors.ndim)))
   ratio = jnp.exp(log_snr.astype(dtype))
   weights = {
-    "snr_truncated": at_least(ratio, 1.0),
+    "snr_truncated": ops.at_least(ratio, 1.0),
     "snr": ratio,
     "constant": jnp.ones_like(ratio),
     "v": ratio + 1.0,

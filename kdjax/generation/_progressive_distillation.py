@@ -5,18 +5,18 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.generation._diffusion import Denoiser
-from kdjax.generation._diffusion import Schedule
-from kdjax.generation._diffusion import cosine_log_snr
-from kdjax.generation._diffusion import ddim_step
-from kdjax.generation._diffusion import deviation_ratio
-from kdjax.generation._diffusion import over_features
-from kdjax.ops import check_integer
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.generation._diffusion import (
+  Denoiser,
+  Schedule,
+  cosine_log_snr,
+  ddim_step,
+  deviation_ratio,
+  over_features,
+)
 
 
-@validate
+@ops.validate
 def progressive_distillation_target(
   teacher: Denoiser,
   noisy: Float[Array, " batch *features"],
@@ -68,9 +68,11 @@ def progressive_distillation_target(
     diffusion_distillation/dpm.py.
   """
   if not isinstance(num_steps, jax.Array):
-    check_integer("progressive_distillation_target: num_steps", num_steps, 1)
+    ops.check_integer(
+      "progressive_distillation_target: num_steps", num_steps, 1
+    )
   noisy, step = jnp.asarray(noisy), jnp.asarray(step)
-  dtype = compute_dtype(noisy)
+  dtype = ops.compute_dtype(noisy)
   start = noisy.astype(dtype)
   time = (step + 1).astype(dtype)
   levels = [

@@ -9,24 +9,26 @@ of rows are in `kdjax.distillation`, those of large vocabularies in
 """
 
 from kdjax.language._adaptive_kl import adaptive_kl_loss
-from kdjax.language._alm import alm_loss
-from kdjax.language._alm import chunk_log_probs
-from kdjax.language._byte_alignment import align_bytes
-from kdjax.language._byte_alignment import token_bytes
-from kdjax.language._causal_shift import next_token_log_probs
-from kdjax.language._causal_shift import next_token_targets
-from kdjax.language._distillm import adaptive_skew
-from kdjax.language._distillm import contrastive_skew_loss
-from kdjax.language._distillm import likelihood_gap
+from kdjax.language._alm import alm_loss, chunk_log_probs
+from kdjax.language._byte_alignment import align_bytes, token_bytes
+from kdjax.language._causal_shift import (
+  next_token_log_probs,
+  next_token_targets,
+)
+from kdjax.language._distillm import (
+  adaptive_skew,
+  contrastive_skew_loss,
+  likelihood_gap,
+)
 from kdjax.language._layer_maps import layer_map
-from kdjax.language._mined import align_tokens
-from kdjax.language._mined import min_edit_ids
-from kdjax.language._mined import mined_logits
-from kdjax.language._on_policy import minillm_advantages
-from kdjax.language._on_policy import policy_gradient_loss
-from kdjax.language._on_policy import teacher_mixed_log_probs
-from kdjax.language._on_policy import teacher_mixed_weights
-from kdjax.language._on_policy import token_reverse_kl_advantages
+from kdjax.language._mined import align_tokens, min_edit_ids, mined_logits
+from kdjax.language._on_policy import (
+  minillm_advantages,
+  policy_gradient_loss,
+  teacher_mixed_log_probs,
+  teacher_mixed_weights,
+  token_reverse_kl_advantages,
+)
 from kdjax.language._probability_shift import probability_shift
 from kdjax.language._schedules import weight_schedule
 from kdjax.language._token_mmd import token_mmd_loss

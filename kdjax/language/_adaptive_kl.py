@@ -5,15 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_fraction
-from kdjax.ops import compute_dtype
-from kdjax.ops import forward_kl
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def adaptive_kl_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -67,12 +62,12 @@ def adaptive_kl_loss(
   if stop_teacher_gradient:
     teacher_logits = jax.lax.stop_gradient(teacher_logits)
   dtype = jnp.promote_types(
-    compute_dtype(student_logits), compute_dtype(teacher_logits)
+    ops.compute_dtype(student_logits), ops.compute_dtype(teacher_logits)
   )
-  tail_mass = 1 - as_fraction("head_mass", head_mass, dtype)
+  tail_mass = 1 - ops.as_fraction("head_mass", head_mass, dtype)
   student, teacher = (
     jax.lax.stop_gradient(
-      softened_softmax(x.astype(dtype), temperature=temperature)
+      ops.softened_softmax(x.astype(dtype), temperature=temperature)
     )
     for x in (student_logits, teacher_logits)
   )
@@ -84,15 +79,15 @@ def adaptive_kl_loss(
   in_tail = jnp.cumsum(ascending, -1) <= tail_mass
   tail = jnp.sum(jnp.where(in_tail, gap, 0.0), -1)
   head = jnp.sum(jnp.where(in_tail, 0.0, gap), -1)
-  total = nonzero_divisor(head + tail)
+  total = ops.nonzero_divisor(head + tail)
   forward, reverse = (
     weight
     / total
     # A weight of 0 times an infinite divergence is 0.
     * jnp.where((weight == 0) & jnp.isposinf(divergence), 0.0, divergence)
     for weight, divergence in (
-      (head, forward_kl(teacher_logits, student_logits, temperature)),
-      (tail, forward_kl(student_logits, teacher_logits, temperature)),
+      (head, ops.forward_kl(teacher_logits, student_logits, temperature)),
+      (tail, ops.forward_kl(student_logits, teacher_logits, temperature)),
     )
   )
   return forward + reverse

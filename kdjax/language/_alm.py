@@ -5,14 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def alm_loss(
   student_log_probs: Float[Array, "batch chunks"],
   teacher_log_probs: Float[Array, "batch chunks"],
@@ -55,13 +51,13 @@ def alm_loss(
     approximate likelihood matching <https://arxiv.org/abs/2503.20083>`_, 2025,
     in the form of `tokenkit <https://github.com/bminixhofer/tokenkit>`_.
   """
-  check_positive("temperature", temperature)
+  ops.check_positive("temperature", temperature)
   if stop_teacher_gradient:
     teacher_log_probs = jax.lax.stop_gradient(teacher_log_probs)
   dtype = jnp.promote_types(
-    compute_dtype(student_log_probs), compute_dtype(teacher_log_probs)
+    ops.compute_dtype(student_log_probs), ops.compute_dtype(teacher_log_probs)
   )
-  scale = as_number("temperature", temperature, dtype)
+  scale = ops.as_number("temperature", temperature, dtype)
   # The authors' margin, without which 1 - p would be 0 for a certain chunk.
   student, teacher = (
     x.astype(dtype) / scale - 1e-6
@@ -70,7 +66,7 @@ def alm_loss(
   return -jnp.exp(teacher) * student + jnp.expm1(teacher) * _log1mexp(student)
 
 
-@validate
+@ops.validate
 def chunk_log_probs(
   log_probs: Float[Array, "batch length"],
   chunks: Integer[Array, "batch length"],
@@ -105,8 +101,8 @@ def chunk_log_probs(
     approximate likelihood matching <https://arxiv.org/abs/2503.20083>`_, 2025,
     section 3.
   """
-  check_integer("num_chunks", num_chunks, 1)
-  log_probs = log_probs.astype(compute_dtype(log_probs))
+  ops.check_integer("num_chunks", num_chunks, 1)
+  log_probs = log_probs.astype(ops.compute_dtype(log_probs))
   member = jax.nn.one_hot(chunks, num_chunks, dtype=bool)
   values = jnp.sum(jnp.where(member, log_probs[..., None], 0.0), 1)
   return values, jnp.any(member, 1)

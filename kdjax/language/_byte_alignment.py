@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kdjax.ops import check_choice
-from kdjax.ops import validate
+from kdjax import ops
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-@validate
+@ops.validate
 def token_bytes(tokens: Sequence[str], form: str) -> list[bytes]:
   r"""Token bytes: the bytes of each token of a vocabulary.
 
@@ -41,7 +40,7 @@ def token_bytes(tokens: Sequence[str], form: str) -> list[bytes]:
     2019, section 2.2; Kudo and Richardson, `SentencePiece
     <https://arxiv.org/abs/1808.06226>`_, 2018.
   """
-  check_choice("form", form, ("byte_level", "sentencepiece"))
+  ops.check_choice("form", form, ("byte_level", "sentencepiece"))
   if form == "sentencepiece":
     return [
       bytes([int(byte[1], 16)])
@@ -63,7 +62,7 @@ def token_bytes(tokens: Sequence[str], form: str) -> list[bytes]:
   return result
 
 
-@validate
+@ops.validate
 def align_bytes(
   student_tokens: Sequence[bytes | None], teacher_tokens: Sequence[bytes | None]
 ) -> tuple[np.ndarray, np.ndarray]:

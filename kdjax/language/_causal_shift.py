@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def next_token_targets(
   tokens: Integer[Array, "batch length"],
   where: Bool[Array, "batch length"] | None = None,
@@ -66,7 +66,7 @@ def next_token_targets(
   return jnp.where(valid, shifted, 0), valid
 
 
-@validate
+@ops.validate
 def next_token_log_probs(
   log_probs: Float[Array, "batch length"],
 ) -> Float[Array, "batch length"]:

@@ -7,17 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import compute_dtype
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import skew_divergence
-from kdjax.ops import validate
-from kdjax.ops import with_gradient_of
-from kdjax.ops import zero_masked
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def contrastive_skew_loss(
   student_logits: Float[Array, "batch length vocab"],
   teacher_logits: Float[Array, "batch length vocab"],
@@ -89,27 +82,28 @@ def contrastive_skew_loss(
     )
   dtype = functools.reduce(
     jnp.promote_types,
-    map(compute_dtype, (student_logits, teacher_logits)),
+    map(ops.compute_dtype, (student_logits, teacher_logits)),
   )
   if on_policy_skew is None:
     on_policy_skew = skew
   batch = student_logits.shape[0]
   share = jnp.broadcast_to(
-    as_fraction("skew", skew, dtype, shape=(batch,)), batch
+    ops.as_fraction("skew", skew, dtype, shape=(batch,)), batch
   )
   on_policy_share = jnp.broadcast_to(
-    as_fraction("on_policy_skew", on_policy_skew, dtype, shape=(batch,)), batch
+    ops.as_fraction("on_policy_skew", on_policy_skew, dtype, shape=(batch,)),
+    batch,
   )
-  beta = as_number("beta", beta, dtype)
+  beta = ops.as_number("beta", beta, dtype)
   student, teacher = (
-    zero_masked(x.astype(dtype), where)
+    ops.zero_masked(x.astype(dtype), where)
     for x in (student_logits, teacher_logits)
   )
-  forward = jax.vmap(lambda p, q, s: skew_divergence(p, q, s, 1.0))(
+  forward = jax.vmap(lambda p, q, s: ops.skew_divergence(p, q, s, 1.0))(
     teacher, student, share
   )
   student, teacher = (
-    zero_masked(x.astype(dtype), on_policy_where)
+    ops.zero_masked(x.astype(dtype), on_policy_where)
     for x in (student_on_policy_logits, teacher_on_policy_logits)
   )
   reverse = jax.vmap(_detached_skew_reverse)(student, teacher, on_policy_share)
@@ -118,7 +112,7 @@ def contrastive_skew_loss(
   )
 
 
-@validate
+@ops.validate
 def likelihood_gap(
   student_log_probs: Float[Array, "batch length"],
   teacher_log_probs: Float[Array, "batch length"],
@@ -153,13 +147,15 @@ def likelihood_gap(
     LLMs <https://arxiv.org/abs/2503.07067>`_, 2025, section 3.2.
   """
   teacher, student = (
-    jnp.exp(_mean(zero_masked(x.astype(compute_dtype(x)), where), where))
+    jnp.exp(
+      _mean(ops.zero_masked(x.astype(ops.compute_dtype(x)), where), where)
+    )
     for x in (teacher_log_probs, student_log_probs)
   )
   return jax.lax.stop_gradient(teacher - student)
 
 
-@validate
+@ops.validate
 def adaptive_skew(
   gap: Float[Array, " batch"],
   reference_gap: ArrayLike,
@@ -194,9 +190,9 @@ def adaptive_skew(
     Ko et al., `DistiLLM-2: a contrastive approach boosts the distillation of
     LLMs <https://arxiv.org/abs/2503.07067>`_, 2025, section 3.2.
   """
-  gap = gap.astype(compute_dtype(gap))
-  largest = as_fraction("skew", skew, gap.dtype)
-  reference = as_number("reference_gap", reference_gap, gap.dtype)
+  gap = gap.astype(ops.compute_dtype(gap))
+  largest = ops.as_fraction("skew", skew, gap.dtype)
+  reference = ops.as_number("reference_gap", reference_gap, gap.dtype)
   adapted = 1 - (1 - largest) * reference / (gap + 1e-5)
   return jax.lax.stop_gradient(jnp.minimum(jnp.maximum(adapted, 0.01), largest))
 
@@ -209,8 +205,8 @@ def _detached_skew_reverse(
   The gradient by the student's logits is that of the sum of Q log Q / M with M
   fixed, which is Q (log Q / M) less its mean.
   """
-  value = skew_divergence(student, teacher, skew, 1.0)
-  log_q, log_p = (log_softened_softmax(x) for x in (student, teacher))
+  value = ops.skew_divergence(student, teacher, skew, 1.0)
+  log_q, log_p = (ops.log_softened_softmax(x) for x in (student, teacher))
   fixed = jax.lax.stop_gradient(log_q)
   q = jnp.exp(fixed)
   used = q != 0
@@ -220,10 +216,10 @@ def _detached_skew_reverse(
   )
   by_student = jnp.sum(slope * jnp.where(used, log_q, 0.0), -1)
   # The teacher's part is that of the value itself.
-  by_teacher = skew_divergence(
+  by_teacher = ops.skew_divergence(
     jax.lax.stop_gradient(student), teacher, skew, 1.0
   )
-  return with_gradient_of(value, by_student + by_teacher)
+  return ops.with_gradient_of(value, by_student + by_teacher)
 
 
 def _log(share: Array) -> Array:

@@ -3,8 +3,7 @@
 import types
 from collections.abc import Mapping
 
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
+from kdjax import ops
 
 KINDS = ("uniform", "last", "skip", "copy", "supervise")
 
@@ -88,9 +87,9 @@ def layer_map(
     2019; Shleifer and Rush, `Pre-trained summarization distillation
     <https://arxiv.org/abs/2010.13002>`_, 2020.
   """
-  check_integer("student_layers", student_layers, 1)
-  check_integer("teacher_layers", teacher_layers, 1)
-  check_choice("kind", kind, KINDS)
+  ops.check_integer("student_layers", student_layers, 1)
+  ops.check_integer("teacher_layers", teacher_layers, 1)
+  ops.check_choice("kind", kind, KINDS)
   if student_layers > teacher_layers:
     raise ValueError(
       f"layer_map: the student has {student_layers} layers and the teacher "

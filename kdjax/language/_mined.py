@@ -7,12 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.ops import check_integer
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def min_edit_ids(
   source_tokens: Sequence[str], target_tokens: Sequence[str]
 ) -> np.ndarray:
@@ -68,7 +66,7 @@ def min_edit_ids(
   return result
 
 
-@validate
+@ops.validate
 def align_tokens(
   student_tokens: Sequence[str], teacher_tokens: Sequence[str]
 ) -> np.ndarray:
@@ -127,7 +125,7 @@ def align_tokens(
   return np.array([x[0] if len(x) == 1 else -1 for x in partners], np.int32)
 
 
-@validate
+@ops.validate
 def mined_logits(
   teacher_logits: Float[Array, "batch teacher_length teacher_vocab"],
   student_tokens: Integer[Array, "batch length"],
@@ -187,8 +185,8 @@ def mined_logits(
     <https://arxiv.org/abs/2401.10491>`_, 2024, in the form of `DSKD
     <https://github.com/songmzhang/DSKD>`_.
   """
-  check_integer("num_classes", num_classes, 1)
-  dtype = compute_dtype(teacher_logits)
+  ops.check_integer("num_classes", num_classes, 1)
+  dtype = ops.compute_dtype(teacher_logits)
   safe = jnp.maximum(positions, 0)
   paired = jnp.take_along_axis(teacher_tokens, safe, 1)
   aligned = (positions >= 0) & (student_tokens == teacher_to_student[paired])

@@ -5,16 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_fraction
-from kdjax.ops import at_most
-from kdjax.ops import compute_dtype
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import masked_mean
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def token_reverse_kl_advantages(
   student_log_probs: Float[Array, "*batch length"],
   teacher_log_probs: Float[Array, "*batch length"],
@@ -47,14 +41,14 @@ def token_reverse_kl_advantages(
     <https://thinkingmachines.ai/blog/on-policy-distillation/>`_, 2025.
   """
   dtype = jnp.promote_types(
-    compute_dtype(student_log_probs), compute_dtype(teacher_log_probs)
+    ops.compute_dtype(student_log_probs), ops.compute_dtype(teacher_log_probs)
   )
   return jax.lax.stop_gradient(
     teacher_log_probs.astype(dtype) - student_log_probs.astype(dtype)
   )
 
 
-@validate
+@ops.validate
 def minillm_advantages(
   rewards: Float[Array, "batch length"],
   where: Bool[Array, "batch length"] | None = None,
@@ -97,10 +91,10 @@ def minillm_advantages(
     Gu et al., `MiniLLM: knowledge distillation of large language models
     <https://arxiv.org/abs/2306.08543>`_, 2024, equation 7.
   """
-  rewards = rewards.astype(compute_dtype(rewards))
+  rewards = rewards.astype(ops.compute_dtype(rewards))
   valid = jnp.ones(rewards.shape, bool) if where is None else where
-  rewards = zero_masked(rewards, valid)
-  gamma = as_fraction("discount", discount, rewards.dtype)
+  rewards = ops.zero_masked(rewards, valid)
+  gamma = ops.as_fraction("discount", discount, rewards.dtype)
 
   def step(later: Array, reward: Array) -> tuple[Array, Array]:
     value = reward + gamma * later
@@ -111,13 +105,15 @@ def minillm_advantages(
   )
   left = jnp.cumsum(valid[:, ::-1], 1)[:, ::-1]
   returns = returns.T / jnp.maximum(left, 1).astype(rewards.dtype)
-  mean = masked_mean(returns, valid, axis_name=axis_name)
-  variance = masked_mean(jnp.square(returns - mean), valid, axis_name=axis_name)
+  mean = ops.masked_mean(returns, valid, axis_name=axis_name)
+  variance = ops.masked_mean(
+    jnp.square(returns - mean), valid, axis_name=axis_name
+  )
   whitened = (returns - mean) * jax.lax.rsqrt(variance + 1e-8)
   return jax.lax.stop_gradient(jnp.where(valid, whitened, 0.0))
 
 
-@validate
+@ops.validate
 def policy_gradient_loss(
   student_log_probs: Float[Array, "*batch length"],
   sampling_log_probs: Float[Array, "*batch length"],
@@ -161,7 +157,9 @@ def policy_gradient_loss(
     <https://arxiv.org/abs/2306.08543>`_, 2024; Schulman et al., `Proximal
     policy optimization algorithms <https://arxiv.org/abs/1707.06347>`_, 2017.
   """
-  student_log_probs = student_log_probs.astype(compute_dtype(student_log_probs))
+  student_log_probs = student_log_probs.astype(
+    ops.compute_dtype(student_log_probs)
+  )
   dtype = student_log_probs.dtype
   sampling, advantages = jax.lax.stop_gradient(
     (sampling_log_probs.astype(dtype), advantages.astype(dtype))
@@ -171,12 +169,12 @@ def policy_gradient_loss(
     ratio *= jax.lax.stop_gradient(weights.astype(dtype))
   if clip is None:
     return -ratio * advantages
-  epsilon = as_fraction("clip", clip, dtype)
+  epsilon = ops.as_fraction("clip", clip, dtype)
   clipped = jnp.clip(ratio, 1 - epsilon, 1 + epsilon)
-  return -at_most(ratio * advantages, clipped * advantages)
+  return -ops.at_most(ratio * advantages, clipped * advantages)
 
 
-@validate
+@ops.validate
 def teacher_mixed_log_probs(
   student_logits: Float[Array, "*batch vocab"],
   teacher_logits: Float[Array, "*batch vocab"],
@@ -212,12 +210,12 @@ def teacher_mixed_log_probs(
     <https://arxiv.org/abs/2306.08543>`_, 2024, section 2.2.
   """
   student, teacher = (
-    log_softened_softmax(x) for x in (student_logits, teacher_logits)
+    ops.log_softened_softmax(x) for x in (student_logits, teacher_logits)
   )
   return jax.lax.stop_gradient(_mixture(student, teacher, teacher_share))
 
 
-@validate
+@ops.validate
 def teacher_mixed_weights(
   student_log_probs: Float[Array, "*batch length"],
   teacher_log_probs: Float[Array, "*batch length"],
@@ -253,7 +251,8 @@ def teacher_mixed_weights(
     <https://arxiv.org/abs/2306.08543>`_, 2024, section 2.2.
   """
   student, teacher = (
-    x.astype(compute_dtype(x)) for x in (student_log_probs, teacher_log_probs)
+    x.astype(ops.compute_dtype(x))
+    for x in (student_log_probs, teacher_log_probs)
   )
   mixture = _mixture(student, teacher, teacher_share)
   return jax.lax.stop_gradient(jnp.exp(student - mixture))
@@ -261,5 +260,5 @@ def teacher_mixed_weights(
 
 def _mixture(student: Array, teacher: Array, teacher_share: ArrayLike) -> Array:
   dtype = jnp.promote_types(student.dtype, teacher.dtype)
-  share = as_fraction("teacher_share", teacher_share, dtype)
+  share = ops.as_fraction("teacher_share", teacher_share, dtype)
   return jnp.logaddexp(jnp.log(share) + teacher, jnp.log1p(-share) + student)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def probability_shift(
   teacher_logits: Float[Array, "*batch classes"],
   labels: Integer[Array, "*batch"],

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
+from kdjax import ops
 
 
 def weight_schedule(
@@ -23,14 +22,14 @@ def weight_schedule(
 
   Returns:
     An Optax schedule, step -> weight, for a weight of
-    `kdjax.objectives.combine`.
+    `kdjax.methods.combine`.
 
   Raises:
     ValueError: if the kind is unknown or `steps` is below 1.
 
   The schedule multiplies the weight, in all steps. TextBrewer's schedule, from
   0 to 1 or from 1 to 0, replaces the configured weight after the first step;
-  so does `kdjax.objectives.textbrewer`.
+  so does `kdjax.methods.textbrewer`.
 
   Examples:
     >>> schedule = weight_schedule("linear_decay", 10, 0.5)
@@ -40,8 +39,8 @@ def weight_schedule(
   References:
     Yang et al., `TextBrewer <https://arxiv.org/abs/2002.12620>`_, 2020.
   """
-  check_choice("kind", kind, ("linear_decay", "linear_growth", "constant"))
-  check_integer("steps", steps, 1)
+  ops.check_choice("kind", kind, ("linear_decay", "linear_growth", "constant"))
+  ops.check_integer("steps", steps, 1)
 
   def schedule(step: ArrayLike) -> Array:
     share = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)

@@ -7,13 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import masked_mean
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def token_mmd_loss(
   student_hidden: Sequence[ArrayLike],
   teacher_hidden: Sequence[ArrayLike],
@@ -72,7 +69,7 @@ def token_mmd_loss(
     valid &= where[:, None]
   for layers in sides.values():
     first, second = (
-      zero_masked(x.astype(compute_dtype(x)), valid)
+      ops.zero_masked(x.astype(ops.compute_dtype(x)), valid)
       for x in map(jnp.asarray, layers)
     )
     grams.append(
@@ -83,4 +80,6 @@ def token_mmd_loss(
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   pairs = valid[:, :, None] & valid[:, None, :]
-  return masked_mean(jnp.square(student - teacher), pairs, axis_name=axis_name)
+  return ops.masked_mean(
+    jnp.square(student - teacher), pairs, axis_name=axis_name
+  )

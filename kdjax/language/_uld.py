@@ -4,13 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import safe_abs
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def uld_loss(
   student_logits: Float[Array, "batch student_length student_vocab"],
   teacher_logits: Float[Array, "batch teacher_length teacher_vocab"],
@@ -64,7 +61,7 @@ def uld_loss(
   if stop_teacher_gradient:
     teacher_logits = jax.lax.stop_gradient(teacher_logits)
   dtype = jnp.promote_types(
-    compute_dtype(student_logits), compute_dtype(teacher_logits)
+    ops.compute_dtype(student_logits), ops.compute_dtype(teacher_logits)
   )
   student, student_count = _packed(student_logits.astype(dtype), student_where)
   teacher, teacher_count = _packed(teacher_logits.astype(dtype), teacher_where)
@@ -76,7 +73,7 @@ def uld_loss(
   )
   count = jnp.minimum(student_count, teacher_count)
   common = jnp.arange(length)[None] < count[:, None]
-  distance = jnp.sum(safe_abs(student - teacher), -1)
+  distance = jnp.sum(ops.safe_abs(student - teacher), -1)
   total = jnp.sum(jnp.where(common, distance, 0.0), -1)
   return total / jnp.maximum(count, 1).astype(dtype)
 
@@ -92,4 +89,4 @@ def _packed(logits: Array, where: Array | None) -> tuple[Array, Array]:
     # Masked logits become 0: NaN times a gradient of 0 would be NaN.
     logits = jnp.where(where[..., None], logits, 0.0)
     logits = jnp.take_along_axis(logits, first[..., None], 1)
-  return -jnp.sort(-softened_softmax(logits), -1), count
+  return -jnp.sort(-ops.softened_softmax(logits), -1), count

@@ -4,16 +4,20 @@ All are pure functions. A metric that is a sum over examples returns one value
 an example; `kdjax.ops.masked_mean` gives its mean.
 """
 
-from kdjax.metrics._calibration import ReliabilityCurve
-from kdjax.metrics._calibration import expected_calibration_error
-from kdjax.metrics._calibration import reliability_curve
+from kdjax.metrics._calibration import (
+  ReliabilityCurve,
+  expected_calibration_error,
+  reliability_curve,
+)
 from kdjax.metrics._cka import cka
 from kdjax.metrics._frechet_distance import frechet_distance
 from kdjax.metrics._gradient_cosine import gradient_cosine
-from kdjax.metrics._predictions import accuracy
-from kdjax.metrics._predictions import agreement
-from kdjax.metrics._predictions import entropy
-from kdjax.metrics._predictions import negative_log_likelihood
+from kdjax.metrics._predictions import (
+  accuracy,
+  agreement,
+  entropy,
+  negative_log_likelihood,
+)
 from kdjax.metrics._proxy_a_distance import proxy_a_distance
 
 __all__ = (

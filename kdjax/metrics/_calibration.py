@@ -6,16 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from kdjax import ops
 from kdjax.metrics._predictions import accuracy
-from kdjax.ops import check_integer
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import largest
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
 
 
-@exportable
+@ops.exportable
 class ReliabilityCurve(NamedTuple):
   """The values of a reliability diagram, one a bin.
 
@@ -41,7 +36,7 @@ class ReliabilityCurve(NamedTuple):
   count: Float[Array, " bins"]
 
 
-@validate
+@ops.validate
 def reliability_curve(
   logits: Float[Array, "*batch classes"],
   labels: Integer[Array, "*batch"],
@@ -81,9 +76,9 @@ def reliability_curve(
     Guo et al., `On calibration of modern neural networks
     <https://arxiv.org/abs/1706.04599>`_, 2017, section 2.
   """
-  check_integer("num_bins", num_bins, 1)
-  logits = logits.astype(compute_dtype(logits))
-  confidence = largest(jax.nn.softmax(logits), -1).reshape(-1, 1)
+  ops.check_integer("num_bins", num_bins, 1)
+  logits = logits.astype(ops.compute_dtype(logits))
+  confidence = ops.largest(jax.nn.softmax(logits), -1).reshape(-1, 1)
   hits = accuracy(logits, labels).reshape(-1, 1)
   inner_edges = jnp.arange(1, num_bins, dtype=confidence.dtype)[None] / num_bins
   index = jnp.sum(confidence > inner_edges, axis=-1, keepdims=True)
@@ -95,7 +90,7 @@ def reliability_curve(
     jnp.sum(jnp.where(member, value, 0.0), axis=0, dtype=confidence.dtype)
     for value in (confidence, hits, 1.0)
   ]
-  sums = sum_over_devices(sums, axis_name)
+  sums = ops.sum_over_devices(sums, axis_name)
   total_confidence, total_hits, count = sums
   divisor = jnp.maximum(count, 1.0)
   return ReliabilityCurve(
@@ -103,7 +98,7 @@ def reliability_curve(
   )
 
 
-@validate
+@ops.validate
 def expected_calibration_error(
   logits: Float[Array, "*batch classes"],
   labels: Integer[Array, "*batch"],

@@ -3,14 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import gather_batch
-from kdjax.ops import mean_over_devices
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def cka(
   features_a: Float[Array, "batch ..."],
   features_b: Float[Array, "batch ..."],
@@ -65,18 +61,18 @@ def cka(
     <https://jmlr.org/papers/v13/song12a.html>`_, 2012, equation 5.
   """
   mask = jnp.ones(features_a.shape[:1], bool) if where is None else where
-  mask = gather_batch(mask, axis_name)
+  mask = ops.gather_batch(mask, axis_name)
   count = jnp.sum(mask, dtype=jnp.promote_types(features_a.dtype, jnp.float32))
 
   def gram(x: Array) -> tuple[Float[Array, "whole whole"], float]:
     """Returns inner products, and the rounding error of their HSIC."""
-    x = x.astype(compute_dtype(x))
+    x = x.astype(ops.compute_dtype(x))
     if pool and x.ndim > 2:
       x = jnp.mean(x, tuple(range(1, x.ndim - 1)))
-    x = gather_batch(x.reshape(x.shape[0], -1), axis_name)
+    x = ops.gather_batch(x.reshape(x.shape[0], -1), axis_name)
     x = jnp.where(mask[:, None], x, 0.0)
     # Dividing by the largest entry keeps the squares in range.
-    x = x / nonzero_divisor(jnp.max(jnp.abs(x)))
+    x = x / ops.nonzero_divisor(jnp.max(jnp.abs(x)))
     x = x - jnp.sum(x, 0, keepdims=True) / jnp.maximum(count, 1)
     x = jnp.where(mask[:, None], x, 0.0)
     noise = x.size * (8 * float(jnp.finfo(x.dtype).eps)) ** 2
@@ -88,12 +84,12 @@ def cka(
   def independence(k: Array, m: Array) -> Float[Array, ""]:
     if not debiased:
       return jnp.sum(k * m)
-    products = jnp.sum(k * m) + jnp.sum(k) * jnp.sum(m) / nonzero_divisor(
+    products = jnp.sum(k * m) + jnp.sum(k) * jnp.sum(m) / ops.nonzero_divisor(
       (count - 1) * (count - 2)
     )
     rows = jnp.sum(jnp.sum(k, 0) * jnp.sum(m, 0))
     return jnp.where(
-      count > 3, products - 2 * rows / nonzero_divisor(count - 2), 0.0
+      count > 3, products - 2 * rows / ops.nonzero_divisor(count - 2), 0.0
     )
 
   (gram_a, noise_a), (gram_b, noise_b) = gram(features_a), gram(features_b)
@@ -106,4 +102,4 @@ def cka(
   )
   value = jnp.where(constant, 0.0, cross / scale)
   # The value is equal on every device already; the mean tells JAX so.
-  return mean_over_devices(value, axis_name)
+  return ops.mean_over_devices(value, axis_name)

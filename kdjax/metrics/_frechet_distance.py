@@ -3,13 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops import at_least
-from kdjax.ops import compute_dtype
-from kdjax.ops import is_symbolic
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def frechet_distance(
   features_a: Float[Array, "source dims"],
   features_b: Float[Array, "target dims"],
@@ -45,12 +42,12 @@ def frechet_distance(
     local Nash equilibrium <https://arxiv.org/abs/1706.08500>`_, 2017.
   """
   dtype = jnp.promote_types(
-    compute_dtype(features_a), compute_dtype(features_b)
+    ops.compute_dtype(features_a), ops.compute_dtype(features_b)
   )
   a, b = features_a.astype(dtype), features_b.astype(dtype)
   for name, x in (("features_a", a), ("features_b", b)):
     rows = x.shape[0]
-    if not is_symbolic(rows) and rows < 2:
+    if not ops.is_symbolic(rows) and rows < 2:
       raise ValueError(
         f"frechet_distance: {name} has {rows} rows; expected two or more."
       )
@@ -66,4 +63,6 @@ def frechet_distance(
   triangles = [jnp.linalg.qr(x, mode="r") for x in (left, right)]
   shared = jnp.linalg.svd(triangles[0] @ triangles[1].T, compute_uv=False)
   spread = jnp.sum(jnp.square(left)) + jnp.sum(jnp.square(right))
-  return at_least(jnp.sum(jnp.square(gap)) + spread - 2 * jnp.sum(shared), 0)
+  return ops.at_least(
+    jnp.sum(jnp.square(gap)) + spread - 2 * jnp.sum(shared), 0
+  )

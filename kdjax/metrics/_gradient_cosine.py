@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import nonzero_divisor
+from kdjax import ops
 
 
 def gradient_cosine(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
@@ -69,9 +68,11 @@ def gradient_cosine(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
 
 def _scaled(leaves: list[Array]) -> list[Array]:
   """Divides by the largest entry, so that squares do not underflow."""
-  leaves = [x.astype(compute_dtype(x)) for x in leaves]
+  leaves = [x.astype(ops.compute_dtype(x)) for x in leaves]
   peaks = [jnp.max(jnp.abs(x), initial=0.0) for x in leaves]
   peak = (
-    nonzero_divisor(jnp.max(jnp.stack(peaks), initial=0.0)) if peaks else 1.0
+    ops.nonzero_divisor(jnp.max(jnp.stack(peaks), initial=0.0))
+    if peaks
+    else 1.0
   )
   return [x / peak for x in leaves]

@@ -4,14 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.ops import check_labels
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def accuracy(
   logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
@@ -40,12 +36,12 @@ def accuracy(
     Hinton et al., `Distilling the knowledge in a neural network
     <https://arxiv.org/abs/1503.02531>`_, 2015, count the errors this way.
   """
-  check_labels(labels, logits.shape[-1])
+  ops.check_labels(labels, logits.shape[-1])
   hits = (jnp.argmax(logits, axis=-1) == labels) & ~_is_nan(logits)
-  return hits.astype(compute_dtype(logits))
+  return hits.astype(ops.compute_dtype(logits))
 
 
-@validate
+@ops.validate
 def agreement(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -76,10 +72,10 @@ def agreement(
   """
   same = jnp.argmax(student_logits, -1) == jnp.argmax(teacher_logits, -1)
   same &= ~_is_nan(student_logits) & ~_is_nan(teacher_logits)
-  return same.astype(compute_dtype(student_logits))
+  return same.astype(ops.compute_dtype(student_logits))
 
 
-@validate
+@ops.validate
 def negative_log_likelihood(
   logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
@@ -110,10 +106,10 @@ def negative_log_likelihood(
     Guo et al., `On calibration of modern neural networks
     <https://arxiv.org/abs/1706.04599>`_, 2017, equation 6.
   """
-  return cross_entropy(logits, labels)
+  return ops.cross_entropy(logits, labels)
 
 
-@validate
+@ops.validate
 def entropy(
   logits: Float[Array, "*batch classes"], *, temperature: ArrayLike = 1.0
 ) -> Float[Array, "*batch"]:
@@ -143,7 +139,7 @@ def entropy(
     Shannon, `A mathematical theory of communication
     <https://doi.org/10.1002/j.1538-7305.1948.tb01338.x>`_, 1948.
   """
-  log_q = log_softened_softmax(logits, temperature=temperature)
+  log_q = ops.log_softened_softmax(logits, temperature=temperature)
   q = jnp.exp(log_q)
   # A class with probability 0 adds 0; 0 log 0 would be NaN.
   return -jnp.sum(q * jnp.where(q == 0, 0.0, log_q), -1)

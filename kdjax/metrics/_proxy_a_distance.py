@@ -4,9 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import at_least
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
+from kdjax import ops
 
 
 def proxy_a_distance(error: ArrayLike) -> Float[Array, "..."]:
@@ -39,7 +37,7 @@ def proxy_a_distance(error: ArrayLike) -> Float[Array, "..."]:
     <https://proceedings.neurips.cc/paper/2006/hash/b1b0432ceafb0ce714426e9114852ac7-Abstract.html>`_,
     2006.
   """
-  check_range("error", error, 0.0, 1.0)
+  ops.check_range("error", error, 0.0, 1.0)
   error = jnp.asarray(error)
-  error = error.astype(compute_dtype(error))
-  return at_least(2.0 * (1.0 - 2.0 * error), 0.0)
+  error = error.astype(ops.compute_dtype(error))
+  return ops.at_least(2.0 * (1.0 - 2.0 * error), 0.0)

@@ -8,46 +8,35 @@ PyTorch weights, `from_pretrained` a folder of `transformers`.
 `kdjax.nets.layers` contains the layers of all networks.
 """
 
-from kdjax.nets._batch_axis import is_of_batch
-from kdjax.nets._batch_axis import set_batch_axis
+from kdjax.nets._batch_axis import is_of_batch, set_batch_axis
 from kdjax.nets._convolution import convolve
 from kdjax.nets._copy_paste import copy_paste
 from kdjax.nets._create import create
 from kdjax.nets._narrow import narrow
-from kdjax.nets._normalization import IBN
-from kdjax.nets._normalization import DomainBatchNorm
-from kdjax.nets._normalization import domain_batch_norms
+from kdjax.nets._normalization import IBN, DomainBatchNorm, domain_batch_norms
 from kdjax.nets._outputs import Outputs
 from kdjax.nets._pooling import max_pool
-from kdjax.nets._sharding import SHARDING_RULES
-from kdjax.nets._sharding import shard_parameters
+from kdjax.nets._sharding import SHARDING_RULES, shard_parameters
 from kdjax.nets.images._convnet import ConvNet
 from kdjax.nets.images._imagenet_resnet import ImageNetResNet
 from kdjax.nets.images._mlp import MLP
 from kdjax.nets.images._mobilenet import MobileNetV2
-from kdjax.nets.images._resnet import ResNet
-from kdjax.nets.images._resnet import WideResNet
-from kdjax.nets.images._shufflenet import ShuffleNetV1
-from kdjax.nets.images._shufflenet import ShuffleNetV2
+from kdjax.nets.images._resnet import ResNet, WideResNet
+from kdjax.nets.images._shufflenet import ShuffleNetV1, ShuffleNetV2
 from kdjax.nets.images._vgg import VGG
 from kdjax.nets.images._vit import ViT
-from kdjax.nets.published._pretrained import from_pretrained
-from kdjax.nets.published._pretrained import load_tokenizer
-from kdjax.nets.published._pretrained import save_pretrained
+from kdjax.nets.published._pretrained import (
+  from_pretrained,
+  load_tokenizer,
+  save_pretrained,
+)
 from kdjax.nets.published._torch_weights import load_torch
-from kdjax.nets.sound._crepe import CREPE
-from kdjax.nets.sound._crepe import pitch_bins
-from kdjax.nets.sound._crepe import pitch_hertz
-from kdjax.nets.sound._log_mel import frame_signal
-from kdjax.nets.sound._log_mel import log_mel
+from kdjax.nets.sound._crepe import CREPE, pitch_bins, pitch_hertz
+from kdjax.nets.sound._log_mel import frame_signal, log_mel
 from kdjax.nets.sound._tc_resnet import TCResNet
-from kdjax.nets.text._decoder import Decoder
-from kdjax.nets.text._decoder import DecoderConfig
-from kdjax.nets.text._decoder import KVCache
-from kdjax.nets.text._generation import Generated
-from kdjax.nets.text._generation import generate
-from kdjax.nets.text._text_encoder import TextEncoder
-from kdjax.nets.text._text_encoder import TextEncoderConfig
+from kdjax.nets.text._decoder import Decoder, DecoderConfig, KVCache
+from kdjax.nets.text._generation import Generated, generate
+from kdjax.nets.text._text_encoder import TextEncoder, TextEncoderConfig
 
 __all__ = (
   "CREPE",

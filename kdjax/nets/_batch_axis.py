@@ -1,7 +1,6 @@
 """Batch statistics over a mapped axis."""
 
-from flax import linen
-from flax import nnx
+from flax import linen, nnx
 
 # These layers of Flax have an axis name too, but compute statistics of single
 # examples. Means over devices would mix unrelated examples.

@@ -18,7 +18,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
-from kdjax.ops import vary_like
+from kdjax import ops
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -76,7 +76,7 @@ def convolve(
     return jnp.swapaxes(outputs, 1, 2)
   # The gradient of a kernel that all devices share is a sum over devices. The
   # rule below cannot add that sum; the transpose of this conversion does.
-  inputs, kernel = vary_like(inputs, kernel), vary_like(kernel, inputs)
+  inputs, kernel = ops.vary_like(inputs, kernel), ops.vary_like(kernel, inputs)
   return _convolve(inputs, kernel, tuple(strides), pads, precision)
 
 

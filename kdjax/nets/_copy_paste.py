@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from kdjax import ops
 from kdjax.nets.text._attention import Attention
-from kdjax.ops import check_choice
 
 S = TypeVar("S")
 # The layers of attention, and the axis that runs over the heads.
@@ -74,7 +74,7 @@ def copy_paste(
     <https://arxiv.org/abs/2309.12314>`_, 2023.
   """
   if isinstance(widths, str):
-    check_choice("widths", widths, ("first", "even"))
+    ops.check_choice("widths", widths, ("first", "even"))
   source, target = dict(parameters_of(teacher)), dict(parameters_of(student))
   theirs, mine = _attentions(teacher), _attentions(student)
   values = {}

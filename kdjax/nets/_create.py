@@ -8,18 +8,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from kdjax import ops
 from kdjax.nets.images._convnet import ConvNet
 from kdjax.nets.images._imagenet_resnet import ImageNetResNet
 from kdjax.nets.images._mlp import MLP
 from kdjax.nets.images._mobilenet import MobileNetV2
-from kdjax.nets.images._resnet import ResNet
-from kdjax.nets.images._resnet import WideResNet
-from kdjax.nets.images._shufflenet import ShuffleNetV1
-from kdjax.nets.images._shufflenet import ShuffleNetV2
+from kdjax.nets.images._resnet import ResNet, WideResNet
+from kdjax.nets.images._shufflenet import ShuffleNetV1, ShuffleNetV2
 from kdjax.nets.images._vgg import VGG
 from kdjax.nets.images._vit import ViT
-from kdjax.ops import as_sizes
-from kdjax.ops import check_integer
 
 
 def create(
@@ -74,10 +71,10 @@ def create(
     raise ValueError(
       f"name is {name!r}; expected one of {', '.join(sorted(_NETWORKS))}."
     )
-  input_shape = as_sizes(
+  input_shape = ops.as_sizes(
     "input_shape, (height, width, channels),", input_shape, 3
   )
-  check_integer("num_classes", num_classes, 1)
+  ops.check_integer("num_classes", num_classes, 1)
   if not isinstance(rngs, nnx.Rngs):
     raise TypeError(
       f"rngs is a {type(rngs).__name__}; expected random streams, such as "

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
+from kdjax import ops
 
 P = TypeVar("P")
 
@@ -45,8 +44,8 @@ def narrow(
     Yu and Huang, `Universally slimmable networks and improved training
     techniques <https://arxiv.org/abs/1903.05134>`_, 2019.
   """
-  check_positive("narrow: width", width)
-  check_range("narrow: width", width, 0.0, 1.0)
+  ops.check_positive("narrow: width", width)
+  ops.check_range("narrow: width", width, 0.0, 1.0)
 
   def cut(path: tuple[Any, ...], value: Any) -> Any:
     names = [str(getattr(x, "key", getattr(x, "name", x))) for x in path]

@@ -7,9 +7,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from kdjax.nets.layers import batch_norm
-from kdjax.nets.layers import instance_norm
-from kdjax.ops import check_integer
+from kdjax import ops
+from kdjax.nets.layers import batch_norm, instance_norm
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -98,7 +97,7 @@ class DomainBatchNorm(nnx.Module):
   """
 
   def __init__(self, norm: nnx.BatchNorm, num_domains: int):
-    check_integer("num_domains", num_domains, 1)
+    ops.check_integer("num_domains", num_domains, 1)
     self.domain = 0
     self.norms = nnx.List([nnx.clone(norm) for _ in range(num_domains)])
 

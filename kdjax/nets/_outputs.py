@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops import exportable
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class Outputs(NamedTuple):
   """The outputs of a network for a batch of images or texts.
 

@@ -9,8 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from kdjax import ops
 from kdjax.nets._convolution import convolve
-from kdjax.ops import check_range
 
 # The initial values of the published CIFAR models: He et al.'s fan-out normal
 # for convolutions and PyTorch's default uniform for the classifier. Networks
@@ -202,7 +202,7 @@ def linear(
 
 def dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
   """Dropout, with a random stream only if the rate is above 0."""
-  check_range("dropout", rate, 0.0, 1.0)
+  ops.check_range("dropout", rate, 0.0, 1.0)
   return nnx.Dropout(rate, rngs=rngs if rate > 0 else None)
 
 

@@ -4,111 +4,137 @@ Every function takes and returns arrays. The room imports only JAX, NumPy and
 jaxtyping.
 """
 
-from kdjax.ops.arrays._distances import normalize_as_torch
-from kdjax.ops.arrays._distances import pairwise_squared_distances
-from kdjax.ops.arrays._distances import safe_abs
-from kdjax.ops.arrays._distances import safe_norm
-from kdjax.ops.arrays._distances import safe_sqrt
-from kdjax.ops.arrays._distances import unit_vectors
-from kdjax.ops.arrays._gradients import reverse_gradient
-from kdjax.ops.arrays._gradients import with_gradient_of
-from kdjax.ops.arrays._masked_rows import gathered_rows
-from kdjax.ops.arrays._masked_rows import masked_rows
-from kdjax.ops.arrays._masked_rows import nonzero_divisor
-from kdjax.ops.arrays._masked_rows import zero_masked
+from kdjax.ops.arrays._distances import (
+  normalize_as_torch,
+  pairwise_squared_distances,
+  safe_abs,
+  safe_norm,
+  safe_sqrt,
+  unit_vectors,
+)
+from kdjax.ops.arrays._gradients import reverse_gradient, with_gradient_of
+from kdjax.ops.arrays._masked_rows import (
+  gathered_rows,
+  masked_rows,
+  nonzero_divisor,
+  zero_masked,
+)
 from kdjax.ops.arrays._moments import mean_and_covariance
-from kdjax.ops.arrays._nan import any_nan
-from kdjax.ops.arrays._nan import at_least
-from kdjax.ops.arrays._nan import at_most
-from kdjax.ops.arrays._nan import keep_nan
-from kdjax.ops.arrays._nan import largest
-from kdjax.ops.arrays._nan import smallest
-from kdjax.ops.arrays._resizing import adaptive_mean_pool
-from kdjax.ops.arrays._resizing import nearest_resize
-from kdjax.ops.arrays._resizing import pool_to_smaller
+from kdjax.ops.arrays._nan import (
+  any_nan,
+  at_least,
+  at_most,
+  keep_nan,
+  largest,
+  smallest,
+)
+from kdjax.ops.arrays._resizing import (
+  adaptive_mean_pool,
+  nearest_resize,
+  pool_to_smaller,
+)
 from kdjax.ops.arrays._reversal_ramp import reversal_ramp
-from kdjax.ops.arrays._sample_pairs import SamplePair
-from kdjax.ops.arrays._sample_pairs import as_sample_pair
-from kdjax.ops.arrays._sample_pairs import gaussian_kernel
-from kdjax.ops.arrays._sample_pairs import gaussian_rate
-from kdjax.ops.arrays._sample_pairs import weights_of_mean_one
-from kdjax.ops.devices._collectives import UNKNOWN_AXIS
-from kdjax.ops.devices._collectives import AxisName
-from kdjax.ops.devices._collectives import gather_batch
-from kdjax.ops.devices._collectives import gather_replicated
-from kdjax.ops.devices._collectives import gathered_positions
-from kdjax.ops.devices._collectives import local_rows
-from kdjax.ops.devices._collectives import masked_mean
-from kdjax.ops.devices._collectives import mean_over_devices
-from kdjax.ops.devices._collectives import replicate_over_devices
-from kdjax.ops.devices._collectives import resolve_axis_name
-from kdjax.ops.devices._collectives import sum_over_devices
-from kdjax.ops.devices._collectives import vary_like
-from kdjax.ops.devices._explicit_axes import explicit_mesh
-from kdjax.ops.devices._explicit_axes import in_auto_axes
-from kdjax.ops.devices._explicit_axes import partitions
-from kdjax.ops.devices._export import exportable
-from kdjax.ops.devices._export import is_symbolic
+from kdjax.ops.arrays._sample_pairs import (
+  SamplePair,
+  as_sample_pair,
+  gaussian_kernel,
+  gaussian_rate,
+  weights_of_mean_one,
+)
+from kdjax.ops.devices._collectives import (
+  UNKNOWN_AXIS,
+  AxisName,
+  gather_batch,
+  gather_replicated,
+  gathered_positions,
+  local_rows,
+  masked_mean,
+  mean_over_devices,
+  replicate_over_devices,
+  resolve_axis_name,
+  sum_over_devices,
+  vary_like,
+)
+from kdjax.ops.devices._explicit_axes import (
+  explicit_mesh,
+  in_auto_axes,
+  partitions,
+)
+from kdjax.ops.devices._export import exportable, is_symbolic
 from kdjax.ops.devices._row_chunks import in_chunks
-from kdjax.ops.probabilities._classes import class_one_hot
-from kdjax.ops.probabilities._classes import class_sums
-from kdjax.ops.probabilities._cross_entropy import check_labels
-from kdjax.ops.probabilities._cross_entropy import cross_entropy
-from kdjax.ops.probabilities._cross_entropy import mask_unknown_labels
-from kdjax.ops.probabilities._cross_entropy import one_hot_labels
-from kdjax.ops.probabilities._divergence_terms import DivergenceTerms
-from kdjax.ops.probabilities._divergence_terms import RowStatistics
-from kdjax.ops.probabilities._divergence_terms import jensen_shannon_terms
-from kdjax.ops.probabilities._divergence_terms import kl_terms
-from kdjax.ops.probabilities._divergence_terms import skew_terms
-from kdjax.ops.probabilities._divergence_terms import total_variation_terms
-from kdjax.ops.probabilities._divergence_terms import weighted_expm1
-from kdjax.ops.probabilities._divergences import forward_kl
-from kdjax.ops.probabilities._divergences import jensen_shannon
-from kdjax.ops.probabilities._divergences import kl_divergence
-from kdjax.ops.probabilities._divergences import skew_divergence
-from kdjax.ops.probabilities._divergences import total_variation
-from kdjax.ops.probabilities._divergences import two_difference
-from kdjax.ops.probabilities._softmax import compute_dtype
-from kdjax.ops.probabilities._softmax import log_softened_softmax
-from kdjax.ops.probabilities._softmax import mask_classes
-from kdjax.ops.probabilities._softmax import row_temperature
-from kdjax.ops.probabilities._softmax import softened_softmax
-from kdjax.ops.solvers._eigh import descending_eigh
-from kdjax.ops.solvers._eigh import fix_signs
-from kdjax.ops.solvers._eigh import matrix_square_root
-from kdjax.ops.solvers._eigh import positive_definite_inverse
-from kdjax.ops.solvers._linear_probe import best_threshold
-from kdjax.ops.solvers._linear_probe import linear_probe_scores
-from kdjax.ops.solvers._linear_probe import standardize_domains
+from kdjax.ops.probabilities._classes import class_one_hot, class_sums
+from kdjax.ops.probabilities._cross_entropy import (
+  check_labels,
+  cross_entropy,
+  mask_unknown_labels,
+  one_hot_labels,
+)
+from kdjax.ops.probabilities._divergence_terms import (
+  DivergenceTerms,
+  RowStatistics,
+  jensen_shannon_terms,
+  kl_terms,
+  skew_terms,
+  total_variation_terms,
+  weighted_expm1,
+)
+from kdjax.ops.probabilities._divergences import (
+  forward_kl,
+  jensen_shannon,
+  kl_divergence,
+  skew_divergence,
+  total_variation,
+  two_difference,
+)
+from kdjax.ops.probabilities._softmax import (
+  compute_dtype,
+  log_softened_softmax,
+  mask_classes,
+  row_temperature,
+  softened_softmax,
+)
+from kdjax.ops.solvers._eigh import (
+  descending_eigh,
+  fix_signs,
+  matrix_square_root,
+  positive_definite_inverse,
+)
+from kdjax.ops.solvers._linear_probe import (
+  best_threshold,
+  linear_probe_scores,
+  standardize_domains,
+)
 from kdjax.ops.solvers._mixture_likelihood import maximum_likelihood_mixture
 from kdjax.ops.solvers._quadratic_program import solve_quadratic_program
-from kdjax.ops.solvers._sinkhorn import absolute_epsilon
-from kdjax.ops.solvers._sinkhorn import entropic_transport_cost
-from kdjax.ops.solvers._sinkhorn import log_transport_plan
-from kdjax.ops.solvers._sinkhorn import log_uniform_weights
-from kdjax.ops.solvers._sinkhorn import mean_transport_cost
-from kdjax.ops.solvers._sinkhorn import sinkhorn_potentials
-from kdjax.ops.solvers._sinkhorn import transport_costs
-from kdjax.ops.solvers._svd import nonzero_singular_values
-from kdjax.ops.solvers._svd import svd
+from kdjax.ops.solvers._sinkhorn import (
+  absolute_epsilon,
+  entropic_transport_cost,
+  log_transport_plan,
+  log_uniform_weights,
+  mean_transport_cost,
+  sinkhorn_potentials,
+  transport_costs,
+)
+from kdjax.ops.solvers._svd import nonzero_singular_values, svd
 from kdjax.ops.validation._checked import checked
-from kdjax.ops.validation._checks import as_fraction
-from kdjax.ops.validation._checks import as_number
-from kdjax.ops.validation._checks import as_sizes
-from kdjax.ops.validation._checks import check_choice
-from kdjax.ops.validation._checks import check_integer
-from kdjax.ops.validation._checks import check_positive
-from kdjax.ops.validation._checks import check_range
-from kdjax.ops.validation._checks import get_entry
-from kdjax.ops.validation._checks import padding_explains
-from kdjax.ops.validation._debug_checks import debug_check
-from kdjax.ops.validation._debug_checks import debug_checks
-from kdjax.ops.validation._tree_checks import float_leaves
-from kdjax.ops.validation._tree_checks import leading_size
-from kdjax.ops.validation._tree_checks import real_scalar
-from kdjax.ops.validation._validation import call_signature
-from kdjax.ops.validation._validation import validate
+from kdjax.ops.validation._checks import (
+  as_fraction,
+  as_number,
+  as_sizes,
+  check_choice,
+  check_integer,
+  check_positive,
+  check_range,
+  get_entry,
+  padding_explains,
+)
+from kdjax.ops.validation._debug_checks import debug_check, debug_checks
+from kdjax.ops.validation._tree_checks import (
+  float_leaves,
+  leading_size,
+  real_scalar,
+)
+from kdjax.ops.validation._validation import call_signature, validate
 
 __all__ = (
   "UNKNOWN_AXIS",

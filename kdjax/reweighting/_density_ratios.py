@@ -6,23 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_factor, cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import SamplePair
-from kdjax.ops import as_fraction
-from kdjax.ops import as_sample_pair
-from kdjax.ops import at_least
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import gaussian_rate
-from kdjax.ops import local_rows
-from kdjax.ops import maximum_likelihood_mixture
-from kdjax.ops import pairwise_squared_distances
-from kdjax.ops import validate
-from kdjax.ops import weights_of_mean_one
+from kdjax import ops
 
 Candidates = ArrayLike | Sequence[float] | None
 _LEAST_LOG_MEAN = -36.0  # log 2.3e-16, adapt's bound for centers
@@ -44,7 +32,7 @@ class _Splits(NamedTuple):
   target: Bool[Array, "folds target"]
 
 
-@validate
+@ops.validate
 def kliep_weights(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -111,21 +99,21 @@ def kliep_weights(
     adaptation <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008.
   """
   pair = jax.lax.stop_gradient(
-    as_sample_pair(source, target, where_source, where_target, axis_name)
+    ops.as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   distances, splits = _centered(pair, num_centers, num_folds, key)
   rates = _rates(gamma, pair)
 
   def fit(rate: Array, _: Array, target_mask: Array) -> Array:
     logs = _log_ratios(rate, distances, pair.source_mask)
-    return maximum_likelihood_mixture(logs.target, target_mask)
+    return ops.maximum_likelihood_mixture(logs.target, target_mask)
 
   def score(rate: Array, solution: Array, _: Array, held_out: Array) -> Array:
     logs = _log_ratios(rate, distances, pair.source_mask).target
     likelihood = jax.nn.logsumexp(logs, axis=1, b=solution[None])
     # The log of a ratio of 0 is that of the least number, not -inf.
     least = jnp.log(jnp.finfo(likelihood.dtype).tiny)
-    return _mean(at_least(likelihood, least), held_out)
+    return _mean(ops.at_least(likelihood, least), held_out)
 
   rate = rates[0]
   if rates.size > 1:
@@ -135,11 +123,11 @@ def kliep_weights(
   logs = _log_ratios(rate, distances, pair.source_mask)
   weights = _product(jnp.exp(logs.source), solution)
   weights = jnp.where(jnp.sum(pair.target_mask) > 0, weights, 1.0)
-  weights = weights_of_mean_one(weights, pair.source_mask)
-  return local_rows(weights, source.shape[0], axis_name)
+  weights = ops.weights_of_mean_one(weights, pair.source_mask)
+  return ops.local_rows(weights, source.shape[0], axis_name)
 
 
-@validate
+@ops.validate
 def ulsif_weights(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -216,12 +204,12 @@ def ulsif_weights(
     <https://arxiv.org/abs/1106.4729>`_, 2011.
   """
   pair = jax.lax.stop_gradient(
-    as_sample_pair(source, target, where_source, where_target, axis_name)
+    ops.as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   distances, splits = _centered(pair, num_centers, num_folds, key)
   rates = _rates(gamma, pair)
   dtype = pair.source.dtype
-  share = as_fraction("alpha", alpha, dtype)
+  share = ops.as_fraction("alpha", alpha, dtype)
   ridges = _candidates("ridge", ridge, dtype)
   rates, ridges = (x.ravel() for x in jnp.meshgrid(rates, ridges))
   choices = jnp.stack([rates, ridges], 1)
@@ -249,20 +237,22 @@ def ulsif_weights(
   weights = jnp.where(jnp.sum(pair.target_mask) > 0, weights, 1.0)
   weights *= pair.source_mask
   if normalize:
-    weights = weights_of_mean_one(weights, pair.source_mask)
-  return local_rows(weights, source.shape[0], axis_name)
+    weights = ops.weights_of_mean_one(weights, pair.source_mask)
+  return ops.local_rows(weights, source.shape[0], axis_name)
 
 
-def _rates(gamma: Candidates, pair: SamplePair) -> Float[Array, " candidates"]:
+def _rates(
+  gamma: Candidates, pair: ops.SamplePair
+) -> Float[Array, " candidates"]:
   if gamma is None:
-    return gaussian_rate(None, pair.source)[None]
+    return ops.gaussian_rate(None, pair.source)[None]
   return _candidates("gamma", gamma, pair.source.dtype)
 
 
 def _candidates(
   name: str, value: Candidates, dtype: jnp.dtype
 ) -> Float[Array, " candidates"]:
-  check_positive(name, value)
+  ops.check_positive(name, value)
   values = jnp.atleast_1d(jnp.asarray(value, dtype))
   if values.ndim > 1 or not values.size:
     raise ValueError(
@@ -272,11 +262,11 @@ def _candidates(
 
 
 def _centered(
-  pair: SamplePair, num_centers: int, num_folds: int, key: Any | None
+  pair: ops.SamplePair, num_centers: int, num_folds: int, key: Any | None
 ) -> tuple[_Distances, _Splits]:
   """Returns the distances to the centers, and the folds of both samples."""
-  check_integer("num_centers", num_centers, 1)
-  check_integer("num_folds", num_folds, 2)
+  ops.check_integer("num_centers", num_centers, 1)
+  ops.check_integer("num_folds", num_folds, 2)
   keys = (None, None) if key is None else jax.random.split(key)
 
   def ranks(mask: Array, key: Any | None) -> Array:
@@ -291,8 +281,8 @@ def _centered(
   chosen = jnp.argsort(of_target)[:num_centers]
   centers = pair.target[chosen]
   distances = _Distances(
-    pairwise_squared_distances(pair.source, centers),
-    pairwise_squared_distances(pair.target, centers),
+    ops.pairwise_squared_distances(pair.source, centers),
+    ops.pairwise_squared_distances(pair.target, centers),
     pair.target_mask[chosen] > 0,
   )
   index = jnp.arange(num_folds)[:, None]
@@ -305,7 +295,7 @@ def _cross_validated(
   fit: Callable[[Array, Array, Array], Array],
   score: Callable[[Array, Array, Array, Array], Array],
   candidates: Float[Array, "candidates ..."],
-  pair: SamplePair,
+  pair: ops.SamplePair,
   splits: _Splits,
 ) -> Float[Array, " candidates"]:
   """Returns the mean score of held-out rows for each candidate."""
@@ -346,7 +336,7 @@ def _ulsif(
   matrix = products + ridge * jnp.eye(products.shape[0], dtype=products.dtype)
   with jax.default_matmul_precision("highest"):
     solution = cho_solve(cho_factor(matrix), of_target @ target)
-  return at_least(solution, 0.0)
+  return ops.at_least(solution, 0.0)
 
 
 def _log_ratios(

@@ -5,18 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import as_sample_pair
-from kdjax.ops import check_positive
-from kdjax.ops import linear_probe_scores
-from kdjax.ops import local_rows
-from kdjax.ops import masked_rows
-from kdjax.ops import mean_over_devices
-from kdjax.ops import validate
-from kdjax.ops import weights_of_mean_one
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def discriminator_weights(
   source: Float[Array, "source dims"] | Float[Array, " source"],
   target: Float[Array, "target dims"] | Float[Array, " target"] | None = None,
@@ -84,7 +76,7 @@ def discriminator_weights(
     et al., Density ratio estimation in machine learning, 2012, section 4.
   """
   if source.ndim == 1:
-    logits, mask = masked_rows(source, where_source)
+    logits, mask = ops.masked_rows(source, where_source)
     return weights_from_logits(logits, mask, axis_name, normalize)
   if target is None or target.ndim == 1:
     raise ValueError(
@@ -93,18 +85,18 @@ def discriminator_weights(
       f"[target, dims] = (target, {source.shape[1]}) with source features."
     )
   pair = jax.lax.stop_gradient(
-    as_sample_pair(source, target, where_source, where_target, axis_name)
+    ops.as_sample_pair(source, target, where_source, where_target, axis_name)
   )
   # Equal on all devices already; the mean tells `jax.shard_map` so.
-  pair = mean_over_devices(pair, axis_name)
+  pair = ops.mean_over_devices(pair, axis_name)
   dtype = pair.source.dtype
   mask = jnp.concatenate([pair.source_mask, pair.target_mask])
   count = jnp.maximum(jnp.sum(mask), 1)
   if ridge is None:
     penalty = 1 / count
   else:
-    check_positive("ridge", ridge)
-    penalty = as_number("ridge", ridge, dtype)
+    ops.check_positive("ridge", ridge)
+    penalty = ops.as_number("ridge", ridge, dtype)
   rows = jnp.concatenate([pair.source, pair.target])
   # With the intercept the origin does not matter; a central one rounds less.
   center = jnp.sum(rows, 0) / count
@@ -113,13 +105,13 @@ def discriminator_weights(
   # Nor does the unit, with a scaled ridge; it keeps squares of 1e4 small.
   unit = jnp.max(jnp.abs(rows), initial=0.0)
   unit = jnp.where(unit > 0, unit, 1.0)
-  scores = linear_probe_scores(
+  scores = ops.linear_probe_scores(
     rows / unit, is_source, (mask > 0)[None], penalty / jnp.square(unit)
   )[0]
   present = jnp.minimum(jnp.sum(pair.source_mask), jnp.sum(pair.target_mask))
   scores = jnp.where(present > 0, scores, 0.0)[: pair.source_mask.size]
   weights = weights_from_logits(scores, pair.source_mask, None, normalize)
-  return local_rows(weights, source.shape[0], axis_name)
+  return ops.local_rows(weights, source.shape[0], axis_name)
 
 
 def weights_from_logits(
@@ -136,4 +128,4 @@ def weights_from_logits(
   if axis_name is not None:
     least = jax.lax.pmin(least, axis_name)
   least = jnp.where(jnp.isfinite(least), least, 0.0)
-  return weights_of_mean_one(jnp.exp(least - logits), mask, axis_name)
+  return ops.weights_of_mean_one(jnp.exp(least - logits), mask, axis_name)

@@ -5,15 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_range
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 from kdjax.reweighting._domain_discriminator import weights_from_logits
 
 
-@validate
+@ops.validate
 def iwan_weights(
   source_domain_logits: Float[Array, " source"] | Float[Array, "source 1"],
   *,
@@ -57,12 +53,14 @@ def iwan_weights(
     Zhang et al., `Importance weighted adversarial nets for partial domain
     adaptation <https://arxiv.org/abs/1803.09210>`_, 2018, equation 8.
   """
-  check_range("epsilon", epsilon, 0.0, float("inf"))
-  logits, mask = masked_rows(source_domain_logits.reshape(-1), where)
-  epsilon = as_number("epsilon", epsilon, logits.dtype)
+  ops.check_range("epsilon", epsilon, 0.0, float("inf"))
+  logits, mask = ops.masked_rows(source_domain_logits.reshape(-1), where)
+  epsilon = ops.as_number("epsilon", epsilon, logits.dtype)
   logits = jax.lax.stop_gradient(logits)
   values = mask * jax.nn.sigmoid(-logits)
-  sums, count = sum_over_devices((jnp.sum(values), jnp.sum(mask)), axis_name)
+  sums, count = ops.sum_over_devices(
+    (jnp.sum(values), jnp.sum(mask)), axis_name
+  )
   mean = sums / jnp.maximum(count, 1) + epsilon
   # For epsilon = 0, weights below the least number keep their mean of 1.
   bare = weights_from_logits(jax.nn.softplus(logits), mask, axis_name)

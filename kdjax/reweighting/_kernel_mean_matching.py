@@ -7,20 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import as_sample_pair
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.ops import gaussian_kernel
-from kdjax.ops import gaussian_rate
-from kdjax.ops import in_chunks
-from kdjax.ops import local_rows
-from kdjax.ops import solve_quadratic_program
-from kdjax.ops import validate
-from kdjax.ops import weights_of_mean_one
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def kmm_weights(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -91,15 +81,15 @@ def kmm_weights(
     <https://papers.nips.cc/paper/2006/hash/a2186aa7c086b46ad4e8bf81e2a3a19b-Abstract.html>`_,
     2006; Gretton et al., Covariate shift by kernel mean matching, 2009.
   """
-  check_choice("kernel", kernel, ("rbf", "linear"))
+  ops.check_choice("kernel", kernel, ("rbf", "linear"))
   pair = jax.lax.stop_gradient(
-    as_sample_pair(source, target, where_source, where_target, axis_name)
+    ops.as_sample_pair(source, target, where_source, where_target, axis_name)
   )
-  rate = gaussian_rate(gamma, pair.source)
+  rate = ops.gaussian_rate(gamma, pair.source)
 
   def between(a: Array, b: Array) -> Array:
     if kernel == "rbf":
-      return gaussian_kernel(a, b, rate)
+      return ops.gaussian_kernel(a, b, rate)
     # A linear kernel depends on the origin; published codes do not center.
     return jnp.matmul(a, b.T, precision="highest")
 
@@ -121,8 +111,8 @@ def kmm_weights(
   )
   weights = jnp.where(jnp.any(across * mask != 0), weights, 1.0) * mask
   if normalize:
-    weights = weights_of_mean_one(weights, mask)
-  return local_rows(weights, source.shape[0], axis_name)
+    weights = ops.weights_of_mean_one(weights, mask)
+  return ops.local_rows(weights, source.shape[0], axis_name)
 
 
 def kernel_sums(
@@ -137,7 +127,7 @@ def kernel_sums(
   def sums(rows: Array) -> Array:
     return jnp.matmul(kernel(rows, others), weights, precision="highest")
 
-  return in_chunks(sums, rows, chunk_size)
+  return ops.in_chunks(sums, rows, chunk_size)
 
 
 def matched_weights(
@@ -151,13 +141,13 @@ def matched_weights(
 ) -> Float[Array, " n"]:
   """Returns weights in [0, B] of mean 1 +- epsilon that match the means."""
   dtype = linear.dtype
-  check_positive("upper_bound", upper_bound)
-  upper = as_number("upper_bound", upper_bound, dtype)
+  ops.check_positive("upper_bound", upper_bound)
+  upper = ops.as_number("upper_bound", upper_bound, dtype)
   if epsilon is None:
     slack = default
   else:
-    check_positive("epsilon", epsilon)
-    slack = as_number("epsilon", epsilon, dtype)
+    ops.check_positive("epsilon", epsilon)
+    slack = ops.as_number("epsilon", epsilon, dtype)
     known = (int, float)
     if (
       isinstance(epsilon, known)
@@ -174,7 +164,7 @@ def matched_weights(
   start = (jnp.maximum(low, 0.0) + jnp.minimum(high, upper)) / 2
   scale = jnp.maximum(count, 1)
   # The constraint is on the mean, not the sum, to keep entries in float32.
-  return solve_quadratic_program(
+  return ops.solve_quadratic_program(
     quadratic,
     linear,
     jnp.where(count > 0, normal / scale, 1 / normal.size),

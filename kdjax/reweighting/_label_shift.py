@@ -5,20 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import any_nan
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import check_range
-from kdjax.ops import keep_nan
-from kdjax.ops import masked_rows
-from kdjax.ops import one_hot_labels
-from kdjax.ops import softened_softmax
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 from kdjax.reweighting._pada import weights_of_rows
 
 
-@validate
+@ops.validate
 def bbse_weights(
   source_logits: Float[Array, "source classes"],
   target_logits: Float[Array, "target classes"],
@@ -76,27 +67,27 @@ def bbse_weights(
     al., `Regularized learning for domain adaptation under label shifts
     <https://arxiv.org/abs/1903.09734>`_, 2019.
   """
-  check_range("ridge", ridge, 0.0, float("inf"))
+  ops.check_range("ridge", ridge, 0.0, float("inf"))
   classes = source_logits.shape[1]
   dtype = jnp.promote_types(source_logits.dtype, target_logits.dtype)
 
   def predicted(logits: Array, where: Array | None) -> tuple[Array, Array]:
-    logits, mask = masked_rows(
+    logits, mask = ops.masked_rows(
       jax.lax.stop_gradient(logits.astype(dtype)), where
     )
     if soft:
-      rows = softened_softmax(logits)
+      rows = ops.softened_softmax(logits)
     else:
       rows = jax.nn.one_hot(jnp.argmax(logits, 1), classes, dtype=logits.dtype)
-      rows = keep_nan(rows, logits)
+      rows = ops.keep_nan(rows, logits)
     return mask[:, None] * rows, mask
 
   of_source, source_mask = predicted(source_logits, where_source)
   of_target, target_mask = predicted(target_logits, where_target)
-  labels = one_hot_labels(
+  labels = ops.one_hot_labels(
     source_labels, classes, of_source.dtype, where_source, "source_labels"
   )
-  joint, marginal, n_source, n_target = sum_over_devices(
+  joint, marginal, n_source, n_target = ops.sum_over_devices(
     (
       jnp.matmul(of_source.T, labels, precision="highest"),
       jnp.sum(of_target, 0),
@@ -107,7 +98,7 @@ def bbse_weights(
   )
   joint = joint / jnp.maximum(n_source, 1)
   marginal = marginal / jnp.maximum(n_target, 1)
-  ridge = as_number("ridge", ridge, joint.dtype)
+  ridge = ops.as_number("ridge", ridge, joint.dtype)
   with jax.default_matmul_precision("highest"):
     left, values, right = jnp.linalg.svd(joint)
     cutoff = 10 * classes * jnp.finfo(joint.dtype).eps * values[:1]
@@ -116,7 +107,7 @@ def bbse_weights(
     inverse = jnp.where(used, values / jnp.where(used, divisor, 1.0), 0.0)
     surplus = marginal - jnp.sum(joint, 1)
     solution = 1 + right.T @ (inverse * (left.T @ surplus))
-  solution = jnp.where(any_nan(joint, marginal), jnp.nan, solution)
+  solution = jnp.where(ops.any_nan(joint, marginal), jnp.nan, solution)
   present = jnp.minimum(n_source, n_target) > 0
-  solution = jnp.where(present, at_least(solution, 0.0), 1.0)
+  solution = jnp.where(present, ops.at_least(solution, 0.0), 1.0)
   return weights_of_rows(solution, source_labels, where_source, axis_name)

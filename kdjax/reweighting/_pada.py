@@ -5,15 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import masked_rows
-from kdjax.ops import one_hot_labels
-from kdjax.ops import softened_softmax
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
-from kdjax.ops import weights_of_mean_one
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def pada_class_weights(
   target_logits: Float[Array, "target classes"],
   source_labels: Int[Array, " source"] | None = None,
@@ -62,9 +57,13 @@ def pada_class_weights(
     Cao et al., `Partial adversarial domain adaptation
     <https://arxiv.org/abs/1808.04205>`_, 2018.
   """
-  logits, mask = masked_rows(jax.lax.stop_gradient(target_logits), where_target)
-  probabilities = softened_softmax(logits, temperature=temperature)
-  sums = sum_over_devices(jnp.sum(mask[:, None] * probabilities, 0), axis_name)
+  logits, mask = ops.masked_rows(
+    jax.lax.stop_gradient(target_logits), where_target
+  )
+  probabilities = ops.softened_softmax(logits, temperature=temperature)
+  sums = ops.sum_over_devices(
+    jnp.sum(mask[:, None] * probabilities, 0), axis_name
+  )
   largest = jnp.max(sums)
   empty = largest <= 0
   weights = jnp.where(empty, 1.0, sums / jnp.where(empty, 1.0, largest))
@@ -80,7 +79,7 @@ def weights_of_rows(
   axis_name: str | None,
 ) -> Float[Array, " source"]:
   """Returns the class weight of each row, scaled to mean 1."""
-  members = one_hot_labels(labels, weights.size, weights.dtype, where)
-  _, mask = masked_rows(members, where)
+  members = ops.one_hot_labels(labels, weights.size, weights.dtype, where)
+  _, mask = ops.masked_rows(members, where)
   rows = jnp.matmul(members, weights, precision="highest")
-  return weights_of_mean_one(rows, mask, axis_name)
+  return ops.weights_of_mean_one(rows, mask, axis_name)

@@ -7,21 +7,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import as_sample_pair
-from kdjax.ops import check_integer
-from kdjax.ops import gather_batch
-from kdjax.ops import gaussian_kernel
-from kdjax.ops import gaussian_rate
-from kdjax.ops import local_rows
-from kdjax.ops import one_hot_labels
-from kdjax.ops import validate
-from kdjax.ops import weights_of_mean_one
-from kdjax.reweighting._kernel_mean_matching import kernel_sums
-from kdjax.reweighting._kernel_mean_matching import matched_weights
+from kdjax import ops
+from kdjax.reweighting._kernel_mean_matching import kernel_sums, matched_weights
 
 
-@validate
+@ops.validate
 def target_shift_weights(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -89,20 +79,20 @@ def target_shift_weights(
     Zhang et al., `Domain adaptation under target and conditional shift
     <https://proceedings.mlr.press/v28/zhang13d.html>`_, 2013.
   """
-  check_integer("num_classes", num_classes, 1)
+  ops.check_integer("num_classes", num_classes, 1)
   pair = jax.lax.stop_gradient(
-    as_sample_pair(source, target, where_source, where_target, axis_name)
+    ops.as_sample_pair(source, target, where_source, where_target, axis_name)
   )
-  labels = gather_batch(source_labels, axis_name)
+  labels = ops.gather_batch(source_labels, axis_name)
   dtype = pair.source.dtype
-  rate = gaussian_rate(gamma, pair.source)
-  members = one_hot_labels(
+  rate = ops.gaussian_rate(gamma, pair.source)
+  members = ops.one_hot_labels(
     labels, num_classes, dtype, pair.source_mask, "source_labels"
   )
   sizes = jnp.sum(members, 0)
   count = jnp.sum(sizes)
   n_target = jnp.sum(pair.target_mask)
-  between = functools.partial(gaussian_kernel, rate=rate)
+  between = functools.partial(ops.gaussian_kernel, rate=rate)
   within = kernel_sums(between, pair.source, pair.source, members, chunk_size)
   across = kernel_sums(
     between, pair.source, pair.target, pair.target_mask, chunk_size
@@ -112,7 +102,7 @@ def target_shift_weights(
     pulls = members.T @ across
   # Divided by n_s: entries of order n_s^2 would lose digits in float32.
   safe = jnp.maximum(count, 1)
-  limit = as_number("upper_bound", upper_bound, dtype)
+  limit = ops.as_number("upper_bound", upper_bound, dtype)
   classes = matched_weights(
     products / safe,
     pulls / jnp.maximum(n_target, 1),
@@ -125,5 +115,5 @@ def target_shift_weights(
   classes = jnp.where(jnp.all(pulls <= 0), 1.0, classes)
   weights = jnp.matmul(members, classes, precision="highest")
   if normalize:
-    weights = weights_of_mean_one(weights, jnp.sum(members, 1))
-  return local_rows(weights, source.shape[0], axis_name)
+    weights = ops.weights_of_mean_one(weights, jnp.sum(members, 1))
+  return ops.local_rows(weights, source.shape[0], axis_name)

@@ -9,16 +9,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import one_hot_labels
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class TrAdaBoost(NamedTuple):
   """Result of `tradaboost`.
 
@@ -37,7 +31,7 @@ class TrAdaBoost(NamedTuple):
   target_errors: Float[Array, " rounds"]
 
 
-@exportable
+@ops.exportable
 class TrAdaBoostState(NamedTuple):
   """Weights of TrAdaBoost after a round.
 
@@ -79,8 +73,8 @@ def tradaboost_init(num_source: int, num_target: int) -> TrAdaBoostState:
     Dai et al., `Boosting for transfer learning
     <https://doi.org/10.1145/1273496.1273521>`_, 2007.
   """
-  check_integer("num_source", num_source, 0)
-  check_integer("num_target", num_target, 0)
+  ops.check_integer("num_source", num_source, 0)
+  ops.check_integer("num_target", num_target, 0)
   size = num_source + num_target
   weights = jnp.full(size, 1 / max(size, 1), float)
   half = jnp.full((), 0.5, float)
@@ -89,7 +83,7 @@ def tradaboost_init(num_source: int, num_target: int) -> TrAdaBoostState:
   )
 
 
-@validate
+@ops.validate
 def tradaboost_update(
   state: TrAdaBoostState,
   source_errors: Float[Array, " source"],
@@ -142,8 +136,8 @@ def tradaboost_update(
     Dai et al., `Boosting for transfer learning
     <https://doi.org/10.1145/1273496.1273521>`_, 2007, figure 1.
   """
-  check_positive("num_rounds", num_rounds)
-  check_positive("error_floor", error_floor)
+  ops.check_positive("num_rounds", num_rounds)
+  ops.check_positive("error_floor", error_floor)
   for name, errors, weights in (
     ("source_errors", source_errors, state.source_weights),
     ("target_errors", target_errors, state.target_weights),
@@ -154,12 +148,12 @@ def tradaboost_update(
         f"{weights.shape}, one error for each weight of the state."
       )
   arrays = *state[:2], source_errors, target_errors
-  dtype = jnp.result_type(*(compute_dtype(x) for x in arrays))
+  dtype = jnp.result_type(*(ops.compute_dtype(x) for x in arrays))
   of_source, of_target, source_errors, target_errors = (
     jax.lax.stop_gradient(x.astype(dtype)) for x in arrays
   )
-  rounds = as_number("num_rounds", num_rounds, dtype)
-  floor = as_number("error_floor", error_floor, dtype)
+  rounds = ops.as_number("num_rounds", num_rounds, dtype)
+  floor = ops.as_number("error_floor", error_floor, dtype)
   whole = jnp.sum(of_target)
   error = jnp.sum(of_target * target_errors) / jnp.where(whole > 0, whole, 1.0)
   limited = jnp.clip(error, jnp.minimum(floor, 0.5), 0.5)
@@ -174,7 +168,7 @@ def tradaboost_update(
   return TrAdaBoostState(of_source / scale, of_target / scale, error, vote)
 
 
-@functools.partial(validate, runs_functions=True)
+@functools.partial(ops.validate, runs_functions=True)
 def tradaboost(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -237,13 +231,13 @@ def tradaboost(
     Dai et al., `Boosting for transfer learning
     <https://doi.org/10.1145/1273496.1273521>`_, 2007.
   """
-  check_integer("num_classes", num_classes, 1)
-  check_integer("num_rounds", num_rounds, 1)
+  ops.check_integer("num_classes", num_classes, 1)
+  ops.check_integer("num_rounds", num_rounds, 1)
   parts = source, target, queries
-  dtype = jnp.result_type(*(compute_dtype(x) for x in parts))
+  dtype = jnp.result_type(*(ops.compute_dtype(x) for x in parts))
   rows = jnp.concatenate([source, target]).astype(dtype)
   labels = jnp.concatenate([source_labels, target_labels])
-  labels = one_hot_labels(labels, num_classes, dtype)
+  labels = ops.one_hot_labels(labels, num_classes, dtype)
   rounds = boosting_rounds(
     learner,
     rows,

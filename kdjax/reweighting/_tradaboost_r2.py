@@ -9,15 +9,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import validate
-from kdjax.reweighting._tradaboost import boosting_rounds
-from kdjax.reweighting._tradaboost import last_half
-from kdjax.reweighting._tradaboost import vote_shares
+from kdjax import ops
+from kdjax.reweighting._tradaboost import (
+  boosting_rounds,
+  last_half,
+  vote_shares,
+)
 
 # (rows, values, weights, queries) -> values of the queries.
 Learner = Callable[[Array, Array, Array, Array], Array]
@@ -27,7 +24,7 @@ Learner = Callable[[Array, Array, Array, Array], Array]
 _NUM_BISECTIONS = 60
 
 
-@exportable
+@ops.exportable
 class TrAdaBoostR2(NamedTuple):
   """Result of `tradaboost_r2`.
 
@@ -46,7 +43,7 @@ class TrAdaBoostR2(NamedTuple):
   target_errors: Float[Array, " rounds"]
 
 
-@exportable
+@ops.exportable
 class TwoStageTrAdaBoostR2(NamedTuple):
   """Result of `two_stage_tradaboost_r2`.
 
@@ -65,7 +62,7 @@ class TwoStageTrAdaBoostR2(NamedTuple):
   target_errors: Float[Array, " steps"]
 
 
-@functools.partial(validate, runs_functions=True)
+@functools.partial(ops.validate, runs_functions=True)
 def tradaboost_r2(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -125,7 +122,7 @@ def tradaboost_r2(
     <https://www.cs.utexas.edu/~dpardoe/papers/ICML10.pdf>`_, 2010; Drucker,
     Improving regressors using boosting techniques, 1997.
   """
-  check_integer("num_rounds", num_rounds, 1)
+  ops.check_integer("num_rounds", num_rounds, 1)
   rows, values, asked = _together(
     source, target, source_values, target_values, queries
   )
@@ -148,7 +145,7 @@ def tradaboost_r2(
   )
 
 
-@functools.partial(validate, runs_functions=True)
+@functools.partial(ops.validate, runs_functions=True)
 def two_stage_tradaboost_r2(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -216,14 +213,14 @@ def two_stage_tradaboost_r2(
     Pardoe and Stone, `Boosting for regression transfer
     <https://www.cs.utexas.edu/~dpardoe/papers/ICML10.pdf>`_, 2010.
   """
-  check_integer("num_steps", num_steps, 2)
-  check_integer("num_rounds", num_rounds, 1)
-  check_integer("num_folds", num_folds, 2)
-  check_positive("error_floor", error_floor)
+  ops.check_integer("num_steps", num_steps, 2)
+  ops.check_integer("num_rounds", num_rounds, 1)
+  ops.check_integer("num_folds", num_folds, 2)
+  ops.check_positive("error_floor", error_floor)
   rows, values, asked = _together(
     source, target, source_values, target_values, queries
   )
-  floor = as_number("error_floor", error_floor, rows.dtype)
+  floor = ops.as_number("error_floor", error_floor, rows.dtype)
   size, num_source = rows.shape[0], source.shape[0]
   is_target = jnp.arange(size) >= num_source
   fold_of = jnp.where(
@@ -295,7 +292,7 @@ def _together(
 ) -> tuple[Array, Array, Array]:
   """Returns the rows of both domains, their values, and rows plus queries."""
   parts = source, target, source_values, target_values, queries
-  dtype = jnp.result_type(*(compute_dtype(x) for x in parts))
+  dtype = jnp.result_type(*(ops.compute_dtype(x) for x in parts))
   rows = jnp.concatenate([source, target]).astype(dtype)
   values = jnp.concatenate([source_values, target_values]).astype(dtype)
   return rows, values, jnp.concatenate([rows, queries.astype(dtype)])

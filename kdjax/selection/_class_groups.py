@@ -3,9 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops import class_one_hot
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_rows
+from kdjax import ops
 
 
 def grouped(
@@ -21,9 +19,9 @@ def grouped(
   Float[Array, "whole classes"],
 ]:
   """Returns the rows of all devices, their mask and one-hot classes."""
-  rows, mask = gathered_rows(features, where, axis_name)
-  labels = gather_batch(labels, axis_name)
-  return rows, mask, class_one_hot(function, labels, num_classes, mask)
+  rows, mask = ops.gathered_rows(features, where, axis_name)
+  labels = ops.gather_batch(labels, axis_name)
+  return rows, mask, ops.class_one_hot(function, labels, num_classes, mask)
 
 
 def centered(rows: Array, mask: Array, count: Array) -> Array:

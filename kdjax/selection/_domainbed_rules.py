@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 
 class Selection(NamedTuple):
@@ -23,7 +22,7 @@ class Selection(NamedTuple):
   score: Float[Array, ""]
 
 
-@validate
+@ops.validate
 def training_domain_selection(
   accuracies: Float[Array, "runs steps domains"],
 ) -> Selection:
@@ -55,11 +54,11 @@ def training_domain_selection(
     Gulrajani and Lopez-Paz, `In search of lost domain generalization
     <https://arxiv.org/abs/2007.01434>`_, 2021, section 3.
   """
-  accuracies = accuracies.astype(compute_dtype(accuracies))
+  accuracies = accuracies.astype(ops.compute_dtype(accuracies))
   return _best(jnp.mean(accuracies, -1))
 
 
-@validate
+@ops.validate
 def leave_one_domain_out_selection(
   accuracies: Float[Array, "runs steps domains"],
 ) -> Selection:
@@ -95,11 +94,11 @@ def leave_one_domain_out_selection(
     Gulrajani and Lopez-Paz, `In search of lost domain generalization
     <https://arxiv.org/abs/2007.01434>`_, 2021, section 3.
   """
-  accuracies = accuracies.astype(compute_dtype(accuracies))
+  accuracies = accuracies.astype(ops.compute_dtype(accuracies))
   return _best(jnp.mean(accuracies, -1))
 
 
-@validate
+@ops.validate
 def oracle_selection(accuracies: Float[Array, "runs steps"]) -> Selection:
   r"""Oracle selection: largest target accuracy of the last checkpoint.
 
@@ -129,7 +128,7 @@ def oracle_selection(accuracies: Float[Array, "runs steps"]) -> Selection:
     Gulrajani and Lopez-Paz, `In search of lost domain generalization
     <https://arxiv.org/abs/2007.01434>`_, 2021, section 3.
   """
-  accuracies = accuracies.astype(compute_dtype(accuracies))
+  accuracies = accuracies.astype(ops.compute_dtype(accuracies))
   steps = jnp.arange(accuracies.shape[1])[None]
   exists = ~jnp.isnan(accuracies)
   last = jnp.max(jnp.where(exists, steps, -1), 1, keepdims=True)

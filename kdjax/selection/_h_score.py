@@ -4,16 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import check_choice
-from kdjax.ops import mean_over_devices
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import validate
-from kdjax.ops import with_gradient_of
-from kdjax.selection._class_groups import centered
-from kdjax.selection._class_groups import grouped
+from kdjax import ops
+from kdjax.selection._class_groups import centered, grouped
 
 
-@validate
+@ops.validate
 def h_score(
   features: Float[Array, "batch dims"],
   labels: Int[Array, " batch"],
@@ -76,7 +71,7 @@ def h_score(
     metrics, their peculiarities, stability and performance
     <https://arxiv.org/abs/2110.06893>`_, 2022.
   """
-  check_choice("covariance", covariance, ("empirical", "ledoit-wolf"))
+  ops.check_choice("covariance", covariance, ("empirical", "ledoit-wolf"))
   rows, mask, members = grouped(
     "h_score", features, labels, num_classes, where, axis_name
   )
@@ -84,7 +79,7 @@ def h_score(
   rows = centered(rows, mask, count)
   fixed = jax.lax.stop_gradient(rows)
   # The score does not depend on the scale; squares and fourth powers do.
-  size = nonzero_divisor(jnp.sqrt(jnp.sum(jnp.square(fixed)) / count))
+  size = ops.nonzero_divisor(jnp.sqrt(jnp.sum(jnp.square(fixed)) / count))
   rows, fixed = rows / size, fixed / size
   left, values, right = jnp.linalg.svd(fixed, full_matrices=False)
   floor = values[:1] * jnp.finfo(rows.dtype).eps * max(rows.shape)
@@ -99,9 +94,9 @@ def h_score(
   share, floor = (x.astype(rows.dtype) for x in (share, floor))
   # The score in the eigenvectors of the covariance.
   eigenvalues = (1 - share) * spectrum / scale + floor
-  inverse = jnp.where(kept, 1 / nonzero_divisor(eigenvalues), 0.0)
+  inverse = jnp.where(kept, 1 / ops.nonzero_divisor(eigenvalues), 0.0)
   factor = (1 - share) / degrees
-  sizes = nonzero_divisor(jnp.sum(members, 0))
+  sizes = ops.nonzero_divisor(jnp.sum(members, 0))
 
   def class_sums(rows: Array) -> Array:
     sums = jnp.matmul(members.T, rows, precision="highest")
@@ -119,7 +114,9 @@ def h_score(
     - (1 - share) / scale * jnp.sum(pulled * images)
     - jnp.trace(outer) * share * jnp.mean(jnp.sum(jnp.square(rows), 0)) / count
   )
-  return mean_over_devices(with_gradient_of(value, surrogate), axis_name)
+  return ops.mean_over_devices(
+    ops.with_gradient_of(value, surrogate), axis_name
+  )
 
 
 def _ledoit_wolf(
@@ -141,5 +138,5 @@ def _ledoit_wolf(
   fourth = jnp.sum(jnp.square(jnp.sum(jnp.square(rows), 1))) / count
   beta = (fourth - jnp.sum(jnp.square(eigenvalues))) / count
   beta = jnp.clip(beta, 0.0, delta)
-  share = beta / nonzero_divisor(delta)
+  share = beta / ops.nonzero_divisor(delta)
   return share, share * mean

@@ -4,16 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import at_most
-from kdjax.ops import check_positive
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def importance_weighted_score(
   source_losses: Float[Array, " batch"],
   weights: Float[Array, " batch"],
@@ -58,14 +52,14 @@ def importance_weighted_score(
     <https://jmlr.org/papers/v8/sugiyama07a.html>`_, 2007.
   """
   products, weights, _ = _weighted(source_losses, weights, where)
-  risk = masked_mean(products, where, axis_name=axis_name)
+  risk = ops.masked_mean(products, where, axis_name=axis_name)
   if not normalize:
     return -risk
-  mean = masked_mean(weights, where, axis_name=axis_name)
+  mean = ops.masked_mean(weights, where, axis_name=axis_name)
   return -risk / jnp.where(mean > 0, mean, 1.0)
 
 
-@validate
+@ops.validate
 def dev_score(
   source_losses: Float[Array, " batch"],
   weights: Float[Array, " batch"],
@@ -117,14 +111,14 @@ def dev_score(
     adaptation <https://proceedings.mlr.press/v97/you19a.html>`_, 2019.
   """
   if not (isinstance(max_weight, float) and max_weight == float("inf")):
-    check_positive("max_weight", max_weight)
-  most = as_number("max_weight", max_weight, weights.dtype)
-  weights = at_most(weights, most)
+    ops.check_positive("max_weight", max_weight)
+  most = ops.as_number("max_weight", max_weight, weights.dtype)
+  weights = ops.at_most(weights, most)
   products, weights, mask = _weighted(source_losses, weights, where)
-  mean_product = masked_mean(products, where, axis_name=axis_name)
-  mean = masked_mean(weights, where, axis_name=axis_name)
+  mean_product = ops.masked_mean(products, where, axis_name=axis_name)
+  mean = ops.masked_mean(weights, where, axis_name=axis_name)
   spread = mask * (weights - mean)
-  covariance, variance, scale, count = sum_over_devices(
+  covariance, variance, scale, count = ops.sum_over_devices(
     (
       jnp.sum(spread * (products - mean_product)),
       jnp.sum(spread * spread),
@@ -147,8 +141,8 @@ def _weighted(
   where: Bool[Array, " batch"] | None,
 ) -> tuple[Array, Array, Array]:
   """Returns weight times loss, weights and mask; weight 0 times inf is 0."""
-  losses, mask = masked_rows(losses, where)
-  weights, _ = masked_rows(weights, where)
+  losses, mask = ops.masked_rows(losses, where)
+  weights, _ = ops.masked_rows(weights, where)
   dtype = jnp.promote_types(losses.dtype, weights.dtype)
   losses, weights = losses.astype(dtype), weights.astype(dtype)
   products = weights * jnp.where(weights != 0, losses, 0.0)

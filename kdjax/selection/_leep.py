@@ -3,17 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import at_least
-from kdjax.ops import class_one_hot
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_rows
-from kdjax.ops import masked_mean
-from kdjax.ops import mean_over_devices
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def leep(
   source_probabilities: Float[Array, "batch source_classes"],
   target_labels: Int[Array, " batch"],
@@ -62,14 +55,14 @@ def leep(
     Nguyen et al., `LEEP: a new measure to evaluate transferability of learned
     representations <https://arxiv.org/abs/2002.12462>`_, 2020.
   """
-  rows, mask = gathered_rows(source_probabilities, where, axis_name)
-  labels = gather_batch(target_labels, axis_name)
-  members = class_one_hot("leep", labels, num_classes, mask)
+  rows, mask = ops.gathered_rows(source_probabilities, where, axis_name)
+  labels = ops.gather_batch(target_labels, axis_name)
+  members = ops.class_one_hot("leep", labels, num_classes, mask)
   joint = jnp.matmul(members.T, rows, precision="highest")
   # The probability of each target class, given a source class.
-  conditional = joint / nonzero_divisor(jnp.sum(joint, 0))[None]
+  conditional = joint / ops.nonzero_divisor(jnp.sum(joint, 0))[None]
   own = jnp.matmul(members, conditional, precision="highest")
   likelihood = jnp.sum(own * rows, 1)
   tiny = jnp.finfo(rows.dtype).tiny
-  values = jnp.log(at_least(likelihood, tiny))
-  return mean_over_devices(masked_mean(values, mask > 0), axis_name)
+  values = jnp.log(ops.at_least(likelihood, tiny))
+  return ops.mean_over_devices(ops.masked_mean(values, mask > 0), axis_name)

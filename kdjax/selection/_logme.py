@@ -8,19 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_range
-from kdjax.ops import class_one_hot
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_rows
-from kdjax.ops import mean_over_devices
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import validate
-from kdjax.ops import with_gradient_of
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def logme(
   features: Float[Array, "batch dims"],
   labels: Int[Array, " batch"]
@@ -89,21 +80,21 @@ def logme(
     You et al., `LogME: practical assessment of pre-trained models for transfer
     learning <https://arxiv.org/abs/2102.11005>`_, 2021.
   """
-  check_integer("num_iterations", num_iterations, 1)
-  check_range("tolerance", tolerance, 0.0, math.inf)
-  rows, mask = gathered_rows(features, where, axis_name)
+  ops.check_integer("num_iterations", num_iterations, 1)
+  ops.check_range("tolerance", tolerance, 0.0, math.inf)
+  rows, mask = ops.gathered_rows(features, where, axis_name)
   if jnp.issubdtype(labels.dtype, jnp.integer):
-    labels = gather_batch(labels, axis_name)
-    targets = class_one_hot("logme", labels, num_classes, mask)
+    labels = ops.gather_batch(labels, axis_name)
+    targets = ops.class_one_hot("logme", labels, num_classes, mask)
   else:
     columns = labels.reshape(labels.shape[0], -1)
-    targets, _ = gathered_rows(columns, where, axis_name)
+    targets, _ = ops.gathered_rows(columns, where, axis_name)
     targets = targets.astype(jnp.promote_types(targets.dtype, rows.dtype))
     rows, mask = rows.astype(targets.dtype), mask.astype(targets.dtype)
   count = jnp.maximum(jnp.sum(mask), 1.0)
   basis = _basis(jax.lax.stop_gradient(rows))
   problem = _problem(basis, jax.lax.stop_gradient(targets), count)
-  limit = as_number("tolerance", tolerance, rows.dtype)
+  limit = ops.as_number("tolerance", tolerance, rows.dtype)
   fit = _solve(problem, num_iterations, limit)
   values, weights, precision, ratio = _evidence(problem, fit)
   present = ~(problem.energy <= 0)  # True for NaN
@@ -124,7 +115,9 @@ def logme(
   gaps = targets - jnp.matmul(images, weights, precision="highest")
   misfit = mean(precision * jnp.sum(jnp.square(gaps), 0))
   surrogate = -0.5 * (volume / (classes * count) + misfit)
-  return mean_over_devices(with_gradient_of(mean(values), surrogate), axis_name)
+  return ops.mean_over_devices(
+    ops.with_gradient_of(mean(values), surrogate), axis_name
+  )
 
 
 class _Basis(NamedTuple):
@@ -184,7 +177,7 @@ def _solve(problem: _Problem, num_iterations: int, tolerance: Array) -> _Fit:
   """Runs the fixed-point iteration for all classes."""
   span = 60.0 if jnp.finfo(problem.spectrum.dtype).bits > 32 else 30.0
   # Outside these bounds the evidence is constant up to rounding.
-  middle = jnp.log(nonzero_divisor(jnp.max(problem.spectrum, initial=0.0)))
+  middle = jnp.log(ops.nonzero_divisor(jnp.max(problem.spectrum, initial=0.0)))
   low, high = middle - span, middle + span
   rank = jnp.sum(problem.kept, dtype=middle.dtype)
 
@@ -194,7 +187,7 @@ def _solve(problem: _Problem, num_iterations: int, tolerance: Array) -> _Fit:
     # alpha = gamma / |m|^2, beta = (n - gamma) / residual
     log_alpha = jnp.log(jnp.sum(fixed, 0)) - jnp.log(size)
     log_beta = jnp.log(problem.count - rank + jnp.sum(free, 0))
-    log_beta -= jnp.log(nonzero_divisor(residual))
+    log_beta -= jnp.log(ops.nonzero_divisor(residual))
     after = jnp.clip(log_alpha - log_beta, low, high)
     after = jnp.where(jnp.isnan(after), fit.after, after)
     new = _Fit(

@@ -4,13 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import gather_batch
-from kdjax.ops import masked_mean
-from kdjax.ops import mean_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def nce(
   source_labels: Int[Array, " batch"],
   target_labels: Int[Array, " batch"],
@@ -56,7 +53,8 @@ def nce(
   """
   counted = jnp.ones(source_labels.shape, bool) if where is None else where
   source, target, counted = (
-    gather_batch(x, axis_name) for x in (source_labels, target_labels, counted)
+    ops.gather_batch(x, axis_name)
+    for x in (source_labels, target_labels, counted)
   )
   # Sorted by mask, source label and target label: groups are consecutive.
   order = jnp.lexsort((target, source, ~counted))
@@ -67,7 +65,7 @@ def nce(
     _group_sizes(new, counted) for new in (new_pair, new_source)
   )
   values = jnp.log(pairs / sources)
-  return mean_over_devices(masked_mean(values, counted), axis_name)
+  return ops.mean_over_devices(ops.masked_mean(values, counted), axis_name)
 
 
 def _group_sizes(

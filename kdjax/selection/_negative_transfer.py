@@ -10,10 +10,7 @@ from jax.scipy.special import betainc
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_fraction
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 # Scores of the runs of one method, or of several methods in rows.
 _Scores = ArrayLike | Sequence[float] | Sequence[Sequence[float]]
@@ -55,7 +52,7 @@ class NegativeTransferTest(NamedTuple):
   summary: str
 
 
-@validate
+@ops.validate
 def transfer_gain(
   adapted: Float[Array, "*methods runs"],
   source_only: Float[Array, " runs"],
@@ -110,9 +107,9 @@ def transfer_gain(
       f"transfer_gain: adapted has shape {adapted.shape}; expected at least "
       "one run."
     )
-  dtype = compute_dtype(adapted)
+  dtype = ops.compute_dtype(adapted)
   adapted, source_only = adapted.astype(dtype), source_only.astype(dtype)
-  level = as_fraction("confidence", confidence, dtype)
+  level = ops.as_fraction("confidence", confidence, dtype)
   lead = (1,) * (adapted.ndim - 1)
   baseline = source_only.reshape(*lead, runs)
   differences = adapted - baseline
@@ -202,7 +199,7 @@ def negative_transfer_test(
     <https://www.jstor.org/stable/4615733>`_, 1979; Zhang et al., `A survey on
     negative transfer <https://arxiv.org/abs/2009.00909>`_, 2022.
   """
-  check_range("significance", significance, 0.0, 1.0)
+  ops.check_range("significance", significance, 0.0, 1.0)
   if np.ndim(significance):
     raise ValueError(f"significance is {significance}; expected one number.")
   names = list(adapted) if isinstance(adapted, Mapping) else None

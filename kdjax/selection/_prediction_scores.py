@@ -2,12 +2,7 @@
 
 from jaxtyping import Array, Bool, Float
 
-from kdjax.adaptation import bnm_loss
-from kdjax.adaptation import entropy_loss
-from kdjax.adaptation import information_maximization_loss
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import validate
+from kdjax import adaptation, ops
 
 # Validators that need no target labels. A higher score means a better model.
 SCORES = {
@@ -27,7 +22,7 @@ SCORES = {
 }
 
 
-@validate
+@ops.validate
 def entropy_score(
   target_logits: Float[Array, "batch classes"],
   *,
@@ -62,11 +57,13 @@ def entropy_score(
     Morerio, Cavazza and Murino, `Minimal-entropy correlation alignment
     <https://arxiv.org/abs/1711.10288>`_, 2018.
   """
-  logits, _ = masked_rows(target_logits, where)
-  return -masked_mean(entropy_loss(logits), where, axis_name=axis_name)
+  logits, _ = ops.masked_rows(target_logits, where)
+  return -ops.masked_mean(
+    adaptation.entropy_loss(logits), where, axis_name=axis_name
+  )
 
 
-@validate
+@ops.validate
 def im_score(
   target_logits: Float[Array, "batch classes"],
   *,
@@ -99,12 +96,12 @@ def im_score(
     benchmark ranking for unsupervised domain adaptation
     <https://arxiv.org/abs/2208.07360>`_, 2022.
   """
-  return -information_maximization_loss(
+  return -adaptation.information_maximization_loss(
     target_logits, where=where, axis_name=axis_name
   )
 
 
-@validate
+@ops.validate
 def bnm_score(
   target_logits: Float[Array, "batch classes"],
   *,
@@ -139,6 +136,6 @@ def bnm_score(
     maximization <https://arxiv.org/abs/2003.12237>`_, 2020; as a validator,
     Musgrave, Belongie and Lim <https://arxiv.org/abs/2208.07360>, 2022.
   """
-  return -bnm_loss(
+  return -adaptation.bnm_loss(
     target_logits, scaling=scaling, where=where, axis_name=axis_name
   )

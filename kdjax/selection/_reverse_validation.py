@@ -7,11 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import masked_mean
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def reverse_validation(
   key: Any | None,
   variables: Any,
@@ -95,7 +94,7 @@ def reverse_validation(
       f"{predicted.shape}, one label a prediction."
     )
   where = None if where_source is None else jnp.asarray(where_source)
-  return masked_mean((predicted == known).astype(float), where)
+  return ops.masked_mean((predicted == known).astype(float), where)
 
 
 def _classes(logits: ArrayLike) -> Array:

@@ -4,18 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.adaptation import entropy_loss
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_positions
-from kdjax.ops import in_chunks
-from kdjax.ops import masked_rows
-from kdjax.ops import row_temperature
-from kdjax.ops import safe_norm
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import adaptation, ops
 
 
-@validate
+@ops.validate
 def snd_score(
   target_features: Float[Array, "batch dims"],
   *,
@@ -66,23 +58,23 @@ def snd_score(
     adaptation via soft neighborhood density
     <https://arxiv.org/abs/2108.10860>`_, 2021.
   """
-  rows, mask = masked_rows(target_features, where)
-  scale = row_temperature(temperature, rows[0], -1)
-  norms = safe_norm(rows, keepdims=True)
+  rows, mask = ops.masked_rows(target_features, where)
+  scale = ops.row_temperature(temperature, rows[0], -1)
+  norms = ops.safe_norm(rows, keepdims=True)
   rows = rows / jnp.where(norms > 0, norms, 1.0)
-  others = gather_batch(rows, axis_name)
-  counted = gather_batch(mask, axis_name) > 0
+  others = ops.gather_batch(rows, axis_name)
+  counted = ops.gather_batch(mask, axis_name) > 0
 
   def entropy(part: tuple[Array, Array]) -> Float[Array, " rows"]:
     own, places = part
     similarities = jnp.matmul(own, others.T, precision="highest") / scale
     neighbor = places[:, None] != jnp.arange(counted.size)[None]
     neighbor &= counted[None]
-    return entropy_loss(jnp.where(neighbor, similarities, -jnp.inf))
+    return adaptation.entropy_loss(jnp.where(neighbor, similarities, -jnp.inf))
 
-  places = gathered_positions(mask.size, axis_name)
-  entropies = in_chunks(entropy, (rows, places), chunk_size)
-  sums, count = sum_over_devices(
+  places = ops.gathered_positions(mask.size, axis_name)
+  entropies = ops.in_chunks(entropy, (rows, places), chunk_size)
+  sums, count = ops.sum_over_devices(
     (jnp.sum(mask * entropies), jnp.sum(mask)), axis_name
   )
   return sums / jnp.maximum(count, 1)

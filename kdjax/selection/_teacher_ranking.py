@@ -10,8 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import check_choice
-from kdjax.ops import validate
+from kdjax import ops
 from kdjax.selection._h_score import h_score
 from kdjax.selection._leep import leep
 from kdjax.selection._logme import logme
@@ -40,7 +39,7 @@ class TeacherRanking(NamedTuple):
   scores: Float[Array, " candidates"]
 
 
-@validate
+@ops.validate
 def rank_teachers(
   candidates: Mapping[str, ArrayLike],
   labels: ArrayLike,
@@ -112,7 +111,7 @@ def rank_teachers(
     )
   target = jnp.asarray(labels)
   if isinstance(criterion, str):
-    check_choice("criterion", criterion, tuple(_CRITERIA))
+    ops.check_choice("criterion", criterion, tuple(_CRITERIA))
     counted = None if where is None else jnp.asarray(where)
     score = functools.partial(_CRITERIA[criterion], where=counted)
   elif where is not None:

@@ -5,19 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.ops import is_symbolic
-from kdjax.ops import mean_over_devices
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import validate
-from kdjax.ops import with_gradient_of
-from kdjax.selection._class_groups import centered
-from kdjax.selection._class_groups import grouped
+from kdjax import ops
+from kdjax.selection._class_groups import centered, grouped
 
 
-@validate
+@ops.validate
 def transrate(
   features: Float[Array, "batch dims"],
   labels: Int[Array, " batch"],
@@ -75,14 +67,14 @@ def transrate(
     Huang et al., `Frustratingly easy transferability estimation
     <https://arxiv.org/abs/2106.09362>`_, 2022.
   """
-  check_positive("epsilon", epsilon)
-  check_choice("weighting", weighting, ("uniform", "frequency"))
+  ops.check_positive("epsilon", epsilon)
+  ops.check_choice("weighting", weighting, ("uniform", "frequency"))
   rows, mask, members = grouped(
     "transrate", features, labels, num_classes, where, axis_name
   )
   count = jnp.maximum(jnp.sum(mask), 1.0)
   rows = centered(rows, mask, count)
-  distortion = as_number("epsilon", epsilon, rows.dtype)
+  distortion = ops.as_number("epsilon", epsilon, rows.dtype)
   whole = _coding_rate(rows, count, distortion)
 
   def class_rate(member: Float[Array, " batch"]) -> Float[Array, ""]:
@@ -93,8 +85,10 @@ def transrate(
   rates = jax.lax.map(class_rate, members.T)
   weights = sizes if weighting == "frequency" else sizes != 0
   weights = weights.astype(rows.dtype)
-  value = whole - jnp.sum(weights * rates) / nonzero_divisor(jnp.sum(weights))
-  return mean_over_devices(value, axis_name)
+  value = whole - jnp.sum(weights * rates) / ops.nonzero_divisor(
+    jnp.sum(weights)
+  )
+  return ops.mean_over_devices(value, axis_name)
 
 
 def _coding_rate(
@@ -102,7 +96,7 @@ def _coding_rate(
 ) -> Float[Array, ""]:
   """Returns half the log-determinant, from the smaller Gram matrix."""
   batch, dims = rows.shape
-  x = rows if is_symbolic(batch) or dims <= batch else rows.T
+  x = rows if ops.is_symbolic(batch) or dims <= batch else rows.T
   fixed = jax.lax.stop_gradient(x)
   gram = jnp.matmul(fixed.T, fixed, precision="highest")
   spectrum, vectors = jnp.linalg.eigh(gram)
@@ -113,4 +107,4 @@ def _coding_rate(
   images = jnp.matmul(x, vectors, precision="highest")
   surrogate = jnp.sum(slopes * jnp.sum(jnp.square(images), 0))
   value = jnp.sum(jnp.log1p(rate * spectrum))
-  return 0.5 * with_gradient_of(value, surrogate)
+  return 0.5 * ops.with_gradient_of(value, surrogate)

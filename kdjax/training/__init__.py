@@ -8,73 +8,66 @@ a loss and an Optax optimizer; the caller compiles its functions: `jax.jit`,
 sweep. `fit` is a loop over them.
 """
 
+from kdjax.methods import GradientRule, Pass
 from kdjax.training.learners._adaptation import adapt
-from kdjax.training.learners._collaboration import collaborate
-from kdjax.training.learners._collaboration import guide
-from kdjax.training.learners._collaboration import stale_peers
+from kdjax.training.learners._collaboration import (
+  collaborate,
+  guide,
+  stale_peers,
+)
 from kdjax.training.learners._continual import continue_on
 from kdjax.training.learners._cross_modal import align
 from kdjax.training.learners._distillation import distill
 from kdjax.training.learners._finetuning import finetune
 from kdjax.training.learners._generalization import generalize
-from kdjax.training.learners._learner import Learner
-from kdjax.training.learners._learner import make_learner
-from kdjax.training.loop._checkpoints import Checkpoints
-from kdjax.training.loop._checkpoints import Restored
+from kdjax.training.learners._learner import Learner, make_learner
+from kdjax.training.loop._checkpoints import Checkpoints, Restored
 from kdjax.training.loop._divergence import FiniteCheck
-from kdjax.training.loop._fit import FitResult
-from kdjax.training.loop._fit import fit
+from kdjax.training.loop._fit import FitResult, fit
 from kdjax.training.loop._interruption import Interruption
-from kdjax.training.loop._json_files import read_json
-from kdjax.training.loop._json_files import write_json
-from kdjax.training.loop._run_errors import DivergedError
-from kdjax.training.loop._run_errors import RunError
+from kdjax.training.loop._json_files import read_json, write_json
+from kdjax.training.loop._run_errors import DivergedError, RunError
 from kdjax.training.loop._run_folder import RunFolder
-from kdjax.training.networks._ema import averaged_student
-from kdjax.training.networks._ema import parameter_ema
+from kdjax.training.networks._ema import averaged_student, parameter_ema
 from kdjax.training.networks._hand_over import hand_over
 from kdjax.training.networks._mixed_styles import mixed_styles
-from kdjax.training.networks._models import Forward
-from kdjax.training.networks._models import Model
-from kdjax.training.networks._models import Network
-from kdjax.training.networks._models import Variables
-from kdjax.training.networks._models import from_linen
-from kdjax.training.networks._models import from_nnx
+from kdjax.training.networks._models import (
+  Forward,
+  Model,
+  Network,
+  Variables,
+  from_linen,
+  from_nnx,
+)
 from kdjax.training.networks._slimmable import slimmable
 from kdjax.training.networks._stochastic_norms import stochastic_norms
-from kdjax.training.networks._teachers import CachedTeacher
-from kdjax.training.networks._teachers import ensemble
-from kdjax.training.optimizers._dot import dot
-from kdjax.training.optimizers._dot import dot_gradients
-from kdjax.training.optimizers._dot import dot_objective
-from kdjax.training.optimizers._layerwise_training import gradual_unfreezing
+from kdjax.training.networks._teachers import CachedTeacher, ensemble
+from kdjax.training.optimizers._dot import dot, dot_gradients, dot_objective
 from kdjax.training.optimizers._layerwise_training import (
+  gradual_unfreezing,
   layerwise_learning_rates,
+  stagewise_training,
 )
-from kdjax.training.optimizers._layerwise_training import stagewise_training
-from kdjax.training.optimizers._meta import adapt_to_task
-from kdjax.training.optimizers._meta import maml_losses
-from kdjax.training.optimizers._meta import reptile_gradient
+from kdjax.training.optimizers._meta import (
+  adapt_to_task,
+  maml_losses,
+  reptile_gradient,
+)
 from kdjax.training.optimizers._private_consensus import private_consensus
-from kdjax.training.optimizers._recipes import Recipe
-from kdjax.training.optimizers._recipes import cifar100_recipe
-from kdjax.training.optimizers._recipes import function_matching_recipe
+from kdjax.training.optimizers._recipes import (
+  Recipe,
+  cifar100_recipe,
+  function_matching_recipe,
+)
 from kdjax.training.optimizers._restart_at import restart_at
 from kdjax.training.optimizers._reversal import reversal_schedule
-from kdjax.training.steps._epochs import epoch_plan
-from kdjax.training.steps._epochs import scan_epoch
-from kdjax.training.steps._epochs import scan_evaluation
-from kdjax.training.steps._evaluation import make_eval_step
-from kdjax.training.steps._evaluation import mean_metrics
+from kdjax.training.steps._epochs import epoch_plan, scan_epoch, scan_evaluation
+from kdjax.training.steps._evaluation import make_eval_step, mean_metrics
 from kdjax.training.steps._parallel import parallelize
-from kdjax.training.steps._passes import LossFn
-from kdjax.training.steps._passes import Pass
-from kdjax.training.steps._passes import pass_loss
+from kdjax.training.steps._passes import LossFn, pass_loss
 from kdjax.training.steps._state import TrainState
-from kdjax.training.steps._steps import GradientRule
 from kdjax.training.steps._steps import make_train_step
-from kdjax.training.steps._sweep import grid
-from kdjax.training.steps._sweep import sweep
+from kdjax.training.steps._sweep import grid, sweep
 
 __all__ = (
   "CachedTeacher",

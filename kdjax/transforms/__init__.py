@@ -4,10 +4,12 @@ A fitted map is a pytree whose `apply(rows, domain="source")` maps rows inside
 or outside the fitted sample. Images and batch statistics have separate maps.
 """
 
-from kdjax.transforms._adabn import NormStatistics
-from kdjax.transforms._adabn import adabn_init
-from kdjax.transforms._adabn import adabn_normalize
-from kdjax.transforms._adabn import adabn_update
+from kdjax.transforms._adabn import (
+  NormStatistics,
+  adabn_init,
+  adabn_normalize,
+  adabn_update,
+)
 from kdjax.transforms._affine_map import AffineMap
 from kdjax.transforms._component_map import ComponentMap
 from kdjax.transforms._coral import coral_transform
@@ -15,8 +17,10 @@ from kdjax.transforms._fourier_domain_adaptation import (
   fourier_domain_adaptation,
 )
 from kdjax.transforms._gfk import gfk
-from kdjax.transforms._interpolated_domains import InterpolatedDomains
-from kdjax.transforms._interpolated_domains import interpolate_domains
+from kdjax.transforms._interpolated_domains import (
+  InterpolatedDomains,
+  interpolate_domains,
+)
 from kdjax.transforms._joint_distribution_adaptation import (
   joint_distribution_adaptation,
 )

@@ -6,16 +6,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class NormStatistics(NamedTuple):
   """Mean and variance of activations, for each channel.
 
@@ -51,12 +45,12 @@ def adabn_init(num_channels: int) -> NormStatistics:
     Li et al., `Revisiting batch normalization for practical domain adaptation
     <https://arxiv.org/abs/1603.04779>`_, 2016.
   """
-  check_integer("num_channels", num_channels, 1)
+  ops.check_integer("num_channels", num_channels, 1)
   zeros = jnp.zeros(num_channels, jnp.float32)
   return NormStatistics(zeros, zeros, zeros[0])
 
 
-@validate
+@ops.validate
 def adabn_update(
   statistics: NormStatistics,
   activations: Float[Array, "batch ... channels"],
@@ -103,7 +97,7 @@ def adabn_update(
     `Updating formulae and a pairwise algorithm for computing sample variances
     <https://doi.org/10.1007/978-3-642-51461-6_3>`_, 1982.
   """
-  dtype = compute_dtype(activations)
+  dtype = ops.compute_dtype(activations)
   x = activations.astype(dtype)
   channels = x.shape[-1]
   if statistics.mean.shape != (channels,):
@@ -114,7 +108,7 @@ def adabn_update(
   keep = jnp.ones(x.shape[:1], bool) if where is None else where
   keep = jnp.broadcast_to(jnp.expand_dims(keep, range(1, x.ndim)), x.shape)
   axes = tuple(range(x.ndim - 1))
-  sums, count = sum_over_devices(
+  sums, count = ops.sum_over_devices(
     (
       jnp.sum(jnp.where(keep, x, 0.0), axes),
       jnp.sum(keep[..., 0], dtype=dtype),
@@ -123,7 +117,7 @@ def adabn_update(
   )
   mean = sums / jnp.maximum(count, 1)
   centered = x - jnp.reshape(mean, (1,) * (x.ndim - 1) + (channels,))
-  squares = sum_over_devices(
+  squares = ops.sum_over_devices(
     jnp.sum(jnp.where(keep, jnp.square(centered), 0.0), axes), axis_name
   )
   variance = squares / jnp.maximum(count, 1)
@@ -139,7 +133,7 @@ def adabn_update(
   )
 
 
-@validate
+@ops.validate
 def adabn_normalize(
   activations: Float[Array, "*batch channels"],
   statistics: NormStatistics,
@@ -178,15 +172,15 @@ def adabn_normalize(
     <https://arxiv.org/abs/1603.04779>`_, 2016; Chang et al., `Domain-specific
     batch normalization <https://arxiv.org/abs/1906.03950>`_, 2019.
   """
-  check_positive("epsilon", epsilon)
-  x = activations.astype(compute_dtype(activations))
+  ops.check_positive("epsilon", epsilon)
+  x = activations.astype(ops.compute_dtype(activations))
   channels = x.shape[-1:]
   if statistics.mean.shape != channels:
     raise ValueError(
       f"adabn_normalize: statistics has {statistics.mean.shape} channels; "
       f"expected {channels}, as in activations."
     )
-  small = as_number("epsilon", epsilon, x.dtype)
+  small = ops.as_number("epsilon", epsilon, x.dtype)
   slope = 1 / jnp.sqrt(statistics.variance.astype(x.dtype) + small)
   if scale is not None:
     slope = slope * scale.astype(x.dtype)

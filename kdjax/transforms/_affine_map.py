@@ -6,18 +6,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
+from kdjax import ops
 
 DOMAINS = ("source", "target")
 
 
-@exportable
+@ops.exportable
 class AffineMap(NamedTuple):
   """A fitted map (rows - center) matrix + shift of each domain; a pytree.
 
@@ -40,14 +34,14 @@ class AffineMap(NamedTuple):
   target_matrix: Float[Array, "dims mapped"]
   target_shift: Float[Array, " mapped"]
 
-  @validate
+  @ops.validate
   def apply(
     self, rows: Float[Array, "rows dims"], *, domain: str = "source"
   ) -> Float[Array, "rows mapped"]:
     """Maps rows of a domain, "source" or "target", to the common space."""
-    check_choice("domain", domain, DOMAINS)
+    ops.check_choice("domain", domain, DOMAINS)
     center, matrix, shift = self[:3] if domain == "source" else self[3:]
-    rows = rows.astype(jnp.promote_types(compute_dtype(rows), center.dtype))
+    rows = rows.astype(jnp.promote_types(ops.compute_dtype(rows), center.dtype))
     if rows.ndim != 2 or rows.shape[1] != matrix.shape[0]:
       raise ValueError(
         f"apply: rows has shape {rows.shape}; expected [rows, dims] = (rows, "
@@ -63,15 +57,15 @@ def add_ridge(
   ridge: ArrayLike,
 ) -> tuple[Float[Array, "dims dims"], Float[Array, "dims dims"]]:
   """Returns both covariances plus the ridge, in one dtype."""
-  check_positive("ridge", ridge)
+  ops.check_positive("ridge", ridge)
   dtype = jnp.promote_types(of_source.dtype, of_target.dtype)
   identity = jnp.eye(of_source.shape[0], dtype=dtype)
-  ridges = as_number("ridge", ridge, dtype) * identity
+  ridges = ops.as_number("ridge", ridge, dtype) * identity
 
   def ridged(covariance: Array) -> Array:
     # A ridge below the rounding error would leave the matrix singular.
     covariance = covariance.astype(dtype)
-    size = safe_norm(covariance, axis=None) * jnp.finfo(dtype).eps
+    size = ops.safe_norm(covariance, axis=None) * jnp.finfo(dtype).eps
     floor = 2 * covariance.shape[0] * size
     return covariance + jnp.maximum(ridges, floor * identity)
 

@@ -9,26 +9,12 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import SamplePair
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import descending_eigh
-from kdjax.ops import exportable
-from kdjax.ops import fix_signs
-from kdjax.ops import gaussian_kernel
-from kdjax.ops import gaussian_rate
-from kdjax.ops import is_symbolic
-from kdjax.ops import mean_over_devices
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
+from kdjax import ops
 
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
-@exportable
+@ops.exportable
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=("coefficients", "anchors", "rate", "target_labels"),
@@ -57,24 +43,24 @@ class ComponentMap:
   target_labels: Int[Array, " target"] | None
   normalize: bool
 
-  @validate
+  @ops.validate
   def apply(
     self, rows: Float[Array, "rows dims"], *, domain: str = "source"
   ) -> Float[Array, "rows components"]:
     """Maps rows; the map is the same for domain "source" and "target"."""
-    check_choice("domain", domain, ("source", "target"))
+    ops.check_choice("domain", domain, ("source", "target"))
     known = self.coefficients if self.anchors is None else self.anchors.T
     if rows.ndim != 2 or rows.shape[1] != known.shape[0]:
       raise ValueError(
         f"apply: rows has shape {rows.shape}; expected [rows, dims] = (rows, "
         f"{known.shape[0]}), the dims of the fit."
       )
-    dtype = jnp.promote_types(compute_dtype(rows), self.coefficients.dtype)
+    dtype = jnp.promote_types(ops.compute_dtype(rows), self.coefficients.dtype)
     rows = (
       unit_rows(rows.astype(dtype)) if self.normalize else rows.astype(dtype)
     )
     if self.anchors is not None and self.rate is not None:
-      rows = gaussian_kernel(rows, self.anchors, self.rate)
+      rows = ops.gaussian_kernel(rows, self.anchors, self.rate)
     mapped = _product(rows, self.coefficients)
     return unit_rows(mapped) if self.normalize else mapped
 
@@ -124,13 +110,13 @@ class Problem:
     self, contrasts: Float[Array, "rows contrasts"], ridge: ArrayLike
   ) -> Float[Array, "features components"]:
     """Returns A for M = contrasts times contrasts transposed."""
-    check_positive("ridge", ridge)
+    ops.check_positive("ridge", ridge)
     dtype = self.features.dtype
-    ridge = as_number("ridge", ridge, dtype)
+    ridge = ops.as_number("ridge", ridge, dtype)
     shifts = self.features.T @ contrasts
     within = shifts @ shifts.T
     if self.normalize:
-      size = safe_norm(contrasts.T @ contrasts, axis=None)
+      size = ops.safe_norm(contrasts.T @ contrasts, axis=None)
       within /= jnp.where(size > 0, size, 1.0)
     # A ridge below the rounding error would leave no Cholesky factor.
     floor = jnp.trace(within) * jnp.finfo(dtype).eps
@@ -138,7 +124,7 @@ class Problem:
     factor = jnp.linalg.cholesky(within + jnp.maximum(ridge, floor) * identity)
     mean = self.mask @ self.features / jnp.maximum(jnp.sum(self.mask), 1)
     centered = self.mask[:, None] * (self.features - mean[None])
-    if is_symbolic(
+    if ops.is_symbolic(
       centered.shape[0]
     ):  # A solver needs columns of known number.
       half = solve_triangular(factor, centered.T @ centered, lower=True)
@@ -146,7 +132,7 @@ class Problem:
     else:
       white = solve_triangular(factor, centered.T, lower=True)
       spread = white @ white.T
-    values, vectors = descending_eigh(spread)
+    values, vectors = ops.descending_eigh(spread)
     values, vectors = values[: self.count], vectors[:, : self.count]
     columns = solve_triangular(factor.T, vectors, lower=False)
     if self.scaling == "unit":
@@ -170,10 +156,10 @@ class Problem:
       anchors = self.rows if self.kernel == "rbf" else None
     if self.kernel == "linear":
       coefficients = _product(self.rows.T, coefficients)
-    coefficients = fix_signs(coefficients)
+    coefficients = ops.fix_signs(coefficients)
     # Each device computes the map from the gathered rows. Their mean has the
     # gradient of one map; the copies would have one gradient each.
-    coefficients, anchors = mean_over_devices(
+    coefficients, anchors = ops.mean_over_devices(
       (coefficients, anchors), axis_name
     )
     return ComponentMap(
@@ -182,7 +168,7 @@ class Problem:
 
 
 def make_problem(
-  pair: SamplePair,
+  pair: ops.SamplePair,
   kernel: str,
   gamma: ArrayLike | None,
   normalize: bool,
@@ -190,23 +176,23 @@ def make_problem(
   num_components: int | None,
 ) -> Problem:
   """Returns the eigenproblem of a pair of samples."""
-  check_choice("kernel", kernel, ("primal", "linear", "rbf"))
-  check_choice("scaling", scaling, ("paper", "unit"))
+  ops.check_choice("kernel", kernel, ("primal", "linear", "rbf"))
+  ops.check_choice("scaling", scaling, ("paper", "unit"))
   rows = jnp.concatenate([pair.source, pair.target])
   mask = jnp.concatenate([pair.source_mask, pair.target_mask])
   rows = unit_rows(rows) if normalize else rows
   rate = None
   features = rows
   if kernel == "rbf":
-    rate = gaussian_rate(gamma, rows)
-    features = gaussian_kernel(rows, rows, rate)
+    rate = ops.gaussian_rate(gamma, rows)
+    features = ops.gaussian_kernel(rows, rows, rate)
     features *= mask[:, None] * mask[None]
   elif kernel == "linear":
     features = _product(rows, rows.T)
   most = features.shape[1]
   if num_components is None:
     num_components = min(30, most)
-  check_integer("num_components", num_components, 1)
+  ops.check_integer("num_components", num_components, 1)
   if num_components > most:
     raise ValueError(
       f"num_components is {num_components}; expected at most the {most} "
@@ -227,5 +213,5 @@ def make_problem(
 
 def unit_rows(rows: Float[Array, "rows dims"]) -> Float[Array, "rows dims"]:
   """Returns rows of length 1; a row of zeros stays zero."""
-  lengths = safe_norm(rows, keepdims=True)
+  lengths = ops.safe_norm(rows, keepdims=True)
   return rows / jnp.where(lengths > 0, lengths, 1.0)

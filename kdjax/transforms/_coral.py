@@ -4,16 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import matrix_square_root
-from kdjax.ops import mean_and_covariance
-from kdjax.ops import positive_definite_inverse
-from kdjax.ops import validate
-from kdjax.transforms._affine_map import AffineMap
-from kdjax.transforms._affine_map import add_ridge
-from kdjax.transforms._affine_map import onto_target
+from kdjax import ops
+from kdjax.transforms._affine_map import AffineMap, add_ridge, onto_target
 
 
-@validate
+@ops.validate
 def coral_transform(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -58,16 +53,16 @@ def coral_transform(
     Sun et al., `Return of frustratingly easy domain adaptation
     <https://arxiv.org/abs/1511.05547>`_, 2016, algorithm 1.
   """
-  _, mean_source, of_source = mean_and_covariance(
+  _, mean_source, of_source = ops.mean_and_covariance(
     source, where_source, axis_name
   )
-  _, mean_target, of_target = mean_and_covariance(
+  _, mean_target, of_target = ops.mean_and_covariance(
     target, where_target, axis_name
   )
   of_source, of_target = add_ridge(of_source, of_target, ridge)
   matrix = jnp.matmul(
-    positive_definite_inverse(matrix_square_root(of_source)),
-    matrix_square_root(of_target),
+    ops.positive_definite_inverse(ops.matrix_square_root(of_source)),
+    ops.matrix_square_root(of_target),
     precision="highest",
   )
   if center:

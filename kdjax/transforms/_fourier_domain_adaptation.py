@@ -7,13 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def fourier_domain_adaptation(
   source_images: Float[Array, "*batch height width channels"],
   target_images: Float[Array, "*batch height width channels"],
@@ -65,19 +62,19 @@ def fourier_domain_adaptation(
     <https://arxiv.org/abs/2004.05498>`_, 2020.
   """
   dtype = jnp.promote_types(
-    compute_dtype(source_images), compute_dtype(target_images)
+    ops.compute_dtype(source_images), ops.compute_dtype(target_images)
   )
   height, width = source_images.shape[-3:-1]
   if half_width is None:
-    check_range("beta", beta, 0.0, 0.5)
+    ops.check_range("beta", beta, 0.0, 0.5)
     side = min(height, width)
     if isinstance(beta, int | float):
       bound = jnp.asarray(math.floor(beta * side), dtype)
     else:
-      bound = jnp.floor(as_number("beta", beta, dtype) * side)
+      bound = jnp.floor(ops.as_number("beta", beta, dtype) * side)
   else:
-    check_range("half_width", half_width, 0.0, float("inf"))
-    bound = as_number("half_width", half_width, dtype)
+    ops.check_range("half_width", half_width, 0.0, float("inf"))
+    bound = ops.as_number("half_width", half_width, dtype)
   rows, columns = (
     jnp.abs(jnp.fft.fftfreq(n, 1 / n)).astype(dtype) for n in (height, width)
   )

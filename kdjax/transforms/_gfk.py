@@ -3,15 +3,15 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import matrix_square_root
-from kdjax.ops import svd
-from kdjax.ops import validate
+from kdjax import ops
 from kdjax.transforms._affine_map import AffineMap
-from kdjax.transforms._principal_axes import principal_axes
-from kdjax.transforms._principal_axes import principal_components
+from kdjax.transforms._principal_axes import (
+  principal_axes,
+  principal_components,
+)
 
 
-@validate
+@ops.validate
 def gfk(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -75,12 +75,12 @@ def gfk(
   def product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision="highest")
 
-  left, cosines, right = svd(product(of_source.T, of_target))
+  left, cosines, right = ops.svd(product(of_source.T, of_target))
   a, b = product(of_source, left), product(of_target, right)
   own, cross = _flow(cosines)
   mixed = product(a * cross[None], b.T)
   kernel = product(a * own[None], a.T) + product(b * own[None], b.T)
-  matrix = matrix_square_root(kernel + mixed + mixed.T)
+  matrix = ops.matrix_square_root(kernel + mixed + mixed.T)
   zeros = jnp.zeros_like(mean_source)
   return AffineMap(zeros, matrix, zeros, zeros, matrix, zeros)
 

@@ -7,21 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import absolute_epsilon
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import exportable
-from kdjax.ops import is_symbolic
-from kdjax.ops import log_transport_plan
-from kdjax.ops import log_uniform_weights
-from kdjax.ops import masked_rows
-from kdjax.ops import mean_transport_cost
-from kdjax.ops import sinkhorn_potentials
-from kdjax.ops import transport_costs
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class InterpolatedDomains(NamedTuple):
   """A sequence of domains from a source to a target.
 
@@ -39,7 +28,7 @@ class InterpolatedDomains(NamedTuple):
   mass: Float[Array, " pairs"]
 
 
-@validate
+@ops.validate
 def interpolate_domains(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -105,28 +94,30 @@ def interpolate_domains(
     He et al., `Gradual domain adaptation: theory and algorithms
     <https://arxiv.org/abs/2310.13852>`_, 2024.
   """
-  check_integer("num_steps", num_steps, 1)
-  check_integer("num_iterations", num_iterations, 2)
-  check_positive("epsilon", epsilon)
+  ops.check_integer("num_steps", num_steps, 1)
+  ops.check_integer("num_iterations", num_iterations, 2)
+  ops.check_positive("epsilon", epsilon)
   entries = source.shape[0] * target.shape[0]
   if num_pairs is None:
     most = source.shape[0] + target.shape[0], entries
-    num_pairs = jax.core.min_dim(*most) if is_symbolic(entries) else min(most)
-  check_integer("num_pairs", num_pairs, 1)
-  if not is_symbolic(entries) and num_pairs > entries:
+    num_pairs = (
+      jax.core.min_dim(*most) if ops.is_symbolic(entries) else min(most)
+    )
+  ops.check_integer("num_pairs", num_pairs, 1)
+  if not ops.is_symbolic(entries) and num_pairs > entries:
     raise ValueError(
       f"num_pairs is {num_pairs}; expected at most {entries}, the number of "
       "entries of the plan."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  source, mask_source = masked_rows(source.astype(dtype), where_source)
-  target, mask_target = masked_rows(target.astype(dtype), where_target)
-  log_s, log_t = map(log_uniform_weights, (mask_source, mask_target))
-  costs = transport_costs(*jax.lax.stop_gradient((source, target)), cost)
-  mean = mean_transport_cost(costs, log_s, log_t)
-  epsilon = absolute_epsilon(epsilon, scale, mean)
-  duals = sinkhorn_potentials(costs, log_s, log_t, epsilon, num_iterations)
-  plan = jnp.exp(log_transport_plan(costs, log_s, log_t, duals, epsilon))
+  source, mask_source = ops.masked_rows(source.astype(dtype), where_source)
+  target, mask_target = ops.masked_rows(target.astype(dtype), where_target)
+  log_s, log_t = map(ops.log_uniform_weights, (mask_source, mask_target))
+  costs = ops.transport_costs(*jax.lax.stop_gradient((source, target)), cost)
+  mean = ops.mean_transport_cost(costs, log_s, log_t)
+  epsilon = ops.absolute_epsilon(epsilon, scale, mean)
+  duals = ops.sinkhorn_potentials(costs, log_s, log_t, epsilon, num_iterations)
+  plan = jnp.exp(ops.log_transport_plan(costs, log_s, log_t, duals, epsilon))
   mass, entry = jax.lax.top_k(plan.ravel(), num_pairs)
   start, end = jnp.divmod(entry, target.shape[0])
   # With an empty mask the plan includes masked rows; their mass is set to 0.

@@ -7,22 +7,18 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_sample_pair
-from kdjax.ops import check_integer
-from kdjax.ops import gather_batch
-from kdjax.ops import local_rows
-from kdjax.ops import one_hot_labels
-from kdjax.ops import pairwise_squared_distances
-from kdjax.ops import validate
-from kdjax.transforms._component_map import ComponentMap
-from kdjax.transforms._component_map import Problem
-from kdjax.transforms._component_map import make_problem
-from kdjax.transforms._component_map import unit_rows
+from kdjax import ops
+from kdjax.transforms._component_map import (
+  ComponentMap,
+  Problem,
+  make_problem,
+  unit_rows,
+)
 
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
-@validate
+@ops.validate
 def joint_distribution_adaptation(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -97,10 +93,12 @@ def joint_distribution_adaptation(
     Long et al., `Transfer feature learning with joint distribution adaptation
     <https://doi.org/10.1109/ICCV.2013.274>`_, 2013.
   """
-  check_integer("num_classes", num_classes, 1)
-  check_integer("num_iterations", num_iterations, 1)
-  pair = as_sample_pair(source, target, where_source, where_target, axis_name)
-  labels = gather_batch(source_labels, axis_name)
+  ops.check_integer("num_classes", num_classes, 1)
+  ops.check_integer("num_iterations", num_iterations, 1)
+  pair = ops.as_sample_pair(
+    source, target, where_source, where_target, axis_name
+  )
+  labels = ops.gather_batch(source_labels, axis_name)
   problem = make_problem(
     pair, kernel, gamma, normalize, scaling, num_components
   )
@@ -109,7 +107,7 @@ def joint_distribution_adaptation(
 
   def of_class(labels: Array, mask: Array) -> Array:
     """Returns one column for each class, of sum 1 if the class has rows."""
-    members = one_hot_labels(labels, num_classes, dtype, mask)
+    members = ops.one_hot_labels(labels, num_classes, dtype, mask)
     return members / jnp.maximum(jnp.sum(members, 0), 1)[None]
 
   of_source = of_class(labels, pair.source_mask)
@@ -124,7 +122,7 @@ def joint_distribution_adaptation(
     mapped = _product(problem.features, coefficients)
     mapped = unit_rows(mapped) if normalize else mapped
     of_source, of_target = jnp.split(mapped, [pair.source.shape[0]])
-    squares = pairwise_squared_distances(of_target, of_source)
+    squares = ops.pairwise_squared_distances(of_target, of_source)
     squares = jnp.where(pair.source_mask[None] > 0, squares, jnp.inf)
     nearest = labels[jnp.argmin(squares, 1)].astype(jnp.int32)
     # Masked rows are zero, and as near to one source row as to another.
@@ -145,6 +143,6 @@ def joint_distribution_adaptation(
   pseudo = predict(jax.lax.stop_gradient(coefficients), fixed)
   return problem.as_map(
     coefficients,
-    local_rows(pseudo, target.shape[0], axis_name),
+    ops.local_rows(pseudo, target.shape[0], axis_name),
     axis_name,
   )

@@ -5,16 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import matrix_square_root
-from kdjax.ops import mean_and_covariance
-from kdjax.ops import positive_definite_inverse
-from kdjax.ops import validate
-from kdjax.transforms._affine_map import AffineMap
-from kdjax.transforms._affine_map import add_ridge
-from kdjax.transforms._affine_map import onto_target
+from kdjax import ops
+from kdjax.transforms._affine_map import AffineMap, add_ridge, onto_target
 
 
-@validate
+@ops.validate
 def linear_ot(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -63,18 +58,18 @@ def linear_ot(
     `Concentration bounds for linear Monge mapping estimation
     <https://arxiv.org/abs/1905.10155>`_, 2019.
   """
-  n_source, mean_source, of_source = mean_and_covariance(
+  n_source, mean_source, of_source = ops.mean_and_covariance(
     source, where_source, axis_name
   )
-  n_target, mean_target, of_target = mean_and_covariance(
+  n_target, mean_target, of_target = ops.mean_and_covariance(
     target, where_target, axis_name
   )
   of_source *= jnp.maximum(n_source - 1, 0) / jnp.maximum(n_source, 1)
   of_target *= jnp.maximum(n_target - 1, 0) / jnp.maximum(n_target, 1)
   of_source, of_target = add_ridge(of_source, of_target, ridge)
-  root = matrix_square_root(of_source)
-  unroot = positive_definite_inverse(root)
+  root = ops.matrix_square_root(of_source)
+  unroot = ops.positive_definite_inverse(root)
   with jax.default_matmul_precision("highest"):
-    middle = matrix_square_root(root @ of_target @ root)
+    middle = ops.matrix_square_root(root @ of_target @ root)
     matrix = unroot @ middle @ unroot
   return onto_target(mean_source, matrix, mean_target)

@@ -2,9 +2,7 @@
 
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import check_integer
-from kdjax.ops import descending_eigh
-from kdjax.ops import mean_and_covariance
+from kdjax import ops
 
 
 def principal_components(
@@ -14,7 +12,7 @@ def principal_components(
   dims = source.shape[1]
   if num_components is None:
     return min(dims, source.shape[0], target.shape[0])
-  check_integer("num_components", num_components, 1)
+  ops.check_integer("num_components", num_components, 1)
   if num_components > dims:
     raise ValueError(
       f"num_components is {num_components}; expected at most {dims}, the dims "
@@ -30,5 +28,5 @@ def principal_axes(
   count: int,
 ) -> tuple[Float[Array, " dims"], Float[Array, "dims count"]]:
   """Returns the mean and the leading principal axes."""
-  _, mean, covariance = mean_and_covariance(rows, where, axis_name)
-  return mean, descending_eigh(covariance)[1][:, :count]
+  _, mean, covariance = ops.mean_and_covariance(rows, where, axis_name)
+  return mean, ops.descending_eigh(covariance)[1][:, :count]

@@ -3,13 +3,15 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import validate
+from kdjax import ops
 from kdjax.transforms._affine_map import AffineMap
-from kdjax.transforms._principal_axes import principal_axes
-from kdjax.transforms._principal_axes import principal_components
+from kdjax.transforms._principal_axes import (
+  principal_axes,
+  principal_components,
+)
 
 
-@validate
+@ops.validate
 def subspace_alignment(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],

@@ -3,13 +3,11 @@
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_sample_pair
-from kdjax.ops import validate
-from kdjax.transforms._component_map import ComponentMap
-from kdjax.transforms._component_map import make_problem
+from kdjax import ops
+from kdjax.transforms._component_map import ComponentMap, make_problem
 
 
-@validate
+@ops.validate
 def tca(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -83,7 +81,9 @@ def tca(
     Pan et al., `Domain adaptation via transfer component analysis
     <https://doi.org/10.1109/TNN.2010.2091281>`_, 2011.
   """
-  pair = as_sample_pair(source, target, where_source, where_target, axis_name)
+  pair = ops.as_sample_pair(
+    source, target, where_source, where_target, axis_name
+  )
   problem = make_problem(
     pair, kernel, gamma, normalize, scaling, num_components
   )

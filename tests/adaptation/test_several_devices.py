@@ -8,30 +8,32 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.adaptation import Gaussian
-from kdjax.adaptation import Laplacian
-from kdjax.adaptation import bnm_loss
-from kdjax.adaptation import bsp_loss
-from kdjax.adaptation import cdan_weights
-from kdjax.adaptation import class_balance_loss
-from kdjax.adaptation import cmd_loss
-from kdjax.adaptation import coral_loss
-from kdjax.adaptation import dann_loss
-from kdjax.adaptation import deepjdot_loss
-from kdjax.adaptation import hafn_loss
-from kdjax.adaptation import information_maximization_loss
-from kdjax.adaptation import jda_loss
-from kdjax.adaptation import jmmd
-from kdjax.adaptation import lmmd
-from kdjax.adaptation import m3sda_loss
-from kdjax.adaptation import mcc_loss
-from kdjax.adaptation import mdd_loss
-from kdjax.adaptation import mdd_regression_loss
-from kdjax.adaptation import mmd
-from kdjax.adaptation import rsd_loss
-from kdjax.adaptation import sinkhorn_divergence
-from kdjax.adaptation import sliced_wasserstein
-from kdjax.adaptation import soft_h_divergence
+from kdjax.adaptation import (
+  Gaussian,
+  Laplacian,
+  bnm_loss,
+  bsp_loss,
+  cdan_weights,
+  class_balance_loss,
+  cmd_loss,
+  coral_loss,
+  dann_loss,
+  deepjdot_loss,
+  hafn_loss,
+  information_maximization_loss,
+  jda_loss,
+  jmmd,
+  lmmd,
+  m3sda_loss,
+  mcc_loss,
+  mdd_loss,
+  mdd_regression_loss,
+  mmd,
+  rsd_loss,
+  sinkhorn_divergence,
+  sliced_wasserstein,
+  soft_h_divergence,
+)
 
 DEVICES, LOCAL, DIMS = 8, 3, 4
 # Programs that are only compared need not be optimized.

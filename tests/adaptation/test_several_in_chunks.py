@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.adaptation import Laplacian
-from kdjax.adaptation import jmmd
-from kdjax.adaptation import lmmd
-from kdjax.adaptation import mmd
-from kdjax.reweighting import kmm_weights
-from kdjax.reweighting import target_shift_weights
+from kdjax.adaptation import Laplacian, jmmd, lmmd, mmd
+from kdjax.reweighting import kmm_weights, target_shift_weights
 from kdjax.selection import snd_score
 from tests.laws import trace
 

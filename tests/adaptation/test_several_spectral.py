@@ -7,12 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import bnm_loss
-from kdjax.adaptation import bsp_loss
-from kdjax.adaptation import rsd_loss
+from kdjax.adaptation import bnm_loss, bsp_loss, rsd_loss
 from kdjax.ops import svd
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
+from tests.laws import computed_in_float32, slopes_agree
 
 
 def samples(n_source=4, n_target=4, dims=9, seed=0):

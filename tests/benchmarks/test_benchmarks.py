@@ -7,17 +7,19 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import _frame
-from benchmarks import _report
-from benchmarks import fused
-from benchmarks import layers
-from benchmarks import losses
-from benchmarks import memory
-from benchmarks import pairwise
-from benchmarks import steps
-from benchmarks import sweep
-from benchmarks import token_cache
-from benchmarks import turns
+from benchmarks import (
+  _frame,
+  _report,
+  fused,
+  layers,
+  losses,
+  memory,
+  pairwise,
+  steps,
+  sweep,
+  token_cache,
+  turns,
+)
 
 TINY = ["--size", "tiny", "--calls", "1"]
 

@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from kdjax.collaboration import best_assistants
-from kdjax.collaboration import evenly_spaced_assistants
+from kdjax.collaboration import best_assistants, evenly_spaced_assistants
 
 RNG = np.random.default_rng(0)
 

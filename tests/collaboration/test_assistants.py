@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.collaboration import annealing_loss
-from kdjax.collaboration import dense_guidance_loss
+from kdjax.collaboration import annealing_loss, dense_guidance_loss
 
 RNG = np.random.default_rng(0)
 STUDENT = RNG.normal(size=(4, 5)).astype(np.float32)

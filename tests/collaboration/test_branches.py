@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.collaboration import consistency_ramp
-from kdjax.collaboration import okddip_attention
-from kdjax.collaboration import okddip_loss
-from kdjax.collaboration import one_logits
-from kdjax.collaboration import one_loss
+from kdjax.collaboration import (
+  consistency_ramp,
+  okddip_attention,
+  okddip_loss,
+  one_logits,
+  one_loss,
+)
 from kdjax.ops import kl_divergence
 
 RNG = np.random.default_rng(0)

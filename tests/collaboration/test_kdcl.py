@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.collaboration import kdcl_general_weights
-from kdjax.collaboration import kdcl_targets
+from kdjax.collaboration import kdcl_general_weights, kdcl_targets
 
 RNG = np.random.default_rng(0)
 LOGITS = 2 * RNG.normal(size=(3, 12, 4)).astype(np.float32)

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.collaboration import codistillation_loss
-from kdjax.collaboration import mutual_loss
+from kdjax.collaboration import codistillation_loss, mutual_loss
 from kdjax.ops import kl_divergence
 
 LOGITS = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from kdjax.continual import lucir_loss
-from kdjax.continual import lucir_margin_loss
+from kdjax.continual import lucir_loss, lucir_margin_loss
 
 RNG = np.random.default_rng(0)
 

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.continual import ewc_fisher
-from kdjax.continual import ewc_penalty
-from kdjax.continual import si_consolidate
-from kdjax.continual import si_init
-from kdjax.continual import si_penalty
-from kdjax.continual import si_update
+from kdjax.continual import (
+  ewc_fisher,
+  ewc_penalty,
+  si_consolidate,
+  si_init,
+  si_penalty,
+  si_update,
+)
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.continual import reservoir_init
-from kdjax.continual import reservoir_sample
-from kdjax.continual import reservoir_update
+from kdjax.continual import reservoir_init, reservoir_sample, reservoir_update
 
 BATCH = {
   "x": np.arange(8, dtype=np.float32),

@@ -4,10 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.cross_modal import affinity_mimicking_loss
-from kdjax.cross_modal import clip_gradient_loss
-from kdjax.cross_modal import clip_loss
-from kdjax.cross_modal import clip_relation_loss
+from kdjax.cross_modal import (
+  affinity_mimicking_loss,
+  clip_gradient_loss,
+  clip_loss,
+  clip_relation_loss,
+)
 
 RNG = np.random.default_rng(0)
 IMAGE, TEXT, THEIR_IMAGE, THEIR_TEXT = RNG.normal(size=(4, 5, 3)).astype(

@@ -13,9 +13,7 @@ import tempfile
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.data import ArraySource
-from kdjax.data import TeacherCache
-from kdjax.data import write_teacher_cache
+from kdjax.data import ArraySource, TeacherCache, write_teacher_cache
 
 SIZE, CLASSES = 24, 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (SIZE, 4, 4, 1), np.uint8)

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 
 from kdjax import data
-from kdjax.data._any_data import ArrayExamples
-from kdjax.data._any_data import BatchStream
-from kdjax.data._any_data import SourceExamples
-from kdjax.data._any_data import open_data
+from kdjax.data._any_data import (
+  ArrayExamples,
+  BatchStream,
+  SourceExamples,
+  open_data,
+)
 
 X = np.arange(10, dtype=np.float32).reshape(5, 2)
 Y = np.arange(5)

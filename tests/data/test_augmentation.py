@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.data import channel_statistics
-from kdjax.data import cutout
-from kdjax.data import mixup
-from kdjax.data import normalize
-from kdjax.data import random_crop
-from kdjax.data import random_flip
-from kdjax.data import random_resized_crop
-from kdjax.data import resize
+from kdjax.data import (
+  channel_statistics,
+  cutout,
+  mixup,
+  normalize,
+  random_crop,
+  random_flip,
+  random_resized_crop,
+  resize,
+)
 
 KEY = jax.random.key(0)
 DTYPES = [jnp.uint8, jnp.bfloat16, jnp.float32]

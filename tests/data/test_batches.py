@@ -4,8 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from kdjax.data import ArraySource
-from kdjax.data import batches
+from kdjax.data import ArraySource, batches
 
 
 def numbered(count):

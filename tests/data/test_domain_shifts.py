@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from kdjax.data import blend_noise
-from kdjax.data import invert
-from kdjax.data import resize
-from kdjax.data import rotate
+from kdjax.data import blend_noise, invert, resize, rotate
 
 KEY = jax.random.key(0)
 DTYPES = [jnp.uint8, jnp.bfloat16, jnp.float32]

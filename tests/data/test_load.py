@@ -8,10 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from kdjax.data import as_arrays
-from kdjax.data import few_per_class
-from kdjax.data import load
-from kdjax.data import tfds_source
+from kdjax.data import as_arrays, few_per_class, load, tfds_source
 
 COUNTS = {"train": 7, "test": 3}
 

@@ -10,11 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.data import TeacherCache
-from kdjax.data import write_teacher_cache
-from kdjax.fused import known_log_probs
-from kdjax.fused import sample_teacher
-from kdjax.fused import sparse_divergence
+from kdjax.data import TeacherCache, write_teacher_cache
+from kdjax.fused import known_log_probs, sample_teacher, sparse_divergence
 from tests import oracles
 
 SIZE, LENGTH, CLASSES, K, SAMPLES = 6, 7, 40, 4, 64

@@ -5,16 +5,18 @@ import sys
 import numpy as np
 import pytest
 
-from kdjax.data import ArraySource
-from kdjax.data import as_arrays
-from kdjax.data import batches
-from kdjax.data import digits
-from kdjax.data import few_per_class
-from kdjax.data import load
-from kdjax.data import pair
-from kdjax.data import split
-from kdjax.data import subset
-from kdjax.data import without_classes
+from kdjax.data import (
+  ArraySource,
+  as_arrays,
+  batches,
+  digits,
+  few_per_class,
+  load,
+  pair,
+  split,
+  subset,
+  without_classes,
+)
 
 
 def numbered(labels):

@@ -17,13 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.data import ArraySource
-from kdjax.data import TeacherCache
-from kdjax.data import augment_examples
-from kdjax.data import fingerprint
-from kdjax.data import random_crop
-from kdjax.data import random_flip
-from kdjax.data import write_teacher_cache
+from kdjax.data import (
+  ArraySource,
+  TeacherCache,
+  augment_examples,
+  fingerprint,
+  random_crop,
+  random_flip,
+  write_teacher_cache,
+)
 from tests.data import cache_faults
 
 SIZE, CLASSES = 50, 7

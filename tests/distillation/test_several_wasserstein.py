@@ -6,11 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import wkd_class_cost
-from kdjax.distillation import wkd_feature_loss
-from kdjax.distillation import wkd_logit_loss
-from tests import laws
-from tests import oracles
+from kdjax.distillation import wkd_class_cost, wkd_feature_loss, wkd_logit_loss
+from tests import laws, oracles
 
 RNG = np.random.default_rng(7)
 STUDENT, TEACHER = (3 * RNG.normal(size=(2, 16, 6))).astype(np.float32)

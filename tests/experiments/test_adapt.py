@@ -19,12 +19,10 @@ from experiments.adapt import methods as adapt_methods
 from experiments.adapt import report as adapt_report
 from experiments.adapt import training as adapt_training
 from experiments.frame import data as frame_data
-from experiments.frame import plots
-from experiments.frame import rules
+from experiments.frame import plots, rules
 from kdjax import data as kdata
-from kdjax import nets
-from kdjax import objectives
-from kdjax import training
+from kdjax import methods as kmethods
+from kdjax import nets, training
 from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick
@@ -211,10 +209,10 @@ def test_every_method_takes_a_step_and_answers(name, job):
 
 
 def test_methods_are_rows_of_the_table():
-  for name, row in objectives.PRESETS.items():
+  for name, row in kmethods.PRESETS.items():
     if name in adapt_methods.GROUP_OF:
       assert row.area == "adaptation"
-  assert set(adapt_methods.GROUP_OF) <= set(objectives.PRESETS)
+  assert set(adapt_methods.GROUP_OF) <= set(kmethods.PRESETS)
   assert set(adapt_methods.GROUPS) == set(adapt_report.KINDS)
 
 

@@ -21,11 +21,9 @@ from experiments.compare import methods as compare_methods
 from experiments.compare import plots as compare_plots
 from experiments.compare import report as compare_report
 from experiments.compare import training as compare_training
-from experiments.frame import folders
-from experiments.frame import statistics
+from experiments.frame import folders, statistics
 from kdjax import training
-from kdjax.objectives import PRESETS
-from kdjax.objectives import Preset
+from kdjax.methods import PRESETS, Preset
 from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 from experiments.continual import __main__ as continual_main
-from experiments.continual import bias_correction
+from experiments.continual import bias_correction, networks
 from experiments.continual import data as continual_data
 from experiments.continual import methods as continual_methods
-from experiments.continual import networks
 from experiments.continual import programs as continual_programs
 from experiments.continual import recipes as continual_recipes
 from experiments.continual import report as continual_report
 from experiments.continual import training as continual_training
 from kdjax import continual
-from kdjax import objectives
+from kdjax import methods as kmethods
 from tests.experiments import runs
 
 SMALL = continual_main.Config(
@@ -175,10 +174,10 @@ def test_flags_that_will_not_do(changes, message, tmp_path):
 def test_recipes_are_of_methods_and_weights_that_there_are():
   for stream, rows in continual_recipes.RECIPES.items():
     for name, sizes in rows.items():
-      row = objectives.PRESETS[name]
+      row = kmethods.PRESETS[name]
       assert row.area == "continual"
       for buffer, recipe in sizes.items():
-        objectives.preset(name, **recipe.options)
+        kmethods.preset(name, **recipe.options)
         assert bool(recipe.replay) == bool(row.domains)
         assert buffer in (0, 200, 500, 1000)
     # The authors of three methods never trained on MNIST.

@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 
 from experiments.cross_modal import __main__ as cross_modal
-from experiments.cross_modal import captions
+from experiments.cross_modal import captions, gaussians, methods, report, sounds
 from experiments.cross_modal import data as pair_data
-from experiments.cross_modal import gaussians
-from experiments.cross_modal import methods
-from experiments.cross_modal import report
-from experiments.cross_modal import sounds
 from experiments.cross_modal import training as pair_training
-from kdjax import objectives
+from kdjax import methods as kmethods
 from tests.experiments import runs
 
 SMALL = cross_modal.Config(
@@ -63,7 +59,7 @@ def test_nothing_speaks_where_nothing_is_installed(monkeypatch):
 
 
 def test_every_preset_of_two_modalities_is_a_method_and_has_a_name():
-  rows = {k for k, x in objectives.PRESETS.items() if x.area == "cross_modal"}
+  rows = {k for k, x in kmethods.PRESETS.items() if x.area == "cross_modal"}
   # CLIP itself is the towers' row from scratch.
   assert rows - {"clip"} == set(methods.METHODS) - {
     methods.OWN,

@@ -12,9 +12,8 @@ from experiments.cross_task import __main__ as cross_task
 from experiments.cross_task import data as cross_data
 from experiments.cross_task import methods as cross_methods
 from experiments.cross_task import training as cross_training
-from kdjax import nets
-from kdjax import objectives
-from kdjax import training
+from kdjax import methods as kmethods
+from kdjax import nets, training
 from tests.experiments import runs
 
 SMALL = cross_task.Config(
@@ -50,7 +49,7 @@ def test_stages_are_rows_of_the_table():
   for rows in stages:
     for name, chain in rows.items():
       assert name in cross_methods.NAMES
-      assert set(chain) <= set(objectives.PRESETS)
+      assert set(chain) <= set(kmethods.PRESETS)
   assert set(cross_methods.METHODS) == set(cross_methods.describe())
 
 

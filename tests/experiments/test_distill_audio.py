@@ -8,10 +8,9 @@ import pytest
 from experiments.distill_audio import __main__ as distill_audio
 from experiments.distill_audio import data as audio_data
 from experiments.distill_audio import methods as audio_methods
-from experiments.distill_audio import recordings
+from experiments.distill_audio import recordings, synthesis
 from experiments.distill_audio import report as audio_report
 from experiments.distill_audio import scores as audio_scores
-from experiments.distill_audio import synthesis
 from experiments.distill_audio import training as audio_training
 from kdjax import training
 from tests.experiments import runs

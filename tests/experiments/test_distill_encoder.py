@@ -20,11 +20,8 @@ from experiments.distill_encoder import report as encoder_report
 from experiments.distill_encoder import scores as encoder_scores
 from experiments.distill_encoder import training as encoder_training
 from experiments.distill_encoder.training import Row
-from experiments.frame import encoders
-from experiments.frame import onnx
-from experiments.frame import texts
-from kdjax import nets
-from kdjax import training
+from experiments.frame import encoders, onnx, texts
+from kdjax import nets, training
 from tests.experiments import runs
 
 SMALL = distill_encoder.Config(

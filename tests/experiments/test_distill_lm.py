@@ -18,8 +18,8 @@ from experiments.distill_lm import methods as lm_methods
 from experiments.distill_lm import networks as lm_networks
 from experiments.distill_lm import report as lm_report
 from experiments.distill_lm import training as lm_training
+from kdjax import methods as kmethods
 from kdjax import nets
-from kdjax import objectives
 from tests.experiments import runs
 
 SMALL = distill_lm.Config(
@@ -366,7 +366,7 @@ def test_every_method_is_described_and_has_its_preset():
   assert set(lm_methods.USUAL) < set(described)
   for row in lm_methods.METHODS.values():
     if isinstance(row.loss, str):
-      objectives.preset(row.loss, **row.options)
+      kmethods.preset(row.loss, **row.options)
       assert row.taught == (row.loss not in ("scratch", "seqkd"))
 
 

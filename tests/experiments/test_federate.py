@@ -15,8 +15,7 @@ from experiments.federate import data as federate_data
 from experiments.federate import exchange
 from experiments.federate import methods as federate_methods
 from experiments.federate import report as federate_report
-from experiments.federate.training import Row
-from experiments.federate.training import count_bytes
+from experiments.federate.training import Row, count_bytes
 from tests.experiments import runs
 
 SMALL = federate.Config(

@@ -18,12 +18,9 @@ from experiments.finetune import report as finetune_report
 from experiments.finetune import training as finetune_training
 from experiments.finetune.networks import make_network
 from experiments.finetune.training import Row
-from experiments.frame import episodes
+from experiments.frame import episodes, statistics, transferability
 from experiments.frame import finetuning as frame_finetuning
-from experiments.frame import statistics
-from experiments.frame import transferability
-from kdjax import finetuning
-from kdjax import training
+from kdjax import finetuning, training
 from kdjax.nets import Outputs
 from kdjax.ops import cross_entropy
 from tests.experiments import runs

@@ -13,14 +13,11 @@ from flax import nnx
 
 from experiments.finetune_encoder import __main__ as finetune_encoder
 from experiments.finetune_encoder import data as encoder_data
-from experiments.finetune_encoder import programs
+from experiments.finetune_encoder import programs, teachers
 from experiments.finetune_encoder import report as encoder_report
-from experiments.finetune_encoder import teachers
 from experiments.finetune_encoder import training as encoder_training
 from experiments.finetune_encoder.training import Row
-from experiments.frame import encoders
-from experiments.frame import statistics
-from experiments.frame import transferability
+from experiments.frame import encoders, statistics, transferability
 from tests.experiments import runs
 
 SMALL = finetune_encoder.Config(

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.federate.flower import __main__ as flower
-from experiments.federate.flower import comparison
-from experiments.federate.flower import processes
+from experiments.federate.flower import comparison, processes
 from tests.packages import package
 
 SMALL = flower.Config(

@@ -20,7 +20,7 @@ from experiments.generalize import training as generalize_training
 from experiments.generalize.methods import METHODS
 from experiments.generalize.networks import make_network
 from kdjax import data as kdata
-from kdjax import objectives
+from kdjax import methods as kmethods
 from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick
@@ -168,7 +168,7 @@ def test_trials_begin_with_the_defaults_and_share_learning_rates():
     np.testing.assert_array_equal(
       trial["learning_rate"], trials["erm"]["learning_rate"]
     )
-    search = objectives.PRESETS[name].search or generalize_methods.NOTHING
+    search = kmethods.PRESETS[name].search or generalize_methods.NOTHING
     assert np.isclose(trial["weight"][0], search.default)
     drawn = np.asarray(trial["weight"][1:])
     assert np.all(drawn >= search.low * 0.999)
@@ -186,7 +186,7 @@ def test_trials_begin_with_the_defaults_and_share_learning_rates():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_moves_every_parameter_it_has(name):
   setting = generalize_methods.Setting(SMALL, 2, 2, (8, 8, 2))
-  row = objectives.PRESETS[name]
+  row = kmethods.PRESETS[name]
   search = row.search or generalize_methods.NOTHING
   rng = np.random.default_rng(0)
   batch = {

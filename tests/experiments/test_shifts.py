@@ -10,8 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.svm import SVC
 
-from experiments.frame import plots
-from experiments.frame import rules
+from experiments.frame import plots, rules
 from experiments.shifts import __main__ as shifts
 from experiments.shifts import choice as shifts_choice
 from experiments.shifts import data as shifts_data

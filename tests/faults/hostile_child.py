@@ -22,8 +22,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from kdjax import training
-from kdjax.nets import ResNet
-from kdjax.nets import load_torch
+from kdjax.nets import ResNet, load_torch
 
 FORBIDDEN = (
   "pickle.find_class",

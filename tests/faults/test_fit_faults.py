@@ -144,7 +144,7 @@ def exploding(at):
     value += jnp.sqrt(jnp.where(state >= at, 0.0, 1.0) * value)
     return value, state + 1, {"loss": (value, jnp.ones(()))}
 
-  from kdjax.objectives import Objective
+  from kdjax.methods import Objective
 
   objective = Objective(lambda key, specs: ({}, jnp.zeros((), int)), apply)
   return training.distill(

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.federated import confidence_weights
-from kdjax.federated import consensus_logits
-from kdjax.federated import federated_average
-from kdjax.federated import federated_prototypes
+from kdjax.federated import (
+  confidence_weights,
+  consensus_logits,
+  federated_average,
+  federated_prototypes,
+)
 
 RNG = np.random.default_rng(0)
 PARAMS = {

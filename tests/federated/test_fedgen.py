@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 
-from kdjax.federated import fedgen_diversity_loss
-from kdjax.federated import fedgen_generator_loss
+from kdjax.federated import fedgen_diversity_loss, fedgen_generator_loss
 
 RNG = np.random.default_rng(0)
 

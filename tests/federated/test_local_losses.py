@@ -4,10 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.federated import fedgkt_loss
-from kdjax.federated import fedkd_loss
-from kdjax.federated import fedntd_loss
-from kdjax.federated import fedproto_loss
+from kdjax.federated import fedgkt_loss, fedkd_loss, fedntd_loss, fedproto_loss
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = RNG.normal(size=(2, 6, 4)).astype(np.float32)

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.finetuning import KeyQueue
-from kdjax.finetuning import categorical_contrastive_loss
-from kdjax.finetuning import contrastive_cross_entropy_loss
-from kdjax.finetuning import homogeneous_directions
-from kdjax.finetuning import key_queue_init
-from kdjax.finetuning import key_queue_update
+from kdjax.finetuning import (
+  KeyQueue,
+  categorical_contrastive_loss,
+  contrastive_cross_entropy_loss,
+  homogeneous_directions,
+  key_queue_init,
+  key_queue_update,
+)
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.finetuning import co_tuning_loss
-from kdjax.finetuning import co_tuning_targets
+from kdjax.finetuning import co_tuning_loss, co_tuning_targets
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -4,9 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.finetuning import bss_loss
-from kdjax.finetuning import delta_channel_attention
-from kdjax.finetuning import delta_loss
+from kdjax.finetuning import bss_loss, delta_channel_attention, delta_loss
 from tests import laws
 
 RNG = np.random.default_rng(0)

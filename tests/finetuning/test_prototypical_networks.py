@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.finetuning import class_prototypes
-from kdjax.finetuning import prototypical_logits
-from kdjax.finetuning import prototypical_loss
+from kdjax.finetuning import (
+  class_prototypes,
+  prototypical_logits,
+  prototypical_loss,
+)
 from tests import laws
 
 RNG = np.random.default_rng(1)

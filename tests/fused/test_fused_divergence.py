@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.fused import Divergence
-from kdjax.fused import fused_divergence
+from kdjax.fused import Divergence, fused_divergence
 from kdjax.ops import kl_divergence
 from tests import laws
 from tests.fused import divergences

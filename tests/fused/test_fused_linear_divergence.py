@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.fused import Divergence
-from kdjax.fused import Head
-from kdjax.fused import _linear_values
-from kdjax.fused import fused_divergence
-from kdjax.fused import fused_linear_divergence
+from kdjax.fused import (
+  Divergence,
+  Head,
+  _linear_values,
+  fused_divergence,
+  fused_linear_divergence,
+)
 from kdjax.ops import kl_divergence
 from tests import laws
 from tests.fused import divergences

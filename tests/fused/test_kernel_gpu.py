@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from kdjax.fused import _kernel_gpu
-from kdjax.fused import fused_divergence
+from kdjax.fused import _kernel_gpu, fused_divergence
 from tests.fused import divergences
 
 # Two blocks of rows, the second with a rest, and three shares of two tiles.

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.fused import _kernel_tpu
-from kdjax.fused import fused_divergence
+from kdjax.fused import _kernel_tpu, fused_divergence
 from tests.fused import divergences
 
 ROWS, CLASSES = 21, 300

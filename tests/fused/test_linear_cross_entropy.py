@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.fused import Divergence
-from kdjax.fused import Head
-from kdjax.fused import fused_linear_divergence
-from kdjax.fused import linear_cross_entropy
-from kdjax.fused import linear_distillation
+from kdjax.fused import (
+  Divergence,
+  Head,
+  fused_linear_divergence,
+  linear_cross_entropy,
+  linear_distillation,
+)
 from kdjax.language import next_token_targets
-from kdjax.ops import cross_entropy
-from kdjax.ops import kl_divergence
-from kdjax.ops import masked_mean
+from kdjax.ops import cross_entropy, kl_divergence, masked_mean
 from tests import laws
 
 TOKENS, WIDTH, TEACHER_WIDTH, VOCAB = 13, 6, 8, 20

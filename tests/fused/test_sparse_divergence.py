@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.fused import Head
-from kdjax.fused import known_log_probs
-from kdjax.fused import sample_teacher
-from kdjax.fused import sparse_divergence
-from kdjax.fused import sparse_linear_divergence
+from kdjax.fused import (
+  Head,
+  known_log_probs,
+  sample_teacher,
+  sparse_divergence,
+  sparse_linear_divergence,
+)
 from kdjax.ops import kl_divergence
-from tests import laws
-from tests import oracles
+from tests import laws, oracles
 from tests.fused import divergences
 
 ROWS, CLASSES, KNOWN = 8, 12, 4

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.generalization import augmented_loss
-from kdjax.generalization import crossgrad
-from kdjax.generalization import ddaig
-from kdjax.generalization import ddaig_generator_loss
+from kdjax.generalization import (
+  augmented_loss,
+  crossgrad,
+  ddaig,
+  ddaig_generator_loss,
+)
 from tests import oracles
 
 RNG = np.random.default_rng(0)

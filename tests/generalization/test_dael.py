@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.generalization import augmented_loss
-from kdjax.generalization import crossgrad
-from kdjax.generalization import dael_consistency_loss
-from kdjax.generalization import dael_expert_loss
-from kdjax.generalization import ddaig
+from kdjax.generalization import (
+  augmented_loss,
+  crossgrad,
+  dael_consistency_loss,
+  dael_expert_loss,
+  ddaig,
+)
 from tests import oracles
 from tests.laws import trace
 

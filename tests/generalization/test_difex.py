@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.generalization import coral
-from kdjax.generalization import difex_loss
-from kdjax.generalization import fourier_phase
+from kdjax.generalization import coral, difex_loss, fourier_phase
 from tests.laws import trace
 
 RNG = np.random.default_rng(0)

@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.generalization import FishrState
-from kdjax.generalization import fishr_init
-from kdjax.generalization import fishr_penalty
-from tests import laws
-from tests import oracles
+from kdjax.generalization import FishrState, fishr_init, fishr_penalty
+from tests import laws, oracles
 
 FISHR = jax.jit(fishr_penalty, static_argnames="bias")
 RNG = np.random.default_rng(0)

@@ -6,9 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.generalization import andmask
-from kdjax.generalization import domain_gradients
-from kdjax.generalization import sandmask
+from kdjax.generalization import andmask, domain_gradients, sandmask
 from tests.laws import trace
 
 AND, SAND = jax.jit(andmask), jax.jit(sandmask)

@@ -5,8 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.generalization import group_dro
-from kdjax.generalization import irm_penalty
+from kdjax.generalization import group_dro, irm_penalty
 
 RNG = np.random.default_rng(0)
 LOGITS = 3 * RNG.normal(size=(16, 5)).astype(np.float32)

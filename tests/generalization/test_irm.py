@@ -4,10 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.generalization import irm_penalty
-from kdjax.generalization import sd_penalty
-from tests import laws
-from tests import oracles
+from kdjax.generalization import irm_penalty, sd_penalty
+from tests import laws, oracles
 
 RNG = np.random.default_rng(0)
 LOGITS = 3 * RNG.normal(size=(16, 5)).astype(np.float32)

@@ -6,9 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.generalization import domainmix
-from kdjax.generalization import mixed_loss
-from kdjax.generalization import mixup
+from kdjax.generalization import domainmix, mixed_loss, mixup
 from tests import oracles
 
 RNG = np.random.default_rng(0)

@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax.generalization import fish
-from kdjax.generalization import mldg
+from kdjax.generalization import fish, mldg
 
 RNG = np.random.default_rng(0)
 MATRICES = RNG.normal(size=(4, 3, 3))

@@ -9,8 +9,7 @@ import pytest
 
 from kdjax.adaptation import coral_loss
 from kdjax.adaptation import mmd as two_domains_mmd
-from kdjax.generalization import coral
-from kdjax.generalization import mmd
+from kdjax.generalization import coral, mmd
 from tests import laws
 
 CORAL = jax.jit(coral, static_argnames="scaling")

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.generalization import efdmix
-from kdjax.generalization import mixstyle
-from kdjax.generalization import sagnet_adversarial_loss
-from kdjax.generalization import sagnet_randomize
+from kdjax.generalization import (
+  efdmix,
+  mixstyle,
+  sagnet_adversarial_loss,
+  sagnet_randomize,
+)
 from kdjax.generalization._mixing_partners import sample_partners
 from tests.laws import trace
 

@@ -4,9 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.language import align_bytes
-from kdjax.language import chunk_log_probs
-from kdjax.language import token_bytes
+from kdjax.language import align_bytes, chunk_log_probs, token_bytes
 
 
 def test_a_chunk_has_the_same_bytes_on_both_sides():

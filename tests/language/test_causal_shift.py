@@ -4,10 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.language import next_token_log_probs
-from kdjax.language import next_token_targets
-from kdjax.ops import cross_entropy
-from kdjax.ops import masked_mean
+from kdjax.language import next_token_log_probs, next_token_targets
+from kdjax.ops import cross_entropy, masked_mean
 
 TOKENS = np.array([[9, 9, 4, 5, 6], [3, 1, 2, -100, -100]])
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import distillation
-from kdjax import language
+from kdjax import distillation, language
 
 RNG = np.random.default_rng(1)
 STUDENT, TEACHER = RNG.normal(size=(2, 6)).astype(np.float32)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import distillation
-from kdjax import language
+from kdjax import distillation, language
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.metrics import expected_calibration_error
-from kdjax.metrics import reliability_curve
+from kdjax.metrics import expected_calibration_error, reliability_curve
 
 
 @functools.partial(jax.jit, static_argnames="num_bins")

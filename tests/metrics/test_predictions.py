@@ -5,10 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.metrics import accuracy
-from kdjax.metrics import agreement
-from kdjax.metrics import entropy
-from kdjax.metrics import negative_log_likelihood
+from kdjax.metrics import accuracy, agreement, entropy, negative_log_likelihood
 
 # Compiled once for all values of the same shape.
 ACCURACY, AGREEMENT, NLL = map(

@@ -11,8 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.test_util import check_grads
 
-from kdjax.nets import convolve
-from kdjax.nets import layers
+from kdjax.nets import convolve, layers
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Height, width, kernel, stride, padding.

@@ -10,10 +10,7 @@ import pytest
 from flax import nnx
 
 from kdjax import nets
-from kdjax.nets import IBN
-from kdjax.nets import DomainBatchNorm
-from kdjax.nets import ResNet
-from kdjax.nets import domain_batch_norms
+from kdjax.nets import IBN, DomainBatchNorm, ResNet, domain_batch_norms
 from kdjax.training import from_nnx
 from tests.nets import torch_names
 

@@ -6,8 +6,7 @@ import numpy as np
 from flax import nnx
 
 from kdjax import nets
-from kdjax.nets.published._torch_weights import _MAPS
-from kdjax.nets.published._torch_weights import _tensors
+from kdjax.nets.published._torch_weights import _MAPS, _tensors
 
 
 @functools.cache

@@ -4,14 +4,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import given
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kdjax.ops import kl_divergence
-from kdjax.ops import masked_mean
-from kdjax.ops import softened_softmax
+from kdjax.ops import kl_divergence, masked_mean, softened_softmax
 
 SHAPE = (3, 4)
 logits = hnp.arrays(

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from kdjax.reweighting import kliep_weights
-from kdjax.reweighting import ulsif_weights
+from kdjax.reweighting import kliep_weights, ulsif_weights
 
 
 def samples(n_source=16, n_target=24, dims=3, seed=0):

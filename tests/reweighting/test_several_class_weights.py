@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.reweighting import bbse_weights
-from kdjax.reweighting import discriminator_weights
-from kdjax.reweighting import iwan_weights
-from kdjax.reweighting import pada_class_weights
-from kdjax.reweighting import tradaboost
-from kdjax.reweighting import tradaboost_init
-from kdjax.reweighting import tradaboost_update
+from kdjax.reweighting import (
+  bbse_weights,
+  discriminator_weights,
+  iwan_weights,
+  pada_class_weights,
+  tradaboost,
+  tradaboost_init,
+  tradaboost_update,
+)
 from tests.laws import trace
 
 RNG = np.random.default_rng(0)

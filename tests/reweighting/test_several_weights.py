@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.reweighting import discriminator_weights
-from kdjax.reweighting import kliep_weights
-from kdjax.reweighting import kmm_weights
-from kdjax.reweighting import target_shift_weights
-from kdjax.reweighting import ulsif_weights
-from tests.laws import computed_in_float32
-from tests.laws import trace
+from kdjax.reweighting import (
+  discriminator_weights,
+  kliep_weights,
+  kmm_weights,
+  target_shift_weights,
+  ulsif_weights,
+)
+from tests.laws import computed_in_float32, trace
 
 
 def samples(n_source=16, n_target=24, dims=3, seed=0):

@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.reweighting import tradaboost
-from kdjax.reweighting import tradaboost_init
-from kdjax.reweighting import tradaboost_update
+from kdjax.reweighting import tradaboost, tradaboost_init, tradaboost_update
 
 RNG = np.random.default_rng(0)
 

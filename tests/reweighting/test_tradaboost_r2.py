@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from kdjax.reweighting import tradaboost_r2
-from kdjax.reweighting import two_stage_tradaboost_r2
+from kdjax.reweighting import tradaboost_r2, two_stage_tradaboost_r2
 
 SLOPE = np.array([1.0, -1.0])
 

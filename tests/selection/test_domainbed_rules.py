@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.selection import leave_one_domain_out_selection
-from kdjax.selection import oracle_selection
-from kdjax.selection import training_domain_selection
+from kdjax.selection import (
+  leave_one_domain_out_selection,
+  oracle_selection,
+  training_domain_selection,
+)
 
 ACCURACIES = np.random.default_rng(0).uniform(size=(4, 5, 3)).astype(np.float32)
 

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.selection import h_score
-from kdjax.selection import transrate
+from kdjax.selection import h_score, transrate
 from tests import laws
 
 

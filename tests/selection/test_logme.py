@@ -5,8 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from scipy import optimize
-from scipy import stats
+from scipy import optimize, stats
 
 from kdjax.selection import logme
 from tests import laws

@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.selection import _negative_transfer
-from kdjax.selection import negative_transfer_test
-from kdjax.selection import transfer_gain
+from kdjax.selection import (
+  _negative_transfer,
+  negative_transfer_test,
+  transfer_gain,
+)
 
 GAIN = jax.jit(transfer_gain)
 rng = np.random.default_rng(0)

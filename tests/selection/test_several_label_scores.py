@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.selection import leep
-from kdjax.selection import nce
+from kdjax.selection import leep, nce
 from tests import laws
 
 RNG = np.random.default_rng(0)

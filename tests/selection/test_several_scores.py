@@ -6,13 +6,15 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from kdjax import selection
-from kdjax.selection import SCORES
-from kdjax.selection import bnm_score
-from kdjax.selection import dev_score
-from kdjax.selection import entropy_score
-from kdjax.selection import im_score
-from kdjax.selection import importance_weighted_score
-from kdjax.selection import snd_score
+from kdjax.selection import (
+  SCORES,
+  bnm_score,
+  dev_score,
+  entropy_score,
+  im_score,
+  importance_weighted_score,
+  snd_score,
+)
 from tests.laws import trace
 
 rng = np.random.default_rng(0)

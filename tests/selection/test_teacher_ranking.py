@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.selection import TeacherRanking
-from kdjax.selection import _teacher_ranking
-from kdjax.selection import logme
-from kdjax.selection import rank_teachers
+from kdjax.selection import (
+  TeacherRanking,
+  _teacher_ranking,
+  logme,
+  rank_teachers,
+)
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(60) % 3

@@ -11,31 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen
-from flax import nnx
+from flax import linen, nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from kdjax.distillation import dist_loss
-from kdjax.distillation import kd_loss
+from kdjax.distillation import dist_loss, kd_loss
+from kdjax.methods import Objective, combine, modular, stateless
 from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.objectives import combine
-from kdjax.objectives import modular
-from kdjax.objectives import stateless
 from kdjax.ops import masked_mean
-from kdjax.training import Model
-from kdjax.training import Variables
-from kdjax.training import adapt
-from kdjax.training import distill
-from kdjax.training import finetune
-from kdjax.training import from_linen
-from kdjax.training import from_nnx
-from kdjax.training import generalize
-from kdjax.training import make_eval_step
-from kdjax.training import make_train_step
-from kdjax.training import parallelize
-from kdjax.training import sweep
+from kdjax.training import (
+  Model,
+  Variables,
+  adapt,
+  distill,
+  finetune,
+  from_linen,
+  from_nnx,
+  generalize,
+  make_eval_step,
+  make_train_step,
+  parallelize,
+  sweep,
+)
 
 KEY = jax.random.key(0)
 SIZE, WIDTH, CLASSES = 8, 6, 3

@@ -7,37 +7,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen
-from flax import nnx
+from flax import linen, nnx
 
 from kdjax.data import ArraySource
 from kdjax.distillation import kd_loss
+from kdjax.methods import combine, modular, stateless
 from kdjax.metrics import accuracy
 from kdjax.nets import MLP
-from kdjax.objectives import combine
-from kdjax.objectives import modular
-from kdjax.objectives import stateless
-from kdjax.training import Model
-from kdjax.training import Pass
-from kdjax.training import TrainState
-from kdjax.training import Variables
-from kdjax.training import adapt
-from kdjax.training import distill
-from kdjax.training import ensemble
-from kdjax.training import epoch_plan
-from kdjax.training import finetune
-from kdjax.training import from_linen
-from kdjax.training import from_nnx
-from kdjax.training import generalize
-from kdjax.training import grid
-from kdjax.training import make_eval_step
-from kdjax.training import make_train_step
-from kdjax.training import parallelize
-from kdjax.training import pass_loss
-from kdjax.training import scan_epoch
-from kdjax.training import scan_evaluation
-from kdjax.training import stochastic_norms
-from kdjax.training import sweep
+from kdjax.training import (
+  Model,
+  Pass,
+  TrainState,
+  Variables,
+  adapt,
+  distill,
+  ensemble,
+  epoch_plan,
+  finetune,
+  from_linen,
+  from_nnx,
+  generalize,
+  grid,
+  make_eval_step,
+  make_train_step,
+  parallelize,
+  pass_loss,
+  scan_epoch,
+  scan_evaluation,
+  stochastic_norms,
+  sweep,
+)
 
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.1)

@@ -12,8 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.loop import fit_runs
-from tests.training.loop import two_hosts
+from tests.training.loop import fit_runs, two_hosts
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.transforms import adabn_init
-from kdjax.transforms import adabn_normalize
-from kdjax.transforms import adabn_update
-from kdjax.transforms import fourier_domain_adaptation
+from kdjax.transforms import (
+  adabn_init,
+  adabn_normalize,
+  adabn_update,
+  fourier_domain_adaptation,
+)
 from tests.laws import trace
 
 UPDATE = jax.jit(adabn_update)

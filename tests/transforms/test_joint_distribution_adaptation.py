@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.transforms import joint_distribution_adaptation
-from kdjax.transforms import tca
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
-from tests.laws import trace
-from tests.transforms.component_maps import CASES
-from tests.transforms.component_maps import CLASSES
-from tests.transforms.component_maps import fit_and_apply
-from tests.transforms.component_maps import oracle
-from tests.transforms.component_maps import same_up_to_sign
-from tests.transforms.component_maps import samples
+from kdjax.transforms import joint_distribution_adaptation, tca
+from tests.laws import computed_in_float32, slopes_agree, trace
+from tests.transforms.component_maps import (
+  CASES,
+  CLASSES,
+  fit_and_apply,
+  oracle,
+  same_up_to_sign,
+  samples,
+)
 
 
 @pytest.mark.slow

@@ -11,13 +11,8 @@ import scipy.linalg
 from jax.sharding import PartitionSpec as P
 from sklearn.decomposition import PCA
 
-from kdjax.transforms import coral_transform
-from kdjax.transforms import gfk
-from kdjax.transforms import linear_ot
-from kdjax.transforms import subspace_alignment
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
-from tests.laws import trace
+from kdjax.transforms import coral_transform, gfk, linear_ot, subspace_alignment
+from tests.laws import computed_in_float32, slopes_agree, trace
 
 DIMS = 6
 METHODS = {

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from kdjax.transforms import tca
-from tests.transforms.component_maps import CASES
-from tests.transforms.component_maps import fit_and_apply
-from tests.transforms.component_maps import oracle
-from tests.transforms.component_maps import same_up_to_sign
-from tests.transforms.component_maps import samples
+from tests.transforms.component_maps import (
+  CASES,
+  fit_and_apply,
+  oracle,
+  same_up_to_sign,
+  samples,
+)
 
 
 @pytest.mark.slow

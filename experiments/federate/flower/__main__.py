@@ -17,11 +17,8 @@ from typing import Any, Literal
 
 from experiments.federate import __main__ as federate
 from experiments.federate import data
-from experiments.federate.flower import comparison
-from experiments.federate.flower import processes
-from experiments.frame import cells
-from experiments.frame import commands
-from experiments.frame import jobs
+from experiments.federate.flower import comparison, processes
+from experiments.frame import cells, commands, jobs
 
 METHODS = ("fedavg", "fedntd", "feddf", "fedmd")
 

@@ -19,19 +19,18 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flwr.app import ArrayRecord
-from flwr.app import ConfigRecord
-from flwr.app import Context
-from flwr.app import Message
-from flwr.app import MetricRecord
-from flwr.app import RecordDict
+from flwr.app import (
+  ArrayRecord,
+  ConfigRecord,
+  Context,
+  Message,
+  MetricRecord,
+  RecordDict,
+)
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 
-from experiments.federate import clients
-from experiments.federate import exchange
-from experiments.federate import methods
+from experiments.federate import clients, exchange, methods
 from experiments.federate.__main__ import Config
 from experiments.federate.data import load_data
 from experiments.frame import rounds

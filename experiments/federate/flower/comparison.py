@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.federate import clients
-from experiments.federate import methods
+from experiments.federate import clients, methods
 from experiments.frame import tables
 
 SENT = {"fedmd": "consensus"}  # what is compared; else the parameters

@@ -6,16 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from kdjax import ops
 from kdjax.adaptation.predictions._entropy import entropy_weight
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import compute_dtype
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def cdan_map(
   features: Float[Array, "batch dims"],
   probabilities: Float[Array, "batch classes"],
@@ -57,7 +52,7 @@ def cdan_map(
     <https://arxiv.org/abs/1705.10667>`_, 2018.
   """
   dtype = jnp.promote_types(
-    compute_dtype(features), compute_dtype(probabilities)
+    ops.compute_dtype(features), ops.compute_dtype(probabilities)
   )
   features = features.astype(dtype)
   probabilities = probabilities.astype(dtype)
@@ -84,7 +79,7 @@ def cdan_map(
   return mapped / jnp.sqrt(jnp.asarray(width, dtype))
 
 
-@validate
+@ops.validate
 def cdan_matrices(
   key: Array,
   dims: int,
@@ -128,7 +123,7 @@ def cdan_matrices(
     ("num_classes", num_classes),
     ("mapped_dims", mapped_dims),
   ):
-    check_integer(name, size, 1)
+    ops.check_integer(name, size, 1)
   keys = jax.random.split(key)
   return (
     jax.random.normal(keys[0], (dims, mapped_dims), dtype),
@@ -136,7 +131,7 @@ def cdan_matrices(
   )
 
 
-@validate
+@ops.validate
 def cdan_weights(
   source_probabilities: Float[Array, "source classes"],
   target_probabilities: Float[Array, "target classes"],
@@ -183,15 +178,17 @@ def cdan_weights(
     Long et al., `Conditional adversarial domain adaptation
     <https://arxiv.org/abs/1705.10667>`_, 2018, section 3.2.
   """
-  check_choice("normalize", normalize, ("joint", "domain"))
+  ops.check_choice("normalize", normalize, ("joint", "domain"))
   weights, sums, counts = [], [], []
   for probabilities, where in (
     (source_probabilities, where_source),
     (target_probabilities, where_target),
   ):
-    rows, mask = masked_rows(probabilities, where)
+    rows, mask = ops.masked_rows(probabilities, where)
     weights.append(mask * entropy_weight(rows))
-    moments = sum_over_devices((jnp.sum(weights[-1]), jnp.sum(mask)), axis_name)
+    moments = ops.sum_over_devices(
+      (jnp.sum(weights[-1]), jnp.sum(mask)), axis_name
+    )
     sums.append(moments[0])
     counts.append(moments[1])
   if normalize == "joint":

@@ -4,14 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import check_choice
-from kdjax.ops import compute_dtype
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def dann_loss(
   source_domain_logits: Float[Array, " source"] | Float[Array, "source 1"],
   target_domain_logits: Float[Array, " target"] | Float[Array, "target 1"],
@@ -81,17 +77,17 @@ def dann_loss(
     Ganin et al., `Domain-adversarial training of neural networks
     <https://arxiv.org/abs/1505.07818>`_, 2016, equation 9.
   """
-  check_choice("scaling", scaling, ("paper", "mean", "pooled"))
+  ops.check_choice("scaling", scaling, ("paper", "mean", "pooled"))
 
   def sums(
     logits: Array, weights: Array | None, where: Array | None
   ) -> tuple[Array, Array]:
-    logits, mask = masked_rows(logits.reshape(-1), where)
+    logits, mask = ops.masked_rows(logits.reshape(-1), where)
     losses = mask * jax.nn.softplus(-logits)
     if weights is not None:
-      weights, _ = masked_rows(jax.lax.stop_gradient(weights), where)
+      weights, _ = ops.masked_rows(jax.lax.stop_gradient(weights), where)
       losses = losses * weights
-    return sum_over_devices((jnp.sum(losses), jnp.sum(mask)), axis_name)
+    return ops.sum_over_devices((jnp.sum(losses), jnp.sum(mask)), axis_name)
 
   source, n_source = sums(source_domain_logits, source_weights, where_source)
   target, n_target = sums(-target_domain_logits, target_weights, where_target)
@@ -101,7 +97,7 @@ def dann_loss(
   return value if scaling == "paper" else value / 2
 
 
-@validate
+@ops.validate
 def adda_loss(
   target_domain_logits: Float[Array, " target"] | Float[Array, "target 1"],
 ) -> Float[Array, " target"]:
@@ -133,4 +129,4 @@ def adda_loss(
     <https://arxiv.org/abs/1702.05464>`_, 2017.
   """
   logits = target_domain_logits.reshape(-1)
-  return jax.nn.softplus(-logits.astype(compute_dtype(logits)))
+  return jax.nn.softplus(-logits.astype(ops.compute_dtype(logits)))

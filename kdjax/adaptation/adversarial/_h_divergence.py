@@ -7,20 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import at_least
-from kdjax.ops import best_threshold
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import is_symbolic
-from kdjax.ops import linear_probe_scores
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import standardize_domains
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
 def h_divergence_from_errors(
@@ -56,8 +43,8 @@ def h_divergence_from_errors(
     Ben-David et al., `A theory of learning from different domains
     <https://doi.org/10.1007/s10994-009-5152-4>`_, 2010.
   """
-  check_range("source_error", source_error, 0.0, 1.0)
-  check_range("target_error", target_error, 0.0, 1.0)
+  ops.check_range("source_error", source_error, 0.0, 1.0)
+  ops.check_range("target_error", target_error, 0.0, 1.0)
   source_error, target_error = map(jnp.asarray, (source_error, target_error))
   if source_error.shape != target_error.shape:
     raise ValueError(
@@ -65,11 +52,11 @@ def h_divergence_from_errors(
       f"{target_error.shape}; expected {source_error.shape}, as in "
       "source_error."
     )
-  source_error = source_error.astype(compute_dtype(source_error))
-  return at_least(2.0 * (1.0 - (source_error + target_error)), 0.0)
+  source_error = source_error.astype(ops.compute_dtype(source_error))
+  return ops.at_least(2.0 * (1.0 - (source_error + target_error)), 0.0)
 
 
-@validate
+@ops.validate
 def soft_h_divergence(
   domain_logits_source: Float[Array, " source"] | Float[Array, "source 1"],
   domain_logits_target: Float[Array, " target"] | Float[Array, "target 1"],
@@ -134,17 +121,17 @@ def soft_h_divergence(
     (domain_logits_source, where_source),
     (domain_logits_target, where_target),
   ):
-    logits, mask = masked_rows(logits.reshape(-1), where)
+    logits, mask = ops.masked_rows(logits.reshape(-1), where)
     means.append(
-      masked_mean(jax.nn.sigmoid(logits), where, axis_name=axis_name)
+      ops.masked_mean(jax.nn.sigmoid(logits), where, axis_name=axis_name)
     )
-    counts.append(sum_over_devices(jnp.sum(mask), axis_name))
+    counts.append(ops.sum_over_devices(jnp.sum(mask), axis_name))
   # sigma(-z) = 1 - sigma(z), so the constants cancel.
   value = 2.0 * (means[0] - means[1])
   return jnp.where((counts[0] > 0) & (counts[1] > 0), value, 0.0)
 
 
-@exportable
+@ops.exportable
 class HDivergence(NamedTuple):
   """An estimate of the H-divergence; `ridges` is the shape of `ridge`.
 
@@ -165,7 +152,7 @@ class HDivergence(NamedTuple):
   null: Float[Array, " permutations *ridges"] | None
 
 
-@validate
+@ops.validate
 def h_divergence(
   source: Float[Array, "source_rows dims"],
   target: Float[Array, "target_rows dims"],
@@ -234,18 +221,20 @@ def h_divergence(
     length is from Sun and Tran-Dinh, `Generalized self-concordant functions
     <https://arxiv.org/abs/1703.04599>`_, 2019.
   """
-  check_positive("ridge", ridge)
-  check_integer("folds", folds, 1)
-  check_integer("num_permutations", num_permutations, 0)
+  ops.check_positive("ridge", ridge)
+  ops.check_integer("folds", folds, 1)
+  ops.check_integer("num_permutations", num_permutations, 0)
   sizes = source.shape[0], target.shape[0]
-  if not any(map(is_symbolic, sizes)) and folds > min(sizes):
+  if not any(map(ops.is_symbolic, sizes)) and folds > min(sizes):
     raise ValueError(
       f"h_divergence: folds is {folds}; expected a number from 1 to the rows "
       f"of the smaller domain, {min(sizes)}."
     )
   if not source.shape[1]:
     raise ValueError("h_divergence: source has 0 dims; expected at least 1.")
-  dtype = jnp.promote_types(compute_dtype(source), compute_dtype(target))
+  dtype = jnp.promote_types(
+    ops.compute_dtype(source), ops.compute_dtype(target)
+  )
   ridge = jnp.asarray(ridge, dtype)
   if ridge.ndim > 1 or not ridge.size:
     raise ValueError(
@@ -296,9 +285,11 @@ def _errors(
   if rows.shape[1] == 1:
     scores = jnp.broadcast_to(rows[:, 0], (ridges.size, *held_out.shape))
   else:
-    features = standardize_domains(rows, is_source)
+    features = ops.standardize_domains(rows, is_source)
     scores = jax.vmap(
-      lambda ridge: linear_probe_scores(features, is_source, training, ridge)
+      lambda ridge: ops.linear_probe_scores(
+        features, is_source, training, ridge
+      )
     )(ridges)
 
   def mistakes(
@@ -306,7 +297,7 @@ def _errors(
     training: Bool[Array, " rows"],
     held_out: Bool[Array, " rows"],
   ) -> Int[Array, " domains"]:
-    threshold, source_above = best_threshold(scores, is_source, training)
+    threshold, source_above = ops.best_threshold(scores, is_source, training)
     wrong = held_out & (((scores > threshold) == source_above) != is_source)
     return jnp.stack([jnp.sum(wrong & is_source), jnp.sum(wrong & ~is_source)])
 

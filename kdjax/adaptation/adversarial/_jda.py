@@ -4,15 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def jda_loss(
   task_losses: Float[Array, " source"],
   divergence: Float[Array, ""],
@@ -71,17 +66,17 @@ def jda_loss(
     Ben-David et al., `Analysis of representations for domain adaptation
     <https://papers.nips.cc/paper/2983>`_, 2006, whose bound it minimizes.
   """
-  check_choice("normalize", normalize, ("all", "labelled"))
-  check_positive("num_target", num_target)
+  ops.check_choice("normalize", normalize, ("all", "labelled"))
+  ops.check_positive("num_target", num_target)
   if num_source is not None:
-    check_positive("num_source", num_source)
-  task_losses, mask = masked_rows(task_losses, where)
-  task, count = sum_over_devices(
+    ops.check_positive("num_source", num_source)
+  task_losses, mask = ops.masked_rows(task_losses, where)
+  task, count = ops.sum_over_devices(
     (jnp.sum(task_losses), jnp.sum(mask)), axis_name
   )
   if num_source is not None:
     count = jnp.asarray(num_source, task.dtype)
   if normalize == "all":
     count = count + jnp.asarray(num_target, task.dtype)
-  weight = as_number("weight", weight, task.dtype)
+  weight = ops.as_number("weight", weight, task.dtype)
   return task / jnp.maximum(count, 1.0) + weight * divergence

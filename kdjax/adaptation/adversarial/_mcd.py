@@ -3,12 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import safe_abs
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def classifier_discrepancy(
   probabilities_a: Float[Array, "*batch classes"],
   probabilities_b: Float[Array, "*batch classes"],
@@ -45,7 +43,7 @@ def classifier_discrepancy(
     <https://arxiv.org/abs/1712.02560>`_, 2018.
   """
   dtype = jnp.promote_types(
-    compute_dtype(probabilities_a), compute_dtype(probabilities_b)
+    ops.compute_dtype(probabilities_a), ops.compute_dtype(probabilities_b)
   )
   gap = probabilities_a.astype(dtype) - probabilities_b.astype(dtype)
-  return jnp.mean(safe_abs(gap), -1)
+  return jnp.mean(ops.safe_abs(gap), -1)

@@ -7,19 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import at_most
-from kdjax.ops import check_range
-from kdjax.ops import cross_entropy
-from kdjax.ops import keep_nan
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import safe_abs
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def mdd_loss(
   source_logits: Float[Array, "source classes"],
   source_adversarial_logits: Float[Array, "source classes"],
@@ -83,23 +74,23 @@ def mdd_loss(
     Zhang et al., `Bridging theory and algorithm for domain adaptation
     <https://arxiv.org/abs/1904.05801>`_, 2019.
   """
-  check_range("margin", margin, 0.0, math.inf)
-  check_range("epsilon", epsilon, 0.0, math.inf)
-  source, _ = masked_rows(source_adversarial_logits, where_source)
-  target, _ = masked_rows(target_adversarial_logits, where_target)
-  agreement = cross_entropy(source, jnp.argmax(source_logits, -1))
-  epsilon = as_number("epsilon", epsilon, target.dtype)
+  ops.check_range("margin", margin, 0.0, math.inf)
+  ops.check_range("epsilon", epsilon, 0.0, math.inf)
+  source, _ = ops.masked_rows(source_adversarial_logits, where_source)
+  target, _ = ops.masked_rows(target_adversarial_logits, where_target)
+  agreement = ops.cross_entropy(source, jnp.argmax(source_logits, -1))
+  epsilon = ops.as_number("epsilon", epsilon, target.dtype)
   log_rest = log_of_others(target, jnp.argmax(target_logits, -1))
-  disagreement = -at_most(jnp.logaddexp(log_rest, jnp.log(epsilon)), 0.0)
+  disagreement = -ops.at_most(jnp.logaddexp(log_rest, jnp.log(epsilon)), 0.0)
   # The labels of NaN logits are not NaN.
-  agreement = keep_nan(agreement, source_logits)
-  disagreement = keep_nan(disagreement, target_logits)
-  return as_number("margin", margin, agreement.dtype) * masked_mean(
+  agreement = ops.keep_nan(agreement, source_logits)
+  disagreement = ops.keep_nan(disagreement, target_logits)
+  return ops.as_number("margin", margin, agreement.dtype) * ops.masked_mean(
     agreement, where_source, axis_name=axis_name
-  ) + masked_mean(disagreement, where_target, axis_name=axis_name)
+  ) + ops.masked_mean(disagreement, where_target, axis_name=axis_name)
 
 
-@validate
+@ops.validate
 def mdd_regression_loss(
   source_predictions: Float[Array, "source outputs"],
   source_adversarial_predictions: Float[Array, "source outputs"],
@@ -152,15 +143,15 @@ def mdd_regression_loss(
   def gap(
     main: Array, adversarial: Array, where: Bool[Array, " batch"] | None
   ) -> Array:
-    main, _ = masked_rows(main, where)
-    adversarial, _ = masked_rows(adversarial, where)
-    distance = safe_abs(adversarial - jax.lax.stop_gradient(main))
-    return masked_mean(distance, where, axis_name=axis_name)
+    main, _ = ops.masked_rows(main, where)
+    adversarial, _ = ops.masked_rows(adversarial, where)
+    distance = ops.safe_abs(adversarial - jax.lax.stop_gradient(main))
+    return ops.masked_mean(distance, where, axis_name=axis_name)
 
-  check_range("margin", margin, 0.0, math.inf)
+  ops.check_range("margin", margin, 0.0, math.inf)
   source = gap(source_predictions, source_adversarial_predictions, where_source)
   target = gap(target_predictions, target_adversarial_predictions, where_target)
-  return as_number("margin", margin, source.dtype) * source - target
+  return ops.as_number("margin", margin, source.dtype) * source - target
 
 
 def log_of_others(
@@ -168,7 +159,7 @@ def log_of_others(
 ) -> Float[Array, "*batch"]:
   """Returns log(1 - p_label), exact also where p is near 1."""
   own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-  others = jnp.where(own, -jnp.inf, log_softened_softmax(logits))
+  others = jnp.where(own, -jnp.inf, ops.log_softened_softmax(logits))
   alone = jnp.all(others == -jnp.inf, -1)
   others = jax.nn.logsumexp(jnp.where(alone[..., None], 0.0, others), -1)
   return jnp.where(alone, -jnp.inf, others)

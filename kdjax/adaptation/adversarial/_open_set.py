@@ -4,16 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.adaptation.adversarial._mdd import log_of_others
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def osbp_loss(
   target_logits: Float[Array, "*batch classes"],
   *,
@@ -57,11 +52,11 @@ def osbp_loss(
     Saito et al., `Open set domain adaptation by backpropagation
     <https://arxiv.org/abs/1804.10427>`_, 2018.
   """
-  check_range("epsilon", epsilon, 0.0, float("inf"))
-  dtype = compute_dtype(target_logits)
-  share = as_fraction("unknown_share", unknown_share, dtype)
-  floor = jnp.log(as_number("epsilon", epsilon, dtype))
-  unknown = log_softened_softmax(target_logits)[..., -1]
+  ops.check_range("epsilon", epsilon, 0.0, float("inf"))
+  dtype = ops.compute_dtype(target_logits)
+  share = ops.as_fraction("unknown_share", unknown_share, dtype)
+  floor = jnp.log(ops.as_number("epsilon", epsilon, dtype))
+  unknown = ops.log_softened_softmax(target_logits)[..., -1]
   last = jnp.full(unknown.shape, target_logits.shape[-1] - 1)
   known = log_of_others(target_logits, last)
   return -share * jnp.logaddexp(unknown, floor) - (1 - share) * jnp.logaddexp(

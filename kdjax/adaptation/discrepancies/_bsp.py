@@ -3,14 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import check_integer
-from kdjax.ops import gathered_rows
-from kdjax.ops import mean_over_devices
-from kdjax.ops import svd
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def bsp_loss(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -56,13 +52,13 @@ def bsp_loss(
     Chen et al., `Transferability vs. discriminability: batch spectral
     penalization <https://proceedings.mlr.press/v97/chen19i.html>`_, 2019.
   """
-  check_integer("num_components", num_components, 1)
+  ops.check_integer("num_components", num_components, 1)
 
   def penalty(
     rows: Float[Array, "batch dims"], where: Bool[Array, " batch"] | None
   ) -> Float[Array, ""]:
-    rows, _ = gathered_rows(rows, where, axis_name)
-    return jnp.sum(jnp.square(svd(rows)[1][:num_components]))
+    rows, _ = ops.gathered_rows(rows, where, axis_name)
+    return jnp.sum(jnp.square(ops.svd(rows)[1][:num_components]))
 
   value = penalty(source, where_source) + penalty(target, where_target)
-  return mean_over_devices(value, axis_name)
+  return ops.mean_over_devices(value, axis_name)

@@ -3,12 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import check_choice
-from kdjax.ops import mean_and_covariance
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def coral_loss(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -60,11 +58,11 @@ def coral_loss(
   References:
     Sun and Saenko, `Deep CORAL <https://arxiv.org/abs/1607.01719>`_, 2016.
   """
-  check_choice("scaling", scaling, ("paper", "mean"))
-  n_source, mean_source, covariance_source = mean_and_covariance(
+  ops.check_choice("scaling", scaling, ("paper", "mean"))
+  n_source, mean_source, covariance_source = ops.mean_and_covariance(
     source, where_source, axis_name
   )
-  n_target, mean_target, covariance_target = mean_and_covariance(
+  n_target, mean_target, covariance_target = ops.mean_and_covariance(
     target, where_target, axis_name
   )
   value = jnp.mean(jnp.square(covariance_source - covariance_target))

@@ -7,16 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_range
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import safe_norm
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def afn_loss(
   features: Float[Array, "*batch dims"], *, delta: ArrayLike = 1.0
 ) -> Float[Array, "*batch"]:
@@ -54,12 +48,12 @@ def afn_loss(
     Xu et al., `Larger norm more transferable
     <https://arxiv.org/abs/1811.07456>`_, 2019.
   """
-  norms = safe_norm(features)
-  delta = as_number("delta", delta, norms.dtype)
+  norms = ops.safe_norm(features)
+  delta = ops.as_number("delta", delta, norms.dtype)
   return jnp.square(norms - jax.lax.stop_gradient(norms) - delta)
 
 
-@validate
+@ops.validate
 def hafn_loss(
   features: Float[Array, "batch dims"],
   *,
@@ -93,9 +87,9 @@ def hafn_loss(
     Xu et al., `Larger norm more transferable
     <https://arxiv.org/abs/1811.07456>`_, 2019.
   """
-  rows, mask = masked_rows(features, where)
-  mean = masked_mean(safe_norm(rows), where, axis_name=axis_name)
-  check_range("radius", radius, 0.0, math.inf)
-  gap = mean - as_number("radius", radius, mean.dtype)
-  count = sum_over_devices(jnp.sum(mask), axis_name)
+  rows, mask = ops.masked_rows(features, where)
+  mean = ops.masked_mean(ops.safe_norm(rows), where, axis_name=axis_name)
+  ops.check_range("radius", radius, 0.0, math.inf)
+  gap = mean - ops.as_number("radius", radius, mean.dtype)
+  count = ops.sum_over_devices(jnp.sum(mask), axis_name)
   return jnp.where(count > 0, jnp.square(gap), 0.0)

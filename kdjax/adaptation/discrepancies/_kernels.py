@@ -10,16 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import gather_batch
-from kdjax.ops import in_chunks
-from kdjax.ops import mean_over_devices
-from kdjax.ops import pairwise_squared_distances
-from kdjax.ops import safe_sqrt
-from kdjax.ops import sum_over_devices
+from kdjax import ops
 
 RULES = ("mean", "distinct_mean", "median")
 Widths = ArrayLike | Sequence[ArrayLike] | None
@@ -149,7 +140,7 @@ class FittedKernel(NamedTuple):
     """Returns k(a_i, b_j) for all pairs."""
     if isinstance(self.kernel, Linear | Polynomial):
       return self._of(_product(a, b.T))
-    return self._of(pairwise_squared_distances(a, b))
+    return self._of(ops.pairwise_squared_distances(a, b))
 
   def along(
     self, a: Float[Array, "n dims"], b: Float[Array, "n dims"]
@@ -165,7 +156,7 @@ class FittedKernel(NamedTuple):
     if isinstance(kernel, Linear):
       return x
     if isinstance(kernel, Laplacian):
-      x = safe_sqrt(x)
+      x = ops.safe_sqrt(x)
 
     # Recomputed in the backward pass, so that memory holds one matrix, not one
     # for each kernel.
@@ -227,12 +218,12 @@ def fit_kernel(
   if isinstance(kernel, Linear):
     return FittedKernel(kernel, one[None], one[None], one)
   if isinstance(kernel, Polynomial):
-    check_integer("degree", kernel.degree, 1)
-    check_positive("gamma", kernel.gamma)
-    rate = as_number("gamma", kernel.gamma, dtype)
-    offset = as_number("offset", kernel.offset, dtype)
+    ops.check_integer("degree", kernel.degree, 1)
+    ops.check_positive("gamma", kernel.gamma)
+    rate = ops.as_number("gamma", kernel.gamma, dtype)
+    offset = ops.as_number("offset", kernel.offset, dtype)
     return FittedKernel(kernel, rate[None], one[None], offset)
-  check_choice("bandwidth_rule", kernel.bandwidth_rule, RULES)
+  ops.check_choice("bandwidth_rule", kernel.bandwidth_rule, RULES)
   widths = {
     "bandwidth_factors": kernel.bandwidth_factors,
     "bandwidths": kernel.bandwidths,
@@ -243,7 +234,7 @@ def fit_kernel(
     raise ValueError(f"got {' and '.join(given)}; expected one of them.")
   default = "bandwidth_factors", _DEFAULT_FACTORS
   name, value = next(iter(given.items()), default)
-  check_positive(name, value)
+  ops.check_positive(name, value)
   value = _vector(name, value, dtype)
   gaussian = isinstance(kernel, Gaussian)
   if name == "gammas":
@@ -294,21 +285,23 @@ def _typical_distance(
     return jnp.where(value > 0, value, 1.0)
   rows = jnp.concatenate([source.rows, target.rows])
   mask = jnp.concatenate([source.mask, target.mask])
-  count = jnp.maximum(sum_over_devices(jnp.sum(mask), axis_name), 1)
+  count = jnp.maximum(ops.sum_over_devices(jnp.sum(mask), axis_name), 1)
   if gaussian:
     # Over all ordered pairs, the mean squared distance is twice the mean
     # squared distance to the center: no matrix is needed.
-    center = sum_over_devices(mask @ rows, axis_name) / count
+    center = ops.sum_over_devices(mask @ rows, axis_name) / count
     squares = jnp.sum(jnp.square(rows - center[None]), 1)
-    value = 2 * sum_over_devices(mask @ squares, axis_name) / count
+    value = 2 * ops.sum_over_devices(mask @ squares, axis_name) / count
   else:
-    others, of_others = (gather_batch(x, axis_name) for x in (rows, mask))
+    others, of_others = (ops.gather_batch(x, axis_name) for x in (rows, mask))
 
     def length_sums(rows: Array) -> Array:
-      return safe_sqrt(pairwise_squared_distances(rows, others)) @ of_others
+      return (
+        ops.safe_sqrt(ops.pairwise_squared_distances(rows, others)) @ of_others
+      )
 
-    sums = in_chunks(length_sums, rows, chunk_size)
-    value = sum_over_devices(mask @ sums, axis_name) / jnp.square(count)
+    sums = ops.in_chunks(length_sums, rows, chunk_size)
+    value = ops.sum_over_devices(mask @ sums, axis_name) / jnp.square(count)
   if rule == "distinct_mean":
     value = value * count / jnp.maximum(count - 1, 1)
   return jnp.where(value > 0, value, 1.0)
@@ -316,12 +309,12 @@ def _typical_distance(
 
 def _median(sample: Sample, axis_name: str | None) -> Float[Array, ""]:
   """Returns the lower median of squared distances, diagonal included."""
-  rows, mask = (gather_batch(x, axis_name) for x in sample)
-  squares = pairwise_squared_distances(rows, rows)
+  rows, mask = (ops.gather_batch(x, axis_name) for x in sample)
+  squares = ops.pairwise_squared_distances(rows, rows)
   counted = (mask[:, None] * mask[None]) > 0
   ordered = jnp.sort(jnp.where(counted, squares, jnp.inf), axis=None)
   middle = (jnp.sum(counted, dtype=jnp.int32) - 1) // 2
   value = ordered[jnp.maximum(middle, 0)]
   # Equal on all devices already; the mean tells `jax.shard_map` so.
-  value = mean_over_devices(value, axis_name)
+  value = ops.mean_over_devices(value, axis_name)
   return jnp.where(jnp.any(counted), value, 1.0)

@@ -4,20 +4,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.adaptation.discrepancies._kernels import Kernel
-from kdjax.adaptation.discrepancies._kernels import Sample
-from kdjax.adaptation.discrepancies._kernels import Widths
-from kdjax.adaptation.discrepancies._kernels import choose_kernel
-from kdjax.adaptation.discrepancies._kernels import fit_kernel
-from kdjax.ops import gather_batch
-from kdjax.ops import in_chunks
-from kdjax.ops import masked_rows
-from kdjax.ops import one_hot_labels
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.adaptation.discrepancies._kernels import (
+  Kernel,
+  Sample,
+  Widths,
+  choose_kernel,
+  fit_kernel,
+)
 
 
-@validate
+@ops.validate
 def lmmd(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -88,8 +85,8 @@ def lmmd(
   """
   classes = target_probabilities.shape[1]
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  of_source = Sample(*masked_rows(source.astype(dtype), where_source))
-  of_target = Sample(*masked_rows(target.astype(dtype), where_target))
+  of_source = Sample(*ops.masked_rows(source.astype(dtype), where_source))
+  of_target = Sample(*ops.masked_rows(target.astype(dtype), where_target))
   kernel = choose_kernel(
     kernel,
     bandwidth_factors=bandwidth_factors,
@@ -101,14 +98,14 @@ def lmmd(
   dtype = of_source.rows.dtype
 
   def one_hot(labels: Array, mask: Array) -> Array:
-    return one_hot_labels(labels, classes, dtype, mask, "source_labels")
+    return ops.one_hot_labels(labels, classes, dtype, mask, "source_labels")
 
-  probabilities, _ = masked_rows(
+  probabilities, _ = ops.masked_rows(
     jax.lax.stop_gradient(target_probabilities.astype(dtype)), where_target
   )
   labeled = one_hot(source_labels, of_source.mask)
   predicted = one_hot(jnp.argmax(probabilities, 1), of_target.mask)
-  source_mass, target_mass, predictions = sum_over_devices(
+  source_mass, target_mass, predictions = ops.sum_over_devices(
     tuple(jnp.sum(x, 0) for x in (labeled, probabilities, predicted)),
     axis_name,
   )
@@ -126,8 +123,8 @@ def lmmd(
     a: Array, weights_a: Array, b: Array, weights_b: Array
   ) -> Float[Array, ""]:
     b, weights_b = (
-      gather_batch(b, axis_name),
-      gather_batch(weights_b, axis_name),
+      ops.gather_batch(b, axis_name),
+      ops.gather_batch(weights_b, axis_name),
     )
 
     def row_sums(part: tuple[Array, Array]) -> Array:
@@ -135,8 +132,8 @@ def lmmd(
       pairs = jnp.matmul(weights, weights_b.T, precision="highest")
       return jnp.sum(pairs * fitted.between(rows, b), 1)
 
-    sums = in_chunks(row_sums, (a, weights_a), chunk_size)
-    return sum_over_devices(jnp.sum(sums), axis_name)
+    sums = ops.in_chunks(row_sums, (a, weights_a), chunk_size)
+    return ops.sum_over_devices(jnp.sum(sums), axis_name)
 
   s = of_source.rows, weights(labeled, source_mass)
   t = of_target.rows, weights(probabilities, target_mass)

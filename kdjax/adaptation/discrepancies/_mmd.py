@@ -7,25 +7,20 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.adaptation.discrepancies._kernels import FittedKernel
-from kdjax.adaptation.discrepancies._kernels import Kernel
-from kdjax.adaptation.discrepancies._kernels import Sample
-from kdjax.adaptation.discrepancies._kernels import Widths
-from kdjax.adaptation.discrepancies._kernels import choose_kernel
-from kdjax.adaptation.discrepancies._kernels import fit_kernel
-from kdjax.ops import check_choice
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_positions
-from kdjax.ops import in_chunks
-from kdjax.ops import masked_rows
-from kdjax.ops import mean_over_devices
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.adaptation.discrepancies._kernels import (
+  FittedKernel,
+  Kernel,
+  Sample,
+  Widths,
+  choose_kernel,
+  fit_kernel,
+)
 
 _ESTIMATORS = ("biased", "unbiased", "linear", "disjoint")
 
 
-@validate
+@ops.validate
 def mmd(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -113,8 +108,8 @@ def mmd(
   )
   dtype = jnp.promote_types(source.dtype, target.dtype)
   samples = (
-    Sample(*masked_rows(source.astype(dtype), where_source)),
-    Sample(*masked_rows(target.astype(dtype), where_target)),
+    Sample(*ops.masked_rows(source.astype(dtype), where_source)),
+    Sample(*ops.masked_rows(target.astype(dtype), where_target)),
   )
   fitted = fit_kernel(kernel, *samples, axis_name, chunk_size)
   return _estimate("mmd", [fitted], [samples], estimator, chunk_size, axis_name)
@@ -247,7 +242,7 @@ def jmmd(
   return _estimate("jmmd", kernels, layers, estimator, chunk_size, axis_name)
 
 
-@validate
+@ops.validate
 def _layer(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -256,8 +251,8 @@ def _layer(
 ) -> tuple[Sample, Sample]:
   dtype = jnp.promote_types(source.dtype, target.dtype)
   return (
-    Sample(*masked_rows(source.astype(dtype), where_source)),
-    Sample(*masked_rows(target.astype(dtype), where_target)),
+    Sample(*ops.masked_rows(source.astype(dtype), where_source)),
+    Sample(*ops.masked_rows(target.astype(dtype), where_target)),
   )
 
 
@@ -270,7 +265,7 @@ def _estimate(
   axis_name: str | None,
 ) -> Float[Array, ""]:
   """Returns the estimate with the product of the layers' kernels."""
-  check_choice("estimator", estimator, _ESTIMATORS)
+  ops.check_choice("estimator", estimator, _ESTIMATORS)
   source, target = ([pair[i] for pair in layers] for i in range(2))
   sizes = source[0].mask.size, target[0].mask.size
   in_linear_time = estimator in ("linear", "disjoint")
@@ -279,7 +274,7 @@ def _estimate(
       f"{name}: target has {sizes[1]} rows; the {estimator} estimator expected "
       f"{sizes[0]}, as in source."
     )
-  n_source, n_target = sum_over_devices(
+  n_source, n_target = ops.sum_over_devices(
     (jnp.sum(source[0].mask), jnp.sum(target[0].mask)), axis_name
   )
   present = jnp.minimum(n_source, n_target) > 0
@@ -298,8 +293,8 @@ def _estimate(
 
   def pair_sum(a: Sequence[Sample], b: Sequence[Sample], same: bool) -> Array:
     """Sums k over the pairs of a row of a and a row of b, on all devices."""
-    mask = gather_batch(b[0].mask, axis_name)
-    others = [gather_batch(layer.rows, axis_name) for layer in b]
+    mask = ops.gather_batch(b[0].mask, axis_name)
+    others = [ops.gather_batch(layer.rows, axis_name) for layer in b]
 
     def row_sums(part: tuple[list[Array], Array, Array]) -> Array:
       layers, own_mask, places = part
@@ -310,10 +305,10 @@ def _estimate(
         values *= kernel.between(of_a, of_b)
       return jnp.sum(values, 1)
 
-    places = gathered_positions(a[0].mask.size, axis_name)
+    places = ops.gathered_positions(a[0].mask.size, axis_name)
     rows = [layer.rows for layer in a], a[0].mask, places
-    return sum_over_devices(
-      jnp.sum(in_chunks(row_sums, rows, chunk_size)), axis_name
+    return ops.sum_over_devices(
+      jnp.sum(ops.in_chunks(row_sums, rows, chunk_size)), axis_name
     )
 
   value = (
@@ -341,9 +336,9 @@ def _in_linear_time(
   """Returns the linear-time estimate over the first `count` rows of a mask."""
 
   def kept_first(layers: Sequence[Sample]) -> list[Array]:
-    mask = gather_batch(layers[0].mask, axis_name)
+    mask = ops.gather_batch(layers[0].mask, axis_name)
     order = jnp.argsort(-mask, stable=True)
-    return [gather_batch(layer.rows, axis_name)[order] for layer in layers]
+    return [ops.gather_batch(layer.rows, axis_name)[order] for layer in layers]
 
   s, t = kept_first(source), kept_first(target)
   index = jnp.arange(s[0].shape[0])
@@ -370,4 +365,4 @@ def _in_linear_time(
     - product(s, t, second, first)
   )
   value = jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(terms, 1)
-  return mean_over_devices(value, axis_name)
+  return ops.mean_over_devices(value, axis_name)

@@ -8,17 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import masked_rows
-from kdjax.ops import safe_norm
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def cmd_loss(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -72,24 +65,26 @@ def cmd_loss(
     Zellinger et al., `Central moment discrepancy
     <https://arxiv.org/abs/1702.08811>`_, 2017.
   """
-  check_integer("num_moments", num_moments, 1)
-  check_positive("span", span)
+  ops.check_integer("num_moments", num_moments, 1)
+  ops.check_positive("span", span)
   dtype = jnp.promote_types(source.dtype, target.dtype)
   samples = (
-    masked_rows(source.astype(dtype), where_source),
-    masked_rows(target.astype(dtype), where_target),
+    ops.masked_rows(source.astype(dtype), where_source),
+    ops.masked_rows(target.astype(dtype), where_target),
   )
-  width = as_number("span", span, samples[0][0].dtype)
+  width = ops.as_number("span", span, samples[0][0].dtype)
 
   def statistics(rows: Array, mask: Array) -> tuple[Array, Array]:
-    count, sums = sum_over_devices((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
+    count, sums = ops.sum_over_devices(
+      (jnp.sum(mask), jnp.sum(rows, 0)), axis_name
+    )
     mean = sums / jnp.maximum(count, 1)
     centered = mask[:, None] * (rows - mean[None]) / width
     powers = jnp.stack(
       [jnp.sum(centered**k, 0) for k in range(2, num_moments + 1)]
       or [jnp.zeros_like(mean)]
     )
-    central = sum_over_devices(powers, axis_name) / jnp.maximum(count, 1)
+    central = ops.sum_over_devices(powers, axis_name) / jnp.maximum(count, 1)
     return count, jnp.concatenate([mean[None] / width, central])
 
   (n_source, source), (n_target, target) = (statistics(*s) for s in samples)
@@ -97,7 +92,7 @@ def cmd_loss(
   return jnp.where(jnp.minimum(n_source, n_target) > 0, value, 0.0)
 
 
-@validate
+@ops.validate
 def m3sda_loss(
   sources: Sequence[ArrayLike],
   target: ArrayLike,
@@ -156,7 +151,7 @@ def m3sda_loss(
     Peng et al., `Moment matching for multi-source domain adaptation
     <https://arxiv.org/abs/1812.01754>`_, 2019.
   """
-  check_choice("form", form, ("central", "paper"))
+  ops.check_choice("form", form, ("central", "paper"))
   if not sources:
     raise ValueError(
       "m3sda_loss: sources is empty; expected one or more arrays."
@@ -210,7 +205,7 @@ def m3sda_loss(
   return mean_distance(with_target) + mean_distance(of_sources)
 
 
-@validate
+@ops.validate
 def _first_two(
   rows: Float[Array, "rows dims"],
   where: Bool[Array, " rows"] | None,
@@ -219,14 +214,16 @@ def _first_two(
   axis_name: str | None,
 ) -> tuple[Float[Array, ""], Float[Array, "2 dims"]]:
   """Returns the number of rows, and the moments of order 1 and 2."""
-  rows, mask = masked_rows(rows, where)
-  count, sums = sum_over_devices((jnp.sum(mask), jnp.sum(rows, 0)), axis_name)
+  rows, mask = ops.masked_rows(rows, where)
+  count, sums = ops.sum_over_devices(
+    (jnp.sum(mask), jnp.sum(rows, 0)), axis_name
+  )
   mean = sums / jnp.maximum(count, 1)
   degrees = count
   if form == "central":
     rows = mask[:, None] * (rows - mean[None])
     degrees = count - 1
-  squares = sum_over_devices(jnp.sum(jnp.square(rows), 0), axis_name)
+  squares = ops.sum_over_devices(jnp.sum(jnp.square(rows), 0), axis_name)
   return count, jnp.stack([mean, squares / jnp.maximum(degrees, 1)])
 
 
@@ -234,4 +231,4 @@ def _scaled_norm(x: Float[Array, " dims"]) -> Float[Array, ""]:
   """Euclidean norm, scaled: squares of high moments overflow float32."""
   top = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
   top = jnp.where(top > 0, top, 1.0)
-  return top * safe_norm(x / top)
+  return top * ops.safe_norm(x / top)

@@ -8,30 +8,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from kdjax.ops import absolute_epsilon
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import entropic_transport_cost
-from kdjax.ops import gathered_rows
-from kdjax.ops import is_symbolic
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import log_transport_plan
-from kdjax.ops import log_uniform_weights
-from kdjax.ops import mean_over_devices
-from kdjax.ops import mean_transport_cost
-from kdjax.ops import one_hot_labels
-from kdjax.ops import sinkhorn_potentials
-from kdjax.ops import transport_costs
-from kdjax.ops import validate
+from kdjax import ops
 
 # The largest cost of a class, in nats: of a class at -inf.
 _LEAST_LOG_PROBABILITY = -1e5
 
 
-@validate
+@ops.validate
 def sinkhorn_divergence(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -98,32 +81,32 @@ def sinkhorn_divergence(
     `Interpolating between optimal transport and MMD
     <https://arxiv.org/abs/1810.08278>`_, 2019.
   """
-  check_positive("epsilon", epsilon)
-  check_integer("num_iterations", num_iterations, 2)
+  ops.check_positive("epsilon", epsilon)
+  ops.check_integer("num_iterations", num_iterations, 2)
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  source, mask_source = gathered_rows(
+  source, mask_source = ops.gathered_rows(
     source.astype(dtype), where_source, axis_name
   )
-  target, mask_target = gathered_rows(
+  target, mask_target = ops.gathered_rows(
     target.astype(dtype), where_target, axis_name
   )
-  log_s, log_t = map(log_uniform_weights, (mask_source, mask_target))
-  between = transport_costs(source, target, cost)
-  mean = mean_transport_cost(between, log_s, log_t)
-  epsilon = absolute_epsilon(epsilon, scale, mean)
-  value = entropic_transport_cost(
+  log_s, log_t = map(ops.log_uniform_weights, (mask_source, mask_target))
+  between = ops.transport_costs(source, target, cost)
+  mean = ops.mean_transport_cost(between, log_s, log_t)
+  epsilon = ops.absolute_epsilon(epsilon, scale, mean)
+  value = ops.entropic_transport_cost(
     between, log_s, log_t, epsilon, num_iterations
   )
   for rows, shares in ((source, log_s), (target, log_t)):
-    within = transport_costs(rows, rows, cost)
-    value -= 0.5 * entropic_transport_cost(
+    within = ops.transport_costs(rows, rows, cost)
+    value -= 0.5 * ops.entropic_transport_cost(
       within, shares, shares, epsilon, num_iterations, symmetric=True
     )
   present = jnp.any(mask_source > 0) & jnp.any(mask_target > 0)
-  return mean_over_devices(jnp.where(present, value, 0.0), axis_name)
+  return ops.mean_over_devices(jnp.where(present, value, 0.0), axis_name)
 
 
-@validate
+@ops.validate
 def sliced_wasserstein(
   key: Any | None,
   source: Float[Array, "source dims"],
@@ -181,17 +164,17 @@ def sliced_wasserstein(
     <https://doi.org/10.1007/s10851-014-0506-3>`_, 2015; Lee et al., `Sliced
     Wasserstein discrepancy <https://arxiv.org/abs/1903.04064>`_, 2019.
   """
-  check_integer("num_directions", num_directions, 1)
+  ops.check_integer("num_directions", num_directions, 1)
   if key is not None and directions is not None:
     raise ValueError(
       "sliced_wasserstein: got key and directions; expected one of them. Pass "
       "None for key to use the directions."
     )
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  source, mask_source = gathered_rows(
+  source, mask_source = ops.gathered_rows(
     source.astype(dtype), where_source, axis_name
   )
-  target, mask_target = gathered_rows(
+  target, mask_target = ops.gathered_rows(
     target.astype(dtype), where_target, axis_name
   )
   dtype = source.dtype
@@ -205,8 +188,8 @@ def sliced_wasserstein(
     drawn = jax.random.normal(key, shape, dtype)
     directions = drawn / jnp.linalg.norm(drawn, axis=0, keepdims=True)
   axes = directions.astype(dtype)
-  check_range("power", power, 1.0, math.inf)
-  power = as_number("power", power, dtype)
+  ops.check_range("power", power, 1.0, math.inf)
+  power = ops.as_number("power", power, dtype)
   n_source, n_target = (
     jnp.sum(mask > 0, dtype=jnp.int32) for mask in (mask_source, mask_target)
   )
@@ -230,7 +213,9 @@ def sliced_wasserstein(
 
   def places(own: Array) -> Array:
     """Returns the intervals of a sample, in which the ends lie."""
-    if is_symbolic(own.size):  # A binary search has a fixed number of steps.
+    if ops.is_symbolic(
+      own.size
+    ):  # A binary search has a fixed number of steps.
       return jnp.sum(own[None] < ends[:, None], 1)
     return jnp.searchsorted(own, ends, side="left")
 
@@ -241,10 +226,10 @@ def sliced_wasserstein(
   units = jnp.maximum((n_source * n_target).astype(dtype), 1)
   shares = widths.astype(dtype) / units
   value = jnp.sum(shares[:, None] * powers) / axes.shape[1]
-  return mean_over_devices(value, axis_name)
+  return ops.mean_over_devices(value, axis_name)
 
 
-@validate
+@ops.validate
 def deepjdot_loss(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -312,37 +297,39 @@ def deepjdot_loss(
   References:
     Damodaran et al., `DeepJDOT <https://arxiv.org/abs/1803.10081>`_, 2018.
   """
-  check_positive("epsilon", epsilon)
-  check_integer("num_iterations", num_iterations, 2)
+  ops.check_positive("epsilon", epsilon)
+  ops.check_integer("num_iterations", num_iterations, 2)
   dtype = jnp.promote_types(source.dtype, target.dtype)
-  source, mask_source = gathered_rows(
+  source, mask_source = ops.gathered_rows(
     source.astype(dtype), where_source, axis_name
   )
-  target, mask_target = gathered_rows(
+  target, mask_target = ops.gathered_rows(
     target.astype(dtype), where_target, axis_name
   )
-  logits, _ = gathered_rows(target_logits, where_target, axis_name)
-  one_hot = one_hot_labels(
+  logits, _ = ops.gathered_rows(target_logits, where_target, axis_name)
+  one_hot = ops.one_hot_labels(
     source_labels,
     logits.shape[1],
     source.dtype,
     where_source,
     "source_labels",
   )
-  one_hot, _ = gathered_rows(one_hot, where_source, axis_name)
-  log_p = at_least(log_softened_softmax(logits), _LEAST_LOG_PROBABILITY)
+  one_hot, _ = ops.gathered_rows(one_hot, where_source, axis_name)
+  log_p = ops.at_least(ops.log_softened_softmax(logits), _LEAST_LOG_PROBABILITY)
   confusion = jnp.matmul(one_hot, -log_p.T, precision="highest")
-  gaps = transport_costs(source, target, "squared_euclidean")
+  gaps = ops.transport_costs(source, target, "squared_euclidean")
   costs = (
-    as_number("feature_weight", feature_weight, gaps.dtype) * gaps
-    + as_number("class_weight", class_weight, gaps.dtype) * confusion
+    ops.as_number("feature_weight", feature_weight, gaps.dtype) * gaps
+    + ops.as_number("class_weight", class_weight, gaps.dtype) * confusion
   )
   if plan is None:
-    log_s, log_t = map(log_uniform_weights, (mask_source, mask_target))
-    mean = mean_transport_cost(costs, log_s, log_t)
-    absolute = absolute_epsilon(epsilon, "mean", mean)
-    pair = sinkhorn_potentials(costs, log_s, log_t, absolute, num_iterations)
-    plan = jnp.exp(log_transport_plan(costs, log_s, log_t, pair, absolute))
+    log_s, log_t = map(ops.log_uniform_weights, (mask_source, mask_target))
+    mean = ops.mean_transport_cost(costs, log_s, log_t)
+    absolute = ops.absolute_epsilon(epsilon, "mean", mean)
+    pair = ops.sinkhorn_potentials(
+      costs, log_s, log_t, absolute, num_iterations
+    )
+    plan = jnp.exp(ops.log_transport_plan(costs, log_s, log_t, pair, absolute))
   elif plan.shape != costs.shape:
     raise ValueError(
       f"deepjdot_loss: plan has shape {plan.shape}; expected {costs.shape}, "
@@ -350,6 +337,6 @@ def deepjdot_loss(
     )
   plan = jax.lax.stop_gradient(plan.astype(costs.dtype))
   counted = (mask_source[:, None] * mask_target[None]) > 0
-  return mean_over_devices(
+  return ops.mean_over_devices(
     jnp.sum(jnp.where(counted, plan * costs, 0.0)), axis_name
   )

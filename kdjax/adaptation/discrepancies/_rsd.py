@@ -4,18 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import any_nan
-from kdjax.ops import as_number
-from kdjax.ops import gathered_rows
-from kdjax.ops import mean_over_devices
-from kdjax.ops import nonzero_singular_values
-from kdjax.ops import safe_abs
-from kdjax.ops import safe_norm
-from kdjax.ops import svd
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def rsd_loss(
   source: Float[Array, "source dims"],
   target: Float[Array, "target dims"],
@@ -70,23 +62,23 @@ def rsd_loss(
     Chen et al., `Representation subspace distance for domain adaptation
     regression <https://proceedings.mlr.press/v139/chen21u.html>`_, 2021.
   """
-  source, mask_source = gathered_rows(source, where_source, axis_name)
-  target, mask_target = gathered_rows(target, where_target, axis_name)
+  source, mask_source = ops.gathered_rows(source, where_source, axis_name)
+  target, mask_target = ops.gathered_rows(target, where_target, axis_name)
   dtype = jnp.promote_types(source.dtype, target.dtype)
   size = max(source.shape[0], target.shape[0])
 
-  lost = any_nan(source, target)  # The ranks are counted by comparisons.
+  lost = ops.any_nan(source, target)  # The ranks are counted by comparisons.
 
   def basis(rows: Array) -> tuple[Array, Array]:
     """Returns left singular vectors, 0 beyond the rank, and the rank."""
     rows = jnp.pad(rows.astype(dtype), ((0, size - rows.shape[0]), (0, 0)))
-    vectors, values, _ = svd(rows.T)
-    used = nonzero_singular_values(rows, values) & (values > 0)
+    vectors, values, _ = ops.svd(rows.T)
+    used = ops.nonzero_singular_values(rows, values) & (values > 0)
     return jnp.where(used[None], vectors, 0.0), jnp.sum(used)
 
   (source, rank_source), (target, rank_target) = basis(source), basis(target)
   # (1 - c)(1 + c) keeps more digits than 1 - c^2 for cosines near 1.
-  p_source, cosines, p_target = svd(
+  p_source, cosines, p_target = ops.svd(
     jnp.matmul(source.T, target, precision="highest")
   )
   counted = jnp.arange(cosines.size) < jnp.minimum(rank_source, rank_target)
@@ -95,10 +87,10 @@ def rsd_loss(
   small = squares <= 10 * size * jnp.finfo(dtype).eps
   sines = jnp.sqrt(jnp.where(small, 1.0, squares))
   distance = jnp.sum(jnp.where(counted & ~small, sines, 0.0))
-  gap = safe_abs(p_source) - safe_abs(p_target)
+  gap = ops.safe_abs(p_source) - ops.safe_abs(p_target)
   gap = jnp.where(counted[None], gap, 0.0)
-  weight = as_number("mismatch_weight", mismatch_weight, dtype)
-  value = distance + weight * safe_norm(gap, axis=None)
+  weight = ops.as_number("mismatch_weight", mismatch_weight, dtype)
+  value = distance + weight * ops.safe_norm(gap, axis=None)
   value = jnp.where(lost, jnp.nan, value)
   present = (jnp.sum(mask_source) > 0) & (jnp.sum(mask_target) > 0)
-  return mean_over_devices(jnp.where(present, value, 0.0), axis_name)
+  return ops.mean_over_devices(jnp.where(present, value, 0.0), axis_name)

@@ -5,11 +5,10 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def self_information(
   logits: Float[Array, "*batch classes"],
 ) -> Float[Array, "*batch classes"]:
@@ -62,13 +61,13 @@ def self_information(
     raise ValueError(
       f"logits has {classes} class; expected at least 2 classes."
     )
-  log_probabilities = log_softened_softmax(logits)
+  log_probabilities = ops.log_softened_softmax(logits)
   excluded = log_probabilities == -jnp.inf
   information = jnp.where(excluded, 0.0, -log_probabilities)
   return jnp.exp(log_probabilities) * information / math.log(classes)
 
 
-@validate
+@ops.validate
 def minent_loss(
   target_logits: Float[Array, "batch height width classes"],
 ) -> Float[Array, " batch"]:

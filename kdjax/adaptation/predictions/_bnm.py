@@ -3,15 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import check_choice
-from kdjax.ops import gathered_rows
-from kdjax.ops import mean_over_devices
-from kdjax.ops import softened_softmax
-from kdjax.ops import svd
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def bnm_loss(
   target_logits: Float[Array, "batch classes"],
   *,
@@ -60,11 +55,11 @@ def bnm_loss(
     Cui et al., `Towards discriminability and diversity: batch nuclear-norm
     maximization <https://arxiv.org/abs/2003.12237>`_, 2020.
   """
-  check_choice("scaling", scaling, ("paper", "mean"))
-  logits, mask = gathered_rows(target_logits, where, axis_name)
-  probabilities = mask[:, None] * softened_softmax(logits)
-  norm = jnp.sum(svd(probabilities)[1])
+  ops.check_choice("scaling", scaling, ("paper", "mean"))
+  logits, mask = ops.gathered_rows(target_logits, where, axis_name)
+  probabilities = mask[:, None] * ops.softened_softmax(logits)
+  norm = jnp.sum(ops.svd(probabilities)[1])
   count = jnp.sum(mask)
   if scaling == "mean":
     count = jnp.minimum(count, logits.shape[1])
-  return mean_over_devices(-norm / jnp.maximum(count, 1), axis_name)
+  return ops.mean_over_devices(-norm / jnp.maximum(count, 1), axis_name)

@@ -7,18 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import softened_softmax
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def entropy_loss(
   target_logits: Float[Array, "*batch classes"],
   *,
@@ -52,7 +44,7 @@ def entropy_loss(
     Grandvalet and Bengio, `Semi-supervised learning by entropy minimization
     <https://papers.nips.cc/paper/2740>`_, 2004.
   """
-  log_probabilities = log_softened_softmax(
+  log_probabilities = ops.log_softened_softmax(
     target_logits, temperature=temperature
   )
   excluded = log_probabilities == -jnp.inf
@@ -60,7 +52,7 @@ def entropy_loss(
   return jnp.sum(jnp.exp(log_probabilities) * information, -1)
 
 
-@validate
+@ops.validate
 def information_maximization_loss(
   target_logits: Float[Array, "batch classes"],
   *,
@@ -107,23 +99,23 @@ def information_maximization_loss(
     Liang, Hu and Feng, `Do we really need to access the source data?
     <https://arxiv.org/abs/2002.08546>`_, 2020.
   """
-  logits, mask = masked_rows(target_logits, where)
+  logits, mask = ops.masked_rows(target_logits, where)
   entropies = entropy_loss(logits, temperature=temperature)
-  probabilities = softened_softmax(logits, temperature=temperature)
-  sums, count = sum_over_devices(
+  probabilities = ops.softened_softmax(logits, temperature=temperature)
+  sums, count = ops.sum_over_devices(
     (jnp.sum(mask[:, None] * probabilities, 0), jnp.sum(mask)), axis_name
   )
   mean = sums / jnp.maximum(count, 1)
   # Subnormal means are flushed to 0, where the logarithm is -inf.
   absent = mean < jnp.finfo(mean.dtype).tiny
   information = -jnp.log(jnp.where(absent, 1.0, mean))
-  weight = as_number("diversity_weight", diversity_weight, mean.dtype)
-  return masked_mean(entropies, where, axis_name=axis_name) - weight * jnp.sum(
-    mean * information
-  )
+  weight = ops.as_number("diversity_weight", diversity_weight, mean.dtype)
+  return ops.masked_mean(
+    entropies, where, axis_name=axis_name
+  ) - weight * jnp.sum(mean * information)
 
 
-@validate
+@ops.validate
 def class_balance_loss(
   target_probabilities: Float[Array, "batch classes"],
   *,
@@ -161,10 +153,12 @@ def class_balance_loss(
     Saito et al., `Maximum classifier discrepancy
     <https://arxiv.org/abs/1712.02560>`_, 2018, appendix.
   """
-  rows, mask = masked_rows(target_probabilities, where)
-  sums, count = sum_over_devices((jnp.sum(rows, 0), jnp.sum(mask)), axis_name)
-  check_range("epsilon", epsilon, 0.0, math.inf)
-  epsilon = as_number("epsilon", epsilon, rows.dtype)
+  rows, mask = ops.masked_rows(target_probabilities, where)
+  sums, count = ops.sum_over_devices(
+    (jnp.sum(rows, 0), jnp.sum(mask)), axis_name
+  )
+  ops.check_range("epsilon", epsilon, 0.0, math.inf)
+  epsilon = ops.as_number("epsilon", epsilon, rows.dtype)
   value = -jnp.mean(jnp.log(sums / jnp.maximum(count, 1) + epsilon))
   return jnp.where(count > 0, value, 0.0)
 
@@ -173,6 +167,6 @@ def entropy_weight(
   probabilities: Float[Array, "batch classes"],
 ) -> Float[Array, " batch"]:
   """Returns 1 + exp(-H) for each row, without gradient, as in CDAN and MCC."""
-  probabilities = probabilities.astype(compute_dtype(probabilities))
+  probabilities = probabilities.astype(ops.compute_dtype(probabilities))
   entropy = -jnp.sum(probabilities * jnp.log(probabilities + 1e-5), -1)
   return jax.lax.stop_gradient(1 + jnp.exp(-entropy))

@@ -5,15 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax import ops
 from kdjax.adaptation.predictions._entropy import entropy_weight
-from kdjax.ops import largest
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def mcc_loss(
   target_logits: Float[Array, "batch classes"],
   *,
@@ -59,20 +55,20 @@ def mcc_loss(
     Jin et al., `Minimum class confusion for versatile domain adaptation
     <https://arxiv.org/abs/1912.03699>`_, 2020.
   """
-  logits, mask = masked_rows(target_logits, where)
-  log_p = log_softened_softmax(logits, temperature=temperature)
+  logits, mask = ops.masked_rows(target_logits, where)
+  log_p = ops.log_softened_softmax(logits, temperature=temperature)
   log_weight = jnp.log(entropy_weight(jnp.exp(log_p)))[:, None]
   counted = (mask[:, None] > 0) & (log_p != -jnp.inf)
   log_joint = jnp.where(counted, log_p + log_weight, 0.0)
   top = jax.lax.stop_gradient(
-    largest(log_joint, 0, where=counted, initial=-jnp.inf)
+    ops.largest(log_joint, 0, where=counted, initial=-jnp.inf)
   )
   if axis_name is not None:
     top = jax.lax.pmax(top, axis_name)
   present = top != -jnp.inf
   top = jnp.where(present, top, 0.0)
   joint = jnp.where(counted, jnp.exp(log_joint - top[None]), 0.0)
-  confused, everything = sum_over_devices(
+  confused, everything = ops.sum_over_devices(
     (jnp.sum(-jnp.expm1(log_p) * joint, 0), jnp.sum(joint, 0)), axis_name
   )
   shares = jnp.where(present, confused / jnp.where(present, everything, 1), 0.0)

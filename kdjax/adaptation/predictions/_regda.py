@@ -7,16 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import forward_kl
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class KeypointMaps(NamedTuple):
   """Pseudo heat maps of predicted keypoints.
 
@@ -31,7 +25,7 @@ class KeypointMaps(NamedTuple):
   false: Float[Array, "batch height width keypoints"]
 
 
-@validate
+@ops.validate
 def keypoint_maps(
   heatmaps: Float[Array, "batch height width keypoints"],
   *,
@@ -86,10 +80,10 @@ def keypoint_maps(
     Jiang et al., `Regressive domain adaptation for unsupervised keypoint
     detection <https://arxiv.org/abs/2103.06175>`_, 2021.
   """
-  check_positive("sigma", sigma)
+  ops.check_positive("sigma", sigma)
   batch, height, width, keypoints = heatmaps.shape
-  dtype = compute_dtype(heatmaps)
-  sigma = as_number("sigma", sigma, dtype)
+  dtype = ops.compute_dtype(heatmaps)
+  sigma = ops.as_number("sigma", sigma, dtype)
   place = jnp.argmax(heatmaps.reshape(batch, height * width, keypoints), 1)
 
   def along(size: int, centers: Array) -> Array:
@@ -108,7 +102,7 @@ def keypoint_maps(
   return KeypointMaps(true, false)
 
 
-@validate
+@ops.validate
 def keypoint_loss(
   heatmaps: Float[Array, "batch height width keypoints"],
   targets: Float[Array, "batch height width keypoints"],
@@ -156,8 +150,10 @@ def keypoint_loss(
     Jiang et al., `Regressive domain adaptation for unsupervised keypoint
     detection <https://arxiv.org/abs/2103.06175>`_, 2021.
   """
-  check_range("epsilon", epsilon, 0.0, float("inf"))
-  dtype = jnp.result_type(compute_dtype(heatmaps), compute_dtype(targets))
+  ops.check_range("epsilon", epsilon, 0.0, float("inf"))
+  dtype = jnp.result_type(
+    ops.compute_dtype(heatmaps), ops.compute_dtype(targets)
+  )
 
   def flat(maps: Array) -> Array:
     """Returns `[batch, keypoints, positions]`."""
@@ -165,9 +161,9 @@ def keypoint_loss(
     maps = maps.astype(dtype).reshape(batch, height * width, keypoints)
     return jnp.swapaxes(maps, 1, 2)
 
-  epsilon = as_number("epsilon", epsilon, dtype)
+  epsilon = ops.as_number("epsilon", epsilon, dtype)
   targets = jnp.log(flat(jax.lax.stop_gradient(targets)) + epsilon)
-  losses = forward_kl(targets, flat(heatmaps), 1.0)
+  losses = ops.forward_kl(targets, flat(heatmaps), 1.0)
   if visible is not None:
     losses = jnp.where(visible, losses, 0.0)
   return jnp.mean(losses, -1)

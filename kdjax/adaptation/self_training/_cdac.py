@@ -7,17 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_range
-from kdjax.ops import gathered_rows
-from kdjax.ops import keep_nan
-from kdjax.ops import softened_softmax
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def cdac_loss(
   target_features: Float[Array, "batch dims"],
   target_logits: Float[Array, "batch classes"],
@@ -75,19 +68,23 @@ def cdac_loss(
     Li et al., `Cross-domain adaptive clustering for semi-supervised domain
     adaptation <https://arxiv.org/abs/2104.09415>`_, 2021.
   """
-  check_integer("num_largest", num_largest, 1)
+  ops.check_integer("num_largest", num_largest, 1)
   if num_largest > target_features.shape[-1]:
     raise ValueError(
       f"num_largest is {num_largest}; expected at most "
       f"{target_features.shape[-1]}, the width of target_features."
     )
-  own, mask = gathered_rows(jax.lax.stop_gradient(target_features), where, None)
+  own, mask = ops.gathered_rows(
+    jax.lax.stop_gradient(target_features), where, None
+  )
   chosen = jnp.sort(jax.lax.top_k(own, num_largest)[1], -1)
-  rows, _ = gathered_rows(target_logits, where, None)
-  p = softened_softmax(rows)
-  others, counted = gathered_rows(strong_logits, where, axis_name)
-  q = softened_softmax(others)
-  other_chosen, _ = gathered_rows(chosen.astype(mask.dtype), None, axis_name)
+  rows, _ = ops.gathered_rows(target_logits, where, None)
+  p = ops.softened_softmax(rows)
+  others, counted = ops.gathered_rows(strong_logits, where, axis_name)
+  q = ops.softened_softmax(others)
+  other_chosen, _ = ops.gathered_rows(
+    chosen.astype(mask.dtype), None, axis_name
+  )
   other_chosen = other_chosen.astype(chosen.dtype)
   # Two examples have the same k features if their indicators share k ones.
   dims = target_features.shape[-1]
@@ -103,11 +100,11 @@ def cdac_loss(
   together = jnp.matmul(p, q.T, precision=highest)
   # 1 - P without cancellation where P is near 1.
   apart = jnp.matmul(p, 1 - q.T, precision=highest)
-  check_range("epsilon", epsilon, 0.0, math.inf)
-  small = as_number("epsilon", epsilon, p.dtype)
+  ops.check_range("epsilon", epsilon, 0.0, math.inf)
+  small = ops.as_number("epsilon", epsilon, p.dtype)
   terms = jnp.log(jnp.where(alike, together, apart) + small)
   pairs = mask[:, None] * counted[None]
-  sums, count = sum_over_devices(
-    (keep_nan(jnp.sum(pairs * terms), own), jnp.sum(pairs)), axis_name
+  sums, count = ops.sum_over_devices(
+    (ops.keep_nan(jnp.sum(pairs * terms), own), jnp.sum(pairs)), axis_name
   )
   return sums / jnp.maximum(count, 1)

@@ -5,12 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_fraction
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import keep_nan
-from kdjax.ops import largest
-from kdjax.ops import softened_softmax
+from kdjax import ops
 
 
 def confident_cross_entropy(
@@ -21,16 +16,16 @@ def confident_cross_entropy(
   """Returns the cross-entropy with confident pseudo-labels, 0 for others."""
   pseudo_logits = jax.lax.stop_gradient(pseudo_logits)
   confident = is_confident(pseudo_logits, threshold)
-  losses = cross_entropy(logits, jnp.argmax(pseudo_logits, -1))
-  return keep_nan(jnp.where(confident, losses, 0.0), pseudo_logits)
+  losses = ops.cross_entropy(logits, jnp.argmax(pseudo_logits, -1))
+  return ops.keep_nan(jnp.where(confident, losses, 0.0), pseudo_logits)
 
 
 def is_confident(
   logits: Float[Array, "*batch classes"], threshold: ArrayLike
 ) -> Bool[Array, "*batch"]:
   """Returns whether the largest probability of a row reaches the threshold."""
-  confidence = largest(softened_softmax(logits), -1)
-  least = as_fraction(
-    "threshold", threshold, compute_dtype(logits), shape=confidence.shape
+  confidence = ops.largest(ops.softened_softmax(logits), -1)
+  least = ops.as_fraction(
+    "threshold", threshold, ops.compute_dtype(logits), shape=confidence.shape
   )
   return confidence >= least

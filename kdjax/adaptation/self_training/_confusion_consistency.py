@@ -5,17 +5,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax import ops
 from kdjax.adaptation.predictions._entropy import entropy_weight
 from kdjax.adaptation.self_training._confidence import is_confident
-from kdjax.ops import largest
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import masked_rows
-from kdjax.ops import row_temperature
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def confusion_consistency_loss(
   strong_logits: Float[Array, "batch classes"],
   logits: Float[Array, "batch classes"],
@@ -68,14 +63,14 @@ def confusion_consistency_loss(
     <https://arxiv.org/abs/1912.03699>`_, 2020; the consistency is TLlib's
     `cc_loss <https://github.com/thuml/Transfer-Learning-Library>`_.
   """
-  strong, mask = masked_rows(strong_logits, where)
-  plain, _ = masked_rows(jax.lax.stop_gradient(logits), where)
-  scale = row_temperature(temperature, plain, -1)
+  strong, mask = ops.masked_rows(strong_logits, where)
+  plain, _ = ops.masked_rows(jax.lax.stop_gradient(logits), where)
+  scale = ops.row_temperature(temperature, plain, -1)
   confident = is_confident(plain / scale, threshold) & (mask > 0)
   gap = _confusion(plain, scale, confident, axis_name) - _confusion(
     strong, scale, confident, axis_name
   )
-  chosen, count = sum_over_devices(
+  chosen, count = ops.sum_over_devices(
     (jnp.sum(confident, dtype=mask.dtype), jnp.sum(mask)), axis_name
   )
   value = jnp.sum(jnp.square(gap)) / strong.shape[1]
@@ -92,19 +87,19 @@ def _confusion(
 
   Computed in logarithms, so that a class of vanishing probability has a column.
   """
-  log_p = log_softened_softmax(logits / scale)
+  log_p = ops.log_softened_softmax(logits / scale)
   log_weight = jnp.log(entropy_weight(jnp.exp(log_p)))[:, None]
   counted = confident[:, None] & (log_p != -jnp.inf)
   log_joint = jnp.where(counted, log_p + log_weight, 0.0)
   top = jax.lax.stop_gradient(
-    largest(log_joint, 0, where=counted, initial=-jnp.inf)
+    ops.largest(log_joint, 0, where=counted, initial=-jnp.inf)
   )
   if axis_name is not None:
     top = jax.lax.pmax(top, axis_name)
   present = top != -jnp.inf
   top = jnp.where(present, top, 0.0)
   joint = jnp.where(counted, jnp.exp(log_joint - top[None]), 0.0)
-  sums, totals = sum_over_devices(
+  sums, totals = ops.sum_over_devices(
     (
       jnp.matmul(jnp.exp(log_p).T, joint, precision=jax.lax.Precision.HIGHEST),
       jnp.sum(joint, 0),

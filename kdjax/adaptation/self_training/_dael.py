@@ -5,16 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import keep_nan
-from kdjax.ops import largest
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def dael_loss(
   strong_logits: Float[Array, "experts batch classes"],
   weak_logits: Float[Array, "experts batch classes"],
@@ -62,15 +56,15 @@ def dael_loss(
     Zhou et al., `Domain adaptive ensemble learning
     <https://arxiv.org/abs/2003.07325>`_, 2021.
   """
-  check_positive("epsilon", epsilon)
-  weak = softened_softmax(jax.lax.stop_gradient(weak_logits))
-  best = largest(weak, 0)
+  ops.check_positive("epsilon", epsilon)
+  weak = ops.softened_softmax(jax.lax.stop_gradient(weak_logits))
+  best = ops.largest(weak, 0)
   # The class of the largest probability over all experts is the class of the
   # most confident expert.
   labels = jnp.argmax(best, -1)
-  confidence = largest(best, -1)
-  confident = confidence >= as_fraction("threshold", threshold, best.dtype)
-  ensemble = jnp.mean(softened_softmax(strong_logits), 0)
+  confidence = ops.largest(best, -1)
+  confident = confidence >= ops.as_fraction("threshold", threshold, best.dtype)
+  ensemble = jnp.mean(ops.softened_softmax(strong_logits), 0)
   own = jnp.take_along_axis(ensemble, labels[:, None], -1)[:, 0]
-  values = -jnp.log(own + as_number("epsilon", epsilon, own.dtype))
-  return keep_nan(jnp.where(confident, values, 0), confidence)
+  values = -jnp.log(own + ops.as_number("epsilon", epsilon, own.dtype))
+  return ops.keep_nan(jnp.where(confident, values, 0), confidence)

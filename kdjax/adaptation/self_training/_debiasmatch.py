@@ -5,18 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import check_integer
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import masked_rows
-from kdjax.ops import softened_softmax
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def debias_logits(
   logits: Float[Array, "*batch classes"],
   prior: Float[Array, " classes"],
@@ -58,10 +50,10 @@ def debias_logits(
     Wang et al., `Debiased learning from naturally imbalanced pseudo-labels
     <https://arxiv.org/abs/2201.01490>`_, 2022.
   """
-  dtype = jnp.promote_types(compute_dtype(logits), compute_dtype(prior))
+  dtype = jnp.promote_types(ops.compute_dtype(logits), ops.compute_dtype(prior))
   prior = jax.lax.stop_gradient(prior.astype(dtype))
-  logarithm = jnp.log(at_least(prior, jnp.finfo(dtype).tiny))
-  shift = as_number("strength", strength, dtype) * logarithm
+  logarithm = jnp.log(ops.at_least(prior, jnp.finfo(dtype).tiny))
+  shift = ops.as_number("strength", strength, dtype) * logarithm
   return logits.astype(dtype) + jnp.reshape(
     shift, (1,) * (logits.ndim - 1) + shift.shape
   )
@@ -88,11 +80,11 @@ def debias_init(num_classes: int) -> Float[Array, " classes"]:
     Wang et al., `Debiased learning from naturally imbalanced pseudo-labels
     <https://arxiv.org/abs/2201.01490>`_, 2022.
   """
-  check_integer("num_classes", num_classes, 1)
+  ops.check_integer("num_classes", num_classes, 1)
   return jnp.full(num_classes, 1 / num_classes, float)
 
 
-@validate
+@ops.validate
 def debias_update(
   prior: Float[Array, " classes"],
   weak_logits: Float[Array, "batch classes"],
@@ -126,13 +118,13 @@ def debias_update(
     Wang et al., `Debiased learning from naturally imbalanced pseudo-labels
     <https://arxiv.org/abs/2201.01490>`_, 2022.
   """
-  check_range("momentum", momentum, 0.0, 1.0)
-  rows, mask = masked_rows(jax.lax.stop_gradient(weak_logits), where)
-  sums, count = sum_over_devices(
-    (jnp.sum(mask[:, None] * softened_softmax(rows), 0), jnp.sum(mask)),
+  ops.check_range("momentum", momentum, 0.0, 1.0)
+  rows, mask = ops.masked_rows(jax.lax.stop_gradient(weak_logits), where)
+  sums, count = ops.sum_over_devices(
+    (jnp.sum(mask[:, None] * ops.softened_softmax(rows), 0), jnp.sum(mask)),
     axis_name,
   )
-  keep = as_number("momentum", momentum, rows.dtype)
+  keep = ops.as_number("momentum", momentum, rows.dtype)
   old = prior.astype(rows.dtype)
   mean = jnp.where(count > 0, sums / jnp.maximum(count, 1), old)
   return keep * old + (1 - keep) * mean

@@ -5,12 +5,11 @@ import math
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax import ops
 from kdjax.adaptation.adversarial._mdd import mdd_loss
-from kdjax.ops import check_range
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def dst_loss(
   labeled_logits: Float[Array, "labeled classes"],
   labeled_worst_logits: Float[Array, "labeled classes"],
@@ -66,7 +65,7 @@ def dst_loss(
     Chen et al., `Debiased self-training for semi-supervised learning
     <https://arxiv.org/abs/2202.07136>`_, 2022.
   """
-  check_range("eta", eta, 0.0, math.inf)
+  ops.check_range("eta", eta, 0.0, math.inf)
   return mdd_loss(
     labeled_logits,
     labeled_worst_logits,

@@ -3,11 +3,11 @@
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.adaptation.self_training._confidence import confident_cross_entropy
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def fixmatch_loss(
   strong_logits: Float[Array, "*batch classes"],
   weak_logits: Float[Array, "*batch classes"],

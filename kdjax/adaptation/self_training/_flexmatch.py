@@ -7,17 +7,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax import ops
 from kdjax.adaptation.self_training._confidence import is_confident
-from kdjax.ops import as_fraction
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import keep_nan
-from kdjax.ops import validate
 
 
-@exportable
+@ops.exportable
 class FlexMatchState(NamedTuple):
   """The last confident label of every unlabeled example.
 
@@ -51,14 +45,14 @@ def flexmatch_init(*, num_examples: int, num_classes: int) -> FlexMatchState:
   References:
     Zhang et al., `FlexMatch <https://arxiv.org/abs/2110.08263>`_, 2021.
   """
-  check_integer("num_examples", num_examples, 1)
-  check_integer("num_classes", num_classes, 1)
+  ops.check_integer("num_examples", num_examples, 1)
+  ops.check_integer("num_classes", num_classes, 1)
   return FlexMatchState(
     jnp.full(num_examples, -1, jnp.int32), jnp.zeros(num_classes, jnp.int32)
   )
 
 
-@validate
+@ops.validate
 def flexmatch_thresholds(
   state: FlexMatchState,
   weak_logits: Float[Array, "batch classes"],
@@ -106,10 +100,10 @@ def flexmatch_thresholds(
     Zhang et al., `FlexMatch: boosting semi-supervised learning with curriculum
     pseudo labeling <https://arxiv.org/abs/2110.08263>`_, 2021.
   """
-  check_choice("mapping", mapping, ("convex", "linear", "concave"))
+  ops.check_choice("mapping", mapping, ("convex", "linear", "concave"))
   _check_classes("flexmatch_thresholds", state.status, weak_logits)
   logits = jax.lax.stop_gradient(weak_logits)
-  dtype = compute_dtype(logits)
+  dtype = ops.compute_dtype(logits)
   status = state.status.astype(dtype)
   largest = jnp.max(status)
   if warmup:
@@ -121,11 +115,11 @@ def flexmatch_thresholds(
     beta = beta / (2 - beta)
   elif mapping == "concave":
     beta = jnp.log1p(beta) / jnp.log(jnp.asarray(2, dtype))
-  least = as_fraction("threshold", threshold, dtype)
-  return keep_nan(least * beta[jnp.argmax(logits, -1)], logits)
+  least = ops.as_fraction("threshold", threshold, dtype)
+  return ops.keep_nan(least * beta[jnp.argmax(logits, -1)], logits)
 
 
-@validate
+@ops.validate
 def flexmatch_update(
   state: FlexMatchState,
   weak_logits: Float[Array, "batch classes"],

@@ -8,18 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_fraction
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import exportable
-from kdjax.ops import largest
-from kdjax.ops import masked_rows
-from kdjax.ops import smallest
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class PseudoLabels(NamedTuple):
   """Pseudo-labels, with their confidence.
 
@@ -49,7 +41,7 @@ class GradualSelfTraining(NamedTuple):
   confidence: Float[Array, " blocks"]
 
 
-@validate
+@ops.validate
 def confident_pseudo_labels(
   logits: Float[Array, "batch classes"],
   *,
@@ -87,13 +79,13 @@ def confident_pseudo_labels(
     Kumar, Ma and Liang, `Understanding self-training for gradual domain
     adaptation <https://arxiv.org/abs/2002.11361>`_, 2020.
   """
-  check_choice("confidence", confidence, ("range", "max"))
-  rows, mask = masked_rows(jax.lax.stop_gradient(logits), where)
-  probabilities = softened_softmax(rows)
-  values = largest(probabilities, -1)
+  ops.check_choice("confidence", confidence, ("range", "max"))
+  rows, mask = ops.masked_rows(jax.lax.stop_gradient(logits), where)
+  probabilities = ops.softened_softmax(rows)
+  values = ops.largest(probabilities, -1)
   if confidence == "range":
-    values = values - smallest(probabilities, -1)
-  share = as_fraction("drop", drop, rows.dtype)
+    values = values - ops.smallest(probabilities, -1)
+  share = ops.as_fraction("drop", drop, rows.dtype)
   ordered = jnp.sort(jnp.where(mask > 0, values, jnp.inf))
   # The upper of the two values around the quantile is the threshold. The factor
   # below 1 corrects products that rounding moves above a whole number.
@@ -107,7 +99,7 @@ def confident_pseudo_labels(
   )
 
 
-@validate
+@ops.validate
 def gradual_self_training(
   key: Any,
   variables: Any,
@@ -192,7 +184,7 @@ def gradual_self_training(
     raise ValueError(
       "gradual_self_training: blocks is empty; expected one or more blocks."
     )
-  check_integer("num_repeats", num_repeats, 1)
+  ops.check_integer("num_repeats", num_repeats, 1)
   if where is not None and len(where) != count:
     raise ValueError(
       f"gradual_self_training: where has {len(where)} masks; expected "

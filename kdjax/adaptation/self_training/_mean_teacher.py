@@ -5,16 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from kdjax import ops
 from kdjax.adaptation.self_training._confidence import is_confident
-from kdjax.ops import as_number
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import keep_nan
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def consistency_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -64,12 +59,14 @@ def consistency_loss(
   if stop_teacher_gradient:
     teacher_logits = jax.lax.stop_gradient(teacher_logits)
   confident = is_confident(jax.lax.stop_gradient(teacher_logits), threshold)
-  gap = softened_softmax(student_logits) - softened_softmax(teacher_logits)
+  gap = ops.softened_softmax(student_logits) - ops.softened_softmax(
+    teacher_logits
+  )
   values = jnp.where(confident, jnp.sum(jnp.square(gap), -1), 0.0)
-  return keep_nan(values, teacher_logits)
+  return ops.keep_nan(values, teacher_logits)
 
 
-@validate
+@ops.validate
 def mean_teacher_update(
   teacher: PyTree,
   student: PyTree,
@@ -112,14 +109,14 @@ def mean_teacher_update(
     Tarvainen and Valpola, `Mean teachers are better role models
     <https://arxiv.org/abs/1703.01780>`_, 2017.
   """
-  check_range("decay", decay, 0.0, 1.0)
+  ops.check_range("decay", decay, 0.0, 1.0)
   found, expected = jax.tree.structure(student), jax.tree.structure(teacher)
   if found != expected:
     raise ValueError(
       f"mean_teacher_update: student has the structure {found}; expected "
       f"{expected}, that of teacher."
     )
-  alpha = as_number("decay", decay, float)
+  alpha = ops.as_number("decay", decay, float)
   if step is not None:
     alpha = jnp.minimum(alpha, 1 - 1 / (jnp.asarray(step, float) + 1))
 
@@ -127,7 +124,7 @@ def mean_teacher_update(
     old, new = jnp.asarray(old), jnp.asarray(new)
     if not jnp.issubdtype(old.dtype, jnp.inexact):
       return new
-    wide = jnp.promote_types(compute_dtype(old), compute_dtype(new))
+    wide = jnp.promote_types(ops.compute_dtype(old), ops.compute_dtype(new))
     a = alpha.astype(wide)
     mixed = a * old.astype(wide) + (1 - a) * new.astype(wide)
     return mixed.astype(old.dtype)

@@ -5,12 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import compute_dtype
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def sharpen(
   probabilities: Float[Array, "*batch classes"],
   *,
@@ -40,15 +38,15 @@ def sharpen(
     Berthelot et al., `MixMatch: a holistic approach to semi-supervised
     learning <https://arxiv.org/abs/1905.02249>`_, 2019.
   """
-  probabilities = probabilities.astype(compute_dtype(probabilities))
+  probabilities = probabilities.astype(ops.compute_dtype(probabilities))
   present = ~(probabilities <= 0)  # True for NaN, which must reach the caller
   logits = jnp.where(
     present, jnp.log(jnp.where(present, probabilities, 1.0)), -jnp.inf
   )
-  return softened_softmax(logits, temperature=temperature)
+  return ops.softened_softmax(logits, temperature=temperature)
 
 
-@validate
+@ops.validate
 def guess_labels(
   logits: Float[Array, "views *batch classes"],
   *,
@@ -81,11 +79,11 @@ def guess_labels(
     Berthelot et al., `MixMatch <https://arxiv.org/abs/1905.02249>`_, 2019.
   """
   logits = jax.lax.stop_gradient(logits)
-  mean = jnp.mean(softened_softmax(logits), 0)
+  mean = jnp.mean(ops.softened_softmax(logits), 0)
   return sharpen(mean, temperature=temperature)
 
 
-@validate
+@ops.validate
 def mixmatch_loss(
   logits: Float[Array, "*batch classes"],
   targets: Float[Array, "*batch classes"],
@@ -113,5 +111,5 @@ def mixmatch_loss(
   References:
     Berthelot et al., `MixMatch <https://arxiv.org/abs/1905.02249>`_, 2019.
   """
-  gap = softened_softmax(logits) - jax.lax.stop_gradient(targets)
+  gap = ops.softened_softmax(logits) - jax.lax.stop_gradient(targets)
   return jnp.mean(jnp.square(gap), -1)

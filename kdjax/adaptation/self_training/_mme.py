@@ -5,15 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.adaptation.predictions._entropy import entropy_loss
-from kdjax.ops import compute_dtype
-from kdjax.ops import reverse_gradient
-from kdjax.ops import row_temperature
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def prototype_logits(
   features: Float[Array, "*batch dims"],
   prototypes: Float[Array, "classes dims"],
@@ -44,17 +40,19 @@ def prototype_logits(
     Saito et al., `Semi-supervised domain adaptation via minimax entropy
     <https://arxiv.org/abs/1904.06487>`_, 2019.
   """
-  dtype = jnp.promote_types(compute_dtype(features), compute_dtype(prototypes))
+  dtype = jnp.promote_types(
+    ops.compute_dtype(features), ops.compute_dtype(prototypes)
+  )
   features, prototypes = features.astype(dtype), prototypes.astype(dtype)
-  norms = safe_norm(features, keepdims=True)
+  norms = ops.safe_norm(features, keepdims=True)
   directions = features / jnp.where(norms > 0, norms, 1.0)
   logits = jnp.matmul(
     directions, prototypes.T, precision=jax.lax.Precision.HIGHEST
   )
-  return logits / row_temperature(temperature, logits, -1)
+  return logits / ops.row_temperature(temperature, logits, -1)
 
 
-@validate
+@ops.validate
 def mme_loss(
   target_features: Float[Array, "*batch dims"],
   prototypes: Float[Array, "classes dims"],
@@ -95,7 +93,7 @@ def mme_loss(
     <https://arxiv.org/abs/1904.06487>`_, 2019.
   """
   logits = prototype_logits(
-    reverse_gradient(target_features, reversal),
+    ops.reverse_gradient(target_features, reversal),
     prototypes,
     temperature=temperature,
   )

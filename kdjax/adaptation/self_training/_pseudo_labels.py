@@ -3,11 +3,11 @@
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.adaptation.self_training._confidence import confident_cross_entropy
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def pseudo_label_loss(
   logits: Float[Array, "*batch classes"],
   pseudo_logits: Float[Array, "*batch classes"] | None = None,

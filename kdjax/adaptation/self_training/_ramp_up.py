@@ -4,11 +4,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops import check_range
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def sigmoid_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
   r"""Sigmoid ramp-up of a loss weight, from 0.0067 to 1.
 
@@ -39,7 +38,7 @@ def sigmoid_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
   return jnp.exp(-5.0 * jnp.square(1.0 - linear_ramp_up(step, length=length)))
 
 
-@validate
+@ops.validate
 def linear_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
   r"""Linear ramp-up of a loss weight (MixMatch).
 
@@ -64,7 +63,7 @@ def linear_ramp_up(step: ArrayLike, *, length: ArrayLike) -> Float[Array, ""]:
   References:
     Berthelot et al., `MixMatch <https://arxiv.org/abs/1905.02249>`_, 2019.
   """
-  check_range("length", length, 0.0, float("inf"))
+  ops.check_range("length", length, 0.0, float("inf"))
   step, length = (jnp.asarray(x, float) for x in (step, length))
   whole = jnp.where(length > 0, length, 1.0)
   return jnp.where(length > 0, jnp.clip(step / whole, 0.0, 1.0), 1.0)

@@ -3,13 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def self_ensembling_balance_loss(
   target_logits: Float[Array, "batch classes"],
   *,
@@ -48,14 +45,14 @@ def self_ensembling_balance_loss(
     French et al., `Self-ensembling for visual domain adaptation
     <https://arxiv.org/abs/1706.05208>`_, 2018.
   """
-  logits, mask = masked_rows(target_logits, where)
-  log_p = log_softened_softmax(logits)
+  logits, mask = ops.masked_rows(target_logits, where)
+  log_p = ops.log_softened_softmax(logits)
   excluded = log_p == -jnp.inf
   log_p = jnp.where(excluded, 0.0, log_p)
   p = jnp.where(excluded, 0.0, jnp.exp(log_p))
   # 1 - p without cancellation where p is near 1.
   rest = jnp.where(excluded, 1.0, -jnp.expm1(log_p))
-  sums, rests, count = sum_over_devices(
+  sums, rests, count = ops.sum_over_devices(
     (
       jnp.sum(mask[:, None] * p, 0),
       jnp.sum(mask[:, None] * rest, 0),

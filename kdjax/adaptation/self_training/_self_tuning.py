@@ -7,18 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_labels
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import one_hot_labels
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@exportable
+@ops.exportable
 class SelfTuningQueue(NamedTuple):
   """The latest keys of each class.
 
@@ -31,7 +23,7 @@ class SelfTuningQueue(NamedTuple):
   position: Int[Array, " classes"]
 
 
-@validate
+@ops.validate
 def self_tuning_init(
   key: Any, *, num_classes: int, dims: int, size: int = 32
 ) -> SelfTuningQueue:
@@ -61,15 +53,15 @@ def self_tuning_init(
   """
   sizes = {"num_classes": num_classes, "dims": dims, "size": size}
   for name, value in sizes.items():
-    check_integer(name, value, 1)
+    ops.check_integer(name, value, 1)
   keys = jax.random.normal(key, (num_classes, size, dims))
   return SelfTuningQueue(
-    keys / safe_norm(keys, keepdims=True),
+    keys / ops.safe_norm(keys, keepdims=True),
     jnp.zeros(num_classes, jnp.int32),
   )
 
 
-@validate
+@ops.validate
 def self_tuning_loss(
   queries: Float[Array, "batch dims"],
   keys: Float[Array, "batch dims"],
@@ -115,11 +107,13 @@ def self_tuning_loss(
     Wang et al., `Self-tuning for data-efficient deep learning
     <https://arxiv.org/abs/2102.12903>`_, 2021.
   """
-  check_positive("temperature", temperature)
+  ops.check_positive("temperature", temperature)
   _check_width("self_tuning_loss", queue, queries)
   classes, size, _ = queue.keys.shape
-  dtype = jnp.promote_types(compute_dtype(queries), compute_dtype(queue.keys))
-  scale = as_number("temperature", temperature, dtype)
+  dtype = jnp.promote_types(
+    ops.compute_dtype(queries), ops.compute_dtype(queue.keys)
+  )
+  scale = ops.as_number("temperature", temperature, dtype)
   queries = queries.astype(dtype)
   keys = jax.lax.stop_gradient(keys).astype(dtype)
   bank = jax.lax.stop_gradient(queue.keys).astype(dtype)
@@ -131,7 +125,7 @@ def self_tuning_loss(
     [own[:, None], others.reshape(own.size, classes * size)], 1
   )
   log_p = jax.nn.log_softmax(logits / scale, -1)
-  member = one_hot_labels(labels, classes, dtype)
+  member = ops.one_hot_labels(labels, classes, dtype)
   of_class = jnp.sum(
     log_p[:, 1:].reshape(-1, classes, size) * member[..., None], (1, 2)
   )
@@ -141,7 +135,7 @@ def self_tuning_loss(
   )
 
 
-@validate
+@ops.validate
 def self_tuning_update(
   queue: SelfTuningQueue,
   keys: Float[Array, "batch dims"],
@@ -188,7 +182,7 @@ def self_tuning_update(
     ), None
 
   new = jax.lax.scan(put, queue, (keys, labels))[0]
-  check_labels(jnp.maximum(labels, 0), classes)
+  ops.check_labels(jnp.maximum(labels, 0), classes)
   lost = jnp.any(labels >= classes)
   return new._replace(keys=jnp.where(lost, jnp.nan, new.keys))
 

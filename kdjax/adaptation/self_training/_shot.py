@@ -5,18 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import masked_rows
-from kdjax.ops import pairwise_squared_distances
-from kdjax.ops import safe_norm
-from kdjax.ops import softened_softmax
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def centroid_pseudo_labels(
   target_features: Float[Array, "batch dims"],
   target_logits: Float[Array, "batch classes"],
@@ -67,20 +59,20 @@ def centroid_pseudo_labels(
     Liang, Hu and Feng, `Do we really need to access the source data?
     <https://arxiv.org/abs/2002.08546>`_, 2020.
   """
-  check_integer("num_rounds", num_rounds, 1)
-  check_choice("distance", distance, ("cosine", "euclidean"))
-  rows, mask = masked_rows(jax.lax.stop_gradient(target_features), where)
-  scores, _ = masked_rows(jax.lax.stop_gradient(target_logits), where)
+  ops.check_integer("num_rounds", num_rounds, 1)
+  ops.check_choice("distance", distance, ("cosine", "euclidean"))
+  rows, mask = ops.masked_rows(jax.lax.stop_gradient(target_features), where)
+  scores, _ = ops.masked_rows(jax.lax.stop_gradient(target_logits), where)
   classes = scores.shape[1]
   if distance == "cosine":
     rows = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], 1)
     rows = unit_directions(rows)
-  member = softened_softmax(scores)
+  member = ops.softened_softmax(scores)
   labels = jnp.argmax(scores, -1)
-  least = as_number("min_count", min_count, rows.dtype)
+  least = ops.as_number("min_count", min_count, rows.dtype)
   for _ in range(num_rounds):
     hard = jax.nn.one_hot(labels, classes, dtype=rows.dtype)
-    sums, weights, counts = sum_over_devices(
+    sums, weights, counts = ops.sum_over_devices(
       (
         _product((mask[:, None] * member).T, rows),
         jnp.sum(mask[:, None] * member, 0),
@@ -92,7 +84,7 @@ def centroid_pseudo_labels(
     if distance == "cosine":
       cost = 1 - _product(rows, unit_directions(centers).T)
     else:
-      cost = pairwise_squared_distances(rows, centers)
+      cost = ops.pairwise_squared_distances(rows, centers)
     candidate = counts > least
     labels = jnp.where(
       jnp.any(candidate),
@@ -109,7 +101,7 @@ def unit_directions(
   """Returns rows of length 1; a zero row stays zero."""
   top = jnp.max(jnp.abs(rows), -1, keepdims=True)
   rows = rows / jnp.where(top > 0, top, 1.0)
-  norms = safe_norm(rows, keepdims=True)
+  norms = ops.safe_norm(rows, keepdims=True)
   return rows / jnp.where(norms > 0, norms, 1.0)
 
 

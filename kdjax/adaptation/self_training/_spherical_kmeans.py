@@ -8,20 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from kdjax import ops
 from kdjax.adaptation.self_training._shot import unit_directions
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import exportable
-from kdjax.ops import keep_nan
-from kdjax.ops import largest
-from kdjax.ops import masked_rows
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
 
 
-@exportable
+@ops.exportable
 class SphericalKMeans(NamedTuple):
   """Result of `spherical_kmeans`.
 
@@ -38,7 +29,7 @@ class SphericalKMeans(NamedTuple):
   distances: Float[Array, " target"]
 
 
-@validate
+@ops.validate
 def spherical_kmeans(
   target: Float[Array, "target dims"],
   centers: Float[Array, "classes dims"],
@@ -90,15 +81,19 @@ def spherical_kmeans(
     Kang et al., `Contrastive adaptation network for unsupervised domain
     adaptation <https://arxiv.org/abs/1901.00976>`_, 2019.
   """
-  check_integer("num_iterations", num_iterations, 1)
-  dtype = jnp.promote_types(compute_dtype(target), compute_dtype(centers))
-  rows, mask = masked_rows(jax.lax.stop_gradient(target).astype(dtype), where)
+  ops.check_integer("num_iterations", num_iterations, 1)
+  dtype = jnp.promote_types(
+    ops.compute_dtype(target), ops.compute_dtype(centers)
+  )
+  rows, mask = ops.masked_rows(
+    jax.lax.stop_gradient(target).astype(dtype), where
+  )
   first = unit_directions(jax.lax.stop_gradient(centers).astype(dtype))
   directions = unit_directions(rows)
   if normalize:
     rows = directions
-  check_range("tolerance", tolerance, 0.0, math.inf)
-  least = as_number("tolerance", tolerance, dtype)
+  ops.check_range("tolerance", tolerance, 0.0, math.inf)
+  least = ops.as_number("tolerance", tolerance, dtype)
 
   def step(
     carry: tuple[Array, Array], _: None
@@ -107,7 +102,7 @@ def spherical_kmeans(
     member = mask[:, None] * jax.nn.one_hot(
       jnp.argmax(_product(directions, old.T), -1), old.shape[0], dtype=dtype
     )
-    sums, counts = sum_over_devices(
+    sums, counts = ops.sum_over_devices(
       (_product(member.T, rows), jnp.sum(member, 0)), axis_name
     )
     new = unit_directions(jnp.where(counts[:, None] > 0, sums, first))
@@ -120,12 +115,12 @@ def spherical_kmeans(
   (found, _), _ = jax.lax.scan(
     step, (first, jnp.zeros((), bool)), None, length=num_iterations
   )
-  found = keep_nan(found, first)
+  found = ops.keep_nan(found, first)
   similarities = _product(directions, found.T)
   return SphericalKMeans(
     found,
     jnp.argmax(similarities, -1).astype(jnp.int32),
-    jnp.clip(0.5 * (1 - largest(similarities, -1)), 0.0, 1.0),
+    jnp.clip(0.5 * (1 - ops.largest(similarities, -1)), 0.0, 1.0),
   )
 
 

@@ -5,16 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax import ops
 from kdjax.adaptation.self_training._confidence import is_confident
-from kdjax.ops import check_choice
-from kdjax.ops import forward_kl
-from kdjax.ops import masked_mean
-from kdjax.ops import masked_rows
-from kdjax.ops import row_temperature
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def uda_loss(
   strong_logits: Float[Array, "batch classes"],
   weak_logits: Float[Array, "batch classes"],
@@ -75,19 +70,19 @@ def uda_loss(
     Xie et al., `Unsupervised data augmentation for consistency training
     <https://arxiv.org/abs/1904.12848>`_, 2020.
   """
-  check_choice("sharpen", sharpen, ("student", "teacher"))
-  check_choice("average", average, ("confident", "all"))
-  strong, mask = masked_rows(strong_logits, where)
-  weak, _ = masked_rows(jax.lax.stop_gradient(weak_logits), where)
-  scale = row_temperature(temperature, strong, -1)
+  ops.check_choice("sharpen", sharpen, ("student", "teacher"))
+  ops.check_choice("average", average, ("confident", "all"))
+  strong, mask = ops.masked_rows(strong_logits, where)
+  weak, _ = ops.masked_rows(jax.lax.stop_gradient(weak_logits), where)
+  scale = ops.row_temperature(temperature, strong, -1)
   ones = jnp.ones_like(scale)
   student, teacher = (scale, ones) if sharpen == "student" else (ones, scale)
-  divergences = forward_kl(weak / teacher, strong / student, 1.0)
+  divergences = ops.forward_kl(weak / teacher, strong / student, 1.0)
   confident = is_confident(weak, threshold) & (mask > 0)
   # An example with NaN counts, though it is not confident.
   confident |= jnp.any(jnp.isnan(weak), -1)
   if average == "confident":
-    return masked_mean(divergences, confident, axis_name=axis_name)
-  return masked_mean(
+    return ops.masked_mean(divergences, confident, axis_name=axis_name)
+  return ops.masked_mean(
     jnp.where(confident, divergences, 0.0), where, axis_name=axis_name
   )

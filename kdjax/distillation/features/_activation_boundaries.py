@@ -4,15 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import check_positive
-from kdjax.ops import keep_nan
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def ab_loss(
   student_features: Float[Array, " batch *features"],
   teacher_features: Float[Array, " batch *features"],
@@ -32,7 +28,7 @@ def ab_loss(
 
   Args:
     student_features: pre-activations, projected to the teacher's shape, see
-      `kdjax.objectives.ab`.
+      `kdjax.methods.ab`.
     teacher_features: the teacher's pre-activations; they receive no gradient.
     margin: m > 0. May be traced.
     stop_teacher_gradient: False lets gradients reach the teacher; they are 0.
@@ -58,12 +54,12 @@ def ab_loss(
     Heo et al., `Knowledge transfer via distillation of activation boundaries
     formed by hidden neurons <https://arxiv.org/abs/1811.03233>`_, 2019.
   """
-  check_positive("margin", margin)
+  ops.check_positive("margin", margin)
   student, teacher = as_pair(
     student_features, teacher_features, stop_teacher_gradient
   )
-  margin = as_number("margin", margin, student.dtype)
-  silent = jnp.square(at_least(student + margin, 0.0))
-  firing = jnp.square(at_least(margin - student, 0.0))
-  values = keep_nan(jnp.where(teacher > 0, firing, silent), teacher)
+  margin = ops.as_number("margin", margin, student.dtype)
+  silent = jnp.square(ops.at_least(student + margin, 0.0))
+  firing = jnp.square(ops.at_least(margin - student, 0.0))
+  values = ops.keep_nan(jnp.where(teacher > 0, firing, silent), teacher)
   return 3e-3 * jnp.sum(values, tuple(range(1, values.ndim)))

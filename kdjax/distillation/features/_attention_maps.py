@@ -5,18 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import pool_to_smaller
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def at_loss(
   student_features: Float[Array, "batch height width student_channels"],
   teacher_features: Float[Array, "batch its_height its_width teacher_channels"],
@@ -70,15 +63,15 @@ def at_loss(
     Zagoruyko and Komodakis, `Paying more attention to attention
     <https://arxiv.org/abs/1612.03928>`_, 2017.
   """
-  check_positive("power", power)
-  check_choice("form", form, ("mean", "norm"))
-  student, teacher = pool_to_smaller(
+  ops.check_positive("power", power)
+  ops.check_choice("form", form, ("mean", "norm"))
+  student, teacher = ops.pool_to_smaller(
     *as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
-  power = as_number("power", power, student.dtype)
+  power = ops.as_number("power", power, student.dtype)
   difference = attention_map(student, power) - attention_map(teacher, power)
   if form == "norm":
-    return safe_norm(difference)
+    return ops.safe_norm(difference)
   return example_mean(jnp.square(difference))
 
 
@@ -93,4 +86,4 @@ def attention_map(
   sizes = sizes / jax.lax.stop_gradient(jnp.maximum(largest, 1.0))
   steep = (sizes == 0) & (power < 1)  # no finite gradient
   powers = jnp.where(steep, 0.0, jnp.power(jnp.where(steep, 1.0, sizes), power))
-  return normalize_as_torch(jnp.mean(powers, -1).reshape(maps.shape[0], -1))
+  return ops.normalize_as_torch(jnp.mean(powers, -1).reshape(maps.shape[0], -1))

@@ -3,15 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import adaptive_mean_pool
-from kdjax.ops import check_integer
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def cat_loss(
   student_features: Float[Array, "batch height width classes"],
   teacher_features: Float[Array, "batch teacher_height teacher_width classes"],
@@ -28,7 +24,7 @@ def cat_loss(
                   {\lVert \operatorname{pool}(F_c) \rVert_2}
 
   F holds one class activation map a class, whose mean over the positions is the
-  logit of the class. `kdjax.objectives.cat` computes F for any network that
+  logit of the class. `kdjax.methods.cat` computes F for any network that
   averages its last features before a linear head.
 
   Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
@@ -64,14 +60,15 @@ def cat_loss(
     Guo, Yan, Li and Lin, `Class attention transfer based knowledge
     distillation <https://arxiv.org/abs/2304.12777>`_, 2023.
   """
-  check_integer("resolution", resolution, 1)
+  ops.check_integer("resolution", resolution, 1)
   student, teacher = (
-    adaptive_mean_pool(x, (resolution, resolution))
+    ops.adaptive_mean_pool(x, (resolution, resolution))
     for x in as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   if normalize:
     flat = student.shape[0], -1, student.shape[-1]
     student, teacher = (
-      normalize_as_torch(x.reshape(flat), axis=1) for x in (student, teacher)
+      ops.normalize_as_torch(x.reshape(flat), axis=1)
+      for x in (student, teacher)
     )
   return example_mean(jnp.square(student - teacher))

@@ -3,17 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 from kdjax.distillation.features._attention_maps import attention_map
-from kdjax.ops import check_choice
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import pool_to_smaller
-from kdjax.ops import safe_abs
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def factor_transfer_loss(
   student_features: Float[Array, "batch height width student_channels"],
   teacher_features: Float[Array, "batch its_height its_width teacher_channels"],
@@ -28,7 +23,7 @@ def factor_transfer_loss(
                                     - \frac{F^T}{\lVert F^T \rVert_2} \right|
 
   A paraphraser maps the teacher's features to a factor F^T, a translator the
-  student's features to F^S, see `kdjax.objectives.factor_transfer`. The norm is
+  student's features to F^S, see `kdjax.methods.factor_transfer`. The norm is
   over one example's whole factor.
 
   Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,
@@ -65,8 +60,8 @@ def factor_transfer_loss(
     Kim, Park and Kwak, `Paraphrasing complex network: network compression via
     factor transfer <https://arxiv.org/abs/1802.04977>`_, 2018.
   """
-  check_choice("form", form, ("factors", "attention_maps"))
-  student, teacher = pool_to_smaller(
+  ops.check_choice("form", form, ("factors", "attention_maps"))
+  student, teacher = ops.pool_to_smaller(
     *as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   if form == "attention_maps":
@@ -79,7 +74,7 @@ def factor_transfer_loss(
     )
   else:
     batch = student.shape[0]
-    difference = normalize_as_torch(
+    difference = ops.normalize_as_torch(
       student.reshape(batch, -1)
-    ) - normalize_as_torch(teacher.reshape(batch, -1))
-  return example_mean(safe_abs(difference))
+    ) - ops.normalize_as_torch(teacher.reshape(batch, -1))
+  return example_mean(ops.safe_abs(difference))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import example_mean
 from kdjax.distillation.features._stage_pairs import stage_pairs
-from kdjax.ops import adaptive_mean_pool
 
 _contract = functools.partial(jnp.einsum, precision="highest")
 
@@ -79,5 +79,5 @@ def _gram_matrix(
 ) -> Float[Array, "batch first second"]:
   """Returns the products of two stages' channels, averaged over positions."""
   size = tuple(map(min, first.shape[1:3], second.shape[1:3]))
-  first, second = (adaptive_mean_pool(x, size) for x in (first, second))
+  first, second = (ops.adaptive_mean_pool(x, size) for x in (first, second))
   return _contract("bhwi,bhwj->bij", first, second) / (size[0] * size[1])

@@ -3,12 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def hint_loss(
   student_features: Float[Array, " batch *features"],
   teacher_features: Float[Array, " batch *features"],
@@ -21,7 +20,7 @@ def hint_loss(
     \ell = \operatorname{mean}_{hwc} (F^S - F^T)^2
 
   A regressor first maps features of another shape to the teacher's shape, see
-  `kdjax.objectives.fitnet`.
+  `kdjax.methods.fitnet`.
 
   Args:
     student_features: activations of one stage (the guided layer), any rank.

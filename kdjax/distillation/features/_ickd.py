@@ -4,16 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
-from kdjax.ops import check_choice
-from kdjax.ops import masked_mean
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
 
 
-@validate
+@ops.validate
 def ickd_loss(
   student_features: Float[Array, "batch height width channels"],
   teacher_features: Float[Array, "batch teacher_height teacher_width channels"],
@@ -66,19 +61,19 @@ def ickd_loss(
     Liu et al., `Exploring inter-channel correlation for diversity-preserved
     knowledge distillation <https://arxiv.org/abs/2202.03680>`_, 2021.
   """
-  check_choice("scaling", scaling, ("imagenet", "cifar"))
+  ops.check_choice("scaling", scaling, ("imagenet", "cifar"))
   student, teacher = (
-    normalize_as_torch(_gram(zero_masked(x, where)))
+    ops.normalize_as_torch(_gram(ops.zero_masked(x, where)))
     for x in as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   values = jnp.sum(jnp.square(student - teacher), (1, 2)) / student.shape[-1]
   if where is None:
     where = jnp.ones(values.shape, bool)
-  loss = masked_mean(values, where, axis_name=axis_name)
+  loss = ops.masked_mean(values, where, axis_name=axis_name)
   if scaling == "cifar":
     return loss
   count = jnp.sum(where, dtype=values.dtype)
-  count = sum_over_devices(count, axis_name)
+  count = ops.sum_over_devices(count, axis_name)
   return loss / jnp.maximum(count, 1.0)
 
 

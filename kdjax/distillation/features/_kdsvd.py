@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation.features._stage_pairs import stage_pairs
-from kdjax.ops import check_integer
-from kdjax.ops import normalize_as_torch
 
 _contract = functools.partial(jnp.einsum, precision="highest")
 
@@ -81,7 +80,7 @@ def kdsvd_loss(
     Lee, Kim and Song, `Self-supervised knowledge distillation using singular
     value decomposition <https://arxiv.org/abs/1807.06819>`_, 2018.
   """
-  check_integer("k", k, 1)
+  ops.check_integer("k", k, 1)
   stages = stage_pairs(
     "kdsvd_loss", student_features, teacher_features, stop_teacher_gradient
   )
@@ -123,7 +122,7 @@ def _aligned_vectors(
   student_vectors = _contract(
     "bci,bij->bcj", candidates, jax.lax.stop_gradient(choice)
   )
-  scale = normalize_as_torch(values[:, :k])[:, None]
+  scale = ops.normalize_as_torch(values[:, :k])[:, None]
   return student_vectors * scale, teacher_vectors * scale
 
 

@@ -5,17 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import safe_abs
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def kta_loss(
   student_features: Float[Array, "batch *positions channels"],
   teacher_features: Float[Array, "batch *positions channels"],
@@ -57,16 +51,16 @@ def kta_loss(
     He et al., `Knowledge adaptation for efficient semantic segmentation
     <https://arxiv.org/abs/1903.04688>`_, 2019.
   """
-  check_positive("power", power)
+  ops.check_positive("power", power)
   student, teacher = as_pair(
     student_features, teacher_features, stop_teacher_gradient
   )
-  power = as_number("power", power, student.dtype)
+  power = ops.as_number("power", power, student.dtype)
   difference = _over_norm(student, power) - _over_norm(teacher, power)
-  return example_mean(safe_abs(difference))
+  return example_mean(ops.safe_abs(difference))
 
 
-@validate
+@ops.validate
 def affinity_loss(
   student_features: Float[Array, "batch height width channels"],
   teacher_features: Float[Array, "batch height width channels"],
@@ -113,15 +107,15 @@ def affinity_loss(
     <https://arxiv.org/abs/1903.04688>`_, 2019.
   """
   student, teacher = (
-    normalize_as_torch(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
+    ops.normalize_as_torch(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
     for x in as_pair(student_features, teacher_features, stop_teacher_gradient)
   )
   # s s' - t t' = (u v' + v u') / 2 with u = s - t and v = s + t keeps all
   # digits where student and teacher agree.
   u, v = student - teacher, student + teacher
-  norms = safe_norm(u, axis=1) * safe_norm(v, axis=1)
+  norms = ops.safe_norm(u, axis=1) * ops.safe_norm(v, axis=1)
   product = jnp.sum(u * v, 1)
-  norm = safe_norm(jnp.stack([norms, product], -1)) / jnp.sqrt(
+  norm = ops.safe_norm(jnp.stack([norms, product], -1)) / jnp.sqrt(
     jnp.asarray(2, u.dtype)
   )
   return jnp.sum(norm, -1) / student.shape[1]

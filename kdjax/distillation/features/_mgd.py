@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def mgd_loss(
   student_features: Float[Array, "batch height width channels"],
   teacher_features: Float[Array, "batch height width channels"],
@@ -19,7 +19,7 @@ def mgd_loss(
   .. math::
     \ell = \sum_{hwc} (G(M \odot F^S) - F^T)_{hwc}^2
 
-  `kdjax.objectives.mgd` has the mask M and the generation block G; this
+  `kdjax.methods.mgd` has the mask M and the generation block G; this
   function is the distance.
 
   Maps have the channels last (NHWC). Transpose the maps of PyTorch or Equinox,

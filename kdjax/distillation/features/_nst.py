@@ -3,14 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import pool_to_smaller
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def nst_loss(
   student_features: Float[Array, "batch height width student_channels"],
   teacher_features: Float[Array, "batch its_height its_width teacher_channels"],
@@ -60,8 +57,8 @@ def nst_loss(
   """
   pair = as_pair(student_features, teacher_features, stop_teacher_gradient)
   student, teacher = (
-    normalize_as_torch(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
-    for x in pool_to_smaller(*pair)
+    ops.normalize_as_torch(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1)
+    for x in ops.pool_to_smaller(*pair)
   )
   positions = student.shape[1]
   if positions <= max(student.shape[2], teacher.shape[2]):

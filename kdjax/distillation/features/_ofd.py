@@ -4,14 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
-from kdjax.ops import at_least
-from kdjax.ops import at_most
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def ofd_loss(
   student_features: Float[Array, "batch height width channels"],
   teacher_features: Float[Array, "batch height width channels"],
@@ -36,7 +33,7 @@ def ofd_loss(
 
   Args:
     student_features: pre-activations, projected to the teacher's width, see
-      `kdjax.objectives.ofd`.
+      `kdjax.methods.ofd`.
     teacher_features: the teacher's pre-activations; they receive no gradient.
     margin: the negative margin m_c of each channel, see `ofd_margin`; it
       receives no gradient.
@@ -65,13 +62,13 @@ def ofd_loss(
     student_features, teacher_features, stop_teacher_gradient
   )
   margin = jax.lax.stop_gradient(margin.astype(student.dtype))
-  teacher = at_least(teacher, margin.reshape(1, 1, 1, -1))
+  teacher = ops.at_least(teacher, margin.reshape(1, 1, 1, -1))
   inactive = (student <= teacher) & (teacher <= 0)
   values = jnp.where(inactive, 0.0, jnp.square(student - teacher))
   return jnp.sum(values, (1, 2, 3))
 
 
-@validate
+@ops.validate
 def ofd_margin(
   bn_mean: Float[Array, "*channels"], bn_std: Float[Array, "*channels"]
 ) -> Float[Array, "*channels"]:
@@ -104,7 +101,9 @@ def ofd_margin(
     <https://arxiv.org/abs/1904.01866>`_, 2019, and its `code
     <https://github.com/clovaai/overhaul-distillation>`_.
   """
-  dtype = jnp.promote_types(compute_dtype(bn_mean), compute_dtype(bn_std))
+  dtype = jnp.promote_types(
+    ops.compute_dtype(bn_mean), ops.compute_dtype(bn_std)
+  )
   mean, std = bn_mean.astype(dtype), jnp.abs(bn_std.astype(dtype))
   spread = std != 0
   ratio = mean / jnp.where(spread, std, 1.0)
@@ -112,4 +111,4 @@ def ofd_margin(
   often = ~(negative <= 0.001)  # True for NaN, which must reach the caller
   tail = jax.scipy.stats.norm.pdf(ratio) / jnp.where(often, negative, 1.0)
   margin = jnp.where(often, mean - std * tail, -3 * std)
-  return jnp.where(spread, margin, at_most(mean, 0.0))
+  return jnp.where(spread, margin, ops.at_most(mean, 0.0))

@@ -4,15 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def pad_l2_loss(
   student_embeddings: Float[Array, "batch width"],
   teacher_embeddings: Float[Array, "batch width"],
@@ -56,12 +52,12 @@ def pad_l2_loss(
     Zhang et al., `Prime-aware adaptive distillation
     <https://arxiv.org/abs/2008.01458>`_, 2020.
   """
-  check_positive("eps", eps)
+  ops.check_positive("eps", eps)
   student, teacher = as_pair(
     student_embeddings, teacher_embeddings, stop_teacher_gradient
   )
-  log_variance = log_variance.astype(compute_dtype(log_variance))
-  eps = as_number("eps", eps, student.dtype)
+  log_variance = log_variance.astype(ops.compute_dtype(log_variance))
+  eps = ops.as_number("eps", eps, student.dtype)
   # logaddexp computes 1 / (eps + exp v) without an overflow of exp.
   precision = jnp.exp(-jnp.logaddexp(jnp.log(eps), log_variance))
   return example_mean(jnp.square(teacher - student) * precision + log_variance)

@@ -3,13 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import adaptive_mean_pool
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def hierarchical_context_loss(
   student_features: Float[Array, "batch height width channels"],
   teacher_features: Float[Array, "batch height width channels"],
@@ -31,7 +29,7 @@ def hierarchical_context_loss(
 
   Args:
     student_features: one stage of the student, fused with the deeper stages,
-      see `kdjax.objectives.review_kd`.
+      see `kdjax.methods.review_kd`.
     teacher_features: the teacher's stage, before its activation; it receives
       no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
@@ -61,7 +59,7 @@ def hierarchical_context_loss(
   loss, weight, weights = example_mean(jnp.square(difference)), 1.0, 1.0
   for size in (4, 2, 1):
     if size < difference.shape[1]:
-      pooled = adaptive_mean_pool(difference, (size, size))
+      pooled = ops.adaptive_mean_pool(difference, (size, size))
       weight /= 2
       loss += weight * example_mean(jnp.square(pooled))
       weights += weight

@@ -4,14 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def srd_loss(
   student_embeddings: Float[Array, "batch width"],
   teacher_embeddings: Float[Array, "batch width"],
@@ -27,7 +24,7 @@ def srd_loss(
     \ell = 2 \log \Bigl( \epsilon + \sum_{bd} |s_{bd} - t_{bd}|^p \Bigr),
     \qquad \epsilon = 10^{-12}
 
-  a sum over the whole batch, without a mean. `kdjax.objectives.srd` projects
+  a sum over the whole batch, without a mean. `kdjax.methods.srd` projects
   the student's embeddings linearly and batch-normalizes both sides, without
   scale and bias.
 
@@ -60,19 +57,19 @@ def srd_loss(
     Miles and Mikolajczyk, `Understanding the role of the projector in
     knowledge distillation <https://arxiv.org/abs/2303.11098>`_, 2024.
   """
-  check_positive("exponent", exponent)
+  ops.check_positive("exponent", exponent)
   student, teacher = as_pair(
     student_embeddings, teacher_embeddings, stop_teacher_gradient
   )
   if where is None:
     where = jnp.ones(student.shape[:1], bool)
-  exponent = as_number("exponent", exponent, student.dtype)
+  exponent = ops.as_number("exponent", exponent, student.dtype)
   sizes = jnp.abs(jnp.where(where[:, None], student - teacher, 0.0))
   zero = sizes == 0
   powers = jnp.where(
     zero, 0.0, jnp.power(jnp.where(zero, 1.0, sizes), exponent)
   )
-  summed, counted = sum_over_devices(
+  summed, counted = ops.sum_over_devices(
     (jnp.sum(powers), jnp.sum(where)), axis_name
   )
   return jnp.where(counted > 0, 2 * jnp.log(summed + 1e-12), 0.0)

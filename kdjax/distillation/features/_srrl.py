@@ -4,13 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import as_number
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def srrl_loss(
   student_features: Float[Array, "batch *positions channels"],
   teacher_features: Float[Array, "batch *teacher_positions channels"],
@@ -67,8 +65,8 @@ def srrl_loss(
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
-  alpha = as_number("alpha", alpha, student.dtype)
-  beta = as_number("beta", beta, student_logits.dtype)
+  alpha = ops.as_number("alpha", alpha, student.dtype)
+  beta = ops.as_number("beta", beta, student_logits.dtype)
   return alpha * example_mean(jnp.square(student - teacher)) + beta * (
     example_mean(jnp.square(student_logits - teacher_logits))
   )

@@ -3,12 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def vid_loss(
   mean: Float[Array, "batch *positions channels"],
   variance: Float[Array, " channels"]
@@ -43,7 +42,7 @@ def vid_loss(
     TypeError: if the features are not floating-point.
 
   Published codes disagree on the variance. The paper, RepDistiller and
-  `kdjax.objectives.vid` train it, as the softplus of one number a channel plus
+  `kdjax.methods.vid` train it, as the softplus of one number a channel plus
   1e-5; mdistiller leaves it out of the optimizer, so that it stays 5. As in the
   authors' code, the loss is the mean over positions and channels; the paper has
   the sum.

@@ -4,13 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.ops import at_most
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
 
 
-@validate
+@ops.validate
 def vkd_loss(
   student_embeddings: Float[Array, "batch width"],
   teacher_embeddings: Float[Array, "batch width"],
@@ -25,7 +23,7 @@ def vkd_loss(
 
   Args:
     student_embeddings: the student's pooled features after an orthogonal
-      projection, see `kdjax.objectives.vkd`.
+      projection, see `kdjax.methods.vkd`.
     teacher_embeddings: the teacher's pooled features; this function normalizes
       them. They receive no gradient.
     stop_teacher_gradient: False lets gradients reach the teacher.
@@ -53,5 +51,5 @@ def vkd_loss(
   mean = jnp.mean(teacher, -1, keepdims=True)
   variance = jnp.mean(jnp.square(teacher - mean), -1, keepdims=True)
   gap = jnp.abs(student - (teacher - mean) * jax.lax.rsqrt(variance + 1e-5))
-  near = at_most(gap, 1.0)
+  near = ops.at_most(gap, 1.0)
   return example_mean(0.5 * jnp.square(near) + (gap - near))

@@ -4,14 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def wkd_feature_loss(
   student_features: Float[Array, "batch height width channels"],
   teacher_features: Float[Array, "batch height width channels"],
@@ -66,16 +63,16 @@ def wkd_feature_loss(
     for knowledge distillation <https://arxiv.org/abs/2412.08139>`_, 2024; code
     JiamingLv/WKD.
   """
-  check_integer("grid", grid, 1)
+  ops.check_integer("grid", grid, 1)
   size = student_features.shape[1:3]
   if grid > min(size):
     raise ValueError(
       f"wkd_feature_loss: grid is {grid}; expected at most the map's {size}."
     )
-  check_positive("epsilon", epsilon)
+  ops.check_positive("epsilon", epsilon)
   pair = as_pair(student_features, teacher_features, stop_teacher_gradient)
-  mean_weight = as_number("mean_weight", mean_weight, pair[0].dtype)
-  epsilon = as_number("epsilon", epsilon, pair[0].dtype)
+  mean_weight = ops.as_number("mean_weight", mean_weight, pair[0].dtype)
+  epsilon = ops.as_number("epsilon", epsilon, pair[0].dtype)
   rows, columns = (
     [slice(i * n // grid, -(-(i + 1) * n // grid)) for i in range(grid)]
     for n in size

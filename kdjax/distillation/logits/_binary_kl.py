@@ -4,13 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import teacher_side
-from kdjax.ops import compute_dtype
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def binary_kl_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -53,9 +51,11 @@ def binary_kl_loss(
     scale to large scale <https://arxiv.org/abs/2305.15781>`_, 2023; code
     Hao840/vanillaKD.
   """
-  target = softened_softmax(teacher_side(teacher_logits, stop_teacher_gradient))
+  target = ops.softened_softmax(
+    teacher_side(teacher_logits, stop_teacher_gradient)
+  )
   student_logits = student_logits.astype(
-    jnp.promote_types(compute_dtype(student_logits), target.dtype)
+    jnp.promote_types(ops.compute_dtype(student_logits), target.dtype)
   )
   # The value is softplus(z) - p z. A masked class has z = -inf and p = 0, whose
   # product would be NaN.

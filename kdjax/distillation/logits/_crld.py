@@ -4,16 +4,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation.logits._soft_targets import soft_target_loss
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import keep_nan
-from kdjax.ops import largest
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def crld_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -82,7 +77,7 @@ def crld_loss(
   """
 
   def confidence(logits: Array) -> Array:
-    return largest(softened_softmax(logits), -1)
+    return ops.largest(ops.softened_softmax(logits), -1)
 
   def soft(student: Array, teacher: Array) -> Array:
     return soft_target_loss(
@@ -99,12 +94,14 @@ def crld_loss(
     student_logits, teacher_strong_logits
   )
   rows, dtype = within.shape, within.dtype
-  within *= as_number("within_weight", within_weight, dtype, shape=rows)
-  cross *= as_number("cross_weight", cross_weight, dtype, shape=rows)
-  weak = as_fraction("weak_threshold", weak_threshold, dtype, shape=rows)
-  strong = as_fraction("strong_threshold", strong_threshold, dtype, shape=rows)
+  within *= ops.as_number("within_weight", within_weight, dtype, shape=rows)
+  cross *= ops.as_number("cross_weight", cross_weight, dtype, shape=rows)
+  weak = ops.as_fraction("weak_threshold", weak_threshold, dtype, shape=rows)
+  strong = ops.as_fraction(
+    "strong_threshold", strong_threshold, dtype, shape=rows
+  )
   sure, strong_sure = map(confidence, (teacher_logits, teacher_strong_logits))
   values = jnp.where(sure >= weak, within, 0.0) + jnp.where(
     strong_sure >= strong, cross, 0.0
   )
-  return keep_nan(values, sure, strong_sure)
+  return ops.keep_nan(values, sure, strong_sure)

@@ -3,11 +3,11 @@
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation.logits._soft_targets import soft_target_loss
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def cskd_loss(
   student_logits: Float[Array, "*batch classes"],
   student_partner_logits: Float[Array, "*batch classes"],

@@ -4,16 +4,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation.logits._prediction_correlations import correlation_gap
-from kdjax.distillation.logits._prediction_correlations import predictions
-from kdjax.ops import as_number
-from kdjax.ops import gather_batch
-from kdjax.ops import masked_mean
-from kdjax.ops import mean_over_devices
-from kdjax.ops import validate
+from kdjax import ops
+from kdjax.distillation.logits._prediction_correlations import (
+  correlation_gap,
+  predictions,
+)
 
 
-@validate
+@ops.validate
 def dist_loss(
   student_logits: Float[Array, "batch classes"],
   teacher_logits: Float[Array, "batch classes"],
@@ -74,19 +72,19 @@ def dist_loss(
   student, teacher, keep = predictions(
     student_logits, teacher_logits, where, temperature, stop_teacher_gradient
   )
-  between_classes = masked_mean(
+  between_classes = ops.masked_mean(
     correlation_gap(student, teacher), keep, axis_name=axis_name
   )
   student, teacher, keep = (
-    gather_batch(x, axis_name) for x in (student, teacher, keep)
+    ops.gather_batch(x, axis_name) for x in (student, teacher, keep)
   )
   columns = correlation_gap(
     student.T, teacher.T, keep[None].astype(student.dtype)
   )
   between_examples = jnp.where(jnp.any(keep), jnp.mean(columns), 0.0)
-  between_examples = mean_over_devices(between_examples, axis_name)
-  tau = as_number("temperature", temperature, student.dtype)
+  between_examples = ops.mean_over_devices(between_examples, axis_name)
+  tau = ops.as_number("temperature", temperature, student.dtype)
   return jnp.square(tau) * (
-    as_number("beta", beta, tau.dtype) * between_classes
-    + as_number("gamma", gamma, tau.dtype) * between_examples
+    ops.as_number("beta", beta, tau.dtype) * between_classes
+    + ops.as_number("gamma", gamma, tau.dtype) * between_examples
   )

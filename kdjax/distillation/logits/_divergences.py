@@ -6,16 +6,12 @@ P is the teacher's softened softmax and Q the student's.
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.logits._mixtures import mix
-from kdjax.ops import forward_kl
-from kdjax.ops import jensen_shannon
-from kdjax.ops import skew_divergence
-from kdjax.ops import total_variation
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def reverse_kl_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -52,10 +48,10 @@ def reverse_kl_loss(
     <https://arxiv.org/abs/2306.08543>`_, 2024.
   """
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
-  return forward_kl(student_logits, teacher_logits, temperature)
+  return ops.forward_kl(student_logits, teacher_logits, temperature)
 
 
-@validate
+@ops.validate
 def symmetric_kl_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -96,12 +92,12 @@ def symmetric_kl_loss(
     loss in Ko et al., `DistiLLM <https://arxiv.org/abs/2402.03898>`_, 2024.
   """
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
-  forward = forward_kl(teacher_logits, student_logits, temperature)
-  reverse = forward_kl(student_logits, teacher_logits, temperature)
+  forward = ops.forward_kl(teacher_logits, student_logits, temperature)
+  reverse = ops.forward_kl(student_logits, teacher_logits, temperature)
   return mix("reverse_weight", reverse_weight, reverse, forward)
 
 
-@validate
+@ops.validate
 def generalized_jsd_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -148,10 +144,10 @@ def generalized_jsd_loss(
     <https://arxiv.org/abs/2306.13649>`_, 2024.
   """
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
-  return jensen_shannon(teacher_logits, student_logits, beta, temperature)
+  return ops.jensen_shannon(teacher_logits, student_logits, beta, temperature)
 
 
-@validate
+@ops.validate
 def skew_kl_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -191,10 +187,10 @@ def skew_kl_loss(
     models <https://arxiv.org/abs/2402.03898>`_, 2024.
   """
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
-  return skew_divergence(teacher_logits, student_logits, skew, temperature)
+  return ops.skew_divergence(teacher_logits, student_logits, skew, temperature)
 
 
-@validate
+@ops.validate
 def skew_reverse_kl_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -235,10 +231,10 @@ def skew_reverse_kl_loss(
     models <https://arxiv.org/abs/2402.03898>`_, 2024.
   """
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
-  return skew_divergence(student_logits, teacher_logits, skew, temperature)
+  return ops.skew_divergence(student_logits, teacher_logits, skew, temperature)
 
 
-@validate
+@ops.validate
 def total_variation_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -273,4 +269,4 @@ def total_variation_loss(
     distillation <https://arxiv.org/abs/2307.15190>`_, 2023.
   """
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
-  return total_variation(student_logits, teacher_logits, temperature)
+  return ops.total_variation(student_logits, teacher_logits, temperature)

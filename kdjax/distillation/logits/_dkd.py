@@ -4,20 +4,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax import ops
 from kdjax.distillation._inputs import teacher_side
-from kdjax.distillation.logits._target_and_rest import one_hot
-from kdjax.distillation.logits._target_and_rest import target_and_rest
-from kdjax.ops import as_number
-from kdjax.ops import check_labels
-from kdjax.ops import compute_dtype
-from kdjax.ops import kl_divergence
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import row_temperature
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax.distillation.logits._target_and_rest import one_hot, target_and_rest
 
 
-@validate
+@ops.validate
 def dkd_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -74,24 +66,24 @@ def dkd_loss(
     <https://arxiv.org/abs/2203.08679>`_, 2022.
   """
   dtype = jnp.promote_types(
-    compute_dtype(student_logits), compute_dtype(teacher_logits)
+    ops.compute_dtype(student_logits), ops.compute_dtype(teacher_logits)
   )
   student = student_logits.astype(dtype)
   teacher = teacher_side(teacher_logits.astype(dtype), stop_teacher_gradient)
-  given, labels = labels, check_labels(labels, student.shape[-1])
+  given, labels = labels, ops.check_labels(labels, student.shape[-1])
   others = ~one_hot(labels, student)
-  among_others = kl_divergence(
+  among_others = ops.kl_divergence(
     student, teacher, temperature=temperature, where=others
   )
   of_target = _binary_kl(
     student, teacher, labels, others, among_others, temperature
   )
   rows = among_others.shape
-  alpha = as_number("alpha", alpha, dtype, shape=rows)
-  beta = as_number("beta", beta, dtype, shape=rows)
-  scale = as_number("temperature", temperature, dtype, shape=rows)
+  alpha = ops.as_number("alpha", alpha, dtype, shape=rows)
+  beta = ops.as_number("beta", beta, dtype, shape=rows)
+  scale = ops.as_number("temperature", temperature, dtype, shape=rows)
   values = jnp.square(scale) * (alpha * of_target + beta * among_others)
-  return mask_unknown_labels(values, given, student.shape[-1])
+  return ops.mask_unknown_labels(values, given, student.shape[-1])
 
 
 def _binary_kl(
@@ -108,7 +100,7 @@ def _binary_kl(
   with g_c = (z^S_c - z^T_c - z^S_y + z^T_y) / T, the log-odds change by -log E
   exp(g) = -(KL(others) + E g), in expectation over the teacher's other classes.
   """
-  scale = row_temperature(temperature, teacher, -1)
+  scale = ops.row_temperature(temperature, teacher, -1)
   own = labels[..., None]
   teacher_row = target_and_rest(teacher, own, others, scale)
   student_row = target_and_rest(student, own, others, scale)
@@ -117,11 +109,11 @@ def _binary_kl(
   gap = jnp.where(
     both & others, (gap - jnp.take_along_axis(gap, own, -1)) / scale, 0.0
   )
-  weights = softened_softmax(teacher, temperature=temperature, where=others)
+  weights = ops.softened_softmax(teacher, temperature=temperature, where=others)
   change = among_others + jnp.sum(weights * gap, -1)
   close = jnp.all(jnp.isfinite(teacher_row + student_row), -1)
   close &= (among_others < 1.0) & (jnp.abs(change) < 1.0)
   near_row = jnp.stack([teacher_row[..., 0], change], -1)
-  return kl_divergence(
+  return ops.kl_divergence(
     jnp.where(close[..., None], near_row, student_row), teacher_row
   )

@@ -6,15 +6,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation.logits._soft_targets import soft_target_loss
-from kdjax.ops import as_number
-from kdjax.ops import check_range
-from kdjax.ops import compute_dtype
-from kdjax.ops import safe_norm
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def standardize_logits(
   logits: Float[Array, "*batch classes"], eps: ArrayLike = 1e-7
 ) -> Float[Array, "*batch classes"]:
@@ -47,20 +43,20 @@ def standardize_logits(
     <https://arxiv.org/abs/2403.01427>`_, 2024. The deviation divides by C - 1,
     as in the authors' code.
   """
-  logits = logits.astype(compute_dtype(logits))
+  logits = logits.astype(ops.compute_dtype(logits))
   used = logits != -jnp.inf
   count = jnp.sum(used, -1, keepdims=True, dtype=logits.dtype)
   finite = jnp.where(used, logits, 0.0)
   mean = jnp.sum(finite, -1, keepdims=True) / jnp.maximum(count, 1.0)
   centered = jnp.where(used, finite - mean, 0.0)
-  deviation = safe_norm(centered, keepdims=True)
+  deviation = ops.safe_norm(centered, keepdims=True)
   deviation /= jnp.sqrt(jnp.maximum(count - 1.0, 1.0))
-  check_range("eps", eps, 0.0, math.inf)
-  eps = as_number("eps", eps, logits.dtype)
+  ops.check_range("eps", eps, 0.0, math.inf)
+  eps = ops.as_number("eps", eps, logits.dtype)
   return jnp.where(used, centered / (deviation + eps), -jnp.inf)
 
 
-@validate
+@ops.validate
 def lskd_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],

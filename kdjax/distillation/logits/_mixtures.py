@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.ops import as_fraction
+from kdjax import ops
 
 
 def mix(name: str, weight: ArrayLike, first: Array, second: Array) -> Array:
   """Returns weight * first + (1 - weight) * second, with 0 * inf = 0."""
-  share = as_fraction(name, weight, first.dtype, shape=first.shape)
+  share = ops.as_fraction(name, weight, first.dtype, shape=first.shape)
 
   def weighed(share: Array, value: Array) -> Array:
     return share * jnp.where((share == 0) & jnp.isposinf(value), 0.0, value)

@@ -7,22 +7,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation.logits._prediction_correlations import batch_gaps
-from kdjax.distillation.logits._prediction_correlations import class_gaps
-from kdjax.distillation.logits._prediction_correlations import predictions
+from kdjax import ops
+from kdjax.distillation.logits._prediction_correlations import (
+  batch_gaps,
+  class_gaps,
+  predictions,
+)
 from kdjax.distillation.logits._soft_targets import soft_target_loss
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import gather_batch
-from kdjax.ops import largest
-from kdjax.ops import masked_mean
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
 
 
-@validate
+@ops.validate
 def class_correlation_loss(
   student_logits: Float[Array, "batch classes"],
   teacher_logits: Float[Array, "batch classes"],
@@ -70,7 +64,7 @@ def class_correlation_loss(
   return jnp.sum(class_gaps(student, teacher, axis_name))
 
 
-@validate
+@ops.validate
 def batch_correlation_loss(
   student_logits: Float[Array, "batch classes"],
   teacher_logits: Float[Array, "batch classes"],
@@ -121,10 +115,10 @@ def batch_correlation_loss(
     student_logits, teacher_logits, where, temperature, stop_teacher_gradient
   )
   gaps = batch_gaps(student, teacher, axis_name, chunk_size)
-  return masked_mean(gaps, keep, axis_name=axis_name)
+  return ops.masked_mean(gaps, keep, axis_name=axis_name)
 
 
-@validate
+@ops.validate
 def mlld_loss(
   student_logits: Float[Array, "batch classes"],
   teacher_logits: Float[Array, "batch classes"],
@@ -197,19 +191,19 @@ def mlld_loss(
       "mlld_loss: got one of student_strong_logits and teacher_strong_logits; "
       "expected both or neither."
     )
-  check_positive("temperatures", temperatures)
-  check_range("percentile", percentile, 0.0, 100.0)
+  ops.check_positive("temperatures", temperatures)
+  ops.check_range("percentile", percentile, 0.0, 100.0)
   _, sure, keep = predictions(teacher_logits, teacher_logits, where, 1.0, True)
   # The barrier makes XLA compute the value once: two copies, rounded
   # differently, would fail the comparison with their own percentile.
-  confidence = jax.lax.optimization_barrier(largest(sure, -1))
+  confidence = jax.lax.optimization_barrier(ops.largest(sure, -1))
   mass = jnp.sum(sure, 0)
-  mass = sum_over_devices(mass, axis_name)
+  mass = ops.sum_over_devices(mass, axis_name)
   mass = jax.lax.optimization_barrier(mass)
   examples = _up_to_percentile(
     confidence,
-    gather_batch(confidence, axis_name),
-    gather_batch(keep, axis_name),
+    ops.gather_batch(confidence, axis_name),
+    ops.gather_batch(keep, axis_name),
     percentile,
   )
   every_class = jnp.ones(mass.shape, bool)
@@ -217,8 +211,8 @@ def mlld_loss(
 
   def divergences(student: Array, teacher: Array, temperature: Array) -> Array:
     return soft_target_loss(
-      zero_masked(student, where),
-      zero_masked(teacher, where),
+      ops.zero_masked(student, where),
+      ops.zero_masked(teacher, where),
       temperature=temperature,
       stop_teacher_gradient=stop_teacher_gradient,
     )
@@ -236,7 +230,7 @@ def mlld_loss(
       rows += divergences(
         student_strong_logits, teacher_strong_logits, temperature
       )
-    return jnp.sum(columns) + masked_mean(rows, keep, axis_name=axis_name)
+    return jnp.sum(columns) + ops.masked_mean(rows, keep, axis_name=axis_name)
 
   pool = jnp.atleast_1d(jnp.asarray(temperatures, sure.dtype))
   return jnp.sum(jax.vmap(levels)(pool))
@@ -251,5 +245,5 @@ def _up_to_percentile(
   interpolated percentile.
   """
   below = jnp.sum(keep[None] & (whole[None] < values[:, None]), -1)
-  percentile = as_number("percentile", percentile, values.dtype)
+  percentile = ops.as_number("percentile", percentile, values.dtype)
   return 100.0 * below <= percentile * (jnp.sum(keep) - 1)

@@ -5,20 +5,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
+from kdjax import ops
 from kdjax.distillation._inputs import teacher_side
-from kdjax.distillation.logits._target_and_rest import one_hot
-from kdjax.distillation.logits._target_and_rest import product
-from kdjax.ops import as_number
-from kdjax.ops import check_labels
-from kdjax.ops import cross_entropy
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import masked_mean
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax.distillation.logits._target_and_rest import one_hot, product
 
 
-@validate
+@ops.validate
 def nkd_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -70,24 +62,26 @@ def nkd_loss(
     <https://arxiv.org/abs/2303.13005>`_, 2023.
   """
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
-  given, labels = labels, check_labels(labels, student_logits.shape[-1])
+  given, labels = labels, ops.check_labels(labels, student_logits.shape[-1])
   others = ~one_hot(labels, student_logits)
-  target = jnp.exp(-cross_entropy(teacher_logits, labels))
-  hard = product(target, cross_entropy(student_logits, labels))
-  weights = softened_softmax(
+  target = jnp.exp(-ops.cross_entropy(teacher_logits, labels))
+  hard = product(target, ops.cross_entropy(student_logits, labels))
+  weights = ops.softened_softmax(
     teacher_logits, temperature=temperature, where=others
   )
-  log_q = log_softened_softmax(
+  log_q = ops.log_softened_softmax(
     student_logits, temperature=temperature, where=others
   )
   soft = jnp.sum(product(weights, -log_q), -1)
-  gamma = as_number("gamma", gamma, soft.dtype, shape=soft.shape)
-  scale = as_number("temperature", temperature, soft.dtype, shape=soft.shape)
+  gamma = ops.as_number("gamma", gamma, soft.dtype, shape=soft.shape)
+  scale = ops.as_number(
+    "temperature", temperature, soft.dtype, shape=soft.shape
+  )
   values = hard + gamma * jnp.square(scale) * soft
-  return mask_unknown_labels(values, given, student_logits.shape[-1])
+  return ops.mask_unknown_labels(values, given, student_logits.shape[-1])
 
 
-@validate
+@ops.validate
 def uskd_loss(
   student_logits: Float[Array, "batch classes"],
   labels: Integer[Array, " batch"],
@@ -119,7 +113,7 @@ def uskd_loss(
       weak classifier too.
     labels: class indices `[batch]`.
     weak_logits: the weak classifier's logits, `[batch, classes]`, see
-      `kdjax.objectives.uskd`; None ranks by the student's scores alone.
+      `kdjax.methods.uskd`; None ranks by the student's scores alone.
     alpha: the weight of the labeled class.
     beta: the weight of the other classes.
     weak_weight: mu, the weight of the weak classifier's loss.
@@ -152,31 +146,33 @@ def uskd_loss(
     student_logits = jnp.where(where[:, None], student_logits, 0.0)
     if weak_logits is not None:
       weak_logits = jnp.where(where[:, None], weak_logits, 0.0)
-  given, labels = labels, check_labels(labels, student_logits.shape[-1])
+  given, labels = labels, ops.check_labels(labels, student_logits.shape[-1])
   is_target = one_hot(labels, student_logits)
-  hard = cross_entropy(student_logits, labels)
+  hard = ops.cross_entropy(student_logits, labels)
   square = jax.lax.stop_gradient(jnp.exp(-2.0 * hard))
-  shift = 1.0 - masked_mean(square, where, axis_name=axis_name)
-  log_q = log_softened_softmax(student_logits)
+  shift = 1.0 - ops.masked_mean(square, where, axis_name=axis_name)
+  log_q = ops.log_softened_softmax(student_logits)
   scores = _normalized(log_q, is_target)
-  total = as_number("alpha", alpha, hard.dtype) * product(square + shift, hard)
+  total = ops.as_number("alpha", alpha, hard.dtype) * product(
+    square + shift, hard
+  )
   if weak_logits is not None:
     used = ~jnp.isneginf(log_q)
-    log_weak = log_softened_softmax(weak_logits, where=used)
+    log_weak = ops.log_softened_softmax(weak_logits, where=used)
     scores += _normalized(jnp.exp(log_weak), is_target)
     count = jnp.sum(used, -1, keepdims=True, dtype=hard.dtype)
     smoothed = jnp.where(used, 0.9 * is_target + 0.1 / count, 0.0)
     cost = jnp.sum(product(smoothed, -log_weak), -1)
-    total += as_number("weak_weight", weak_weight, hard.dtype) * cost
+    total += ops.as_number("weak_weight", weak_weight, hard.dtype) * cost
   order = jnp.argsort(-jax.lax.stop_gradient(scores), axis=-1)
   ranks = 1.0 + jnp.argsort(order, axis=-1).astype(hard.dtype)
   zipf = jnp.where(is_target | jnp.isneginf(log_q), 0.0, 1.0 / ranks)
   zipf /= jnp.maximum(jnp.sum(zipf, -1, keepdims=True), 1e-30)
-  log_others = log_softened_softmax(student_logits, where=~is_target)
+  log_others = ops.log_softened_softmax(student_logits, where=~is_target)
   soft = jnp.sum(product(zipf, -log_others), -1)
-  total += as_number("beta", beta, hard.dtype) * soft
-  total = mask_unknown_labels(total, given, student_logits.shape[-1])
-  return masked_mean(total, where, axis_name=axis_name)
+  total += ops.as_number("beta", beta, hard.dtype) * soft
+  total = ops.mask_unknown_labels(total, given, student_logits.shape[-1])
+  return ops.masked_mean(total, where, axis_name=axis_name)
 
 
 def _normalized(scores: Array, is_target: Array) -> Array:

@@ -5,17 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax import ops
 from kdjax.distillation._inputs import teacher_side
-from kdjax.ops import as_number
-from kdjax.ops import check_labels
-from kdjax.ops import check_positive
-from kdjax.ops import cross_entropy
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def ofa_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -35,7 +29,7 @@ def ofa_loss(
 
   Args:
     student_logits: `[*batch, classes]`, of the network or of a stage, see
-      `kdjax.objectives.ofa`.
+      `kdjax.methods.ofa`.
     teacher_logits: `[*batch, classes]`; they receive no gradient. A class with
       -inf on both sides is masked.
     labels: class indices `[*batch]`.
@@ -63,13 +57,13 @@ def ofa_loss(
     Hao et al., `One-for-all: bridge the gap between heterogeneous architectures
     in knowledge distillation <https://arxiv.org/abs/2310.19444>`_, 2023.
   """
-  check_positive("eps", eps)
+  ops.check_positive("eps", eps)
   teacher = teacher_side(teacher_logits, stop_teacher_gradient)
   classes = teacher.shape[-1]
-  given, labels = labels, check_labels(labels, classes)
+  given, labels = labels, ops.check_labels(labels, classes)
   is_target = jax.nn.one_hot(labels, classes, dtype=bool)
-  log_p = log_softened_softmax(teacher)
-  eps = as_rows(as_number("eps", eps, log_p.dtype, shape=labels.shape))
+  log_p = ops.log_softened_softmax(teacher)
+  eps = as_rows(ops.as_number("eps", eps, log_p.dtype, shape=labels.shape))
   # p^eps, and for the target (1 + p)^eps - 1 = expm1(eps log1p(p)).
   used = log_p != -jnp.inf
   weights = jnp.where(
@@ -81,11 +75,11 @@ def ofa_loss(
   # is confident.
   costs = jnp.where(
     is_target,
-    cross_entropy(student_logits, labels)[..., None],
-    -log_softened_softmax(student_logits),
+    ops.cross_entropy(student_logits, labels)[..., None],
+    -ops.log_softened_softmax(student_logits),
   )
   values = jnp.sum(weights * jnp.where(weights == 0, 0.0, costs), -1)
-  return mask_unknown_labels(values, given, classes)
+  return ops.mask_unknown_labels(values, given, classes)
 
 
 def as_rows(number: Array) -> Array:

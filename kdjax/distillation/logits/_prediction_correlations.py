@@ -4,14 +4,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax import ops
 from kdjax.distillation._inputs import teacher_side
-from kdjax.ops import gather_batch
-from kdjax.ops import in_chunks
-from kdjax.ops import safe_norm
-from kdjax.ops import softened_softmax
-from kdjax.ops import sum_over_devices
-from kdjax.ops import unit_vectors
-from kdjax.ops import zero_masked
 
 
 def predictions(
@@ -25,8 +19,10 @@ def predictions(
   teacher_logits = teacher_side(teacher_logits, stop_teacher_gradient)
   keep = jnp.ones(student_logits.shape[:1], bool) if where is None else where
   student, teacher = (
-    zero_masked(
-      softened_softmax(zero_masked(logits, where), temperature=temperature),
+    ops.zero_masked(
+      ops.softened_softmax(
+        ops.zero_masked(logits, where), temperature=temperature
+      ),
       where,
     )
     for logits in (student_logits, teacher_logits)
@@ -48,8 +44,10 @@ def correlation_gap(a: Array, b: Array, weight: ArrayLike = 1.0) -> Array:
     return weight * (x - jnp.sum(weight * x, -1, keepdims=True) / count)
 
   a, b = centered(a), centered(b)
-  product = safe_norm(a) * safe_norm(b)
-  distance = 0.5 * jnp.sum(jnp.square(unit_vectors(a) - unit_vectors(b)), -1)
+  product = ops.safe_norm(a) * ops.safe_norm(b)
+  distance = 0.5 * jnp.sum(
+    jnp.square(ops.unit_vectors(a) - ops.unit_vectors(b)), -1
+  )
   return (product * distance + 1e-8) / (product + 1e-8)
 
 
@@ -59,7 +57,7 @@ def class_gaps(student: Array, teacher: Array, axis_name: str | None) -> Array:
   # S'S - T'T = S'(S - T) + (S - T)'T keeps the digits of S - T.
   gram = jnp.matmul(student.T, gap, precision="highest")
   gram += jnp.matmul(gap.T, teacher, precision="highest")
-  gram = sum_over_devices(gram, axis_name)
+  gram = ops.sum_over_devices(gram, axis_name)
   return jnp.sum(jnp.square(gram), 0) / student.shape[-1]
 
 
@@ -68,8 +66,8 @@ def batch_gaps(
 ) -> Array:
   """Returns each local example's summand of the batch-level term, `[batch]`."""
   gap = student - teacher
-  all_gaps = gather_batch(gap, axis_name)
-  all_teachers = gather_batch(teacher, axis_name)
+  all_gaps = ops.gather_batch(gap, axis_name)
+  all_teachers = ops.gather_batch(teacher, axis_name)
 
   def row_sums(part: tuple[Array, Array]) -> Array:
     student, gap = part
@@ -77,4 +75,4 @@ def batch_gaps(
     gram += jnp.matmul(gap, all_teachers.T, precision="highest")
     return jnp.sum(jnp.square(gram), -1)
 
-  return in_chunks(row_sums, (student, gap), chunk_size)
+  return ops.in_chunks(row_sums, (student, gap), chunk_size)

@@ -5,18 +5,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.logits._target_and_rest import target_and_rest
-from kdjax.ops import as_number
-from kdjax.ops import check_labels
-from kdjax.ops import check_positive
-from kdjax.ops import kl_divergence
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import row_temperature
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def rld_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -78,23 +72,23 @@ def rld_loss(
     Sun et al., `Knowledge distillation with refined logits
     <https://arxiv.org/abs/2408.07703>`_, 2024; code zju-SWJ/RLD.
   """
-  check_positive("alpha_temperature", alpha_temperature)
-  given, labels = labels, check_labels(labels, student_logits.shape[-1])
+  ops.check_positive("alpha_temperature", alpha_temperature)
+  given, labels = labels, ops.check_labels(labels, student_logits.shape[-1])
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
   dtype, rows = student_logits.dtype, labels.shape
-  alpha_temperature = as_number(
+  alpha_temperature = ops.as_number(
     "alpha_temperature", alpha_temperature, dtype, shape=rows
   )
-  confidence = kl_divergence(
+  confidence = ops.kl_divergence(
     _against_rest(student_logits, labels, alpha_temperature),
     _against_rest(
       teacher_logits, jnp.argmax(teacher_logits, -1), alpha_temperature
     ),
   )
   own = jnp.take_along_axis(teacher_logits, labels[..., None], -1)
-  correlation = kl_divergence(
+  correlation = ops.kl_divergence(
     student_logits,
     teacher_logits,
     temperature=temperature,
@@ -102,10 +96,10 @@ def rld_loss(
   )
   confidence *= jnp.square(alpha_temperature)
   correlation *= jnp.square(jnp.asarray(temperature, dtype))
-  alpha = as_number("alpha", alpha, dtype, shape=rows)
-  beta = as_number("beta", beta, dtype, shape=rows)
+  alpha = ops.as_number("alpha", alpha, dtype, shape=rows)
+  beta = ops.as_number("beta", beta, dtype, shape=rows)
   values = alpha * confidence + beta * correlation
-  return mask_unknown_labels(values, given, student_logits.shape[-1])
+  return ops.mask_unknown_labels(values, given, student_logits.shape[-1])
 
 
 def _against_rest(
@@ -113,5 +107,5 @@ def _against_rest(
 ) -> Array:
   """Returns two logits an example: one class, and all others together."""
   others = ~jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
-  scale = row_temperature(temperature, logits, -1)
+  scale = ops.row_temperature(temperature, logits, -1)
   return target_and_rest(logits, classes[..., None], others, scale)

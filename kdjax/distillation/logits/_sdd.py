@@ -6,15 +6,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax import ops
 from kdjax.distillation.logits._dkd import dkd_loss
 from kdjax.distillation.logits._nkd import nkd_loss
 from kdjax.distillation.logits._soft_targets import soft_target_loss
-from kdjax.ops import adaptive_mean_pool
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_labels
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import validate
 
 _INNER: dict[str, Callable[..., Array]] = {
   "kd": lambda student, teacher, labels, **kw: soft_target_loss(
@@ -25,7 +20,7 @@ _INNER: dict[str, Callable[..., Array]] = {
 }
 
 
-@validate
+@ops.validate
 def regional_logits(
   features: Float[Array, "batch height width channels"],
   kernel: Float[Array, "channels classes"],
@@ -69,8 +64,8 @@ def regional_logits(
     raise ValueError(
       f"grids is {grids!r}; expected 1, the whole image, as the first grid."
     )
-  finest = adaptive_mean_pool(features, (max(4, *grids),) * 2)
-  pooled = [adaptive_mean_pool(finest, (grid, grid)) for grid in grids]
+  finest = ops.adaptive_mean_pool(features, (max(4, *grids),) * 2)
+  pooled = [ops.adaptive_mean_pool(finest, (grid, grid)) for grid in grids]
   regions = jnp.concatenate(
     [jnp.reshape(x, (x.shape[0], -1, x.shape[-1])) for x in pooled], 1
   )
@@ -78,7 +73,7 @@ def regional_logits(
   return logits + bias[None, None]
 
 
-@validate
+@ops.validate
 def sdd_loss(
   student_logits: Float[Array, "batch regions classes"],
   teacher_logits: Float[Array, "batch regions classes"],
@@ -131,8 +126,8 @@ def sdd_loss(
     Wei, Luo and Luo, `Scaled decoupled distillation
     <https://arxiv.org/abs/2403.13512>`_, 2024; code shicaiwei123/SDD-CVPR2024.
   """
-  check_choice("inner", inner, tuple(_INNER))
-  given, labels = labels, check_labels(labels, student_logits.shape[-1])
+  ops.check_choice("inner", inner, tuple(_INNER))
+  given, labels = labels, ops.check_labels(labels, student_logits.shape[-1])
   labels = jnp.broadcast_to(labels[:, None], student_logits.shape[:2])
   right = jnp.argmax(teacher_logits, -1) == labels
   values = _INNER[inner](
@@ -143,6 +138,8 @@ def sdd_loss(
     **hyperparameters,
   )
   complementary = right != right[:, :1]
-  weight = as_number("complementary_weight", complementary_weight, values.dtype)
+  weight = ops.as_number(
+    "complementary_weight", complementary_weight, values.dtype
+  )
   values = jnp.mean(jnp.where(complementary, weight, 1.0) * values, -1)
-  return mask_unknown_labels(values, given, student_logits.shape[-1])
+  return ops.mask_unknown_labels(values, given, student_logits.shape[-1])

@@ -4,15 +4,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax import ops
 from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.logits._mixtures import mix
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import kl_divergence
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def soft_target_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -58,7 +55,7 @@ def soft_target_loss(
     Hinton, Vinyals and Dean, `Distilling the knowledge in a neural network
     <https://arxiv.org/abs/1503.02531>`_, 2015.
   """
-  divergence = kl_divergence(
+  divergence = ops.kl_divergence(
     student_logits,
     teacher_side(teacher_logits, stop_teacher_gradient),
     temperature=temperature,
@@ -66,7 +63,7 @@ def soft_target_loss(
   return jnp.square(jnp.asarray(temperature, divergence.dtype)) * divergence
 
 
-@validate
+@ops.validate
 def kd_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -122,11 +119,11 @@ def kd_loss(
     temperature=temperature,
     stop_teacher_gradient=stop_teacher_gradient,
   )
-  hard = cross_entropy(student_logits, labels)
+  hard = ops.cross_entropy(student_logits, labels)
   return mix("alpha", alpha, soft, hard)
 
 
-@validate
+@ops.validate
 def logit_mse_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -165,7 +162,7 @@ def logit_mse_loss(
     <https://arxiv.org/abs/1312.6184>`_, 2014.
   """
   dtype = jnp.promote_types(
-    compute_dtype(student_logits), compute_dtype(teacher_logits)
+    ops.compute_dtype(student_logits), ops.compute_dtype(teacher_logits)
   )
   student_logits = student_logits.astype(dtype)
   teacher_logits = teacher_side(

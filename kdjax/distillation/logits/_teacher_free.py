@@ -5,16 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from kdjax.ops import as_fraction
-from kdjax.ops import check_labels
-from kdjax.ops import compute_dtype
-from kdjax.ops import kl_divergence
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import row_temperature
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def virtual_teacher_loss(
   student_logits: Float[Array, "*batch classes"],
   labels: Integer[Array, "*batch"],
@@ -60,10 +54,10 @@ def virtual_teacher_loss(
     regularization <https://arxiv.org/abs/1909.11723>`_, 2020; code
     yuanli2333/Teacher-free-Knowledge-Distillation.
   """
-  given, labels = labels, check_labels(labels, student_logits.shape[-1])
-  dtype = compute_dtype(student_logits)
-  scale = row_temperature(temperature, student_logits, -1)
-  correct = as_fraction(
+  given, labels = labels, ops.check_labels(labels, student_logits.shape[-1])
+  dtype = ops.compute_dtype(student_logits)
+  scale = ops.row_temperature(temperature, student_logits, -1)
+  correct = ops.as_fraction(
     "correct_probability", correct_probability, dtype, shape=labels.shape
   )
   correct = jnp.broadcast_to(correct, labels.shape)[..., None]
@@ -72,6 +66,6 @@ def virtual_teacher_loss(
   others = jnp.maximum(classes - 1, 1.0)[..., None]
   own = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
   teacher = jnp.where(own, correct, (1 - correct) / others)
-  divergence = kl_divergence(student_logits, teacher / scale, where=used)
+  divergence = ops.kl_divergence(student_logits, teacher / scale, where=used)
   values = divergence / jnp.maximum(classes, 1.0)
-  return mask_unknown_labels(values, given, student_logits.shape[-1])
+  return ops.mask_unknown_labels(values, given, student_logits.shape[-1])

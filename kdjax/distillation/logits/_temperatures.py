@@ -5,19 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import largest
-from kdjax.ops import masked_mean
-from kdjax.ops import reverse_gradient
-from kdjax.ops import safe_norm
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def ctkd_temperature(
   parameter: Float[Array, "..."],
   *,
@@ -60,15 +51,17 @@ def ctkd_temperature(
     Li et al., `Curriculum temperature for knowledge distillation
     <https://arxiv.org/abs/2211.16231>`_, 2023; code zhengli97/CTKD.
   """
-  check_positive("lowest", lowest)
-  check_positive("span", span)
-  parameter = parameter.astype(compute_dtype(parameter))
-  lowest = as_number("lowest", lowest, parameter.dtype)
-  span = as_number("span", span, parameter.dtype)
-  return lowest + span * jax.nn.sigmoid(reverse_gradient(parameter, reversal))
+  ops.check_positive("lowest", lowest)
+  ops.check_positive("span", span)
+  parameter = parameter.astype(ops.compute_dtype(parameter))
+  lowest = ops.as_number("lowest", lowest, parameter.dtype)
+  span = ops.as_number("span", span, parameter.dtype)
+  return lowest + span * jax.nn.sigmoid(
+    ops.reverse_gradient(parameter, reversal)
+  )
 
 
-@validate
+@ops.validate
 def flsw_temperature(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -116,18 +109,18 @@ def flsw_temperature(
   """
 
   def direction(logits: Array) -> Array:
-    logits = logits.astype(compute_dtype(logits))
+    logits = logits.astype(ops.compute_dtype(logits))
     logits = jnp.where(jnp.isneginf(logits), 0.0, logits)
-    return logits / (safe_norm(logits, keepdims=True) + 1e-4)
+    return logits / (ops.safe_norm(logits, keepdims=True) + 1e-4)
 
   cosine = jnp.sum(direction(student_logits) * direction(teacher_logits), -1)
   # Rounding may make 1 - cosine negative; its fractional power would be NaN.
-  gamma = as_number("gamma", gamma, cosine.dtype)
-  weight = at_least(1 - cosine, 0.0) ** gamma
+  gamma = ops.as_number("gamma", gamma, cosine.dtype)
+  weight = ops.at_least(1 - cosine, 0.0) ** gamma
   return _around_base(weight, temperature, beta, where, axis_name)
 
 
-@validate
+@ops.validate
 def cwsm_temperature(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"] | None = None,
@@ -173,7 +166,7 @@ def cwsm_temperature(
     airaria/TextBrewer, schedulers.py.
   """
   del teacher_logits
-  weight = 1 / (largest(softened_softmax(student_logits), -1) + 1e-3)
+  weight = 1 / (ops.largest(ops.softened_softmax(student_logits), -1) + 1e-3)
   return _around_base(weight, temperature, beta, where, axis_name)
 
 
@@ -185,8 +178,10 @@ def _around_base(
   axis_name: str | None,
 ) -> Array:
   """Returns T_0 + beta (mean weight - weight), without gradient."""
-  check_positive("temperature", temperature)
-  base = as_number("temperature", temperature, weight.dtype, shape=weight.shape)
-  beta = as_number("beta", beta, weight.dtype)
-  mean = masked_mean(weight, where, axis_name=axis_name)
+  ops.check_positive("temperature", temperature)
+  base = ops.as_number(
+    "temperature", temperature, weight.dtype, shape=weight.shape
+  )
+  beta = ops.as_number("beta", beta, weight.dtype)
+  mean = ops.masked_mean(weight, where, axis_name=axis_name)
   return jax.lax.stop_gradient(base + beta * (mean - weight))

@@ -4,17 +4,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.logits._ofa import as_rows
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import kl_divergence
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def ttm_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -56,10 +51,10 @@ def ttm_loss(
     matching <https://arxiv.org/abs/2402.11148>`_, 2024.
   """
   teacher = teacher_side(teacher_logits, stop_teacher_gradient)
-  return kl_divergence(student_logits, _powers(teacher, gamma))
+  return ops.kl_divergence(student_logits, _powers(teacher, gamma))
 
 
-@validate
+@ops.validate
 def wttm_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -102,15 +97,17 @@ def wttm_loss(
     matching <https://arxiv.org/abs/2402.11148>`_, 2024.
   """
   teacher = teacher_side(teacher_logits, stop_teacher_gradient)
-  powers = _powers(log_softened_softmax(teacher), gamma)
-  return jnp.sum(jnp.exp(powers), -1) * kl_divergence(student_logits, powers)
+  powers = _powers(ops.log_softened_softmax(teacher), gamma)
+  return jnp.sum(jnp.exp(powers), -1) * ops.kl_divergence(
+    student_logits, powers
+  )
 
 
 def _powers(logits: Array, gamma: ArrayLike) -> Array:
   """Returns gamma * logits, the logits of the powers of probabilities."""
-  check_positive("gamma", gamma)
-  logits = logits.astype(compute_dtype(logits))
-  gamma = as_number("gamma", gamma, logits.dtype, shape=logits.shape[:-1])
+  ops.check_positive("gamma", gamma)
+  logits = logits.astype(ops.compute_dtype(logits))
+  gamma = ops.as_number("gamma", gamma, logits.dtype, shape=logits.shape[:-1])
   used = logits != -jnp.inf  # 0 * inf would give gamma a NaN gradient
   return jnp.where(
     used, as_rows(gamma) * jnp.where(used, logits, 0.0), -jnp.inf

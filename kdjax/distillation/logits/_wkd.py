@@ -7,23 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.logits._target_and_rest import product
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import at_most
-from kdjax.ops import check_integer
-from kdjax.ops import check_labels
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import cross_entropy
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def wkd_class_cost(
   kernel: Float[Array, "dims classes"], *, sharpness: ArrayLike = 1.0
 ) -> Float[Array, "classes classes"]:
@@ -54,14 +43,16 @@ def wkd_class_cost(
     Lv, Yang and Li, `Wasserstein distance rivals Kullback-Leibler divergence
     for knowledge distillation <https://arxiv.org/abs/2412.08139>`_, 2024.
   """
-  check_positive("sharpness", sharpness)
-  prototypes = normalize_as_torch(kernel.astype(compute_dtype(kernel)), 0)
+  ops.check_positive("sharpness", sharpness)
+  prototypes = ops.normalize_as_torch(
+    kernel.astype(ops.compute_dtype(kernel)), 0
+  )
   cosine = jnp.matmul(prototypes.T, prototypes, precision="highest")
-  sharpness = as_number("sharpness", sharpness, cosine.dtype)
-  return -jnp.expm1(at_most(cosine - 1, 0.0) * sharpness)
+  sharpness = ops.as_number("sharpness", sharpness, cosine.dtype)
+  return -jnp.expm1(ops.at_most(cosine - 1, 0.0) * sharpness)
 
 
-@validate
+@ops.validate
 def wkd_logit_loss(
   student_logits: Float[Array, "batch classes"],
   teacher_logits: Float[Array, "batch classes"],
@@ -122,24 +113,24 @@ def wkd_logit_loss(
     for knowledge distillation <https://arxiv.org/abs/2412.08139>`_, 2024; code
     JiamingLv/WKD.
   """
-  check_positive("regularization", regularization)
-  check_integer("iterations", iterations, 1)
+  ops.check_positive("regularization", regularization)
+  ops.check_integer("iterations", iterations, 1)
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
   classes = student_logits.shape[-1]
-  given, labels = labels, check_labels(labels, classes)
+  given, labels = labels, ops.check_labels(labels, classes)
   own = jax.nn.one_hot(labels, classes, dtype=bool)
-  confidence = jnp.exp(-cross_entropy(teacher_logits, labels))
-  target = product(confidence, cross_entropy(student_logits, labels))
+  confidence = jnp.exp(-ops.cross_entropy(teacher_logits, labels))
+  target = product(confidence, ops.cross_entropy(student_logits, labels))
   log_student, log_teacher = (
-    log_softened_softmax(x, temperature=temperature, where=~own)
+    ops.log_softened_softmax(x, temperature=temperature, where=~own)
     for x in (student_logits, teacher_logits)
   )
-  cost = at_least(class_cost.astype(target.dtype), 0.0) + 1e-8
+  cost = ops.at_least(class_cost.astype(target.dtype), 0.0) + 1e-8
   cost = jax.lax.stop_gradient(cost)
   kernel = jnp.exp(
-    -cost / as_number("regularization", regularization, cost.dtype)
+    -cost / ops.as_number("regularization", regularization, cost.dtype)
   )
 
   def balance(log_scaling: Array, kernel: Array, log_mass: Array) -> Array:
@@ -161,8 +152,8 @@ def wkd_logit_loss(
   shifted_v, shift_v = _shifted_exp(log_v)
   moved = jnp.matmul(shifted_v, (kernel * cost).T, precision="highest")
   transport = jnp.exp(shift_u + shift_v)[:, 0] * jnp.sum(shifted_u * moved, -1)
-  gamma = as_number("gamma", gamma, target.dtype, shape=target.shape)
-  return mask_unknown_labels(target + gamma * transport, given, classes)
+  gamma = ops.as_number("gamma", gamma, target.dtype, shape=target.shape)
+  return ops.mask_unknown_labels(target + gamma * transport, given, classes)
 
 
 def _shifted_exp(logarithms: Array) -> tuple[Array, Array]:

@@ -5,16 +5,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
-from kdjax.ops import check_labels
-from kdjax.ops import cross_entropy
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def wsld_loss(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -64,15 +59,17 @@ def wsld_loss(
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
-  given, labels = labels, check_labels(labels, student_logits.shape[-1])
-  of_teacher = cross_entropy(teacher_logits, labels) + 1e-7
-  ratio = cross_entropy(student_logits, labels) / of_teacher
+  given, labels = labels, ops.check_labels(labels, student_logits.shape[-1])
+  of_teacher = ops.cross_entropy(teacher_logits, labels) + 1e-7
+  ratio = ops.cross_entropy(student_logits, labels) / of_teacher
   ratio = jnp.where(jnp.isposinf(of_teacher), 0.0, ratio)
   weight = jax.lax.stop_gradient(-jnp.expm1(-ratio))
-  target = softened_softmax(teacher_logits, temperature=temperature)
-  log_student = log_softened_softmax(student_logits, temperature=temperature)
+  target = ops.softened_softmax(teacher_logits, temperature=temperature)
+  log_student = ops.log_softened_softmax(
+    student_logits, temperature=temperature
+  )
   # A class with teacher probability 0 adds 0, even where log q^S is -inf.
   terms = target * jnp.where(target != 0, log_student, 0.0)
   scale = jnp.square(jnp.asarray(temperature, terms.dtype))
   values = -weight * scale * jnp.sum(terms, -1)
-  return mask_unknown_labels(values, given, student_logits.shape[-1])
+  return ops.mask_unknown_labels(values, given, student_logits.shape[-1])

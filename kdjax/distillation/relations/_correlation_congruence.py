@@ -6,23 +6,19 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._batch_rows import Rows
-from kdjax.distillation._batch_rows import batch_rows
-from kdjax.distillation._batch_rows import pair_mean
-from kdjax.distillation._batch_rows import pairs
-from kdjax.distillation._batch_rows import products
-from kdjax.distillation._batch_rows import unit_rows
+from kdjax import ops
+from kdjax.distillation._batch_rows import (
+  Rows,
+  batch_rows,
+  pair_mean,
+  pairs,
+  products,
+  unit_rows,
+)
 from kdjax.distillation._inputs import teacher_side
-from kdjax.ops import as_number
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
-from kdjax.ops import masked_mean
-from kdjax.ops import mean_over_devices
-from kdjax.ops import safe_abs
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def cc_loss(
   student_embeddings: Float[Array, "batch student_dims"],
   teacher_embeddings: Float[Array, "batch teacher_dims"],
@@ -63,7 +59,7 @@ def cc_loss(
     chunk_size: as in `pkt_loss`. "adjacent" has no matrix of pairs.
     axis_name: the mapped axis over which the batch is split.
     stop_teacher_gradient: False lets gradients reach the teacher. Both codes do
-      so to train an embedding layer of the teacher, see `kdjax.objectives.cc`.
+      so to train an embedding layer of the teacher, see `kdjax.methods.cc`.
 
   Returns:
     A scalar. Published weight: 0.02, for "adjacent" (RepDistiller). The value
@@ -86,8 +82,8 @@ def cc_loss(
     Peng et al., `Correlation congruence for knowledge distillation
     <https://arxiv.org/abs/1904.01802>`_, 2019.
   """
-  check_choice("form", form, ("kernel", "adjacent"))
-  check_integer("order", order, 1)
+  ops.check_choice("form", form, ("kernel", "adjacent"))
+  ops.check_integer("order", order, 1)
   teacher_embeddings = teacher_side(teacher_embeddings, stop_teacher_gradient)
   student = batch_rows(student_embeddings, where, axis_name)
   teacher = batch_rows(teacher_embeddings, where, axis_name)
@@ -99,17 +95,17 @@ def cc_loss(
         f"'adjacent' expects {student.local.shape}, as in "
         "student_embeddings."
       )
-    gaps = safe_abs(student.whole - teacher.whole)
+    gaps = ops.safe_abs(student.whole - teacher.whole)
     gaps = gaps[jnp.argsort(~pair.columns, stable=True)]
     following = jnp.arange(1, gaps.shape[0]) < jnp.sum(pair.columns)
-    value = masked_mean(jnp.sum(gaps[:-1] * gaps[1:], -1), following)
+    value = ops.masked_mean(jnp.sum(gaps[:-1] * gaps[1:], -1), following)
     # The value is equal on every device already; the mean makes the gradient
     # that of the whole batch.
-    return mean_over_devices(value, axis_name)
+    return ops.mean_over_devices(value, axis_name)
 
   def kernel(rows: Rows) -> Array:
     cosines = products(rows)
-    rate = 2 * as_number("gamma", gamma, cosines.dtype)
+    rate = 2 * ops.as_number("gamma", gamma, cosines.dtype)
     # Power 0 is the same constant for both networks; without it, fewer digits
     # cancel.
     powers = sum(

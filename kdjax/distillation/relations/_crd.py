@@ -5,21 +5,19 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._batch_rows import Pairs
-from kdjax.distillation._batch_rows import Rows
-from kdjax.distillation._batch_rows import batch_rows
-from kdjax.distillation._batch_rows import over_rows
-from kdjax.distillation._batch_rows import pairs
-from kdjax.distillation._batch_rows import unit_rows
+from kdjax import ops
+from kdjax.distillation._batch_rows import (
+  Pairs,
+  Rows,
+  batch_rows,
+  over_rows,
+  pairs,
+  unit_rows,
+)
 from kdjax.distillation._inputs import teacher_side
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import compute_dtype
-from kdjax.ops import masked_mean
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def crd_loss(
   anchors: Float[Array, "batch dims"],
   positives: Float[Array, "batch dims"],
@@ -40,7 +38,7 @@ def crd_loss(
   This is noise-contrastive estimation with noise probability 1 / N an example
   and epsilon = 1e-7. The method adds two directions: the student's anchors with
   the teacher's positives and negatives, and the teacher's anchors with the
-  student's. `kdjax.objectives.crd` has the memory banks of the negatives and
+  student's. `kdjax.methods.crd` has the memory banks of the negatives and
   embeds both networks into vectors of unit norm.
 
   Args:
@@ -76,16 +74,18 @@ def crd_loss(
     Tian, Krishnan and Isola, `Contrastive representation distillation
     <https://arxiv.org/abs/1910.10699>`_, 2020, equation 18.
   """
-  check_positive("normalizer", normalizer)
+  ops.check_positive("normalizer", normalizer)
   positives, negatives = (
     teacher_side(x, stop_teacher_gradient) for x in (positives, negatives)
   )
   positive, negative = _scores(anchors, positives, negatives, temperature)
-  log_normalizer = jnp.log(as_number("normalizer", normalizer, positive.dtype))
+  log_normalizer = jnp.log(
+    ops.as_number("normalizer", normalizer, positive.dtype)
+  )
   return crd_nce_loss(positive, negative, log_normalizer, num_examples)
 
 
-@validate
+@ops.validate
 def crd_normalizer(
   anchors: Float[Array, "batch dims"],
   positives: Float[Array, "batch dims"],
@@ -115,7 +115,7 @@ def crd_normalizer(
 
   Returns:
     A scalar without gradient; 0 if `where` is all False. At temperatures below
-    about 0.012 the value may exceed float32; `kdjax.objectives.crd` keeps its
+    about 0.012 the value may exceed float32; `kdjax.methods.crd` keeps its
     logarithm.
 
   Raises:
@@ -163,7 +163,7 @@ def crd_log_normalizer(
   if axis_name is not None:
     top = jax.lax.pmax(top, axis_name)
   top = jnp.where(top == -jnp.inf, 0.0, top)
-  mean = masked_mean(jnp.exp(scores - top), where, axis_name=axis_name)
+  mean = ops.masked_mean(jnp.exp(scores - top), where, axis_name=axis_name)
   return top + jnp.log(mean * _size(num_examples, mean.dtype))
 
 
@@ -197,24 +197,24 @@ def crd_nce_loss(
 
 
 def _size(num_examples: ArrayLike, dtype: jnp.dtype) -> Array:
-  check_positive("num_examples", num_examples)
-  return as_number("num_examples", num_examples, dtype)
+  ops.check_positive("num_examples", num_examples)
+  return ops.as_number("num_examples", num_examples, dtype)
 
 
 def _scores(
   anchors: Array, positives: Array, negatives: Array, temperature: ArrayLike
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch negatives"]]:
-  check_positive("temperature", temperature)
-  dtype = compute_dtype(anchors)
+  ops.check_positive("temperature", temperature)
+  dtype = ops.compute_dtype(anchors)
   anchors, positives, negatives = (
     x.astype(dtype) for x in (anchors, positives, negatives)
   )
-  scale = as_number("temperature", temperature, dtype)
+  scale = ops.as_number("temperature", temperature, dtype)
   negative = jnp.einsum("bd,bkd->bk", anchors, negatives, precision="highest")
   return jnp.sum(anchors * positives, 1) / scale, negative / scale
 
 
-@validate
+@ops.validate
 def crd_in_batch_loss(
   student_embeddings: Float[Array, "batch dims"],
   teacher_embeddings: Float[Array, "batch dims"],
@@ -248,7 +248,7 @@ def crd_in_batch_loss(
     axis_name: the mapped axis over which the batch is split. The examples of
       all devices are negatives.
     stop_teacher_gradient: False lets gradients reach the teacher, to train an
-      embedding of it, see `kdjax.objectives.crd_in_batch`.
+      embedding of it, see `kdjax.methods.crd_in_batch`.
 
   Returns:
     A scalar; log n for embeddings that are all equal.
@@ -271,14 +271,14 @@ def crd_in_batch_loss(
     `Learning transferable visual models from natural language supervision
     <https://arxiv.org/abs/2103.00020>`_, 2021.
   """
-  check_positive("temperature", temperature)
+  ops.check_positive("temperature", temperature)
   teacher_embeddings = teacher_side(teacher_embeddings, stop_teacher_gradient)
   student, teacher = (
     unit_rows(batch_rows(x, where, axis_name))
     for x in (student_embeddings, teacher_embeddings)
   )
   pair = pairs(student_embeddings, where, axis_name)
-  scale = as_number("temperature", temperature, student.local.dtype)
+  scale = ops.as_number("temperature", temperature, student.local.dtype)
 
   def scores(queries: Array, keys: Array) -> Array:
     return jnp.matmul(queries, keys.T, precision="highest") / scale
@@ -299,4 +299,4 @@ def crd_in_batch_loss(
     return log_sum(from_student, pair) + log_sum(from_teacher, pair) - 2 * own
 
   values = over_rows(both, student, teacher, pair=pair, chunk_size=chunk_size)
-  return masked_mean(values / 2, pair.rows, axis_name=axis_name)
+  return ops.masked_mean(values / 2, pair.rows, axis_name=axis_name)

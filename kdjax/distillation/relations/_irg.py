@@ -6,28 +6,21 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._batch_rows import Pairs
-from kdjax.distillation._batch_rows import Rows
-from kdjax.distillation._batch_rows import batch_rows
-from kdjax.distillation._batch_rows import over_rows
-from kdjax.distillation._batch_rows import pair_mean
-from kdjax.distillation._batch_rows import pairs
+from kdjax import ops
+from kdjax.distillation._batch_rows import (
+  Pairs,
+  Rows,
+  batch_rows,
+  over_rows,
+  pair_mean,
+  pairs,
+)
 from kdjax.distillation._inputs import teacher_side
-from kdjax.ops import adaptive_mean_pool
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import gather_batch
-from kdjax.ops import largest
-from kdjax.ops import masked_mean
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import pairwise_squared_distances
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
 
 _FLOOR = 1e-12
 
 
-@validate
+@ops.validate
 def irg_loss(
   student_embeddings: Float[Array, "batch student_dims"],
   teacher_embeddings: Float[Array, "batch teacher_dims"],
@@ -116,8 +109,8 @@ def irg_loss(
     )
   layers = [
     (
-      zero_masked(s, where),
-      zero_masked(teacher_side(t, stop_teacher_gradient), where),
+      ops.zero_masked(s, where),
+      ops.zero_masked(teacher_side(t, stop_teacher_gradient), where),
     )
     for s, t in layers
   ]
@@ -142,7 +135,7 @@ def irg_loss(
 
   edge_loss = jnp.mean(jnp.stack([edge_gap(*layer) for layer in layers]))
   dtype = edge_loss.dtype
-  loss = as_number("edge_weight", edge_weight, dtype) * edge_loss
+  loss = ops.as_number("edge_weight", edge_weight, dtype) * edge_loss
   if len(layers) > 1:
     (student_first, teacher_first), (student_second, teacher_second) = layers[
       1:
@@ -151,9 +144,9 @@ def irg_loss(
       _transformation(student_first, student_second, where, axis_name),
       _transformation(teacher_first, teacher_second, where, axis_name),
     ]
-    loss += as_number(
+    loss += ops.as_number(
       "transformation_weight", transformation_weight, dtype
-    ) * masked_mean(
+    ) * ops.masked_mean(
       jnp.square(transformations[0] - transformations[1]),
       where,
       axis_name=axis_name,
@@ -162,20 +155,22 @@ def irg_loss(
     gaps = student_logits.astype(dtype) - teacher_side(
       teacher_logits.astype(dtype), stop_teacher_gradient
     )
-    loss += as_number("vertex_weight", vertex_weight, dtype) * masked_mean(
-      jnp.square(zero_masked(gaps, where)), where, axis_name=axis_name
+    loss += ops.as_number(
+      "vertex_weight", vertex_weight, dtype
+    ) * ops.masked_mean(
+      jnp.square(ops.zero_masked(gaps, where)), where, axis_name=axis_name
     )
   return loss
 
 
 def _squared(rows: Rows, pair: Pairs) -> Float[Array, "batch whole"]:
   """Returns squared distances; exactly 0 for an example and itself."""
-  squared = at_least(pairwise_squared_distances(*rows), _FLOOR)
+  squared = ops.at_least(ops.pairwise_squared_distances(*rows), _FLOOR)
   return jnp.where(pair.valid & ~pair.diagonal, squared, 0.0)
 
 
 def _longest_edge(rows: Rows, pair: Pairs) -> Float[Array, " batch"]:
-  return largest(_squared(rows, pair), 1)
+  return ops.largest(_squared(rows, pair), 1)
 
 
 def _transformation(
@@ -184,7 +179,7 @@ def _transformation(
   """Returns squared distances between two maps, divided by their maximum."""
   shape = tuple(map(min, first.shape[1:], second.shape[1:]))
   gaps = _average_down(first, shape) - _average_down(second, shape)
-  squared = at_least(jnp.sum(jnp.square(gaps), (1, 2, 3)), _FLOOR)
+  squared = ops.at_least(jnp.sum(jnp.square(gaps), (1, 2, 3)), _FLOOR)
   if where is not None:
     squared = jnp.where(where, squared, 0.0)
   return squared / _largest(squared, axis_name)
@@ -193,15 +188,15 @@ def _transformation(
 def _average_down(maps: Array, shape: tuple[int, ...]) -> Array:
   """Averages a map to a smaller height, width and number of channels."""
   height, width, channels = shape
-  maps = adaptive_mean_pool(maps, (height, width))
+  maps = ops.adaptive_mean_pool(maps, (height, width))
   columns = maps.reshape(maps.shape[0], height * width, -1, 1)
-  columns = adaptive_mean_pool(columns, (height * width, channels))
+  columns = ops.adaptive_mean_pool(columns, (height * width, channels))
   return columns.reshape(-1, *shape)
 
 
 def _largest(values: Array, axis_name: str | None) -> Array:
   """Returns the largest value of the batch, differentiable over devices."""
-  return nonzero_divisor(largest(gather_batch(values, axis_name)))
+  return ops.nonzero_divisor(ops.largest(ops.gather_batch(values, axis_name)))
 
 
 def _check_both(name: str, student: object, teacher: object) -> None:

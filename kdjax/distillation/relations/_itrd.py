@@ -4,23 +4,21 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._batch_rows import Pairs
-from kdjax.distillation._batch_rows import Rows
-from kdjax.distillation._batch_rows import batch_rows
-from kdjax.distillation._batch_rows import flat_rows
-from kdjax.distillation._batch_rows import over_rows
-from kdjax.distillation._batch_rows import pairs
-from kdjax.distillation._batch_rows import products
-from kdjax.distillation._batch_rows import unit_rows
+from kdjax import ops
+from kdjax.distillation._batch_rows import (
+  Pairs,
+  Rows,
+  batch_rows,
+  flat_rows,
+  over_rows,
+  pairs,
+  products,
+  unit_rows,
+)
 from kdjax.distillation._inputs import teacher_side
-from kdjax.ops import as_number
-from kdjax.ops import check_positive
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def itrd_loss(
   student_embeddings: Float[Array, "batch dims"],
   teacher_embeddings: Float[Array, "batch dims"],
@@ -82,12 +80,12 @@ def itrd_loss(
   )
   dtype = correlation.dtype
   return (
-    as_number("correlation_weight", correlation_weight, dtype) * correlation
-    + as_number("mutual_weight", mutual_weight, dtype) * mutual
+    ops.as_number("correlation_weight", correlation_weight, dtype) * correlation
+    + ops.as_number("mutual_weight", mutual_weight, dtype) * mutual
   )
 
 
-@validate
+@ops.validate
 def itrd_correlation_loss(
   student_embeddings: Float[Array, "batch dims"],
   teacher_embeddings: Float[Array, "batch dims"],
@@ -135,17 +133,19 @@ def itrd_correlation_loss(
     representation distillation <https://arxiv.org/abs/2112.00459>`_, 2022, and
     their `code <https://github.com/roymiles/ITRD>`_.
   """
-  check_positive("alpha", alpha)
+  ops.check_positive("alpha", alpha)
   mask = (
     jnp.ones(student_embeddings.shape[:1], bool) if where is None else where
   )
-  count = sum_over_devices(jnp.sum(mask), axis_name)
+  count = ops.sum_over_devices(jnp.sum(mask), axis_name)
 
   def standardized(x: Array) -> Array:
     rows = flat_rows(x, where)
-    mean = sum_over_devices(jnp.sum(rows, 0), axis_name) / jnp.maximum(count, 1)
+    mean = ops.sum_over_devices(jnp.sum(rows, 0), axis_name) / jnp.maximum(
+      count, 1
+    )
     rows = jnp.where(mask[:, None], rows - mean[None], 0.0)
-    squares = sum_over_devices(jnp.sum(jnp.square(rows), 0), axis_name)
+    squares = ops.sum_over_devices(jnp.sum(jnp.square(rows), 0), axis_name)
     variance = squares / jnp.maximum(count - 1, 1)
     varies = (variance != 0)[None]
     deviation = jnp.sqrt(jnp.where(varies, variance[None], 1.0))
@@ -155,14 +155,14 @@ def itrd_correlation_loss(
   teacher = standardized(
     teacher_side(teacher_embeddings, stop_teacher_gradient)
   )
-  correlation = sum_over_devices(jnp.sum(student * teacher, 0), axis_name)
+  correlation = ops.sum_over_devices(jnp.sum(student * teacher, 0), axis_name)
   gaps = jnp.square(correlation / jnp.maximum(count, 1) - 1)
-  order = as_number("alpha", alpha, gaps.dtype)
+  order = ops.as_number("alpha", alpha, gaps.dtype)
   loss = jnp.log2(jnp.sum(jnp.power(gaps, order)))
   return jnp.where(count > 0, loss, 0.0)
 
 
-@validate
+@ops.validate
 def itrd_mutual_loss(
   student_embeddings: Float[Array, "batch student_dims"],
   teacher_embeddings: Float[Array, "batch teacher_dims"],
@@ -223,9 +223,9 @@ def itrd_mutual_loss(
     return jnp.sum(jnp.square(similarity), 1), jnp.sum(jnp.square(joint), 1)
 
   def normalized_sum(squares: Array, diagonal: Array) -> Array:
-    squares = sum_over_devices(jnp.sum(squares), axis_name)
-    trace = sum_over_devices(jnp.sum(diagonal), axis_name)
-    return squares / nonzero_divisor(jnp.square(trace))
+    squares = ops.sum_over_devices(jnp.sum(squares), axis_name)
+    trace = ops.sum_over_devices(jnp.sum(diagonal), axis_name)
+    return squares / ops.nonzero_divisor(jnp.square(trace))
 
   norms = [jnp.sum(jnp.square(rows.local), 1) for rows in (student, teacher)]
   own, joint = over_rows(

@@ -3,19 +3,20 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._batch_rows import Pairs
-from kdjax.distillation._batch_rows import Rows
-from kdjax.distillation._batch_rows import batch_rows
-from kdjax.distillation._batch_rows import pair_mean
-from kdjax.distillation._batch_rows import pairs
-from kdjax.distillation._batch_rows import products
-from kdjax.distillation._batch_rows import unit_rows
+from kdjax import ops
+from kdjax.distillation._batch_rows import (
+  Pairs,
+  Rows,
+  batch_rows,
+  pair_mean,
+  pairs,
+  products,
+  unit_rows,
+)
 from kdjax.distillation._inputs import teacher_side
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def pkt_loss(
   student_embeddings: Float[Array, "batch student_dims"],
   teacher_embeddings: Float[Array, "batch teacher_dims"],
@@ -71,7 +72,9 @@ def pkt_loss(
 
   def neighbors(rows: Rows, pair: Pairs) -> Array:
     similarity = jnp.where(pair.valid, (1 + products(rows)) / 2, 0.0)
-    return similarity / nonzero_divisor(jnp.sum(similarity, 1, keepdims=True))
+    return similarity / ops.nonzero_divisor(
+      jnp.sum(similarity, 1, keepdims=True)
+    )
 
   def divergences(student: Rows, teacher: Rows, pair: Pairs) -> Array:
     near_teacher = neighbors(teacher, pair)

@@ -9,25 +9,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._batch_rows import Rows
-from kdjax.distillation._batch_rows import batch_rows
-from kdjax.distillation._batch_rows import pairs
+from kdjax import ops
+from kdjax.distillation._batch_rows import Rows, batch_rows, pairs
 from kdjax.distillation._inputs import teacher_side
 from kdjax.distillation.relations._triplet_angles import angle_gaps
-from kdjax.ops import as_number
-from kdjax.ops import at_least
-from kdjax.ops import gather_batch
-from kdjax.ops import in_chunks
-from kdjax.ops import masked_mean
-from kdjax.ops import nonzero_divisor
-from kdjax.ops import safe_norm
-from kdjax.ops import sum_over_devices
-from kdjax.ops import validate
 
 _ROWS_AT_ONCE = 16
 
 
-@validate
+@ops.validate
 def rkd_loss(
   student_embeddings: Float[Array, "batch student_dims"],
   teacher_embeddings: Float[Array, "batch teacher_dims"],
@@ -88,7 +78,7 @@ def rkd_loss(
   pair = pairs(student_embeddings, where, axis_name)
 
   def distances(rows: Rows) -> Float[Array, "batch whole"]:
-    return in_chunks(
+    return ops.in_chunks(
       functools.partial(_distances, rows.whole), rows.local, _ROWS_AT_ONCE
     )
 
@@ -103,16 +93,18 @@ def rkd_loss(
       own = pair._replace(rows=rows, positions=positions)
       apart = own.valid & ~own.diagonal
       # Published codes give equal points the distance 1e-6.
-      gaps = [jnp.where(apart, at_least(x, 1e-6), 0.0) for x in gaps]
+      gaps = [jnp.where(apart, ops.at_least(x, 1e-6), 0.0) for x in gaps]
       return jax.tree.map(lambda x: jnp.sum(x, 1), function(*gaps))
 
     parts = student_gaps, teacher_gaps, pair.rows, pair.positions
-    return in_chunks(of_part, parts, _ROWS_AT_ONCE)
+    return ops.in_chunks(of_part, parts, _ROWS_AT_ONCE)
 
   count = jnp.sum(pair.columns, dtype=student_gaps.dtype)
   student_mean, teacher_mean = (
-    nonzero_divisor(
-      masked_mean(x / nonzero_divisor(count - 1), where, axis_name=axis_name)
+    ops.nonzero_divisor(
+      ops.masked_mean(
+        x / ops.nonzero_divisor(count - 1), where, axis_name=axis_name
+      )
     )
     for x in row_sums(lambda *gaps: gaps)
   )
@@ -121,17 +113,22 @@ def rkd_loss(
       student / student_mean - teacher / teacher_mean
     )
   )
-  count = nonzero_divisor(count)
-  distance_loss = masked_mean(distance_sums / count, where, axis_name=axis_name)
+  count = ops.nonzero_divisor(count)
+  distance_loss = ops.masked_mean(
+    distance_sums / count, where, axis_name=axis_name
+  )
   angles = angle_gaps(
     pair.positions,
-    gather_batch(student_gaps, axis_name),
-    gather_batch(teacher_gaps, axis_name),
+    ops.gather_batch(student_gaps, axis_name),
+    ops.gather_batch(teacher_gaps, axis_name),
   )
-  angle_loss = sum_over_devices(angles / count / jnp.square(count), axis_name)
+  angle_loss = ops.sum_over_devices(
+    angles / count / jnp.square(count), axis_name
+  )
   return (
-    as_number("distance_weight", distance_weight, angles.dtype) * distance_loss
-    + as_number("angle_weight", angle_weight, angles.dtype) * angle_loss
+    ops.as_number("distance_weight", distance_weight, angles.dtype)
+    * distance_loss
+    + ops.as_number("angle_weight", angle_weight, angles.dtype) * angle_loss
   )
 
 
@@ -139,7 +136,7 @@ def _distances(
   whole: Float[Array, "whole dims"], rows: Float[Array, "rows dims"]
 ) -> Float[Array, "rows whole"]:
   """Returns distances from differences, which keep digits of close points."""
-  return safe_norm(rows[:, None] - whole[None])
+  return ops.safe_norm(rows[:, None] - whole[None])
 
 
 def _huber(x: Array) -> Array:

@@ -3,18 +3,19 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._batch_rows import Pairs
-from kdjax.distillation._batch_rows import Rows
-from kdjax.distillation._batch_rows import batch_rows
-from kdjax.distillation._batch_rows import pair_mean
-from kdjax.distillation._batch_rows import pairs
-from kdjax.distillation._batch_rows import products
+from kdjax import ops
+from kdjax.distillation._batch_rows import (
+  Pairs,
+  Rows,
+  batch_rows,
+  pair_mean,
+  pairs,
+  products,
+)
 from kdjax.distillation._inputs import teacher_side
-from kdjax.ops import unit_vectors
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def sp_loss(
   student_features: Float[Array, "batch ..."],
   teacher_features: Float[Array, "batch ..."],
@@ -67,7 +68,7 @@ def sp_loss(
   def gaps(student: Rows, teacher: Rows, pair: Pairs) -> Array:
     del pair  # masked rows are 0 already
     return jnp.square(
-      unit_vectors(products(student)) - unit_vectors(products(teacher))
+      ops.unit_vectors(products(student)) - ops.unit_vectors(products(teacher))
     )
 
   return pair_mean(

@@ -7,23 +7,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
-from kdjax.ops import as_fraction
-from kdjax.ops import check_labels
-from kdjax.ops import compute_dtype
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_positions
-from kdjax.ops import in_chunks
-from kdjax.ops import kl_divergence
-from kdjax.ops import local_rows
-from kdjax.ops import mask_unknown_labels
-from kdjax.ops import masked_mean
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
 
 
-@validate
+@ops.validate
 def sskd_transformed_loss(
   student_logits: Float[Array, "batch views classes"],
   teacher_logits: Float[Array, "batch views classes"],
@@ -78,24 +66,24 @@ def sskd_transformed_loss(
     labels = jnp.where(where, labels, 0)
   labels = jnp.broadcast_to(labels[:, None], student_logits.shape[:2])
   classes = student_logits.shape[-1]
-  known = check_labels(labels, classes)
+  known = ops.check_labels(labels, classes)
   student_logits, teacher_logits = as_pair(
     student_logits, teacher_logits, stop_teacher_gradient
   )
-  student_logits = zero_masked(student_logits, where)
-  teacher_logits = zero_masked(teacher_logits, where)
-  values = kl_divergence(
+  student_logits = ops.zero_masked(student_logits, where)
+  teacher_logits = ops.zero_masked(teacher_logits, where)
+  values = ops.kl_divergence(
     student_logits, teacher_logits, temperature=temperature
   )
-  values = mask_unknown_labels(values, labels, classes)
+  values = ops.mask_unknown_labels(values, labels, classes)
   kept = _best_share(_rank(teacher_logits, known), ratio, where, axis_name)
   # NaN compares as any rank; it must reach the caller.
   kept |= jnp.isnan(values)
   scale = jnp.square(jnp.asarray(temperature, values.dtype))
-  return scale * masked_mean(values, kept, axis_name=axis_name)
+  return scale * ops.masked_mean(values, kept, axis_name=axis_name)
 
 
-@validate
+@ops.validate
 def sskd_similarity_loss(
   student_embeddings: Float[Array, "batch views student_dims"],
   teacher_embeddings: Float[Array, "batch views teacher_dims"],
@@ -164,7 +152,7 @@ def sskd_similarity_loss(
   ) -> tuple[Array, Array]:
     own_student, own_teacher, own = part
     similar = _similarities(own_teacher, own, teacher)
-    values = kl_divergence(
+    values = ops.kl_divergence(
       _similarities(own_student, own, student),
       similar,
       temperature=temperature,
@@ -172,14 +160,14 @@ def sskd_similarity_loss(
     return values, _rank(similar, own)
 
   parts = student.transformed, teacher.transformed, student.own
-  values, ranks = in_chunks(compared, parts, chunk_size)
+  values, ranks = ops.in_chunks(compared, parts, chunk_size)
   kept = _best_share(ranks, ratio, where, axis_name)
   kept |= jnp.isnan(values)
   scale = jnp.square(jnp.asarray(temperature, values.dtype))
-  return scale * masked_mean(values, kept, axis_name=axis_name)
+  return scale * ops.masked_mean(values, kept, axis_name=axis_name)
 
 
-@validate
+@ops.validate
 def sskd_pretext_loss(
   embeddings: Float[Array, "batch views dims"],
   *,
@@ -220,7 +208,7 @@ def sskd_pretext_loss(
     <https://arxiv.org/abs/2006.07114>`_, 2020; code xuguodong03/SSKD.
   """
   images = _images(
-    embeddings.astype(compute_dtype(embeddings)), where, axis_name
+    embeddings.astype(ops.compute_dtype(embeddings)), where, axis_name
   )
 
   def losses(part: tuple[Array, Array]) -> Array:
@@ -229,8 +217,8 @@ def sskd_pretext_loss(
     chosen = jnp.take_along_axis(similarities, own[..., None], -1)[..., 0]
     return jax.nn.logsumexp(similarities, -1) - chosen
 
-  values = in_chunks(losses, (images.transformed, images.own), chunk_size)
-  return masked_mean(values, where, axis_name=axis_name)
+  values = ops.in_chunks(losses, (images.transformed, images.own), chunk_size)
+  return ops.masked_mean(values, where, axis_name=axis_name)
 
 
 class _Images(NamedTuple):
@@ -247,13 +235,13 @@ def _images(
   where: Bool[Array, " batch"] | None,
   axis_name: str | None,
 ) -> _Images:
-  unitary = normalize_as_torch(zero_masked(embeddings, where))
-  places = gathered_positions(embeddings.shape[0], axis_name)
+  unitary = ops.normalize_as_torch(ops.zero_masked(embeddings, where))
+  places = ops.gathered_positions(embeddings.shape[0], axis_name)
   return _Images(
     unitary[:, 1:],
     jnp.broadcast_to(places[:, None], unitary[:, 1:].shape[:2]),
-    gather_batch(unitary[:, 0], axis_name),
-    None if where is None else gather_batch(where, axis_name),
+    ops.gather_batch(unitary[:, 0], axis_name),
+    None if where is None else ops.gather_batch(where, axis_name),
   )
 
 
@@ -289,18 +277,18 @@ def _best_share(
   ranks: Array, ratio: ArrayLike, where: Array | None, axis_name: str | None
 ) -> Array:
   """Returns True for rank 0 and for the best share of the other ranks."""
-  share = as_fraction("ratio", ratio, jnp.result_type(float))
+  share = ops.as_fraction("ratio", ratio, jnp.result_type(float))
   size = ranks.size
   if where is None:
     where = jnp.ones(ranks.shape[:1], bool)
   candidates = jnp.broadcast_to(where[:, None], ranks.shape)
   wrong = candidates & (ranks > 0)
-  everywhere = gather_batch(
+  everywhere = ops.gather_batch(
     jnp.where(wrong, ranks, jnp.iinfo(ranks.dtype).max).ravel(), axis_name
   )
   order = jnp.argsort(jnp.argsort(everywhere, stable=True))
-  order = local_rows(order, size, axis_name)
-  count = jnp.sum(gather_batch(wrong, axis_name))
+  order = ops.local_rows(order, size, axis_name)
+  count = jnp.sum(ops.gather_batch(wrong, axis_name))
   # The factor keeps floor from rounding a product such as 0.29 * 100 down to
   # 28.
   keep = jnp.floor(count * share * (1 + 1e-6))

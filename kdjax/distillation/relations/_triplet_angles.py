@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from kdjax.ops import is_symbolic
-from kdjax.ops import vary_like
+from kdjax import ops
 
 # The number of angles in memory: at several anchors, between one neighbor and
 # all examples. A small batch takes several neighbors at a time: with one at a
@@ -97,7 +96,7 @@ def _over_anchors(
 ) -> tuple[Float[Array, ""], list[Float[Array, "whole whole"] | None]]:
   """Returns the sum, and its derivatives by the wanted sides' distances."""
   count, whole = positions.size, sides[0].shape[0]
-  if is_symbolic(count):
+  if ops.is_symbolic(count):
     size = _ANCHORS_AT_ONCE
   else:
     size = min(count, max(1, _ANGLES_AT_ONCE // whole))
@@ -121,7 +120,7 @@ def _over_anchors(
       for side, wants in zip(sides, wanted, strict=True)
     ],
   )
-  zeros = jax.tree.map(lambda x: vary_like(x, positions, *sides), zeros)
+  zeros = jax.tree.map(lambda x: ops.vary_like(x, positions, *sides), zeros)
   return jax.lax.scan(add, zeros, blocks)[0]
 
 
@@ -158,7 +157,7 @@ def _over_neighbors(
     ]
     return jnp.sum(huber), slopes
 
-  if is_symbolic(far[0].size):
+  if ops.is_symbolic(far[0].size):
     at_once = 1
   else:
     at_once = _FEW_ANGLES // max(far[0].size, 1)

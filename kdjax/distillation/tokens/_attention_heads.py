@@ -4,19 +4,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.tokens._token_masks import valid_pairs
-from kdjax.ops import as_number
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import masked_mean
-from kdjax.ops import softened_softmax
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
 
 KeyMask = Bool[Array, "batch keys"] | Integer[Array, "batch keys"]
 
 
-@validate
+@ops.validate
 def attention_mse_loss(
   student_attention: Float[Array, "batch heads queries keys"],
   teacher_attention: Float[Array, "batch heads queries keys"],
@@ -71,16 +66,18 @@ def attention_mse_loss(
   )
   valid = valid_pairs(mask, where, student)
   # Zero masked scores first: -inf - -inf would be NaN, and so its gradient.
-  student, teacher = (zero_masked(x, valid) for x in (student, teacher))
+  student, teacher = (ops.zero_masked(x, valid) for x in (student, teacher))
   if mask is None:
-    cutoff = as_number("cutoff", cutoff, student.dtype)
+    cutoff = ops.as_number("cutoff", cutoff, student.dtype)
     student, teacher = (
       jnp.where(x <= cutoff, 0.0, x) for x in (student, teacher)
     )
-  return masked_mean(jnp.square(student - teacher), valid, axis_name=axis_name)
+  return ops.masked_mean(
+    jnp.square(student - teacher), valid, axis_name=axis_name
+  )
 
 
-@validate
+@ops.validate
 def attention_ce_loss(
   student_attention: Float[Array, "batch heads queries keys"],
   teacher_attention: Float[Array, "batch heads queries keys"],
@@ -135,14 +132,14 @@ def attention_ce_loss(
     student_attention, teacher_attention, stop_teacher_gradient
   )
   queries = jnp.any(valid_pairs(mask, where, student), -1)
-  student, teacher = (zero_masked(x, queries) for x in (student, teacher))
+  student, teacher = (ops.zero_masked(x, queries) for x in (student, teacher))
   keys = valid_pairs(mask, None, student)
-  probabilities = softened_softmax(teacher)
-  log_probabilities = log_softened_softmax(student)
+  probabilities = ops.softened_softmax(teacher)
+  log_probabilities = ops.log_softened_softmax(student)
   used = keys & (probabilities != 0)
   if mask is None and cutoff is not None:
-    used &= ~(teacher <= as_number("cutoff", cutoff, teacher.dtype))
+    used &= ~(teacher <= ops.as_number("cutoff", cutoff, teacher.dtype))
   values = -jnp.sum(
     probabilities * jnp.where(used, log_probabilities, 0.0), -1, where=used
   )
-  return masked_mean(values, queries, axis_name=axis_name)
+  return ops.masked_mean(values, queries, axis_name=axis_name)

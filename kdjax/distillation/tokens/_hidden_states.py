@@ -6,17 +6,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.distillation._inputs import as_pair
-from kdjax.distillation._inputs import example_mean
-from kdjax.distillation.tokens._token_masks import TokenMask
-from kdjax.distillation.tokens._token_masks import valid_tokens
-from kdjax.ops import masked_mean
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
+from kdjax import ops
+from kdjax.distillation._inputs import as_pair, example_mean
+from kdjax.distillation.tokens._token_masks import TokenMask, valid_tokens
 
 
-@validate
+@ops.validate
 def hidden_mse_loss(
   student_hidden: Float[Array, "batch tokens width"],
   teacher_hidden: Float[Array, "batch tokens width"],
@@ -66,11 +61,11 @@ def hidden_mse_loss(
     student_hidden, teacher_hidden, stop_teacher_gradient
   )
   valid = valid_tokens(mask, where, student[..., 0])
-  values = jnp.mean(jnp.square(zero_masked(student - teacher, valid)), -1)
-  return masked_mean(values, valid, axis_name=axis_name)
+  values = jnp.mean(jnp.square(ops.zero_masked(student - teacher, valid)), -1)
+  return ops.masked_mean(values, valid, axis_name=axis_name)
 
 
-@validate
+@ops.validate
 def cosine_embedding_loss(
   student_hidden: Float[Array, "batch tokens width"],
   teacher_hidden: Float[Array, "batch tokens width"],
@@ -113,14 +108,14 @@ def cosine_embedding_loss(
   """
   valid = valid_tokens(mask, where, student_hidden[..., 0])
   student, teacher = (
-    normalize_as_torch(zero_masked(x, valid))
+    ops.normalize_as_torch(ops.zero_masked(x, valid))
     for x in as_pair(student_hidden, teacher_hidden, stop_teacher_gradient)
   )
   values = 1 - jnp.sum(student * teacher, -1)
-  return masked_mean(values, valid, axis_name=axis_name)
+  return ops.masked_mean(values, valid, axis_name=axis_name)
 
 
-@validate
+@ops.validate
 def gram_loss(
   student_hidden: Sequence[ArrayLike],
   teacher_hidden: Sequence[ArrayLike],
@@ -173,7 +168,7 @@ def gram_loss(
   )
 
 
-@validate
+@ops.validate
 def _gram_loss(
   student_first: Float[Array, "batch tokens first_width"],
   student_second: Float[Array, "batch tokens second_width"],
@@ -190,7 +185,7 @@ def _gram_loss(
   student, teacher = (
     jnp.einsum(
       "bni,bnj->bij",
-      *(zero_masked(x, valid) for x in layers),
+      *(ops.zero_masked(x, valid) for x in layers),
       precision="highest",
     )
     for layers in zip(firsts, seconds, strict=True)

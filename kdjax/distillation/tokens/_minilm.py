@@ -8,17 +8,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
-from kdjax.distillation.tokens._token_masks import TokenMask
-from kdjax.distillation.tokens._token_masks import valid_pairs
-from kdjax.distillation.tokens._token_masks import valid_tokens
-from kdjax.ops import check_integer
-from kdjax.ops import kl_divergence
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
+from kdjax.distillation.tokens._token_masks import (
+  TokenMask,
+  valid_pairs,
+  valid_tokens,
+)
 
 
-@validate
+@ops.validate
 def minilm_loss(
   student_attention: Float[Array, "batch heads tokens tokens"],
   teacher_attention: Float[Array, "batch heads tokens tokens"],
@@ -91,7 +90,7 @@ def minilm_loss(
   )
 
 
-@validate
+@ops.validate
 def minilm_v2_loss(
   student_hidden: ArrayLike | Sequence[ArrayLike],
   teacher_hidden: ArrayLike | Sequence[ArrayLike],
@@ -143,7 +142,7 @@ def minilm_v2_loss(
     for compressing pretrained transformers
     <https://arxiv.org/abs/2012.15828>`_, 2021.
   """
-  check_integer("relation_heads", relation_heads, 1)
+  ops.check_integer("relation_heads", relation_heads, 1)
   students = _listed("student_hidden", student_hidden)
   teachers = _listed("teacher_hidden", teacher_hidden)
   if len(students) != len(teachers) or not students:
@@ -164,7 +163,7 @@ def minilm_v2_loss(
   return sum(losses[1:], losses[0]) / len(losses)
 
 
-@validate
+@ops.validate
 def _one_relation(
   student_hidden: Float[Array, "batch tokens student_width"],
   teacher_hidden: Float[Array, "batch tokens teacher_width"],
@@ -212,7 +211,9 @@ def _relation(
 ) -> Float[Array, "batch heads tokens tokens"]:
   """Returns the scaled dot products of a layer's vectors with themselves."""
   valid = valid_tokens(mask, None, vectors[:, 0, :, 0])[:, None]
-  vectors = zero_masked(vectors, jnp.broadcast_to(valid, vectors.shape[:-1]))
+  vectors = ops.zero_masked(
+    vectors, jnp.broadcast_to(valid, vectors.shape[:-1])
+  )
   products = jnp.einsum(
     "bhid,bhjd->bhij", vectors, vectors, precision="highest"
   )
@@ -227,6 +228,6 @@ def _relation_loss(
   """Returns one value an example: the mean KL over heads and valid tokens."""
   valid = valid_pairs(mask, None, student)
   queries = jnp.any(valid, -1)
-  values = kl_divergence(student, teacher, where=valid)
+  values = ops.kl_divergence(student, teacher, where=valid)
   count = jnp.maximum(jnp.sum(queries, (1, 2)), 1).astype(values.dtype)
   return jnp.sum(values, (1, 2), where=queries) / count

@@ -3,14 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.tokens._token_masks import TokenMask
-from kdjax.ops import normalize_as_torch
-from kdjax.ops import validate
-from kdjax.ops import zero_masked
 
 
-@validate
+@ops.validate
 def pkd_loss(
   student_hidden: Float[Array, "batch width"]
   | Float[Array, "batch tokens width"],
@@ -53,7 +51,9 @@ def pkd_loss(
   """
   where = None if mask is None else mask[:, 0].astype(bool)
   student, teacher = (
-    normalize_as_torch(zero_masked(x if x.ndim == 2 else x[:, 0], where))
+    ops.normalize_as_torch(
+      ops.zero_masked(x if x.ndim == 2 else x[:, 0], where)
+    )
     for x in as_pair(student_hidden, teacher_hidden, stop_teacher_gradient)
   )
   return jnp.sum(jnp.square(student - teacher), -1)

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.distillation._inputs import as_pair
 from kdjax.distillation.tokens._token_masks import TokenMask
-from kdjax.ops import validate
 
 
-@validate
+@ops.validate
 def vitkd_loss(
   student_hidden: Float[Array, "batch *layers tokens width"],
   teacher_hidden: Float[Array, "batch *layers tokens width"],
@@ -23,7 +23,7 @@ def vitkd_loss(
 
   Both terms of the method use this distance: mimicking of the low layers, over
   all tokens, and generation of the last layer, over the masked tokens.
-  `kdjax.objectives.vitkd` adds the two terms.
+  `kdjax.methods.vitkd` adds the two terms.
 
   Args:
     student_hidden: the student's tokens, projected to the teacher's width, or

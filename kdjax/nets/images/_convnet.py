@@ -8,13 +8,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
 from kdjax.nets._convolution import convolve
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import assemble
+from kdjax.nets._outputs import Outputs, assemble
 from kdjax.nets._pooling import max_pool
-from kdjax.ops import as_sizes
-from kdjax.ops import validate
 
 
 class ConvNet(nnx.Module):
@@ -64,7 +62,7 @@ class ConvNet(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
-    channels = as_sizes("channels", channels)
+    channels = ops.as_sizes("channels", channels)
     height, width, inputs = input_shape
     scale = 2 ** len(channels)
     if min(height, width) < scale:
@@ -91,7 +89,7 @@ class ConvNet(nnx.Module):
     self.dropout = layers.dropout(dropout, rngs)
     self.head = layers.classifier(hidden, num_classes, dtype=dtype, rngs=rngs)
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:

@@ -8,14 +8,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
 from kdjax.nets._normalization import IBN
 from kdjax.nets._outputs import Outputs
-from kdjax.nets.images._resnet import ResidualBlock
-from kdjax.nets.images._resnet import residual_outputs
-from kdjax.nets.images._resnet import residual_stages
-from kdjax.ops import check_choice
-from kdjax.ops import validate
+from kdjax.nets.images._resnet import (
+  ResidualBlock,
+  residual_outputs,
+  residual_stages,
+)
 
 # For each depth: the blocks of the four stages; whether they are bottlenecks.
 _DEPTHS = {
@@ -87,8 +88,8 @@ class ImageNetResNet(nnx.Module):
       raise ValueError(
         f"depth is {depth}; expected one of {', '.join(map(str, _DEPTHS))}."
       )
-    check_choice("stem", stem, ("imagenet", "cifar"))
-    check_choice("norm", norm, ("batch", "ibn-a"))
+    ops.check_choice("stem", stem, ("imagenet", "cifar"))
+    ops.check_choice("norm", norm, ("batch", "ibn-a"))
     counts, bottleneck = _DEPTHS[depth]
     self.input_channels = input_shape[-1]
     self.stem_kind = stem
@@ -119,7 +120,7 @@ class ImageNetResNet(nnx.Module):
       rngs=rngs,
     )
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:

@@ -9,11 +9,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import assemble
-from kdjax.ops import as_sizes
-from kdjax.ops import validate
+from kdjax.nets._outputs import Outputs, assemble
 
 
 class MLP(nnx.Module):
@@ -57,7 +55,7 @@ class MLP(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
-    hidden = as_sizes("hidden", hidden)
+    hidden = ops.as_sizes("hidden", hidden)
     widths = (math.prod(input_shape), *hidden)
     self.input_shape = tuple(input_shape)
     self.layers = nnx.List(
@@ -69,7 +67,7 @@ class MLP(nnx.Module):
       widths[-1], num_classes, dtype=dtype, rngs=rngs
     )
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:

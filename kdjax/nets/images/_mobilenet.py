@@ -8,11 +8,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import assemble
-from kdjax.ops import check_positive
-from kdjax.ops import validate
+from kdjax.nets._outputs import Outputs, assemble
 
 # For each group of blocks: whether it expands, channels, blocks, first stride.
 _GROUPS = (
@@ -78,8 +76,8 @@ class MobileNetV2(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
-    check_positive("width_multiplier", width_multiplier)
-    check_positive("expansion", expansion)
+    ops.check_positive("width_multiplier", width_multiplier)
+    ops.check_positive("expansion", expansion)
     self.input_channels = input_shape[-1]
     common = {"dtype": dtype, "rngs": rngs}
     inputs = int(32 * width_multiplier)
@@ -107,7 +105,7 @@ class MobileNetV2(nnx.Module):
       rngs=rngs,
     )
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:

@@ -10,11 +10,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import assemble
+from kdjax.nets._outputs import Outputs, assemble
 from kdjax.nets._pooling import max_pool
-from kdjax.ops import validate
 
 
 class ResNet(nnx.Module):
@@ -82,7 +81,7 @@ class ResNet(nnx.Module):
       rngs=rngs,
     )
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
@@ -159,7 +158,7 @@ class WideResNet(nnx.Module):
       channels[-1], num_classes, dtype=dtype, rngs=rngs
     )
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:

@@ -10,10 +10,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import assemble
-from kdjax.ops import validate
+from kdjax.nets._outputs import Outputs, assemble
 
 _STEM = 24
 
@@ -79,7 +78,7 @@ class ShuffleNetV1(nnx.Module):
       rngs=rngs,
     )
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:
@@ -159,7 +158,7 @@ class ShuffleNetV2(nnx.Module):
       rngs=rngs,
     )
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:

@@ -7,11 +7,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import assemble
+from kdjax.nets._outputs import Outputs, assemble
 from kdjax.nets._pooling import max_pool
-from kdjax.ops import validate
 
 # For each depth: the convolutions of the five stages.
 _DEPTHS = {
@@ -105,7 +104,7 @@ class VGG(nnx.Module):
       rngs=rngs,
     )
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:

@@ -9,11 +9,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
 from kdjax.nets._convolution import convolve
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import assemble
-from kdjax.ops import validate
+from kdjax.nets._outputs import Outputs, assemble
 
 _INIT = nnx.initializers.truncated_normal(0.02)
 
@@ -122,7 +121,7 @@ class ViT(nnx.Module):
       for _ in range(count)
     )
 
-  @validate
+  @ops.validate
   def __call__(
     self, inputs: Float[Array, "batch height width channels"]
   ) -> Outputs:

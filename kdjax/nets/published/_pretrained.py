@@ -16,13 +16,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kdjax.nets.published._transformers_entries import Entry
-from kdjax.nets.published._transformers_families import FAMILIES
-from kdjax.nets.published._transformers_families import HEADS
-from kdjax.nets.published._transformers_families import Family
-from kdjax.nets.published._transformers_families import family_of
+from kdjax.nets.published._transformers_families import (
+  FAMILIES,
+  HEADS,
+  Family,
+  family_of,
+)
 from kdjax.nets.text._decoder import Decoder
-from kdjax.nets.text._text_encoder import TextEncoder
-from kdjax.nets.text._text_encoder import TextEncoderConfig
+from kdjax.nets.text._text_encoder import TextEncoder, TextEncoderConfig
 
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"

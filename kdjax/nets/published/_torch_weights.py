@@ -11,15 +11,12 @@ from flax import nnx
 from kdjax.nets._normalization import IBN
 from kdjax.nets.images._imagenet_resnet import ImageNetResNet
 from kdjax.nets.images._mobilenet import MobileNetV2
-from kdjax.nets.images._resnet import ResNet
-from kdjax.nets.images._resnet import WideResNet
-from kdjax.nets.images._shufflenet import ShuffleNetV1
-from kdjax.nets.images._shufflenet import ShuffleNetV2
+from kdjax.nets.images._resnet import ResNet, WideResNet
+from kdjax.nets.images._shufflenet import ShuffleNetV1, ShuffleNetV2
 from kdjax.nets.images._vgg import VGG
 from kdjax.nets.images._vit import ViT
 from kdjax.nets.layers import ConvNorm
-from kdjax.nets.published._torch_file import SUFFIXES
-from kdjax.nets.published._torch_file import read_torch_file
+from kdjax.nets.published._torch_file import SUFFIXES, read_torch_file
 from kdjax.nets.sound._crepe import CREPE
 
 M = TypeVar("M", bound=nnx.Module)

@@ -6,24 +6,26 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from kdjax.nets.published._transformers_entries import Entry
-from kdjax.nets.published._transformers_entries import activation
-from kdjax.nets.published._transformers_entries import dense_of
-from kdjax.nets.published._transformers_entries import hugging_face
-from kdjax.nets.published._transformers_entries import norm_of
-from kdjax.nets.published._transformers_entries import require
-from kdjax.nets.published._transformers_llama import llama_entries
-from kdjax.nets.published._transformers_llama import read_gemma2
-from kdjax.nets.published._transformers_llama import read_llama
-from kdjax.nets.published._transformers_llama import read_qwen2
-from kdjax.nets.published._transformers_llama import read_qwen3
-from kdjax.nets.published._transformers_llama import write_gemma2
-from kdjax.nets.published._transformers_llama import write_llama
-from kdjax.nets.published._transformers_llama import write_qwen
-from kdjax.nets.text._decoder import Decoder
-from kdjax.nets.text._decoder import DecoderConfig
-from kdjax.nets.text._text_encoder import TextEncoder
-from kdjax.nets.text._text_encoder import TextEncoderConfig
+from kdjax.nets.published._transformers_entries import (
+  Entry,
+  activation,
+  dense_of,
+  hugging_face,
+  norm_of,
+  require,
+)
+from kdjax.nets.published._transformers_llama import (
+  llama_entries,
+  read_gemma2,
+  read_llama,
+  read_qwen2,
+  read_qwen3,
+  write_gemma2,
+  write_llama,
+  write_qwen,
+)
+from kdjax.nets.text._decoder import Decoder, DecoderConfig
+from kdjax.nets.text._text_encoder import TextEncoder, TextEncoderConfig
 
 
 class Family(NamedTuple):

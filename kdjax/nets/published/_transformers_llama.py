@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kdjax.nets.published._transformers_entries import Entry
-from kdjax.nets.published._transformers_entries import activation
-from kdjax.nets.published._transformers_entries import dense_of
-from kdjax.nets.published._transformers_entries import hugging_face
-from kdjax.nets.published._transformers_entries import norm_of
-from kdjax.nets.published._transformers_entries import require
-from kdjax.nets.text._decoder import Decoder
-from kdjax.nets.text._decoder import DecoderConfig
+from kdjax.nets.published._transformers_entries import (
+  Entry,
+  activation,
+  dense_of,
+  hugging_face,
+  norm_of,
+  require,
+)
+from kdjax.nets.text._decoder import Decoder, DecoderConfig
 
 # The defaults of Qwen's windows.
 _QWEN = {"sliding_window": 4096, "max_window_layers": 28}

@@ -9,15 +9,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
 from kdjax.nets._convolution import convolve
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import assemble
+from kdjax.nets._outputs import Outputs, assemble
 from kdjax.nets._pooling import max_pool
 from kdjax.nets.sound._log_mel import frame_signal
-from kdjax.ops import at_least
-from kdjax.ops import check_integer
-from kdjax.ops import validate
 
 _FRAME = 1024  # samples at 16 kHz
 _BINS = 360
@@ -71,7 +68,7 @@ class CREPE(nnx.Module):
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
   ):
-    check_integer("width", width, 1)
+    ops.check_integer("width", width, 1)
     self.dtype = dtype
     channels = (1, *(width * x for x in _CHANNELS))
     self.convolutions = nnx.List(
@@ -96,7 +93,7 @@ class CREPE(nnx.Module):
       4 * channels[-1], _BINS, dtype=dtype, rngs=rngs
     )
 
-  @validate
+  @ops.validate
   def __call__(self, inputs: Float[Array, "batch samples"]) -> Outputs:
     if inputs.shape[-1] != _FRAME:
       raise ValueError(
@@ -136,10 +133,10 @@ def _normalize(frames: Array) -> Array:
   frames = frames - jnp.mean(frames, -1, keepdims=True)
   # The root of a variance of 0 has no gradient, so the bound comes first.
   variance = jnp.var(frames, -1, keepdims=True, ddof=1)
-  return frames / jnp.sqrt(at_least(variance, 1e-20))
+  return frames / jnp.sqrt(ops.at_least(variance, 1e-20))
 
 
-@validate
+@ops.validate
 def pitch_hertz(
   logits: Float[Array, "*batch bins"],
 ) -> Float[Array, "*batch"]:
@@ -181,7 +178,7 @@ def pitch_hertz(
   return 10 * 2 ** ((_FIRST_CENT + _CENTS_OF_BIN * mean) / 1200)
 
 
-@validate
+@ops.validate
 def pitch_bins(hertz: Float[Array, "*batch"]) -> Float[Array, "*batch bins"]:
   """Makes the targets of CREPE's bins.
 

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kdjax.ops import at_least
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def frame_signal(
   signals: Float[Array, "*batch samples"],
   *,
@@ -53,7 +52,7 @@ def frame_signal(
   return signals[..., starts[:, None] + np.arange(frame_size)]
 
 
-@validate
+@ops.validate
 def log_mel(
   signals: Float[Array, "*batch samples"],
   *,
@@ -131,7 +130,7 @@ def log_mel(
   spectrum = jnp.fft.rfft(windowed, fft_size)
   energy = spectrum.real**2 + spectrum.imag**2
   filters = _mel_filters(sample_rate, fft_size, num_mels, low, high)
-  return jnp.log(at_least(energy @ filters.astype(dtype), floor))
+  return jnp.log(ops.at_least(energy @ filters.astype(dtype), floor))
 
 
 @functools.cache

@@ -7,10 +7,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kdjax import ops
 from kdjax.nets import layers
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import assemble
-from kdjax.ops import validate
+from kdjax.nets._outputs import Outputs, assemble
 
 _STAGES = {8: (1, 1, 1), 14: (2, 2, 2)}  # blocks, by the number of layers
 _CHANNELS = (16, 24, 32, 48)
@@ -86,7 +85,7 @@ class TCResNet(nnx.Module):
     self.dropout = layers.dropout(dropout, rngs)
     self.head = layers.classifier(channels[-1], num_classes, **common)
 
-  @validate
+  @ops.validate
   def __call__(self, inputs: Float[Array, "batch frames mels"]) -> Outputs:
     if inputs.shape[-1] != self.num_mels:
       raise ValueError(

@@ -7,26 +7,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
-from kdjax.fused import Head
+from kdjax import fused, ops
 from kdjax.nets import layers
 from kdjax.nets._outputs import Outputs
-from kdjax.nets.text._attention import ACTIVATIONS
-from kdjax.nets.text._attention import INIT
-from kdjax.nets.text._attention import Attention
-from kdjax.nets.text._attention import AttentionOutputs
-from kdjax.nets.text._attention import RMSNorm
-from kdjax.nets.text._attention import layer_norm
-from kdjax.nets.text._attention import linear
-from kdjax.nets.text._attention import rotary_angles
+from kdjax.nets.text._attention import (
+  ACTIVATIONS,
+  INIT,
+  Attention,
+  AttentionOutputs,
+  RMSNorm,
+  layer_norm,
+  linear,
+  rotary_angles,
+)
 from kdjax.nets.text._explicit_axes import over_any_mesh
-from kdjax.nets.text._text_inputs import look_up
-from kdjax.nets.text._text_inputs import read_inputs
-from kdjax.nets.text._text_inputs import text_outputs
-from kdjax.ops import check_choice
+from kdjax.nets.text._text_inputs import look_up, read_inputs, text_outputs
 
 # The kinds of rotary scaling, and how many entries each has.
 _SCALINGS = (("linear", 2), ("llama3", 5))
@@ -108,9 +106,9 @@ class DecoderConfig:
 
   def __post_init__(self):
     """Checks the choices."""
-    check_choice("norm", self.norm, ("rms", "layer"))
-    check_choice("positions", self.positions, ("rotary", "learned"))
-    check_choice("activation", self.activation, tuple(ACTIVATIONS))
+    ops.check_choice("norm", self.norm, ("rms", "layer"))
+    ops.check_choice("positions", self.positions, ("rotary", "learned"))
+    ops.check_choice("activation", self.activation, tuple(ACTIVATIONS))
     if self.head_width is None and self.width % self.num_heads:
       raise ValueError(
         f"width is {self.width}; expected a multiple of num_heads, "
@@ -225,10 +223,10 @@ class Decoder(nnx.Module):
       )
 
   @property
-  def head(self) -> Head:
+  def head(self) -> fused.Head:
     """The head, for `kdjax.fused`: logits are its product with `embedding`."""
     weight = self.tokens if self.config.tied_head else self.head_weight
-    return Head(weight[...], softcap=self.config.logit_softcap)
+    return fused.Head(weight[...], softcap=self.config.logit_softcap)
 
   def init_cache(
     self, batch: int, places: int, dtype: DTypeLike | None = None

@@ -8,9 +8,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+from kdjax import ops
 from kdjax.nets._outputs import Outputs
-from kdjax.ops import explicit_mesh
-from kdjax.ops import in_auto_axes
 
 
 def over_any_mesh(
@@ -32,7 +31,7 @@ def over_any_mesh(
     and the tables as their parameters; other dimensions are not sharded.
   """
   graph, state = nnx.split(model)
-  mesh = explicit_mesh((state, tokens, given))
+  mesh = ops.explicit_mesh((state, tokens, given))
   if mesh is None:
     return function(model, tokens, given)
 
@@ -53,7 +52,7 @@ def over_any_mesh(
   if given.get("cache") is not None:
     parts = {"layers": texts, "mask": texts, "length": PartitionSpec()}
     outputs = outputs._replace(cache=given["cache"]._replace(**parts))
-  result, streams = in_auto_axes(
+  result, streams = ops.in_auto_axes(
     run, (state, tokens, given), {}, mesh, (outputs, PartitionSpec())
   )
   nnx.update(model, streams)

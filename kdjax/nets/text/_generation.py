@@ -8,12 +8,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Integer
 
+from kdjax import ops
 from kdjax.nets.text._decoder import Decoder
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import validate
 
 
 class Generated(NamedTuple):
@@ -46,7 +42,7 @@ class Generated(NamedTuple):
   log_probs: Array
 
 
-@validate
+@ops.validate
 def generate(
   key: Array,
   model: Decoder,
@@ -121,14 +117,14 @@ def generate(
     Gu et al., `MiniLLM <https://arxiv.org/abs/2306.08543>`_, 2024, for
     `teacher_share`.
   """
-  check_integer("num_tokens", num_tokens, 1)
-  check_integer("accepted", accepted, 1)
+  ops.check_integer("num_tokens", num_tokens, 1)
+  ops.check_integer("accepted", accepted, 1)
   if top_k is not None:
-    check_integer("top_k", top_k, 1)
+    ops.check_integer("top_k", top_k, 1)
     top_k = min(top_k, model.config.vocab_size)
   share = None
   if teacher_share is not None:
-    share = as_fraction("teacher_share", teacher_share, jnp.float32)
+    share = ops.as_fraction("teacher_share", teacher_share, jnp.float32)
     if teacher is None or top_k is not None:
       raise ValueError(
         f"teacher_share is {teacher_share}; expected a teacher and no top_k "
@@ -150,14 +146,16 @@ def generate(
     )
   greedy = isinstance(temperature, int | float) and temperature == 0
   if not greedy:
-    check_positive("temperature", temperature)
+    ops.check_positive("temperature", temperature)
   mask = jnp.ones(prompts.shape, bool)
   if attention_mask is not None:
     mask = attention_mask.astype(bool)
   # The modules stay outside of the loop, whose body gets their state.
   graph, state = nnx.split(models)
   state = jax.lax.stop_gradient(state)
-  scale = as_number("temperature", 1.0 if greedy else temperature, jnp.float32)
+  scale = ops.as_number(
+    "temperature", 1.0 if greedy else temperature, jnp.float32
+  )
 
   def read(tokens: Array, mask: Array, caches: Any) -> tuple[Any, Any]:
     """The logits after the last token, one for each model, and the caches."""

@@ -6,23 +6,22 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
+from kdjax import ops
 from kdjax.nets import layers
 from kdjax.nets._outputs import Outputs
-from kdjax.nets.text._attention import ACTIVATIONS
-from kdjax.nets.text._attention import INIT
-from kdjax.nets.text._attention import Attention
-from kdjax.nets.text._attention import AttentionOutputs
-from kdjax.nets.text._attention import layer_norm
-from kdjax.nets.text._attention import linear
+from kdjax.nets.text._attention import (
+  ACTIVATIONS,
+  INIT,
+  Attention,
+  AttentionOutputs,
+  layer_norm,
+  linear,
+)
 from kdjax.nets.text._explicit_axes import over_any_mesh
-from kdjax.nets.text._text_inputs import look_up
-from kdjax.nets.text._text_inputs import read_inputs
-from kdjax.nets.text._text_inputs import text_outputs
-from kdjax.ops import check_choice
+from kdjax.nets.text._text_inputs import look_up, read_inputs, text_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +69,9 @@ class TextEncoderConfig:
 
   def __post_init__(self):
     """Checks the choices."""
-    check_choice("activation", self.activation, tuple(ACTIVATIONS))
-    check_choice("pooling", self.pooling, ("mean", "first", "pooler"))
-    check_choice("head", self.head, ("none", "mlm", "classifier"))
+    ops.check_choice("activation", self.activation, tuple(ACTIVATIONS))
+    ops.check_choice("pooling", self.pooling, ("mean", "first", "pooler"))
+    ops.check_choice("head", self.head, ("none", "mlm", "classifier"))
     if self.width % self.num_heads:
       raise ValueError(
         f"width is {self.width}; expected a multiple of num_heads, "

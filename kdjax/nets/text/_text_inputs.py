@@ -6,8 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.nets._outputs import Outputs
-from kdjax.nets._outputs import name_layers
+from kdjax.nets._outputs import Outputs, name_layers
 from kdjax.nets.text._attention import AttentionOutputs
 
 

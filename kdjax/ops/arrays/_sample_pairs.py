@@ -9,11 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.ops.arrays._distances import pairwise_squared_distances
 from kdjax.ops.arrays._masked_rows import masked_rows
-from kdjax.ops.devices._collectives import gather_batch
-from kdjax.ops.devices._collectives import sum_over_devices
+from kdjax.ops.devices._collectives import gather_batch, sum_over_devices
 from kdjax.ops.probabilities._softmax import compute_dtype
-from kdjax.ops.validation._checks import as_number
-from kdjax.ops.validation._checks import check_positive
+from kdjax.ops.validation._checks import as_number, check_positive
 
 
 class SamplePair(NamedTuple):

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 R = TypeVar("R")
 # The mesh axes of a dimension, as in a `PartitionSpec`.

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from kdjax.ops.devices._explicit_axes import explicit_mesh
-from kdjax.ops.devices._explicit_axes import in_auto_axes
+from kdjax.ops.devices._explicit_axes import explicit_mesh, in_auto_axes
 from kdjax.ops.devices._export import is_symbolic
 from kdjax.ops.validation._checks import check_integer
 

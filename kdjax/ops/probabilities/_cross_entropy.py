@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from kdjax.ops.probabilities._softmax import compute_dtype
-from kdjax.ops.probabilities._softmax import log_softened_softmax
+from kdjax.ops.probabilities._softmax import compute_dtype, log_softened_softmax
 from kdjax.ops.validation._debug_checks import debug_check
 from kdjax.ops.validation._validation import validate
 

@@ -18,18 +18,22 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from kdjax.ops.arrays._masked_rows import nonzero_divisor
-from kdjax.ops.probabilities._divergence_terms import DivergenceTerms
-from kdjax.ops.probabilities._divergence_terms import RowStatistics
-from kdjax.ops.probabilities._divergence_terms import half_jensen_shannon_terms
-from kdjax.ops.probabilities._divergence_terms import inner_jensen_shannon_terms
-from kdjax.ops.probabilities._divergence_terms import jensen_shannon_terms
-from kdjax.ops.probabilities._divergence_terms import kl_terms
-from kdjax.ops.probabilities._divergence_terms import skew_terms
-from kdjax.ops.probabilities._divergence_terms import total_variation_terms
-from kdjax.ops.probabilities._divergence_terms import weighted_expm1
-from kdjax.ops.probabilities._softmax import compute_dtype
-from kdjax.ops.probabilities._softmax import mask_classes
-from kdjax.ops.probabilities._softmax import row_temperature
+from kdjax.ops.probabilities._divergence_terms import (
+  DivergenceTerms,
+  RowStatistics,
+  half_jensen_shannon_terms,
+  inner_jensen_shannon_terms,
+  jensen_shannon_terms,
+  kl_terms,
+  skew_terms,
+  total_variation_terms,
+  weighted_expm1,
+)
+from kdjax.ops.probabilities._softmax import (
+  compute_dtype,
+  mask_classes,
+  row_temperature,
+)
 from kdjax.ops.validation._checks import as_fraction
 from kdjax.ops.validation._validation import validate
 

@@ -6,8 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops.validation._checks import as_number
-from kdjax.ops.validation._checks import check_positive
+from kdjax.ops.validation._checks import as_number, check_positive
 from kdjax.ops.validation._debug_checks import debug_check
 from kdjax.ops.validation._validation import validate
 

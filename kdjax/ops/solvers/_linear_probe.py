@@ -7,8 +7,7 @@ and permutations of labels.
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_factor, cho_solve
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool, Float
 

@@ -2,8 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 
 from kdjax.ops.arrays._nan import any_nan

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from kdjax.ops.arrays._distances import pairwise_squared_distances
-from kdjax.ops.arrays._distances import safe_norm
-from kdjax.ops.arrays._distances import safe_sqrt
-from kdjax.ops.validation._checks import as_number
-from kdjax.ops.validation._checks import check_choice
+from kdjax.ops.arrays._distances import (
+  pairwise_squared_distances,
+  safe_norm,
+  safe_sqrt,
+)
+from kdjax.ops.validation._checks import as_number, check_choice
 
 COSTS = ("squared_euclidean", "euclidean", "cosine")
 

@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.ops.devices._explicit_axes import axes_of_dims
-from kdjax.ops.devices._explicit_axes import explicit_mesh
-from kdjax.ops.devices._explicit_axes import in_auto_axes
-from kdjax.ops.devices._explicit_axes import specs_of_result
-from kdjax.ops.validation._argument_kinds import check_of
-from kdjax.ops.validation._argument_kinds import of_variable
+from kdjax.ops.devices._explicit_axes import (
+  axes_of_dims,
+  explicit_mesh,
+  in_auto_axes,
+  specs_of_result,
+)
+from kdjax.ops.validation._argument_kinds import check_of, of_variable
 
 P = ParamSpec("P")
 R = TypeVar("R")

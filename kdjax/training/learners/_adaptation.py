@@ -3,25 +3,23 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kdjax.objectives import Objective
-from kdjax.training.learners._distillation import CLASSIFICATION
-from kdjax.training.learners._distillation import NO_VIEWS
-from kdjax.training.learners._distillation import Views
-from kdjax.training.learners._learner import Learner
-from kdjax.training.learners._learner import as_objective
-from kdjax.training.learners._learner import make_learner
+from kdjax import methods
+from kdjax.methods import Pass
+from kdjax.training.learners._distillation import (
+  CLASSIFICATION,
+  NO_VIEWS,
+  Views,
+)
+from kdjax.training.learners._learner import Learner, as_objective, make_learner
 from kdjax.training.optimizers._optimizers import Optimizer
 from kdjax.training.steps._checks import check_views
 from kdjax.training.steps._evaluation import Metric
-from kdjax.training.steps._passes import Pass
-from kdjax.training.steps._passes import Prepare
-from kdjax.training.steps._passes import in_turn
-from kdjax.training.steps._passes import views_of
+from kdjax.training.steps._passes import Prepare, in_turn, views_of
 
 
 def adapt(
   student: Any,
-  loss: Callable[..., Any] | Objective,
+  loss: Callable[..., Any] | methods.Objective,
   optimizer: Optimizer,
   *,
   teacher: Any = None,
@@ -46,7 +44,7 @@ def adapt(
     student: the network to train: an NNX module, a `Model` or a `Network`.
     loss: a function whose argument names name its inputs, such as
       `mine(source_logits, source_labels, target_embeddings)`; or an
-      `Objective`, such as `objectives.preset("dann", steps=1000)`.
+      `Objective`, such as `methods.preset("dann", steps=1000)`.
     optimizer: an Optax optimizer, which may take extra arguments.
     teacher: a frozen network, such as the student as it was on the source
       (ADDA); or `"average"`, the average of the student's parameters that
@@ -88,7 +86,7 @@ def adapt(
     >>> import optax
     >>> from flax import nnx
     >>> from kdjax.adaptation import coral_loss
-    >>> from kdjax.objectives import stateless
+    >>> from kdjax.methods import stateless
     >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
     >>> coral = stateless(coral_loss, ("source_logits", "target_logits"))
     >>> learner = adapt(student, coral, optax.sgd(0.1), on="x")

@@ -8,29 +8,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.metrics import accuracy
-from kdjax.metrics import agreement
-from kdjax.objectives import Objective
-from kdjax.ops import check_choice
-from kdjax.ops import mean_over_devices
+from kdjax import methods, ops
+from kdjax.methods import GradientRule, Pass
+from kdjax.metrics import accuracy, agreement
 from kdjax.training.learners._distillation import CLASSIFICATION
-from kdjax.training.learners._learner import Learner
-from kdjax.training.learners._learner import as_objective
-from kdjax.training.learners._learner import make_learner
+from kdjax.training.learners._learner import Learner, as_objective, make_learner
 from kdjax.training.networks._models import Variables
-from kdjax.training.optimizers._optimizers import Optimizer
-from kdjax.training.optimizers._optimizers import as_optimizer
+from kdjax.training.optimizers._optimizers import Optimizer, as_optimizer
 from kdjax.training.steps._evaluation import Metric
-from kdjax.training.steps._passes import Pass
-from kdjax.training.steps._passes import Prepare
-from kdjax.training.steps._passes import augmented_or_prepared
+from kdjax.training.steps._passes import Prepare, augmented_or_prepared
 from kdjax.training.steps._state import TrainState
-from kdjax.training.steps._steps import GradientRule
 
 
 def collaborate(
   peers: Sequence[Any],
-  loss: Callable[..., Any] | Objective,
+  loss: Callable[..., Any] | methods.Objective,
   optimizer: Optimizer,
   *,
   update: str = "simultaneous",
@@ -52,7 +44,7 @@ def collaborate(
     peers: the networks to train, two or more.
     loss: a function whose argument names name its inputs, such as
       `mine(peer_0_logits, peer_1_logits, labels)`; or an `Objective`, such as
-      `objectives.preset("mutual")`, which includes the labels.
+      `methods.preset("mutual")`, which includes the labels.
     optimizer: an Optax optimizer.
     update: "simultaneous" moves all peers by one gradient (the answers of the
       step's start); "sequential" moves one after the other, each with the new
@@ -88,7 +80,7 @@ def collaborate(
     >>> import jax.numpy as jnp
     >>> import optax
     >>> from flax import nnx
-    >>> from kdjax.objectives import preset
+    >>> from kdjax.methods import preset
     >>> peers = [nnx.Linear(3, 2, rngs=nnx.Rngs(i)) for i in range(3)]
     >>> learner = collaborate(peers, preset("mutual"), optax.sgd(0.1), on="x")
     >>> batch = {
@@ -105,7 +97,9 @@ def collaborate(
     2018; Anil et al., `Large scale distributed neural network training through
     online distillation <https://arxiv.org/abs/1804.03235>`_, 2018.
   """
-  check_choice("collaborate: update", update, ("simultaneous", "sequential"))
+  ops.check_choice(
+    "collaborate: update", update, ("simultaneous", "sequential")
+  )
   if len(peers) < 2:
     raise ValueError(
       f"collaborate: peers has {len(peers)} networks; expected two or more."
@@ -164,7 +158,7 @@ def stale_peers(state: TrainState) -> dict[str, Variables]:
 def guide(
   student: Any,
   teachers: Sequence[Any],
-  loss: Callable[..., Any] | Objective,
+  loss: Callable[..., Any] | methods.Objective,
   optimizer: Optimizer,
   *,
   on: str | tuple[str, ...] = "image",
@@ -177,8 +171,8 @@ def guide(
   """Several teachers: a learner for one student that all of them guide.
 
   The roles of the objective are `"student"`, `"teacher_0"`, `"teacher_1"` and
-  so on: a teacher and its assistants (`objectives.preset("dgkd")`), or teachers
-  of different classes (`objectives.preset("amalgamation",
+  so on: a teacher and its assistants (`methods.preset("dgkd")`), or teachers
+  of different classes (`methods.preset("amalgamation",
   teacher_classes=...)`). A mean of teachers is `training.ensemble`.
 
   Args:
@@ -207,7 +201,7 @@ def guide(
   Examples:
     >>> import optax
     >>> from flax import nnx
-    >>> from kdjax.objectives import preset
+    >>> from kdjax.methods import preset
     >>> teachers = [nnx.Linear(3, 2, rngs=nnx.Rngs(i)) for i in range(2)]
     >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(9))
     >>> learner = guide(student, teachers, preset("dgkd"), optax.sgd(0.1))
@@ -278,7 +272,7 @@ def sequential_updates(
 
       seen, gradient = jax.value_and_grad(of_one, has_aux=True)(moved[name])
       first = seen if first is None else first
-      gradient = mean_over_devices(gradient, axis_name)
+      gradient = ops.mean_over_devices(gradient, axis_name)
       updates, states[name] = own.update(gradient, states[name], moved[name])
       moved[name] = optax.apply_updates(moved[name], updates)
     assert first is not None

@@ -5,21 +5,18 @@ from typing import Any
 
 from jaxtyping import Array
 
-from kdjax.objectives import Objective
+from kdjax import methods
+from kdjax.methods import Pass
 from kdjax.training.learners._distillation import CLASSIFICATION
-from kdjax.training.learners._learner import Learner
-from kdjax.training.learners._learner import as_objective
-from kdjax.training.learners._learner import make_learner
+from kdjax.training.learners._learner import Learner, as_objective, make_learner
 from kdjax.training.optimizers._optimizers import Optimizer
 from kdjax.training.steps._evaluation import Metric
-from kdjax.training.steps._passes import Pass
-from kdjax.training.steps._passes import Prepare
-from kdjax.training.steps._passes import augmented_or_prepared
+from kdjax.training.steps._passes import Prepare, augmented_or_prepared
 
 
 def continue_on(
   student: Any,
-  loss: Callable[..., Any] | Objective,
+  loss: Callable[..., Any] | methods.Objective,
   optimizer: Optimizer,
   *,
   past: Any = None,
@@ -43,7 +40,7 @@ def continue_on(
     student: the network to train, with a head for the classes of all tasks.
     loss: a function whose argument names name its inputs, such as
       `mine(student_logits, past_logits, replay_logits, replay_labels)`; or an
-      `Objective`, such as `objectives.preset("der_plus_plus")`.
+      `Objective`, such as `methods.preset("der_plus_plus")`.
     optimizer: an Optax optimizer.
     past: the network before the current task, whose weights are in `frozen`, or
       None for a loss that does not read it. After a task the student takes its
@@ -76,7 +73,7 @@ def continue_on(
     >>> import jax.numpy as jnp
     >>> import optax
     >>> from flax import nnx
-    >>> from kdjax.objectives import preset
+    >>> from kdjax.methods import preset
     >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     >>> learner = continue_on(
     ...   student, preset("er"), optax.sgd(0.1), replay=("replay",), on="x"

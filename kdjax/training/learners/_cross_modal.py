@@ -6,23 +6,17 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.objectives import Objective
-from kdjax.ops import gather_batch
-from kdjax.ops import gathered_positions
-from kdjax.ops import masked_mean
-from kdjax.ops import unit_vectors
-from kdjax.training.learners._learner import Learner
-from kdjax.training.learners._learner import as_objective
-from kdjax.training.learners._learner import make_learner
+from kdjax import methods, ops
+from kdjax.methods import Pass
+from kdjax.training.learners._learner import Learner, as_objective, make_learner
 from kdjax.training.optimizers._optimizers import Optimizer
 from kdjax.training.steps._evaluation import Metric
-from kdjax.training.steps._passes import Pass
 from kdjax.training.steps._passes import Prepare
 
 
 def align(
   students: Mapping[str, Any],
-  loss: Callable[..., Any] | Objective,
+  loss: Callable[..., Any] | methods.Objective,
   optimizer: Optimizer,
   *,
   teachers: Mapping[str, Any] | None = None,
@@ -43,7 +37,7 @@ def align(
       with the name of the modality.
     loss: a function whose argument names name its inputs, such as
       `mine(student_image_embeddings, student_text_embeddings)`; or an
-      `Objective`, such as `objectives.preset("clip_kd")`.
+      `Objective`, such as `methods.preset("clip_kd")`.
     optimizer: an Optax optimizer.
     teachers: modality -> the frozen network, in evaluation mode; or None.
     prepare: `(key, batch, run) -> batch`, before the passes; see `pass_loss`.
@@ -68,7 +62,7 @@ def align(
     >>> import jax.numpy as jnp
     >>> import optax
     >>> from kdjax import nets
-    >>> from kdjax.objectives import preset
+    >>> from kdjax.methods import preset
     >>> from kdjax.training import Network
     >>> def tower(width):
     ...   return Network.of(
@@ -133,9 +127,9 @@ def _found(
   queries: Array, keys: Array, *, where: Array, axis_name: str | None
 ) -> Array:
   """The share of queries whose own key is the nearest one of the batch."""
-  whole = gather_batch(unit_vectors(keys), axis_name)
-  used = gather_batch(where, axis_name)
-  cosines = jnp.where(used[None], unit_vectors(queries) @ whole.T, -jnp.inf)
-  own = gathered_positions(queries.shape[0], axis_name)
+  whole = ops.gather_batch(ops.unit_vectors(keys), axis_name)
+  used = ops.gather_batch(where, axis_name)
+  cosines = jnp.where(used[None], ops.unit_vectors(queries) @ whole.T, -jnp.inf)
+  own = ops.gathered_positions(queries.shape[0], axis_name)
   right = jnp.argmax(cosines, -1) == own
-  return masked_mean(right.astype(float), where, axis_name=axis_name)
+  return ops.masked_mean(right.astype(float), where, axis_name=axis_name)

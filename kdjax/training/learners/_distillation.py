@@ -6,22 +6,15 @@ from typing import Any
 
 from jaxtyping import Array
 
-from kdjax.metrics import accuracy
-from kdjax.metrics import agreement
-from kdjax.metrics import entropy
-from kdjax.objectives import Objective
-from kdjax.ops import cross_entropy
-from kdjax.ops import kl_divergence
-from kdjax.training.learners._learner import Learner
-from kdjax.training.learners._learner import as_objective
-from kdjax.training.learners._learner import make_learner
+from kdjax import methods, ops
+from kdjax.methods import GradientRule, Pass
+from kdjax.metrics import accuracy, agreement, entropy
+from kdjax.training.learners._learner import Learner, as_objective, make_learner
 from kdjax.training.networks._teachers import CachedTeacher
 from kdjax.training.optimizers._optimizers import Optimizer
 from kdjax.training.steps._checks import check_views
 from kdjax.training.steps._evaluation import Metric
-from kdjax.training.steps._passes import Pass
 from kdjax.training.steps._passes import views_of
-from kdjax.training.steps._steps import GradientRule
 
 Views = Mapping[str, Callable[[Array, Any], Any]]
 NO_VIEWS: Views = types.MappingProxyType({})
@@ -30,7 +23,7 @@ NO_VIEWS: Views = types.MappingProxyType({})
 def distill(
   student: Any,
   teacher: Any,
-  loss: Callable[..., Any] | Objective,
+  loss: Callable[..., Any] | methods.Objective,
   optimizer: Optimizer,
   *,
   on: str | tuple[str, ...] = "image",
@@ -52,7 +45,7 @@ def distill(
     loss: a function whose argument names name its inputs, such as
       `kdjax.distillation.kd_loss` or `mine(student_logits,
       teacher_logits, labels, *, slack)`; or an `Objective`, such as
-      `objectives.preset("dkd")`.
+      `methods.preset("dkd")`.
     optimizer: an Optax optimizer, which may take extra arguments.
     on: the entry of the batch that the student sees; a tuple of entries for a
       network of several inputs, which gets their dictionary.
@@ -151,12 +144,12 @@ def distill(
 # Metrics of a classifier, as names of arrays bind them.
 CLASSIFICATION: dict[str, Metric] = {
   "accuracy": (accuracy, ("logits", "labels")),
-  "cross_entropy": (cross_entropy, ("logits", "labels")),
+  "cross_entropy": (ops.cross_entropy, ("logits", "labels")),
 }
 # Metrics that tell whether distillation helps: docs/diagnostics.md.
 FIDELITY: dict[str, Metric] = {
   "agreement": (agreement, ("student_logits", "teacher_logits")),
-  "kl": (kl_divergence, ("student_logits", "teacher_logits")),
+  "kl": (ops.kl_divergence, ("student_logits", "teacher_logits")),
   "teacher_accuracy": (accuracy, ("teacher_logits", "labels")),
   "teacher_entropy": (entropy, ("teacher_logits",)),
 }

@@ -5,22 +5,19 @@ from typing import Any
 
 from jaxtyping import Array
 
-from kdjax.objectives import Objective
+from kdjax import methods
+from kdjax.methods import Pass
 from kdjax.training.learners._distillation import CLASSIFICATION
-from kdjax.training.learners._learner import Learner
-from kdjax.training.learners._learner import as_objective
-from kdjax.training.learners._learner import make_learner
+from kdjax.training.learners._learner import Learner, as_objective, make_learner
 from kdjax.training.optimizers._optimizers import Optimizer
 from kdjax.training.steps._evaluation import Metric
-from kdjax.training.steps._passes import Pass
-from kdjax.training.steps._passes import Prepare
-from kdjax.training.steps._passes import augmented_or_prepared
+from kdjax.training.steps._passes import Prepare, augmented_or_prepared
 
 
 def finetune(
   student: Any,
   past: Any,
-  loss: Callable[..., Any] | Objective,
+  loss: Callable[..., Any] | methods.Objective,
   optimizer: Optimizer,
   *,
   average: bool = False,
@@ -42,7 +39,7 @@ def finetune(
     past: the pretrained network, or None for a loss that does not read it.
     loss: a function whose argument names name its inputs, such as
       `mine(student_embeddings, past_embeddings)`; or an `Objective`, such as
-      `objectives.preset("co_tuning", relationship=...)`.
+      `methods.preset("co_tuning", relationship=...)`.
     optimizer: an Optax optimizer; see also `layerwise_learning_rates`
       and `gradual_unfreezing`.
     average: whether the average of the student's parameters, which

@@ -3,26 +3,23 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdjax.objectives import Objective
-from kdjax.training.learners._distillation import CLASSIFICATION
-from kdjax.training.learners._distillation import NO_VIEWS
-from kdjax.training.learners._distillation import Views
-from kdjax.training.learners._learner import Learner
-from kdjax.training.learners._learner import as_objective
-from kdjax.training.learners._learner import make_learner
+from kdjax import methods
+from kdjax.methods import GradientRule, Pass
+from kdjax.training.learners._distillation import (
+  CLASSIFICATION,
+  NO_VIEWS,
+  Views,
+)
+from kdjax.training.learners._learner import Learner, as_objective, make_learner
 from kdjax.training.optimizers._optimizers import Optimizer
 from kdjax.training.steps._checks import check_views
 from kdjax.training.steps._evaluation import Metric
-from kdjax.training.steps._passes import Pass
-from kdjax.training.steps._passes import Prepare
-from kdjax.training.steps._passes import in_turn
-from kdjax.training.steps._passes import views_of
-from kdjax.training.steps._steps import GradientRule
+from kdjax.training.steps._passes import Prepare, in_turn, views_of
 
 
 def generalize(
   student: Any,
-  loss: Callable[..., Any] | Objective,
+  loss: Callable[..., Any] | methods.Objective,
   optimizer: Optimizer,
   *,
   others: Mapping[str, Any] | None = None,
@@ -44,7 +41,7 @@ def generalize(
   Args:
     student: the network to train: an NNX module, a `Model` or a `Network`.
     loss: a function whose argument names name its inputs, or an `Objective`,
-      such as `objectives.preset("vrex")`.
+      such as `methods.preset("vrex")`.
     optimizer: an Optax optimizer, which may take extra arguments.
     others: name -> further networks that are trained, such as one that tells
       the domains apart.

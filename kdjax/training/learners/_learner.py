@@ -8,24 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.objectives import Objective
-from kdjax.objectives import stateless
-from kdjax.training.networks._models import Variables
-from kdjax.training.networks._models import as_network
+from kdjax import methods
+from kdjax.methods import GradientRule, Pass
+from kdjax.training.networks._models import Variables, as_network
 from kdjax.training.networks._teachers import CachedTeacher
-from kdjax.training.optimizers._optimizers import Optimizer
-from kdjax.training.optimizers._optimizers import as_optimizer
-from kdjax.training.steps._evaluation import Metric
-from kdjax.training.steps._evaluation import make_eval_step
-from kdjax.training.steps._passes import LossFn
-from kdjax.training.steps._passes import Metrics
-from kdjax.training.steps._passes import Pass
-from kdjax.training.steps._passes import Prepare
-from kdjax.training.steps._passes import pass_loss
+from kdjax.training.optimizers._optimizers import Optimizer, as_optimizer
+from kdjax.training.steps._evaluation import Metric, make_eval_step
+from kdjax.training.steps._passes import LossFn, Metrics, Prepare, pass_loss
 from kdjax.training.steps._state import TrainState
-from kdjax.training.steps._steps import GradientRule
-from kdjax.training.steps._steps import Step
-from kdjax.training.steps._steps import make_train_step
+from kdjax.training.steps._steps import Step, make_train_step
 
 
 class Learner(NamedTuple):
@@ -84,7 +75,7 @@ def make_learner(
   networks: Mapping[str, Any],
   frozen: Mapping[str, Any],
   passes: Mapping[str, Pass],
-  objective: Objective,
+  objective: methods.Objective,
   optimizer: Optimizer,
   *,
   prepare: Prepare | None = None,
@@ -127,7 +118,7 @@ def make_learner(
   Examples:
     >>> import optax
     >>> from flax import nnx
-    >>> from kdjax.objectives import preset
+    >>> from kdjax.methods import preset
     >>> learner = make_learner(
     ...   {"student": nnx.Linear(3, 2, rngs=nnx.Rngs(1))},
     ...   {},
@@ -215,11 +206,11 @@ def with_hyperparameters(state: Any, values: Mapping[str, Any]) -> Any:
 
 
 def as_objective(
-  loss: Callable[..., Any] | Objective, **hyperparameters: Any
-) -> Objective:
+  loss: Callable[..., Any] | methods.Objective, **hyperparameters: Any
+) -> methods.Objective:
   """Returns an objective, of a loss whose arguments are bound by name."""
-  if not isinstance(loss, Objective):
-    return stateless(loss, **hyperparameters)
+  if not isinstance(loss, methods.Objective):
+    return methods.stateless(loss, **hyperparameters)
   if hyperparameters:
     raise ValueError(
       f"{', '.join(hyperparameters)} given beside an Objective; expected them "

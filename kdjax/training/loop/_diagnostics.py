@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.metrics import gradient_cosine
-from kdjax.objectives import stateless
-from kdjax.ops import cross_entropy
+from kdjax import methods, metrics, ops
 from kdjax.training.learners._learner import Learner
 from kdjax.training.steps._state import TrainState
 from kdjax.training.steps._steps import with_average
@@ -39,7 +37,7 @@ def gradient_cosine_of(
     return None
   if not jnp.issubdtype(label.dtype, jnp.integer):
     return None
-  labels = stateless(cross_entropy, ("student_logits", "labels"))
+  labels = methods.stateless(ops.cross_entropy, ("student_logits", "labels"))
   of_labels = dataclasses.replace(learner.loss_fn, objective=labels)
 
   def cosine(state: TrainState, frozen: Any, batch: Any, key: Array) -> Array:
@@ -57,7 +55,7 @@ def gradient_cosine_of(
       return jax.grad(loss)(state.params["student"])
 
     whole = state.params["objective"], _without_labels(state.state["objective"])
-    return gradient_cosine(
+    return metrics.gradient_cosine(
       gradient(of_labels, ({}, {})), gradient(learner.loss_fn, whole)
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdjax.ops import check_choice
+from kdjax import ops
 from kdjax.training.loop._checkpoints import Checkpoints
 from kdjax.training.loop._run_errors import DivergedError
 
@@ -44,7 +44,7 @@ class FiniteCheck:
     name: str = "run",
     flag: str = "nan='continue'",
   ):
-    check_choice(f"{name}: nan", nan, ("stop", "continue"))
+    ops.check_choice(f"{name}: nan", nan, ("stop", "continue"))
     self._stops = nan == "stop"
     self._checkpoints = checkpoints
     self._stage, self._name, self._flag = stage, name, flag

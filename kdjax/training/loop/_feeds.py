@@ -11,13 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.data import ArrayExamples
-from kdjax.data import BatchStream
-from kdjax.data import SourceExamples
-from kdjax.data import open_data
+from kdjax.data import ArrayExamples, BatchStream, SourceExamples, open_data
 from kdjax.training.learners._learner import Learner
-from kdjax.training.steps._epochs import epoch_plan
-from kdjax.training.steps._epochs import with_rows
+from kdjax.training.steps._epochs import epoch_plan, with_rows
 
 WHOLE = ""
 _THREADS = 4

@@ -13,35 +13,39 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
+from kdjax import ops
 from kdjax.training.learners._learner import Learner
 from kdjax.training.loop._diagnostics import gradient_cosine_of
 from kdjax.training.loop._divergence import FiniteCheck
-from kdjax.training.loop._feeds import in_brackets
-from kdjax.training.loop._feeds import training_feed
-from kdjax.training.loop._feeds import validation_feeds
+from kdjax.training.loop._feeds import (
+  in_brackets,
+  training_feed,
+  validation_feeds,
+)
 from kdjax.training.loop._fit_folder import FitFolder
-from kdjax.training.loop._fit_inputs import as_key
-from kdjax.training.loop._fit_inputs import check_learner
-from kdjax.training.loop._fit_inputs import check_size
-from kdjax.training.loop._fit_inputs import explained
-from kdjax.training.loop._fit_inputs import total_steps
+from kdjax.training.loop._fit_inputs import (
+  as_key,
+  check_learner,
+  check_size,
+  explained,
+  total_steps,
+)
 from kdjax.training.loop._interruption import Interruption
-from kdjax.training.loop._programs import Sums
-from kdjax.training.loop._programs import add
-from kdjax.training.loop._programs import compile_
-from kdjax.training.loop._programs import devices_of
-from kdjax.training.loop._programs import evaluation
-from kdjax.training.loop._programs import is_scanned
-from kdjax.training.loop._programs import placing
-from kdjax.training.loop._programs import scanned_steps
-from kdjax.training.loop._programs import sharing
-from kdjax.training.loop._programs import single_steps
-from kdjax.training.loop._programs import unnamed
+from kdjax.training.loop._programs import (
+  Sums,
+  add,
+  compile_,
+  devices_of,
+  evaluation,
+  is_scanned,
+  placing,
+  scanned_steps,
+  sharing,
+  single_steps,
+  unnamed,
+)
 from kdjax.training.loop._progress import Progress
-from kdjax.training.networks._models import Model
-from kdjax.training.networks._models import Variables
+from kdjax.training.networks._models import Model, Variables
 from kdjax.training.networks._teachers import CachedTeacher
 from kdjax.training.steps import _hosts as hosts
 from kdjax.training.steps._state import TrainState
@@ -222,8 +226,8 @@ def fit(
     ("keep", keep),
   ):
     if value is not None:
-      check_integer(f"fit: {name}", value, 1)
-  check_choice("fit: nan", nan, ("stop", "continue"))
+      ops.check_integer(f"fit: {name}", value, 1)
+  ops.check_choice("fit: nan", nan, ("stop", "continue"))
   if (steps is None) == (epochs is None):
     raise ValueError(
       f"fit: steps is {steps} and epochs is {epochs}; expected one of them."

@@ -4,17 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from kdjax.ops import check_choice
+from kdjax import ops
 from kdjax.training.learners._learner import Learner
 from kdjax.training.loop._feeds import Feed
 from kdjax.training.steps import _hosts as hosts
-from kdjax.training.steps._epochs import scan_epoch
-from kdjax.training.steps._epochs import scan_evaluation
+from kdjax.training.steps._epochs import scan_epoch, scan_evaluation
 from kdjax.training.steps._parallel import parallelize
 
 # Name -> the sum of a metric and the count of its examples.
@@ -34,7 +31,7 @@ def devices_of(
   Several processes, which run the same program, share all devices.
   """
   if mode is not None:
-    check_choice("fit: mode", mode, ("jit", "pmap", "shard_map"))
+    ops.check_choice("fit: mode", mode, ("jit", "pmap", "shard_map"))
   elif devices is None and jax.process_count() == 1:
     return None
   devices = tuple(jax.devices() if devices is None else devices)

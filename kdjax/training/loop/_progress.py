@@ -130,8 +130,7 @@ class _Bar:
   WIDTH = 16
 
   def __init__(self, total: int, start: int):
-    from rich import console
-    from rich import progress
+    from rich import console, progress
 
     self._progress = progress.Progress(
       progress.BarColumn(bar_width=self.WIDTH - 2),

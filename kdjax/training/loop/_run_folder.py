@@ -10,10 +10,12 @@ from typing import Any
 import jax
 
 from kdjax.training.loop._checkpoints import os_error
-from kdjax.training.loop._json_files import as_json
-from kdjax.training.loop._json_files import damaged
-from kdjax.training.loop._json_files import read_json
-from kdjax.training.loop._json_files import write_text
+from kdjax.training.loop._json_files import (
+  as_json,
+  damaged,
+  read_json,
+  write_text,
+)
 from kdjax.training.loop._lock import FolderLock
 from kdjax.training.loop._run_errors import RunError
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from kdjax.ops import check_range
+from kdjax import ops
 from kdjax.training.networks._models import Variables
 from kdjax.training.steps._state import TrainState
 
@@ -52,7 +52,7 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
     Polyak and Juditsky, `Acceleration of stochastic approximation by averaging
     <https://doi.org/10.1137/0330046>`_, 1992; `optax.incremental_update`.
   """
-  check_range("parameter_ema: decay", decay, 0.0, 1.0)
+  ops.check_range("parameter_ema: decay", decay, 0.0, 1.0)
 
   def init(params: Any) -> ParameterEMAState:
     # A copy, since parameters and average may be donated together.

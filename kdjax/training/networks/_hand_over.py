@@ -14,7 +14,7 @@ def hand_over(before: TrainState, state: TrainState, name: str) -> TrainState:
     before: the state at the end of the first stage, whose objective is
       `preset(name, initialization=True)`.
     state: the initial state of the next stage, whose objective is
-      `preset(name)`, or another `kdjax.objectives.combine`.
+      `preset(name)`, or another `kdjax.methods.combine`.
     name: of the method.
 
   Returns:

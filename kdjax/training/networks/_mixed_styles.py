@@ -9,8 +9,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax import generalization
-from kdjax.ops import check_choice
+from kdjax import generalization, ops
 
 M = TypeVar("M", bound=nnx.Module)
 _WAYS: dict[str, Callable[..., Array]] = {
@@ -77,7 +76,7 @@ def mixed_styles(
       f"mixed_styles: model is a {type(model).__name__}; expected an "
       "nnx.Module."
     )
-  check_choice("mixed_styles: way", way, tuple(_WAYS))
+  ops.check_choice("mixed_styles: way", way, tuple(_WAYS))
   model = nnx.clone(model)
   for path in after:
     *owners, name = path.split("/")

@@ -7,13 +7,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import linen
-from flax import nnx
+from flax import linen, nnx
 from jaxtyping import Array
 
-from kdjax.nets import Outputs
-from kdjax.nets import is_of_batch
-from kdjax.nets import set_batch_axis
+from kdjax import nets
 
 
 class Variables(NamedTuple):
@@ -50,7 +47,7 @@ class Forward(Protocol):
 
   def __call__(
     self, variables: Variables, inputs: Any, *, train: bool, key: Array | None
-  ) -> tuple[Outputs, Any]: ...
+  ) -> tuple[nets.Outputs, Any]: ...
 
 
 class Model(NamedTuple):
@@ -141,7 +138,7 @@ def _after(preprocess: Callable[[Any], Any], forward: Forward) -> Forward:
     train: bool,
     key: Array | None,
     axis_name: str | None = None,
-  ) -> tuple[Outputs, Any]:
+  ) -> tuple[nets.Outputs, Any]:
     return run_forward(
       "the network",
       forward,
@@ -204,7 +201,7 @@ def run_forward(
   train: bool = False,
   key: Array | None = None,
   axis_name: str | None = None,
-) -> tuple[Outputs, Any]:
+) -> tuple[nets.Outputs, Any]:
   """Runs a network, which a user may have written."""
   options: dict[str, Any] = {"train": train, "key": key}
   if axis_name is not None and train:
@@ -218,7 +215,7 @@ def run_forward(
       )
   result = forward(variables, inputs, **options)
   pair = isinstance(result, tuple) and len(result) == 2
-  if not pair or not isinstance(result[0], Outputs):
+  if not pair or not isinstance(result[0], nets.Outputs):
     kinds = ", ".join(type(x).__name__ for x in (result if pair else (result,)))
     raise TypeError(
       f"{name} returned {kinds}; expected (Outputs, state), as a Forward does."
@@ -285,7 +282,7 @@ def from_nnx(model: nnx.Module) -> Model:
     train: bool,
     key: Array | None,
     axis_name: str | None = None,
-  ) -> tuple[Outputs, Any]:
+  ) -> tuple[nets.Outputs, Any]:
     _check_variables(variables)
     given = len(jax.tree.leaves(variables.params))
     if given != num_arrays:
@@ -309,7 +306,7 @@ def from_nnx(model: nnx.Module) -> Model:
       return _as_outputs(module(inputs)), variables.state
     module.train()
     if axis_name is not None:
-      set_batch_axis(module, axis_name)
+      nets.set_batch_axis(module, axis_name)
     outputs = _as_outputs(module(inputs))
     _, _, _, state = nnx.split(module, *filters)
     return outputs, nnx.to_pure_dict(state)
@@ -371,7 +368,7 @@ def from_linen(
     train: bool,
     key: Array | None,
     axis_name: str | None = None,
-  ) -> tuple[Outputs, Any]:
+  ) -> tuple[nets.Outputs, Any]:
     _check_variables(variables)
     collections = {"params": variables.params, **variables.state}
     # Linen falls back to the stream "params" for every name that is absent.
@@ -402,7 +399,7 @@ def _over_axis(
 ) -> Any:
   """Lets a Linen batch normalization average its statistics over an axis."""
   module = context.module
-  if axis_name is None or not is_of_batch(module):
+  if axis_name is None or not nets.is_of_batch(module):
     return method(*args, **options)
   own = module.axis_name
   # A bound module is frozen; its axis name is an attribute like any other.
@@ -432,12 +429,16 @@ def _check_variables(variables: Any) -> None:
     )
 
 
-def _as_outputs(result: Any) -> Outputs:
+def _as_outputs(result: Any) -> nets.Outputs:
   if isinstance(result, tuple | list | Mapping | None) and not isinstance(
-    result, Outputs
+    result, nets.Outputs
   ):
     raise TypeError(
       f"forward: the module returned a {type(result).__name__}; expected "
       "Outputs or an array of logits."
     )
-  return result if isinstance(result, Outputs) else Outputs(result, {}, None)
+  return (
+    result
+    if isinstance(result, nets.Outputs)
+    else nets.Outputs(result, {}, None)
+  )

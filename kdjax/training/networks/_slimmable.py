@@ -5,13 +5,13 @@ from typing import Any
 
 from jaxtyping import Array
 
-from kdjax.nets import Outputs
-from kdjax.nets import narrow
-from kdjax.ops import get_entry
-from kdjax.training.networks._models import Network
-from kdjax.training.networks._models import Variables
-from kdjax.training.networks._models import as_network
-from kdjax.training.networks._models import run_forward
+from kdjax import nets, ops
+from kdjax.training.networks._models import (
+  Network,
+  Variables,
+  as_network,
+  run_forward,
+)
 
 
 def slimmable(network: Any, *, whole: Sequence[str] = ("head",)) -> Network:
@@ -20,7 +20,7 @@ def slimmable(network: Any, *, whole: Sequence[str] = ("head",)) -> Network:
   Its inputs are those of the network, which then answers whole; or
   `{"inputs": inputs, "width": width}`, and the first units of each layer
   answer, as `kdjax.nets.narrow` says. Train it with
-  `objectives.preset("sandwich")` and the views `objectives.sandwich_views`,
+  `methods.preset("sandwich")` and the views `methods.sandwich_views`,
   and cut a network out of it by `kdjax.nets.copy_paste(..., widths="first")`.
 
   Args:
@@ -61,11 +61,11 @@ def slimmable(network: Any, *, whole: Sequence[str] = ("head",)) -> Network:
     train: bool,
     key: Array | None,
     axis_name: str | None = None,
-  ) -> tuple[Outputs, Any]:
+  ) -> tuple[nets.Outputs, Any]:
     if isinstance(inputs, Mapping) and "width" in inputs:
       width = inputs["width"].ravel()[0]
-      inputs = get_entry("slimmable: inputs", inputs, "inputs")
-      params = narrow(variables.params, width, whole=whole)
+      inputs = ops.get_entry("slimmable: inputs", inputs, "inputs")
+      params = nets.narrow(variables.params, width, whole=whole)
       variables = Variables(params, variables.state)
     return run_forward(
       "the network",

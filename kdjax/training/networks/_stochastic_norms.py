@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from kdjax.finetuning import stochnorm
-from kdjax.ops import check_range
+from kdjax import finetuning, ops
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -56,7 +55,7 @@ def stochastic_norms(
       f"stochastic_norms: model is a {type(model).__name__}; expected an "
       "nnx.Module."
     )
-  check_range("stochastic_norms: probability", probability, 0.0, 1.0)
+  ops.check_range("stochastic_norms: probability", probability, 0.0, 1.0)
   model = nnx.clone(model)
   for _, module in list(nnx.iter_modules(model)):
     for name, child in list(vars(module).items()):
@@ -83,7 +82,7 @@ class _StochasticNorm(nnx.Module):
       None if part is None else jnp.asarray(part[...])
       for part in (self.scale, self.bias)
     )
-    result = stochnorm(
+    result = finetuning.stochnorm(
       None if self.use_running_average else self.stream(),
       x,
       self.mean[...],

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.nets import Outputs
-from kdjax.ops import check_choice
-from kdjax.ops import check_positive
-from kdjax.training.networks._models import Model
-from kdjax.training.networks._models import Variables
-from kdjax.training.networks._models import check_model
-from kdjax.training.networks._models import run_forward
+from kdjax import nets, ops
+from kdjax.training.networks._models import (
+  Model,
+  Variables,
+  check_model,
+  run_forward,
+)
 
 
 def ensemble(
@@ -74,8 +74,8 @@ def ensemble(
     raise TypeError("ensemble: models is a Model; expected a sequence of them.")
   for i, model in enumerate(models):
     check_model(f"ensemble: models[{i}]", model)
-  check_choice("ensemble: average", average, ("logits", "probabilities"))
-  check_positive("ensemble: temperature", temperature)
+  ops.check_choice("ensemble: average", average, ("logits", "probabilities"))
+  ops.check_positive("ensemble: temperature", temperature)
   forwards = [model.forward for model in models]
 
   def forward(
@@ -85,7 +85,7 @@ def ensemble(
     train: bool,
     key: Array | None,
     axis_name: str | None = None,
-  ) -> tuple[Outputs, Any]:
+  ) -> tuple[nets.Outputs, Any]:
     rows, states = [], []
     for i, (forward, *parts) in enumerate(
       zip(forwards, variables.params, variables.state, strict=True)
@@ -110,7 +110,7 @@ def ensemble(
       shares = jax.nn.log_softmax(logits / scale)
       logits = jax.nn.logsumexp(shares, axis=0) - jnp.log(len(rows))
       logits = scale * logits
-    return Outputs(logits, {}, None), tuple(states)
+    return nets.Outputs(logits, {}, None), tuple(states)
 
   variables = zip(*(model.variables for model in models), strict=True)
   return Model(forward, Variables(*variables))
@@ -156,9 +156,9 @@ class CachedTeacher:
   tail: str = "spread"
 
   def __post_init__(self):
-    check_choice("CachedTeacher: tail", self.tail, ("spread", "drop"))
+    ops.check_choice("CachedTeacher: tail", self.tail, ("spread", "drop"))
 
-  def __call__(self, batch: Any) -> Outputs:
+  def __call__(self, batch: Any) -> nets.Outputs:
     """The teacher's outputs, which are logits alone."""
     if "teacher" not in batch:
       raise ValueError(
@@ -174,7 +174,7 @@ class CachedTeacher:
           f"batch['teacher'] has logits of shape {logits.shape}; expected "
           f"num_classes = {self.num_classes} at the end."
         )
-      return Outputs(logits, {}, None)
+      return nets.Outputs(logits, {}, None)
     if not {"ids", "values", "rest"} <= set(cached):
       raise ValueError(
         f"batch['teacher'] has {sorted(cached)}; expected 'logits', or 'ids', "
@@ -189,4 +189,4 @@ class CachedTeacher:
     logits = jnp.put_along_axis(
       logits, cached["ids"], values, axis=-1, inplace=False
     )
-    return Outputs(logits, {}, None)
+    return nets.Outputs(logits, {}, None)

@@ -9,12 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.objectives import Objective
-from kdjax.objectives import combine
-from kdjax.objectives import loss_metric
-from kdjax.ops import check_range
+from kdjax import ops
+from kdjax.methods import GradientRule, Objective, combine, loss_metric
 from kdjax.training.steps._passes import Metrics
-from kdjax.training.steps._steps import GradientRule
 from kdjax.training.steps._steps import Loss
 
 
@@ -83,8 +80,8 @@ def dot(
   """
   low: Any = momentum - delta
   high: Any = momentum + delta
-  check_range("dot: momentum - delta", low, 0.0, 1.0)
-  check_range("dot: momentum + delta", high, 0.0, 1.0)
+  ops.check_range("dot: momentum - delta", low, 0.0, 1.0)
+  ops.check_range("dot: momentum + delta", high, 0.0, 1.0)
 
   def init(params: Any) -> DOTState:
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -151,7 +148,7 @@ def dot_objective(task: Objective, distillation: Objective) -> Objective:
 
   Examples:
     >>> from kdjax.distillation import soft_target_loss
-    >>> from kdjax.objectives import stateless
+    >>> from kdjax.methods import stateless
     >>> cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     >>> objective = dot_objective(
     ...   stateless(cross_entropy), stateless(soft_target_loss, temperature=4.0)

@@ -10,8 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
+from kdjax import ops
 
 
 def layerwise_learning_rates(
@@ -62,7 +61,7 @@ def layerwise_learning_rates(
   if (decay is None) == (factors is None):
     raise ValueError(f"{name}: expected one of decay and factors.")
   if decay is not None:
-    check_positive(f"{name}: decay", decay)
+    ops.check_positive(f"{name}: decay", decay)
     rates = jnp.asarray(decay, float) ** jnp.arange(len(groups) - 1, -1, -1)
   else:
     rates = jnp.asarray(factors, float)
@@ -143,7 +142,7 @@ def gradual_unfreezing(
   """
   name = "gradual_unfreezing"
   if not isinstance(every, jax.Array):
-    check_integer(f"{name}: every", every, 1)
+    ops.check_integer(f"{name}: every", every, 1)
 
   def is_open(group: int, step: Any) -> Any:
     return len(groups) - group <= 1 + step // every
@@ -162,7 +161,7 @@ def stagewise_training(
   The first group is trained for `every` steps while all others are frozen,
   then the second one, and so on; the last group stays open. It is the freezing
   of stage-by-stage and of block-wise distillation, whose loss is
-  `objectives.preset("stagewise", steps=steps)`: loss and groups change at the
+  `methods.preset("stagewise", steps=steps)`: loss and groups change at the
   same steps if `every` is `steps // len(groups)`. A frozen parameter stays
   exactly where it is, weight decay or not, and the optimizer sees gradient 0.
   The optimizer is not started anew for a stage; moments of its parameters are 0
@@ -204,7 +203,7 @@ def stagewise_training(
   """
   name = "stagewise_training"
   if not isinstance(every, jax.Array):
-    check_integer(f"{name}: every", every, 1)
+    ops.check_integer(f"{name}: every", every, 1)
 
   def is_open(group: int, step: Any) -> Any:
     return group == jnp.minimum(step // every, len(groups) - 1)

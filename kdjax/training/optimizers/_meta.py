@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from kdjax.ops import check_integer
-from kdjax.ops import mean_over_devices
-from kdjax.ops import vary_like
+from kdjax import ops
 from kdjax.training.optimizers._layerwise_training import group_indices
 
 # (params, batch) -> scalar.
@@ -72,12 +70,12 @@ def adapt_to_task(
     networks <https://arxiv.org/abs/1703.03400>`_, 2017.
   """
   if steps is not None:
-    check_integer("adapt_to_task: steps", steps, 0)
+    ops.check_integer("adapt_to_task: steps", steps, 0)
   groups = ("",) if adapted is None else tuple(adapted)
   indices = group_indices("adapt_to_task", groups, params, check=True)
   # Else devices with other tasks would sum the gradients of their inner steps.
   batches = jax.tree.leaves(support)
-  params = jax.tree.map(lambda p: vary_like(p, *batches), params)
+  params = jax.tree.map(lambda p: ops.vary_like(p, *batches), params)
   # None, for a parameter that stays, is a leaf to nobody: neither the gradient
   # nor the optimizer sees it.
   start = jax.tree.map(lambda p, i: None if i < 0 else p, params, indices)
@@ -235,4 +233,4 @@ def reptile_gradient(
     )
   )(support)
   way = jax.tree.map(lambda p, q: p - jnp.mean(q, 0), params, after)
-  return mean_over_devices(way, axis_name)
+  return ops.mean_over_devices(way, axis_name)

@@ -5,12 +5,10 @@ import optax.contrib
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from kdjax.ops import check_positive
-from kdjax.ops import check_range
-from kdjax.ops import validate
+from kdjax import ops
 
 
-@validate
+@ops.validate
 def private_consensus(
   key: Array,
   logits: Float[Array, "clients batch classes"],
@@ -61,8 +59,8 @@ def private_consensus(
     Abadi et al., `Deep learning with differential privacy
     <https://arxiv.org/abs/1607.00133>`_, 2016.
   """
-  check_positive("private_consensus: clip", clip)
-  check_range(
+  ops.check_positive("private_consensus: clip", clip)
+  ops.check_range(
     "private_consensus: noise_multiplier", noise_multiplier, 0.0, float("inf")
   )
   clients = logits.shape[0]

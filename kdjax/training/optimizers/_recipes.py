@@ -8,12 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.data import mixup
-from kdjax.data import random_crop
-from kdjax.data import random_flip
-from kdjax.data import random_resized_crop
-from kdjax.ops import check_choice
-from kdjax.ops import check_integer
+from kdjax import data, ops
 
 
 class Recipe(NamedTuple):
@@ -90,8 +85,8 @@ def cifar100_recipe(
   mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
   padding, temperature = 4, 4.0
 
-  check_integer("epochs", epochs, 1)
-  check_integer("num_examples", num_examples, 1)
+  ops.check_integer("epochs", epochs, 1)
+  ops.check_integer("num_examples", num_examples, 1)
   steps = -(-num_examples // batch_size)
   schedule = optax.piecewise_constant_schedule(
     learning_rate, {steps * round(drop * epochs): factor for drop in drops}
@@ -99,8 +94,8 @@ def cifar100_recipe(
 
   def augment(key: Array, images: Any) -> Array:
     crop_key, flip_key = jax.random.split(key)
-    images = random_crop(crop_key, images, padding=padding)
-    return random_flip(flip_key, images)
+    images = data.random_crop(crop_key, images, padding=padding)
+    return data.random_flip(flip_key, images)
 
   return Recipe(
     batch_size=batch_size,
@@ -169,7 +164,7 @@ def function_matching_recipe(
     consistent <https://arxiv.org/abs/2106.05237>`_, 2021; `big_vision
     <https://github.com/google-research/big_vision>`_, configs/proj/distill.
   """
-  check_choice("variant", variant, tuple(_FUNCTION_MATCHING))
+  ops.check_choice("variant", variant, tuple(_FUNCTION_MATCHING))
   most, rate, weight_decay, temperature, warmup, batch_size, side = (
     _FUNCTION_MATCHING[variant]
   )
@@ -188,9 +183,9 @@ def function_matching_recipe(
 
   def augment(key: Array, images: Any) -> Array:
     crop_key, flip_key, mixup_key = jax.random.split(key, 3)
-    images = random_resized_crop(crop_key, images, (side, side))
-    images = random_flip(flip_key, images).astype(jnp.float32)
-    return mixup(mixup_key, images, jnp.zeros((len(images), 1)))[0]
+    images = data.random_resized_crop(crop_key, images, (side, side))
+    images = data.random_flip(flip_key, images).astype(jnp.float32)
+    return data.mixup(mixup_key, images, jnp.zeros((len(images), 1)))[0]
 
   return Recipe(
     batch_size=batch_size,

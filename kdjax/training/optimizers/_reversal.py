@@ -5,8 +5,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax.ops import check_positive
-from kdjax.ops import reversal_ramp
+from kdjax import ops
 
 
 def reversal_schedule(
@@ -50,11 +49,11 @@ def reversal_schedule(
     Ganin et al., `Domain-adversarial training of neural networks
     <https://arxiv.org/abs/1505.07818>`_, 2016, section 5.2.2.
   """
-  check_positive("steps", steps)
+  ops.check_positive("steps", steps)
 
   def schedule(step: ArrayLike) -> Array:
     progress = jnp.asarray(step, float) / jnp.asarray(steps, float)
-    risen = reversal_ramp(progress, sharpness=sharpness)
+    risen = ops.reversal_ramp(progress, sharpness=sharpness)
     first, last = jnp.asarray(low, float), jnp.asarray(high, float)
     return first + (last - first) * risen
 

@@ -5,13 +5,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from kdjax.objectives import Objective
-from kdjax.ops import call_signature
+from kdjax import methods, ops
 
 
 def check_objective(name: str, value: Any) -> None:
   """Raises TypeError unless it is an objective."""
-  if not isinstance(value, Objective):
+  if not isinstance(value, methods.Objective):
     raise TypeError(
       f"{name}: objective is a {type(value).__name__}; expected an Objective, "
       "as `stateless` makes of a loss and `combine` of several."
@@ -36,7 +35,7 @@ def check_loss(name: str, loss_fn: Any) -> None:
       signature = inspect.signature(loss_fn)
     except (TypeError, ValueError):  # compiled, or built in
       return
-    what = f"has the parameters {call_signature(signature)}"
+    what = f"has the parameters {ops.call_signature(signature)}"
     with contextlib.suppress(TypeError):
       signature.bind(*wanted)
       return

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ops import check_integer
-from kdjax.ops import get_entry
+from kdjax import ops
 from kdjax.training.networks._models import takes_axis_name
 from kdjax.training.steps._passes import Metrics
 
@@ -49,7 +48,7 @@ def epoch_plan(
     ("num_examples", num_examples),
     ("batch_size", batch_size),
   ):
-    check_integer(f"epoch_plan: {name}", size, 1)
+    ops.check_integer(f"epoch_plan: {name}", size, 1)
   shape = (-(-num_examples // batch_size), batch_size)
   order = jnp.arange(num_examples, dtype=jnp.int32)
   if key is not None:
@@ -160,10 +159,10 @@ def _as_data(name: str, data: Any, plan: Any) -> Any:
   """Returns the data as JAX arrays; an index beyond a short one is clipped."""
   if _has_parts(plan):
     return {
-      part: _as_data(name, get_entry(f"{name}: data", data, part), rows)
+      part: _as_data(name, ops.get_entry(f"{name}: data", data, part), rows)
       for part, rows in plan.items()
     }
-  get_entry(f"{name}: plan", plan, "index")
+  ops.get_entry(f"{name}: plan", plan, "index")
   if not isinstance(data, Mapping):
     raise TypeError(
       f"{name}: data is a {type(data).__name__}; expected a dictionary of "

@@ -9,19 +9,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.objectives import loss_metric
-from kdjax.objectives import stateless
-from kdjax.ops import UNKNOWN_AXIS
-from kdjax.ops import AxisName
-from kdjax.ops import explicit_mesh
-from kdjax.ops import in_auto_axes
-from kdjax.ops import resolve_axis_name
-from kdjax.ops import sum_over_devices
+from kdjax import methods, nets, ops
 from kdjax.training.steps._checks import check_pairs
-from kdjax.training.steps._passes import LossFn
-from kdjax.training.steps._passes import Metrics
+from kdjax.training.steps._passes import LossFn, Metrics
 
 Metric = Callable[..., Any] | tuple[Callable[..., Any], Any]
 
@@ -83,39 +73,39 @@ def make_eval_step(
         f"make_eval_step: the metric {name} is {metric!r}; expected a function "
         "of arrays, or (function, names of its arguments)."
       )
-    parts[name] = stateless(*pair)
-  named: AxisName = UNKNOWN_AXIS if axis_name is None else axis_name
+    parts[name] = methods.stateless(*pair)
+  named: ops.AxisName = ops.UNKNOWN_AXIS if axis_name is None else axis_name
 
   def evaluate(
-    state: Any, frozen: Any, batch: Any, *, axis_name: AxisName = named
+    state: Any, frozen: Any, batch: Any, *, axis_name: ops.AxisName = named
   ) -> Metrics:
-    axis_name = resolve_axis_name("the evaluation", axis_name)
-    mesh = explicit_mesh((state, frozen, batch))
+    axis_name = ops.resolve_axis_name("the evaluation", axis_name)
+    mesh = ops.explicit_mesh((state, frozen, batch))
     if mesh is not None:
       unnamed = functools.partial(evaluate, axis_name=axis_name)
       arguments = state, frozen, batch
-      return in_auto_axes(unnamed, arguments, {}, mesh, PartitionSpec())
+      return ops.in_auto_axes(unnamed, arguments, {}, mesh, PartitionSpec())
     key = jax.random.key(0)  # nothing is random in evaluation
     outputs, _, batch = loss_fn.run(
       state.params, state.state, frozen, batch, key, axis_name=axis_name
     )
     outputs = _answered(loss_fn.objective, state, outputs)
 
-    def measure(metric: Objective) -> tuple[Array, Array]:
+    def measure(metric: methods.Objective) -> tuple[Array, Array]:
       _, _, seen = metric.apply(
         {}, {}, outputs, batch, key, axis_name=axis_name
       )
       return seen["loss"]
 
     pairs = {name: measure(metric) for name, metric in parts.items()}
-    return sum_over_devices(pairs, axis_name)
+    return ops.sum_over_devices(pairs, axis_name)
 
   return evaluate
 
 
 def _answered(
-  objective: Objective, state: Any, outputs: dict[str, Outputs]
-) -> dict[str, Outputs]:
+  objective: methods.Objective, state: Any, outputs: dict[str, nets.Outputs]
+) -> dict[str, nets.Outputs]:
   """The outputs with the student's logits as its objective predicts them."""
   if objective.predict is None or "student" not in outputs:
     return outputs
@@ -134,12 +124,12 @@ def _as_mapping(metrics: Any) -> Mapping[str, Any]:
 
 
 # An objective for passes whose outputs are only measured.
-NOTHING = Objective(
+NOTHING = methods.Objective(
   lambda key, specs: ({}, {}),
   lambda params, state, outputs, batch, key, *, axis_name=None: (
     jnp.zeros(()),
     state,
-    loss_metric(jnp.zeros(()), batch),
+    methods.loss_metric(jnp.zeros(()), batch),
   ),
 )
 

@@ -7,11 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kdjax.ops import check_choice
+from kdjax import ops
 from kdjax.training.learners._learner import Learner
 from kdjax.training.steps import _hosts as hosts
 
@@ -76,7 +74,7 @@ def parallelize(
     `jax.shard_map, jax.pmap and sharded jax.jit
     <https://docs.jax.dev/en/latest/sharded-computation.html>`_.
   """
-  check_choice("parallelize: mode", mode, ("jit", "pmap", "shard_map"))
+  ops.check_choice("parallelize: mode", mode, ("jit", "pmap", "shard_map"))
   if isinstance(function, Learner):
     options: dict[str, Any] = {"axis_name": axis_name, "devices": devices}
     return function._replace(

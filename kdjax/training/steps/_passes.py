@@ -14,18 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.objectives import Pass
-from kdjax.ops import UNKNOWN_AXIS
-from kdjax.ops import AxisName
-from kdjax.ops import get_entry
-from kdjax.ops import replicate_over_devices
-from kdjax.ops import resolve_axis_name
-from kdjax.training.networks._models import Forward
-from kdjax.training.networks._models import Variables
-from kdjax.training.networks._models import check_forward
-from kdjax.training.networks._models import run_forward
+from kdjax import methods, nets, ops
+from kdjax.training.networks._models import (
+  Forward,
+  Variables,
+  check_forward,
+  run_forward,
+)
 from kdjax.training.networks._teachers import CachedTeacher
 from kdjax.training.steps._checks import check_objective
 
@@ -51,8 +46,8 @@ class LossFn:
   """
 
   forwards: Mapping[str, Forward | CachedTeacher]
-  passes: Mapping[str, Pass]
-  objective: Objective
+  passes: Mapping[str, methods.Pass]
+  objective: methods.Objective
   prepare: Prepare | None = None
 
   def run(
@@ -63,8 +58,8 @@ class LossFn:
     batch: Any,
     key: Array,
     *,
-    axis_name: AxisName = UNKNOWN_AXIS,
-  ) -> tuple[dict[str, Outputs], Any, Any]:
+    axis_name: ops.AxisName = ops.UNKNOWN_AXIS,
+  ) -> tuple[dict[str, nets.Outputs], Any, Any]:
     """Runs the passes.
 
     Args:
@@ -79,7 +74,7 @@ class LossFn:
       The outputs by role, the networks' new states, and the batch as it was
       prepared.
     """
-    axis_name = resolve_axis_name("the passes", axis_name)
+    axis_name = ops.resolve_axis_name("the passes", axis_name)
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     prepare_key, key = jax.random.split(key)
@@ -93,7 +88,7 @@ class LossFn:
             "the loss: there is no average of the student's parameters; "
             "expected parameter_ema as the last link of the optimizer."
           )
-        fixed = get_entry("the loss: frozen", frozen, name)
+        fixed = ops.get_entry("the loss: frozen", frozen, name)
         if not isinstance(fixed, Variables):
           raise TypeError(
             f"the loss: frozen[{name!r}] is a {type(fixed).__name__}; expected "
@@ -105,7 +100,9 @@ class LossFn:
 
     if self.prepare is not None:
 
-      def answer(name: str, inputs: Any, *, gradient: bool = False) -> Outputs:
+      def answer(
+        name: str, inputs: Any, *, gradient: bool = False
+      ) -> nets.Outputs:
         forward = self.forwards[name]
         if isinstance(forward, CachedTeacher):
           raise ValueError(
@@ -116,7 +113,7 @@ class LossFn:
 
       batch = self.prepare(prepare_key, batch, answer)
     _check_paired(batch, self.passes)
-    outputs: dict[str, Outputs] = {}
+    outputs: dict[str, nets.Outputs] = {}
     for i, (roles, row) in enumerate(_groups(self.passes)):
       forward = self.forwards[row.network]
       if isinstance(forward, CachedTeacher):
@@ -148,7 +145,7 @@ class LossFn:
         rows = slice(start, stop) if len(roles) > 1 else slice(None)
         outputs[role] = _rows(both, rows, size)
         start = stop
-    return outputs, replicate_over_devices(states, axis_name), batch
+    return outputs, ops.replicate_over_devices(states, axis_name), batch
 
   def __call__(
     self,
@@ -158,10 +155,10 @@ class LossFn:
     batch: Any,
     key: Array,
     *,
-    axis_name: AxisName = UNKNOWN_AXIS,
+    axis_name: ops.AxisName = ops.UNKNOWN_AXIS,
   ) -> tuple[Array, tuple[Any, Metrics]]:
     """The loss, and the new state and the metrics."""
-    axis_name = resolve_axis_name("the loss", axis_name)
+    axis_name = ops.resolve_axis_name("the loss", axis_name)
     objective_key, key = jax.random.split(key)
     outputs, states, batch = self.run(
       params, state, frozen, batch, key, axis_name=axis_name
@@ -179,8 +176,8 @@ class LossFn:
 
 def pass_loss(
   forwards: Mapping[str, Forward | CachedTeacher],
-  passes: Mapping[str, Pass],
-  objective: Objective,
+  passes: Mapping[str, methods.Pass],
+  objective: methods.Objective,
   *,
   prepare: Prepare | None = None,
 ) -> LossFn:
@@ -204,7 +201,7 @@ def pass_loss(
       the batch lacks an entry that is read, or `frozen` a network.
 
   Examples:
-    >>> from kdjax.objectives import stateless
+    >>> from kdjax.methods import stateless
     >>> def forward(variables, x, *, train, key):
     ...   return Outputs(variables.params * x, {}, None), {}
     >>> def loss(student_logits, teacher_logits):
@@ -232,7 +229,7 @@ def pass_loss(
     if not isinstance(forward, CachedTeacher):
       check_forward(f"pass_loss: {name}", forward)
   for role, row in passes.items():
-    if not isinstance(row, Pass):
+    if not isinstance(row, methods.Pass):
       raise TypeError(
         f"pass_loss: the pass {role!r} is a {type(row).__name__}; expected a "
         "Pass."
@@ -271,7 +268,7 @@ def views_of(
 
   def prepare(key: Array, batch: Any, run: Any) -> Any:
     del run
-    part = dict(get_entry("the loss: batch", batch, of) if of else batch)
+    part = dict(ops.get_entry("the loss: batch", batch, of) if of else batch)
     # Views are of the examples as they came. The first one has the key of the
     # augmentation; two views by one function must differ.
     seen = {
@@ -279,7 +276,7 @@ def views_of(
       for i, (name, view) in enumerate(views.items())
     }
     if augment is not None:
-      part[on] = augment(key, get_entry("the loss: batch", part, on))
+      part[on] = augment(key, ops.get_entry("the loss: batch", part, on))
     part |= seen
     return {**batch, of: part} if of else part
 
@@ -327,7 +324,7 @@ def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
   return prepare
 
 
-def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
+def _with_parts(batch: Any, passes: Mapping[str, methods.Pass]) -> Any:
   """Gives each part of the batch the entries beside the parts."""
   if not isinstance(batch, Mapping):
     raise TypeError(
@@ -340,7 +337,7 @@ def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
     for on in ((row.on,) if isinstance(row.on, str) else row.on)
   ]
   names = {on.partition(".")[0] for on in entries if "." in on}
-  parts = {k: get_entry("the loss: batch", batch, k) for k in sorted(names)}
+  parts = {k: ops.get_entry("the loss: batch", batch, k) for k in sorted(names)}
   common = {k: v for k, v in batch.items() if k not in parts}
   # A pass on the batch itself (the current task beside replayed examples) has
   # examples of its own there: their mask is not that of the parts.
@@ -349,10 +346,10 @@ def _with_parts(batch: Any, passes: Mapping[str, Pass]) -> Any:
     part = dict(own) if apart else common | dict(own)
     if "mask" in common and "mask" in own and not apart:
       part["mask"] = common["mask"] & own["mask"]
-    get_entry(f"the loss: batch[{name!r}]", part, "mask")
+    ops.get_entry(f"the loss: batch[{name!r}]", part, "mask")
     parts[name] = part
   if not parts:
-    get_entry("the loss: batch", batch, "mask")
+    ops.get_entry("the loss: batch", batch, "mask")
   return common | parts
 
 
@@ -362,10 +359,10 @@ def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:
     return {name.rpartition(".")[2]: _inputs(batch, name) for name in on}
   part, _, name = on.rpartition(".")
   where = f"the loss: batch[{part!r}]" if part else "the loss: batch"
-  return get_entry(where, batch[part] if part else batch, name)
+  return ops.get_entry(where, batch[part] if part else batch, name)
 
 
-def _check_paired(batch: Any, passes: Mapping[str, Pass]) -> None:
+def _check_paired(batch: Any, passes: Mapping[str, methods.Pass]) -> None:
   """Raises ValueError if entries of one part differ in their examples."""
   first: dict[str, tuple[str, int]] = {}
   for row in passes.values():
@@ -390,10 +387,10 @@ def _part(batch: Any, on: str | tuple[str, ...]) -> Any:
 
 
 def _groups(
-  passes: Mapping[str, Pass],
-) -> list[tuple[list[str], Pass]]:
+  passes: Mapping[str, methods.Pass],
+) -> list[tuple[list[str], methods.Pass]]:
   """The roles that run as one batch, in the order of the first of each."""
-  groups: dict[Any, tuple[list[str], Pass]] = {}
+  groups: dict[Any, tuple[list[str], methods.Pass]] = {}
   for role, row in passes.items():
     key = role if row.joint is None else (row.network, row.joint)
     roles, first = groups.setdefault(key, ([], row))
@@ -435,7 +432,9 @@ def _fold(inputs: Any, axes: int) -> Any:
 _BATCHED = ("logits", "features", "embedding", "preactivations", "attention")
 
 
-def _rows(outputs: Outputs, rows: slice, shape: tuple[int, ...]) -> Outputs:
+def _rows(
+  outputs: nets.Outputs, rows: slice, shape: tuple[int, ...]
+) -> nets.Outputs:
   """Some examples of the outputs, with all their batch axes."""
   if rows == slice(None) and len(shape) == 1:
     return outputs

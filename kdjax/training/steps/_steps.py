@@ -15,24 +15,16 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from kdjax.objectives import GradientRule
-from kdjax.ops import UNKNOWN_AXIS
-from kdjax.ops import AxisName
-from kdjax.ops import explicit_mesh
-from kdjax.ops import in_auto_axes
-from kdjax.ops import mean_over_devices
-from kdjax.ops import partitions
-from kdjax.ops import resolve_axis_name
-from kdjax.ops import sum_over_devices
-from kdjax.training.networks._ema import averaged_student
-from kdjax.training.networks._ema import has_average
+from kdjax import methods, ops
+from kdjax.training.networks._ema import averaged_student, has_average
 from kdjax.training.networks._models import takes_axis_name
-from kdjax.training.optimizers._optimizers import AccumulationState
-from kdjax.training.optimizers._optimizers import Optimizer
-from kdjax.training.optimizers._optimizers import as_optimizer
+from kdjax.training.optimizers._optimizers import (
+  AccumulationState,
+  Optimizer,
+  as_optimizer,
+)
 from kdjax.training.steps._checks import check_loss
-from kdjax.training.steps._passes import LossFn
-from kdjax.training.steps._passes import Metrics
+from kdjax.training.steps._passes import LossFn, Metrics
 from kdjax.training.steps._state import TrainState
 
 Loss = Callable[[Any, Any], tuple[Array, tuple[Any, Metrics]]]
@@ -49,7 +41,7 @@ class Step(Protocol):
     batch: Any,
     key: Array,
     *,
-    axis_name: AxisName = UNKNOWN_AXIS,
+    axis_name: ops.AxisName = ops.UNKNOWN_AXIS,
   ) -> tuple[Any, Metrics]: ...
 
 
@@ -58,7 +50,7 @@ def make_train_step(
   optimizer: Optimizer,
   *,
   axis_name: str | None = None,
-  rule: GradientRule | None = None,
+  rule: methods.GradientRule | None = None,
 ) -> Step:
   """Train step: one update of the trained networks and the objective.
 
@@ -112,7 +104,7 @@ def make_train_step(
   check_loss(name, loss_fn)
   transformation = as_optimizer(name, optimizer)
   rule = _PLAIN if rule is None else rule
-  named: AxisName = UNKNOWN_AXIS if axis_name is None else axis_name
+  named: ops.AxisName = ops.UNKNOWN_AXIS if axis_name is None else axis_name
 
   def step(
     state: TrainState,
@@ -120,15 +112,15 @@ def make_train_step(
     batch: Any,
     key: Array,
     *,
-    axis_name: AxisName = named,
+    axis_name: ops.AxisName = named,
   ) -> tuple[TrainState, Metrics]:
-    axis_name = resolve_axis_name("the step", axis_name)
-    mesh = explicit_mesh((state, frozen, batch))
+    axis_name = ops.resolve_axis_name("the step", axis_name)
+    mesh = ops.explicit_mesh((state, frozen, batch))
     if mesh is not None:  # Networks and optimizers know no Explicit axes.
       unnamed = functools.partial(step, axis_name=axis_name)
-      result = partitions(state), PartitionSpec()
+      result = ops.partitions(state), PartitionSpec()
       arguments = state, frozen, batch, key
-      return in_auto_axes(unnamed, arguments, {}, mesh, result)
+      return ops.in_auto_axes(unnamed, arguments, {}, mesh, result)
     key = jax.random.fold_in(key, state.step)
     frozen = with_average(state, frozen)
     options = {}
@@ -146,7 +138,7 @@ def make_train_step(
       # Averaging the loss inside and the gradients outside is right under
       # vmap, pmap and shard_map alike. Gradients alone are not: shard_map has
       # already summed those of replicated parameters.
-      return mean_over_devices(value, axis_name), aux
+      return ops.mean_over_devices(value, axis_name), aux
 
     if rule.check is not None:
       rule.check(state.optimizer_state)
@@ -156,8 +148,8 @@ def make_train_step(
     (value, (moved, metrics)), gradients, extra, rule_state = rule.apply(
       loss, state.params, batch, rule_key, rule_state, **mapped
     )
-    gradients, extra = mean_over_devices((gradients, extra), axis_name)
-    metrics = sum_over_devices(metrics, axis_name)
+    gradients, extra = ops.mean_over_devices((gradients, extra), axis_name)
+    metrics = ops.sum_over_devices(metrics, axis_name)
     if isinstance(state.optimizer_state, AccumulationState):
       counted = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
       extra = {**extra, "count": counted}
@@ -200,7 +192,7 @@ def _with_mean_gradient(params: Any, axis_name: str | None) -> Any:
 
   identity.defvjp(
     lambda params: (params, None),
-    lambda _, slopes: (mean_over_devices(slopes, axis_name),),
+    lambda _, slopes: (ops.mean_over_devices(slopes, axis_name),),
   )
   return identity(params)
 
@@ -225,7 +217,7 @@ def _value_and_gradient(
   return value, gradients, {}, state
 
 
-_PLAIN = GradientRule(lambda params: (), _value_and_gradient)
+_PLAIN = methods.GradientRule(lambda params: (), _value_and_gradient)
 
 
 def with_average(state: TrainState, frozen: Any) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.ops import check_integer
+from kdjax import ops
 from kdjax.training.learners._learner import Learner
 
 
@@ -72,7 +72,7 @@ def sweep(
     )
   signature = inspect.signature(function)
   if chunk_size is not None:
-    check_integer("chunk_size", chunk_size, 1)
+    ops.check_integer("chunk_size", chunk_size, 1)
 
   @functools.wraps(function)
   def swept(*args: Any, **kwargs: Any) -> Any:

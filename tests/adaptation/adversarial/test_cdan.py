@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import cdan_map
-from kdjax.adaptation import cdan_matrices
-from kdjax.adaptation import cdan_weights
-from kdjax.adaptation import classifier_discrepancy
-from kdjax.adaptation import dann_loss
-from kdjax.adaptation import mdd_loss
+from kdjax.adaptation import (
+  cdan_map,
+  cdan_matrices,
+  cdan_weights,
+  classifier_discrepancy,
+  dann_loss,
+  mdd_loss,
+)
 from tests.laws import trace
 
 

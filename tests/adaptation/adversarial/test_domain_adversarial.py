@@ -7,8 +7,7 @@ import pytest
 
 from kdjax.adaptation import dann_loss
 from kdjax.ops import reverse_gradient
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
+from tests.laws import computed_in_float32, slopes_agree
 
 STEP = jax.jit(jax.value_and_grad(dann_loss, (0, 1)))
 

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import h_divergence_from_errors
-from kdjax.adaptation import jda_loss
-from kdjax.adaptation import soft_h_divergence
+from kdjax.adaptation import (
+  h_divergence_from_errors,
+  jda_loss,
+  soft_h_divergence,
+)
 from kdjax.ops import reverse_gradient
-from tests.laws import slopes_agree
-from tests.laws import trace
+from tests.laws import slopes_agree, trace
 
 STEP = jax.jit(jax.value_and_grad(soft_h_divergence, (0, 1)))
 

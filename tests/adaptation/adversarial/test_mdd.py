@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import adda_loss
-from kdjax.adaptation import classifier_discrepancy
-from kdjax.adaptation import mdd_loss
-from kdjax.adaptation import mdd_regression_loss
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
+from kdjax.adaptation import (
+  adda_loss,
+  classifier_discrepancy,
+  mdd_loss,
+  mdd_regression_loss,
+)
+from tests.laws import computed_in_float32, slopes_agree
 
 
 def arrays(n_source=5, n_target=4, classes=3):

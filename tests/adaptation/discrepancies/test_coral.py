@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from kdjax.adaptation import coral_loss
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
+from tests.laws import computed_in_float32, slopes_agree
 
 CORAL = jax.jit(coral_loss, static_argnames="scaling")
 STEP = jax.jit(

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from kdjax.adaptation import mmd
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
-from tests.laws import trace
+from tests.laws import computed_in_float32, slopes_agree, trace
 
 ESTIMATORS = ["biased", "unbiased", "linear"]
 

@@ -8,11 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import cmd_loss
-from kdjax.adaptation import m3sda_loss
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
-from tests.laws import trace
+from kdjax.adaptation import cmd_loss, m3sda_loss
+from tests.laws import computed_in_float32, slopes_agree, trace
 
 
 def domains(*sizes, dims=3):

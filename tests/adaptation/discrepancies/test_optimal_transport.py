@@ -10,12 +10,12 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from kdjax.adaptation import deepjdot_loss
-from kdjax.adaptation import sinkhorn_divergence
-from kdjax.adaptation import sliced_wasserstein
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
-from tests.laws import trace
+from kdjax.adaptation import (
+  deepjdot_loss,
+  sinkhorn_divergence,
+  sliced_wasserstein,
+)
+from tests.laws import computed_in_float32, slopes_agree, trace
 
 
 def samples(n_source=6, n_target=4, dims=3, seed=0):

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from kdjax import generalization
-from kdjax.adaptation import Gaussian
-from kdjax.adaptation import Laplacian
-from kdjax.adaptation import Linear
-from kdjax.adaptation import Polynomial
-from kdjax.adaptation import jmmd
-from kdjax.adaptation import lmmd
-from kdjax.adaptation import mmd
-from tests.laws import slopes_agree
-from tests.laws import trace
+from kdjax.adaptation import (
+  Gaussian,
+  Laplacian,
+  Linear,
+  Polynomial,
+  jmmd,
+  lmmd,
+  mmd,
+)
+from tests.laws import slopes_agree, trace
 
 
 def samples(n_source=6, n_target=5, dims=3, seed=0):

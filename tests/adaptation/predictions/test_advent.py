@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.adaptation import minent_loss
-from kdjax.adaptation import self_information
+from kdjax.adaptation import minent_loss, self_information
 from tests import laws
 
 RNG = np.random.default_rng(0)

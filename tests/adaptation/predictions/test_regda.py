@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import dael_loss
-from kdjax.adaptation import keypoint_loss
-from kdjax.adaptation import keypoint_maps
-from kdjax.adaptation import self_information
+from kdjax.adaptation import (
+  dael_loss,
+  keypoint_loss,
+  keypoint_maps,
+  self_information,
+)
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -6,15 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import afn_loss
-from kdjax.adaptation import class_balance_loss
-from kdjax.adaptation import entropy_loss
-from kdjax.adaptation import hafn_loss
-from kdjax.adaptation import information_maximization_loss
-from kdjax.adaptation import mcc_loss
-from tests.laws import computed_in_float32
-from tests.laws import slopes_agree
-from tests.laws import trace
+from kdjax.adaptation import (
+  afn_loss,
+  class_balance_loss,
+  entropy_loss,
+  hafn_loss,
+  information_maximization_loss,
+  mcc_loss,
+)
+from tests.laws import computed_in_float32, slopes_agree, trace
 
 
 def logits(n=7, classes=4):

@@ -3,9 +3,7 @@
 import jax
 import numpy as np
 
-from kdjax.adaptation import debias_init
-from kdjax.adaptation import debias_logits
-from kdjax.adaptation import debias_update
+from kdjax.adaptation import debias_init, debias_logits, debias_update
 
 rng = np.random.default_rng(0)
 WEAK = 2 * rng.normal(size=(16, 5)).astype(np.float32)

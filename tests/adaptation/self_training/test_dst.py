@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.adaptation import dst_loss
-from kdjax.adaptation import mdd_loss
+from kdjax.adaptation import dst_loss, mdd_loss
 
 rng = np.random.default_rng(0)
 A, B = (2 * rng.normal(size=(16, 5)).astype(np.float32) for _ in range(2))

@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.adaptation import flexmatch_init
-from kdjax.adaptation import flexmatch_thresholds
-from kdjax.adaptation import flexmatch_update
+from kdjax.adaptation import (
+  flexmatch_init,
+  flexmatch_thresholds,
+  flexmatch_update,
+)
 
 rng = np.random.default_rng(0)
 WEAK = 2 * rng.normal(size=(16, 5)).astype(np.float32)

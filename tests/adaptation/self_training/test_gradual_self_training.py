@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import confident_pseudo_labels
-from kdjax.adaptation import gradual_self_training
+from kdjax.adaptation import confident_pseudo_labels, gradual_self_training
 from tests.laws import trace
 
 PSEUDO = jax.jit(confident_pseudo_labels, static_argnames="confidence")

@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.adaptation import guess_labels
-from kdjax.adaptation import mixmatch_loss
-from kdjax.adaptation import sharpen
+from kdjax.adaptation import guess_labels, mixmatch_loss, sharpen
 
 rng = np.random.default_rng(0)
 A, B = (2 * rng.normal(size=(16, 5)).astype(np.float32) for _ in range(2))

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.adaptation import mme_loss
-from kdjax.adaptation import prototype_logits
+from kdjax.adaptation import mme_loss, prototype_logits
 
 rng = np.random.default_rng(0)
 A, B = (2 * rng.normal(size=(16, 5)).astype(np.float32) for _ in range(2))

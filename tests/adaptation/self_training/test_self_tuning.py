@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import SelfTuningQueue
-from kdjax.adaptation import mme_loss
-from kdjax.adaptation import self_tuning_init
-from kdjax.adaptation import self_tuning_loss
-from kdjax.adaptation import self_tuning_update
-from kdjax.adaptation import sharpen
+from kdjax.adaptation import (
+  SelfTuningQueue,
+  mme_loss,
+  self_tuning_init,
+  self_tuning_loss,
+  self_tuning_update,
+  sharpen,
+)
 from tests import laws
 
 rng = np.random.default_rng(0)

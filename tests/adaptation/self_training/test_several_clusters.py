@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.adaptation import centroid_pseudo_labels
-from kdjax.adaptation import spherical_kmeans
+from kdjax.adaptation import centroid_pseudo_labels, spherical_kmeans
 
 KMEANS = jax.jit(
   spherical_kmeans, static_argnames=("num_iterations", "normalize")

@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.adaptation import fixmatch_loss
-from kdjax.adaptation import flexmatch_init
-from kdjax.adaptation import flexmatch_thresholds
-from kdjax.adaptation import linear_ramp_up
-from kdjax.adaptation import mean_teacher_update
-from kdjax.adaptation import pseudo_label_loss
-from kdjax.adaptation import sigmoid_ramp_up
-from kdjax.adaptation import uda_loss
+from kdjax.adaptation import (
+  fixmatch_loss,
+  flexmatch_init,
+  flexmatch_thresholds,
+  linear_ramp_up,
+  mean_teacher_update,
+  pseudo_label_loss,
+  sigmoid_ramp_up,
+  uda_loss,
+)
 from tests import laws
 
 rng = np.random.default_rng(0)

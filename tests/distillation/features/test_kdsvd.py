@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.distillation import fsp_loss
-from kdjax.distillation import kdsvd_loss
+from kdjax.distillation import fsp_loss, kdsvd_loss
 from tests import laws
 
 RNG = np.random.default_rng(0)

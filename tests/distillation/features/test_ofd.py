@@ -6,9 +6,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from kdjax.distillation import ab_loss
-from kdjax.distillation import ofd_loss
-from kdjax.distillation import ofd_margin
+from kdjax.distillation import ab_loss, ofd_loss, ofd_margin
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import pad_l2_loss
-from kdjax.distillation import vid_loss
+from kdjax.distillation import pad_l2_loss, vid_loss
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import hierarchical_context_loss
-from kdjax.distillation import hint_loss
+from kdjax.distillation import hierarchical_context_loss, hint_loss
 from tests import laws
 
 RNG = np.random.default_rng(0)

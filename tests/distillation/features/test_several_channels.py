@@ -5,10 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.distillation import affinity_loss
-from kdjax.distillation import cat_loss
-from kdjax.distillation import ickd_loss
-from kdjax.distillation import kta_loss
+from kdjax.distillation import affinity_loss, cat_loss, ickd_loss, kta_loss
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.distillation import at_loss
-from kdjax.distillation import factor_transfer_loss
-from kdjax.distillation import nst_loss
+from kdjax.distillation import at_loss, factor_transfer_loss, nst_loss
 from tests import laws
 
 RNG = np.random.default_rng(0)

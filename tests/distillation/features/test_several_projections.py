@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import mgd_loss
-from kdjax.distillation import srd_loss
-from kdjax.distillation import srrl_loss
-from kdjax.distillation import vitkd_loss
-from kdjax.distillation import vkd_loss
+from kdjax.distillation import (
+  mgd_loss,
+  srd_loss,
+  srrl_loss,
+  vitkd_loss,
+  vkd_loss,
+)
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -4,10 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import crld_loss
-from kdjax.distillation import rld_loss
-from tests import laws
-from tests import oracles
+from kdjax.distillation import crld_loss, rld_loss
+from tests import laws, oracles
 
 RNG = np.random.default_rng(2)
 STUDENT, TEACHER, STRONG, TEACHER_STRONG = (

@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 
-from kdjax.distillation import cskd_loss
-from kdjax.distillation import soft_target_loss
+from kdjax.distillation import cskd_loss, soft_target_loss
 
 RNG = np.random.default_rng(5)
 STUDENT, PARTNER = (3 * RNG.normal(size=(2, 16, 6))).astype(np.float32)

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import rld_loss
-from kdjax.distillation import soft_target_loss
+from kdjax.distillation import rld_loss, soft_target_loss
 from tests import laws
 
 RNG = np.random.default_rng(2)

@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import dkd_loss
-from kdjax.distillation import nkd_loss
-from kdjax.distillation import regional_logits
-from kdjax.distillation import sdd_loss
-from kdjax.distillation import soft_target_loss
+from kdjax.distillation import (
+  dkd_loss,
+  nkd_loss,
+  regional_logits,
+  sdd_loss,
+  soft_target_loss,
+)
 from tests import laws
 
 RNG = np.random.default_rng(3)

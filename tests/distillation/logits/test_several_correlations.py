@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import batch_correlation_loss
-from kdjax.distillation import class_correlation_loss
-from kdjax.distillation import dist_loss
-from kdjax.distillation import mlld_loss
-from tests import laws
-from tests import oracles
+from kdjax.distillation import (
+  batch_correlation_loss,
+  class_correlation_loss,
+  dist_loss,
+  mlld_loss,
+)
+from tests import laws, oracles
 
 RNG = np.random.default_rng(3)
 STUDENT, TEACHER, STRONG, TEACHER_STRONG = (

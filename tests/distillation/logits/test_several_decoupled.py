@@ -5,12 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.distillation import dkd_loss
-from kdjax.distillation import nkd_loss
-from kdjax.distillation import soft_target_loss
-from kdjax.distillation import uskd_loss
-from tests import laws
-from tests import oracles
+from kdjax.distillation import dkd_loss, nkd_loss, soft_target_loss, uskd_loss
+from tests import laws, oracles
 
 RNG = np.random.default_rng(1)
 STUDENT, TEACHER = (3 * RNG.normal(size=(2, 16, 6))).astype(np.float32)

@@ -10,8 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from kdjax import distillation
-from tests import laws
-from tests import oracles
+from tests import laws, oracles
 
 RNG = np.random.default_rng(0)
 STUDENT = (3 * RNG.normal(size=(16, 6))).astype(np.float32)

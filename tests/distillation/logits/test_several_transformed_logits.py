@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.distillation import lskd_loss
-from kdjax.distillation import ofa_loss
-from kdjax.distillation import soft_target_loss
-from kdjax.distillation import standardize_logits
-from kdjax.distillation import ttm_loss
-from kdjax.distillation import wttm_loss
-from tests import laws
-from tests import oracles
+from kdjax.distillation import (
+  lskd_loss,
+  ofa_loss,
+  soft_target_loss,
+  standardize_logits,
+  ttm_loss,
+  wttm_loss,
+)
+from tests import laws, oracles
 
 RNG = np.random.default_rng(2)
 STUDENT, TEACHER = (3 * RNG.normal(size=(2, 16, 6))).astype(np.float32)

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from kdjax.distillation import virtual_teacher_loss
-from tests import laws
-from tests import oracles
+from tests import laws, oracles
 
 RNG = np.random.default_rng(5)
 STUDENT, PARTNER = (3 * RNG.normal(size=(2, 16, 6))).astype(np.float32)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.distillation import ctkd_temperature
-from kdjax.distillation import cwsm_temperature
-from kdjax.distillation import flsw_temperature
-from kdjax.distillation import soft_target_loss
-from tests import laws
-from tests import oracles
+from kdjax.distillation import (
+  ctkd_temperature,
+  cwsm_temperature,
+  flsw_temperature,
+  soft_target_loss,
+)
+from tests import laws, oracles
 
 RNG = np.random.default_rng(4)
 STUDENT, TEACHER = (3 * RNG.normal(size=(2, 16, 6))).astype(np.float32)

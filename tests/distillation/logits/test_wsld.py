@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.distillation import crld_loss
-from kdjax.distillation import rld_loss
-from kdjax.distillation import wsld_loss
-from tests import laws
-from tests import oracles
+from kdjax.distillation import crld_loss, rld_loss, wsld_loss
+from tests import laws, oracles
 
 RNG = np.random.default_rng(2)
 STUDENT, TEACHER, STRONG, TEACHER_STRONG = (

@@ -6,9 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import crd_in_batch_loss
-from kdjax.distillation import crd_loss
-from kdjax.distillation import crd_normalizer
+from kdjax.distillation import crd_in_batch_loss, crd_loss, crd_normalizer
 from tests import laws
 
 RNG = np.random.default_rng(0)

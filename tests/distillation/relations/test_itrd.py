@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import itrd_correlation_loss
-from kdjax.distillation import itrd_loss
-from kdjax.distillation import itrd_mutual_loss
+from kdjax.distillation import (
+  itrd_correlation_loss,
+  itrd_loss,
+  itrd_mutual_loss,
+)
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -5,10 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from kdjax.distillation import cc_loss
-from kdjax.distillation import pkt_loss
-from kdjax.distillation import rkd_loss
-from kdjax.distillation import sp_loss
+from kdjax.distillation import cc_loss, pkt_loss, rkd_loss, sp_loss
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.distillation import sskd_pretext_loss
-from kdjax.distillation import sskd_similarity_loss
-from kdjax.distillation import sskd_transformed_loss
-from tests import laws
-from tests import oracles
+from kdjax.distillation import (
+  sskd_pretext_loss,
+  sskd_similarity_loss,
+  sskd_transformed_loss,
+)
+from tests import laws, oracles
 
 RNG = np.random.default_rng(6)
 LOGITS, TEACHER_LOGITS = (3 * RNG.normal(size=(2, 16, 3, 6))).astype(np.float32)

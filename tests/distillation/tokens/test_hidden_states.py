@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.distillation import cosine_embedding_loss
-from kdjax.distillation import gram_loss
-from kdjax.distillation import hidden_mse_loss
-from kdjax.distillation import pkd_loss
+from kdjax.distillation import (
+  cosine_embedding_loss,
+  gram_loss,
+  hidden_mse_loss,
+  pkd_loss,
+)
 from tests import laws
 
 RNG = np.random.default_rng(0)

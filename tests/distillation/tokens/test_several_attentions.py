@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.distillation import attention_ce_loss
-from kdjax.distillation import attention_mse_loss
-from kdjax.distillation import minilm_loss
-from kdjax.distillation import minilm_v2_loss
-from tests import laws
-from tests import oracles
+from kdjax.distillation import (
+  attention_ce_loss,
+  attention_mse_loss,
+  minilm_loss,
+  minilm_v2_loss,
+)
+from tests import laws, oracles
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = 2 * RNG.normal(size=(2, 16, 3, 5, 5)).astype(np.float32)

@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.frame import cells
-from experiments.frame import commands
-from experiments.frame import folders
-from experiments.frame import tables
+from experiments.frame import cells, commands, folders, tables
 
 
 @dataclasses.dataclass(frozen=True)

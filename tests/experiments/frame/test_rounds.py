@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.frame import rounds
-from experiments.frame import rules
+from experiments.frame import rounds, rules
 
 
 def test_rules_choose_without_target_labels():

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from experiments.frame import statistics
-from experiments.frame import tables
+from experiments.frame import statistics, tables
 
 GAINS = np.array([0.1, 0.11, 0.12, 0.1])
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kdjax.nets import MLP
-from kdjax.nets import ConvNet
+from kdjax.nets import MLP, ConvNet
 
 
 def _images(*shape):

@@ -9,9 +9,7 @@ import pytest
 from flax import nnx
 
 from kdjax import nets
-from kdjax.nets import ResNet
-from kdjax.nets import WideResNet
-from kdjax.nets import set_batch_axis
+from kdjax.nets import ResNet, WideResNet, set_batch_axis
 from kdjax.nets.layers import batch_norm
 
 # RepDistiller's models (commit b84f547) in PyTorch, float64, num_classes=3,

@@ -12,8 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax import nets
 from kdjax.fused import linear_cross_entropy
-from kdjax.language import next_token_log_probs
-from kdjax.language import next_token_targets
+from kdjax.language import next_token_log_probs, next_token_targets
 from kdjax.ops import cross_entropy
 
 # A bit of each family: grouped queries, windows, caps, norms of queries.

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.ops import pairwise_squared_distances
-from kdjax.ops import safe_abs
-from kdjax.ops import safe_norm
+from kdjax.ops import pairwise_squared_distances, safe_abs, safe_norm
 from tests import laws
 
 RNG = np.random.default_rng(0)

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.ops import adaptive_mean_pool
-from kdjax.ops import nearest_resize
+from kdjax.ops import adaptive_mean_pool, nearest_resize
 
 POOL, RESIZE = (
   jax.jit(function, static_argnums=1)

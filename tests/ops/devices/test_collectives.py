@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from kdjax.ops import gather_batch
-from kdjax.ops import masked_mean
+from kdjax.ops import gather_batch, masked_mean
 
 VALUES = np.random.default_rng(0).uniform(1, 2, (16, 3)).astype(np.float32)
 MASK = np.arange(16) % 5 > 1

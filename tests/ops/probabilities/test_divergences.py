@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.ops import jensen_shannon
-from kdjax.ops import kl_divergence
-from kdjax.ops import skew_divergence
-from kdjax.ops import total_variation
-from tests import laws
-from tests import oracles
+from kdjax.ops import (
+  jensen_shannon,
+  kl_divergence,
+  skew_divergence,
+  total_variation,
+)
+from tests import laws, oracles
 
 INF = np.inf
 # Compiled once for all values of the same shape.

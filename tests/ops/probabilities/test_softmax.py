@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.ops import log_softened_softmax
-from kdjax.ops import softened_softmax
+from kdjax.ops import log_softened_softmax, softened_softmax
 from tests import oracles
 
 SOFTEN = jax.jit(softened_softmax)

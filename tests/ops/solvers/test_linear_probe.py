@@ -4,9 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.ops import best_threshold
-from kdjax.ops import linear_probe_scores
-from kdjax.ops import standardize_domains
+from kdjax.ops import best_threshold, linear_probe_scores, standardize_domains
 
 
 def error_sum(scores, is_source, threshold, source_above):

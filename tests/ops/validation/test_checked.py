@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from kdjax.distillation import kd_loss
-from kdjax.ops import checked
-from kdjax.ops import softened_softmax
+from kdjax.ops import checked, softened_softmax
 
 LOGITS = np.float32([[1.0, 2.0, 3.0]])
 LABELS = np.array([1])

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float, Integer
 
-from kdjax.ops import as_fraction
-from kdjax.ops import as_number
-from kdjax.ops import check_integer
-from kdjax.ops import check_positive
-from kdjax.ops import get_entry
-from kdjax.ops import validate
+from kdjax.ops import (
+  as_fraction,
+  as_number,
+  check_integer,
+  check_positive,
+  get_entry,
+  validate,
+)
 
 
 @validate

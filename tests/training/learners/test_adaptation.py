@@ -9,18 +9,17 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax.nets import MLP
-from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.objectives import combine
-from kdjax.objectives import stateless
+from kdjax.methods import Objective, combine, stateless
+from kdjax.nets import MLP, Outputs
 from kdjax.ops import gather_batch
-from kdjax.training import Model
-from kdjax.training import Variables
-from kdjax.training import adapt
-from kdjax.training import from_nnx
-from kdjax.training import mean_metrics
-from kdjax.training import parallelize
+from kdjax.training import (
+  Model,
+  Variables,
+  adapt,
+  from_nnx,
+  mean_metrics,
+  parallelize,
+)
 
 KEY = jax.random.key(0)
 SHAPE = (4, 4, 1)

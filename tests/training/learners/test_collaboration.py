@@ -7,14 +7,16 @@ import optax
 import pytest
 from flax import nnx
 
+from kdjax.methods import preset
 from kdjax.nets import Outputs
-from kdjax.objectives import preset
-from kdjax.training import Network
-from kdjax.training import Variables
-from kdjax.training import collaborate
-from kdjax.training import guide
-from kdjax.training import parallelize
-from kdjax.training import stale_peers
+from kdjax.training import (
+  Network,
+  Variables,
+  collaborate,
+  guide,
+  parallelize,
+  stale_peers,
+)
 
 KEY = jax.random.key(0)
 BATCH = {

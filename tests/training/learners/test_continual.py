@@ -7,12 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax.continual import reservoir_init
-from kdjax.continual import reservoir_sample
-from kdjax.continual import reservoir_update
-from kdjax.objectives import preset
-from kdjax.training import Variables
-from kdjax.training import continue_on
+from kdjax.continual import reservoir_init, reservoir_sample, reservoir_update
+from kdjax.methods import preset
+from kdjax.training import Variables, continue_on
 
 KEY = jax.random.key(0)
 PART = {

@@ -7,9 +7,8 @@ import optax
 import pytest
 
 from kdjax import nets
-from kdjax.objectives import preset
-from kdjax.training import Network
-from kdjax.training import align
+from kdjax.methods import preset
+from kdjax.training import Network, align
 
 KEY = jax.random.key(0)
 TEXT = jax.random.normal(jax.random.key(1), (8, 1, 1, 4))

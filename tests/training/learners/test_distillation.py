@@ -5,20 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen
-from flax import nnx
+from flax import linen, nnx
 
-from kdjax.distillation import kd_loss
-from kdjax.distillation import soft_target_loss
+from kdjax.distillation import kd_loss, soft_target_loss
+from kdjax.methods import Objective, stateless
 from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.objectives import stateless
-from kdjax.training import Model
-from kdjax.training import Network
-from kdjax.training import Variables
-from kdjax.training import distill
-from kdjax.training import from_linen
-from kdjax.training import from_nnx
+from kdjax.training import (
+  Model,
+  Network,
+  Variables,
+  distill,
+  from_linen,
+  from_nnx,
+)
 
 KEY = jax.random.key(0)
 BATCH = {

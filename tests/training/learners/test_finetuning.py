@@ -7,8 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax.training import finetune
-from kdjax.training import parameter_ema
+from kdjax.training import finetune, parameter_ema
 
 KEY = jax.random.key(0)
 BATCH = {

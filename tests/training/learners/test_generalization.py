@@ -9,10 +9,7 @@ from flax import nnx
 
 from kdjax.nets import Outputs
 from kdjax.ops import masked_mean
-from kdjax.training import Model
-from kdjax.training import Pass
-from kdjax.training import Variables
-from kdjax.training import generalize
+from kdjax.training import Model, Pass, Variables, generalize
 
 KEY = jax.random.key(0)
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels

@@ -9,22 +9,22 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax import objectives
+from kdjax import methods
 from kdjax.distillation import kd_loss
+from kdjax.methods import combine, modular, stateless
 from kdjax.nets import Outputs
-from kdjax.objectives import combine
-from kdjax.objectives import modular
-from kdjax.objectives import stateless
-from kdjax.training import Model
-from kdjax.training import Network
-from kdjax.training import Pass
-from kdjax.training import TrainState
-from kdjax.training import Variables
-from kdjax.training import adapt
-from kdjax.training import distill
-from kdjax.training import finetune
-from kdjax.training import make_learner
-from kdjax.training import parameter_ema
+from kdjax.training import (
+  Model,
+  Network,
+  Pass,
+  TrainState,
+  Variables,
+  adapt,
+  distill,
+  finetune,
+  make_learner,
+  parameter_ema,
+)
 
 KEY = jax.random.key(0)
 TEACHER_WIDTH = 13
@@ -185,9 +185,9 @@ def test_a_learner_holds_the_modules_as_they_were_given():
 @pytest.mark.parametrize(
   "method",
   [
-    objectives.crd(20, negatives=4, dim=5),
-    objectives.factor_transfer(),
-    objectives.bi_tuning(3, dim=4, size=4),
+    methods.crd(20, negatives=4, dim=5),
+    methods.factor_transfer(),
+    methods.bi_tuning(3, dim=4, size=4),
   ],
 )
 def test_each_array_of_a_new_state_is_its_own(method):

@@ -13,8 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from kdjax import metrics
-from kdjax import training
+from kdjax import metrics, training
 from kdjax.training.loop._fit_folder import FitFolder
 
 CLASSES, PIXELS, EXAMPLES, BATCH = 3, 6, 26, 8

@@ -18,15 +18,16 @@ import numpy as np
 import optax
 
 from kdjax.distillation import soft_target_loss
+from kdjax.methods import combine, stateless
 from kdjax.nets import Outputs
-from kdjax.objectives import combine
-from kdjax.objectives import stateless
-from kdjax.training import Checkpoints
-from kdjax.training import Model
-from kdjax.training import Variables
-from kdjax.training import distill
-from kdjax.training import epoch_plan
-from kdjax.training import parameter_ema
+from kdjax.training import (
+  Checkpoints,
+  Model,
+  Variables,
+  distill,
+  epoch_plan,
+  parameter_ema,
+)
 
 EXAMPLES, BATCH, WIDTH = 20, 8, 6
 

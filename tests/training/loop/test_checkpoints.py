@@ -12,12 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from kdjax.training import Checkpoints
-from kdjax.training import RunError
-from kdjax.training import TrainState
+from kdjax.training import Checkpoints, RunError, TrainState
 from kdjax.training.loop import _checkpoints
 
 HERE = pathlib.Path(__file__).parent

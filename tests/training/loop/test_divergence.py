@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.training import Checkpoints
-from kdjax.training import DivergedError
-from kdjax.training import FiniteCheck
+from kdjax.training import Checkpoints, DivergedError, FiniteCheck
 
 
 def test_what_is_not_finite_is_named():

@@ -7,20 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen
-from flax import nnx
+from flax import linen, nnx
 
 from kdjax import training
+from kdjax.methods import combine, stateless
 from kdjax.nets import Outputs
-from kdjax.objectives import combine
-from kdjax.objectives import stateless
 from kdjax.training.loop._diagnostics import gradient_cosine_of
 from tests.training.loop import fit_runs
-from tests.training.loop.fit_runs import BATCH
-from tests.training.loop.fit_runs import CLASSES
-from tests.training.loop.fit_runs import PIXELS
-from tests.training.loop.fit_runs import arrays
-from tests.training.loop.fit_runs import learner
+from tests.training.loop.fit_runs import BATCH, CLASSES, PIXELS, arrays, learner
 
 KEY = jax.random.key(0)
 STEPS = 12
@@ -427,7 +421,7 @@ def exploding(at):
     metrics = {"loss": (value + bad, count), "ce/loss": (bad, count)}
     return value, state + 1, metrics
 
-  from kdjax.objectives import Objective
+  from kdjax.methods import Objective
 
   objective = Objective(lambda key, specs: ({}, jnp.zeros((), int)), apply)
   return training.distill(

@@ -11,10 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.training import RunError
-from kdjax.training import RunFolder
-from kdjax.training import read_json
-from kdjax.training import write_json
+from kdjax.training import RunError, RunFolder, read_json, write_json
 
 CHILD = """
 import sys, time

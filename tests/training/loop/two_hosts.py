@@ -13,8 +13,7 @@ import sys
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from kdjax import training
 from tests.training.loop import fit_runs

@@ -6,17 +6,19 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax.methods import Objective
 from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.training import Model
-from kdjax.training import Pass
-from kdjax.training import TrainState
-from kdjax.training import Variables
-from kdjax.training import adapt
-from kdjax.training import averaged_student
-from kdjax.training import make_learner
-from kdjax.training import make_train_step
-from kdjax.training import parameter_ema
+from kdjax.training import (
+  Model,
+  Pass,
+  TrainState,
+  Variables,
+  adapt,
+  averaged_student,
+  make_learner,
+  make_train_step,
+  parameter_ema,
+)
 
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 

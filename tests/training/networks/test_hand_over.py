@@ -1,7 +1,6 @@
 """What one stage of training leaves to the next."""
 
-from kdjax.training import TrainState
-from kdjax.training import hand_over
+from kdjax.training import TrainState, hand_over
 
 
 def state(value, objective, parts):

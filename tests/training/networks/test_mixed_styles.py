@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kdjax import generalization
-from kdjax import nets
-from kdjax import training
+from kdjax import generalization, nets, training
 
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.normal(size=(6, 8, 8, 1)), jnp.float32)

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen
-from flax import nnx
+from flax import linen, nnx
 
 from kdjax.nets import Outputs
-from kdjax.training import from_linen
-from kdjax.training import from_nnx
+from kdjax.training import from_linen, from_nnx
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (16, 6))

@@ -10,8 +10,7 @@ from flax import nnx
 
 from kdjax import nets
 from kdjax.finetuning import stochnorm
-from kdjax.training import from_nnx
-from kdjax.training import stochastic_norms
+from kdjax.training import from_nnx, stochastic_norms
 
 KEY = jax.random.key(0)
 ROWS = np.float32(np.random.default_rng(0).normal(size=(8, 6)) * 3 + 1)

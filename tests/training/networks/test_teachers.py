@@ -9,21 +9,24 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax.data import ArraySource
-from kdjax.data import augment_examples
-from kdjax.data import random_flip
-from kdjax.data import write_teacher_cache
+from kdjax.data import (
+  ArraySource,
+  augment_examples,
+  random_flip,
+  write_teacher_cache,
+)
 from kdjax.distillation import soft_target_loss
-from kdjax.nets import MLP
-from kdjax.nets import Outputs
-from kdjax.training import CachedTeacher
-from kdjax.training import Model
-from kdjax.training import Variables
-from kdjax.training import distill
-from kdjax.training import ensemble
-from kdjax.training import epoch_plan
-from kdjax.training import from_nnx
-from kdjax.training import scan_epoch
+from kdjax.nets import MLP, Outputs
+from kdjax.training import (
+  CachedTeacher,
+  Model,
+  Variables,
+  distill,
+  ensemble,
+  epoch_plan,
+  from_nnx,
+  scan_epoch,
+)
 
 KEY = jax.random.key(0)
 SIZE, CLASSES, SHAPE = 12, 5, (4, 4, 1)

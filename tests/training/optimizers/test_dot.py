@@ -9,17 +9,18 @@ import optax
 import pytest
 
 from kdjax.distillation import soft_target_loss
+from kdjax.methods import Objective, stateless
 from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.objectives import stateless
-from kdjax.training import Model
-from kdjax.training import Variables
-from kdjax.training import distill
-from kdjax.training import dot
-from kdjax.training import dot_gradients
-from kdjax.training import dot_objective
-from kdjax.training import make_train_step
-from kdjax.training import parallelize
+from kdjax.training import (
+  Model,
+  Variables,
+  distill,
+  dot,
+  dot_gradients,
+  dot_objective,
+  make_train_step,
+  parallelize,
+)
 
 KEY = jax.random.key(0)
 # Recorded from mdistiller's engine/dot.py (a08d46f) under PyTorch in float64:

@@ -9,14 +9,16 @@ import optax
 import pytest
 
 from kdjax.nets import Outputs
-from kdjax.training import Model
-from kdjax.training import TrainState
-from kdjax.training import Variables
-from kdjax.training import distill
-from kdjax.training import make_train_step
-from kdjax.training import mean_metrics
-from kdjax.training import parallelize
-from kdjax.training import sweep
+from kdjax.training import (
+  Model,
+  TrainState,
+  Variables,
+  distill,
+  make_train_step,
+  mean_metrics,
+  parallelize,
+  sweep,
+)
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

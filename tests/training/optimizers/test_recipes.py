@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax.training import cifar100_recipe
-from kdjax.training import function_matching_recipe
+from kdjax.training import cifar100_recipe, function_matching_recipe
 
 KEY = jax.random.key(0)
 

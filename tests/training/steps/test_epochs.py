@@ -5,10 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.training import epoch_plan
-from kdjax.training import mean_metrics
-from kdjax.training import scan_epoch
-from kdjax.training import scan_evaluation
+from kdjax.training import epoch_plan, mean_metrics, scan_epoch, scan_evaluation
 
 KEY = jax.random.key(0)
 

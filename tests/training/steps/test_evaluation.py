@@ -11,20 +11,21 @@ from flax import nnx
 
 from kdjax import metrics as measures
 from kdjax.distillation import kd_loss
-from kdjax.nets import MLP
-from kdjax.nets import Outputs
-from kdjax.objectives import Objective
+from kdjax.methods import Objective
+from kdjax.nets import MLP, Outputs
 from kdjax.ops import masked_mean
-from kdjax.training import Model
-from kdjax.training import Pass
-from kdjax.training import TrainState
-from kdjax.training import Variables
-from kdjax.training import distill
-from kdjax.training import from_nnx
-from kdjax.training import make_eval_step
-from kdjax.training import mean_metrics
-from kdjax.training import parallelize
-from kdjax.training import pass_loss
+from kdjax.training import (
+  Model,
+  Pass,
+  TrainState,
+  Variables,
+  distill,
+  from_nnx,
+  make_eval_step,
+  mean_metrics,
+  parallelize,
+  pass_loss,
+)
 
 KEY = jax.random.key(0)
 SHAPE = (4, 4, 1)

@@ -10,22 +10,20 @@ import pytest
 from flax import nnx
 
 from kdjax.distillation import soft_target_loss
+from kdjax.methods import Objective, combine, stateless
 from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.objectives import combine
-from kdjax.objectives import stateless
-from kdjax.ops import gather_batch
-from kdjax.ops import kl_divergence
-from kdjax.ops import masked_mean
-from kdjax.training import TrainState
-from kdjax.training import distill
-from kdjax.training import epoch_plan
-from kdjax.training import from_nnx
-from kdjax.training import generalize
-from kdjax.training import parallelize
-from kdjax.training import scan_epoch
-from kdjax.training import scan_evaluation
-from kdjax.training import sweep
+from kdjax.ops import gather_batch, kl_divergence, masked_mean
+from kdjax.training import (
+  TrainState,
+  distill,
+  epoch_plan,
+  from_nnx,
+  generalize,
+  parallelize,
+  scan_epoch,
+  scan_evaluation,
+  sweep,
+)
 
 CLASSES, PIXELS, BATCH, STEPS = 3, 10, 32, 3
 # The steps themselves are asked in all modes.

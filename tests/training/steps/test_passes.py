@@ -8,20 +8,21 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax.methods import Objective, stateless
 from kdjax.nets import Outputs
-from kdjax.objectives import Objective
-from kdjax.objectives import stateless
-from kdjax.training import Model
-from kdjax.training import Pass
-from kdjax.training import TrainState
-from kdjax.training import Variables
-from kdjax.training import adapt
-from kdjax.training import distill
-from kdjax.training import make_learner
-from kdjax.training import make_train_step
-from kdjax.training import mean_metrics
-from kdjax.training import parallelize
-from kdjax.training import pass_loss
+from kdjax.training import (
+  Model,
+  Pass,
+  TrainState,
+  Variables,
+  adapt,
+  distill,
+  make_learner,
+  make_train_step,
+  mean_metrics,
+  parallelize,
+  pass_loss,
+)
 
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.5)

@@ -11,18 +11,18 @@ import pytest
 from flax import nnx
 
 from kdjax.distillation import soft_target_loss
-from kdjax.nets import MLP
-from kdjax.nets import Outputs
-from kdjax.objectives import combine
-from kdjax.objectives import stateless
-from kdjax.training import Model
-from kdjax.training import TrainState
-from kdjax.training import Variables
-from kdjax.training import distill
-from kdjax.training import from_nnx
-from kdjax.training import make_train_step
-from kdjax.training import mean_metrics
-from kdjax.training import parameter_ema
+from kdjax.methods import combine, stateless
+from kdjax.nets import MLP, Outputs
+from kdjax.training import (
+  Model,
+  TrainState,
+  Variables,
+  distill,
+  from_nnx,
+  make_train_step,
+  mean_metrics,
+  parameter_ema,
+)
 
 KEY = jax.random.key(0)
 SHAPE = (4, 4, 1)

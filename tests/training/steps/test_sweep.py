@@ -10,17 +10,18 @@ import optax
 import pytest
 
 from kdjax.distillation import soft_target_loss
+from kdjax.methods import combine, stateless
 from kdjax.nets import MLP
-from kdjax.objectives import combine
-from kdjax.objectives import stateless
-from kdjax.training import Model
-from kdjax.training import Network
-from kdjax.training import distill
-from kdjax.training import epoch_plan
-from kdjax.training import grid
-from kdjax.training import parameter_ema
-from kdjax.training import scan_epoch
-from kdjax.training import sweep
+from kdjax.training import (
+  Model,
+  Network,
+  distill,
+  epoch_plan,
+  grid,
+  parameter_ema,
+  scan_epoch,
+  sweep,
+)
 
 SHAPE, EXAMPLES = (3, 3, 1), 22
 

@@ -1,0 +1,63 @@
+"""Learning without forgetting (LwF)."""
+
+from typing import Any
+
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from kdjax import distillation, ops
+from kdjax.methods._modular import modular
+from kdjax.methods._objective import Objective
+from kdjax.methods.finetuning._pretrained_head import PretrainedHead
+
+
+def lwf(*, temperature: ArrayLike = 3.0) -> Objective:
+  """Learning without forgetting (LwF): the old task's answers are kept.
+
+  The `kdjax.distillation.soft_target_loss` of the old head, which is
+  trained on, on the student's embeddings, and of the pretrained network's
+  answers. Examples are those of the new task.
+
+  Args:
+    temperature: T > 0.
+
+  Returns:
+    An objective. Published weight: 4 at temperature 3 without the factor T^2
+    (TLlib), that is 4 / 9 here, beside the cross-entropy of the new head.
+
+  Raises:
+    ValueError: if a static temperature is not above 0; from `init` or `apply`,
+      if the student has no embedding or the pretrained network no
+      classifier.
+
+  Examples:
+    >>> from kdjax.nets import Outputs
+    >>> objective = lwf(temperature=2.0)
+    >>> head = jnp.ones((8, 4)), jnp.zeros(4)
+    >>> student = Outputs(jnp.ones((3, 2)), {}, jnp.ones((3, 8)))
+    >>> past = Outputs(jnp.ones((3, 4)), {}, None, classifier=head)
+    >>> outputs = {"student": student, "past": past}
+    >>> params, state = objective.init(jax.random.key(0), outputs)
+    >>> state["hyperparameters"]
+    {'temperature': Array(2., dtype=float32)}
+
+  References:
+    Li and Hoiem, `Learning without forgetting
+    <https://arxiv.org/abs/1606.09282>`_, 2016.
+  """
+  ops.check_positive("lwf: temperature", temperature)
+
+  def loss(
+    head: Any,
+    student_embedding: Array,
+    past_classifier: Any,
+    past_logits: Array,
+    *,
+    temperature: Array,
+  ) -> Array:
+    answers = head(student_embedding, past_classifier)
+    return distillation.soft_target_loss(
+      answers, past_logits, temperature=temperature
+    )
+
+  return modular(PretrainedHead, loss, temperature=temperature)

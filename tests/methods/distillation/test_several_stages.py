@@ -1,0 +1,90 @@
+"""What holds for several methods on stages."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import methods
+from tests.methods.distillation.networks import (
+  KEY,
+  STAGED,
+  STAGED_MASK,
+  STAGED_TEACHER,
+  STAGED_WIDE,
+  pair,
+  staged,
+  start_and_apply,
+)
+
+ALL = ("fitnet", "at", "nst", "fsp", "ab", "factor_transfer", "kdsvd", "ofd")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fitnet", "afd"])
+def test_float64_stays_float64(name):
+  """Of features, parameters and statistics; else differences are noise."""
+  with jax.enable_x64(True):
+    student, teacher = jax.tree.map(jnp.float64, (STAGED, STAGED_WIDE))
+    objective = getattr(methods, name)()
+    params, state = jax.jit(
+      lambda: objective.init(KEY, pair(student, teacher))
+    )()
+
+    @jax.jit
+    def along(step):
+      def loss(step):
+        features = jax.tree.map(
+          lambda x: x + step * jnp.cos(x), student.features
+        )
+        moved = student._replace(features=features)
+        value, after, _ = objective.apply(
+          params, state, pair(moved, teacher), {"mask": STAGED_MASK}, KEY
+        )
+        return value, after
+
+      return jax.jvp(loss, (step,), (1.0,))
+
+    (value, after), (slope, _) = along(0.0)
+    ahead, behind = (float(along(step)[0][0]) for step in (1e-6, -1e-6))
+  assert value.dtype == np.float64
+  np.testing.assert_allclose((ahead - behind) / 2e-6, slope, rtol=1e-6)
+  assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(
+    lambda x: x.dtype, state
+  )
+
+
+@pytest.mark.parametrize("name", [*ALL, "review_kd"])
+def test_units_are_maps_of_one_position(name):
+  """Every method takes an MLP, as far as shapes tell."""
+
+  def flatten(outputs):
+    return jax.tree.map(lambda x: x[:, 0, 0] if x.ndim == 4 else x, outputs)
+
+  objective = getattr(methods, name)()
+  shapes = jax.eval_shape(flatten, pair(STAGED, STAGED_TEACHER))
+  params, state = jax.eval_shape(lambda: objective.init(KEY, shapes))
+  loss, *_ = jax.eval_shape(
+    objective.apply, params, state, shapes, {"mask": STAGED_MASK}, KEY
+  )
+  assert loss.shape == ()
+
+
+def test_errors_say_what_is_missing():
+  bare = STAGED._replace(preactivations=None)
+  with pytest.raises(ValueError, match="student has no preactivations"):
+    methods.ab().init(KEY, pair(bare, STAGED_TEACHER))
+  with pytest.raises(ValueError, match="teacher has no preactivations"):
+    methods.review_kd().init(KEY, pair(STAGED, bare))
+  bare = STAGED_TEACHER._replace(normalizations=None)
+  with pytest.raises(ValueError, match="teacher has no normalizations"):
+    start_and_apply(methods.ofd(), pair(STAGED, bare))
+  with pytest.raises(ValueError, match="student has a map of"):
+    start_and_apply(methods.fitnet(), pair(STAGED, staged(1, sizes=(8, 8, 3))))
+  with pytest.raises(ValueError, match=r"teacher_features\[0\] has shape"):
+    start_and_apply(methods.kdsvd(), pair(STAGED, STAGED_WIDE))
+  tall = STAGED_TEACHER._replace(
+    features={k: x[:, :1] for k, x in staged(1, (8, 8, 8)).features.items()}
+  )
+  with pytest.raises(ValueError, match="at most as high and at most as wide"):
+    start_and_apply(methods.at(), pair(STAGED, tall))
