@@ -117,8 +117,9 @@ def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
     reader: the name of the loss, for the error.
     name: a role; a role and a field, `teacher_logits`; a feature by its name,
       `student_features.f1`; a field of the learning role alone, `logits`;
-      `labels`, or another entry of the batch, in the plural or not, with the
-      name of its part of the batch before it (`source_labels`) or without.
+      `where`, the mask of the learning role, and `where_target`, that of a
+      part; `labels`, or another entry of the batch, in the plural or not, with
+      the name of its part of the batch before it (`source_labels`) or without.
     outputs: role -> `Outputs`.
     batch: the batch of the step.
 
@@ -131,6 +132,10 @@ def resolve(reader: str, name: str, outputs: Roles, batch: Any) -> Any:
   name, _, feature = name.partition(".")
   if name in outputs:
     return outputs[name]
+  if name == "where" or name.startswith("where_"):
+    own = name.removeprefix("where").removeprefix("_")
+    part = part_of(batch, own or learning_role(outputs))
+    return ops.get_entry(f"{reader}: batch", part, "mask")
   role, field = split_name(name, outputs)
   if field in FIELDS and role in outputs:
     values = FIELDS[field](role, outputs[role])

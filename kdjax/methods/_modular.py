@@ -20,6 +20,7 @@ from kdjax.methods._binding import (
   part_of,
 )
 from kdjax.methods._objective import (
+  Apply,
   Metrics,
   Objective,
   as_hyperparameters,
@@ -31,7 +32,7 @@ from kdjax.methods._objective import (
 
 def modular(
   build: Callable[..., nnx.Module],
-  loss: Callable[..., Any],
+  loss: Callable[..., Any] | Mapping[str, Callable[..., Any]],
   *,
   predict: Callable[..., Array] | None = None,
   **hyperparameters: ArrayLike,
@@ -54,7 +55,8 @@ def modular(
   Args:
     build: returns an `nnx.Module`; beside roles, whose leaves have shapes and
       dtypes but no values, it may take `rngs`.
-    loss: `loss(module, student, teacher, ..., **hyperparameters)` returns one
+    loss: `loss(module, student, teacher, ..., **hyperparameters)`, or name ->
+      such a function, the parts of an update that alternates. It returns one
       value an example, `[batch]`, or a scalar that is already the loss of the
       whole batch on every device. If it has a parameter `key`, it gets a random
       key; if it has `axis_name`, the mapped axis that holds the rest of the
@@ -94,7 +96,6 @@ def modular(
     `The functional API of NNX
     <https://flax.readthedocs.io/en/latest/guides/nnx_basics.html>`_.
   """
-  parameters = inspect.signature(loss).parameters
 
   def make(outputs: Roles, rngs: nnx.Rngs) -> nnx.Module:
     specs = _specs(dict(outputs))
@@ -127,7 +128,45 @@ def modular(
     arguments = arguments_of(function, wide, batch, skip=1, known=known)
     return function(module, *arguments, **options)
 
-  def apply(
+  losses = loss if isinstance(loss, Mapping) else {"": loss}
+
+  def apply_of(loss: Callable[..., Any]) -> Apply:
+    parameters = inspect.signature(loss).parameters
+    takes = parameters if len(losses) > 1 else hyperparameters
+
+    def apply(
+      params: Any,
+      state: Any,
+      outputs: Roles,
+      batch: Any,
+      key: Array,
+      *,
+      axis_name: str | None = None,
+    ) -> tuple[Array, Any, Metrics]:
+      part = part_of(batch, learning_role(outputs))
+      ops.get_entry(f"{name_of(loss)}: batch", part, "mask")
+      module = merge(params, state, outputs)
+      module.train()
+      if axis_name is not None:
+        nets.set_batch_axis(module, axis_name)
+      given = {"key": key, "axis_name": axis_name}
+      positional = parameter_names(loss)
+      keywords = [k for k in given if k in parameters and k not in positional]
+      hyper = {k: v for k, v in state["hyperparameters"].items() if k in takes}
+      options = {k: given[k] for k in keywords} | hyper
+      value = call(loss, module, outputs, batch, given, options)
+      axes = jnp.ndim(value) or None
+      if axes:
+        value = batch_mean(value, part, axis_name, loss)
+      _, moved = split(module)
+      if axis_name is not None:
+        # Batch statistics are the same on all devices: this tells JAX so.
+        moved = ops.replicate_over_devices(moved, axis_name)
+      return value, state | {"module": moved}, loss_metric(value, part, axes)
+
+    return apply
+
+  def apply_all(
     params: Any,
     state: Any,
     outputs: Roles,
@@ -136,32 +175,31 @@ def modular(
     *,
     axis_name: str | None = None,
   ) -> tuple[Array, Any, Metrics]:
-    part = part_of(batch, learning_role(outputs))
-    ops.get_entry(f"{name_of(loss)}: batch", part, "mask")
-    module = merge(params, state, outputs)
-    module.train()
-    if axis_name is not None:
-      nets.set_batch_axis(module, axis_name)
-    given = {"key": key, "axis_name": axis_name}
-    positional = parameter_names(loss)
-    keywords = [k for k in given if k in parameters and k not in positional]
-    options = {k: given[k] for k in keywords} | state["hyperparameters"]
-    value = call(loss, module, outputs, batch, given, options)
-    axes = jnp.ndim(value) or None
-    if axes:
-      value = batch_mean(value, part, axis_name, loss)
-    _, moved = split(module)
-    if axis_name is not None:
-      # Batch statistics are the same on all devices: this tells JAX so.
-      moved = ops.replicate_over_devices(moved, axis_name)
-    return value, state | {"module": moved}, loss_metric(value, part, axes)
+    total, metrics = jnp.zeros(()), {}
+    for name, part in parts.items():
+      value, state, seen = part(
+        params, state, outputs, batch, key, axis_name=axis_name
+      )
+      total += value
+      metrics = seen | metrics | {f"{name}/{k}": v for k, v in seen.items()}
+    count = metrics["loss"][1]
+    return total, state, metrics | {"loss": (total * count, count)}
+
+  parts = {name: apply_of(function) for name, function in losses.items()}
+  apply = apply_all if len(parts) > 1 else next(iter(parts.values()))
 
   def predicted(params: Any, state: Any, outputs: Roles) -> Array:
     module = merge(params, state, outputs)
     module.eval()
     return call(predict, module, outputs, {}, {}, {})
 
-  return Objective(init, apply, predicted if predict else None)
+  return Objective(
+    init,
+    apply,
+    predicted if predict else None,
+    None,
+    parts if isinstance(loss, Mapping) else {},
+  )
 
 
 def _specs(tree: Any) -> Any:

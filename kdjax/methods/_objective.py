@@ -6,6 +6,7 @@ and vmapped like everything else.
 """
 
 import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -67,6 +68,8 @@ class Objective(NamedTuple):
     renew: `(state, outputs) -> state`, from the outputs of all examples at
       once, which the caller asks for before each round (SHOT labels the whole
       target anew); or None.
+    parts: name -> another function like `apply`, for updates that alternate
+      between several losses of the same parameters (`alternate`).
 
   References:
     `optax.GradientTransformation
@@ -77,6 +80,7 @@ class Objective(NamedTuple):
   apply: Apply
   predict: Callable[[Any, Any, Roles], Array] | None = None
   renew: Callable[[Any, Roles], Any] | None = None
+  parts: Mapping[str, Apply] = types.MappingProxyType({})
 
 
 def stateless(
@@ -359,7 +363,9 @@ def combine(
     assert part.predict is not None
     return part.predict(params[name], state["objectives"][name], outputs)
 
-  renewing = {k: part.renew for k, (_, part) in objectives.items() if part.renew}
+  renewing = {
+    k: part.renew for k, (_, part) in objectives.items() if part.renew
+  }
 
   def renew(state: Any, outputs: Roles) -> Any:
     parts = dict(state["objectives"])
@@ -367,12 +373,59 @@ def combine(
       parts[name] = function(parts[name], outputs)
     return state | {"objectives": parts}
 
+  def apply_part(name: str, part: Apply) -> Apply:
+    def own(
+      params: Any,
+      state: Any,
+      outputs: Roles,
+      batch: Any,
+      key: Array,
+      *,
+      axis_name: str | None = None,
+    ) -> tuple[Array, Any, Metrics]:
+      loss, moved, metrics = part(
+        params[name],
+        state["objectives"][name],
+        outputs,
+        batch,
+        key,
+        axis_name=axis_name,
+      )
+      schedule = objectives[name][0]
+      weight = (
+        schedule(state["step"])
+        if callable(schedule)
+        else state["weights"][name]
+      )
+      states = state["objectives"] | {name: moved}
+      metrics = {f"{name}/{k}": v for k, v in metrics.items()} | metrics
+      return weight * loss, state | {"objectives": states}, metrics
+
+    return own
+
   return Objective(
     init,
     apply,
     predict if answering else None,
     renew if renewing else None,
+    {
+      part: apply_part(name, function)
+      for name, (_, objective) in objectives.items()
+      for part, function in objective.parts.items()
+    },
   )
+
+
+# An objective for passes whose outputs are only measured, and for updates that
+# need no loss.
+NO_LOSS = Objective(
+  lambda key, specs: ({}, {}),
+  lambda params, state, outputs, batch, key, *, axis_name=None: (
+    jnp.zeros(()),
+    state,
+    {},
+  ),
+)
 
 
 def loss_metric(value: Array, batch: Any, axes: int | None = None) -> Metrics:

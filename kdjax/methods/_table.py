@@ -1,10 +1,10 @@
-"""One table of methods: every method of every area, as its authors weigh it.
+"""One table of methods: every method of every area, whole."""
 
-The rows of an area stand beside its objectives; the table is their union.
-"""
-
+import difflib
+import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,68 +12,106 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import distillation, ops
-from kdjax.methods._objective import Objective, Schedule, combine, stateless
-from kdjax.methods._preset import Preset
-from kdjax.methods.adaptation import _presets as adaptation_presets
-from kdjax.methods.collaboration import _presets as collaboration_presets
-from kdjax.methods.continual import _presets as continual_presets
-from kdjax.methods.cross_modal import _presets as cross_modal_presets
-from kdjax.methods.distillation import _presets as distillation_presets
-from kdjax.methods.distillation._published_pairs import of_pair
-from kdjax.methods.federated import _presets as federated_presets
-from kdjax.methods.finetuning import _presets as finetuning_presets
-from kdjax.methods.generalization import _presets as generalization_presets
-from kdjax.methods.language import _presets as language_presets
-
-
-def _union(*tables: Mapping[str, Preset]) -> dict[str, Preset]:
-  rows: dict[str, Preset] = {}
-  for table in tables:
-    twice = rows.keys() & table.keys()
-    if twice:
-      raise ValueError(f"PRESETS: {sorted(twice)} in two areas; expected one.")
-    rows |= table
-  return rows
-
-
-PRESETS: dict[str, Preset] = _union(
-  distillation_presets.PRESETS,
-  adaptation_presets.PRESETS,
-  generalization_presets.PRESETS,
-  finetuning_presets.PRESETS,
-  continual_presets.PRESETS,
-  collaboration_presets.PRESETS,
-  federated_presets.PRESETS,
-  cross_modal_presets.PRESETS,
-  language_presets.PRESETS,
+from kdjax.methods._forms import is_frozen, make_passes
+from kdjax.methods._method import Method, Needs
+from kdjax.methods._objective import (
+  NO_LOSS,
+  Objective,
+  Schedule,
+  combine,
+  stateless,
 )
-"""Every method of every area by its name, as rows of `Preset`.
-
-Names are unique over the areas. Where two areas have a method of one name, that
-of domain generalization begins with `dg_`: `dg_coral` beside `coral`, `dg_mmd`
-beside `mmd`, `dg_dael` beside `dael`. The closed-form maps end with `_map`
-where a trained method has the name: `coral_map`, `jda_map`.
-"""
+from kdjax.methods._row import Row
+from kdjax.methods.distillation._published_pairs import of_pair
 
 
-def preset(
+def _collect() -> dict[str, Row]:
+  """The rows of all files of this package, each its `ROWS`."""
+  package = importlib.import_module("kdjax.methods")
+  rows: dict[str, Row] = {}
+  for module in pkgutil.walk_packages(package.__path__, "kdjax.methods."):
+    own = getattr(importlib.import_module(module.name), "ROWS", {})
+    twice = rows.keys() & own.keys()
+    if twice:
+      raise ValueError(f"{module.name}: ROWS has {sorted(twice)} once more.")
+    rows |= own
+  order = list(dict.fromkeys(row.area for row in rows.values()))
+  return dict(sorted(rows.items(), key=lambda x: order.index(x[1].area)))
+
+
+_rows: dict[str, Row] = {}
+
+
+def _all() -> dict[str, Row]:
+  if not _rows:
+    _rows.update(_collect())
+  return _rows
+
+
+def names(area: str | None = None) -> tuple[str, ...]:
+  """The names of all methods, or of those of an area.
+
+  Names are unique over the areas. Where two areas have a method of one name,
+  that of domain generalization begins with `dg_`: `dg_coral` beside `coral`.
+  Closed-form maps end with `_map` where a trained method has the name:
+  `coral_map`, `jda_map`.
+
+  Args:
+    area: the room of the losses, such as "adaptation".
+
+  Returns:
+    Names for `create` and `describe`.
+
+  Raises:
+    ValueError: if no method is of this area.
+
+  Examples:
+    >>> "mldg" in names("generalization")
+    True
+  """
+  areas = dict.fromkeys(row.area for row in _all().values())
+  if area is not None and area not in areas:
+    raise ValueError(
+      f"names: area is {area!r}; expected {nearest(area, areas)}."
+    )
+  return tuple(k for k, row in _all().items() if area in (None, row.area))
+
+
+def describe(name: str) -> Row:
+  """The row of a method: what it is, its published values, what it needs.
+
+  Args:
+    name: of the method.
+
+  Returns:
+    Its `Row`.
+
+  Raises:
+    ValueError: if there is no method of this name.
+
+  Examples:
+    >>> describe("fish").title
+    'Fish'
+  """
+  if name not in _all():
+    raise ValueError(f"name is {name!r}; expected {nearest(name, _all())}.")
+  return _all()[name]
+
+
+def create(
   name: str,
   *,
   pair: tuple[str, str] | None = None,
-  initialization: bool = False,
   weight: ArrayLike | None = None,
   **options: Any,
-) -> Objective:
-  """Objective of a method with its published weights.
+) -> Method:
+  """The whole published method, with its published weights.
 
   Args:
-    name: a name of `PRESETS`.
+    name: one of `names()`.
     pair: the names of the teacher and of the student. The authors of DKD,
       CAT-KD, logit standardization and SDD set weights for each pair of the
       CIFAR-100 tables; other pairs and methods have the row's.
-    initialization: whether it is for the stage before, of those methods that
-      have one (AB, FSP, FT); `kdjax.training.hand_over` goes on
-      from there. AB and FSP are nothing else: afterwards labels alone teach.
     weight: of the method, instead of the published one; it may be traced. Of
       a method that includes its task it is the weight beside that task.
     **options: hyper-parameters of the method instead of the published ones,
@@ -88,55 +126,88 @@ def preset(
       takes all facts of the run, and ignores those that it does not need.
 
   Returns:
-    An objective with the metrics `"loss"`, `"ce/loss"`, `"kd/loss"` and
-    `"<name>/loss"`, as far as they have a weight.
+    A `Method`, whose objective has the metrics `"loss"`, `"ce/loss"`,
+    `"kd/loss"` and `"<name>/loss"`, as far as they have a weight.
 
   Raises:
-    ValueError: if there is no preset of that name, it has no stage before or
-      no such hyper-parameter, or needs an option and does not get it.
+    ValueError: if there is no method of that name, it has no such
+      hyper-parameter, or needs a fact and does not get it.
 
   Examples:
-    >>> objective = preset("kd")
-    >>> params, state = objective.init(jax.random.key(0), {})
+    >>> method = create("kd")
+    >>> params, state = method.objective.init(jax.random.key(0), {})
     >>> state["weights"]
     {'ce': Array(0.1, dtype=float32), 'kd': Array(0.9, dtype=float32)}
 
   References:
-    The sources of the weights are in the table.
+    The sources of the weights are in the rows.
   """
-  if name not in PRESETS:
-    raise ValueError(
-      f"preset: name is {name!r}; expected one of {', '.join(sorted(PRESETS))}."
-    )
-  row = PRESETS[name]
+  try:
+    row = describe(name)
+  except ValueError as error:
+    raise ValueError(f"create: {error}") from None
   published_weight, published = of_pair(name, pair, row.weight)
   weight = published_weight if weight is None else weight
   run = {k: options.pop(k, None) for k in RUN_OPTIONS}
-  if initialization:
-    if row.initialization is None:
-      raise ValueError(f"preset: {name} has no stage before; expected False.")
-    return _build(row.initialization, name, run, published | options)
+  before = {}
+  if row.start == "source":
+    before["source"] = create("source_only")
+  if row.initialization is not None:
+    taken = inspect.signature(row.initialization).parameters
+    own = {k: options[k] for k in options if k in taken}
+    if row.make is None:
+      for k in own:
+        options.pop(k)
+    stage = _build(row.initialization, name, run, published | own)
+    passes = make_passes(row.area, row.networks, row.domains, row.views)
+    needs = Needs(tuple(filter(is_frozen, row.networks)))
+    stage_name = "initialization"
+    before[stage_name] = stage._replace(
+      passes=passes | dict(stage.passes),
+      needs=needs,
+      name=f"{name}/{stage_name}",
+    )
   parts: dict[str, tuple[ArrayLike | Schedule, Objective]] = {}
   if row.cross_entropy:
     parts["ce"] = row.cross_entropy, stateless(ops.cross_entropy, _SUPERVISED)
   if row.kd:
     temperature = row.temperature
-    if row.method is None:
+    if row.make is None:
       temperature = options.pop("temperature", temperature)
-    soft = stateless(distillation.soft_target_loss, temperature=temperature)
-    parts["kd"] = row.kd, soft
-  if row.method is None and options:
-    raise ValueError(
-      f"preset: {name} has no {', '.join(options)}; expected "
-      f"{'temperature' if row.kd else 'no hyper-parameter'}."
-    )
-  if row.method is not None:
+    loss = distillation.soft_target_loss
+    parts["kd"] = row.kd, stateless(loss, temperature=temperature)
+  method = Method()
+  if row.make is None:
+    for option in options:
+      has = "only temperature" if row.kd else "none"
+      raise ValueError(
+        f"create: {name} has no hyper-parameter {option!r}; expected {has}."
+      )
+  else:
     options = published | options
-    if "weight" in inspect.signature(row.method).parameters:
+    if "weight" in inspect.signature(row.make).parameters:
       options["weight"], weight = weight, 1.0
-    method = _build(row.method, name, run, options)
-    parts[name] = _warmup(name, row, weight, run["steps_per_epoch"]), method
-  return combine(parts)
+    method = _build(row.make, name, run, options)
+    if method.objective is not None:
+      steps_per_epoch = run["steps_per_epoch"]
+      scheduled = _warmup(name, row, weight, steps_per_epoch)
+      parts[name] = scheduled, method.objective
+  passes = make_passes(row.area, row.networks, row.domains, row.views)
+  passes |= method.passes
+  ran = {row_.network for row_ in passes.values() if row_.train}
+  trained = {*ran, *method.needs.trained}
+  frozen = [x for x in row.networks if x not in trained]
+  return method._replace(
+    objective=combine(parts) if parts else NO_LOSS,
+    passes=passes,
+    before=before | dict(method.before),
+    needs=method.needs._replace(
+      networks=tuple(frozen),
+      views=row.views,
+      start="past" if row.start == "past" else "",
+    ),
+    name=name,
+  )
 
 
 # The facts of a run that a method may need, and the reason for errors.
@@ -159,11 +230,11 @@ _SUPERVISED = ("logits", "labels")
 
 
 def _build(
-  factory: Callable[..., Objective],
+  factory: Callable[..., Any],
   name: str,
   run: Mapping[str, Any],
   hyperparameters: Mapping[str, Any],
-) -> Objective:
+) -> Method:
   """Calls a method's factory with the options that it has parameters for."""
   parameters = inspect.signature(factory).parameters
   options = dict(hyperparameters)
@@ -173,18 +244,47 @@ def _build(
     if run[option] is not None:
       options[option] = run[option]
     elif parameters[option].default is inspect.Parameter.empty:
-      raise ValueError(f"preset: {name} {need}; expected {option}.")
-  return factory(**options)
+      raise ValueError(
+        f"create: {name} {need}; expected {option}, as in "
+        f"create({name!r}, {option}=...)."
+      )
+  _check_options(name, parameters, options)
+  made = factory(**options)
+  return made if isinstance(made, Method) else Method(made)
+
+
+def _check_options(
+  name: str, parameters: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+  """Raises ValueError for an option that a factory has no parameter for."""
+  kinds = [p.kind.name for p in parameters.values()]
+  known = [k for k in parameters if k not in RUN_OPTIONS]
+  if "VAR_KEYWORD" in kinds:
+    return  # It checks them itself.
+  for option in options:
+    if option not in parameters:
+      raise ValueError(
+        f"create: {name} has no hyper-parameter {option!r}; expected "
+        f"{nearest(option, known)}."
+      )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """The nearest of the known names, for errors."""
+  known = list(known)
+  found = difflib.get_close_matches(name, known, 3, 0.5) or known[:6]
+  more = ", ..." if len(known) > len(found) else ""
+  return f"one of {', '.join(found)}{more}" if found else "none"
 
 
 def _warmup(
-  name: str, row: Preset, weight: ArrayLike, steps_per_epoch: int | None
+  name: str, row: Row, weight: ArrayLike, steps_per_epoch: int | None
 ) -> ArrayLike | Schedule:
   if not row.warmup_epochs:
     return weight
   if steps_per_epoch is None:
     raise ValueError(
-      f"preset: {name} warms up over {row.warmup_epochs} epochs; expected "
+      f"create: {name} warms up over {row.warmup_epochs} epochs; expected "
       "steps_per_epoch."
     )
 

@@ -1,114 +1,228 @@
-"""Makers of the rows of adaptation, and the names that their losses read."""
+"""The methods of adaptation, as their authors weigh them."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
 
-from jax.typing import ArrayLike
-
-from kdjax.methods._objective import Objective
-from kdjax.methods._pass import Pass
-from kdjax.methods._preset import Preset, Search, lift
+from kdjax import adaptation, reweighting, transforms
+from kdjax.methods._row import Row, lift
 from kdjax.methods.adaptation import _comparisons
-from kdjax.methods.adaptation.adversarial._dann import over_training
+from kdjax.methods.adaptation._fda import fda_batch
+from kdjax.methods.adaptation._row_kinds import (
+  EMBEDDINGS,
+  TARGET,
+  on_source,
+  row,
+  weights,
+)
 
-BOTH = ("source", "target")
-EMBEDDINGS = ("source_embeddings", "target_embeddings")
-TARGET = ("target_logits",)
-STRONG = ("target_strong_logits", "target_logits")
-TAUGHT = ("target_strong_logits", "target_teacher_logits")
-
-
-def row(title: str, summary: str, method: Any, **needs: Any) -> Preset:
-  """A method that sees both domains, beside the source's cross-entropy."""
-  options: dict[str, Any] = {"domains": BOTH, "source": "TLlib"} | needs
-  return Preset(title, summary, method, area="adaptation", **options)
-
-
-def on_source(title: str, summary: str, **needs: Any) -> Preset:
-  """A method that changes the source's examples, and trains on them alone."""
-  options: dict[str, Any] = {
-    "domains": ("source",),
-    "tuned": "",
-    "source": "paper",
-  } | needs
-  return row(title, summary, options.pop("method", None), **options)
-
-
-def weights(
-  title: str, summary: str, reweight: Callable[..., Any], **needs: Any
-) -> Preset:
-  """A method that weights the source's examples."""
-  return on_source(
-    title,
-    summary,
-    method=lift(_comparisons.weighted_cross_entropy),
+ROWS: dict[str, Row] = {
+  "source_only": on_source(
+    "source-only", "the source's labels alone, the lower bound", source=""
+  ),
+  "target_only": on_source(
+    "target-only",
+    "the target's labels alone, the upper bound",
+    domains=("target",),
+    source="",
+  ),
+  # Discrepancies of embeddings.
+  "mmd": row(
+    "MMD",
+    "the kernel mean embeddings of both domains are equal (DAN)",
+    lift(adaptation.mmd, EMBEDDINGS),
+  ),
+  "jmmd": row(
+    "JMMD",
+    "as MMD, of embeddings and predicted classes together (JAN)",
+    lift(_comparisons.joint_mmd),
+  ),
+  "lmmd": row(
+    "LMMD",
+    "as MMD, class by class (DSAN)",
+    lift(
+      adaptation.lmmd,
+      (*EMBEDDINGS, "source_labels", "target_probabilities"),
+    ),
+    weight=0.5,
+    source="DeepDA",
+  ),
+  "coral": row(
+    "CORAL",
+    "the covariances of both domains are equal (Deep CORAL)",
+    lift(adaptation.coral_loss, EMBEDDINGS),
+  ),
+  "cmd": row(
+    "CMD",
+    "the central moments of both domains are equal",
+    lift(adaptation.cmd_loss, EMBEDDINGS),
+    source="paper",
+  ),
+  "m3sda": row(
+    "M3SDA",
+    "the first moments of all domains are equal",
+    lift(_comparisons.moments),
+    weight=0.5,
+    source="Dassl",
+  ),
+  "afn": row(
+    "AFN",
+    "features grow step by step",
+    lift(_comparisons.adaptive_norms),
+    weight=0.05,
+  ),
+  "hafn": row(
+    "HAFN",
+    "the mean length of features is that of a given radius",
+    lift(_comparisons.hard_norms),
+    weight=0.05,
+    source="paper",
+  ),
+  "rsd": row(
+    "RSD",
+    "the principal directions of both domains are equal",
+    lift(adaptation.rsd_loss, EMBEDDINGS),
+    weight=0.001,
+    source="paper",
+  ),
+  "sinkhorn": row(
+    "Sinkhorn",
+    "little transport from the one domain to the other",
+    lift(adaptation.sinkhorn_divergence, EMBEDDINGS),
+    source="paper",
+  ),
+  "sliced_wasserstein": row(
+    "sliced Wasserstein",
+    "little transport along random directions",
+    lift(_comparisons.sliced),
+    source="paper",
+  ),
+  "deepjdot": row(
+    "DeepJDOT",
+    "little transport of features and labels together",
+    lift(
+      adaptation.deepjdot_loss,
+      (*EMBEDDINGS, "source_labels", "target_logits"),
+    ),
+    source="paper",
+  ),
+  # Predictions on the target.
+  "entropy": row(
+    "entropy",
+    "sure predictions on the target",
+    lift(adaptation.entropy_loss, TARGET),
+    weight=0.1,
+    source="paper",
+  ),
+  "minent": row(
+    "MinEnt",
+    "sure predictions for each pixel of the target (segmentation)",
+    lift(adaptation.minent_loss, TARGET),
+    weight=0.001,
+    source="authors",
+  ),
+  "bnm": row(
+    "BNM",
+    "predictions on the target that are sure and diverse",
+    lift(adaptation.bnm_loss, TARGET),
+    source="authors",
+  ),
+  "mcc": row(
+    "MCC",
+    "no two classes are confused on the target",
+    lift(adaptation.mcc_loss, TARGET),
+  ),
+  "information": row(
+    "information maximization",
+    "sure predictions on the target, and all classes",
+    lift(adaptation.information_maximization_loss, TARGET),
+    source="SHOT",
+  ),
+  # Inputs and statistics.
+  "fda": row(
+    "FDA",
+    "source images take the target's low frequencies",
+    None,
+    prepare=fda_batch,
+    tuned="",
+    source="paper",
+  ),
+  "adabn": row(
+    "AdaBN",
+    "batch statistics of the target, no weight moves",
+    lift(_comparisons.no_loss),
     cross_entropy=0.0,
-    reweight=reweight,
-    **needs,
-  )
-
-
-def adversary(
-  title: str,
-  summary: str,
-  factory: Callable[..., Objective],
-  *,
-  scale: float = 1.0,
-  **needs: Any,
-) -> Preset:
-  """A player behind a gradient reversal, whose scale rises to the published."""
-  options: dict[str, Any] = {"tuned": "scale", "search": Search(scale)} | needs
-  return row(title, summary, factory, **options)
-
-
-def rising(
-  factory: Callable[..., Objective], **defaults: Any
-) -> Callable[..., Objective]:
-  """A factory whose adversary rises over the training."""
-
-  def build(
-    steps: ArrayLike, hidden: Sequence[int] | None = None, **options: Any
-  ) -> Objective:
-    if hidden is not None:
-      options["hidden"] = hidden
-    return factory(schedule=over_training(steps), **(defaults | options))
-
-  return build
-
-
-def rising_weighted(factory: Callable[..., Objective]) -> Any:
-  """As `rising`, of a factory that has a weight of its own."""
-  raised = rising(factory)
-
-  def build(
-    steps: ArrayLike,
-    *,
-    weight: ArrayLike,
-    hidden: Sequence[int] | None = None,
-    **options: Any,
-  ) -> Objective:
-    return raised(steps, hidden, weight=weight, **options)
-
-  return build
-
-
-def strong(
-  title: str,
-  summary: str,
-  loss: Callable[..., Any],
-  names: Sequence[str] = STRONG,
-  **needs: Any,
-) -> Preset:
-  """The row of a loss that reads the target's strong view."""
-  options: dict[str, Any] = {"views": ("strong",)} | needs
-  return row(title, summary, lift(loss, names), **options)
-
-
-def seen_twice(name: str, network: str, *domains: str) -> dict[str, Pass]:
-  """Passes of another view of the domains, which `prepare` adds."""
-  role = name if network == "student" else network
-  train = network == "student"
-  return {
-    f"{domain}_{role}": Pass(network, f"{domain}.{name}", train=train)
-    for domain in domains
-  }
+    domains=("target",),
+    start="source",
+    tuned="",
+    source="paper",
+  ),
+  # Importance weights, before training.
+  "kmm": weights(
+    "KMM",
+    "the weighted source has the target's kernel mean embedding",
+    reweighting.kmm_weights,
+  ),
+  "kliep": weights(
+    "KLIEP",
+    "density ratios of the least divergence",
+    reweighting.kliep_weights,
+  ),
+  "ulsif": weights(
+    "uLSIF", "density ratios by least squares", reweighting.ulsif_weights
+  ),
+  "rulsif": weights(
+    "RuLSIF",
+    "density ratios to a mixture, by least squares",
+    functools.partial(reweighting.ulsif_weights, alpha=0.1),
+  ),
+  "discriminator_ratio": weights(
+    "discriminator ratio",
+    "density ratios of a logistic regression of the domains",
+    reweighting.discriminator_weights,
+  ),
+  "bbse": weights(
+    "BBSE",
+    "weights of classes, by a classifier's confusions",
+    reweighting.bbse_weights,
+  ),
+  "pada_weights": weights(
+    "PADA's weights",
+    "weights of classes, by a classifier's predictions on the target",
+    reweighting.pada_class_weights,
+  ),
+  "target_shift": weights(
+    "MMD target shift",
+    "weights of classes, by kernel mean embeddings",
+    reweighting.target_shift_weights,
+  ),
+  # Closed-form maps, before training.
+  "coral_map": on_source(
+    "CORAL map",
+    "the source takes the target's covariance",
+    transform=transforms.coral_transform,
+  ),
+  "linear_ot": on_source(
+    "linear OT map",
+    "the source takes the target's mean and covariance, by least transport",
+    transform=transforms.linear_ot,
+  ),
+  "subspace_alignment": on_source(
+    "subspace alignment",
+    "the source's principal axes are turned to the target's",
+    transform=transforms.subspace_alignment,
+  ),
+  "gfk": on_source(
+    "GFK",
+    "the geodesic flow between the principal axes of both domains",
+    transform=transforms.gfk,
+  ),
+  "tca": on_source(
+    "TCA",
+    "components in which both domains have the same mean",
+    transform=transforms.tca,
+  ),
+  "jda_map": on_source(
+    "JDA map",
+    "components in which both domains have the same mean, class by class",
+    transform=transforms.joint_distribution_adaptation,
+  ),
+}

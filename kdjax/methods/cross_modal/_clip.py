@@ -24,7 +24,7 @@ def clip() -> Objective:
     module: Any,
     student_image_embeddings: Array,
     student_text_embeddings: Array,
-    mask: Array,
+    where: Array,
     *,
     axis_name: str | None,
   ) -> Array:
@@ -32,7 +32,7 @@ def clip() -> Objective:
       student_image_embeddings,
       student_text_embeddings,
       scale=module.scale(),
-      where=mask,
+      where=where,
       axis_name=axis_name,
     )
 
@@ -67,7 +67,7 @@ def clip_kd(
   def loss(
     module: Any,
     outputs: Any,
-    mask: Array,
+    where: Array,
     *,
     axis_name: str | None,
     task: ArrayLike,
@@ -80,7 +80,7 @@ def clip_kd(
     teacher_scale: ArrayLike,
   ) -> Array:
     image, text, *teacher = (_embedding(outputs, name) for name in _ROLES)
-    options = {"where": mask, "axis_name": axis_name}
+    options = {"where": where, "axis_name": axis_name}
     scale = module.scale()
     scales = {"student_scale": scale, "teacher_scale": teacher_scale}
     plain = (image, text, *teacher)

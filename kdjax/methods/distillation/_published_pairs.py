@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# Method -> (teacher, student) -> differences from its row of PRESETS: the
+# Method -> (teacher, student) -> differences from its row of ROWS: the
 # weight, or hyper-parameters. All of it for CIFAR-100.
 #
 # dkd: mdistiller, configs/cifar100/dkd; SDD-CVPR2024 keeps them.

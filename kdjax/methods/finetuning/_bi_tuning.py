@@ -83,7 +83,7 @@ def bi_tuning(
     student_classifier: Any,
     average_embedding: Array,
     labels: Array,
-    mask: Array,
+    where: Array,
     *,
     temperature: Array,
     momentum: Array,
@@ -96,7 +96,7 @@ def bi_tuning(
     )
     before = module.projections[...]
     encoded = finetuning.homogeneous_directions(average_embedding)
-    module.enqueue(encoded, keys, labels, mask, axis_name)
+    module.enqueue(encoded, keys, labels, where, axis_name)
     projector_side = finetuning.categorical_contrastive_loss(
       _project(module.kernel, module.bias, student_embedding),
       keys,
@@ -148,7 +148,7 @@ class _Queues(nnx.Module):
     features: Array,
     projections: Array,
     labels: Array,
-    mask: Array,
+    where: Array,
     axis_name: str | None,
   ) -> None:
     position = self.position[...]
@@ -160,7 +160,7 @@ class _Queues(nnx.Module):
         finetuning.KeyQueue(queue[...], position),
         keys,
         labels,
-        where=mask,
+        where=where,
         axis_name=axis_name,
       )
       queue[...], self.position[...] = new

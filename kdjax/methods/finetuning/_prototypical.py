@@ -32,7 +32,7 @@ def prototypical(num_classes: int) -> Objective:
     support_labels: Array,
     query_embedding: Array,
     query_labels: Array,
-    query_mask: Array,
+    where_query: Array,
     *,
     where_support: Array,
     axis_name: str | None,
@@ -46,6 +46,6 @@ def prototypical(num_classes: int) -> Objective:
       where=where_support,
       axis_name=axis_name,
     )
-    return ops.masked_mean(losses, query_mask, axis_name=axis_name)
+    return ops.masked_mean(losses, where_query, axis_name=axis_name)
 
   return stateless(loss)

@@ -7,8 +7,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import generalization, ops
+from kdjax.methods._method import Pass
 from kdjax.methods._objective import Objective, stateless
-from kdjax.methods._pass import Pass
 from kdjax.methods.generalization._flat import domain_ids, flat
 
 

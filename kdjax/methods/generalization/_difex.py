@@ -8,9 +8,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import generalization, ops
+from kdjax.methods._method import Pass
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
-from kdjax.methods._pass import Pass
 
 
 def difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Objective:
@@ -41,7 +41,7 @@ def difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Objective:
     student_embedding: Array,
     phases_embedding: Array,
     labels: Array,
-    mask: Array,
+    where: Array,
     *,
     weight: Array,
     axis_name: str | None,
@@ -49,9 +49,9 @@ def difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Objective:
     told = heads.bottleneck(phases_embedding)
     taught = ops.cross_entropy(heads.classifier(told), labels)
     terms = generalization.difex_loss(
-      student_embedding, told, form=form, where=mask, axis_name=axis_name
+      student_embedding, told, form=form, where=where, axis_name=axis_name
     )
-    return ops.masked_mean(taught, mask, axis_name=axis_name) + weight * sum(
+    return ops.masked_mean(taught, where, axis_name=axis_name) + weight * sum(
       terms
     )
 

@@ -41,13 +41,10 @@ def by_domain(
   return (jnp.mean(values), (moved, metrics)), gradients
 
 
-def optax_update(
-  optimizer: Any, axis_name: str | None
-) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-  """An optimizer's step, on gradients of all devices."""
+def optax_update(optimizer: Any) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+  """An optimizer's step, as the meta-learning functions call it."""
 
   def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
-    gradients = ops.mean_over_devices(gradients, axis_name)
     updates, state = optimizer.update(gradients, state, params)
     moved = jax.tree.map(lambda x, u: (x + u).astype(x.dtype), params, updates)
     return moved, state

@@ -47,7 +47,7 @@ def fishr(
     student_embedding: Array,
     student_logits: Array,
     labels: Array,
-    mask: Array,
+    where: Array,
     *,
     decay: Array,
     axis_name: str | None,
@@ -58,7 +58,7 @@ def fishr(
       labels,
       generalization.FishrState(module.of_kernel[...], module.of_bias[...]),
       decay=decay,
-      where=mask,
+      where=where,
       axis_name=axis_name,
     )
     module.of_kernel[...], module.of_bias[...] = state

@@ -33,13 +33,15 @@ def group_dro(*, step_size: ArrayLike = 0.01) -> Objective:
     module: Any,
     student_logits: Array,
     labels: Array,
-    mask: Array,
+    where: Array,
     *,
     step_size: Array,
     axis_name: str | None,
   ) -> Array:
     losses = generalization.domain_losses(
-      ops.cross_entropy(student_logits, labels), where=mask, axis_name=axis_name
+      ops.cross_entropy(student_logits, labels),
+      where=where,
+      axis_name=axis_name,
     )
     value, weights = generalization.group_dro(
       losses, module.weights[...], step_size

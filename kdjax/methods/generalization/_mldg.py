@@ -1,57 +1,41 @@
 """Meta-learning for domain generalization (MLDG)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from kdjax import generalization
-from kdjax.methods._gradient_rule import GradientRule
+from kdjax import generalization, ops
+from kdjax.methods._method import Method
+from kdjax.methods._row import Search
+from kdjax.methods._updates import gradient_update
 from kdjax.methods.generalization._domain_rules import (
   Loss,
   of_domain,
   optax_update,
 )
+from kdjax.methods.generalization._row_kinds import AROUND_ONE, row
 
 
-def mldg_gradients(
-  inner: optax.GradientTransformation,
+def _mldg(
   *,
   beta: ArrayLike = 1.0,
+  meta_test_domains: int = 2,
   first_order: bool = True,
-) -> GradientRule:
-  """Gradient rule of MLDG: a step on all domains but one must help on that one.
+) -> Method:
+  """By `kdjax.generalization.mldg`, as DomainBed pairs the domains.
 
-  Of `kdjax.generalization.mldg`; the first axis of every entry of the
-  batch is that of the domains. With a single domain that is the domain itself.
-  Metrics and batch statistics are those of one more forward pass, of all
-  domains.
-
-  Args:
-    inner: the optimizer of the inner step, which starts anew each time; Adam
-      in DomainBed.
-    beta: the weight of the domain that is held out, kept in the rule's state;
-      1 in DomainBed.
-    first_order: whether the inner step is without second derivatives, as in
-      DomainBed.
-
-  Returns:
-    A rule for `kdjax.training.generalize`.
-
-  References:
-    Li et al., `Learning to generalize: meta-learning for domain generalization
-    <https://arxiv.org/abs/1710.03463>`_, 2018.
+  Each of the training domains takes an inner step of its own, by the learner's
+  optimizer with fresh moments, and is paired with one of the held-out domains,
+  in a cycle. The gradient is the sum over pairs, over the number of domains.
+  Of fewer domains, all but one are held out at most; a single domain is its
+  own pair. The paper takes one step on all training domains together.
   """
+  ops.check_integer("mldg: meta_test_domains", meta_test_domains, 1)
 
-  def init(params: Any) -> Any:
-    del params
-    return {"beta": jnp.asarray(beta, float)}
-
-  def apply(
+  def gradients(
     loss: Loss,
     params: Any,
     batch: Any,
@@ -59,26 +43,47 @@ def mldg_gradients(
     state: Any,
     *,
     axis_name: str | None = None,
-  ) -> tuple[tuple[Array, Any], Any, Mapping[str, Any], Any]:
-    order = jax.random.permutation(key, len(jax.tree.leaves(batch)[0]))
-    train, test = (
-      jax.tree.map(lambda x, part=part: x[part], batch)
-      for part in (order[1:] if len(order) > 1 else order, order[:1])
-    )
+  ) -> tuple[Any, Any]:
+    del axis_name  # The optimizer of each step averages over the devices.
+    domains = len(jax.tree.leaves(batch)[0])
+    held = min(meta_test_domains, max(domains - 1, 1))
+    order = jax.random.permutation(key, domains)
+    train = order[: domains - held] if domains > 1 else order
+    test = jnp.resize(order[-held:], train.shape)
 
-    def meta(params: Any) -> Array:
-      return generalization.mldg(
-        of_domain(loss),
-        params,
-        train,
-        test,
-        inner_update=optax_update(inner, axis_name),
-        inner_state=inner.init(params),
-        beta=state["beta"],
-        first_order=first_order,
+    def pair_gradient(train: Array, test: Array) -> Any:
+      one, other = (
+        jax.tree.map(lambda x, i=i: x[i][None], batch) for i in (train, test)
       )
+      optimizer = state["inner"]
+      return jax.grad(
+        lambda params: generalization.mldg(
+          of_domain(loss),
+          params,
+          one,
+          other,
+          inner_update=optax_update(optimizer),
+          inner_state=optimizer.init(params),
+          beta=state["beta"],
+          first_order=first_order,
+        )
+      )(params)
 
-    gradients = jax.grad(meta)(params)
-    return loss(params, batch), gradients, {}, state
+    found = [pair_gradient(*pair) for pair in zip(train, test, strict=True)]
+    total = jax.tree.map(lambda *x: sum(x) / domains, *found)
+    return loss(params, batch), total
 
-  return GradientRule(init, apply)
+  return Method(
+    update=gradient_update(gradients, hyperparameters={"beta": beta})
+  )
+
+
+ROWS = {
+  "mldg": row(
+    "MLDG",
+    "a step on one domain must help on a domain that is held out",
+    _mldg,
+    tuned="beta",
+    search=Search(1.0, **AROUND_ONE),
+  ),
+}

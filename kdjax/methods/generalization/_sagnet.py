@@ -44,14 +44,14 @@ def sagnet(*, weight: ArrayLike = 0.1) -> Objective:
     student_embedding: Array,
     student_classifier: Any,
     labels: Array,
-    mask: Array,
+    where: Array,
     *,
     weight: Array,
     key: Array,
     axis_name: str | None,
   ) -> Array:
     kernel, bias = student_classifier
-    features, labels, where = map(flat, (student_embedding, labels, mask))
+    features, labels, where = map(flat, (student_embedding, labels, where))
     keys = jax.random.split(key, 3)
 
     def swap(features: Array, key: Array, part: str) -> Array:

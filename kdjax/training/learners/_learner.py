@@ -1,6 +1,8 @@
-"""Learners: networks, passes, an objective and an optimizer, made to train."""
+"""Learners: a method, networks and an optimizer, made to train."""
 
 import functools
+import inspect
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,14 +11,25 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax import methods
-from kdjax.methods import GradientRule, Pass
-from kdjax.training.networks._models import Variables, as_network
+from kdjax.training.learners._hyperparameters import with_hyperparameters
+from kdjax.training.learners._measures import measures_of
+from kdjax.training.networks._models import Network, Variables, as_network
 from kdjax.training.networks._teachers import CachedTeacher
 from kdjax.training.optimizers._optimizers import Optimizer, as_optimizer
+from kdjax.training.steps._checks import check_views
 from kdjax.training.steps._evaluation import Metric, make_eval_step
-from kdjax.training.steps._passes import LossFn, Metrics, Prepare, pass_loss
+from kdjax.training.steps._passes import (
+  LossFn,
+  Metrics,
+  in_turn,
+  pass_loss,
+  views_of,
+)
 from kdjax.training.steps._state import TrainState
-from kdjax.training.steps._steps import Step, make_train_step
+from kdjax.training.steps._steps import GRADIENT, Step, make_train_step
+
+Views = Mapping[str, Callable[[Array, Any], Any]]
+Inputs = str | tuple[str, ...] | Mapping[str, Any]
 
 
 class Learner(NamedTuple):
@@ -34,6 +47,11 @@ class Learner(NamedTuple):
       they would be constants of the program, nor in the state.
     loss_fn: the passes and the objective.
     modules: the trained networks as they were given, by name.
+    method: that it trains.
+    stages: the learners of the stages before, by name, in their order.
+      `hand_over` goes on from one to the next; `fit` does it.
+    mapped: "" for one student on one device; `"sweep"` or `"parallel"` for a
+      learner whose functions are mapped already.
 
   Examples:
     >>> import optax
@@ -42,8 +60,12 @@ class Learner(NamedTuple):
     >>> from kdjax.distillation import kd_loss
     >>> teacher = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
-    >>> learner = training.distill(
-    ...   student, teacher, kd_loss, optax.adam(1e-3), temperature=4.0, on="x"
+    >>> learner = training.learner(
+    ...   kd_loss,
+    ...   {"student": student, "teacher": teacher},
+    ...   optax.adam(1e-3),
+    ...   temperature=4.0,
+    ...   on="x",
     ... )
     >>> batch = {
     ...   "x": jnp.ones((4, 3)),
@@ -69,181 +91,337 @@ class Learner(NamedTuple):
   frozen: Mapping[str, Variables]
   loss_fn: LossFn
   modules: Mapping[str, Any]
+  method: methods.Method = methods.Method()
+  stages: Mapping[str, "Learner"] = types.MappingProxyType({})
+  mapped: str = ""
+
+  def __repr__(self) -> str:
+    names = ", ".join([*self.modules, *(f"{k} (frozen)" for k in self.frozen)])
+    return f"Learner({self.method.name} of {names})"
 
 
-def make_learner(
-  networks: Mapping[str, Any],
-  frozen: Mapping[str, Any],
-  passes: Mapping[str, Pass],
-  objective: methods.Objective,
+def learner(
+  method: methods.Method | methods.Objective | Callable[..., Any],
+  networks: Any,
   optimizer: Optimizer,
   *,
-  prepare: Prepare | None = None,
+  on: Inputs = "image",
+  views: Views | None = None,
+  augment: Callable[[Array, Any], Any] | None = None,
   metrics: Mapping[str, Metric] | None = None,
-  evaluation: Mapping[str, Pass] | None = None,
-  rule: GradientRule | None = None,
   axis_name: str | None = None,
+  **hyperparameters: Any,
 ) -> Learner:
-  """Learner of any area: from networks, passes and an objective.
+  """Learner of any method: the one door from a method to training.
 
-  `distill`, `adapt`, `generalize` and `finetune` are
-  short tables over it.
+  `distill`, `adapt`, `generalize`, `finetune`, `continue_on`, `collaborate`,
+  `guide` and `align` are names for a form of batch and hand on to it.
 
   Args:
-    networks: name -> the networks to train: NNX modules, `Model`s or
-      `Network`s.
-    frozen: name -> the networks that stay as they are, with weights; or a
-      `CachedTeacher`.
-    passes: role -> `Pass`, for training.
-    objective: the `Objective` that training minimizes.
+    method: a `methods.Method`, such as `methods.create("mldg")`; or a loss
+      function whose argument names say what it reads, such as
+      `mine(student_logits, teacher_logits, labels)`.
+    networks: the student, or role -> network. A network is an NNX module, a
+      `Model` (that of a Linen module is `from_linen(module, variables)`) or a
+      `Network`; a frozen one may be a `CachedTeacher`.
     optimizer: an Optax optimizer, which may take extra arguments.
-    prepare: `(key, batch, run) -> batch`, before the passes of a step.
-    metrics: name -> function of arrays, for evaluation; see
-      `make_eval_step`.
-    evaluation: role -> `Pass`, for evaluation; by default that of the
-      first trained network on its first entry.
-    rule: another way to the gradient, such as `dot_gradients`.
+    on: the entry of the batch that the networks see; a tuple of entries for
+      networks of several inputs, which get their dictionary; or network ->
+      entry, where they differ.
+    views: name -> `(key, batch) -> inputs`, the other views of the examples
+      that the method reads. The batch is the part whose examples they are.
+    augment: `(key, inputs) -> inputs`; all networks see the same view.
+    metrics: name -> function of arrays, for evaluation. By default those of the
+      form of batch: accuracy and cross-entropy; with a teacher also
+      `agreement`, `kl`, `teacher_accuracy` and `teacher_entropy`; of peers the
+      accuracy of each, of their ensemble, and their disagreement; of towers the
+      share of examples that find their pair.
     axis_name: the mapped axis that holds the rest of the batch, where the
-      caller maps `step` and `evaluate`. `parallelize` names it itself.
+      caller maps the step; `parallelize` names it itself.
+    **hyperparameters: of the loss or of the method; numbers are in the state,
+      as arrays. One that stands in two parts is named by part:
+      `**{"kd/temperature": 4.0}`.
 
   Returns:
     A `Learner`.
 
   Raises:
-    TypeError: if a network is none, the objective no `Objective`, or the
-      optimizer not one of Optax.
-    ValueError: if a pass names no network; from `init`, if the batch lacks an
-      entry that is read, or there is no such hyper-parameter.
+    TypeError: if a network is none, or the optimizer not one of Optax.
+    ValueError: if the method lacks a network or a view, or has no such
+      hyper-parameter; from `init`, if a stage before it is missing; from `init`
+      or `step`, if the batch lacks an entry that is read.
 
   Examples:
     >>> import optax
     >>> from flax import nnx
-    >>> from kdjax.methods import preset
-    >>> learner = make_learner(
-    ...   {"student": nnx.Linear(3, 2, rngs=nnx.Rngs(1))},
-    ...   {},
-    ...   {"student": Pass("student", on="x", train=True)},
-    ...   preset("scratch"),
-    ...   optax.sgd(0.1),
-    ... )
+    >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    >>> fish = methods.create("fish")
+    >>> learner(fish, student, optax.adam(1e-3), on="x")
+    Learner(fish of student)
 
   References:
-    The networks, passes, objective and optimizer of this library's guide.
+    `BlackJAX <https://github.com/blackjax-devs/blackjax>`_, whose `init` and
+    `step` are all that a loop needs.
   """
-  made = {k: as_network(f"networks[{k!r}]", v) for k, v in networks.items()}
+  if not isinstance(networks, Mapping):
+    networks = {"student": networks}
+  return open_door(
+    "learner",
+    "",
+    method,
+    networks,
+    optimizer,
+    on=on,
+    views=views,
+    augment=augment,
+    metrics=metrics,
+    axis_name=axis_name,
+    **hyperparameters,
+  )
+
+
+def open_door(
+  door: str,
+  area: str,
+  method: Any,
+  networks: Mapping[str, Any],
+  optimizer: Optimizer,
+  *,
+  on: Inputs = "image",
+  views: Views | None = None,
+  augment: Callable[[Array, Any], Any] | None = None,
+  metrics: Mapping[str, Metric] | None = None,
+  axis_name: str | None = None,
+  domains: tuple[str, ...] = (),
+  **hyperparameters: Any,
+) -> Learner:
+  """Makes a learner for a door, whose name errors say."""
+  views = {} if views is None else views
+  check_views(door, views)
+  if not isinstance(method, methods.Method):
+    if not callable(method) and not isinstance(method, methods.Objective):
+      raise TypeError(
+        f"{door}: method is a {type(method).__name__}; expected a Method, as "
+        "methods.create returns, or a loss function."
+      )
+    try:
+      method = methods.from_loss(
+        method,
+        networks,
+        area=area,
+        views=views,
+        domains=domains,
+        **hyperparameters,
+      )
+    except (TypeError, ValueError) as error:
+      raise type(error)(f"{door}: {error}") from None
+    hyperparameters = {}
+  if method.objective is None:
+    method = method._replace(objective=methods.NO_LOSS)
+  entry = on if not isinstance(on, Mapping) else on.get("student", "image")
+  own = {} if not isinstance(on, Mapping) else on
+  bound = {
+    role: methods.bound_inputs({role: row}, own.get(row.network, entry))[role]
+    for role, row in method.passes.items()
+  }
+  method = method._replace(passes=bound)
+  trained = [name for name in method.trained if name in networks]
+  _check_networks(door, method, networks, views)
+  if "teacher" in networks:
+    method = _without_source(method)
+  made: dict[str, Network] = {}
+  for name in trained:
+    network = networks[name]
+    if name == "student" and method.network is not None:
+      network = method.network(network)
+    made[name] = as_network(f"{door}: networks[{name!r}]", network)
   forwards: dict[str, Any] = {k: v.forward for k, v in made.items()}
   fixed = {}
-  for name, value in frozen.items():
+  for name, value in networks.items():
+    if name in made:
+      continue
     if isinstance(value, CachedTeacher):
+      if augment is not None or views:
+        raise ValueError(
+          f"{door}: augment or views is given, but a CachedTeacher saw no such "
+          "view; expected neither. Augment the batch beforehand by "
+          "kdjax.data.augment_examples, as the cache was."
+        )
       forwards[name] = value
       continue
-    network = as_network(f"frozen[{name!r}]", value)
+    network = as_network(f"{door}: networks[{name!r}]", value)
     forwards[name] = network.forward
     # A network without weights would be initialized by this key.
     fixed[name] = network.init(jax.random.key(0))
-  loss_fn = pass_loss(forwards, passes, objective, prepare=prepare)
-  if evaluation is None:
-    evaluation = _evaluation_passes(passes)
-  looked = pass_loss(forwards, evaluation, objective)
-  transformation = as_optimizer("make_learner", optimizer)
-  start_rule = rule.init if rule else lambda params: ()
+  handed = [x for x in method.needs.networks if x not in networks]
+  for name in handed:  # The stage before leaves them, of the student's form.
+    forwards[name] = forwards["student"]
+  prepare = method.prepare
+  if prepare is not None and _takes(prepare, "on"):
+    prepare = functools.partial(prepare, on=entry)
+  seen = views_of(bound, views, augment, entry)
+  try:
+    loss_fn = pass_loss(
+      forwards, bound, method.objective, prepare=in_turn(seen, prepare)
+    )
+    evaluation, default = measures_of(method, networks, entry, own)
+    looked = pass_loss(forwards, evaluation, method.objective)
+  except (TypeError, ValueError) as error:
+    raise type(error)(f"{door}: {error}") from None
+  transformation = optimizer
+  if method.optimizer is not None:
+    transformation = method.optimizer(optimizer)
+  transformation = as_optimizer(door, transformation)
+  update = GRADIENT if method.update is None else method.update
+  for name in hyperparameters:
+    _check_name(door, name)
 
-  def init(key: Array, batch: Any, **hyperparameters: Any) -> TrainState:
+  def init(key: Array, batch: Any, **values: Any) -> TrainState:
+    if method.before:
+      first = next(iter(method.before))
+      raise ValueError(
+        f"{door}: {method.name} starts after the stage {first!r}; expected "
+        "training.fit, which trains it, or hand_over(learner, state) with the "
+        f"state that learner.stages[{first!r}] left. A student that was "
+        "trained already takes methods.create(...)._replace(before={})."
+      )
+    return start(key, batch, **values)
+
+  def start(key: Array, batch: Any, **values: Any) -> TrainState:
     variables = {
       name: network.init(jax.random.fold_in(key, i) if i else key)
       for i, (name, network) in enumerate(made.items())
     }
     params = {k: v.params for k, v in variables.items()}
     state = {k: v.state for k, v in variables.items()}
-    known = dict(fixed)
+    known = dict(fixed) | {name: variables["student"] for name in handed}
     if "student" in variables:
       known.setdefault("average", variables["student"])
-    # Only shapes: an axis that this is mapped over does not matter.
-    run = functools.partial(loss_fn.run, axis_name=None)
-    specs, _, _ = jax.eval_shape(
-      run, params, state, known, batch, jax.random.key(0)
-    )
-    # A key of its own: a network may have parts of the same names and shapes.
-    parts = objective.init(jax.random.fold_in(key, len(made)), specs)
-    own = with_hyperparameters(parts[1], hyperparameters)
-    # Each array on its own, so that the state may be donated.
+    # Keys of its own: a network may have parts of the same names and shapes.
+    own_key = jax.random.fold_in(key, len(made))
+    specs = _specs_of(loss_fn, method, params, state, known, batch, own_key)
+    parts = method.objective.init(own_key, specs)
     params, state = jax.tree.map(
       jnp.copy,
-      (params | {"objective": parts[0]}, state | {"objective": own}),
+      (params | {"objective": parts[0]}, state | {"objective": parts[1]}),
     )
-    return TrainState(
+    begun = TrainState(
       jnp.zeros((), jnp.int32),
       params,
       state,
-      transformation.init(params),
-      start_rule(params),
+      update.init(params, transformation),
     )
+    return with_hyperparameters(door, begun, {**hyperparameters, **values})
 
-  return Learner(
+  stages = {
+    name: open_door(
+      door,
+      area,
+      _of_networks(stage, networks),
+      {
+        k: v
+        for k, v in networks.items()
+        if k == "student" or k in stage.needs.networks
+      },
+      optimizer,
+      on=on,
+      augment=augment,
+      views={k: v for k, v in views.items() if k in stage.needs.views},
+      axis_name=axis_name,
+    )
+    for name, stage in method.before.items()
+  }
+  made_learner = Learner(
     init,
-    make_train_step(loss_fn, optimizer, axis_name=axis_name, rule=rule),
-    make_eval_step(looked, metrics or {}, axis_name=axis_name),
+    make_train_step(
+      loss_fn, transformation, axis_name=axis_name, update=update
+    ),
+    make_eval_step(
+      looked, default if metrics is None else metrics, axis_name=axis_name
+    ),
     fixed,
     loss_fn,
-    dict(networks),
+    {name: networks[name] for name in made},
+    method,
+    stages,
   )
+  vars(init)["start"] = start
+  return made_learner
 
 
-def with_hyperparameters(state: Any, values: Mapping[str, Any]) -> Any:
-  """The state of an objective with other hyper-parameters.
+def _specs_of(
+  loss_fn: LossFn,
+  method: methods.Method,
+  params: Any,
+  state: Any,
+  known: Any,
+  batch: Any,
+  key: Array,
+) -> Any:
+  """The shapes of the outputs of all passes."""
+  # Only shapes: an axis that this is mapped over does not matter.
+  run = functools.partial(loss_fn.run, axis_name=None)
+  if method.prepare is not None and _takes(method.prepare, "state"):
+    # What a memory holds has the shapes of the student's own outputs.
+    plain = {
+      k: v for k, v in loss_fn.passes.items() if k in ("student", "source")
+    }
+    first = pass_loss(loss_fn.forwards, plain, method.objective)
+    look = functools.partial(first.run, axis_name=None)
+    specs, _, _ = jax.eval_shape(look, params, state, known, batch, key)
+    _, memory = jax.eval_shape(method.objective.init, key, specs)
+    state = state | {"objective": memory}
+  specs, _, _ = jax.eval_shape(run, params, state, known, batch, key)
+  return specs
 
-  A name is looked for in the objective itself and in the parts of a
-  `combine`, whose weights have the names of the parts.
-  """
-  for name, value in values.items():
-    if name not in _names(state):
+
+def _check_networks(
+  door: str, method: methods.Method, networks: Mapping[str, Any], views: Views
+) -> None:
+  """Raises ValueError for a network or a view that the method lacks."""
+  trained = set(method.trained)
+  wanted = [*method.trained, *method.needs.networks]
+  left = {"average"}
+  if method.before:
+    left.add("teacher")  # The student of the stage before is the teacher.
+  for name in dict.fromkeys(wanted):
+    if name not in networks and name not in left:
+      given = ", ".join(networks)
+      role = f"the network {name!r}"
+      if name not in trained:
+        role += ", which is frozen"
       raise ValueError(
-        f"init: {name} is no hyper-parameter; expected one of "
-        f"{sorted(set(_names(state)))}."
+        f"{door}: {method.name} needs {role}; got {given}. Expected networks="
+        f"{{'student': ..., {name!r}: ...}}."
       )
-    state = _replaced(state, name, jnp.asarray(value, float))
-  return state
+  for name in method.needs.views:
+    if name not in views:
+      raise ValueError(
+        f"{door}: {method.name} reads the view {name!r} of the examples; "
+        f"expected views={{{name!r}: (key, batch) -> inputs}}."
+      )
 
 
-def as_objective(
-  loss: Callable[..., Any] | methods.Objective, **hyperparameters: Any
-) -> methods.Objective:
-  """Returns an objective, of a loss whose arguments are bound by name."""
-  if not isinstance(loss, methods.Objective):
-    return methods.stateless(loss, **hyperparameters)
-  if hyperparameters:
-    raise ValueError(
-      f"{', '.join(hyperparameters)} given beside an Objective; expected them "
-      "where it is made."
-    )
-  return loss
+def _without_source(method: methods.Method) -> methods.Method:
+  """The method without the stage that trains the teacher, which is given."""
+  if "teacher" not in method.needs.networks:
+    return method
+  before = {k: v for k, v in method.before.items() if k != "source"}
+  return method._replace(before=before)
 
 
-def _evaluation_passes(passes: Mapping[str, Pass]) -> dict[str, Pass]:
-  """The student alone, on the first entry that it sees in training."""
-  row = next(row for row in passes.values() if row.train)
-  names = (row.on,) if isinstance(row.on, str) else row.on
-  plain = tuple(name.rpartition(".")[2] for name in names)
-  on = plain[0] if isinstance(row.on, str) else plain
-  return {row.network: Pass(row.network, on=on)}
+def _of_networks(
+  stage: methods.Method, networks: Mapping[str, Any]
+) -> methods.Method:
+  """A stage without the passes of networks that are not given."""
+  passes = {k: v for k, v in stage.passes.items() if v.network in networks}
+  return stage._replace(passes=passes)
 
 
-def _names(tree: Any) -> list[str]:
-  """The names of all numbers in the mappings of an objective's state."""
-  if not isinstance(tree, Mapping):
-    return []
-  names = [k for k, v in tree.items() if hasattr(v, "dtype") and k != "step"]
-  parts = [v for k, v in tree.items() if k != "module"]
-  return names + [name for part in parts for name in _names(part)]
+def _takes(function: Callable[..., Any], name: str) -> bool:
+  return name in inspect.signature(function).parameters
 
 
-def _replaced(tree: Any, name: str, value: Array) -> Any:
-  """The tree with a number of this name replaced wherever it stands."""
-  if not isinstance(tree, Mapping):
-    return tree
-  return {
-    k: value
-    if k == name and hasattr(v, "dtype")
-    else (v if k == "module" else _replaced(v, name, value))
-    for k, v in tree.items()
-  }
+def _check_name(door: str, name: str) -> None:
+  if not isinstance(name, str):
+    raise TypeError(f"{door}: {name!r} is no name of a hyper-parameter.")

@@ -43,12 +43,15 @@ def make_eval_step(
       `frozen` the teacher, or a metric is not one value an example.
 
   Examples:
+    >>> from kdjax import methods
     >>> from kdjax.metrics import accuracy
-    >>> from kdjax.training import Pass, TrainState, Variables, pass_loss
+    >>> from kdjax.training import TrainState, Variables, pass_loss
     >>> def forward(variables, x, *, train, key):
     ...   return Outputs(x @ variables.params, {}, None), {}
     >>> passes = pass_loss(
-    ...   {"student": forward}, {"student": Pass("student", "x")}, NOTHING
+    ...   {"student": forward},
+    ...   {"student": methods.Pass("student", "x")},
+    ...   methods.NO_LOSS,
     ... )
     >>> evaluate = jax.jit(make_eval_step(passes, {"accuracy": accuracy}))
     >>> params = {"student": jnp.eye(3), "objective": {}}
@@ -121,17 +124,6 @@ def _as_mapping(metrics: Any) -> Mapping[str, Any]:
       "mapping, name -> function of arrays."
     )
   return metrics
-
-
-# An objective for passes whose outputs are only measured.
-NOTHING = methods.Objective(
-  lambda key, specs: ({}, {}),
-  lambda params, state, outputs, batch, key, *, axis_name=None: (
-    jnp.zeros(()),
-    state,
-    methods.loss_metric(jnp.zeros(()), batch),
-  ),
-)
 
 
 def mean_metrics(

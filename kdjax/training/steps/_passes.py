@@ -7,6 +7,8 @@ to the objective.
 
 import dataclasses
 import functools
+import inspect
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -111,7 +113,10 @@ class LossFn:
           )
         return run_forward(name, forward, variables(name, gradient), inputs)[0]
 
-      batch = self.prepare(prepare_key, batch, answer)
+      own = {}
+      if "state" in inspect.signature(self.prepare).parameters:
+        own["state"] = state["objective"]
+      batch = self.prepare(prepare_key, batch, answer, **own)
     _check_paired(batch, self.passes)
     outputs: dict[str, nets.Outputs] = {}
     for i, (roles, row) in enumerate(_groups(self.passes)):
@@ -155,15 +160,19 @@ class LossFn:
     batch: Any,
     key: Array,
     *,
+    part: str | None = None,
     axis_name: ops.AxisName = ops.UNKNOWN_AXIS,
   ) -> tuple[Array, tuple[Any, Metrics]]:
-    """The loss, and the new state and the metrics."""
+    """The loss, or a part of it, and the new state and the metrics."""
     axis_name = ops.resolve_axis_name("the loss", axis_name)
     objective_key, key = jax.random.split(key)
     outputs, states, batch = self.run(
       params, state, frozen, batch, key, axis_name=axis_name
     )
-    loss, moved, metrics = self.objective.apply(
+    apply = self.objective.apply
+    if part is not None:
+      apply = ops.get_entry("the objective's parts", self.objective.parts, part)
+    loss, moved, metrics = apply(
       params["objective"],
       state["objective"],
       outputs,
@@ -246,70 +255,83 @@ def pass_loss(
 
 
 def views_of(
+  passes: Mapping[str, methods.Pass],
   views: Mapping[str, Callable[[Array, Any], Any]],
-  *,
-  of: str = "",
-  augment: Callable[[Array, Any], Any] | None = None,
-  on: str = "image",
+  augment: Callable[[Array, Any], Any] | None,
+  on: str | tuple[str, ...],
 ) -> Prepare | None:
-  """Prepares a batch: augments its inputs, and adds other views of them.
+  """Prepares a batch: adds the views that passes read, then augments inputs.
 
   Args:
-    views: name -> `(key, batch) -> inputs`, entries to add.
-    of: the part of the batch whose examples they are, or "" for the batch.
-    augment: `(key, inputs) -> inputs`, applied to the inputs first.
-    on: the entry that holds the inputs.
+    passes: role -> `Pass`.
+    views: name -> `(key, batch) -> inputs`; the batch is the part whose
+      examples the pass sees, with one batch axis.
+    augment: `(key, inputs) -> inputs`, of the inputs of the student.
+    on: the entry of the inputs; of several, the first is augmented.
 
   Returns:
     A function for `pass_loss`, or None if there is nothing to do.
   """
-  if not views and augment is None:
+  first = on if isinstance(on, str) else on[0]
+  rows = [
+    (*entry.rpartition(".")[::2], row.batch_axes, row.train)
+    for row in passes.values()
+    for entry in ((row.on,) if isinstance(row.on, str) else row.on)
+  ]
+  added = dict.fromkeys(
+    (part, name, axes) for part, name, axes, _ in rows if name in views
+  )
+  changed = dict.fromkeys(
+    (part, axes) for part, name, axes, train in rows if name == first and train
+  )
+  changed = changed if augment is not None else {}
+  if not added and not changed:
     return None
 
   def prepare(key: Array, batch: Any, run: Any) -> Any:
     del run
-    part = dict(ops.get_entry("the loss: batch", batch, of) if of else batch)
+    names = list(views)
+    parts = {part: batch[part] if part else batch for part, *_ in rows}
+    seen: dict[str, dict[str, Any]] = {part: {} for part in parts}
     # Views are of the examples as they came. The first one has the key of the
     # augmentation; two views by one function must differ.
-    seen = {
-      name: view(jax.random.fold_in(key, i) if i else key, part)
-      for i, (name, view) in enumerate(views.items())
+    for part, name, axes in added:
+      own = _own_key(key, part, names.index(name))
+      flat, restored = _folded(parts[part], axes)
+      seen[part][name] = restored(views[name](own, flat))
+    for part, axes in changed:
+      inputs = ops.get_entry("the loss: batch", parts[part], first)
+      flat, restored = _folded(inputs, axes)
+      assert augment is not None
+      seen[part][first] = restored(augment(_own_key(key, part, 0), flat))
+    inner = {
+      part: {**parts[part], **entries} for part, entries in seen.items() if part
     }
-    if augment is not None:
-      part[on] = augment(key, ops.get_entry("the loss: batch", part, on))
-    part |= seen
-    return {**batch, of: part} if of else part
+    return {**batch, **inner, **seen.get("", {})}
 
   return prepare
 
 
-def augmented_or_prepared(
-  function: str,
-  prepare: Prepare | None,
-  augment: Callable[[Array, Any], Any] | None,
-  on: str | tuple[str, ...],
-) -> Prepare | None:
-  """Returns `prepare`, or a function that applies `augment` to the inputs.
+def _own_key(key: Array, part: str, number: int) -> Array:
+  """The key of a view of a part; of the batch itself, the first has `key`."""
+  if part:
+    key = jax.random.fold_in(key, zlib.crc32(part.encode()))
+  return jax.random.fold_in(key, number) if number else key
 
-  Args:
-    function: the caller, for errors.
-    prepare: as for `pass_loss`.
-    augment: `(key, inputs) -> inputs`.
-    on: the entry that holds the inputs; of several, the first is augmented.
 
-  Raises:
-    ValueError: if both are given.
-  """
-  if prepare is None:
-    return views_of(
-      {}, augment=augment, on=on if isinstance(on, str) else on[0]
-    )
-  if augment is not None:
-    raise ValueError(
-      f"{function}: augment and prepare are given; expected one of them: "
-      "prepare may augment."
-    )
-  return prepare
+def _folded(tree: Any, axes: int) -> tuple[Any, Callable[[Any], Any]]:
+  """Arrays with one batch axis of several, and the way back."""
+  if axes == 1:
+    return tree, lambda x: x
+  shape = _batch_shape(tree, axes)
+  own = (
+    {k: v for k, v in tree.items() if jnp.shape(v)[:axes] == shape}
+    if isinstance(tree, Mapping)
+    else tree
+  )
+  return _fold(own, axes), lambda out: jax.tree.map(
+    lambda x: x.reshape(*shape, *x.shape[1:]), out
+  )
 
 
 def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
@@ -317,19 +339,23 @@ def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
   if first is None or then is None:
     return first or then
   one, other = first, then
+  stateful = "state" in inspect.signature(other).parameters
 
   def prepare(key: Array, batch: Any, run: Any) -> Any:
     return other(key, one(key, batch, run), run)
 
-  return prepare
+  def prepare_by_state(key: Array, batch: Any, run: Any, *, state: Any) -> Any:
+    return other(key, one(key, batch, run), run, state=state)
+
+  return prepare_by_state if stateful else prepare
 
 
 def _with_parts(batch: Any, passes: Mapping[str, methods.Pass]) -> Any:
   """Gives each part of the batch the entries beside the parts."""
   if not isinstance(batch, Mapping):
     raise TypeError(
-      f"the loss: batch is a {type(batch).__name__}; expected a mapping, with "
-      "'mask'."
+      f"the loss: batch is a {type(batch).__name__}; expected a mapping, entry "
+      "-> arrays."
     )
   entries = [
     on
@@ -341,16 +367,30 @@ def _with_parts(batch: Any, passes: Mapping[str, methods.Pass]) -> Any:
   common = {k: v for k, v in batch.items() if k not in parts}
   # A pass on the batch itself (the current task beside replayed examples) has
   # examples of its own there: their mask is not that of the parts.
-  apart = "mask" in common and any("." not in on for on in entries)
+  apart = any("." not in on for on in entries)
   for name, own in parts.items():
     part = dict(own) if apart else common | dict(own)
     if "mask" in common and "mask" in own and not apart:
       part["mask"] = common["mask"] & own["mask"]
-    ops.get_entry(f"the loss: batch[{name!r}]", part, "mask")
-    parts[name] = part
-  if not parts:
-    ops.get_entry("the loss: batch", batch, "mask")
+    parts[name] = _with_mask(part, passes, name)
+  # A batch of parts alone has no examples of its own.
+  if not parts or (apart and "mask" not in common):
+    common = _with_mask(common, passes, "")
   return common | parts
+
+
+def _with_mask(part: Any, passes: Mapping[str, methods.Pass], name: str) -> Any:
+  """Gives a part without a mask one of real examples."""
+  if "mask" in part:
+    return part
+  for row in passes.values():
+    for on in (row.on,) if isinstance(row.on, str) else row.on:
+      own, _, entry = on.rpartition(".")
+      if own == name and entry in part:
+        shape = _batch_shape(part[entry], row.batch_axes)
+        return {**part, "mask": jnp.ones(shape, bool)}
+  where = f"the loss: batch[{name!r}]" if name else "the loss: batch"
+  return ops.get_entry(where, part, "mask")
 
 
 def _inputs(batch: Any, on: str | tuple[str, ...]) -> Any:

@@ -15,8 +15,7 @@ class TrainState(NamedTuple):
     params: `{"student": ..., "objective": ...}`, changed by the optimizer. A
       run of several trained networks has a name for each of them.
     state: the same names: batch statistics, hyper-parameters, memory banks.
-    optimizer_state: of the Optax optimizer.
-    rule_state: of the `GradientRule`, if there is one.
+    optimizer_state: of the Optax optimizer, and of the method's `Update`.
 
   References:
     `flax.training.train_state
@@ -27,7 +26,6 @@ class TrainState(NamedTuple):
   params: Any
   state: Any
   optimizer_state: Any
-  rule_state: Any = ()
 
   @property
   def student(self) -> Variables:

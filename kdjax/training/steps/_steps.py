@@ -27,8 +27,6 @@ from kdjax.training.steps._checks import check_loss
 from kdjax.training.steps._passes import LossFn, Metrics
 from kdjax.training.steps._state import TrainState
 
-Loss = Callable[[Any, Any], tuple[Array, tuple[Any, Metrics]]]
-
 
 @runtime_checkable
 class Step(Protocol):
@@ -50,7 +48,7 @@ def make_train_step(
   optimizer: Optimizer,
   *,
   axis_name: str | None = None,
-  rule: methods.GradientRule | None = None,
+  update: methods.Update | None = None,
 ) -> Step:
   """Train step: one update of the trained networks and the objective.
 
@@ -68,8 +66,8 @@ def make_train_step(
       `parallelize` names it itself. A step that is mapped over a named
       axis without being told raises, unless it is called with
       `axis_name=None`: each part of the axis is then a student of its own.
-    rule: another way to the gradient than that of the loss, such as
-      `dot_gradients`.
+    update: the rule from the loss to the updates; by default the optimizer's
+      step along the gradient.
 
   Returns:
     `step(state, frozen, batch, key, *, axis_name=...) -> state, metrics`, a
@@ -103,7 +101,8 @@ def make_train_step(
   name = "make_train_step"
   check_loss(name, loss_fn)
   transformation = as_optimizer(name, optimizer)
-  rule = _PLAIN if rule is None else rule
+  rule = GRADIENT if update is None else update
+  parted = isinstance(loss_fn, LossFn)
   named: ops.AxisName = ops.UNKNOWN_AXIS if axis_name is None else axis_name
 
   def step(
@@ -132,49 +131,69 @@ def make_train_step(
         f"{axis_name!r}; expected loss_fn(params, state, frozen, batch, key, "
         "*, axis_name=None), which reduces its loss over that axis."
       )
+    before = state.state
 
-    def loss(params: Any, batch: Any) -> tuple[Array, tuple[Any, Metrics]]:
-      value, aux = loss_fn(params, state.state, frozen, batch, key, **options)
+    def loss(
+      params: Any, batch: Any, *, part: str | None = None, state: Any = None
+    ) -> tuple[Array, tuple[Any, Metrics]]:
+      own = options | ({"part": part} if parted else {})
+      now = before if state is None else state
+      value, aux = loss_fn(params, now, frozen, batch, key, **own)
       # Averaging the loss inside and the gradients outside is right under
       # vmap, pmap and shard_map alike. Gradients alone are not: shard_map has
       # already summed those of replicated parameters.
       return ops.mean_over_devices(value, axis_name), aux
 
-    if rule.check is not None:
-      rule.check(state.optimizer_state)
+    taken = _over_devices(transformation, loss, batch, axis_name)
     rule_key = jax.random.fold_in(key, 1)
-    rule_state = state.rule_state
-    mapped = options if takes_axis_name(rule.apply) else {}
-    (value, (moved, metrics)), gradients, extra, rule_state = rule.apply(
-      loss, state.params, batch, rule_key, rule_state, **mapped
-    )
-    gradients, extra = ops.mean_over_devices((gradients, extra), axis_name)
-    metrics = ops.sum_over_devices(metrics, axis_name)
-    if isinstance(state.optimizer_state, AccumulationState):
-      counted = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
-      extra = {**extra, "count": counted}
-    updates, optimizer_state = transformation.update(
-      gradients,
-      state.optimizer_state,
+    mapped = {"axis_name": axis_name} if takes_axis_name(rule.apply) else {}
+    (_, (moved, metrics)), updates, optimizer_state = rule.apply(
+      loss,
       state.params,
-      value=jnp.sum(value),
-      grad=gradients,
-      value_fn=lambda params: jnp.sum(
-        loss(_with_mean_gradient(params, axis_name), batch)[0]
-      ),
-      **extra,
+      batch,
+      rule_key,
+      state.optimizer_state,
+      taken,
+      **mapped,
     )
+    metrics = ops.sum_over_devices(metrics, axis_name)
     params = optax.apply_updates(state.params, updates)
-    state = TrainState(
-      state.step + 1, params, moved, optimizer_state, rule_state
-    )
-    return state, metrics
+    return TrainState(state.step + 1, params, moved, optimizer_state), metrics
 
   if isinstance(loss_fn, LossFn):
     # `parallelize` splits the examples, not the domains that a loss compares.
     axes = [row.batch_axes for row in loss_fn.passes.values()]
     vars(step)["batch_axis"] = max(axes, default=1) - 1
   return step
+
+
+def _over_devices(
+  optimizer: optax.GradientTransformationExtraArgs,
+  loss: Callable[..., Any],
+  batch: Any,
+  axis_name: str | None,
+) -> optax.GradientTransformationExtraArgs:
+  """The optimizer on gradients of all devices, with its extra arguments.
+
+  `seen` is what the loss returned beside the gradients.
+  """
+
+  def update(
+    gradients: Any, state: Any, params: Any, *, seen: Any = None, **extra: Any
+  ) -> tuple[Any, Any]:
+    gradients, extra = ops.mean_over_devices((gradients, extra), axis_name)
+    if seen is not None:
+      value, (_, metrics) = seen
+      extra["value"] = jnp.sum(value)
+      if isinstance(state, AccumulationState):
+        counted = metrics["loss"][1] if "loss" in metrics else jnp.ones(())
+        extra["count"] = ops.sum_over_devices(counted, axis_name)
+      extra["value_fn"] = lambda params: jnp.sum(
+        loss(_with_mean_gradient(params, axis_name), batch)[0]
+      )
+    return optimizer.update(gradients, state, params, grad=gradients, **extra)
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def _with_mean_gradient(params: Any, axis_name: str | None) -> Any:
@@ -197,10 +216,15 @@ def _with_mean_gradient(params: Any, axis_name: str | None) -> Any:
   return identity(params)
 
 
-def _value_and_gradient(
-  loss: Loss, params: Any, batch: Any, key: Array, state: Any
-) -> tuple[tuple[Array, Any], Any, Mapping[str, Any], Any]:
-  """The loss's own gradient."""
+def _gradient_step(
+  loss: Callable[..., Any],
+  params: Any,
+  batch: Any,
+  key: Array,
+  state: Any,
+  optimizer: Any,
+) -> tuple[tuple[Array, Any], Any, Any]:
+  """The optimizer's step along the loss's own gradient."""
   del key
 
   def scalar(params: Any) -> tuple[Array, Any]:
@@ -208,22 +232,26 @@ def _value_and_gradient(
     if jnp.shape(value):
       raise ValueError(
         f"make_train_step: loss_fn returned a loss of shape {value.shape}; "
-        "expected a scalar. Several losses need a rule, as those of a "
-        "dot_objective need dot_gradients()."
+        "expected a scalar. Several losses need an update of their own, as "
+        "those of DOT have."
       )
     return value, aux
 
-  value, gradients = jax.value_and_grad(scalar, has_aux=True)(params)
-  return value, gradients, {}, state
+  seen, gradients = jax.value_and_grad(scalar, has_aux=True)(params)
+  updates, state = optimizer.update(gradients, state, params, seen=seen)
+  return seen, updates, state
 
 
-_PLAIN = methods.GradientRule(lambda params: (), _value_and_gradient)
+GRADIENT = methods.Update(
+  lambda params, optimizer: optimizer.init(params), _gradient_step
+)
 
 
 def with_average(state: TrainState, frozen: Any) -> Any:
   """Puts the average of the student beside the frozen networks."""
   frozen = frozen or {}
-  if not isinstance(frozen, Mapping) or not has_average(state):
+  averaged = has_average(state.optimizer_state)
+  if not isinstance(frozen, Mapping) or not averaged:
     return frozen
   if isinstance(state.params, Mapping) and "student" not in state.params:
     return frozen  # Of peers or towers there is no single average.

@@ -69,6 +69,7 @@ def sweep(
       init=sweep(function.init, shared=shared),
       step=over(function.step),
       evaluate=over(function.evaluate),
+      mapped="sweep",
     )
   signature = inspect.signature(function)
   if chunk_size is not None:

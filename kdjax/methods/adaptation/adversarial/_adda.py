@@ -51,8 +51,8 @@ def adda(
     game: Any,
     source_teacher_embedding: Array,
     target_embedding: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     axis_name: str | None,
   ) -> Array:
@@ -62,12 +62,12 @@ def adda(
       game.discriminator(theirs),
       game.discriminator(ours),
       scaling=scaling,
-      where_source=source_mask,
-      where_target=target_mask,
+      where_source=where_source,
+      where_target=where_target,
       axis_name=axis_name,
     )
     # To be fooled is no gradient to the discriminator: a copy stands in.
     fooled = adaptation.adda_loss(frozen(game.discriminator)(target_embedding))
-    return told + ops.masked_mean(fooled, target_mask, axis_name=axis_name)
+    return told + ops.masked_mean(fooled, where_target, axis_name=axis_name)
 
   return modular(discriminator_of(hidden), loss)

@@ -56,8 +56,8 @@ def advent(
     discriminator: Any,
     source_logits: Array,
     target_logits: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     weight: Array,
     axis_name: str | None,
@@ -69,7 +69,7 @@ def advent(
     told = [discriminator(x) for x in jax.lax.stop_gradient(maps)]
     patches = [
       _over_patches(mask, x)
-      for mask, x in zip((source_mask, target_mask), told, strict=True)
+      for mask, x in zip((where_source, where_target), told, strict=True)
     ]
     fooled = adaptation.adda_loss(frozen(discriminator)(maps[1]).reshape(-1))
     return adaptation.dann_loss(

@@ -67,13 +67,13 @@ def cdan(
     target_embedding: Array,
     source_logits: Array,
     target_logits: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     scale: Array,
     axis_name: str | None,
   ) -> Array:
-    masks = {"where_source": source_mask, "where_target": target_mask}
+    masks = {"where_source": where_source, "where_target": where_target}
     matrices = None
     if mapped is not None:
       matrices = game.feature_matrix[...], game.class_matrix[...]

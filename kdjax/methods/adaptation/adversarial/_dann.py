@@ -60,8 +60,8 @@ def dann(
     game: Any,
     source_embedding: Array,
     target_embedding: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     scale: Array,
     axis_name: str | None,
@@ -71,8 +71,8 @@ def dann(
     return adaptation.dann_loss(
       *map(game.discriminator, reversed_ones),
       scaling=scaling,
-      where_source=source_mask,
-      where_target=target_mask,
+      where_source=where_source,
+      where_target=where_target,
       axis_name=axis_name,
     )
 

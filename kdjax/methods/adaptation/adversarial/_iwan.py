@@ -59,8 +59,8 @@ def iwan(
     source_embedding: Array,
     target_embedding: Array,
     target_logits: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     weight: Array,
     entropy: Array,
@@ -70,13 +70,13 @@ def iwan(
     embeddings = source_embedding, target_embedding
     options = {
       "scaling": "mean",
-      "where_source": source_mask,
-      "where_target": target_mask,
+      "where_source": where_source,
+      "where_target": where_target,
       "axis_name": axis_name,
     }
     logits = [game.first(x) for x in jax.lax.stop_gradient(embeddings)]
     weights = reweighting.iwan_weights(
-      logits[0], where=source_mask, axis_name=axis_name
+      logits[0], where=where_source, axis_name=axis_name
     )
     turn = game.turn(scale, schedule)
     rivals = map(game.second, ops.reverse_gradient(embeddings, turn))
@@ -85,7 +85,7 @@ def iwan(
       1.5 * weight * adaptation.dann_loss(*logits, **options)
       + weight
       * adaptation.dann_loss(*rivals, source_weights=weights, **options)
-      + entropy * ops.masked_mean(unsure, target_mask, axis_name=axis_name)
+      + entropy * ops.masked_mean(unsure, where_target, axis_name=axis_name)
     )
 
   return modular(build, loss, weight=weight, entropy=entropy, scale=scale)

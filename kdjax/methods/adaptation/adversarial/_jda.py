@@ -49,8 +49,8 @@ def jda(
     target_embedding: Array,
     source_logits: Array,
     source_labels: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     weight: Array,
     axis_name: str | None,
@@ -60,18 +60,18 @@ def jda(
     embeddings = ops.reverse_gradient((source_embedding, target_embedding))
     divergence = adaptation.soft_h_divergence(
       *map(game.discriminator, embeddings),
-      where_source=source_mask,
-      where_target=target_mask,
+      where_source=where_source,
+      where_target=where_target,
       axis_name=axis_name,
     )
-    counted = jnp.sum(target_mask, dtype=divergence.dtype)
+    counted = jnp.sum(where_target, dtype=divergence.dtype)
     return adaptation.jda_loss(
       ops.cross_entropy(source_logits, source_labels),
       ops.reverse_gradient(divergence),
       num_target=ops.sum_over_devices(counted, axis_name),
       weight=game.turn(weight, schedule),
       normalize=normalize,
-      where=source_mask,
+      where=where_source,
       axis_name=axis_name,
     )
 

@@ -54,8 +54,8 @@ def mcd(
     source_embedding: Array,
     target_embedding: Array,
     source_labels: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     scale: Array,
     axis_name: str | None,
@@ -69,8 +69,8 @@ def mcd(
       *(jax.nn.softmax(head(other)) for head in heads)
     )
     return ops.masked_mean(
-      first + second, source_mask, axis_name=axis_name
-    ) - ops.masked_mean(apart, target_mask, axis_name=axis_name)
+      first + second, where_source, axis_name=axis_name
+    ) - ops.masked_mean(apart, where_target, axis_name=axis_name)
 
   def predict(game: Any, embedding: Array) -> Array:
     return (game.first(embedding) + game.second(embedding)) / 2

@@ -58,8 +58,8 @@ def mdd(
     target_embedding: Array,
     source_logits: Array,
     target_logits: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     margin: Array,
     scale: Array,
@@ -74,8 +74,8 @@ def mdd(
       target_logits,
       there,
       margin=margin,
-      where_source=source_mask,
-      where_target=target_mask,
+      where_source=where_source,
+      where_target=where_target,
       axis_name=axis_name,
     )
 

@@ -59,16 +59,16 @@ def pada(
     target_embedding: Array,
     source_logits: Array,
     source_labels: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     weight: Array,
     scale: Array,
     axis_name: str | None,
   ) -> Array:
-    weights = game.class_weights[...][source_labels] * source_mask
+    weights = game.class_weights[...][source_labels] * where_source
     mass, count = ops.sum_over_devices(
-      (weights.sum(), source_mask.sum()), axis_name
+      (weights.sum(), where_source.sum()), axis_name
     )
     losses = weights * ops.cross_entropy(source_logits, source_labels)
     task = ops.sum_over_devices(losses.sum(), axis_name) / jnp.where(
@@ -81,8 +81,8 @@ def pada(
       scaling="mean",
       # Of mean 1, as weights of rows are.
       source_weights=weights * count / jnp.where(mass > 0, mass, 1.0),
-      where_source=source_mask,
-      where_target=target_mask,
+      where_source=where_source,
+      where_target=where_target,
       axis_name=axis_name,
     )
 

@@ -62,8 +62,8 @@ def cdac(
     target_strong_embedding: Array,
     target_strong_2_embedding: Array,
     source_labels: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     weight: Array,
     threshold: Array,
@@ -74,7 +74,7 @@ def cdac(
     classify = functools.partial(game.classify, temperature=temperature)
 
     def mean(values: Array) -> Array:
-      return ops.masked_mean(values, target_mask, axis_name=axis_name)
+      return ops.masked_mean(values, where_target, axis_name=axis_name)
 
     views = target_embedding, target_strong_embedding
     task = ops.cross_entropy(classify(source_embedding), source_labels)
@@ -82,7 +82,7 @@ def cdac(
       target_embedding,
       *(classify(ops.reverse_gradient(x)) for x in views),
       num_largest=num_largest,
-      where=target_mask,
+      where=where_target,
       axis_name=axis_name,
     )
     weak, strong, other = map(classify, (*views, target_strong_2_embedding))
@@ -93,7 +93,7 @@ def cdac(
       lambda step: adaptation.sigmoid_ramp_up(step, length=ramp_steps),
     )
     return (
-      ops.masked_mean(task, source_mask, axis_name=axis_name)
+      ops.masked_mean(task, where_source, axis_name=axis_name)
       + weight * clustering
       + mean(pseudo)
       + ramp * mean(jnp.mean(gap**2, -1))

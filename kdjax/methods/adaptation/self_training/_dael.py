@@ -46,8 +46,8 @@ def dael(*, weight: ArrayLike = 0.5, threshold: ArrayLike = 0.95) -> Objective:
     target_embedding: Array,
     target_strong_embedding: Array,
     source_labels: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     weight: Array,
     threshold: Array,
@@ -62,8 +62,8 @@ def dael(*, weight: ArrayLike = 0.5, threshold: ArrayLike = 0.95) -> Objective:
       threshold=threshold,
     )
     return ops.masked_mean(
-      values, source_mask, axis_name=axis_name
-    ) + weight * ops.masked_mean(taught, target_mask, axis_name=axis_name)
+      values, where_source, axis_name=axis_name
+    ) + weight * ops.masked_mean(taught, where_target, axis_name=axis_name)
 
   return modular(
     Experts,

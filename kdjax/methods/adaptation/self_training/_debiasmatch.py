@@ -76,7 +76,7 @@ def debiasmatch(
     def read(name: str) -> Any:
       return widen(resolve("debiasmatch", name, outputs, batch))
 
-    weak, mask = read("target_logits"), read("target_mask")
+    weak, mask = read("target_logits"), read("where_target")
     prior = adaptation.debias_update(
       state["prior"],
       weak,
@@ -94,9 +94,9 @@ def debiasmatch(
     known = ops.cross_entropy(
       read("source_strong_logits"), read("source_labels")
     )
-    source_mask = read("source_mask")
+    where_source = read("where_source")
     loss = state["strong"] * ops.masked_mean(
-      known, source_mask, axis_name=axis_name
+      known, where_source, axis_name=axis_name
     ) + state["weight"] * ops.masked_mean(pseudo, mask, axis_name=axis_name)
     return loss, state | {"prior": prior}, loss_metric(loss, {"mask": mask})
 

@@ -59,8 +59,8 @@ def dst(
     target_strong_embedding: Array,
     source_logits: Array,
     target_logits: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     eta: Array,
     threshold: Array,
@@ -80,10 +80,10 @@ def dst(
       target_logits,
       unlabeled,
       eta=eta,
-      where_labeled=source_mask,
-      where_unlabeled=target_mask,
+      where_labeled=where_source,
+      where_unlabeled=where_target,
       axis_name=axis_name,
     )
-    return worst + ops.masked_mean(taught, target_mask, axis_name=axis_name)
+    return worst + ops.masked_mean(taught, where_target, axis_name=axis_name)
 
   return modular(build, loss, eta=eta, threshold=threshold, scale=scale)

@@ -65,7 +65,7 @@ def flexmatch(
       for name in (
         f"target_{view}_logits",
         "target_logits",
-        "target_mask",
+        "where_target",
         "target_index",
       )
     )

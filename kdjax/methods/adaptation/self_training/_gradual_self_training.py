@@ -57,7 +57,7 @@ def gradual_self_training(
     del params, key
     logits, index, mask = (
       widen(resolve("gradual_self_training", name, outputs, batch))
-      for name in ("target_logits", "target_index", "target_mask")
+      for name in ("target_logits", "target_index", "where_target")
     )
     mask = mask & state["kept"][index]
     losses = ops.cross_entropy(logits, state["labels"][index])

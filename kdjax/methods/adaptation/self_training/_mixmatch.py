@@ -64,10 +64,10 @@ def mixmatch(steps: ArrayLike, *, weight: ArrayLike = 75.0) -> Objective:
       read("target_logits"), read("target_soft")
     )
     ramp = adaptation.linear_ramp_up(state["step"], length=steps)
-    mask = read("source_mask")
+    mask = read("where_source")
     loss = ops.masked_mean(known, mask, axis_name=axis_name) + (
       state["weight"] * ramp
-    ) * ops.masked_mean(guessed, read("target_mask"), axis_name=axis_name)
+    ) * ops.masked_mean(guessed, read("where_target"), axis_name=axis_name)
     state = state | {"step": state["step"] + 1}
     return loss, state, loss_metric(loss, {"mask": mask})
 

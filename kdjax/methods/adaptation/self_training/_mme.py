@@ -45,8 +45,8 @@ def mme(
     source_embedding: Array,
     target_embedding: Array,
     source_labels: Array,
-    source_mask: Array,
-    target_mask: Array,
+    where_source: Array,
+    where_target: Array,
     *,
     weight: Array,
     axis_name: str | None,
@@ -57,8 +57,8 @@ def mme(
       target_embedding, game.rows, temperature=temperature
     )
     return ops.masked_mean(
-      task, source_mask, axis_name=axis_name
-    ) + weight * ops.masked_mean(entropy, target_mask, axis_name=axis_name)
+      task, where_source, axis_name=axis_name
+    ) + weight * ops.masked_mean(entropy, where_target, axis_name=axis_name)
 
   return modular(
     Prototypes, loss, predict=by_prototypes(temperature), weight=weight

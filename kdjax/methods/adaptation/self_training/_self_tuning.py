@@ -57,11 +57,11 @@ def self_tuning(
     source_embedding: Array,
     source_average_embedding: Array,
     source_labels: Array,
-    source_mask: Array,
+    where_source: Array,
     target_embedding: Array,
     target_average_embedding: Array,
     target_logits: Array,
-    target_mask: Array,
+    where_target: Array,
     *,
     temperature: Array,
     momentum: Array,
@@ -71,8 +71,8 @@ def self_tuning(
     predicted = jnp.argmax(target_logits, -1)
     value = jnp.zeros(())
     for queries, keys, labels, mask in (
-      (source_embedding, source_average_embedding, source_labels, source_mask),
-      (target_embedding, target_average_embedding, predicted, target_mask),
+      (source_embedding, source_average_embedding, source_labels, where_source),
+      (target_embedding, target_average_embedding, predicted, where_target),
     ):
       keys = module.keys_of(keys)
       losses = adaptation.self_tuning_loss(

@@ -1,11 +1,9 @@
 """A row of the table of methods."""
 
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kdjax.methods._objective import Objective, stateless
-from kdjax.methods._pass import Pass
 
 
 class Search(NamedTuple):
@@ -29,19 +27,20 @@ class Search(NamedTuple):
   linear: bool = False
 
 
-class Preset(NamedTuple):
-  """Preset: a method, the losses that its authors add, and their weights.
+class Row(NamedTuple):
+  """Row: a method, the losses that its authors add, and their weights.
 
   The loss is `cross_entropy * H(y, q) + kd * T^2 KL + weight * method`.
 
   Attributes:
     title: the method's name, as papers write it.
-    summary: one line on the method.
-    method: makes the method's objective from hyper-parameters, and from the
-      `options` that it has parameters for; None if there is nothing but
+    summary: one sentence on the method.
+    make: makes the method, or its objective, from hyper-parameters and the
+      facts of the run that it has parameters for; None if there is nothing but
       cross-entropy and KD.
     area: the room of its losses: "distillation", "adaptation",
       "generalization", "finetuning", ...
+    group: the family within the area, as the documentation groups it.
     weight: of the method. A method that has a hyper-parameter `weight` of its
       own, beside parts that keep theirs, gets it there.
     cross_entropy: weight of the cross-entropy with the labels; 0 if the method
@@ -52,41 +51,22 @@ class Preset(NamedTuple):
     first_epoch: the number of the first one: 1 starts at 1 / warmup_epochs,
       0 at nothing.
     networks: the networks it reads beside the student: "teacher", "past",
-      "average" (the student's own average), "source" (the student as trained
-      on the source, which is the teacher), several of a kind ("peer_0",
-      "teacher_1", "stale_0", "teacher_image"), or the name of one that is
-      trained too.
+      "average" (the student's own average), several of a kind ("peer_0",
+      "teacher_1", "stale_0", "teacher_image"), or one that is trained too.
     domains: the parts of a batch that it reads, such as ("source", "target").
     views: the other views of each example that it reads, by name.
     start: the stage whose weights the student starts with: "" for none,
-      "source" for a student trained on the source, "past" for a pretrained
-      one, or the name of the function of `kdjax.training` that pretrains.
-    passes: role -> `Pass`, beside those of the student and of the views.
-    prepare: makes the function that prepares a batch
-      (`kdjax.training.pass_loss`), from hyper-parameters; or None.
-    rule: makes the gradient rule of the train step, from hyper-parameters; or
-      None.
-    goes: whether the rule returns, in place of a gradient, a whole way back,
-      which the optimizer `optax.sgd(1.0)` goes.
-    reweight: weights the source's examples before training; the source's part
-      of the batch has them as `"weight"`. A function of
-      `kdjax.reweighting`, whose first parameters name its inputs:
-      `source` and `target` (rows), `source_labels`, `source_logits`,
-      `target_logits` (of a network trained on the source). Or None.
-    transform: fits a map of the rows of both domains before training, as
-      `reweight` reads them; a function of `kdjax.transforms`. Or None.
-    training: the function of `kdjax.training` that it needs besides, by
-      name: of the student's network ("stochastic_norms"), of the optimizer
-      ("gradual_unfreezing"), or of the step ("maml_losses"); or "".
+      "source" for a student trained on the source, which `create` puts into
+      `Method.before`, or "past" for a pretrained network of the caller.
     tuned: the hyper-parameter that is tuned first: "weight", or one of the
-      method's, of `prepare` or of `rule`, by name; or "" for none.
+      method's, by name; or "" for none.
     search: its published default and range, where other than `weight`.
     anneal: of those whose weight counts after some steps only, the share of
       the training that comes before.
-    initialization: the objective of a stage before, or None. Parts of the same
-      name in both stages keep their variables.
+    initialization: makes the stage before, or its objective; or None. Parts of
+      the same name in both stages keep their variables.
     initialization_epochs: how long that stage takes.
-    source: where the weights come from.
+    source: where the published values come from.
 
   References:
     Tian et al., `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_,
@@ -95,8 +75,9 @@ class Preset(NamedTuple):
 
   title: str
   summary: str
-  method: Callable[..., Objective] | None
+  make: Callable[..., Any] | None
   area: str = "distillation"
+  group: str = ""
   weight: float = 1.0
   cross_entropy: float = 1.0
   kd: float = 0.0
@@ -107,19 +88,15 @@ class Preset(NamedTuple):
   domains: tuple[str, ...] = ()
   views: tuple[str, ...] = ()
   start: str = ""
-  passes: Mapping[str, Pass] = types.MappingProxyType({})
-  prepare: Callable[..., Any] | None = None
-  rule: Callable[..., Any] | None = None
-  goes: bool = False
-  reweight: Callable[..., Any] | None = None
-  transform: Callable[..., Any] | None = None
-  training: str = ""
   tuned: str = "weight"
   search: Search | None = None
   anneal: Search | None = None
-  initialization: Callable[..., Objective] | None = None
+  initialization: Callable[..., Any] | None = None
   initialization_epochs: int = 0
   source: str = ""
+
+  def __repr__(self) -> str:
+    return f"Row({self.title}: {self.summary}; {self.area})"
 
 
 def lift(
@@ -131,3 +108,8 @@ def lift(
     return stateless(loss, select, **(defaults | hyperparameters))
 
   return factory
+
+
+def todo(needs):  # TODO(helpers): the parts that belong into the method's factory
+  gone = ("prepare", "passes", "rule", "goes", "reweight", "transform", "training")
+  return {k: v for k, v in needs.items() if k not in gone}

@@ -4,16 +4,16 @@ import functools
 from typing import Any
 
 from kdjax import cross_modal, distillation
-from kdjax.methods._preset import Preset, lift
+from kdjax.methods._row import Row, lift
 from kdjax.methods.cross_modal._clip import clip, clip_kd
 from kdjax.methods.cross_modal._joint import cross_modal_joint
 
 _TEACHERS = ("teacher_image", "teacher_text")
 
 
-def _taught(title: str, summary: str, method: Any, **needs: Any) -> Preset:
+def _taught(title: str, summary: str, method: Any, **needs: Any) -> Row:
   """A teacher on one modality and a student on another."""
-  return Preset(
+  return Row(
     title,
     summary,
     method,
@@ -23,14 +23,14 @@ def _taught(title: str, summary: str, method: Any, **needs: Any) -> Preset:
   )
 
 
-def _towers(title: str, summary: str, method: Any, **needs: Any) -> Preset:
+def _towers(title: str, summary: str, method: Any, **needs: Any) -> Row:
   """Two towers, which include their task."""
   options: dict[str, Any] = {
     "networks": _TEACHERS,
     "source": "CLIP-KD's authors",
     "tuned": "",
   } | needs
-  return Preset(
+  return Row(
     title,
     summary,
     method,
@@ -41,7 +41,7 @@ def _towers(title: str, summary: str, method: Any, **needs: Any) -> Preset:
   )
 
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Row] = {
   "cross_modal_kd": _taught(
     "cross-modal KD",
     "softened answers from another modality of the same examples",

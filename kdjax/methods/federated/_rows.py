@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from kdjax import federated
 from kdjax.methods._objective import Objective, stateless
-from kdjax.methods._preset import Preset, lift
+from kdjax.methods._row import Row, lift
 from kdjax.methods.collaboration._peers import fedkd
 
 _CONSENSUS = ("student_logits", "consensus_logits")
@@ -38,11 +38,11 @@ def _fedproto(
   )
 
 
-def _row(title: str, summary: str, method: Any, **needs: Any) -> Preset:
-  return Preset(title, summary, method, area="federated", **needs)
+def _row(title: str, summary: str, method: Any, **needs: Any) -> Row:
+  return Row(title, summary, method, area="federated", **needs)
 
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Row] = {
   "fedavg": _row(
     "FedAvg",
     "clients train on their labels alone; federated_average follows",

@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 from kdjax import distillation as losses
-from kdjax.methods._preset import Preset, lift
+from kdjax.methods._row import Row, lift
 from kdjax.methods.distillation.features._wkd import wkd_logit
 from kdjax.methods.distillation.logits._crld_cskd_mlld import (
   crld,
@@ -22,7 +22,7 @@ _CLS_KD = "cls_KD, configs/distillers/cifar100"
 _LSKD = "logit-standardization-KD, tools/train.py"
 
 # A method with a teacher; the rows below name those that have none.
-_taught = functools.partial(Preset, networks=("teacher",))
+_taught = functools.partial(Row, networks=("teacher",))
 
 
 def _standardized(
@@ -36,8 +36,8 @@ def _standardized(
   )
 
 
-PRESETS: dict[str, Preset] = {
-  "scratch": Preset(
+ROWS: dict[str, Row] = {
+  "scratch": Row(
     "No distillation",
     "trains on the labels alone",
     None,
@@ -200,7 +200,7 @@ PRESETS: dict[str, Preset] = {
     source="torchdistill, tfkd-resnet18_from_resnet18; the teacher is an "
     "earlier run of the student",
   ),
-  "tfkd_reg": Preset(
+  "tfkd_reg": Row(
     "Teacher-free regularization, Yuan 2020",
     "takes a hand-made distribution around the label as the teacher",
     lift(losses.virtual_teacher_loss, temperature=20.0),
@@ -208,13 +208,13 @@ PRESETS: dict[str, Preset] = {
     cross_entropy=0.9,
     source="Teacher-free-Knowledge-Distillation, base_resnet18/params.json",
   ),
-  "uskd": Preset(
+  "uskd": Row(
     "Universal self-KD, Yang 2023",
     "makes soft labels from the student and a weak classifier on a stage",
     functools.partial(uskd, alpha=0.1, beta=0.1, weak_weight=0.1),
     source=_CLS_KD,
   ),
-  "cskd": Preset(
+  "cskd": Row(
     "Class-wise self-distillation, Yun 2020",
     "matches the student's own prediction of another example of the class",
     cskd,

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from kdjax import finetuning
 from kdjax.methods._objective import Objective
-from kdjax.methods._preset import Preset, Search, lift
+from kdjax.methods._row import Row, Search, todo, lift
 from kdjax.methods.finetuning._bi_tuning import bi_tuning
 from kdjax.methods.finetuning._co_tuning import co_tuning
 from kdjax.methods.finetuning._delta import delta
@@ -29,19 +29,19 @@ def _attention(
   return delta(attention, weight=weight, **options)
 
 
-def _row(title: str, summary: str, method: Any, **needs: Any) -> Preset:
+def _row(title: str, summary: str, method: Any, **needs: Any) -> Row:
   """A method that starts from the pretrained network."""
-  options: dict[str, Any] = {"start": "past"} | needs
-  return Preset(title, summary, method, area="finetuning", **options)
+  options: dict[str, Any] = {"start": "past"} | todo(needs)
+  return Row(title, summary, method, area="finetuning", **options)
 
 
-def _trained(title: str, summary: str, **needs: Any) -> Preset:
+def _trained(title: str, summary: str, **needs: Any) -> Row:
   """A method whose objective is the cross-entropy alone."""
-  options: dict[str, Any] = {"tuned": ""} | needs
+  options: dict[str, Any] = {"tuned": ""} | todo(needs)
   return _row(title, summary, None, **options)
 
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Row] = {
   "from_scratch": _trained(
     "from scratch", "the target's labels alone, from new weights", start=""
   ),

@@ -7,11 +7,7 @@ paper.
 from typing import Any
 
 from kdjax import generalization
-from kdjax.methods._preset import Preset, Search, lift
-from kdjax.methods.generalization._andmask import (
-  andmask_gradients,
-  sandmask_gradients,
-)
+from kdjax.methods._row import Row, Search, todo, lift
 from kdjax.methods.generalization._crossgrad import (
   CROSSGRAD_PASSES,
   crossgrad,
@@ -28,7 +24,6 @@ from kdjax.methods.generalization._difex import (
   difex,
   difex_batch,
 )
-from kdjax.methods.generalization._fish import fish_gradients
 from kdjax.methods.generalization._fishr import fishr
 from kdjax.methods.generalization._group_dro import group_dro
 from kdjax.methods.generalization._irm import irm
@@ -37,23 +32,22 @@ from kdjax.methods.generalization._mixup import (
   mixed,
   mixup_batch,
 )
-from kdjax.methods.generalization._mldg import mldg_gradients
 from kdjax.methods.generalization._rsc import rsc
 from kdjax.methods.generalization._sagnet import sagnet
 from kdjax.methods.generalization._vrex import vrex
 
 
-def _row(title: str, summary: str, method: Any = None, **needs: Any) -> Preset:
+def _row(title: str, summary: str, method: Any = None, **needs: Any) -> Row:
   """A row of generalization whose method has no cross-entropy of its own."""
-  options: dict[str, Any] = {"source": "DomainBed"} | needs
-  return Preset(title, summary, method, area="generalization", **options)
+  options: dict[str, Any] = {"source": "DomainBed"} | todo(needs)
+  return Row(title, summary, method, area="generalization", **options)
 
 
 _AROUND_ONE = {"low": 0.1, "high": 10.0}
 _LONG = {"low": 0.1, "high": 1e5}
 _ANNEAL = Search(0.1, 2e-4, 2.0)
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Row] = {
   "erm": _row(
     "ERM", "the mean cross-entropy of all domains, the yardstick", tuned=""
   ),
@@ -106,20 +100,6 @@ PRESETS: dict[str, Preset] = {
     cross_entropy=0.0,
     tuned="drop",
     search=Search(1 / 3, 0.0, 0.5, linear=True),
-  ),
-  "andmask": _row(
-    "ANDMask",
-    "gradients only where the domains' signs agree",
-    rule=andmask_gradients,
-    tuned="threshold",
-    search=Search(1.0, 0.5, 1.0, linear=True),
-  ),
-  "sandmask": _row(
-    "SANDMask",
-    "as ANDMask, smoothly",
-    rule=sandmask_gradients,
-    tuned="threshold",
-    search=Search(0.5, 0.0, 1.0, linear=True),
   ),
   "dg_coral": _row(
     "CORAL",
@@ -175,21 +155,6 @@ PRESETS: dict[str, Preset] = {
     weight=0.1,
     cross_entropy=0.0,
     search=Search(0.1, 0.01, 10.0),
-  ),
-  "mldg": _row(
-    "MLDG",
-    "a step on all domains but one must help on that one",
-    rule=mldg_gradients,
-    tuned="beta",
-    search=Search(1.0, **_AROUND_ONE),
-  ),
-  "fish": _row(
-    "Fish",
-    "inner steps go from domain to domain, the student a part of their way",
-    rule=fish_gradients,
-    goes=True,
-    tuned="meta_step_size",
-    search=Search(0.5, 0.05, 0.5),
   ),
   "crossgrad": _row(
     "CrossGrad",

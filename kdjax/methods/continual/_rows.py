@@ -3,7 +3,7 @@
 from typing import Any
 
 from kdjax import continual
-from kdjax.methods._preset import Preset, lift
+from kdjax.methods._row import Row, lift
 from kdjax.methods.continual._losses import (
   STORED,
   der_plus_plus,
@@ -15,23 +15,23 @@ from kdjax.methods.continual._losses import (
 )
 
 
-def _row(title: str, summary: str, method: Any, **needs: Any) -> Preset:
+def _row(title: str, summary: str, method: Any, **needs: Any) -> Row:
   options: dict[str, Any] = {"source": "mammoth, Split-MNIST"} | needs
-  return Preset(title, summary, method, area="continual", **options)
+  return Row(title, summary, method, area="continual", **options)
 
 
-def _past(title: str, summary: str, method: Any, **needs: Any) -> Preset:
+def _past(title: str, summary: str, method: Any, **needs: Any) -> Row:
   """A method that reads the network before the current task."""
   return _row(title, summary, method, networks=("past",), **needs)
 
 
-def _replay(title: str, summary: str, method: Any, **needs: Any) -> Preset:
+def _replay(title: str, summary: str, method: Any, **needs: Any) -> Row:
   """A method that reads a draw from the buffer."""
   options: dict[str, Any] = {"domains": ("replay",)} | needs
   return _row(title, summary, method, **options)
 
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Row] = {
   "sequential": _row(
     "sequential training",
     "the current task alone, which forgets the others",

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from kdjax import ops
-from kdjax.training.optimizers._layerwise_training import group_indices
+from kdjax.methods.optimizers._layerwise_training import group_indices
 
 # (params, batch) -> scalar.
 Loss = Callable[[Any, Any], Float[Array, ""]]

@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 from kdjax import collaboration
-from kdjax.methods._preset import Preset, lift
+from kdjax.methods._row import Row, lift, todo
 from kdjax.methods.collaboration._chains import (
   amalgamation,
   annealing,
@@ -24,10 +24,10 @@ from kdjax.methods.collaboration._progressive import rco, sandwich, stagewise
 _NO_CODE = "kdjax: the authors published no code"
 
 
-def _peers(title: str, summary: str, method: Any, **needs: Any) -> Preset:
+def _peers(title: str, summary: str, method: Any, **needs: Any) -> Row:
   """A method of peers, which includes their labels."""
-  options: dict[str, Any] = {"networks": ("peer_0", "peer_1")} | needs
-  return Preset(
+  options: dict[str, Any] = {"networks": ("peer_0", "peer_1")} | todo(needs)
+  return Row(
     title,
     summary,
     method,
@@ -37,13 +37,13 @@ def _peers(title: str, summary: str, method: Any, **needs: Any) -> Preset:
   )
 
 
-def _taught(title: str, summary: str, method: Any, **needs: Any) -> Preset:
+def _taught(title: str, summary: str, method: Any, **needs: Any) -> Row:
   """A method of one student and one teacher or several."""
-  options: dict[str, Any] = {"networks": ("teacher",)} | needs
-  return Preset(title, summary, method, area="collaboration", **options)
+  options: dict[str, Any] = {"networks": ("teacher",)} | todo(needs)
+  return Row(title, summary, method, area="collaboration", **options)
 
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Row] = {
   "independent": _peers(
     "independent peers",
     "each peer on labels alone",

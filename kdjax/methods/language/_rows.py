@@ -3,7 +3,7 @@
 from typing import Any
 
 from kdjax import distillation, language
-from kdjax.methods._preset import Preset, lift
+from kdjax.methods._row import Row, lift
 from kdjax.methods.language._dskd import dskd, dskd_cma
 from kdjax.methods.language._token_losses import (
   distillm2,
@@ -21,12 +21,12 @@ from kdjax.methods.language._transformers import (
 )
 
 
-def _row(title: str, summary: str, method: Any, **needs: Any) -> Preset:
+def _row(title: str, summary: str, method: Any, **needs: Any) -> Row:
   options: dict[str, Any] = {"networks": ("teacher",), "cross_entropy": 0.0}
-  return Preset(title, summary, method, area="language", **(options | needs))
+  return Row(title, summary, method, area="language", **(options | needs))
 
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Row] = {
   "tinybert": _row(
     "TinyBERT, Jiao 2020",
     "soft predictions, after a stage of attention scores and hidden states",

@@ -1,7 +1,7 @@
 """The adversarial methods of adaptation, as their authors weigh them."""
 
-from kdjax.methods._preset import Preset, Search
-from kdjax.methods.adaptation._rows import (
+from kdjax.methods._row import Row, Search
+from kdjax.methods.adaptation._row_kinds import (
   adversary,
   rising,
   rising_weighted,
@@ -18,7 +18,7 @@ from kdjax.methods.adaptation.adversarial._mdd import mdd
 from kdjax.methods.adaptation.adversarial._osbp import osbp
 from kdjax.methods.adaptation.adversarial._pada import pada
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Row] = {
   "dann": adversary(
     "DANN", "a discriminator cannot tell the domains apart", rising(dann)
   ),

@@ -3,9 +3,8 @@
 import functools
 
 from kdjax import distillation as losses
-from kdjax.methods._preset import Preset, lift
+from kdjax.methods._row import Row, lift
 from kdjax.methods._stages import select_last_stage
-from kdjax.methods.distillation._logit_presets import PRESETS as _LOGITS
 from kdjax.methods.distillation.features._ab_ofd import ab, ofd
 from kdjax.methods.distillation.features._afd import afd
 from kdjax.methods.distillation.features._at_nst_fsp_kdsvd import (
@@ -39,11 +38,11 @@ _REPDISTILLER = "RepDistiller, scripts/run_cifar_distill.sh"
 _MDISTILLER = "mdistiller, configs/cifar100"
 
 # A method with a teacher; the rows below name those that have none.
-_taught = functools.partial(Preset, networks=("teacher",))
+_taught = functools.partial(Row, networks=("teacher",))
 _EMBEDDINGS = ("student_embeddings", "teacher_embeddings")
 
 
-_FEATURES: dict[str, Preset] = {
+_FEATURES: dict[str, Row] = {
   "fitnet": _taught(
     "FitNets, Romero 2015",
     "regresses a middle map of the teacher",
@@ -211,7 +210,7 @@ _FEATURES: dict[str, Preset] = {
   ),
 }
 
-_RELATIONS: dict[str, Preset] = {
+_RELATIONS: dict[str, Row] = {
   "sp": _taught(
     "Similarity-preserving, Tung 2019",
     "matches the similarities between the examples of the batch",
@@ -283,7 +282,7 @@ _RELATIONS: dict[str, Preset] = {
   ),
 }
 
-_TOKENS: dict[str, Preset] = {
+_TOKENS: dict[str, Row] = {
   "vitkd": _taught(
     "ViTKD, Yang 2022",
     "mimics the first layers of tokens and generates the last",
@@ -292,4 +291,4 @@ _TOKENS: dict[str, Preset] = {
   ),
 }
 
-PRESETS: dict[str, Preset] = _LOGITS | _FEATURES | _RELATIONS | _TOKENS
+ROWS: dict[str, Row] = _FEATURES | _RELATIONS | _TOKENS

@@ -3,10 +3,10 @@
 import functools
 
 from kdjax import adaptation, transforms
-from kdjax.methods._pass import Pass
-from kdjax.methods._preset import Preset, Search, lift
+from kdjax.methods._method import Pass
+from kdjax.methods._row import Row, Search, lift
 from kdjax.methods.adaptation import _comparisons
-from kdjax.methods.adaptation._rows import (
+from kdjax.methods.adaptation._row_kinds import (
   BOTH,
   STRONG,
   TARGET,
@@ -43,7 +43,7 @@ _MANY_SOURCES = {
   "target_strong": Pass("student", "target.strong", train=True),
 }
 
-PRESETS: dict[str, Preset] = {
+ROWS: dict[str, Row] = {
   "shot": row(
     "SHOT",
     "no source: sure predictions, and pseudo-labels by centroids",

@@ -1,0 +1,150 @@
+"""Rules from the loss to the updates of the parameters."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from kdjax.methods._method import Update
+
+
+class Turn(NamedTuple):
+  """Turn: one of several updates within a step.
+
+  Attributes:
+    part: the loss, one of `Objective.parts`; None for the whole objective.
+    moves: the networks that move, or `"objective"` for the method's own
+      parameters; None moves all.
+    times: how often the turn is taken.
+
+  References:
+    `alternate`.
+  """
+
+  part: str | None = None
+  moves: tuple[str, ...] | None = None
+  times: int = 1
+
+
+def alternate(*turns: Turn) -> Update:
+  """Update: several updates a step, each of a part of the loss.
+
+  Each network, and the objective's parameters together, have an optimizer state
+  of their own, as published loops have an optimizer for each module. A turn
+  sees the parameters, batch statistics and memories that the turn before left.
+
+  Args:
+    *turns: in their order.
+
+  Returns:
+    An `Update`. The metrics are those of all turns; `"loss"` is the sum of the
+    turns' losses.
+
+  Examples:
+    >>> from kdjax.methods import Turn, alternate
+    >>> update = alternate(Turn(moves=("peer_0",)), Turn(moves=("peer_1",)))
+
+  References:
+    Saito et al., `Maximum classifier discrepancy for unsupervised domain
+    adaptation <https://arxiv.org/abs/1712.02560>`_, 2018: three steps a batch.
+  """
+
+  def init(params: Any, optimizer: Any) -> Any:
+    own = {k: optimizer.init({k: v}) for k, v in params.items()}
+    return {"optimizer": own}
+
+  def apply(
+    loss: Callable[..., Any],
+    params: Any,
+    batch: Any,
+    key: Array,
+    state: Any,
+    optimizer: Any,
+  ) -> tuple[tuple[Array, Any], Any, Any]:
+    del key
+    moved, states = dict(params), dict(state["optimizer"])
+    total: Any = 0.0
+    metrics: dict[str, Any] = {}
+    network_state = None
+    for turn in turns:
+      names = [
+        k
+        for k in (turn.moves or tuple(params))
+        if jax.tree.leaves(params.get(k, ()))
+      ]
+      for _ in range(turn.times):
+
+        def own_loss(
+          part: Any,
+          now: Any = moved,
+          turn: Turn = turn,
+          at: Any = network_state,
+        ) -> Any:
+          return loss({**now, **part}, batch, part=turn.part, state=at)
+
+        (value, (network_state, seen)), gradients = jax.value_and_grad(
+          own_loss, has_aux=True
+        )({k: moved[k] for k in names})
+        moved = dict(moved)
+        for name in names:
+          updates, states[name] = optimizer.update(
+            {name: gradients[name]}, states[name], {name: moved[name]}
+          )
+          moved[name] = optax.apply_updates({name: moved[name]}, updates)[name]
+      total += value
+      metrics |= seen
+    if len(turns) > 1 and "loss" in metrics:
+      count = metrics["loss"][1]
+      metrics["loss"] = (total * count, count)
+    updates = jax.tree.map(lambda new, old: new - old, moved, dict(params))
+    return (total, (network_state, metrics)), updates, {"optimizer": states}
+
+  return Update(init, apply)
+
+
+def gradient_update(
+  gradients: Callable[..., Any],
+  *,
+  hyperparameters: Mapping[str, Any] | None = None,
+) -> Update:
+  """Update: another way to the gradient, which the optimizer then takes.
+
+  Args:
+    gradients: `(loss, params, batch, key, state, *, axis_name) -> (value,
+      aux), gradients`, where `state` has the hyper-parameters, as arrays, and
+      `"inner"`, the optimizer for steps of the rule's own.
+    hyperparameters: numbers, which live in the state.
+
+  Returns:
+    An `Update`.
+
+  References:
+    `jax.value_and_grad
+    <https://docs.jax.dev/en/latest/_autosummary/jax.value_and_grad.html>`_.
+  """
+
+  def init(params: Any, optimizer: Any) -> Any:
+    own = {k: jnp.asarray(v, float) for k, v in (hyperparameters or {}).items()}
+    return {"optimizer": optimizer.init(params), **own}
+
+  def apply(
+    loss: Callable[..., Any],
+    params: Any,
+    batch: Any,
+    key: Array,
+    state: Any,
+    optimizer: Any,
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[tuple[Array, Any], Any, Any]:
+    own = state | {"inner": optimizer}
+    seen, found = gradients(loss, params, batch, key, own, axis_name=axis_name)
+    updates, moved = optimizer.update(
+      found, state["optimizer"], params, seen=seen
+    )
+    return seen, updates, state | {"optimizer": moved}
+
+  return Update(init, apply)

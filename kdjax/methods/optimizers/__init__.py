@@ -1,0 +1,1 @@
+"""Optax transformations that methods are made of."""
