@@ -373,7 +373,7 @@ def combine(
       parts[name] = function(parts[name], outputs)
     return state | {"objectives": parts}
 
-  def apply_part(name: str, part: Apply) -> Apply:
+  def apply_part(name: str, own_name: str, part: Apply) -> Apply:
     def own(
       params: Any,
       state: Any,
@@ -398,8 +398,10 @@ def combine(
         else state["weights"][name]
       )
       states = state["objectives"] | {name: moved}
-      metrics = {f"{name}/{k}": v for k, v in metrics.items()} | metrics
-      return weight * loss, state | {"objectives": states}, metrics
+      value: Any = weight * loss
+      named = {f"{name}/{own_name}/{k}": v for k, v in metrics.items()}
+      seen = {"loss": metrics["loss"]} if "loss" in metrics else {}
+      return value, state | {"objectives": states}, named | seen
 
     return own
 
@@ -409,7 +411,7 @@ def combine(
     predict if answering else None,
     renew if renewing else None,
     {
-      part: apply_part(name, function)
+      part: apply_part(name, part, function)
       for name, (_, objective) in objectives.items()
       for part, function in objective.parts.items()
     },

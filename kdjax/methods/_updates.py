@@ -68,34 +68,36 @@ def alternate(*turns: Turn) -> Update:
     moved, states = dict(params), dict(state["optimizer"])
     total: Any = 0.0
     metrics: dict[str, Any] = {}
-    network_state = None
-    for turn in turns:
+    network_state: Any = None
+    for turn in [turn for turn in turns for _ in range(turn.times)]:
       names = [
         k
         for k in (turn.moves or tuple(params))
         if jax.tree.leaves(params.get(k, ()))
       ]
-      for _ in range(turn.times):
 
-        def own_loss(
-          part: Any,
-          now: Any = moved,
-          turn: Turn = turn,
-          at: Any = network_state,
-        ) -> Any:
-          return loss({**now, **part}, batch, part=turn.part, state=at)
+      def own_loss(
+        part: Any,
+        now: Any = dict(moved),  # noqa: B008 as it is before this turn
+        turn: Turn = turn,
+        at: Any = network_state,
+      ) -> Any:
+        return loss({**now, **part}, batch, part=turn.part, state=at)
 
-        (value, (network_state, seen)), gradients = jax.value_and_grad(
-          own_loss, has_aux=True
-        )({k: moved[k] for k in names})
-        moved = dict(moved)
-        for name in names:
-          updates, states[name] = optimizer.update(
-            {name: gradients[name]}, states[name], {name: moved[name]}
-          )
-          moved[name] = optax.apply_updates({name: moved[name]}, updates)[name]
+      own = {k: moved[k] for k in names}
+      seen, gradients = jax.value_and_grad(own_loss, has_aux=True)(own)
+      value, (network_state, pairs) = seen
+      for name in names:
+        updates, states[name] = optimizer.update(
+          {name: gradients[name]},
+          states[name],
+          {name: moved[name]},
+          seen=seen,
+        )
+        new: Any = optax.apply_updates({name: moved[name]}, updates)
+        moved[name] = new[name]
       total += value
-      metrics |= seen
+      metrics |= pairs
     if len(turns) > 1 and "loss" in metrics:
       count = metrics["loss"][1]
       metrics["loss"] = (total * count, count)

@@ -216,8 +216,8 @@ def open_door(
     except (TypeError, ValueError) as error:
       raise type(error)(f"{door}: {error}") from None
     hyperparameters = {}
-  if method.objective is None:
-    method = method._replace(objective=methods.NO_LOSS)
+  objective = method.objective or methods.NO_LOSS
+  method = method._replace(objective=objective)
   entry = on if not isinstance(on, Mapping) else on.get("student", "image")
   own = {} if not isinstance(on, Mapping) else on
   bound = {
@@ -262,10 +262,10 @@ def open_door(
   seen = views_of(bound, views, augment, entry)
   try:
     loss_fn = pass_loss(
-      forwards, bound, method.objective, prepare=in_turn(seen, prepare)
+      forwards, bound, objective, prepare=in_turn(seen, prepare)
     )
     evaluation, default = measures_of(method, networks, entry, own)
-    looked = pass_loss(forwards, evaluation, method.objective)
+    looked = pass_loss(forwards, evaluation, objective)
   except (TypeError, ValueError) as error:
     raise type(error)(f"{door}: {error}") from None
   transformation = optimizer
@@ -300,7 +300,7 @@ def open_door(
     # Keys of its own: a network may have parts of the same names and shapes.
     own_key = jax.random.fold_in(key, len(made))
     specs = _specs_of(loss_fn, method, params, state, known, batch, own_key)
-    parts = method.objective.init(own_key, specs)
+    parts = objective.init(own_key, specs)
     params, state = jax.tree.map(
       jnp.copy,
       (params | {"objective": parts[0]}, state | {"objective": parts[1]}),
@@ -366,10 +366,10 @@ def _specs_of(
     plain = {
       k: v for k, v in loss_fn.passes.items() if k in ("student", "source")
     }
-    first = pass_loss(loss_fn.forwards, plain, method.objective)
+    first = pass_loss(loss_fn.forwards, plain, loss_fn.objective)
     look = functools.partial(first.run, axis_name=None)
     specs, _, _ = jax.eval_shape(look, params, state, known, batch, key)
-    _, memory = jax.eval_shape(method.objective.init, key, specs)
+    _, memory = jax.eval_shape(loss_fn.objective.init, key, specs)
     state = state | {"objective": memory}
   specs, _, _ = jax.eval_shape(run, params, state, known, batch, key)
   return specs

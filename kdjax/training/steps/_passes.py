@@ -292,7 +292,7 @@ def views_of(
     del run
     names = list(views)
     parts = {part: batch[part] if part else batch for part, *_ in rows}
-    seen: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    seen: dict[Any, Any] = {part: {} for part in parts}
     # Views are of the examples as they came. The first one has the key of the
     # augmentation; two views by one function must differ.
     for part, name, axes in added:
@@ -304,9 +304,7 @@ def views_of(
       flat, restored = _folded(inputs, axes)
       assert augment is not None
       seen[part][first] = restored(augment(_own_key(key, part, 0), flat))
-    inner = {
-      part: {**parts[part], **entries} for part, entries in seen.items() if part
-    }
+    inner = {k: {**parts[k], **own} for k, own in seen.items() if k}
     return {**batch, **inner, **seen.get("", {})}
 
   return prepare

@@ -179,9 +179,14 @@ def _over_devices(
   """
 
   def update(
-    gradients: Any, state: Any, params: Any, *, seen: Any = None, **extra: Any
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    *,
+    seen: Any = None,
+    **extra: Any,
   ) -> tuple[Any, Any]:
-    gradients, extra = ops.mean_over_devices((gradients, extra), axis_name)
+    updates, extra = ops.mean_over_devices((updates, extra), axis_name)
     if seen is not None:
       value, (_, metrics) = seen
       extra["value"] = jnp.sum(value)
@@ -191,7 +196,7 @@ def _over_devices(
       extra["value_fn"] = lambda params: jnp.sum(
         loss(_with_mean_gradient(params, axis_name), batch)[0]
       )
-    return optimizer.update(gradients, state, params, grad=gradients, **extra)
+    return optimizer.update(updates, state, params, grad=updates, **extra)
 
   return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
