@@ -10,6 +10,7 @@ one does not recompile, and many students are a vmap over states.
 from kdjax.methods._forms import bound_inputs, from_loss, is_frozen, make_passes
 from kdjax.methods._method import INPUTS, Method, Needs, Pass, Update
 from kdjax.methods._modular import modular
+from kdjax.methods._nearest import nearest
 from kdjax.methods._objective import (
   NO_LOSS,
   Objective,
@@ -18,7 +19,7 @@ from kdjax.methods._objective import (
   stateless,
 )
 from kdjax.methods._row import Row, Search
-from kdjax.methods._table import create, describe, names, nearest
+from kdjax.methods._table import create, describe, names
 from kdjax.methods._updates import Turn, alternate, gradient_update
 from kdjax.methods.adaptation._views import domain_views
 from kdjax.methods.collaboration._progressive import sandwich_views

@@ -29,6 +29,7 @@ from kdjax.methods._binding import (
   part_of,
   resolve,
 )
+from kdjax.methods._nearest import nearest
 
 Metrics = dict[str, tuple[Array, Array]]
 Schedule = Callable[[Array], ArrayLike]
@@ -234,11 +235,10 @@ def _check_hyperparameters(
   ]
   keyword_only = [k for k in known if parameters[k].kind.name == "KEYWORD_ONLY"]
   if inspect.Parameter.VAR_KEYWORD not in kinds:
-    unknown = sorted(given.keys() - set(known))
-    if unknown:
+    for unknown in sorted(given.keys() - set(known)):
       raise ValueError(
-        f"stateless: {', '.join(unknown)} given; expected hyper-parameters of "
-        f"{name}: {', '.join(keyword_only or known) or 'it has none'}."
+        f"stateless: {name} has no hyper-parameter {unknown!r}; expected "
+        f"{nearest(unknown, keyword_only or known)}."
       )
   missing = [
     k

@@ -110,6 +110,16 @@ def lift(
   return factory
 
 
-def todo(needs):  # TODO(helpers): the parts that belong into the method's factory
-  gone = ("prepare", "passes", "rule", "goes", "reweight", "transform", "training")
+def todo(
+  needs,
+):  # TODO(helpers): the parts that belong into the method's factory
+  gone = (
+    "prepare",
+    "passes",
+    "rule",
+    "goes",
+    "reweight",
+    "transform",
+    "training",
+  )
   return {k: v for k, v in needs.items() if k not in gone}

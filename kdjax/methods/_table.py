@@ -1,10 +1,9 @@
 """One table of methods: every method of every area, whole."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jaxtyping import Array
 from kdjax import distillation, ops
 from kdjax.methods._forms import is_frozen, make_passes
 from kdjax.methods._method import Method, Needs
+from kdjax.methods._nearest import nearest
 from kdjax.methods._objective import (
   NO_LOSS,
   Objective,
@@ -267,14 +267,6 @@ def _check_options(
         f"create: {name} has no hyper-parameter {option!r}; expected "
         f"{nearest(option, known)}."
       )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-  """The nearest of the known names, for errors."""
-  known = list(known)
-  found = difflib.get_close_matches(name, known, 3, 0.5) or known[:6]
-  more = ", ..." if len(known) > len(found) else ""
-  return f"one of {', '.join(found)}{more}" if found else "none"
 
 
 def _warmup(

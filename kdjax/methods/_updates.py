@@ -69,7 +69,8 @@ def alternate(*turns: Turn) -> Update:
     total: Any = 0.0
     metrics: dict[str, Any] = {}
     network_state: Any = None
-    for turn in [turn for turn in turns for _ in range(turn.times)]:
+    order = [turn for turn in turns for _ in range(turn.times)]
+    for turn in order:
       names = [
         k
         for k in (turn.moves or tuple(params))
@@ -78,7 +79,7 @@ def alternate(*turns: Turn) -> Update:
 
       def own_loss(
         part: Any,
-        now: Any = dict(moved),  # noqa: B008 as it is before this turn
+        now: Any = dict(moved),
         turn: Turn = turn,
         at: Any = network_state,
       ) -> Any:
@@ -105,6 +106,18 @@ def alternate(*turns: Turn) -> Update:
     return (total, (network_state, metrics)), updates, {"optimizer": states}
 
   return Update(init, apply)
+
+
+def _of_some(
+  loss: Callable[..., Any],
+  params: Any,
+  batch: Any,
+  part: str | None,
+  state: Any,
+  some: Any,
+) -> Any:
+  """The loss as a function of the parameters of some networks."""
+  return loss({**params, **some}, batch, part=part, state=state)
 
 
 def gradient_update(

@@ -214,7 +214,8 @@ def open_door(
         **hyperparameters,
       )
     except (TypeError, ValueError) as error:
-      raise type(error)(f"{door}: {error}") from None
+      text = str(error).removeprefix("stateless: ")
+      raise type(error)(f"{door}: {text}") from None
     hyperparameters = {}
   objective = method.objective or methods.NO_LOSS
   method = method._replace(objective=objective)
