@@ -28,7 +28,7 @@ from kdjax.training.loop._interruption import Interruption
 from kdjax.training.loop._json_files import read_json, write_json
 from kdjax.training.loop._run_errors import DivergedError, RunError
 from kdjax.training.loop._run_folder import RunFolder
-from kdjax.training.networks._ema import averaged_student
+from kdjax.training.steps._averaged_student import averaged_student
 from kdjax.training.networks._models import (
   Forward,
   Model,

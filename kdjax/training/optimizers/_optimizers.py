@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.training.steps._checks import check_optimizer
-
 # A learner takes both: `optax.MultiSteps` is no transformation itself.
 Optimizer = optax.GradientTransformation | optax.MultiSteps
 
@@ -109,3 +107,12 @@ def _weighted(
     return updates, AccumulationState(total, after)
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def check_optimizer(name: str, value: Any) -> None:
+  """Raises TypeError unless it has the functions of a transformation."""
+  if not all(callable(getattr(value, k, None)) for k in ("init", "update")):
+    raise TypeError(
+      f"{name}: optimizer is a {type(value).__name__}; expected an Optax "
+      "transformation, such as optax.adam(1e-3)."
+    )

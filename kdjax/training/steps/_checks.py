@@ -17,15 +17,6 @@ def check_objective(name: str, value: Any) -> None:
     )
 
 
-def check_optimizer(name: str, value: Any) -> None:
-  """Raises TypeError unless it has the functions of a transformation."""
-  if not all(callable(getattr(value, k, None)) for k in ("init", "update")):
-    raise TypeError(
-      f"{name}: optimizer is a {type(value).__name__}; expected an Optax "
-      "transformation, such as optax.adam(1e-3)."
-    )
-
-
 def check_loss(name: str, loss_fn: Any) -> None:
   """Raises TypeError if it cannot be called as a loss is."""
   wanted = ("params", "state", "frozen", "batch", "key")

@@ -16,13 +16,13 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from kdjax import methods, ops
-from kdjax.training.networks._ema import averaged_student, has_average
 from kdjax.training.networks._models import takes_axis_name
 from kdjax.training.optimizers._optimizers import (
   AccumulationState,
   Optimizer,
   as_optimizer,
 )
+from kdjax.training.steps._averaged_student import averaged_student, has_average
 from kdjax.training.steps._checks import check_loss
 from kdjax.training.steps._passes import LossFn, Metrics
 from kdjax.training.steps._state import TrainState
