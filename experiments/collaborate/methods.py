@@ -6,7 +6,8 @@ from typing import Any
 
 import optax
 
-from kdjax import methods, training
+from kdjax import methods as kmethods
+from kdjax import training
 
 INDEPENDENT = "independent"
 # Independent networks with all labels: the upper bound.
@@ -15,30 +16,30 @@ ALL_LABELS = "all_labels"
 SEQUENTIAL = "mutual_sequential"
 PEERS = tuple(
   name
-  for name, row in methods.PRESETS.items()
-  if row.area == "collaboration" and "peer_0" in row.networks
+  for name in kmethods.names("collaboration")
+  if "peer_0" in kmethods.describe(name).networks
 )
 METHODS = tuple(
   name
-  for preset in PEERS
-  if preset != INDEPENDENT
-  for name in ((preset, SEQUENTIAL) if preset == "mutual" else (preset,))
+  for known in PEERS
+  if known != INDEPENDENT
+  for name in ((known, SEQUENTIAL) if known == "mutual" else (known,))
 )
-NAMES = {name: methods.PRESETS[name].title for name in PEERS} | {
+NAMES = {name: kmethods.describe(name).title for name in PEERS} | {
   INDEPENDENT: "independent",
   SEQUENTIAL: "DML, sequential",
   ALL_LABELS: "independent, all labels",
 }
 
 
-def preset_of(name: str) -> str:
-  """The row of `methods.PRESETS` that a method trains by."""
+def known_as(name: str) -> str:
+  """The name in `kmethods.names()` of the method that one trains by."""
   return {SEQUENTIAL: "mutual", ALL_LABELS: INDEPENDENT}.get(name, name)
 
 
 def describe() -> dict[str, tuple[str, str]]:
   """The area and the summary of each method, for `--methods help`."""
-  rows = {name: methods.PRESETS[preset_of(name)] for name in METHODS}
+  rows = {name: kmethods.describe(known_as(name)) for name in METHODS}
   kinds = {name: (row.area, row.summary) for name, row in rows.items()}
   kinds[SEQUENTIAL] = (
     "collaboration",
@@ -60,22 +61,21 @@ def make_learner(
 
   `labelled` is the number of images of an epoch.
   """
-  preset, options = preset_of(name), {}
+  options: dict[str, Any] = {}
   if is_stale(name):
     options["burn_in"] = round(config.burn_in * config.steps)
-  return training.collaborate(
-    peers,
-    methods.preset(
-      preset,
-      steps_per_epoch=math.ceil(labelled / config.batch_size),
-      **options,
-    ),
-    optax.adam(config.learning_rate),
-    update="sequential" if name == SEQUENTIAL else "simultaneous",
-    stale=is_stale(name),
+  method = kmethods.create(
+    known_as(name),
+    steps_per_epoch=math.ceil(labelled / config.batch_size),
+    **options,
   )
+  if name == SEQUENTIAL:
+    turns = [kmethods.Turn(moves=(f"peer_{i}",)) for i in range(len(peers))]
+    method = method._replace(update=kmethods.alternate(*turns))
+  optimizer = optax.adam(config.learning_rate)
+  return training.collaborate(peers, method, optimizer)
 
 
 def is_stale(name: str) -> bool:
   """Whether a method reads the peers of some steps before."""
-  return "stale_0" in methods.PRESETS[preset_of(name)].networks
+  return "stale_0" in kmethods.describe(known_as(name)).networks

@@ -159,7 +159,7 @@ def setting(job: Any) -> str:
     f"{config.steps} steps of Adam (learning rate {config.learning_rate:g}) "
     f"on batches of {config.batch_size}; with all labels, as many steps on "
     f"all {len(data.train['label'])} images. Weights are the published ones "
-    f"of `kmethods.preset`. {notes}The "
+    f"of `methods.create`. {notes}The "
     f"{len(data.test['label'])} test images chose nothing."
   )
 

@@ -30,7 +30,7 @@ from experiments.compare.cells import run_cell
 from experiments.compare.data import load_data, resize_held_out
 from experiments.compare.job import Job, total_steps
 from experiments.compare.report import write
-from experiments.frame import commands, jobs, progress
+from experiments.frame import commands, jobs, progress, tables
 from kdjax import training
 
 # Flags whose default is that of the recipe.
@@ -106,7 +106,7 @@ class Config(commands.Flags):
   # the protocol of the recipe function_matching: imagenet, or flowers, pet,
   # food or sun with /fast, /medium or /long
   variant: str = "imagenet"
-  # names of kdjax.methods.PRESETS, and dot; help: print them. scratch and kd
+  # names of kdjax.methods.names("distillation"); help: print them. scratch and kd
   # are always compared
   methods: Annotated[
     tuple[str, ...] | None,
@@ -261,6 +261,5 @@ def execute(job: Job) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  rows = {name: methods.row_of(name) for name in methods.method_names()}
-  kinds = {name: (row.area, row.summary) for name, row in rows.items()}
+  kinds = tables.describe(methods.method_names())
   commands.launch(Config, prepare, execute, lambda: kinds)

@@ -13,7 +13,13 @@ import numpy as np
 
 from experiments.compare.job import Job, load_variables, save_variables
 from experiments.compare.methods import TEACHERS, make_course
-from experiments.compare.training import Lesson, Teacher, build, make_evaluation
+from experiments.compare.training import (
+  Lesson,
+  Teacher,
+  build,
+  make_evaluation,
+  objective_of,
+)
 from experiments.frame import rounds
 from experiments.frame.scores import predict
 from kdjax import training
@@ -54,15 +60,15 @@ def run_cell(job: Job, pair: str, method: str) -> None:
     if first := course.initialization:
       before = Training(job, pair, f"{method} (before)", first, inputs)
       before.finish()
-    cell = Training(job, pair, method, course.lesson, inputs)
+    cell = Training(
+      job, pair, method, course.lesson, inputs, before and before.state
+    )
   except training.RunError:
     raise  # the method applies, and its run failed
   except (TypeError, ValueError) as error:
     reason = " ".join(str(error).split())
     training.write_json(file, result | {"not_applicable": reason})
     return
-  if before:
-    cell.state = training.hand_over(before.state, cell.state, method)
   scratch, saves = [], job.saves(pair, method)
   if method != "scratch":
     scratch = training.read_json(job.cell_file(pair, "scratch"))["history"]
@@ -103,9 +109,16 @@ class Training:
   """The training of all seeds by one lesson, round by round."""
 
   def __init__(
-    self, job: Job, pair: str, name: str, lesson: Lesson, inputs: Any
+    self,
+    job: Job,
+    pair: str,
+    name: str,
+    lesson: Lesson,
+    inputs: Any,
+    before: Any = None,
   ):
-    # Keys and first weights of the seeds, and the images that they see.
+    # Keys and first weights of the seeds, and the images that they see; `before`
+    # is the state that the stage before left.
     config, (keys, variables, data) = job.config, inputs
     self.job, self.pair, self.lesson = job, pair, lesson
     self.stage = f"{pair} {name}"
@@ -120,7 +133,7 @@ class Training:
       lesson, data, job.data.classes, **sizes
     )
     self.guide = lesson.teacher.variables if lesson.teacher else {}
-    self.state = start(keys, variables, self.guide)
+    self.state = start(keys, variables, self.guide, before)
     begin = time.perf_counter()
     inputs = self.state, self.guide, data, keys, jnp.int32(0)
     self.advance = advance.lower(*inputs).compile()
@@ -179,7 +192,7 @@ class Training:
   def evaluate(self, targets: Any) -> Any:
     """Scores, logits and embeddings of all seeds on held-out images."""
     job, lesson, state = self.job, self.lesson, self.state
-    answers = bool(lesson.objective.predict)
+    answers = bool(objective_of(lesson.method).predict)
     # Students that do not answer for themselves are all tried by one program.
     name = ("evaluation", self.pair, lesson.name, self.stage if answers else "")
     sizes = {"chunk_size": self.chunk_size}

@@ -11,14 +11,10 @@ from experiments.compare.data import Data
 from experiments.compare.training import Lesson, Teacher
 from experiments.frame import networks
 from kdjax import data as kdata
+from kdjax import methods as kmethods
 from kdjax import training
-from kdjax.distillation import soft_target_loss
-from kdjax.methods import PRESETS, Preset, combine, preset, stateless
-from kdjax.ops import cross_entropy
 from kdjax.training import Recipe
 
-# Methods that are another's objective with another optimizer.
-VARIANTS = {"dot": "kd"}
 # The teachers of methods that do not learn from the pair's teacher.
 TEACHERS = {"scratch": None, "tfkd": "scratch", "takd": "assistant"}
 # RepDistiller trains the paraphraser for these students more slowly.
@@ -64,13 +60,8 @@ PAIRS = {
 
 def method_names() -> tuple[str, ...]:
   """All methods, scratch and plain KD first."""
-  rows = [k for k, row in PRESETS.items() if row.area == "distillation"]
-  return tuple(dict.fromkeys([*rows, *VARIANTS]))
-
-
-def row_of(method: str) -> Preset:
-  """The published weights of a method."""
-  return PRESETS[method if method in PRESETS else VARIANTS[method]]
+  names = kmethods.names("distillation")
+  return tuple(dict.fromkeys(("scratch", "kd", *names)))
 
 
 def make_network(
@@ -135,32 +126,31 @@ def make_course(
   patient: bool = False,
 ) -> Course:
   """Looks up the needs of a method; function matching is the patient recipe."""
-  row = row_of(method)
+  row = kmethods.describe(method)
   if (method == "function_matching") != patient:
     recipe = recipe._replace(augment=(_sharp if patient else _blended)(recipe))
   steps = -(-len(labels) // recipe.batch_size)
   sizes = {"num_examples": len(labels), "steps_per_epoch": steps}
-  if method == "dot":
-    objective = _dot_objective(row)
-  else:
-    own = patient and method == "function_matching"
-    options: Any = {"temperature": recipe.temperature} if own else {}
-    objective = preset(method, pair=pair, labels=labels, **sizes, **options)
-  optimizer, dot = recipe.optimizer, method == "dot"
-  if dot:
-    optimizer = training.dot(recipe.schedule, weight_decay=5e-4)
-  # After a stage that is all the method is, labels alone teach.
-  guide = teacher if row.method or row.kd else None
-  how = objective, recipe, optimizer, epochs
-  lesson = Lesson(name, network, *how, guide, row.views, dot)
-  if row.initialization is None:
+  own = patient and method == "function_matching"
+  options: Any = {"temperature": recipe.temperature} if own else {}
+  whole = kmethods.create(method, pair=pair, labels=labels, **sizes, **options)
+  last, guide = whole._replace(before={}), teacher
+  if not (row.make or row.kd):
+    # After a stage that is all the method is, labels alone teach.
+    alone = kmethods.create("scratch")
+    last, guide = last._replace(passes=alone.passes, needs=alone.needs), None
+  lesson = Lesson(
+    name, network, last, recipe, recipe.optimizer, epochs, guide, row.views
+  )
+  if not whole.before:
     return Course(lesson, None)
+  (stage,) = whole.before.values()
   slow, rate = INITIALIZATION_RATES.get(method, ((), 0.0))
   rate = rate if name.startswith(slow) else recipe.schedule(0)
   sgd = optax.sgd(rate, momentum=0.9)
   decayed = optax.chain(optax.add_decayed_weights(5e-4), sgd)
   first = lesson._replace(
-    objective=preset(method, initialization=True, **sizes),
+    method=stage,
     optimizer=_where_it_learns(decayed),
     epochs=row.initialization_epochs,
     teacher=teacher,
@@ -206,11 +196,3 @@ def _sharp(recipe: Recipe) -> Callable[..., Any]:
     return kdata.random_flip(flip_key, images)
 
   return augment
-
-
-def _dot_objective(row: Preset) -> Any:
-  soft = stateless(soft_target_loss, temperature=row.temperature)
-  return training.dot_objective(
-    combine({"ce": (row.cross_entropy, stateless(cross_entropy))}),
-    combine({"kd": (row.kd, soft)}),
-  )

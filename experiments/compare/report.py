@@ -9,6 +9,7 @@ import numpy as np
 from experiments.compare import methods, plots
 from experiments.compare.cells import pair_teacher, teacher_targets
 from experiments.frame import statistics, tables
+from kdjax import methods as kmethods
 from kdjax import metrics, training
 
 HEADER = (
@@ -165,7 +166,7 @@ def make_record(
   cell, reason = cells[name], cells[name].get("not_applicable", "")
   test, costs = cell.get("test"), cell.get("costs", {})
   record: dict[str, Any] = {"pair": pair, "method": name}
-  record |= {"source": methods.row_of(name).source, "not_applicable": reason}
+  record |= {"source": kmethods.describe(name).source, "not_applicable": reason}
   for label, of in (("accuracy", accuracy), ("best", best_accuracy)):
     values = of(cell) if test else None
     known = values is not None
@@ -258,5 +259,5 @@ def setting(job: Any) -> str:
     f"{recipe}: {config.epochs} epochs, {config.seeds} seeds, {config.dtype}. "
     "Seed i has the same initial weights, images, order and shifts under every "
     "method. The weights of the methods are the published ones "
-    "(`kdjax.methods.PRESETS`); nothing was tuned or chosen on test images."
+    "(`kdjax.methods.create`); nothing was tuned or chosen on test images."
   )

@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 from experiments.compare import data as compare_data
 from experiments.frame import data as frame_data
 from experiments.frame.scores import predict, score
+from kdjax import methods as kmethods
 from kdjax import metrics, training
-from kdjax.methods import Objective
 from kdjax.ops import cross_entropy, masked_mean
 
 
@@ -25,24 +25,23 @@ class Teacher(NamedTuple):
 
 
 class Lesson(NamedTuple):
-  """The training of a network: objective, recipe, optimizer and epochs."""
+  """The training of a network: method, recipe, optimizer and epochs."""
 
   name: str  # of the network
   network: training.Network
-  objective: Objective
+  method: kmethods.Method
   recipe: training.Recipe
   optimizer: Any
   epochs: int
   teacher: Teacher | None = None
   views: tuple[str, ...] = ()
-  dot: bool = False  # whether both gradients have momenta of their own
 
 
 def make_learner(
   lesson: Lesson,
   variables: Any = None,
   guide: Any = None,
-  objective: Objective | None = None,
+  method: kmethods.Method | None = None,
 ) -> training.Learner:
   """The learner of a lesson, with the views that its method asks for.
 
@@ -52,26 +51,20 @@ def make_learner(
   learner = training.distill(
     training.Network(lambda key: variables, lesson.network.forward),
     training.Model(teacher.forward, guide) if teacher else None,
-    objective or lesson.objective,
+    method or lesson.method,
     lesson.optimizer,
     augment=lesson.recipe.augment,
     views=compare_data.make_views(lesson.views, lesson.recipe.augment),
-    rule=rule_of(lesson),
   )
   if "partner" not in lesson.views:
     return learner
   return learner._replace(loss_fn=compare_data.with_partners(learner.loss_fn))
 
 
-def rule_of(lesson: Lesson) -> training.GradientRule | None:
-  """The rule by which gradients are joined."""
-  return training.dot_gradients() if lesson.dot else None
-
-
 class Program(NamedTuple):
   """The compiled parts of a cell, each for all seeds."""
 
-  start: Callable[..., Any]  # (keys, variables, guide) -> state
+  start: Callable[..., Any]  # (keys, variables, guide, state before) -> state
   advance: Any  # (state, guide, data, keys, first epoch) -> state, losses
   cosine: Callable[..., Any] | None  # (state, guide, data, keys) -> [seeds]
   steps: int  # of an epoch
@@ -83,8 +76,11 @@ def build(
   """Writes the programs of a cell; data are of all seeds, or `[seeds, ...]`."""
   examples, batch_size = data["label"].shape[-1], lesson.recipe.batch_size
   learner = make_learner(lesson)
+  method, optimizer = lesson.method, lesson.optimizer
+  if method.optimizer is not None:
+    optimizer = method.optimizer(optimizer)
   step = training.make_train_step(
-    learner.loss_fn, lesson.optimizer, rule=rule_of(lesson)
+    learner.loss_fn, optimizer, update=method.update
   )
   epoch = training.scan_epoch(step)
   image = jax.ShapeDtypeStruct((1, *data["image"].shape[-3:]), jnp.uint8)
@@ -92,8 +88,10 @@ def build(
   spec = frame_data.batch_spec({"image": image, "label": label})
   spec |= {"partner_image": image}
 
-  def start(key, variables, guide):
+  def start(key, variables, guide, before=None):
     beginner = make_learner(lesson, variables, guide)
+    if before is not None:
+      beginner = training.hand_over(beginner, before)
     return beginner.init(jax.random.fold_in(key, 0), spec)
 
   def freeze(guide, data):
@@ -120,7 +118,7 @@ def build(
     plan = training.epoch_plan(examples, batch_size, key=key)
     rows = {k: v[0] for k, v in plan.items()}
     batch = {k: v[rows["index"]] for k, v in data.items()} | rows
-    split = make_learner(lesson, objective=_apart(lesson.objective))
+    split = make_learner(lesson, method=_apart(lesson.method))
     frozen = freeze(guide, data)
 
     def gradient(weights):
@@ -148,26 +146,30 @@ def build(
   )
 
 
-def _apart(objective: Objective) -> Objective:
-  """The cross-entropy of a batch, and all that an objective adds to it: [2]."""
+def objective_of(method: kmethods.Method) -> kmethods.Objective:
+  """The objective of a method."""
+  return method.objective or kmethods.NO_LOSS
+
+
+def _apart(method: kmethods.Method) -> kmethods.Method:
+  """The cross-entropy of a batch, and all that a method adds to it: [2]."""
+  objective = objective_of(method)
 
   def apply(params, state, outputs, batch, key, **options):
     total, _, _ = objective.apply(params, state, outputs, batch, key, **options)
-    if jnp.ndim(total):  # DOT keeps the two apart
-      return total, state, {}
     hard = cross_entropy(outputs["student"].logits, batch["label"])
     hard = masked_mean(hard, batch["mask"])
     weight = state["weights"].get("ce", 0.0)
     return jnp.stack([hard, total - weight * hard]), state, {}
 
-  return objective._replace(apply=apply)
+  return method._replace(objective=objective._replace(apply=apply))
 
 
 def make_evaluation(
   lesson: Lesson, parts: dict[str, slice], *, chunk_size: int | None
 ) -> Callable[..., Any]:
   """Compiles the evaluation of all seeds on the parts of held-out images."""
-  answering: Any = lesson.objective.predict
+  answering: Any = objective_of(lesson.method).predict
   teacher: Any = lesson.teacher
 
   def evaluate(student, own, guide, held_out, targets):

@@ -21,7 +21,7 @@ NAMES = {
   TEACHER: "teacher, no training",
   ALL_LABELS: "all labels",
 }
-# Method -> its two stages, rows of `kmethods.PRESETS`; as many steps each.
+# Method -> its two stages, of `kmethods.names()`; as many steps each.
 NEW_CLASSES = {
   SCRATCH: (SCRATCH, SCRATCH),
   "relation": ("refilled_relation", SCRATCH),
@@ -39,12 +39,15 @@ METHODS = ("relation", "classes", "refilled", AMALGAMATION)
 
 def describe() -> dict[str, tuple[str, str]]:
   """The task and the summary of each method, for `--methods help`."""
-  rows = kmethods.PRESETS
+
+  def summary(name: str) -> str:
+    return kmethods.describe(name).summary
+
   return {
-    "relation": ("new classes", rows["refilled_relation"].summary),
-    "classes": ("new classes", rows["refilled"].summary),
+    "relation": ("new classes", summary("refilled_relation")),
+    "classes": ("new classes", summary("refilled")),
     "refilled": ("new classes", "both stages, one after the other"),
-    AMALGAMATION: ("all classes", rows[AMALGAMATION].summary),
+    AMALGAMATION: ("all classes", summary(AMALGAMATION)),
   }
 
 
@@ -62,12 +65,12 @@ def make_learner(
   """The learner of a stage with its published weights."""
   optimizer = optax.adam(config.learning_rate)
   if stage == AMALGAMATION:
-    objective = kmethods.preset(stage, teacher_classes=teaching.classes)
-    return training.guide(student, teaching.network, objective, optimizer)
+    method = kmethods.create(stage, teacher_classes=teaching.classes)
+    return training.guide(student, teaching.network, method, optimizer)
   options: dict[str, Any] = {}
   if stage == "refilled":
     options["class_centers"] = teaching.centers
   teacher = None if stage == SCRATCH else teaching.network
   return training.distill(
-    student, teacher, kmethods.preset(stage, **options), optimizer
+    student, teacher, kmethods.create(stage, **options), optimizer
   )

@@ -137,7 +137,7 @@ def setting(job: Any, results: Results) -> str:
     f"{config.learning_rate:g}) on batches of {config.batch_size}. Each seed "
     f"drew {config.examples_per_class} labelled images a class; amalgamation "
     f"sees all {len(data.union.train['label'])} images without labels. Weights "
-    "are the published ones of `methods.preset`. The test images chose "
+    "are the published ones of `methods.create`. The test images chose "
     "nothing."
   )
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from experiments.frame.finetuning import answer
-from kdjax import finetuning, training
+from kdjax import finetuning, methods, training
 from kdjax.ops import cross_entropy
 
 WAYS = ("maml", "anil", "reptile", "prototypical")
@@ -77,7 +77,7 @@ def make_loss(
     support, query = divide(batch[on], config.tasks, classes)
     match way:
       case "reptile":
-        direction = training.reptile_gradient(
+        direction = methods.reptile_gradient(
           task_loss, student, support, inner, steps=steps
         )
         # Its gradient is the direction.
@@ -88,7 +88,7 @@ def make_loss(
       case _:
         adapted = ["head"] if way == "anil" else None
         tasks = support, query
-        losses = training.maml_losses(
+        losses = methods.maml_losses(
           task_loss, student, *tasks, inner, steps=steps, adapted=adapted
         )
         loss = jnp.mean(losses)

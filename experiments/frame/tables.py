@@ -50,5 +50,5 @@ def of_rows(
 
 def describe(names: Iterable[str]) -> dict[str, tuple[str, str]]:
   """The area and the summary of methods, for `--methods help`."""
-  rows = {name: methods.PRESETS[name] for name in names}
+  rows = {name: methods.describe(name) for name in names}
   return {name: (row.area, row.summary) for name, row in rows.items()}

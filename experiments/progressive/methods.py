@@ -5,11 +5,12 @@ from typing import Any
 import optax
 
 from experiments.frame import networks
-from kdjax import methods, metrics, training
+from kdjax import methods as kmethods
+from kdjax import metrics, training
 
 SCRATCH, TEACHER, DIRECT = "scratch", "teacher", "kd"
-# Method -> its row of `methods.PRESETS`. All chains of assistants, and the
-# direct way, train each of their networks by TAKD's row.
+# Method -> its name in `kmethods.names()`. All chains of assistants, and the
+# direct way, train each of their networks by TAKD.
 METHODS = {
   DIRECT: "takd",
   "takd": "takd",
@@ -48,10 +49,10 @@ def describe() -> dict[str, tuple[str, str]]:
   """The area and the summary of each method, for `--methods help`."""
   return {
     name: (
-      "chain" if name in _CHAINS else methods.PRESETS[row].area,
-      _CHAINS.get(name, methods.PRESETS[row].summary),
+      "chain" if name in _CHAINS else kmethods.describe(known).area,
+      _CHAINS.get(name, kmethods.describe(known).summary),
     )
-    for name, row in METHODS.items()
+    for name, known in METHODS.items()
   }
 
 
@@ -69,20 +70,20 @@ def make_learner(
   student = make_network(width, job)
   taught = [make_network(x, job) for x in teachers]
   optimizer = optax.adam(config.learning_rate)
-  objective = methods.preset(METHODS.get(method, method), steps=config.steps)
+  known = kmethods.create(METHODS.get(method, method), steps=config.steps)
   scores = {"metrics": {"accuracy": (metrics.accuracy, ("logits", "labels"))}}
   if method in ("dgkd", "rco"):
-    return training.guide(student, taught, objective, optimizer, **scores)
+    return training.guide(student, taught, known, optimizer, **scores)
   views = {}
   if method == "sandwich":
     student = training.slimmable(student)
-    views = methods.sandwich_views(
+    views = kmethods.sandwich_views(
       [x / width for x in (*config.students, *config.assistants)]
     )
   if method == "stagewise":
     every = max(1, config.steps // len(GROUPS))
-    optimizer = training.stagewise_training(optimizer, GROUPS, every=every)
+    optimizer = kmethods.stagewise_training(optimizer, GROUPS, every=every)
   teacher = taught[0] if taught else None
   return training.distill(
-    student, teacher, objective, optimizer, views=views, **scores
+    student, teacher, known, optimizer, views=views, **scores
   )

@@ -131,7 +131,7 @@ def setting(job: Any, results: Any) -> str:
     f"{config.batch_size} of {len(data.train['label'])} images. Student i "
     "starts from the same weights and sees the same batches under every "
     "method, also as the student of an assistant. The weights are those of "
-    f"`kmethods.preset` of {', '.join(used)}; direct KD and every step of a "
+    f"`methods.create` of {', '.join(used)}; direct KD and every step of a "
     f"chain are trained by the row `takd`. {len(data.validation['label'])} "
     "validation images chose the chains, by means over seeds. Validation "
     f"accuracies of the networks from scratch, by units: {alone}. {notes}The "

@@ -22,8 +22,9 @@ from experiments.compare import plots as compare_plots
 from experiments.compare import report as compare_report
 from experiments.compare import training as compare_training
 from experiments.frame import folders, statistics
+from kdjax import methods as kmethods
 from kdjax import training
-from kdjax.methods import PRESETS, Preset
+from kdjax.methods import _table
 from tests.experiments import runs
 
 pytestmark = pytest.mark.slow  # distill and the frame are quick
@@ -59,11 +60,12 @@ def rows_of(folder):
 @pytest.fixture(scope="module", autouse=True)
 def nothing():
   """A method whose teacher has no weight."""
-  row = Preset(
+  row = kmethods.Row(
     "nothing", "teaches nothing", None, networks=("teacher",), kd=1e-30
   )
+  kmethods.names()  # collects the rows
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(PRESETS, "nothing", row)
+    patch.setitem(_table._rows, "nothing", row)
     yield
 
 
@@ -237,8 +239,12 @@ def cell_programs(method, teacher="mlp", student="mlp"):
         lesson, images, 10, epochs=1, chunk_size=None
       )
       variables = guide if lesson.teacher else {}
-      state = jax.eval_shape(program.start, key[None], students, variables)
-      yield program, (state, variables, images, key[None])
+      inputs = key[None], students, variables
+      start = functools.partial(jax.eval_shape, program.start, *inputs)
+      yield (
+        program._replace(start=start),
+        (start(), *inputs[2:], images, key[None]),
+      )
 
 
 def test_dot_keeps_two_momenta():
@@ -257,13 +263,11 @@ def test_dot_keeps_two_momenta():
   [("ft", ("resnet8", "resnet8x0.5")), ("ab", ("convnet", "convnet"))],
 )
 def test_a_stage_before_has_its_own_program(method, networks):
-  (_, (state, *_)), (program, (before, *others)) = cell_programs(
+  (last, (state, *_)), (program, (before, *others)) = cell_programs(
     method, *networks
   )
   trained, _ = jax.eval_shape(program.advance, before, *others, jnp.int32(0))
-  handed = jax.eval_shape(
-    lambda a, b: training.hand_over(a, b, method), trained, state
-  )
+  handed = last.start(trained)
   assert jax.tree.structure(handed) == jax.tree.structure(state)
 
 
@@ -412,8 +416,7 @@ def test_groups_and_recipes():
     compare.Config(recipe="cifar100", pairs=("same", "different"))
   )
   assert len(config.pairs) == 13
-  rows = {k for k, row in PRESETS.items() if row.area == "distillation"}
-  assert rows < set(config.methods)
+  assert set(config.methods) == set(kmethods.names("distillation"))
   assert config.methods[:2] == ("scratch", "kd")
   assert (config.epochs, config.validation_fraction) == (240, 0)
   for name in compare.RECIPES:

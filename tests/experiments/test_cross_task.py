@@ -49,7 +49,7 @@ def test_stages_are_rows_of_the_table():
   for rows in stages:
     for name, chain in rows.items():
       assert name in cross_methods.NAMES
-      assert set(chain) <= set(kmethods.PRESETS)
+      assert set(chain) <= set(kmethods.names())
   assert set(cross_methods.METHODS) == set(cross_methods.describe())
 
 
