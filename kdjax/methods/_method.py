@@ -101,8 +101,9 @@ class Method(NamedTuple):
     passes: role -> `Pass`; by default those that the objective's names ask for.
     prepare: `(key, batch, run) -> batch` before the passes: mixtures, attacks
       and maps of the batch. `run(network, inputs, gradient=False) -> Outputs`
-      asks a network, in evaluation mode. It gets the learner's `on` if it has
-      a parameter of this name.
+      asks a network, in evaluation mode. If it has parameters of these names,
+      it gets `on`, the learner's entry of the inputs, `state`, that of the
+      objective, and `axis_name`, the mapped axis.
     update: the rule from the loss to the updates, or None for the gradient.
     network: `student -> student`, a change of the student's network, or None.
     optimizer: `optimizer -> optimizer`, a change of the optimizer, or None.

@@ -83,6 +83,9 @@ class Network(NamedTuple):
   Attributes:
     init: `init(key) -> Variables`, which may be traced and mapped over keys.
     forward: a `Forward`.
+    build: `build(rngs) -> nnx.Module`, of which `of` made the network; None if
+      it has no module.
+    preprocess: applied to the inputs before the module; or None.
 
   Examples:
     >>> from kdjax import nets
@@ -101,6 +104,8 @@ class Network(NamedTuple):
 
   init: Callable[[Array], Variables]
   forward: Forward
+  build: Callable[[nnx.Rngs], nnx.Module] | None = None
+  preprocess: Callable[[Any], Any] | None = None
 
   @classmethod
   def of(
@@ -125,7 +130,33 @@ class Network(NamedTuple):
     forward = from_nnx(nnx.eval_shape(lambda: build(nnx.Rngs(0)))).forward
     if preprocess is not None:
       forward = _after(preprocess, forward)
-    return cls(lambda key: from_nnx(build(nnx.Rngs(key))).variables, forward)
+
+    def init(key: Array) -> Variables:
+      return from_nnx(build(nnx.Rngs(key))).variables
+
+    return cls(init, forward, build, preprocess)
+
+  def changed(self, change: Callable[[Any], nnx.Module]) -> "Network":
+    """The network of the changed module, such as one with other layers.
+
+    Args:
+      change: `change(module) -> module`.
+
+    Returns:
+      A `Network`.
+
+    Raises:
+      TypeError: if the network was not made by `Network.of`.
+    """
+    build = self.build
+    if build is None:
+      raise TypeError(
+        "Network.changed: the network has no build; expected one that "
+        "Network.of(build) returns."
+      )
+    return Network.of(
+      lambda rngs: change(build(rngs)), preprocess=self.preprocess
+    )
 
 
 def _after(preprocess: Callable[[Any], Any], forward: Forward) -> Forward:

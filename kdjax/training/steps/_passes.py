@@ -113,9 +113,9 @@ class LossFn:
           )
         return run_forward(name, forward, variables(name, gradient), inputs)[0]
 
-      own = {}
-      if "state" in inspect.signature(self.prepare).parameters:
-        own["state"] = state["objective"]
+      known = {"state": state.get("objective"), "axis_name": axis_name}
+      takes = inspect.signature(self.prepare).parameters
+      own = {k: v for k, v in known.items() if k in takes}
       batch = self.prepare(prepare_key, batch, answer, **own)
     _check_paired(batch, self.passes)
     outputs: dict[str, nets.Outputs] = {}
@@ -337,15 +337,12 @@ def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
   if first is None or then is None:
     return first or then
   one, other = first, then
-  stateful = "state" in inspect.signature(other).parameters
 
-  def prepare(key: Array, batch: Any, run: Any) -> Any:
-    return other(key, one(key, batch, run), run)
+  def prepare(key: Array, batch: Any, run: Any, **own: Any) -> Any:
+    return other(key, one(key, batch, run), run, **own)
 
-  def prepare_by_state(key: Array, batch: Any, run: Any, *, state: Any) -> Any:
-    return other(key, one(key, batch, run), run, state=state)
-
-  return prepare_by_state if stateful else prepare
+  vars(prepare)["__signature__"] = inspect.signature(other)
+  return prepare
 
 
 def _with_parts(batch: Any, passes: Mapping[str, methods.Pass]) -> Any:
