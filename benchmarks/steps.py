@@ -21,7 +21,7 @@ from flax import nnx
 from benchmarks import _frame, _torch_training
 from benchmarks._measure import Case, Program, import_torch
 from kdjax import nets, training
-from kdjax.methods import preset, stateless
+from kdjax.methods import create, stateless
 
 # batches of the pair and of the CNN, and steps of a call
 SHAPES = {
@@ -63,7 +63,7 @@ def pair_case(
       parameters, lr=0.05, momentum=0.9, weight_decay=5e-4
     )
 
-  learner = training.distill(student, teacher, preset("kd"), recipe.optimizer)
+  learner = training.distill(student, teacher, create("kd"), recipe.optimizer)
   supervised = training.distill(student, None, LABELS, recipe.optimizer)
   example = example_of(shape, dtype)
   state, labelled = (

@@ -106,8 +106,8 @@ class Config(commands.Flags):
   # the protocol of the recipe function_matching: imagenet, or flowers, pet,
   # food or sun with /fast, /medium or /long
   variant: str = "imagenet"
-  # names of kdjax.methods.names("distillation"); help: print them. scratch and kd
-  # are always compared
+  # those of kdjax.methods.names("distillation"); help: print them. scratch and
+  # kd are always compared
   methods: Annotated[
     tuple[str, ...] | None,
     commands.optional("all; of function_matching that one", "NAME ..."),

@@ -117,8 +117,8 @@ class Training:
     inputs: Any,
     before: Any = None,
   ):
-    # Keys and first weights of the seeds, and the images that they see; `before`
-    # is the state that the stage before left.
+    # Keys and first weights of the seeds, and the images that they see; the
+    # state that the stage before left is `before`.
     config, (keys, variables, data) = job.config, inputs
     self.job, self.pair, self.lesson = job, pair, lesson
     self.stage = f"{pair} {name}"

@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments.compare import methods
 from experiments.compare.data import Data
 from experiments.frame import folders
+from kdjax import methods as kmethods
 from kdjax import training
 
 # Orbax numbers the writes of a process: those of two threads at once wait for
@@ -101,7 +102,7 @@ def total_steps(job: Job) -> int:
         continue
       if method == "takd":
         names.add(f"{config.assistant}_from_{teacher}")
-      epochs = config.epochs + methods.row_of(method).initialization_epochs
+      epochs = config.epochs + kmethods.describe(method).initialization_epochs
       total += config.seeds * epochs * -(-data.examples // batch_size)
   new = [name for name in names if not job.file("teachers", name).exists()]
   steps = -(-len(data.train["label"]) // batch_size)
