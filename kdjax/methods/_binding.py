@@ -225,14 +225,15 @@ def masks_for(
 def name_of(function: Any) -> str:
   """The name of a function in an error.
 
-  The library's own inner functions have the name of the public function that
-  made them: `dann` for `dann.<locals>.loss`.
+  The library's own inner functions have the name of the method that made them:
+  `dann` for `_dann.<locals>.loss`.
   """
   function = getattr(function, "func", function)
   name = getattr(function, "__qualname__", None) or repr(function)
   own = str(getattr(function, "__module__", "")).startswith("kdjax.")
   place = 0 if own else -1
-  return name.split(".<locals>.")[place]
+  name = name.split(".<locals>.")[place]
+  return name.lstrip("_") if own else name
 
 
 # The remedy if a role is missing, for errors.

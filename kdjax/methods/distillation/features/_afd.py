@@ -11,11 +11,12 @@ from kdjax import distillation, nets, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods._stages import all_stages
+from kdjax.methods.distillation._row_kinds import row
 from kdjax.nets import layers
 
 
-def afd(*, width: int = 128) -> Objective:
-  r"""Attention-based feature distillation (AFD), of "Show, attend and distill".
+def _afd(*, width: int = 128) -> Objective:
+  r"""AFD of "Show, attend and distill".
 
   .. math::
     \ell = \sum_t \sum_s \alpha_{ts} \operatorname{mean}_{hw}
@@ -23,25 +24,14 @@ def afd(*, width: int = 128) -> Objective:
     \alpha_t = \operatorname{softmax}_s
       \left( \frac{q_t^\top W_t k_s + p_t \cdot p_s}{\sqrt{d}} \right)
 
-  for each example, over all stages without the stems. A is the mean over
-  channels of the squares, averaged to the teacher's size, of norm 1. Queries
-  and keys come from the maps' means over positions by a linear layer and batch
-  normalization, keys by a ReLU too; p are learned for each layer.
+  for each example, over all stages without the stems; d is `width`. A is the
+  mean over channels of the squares, averaged to the teacher's size, of norm 1.
+  Queries and keys come from the maps' means over positions by a linear layer
+  and batch normalization, keys by a ReLU too; p are learned for each layer.
+  Attention feature distillation (Wang et al., 2020) is another method.
 
-  Args:
-    width: d, of queries and keys.
-
-  Returns:
-    An objective; its published weight is 200, beside the cross-entropy and
-    KD.
-
-  Raises:
-    ValueError: if `width` is below 1.
-    TypeError: if `width` is no integer.
-
-  The published code takes a map from every residual block; here it is every
-  feature that a network returns. Another method is known as AFD, attention
-  feature distillation (Wang et al., 2020); this is not it.
+  Departs from the authors' code: there the maps are those of every residual
+  block, here every feature that a network returns.
 
   References:
     Ji, Heo and Park, `Show, attend and distill: knowledge distillation via
@@ -117,3 +107,16 @@ def _energy(maps: Array, size: tuple[int, ...]) -> Array:
   energy = jnp.mean(jnp.square(maps), -1, keepdims=True)
   pooled = ops.adaptive_mean_pool(energy, (size[0], size[1]))
   return ops.normalize_as_torch(pooled.reshape(maps.shape[0], -1))
+
+
+ROWS = {
+  "afd": row(
+    "features",
+    "Attention-based feature distillation, Ji 2021",
+    "pairs attention maps of all layers by learned attention",
+    _afd,
+    weight=200.0,
+    kd=0.9,
+    source="AFD, README.md and main.py",
+  ),
+}

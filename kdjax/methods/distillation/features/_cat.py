@@ -6,49 +6,28 @@ from jaxtyping import Array
 
 from kdjax import distillation, nets
 from kdjax.methods._objective import Objective, stateless
-from kdjax.methods.distillation.features._simkd_srrl import (
+from kdjax.methods.distillation._row_kinds import row
+from kdjax.methods.distillation.features._classified import (
   check_pooled,
   classified_maps,
   classify,
 )
 
 
-def cat(
+def _cat(
   *,
   resolution: int = 2,
-  normalize: bool = True,
+  normalize: bool = False,
 ) -> Objective:
-  r"""Class attention transfer (CAT-KD) of class activation maps.
-
-  The `kdjax.distillation.cat_loss` of both networks' maps
+  r"""By `kdjax.distillation.cat_loss`, of class activation maps.
 
   .. math::
     \mathrm{CAM}_{hwk} = \sum_c F_{hwc} W_{ck}
 
   of the last features F and the kernel W of the classifier. The authors first
-  turn each network's average pooling and linear head into a 1x1 convolution
-  without bias and average pooling. A mean and a linear map commute: the logits
-  are the same, and their convolution returns this product. So no network is
-  changed here, and the head's bias, which theirs has not, stays out of the
-  maps.
-
-  Args:
-    resolution: the height and width to which the maps are pooled.
-    normalize: whether each map is divided by its norm.
-
-  Returns:
-    An objective. Published weights, by pair of networks: without
-    normalization, at resolution 2, 0.7 (resnet56 to resnet20) to 15
-    (resnet32x4 to resnet8x4); with it 15 (vgg13 to MobileNetV2, resolution 2)
-    to 600 (resnet32x4 to ShuffleNet, resolution 4).
-
-  Raises:
-    ValueError: from `apply`, if a network returns no classifier, or one that
-      does not take the channels of the last map.
-
-  References:
-    Guo et al., `Class attention transfer based knowledge distillation
-    <https://arxiv.org/abs/2304.12777>`_, 2023.
+  turn pooling and linear head into a 1x1 convolution without bias and pooling:
+  the logits are the same, as a mean and a linear map commute, and so no network
+  is changed here. The published weight and `normalize` differ by pair.
   """
   loss = functools.partial(
     distillation.cat_loss, resolution=resolution, normalize=normalize
@@ -65,3 +44,15 @@ def cat(
     )
 
   return stateless(loss, select)
+
+
+ROWS = {
+  "cat": row(
+    "features",
+    "Class attention transfer, Guo 2023",
+    "matches the class activation maps",
+    _cat,
+    weight=15.0,
+    source="CAT-KD, res32x4_res8x4.yaml",
+  ),
+}

@@ -10,39 +10,23 @@ from kdjax import distillation, nets
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods._stages import maps_of, matched_stages
+from kdjax.methods.distillation._row_kinds import REPDISTILLER, row
 from kdjax.nets import layers
 
 
-def fitnet(
+def _fitnet(
   *,
   features: tuple[str, str] | None = None,
 ) -> Objective:
-  """Hint learning (FitNets): a regressor between two middle layers.
+  """By `kdjax.distillation.hint_loss`, of the second stage or of `features`.
 
-  The `kdjax.distillation.hint_loss` of the teacher's map and the
-  student's, which goes through a convolution to the teacher's size and width,
-  batch normalization and ReLU. The convolution is 3x3 of stride 2 for a
-  student's map of twice the teacher's size, a transposed 4x4 of stride 2 for
-  one of half the size (2r x 2r of stride r for other ratios, which the
-  published code refuses), and otherwise one without padding whose size takes
-  the difference.
+  A convolution, batch normalization and ReLU bring the student's map to the
+  teacher's size and width: 3x3 of stride 2 from twice the size, a transposed
+  2r x 2r of stride r to r times the size (the published code refuses all but
+  r = 2), and otherwise one without padding whose size takes the difference.
 
-  Args:
-    features: the names of the student's and of the teacher's feature; without
-      it the second stage, as in RepDistiller and mdistiller.
-
-  Returns:
-    An objective; its published weight is 100. In the paper it prepares the
-    student in a stage of its own; RepDistiller adds it to the cross-entropy.
-
-  Raises:
-    ValueError: from `init`, if the teacher's map is larger than the student's
-      but no multiple.
-
-  References:
-    Romero et al., `FitNets: hints for thin deep nets
-    <https://arxiv.org/abs/1412.6550>`_, 2015, as in `RepDistiller
-    <https://github.com/HobbitLong/RepDistiller>`_.
+  Departs from the paper, as RepDistiller does: the hint is beside the
+  cross-entropy; in the paper it prepares the student in a stage of its own.
   """
 
   def select(
@@ -117,3 +101,15 @@ class Regressor(nnx.Module):
 
   def __call__(self, x: Array) -> Array:
     return self.norm(self.convolution(x))
+
+
+ROWS = {
+  "fitnet": row(
+    "features",
+    "FitNets, Romero 2015",
+    "regresses a middle map of the teacher",
+    _fitnet,
+    weight=100.0,
+    source=REPDISTILLER,
+  ),
+}

@@ -12,39 +12,23 @@ from kdjax import distillation, nets, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods._stages import select_stages
+from kdjax.methods.distillation._row_kinds import row
 from kdjax.nets import layers
 
 
-def mgd(
+def _mgd(
   *,
   mask_ratio: ArrayLike = 0.15,
   mask: str = "channel",
 ) -> Objective:
-  """Masked generative distillation (MGD) of the last maps.
+  """By `kdjax.distillation.mgd_loss`, of the last maps.
 
-  Parts of the student's map are set to 0. Two 3x3 convolutions with a ReLU
-  between them rebuild the map, and `kdjax.distillation.mgd_loss` compares the
-  result with the teacher's map. A map of other channels than the teacher's
-  goes through a 1x1 convolution first. Of maps of unequal size the larger is
-  averaged to the smaller.
-
-  Args:
-    mask_ratio: the share that is masked, at random, in (0, 1].
-    mask: "channel" drops whole channels, as the authors do for classification;
-      "spatial" drops positions, as they do for detection (ratio 0.65) and
-      segmentation (0.75).
-
-  Returns:
-    An objective; its published weight is 1.2e-3 on CIFAR-100 and 7e-5 on
-    ImageNet.
-
-  Raises:
-    ValueError: if the mask is unknown or a static ratio is outside [0, 1].
-
-  References:
-    Yang et al., `Masked generative distillation
-    <https://arxiv.org/abs/2205.01529>`_, 2022, as in `cls_KD
-    <https://github.com/yzd-v/cls_KD>`_.
+  Parts of the student's map are set to 0: whole channels, or positions with
+  `mask="spatial"` (detection has the ratio 0.65, segmentation 0.75). Two 3x3
+  convolutions with a ReLU between them rebuild the map. A map of other channels
+  than the teacher's goes through a 1x1 convolution first. Of maps of unequal
+  size the larger is averaged to the smaller. The published weight on ImageNet
+  is 7e-5.
   """
   ops.check_choice("mask", mask, ("channel", "spatial"))
   ops.check_positive("mask_ratio", mask_ratio)
@@ -116,3 +100,15 @@ def convolution(
     kernel_init=layers.TORCH_DEFAULT,
     rngs=rngs,
   )
+
+
+ROWS = {
+  "mgd": row(
+    "features",
+    "Masked generative distillation, Yang 2022",
+    "generates the teacher's last map from a masked one of the student",
+    _mgd,
+    weight=1.2e-3,
+    source="cls_KD, res34_distill_res18_cifar.py",
+  ),
+}

@@ -1,4 +1,4 @@
-"""Knowledge review: each stage of the student with all that are deeper."""
+"""Knowledge review (ReviewKD)."""
 
 from typing import Any
 
@@ -11,44 +11,25 @@ from kdjax import distillation, nets, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods._stages import as_map, field_of, select_stages
+from kdjax.methods.distillation._row_kinds import MDISTILLER, row
 from kdjax.nets import layers
 
-# PyTorch's kaiming_uniform with a = 1.
 _UNIFORM = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def review_kd(
+def _review_kd(
   *,
   student_preactivations: bool = False,
   max_width: int = 512,
 ) -> Objective:
-  """Knowledge review (ReviewKD): fused stages against the teacher's.
+  """By `kdjax.distillation.hierarchical_context_loss`, of fused stages.
 
   From the deepest on, attention (ABF) fuses each of the student's stages with
-  the fusion of the deeper ones. The result is brought to the teacher's shape
-  and compared by `kdjax.distillation.hierarchical_context_loss`; the losses are
-  summed.
-  The stages are those without the stem, and the embeddings as maps of one
-  position. The teacher's are taken before their activation.
-
-  Args:
-    student_preactivations: whether the student's are, too (the authors' choice
-      for some detectors; not for CIFAR-100).
-    max_width: the fused maps have the width of the student's embedding or this
-      one, whichever is less.
-
-  Returns:
-    An objective; its published weight is 5 for most CIFAR-100 pairs, see the
-    loss, after a linear warm-up of 20 epochs.
-
-  Raises:
-    ValueError: from `init`, if the teacher returns no pre-activations or one
-      of the two no embedding.
-
-  References:
-    Chen et al., `Distilling knowledge via knowledge review
-    <https://arxiv.org/abs/2104.09044>`_, 2021, and its `code
-    <https://github.com/dvlab-research/ReviewKD>`_.
+  the fusion of the deeper ones, at the width of its embedding or `max_width`,
+  whichever is less; the result is brought to the teacher's shape. The stages
+  are those without the stem, and the embeddings as maps of one position. The
+  teacher's are taken before their activation, and the student's too with
+  `student_preactivations` (the authors' choice for some detectors).
   """
   student_side = "preactivations" if student_preactivations else "features"
 
@@ -137,3 +118,16 @@ class _Fusion(nnx.Module):
       x = x * shares[..., :1] + deeper * shares[..., 1:]
     x = ops.nearest_resize(x, size)
     return self.expand(x), x
+
+
+ROWS = {
+  "review_kd": row(
+    "features",
+    "ReviewKD, Chen 2021",
+    "fuses each stage of the student with the deeper ones by attention",
+    _review_kd,
+    weight=5.0,
+    warmup_epochs=20,
+    source=MDISTILLER,
+  ),
+}

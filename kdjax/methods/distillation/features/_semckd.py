@@ -11,11 +11,12 @@ from kdjax import distillation, nets, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods._stages import all_stages
+from kdjax.methods.distillation._row_kinds import row
 from kdjax.nets import layers
 
 
-def semckd(*, samples: int = 64) -> Objective:
-  r"""Semantic calibration (SemCKD): all pairs of layers, softly weighted.
+def _semckd(*, samples: int = 64) -> Objective:
+  r"""SemCKD: all pairs of layers, softly weighted.
 
   .. math::
     \ell = \frac{1}{S} \sum_{st} \alpha_{st} \operatorname{mean}_{hwc}
@@ -26,23 +27,13 @@ def semckd(*, samples: int = 64) -> Objective:
   (convolutions 1x1, 3x3, 1x1 with batch normalization and ReLU between them)
   to the teacher's channels; of maps of unequal size the larger is averaged to
   the smaller. Queries and keys are embeddings, of norm 1, of the similarities
-  between the example and the others of the batch in that layer.
+  between the example and the others of the batch in that layer. The published
+  weight on ImageNet is 50.
 
-  Args:
-    samples: the number of values that describe an example's similarities.
-
-  Returns:
-    An objective; its published weight is 400 on CIFAR-100 and 50 on ImageNet,
-    beside the cross-entropy and KD.
-
-  Raises:
-    ValueError: if `samples` is below 4.
-    TypeError: if `samples` is no integer.
-
-  Differs from the published code: there the embedding sees an example's inner
+  Departs from the authors' code: there the embedding sees an example's inner
   products with the batch, in the order of the batch, so that only batches of
-  one size, 64, can be used and the last one is dropped. Here it sees
-  `samples` quantiles of them, which any batch has in any order.
+  one size, 64, can be used and the last one is dropped. Here it sees `samples`
+  quantiles of them, which any batch has in any order.
 
   References:
     Chen et al., `Cross-layer distillation with semantic calibration
@@ -67,7 +58,7 @@ def semckd(*, samples: int = 64) -> Objective:
     parts: Any,
     student: nets.Outputs,
     teacher: nets.Outputs,
-    mask: Any,
+    where: Any,
     *,
     axis_name: str | None,
   ) -> Array:
@@ -75,7 +66,7 @@ def semckd(*, samples: int = 64) -> Objective:
     theirs = jax.lax.stop_gradient(theirs)
 
     def embed(embeddings: Any, maps: list[Array]) -> Array:
-      described = [_similarities(x, samples, mask, axis_name) for x in maps]
+      described = [_similarities(x, samples, where, axis_name) for x in maps]
       rows = zip(embeddings, described, strict=True)
       return jnp.stack([embedding(x) for embedding, x in rows], 1)
 
@@ -140,12 +131,12 @@ def _distance(regressor: Any, ours: Array, theirs: Array) -> Array:
 
 
 def _similarities(
-  maps: Array, samples: int, mask: Any, axis_name: str | None
+  maps: Array, samples: int, where: Any, axis_name: str | None
 ) -> Array:
   """Quantiles of each example's inner products with those that count."""
   rows = maps.reshape(maps.shape[0], -1)
   columns = ops.gather_batch(rows, axis_name)
-  counts = ops.gather_batch(mask, axis_name)
+  counts = ops.gather_batch(where, axis_name)
   products = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
   products = jnp.sort(jnp.where(counts[None], products, jnp.inf), -1)
   count = jnp.sum(counts)
@@ -157,3 +148,16 @@ def _similarities(
   share = (position - below)[None]
   above = jnp.minimum(below + 1, last)
   return products[:, below] * (1 - share) + products[:, above] * share
+
+
+ROWS = {
+  "semckd": row(
+    "features",
+    "Semantic calibration, Chen 2021",
+    "pairs the layers of both networks by learned attention",
+    _semckd,
+    weight=400.0,
+    kd=1.0,
+    source="SemCKD, README.md",
+  ),
+}

@@ -13,47 +13,22 @@ from kdjax import distillation, nets, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods._stages import select_stages
+from kdjax.methods.distillation._row_kinds import REPDISTILLER, row
 from kdjax.nets import layers
 
 
-def vid(
+def _vid(
   *,
   hidden: int | None = None,
   init_variance: float = 5.0,
   eps: float = 1e-5,
 ) -> Objective:
-  r"""Variational information distillation (VID) over all stages.
+  """By `kdjax.distillation.vid_loss`, summed over the stages without the stem.
 
-  Each stage's `kdjax.distillation.vid_loss`, summed over the stages
-  without the stem. The mean comes from the student's map by three 1x1
-  convolutions without bias and ReLU between them; the variance of channel c is
-  softplus(rho_c) + eps, and rho is trained. Of maps of unequal size the larger
-  is averaged to the smaller.
-
-  Args:
-    hidden: channels between the convolutions; the teacher's without it.
-    init_variance: the variance at the start.
-    eps: the least variance.
-
-  Returns:
-    An objective; its published weight is 1.
-
-  Raises:
-    ValueError: if `init_variance` is not above `eps`.
-
-  Examples:
-    >>> from kdjax.nets import Outputs
-    >>> maps = jax.ShapeDtypeStruct((2, 4, 4, 8), jnp.float32)
-    >>> outputs = Outputs(maps, {"f0": maps}, None)
-    >>> specs = {"student": outputs, "teacher": outputs}
-    >>> params, _ = vid().init(jax.random.key(0), specs)
-    >>> params[0]["rho"].shape
-    (8,)
-
-  References:
-    Ahn et al., `Variational information distillation for knowledge transfer
-    <https://arxiv.org/abs/1904.05835>`_, 2019, as in `RepDistiller
-    <https://github.com/HobbitLong/RepDistiller>`_.
+  The mean comes from the student's map by three 1x1 convolutions without bias
+  and ReLU between them, over `hidden` channels or the teacher's; the variance
+  of channel c is softplus(rho_c) + eps, and rho is trained. Of maps of unequal
+  size the larger is averaged to the smaller.
   """
   if not init_variance > eps:
     raise ValueError(
@@ -113,3 +88,14 @@ class _Gaussian(nnx.Module):
     for layer in before:
       x = nnx.relu(layer(x))
     return last(x)
+
+
+ROWS = {
+  "vid": row(
+    "features",
+    "Variational information distillation, Ahn 2019",
+    "predicts the teacher's maps with a learned variance",
+    _vid,
+    source=REPDISTILLER,
+  ),
+}

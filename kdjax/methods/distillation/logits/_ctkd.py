@@ -1,4 +1,4 @@
-"""A temperature that learns against the student."""
+"""A temperature that learns against the student (CTKD)."""
 
 from typing import Any
 
@@ -11,10 +11,11 @@ from jaxtyping import Array
 from kdjax import distillation
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
+from kdjax.methods.distillation._row_kinds import row
 from kdjax.nets import layers
 
 
-def ctkd(
+def _ctkd(
   *,
   steps_per_epoch: int,
   ramp_epochs: ArrayLike = 10.0,
@@ -22,34 +23,15 @@ def ctkd(
   span: ArrayLike = 20.0,
   hidden: int | None = None,
 ) -> Objective:
-  r"""Curriculum temperature (CTKD): KD at a temperature that resists.
+  r"""By `kdjax.distillation.ctkd_temperature`, of a `soft_target_loss`.
 
   .. math::
     \lambda = \tfrac{1}{2} \bigl(1 - \cos(\pi \min(e / E, 1))\bigr)
 
-  in epoch e = 1, 2, ... scales the reversed gradient of the
-  `kdjax.distillation.ctkd_temperature` of a
-  `kdjax.distillation.soft_target_loss`.
-
-  Args:
-    steps_per_epoch: in which lambda counts.
-    ramp_epochs: E, after which the gradient is reversed in full.
-    lowest: the least temperature.
-    span: how far above it the temperature may go.
-    hidden: None for one temperature for all, as in the authors' code; or the
-      hidden units of a perceptron that gives each example its own from the
-      logits of student and teacher, the paper's other form.
-
-  Returns:
-    An objective; its published weight is 0.9, beside 0.1 times the
-    cross-entropy. The global temperature starts at 15.6, as theirs does.
-
-  Raises:
-    TypeError: from `init`, if a hyper-parameter is no number.
-
-  References:
-    Li et al., `Curriculum temperature for knowledge distillation
-    <https://arxiv.org/abs/2211.16231>`_, 2023; code zhengli97/CTKD.
+  in epoch e = 1, 2, ... of `ramp_epochs` E scales the reversed gradient. One
+  temperature is for all, and starts at 15.6, as in the authors' code; with
+  `hidden` units a perceptron gives each example its own from the logits of both
+  networks, the paper's other form.
   """
 
   def build(
@@ -107,3 +89,16 @@ class _Curriculum(nnx.Module):
     # Only the perceptron works against the student, not the student itself.
     logits = jax.lax.stop_gradient(jnp.concatenate([student, teacher], -1))
     return self.outer(nnx.relu(self.inner(logits)))[..., 0]
+
+
+ROWS = {
+  "ctkd": row(
+    "logits",
+    "Curriculum temperature, Li 2023",
+    "learns the temperature against the student, more and more",
+    _ctkd,
+    weight=0.9,
+    cross_entropy=0.1,
+    source="CTKD, scripts/run_cifar_distill.sh",
+  ),
+}

@@ -1,4 +1,4 @@
-"""One-for-all distillation: each stage of the student learns to classify."""
+"""One-for-all (OFA): each stage of the student learns to classify."""
 
 import math
 from typing import Any
@@ -13,42 +13,30 @@ from kdjax import distillation, nets
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods._stages import as_map, last_feature, matched_stages
+from kdjax.methods.distillation._row_kinds import row
 from kdjax.nets import layers
 
 _FINAL_GRID = 7
+
+
 _HEADS = 4
+
+
 _NARROW = nnx.initializers.truncated_normal(0.02)
 
 
-def ofa(*, eps: ArrayLike = 1.5) -> Objective:
-  """One-for-all distillation (OFA) of each stage and of the network itself.
+def _ofa(*, eps: ArrayLike = 1.5) -> Objective:
+  """By `kdjax.distillation.ofa_loss`, of the logits and those of each stage.
 
-  The `kdjax.distillation.ofa_loss` of the student's logits and of the
-  logits that a head of its own gives each stage, summed. It compares logits
-  only, so teacher and student may be of different kinds.
-
-  A stage of a CNN, other than the stem, goes through one separable convolution
-  of stride 2 for each deeper stage (a 1x1 convolution for the deepest), the
-  mean over positions and a linear classifier; units of an MLP are a map of one
+  It compares logits only, so teacher and student may be of different kinds. A
+  stage of a CNN, other than the stem, goes through one separable convolution of
+  stride 2 for each deeper stage (a 1x1 convolution for the deepest), the mean
+  over positions and a linear classifier; units of an MLP are a map of one
   position. Tokens go through as many transformer blocks as there are deeper
   stages, at least one, and a classifier on the class token, or on the mean if
   there is none; grids of 14 and more are merged by 2x2 patches first. Of more
-  than four layers of tokens those at 1/6, 1/3, 5/6 and the end count.
-
-  Args:
-    eps: the exponent of the target's enhancement. The authors' code starts from
-      1; its example (ResNet-18 from DeiT-Ti) takes 1.5.
-
-  Returns:
-    An objective; its published weight is 1, beside 1 times the cross-entropy.
-
-  Raises:
-    ValueError: from `init`, if the student has no features.
-
-  References:
-    Hao et al., `One-for-all: bridge the gap between heterogeneous architectures
-    in knowledge distillation <https://arxiv.org/abs/2310.19444>`_, 2023, and
-    its `code <https://github.com/Hao840/OFAKD>`_.
+  than four layers of tokens those at 1/6, 1/3, 5/6 and the end count. The
+  authors' code has `eps` 1; its example (ResNet-18 from DeiT-Ti) takes 1.5.
   """
 
   def build(student: Any, teacher: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -234,3 +222,15 @@ def _stage_names(student: Any) -> list[str]:
     places = {max(round(share * count / 6), 1) - 1 for share in (1, 2, 5, 6)}
     return [names[place] for place in sorted(places)]
   return [ours for ours, _ in matched_stages(student, student)]
+
+
+ROWS = {
+  "ofa": row(
+    "logits",
+    "One-for-all, Hao 2023",
+    "gives each stage of the student a classifier that learns the teacher's "
+    "logits",
+    _ofa,
+    source="OFAKD, train.py and README.md",
+  ),
+}

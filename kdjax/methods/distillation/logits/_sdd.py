@@ -1,4 +1,4 @@
-"""Distillation of regional logits."""
+"""Scale-decoupled distillation (SDD): of regional logits."""
 
 import functools
 from collections.abc import Sequence
@@ -10,35 +10,19 @@ from jaxtyping import Array
 from kdjax import distillation, nets
 from kdjax.methods._objective import Objective, stateless
 from kdjax.methods._stages import as_map, field_of, last_feature
+from kdjax.methods.distillation._row_kinds import row
 
 
-def sdd(
+def _sdd(
   *,
   inner: str = "kd",
   grids: Sequence[int] = (1, 2, 4),
   **hyperparameters: ArrayLike,
 ) -> Objective:
-  """Scale-decoupled distillation (SDD) of the last maps.
+  """By `kdjax.distillation.sdd_loss`, of the last maps' regional logits.
 
-  The `kdjax.distillation.sdd_loss` of the
-  `kdjax.distillation.regional_logits` that each network's own classifier
-  makes of its last map.
-
-  Args:
-    inner: the loss of a region: "kd", "dkd" or "nkd".
-    grids: how many rows and columns each map is cut into, each in turn.
-    **hyperparameters: of the inner loss, and `complementary_weight`.
-
-  Returns:
-    An objective; its published weight is the inner loss's.
-
-  Raises:
-    ValueError: from `apply`, if a network returns no classifier, no features,
-      tokens for maps, or a last map whose mean the classifier does not take.
-
-  References:
-    Wei, Luo and Luo, `Scaled decoupled distillation
-    <https://arxiv.org/abs/2403.13512>`_, 2024.
+  Each network's own classifier makes them; the loss of a region is `inner`,
+  "kd", "dkd" or "nkd", with its hyper-parameters and `complementary_weight`.
   """
 
   def logits_of(role: str, outputs: nets.Outputs) -> Array:
@@ -64,3 +48,24 @@ def sdd(
     select,
     **hyperparameters,
   )
+
+
+ROWS = {
+  "sdd_kd": row(
+    "logits",
+    "Scale-decoupled KD, Wei 2024",
+    "applies KD to the logits of regions of the last map",
+    functools.partial(_sdd, inner="kd", temperature=4.0),
+    weight=0.9,
+    cross_entropy=0.1,
+    source="SDD-CVPR2024, mdistiller/engine/cfg.py",
+  ),
+  "sdd_dkd": row(
+    "logits",
+    "Scale-decoupled DKD, Wei 2024",
+    "applies DKD to the logits of regions of the last map",
+    functools.partial(_sdd, inner="dkd", temperature=4.0, alpha=1.0, beta=8.0),
+    warmup_epochs=20,
+    source="SDD-CVPR2024, mdistiller/engine/cfg.py, train_origin.py",
+  ),
+}

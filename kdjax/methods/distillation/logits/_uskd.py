@@ -1,4 +1,4 @@
-"""Objectives on logits that need more than a student's and a teacher's."""
+"""Universal self-knowledge distillation (USKD)."""
 
 from typing import Any
 
@@ -11,36 +11,20 @@ from kdjax import distillation, nets
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods._stages import matched_stages
+from kdjax.methods.distillation._row_kinds import CLS_KD, row
 from kdjax.nets import layers
 
 
-def uskd(
+def _uskd(
   *,
-  alpha: ArrayLike = 1.0,
+  alpha: ArrayLike = 0.1,
   beta: ArrayLike = 0.1,
-  weak_weight: ArrayLike = 0.005,
+  weak_weight: ArrayLike = 0.1,
 ) -> Objective:
-  """Universal self-knowledge distillation (USKD), with its weak classifier.
+  """By `kdjax.distillation.uskd_loss`, with its weak classifier.
 
-  The `kdjax.distillation.uskd_loss` of the student's logits and of those
-  that a linear classifier gives the stage before the last, averaged over its
-  positions. There need not be a teacher.
-
-  Args:
-    alpha: the weight of the labeled class.
-    beta: the weight of the other classes.
-    weak_weight: mu, the weight of the weak classifier's own loss.
-
-  Returns:
-    An objective; its published weight is 1, beside 1 times the cross-entropy.
-
-  Raises:
-    ValueError: from `init`, if the student has no features.
-
-  References:
-    Yang et al., `From knowledge distillation to self-knowledge distillation
-    <https://arxiv.org/abs/2303.13005>`_, 2023, and its `code
-    <https://github.com/yzd-v/cls_KD>`_.
+  The classifier is linear, on the stage before the last, averaged over its
+  positions; `weak_weight` is that of its own loss.
   """
 
   def stage(student: Any) -> Any:
@@ -58,7 +42,7 @@ def uskd(
     classifier: Any,
     student: nets.Outputs,
     labels: Any,
-    mask: Any,
+    where: Any,
     *,
     axis_name: str | None,
     **hyper: Array,
@@ -69,9 +53,21 @@ def uskd(
       student.logits,
       labels,
       classifier(middle),
-      where=mask,
+      where=where,
       axis_name=axis_name,
       **hyper,
     )
 
   return modular(build, loss, alpha=alpha, beta=beta, weak_weight=weak_weight)
+
+
+ROWS = {
+  "uskd": row(
+    "logits",
+    "Universal self-KD, Yang 2023",
+    "makes soft labels from the student and a weak classifier on a stage",
+    _uskd,
+    source=CLS_KD,
+    networks=(),
+  ),
+}

@@ -1,4 +1,4 @@
-"""Contrastive representation distillation (CRD), with banks or in the batch."""
+"""Contrastive representation distillation (CRD), with memory banks."""
 
 from typing import Any
 
@@ -20,14 +20,16 @@ from kdjax.methods._objective import (
   widen,
 )
 from kdjax.methods._stages import field_of
-from kdjax.methods.distillation.relations._cc import learned_embeddings
+from kdjax.methods.distillation._row_kinds import REPDISTILLER, row
 from kdjax.nets import layers
 
 _ROLES = ("student", "teacher")
+
+
 _ROWS_AT_ONCE = 2**15
 
 
-def crd(
+def _crd(
   num_examples: int,
   *,
   labels: Any = None,
@@ -36,53 +38,22 @@ def crd(
   temperature: ArrayLike = 0.07,
   momentum: ArrayLike = 0.5,
 ) -> Objective:
-  """Contrastive representation distillation (CRD), with memory banks.
+  """By `kdjax.distillation.crd_nce_loss`, both ways, with memory banks.
 
-  Student and teacher are embedded linearly, to unit norm. Each embedding is to
-  tell the other network's of the same example from those of other examples, as
-  `kdjax.distillation.crd_loss` weighs them, both ways. Positives and
-  negatives come from two banks of one row an example, which are moved towards
-  the batch's embeddings after it was scored.
-
-  Args:
-    num_examples: N, how many training examples there are; `batch["index"]` is
-      in [0, N).
-    labels: `[num_examples]`, the integer labels of all of them. With labels,
-      negatives are of other classes, as in the published code; without, of
-      other examples.
-    negatives: K an example, drawn uniformly on the device, with replacement;
-      at most the number of other examples.
-    dim: the width of the embeddings and banks.
-    temperature: tau.
-    momentum: the share of its old value that a bank's row keeps.
-
-  Returns:
-    An objective with the metric `"loss"`. Its parameters are both embeddings,
-    its state is the banks, the logarithms of both normalizers, which the first
-    batch sets for good, and the hyper-parameters.
-
-  Raises:
-    ValueError: if a size is not positive, the labels are not one an example or
-      all alike; from `init`, if a network returns no embedding.
+  Student and teacher are embedded linearly, to unit norm `[batch, dim]`. Each
+  embedding is to tell the other network's of the same example from those of
+  other examples; positives and negatives come from two banks
+  `[num_examples, dim]`, which are moved towards the batch's embeddings after it
+  was scored. `batch["index"]` is the number of an example.
 
   Padded rows are never written to the banks; of an example that is twice in a
-  batch, the last is. Negatives depend on the key and on the place in the batch
-  alone, so the number of devices changes nothing. The published code draws
-  without replacement, in the data loader, by NumPy.
+  batch, the last is. With `labels` `[num_examples]`, negatives are of other
+  classes, as in the published code. They depend on the key and on the place in
+  the batch alone, so the number of devices changes nothing. The first batch
+  sets both normalizers for good.
 
-  Examples:
-    >>> from kdjax.nets import Outputs
-    >>> objective = crd(50, negatives=8)
-    >>> student = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
-    >>> teacher = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 16)))
-    >>> specs = {"student": student, "teacher": teacher}
-    >>> params, state = objective.init(jax.random.key(0), specs)
-    >>> state["banks"]["student"].shape
-    (50, 128)
-
-  References:
-    Tian, Krishnan and Isola, `Contrastive representation distillation
-    <https://arxiv.org/abs/1910.10699>`_, 2020.
+  Departs from the authors' code: there negatives are drawn without replacement,
+  in the data loader, by NumPy; here with replacement, on the device.
   """
   ops.check_integer("num_examples", num_examples, 2)
   ops.check_integer("negatives", negatives, 1)
@@ -151,7 +122,7 @@ def crd(
       values += distillation.crd_nce_loss(
         scores[:, 0], scores[:, 1:], log_normalizers[role], num_examples
       )
-    loss = batch_mean(values, batch, axis_name, crd)
+    loss = batch_mean(values, batch, axis_name, _crd)
     written, kept, *new_rows = (
       _everywhere(x, axis_name)
       for x in (index, mask, *(embeddings[role] for role in _ROLES))
@@ -174,46 +145,6 @@ def crd(
     return loss, state, loss_metric(loss, batch)
 
   return Objective(init, apply)
-
-
-def crd_in_batch(
-  *,
-  dim: int = 128,
-  temperature: ArrayLike = 0.07,
-) -> Objective:
-  """Contrastive distillation of learned embeddings, within the batch.
-
-  As `kdjax.methods.crd`, both networks are embedded linearly, to unit
-  norm; but the negatives are the other examples of the batch, and there is no
-  memory bank.
-
-  Args:
-    dim: the width of the embeddings.
-    temperature: tau.
-
-  Returns:
-    An objective with the metric `"loss"`.
-
-  Raises:
-    ValueError: from `init`, if a network returns no embedding.
-
-  Examples:
-    >>> from kdjax.nets import Outputs
-    >>> objective = crd_in_batch(dim=32)
-    >>> student = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
-    >>> specs = {"student": student, "teacher": student}
-    >>> params, _ = objective.init(jax.random.key(0), specs)
-    >>> params["teacher"]["kernel"].shape
-    (8, 32)
-
-  References:
-    Tian, Krishnan and Isola, `Contrastive representation distillation
-    <https://arxiv.org/abs/1910.10699>`_, 2020; see
-    `kdjax.distillation.crd_in_batch_loss`.
-  """
-  return learned_embeddings(
-    distillation.crd_in_batch_loss, dim, temperature=temperature
-  )
 
 
 def _linear(role: str, spec: Any, dim: int, key: Array) -> dict[str, Array]:
@@ -332,3 +263,24 @@ def _move(
   moved = ops.unit_vectors(momentum * bank[index] + (1 - momentum) * rows)
   target = jnp.where(kept & ~overwritten, index, bank.shape[0])
   return bank.at[target].set(moved.astype(bank.dtype), mode="drop")
+
+
+ROWS = {
+  "crd": row(
+    "relations",
+    "Contrastive representation distillation, Tian 2020",
+    "tells the teacher's embedding of an example from thousands of others",
+    _crd,
+    weight=0.8,
+    source=REPDISTILLER,
+  ),
+  "crd+kd": row(
+    "relations",
+    "CRD and KD, Tian 2020",
+    "adds KD to CRD",
+    _crd,
+    weight=0.8,
+    kd=1.0,
+    source=REPDISTILLER,
+  ),
+}

@@ -1,4 +1,4 @@
-"""Self-supervised knowledge distillation (SSKD)."""
+"""Self-supervised knowledge distillation (SSKD) of rotated images."""
 
 from typing import Any
 
@@ -12,10 +12,11 @@ from kdjax import distillation
 from kdjax.methods._binding import Roles, resolve
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
+from kdjax.methods.distillation._row_kinds import row
 from kdjax.nets import layers
 
 
-def sskd(
+def _sskd(
   *,
   temperature: ArrayLike = 4.0,
   ratio: ArrayLike = 1.0,
@@ -25,7 +26,7 @@ def sskd(
   similarity_weight: ArrayLike = 10.0,
   views: tuple[str, ...] = ("rotated_1", "rotated_2", "rotated_3"),
 ) -> Objective:
-  r"""Self-supervised knowledge distillation (SSKD) of rotated images.
+  r"""By the transformed, similarity and pretext losses of SSKD.
 
   .. math::
     \ell = w_t \, \ell_\mathrm{transformed} + w_s \, \ell_\mathrm{similarity}
@@ -33,33 +34,13 @@ def sskd(
 
   of `kdjax.distillation.sskd_transformed_loss`,
   `kdjax.distillation.sskd_similarity_loss` and
-  `kdjax.distillation.sskd_pretext_loss`. Similarities are those of
-  embeddings behind a projection head of two layers for each network. The
-  pretext task trains the teacher's head, and nothing else.
+  `kdjax.distillation.sskd_pretext_loss`. Similarities are those of embeddings
+  behind a projection head of two layers for each network. The pretext task
+  trains the teacher's head, and nothing else. The ratios are the shares of
+  images that the teacher gets wrong, but kept.
 
-  Args:
-    temperature: of the soft targets of transformed images.
-    ratio: the share of images that the teacher gets wrong, but kept.
-    transformed_weight: of the soft targets of transformed images.
-    similarity_temperature: of the similarities.
-    similarity_ratio: the share of images whose original the teacher does not
-      find, but kept.
-    similarity_weight: of the similarities.
-    views: the names of the transformed views.
-
-  Returns:
-    An objective of weight 1, beside 0.1 times the cross-entropy and 0.9 times
-    KD, as published.
-
-  Raises:
-    ValueError: from `apply`, if a view or an embedding is missing.
-
-  Differs from the authors' code, which trains the teacher's head for 60 epochs
-  beforehand; here it learns beside the student, in one stage.
-
-  References:
-    Xu et al., `Knowledge distillation meets self-supervision
-    <https://arxiv.org/abs/2006.07114>`_, 2020; code xuguodong03/SSKD.
+  Departs from the authors' code: there the teacher's head is trained for 60
+  epochs beforehand; here it learns beside the student, in one stage.
   """
 
   def build(
@@ -74,7 +55,7 @@ def sskd(
     heads: Any,
     outputs: Roles,
     labels: Any,
-    mask: Any,
+    where: Any,
     *,
     temperature: ArrayLike,
     ratio: ArrayLike,
@@ -85,7 +66,7 @@ def sskd(
     axis_name: str | None,
   ) -> Array:
     coupling: dict[str, Any] = {
-      "where": mask,
+      "where": where,
       "axis_name": axis_name,
     }
 
@@ -137,3 +118,17 @@ def _projection_head(width: int, rngs: nnx.Rngs) -> nnx.Module:
     nnx.relu,
     layers.linear(width, width, rngs=rngs),
   )
+
+
+ROWS = {
+  "sskd": row(
+    "relations",
+    "Self-supervised KD, Xu 2020",
+    "matches similarities and predictions on rotated views",
+    _sskd,
+    cross_entropy=0.1,
+    kd=0.9,
+    views=("rotated_1", "rotated_2", "rotated_3"),
+    source="SSKD, student.py",
+  ),
+}

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from kdjax import distillation, nets, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
+from kdjax.methods.distillation._row_kinds import row
 from kdjax.methods.distillation.features._mgd import (
   Generation,
   batch_uniform,
@@ -19,46 +20,27 @@ from kdjax.methods.distillation.features._mgd import (
 from kdjax.nets import layers
 
 
-def vitkd(
+def _vitkd(
   *,
   alpha: ArrayLike = 3e-5,
   beta: ArrayLike = 3e-6,
   mask_ratio: ArrayLike = 0.5,
 ) -> Objective:
-  r"""ViTKD: mimic the low layers, generate the last one.
+  r"""By `kdjax.distillation.vitkd_loss`: mimic low layers, generate the last.
 
   .. math::
     \ell = \alpha \sum_{l = 1, 2} \lVert P_l h^S_l - h^T_l \rVert^2
          + \frac{\beta}{\lambda} \sum_{n \text{ masked}}
            \lVert G(M \odot P h^S_L)_n - h^T_{L,n} \rVert^2
 
-  of the patches' tokens: `kdjax.distillation.vitkd_loss` of the first
-  two features, by a linear layer each, and of the last one. Of that a share
-  lambda of the tokens, drawn for each example, is replaced by one learned
-  token before two 3x3 convolutions over the grid of patches, with a ReLU
-  between them, generate the teacher's. Between equal widths there are no
-  linear layers.
+  of the patches' tokens of the first two features, by a linear layer each, and
+  of the last one. Of that a share lambda, `mask_ratio`, of the tokens, drawn
+  for each example, is replaced by one learned token before two 3x3 convolutions
+  over the grid of patches, with a ReLU between them, generate the teacher's.
+  Between equal widths there are no linear layers.
 
-  Args:
-    alpha: the weight of the mimicking.
-    beta: the weight of the generation.
-    mask_ratio: lambda in (0, 1].
-
-  Returns:
-    An objective; its published weight is 1, with the defaults here.
-
-  Raises:
-    ValueError: if a static ratio is outside [0, 1]; from `init`, if the
-      features are no tokens, fewer than two, or no square grid of as many
-      patches on both sides after the class and distillation tokens.
-
-  Differs from the published code: the last feature is taken as the network
-  gives it; there the final normalization comes before.
-
-  References:
-    Yang et al., `ViTKD: practical guidelines for ViT feature knowledge
-    distillation <https://arxiv.org/abs/2209.02432>`_, 2022, as in `cls_KD
-    <https://github.com/yzd-v/cls_KD>`_.
+  Departs from the authors' code: the last feature is taken as the network gives
+  it; there the final normalization comes before.
   """
   ops.check_positive("mask_ratio", mask_ratio)
   ops.check_range("mask_ratio", mask_ratio, 0.0, 1.0)
@@ -146,3 +128,14 @@ def _without_prefix(tokens: Array) -> Array:
   """Leaves out what precedes the largest square of patches."""
   count = tokens.shape[1]
   return tokens[:, count - math.isqrt(count) ** 2 :]
+
+
+ROWS = {
+  "vitkd": row(
+    "tokens",
+    "ViTKD, Yang 2022",
+    "mimics the first layers of tokens and generates the last",
+    _vitkd,
+    source="cls_KD, deit-s3_distill_deit-t, of tokens",
+  ),
+}

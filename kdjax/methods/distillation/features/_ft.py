@@ -1,4 +1,4 @@
-"""Factor transfer: paraphrases of the teacher, translations of the student."""
+"""Factor transfer (FT): paraphrases of the teacher, translations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,34 +12,22 @@ from kdjax import distillation, nets, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods._stages import last_maps
+from kdjax.methods.distillation._row_kinds import REPDISTILLER, row
 from kdjax.nets import layers
 
 
-def factor_transfer(
+def _ft(
   *,
   rate: float = 0.5,
-  form: str = "factors",
+  form: str = "attention_maps",
 ) -> Objective:
-  """Factor transfer (FT): the student's factors follow the teacher's.
+  """By `kdjax.distillation.factor_transfer_loss`, of the last stages.
 
-  The `kdjax.distillation.factor_transfer_loss` between the paraphraser's
-  factor of the teacher's last stage and the translator's of the student's.
-  Both are three 3x3 convolutions with LeakyReLU(0.1); the translator has
-  batch normalization. The paraphraser is frozen: the first step keeps a copy
-  of the paraphraser of `factor_transfer_pretraining` in the state.
-
-  Args:
-    rate: channels of the factor for each channel of the teacher.
-    form: "factors", the paper's loss, or "attention_maps", RepDistiller's.
-
-  Returns:
-    An objective; its published weight is 200 for RepDistiller's form and 1000
-    for the paper's (torchdistill).
-
-  References:
-    Kim, Park and Kwak, `Paraphrasing complex network: network compression via
-    factor transfer <https://arxiv.org/abs/1802.04977>`_, 2018, as in
-    `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
+  Paraphraser and translator are three 3x3 convolutions with LeakyReLU(0.1); the
+  translator has batch normalization. The paraphraser is frozen: the first step
+  keeps a copy of the encoder that the stage before has trained. `rate` is the
+  channels of the factor for each channel of the teacher; the published weight
+  of `form="factors"` is 1000 (torchdistill).
   """
 
   def loss(factors: Any, student: nets.Outputs, teacher: nets.Outputs) -> Array:
@@ -53,24 +41,12 @@ def factor_transfer(
   return modular(_build(rate), loss)
 
 
-def factor_transfer_pretraining(*, rate: float = 0.5) -> Objective:
-  """Stage one of factor transfer: the paraphraser learns to reconstruct.
+def _ft_initialization(*, rate: float = 0.5) -> Objective:
+  """The stage before: the paraphraser learns to reconstruct the teacher's map.
 
-  The mean squared error of the teacher's last stage after the encoder and a
-  decoder of three transposed 3x3 convolutions. Its parameters and state have
-  the form of `factor_transfer`'s and are that objective's start.
-
-  Args:
-    rate: channels of the factor for each channel of the teacher.
-
-  Returns:
-    An objective; RepDistiller runs it for 30 epochs with a learning rate of
-    0.01 for ResNets. The student gets no gradient.
-
-  References:
-    Kim, Park and Kwak, `Paraphrasing complex network: network compression via
-    factor transfer <https://arxiv.org/abs/1802.04977>`_, 2018, as in
-    `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_.
+  Its loss is the mean squared error after the encoder and a decoder of three
+  transposed 3x3 convolutions. The student gets no gradient. RepDistiller's
+  learning rate is 0.01 for ResNets.
   """
 
   def loss(factors: Any, student: nets.Outputs, teacher: nets.Outputs) -> Array:
@@ -175,3 +151,17 @@ def _build(rate: float) -> Any:
     )
 
   return build
+
+
+ROWS = {
+  "ft": row(
+    "features",
+    "Factor transfer, Kim 2018",
+    "matches an autoencoder's code of the teacher's last map",
+    _ft,
+    weight=200.0,
+    initialization=_ft_initialization,
+    initialization_epochs=30,
+    source=REPDISTILLER,
+  ),
+}
