@@ -10,9 +10,8 @@ import optax
 from experiments.frame import plots
 from kdjax import methods as kmethods
 from kdjax import metrics, training
-from kdjax.methods import Preset
 
-# Baselines by the names of their rows; for prototypes nothing is trained.
+# Baselines by their names in the library; for prototypes nothing is trained.
 BASELINES = {
   "target_only": "from_scratch",
   "prototypes": None,
@@ -24,20 +23,18 @@ NORM_BASELINES = {
   "target_only_norm": "from_scratch",
   "finetune_norm": "finetune",
 }
-PRESET_OF = BASELINES | NORM_BASELINES
+KNOWN_AS = BASELINES | NORM_BASELINES
 CHOICES = tuple(
-  name
-  for name, row in kmethods.PRESETS.items()
-  if row.area == "finetuning" and name not in PRESET_OF.values()
+  name for name in kmethods.names("finetuning") if name not in KNOWN_AS.values()
 )
-METHODS = (*PRESET_OF, *CHOICES)
+METHODS = (*KNOWN_AS, *CHOICES)
 NAMES = {
   "target_only": "target-only",
   "prototypes": "prototypes",
   "target_only_norm": "target-only with BN",
   "finetune_norm": "fine-tuning with BN",
 }
-NAMES |= {x: kmethods.PRESETS[x].title for x in METHODS if x not in NAMES}
+NAMES |= {x: kmethods.describe(x).title for x in METHODS if x not in NAMES}
 # Values that are tried beside the published ones.
 TRIED = {
   "layerwise": (0.1, 0.7),
@@ -57,14 +54,16 @@ ORIGINS = {
   "pretrained": plots.BLUE,
   "meta-learned": plots.GREEN,
 }
+# Methods of which the head alone is trained on the target.
+HEAD_ALONE = ("linear_probe", "anil")
 # Layers are unfrozen after this part of the steps each: there are no epochs.
 UNFREEZE = 0.25
 MOMENTUM = 0.999  # of Bi-Tuning's encoder of keys, as published
 
 
-def row_of(method: str) -> Preset:
+def row_of(method: str) -> kmethods.Row:
   """The row of a method or of a baseline; of prototypes that of fine-tuning."""
-  return kmethods.PRESETS[PRESET_OF.get(method, method) or "finetune"]
+  return kmethods.describe(KNOWN_AS.get(method, method) or "finetune")
 
 
 def start_of(method: str) -> str:
@@ -94,8 +93,7 @@ def norm_of(method: str) -> str:
   """The normalization of the network: none, batch or stochastic."""
   if method in NORM_BASELINES:
     return "batch"
-  stochastic = row_of(method).training == "stochastic_norms"
-  return "stochastic" if stochastic else "none"
+  return "stochastic" if method == "stochnorm" else "none"
 
 
 def with_baselines(methods: tuple[str, ...]) -> list[str]:
@@ -136,24 +134,24 @@ def make_optimizer(
   given, except under layer-wise rates, which fall by a factor of their own.
   """
   adam = optax.adam(optax.cosine_decay_schedule(candidate["rate"], steps))
-  weight, row = candidate["weight"], row_of(method)
-  if body is not None and row.training != "layerwise_learning_rates":
+  weight = candidate["weight"]
+  if body is not None and method not in ("layerwise", *HEAD_ALONE):
     factors = [body] * (len(groups) - 1)
-    slower = training.layerwise_learning_rates(groups[:-1], factors=factors)
+    slower = kmethods.layerwise_learning_rates(groups[:-1], factors=factors)
     adam = optax.chain(adam, slower)
-  match row.training:
-    case "layerwise_learning_rates" if row.tuned == "decay":
-      rates = training.layerwise_learning_rates(groups, decay=weight)
+  match method:
+    case "layerwise":
+      rates = kmethods.layerwise_learning_rates(groups, decay=weight)
       return optax.chain(adam, rates)
-    case "layerwise_learning_rates":  # the head alone
+    case _ if method in HEAD_ALONE:
       still = [0.0] * (len(groups) - 1)
-      still = training.layerwise_learning_rates(groups[:-1], factors=still)
+      still = kmethods.layerwise_learning_rates(groups[:-1], factors=still)
       return optax.chain(adam, still)
-    case "gradual_unfreezing":
+    case "unfreezing":
       every = jnp.maximum(jnp.round(weight * steps).astype(int), 1)
-      return training.gradual_unfreezing(adam, groups, every=every)
-    case "parameter_ema":
-      return optax.chain(adam, training.parameter_ema(MOMENTUM))
+      return kmethods.gradual_unfreezing(adam, groups, every=every)
+    case "bi_tuning":
+      return optax.chain(adam, kmethods.parameter_ema(MOMENTUM))
   return adam
 
 
@@ -174,21 +172,21 @@ def make_learner(
   or the attention of DELTA. The networks see the entry `on` of a batch.
   """
   row, unknown = row_of(method), knowledge is None
-  objective = kmethods.preset(
-    PRESET_OF.get(method) or method,
+  known = kmethods.create(
+    KNOWN_AS.get(method) or method,
     weight=weight,
     num_classes=classes,
     relationship=jnp.zeros((classes, classes)) if unknown else knowledge,
     attention={} if unknown else knowledge,
   )
+  prepare = None if norm_of(method) == "none" else replace_held_out
   return training.finetune(
     student,
     past if "past" in row.networks else None,
-    objective,
+    # `make_optimizer` and the frame's networks have these changes already.
+    known._replace(optimizer=None, network=None, prepare=prepare),
     optimizer,
-    average="average" in row.networks,
     on=on,
-    prepare=None if norm_of(method) == "none" else replace_held_out,
     metrics={"accuracy": metrics.accuracy},
   )
 
