@@ -261,10 +261,13 @@ def open_door(
   if prepare is not None and _takes(prepare, "on"):
     prepare = functools.partial(prepare, on=entry)
   seen = views_of(bound, views, augment, entry)
+  if prepare is not None and _takes(prepare, "augment"):
+    # It adds parts, whose inputs are augmented too.
+    prepare = functools.partial(prepare, augment=seen)
+  else:
+    prepare = in_turn(seen, prepare)
   try:
-    loss_fn = pass_loss(
-      forwards, bound, objective, prepare=in_turn(seen, prepare)
-    )
+    loss_fn = pass_loss(forwards, bound, objective, prepare=prepare)
     evaluation, default = measures_of(method, networks, entry, own)
     looked = pass_loss(forwards, evaluation, objective)
   except (TypeError, ValueError) as error:
@@ -359,21 +362,28 @@ def _specs_of(
   batch: Any,
   key: Array,
 ) -> Any:
-  """The shapes of the outputs of all passes."""
+  """The shapes of the outputs of all passes.
+
+  A method whose `prepare` reads the state also gets those of the batch, as
+  `"batch"`.
+  """
   # Only shapes: an axis that this is mapped over does not matter.
   run = functools.partial(loss_fn.run, axis_name=None)
-  if method.prepare is not None and _takes(method.prepare, "state"):
-    # What a memory holds has the shapes of the student's own outputs.
-    plain = {
-      k: v for k, v in loss_fn.passes.items() if k in ("student", "source")
-    }
-    first = pass_loss(loss_fn.forwards, plain, loss_fn.objective)
-    look = functools.partial(first.run, axis_name=None)
-    specs, _, _ = jax.eval_shape(look, params, state, known, batch, key)
-    _, memory = jax.eval_shape(loss_fn.objective.init, key, specs)
-    state = state | {"objective": memory}
+  if method.prepare is None or not _takes(method.prepare, "state"):
+    return jax.eval_shape(run, params, state, known, batch, key)[0]
+  # What a memory holds has the shapes of the batch and of the student's own
+  # outputs on it.
+  plain = {
+    k: v for k, v in loss_fn.passes.items() if k in ("student", "source")
+  }
+  first = pass_loss(loss_fn.forwards, plain, loss_fn.objective)
+  look = functools.partial(first.run, axis_name=None)
+  specs, _, whole = jax.eval_shape(look, params, state, known, batch, key)
+  seen = {"batch": whole}
+  _, memory = jax.eval_shape(loss_fn.objective.init, key, {**specs, **seen})
+  state = state | {"objective": memory}
   specs, _, _ = jax.eval_shape(run, params, state, known, batch, key)
-  return specs
+  return {**specs, **seen}
 
 
 def _check_networks(

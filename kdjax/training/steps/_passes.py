@@ -80,7 +80,9 @@ class LossFn:
     if axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     prepare_key, key = jax.random.split(key)
-    batch = _with_parts(batch, self.passes)
+    # What a memory holds may be a part that only `prepare` adds.
+    stateful = self.prepare is not None and "state" in _parameters(self.prepare)
+    batch = _with_parts(batch, self.passes, partial=stateful)
     states = {k: v for k, v in state.items() if k != "objective"}
 
     def variables(name: str, gradient: bool = True) -> Variables:
@@ -117,6 +119,8 @@ class LossFn:
       takes = inspect.signature(self.prepare).parameters
       own = {k: v for k, v in known.items() if k in takes}
       batch = self.prepare(prepare_key, batch, answer, **own)
+      if stateful:
+        _check_parts(batch, self.passes)
     _check_paired(batch, self.passes)
     outputs: dict[str, nets.Outputs] = {}
     for i, (roles, row) in enumerate(_groups(self.passes)):
@@ -345,7 +349,28 @@ def in_turn(first: Prepare | None, then: Prepare | None) -> Prepare | None:
   return prepare
 
 
-def _with_parts(batch: Any, passes: Mapping[str, methods.Pass]) -> Any:
+def _parameters(function: Callable[..., Any]) -> Mapping[str, Any]:
+  return inspect.signature(function).parameters
+
+
+def _part_names(passes: Mapping[str, methods.Pass]) -> list[str]:
+  """The parts of the batch that passes read."""
+  entries = [
+    on
+    for row in passes.values()
+    for on in ((row.on,) if isinstance(row.on, str) else row.on)
+  ]
+  return sorted({on.partition(".")[0] for on in entries if "." in on})
+
+
+def _check_parts(batch: Any, passes: Mapping[str, methods.Pass]) -> None:
+  for name in _part_names(passes):
+    ops.get_entry("the loss: batch", batch, name)
+
+
+def _with_parts(
+  batch: Any, passes: Mapping[str, methods.Pass], *, partial: bool = False
+) -> Any:
   """Gives each part of the batch the entries beside the parts."""
   if not isinstance(batch, Mapping):
     raise TypeError(
@@ -357,8 +382,8 @@ def _with_parts(batch: Any, passes: Mapping[str, methods.Pass]) -> Any:
     for row in passes.values()
     for on in ((row.on,) if isinstance(row.on, str) else row.on)
   ]
-  names = {on.partition(".")[0] for on in entries if "." in on}
-  parts = {k: ops.get_entry("the loss: batch", batch, k) for k in sorted(names)}
+  names = [k for k in _part_names(passes) if k in batch or not partial]
+  parts = {k: ops.get_entry("the loss: batch", batch, k) for k in names}
   common = {k: v for k, v in batch.items() if k not in parts}
   # A pass on the batch itself (the current task beside replayed examples) has
   # examples of its own there: their mask is not that of the parts.
