@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from kdjax.methods._method import Method
 from kdjax.methods._objective import Metrics, Objective
+from kdjax.methods.optimizers._restart_at import restart_at
 
 
 def annealed(
@@ -15,10 +17,11 @@ def annealed(
   weight: ArrayLike,
   before: float,
   steps: ArrayLike,
-) -> Objective:
+) -> Method:
   """Penalty times a weight that jumps at a step, as DomainBed anneals.
 
-  Weight and step are in the state, as `"weight"` and `"anneal_steps"`.
+  Weight and step are in the state, as `"weight"` and `"anneal_steps"`. The
+  optimizer begins anew at that step, as DomainBed makes a new Adam there.
   """
 
   def init(key: Array, specs: Any) -> tuple[Any, Any]:
@@ -46,4 +49,7 @@ def annealed(
     now = jnp.where(step < state["anneal_steps"], before, state["weight"])
     return now * value, state | {"step": step + 1, "penalty": moved}, metrics
 
-  return Objective(init, apply)
+  return Method(
+    Objective(init, apply),
+    optimizer=lambda optimizer: restart_at(optimizer, steps),
+  )

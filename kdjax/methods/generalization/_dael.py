@@ -8,31 +8,18 @@ from jaxtyping import Array
 from kdjax import generalization
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
+from kdjax.methods._row import Search
 from kdjax.methods.adaptation.self_training._dael import Experts, by_experts
+from kdjax.methods.generalization._row_kinds import AROUND_ONE, row
 
 
-def dael_dg(*, weight: ArrayLike = 1.0) -> Objective:
-  """Domain ensemble (DAEL-DG): experts agree with a domain's own one.
+def _dael_dg(*, weight: ArrayLike = 1.0) -> Objective:
+  """The experts' own loss, and `weight` times their agreement.
 
-  One expert a domain learns from it
-  (`kdjax.generalization.dael_expert_loss`); the others agree with it on a
-  strong view (`kdjax.generalization.dael_consistency_loss`). The trained
-  student answers by the experts' mean probabilities.
-
-  Args:
-    weight: of the consistency, kept in the state; 1 in Dassl.
-
-  Returns:
-    An objective which includes the task, of the roles `"student"` and
-    `"student_strong"`.
-
-  Raises:
-    ValueError: if the student returns no embedding, or there is no view
-      `"strong"`.
-
-  References:
-    Zhou et al., `Domain adaptive ensemble learning
-    <https://arxiv.org/abs/2003.07325>`_, 2021.
+  The parts are one expert a domain (`kdjax.generalization.dael_expert_loss`);
+  the others agree with it on the view `"strong"`
+  (`kdjax.generalization.dael_consistency_loss`). The trained student answers by
+  the experts' mean probabilities.
   """
 
   def loss(
@@ -50,3 +37,16 @@ def dael_dg(*, weight: ArrayLike = 1.0) -> Objective:
     return generalization.dael_expert_loss(own, labels) + weight * consistency
 
   return modular(Experts, loss, predict=by_experts, weight=weight)
+
+
+ROWS = {
+  "dg_dael": row(
+    "DAEL-DG",
+    "the other domains' experts agree with the own one, on a strong view",
+    _dael_dg,
+    cross_entropy=0.0,
+    views=("strong",),
+    search=Search(1.0, **AROUND_ONE),
+    source="Dassl",
+  ),
+}

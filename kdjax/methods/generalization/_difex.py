@@ -1,6 +1,5 @@
 """Domain-invariant feature exploration (DIFEX)."""
 
-from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -8,33 +7,26 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import generalization, ops
-from kdjax.methods._method import Pass
+from kdjax.methods._method import Method, Needs, Pass
 from kdjax.methods._modular import modular
-from kdjax.methods._objective import Objective
+from kdjax.methods._row import Search
+from kdjax.methods.generalization._flat import check_one_input
+from kdjax.methods.generalization._row_kinds import row
 
 
-def difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Objective:
-  """Invariant features (DIFEX): one half follows phases, one half is aligned.
+def _difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Method:
+  """The three terms of `kdjax.generalization.difex_loss`, times `weight`.
 
-  The three terms of `kdjax.generalization.difex_loss`, and the
-  cross-entropy of the network of phases that one half follows. Its authors
-  train that network first; here both learn at the same time.
-
-  Args:
-    weight: of the three terms, kept in the state.
-    form: of the exploration; the authors' plain norm has no lower bound.
-
-  Returns:
-    An objective, beside the student's cross-entropy, of the roles `"student"`
-    and `"phases"` (`DIFEX_PASSES`).
-
-  Raises:
-    ValueError: if a network returns no embedding.
-
-  References:
-    Lu et al., `Domain-invariant feature exploration for domain generalization
-    <https://arxiv.org/abs/2207.12020>`_, 2022.
+  One half of the student's embedding follows a network of the images' phases
+  (`kdjax.generalization.fourier_phase`), which has its own cross-entropy. Its
+  authors train that network first; here both learn at the same time. The
+  authors' form, the plain norm, has no lower bound.
   """
+
+  def prepare(key: Array, batch: Any, run: Any, *, on: str) -> Any:
+    del key, run
+    check_one_input("difex", on)
+    return {**batch, "phase": generalization.fourier_phase(batch[on])}
 
   def loss(
     heads: Any,
@@ -55,7 +47,12 @@ def difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Objective:
       terms
     )
 
-  return modular(_Heads, loss, weight=weight)
+  return Method(
+    modular(_Heads, loss, weight=weight),
+    passes={"phases": Pass("phases", "phase", train=True, batch_axes=2)},
+    prepare=prepare,
+    needs=Needs(trained=("phases",)),
+  )
 
 
 class _Heads(nnx.Module):
@@ -73,27 +70,14 @@ class _Heads(nnx.Module):
     self.classifier = nnx.Linear(half, logits.shape[-1], rngs=rngs)
 
 
-DIFEX_PASSES = {"phases": Pass("phases", "phase", train=True, batch_axes=2)}
-
-
-def difex_batch(*, on: str = "image") -> Callable[..., Any]:
-  """DIFEX's batch: the images' phases as images.
-
-  Args:
-    on: the entry that holds the images.
-
-  Returns:
-    `prepare` for `kdjax.training.generalize` with `others={"phases":
-    network}`, by `kdjax.generalization.fourier_phase`. It adds
-    `"phase"`.
-
-  References:
-    Lu et al., `Domain-invariant feature exploration for domain generalization
-    <https://arxiv.org/abs/2207.12020>`_, 2022.
-  """
-
-  def prepare(key: Array, batch: Any, run: Any) -> Any:
-    del key, run
-    return {**batch, "phase": generalization.fourier_phase(batch[on])}
-
-  return prepare
+ROWS = {
+  "difex": row(
+    "DIFEX",
+    "half of the features follow a network of phases, half are aligned",
+    _difex,
+    weight=0.1,
+    networks=("phases",),
+    search=Search(0.1, 0.001, 1.0),
+    source="DeepDG, whose teacher of phases is trained first",
+  ),
+}

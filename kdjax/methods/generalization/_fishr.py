@@ -8,38 +8,23 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import generalization
+from kdjax.methods._method import Method
 from kdjax.methods._modular import modular
-from kdjax.methods._objective import Objective
+from kdjax.methods._row import Search
 from kdjax.methods.generalization._annealed import annealed
+from kdjax.methods.generalization._row_kinds import row
 
 
-def fishr(
+def _fishr(
   *,
   weight: ArrayLike = 1000.0,
   anneal_steps: ArrayLike = 1500,
   decay: ArrayLike = 0.95,
-) -> Objective:
-  """Fishr: the classifier's gradients vary equally in all domains.
+) -> Method:
+  """The `kdjax.generalization.fishr_penalty` of embeddings and logits.
 
-  The `kdjax.generalization.fishr_penalty` of the student's embeddings
-  and logits; the moving averages of the variances are the state. DomainBed
-  begins Adam anew where the penalty begins: `kdjax.training.restart_at`.
-
-  Args:
-    weight: of the penalty, kept in the state.
-    anneal_steps: how many steps come before it, kept in the state.
-    decay: of the moving averages, kept in the state.
-
-  Returns:
-    An objective, beside the cross-entropy. Published: weight 1,000 after 1,500
-    steps of 5,000 (DomainBed).
-
-  Raises:
-    ValueError: if the student returns no embedding.
-
-  References:
-    Rame et al., `Fishr: invariant gradient variances for out-of-distribution
-    generalization <https://arxiv.org/abs/2109.02934>`_, 2022.
+  It counts after the first `anneal_steps`, 1,500 of 5,000 in DomainBed. The
+  moving averages of the variances are the state.
   """
 
   def penalty(
@@ -77,3 +62,15 @@ class _Averages(nnx.Module):
     shape = logits.shape[0], logits.shape[-1]
     self.of_kernel = nnx.Variable(jnp.zeros((*shape, embedding.shape[-1])))
     self.of_bias = nnx.Variable(jnp.zeros(shape))
+
+
+ROWS = {
+  "fishr": row(
+    "Fishr",
+    "the classifier's gradients vary equally in all domains",
+    _fishr,
+    weight=1000.0,
+    search=Search(1000.0, 10.0, 1e4),
+    anneal=Search(0.3, 0.0, 1.0, linear=True),
+  ),
+}

@@ -10,23 +10,14 @@ from jaxtyping import Array
 from kdjax import generalization, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
+from kdjax.methods._row import Search
+from kdjax.methods.generalization._row_kinds import row
 
 
-def group_dro(*, step_size: ArrayLike = 0.01) -> Objective:
-  """Group distributionally robust optimization: the worst domains weigh most.
+def _group_dro(*, step_size: ArrayLike = 0.01) -> Objective:
+  """The `kdjax.generalization.group_dro` of the domains' cross-entropies.
 
-  The `kdjax.generalization.group_dro` of the domains' cross-entropies;
-  the domains' weights are the state.
-
-  Args:
-    step_size: of the weights, kept in the state; 0.01 in DomainBed.
-
-  Returns:
-    An objective which includes the task; its weight is 1.
-
-  References:
-    Sagawa et al., `Distributionally robust neural networks
-    <https://arxiv.org/abs/1911.08731>`_, 2020.
+  The domains' weights are the state; they move by `step_size`.
   """
 
   def loss(
@@ -56,3 +47,15 @@ class _DomainWeights(nnx.Module):
   def __init__(self, logits: Any):
     domains = logits.shape[0]
     self.weights = nnx.Variable(jnp.ones(domains) / domains)
+
+
+ROWS = {
+  "group_dro": row(
+    "GroupDRO",
+    "the domains of the largest losses weigh most",
+    _group_dro,
+    cross_entropy=0.0,
+    tuned="step_size",
+    search=Search(0.01, 0.001, 0.1),
+  ),
+}

@@ -5,34 +5,22 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import generalization
-from kdjax.methods._objective import Objective, stateless
+from kdjax.methods._method import Method
+from kdjax.methods._objective import stateless
+from kdjax.methods._row import Search
 from kdjax.methods.generalization._annealed import annealed
+from kdjax.methods.generalization._row_kinds import ANNEAL, LONG, row
 
 
-def irm(
+def _irm(
   *,
   weight: ArrayLike = 100.0,
   anneal_steps: ArrayLike = 500,
   form: str = "halves",
-) -> Objective:
-  """Invariant risk minimization (IRM): one classifier for all domains.
+) -> Method:
+  """The mean over domains of `kdjax.generalization.irm_penalty`.
 
-  The mean over domains of `kdjax.generalization.irm_penalty`, with the
-  weight 1 at first. DomainBed begins Adam anew where the weight jumps:
-  `kdjax.training.restart_at`.
-
-  Args:
-    weight: of the penalty after that, kept in the state.
-    anneal_steps: how many steps come before, kept in the state.
-    form: of the penalty.
-
-  Returns:
-    An objective, beside the cross-entropy. Published: weight 100 after 500
-    steps of 5,000 (DomainBed).
-
-  References:
-    Arjovsky et al., `Invariant risk minimization
-    <https://arxiv.org/abs/1907.02893>`_, 2019.
+  Its weight is 1 for the first `anneal_steps`, 500 of 5,000 in DomainBed.
   """
 
   def penalty(
@@ -47,3 +35,15 @@ def irm(
   return annealed(
     stateless(penalty), weight=weight, before=1.0, steps=anneal_steps
   )
+
+
+ROWS = {
+  "irm": row(
+    "IRM",
+    "no classifier of another scale is better in any domain",
+    _irm,
+    weight=100.0,
+    search=Search(100.0, **LONG),
+    anneal=ANNEAL,
+  ),
+}

@@ -1,57 +1,31 @@
 """Mixtures of domains: Mixup and DomainMix."""
 
-from collections.abc import Callable
 from typing import Any
 
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import generalization
+from kdjax.methods._method import Method
 from kdjax.methods._objective import Objective, stateless
-from kdjax.methods.generalization._flat import domain_ids, flat
+from kdjax.methods._row import Search
+from kdjax.methods.generalization._flat import (
+  check_one_input,
+  domain_ids,
+  flat,
+)
+from kdjax.methods.generalization._row_kinds import AROUND_ONE, row
 
 
-def mixed() -> Objective:
-  """Mixed cross-entropy: with the labels of both images of a mixture.
+def _mixup(*, alpha: ArrayLike = 0.2) -> Method:
+  """Whole domains mixed in pairs, by `kdjax.generalization.mixup`.
 
-  The `kdjax.generalization.mixed_loss` of a batch that
-  `mixup_batch` or `domainmix_batch` has mixed.
-
-  Returns:
-    An objective which includes the task; its weight is 1.
-
-  Raises:
-    ValueError: from `apply`, if the batch is not mixed.
-
-  References:
-    Zhang et al., `mixup: beyond empirical risk minimization
-    <https://arxiv.org/abs/1710.09412>`_, 2018.
-  """
-  names = "student_logits", "labels", "partner_labels", "mixing_weights"
-  return stateless(generalization.mixed_loss, names)
-
-
-def mixup_batch(
-  *, alpha: ArrayLike = 0.2, on: str = "image"
-) -> Callable[..., Any]:
-  """Mixup's batch: whole domains are mixed in pairs.
-
-  Args:
-    alpha: of the Beta distribution of the mixtures; 0.2 in DomainBed.
-    on: the entry that holds the images.
-
-  Returns:
-    `prepare` for `kdjax.training.generalize`, by
-    `kdjax.generalization.mixup`. It adds `"partner_label"` and
-    `"mixing_weight"`.
-
-  References:
-    Zhang et al., `mixup: beyond empirical risk minimization
-    <https://arxiv.org/abs/1710.09412>`_, 2018.
+  The weights of the mixtures are of Beta(alpha, alpha).
   """
 
-  def prepare(key: Array, batch: Any, run: Any) -> Any:
+  def prepare(key: Array, batch: Any, run: Any, *, on: str) -> Any:
     del run
+    check_one_input("mixup", on)
     mixtures = generalization.mixup(
       inputs=batch[on],
       labels=batch["label"],
@@ -61,31 +35,18 @@ def mixup_batch(
     )
     return {**batch, **_entries(mixtures, on)}
 
-  return prepare
+  return Method(_mixed(), prepare=prepare)
 
 
-def domainmix_batch(
-  *, alpha: ArrayLike = 1.0, on: str = "image"
-) -> Callable[..., Any]:
-  """DomainMix's batch: images are mixed with images of other domains.
+def _domainmix(*, alpha: ArrayLike = 1.0) -> Method:
+  """Images mixed with those of other domains, by `generalization.domainmix`.
 
-  Args:
-    alpha: both parameters of the Beta distribution of the mixtures; 1 in the
-      paper.
-    on: the entry that holds the images.
-
-  Returns:
-    `prepare` for `kdjax.training.generalize`, by
-    `kdjax.generalization.domainmix`. It adds `"partner_label"` and
-    `"mixing_weight"`.
-
-  References:
-    Sun et al., `DomainMix: learning generalizable person re-identification
-    without human annotations <https://arxiv.org/abs/2011.11953>`_, 2021.
+  The weights of the mixtures are of Beta(alpha, alpha).
   """
 
-  def prepare(key: Array, batch: Any, run: Any) -> Any:
+  def prepare(key: Array, batch: Any, run: Any, *, on: str) -> Any:
     del run
+    check_one_input("domainmix", on)
     mixtures = generalization.domainmix(
       inputs=flat(batch[on]),
       labels=flat(batch["label"]),
@@ -104,7 +65,13 @@ def domainmix_batch(
       },
     }
 
-  return prepare
+  return Method(_mixed(), prepare=prepare)
+
+
+def _mixed() -> Objective:
+  """The cross-entropy with the labels of both images of a mixture."""
+  names = "student_logits", "labels", "partner_labels", "mixing_weights"
+  return stateless(generalization.mixed_loss, names)
 
 
 def _entries(mixtures: generalization.Mixed, on: str) -> dict[str, Any]:
@@ -115,3 +82,24 @@ def _entries(mixtures: generalization.Mixed, on: str) -> dict[str, Any]:
     "mixing_weight": mixtures.weights,
     "mask": mixtures.where,
   }
+
+
+ROWS = {
+  "mixup": row(
+    "Mixup",
+    "whole domains are mixed in pairs",
+    _mixup,
+    cross_entropy=0.0,
+    tuned="alpha",
+    search=Search(0.2, 0.1, 10.0),
+  ),
+  "domainmix": row(
+    "DomainMix",
+    "images are mixed with images of other domains",
+    _domainmix,
+    cross_entropy=0.0,
+    tuned="alpha",
+    search=Search(1.0, **AROUND_ONE),
+    source="Dassl",
+  ),
+}

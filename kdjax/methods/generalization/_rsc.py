@@ -7,28 +7,16 @@ from jaxtyping import Array
 
 from kdjax import generalization, ops
 from kdjax.methods._objective import Objective, stateless
+from kdjax.methods._row import Search
 from kdjax.methods.generalization._flat import flat
+from kdjax.methods.generalization._row_kinds import row
 
 
-def rsc(*, drop: ArrayLike = 1 / 3) -> Objective:
-  """Representation self-challenging (RSC): the best features are muted.
+def _rsc(*, drop: ArrayLike = 1 / 3) -> Objective:
+  """The cross-entropy of embeddings times `kdjax.generalization.rsc_mask`.
 
-  The cross-entropy of the student's classifier on its embeddings times
-  `kdjax.generalization.rsc_mask`.
-
-  Args:
-    drop: the share of the features, and of the examples, that is muted; kept
-      in the state. 1 / 3 for both in DomainBed.
-
-  Returns:
-    An objective which includes the task; its weight is 1.
-
-  Raises:
-    ValueError: if the student returns no embedding or no classifier.
-
-  References:
-    Huang et al., `Self-challenging improves cross-domain generalization
-    <https://arxiv.org/abs/2007.02454>`_, 2020.
+  `drop` is the share of the features, and of the examples, that is muted. The
+  student returns an embedding and its classifier.
   """
 
   def loss(
@@ -59,3 +47,15 @@ def rsc(*, drop: ArrayLike = 1 / 3) -> Objective:
     return ops.masked_mean(losses, where, axis_name=axis_name)
 
   return stateless(loss, drop=drop)
+
+
+ROWS = {
+  "rsc": row(
+    "RSC",
+    "the features that the classifier needs most are muted",
+    _rsc,
+    cross_entropy=0.0,
+    tuned="drop",
+    search=Search(1 / 3, 0.0, 0.5, linear=True),
+  ),
+}

@@ -4,30 +4,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import generalization, ops
-from kdjax.methods._objective import Objective, stateless
+from kdjax.methods._method import Method
+from kdjax.methods._objective import stateless
+from kdjax.methods._row import Search
 from kdjax.methods.generalization._annealed import annealed
+from kdjax.methods.generalization._row_kinds import ANNEAL, LONG, row
 
 
-def vrex(
-  *, weight: ArrayLike = 10.0, anneal_steps: ArrayLike = 500
-) -> Objective:
-  """Variance risk extrapolation (V-REx): equal losses in all domains.
+def _vrex(*, weight: ArrayLike = 10.0, anneal_steps: ArrayLike = 500) -> Method:
+  """The `kdjax.generalization.vrex_penalty` of the domains' cross-entropies.
 
-  The `kdjax.generalization.vrex_penalty` of the domains' cross-entropies,
-  with the weight 1 at first. DomainBed begins Adam anew where the weight jumps:
-  `kdjax.training.restart_at`.
-
-  Args:
-    weight: of the penalty after that, kept in the state.
-    anneal_steps: how many steps come before, kept in the state.
-
-  Returns:
-    An objective, beside the cross-entropy. Published: weight 10 after 500
-    steps of 5,000 (DomainBed).
-
-  References:
-    Krueger et al., `Out-of-distribution generalization via risk extrapolation
-    <https://arxiv.org/abs/2003.00688>`_, 2021.
+  Its weight is 1 for the first `anneal_steps`, 500 of 5,000 in DomainBed.
   """
 
   def penalty(
@@ -44,3 +31,15 @@ def vrex(
   return annealed(
     stateless(penalty), weight=weight, before=1.0, steps=anneal_steps
   )
+
+
+ROWS = {
+  "vrex": row(
+    "V-REx",
+    "the domains' losses are equal",
+    _vrex,
+    weight=10.0,
+    search=Search(10.0, **LONG),
+    anneal=ANNEAL,
+  ),
+}
