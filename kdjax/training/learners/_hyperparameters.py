@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from kdjax import methods
@@ -52,6 +53,9 @@ def with_hyperparameters(
     else:
       changed = _replaced(own, path.keys, value)
       state = state._replace(state=state.state | {"objective": changed})
+      if path.keys[-1] == "anneal_steps":
+        moved = _restarting(state.optimizer_state, value)
+        state = state._replace(optimizer_state=moved)
   return state
 
 
@@ -82,6 +86,21 @@ def _paths(tree: Any, keys: tuple[str, ...] = ()) -> Iterator[_Path]:
       getattr(value, "dtype", jnp.int32), jnp.floating
     ):
       yield _Path((*keys, key))
+
+
+def _restarting(optimizer_state: Any, step: Any) -> Any:
+  """The state of `methods.restart_at` with another step."""
+
+  def restarts(x: Any) -> bool:
+    return {"at", "optimizer_state"} <= set(getattr(x, "_fields", ()))
+
+  return jax.tree.map(
+    lambda x: (
+      x._replace(at=jnp.asarray(step, x.at.dtype)) if restarts(x) else x
+    ),
+    optimizer_state,
+    is_leaf=restarts,
+  )
 
 
 def _replaced(tree: Any, keys: tuple[str, ...], value: Any) -> Any:
