@@ -203,7 +203,7 @@ def create(
     before=before | dict(method.before),
     needs=method.needs._replace(
       networks=tuple(frozen),
-      views=row.views,
+      views=tuple(dict.fromkeys((*row.views, *method.needs.views))),
       start="past" if row.start == "past" else "",
     ),
     name=name,

@@ -260,7 +260,7 @@ def open_door(
   prepare = method.prepare
   if prepare is not None and _takes(prepare, "on"):
     prepare = functools.partial(prepare, on=entry)
-  seen = views_of(bound, views, augment, entry)
+  seen = views_of(bound, views, augment, entry, method.needs.views)
   if prepare is not None and _takes(prepare, "augment"):
     # It adds parts, whose inputs are augmented too.
     prepare = functools.partial(prepare, augment=seen)

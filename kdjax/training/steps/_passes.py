@@ -263,6 +263,7 @@ def views_of(
   views: Mapping[str, Callable[[Array, Any], Any]],
   augment: Callable[[Array, Any], Any] | None,
   on: str | tuple[str, ...],
+  needed: tuple[str, ...] = (),
 ) -> Prepare | None:
   """Prepares a batch: adds the views that passes read, then augments inputs.
 
@@ -272,6 +273,7 @@ def views_of(
       examples the pass sees, with one batch axis.
     augment: `(key, inputs) -> inputs`, of the inputs of the student.
     on: the entry of the inputs; of several, the first is augmented.
+    needed: views that are added although no pass reads them.
 
   Returns:
     A function for `pass_loss`, or None if there is nothing to do.
@@ -285,6 +287,8 @@ def views_of(
   added = dict.fromkeys(
     (part, name, axes) for part, name, axes, _ in rows if name in views
   )
+  read = {name for _, name, _ in added}
+  added |= {("", x, 1): None for x in needed if x in views and x not in read}
   changed = dict.fromkeys(
     (part, axes) for part, name, axes, train in rows if name == first and train
   )
@@ -295,7 +299,8 @@ def views_of(
   def prepare(key: Array, batch: Any, run: Any) -> Any:
     del run
     names = list(views)
-    parts = {part: batch[part] if part else batch for part, *_ in rows}
+    own_parts = [part for part, *_ in (*rows, *added)]
+    parts = {part: batch[part] if part else batch for part in own_parts}
     seen: dict[Any, Any] = {part: {} for part in parts}
     # Views are of the examples as they came. The first one has the key of the
     # augmentation; two views by one function must differ.
