@@ -18,8 +18,8 @@ TEXT = "on_policy"
 def with_own_text(name: str, objective: Objective, share: ArrayLike) -> Method:
   """A method whose step sees the student's own text, drawn by `share`.
 
-  The view `on_policy` gives the text, of the shape of the batch's own, and the
-  batch's `"on_policy_mask"` marks its positions in the loss. The text is
+  The view `on_policy` gives the text, of the shape of the learner's `on` (of
+  several entries, of the first), and the batch's `"on_policy_mask"` marks its positions in the loss. The text is
   written between the steps (`kdjax.nets.generate`), so that the view reads it
   from the batch. All examples of a step are of one kind.
 
@@ -36,16 +36,17 @@ def with_own_text(name: str, objective: Objective, share: ArrayLike) -> Method:
     return Method(objective)
 
   def prepare(
-    key: Array, batch: Any, run: Callable[..., Any], *, on: str
+    key: Array, batch: Any, run: Callable[..., Any], *, on: Any
   ) -> Any:
     del run
+    entry = on if isinstance(on, str) else on[0]
     known = f"{name}: batch"
     text = ops.get_entry(known, batch, TEXT)
     where = ops.get_entry(known, batch, f"{TEXT}_mask")
     drawn = jax.random.bernoulli(key, share)
     return {
       **batch,
-      on: jnp.where(drawn, text, batch[on]),
+      entry: jnp.where(drawn, text, batch[entry]),
       "mask": jnp.where(drawn, where, ops.get_entry(known, batch, "mask")),
     }
 

@@ -45,7 +45,11 @@ def averaged_student(state: TrainState) -> Variables:
       "averaged_student: the optimizer keeps no average; expected "
       "parameter_ema as its last link."
     )
-  average = optax.tree.get(state.optimizer_state, "parameter_average")
+  # An update that alternates has an optimizer for each network.
+  found = optax.tree.get_all_with_path(
+    state.optimizer_state, "parameter_average"
+  )
+  average = next(average for _, average in found if "student" in average)
   # The average may be wider than the parameters it stands for.
   params = jax.tree.map(
     lambda mean, now: mean.astype(now.dtype),

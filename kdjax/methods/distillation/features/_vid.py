@@ -19,14 +19,14 @@ from kdjax.nets import layers
 
 def _vid(
   *,
-  hidden: int | None = None,
+  channels: int | None = None,
   init_variance: float = 5.0,
   eps: float = 1e-5,
 ) -> Objective:
   """By `kdjax.distillation.vid_loss`, summed over the stages without the stem.
 
   The mean comes from the student's map by three 1x1 convolutions without bias
-  and ReLU between them, over `hidden` channels or the teacher's; the variance
+  and ReLU between them, over `channels` or the teacher's; the variance
   of channel c is softplus(rho_c) + eps, and rho is trained. Of maps of unequal
   size the larger is averaged to the smaller.
   """
@@ -40,7 +40,7 @@ def _vid(
     stages = zip(*jax.eval_shape(select_stages, student, teacher), strict=True)
     return nnx.List(
       [
-        _Gaussian(ours.shape[-1], hidden, theirs.shape[-1], rho, rngs)
+        _Gaussian(ours.shape[-1], channels, theirs.shape[-1], rho, rngs)
         for ours, theirs in stages
       ]
     )
@@ -63,12 +63,12 @@ class _Gaussian(nnx.Module):
   def __init__(
     self,
     inputs: int,
-    hidden: int | None,
+    channels: int | None,
     outputs: int,
     rho: float,
     rngs: nnx.Rngs,
   ):
-    widths = inputs, hidden or outputs, hidden or outputs, outputs
+    widths = inputs, channels or outputs, channels or outputs, outputs
     self.layers = nnx.List(
       [
         layers.convolution(

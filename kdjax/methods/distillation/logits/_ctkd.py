@@ -21,7 +21,7 @@ def _ctkd(
   ramp_epochs: ArrayLike = 10.0,
   lowest: ArrayLike = 1.0,
   span: ArrayLike = 20.0,
-  hidden: int | None = None,
+  units: int | None = None,
 ) -> Objective:
   r"""By `kdjax.distillation.ctkd_temperature`, of a `soft_target_loss`.
 
@@ -30,7 +30,7 @@ def _ctkd(
 
   in epoch e = 1, 2, ... of `ramp_epochs` E scales the reversed gradient. One
   temperature is for all, and starts at 15.6, as in the authors' code; with
-  `hidden` units a perceptron gives each example its own from the logits of both
+  `units` a perceptron gives each example its own from the logits of both
   networks, the paper's other form.
   """
 
@@ -38,7 +38,7 @@ def _ctkd(
     student_logits: Any, teacher_logits: Any, rngs: nnx.Rngs
   ) -> nnx.Module:
     widths = student_logits.shape[-1] + teacher_logits.shape[-1]
-    return _Curriculum(widths, hidden, rngs)
+    return _Curriculum(widths, units, rngs)
 
   def loss(
     curriculum: Any,
@@ -74,14 +74,14 @@ def _ctkd(
 class _Curriculum(nnx.Module):
   """The temperature before it is squashed, and the number of its calls."""
 
-  def __init__(self, widths: int, hidden: int | None, rngs: nnx.Rngs):
+  def __init__(self, widths: int, units: int | None, rngs: nnx.Rngs):
     self.step = nnx.Variable(jnp.zeros((), jnp.int32))
-    self.shared = hidden is None
-    if hidden is None:
+    self.shared = units is None
+    if units is None:
       self.parameter = nnx.Param(jnp.ones(()))
     else:
-      self.inner = layers.linear(widths, hidden, rngs=rngs)
-      self.outer = layers.linear(hidden, 1, rngs=rngs)
+      self.inner = layers.linear(widths, units, rngs=rngs)
+      self.outer = layers.linear(units, 1, rngs=rngs)
 
   def __call__(self, student: Array, teacher: Array) -> Array:
     if self.shared:
