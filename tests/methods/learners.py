@@ -1,7 +1,5 @@
 """Learners of rows of the table of methods, on tiny arrays."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,12 +28,35 @@ RUN = {
 # Options for the sizes of the networks here: the published 48 relation heads
 # are for a width of 768.
 OPTIONS = {"minilm_v2": {"relation_heads": 12}}
-OPTIMIZER = optax.chain(optax.adam(1e-2), training.parameter_ema(0.9))
+OPTIMIZER = optax.chain(optax.adam(1e-2), methods.parameter_ema(0.9))
 
 
 def network(outputs=CLASSES):
   return training.Network.of(
     lambda rngs: nets.MLP(outputs, input_shape=SHAPE, hidden=(6,), rngs=rngs)
+  )
+
+
+def convolutional():
+  """Maps of four stages, as methods on features read them."""
+  return training.Network.of(
+    lambda rngs: nets.ResNet(
+      8, CLASSES, input_shape=SHAPE, channels=(2, 2, 4, 6), rngs=rngs
+    )
+  )
+
+
+def vision_transformer():
+  return training.Network.of(
+    lambda rngs: nets.ViT(
+      CLASSES,
+      input_shape=SHAPE,
+      patch_size=2,
+      width=8,
+      depth=3,
+      num_heads=2,
+      rngs=rngs,
+    )
   )
 
 
@@ -73,71 +94,92 @@ def view(key, batch):
   return noise(key, batch["image"])
 
 
-def options_of(factory, **known):
-  """Those of the known options that a factory has parameters for."""
-  parameters = inspect.signature(factory).parameters
-  return {k: v for k, v in known.items() if k in parameters}
+def facts_of(name):
+  """The facts of the run, and options for the sizes of the networks here."""
+  return RUN | OPTIONS.get(name, {})
 
 
-def learner_of(name, optimizer=OPTIMIZER):
-  """A learner of a row and a batch for it."""
-  row = methods.PRESETS[name]
-  objective = methods.preset(name, **RUN, **OPTIONS.get(name, {}))
-  options = {"views": dict.fromkeys(row.views, view), "passes": row.passes}
-  if row.prepare is not None:
-    known = options_of(row.prepare, augment=noise, half_width=1)
-    options["prepare"] = row.prepare(**known)
-  if row.rule is not None:
-    known = options_of(row.rule, inner=optax.adam(1e-2))
-    options["rule"] = row.rule(**known)
-  if row.area == "generalization":
-    outputs = {"judge": DOMAINS, "generator": int(np.prod(SHAPE))}
-    others = {k: network(outputs.get(k, CLASSES)) for k in row.networks}
-    learner = training.generalize(
-      network(), objective, optimizer, others=others, **options
-    )
-    return learner, part(0, DOMAINS, BATCH)
-  if row.area == "finetuning" and not row.domains:
-    past = model_of(network()) if "past" in row.networks else None
-    learner = training.finetune(
-      network(),
-      past,
-      objective,
-      optimizer,
-      average="average" in row.networks,
-    )
-    return learner, part(0, BATCH)
+def method_of(name):
+  """A method without its stage before, whose networks are given."""
+  return methods.create(name, **facts_of(name))._replace(before={})
+
+
+def learner_of(name, optimizer=OPTIMIZER, *, of=None):
+  """A learner and a batch for it; `of` is another method to train there."""
+  row = methods.describe(name)
+  method = method_of(name)
+  own = method if of is None else of
+  views = dict.fromkeys(own.needs.views, view)
+  networks = networks_of(name, row, method)
   if row.area == "language":
-    return learner_of_text(name, row, objective, optimizer)
-  if row.area in ("continual", "collaboration", "federated", "cross_modal"):
-    return learner_of_others(name, row, objective, optimizer)
-  if "segmentation" in row.summary:
-    student = training.Network.of(Segmenter)
+    return learner_of_text(name, own, optimizer)
+  if row.area == "cross_modal" and "student_image" in networks:
+    on = {k: k.rpartition("_")[2] for k in networks}
+    views = {}
   else:
-    student = network()
-  teacher = None
-  if "average" in row.networks and not row.passes:
-    teacher = "average"
-  elif "source" in row.networks:
-    teacher = model_of(student)
-  learner = training.adapt(
-    student,
-    objective,
-    optimizer,
-    teacher=teacher,
-    domains=row.domains,
-    **options,
-  )
-  axes = {"source": (DOMAINS, BATCH)} if name == "dael" else {}
-  batch = {
-    domain: part(i, *axes.get(domain, (BATCH,)))
-    for i, domain in enumerate(row.domains)
-  }
+    on = "image"
+  if name == "sandwich":
+    networks["student"] = training.slimmable(network())
+    views = methods.sandwich_views(0.5)
+  learner = training.learner(own, networks, optimizer, on=on, views=views)
+  return learner, batch_of(name)
+
+
+# Methods beside those of distillation that change or read layers of maps.
+OF_MAPS = ("mixstyle", "efdmix", "stochnorm")
+
+
+def networks_of(name, row, method):
+  """role -> a network, frozen or trained as the method wants it."""
   if "segmentation" in row.summary:
-    for domain in batch.values():
-      maps = jnp.broadcast_to(domain["label"][:, None, None], (BATCH, 4, 4))
-      domain["label"], domain["mask"] = maps, jnp.ones_like(maps, bool)
-  return learner, batch
+    made = training.Network.of(Segmenter)
+  elif row.area == "distillation" or name in OF_MAPS:
+    made = vision_transformer() if row.group == "tokens" else convolutional()
+  else:
+    made = network()
+  outputs = {"judge": DOMAINS, "generator": int(np.prod(SHAPE))}
+  networks = {}
+  if "student" in method.trained or not method.trained:
+    networks["student"] = made
+  for role in (*row.networks, *method.needs.networks, *method.needs.trained):
+    if role in networks or role == "average":
+      continue
+    own = network(outputs[role]) if role in outputs else made
+    networks[role] = own if role in method.trained else model_of(own)
+  for role in method.trained:
+    networks.setdefault(role, network(outputs.get(role, CLASSES)))
+  return networks
+
+
+def batch_of(name):
+  """A batch of the form that a method's area has."""
+  row = methods.describe(name)
+  if row.area == "language":
+    return text_batch()
+  if row.area == "generalization":
+    return part(0, DOMAINS, BATCH)
+  if row.area == "adaptation":
+    axes = {"source": (DOMAINS, BATCH)} if name == "dael" else {}
+    batch = {
+      domain: part(i, *axes.get(domain, (BATCH,)))
+      for i, domain in enumerate(("source", "target"))
+    }
+    if "segmentation" in row.summary:
+      for domain in batch.values():
+        maps = jnp.broadcast_to(domain["label"][:, None, None], (BATCH, 4, 4))
+        domain["label"], domain["mask"] = maps, jnp.ones_like(maps, bool)
+    return batch
+  logits = jnp.linspace(-1, 1, BATCH * CLASSES).reshape(BATCH, CLASSES)
+  batch = part(0, BATCH) | {"consensus_logits": logits}
+  if row.area == "finetuning" and row.domains:
+    return {name: part(i, BATCH) for i, name in enumerate(row.domains)}
+  batch |= {
+    name: part(i, BATCH) | {"stored_logits": logits}
+    for i, name in enumerate(row.domains, 1)
+  }
+  if row.area == "cross_modal":
+    batch["text"] = images(1, BATCH)
+  return batch
 
 
 # Read hidden states and attention of an encoder.
@@ -169,72 +211,25 @@ def text_batch():
   return batch
 
 
-def learner_of_text(name, row, objective, optimizer):
+def learner_of_text(name, method, optimizer):
   encoder = name in ENCODED
-  teacher = None
-  if "teacher" in row.networks:
-    teacher = model_of(text_network(4 if encoder else 1, encoder=encoder))
+  networks = {"student": text_network(2 if encoder else 1, encoder=encoder)}
+  if "teacher" in methods.describe(name).networks:
+    teacher = text_network(4 if encoder else 1, encoder=encoder)
+    networks["teacher"] = model_of(teacher)
+  on = ("tokens", "attention_mask")
   apart = name in ("uld", "dskd_cma")
-  learner = training.distill(
-    text_network(2 if encoder else 1, encoder=encoder),
-    teacher,
-    objective,
+  learner = training.learner(
+    method,
+    networks,
     optimizer,
-    on=("tokens", "attention_mask"),
-    teacher_on="teacher_tokens" if apart else None,
+    on={"student": on, "teacher": "teacher_tokens"} if apart else on,
     views={
       view: lambda key, batch, view=view: batch[f"{view}_tokens"]
-      for view in row.views
+      for view in method.needs.views
     },
   )
   return learner, text_batch()
-
-
-def learner_of_others(name, row, objective, optimizer):
-  """Of peers, of several teachers, of a past, of towers; else of a teacher."""
-  logits = jnp.linspace(-1, 1, BATCH * CLASSES).reshape(BATCH, CLASSES)
-  batch = part(0, BATCH) | {"consensus_logits": logits}
-  kinds = {name.rpartition("_")[0] or name for name in row.networks}
-  if "peer" in kinds:
-    count = sum(name.startswith("peer") for name in row.networks)
-    peers = [network()] * count
-    learner = training.collaborate(
-      peers, objective, optimizer, stale="stale" in kinds
-    )
-    return learner, batch
-  if "teacher_0" in row.networks:
-    teachers = [model_of(network())] * len(row.networks)
-    return training.guide(network(), teachers, objective, optimizer), batch
-  if row.domains or "past" in kinds or row.area == "continual":
-    batch |= {
-      name: part(i, BATCH) | {"stored_logits": logits}
-      for i, name in enumerate(row.domains, 1)
-    }
-    past = model_of(network()) if "past" in kinds else None
-    learner = training.continue_on(
-      network(), objective, optimizer, past=past, replay=row.domains
-    )
-    return learner, batch
-  if row.area == "cross_modal" and row.networks != ("teacher",):
-    batch["text"] = images(1, BATCH)
-    teachers = {k: model_of(network()) for k in ("image", "text")}
-    learner = training.align(
-      {"image": network(), "text": network()},
-      objective,
-      optimizer,
-      teachers=teachers if row.networks else None,
-    )
-    return learner, batch
-  if name == "sandwich":
-    student, views = (
-      training.slimmable(network()),
-      methods.sandwich_views(0.5),
-    )
-    return training.distill(
-      student, None, objective, optimizer, views=views
-    ), batch
-  teacher = model_of(network()) if "teacher" in kinds else None
-  return training.distill(network(), teacher, objective, optimizer), batch
 
 
 def model_of(made):

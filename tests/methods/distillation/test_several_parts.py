@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.methods import cc, crd_in_batch, itrd, mgd, pad_l2, semckd, vitkd
+from kdjax.methods.distillation.features._mgd import _mgd
+from kdjax.methods.distillation.features._pad_l2 import _pad_l2
+from kdjax.methods.distillation.features._semckd import _semckd
+from kdjax.methods.distillation.relations._cc import _cc
+from kdjax.methods.distillation.relations._crd_in_batch import _crd_in_batch
+from kdjax.methods.distillation.relations._itrd import _itrd
+from kdjax.methods.distillation.tokens._vitkd import _vitkd
 from tests.methods.distillation.networks import (
   BATCH,
   BOTH,
@@ -21,7 +27,7 @@ from tests.methods.distillation.networks import (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("method", "outputs"), [(mgd, BOTH), (vitkd, pair(VIT, WIDE_VIT))]
+  ("method", "outputs"), [(_mgd, BOTH), (_vitkd, pair(VIT, WIDE_VIT))]
 )
 def test_devices_draw_the_masks_of_one(method, outputs):
   objective = method()
@@ -52,7 +58,9 @@ def test_devices_draw_the_masks_of_one(method, outputs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [semckd, cc, crd_in_batch, itrd, pad_l2])
+@pytest.mark.parametrize(
+  "method", [_semckd, _cc, _crd_in_batch, _itrd, _pad_l2]
+)
 def test_parts_start_as_pytorchs_do(method):
   """Published weights suit losses that begin as large as the authors'."""
   params, _ = jax.jit(lambda: method().init(KEY, BOTH))()

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import methods
+from kdjax.methods.language._dskd import _dskd
+from kdjax.methods.language._dskd_cma import _dskd_cma
 from kdjax.nets import Outputs
 
 KEY = jax.random.key(0)
@@ -71,7 +72,7 @@ def test_both_spaces_equal_an_oracle():
     classifier=(jnp.asarray(draw(4, 7)), jnp.zeros(7)),
   )
   roles = ROLES | {"teacher": teacher}
-  objective = methods.dskd()
+  objective = _dskd()
   params, state = objective.init(KEY, roles)
   run = jax.jit(
     jax.value_and_grad(
@@ -97,7 +98,7 @@ def test_both_spaces_equal_an_oracle():
 
 @pytest.mark.slow
 def test_attention_between_tokenizers_equals_an_oracle():
-  objective = methods.dskd_cma()
+  objective = _dskd_cma()
   params, state = objective.init(KEY, ROLES)
   value, _, _ = jax.jit(objective.apply)(params, state, ROLES, BATCH, KEY)
   apply = parts_of(params)
@@ -149,7 +150,7 @@ def test_projected_logits_have_the_soft_cap_of_their_head():
     logit_softcap=jnp.float32(cap),
   )
   roles = {"student": capped, "teacher": capped}
-  objective = methods.dskd()
+  objective = _dskd()
   params, state = jax.eval_shape(objective.init, KEY, roles)
   params = jax.tree.map(
     lambda x: np.float32(np.eye(3) if x.ndim == 2 else np.zeros(x.shape)),
@@ -166,9 +167,9 @@ def test_projected_logits_have_the_soft_cap_of_their_head():
 def test_a_network_without_a_head_is_named():
   bare = ROLES | {"teacher": ROLES["teacher"]._replace(classifier=None)}
   with pytest.raises(ValueError, match="teacher has no head of tokens"):
-    methods.dskd().init(KEY, bare)
+    _dskd().init(KEY, bare)
   bare = ROLES | {"student": ROLES["student"]._replace(token_embeddings=None)}
   with pytest.raises(ValueError, match="student has no token_embeddings"):
-    methods.dskd_cma().init(KEY, bare)
+    _dskd_cma().init(KEY, bare)
   with pytest.raises(ValueError, match="divergence is 'tv'"):
-    methods.dskd(divergence="tv")
+    _dskd(divergence="tv")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdjax import distillation, language, methods
+from kdjax.methods.language._textbrewer import _textbrewer
 from kdjax.nets import Outputs
 
 KEY = jax.random.key(0)
@@ -173,7 +174,7 @@ def test_a_configuration_is_the_sum_of_its_parts():
     "temperature_scheduler": ["flsw", 1, 2],
     "intermediate_matches": MATCHES[1:2],
   }
-  objective = methods.textbrewer(config, steps=10)
+  objective = _textbrewer(config, steps=10)
   batch = BATCH | {"label": jnp.array([0, 1, 2])}
   value, parts = run(objective, ROLES, batch, step=4)
   np.testing.assert_allclose(
@@ -215,7 +216,7 @@ def test_soft_losses_at_each_temperature_count_valid_tokens(kind, scheduler):
     k: Outputs(jnp.asarray(x), {}, None)
     for k, x in zip(("student", "teacher"), logits, strict=True)
   }
-  objective = methods.textbrewer(
+  objective = _textbrewer(
     {"kd_loss_type": kind, "temperature_scheduler": scheduler}
   )
   value, _ = run(objective, roles, {"mask": jnp.asarray(mask)})
@@ -235,7 +236,7 @@ def test_temperatures_are_those_of_all_devices():
   """Rows that differ much sit on one device, equal ones on the other."""
   logits = jnp.eye(4), jnp.eye(4)[jnp.array([1, 0, 2, 3])]
   batch = {"mask": jnp.array([True, True, True, False])}
-  objective = methods.textbrewer({"temperature_scheduler": ["flsw", 1, 2]})
+  objective = _textbrewer({"temperature_scheduler": ["flsw", 1, 2]})
 
   def loss(logits, batch, axis_name=None):
     roles = {
@@ -270,7 +271,7 @@ def test_temperatures_are_those_of_all_devices():
   ],
 )
 def test_a_scheduler_replaces_the_weight_after_the_first_step(config, expected):
-  objective = methods.textbrewer(config | {"kd_loss_weight": 0}, steps=10)
+  objective = _textbrewer(config | {"kd_loss_weight": 0}, steps=10)
   batch = BATCH | {"label": jnp.array([0, 1, 2])}
   params, state = objective.init(KEY, ROLES)
   apply = jax.jit(objective.apply)
@@ -308,4 +309,4 @@ def test_wrong_dicts_are_named():
     ({"kd_loss_type": "kl"}, "kd_loss_type is 'kl'"),
   ):
     with pytest.raises(ValueError, match=text):
-      methods.textbrewer(config)
+      _textbrewer(config)

@@ -29,7 +29,7 @@ def test_distillm2_adapts_the_skew_of_each_text():
   }
 
   def run(**options):
-    objective = methods.preset("distillm2", skew=0.9, **options)
+    objective = methods.create("distillm2", skew=0.9, **options).objective
     params, state = objective.init(KEY, ROLES)
     return jax.jit(objective.apply)(params, state, ROLES, batch, KEY)[0]
 

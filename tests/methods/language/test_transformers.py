@@ -1,4 +1,4 @@
-"""The options of presets for encoders."""
+"""The options of methods for encoders."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ KEY = jax.random.key(0)
 
 def test_pkd_takes_published_kinds_of_layers_alone():
   with pytest.raises(ValueError, match="kind is 'first'; expected"):
-    methods.preset("pkd", kind="first")
-  methods.preset("pkd", kind="last")
+    methods.create("pkd", kind="first")
+  methods.create("pkd", kind="last")
 
 
 def test_minilm_v2_has_the_published_relation_heads():
@@ -29,7 +29,7 @@ def test_minilm_v2_has_the_published_relation_heads():
       keys=heads,
       values=heads,
     )
-    objective = methods.preset("minilm_v2", **options)
+    objective = methods.create("minilm_v2", **options).objective
 
     def apply(outputs):
       roles = {"student": outputs, "teacher": outputs}

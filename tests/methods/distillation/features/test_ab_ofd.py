@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import distillation, methods
+from kdjax import distillation
+from kdjax.methods.distillation.features._ab import _ab
+from kdjax.methods.distillation.features._ofd import _ofd
 from tests.methods.distillation.networks import (
   STAGED,
   STAGED_TEACHER,
@@ -27,7 +29,7 @@ def stages(side, names=("f1", "f2")):
 def test_activation_boundaries_weigh_each_stage_half_of_the_next():
   """Maps of one shape need no connector."""
   params, _, got = start_and_apply(
-    methods.ab(margin=0.5), pair(STAGED, STAGED_TEACHER)
+    _ab(margin=0.5), pair(STAGED, STAGED_TEACHER)
   )
   assert not jax.tree.leaves(params)
   loss = functools.partial(distillation.ab_loss, margin=0.5)
@@ -38,7 +40,7 @@ def test_activation_boundaries_weigh_each_stage_half_of_the_next():
 
 @pytest.mark.slow
 def test_overhaul_connects_normalizes_and_halves():
-  params, _, got = start_and_apply(methods.ofd(), pair(STAGED, STAGED_WIDE))
+  params, _, got = start_and_apply(_ofd(), pair(STAGED, STAGED_WIDE))
 
   @jax.jit
   def loss(student, teacher, normalization):

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from kdjax.methods import afd
 from tests.methods.distillation.networks import ROWS, STUDENT, TEACHER, run
 
 
@@ -16,5 +15,5 @@ def test_afd_of_one_layer_is_attention_transfer():
     energies.append(flat / np.linalg.norm(flat, axis=1, keepdims=True))
   expected = np.square(energies[0] - energies[1]).mean(1)[:13].mean()
   np.testing.assert_allclose(
-    run(afd(width=8), STUDENT, TEACHER), expected, rtol=1e-4
+    run(_afd(width=8), STUDENT, TEACHER), expected, rtol=1e-4
   )

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import distillation, methods
+from kdjax import distillation
+from kdjax.methods.distillation.features._fsp import _fsp
+from kdjax.methods.distillation.features._rows import _at, _nst
 from tests.methods.distillation.networks import (
   STAGED,
   STAGED_TEACHER,
@@ -27,10 +29,10 @@ def stages(side, names=("f1", "f2")):
   ("objective", "loss"),
   [
     (
-      methods.at(power=1.0),
+      _at(power=1.0),
       functools.partial(distillation.at_loss, power=1),
     ),
-    (methods.nst(), distillation.nst_loss),
+    (_nst(), distillation.nst_loss),
   ],
 )
 def test_stages_without_the_stem_are_summed(objective, loss):
@@ -41,7 +43,7 @@ def test_stages_without_the_stem_are_summed(objective, loss):
 
 
 def test_fsp_starts_at_the_stem():
-  *_, got = start_and_apply(methods.fsp(), pair(STAGED, STAGED_TEACHER))
+  *_, got = start_and_apply(_fsp(), pair(STAGED, STAGED_TEACHER))
   student, teacher = stages("features", ("f0", "f1", "f2"))
   loss = distillation.fsp_loss
   expected = jax.jit(lambda s, t: loss(s[:2], t[:2]) + loss(s[1:], t[1:]))(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kdjax.methods import cat
+from kdjax.methods.distillation.features._cat import _cat
 from tests.methods.distillation.networks import STUDENT, TEACHER, run
 
 
@@ -12,6 +12,6 @@ def test_class_activation_maps_average_to_the_logits():
     np.asarray(x.logits) - np.asarray(x.classifier[1])
     for x in (STUDENT, TEACHER)
   ]
-  loss = run(cat(resolution=1, normalize=False), STUDENT, TEACHER)
+  loss = run(_cat(resolution=1, normalize=False), STUDENT, TEACHER)
   expected = np.square(centered[0] - centered[1]).mean(1)
   np.testing.assert_allclose(loss, expected[:13].mean(), rtol=1e-5)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import methods
+from kdjax.methods.distillation.features._ft import _ft, _ft_initialization
 from tests.methods.distillation.networks import (
   KEY,
   STAGED,
@@ -17,8 +17,8 @@ from tests.methods.distillation.networks import (
 @pytest.mark.slow
 def test_factor_transfer_freezes_what_the_first_stage_has_learned():
   """Both stages have one form; the last keeps the encoder out of params."""
-  first = methods.factor_transfer_pretraining()
-  second = methods.factor_transfer()
+  first = _ft_initialization()
+  second = _ft(form="factors")
   params, state = jax.jit(lambda: first.init(KEY, pair(STAGED, STAGED_WIDE)))()
   params["paraphraser"] = jax.tree.map(lambda x: -x, params["paraphraser"])
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import methods
+from kdjax.methods.distillation.features._fitnet import _fitnet
 from tests.methods.distillation.networks import pair, staged, start_and_apply
 
 
@@ -23,7 +23,7 @@ from tests.methods.distillation.networks import pair, staged, start_and_apply
 def test_the_hint_regressor_fits_the_shapes(old, new, kernel):
   student = staged(0, sizes=(8, 8, old), widths=(3, 3, 4))
   teacher = staged(1, sizes=(8, 8, new), widths=(3, 3, 5))
-  regress = functools.partial(start_and_apply, methods.fitnet())
+  regress = functools.partial(start_and_apply, _fitnet())
   params, *_ = jax.eval_shape(regress, pair(student, teacher))
   assert params["convolution"]["kernel"].shape == kernel
   if old not in (2, 4) or new not in (2, 4):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import methods
+from kdjax.methods.distillation.features._review_kd import _review_kd
 from tests.methods.distillation.networks import (
   KEY,
   STAGED,
@@ -17,7 +17,7 @@ from tests.methods.distillation.networks import (
 @pytest.mark.slow
 def test_review_fuses_with_what_is_deeper():
   """The shallowest stage's loss alone depends on the embedding too."""
-  objective = methods.review_kd()
+  objective = _review_kd()
 
   @jax.jit
   def gradients(student):

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.methods import semckd
-from kdjax.methods.distillation.features._semckd import _similarities
+from kdjax.methods.distillation.features._semckd import _semckd, _similarities
 from tests.methods.distillation.networks import (
   BATCH,
   ROWS,
@@ -47,7 +46,7 @@ def test_semckd_takes_any_batch_in_any_order():
 @pytest.mark.slow
 def test_semckd_trains_all_its_parts():
   teacher = network(50, (4, 4, 3), (2, 2, 6), (2, 2, 4))
-  by_params, by_features = gradients(semckd(samples=8), STUDENT, teacher)
+  by_params, by_features = gradients(_semckd(samples=8), STUDENT, teacher)
   assert all(np.any(x != 0) for x in jax.tree.leaves(by_params))
   np.testing.assert_array_equal(by_features["f0"], 0)
   assert np.any(by_features["f1"] != 0)

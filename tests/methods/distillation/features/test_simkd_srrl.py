@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.methods import cat, simkd, srrl
+from kdjax.methods.distillation.features._cat import _cat
+from kdjax.methods.distillation.features._simkd import _simkd
+from kdjax.methods.distillation.features._srrl import _srrl
 from tests.methods.distillation.networks import (
   BOTH,
   KEY,
@@ -19,7 +21,7 @@ from tests.methods.distillation.networks import (
 
 @pytest.mark.slow
 def test_simkd_answers_with_the_teachers_classifier():
-  objective = simkd()
+  objective = _simkd()
   params, state = jax.jit(lambda: objective.init(KEY, BOTH))()
   predict = jax.jit(objective.predict)
   logits = predict(params, state, BOTH)
@@ -36,10 +38,10 @@ def test_simkd_answers_with_the_teachers_classifier():
 
 def test_heads_refuse_networks_they_do_not_fit():
   with pytest.raises(ValueError, match="teacher has tokens of shape"):
-    simkd().init(KEY, pair(STUDENT, VIT))
+    _simkd().init(KEY, pair(STUDENT, VIT))
   headless = TEACHER._replace(classifier=None)
   with pytest.raises(ValueError, match="teacher has no classifier"):
-    run(srrl(), STUDENT, headless)
+    run(_srrl(), STUDENT, headless)
   narrow = TEACHER._replace(classifier=STUDENT.classifier)
   with pytest.raises(ValueError, match="classifier of 5 inputs"):
-    run(cat(), STUDENT, narrow)
+    run(_cat(), STUDENT, narrow)

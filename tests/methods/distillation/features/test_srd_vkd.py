@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kdjax.methods import vkd
-from kdjax.methods.distillation.features._srd_vkd import Orthogonal
+from kdjax.methods.distillation.features._vkd import Orthogonal, _vkd
 from tests.methods.distillation.networks import TEACHER, VIT, gradients
 
 
@@ -20,6 +19,6 @@ def test_the_projection_is_orthogonal(sizes):
 
 
 def test_vkd_takes_tokens_and_maps():
-  by_params, by_features = gradients(vkd(), VIT, TEACHER)
+  by_params, by_features = gradients(_vkd(), VIT, TEACHER)
   assert np.any(by_params["kernel"] != 0)
   assert np.any(by_features["f2"] != 0)

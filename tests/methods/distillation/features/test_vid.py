@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kdjax.distillation import vid_loss
-from kdjax.methods import vid
+from kdjax.methods.distillation.features._vid import _vid
 from tests.methods.distillation.networks import (
   BOTH,
   KEY,
@@ -17,7 +17,7 @@ from tests.methods.distillation.networks import (
 
 
 def test_vid_starts_at_the_variance_and_trains_it():
-  objective = vid(init_variance=3.0)
+  objective = _vid(init_variance=3.0)
   params, _ = jax.jit(lambda: objective.init(KEY, BOTH))()
   rho = np.asarray(params[0]["rho"])
   np.testing.assert_allclose(np.log1p(np.exp(rho)) + 1e-5, 3.0, rtol=1e-6)
@@ -32,4 +32,4 @@ def test_vid_starts_at_the_variance_and_trains_it():
   by_params, _ = gradients(objective, STUDENT, TEACHER)
   assert np.all(by_params[0]["rho"] != 0)
   with pytest.raises(ValueError, match="init_variance is 0"):
-    vid(init_variance=0.0)
+    _vid(init_variance=0.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdjax.distillation import wkd_class_cost, wkd_logit_loss
-from kdjax.methods import wkd_logit
+from kdjax.methods.distillation.logits._wkd_logit import _wkd_logit
 from tests.methods.distillation.networks import BATCH, STUDENT, TEACHER, run
 
 
@@ -22,7 +22,7 @@ def test_wkd_reads_its_cost_from_the_teachers_classifier():
     return jnp.mean(values[:13])
 
   np.testing.assert_allclose(
-    run(wkd_logit(sharpness=2.0, gamma=5.0), STUDENT, TEACHER),
+    run(_wkd_logit(sharpness=2.0, gamma=5.0), STUDENT, TEACHER),
     expected(STUDENT, TEACHER),
     rtol=1e-5,
   )
@@ -30,4 +30,4 @@ def test_wkd_reads_its_cost_from_the_teachers_classifier():
 
 def test_a_teacher_without_a_classifier_is_named():
   with pytest.raises(ValueError, match="teacher has no classifier"):
-    run(wkd_logit(), STUDENT, TEACHER._replace(classifier=None))
+    run(_wkd_logit(), STUDENT, TEACHER._replace(classifier=None))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kdjax.distillation import soft_target_loss
-from kdjax.methods import ctkd, preset
+from kdjax.methods import create
+from kdjax.methods.distillation.logits._ctkd import _ctkd
 from kdjax.nets import Outputs
 
 RNG = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def program(objective):
 
 
 def test_gradient_grows_along_half_a_cosine():
-  objective = ctkd(steps_per_epoch=2, ramp_epochs=4)
+  objective = _ctkd(steps_per_epoch=2, ramp_epochs=4)
   params, state = jax.jit(objective.init)(KEY, BOTH)
   assert params == {"parameter": 1.0}
   step = program(objective)
@@ -56,7 +57,7 @@ def test_gradient_grows_along_half_a_cosine():
 @pytest.mark.slow
 def test_each_example_may_have_its_own():
   """The perceptron resists; the student still sees a plain soft target."""
-  objective = ctkd(steps_per_epoch=1, ramp_epochs=1, hidden=4)
+  objective = _ctkd(steps_per_epoch=1, ramp_epochs=1, hidden=4)
   params, state = jax.jit(objective.init)(KEY, BOTH)
   (value, _), (gradient, by_logits) = program(objective)(
     params, state, STUDENT.logits
@@ -68,4 +69,4 @@ def test_each_example_may_have_its_own():
 
 def test_a_preset_counts_epochs():
   with pytest.raises(ValueError, match="ctkd counts epochs; expected steps_"):
-    preset("ctkd")
+    create("ctkd")

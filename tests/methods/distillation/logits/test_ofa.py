@@ -7,8 +7,7 @@ import pytest
 from flax import nnx
 
 from kdjax.distillation import ofa_loss
-from kdjax.methods import ofa
-from kdjax.methods.distillation.logits._ofa import _Merge
+from kdjax.methods.distillation.logits._ofa import _Merge, _ofa
 from kdjax.nets import Outputs
 
 RNG = np.random.default_rng(0)
@@ -51,7 +50,7 @@ def test_ofa_sizes_its_heads_as_the_authors_do():
   """Separable convolutions down to the deepest stage, then a classifier."""
   student = network((8, 8, 4), (8, 8, 4), (4, 4, 8), (2, 2, 12), width=12)
   params, _ = jax.eval_shape(
-    ofa().init, KEY, {"student": student, "teacher": network(width=20)}
+    _ofa().init, KEY, {"student": student, "teacher": network(width=20)}
   )
 
   def separable(inputs, outputs):
@@ -69,7 +68,7 @@ def test_ofa_of_tokens_takes_four_layers_and_deeper_heads_for_shallow_ones():
 
   student = network(*[(197, 8)] * 12)
   params, _ = jax.eval_shape(
-    ofa().init, KEY, {"student": student, "teacher": network()}
+    _ofa().init, KEY, {"student": student, "teacher": network()}
   )
   merge = 2 * 32 + 32 * 8
   classifier = 8 * 3 + 3
@@ -80,7 +79,7 @@ def test_ofa_of_tokens_takes_four_layers_and_deeper_heads_for_shallow_ones():
 @pytest.mark.parametrize("shape", [(16, 8), (17, 8), (7, 8), (5,)])
 def test_ofa_of_tokens_and_units(shape):
   student, teacher = network(shape, shape), network()
-  params, value = loss_of(ofa(), student=student, teacher=teacher)
+  params, value = loss_of(_ofa(), student=student, teacher=teacher)
   assert count(params) > 0
   ends = OFA_LOSS(student.logits, teacher.logits, BATCH["label"])
   assert value > np.asarray(ends)[MASK].mean()
@@ -107,11 +106,11 @@ def test_ofa_needs_nothing_of_the_teacher_but_logits():
   """A cache has no more, and the student's width will do."""
   student = network((4, 4, 3), (2, 2, 5), width=5)
   teacher = Outputs(student.logits[::-1], {}, None)
-  params, value = loss_of(ofa(), student=student, teacher=teacher)
+  params, value = loss_of(_ofa(), student=student, teacher=teacher)
   assert np.isfinite(value)
   assert params[0]["classifier"]["kernel"].shape == (5, 3)
 
 
 def test_ofa_without_features_is_refused():
   with pytest.raises(ValueError, match="student has no features"):
-    loss_of(ofa(), student=network(), teacher=network((2, 2, 3)))
+    loss_of(_ofa(), student=network(), teacher=network((2, 2, 3)))

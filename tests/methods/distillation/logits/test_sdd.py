@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdjax.distillation import regional_logits, sdd_loss
-from kdjax.methods import sdd
+from kdjax.methods.distillation.logits._sdd import _sdd
 from tests.methods.distillation.networks import BATCH, STUDENT, TEACHER, run
 
 
@@ -22,7 +22,7 @@ def test_sdd_looks_through_each_networks_classifier():
     return jnp.mean(sdd_loss(*logits, BATCH["label"], temperature=2.0)[:13])
 
   np.testing.assert_allclose(
-    run(sdd(grids=(1, 2), temperature=2.0), STUDENT, TEACHER),
+    run(_sdd(grids=(1, 2), temperature=2.0), STUDENT, TEACHER),
     expected(STUDENT, TEACHER),
     rtol=1e-5,
   )
@@ -31,4 +31,4 @@ def test_sdd_looks_through_each_networks_classifier():
 def test_tokens_are_refused():
   tokens = STUDENT._replace(features={"f0": STUDENT.features["f1"][:, 0]})
   with pytest.raises(ValueError, match="student has last features of shape"):
-    run(sdd(), tokens, TEACHER)
+    run(_sdd(), tokens, TEACHER)

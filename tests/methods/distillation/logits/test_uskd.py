@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.distillation import uskd_loss
-from kdjax.methods import uskd
+from kdjax.methods.distillation.logits._uskd import _uskd
 from kdjax.nets import Outputs
 
 RNG = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def loss_of(objective, **outputs):
 
 def test_uskd_classifies_the_stage_before_the_last():
   student = network((4, 4, 5), (4, 4, 7), (2, 2, 9))
-  params, value = loss_of(uskd(weak_weight=2.0), student=student)
+  params, value = loss_of(_uskd(alpha=1.0, weak_weight=2.0), student=student)
   assert params["kernel"].shape == (7, 3)
   stage = np.asarray(student.features["f01"])
   weak = stage.mean((1, 2)) @ np.asarray(params["kernel"])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from kdjax.distillation import cc_loss, crd_in_batch_loss
-from kdjax.methods import cc, crd_in_batch
+from kdjax.methods.distillation.relations._cc import _cc
+from kdjax.methods.distillation.relations._crd_in_batch import _crd_in_batch
 from kdjax.nets import Outputs
 
 MASK = np.arange(8) < 6
@@ -44,9 +45,9 @@ def linear(params, x):
 @pytest.mark.parametrize(
   ("objective", "loss", "options"),
   [
-    (cc(dim=5, gamma=0.3), cc_loss, {"gamma": 0.3}),
-    (cc(dim=5, form="adjacent"), cc_loss, {"form": "adjacent"}),
-    (crd_in_batch(dim=5), crd_in_batch_loss, {}),
+    (_cc(dim=5, form="kernel", gamma=0.3), cc_loss, {"gamma": 0.3}),
+    (_cc(dim=5, form="adjacent"), cc_loss, {"form": "adjacent"}),
+    (_crd_in_batch(dim=5), crd_in_batch_loss, {}),
   ],
 )
 def test_both_networks_are_embedded(objective, loss, options):
@@ -62,6 +63,6 @@ def test_both_networks_are_embedded(objective, loss, options):
 def test_errors_say_what_came():
   bare = Outputs(jnp.zeros((8, 3)), {}, None)
   with pytest.raises(ValueError, match="teacher has no embedding"):
-    cc().init(KEY, {"student": outputs(4), "teacher": bare})
+    _cc().init(KEY, {"student": outputs(4), "teacher": bare})
   with pytest.raises(ValueError, match="form is 'rows'"):
-    cc(form="rows")
+    _cc(form="rows")

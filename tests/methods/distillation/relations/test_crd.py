@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.methods import crd
-from kdjax.methods.distillation.relations._crd import _draw
+from kdjax.methods.distillation.relations._crd import _crd, _draw
 from kdjax.nets import Outputs
 
 EXAMPLES, BATCH, NEGATIVES, DIM = 40, 16, 9, 8
@@ -26,7 +25,7 @@ def pair(student, teacher):
 
 def make(dtype=jnp.float32, **options):
   """Returns the objective, its params and state, and a compiled step."""
-  objective = crd(EXAMPLES, negatives=NEGATIVES, dim=DIM, **options)
+  objective = _crd(EXAMPLES, negatives=NEGATIVES, dim=DIM, **options)
   spec = pair(np.zeros((BATCH, 5)), np.zeros((BATCH, 7)))
   variables = jax.jit(lambda: objective.init(jax.random.key(0), spec))()
 
@@ -245,7 +244,7 @@ def test_sweep_over_temperatures_is_a_vmap():
 def test_negatives_are_never_all_in_memory():
   """Their rows would take 64 MiB; their scores take 1/256 of that."""
   count, width = 4096, 256
-  objective = crd(8192, negatives=count, dim=width)
+  objective = _crd(8192, negatives=count, dim=width)
   spec = pair(jnp.zeros((16, 4)), jnp.zeros((16, 4)))
   params, state = jax.eval_shape(
     lambda: objective.init(jax.random.key(0), spec)
@@ -263,14 +262,14 @@ def test_negatives_are_never_all_in_memory():
 
 def test_errors_say_what_came():
   with pytest.raises(ValueError, match=r"labels have shape \(3,\)"):
-    crd(40, labels=np.zeros(3, int))
+    _crd(40, labels=np.zeros(3, int))
   with pytest.raises(ValueError, match="labels are all alike"):
-    crd(40, labels=np.zeros(40, int))
+    _crd(40, labels=np.zeros(40, int))
   with pytest.raises(ValueError, match="num_examples is 1"):
-    crd(1)
+    _crd(1)
   bare = Outputs(jnp.zeros((2, 3)), {}, None)
   with pytest.raises(ValueError, match="student has no embedding"):
-    crd(40).init(jax.random.key(0), {"student": bare})
+    _crd(40).init(jax.random.key(0), {"student": bare})
 
 
 def test_a_batch_without_index_is_refused():
@@ -278,7 +277,7 @@ def test_a_batch_without_index_is_refused():
   with pytest.raises(
     ValueError, match=r"crd: batch has \['mask'\]; .* 'index'"
   ):
-    crd(9).apply({}, {}, {}, batch, jax.random.key(0))
+    _crd(9).apply({}, {}, {}, batch, jax.random.key(0))
 
 
 def test_embeddings_are_as_wide_as_the_banks():
@@ -289,7 +288,7 @@ def test_embeddings_are_as_wide_as_the_banks():
       pair(*np.zeros((2, BATCH, 400))),
     )
     params, state = jax.jit(
-      lambda: crd(EXAMPLES, negatives=NEGATIVES, dim=DIM).init(
+      lambda: _crd(EXAMPLES, negatives=NEGATIVES, dim=DIM).init(
         jax.random.key(0), spec
       )
     )()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from kdjax.distillation import irg_loss, itrd_correlation_loss, itrd_mutual_loss
-from kdjax.methods import irg, itrd
+from kdjax.methods.distillation.relations._irg import _irg
+from kdjax.methods.distillation.relations._itrd import _itrd
 from kdjax.nets import Outputs
 
 MASK = np.arange(8) < 6
@@ -45,7 +46,7 @@ def linear(params, x):
 @pytest.mark.parametrize("width", [4, 6])
 def test_itrd_embeds_the_mutual_term_only_if_it_must(width):
   student, teacher = outputs(width), outputs(6, seed=1)
-  params, value = run(itrd(), student, teacher)
+  params, value = run(_itrd(), student, teacher)
   embedded = linear(params, student.embedding)
   compared = student.embedding if width == 6 else embedded
 
@@ -70,7 +71,7 @@ def test_itrd_embeds_the_mutual_term_only_if_it_must(width):
 )
 def test_irg_takes_the_last_two_stages_of_any_network(ours, theirs):
   student, teacher = outputs(4, ours), outputs(6, ((4, 4, 2), *theirs), 1)
-  _, value = run(irg(), student, teacher)
+  _, value = run(_irg(), student, teacher)
 
   def as_map(x):
     return x.reshape(8, *(1,) * (4 - x.ndim), *x.shape[1:])
@@ -88,11 +89,11 @@ def test_irg_takes_the_last_two_stages_of_any_network(ours, theirs):
 
 def test_irg_of_a_single_stage():
   student, teacher = outputs(4, ((5,),)), outputs(6, ((7,),), 1)
-  _, value = run(irg(), student, teacher)
+  _, value = run(_irg(), student, teacher)
   assert np.isfinite(value)
 
 
 def test_errors_say_what_came():
   bare = Outputs(jnp.zeros((8, 3)), {}, None)
   with pytest.raises(ValueError, match="teacher has no embedding"):
-    itrd().init(KEY, {"student": outputs(4), "teacher": bare})
+    _itrd().init(KEY, {"student": outputs(4), "teacher": bare})

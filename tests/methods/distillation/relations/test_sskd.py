@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.methods import sskd
+from kdjax.methods.distillation.relations._sskd import _sskd
 from tests.methods.distillation.networks import (
   BATCH,
   KEY,
@@ -19,7 +19,7 @@ OUTPUTS = in_views(STUDENT, TEACHER, ("rotated_1", "rotated_2", "rotated_3"))
 @pytest.mark.slow
 def test_only_the_pretext_task_trains_the_teachers_head():
   def slope(**weights):
-    objective = sskd(transformed_weight=0.0, **weights)
+    objective = _sskd(transformed_weight=0.0, **weights)
 
     @jax.jit
     def program(outputs):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.methods import vitkd
+from kdjax.methods.distillation.tokens._vitkd import _vitkd
 from tests.methods.distillation.networks import (
   BOTH,
   KEY,
@@ -20,22 +20,24 @@ from tests.methods.distillation.networks import (
 @pytest.mark.slow
 def test_vitkd_mimics_low_layers_and_generates_the_last():
   """The class token, and a second one of the teacher, are left out."""
-  by_params, by_features = gradients(vitkd(), VIT, WIDE_VIT)
+  by_params, by_features = gradients(_vitkd(), VIT, WIDE_VIT)
   assert all(np.any(x != 0) for x in jax.tree.leaves(by_params))
   for gradient in by_features.values():
     np.testing.assert_array_equal(gradient[:, 0], 0)
     assert np.any(gradient[:, 1:] != 0)
-  whole = run(vitkd(beta=0.0), WIDE_VIT, WIDE_VIT)
+  whole = run(_vitkd(beta=0.0), WIDE_VIT, WIDE_VIT)
   np.testing.assert_array_equal(whole, 0)
   with pytest.raises(ValueError, match="expected tokens"):
-    vitkd().init(KEY, BOTH)
+    _vitkd().init(KEY, BOTH)
   with pytest.raises(ValueError, match="student has 9 patches and teacher 4"):
-    vitkd().init(KEY, pair(VIT, network(40, (4, 6), (4, 6))))
+    _vitkd().init(KEY, pair(VIT, network(40, (4, 6), (4, 6))))
 
 
 def test_vitkd_projects_each_layer_from_its_own_width():
   student = network(70, (10, 3), (10, 4), (10, 6))
-  params, _ = jax.eval_shape(lambda: vitkd().init(KEY, pair(student, WIDE_VIT)))
+  params, _ = jax.eval_shape(
+    lambda: _vitkd().init(KEY, pair(student, WIDE_VIT))
+  )
   assert params["projectors"][0]["kernel"].shape == (3, 6)
   assert params["projectors"][2]["kernel"].shape == (6, 6)
-  assert np.isfinite(run(vitkd(), student, WIDE_VIT))
+  assert np.isfinite(run(_vitkd(), student, WIDE_VIT))

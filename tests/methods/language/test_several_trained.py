@@ -1,4 +1,4 @@
-"""Every preset of language trains: its loss falls, over many steps.
+"""Every method of language trains: its loss falls, over many steps.
 
 The text is a Markov chain of seven tokens. A teacher has learned it; students
 of the methods without labels can know of it only by the teacher. Own text is
@@ -17,16 +17,16 @@ from kdjax.ops import kl_divergence, masked_mean
 from tests.methods import learners
 
 STEPS, BATCH, LENGTH, VOCAB = 150, 16, 12, learners.VOCAB
-PRESETS = [k for k, x in methods.PRESETS.items() if x.area == "language"]
+NAMES = methods.names("language")
 TEXTS = {
-  "minillm": "mixed",  # with the teacher's tokens, as the preset's weights
+  "minillm": "mixed",  # with the teacher's tokens, as the method's weights
   "on_policy_distillation": "own",
 }
 # Are measured by their own loss: they teach no prediction, or labels that an
 # encoder sees, which this teacher contradicts.
 OWN_LOSS = ("minilm", "minilm_v2", "pkd", "distilbert")
 # The share of the first loss, or of the first divergence, that may be left.
-LEFT = dict.fromkeys(PRESETS, 0.5) | {"distilbert": 0.75}
+LEFT = dict.fromkeys(NAMES, 0.5) | {"distilbert": 0.75}
 
 
 def draw_text(key):
@@ -112,7 +112,7 @@ def teacher():
   learner = training.distill(
     training.Network.of(decoder(2)),
     None,
-    methods.preset("scratch"),
+    methods.create("scratch"),
     optax.adam(1e-2),
     on=("tokens", "attention_mask"),
   )
@@ -148,25 +148,27 @@ def divergence(teacher, student, forward):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_trains(name, teacher):
-  row = methods.PRESETS[name]
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_trains(name, teacher):
+  row = methods.describe(name)
   encoded = name in learners.ENCODED
   student = learners.text_network(2, encoder=True)
   if not encoded:
     student = training.Network.of(decoder(1))
   frozen = encoder_of(6.0) if encoded else teacher
   apart = name in ("uld", "dskd_cma")
+  method = learners.method_of(name)
+  views = method.needs.views
+  on = ("tokens", "attention_mask")
   learner = training.distill(
     student,
     frozen if row.networks else None,
-    methods.preset(name, **learners.OPTIONS.get(name, {})),
+    method,
     optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)),
-    on=("tokens", "attention_mask"),
-    teacher_on="teacher_tokens" if apart else None,
-    views={x: lambda key, batch: batch["on_policy_tokens"] for x in row.views},
+    on={"student": on, "teacher": "teacher_tokens"} if apart else on,
+    views={x: lambda key, batch: batch["on_policy_tokens"] for x in views},
   )
-  text = TEXTS.get(name, "beside" if row.views else "corpus")
+  text = TEXTS.get(name, "beside" if views else "corpus")
   before, after, losses = train(learner, text)
   assert np.all(np.isfinite(losses))
   if name in OWN_LOSS:
