@@ -23,12 +23,12 @@ from kdjax.training.learners._hand_over import hand_over
 from kdjax.training.learners._learner import Learner, learner
 from kdjax.training.loop._checkpoints import Checkpoints, Restored
 from kdjax.training.loop._divergence import FiniteCheck
-from kdjax.training.loop._fit import FitResult, fit
+from kdjax.training.loop._fit import fit
 from kdjax.training.loop._interruption import Interruption
 from kdjax.training.loop._json_files import read_json, write_json
+from kdjax.training.loop._results import FitResult
 from kdjax.training.loop._run_errors import DivergedError, RunError
 from kdjax.training.loop._run_folder import RunFolder
-from kdjax.training.steps._averaged_student import averaged_student
 from kdjax.training.networks._models import (
   Forward,
   Model,
@@ -46,6 +46,7 @@ from kdjax.training.optimizers._recipes import (
   function_matching_recipe,
 )
 from kdjax.training.optimizers._reversal import reversal_schedule
+from kdjax.training.steps._averaged_student import averaged_student
 from kdjax.training.steps._epochs import epoch_plan, scan_epoch, scan_evaluation
 from kdjax.training.steps._evaluation import make_eval_step, mean_metrics
 from kdjax.training.steps._parallel import parallelize

@@ -1,6 +1,7 @@
 """Runs whose numbers are not finite any more."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -50,6 +51,11 @@ class FiniteCheck:
     self._stage, self._name, self._flag = stage, name, flag
     self._said = False
 
+  @property
+  def diverged(self) -> np.ndarray:
+    """Whether a number was not finite, bool."""
+    return np.array(self._said)
+
   def __call__(self, step: int, values: Any) -> None:
     """Looks at the numbers of a step.
 
@@ -97,6 +103,44 @@ class FiniteCheck:
 _MOST_NAMES = 4
 
 
+class StudentsCheck:
+  """Finite check of many students: the run ends when all of them diverged.
+
+  Args:
+    check: of the run, for when all diverged.
+    diverged: bool `[students]`, which diverged before.
+  """
+
+  def __init__(self, check: FiniteCheck, diverged: Sequence[bool]):
+    self._check = check
+    self.diverged = np.array(diverged, bool)
+
+  def __call__(self, step: int, values: Any) -> None:
+    """Looks at arrays with a leading axis of students."""
+    bad = np.zeros_like(self.diverged)
+    for x in jax.tree.leaves(values):
+      if _is_floating(jax.numpy.result_type(x)):
+        finite = np.isfinite(_whole(x))
+        bad |= ~finite.reshape(len(bad), -1).all(1)
+    new = bad & ~self.diverged
+    if not new.any():
+      return
+    self.diverged = self.diverged | bad
+    if self.diverged.all():
+      self._check(step, values)
+      return
+    listed = ", ".join(map(str, np.flatnonzero(new)))
+    warnings.warn(
+      f"fit: of {len(bad)} students these diverged at step {step}: {listed}; "
+      "the others go on.",
+      stacklevel=3,
+    )
+
+  def hidden(self, value: Any) -> Any:
+    """The values of a metric, NaN for students that diverged."""
+    return np.where(self.diverged, np.nan, value)
+
+
 def _faults(values: Any) -> dict[str, str]:
   """Name -> the first number that is not finite, and of how many."""
   named = {
@@ -107,18 +151,21 @@ def _faults(values: Any) -> dict[str, str]:
   for name, x in named.items():
     if hasattr(x, "dtype") and not _is_floating(x.dtype):
       continue
-    if getattr(x, "is_fully_addressable", True):
-      x = np.asarray(x)
-    elif x.is_fully_replicated:
-      x = np.asarray(x.addressable_data(0))
-    else:
-      x = np.concatenate([np.ravel(s.data) for s in x.addressable_shards])
+    x = _whole(x)
     bad = ~np.isfinite(x)
     if bad.any():
       count = int(bad.sum())
       text = f"{np.asarray(x)[bad].ravel()[0]}"
       faults[name] = text if x.size == 1 else f"{text} in {count} of {x.size}"
   return faults
+
+
+def _whole(x: Any) -> np.ndarray:
+  if getattr(x, "is_fully_addressable", True):
+    return np.asarray(x)
+  if x.is_fully_replicated:
+    return np.asarray(x.addressable_data(0))
+  return np.concatenate([np.ravel(s.data) for s in x.addressable_shards])
 
 
 def _is_floating(dtype: Any) -> bool:

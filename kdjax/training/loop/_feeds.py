@@ -22,6 +22,12 @@ _THREADS = 4
 class PlannedPart:
   """Examples in a planned order: a new one in each epoch, or always theirs.
 
+  Args:
+    examples: the data.
+    batch_size: examples of a batch.
+    key: of the order; `[students]` for an order of each student; None for that
+      of the data.
+
   Attributes:
     examples: the data.
     steps: of an epoch.
@@ -35,22 +41,43 @@ class PlannedPart:
   ):
     self.examples = examples
     self.steps = -(-len(examples) // batch_size)
+    self._batch_size = batch_size
+    self._students = key is not None and bool(key.shape)
+
+    def order(key: Array | None, epoch: int) -> dict[str, Array]:
+      own = None if key is None else jax.random.fold_in(key, epoch)
+      return epoch_plan(len(examples), batch_size, key=own)
 
     @functools.lru_cache(maxsize=2)  # batches of the next epoch are read ahead
     def plan(epoch: int) -> dict[str, np.ndarray]:
-      own = None if key is None else jax.random.fold_in(key, epoch)
-      return jax.device_get(epoch_plan(len(examples), batch_size, key=own))
+      if not self._students:
+        return jax.device_get(order(key, epoch))
+      return jax.device_get(jax.vmap(lambda own: order(own, epoch))(key))
 
     self._plan = plan
 
   def rows(self, step: int) -> dict[str, np.ndarray]:
-    """The rows of a step's batch, `{"index", "mask"}`."""
+    """The rows of a step's batch, `{"index", "mask"}`, of each student."""
     epoch, i = divmod(step, self.steps)
-    return {k: v[i] for k, v in self._plan(epoch).items()}
+    return {k: v[..., i, :] for k, v in self._plan(epoch).items()}
 
   def read(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The batch of these rows."""
-    return with_rows(self.examples.read(rows["index"]), rows)
+    shape = rows["index"].shape
+    flat = {k: v.reshape(-1) for k, v in rows.items()}
+    batch = with_rows(self.examples.read(flat["index"]), flat)
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
+
+  def first(self) -> dict[str, Any]:
+    """The first batch, of the first student."""
+    rows = self.rows(0)
+    return self.read(
+      {k: v[0] if self._students else v for k, v in rows.items()}
+    )
+
+  def in_order(self) -> "PlannedPart":
+    """The same examples in the order of the data."""
+    return PlannedPart(self.examples, self._batch_size, None)
 
 
 class Feed:
@@ -107,12 +134,33 @@ class Feed:
     )
 
   def plan(self, start: int, stop: int) -> Any:
-    """The rows of the steps, each array `[steps, batch]`."""
+    """The rows of the steps, each array `[(students,) steps, batch]`."""
     rows = [
       self._joined({k: v.rows(step) for k, v in self._plans.items()})
       for step in range(start, stop)
     ]
-    return jax.tree.map(lambda *x: np.stack(x), *rows)
+    return jax.tree.map(lambda *x: np.stack(x, x[0].ndim - 1), *rows)
+
+  def part(self, name: str) -> PlannedPart | BatchStream | None:
+    """A domain's data."""
+    return self._parts.get(name)
+
+  def arrays(self) -> dict[str, dict[str, Any]] | None:
+    """Domain -> its arrays; None if some come in batches."""
+    if not self.planned:
+      return None
+    return {k: v.examples.in_memory().arrays for k, v in self._plans.items()}
+
+  def put_arrays(self, domain: str, arrays: Mapping[str, Any]) -> None:
+    """Puts other arrays of as many examples in the place of a domain's."""
+    part = self._plans[domain]
+    examples = ArrayExamples("Method.data", jax.device_get(dict(arrays)))
+    if len(examples) != len(part.examples):
+      raise ValueError(
+        f"fit: the method's data has {len(examples)} examples of {domain!r}; "
+        f"expected {len(part.examples)}, as before."
+      )
+    part.examples = examples
 
   def join(self, batch: Any) -> Any:
     """The batch as the learner sees it: of stacked domains one array each."""
@@ -122,12 +170,7 @@ class Feed:
 
   def first(self) -> Any:
     """A batch to see its shapes; none is taken."""
-    return self._joined(
-      {
-        k: v.first() if isinstance(v, BatchStream) else v.read(v.rows(0))
-        for k, v in self._parts.items()
-      }
-    )
+    return self._joined({k: v.first() for k, v in self._parts.items()})
 
   def batch(self, step: int) -> Any:
     """The batch of a step that was read by a plan."""
@@ -209,10 +252,9 @@ def training_feed(
   learner: Learner, data: Any, batch_size: int | None, key: Array, data_dir: Any
 ) -> Feed:
   """Opens the training data: of one set, or of one for each domain."""
-  passes = [row for row in learner.loss_fn.passes.values() if row.train]
-  names = [on for row in passes for on in _entries_of(row.on)]
-  parts = sorted({on.partition(".")[0] for on in names if "." in on})
-  axes = max(row.batch_axes for row in passes)
+  parts = parts_of(learner)
+  passes = learner.loss_fn.passes.values()
+  axes = max(row.batch_axes for row in passes if row.train)
   options = {"pair": _pair(learner), "data_dir": data_dir}
   domains = {WHOLE: data}
   if parts or axes > 1:
@@ -245,10 +287,24 @@ def training_feed(
         "fit: batch_size is None; expected an integer. Only an iterable of "
         "batches has a size of its own."
       )
-    feeds[name] = PlannedPart(own, batch_size, jax.random.fold_in(key, i))
+    feeds[name] = PlannedPart(own, batch_size, fold_in(key, i))
   # In the order of the user's mapping, which is that of stacked domains.
   feeds = {name: feeds[name] for name in opened}
   return Feed(feeds, stacked=axes > 1)
+
+
+def parts_of(learner: Learner) -> list[str]:
+  """The domains whose data a learner reads; none if it is one set."""
+  passes = learner.loss_fn.passes.values()
+  names = [on for row in passes for on in _entries_of(row.on)]
+  return sorted({on.partition(".")[0] for on in names if "." in on})
+
+
+def fold_in(key: Array, number: int | Array) -> Array:
+  """`jax.random.fold_in`, of one key or of `[students]`."""
+  if not key.shape:
+    return jax.random.fold_in(key, number)
+  return jax.vmap(lambda own: jax.random.fold_in(own, number))(key)
 
 
 def _domains(data: Any, parts: Sequence[str]) -> Mapping[str, Any]:

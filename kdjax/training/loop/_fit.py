@@ -1,80 +1,20 @@
-"""A loop over a learner: data in, a trained student out."""
+"""A loop over a learner: data in, trained students out."""
 
-import contextlib
-import functools
-import math
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
-from flax import nnx
 from jaxtyping import Array
 
-from kdjax import ops
+from kdjax import methods, ops
 from kdjax.training.learners._learner import Learner
-from kdjax.training.loop._diagnostics import gradient_cosine_of
-from kdjax.training.loop._divergence import FiniteCheck
-from kdjax.training.loop._feeds import (
-  in_brackets,
-  training_feed,
-  validation_feeds,
-)
-from kdjax.training.loop._fit_folder import FitFolder
-from kdjax.training.loop._fit_inputs import (
-  as_key,
-  check_learner,
-  check_size,
-  explained,
-  total_steps,
-)
-from kdjax.training.loop._interruption import Interruption
-from kdjax.training.loop._programs import (
-  Sums,
-  add,
-  compile_,
-  devices_of,
-  evaluation,
-  is_scanned,
-  placing,
-  scanned_steps,
-  sharing,
-  single_steps,
-  unnamed,
-)
-from kdjax.training.loop._progress import Progress
-from kdjax.training.networks._models import Model, Variables
-from kdjax.training.networks._teachers import CachedTeacher
-from kdjax.training.steps import _hosts as hosts
-from kdjax.training.steps._state import TrainState
-
-# So many steps are one program: short enough to stop at Ctrl-C soon.
-_STEPS_OF_A_SCAN = 50
-_EVALUATIONS = 10
-
-
-class FitResult(NamedTuple):
-  """Result of `fit`.
-
-  Attributes:
-    model: the trained student, as a `Model`.
-    module: the user's NNX module as a copy with the trained weights; None if
-      the student was given as something else.
-    metrics: name -> values by evaluation, and `"step"`. Names as in
-      `metrics.jsonl`; NaN where a value is missing.
-    state: the `TrainState` at the end: `averaged_student(state)` has the
-      average of the student, `state.network(name)` another trained network.
-
-  References:
-    `fit`.
-  """
-
-  model: Model
-  module: nnx.Module | None
-  metrics: dict[str, np.ndarray]
-  state: TrainState
+from kdjax.training.loop._feeds import fold_in, parts_of
+from kdjax.training.loop._fit_inputs import as_key, check_learner
+from kdjax.training.loop._results import FitResult
+from kdjax.training.loop._run import Options, train
+from kdjax.training.loop._students import as_students
 
 
 def fit(
@@ -83,8 +23,10 @@ def fit(
   *,
   key: Array,
   batch_size: int | None = None,
-  steps: int | None = None,
-  epochs: int | None = None,
+  steps: int | Mapping[str, int] | None = None,
+  epochs: int | Mapping[str, int] | None = None,
+  students: Mapping[str, Any] | None = None,
+  students_at_a_time: int | None = None,
   validation: Any = None,
   evaluate_every: int | None = None,
   workdir: str | os.PathLike[str] | None = None,
@@ -105,6 +47,19 @@ def fit(
   that was killed and resumed on as many devices has bit for bit the result of
   one that was not. Data of an iterator come in the iterator's own order.
 
+  With `students`, all students of a grid are trained as one program: each is
+  the one that `fit` alone would train, with its values given to `learner.init`
+  and with `key=jax.random.fold_in(key, seed)`. Students of different seeds see
+  the data in different orders. A line of `metrics.jsonl` has a list for each
+  metric, with null for a student that diverged; the others go on.
+
+  The stages before a method (`learner.stages`) are trained first, each with its
+  own key, in `workdir/<stage>`, and `hand_over` leads from one to the next. A
+  stage that has ended is restored. Of a grid they have its seeds alone. If the
+  method changes its data (`Method.data`) or renews its memory from all target
+  examples (`Objective.renew`), `fit` does so before the first step, and before
+  each epoch of the target.
+
   With a `workdir`, `metrics.jsonl` has a line for each evaluation: `step`,
   `seconds` since the start, the training means since the last line
   (`train/loss`, ...), the validation metrics (`accuracy`, ...) and the
@@ -114,8 +69,7 @@ def fit(
   goes on from the newest intact one. One process at a time has the folder.
 
   Args:
-    learner: from `distill`, `adapt`, `generalize`,
-      `finetune` or `make_learner`.
+    learner: from `learner`, `distill`, `adapt`, `generalize` or another door.
     data: the training data: a mapping of arrays such as `{"image": x, "label":
       y}`, each `[n, ...]`; a pair of arrays `(x, y)`; a `kdjax.data.Source` or
       another data set that gives examples by index; a folder of images with a
@@ -128,8 +82,16 @@ def fit(
       come from it.
     batch_size: examples of a batch, of each domain. The last batch of an epoch
       is filled up, with a mask. Not needed for an iterable of batches.
-    steps: how many updates; or
-    epochs: how often all data are seen, those of the longest domain.
+    steps: how many updates; of a method with stages also a mapping, `{"source":
+      500, "adda": 1000}`. Stages that it lacks take as many as the method; or
+    epochs: how often all data are seen, those of the longest domain; also a
+      mapping. Stages that it lacks take the published number of
+      `methods.describe`, or as many as the method.
+    students: name -> a value for each student, as `grid(seed=range(8),
+      temperature=(1.0, 4.0))` returns them; `"seed"` is 0 by default, and the
+      other names are hyper-parameters. The data must be read by index.
+    students_at_a_time: how many are computed at once; by default all. On a CPU
+      give 1 for convolutions.
     validation: data to evaluate on, of the same kinds (a named data set's split
       `"test"`); or a mapping, name -> data, whose metrics are `name/accuracy`.
     evaluate_every: steps between evaluations; by default there are ten. There
@@ -152,13 +114,15 @@ def fit(
       labels' cross-entropy and that of the loss on one training batch; see
       docs/diagnostics.md.
     nan: `"stop"` raises at the first loss, metric or parameter that is not
-      finite, and no checkpoint has it; `"continue"` warns, copies the last
-      finite checkpoint to `workdir/finite/checkpoints`, and goes on.
+      finite, and no checkpoint has it; of several students, when all have such
+      a number, and a warning names each before; `"continue"` warns, copies the
+      last finite checkpoint to `workdir/finite/checkpoints`, and goes on.
     data_dir: where tfds keeps its prepared data sets.
     verbose: whether to show rate and time left; by default on a terminal.
 
   Returns:
-    A `FitResult`. The networks that were given are not changed.
+    A `FitResult`, of several students with one for each in `students`. The
+    networks that were given are not changed.
 
   Raises:
     TypeError: if `learner` is no Learner, or the data are of another kind.
@@ -220,8 +184,6 @@ def fit(
   for name, value in (
     ("evaluate_every", evaluate_every),
     ("checkpoint_every", checkpoint_every),
-    ("steps", steps),
-    ("epochs", epochs),
     ("batch_size", batch_size),
     ("keep", keep),
   ):
@@ -232,226 +194,83 @@ def fit(
     raise ValueError(
       f"fit: steps is {steps} and epochs is {epochs}; expected one of them."
     )
-  init_key, order_key, step_key = jax.random.split(key, 3)
-  feed = training_feed(learner, data, batch_size, order_key, data_dir)
-  total = total_steps(feed, steps, epochs)
-  evaluate_every = min(evaluate_every or -(-total // _EVALUATIONS), total)
-  checkpoint_every = checkpoint_every or evaluate_every
-  first = feed.first()
-  size = check_size(first, batch_size)
-  sets = validation_feeds(learner, validation, size, data_dir)
-  devices = devices_of(mode, devices, size)
-  scanned = is_scanned("data", feed, scan)
-
-  with explained("data", first):
-    state = learner.init(init_key, feed.join(first))
-  compiled = functools.partial(compile_, mode=mode, devices=devices)
-  place, share = placing(mode, devices), sharing(devices)
-  several = devices is not None and hosts.process_count(devices) > 1
-  leads = not several or jax.process_index() == 0
-  frozen = place(dict(learner.frozen))
-  evaluate = unnamed(learner.evaluate)
-  for name, own in sets.items():
-    batch = own.first()
-    with explained(in_brackets("validation", name), batch):
-      jax.eval_shape(evaluate, state, frozen, batch)
-  make = scanned_steps if scanned else single_steps
-  advance = make(compiled, learner, feed, frozen, step_key, place)
-  measures = {
-    name: evaluation(compiled, evaluate, own, frozen, scan, place)
-    for name, own in sets.items()
-  }
-  cosine = None
-  if diagnostics:
-    cosine = gradient_cosine_of(learner, feed.join(first))
-    cosine = cosine and jax.jit(cosine)
-
-  settings = {
-    "batch_size": size,
-    "key": np.asarray(jax.random.key_data(key)).tolist(),
-    "data": feed.describe(),
-    "parameters": {
-      k: sum(x.size for x in jax.tree.leaves(v))
-      for k, v in state.params.items()
-    },
-    "hyperparameters": _numbers(state.state["objective"]),
-  }
-  notes = {
-    "steps": total,
-    "evaluate_every": evaluate_every,
-    "checkpoint_every": checkpoint_every,
-    "mode": mode or "jit",
-    "devices": len(devices or (None,)),
-    "scan": scanned,
-  }
-  with contextlib.ExitStack() as stack:
-    folder = stack.enter_context(
-      FitFolder(workdir, settings, notes, keep=keep, resume=resume)
-    )
-    interruption = stack.enter_context(Interruption(workdir is not None))
-    start, state, position = folder.restore(share(state))
-    if start > total:
-      raise ValueError(
-        f"fit: workdir {str(workdir)!r} is at step {start}, and steps is "
-        f"{total}; expected steps from {start} on, or another folder."
-      )
-    if start:
-      feed.resume(position["data"], start)
-    sums = _sums_from_json(position.get("sums", {}))
-    begin = time.monotonic() - position.get("seconds", 0.0)
-    progress = stack.enter_context(
-      Progress(total, start, verbose=verbose if leads else False)
-    )
-    if start:
-      progress.say(f"fit: {workdir} goes on at step {start} of {total}")
-    batches = None
-    if not scanned:
-      batches = stack.enter_context(
-        contextlib.closing(feed.batches(start, total))
-      )
-    step = start
-    look = FiniteCheck(nan, folder.checkpoints, name="fit")
-    # One process alone must not leave a step that all compute together.
-    noticed = Interruption(wanted=False) if several else interruption
-    # The gradient's cosine reads whole arrays, as its program has no axis.
-    whole = share if mode != "pmap" else place
-    for stop in _stops(start, total, evaluate_every, checkpoint_every):
-      with explained("data", first) if step == start else _NOTHING:
-        state, seen, last = advance(state, batches, step, stop, noticed)
-      for pairs in seen:
-        step += 1
-        add(sums, pairs)
-        look(step, {k: v for k, (v, _) in pairs.items()})
-      line = None
-      if step % evaluate_every == 0 or step == total:
-        train = _means(sums, "data", needed=step == evaluate_every)
-        line = {f"train/{k}": v for k, v in train.items()}
-        for name, measure in measures.items():
-          seen = _means(measure(state), in_brackets("validation", name))
-          line |= {f"{name}/{k}" if name else k: v for k, v in seen.items()}
-        if cosine is not None:
-          batch = whole(feed.join(last()))
-          value = cosine(state, frozen, batch, whole(step_key))
-          line["gradient_cosine"] = float(value)
-        look(step, line)
-        line = {"step": step, **line, "seconds": time.monotonic() - begin}
-        folder.log(line)
-        sums.clear()
-      if several:
-        number = hosts.agreed_maximum(interruption.signal or 0)
-        interruption.signal = number or None
-      stopped = interruption.signal is not None and step < total
-      due = step % checkpoint_every == 0 or step == total
-      if (due or stopped) and step > folder.saved:
-        # A finite loss may have a gradient that is not.
-        look(step, {"params": state.params})
-        where = {
-          "data": feed.position(),
-          "sums": _sums_to_json(sums),
-          "seconds": time.monotonic() - begin,
-        }
-        folder.save(step, share(state), where)
-      progress.update(step, line)
-      if stopped:
-        folder.close()
-        interruption.stop(
-          f"fit: stopped at step {step} of {total} and saved; the same call "
-          f"goes on from there, in {str(workdir)!r}."
-        )
-  return _result(learner, state, folder.lines)
-
-
-_NOTHING = contextlib.nullcontext()
-
-
-def _stops(
-  start: int, total: int, evaluate_every: int, checkpoint_every: int
-) -> Iterator[int]:
-  """The steps after which metrics are read; the same for a resumed run."""
-  before = 0
-  while before < total:
-    after = min(
-      total,
-      *(
-        every * (before // every + 1)
-        for every in (evaluate_every, checkpoint_every)
-      ),
-    )
-    # Of nearly equal parts, so that few programs are compiled.
-    count = -(-(after - before) // _STEPS_OF_A_SCAN)
-    part = -(-(after - before) // count)
-    stops = [*range(before + part, after, part), after]
-    yield from (stop for stop in stops if stop > start)
-    before = after
-
-
-def _means(sums: Sums, name: str, *, needed: bool = True) -> dict[str, float]:
-  """Means of metrics with examples; raises ValueError if none has any."""
-  means = {k: v / max(n, 1.0) for k, (v, n) in sums.items() if n}
-  if needed and sums and not means:
-    raise ValueError(
-      f"fit: the masks of {name} are False everywhere, so nothing was counted; "
-      "expected a True for each example or token that counts, and labels of "
-      "tokens other than -100."
-    )
-  return means
-
-
-def _sums_to_json(sums: Sums) -> dict[str, list[str]]:
-  return {k: [x.hex() for x in pair] for k, pair in sums.items()}
-
-
-def _sums_from_json(sums: Mapping[str, Any]) -> Sums:
-  return {
-    k: (float.fromhex(value), float.fromhex(count))
-    for k, (value, count) in sums.items()
-  }
-
-
-def _numbers(state: Any) -> dict[str, Any]:
-  """The hyper-parameters of an objective, as JSON holds them."""
-  numbers: dict[str, Any] = {}
-  for path, x in jax.tree_util.tree_leaves_with_path(state):
-    name = jax.tree_util.keystr(path, simple=True, separator=".")
-    scalar = getattr(x, "shape", None) == ()
-    if scalar and jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
-      value = float(x)
-      numbers[name] = value if math.isfinite(value) else str(value)
-  return numbers
-
-
-def _result(
-  learner: Learner, state: TrainState, lines: Sequence[Mapping[str, Any]]
-) -> FitResult:
-  trained = [k for k in state.params if k != "objective"]
-  name = "student" if "student" in trained else trained[0]
-  variables = _on_one_device(state.network(name))
-  forward = learner.loss_fn.forwards[name]
-  assert not isinstance(forward, CachedTeacher)  # it is not trained
-  model = Model(forward, variables)
-  given = learner.modules[name]
-  module = (
-    _with_weights(given, variables) if isinstance(given, nnx.Module) else None
+  lengths = _lengths(learner, steps, epochs)
+  grid = as_students(students, students_at_a_time)
+  options = Options(
+    batch_size=batch_size,
+    evaluate_every=evaluate_every,
+    checkpoint_every=checkpoint_every,
+    keep=keep,
+    resume=resume,
+    mode=mode,
+    devices=devices,
+    scan=scan,
+    diagnostics=diagnostics,
+    nan=nan,
+    data_dir=data_dir,
+    verbose=verbose,
   )
-  names = dict.fromkeys(k for line in lines for k in line)
-  metrics = {
-    k: np.array(
-      [math.nan if line.get(k) is None else line[k] for line in lines]
+  before: Any = None
+  for name, stage in learner.stages.items():
+    # The stages before know nothing of the grid but its seeds.
+    own, places = (None, None) if grid is None else grid.of_each_seed()
+    stage_key = key if own is None else own.keys(key)
+    state = train(
+      stage,
+      before,
+      own,
+      _of_stage(stage, data),
+      validation,
+      options,
+      key=fold_in(stage_key, zlib.crc32(name.encode())),
+      workdir=None if workdir is None else os.path.join(workdir, name),
+      **lengths[name],
+    ).state
+    before = state
+  if grid is not None and before is not None:
+    before = jax.tree.map(lambda x: x[places], before)
+  return train(
+    learner,
+    before,
+    grid,
+    _of_stage(learner, data) if learner.stages else data,
+    validation,
+    options,
+    key=key if grid is None else grid.keys(key),
+    workdir=workdir,
+    **lengths[learner.method.name],
+  )
+
+
+def _of_stage(stage: Learner, data: Any) -> Any:
+  """The data of the domains that a stage reads."""
+  parts = parts_of(stage)
+  if parts and isinstance(data, Mapping) and set(parts) <= set(data):
+    return {name: data[name] for name in parts}
+  return data
+
+
+def _lengths(
+  learner: Learner, steps: Any, epochs: Any
+) -> dict[str, dict[str, int | None]]:
+  """The steps or epochs of each stage, by its name."""
+  title, given = ("steps", steps) if epochs is None else ("epochs", epochs)
+  last = learner.method.name
+  names = (*learner.stages, last)
+  if not isinstance(given, Mapping):
+    given = {last: given}
+  odd = [name for name in given if name not in names]
+  if odd or last not in given:
+    raise ValueError(
+      f"fit: {title} is of {', '.join(map(str, given))}; expected those of "
+      f"{last!r}"
+      + (f", and of the stages {', '.join(names[:-1])}." if names[1:] else ".")
     )
-    for k in names
-  }
-  return FitResult(model, module, metrics, state)
-
-
-def _on_one_device(variables: Variables) -> Variables:
-  """The variables on the default device, if they are on several."""
-  leaves = jax.tree.leaves(variables)
-  if all(len(x.devices()) == 1 for x in leaves):
-    return variables
-  return jax.tree.map(jax.numpy.asarray, jax.device_get(variables))
-
-
-def _with_weights(module: nnx.Module, variables: Variables) -> nnx.Module:
-  """A copy of a module with other weights; its random streams start as its."""
-  graph, _, streams, _ = nnx.split(module, nnx.Param, nnx.RngState, ...)
-  return nnx.merge(graph, variables.params, streams, variables.state, copy=True)
+  for name, value in given.items():
+    where = f"fit: {title}" if names == (last,) else f"fit: {title}[{name!r}]"
+    ops.check_integer(where, value, 1)
+  default = given[last]
+  if title == "epochs" and learner.stages and last in methods.names():
+    default = methods.describe(last).initialization_epochs or default
+  both = {"steps": None, "epochs": None}
+  return {k: {**both, title: given.get(k, default)} for k in names}

@@ -19,13 +19,12 @@ def check_learner(learner: Any) -> None:
       f"fit: learner is a {type(learner).__name__}; expected a Learner, as "
       "training.distill returns."
     )
-  maker = getattr(learner.step, "made_by", None)
-  if maker == "sweep":
+  if learner.mapped == "sweep":
     raise TypeError(
-      "fit: learner is a sweep; expected a learner of one student. Drive the "
-      "step of a sweep by hand, or call fit for each student."
+      "fit: learner is a sweep; expected a learner of one student, and the "
+      "argument students of fit."
     )
-  if maker is not None:
+  if learner.mapped:
     raise TypeError(
       "fit: learner is parallel already; expected the learner itself, and the "
       "arguments mode and devices of fit."

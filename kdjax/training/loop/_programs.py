@@ -1,21 +1,24 @@
 """The programs of a run: steps and evaluations, compiled for its devices."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from kdjax import ops
 from kdjax.training.learners._learner import Learner
 from kdjax.training.loop._feeds import Feed
+from kdjax.training.loop._students import Students, over
 from kdjax.training.steps import _hosts as hosts
 from kdjax.training.steps._epochs import scan_epoch, scan_evaluation
 from kdjax.training.steps._parallel import parallelize
 
-# Name -> the sum of a metric and the count of its examples.
-Sums = dict[str, tuple[float, float]]
+# Name -> the sum of a metric and the count of its examples; of several students
+# an array of each.
+Sums = dict[str, tuple[Any, Any]]
 
 # Data up to this size are copied to the device as a whole.
 _MOST_BYTES = 256 * 2**20
@@ -68,19 +71,9 @@ def is_scanned(name: str, feed: Feed, scan: bool | None) -> bool:
   return scan
 
 
-def unnamed(evaluate: Callable[..., Any]) -> Callable[..., Any]:
-  """The evaluation with no axis named but by `parallelize`."""
-
-  def plain(
-    state: Any, frozen: Any, batch: Any, *, axis_name: str | None = None
-  ) -> Any:
-    return evaluate(state, frozen, batch, axis_name=axis_name)
-
-  return plain
-
-
 def compile_(
   function: Callable[..., Any],
+  split: Mapping[str, int],
   *,
   mode: str | None,
   devices: Sequence[jax.Device] | None,
@@ -89,7 +82,11 @@ def compile_(
   if devices is None:
     return jax.jit(function, donate_argnums=donate)
   return parallelize(
-    function, mode or "jit", devices=devices, donate_argnums=donate
+    function,
+    mode or "jit",
+    split=split,
+    devices=devices,
+    donate_argnums=donate,
   )
 
 
@@ -116,6 +113,111 @@ def sharing(devices: Sequence[jax.Device] | None) -> Callable[[Any], Any]:
   return placing("jit", devices)
 
 
+class Frozen(NamedTuple):
+  """The frozen networks that all students share, and those of each student."""
+
+  shared: Any
+  own: Any
+
+
+def own_order(students: Students | None) -> int:
+  """The axes of students in front of the plan and the batch of a step."""
+  return int(students is not None and not students.one_seed)
+
+
+def scanned_steps(
+  compiled: Any,
+  learner: Learner,
+  feed: Feed,
+  students: Students | None,
+  frozen: Frozen,
+  key: Array,
+  place: Any,
+) -> Callable[..., Any]:
+  """Some steps as one program, with all data on the device."""
+  scanned = scan_epoch(_joined_step(learner, feed))
+
+  def epoch(
+    state: Any,
+    frozen: Any,
+    own: Any,
+    data: Any,
+    plan: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
+  ) -> Any:
+    both = {**frozen, **own}
+    return scanned(state, both, data, plan, key, axis_name=axis_name)
+
+  split = {"plan": 1 + own_order(students)}
+  call = compiled(over(students, epoch), split, donate=(0,))
+  data = place(feed.data())
+
+  def advance(
+    state: Any, batches: Any, start: int, stop: int, interruption: Any
+  ) -> Any:
+    del batches, interruption
+    plan = feed.plan(start, stop)
+    state, metrics = call(state, *frozen, data, plan, key)
+    pairs = jax.device_get(metrics).items()
+    seen = [
+      {k: (number(v[..., i]), number(n[..., i])) for k, (v, n) in pairs}
+      for i in range(stop - start)
+    ]
+    return state, seen, lambda: feed.batch(stop - 1)
+
+  return advance
+
+
+def single_steps(
+  compiled: Any,
+  learner: Learner,
+  feed: Feed,
+  students: Students | None,
+  frozen: Frozen,
+  key: Array,
+  place: Any,
+) -> Callable[..., Any]:
+  """Steps one by one, of batches that come from the host."""
+  del place
+  joined = _joined_step(learner, feed)
+
+  def step(
+    state: Any,
+    frozen: Any,
+    own: Any,
+    batch: Any,
+    key: Array,
+    *,
+    axis_name: str | None = None,
+  ) -> Any:
+    return joined(state, {**frozen, **own}, batch, key, axis_name=axis_name)
+
+  split = {"batch": own_order(students)}
+  call = compiled(over(students, step), split, donate=(0,))
+
+  def advance(
+    state: Any, batches: Any, start: int, stop: int, interruption: Any
+  ) -> Any:
+    seen, batch = [], None
+    for _ in range(start, stop):
+      batch = next(batches)
+      state, metrics = call(state, *frozen, batch, key)
+      seen.append(metrics)
+      if len(seen) > _STEPS_AHEAD:
+        jax.block_until_ready(seen[-_STEPS_AHEAD])
+      if interruption.signal is not None:
+        break
+    pairs = [
+      {k: (number(v), number(n)) for k, (v, n) in metrics.items()}
+      for metrics in jax.device_get(seen)
+    ]
+    return state, pairs, lambda: batch
+
+  return advance
+
+
 def _joined_step(learner: Learner, feed: Feed) -> Callable[..., Any]:
   def step(
     state: Any,
@@ -131,98 +233,76 @@ def _joined_step(learner: Learner, feed: Feed) -> Callable[..., Any]:
   return step
 
 
-def scanned_steps(
-  compiled: Any,
-  learner: Learner,
-  feed: Feed,
-  frozen: Any,
-  key: Array,
-  place: Any,
-) -> Callable[..., Any]:
-  """Some steps as one program, with all data on the device."""
-  epoch = compiled(scan_epoch(_joined_step(learner, feed)), donate=(0,))
-  data = place(feed.data())
-
-  def advance(
-    state: Any, batches: Any, start: int, stop: int, interruption: Any
-  ) -> Any:
-    del batches, interruption
-    plan = feed.plan(start, stop)
-    state, metrics = epoch(state, frozen, data, plan, key)
-    metrics = jax.device_get(metrics)
-    seen = [
-      {k: (float(v[i]), float(n[i])) for k, (v, n) in metrics.items()}
-      for i in range(stop - start)
-    ]
-    return state, seen, lambda: feed.batch(stop - 1)
-
-  return advance
-
-
-def single_steps(
-  compiled: Any,
-  learner: Learner,
-  feed: Feed,
-  frozen: Any,
-  key: Array,
-  place: Any,
-) -> Callable[..., Any]:
-  """Steps one by one, of batches that come from the host."""
-  del place
-  call = compiled(_joined_step(learner, feed), donate=(0,))
-
-  def advance(
-    state: Any, batches: Any, start: int, stop: int, interruption: Any
-  ) -> Any:
-    seen, batch = [], None
-    for _ in range(start, stop):
-      batch = next(batches)
-      state, metrics = call(state, frozen, batch, key)
-      seen.append(metrics)
-      if len(seen) > _STEPS_AHEAD:
-        jax.block_until_ready(seen[-_STEPS_AHEAD])
-      if interruption.signal is not None:
-        break
-    pairs = [
-      {k: (float(v), float(n)) for k, (v, n) in metrics.items()}
-      for metrics in jax.device_get(seen)
-    ]
-    return state, pairs, lambda: batch
-
-  return advance
-
-
 def evaluation(
   compiled: Any,
-  evaluate: Callable[..., Any],
+  learner: Learner,
   feed: Feed,
-  frozen: Any,
+  students: Students | None,
+  frozen: Frozen,
   scan: bool | None,
   place: Any,
 ) -> Callable[[Any], Sums]:
   """Sums and counts of the metrics over a data set."""
+  evaluate = evaluation_step(learner)
   if feed.planned and is_scanned("validation", feed, scan):
-    call = compiled(scan_evaluation(evaluate))
+
+    def whole(
+      state: Any,
+      frozen: Any,
+      own: Any,
+      data: Any,
+      plan: Any,
+      *,
+      axis_name: str | None = None,
+    ) -> Any:
+      def each(state: Any, frozen: Any, batch: Any) -> Any:
+        return evaluate(state, frozen, own, batch, axis_name=axis_name)
+
+      return scan_evaluation(each)(state, frozen, data, plan)
+
+    call = compiled(over(students, whole, "plan"), {"plan": 1})
     data, plan = place(feed.data()), feed.plan(0, feed.steps or 0)
 
     def measure(state: Any) -> Sums:
-      sums = jax.device_get(call(state, frozen, data, plan))
-      return {k: (float(v), float(n)) for k, (v, n) in sums.items()}
+      sums = jax.device_get(call(state, *frozen, data, plan))
+      return {k: (number(v), number(n)) for k, (v, n) in sums.items()}
 
     return measure
-  call = compiled(evaluate)
+  call = compiled(over(students, evaluate, "batch"), {"batch": 0})
 
   def measure_in_turn(state: Any) -> Sums:
     sums: Sums = {}
     for batch in feed.one_pass():
-      pairs = jax.device_get(call(state, frozen, batch))
-      add(sums, {k: (float(v), float(n)) for k, (v, n) in pairs.items()})
+      pairs = jax.device_get(call(state, *frozen, batch))
+      add(sums, {k: (number(v), number(n)) for k, (v, n) in pairs.items()})
     return sums
 
   return measure_in_turn
 
 
-def add(sums: Sums, pairs: Mapping[str, tuple[float, float]]) -> None:
+def evaluation_step(learner: Learner) -> Callable[..., Any]:
+  """The evaluation of a batch, with no axis named but by `parallelize`."""
+
+  def evaluate(
+    state: Any,
+    frozen: Any,
+    own: Any,
+    batch: Any,
+    *,
+    axis_name: str | None = None,
+  ) -> Any:
+    both = {**frozen, **own}
+    return learner.evaluate(state, both, batch, axis_name=axis_name)
+
+  return evaluate
+
+
+def number(x: Any) -> Any:
+  """A float; of several students an array of them."""
+  return np.asarray(x, np.float64) if np.ndim(x) else float(x)
+
+
+def add(sums: Sums, pairs: Mapping[str, tuple[Any, Any]]) -> None:
   """Adds step by step, so that the parts of a run do not matter."""
   for name, (value, count) in pairs.items():
     old = sums.get(name, (0.0, 0.0))

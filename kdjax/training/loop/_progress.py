@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_CHANGES = 0.1
 _UPDATES_OF_A_RATE = 10
@@ -104,14 +106,21 @@ class Rate:
 
 
 def describe(metrics: Mapping[str, Any]) -> str:
-  """The metrics as a text, the most telling first."""
+  """The metrics as a text, the most telling first; of students their mean."""
   names = [k for k in ("accuracy", "train/loss") if k in metrics]
   names += [k for k in metrics if k not in (*names, "step", "seconds")]
   return ", ".join(
-    f"{k.removeprefix('train/')} {metrics[k]:.4g}"
+    f"{k.removeprefix('train/')} {mean_of(metrics[k]):.4g}"
     for k in names
-    if isinstance(metrics[k], float)
+    if isinstance(metrics[k], float | np.ndarray)
   )
+
+
+def mean_of(value: Any) -> float:
+  """A number, or the mean of those of students that have one."""
+  values = np.ravel(value)
+  known = values[~np.isnan(values)]
+  return float(known.mean()) if known.size else float("nan")
 
 
 def fitting(text: str, note: str, width: int) -> str:

@@ -86,6 +86,7 @@ def parallelize(
         **options,
       ),
       evaluate=parallelize(function.evaluate, mode, **options),
+      mapped="parallel",
     )
   parameters = inspect.signature(function).parameters
   # A step of several domains says that its batch axis is behind theirs.
@@ -132,7 +133,6 @@ def parallelize(
       folded = tuple(map(functools.partial(_fold, devices), args, axes))
       return _unfold(mapped(*folded), join)
 
-    vars(call)["made_by"] = "parallelize"  # `fit` reads it
     return call
 
   # Explicit axes, the default of make_mesh, would ask every loss for shardings.
@@ -158,7 +158,6 @@ def parallelize(
     # Arrays that are in place already are not copied.
     return compiled(*map(hosts.put, args, shardings))
 
-  vars(call)["made_by"] = "parallelize"  # `fit` reads it
   return call
 
 

@@ -92,7 +92,6 @@ def sweep(
     at_once = chunk_size if chunk_size > 1 else None
     return jax.lax.map(student, rows, batch_size=at_once)
 
-  vars(swept)["made_by"] = "sweep"  # `fit` reads it
   return swept
 
 
