@@ -1,7 +1,6 @@
 """Mixed styles throughout a network: MixStyle and EFDMix."""
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import generalization
+from kdjax.methods._binding import parameter_names
 from kdjax.methods._changed_network import changed
 from kdjax.methods._method import Method
 from kdjax.methods._row import Search
@@ -76,16 +76,16 @@ def _first_stages(way: str, model: Any) -> list[tuple[Any, bool]]:
 
   Where the network applies a ReLU behind a stage, the next stage gets them.
   """
-  for name in ("stages", "convolutions", "groups"):
+  # The first stage of MobileNetV2 has two groups.
+  for name, second in (("stages", 1), ("convolutions", 1), ("groups", 2)):
     stages = getattr(model, name, None)
-    if stages is None or len(stages) < 2:
+    if stages is None or len(stages) <= second:
       continue
     parts = [x if isinstance(x, Sequence | nnx.List) else [x] for x in stages]
-    inputs = inspect.signature(type(parts[0][0]).__call__).parameters
     # A block of two inputs gets the maps before and after a normalization.
-    if len(inputs) > 2:
+    if len(parameter_names(type(parts[0][0]).__call__)) > 2:
       return [(blocks[-1], False) for blocks in parts[:2]]
-    return [(blocks[0], True) for blocks in parts[1:3]]
+    return [(blocks[0], True) for blocks in parts[second : second + 2]]
   raise ValueError(
     f"{way}: {type(model).__name__} has no two stages of maps; expected "
     f'create({way!r}, after=("stem",)), the paths of layers that return maps '
