@@ -110,8 +110,13 @@ class Method(NamedTuple):
     before: the stages before it, name -> `Method`, in their order.
     data: `(data, answer) -> data`, before the first step: weights of the
       source's examples, maps of both domains. `data` maps a domain to a
-      mapping of arrays, `answer(inputs) -> Outputs` is the student of the
-      stage before. None changes nothing.
+      mapping of arrays, without the target's labels; `answer(inputs) ->
+      Outputs` is the student of the stage before, in evaluation mode, or None.
+      Validation sets are further domains, also without labels: `"validation"`,
+      or `"validation/<name>"` of several. Nothing is fitted on them; a map
+      applies to them as it does to the target, and to
+      `"validation/source"` as to the source. Entries of examples that are left
+      out are dropped, domains that are left out stay. None changes nothing.
     needs: the networks, views and stages that the caller gives.
     name: for errors.
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.training.learners._learner import Learner
@@ -27,7 +28,6 @@ def hand_over(learner: Learner, state: TrainState) -> Learner:
     A `Learner` without stages.
 
   Examples:
-    >>> import jax.numpy as jnp
     >>> import optax
     >>> from flax import nnx
     >>> from kdjax import methods, training
@@ -66,6 +66,8 @@ def hand_over(learner: Learner, state: TrainState) -> Learner:
           states = own["objective"]["objectives"]
           states = states | {name: states[name] | {"module": memory["module"]}}
           own["objective"] = own["objective"] | {"objectives": states}
+    # Copies, which a step may take the memory of.
+    params, own = jax.tree.map(jnp.copy, (params, own))
     return begun._replace(params=params, state=own)
 
   frozen = {**learner.frozen, **dict.fromkeys(lacking, state.student)}

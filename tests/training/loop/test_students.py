@@ -123,7 +123,9 @@ def test_each_student_is_the_one_alone(options):
 
 @pytest.mark.slow
 def test_a_method_with_a_reversal_and_a_memory():
-  own = training.adapt(body(), methods.create("dann"), optax.sgd(0.05, 0.9))
+  own = training.adapt(
+    body(), methods.create("dann", steps=100), optax.sgd(0.01, 0.9)
+  )
   assert_alone(
     own, DOMAINS, 100, training.grid(seed=(0, 3)), [(0, {}), (3, {})]
   )
@@ -139,7 +141,7 @@ def test_a_method_with_an_update_of_its_own():
 @pytest.mark.slow
 def test_a_method_of_peers():
   own = training.collaborate(
-    [body(), body()], methods.create("dml"), optax.sgd(0.05)
+    [body(), body()], methods.create("mutual"), optax.sgd(0.05)
   )
   assert_alone(own, TRAIN, 100, training.grid(seed=(0, 3)), [(0, {}), (3, {})])
 
