@@ -24,7 +24,6 @@ extensions = [
   "sphinx.ext.napoleon",
   "code_links",
   "mathml",
-  "presets",
   "reference",
 ]
 

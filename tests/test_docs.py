@@ -27,7 +27,7 @@ PAGES = {
   ]
 }
 README = PAGES["README.md"]
-GENERATED = ("api/", "presets/")
+GENERATED = ("api/",)
 # Its programs need packages, and have a test of their own.
 ELSEWHERE = "docs/other_programs.md"
 # Pages whose programs train.
