@@ -37,7 +37,7 @@ def _crossgrad(
     batch: Any,
     run: Callable[..., Any],
     *,
-    on: str,
+    on: str | tuple[str, ...],
     axis_name: str | None = None,
   ) -> Any:
     del key

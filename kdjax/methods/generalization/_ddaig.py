@@ -37,7 +37,11 @@ def _ddaig(*, alpha: ArrayLike = 0.5, perturbation: ArrayLike = 0.3) -> Method:
   """
 
   def prepare(
-    key: Array, batch: Any, run: Callable[..., Any], *, on: str
+    key: Array,
+    batch: Any,
+    run: Callable[..., Any],
+    *,
+    on: str | tuple[str, ...],
   ) -> Any:
     del key
     check_one_input("ddaig", on)

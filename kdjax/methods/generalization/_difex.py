@@ -23,7 +23,9 @@ def _difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Method:
   authors' form, the plain norm, has no lower bound.
   """
 
-  def prepare(key: Array, batch: Any, run: Any, *, on: str) -> Any:
+  def prepare(
+    key: Array, batch: Any, run: Any, *, on: str | tuple[str, ...]
+  ) -> Any:
     del key, run
     check_one_input("difex", on)
     return {**batch, "phase": generalization.fourier_phase(batch[on])}

@@ -23,7 +23,9 @@ def _mixup(*, alpha: ArrayLike = 0.2) -> Method:
   The weights of the mixtures are of Beta(alpha, alpha).
   """
 
-  def prepare(key: Array, batch: Any, run: Any, *, on: str) -> Any:
+  def prepare(
+    key: Array, batch: Any, run: Any, *, on: str | tuple[str, ...]
+  ) -> Any:
     del run
     check_one_input("mixup", on)
     mixtures = generalization.mixup(
@@ -44,7 +46,9 @@ def _domainmix(*, alpha: ArrayLike = 1.0) -> Method:
   The weights of the mixtures are of Beta(alpha, alpha).
   """
 
-  def prepare(key: Array, batch: Any, run: Any, *, on: str) -> Any:
+  def prepare(
+    key: Array, batch: Any, run: Any, *, on: str | tuple[str, ...]
+  ) -> Any:
     del run
     check_one_input("domainmix", on)
     mixtures = generalization.domainmix(

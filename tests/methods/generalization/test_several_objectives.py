@@ -39,6 +39,17 @@ LOSSES = cross_entropy(STUDENT.logits, LABELS)
 IDS = jnp.broadcast_to(jnp.arange(DOMAINS)[:, None], (DOMAINS, BATCH))
 
 
+def part(name, **options):
+  """The method's own part of the objective, beside the cross-entropy."""
+  made = methods.describe(name).make(**options)
+  return made.objective if isinstance(made, methods.Method) else made
+
+
+def prepare(name, batch, look=None, **options):
+  """The batch as the method prepares it."""
+  return methods.create(name, **options).prepare(KEY, batch, look, on="image")
+
+
 def run(objective, roles=None, key=KEY, **entries):
   """The first loss, its gradient by roles, the parameters and the states."""
   roles = {"student": STUDENT} | (roles or {})
@@ -64,7 +75,7 @@ def close(value, expected, rtol=1e-5):
 
 @pytest.mark.slow
 def test_irm_jumps_from_one_to_its_weight():
-  objective = methods.irm(weight=7.0, anneal_steps=1)
+  objective = part("irm", weight=7.0, anneal_steps=1)
   penalty = jnp.mean(
     generalization.irm_penalty(STUDENT.logits, LABELS, where=MASK)
   )
@@ -78,7 +89,7 @@ def test_irm_jumps_from_one_to_its_weight():
 
 @pytest.mark.slow
 def test_vrex_is_the_variance_of_the_domains_losses():
-  value, *_ = run(methods.vrex(weight=5.0, anneal_steps=0), mask=MASK)
+  value, *_ = run(part("vrex", weight=5.0, anneal_steps=0), mask=MASK)
   counts = jnp.sum(MASK, 1)
   means = jnp.sum(LOSSES * MASK, 1) / counts
   close(value, 5 * generalization.vrex_penalty(means))
@@ -86,7 +97,7 @@ def test_vrex_is_the_variance_of_the_domains_losses():
 
 @pytest.mark.slow
 def test_fishr_says_nothing_before_its_step_and_still_averages():
-  objective = methods.fishr(weight=3.0, anneal_steps=1)
+  objective = part("fishr", weight=3.0, anneal_steps=1)
   value, *_, (_, moved) = run(objective)
   assert value == 0
   rows = STUDENT.embedding, STUDENT.logits, LABELS
@@ -102,7 +113,7 @@ def test_fishr_says_nothing_before_its_step_and_still_averages():
 
 @pytest.mark.slow
 def test_group_dro_remembers_the_weights_of_domains():
-  value, *_, (_, moved) = run(methods.group_dro(step_size=0.5))
+  value, *_, (_, moved) = run(part("group_dro", step_size=0.5))
   result = generalization.group_dro(
     jnp.mean(LOSSES, 1), jnp.ones(DOMAINS) / DOMAINS, 0.5
   )
@@ -112,7 +123,7 @@ def test_group_dro_remembers_the_weights_of_domains():
 
 @pytest.mark.slow
 def test_rsc_mutes_features_of_the_students_classifier():
-  value, *_ = run(methods.rsc(drop=0.4))
+  value, *_ = run(part("rsc", drop=0.4))
   features, labels = STUDENT.embedding.reshape(-1, WIDTH), LABELS.reshape(-1)
 
   def classify(features):
@@ -126,31 +137,32 @@ def test_rsc_mutes_features_of_the_students_classifier():
 
 
 @pytest.mark.slow
-def test_sagnets_style_learns_and_the_student_hides_it():
-  objective = methods.sagnet(weight=0.3)
-  value, gradients, params, _ = run(objective)
+def test_sagnets_parts_are_content_style_and_adversary():
+  objective = part("sagnet", weight=0.3)
+  params, state = objective.init(KEY, {"student": STUDENT})
   style = params["kernel"], params["bias"]
+  features, labels = STUDENT.embedding.reshape(-1, WIDTH), LABELS.reshape(-1)
 
-  def expected(embedding):
-    features, labels = embedding.reshape(-1, WIDTH), LABELS.reshape(-1)
-    keys = jax.random.split(KEY, 3)
+  def swapped(key, part):
+    return generalization.sagnet_randomize(
+      features=features, key=key, part=part
+    )
 
-    def swap(features, key, part):
-      return generalization.sagnet_randomize(
-        features=features, key=key, part=part
-      )
-
-    content = linear(CLASSIFIER, swap(features, keys[0], "style"))
-    held = jax.lax.stop_gradient(features)
-    told = linear(style, swap(held, keys[1], "content"))
-    fooled = linear(style, swap(features, keys[2], "content"))
-    losses = cross_entropy(content, labels) + cross_entropy(told, labels)
-    adversary = generalization.sagnet_adversarial_loss(fooled)
-    return jnp.mean(losses + 0.3 * adversary)
-
-  loss, gradient = jax.value_and_grad(expected)(STUDENT.embedding)
-  close(value, loss)
-  close(gradients["student"].embedding, gradient)
+  content = linear(CLASSIFIER, swapped(KEY, "style"))
+  told, fooled = (
+    linear(style, swapped(jax.random.fold_in(KEY, i), "content"))
+    for i in (1, 2)
+  )
+  expected = {
+    "content": jnp.mean(cross_entropy(content, labels)),
+    "style": jnp.mean(cross_entropy(told, labels)),
+    "adversary": 0.3 * jnp.mean(generalization.sagnet_adversarial_loss(fooled)),
+  }
+  assert set(objective.parts) == set(expected)
+  batch = {"label": LABELS, "mask": jnp.ones_like(MASK)}
+  for name, own in objective.parts.items():
+    value, *_ = own(params, state, {"student": STUDENT}, batch, KEY)
+    close(value, expected[name])
 
 
 @pytest.mark.slow
@@ -175,9 +187,9 @@ def test_crossgrad_and_ddaig_train_a_judge_of_domains():
     )
 
   student = mixed(STUDENT.logits, moved, LABELS)
-  value, *_ = run(methods.crossgrad(), roles)
+  value, *_ = run(part("crossgrad"), roles)
   close(value, jnp.mean(student + mixed(judge, judge_moved, IDS)))
-  value, *_ = run(methods.ddaig(), roles)
+  value, *_ = run(part("ddaig"), roles)
   generator = generalization.ddaig_generator_loss(
     hidden, LABELS, judge_hidden, IDS
   )
@@ -186,7 +198,7 @@ def test_crossgrad_and_ddaig_train_a_judge_of_domains():
 
 @pytest.mark.slow
 def test_dael_has_an_expert_for_each_domain_which_answer_together():
-  objective = methods.dael_dg(weight=0.5)
+  objective = part("dg_dael", weight=0.5)
   value, _, params, (state, _) = run(objective, {"student_strong": STRONG})
 
   def answers(x):
@@ -211,7 +223,7 @@ def test_dael_has_an_expert_for_each_domain_which_answer_together():
 @pytest.mark.slow
 def test_difex_teaches_half_of_the_features_phases():
   phases = outputs()
-  objective = methods.difex(weight=0.2)
+  objective = part("difex", weight=0.2)
   value, _, params, _ = run(objective, {"phases": phases})
   heads = {k: (v["kernel"], v["bias"]) for k, v in params.items()}
   told = linear(heads["bottleneck"], phases.embedding)
@@ -228,12 +240,12 @@ BATCHED = {"image": IMAGES, "label": LABELS, "mask": jnp.ones_like(MASK)}
 @pytest.mark.parametrize("whole", [True, False])
 def test_mixed_batches_are_those_of_their_loss(whole):
   if whole:
-    batch = methods.mixup_batch(alpha=0.5)(KEY, BATCHED, None)
+    batch = prepare("mixup", BATCHED, alpha=0.5)
     result = generalization.mixup(
       inputs=IMAGES, labels=LABELS, key=KEY, alpha=0.5
     )
   else:
-    batch = methods.domainmix_batch(alpha=0.5)(KEY, BATCHED, None)
+    batch = prepare("domainmix", BATCHED, alpha=0.5)
     result = generalization.domainmix(
       inputs=IMAGES.reshape(-1, 8, 8, 1),
       labels=LABELS.reshape(-1),
@@ -245,7 +257,7 @@ def test_mixed_batches_are_those_of_their_loss(whole):
   close(batch["image"], result.inputs.reshape(IMAGES.shape))
   assert not np.allclose(batch["image"], IMAGES)
   entries = {k: batch[k] for k in ("partner_label", "mixing_weight")}
-  value, *_ = run(methods.mixed(), label=batch["label"], **entries)
+  value, *_ = run(part("mixup"), label=batch["label"], **entries)
   expected = generalization.mixed_loss(
     STUDENT.logits.reshape(*result.labels.shape, CLASSES), *result[1:4]
   )
@@ -265,8 +277,10 @@ def look(weight):
 
 
 @pytest.mark.slow
-def test_crossgrads_images_are_moved_by_the_other_network():
-  batch = methods.crossgrad_batch(epsilon=2.0)(KEY, BATCHED, look(1.5))
+@pytest.mark.parametrize("scaling", ["mean", "sum"])
+def test_crossgrads_images_are_moved_by_the_other_network(scaling):
+  options = {"epsilon": 2.0, "scaling": scaling}
+  batch = prepare("crossgrad", BATCHED, look(1.5), **options)
   for entry, network, labels in (
     ("moved", "judge", IDS),
     ("moved_by_label", "student", LABELS),
@@ -277,7 +291,7 @@ def test_crossgrads_images_are_moved_by_the_other_network():
       return cross_entropy(logits, labels.reshape(-1))
 
     expected = generalization.crossgrad(
-      losses, IMAGES.reshape(-1, 8, 8, 1), epsilon=2.0, scaling="sum"
+      losses, IMAGES.reshape(-1, 8, 8, 1), epsilon=2.0, scaling=scaling
     )
     close(batch[entry], expected.reshape(IMAGES.shape))
     assert not np.allclose(batch[entry], IMAGES)
@@ -285,7 +299,7 @@ def test_crossgrads_images_are_moved_by_the_other_network():
 
 @pytest.mark.slow
 def test_ddaigs_generator_learns_through_one_entry_alone():
-  make = methods.ddaig_batch(perturbation=0.5)
+  options = {"perturbation": 0.5}
 
   def hidden(scale, entry):
     def run(name, images, *, gradient):
@@ -293,12 +307,12 @@ def test_ddaigs_generator_learns_through_one_entry_alone():
       assert gradient
       return Outputs(scale * images.reshape(len(images), -1), {}, None)
 
-    return jnp.sum(make(KEY, BATCHED, run)[entry] ** 2)
+    return jnp.sum(prepare("ddaig", BATCHED, run, **options)[entry] ** 2)
 
   slopes = {k: jax.grad(hidden)(0.3, k) for k in ("hidden", "moved")}
   assert slopes["moved"] == 0
   assert slopes["hidden"] != 0
-  batch = make(KEY, BATCHED, look(1.0))
+  batch = prepare("ddaig", BATCHED, look(1.0), **options)
   expected = generalization.ddaig(
     IMAGES.reshape(-1, 8, 8, 1),
     jnp.tanh(0.1 * IMAGES.reshape(-1, 8, 8, 1)),
@@ -308,5 +322,5 @@ def test_ddaigs_generator_learns_through_one_entry_alone():
 
 
 def test_difexs_batch_has_phases():
-  batch = methods.difex_batch()(KEY, BATCHED, None)
+  batch = prepare("difex", BATCHED)
   close(batch["phase"], generalization.fourier_phase(IMAGES))
