@@ -36,7 +36,7 @@ ROWS = 16
 # All areas of functions from arrays to arrays.
 AREAS = sorted(
   {path.parent.name for path in ROOT.glob("*/__init__.py")}
-  - {"data", "nets", "objectives", "ops", "training"}
+  - {"data", "methods", "nets", "ops", "training"}
 )
 # Names of an axis of examples in the annotations.
 BATCH = {

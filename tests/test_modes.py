@@ -210,15 +210,15 @@ def test_networks_of_each_kind_are_exported(name):
 
 
 def placed(name, batch, mesh):
-  """The batch of a preset, sharded over its examples."""
+  """The batch of a method, sharded over its examples."""
 
   def place(x, domain=None):
-    row = methods.PRESETS[name]
+    row = methods.describe(name)
     many = row.area == "generalization" or (name, domain) == ("dael", "source")
     spec = P(*[None] * many, "data")
     return jax.device_put(x, NamedSharding(mesh, spec))
 
-  if not methods.PRESETS[name].domains:
+  if "mask" in batch:
     return jax.tree.map(place, batch)
   return {
     domain: jax.tree.map(lambda x, domain=domain: place(x, domain), rows)
@@ -227,7 +227,7 @@ def placed(name, batch, mesh):
 
 
 def step_on_explicit_axes(name):
-  """The traced step of a preset, and what it is to be called with."""
+  """The traced step of a method, and what it is to be called with."""
   learner, batch = learners.learner_of(name)
   state = learner.init(learners.KEY, batch)
   mesh = jax.make_mesh((2,), ("data",), (AxisType.Explicit,))
@@ -238,7 +238,7 @@ def step_on_explicit_axes(name):
 
 
 @pytest.mark.slow
-def test_the_step_of_a_preset_knows_explicit_axes():
+def test_the_step_of_a_method_knows_explicit_axes():
   traced = step_on_explicit_axes("erm")[0]
   for x in jax.tree.leaves(traced.out_info):
     assert not any(x.sharding.spec) if x.sharding else True
@@ -247,9 +247,13 @@ def test_the_step_of_a_preset_knows_explicit_axes():
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
-  [k for k, v in methods.PRESETS.items() if v.area != "distillation"][::2],
+  [
+    name
+    for name in methods.names()
+    if methods.describe(name).area != "distillation"
+  ][::2],
 )
-def test_steps_of_every_second_preset_know_explicit_axes(name):
+def test_steps_of_every_second_method_know_explicit_axes(name):
   assert step_on_explicit_axes(name)[0].jaxpr
 
 

@@ -55,8 +55,11 @@ MAY_IMPORT = {
     {"orbax", "rich"},
   ),
 }
-# What training shares with the objectives, until they expose it.
+# `nets.layers` are the layers of networks and of the parts of methods.
 PUBLIC_MODULES = {pathlib.Path("nets/layers.py")}
+MODULES_OF_ROOMS = {"kdjax.nets.layers"}
+# Files of which an argument has the name of the other room.
+NAMED_ALIKE = {"kdjax.data": "kdjax/training/loop/_feeds.py"}
 TESTS = [
   path.relative_to(ROOT / "tests")
   for area in sorted(MAY_IMPORT)
@@ -113,6 +116,25 @@ def test_no_room_imports_private_modules_of_another(folder):
 
 
 @pytest.mark.parametrize("area", AREAS)
+def test_other_rooms_are_imported_whole_and_names_within_one(area):
+  """A reader sees where a name of another room comes from: `ops.mean`."""
+  for path in (ROOT / "kdjax" / area).rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if not isinstance(node, ast.ImportFrom) or not node.module:
+        continue
+      package, *rest = node.module.split(".")
+      if package != "kdjax" or not rest or rest[0] == area:
+        continue
+      if path.name == "__init__.py":
+        continue  # A room may export a name of another as its own.
+      names = {f"{node.module}.{alias.name}" for alias in node.names}
+      where = f"{path.relative_to(ROOT)}:{node.lineno} imports {names}"
+      if where.startswith(f"{NAMED_ALIKE.get(node.module)}:"):
+        continue
+      assert names <= MODULES_OF_ROOMS, where
+
+
+@pytest.mark.parametrize("area", AREAS)
 def test_each_area_lists_its_names(area):
   module = importlib.import_module(f"kdjax.{area}")
   public = {
@@ -136,9 +158,9 @@ def test_there_is_no_second_way_in(area):
 
 @pytest.mark.parametrize("path", TESTS, ids=str)
 def test_a_test_file_bears_the_name_of_the_file_it_tests(path):
-  """Tests of several files say so: `test_several_<theme>.py`."""
+  """Tests of several files say so: `test_several_<theme>.py`, or `whole`."""
   name = path.stem.removeprefix("test")
-  assert name.startswith("_several_") or (
+  assert name.startswith(("_several_", "_whole")) or (
     (ROOT / "kdjax" / path.parent / f"{name}.py").exists()
   )
 

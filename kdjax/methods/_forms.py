@@ -14,7 +14,14 @@ _MANY = 2  # `[domains, batch, ...]`
 
 
 def is_frozen(role: str) -> bool:
-  """Whether a network of this role stays as it is."""
+  """Whether a network of this role stays as it is.
+
+  Args:
+    role: such as `"teacher"`.
+
+  Returns:
+    Whether no step trains it.
+  """
   return bool(_FROZEN.match(role))
 
 
@@ -137,7 +144,15 @@ def from_loss(
 def bound_inputs(
   passes: Mapping[str, Pass], on: str | tuple[str, ...]
 ) -> dict[str, Pass]:
-  """The passes with the caller's inputs in place of `"*"`."""
+  """The passes with the caller's inputs in place of `"*"`.
+
+  Args:
+    passes: role -> `Pass`.
+    on: the entry of the batch, or several.
+
+  Returns:
+    role -> `Pass`.
+  """
 
   def bound(entry: str) -> str | tuple[str, ...]:
     prefix, star, rest = entry.partition(INPUTS)

@@ -1,4 +1,4 @@
-"""Every preset makes an objective that trains, on one device and on eight."""
+"""Every method of distillation trains, on one device and on eight."""
 
 import functools
 import re
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.methods import PRESETS, preset
+from kdjax import methods
 from kdjax.methods.distillation._published_pairs import _PAIRS
 from kdjax.nets import Outputs
 from kdjax.nets._create import _NETWORKS
@@ -21,7 +21,7 @@ BATCH = {
   "label": jnp.arange(EXAMPLES) % CLASSES,
   "index": 2 * jnp.arange(EXAMPLES),
 }
-DISTILLATION = [k for k, row in PRESETS.items() if row.area == "distillation"]
+DISTILLATION = methods.names("distillation")
 # What it draws depends on how many examples a device has.
 DRAWS = {"mgd", "vitkd"}
 
@@ -63,13 +63,23 @@ def seen(widths, seed, role, views):
 
 def given_to(name):
   """The outputs that a method reads, by role."""
-  row, flow = PRESETS[name], name in {"fsp", "kdsvd"}
+  row, flow = methods.describe(name), name in {"fsp", "kdsvd"}
   widths = (4, 6, 8) if flow else (4, 8)
   given = seen(widths, 0, "student", row.views)
   if "teacher" in row.networks:
     widths = (4, 6, 8) if flow else (4, 10)
     given |= seen(widths, 1, "teacher", row.views)
   return given
+
+
+def method_of(name):
+  """A method with the facts that it needs here."""
+  return methods.create(name, steps_per_epoch=5, num_examples=2 * EXAMPLES)
+
+
+def objective_of(name):
+  """What a method minimizes."""
+  return method_of(name).objective
 
 
 def step(objective, axis_name, params, state, given, batch):
@@ -100,11 +110,11 @@ def step(objective, axis_name, params, state, given, batch):
 @pytest.mark.parametrize("name", DISTILLATION[::2])
 def test_a_step_can_be_traced(name):
   """Every second one; the slow tier trains all."""
-  row = PRESETS[name]
-  if "token" in row.source:
+  row = methods.describe(name)
+  if row.group == "tokens":
     pytest.skip("for transformers")
   given = given_to(name)
-  objective = preset(name, steps_per_epoch=5, num_examples=2 * EXAMPLES)
+  objective = objective_of(name)
   params, state = jax.eval_shape(objective.init, KEY, given)
   value, (by_params, _), (moved, _) = jax.eval_shape(
     functools.partial(step, objective, None), params, state, given, BATCH
@@ -117,11 +127,11 @@ def test_a_step_can_be_traced(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DISTILLATION)
 def test_trains(name):
-  row = PRESETS[name]
-  if "token" in row.source:
+  row = methods.describe(name)
+  if row.group == "tokens":
     pytest.skip("for transformers")
   given = given_to(name)
-  objective = preset(name, steps_per_epoch=5, num_examples=2 * EXAMPLES)
+  objective = objective_of(name)
 
   @jax.jit
   def first_step():  # of constants: what needs no parameters is never compiled
@@ -164,10 +174,10 @@ def test_trains(name):
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4 * scale)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", methods.names())
 def test_a_row_says_what_it_is_and_what_it_needs(name):
   """In words for a list of methods, one line each."""
-  row = PRESETS[name]
+  row = methods.describe(name)
   assert row.title
   assert row.summary
   assert row.summary[-1] != "."
@@ -179,6 +189,7 @@ def test_a_row_says_what_it_is_and_what_it_needs(name):
   if row.area == "distillation":
     assert row.source
     assert not row.start
+    assert row.group in ("logits", "features", "relations", "tokens")
     assert set(row.networks) <= {"teacher"}
     assert not row.domains
     reads_teacher = row.kd > 0 or row.initialization is not None
@@ -190,7 +201,7 @@ def test_the_table_says_what_the_authors_weigh():
   for name, (ce, kd, weight) in {
     "kd": (0.1, 0.9, None),
   }.items():
-    row = PRESETS[name]
+    row = methods.describe(name)
     assert (row.cross_entropy, row.kd) == (ce, kd)
     assert weight is None or row.weight == weight
     assert row.source
@@ -203,13 +214,9 @@ def test_logits_alone_are_enough_or_what_lacks_is_named(name):
   bare = dict.fromkeys(
     ("student", "teacher"), Outputs(jnp.zeros((EXAMPLES, CLASSES)), {}, None)
   )
-  for initialization in {False, PRESETS[name].initialization is not None}:
-    objective = preset(
-      name,
-      initialization=initialization,
-      steps_per_epoch=2,
-      num_examples=2 * EXAMPLES,
-    )
+  method = method_of(name)
+  for own in (method, *method.before.values()):
+    objective = own.objective
     error = "student has no fault"
     try:
       params, state = jax.eval_shape(objective.init, KEY, bare)
@@ -221,32 +228,35 @@ def test_logits_alone_are_enough_or_what_lacks_is_named(name):
 
 def test_a_name_that_is_none_is_refused():
   with pytest.raises(ValueError, match="name is 'kdd'; expected one of"):
-    preset("kdd")
+    methods.create("kdd")
+  with pytest.raises(ValueError, match="area is 'vision'; expected one of"):
+    methods.names("vision")
 
 
-def test_a_hyperparameter_that_a_preset_lacks_is_refused():
-  state = jax.eval_shape(lambda: preset("kd", temperature=2.0).init(KEY, {}))
+def test_a_hyperparameter_that_a_method_lacks_is_refused():
+  kd = methods.create("kd", temperature=2.0).objective
+  state = jax.eval_shape(lambda: kd.init(KEY, {}))
   assert "temperature" in state[1]["objectives"]["kd"]
-  with pytest.raises(ValueError, match="kd has no alpha; expected temperature"):
-    preset("kd", alpha=0.5)
-  with pytest.raises(ValueError, match="scratch has no gamma; expected no hyp"):
-    preset("scratch", gamma=1.0)
+  with pytest.raises(ValueError, match="'alpha'; expected only temperature"):
+    methods.create("kd", alpha=0.5)
+  with pytest.raises(ValueError, match="no hyper-parameter 'gamma'; expected"):
+    methods.create("scratch", gamma=1.0)
 
 
 def test_a_stage_before_has_an_objective_of_its_own():
   both = dict.fromkeys(("student", "teacher"), outputs((4, 8), 0))
-  first = preset("ft", initialization=True)
+  ft = methods.create("ft")
+  first = ft.before["initialization"].objective
   params, _ = jax.eval_shape(lambda: first.init(KEY, both))
-  after, _ = jax.eval_shape(lambda: preset("ft").init(KEY, both))
+  after, _ = jax.eval_shape(lambda: ft.objective.init(KEY, both))
   assert jax.tree.structure(params) == jax.tree.structure(after["ft"])
-  with pytest.raises(ValueError, match="kd has no stage before"):
-    preset("kd", initialization=True)
+  assert not methods.create("kd").before
 
 
 def test_weights_of_a_pair():
   def state_of(name, pair, **options):
-    objective = preset(name, pair=pair, steps_per_epoch=1, **options)
-    return objective.init(KEY, {})[1]
+    method = methods.create(name, pair=pair, steps_per_epoch=1, **options)
+    return method.objective.init(KEY, {})[1]
 
   def number(state, name, hyperparameter):
     return state["objectives"][name][hyperparameter]
@@ -266,6 +276,6 @@ def test_pairs_name_methods_and_networks():
   names = set()
   for method, pairs in _PAIRS.items():
     for pair in pairs:
-      preset(method, pair=pair, steps_per_epoch=1)
+      methods.create(method, pair=pair, steps_per_epoch=1)
       names.update(pair)
   assert names <= set(_NETWORKS)

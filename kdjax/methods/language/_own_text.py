@@ -19,9 +19,10 @@ def with_own_text(name: str, objective: Objective, share: ArrayLike) -> Method:
   """A method whose step sees the student's own text, drawn by `share`.
 
   The view `on_policy` gives the text, of the shape of the learner's `on` (of
-  several entries, of the first), and the batch's `"on_policy_mask"` marks its positions in the loss. The text is
-  written between the steps (`kdjax.nets.generate`), so that the view reads it
-  from the batch. All examples of a step are of one kind.
+  several entries, of the first), and the batch's `"on_policy_mask"` marks its
+  positions in the loss. The text is written between the steps
+  (`kdjax.nets.generate`), so that the view reads it from the batch. All
+  examples of a step are of one kind.
 
   Args:
     name: of the method, for errors.

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax import methods, ops
-from kdjax.metrics import accuracy, agreement, entropy
+from kdjax import methods, metrics, ops
 from kdjax.training.steps._evaluation import Metric
 
 
@@ -71,15 +70,15 @@ def _peers(names: Sequence[str]) -> dict[str, Metric]:
   def ensemble(*arguments: Array) -> Array:
     *each, labels = arguments
     p = jnp.mean(jnp.stack([jax.nn.softmax(z) for z in each]), 0)
-    return accuracy(p, labels)
+    return metrics.accuracy(p, labels)
 
   def disagreement(*each: Array) -> Array:
     pairs = [(a, b) for i, a in enumerate(each) for b in each[:i]]
-    same = jnp.stack([agreement(a, b) for a, b in pairs])
+    same = jnp.stack([metrics.agreement(a, b) for a, b in pairs])
     return 1 - jnp.mean(same, 0)
 
   alone: dict[str, Metric] = {
-    f"{name}/accuracy": (accuracy, (z, "labels"))
+    f"{name}/accuracy": (metrics.accuracy, (z, "labels"))
     for name, z in zip(names, logits, strict=True)
   }
   return alone | {
@@ -90,13 +89,13 @@ def _peers(names: Sequence[str]) -> dict[str, Metric]:
 
 # Metrics of a classifier, as names of arrays bind them.
 CLASSIFICATION: dict[str, Metric] = {
-  "accuracy": (accuracy, ("logits", "labels")),
+  "accuracy": (metrics.accuracy, ("logits", "labels")),
   "cross_entropy": (ops.cross_entropy, ("logits", "labels")),
 }
 # Metrics that tell whether distillation helps: docs/diagnostics.md.
 FIDELITY: dict[str, Metric] = {
-  "agreement": (agreement, ("student_logits", "teacher_logits")),
+  "agreement": (metrics.agreement, ("student_logits", "teacher_logits")),
   "kl": (ops.kl_divergence, ("student_logits", "teacher_logits")),
-  "teacher_accuracy": (accuracy, ("teacher_logits", "labels")),
-  "teacher_entropy": (entropy, ("teacher_logits",)),
+  "teacher_accuracy": (metrics.accuracy, ("teacher_logits", "labels")),
+  "teacher_entropy": (metrics.entropy, ("teacher_logits",)),
 }

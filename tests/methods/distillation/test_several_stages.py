@@ -22,12 +22,13 @@ from tests.methods.distillation.networks import (
   start_and_apply,
 )
 
+STAGED_BATCH = {"mask": STAGED_MASK, "label": np.zeros(4, int)}
 ALL = ("fitnet", "at", "nst", "fsp", "ab", "ft", "kdsvd", "ofd")
 
 
 def objective_of(name):
   """A method's own objective, or that of its stage before."""
-  method = methods.create(name)
+  method = methods.create(name, steps_per_epoch=5)
   return method.before.get("initialization", method).objective
 
 
@@ -50,7 +51,7 @@ def test_float64_stays_float64(name):
         )
         moved = student._replace(features=features)
         value, after, _ = objective.apply(
-          params, state, pair(moved, teacher), {"mask": STAGED_MASK}, KEY
+          params, state, pair(moved, teacher), STAGED_BATCH, KEY
         )
         return value, after
 
@@ -76,7 +77,7 @@ def test_units_are_maps_of_one_position(name):
   shapes = jax.eval_shape(flatten, pair(STAGED, STAGED_TEACHER))
   params, state = jax.eval_shape(lambda: objective.init(KEY, shapes))
   loss, *_ = jax.eval_shape(
-    objective.apply, params, state, shapes, {"mask": STAGED_MASK}, KEY
+    objective.apply, params, state, shapes, STAGED_BATCH, KEY
   )
   assert loss.shape == ()
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kdjax.methods.distillation.features._afd import _afd
 from tests.methods.distillation.networks import ROWS, STUDENT, TEACHER, run
 
 

@@ -57,7 +57,7 @@ def test_gradient_grows_along_half_a_cosine():
 @pytest.mark.slow
 def test_each_example_may_have_its_own():
   """The perceptron resists; the student still sees a plain soft target."""
-  objective = _ctkd(steps_per_epoch=1, ramp_epochs=1, hidden=4)
+  objective = _ctkd(steps_per_epoch=1, ramp_epochs=1, units=4)
   params, state = jax.jit(objective.init)(KEY, BOTH)
   (value, _), (gradient, by_logits) = program(objective)(
     params, state, STUDENT.logits
@@ -67,6 +67,6 @@ def test_each_example_may_have_its_own():
   np.testing.assert_allclose(by_logits.sum(-1), 0.0, atol=1e-6)
 
 
-def test_a_preset_counts_epochs():
+def test_a_method_counts_epochs():
   with pytest.raises(ValueError, match="ctkd counts epochs; expected steps_"):
     create("ctkd")

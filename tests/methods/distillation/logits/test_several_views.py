@@ -48,7 +48,7 @@ def test_mlld_weighs_both_views_as_published():
     labels += cross_entropy(logits[2], BATCH["label"])
     return 0.9 * levels + 0.1 * masked_mean(labels, BATCH["mask"])
 
-  value = value_of(create("mlld"), OUTPUTS)
+  value = value_of(create("mlld").objective, OUTPUTS)
   np.testing.assert_allclose(value, expected(LOGITS), rtol=1e-5)
 
 

@@ -9,7 +9,7 @@ import pytest
 from kdjax import methods, nets
 from tests.methods.learners import KEY, learner_of
 
-# The same objectives as those of another row, with another option or weight.
+# The same methods as those of another row, with another option or weight.
 VARIANTS = {
   "mutual_mean",
   "kdcl_naive",
@@ -36,15 +36,17 @@ VARIANTS = {
   "dskd",
 }
 NAMES = [
-  name for name, row in methods.PRESETS.items() if row.area != "distillation"
+  name
+  for name in methods.names()
+  if methods.describe(name).area != "distillation"
 ]
-# The presets of language train in tests/methods/language, and those of
+# The methods of language train in tests/methods/language, and those of
 # generalization in tests/experiments/test_generalize.py.
 ELSEWHERE = {"distillation", "language", "generalization"}
 TRAINED = [
   name
-  for name, row in methods.PRESETS.items()
-  if row.area not in ELSEWHERE and name not in VARIANTS
+  for name in methods.names()
+  if methods.describe(name).area not in ELSEWHERE and name not in VARIANTS
 ]
 # Every third one, those that no slow test trains, and one for each way of
 # generalization: a penalty, a rule for gradients, a network beside.
@@ -52,7 +54,7 @@ TRACED = [
   name
   for name in NAMES
   if name in (*TRAINED[::3], "irm", "andmask", "crossgrad")
-  or (name in VARIANTS and methods.PRESETS[name].area != "language")
+  or (name in VARIANTS and methods.describe(name).area != "language")
 ]
 
 
@@ -108,7 +110,7 @@ SHARDED = (
 @pytest.mark.parametrize("name", SHARDED)
 def test_two_shards_equal_the_whole_batch(name):
   learner, batch = learner_of(name, optimizer=optax.sgd(0.1))
-  generalizes = methods.PRESETS[name].area == "generalization"
+  generalizes = methods.describe(name).area == "generalization"
   # The first shard has one example less than the second.
   first = (0, 0) if generalizes else (0,)
   parts = batch.values() if "mask" not in batch else [batch]
@@ -141,7 +143,8 @@ def test_two_shards_equal_the_whole_batch(name):
 
 
 def test_names_are_unique_and_every_row_says_what_it_does():
-  for name, row in methods.PRESETS.items():
+  for name in methods.names():
+    row = methods.describe(name)
     assert name == name.lower()
     assert row.title
     assert row.summary
@@ -149,7 +152,7 @@ def test_names_are_unique_and_every_row_says_what_it_does():
 
 
 def test_a_weight_goes_to_the_method_that_has_one():
-  objective = methods.preset("mme", weight=0.7)
+  objective = methods.create("mme", weight=0.7).objective
   specs = dict.fromkeys(
     ("source", "target"), nets.Outputs(jnp.ones((2, 3)), {}, jnp.ones((2, 4)))
   )
@@ -170,4 +173,4 @@ def test_a_weight_goes_to_the_method_that_has_one():
 )
 def test_what_a_method_needs_is_named(name, message):
   with pytest.raises(ValueError, match=message):
-    methods.preset(name)
+    methods.create(name)
