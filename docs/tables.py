@@ -52,7 +52,7 @@ def values(row: methods.Row) -> str:
   tuned = row.tuned if row.make is not None else ""
   if tuned == "weight" or (tuned and row.weight != 1):
     parts.append(f"weight {row.weight:g}")
-  if tuned and row.search is not None:
+  if tuned not in ("", "weight") and row.search is not None:
     parts.append(f"`{tuned}` {row.search.default:g}")
   if row.warmup_epochs:
     parts.append(f"{row.warmup_epochs} epochs of warm-up")
@@ -65,7 +65,8 @@ def needs(row: methods.Row) -> str:
   kinds = [_MANY.sub(r"\1s", x) for x in row.networks]
   parts = [_NETWORKS.get(x, f"the network `{x}`") for x in dict.fromkeys(kinds)]
   if row.views:
-    parts.append("views " + ", ".join(f"`{x}`" for x in row.views))
+    views = ", ".join(f"`{x}`" for x in row.views)
+    parts.append(f"the view{'s' if len(row.views) > 1 else ''} {views}")
   if row.domains:
     parts.append(" and ".join(row.domains))
   if row.start == "source":

@@ -30,7 +30,7 @@ ROOT = pathlib.Path(kdjax.__file__).parent
 # Areas of functions from arrays to arrays.
 AREAS = sorted(
   {path.parent.name for path in ROOT.glob("*/__init__.py")}
-  - {"data", "nets", "objectives", "training"}
+  - {"data", "methods", "nets", "training"}
 )
 # Dimensions whose entries are examples.
 EXAMPLES = {
