@@ -56,6 +56,33 @@ def test_kills_lose_nothing(whole, tmp_path):
   children.assert_same_end(folder, whole)
 
 
+@pytest.mark.parametrize("kind", ["grid", "stages"])
+def test_a_grid_and_stages_that_are_killed_or_stopped_lose_nothing(
+  kind, tmp_path
+):
+  options = ("evaluate_every=100", "checkpoint_every=20", f"{kind}=1")
+  whole, folder = tmp_path / "whole", tmp_path / "run"
+  children.run(children.FIT, whole, STEPS, *options)
+
+  def saved():
+    return newest(folder) + newest(folder / "source")
+
+  generator = random.Random(1)
+  for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
+    before = saved()
+    process = children.start(children.FIT, folder, STEPS, *options)
+    children.wait_for(lambda before=before: saved() > before, process)
+    time.sleep(generator.uniform(0.0, 0.2))
+    process.send_signal(number)
+    process.communicate()
+    if number == signal.SIGKILL:
+      assert process.returncode == -number
+    else:
+      assert process.returncode == 128 + number
+  children.run(children.FIT, folder, STEPS, *options)
+  children.assert_same_end(folder, whole)
+
+
 def test_signals_save_the_step_under_way(whole, tmp_path):
   folder, seen = tmp_path / "run", 0
   for number in (signal.SIGTERM, signal.SIGINT):

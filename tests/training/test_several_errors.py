@@ -11,12 +11,11 @@ from flax import linen, nnx
 
 from kdjax.data import ArraySource
 from kdjax.distillation import kd_loss
-from kdjax.methods import combine, modular, stateless
+from kdjax.methods import Pass, combine, modular, stateless
 from kdjax.metrics import accuracy
 from kdjax.nets import MLP
 from kdjax.training import (
   Model,
-  Pass,
   TrainState,
   Variables,
   adapt,

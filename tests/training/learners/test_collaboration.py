@@ -7,7 +7,8 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax.methods import preset
+from kdjax import methods
+from kdjax.methods import create
 from kdjax.nets import Outputs
 from kdjax.training import (
   Network,
@@ -96,16 +97,23 @@ def test_sequential_peers_see_the_new_answers_of_those_before():
   assert np.isfinite(metrics["loss"][0])
 
 
+UPDATES = {
+  "simultaneous": None,
+  "sequential": methods.alternate(
+    methods.Turn(moves=("peer_0",)), methods.Turn(moves=("peer_1",))
+  ),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("update", ["simultaneous", "sequential"])
+@pytest.mark.parametrize("update", UPDATES)
 def test_devices_equal_one_device(update):
   """With momentum, whose state each peer has of its own."""
   peers = [nnx.Linear(3, 2, rngs=nnx.Rngs(i)) for i in range(2)]
   learner = collaborate(
     peers,
-    preset("mutual"),
+    create("mutual")._replace(update=UPDATES[update]),
     optax.sgd(0.1, momentum=0.9),
-    update=update,
     on="x",
   )
   one = two = learner.init(KEY, BATCH)
@@ -122,8 +130,8 @@ def test_devices_equal_one_device(update):
 
 def test_stale_answers_are_what_frozen_says_until_it_is_renewed():
   peers = [nnx.Linear(3, 2, rngs=nnx.Rngs(i)) for i in range(2)]
-  objective = preset("codistillation", burn_in=1)
-  learner = collaborate(peers, objective, optax.sgd(0.5), stale=True, on="x")
+  objective = create("codistillation", burn_in=1)
+  learner = collaborate(peers, objective, optax.sgd(0.5), on="x")
   state = learner.init(KEY, BATCH)
   step = jax.jit(learner.step)
   state, first = step(state, learner.frozen, BATCH, KEY)
@@ -160,12 +168,10 @@ def test_bad_peers_are_named():
   peer = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
   wide = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
   with pytest.raises(ValueError, match="peers has 1 networks; expected two"):
-    collaborate([peer], preset("mutual"), optax.sgd(0.1))
-  with pytest.raises(ValueError, match="update is 'both'; expected one of"):
-    collaborate([peer] * 2, preset("mutual"), optax.sgd(0.1), update="both")
+    collaborate([peer], create("mutual"), optax.sgd(0.1))
   with pytest.raises(ValueError, match="teachers is empty"):
-    guide(peer, [], preset("dgkd"), optax.sgd(0.1))
-  learner = collaborate([peer, wide], preset("mutual"), optax.sgd(0.1), on="x")
+    guide(peer, [], create("dgkd"), optax.sgd(0.1))
+  learner = collaborate([peer, wide], create("mutual"), optax.sgd(0.1), on="x")
   state = learner.init(KEY, BATCH)
   with pytest.raises(ValueError, match="peers have the same classes"):
     learner.step(state, learner.frozen, BATCH, KEY)

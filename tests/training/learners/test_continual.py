@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from kdjax.continual import reservoir_init, reservoir_sample, reservoir_update
-from kdjax.methods import preset
+from kdjax.methods import create
 from kdjax.training import Variables, continue_on
 
 KEY = jax.random.key(0)
@@ -27,9 +27,8 @@ def network(seed):
 def test_an_empty_buffer_adds_nothing_and_a_full_one_does():
   learner = continue_on(
     network(0),
-    preset("der_plus_plus"),
+    create("der_plus_plus"),
     optax.sgd(0.1),
-    replay=("replay", "second_replay"),
     on="x",
   )
   stored = {"x": PART["x"], "label": PART["label"]}
@@ -47,7 +46,7 @@ def test_an_empty_buffer_adds_nothing_and_a_full_one_does():
 
   state = learner.init(KEY, batch_of(buffer))
   step = jax.jit(learner.step)
-  alone = continue_on(network(0), preset("sequential"), optax.sgd(0.1), on="x")
+  alone = continue_on(network(0), create("sequential"), optax.sgd(0.1), on="x")
   expected, _ = jax.jit(alone.step)(alone.init(KEY, PART), {}, PART, KEY)
   empty, metrics = step(state, learner.frozen, batch_of(buffer), KEY)
   np.testing.assert_allclose(
@@ -75,7 +74,7 @@ def test_an_empty_buffer_adds_nothing_and_a_full_one_does():
 
 def test_the_student_takes_the_place_of_the_past_without_recompilation():
   learner = continue_on(
-    network(0), preset("task_lwf"), optax.sgd(0.1), past=network(1), on="x"
+    network(0), create("task_lwf"), optax.sgd(0.1), past=network(1), on="x"
   )
   state = learner.init(KEY, PART, past_classes=jnp.array([1.0, 0.0]))
   step = jax.jit(learner.step)
@@ -91,7 +90,7 @@ def test_the_student_takes_the_place_of_the_past_without_recompilation():
 
 def test_importance_holds_parameters_in_place():
   importance = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
-  objective = preset("ewc", weight=2.0, importance=importance)
+  objective = create("ewc", weight=2.0, importance=importance)
   learner = continue_on(
     network(0), objective, optax.sgd(0.0), past=network(1), on="x"
   )
@@ -104,20 +103,8 @@ def test_importance_holds_parameters_in_place():
 
 @pytest.mark.slow
 def test_what_lacks_is_named():
-  learner = continue_on(
-    network(0), preset("er"), optax.sgd(0.1), replay=("replay",), on="x"
-  )
+  learner = continue_on(network(0), create("er"), optax.sgd(0.1), on="x")
   with pytest.raises(ValueError, match="expected 'replay' too"):
     learner.init(KEY, PART)
-  learner = continue_on(network(0), preset("task_lwf"), optax.sgd(0.1), on="x")
-  state = learner.init(KEY, PART)
-  with pytest.raises(ValueError, match="a past network: give the learner one"):
-    learner.step(state, {}, PART, KEY)
-  with pytest.raises(ValueError, match="augment and prepare are given"):
-    continue_on(
-      network(0),
-      preset("er"),
-      optax.sgd(0.1),
-      augment=lambda key, x: x,
-      prepare=lambda key, batch, run: batch,
-    )
+  with pytest.raises(ValueError, match="task_lwf needs the network 'past'"):
+    continue_on(network(0), create("task_lwf"), optax.sgd(0.1), on="x")

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from kdjax import nets
-from kdjax.methods import preset
+from kdjax.methods import create
 from kdjax.training import Network, align
 
 KEY = jax.random.key(0)
@@ -31,7 +31,7 @@ def towers(width):
 
 
 def test_towers_learn_to_find_each_other():
-  learner = align(towers(6), preset("clip"), optax.adam(3e-2))
+  learner = align(towers(6), create("clip"), optax.adam(3e-2))
   state = learner.init(KEY, BATCH)
   step, look = jax.jit(learner.step), jax.jit(learner.evaluate)
   before = look(state, learner.frozen, BATCH)
@@ -52,7 +52,7 @@ def test_towers_learn_to_find_each_other():
 @pytest.mark.slow
 def test_a_wider_teacher_is_met_through_maps_that_are_trained():
   learner = align(
-    towers(6), preset("clip_kd"), optax.sgd(0.1), teachers=towers(5)
+    towers(6), create("clip_kd"), optax.sgd(0.1), teachers=towers(5)
   )
   state = learner.init(KEY, BATCH)
   own = state.params["objective"]["clip_kd"]
@@ -68,8 +68,8 @@ def test_a_wider_teacher_is_met_through_maps_that_are_trained():
 
 def test_unpaired_batches_and_no_towers_are_errors():
   with pytest.raises(ValueError, match="students is empty"):
-    align({}, preset("clip"), optax.sgd(0.1))
-  learner = align(towers(6), preset("clip"), optax.sgd(0.1))
+    align({}, create("clip"), optax.sgd(0.1))
+  learner = align(towers(6), create("clip"), optax.sgd(0.1))
   state = learner.init(KEY, BATCH)
   unpaired = BATCH | {"text": TEXT[:5]}
   message = (

@@ -135,7 +135,11 @@ def test_student_and_teacher_see_the_same_augmented_view():
 @pytest.mark.slow
 def test_the_teacher_may_see_another_entry():
   learner = distill(
-    model(0), model(1), soft_target_loss, optax.sgd(0.1), on="x", teacher_on="y"
+    model(0),
+    model(1),
+    soft_target_loss,
+    optax.sgd(0.1),
+    on={"student": "x", "teacher": "y"},
   )
   _, same = moved(learner, BATCH | {"y": BATCH["x"]})
   _, other = moved(learner, BATCH | {"y": -BATCH["x"]})
@@ -205,7 +209,7 @@ def test_a_linen_module_needs_its_variables():
 def test_hyperparameters_are_the_losss_own():
   student, sgd = model(0), optax.sgd(0.1)
   with pytest.raises(
-    ValueError, match=r"heat given; expected hyper-parameters of kd_loss: "
+    ValueError, match="distill: kd_loss has no hyper-parameter 'heat'; expected"
   ):
     distill(student, student, kd_loss, sgd, heat=4.0)
   with pytest.raises(

@@ -7,7 +7,8 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax.training import finetune, parameter_ema
+from kdjax.methods import parameter_ema
+from kdjax.training import finetune
 
 KEY = jax.random.key(0)
 BATCH = {
@@ -52,7 +53,7 @@ def test_the_average_is_a_role_of_its_own():
     return jnp.sum(student_logits - average_logits, -1)
 
   optimizer = optax.chain(optax.sgd(1.0), parameter_ema(0.0))
-  learner = finetune(network(0), None, gap, optimizer, average=True, on="x")
+  learner = finetune(network(0), None, gap, optimizer, on="x")
   state, losses = learner.init(KEY, BATCH), []
   step = jax.jit(learner.step)
   for _ in range(2):
@@ -78,12 +79,3 @@ def test_networks_see_the_augmented_inputs():
   # The slope is the mean of what was seen: not that of the batch.
   moved = past.kernel[...] - state.params["student"]["kernel"]
   assert np.all(np.abs(moved[:, 0] - BATCH["x"][:3].mean(0)) > 1e-3)
-  with pytest.raises(ValueError, match="augment and prepare are given; expect"):
-    finetune(
-      past,
-      past,
-      both,
-      optax.sgd(1.0),
-      augment=augment,
-      prepare=lambda key, batch, run: batch,
-    )

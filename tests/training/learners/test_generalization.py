@@ -7,9 +7,10 @@ import optax
 import pytest
 from flax import nnx
 
+from kdjax import methods
 from kdjax.nets import Outputs
 from kdjax.ops import masked_mean
-from kdjax.training import Model, Pass, Variables, generalize
+from kdjax.training import Model, Variables, generalize
 
 KEY = jax.random.key(0)
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
@@ -86,10 +87,15 @@ def test_others_are_trained_beside_the_student():
 
   learner = generalize(
     STUDENT,
-    adversary,
+    methods.Method(
+      methods.stateless(adversary),
+      {
+        name: methods.Pass(name, train=True, batch_axes=2)
+        for name in ("student", "guess")
+      },
+    ),
     optax.sgd(0.05),
     others={"guess": nnx.Linear(3, 2, rngs=nnx.Rngs(0))},
-    passes={"guess": Pass("guess", "x", train=True, batch_axes=2)},
     on="x",
   )
   state = learner.init(KEY, BATCH)

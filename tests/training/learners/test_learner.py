@@ -9,21 +9,18 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax import methods
+from kdjax import methods, training
 from kdjax.distillation import kd_loss
-from kdjax.methods import combine, modular, stateless
+from kdjax.methods import Pass, combine, modular, parameter_ema, stateless
 from kdjax.nets import Outputs
 from kdjax.training import (
   Model,
   Network,
-  Pass,
   TrainState,
   Variables,
   adapt,
   distill,
   finetune,
-  make_learner,
-  parameter_ema,
 )
 
 KEY = jax.random.key(0)
@@ -201,16 +198,10 @@ def test_each_array_of_a_new_state_is_its_own(method):
     return Outputs(logits, {"f": maps}, embedding, classifier=head), {}
 
   model = Model(forward, Variables(jnp.ones((dim, 3)), {}))
-  learner = make_learner(
-    {"student": model},
-    {"teacher": model, "past": model},
-    {
-      "student": Pass("student", train=True),
-      "teacher": Pass("teacher"),
-      "past": Pass("past"),
-      "average": Pass("average"),
-    },
-    method,
+  passes = {name: Pass(name) for name in ("teacher", "past", "average")}
+  learner = training.learner(
+    methods.Method(method, {"student": Pass(train=True)} | passes),
+    {"student": model, "teacher": model, "past": model},
     optax.sgd(0.1),
   )
   batch = {
@@ -229,18 +220,18 @@ def test_an_unknown_hyperparameter_is_named():
   learner = distill(body(0, 4), body(1, 6), objective(), optax.sgd(0.1), on="x")
   with pytest.raises(
     ValueError,
-    match=r"init: heat is no hyper-parameter; expected one of "
-    r"\['hint', 'kd', 'temperature'\]",
+    match="distill: there is no hyper-parameter 'heat'; expected one of ",
   ):
     learner.init(KEY, BATCH, heat=2.0)
 
 
 def test_evaluation_is_by_default_that_of_the_first_network():
-  learner = make_learner(
+  learner = training.learner(
+    methods.Method(
+      stateless(lambda peer_logits: peer_logits[:, 0]),
+      {"peer": Pass("peer", on="x", train=True)},
+    ),
     {"peer": body(0, 4)},
-    {},
-    {"peer": Pass("peer", on="x", train=True)},
-    stateless(lambda peer_logits: peer_logits[:, 0]),
     optax.sgd(0.1),
     metrics={"first": (lambda logits: logits[:, 0], ("peer_logits",))},
   )

@@ -65,9 +65,9 @@ def learner(student=None, **options):
   )
 
 
-def fit(data, directory, steps, **options):
+def fit(data, directory, steps, own=None, **options):
   return training.fit(
-    learner(Network(4, 0, dropout=0.1)),
+    learner(Network(4, 0, dropout=0.1)) if own is None else own,
     data,
     batch_size=BATCH,
     steps=steps,

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from kdjax.distillation import soft_target_loss
-from kdjax.methods import combine, stateless
+from kdjax.methods import combine, parameter_ema, stateless
 from kdjax.nets import Outputs
 from kdjax.training import (
   Checkpoints,
@@ -26,7 +26,6 @@ from kdjax.training import (
   Variables,
   distill,
   epoch_plan,
-  parameter_ema,
 )
 
 EXAMPLES, BATCH, WIDTH = 20, 8, 6

@@ -10,7 +10,8 @@ from flax import nnx
 
 from kdjax import nets
 from kdjax.finetuning import stochnorm
-from kdjax.training import from_nnx, stochastic_norms
+from kdjax.methods.finetuning._stochastic_norms import stochastic_norms
+from kdjax.training import from_nnx
 
 KEY = jax.random.key(0)
 ROWS = np.float32(np.random.default_rng(0).normal(size=(8, 6)) * 3 + 1)

@@ -6,18 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax.methods import Objective
+from kdjax import training
+from kdjax.methods import Method, Objective, Pass, parameter_ema
 from kdjax.nets import Outputs
 from kdjax.training import (
   Model,
-  Pass,
   TrainState,
   Variables,
   adapt,
   averaged_student,
-  make_learner,
   make_train_step,
-  parameter_ema,
 )
 
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -139,15 +137,14 @@ def test_a_pass_of_the_average_is_the_mean_teacher():
     return jnp.sum(student * average), state, seen
 
   optimizer = optax.chain(optax.sgd(1.0), parameter_ema(0.5))
-  learner = make_learner(
-    {"student": Model(scaled, Variables(jnp.array(1.0), {}))},
-    {},
-    {
-      "student": Pass("student", "x", train=True),
-      "average": Pass("average", "x"),
-    },
-    Objective(lambda *_: ({}, {}), apply),
+  learner = training.learner(
+    Method(
+      Objective(lambda *_: ({}, {}), apply),
+      {"student": Pass(train=True), "average": Pass("average")},
+    ),
+    Model(scaled, Variables(jnp.array(1.0), {})),
     optimizer,
+    on="x",
   )
   batch = {"x": jnp.array([1.0]), "mask": jnp.array([True])}
   key = jax.random.key(0)

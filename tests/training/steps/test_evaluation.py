@@ -11,12 +11,11 @@ from flax import nnx
 
 from kdjax import metrics as measures
 from kdjax.distillation import kd_loss
-from kdjax.methods import Objective
+from kdjax.methods import Objective, Pass
 from kdjax.nets import MLP, Outputs
 from kdjax.ops import masked_mean
 from kdjax.training import (
   Model,
-  Pass,
   TrainState,
   Variables,
   distill,

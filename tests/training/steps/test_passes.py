@@ -8,16 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax.methods import Objective, stateless
+from kdjax import training
+from kdjax.methods import Method, Objective, Pass, stateless
 from kdjax.nets import Outputs
 from kdjax.training import (
   Model,
-  Pass,
   TrainState,
   Variables,
   adapt,
   distill,
-  make_learner,
   make_train_step,
   mean_metrics,
   parallelize,
@@ -365,11 +364,10 @@ def test_networks_are_trained_side_by_side():
   peers["peer_1"] = peers["peer_1"]._replace(
     variables=Variables(-peers["peer_0"].variables.params, {})
   )
-  learner = make_learner(
+  rows = {name: Pass(name, "x", train=True) for name in peers}
+  learner = training.learner(
+    Method(stateless(mutual), rows),
     peers,
-    {},
-    {name: Pass(name, "x", train=True) for name in peers},
-    stateless(mutual),
     optax.sgd(0.02),
     metrics={"right": (lambda logits: logits.argmax(-1), ("peer_0_logits",))},
   )
@@ -497,11 +495,9 @@ def test_joint_passes_are_of_one_kind():
     ),
   ):
     batch["target"]["wide"] = jnp.ones((2, 5))
-    learner = make_learner(
-      {"student": linear_model(4, 3)},
-      {},
-      {"source": rows[0], "target": second},
-      objective,
+    learner = training.learner(
+      Method(objective, {"source": rows[0], "target": second}),
+      linear_model(4, 3),
       SGD,
     )
     with pytest.raises(ValueError, match=words):
@@ -548,15 +544,14 @@ def test_the_teachers_variables_are_given_under_its_name():
 
 def test_an_average_needs_an_optimizer_that_keeps_one():
   student = linear_model(4, 3)
-  learner = make_learner(
-    {"student": student},
-    {},
-    {
-      "student": Pass("student", "x", train=True),
-      "average": Pass("average", "x"),
-    },
-    stateless(lambda student_logits, average_logits: student_logits.sum(-1)),
+  learner = training.learner(
+    Method(
+      stateless(lambda student_logits, average_logits: student_logits.sum(-1)),
+      {"student": Pass(train=True), "average": Pass("average")},
+    ),
+    student,
     SGD,
+    on="x",
   )
   batch = {"x": jnp.ones((2, 4)), "mask": jnp.ones(2, bool)}
   state = learner.init(KEY, batch)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from kdjax.distillation import soft_target_loss
-from kdjax.methods import combine, stateless
+from kdjax.methods import combine, parameter_ema, stateless
 from kdjax.nets import MLP, Outputs
 from kdjax.training import (
   Model,
@@ -21,7 +21,6 @@ from kdjax.training import (
   from_nnx,
   make_train_step,
   mean_metrics,
-  parameter_ema,
 )
 
 KEY = jax.random.key(0)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from kdjax.distillation import soft_target_loss
-from kdjax.methods import combine, stateless
+from kdjax.methods import combine, parameter_ema, stateless
 from kdjax.nets import MLP
 from kdjax.training import (
   Model,
@@ -18,7 +18,6 @@ from kdjax.training import (
   distill,
   epoch_plan,
   grid,
-  parameter_ema,
   scan_epoch,
   sweep,
 )
