@@ -1,7 +1,5 @@
 """The methods of generalization as learners with a hyper-parameter to sweep."""
 
-import functools
-import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -10,15 +8,14 @@ import optax
 
 from experiments.generalize import networks
 from kdjax import data as kdata
-from kdjax import methods, metrics, training
-from kdjax.methods import Preset, Search
+from kdjax import methods as kmethods
+from kdjax import metrics, training
+from kdjax.methods import Row, Search
 
-METHODS = tuple(
-  name for name, row in methods.PRESETS.items() if row.area == "generalization"
-)
+METHODS = ("erm", *(x for x in kmethods.names("generalization") if x != "erm"))
 # Empirical risk minimization on the target itself: the upper bound.
 TARGET_ONLY = "target_only"
-NAMES = {name: methods.PRESETS[name].title for name in METHODS}
+NAMES = {name: kmethods.describe(name).title for name in METHODS}
 NAMES[TARGET_ONLY] = "Target-only"
 NOTHING = Search(0.0, 0.0, 0.0, linear=True)
 
@@ -41,9 +38,9 @@ class Setting(NamedTuple):
     }
 
 
-def row_of(name: str) -> Preset:
+def row_of(name: str) -> Row:
   """The row of a method."""
-  return methods.PRESETS["erm" if name == TARGET_ONLY else name]
+  return kmethods.describe("erm" if name == TARGET_ONLY else name)
 
 
 def search_of(name: str) -> Search:
@@ -54,52 +51,27 @@ def search_of(name: str) -> Search:
 def make_learner(
   name: str, setting: Setting, trial: dict[str, Any], key: Any = None
 ) -> training.Learner:
-  """The learner of a method."""
-  row, shape = row_of(name), setting.shape
-  rate, tuned, anneal = (
-    trial[k] for k in ("learning_rate", "weight", "anneal")
-  )
-
-  def read_by(factory: Any) -> Any:
-    return inspect.signature(factory).parameters if factory else {}
-
-  def made(factory: Any) -> Any:
-    """Calls a factory of the row with the hyper-parameters that it has."""
-    known = {"inner": optax.adam(rate), row.tuned: tuned}
-    read = read_by(factory)
-    return factory and factory(**{k: v for k, v in known.items() if k in read})
-
-  options = {}
-  if row.tuned == "weight" or row.tuned in read_by(row.method):
-    options[row.tuned] = tuned
+  """The learner of a method, whose student starts with the weights of a key."""
+  row = row_of(name)
+  options: dict[str, Any] = {}
+  if row.tuned:
+    options[row.tuned] = trial["weight"]
   if row.anneal:
-    options["anneal_steps"] = anneal
-  optimizer = optax.sgd(1.0) if row.goes else optax.adam(rate)
-  if row.training == "restart_at":
-    optimizer = training.restart_at(optimizer, anneal)
-  change = None
-  if row.training == "mixed_styles":
-    change = functools.partial(
-      training.mixed_styles,
-      after=[networks.STEMS[setting.config.network]],
-      way=name,
-      num_domains=setting.domains,
-      alpha=tuned,
-    )
+    options["anneal_steps"] = trial["anneal"]
+  if name in ("mixstyle", "efdmix"):
+    # DomainBed's network and the MLP have no stages.
+    options["after"] = (networks.STEMS[setting.config.network],)
+    options["num_domains"] = setting.domains
   student = networks.make_network(
-    setting.config, shape, setting.classes, change
+    setting.config, setting.shape, setting.classes, key
   )
-  if key is not None:
-    student = training.Model(student.forward, student.init(key))
+  method = kmethods.create("erm" if name == TARGET_ONLY else name, **options)
   return training.generalize(
     student,
-    methods.preset("erm" if name == TARGET_ONLY else name, **options),
-    optimizer,
+    method,
+    optax.adam(trial["learning_rate"]),
     others={x: OTHERS[x](setting) for x in row.networks},
     views={view: VIEWS[view] for view in row.views},
-    passes=row.passes,
-    prepare=made(row.prepare),
-    rule=made(row.rule),
     metrics={"accuracy": metrics.accuracy},
   )
 
@@ -108,11 +80,9 @@ def harder(key: jax.Array, batch: Any) -> jax.Array:
   """Images shifted by up to an eighth of their side, a square blackened."""
   keys = jax.random.split(key)
   images = batch["image"]
-  side = images.shape[2]
-  flat = images.reshape(-1, *images.shape[2:])
-  flat = kdata.random_crop(keys[0], flat, padding=side // 8)
-  flat = kdata.cutout(keys[1], flat, size=side // 4)
-  return flat.reshape(images.shape)
+  side = images.shape[1]
+  images = kdata.random_crop(keys[0], images, padding=side // 8)
+  return kdata.cutout(keys[1], images, size=side // 4)
 
 
 VIEWS = {"strong": harder}

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -76,16 +75,16 @@ def make_network(
   config: Any,
   shape: tuple[int, int, int],
   outputs: int,
-  change: Callable[..., nnx.Module] | None = None,
+  key: Any = None,
 ) -> training.Network:
-  """The configured network."""
+  """The configured network, if there is a key with the weights of this key."""
   kind, options = Mlp, {"input_shape": shape, "hidden": config.hidden}
   if config.network == "cnn":
     kind, options = MnistCnn, {"channels": shape[-1], "width": config.channels}
 
   def build(rngs: nnx.Rngs) -> Any:
-    module = kind(outputs, rngs=rngs, **options)
-    return change(module, rngs=rngs) if change else module
+    own = rngs if key is None else nnx.Rngs(key)
+    return kind(outputs, rngs=own, **options)
 
   return training.Network.of(build)
 

@@ -168,7 +168,7 @@ def test_trials_begin_with_the_defaults_and_share_learning_rates():
     np.testing.assert_array_equal(
       trial["learning_rate"], trials["erm"]["learning_rate"]
     )
-    search = kmethods.PRESETS[name].search or generalize_methods.NOTHING
+    search = kmethods.describe(name).search or generalize_methods.NOTHING
     assert np.isclose(trial["weight"][0], search.default)
     drawn = np.asarray(trial["weight"][1:])
     assert np.all(drawn >= search.low * 0.999)
@@ -186,7 +186,7 @@ def test_trials_begin_with_the_defaults_and_share_learning_rates():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_moves_every_parameter_it_has(name):
   setting = generalize_methods.Setting(SMALL, 2, 2, (8, 8, 2))
-  row = kmethods.PRESETS[name]
+  row = kmethods.describe(name)
   search = row.search or generalize_methods.NOTHING
   rng = np.random.default_rng(0)
   batch = {
@@ -253,7 +253,7 @@ def test_all_methods_start_from_the_same_weights_and_have_their_number():
   assert states["vrex"].optimizer_state.at == 7
   own = states["rsc"].state["objective"]["objectives"]["rsc"]
   assert own["drop"] == 0.25
-  assert states["fish"].rule_state["meta_step_size"] == 0.25
+  assert states["fish"].optimizer_state["meta_step_size"] == 0.25
 
 
 def test_the_network_for_mnist_is_domainbeds():
