@@ -77,13 +77,17 @@ def test_simultaneous_peers_contract_at_the_derived_rate():
     np.testing.assert_allclose(positions(state), mean + gaps, rtol=1e-5)
 
 
+PEERS = ("peer_0", "peer_1")
+SEQUENTIAL = methods.alternate(*(methods.Turn(moves=(k,)) for k in PEERS))
+
+
 def test_sequential_peers_see_the_new_answers_of_those_before():
   start = np.float32([[1, 2], [-1, 0]])
+  passes = {name: methods.Pass(name, train=True) for name in PEERS}
   learner = collaborate(
     [point(x) for x in start],
-    quadratic,
+    methods.Method(methods.stateless(quadratic), passes, update=SEQUENTIAL),
     optax.sgd(RATE),
-    update="sequential",
     on="x",
   )
   state = learner.init(KEY, BATCH)
@@ -97,22 +101,16 @@ def test_sequential_peers_see_the_new_answers_of_those_before():
   assert np.isfinite(metrics["loss"][0])
 
 
-UPDATES = {
-  "simultaneous": None,
-  "sequential": methods.alternate(
-    methods.Turn(moves=("peer_0",)), methods.Turn(moves=("peer_1",))
-  ),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize(
+  "update", [None, SEQUENTIAL], ids=["at once", "in turn"]
+)
 def test_devices_equal_one_device(update):
   """With momentum, whose state each peer has of its own."""
   peers = [nnx.Linear(3, 2, rngs=nnx.Rngs(i)) for i in range(2)]
   learner = collaborate(
     peers,
-    create("mutual")._replace(update=UPDATES[update]),
+    create("mutual")._replace(update=update),
     optax.sgd(0.1, momentum=0.9),
     on="x",
   )

@@ -227,6 +227,6 @@ def test_hyperparameters_are_the_losss_own():
   learner = distill(student, student, kd_loss, sgd, on="x", temperature=4.0)
   with pytest.raises(
     ValueError,
-    match=r"heat is no hyper-parameter; expected one of \['temperature'\]",
+    match="distill: there is no hyper-parameter 'heat'; expected one of temp",
   ):
     learner.init(KEY, BATCH, heat=2.0)

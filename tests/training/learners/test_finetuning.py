@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax.methods import parameter_ema
+from kdjax.methods import Method, Pass, parameter_ema, stateless
 from kdjax.training import finetune
 
 KEY = jax.random.key(0)
@@ -53,7 +53,9 @@ def test_the_average_is_a_role_of_its_own():
     return jnp.sum(student_logits - average_logits, -1)
 
   optimizer = optax.chain(optax.sgd(1.0), parameter_ema(0.0))
-  learner = finetune(network(0), None, gap, optimizer, on="x")
+  passes = {"student": Pass(train=True), "average": Pass("average")}
+  method = Method(stateless(gap), passes)
+  learner = finetune(network(0), None, method, optimizer, on="x")
   state, losses = learner.init(KEY, BATCH), []
   step = jax.jit(learner.step)
   for _ in range(2):

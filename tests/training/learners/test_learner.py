@@ -182,9 +182,9 @@ def test_a_learner_holds_the_modules_as_they_were_given():
 @pytest.mark.parametrize(
   "method",
   [
-    methods.crd(20, negatives=4, dim=5),
-    methods.factor_transfer(),
-    methods.bi_tuning(3, dim=4, size=4),
+    methods.create("crd", num_examples=20, negatives=4, dim=5),
+    methods.create("ft"),
+    methods.create("bi_tuning", num_classes=3, dim=4, size=4),
   ],
 )
 def test_each_array_of_a_new_state_is_its_own(method):
@@ -200,7 +200,7 @@ def test_each_array_of_a_new_state_is_its_own(method):
   model = Model(forward, Variables(jnp.ones((dim, 3)), {}))
   passes = {name: Pass(name) for name in ("teacher", "past", "average")}
   learner = training.learner(
-    methods.Method(method, {"student": Pass(train=True)} | passes),
+    methods.Method(method.objective, {"student": Pass(train=True)} | passes),
     {"student": model, "teacher": model, "past": model},
     optax.sgd(0.1),
   )
@@ -233,6 +233,7 @@ def test_evaluation_is_by_default_that_of_the_first_network():
     ),
     {"peer": body(0, 4)},
     optax.sgd(0.1),
+    on="x",
     metrics={"first": (lambda logits: logits[:, 0], ("peer_logits",))},
   )
   state = learner.init(KEY, BATCH)
