@@ -286,9 +286,8 @@ def test_configurations_of_textbrewer(kind, scheduler):
     name, *numbers_of = scheduler
     build = f"{name}_temperature_scheduler_builder"
     temperature = getattr(textbrewer("schedulers"), build)(*numbers_of)
-  objective = methods.textbrewer(
-    {"kd_loss_type": kind, "temperature_scheduler": scheduler}
-  )
+  config = {"kd_loss_type": kind, "temperature_scheduler": scheduler}
+  objective = methods.create("textbrewer", config=config).objective
 
   def theirs(student, teacher, labels):
     student, teacher = (x[labels != -100] for x in (student, teacher))

@@ -32,7 +32,7 @@ def der_loss(
 
   DER++ adds the cross-entropy of replayed examples with their labels, of a
   second, independent draw from the buffer (`reservoir_sample`), with weight 1
-  or 0.5: the preset `"der_plus_plus"`.
+  or 0.5: the method `"der_plus_plus"`.
 
   Examples:
     >>> print(der_loss(jnp.array([[1.0, 3.0]]), jnp.array([[1.0, 1.0]])))

@@ -77,7 +77,7 @@ def next_token_log_probs(
   `kdjax.nets.generate` returns the log-probability of each token at the place
   of the token. The losses of this library read it where the label is, one
   position earlier, as `next_token_targets` has the labels: it is the batch's
-  `"sampling_log_prob"` of the presets of a student's own text.
+  `"sampling_log_prob"` of the methods of a student's own text.
 
   Args:
     log_probs: `[batch, length]`, of each token, at its own place.

@@ -45,11 +45,11 @@ class Pass(NamedTuple):
 
 
 class Update(NamedTuple):
-  """Update: the rule from the loss to the updates of the parameters.
+  """Update: a way from the loss to the updates of the parameters.
 
   Attributes:
     init: `(params, optimizer) -> state`, with the optimizer's own state and
-      the rule's hyper-parameters.
+      hyper-parameters of its own.
     apply: `(loss, params, batch, key, state, optimizer) -> (value, aux),
       updates, state`. `loss(params, batch, *, part=None, state=None) -> value,
       (state, metrics)` is that of all devices; `part` names one of
@@ -104,7 +104,7 @@ class Method(NamedTuple):
       asks a network, in evaluation mode. If it has parameters of these names,
       it gets `on`, the learner's entry of the inputs, `state`, that of the
       objective, and `axis_name`, the mapped axis.
-    update: the rule from the loss to the updates, or None for the gradient.
+    update: the way from the loss to the updates, or None for the gradient.
     network: `student -> student`, a change of the student's network, or None.
     optimizer: `optimizer -> optimizer`, a change of the optimizer, or None.
     before: the stages before it, name -> `Method`, in their order.

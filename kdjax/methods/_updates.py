@@ -130,7 +130,7 @@ def gradient_update(
   Args:
     gradients: `(loss, params, batch, key, state, *, axis_name) -> (value,
       aux), gradients`, where `state` has the hyper-parameters, as arrays, and
-      `"inner"`, the optimizer for steps of the rule's own.
+      `"inner"`, the optimizer for inner steps.
     hyperparameters: numbers, which live in the state.
 
   Returns:

@@ -97,7 +97,7 @@ def mean_teacher_update(
   Raises:
     ValueError: if the structures differ or a static decay is outside [0, 1].
 
-  `kdjax.training.parameter_ema` keeps an average in the optimizer state.
+  `kdjax.methods.parameter_ema` keeps an average in the optimizer state.
 
   Examples:
     >>> print(mean_teacher_update(jnp.ones(()), jnp.zeros(()), decay=0.75))

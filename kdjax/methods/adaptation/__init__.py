@@ -1,1 +1,1 @@
-"""Objectives of adaptation: adversaries, pseudo-labels, prepared batches."""
+"""Methods of domain adaptation."""

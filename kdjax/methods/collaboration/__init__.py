@@ -1,1 +1,1 @@
-"""Objectives of collaborative learning."""
+"""Methods of collaborative learning."""

@@ -21,7 +21,7 @@ from kdjax.nets import layers
 
 # Kind of roles -> the function that makes them, for errors.
 _MAKERS = {
-  "stale": "training.collaborate(..., stale=True)",
+  "stale": "training.collaborate",
   "teacher": "training.guide",
   "student_narrow": "training.distill(..., views=methods.sandwich_views())",
 }

@@ -129,7 +129,7 @@ def sandwich_views(
     on: the entry that holds the inputs.
 
   Returns:
-    `views` for `kdjax.training.distill` and `methods.preset("sandwich")`.
+    `views` for `kdjax.training.distill` and `methods.create("sandwich")`.
 
   Raises:
     ValueError: if widths are not between 0 and 1, or count is below 2.

@@ -1,1 +1,1 @@
-"""Objectives of continual learning."""
+"""Methods of continual learning."""

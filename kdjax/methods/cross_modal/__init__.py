@@ -1,1 +1,1 @@
-"""Objectives of cross-modal learning."""
+"""Methods of cross-modal learning."""

@@ -1,1 +1,1 @@
-"""Objectives of distillation: losses with their projectors, banks and views."""
+"""Methods of distillation: losses with their projectors, banks and views."""

@@ -1,1 +1,1 @@
-"""Objectives of federated learning."""
+"""Methods of federated learning."""

@@ -1,1 +1,1 @@
-"""Objectives of fine-tuning: heads that stay, projectors, queues."""
+"""Methods of fine-tuning."""

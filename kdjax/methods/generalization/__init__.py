@@ -1,1 +1,1 @@
-"""Objectives of generalization, their batches and their gradient rules."""
+"""Methods of domain generalization."""

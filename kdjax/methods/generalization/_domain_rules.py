@@ -1,4 +1,4 @@
-"""The common parts of the gradient rules of several domains."""
+"""The common parts of the updates by the gradients of several domains."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,1 +1,1 @@
-"""Objectives of language models and of transformers."""
+"""Methods of language models and of transformers."""

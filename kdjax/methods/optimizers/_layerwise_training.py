@@ -161,7 +161,7 @@ def stagewise_training(
   The first group is trained for `every` steps while all others are frozen,
   then the second one, and so on; the last group stays open. It is the freezing
   of stage-by-stage and of block-wise distillation, whose loss is
-  `methods.preset("stagewise", steps=steps)`: loss and groups change at the
+  `methods.create("stagewise", steps=steps)`: loss and groups change at the
   same steps if `every` is `steps // len(groups)`. A frozen parameter stays
   exactly where it is, weight decay or not, and the optimizer sees gradient 0.
   The optimizer is not started anew for a stage; moments of its parameters are 0

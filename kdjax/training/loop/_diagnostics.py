@@ -20,7 +20,7 @@ def gradient_cosine_of(
   """Cosine between the gradient of the labels and that of the loss.
 
   The gradients are those of the student's parameters. Of a `combine` with a
-  part `"ce"`, such as a preset, the loss is all but that part; else it is the
+  part `"ce"`, such as a published method, the loss is all but that part; else it is the
   whole loss.
 
   Args:

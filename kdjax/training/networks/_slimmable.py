@@ -20,7 +20,7 @@ def slimmable(network: Any, *, whole: Sequence[str] = ("head",)) -> Network:
   Its inputs are those of the network, which then answers whole; or
   `{"inputs": inputs, "width": width}`, and the first units of each layer
   answer, as `kdjax.nets.narrow` says. Train it with
-  `methods.preset("sandwich")` and the views `methods.sandwich_views`,
+  `methods.create("sandwich")` and the views `methods.sandwich_views`,
   and cut a network out of it by `kdjax.nets.copy_paste(..., widths="first")`.
 
   Args:

@@ -53,7 +53,7 @@ def ensemble(
 
   Examples:
     >>> def forward(variables, x, *, train, key):
-    ...   return Outputs(x + variables.params, {}, None), {}
+    ...   return nets.Outputs(x + variables.params, {}, None), {}
     >>> models = [Model(forward, Variables(y, {})) for y in (0.0, 2.0)]
     >>> model = ensemble(models)
     >>> x = jnp.zeros((1, 3))

@@ -1,1 +1,1 @@
-"""Optimizers, schedules and rules of gradients."""
+"""Optimizers, schedules and recipes."""

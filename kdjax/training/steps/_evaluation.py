@@ -47,7 +47,7 @@ def make_eval_step(
     >>> from kdjax.metrics import accuracy
     >>> from kdjax.training import TrainState, Variables, pass_loss
     >>> def forward(variables, x, *, train, key):
-    ...   return Outputs(x @ variables.params, {}, None), {}
+    ...   return nets.Outputs(x @ variables.params, {}, None), {}
     >>> passes = pass_loss(
     ...   {"student": forward},
     ...   {"student": methods.Pass("student", "x")},

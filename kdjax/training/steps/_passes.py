@@ -214,9 +214,9 @@ def pass_loss(
       the batch lacks an entry that is read, or `frozen` a network.
 
   Examples:
-    >>> from kdjax.methods import stateless
+    >>> from kdjax.methods import Pass, stateless
     >>> def forward(variables, x, *, train, key):
-    ...   return Outputs(variables.params * x, {}, None), {}
+    ...   return nets.Outputs(variables.params * x, {}, None), {}
     >>> def loss(student_logits, teacher_logits):
     ...   return (student_logits - teacher_logits) ** 2
     >>> loss_fn = pass_loss(

@@ -66,7 +66,7 @@ def make_train_step(
       `parallelize` names it itself. A step that is mapped over a named
       axis without being told raises, unless it is called with
       `axis_name=None`: each part of the axis is then a student of its own.
-    update: the rule from the loss to the updates; by default the optimizer's
+    update: the way from the loss to the updates; by default the optimizer's
       step along the gradient.
 
   Returns:

@@ -1,1 +1,1 @@
-"""Objectives of adversarial adaptation."""
+"""Methods of adversarial adaptation."""

@@ -1,1 +1,1 @@
-"""Objectives of self-training."""
+"""Methods of self-training."""

@@ -1,1 +1,1 @@
-"""Objectives of feature losses."""
+"""Methods that compare features."""

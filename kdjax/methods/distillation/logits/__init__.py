@@ -1,1 +1,1 @@
-"""Objectives of logit losses."""
+"""Methods that compare logits."""

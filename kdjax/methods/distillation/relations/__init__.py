@@ -1,1 +1,1 @@
-"""Objectives of losses of relations between examples."""
+"""Methods that compare relations between examples."""

@@ -1,1 +1,1 @@
-"""Objectives of losses of tokens."""
+"""Methods that compare tokens."""
