@@ -18,12 +18,13 @@ from experiments.continual.networks import (
   put_weights,
 )
 from experiments.continual.recipes import RECIPES, Recipe
-from kdjax import continual, methods, training
+from kdjax import continual, training
+from kdjax import methods as kmethods
 from kdjax.ops import cross_entropy, unit_vectors
 
 SEQUENTIAL, JOINT = "sequential", "joint"
 METHODS = tuple(name for name in RECIPES["split"] if name != SEQUENTIAL)
-NAMES = {name: methods.PRESETS[name].title for name in RECIPES["split"]}
+NAMES = {name: kmethods.describe(name).title for name in RECIPES["split"]}
 NAMES |= {SEQUENTIAL: "fine-tuning", JOINT: "joint training"}
 # Reservoirs that every step shows its examples to, and their entries.
 RESERVOIRS: dict[str, tuple[str, ...]] = {
@@ -69,25 +70,19 @@ def make_learner(
 ) -> training.Learner:
   """The learner of a method."""
   name = SEQUENTIAL if name == JOINT else name
-  row = methods.PRESETS[name]
   parts: list[Any] = [optax.sgd(recipe.learning_rate)]
   if recipe.weight_decay:
     parts.insert(0, optax.add_decayed_weights(recipe.weight_decay))
   if name == "si":
     parts.insert(0, optax.clip(1.0))
-  objective = methods.preset(name, **recipe.options)
+  method = kmethods.create(name, **recipe.options)
   if name == "lucir":
-    margin = methods.stateless(cosine_head.margin_loss, new_classes=0.0)
-    objective = methods.combine(
-      {"own": (1.0, objective), "margin": (1.0, margin)}
-    )
-  return training.continue_on(
-    network,
-    objective,
-    optax.chain(*parts),
-    past=network if "past" in row.networks else None,
-    replay=row.domains,
-  )
+    margin = kmethods.stateless(cosine_head.margin_loss, new_classes=0.0)
+    own: Any = method.objective
+    own = kmethods.combine({"own": (1.0, own), "margin": (1.0, margin)})
+    method = method._replace(objective=own)
+  past = network if "past" in method.needs.networks else None
+  return training.continue_on(network, method, optax.chain(*parts), past=past)
 
 
 def warm_up_learner(
@@ -107,7 +102,7 @@ def warm_up_learner(
     {"head": optax.sgd(recipe.learning_rate), "rest": optax.set_to_zero()},
     labels,
   )
-  return training.continue_on(network, methods.preset(SEQUENTIAL), optimizer)
+  return training.continue_on(network, kmethods.create(SEQUENTIAL), optimizer)
 
 
 def example_of(setting: Setting, names: tuple[str, ...]) -> dict[str, Any]:
@@ -135,10 +130,10 @@ def start(name: str, recipe: Recipe, setting: Setting, key: jax.Array) -> Carry:
   image = jnp.zeros((1, *setting.shape), jnp.uint8)
   batch = {"image": image, "label": label, "mask": label > 0}
   parts = {}
-  for part in methods.PRESETS[name].domains if name != JOINT else ():
+  for part in kmethods.describe(name).domains if name != JOINT else ():
     rows = jax.tree.map(lambda x: x[:1], buffer.examples)
     parts[part] = rows | {"mask": batch["mask"]}
-  state = learner.init(key, batch | parts, **recipe.weights)
+  state = learner.init(key, batch | parts)
   # Marks of one shape from the start: the first task compiles for all.
   none = jnp.zeros(setting.classes)
   state = put_state(state, past_classes=none, new_classes=none)
@@ -184,11 +179,11 @@ def before_task(name: str, setting: Setting, carry: Carry, task: Task) -> Carry:
   )
   past, count = jnp.sum(task.past), jnp.sum(new)
   share = past / (past + count)
-  published = methods.PRESETS[name].weight
+  published = kmethods.describe(name).weight
   weights = {
     "lucir": {"lucir": published * jnp.sqrt(past / count)},
     "bic": {"ce": 1 - share, "bic": share},
-    # Its preset has the weights of both parts.
+    # Its method has the weights of both parts.
     "podnet": {"podnet": jnp.sqrt((past + count) / count) * (past > 0)},
   }[name]
   state = state._replace(state=put_weights(state.state, **weights))

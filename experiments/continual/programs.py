@@ -28,7 +28,8 @@ from experiments.continual.networks import (
   put_weights,
 )
 from experiments.continual.recipes import Recipe
-from kdjax import continual, methods, training
+from kdjax import continual, training
+from kdjax import methods as kmethods
 from kdjax.ops import cross_entropy
 
 TEST_BATCH = 1000
@@ -51,7 +52,7 @@ def make_program(name: str, recipe: Recipe, setting: Setting) -> Program:
   """Makes the program of a method."""
   network = make_network(setting, name)
   learner = make_learner(name, recipe, network)
-  row = methods.PRESETS[SEQUENTIAL if name == JOINT else name]
+  row = kmethods.describe(SEQUENTIAL if name == JOINT else name)
 
   def draw(buffer: continual.Reservoir, key: jax.Array) -> dict[str, Any]:
     rows, mask = continual.reservoir_sample(buffer, key, recipe.replay)

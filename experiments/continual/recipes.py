@@ -3,7 +3,7 @@
 Learning rates, sizes of batches and weights for a buffer and a data set are of
 mammoth's `utils/best_args.py` at the commit 7ab9db9; the accuracies are of its
 README at the same commit, in percent. A weight that is not here is that of
-`methods.PRESETS`.
+`kdjax.methods.describe`.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,7 @@ class Recipe(NamedTuple):
   learning_rate: float  # of SGD without momentum
   batch_size: int
   replay: int = 0  # examples of each draw from the buffer
-  options: Mapping[str, Any] = {}  # of `methods.preset`
-  weights: Mapping[str, float] = {}  # of the parts of the objective
+  options: Mapping[str, Any] = {}  # of `kdjax.methods.create`
   weight_decay: float = 0.0
   damping: float = 0.1  # of SI
 
@@ -159,9 +158,4 @@ def recipe_of(config: Any, method: str, buffer: int) -> Recipe:
   if method == "ewc" and config.network == "convnet":
     # The published weight, 90, diverges on convolutions. Not tuned.
     recipe = recipe._replace(options={"weight": 1.0})
-  if method == "er":
-    # mammoth takes one mean over the batch and what is replayed.
-    new, old = recipe.batch_size, recipe.replay
-    weights = {"ce": new / (new + old), "er": old / (new + old)}
-    recipe = recipe._replace(weights=weights)
   return recipe

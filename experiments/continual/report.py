@@ -296,7 +296,7 @@ def recipe_table(config: Any, results: Results) -> tables.Table:
   for cell in results:
     name, buffer = cell
     recipe = recipe_of(config, SEQUENTIAL if name == JOINT else name, buffer)
-    others = dict(recipe.options) | dict(recipe.weights)
+    others = dict(recipe.options)
     if recipe.weight_decay:
       others["weight decay"] = recipe.weight_decay
     if name == "si":
@@ -304,6 +304,6 @@ def recipe_table(config: Any, results: Results) -> tables.Table:
     texts = ", ".join(f"{k} {x:g}" for k, x in others.items())
     replay = str(recipe.replay or "")
     sizes = [f"{recipe.learning_rate:g}", str(recipe.batch_size), replay]
-    rows.append([label_of(*cell), *sizes, texts or "of the preset"])
+    rows.append([label_of(*cell), *sizes, texts or "of the method"])
   header = ["", "learning rate", "batch", "replayed", "weights"]
   return tables.Table(header, rows, shown=())

@@ -91,10 +91,9 @@ def make_program(experiment: str, steps: int) -> Any:
     return training.distill(
       linear(inputs),
       teacher,
-      methods.preset(name),
+      methods.create(name),
       optax.sgd(RATE),
-      on=on,
-      teacher_on="a",
+      on={"student": on, "teacher": "a"},
     )
 
   def train(made: Any, state: Any, frozen: Any, batch: Any) -> Any:

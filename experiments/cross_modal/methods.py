@@ -1,4 +1,4 @@
-"""The methods by task: presets, and the rows beside them."""
+"""The methods by task: those of the library, and the rows beside them."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ import optax
 
 from experiments.cross_modal import captions
 from experiments.frame import networks
-from kdjax import methods, nets, training
+from kdjax import methods as kmethods
+from kdjax import nets, training
 
 TASKS = {
   "gaussians": "Gaussians whose two modalities share dimensions",
@@ -20,18 +21,11 @@ SCRATCH, ALL = "scratch", "all_pairs"
 # KD from a teacher of the student's own modality, and KD from the other
 # modality on all pairs without any label.
 OWN, UNLABELED = "own_modality", "unlabeled_pairs"
-TAUGHT = tuple(
-  name
-  for name, row in methods.PRESETS.items()
-  if row.area == "cross_modal" and row.networks == ("teacher",)
-)
-TOWERS = tuple(
-  name
-  for name, row in methods.PRESETS.items()
-  if row.area == "cross_modal" and "teacher_image" in row.networks
-)
+KNOWN = {x: kmethods.describe(x) for x in kmethods.names("cross_modal")}
+TAUGHT = tuple(x for x, row in KNOWN.items() if row.networks == ("teacher",))
+TOWERS = tuple(x for x, row in KNOWN.items() if "teacher_image" in row.networks)
 METHODS = (*TAUGHT, UNLABELED, OWN, *TOWERS)
-NAMES = {name: methods.PRESETS[name].title for name in (*TAUGHT, *TOWERS)}
+NAMES = {name: KNOWN[name].title for name in (*TAUGHT, *TOWERS)}
 NAMES |= {
   "teacher": "teacher",
   SCRATCH: "from scratch",
@@ -44,10 +38,9 @@ DIMS = {"teacher": 64, "student": 32}  # of the embeddings of towers
 
 def describe() -> dict[str, tuple[str, str]]:
   """The area and the summary of each method, for `--methods help`."""
-  rows = {name: methods.PRESETS[name] for name in (*TAUGHT, *TOWERS)}
   kinds = {
-    name: ("towers" if name in TOWERS else "pairs", row.summary)
-    for name, row in rows.items()
+    name: ("towers" if name in TOWERS else "pairs", KNOWN[name].summary)
+    for name in (*TAUGHT, *TOWERS)
   }
   kinds[UNLABELED] = ("pairs", "cross-modal KD alone, on all pairs")
   kinds[OWN] = ("pairs", "KD from a teacher of the student's own modality")
@@ -101,14 +94,13 @@ def teach(
   on: str = "b",
 ) -> training.Learner:
   """A classifier of a modality, with or without a teacher of a modality."""
-  preset = "cross_modal_kd" if name in (OWN, UNLABELED) else name
+  known = "cross_modal_kd" if name in (OWN, UNLABELED) else name
   return training.distill(
     student,
     teacher,
-    methods.preset(preset),
+    kmethods.create(known),
     optimizer(config),
-    on=on,
-    teacher_on="b" if name == OWN else "a",
+    on={"student": on, "teacher": "b" if name == OWN else "a"},
   )
 
 
@@ -120,7 +112,7 @@ def join(
 ) -> training.Learner:
   """The towers of a student, with or without those of a teacher."""
   return training.align(
-    students, methods.preset(name), optimizer(config), teachers=teachers
+    students, kmethods.create(name), optimizer(config), teachers=teachers
   )
 
 

@@ -199,7 +199,7 @@ def setting(job: Any, task: str) -> str:
     f"network took {config.steps} steps of Adam (learning rate "
     f"{config.learning_rate:g}) on batches of {config.batch_size}. A student "
     "of seed i has the same initial weights in every row. Weights are those of "
-    f"`kmethods.preset`. The {len(pairs.test['label'])} test pairs chose "
+    f"`kdjax.methods.create`. The {len(pairs.test['label'])} test pairs chose "
     "nothing. "
   )
   extra = {

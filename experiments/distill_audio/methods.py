@@ -6,33 +6,34 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.frame.objectives import own_objective
 from kdjax import methods as kmethods
 from kdjax import nets, training
 from kdjax.methods import Objective, stateless
 
-# CREPE's bins are independent: presets of softmax probabilities stand beside a
+# CREPE's bins are independent: methods of softmax probabilities stand beside a
 # cross-entropy of each bin, as their authors' cross-entropy of classes does.
-PRESETS = ("binary_kl", "dist")
+BESIDE = ("binary_kl", "dist")
 PITCH = {
   "scratch": "true pitch alone",
   "soft_bins": "teacher's bins alone",
   "both": "teacher's bins and true pitch",
-} | {name: f"{kmethods.PRESETS[name].title} and true pitch" for name in PRESETS}
+} | {name: f"{kmethods.describe(name).title} and true pitch" for name in BESIDE}
 BOUNDS = ("source_only", "target_only")
 WORDS = ("kd", "dist", "dann", "cdan", "coral", "mmd", "mcc")
-TITLES = {name: kmethods.PRESETS[name].title for name in (*BOUNDS, *WORDS)}
+TITLES = {name: kmethods.describe(name).title for name in (*BOUNDS, *WORDS)}
 
 
 def is_taught(method: str) -> bool:
   """Whether a method of words has a larger network as its teacher."""
-  return kmethods.PRESETS[method].area == "distillation"
+  return kmethods.describe(method).area == "distillation"
 
 
 def describe() -> dict[str, tuple[str, str]]:
   """The area and the summary of each method, for `--methods help`."""
   rows = {name: ("pitch", text) for name, text in PITCH.items()}
   for name in WORDS:
-    row = kmethods.PRESETS[name]
+    row = kmethods.describe(name)
     rows[name] = (f"words, {row.area}", row.summary)
   return rows
 
@@ -64,10 +65,9 @@ def pitch_objective(method: str) -> Objective:
       return bins
     case "both":
       return kmethods.combine({"truth": (0.5, truth), "bins": (0.5, bins)})
-  row = kmethods.PRESETS[method]
-  make: Any = row.method
-  parts = {"truth": (row.cross_entropy, truth), method: (row.weight, make())}
-  return kmethods.combine(parts)
+  row = kmethods.describe(method)
+  own = row.weight, own_objective(method)
+  return kmethods.combine({"truth": (row.cross_entropy, truth), method: own})
 
 
 def pitch_learner(
@@ -93,13 +93,10 @@ def word_learner(
   """A learner of words: of the source, or of both domains."""
   optimizer = make_optimizer(config.learning_rate, steps)
   options = {"hidden": (config.discriminator,), "steps": steps}
-  objective = kmethods.preset(method, **options)
+  whole = kmethods.create(method, **options)
   if is_taught(method):
-    return training.distill(student, teacher, objective, optimizer, on="audio")
-  domains = kmethods.PRESETS[method].domains
-  return training.adapt(
-    student, objective, optimizer, on="audio", domains=domains
-  )
+    return training.distill(student, teacher, whole, optimizer, on="audio")
+  return training.adapt(student, whole, optimizer, on="audio")
 
 
 def make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:

@@ -233,7 +233,7 @@ def group_of(method: str) -> str:
   """The color of a row."""
   if method in (*methods.BOUNDS, "teacher"):
     return "bounds"
-  return kmethods.PRESETS[method].area
+  return kmethods.describe(method).area
 
 
 TASKS = {

@@ -264,8 +264,8 @@ def train_words(
   config, parts = job.config, job.words
   of_teacher = method == "teacher"
   network = spotter(14, 1.5) if of_teacher else spotter(8, config.word_width)
-  preset = "source_only" if of_teacher else method
-  domains = kmethods.PRESETS[preset].domains or ("source",)
+  known = "source_only" if of_teacher else method
+  domains = kmethods.describe(known).domains or ("source",)
   data = {name: dict(parts["train"][name]) for name in domains}
   if method != "target_only" and "target" in data:
     del data["target"]["label"]
@@ -274,7 +274,7 @@ def train_words(
     name: plan_of(config, seeds, config.words, config.word_steps)
     for name in domains
   }
-  if methods.is_taught(preset):
+  if methods.is_taught(known):
     data, plan = data["source"], plan["source"]
 
   def accuracy(variables: Any, part: Any) -> jax.Array:
@@ -292,7 +292,7 @@ def train_words(
     f"words_{method}",
     network,
     lambda x: methods.word_learner(
-      preset, x, teacher, config, config.word_steps
+      known, x, teacher, config, config.word_steps
     ),
     data,
     plan,

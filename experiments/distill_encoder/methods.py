@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.frame.objectives import own_objective
 from kdjax import cross_modal, training
 from kdjax import methods as kmethods
 from kdjax.distillation import cosine_embedding_loss
 from kdjax.methods import Objective, stateless
 from kdjax.nets import Outputs
 
-# Presets that compare embeddings of sentences, which are cached, and those that
+# Methods that compare embeddings of sentences, which are cached, and those that
 # compare the insides of both networks. A sentence encoder has no logits: the
-# parts of a preset that compare these are left out.
+# parts of a method that compare these are left out.
 EMBEDDINGS = ("l2", "rkd", "pkt", "cross_modal_relations")
 INSIDES = ("distilbert", "tinybert", "minilm", "minilm_v2", "pkd")
 METHODS = ("cosine", *EMBEDDINGS, *INSIDES, "neighbors")
@@ -42,13 +43,15 @@ def describe() -> dict[str, tuple[str, str]]:
     "neighbors": ("no teacher", "a sentence finds the next of its document"),
   }
   for name in (*EMBEDDINGS, *INSIDES):
-    row = kmethods.PRESETS[name]
+    row = kmethods.describe(name)
     rows[name] = (row.area, row.summary)
   return {name: rows[name] for name in METHODS}
 
 
-def make_objective(method: str, teacher: training.Model) -> Objective:
-  """The method's own part of its preset."""
+def make_objective(
+  method: str, teacher: training.Model
+) -> Objective | kmethods.Method:
+  """The method's own part of the published loss."""
   options = {}
   match method:
     case "cosine":
@@ -57,14 +60,13 @@ def make_objective(method: str, teacher: training.Model) -> Objective:
       names = ("student_embeddings", "student_following_embeddings")
       return stateless(cross_modal.clip_loss, names, scale=SCALE)
     case "tinybert":
-      return kmethods.preset(method, initialization=True)
+      return kmethods.create(method).before["initialization"]
     case "minilm_v2":
       # The published 48 where they divide the width, which a student shares.
       params: Any = teacher.variables.params
       width = params["tokens"].shape[-1]
       options = {"relation_heads": math.gcd(48, width)}
-  make: Any = kmethods.PRESETS[method].method
-  return make(**options)
+  return own_objective(method, **options)
 
 
 def make_learner(
@@ -87,8 +89,7 @@ def make_learner(
     training.Model(_recall, training.Variables({}, {})),
     objective,
     optimizer,
-    on="tokens",
-    teacher_on="teacher_embedding",
+    on={"student": "tokens", "teacher": "teacher_embedding"},
   )
 
 

@@ -10,7 +10,6 @@ from jaxtyping import Array
 from experiments.distill_lm.networks import Language
 from kdjax import fused, nets
 from kdjax import methods as kmethods
-from kdjax.methods import PRESETS
 
 NONE: Mapping[str, Any] = types.MappingProxyType({})
 BASELINE = "scratch"
@@ -21,9 +20,9 @@ class Method(NamedTuple):
 
   title: str
   summary: str
-  # A row of `kmethods.PRESETS`, or `(teacher, student, known) -> loss`.
+  # One of `kmethods.names()`, or `(teacher, student, known) -> loss`.
   loss: str | Callable[..., Callable[..., Array]]
-  options: Mapping[str, Any] = NONE  # of the row
+  options: Mapping[str, Any] = NONE  # of that method
   # The text that the student reads: "corpus", "teacher" (written by it),
   # "own" in a share of the steps, "both", its own with the improbable tokens
   # replaced by the teacher, or "pair", the teacher's beside its own.
@@ -35,7 +34,7 @@ class Method(NamedTuple):
   def taught(self) -> bool:
     """Whether it runs the teacher in a step."""
     if isinstance(self.loss, str):
-      return "teacher" in PRESETS[self.loss].networks
+      return "teacher" in kmethods.describe(self.loss).networks
     return True
 
   @property
@@ -44,13 +43,13 @@ class Method(NamedTuple):
     return self.loss, dict(self.options), self.text
 
 
-def objective_of(
+def known_method(
   name: str, teacher: Language, student: Language, known: int
-) -> kmethods.Objective:
-  """The objective of a method."""
+) -> kmethods.Method | kmethods.Objective:
+  """The method of the library that one is, or the objective of its loss."""
   row = METHODS[name]
   if isinstance(row.loss, str):
-    return kmethods.preset(row.loss, **row.options)
+    return kmethods.create(row.loss, **row.options)
   return kmethods.stateless(row.loss(teacher, student, known))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.distill_lm.methods import METHODS, objective_of
+from experiments.distill_lm.methods import METHODS, known_method
 from experiments.distill_lm.networks import Language, start
 from experiments.frame import rounds
 from kdjax import language, nets, training
@@ -163,13 +163,13 @@ def make_program(
       optax.clip_by_global_norm(1.0),
       optax.adam(optax.cosine_decay_schedule(rate, steps)),
     )
-    objective = objective_of(
+    whole = known_method(
       method, job.teacher, job.student, min(config.known, job.vocabulary)
     )
     return training.distill(
       training.Model(forward, variables),
       teacher,
-      objective,
+      whole,
       optimizer,
       on="tokens",
       views=views,

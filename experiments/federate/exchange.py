@@ -54,11 +54,11 @@ def averaging(name: str, setting: Setting) -> Averaging:
   network = setting.network
   if name == "fedntd":
     learner = training.continue_on(
-      network, methods.preset(name), setting.optimizer, past=network
+      network, methods.create(name), setting.optimizer, past=network
     )
   else:
     learner = training.distill(
-      network, None, methods.preset("fedavg"), setting.optimizer
+      network, None, methods.create("fedavg"), setting.optimizer
     )
   fuse = make_server(setting) if name == "feddf" else None
 
@@ -92,7 +92,7 @@ def make_server(setting: Setting) -> Callable[..., Any]:
   learner = training.distill(
     network,
     None,
-    methods.preset("feddf"),
+    methods.create("feddf"),
     optax.adam(
       optax.cosine_decay_schedule(
         config.server_learning_rate, config.server_steps
@@ -134,7 +134,7 @@ def consenting(name: str, setting: Setting) -> Consenting:
   """Makes the functions of FedMD."""
   config, network = setting.config, setting.network
   revisit, digest = (
-    training.distill(network, None, methods.preset(x), setting.optimizer)
+    training.distill(network, None, methods.create(x), setting.optimizer)
     for x in ("scratch", name)
   )
 

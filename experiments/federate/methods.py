@@ -11,7 +11,8 @@ from experiments.federate import clients, exchange
 from experiments.federate.clients import Setting, Shard
 from experiments.federate.fedgen import make_fedgen
 from experiments.federate.fedgkt import make_fedgkt
-from kdjax import federated, finetuning, methods, metrics, training
+from kdjax import federated, finetuning, metrics, training
+from kdjax import methods as kmethods
 
 BASELINE, LOCAL, CENTRAL = "fedavg", "local", "central"
 OWN = {
@@ -22,7 +23,7 @@ METHODS = ("fedntd", "feddf", "fedgen", "fedkd", "fedmd", "fedproto", "fedgkt")
 NAMES = {
   LOCAL: "local alone",
   **{
-    name: methods.PRESETS[name].title
+    name: kmethods.describe(name).title
     for name in (BASELINE, *METHODS)
     if name not in OWN
   },
@@ -36,7 +37,7 @@ def describe() -> dict[str, tuple[str, str]]:
   return {
     name: (
       "federated",
-      OWN.get(name) or methods.PRESETS[name].summary,
+      OWN.get(name) or kmethods.describe(name).summary,
     )
     for name in METHODS
   }
@@ -120,7 +121,7 @@ def mean_hits(setting: Setting, tree: Any, part: dict[str, Any]) -> jax.Array:
 def make_local(name: str, setting: Setting) -> Method:
   """Clients that send nothing; one that has all data is centralized."""
   learner = training.distill(
-    setting.network, None, methods.preset("scratch"), setting.optimizer
+    setting.network, None, kmethods.create("scratch"), setting.optimizer
   )
   count = 1 if name == CENTRAL else setting.config.clients
 
@@ -207,7 +208,7 @@ def make_fedproto(name: str, setting: Setting) -> Method:
   learner = training.distill(
     network,
     None,
-    methods.preset(
+    kmethods.create(
       name, prototypes=jnp.zeros(shape), available=jnp.zeros(shape[0])
     ),
     setting.optimizer,
@@ -286,7 +287,7 @@ def make_fedkd(name: str, setting: Setting) -> Method:
   config = setting.config
   learner = training.collaborate(
     [setting.mentor, setting.network],
-    methods.preset(name),
+    kmethods.create(name),
     setting.optimizer,
   )
   averaged = exchange.averaging("fedavg", setting)

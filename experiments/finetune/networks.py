@@ -7,6 +7,7 @@ from flax import nnx
 
 from experiments.finetune.data import Data
 from experiments.frame import networks
+from kdjax import methods as kmethods
 from kdjax import training
 
 BODIES = {"mlp": "layers", "convnet": "convolutions"}
@@ -33,14 +34,17 @@ def make_network(
     layers = getattr(module, BODIES[config.network])
     for i, layer in enumerate(layers):
       layers[i] = NormalizedLayer(layer, rngs)
-    if norm == "stochastic":
-      return training.stochastic_norms(module, rngs=rngs)
     return module
 
-  return networks.make_network(
+  network = networks.make_network(
     config.network,
     data.source["image"],
     data.classes,
     change=None if norm == "none" else normalize,
     hidden=config.hidden,
   )
+  if norm == "stochastic":
+    change = kmethods.create("stochnorm").network
+    assert change is not None
+    return change(network)
+  return network

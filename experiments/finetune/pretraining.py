@@ -11,7 +11,8 @@ from experiments.finetune.data import source_of
 from experiments.finetune.methods import accuracy_of
 from experiments.frame import data as frame_data
 from experiments.frame import episodes, rounds
-from kdjax import methods, training
+from kdjax import methods as kmethods
+from kdjax import training
 
 
 def pretrain(
@@ -35,8 +36,8 @@ def pretrain(
 
   def learner_of(variables: Any = None):
     model = training.Model(job.forward, variables)
-    objective = methods.preset("from_scratch")
-    return training.finetune(model, None, objective, optimizer)
+    method = kmethods.create("from_scratch")
+    return training.finetune(model, None, method, optimizer)
 
   def plan_one(key, places):
     size = config.batch_size

@@ -174,10 +174,10 @@ def test_flags_that_will_not_do(changes, message, tmp_path):
 def test_recipes_are_of_methods_and_weights_that_there_are():
   for stream, rows in continual_recipes.RECIPES.items():
     for name, sizes in rows.items():
-      row = kmethods.PRESETS[name]
+      row = kmethods.describe(name)
       assert row.area == "continual"
       for buffer, recipe in sizes.items():
-        kmethods.preset(name, **recipe.options)
+        kmethods.create(name, **recipe.options)
         assert bool(recipe.replay) == bool(row.domains)
         assert buffer in (0, 200, 500, 1000)
     # The authors of three methods never trained on MNIST.

@@ -218,7 +218,7 @@ def test_each_method_of_pitch_makes_a_step(method):
   "method", [*audio_methods.BOUNDS, *audio_methods.WORDS]
 )
 def test_each_method_of_words_makes_a_step(method):
-  """By shapes; the values are those of the presets, tested there."""
+  """By shapes; the values are those of the methods, tested there."""
   network = audio_training.spotter(8, 0.25)
   part = {
     "audio": jnp.ones((4, audio_data.WORD_SAMPLES)),

@@ -279,7 +279,7 @@ def test_padding_has_the_name_of_its_tokenizer():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", encoder_methods.METHODS)
 def test_each_method_makes_a_step(method):
-  """By shapes; the values are those of the presets, tested there."""
+  """By shapes; the values are those of the methods, tested there."""
   network, teacher = (
     encoders.make_network(types.SimpleNamespace(config=ENCODER), depth)
     for depth in (2, 4)

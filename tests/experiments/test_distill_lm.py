@@ -360,13 +360,13 @@ def test_bpe_is_learned_and_saved(text, tmp_path):
   assert again.encode("the cat") == tokenizer.encode("the cat")
 
 
-def test_every_method_is_described_and_has_its_preset():
+def test_every_method_is_described_and_is_known():
   described = lm_methods.describe()
   assert list(described) == list(lm_methods.METHODS)
   assert set(lm_methods.USUAL) < set(described)
   for row in lm_methods.METHODS.values():
     if isinstance(row.loss, str):
-      kmethods.preset(row.loss, **row.options)
+      kmethods.create(row.loss, **row.options)
       assert row.taught == (row.loss not in ("scratch", "seqkd"))
 
 

@@ -1,0 +1,15 @@
+"""Objectives of the library's methods, for experiments that add their own."""
+
+from typing import Any
+
+from kdjax import methods
+
+
+def own_objective(name: str, **options: Any) -> methods.Objective:
+  """The objective of a method without labels and soft targets beside it.
+
+  A network without logits has neither.
+  """
+  made: Any = methods.describe(name).make
+  made = made(**options)
+  return made.objective if isinstance(made, methods.Method) else made
