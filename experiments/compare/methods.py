@@ -25,6 +25,7 @@ COLLAPSES = {
   "inversely proportional to their number. On maps of 8x8 to 2x2 the weight of "
   "1000, published for maps of 32x32 to 8x8, is 16 times too strong",
 }
+WEIGHT_DECAY = 5e-4  # of RepDistiller and of DOT
 # Networks whose published learning rate is .01, not .05; and one without
 # BatchNorm, which most methods kill at .05 (docs/comparison.md).
 SLOW = ("mobilenet", "shufflenet", "convnet")
@@ -133,22 +134,26 @@ def make_course(
   sizes = {"num_examples": len(labels), "steps_per_epoch": steps}
   own = patient and method == "function_matching"
   options: Any = {"temperature": recipe.temperature} if own else {}
+  if method == "dot":
+    options["weight_decay"] = WEIGHT_DECAY
   whole = kmethods.create(method, pair=pair, labels=labels, **sizes, **options)
   last, guide = whole._replace(before={}), teacher
+  optimizer = recipe.optimizer
+  if method == "dot":  # which has the momenta and the weight decay itself
+    optimizer = optax.sgd(recipe.schedule)
   if not (row.make or row.kd):
     # After a stage that is all the method is, labels alone teach.
     alone = kmethods.create("scratch")
     last, guide = last._replace(passes=alone.passes, needs=alone.needs), None
-  lesson = Lesson(
-    name, network, last, recipe, recipe.optimizer, epochs, guide, row.views
-  )
+  how = last, recipe, optimizer, epochs
+  lesson = Lesson(name, network, *how, guide, row.views)
   if not whole.before:
     return Course(lesson, None)
   (stage,) = whole.before.values()
   slow, rate = INITIALIZATION_RATES.get(method, ((), 0.0))
   rate = rate if name.startswith(slow) else recipe.schedule(0)
   sgd = optax.sgd(rate, momentum=0.9)
-  decayed = optax.chain(optax.add_decayed_weights(5e-4), sgd)
+  decayed = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), sgd)
   first = lesson._replace(
     method=stage,
     optimizer=_where_it_learns(decayed),

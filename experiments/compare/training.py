@@ -156,6 +156,10 @@ def _apart(method: kmethods.Method) -> kmethods.Method:
   objective = objective_of(method)
 
   def apply(params, state, outputs, batch, key, **options):
+    if {"task", "distillation"} <= objective.parts.keys():  # DOT
+      both = [objective.parts[k] for k in ("task", "distillation")]
+      known = params, state, outputs, batch, key
+      return jnp.stack([part(*known, **options)[0] for part in both]), state, {}
     total, _, _ = objective.apply(params, state, outputs, batch, key, **options)
     hard = cross_entropy(outputs["student"].logits, batch["label"])
     hard = masked_mean(hard, batch["mask"])
