@@ -125,7 +125,7 @@ def _batch(arrays: Any, step: int) -> dict[str, Any]:
 
 def _train(facts: Any, arrays: Any) -> list[np.ndarray]:
   """Trains a method that is made from its name; returns the student."""
-  options = {
+  options: dict[str, Any] = {
     k: tuple(v) if isinstance(v, list) else v
     for k, v in facts["kwargs"].items()
   }

@@ -11,9 +11,9 @@ from kdjax.methods._method import Method, Needs, Pass
 from kdjax.methods._objective import stateless
 from kdjax.methods._row import Search
 from kdjax.methods.generalization._flat import (
-  check_one_input,
   domain_ids,
   flat,
+  one_input,
 )
 from kdjax.methods.generalization._row_kinds import AROUND_ONE, row
 
@@ -41,11 +41,11 @@ def _crossgrad(
     axis_name: str | None = None,
   ) -> Any:
     del key
-    check_one_input("crossgrad", on)
-    shape = batch[on].shape
+    entry = one_input("crossgrad", on)
+    shape = batch[entry].shape
     images, labels, domains, where = map(
       flat,
-      (batch[on], batch["label"], domain_ids(batch["label"]), batch["mask"]),
+      (batch[entry], batch["label"], domain_ids(batch["label"]), batch["mask"]),
     )
 
     def moved(network: str, classes: Array) -> Array:

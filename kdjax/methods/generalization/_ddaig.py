@@ -15,9 +15,9 @@ from kdjax.methods._modular import modular
 from kdjax.methods._row import Search
 from kdjax.methods._updates import Turn, alternate
 from kdjax.methods.generalization._flat import (
-  check_one_input,
   domain_ids,
   flat,
+  one_input,
 )
 from kdjax.methods.generalization._row_kinds import row
 
@@ -44,12 +44,12 @@ def _ddaig(*, alpha: ArrayLike = 0.5, perturbation: ArrayLike = 0.3) -> Method:
     on: str | tuple[str, ...],
   ) -> Any:
     del key
-    check_one_input("ddaig", on)
-    images = flat(batch[on])
+    entry = one_input("ddaig", on)
+    images = flat(batch[entry])
     change = run("generator", images, gradient=True).logits
     change = jnp.tanh(change).reshape(images.shape)
     hidden = generalization.ddaig(images, change, weight=perturbation)
-    hidden = hidden.reshape(batch[on].shape)
+    hidden = hidden.reshape(batch[entry].shape)
     return {**batch, "hidden": hidden, "moved": jax.lax.stop_gradient(hidden)}
 
   losses = {"generator": _generator, "student": _student, "judge": _judge}

@@ -10,7 +10,7 @@ from kdjax import generalization, ops
 from kdjax.methods._method import Method, Needs, Pass
 from kdjax.methods._modular import modular
 from kdjax.methods._row import Search
-from kdjax.methods.generalization._flat import check_one_input
+from kdjax.methods.generalization._flat import one_input
 from kdjax.methods.generalization._row_kinds import row
 
 
@@ -27,8 +27,8 @@ def _difex(*, weight: ArrayLike = 0.1, form: str = "norm-2-norm") -> Method:
     key: Array, batch: Any, run: Any, *, on: str | tuple[str, ...]
   ) -> Any:
     del key, run
-    check_one_input("difex", on)
-    return {**batch, "phase": generalization.fourier_phase(batch[on])}
+    entry = one_input("difex", on)
+    return {**batch, "phase": generalization.fourier_phase(batch[entry])}
 
   def loss(
     heads: Any,

@@ -1,7 +1,5 @@
 """Batches of several domains as one batch."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -17,10 +15,11 @@ def domain_ids(values: Array) -> Array:
   return jnp.broadcast_to(jnp.arange(domains)[:, None], (domains, batch))
 
 
-def check_one_input(name: str, on: Any) -> None:
-  """Raises ValueError unless the networks see one entry of the batch."""
+def one_input(name: str, on: str | tuple[str, ...]) -> str:
+  """The entry that the networks see; raises ValueError if there are several."""
   if not isinstance(on, str):
     raise ValueError(
       f"{name} changes the inputs of the batch; the learner's on is {on!r}; "
       'expected the name of one entry, such as on="image".'
     )
+  return on

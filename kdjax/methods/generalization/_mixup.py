@@ -10,9 +10,9 @@ from kdjax.methods._method import Method
 from kdjax.methods._objective import Objective, stateless
 from kdjax.methods._row import Search
 from kdjax.methods.generalization._flat import (
-  check_one_input,
   domain_ids,
   flat,
+  one_input,
 )
 from kdjax.methods.generalization._row_kinds import AROUND_ONE, row
 
@@ -27,15 +27,15 @@ def _mixup(*, alpha: ArrayLike = 0.2) -> Method:
     key: Array, batch: Any, run: Any, *, on: str | tuple[str, ...]
   ) -> Any:
     del run
-    check_one_input("mixup", on)
+    entry = one_input("mixup", on)
     mixtures = generalization.mixup(
-      inputs=batch[on],
+      inputs=batch[entry],
       labels=batch["label"],
       key=key,
       alpha=alpha,
       where=batch["mask"],
     )
-    return {**batch, **_entries(mixtures, on)}
+    return {**batch, **_entries(mixtures, entry)}
 
   return Method(_mixed(), prepare=prepare)
 
@@ -50,9 +50,9 @@ def _domainmix(*, alpha: ArrayLike = 1.0) -> Method:
     key: Array, batch: Any, run: Any, *, on: str | tuple[str, ...]
   ) -> Any:
     del run
-    check_one_input("domainmix", on)
+    entry = one_input("domainmix", on)
     mixtures = generalization.domainmix(
-      inputs=flat(batch[on]),
+      inputs=flat(batch[entry]),
       labels=flat(batch["label"]),
       domains=flat(domain_ids(batch["mask"])),
       key=key,
@@ -65,7 +65,7 @@ def _domainmix(*, alpha: ArrayLike = 1.0) -> Method:
       **batch,
       **{
         name: None if x is None else x.reshape(*shape, *x.shape[1:])
-        for name, x in _entries(mixtures, on).items()
+        for name, x in _entries(mixtures, entry).items()
       },
     }
 
