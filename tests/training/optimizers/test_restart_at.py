@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax import training
+from kdjax import methods
 
 
 def updates_of(optimizer, gradients):
@@ -28,7 +28,7 @@ def updates_of(optimizer, gradients):
 def test_the_moments_are_as_at_the_start_from_that_step_on(at):
   gradients = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
   adam = optax.adam(0.1)
-  seen = updates_of(training.restart_at(adam, at), gradients)
+  seen = updates_of(methods.restart_at(adam, at), gradients)
   parts = [gradients] if at in (0, 100) else [gradients[:at], gradients[at:]]
   expected = np.concatenate([updates_of(adam, part) for part in parts])
   np.testing.assert_allclose(seen, expected, rtol=1e-6)
