@@ -20,8 +20,8 @@ def gradient_cosine_of(
   """Cosine between the gradient of the labels and that of the loss.
 
   The gradients are those of the student's parameters. Of a `combine` with a
-  part `"ce"`, such as a published method, the loss is all but that part; else it is the
-  whole loss.
+  part `"ce"`, as most published methods have, the loss is all but that part;
+  else it is the whole loss.
 
   Args:
     learner: whose loss it is.
