@@ -53,11 +53,11 @@ class Update(NamedTuple):
     apply: `(loss, params, batch, key, state, optimizer) -> (value, aux),
       updates, state`. `loss(params, batch, *, part=None, state=None) -> value,
       (state, metrics)` is that of all devices; `part` names one of
-      `Objective.parts`, and `state` is that of the networks and the objective,
-      by default as it was before the step. `optimizer` is an Optax
-      transformation with any extra arguments, whose gradients are averaged
-      over the devices. If `apply` has a parameter `axis_name`, it gets the
-      mapped axis.
+      `Objective.parts`, or several, whose losses are then a vector, and `state`
+      is that of the networks and the objective, by default as it was before the
+      step. `optimizer` is an Optax transformation with any extra arguments,
+      whose gradients are averaged over the devices. If `apply` has a parameter
+      `axis_name`, it gets the mapped axis.
 
   References:
     `optax.GradientTransformation

@@ -83,6 +83,9 @@ class Objective(NamedTuple):
   renew: Callable[[Any, Roles], Any] | None = None
   parts: Mapping[str, Apply] = types.MappingProxyType({})
 
+  def __hash__(self) -> int:  # A mapping has none.
+    return hash((self.init, self.apply, self.predict, self.renew))
+
 
 def stateless(
   loss: Callable[..., Array],

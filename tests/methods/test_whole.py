@@ -74,7 +74,15 @@ def differs(name):
   return effect(learner, batch) != plain_effect(name)
 
 
-@pytest.mark.parametrize("name", methods.names())
+def some_quick(names, every):
+  """Names of which the quick tier asks one of `every`."""
+  return [
+    pytest.param(name, marks=[pytest.mark.slow] if i % every else [])
+    for i, name in enumerate(names)
+  ]
+
+
+@pytest.mark.parametrize("name", some_quick(methods.names(), 5))
 def test_a_step_is_not_that_of_plain_training(name):
   assert differs(name) == (name not in PLAIN)
 

@@ -164,26 +164,37 @@ class LossFn:
     batch: Any,
     key: Array,
     *,
-    part: str | None = None,
+    part: str | tuple[str, ...] | None = None,
     axis_name: ops.AxisName = ops.UNKNOWN_AXIS,
   ) -> tuple[Array, tuple[Any, Metrics]]:
-    """The loss, or a part of it, and the new state and the metrics."""
+    """The loss, or a part of it, and the new state and the metrics.
+
+    Of several parts the losses are a vector, of one run of the networks.
+    """
     axis_name = ops.resolve_axis_name("the loss", axis_name)
     objective_key, key = jax.random.split(key)
     outputs, states, batch = self.run(
       params, state, frozen, batch, key, axis_name=axis_name
     )
-    apply = self.objective.apply
+    applied = [self.objective.apply]
     if part is not None:
-      apply = ops.get_entry("the objective's parts", self.objective.parts, part)
-    loss, moved, metrics = apply(
-      params["objective"],
-      state["objective"],
-      outputs,
-      batch,
-      objective_key,
-      axis_name=axis_name,
-    )
+      applied = [
+        ops.get_entry("the objective's parts", self.objective.parts, name)
+        for name in ((part,) if isinstance(part, str) else part)
+      ]
+    losses, metrics, moved = [], {}, state["objective"]
+    for apply in applied:
+      value, moved, seen = apply(
+        params["objective"],
+        moved,
+        outputs,
+        batch,
+        objective_key,
+        axis_name=axis_name,
+      )
+      losses.append(value)
+      metrics |= seen
+    loss = jnp.stack(losses) if isinstance(part, tuple) else losses[0]
     return loss, (states | {"objective": moved}, metrics)
 
 

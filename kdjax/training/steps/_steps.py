@@ -134,7 +134,7 @@ def make_train_step(
     before = state.state
 
     def loss(
-      params: Any, batch: Any, *, part: str | None = None, state: Any = None
+      params: Any, batch: Any, *, part: Any = None, state: Any = None
     ) -> tuple[Array, tuple[Any, Metrics]]:
       own = options | ({"part": part} if parted else {})
       now = before if state is None else state

@@ -53,7 +53,7 @@ def apart(
       *,
       axis_name: str | None = None,
     ) -> Any:
-      loss, _, metrics = objective.apply(
+      loss, moved, metrics = objective.apply(
         params[name],
         state["objectives"][name],
         outputs,
@@ -61,7 +61,9 @@ def apart(
         jax.random.fold_in(key, _PARTS.index(name)),
         axis_name=axis_name,
       )
-      return state["weights"][name] * loss, state, metrics
+      states = state["objectives"] | {name: moved}
+      value = state["weights"][name] * loss
+      return value, state | {"objectives": states}, metrics
 
     return apply
 
@@ -125,12 +127,15 @@ def two_momenta(
   ) -> tuple[tuple[Array, Any], Any, Any]:
     del key
 
-    def losses(params: Any) -> Array:
-      return jnp.stack([loss(params, batch, part=name)[0] for name in _PARTS])
-
-    # All see the same outputs: the compiler runs the networks forward once.
-    seen = loss(params, batch)
-    pair, pullback = jax.vjp(losses, params)
+    # One run of the networks forward, and two gradients.
+    pair, pullback, aux = jax.vjp(
+      lambda params: loss(params, batch, part=_PARTS), params, has_aux=True
+    )
+    network_state, metrics = aux
+    if "loss" in metrics:
+      count = metrics["loss"][1]
+      metrics = metrics | {"loss": (jnp.sum(pair) * count, count)}
+    seen = jnp.sum(pair), (network_state, metrics)
     gradients = [pullback(one)[0] for one in jnp.eye(2, dtype=pair.dtype)]
     gradients = ops.mean_over_devices(gradients, axis_name)
 
