@@ -32,14 +32,14 @@ def hand_over(learner: Learner, state: TrainState) -> Learner:
     >>> from flax import nnx
     >>> from kdjax import methods, training
     >>> student = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-    >>> shot = training.adapt(
-    ...   student, methods.create("shot"), optax.sgd(0.1), on="x"
+    >>> adabn = training.adapt(
+    ...   student, methods.create("adabn"), optax.sgd(0.1), on="x"
     ... )
-    >>> source = shot.stages["source"]
+    >>> source = adabn.stages["source"]
     >>> part = {"x": jnp.ones((4, 3)), "label": jnp.zeros(4, int)}
     >>> state = source.init(jax.random.key(0), {"source": part})
-    >>> hand_over(shot, state)
-    Learner(shot of student)
+    >>> hand_over(adabn, state)
+    Learner(adabn of student)
 
   References:
     Tian et al., `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_,

@@ -175,6 +175,18 @@ def fit(
     True
     >>> result.module(held_out["image"]).shape
     (599, 10)
+    >>> result = training.fit(
+    ...   learner,
+    ...   train,
+    ...   students=training.grid(seed=(0, 1), temperature=(1.0, 4.0)),
+    ...   batch_size=64,
+    ...   steps=20,
+    ...   key=jax.random.key(0),
+    ... )
+    >>> result.metrics["train/loss"].shape
+    (10, 4)
+    >>> result.students[1].values
+    {'seed': 0, 'temperature': 4.0}
 
   References:
     `big_vision's train.py <https://github.com/google-research/big_vision>`_.

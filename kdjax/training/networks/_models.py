@@ -67,6 +67,10 @@ class Model(NamedTuple):
   forward: Forward
   variables: Variables
 
+  def __repr__(self) -> str:
+    leaves = jax.tree.leaves(self.variables.params)
+    return f"Model({sum(getattr(x, 'size', 1) for x in leaves):,} parameters)"
+
 
 # Its function is no array: where variables are expected, a model passes through
 # `jax.jit`, and the library explains the error.

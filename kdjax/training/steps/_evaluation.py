@@ -45,6 +45,7 @@ def make_eval_step(
   Examples:
     >>> from kdjax import methods
     >>> from kdjax.metrics import accuracy
+    >>> from kdjax.nets import Outputs
     >>> from kdjax.training import TrainState, Variables, pass_loss
     >>> def forward(variables, x, *, train, key):
     ...   return nets.Outputs(x @ variables.params, {}, None), {}
