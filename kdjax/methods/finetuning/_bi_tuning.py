@@ -9,19 +9,21 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import finetuning, ops
+from kdjax.methods._method import Method
 from kdjax.methods._modular import modular
-from kdjax.methods._objective import Objective
+from kdjax.methods.finetuning._row_kinds import row
+from kdjax.methods.optimizers._parameter_ema import with_average
 from kdjax.nets import layers
 
 
-def bi_tuning(
+def _bi_tuning(
   num_classes: int,
   *,
   dim: int = 128,
   size: int = 40,
   temperature: ArrayLike = 0.07,
   momentum: ArrayLike = 0.999,
-) -> Objective:
+) -> Method:
   r"""Bi-Tuning: contrastive losses on both sides, with queues of keys.
 
   .. math:: \ell = \ell_\mathrm{CCE} + \ell_\mathrm{CCL}
@@ -39,9 +41,9 @@ def bi_tuning(
       It moves towards the student's before the keys are computed, as in TLlib.
 
   Returns:
-    An objective; its published weight is 1, beside the cross-entropy. The
-    role `"average"` is the momentum encoder, which `parameter_ema(0.999)` keeps
-    in the optimizer and `training.finetune(..., average=True)` runs.
+    A method; its published weight is 1, beside the cross-entropy. The role
+    `"average"` is the momentum encoder, which the optimizer keeps by
+    `parameter_ema(momentum)`, unless it keeps an average already.
 
   Raises:
     ValueError: if a number is out of range; from `init` or `apply`, if a
@@ -50,15 +52,6 @@ def bi_tuning(
 
   The projector is linear, as in TLlib. As there, the keys of a batch join the
   classifier's queue before its loss, and the projector's after.
-
-  Examples:
-    >>> from kdjax.nets import Outputs
-    >>> objective = bi_tuning(3, dim=2, size=5)
-    >>> outputs = Outputs(jnp.ones((4, 3)), {}, jnp.ones((4, 8)))
-    >>> roles = {"student": outputs, "average": outputs}
-    >>> params, state = objective.init(jax.random.key(0), roles)
-    >>> state["module"]["features"].shape
-    (3, 5, 9)
 
   References:
     Zhong et al., `Bi-tuning of pre-trained representations
@@ -113,7 +106,8 @@ def bi_tuning(
     )
     return projector_side + classifier_side
 
-  return modular(build, loss, temperature=temperature, momentum=momentum)
+  objective = modular(build, loss, temperature=temperature, momentum=momentum)
+  return Method(objective, optimizer=with_average(momentum))
 
 
 class _Queues(nnx.Module):
@@ -172,3 +166,14 @@ def _project(
   rows = embeddings @ kernel[...] + bias[...][None]
   norm = ops.safe_norm(rows, keepdims=True)
   return rows / jnp.where(norm == 0, 1.0, norm)
+
+
+ROWS = {
+  "bi_tuning": row(
+    "Bi-Tuning",
+    "contrastive losses of the classifier and of a projector, with queues",
+    _bi_tuning,
+    networks=("average",),
+    source="TLlib",
+  ),
+}

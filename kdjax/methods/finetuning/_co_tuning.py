@@ -8,9 +8,10 @@ from kdjax import finetuning
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods.finetuning._pretrained_head import PretrainedHead
+from kdjax.methods.finetuning._row_kinds import row
 
 
-def co_tuning(
+def _co_tuning(
   relationship: Float[Array, "target_classes source_classes"],
 ) -> Objective:
   """Co-Tuning: the pretrained head is trained on, beside the new one.
@@ -31,17 +32,6 @@ def co_tuning(
     ValueError: from `init` or `apply`, if the student has no embedding or the
       pretrained network no classifier.
 
-  Examples:
-    >>> from kdjax.nets import Outputs
-    >>> objective = co_tuning(jnp.ones((2, 4)) / 4)
-    >>> head = jnp.ones((8, 4)), jnp.zeros(4)
-    >>> student = Outputs(jnp.ones((3, 2)), {}, jnp.ones((3, 8)))
-    >>> past = Outputs(jnp.ones((3, 4)), {}, None, classifier=head)
-    >>> outputs = {"student": student, "past": past}
-    >>> params, state = objective.init(jax.random.key(0), outputs)
-    >>> params["kernel"].shape
-    (8, 4)
-
   References:
     You et al., `Co-Tuning for transfer learning
     <https://proceedings.neurips.cc/paper/2020/hash/c8067ad1937f728f51288b3eb986afaa-Abstract.html>`_,
@@ -60,3 +50,15 @@ def co_tuning(
     return finetuning.co_tuning_loss(answers, relationship[labels])
 
   return modular(PretrainedHead, loss, relationship=relationship)
+
+
+ROWS = {
+  "co_tuning": row(
+    "Co-Tuning",
+    "the pretrained head is trained on, with labels of related classes",
+    _co_tuning,
+    weight=2.3,
+    networks=("past",),
+    source="TLlib",
+  ),
+}

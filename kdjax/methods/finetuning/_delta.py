@@ -17,10 +17,11 @@ from kdjax.methods._objective import (
   widen,
 )
 from kdjax.methods._stages import field_of
-from kdjax.methods.finetuning._l2_sp import l2_sp
+from kdjax.methods.finetuning._l2_sp import _l2_sp
+from kdjax.methods.finetuning._row_kinds import row
 
 
-def delta(
+def _delta(
   attention: Mapping[str, ArrayLike] | None = None,
   *,
   weight: ArrayLike = 0.48,
@@ -81,13 +82,52 @@ def delta(
       for name, feature in ours.items()
     ]
     values = jnp.sum(jnp.stack(losses), 0)
-    value = batch_mean(values, batch, axis_name, delta)
+    value = batch_mean(values, batch, axis_name, _delta)
     return value, state, loss_metric(value, batch)
 
-  head = l2_sp(weight=0.0, head_weight=1.0, heads=heads)
+  head = _l2_sp(weight=0.0, head_weight=1.0, heads=heads)
   return combine(
     {
       "features": (weight, Objective(init, apply)),
       "head": (head_weight, head),
     }
   )
+
+
+def _behavior(
+  *,
+  weight: ArrayLike = 0.48,
+  head_weight: ArrayLike = 0.01,
+  heads: Sequence[str] = ("head",),
+) -> Objective:
+  return _delta(weight=weight, head_weight=head_weight, heads=heads)
+
+
+def _attention(
+  attention: Mapping[str, ArrayLike],
+  *,
+  weight: ArrayLike = 0.48,
+  head_weight: ArrayLike = 0.01,
+  heads: Sequence[str] = ("head",),
+) -> Objective:
+  return _delta(attention, weight=weight, head_weight=head_weight, heads=heads)
+
+
+ROWS = {
+  "delta": row(
+    "DELTA",
+    "the features stay near the pretrained ones",
+    _behavior,
+    weight=0.48,
+    networks=("past",),
+    source="TLlib, whose 0.01 is of the sum over 48 examples",
+  ),
+  "delta_attention": row(
+    "DELTA with attention",
+    "the features stay near the pretrained ones, channels by what they help",
+    _attention,
+    weight=0.48,
+    networks=("past",),
+    source="TLlib, whose 0.01 is of the sum over 48 examples",
+  ),
+}

@@ -9,9 +9,10 @@ from jaxtyping import Array
 
 from kdjax import finetuning
 from kdjax.methods._objective import Objective, stateless
+from kdjax.methods.finetuning._row_kinds import row
 
 
-def l2_sp(
+def _l2_sp(
   *,
   weight: ArrayLike = 0.01,
   head_weight: ArrayLike = 0.01,
@@ -64,3 +65,15 @@ def without(params: Any, names: Sequence[str]) -> Any:
     return None if set(names) & set(parts) else leaf
 
   return jax.tree_util.tree_map_with_path(keep, params)
+
+
+ROWS = {
+  "l2_sp": row(
+    "L2-SP",
+    "the parameters stay near the pretrained ones",
+    _l2_sp,
+    weight=0.01,
+    networks=("past",),
+    source="TLlib",
+  ),
+}

@@ -9,9 +9,10 @@ from kdjax import distillation, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
 from kdjax.methods.finetuning._pretrained_head import PretrainedHead
+from kdjax.methods.finetuning._row_kinds import row
 
 
-def lwf(*, temperature: ArrayLike = 3.0) -> Objective:
+def _lwf(*, temperature: ArrayLike = 3.0) -> Objective:
   """Learning without forgetting (LwF): the old task's answers are kept.
 
   The `kdjax.distillation.soft_target_loss` of the old head, which is
@@ -29,17 +30,6 @@ def lwf(*, temperature: ArrayLike = 3.0) -> Objective:
     ValueError: if a static temperature is not above 0; from `init` or `apply`,
       if the student has no embedding or the pretrained network no
       classifier.
-
-  Examples:
-    >>> from kdjax.nets import Outputs
-    >>> objective = lwf(temperature=2.0)
-    >>> head = jnp.ones((8, 4)), jnp.zeros(4)
-    >>> student = Outputs(jnp.ones((3, 2)), {}, jnp.ones((3, 8)))
-    >>> past = Outputs(jnp.ones((3, 4)), {}, None, classifier=head)
-    >>> outputs = {"student": student, "past": past}
-    >>> params, state = objective.init(jax.random.key(0), outputs)
-    >>> state["hyperparameters"]
-    {'temperature': Array(2., dtype=float32)}
 
   References:
     Li and Hoiem, `Learning without forgetting
@@ -61,3 +51,15 @@ def lwf(*, temperature: ArrayLike = 3.0) -> Objective:
     )
 
   return modular(PretrainedHead, loss, temperature=temperature)
+
+
+ROWS = {
+  "lwf": row(
+    "LwF",
+    "the pretrained head keeps its answers",
+    _lwf,
+    weight=4 / 9,
+    networks=("past",),
+    source="TLlib, whose 4 is without the factor T^2",
+  ),
+}

@@ -4,9 +4,10 @@ from jaxtyping import Array
 
 from kdjax import finetuning, ops
 from kdjax.methods._objective import Objective, stateless
+from kdjax.methods.finetuning._row_kinds import episodic
 
 
-def prototypical(num_classes: int) -> Objective:
+def _prototypical(num_classes: int) -> Objective:
   """Prototypical networks: a query is classified by the mean embeddings.
 
   The `kdjax.finetuning.prototypical_loss` of the part `"query"` of a
@@ -49,3 +50,14 @@ def prototypical(num_classes: int) -> Objective:
     return ops.masked_mean(losses, where_query, axis_name=axis_name)
 
   return stateless(loss)
+
+
+ROWS = {
+  "prototypical": episodic(
+    "prototypical networks",
+    "queries are classified by the mean embeddings of a task's few examples",
+    _prototypical,
+    cross_entropy=0.0,
+    domains=("support", "query"),
+  ),
+}

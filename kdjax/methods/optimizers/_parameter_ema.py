@@ -1,5 +1,6 @@
 """An average of the parameters over time, kept by the optimizer."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +75,52 @@ def parameter_ema(decay: ArrayLike) -> optax.GradientTransformation:
     return updates, ParameterEMAState(state.decay, average)
 
   return optax.GradientTransformation(init, update)
+
+
+class _Averaging(NamedTuple):
+  """State of an optimizer beside which a method keeps an average."""
+
+  optimizer: Any
+  average: ParameterEMAState
+
+
+def with_average(decay: ArrayLike) -> Callable[[Any], Any]:
+  """A method's change of the optimizer: it keeps an average, if none is kept.
+
+  Args:
+    decay: of `parameter_ema`.
+
+  Returns:
+    `optimizer -> optimizer`, for `Method.optimizer`. An average that the
+    caller's optimizer keeps stays as it is; so does `optax.MultiSteps`, which
+    goes around all other links.
+  """
+  link = parameter_ema(decay)
+
+  def change(optimizer: Any) -> Any:
+    steps = getattr(getattr(optimizer, "init", None), "__self__", optimizer)
+    if isinstance(steps, optax.MultiSteps):
+      return optimizer
+    inner = optax.with_extra_args_support(optimizer)
+
+    def init(params: Any) -> Any:
+      state = inner.init(params)
+      if optax.tree.get_all_with_path(state, "parameter_average"):
+        return state
+      return _Averaging(state, link.init(params))
+
+    def update(
+      updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> Any:
+      if not isinstance(state, _Averaging):
+        return inner.update(updates, state, params, **extra)
+      updates, own = inner.update(updates, state.optimizer, params, **extra)
+      updates, average = link.update(updates, state.average, params)
+      return updates, _Averaging(own, average)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+  return change
 
 
 def _wide(x: Any) -> Any:

@@ -24,8 +24,10 @@ def numbered(arrays, prefix):
 
 
 def distance(trained, expected, start):
-  off = sum(np.sum((a - b) ** 2) for a, b in zip(trained, expected))
-  way = sum(np.sum((b - c) ** 2) for b, c in zip(expected, start))
+  off = sum(
+    np.sum((a - b) ** 2) for a, b in zip(trained, expected, strict=True)
+  )
+  way = sum(np.sum((b - c) ** 2) for b, c in zip(expected, start, strict=True))
   return np.sqrt(off / way)
 
 

@@ -7,7 +7,10 @@ import optax
 import pytest
 from flax import nnx
 
-from kdjax import finetuning, methods, nets, training
+from kdjax import finetuning, nets, training
+from kdjax.methods.finetuning._delta import _delta
+from kdjax.methods.finetuning._l2_sp import _l2_sp
+from kdjax.methods.finetuning._prototypical import _prototypical
 from kdjax.nets import Outputs
 
 KEY = jax.random.key(0)
@@ -41,7 +44,7 @@ def test_l2_sp_sees_the_parameters_and_pulls_them_back():
   learner = training.finetune(
     student,
     past,
-    methods.l2_sp(weight=0.5, head_weight=0.25),
+    _l2_sp(weight=0.5, head_weight=0.25),
     optax.sgd(1.0),
   )
   state = learner.init(KEY, BATCH)
@@ -66,7 +69,7 @@ def test_l2_sp_sees_the_parameters_and_pulls_them_back():
 def test_l2_sp_needs_the_same_network():
   student = mlp(3, 1)
   past = nets.MLP(3, input_shape=(2, 2, 1), hidden=(4, 4), rngs=nnx.Rngs(2))
-  learner = training.finetune(past, student, methods.l2_sp(), optax.sgd(1.0))
+  learner = training.finetune(past, student, _l2_sp(), optax.sgd(1.0))
   state = learner.init(KEY, BATCH)
   with pytest.raises(ValueError, match="no counterpart of params"):
     jax.eval_shape(learner.step, state, learner.frozen, BATCH, KEY)
@@ -79,7 +82,7 @@ def features(*names):
 @pytest.mark.parametrize("attentive", [True, False])
 def test_delta_sums_over_the_features_and_shrinks_the_head(attentive):
   attention = {"f1": jnp.array([0.2, 0.5, 0.3])} if attentive else None
-  objective = methods.delta(attention, weight=2.0, head_weight=0.5)
+  objective = _delta(attention, weight=2.0, head_weight=0.5)
   head = {"kernel": normal(2, 2)}
   roles = {
     role: Outputs(
@@ -114,7 +117,7 @@ def test_prototypes_are_of_the_support_that_counts():
     "support": {"label": jnp.arange(7) % 3, "mask": jnp.arange(7) < 6},
     "query": {"label": jnp.arange(4) % 3, "mask": jnp.arange(4) < 3},
   }
-  objective = methods.prototypical(3)
+  objective = _prototypical(3)
   value, *_ = objective.apply({}, {}, roles, batch, KEY)
   expected = finetuning.prototypical_loss(
     roles["support"].embedding[:6],

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.methods import bi_tuning, co_tuning, lwf
+from kdjax.methods.finetuning._bi_tuning import _bi_tuning
+from kdjax.methods.finetuning._co_tuning import _co_tuning
+from kdjax.methods.finetuning._lwf import _lwf
 from kdjax.nets import Outputs
 
 RNG = np.random.default_rng(0)
@@ -64,7 +66,7 @@ def old_logits(move):
 def test_co_tuning_trains_the_old_head_on_from_where_it_was():
   relationship = np.array([[0.7, 0.3, 0, 0], [0, 1, 0, 0], [0.25] * 4])
   with jax.enable_x64(True):
-    objective = co_tuning(jnp.asarray(relationship))
+    objective = _co_tuning(jnp.asarray(relationship))
   *losses, gradient = first_loss(objective)
   for loss, move in zip(losses, (0.0, 0.5), strict=True):
     values = -(relationship[LABELS] * log_softmax(old_logits(move))).sum(-1)
@@ -78,7 +80,7 @@ def test_co_tuning_trains_the_old_head_on_from_where_it_was():
 
 
 def test_lwf_keeps_the_old_answers():
-  *losses, _ = first_loss(lwf(temperature=2.0))
+  *losses, _ = first_loss(_lwf(temperature=2.0))
   targets = log_softmax(TEACHER.logits / 2)
   for loss, move in zip(losses, (0.0, 0.5), strict=True):
     gaps = targets - log_softmax(old_logits(move) / 2)
@@ -88,20 +90,20 @@ def test_lwf_keeps_the_old_answers():
 
 def test_a_head_needs_a_classifier_and_an_embedding():
   with pytest.raises(ValueError, match="past has no classifier"):
-    lwf().init(KEY, ROLES | {"past": TEACHER._replace(classifier=None)})
-  params, state = jax.eval_shape(lwf().init, KEY, ROLES)
+    _lwf().init(KEY, ROLES | {"past": TEACHER._replace(classifier=None)})
+  params, state = jax.eval_shape(_lwf().init, KEY, ROLES)
   roles = ROLES | {"student": STUDENT._replace(embedding=None)}
   with pytest.raises(ValueError, match="student has no embedding"):
-    jax.eval_shape(lwf().apply, params, state, roles, BATCH, KEY)
+    jax.eval_shape(_lwf().apply, params, state, roles, BATCH, KEY)
 
 
 MAKE = functools.partial(
-  bi_tuning, CLASSES, dim=DIM, size=SIZE, temperature=0.5, momentum=0.75
+  _bi_tuning, CLASSES, dim=DIM, size=SIZE, temperature=0.5, momentum=0.75
 )
 
 
 def two_steps(params, state, axis_name=None):
-  objective = MAKE()
+  objective = MAKE().objective
 
   def step(state, params, student, average, batch):
     roles = {"student": student, "average": average}
@@ -123,7 +125,7 @@ def two_steps(params, state, axis_name=None):
 @pytest.fixture(scope="module")
 def run():
   with jax.enable_x64(True):
-    params, state = jax.jit(MAKE().init)(
+    params, state = jax.jit(MAKE().objective.init)(
       KEY, {"student": STUDENT, "average": AVERAGE}
     )
     program = jax.jit(two_steps(params, state))
@@ -220,9 +222,9 @@ def test_bi_tuning_on_two_devices_is_that_on_one(run):
 )
 def test_bi_tuning_says_what_will_not_do(options, message):
   with pytest.raises(ValueError, match=message):
-    bi_tuning(CLASSES, **options)
+    _bi_tuning(CLASSES, **options)
 
 
 def test_lwf_says_what_will_not_do():
   with pytest.raises(ValueError, match="lwf: temperature is -1"):
-    lwf(temperature=-1.0)
+    _lwf(temperature=-1.0)

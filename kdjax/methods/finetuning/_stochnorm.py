@@ -1,62 +1,41 @@
-"""Stochastic normalization throughout a network."""
+"""Stochastic normalization (StochNorm) throughout a network."""
 
-from typing import TypeVar
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
 from kdjax import finetuning, ops
+from kdjax.methods._changed_network import changed
+from kdjax.methods._method import Method
+from kdjax.methods._row import Search
+from kdjax.methods.finetuning._row_kinds import trained
 
-M = TypeVar("M", bound=nnx.Module)
 
-
-def stochastic_norms(
-  model: M, *, probability: float = 0.5, rngs: nnx.Rngs
-) -> M:
-  """Stochastic normalization (StochNorm) for each batch normalization.
+def _stochnorm(*, probability: float = 0.5) -> Method:
+  """Each batch normalization becomes stochastic, and keeps its variables.
 
   In training each channel takes the batch's statistics or the moving ones, by
-  `kdjax.finetuning.stochnorm`; evaluation is as before. The variables of
-  the network, whose paths and shapes stay the same, fit the copy: pretrain the
-  one and fine-tune the other.
+  `kdjax.finetuning.stochnorm`; evaluation is as before. The moving variance
+  takes in the batch's over n - 1, as in PyTorch; that of Flax's batch
+  normalization takes the one over n. Devices pick channels of their own.
 
   Args:
-    model: a network, trained or not; it stays as it is.
     probability: p in [0, 1] of the batch's statistics.
-    rngs: random streams, which pick by the stream "stochnorm". Where
-      `training.from_nnx` makes a forward of the copy, its key takes their
-      place; devices with other keys pick other channels.
-
-  Returns:
-    A copy of the network.
-
-  Raises:
-    TypeError: if `model` is no NNX module: a `Model` has no layers.
-    ValueError: if the probability is out of range.
-
-  The moving variance takes in the batch's over n - 1, as in PyTorch; that of
-  Flax's batch normalization takes the one over n.
-
-  Examples:
-    >>> model = nnx.Sequential(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
-    >>> model.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
-    >>> copy = stochastic_norms(model, rngs=nnx.Rngs(1))
-    >>> copy.norm(jnp.array([[8.0] * 4, [10.0] * 4])).shape
-    (2, 4)
-
-  References:
-    Kou et al., `Stochastic normalization
-    <https://proceedings.neurips.cc/paper/2020/hash/bc573864331a9e42e4511de6f678aa83-Abstract.html>`_,
-    2020.
   """
-  if not isinstance(model, nnx.Module):
-    raise TypeError(
-      f"stochastic_norms: model is a {type(model).__name__}; expected an "
-      "nnx.Module."
-    )
-  ops.check_range("stochastic_norms: probability", probability, 0.0, 1.0)
+  ops.check_range("stochnorm: probability", probability, 0.0, 1.0)
+
+  def network(student: Any) -> Any:
+    return changed("stochnorm", student, lambda x: _converted(x, probability))
+
+  return Method(network=network)
+
+
+def _converted(model: nnx.Module, probability: float) -> nnx.Module:
+  """A copy of a network, whose batch normalizations are stochastic."""
   model = nnx.clone(model)
+  rngs = nnx.Rngs(0)  # A forward of the copy puts its key in their place.
   for _, module in list(nnx.iter_modules(model)):
     for name, child in list(vars(module).items()):
       if isinstance(child, nnx.BatchNorm):
@@ -98,3 +77,15 @@ class _StochasticNorm(nnx.Module):
       self.mean[...] = result.mean
       self.var[...] = result.variance
     return result.outputs
+
+
+ROWS = {
+  "stochnorm": trained(
+    "StochNorm",
+    "batch normalization takes moving statistics at random",
+    _stochnorm,
+    tuned="probability",
+    search=Search(0.5),
+    source="paper",
+  ),
+}
