@@ -115,6 +115,6 @@ def execute(setup: jobs.Setup) -> dict[str, Row]:
 
 
 if __name__ == "__main__":
-  rows = {name: kmethods.PRESETS[name] for name in CHOICES}
+  rows = {name: kmethods.describe(name) for name in CHOICES}
   kinds = {k: (GROUP_OF[k], f"{x.title}: {x.summary}") for k, x in rows.items()}
   commands.launch(Config, prepare, execute, lambda: kinds)

@@ -1,6 +1,5 @@
 """Two domains: reading, dividing, shifting, weighing and mapping images."""
 
-import functools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -94,30 +93,41 @@ def pixels(part: dict[str, Any]) -> jax.Array:
   return jnp.asarray(images, jnp.float32).reshape(len(images), -1) / 255
 
 
-def weigh(data: Data, weigh: Callable[..., Any]) -> Data:
-  """Weighs the source's images, `(source_rows, target_rows) -> weights`."""
-  weights = jax.jit(weigh)(*map(pixels, data.train.values()))
+def _as_rows(data: Data) -> dict[str, dict[str, Any]]:
+  """All images as rows, as `Method.data` reads them: labels of the source."""
+  source, target = data.train["source"], data.train["target"]
+  held_out = halves(pixels(data.validation), data.validation_sizes[0])
+  return {
+    "source": {"image": pixels(source), "label": source["label"]},
+    "target": {"image": pixels(target)},
+    "validation/source": {"image": held_out[0]},
+    "validation/target": {"image": held_out[1]},
+    "validation/test": {"image": pixels(data.test)},
+  }
+
+
+def _changed(data: Data, change: Callable[..., Any]) -> dict[str, Any]:
+  """The rows as a method's `data` changes them, fitted on training images."""
+  return jax.jit(lambda rows: change(rows, None))(_as_rows(data))
+
+
+def weigh(data: Data, change: Callable[..., Any]) -> Data:
+  """Weighs the source's images, by `Method.data`."""
+  weights = _changed(data, change)["source"]["weight"]
   source = data.train["source"] | {"weight": weights}
   return data._replace(train=data.train | {"source": source})
 
 
-def transform(data: Data, fit: Callable[..., Any]) -> Data:
-  """Maps both domains' pixels into one space; its dimensions are channels."""
-  fitted = jax.jit(fit)(*map(pixels, data.train.values()))
+def transform(data: Data, change: Callable[..., Any]) -> Data:
+  """Maps both domains into one space, whose dimensions are channels."""
+  rows = {k: v["image"] for k, v in _changed(data, change).items()}
 
-  @functools.partial(jax.jit, static_argnums=1)
-  def apply(rows: jax.Array, domain: str) -> jax.Array:
-    return fitted.apply(rows, domain=domain)[:, None, None]
+  def place(part: dict[str, Any], *names: str) -> dict[str, Any]:
+    images = jnp.concatenate([rows[name] for name in names])
+    return part | {"image": images[:, None, None]}
 
-  def change(part: dict[str, Any], size: int) -> dict[str, Any]:
-    rows = halves(pixels(part), size)
-    both = zip(rows, ("source", "target"), strict=True)
-    return part | {"image": jnp.concatenate([apply(*pair) for pair in both])}
-
-  # How many images of each part are of the source.
-  sizes = {"source": data.train_sizes[0], "target": 0}
   return data._replace(
-    train={k: change(part, sizes[k]) for k, part in data.train.items()},
-    validation=change(data.validation, data.validation_sizes[0]),
-    test=change(data.test, 0),
+    train={k: place(part, k) for k, part in data.train.items()},
+    validation=place(data.validation, "validation/source", "validation/target"),
+    test=place(data.test, "validation/test"),
   )

@@ -1,7 +1,6 @@
 """The methods that `experiments.adapt` compares, as learners and new images."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,8 @@ import optax
 from experiments.adapt import data as adapt_data
 from experiments.adapt.data import Data
 from kdjax import data as kdata
-from kdjax import methods, training
+from kdjax import methods as kmethods
+from kdjax import training
 
 BOUNDS = ("source_only", "target_only")
 # Methods for two closed sets of images, in the groups of the report.
@@ -41,7 +41,7 @@ GROUPS = {
 }
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 CHOICES = tuple(name for name in GROUP_OF if name not in BOUNDS)
-NAMES = {name: methods.PRESETS[name].title for name in GROUP_OF}
+NAMES = {name: kmethods.describe(name).title for name in GROUP_OF}
 AVERAGE = 0.99  # of the mean teacher, over runs of some hundred steps
 
 
@@ -63,23 +63,38 @@ VIEWS = {
   "strong_2": functools.partial(strong_view, number=2),
 }
 # Options for small images and networks.
-OPTIONS = {"cdan_random": {"mapped": 256}}
-PREPARATIONS = {"fda": {"half_width": 1}, "mixmatch": {"augment": shifted}}
-COMPONENTS = {
-  name: {"num_components": 30}
-  for name in ("subspace_alignment", "tca", "jda_map")
+OPTIONS: dict[str, dict[str, Any]] = {
+  "cdan_random": {"mapped": 256},
+  "fda": {"half_width": 1},
+  "mixmatch": {"augment": shifted},
+  "subspace_alignment": {"num_components": 30},
+  "tca": {"num_components": 30},
+  "jda_map": {"num_components": 30},
 }
 
 
-def make_optimizer(name: str, config: Any) -> optax.GradientTransformation:
-  """Adam with a cosine, and the average that some methods learn from."""
-  optimizer = optax.adam(
-    optax.cosine_decay_schedule(config.learning_rate, config.steps),
-    b1=0.5,  # adversaries need a short memory
+def make_method(
+  name: str, config: Any, targets: int, factor: Any = 1.0
+) -> kmethods.Method:
+  """The method of a name, for so many target images."""
+  row = kmethods.describe(name)
+  options: dict[str, Any] = dict(OPTIONS.get(name, {}))
+  if row.tuned:
+    published = row.search.default if row.search else row.weight
+    options[row.tuned] = factor * published
+  method = kmethods.create(
+    name,
+    hidden=(config.discriminator,),
+    num_examples=targets,
+    steps=config.steps,
+    **options,
   )
-  if methods.PRESETS[name].training == "parameter_ema":
-    return optax.chain(optimizer, training.parameter_ema(AVERAGE))
-  return optimizer
+  if "average" in row.networks:
+    average = kmethods.parameter_ema(AVERAGE)
+    method = method._replace(optimizer=lambda x: optax.chain(x, average))
+  return method._replace(
+    before={}
+  )  # Students start with source-only's weights.
 
 
 def make_learner(
@@ -90,42 +105,35 @@ def make_learner(
   factor: Any = 1.0,
 ) -> training.Learner:
   """The learner of a method."""
-  row = methods.PRESETS[name]
-  options: dict[str, Any] = dict(OPTIONS.get(name, {}))
-  if row.tuned:
-    published = row.search.default if row.search else row.weight
-    options[row.tuned] = factor * published
-  options |= {"num_examples": targets, "steps": config.steps}
-  objective = methods.preset(name, hidden=(config.discriminator,), **options)
-  teacher = student if "source" in row.networks else None
+  method = make_method(name, config, targets, factor)
+  optimizer = optax.adam(
+    optax.cosine_decay_schedule(config.learning_rate, config.steps),
+    b1=0.5,  # adversaries need a short memory
+  )
   return training.adapt(
     student,
-    objective,
-    make_optimizer(name, config),
-    teacher="average" if "average" in row.networks else teacher,
-    domains=row.domains,
+    method,
+    optimizer,
+    teacher=student if "teacher" in method.needs.networks else None,
     # With BatchNorm, a joint forward pass means joint statistics.
     joint=config.joint_forward,
-    views={view: VIEWS[view] for view in row.views},
-    passes=row.passes,
-    prepare=row.prepare and row.prepare(**PREPARATIONS[name]),
+    views={view: VIEWS[view] for view in method.needs.views},
   )
 
 
 def change_of(name: str) -> Callable[[Data], Data] | None:
   """The change that a method makes to images before training, or None."""
-  row = methods.PRESETS[name]
-  if row.reweight is not None:
-    return functools.partial(adapt_data.weigh, weigh=row.reweight)
-  if row.transform is None:
+  changes = {
+    "instance weights": adapt_data.weigh,
+    "closed-form maps": adapt_data.transform,
+  }
+  apply = changes.get(GROUP_OF[name])
+  if apply is None:
     return None
-  fit, options = row.transform, COMPONENTS.get(name, {})
 
   def change(data: Data) -> Data:
-    labels = data.train["source"]["label"]
-    known = {"source_labels": labels, "num_classes": data.classes}
-    read = inspect.signature(fit).parameters
-    known = options | {k: v for k, v in known.items() if k in read}
-    return adapt_data.transform(data, functools.partial(fit, **known))
+    options = OPTIONS.get(name, {})
+    method = kmethods.create(name, num_classes=data.classes, **options)
+    return apply(data, method.data)
 
   return change

@@ -12,7 +12,8 @@ from experiments.adapt.data import Data, halves
 from experiments.adapt.methods import change_of, make_learner
 from experiments.frame import commands, jobs, networks, rounds
 from experiments.frame import data as frame_data
-from kdjax import adaptation, methods, metrics, selection, training
+from kdjax import adaptation, metrics, selection, training
+from kdjax import methods as kmethods
 
 
 class Trained(NamedTuple):
@@ -36,7 +37,7 @@ def network(config: Any, data: Data) -> training.Network:
 
 def start_job(config: Any, run: Any, console: Any, data: Any) -> jobs.Job:
   """The initial state of every method."""
-  init, forward = network(config, data)
+  student = network(config, data)
 
   def plan_domain(key, size):
     return rounds.plan_steps(key, size, config.batch_size, config.steps)
@@ -46,10 +47,14 @@ def start_job(config: Any, run: Any, console: Any, data: Any) -> jobs.Job:
   def start(key):
     init_key, key, *plan_keys = jax.random.split(key, 4)
     plans = map(plan_domain, plan_keys, data.train_sizes)
-    return init(init_key), key, dict(zip(data.train, plans, strict=True))
+    return (
+      student.init(init_key),
+      key,
+      dict(zip(data.train, plans, strict=True)),
+    )
 
   seeds = start(rounds.seed_keys(config))
-  return jobs.Job(config, run, console, data, forward, *seeds)
+  return jobs.Job(config, run, console, data, student.forward, *seeds)
 
 
 def job_of(name: str, job: jobs.Job) -> jobs.Job:
@@ -115,7 +120,7 @@ def make_evaluation(answer: Callable[..., Any], size: int):
 
 def train(name: str, job: jobs.Job, first: Trained | None = None) -> Trained:
   """Trains all weights and seeds of a method as one program."""
-  config, row = job.config, methods.PRESETS[name]
+  config, row = job.config, kmethods.describe(name)
   targets = job.data.train_sizes[1]
   job = job_of(name, job)
   variables = job.variables
