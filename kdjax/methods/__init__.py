@@ -21,7 +21,6 @@ from kdjax.methods._objective import (
 from kdjax.methods._row import Row, Search
 from kdjax.methods._table import create, describe, names
 from kdjax.methods._updates import Turn, alternate, gradient_update
-from kdjax.methods.adaptation._views import domain_views
 from kdjax.methods.collaboration._progressive import sandwich_views
 from kdjax.methods.finetuning._meta import (
   adapt_to_task,
@@ -54,7 +53,6 @@ __all__ = (
   "combine",
   "create",
   "describe",
-  "domain_views",
   "from_loss",
   "gradient_update",
   "gradual_unfreezing",

@@ -16,6 +16,7 @@ def joint_mmd(
   source_probabilities: Array,
   target_probabilities: Array,
   *,
+  estimator: str = "unbiased",
   where_source: Array,
   where_target: Array,
   axis_name: str | None,
@@ -24,27 +25,10 @@ def joint_mmd(
   return adaptation.jmmd(
     [source_embeddings, source_probabilities],
     [target_embeddings, target_probabilities],
+    estimator=estimator,
     bandwidth_factors=[(0.125, 0.25, 0.5, 1.0, 2.0), None],
     bandwidths=[None, (0.92,)],
     where_source=where_source,
-    where_target=where_target,
-    axis_name=axis_name,
-  )
-
-
-def moments(
-  source_embeddings: Array,
-  target_embeddings: Array,
-  *,
-  where_source: Array,
-  where_target: Array,
-  axis_name: str | None,
-) -> Array:
-  """M3SDA's moments, of one source."""
-  return adaptation.m3sda_loss(
-    [source_embeddings],
-    target_embeddings,
-    where_sources=[where_source],
     where_target=where_target,
     axis_name=axis_name,
   )

@@ -1,35 +1,42 @@
 """Fourier domain adaptation (FDA) of a batch."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import transforms
+from kdjax.methods._method import Method
+from kdjax.methods.adaptation._row_kinds import row
 
 
-def fda_batch(*, on: str = "image", **options: Any) -> Callable[..., Any]:
-  """FDA's batch: source images with the target's low frequencies.
+def _fda(
+  *, beta: ArrayLike = 0.01, half_width: ArrayLike | None = None
+) -> Method:
+  """By `kdjax.transforms.fourier_domain_adaptation`, within each batch.
 
-  Args:
-    on: the entry that holds the images.
-    **options: of `kdjax.transforms.fourier_domain_adaptation`.
-
-  Returns:
-    `prepare` for `kdjax.training.adapt`: the amplitudes of each source
-    image are those of the target image at the same place of the batch, which
-    has as many.
-
-  References:
-    Yang and Soatto, `FDA: Fourier domain adaptation for semantic segmentation
-    <https://arxiv.org/abs/2004.05498>`_, 2020.
+  The amplitudes of a source image are those of the target image at its place
+  in the batch, so both parts are of one size.
   """
 
-  def prepare(key: Array, batch: Any, run: Any) -> Any:
+  def prepare(key: Array, batch: Any, run: Any, *, on: str = "image") -> Any:
     del key, run
     images = [batch[k][on].astype(jnp.float32) for k in ("source", "target")]
-    images = transforms.fourier_domain_adaptation(*images, **options)
-    return {**batch, "source": {**batch["source"], on: images}}
+    moved = transforms.fourier_domain_adaptation(
+      *images, beta=beta, half_width=half_width
+    )
+    return {**batch, "source": {**batch["source"], on: moved}}
 
-  return prepare
+  return Method(prepare=prepare)
+
+
+ROWS = {
+  "fda": row(
+    "FDA",
+    "source images take the target's low frequencies",
+    _fda,
+    tuned="",
+    source="paper",
+  )
+}

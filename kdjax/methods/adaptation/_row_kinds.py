@@ -1,15 +1,16 @@
 """Makers of the rows of adaptation, and the names that their losses read."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
-from kdjax.methods._method import Pass
-from kdjax.methods._objective import Objective
-from kdjax.methods._row import Row, Search, todo, lift
-from kdjax.methods.adaptation import _comparisons
-from kdjax.methods.adaptation.adversarial._dann import over_training
+from kdjax import ops
+from kdjax.methods._objective import Objective, Schedule
+from kdjax.methods._row import Row, Search, lift
 
 BOTH = ("source", "target")
 EMBEDDINGS = ("source_embeddings", "target_embeddings")
@@ -18,78 +19,62 @@ STRONG = ("target_strong_logits", "target_logits")
 TAUGHT = ("target_strong_logits", "target_teacher_logits")
 
 
-def row(title: str, summary: str, method: Any, **needs: Any) -> Row:
+def row(title: str, summary: str, make: Any, **needs: Any) -> Row:
   """A method that sees both domains, beside the source's cross-entropy."""
-  options: dict[str, Any] = {"domains": BOTH, "source": "TLlib"} | todo(needs)
-  return Row(title, summary, method, area="adaptation", **options)
+  options: dict[str, Any] = {"domains": BOTH, "source": "TLlib"} | needs
+  return Row(title, summary, make, area="adaptation", **options)
 
 
-def on_source(title: str, summary: str, **needs: Any) -> Row:
+def on_source(title: str, summary: str, make: Any = None, **needs: Any) -> Row:
   """A method that changes the source's examples, and trains on them alone."""
   options: dict[str, Any] = {
     "domains": ("source",),
     "tuned": "",
     "source": "paper",
-  } | todo(needs)
-  return row(title, summary, options.pop("method", None), **options)
-
-
-def weights(
-  title: str, summary: str, reweight: Callable[..., Any], **needs: Any
-) -> Row:
-  """A method that weights the source's examples."""
-  return on_source(
-    title,
-    summary,
-    method=lift(_comparisons.weighted_cross_entropy),
-    cross_entropy=0.0,
-    reweight=reweight,
-    **needs,
-  )
+  } | needs
+  return row(title, summary, make, **options)
 
 
 def adversary(
   title: str,
   summary: str,
-  factory: Callable[..., Objective],
+  make: Callable[..., Any],
   *,
   scale: float = 1.0,
   **needs: Any,
 ) -> Row:
   """A player behind a gradient reversal, whose scale rises to the published."""
-  options: dict[str, Any] = {"tuned": "scale", "search": Search(scale)} | todo(needs)
-  return row(title, summary, factory, **options)
+  options: dict[str, Any] = {"tuned": "scale", "search": Search(scale)} | needs
+  return row(title, summary, make, **options)
 
 
 def rising(
   factory: Callable[..., Objective], **defaults: Any
 ) -> Callable[..., Objective]:
-  """A factory whose adversary rises over the training."""
+  """A factory whose adversary rises over the training.
 
-  def build(
-    steps: ArrayLike, hidden: Sequence[int] | None = None, **options: Any
-  ) -> Objective:
-    if hidden is not None:
-      options["hidden"] = hidden
+  It takes `steps`, the number of the training's steps, and the factory's
+  hyper-parameters; its signature has those, so that errors name them.
+  """
+  known = inspect.signature(factory).parameters
+  own = [v for k, v in known.items() if k not in ("schedule", *defaults)]
+  steps = inspect.Parameter("steps", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+  def build(steps: ArrayLike, **options: Any) -> Objective:
     return factory(schedule=over_training(steps), **(defaults | options))
 
+  vars(build)["__signature__"] = inspect.Signature([steps, *own])
   return build
 
 
-def rising_weighted(factory: Callable[..., Objective]) -> Any:
-  """As `rising`, of a factory that has a weight of its own."""
-  raised = rising(factory)
+def over_training(steps: ArrayLike, *, sharpness: float = 10.0) -> Schedule:
+  """The rise of a reversal's scale from 0 to 1 over a training."""
 
-  def build(
-    steps: ArrayLike,
-    *,
-    weight: ArrayLike,
-    hidden: Sequence[int] | None = None,
-    **options: Any,
-  ) -> Objective:
-    return raised(steps, hidden, weight=weight, **options)
+  def schedule(step: Array) -> Array:
+    progress = jnp.asarray(step, float) / jnp.asarray(steps, float)
+    return ops.reversal_ramp(progress, sharpness=sharpness)
 
-  return build
+  return schedule
 
 
 def strong(
@@ -100,15 +85,5 @@ def strong(
   **needs: Any,
 ) -> Row:
   """The row of a loss that reads the target's strong view."""
-  options: dict[str, Any] = {"views": ("strong",)} | todo(needs)
+  options: dict[str, Any] = {"views": ("strong",)} | needs
   return row(title, summary, lift(loss, names), **options)
-
-
-def seen_twice(name: str, network: str, *domains: str) -> dict[str, Pass]:
-  """Passes of another view of the domains, which `prepare` adds."""
-  role = name if network == "student" else network
-  train = network == "student"
-  return {
-    f"{domain}_{role}": Pass(network, f"{domain}.{name}", train=train)
-    for domain in domains
-  }

@@ -81,7 +81,7 @@ def adapt(
   method that reads one domain sees not even batch statistics of the other.
 
   Args:
-    student: the network to train.
+    student: the network to train, or role -> network.
     method: a loss function such as `mine(source_logits, source_labels,
       target_embeddings)`, or a method such as `methods.create("dann",
       steps=1000)`.
@@ -112,7 +112,8 @@ def adapt(
     Ganin et al., `Domain-adversarial training of neural networks
     <https://arxiv.org/abs/1505.07818>`_, 2016.
   """
-  networks = {"student": student}
+  given = isinstance(student, Mapping)
+  networks = dict(student) if given else {"student": student}
   if teacher is not None:
     if isinstance(teacher, str) and teacher != "average":
       raise ValueError(

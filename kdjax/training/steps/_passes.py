@@ -130,8 +130,9 @@ class LossFn:
         outputs[role] = forward(_part(batch, row.on))
         continue
       inputs = [_inputs(batch, self.passes[role].on) for role in roles]
-      sizes = [_batch_shape(x, row.batch_axes) for x in inputs]
-      folded = [_fold(x, row.batch_axes) for x in inputs]
+      axes = [self.passes[role].batch_axes for role in roles]
+      sizes = [_batch_shape(*pair) for pair in zip(inputs, axes, strict=True)]
+      folded = [_fold(*pair) for pair in zip(inputs, axes, strict=True)]
       # The first pass has the key itself, as if it were the only one.
       pass_key = jax.random.fold_in(key, i - 1) if i else key
       known = variables(row.network, row.gradient)

@@ -7,47 +7,26 @@ import jax
 from jaxtyping import Array
 
 from kdjax import adaptation, ops
+from kdjax.methods._method import Method
 from kdjax.methods._modular import modular
-from kdjax.methods._objective import Objective
-from kdjax.methods.adaptation.adversarial._players import (
-  discriminator_of,
-  frozen,
-)
+from kdjax.methods._updates import Turn, alternate
+from kdjax.methods.adaptation._row_kinds import row
+from kdjax.methods.adaptation.adversarial._players import discriminator_of
 
 
-def adda(
-  *,
-  hidden: Sequence[int] = (1024, 1024),
-  scaling: str = "paper",
-) -> Objective:
-  """Adversarial discriminative adaptation (ADDA): the target passes for source.
+def _adda(
+  *, hidden: Sequence[int] = (1024, 1024), scaling: str = "paper"
+) -> Method:
+  """A critic of the teacher's source and the student's target embeddings.
 
-  The discriminator tells the embeddings of the frozen teacher on the source
-  from the student's on the target, by `kdjax.adaptation.dann_loss`; the
-  student minimizes `kdjax.adaptation.adda_loss`. Both take one step at a
-  time. Teacher and student start as the network trained on the source; there is
-  no task besides, and only the encoder should be trained.
-
-  As the paper, by inverted labels; TLlib's script reverses a gradient, which is
-  weak where the discriminator is sure.
-
-  Args:
-    hidden: units of the discriminator's hidden layers.
-    scaling: of the discriminator's loss.
-
-  Returns:
-    An objective of the roles `"source_teacher"` and `"target"`; its published
-    weight is 1.
-
-  Raises:
-    ValueError: if the student returns no embedding, or there is no teacher.
-
-  References:
-    Tzeng et al., `Adversarial discriminative domain adaptation
-    <https://arxiv.org/abs/1702.05464>`_, 2017.
+  The teacher is the network trained on the source, where the student starts.
+  The critic takes its step first, by `kdjax.adaptation.dann_loss`, then the
+  student against the new critic, by `adda_loss`. There is no task, and the
+  student's classifier stays that of the source. The labels are inverted, as
+  in the paper; TLlib's script reverses a gradient in one step.
   """
 
-  def loss(
+  def critic(
     game: Any,
     source_teacher_embedding: Array,
     target_embedding: Array,
@@ -56,18 +35,43 @@ def adda(
     *,
     axis_name: str | None,
   ) -> Array:
-    theirs = jax.lax.stop_gradient(source_teacher_embedding)
-    ours = jax.lax.stop_gradient(target_embedding)
-    told = adaptation.dann_loss(
-      game.discriminator(theirs),
-      game.discriminator(ours),
+    return adaptation.dann_loss(
+      game.discriminator(jax.lax.stop_gradient(source_teacher_embedding)),
+      game.discriminator(jax.lax.stop_gradient(target_embedding)),
       scaling=scaling,
       where_source=where_source,
       where_target=where_target,
       axis_name=axis_name,
     )
-    # To be fooled is no gradient to the discriminator: a copy stands in.
-    fooled = adaptation.adda_loss(frozen(game.discriminator)(target_embedding))
-    return told + ops.masked_mean(fooled, where_target, axis_name=axis_name)
 
-  return modular(discriminator_of(hidden), loss)
+  def encoder(
+    game: Any,
+    target_embedding: Array,
+    where_target: Array,
+    *,
+    axis_name: str | None,
+  ) -> Array:
+    fooled = adaptation.adda_loss(game.discriminator(target_embedding))
+    return ops.masked_mean(fooled, where_target, axis_name=axis_name)
+
+  losses = {"critic": critic, "encoder": encoder}
+  return Method(
+    modular(discriminator_of(hidden), losses),
+    update=alternate(
+      Turn("critic", moves=("objective",)), Turn("encoder", moves=("student",))
+    ),
+  )
+
+
+ROWS = {
+  "adda": row(
+    "ADDA",
+    "the target's features pass for the source's",
+    _adda,
+    cross_entropy=0.0,
+    networks=("teacher",),
+    start="source",
+    tuned="",
+    source="paper",
+  )
+}

@@ -13,35 +13,20 @@ from jaxtyping import Array
 from kdjax import adaptation, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
+from kdjax.methods.adaptation._row_kinds import row
 from kdjax.methods.adaptation.adversarial._players import frozen
 
 
-def advent(
+def _advent(
   *,
   weight: ArrayLike = 0.001,
   hidden: Sequence[int] = (64, 128, 256, 512),
 ) -> Objective:
-  """Adversarial entropy minimization (ADVENT): entropy maps that look alike.
+  """A discriminator of patches of both domains' `self_information` maps.
 
-  A discriminator of patches tells the two domains'
-  `kdjax.adaptation.self_information` apart; the student's maps of the
-  target pass for the source's. Both take one step at a time.
-
-  Args:
-    weight: of the student's adversarial loss, kept in the state.
-    hidden: channels of the discriminator's convolutions of 4x4 and stride 2,
-      with leaky ReLUs; one with a single channel follows.
-
-  Returns:
-    An objective, beside the cross-entropy of the source. The student's logits
-    are maps, `[batch, height, width, classes]`. Published weight: 0.001.
-
-  Raises:
-    ValueError: if the logits are no maps.
-
-  References:
-    Vu et al., `ADVENT: adversarial entropy minimization for domain adaptation
-    in semantic segmentation <https://arxiv.org/abs/1811.12833>`_, 2019.
+  Discriminator and student take one step at a time. `hidden` are the channels
+  of its convolutions of 4x4 and stride 2; one with a single channel follows.
+  The student's logits are maps, `[batch, height, width, classes]`.
   """
 
   def build(logits: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -103,3 +88,14 @@ def _over_patches(mask: Array, patches: Array) -> Array:
   """Which patches are of an example that counts."""
   rows = jnp.any(mask.reshape(mask.shape[0], -1), 1)
   return jnp.broadcast_to(rows[:, None, None], patches.shape).reshape(-1)
+
+
+ROWS = {
+  "advent": row(
+    "ADVENT",
+    "entropy maps of both domains look alike (segmentation)",
+    _advent,
+    weight=0.001,
+    source="authors",
+  ),
+}

@@ -11,10 +11,11 @@ from jaxtyping import Array
 from kdjax import adaptation, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective, Schedule
+from kdjax.methods.adaptation._row_kinds import adversary, rising
 from kdjax.methods.adaptation.adversarial._players import Game
 
 
-def cdan(
+def _cdan(
   *,
   hidden: Sequence[int] = (1024, 1024),
   entropy: bool = False,
@@ -23,31 +24,11 @@ def cdan(
   schedule: Schedule | None = None,
   scaling: str = "pooled",
 ) -> Objective:
-  """Conditional adversarial training (CDAN): embeddings times probabilities.
+  """DANN of `kdjax.adaptation.cdan_map`: embeddings times probabilities.
 
-  As `dann`, of the `kdjax.adaptation.cdan_map`.
-
-  Args:
-    hidden: units of the discriminator's hidden layers.
-    entropy: whether sure examples weigh more (CDAN+E), by
-      `kdjax.adaptation.cdan_weights`.
-    mapped: the width of a randomized map, whose matrices are part of the
-      state; without it the map is the outer product. The authors randomize
-      from 4096 entries on, with 1024.
-    scale: of the reversed gradient, kept in the state.
-    schedule: a factor of it by the step; 1 without.
-    scaling: of the loss; "pooled" is TLlib's.
-
-  Returns:
-    An objective; its published weight is 1, beside the cross-entropy of the
-    source.
-
-  Raises:
-    ValueError: if the student returns no embedding.
-
-  References:
-    Long et al., `Conditional adversarial domain adaptation
-    <https://arxiv.org/abs/1705.10667>`_, 2018.
+  `mapped` is the width of a randomized map, whose matrices are part of the
+  state; the authors randomize from 4096 entries on, with 1024. `entropy` weighs
+  sure examples more. The scaling "pooled" is TLlib's.
   """
 
   def build(embedding: Any, logits: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -100,3 +81,42 @@ def cdan(
     )
 
   return modular(build, loss, scale=scale)
+
+
+def _cdan_random(
+  *,
+  hidden: Sequence[int] = (1024, 1024),
+  mapped: int = 1024,
+  entropy: bool = False,
+  scale: ArrayLike = 1.0,
+  schedule: Schedule | None = None,
+  scaling: str = "pooled",
+) -> Objective:
+  """CDAN by random maps of a given width."""
+  return _cdan(
+    hidden=hidden,
+    entropy=entropy,
+    mapped=mapped,
+    scale=scale,
+    schedule=schedule,
+    scaling=scaling,
+  )
+
+
+ROWS = {
+  "cdan": adversary(
+    "CDAN",
+    "as DANN, of embeddings times predicted classes",
+    rising(_cdan),
+  ),
+  "cdan_entropy": adversary(
+    "CDAN+E",
+    "as CDAN, sure examples weigh more",
+    rising(_cdan, entropy=True),
+  ),
+  "cdan_random": adversary(
+    "CDAN, randomized",
+    "as CDAN, by random maps of a given width",
+    rising(_cdan_random),
+  ),
+}

@@ -11,10 +11,11 @@ from jaxtyping import Array
 from kdjax import adaptation, ops, reweighting
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective, Schedule
+from kdjax.methods.adaptation._row_kinds import rising, row
 from kdjax.methods.adaptation.adversarial._players import Game
 
 
-def iwan(
+def _iwan(
   *,
   hidden: Sequence[int] = (1024, 1024),
   weight: ArrayLike = 3.0,
@@ -22,32 +23,11 @@ def iwan(
   scale: ArrayLike = 1.0,
   schedule: Schedule | None = None,
 ) -> Objective:
-  r"""Importance-weighted adversarial nets (IWAN), for partial domains.
+  """Two discriminators; the first one weighs the source for the second one.
 
-  .. math::
-    \ell = 1.5\, w\, \ell_D + w\, \ell_{D_0} + \gamma\, H(p_T)
-
-  A first discriminator D of the embeddings, from which the student gets no
-  gradient, weighs the source by `kdjax.reweighting.iwan_weights`; the
-  second one, D_0, behind a gradient reversal, sees the weighted source.
-
-  Args:
-    hidden: units of the discriminators' hidden layers.
-    weight: w, kept in the state.
-    entropy: gamma, of the target's entropy, kept in the state.
-    scale: of the reversed gradient, kept in the state.
-    schedule: a factor of it by the step; 1 without.
-
-  Returns:
-    An objective, beside the cross-entropy of the source. The weights are
-    TLlib's.
-
-  Raises:
-    ValueError: if the student returns no embedding.
-
-  References:
-    Zhang et al., `Importance weighted adversarial nets for partial domain
-    adaptation <https://arxiv.org/abs/1803.09210>`_, 2018.
+  The loss is `1.5 weight * first + weight * second + entropy * H(p_T)`. From
+  the first, `kdjax.reweighting.iwan_weights` makes the weights, and the student
+  gets no gradient; the second one is behind a gradient reversal.
   """
 
   def build(embedding: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -89,3 +69,13 @@ def iwan(
     )
 
   return modular(build, loss, weight=weight, entropy=entropy, scale=scale)
+
+
+ROWS = {
+  "iwan": row(
+    "IWAN",
+    "as DANN, source examples unlike the target weigh less (partial sets)",
+    rising(_iwan),
+    weight=3.0,
+  ),
+}

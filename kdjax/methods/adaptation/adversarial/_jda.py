@@ -10,37 +10,20 @@ from jaxtyping import Array
 from kdjax import adaptation, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective, Schedule
+from kdjax.methods.adaptation._row_kinds import rising, row
 from kdjax.methods.adaptation.adversarial._players import discriminator_of
 
 
-def jda(
+def _jda(
   *,
   hidden: Sequence[int] = (1024, 1024),
   weight: ArrayLike = 1.0,
   schedule: Schedule | None = None,
   normalize: str = "all",
 ) -> Objective:
-  """Joint adaptation: the task and the H-divergence, as one objective.
+  """`kdjax.adaptation.jda_loss` with `soft_h_divergence` of a discriminator.
 
-  The `kdjax.adaptation.jda_loss` of the source's cross-entropy and of
-  `kdjax.adaptation.soft_h_divergence`, whose discriminator raises the
-  divergence that the student lowers.
-
-  Args:
-    hidden: units of the discriminator's hidden layers.
-    weight: lambda, kept in the state.
-    schedule: a factor of it by the step; 1 without.
-    normalize: of the task, "all" or "labelled".
-
-  Returns:
-    An objective which includes the task.
-
-  Raises:
-    ValueError: if the student returns no embedding.
-
-  References:
-    Ben-David et al., `A theory of learning from different domains
-    <https://doi.org/10.1007/s10994-009-5152-4>`_, 2010.
+  The discriminator raises the divergence that the student lowers.
   """
 
   def loss(
@@ -76,3 +59,14 @@ def jda(
     )
 
   return modular(discriminator_of(hidden), loss, weight=weight)
+
+
+ROWS = {
+  "jda": row(
+    "JDA",
+    "the task and the divergence of the domains, as one objective",
+    rising(_jda),
+    cross_entropy=0.0,
+    source="the formula L_JDA",
+  ),
+}

@@ -11,41 +11,24 @@ from jaxtyping import Array
 from kdjax import adaptation, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective, Schedule
+from kdjax.methods.adaptation._row_kinds import adversary, rising
 from kdjax.methods.adaptation.adversarial._players import Game
 from kdjax.nets import layers
 
 _near_zero = functools.partial(layers.linear, deviation=0.01)
 
 
-def mdd(
+def _mdd(
   *,
   hidden: Sequence[int] = (1024,),
   margin: ArrayLike = 4.0,
   scale: ArrayLike = 0.1,
   schedule: Schedule | None = None,
 ) -> Objective:
-  """Margin disparity discrepancy (MDD): a classifier that turns on the first.
+  """`kdjax.adaptation.mdd_loss` of an adversarial classifier of embeddings.
 
-  The `kdjax.adaptation.mdd_loss` of the student's own logits, which only
-  choose classes, and of an adversarial classifier behind a gradient reversal,
-  which starts near 0 (normal weights of deviation 0.01), as TLlib's does.
-
-  Args:
-    hidden: units of the adversarial classifier's hidden layers.
-    margin: gamma, kept in the state.
-    scale: of the reversed gradient, kept in the state; TLlib's rises to 0.1.
-    schedule: a factor of it by the step; 1 without.
-
-  Returns:
-    An objective; its published weight is 1, beside the cross-entropy of the
-    source.
-
-  Raises:
-    ValueError: if the student returns no embedding.
-
-  References:
-    Zhang et al., `Bridging theory and algorithm for domain adaptation
-    <https://arxiv.org/abs/1904.05801>`_, 2019.
+  The student's own logits only choose classes. The adversary starts near 0
+  (normal weights of deviation 0.01), and its reversal rises to 0.1, as TLlib's.
   """
 
   def build(embedding: Any, logits: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -80,3 +63,13 @@ def mdd(
     )
 
   return modular(build, loss, margin=margin, scale=scale)
+
+
+ROWS = {
+  "mdd": adversary(
+    "MDD",
+    "a second classifier turns on the first, the features prevent it",
+    rising(_mdd),
+    scale=0.1,
+  ),
+}

@@ -7,28 +7,15 @@ from jaxtyping import Array
 
 from kdjax import adaptation, ops
 from kdjax.methods._objective import Objective, stateless
+from kdjax.methods._row import Search
+from kdjax.methods.adaptation._row_kinds import row
 
 
-def osbp(*, unknown_share: ArrayLike = 0.5) -> Objective:
-  """Open-set backpropagation (OSBP): the last class is the unknown one.
+def _osbp(*, unknown_share: ArrayLike = 0.5) -> Objective:
+  """`kdjax.adaptation.osbp_loss` of the student's classifier.
 
-  The `kdjax.adaptation.osbp_loss` of the student's classifier on the
-  target's embeddings, whose gradient is reversed.
-
-  Args:
-    unknown_share: t, the probability of the unknown class that the classifier
-      aims at, kept in the state.
-
-  Returns:
-    An objective; its published weight is 1, beside the cross-entropy of the
-    source, which has no example of the last class.
-
-  Raises:
-    ValueError: if the student returns no embedding or no classifier.
-
-  References:
-    Saito et al., `Open set domain adaptation by backpropagation
-    <https://arxiv.org/abs/1804.10427>`_, 2018.
+  The features are behind a gradient reversal. No source example is of the last
+  class, the unknown one.
   """
 
   def loss(
@@ -39,3 +26,14 @@ def osbp(*, unknown_share: ArrayLike = 0.5) -> Objective:
     return adaptation.osbp_loss(logits, unknown_share=unknown_share)
 
   return stateless(loss, unknown_share=unknown_share)
+
+
+ROWS = {
+  "osbp": row(
+    "OSBP",
+    "a last class takes in what the source does not know (open sets)",
+    _osbp,
+    tuned="unknown_share",
+    search=Search(0.5),
+  ),
+}

@@ -11,10 +11,11 @@ from jaxtyping import Array
 from kdjax import adaptation, ops, reweighting
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective, Schedule, widen
+from kdjax.methods.adaptation._row_kinds import rising, row
 from kdjax.methods.adaptation.adversarial._players import Game
 
 
-def pada(
+def _pada(
   *,
   hidden: Sequence[int] = (1024, 1024),
   weight: ArrayLike = 1.0,
@@ -22,30 +23,11 @@ def pada(
   scale: ArrayLike = 1.0,
   schedule: Schedule | None = None,
 ) -> Objective:
-  """Partial adversarial adaptation (PADA): classes that fade from the source.
+  """The task and DANN, with weights of the source's classes.
 
-  The weighted mean of the source's cross-entropies and `dann` with the
-  same weights, those of the source's classes. They are the state, 1 at first,
-  and come from `kdjax.reweighting.pada_class_weights` whenever the
-  caller asks for `renew(state, {"target": outputs})`, of the whole target;
-  TLlib renews them every 500 steps.
-
-  Args:
-    hidden: units of the discriminator's hidden layers.
-    weight: of the adversary, kept in the state.
-    temperature: of the target's probabilities, 0.1 in TLlib.
-    scale: of the reversed gradient, kept in the state.
-    schedule: a factor of it by the step; 1 without.
-
-  Returns:
-    An objective which includes the task; the adversary's weight is 1 in TLlib.
-
-  Raises:
-    ValueError: if the student returns no embedding.
-
-  References:
-    Cao et al., `Partial adversarial domain adaptation
-    <https://arxiv.org/abs/1808.04205>`_, 2018.
+  The weights are the state, 1 at first, and come from
+  `kdjax.reweighting.pada_class_weights` at every `renew(state, {"target":
+  outputs})` of the whole target; TLlib renews them every 500 steps.
   """
 
   def build(embedding: Any, logits: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -93,3 +75,13 @@ def pada(
     return state | {"module": state["module"] | {"class_weights": weights}}
 
   return modular(build, loss, weight=weight, scale=scale)._replace(renew=renew)
+
+
+ROWS = {
+  "pada": row(
+    "PADA",
+    "as DANN, source classes that the target lacks weigh less (partial sets)",
+    rising(_pada),
+    cross_entropy=0.0,
+  ),
+}

@@ -11,13 +11,14 @@ from jaxtyping import Array
 from kdjax import adaptation, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective
+from kdjax.methods.adaptation._row_kinds import row
 from kdjax.methods.adaptation.self_training._prototypes import (
   Prototypes,
   by_prototypes,
 )
 
 
-def cdac(
+def _cdac(
   *,
   weight: ArrayLike = 1.0,
   threshold: ArrayLike = 0.95,
@@ -26,33 +27,11 @@ def cdac(
   temperature: ArrayLike = 0.05,
   num_largest: int = 5,
 ) -> Objective:
-  """Cross-domain adaptive clustering (CDAC) of a classifier by prototypes.
+  """`kdjax.adaptation.cdac_loss` of a classifier by prototypes.
 
-  The cross-entropy of the labeled examples, the
-  `kdjax.adaptation.cdac_loss` behind a gradient reversal, pseudo-labels
-  for the second strong view, and the squared difference of both strong views'
-  probabilities.
-
-  Args:
-    weight: of the clustering, kept in the state.
-    threshold: of the pseudo-labels, kept in the state.
-    consistency: the weight of the difference, kept in the state.
-    ramp_steps: over which that weight rises, kept in the state; 1,000 in Dassl,
-      20,000 in the authors' script.
-    temperature: of the prototypes' logits.
-    num_largest: how many of the largest features make two examples alike.
-
-  Returns:
-    An objective of the roles `"source"`, `"target"`, `"target_strong"` and
-    `"target_strong_2"`, which includes the task; its published weight is 1.
-
-  Raises:
-    ValueError: if the student returns no embedding, or from `apply` if a view
-      is missing.
-
-  References:
-    Li et al., `Cross-domain adaptive clustering for semi-supervised domain
-    adaptation <https://arxiv.org/abs/2104.09415>`_, 2021.
+  Beside it: the task, pseudo-labels for the second strong view, and the squared
+  difference of both strong views' probabilities, whose weight `consistency`
+  rises over `ramp_steps`: 1,000 in Dassl, 20,000 in the authors' script.
   """
 
   def loss(
@@ -108,3 +87,15 @@ def cdac(
     consistency=consistency,
     ramp_steps=ramp_steps,
   )
+
+
+ROWS = {
+  "cdac": row(
+    "CDAC",
+    "as MME, by pairs of examples that are alike, with pseudo-labels",
+    _cdac,
+    cross_entropy=0.0,
+    views=("strong", "strong_2"),
+    source="Dassl",
+  ),
+}

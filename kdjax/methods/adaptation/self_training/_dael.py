@@ -9,34 +9,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import adaptation, generalization, ops
+from kdjax.methods._method import Method, Pass
 from kdjax.methods._modular import modular
-from kdjax.methods._objective import Objective
+from kdjax.methods.adaptation._row_kinds import row
 
 
-def dael(*, weight: ArrayLike = 0.5, threshold: ArrayLike = 0.95) -> Objective:
-  """Domain adaptive ensemble learning (DAEL), from many sources to a target.
+def _dael(*, weight: ArrayLike = 0.5, threshold: ArrayLike = 0.95) -> Method:
+  """An expert for each source, `[domains, batch, ...]`, and the surest one.
 
-  One expert a source domain learns from that domain
-  (`kdjax.generalization.dael_expert_loss`), the others agree with it on
-  a strong view (`kdjax.generalization.dael_consistency_loss`), and the
-  surest one teaches all on the target (`kdjax.adaptation.dael_loss`).
-  The trained student answers by the experts' mean probabilities.
-
-  Args:
-    weight: of the target's loss, kept in the state.
-    threshold: of the target's pseudo-labels, kept in the state.
-
-  Returns:
-    An objective which includes the task, of the roles `"source"` and
-    `"source_strong"`, `[domains, batch, ...]`, and `"target"` and
-    `"target_strong"`. The target's weight is 0.5 in Dassl.
-
-  Raises:
-    ValueError: if the student returns no embedding.
-
-  References:
-    Zhou et al., `Domain adaptive ensemble learning
-    <https://arxiv.org/abs/2003.07325>`_, 2021.
+  Experts learn from their domains (`kdjax.generalization.dael_expert_loss`),
+  the others agree on a strong view (`dael_consistency_loss`), and the surest
+  one teaches all on the target (`kdjax.adaptation.dael_loss`). The student
+  answers by the experts' mean probabilities.
   """
 
   def loss(
@@ -65,13 +49,19 @@ def dael(*, weight: ArrayLike = 0.5, threshold: ArrayLike = 0.95) -> Objective:
       values, where_source, axis_name=axis_name
     ) + weight * ops.masked_mean(taught, where_target, axis_name=axis_name)
 
-  return modular(
+  objective = modular(
     Experts,
     loss,
     predict=by_experts,
     weight=weight,
     threshold=threshold,
   )
+  passes = {
+    "source": Pass(on="source.*", train=True, batch_axes=2),
+    "target": Pass(on="target.*", train=True),
+    "source_strong": Pass(on="source.strong", train=True, batch_axes=2),
+  }
+  return Method(objective, passes=passes)
 
 
 class Experts(nnx.Module):
@@ -105,3 +95,16 @@ class Experts(nnx.Module):
 def by_experts(experts: Any, embedding: Array) -> Array:
   """The logarithm of the experts' mean probabilities."""
   return jnp.log(jnp.mean(jax.nn.softmax(experts(embedding)), 0))
+
+
+ROWS = {
+  "dael": row(
+    "DAEL",
+    "an expert for each source, the surest teaches all on the target",
+    _dael,
+    weight=0.5,
+    cross_entropy=0.0,
+    views=("strong",),
+    source="Dassl",
+  ),
+}

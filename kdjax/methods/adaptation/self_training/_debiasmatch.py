@@ -8,43 +8,24 @@ from jaxtyping import Array
 
 from kdjax import adaptation, ops
 from kdjax.methods._binding import resolve
+from kdjax.methods._method import Method, Pass
 from kdjax.methods._objective import Metrics, Objective, loss_metric, widen
+from kdjax.methods.adaptation._row_kinds import row
 
 
-def debiasmatch(
+def _debiasmatch(
   *,
   weight: ArrayLike = 1.0,
   strong: ArrayLike = 0.1,
   strength: ArrayLike = 1.0,
   momentum: ArrayLike = 0.999,
   threshold: ArrayLike = 0.95,
-) -> Objective:
-  """DebiasMatch: FixMatch with logits that the mean prediction corrects.
+) -> Method:
+  """FixMatch of logits from `kdjax.adaptation.debias_logits`.
 
-  The `kdjax.adaptation.fixmatch_loss` of logits from
-  `kdjax.adaptation.debias_logits`; the mean prediction, which moves
-  before the loss as in TLlib, is the state.
-
-  Args:
-    weight: of the pseudo-labels, kept in the state.
-    strong: of the cross-entropy of the source's strong view, kept in the
-      state.
-    strength: of the correction, kept in the state; 1 in TLlib, 0.5 in the
-      authors' script for CIFAR.
-    momentum: of the mean prediction, kept in the state.
-    threshold: of the pseudo-labels, kept in the state.
-
-  Returns:
-    An objective of the roles `"source_strong"`, `"target"` and
-    `"target_strong"`, beside the cross-entropy of the source. The weights are
-    TLlib's.
-
-  Raises:
-    ValueError: from `apply`, if a view is missing.
-
-  References:
-    Wang et al., `Debiased learning from naturally imbalanced pseudo-labels
-    <https://arxiv.org/abs/2201.01490>`_, 2022.
+  The mean prediction is the state and moves before the loss, as in TLlib.
+  `strong` is the weight of the cross-entropy of the source's strong view,
+  `strength` that of the correction: 1 in TLlib, 0.5 in the authors' script.
   """
   numbers = {
     "weight": weight,
@@ -100,4 +81,16 @@ def debiasmatch(
     ) + state["weight"] * ops.masked_mean(pseudo, mask, axis_name=axis_name)
     return loss, state | {"prior": prior}, loss_metric(loss, {"mask": mask})
 
-  return Objective(init, apply)
+  strong_source = Pass(on="source.strong", train=True)
+  passes = {"source_strong": strong_source}
+  return Method(Objective(init, apply), passes=passes)
+
+
+ROWS = {
+  "debiasmatch": row(
+    "DebiasMatch",
+    "as FixMatch, less of the classes that are predicted too often",
+    _debiasmatch,
+    views=("strong",),
+  ),
+}

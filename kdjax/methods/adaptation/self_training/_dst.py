@@ -10,10 +10,11 @@ from jaxtyping import Array
 from kdjax import adaptation, ops
 from kdjax.methods._modular import modular
 from kdjax.methods._objective import Objective, Schedule
+from kdjax.methods.adaptation._row_kinds import adversary, rising
 from kdjax.methods.adaptation.adversarial._players import Game
 
 
-def dst(
+def _dst(
   *,
   hidden: Sequence[int] = (1024,),
   eta: ArrayLike = 2.0,
@@ -21,31 +22,10 @@ def dst(
   scale: ArrayLike = 0.1,
   schedule: Schedule | None = None,
 ) -> Objective:
-  """Debiased self-training (DST): a head for pseudo-labels, one for the worst.
+  """`kdjax.adaptation.dst_loss`, and a head for pseudo-labels of a strong view.
 
-  Pseudo-labels of the student's own head, which never learns from them, train
-  a second one on the strong view; a third, behind a gradient reversal, is
-  right on the source and as wrong as it can be on the target
-  (`kdjax.adaptation.dst_loss`).
-
-  Args:
-    hidden: units of each added head's hidden layers; TLlib's have 2048.
-    eta: of the worst head on the source, kept in the state.
-    threshold: of the pseudo-labels, kept in the state.
-    scale: of the reversed gradient, kept in the state; TLlib's rises to 0.1.
-    schedule: a factor of it by the step; 1 without.
-
-  Returns:
-    An objective of the roles `"source"`, `"target"` and `"target_strong"`; its
-    published weight is 1, beside the cross-entropy of the source.
-
-  Raises:
-    ValueError: if the student returns no embedding, or from `apply` if there
-      is no view `"strong"`.
-
-  References:
-    Chen et al., `Debiased self-training for semi-supervised learning
-    <https://arxiv.org/abs/2202.07136>`_, 2022.
+  The student's own head, which never learns from them, gives the pseudo-labels.
+  TLlib's added heads have 2048 hidden units, and its reversal rises to 0.1.
   """
 
   def build(embedding: Any, logits: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -87,3 +67,14 @@ def dst(
     return worst + ops.masked_mean(taught, where_target, axis_name=axis_name)
 
   return modular(build, loss, eta=eta, threshold=threshold, scale=scale)
+
+
+ROWS = {
+  "dst": adversary(
+    "DST",
+    "a head of its own learns from pseudo-labels, beside the worst one",
+    rising(_dst),
+    scale=0.1,
+    views=("strong",),
+  ),
+}

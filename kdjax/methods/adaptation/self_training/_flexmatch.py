@@ -10,34 +10,18 @@ from jaxtyping import Array
 from kdjax import adaptation, ops
 from kdjax.methods._binding import resolve
 from kdjax.methods._objective import Metrics, Objective, loss_metric, widen
+from kdjax.methods.adaptation._row_kinds import row
 
 
-def flexmatch(
+def _flexmatch(
   num_examples: int,
   *,
   threshold: ArrayLike = 0.95,
-  view: str = "strong",
 ) -> Objective:
-  """FlexMatch: pseudo-labels with a threshold for each class.
+  """FixMatch with thresholds of classes by which examples were confident.
 
-  The `kdjax.adaptation.fixmatch_loss` of a strong view; which examples
-  were confident, by their `"index"` in the target's batch, is its state.
-
-  Args:
-    num_examples: of the target; an index is below it.
-    threshold: of a class that is learned well, kept in the state.
-    view: the name of the strongly augmented view; the weak one is the batch.
-
-  Returns:
-    An objective of the roles `"target"` and `"target_strong"`; its published
-    weight is 1.
-
-  Raises:
-    ValueError: from `apply`, if there is no such view.
-
-  References:
-    Zhang et al., `FlexMatch: boosting semi-supervised learning with curriculum
-    pseudo labeling <https://arxiv.org/abs/2110.08263>`_, 2021.
+  An `"index"` in the target's batch, below `num_examples`, names the example.
+  The loss comes before the counts move, as in USB.
   """
 
   def init(key: Array, specs: Any) -> tuple[Any, Any]:
@@ -63,7 +47,7 @@ def flexmatch(
     strong, weak, mask, index = (
       widen(resolve("flexmatch", name, outputs, batch))
       for name in (
-        f"target_{view}_logits",
+        "target_strong_logits",
         "target_logits",
         "where_target",
         "target_index",
@@ -89,3 +73,13 @@ def flexmatch(
     return value, state | {"seen": seen}, loss_metric(value, {"mask": mask})
 
   return Objective(init, apply)
+
+
+ROWS = {
+  "flexmatch": row(
+    "FlexMatch",
+    "as FixMatch, with a threshold for each class",
+    _flexmatch,
+    views=("strong",),
+  ),
+}

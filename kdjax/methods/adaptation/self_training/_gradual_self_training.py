@@ -9,32 +9,19 @@ from jaxtyping import Array
 from kdjax import adaptation, ops
 from kdjax.methods._binding import resolve
 from kdjax.methods._objective import Metrics, Objective, loss_metric, widen
+from kdjax.methods._row import Search
+from kdjax.methods.adaptation._row_kinds import row
 
 
-def gradual_self_training(
+def _gradual_self_training(
   num_examples: int, *, drop: ArrayLike = 0.1
 ) -> Objective:
-  """Gradual self-training: pseudo-labels of the examples that are confident.
+  """Cross-entropy with the student's own labels, domain after domain.
 
-  The cross-entropy with the student's own labels of one domain after another,
-  its state. They come from `kdjax.adaptation.confident_pseudo_labels`
-  whenever the caller asks for `renew(state, {"target": outputs})`, of all
-  examples of the next domain. The student starts as the network trained on the
-  source.
-
-  Args:
-    num_examples: of a domain; an `"index"` in the target's batch is below it.
-    drop: the share of the examples that is left out, kept in the state.
-
-  Returns:
-    An objective of the role `"target"`; its published weight is 1.
-
-  Raises:
-    ValueError: from `apply`, if the batch has no index.
-
-  References:
-    Kumar, Ma and Liang, `Understanding self-training for gradual domain
-    adaptation <https://arxiv.org/abs/2002.11361>`_, 2020.
+  They come from `kdjax.adaptation.confident_pseudo_labels` at every
+  `renew(state, {"target": outputs})`, of all examples of the next domain, which
+  has `num_examples`; an `"index"` in the target's batch is below it. The share
+  `drop` of them, the least confident, is left out.
   """
 
   def init(key: Array, specs: Any) -> tuple[Any, Any]:
@@ -72,3 +59,18 @@ def gradual_self_training(
     return state | {"labels": labels, "kept": kept}
 
   return Objective(init, apply, renew=renew)
+
+
+ROWS = {
+  "gradual_self_training": row(
+    "gradual self-training",
+    "from domain to domain, by the labels that are confident",
+    _gradual_self_training,
+    cross_entropy=0.0,
+    domains=("target",),
+    start="source",
+    tuned="drop",
+    search=Search(0.1),
+    source="authors",
+  ),
+}

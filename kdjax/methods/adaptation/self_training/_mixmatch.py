@@ -11,31 +11,23 @@ from jaxtyping import Array
 
 from kdjax import adaptation, ops
 from kdjax.methods._binding import resolve
+from kdjax.methods._method import Method
 from kdjax.methods._objective import Metrics, Objective, loss_metric, widen
+from kdjax.methods.adaptation._row_kinds import row
 
 
-def mixmatch(steps: ArrayLike, *, weight: ArrayLike = 75.0) -> Objective:
-  r"""MixMatch's two losses of the mixtures of `mixmatch_batch`.
+def _mixmatch(
+  steps: ArrayLike,
+  *,
+  weight: ArrayLike = 75.0,
+  alpha: ArrayLike = 0.75,
+  temperature: ArrayLike = 0.5,
+) -> Method:
+  """Cross-entropy with mixed labels, and squared errors of guessed ones.
 
-  .. math::
-    \ell = H(y, p) + w \min(t / N, 1)\, \lVert q - p \rVert^2 / C
-
-  with soft labels y of the source's part and q of the target's.
-
-  Args:
-    steps: N, over which the weight of the guessed labels rises.
-    weight: w, kept in the state.
-
-  Returns:
-    An objective which includes the task; w is 75 in the authors' script for
-    CIFAR-10.
-
-  Raises:
-    ValueError: from `apply`, if the batch has no soft labels.
-
-  References:
-    Berthelot et al., `MixMatch: a holistic approach to semi-supervised
-    learning <https://arxiv.org/abs/1905.02249>`_, 2019.
+  The labels of the target are guessed from two views of each image: the batch's
+  own and `"weak"`. The student trains on mixtures of both and of the source.
+  `weight` rises over `steps`; it is 75 in the authors' script for CIFAR-10.
   """
 
   def init(key: Array, specs: Any) -> tuple[Any, Any]:
@@ -60,9 +52,12 @@ def mixmatch(steps: ArrayLike, *, weight: ArrayLike = 75.0) -> Objective:
     known = optax.softmax_cross_entropy(
       read("source_logits"), read("source_soft")
     )
-    guessed = adaptation.mixmatch_loss(
-      read("target_logits"), read("target_soft")
+    views = ("target", "soft"), ("target_weak", "soft_weak")
+    guessed = sum(
+      adaptation.mixmatch_loss(read(f"{role}_logits"), read(f"target_{name}"))
+      for role, name in views
     )
+    guessed = guessed / len(views)
     ramp = adaptation.linear_ramp_up(state["step"], length=steps)
     mask = read("where_source")
     loss = ops.masked_mean(known, mask, axis_name=axis_name) + (
@@ -71,42 +66,22 @@ def mixmatch(steps: ArrayLike, *, weight: ArrayLike = 75.0) -> Objective:
     state = state | {"step": state["step"] + 1}
     return loss, state, loss_metric(loss, {"mask": mask})
 
-  return Objective(init, apply)
+  prepare = _mixtures(alpha, temperature)
+  return Method(Objective(init, apply), prepare=prepare)
 
 
-def mixmatch_batch(
-  augment: Callable[[Array, Any], Any],
-  *,
-  alpha: ArrayLike = 0.75,
-  temperature: ArrayLike = 0.5,
-  on: str = "image",
-) -> Callable[..., Any]:
-  """MixMatch's batch: mixtures of labeled and unlabeled images.
+def _mixtures(alpha: ArrayLike, temperature: ArrayLike) -> Callable[..., Any]:
+  """Mixes all images and labels; the target's are guessed from two views.
 
-  The labels of the target are guessed from two views of each image, by the
-  student in evaluation mode. Then all images, and their labels, are mixed with
-  those of others in a random order.
-
-  Args:
-    augment: `(key, images) -> images`, makes the views.
-    alpha: of the Beta distribution of the mixtures.
-    temperature: of the sharpening of the guessed labels.
-    on: the entry that holds the images.
-
-  Returns:
-    `prepare` for `kdjax.training.adapt`. It adds `"soft"` to both parts
-    of the batch. On several devices images are mixed with those of the same
-    device.
-
-  References:
-    Berthelot et al., `MixMatch: a holistic approach to semi-supervised
-    learning <https://arxiv.org/abs/1905.02249>`_, 2019, algorithm 1.
+  On several devices images are mixed with those of the same device.
   """
 
-  def prepare(key: Array, batch: Any, run: Callable[..., Any]) -> Any:
-    first, second, order_key, ratio_key = jax.random.split(key, 4)
+  def prepare(
+    key: Array, batch: Any, run: Callable[..., Any], *, on: str = "image"
+  ) -> Any:
+    order_key, ratio_key = jax.random.split(key)
     source, target = batch["source"], batch["target"]
-    views = [augment(k, target[on]) for k in (first, second)]
+    views = [target[on], target["weak"]]
     logits = jnp.stack([run("student", x).logits for x in views])
     guess = adaptation.guess_labels(
       jax.lax.stop_gradient(logits), temperature=temperature
@@ -123,9 +98,29 @@ def mixmatch_batch(
       return share * x + (1 - share) * x[order]
 
     images, labels = blend(images), blend(labels)
-    own = slice(len(known)), slice(len(known), len(known) + len(guess))
-    mixed = [{on: images[rows], "soft": labels[rows]} for rows in own]
-    parts = {"source": {**source, **mixed[0]}, "target": {**target, **mixed[1]}}
+    size, more = len(known), len(guess)
+    first, second = slice(size, size + more), slice(size + more, None)
+    mixed = {on: images[:size], "soft": labels[:size]}
+    guessed = {
+      on: images[first],
+      "soft": labels[first],
+      "weak": images[second],
+      "soft_weak": labels[second],
+    }
+    parts = {"source": {**source, **mixed}, "target": {**target, **guessed}}
     return {**batch, **parts}
 
   return prepare
+
+
+ROWS = {
+  "mixmatch": row(
+    "MixMatch",
+    "guessed labels, and mixtures of all images",
+    _mixmatch,
+    weight=75.0,
+    cross_entropy=0.0,
+    views=("weak",),
+    source="authors",
+  ),
+}

@@ -9,44 +9,28 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import adaptation, ops
+from kdjax.methods._method import Method, Pass
 from kdjax.methods._modular import modular
-from kdjax.methods._objective import Objective
+from kdjax.methods.adaptation._row_kinds import BOTH, row
+from kdjax.methods.optimizers._parameter_ema import with_average
 from kdjax.nets import layers
 
 
-def self_tuning(
+def _self_tuning(
   num_classes: int,
   *,
   dims: int = 1024,
   size: int = 32,
   temperature: ArrayLike = 0.07,
   momentum: ArrayLike = 0.999,
-) -> Objective:
-  """Self-tuning: pseudo-group contrast of labeled and unlabeled examples.
+  decay: ArrayLike = 0.999,
+) -> Method:
+  """`kdjax.adaptation.self_tuning_loss` of source and target.
 
-  The `kdjax.adaptation.self_tuning_loss` of the source, whose keys then
-  join the queue, and of the target with the student's own predictions as
-  labels. Keys are projections of another view, `"other"`, by the student's
-  average, which `parameter_ema(0.999)` keeps.
-
-  Args:
-    num_classes: of both domains.
-    dims: the width of the projections.
-    size: how many keys of each class the queue holds.
-    temperature: T > 0, kept in the state.
-    momentum: the share of its old value that the projector of the keys keeps.
-
-  Returns:
-    An objective of the roles `"source"`, `"target"`, `"source_average"` and
-    `"target_average"`, beside the cross-entropy of the source; both parts have
-    the weight 1.
-
-  Raises:
-    ValueError: if a network returns no embedding.
-
-  References:
-    Wang et al., `Self-tuning for data-efficient deep learning
-    <https://arxiv.org/abs/2102.12903>`_, 2021.
+  The keys of the source join the queue before the target's loss, whose labels
+  are the student's own predictions. Keys are projections of another view,
+  `"other"`, by the student's average; `momentum` is that of the projector's
+  average. `size` keys of each class are kept.
   """
 
   def build(embedding: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -55,11 +39,11 @@ def self_tuning(
   def loss(
     module: Any,
     source_embedding: Array,
-    source_average_embedding: Array,
+    source_other_embedding: Array,
     source_labels: Array,
     where_source: Array,
     target_embedding: Array,
-    target_average_embedding: Array,
+    target_other_embedding: Array,
     target_logits: Array,
     where_target: Array,
     *,
@@ -71,8 +55,8 @@ def self_tuning(
     predicted = jnp.argmax(target_logits, -1)
     value = jnp.zeros(())
     for queries, keys, labels, mask in (
-      (source_embedding, source_average_embedding, source_labels, where_source),
-      (target_embedding, target_average_embedding, predicted, where_target),
+      (source_embedding, source_other_embedding, source_labels, where_source),
+      (target_embedding, target_other_embedding, predicted, where_target),
     ):
       keys = module.keys_of(keys)
       losses = adaptation.self_tuning_loss(
@@ -88,7 +72,11 @@ def self_tuning(
       module.enqueue(*(ops.gather_batch(x, axis_name) for x in rows))
     return value
 
-  return modular(build, loss, temperature=temperature, momentum=momentum)
+  objective = modular(build, loss, temperature=temperature, momentum=momentum)
+  passes = {
+    f"{domain}_other": Pass("average", f"{domain}.other") for domain in BOTH
+  }
+  return Method(objective, passes=passes, optimizer=with_average(decay))
 
 
 class _Projectors(nnx.Module):
@@ -134,3 +122,14 @@ class _Projectors(nnx.Module):
 def _unit(rows: Array) -> Array:
   norm = ops.safe_norm(rows, keepdims=True)
   return rows / jnp.where(norm == 0, 1.0, norm)
+
+
+ROWS = {
+  "self_tuning": row(
+    "self-tuning",
+    "a pseudo-label is a group of keys to be near to",
+    _self_tuning,
+    networks=("average",),
+    views=("other",),
+  ),
+}

@@ -10,43 +10,16 @@ from jaxtyping import Array
 from kdjax import adaptation, ops
 from kdjax.methods._binding import resolve
 from kdjax.methods._objective import Metrics, Objective, loss_metric, widen
+from kdjax.methods.adaptation._row_kinds import row
 
 
-def shot(num_examples: int, *, weight: ArrayLike = 0.3) -> Objective:
-  r"""Source hypothesis transfer (SHOT): no source, and a classifier that stays.
+def _shot(num_examples: int, *, weight: ArrayLike = 0.3) -> Objective:
+  """Information maximization, and the student's pseudo-labels, by centroids.
 
-  .. math::
-    \ell = \ell_\mathrm{IM} + w\, H(\hat y, p)
-
-  of `kdjax.adaptation.information_maximization_loss` and the
-  cross-entropy with pseudo-labels of all target examples, its state. They come
-  from `kdjax.adaptation.centroid_pseudo_labels` whenever the caller asks
-  for `renew(state, {"target": outputs})`, before each epoch in the paper. The
-  student starts as the network trained on the source; its classifier gets no
-  gradient.
-
-  Args:
-    num_examples: of the target; an `"index"` in the target's batch is below it.
-    weight: w, of the pseudo-labels, kept in the state.
-
-  Returns:
-    An objective of the role `"target"`, without the source; w is published
-    with 0.3.
-
-  Raises:
-    ValueError: from `apply`, if the student returns no embedding or no
-      classifier, or the batch has no index.
-
-  Examples:
-    >>> objective = shot(100)
-    >>> _, state = objective.init(jax.random.key(0), {})
-    >>> state["labels"].shape
-    (100,)
-
-  References:
-    Liang et al., `Do we really need to access the source data? Source
-    hypothesis transfer for unsupervised domain adaptation
-    <https://arxiv.org/abs/2002.08546>`_, 2020.
+  The labels of all target examples are the state and come from
+  `kdjax.adaptation.centroid_pseudo_labels` at every `renew(state, {"target":
+  outputs})`, before each epoch in the paper. An `"index"` in the target's batch
+  is below `num_examples`. The classifier gets no gradient.
   """
 
   def init(key: Array, specs: Any) -> tuple[Any, Any]:
@@ -87,3 +60,17 @@ def shot(num_examples: int, *, weight: ArrayLike = 0.3) -> Objective:
     return state | {"labels": labels}
 
   return Objective(init, apply, renew=renew)
+
+
+ROWS = {
+  "shot": row(
+    "SHOT",
+    "no source: sure predictions, and pseudo-labels by centroids",
+    _shot,
+    weight=0.3,
+    cross_entropy=0.0,
+    domains=("target",),
+    start="source",
+    source="authors",
+  ),
+}
