@@ -149,7 +149,7 @@ def consenting(name: str, setting: Setting) -> Consenting:
     sent: jax.Array, sizes: jax.Array, alive: jax.Array, key: jax.Array
   ) -> jax.Array:
     if config.noise_multiplier:
-      return training.private_consensus(
+      return federated.private_consensus(
         key,
         sent,
         clip=config.clip,

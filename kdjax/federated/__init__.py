@@ -21,6 +21,7 @@ from kdjax.federated._local_losses import (
 )
 from kdjax.federated._messages import message_bytes
 from kdjax.federated._privacy import privacy_epsilon
+from kdjax.federated._private_consensus import private_consensus
 
 __all__ = (
   "confidence_weights",
@@ -37,4 +38,5 @@ __all__ = (
   "fedproto_loss",
   "message_bytes",
   "privacy_epsilon",
+  "private_consensus",
 )

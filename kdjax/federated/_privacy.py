@@ -25,7 +25,7 @@ def privacy_epsilon(
   data, the sum moves by up to 2 C: the budget is that of sigma / 2. Each
   message is clipped to a norm C, and the sum of the messages of a round gets
   Gaussian noise of standard deviation sigma C, as in
-  `kdjax.training.private_consensus`. All clients take part in all rounds.
+  `private_consensus`. All clients take part in all rounds.
 
   Args:
     noise_multiplier: sigma > 0. May be traced.

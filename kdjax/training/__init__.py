@@ -39,7 +39,6 @@ from kdjax.training.networks._models import (
 )
 from kdjax.training.networks._slimmable import slimmable
 from kdjax.training.networks._teachers import CachedTeacher, ensemble
-from kdjax.training.optimizers._private_consensus import private_consensus
 from kdjax.training.optimizers._recipes import (
   Recipe,
   cifar100_recipe,
@@ -97,7 +96,6 @@ __all__ = (
   "mean_metrics",
   "parallelize",
   "pass_loss",
-  "private_consensus",
   "read_json",
   "reversal_schedule",
   "scan_epoch",

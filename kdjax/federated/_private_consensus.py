@@ -1,7 +1,7 @@
 """A consensus of clients that hides each of them."""
 
+import jax
 import jax.numpy as jnp
-import optax.contrib
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
@@ -31,7 +31,7 @@ def private_consensus(
     key: a JAX random key, another one in each round.
     logits: z, `[clients, batch, classes]`, on public examples.
     clip: C > 0, the largest norm of a client's logits. May be traced.
-    noise_multiplier: sigma >= 0; `kdjax.federated.privacy_epsilon` is the
+    noise_multiplier: sigma >= 0; `privacy_epsilon` is the
       budget. May be traced.
     where: `[clients]`, False for clients that are lost or have no data; None
       takes all.
@@ -43,9 +43,7 @@ def private_consensus(
     ValueError: if a shape does not fit or a static number is out of range.
     TypeError: if the key is none.
 
-  The number K of clients is taken as known: the noise does not hide it. The
-  clipping and the noise are those of
-  `optax.contrib.differentially_private_aggregate`.
+  The number K of clients is taken as known: the noise does not hide it.
 
   Examples:
     >>> logits = jnp.array([[[2.0, 0.0]], [[0.0, 30.0]]])
@@ -57,7 +55,9 @@ def private_consensus(
 
   References:
     Abadi et al., `Deep learning with differential privacy
-    <https://arxiv.org/abs/1607.00133>`_, 2016.
+    <https://arxiv.org/abs/1607.00133>`_, 2016;
+    `optax.contrib.differentially_private_aggregate
+    <https://optax.readthedocs.io/en/latest/api/contrib.html>`_.
   """
   ops.check_positive("private_consensus: clip", clip)
   ops.check_range(
@@ -68,9 +68,11 @@ def private_consensus(
   # A lost client may have sent anything, even NaN.
   known = jnp.where(alive[:, None, None], logits, 0.0)
   known -= jnp.mean(known, -1, keepdims=True)
-  aggregate = optax.contrib.differentially_private_aggregate(
-    clip, noise_multiplier, key
-  )
-  noised, _ = aggregate.update(known, aggregate.init(known[0]))
-  mean = jnp.asarray(noised)
-  return mean * (clients / jnp.maximum(jnp.sum(alive), 1)).astype(mean.dtype)
+  norms = ops.safe_norm(known.reshape(clients, -1))
+  clip = ops.as_number("clip", clip, known.dtype)
+  sigma = ops.as_number("noise_multiplier", noise_multiplier, known.dtype)
+  shares = jnp.where(norms > clip, clip / jnp.where(norms == 0, 1, norms), 1)
+  noise_key = jax.random.split(key)[1]  # the one that Optax takes
+  noise = jax.random.normal(noise_key, known.shape[1:], known.dtype)
+  total = jnp.tensordot(shares, known, axes=1) + sigma * clip * noise
+  return total / jnp.maximum(jnp.sum(alive), 1).astype(total.dtype)

@@ -2,9 +2,10 @@
 
 import jax
 import numpy as np
+import optax.contrib
 import pytest
 
-from kdjax.training import private_consensus
+from kdjax.federated import private_consensus
 
 KEY = jax.random.key(0)
 LOGITS = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
@@ -24,6 +25,13 @@ def test_without_noise_it_is_the_mean_of_clipped_clients():
   np.testing.assert_allclose(
     noiseless(LOGITS, 1e3), CENTERED.mean(0), atol=1e-6
   )
+
+
+def test_optax_clips_and_draws_the_same():
+  aggregate = optax.contrib.differentially_private_aggregate(1.5, 0.7, KEY)
+  expected, _ = aggregate.update(CENTERED, aggregate.init(CENTERED[0]))
+  found = private_consensus(KEY, LOGITS, clip=1.5, noise_multiplier=0.7)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_one_client_moves_the_sum_by_its_clip():
