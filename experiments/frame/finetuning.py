@@ -56,6 +56,16 @@ ORIGINS = {
 }
 # Methods of which the head alone is trained on the target.
 HEAD_ALONE = ("linear_probe", "anil")
+# Methods that train on the target's labels alone, from weights of their own,
+# or by another optimizer or network than fine-tuning, which come from here.
+LABELS_ALONE = (
+  *HEAD_ALONE,
+  "layerwise",
+  "unfreezing",
+  "stochnorm",
+  "maml",
+  "reptile",
+)
 # Layers are unfrozen after this part of the steps each: there are no epochs.
 UNFREEZE = 0.25
 MOMENTUM = 0.999  # of Bi-Tuning's encoder of keys, as published
@@ -171,9 +181,10 @@ def make_learner(
   Only `init` needs its weight and its knowledge: the relationship of Co-Tuning,
   or the attention of DELTA. The networks see the entry `on` of a batch.
   """
-  row, unknown = row_of(method), knowledge is None
+  unknown = knowledge is None
+  name = KNOWN_AS.get(method) or method
   known = kmethods.create(
-    KNOWN_AS.get(method) or method,
+    "finetune" if method in LABELS_ALONE else name,
     weight=weight,
     num_classes=classes,
     relationship=jnp.zeros((classes, classes)) if unknown else knowledge,
@@ -182,7 +193,7 @@ def make_learner(
   prepare = None if norm_of(method) == "none" else replace_held_out
   return training.finetune(
     student,
-    past if "past" in row.networks else None,
+    past if "past" in known.needs.networks else None,
     # `make_optimizer` and the frame's networks have these changes already.
     known._replace(optimizer=None, network=None, prepare=prepare),
     optimizer,
