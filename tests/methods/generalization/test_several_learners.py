@@ -86,7 +86,9 @@ def test_an_option_reaches_the_training(name, options):
   assert gap(trained(name, 2, **options), trained(name, 2)) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["mixstyle", "efdmix"])
+@pytest.mark.parametrize(
+  "name", ["mixstyle", pytest.param("efdmix", marks=pytest.mark.slow)]
+)
 def test_mixed_styles_are_part_of_the_method(name):
   erm = trained("erm", student=Maps)
   mixed = trained(name, student=Maps, probability=1.0, alpha=9.0)
@@ -120,6 +122,7 @@ def test_adam_begins_anew_when_the_penalty_starts():
   assert later.optimizer_state.at == 5
 
 
+@pytest.mark.slow
 def test_ddaigs_student_sees_what_the_new_generator_moved():
   networks = {"student": network(), **OTHERS["ddaig"]}
   method = methods.create("ddaig", alpha=1.0, perturbation=1.0)
