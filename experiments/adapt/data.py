@@ -120,14 +120,14 @@ def weigh(data: Data, change: Callable[..., Any]) -> Data:
 
 def transform(data: Data, change: Callable[..., Any]) -> Data:
   """Maps both domains into one space, whose dimensions are channels."""
-  rows = {k: v["image"] for k, v in _changed(data, change).items()}
+  changed = _changed(data, change)
 
   def place(part: dict[str, Any], *names: str) -> dict[str, Any]:
-    images = jnp.concatenate([rows[name] for name in names])
-    return part | {"image": images[:, None, None]}
+    rows = jnp.concatenate([changed[name]["image"] for name in names])
+    return part | {"image": rows[:, None, None]}
 
   return data._replace(
-    train={k: place(part, k) for k, part in data.train.items()},
+    train={k: place(part | changed[k], k) for k, part in data.train.items()},
     validation=place(data.validation, "validation/source", "validation/target"),
     test=place(data.test, "validation/test"),
   )

@@ -59,6 +59,7 @@ def strong_view(key: jax.Array, batch: Any, *, number: int = 0) -> Any:
 
 
 VIEWS = {
+  "weak": lambda key, batch: shifted(key, batch["image"]),
   "strong": strong_view,
   "strong_2": functools.partial(strong_view, number=2),
 }
@@ -66,7 +67,6 @@ VIEWS = {
 OPTIONS: dict[str, dict[str, Any]] = {
   "cdan_random": {"mapped": 256},
   "fda": {"half_width": 1},
-  "mixmatch": {"augment": shifted},
   "subspace_alignment": {"num_components": 30},
   "tca": {"num_components": 30},
   "jda_map": {"num_components": 30},
@@ -118,6 +118,7 @@ def make_learner(
     # With BatchNorm, a joint forward pass means joint statistics.
     joint=config.joint_forward,
     views={view: VIEWS[view] for view in method.needs.views},
+    augment=shifted if name == "mixmatch" else None,
   )
 
 

@@ -66,8 +66,8 @@ def _map(fit: Callable[..., Any], **defaults: Any) -> Callable[..., Method]:
   """A method whose data step maps both domains into one space.
 
   Rows `[examples, dims]` become rows, images become images of one pixel, whose
-  channels are the dimensions. A part other than `"source"`, such as `"test"`,
-  is of the target. The source gets the entry `"mapped"`, which the steps ask
+  channels are the dimensions. A part other than `"source"` and
+  `"validation/source"` is of the target. The source gets the entry `"mapped"`, which the steps ask
   for. The target's labels are not read.
   """
   read = inspect.signature(fit).parameters
@@ -87,7 +87,7 @@ def _map(fit: Callable[..., Any], **defaults: Any) -> Callable[..., Method]:
       fitted = fit(*pair, **known, **own)
 
       def mapped(name: str, part: Any) -> Any:
-        domain = "source" if name == "source" else "target"
+        domain = "source" if name.rpartition("/")[2] == "source" else "target"
         out = fitted.apply(rows_of(part, on), domain=domain)
         if jnp.ndim(part[on]) > 2:
           out = out[:, None, None]
