@@ -20,8 +20,13 @@ from kdjax.methods._objective import (
 )
 from kdjax.methods._row import Row, Search
 from kdjax.methods._table import create, describe, names
-from kdjax.methods._updates import Turn, alternate, gradient_update
-from kdjax.methods.collaboration._progressive import sandwich_views
+from kdjax.methods._updates import (
+  Turn,
+  alternate,
+  alternate_networks,
+  gradient_update,
+)
+from kdjax.methods.collaboration._sandwich import sandwich_views
 from kdjax.methods.finetuning._meta import (
   adapt_to_task,
   maml_losses,
@@ -49,6 +54,7 @@ __all__ = (
   "Update",
   "adapt_to_task",
   "alternate",
+  "alternate_networks",
   "bound_inputs",
   "combine",
   "create",

@@ -120,6 +120,66 @@ def _of_some(
   return loss({**params, **some}, batch, part=part, state=state)
 
 
+def alternate_networks() -> Update:
+  """Update: each network in its turn, by the whole loss.
+
+  A turn sees the parameters that the turn before left. The batch statistics of
+  a network, and the objective's memory, move once a step; the objective's own
+  parameters move with the first network.
+
+  Returns:
+    An `Update` of as many turns as there are networks. The loss in the metrics
+    is that before the first turn.
+
+  Examples:
+    >>> from kdjax.methods import alternate_networks
+    >>> update = alternate_networks()
+
+  References:
+    Zhang et al., `Deep mutual learning <https://arxiv.org/abs/1706.00384>`_,
+    2018, algorithm 1.
+  """
+
+  def init(params: Any, optimizer: Any) -> Any:
+    return {"optimizer": {k: optimizer.init({k: params[k]}) for k in params}}
+
+  def apply(
+    loss: Callable[..., Any],
+    params: Any,
+    batch: Any,
+    key: Array,
+    state: Any,
+    optimizer: Any,
+  ) -> tuple[tuple[Array, Any], Any, Any]:
+    del key
+    networks = sorted(k for k in params if k != "objective")
+    moved, states, first = dict(params), dict(state["optimizer"]), None
+    for name in networks:
+      own = {name: moved[name]}
+      if first is None and jax.tree.leaves(params.get("objective", ())):
+        own["objective"] = moved["objective"]
+      now = dict(moved)
+      seen, gradients = jax.value_and_grad(
+        lambda own, now=now: loss({**now, **own}, batch), has_aux=True
+      )(own)
+      for part in own:
+        updates, states[part] = optimizer.update(
+          {part: gradients[part]}, states[part], {part: own[part]}, seen=seen
+        )
+        new: Any = optax.apply_updates({part: own[part]}, updates)
+        moved[part] = new[part]
+      if first is None:
+        first = seen
+      value, (network_state, metrics) = first
+      network_state = {**network_state, name: seen[1][0][name]}
+      first = value, (network_state, metrics)
+    updates = jax.tree.map(lambda new, old: new - old, moved, dict(params))
+    assert first is not None
+    return first, updates, {"optimizer": states}
+
+  return Update(init, apply)
+
+
 def gradient_update(
   gradients: Callable[..., Any],
   *,

@@ -17,7 +17,7 @@ from kdjax.nets import layers
 _START, _LARGEST = 1 / 0.07, 100.0
 
 
-def clip() -> Objective:
+def _clip() -> Objective:
   """CLIP's contrastive loss, with a learned scale of at most 100."""
 
   def loss(
@@ -39,7 +39,7 @@ def clip() -> Objective:
   return modular(_Scale, loss)
 
 
-def clip_kd(
+def _clip_kd(
   *,
   task: ArrayLike = 1.0,
   feature: ArrayLike = 0.0,

@@ -13,7 +13,7 @@ from kdjax.methods._stages import field_of
 from kdjax.nets import layers
 
 
-def cross_modal_joint(
+def _cross_modal_joint(
   *,
   distillation: ArrayLike = 1.0,
   alignment: ArrayLike = 1.0,

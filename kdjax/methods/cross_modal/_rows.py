@@ -5,8 +5,8 @@ from typing import Any
 
 from kdjax import cross_modal, distillation
 from kdjax.methods._row import Row, lift
-from kdjax.methods.cross_modal._clip import clip, clip_kd
-from kdjax.methods.cross_modal._joint import cross_modal_joint
+from kdjax.methods.cross_modal._clip import _clip, _clip_kd
+from kdjax.methods.cross_modal._joint import _cross_modal_joint
 
 _TEACHERS = ("teacher_image", "teacher_text")
 
@@ -19,6 +19,7 @@ def _taught(title: str, summary: str, method: Any, **needs: Any) -> Row:
     method,
     area="cross_modal",
     networks=("teacher",),
+    group="teacher of another modality",
     **needs,
   )
 
@@ -36,6 +37,7 @@ def _towers(title: str, summary: str, method: Any, **needs: Any) -> Row:
     method,
     area="cross_modal",
     cross_entropy=0.0,
+    group="towers",
     domains=(),
     **options,
   )
@@ -69,7 +71,7 @@ ROWS: dict[str, Row] = {
   "cross_modal_joint": _taught(
     "joint cross-modal objective",
     "labels, softened answers and aligned features of the paired modality",
-    cross_modal_joint,
+    _cross_modal_joint,
     cross_entropy=0.0,
     tuned="",
     source="kdjax: equal weights of the three parts",
@@ -77,46 +79,46 @@ ROWS: dict[str, Row] = {
   "clip": _towers(
     "CLIP",
     "each image finds its text, and each text its image",
-    clip,
+    _clip,
     networks=(),
     source="paper",
   ),
   "clip_fd": _towers(
     "CLIP-KD, FD",
     "embeddings of both towers meet the teacher's",
-    functools.partial(clip_kd, feature=2000.0),
+    functools.partial(_clip_kd, feature=2000.0),
   ),
   "clip_ckd": _towers(
     "CLIP-KD, CRD",
     "similarities of images and texts meet the teacher's",
-    functools.partial(clip_kd, relation=1.0),
+    functools.partial(_clip_kd, relation=1.0),
   ),
   "clip_icl": _towers(
     "CLIP-KD, ICL",
     "the student's images find the teacher's texts, and texts the images",
-    functools.partial(clip_kd, interactive=1.0),
+    functools.partial(_clip_kd, interactive=1.0),
   ),
   "clip_gd": _towers(
     "CLIP-KD, GD",
     "gradients of the contrastive loss meet the teacher's",
-    functools.partial(clip_kd, gradient=1e8),
+    functools.partial(_clip_kd, gradient=1e8),
     source="paper",
   ),
   "clip_afd": _towers(
     "CLIP-KD, AFD",
     "images find texts by student and teacher embeddings, fused linearly",
-    functools.partial(clip_kd, augmented=1.0),
+    functools.partial(_clip_kd, augmented=1.0),
     source="paper",
   ),
   "clip_kd": _towers(
     "CLIP-KD",
     "FD, CRD and ICL together",
-    functools.partial(clip_kd, feature=2000.0, relation=1.0, interactive=1.0),
+    functools.partial(_clip_kd, feature=2000.0, relation=1.0, interactive=1.0),
   ),
   "affinity_mimicking": _towers(
     "TinyCLIP",
     "similarities meet the teacher's, without a contrastive loss",
-    functools.partial(clip_kd, task=0.0, affinity=1.0),
+    functools.partial(_clip_kd, task=0.0, affinity=1.0),
     source="TinyCLIP's authors",
   ),
 }

@@ -35,7 +35,7 @@ def test_checkpoints_teach_in_turn():
     name: nets.Outputs(jnp.asarray(x), {}, None)
     for name, x in zip(("student", "teacher_0", "teacher_1"), z, strict=True)
   }
-  objective = methods.preset("rco", steps=4)
+  objective = methods.create("rco", steps=4).objective
   params, state = objective.init(jax.random.key(0), outputs)
   for step in range(6):
     _, state, metrics = objective.apply(
@@ -52,8 +52,9 @@ def test_stages_learn_one_after_the_other():
   learner = training.distill(
     network(4, 5),
     model(network(6, 7), 1),
-    methods.preset("stagewise", steps=7),  # the last stage has one more
-    training.stagewise_training(optax.adam(1e-2), groups, every=2),
+    # The last stage has one more.
+    methods.create("stagewise", steps=7, groups=groups),
+    optax.adam(1e-2),
   )
   state = learner.init(jax.random.key(0), BATCH)
   step, moved = jax.jit(learner.step), []
@@ -82,7 +83,7 @@ def test_shrinking_trains_networks_that_can_be_cut_out():
   learner = training.distill(
     student,
     None,
-    methods.preset("sandwich"),
+    methods.create("sandwich"),
     optax.adam(3e-2),
     views=methods.sandwich_views(0.25),
   )
@@ -134,7 +135,7 @@ def test_views_draw_from_a_list_of_widths():
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
 def test_a_share_of_the_steps_is_one(share):
   with pytest.raises(ValueError, match=rf"annealing: share is {share}"):
-    methods.preset("annealing", steps=4, share=share)
+    methods.create("annealing", steps=4, share=share)
 
 
 def answers(*roles):
@@ -143,9 +144,8 @@ def answers(*roles):
 
 def test_no_teacher_is_left_out_silently():
   outputs = answers("student", "teacher_0", "teacher_1", "teacher_2")
-  objective = methods.preset(
-    "amalgamation", teacher_classes=[[0, 1, 2], [0, 1, 2]]
-  )
+  classes = [[0, 1, 2], [0, 1, 2]]
+  objective = methods.create("amalgamation", teacher_classes=classes).objective
   params, state = objective.init(jax.random.key(0), outputs)
   with pytest.raises(ValueError, match="has 2 lists for 3 teachers"):
     objective.apply(params, state, outputs, BATCH, jax.random.key(0))
@@ -154,14 +154,14 @@ def test_no_teacher_is_left_out_silently():
 @pytest.mark.parametrize(
   ("name", "maker"),
   [
-    ("codistillation", r"collaborate\(\.\.\., stale=True\)"),
+    ("codistillation", r"training.collaborate"),
     ("dgkd", "training.guide"),
     ("sandwich", "views=methods.sandwich_views"),
   ],
 )
 def test_missing_roles_name_the_function_that_makes_them(name, maker):
   outputs = answers("student", "teacher", "peer_0", "peer_1")
-  objective = methods.preset(name)
+  objective = methods.create(name).objective
   params, state = objective.init(jax.random.key(0), outputs)
   batch = jax.tree.map(jnp.asarray, BATCH)
   with pytest.raises(ValueError, match=maker):
@@ -176,4 +176,6 @@ def test_maps_of_other_sizes_are_refused():
     for role, size in (("student", 4), ("teacher", 2))
   }
   with pytest.raises(ValueError, match="expected maps of one size"):
-    methods.preset("stagewise", steps=2).init(jax.random.key(0), outputs)
+    methods.create("stagewise", steps=2).objective.init(
+      jax.random.key(0), outputs
+    )

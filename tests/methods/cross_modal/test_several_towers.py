@@ -39,7 +39,7 @@ def matching(scale, a, b):
 
 def test_a_scale_at_its_bound_can_fall_again():
   outputs, batch = outputs_of(), {"mask": jnp.ones(6, bool)}
-  objective = methods.preset("clip")
+  objective = methods.create("clip").objective
   params, state = objective.init(jax.random.key(0), outputs)
 
   def loss(log_scale):
@@ -58,7 +58,7 @@ def test_a_scale_at_its_bound_can_fall_again():
 @pytest.mark.slow
 def test_afd_is_clip_of_fused_embeddings():
   """As `KDClipLoss` of CLIP-KD's code, of the student's own embedding."""
-  objective, outputs = _clip.clip_kd(task=0.0, augmented=1.0), outputs_of()
+  objective, outputs = _clip._clip_kd(task=0.0, augmented=1.0), outputs_of()
   params, state = objective.init(jax.random.key(0), outputs)
   batch = {"mask": jnp.ones(6, bool)}
   got, _, _ = objective.apply(params, state, outputs, batch, jax.random.key(1))
@@ -79,7 +79,9 @@ def test_afd_is_clip_of_fused_embeddings():
 def test_only_afd_has_maps_that_fuse():
   outputs = outputs_of()
   names = {
-    name: set(methods.preset(name).init(jax.random.key(0), outputs)[0][name])
+    name: set(
+      methods.create(name).objective.init(jax.random.key(0), outputs)[0][name]
+    )
     for name in ("clip_kd", "clip_afd")
   }
   fusion = {"fusion", "image_fusion", "text_fusion"}
@@ -91,7 +93,7 @@ def test_the_joint_objective_maps_other_widths_only():
     return Outputs(jnp.zeros((4, 2)), {}, jnp.ones((4, width)))
 
   def init(width):
-    objective = methods.preset("cross_modal_joint")
+    objective = methods.create("cross_modal_joint").objective
     outputs = {"student": student(width), "teacher": student(5)}
     return objective.init(jax.random.key(0), outputs)[0]["cross_modal_joint"]
 
