@@ -186,7 +186,9 @@ def stateless(
     coupled = "axis_name" in parameters
     if coupled:
       role = first_role(names, outputs)
-      options |= masks_for(parameters, role, batch, reader)
+      masks = masks_for(parameters, role, batch, reader)
+      # A mask without a default is among the arguments already.
+      options |= {k: v for k, v in masks.items() if k not in names}
       options["axis_name"] = axis_name
     if key_first:
       arguments = (key, *arguments)

@@ -113,15 +113,19 @@ def learner_of(name, optimizer=OPTIMIZER, *, of=None):
   networks = networks_of(name, row, method)
   if row.area == "language":
     return learner_of_text(name, own, optimizer)
-  if row.area == "cross_modal" and "student_image" in networks:
-    on = {k: k.rpartition("_")[2] for k in networks}
-    views = {}
-  else:
-    on = "image"
+  if row.area == "cross_modal" and row.networks != ("teacher",):
+    teachers = {k: model_of(network()) for k in ("image", "text")}
+    learner = training.align(
+      {"image": network(), "text": network()},
+      own,
+      optimizer,
+      teachers=teachers if row.networks else None,
+    )
+    return learner, batch_of(name)
   if name == "sandwich":
     networks["student"] = training.slimmable(network())
     views = methods.sandwich_views(0.5)
-  learner = training.learner(own, networks, optimizer, on=on, views=views)
+  learner = training.learner(own, networks, optimizer, views=views)
   return learner, batch_of(name)
 
 
@@ -172,7 +176,10 @@ def batch_of(name):
   logits = jnp.linspace(-1, 1, BATCH * CLASSES).reshape(BATCH, CLASSES)
   batch = part(0, BATCH) | {"consensus_logits": logits}
   if row.area == "finetuning" and row.domains:
-    return {name: part(i, BATCH) for i, name in enumerate(row.domains)}
+    passes = method_of(name).passes
+    many = any(x.batch_axes > 1 for x in passes.values())
+    axes = (DOMAINS, BATCH) if many else (BATCH,)
+    return {domain: part(i, *axes) for i, domain in enumerate(row.domains)}
   batch |= {
     name: part(i, BATCH) | {"stored_logits": logits}
     for i, name in enumerate(row.domains, 1)
