@@ -67,8 +67,8 @@ def _map(fit: Callable[..., Any], **defaults: Any) -> Callable[..., Method]:
 
   Rows `[examples, dims]` become rows, images become images of one pixel, whose
   channels are the dimensions. A part other than `"source"` and
-  `"validation/source"` is of the target. The source gets the entry `"mapped"`, which the steps ask
-  for. The target's labels are not read.
+  `"validation/source"` is of the target. The source gets the entry `"mapped"`,
+  which the steps ask for. The target's labels are not read.
   """
   read = inspect.signature(fit).parameters
 

@@ -260,6 +260,8 @@ def open_door(
   prepare = method.prepare
   if prepare is not None and _takes(prepare, "on"):
     prepare = functools.partial(prepare, on=entry)
+  if method.data is not None and _takes(method.data, "on"):
+    method = method._replace(data=functools.partial(method.data, on=entry))
   seen = views_of(bound, views, augment, entry, method.needs.views)
   if prepare is not None and _takes(prepare, "augment"):
     # It adds parts, whose inputs are augmented too.

@@ -400,7 +400,10 @@ def _with_parts(
     for on in ((row.on,) if isinstance(row.on, str) else row.on)
   ]
   names = [k for k in _part_names(passes) if k in batch or not partial]
-  parts = {k: ops.get_entry("the loss: batch", batch, k) for k in names}
+  parts = {
+    k: _as_domains(k, ops.get_entry("the loss: batch", batch, k), passes)
+    for k in names
+  }
   common = {k: v for k, v in batch.items() if k not in parts}
   # A pass on the batch itself (the current task beside replayed examples) has
   # examples of its own there: their mask is not that of the parts.
@@ -414,6 +417,22 @@ def _with_parts(
   if not parts or (apart and "mask" not in common):
     common = _with_mask(common, passes, "")
   return common | parts
+
+
+def _as_domains(
+  name: str, part: Any, passes: Mapping[str, methods.Pass]
+) -> Any:
+  """A part of one domain as `[1, batch, ...]`, where domains are read."""
+  own = [
+    row.batch_axes
+    for row in passes.values()
+    for on in ((row.on,) if isinstance(row.on, str) else row.on)
+    if on.rpartition(".")[0] == name
+  ]
+  known = [part[k] for k in ("label", "mask") if k in part]
+  if not own or set(own) != {2} or not known or jnp.ndim(known[0]) != 1:
+    return part
+  return jax.tree.map(lambda x: jnp.asarray(x)[None], dict(part))
 
 
 def _with_mask(part: Any, passes: Mapping[str, methods.Pass], name: str) -> Any:
