@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kdjax import nets
+from kdjax import methods, nets
 from kdjax.finetuning import stochnorm
-from kdjax.methods.finetuning._stochastic_norms import stochastic_norms
 from kdjax.training import from_nnx
 
 KEY = jax.random.key(0)
@@ -27,10 +26,12 @@ class Layer(nnx.Module):
     return self.norm(jnp.asarray(x))
 
 
+def converted(module, **options):
+  return methods.create("stochnorm", **options).network(module)
+
+
 def layer(probability=0.5, **options):
-  return stochastic_norms(
-    Layer(**options), probability=probability, rngs=nnx.Rngs(1)
-  )
+  return converted(Layer(**options), probability=probability)
 
 
 def test_a_layer_is_the_function_with_its_numbers():
@@ -85,11 +86,7 @@ def test_layers_of_a_network_draw_on_their_own_and_share_its_variables():
     nets.create, "resnet8", input_shape=(8, 8, 1), num_classes=3
   )
   before = from_nnx(nnx.jit(lambda: build(rngs=nnx.Rngs(0)))())
-  after = from_nnx(
-    nnx.eval_shape(
-      lambda: stochastic_norms(build(rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
-    )
-  )
+  after = from_nnx(nnx.eval_shape(lambda: converted(build(rngs=nnx.Rngs(0)))))
   assert jax.tree.structure(before.variables) == jax.tree.structure(
     after.variables
   )
@@ -120,7 +117,5 @@ def test_norms_without_scale_or_bias():
 
 
 def test_a_probability_above_one_will_not_do():
-  with pytest.raises(
-    ValueError, match=r"stochastic_norms: probability is 1\.5"
-  ):
+  with pytest.raises(ValueError, match=r"stochnorm: probability is 1\.5"):
     layer(probability=1.5)

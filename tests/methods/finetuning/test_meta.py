@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from kdjax.training import adapt_to_task, maml_losses, reptile_gradient
+from kdjax.methods import adapt_to_task, maml_losses, reptile_gradient
 
 TASKS, DIMS, RATE = 8, 4, 0.1
 RNG = np.random.default_rng(0)

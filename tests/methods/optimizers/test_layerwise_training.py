@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax.training import gradual_unfreezing, layerwise_learning_rates
+from kdjax.methods import gradual_unfreezing, layerwise_learning_rates
 
 GROUPS = ["stem", r"stage\d", "head"]
 PARAMS = {
