@@ -135,6 +135,7 @@ def change_of(name: str) -> Callable[[Data], Data] | None:
   def change(data: Data) -> Data:
     options = OPTIONS.get(name, {})
     method = kmethods.create(name, num_classes=data.classes, **options)
+    assert method.data is not None
     return apply(data, method.data)
 
   return change
