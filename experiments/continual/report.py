@@ -302,6 +302,8 @@ def recipe_table(config: Any, results: Results) -> tables.Table:
     if name == "si":
       others["damping"] = recipe.damping
     texts = ", ".join(f"{k} {x:g}" for k, x in others.items())
+    if name == "er":
+      texts = "one mean over the batch and the replayed"
     replay = str(recipe.replay or "")
     sizes = [f"{recipe.learning_rate:g}", str(recipe.batch_size), replay]
     rows.append([label_of(*cell), *sizes, texts or "of the method"])

@@ -48,7 +48,7 @@ def test_a_run_leaves_a_report(reference):
     "| joint training |",
     "too few seeds for a verdict",
     "emptied after task 3",
-    "ce 0.5, er 0.5",
+    "one mean over the batch and the replayed",
   ):
     assert text in report
   logged = [
