@@ -158,15 +158,15 @@ def compare_fit(
   Returns:
     name -> seconds.
   """
-  steps = 50
+  steps, dtype = 50, jnp.dtype("float32")
   student = make_network(
-    "convnet", SHAPE, CLASSES, jnp.float32, channels=CHANNELS, hidden=HIDDEN
+    "convnet", SHAPE, CLASSES, dtype, channels=CHANNELS, hidden=HIDDEN
   )
   teacher = make_network(
     "convnet",
     SHAPE,
     CLASSES,
-    jnp.float32,
+    dtype,
     channels=TEACHER_CHANNELS,
     hidden=HIDDEN,
   )
@@ -204,7 +204,7 @@ def compare_fit(
     lambda key: training.epoch_plan(steps * batch, batch, key=key)
   )(keys)
   plans["index"] = plans["index"] % examples
-  state = training.sweep(learner).init(keys, example_of(SHAPE, jnp.float32))
+  state = training.sweep(learner).init(keys, example_of(SHAPE, dtype))
   run, data = jax.jit(over, donate_argnums=0), jax.device_put(data)
   seconds = []
   for _ in range(rounds):

@@ -48,7 +48,7 @@ class FitResult(NamedTuple):
 
   def __repr__(self) -> str:
     parts = [f"{len(self.students)} students"] if self.students else []
-    steps = self.metrics.get("step", ())
+    steps = self.metrics.get("step", np.zeros(0, int))
     if len(steps):
       last = {k: v[-1] for k, v in self.metrics.items()}
       text = describe({k: np.asarray(v) for k, v in last.items()})
@@ -68,7 +68,7 @@ def result_of(
   """The result of a run, with one for each student of several."""
   names = dict.fromkeys(k for line in lines for k in line)
   shared = ("step", "seconds")
-  count = 0 if students is None else students.count
+  count = 0 if students is None else students.size
   metrics = {
     k: np.array(
       [_values(line.get(k), 0 if k in shared else count) for line in lines]
@@ -87,7 +87,7 @@ def result_of(
       values={k: v[i] for k, v in students.describe().items()},
       diverged=diverged[i],
     )
-    for i in range(students.count)
+    for i in range(students.size)
   )
   return FitResult(None, None, metrics, state, own, {}, diverged)
 

@@ -199,7 +199,7 @@ def train(
     step = start
     look: Any = FiniteCheck(options.nan, folder.checkpoints, name="fit")
     if students is not None:
-      before_now = position.get("diverged", [False] * students.count)
+      before_now = position.get("diverged", [False] * students.size)
       look = StudentsCheck(look, before_now)
     # One process alone must not leave a step that all compute together.
     noticed = Interruption(wanted=False) if several else interruption
@@ -259,7 +259,7 @@ _NOTHING = contextlib.nullcontext()
 
 
 def _count(students: Students | None) -> int:
-  return 1 if students is None else students.count
+  return 1 if students is None else students.size
 
 
 def _begin(

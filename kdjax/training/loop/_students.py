@@ -31,7 +31,7 @@ class Students(NamedTuple):
   at_a_time: int | None = None
 
   @property
-  def count(self) -> int:
+  def size(self) -> int:
     """How many they are."""
     return len(self.seeds)
 
