@@ -404,6 +404,11 @@ GIVEN: dict[str, dict[str, Any]] = {
     "params": {"kernel": Rows((ROWS, 6, 2))},
     "weights": Rows((ROWS,)),
   },
+  "federated.private_consensus": {
+    "key": key,
+    "clip": 1.0,
+    "noise_multiplier": 0.5,
+  },
   "language.adaptive_skew": {"reference_gap": 0.4},
   "language.chunk_log_probs": {"num_chunks": 4},
   "language.mined_logits": {"num_classes": 5},
