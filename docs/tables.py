@@ -8,7 +8,7 @@ table has gets a line at the end of a table with methods of its group.
 
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from kdjax import methods
 
@@ -130,12 +130,12 @@ def rewrite(text: str, areas: Sequence[str]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def _nearness(name: str, table: Sequence[str]) -> tuple[bool, bool]:
-  """Whether a table has methods of the group and of the area of a method."""
+def _nearness(name: str, table: Iterable[str]) -> tuple[int, int]:
+  """How many methods of the group and of the area of a method a table has."""
   row = methods.describe(name)
   others = [methods.describe(x) for x in table if x in methods.names()]
   areas = [x for x in others if x.area == row.area]
-  return any(x.group == row.group for x in areas), bool(areas)
+  return sum(x.group == row.group for x in areas), len(areas)
 
 
 def main() -> None:
