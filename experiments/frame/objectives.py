@@ -10,6 +10,6 @@ def own_objective(name: str, **options: Any) -> methods.Objective:
 
   A network without logits has neither.
   """
-  made: Any = methods.describe(name).make
-  made = made(**options)
-  return made.objective if isinstance(made, methods.Method) else made
+  make: Any = methods.describe(name).make
+  made = make(**options)
+  return getattr(made, "objective", made)
