@@ -112,6 +112,7 @@ def with_buffer(
     batch = {**batch, STORED: rows}
     return batch if augment is None else augment(key, batch, run)
 
+  vars(prepare)["drawn"] = parts  # No data of the caller's.
   return Method(
     objective._replace(init=init, apply=apply), prepare=prepare, **fields
   )

@@ -297,7 +297,9 @@ def parts_of(learner: Learner) -> list[str]:
   """The domains whose data a learner reads; none if it is one set."""
   passes = learner.loss_fn.passes.values()
   names = [on for row in passes for on in _entries_of(row.on)]
-  return sorted({on.partition(".")[0] for on in names if "." in on})
+  drawn = getattr(learner.method.prepare, "drawn", ())  # Of its own buffer.
+  parts = {on.partition(".")[0] for on in names if "." in on}
+  return sorted(parts.difference(drawn))
 
 
 def fold_in(key: Array, number: int | Array) -> Array:
