@@ -60,7 +60,7 @@ def _softmatch(
       mean = sums / jnp.maximum(count, 1)
       old = jnp.where(state["step"] == 0, mean, state["prediction"])
       moved["prediction"] = share * old + (1 - share) * mean
-      p = p * (1 / p.shape[-1] + 1e-6) / (moved["prediction"] + 1e-6)
+      p = p * (1 / p.shape[-1] + 1e-6) / (moved["prediction"] + 1e-6)[None]
       p = p / jnp.sum(p, -1, keepdims=True)
     top = jnp.max(p, -1)
     mean = ops.masked_mean(top, mask, axis_name=axis_name)
