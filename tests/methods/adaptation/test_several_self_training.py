@@ -3,10 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from kdjax import adaptation, methods, reweighting, transforms
+from kdjax import adaptation, methods, reweighting
+from kdjax.methods.adaptation.adversarial._advent import _advent
+from kdjax.methods.adaptation.adversarial._iwan import _iwan
+from kdjax.methods.adaptation.adversarial._osbp import _osbp
+from kdjax.methods.adaptation.adversarial._pada import _pada
+from kdjax.methods.adaptation.self_training._debiasmatch import _debiasmatch
+from kdjax.methods.adaptation.self_training._gradual_self_training import (
+  _gradual_self_training,
+)
+from kdjax.methods.adaptation.self_training._self_tuning import _self_tuning
+from kdjax.methods.adaptation.self_training._shot import _shot
 from kdjax.nets import Outputs
 from kdjax.ops import cross_entropy
 
@@ -38,8 +47,8 @@ ROLES = {
   "target": outputs(8),
   "source_strong": outputs(10),
   "target_strong": outputs(8),
-  "source_average": outputs(10),
-  "target_average": outputs(8),
+  "source_other": outputs(10),
+  "target_other": outputs(8),
 }
 BATCH = {
   "source": {"mask": jnp.arange(10) < 9, "label": jnp.arange(10) % CLASSES},
@@ -82,7 +91,7 @@ def mean(values, mask):
 
 @pytest.mark.slow
 def test_shot_learns_its_own_labels_with_a_classifier_that_stays():
-  objective = methods.shot(12, weight=0.4)
+  objective = _shot(12, weight=0.4)
   _, state = start(objective)
   every = outputs(12)
   state = objective.renew(state, {"target": every})
@@ -100,7 +109,7 @@ def test_shot_learns_its_own_labels_with_a_classifier_that_stays():
 
 @pytest.mark.slow
 def test_gradual_self_training_leaves_out_who_is_unsure():
-  objective = methods.gradual_self_training(12, drop=0.5)
+  objective = _gradual_self_training(12, drop=0.5)
   _, state = start(objective)
   every = outputs(12)
   state = objective.renew(state, {"target": every})
@@ -113,7 +122,7 @@ def test_gradual_self_training_leaves_out_who_is_unsure():
 
 @pytest.mark.slow
 def test_padas_classes_fade_when_it_is_renewed():
-  objective = methods.pada(hidden=(5,), weight=0.5, scale=0.3)
+  objective = _pada(hidden=(5,), weight=0.5, scale=0.3)
   params, state = start(objective)
   np.testing.assert_array_equal(state["module"]["class_weights"], 1)
   every = outputs(12)
@@ -144,7 +153,7 @@ def test_padas_classes_fade_when_it_is_renewed():
 
 @pytest.mark.slow
 def test_iwans_first_discriminator_weighs_for_the_second():
-  objective = methods.iwan(hidden=(), weight=2.0, entropy=0.2, scale=0.5)
+  objective = _iwan(hidden=(), weight=2.0, entropy=0.2, scale=0.5)
   params, state = start(objective)
   value, (gradients, roles), _ = run(objective, params, state)
 
@@ -174,9 +183,9 @@ def test_iwans_first_discriminator_weighs_for_the_second():
 
 @pytest.mark.slow
 def test_debiasmatchs_mean_prediction_moves_before_its_loss():
-  objective = methods.debiasmatch(
+  objective = _debiasmatch(
     weight=0.5, strong=0.2, strength=0.8, momentum=0.6, threshold=0.4
-  )
+  ).objective
   _, state = start(objective)
   value, _, moved = run(objective, {}, state)
   prior = adaptation.debias_update(
@@ -196,7 +205,7 @@ def test_debiasmatchs_mean_prediction_moves_before_its_loss():
 
 @pytest.mark.slow
 def test_self_tunings_labeled_keys_join_the_queue_before_the_others():
-  objective = methods.self_tuning(CLASSES, dims=4, size=3, temperature=0.5)
+  objective = _self_tuning(CLASSES, dims=4, size=3, temperature=0.5).objective
   params, state = start(objective)
   value, _, moved = run(objective, params, state)
   module = state["module"]
@@ -213,7 +222,7 @@ def test_self_tunings_labeled_keys_join_the_queue_before_the_others():
     ("target", predicted, MASK),
   ):
     # At first the average is the projector itself.
-    keys = projected(ROLES[f"{role}_average"].embedding)
+    keys = projected(ROLES[f"{role}_other"].embedding)
     losses = adaptation.self_tuning_loss(
       projected(ROLES[role].embedding), keys, labels, queue, temperature=0.5
     )
@@ -226,7 +235,7 @@ def test_self_tunings_labeled_keys_join_the_queue_before_the_others():
 
 @pytest.mark.slow
 def test_osbps_features_do_what_its_classifier_does_not():
-  objective = methods.osbp(unknown_share=0.3)
+  objective = _osbp(unknown_share=0.3)
   value, (_, gradients), _ = run(objective, *start(objective))
 
   def expected(embedding, classifier):
@@ -250,7 +259,7 @@ def test_advents_student_fools_a_discriminator_of_patches():
     k: Outputs(normal(n, 8, 8, CLASSES), {}, None)
     for k, n in (("source", 10), ("target", 8))
   }
-  objective = methods.advent(weight=0.5, hidden=(4,))
+  objective = _advent(weight=0.5, hidden=(4,))
   params, state = start(objective, roles)
   value, (gradient, seen), _ = run(objective, params, state, roles)
   assert not any(np.any(x) for x in jax.tree.leaves(seen["source"]))
@@ -259,100 +268,17 @@ def test_advents_student_fools_a_discriminator_of_patches():
   assert not np.any(slopes[7:])  # padding
   assert any(np.any(x) for x in jax.tree.leaves(gradient))
   # The discriminator's gradient is that of its own loss alone.
-  other = methods.advent(weight=0.0, hidden=(4,))
+  other = _advent(weight=0.0, hidden=(4,))
   told, (alone, _), _ = run(other, *start(other, roles), roles)
   jax.tree.map(close, gradient, alone)
   assert value > told
   with pytest.raises(ValueError, match="expected maps"):
-    methods.advent().init(KEY, ROLES)
-
-
-@pytest.mark.slow
-def test_dael_averages_the_experts_of_many_sources():
-  roles = ROLES | {"source": outputs(2, 5), "source_strong": outputs(2, 5)}
-  batch = {
-    "source": {"mask": jnp.ones((2, 5), bool), "label": LABELS.reshape(2, 5)},
-    "target": BATCH["target"],
-  }
-  objective = methods.dael(weight=0.25, threshold=0.5)
-  params, state = start(objective, roles)
-  value, *_ = run(objective, params, state, roles, batch)
-  dg = methods.dael_dg(weight=1.0)
-  own, *_ = run(
-    dg,
-    params,
-    start(dg, {"student": roles["source"]})[1],
-    {"student": roles["source"], "student_strong": roles["source_strong"]},
-    batch["source"],
-  )
-
-  def answers(x):
-    return jnp.stack(
-      [
-        linear(pair, x)
-        for pair in zip(params["kernel"], params["bias"], strict=True)
-      ]
-    )
-
-  taught = adaptation.dael_loss(
-    answers(ROLES["target_strong"].embedding),
-    answers(TARGET.embedding),
-    threshold=0.5,
-  )
-  close(value, own + 0.25 * mean(taught, MASK))
-
-
-@pytest.mark.slow
-def test_mixmatch_mixes_labels_as_it_mixes_images_and_ramps():
-  images = {k: normal(n, 2, 2, 1) for k, n in (("source", 10), ("target", 8))}
-  batch = {k: BATCH[k] | {"image": images[k]} for k in BATCH}
-
-  def answer(name, inputs):
-    assert name == "student"
-    return Outputs(inputs.reshape(len(inputs), -1)[:, :CLASSES], {}, None)
-
-  prepare = methods.mixmatch_batch(lambda key, x: x, alpha=0.5)
-  mixed = prepare(KEY, batch, answer)
-  close(jnp.sum(mixed["source"]["soft"], -1), jnp.ones(10))
-  close(jnp.sum(mixed["target"]["soft"], -1), jnp.ones(8))
-  # A share of its own label of at least a half: the largest of the mixture.
-  known = jnp.take_along_axis(mixed["source"]["soft"], LABELS[:, None], 1)
-  assert np.all(known >= 0.5 - 1e-6)
-  assert not np.allclose(mixed["target"]["image"], images["target"])
-  objective = methods.mixmatch(4, weight=10.0)
-  _, state = start(objective)
-  first, _, moved = run(objective, {}, state, batch=mixed)
-  second, *_ = run(objective, {}, moved, batch=mixed)
-  task = optax.softmax_cross_entropy(SOURCE.logits, mixed["source"]["soft"])
-  guessed = adaptation.mixmatch_loss(TARGET.logits, mixed["target"]["soft"])
-  close(first, mean(task, KNOWN))
-  close(second, mean(task, KNOWN) + 10 * 0.25 * mean(guessed, MASK))
-
-
-@pytest.mark.slow
-def test_prepared_batches_change_what_they_say_and_nothing_else():
-  batch = {
-    k: part | {"image": normal(len(part["mask"][:8]), 4, 4, 1)}
-    for k, part in BATCH.items()
-  }
-  sent = methods.fda_batch(half_width=1)(KEY, batch, None)
-  close(
-    sent["source"]["image"],
-    transforms.fourier_domain_adaptation(
-      batch["source"]["image"], batch["target"]["image"], half_width=1
-    ),
-  )
-  assert sent["target"] is batch["target"]
-  views = methods.domain_views(lambda key, x: x + 1, name="other")
-  seen = views(KEY, batch, None)
-  for domain in ("source", "target"):
-    close(seen[domain]["other"], batch[domain]["image"] + 1)
-    np.testing.assert_array_equal(seen[domain]["mask"], BATCH[domain]["mask"])
+    _advent().init(KEY, ROLES)
 
 
 @pytest.mark.parametrize("name", ["shot", "pada", "gradual_self_training"])
 def test_a_preset_renews_what_its_method_does(name):
-  objective = methods.preset(name, num_examples=12, steps=5)
+  objective = methods.create(name, num_examples=12, steps=5).objective
   _, state = start(objective)
   every = {"target": outputs(12)}
   renewed = objective.renew(state, every)
@@ -360,4 +286,4 @@ def test_a_preset_renews_what_its_method_does(name):
   before = state["objectives"][name]
   same = jax.tree.map(lambda a, b: bool(np.all(a == b)), own, before)
   assert not all(jax.tree.leaves(same))
-  assert methods.preset("mmd").renew is None
+  assert methods.create("mmd").objective.renew is None
