@@ -62,7 +62,9 @@ def values(row: methods.Row) -> str:
 
 def needs(row: methods.Row) -> str:
   """The networks, views, domains and stages that a method reads."""
-  kinds = [_MANY.sub(r"\1s", x) for x in row.networks]
+  kinds = [
+    _MANY.sub(r"\1s", x) for x in row.networks if not x.startswith("student_")
+  ]
   parts = [_NETWORKS.get(x, f"the network `{x}`") for x in dict.fromkeys(kinds)]
   if row.views:
     views = ", ".join(f"`{x}`" for x in row.views)

@@ -108,18 +108,3 @@ def lift(
     return stateless(loss, select, **(defaults | hyperparameters))
 
   return factory
-
-
-def todo(
-  needs,
-):  # TODO(helpers): the parts that belong into the method's factory
-  gone = (
-    "prepare",
-    "passes",
-    "rule",
-    "goes",
-    "reweight",
-    "transform",
-    "training",
-  )
-  return {k: v for k, v in needs.items() if k not in gone}

@@ -1,5 +1,6 @@
 """Rules from the loss to the updates of the parameters."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -77,13 +78,9 @@ def alternate(*turns: Turn) -> Update:
         if jax.tree.leaves(params.get(k, ()))
       ]
 
-      def own_loss(
-        part: Any,
-        now: Any = dict(moved),
-        turn: Turn = turn,
-        at: Any = network_state,
-      ) -> Any:
-        return loss({**now, **part}, batch, part=turn.part, state=at)
+      own_loss = functools.partial(
+        _of_some, loss, dict(moved), batch, turn.part, network_state
+      )
 
       own = {k: moved[k] for k in names}
       seen, gradients = jax.value_and_grad(own_loss, has_aux=True)(own)

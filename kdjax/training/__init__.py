@@ -21,6 +21,7 @@ from kdjax.training.learners._doors import (
 )
 from kdjax.training.learners._hand_over import hand_over
 from kdjax.training.learners._learner import Learner, learner
+from kdjax.training.learners._sweep import grid, sweep
 from kdjax.training.loop._checkpoints import Checkpoints, Restored
 from kdjax.training.loop._divergence import FiniteCheck
 from kdjax.training.loop._fit import fit
@@ -52,7 +53,6 @@ from kdjax.training.steps._parallel import parallelize
 from kdjax.training.steps._passes import LossFn, pass_loss
 from kdjax.training.steps._state import TrainState
 from kdjax.training.steps._steps import make_train_step
-from kdjax.training.steps._sweep import grid, sweep
 
 __all__ = (
   "CachedTeacher",

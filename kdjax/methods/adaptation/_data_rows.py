@@ -43,7 +43,7 @@ def _weights(
       else:
         seen = [rows_of(part, on) for part in (source, target)]
       labels = _labels(source)
-      known = {
+      known: dict[str, Any] = {
         "source": seen[0],
         "source_logits": seen[0],
         "target": seen[1],

@@ -9,6 +9,7 @@ from kdjax.methods.cross_modal._clip import _clip, _clip_kd
 from kdjax.methods.cross_modal._joint import _cross_modal_joint
 
 _TEACHERS = ("teacher_image", "teacher_text")
+_STUDENTS = ("student_image", "student_text")
 
 
 def _taught(title: str, summary: str, method: Any, **needs: Any) -> Row:
@@ -27,10 +28,11 @@ def _taught(title: str, summary: str, method: Any, **needs: Any) -> Row:
 def _towers(title: str, summary: str, method: Any, **needs: Any) -> Row:
   """Two towers, which include their task."""
   options: dict[str, Any] = {
-    "networks": _TEACHERS,
     "source": "CLIP-KD's authors",
     "tuned": "",
   } | needs
+  teachers = options.pop("networks", _TEACHERS)
+  options["networks"] = (*_STUDENTS, *teachers)
   return Row(
     title,
     summary,

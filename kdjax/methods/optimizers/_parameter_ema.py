@@ -81,7 +81,7 @@ class _Averaging(NamedTuple):
   """State of an optimizer beside which a method keeps an average."""
 
   optimizer: Any
-  average: ParameterEMAState
+  average: Any
 
 
 def with_average(decay: ArrayLike) -> Callable[[Any], Any]:

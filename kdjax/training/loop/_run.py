@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from kdjax.training.learners._hand_over import hand_over
 from kdjax.training.learners._learner import Learner
+from kdjax.training.learners._sweep import sweep
 from kdjax.training.loop._diagnostics import gradient_cosine_of
 from kdjax.training.loop._divergence import FiniteCheck, StudentsCheck
 from kdjax.training.loop._feeds import (
@@ -49,7 +50,6 @@ from kdjax.training.loop._students import (
 from kdjax.training.loop._whole_data import change_data, renewal_of
 from kdjax.training.steps import _hosts as hosts
 from kdjax.training.steps._state import TrainState
-from kdjax.training.steps._sweep import sweep
 
 # So many steps are one program: short enough to stop at Ctrl-C soon.
 _STEPS_OF_A_SCAN = 50

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from kdjax import ops
-from kdjax.training.steps._sweep import sweep
+from kdjax.training.learners._sweep import sweep
 
 # What all students have in common; "key" and the order are, if the seed is.
 _SHARED = ("frozen", "data")

@@ -63,7 +63,7 @@ def _mcd(
     heads = game.first, game.second
     where = {"where": where_target, "axis_name": axis_name}
     p = [jax.nn.softmax(head(target)) for head in heads]
-    task = sum(ops.cross_entropy(head(source), labels) for head in heads)
+    task: Any = sum(ops.cross_entropy(head(source), labels) for head in heads)
     task = ops.masked_mean(task, where_source, axis_name=axis_name)
     balance = sum(adaptation.class_balance_loss(x, **where) for x in p)
     apart = adaptation.classifier_discrepancy(*p)

@@ -53,7 +53,7 @@ def _mixmatch(
       read("source_logits"), read("source_soft")
     )
     views = ("target", "soft"), ("target_weak", "soft_weak")
-    guessed = sum(
+    guessed: Any = sum(
       adaptation.mixmatch_loss(read(f"{role}_logits"), read(f"target_{name}"))
       for role, name in views
     )
