@@ -425,7 +425,6 @@ def test_the_target_alone_with_its_views_teacher_and_batch():
   ("name", "changes", "message"),
   [
     ("dann", {"source": SOURCE._replace(embedding=None)}, "has no embedding"),
-    ("adda", {"source_teacher": None}, "reads 'source_teacher_embedding'"),
     ("dst", {"target_strong": None}, "reads 'target_strong_embedding'"),
     ("flexmatch", {"target_strong": None}, "reads 'target_strong_logits'"),
   ],
