@@ -481,7 +481,8 @@ def _operations(jaxpr, exact):
         operation += f" {x.aval}".replace("bfloat16", "float32")
         # Whole numbers also count the checks of `kdjax.ops.checked`.
         if isinstance(x, Literal) and "float" in str(x.aval):
-          operation += f"={float(x.val)}"
+          value = x.val.tolist() if hasattr(x.val, "tolist") else x.val
+          operation += f"={value}"
       operations.append(operation)
     seen, made = (
       {x for x in y if "bfloat16" in str(x.aval) and not isinstance(x, Literal)}

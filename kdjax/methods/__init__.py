@@ -7,17 +7,12 @@ several up. Hyper-parameters live in the objective's state, as arrays: changing
 one does not recompile, and many students are a vmap over states.
 """
 
+from kdjax.methods._combine import combine
 from kdjax.methods._forms import bound_inputs, from_loss, is_frozen, make_passes
 from kdjax.methods._method import INPUTS, Method, Needs, Pass, Update
 from kdjax.methods._modular import modular
 from kdjax.methods._nearest import nearest
-from kdjax.methods._objective import (
-  NO_LOSS,
-  Objective,
-  combine,
-  loss_metric,
-  stateless,
-)
+from kdjax.methods._objective import NO_LOSS, Objective, loss_metric, stateless
 from kdjax.methods._row import Row, Search
 from kdjax.methods._table import create, describe, names
 from kdjax.methods._updates import (

@@ -11,16 +11,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import distillation, ops
+from kdjax.methods._combine import combine
 from kdjax.methods._forms import is_frozen, make_passes
 from kdjax.methods._method import Method, Needs
 from kdjax.methods._nearest import nearest
-from kdjax.methods._objective import (
-  NO_LOSS,
-  Objective,
-  Schedule,
-  combine,
-  stateless,
-)
+from kdjax.methods._objective import NO_LOSS, Objective, Schedule, stateless
 from kdjax.methods._row import Row
 from kdjax.methods.distillation._published_pairs import of_pair
 

@@ -83,6 +83,7 @@ def part(seed, *axes):
     "mask": jnp.ones(axes, bool),
     "index": jnp.arange(size).reshape(axes),
     "weight": jnp.ones(axes),
+    "mapped": jnp.ones(axes),
   }
 
 
@@ -119,7 +120,7 @@ def learner_of(name, optimizer=OPTIMIZER, *, of=None):
       {"image": network(), "text": network()},
       own,
       optimizer,
-      teachers=teachers if row.networks else None,
+      teachers=teachers if "teacher_image" in row.networks else None,
     )
     return learner, batch_of(name)
   if name == "sandwich":

@@ -7,7 +7,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import collaboration, ops
-from kdjax.methods._objective import Objective, combine, stateless
+from kdjax.methods._combine import combine
+from kdjax.methods._objective import Objective, stateless
 from kdjax.methods.collaboration._peers import (
   peer_logits,
   select_peers,

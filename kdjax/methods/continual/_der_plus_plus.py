@@ -3,8 +3,9 @@
 from jax.typing import ArrayLike
 
 from kdjax import continual, ops
+from kdjax.methods._combine import combine
 from kdjax.methods._method import Method
-from kdjax.methods._objective import combine, stateless
+from kdjax.methods._objective import stateless
 from kdjax.methods.continual._buffer import with_buffer
 from kdjax.methods.continual._der import STORED
 from kdjax.methods.continual._row_kinds import replay

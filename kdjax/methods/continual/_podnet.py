@@ -6,7 +6,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import continual
-from kdjax.methods._objective import Objective, combine, stateless
+from kdjax.methods._combine import combine
+from kdjax.methods._objective import Objective, stateless
 from kdjax.methods._stages import select_stages
 from kdjax.methods.continual._row_kinds import past
 

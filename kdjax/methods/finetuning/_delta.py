@@ -8,11 +8,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import finetuning, ops
+from kdjax.methods._combine import combine
 from kdjax.methods._objective import (
   Metrics,
   Objective,
   batch_mean,
-  combine,
   loss_metric,
   widen,
 )

@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import distillation, language, ops
-from kdjax.methods._objective import Objective, combine, stateless
+from kdjax.methods._combine import combine
+from kdjax.methods._objective import Objective, stateless
 from kdjax.methods.language._intermediate_matches import intermediate_matches
 from kdjax.methods.language._row_kinds import row
 from kdjax.methods.language._tinybert import soft_cross_entropy

@@ -51,13 +51,16 @@ def _unaccumulated(
 ) -> optax.GradientTransformationExtraArgs:
   """Refuses a chain with MultiSteps, which does not know the counts."""
 
+  def is_known(x: Any) -> bool:  # Mini-steps that have their counts are fine.
+    return isinstance(x, optax.MultiStepsState | AccumulationState)
+
   def is_steps(x: Any) -> bool:
     return isinstance(x, optax.MultiStepsState)
 
   def update(
     updates: Any, state: Any, params: Any = None, **extra: Any
   ) -> tuple[Any, Any]:
-    if any(map(is_steps, jax.tree.leaves(state, is_leaf=is_steps))):
+    if any(map(is_steps, jax.tree.leaves(state, is_leaf=is_known))):
       raise ValueError(
         f"{name}: the optimizer has optax.MultiSteps inside; expected it "
         "around all other links, optax.MultiSteps(optax.chain(...), k), where "

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from jax.typing import ArrayLike
 
 from kdjax import adaptation
-from kdjax.methods._objective import Objective, Schedule, combine, stateless
+from kdjax.methods._combine import combine
+from kdjax.methods._objective import Objective, Schedule, stateless
 from kdjax.methods.adaptation._row_kinds import EMBEDDINGS, rising, row
 from kdjax.methods.adaptation.adversarial._dann import dann
 

@@ -10,8 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from kdjax import distillation, ops
+from kdjax.methods._combine import combine
 from kdjax.methods._method import Method, Update
-from kdjax.methods._objective import Objective, combine, stateless
+from kdjax.methods._objective import Objective, stateless
 from kdjax.methods.distillation._row_kinds import row
 
 _PARTS = "task", "distillation"

@@ -5,7 +5,8 @@ from typing import Any
 from jax.typing import ArrayLike
 
 from kdjax import ops
-from kdjax.methods._objective import Objective, combine, stateless
+from kdjax.methods._combine import combine
+from kdjax.methods._objective import Objective, stateless
 
 
 def two_views(
