@@ -41,7 +41,7 @@ class PlannedPart:
   ):
     self.examples = examples
     self.steps = -(-len(examples) // batch_size)
-    self._batch_size = batch_size
+    self._batch_size, self._key = batch_size, key
     self._students = key is not None and bool(key.shape)
 
     def order(key: Array | None, epoch: int) -> dict[str, Array]:
@@ -55,6 +55,10 @@ class PlannedPart:
       return jax.device_get(jax.vmap(lambda own: order(own, epoch))(key))
 
     self._plan = plan
+
+  def of(self, examples: ArrayExamples | SourceExamples) -> "PlannedPart":
+    """Other examples in an order by the same key."""
+    return PlannedPart(examples, self._batch_size, self._key)
 
   def rows(self, step: int) -> dict[str, np.ndarray]:
     """The rows of a step's batch, `{"index", "mask"}`, of each student."""
@@ -152,15 +156,10 @@ class Feed:
     return {k: v.examples.in_memory().arrays for k, v in self._plans.items()}
 
   def put_arrays(self, domain: str, arrays: Mapping[str, Any]) -> None:
-    """Puts other arrays of as many examples in the place of a domain's."""
-    part = self._plans[domain]
+    """Puts other arrays in the place of a domain's."""
     examples = ArrayExamples("Method.data", jax.device_get(dict(arrays)))
-    if len(examples) != len(part.examples):
-      raise ValueError(
-        f"fit: the method's data has {len(examples)} examples of {domain!r}; "
-        f"expected {len(part.examples)}, as before."
-      )
-    part.examples = examples
+    part = self._plans[domain].of(examples)
+    self._plans[domain] = self._parts[domain] = part
 
   def join(self, batch: Any) -> Any:
     """The batch as the learner sees it: of stacked domains one array each."""
@@ -293,6 +292,28 @@ def training_feed(
   return Feed(feeds, stacked=axes > 1)
 
 
+def unread_feed(
+  learner: Learner, data: Any, batch_size: int | None, data_dir: Any
+) -> Feed | None:
+  """Opens the domains that only `Method.data` reads; None if there is none."""
+  parts = parts_of(learner)
+  if learner.method.data is None or not parts or not isinstance(data, Mapping):
+    return None
+  options = {"pair": _pair(learner), "data_dir": data_dir}
+  opened = {
+    name: open_data(in_brackets("data", name), own, **options)
+    for name, own in data.items()
+    if name not in parts
+  }
+  feeds = {
+    name: own
+    if isinstance(own, BatchStream)
+    else PlannedPart(own, batch_size or 1, None)
+    for name, own in opened.items()
+  }
+  return Feed(feeds) if feeds else None
+
+
 def parts_of(learner: Learner) -> list[str]:
   """The domains whose data a learner reads; none if it is one set."""
   passes = learner.loss_fn.passes.values()
@@ -313,11 +334,13 @@ def _domains(data: Any, parts: Sequence[str]) -> Mapping[str, Any]:
   """The data of each domain; or the whole, if it is a stream of batches."""
   if not isinstance(data, Mapping):
     return {WHOLE: data}
-  if parts and sorted(data) != list(parts):
+  if parts and not set(parts) <= set(data):
     raise ValueError(
       f"fit: data has {sorted(data)}; expected data for each of "
       f"{', '.join(parts)}."
     )
+  # A method of one domain takes the data of both: it reads its own.
+  data = {k: v for k, v in data.items() if not parts or k in parts}
   for name, own in data.items():
     if hasattr(own, "shape"):
       raise ValueError(

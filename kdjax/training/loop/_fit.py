@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from kdjax import methods, ops
 from kdjax.training.learners._learner import Learner
-from kdjax.training.loop._feeds import fold_in, parts_of
+from kdjax.training.loop._feeds import fold_in
 from kdjax.training.loop._fit_inputs import as_key, check_learner
 from kdjax.training.loop._results import FitResult
 from kdjax.training.loop._run import Options, train
@@ -231,7 +231,7 @@ def fit(
       stage,
       before,
       own,
-      _of_stage(stage, data),
+      data,
       validation,
       options,
       key=fold_in(stage_key, zlib.crc32(name.encode())),
@@ -245,21 +245,13 @@ def fit(
     learner,
     before,
     grid,
-    _of_stage(learner, data) if learner.stages else data,
+    data,
     validation,
     options,
     key=key if grid is None else grid.keys(key),
     workdir=workdir,
     **lengths[learner.method.name],
   )
-
-
-def _of_stage(stage: Learner, data: Any) -> Any:
-  """The data of the domains that a stage reads."""
-  parts = parts_of(stage)
-  if parts and isinstance(data, Mapping) and set(parts) <= set(data):
-    return {name: data[name] for name in parts}
-  return data
 
 
 def _lengths(

@@ -21,6 +21,7 @@ from kdjax.training.loop._feeds import (
   Feed,
   in_brackets,
   training_feed,
+  unread_feed,
   validation_feeds,
 )
 from kdjax.training.loop._fit_folder import FitFolder
@@ -114,13 +115,14 @@ def train(
       "fit: students is given, and data comes in batches; expected arrays or "
       "another data set that is read by index."
     )
+  size = check_size(feed.first(), batch_size)
+  sets = validation_feeds(learner, validation, size, data_dir)
+  unread = unread_feed(learner, data, size, data_dir)
+  change_data(learner, feed, unread, sets, before, students)
   total = total_steps(feed, steps, epochs)
   evaluate_every = options.evaluate_every or -(-total // _EVALUATIONS)
   evaluate_every = min(evaluate_every, total)
   checkpoint_every = options.checkpoint_every or evaluate_every
-  size = check_size(feed.first(), batch_size)
-  sets = validation_feeds(learner, validation, size, data_dir)
-  change_data(learner, feed, sets, before, students)
   first = feed.first()
   devices = devices_of(mode, options.devices, size)
   scanned = is_scanned("data", feed, scan)

@@ -19,6 +19,7 @@ _VALIDATION = "validation"
 def change_data(
   learner: Learner,
   feed: Feed,
+  unread: Feed | None,
   sets: Mapping[str, Feed],
   before: TrainState | None,
   students: Students | None,
@@ -28,6 +29,7 @@ def change_data(
   Args:
     learner: of the method.
     feed: the training data.
+    unread: the training data of the domains that no pass reads.
     sets: the validation data, by name.
     before: the state that the stage before left, if there was one.
     students: of the run.
@@ -35,13 +37,14 @@ def change_data(
   change = learner.method.data
   if change is None:
     return
-  feeds = {"": feed} | {
-    f"{_VALIDATION}/{name}" if name else _VALIDATION: own
+  feeds = [("", feed), *([("", unread)] if unread is not None else [])]
+  feeds += [
+    (f"{_VALIDATION}/{name}" if name else _VALIDATION, own)
     for name, own in sets.items()
-  }
+  ]
   places: dict[str, tuple[Feed, str]] = {}
   data: dict[str, dict[str, Any]] = {}
-  for title, own in feeds.items():
+  for title, own in feeds:
     arrays = own.arrays()
     if arrays is None:
       raise ValueError(
