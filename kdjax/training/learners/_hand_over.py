@@ -45,7 +45,6 @@ def hand_over(learner: Learner, state: TrainState) -> Learner:
     Tian et al., `RepDistiller <https://github.com/HobbitLong/RepDistiller>`_,
     `helper/pretrain.py`.
   """
-  start: Any = vars(learner.init).get("start", learner.init)
   lacking = [
     name
     for name in learner.method.needs.networks
@@ -53,7 +52,7 @@ def hand_over(learner: Learner, state: TrainState) -> Learner:
   ]
 
   def init(key: Array, batch: Any, **values: Any) -> TrainState:
-    begun = start(key, batch, **values)
+    begun = learner.start(key, batch, **values)
     params, own = dict(begun.params), dict(begun.state)
     for name in set(params) & set(state.params) - {"objective"}:
       params[name], own[name] = state.params[name], state.state[name]
@@ -72,7 +71,9 @@ def hand_over(learner: Learner, state: TrainState) -> Learner:
 
   frozen = {**learner.frozen, **dict.fromkeys(lacking, state.student)}
   method = learner.method._replace(before={})
-  return learner._replace(init=init, frozen=frozen, stages={}, method=method)
+  return learner._replace(
+    init=init, start=init, frozen=frozen, stages={}, method=method
+  )
 
 
 def _parts(params: Any) -> Mapping[str, Any]:

@@ -48,6 +48,8 @@ class Learner(NamedTuple):
     loss_fn: the passes and the objective.
     modules: the trained networks as they were given, by name.
     method: that it trains.
+    start: `init`, for a method with stages before it also without them;
+      `hand_over` calls it.
     stages: the learners of the stages before, by name, in their order.
       `hand_over` goes on from one to the next; `fit` does it.
     mapped: "" for one student on one device; `"sweep"` or `"parallel"` for a
@@ -91,7 +93,8 @@ class Learner(NamedTuple):
   frozen: Mapping[str, Variables]
   loss_fn: LossFn
   modules: Mapping[str, Any]
-  method: methods.Method = methods.Method()
+  method: methods.Method
+  start: Callable[..., TrainState]
   stages: Mapping[str, "Learner"] = types.MappingProxyType({})
   mapped: str = ""
 
@@ -198,25 +201,9 @@ def open_door(
   """Makes a learner for a door, whose name errors say."""
   views = {} if views is None else views
   check_views(door, views)
-  if not isinstance(method, methods.Method):
-    if not callable(method) and not isinstance(method, methods.Objective):
-      raise TypeError(
-        f"{door}: method is a {type(method).__name__}; expected a Method, as "
-        "methods.create returns, or a loss function."
-      )
-    try:
-      method = methods.from_loss(
-        method,
-        networks,
-        area=area,
-        views=views,
-        domains=domains,
-        **hyperparameters,
-      )
-    except (TypeError, ValueError) as error:
-      text = str(error).removeprefix("stateless: ")
-      raise type(error)(f"{door}: {text}") from None
-    hyperparameters = {}
+  method, hyperparameters = _as_method(
+    door, area, method, networks, views, domains, hyperparameters
+  )
   objective = method.objective or methods.NO_LOSS
   method = method._replace(objective=objective)
   entry = on if not isinstance(on, Mapping) else on.get("student", "image")
@@ -237,23 +224,9 @@ def open_door(
       network = method.network(network)
     made[name] = as_network(f"{door}: networks[{name!r}]", network)
   forwards: dict[str, Any] = {k: v.forward for k, v in made.items()}
-  fixed = {}
-  for name, value in networks.items():
-    if name in made:
-      continue
-    if isinstance(value, CachedTeacher):
-      if augment is not None or views:
-        raise ValueError(
-          f"{door}: augment or views is given, but a CachedTeacher saw no such "
-          "view; expected neither. Augment the batch beforehand by "
-          "kdjax.data.augment_examples, as the cache was."
-        )
-      forwards[name] = value
-      continue
-    network = as_network(f"{door}: networks[{name!r}]", value)
-    forwards[name] = network.forward
-    # A network without weights would be initialized by this key.
-    fixed[name] = network.init(jax.random.key(0))
+  changed = augment is not None or bool(views)
+  own_forwards, fixed = _frozen_of(door, networks, made, changed)
+  forwards |= own_forwards
   handed = [x for x in method.needs.networks if x not in networks]
   for name in handed:  # The stage before leaves them, of the student's form.
     forwards[name] = forwards["student"]
@@ -279,8 +252,6 @@ def open_door(
     transformation = method.optimizer(optimizer)
   transformation = as_optimizer(door, transformation)
   update = GRADIENT if method.update is None else method.update
-  for name in hyperparameters:
-    _check_name(door, name)
 
   def init(key: Array, batch: Any, **values: Any) -> TrainState:
     if method.before:
@@ -337,7 +308,7 @@ def open_door(
     )
     for name, stage in method.before.items()
   }
-  made_learner = Learner(
+  return Learner(
     init,
     make_train_step(
       loss_fn, transformation, axis_name=axis_name, update=update
@@ -349,10 +320,66 @@ def open_door(
     loss_fn,
     {name: networks[name] for name in made},
     method,
+    start,
     stages,
   )
-  vars(init)["start"] = start
-  return made_learner
+
+
+def _as_method(
+  door: str,
+  area: str,
+  method: Any,
+  networks: Mapping[str, Any],
+  views: Views,
+  domains: tuple[str, ...],
+  hyperparameters: dict[str, Any],
+) -> tuple[methods.Method, dict[str, Any]]:
+  """The method, also of a loss function, and the hyper-parameters left."""
+  if not isinstance(method, methods.Method):
+    if not callable(method) and not isinstance(method, methods.Objective):
+      raise TypeError(
+        f"{door}: method is a {type(method).__name__}; expected a Method, as "
+        "methods.create returns, or a loss function."
+      )
+    try:
+      method = methods.from_loss(
+        method,
+        networks,
+        area=area,
+        views=views,
+        domains=domains,
+        **hyperparameters,
+      )
+    except (TypeError, ValueError) as error:
+      text = str(error).removeprefix("stateless: ")
+      raise type(error)(f"{door}: {text}") from None
+    return method, {}
+  return method, hyperparameters
+
+
+def _frozen_of(
+  door: str, networks: Mapping[str, Any], made: Mapping[str, Any], changed: bool
+) -> tuple[dict[str, Any], dict[str, Variables]]:
+  """The forwards and the variables of the networks that are not trained."""
+  forwards: dict[str, Any] = {}
+  fixed = {}
+  for name, value in networks.items():
+    if name in made:
+      continue
+    if isinstance(value, CachedTeacher):
+      if changed:
+        raise ValueError(
+          f"{door}: augment or views is given, but a CachedTeacher saw no such "
+          "view; expected neither. Augment the batch beforehand by "
+          "kdjax.data.augment_examples, as the cache was."
+        )
+      forwards[name] = value
+      continue
+    network = as_network(f"{door}: networks[{name!r}]", value)
+    forwards[name] = network.forward
+    # A network without weights would be initialized by this key.
+    fixed[name] = network.init(jax.random.key(0))
+  return forwards, fixed
 
 
 def _specs_of(
@@ -433,8 +460,3 @@ def _of_networks(
 
 def _takes(function: Callable[..., Any], name: str) -> bool:
   return name in inspect.signature(function).parameters
-
-
-def _check_name(door: str, name: str) -> None:
-  if not isinstance(name, str):
-    raise TypeError(f"{door}: {name!r} is no name of a hyper-parameter.")

@@ -67,6 +67,7 @@ def sweep(
     over = functools.partial(sweep, shared=shared, chunk_size=chunk_size)
     return function._replace(
       init=sweep(function.init, shared=shared),
+      start=sweep(function.start, shared=shared),
       step=over(function.step),
       evaluate=over(function.evaluate),
       mapped="sweep",
