@@ -47,6 +47,7 @@ def combine(
 
   Examples:
     >>> from kdjax.distillation import soft_target_loss
+    >>> from kdjax.methods import stateless
     >>> objective = combine({"kd": (0.9, stateless(soft_target_loss))})
     >>> params, state = objective.init(jax.random.key(0), {})
     >>> state["weights"]
