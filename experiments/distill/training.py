@@ -154,7 +154,7 @@ def train_students(job: Any, teacher: training.Model, cells: np.ndarray):
 
   # The cells of a seed share the count of steps, and so the keys, the shifts
   # and the teacher's outputs: these are computed once for all cells.
-  over_cells: Any = training.TrainState(None, 0, 0, 0, 0)  # pyrefly: ignore
+  over_cells: Any = training.TrainState(None, 0, 0, 0)  # pyrefly: ignore
 
   @jax.jit
   @jax.vmap

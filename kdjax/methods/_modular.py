@@ -54,7 +54,8 @@ def modular(
 
   Args:
     build: returns an `nnx.Module`; beside roles, whose leaves have shapes and
-      dtypes but no values, it may take `rngs`.
+      dtypes but no values, it may take `rngs`, and `params`, its own
+      parameters, which are None at first.
     loss: `loss(module, student, teacher, ..., **hyperparameters)`, or name ->
       such a function, the parts of an update that alternates. It returns one
       value an example, `[batch]`, or a scalar that is already the loss of the
@@ -97,9 +98,10 @@ def modular(
     <https://flax.readthedocs.io/en/latest/guides/nnx_basics.html>`_.
   """
 
-  def make(outputs: Roles, rngs: nnx.Rngs) -> nnx.Module:
+  def make(outputs: Roles, rngs: nnx.Rngs, params: Any = None) -> nnx.Module:
     specs = _specs(dict(outputs))
-    return build(*arguments_of(build, specs, {}, known={"rngs": rngs}))
+    known = {"rngs": rngs, "params": params}
+    return build(*arguments_of(build, specs, {}, known=known))
 
   def split(module: nnx.Module) -> tuple[Any, Any]:
     _, params, state = nnx.split(module, nnx.Param, ...)
@@ -112,7 +114,7 @@ def modular(
     return params, {"module": state, "hyperparameters": hyper}
 
   def merge(params: Any, state: Any, outputs: Roles) -> nnx.Module:
-    skeleton = nnx.eval_shape(lambda: make(outputs, nnx.Rngs(0)))
+    skeleton = nnx.eval_shape(lambda: make(outputs, nnx.Rngs(0), params))
     graph, _, _ = nnx.split(skeleton, nnx.Param, ...)
     return nnx.merge(graph, params, state["module"], copy=True)
 

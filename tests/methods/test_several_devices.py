@@ -178,7 +178,5 @@ def test_only_apply_names_the_axis():
   parameters = inspect.signature(PARTS["coupled"].apply).parameters
   assert parameters["axis_name"].kind is inspect.Parameter.KEYWORD_ONLY
   # A hyper-parameter of this name would be a second way to say it.
-  with pytest.raises(
-    ValueError, match="no hyper-parameter 'axis_name'"
-  ):
+  with pytest.raises(ValueError, match="no hyper-parameter 'axis_name'"):
     methods.stateless(of_the_batch, power=2.0, axis_name="batch")

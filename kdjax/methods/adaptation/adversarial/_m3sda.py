@@ -31,9 +31,13 @@ def _m3sda(
   those of the first one of each pair.
   """
 
-  def build(source: Any, rngs: nnx.Rngs) -> nnx.Module:
-    domains = source.embedding.shape[0]
-    widths = source.embedding.shape[-1], *hidden, source.logits.shape[-1]
+  def build(
+    outputs: Any, embedding: Any, logits: Any, params: Any, rngs: nnx.Rngs
+  ) -> nnx.Module:
+    # A trained student answers without the sources.
+    sources = outputs["source"].embedding if params is None else params["pairs"]
+    domains = len(sources) if params is not None else sources.shape[0]
+    widths = embedding.shape[-1], *hidden, logits.shape[-1]
     return _Pairs(domains, widths, rngs)
 
   def task(
