@@ -115,11 +115,13 @@ def train(
       "fit: students is given, and data comes in batches; expected arrays or "
       "another data set that is read by index."
     )
+  total = total_steps(feed, steps, epochs)
   size = check_size(feed.first(), batch_size)
   sets = validation_feeds(learner, validation, size, data_dir)
   unread = unread_feed(learner, data, size, data_dir)
   change_data(learner, feed, unread, sets, before, students)
-  total = total_steps(feed, steps, epochs)
+  if learner.method.data is not None:  # There may be more examples now.
+    total = total_steps(feed, steps, epochs)
   evaluate_every = options.evaluate_every or -(-total // _EVALUATIONS)
   evaluate_every = min(evaluate_every, total)
   checkpoint_every = options.checkpoint_every or evaluate_every

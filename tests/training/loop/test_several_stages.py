@@ -155,6 +155,7 @@ def test_the_data_of_a_method_are_those_of_the_whole_domain():
   held_out = {"source": HELD_OUT, "target": HELD_OUT}
   result = fit(two_stages(data=data), validation=held_out)
   assert seen == {
+    "source": ["image", "label"],
     "target": ["image"],
     "validation/source": ["image"],
     "validation/target": ["image"],
