@@ -50,7 +50,9 @@ def known_method(
   row = METHODS[name]
   if isinstance(row.loss, str):
     # The experiment writes the text, so that no step draws the own one.
-    own = {"share": 0.0} if row.loss in ("gkd", "distillm") else {}
+    own: dict[str, Any] = {}
+    if row.loss in ("gkd", "distillm"):
+      own["share"] = 0.0
     return kmethods.create(row.loss, **row.options, **own)
   return kmethods.stateless(row.loss(teacher, student, known))
 
