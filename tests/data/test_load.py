@@ -81,6 +81,10 @@ def test_takes_versions_and_slices(data_dir):
     load("kdjax_tiny", "validation", data_dir=data_dir)
 
 
+# orbax-checkpoint 0.12.8 names it, and jax 0.12 warns of it.
+OF_ORBAX = "ignore:jax.sharding.SingleDeviceSharding is deprecated"
+
+
 @pytest.mark.slow
 def test_reads_without_tensorflow_and_without_a_warning(data_dir):
   code = f"""
@@ -93,7 +97,7 @@ seen = [int(i) for b in batches(source, 4, epochs=1) for i in b["index"]]
 print(json.dumps([shape, len(seen), "tensorflow" in sys.modules]))
 """
   done = subprocess.run(
-    [sys.executable, "-W", "error", "-c", code],
+    [sys.executable, "-W", "error", "-W", OF_ORBAX, "-c", code],
     capture_output=True,
     text=True,
     check=True,
